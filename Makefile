@@ -1,0 +1,134 @@
+# `make run` to see the plant, `make test` for all that CI checks, `make help` for the rest.
+
+PYTHON ?= python3
+ARGS ?=
+
+PY := .venv/bin/python
+UV := .venv/bin/uv
+STEP := tools/step
+WEB := $(wildcard web/package.json)
+STATIC := src/tickerplant/api/static/index.html
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help run venv web test test-parts lint lint-ruff lint-format lint-mypy lint-imports web-check bench chaos kafka lock
+
+help:
+	@echo "make run     the whole plant on embedded defaults; ARGS='...' go to \`tickerplant up\`"
+	@echo "make test    all that CI checks: style, types, arrows between rooms, dashboard, every test"
+	@echo "make lint    style, types and arrows only"
+	@echo "make venv    the developers' environment, .venv"
+	@echo "make web     the dashboard, built into the package"
+	@echo "make bench   the benchmarks; ARGS='...' go to them"
+	@echo "make chaos   25 kills instead of the few of \`make test\`; KILLS=n for another number"
+	@echo "make kafka   one Kafka broker in the background"
+	@echo "make lock    the requirements again from pyproject.toml"
+
+# --- environment ------------------------------------------------------------------------------------------------------
+# Two stamps: a first run installs only what the plant needs. uv installs in a third of pip's time, and is itself
+# installed by pip, with a hash like everything else.
+
+.venv/.installer: tools/requirements-install.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Tickerplant needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version). Set PYTHON=..."; exit 1; }
+	@$(STEP) "create .venv" $(PYTHON) -m venv .venv
+	@$(STEP) "install the installer" $(PY) -m pip install -q --require-hashes -r tools/requirements-install.txt
+	@touch $@
+
+.venv/.runtime: .venv/.installer requirements.txt pyproject.toml
+	@$(STEP) "install what the plant needs" $(UV) pip install --python $(PY) --require-hashes -r requirements.txt
+	@$(STEP) "install the plant" $(UV) pip install --python $(PY) --no-build-isolation --no-deps -e .
+	@touch $@
+
+.venv/.dev: .venv/.runtime requirements-dev.txt
+	@$(STEP) "install what the checks need" $(UV) pip install --python $(PY) --require-hashes -r requirements-dev.txt
+	@touch $@
+
+venv: .venv/.dev
+
+COMPILE = $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate \
+	--custom-compile-command "make lock"
+
+# Keeps what is locked where it can; ARGS=--upgrade takes the newest of everything.
+lock: .venv/.installer
+	@$(COMPILE) $(ARGS) pyproject.toml -o requirements.txt
+	@$(COMPILE) $(ARGS) --extra dev -c requirements.txt pyproject.toml -o requirements-dev.txt
+	@$(COMPILE) $(ARGS) -c requirements-dev.txt tools/requirements-install.in -o tools/requirements-install.txt
+
+# --- run --------------------------------------------------------------------------------------------------------------
+
+# Everything a clone makes stays in the clone; `make run ARGS='--data FOLDER'` or TICKERPLANT_DATA says otherwise.
+run: export TICKERPLANT_DATA ?= $(CURDIR)/.data/plant
+
+run: .venv/.runtime
+	@if [ -n "$(WEB)" ] && command -v npm >/dev/null; then $(MAKE) --no-print-directory web; \
+	elif [ -e $(STATIC) ]; then echo "  npm is not there: the dashboard is the one built before"; \
+	else echo "  no dashboard: it needs npm to be built; the API works without it"; fi
+	@exec .venv/bin/tickerplant up $(ARGS)
+
+kafka:
+	@address=$$(tools/kafka/kafka start) && echo "Kafka answers at $$address, its data are in .data/kafka." && \
+		echo "    make run ARGS='--log kafka://$$address'" && echo "    tools/kafka/kafka stop"
+
+# --- dashboard --------------------------------------------------------------------------------------------------------
+
+ifneq ($(WEB),)
+web: $(STATIC)
+	@:
+
+$(STATIC): web/node_modules/.package-lock.json \
+		$(shell find web -type f -not -path '*/node_modules/*' -not -path '*/dist/*' -not -name '*.tsbuildinfo')
+	@$(STEP) "build the dashboard" npm --prefix web run build
+	@touch $@
+
+web/node_modules/.package-lock.json: web/package.json web/package-lock.json
+	@PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1 $(STEP) "install what the dashboard needs" npm --prefix web ci
+	@touch $@
+
+web-check: web
+	@$(STEP) "dashboard: types" npm --prefix web run --if-present typecheck
+	@CI=true $(STEP) "dashboard: tests" npm --prefix web run --if-present test
+else
+web web-check:
+	@echo "  no web/ folder: there is no dashboard to build or check"
+endif
+
+# --- checks -----------------------------------------------------------------------------------------------------------
+
+lint: lint-ruff lint-format lint-mypy lint-imports
+
+lint-ruff: .venv/.dev
+	@$(STEP) "ruff check" .venv/bin/ruff check
+lint-format: .venv/.dev
+	@$(STEP) "ruff format --check" .venv/bin/ruff format --check
+lint-mypy: .venv/.dev
+	@$(STEP) "mypy" .venv/bin/mypy
+lint-imports: .venv/.dev
+	@$(STEP) "lint-imports" .venv/bin/lint-imports
+
+tools/timescale/node_modules/.package-lock.json: tools/timescale/package-lock.json
+	@$(STEP) "get TimescaleDB for tests" npm --prefix tools/timescale ci
+	@touch $@
+
+test-parts: .venv/.dev
+	@$(STEP) "find Chromium, Java, Maven and npm" \
+		tools/need chromium:chromium java:default-jre-headless mvn:maven npm:npm
+	@$(STEP) "get Kafka for tests" tools/kafka/kafka get
+	@$(MAKE) --no-print-directory tools/timescale/node_modules/.package-lock.json
+
+# Every check runs though one before it failed: one run shows all there is to mend. pytest comes last and in the open.
+test: test-parts
+	@$(MAKE) --no-print-directory -k -j2 -O lint web-check; checks=$$?; \
+	.venv/bin/pytest --no-skips $(ARGS); tests=$$?; \
+	[ $$checks -eq 0 ] || echo "A check before the tests failed: see FAILED above."; \
+	[ $$checks -eq 0 ] && [ $$tests -eq 0 ]
+
+KILLS ?= 25
+
+chaos: test-parts
+	@[ -d tests/chaos ] || { echo "  there is no tests/chaos"; exit 1; }
+	@CHAOS_KILLS=$(KILLS) .venv/bin/pytest --no-skips tests/chaos $(ARGS)
+
+bench: .venv/.dev
+	@[ -e benchmarks/run.py ] || { echo "  there is no benchmarks/run.py"; exit 1; }
+	@$(PY) benchmarks/run.py $(ARGS)

@@ -1,0 +1,383 @@
+"""The whole way: ticks from a file feed to committed rows, with everything on, and ticks from a socket to WebSockets.
+
+    python benchmarks/plant.py                          # both logs, 5 M ticks, 1,000 symbols
+    python benchmarks/plant.py --ticks 20000000 --log embedded
+    python benchmarks/plant.py --only latency --rate 10000 [--history]
+
+Everything is pinned to two cores: the plant, the feed, the clients and (with `--log kafka`) the broker share them. The
+plant is `tickerplant up`: five services, forming bars, indicators, API; ten WebSocket clients in a process of their own
+are subscribed to ticks, bars and values of twenty symbols each. The feed is `tickerplant replay` of a Parquet file, a
+process of its own. Memory is the sum of the proportional set sizes of the plant's processes, database server left out.
+
+Other work on the two cores makes the measured rate smaller, so the CPU seconds of all that took part are counted too:
+`bound_ticks_per_s` is what two idle cores would do if they were always busy, which is more than they will do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+CLIENTS = 10
+SYMBOLS_OF_A_CLIENT = 20
+WARM_S = {"embedded": 15.0, "kafka": 45.0}
+"""A broker's virtual machine compiles what it runs again and again, which takes most of a minute."""
+
+
+def make_ticks(path: Path, count: int, symbols: int, *, minutes: float = 120, seed: int = 1) -> None:
+    """Write `count` ticks of `symbols` symbols over so many minutes of one session, ascending in time."""
+    random = np.random.default_rng(seed)
+    begin = np.datetime64("2024-03-04T15:00:00", "us").astype(np.int64)
+    names = pa.array([f"SYM{number:04}" for number in range(symbols)])
+    base = random.uniform(10, 500, symbols)
+    schema = pa.schema(
+        [
+            ("time", pa.timestamp("us", tz="UTC")),
+            ("symbol", pa.dictionary(pa.int32(), pa.utf8())),
+            ("price", pa.float64()),
+            ("size", pa.float64()),
+        ]
+    )
+    block = 500_000
+    step = minutes * 60_000_000 / count
+    with pq.ParquetWriter(path, schema, compression="lz4") as writer:
+        for first in range(0, count, block):
+            rows = min(block, count - first)
+            times = begin + ((first + np.arange(rows)) * step).astype(np.int64)
+            codes = random.integers(0, symbols, rows).astype(np.int32)
+            prices = np.round(base[codes] * (1 + random.normal(0, 0.001, rows)), 2)
+            sizes = random.integers(1, 500, rows).astype(np.float64)
+            columns = [
+                pa.array(times).view(pa.timestamp("us", tz="UTC")),
+                pa.DictionaryArray.from_arrays(pa.array(codes), names),
+                pa.array(prices),
+                pa.array(sizes),
+            ]
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def descendants(pid: int) -> list[int]:
+    found: list[int] = []
+    with suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in map(int, (task / "children").read_text().split()):
+                found += [child, *descendants(child)]
+    return found
+
+
+def memory_of(pid: int) -> dict[str, float]:
+    """Return the proportional set size in MB of each process of the plant but PostgreSQL's."""
+    found: dict[str, float] = {}
+    for one in [pid, *descendants(pid)]:
+        with suppress(OSError):
+            name = Path(f"/proc/{one}/comm").read_text().strip()
+            if name.startswith("postgres"):
+                continue
+            for line in Path(f"/proc/{one}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    found[f"{name}[{one}]"] = int(line.split()[1]) / 1024
+    return found
+
+
+def cpu_of(pids: Iterable[int]) -> float:
+    """Return the CPU seconds that these processes have used so far."""
+    ticks = 0
+    for pid in pids:
+        with suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+class Cpu:
+    """CPU seconds by part: the plant, its database server and the clients from now on, the feed when it is done."""
+
+    def __init__(self, plant: int, clients: int) -> None:
+        below = [p for p in descendants(plant) if Path(f"/proc/{p}/comm").read_text().startswith("postgres")]
+        self._pids = {"plant": [plant], "clients": [clients]}
+        self._postgres = {postgres for postgres in below}
+        self._root = plant
+        self._first = self._now()
+        self._feed = self._children()
+
+    def _now(self) -> dict[str, float]:
+        self._postgres.update(p for p in descendants(self._root))
+        return {**{name: cpu_of(pids) for name, pids in self._pids.items()}, "postgres": cpu_of(self._postgres)}
+
+    @staticmethod
+    def _children() -> float:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
+    def used(self) -> dict[str, float]:
+        """Return the seconds used since the beginning."""
+        now = self._now()
+        parts = {name: round(now[name] - self._first[name], 1) for name in now}
+        return {**parts, "feed": round(self._children() - self._feed, 1)}
+
+
+class Memory(threading.Thread):
+    """Samples the plant's memory once a second."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(daemon=True)
+        self.pid = pid
+        self.samples: list[float] = []
+        self.processes: dict[str, float] = {}
+        self.stop = threading.Event()
+
+    def run(self) -> None:
+        while not self.stop.wait(1.0):
+            now = memory_of(self.pid)
+            if now:
+                self.samples.append(sum(now.values()))
+                self.processes = now
+
+
+def _watch(url: str, number: int, seconds_left: Any, results: Any) -> None:
+    """One process with all clients; reports rows received and, for ticks, how old they were."""
+    import websockets
+
+    async def client(which: int, counts: dict[str, int], ages_ms: list[float]) -> None:
+        symbols = [f"SYM{(which * SYMBOLS_OF_A_CLIENT + n):04}" for n in range(SYMBOLS_OF_A_CLIENT)]
+        async with websockets.connect(url, max_size=None, compression=None) as socket_:
+            await socket_.send(json.dumps({"action": "subscribe", "symbols": symbols}))
+            async for text in socket_:
+                now_us = time.time_ns() // 1000
+                message = json.loads(text)
+                kind = message.get("type", "?")
+                rows = message.get("rows", ())
+                counts[kind] = counts.get(kind, 0) + len(rows)
+                if kind == "ticks" and rows and seconds_left.value:
+                    at = message["columns"].index("received_us") if "received_us" in message["columns"] else None
+                    if at is not None:
+                        ages_ms.extend((now_us - row[at]) / 1000 for row in rows)
+
+    async def all_clients() -> None:
+        counts: dict[str, int] = {}
+        ages: list[float] = []
+        tasks = [asyncio.create_task(client(which, counts, ages)) for which in range(number)]
+        while not results["stop"].is_set():  # noqa: ASYNC110 - another process sets it
+            await asyncio.sleep(0.1)
+        for task in tasks:
+            task.cancel()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        failed = [repr(o) for o in outcomes if isinstance(o, Exception)]
+        results["queue"].put({"counts": counts, "ages_ms": ages, "failed": failed})
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    asyncio.run(all_clients())
+
+
+@contextmanager
+def clients(url: str, number: int = CLIENTS) -> Iterator[dict[str, Any]]:
+    """Run the WebSocket clients in a process of their own; what they saw is in the dict afterwards."""
+    context = multiprocessing.get_context("spawn")
+    queue, stop, measuring = context.Queue(), context.Event(), context.Value("b", 0)
+    process = context.Process(target=_watch, args=(url, number, measuring, {"queue": queue, "stop": stop}), daemon=True)
+    process.start()
+    seen: dict[str, Any] = {"measuring": measuring, "pid": process.pid}
+    try:
+        yield seen
+    finally:
+        stop.set()
+        with suppress(Exception):
+            seen.update(queue.get(timeout=60))
+        process.join(10)
+
+
+@contextmanager
+def plant(folder: Path, env: dict[str, str], *arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """Run `tickerplant up` until the block ends."""
+    port = free_port()
+    command = [sys.executable, "-m", "tickerplant.app", "up", "--data", str(folder), "--port", str(port), *arguments]
+    with open(folder.parent / "plant.log", "wb") as output:
+        process = subprocess.Popen(command, env=env, stdout=output, stderr=output, start_new_session=True)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 180
+        while True:
+            with suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
+                if answer.status == 200:
+                    break
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"the plant did not come up:\n{(folder.parent / 'plant.log').read_text()[-3000:]}")
+            time.sleep(0.2)
+        yield process, url
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(40)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def environment(log: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("TICKERPLANT_")}
+    return {**kept, "TICKERPLANT_LOG": log, "TICKERPLANT_LOG_FORMAT": "json", "TICKERPLANT_LOG_LEVEL": "warning"}
+
+
+def throughput(log: str, ticks: Path, folder: Path) -> dict[str, Any]:
+    """Return ticks a second from feed to committed rows, and the memory on the way."""
+    env = environment(log)
+    with (
+        plant(folder, env, "--no-sandbox") as (process, url),
+        clients(url.replace("http", "ws") + "/v1/stream") as seen,
+    ):
+        time.sleep(5)
+        memory, cpu = Memory(process.pid), Cpu(process.pid, seen["pid"])
+        memory.start()
+        command = [sys.executable, "-m", "tickerplant.app", "replay", str(ticks), "--data", str(folder), "--json"]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(done.stderr)
+        summary = json.loads(done.stdout.splitlines()[-1])
+        used, load = cpu.used(), os.getloadavg()[0]
+        memory.stop.set()
+    samples = memory.samples or [0.0]
+    third = max(1, len(samples) // 3)
+    return {
+        "ticks": summary["read"],
+        "seconds": summary["seconds"],
+        "ticks_per_s": summary["read"] / summary["seconds"],
+        "cpu_s": used,
+        "cpu_us_per_tick": 1e6 * sum(used.values()) / summary["read"],
+        "bound_ticks_per_s": 2 * summary["read"] / sum(used.values()),
+        "load": load,
+        "memory_max_mb": max(samples),
+        "memory_first_third_mb": float(np.median(samples[:third])),
+        "memory_last_third_mb": float(np.median(samples[-third:])),
+        "processes": {name: round(size) for name, size in memory.processes.items()},
+        "rows_to_clients": seen.get("counts"),
+        "clients_failed": seen.get("failed"),
+    }
+
+
+def latency(
+    log: str, rate: float, seconds: float, folder: Path, *, warm_s: float, history: bool = False
+) -> dict[str, Any]:
+    """Return the age of ticks as ten clients got them, from when the vendor's client had them off its socket.
+
+    The sandbox is a process that the plant brings along. The first `warm_s` seconds are not counted. With `history` the
+    first start's backfill of all symbols (1.8 M bars) goes on meanwhile.
+    """
+    symbols = ",".join(f"SYM{number:04}" for number in range(1_000))
+    env = {**environment(log), "TICKERPLANT_SYMBOLS": symbols, "TICKERPLANT_SANDBOX__RATE": str(rate)}
+    if not history:
+        env["TICKERPLANT_HISTORY"] = "none"
+    with (
+        plant(folder, env, "--sandbox") as (process, url),
+        clients(url.replace("http", "ws") + "/v1/stream") as seen,
+    ):
+        time.sleep(warm_s)
+        cpu = Cpu(process.pid, seen["pid"])
+        seen["measuring"].value = 1
+        time.sleep(seconds)
+        seen["measuring"].value = 0
+        processes, used, load = memory_of(process.pid), cpu.used(), os.getloadavg()[0]
+    ages = np.array(seen.get("ages_ms") or [np.nan])
+    return {
+        "rate": rate,
+        "rows": len(ages),
+        "rows_expected": int(rate * seconds * CLIENTS * SYMBOLS_OF_A_CLIENT / 1_000),
+        "p50_ms": float(np.percentile(ages, 50)),
+        "p90_ms": float(np.percentile(ages, 90)),
+        "p99_ms": float(np.percentile(ages, 99)),
+        "max_ms": float(ages.max()),
+        "cpu_s_per_s": {name: round(value / seconds, 2) for name, value in used.items()},
+        "load": load,
+        "processes": {name: round(size) for name, size in processes.items()},
+        "clients_failed": seen.get("failed"),
+    }
+
+
+@contextmanager
+def log_url(which: str, folder: Path) -> Iterator[str]:
+    """Give the address of a fresh log."""
+    if which == "embedded":
+        yield "embedded:"
+        return
+    from tools.kafka.broker import KafkaBroker
+
+    broker = KafkaBroker(folder / "kafka")
+    broker.start()
+    try:
+        yield f"kafka://{broker.bootstrap}"
+    finally:
+        broker.stop()
+
+
+def main() -> None:
+    """Run what the arguments ask for and print it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ticks", type=int, default=5_000_000)
+    parser.add_argument("--symbols", type=int, default=1_000)
+    parser.add_argument(
+        "--minutes", type=float, help="of the session that the ticks are spread over; default: as --density says"
+    )
+    parser.add_argument(
+        "--density", type=float, default=167, help="ticks a symbol and minute: a busy stock has some hundreds"
+    )
+    parser.add_argument("--log", choices=("embedded", "kafka", "both"), default="both")
+    parser.add_argument("--only", choices=("throughput", "latency"))
+    parser.add_argument("--rate", type=float, default=10_000)
+    parser.add_argument("--seconds", type=float, default=30)
+    parser.add_argument("--warm", type=float, help="seconds before latency is measured")
+    parser.add_argument("--history", action="store_true", help="latency beside the first start's backfill")
+    asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the plant is stopped
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+    for which in ("embedded", "kafka") if asked.log == "both" else (asked.log,):
+        if asked.only != "latency":
+            with tempfile.TemporaryDirectory() as name, log_url(which, Path(name)) as url:
+                ticks = Path(name) / "ticks.parquet"
+                minutes = asked.minutes or asked.ticks / asked.symbols / asked.density
+                make_ticks(ticks, asked.ticks, asked.symbols, minutes=minutes)
+                report(f"{which}: feed to committed rows", throughput(url, ticks, Path(name) / "data"))
+        if asked.only != "throughput":
+            with tempfile.TemporaryDirectory() as name, log_url(which, Path(name)) as url:
+                folder, warm_s = Path(name) / "data", asked.warm or WARM_S[which]
+                found = latency(url, asked.rate, asked.seconds, folder, warm_s=warm_s, history=asked.history)
+                report(f"{which}: tick to WebSocket", found)
+
+
+def report(title: str, values: dict[str, Any]) -> None:
+    """Print one result."""
+    print(title)
+    for name, value in values.items():
+        print(f"  {name:<24}{value:,.2f}" if isinstance(value, float) else f"  {name:<24}{value}")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

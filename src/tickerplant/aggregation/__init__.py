@@ -1,0 +1,1 @@
+"""Raw ticks to bars, and the only writer of bars."""

@@ -1,0 +1,357 @@
+"""The engine of one partition: what feeds say goes in, bars come out. Pure: no IO, no clock.
+
+One raw record is one step: `begin`, the method of its kind, then `finish`. All times are int64 microseconds UTC;
+`version` is that of the record.
+
+    ticks ──> windows of (feed, symbol, minute) ──closed──> 1m candidates ──winner──> 5m ──winner──> 1d by the calendar
+    vendors' bars ───────────────────────────────────────> candidates of their interval ──┘
+
+Windows close when they end at or before their feed's watermark less the lateness; at its `down`; at its `end`. A 5m
+bar closes when its feed's horizon passes its end, a daily bar when it passes the session's close, or at `end`; not at
+`down`, for the feed may come back within it: until it does, log time less the lateness is its horizon if it is live.
+What an ended feed leaves open in the present of a live one (a backfill of this morning) closes with the live one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from tickerplant.aggregation import closing, forming, memory
+from tickerplant.aggregation.finished import AUCTION, DOWN, LATE, SOURCE, TICKS
+from tickerplant.aggregation.grouping import TickColumns, group_ticks
+from tickerplant.aggregation.rows import DAYS, FROM_TICKS, MINUTES, Rows
+from tickerplant.aggregation.state import State
+from tickerplant.aggregation.watermark import Feed
+from tickerplant.core.flags import TickFlag
+from tickerplant.core.rules import Rules
+from tickerplant.core.schemas import STALE_FEED_US
+from tickerplant.core.sessions import NO_SESSION
+from tickerplant.core.times import DAY_US, FOREVER_US, MINUTE_US, NEVER_US, SECOND_US, BoolArray
+
+_UNDONE: Final = TickFlag.CANCEL | TickFlag.CORRECTION
+_MAX_OVER: Final = 1440  # interval-over records of one step: a feed whose watermark jumps a day says one day of them
+
+
+@dataclass(frozen=True, slots=True)
+class OverRow:
+    """A feed's interval is over: of the expected symbols, which have a bar of it."""
+
+    feed: str
+    interval: int
+    start_us: int
+    symbols: npt.NDArray[np.int32]
+    emitted: BoolArray
+
+
+@dataclass(frozen=True, slots=True)
+class StateRow:
+    """What is to be said of a feed on `market.status`."""
+
+    feed: str
+    state: str
+    since_us: int
+    reason: str = ""
+    count: int = 0
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What one step causes: closed and forming bars by interval code, and what `market.status` shall hear."""
+
+    closed: dict[int, list[Rows]] = field(default_factory=dict)
+    forming: dict[int, Rows] = field(default_factory=dict)
+    over: list[OverRow] = field(default_factory=list)
+    states: list[StateRow] = field(default_factory=list)
+
+
+class BarAggregator:
+    """The engine of one partition. `state` is all it knows."""
+
+    def __init__(self, state: State | None = None) -> None:
+        self.state = state or State()
+        self._outcome = Outcome()
+        self._moved: dict[int, Feed] = {}
+        self._looked = False
+
+    def begin(self, feed: str, sent_at_us: int) -> None:
+        """Begin a step of a record of `feed` ("" for none), sent at `sent_at_us`: the log's clock moves."""
+        state = self.state
+        state.last_sent_us = max(state.last_sent_us, sent_at_us)
+        if feed:
+            heard = state.feed(feed)
+            heard.heard_us = max(heard.heard_us, sent_at_us)
+        if state.last_sent_us >= state.next_check_us:
+            state.next_check_us = state.last_sent_us + SECOND_US
+            self._look_at_silent_feeds()
+            self._looked = True
+
+    def finish(self) -> Outcome:
+        """End the step and return what it causes; each (symbol, interval, time) at most once."""
+        state = self.state
+        for interval, finished in enumerate(state.finished):
+            blocks = finished.take_changed()
+            for rows in blocks:
+                symbols = rows["symbol"]
+                state.newest[symbols] = np.maximum(state.newest[symbols], rows["start"])
+            if blocks:
+                self._outcome.closed[interval] = blocks
+        state.auctions.take_changed()
+        # Only now, for what a step changes it must still be able to publish.
+        for feed in self._moved.values():
+            memory.tidy(state, feed)
+        self._moved.clear()
+        if self._looked:
+            memory.drop_silent(state, state.last_sent_us)
+            self._looked = False
+        outcome, self._outcome = self._outcome, Outcome()
+        return outcome
+
+    def start(
+        self, name: str, from_us: int, symbols: npt.NDArray[np.int32], *, hole: bool, live: bool, whole: bool
+    ) -> None:
+        """The feed is up from `from_us` on and expected to bring `symbols`."""
+        feed = self.state.feed(name)
+        if feed.up and live:
+            self._fall(feed, feed.watermark_us, "restarted")
+        feed.up, feed.live, feed.ended = True, live, False
+        feed.expected = np.unique(symbols)
+        former = feed.coverage[-1][1] if feed.coverage else FOREVER_US
+        feed.rise(from_us, hole=hole, whole=whole)
+        feed.over_us = max(feed.over_us, from_us - from_us % MINUTE_US)
+        if not hole and former < FOREVER_US:
+            self._recover(feed, former)
+        self._outcome.states.append(StateRow(name, "up", from_us))
+
+    def ticks(self, name: str, ticks: TickColumns, watermark_us: int, offset: int, version: int) -> None:
+        """Prints of a feed, in the order of their arrival, and its watermark after them."""
+        feed = self._known(name, watermark_us)
+        self.state.refresh()
+        if len(ticks):
+            feed.top_us = max(feed.top_us, int(ticks.time.max()))
+            flags = int(np.bitwise_or.reduce(ticks.flags))
+            if flags & _UNDONE:
+                ticks = self._without_undone(feed, ticks)
+            if flags & TickFlag.CLOSING_AUCTION:
+                self._keep_auction(feed, ticks, offset, version)
+        if len(ticks):
+            self._take_ticks(feed, ticks, offset, version)
+        self._advance(feed, watermark_us)
+
+    def vendor_bars(self, name: str, rows: Rows, intervals: npt.NDArray[np.int8], watermark_us: int) -> None:
+        """Finished bars that a vendor gave, one row for each, with the code of its interval."""
+        state, feed = self.state, self._known(name, watermark_us)
+        state.refresh()
+        if len(rows):
+            feed.top_us = max(feed.top_us, int(rows["start"].max()))
+            rows["feed"] = rows["feed_hi"] = feed.number
+            rows["history"] = memory.is_history(state, rows["start"], rows["symbol"])
+        for code in np.unique(intervals).tolist():
+            mine = rows[intervals == code]
+            if code == DAYS:
+                feed.top_us = max(feed.top_us, int(mine["start"].max()) + DAY_US - 1)
+            # Of a bar given twice in one record the later one counts.
+            order = np.lexsort((np.arange(len(mine)), mine["symbol"], mine["start"]))
+            mine = mine[order]
+            again = (mine["symbol"][1:] == mine["symbol"][:-1]) & (mine["start"][1:] == mine["start"][:-1])
+            mine = mine[np.concatenate((~again, [True]))]
+            state.finished[code].merge(mine, state.ranks, SOURCE)
+        self._advance(feed, watermark_us, reason=SOURCE)
+
+    def mark(self, name: str, watermark_us: int) -> None:
+        """A watermark alone; forming bars of what the feed has touched are published."""
+        feed = self._known(name, watermark_us)
+        self._advance(feed, watermark_us)
+        self._outcome.forming = forming.forming(self.state, feed)
+
+    def down(self, name: str, since_us: int, reason: str) -> None:
+        """The feed has brought nothing since `since_us`."""
+        self._fall(self.state.feed(name), since_us, reason)
+
+    def end(self, name: str, *, whole: bool) -> None:
+        """The feed has brought all it had: everything it had open closes."""
+        feed = self.state.feed(name)
+        if not whole and feed.coverage:
+            feed.fall(feed.watermark_us)
+        feed.up, feed.ended = False, True
+        heirs = self._heirs(feed)
+        self._close(feed, FOREVER_US, LATE, coarser_us=min((heir.horizon_us for heir in heirs), default=FOREVER_US))
+        for heir in heirs:
+            heir.open_fives |= feed.open_fives
+            heir.open_days |= feed.open_days
+        feed.open_fives, feed.open_days = set(), set()
+        if feed.coverage and feed.coverage[-1][1] == FOREVER_US:
+            # Its last minute, five minutes and session count as covered, as they do for a whole start.
+            begin = feed.coverage[-1][0]
+            feed.coverage[-1] = (begin, max(begin, feed.top_us - feed.top_us % DAY_US + 2 * DAY_US))
+        self._outcome.states.append(StateRow(name, "ended", feed.watermark_us))
+
+    def settings(self, rules: Rules) -> None:
+        """Live by these rules from now on. Raises ConfigError, and changes nothing, when a calendar is unknown."""
+        self.state.set_rules(rules)
+
+    def unsupported(self, name: str, reason: str, count: int) -> None:
+        """Count what the engine cannot use."""
+        self._outcome.states.append(StateRow(name, "unsupported", self.state.feed(name).watermark_us, reason, count))
+
+    def _known(self, name: str, watermark_us: int) -> Feed:
+        """Return the feed; one that never said `start` counts as up since the first watermark it gave."""
+        feed = self.state.feed(name)
+        if not feed.up and not feed.coverage:
+            feed.up = True
+            feed.rise(watermark_us, hole=True, whole=False)
+        return feed
+
+    def _without_undone(self, feed: Feed, ticks: TickColumns) -> TickColumns:
+        undone = (ticks.flags & _UNDONE) != 0
+        self.unsupported(feed.name, "cancel or correction", int(np.count_nonzero(undone)))
+        return ticks.where(~undone)
+
+    def _keep_auction(self, feed: Feed, ticks: TickColumns, offset: int, version: int) -> None:
+        """Keep the closing auction's prints after the close for the daily bar, by session."""
+        state = self.state
+        prints = ticks.where((ticks.flags & TickFlag.CLOSING_AUCTION) != 0)
+        sessions = np.full(len(prints), NO_SESSION)
+        for number, known in enumerate(state.calendars):
+            mine = state.calendar_of[prints.symbol] == number
+            times = prints.time[mine]
+            sessions[mine] = np.where(known.is_regular(times), NO_SESSION, known.session_of(times))
+        late = prints.time < memory.floors_of(state, feed, prints.symbol)
+        keep = (sessions != NO_SESSION) & ~late
+        if not keep.any():
+            return
+        rows = group_ticks(prints.where(keep), sessions[keep])
+        self._stamp(feed, rows, offset, version, AUCTION)
+        rows["complete"] = True
+        state.auctions.merge(rows, state.ranks, AUCTION)
+
+    def _stamp(self, feed: Feed, rows: Rows, offset: int, version: int, reason: int) -> None:
+        rows["feed"] = rows["feed_hi"] = feed.number
+        rows["first_offset"] = rows["last_offset"] = offset
+        rows["arrival"] = version
+        rows["reason"] = reason
+
+    def _take_ticks(self, feed: Feed, ticks: TickColumns, offset: int, version: int) -> None:
+        state = self.state
+        horizon = feed.horizon_us - feed.horizon_us % MINUTE_US  # minutes that begin before it have ended by it
+        if horizon > NEVER_US and int(ticks.time.min()) < horizon:
+            late = ticks.time < horizon
+            self._take_late(feed, ticks.where(late), offset, version)
+            ticks = ticks.where(~late)
+            if not len(ticks):
+                return
+        rows = group_ticks(ticks)
+        self._stamp(feed, rows, offset, version, TICKS)
+        feed.windows.merge(rows, len(state.symbols))
+
+    def _take_late(self, feed: Feed, ticks: TickColumns, offset: int, version: int) -> None:
+        state = self.state
+        minutes = ticks.time - ticks.time % MINUTE_US
+        forgotten = minutes < memory.floors_of(state, feed, ticks.symbol)
+        if forgotten.any():
+            count = int(np.count_nonzero(forgotten))
+            since = int(ticks.time[forgotten].min())
+            self._outcome.states.append(StateRow(feed.name, "late", since, "older than memory", count))
+            ticks = ticks.where(~forgotten)
+        if len(ticks):
+            rows = group_ticks(ticks)
+            self._stamp(feed, rows, offset, version, LATE)
+            self._finish_minutes(feed, rows, LATE)
+
+    def _finish_minutes(self, feed: Feed, rows: Rows, reason: int) -> None:
+        if len(rows):
+            starts = rows["start"]
+            rows["complete"] = feed.covers(starts, starts + MINUTE_US)
+            self.state.finished[MINUTES].merge(rows, self.state.ranks, reason)
+
+    def _advance(self, feed: Feed, watermark_us: int, reason: int = LATE) -> None:
+        feed.advance(watermark_us, self.state.rules.lateness_us)
+        self._close(feed, feed.horizon_us, reason)
+
+    def _heirs(self, feed: Feed) -> list[Feed]:
+        """Return the live feeds that go on bringing symbols of a feed that has ended."""
+        others = (other for other in self.state.feeds.values() if other.live and other.up and other is not feed)
+        return [other for other in others if len(np.intersect1d(other.expected, feed.expected))]
+
+    def _close(
+        self,
+        feed: Feed,
+        limit_us: int,
+        reason: int,
+        redo_since_us: int | None = None,
+        coarser_us: int = FOREVER_US,
+    ) -> None:
+        """Close what ends at or before `limit_us` (coarser bars: and `coarser_us`), carry every change up, and say what
+        is over.
+        """
+        if feed.windows.first_start + MINUTE_US <= limit_us:
+            self._finish_minutes(feed, feed.windows.take_before(limit_us), reason)
+        days = closing.settle(self.state, feed, min(limit_us, coarser_us), reason, redo_since_us)
+        if feed.live:
+            self._declare_minutes(feed, limit_us)
+        else:
+            self._declare_days(feed, days)
+        self._moved[feed.number] = feed
+
+    def _fall(self, feed: Feed, since_us: int, reason: str) -> None:
+        feed.up = False
+        feed.fall(since_us)
+        self._finish_minutes(feed, feed.windows.take_before(FOREVER_US), LATE)
+        self._recover(feed, since_us)
+        self._outcome.states.append(StateRow(feed.name, "down", since_us, reason))
+
+    def _recover(self, feed: Feed, since_us: int) -> None:
+        """Decide anew whether the feed's bars that end after `since_us` are complete."""
+        minutes = self.state.finished[MINUTES]
+        for start in sorted(start for start in minutes.blocks if start + MINUTE_US > since_us):
+            block = minutes.blocks[start]
+            ours = (block["feed"] == feed.number) & (block["kind"] == FROM_TICKS)
+            covered = feed.covers(np.array([start]), np.array([start + MINUTE_US]))[0]
+            complete = np.where(ours, covered, block["complete"])
+            if (complete != block["complete"]).any():
+                minutes.reconsider(start, complete, self.state.ranks, DOWN)
+        self._close(feed, feed.horizon_us, DOWN, redo_since_us=since_us)
+
+    def _look_at_silent_feeds(self) -> None:
+        state = self.state
+        now = state.last_sent_us
+        for feed in list(state.feeds.values()):
+            if not feed.live or feed.ended:
+                continue
+            if feed.up and feed.heard_us + STALE_FEED_US < now:
+                self._fall(feed, feed.watermark_us, "silent")
+            if not feed.up and (feed.open_fives or feed.open_days):
+                feed.horizon_us = max(feed.horizon_us, now - state.rules.lateness_us)
+                self._close(feed, feed.horizon_us, LATE)
+
+    def _declare_minutes(self, feed: Feed, limit_us: int) -> None:
+        """Say of each minute in a session that ended at or before the horizon which symbols have a bar of it."""
+        end = min(limit_us, feed.horizon_us)
+        end -= end % MINUTE_US
+        if not feed.up or end <= feed.over_us or not len(feed.expected):
+            return
+        starts = np.arange(max(feed.over_us, end - _MAX_OVER * MINUTE_US), end, MINUTE_US)
+        feed.over_us = end
+        calendars = [self.state.calendars[n] for n in np.unique(self.state.calendar_of[feed.expected]).tolist()]
+        inside: BoolArray = np.zeros(len(starts), dtype=np.bool_)
+        for known in calendars:
+            inside |= known.session_of(starts) != NO_SESSION
+        for start in starts[inside].tolist():
+            self._declare(feed, MINUTES, start, feed.expected)
+
+    def _declare_days(self, feed: Feed, sessions: list[int]) -> None:
+        if len(feed.expected):
+            for session in sessions:
+                self._declare(feed, DAYS, session, feed.expected)
+
+    def _declare(self, feed: Feed, interval: int, start: int, expected: npt.NDArray[np.int32]) -> None:
+        block = self.state.finished[interval].blocks.get(start)
+        if block is None:
+            emitted = np.zeros(len(expected), dtype=np.bool_)
+        else:
+            ours = (block["feed"] <= feed.number) & (feed.number <= block["feed_hi"])
+            emitted = np.isin(expected, block["symbol"][ours])
+        self._outcome.over.append(OverRow(feed.name, interval, start, expected, emitted))

@@ -1,0 +1,202 @@
+"""From closed minutes to five minutes to days: which coarser bars are due, and their making."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from tickerplant.aggregation.cascade import feeds_cover, roll_up
+from tickerplant.aggregation.finished import PARTS
+from tickerplant.aggregation.rows import DAYS, FIVES, FROM_PARTS, MINUTES, ROW, Rows, join
+from tickerplant.aggregation.state import State
+from tickerplant.aggregation.watermark import Feed
+from tickerplant.core.interval import M5
+from tickerplant.core.sessions import NO_SESSION
+from tickerplant.core.times import MINUTE_US, Int64Array
+
+Symbols = npt.NDArray[np.int32]
+
+
+def settle(state: State, feed: Feed, limit_us: int, reason: int, redo_since_us: int | None = None) -> list[int]:
+    """Carry what has changed into coarser bars; close those of `feed` that end at or before `limit_us`.
+
+    A coarser bar that was built already is built again at once, whosever horizon decided it. `redo_since_us`: build
+    again all bars of the feed that end after it, for its coverage has changed. Returns the sessions that were closed
+    for the feed, as they come.
+    """
+    redo = _built_since(state, FIVES, feed, redo_since_us)
+    for start, symbols in state.finished[MINUTES].take_fresh().items():
+        five = M5.floor(start)
+        symbols = _remembered(state, feed, start, symbols)
+        if len(symbols):
+            feed.open_fives.add(five)
+            redo.setdefault(five, []).append(symbols[state.finished[FIVES].built(five, symbols)])
+    due = {five for five in feed.open_fives if five + M5.us <= limit_us}
+    feed.open_fives -= due
+    _build_fives(state, feed, due, redo, reason)
+
+    redo_days: dict[tuple[int, int], list[Symbols]] = {}
+    for start, lists in _built_since(state, DAYS, feed, redo_since_us).items():
+        _sort_by_calendar(state, start, np.concatenate(lists), redo_days)
+    for start, symbols in state.finished[FIVES].take_fresh().items():
+        _note_days(state, feed, start, _remembered(state, feed, start, symbols), redo_days)
+    for session, symbols in state.auctions.take_fresh().items():
+        _note_session(state, feed, session, symbols, redo_days)
+    closed = {key for key in feed.open_days if session_end(state, *key) <= limit_us}
+    feed.open_days -= closed
+    for key in sorted(closed | redo_days.keys()):
+        _build_day(state, feed, key, key in closed, redo_days.get(key, []), reason)
+    state.finished[DAYS].take_fresh()
+    return sorted({session for _, session in closed})
+
+
+def session_end(state: State, calendar: int, session: int) -> int:
+    """Return when the daily bar of a session is over."""
+    known, sessions = state.calendars[calendar], np.array([session])
+    ends = known.bounds_of(sessions)[1] if state.rules.extended_hours else known.close_of(sessions)
+    return int(ends[0])
+
+
+def belongs(state: State, calendar: int, starts: Int64Array) -> Int64Array:
+    """Return the session whose daily bar each bar or print belongs to, or NO_SESSION."""
+    known = state.calendars[calendar]
+    sessions = known.session_of(starts)
+    if state.rules.extended_hours:
+        return sessions
+    return np.where(known.is_regular(starts), sessions, NO_SESSION)
+
+
+def _remembered(state: State, feed: Feed, start: int, symbols: Symbols) -> Symbols:
+    """Leave out symbols for which a time is older than the feed's memory: the other parts of the bar are gone."""
+    if len(feed.floors) < len(state.calendars):
+        return symbols
+    return symbols[np.array(feed.floors)[state.calendar_of[symbols]] <= start]
+
+
+def _built_since(state: State, interval: int, feed: Feed, since_us: int | None) -> dict[int, list[Symbols]]:
+    if since_us is None:
+        return {}
+    # A session ends less than two days after the midnight that names it.
+    length = M5.us if interval == FIVES else 2 * 24 * 60 * MINUTE_US
+    result = {}
+    for start, block in state.finished[interval].blocks.items():
+        if start + length > since_us:
+            ours = (block["kind"] >= FROM_PARTS) & ((block["feed"] == feed.number) | (block["feed_hi"] == feed.number))
+            result[start] = [block["symbol"][ours]]
+    return result
+
+
+def _build_fives(state: State, feed: Feed, due: Iterable[int], redo: dict[int, list[Symbols]], reason: int) -> None:
+    fives = sorted({*due, *(five for five, lists in redo.items() if any(len(s) for s in lists))})
+    if not fives:
+        return
+    parts = state.finished[MINUTES].gather(minute for five in fives for minute in range(five, five + M5.us, MINUTE_US))
+    if not len(parts):
+        return
+    starts = M5.floor(parts["start"])
+    keys = (starts // M5.us) << 32 | parts["symbol"]
+    wanted = [keys[_closes(state, feed, parts) & np.isin(starts, np.array(sorted(due), dtype=np.int64))]]
+    wanted += [(five // M5.us) << 32 | s.astype(np.int64) for five, lists in redo.items() for s in lists]
+    chosen = parts["winner"] & np.isin(keys, np.concatenate(wanted))
+    if not chosen.any():
+        return
+    rows = roll_up(parts[chosen], starts[chosen], state.ranks, PARTS)
+    rows["complete"] &= feeds_cover(rows, state.feeds, rows["start"], rows["start"] + M5.us)
+    rows["arrival"] = _arrival(parts)
+    state.finished[FIVES].merge(rows, state.ranks, reason)
+
+
+def _closes(state: State, feed: Feed, parts: Rows) -> npt.NDArray[np.bool_]:
+    """Return which parts' bars this feed's horizon closes: its own, and what ended feeds have left to it."""
+    going_on = [other.number for other in state.feeds.values() if not other.ended and other is not feed]
+    mine: npt.NDArray[np.bool_] = (parts["feed"] == feed.number) | (parts["feed_hi"] == feed.number)
+    if not feed.live or feed.ended:
+        return mine
+    return mine | ~(np.isin(parts["feed"], going_on) | np.isin(parts["feed_hi"], going_on))
+
+
+def _arrival(parts: Rows) -> int:
+    # Only its order against other candidates matters; the newest part decides when the whole was first known.
+    return int(parts["arrival"].max())
+
+
+def _note_days(
+    state: State, feed: Feed, start: int, symbols: Symbols, redo: dict[tuple[int, int], list[Symbols]]
+) -> None:
+    for calendar in range(len(state.calendars)):
+        mine = symbols[state.calendar_of[symbols] == calendar] if len(state.calendars) > 1 else symbols
+        session = int(belongs(state, calendar, np.array([start]))[0]) if len(mine) else NO_SESSION
+        if session != NO_SESSION:
+            _note(state, feed, (calendar, session), mine, redo)
+
+
+def _note_session(
+    state: State, feed: Feed, session: int, symbols: Symbols, redo: dict[tuple[int, int], list[Symbols]]
+) -> None:
+    for calendar in np.unique(state.calendar_of[symbols]).tolist():
+        _note(state, feed, (calendar, session), symbols[state.calendar_of[symbols] == calendar], redo)
+
+
+def _note(
+    state: State, feed: Feed, key: tuple[int, int], symbols: Symbols, redo: dict[tuple[int, int], list[Symbols]]
+) -> None:
+    feed.open_days.add(key)
+    redo.setdefault(key, []).append(symbols[state.finished[DAYS].built(key[1], symbols)])
+    cached = state.day_cache.get(key[1])
+    if cached is not None:
+        known = symbols[symbols < len(cached[1])]
+        cached[1][known] = False
+
+
+def _sort_by_calendar(state: State, session: int, symbols: Symbols, redo: dict[tuple[int, int], list[Symbols]]) -> None:
+    for calendar in np.unique(state.calendar_of[symbols]).tolist():
+        redo.setdefault((calendar, session), []).append(symbols[state.calendar_of[symbols] == calendar])
+
+
+def day_parts(state: State, calendar: int, session: int) -> Rows:
+    """Return the candidates that a calendar's daily bars of a session are made of: 5m bars, then auction prints."""
+    known, sessions = state.calendars[calendar], np.array([session])
+    begin, end = (int(bound[0]) for bound in known.bounds_of(sessions))
+    starts = np.arange(M5.floor(begin), end, M5.us)
+    starts = starts[belongs(state, calendar, starts) == session]
+    parts = state.finished[FIVES].gather(starts.tolist())
+    auction = state.auctions.blocks.get(session)
+    if auction is not None and not state.rules.extended_hours:
+        # After all 5m bars of the session: an auction's prints come after the close.
+        auction = auction.copy()
+        auction["start"] = end
+        parts = join((parts, auction))
+    return parts[state.calendar_of[parts["symbol"]] == calendar] if len(state.calendars) > 1 else parts
+
+
+def _build_day(state: State, feed: Feed, key: tuple[int, int], closed: bool, redo: list[Symbols], reason: int) -> None:
+    if not closed and not any(len(symbols) for symbols in redo):
+        return
+    calendar, session = key
+    parts = day_parts(state, calendar, session)
+    if not len(parts):
+        return
+    wanted = [parts["symbol"][_closes(state, feed, parts)]] if closed else []
+    chosen = parts["winner"] & np.isin(parts["symbol"], np.concatenate([*wanted, *redo]))
+    if not chosen.any():
+        return
+    rows = sum_days(state, parts[chosen], session)
+    sessions = np.full(len(rows), session)
+    known = state.calendars[calendar]
+    if state.rules.extended_hours:
+        begins, ends = known.bounds_of(sessions)
+    else:
+        begins, ends = known.open_of(sessions), known.close_of(sessions)
+    rows["complete"] &= feeds_cover(rows, state.feeds, begins, ends)
+    state.finished[DAYS].merge(rows, state.ranks, reason)
+
+
+def sum_days(state: State, parts: Rows, session: int) -> Rows:
+    """Return daily rows, sorted by symbol, of parts of one session."""
+    if not len(parts):
+        return np.zeros(0, dtype=ROW)
+    rows = roll_up(parts, np.full(len(parts), session), state.ranks, PARTS)
+    rows["arrival"] = _arrival(parts)
+    return rows

@@ -1,0 +1,138 @@
+"""Ticks to groups: columns of prints in, one row for each (minute, symbol) out. No loop over prints or symbols."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tickerplant.aggregation.rows import FROM_TICKS, Rows, empty_rows
+from tickerplant.core.flags import TickFlag
+from tickerplant.core.times import FOREVER_US, MINUTE_US, NEVER_US, Float64Array, Int64Array
+
+
+@dataclass(frozen=True, slots=True)
+class TickColumns:
+    """The columns of one batch of prints that bars are made of; `symbol` and `source` are the engine's numbers."""
+
+    time: Int64Array
+    symbol: npt.NDArray[np.int32]
+    price: Float64Array
+    size: Float64Array
+    source: npt.NDArray[np.int32]
+    flags: npt.NDArray[np.uint16]
+
+    def __len__(self) -> int:
+        return len(self.time)
+
+    def where(self, mask: npt.NDArray[np.bool_]) -> TickColumns:
+        """Return the prints for which `mask` holds."""
+        return TickColumns(
+            self.time[mask], self.symbol[mask], self.price[mask],
+            self.size[mask], self.source[mask], self.flags[mask],
+        )  # fmt: skip
+
+
+def group_ticks(ticks: TickColumns, buckets: Int64Array | None = None) -> Rows:
+    """Return a row for each (bucket, symbol), sorted by them; the bucket is the minute unless `buckets` says another.
+
+    Prints of one instant keep their order. `open_time` and `close_time` are of prints that may set a price; a group
+    without any has NaN prices and the times that lose every comparison. Prints whose size does not count are no trades.
+    """
+    count = len(ticks)
+    starts = ticks.time - ticks.time % MINUTE_US if buckets is None else buckets
+    keys, codes = _keys(starts, ticks.symbol)
+    order, keys = _order(keys)
+    times = ticks.time[order]
+    new = keys[1:] != keys[:-1]
+    backwards = times[1:] < times[:-1]
+    backwards &= ~new
+    if backwards.any():
+        order = order[np.lexsort((times, keys))]
+        times = ticks.time[order]
+    first = np.concatenate(([0], np.flatnonzero(new) + 1))
+    last = np.concatenate((first[1:], [count])) - 1
+    prices, sizes, flags = ticks.price[order], ticks.size[order], ticks.flags[order]
+    rows = empty_rows(len(first))
+    rows["start"] = starts[order[first]] if codes is None else codes[keys[first] >> 32]
+    rows["symbol"] = ticks.symbol[order[first]]
+    rows["source"] = ticks.source[order[first]]
+    rows["kind"] = FROM_TICKS
+    if (flags & (TickFlag.NO_OHLC | TickFlag.NO_VOLUME)).any():
+        sizes = _flagged(rows, times, prices, sizes, flags, first)
+    else:
+        rows["open"], rows["close"] = prices[first], prices[last]
+        rows["open_time"], rows["close_time"] = times[first], times[last]
+        rows["high"] = np.maximum.reduceat(prices, first)
+        rows["low"] = np.minimum.reduceat(prices, first)
+        rows["trades"] = last - first + 1
+    rows["volume"] = np.add.reduceat(sizes, first)
+    rows["pv"] = np.add.reduceat(prices * sizes, first)
+    return rows
+
+
+def _keys(starts: Int64Array, symbols: npt.NDArray[np.int32]) -> tuple[Int64Array, Int64Array | None]:
+    """Return one sort key for each print and, unless all are of one bucket, the buckets that its upper half numbers."""
+    low, high = int(starts.min()), int(starts.max())
+    if low == high:
+        return symbols.astype(np.int64), None
+    buckets, number = np.unique(starts, return_inverse=True)
+    return number.astype(np.int64) << 32 | symbols, buckets
+
+
+def _order(keys: Int64Array) -> tuple[Int64Array, Int64Array]:
+    """Return the stable order of the keys, and the keys in it.
+
+    Where key and position fit in 62 bits together, sorting their combination is five times as fast as a stable argsort.
+    """
+    bits = len(keys).bit_length()
+    if int(keys.max()).bit_length() + bits < 63:
+        packed = np.sort(keys << bits | np.arange(len(keys)))
+        return packed & ((1 << bits) - 1), packed >> bits
+    order = np.argsort(keys, kind="stable")
+    return order, keys[order]
+
+
+def _flagged(
+    rows: Rows, times: Int64Array, prices: Float64Array, sizes: Float64Array,
+    flags: npt.NDArray[np.uint16], first: Int64Array,
+) -> Float64Array:  # fmt: skip
+    """Fill prices, times and trades where some prints may not set a price; return the sizes that count."""
+    count = len(times)
+    at = np.arange(count)
+    eligible = (flags & TickFlag.NO_OHLC) == 0
+    opens = np.minimum.reduceat(np.where(eligible, at, count), first)
+    closes = np.maximum.reduceat(np.where(eligible, at, -1), first)
+    some = closes >= 0
+    opens = np.minimum(opens, count - 1)
+    rows["open"] = np.where(some, prices[opens], np.nan)
+    rows["close"] = np.where(some, prices[closes], np.nan)
+    rows["open_time"] = np.where(some, times[opens], FOREVER_US)
+    rows["close_time"] = np.where(some, times[closes], NEVER_US)
+    set_price = np.where(eligible, prices, np.nan)
+    rows["high"] = np.fmax.reduceat(set_price, first)
+    rows["low"] = np.fmin.reduceat(set_price, first)
+    counts = (flags & TickFlag.NO_VOLUME) == 0
+    rows["trades"] = np.add.reduceat(counts.astype(np.int64), first)
+    return np.where(counts, sizes, 0.0)
+
+
+def merge_ticks(into: Rows, more: Rows) -> None:
+    """Merge bars from ticks of the same buckets into one another, row by row, in place: `more` arrived later.
+
+    Of prints of one instant the earlier to arrive is the open, the later the close.
+    """
+    earlier = more["open_time"] < into["open_time"]
+    later = more["close_time"] >= into["close_time"]
+    later &= more["close_time"] > NEVER_US
+    into["open"] = np.where(earlier, more["open"], into["open"])
+    into["open_time"] = np.where(earlier, more["open_time"], into["open_time"])
+    into["close"] = np.where(later, more["close"], into["close"])
+    into["close_time"] = np.where(later, more["close_time"], into["close_time"])
+    into["high"] = np.fmax(into["high"], more["high"])
+    into["low"] = np.fmin(into["low"], more["low"])
+    for name in ("volume", "pv", "trades"):
+        into[name] += more[name]
+    into["first_offset"] = np.minimum(into["first_offset"], more["first_offset"])
+    into["last_offset"] = np.maximum(into["last_offset"], more["last_offset"])

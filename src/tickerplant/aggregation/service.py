@@ -1,0 +1,67 @@
+"""The aggregation service: `market.prices.raw` in, `market.prices.ohlcv`, `market.status` and dead letters out."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+from tickerplant.aggregation.stage import FORMAT, AggregationStage
+from tickerplant.core import schemas
+from tickerplant.log.port import Delivery, EventLog
+from tickerplant.log.processor import SNAPSHOT_RECORDS, Counts, Output, Processor, Stage
+
+GROUP = "aggregation"
+
+
+class _Stage:
+    """The pure stage as the processor wants it: its outputs are the log's."""
+
+    def __init__(self, pure: AggregationStage) -> None:
+        self._pure = pure
+        self.snapshot = pure.snapshot
+        self.keep_label = pure.keep_label
+
+    def step(self, delivery: Delivery) -> Sequence[Output]:
+        return [Output(*produced) for produced in self._pure.step(delivery)]
+
+
+class _Factory:
+    """Makes stages for one log generation."""
+
+    format = FORMAT
+
+    def __init__(self, generation: int) -> None:
+        self._generation = generation
+
+    def __call__(self, partition: int, snapshot: bytes | None) -> Stage:
+        return _Stage(AggregationStage(self._generation, snapshot))
+
+
+class Aggregation:
+    """Aggregates the partitions that its group gives it. Belongs to the thread that calls `run`.
+
+    `metrics` is called after each batch with what the processor has counted.
+    """
+
+    def __init__(
+        self,
+        log: EventLog,
+        *,
+        instance: str = "0",
+        snapshot_records: int = SNAPSHOT_RECORDS,
+        metrics: Callable[[Counts], None] | None = None,
+    ) -> None:
+        self.processor = Processor(
+            log,
+            GROUP,
+            [schemas.RAW],
+            schemas.STATE_AGGREGATION,
+            _Factory(log.identity().generation),
+            instance=instance,
+            snapshot_records=snapshot_records,
+            on_batch=metrics,
+        )
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until `stop` is set. Raises what `Processor.run` does."""
+        self.processor.run(stop)

@@ -1,0 +1,118 @@
+"""The state of one partition: everything that a snapshot holds, and what follows from it at once."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+import numpy as np
+import numpy.typing as npt
+
+from tickerplant.aggregation.finished import REASONS, Finished
+from tickerplant.aggregation.rows import ROW, Names, Rows
+from tickerplant.aggregation.watermark import Feed
+from tickerplant.core.rules import DEFAULT_RULES, Rules
+from tickerplant.core.sessions import Calendar, Calendars
+from tickerplant.core.times import NEVER_US, Int64Array
+
+
+class State:
+    """Names, feeds, bars and rules of one partition."""
+
+    def __init__(self) -> None:
+        self.rules: Rules = DEFAULT_RULES
+        self.symbols = Names()
+        self.sources = Names()
+        self.reasons = Names(list(REASONS))
+        self.feeds: dict[int, Feed] = {}
+        self.next_feed = 0
+        self.finished = (Finished(), Finished(), Finished())
+        """Bars of 1m, 5m, 1d: see `rows.INTERVALS`."""
+        self.auctions = Finished()
+        """Prints of the closing auction after the close, by session: parts of the daily bar alone."""
+        self.newest: Int64Array = np.empty(0, dtype=np.int64)
+        """By symbol: the start of the newest bar published."""
+        self.forgotten: Int64Array = np.empty(0, dtype=np.int64)
+        """By symbol: bars that begin before this may have been published and are not remembered."""
+        self.next_check_us = NEVER_US
+        """Log time of the next look at feeds that are silent."""
+        self.last_sent_us = NEVER_US
+        # What follows from the above, and what is only remembered to save work.
+        self.calendars: list[Calendar] = []
+        self.calendar_of: npt.NDArray[np.int32] = np.empty(0, dtype=np.int32)
+        self.ranks: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        self.day_cache: dict[int, tuple[Rows, npt.NDArray[np.bool_]]] = {}
+        self._calendars = Calendars(self.rules)
+        self._feed_numbers: dict[str, int] = {}
+
+    def feed(self, name: str) -> Feed:
+        """Return the feed of that name, a new one if need be."""
+        number = self._feed_numbers.get(name)
+        if number is None:
+            number = self._feed_numbers[name] = self.next_feed
+            self.next_feed += 1
+            self.feeds[number] = Feed(name, number)
+        return self.feeds[number]
+
+    def add_feed(self, feed: Feed) -> None:
+        """Put back a feed from a snapshot."""
+        self.feeds[feed.number] = feed
+        self._feed_numbers[feed.name] = feed.number
+
+    def drop_feed(self, feed: Feed) -> None:
+        """Forget a feed."""
+        del self.feeds[feed.number]
+        del self._feed_numbers[feed.name]
+
+    def knows_feed(self, name: str) -> bool:
+        """Return whether a feed of that name is remembered."""
+        return name in self._feed_numbers
+
+    def set_rules(self, rules: Rules) -> None:
+        """Live by other rules from now on. Raises ConfigError, and changes nothing, when a calendar is unknown."""
+        calendars = Calendars(rules)
+        calendars.check()
+        self.rules = rules
+        self._calendars = calendars
+        self.calendars, self.calendar_of = [], np.empty(0, dtype=np.int32)
+        self.ranks = np.empty(0, dtype=np.int64)
+        self.day_cache.clear()
+        for feed in self.feeds.values():
+            feed.floors, feed.floors_until = [], NEVER_US
+            feed.open_days.clear()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Fit the arrays by symbol and by source to the names known now."""
+        if len(self.calendar_of) < len(self.symbols):
+            fresh = self.symbols.texts[len(self.calendar_of) :]
+            numbers = [self._calendar_number(text) for text in fresh]
+            self.calendar_of = np.concatenate((self.calendar_of, np.array(numbers, dtype=np.int32)))
+        more = len(self.symbols) - len(self.newest)
+        if more:
+            never = np.full(more, NEVER_US, dtype=np.int64)
+            self.newest = np.concatenate((self.newest, never))
+            self.forgotten = np.concatenate((self.forgotten, never))
+        if len(self.ranks) < len(self.sources):
+            ranks = [_rank(text, self.rules.sources) for text in self.sources.texts[len(self.ranks) :]]
+            self.ranks = np.concatenate((self.ranks, np.array(ranks, dtype=np.int64)))
+
+    def _calendar_number(self, symbol: str) -> int:
+        calendar = self._calendars.of(symbol)
+        for number, known in enumerate(self.calendars):
+            if known is calendar:
+                return number
+        self.calendars.append(calendar)
+        return len(self.calendars) - 1
+
+    def day_rows(self, session: int) -> tuple[Rows, npt.NDArray[np.bool_]]:
+        """Return the remembered sums of a session by symbol, and which of them hold; both may be written to."""
+        found = self.day_cache.get(session)
+        count = len(self.symbols)
+        if found is None or len(found[1]) < count:
+            found = np.zeros(count, dtype=ROW), np.zeros(count, dtype=np.bool_)
+            self.day_cache[session] = found
+        return found
+
+
+def _rank(source: str, order: tuple[str, ...]) -> int:
+    return next((place for place, pattern in enumerate(order) if fnmatchcase(source, pattern)), len(order))

@@ -1,0 +1,101 @@
+"""What is known of one feed: how far it has come, when it was up, what it brings, what of it is remembered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from tickerplant.aggregation.windows import Windows
+from tickerplant.core.times import DAY_US, FOREVER_US, NEVER_US, BoolArray, Int64Array
+
+
+@dataclass(slots=True)
+class Feed:
+    """One feed in one partition."""
+
+    name: str
+    number: int
+    up: bool = False
+    live: bool = False
+    ended: bool = False
+    watermark_us: int = NEVER_US
+    top_us: int = NEVER_US
+    """The newest time among what it brought; a daily bar counts with its end."""
+    heard_us: int = NEVER_US
+    """`sent_at_us` of its last record."""
+    lateness_us: int = 0
+    """Of its windows, by the rules in force when its watermark last moved; so that `horizon_us` never goes back."""
+    horizon_us: int = NEVER_US
+    """What ends at or before this is closed."""
+    over_us: int = NEVER_US
+    """Up to here its minutes have been declared over."""
+    coverage: list[tuple[int, int]] = field(default_factory=list)
+    """When it was up, `[from, to)`, in order; the last is open (FOREVER_US) while it is up."""
+    expected: npt.NDArray[np.int32] = field(default_factory=lambda: np.empty(0, dtype=np.int32))
+    windows: Windows = field(default_factory=Windows)
+    open_fives: set[int] = field(default_factory=set)
+    """5m bars that have parts of this feed and wait for its horizon."""
+    open_days: set[tuple[int, int]] = field(default_factory=set)
+    """(calendar, session) likewise."""
+    floors: list[int] = field(default_factory=list)
+    """By calendar: where its memory begins."""
+    floors_until: int = NEVER_US
+    """Until its time passes this, `floors` hold."""
+
+    @property
+    def time_us(self) -> int:
+        """How far it has come in its own time: its watermark, but not beyond what it brought (an end is FOREVER)."""
+        return min(self.watermark_us, self.top_us)
+
+    def advance(self, watermark_us: int, lateness_us: int) -> None:
+        """Move the watermark; it never goes back."""
+        self.watermark_us = max(self.watermark_us, watermark_us)
+        self.lateness_us = lateness_us
+        if self.watermark_us > NEVER_US:
+            self.horizon_us = max(self.horizon_us, self.watermark_us - lateness_us)
+
+    def rise(self, from_us: int, *, hole: bool, whole: bool) -> None:
+        """The feed is up from `from_us` on; without a hole what it was up for before goes on."""
+        former = self.coverage[-1] if self.coverage else None
+        if former is not None and not hole:
+            self.coverage[-1] = (former[0], FOREVER_US)
+            return
+        if whole and from_us > NEVER_US:
+            # Its first minute, five minutes and session count as covered: two days hold any session.
+            from_us = from_us - from_us % DAY_US - DAY_US
+        if former is not None:
+            from_us = max(from_us, former[1])
+        self.coverage.append((from_us, FOREVER_US))
+
+    def fall(self, since_us: int) -> None:
+        """The feed has brought nothing since `since_us`."""
+        self.coverage = [(start, min(end, since_us)) for start, end in self.coverage if start < since_us]
+
+    def covers(self, starts: Int64Array, ends: Int64Array) -> BoolArray:
+        """Return whether the feed was up for all of each `[start, end)`."""
+        return covered(self.coverage, starts, ends)
+
+    def forget_before(self, time_us: int) -> None:
+        """Drop coverage that ended before `time_us`."""
+        self.coverage = [piece for piece in self.coverage if piece[1] >= time_us] or self.coverage[-1:]
+
+
+def covered(pieces: list[tuple[int, int]], starts: Int64Array, ends: Int64Array) -> BoolArray:
+    """Return whether one of the disjoint pieces holds all of each `[start, end)`."""
+    result = np.zeros(len(starts), dtype=np.bool_)
+    for begin, end in pieces:
+        result |= (starts >= begin) & (ends <= end)
+    return result
+
+
+def union(one: list[tuple[int, int]], other: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the pieces that either holds, joined where they touch."""
+    joined: list[tuple[int, int]] = []
+    for begin, end in sorted(one + other):
+        if joined and begin <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(joined[-1][1], end))
+        else:
+            joined.append((begin, end))
+    return joined

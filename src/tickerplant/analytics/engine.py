@@ -1,0 +1,201 @@
+"""The state of one partition: `Bars` in, indicator values out, by the rules that the log says.
+
+What a bar does:
+
+- final, later than all of its symbol: every indicator takes it; its values are `final`, with the bar's version;
+- final or withdrawn, not later: a revision. Values are made again from there as a batch over the revised bars would,
+  and published with the version of the revision (newest version wins). A withdrawn bar's own row is `withdrawn`;
+- older than memory: no values, and counted (`Counts.beyond_memory`); only a withdrawal is still said;
+- final without prices (none of its prints may set one), or with prices beyond ±1e100: no bar to the indicators, and no
+  row; if it replaces a bar that had prices, that bar's values are withdrawn;
+- forming: the forming indicators as if it closed now, nothing kept.
+
+Splits do not change anything yet: indicators run on prices as traded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tickerplant.analytics.indicator import parse
+from tickerplant.analytics.indicator.declaration import Indicator
+from tickerplant.analytics.pane import Chunk, Pane, Rows
+from tickerplant.core import interval as intervals
+from tickerplant.core.interval import Interval
+from tickerplant.core.rules import DEFAULT_RULES, Rules
+from tickerplant.core.schemas import STATES
+from tickerplant.core.times import BoolArray, Int64Array, times_of
+
+PRICES: Final = ("open", "high", "low", "close")
+LARGEST: Final = 1e100
+"""Prices and sizes beyond this are none: their squares, summed over a window, would leave float64."""
+FORMING, FINAL, WITHDRAWN = range(len(STATES))
+
+
+@dataclass(slots=True)
+class Counts:
+    """What this engine has met since it was made; not part of its state."""
+
+    bars: int = 0
+    values: int = 0
+    revisions: int = 0
+    beyond_memory: int = 0
+    without_prices: int = 0
+    stale_forming: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """Rows of one interval with the same columns, to be published."""
+
+    interval: str
+    columns: tuple[str, ...]
+    chunks: Sequence[Chunk]
+
+
+def plan(rules: Rules) -> dict[Interval, tuple[Indicator, ...]]:
+    """Return the indicators by interval, shortest first, each once. Raises BadInput for one that cannot be read."""
+    wanted = {intervals.parse(name): texts for name, texts in rules.indicators.items()}
+    parsed = {interval: tuple(dict.fromkeys(parse(text) for text in wanted[interval])) for interval in sorted(wanted)}
+    return {interval: indicators for interval, indicators in parsed.items() if indicators}
+
+
+class Engine:
+    """States of all symbols of a partition in all intervals."""
+
+    def __init__(self, rules: Rules = DEFAULT_RULES) -> None:
+        self.counts = Counts()
+        self.symbols: list[str] = []
+        self._capacity = 0
+        self._known = pa.array([], pa.utf8())
+        self.panes: dict[str, Pane] = {}
+        self.apply(rules)
+
+    def apply(self, rules: Rules) -> None:
+        """Go on under other rules; indicators that stay keep their states. Raises BadInput and changes nothing."""
+        planned = plan(rules)
+        forming = frozenset(parse(text) for text in rules.forming_indicators)
+        panes: dict[str, Pane] = {}
+        for interval, indicators in planned.items():
+            pane = self.panes.get(interval.name)
+            if pane is None:
+                pane = Pane(interval, indicators, rules.memory_sessions, self._capacity)
+            else:
+                pane.change(indicators, rules.memory_sessions)
+            panes[interval.name] = pane
+        self.panes, self.rules, self._forming = panes, rules, forming
+
+    @property
+    def known(self) -> pa.Array:
+        """The symbols, by row, as an Arrow array."""
+        return self._known
+
+    def add_symbols(self, symbols: Sequence[str]) -> None:
+        """Give each of these symbols, none of which is known, a row."""
+        self.symbols.extend(symbols)
+        self._known = pa.array(self.symbols, pa.utf8())
+        if len(self.symbols) > self._capacity:
+            self._capacity = max(64, 1 << (len(self.symbols) - 1).bit_length())
+            for pane in self.panes.values():
+                pane.grow(self._capacity)
+
+    def bars(self, batch: pa.RecordBatch) -> list[Made]:
+        """Take the rows of one `Bars` record and return the values they cause, closed ones first in each interval."""
+        if batch.num_rows == 0:
+            return []
+        self.counts.bars += batch.num_rows
+        rows = self._read(batch)
+        at, state = _codes(batch.column("interval")), _codes(batch.column("state"))
+        names = batch.column("interval").dictionary.to_pylist()
+        states = np.array([STATES.index(name) if name in STATES else -1 for name in _words(batch, "state")])[state]
+        made: list[Made] = []
+        for name, pane in self.panes.items():
+            if name not in names:
+                continue
+            here = np.isin(at, [code for code, word in enumerate(names) if word == name])
+            closed = np.flatnonzero(here & ((states == FINAL) | (states == WITHDRAWN)))
+            chunks = self._closed(pane, rows.take(closed), states[closed] == WITHDRAWN) if len(closed) else []
+            forming = self._formed(pane, rows.take(np.flatnonzero(here & (states == FORMING))))
+            parts = ((pane.columns, chunks), (self._forming_columns(pane), forming))
+            made += [Made(name, columns, part) for columns, part in parts if part]
+        self.counts.values += sum(len(chunk.times) for part in made for chunk in part.chunks)
+        return made
+
+    def _read(self, batch: pa.RecordBatch) -> Rows:
+        columns = {name: batch.column(name).to_numpy(zero_copy_only=False) for name in (*PRICES, "volume")}
+        usable: BoolArray = np.ones(batch.num_rows, dtype=np.bool_)
+        for values in columns.values():
+            usable &= np.abs(values) <= LARGEST  # False for NaN, which is what a null is here
+        versions = batch.column("version").to_numpy()
+        return Rows(self._rows_of(batch.column("symbol")), times_of(batch.column("time")), versions, columns, usable)
+
+    def _rows_of(self, column: pa.DictionaryArray) -> Int64Array:
+        """Return each row's symbol as its row here; symbols that are new join."""
+        codes = _codes(column)
+        found = pc.index_in(column.dictionary, value_set=self._known)
+        if found.null_count:
+            used = np.zeros(len(found), dtype=np.bool_)
+            used[codes] = True
+            new = pc.and_(found.is_null(), pa.array(used))
+            if pc.any(new).as_py():
+                self.add_symbols(column.dictionary.filter(new).unique().to_pylist())
+                found = pc.index_in(column.dictionary, value_set=self._known)
+        places: Int64Array = found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+        return places[codes]
+
+    def _closed(self, pane: Pane, rows: Rows, withdrawn: BoolArray) -> list[Chunk]:
+        usable = rows.usable & ~withdrawn
+        rows = Rows(rows.symbols, rows.times, rows.versions, rows.columns, usable)
+        late = rows.times <= pane.history.last[rows.symbols]
+        self.counts.without_prices += int((~rows.usable & ~withdrawn).sum())
+        gone = np.flatnonzero(withdrawn | (late & ~usable))
+        chunks = []
+        if len(gone):
+            nothing = np.full((len(pane.columns), len(gone)), np.nan)
+            chunks.append(Chunk(rows.times[gone], rows.symbols[gone], WITHDRAWN, rows.versions[gone], nothing))
+        if late.any():
+            chunks += self._revised(pane, rows.take(late))
+        chunks += pane.close(rows.take(~late & usable))
+        return chunks
+
+    def _revised(self, pane: Pane, rows: Rows) -> list[Chunk]:
+        order = np.lexsort((rows.times, rows.symbols))
+        bounds = np.flatnonzero(np.diff(rows.symbols[order])) + 1
+        chunks = []
+        for part in np.split(order, bounds):
+            chunk, beyond = pane.revise(rows.take(part))
+            self.counts.revisions += len(part) - beyond
+            self.counts.beyond_memory += beyond
+            if chunk is not None and len(chunk.times):
+                chunks.append(chunk)
+        return chunks
+
+    def _formed(self, pane: Pane, rows: Rows) -> list[Chunk]:
+        if not len(rows) or not self._forming_columns(pane):
+            return []
+        fresh = rows.times > pane.history.last[rows.symbols]
+        self.counts.stale_forming += int((~fresh).sum())
+        rows = rows.take(fresh & rows.usable)
+        if not len(rows):
+            return []
+        return [Chunk(rows.times, rows.symbols, FORMING, rows.versions, pane.peek(rows, self._forming))]
+
+    def _forming_columns(self, pane: Pane) -> tuple[str, ...]:
+        chosen = (study.indicator for study in pane.studies if study.indicator in self._forming)
+        return tuple(name for indicator in chosen for name in indicator.columns)
+
+
+def _codes(column: pa.DictionaryArray) -> Int64Array:
+    codes: Int64Array = column.indices.to_numpy().astype(np.int64, copy=False)
+    return codes
+
+
+def _words(batch: pa.RecordBatch, name: str) -> list[str]:
+    words: list[str] = batch.column(name).dictionary.to_pylist()
+    return words

@@ -1,0 +1,130 @@
+"""What an indicator declares, and the two functions it gives; the engine owns states, nulls, revisions, snapshots.
+
+A declaration says its name, parameters with bounds, inputs, outputs, warm-up and the source of its formula. Its state
+is `width` floats a symbol; the states of all symbols of a partition are one array, float64[width, symbols].
+
+`step` takes one bar of each of many symbols, `run` many bars of one symbol. Both must give the same bits, so they do
+the same sums in the same order; `run` may be left out, then it is `step` bar by bar. How the engine returns to a former
+bar, so that a revision gives what a batch over the revised bars would, depends on what the state is made of:
+
+- `block` > 0: the state at a bar comes from the bars since the beginning of the block before the last alone, blocks of
+  `block` bars being counted from the symbol's first bar. The engine runs those again from an empty state.
+- `block` = 0: the state goes back to the first bar. The engine keeps one every few bars (`run` gives the states it went
+  through) and runs on from there; `width` must be small.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+
+from tickerplant.core.errors import BadInput
+from tickerplant.core.times import Float64Array, Int64Array
+
+BAR_INPUTS = ("open", "high", "low", "close", "volume")
+"""The columns of a bar that an indicator may name as its inputs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A parameter and its bounds, both allowed; `whole` parameters take no fraction."""
+
+    name: str
+    least: float
+    most: float
+    whole: bool = True
+
+    def check(self, value: float, indicator: str) -> float:
+        """Return the value, an int where it must be whole. Raises BadInput naming the bounds."""
+        if not self.least <= value <= self.most:
+            raise BadInput(f"{indicator}: {self.name} is {value:g}, it must lie in {self.least:g}..{self.most:g}")
+        if self.whole and value != int(value):
+            raise BadInput(f"{indicator}: {self.name} is {value:g}, it must be a whole number")
+        return int(value) if value == int(value) else value
+
+
+class Run(NamedTuple):
+    """What `run` gives: float64[outputs, bars] and, if recursive, the state after each bar, float64[bars, width]."""
+
+    outputs: Float64Array
+    trace: Float64Array | None
+
+
+class Indicator(ABC):
+    """One indicator with its parameters. Holds no state of its own: two of equal parameters are the same."""
+
+    NAME: ClassVar[str]
+    PARAMETERS: ClassVar[tuple[Parameter, ...]]
+    INPUTS: ClassVar[tuple[str, ...]] = ("close",)
+    OUTPUTS: ClassVar[tuple[str, ...]] = ("",)
+    """A suffix for each output column; the empty one for an indicator with a single output."""
+    SOURCE: ClassVar[str]
+    """Where the formula comes from."""
+
+    warmup: int
+    """Bars until the first value: the value of bar number `warmup` (from 1) is the first that is not null."""
+    width: int
+    block: int = 0
+
+    def __init__(self, *values: float) -> None:
+        wanted = ", ".join(parameter.name for parameter in self.PARAMETERS)
+        if len(values) != len(self.PARAMETERS):
+            raise BadInput(f"{self.NAME} takes ({wanted}), {len(self.PARAMETERS)} in number, not {len(values)}")
+        self.values = tuple(
+            parameter.check(value, self.NAME) for parameter, value in zip(self.PARAMETERS, values, strict=True)
+        )
+        self.declare()
+
+    @abstractmethod
+    def declare(self) -> None:
+        """Set `warmup`, `width` and, where it has one, `block` from `values`."""
+
+    @abstractmethod
+    def step(
+        self, state: Float64Array, rows: Int64Array, index: Int64Array, inputs: tuple[Float64Array, ...], *, keep: bool
+    ) -> tuple[Float64Array, ...]:
+        """Take one bar of each symbol in `rows` and return the outputs, one array of `len(rows)` each.
+
+        `index` is each symbol's number of bars before this one. `keep` False leaves the state as it is: the value as
+        if the bar closed now. What is returned before the warm-up is over does not matter, but may not be a warning.
+        """
+
+    def run(self, state: Float64Array, index: int, inputs: tuple[Float64Array, ...]) -> Run:
+        """Take many bars of one symbol, whose state is float64[width] and whose first bar here has number `index`."""
+        bars = len(inputs[0])
+        outputs = np.empty((len(self.OUTPUTS), bars))
+        trace = np.empty((bars, self.width))
+        row = np.zeros(1, dtype=np.int64)
+        column = state[:, None]
+        for bar in range(bars):
+            one = tuple(values[bar : bar + 1] for values in inputs)
+            made = self.step(column, row, np.array([index + bar]), one, keep=True)
+            for output, value in enumerate(made):
+                outputs[output, bar] = value[0]
+            trace[bar] = state
+        return Run(outputs, None if self.block else trace)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the output columns: `sma_20`, `bbands_20_2_upper`; a fraction's point is written p."""
+        stem = "_".join([self.NAME.lower(), *(f"{value:g}".replace(".", "p") for value in self.values)])
+        return tuple(f"{stem}_{suffix}" if suffix else stem for suffix in self.OUTPUTS)
+
+    def __str__(self) -> str:
+        return f"{self.NAME}({','.join(f'{value:g}' for value in self.values)})"
+
+    def __repr__(self) -> str:
+        return f"<{self}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Indicator) and str(other) == str(self)
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+
+PERIOD = Parameter("period", 2, 1_000)
+"""The period of a moving window. 1,000 bars of memory for a symbol are 8 kB an input; daily, they are four years."""

@@ -1,0 +1,163 @@
+"""Mean and squared deviations over the last n bars, in constant time a bar, without drift.
+
+Bars are counted in blocks of n from the symbol's first. The window that ends inside a block is the tail of the block
+before and the head of this one. Heads grow by a sum a bar; a block's tails are summed backwards once, when it ends.
+So nothing is ever subtracted from a sum, and what a spike leaves behind is gone when it leaves the window.
+
+Sums are of differences from a bar that is itself among the summed (a head's first, a tail's last), therefore
+sum(d²) <= n · sum((x − mean)²): the subtraction in the squared deviations loses a factor n of precision at the most,
+whatever the prices. Equal prices give differences of zero: their mean is the price and their deviation 0, exactly. The
+two parts are joined after Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample
+variances" (1979).
+
+The state, `width` floats: [0, n) the block's prices so far and, behind them, the tail sums of the block before; then
+the head's first price, the head's sum, the former block's last price; with squares also the head's sum of squares and n
+tail sums of squares.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tickerplant.core.times import Float64Array, Int64Array
+
+
+@dataclass(frozen=True, slots=True)
+class BlockMoments:
+    """The moments of windows of `n` bars; `squares` False computes the mean alone and returns zeros beside it."""
+
+    n: int
+    squares: bool = False
+
+    @property
+    def width(self) -> int:
+        """Floats of state a symbol."""
+        return 2 * self.n + 4 if self.squares else self.n + 3
+
+    def step(
+        self, state: Float64Array, rows: Int64Array, index: Int64Array, x: Float64Array, *, keep: bool
+    ) -> tuple[Float64Array, Float64Array]:
+        """Return (mean, sum of squared deviations) of each symbol's window with `x` as its newest bar."""
+        n = self.n
+        slot = index % n
+        held = slot + 1
+        begins = slot == 0
+        first = np.where(begins, x, state[n, rows])
+        difference = x - first
+        head = np.where(begins, 0.0, state[n + 1, rows]) + difference
+        behind = np.minimum(held, n - 1)
+        squares = tails2 = None
+        if self.squares:
+            squares = np.where(begins, 0.0, state[n + 3, rows]) + difference * difference
+            tails2 = state[n + 4 + behind, rows]
+        made = self._join(held, first, head, squares, state[n + 2, rows], state[behind, rows], tails2)
+        if keep:
+            state[slot, rows] = x
+            state[n, rows] = first
+            state[n + 1, rows] = head
+            if squares is not None:
+                state[n + 3, rows] = squares
+            full = held == n
+            if full.any():
+                self._end_block(state, rows[full])
+        return made
+
+    def _join(
+        self,
+        held: Int64Array,
+        first: Float64Array,
+        head: Float64Array,
+        head2: Float64Array | None,
+        last: Float64Array,
+        tail: Float64Array,
+        tail2: Float64Array | None,
+    ) -> tuple[Float64Array, Float64Array]:
+        """Join a head of `held` bars and the tail before it. Where no tail is left its sums are 0 and weigh nothing."""
+        rest = self.n - held
+        some = np.maximum(rest, 1)
+        share = rest / self.n
+        head_mean = first + head / held
+        gap = (last + tail / some) - head_mean
+        mean = head_mean + gap * share
+        if head2 is None or tail2 is None:
+            return mean, np.zeros_like(mean)
+        in_head = np.maximum(head2 - head * head / held, 0.0)
+        in_tail = np.maximum(tail2 - tail * tail / some, 0.0)
+        return mean, in_head + in_tail + gap * gap * (held * share)
+
+    def _end_block(self, state: Float64Array, rows: Int64Array) -> None:
+        n = self.n
+        block = state[:n, rows]
+        last = block[-1].copy()
+        differences = block - last
+        squares = differences * differences if self.squares else None
+        state[:n, rows] = _sums_backwards(differences)
+        state[n + 2, rows] = last
+        if squares is not None:
+            state[n + 4 :, rows] = _sums_backwards(squares)
+
+    def run(self, state: Float64Array, index: int, x: Float64Array) -> tuple[Float64Array, Float64Array]:
+        """Return what `step` gives for many bars of one symbol, whose state is float64[width], bit for bit.
+
+        The blocks lie side by side and are summed along themselves, in the order that `step` sums in.
+        """
+        n = self.n
+        lead = index % n
+        total = lead + len(x)
+        if len(x) == 0:
+            return np.empty(0), np.empty(0)
+        ended = total // n
+        blocks = np.zeros((-(-total // n), n))
+        flat = blocks.reshape(-1)
+        flat[:lead] = state[:lead]
+        flat[lead:total] = x
+        first = blocks[:, :1]
+        differences = blocks - first
+        head = np.cumsum(differences, axis=1)
+        last = blocks[:ended, -1:]
+        backwards = (blocks[:ended] - last)[:, ::-1]
+        tail = np.cumsum(backwards, axis=1)[:, ::-1]
+        held = np.arange(1, n + 1)
+        behind = np.minimum(held, n - 1)
+
+        def before(former: Float64Array, own: Float64Array) -> Float64Array:
+            return np.concatenate([former[None], own])[: len(blocks)]
+
+        head2 = tail2 = former2 = None
+        if self.squares:
+            head2 = np.cumsum(differences * differences, axis=1)
+            tail2 = np.cumsum(backwards * backwards, axis=1)[:, ::-1]
+            former2 = before(state[n + 4 :], tail2)[:, behind]
+        made = self._join(
+            held, first, head, head2, before(state[n + 2 : n + 3], last), before(state[:n], tail)[:, behind], former2
+        )
+        if ended:
+            state[:n] = tail[-1]
+            state[n + 2] = last[-1, 0]
+            if tail2 is not None:
+                state[n + 4 :] = tail2[-1]
+        over = total % n
+        state[:over] = flat[total - over : total]
+        at = (len(blocks) - 1, (total - 1) % n)
+        state[n] = first[-1, 0]
+        state[n + 1] = head[at]
+        if head2 is not None:
+            state[n + 3] = head2[at]
+        mean, squares = (part.reshape(-1)[lead:total] for part in made)
+        return mean, squares
+
+
+def _sums_backwards(block: Float64Array) -> Float64Array:
+    """Return, for each symbol (column), the sums from each bar (row) to the last, added from the last on.
+
+    Uses the block up. Along columns `cumsum` takes one number after the other from memory; row by row is a vector at a
+    time, and the same sums.
+    """
+    if block.shape[1] < 64:  # below, a call a row costs more than it saves
+        sums: Float64Array = np.cumsum(block[::-1], axis=0)[::-1]
+        return sums
+    for bar in range(len(block) - 2, -1, -1):
+        block[bar] += block[bar + 1]
+    return block

@@ -1,0 +1,73 @@
+"""What the engine made, as batches of `Values` records.
+
+Intervals with the same columns share a batch. Values on forming bars have the forming indicators' columns alone, so
+they are in batches of their own, after the closed ones. Rows of a batch are ordered by interval, then time, then by
+when the symbol first came; where one time closed for many symbols they have the order of the bars.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+
+from tickerplant.analytics.engine import FORMING, Made
+from tickerplant.core import schemas
+from tickerplant.core.times import Float64Array, Int64Array, timestamps
+
+MAX_ROWS: Final = 100_000
+"""Rows of a record: with 12 columns 13 MB, below the log's 32 MB."""
+
+_STATES = pa.array(schemas.STATES)
+
+
+def batches(made: Sequence[Made], symbols: pa.Array) -> list[pa.RecordBatch]:
+    """Return the batches of one record's outputs; `symbols` are the engine's, by row."""
+    ordered = sorted(made, key=lambda part: (_is_forming(part), part.columns))  # stable: intervals keep their order
+    found = []
+    for _, group in groupby(ordered, key=lambda part: (_is_forming(part), part.columns)):
+        batch = _batch(list(group), symbols)
+        found += [batch.slice(start, MAX_ROWS) for start in range(0, batch.num_rows, MAX_ROWS)]
+    return found
+
+
+def _is_forming(part: Made) -> bool:
+    return part.chunks[0].state == FORMING
+
+
+def _in_order(part: Made) -> tuple[Int64Array, Int64Array, Int64Array, Int64Array, Float64Array]:
+    times = np.concatenate([chunk.times for chunk in part.chunks])
+    symbols = np.concatenate([chunk.symbols for chunk in part.chunks])
+    versions = np.concatenate([chunk.versions for chunk in part.chunks])
+    states = np.concatenate([np.full(len(chunk.times), chunk.state) for chunk in part.chunks])
+    values = np.concatenate([chunk.values for chunk in part.chunks], axis=1)
+    if len(part.chunks) == 1 and (times == times[0]).all():
+        return times, symbols, versions, states, values
+    order = np.lexsort((symbols, times))
+    return times[order], symbols[order], versions[order], states[order], values[:, order]
+
+
+def _batch(parts: Sequence[Made], known: pa.Array) -> pa.RecordBatch:
+    pieces = [_in_order(part) for part in parts]
+    times, symbols, versions, states, values = (np.concatenate(piece, axis=-1) for piece in zip(*pieces, strict=True))
+    intervals = np.repeat(np.arange(len(parts)), [len(piece[0]) for piece in pieces])
+    used = np.zeros(len(known), dtype=np.bool_)
+    used[symbols] = True
+    place = np.cumsum(used) - 1
+    arrays = [
+        timestamps(times),
+        pa.DictionaryArray.from_arrays(pa.array(place[symbols].astype(np.int32)), known.filter(pa.array(used))),
+        _small(intervals, pa.array([part.interval for part in parts])),
+        _small(states, _STATES),
+        pa.array(versions),
+        *(pa.array(column, mask=np.isnan(column)) for column in values),
+    ]
+    columns = [pa.field(name, pa.float64()) for name in parts[0].columns]
+    return pa.RecordBatch.from_arrays(arrays, schema=pa.schema([*schemas.ANALYTICS_KEY, *columns]))
+
+
+def _small(codes: Int64Array, words: pa.Array) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int8)), words)

@@ -1,0 +1,1 @@
+"""What users reach: REST from the store, WebSocket from the log."""

@@ -1,0 +1,158 @@
+"""Arrow tables as JSON and CSV, with times in a zone. Whole columns at a time.
+
+Numbers are numbers, missing is null (JSON) or empty (CSV), NaN and infinity never leave.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import io
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv as arrow_csv
+
+from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US, Int64Array, from_us, times_of
+
+EPOCHS: Final = {"s": SECOND_US, "ms": 1_000, "us": 1}
+TIME_STYLES: Final = ("iso", *EPOCHS)
+_QUARTER_US = 15 * MINUTE_US
+
+
+def offsets_us(times_us: Int64Array, zone: dt.tzinfo) -> Int64Array:
+    """Return the zone's offset from UTC at each time, in µs.
+
+    Asks the zone once a day that occurs, and once a quarter of an hour on days on which the clocks change (all changes
+    since 1900 fall on one).
+    """
+    if not len(times_us):
+        return times_us
+    days, which = np.unique(times_us // DAY_US, return_inverse=True)
+    by_day = np.empty(len(days), dtype=np.int64)
+    changing = np.zeros(len(days), dtype=bool)
+    for number, day in enumerate(days.tolist()):
+        by_day[number] = _offset_us(day * DAY_US, zone)
+        changing[number] = by_day[number] != _offset_us((day + 1) * DAY_US, zone)
+    result = by_day[which]
+    rows = np.flatnonzero(changing[which])
+    if len(rows):
+        quarters, at = np.unique(times_us[rows] // _QUARTER_US, return_inverse=True)
+        exact = np.array([_offset_us(quarter * _QUARTER_US, zone) for quarter in quarters.tolist()], dtype=np.int64)
+        result[rows] = exact[at]
+    return result
+
+
+def _offset_us(us: int, zone: dt.tzinfo) -> int:
+    try:
+        offset = from_us(us).astimezone(zone).utcoffset()
+    except OverflowError:
+        return 0
+    return 0 if offset is None else offset // dt.timedelta(microseconds=1)
+
+
+def iso_times(times_us: Int64Array, zone: dt.tzinfo) -> npt.NDArray[np.str_]:
+    """Return ISO 8601 with the zone's offset, `2026-03-09T09:30:00-04:00`; microseconds where any time has them."""
+    offsets = offsets_us(times_us, zone)
+    unit = "s" if not (times_us % SECOND_US).any() else "us"
+    moments = (times_us + offsets).astype("datetime64[us]")
+    local: npt.NDArray[np.str_] = np.datetime_as_string(moments, unit=unit)  # type: ignore[call-overload]
+    if not len(times_us):
+        return local
+    unique, which = np.unique(offsets, return_inverse=True)
+    suffixes = np.array([_suffix(offset) for offset in unique.tolist()])
+    joined: npt.NDArray[np.str_] = np.char.add(local, suffixes[which])
+    return joined
+
+
+def _suffix(offset_us: int) -> str:
+    sign = "-" if offset_us < 0 else "+"
+    minutes, seconds = divmod(abs(offset_us) // SECOND_US, 60)
+    text = f"{sign}{minutes // 60:02d}:{minutes % 60:02d}"
+    return f"{text}:{seconds:02d}" if seconds else text
+
+
+def time_column(times_us: Int64Array, zone: dt.tzinfo, style: str, *, sessions: bool) -> pa.Array:
+    """Return times as users asked for them; daily bars (`sessions`) have dates instead of instants."""
+    if style != "iso":
+        return pa.array(times_us // EPOCHS[style])
+    if sessions:
+        return pa.array(np.datetime_as_string(times_us.view("datetime64[us]"), unit="D").astype(object), pa.utf8())
+    return pa.array(iso_times(times_us, zone).astype(object), pa.utf8())
+
+
+def exact_time(us: int, zone: dt.tzinfo, style: str, *, sessions: bool) -> str | int:
+    """Return one time as users asked for them, but in µs where their unit would lose some of it."""
+    if style != "iso" and us % EPOCHS[style]:
+        style = "us"
+    found: str | int = time_column(np.array([us], dtype=np.int64), zone, style, sessions=sessions)[0].as_py()
+    return found
+
+
+def for_users(table: pa.Table, zone: dt.tzinfo, style: str = "iso", *, sessions: bool = False) -> pa.Table:
+    """Return the table with plain columns: times as text or numbers, text out of dictionaries, NaN as null."""
+    columns: dict[str, Any] = {}
+    for name in table.schema.names:
+        column = table.column(name)
+        kind = column.type
+        if pa.types.is_timestamp(kind) and column.null_count == 0:
+            # Only the bar's own time is a session's date; when it was published is an instant.
+            column = time_column(times_of(column), zone, style, sessions=sessions and name == "time")
+        elif pa.types.is_timestamp(kind):
+            whole = times_of(column.drop_null())
+            texts = iter(time_column(whole, zone, style, sessions=False).to_pylist())
+            column = pa.array([next(texts) if valid else None for valid in column.is_valid().to_pylist()])
+        elif pa.types.is_dictionary(kind):
+            column = column.cast(pa.utf8())
+        elif pa.types.is_floating(kind):
+            column = pc.if_else(pc.is_finite(column), column, pa.scalar(None, kind))
+        columns[name] = column
+    return pa.table(columns)
+
+
+def to_rows(table: pa.Table) -> list[Any]:
+    """Return the rows of a table from `for_users` as objects that msgspec encodes with their column names."""
+    names = table.schema.names
+    if not names:
+        return []
+    kind = msgspec.defstruct("Row", [(f"c{number}", Any) for number in range(len(names))], rename=dict(
+        zip((f"c{number}" for number in range(len(names))), names, strict=True)
+    ), gc=False)  # fmt: skip
+    return list(map(kind, *(table.column(name).to_pylist() for name in names)))
+
+
+def to_json(head: Mapping[str, Any], key: str, table: pa.Table) -> bytes:
+    """Return `head` with the table's rows under `key`, as JSON."""
+    return msgspec.json.encode({**head, key: to_rows(table)})
+
+
+def to_csv(table: pa.Table) -> bytes:
+    """Return a table from `for_users` as CSV with a header line, lists as words between spaces.
+
+    Text is quoted only in answers where some must be.
+    """
+    for number, field in enumerate(table.schema):
+        if pa.types.is_list(field.type):
+            table = table.set_column(number, field.name, pc.binary_join(table.column(number), " "))
+    head = (",".join(table.schema.names) + "\n").encode()
+    if not table.num_rows:
+        return head
+    try:
+        return head + _csv_rows(table, "none")
+    except pa.ArrowInvalid:  # a text has a comma, a quote or a line's end; Arrow's "needed" then quotes every text
+        return head + _csv_rows(table, "needed")
+
+
+def _csv_rows(table: pa.Table, quoting: str) -> bytes:
+    sink = io.BytesIO()
+    arrow_csv.write_csv(table, sink, arrow_csv.WriteOptions(include_header=False, quoting_style=quoting))
+    return sink.getvalue()
+
+
+def encode(message: Any) -> bytes:
+    """Return a small message as JSON; NaN becomes null."""
+    return msgspec.json.encode(message)

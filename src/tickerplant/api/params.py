@@ -1,0 +1,150 @@
+"""Parameters of the REST endpoints: times, zones, limits. Pure; each error says what to send instead."""
+
+from __future__ import annotations
+
+import datetime as dt
+import difflib
+import re
+import zoneinfo
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from tickerplant.core import interval as intervals
+from tickerplant.core.errors import BadInput
+from tickerplant.core.interval import Interval
+from tickerplant.core.symbols import check_symbol
+from tickerplant.core.times import DAY_US, from_us, to_us
+
+DEFAULT_LIMIT: Final = 1_000
+MAX_LIMIT: Final = 50_000
+MAX_SKIP: Final = 200_000
+"""Rows of one instant that pages can get past; each page reads them again."""
+_NUMBER = re.compile(r"-?\d{1,19}(\.\d+)?\Z")
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """What to read: `[start_us, end_us)`, at most `limit` rows; None is open. With no start, the newest rows.
+
+    `skip`: so many rows at the side where reading begins belong to the page before.
+    """
+
+    start_us: int | None
+    end_us: int | None
+    limit: int
+    skip: int = 0
+
+
+def parse_zone(name: str) -> zoneinfo.ZoneInfo:
+    """Return the IANA time zone. Raises BadInput."""
+    try:
+        return zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        raise BadInput(f"unknown time zone {name!r}; use an IANA name such as UTC or America/New_York") from None
+
+
+def parse_time(text: str, zone: dt.tzinfo, name: str) -> int:
+    """Return µs UTC of ISO 8601, a date, or a number since 1970 (s, ms or µs by its size); naive times are in `zone`.
+
+    A local time that a change of the clocks skips or repeats is read as the first of the two.
+
+    >>> parse_time("2026-03-09", dt.UTC, "start") == parse_time("1773014400", dt.UTC, "start")
+    True
+    """
+    text = text.strip()
+    if _NUMBER.match(text):
+        value = float(text) if "." in text else int(text)
+        size = abs(value)
+        # Seconds reach year 5138 at 1e11, milliseconds begin in 1973 there; the same holds a thousand times up.
+        scale = 1_000_000 if size < 1e11 else 1_000 if size < 1e14 else 1
+        return _within(round(value * scale), text, name)
+    try:
+        moment = dt.datetime.fromisoformat(text.replace(" ", "+") if re.search(r" \d{2}:?\d{2}\Z", text) else text)
+    except ValueError:
+        raise BadInput(
+            f"`{name}` {text!r} is no time; use ISO 8601 (2026-03-09T09:30:00, 2026-03-09T14:30:00Z), a date "
+            "(2026-03-09), or seconds, milliseconds or microseconds since 1970"
+        ) from None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=zone)
+    try:
+        return _within(to_us(moment), text, name)
+    except OverflowError:
+        raise BadInput(f"`{name}` {text!r} lies outside the years 1 to 9999") from None
+
+
+def _within(us: int, text: str, name: str) -> int:
+    try:
+        from_us(us)
+    except OverflowError:
+        raise BadInput(f"`{name}` {text!r} lies outside the years 1 to 9999") from None
+    return us
+
+
+def parse_span(
+    start: str | None, end: str | None, limit: int, zone: dt.tzinfo, *, sessions: bool = False, skip: int = 0
+) -> Span:
+    """Return the span of the parameters. Raises BadInput.
+
+    `sessions`: the times stand for dates of trading sessions (daily bars), in the zone; an `end` within a day takes
+    that day's session too.
+    """
+    start_us = None if not start else parse_time(start, zone, "start")
+    end_us = None if not end else parse_time(end, zone, "end")
+    if sessions:
+        try:
+            start_us, end_us = _session_span(start_us, end_us, zone)
+        except OverflowError:
+            raise BadInput("`start` and `end` must lie within the years 1 to 9999 in the zone of `tz`") from None
+    if start_us is not None and end_us is not None and start_us >= end_us:
+        raise BadInput(f"`start` {start!r} is not before `end` {end!r} (`end` is exclusive)")
+    if not 1 <= limit <= MAX_LIMIT:
+        raise BadInput(f"`limit` is 1 to {MAX_LIMIT}, not {limit}; ask again from `next` for more")
+    if not 0 <= skip <= MAX_SKIP:
+        raise BadInput(f"`skip` is 0 to {MAX_SKIP}, not {skip}; send the one of `next`")
+    return Span(start_us, end_us, limit, skip)
+
+
+def _session_span(start_us: int | None, end_us: int | None, zone: dt.tzinfo) -> tuple[int | None, int | None]:
+    start_us = None if start_us is None else _date_us(start_us, zone)
+    if end_us is not None:
+        midnight = from_us(end_us).astimezone(zone).time() == dt.time(0)
+        end_us = _date_us(end_us, zone) + (0 if midnight else DAY_US)
+    return start_us, end_us
+
+
+def _date_us(us: int, zone: dt.tzinfo) -> int:
+    date = from_us(us).astimezone(zone).date()
+    return to_us(dt.datetime.combine(date, dt.time(0), dt.UTC))
+
+
+def parse_interval(name: str, allowed: tuple[Interval, ...], path: str) -> Interval:
+    """Return one of the allowed intervals. Raises BadInput naming them, and where the other ones are."""
+    found = intervals.parse(name)
+    if found not in allowed:
+        names = ", ".join(each.name for each in allowed)
+        other = "/v1/historical" if not found.is_intraday else "/v1/intraday"
+        raise BadInput(f"`interval` {found.name} is not at {path}, which has {names}; see {other}")
+    return found
+
+
+def parse_symbol(text: str) -> str:
+    """Return the symbol in the plant's form. Raises BadInput."""
+    return check_symbol(text)
+
+
+def parse_names(text: str | None) -> list[str] | None:
+    """Return the names of a comma-separated list, None for all."""
+    names = [name.strip() for name in (text or "").split(",") if name.strip()]
+    return names or None
+
+
+def check_names(given: Iterable[str], known: Sequence[str]) -> None:
+    """Raise BadInput for a name that is none of the known ones, saying which is nearest and which there are."""
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name.lower(), known, n=1)
+            guess = f"; did you mean `{near[0]}`?" if near else "."
+            raise BadInput(f"there is no parameter `{name[:64]}` here{guess} All are: {', '.join(known)}")

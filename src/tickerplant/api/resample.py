@@ -1,0 +1,92 @@
+"""Coarser bars out of stored ones: 15m, 30m and 1h from 5m, 1w from 1d. Pure, whole columns at a time."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+
+from tickerplant.core import schemas
+from tickerplant.core.interval import D1, H1, M5, M15, M30, W1, Interval
+from tickerplant.core.times import Float64Array, times_of, timestamps
+
+BASE: Final = {M15: M5, M30: M5, H1: M5, W1: D1}
+"""Which stored interval an interval is built from."""
+
+
+def ratio(interval: Interval) -> int:
+    """Return the most base bars that one bar of the interval has."""
+    return interval.us // BASE[interval].us
+
+
+def resample(bars: pa.Table, interval: Interval) -> pa.Table:
+    """Return bars of `interval` from base bars in ascending order, withdrawn ones left out.
+
+    A bar is `forming` while its newest part is or while the bucket may still get parts (the last one, unless its end is
+    reached), complete when all its parts are, and has the newest version among them. Its `vwap` is weighted by volume.
+    """
+    bars = bars.filter(pa.array(np.asarray(bars.column("state").to_pylist(), dtype=object) != schemas.WITHDRAWN))
+    if not bars.num_rows:
+        return bars
+    base = BASE[interval]
+    times = times_of(bars.column("time"))
+    buckets = interval.floor(times)
+    first = np.flatnonzero(np.r_[True, buckets[1:] != buckets[:-1]])
+    last = np.r_[first[1:], len(times)] - 1
+    column = {name: _floats(bars, name) for name in ("open", "high", "low", "close", "volume", "vwap", "trades")}
+    weight = np.where(np.isnan(column["vwap"]), 0.0, column["volume"])
+    weights = np.add.reduceat(weight, first)
+    money = np.add.reduceat(np.nan_to_num(column["vwap"]) * weight, first)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        vwap = np.where(weights > 0, money / weights, np.nan)
+    trades = np.add.reduceat(column["trades"], first)
+    forming = np.asarray(bars.column("state").to_pylist(), dtype=object) == schemas.FORMING
+    open_still = np.logical_or.reduceat(forming, first)
+    if base.end(int(times[-1])) < interval.end(int(buckets[-1])):
+        open_still[-1] = True
+    newest = _at_largest(bars, "version", first, last)
+    made: dict[str, Any] = {
+        "time": timestamps(buckets[first]),
+        "open": _nullable(_first_known(column["open"], first, last)),
+        "high": _nullable(np.fmax.reduceat(column["high"], first)),
+        "low": _nullable(np.fmin.reduceat(column["low"], first)),
+        "close": _nullable(_last_known(column["close"], first, last)),
+        "volume": pa.array(np.add.reduceat(column["volume"], first)),
+        "vwap": _nullable(vwap),
+        "trades": pa.array(trades, pa.int64(), mask=np.isnan(trades), safe=False),
+        "state": pa.array(np.where(open_still, schemas.FORMING, schemas.FINAL).astype(object), pa.utf8()),
+        "complete": pa.array(
+            np.logical_and.reduceat(np.asarray(bars.column("complete").to_pylist(), dtype=bool), first)
+        ),
+        "revision": bars.column("revision").take(pa.array(newest)),
+        "version": bars.column("version").take(pa.array(newest)),
+        "source": bars.column("source").take(pa.array(last)),
+    }
+    return pa.table({name: value for name, value in made.items() if name in bars.schema.names})
+
+
+def _floats(bars: pa.Table, name: str) -> Float64Array:
+    array: Float64Array = bars.column(name).cast(pa.float64()).to_numpy()
+    return array
+
+
+def _nullable(values: Float64Array) -> pa.Array:
+    return pa.array(values, pa.float64(), mask=np.isnan(values))
+
+
+def _first_known(values: Float64Array, first: Any, last: Any) -> Float64Array:
+    known = np.where(np.isnan(values), len(values), np.arange(len(values)))
+    at = np.minimum.reduceat(known, first)
+    return np.where(at <= last, values[np.minimum(at, len(values) - 1)], np.nan)
+
+
+def _last_known(values: Float64Array, first: Any, last: Any) -> Float64Array:
+    known = np.where(np.isnan(values), -1, np.arange(len(values)))
+    at = np.maximum.reduceat(known, first)
+    return np.where(at >= first, values[np.maximum(at, 0)], np.nan)
+
+
+def _at_largest(bars: pa.Table, name: str, first: Any, last: Any) -> Any:
+    values = bars.column(name).to_numpy()
+    return np.array([a + int(np.argmax(values[a : b + 1])) for a, b in zip(first, last, strict=True)], dtype=np.int64)

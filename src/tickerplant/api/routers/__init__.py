@@ -1,0 +1,1 @@
+"""The REST endpoints, by what they read."""

@@ -1,0 +1,1 @@
+"""Settings, supervisor, metrics, health and the command line."""

@@ -1,0 +1,32 @@
+"""`tickerplant config`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tickerplant.app.commands.common import emit, table
+
+if TYPE_CHECKING:
+    from tickerplant.app.settings import Loaded
+
+
+def config_(
+    loaded: Loaded,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print docs/settings.md.")] = False,
+) -> None:
+    """Print every setting: its value, where that came from, and what it is for. Secrets are hidden."""
+    from tickerplant.app import describe
+
+    if markdown:
+        print(describe.markdown(), end="")
+    elif json:
+        for row in describe.rows(loaded):
+            emit(row.as_dict())
+    else:
+        table(
+            ["setting", "value", "from", "what"],
+            ([row.name, describe.text_of(row.value), row.origin, row.description] for row in describe.rows(loaded)),
+        )

@@ -1,0 +1,194 @@
+"""`up`, `run` and `sandbox`: what stays until it is stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import threading
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tickerplant.app.commands.common import say
+from tickerplant.core.errors import BadInput, ConfigError
+
+if TYPE_CHECKING:
+    from tickerplant.app.settings import Loaded, Settings
+    from tickerplant.app.supervisor import Supervisor
+
+Host = Annotated[str | None, typer.Option("--host", help="Address of the API.", rich_help_panel="Settings")]
+Port = Annotated[int | None, typer.Option("--port", help="Port of the API.", rich_help_panel="Settings")]
+Symbols = Annotated[
+    str | None, typer.Option("--symbols", help="Symbols that the feeds bring, by commas.", rich_help_panel="Settings")
+]
+Partitions = Annotated[
+    int | None, typer.Option("--partitions", help="Partitions of new topics.", rich_help_panel="Settings")
+]
+
+
+def up(
+    loaded: Loaded,
+    s_api__host: Host = None,
+    s_api__port: Port = None,
+    s_symbols: Symbols = None,
+    s_partitions: Partitions = None,
+    sandbox_: Annotated[
+        bool | None, typer.Option("--sandbox/--no-sandbox", help="Whether to bring a vendor that needs no key.")
+    ] = None,
+) -> None:
+    """Run the whole plant in this process, with the sandbox vendor if no vendor's key is set. Ctrl-C stops it."""
+    from tickerplant.app import parts, plant
+    from tickerplant.app.lean import lean
+    from tickerplant.app.sandbox import sandbox_process
+    from tickerplant.app.supervisor import signals
+
+    lean()
+    settings = loaded.settings
+    wants_sandbox = settings.wants_sandbox if sandbox_ is None else sandbox_
+    check_port(settings)
+    stop = threading.Event()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(plant.folder_alone(settings))
+        stack.enter_context(signals(stop))
+        opened = stack.enter_context(plant.opened(settings))
+        parts.ensure_settings(opened.event_log, settings, always_open=wants_sandbox)
+        vendor = stack.enter_context(sandbox_process(settings)) if wants_sandbox else None
+        names = [name for name in plant.SERVICES if name != "market_data" or vendor or settings.vendors.any_key()]
+        supervisor = opened.supervise(names, vendor=vendor)
+        supervise(supervisor, stop, when_up=(settings, _where_to_look(settings, names, made_up=vendor is not None)))
+
+
+def run(
+    loaded: Loaded,
+    name: Annotated[str, typer.Argument(help="market_data, aggregation, analytics, persistence, api or store.")],
+    s_api__host: Host = None,
+    s_api__port: Port = None,
+    s_symbols: Symbols = None,
+    s_instance: Annotated[
+        str | None, typer.Option("--instance", help="Name of this member of its service.", rich_help_panel="Settings")
+    ] = None,
+    while_used: Annotated[bool, typer.Option("--while-used", hidden=True)] = False,
+) -> None:
+    """Run one service against the log and the store of the settings. `store` is the embedded PostgreSQL alone."""
+    from tickerplant.app import parts, plant
+    from tickerplant.app.database import serve
+    from tickerplant.app.lean import lean
+    from tickerplant.app.sandbox import sandbox_process
+    from tickerplant.app.supervisor import signals
+
+    lean()
+    settings, name = loaded.settings, name.replace("-", "_")
+    stop = threading.Event()
+    if name == "store":
+        if not settings.embedded_store:
+            raise ConfigError("the store of the settings is not the embedded one; there is nothing to run")
+        with signals(stop):
+            serve(settings, stop, while_used=while_used)
+        return
+    if name not in plant.SERVICES:
+        raise BadInput(f"{name!r} is no service; run one of {', '.join(plant.SERVICES)}, store")
+    if name == "api":
+        check_port(settings)
+    with contextlib.ExitStack() as stack:
+        if settings.embedded_log:
+            stack.enter_context(plant.folder_shared(settings, name))
+        stack.enter_context(signals(stop))
+        opened = stack.enter_context(plant.opened(settings, lasting=True, store=name in plant.NEED_STORE))
+        vendor = None
+        if name == "market_data":
+            parts.ensure_settings(opened.event_log, settings, always_open=settings.wants_sandbox)
+            if settings.wants_sandbox:
+                vendor = stack.enter_context(sandbox_process(settings))
+        supervisor = opened.supervise([name], vendor=vendor)
+        say(f"tickerplant {name} is up")
+        supervise(supervisor, stop)
+
+
+def sandbox(
+    loaded: Loaded,
+    s_sandbox__port: Annotated[int | None, typer.Option("--port", help="Port; 0 takes a free one.")] = None,
+    s_sandbox__rate: Annotated[float | None, typer.Option("--rate", help="Trades a second, all symbols.")] = None,
+    s_sandbox__seed: Annotated[int | None, typer.Option("--seed", help="Seed of the made-up prices.")] = None,
+    s_symbols: Symbols = None,
+    while_used: Annotated[bool, typer.Option("--while-used", hidden=True)] = False,
+) -> None:
+    """Run the sandbox vendor alone: a local server that speaks the vendors' own protocols."""
+    from tickerplant.app import parts
+    from tickerplant.app.lean import lean
+    from tickerplant.app.supervisor import signals
+
+    lean()
+    stop = threading.Event()
+    with signals(stop), parts.sandbox(loaded.settings) as place:
+        if while_used:  # the plant that wants it reads where it is, and keeps our input open for as long
+            print(json.dumps({"url": place.url, "stream_url": place.stream_url}), flush=True)
+            while not stop.is_set() and os.read(0, 1):
+                pass
+            return
+        say(f"the sandbox vendor is up: {place.url}")
+        stop.wait()
+
+
+def supervise(supervisor: Supervisor, stop: threading.Event, *, when_up: tuple[Settings, str] | None = None) -> None:
+    """Run until `stop` or until a service gives up; raise why it did. `when_up` is said once the API answers."""
+    supervisor.start()
+    try:
+        if when_up is not None:
+            settings, text = when_up
+            while not (answers := _answers(settings)) and supervisor.failure() is None and not stop.wait(0.05):
+                pass
+            if answers:
+                say(text)
+        supervisor.wait(stop)
+    finally:
+        if stop.is_set():
+            say("stopping; Ctrl-C again to leave at once")
+        supervisor.stop()
+    failure = supervisor.failure()
+    if failure is not None:
+        raise failure
+
+
+def _answers(settings: Settings) -> bool:
+    """Whether somebody listens where the API is to listen; with a free port, which its own line names, at once."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.api.host, settings.api.host)  # noqa: S104
+    with contextlib.suppress(OSError):
+        if settings.api.port:
+            socket.create_connection((host, settings.api.port), timeout=1).close()
+        return True
+    return False
+
+
+def _where_to_look(settings: Settings, names: list[str], *, made_up: bool) -> str:
+    """Return what a person reads first: where everything is, whose prices these are, and how to end it."""
+    host = settings.api.host
+    shown = "localhost" if host in ("0.0.0.0", "127.0.0.1", "::", "::1") else f"[{host}]" if ":" in host else host  # noqa: S104
+    base = f"http://{shown}:{settings.api.port or '…'}"
+    opened = "#apikey=KEY" if settings.api.key is not None else ""
+    feeds = "none: the sandbox is off and no vendor's key is set" if "market_data" not in names else "a vendor's"
+    lines = {
+        "dashboard": f"{base}/{opened}",
+        "API": f"{base}/docs",
+        "health": f"{base}/health",
+        "prices": "made up by the sandbox vendor" if made_up else feeds,
+        "data": str(settings.data),
+        "stop": "Ctrl-C; started again it goes on",
+    }
+    return "\n".join(["tickerplant is up", *(f"  {name:<10} {text}" for name, text in lines.items())])
+
+
+def check_port(settings: Settings) -> None:
+    """Raise ConfigError when somebody listens on the API's port already."""
+    if settings.api.port == 0:
+        return
+    with socket.socket(socket.AF_INET6 if ":" in settings.api.host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.api.host, settings.api.port))
+        except OSError as error:
+            raise ConfigError(
+                f"the API cannot listen on {settings.api.host}:{settings.api.port} ({error.strerror}); "
+                "choose another --port"
+            ) from None

@@ -1,0 +1,400 @@
+"""Every place where `app` touches another room: opening its parts and running its services. Imports when called."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import msgspec
+
+from tickerplant.app.settings import Settings
+from tickerplant.core.errors import BadInput, StoreMismatch, UnknownTopic
+from tickerplant.core.rules import DEFAULT_RULES, values_of
+from tickerplant.core.schemas import ANALYTICS, OHLCV, RAW, STATE_FEEDS, TOPICS
+
+if TYPE_CHECKING:
+    from tickerplant.app.catchup import Applied, Progress
+    from tickerplant.app.health import Part
+    from tickerplant.app.metrics import ServiceCounts
+    from tickerplant.app.plant import Plant
+    from tickerplant.log.port import EventLog
+    from tickerplant.market_data.replay import ReplayOptions, ReplayProgress, ReplaySummary
+    from tickerplant.market_data.sandbox import SandboxPlace
+    from tickerplant.store import Store
+    from tickerplant.store.migrations import MigrationStatus
+
+T = TypeVar("T")
+
+TWELVE_DATA_REST = "https://api.twelvedata.com"
+TWELVE_DATA_STREAM = "wss://ws.twelvedata.com/v1/quotes/price"
+
+
+# The log
+
+
+@contextlib.contextmanager
+def event_log(settings: Settings, *, make_topics: bool = True) -> Iterator[EventLog]:
+    """Open the log of the settings for the block, and make its topics where it has none."""
+    from tickerplant.log.open import open_log
+
+    opened = open_log(settings.log, data=settings.data, config=settings.kafka)
+    try:
+        if make_topics:
+            create_topics(opened, settings.partitions)
+        yield opened
+    finally:
+        opened.close()
+
+
+def create_topics(log: EventLog, partitions: int) -> list[str]:
+    """Make what is missing, with as many partitions as the log has already, or else `partitions`."""
+    with contextlib.suppress(UnknownTopic):
+        partitions = log.partitions(RAW)
+    return log.create_topics(TOPICS, partitions)
+
+
+def ensure_settings(log: EventLog, settings: Settings, *, only_first: bool = False, always_open: bool = False) -> None:
+    """Write the rules into the log if they differ from those in force; with `only_first` only if there are none.
+
+    `always_open`: the vendor is the sandbox, whose stocks trade round the clock so that a demo lives at any hour;
+    where the user has named no calendars they are `24/7`.
+    """
+    from tickerplant.market_data.control import SETTINGS_KEY
+    from tickerplant.market_data.control import ensure_settings as ensure
+
+    if only_first and log.get_state(STATE_FEEDS, 0, SETTINGS_KEY) is not None:
+        return
+    rules = settings.rules.rules()
+    if always_open and rules.calendars == DEFAULT_RULES.calendars:
+        rules = msgspec.structs.replace(rules, calendars={"*": "24/7"})
+    ensure(log, values_of(rules))
+
+
+# The embedded PostgreSQL
+
+
+class PostgresServer(Protocol):
+    """The embedded server, as this room needs it. It starts itself again when it dies."""
+
+    def start(self) -> str: ...  # noqa: D102
+    def stop(self) -> None: ...  # noqa: D102
+
+
+def embedded_postgres(data: Path) -> PostgresServer:
+    """Return the embedded PostgreSQL of a data folder, not started."""
+    from tickerplant.store.embedded import EmbeddedPostgres
+
+    return EmbeddedPostgres(data / "postgres")
+
+
+def has_store(data: Path) -> bool:
+    """Whether the data folder has an embedded PostgreSQL, running or not."""
+    return (data / "postgres").exists()
+
+
+# Feeds
+
+
+def replay_options(
+    *,
+    symbol: str | None,
+    interval: str | None,
+    tz: str | None,
+    date_order: str | None,
+    speed: float | None,
+    source: str | None,
+) -> ReplayOptions:
+    """Return what a replay is told besides its file."""
+    from tickerplant.market_data.replay import ReplayOptions
+
+    if date_order not in (None, "mdy", "dmy"):
+        raise BadInput(f"--date-order {date_order!r}: use mdy (03/04 is the 4th of March) or dmy (the 3rd of April)")
+    return ReplayOptions(
+        symbol=symbol, interval=interval, tz=tz, date_order=date_order, speed=speed, source=source or "file"
+    )
+
+
+def replay(
+    log: EventLog,
+    file: Path,
+    options: ReplayOptions,
+    *,
+    progress: Callable[[ReplayProgress], None],
+    stop: threading.Event,
+) -> ReplaySummary:
+    """Bring the file into the log. Blocks; raises what `market_data.replay` raises."""
+    from tickerplant.market_data.replay import replay as run
+
+    return run(log, file, options, progress=progress, stop=stop)
+
+
+@contextlib.contextmanager
+def sandbox(settings: Settings) -> Iterator[SandboxPlace]:
+    """Run the sandbox vendor in a thread for the block, and give its addresses."""
+    from tickerplant.market_data.sandbox import MarketSettings, SandboxSettings, running
+
+    chosen = settings.sandbox
+    market = MarketSettings(settings.symbols, chosen.rate, chosen.seed)
+    with running(SandboxSettings(market), "127.0.0.1", chosen.port) as place:
+        yield place
+
+
+def sandbox_place(url: str, stream_url: str, symbols: tuple[str, ...]) -> SandboxPlace:
+    """Return the addresses of a sandbox that runs elsewhere."""
+    from tickerplant.market_data.sandbox import SandboxPlace
+
+    return SandboxPlace(url, stream_url, symbols)
+
+
+# The services
+
+
+def run_aggregation(settings: Settings, log: EventLog, stop: threading.Event, counts: ServiceCounts) -> None:
+    """Run aggregation until `stop`."""
+    from tickerplant.aggregation.service import Aggregation
+
+    Aggregation(
+        log,
+        instance=settings.instance,
+        snapshot_records=settings.snapshot_records,
+        metrics=counts.taker("aggregation"),
+    ).run(stop)
+
+
+def run_analytics(settings: Settings, log: EventLog, stop: threading.Event, counts: ServiceCounts) -> None:
+    """Run analytics until `stop`."""
+    from tickerplant.analytics.service import Analytics
+
+    Analytics(
+        log,
+        instance=settings.instance,
+        snapshot_records=settings.snapshot_records,
+        metrics=counts.taker("analytics"),
+    ).run(stop)
+
+
+async def run_market_data(settings: Settings, log: EventLog, stop: asyncio.Event, vendor: SandboxPlace | None) -> None:
+    """Run the vendors' feeds, or the feed of the sandbox `vendor`, until `stop`."""
+    from tickerplant.market_data.backfill import Depth
+    from tickerplant.market_data.service import MarketData, MarketDataConfig
+
+    depths = tuple(Depth(name, int(days)) for name, _, days in (entry.partition(":") for entry in settings.history))
+    if vendor is not None:
+        config = MarketDataConfig(
+            vendor.url, vendor.stream_url, "sandbox", settings.symbols, "sandbox", "sandbox", depths=depths
+        )
+    else:
+        secret = settings.vendors.twelve_data_key
+        key = secret.get_secret_value() if secret is not None else ""
+        config = MarketDataConfig(TWELVE_DATA_REST, TWELVE_DATA_STREAM, key, settings.symbols, depths=depths)
+    await MarketData(log, config).run(stop)
+
+
+async def run_persistence(settings: Settings, log: EventLog, dsn: str, stop: asyncio.Event) -> None:
+    """Run persistence until `stop`."""
+    from tickerplant.persistence.service import Persistence
+
+    await Persistence(log, dsn, instance=settings.instance).run(stop)
+
+
+async def run_api(settings: Settings, log: EventLog, dsn: str, stop: asyncio.Event, plant: Plant) -> None:
+    """Serve the API until `stop`."""
+    from tickerplant.api.service import Api
+
+    def health() -> dict[str, Any]:
+        return plant.health().as_dict()
+
+    key = settings.api.key.get_secret_value() if settings.api.key is not None else None
+    api = Api(
+        log, dsn, host=settings.api.host, port=settings.api.port, health=health, registry=plant.registry(), api_key=key
+    )
+    await api.run(stop)
+
+
+# The store. Each function opens it for itself: these are asked once a command, or every half minute.
+
+
+def _with_store(dsn: str, work: Callable[[Store], Awaitable[T]]) -> T:
+    """Run `work` on the opened store, in an event loop of its own; for threads that have none."""
+
+    async def run() -> T:
+        from tickerplant.store import Store
+
+        store = await Store.open(dsn, min_size=1, max_size=2)
+        try:
+            return await work(store)
+        finally:
+            await store.close()
+
+    return asyncio.run(run())
+
+
+def migrate(dsn: str) -> list[str]:
+    """Bring the tables to this version's and return the names of the migrations applied."""
+    from tickerplant.store import migrations
+
+    return [str(name) for name in _with_store(dsn, migrations.migrate)]
+
+
+def migration_status(dsn: str) -> MigrationStatus:
+    """Return which migrations are applied and which are pending."""
+    from tickerplant.store import migrations
+
+    return _with_store(dsn, migrations.status)
+
+
+def first_topics(dsn: str, log: EventLog, partitions: int) -> None:
+    """Make what topics are missing. Raises StoreMismatch for a new log where the store has followed another.
+
+    A new log would be of the first generation, and what it says would count as older than the store's rows.
+    """
+    former = _with_store(dsn, lambda store: store.bound_to())
+    if former is not None and not _is_made(log):
+        raise StoreMismatch(
+            f"the store follows log {former.log_id} (generation {former.generation}), and this log is new: bring the "
+            "former log back or, if it is gone for good, begin a new generation with `tickerplant adopt --yes`"
+        )
+    create_topics(log, partitions)
+
+
+def _is_made(log: EventLog) -> bool:
+    try:
+        log.identity()
+    except UnknownTopic:
+        return False
+    return True
+
+
+def check_log(dsn: str, log: EventLog) -> None:
+    """Raise StoreMismatch when the store follows another log, or is ahead of this one."""
+    identity = log.identity()
+    _with_store(dsn, lambda store: store.check_log(identity.log_id, identity.generation, _ends(log)))
+
+
+def followed(dsn: str, log: EventLog) -> str | None:
+    """Say which log the store follows if it is this one, or return None. Raises StoreMismatch if it is ahead of it."""
+    if not _is_made(log):
+        return None
+    identity, former = log.identity(), _with_store(dsn, lambda store: store.bound_to())
+    if former is None or (former.log_id, former.generation) != (identity.log_id, identity.generation):
+        return None
+    check_log(dsn, log)
+    return f"log {identity.log_id}, generation {identity.generation}"
+
+
+def adopt(dsn: str, log: EventLog, partitions: int) -> str:
+    """Let the store follow this log from now on, and say which. A new log is made as the generation after the store's.
+
+    Raises StoreMismatch for a log that was made already, of a generation not greater than the store's.
+    """
+    former = _with_store(dsn, lambda store: store.bound_to())
+    if not _is_made(log):
+        log.create_topics(TOPICS, partitions, generation=former.generation + 1 if former else 1)
+    identity = log.identity()
+    _with_store(dsn, lambda store: store.adopt(identity.log_id, identity.generation))
+    return f"log {identity.log_id}, generation {identity.generation}"
+
+
+def run_due(dsn: str, now_us: int) -> list[str]:
+    """Run the scheduled jobs that are due and return their names."""
+    from tickerplant.core.times import from_us
+    from tickerplant.store import maintenance
+
+    return [str(name) for name in _with_store(dsn, lambda store: maintenance.run_due(store, from_us(now_us))) or []]
+
+
+def jobs_status(dsn: str) -> list[dict[str, Any]]:
+    """Return name, last_run_at and error of every scheduled job."""
+    from tickerplant.store import maintenance
+
+    return [_plain(row) for row in _with_store(dsn, maintenance.jobs_status)]
+
+
+def store_parts(dsn: str, log: EventLog) -> Iterable[Part]:
+    """Say whether the database answers, has this version's tables and follows this log."""
+    from tickerplant.app.health import FAILED, OK, Part
+
+    status = migration_status(dsn)
+    if status.pending:
+        yield Part("store", FAILED, f"{len(status.pending)} migrations are not applied; `tickerplant migrate` does it")
+        return
+    check_log(dsn, log)
+    yield Part("store", OK, f"{status.flavour} answers, and follows this log", {"flavour": status.flavour})
+
+
+class StorePositions:
+    """How far the store has come, asked often: keeps one connection. Belongs to one thread."""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self._runner = asyncio.Runner()
+        self._store: Store | None = None
+
+    def applied(self) -> dict[tuple[str, int], Applied]:
+        """Return what is applied, by topic and partition."""
+        return self._runner.run(self._ask())
+
+    async def _ask(self) -> dict[tuple[str, int], Applied]:
+        from tickerplant.app.catchup import Applied
+        from tickerplant.store import Store
+
+        if self._store is None:
+            self._store = await Store.open(self._dsn, min_size=1, max_size=1)
+        async with self._store.read() as reading:
+            found = await reading.applied()
+        return {place: Applied(applied.position, applied.cause) for place, applied in found.items()}
+
+    def __enter__(self) -> StorePositions:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._store is not None:
+            self._runner.run(self._store.close())
+        self._runner.close()
+
+
+def progress(log: EventLog, positions: StorePositions) -> Progress:
+    """Return how far everybody is."""
+    from tickerplant.app.catchup import Progress
+
+    committed = {
+        group: {(tp.topic, tp.partition): position for tp, position in log.committed(group).items()}
+        for group in ("aggregation", "analytics")
+    }
+    return Progress(positions.applied(), committed, _ends(log, undecided=True))
+
+
+def bars(
+    dsn: str, symbol: str, interval: str, from_us: int | None, to_us: int | None, limit: int
+) -> list[dict[str, Any]]:
+    """Return the newest `limit` bars of `[from_us, to_us)`, oldest first."""
+
+    async def read(store: Store) -> list[dict[str, Any]]:
+        async with store.read() as reading:
+            table = await reading.ohlcv.read(symbol, interval, from_us, to_us, limit, newest_first=True)
+        return [_plain(row) for row in reversed(table.to_pylist())]
+
+    return _with_store(dsn, read)
+
+
+def _ends(log: EventLog, *, undecided: bool = False) -> dict[tuple[str, int], int]:
+    return {
+        (tp.topic, tp.partition): end
+        for topic in (RAW, OHLCV, ANALYTICS)
+        for tp, (_, end) in log.offsets(topic, undecided=undecided).items()
+    }
+
+
+def _plain(row: Any) -> dict[str, Any]:
+    """Return a row (a mapping or a dataclass) with times as ISO 8601."""
+    pairs = dict(row) if isinstance(row, Mapping) else {f.name: getattr(row, f.name) for f in fields(row)}
+    return {
+        name: value.isoformat().replace("+00:00", "Z") if isinstance(value, dt.datetime) else value
+        for name, value in pairs.items()
+    }

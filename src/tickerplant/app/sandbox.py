@@ -1,0 +1,95 @@
+"""The sandbox vendor as a process of its own: a vendor is not part of the plant, nor does it share its interpreter."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from tickerplant.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tickerplant.app.settings import Settings
+    from tickerplant.market_data.sandbox import SandboxPlace
+
+LOOK_S: Final = 0.5
+
+log = structlog.get_logger(__name__)
+
+
+class SandboxProcess:
+    """`tickerplant sandbox` with these settings. It ends with us, however we end: our end of its input closes."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._port = settings.sandbox.port
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> SandboxPlace:
+        """Start it, at the same port as before if it was started before, and return where it answers."""
+        from tickerplant.app import parts
+
+        settings = self._settings
+        env = {name: value for name, value in os.environ.items() if name != "TICKERPLANT_FAULT"}
+        env |= {
+            "TICKERPLANT_DATA": str(settings.data),
+            "TICKERPLANT_SYMBOLS": ",".join(settings.symbols),
+            "TICKERPLANT_SANDBOX__RATE": repr(settings.sandbox.rate),
+            "TICKERPLANT_SANDBOX__SEED": str(settings.sandbox.seed),
+            "TICKERPLANT_SANDBOX__PORT": str(self._port),
+        }
+        child = self._child = subprocess.Popen(
+            [sys.executable, "-m", "tickerplant.app", "sandbox", "--while-used"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for the plant, whose feeds still say good-bye
+            cwd="/",
+            env=env,
+        )
+        assert child.stdout is not None
+        line = child.stdout.readline()
+        if not line:
+            self.stop()
+            raise ConfigError("the sandbox vendor did not start; its words are above")
+        found = json.loads(line)
+        self._port = int(found["url"].rpartition(":")[2])
+        return parts.sandbox_place(found["url"], found["stream_url"], settings.symbols)
+
+    def watch(self, stop: threading.Event) -> None:
+        """Until `stop`, start it again where it was when it has died."""
+        while not stop.wait(LOOK_S):
+            if self._child is None or self._child.poll() is not None:
+                log.warning("the sandbox vendor has died and is started again")
+                self.stop()
+                self.start()
+
+    def stop(self) -> None:
+        """End it. Harmless twice."""
+        child, self._child = self._child, None
+        if child is None:
+            return
+        for pipe in (child.stdin, child.stdout):
+            if pipe is not None:
+                pipe.close()
+        try:
+            child.wait(5)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+@contextlib.contextmanager
+def sandbox_process(settings: Settings) -> Iterator[tuple[SandboxProcess, SandboxPlace]]:
+    """Run the sandbox vendor beside us for the block, and give it with its addresses."""
+    process = SandboxProcess(settings)
+    try:
+        yield process, process.start()
+    finally:
+        process.stop()

@@ -1,0 +1,82 @@
+"""Bar intervals: names, lengths and bucket arithmetic. Buckets are half-open, `[start, end)`, and start in UTC.
+
+Intraday buckets are counted from midnight UTC. A `1d` bar is stamped 00:00 UTC of its trading session's date (which
+session a tick belongs to is the calendar's matter, see `sessions`); a `1w` bar 00:00 UTC of the session week's Monday.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, overload
+
+from tickerplant.core.errors import BadInput
+from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, WEEK_US, Int64Array
+
+_MONDAY_OFFSET_US = 4 * DAY_US  # 1970-01-01 was a Thursday; the first Monday is 4 days later
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Interval:
+    """A bar interval of fixed length. Compare and sort by length; use the constants of this module or `parse`."""
+
+    us: int
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def is_intraday(self) -> bool:
+        """Whether buckets go by time alone; False for `1d` and `1w`, which go by sessions."""
+        return self.us < DAY_US
+
+    @overload
+    def floor(self, times_us: int) -> int: ...
+    @overload
+    def floor(self, times_us: Int64Array) -> Int64Array: ...
+    def floor(self, times_us: int | Int64Array) -> int | Int64Array:
+        """Return the start of the bucket that holds each time (`1d`, `1w`: each session date). Works before 1970.
+
+        >>> M5.floor(7 * 60_000_000) // 60_000_000
+        5
+        """
+        origin = _MONDAY_OFFSET_US if self.us == WEEK_US else 0
+        return times_us - (times_us - origin) % self.us
+
+    @overload
+    def end(self, starts_us: int) -> int: ...
+    @overload
+    def end(self, starts_us: Int64Array) -> Int64Array: ...
+    def end(self, starts_us: int | Int64Array) -> int | Int64Array:
+        """Return the first instant after the bucket that begins at each start."""
+        return starts_us + self.us
+
+
+M1: Final = Interval(MINUTE_US, "1m")
+M5: Final = Interval(5 * MINUTE_US, "5m")
+M15: Final = Interval(15 * MINUTE_US, "15m")
+M30: Final = Interval(30 * MINUTE_US, "30m")
+H1: Final = Interval(HOUR_US, "1h")
+D1: Final = Interval(DAY_US, "1d")
+W1: Final = Interval(WEEK_US, "1w")
+
+INTERVALS: Final = (M1, M5, M15, M30, H1, D1, W1)
+_BY_NAME = {interval.name: interval for interval in INTERVALS}
+_ALIASES = {
+    "1min": M1, "5min": M5, "15min": M15, "30min": M30, "60min": H1, "60m": H1, "1hour": H1,
+    "1day": D1, "d": D1, "daily": D1, "1week": W1, "1wk": W1, "weekly": W1,
+}  # fmt: skip
+
+
+def parse(name: str) -> Interval:
+    """Return the interval of that name (`5m`), or of a vendor's name for it (`5min`, `1day`).
+
+    Raises BadInput naming the supported ones.
+
+    >>> parse("5min") is M5
+    True
+    """
+    found = _BY_NAME.get(name) or _ALIASES.get(name.lower())
+    if found is None:
+        raise BadInput(f"unknown interval {name!r}; use one of {', '.join(_BY_NAME)}")
+    return found

@@ -1,0 +1,79 @@
+"""Rules: all settings that change outputs, as they travel in `Settings` records (Law: settings are data).
+
+A `Settings` record says the values that differ from the defaults here; it replaces all that was said before. Every
+stateful service takes its rules from its input log alone, so that the same log gives the same bytes whatever the
+environment of the reader. `app` compares the user's settings with the last record written and has a new one written
+when they differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from tickerplant.core.errors import ConfigError
+from tickerplant.core.times import SECOND_US
+
+SEED_INDICATORS: Final = (
+    "SMA(20)",
+    "SMA(50)",
+    "SMA(200)",
+    "EMA(12)",
+    "EMA(26)",
+    "EMA(50)",
+    "EMA(200)",
+    "RSI(14)",
+    "BBANDS(20,2)",
+)
+
+
+class Rules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The rules in force. Patterns are shell patterns on the symbol (`BTC*`, `*/USD`); the first that fits counts."""
+
+    lateness_us: int = 2 * SECOND_US
+    """How long after a feed's watermark has passed the end of a window it stays open for late ticks."""
+
+    sources: tuple[str, ...] = ("*",)
+    """Order of sources, best first, where several know a bar equally completely; patterns on the source's name."""
+
+    calendars: Mapping[str, str] = msgspec.field(
+        default_factory=lambda: {"*/*": "24/7", "*USDT": "24/7", "*USDC": "24/7", "BTC*": "24/7", "*": "XNYS"}
+    )
+    """Pattern of symbols to calendar: a name of exchange_calendars (`XNYS`, `XLON`, `XHKG`) or `24/7`."""
+
+    calendar_version: str = ""
+    """The version of the calendars' data that the rules were written under."""
+
+    extended_hours: bool = False
+    """Whether daily bars take extended hours too."""
+
+    memory_sessions: int = 1
+    """For how many sessions finished bars are remembered, so that late ticks revise them."""
+
+    indicators: Mapping[str, tuple[str, ...]] = msgspec.field(
+        default_factory=lambda: {"1m": SEED_INDICATORS, "5m": SEED_INDICATORS, "1d": SEED_INDICATORS}
+    )
+    """Indicators by bar interval, written as `NAME(parameter,…)`."""
+
+    forming_indicators: tuple[str, ...] = ("SMA(20)", "RSI(14)", "BBANDS(20,2)")
+    """Those of `indicators` that are also computed on the forming bar."""
+
+
+DEFAULT_RULES: Final = Rules()
+
+
+def rules_from(values: Mapping[str, Any]) -> Rules:
+    """Return the rules that a `Settings` record's values describe. Raises ConfigError naming the value at fault."""
+    try:
+        return msgspec.convert(dict(values), Rules)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"rules cannot be read: {error}") from error
+
+
+def values_of(rules: Rules) -> dict[str, Any]:
+    """Return the values of a `Settings` record: those that differ from the defaults."""
+    every = msgspec.to_builtins(rules)
+    default = msgspec.to_builtins(DEFAULT_RULES)
+    return {name: value for name, value in every.items() if value != default[name]}

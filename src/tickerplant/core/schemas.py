@@ -1,0 +1,185 @@
+"""Topics and the Arrow schemas of what travels in them, by version.
+
+A record on the log is one Arrow IPC stream of one record batch, whose schema metadata carries the record's header
+(see `records`). The columns of each kind are listed here, newest version; a column is only ever added at the end, with
+a new version, and `upgrade` fills it for records of older versions. Each version of each kind has a golden file in
+`tests/core/golden`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import pyarrow as pa
+
+from tickerplant.core.times import DAY_US, SECOND_US, TIMESTAMP
+
+RAW: Final = "market.prices.raw"
+OHLCV: Final = "market.prices.ohlcv"
+ANALYTICS: Final = "market.analytics"
+STATUS: Final = "market.status"
+DEADLETTER: Final = "market.deadletter"
+STATE_FEEDS: Final = "market.state.feeds"
+STATE_AGGREGATION: Final = "market.state.aggregation"
+STATE_ANALYTICS: Final = "market.state.analytics"
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSpec:
+    """What a topic is made with. `retention_us` is None for a topic whose newest value by key is kept for ever."""
+
+    name: str
+    retention_us: int | None
+
+    @property
+    def keyed(self) -> bool:
+        """Whether the topic keeps the newest value by key (a state topic) instead of a stretch of time."""
+        return self.retention_us is None
+
+
+TOPICS: Final = (
+    TopicSpec(RAW, 5 * DAY_US),
+    TopicSpec(OHLCV, 5 * DAY_US),
+    TopicSpec(ANALYTICS, 5 * DAY_US),
+    TopicSpec(STATUS, 5 * DAY_US),
+    TopicSpec(DEADLETTER, 30 * DAY_US),
+    TopicSpec(STATE_FEEDS, None),
+    TopicSpec(STATE_AGGREGATION, None),
+    TopicSpec(STATE_ANALYTICS, None),
+)
+TOPIC: Final = {spec.name: spec for spec in TOPICS}
+
+STALE_FEED_US: Final = 90 * SECOND_US
+"""A live feed that has written nothing for this long of log time is taken as down since its watermark.
+
+One and a half of the longest pause between marks that a living feed may make (one a minute outside the session).
+"""
+
+FORMING, FINAL, WITHDRAWN = "forming", "final", "withdrawn"
+STATES: Final = (FORMING, FINAL, WITHDRAWN)
+"""States of a bar; their positions are the int8 codes that the engines work with."""
+
+TEXT: Final = pa.dictionary(pa.int32(), pa.utf8())
+"""Text that repeats (symbols, sources, intervals): a dictionary, so that readers work on integers."""
+SMALL_TEXT: Final = pa.dictionary(pa.int8(), pa.utf8())
+
+SYMBOLS: Final = pa.schema([pa.field("symbol", TEXT, nullable=False)])
+
+TICKS: Final = pa.schema(
+    [
+        pa.field("time", TIMESTAMP, nullable=False),
+        pa.field("symbol", TEXT, nullable=False),
+        pa.field("price", pa.float64(), nullable=False),
+        pa.field("size", pa.float64(), nullable=False),
+        pa.field("source", TEXT, nullable=False),
+        pa.field("trade_id", pa.utf8()),
+        pa.field("flags", pa.uint16(), nullable=False),
+        pa.field("received_at", TIMESTAMP, nullable=False),
+    ]
+)
+"""One row a print. `size` 0 where the vendor gives none; `trade_id` null where there is none."""
+
+VENDOR_BARS: Final = pa.schema(
+    [
+        pa.field("time", TIMESTAMP, nullable=False),
+        pa.field("symbol", TEXT, nullable=False),
+        pa.field("interval", SMALL_TEXT, nullable=False),
+        pa.field("open", pa.float64(), nullable=False),
+        pa.field("high", pa.float64(), nullable=False),
+        pa.field("low", pa.float64(), nullable=False),
+        pa.field("close", pa.float64(), nullable=False),
+        pa.field("volume", pa.float64(), nullable=False),
+        pa.field("vwap", pa.float64()),
+        pa.field("trades", pa.int64()),
+        pa.field("source", TEXT, nullable=False),
+        pa.field("complete", pa.bool_(), nullable=False),
+    ]
+)
+"""Finished bars as a vendor or a file gave them, as traded (turned back from any adjustment), stamped at the start."""
+
+SPLITS: Final = pa.schema(
+    [
+        pa.field("time", TIMESTAMP, nullable=False),
+        pa.field("symbol", TEXT, nullable=False),
+        pa.field("numerator", pa.float64(), nullable=False),
+        pa.field("denominator", pa.float64(), nullable=False),
+        pa.field("source", TEXT, nullable=False),
+    ]
+)
+"""`time`: 00:00 UTC of the first session at the new price; 4-for-1 is numerator 4, denominator 1."""
+
+DIVIDENDS: Final = pa.schema(
+    [
+        pa.field("time", TIMESTAMP, nullable=False),
+        pa.field("symbol", TEXT, nullable=False),
+        pa.field("amount", pa.float64(), nullable=False),
+        pa.field("currency", TEXT),
+        pa.field("source", TEXT, nullable=False),
+    ]
+)
+"""`time`: 00:00 UTC of the ex-date; `amount` per share, as paid."""
+
+BARS: Final = pa.schema(
+    [
+        pa.field("time", TIMESTAMP, nullable=False),
+        pa.field("symbol", TEXT, nullable=False),
+        pa.field("interval", SMALL_TEXT, nullable=False),
+        pa.field("open", pa.float64()),
+        pa.field("high", pa.float64()),
+        pa.field("low", pa.float64()),
+        pa.field("close", pa.float64()),
+        pa.field("volume", pa.float64(), nullable=False),
+        pa.field("vwap", pa.float64()),
+        pa.field("trades", pa.int64()),
+        pa.field("state", SMALL_TEXT, nullable=False),
+        pa.field("complete", pa.bool_(), nullable=False),
+        pa.field("history", pa.bool_(), nullable=False),
+        pa.field("revision", pa.int32(), nullable=False),
+        pa.field("version", pa.int64(), nullable=False),
+        pa.field("reason", SMALL_TEXT, nullable=False),
+        pa.field("source", TEXT, nullable=False),
+        pa.field("published_at", TIMESTAMP, nullable=False),
+    ]
+)
+"""Published bars, at most one row for each (symbol, interval, time) in a record.
+
+Prices are null in a bar all of whose prints may not set a price, and in a withdrawn one. `vwap` is null without volume.
+`trades` is null where the vendor gives none. `revision` counts from 0, over closed states only.
+"""
+
+ANALYTICS_KEY: Final = pa.schema(
+    [
+        pa.field("time", TIMESTAMP, nullable=False),
+        pa.field("symbol", TEXT, nullable=False),
+        pa.field("interval", SMALL_TEXT, nullable=False),
+        pa.field("state", SMALL_TEXT, nullable=False),
+        pa.field("version", pa.int64(), nullable=False),
+    ]
+)
+"""The first columns of indicator values; one nullable float64 column per indicator output follows (`rsi_14`).
+
+A `withdrawn` row has nulls alone and deletes the values of its bar.
+"""
+
+COVERAGE: Final = pa.schema(
+    [
+        pa.field("symbol", TEXT, nullable=False),
+        pa.field("emitted", pa.bool_(), nullable=False),
+    ]
+)
+"""Rows of an `over` record: every symbol that was expected in the interval, and whether it has a bar."""
+
+DEAD: Final = pa.schema(
+    [
+        pa.field("topic", pa.utf8(), nullable=False),
+        pa.field("partition", pa.int32(), nullable=False),
+        pa.field("offset", pa.int64(), nullable=False),
+        pa.field("reason", pa.utf8(), nullable=False),
+        pa.field("payload", pa.binary(), nullable=False),
+    ]
+)
+"""What could not be read: where it stood (offset −1 and the feed's name as topic where it never reached the log)."""
+
+NOTHING: Final = pa.schema([])
+"""The columns of a record that says all in its header."""

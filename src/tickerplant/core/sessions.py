@@ -1,0 +1,279 @@
+"""Trading sessions: which session a time belongs to, when it opens and closes, and which calendar a symbol follows.
+
+A session is named by its date, at 00:00 UTC in microseconds. Its *regular* hours are half-open, `[open, close)`, less
+the lunch break where the exchange has one. Around them lie its extended hours: a session begins at 04:00 local time (or
+at its open, if that is earlier) and ends at 20:00 local time (or at its close, if that is later), but never before its
+predecessor has ended nor after its successor opens. Times between two sessions belong to none: an overnight print is in
+the intraday bars, which go by time alone, and in no daily bar.
+
+Schedules cover fixed years (`FIRST_DAY` to `LAST_DAY`, or as far as the exchange's calendar is known), so that no clock
+decides what a session is; outside of them there is no session.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import warnings
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from functools import cache
+from importlib import metadata, resources
+from typing import Any, Final, Protocol, TypeAlias
+from zoneinfo import ZoneInfo
+
+import numpy as np
+
+from tickerplant.core.errors import ConfigError
+from tickerplant.core.rules import Rules
+from tickerplant.core.times import DAY_US, FOREVER_US, NEVER_US, BoolArray, Int64Array, to_us
+
+NO_SESSION: Final = NEVER_US
+"""What `session_of` says of a time in no session."""
+
+ALWAYS_OPEN: Final = "24/7"
+FIRST_DAY: Final = dt.date(1980, 1, 1)
+LAST_DAY: Final = dt.date(2039, 12, 31)
+KEPT_CALENDARS: Final = ("XNYS",)
+"""Those whose schedule is in the package (`tools/calendars.py` writes them): the one of the default rules."""
+Schedule: TypeAlias = Mapping[str, Int64Array]
+"""A calendar's arrays by name, one element a session."""
+_EXTENDED_FROM: Final = dt.time(4)
+_EXTENDED_TO: Final = dt.time(20)
+
+
+class Calendar(Protocol):
+    """One exchange's sessions, vectorised: int64[n] in, int64[n] or bool[n] out. Times are microseconds UTC."""
+
+    name: str
+
+    def session_of(self, times: Int64Array) -> Int64Array:
+        """Return the date of the session that each time lies in, extended hours included, or NO_SESSION."""
+        ...
+
+    def is_regular(self, times: Int64Array) -> BoolArray:
+        """Return whether each time lies in regular hours."""
+        ...
+
+    def open_of(self, sessions: Int64Array) -> Int64Array:
+        """Return the open of each session. Raises ValueError when one is no session."""
+        ...
+
+    def close_of(self, sessions: Int64Array) -> Int64Array:
+        """Return the close of each session, the first instant after its regular hours. Raises ValueError likewise."""
+        ...
+
+    def bounds_of(self, sessions: Int64Array) -> tuple[Int64Array, Int64Array]:
+        """Return begin and end of each session, extended hours included. Raises ValueError likewise."""
+        ...
+
+    def remembered_from(self, times: Int64Array, sessions: int) -> Int64Array:
+        """Return where the last `sessions` sessions that have begun by each time begin, or their date if earlier.
+
+        NEVER_US where not so many have begun.
+        """
+        ...
+
+    def bounds(self) -> tuple[int, int]:
+        """Return the stretch that the calendar knows, `[begin, end)`."""
+        ...
+
+
+class AlwaysOpen:
+    """The calendar `24/7`: every UTC day is a session, all of it regular."""
+
+    name = ALWAYS_OPEN
+
+    def session_of(self, times: Int64Array) -> Int64Array:
+        """Return the UTC day of each time."""
+        return times - times % DAY_US
+
+    def is_regular(self, times: Int64Array) -> BoolArray:
+        """Return True for each time."""
+        return np.ones(len(times), dtype=np.bool_)
+
+    def open_of(self, sessions: Int64Array) -> Int64Array:
+        """Return 00:00 UTC of each session."""
+        return self._checked(sessions)
+
+    def close_of(self, sessions: Int64Array) -> Int64Array:
+        """Return 00:00 UTC of the day after each session."""
+        return self._checked(sessions) + DAY_US
+
+    def bounds_of(self, sessions: Int64Array) -> tuple[Int64Array, Int64Array]:
+        """Return open and close of each session."""
+        return self.open_of(sessions), self.close_of(sessions)
+
+    def remembered_from(self, times: Int64Array, sessions: int) -> Int64Array:
+        """Return the beginning of the last `sessions` UTC days."""
+        return self.session_of(times) - (sessions - 1) * DAY_US
+
+    def bounds(self) -> tuple[int, int]:
+        """Return all time."""
+        return NEVER_US, FOREVER_US
+
+    @staticmethod
+    def _checked(sessions: Int64Array) -> Int64Array:
+        if np.any(sessions % DAY_US):
+            raise ValueError("a session is named by 00:00 UTC of its date")
+        return sessions
+
+
+class ExchangeCalendar:
+    """An exchange's schedule as sorted arrays, one element a session."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        dates: Int64Array,
+        opens: Int64Array,
+        closes: Int64Array,
+        breaks: tuple[Int64Array, Int64Array],
+        extended: tuple[Int64Array, Int64Array],
+    ) -> None:
+        self.name = name
+        self._dates, self._opens, self._closes = dates, opens, closes
+        self._break_starts, self._break_ends = breaks
+        begins, ends = np.minimum(extended[0], opens), np.maximum(extended[1], closes)
+        ends[:-1] = np.minimum(ends[:-1], np.maximum(opens[1:], closes[:-1]))
+        begins[1:] = np.maximum(begins[1:], ends[:-1])
+        self._begins, self._ends = begins, ends
+
+    def session_of(self, times: Int64Array) -> Int64Array:
+        """Return the date of the session that each time lies in, or NO_SESSION."""
+        at = np.searchsorted(self._begins, times, side="right") - 1
+        inside = (at >= 0) & (times < self._ends[at])
+        return np.where(inside, self._dates[at], NO_SESSION)
+
+    def is_regular(self, times: Int64Array) -> BoolArray:
+        """Return whether each time lies in `[open, close)` and not in the lunch break."""
+        at = np.searchsorted(self._opens, times, side="right") - 1
+        regular: BoolArray = (at >= 0) & (times < self._closes[at])
+        regular &= ~((times >= self._break_starts[at]) & (times < self._break_ends[at]))
+        return regular
+
+    def open_of(self, sessions: Int64Array) -> Int64Array:
+        """Return the open of each session."""
+        return self._opens[self._at(sessions)]
+
+    def close_of(self, sessions: Int64Array) -> Int64Array:
+        """Return the close of each session."""
+        return self._closes[self._at(sessions)]
+
+    def bounds_of(self, sessions: Int64Array) -> tuple[Int64Array, Int64Array]:
+        """Return begin and end of each session, extended hours included."""
+        at = self._at(sessions)
+        return self._begins[at], self._ends[at]
+
+    def remembered_from(self, times: Int64Array, sessions: int) -> Int64Array:
+        """Return where the last `sessions` sessions that have begun by each time begin, or their date if earlier."""
+        at = np.searchsorted(self._begins, times, side="right") - sessions
+        found = np.minimum(self._begins[at], self._dates[at])
+        return np.where(at >= 0, found, NEVER_US)
+
+    def bounds(self) -> tuple[int, int]:
+        """Return the begin of the first session and the end of the last."""
+        return int(self._begins[0]), int(self._ends[-1])
+
+    def _at(self, sessions: Int64Array) -> Int64Array:
+        at = np.minimum(np.searchsorted(self._dates, sessions), len(self._dates) - 1)
+        if np.any(self._dates[at] != sessions):
+            raise ValueError(f"not sessions of {self.name}: {sessions[self._dates[at] != sessions][:3]}")
+        return at
+
+
+@cache
+def calendar(name: str) -> Calendar:
+    """Return the calendar of that name: `24/7`, or a name of exchange_calendars such as `XNYS`.
+
+    The first call of a name takes about a quarter of a second (and some seconds for the library's import), unless its
+    schedule is in the package; later ones nothing. Raises ConfigError for an unknown name.
+    """
+    if name == ALWAYS_OPEN:
+        return AlwaysOpen()
+    return _from_schedule(name, kept_schedule(name) or made_schedule(name))
+
+
+def kept_schedule(name: str) -> Schedule | None:
+    """Return the schedule that the package has, if it is of the version of exchange_calendars that is installed."""
+    if name not in KEPT_CALENDARS:
+        return None
+    with (
+        resources.as_file(resources.files("tickerplant.core") / "calendars" / f"{name}.npz") as path,
+        np.load(path) as kept,
+    ):
+        if str(kept["version"]) != metadata.version("exchange_calendars"):
+            return None
+        return {part: np.cumsum(kept[part]) for part in kept.files if part != "version"}  # differences: a tenth
+
+
+def made_schedule(name: str) -> Schedule:
+    """Return the schedule as the library makes it. Raises ConfigError for an unknown name."""
+    import exchange_calendars
+    from exchange_calendars.calendar_utils import global_calendar_dispatcher
+
+    try:
+        known = global_calendar_dispatcher.resolve_alias(name)
+        factory = global_calendar_dispatcher._calendar_factories[known]
+    except (exchange_calendars.errors.InvalidCalendarName, KeyError) as error:
+        raise ConfigError(f"unknown calendar {name!r}; use 24/7 or a name such as XNYS, XLON, XHKG") from error
+    first, last = factory.bound_min(), factory.bound_max()
+    with warnings.catch_warnings():
+        # The library's use of pandas is its own matter: a deprecation there must stop nobody who forbids warnings.
+        warnings.simplefilter("ignore")
+        made = factory(
+            start=FIRST_DAY.isoformat() if first is None else max(FIRST_DAY, first.date()).isoformat(),
+            end=LAST_DAY.isoformat() if last is None else min(LAST_DAY, last.date()).isoformat(),
+        )
+    schedule, zone = made.schedule, ZoneInfo(str(made.tz))
+    days = [moment.date() for moment in schedule.index]
+    return {
+        "dates": _microseconds(schedule.index),
+        **{part: _microseconds(schedule[part]) for part in ("open", "close", "break_start", "break_end")},
+        "extended_from": _local(days, _EXTENDED_FROM, zone),
+        "extended_to": _local(days, _EXTENDED_TO, zone),
+    }
+
+
+def _from_schedule(name: str, schedule: Schedule) -> ExchangeCalendar:
+    return ExchangeCalendar(
+        name,
+        dates=schedule["dates"],
+        opens=schedule["open"],
+        closes=schedule["close"],
+        breaks=(schedule["break_start"], schedule["break_end"]),
+        extended=(schedule["extended_from"], schedule["extended_to"]),
+    )
+
+
+def _microseconds(values: Any) -> Int64Array:
+    moments = np.asarray(values.to_numpy(dtype="datetime64[us]"))
+    result: Int64Array = moments.astype(np.int64)
+    # No break (NaT) becomes an empty one at the end of time.
+    result[np.isnat(moments)] = FOREVER_US
+    return result
+
+
+def _local(days: list[dt.date], at: dt.time, zone: ZoneInfo) -> Int64Array:
+    return np.array([to_us(dt.datetime.combine(day, at, tzinfo=zone)) for day in days], dtype=np.int64)
+
+
+class Calendars:
+    """Which calendar each symbol follows, by the rules' patterns; the first pattern that fits counts."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._patterns: Mapping[str, str] = dict(rules.calendars)
+        self._found: dict[str, Calendar] = {}
+
+    def of(self, symbol: str) -> Calendar:
+        """Return the symbol's calendar (24/7 where no pattern fits). Raises ConfigError for an unknown calendar."""
+        found = self._found.get(symbol)
+        if found is None:
+            names = (name for pattern, name in self._patterns.items() if fnmatchcase(symbol, pattern))
+            found = self._found[symbol] = calendar(next(names, ALWAYS_OPEN))
+        return found
+
+    def check(self) -> None:
+        """Load every calendar that the rules name. Raises ConfigError for an unknown one."""
+        for name in self._patterns.values():
+            calendar(name)

@@ -1,0 +1,144 @@
+"""The SQL on records: appending, reading a stretch, finding a time, dropping what is old."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from tickerplant.log.port import Payload
+
+_DROP_BYTES, _DROP_RECORDS = 8 << 20, 1024
+"""What one transaction of `drop` takes: some 500 pages to walk, a few ms that a writer waits."""
+
+
+class Bounds(NamedTuple):
+    """The oldest offset still there, and the next to be given out."""
+
+    first: int
+    next: int
+
+
+def bounds(connection: sqlite3.Connection, partition_ids: Sequence[int]) -> dict[int, Bounds]:
+    """Return the bounds of each partition."""
+    marks = ",".join("?" * len(partition_ids))
+    rows = connection.execute(
+        f"SELECT id, first_offset, next_offset FROM partitions WHERE id IN ({marks})",  # noqa: S608
+        tuple(partition_ids),
+    )
+    return {row[0]: Bounds(row[1], row[2]) for row in rows}
+
+
+def append(connection: sqlite3.Connection, partition_id: int, values: Iterable[Payload], now_us: int) -> int:
+    """Append values in order; return the last one's offset. A partition's time never goes back, though clocks do."""
+    next_offset, last_us = connection.execute(
+        "SELECT next_offset, last_us FROM partitions WHERE id = ?", (partition_id,)
+    ).fetchone()
+    at_us = max(now_us, last_us)
+    for value in values:
+        connection.execute(
+            'INSERT INTO records (partition_id, "offset", appended_at_us, value) VALUES (?, ?, ?, ?)',
+            (partition_id, next_offset, at_us, value),
+        )
+        next_offset += 1
+    connection.execute(
+        "UPDATE partitions SET next_offset = ?, last_us = ? WHERE id = ?", (next_offset, at_us, partition_id)
+    )
+    return int(next_offset) - 1
+
+
+def read(
+    connection: sqlite3.Connection, partition_id: int, position: int, max_records: int, max_bytes: int, at_least: int
+) -> list[tuple[int, int, bytes]]:
+    """Return (offset, appended at, value) from a position on, within the limits, but `at_least` so many.
+
+    First the sizes, which cost a page or two, then the values of those that fit.
+    """
+    count, room = 0, max_bytes
+    for (size,) in connection.execute(
+        'SELECT length(value) FROM records WHERE partition_id = ? AND "offset" >= ? ORDER BY "offset" LIMIT ?',
+        (partition_id, position, max_records),
+    ):
+        room -= size
+        if room < 0 and count >= at_least:
+            break
+        count += 1
+    return connection.execute(
+        'SELECT "offset", appended_at_us, value FROM records WHERE partition_id = ? AND "offset" >= ? '
+        'ORDER BY "offset" LIMIT ?',
+        (partition_id, position, count),
+    ).fetchall()
+
+
+def offset_at(connection: sqlite3.Connection, partition_id: int, time_us: int, within: Bounds) -> int:
+    """Return the offset of the first record appended at or after a time; the next offset if there is none."""
+    low, high = within
+    while low < high:
+        middle = (low + high) // 2
+        (at_us,) = connection.execute(
+            'SELECT appended_at_us FROM records WHERE partition_id = ? AND "offset" = ?', (partition_id, middle)
+        ).fetchone()
+        low, high = (low, middle) if at_us >= time_us else (middle + 1, high)
+    return low
+
+
+def droppable(connection: sqlite3.Connection, partition_id: int, before_us: int) -> Bounds:
+    """Return the offsets that retention may drop: older than the time, and below every group and every floor."""
+    within = bounds(connection, [partition_id])[partition_id]
+    (held,) = connection.execute(
+        "SELECT min(position) FROM (SELECT position FROM positions WHERE partition_id = ?1 "
+        "UNION ALL SELECT position FROM floors WHERE partition_id = ?1)",
+        (partition_id,),
+    ).fetchone()
+    end = within.next if held is None else min(held, within.next)
+    if end <= within.first:
+        return Bounds(within.first, within.first)
+    return Bounds(within.first, min(end, offset_at(connection, partition_id, before_us, within)))
+
+
+def drop(connection: sqlite3.Connection, partition_id: int, stretch: Bounds) -> int:
+    """Drop a bounded number of records from the beginning of a stretch; return how many. Their pages are used again."""
+    sizes = connection.execute(
+        'SELECT length(value) FROM records WHERE partition_id = ? AND "offset" >= ? AND "offset" < ? '
+        'ORDER BY "offset" LIMIT ?',
+        (partition_id, stretch.first, stretch.next, _DROP_RECORDS),
+    ).fetchall()
+    count, room = 0, _DROP_BYTES
+    while count < len(sizes) and (room > 0 or not count):
+        room -= sizes[count][0]
+        count += 1
+    end = stretch.first + count
+    connection.execute(
+        'DELETE FROM records WHERE partition_id = ? AND "offset" >= ? AND "offset" < ?',
+        (partition_id, stretch.first, end),
+    )
+    connection.execute("UPDATE partitions SET first_offset = ? WHERE id = ?", (end, partition_id))
+    return count
+
+
+STATE_PART_BYTES = 256 << 20
+"""Kept values are cut at this length: SQLite's rows end at a billion bytes."""
+
+
+def put_state(connection: sqlite3.Connection, partition_id: int, key: str, value: Payload | None) -> None:
+    """Replace the value of a key; None removes it."""
+    connection.execute("DELETE FROM state WHERE partition_id = ? AND key = ?", (partition_id, key))
+    if value is None:
+        return
+    view = memoryview(value).cast("B")
+    for part, start in enumerate(range(0, max(1, len(view)), STATE_PART_BYTES)):
+        connection.execute(
+            "INSERT INTO state (partition_id, key, part, value) VALUES (?, ?, ?, ?)",
+            (partition_id, key, part, view[start : start + STATE_PART_BYTES]),
+        )
+
+
+def get_state(connection: sqlite3.Connection, partition_id: int, key: str) -> bytes | None:
+    """Return the value of a key, or None."""
+    parts = connection.execute(
+        "SELECT value FROM state WHERE partition_id = ? AND key = ? ORDER BY part", (partition_id, key)
+    ).fetchall()
+    if len(parts) == 1:
+        only: bytes = parts[0][0]
+        return only
+    return b"".join(part for (part,) in parts) if parts else None

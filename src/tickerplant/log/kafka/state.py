@@ -1,0 +1,175 @@
+"""Kept state in a compacted topic: values cut into chunks, the manifest last.
+
+A message's key is `m` and the name for a manifest, `c`, the index and the name for a chunk. A value of at most
+`CHUNK_BYTES` stands in its manifest; of a longer one the manifest names the size, the number of chunks and the id that
+each chunk begins with. All are written in one transaction, so a reader of committed messages sees all or none; chunks
+of the next value have the same keys, so that compaction takes the old ones away, and what a shorter value leaves over
+is deleted with tombstones. A value whose chunks do not all carry the manifest's id is not trusted: compaction has
+passed the reader, who reads again.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+
+from tickerplant.core.errors import LogError, LogUnavailable
+from tickerplant.log.kafka.connection import Cluster, checked, told, translate
+from tickerplant.log.port import Payload
+
+CHUNK_BYTES: Final = 4 << 20
+"""Well below the message limit, and large enough that a snapshot of 1 GB is 256 messages."""
+
+_ID_BYTES: Final = 16
+_POSITIONS_PER_CALL = 500
+
+
+class Manifest(msgspec.Struct, array_like=True):
+    """What stands under a name: the value itself, or where its chunks are."""
+
+    id: bytes
+    size: int
+    chunks: int
+    value: bytes = b""
+
+
+def manifest_key(name: str) -> bytes:
+    """Return the message key of a value's manifest."""
+    return b"m" + name.encode()
+
+
+def chunk_key(name: str, index: int) -> bytes:
+    """Return the message key of a chunk."""
+    return b"c%08d" % index + name.encode()
+
+
+def messages(name: str, value: Payload | None, former_chunks: int) -> Iterator[tuple[bytes, bytes | None]]:
+    """Yield the (key, value) messages that keep a value, in the order to write them; None forgets it."""
+    chunks = 0
+    manifest = None
+    if value is not None:
+        view = memoryview(value).cast("B")
+        if len(view) <= CHUNK_BYTES:
+            manifest = Manifest(b"", len(view), 0, bytes(view))
+        else:
+            chunks = -(-len(view) // CHUNK_BYTES)
+            manifest = Manifest(uuid.uuid4().bytes, len(view), chunks)
+            for index in range(chunks):
+                part = view[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES]
+                yield chunk_key(name, index), b"".join((manifest.id, part))
+    for index in range(chunks, former_chunks):
+        yield chunk_key(name, index), None
+    yield manifest_key(name), None if manifest is None else msgspec.msgpack.encode(manifest)
+
+
+class Partition:
+    """What one partition of a state topic holds, as far as it was read: manifests, and where chunks stand."""
+
+    def __init__(self, cluster: Cluster, topic: str, partition: int) -> None:
+        self._cluster, self._topic, self._partition = cluster, topic, partition
+        self._position = 0
+        self._manifests: dict[str, tuple[int, Manifest]] = {}
+        self._chunks: dict[str, dict[int, tuple[int, bytes]]] = {}
+
+    def chunk_count(self, name: str) -> int:
+        """Return how many chunks the value that was read last under a name may have left, whole or not."""
+        return max(self._chunks.get(name, {}), default=-1) + 1
+
+    def names(self) -> list[str]:
+        """Return the names that have a value, sorted."""
+        self._read_on()
+        return sorted(self._manifests)
+
+    def get(self, name: str) -> bytes | None:
+        """Return the newest committed value, or None. Raises LogError for one that stays incomplete."""
+        for _ in range(3):
+            self._read_on()
+            found = self._manifests.get(name)
+            if found is None:
+                return None
+            offset, manifest = found
+            if not manifest.chunks:
+                return manifest.value
+            value = self._collect(name, offset, manifest)
+            if value is not None:
+                return value
+            self._position = 0  # compaction took what we knew; begin again
+            self._manifests, self._chunks = {}, {}
+        raise LogError(f"the value {name} in {self._topic}/{self._partition} lacks chunks")
+
+    def _collect(self, name: str, end: int, manifest: Manifest) -> bytes | None:
+        known = self._chunks.get(name, {})
+        wanted = {chunk_key(name, index): index for index in range(manifest.chunks)}
+        if any(known.get(index, (0, b""))[1] != manifest.id for index in wanted.values()):
+            return None
+        parts: list[bytes] = [b""] * manifest.chunks
+        start = min(known[index][0] for index in wanted.values())
+        for message in self._messages(start, end):
+            key, value = message.key(), message.value()
+            if key is not None and key in wanted and value is not None and value[:_ID_BYTES] == manifest.id:
+                parts[wanted[key]] = value[_ID_BYTES:]
+        whole = b"".join(parts)
+        return whole if len(whole) == manifest.size else None
+
+    def _read_on(self) -> None:
+        for message in self._messages(self._position, None):
+            self._apply(message)
+
+    def _apply(self, message: Message) -> None:
+        key, value, offset = message.key() or b"", message.value(), message.offset() or 0
+        self._position = offset + 1
+        if key[:1] == b"m":
+            name = key[1:].decode()
+            if value is None:
+                self._manifests.pop(name, None)
+            else:
+                self._manifests[name] = (offset, msgspec.msgpack.decode(value, type=Manifest))
+        elif key[:1] == b"c":
+            name, index = key[9:].decode(), int(key[1:9])
+            if value is None:
+                self._chunks.get(name, {}).pop(index, None)
+            else:
+                self._chunks.setdefault(name, {})[index] = (offset, value[:_ID_BYTES])
+
+    def _messages(self, start: int, end: int | None) -> Iterator[Message]:
+        """Yield committed messages of [start, end), or to the end as of now. Raises LogUnavailable out of patience."""
+        with told(f"reading {self._topic}/{self._partition}"):
+            settings = self._cluster.consumer("tickerplant-state", **{"enable.partition.eof": True})
+            settings |= {"auto.offset.reset": "earliest"}  # of a compacted topic the beginning may go any time
+            consumer = checked(Consumer, settings)
+            try:
+                source = TopicPartition(self._topic, self._partition)
+                low, high = consumer.get_watermark_offsets(source, timeout=self._cluster.patience_s)
+                last = high if end is None else min(end, high)
+                if max(start, low) < last:
+                    consumer.assign([TopicPartition(self._topic, self._partition, max(start, low))])
+                    yield from self._until(consumer, last)
+            finally:
+                consumer.close()
+
+    def _until(self, consumer: Any, last: int) -> Iterator[Message]:
+        deadline = time.monotonic() + self._cluster.patience_s
+        while True:
+            message = consumer.poll(0.2)
+            if message is None:
+                if time.monotonic() > deadline:
+                    raise LogUnavailable(f"reading {self._topic}/{self._partition}: no answer from the brokers")
+                continue
+            deadline = time.monotonic() + self._cluster.patience_s
+            error = message.error()
+            if error is not None:
+                if error.code() == KafkaError._PARTITION_EOF and message.offset() >= last:
+                    return
+                if error.code() != KafkaError._PARTITION_EOF and not error.retriable():
+                    raise translate(error, f"reading {self._topic}/{self._partition}")
+                continue
+            if message.offset() >= last:
+                return
+            yield message
+            if message.offset() + 1 >= last:
+                return

@@ -1,0 +1,67 @@
+"""Opening a log by its address."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+from tickerplant.core.errors import ConfigError
+from tickerplant.log.port import EventLog
+
+FILE_NAME = "market.log"
+"""The file of an embedded log in the data folder."""
+
+_FORMS = "`embedded:`, `sqlite:///path/of/a/file` or `kafka://host:port[,host:port][?prefix=...&replication=3]`"
+
+
+def open_log(url: str, *, data: Path | None = None, config: Mapping[str, str] | None = None) -> EventLog:
+    """Return the log at `url`: `embedded:` in the folder `data`, a file by name, or Kafka's brokers.
+
+    `config` are settings of Kafka's clients (TLS, SASL). Raises ConfigError for an address that is none of these, and
+    what the adapters raise.
+    """
+    parts = urlsplit(url)
+    try:
+        options = (
+            {key: values[-1] for key, values in parse_qs(parts.query, strict_parsing=True).items()}
+            if parts.query
+            else {}
+        )
+    except ValueError as error:
+        raise ConfigError(f"the options of the event log's address {url!r} cannot be read: {error}") from error
+    if parts.scheme == "embedded" and not parts.netloc and not parts.path and not options:
+        if data is None:
+            raise ConfigError("the embedded event log needs a data folder")
+        return _embedded(data / FILE_NAME)
+    if parts.scheme == "sqlite" and not parts.netloc and parts.path.strip("/") and not options:
+        return _embedded(Path(parts.path))
+    if (
+        parts.scheme == "kafka"
+        and parts.netloc
+        and parts.path in ("", "/")
+        and options.keys() <= {"prefix", "replication"}
+    ):
+        return _kafka(parts.netloc, options, config or {})
+    raise ConfigError(f"{url!r} is no address of an event log; use {_FORMS}")
+
+
+def _embedded(path: Path) -> EventLog:
+    from tickerplant.log.embedded import EmbeddedLog  # each adapter's libraries load only where it is used
+
+    return EmbeddedLog(path)
+
+
+def _kafka(bootstrap: str, options: Mapping[str, str], config: Mapping[str, str]) -> EventLog:
+    from tickerplant.log.kafka import KafkaLog
+
+    replication = options.get("replication", "1")
+    if not replication.isdigit() or not int(replication):
+        raise ConfigError(f"replication={replication} in the event log's address is no number of replicas")
+    for broker in bootstrap.split(","):
+        host, _, port = broker.rpartition(":")
+        if not host or not port.isdigit():
+            raise ConfigError(f"{broker!r} in the event log's address is not host:port")
+    return KafkaLog(
+        bootstrap, config=config, topic_prefix=options.get("prefix", ""), replication_factor=int(replication)
+    )

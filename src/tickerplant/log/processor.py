@@ -1,0 +1,324 @@
+"""The loop of the stateful services: one record is one step, and each step's effects happen exactly once.
+
+A *stage* is the pure state of one input partition: a record goes in, output records come out. The processor owns all IO
+around it. Its effects, in this order, in `_commit`; each is safe to repeat, because none is visible before Step 4:
+
+1. append the outputs of the steps since the last commit,
+2. put a snapshot of each partition that is due, taken of the very state being committed,
+3. send the input positions,
+4. commit the log's transaction.
+
+Restart: newest snapshot, run on to the committed positions and discard what comes out, go on. After any failed
+transaction the state in memory is ahead of the log, so it is thrown away and the same way taken.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple, Protocol
+
+import msgspec
+import structlog
+
+from tickerplant.core import faults
+from tickerplant.core.errors import Fenced, LogUnavailable, SnapshotRefused
+from tickerplant.log.port import (
+    Assignee,
+    Delivery,
+    EventLog,
+    Payload,
+    Reader,
+    TopicPartition,
+    Transaction,
+    Writer,
+)
+
+SNAPSHOT_KEY: Final = "snapshot"
+KEPT_PREFIX: Final = "kept/"
+SNAPSHOT_RECORDS: Final = 2_000
+FEW_RECORDS: Final = 32
+REST: Final = 2.0
+REST_AT_MOST_S: Final = 0.05
+"""After few records the processor rests this many times as long as they took, and what comes meanwhile shares the next
+transaction: each costs as much as some records.
+"""
+_MAX_OUTPUT_BYTES: Final = 16 * 1024 * 1024  # outputs held in memory before a commit is made between two polls' records
+_ENVELOPE_VERSION: Final = 1
+
+log = structlog.get_logger(__name__)
+
+
+class Output(NamedTuple):
+    """One record to append, to the same partition number as its cause."""
+
+    topic: str
+    value: Payload
+
+
+class Stage(Protocol):
+    """The pure state of one partition: no IO, no clock."""
+
+    def step(self, delivery: Delivery) -> Sequence[Output]:
+        """Take one record and return what it causes. Never raises for what the record says: that is a dead letter."""
+        ...
+
+    def snapshot(self) -> bytes:
+        """Return the whole state, from which the stage's factory makes an equal one."""
+        ...
+
+    def keep_label(self) -> str | None:
+        """Return the name of the session that the state is in, once snapshots should be kept by session; or None."""
+        ...
+
+
+class StageFactory(Protocol):
+    """Makes the stage of a partition, new (`snapshot` None) or as it was. `format` is the number of its snapshots."""
+
+    format: int
+
+    def __call__(self, partition: int, snapshot: bytes | None) -> Stage:
+        """Return the stage, new or as the snapshot has it. Raises SnapshotRefused for bytes it cannot take."""
+        ...
+
+
+class _Envelope(msgspec.Struct, array_like=True):
+    """A snapshot on the log: format, the input positions it was taken at, and the stage's own bytes."""
+
+    envelope: int
+    format: int
+    positions: dict[str, int]
+    kept: str
+    state: bytes
+
+
+@dataclass(slots=True)
+class Counts:
+    """What the processor has done since it began; the numbers that metrics and tests read."""
+
+    records: int = 0
+    outputs: int = 0
+    discarded_records: int = 0
+    discarded_outputs: int = 0
+    commits: int = 0
+    snapshots: int = 0
+    restarts: int = 0
+
+
+@dataclass(slots=True)
+class _Partition:
+    """A partition that is ours: its stage, the position up to which its outputs are already on the log, what is due."""
+
+    stage: Stage
+    positions: dict[TopicPartition, int]
+    committed: dict[TopicPartition, int]
+    kept: str
+    records_since_snapshot: int = 0
+    touched: bool = False
+
+
+@dataclass(slots=True)
+class Processor:
+    """Runs one stage per input partition, exactly once. Belongs to the thread that calls `run`."""
+
+    event_log: EventLog
+    name: str
+    topics: Sequence[str]
+    state_topic: str
+    factory: StageFactory
+    instance: str = "0"
+    snapshot_records: int = SNAPSHOT_RECORDS
+    """Records of a partition between snapshots: what a restart runs through again, at a millisecond or less each."""
+    poll_records: int = 256
+    """Records taken in one poll, and so at most in one transaction."""
+    on_batch: Callable[[Counts], None] | None = None
+    counts: Counts = field(default_factory=Counts)
+    _stages: dict[int, _Partition] = field(default_factory=dict)
+    _discarded_before: int = 0
+
+    def run(self, stop: threading.Event, *, poll_s: float = 0.5) -> None:
+        """Work until `stop` is set, then snapshot what is ours and leave.
+
+        Raises Fenced when another member of this name has taken over, SnapshotRefused when a kept snapshot is of
+        another format. LogUnavailable is waited out.
+        """
+        while not stop.is_set():
+            self._stages.clear()
+            try:
+                self._work(stop, poll_s)
+            except LogUnavailable as error:
+                self.counts.restarts += 1
+                log.warning(
+                    "log out of reach, starting again from the last commit", service=self.name, error=str(error)
+                )
+                stop.wait(1.0)
+
+    def _work(self, stop: threading.Event, poll_s: float) -> None:
+        member = f"{self.name}-{self.instance}"
+        with (
+            self.event_log.writer(member) as writer,
+            self.event_log.reader(self.topics, group=self.name, member=member, assignee=_Assigned(self)) as reader,
+        ):
+            while not stop.is_set():
+                deliveries = reader.poll(timeout_s=poll_s, max_records=self.poll_records)
+                if not deliveries:
+                    continue
+                began = time.monotonic()
+                try:
+                    self._take(deliveries, writer, reader)
+                except Fenced:
+                    if reader.assignment():
+                        raise
+                    self._stages.clear()
+                if len(deliveries) < FEW_RECORDS:
+                    stop.wait(min(REST_AT_MOST_S, REST * (time.monotonic() - began)))
+            if self._stages:
+                self._commit(writer, reader, [], snapshot_all=True)
+
+    def _take(self, deliveries: Sequence[Delivery], writer: Writer, reader: Reader) -> None:
+        outputs: list[tuple[int, Output]] = []
+        size = 0
+        for delivery in deliveries:
+            owned = self._stages.get(delivery.partition)
+            if owned is None:
+                continue
+            produced = owned.stage.step(delivery)
+            source = delivery.source
+            owned.positions[source] = delivery.offset + 1
+            owned.records_since_snapshot += 1
+            self.counts.records += 1
+            if delivery.offset < owned.committed.get(source, 0):
+                self.counts.discarded_records += 1
+                self.counts.discarded_outputs += len(produced)
+                continue
+            owned.touched = True
+            for output in produced:
+                outputs.append((delivery.partition, output))
+                size += len(output.value)
+            if size > _MAX_OUTPUT_BYTES:
+                self._commit(writer, reader, outputs)
+                outputs, size = [], 0
+        self._commit(writer, reader, outputs)
+        self._say_resumed()
+        if self.on_batch is not None:
+            self.on_batch(self.counts)
+
+    def _commit(
+        self, writer: Writer, reader: Reader, outputs: Sequence[tuple[int, Output]], *, snapshot_all: bool = False
+    ) -> None:
+        """Commit what has been stepped since the last commit: the four effects of the module's docstring."""
+        due = {
+            partition: owned
+            for partition, owned in self._stages.items()
+            if owned.records_since_snapshot >= self.snapshot_records
+            or (snapshot_all and owned.records_since_snapshot)
+            or self._keeps(owned)
+        }
+        moved = {
+            source: position
+            for owned in self._stages.values()
+            if owned.touched
+            for source, position in owned.positions.items()
+        }
+        # A stage that is still running up to its committed position must not snapshot: its positions lie before it.
+        due = {p: owned for p, owned in due.items() if not _behind(owned)}
+        if not moved and not due:
+            return
+        faults.reach(f"{self.name}.commit.before")
+        with writer.transaction() as transaction:
+            # Step 1
+            for partition, output in outputs:
+                transaction.append(output.topic, partition, output.value)
+            faults.reach(f"{self.name}.append.after")
+            # Step 2
+            for partition, owned in due.items():
+                faults.reach(f"{self.name}.snapshot.before")
+                self._put_snapshot(transaction, partition, owned)
+                faults.reach(f"{self.name}.snapshot.after")
+            # Step 3
+            if moved:
+                transaction.send_positions(reader, moved)
+            # Step 4: leaving the block
+        faults.reach(f"{self.name}.commit.after")
+        self.counts.commits += 1
+        self.counts.outputs += len(outputs)
+        for owned in self._stages.values():
+            owned.touched = False
+        for owned in due.values():
+            owned.records_since_snapshot = 0
+
+    def _say_resumed(self) -> None:
+        """Log once that a restart has run on to the committed positions, and what it discarded on the way."""
+        again = self.counts.discarded_records - self._discarded_before
+        if again and not any(map(_behind, self._stages.values())):
+            log.info("resumed", service=self.name, records=again, discarded_outputs=self.counts.discarded_outputs)
+            self._discarded_before = self.counts.discarded_records
+
+    def _keeps(self, owned: _Partition) -> bool:
+        label = owned.stage.keep_label()
+        return label is not None and label != owned.kept
+
+    def _put_snapshot(self, transaction: Transaction, partition: int, owned: _Partition) -> None:
+        label = owned.stage.keep_label() or owned.kept
+        blob = msgspec.msgpack.encode(
+            _Envelope(
+                envelope=_ENVELOPE_VERSION,
+                format=self.factory.format,
+                positions={tp.topic: position for tp, position in owned.positions.items()},
+                kept=label,
+                state=owned.stage.snapshot(),
+            )
+        )
+        put = transaction.put_state
+        put(self.state_topic, partition, SNAPSHOT_KEY, blob)
+        if label and label != owned.kept:
+            put(self.state_topic, partition, KEPT_PREFIX + label, blob)
+            owned.kept = label
+        self.counts.snapshots += 1
+
+    def _open(self, partition: int, committed: Mapping[TopicPartition, int]) -> _Partition:
+        blob = self.event_log.get_state(self.state_topic, partition, SNAPSHOT_KEY)
+        here = {
+            tp: position for tp, position in committed.items() if tp.partition == partition and tp.topic in self.topics
+        }
+        if blob is None:
+            return _Partition(self.factory(partition, None), {}, here, "")
+        envelope = msgspec.msgpack.decode(blob, type=_Envelope)
+        if (envelope.envelope, envelope.format) != (_ENVELOPE_VERSION, self.factory.format):
+            raise SnapshotRefused(
+                f"the snapshot of {self.name}, partition {partition}, has format {envelope.envelope}."
+                f"{envelope.format}, this code reads {_ENVELOPE_VERSION}.{self.factory.format}: "
+                "run the version that wrote it"
+            )
+        positions = {TopicPartition(topic, partition): position for topic, position in envelope.positions.items()}
+        return _Partition(self.factory(partition, envelope.state), positions, here, envelope.kept)
+
+
+def _behind(owned: _Partition) -> bool:
+    return any(owned.positions.get(tp, 0) < position for tp, position in owned.committed.items())
+
+
+class _Assigned(Assignee):
+    """Opens and drops stages as partitions come and go; reading begins at the snapshot's positions."""
+
+    def __init__(self, processor: Processor) -> None:
+        self._processor = processor
+
+    def assigned(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
+        processor = self._processor
+        committed = processor.event_log.committed(processor.name)
+        for partition in {tp.partition for tp in partitions}:
+            if partition not in processor._stages:
+                processor._stages[partition] = processor._open(partition, committed)
+        start: dict[TopicPartition, int] = {}
+        for tp in partitions:
+            owned = processor._stages[tp.partition]
+            # Without a snapshot the state begins at the beginning: from the first record that the log still has.
+            start[tp] = owned.positions.get(tp, processor.event_log.offsets(tp.topic)[tp][0])
+        return start
+
+    def revoked(self, partitions: Sequence[TopicPartition]) -> None:
+        for tp in partitions:
+            self._processor._stages.pop(tp.partition, None)

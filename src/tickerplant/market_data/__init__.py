@@ -1,0 +1,1 @@
+"""Vendors' feeds in: ticks, bars and marks appended to the raw topic."""

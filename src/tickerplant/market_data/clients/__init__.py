@@ -1,0 +1,1 @@
+"""Vendors' clients: for each, `messages` (pure parsing) and what does IO."""

@@ -1,0 +1,65 @@
+"""What is written into `market.prices.raw` by no feed: the settings in force, and orders to rebuild."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+import pyarrow as pa
+
+from tickerplant.core import records
+from tickerplant.core.errors import Fenced, LogUnavailable
+from tickerplant.core.schemas import RAW, STATE_FEEDS, SYMBOLS
+from tickerplant.log.port import EventLog
+from tickerplant.market_data.feed import now_us
+from tickerplant.market_data.parting import Parter
+
+SETTINGS_KEY: Final = "settings"
+_WRITER: Final = "control"
+_ATTEMPTS: Final = 5
+
+
+def ensure_settings(log: EventLog, values: Mapping[str, Any], *, clock: Callable[[], int] = now_us) -> bool:
+    """Append a `Settings` record to every partition if these values differ from the last written; return whether.
+
+    `values` are those that differ from the defaults (`rules.values_of`). Processes that start together do this at the
+    same time and fence each other: who is fenced looks again, and mostly finds it done. Raises Fenced or LogUnavailable
+    when that is of no use.
+    """
+    text = msgspec.json.encode(values, order="deterministic")
+    for attempt in range(1, _ATTEMPTS):
+        try:
+            return _ensure(log, values, text, clock)
+        except (Fenced, LogUnavailable):
+            time.sleep(random.uniform(0.1, 0.5) * attempt)  # not all of them again at once
+    return _ensure(log, values, text, clock)
+
+
+def _ensure(log: EventLog, values: Mapping[str, Any], text: bytes, clock: Callable[[], int]) -> bool:
+    with log.writer(_WRITER) as writer:
+        if log.get_state(STATE_FEEDS, 0, SETTINGS_KEY) == text:
+            return False
+        data = records.encode(records.Settings(sent_at_us=clock(), values=dict(values)))
+        with writer.transaction() as transaction:
+            for partition in range(log.partitions(RAW)):
+                transaction.append(RAW, partition, data)
+            transaction.put_state(STATE_FEEDS, 0, SETTINGS_KEY, text)
+    return True
+
+
+def request_rebuild(
+    log: EventLog, symbols: Sequence[str], from_us: int, to_us: int, *, clock: Callable[[], int] = now_us
+) -> dict[int, int]:
+    """Append a `Rebuild` of `[from_us, to_us)` of the symbols to every partition; return its offset in each."""
+    parter = Parter(log.partitions(RAW))
+    parter.expect(symbols)
+    header = records.Rebuild(sent_at_us=clock(), from_us=from_us, to_us=to_us)
+    with log.writer(_WRITER) as writer:
+        with writer.transaction() as transaction:
+            for partition in range(parter.partitions):
+                rows = pa.RecordBatch.from_arrays([parter.symbols_in(partition, symbols)], schema=SYMBOLS)
+                transaction.append(RAW, partition, records.encode(header, rows))
+        return {source.partition: offset for source, offset in writer.committed().items() if source.topic == RAW}

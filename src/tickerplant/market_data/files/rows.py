@@ -1,0 +1,302 @@
+"""From a file's columns to the log's: blocks of text or typed columns in, TICKS or VENDOR_BARS out. Pure.
+
+A row that cannot be read becomes a dead letter with file, line and reason; the others arrive. Whole columns are cast at
+once, and only where that fails the values that cannot be are looked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tickerplant.core import interval as intervals
+from tickerplant.core.errors import BadInput
+from tickerplant.core.flags import KNOWN_BITS
+from tickerplant.core.interval import Interval
+from tickerplant.core.schemas import SMALL_TEXT, TEXT, TICKS, VENDOR_BARS
+from tickerplant.core.symbols import check_symbol
+from tickerplant.core.times import DAY_US, WEEK_US, Float64Array, Int64Array, timestamps
+from tickerplant.market_data.checks import EARLIEST_BAR_US, EARLIEST_TICK_US, Reasons, can_be, check_bars, check_ticks
+from tickerplant.market_data.files.blocks import Block, BrokenRow
+from tickerplant.market_data.files.shape import BARS, Shape
+from tickerplant.market_data.files.times import TimeReader
+
+Int32Array = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a file is to be read, where it does not say so itself."""
+
+    symbol: str | None = None
+    interval: str | None = None
+    tz: str | None = None
+    date_order: str | None = None
+    source: str = "file"
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What a block says: the good rows with their numbers and times, the broken ones, and where the block ends."""
+
+    batch: pa.RecordBatch
+    numbers: Int64Array
+    times: Int64Array
+    dead: Sequence[BrokenRow]
+    end: int
+
+
+class RowReader:
+    """Reads the blocks of one file in order. Raises BadInput for what the user must say or that no row can heal."""
+
+    def __init__(self, name: str, unit: str, shape: Shape, reading: Reading, *, header: int | None = None) -> None:
+        self.kind = shape.kind
+        self._name = name
+        self._unit = unit
+        self._shape = shape
+        self._reading = reading
+        self._line = header
+        self._times: TimeReader | None = None
+        self._symbol_codes: dict[str, int] = {}
+        self._given_symbol = check_symbol(reading.symbol) if reading.symbol else None
+        self._given_interval = intervals.parse(reading.interval) if reading.interval else None
+        if "symbol" not in shape.columns and self._given_symbol is None:
+            raise BadInput("no column says the symbol; name it with --symbol", line=header)
+        if shape.kind == BARS and "interval" not in shape.columns and self._given_interval is None:
+            raise BadInput("no column says the bars' interval; name it with --interval (as 1m, 1d)", line=header)
+
+    @property
+    def symbols(self) -> list[str]:
+        """The symbols seen so far, in the order in which they came."""
+        return list(self._symbol_codes)
+
+    def scan(self, block: Block) -> Int64Array:
+        """Return the times of a block's rows that can be, and remember its symbols; other columns may be absent."""
+        times, _, _, reasons = self._time_and_symbol(block)
+        good = can_be(times, EARLIEST_BAR_US if self.kind == BARS else EARLIEST_TICK_US)
+        good[list(reasons)] = False
+        return times[good]
+
+    def scan_columns(self) -> list[str]:
+        """Return the file's columns that `scan` reads."""
+        roles = ("time", "symbol", "interval")
+        names = [self._shape.columns[role] for role in roles if role in self._shape.columns]
+        return [*names, *([self._shape.clock] if self._shape.clock else [])]
+
+    def read(self, block: Block) -> Rows:
+        """Return a block's rows in the log's columns."""
+        times, symbols, grid, reasons = self._time_and_symbol(block)
+        batch = (
+            self._bars(block, times, symbols, grid, reasons)
+            if self.kind == BARS
+            else self._ticks(block, times, symbols, reasons)
+        )
+        for row, why in (check_bars(batch) if self.kind == BARS else check_ticks(batch)).items():
+            reasons.setdefault(row, why)
+        dead = [*block.broken, *self._dead(block, reasons)]
+        numbers = block.numbers
+        if reasons:
+            keep = np.ones(len(numbers), dtype=np.bool_)
+            keep[list(reasons)] = False
+            batch, numbers, times = batch.filter(pa.array(keep)), numbers[keep], times[keep]
+        dead = [BrokenRow(d.number, f"{self._name} {self._unit} {d.number}: {d.reason}", d.payload) for d in dead]
+        return Rows(batch, numbers, times, sorted(dead, key=lambda row: row.number), block.end)
+
+    # Columns ---------------------------------------------------------------------------------------------------------
+
+    def _time_and_symbol(self, block: Block) -> tuple[Int64Array, pa.Array, pa.Array | None, Reasons]:
+        reasons: Reasons = {}
+        rows = len(block.numbers)
+        symbols, codes = self._symbols(block, rows, reasons)
+        grid = self._intervals(block, rows, reasons) if self.kind == BARS else None
+        column = block.columns[self._shape.columns["time"]]
+        if self._shape.clock:
+            column = pc.binary_join_element_wise(column.cast(pa.utf8()), block.columns[self._shape.clock], " ")
+        if not rows:
+            return np.empty(0, np.int64), symbols, grid, reasons
+        if self._times is None:
+            self._times = TimeReader(
+                column,
+                tz=self._reading.tz,
+                date_order=self._reading.date_order,
+                daily=grid is not None and all(intervals.parse(g).us >= DAY_US for g in grid.dictionary.to_pylist()),
+                line=int(block.numbers[0]) if self._unit == "line" else None,
+            )
+        times, unread = self._times.read(column, codes)
+        for row, why in unread.items():
+            reasons.setdefault(row, why)
+        if grid is not None and "1w" in grid.dictionary.to_pylist():
+            weekly = pc.equal(grid.cast(pa.utf8()), "1w").to_numpy(zero_copy_only=False)
+            times = np.where(weekly, Interval(WEEK_US, "1w").floor(times), times)
+        return times, symbols, grid, reasons
+
+    def _symbols(self, block: Block, rows: int, reasons: Reasons) -> tuple[pa.Array, Int32Array]:
+        name = self._shape.columns.get("symbol")
+        if name is None:
+            assert self._given_symbol is not None
+            self._symbol_codes.setdefault(self._given_symbol, 0)
+            codes = np.zeros(rows, dtype=np.int32)
+            return pa.DictionaryArray.from_arrays(pa.array(codes), pa.array([self._given_symbol])), codes
+        column = block.columns[name]
+        if not pa.types.is_dictionary(column.type):
+            column = column.cast(pa.utf8()).dictionary_encode()
+        known, wrong = [], {}
+        for at, text in enumerate(column.dictionary.cast(pa.utf8()).to_pylist()):
+            try:
+                known.append(check_symbol(text or ""))
+            except BadInput as error:
+                wrong[at] = str(error)
+                known.append("?")
+        unique = list(dict.fromkeys(known))
+        for symbol in unique:
+            if symbol != "?":
+                self._symbol_codes.setdefault(symbol, len(self._symbol_codes))
+        place = {symbol: at for at, symbol in enumerate(unique)}
+        to_unique = np.array([place[symbol] for symbol in known] or [0], np.int32)
+        indices = column.indices.fill_null(0).cast(pa.int32()).to_numpy(zero_copy_only=False)
+        for row in np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)).tolist():
+            reasons[row] = "the symbol is missing"
+        for at, why in wrong.items():
+            for row in np.flatnonzero(indices == at).tolist():
+                reasons.setdefault(row, why)
+        local = to_unique[indices]
+        codes = np.array([self._symbol_codes.get(s, -1) for s in unique] or [0], np.int32)[local]
+        return pa.DictionaryArray.from_arrays(pa.array(local), pa.array(unique or ["?"], pa.utf8())), codes
+
+    def _intervals(self, block: Block, rows: int, reasons: Reasons) -> pa.Array:
+        name = self._shape.columns.get("interval")
+        if name is None:
+            assert self._given_interval is not None
+            names, indices = [self._given_interval.name], np.zeros(rows, np.int8)
+            return pa.DictionaryArray.from_arrays(pa.array(indices), pa.array(names))
+        column = block.columns[name].cast(pa.utf8()).dictionary_encode()
+        plain: list[str] = []
+        for at, text in enumerate(column.dictionary.to_pylist()):
+            try:
+                plain.append(intervals.parse((text or "").strip()).name)
+            except BadInput as error:
+                plain.append("1m")
+                for row in np.flatnonzero(column.indices.to_numpy(zero_copy_only=False) == at).tolist():
+                    reasons[row] = str(error)
+        unique = list(dict.fromkeys(plain)) or ["1m"]
+        place = np.array([unique.index(p) for p in plain] or [0], np.int8)
+        local = place[column.indices.fill_null(0).to_numpy(zero_copy_only=False)]
+        return pa.DictionaryArray.from_arrays(pa.array(local, pa.int8()), pa.array(unique))
+
+    def _ticks(self, block: Block, times: Int64Array, symbols: pa.Array, reasons: Reasons) -> pa.RecordBatch:
+        rows = len(times)
+        flags = self._floats(block, "flags", reasons, absent=0.0)
+        known = (flags >= 0) & (flags <= KNOWN_BITS) & (flags == np.floor(flags))
+        for row in np.flatnonzero(~known).tolist():
+            reasons.setdefault(row, "the flags are not bits that are known")
+        trade_id = self._texts(block, "trade_id")
+        columns = [
+            timestamps(times),
+            symbols.cast(TEXT),
+            pa.array(self._floats(block, "price", reasons)),
+            pa.array(self._floats(block, "size", reasons, absent=0.0)),
+            self._sources(block, rows),
+            trade_id if trade_id is not None else pa.nulls(rows, pa.utf8()),
+            pa.array(np.where(known, flags, 0).astype(np.uint16)),
+            timestamps(times),
+        ]
+        return pa.RecordBatch.from_arrays(columns, schema=TICKS)
+
+    def _bars(
+        self, block: Block, times: Int64Array, symbols: pa.Array, grid: pa.Array | None, reasons: Reasons
+    ) -> pa.RecordBatch:
+        assert grid is not None
+        rows = len(times)
+        vwap = self._floats(block, "vwap", reasons, absent=np.nan)
+        trades = self._floats(block, "trades", reasons, absent=np.nan)
+        columns = [
+            timestamps(times),
+            symbols.cast(TEXT),
+            grid.cast(SMALL_TEXT),
+            *(pa.array(self._floats(block, name, reasons)) for name in ("open", "high", "low", "close")),
+            pa.array(self._floats(block, "volume", reasons, absent=0.0)),
+            pa.array(vwap, mask=np.isnan(vwap)),
+            pa.array(np.nan_to_num(trades).astype(np.int64), mask=np.isnan(trades)),
+            self._sources(block, rows),
+            pa.array(np.ones(rows, dtype=np.bool_)),
+        ]
+        return pa.RecordBatch.from_arrays(columns, schema=VENDOR_BARS)
+
+    def _sources(self, block: Block, rows: int) -> pa.Array:
+        texts = self._texts(block, "source")
+        if texts is None:
+            return pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array([self._reading.source]))
+        return texts.fill_null(self._reading.source).dictionary_encode().cast(TEXT)
+
+    def _texts(self, block: Block, role: str) -> pa.Array | None:
+        """Return a column as text, empty values as nulls; None when the file has no such column."""
+        name = self._shape.columns.get(role)
+        if name is None:
+            return None
+        texts = block.columns[name].cast(pa.utf8())
+        return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.utf8()), texts)
+
+    def _floats(self, block: Block, role: str, reasons: Reasons, *, absent: float | None = None) -> Float64Array:
+        """Return a column as numbers. Empty values are `absent`, or broken when that is None."""
+        name = self._shape.columns.get(role)
+        if name is None:
+            assert absent is not None
+            return np.full(len(block.numbers), absent)
+        column = block.columns[name]
+        if not pa.types.is_string(column.type) and not pa.types.is_large_string(column.type):
+            return self._typed_floats(column, role, reasons, absent)
+        try:
+            result: Float64Array = pc.cast(column, pa.float64()).to_numpy(zero_copy_only=False)
+            return result
+        except pa.ArrowInvalid:
+            pass
+        texts = pc.utf8_trim_whitespace(column).to_pylist()
+        values = np.full(len(texts), np.nan if absent is None else absent)
+        for row, text in enumerate(texts):
+            if text or absent is None:
+                number = _number(text)
+                if number is None:
+                    reasons.setdefault(row, f"{role} {text!r} is no number" if text else f"the {role} is missing")
+                    number = 0.0
+                values[row] = number
+        return values
+
+    def _typed_floats(self, column: pa.Array, role: str, reasons: Reasons, absent: float | None) -> Float64Array:
+        try:
+            floats = column.cast(pa.float64(), safe=False)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise BadInput(f"the column for {role} holds {column.type}, not numbers") from error
+        if floats.null_count and absent is None:
+            for row in np.flatnonzero(floats.is_null().to_numpy(zero_copy_only=False)).tolist():
+                reasons.setdefault(row, f"the {role} is missing")
+        result: Float64Array = floats.fill_null(0.0 if absent is None else absent).to_numpy(zero_copy_only=False)
+        return result
+
+    def _dead(self, block: Block, reasons: Reasons) -> list[BrokenRow]:
+        if not reasons:
+            return []
+        order = sorted(reasons)
+        wanted = pa.array(order)
+        values = {name: column.take(wanted).to_pylist() for name, column in block.columns.items()}
+        encoder = msgspec.json.Encoder(enc_hook=str)
+        return [
+            BrokenRow(
+                int(block.numbers[row]),
+                reasons[row],
+                encoder.encode({name: column[at] for name, column in values.items()}),
+            )
+            for at, row in enumerate(order)
+        ]
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text) if "_" not in text else None
+    except ValueError:
+        return None

@@ -1,0 +1,1 @@
+"""Topics to tables: the only writer of market data in the store."""

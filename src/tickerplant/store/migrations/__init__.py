@@ -1,0 +1,180 @@
+"""Numbered SQL, applied in order under an advisory lock and recorded with a checksum; running it again is harmless.
+
+A file is one source for two flavours: lines between `-- only: timescaledb` (or `-- only: postgresql`) and `-- end` are
+for that flavour alone. A flavour is chosen once, when the first migration runs, and recorded: a TimescaleDB that is
+installed later does not change tables that are there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import TYPE_CHECKING, Any, Final
+
+from tickerplant.core.errors import MigrationError
+
+if TYPE_CHECKING:
+    from tickerplant.store.pool import Session, Store
+
+LOCK: Final = 0x7469636B  # "tick": the plant's advisory locks are (LOCK, n)
+LOCK_MIGRATIONS, LOCK_PARTITIONS, LOCK_COLUMNS, LOCK_JOBS = 1, 2, 3, 4
+
+TIMESCALEDB, POSTGRESQL = "timescaledb", "postgresql"
+_NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One file. `checksum` is over both flavours."""
+
+    number: int
+    name: str
+    text: str
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of the file."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationStatus:
+    """Which migrations a database has; `pending` is empty when it fits this code."""
+
+    flavour: str
+    applied: tuple[str, ...]
+    pending: tuple[str, ...]
+
+
+def all_migrations() -> list[Migration]:
+    """Return the migrations of this code in order."""
+    found = []
+    for entry in resources.files(__name__).iterdir():
+        match = _NAME.match(entry.name)
+        if match is not None:
+            found.append(Migration(int(match[1]), entry.name, entry.read_text()))
+    return sorted(found, key=lambda migration: migration.number)
+
+
+def render(text: str, flavour: str) -> str:
+    """Return the SQL for one flavour. Raises MigrationError for a section that does not end.
+
+    >>> render('a' + chr(10) + '-- only: postgresql' + chr(10) + 'b' + chr(10) + '-- end', 'timescaledb')
+    'a'
+    """
+    kept: list[str] = []
+    only: str | None = None
+    for line in text.splitlines():
+        if line.startswith("-- only: "):
+            only = line.removeprefix("-- only: ").strip()
+            if only not in (TIMESCALEDB, POSTGRESQL):
+                raise MigrationError(f"a migration has a section for {only!r}, which is no flavour")
+        elif line == "-- end":
+            only = None
+        elif only is None or only == flavour:
+            kept.append(line)
+    if only is not None:
+        raise MigrationError(f"a migration's section for {only} does not end")
+    return "\n".join(kept)
+
+
+async def migrate(store: Store) -> list[str]:
+    """Bring the database to this code; return the names of what was applied.
+
+    Each migration is a transaction of its own, so an interrupted run goes on where it was. Raises MigrationError for a
+    database that is newer than this code, or whose migrations were other ones.
+    """
+    async with store.session() as session:
+        await session.execute("SELECT pg_advisory_lock($1, $2)", LOCK, LOCK_MIGRATIONS)
+        try:
+            done = await _migrate(session, store)
+        finally:
+            await session.execute("SELECT pg_advisory_unlock($1, $2)", LOCK, LOCK_MIGRATIONS)
+    await store.look()
+    return done
+
+
+async def status(store: Store) -> MigrationStatus:
+    """Return which migrations the database has. Raises MigrationError as `migrate` does."""
+    async with store.session() as session:
+        applied = await _applied(session)
+    migrations = all_migrations()
+    _check(migrations, applied)
+    return MigrationStatus(
+        store.flavour,
+        tuple(m.name for m in migrations if m.number in applied),
+        tuple(m.name for m in migrations if m.number not in applied),
+    )
+
+
+async def _migrate(session: Session, store: Store) -> list[str]:
+    applied = await _applied(session)
+    migrations = all_migrations()
+    _check(migrations, applied)
+    if not applied:
+        await _first(session)
+    flavour = await flavour_of(session)
+    done = []
+    for migration in migrations:
+        if migration.number in applied:
+            continue
+        async with session.transaction():
+            await session.script(render(migration.text, flavour))
+            await session.execute(
+                "INSERT INTO schema_migrations (number, name, checksum, flavour) VALUES ($1, $2, $3, $4)",
+                migration.number,
+                migration.name,
+                migration.checksum,
+                flavour,
+            )
+        done.append(migration.name)
+    return done
+
+
+async def _first(session: Session) -> None:
+    await session.script(
+        """CREATE TABLE IF NOT EXISTS schema_migrations (
+            number integer PRIMARY KEY,
+            name text NOT NULL,
+            checksum text NOT NULL,
+            flavour text NOT NULL,
+            applied_at timestamptz NOT NULL DEFAULT now()
+        )"""
+    )
+    if await session.value("SELECT count(*) FROM pg_available_extensions WHERE name = 'timescaledb'"):
+        await session.script("CREATE EXTENSION IF NOT EXISTS timescaledb")
+
+
+async def flavour_of(session: Session) -> str:
+    """Return the recorded flavour or, before the first migration, that of the extensions."""
+    if await session.value("SELECT to_regclass('schema_migrations') IS NOT NULL"):
+        recorded = await session.value("SELECT max(flavour) FROM schema_migrations")
+        if recorded is not None:
+            return str(recorded)
+    installed = await session.value("SELECT count(*) FROM pg_extension WHERE extname = 'timescaledb'")
+    return TIMESCALEDB if installed else POSTGRESQL
+
+
+async def _applied(session: Session) -> Mapping[int, Any]:
+    if not await session.value("SELECT to_regclass('schema_migrations') IS NOT NULL"):
+        return {}
+    rows = await session.rows("SELECT number, name, checksum FROM schema_migrations")
+    return {row["number"]: row for row in rows}
+
+
+def _check(migrations: list[Migration], applied: Mapping[int, Any]) -> None:
+    known = {migration.number: migration for migration in migrations}
+    for number, row in sorted(applied.items()):
+        if number not in known:
+            raise MigrationError(
+                f"the database has migration {row['name']}, which this version does not know: "
+                "it belongs to a newer Tickerplant; upgrade this one"
+            )
+        if row["checksum"] != known[number].checksum:
+            raise MigrationError(
+                f"migration {row['name']} has another text than the one this database was made with: run the version "
+                "that made it, or make a new database and replay into it"
+            )

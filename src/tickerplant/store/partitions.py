@@ -1,0 +1,117 @@
+"""Table partitions of plain PostgreSQL: made on demand, before rows come; dropped whole by retention.
+
+There is no default partition: rows in one would have to be moved when theirs is made. A partition is made as a table of
+its own and attached, which readers and writers of the others do not notice (CREATE … PARTITION OF would lock them all
+out).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from tickerplant.core.times import DAY_US, WEEK_US, Int64Array, from_us, iso
+from tickerplant.store.migrations import LOCK, LOCK_PARTITIONS
+
+if TYPE_CHECKING:
+    from tickerplant.store.pool import Session
+
+DECADE_US: Final = 0
+"""Calendar decades, which have no fixed length."""
+
+LENGTHS: Final = {
+    "realtime_prices": DAY_US,
+    "intraday_ohlcv": WEEK_US,
+    "intraday_analytics": WEEK_US,
+    "coverage": WEEK_US,
+    "historical_ohlcv": DECADE_US,
+    "daily_analytics": DECADE_US,
+}
+"""How much time a partition holds. A day of ticks goes at once; ten years of daily bars of one symbol are one range of
+one index."""
+
+
+def starts(relation: str, times: Int64Array) -> Int64Array:
+    """Return the start of the partition of each time, µs."""
+    length = LENGTHS[relation]
+    if length == DECADE_US:
+        years = times.astype("datetime64[us]").astype("datetime64[Y]").astype(np.int64) + 1970
+        return _year_us(years // 10 * 10)
+    return times - times % length
+
+
+def end(relation: str, start_us: int) -> int:
+    """Return the first instant after the partition that begins at `start_us`."""
+    length = LENGTHS[relation]
+    if length == DECADE_US:
+        return int(_year_us(np.array([from_us(start_us).year + 10]))[0])
+    return start_us + length
+
+
+def name_of(relation: str, start_us: int) -> str:
+    """Return the name of a partition: `realtime_prices_p20120621`."""
+    return f"{relation}_p{from_us(start_us):%Y%m%d}"
+
+
+def _year_us(years: Int64Array) -> Int64Array:
+    return (years - 1970).astype("datetime64[Y]").astype("datetime64[us]").astype(np.int64)
+
+
+async def ensure_partitions(session: Session, relation: str, times: Int64Array) -> None:
+    """Make the partitions for these times that are missing. Not inside a transaction: each is there at once, for all.
+
+    What is known to be there is not asked for again. On TimescaleDB there is nothing to do.
+    """
+    if session.timescale or not len(times):
+        return
+    known = session.known.partitions
+    needed = {(relation, int(start)) for start in np.unique(starts(relation, times))} - known
+    for key in sorted(needed):
+        await _make(session, relation, key[1])
+        known.add(key)
+
+
+# Read from the catalogue's tables: to_regclass would answer from a cache that waiting for a lock does not freshen.
+_ATTACHED: Final = """
+    SELECT count(*) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+    WHERE i.inhparent = $1::text::regclass AND c.relname = $2
+"""
+
+
+async def _make(session: Session, relation: str, start_us: int) -> None:
+    name = name_of(relation, start_us)
+    if await session.value(_ATTACHED, relation, name):
+        return
+    async with session.transaction():
+        await session.execute("SELECT pg_advisory_xact_lock($1, $2)", LOCK, LOCK_PARTITIONS)
+        if await session.value(_ATTACHED, relation, name):
+            return  # somebody was faster
+        bounds = f"FROM ('{iso(start_us)}') TO ('{iso(end(relation, start_us))}')"
+        await session.script(f'CREATE TABLE "{name}" (LIKE "{relation}" INCLUDING ALL)')
+        await session.script(f'ALTER TABLE "{relation}" ATTACH PARTITION "{name}" FOR VALUES {bounds}')
+
+
+async def record_arrivals(session: Session, relation: str, partition: int, times: Int64Array) -> None:
+    """Record in the open transaction that rows of these times came in now, from that partition of the log.
+
+    Retention counts from there, and the roll-ups know what is out of date. One row for each log partition, so that two
+    connections never wait for each other.
+    """
+    if session.timescale or not len(times):
+        return
+    begins = starts(relation, times)
+    unique, which = np.unique(begins, return_inverse=True)
+    earliest = np.full(len(unique), np.iinfo(np.int64).max)
+    np.minimum.at(earliest, which.reshape(-1), times)
+    await session.execute(
+        """INSERT INTO arrivals AS a (relation, starts_at, partition, dirty_from)
+           SELECT $1, s.starts_at, $2, s.dirty_from FROM unnest($3::timestamptz[], $4::timestamptz[]) AS s
+           (starts_at, dirty_from)
+           ON CONFLICT (relation, starts_at, partition)
+           DO UPDATE SET arrived_at = now(), dirty_from = least(a.dirty_from, excluded.dirty_from)""",
+        relation,
+        partition,
+        [from_us(int(us)) for us in unique],
+        [from_us(int(us)) for us in earliest],
+    )

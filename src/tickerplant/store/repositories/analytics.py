@@ -1,0 +1,200 @@
+"""`intraday_analytics`, `daily_analytics` and `realtime_analytics`: indicator values, a column for each output."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tickerplant.core import schemas
+from tickerplant.core.errors import StoreError
+from tickerplant.core.interval import parse
+from tickerplant.core.times import times_of
+from tickerplant.store.columns import plain, quoted, selected, source_of, table_of
+from tickerplant.store.keys import KEY, chosen, newest_by_key, not_newer
+from tickerplant.store.migrations import LOCK, LOCK_COLUMNS
+from tickerplant.store.partitions import ensure_partitions, record_arrivals
+from tickerplant.store.repositories.ranges import read_newest_of_each, read_range
+
+if TYPE_CHECKING:
+    from tickerplant.store.pool import Session
+
+INTRADAY, DAILY, REALTIME = "intraday_analytics", "daily_analytics", "realtime_analytics"
+RELATIONS: Final = (INTRADAY, DAILY, REALTIME)
+_OWN: Final = frozenset([*schemas.ANALYTICS_KEY.names, "updated_at"])
+_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,62}\Z")  # 63 bytes are what PostgreSQL keeps of a name
+
+
+def relation_of(interval: str) -> str:
+    """Return the table of an interval's closed values. Raises BadInput for an unknown interval."""
+    return INTRADAY if parse(interval).is_intraday else DAILY
+
+
+def outputs_of(values: pa.Table) -> list[str]:
+    """Return the names of the indicator columns of a table of values."""
+    return [name for name in values.schema.names if name not in _OWN]
+
+
+class Analytics:
+    """Values of one session or look."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    async def ensure_columns(self, names: Iterable[str]) -> None:
+        """Add the columns that are missing in the three tables; outside a transaction. Raises StoreError for a bad
+        name.
+        """
+        missing = sorted(set(names) - self._session.known.columns)
+        if not missing:
+            return
+        for name in missing:
+            if not _NAME.match(name) or name in _OWN:
+                raise StoreError(f"{name!r} cannot be a column of indicator values: [a-z0-9_], 63 characters at most")
+        if set(missing) - await self._columns():
+            async with self._session.transaction():
+                await self._session.execute("SELECT pg_advisory_xact_lock($1, $2)", LOCK, LOCK_COLUMNS)
+                for name in sorted(set(missing) - await self._columns()):
+                    for relation in RELATIONS:
+                        await self._session.script(
+                            f'ALTER TABLE "{relation}" ADD COLUMN IF NOT EXISTS "{name}" double precision'
+                        )
+        self._session.known.columns.update(missing)
+
+    async def _columns(self) -> set[str]:
+        rows = await self._session.rows(
+            """SELECT attname FROM pg_attribute WHERE attrelid = $1::text::regclass AND attnum > 0 AND NOT attisdropped
+               AND atttypid = 'double precision'::regtype ORDER BY attnum""",
+            RELATIONS[-1],  # columns are added to the three in one transaction, in this order
+        )
+        return {row["attname"] for row in rows}
+
+    async def prepare(self, values: pa.Table) -> None:
+        """Make room and columns for these values; before the transaction."""
+        await self.ensure_columns(outputs_of(values))
+        for relation, part in _by_relation(values):
+            if relation != REALTIME:
+                await ensure_partitions(self._session, relation, times_of(part.column("time")))
+
+    async def upsert(self, values: pa.Table, partition: int) -> int:
+        """Apply values of one log partition in a transaction; return how many rows changed. The newest version wins.
+
+        Values of forming bars go to `realtime_analytics` and stay there when the bar closes, of final ones to the table
+        of their interval; `withdrawn` deletes older ones from all. Only the columns of `values` are written.
+        """
+        states = values.column("state").cast(pa.utf8())
+        forming = newest_by_key(chosen(values, pc.equal(states, schemas.FORMING)))
+        closed = newest_by_key(chosen(values, pc.not_equal(states, schemas.FORMING)))
+        withdrawn = pc.equal(closed.column("state").cast(pa.utf8()), schemas.WITHDRAWN)
+        gone = chosen(closed, withdrawn)
+        changed = await self._delete(gone)
+        forming = chosen(forming, pa.array(~not_newer(forming, gone)))
+        for relation, part in _by_relation(pa.concat_tables([chosen(closed, pc.invert(withdrawn)), forming])):
+            changed += await self._write(relation, part)
+            if relation != REALTIME:
+                await record_arrivals(self._session, relation, partition, times_of(part.column("time")))
+        return changed
+
+    async def _write(self, relation: str, values: pa.Table) -> int:
+        names = values.schema.names
+        changes = ", ".join(f'"{name}" = excluded."{name}"' for name in names if name not in KEY)
+        stamp = ", updated_at = now()" if relation == REALTIME else ""
+        source, arguments = await source_of(self._session, relation, plain(values))
+        return await self._session.execute(
+            f'INSERT INTO "{relation}" AS t ({quoted(names)}) SELECT {quoted(names, "s.")} FROM {source}'
+            f' ON CONFLICT (symbol, "interval", "time") DO UPDATE SET {changes}{stamp}'
+            " WHERE excluded.version > t.version",
+            *arguments,
+        )
+
+    async def _delete(self, values: pa.Table) -> int:
+        if not values.num_rows:
+            return 0
+        changed = 0
+        source, arguments = await source_of(self._session, "gone_values", plain(values.select([*KEY, "version"])))
+        for relation in RELATIONS:
+            changed += await self._session.execute(
+                f'DELETE FROM "{relation}" AS t USING {source}'
+                ' WHERE t.symbol = s.symbol AND t."interval" = s."interval"'
+                ' AND t."time" = s."time" AND t.version < s.version',
+                *arguments,
+            )
+        return changed
+
+    async def read(
+        self,
+        symbol: str,
+        interval: str,
+        start_us: int | None = None,
+        end_us: int | None = None,
+        limit: int | None = None,
+        *,
+        names: Sequence[str] | None = None,
+        newest_first: bool = False,
+    ) -> pa.Table:
+        """Return a symbol's values of closed bars: `schemas.ANALYTICS_KEY` and the columns `names` (all if None).
+
+        Bounds and limit as in `ranges.read_range`. Raises StoreError for a name that is no column.
+        """
+        keys: list[tuple[str, Any]] = [("symbol", symbol), ("interval", interval)]
+        schema = await self.schema(names)
+        relation = relation_of(interval)
+        return await read_range(
+            self._session, relation, keys, schema, start_us, end_us, limit, newest_first=newest_first
+        )
+
+    async def newest_of_each(
+        self, symbols: Sequence[str], interval: str, *, limit: int, before_us: int | None = None
+    ) -> pa.Table:
+        """Return the newest `limit` rows of each symbol before a time, sorted by (symbol, time)."""
+        relation, schema = relation_of(interval), await self.schema(None)
+        return await read_newest_of_each(self._session, relation, symbols, interval, schema, before_us, limit)
+
+    async def schema(self, names: Sequence[str] | None) -> pa.Schema:
+        """Return the Arrow schema that `read` answers with."""
+        known = await self._columns()
+        chosen = sorted(known) if names is None else list(names)
+        unknown = [name for name in chosen if name not in known]
+        if unknown:
+            raise StoreError(f"no indicator values named {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+        return pa.schema([*schemas.ANALYTICS_KEY, *(pa.field(name, pa.float64()) for name in chosen)])
+
+
+class RealtimeAnalytics:
+    """Values on forming bars, of one look."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._analytics = Analytics(session)
+
+    async def read(self, symbol: str) -> pa.Table:
+        """Return the newest values on the forming bar of each interval of a symbol, as `Analytics.read` does."""
+        schema = await self._analytics.schema(None)
+        rows = await self._session.rows(
+            f'SELECT DISTINCT ON ("interval") {selected(schema)} FROM "{REALTIME}" WHERE symbol = $1'
+            ' ORDER BY "interval", "time" DESC',
+            symbol,
+        )
+        return table_of(rows, schema)
+
+    async def of_each(self, symbols: Sequence[str]) -> pa.Table:
+        """Return what `read` does for several symbols, sorted by (symbol, interval)."""
+        schema = await self._analytics.schema(None)
+        rows = await self._session.rows(
+            f'SELECT DISTINCT ON (symbol, "interval") {selected(schema)} FROM "{REALTIME}"'
+            ' WHERE symbol = ANY($1::text[]) ORDER BY symbol, "interval", "time" DESC',
+            list(symbols),
+        )
+        return table_of(rows, schema)
+
+
+def _by_relation(values: pa.Table) -> list[tuple[str, pa.Table]]:
+    from tickerplant.store.repositories.ohlcv import by_relation
+
+    forming = pc.equal(values.column("state").cast(pa.utf8()), schemas.FORMING)
+    parts = by_relation(chosen(values, pc.invert(forming)), INTRADAY, DAILY)
+    live = chosen(values, forming)
+    return [*parts, (REALTIME, live)] if live.num_rows else parts

@@ -1,0 +1,185 @@
+"""`coverage`, `feeds` and `dead_letters`: what is complete, what is missing, what could not be read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tickerplant.core import records
+from tickerplant.core.times import FOREVER_US, NEVER_US, TIMESTAMP, from_us
+from tickerplant.store.columns import source_of, table_of
+from tickerplant.store.partitions import ensure_partitions, record_arrivals
+from tickerplant.store.repositories.ranges import read_range
+
+if TYPE_CHECKING:
+    from tickerplant.store.pool import Session
+
+MAX_PAYLOAD_BYTES: Final = 64 * 1024
+"""What is kept of an unreadable payload: enough to see what it was; the log keeps all of it for as long."""
+
+COVERAGE: Final = pa.schema(
+    [
+        pa.field("feed", pa.utf8(), nullable=False),
+        pa.field("interval", pa.utf8(), nullable=False),
+        pa.field("time", TIMESTAMP, nullable=False),
+        pa.field("partition", pa.int32(), nullable=False),
+        pa.field("expected", pa.int32(), nullable=False),
+        pa.field("emitted", pa.int32(), nullable=False),
+        pa.field("silent", pa.list_(pa.utf8()), nullable=False),
+    ]
+)
+FEEDS: Final = pa.schema(
+    [
+        pa.field("feed", pa.utf8(), nullable=False),
+        pa.field("partition", pa.int32(), nullable=False),
+        pa.field("state", pa.utf8(), nullable=False),
+        pa.field("since", TIMESTAMP),
+        pa.field("reason", pa.utf8(), nullable=False),
+        pa.field("late_ticks", pa.int64(), nullable=False),
+        pa.field("sent_at", TIMESTAMP, nullable=False),
+    ]
+)
+
+_OVERS: Final = pa.schema(
+    [
+        ("feed", pa.utf8()),
+        ("interval", pa.utf8()),
+        ("time", TIMESTAMP),
+        ("expected", pa.int32()),
+        ("emitted", pa.int32()),
+        ("silent", pa.utf8()),  # symbols have no spaces
+        ("version", pa.int64()),
+    ]
+)
+
+
+def _over_row(over: records.Record) -> dict[str, Any]:
+    header = over.header
+    assert isinstance(header, records.Over)
+    silent = over.batch.column("symbol").cast(pa.utf8()).filter(pc.invert(over.batch.column("emitted")))
+    return {
+        "feed": header.feed,
+        "interval": header.interval,
+        "time": from_us(header.start_us),
+        "expected": header.expected,
+        "emitted": header.emitted,
+        "silent": " ".join(silent.to_pylist()),
+        "version": header.cause,
+    }
+
+
+class Coverage:
+    """Coverage of one session or look."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    async def prepare(self, overs: Sequence[records.Record]) -> None:
+        """Make room for these `over` records; before the transaction."""
+        times = np.array(
+            [over.header.start_us for over in overs if isinstance(over.header, records.Over)], dtype=np.int64
+        )
+        await ensure_partitions(self._session, "coverage", times)
+
+    async def put_overs(self, overs: Sequence[records.Record], partition: int) -> None:
+        """Keep `over` records of one log partition, in a transaction; the newest for each interval wins."""
+        newest: dict[tuple[str, str, int], records.Record] = {}
+        for over in overs:
+            assert isinstance(over.header, records.Over)
+            newest[over.header.feed, over.header.interval, over.header.start_us] = over
+        times = np.array([start for _, _, start in newest], dtype=np.int64)
+        batch = pa.RecordBatch.from_pylist([_over_row(over) for over in newest.values()], schema=_OVERS)
+        source, arguments = await source_of(self._session, "coverage", batch)
+        await self._session.execute(
+            f"""INSERT INTO coverage AS t (feed, "interval", "time", partition, expected, emitted, silent, version)
+                SELECT s.feed, s."interval", s."time", {partition:d}, s.expected, s.emitted,
+                    string_to_array(s.silent, ' '), s.version FROM {source}
+                ON CONFLICT (feed, "interval", "time", partition) DO UPDATE SET expected = excluded.expected,
+                    emitted = excluded.emitted, silent = excluded.silent, version = excluded.version
+                WHERE excluded.version >= t.version""",
+            *arguments,
+        )
+        await record_arrivals(self._session, "coverage", partition, times)
+
+    async def put_feeds(self, states: Sequence[records.FeedState], partition: int) -> None:
+        """Keep how feeds do, in order; `late` adds to a feed's count and leaves its state."""
+        late: dict[str, int] = {}
+        newest: dict[str, records.FeedState] = {}
+        for state in states:
+            if state.state == "late":
+                late[state.feed] = late.get(state.feed, 0) + state.count
+                newest.setdefault(state.feed, state)
+            else:
+                newest[state.feed] = state
+        for state in newest.values():
+            await self._put_feed(state, late.get(state.feed, 0), partition)
+
+    async def _put_feed(self, state: records.FeedState, late: int, partition: int) -> None:
+        since = None if state.since_us in (NEVER_US, FOREVER_US) else from_us(state.since_us)
+        await self._session.execute(
+            """INSERT INTO feeds AS t (feed, partition, state, since, reason, late_ticks, version, sent_at)
+               VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+               ON CONFLICT (feed, partition) DO UPDATE SET
+                   state = CASE WHEN excluded.state = 'late' THEN t.state ELSE excluded.state END,
+                   since = CASE WHEN excluded.state = 'late' THEN t.since ELSE excluded.since END,
+                   reason = CASE WHEN excluded.state = 'late' THEN t.reason ELSE excluded.reason END,
+                   late_ticks = t.late_ticks + excluded.late_ticks,
+                   version = excluded.version, sent_at = excluded.sent_at""",
+            state.feed,
+            partition,
+            state.state,
+            since,
+            state.reason,
+            late,
+            state.cause,
+            from_us(state.sent_at_us),
+        )
+
+    async def put_dead(self, dead: records.Record, partition: int, offset: int) -> None:
+        """Keep what could not be read, by the place of its record in the dead-letter topic."""
+        rows = dead.batch.to_pylist()
+        await self._session.execute(
+            """INSERT INTO dead_letters (partition, "offset", row, from_topic, from_partition, from_offset, reason,
+            payload,
+                   sent_at)
+               SELECT $1, $2, s.row, s.topic, s.partition, s."offset", s.reason, s.payload, $3
+               FROM unnest($4::integer[], $5::text[], $6::integer[], $7::bigint[], $8::text[], $9::bytea[])
+                   AS s (row, topic, partition, "offset", reason, payload)
+               ON CONFLICT DO NOTHING""",
+            partition, offset, from_us(dead.header.sent_at_us), list(range(len(rows))), [r["topic"] for r in rows],
+            [r["partition"] for r in rows], [r["offset"] for r in rows], [r["reason"].replace("\0", "") for r in rows],
+            [r["payload"][:MAX_PAYLOAD_BYTES] for r in rows],
+        )  # fmt: skip
+
+    async def put_source_order(self, sources: tuple[str, ...], partition: int) -> None:
+        """Keep the order of sources in force, so that bars of history compete by it after a restart too."""
+        await self._session.execute(
+            """INSERT INTO source_order VALUES ($1, $2)
+               ON CONFLICT (partition) DO UPDATE SET sources = excluded.sources""",
+            partition,
+            list(sources),
+        )
+
+    async def source_orders(self) -> dict[int, tuple[str, ...]]:
+        """Return the order of sources in force by log partition; {} before the log has said one."""
+        rows = await self._session.rows("SELECT partition, sources FROM source_order")
+        return {row["partition"]: tuple(row["sources"]) for row in rows}
+
+    async def read(
+        self, feed: str, interval: str, start_us: int | None = None, end_us: int | None = None, limit: int | None = None
+    ) -> pa.Table:
+        """Return a feed's intervals that are over (`COVERAGE`), a row for each log partition; as in `read_range`."""
+        keys = [("feed", feed), ("interval", interval)]
+        return await read_range(self._session, "coverage", keys, COVERAGE, start_us, end_us, limit)
+
+    async def feeds(self) -> pa.Table:
+        """Return how each feed does in each log partition (`FEEDS`)."""
+        rows = await self._session.rows(
+            """SELECT feed, partition, state, date_part('epoch', since), reason, late_ticks, date_part('epoch', sent_at)
+               FROM feeds ORDER BY feed, partition"""
+        )
+        return table_of(rows, FEEDS)

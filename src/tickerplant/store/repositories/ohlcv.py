@@ -1,0 +1,180 @@
+"""`intraday_ohlcv` and `historical_ohlcv`: the newest version of each bar."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tickerplant.core import schemas
+from tickerplant.core.interval import parse
+from tickerplant.core.rules import DEFAULT_RULES
+from tickerplant.core.times import times_of
+from tickerplant.store.columns import plain, quoted, source_of
+from tickerplant.store.keys import KEY, chosen, is_daily, newest_by_key, not_newer
+from tickerplant.store.partitions import ensure_partitions, record_arrivals
+from tickerplant.store.repositories.ranges import read_newest_of_each, read_range
+from tickerplant.store.repositories.symbols import note_symbols
+
+if TYPE_CHECKING:
+    from tickerplant.store.pool import Session
+
+INTRADAY, HISTORICAL = "intraday_ohlcv", "historical_ohlcv"
+ANALYTICS: Final = {
+    INTRADAY: ("intraday_analytics", "realtime_analytics"),
+    HISTORICAL: ("daily_analytics", "realtime_analytics"),
+}
+_NAMES: Final = tuple(schemas.BARS.names)
+_SET: Final = ", ".join(f'"{name}" = excluded."{name}"' for name in _NAMES if name not in KEY)
+_NEWER: Final = (
+    "(excluded.version > t.version OR"
+    " (excluded.version = t.version AND t.state = 'forming' AND excluded.state <> 'forming'))"
+)
+
+
+def relation_of(interval: str) -> str:
+    """Return the table of an interval's bars. Raises BadInput for an unknown interval."""
+    return INTRADAY if parse(interval).is_intraday else HISTORICAL
+
+
+def by_relation(rows: pa.Table, intraday: str, daily: str) -> list[tuple[str, pa.Table]]:
+    """Return the rows by table, leaving out tables without rows."""
+    mask = is_daily(rows)
+    parts = [(intraday, chosen(rows, pc.invert(mask))), (daily, chosen(rows, mask))]
+    return [(name, part) for name, part in parts if part.num_rows]
+
+
+def source_rank(source: str, order: Sequence[str]) -> int:
+    """Return the place of a source in the order of sources (patterns, best first); after all if none fits."""
+    return next((i for i, pattern in enumerate(order) if fnmatchcase(source, pattern)), len(order))
+
+
+class Ohlcv:
+    """Bars of one session or look."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    async def prepare(self, bars: pa.Table) -> None:
+        """Make room for these bars; before the transaction."""
+        for relation, part in by_relation(bars, INTRADAY, HISTORICAL):
+            await ensure_partitions(self._session, relation, times_of(part.column("time")))
+
+    async def upsert(self, bars: pa.Table, partition: int, *, sources: Sequence[str] = DEFAULT_RULES.sources) -> int:
+        """Apply published bars (`schemas.BARS`) of one log partition in a transaction; return how many rows changed.
+
+        The newest version of a key wins. A `withdrawn` one deletes older rows: the bar and its values. Bars marked
+        `history` compete with what is there by rank instead: complete first, then the order of `sources`, and only with
+        rows of an older version.
+        """
+        history = bars.column("history")
+        competing = newest_by_rank(chosen(bars, history), sources)
+        live = newest_by_key(chosen(bars, pc.invert(history)))
+        # A newer live bar has the last word over history that came before it, whatever its rank.
+        competing = competing.filter(pa.array(~not_newer(competing, live)))
+        changed = 0
+        for relation, part in by_relation(live, INTRADAY, HISTORICAL):
+            changed += await self._apply(relation, part)
+        for relation, part in by_relation(competing, INTRADAY, HISTORICAL):
+            changed += await self._compete(relation, part, sources)
+        for relation, part in by_relation(bars, INTRADAY, HISTORICAL):
+            await record_arrivals(self._session, relation, partition, times_of(part.column("time")))
+        await note_symbols(self._session, live, competing)
+        return changed
+
+    async def _apply(self, relation: str, bars: pa.Table) -> int:
+        withdrawn = pc.equal(bars.column("state").cast(pa.utf8()), schemas.WITHDRAWN)
+        changed = await self._write(relation, "bars", chosen(bars, pc.invert(withdrawn)), _NEWER)
+        gone = chosen(bars, withdrawn)
+        if gone.num_rows:
+            key = plain(gone.select([*KEY, "version"]))
+            source, arguments = await source_of(self._session, f"gone_{relation}", key)
+            for table in (relation, *ANALYTICS[relation]):
+                changed += await self._session.execute(
+                    f'DELETE FROM "{table}" AS t USING {source}'
+                    ' WHERE t.symbol = s.symbol AND t."interval" = s."interval"'
+                    ' AND t."time" = s."time" AND t.version < s.version',
+                    *arguments,
+                )
+        return changed
+
+    async def _compete(self, relation: str, bars: pa.Table, sources: Sequence[str]) -> int:
+        stored = await self._session.rows(
+            f"""SELECT DISTINCT t.source FROM unnest($1::text[]) AS s (symbol) JOIN "{relation}" AS t ON t.symbol =
+            s.symbol
+                WHERE t."time" BETWEEN $2 AND $3""",
+            bars.column("symbol").cast(pa.utf8()).unique().to_pylist(),
+            pc.min(bars.column("time")).as_py(),
+            pc.max(bars.column("time")).as_py(),
+        )
+        names = {row["source"] for row in stored} | set(bars.column("source").cast(pa.utf8()).unique().to_pylist())
+        ordered = sorted(names, key=lambda name: source_rank(name, sources))
+        ranks = [source_rank(name, sources) for name in ordered]
+        better = (
+            "excluded.version > t.version AND"
+            " (excluded.complete AND NOT t.complete OR excluded.complete = t.complete AND "
+            "({n})[array_position({s}, excluded.source)] <= ({n})[array_position({s}, t.source)])"
+        )
+        return await self._write(relation, "history", bars, better, (ordered, ranks))
+
+    async def _write(
+        self,
+        relation: str,
+        staging: str,
+        bars: pa.Table,
+        condition: str,
+        ranks: tuple[list[str], list[int]] | None = None,
+    ) -> int:
+        if not bars.num_rows:
+            return 0
+        source, arguments = await source_of(self._session, f"{staging}_{relation}", plain(bars.select(_NAMES)))
+        if ranks is not None:
+            count = len(arguments)
+            condition = condition.format(s=f"${count + 1}::text[]", n=f"${count + 2}::integer[]")
+            arguments = [*arguments, *ranks]
+        return await self._session.execute(
+            f'INSERT INTO "{relation}" AS t ({quoted(_NAMES)}) SELECT {quoted(_NAMES, "s.")} FROM {source}'
+            f' ON CONFLICT (symbol, "interval", "time") DO UPDATE SET {_SET} WHERE {condition}',
+            *arguments,
+        )
+
+    async def read(
+        self,
+        symbol: str,
+        interval: str,
+        start_us: int | None = None,
+        end_us: int | None = None,
+        limit: int | None = None,
+        *,
+        newest_first: bool = False,
+    ) -> pa.Table:
+        """Return a symbol's bars as `schemas.BARS`, the forming one included; as in `ranges.read_range`."""
+        keys: list[tuple[str, Any]] = [("symbol", symbol), ("interval", interval)]
+        return await read_range(
+            self._session, relation_of(interval), keys, schemas.BARS, start_us, end_us, limit, newest_first=newest_first
+        )
+
+    async def newest_of_each(
+        self, symbols: Sequence[str], interval: str, *, limit: int, before_us: int | None = None, forming: bool = False
+    ) -> pa.Table:
+        """Return the newest `limit` bars of each symbol before a time, sorted by (symbol, time): final, or any state
+        with `forming`.
+        """
+        condition = "true" if forming else "t.state = 'final'"
+        return await read_newest_of_each(
+            self._session, relation_of(interval), symbols, interval, schemas.BARS, before_us, limit, condition
+        )
+
+
+def newest_by_rank(bars: pa.Table, sources: Sequence[str]) -> pa.Table:
+    """Return for each key the bar that competes: complete first, then by source, then the newest."""
+    if bars.num_rows < 2:
+        return bars
+    column = bars.column("source").cast(pa.utf8()).combine_chunks().dictionary_encode()
+    by_code = np.array([-source_rank(name, sources) for name in column.dictionary.to_pylist()], dtype=np.int64)
+    complete = bars.column("complete").to_numpy()
+    return newest_by_key(bars, complete, by_code[column.indices.to_numpy()])

@@ -1,0 +1,82 @@
+"""`realtime_prices`: ticks, as the feeds gave them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import pyarrow as pa
+
+from tickerplant.core import schemas
+from tickerplant.core.times import times_of
+from tickerplant.store.columns import copy, plain
+from tickerplant.store.keys import codes
+from tickerplant.store.partitions import ensure_partitions, record_arrivals
+from tickerplant.store.repositories.ranges import read_newest_of_each, read_range
+
+if TYPE_CHECKING:
+    from tickerplant.store.pool import Session
+
+RELATION: Final = "realtime_prices"
+
+
+def sorted_ticks(table: pa.Table) -> pa.Table:
+    """Return ticks sorted by (symbol, time), those of one instant in the order in which they came.
+
+    Sorted batches go into the index on (symbol, time) a sixth faster.
+    """
+    if table.num_rows < 2:
+        return table
+    table = table.unify_dictionaries()
+    symbols, times = codes(table.column("symbol")), times_of(table.column("time"))
+    before, after = symbols[:-1], symbols[1:]
+    if bool(np.all((before < after) | ((before == after) & (times[:-1] <= times[1:])))):
+        return table
+    return table.take(pa.array(np.lexsort((times, symbols))))
+
+
+class Prices:
+    """Ticks of one session or look."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    async def prepare(self, ticks: pa.Table) -> None:
+        """Make room for these ticks; before the transaction."""
+        await ensure_partitions(self._session, RELATION, times_of(ticks.column("time")))
+
+    async def append(self, ticks: pa.Table, partition: int) -> None:
+        """Copy ticks (`schemas.TICKS`, best sorted) of one log partition in, inside a transaction."""
+        if self._session.direct_compress:
+            await self._session.script("SET LOCAL timescaledb.enable_direct_compress_copy = on")
+        await copy(self._session, RELATION, plain(ticks))
+        await record_arrivals(self._session, RELATION, partition, times_of(ticks.column("time")))
+
+    async def read(
+        self,
+        symbol: str,
+        start_us: int | None = None,
+        end_us: int | None = None,
+        limit: int | None = None,
+        *,
+        newest_first: bool = False,
+    ) -> pa.Table:
+        """Return a symbol's ticks as `schemas.TICKS`; bounds and limit as in `ranges.read_range`."""
+        return await read_range(
+            self._session,
+            RELATION,
+            [("symbol", symbol)],
+            schemas.TICKS,
+            start_us,
+            end_us,
+            limit,
+            newest_first=newest_first,
+            in_order_of_arrival=True,
+        )
+
+    async def newest_of_each(self, symbols: Sequence[str], *, limit: int, before_us: int | None = None) -> pa.Table:
+        """Return the newest `limit` ticks of each symbol before a time, sorted by (symbol, time) and arrival."""
+        return await read_newest_of_each(
+            self._session, RELATION, symbols, None, schemas.TICKS, before_us, limit, in_order_of_arrival=True
+        )

@@ -1,0 +1,91 @@
+"""Reading a stretch of rows in order of time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from tickerplant.core.times import from_us
+from tickerplant.store.columns import quoted, selected, table_of
+
+if TYPE_CHECKING:
+    from tickerplant.store.pool import Session
+
+
+async def read_range(
+    session: Session,
+    relation: str,
+    keys: Sequence[tuple[str, Any]],
+    schema: pa.Schema,
+    start_us: int | None,
+    end_us: int | None,
+    limit: int | None,
+    *,
+    newest_first: bool = False,
+    in_order_of_arrival: bool = False,
+) -> pa.Table:
+    """Return rows with these key columns and `start_us` <= time < `end_us`, ascending (or descending, `newest_first`).
+
+    With a limit and no start: the newest `limit` rows, in the asked order. With a start: those nearest to it, or with
+    `newest_first` the newest ones. `in_order_of_arrival`: rows of one instant come in the order in which they
+    were written, which a table without deletes has in `ctid` (compressed chunks have none, but keep the order).
+    """
+    arguments: list[Any] = [value for _, value in keys]
+    conditions = [f'"{name}" = ${i}' for i, (name, _) in enumerate(keys, 1)]
+    for bound, comparison in ((start_us, ">="), (end_us, "<")):
+        if bound is not None:
+            arguments.append(from_us(bound))
+            conditions.append(f'"time" {comparison} ${len(arguments)}')
+    backward = newest_first or (start_us is None and limit is not None)
+    direction, tail = "DESC" if backward else "ASC", ""
+    if in_order_of_arrival and not session.timescale:
+        tail = f", ctid {direction}"
+    if limit is not None:
+        arguments.append(limit)
+        tail += f" LIMIT ${len(arguments)}"
+    rows = await session.rows(
+        f'SELECT {selected(schema)} FROM "{relation}" WHERE {" AND ".join(conditions)}'
+        f' ORDER BY "time" {direction}{tail}',
+        *arguments,
+    )
+    if backward and not newest_first:
+        rows = rows[::-1]
+    return table_of(rows, schema)
+
+
+async def read_newest_of_each(
+    session: Session,
+    relation: str,
+    symbols: Sequence[str],
+    interval: str | None,
+    schema: pa.Schema,
+    before_us: int | None,
+    limit: int,
+    condition: str = "true",
+    *,
+    in_order_of_arrival: bool = False,
+) -> pa.Table:
+    """Return the newest `limit` rows of each symbol before a time, sorted by (symbol, time): one index range each.
+
+    `interval` is None for a table that has none; `in_order_of_arrival` as in `read_range`.
+    """
+    by_arrival = in_order_of_arrival and not session.timescale
+    place, newest, ascending = (", t.ctid AS place", ", t.ctid DESC", ", b.place") if by_arrival else ("", "", "")
+    of_interval = 't."interval" = $4 AND ' if interval is not None else ""
+    rows = await session.rows(
+        f"""SELECT {selected(schema, "b.")} FROM unnest($1::text[]) AS s (symbol), LATERAL (
+                SELECT {quoted(schema.names)}{place} FROM "{relation}" AS t
+                WHERE t.symbol = s.symbol AND {of_interval}t."time" < $2 AND {condition}
+                ORDER BY t."time" DESC{newest} LIMIT $3
+            ) AS b ORDER BY b.symbol, b."time"{ascending}""",
+        sorted(symbols),
+        from_us(before_us) if before_us is not None else from_us(_END_US),
+        limit,
+        *([interval] if interval is not None else []),
+    )
+    return table_of(rows, schema)
+
+
+_END_US = 253_370_764_800_000_000  # the year 9999: after all rows

@@ -1,0 +1,76 @@
+"""`symbols`: every symbol that has bars, kept with them so that a list of symbols reads no bars."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tickerplant.core import schemas
+from tickerplant.core.times import TIMESTAMP
+from tickerplant.store.columns import plain, source_of, table_of
+
+if TYPE_CHECKING:
+    from tickerplant.store.pool import Session
+
+SYMBOLS: Final = pa.schema(
+    [
+        pa.field("symbol", pa.utf8(), nullable=False),
+        pa.field("first_time", TIMESTAMP, nullable=False),
+        pa.field("last_time", TIMESTAMP, nullable=False),
+        pa.field("intervals", pa.list_(pa.utf8()), nullable=False),
+        pa.field("last_price", pa.float64()),
+    ]
+)
+
+
+class Symbols:
+    """The symbols of one look."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    async def list(self) -> pa.Table:
+        """Return all symbols, sorted (`SYMBOLS`): times of the first and last closed bar, intervals, last close."""
+        rows = await self._session.rows(
+            """SELECT symbol, date_part('epoch', first_time), date_part('epoch', last_time), intervals, last_price
+               FROM symbols ORDER BY symbol"""
+        )
+        return table_of(rows, SYMBOLS)
+
+
+async def note_symbols(session: Session, *tables: pa.Table) -> None:
+    """Keep the symbols of these bars, in their transaction. Closed bars count: forming ones would write every
+    second.
+    """
+    bars = pa.concat_tables(
+        [t.select(["symbol", "interval", "time", "state", "close"]) for t in tables]
+    ).unify_dictionaries()
+    bars = bars.filter(pc.equal(bars.column("state").cast(pa.utf8()), schemas.FINAL))
+    if not bars.num_rows:
+        return
+    bars = bars.set_column(0, "symbol", bars.column("symbol").cast(pa.utf8()))
+    bars = bars.set_column(1, "interval", bars.column("interval").cast(pa.utf8())).sort_by("time")
+    found = bars.group_by(["symbol", "interval"], use_threads=False).aggregate(
+        [("time", "min"), ("time", "max"), ("close", "last")]
+    )
+    found = found.take(pa.array(np.argsort(found.column("symbol").to_numpy(), kind="stable")))
+    batch = plain(found.select(["symbol", "interval", "time_min", "time_max", "close_last"]))
+    source, arguments = await source_of(session, "symbols", batch)
+    await session.execute(
+        f"""INSERT INTO symbols AS t (symbol, first_time, last_time, intervals, last_price)
+            SELECT s.symbol, min(s.time_min), max(s.time_max), array_agg(s."interval" ORDER BY s."interval"),
+                (array_agg(s.close_last ORDER BY s.time_max DESC, s."interval"))[1]
+            FROM {source} GROUP BY s.symbol
+            ON CONFLICT (symbol) DO UPDATE SET
+                first_time = least(t.first_time, excluded.first_time),
+                last_time = greatest(t.last_time, excluded.last_time),
+                last_price = CASE WHEN excluded.last_time >= t.last_time
+                    THEN coalesce(excluded.last_price, t.last_price) ELSE t.last_price END,
+                intervals = CASE WHEN t.intervals @> excluded.intervals THEN t.intervals
+                    ELSE (SELECT array_agg(DISTINCT i ORDER BY i) FROM unnest(t.intervals || excluded.intervals) AS
+                    i) END""",
+        *arguments,
+    )

@@ -1,0 +1,1 @@
+"""The tests; they mirror `src/tickerplant`, and `support` holds the real parts that they run against."""

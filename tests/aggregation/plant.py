@@ -1,0 +1,138 @@
+"""Builds raw records, runs the pure stage over them, and reads what it published."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tickerplant.aggregation.stage import AggregationStage, Produced
+from tickerplant.core import records, schemas
+from tickerplant.core.times import times_of, timestamps, to_us
+
+SENT = to_us(dt.datetime(2026, 1, 5, 14, 0, tzinfo=dt.UTC))
+
+
+def at(text: str) -> int:
+    """'2025-11-28T14:30' (UTC) in microseconds."""
+    return to_us(dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC))
+
+
+@dataclass(frozen=True)
+class Arrived:
+    value: Any
+    offset: int
+    topic: str = schemas.RAW
+    partition: int = 0
+
+
+def start(feed: str = "a", from_us: int = 0, symbols: Sequence[str] = (), **more: Any) -> bytes:
+    column = pa.array(list(symbols), type=pa.utf8()).dictionary_encode()
+    batch = pa.RecordBatch.from_arrays([column], schema=schemas.SYMBOLS)
+    more.setdefault("sent_at_us", SENT)
+    return records.encode(records.Start(feed=feed, from_us=from_us, **more), batch).to_pybytes()
+
+
+def ticks(rows: Iterable[Sequence[Any]], watermark: int, feed: str = "a", source: str = "s", sent: int = SENT) -> bytes:
+    """Rows: (time, symbol, price, size[, flags])."""
+    rows = list(rows)
+    columns = [
+        timestamps(np.array([row[0] for row in rows], dtype=np.int64)),
+        pa.array([row[1] for row in rows], type=pa.utf8()).dictionary_encode(),
+        pa.array([row[2] for row in rows], type=pa.float64()),
+        pa.array([row[3] for row in rows], type=pa.float64()),
+        pa.array([source] * len(rows), type=pa.utf8()).dictionary_encode(),
+        pa.nulls(len(rows), pa.utf8()),
+        pa.array([row[4] if len(row) > 4 else 0 for row in rows], type=pa.uint16()),
+        timestamps(np.array([row[0] for row in rows], dtype=np.int64)),
+    ]
+    header = records.Ticks(feed=feed, sent_at_us=sent, watermark_us=watermark)
+    return records.encode(header, pa.RecordBatch.from_arrays(columns, schema=schemas.TICKS)).to_pybytes()
+
+
+def vendor(
+    rows: Iterable[Sequence[Any]],
+    watermark: int,
+    feed: str = "v",
+    source: str = "vendor",
+    complete: bool = True,
+    reason: str = "vendor",
+) -> bytes:
+    """Rows: (time, symbol, interval, open, high, low, close, volume[, vwap, trades])."""
+    made = [
+        {
+            "time": dt.datetime.fromtimestamp(0, tz=dt.UTC) + dt.timedelta(microseconds=row[0]),
+            **dict(zip(("symbol", "interval", "open", "high", "low", "close", "volume"), row[1:8], strict=True)),
+            "vwap": row[8] if len(row) > 8 else None,
+            "trades": row[9] if len(row) > 9 else None,
+            "source": source,
+            "complete": complete,
+        }
+        for row in rows
+    ]
+    batch = pa.RecordBatch.from_pylist(made, schema=schemas.VENDOR_BARS)
+    header = records.VendorBars(feed=feed, sent_at_us=SENT, watermark_us=watermark, reason=reason)
+    return records.encode(header, batch).to_pybytes()
+
+
+def mark(watermark: int, feed: str = "a", sent: int = SENT) -> bytes:
+    return records.encode(records.Mark(feed=feed, sent_at_us=sent, watermark_us=watermark)).to_pybytes()
+
+
+def down(since: int, feed: str = "a", sent: int = SENT) -> bytes:
+    return records.encode(records.Down(feed=feed, sent_at_us=sent, since_us=since)).to_pybytes()
+
+
+def end(feed: str = "a", whole: bool = True) -> bytes:
+    return records.encode(records.End(feed=feed, sent_at_us=SENT, whole=whole)).to_pybytes()
+
+
+def settings(**values: Any) -> bytes:
+    return records.encode(records.Settings(sent_at_us=SENT, values=values)).to_pybytes()
+
+
+def run(raw: Sequence[bytes], stage: AggregationStage | None = None, first: int = 0) -> list[list[Produced]]:
+    stage = stage or AggregationStage(1)
+    return [stage.step(Arrived(value, first + place)) for place, value in enumerate(raw)]
+
+
+def decoded(steps: Iterable[Iterable[Produced]], topic: str = schemas.OHLCV) -> list[records.Record]:
+    return [records.decode(out.value) for step in steps for out in step if out.topic == topic]
+
+
+def bars(steps: Iterable[Iterable[Produced]], state: str | None = None) -> list[dict[str, Any]]:
+    """Every published bar in order; times as microseconds."""
+    found = []
+    for record in decoded(steps):
+        if isinstance(record.header, records.Bars):
+            times = times_of(record.batch.column(0)).tolist()
+            rows = record.batch.to_pylist()
+            assert len({(row["symbol"], row["interval"], row["time"]) for row in rows}) == len(rows)
+            for time, row in zip(times, rows, strict=True):
+                row["time"] = time
+            found += rows
+    return [row for row in found if state is None or row["state"] == state]
+
+
+def last(steps: Iterable[Iterable[Produced]]) -> dict[tuple[str, str, int], dict[str, Any]]:
+    """The last final state of every bar by (interval, symbol, time)."""
+    return {(row["interval"], row["symbol"], row["time"]): row for row in bars(steps, "final")}
+
+
+PRICES = ("open", "high", "low", "close", "trades", "complete", "source")
+
+
+def same_bars(one: dict[Any, dict[str, Any]], other: dict[Any, dict[str, Any]]) -> None:
+    """Assert equality as it is promised: prices, counts, times exactly; volume and vwap to 1e-12."""
+    assert one.keys() == other.keys()
+    for key, row in one.items():
+        for name in PRICES:
+            assert row[name] == other[key][name], (key, name)
+        for name in ("volume", "vwap"):
+            a, b = row[name], other[key][name]
+            assert (a is None) == (b is None), (key, name)
+            assert a is None or abs(a - b) <= 1e-12 * max(abs(a), abs(b)), (key, name, a, b)

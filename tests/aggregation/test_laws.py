@@ -1,0 +1,286 @@
+"""The laws of aggregation as properties: what may not change the bars, and what may not change a byte."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.aggregation.plant import (
+    SENT,
+    Arrived,
+    at,
+    bars,
+    down,
+    end,
+    last,
+    mark,
+    run,
+    same_bars,
+    start,
+    ticks,
+    vendor,
+)  # fmt: skip
+from tests.aggregation.plant import settings as settings_record
+from tickerplant.aggregation.stage import AggregationStage
+from tickerplant.core.flags import TickFlag
+from tickerplant.core.symbols import partition_of
+from tickerplant.core.times import MINUTE_US, SECOND_US
+
+DATA = Path(os.environ.get("TICKERPLANT_TEST_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
+OPEN = at("2026-01-05T20:50")
+SYMBOLS = ["AAPL", "MSFT", "BTC-USD", "X", "YY"]
+FLAGS = [0, 0, 0, int(TickFlag.NO_OHLC), int(TickFlag.NO_VOLUME), int(TickFlag.CLOSING_AUCTION)]
+
+tick = st.tuples(
+    st.integers(0, 15 * 60 * 4).map(lambda quarter: OPEN + quarter * SECOND_US // 4),
+    st.sampled_from(SYMBOLS),
+    st.integers(9_900, 10_100).map(lambda cents: cents / 100),
+    st.integers(0, 1_000).map(float),
+    st.sampled_from(FLAGS),
+)
+feed_ticks = st.lists(tick, min_size=1, max_size=60).map(lambda rows: sorted(rows, key=lambda row: row[0]))
+
+
+def in_batches(rows: list[Any], cuts: list[int], feed: str = "a") -> list[bytes]:
+    """The rows cut at these places, each batch with the least time still to come as its watermark."""
+    edges = sorted({0, len(rows), *(cut % (len(rows) + 1) for cut in cuts)})
+    raw = [start(feed, OPEN, SYMBOLS)]
+    for begin, stop in pairwise(edges):
+        watermark = min((row[0] for row in rows[stop:]), default=max(row[0] for row in rows))
+        raw.append(ticks(rows[begin:stop], watermark, feed))
+    return [*raw, end(feed)]
+
+
+@given(feed_ticks, st.lists(st.integers(0, 60), max_size=8), st.lists(st.integers(0, 60), max_size=8))
+@settings(max_examples=60, deadline=None)
+def test_any_cut_into_batches_gives_the_same_bars(rows: list[Any], one: list[int], other: list[int]) -> None:
+    same_bars(last(run(in_batches(rows, one))), last(run(in_batches(rows, other))))
+
+
+@given(feed_ticks, st.lists(st.integers(0, 60), max_size=8), st.randoms(use_true_random=False))
+@settings(max_examples=60, deadline=None)
+def test_any_order_within_the_lateness_gives_the_same_bars_and_no_revision(
+    rows: list[Any], cuts: list[int], random: Any
+) -> None:
+    # Each tick is held up by less than the lateness; those of one instant by the same, so that they keep their order.
+    held = {time: random.randrange(2 * SECOND_US) for time in {row[0] for row in rows}}
+    shaken = sorted(rows, key=lambda row: row[0] + held[row[0]])
+    edges = sorted({0, len(rows), *(cut % (len(rows) + 1) for cut in cuts)})
+    raw, newest = [start(from_us=OPEN, symbols=SYMBOLS)], 0
+    for begin, stop in pairwise(edges):
+        newest = max(newest, *(row[0] for row in shaken[begin:stop]))
+        raw.append(ticks(shaken[begin:stop], newest))
+    steps = run([*raw, end()])
+    same_bars(last(run(in_batches(rows, []))), last(steps))
+    minutes = [row for row in bars(steps, "final") if row["interval"] == "1m"]
+    assert {row["revision"] for row in minutes} == {0}
+
+
+@given(feed_ticks, st.randoms(use_true_random=False))
+@settings(max_examples=40, deadline=None)
+def test_ticks_that_come_after_the_close_give_the_same_bars_by_revision(rows: list[Any], random: Any) -> None:
+    shaken = list(rows)
+    random.shuffle(shaken)
+    place = {time: [row for row in rows if row[0] == time] for time in {row[0] for row in rows}}
+    shaken = [place[row[0]].pop(0) for row in shaken]
+    raw, newest = [start(from_us=OPEN, symbols=SYMBOLS)], 0
+    for row in shaken:
+        newest = max(newest, row[0])
+        raw.append(ticks([row], newest))
+    same_bars(last(run(in_batches(rows, []))), last(run([*raw, end()])))
+
+
+@given(feed_ticks, st.integers(1, 5))
+@settings(max_examples=30, deadline=None)
+def test_the_number_of_partitions_does_not_matter(rows: list[Any], partitions: int) -> None:
+    together = last(run(in_batches(rows, [20, 40])))
+    apart: dict[Any, Any] = {}
+    for partition in range(partitions):
+        mine = [row for row in rows if partition_of(row[1], partitions) == partition]
+        if mine:
+            apart |= last(run(in_batches(mine, [7])))
+    same_bars(together, apart)
+
+
+@given(feed_ticks)
+@settings(max_examples=30, deadline=None)
+def test_no_size_is_lost(rows: list[Any]) -> None:
+    steps = run(in_batches(rows, [10, 20, 30]))
+    counted = sum(row[3] for row in rows if not row[4] & TickFlag.NO_VOLUME)
+    for interval in ("1m", "5m"):
+        total = sum(row["volume"] for key, row in last(steps).items() if key[0] == interval)
+        assert total == pytest.approx(counted, rel=1e-12)
+
+
+action = st.one_of(
+    st.tuples(st.just("ticks"), st.sampled_from("ab"), st.lists(tick, max_size=12)),
+    st.tuples(st.just("mark"), st.sampled_from("ab")),
+    st.tuples(st.just("down"), st.sampled_from("ab")),
+    st.tuples(st.just("start"), st.sampled_from("ab"), st.booleans()),
+    st.tuples(st.just("end"), st.sampled_from("ab"), st.booleans()),
+    st.tuples(st.just("vendor"), st.sampled_from(["1m", "5m", "1d"]), st.sampled_from(SYMBOLS), st.integers(0, 14)),
+    st.tuples(st.just("settings"), st.sampled_from([0, 5 * SECOND_US])),
+    st.tuples(st.just("pause"),),
+    st.tuples(st.just("garbage"),),
+)  # fmt: skip
+
+
+def records_of(actions: list[Any]) -> list[bytes]:
+    """A wild log: two feeds, one vendor, drops, ends, settings, silence and garbage."""
+    clock, sent = OPEN, SENT
+    raw = [start("a", OPEN, SYMBOLS, live=True), start("b", OPEN, SYMBOLS)]
+    for number, (kind, *rest) in enumerate(actions):
+        clock += 40 * SECOND_US
+        sent += SECOND_US
+        if kind == "ticks":
+            raw.append(ticks(rest[1], clock, rest[0], source=rest[0], sent=sent))
+        elif kind == "mark":
+            raw.append(mark(clock, rest[0], sent=sent))
+        elif kind == "down":
+            raw.append(down(clock - 70 * SECOND_US, rest[0], sent=sent))
+        elif kind == "start":
+            raw.append(start(rest[0], clock, SYMBOLS, live=rest[0] == "a", hole=rest[1], sent_at_us=sent))
+        elif kind == "end":
+            raw.append(end(rest[0], whole=rest[1]))
+        elif kind == "vendor":
+            length = {"1m": MINUTE_US, "5m": 5 * MINUTE_US, "1d": 1440 * MINUTE_US}[rest[0]]
+            time = OPEN + rest[2] * MINUTE_US
+            raw.append(vendor([(time - time % length, rest[1], rest[0], 1.0, 2.0, 0.5, 1.5, number)], clock))
+        elif kind == "settings":
+            raw.append(settings_record(lateness_us=rest[0]))
+        elif kind == "pause":
+            sent += 100 * SECOND_US
+        else:
+            raw.append(b"garbage")
+    return raw
+
+
+@given(st.lists(action, max_size=25), st.integers(0, 30))
+@settings(max_examples=80, deadline=None)
+def test_a_snapshot_anywhere_changes_no_byte(actions: list[Any], where: int) -> None:
+    raw = records_of(actions)
+    where %= len(raw) + 1
+    whole = AggregationStage(1)
+    expected = run(raw, whole)
+    first = AggregationStage(1)
+    before = run(raw[:where], first)
+    kept = first.snapshot()
+    second = AggregationStage(1, kept)
+    assert second.snapshot() == kept
+    after = run(raw[where:], second, first=where)
+    assert [[(o.topic, bytes(o.value)) for o in step] for step in before + after] == [
+        [(o.topic, bytes(o.value)) for o in step] for step in expected
+    ]
+    assert second.snapshot() == whole.snapshot()
+    assert second.keep_label() == whole.keep_label()
+
+
+@given(st.lists(action, max_size=25))
+@settings(max_examples=60, deadline=None)
+def test_coarser_bars_are_what_their_published_parts_say(actions: list[Any]) -> None:
+    """After any log of ticks that has ended, 5m and 1d bars equal a roll-up of the last published finer bars."""
+    kept = [a for a in actions if a[0] != "vendor"]
+    found = last(run([*records_of(kept), end("a"), end("b")]))
+    for (interval, symbol, time), row in found.items():
+        if interval == "5m":
+            minutes = [found.get(("1m", symbol, time + i * MINUTE_US)) for i in range(5)]
+            parts = [part for part in minutes if part is not None]
+            assert row["volume"] == pytest.approx(sum(part["volume"] for part in parts))
+            assert row["trades"] == sum(part["trades"] for part in parts)
+            highs = [part["high"] for part in parts if part["high"] is not None]
+            assert row["high"] == max(highs, default=None)
+            closes = [part["close"] for part in parts if part["close"] is not None]
+            assert row["close"] == (closes[-1] if closes else None)
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="sample data is not here")
+@pytest.mark.parametrize(("batch", "partitions"), [(37, 1), (1_000, 1), (20_000, 1)])
+def test_the_stream_equals_the_batch_over_a_real_session(batch: int, partitions: int) -> None:
+    frame = pl.read_csv(DATA / "goog_trades_2012-06-21.csv.gz").with_columns(
+        pl.col("time").str.to_datetime(time_unit="us", time_zone="UTC"), pl.col("size").cast(pl.Float64)
+    )
+    times = frame["time"].dt.timestamp("us").to_list()
+    rows = list(zip(times, frame["symbol"], frame["price"].to_list(), frame["size"].to_list(), strict=True))
+    raw = [start("file", times[0], ["GOOG"], whole=True)]
+    for begin in range(0, len(rows), batch):
+        until = rows[min(begin + batch, len(rows) - 1)][0]
+        raw += [ticks(rows[begin : begin + batch], until, "file"), mark(until, "file")]
+    found = last(run([*raw, end("file")]))
+    assert all(row["complete"] for row in found.values())
+    for interval, truncated in (("1m", "1m"), ("5m", "5m"), ("1d", "1d")):
+        expected = (
+            frame.group_by(pl.col("time").dt.truncate(truncated), maintain_order=True)
+            .agg(
+                open=pl.col("price").first(), high=pl.col("price").max(), low=pl.col("price").min(),
+                close=pl.col("price").last(), volume=pl.col("size").sum(), trades=pl.len(),
+                vwap=(pl.col("price") * pl.col("size")).sum() / pl.col("size").sum(),
+            )
+            .to_dicts()
+        )  # fmt: skip
+        have = {key[2]: row for key, row in found.items() if key[0] == interval}
+        assert len(have) == len(expected)
+        for want in expected:
+            row = have[int(want["time"].timestamp()) * 1_000_000]
+            for name in ("open", "high", "low", "close", "volume", "trades"):
+                assert row[name] == want[name], (interval, want["time"], name)
+            assert row["vwap"] == pytest.approx(want["vwap"], rel=1e-12)
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="sample data is not here")
+def test_a_file_of_daily_bars_comes_out_as_it_went_in() -> None:
+    frame = pl.read_csv(DATA / "msft_daily_1990_2022.csv", infer_schema_length=None)
+    rows = []
+    for row in frame.iter_rows(named=True):
+        month, day, year = (int(part) for part in row["date"].split("/"))
+        time = at(dt.date(year, month, day).isoformat())
+        prices = [float(row[name]) for name in ("open", "high", "low", "close")]
+        rows.append((time, "MSFT", "1d", *prices, float(row["volume"])))
+    raw = [start("file", rows[0][0], ["MSFT"], whole=True)]
+    raw += [vendor(rows[i : i + 500], rows[min(i + 500, len(rows) - 1)][0], "file") for i in range(0, len(rows), 500)]
+    stage = AggregationStage(1)
+    published = bars(run([*raw, end("file")], stage))
+    assert [(r["time"], r["open"], r["high"], r["low"], r["close"], r["volume"]) for r in published] == [
+        (row[0], *row[3:8]) for row in rows
+    ]
+    assert not any(row["history"] for row in published)
+    assert len(stage._engine.state.finished[2].blocks) < 10
+    assert stage.step(Arrived(vendor(rows[-1:], rows[-1][0], "file"), 999)) == []
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="sample data is not here")
+@pytest.mark.parametrize("batch", [1_000, 10_000])
+def test_a_month_of_minutes_comes_out_with_its_five_minutes_and_days(batch: int) -> None:
+    frame = pl.read_csv(DATA / "btc_perp_1m_2022_01.csv.gz", infer_schema_length=None)
+    us = [at(text) for text in frame["timestamp"]]
+    values = [frame[name].cast(pl.Float64).to_list() for name in ("open", "high", "low", "close", "volume")]
+    rows = [(t, "BTC-USD", "1m", *v) for t, v in zip(us, zip(*values, strict=True), strict=True)]
+    raw = [start("file", us[0], ["BTC-USD"], whole=True)]
+    for i in range(0, len(rows), batch):
+        raw.append(
+            vendor(rows[i : i + batch], rows[i + batch][0] if i + batch < len(rows) else us[-1] + MINUTE_US, "file")
+        )
+    published = bars(run([*raw, end("file")]))
+    minutes = [r for r in published if r["interval"] == "1m"]
+    assert [(r["time"], r["open"], r["high"], r["low"], r["close"], r["volume"]) for r in minutes] == [
+        (row[0], *row[3:8]) for row in rows
+    ]
+    assert {row["revision"] for row in published} == {0}
+    bucketed = pl.DataFrame({"t": us} | dict(zip(("o", "h", "l", "c", "v"), values, strict=True)))
+    for interval, length in (("5m", 5 * MINUTE_US), ("1d", 1440 * MINUTE_US)):
+        want = (
+            bucketed.group_by(pl.col("t") // length * length, maintain_order=True)
+            .agg(pl.col("o").first(), pl.col("h").max(), pl.col("l").min(), pl.col("c").last(), pl.col("v").sum())
+            .rows()
+        )
+        have = [r for r in published if r["interval"] == interval]
+        assert [(r["time"], r["open"], r["high"], r["low"], r["close"]) for r in have] == [row[:5] for row in want]
+        assert [r["volume"] for r in have] == pytest.approx([row[5] for row in want], rel=1e-12)
+        assert all(row["complete"] for row in have)

@@ -1,0 +1,179 @@
+"""Records, a store in memory behind the real interface, and a real server in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any
+
+import httpx
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tickerplant.api.positions import Position
+from tickerplant.api.reading import Reading, Source
+from tickerplant.api.service import Api
+from tickerplant.core import records, schemas
+from tickerplant.core.symbols import partition_of
+from tickerplant.core.times import timestamps
+from tickerplant.core.version import make_version
+from tickerplant.log.port import EventLog, TopicPartition
+
+T0 = 1_773_063_000_000_000  # 2026-03-09T13:30:00Z, the first day of summer time in New York
+MINUTE = 60_000_000
+PARTITIONS = 2
+
+
+def tick_batch(rows: list[tuple[int, str, float]], *, flags: int = 0) -> pa.RecordBatch:
+    times = np.array([row[0] for row in rows], dtype=np.int64)
+    return pa.RecordBatch.from_arrays(
+        [
+            timestamps(times),
+            pa.array([row[1] for row in rows]).dictionary_encode(),
+            pa.array([row[2] for row in rows], pa.float64()),
+            pa.array([1.0] * len(rows)),
+            pa.array(["test"] * len(rows)).dictionary_encode(),
+            pa.array([None] * len(rows), pa.utf8()),
+            pa.array([flags] * len(rows), pa.uint16()),
+            timestamps(times),
+        ],
+        schema=schemas.TICKS,
+    )
+
+
+def bar_batch(rows: list[dict[str, Any]]) -> pa.RecordBatch:
+    base = {
+        "interval": "1m", "open": 1.0, "high": 2.0, "low": 0.5, "close": 1.5, "volume": 10.0, "vwap": None, "trades": 3,
+        "state": "final", "complete": True, "history": False, "revision": 0, "version": make_version(1, 1),
+        "reason": "ticks", "source": "test", "published_at": T0,
+    }  # fmt: skip
+    return pa.RecordBatch.from_pylist([base | row for row in rows], schema=schemas.BARS)
+
+
+def value_batch(rows: list[dict[str, Any]], outputs: tuple[str, ...] = ("rsi_14",)) -> pa.RecordBatch:
+    schema = pa.schema([*schemas.ANALYTICS_KEY, *(pa.field(name, pa.float64()) for name in outputs)])
+    base = {"interval": "1m", "state": "final", "version": make_version(1, 1)}
+    return pa.RecordBatch.from_pylist([base | row for row in rows], schema=schema)
+
+
+def ticks(log: EventLog, rows: list[tuple[int, str, float]], writer: str = "w") -> None:
+    """Append ticks, split by partition."""
+    with log.writer(writer) as out, out.transaction() as transaction:
+        for partition in range(PARTITIONS):
+            mine = [row for row in rows if partition_of(row[1], PARTITIONS) == partition]
+            if mine:
+                header = records.Ticks(sent_at_us=T0, feed="f", watermark_us=T0)
+                transaction.append(schemas.RAW, partition, records.encode(header, tick_batch(mine)))
+
+
+def bars(log: EventLog, rows: list[dict[str, Any]], writer: str = "b") -> None:
+    with log.writer(writer) as out, out.transaction() as transaction:
+        for partition in range(PARTITIONS):
+            mine = [row for row in rows if partition_of(row["symbol"], PARTITIONS) == partition]
+            if mine:
+                transaction.append(
+                    schemas.OHLCV, partition, records.encode(records.Bars(sent_at_us=T0), bar_batch(mine))
+                )
+
+
+class MemorySource(Source):
+    """A store's tables in memory, with the positions that they claim to be at."""
+
+    def __init__(self, log: EventLog) -> None:
+        self.log = log
+        self.at: dict[TopicPartition, int] = {}
+        self.tables: dict[str, pa.Table] = {
+            "prices": schemas.TICKS.empty_table(),
+            "ohlcv": schemas.BARS.empty_table(),
+            "analytics": schemas.ANALYTICS_KEY.empty_table(),
+        }
+
+    @contextlib.asynccontextmanager
+    async def read(self) -> AsyncIterator[Reading]:
+        identity = self.log.identity()
+        yield Reading(self, Position.of(identity.log_id, identity.generation, self.at))
+
+    async def close(self) -> None:
+        pass
+
+    @property
+    def prices(self) -> Any:
+        return _Rows(self.tables["prices"])
+
+    @property
+    def ohlcv(self) -> Any:
+        return _Rows(self.tables["ohlcv"])
+
+    @property
+    def analytics(self) -> Any:
+        return _Rows(self.tables["analytics"])
+
+    @property
+    def realtime_analytics(self) -> Any:
+        return _Rows(schemas.ANALYTICS_KEY.empty_table())
+
+    @property
+    def symbols(self) -> Any:
+        return self
+
+    async def list(self) -> pa.Table:
+        names = {name for table in self.tables.values() for name in table.column("symbol").to_pylist()}
+        return pa.table({"symbol": pa.array(sorted(names), pa.utf8())})
+
+
+class _Rows:
+    def __init__(self, table: pa.Table) -> None:
+        self.table = table
+
+    async def read(self, symbol: str, *rest: Any) -> pa.Table:
+        table = self.table.filter(pc.equal(self.table.column("symbol"), symbol))
+        if not rest:
+            return table
+        interval, (start, end, limit) = (rest[0], rest[1:4]) if len(rest) == 4 else (None, rest)
+        if interval is not None:
+            table = table.filter(pc.equal(table.column("interval"), interval))
+        times = table.column("time").cast(pa.int64()).to_numpy()
+        keep = (times >= (start if start is not None else times.min(initial=0))) & (
+            times < (end if end is not None else 1 << 62)
+        )
+        table = table.filter(pa.array(keep)).sort_by("time")
+        return table.slice(max(0, table.num_rows - limit)) if start is None else table.slice(0, limit)
+
+    async def newest_of_each(self, symbols: Sequence[str], interval: str | None = None, **options: Any) -> pa.Table:
+        how = (interval,) if interval is not None else ()
+        found = [await self.read(symbol, *how, None, None, options["limit"]) for symbol in symbols]
+        return pa.concat_tables(found) if found else self.table.slice(0, 0)
+
+    async def of_each(self, symbols: Sequence[str]) -> pa.Table:
+        return self.table.filter(pc.is_in(self.table.column("symbol").cast(pa.utf8()), pa.array(symbols, pa.utf8())))
+
+
+@contextlib.contextmanager
+def serving(log: EventLog, source: MemorySource, **options: Any) -> Iterator[tuple[httpx.Client, str, Api]]:
+    """A real server in a thread: a client of it, its WebSocket address, and the service."""
+    loop = asyncio.new_event_loop()
+    stop = asyncio.Event()
+    api = Api(log, "", port=0, source=source, **options)
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            loop.run_until_complete(api.run(stop))
+            loop.run_until_complete(loop.shutdown_default_executor())
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    asyncio.run_coroutine_threadsafe(asyncio.wait_for(api.started.wait(), 20), loop).result(25)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{api.bound_port}", timeout=30) as client:
+            yield client, f"ws://127.0.0.1:{api.bound_port}/v1/stream", api
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(20)
+        loop.close()
+        assert not failed, failed

@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.api.support import MINUTE, T0, bar_batch, tick_batch, value_batch
+from tickerplant.api.positions import Position
+from tickerplant.api.websockets.hub import Hub
+from tickerplant.api.websockets.outbox import Outbox, frames_of
+from tickerplant.api.websockets.protocol import (
+    Filter,
+    Ping,
+    Refusal,
+    Subscribe,
+    Unsubscribe,
+    describe,
+    pairs_of,
+    parse_command,
+)
+from tickerplant.api.websockets.rows import Part, Words, digest
+from tickerplant.core import records, schemas
+from tickerplant.core.flags import TickFlag
+from tickerplant.core.version import make_version
+from tickerplant.log.port import Delivery, Identity, TopicPartition
+
+RAW0, BARS0 = TopicPartition(schemas.RAW, 0), TopicPartition(schemas.OHLCV, 0)
+
+
+def part(topic: str, offset: int, header: records.Header, batch: object = None) -> Part:
+    return digest(Delivery(topic, 0, offset, T0, memoryview(records.encode(header, batch))), Words())
+
+
+def tick_part(offset: int, rows: list[tuple[int, str, float]], flags: int = 0) -> Part:
+    header = records.Ticks(sent_at_us=T0, watermark_us=T0)
+    return part(schemas.RAW, offset, header, tick_batch(rows, flags=flags))
+
+
+def bar_part(offset: int, *rows: dict[str, object]) -> Part:
+    return part(schemas.OHLCV, offset, records.Bars(sent_at_us=T0), bar_batch(list(rows)))
+
+
+def make_hub(**options: int) -> Hub:
+    return Hub(Identity("log", 1), {RAW0: 0, BARS0: 0}, **options)
+
+
+def drain(client: Outbox) -> list[dict[str, object]]:
+    found = []
+    while (text := client.take()) is not None:
+        found.append(json.loads(text))
+    return found
+
+
+def test_clients_of_one_subscription_get_the_same_text() -> None:
+    hub = make_hub()
+    clients = [hub.join(lambda: None) for _ in range(3)]
+    for client in clients:
+        hub.subscribe(client, pairs_of(["ticks"], ["AAPL"]))
+    hub.apply([tick_part(0, [(T0, "AAPL", 1.5), (T0, "MSFT", 2.5)])])
+    texts = [client.take() for client in clients]
+    assert texts[0] is texts[1] is texts[2]
+    frame = json.loads(texts[0] or "")
+    assert frame["rows"] == [[T0, "AAPL", 1.5, 1.0, "test", None, 0, T0]]
+    assert frame["offsets"] == {"0": 1}
+
+
+def test_who_wants_nothing_of_a_record_gets_no_frame() -> None:
+    hub = make_hub()
+    client = hub.join(lambda: None)
+    hub.subscribe(client, pairs_of(["bars.5m", "status"], ["AAPL"]))
+    hub.apply([tick_part(0, [(T0, "AAPL", 1.0)]), bar_part(0, {"time": T0, "symbol": "AAPL"})])
+    assert drain(client) == []
+    hub.apply([bar_part(1, {"time": T0, "symbol": "AAPL", "interval": "5m"})])
+    assert len(drain(client)) == 1
+
+
+def test_a_slow_client_gets_every_closed_bar_and_the_newest_of_the_rest() -> None:
+    hub = make_hub(soft_bytes=600)
+    client = hub.join(lambda: None)
+    hub.subscribe(client, pairs_of(["ticks", "bars"], ["*"]))
+    for n in range(50):
+        hub.apply([
+            tick_part(n, [(T0 + n, "AAPL", float(n))]),
+            bar_part(
+                n,
+                {"time": T0 + n * MINUTE, "symbol": "AAPL", "version": make_version(1, n)},
+                {"time": T0 + (n + 1) * MINUTE, "symbol": "AAPL", "state": "forming", "version": make_version(1, n)},
+            ),
+        ])  # fmt: skip
+    messages = drain(client)
+    closed = [row[0] for m in messages if m["type"] == "bars" for row in m["rows"] if row[10] == "final"]  # type: ignore[attr-defined]
+    assert closed == [T0 + n * MINUTE for n in range(50)]
+    newest = json.loads(hub.conflated(client) or "")
+    assert [row[2] for row in newest["ticks"]["rows"]] == [49.0]
+    assert [row[0] for row in newest["bars"]["rows"]] == [T0 + 50 * MINUTE]
+    assert newest["skipped"] > 40
+    assert newest["position"]["offsets"][schemas.RAW] == {"0": 50}
+    assert not client.conflating
+    assert hub.conflated(client) is None
+
+
+def test_a_client_that_never_reads_fails_and_costs_bounded_memory() -> None:
+    hub = make_hub(soft_bytes=500, hard_bytes=5_000)
+    client, other = hub.join(lambda: None), hub.join(lambda: None)
+    for each in (client, other):
+        hub.subscribe(each, pairs_of(["bars"], ["*"]))
+    got = 0
+    for n in range(100):
+        hub.apply([bar_part(n, {"time": T0 + n * MINUTE, "symbol": "A"})])
+        got += len(drain(other))
+    assert client.failure is not None
+    assert "too slow" in client.failure
+    assert len(client) == 0
+    assert got == 100
+
+
+def test_last_tick_is_the_newest_that_may_set_a_price() -> None:
+    hub = make_hub()
+    hub.apply([tick_part(0, [(T0 + 5, "A", 5.0), (T0 + 3, "A", 3.0)])])
+    hub.apply([tick_part(1, [(T0 + 9, "A", 9.0)], flags=int(TickFlag.NO_OHLC)), tick_part(2, [(T0, "A", 1.0)])])
+    rows = hub.snapshot(Filter(pairs_of(["ticks"], ["A"])))["ticks"]["rows"]
+    assert [row[2] for row in rows] == [5.0]
+
+
+def test_snapshot_has_the_newest_bar_of_each_interval_and_no_withdrawn_one() -> None:
+    hub = make_hub()
+    hub.apply([
+        bar_part(0, {"time": T0, "symbol": "A"}, {"time": T0 + MINUTE, "symbol": "A", "state": "forming"}),
+        bar_part(1, {"time": T0, "symbol": "A", "interval": "5m", "state": "withdrawn", "version": 7}),
+        bar_part(2, {"time": T0, "symbol": "B/C", "trades": None, "open": None}),
+    ])  # fmt: skip
+    found = hub.snapshot(Filter(pairs_of(["bars"], ["*"])))["bars"]["rows"]
+    assert {(row[1], row[2], row[10]) for row in found} == {("A", "1m", "forming"), ("B/C", "1m", "final")}
+    assert [row[9] for row in found if row[1] == "B/C"] == [None]
+
+
+def test_values_of_changing_columns_come_in_frames_of_their_own() -> None:
+    parts = [
+        part(schemas.ANALYTICS, n, records.Values(sent_at_us=T0), value_batch([{"time": T0, "symbol": "A"}], outputs))
+        for n, outputs in enumerate([("rsi_14",), ("rsi_14",), ("sma_20",), ("rsi_14",)])
+    ]
+    frames = [json.loads(frame.text) for frame in frames_of(Filter(pairs_of(["analytics"], ["*"])), parts)]
+    assert [frame["offsets"]["0"] for frame in frames] == [2, 3, 4]
+    assert [frame["columns"][-1] for frame in frames] == ["rsi_14", "sma_20", "rsi_14"]
+    assert frames[0]["rows"][0][-1] is None
+
+
+def test_recent_records_are_given_from_a_position_or_not_at_all() -> None:
+    hub = make_hub(ring_records=3)
+    hub.apply([tick_part(n, [(T0 + n, "A", 1.0)]) for n in range(10)])
+    assert [p.offset for p in hub.recent({RAW0: 8}) or []] == [8, 9]
+    assert hub.recent({RAW0: 6}) is None
+    hub.apply([tick_part(9, [(T0, "A", 1.0)])])
+    assert hub.counts.records == 10  # read again: applied once
+
+
+def test_an_addition_brings_only_what_was_not_there_before() -> None:
+    wanted = Filter(pairs_of(["ticks"], ["*"]), without=pairs_of(["ticks"], ["A"]))
+    frames = frames_of(wanted, [tick_part(0, [(T0, "A", 1.0), (T0, "B", 2.0)])])
+    assert [row[1] for row in json.loads(frames[0].text)["rows"]] == ["B"]
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("{", "bad_json"),
+        ("[]", "bad_json"),
+        ('{"action":"buy"}', "unknown_action"),
+        ('{"action":"subscribe"}', "no_symbols"),
+        ('{"action":"subscribe","symbols":["A"],"channels":["quotes"]}', "unknown_channel"),
+        ('{"action":"subscribe","symbols":["A"],"channels":[]}', "bad_channels"),
+        ('{"action":"subscribe","symbols":["a b"]}', "bad_symbols"),
+        ('{"action":"subscribe","symbols":["A"],"since":5}', "bad_since"),
+        (json.dumps({"action": "subscribe", "symbols": [f"S{n}" for n in range(1001)]}), "too_many_symbols"),
+    ],
+)
+def test_a_bad_message_gets_a_code_and_a_sentence(text: str, code: str) -> None:
+    with pytest.raises(Refusal) as refused:
+        parse_command(text)
+    assert refused.value.code == code
+    assert len(refused.value.message) > 10
+
+
+def test_commands_are_read() -> None:
+    position = Position.of("log", 1, {RAW0: 5})
+    found = parse_command(json.dumps({"action": "subscribe", "symbols": "aapl,EUR/USD", "since": position.json()}))
+    assert isinstance(found, Subscribe)
+    assert found.since == position
+    assert describe(found.pairs)["ticks"] == ["AAPL", "EUR/USD"]
+    message = {"action": "subscribe", "symbols": ["A"], "since": json.loads(position.json())}
+    as_object = parse_command(json.dumps(message))
+    assert isinstance(as_object, Subscribe)
+    assert as_object.since == position
+    assert parse_command('{"action":"ping","id":7}') == Ping(7)
+    left = parse_command('{"action":"unsubscribe","channels":["bars"]}')
+    assert isinstance(left, Unsubscribe)
+    assert describe(left.left(pairs_of(["bars.1m", "ticks"], ["A"]))) == {"ticks": ["A"]}

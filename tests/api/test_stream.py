@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from functools import partial
+from typing import Any
+
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+from tests.api.support import MINUTE, PARTITIONS, T0, MemorySource, bars, serving, tick_batch, ticks
+from tickerplant.api.websockets.hub import Hub
+from tickerplant.core import records, schemas
+from tickerplant.core.symbols import partition_of
+from tickerplant.log.port import EventLog, TopicPartition
+
+
+async def receive(socket: ClientConnection, kind: str) -> dict[str, Any]:
+    """Return the next message of a kind; others are passed over."""
+    async with asyncio.timeout(10):
+        while True:
+            message: dict[str, Any] = json.loads(await socket.recv())
+            if message["type"] == kind:
+                return message
+
+
+async def to_the_end(socket: ClientConnection) -> None:
+    while True:
+        await socket.recv()
+
+
+async def say(socket: ClientConnection, **message: Any) -> None:
+    await socket.send(json.dumps(message))
+
+
+async def prices(socket: ClientConnection, count: int) -> list[float]:
+    found: list[float] = []
+    while len(found) < count:
+        found += [row[2] for row in (await receive(socket, "ticks"))["rows"]]
+    return found
+
+
+async def test_first_the_state_then_a_snapshot_then_the_stream(log: EventLog, source: MemorySource) -> None:
+    with serving(log, source) as (_, address, _):
+        async with connect(address) as socket:
+            await receive(socket, "welcome")
+            ticks(log, [(T0, "AAPL", 1.0), (T0, "MSFT", 9.0)])
+            bars(log, [{"time": T0, "symbol": "AAPL", "state": "forming"}])
+            await asyncio.sleep(0.5)
+            await say(socket, action="subscribe", symbols=["AAPL"], channels=["ticks", "bars"], id=1)
+            state = await receive(socket, "subscription")
+            assert state == {
+                "type": "subscription", "id": 1, "channels": {"ticks": ["AAPL"], "bars": ["AAPL"]},
+            }  # fmt: skip
+            snapshot = await receive(socket, "snapshot")
+            assert [row[1:3] for row in snapshot["ticks"]["rows"]] == [["AAPL", 1.0]]
+            assert [row[10] for row in snapshot["bars"]["rows"]] == ["forming"]
+            ticks(log, [(T0 + 1, "AAPL", 2.0), (T0 + 1, "MSFT", 9.0)])
+            assert await prices(socket, 1) == [2.0]
+            await say(socket, action="unsubscribe", symbols=["AAPL"], channels=["ticks"])
+            assert (await receive(socket, "subscription"))["channels"] == {"bars": ["AAPL"]}
+            await say(socket, action="ping", id="x")
+            assert await receive(socket, "pong") == {"type": "pong", "id": "x"}
+
+
+async def test_a_snapshot_has_what_only_the_store_knows(log: EventLog, source: MemorySource) -> None:
+    import pyarrow as pa
+
+    source.tables["prices"] = pa.Table.from_batches([tick_batch([(T0, "OLD", 7.0)])])
+    with serving(log, source) as (_, address, _):
+        async with connect(address) as socket:
+            await say(socket, action="subscribe", symbols=["OLD"])
+            assert [row[2] for row in (await receive(socket, "snapshot"))["ticks"]["rows"]] == [7.0]
+
+
+@pytest.mark.parametrize("behind", [5, 300])
+async def test_since_goes_on_with_no_gap_and_nothing_twice(
+    log: EventLog, source: MemorySource, behind: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """5: out of the recent records; 300: more than those are kept, so out of the log."""
+    monkeypatch.setattr("tickerplant.api.service.Hub", partial(Hub, ring_records=50))
+    with serving(log, source) as (client, address, _):
+        ticks(log, [(T0, "AAPL", -1.0)])
+        position = client.get("/v1/status").json()["end"]
+        for n in range(behind):
+            ticks(log, [(T0 + n, "AAPL", float(n))])
+        await asyncio.sleep(0.3)
+        async with connect(address) as socket:
+            writing = asyncio.create_task(asyncio.to_thread(
+                lambda: [ticks(log, [(T0 + n, "AAPL", float(n))]) for n in range(behind, behind + 100)]
+            ))  # fmt: skip
+            await say(socket, action="subscribe", symbols=["*"], channels=["ticks"], since=position)
+            assert await prices(socket, behind + 100) == [float(n) for n in range(behind + 100)]
+            await writing
+            # And again from what the frames said.
+            await say(socket, action="ping")
+            await receive(socket, "pong")
+
+
+async def test_a_position_of_another_log_is_answered_with_resync(log: EventLog, source: MemorySource) -> None:
+    with serving(log, source) as (_, address, _):
+        async with connect(address) as socket:
+            since = {"log_id": "other", "generation": 1, "offsets": {}}
+            await say(socket, action="subscribe", symbols=["AAPL"], since=since)
+            assert "another log" in (await receive(socket, "resync"))["message"]
+            await receive(socket, "snapshot")
+            ticks(log, [(T0, "AAPL", 1.0)])
+            assert await prices(socket, 1) == [1.0]
+
+
+async def test_rest_and_stream_meet_at_the_position(log: EventLog, source: MemorySource) -> None:
+    ticks(log, [(T0, "AAPL", 1.0)])
+    partition = partition_of("AAPL", PARTITIONS)
+    source.at = {TopicPartition(schemas.RAW, partition): 1}
+    with serving(log, source) as (client, address, _):
+        ticks(log, [(T0 + 1, "AAPL", 2.0)])
+        position = client.get("/v1/symbols").json()["position"]
+        async with connect(address) as socket:
+            await say(socket, action="subscribe", symbols=["AAPL"], channels=["ticks"], since=position)
+            assert await prices(socket, 1) == [2.0]
+            await receive(socket, "live")
+
+
+async def test_a_wrong_message_gets_an_error_and_the_connection_goes_on(log: EventLog, source: MemorySource) -> None:
+    with serving(log, source) as (_, address, _):
+        async with connect(address) as socket:
+            await socket.send("{")
+            assert (await receive(socket, "error"))["code"] == "bad_json"
+            await say(socket, action="ping")
+            await receive(socket, "pong")
+
+
+async def test_a_client_that_does_not_read_is_dropped_and_harms_nobody(log: EventLog, source: MemorySource) -> None:
+    batch = [(T0 + n, "AAPL", float(n)) for n in range(2_000)]
+    with serving(log, source, stall_s=1.0) as (client, address, _):
+        async with connect(address, max_queue=1, compression=None) as slow, connect(address) as fast:
+            for socket in (slow, fast):
+                await say(socket, action="subscribe", symbols=["*"], channels=["ticks", "bars"])
+            await receive(fast, "snapshot")
+            worst, closed = 0.0, []
+            for n in range(150):
+                bars(log, [{"time": T0 + n * MINUTE, "symbol": "AAPL"}])
+                began = time.monotonic()
+                await asyncio.to_thread(ticks, log, batch)
+                while True:
+                    async with asyncio.timeout(10):
+                        message = json.loads(await fast.recv())
+                    if message["type"] == "bars":
+                        closed += [row[0] for row in message["rows"]]
+                    if message["type"] == "ticks":
+                        break
+                worst = max(worst, time.monotonic() - began)
+            deadline = time.monotonic() + 15
+            while client.get("/v1/status").json()["stream"]["dropped"] == 0:
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.2)
+            await say(fast, action="ping")
+            await receive(fast, "pong")
+            assert closed == [T0 + n * MINUTE for n in range(150)]
+            assert worst < 2.0
+            with pytest.raises(ConnectionClosed) as gone:
+                await to_the_end(slow)
+            assert gone.value.rcvd is not None
+            assert gone.value.rcvd.code == 4008
+            assert "too slow" in gone.value.rcvd.reason
+
+
+async def test_a_wrong_key_closes_with_a_reason(log: EventLog, source: MemorySource) -> None:
+    with serving(log, source, api_key="secret") as (_, address, _):
+        async with connect(address) as socket:
+            with pytest.raises(ConnectionClosed) as gone:
+                await socket.recv()
+            assert gone.value.rcvd is not None
+            assert gone.value.rcvd.code == 4001
+        async with connect(f"{address}?apikey=secret") as socket:
+            await receive(socket, "welcome")
+
+
+async def test_an_unreadable_record_is_passed_over(log: EventLog, source: MemorySource) -> None:
+    with serving(log, source) as (_, address, _):
+        async with connect(address) as socket:
+            await say(socket, action="subscribe", symbols=["*"], channels=["ticks", "status"])
+            await receive(socket, "snapshot")
+            with log.writer("x") as out, out.transaction() as transaction:
+                transaction.append(schemas.RAW, 0, b"rubbish")
+                header = records.FeedState(sent_at_us=T0, feed="f", state="down", since_us=T0, reason="mute")
+                transaction.append(schemas.STATUS, 0, records.encode(header))
+            event = (await receive(socket, "status"))["events"][0]
+            assert (event["feed"], event["state"]) == ("f", "down")
+            ticks(log, [(T0, "AAPL", 1.0)])
+            assert await prices(socket, 1) == [1.0]

@@ -1,0 +1,53 @@
+"""When all that a feed wrote is in the tables."""
+
+from tickerplant.app.catchup import Applied, Chase, Progress
+from tickerplant.core.schemas import ANALYTICS, OHLCV, RAW
+from tickerplant.core.version import make_version
+
+
+def test_each_topic_of_each_partition_must_have_arrived() -> None:
+    v10, v7 = make_version(3, 10), make_version(3, 7)
+    applied = {
+        (RAW, 0): Applied(11, -1),
+        (OHLCV, 0): Applied(4, v10),
+        (ANALYTICS, 0): Applied(2, v10),
+        (RAW, 1): Applied(8, -1),
+        (OHLCV, 1): Applied(100, v7),
+        (ANALYTICS, 1): Applied(100, v7),
+    }
+
+    def missing(**changed):
+        return Chase({0: 10, 1: 7}, 3).missing(Progress({**applied, **changed.get("to", {})}, {}, {}))
+
+    assert missing() == []
+    assert missing(to={(RAW, 0): Applied(10, -1)}) == [(RAW, 0)]
+    assert missing(to={(OHLCV, 1): Applied(200, v7 - 1)}) == [(OHLCV, 1)]
+
+
+def test_a_store_of_a_former_generation_has_nothing_of_this_one() -> None:
+    old = make_version(1, 1_000_000)
+    applied = {(RAW, 0): Applied(11, -1), (OHLCV, 0): Applied(9, old), (ANALYTICS, 0): Applied(9, old)}
+    assert Chase({0: 10}, 2).missing(Progress(applied, {}, {})) == [(OHLCV, 0), (ANALYTICS, 0)]
+
+
+def test_without_causes_what_each_group_has_committed_shows_it_step_by_step() -> None:
+    chase = Chase({0: 10}, 1)
+
+    def look(aggregation: int, analytics: int, stored: tuple[int, int, int], ends: tuple[int, int]) -> list[str]:
+        names = (RAW, OHLCV, ANALYTICS)
+        now = Progress(
+            {(name, 0): Applied(position, 0) for name, position in zip(names, stored, strict=True)},
+            {"aggregation": {(RAW, 0): aggregation}, "analytics": {(OHLCV, 0): analytics}},
+            {(OHLCV, 0): ends[0], (ANALYTICS, 0): ends[1]},
+        )
+        return [topic for topic, _ in chase.missing(now)]
+
+    assert look(10, 50, (11, 50, 50), (50, 50)) == [OHLCV, ANALYTICS], "aggregation has not read the last record"
+    assert look(11, 50, (11, 50, 50), (53, 50)) == [OHLCV, ANALYTICS], "bars up to 53 must be stored"
+    assert look(20, 52, (20, 90, 50), (90, 50)) == [ANALYTICS], "later bars of others do not matter, 53 does"
+    assert look(20, 53, (20, 90, 50), (90, 55)) == [ANALYTICS], "values up to 55 must be stored"
+    assert look(20, 90, (20, 90, 55), (90, 80)) == []
+
+
+def test_a_feed_that_wrote_nothing_has_arrived() -> None:
+    assert Chase({}, 1).missing(Progress({}, {}, {})) == []

@@ -1,0 +1,97 @@
+"""The command line: help, mistakes and output, in real processes."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parents[2] / "docs" / "cli.md"
+
+
+def tickerplant(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("TICKERPLANT_")}
+    return subprocess.run(
+        [sys.executable, "-m", "tickerplant.app", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**bare, "COLUMNS": "200", **environment},
+        check=False,
+    )
+
+
+def commands() -> list[str]:
+    from tickerplant.app.cli import app
+
+    return [info.name for info in app.registered_commands if info.name]
+
+
+def test_help_names_every_command_and_the_page_does_too() -> None:
+    shown, page = tickerplant("--help").stdout, DOCS.read_text()
+    assert len(commands()) >= 14
+    for name in commands():
+        assert re.search(rf"│ {name} ", shown), name
+        assert f"`tickerplant {name}" in page, name
+
+
+@pytest.mark.parametrize("name", commands())
+def test_every_command_explains_itself(name: str) -> None:
+    from typer.testing import CliRunner
+
+    from tickerplant.app.cli import app
+
+    result = CliRunner().invoke(app, [name, "--help"])
+    assert result.exit_code == 0
+    assert "Usage:" in result.stdout
+
+
+def test_a_mistake_is_one_sentence_without_a_traceback(tmp_path: Path) -> None:
+    for arguments, words in (
+        (["replay", tmp_path / "none.csv", "--data", tmp_path], "there is no file"),
+        (["run", "nonsense", "--data", tmp_path], "is no service"),
+        (["query", "A B", "--data", tmp_path], "is no symbol"),
+        (["query", "AAPL", "-i", "7m", "--data", tmp_path], "unknown interval"),
+        (["query", "AAPL", "--start", "noon", "--data", tmp_path], "--start 'noon' is no time"),
+        (["up", "--log", "redis://x", "--data", tmp_path], "setting log (flag)"),
+    ):
+        result = tickerplant(*arguments)
+        assert result.returncode == 2, arguments
+        assert words in result.stderr
+        assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+        assert result.stdout == ""
+
+
+def test_config_prints_objects_for_programs() -> None:
+    result = tickerplant("config", "--json", TICKERPLANT_API__PORT="9")
+    rows = {row["name"]: row for row in map(json.loads, result.stdout.splitlines())}
+    assert rows["api.port"]["value"] == 9
+    assert rows["api.port"]["origin"] == "environment"
+    assert all(row["description"] for row in rows.values())
+
+
+def test_the_version_is_the_packages() -> None:
+    from importlib import metadata
+
+    assert tickerplant("--version").stdout == f"tickerplant {metadata.version('tickerplant')}\n"
+    assert json.loads(tickerplant("version", "--json").stdout)["tickerplant"] == metadata.version("tickerplant")
+    shown = tickerplant("version")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert shown.stdout.startswith(f"tickerplant {metadata.version('tickerplant')} (Python ")
+
+
+def test_help_imports_no_heavy_room() -> None:
+    heavy = "{'pyarrow', 'numpy', 'asyncpg', 'fastapi', 'pydantic'}"
+    code = f"import sys, tickerplant.app.cli; print(sorted({heavy} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "[]\n"
+
+
+def test_a_folder_without_a_plant_is_said_to_be_empty(tmp_path: Path) -> None:
+    result = tickerplant("query", "AAPL", "--data", tmp_path / "none")
+    assert result.returncode == 1
+    assert "there is no store in" in result.stderr
+    assert "Traceback" not in result.stderr

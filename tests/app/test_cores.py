@@ -1,0 +1,64 @@
+"""The services' threads stay together on one core, and go together to another."""
+
+import os
+import sys
+import threading
+
+import pytest
+
+from tickerplant.app.cores import Together
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="threads are placed on Linux alone")
+
+
+def test_threads_that_join_are_on_one_core_and_move_together() -> None:
+    whole = os.sched_getaffinity(0)
+    together = Together()
+    together.start()
+    seen: list[set[int]] = []
+    joined, moved, looked = threading.Barrier(3), threading.Event(), threading.Barrier(3)
+
+    def work() -> None:
+        together.join()
+        joined.wait(10)
+        moved.wait(10)
+        seen.append(os.sched_getaffinity(0))
+        looked.wait(10)
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    joined.wait(10)
+    other = max(whole)
+    if len(whole) > 1:
+        together._move(other)
+    moved.set()
+    looked.wait(10)
+    together.stop()
+    together.stop()
+    assert seen == [{other} if len(whole) > 1 else whole] * 2
+    assert os.sched_getaffinity(0) == whole, "the thread that started it is left alone, and so are its children"
+
+
+def test_the_core_is_left_when_others_want_it() -> None:
+    if len(os.sched_getaffinity(0)) < 2:
+        return
+    together = Together()
+    together.start()
+    first = together._core
+    together.stop()
+
+    class Crowded:
+        def look(self, own_core: int) -> dict[int, float]:
+            return {core: 0.9 if core == own_core else 0.0 for core in together._cores}
+
+    together._stop.clear()
+    looker = threading.Thread(target=together._look_after, args=(Crowded(),), daemon=True)
+    looker.start()
+    for _ in range(100):
+        if together._core != first:
+            break
+        threading.Event().wait(0.1)
+    together._stop.set()
+    looker.join()
+    assert together._core != first

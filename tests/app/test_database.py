@@ -1,0 +1,104 @@
+"""Who owns the embedded PostgreSQL, with real servers and real kills."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from tickerplant.app import database as module
+from tickerplant.app.database import database
+from tickerplant.app.locks import FolderLock
+from tickerplant.app.settings import Settings
+
+USER = """
+import sys, time
+from pathlib import Path
+from tickerplant.app.database import database
+from tickerplant.app.settings import Settings
+with database(Settings(data=Path(sys.argv[1])), lasting=True) as dsn:
+    print(dsn, flush=True)
+    time.sleep(100)
+"""
+
+
+def answers(dsn: str) -> bool:
+    async def ask() -> bool:
+        connection = await asyncpg.connect(dsn, timeout=5)
+        try:
+            return bool(await connection.fetchval("SELECT 1"))
+        finally:
+            await connection.close()
+
+    try:
+        return asyncio.run(ask())
+    except (OSError, asyncpg.PostgresError, TimeoutError):
+        return False
+
+
+def wait_until(condition, timeout_s: float = 30.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("d")
+    yield folder
+    # A store that was started for users must end by itself when they are gone.
+    wait_until(lambda: not FolderLock(folder, "store.lock").is_held())
+
+
+def owner(data: Path) -> int:
+    return int(json.loads((data / "store.lock").read_text())["pid"])
+
+
+def test_a_command_owns_the_server_for_as_long_as_it_runs_and_others_share_it(data: Path) -> None:
+    settings = Settings(data=data)
+    with database(settings) as dsn:
+        assert answers(dsn)
+        assert owner(data) == os.getpid()
+        with database(settings) as shared:
+            assert shared == dsn
+        assert answers(dsn)
+    assert not answers(dsn)
+    assert (data / "store.lock").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.slow
+def test_services_share_a_server_that_outlives_each_of_them(data: Path) -> None:
+    users = [
+        subprocess.Popen([sys.executable, "-c", USER, str(data)], stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    try:
+        dsns = {user.stdout.readline().strip() for user in users if user.stdout}
+        assert len(dsns) == 1, (data / "store.log").read_text()
+        (dsn,) = dsns
+        assert answers(dsn)
+        assert owner(data) not in {user.pid for user in users}
+
+        users[0].kill()
+        users[0].wait()
+        time.sleep(1)
+        assert answers(dsn), "a killed service took the server with it"
+
+        first = owner(data)
+        os.kill(first, signal.SIGKILL)
+        wait_until(lambda: answers(dsn) and owner(data) != first)
+    finally:
+        for user in users:
+            user.kill()
+            user.communicate()
+    began = time.monotonic()
+    wait_until(lambda: not FolderLock(data, "store.lock").is_held())
+    assert time.monotonic() - began > module.IDLE_S / 2
+    assert not answers(dsn)

@@ -1,0 +1,41 @@
+"""The setting `fault` kills the process as if the power had gone: no handler, no clean-up."""
+
+import signal
+import subprocess
+import sys
+import time
+
+CODE = """
+import sys, time
+from tickerplant.app import fault
+from tickerplant.core import faults
+fault.install(sys.argv[1])
+for number in range(1, 6):
+    faults.reach("other.point")
+    faults.reach("here.append.after")
+    print(number, flush=True)
+time.sleep(float(sys.argv[2]))
+"""
+
+
+def run(fault: str, wait_s: float = 0.0) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, fault, str(wait_s)], capture_output=True, text=True, timeout=30, check=False
+    )
+    return done.returncode, done.stdout.replace("\n", "")
+
+
+def test_it_dies_when_the_point_is_reached_for_the_count_th_time() -> None:
+    assert run("here.append.after:3") == (-signal.SIGKILL, "12")
+
+
+def test_a_point_that_is_not_reached_so_often_kills_nobody() -> None:
+    assert run("here.append.after:6") == (0, "12345")
+    assert run("never.reached:1") == (0, "12345")
+
+
+def test_a_random_kill_comes_within_the_time() -> None:
+    began = time.monotonic()
+    code, _ = run("random:0.5", wait_s=20)
+    assert code == -signal.SIGKILL
+    assert time.monotonic() - began < 10

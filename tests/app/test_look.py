@@ -1,0 +1,237 @@
+"""The commands that look at a plant and set it up, on one plant that has replayed a file.
+
+They run in this process, by the same `main`: a process each would cost ten times as much.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import structlog
+from tests.e2e.support import Answer, ask, replay, rows
+from tests.support.plant import SHARED_DATA, Plant
+
+from tickerplant.app.cli import main
+
+TICKS = 399
+MINUTES = 8
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?Z")
+ANY_TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d[\d:.]*(?:Z|[+-]\d\d:?\d\d)?")
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first eight minutes of a session."""
+    path = tmp_path_factory.mktemp("file") / "goog.csv"
+    with gzip.open(SHARED_DATA / "goog_trades_2012-06-21.csv.gz", "rt") as source:
+        path.write_text("".join(next(source) for _ in range(1 + TICKS)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def plant(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
+    """A plant that has the file in its tables and does not run; its store is up, so that no command waits for one."""
+    plant = Plant(tmp_path_factory.mktemp("look") / "data")
+    with plant.store():
+        assert replay(plant, file)["ticks"] == TICKS
+        yield plant
+
+
+def say(plant: Plant, *arguments: str | Path) -> Answer:
+    """Run a command to its end."""
+    root, said = logging.getLogger(), structlog.get_config()
+    handlers, level = root.handlers[:], root.level
+    out, err = io.StringIO(), io.StringIO()
+    argv = ["tickerplant", *map(str, arguments), "--data", str(plant.data)]
+    try:
+        with (
+            redirect_stdout(out), redirect_stderr(err), mock.patch.object(sys, "argv", argv),
+            mock.patch.dict(os.environ, plant.environment(), clear=True), pytest.raises(SystemExit) as end,
+        ):  # fmt: skip
+            main()
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        structlog.configure(**said)
+    return Answer(int(end.value.code or 0), out.getvalue(), err.getvalue())
+
+
+def objects(answer: Answer) -> list[dict[str, Any]]:
+    """What a command with --json says: one object a line, times with Z, nothing on stderr."""
+    assert answer.err == ""
+    for found in ANY_TIME.findall(answer.out):
+        assert TIME.fullmatch(found), found
+    assert all(isinstance(row, dict) for row in answer.lines)
+    return answer.lines
+
+
+def assert_refused(answer: Answer, code: int, *words: str) -> None:
+    """Nothing on stdout, one sentence on stderr."""
+    assert (answer.code, answer.out) == (code, ""), answer
+    assert len(answer.err.splitlines()) == 1, answer.err
+    assert all(word in answer.err for word in words), answer.err
+
+
+def test_query_prints_the_bars_as_a_table_as_csv_and_as_objects(plant: Plant, file: Path) -> None:
+    prices = [float(row["price"]) for row in csv.DictReader(io.StringIO(file.read_text()))]
+    (day,) = objects(say(plant, "query", "goog", "--json"))
+    assert (day["symbol"], day["interval"], day["time"]) == ("GOOG", "1d", "2012-06-21T00:00:00Z")
+    assert [day[name] for name in ("open", "high", "low", "close")] == [
+        prices[0], max(prices), min(prices), prices[-1]
+    ]  # fmt: skip
+    shown = say(plant, "query", "GOOG", "-i", "5m")
+    assert (shown.code, shown.err) == (0, "")
+    assert shown.out.splitlines()[0].strip() == "GOOG 5m"
+    assert [line.split()[0] for line in shown.out.splitlines()[2:]] == ["2012-06-21T13:30:00Z", "2012-06-21T13:35:00Z"]
+    lines = say(plant, "query", "GOOG", "-i", "5m", "--csv").out
+    assert [row["close"] for row in csv.DictReader(io.StringIO(lines))] == ["577.48", "576.6"]
+
+
+def test_query_takes_a_stretch_of_time_and_the_newest_of_it(plant: Plant) -> None:
+    def times(*arguments: str) -> list[str]:
+        return [row["time"][11:16] for row in objects(say(plant, "query", "GOOG", "-i", "1m", "--json", *arguments))]
+
+    assert times() == [f"13:{30 + minute}" for minute in range(MINUTES)]
+    # From the start, before the end; a time without a zone is UTC, one with a zone is its own.
+    assert times("--start", "2012-06-21T13:31", "--end", "2012-06-21T09:33:00-04:00") == ["13:31", "13:32"]
+    assert times("--start", "2012-06-21", "--limit", "2") == ["13:36", "13:37"]
+
+
+def test_what_query_cannot_answer_is_one_sentence(plant: Plant) -> None:
+    assert_refused(say(plant, "query", "NONE", "--json"), 1, "no 1d bars of NONE")
+    assert_refused(say(plant, "query", "GOOG", "-i", "15m"), 2, "1m, 5m, 1d")
+    assert_refused(
+        say(plant, "query", "GOOG", "--start", "2012-06-22", "--end", "2012-06-21"), 2, "not before --end 2012-06-21"
+    )
+
+
+def test_tail_prints_rows_of_a_topic(plant: Plant) -> None:
+    found = objects(say(plant, "tail", "raw", "--symbol", "goog", "--from", "earliest", "-n", "1000", "--json"))
+    ticks = [row for row in found if row["kind"] == "ticks"]
+    assert len(ticks) == TICKS
+    assert {"partition", "offset", "kind", "time", "price", "size"} <= ticks[0].keys()
+    assert (ticks[0]["time"], ticks[0]["price"], ticks[0]["size"]) == ("2012-06-21T13:30:00.015105Z", 579.4, 4.0)
+    assert len(objects(say(plant, "tail", "market.prices.ohlcv", "-n", "3", "--json"))) == 3
+    assert len(say(plant, "tail", "status").out.splitlines()) > 0
+
+
+def test_tail_of_nothing_says_so(plant: Plant) -> None:
+    assert_refused(say(plant, "tail", "deadletter", "--json"), 0, "market.deadletter has no records")
+    assert_refused(say(plant, "tail", "prices", "--json"), 2, "no topic 'prices'", "raw, ohlcv, analytics")
+    assert_refused(say(plant, "tail", "raw", "--from", "noon"), 2, "--from 'noon' is no time")
+
+
+def test_top_shows_each_symbols_newest_bar(plant: Plant) -> None:
+    shown = say(plant, "top", "--seconds", "1")
+    assert (shown.code, shown.err) == (0, "")
+    heading, goog = (line.split() for line in shown.out.splitlines() if line.strip())
+    assert heading[:3] == ["symbol", "1m", "bar"]
+    assert goog[:3] == ["GOOG", "13:37", "576.6"]
+    assert_refused(say(plant, "top", "--seconds", "1", "-i", "15m"), 2, "1m, 5m, 1d")
+
+
+def test_health_is_0_when_all_is_well_and_1_when_it_is_not(plant: Plant, tmp_path: Path) -> None:
+    well = say(plant, "health", "--json")
+    (said,) = objects(well)
+    assert (well.code, said["status"]) == (0, "ok"), said
+    parts = {part["name"]: part for part in said["parts"]}
+    assert {"plant", "log", "store", "lag aggregation", "lag analytics", "lag persistence"} <= parts.keys()
+    assert parts["plant"]["sentence"] == "stopped"
+    shown = say(plant, "health")
+    assert (shown.code, shown.out.splitlines()[-1]) == (0, "ok")
+
+    ill = say(Plant(tmp_path / "none"), "health", "--json")
+    (said,) = objects(ill)
+    assert (ill.code, said["status"]) == (1, "failed")
+    assert {p["name"] for p in said["parts"] if p["state"] == "failed"} >= {"log", "store"}
+
+
+def test_config_names_every_setting_and_where_it_came_from(plant: Plant) -> None:
+    found = {row["name"]: row for row in objects(say(plant, "config", "--json"))}
+    assert (found["data"]["value"], found["data"]["origin"]) == (str(plant.data), "flag")
+    shown = say(plant, "config")
+    assert (shown.code, shown.err) == (0, "")
+    assert len(shown.out.splitlines()) == 1 + len(found)
+
+
+def test_what_is_set_up_already_stays(plant: Plant) -> None:
+    migrations = objects(say(plant, "migrate", "--status", "--json"))
+    assert migrations
+    assert all(row["applied"] for row in migrations)
+    shown = say(plant, "migrate", "--status").out.splitlines()
+    assert [line.split() for line in shown[1:]] == [[row["name"], "yes"] for row in migrations]
+    assert objects(say(plant, "init-db", "--json")) == [{"applied": []}]
+    assert say(plant, "init-db").out == "the tables are those of this version already\n"
+    (topics,) = objects(say(plant, "create-topics", "--json"))
+    assert (topics["made"], topics["partitions"], topics["generation"]) == ([], 4, 1)
+    assert_refused(say(plant, "create-topics", "--partitions", "9"), 1, "has 4 partitions, not 9")
+
+
+def test_a_store_whose_log_is_lost_goes_on_with_a_new_one_once_a_person_says_so(file: Path, tmp_path: Path) -> None:
+    plant = Plant(tmp_path / "data")
+    with plant.store() as dsn:
+        assert say(plant, "create-topics").code == 0
+        backup = {path.name: path.read_bytes() for path in plant.data.glob("market.log*") if path.is_file()}
+        assert replay(plant, file)["ticks"] == TICKS
+        followed = say(plant, "adopt")
+        assert (followed.code, followed.err) == (0, "")
+        assert "generation 1, already: there is nothing to do" in followed.out
+
+        # A log from a backup lies behind the store, and adopting the same log again would not mend that.
+        lost_log(plant)
+        for name, content in backup.items():
+            (plant.data / name).write_bytes(content)
+        assert_refused(say(plant, "adopt", "--yes"), 1, "ahead of its log", "take a new one", "tickerplant adopt --yes")
+
+        # Another log that somebody has made already counts as no newer than the lost one.
+        other = ["--log", f"sqlite://{tmp_path}/other.log"]
+        assert say(plant, "create-topics", *other).code == 0
+        assert_refused(say(plant, "adopt", "--yes", *other), 1, "generation 1", "that nobody has made yet")
+
+        # A new log is refused, by whoever brings it, until it is adopted.
+        lost_log(plant)
+        for command in (["replay", file], ["run", "persistence"]):
+            assert_refused(ask(plant, *command), 1, "this log is new", "`tickerplant adopt --yes`")
+        asked = say(plant, "adopt")
+        assert (asked.code, asked.out) == (1, "")
+        assert "Run it with --yes" in asked.err
+        (adopted,) = objects(say(plant, "adopt", "--yes", "--json"))
+        assert adopted["changed"]
+        assert adopted["adopted"].endswith("generation 2")
+        (again,) = objects(say(plant, "adopt", "--yes", "--json"))
+        assert again == {"adopted": adopted["adopted"], "changed": False}
+
+        # What the new generation says of a bar wins; bars that it does not name stay.
+        dearer = tmp_path / "dearer.csv"
+        lines = [f"2012-06-21T13:{minute}:10Z,GOOG,{price},7" for minute, price in ((31, 600), (32, 601))]
+        dearer.write_text("\n".join(["time,symbol,price,size", *lines]))
+        assert replay(plant, dearer)["changed"]
+        bars = rows(
+            dsn,
+            "SELECT to_char(time AT TIME ZONE 'UTC', 'HH24:MI'), close, trades, version >> 40 FROM intraday_ohlcv "
+            "WHERE interval = '1m' ORDER BY time",
+        )
+        assert len(bars) == MINUTES
+        assert [bar[:3] for bar in bars if bar[3] == 2] == [("13:31", 600.0, 1), ("13:32", 601.0, 1)]
+        assert say(plant, "health").code == 0
+
+
+def lost_log(plant: Plant) -> Path:
+    """Move the log out of the folder and return where to."""
+    place = plant.data.parent / f"lost{len(list(plant.data.parent.iterdir()))}"
+    place.mkdir()
+    for path in plant.data.glob("market.log*"):
+        path.rename(place / path.name)
+    return place

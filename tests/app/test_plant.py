@@ -1,0 +1,111 @@
+"""Who may hold a data folder, what the health check says of a log, and what a scrape reads."""
+
+from pathlib import Path
+
+import pytest
+from prometheus_client import generate_latest
+
+from tickerplant.app import health, parts
+from tickerplant.app.locks import FolderLock
+from tickerplant.app.metrics import CATALOGUE, PlantCollector, ServiceCounts, registry_of
+from tickerplant.app.plant import folder_alone, folder_is_held, folder_shared
+from tickerplant.app.settings import Settings
+from tickerplant.app.supervisor import Status
+from tickerplant.core import records
+from tickerplant.core.errors import FolderHeld, StoreUnavailable
+from tickerplant.core.schemas import RAW, STATUS
+from tickerplant.log.processor import Counts
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(data=tmp_path, partitions=2)
+
+
+def test_a_folder_belongs_to_one_plant_or_to_services_of_different_names(settings: Settings) -> None:
+    assert not folder_is_held(settings)
+    with folder_shared(settings, "api"), folder_shared(settings, "aggregation"):
+        assert folder_is_held(settings)
+        with pytest.raises(FolderHeld, match="in use by process"), folder_alone(settings):
+            pass
+        with pytest.raises(FolderHeld), folder_shared(settings, "api"):
+            pass
+        with folder_shared(settings.model_copy(update={"instance": "1"}), "api"):
+            pass
+    with folder_alone(settings), pytest.raises(FolderHeld), folder_shared(settings, "api"):
+        pass
+
+
+def test_topics_keep_the_number_of_partitions_they_were_made_with(settings: Settings) -> None:
+    with parts.event_log(settings) as event_log:
+        identity = event_log.identity()
+    with parts.event_log(settings.model_copy(update={"partitions": 7})) as event_log:
+        assert event_log.partitions(RAW) == 2
+        assert event_log.identity() == identity
+
+
+def test_rules_are_written_when_they_differ_and_only_then(settings: Settings) -> None:
+    def ends(chosen: Settings, **how: bool) -> int:
+        with parts.event_log(chosen) as event_log:
+            parts.ensure_settings(event_log, chosen, **how)
+            return sum(end for _, end in event_log.offsets(RAW).values())
+
+    assert ends(settings, only_first=True) == 2
+    assert ends(settings) == 2
+    later = settings.model_copy(update={"rules": settings.rules.model_copy(update={"lateness_ms": 5})})
+    assert ends(later, only_first=True) == 2, "who only feeds a running plant does not change its rules"
+    assert ends(later) == 4
+
+
+def test_health_says_of_each_feed_its_newest_state(settings: Settings) -> None:
+    with parts.event_log(settings) as event_log:
+        with event_log.writer("test") as writer, writer.transaction() as transaction:
+            for second, (feed, state, reason) in enumerate(
+                [("a", "down", ""), ("a", "up", ""), ("b", "up", ""), ("b", "down", "mute"), ("b", "late", "")]
+            ):
+                header = records.FeedState(
+                    sent_at_us=second * 1_000_000, feed=feed, state=state, since_us=0, reason=reason
+                )
+                transaction.append(STATUS, 1, records.encode(header))
+            transaction.append(STATUS, 1, b"rubbish")
+        found = {part.name: part for part in health.ask("feeds", lambda: health.feed_parts(event_log))}
+        assert found["feed a"].state == health.OK
+        assert found["feed b"].state == health.DEGRADED
+        assert found["feed b"].sentence == "down since 1970-01-01T00:00:00Z: mute"
+        assert {p.name for p in health.log_parts(event_log)} == {
+            "log", "lag aggregation", "lag analytics", "lag persistence"
+        }  # fmt: skip
+
+
+def test_a_part_that_cannot_be_asked_has_failed_and_hides_no_other() -> None:
+    def gone() -> list[health.Part]:
+        raise StoreUnavailable("the database is away")
+
+    found = health.Health([*health.ask("store", gone), health.Part("log", health.OK, "fine")])
+    assert found.state == health.FAILED
+    assert found.as_dict()["parts"][0]["sentence"] == "the database is away"
+
+
+def test_a_scrape_has_the_services_the_lags_and_the_counts(settings: Settings) -> None:
+    counts = ServiceCounts()
+    counts.taker("aggregation")(Counts(records=41))
+    with parts.event_log(settings) as event_log:
+        parts.ensure_settings(event_log, settings)
+        statuses = [Status("api", state="running", restarts=2), Status("analytics", state="waiting")]
+        registry = registry_of(PlantCollector(event_log=event_log, statuses=lambda: statuses, counts=counts))
+        text = generate_latest(registry).decode()
+    assert 'tickerplant_service_up{service="api"} 1.0' in text
+    assert 'tickerplant_service_up{service="analytics"} 0.0' in text
+    assert 'tickerplant_service_restarts_total{service="api"} 2.0' in text
+    assert 'tickerplant_service_events_total{event="records",service="aggregation"} 41.0' in text
+    assert 'tickerplant_group_lag_records{group="persistence",partition="0",topic="market.prices.raw"} 1.0' in text
+    assert 'tickerplant_log_records_total{partition="1",topic="market.prices.raw"} 1.0' in text
+    for entry in CATALOGUE:
+        assert entry.name in text
+        assert len(entry.advice) > 20
+
+
+def test_a_lock_is_free_again_after_its_block(settings: Settings) -> None:
+    with folder_alone(settings):
+        assert FolderLock(settings.data, "plant.lock").is_held()
+    assert not folder_is_held(settings)

@@ -1,0 +1,69 @@
+"""The sandbox vendor beside the plant: it ends with it, and comes back where it was."""
+
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+
+from tickerplant.app.plant import Plant
+from tickerplant.app.sandbox import SandboxProcess, sandbox_process
+from tickerplant.app.settings import load
+
+
+def test_it_answers_comes_back_at_its_port_and_ends(tmp_path: Path) -> None:
+    settings = load({"data": tmp_path, "symbols": ("AAPL", "MSFT")}).settings
+    with sandbox_process(settings) as (process, place):
+        answer = httpx.get(f"{place.url}/price", params={"symbol": "AAPL", "apikey": "k"}, timeout=10)
+        assert float(answer.json()["price"]) > 0
+        stop = threading.Event()
+        watching = threading.Thread(target=process.watch, args=(stop,))
+        watching.start()
+        child = process._child
+        assert child is not None
+        child.kill()
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                httpx.get(f"{place.url}/price", params={"symbol": "MSFT", "apikey": "k"}, timeout=5)
+                break
+            except httpx.TransportError:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+        stop.set()
+        watching.join()
+        again = process._child
+        assert again is not None
+        assert again.pid != child.pid
+    assert again.returncode == 0
+
+
+def test_one_that_the_plant_starts_again_may_use_every_core(tmp_path: Path) -> None:
+    with sandbox_process(load({"data": tmp_path}).settings) as (process, _):
+        supervisor = Plant(load({"data": tmp_path}).settings, None, "").supervise([], vendor=(process, _))  # type: ignore[arg-type]
+        supervisor.start()
+        former = process._child
+        assert former is not None
+        former.kill()
+        deadline = time.monotonic() + 20
+        while process._child in (former, None) or process._port == 0:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        child = process._child
+        assert child is not None
+        if sys.platform == "linux":
+            assert os.sched_getaffinity(child.pid) == os.sched_getaffinity(0)
+        supervisor.stop()
+
+
+def test_it_ends_when_whoever_wanted_it_is_gone(tmp_path: Path) -> None:
+    process = SandboxProcess(load({"data": tmp_path}).settings)
+    process.start()
+    child = process._child
+    assert child is not None
+    assert child.stdin is not None
+    child.stdin.close()  # what a kill of the plant does
+    assert child.wait(10) == 0
+    process.stop()

@@ -1,0 +1,145 @@
+"""The settings: every one documented, the origin of each value known, mistakes explained in one sentence."""
+
+from pathlib import Path
+
+import pytest
+
+from tickerplant.app import describe
+from tickerplant.app.settings import Settings, load
+from tickerplant.core.errors import ConfigError
+from tickerplant.core.rules import DEFAULT_RULES, Rules, values_of
+
+DOCS = Path(__file__).parents[2] / "docs" / "settings.md"
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import os
+
+    for name in list(os.environ):
+        if name.startswith("TICKERPLANT_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "share"))
+
+
+def test_every_setting_is_documented() -> None:
+    page = DOCS.read_text()
+    for row in describe.rows(load()):
+        assert len(row.description) > 10, row.name
+        assert f"| `{row.name}` | `{row.environment}` |" in page, f"{row.name}: run tickerplant config --markdown"
+
+
+def test_the_page_is_what_the_command_makes() -> None:
+    assert DOCS.read_text() == describe.markdown()
+
+
+def test_every_rule_has_a_setting_and_the_defaults_are_the_same() -> None:
+    from_settings = load().settings.rules.rules()
+    assert set(values_of(from_settings)) <= {"calendar_version"}
+    fields = set(type(load().settings.rules).model_fields)
+    assert {name.replace("lateness_us", "lateness_ms") for name in Rules.__struct_fields__} - fields == {
+        "calendar_version"
+    }
+    assert from_settings.indicators == DEFAULT_RULES.indicators
+
+
+def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "my.toml"
+    file.write_text('partitions = 2\nsymbols = ["IBM"]\n[api]\nport = 1\nhost = "0.0.0.0"\n')
+    monkeypatch.setenv("TICKERPLANT_API__PORT", "2")
+    monkeypatch.setenv("TICKERPLANT_PARTITIONS", "3")
+    loaded = load({"partitions": 8, "data": tmp_path}, config=file)
+    rows = {row.name: (row.value, row.origin) for row in describe.rows(loaded)}
+    assert rows["partitions"] == (8, "flag")
+    assert rows["api.port"] == (2, "environment")
+    assert rows["api.host"] == ("0.0.0.0", str(file))
+    assert rows["symbols"] == (["IBM"], str(file))
+    assert rows["instance"] == ("0", "default")
+
+
+def test_the_file_in_the_data_folder_is_read_unless_another_is_named(tmp_path: Path) -> None:
+    (tmp_path / "tickerplant.toml").write_text("partitions = 7\n")
+    assert load({"data": tmp_path}).settings.partitions == 7
+
+
+def test_lists_in_the_environment_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TICKERPLANT_SYMBOLS", "aapl, eur/usd,AAPL")
+    monkeypatch.setenv("TICKERPLANT_RULES__SOURCES", "twelvedata, *")
+    settings = load().settings
+    assert settings.symbols == ("AAPL", "EUR/USD")
+    assert settings.rules.sources == ("twelvedata", "*")
+
+
+def test_a_table_given_replaces_the_default_table(tmp_path: Path) -> None:
+    (tmp_path / "tickerplant.toml").write_text('[rules.calendars]\n"*" = "XLON"\n')
+    assert load({"data": tmp_path}).settings.rules.calendars == {"*": "XLON"}
+
+
+def test_kafka_properties_pass_through_with_dots(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TICKERPLANT_KAFKA__SECURITY_PROTOCOL", "SASL_SSL")
+    monkeypatch.setenv("TICKERPLANT_KAFKA__SASL_PASSWORD", "hush")
+    loaded = load()
+    assert loaded.settings.kafka == {"security.protocol": "SASL_SSL", "sasl.password": "hush"}
+    assert "hush" not in str(list(describe.rows(loaded)))
+
+
+def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TICKERPLANT_VENDORS__TWELVE_DATA_KEY", "hush")
+    monkeypatch.setenv("TICKERPLANT_STORE", "postgresql://me:hush@db:5432/prices")
+    loaded = load()
+    shown = {row.name: row.value for row in describe.rows(loaded)}
+    assert shown["vendors.twelve_data_key"] == "********"
+    assert shown["store"] == "postgresql://me:********@db:5432/prices"
+    assert not loaded.settings.wants_sandbox
+    assert "hush" not in repr(loaded.settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("TICKERPLANT_PARTITIONS", "many", ["partitions", "environment", "integer"]),
+        ("TICKERPLANT_PORT", "1", ["TICKERPLANT_PORT", "no setting"]),
+        ("TICKERPLANT_LOG", "redis://here", ["log", "redis://here", "kafka://"]),
+        ("TICKERPLANT_SYMBOLS", "AAPL,$$", ["symbols", "'$$'"]),
+        ("TICKERPLANT_API__COLOUR", "red", ["api.colour", "no setting"]),
+        ("TICKERPLANT_STORE", "mysql://u:hush@h/d", ["store", "postgresql://"]),
+    ],
+)
+def test_a_mistake_is_explained_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: list[str]
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError) as caught:
+        load()
+    text = str(caught.value)
+    assert "\n" not in text
+    assert "hush" not in text
+    for word in words:
+        assert word in text
+
+
+def test_a_broken_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "tickerplant.toml").write_text("partitions = = 7\n")
+    with pytest.raises(ConfigError, match=r"tickerplant\.toml cannot be read"):
+        load({"data": tmp_path})
+    with pytest.raises(ConfigError, match="there is no settings file"):
+        load(config=tmp_path / "none.toml")
+
+
+def test_the_tree_cannot_be_changed() -> None:
+    settings = load().settings
+    with pytest.raises(ValueError, match="frozen"):
+        settings.partitions = 9
+    assert isinstance(settings, Settings)
+
+
+def test_history_is_a_list_of_stretches_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load().settings.history == ("1d:365", "1m:1")
+    monkeypatch.setenv("TICKERPLANT_HISTORY", "1d:30, 5m:10")
+    assert load().settings.history == ("1d:30", "5m:10")
+    monkeypatch.setenv("TICKERPLANT_HISTORY", "none")
+    assert load().settings.history == ()
+    for wrong in ("1d", "1d:0", "1d:-3", "15m:3", "1d:30,none", "1d:1.5"):
+        monkeypatch.setenv("TICKERPLANT_HISTORY", wrong)
+        with pytest.raises(ConfigError, match="interval:days"):
+            load()

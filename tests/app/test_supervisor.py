@@ -1,0 +1,116 @@
+"""The supervisor, with real threads and real loops."""
+
+import asyncio
+import itertools
+import threading
+import time
+from collections.abc import Callable
+
+from tickerplant.app import supervisor as module
+from tickerplant.app.supervisor import Service, Supervisor
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.005)
+
+
+def test_services_end_in_the_order_of_their_rank() -> None:
+    ended: list[str] = []
+    feed_is_up = threading.Event()
+
+    def sync(name: str) -> Callable[[threading.Event], None]:
+        def body(stop: threading.Event) -> None:
+            stop.wait()
+            ended.append(name)
+
+        return body
+
+    async def feed(stop: asyncio.Event) -> None:
+        feed_is_up.set()
+        await stop.wait()
+        await asyncio.sleep(0.05)
+        ended.append("feed")
+
+    supervisor = Supervisor(
+        [Service("last", sync("last"), rank=9), Service("feed", asynchronous=feed), Service("mid", sync("mid"), rank=4)]
+    )
+    supervisor.start()
+    wait_for(lambda: feed_is_up.is_set() and all(status.state == "running" for status in supervisor.statuses()))
+    assert supervisor.stop() == []
+    assert ended == ["feed", "mid", "last"]
+    assert [status.state for status in supervisor.statuses()] == ["stopped"] * 3
+
+
+def test_a_crashed_service_starts_again_and_the_others_do_not_notice() -> None:
+    lives: list[float] = []
+    crashed_thread_names: set[str] = set()
+
+    def shaky(stop: threading.Event) -> None:
+        lives.append(time.monotonic())
+        crashed_thread_names.add(threading.current_thread().name)
+        if len(lives) < 4:
+            raise RuntimeError("boom")
+        stop.wait()
+
+    steady_lives: list[int] = []
+
+    async def steady(stop: asyncio.Event) -> None:
+        steady_lives.append(1)
+        await stop.wait()
+
+    supervisor = Supervisor([Service("shaky", shaky), Service("steady", asynchronous=steady)])
+    supervisor.start()
+    wait_for(lambda: len(lives) == 4)
+    shaky_status, steady_status = supervisor.statuses()
+    supervisor.stop()
+    assert shaky_status.restarts == 3
+    assert shaky_status.error == "RuntimeError: boom"
+    assert steady_status.restarts == 0
+    assert len(steady_lives) == 1
+    gaps = [later - earlier for earlier, later in itertools.pairwise(lives)]
+    for gap, least in zip(gaps, [0.2, 0.4, 0.8], strict=True):
+        assert least <= gap < least + 0.5
+
+
+def test_the_back_off_is_capped() -> None:
+    waits = module._backoffs()
+    assert [next(waits) for _ in range(9)] == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0, 10.0]
+
+
+def test_a_service_with_a_limit_gives_up_and_says_why() -> None:
+    def broken(stop: threading.Event) -> None:
+        raise ValueError("no way")
+
+    supervisor = Supervisor([Service("broken", broken, max_restarts=0)])
+    supervisor.start()
+    supervisor.wait(threading.Event())
+    assert isinstance(supervisor.failure(), ValueError)
+    supervisor.stop()
+
+
+def test_a_service_that_will_not_end_is_reported_and_holds_nobody_up(monkeypatch) -> None:
+    monkeypatch.setattr(module, "STOP_S", 0.2)
+    release = threading.Event()
+    supervisor = Supervisor(
+        [Service("deaf", lambda stop: release.wait() and None), Service("fine", lambda s: s.wait() and None)]
+    )
+    supervisor.start()
+    began = time.monotonic()
+    assert supervisor.stop() == ["deaf"]
+    assert time.monotonic() - began < 2
+    release.set()
+
+
+def test_stopping_during_a_back_off_does_not_wait_for_it() -> None:
+    def broken(stop: threading.Event) -> None:
+        raise ValueError("no way")
+
+    supervisor = Supervisor([Service("broken", broken)])
+    supervisor.start()
+    wait_for(lambda: supervisor.statuses()[0].restarts >= 3)
+    began = time.monotonic()
+    supervisor.stop()
+    assert time.monotonic() - began < 0.5

@@ -1,0 +1,384 @@
+"""kill -9 of the whole plant and of each service, again and again during one paced replay: the tables do not notice.
+
+Ticks, closed bars and their values must equal those of a replay that nobody disturbed. Each test also asserts that its
+kills bit: that processes died where they should, and that restarts read records again and discarded what came of them.
+
+`make chaos` kills 25 times at random moments of a replay of more than a minute, and the whole plant at every named
+point; without it a few times, and the whole plant at some of the points. Single services die at all of them always.
+`CHAOS_SEED` repeats the moments of a run that failed.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.kafka import KafkaBroker
+from tests.support.plant import SHARED_DATA, Plant, assert_same, json_lines, kill_trees, wait_for
+from tickerplant.app.locks import FolderLock
+from tickerplant.app.settings import load
+from tickerplant.core.errors import LogUnavailable
+from tickerplant.log.open import open_log
+from tickerplant.log.port import EventLog
+
+pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(1200)]
+
+TICKS = SHARED_DATA / "goog_trades_2012-06-21.csv.gz"
+KILLS = int(os.environ.get("CHAOS_KILLS", "4"))
+SEED = int(os.environ.get("CHAOS_SEED", str(time.time_ns() % 100_000)))
+SESSION_S = 6.5 * 3600
+THOROUGH = KILLS >= 25
+REPLAY_S = 150.0 if THOROUGH else 60.0
+"""How long the session would take in one piece. The pace must outlast the kills; when they are over it is given up."""
+STATEFUL = ("aggregation", "analytics")
+SERVICES = (*STATEFUL, "persistence")
+
+Tables = dict[str, list[tuple[Any, ...]]]
+
+
+def _points() -> list[str]:
+    """Return every fault point of the code, so that none is ever forgotten here."""
+    code = "".join(path.read_text() for path in sorted((Path(__file__).parents[2] / "src").rglob("*.py")))
+    found = set(re.findall(r'faults\.reach\("([a-z.]+)"\)', code))
+    shared = re.findall(r'faults\.reach\(f"\{self\.name\}\.([a-z.]+)"\)', code)
+    return sorted(found | {f"{name}.{point}" for name in STATEFUL for point in shared})
+
+
+POINTS = _points()
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
+    with KafkaBroker(tmp_path_factory.mktemp("kafka")) as broker:
+        yield broker
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Tables:
+    plant = Plant(tmp_path_factory.mktemp("undisturbed") / "data")
+    plant.run("replay", str(TICKS))
+    tables = plant.tables()
+    assert len(tables["realtime_prices"]) > 11_000
+    assert all(tables.values()), "a table without rows compares nothing"
+    return tables
+
+
+@dataclass
+class Parts:
+    """A plant's processes by name, their output and their deaths."""
+
+    plant: Plant
+    folder: Path
+    on_kafka: bool
+    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    _log: EventLog | None = None
+
+    def begin(self, name: str, *, speed: float | None = None, fault: str | None = None) -> None:
+        """Start `replay`, `up` or a service; a fault is armed in this process alone."""
+        arguments = {
+            "replay": ["replay", str(TICKS), *(["--speed", f"{speed:g}"] if speed else [])],
+            "up": ["up", "--no-sandbox", "--port", "0"],
+            "api": ["run", "api", "--port", "0"],
+        }.get(name, ["run", name])
+        env = {"TICKERPLANT_FAULT": fault} if fault else {}
+        self.running[name] = self.plant.start(*arguments, output=self.output(name), **env)
+
+    def begin_whole(self, *, speed: float | None = None, fault: str | None = None) -> None:
+        """Start all that turns the file into tables, and the feed: with the embedded log that is one process."""
+        if not self.on_kafka:
+            self.begin("replay", speed=speed, fault=fault)
+            return
+        of_the_feed = fault is not None and fault.startswith("feed.")
+        self.begin("up", fault=None if of_the_feed else fault)
+        store = FolderLock(self.plant.data, "store.lock")
+        # Whoever comes first owns the database, and takes it along when it ends: that must be `up`.
+        wait_for("the store", lambda: self.dead() or (store.is_held() and store.holder().get("dsn")))
+        self.begin("replay", speed=speed, fault=fault if of_the_feed else None)
+
+    def begin_services(self) -> None:
+        """Start each service as a process of its own, and wait until all are up."""
+        for name in SERVICES:
+            self.begin(name)
+        outputs = [self.output(name) for name in SERVICES]
+        wait_for("services", lambda: self.dead() or all("is up" in path.read_text() for path in outputs))
+        assert not self.dead()
+
+    def committed(self) -> dict[str, int]:
+        """Return how far each stateful service has committed, all partitions together."""
+        if self._log is None:
+            settings = load(
+                {"data": self.plant.data, "log": self.plant.env.get("TICKERPLANT_LOG", "embedded:")}
+            ).settings
+            self._log = open_log(settings.log, data=settings.data)
+        with suppress(LogUnavailable):  # a broker that was killed just now: no progress is known
+            return {group: sum(self._log.committed(group).values()) for group in STATEFUL}
+        return dict.fromkeys(STATEFUL, 0)
+
+    def wait_for_work(self, before: dict[str, int]) -> None:
+        """Wait until both stateful services have come further than `before`."""
+
+        def further() -> bool:
+            return bool(self.dead()) or all(now > before[group] for group, now in self.committed().items())
+
+        wait_for("work", further)
+
+    def close(self) -> None:
+        """Leave no process behind."""
+        self.kill_all()
+        if self._log is not None:
+            self._log.close()
+
+    def output(self, name: str) -> Path:
+        return self.folder / f"{name}.log"
+
+    def dead(self) -> list[str]:
+        """Return the names of those that have ended, however."""
+        return [name for name, process in self.running.items() if process.poll() is not None]
+
+    def wait_for_a_death(self, timeout_s: float) -> dict[str, int]:
+        """Return the exit codes of those that have ended once one has, or {} after the timeout."""
+        deadline = time.monotonic() + timeout_s
+        while not (dead := self.dead()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return {name: self.running[name].returncode for name in dead}
+
+    def kill(self, name: str) -> bool:
+        """kill -9 one process, not what it has started; False if it had ended."""
+        process = self.running[name]
+        if process.poll() is not None:
+            return False
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        return True
+
+    def kill_all(self) -> None:
+        """kill -9 everything at once, the database server included."""
+        kill_trees(list(self.running.values()))
+        self.running.clear()
+
+    def finish(self, timeout_s: float = 180) -> None:
+        """Let the replay come to its end, then stop what else runs in order."""
+        code = self.running["replay"].wait(timeout_s)
+        assert code == 0, f"replay ended with {code}"
+        del self.running["replay"]
+        self.stop()
+
+    def stop(self) -> None:
+        """SIGTERM to all; fail if one does not end in order."""
+        for process in self.running.values():
+            process.send_signal(signal.SIGTERM)
+        codes = {name: process.wait(30) for name, process in self.running.items()}
+        self.running.clear()
+        # One that was started just now dies of the signal itself: it has nothing to put in order yet.
+        assert set(codes.values()) <= {0, -signal.SIGTERM}, f"not all ended in order: {codes}"
+
+    def resumed(self) -> dict[str, tuple[int, int]]:
+        """Return, by service, how many records restarts have read again and how many outputs they discarded."""
+        found = dict.fromkeys(STATEFUL, (0, 0))
+        for path in self.folder.glob("*.log"):
+            for line in json_lines(path):
+                if line.get("event") == "resumed":
+                    records, outputs = found[line["service"]]
+                    found[line["service"]] = (records + line["records"], outputs + line["discarded_outputs"])
+        return found
+
+    def assert_kills_bit(self, *, each: bool) -> None:
+        """Each stateful service, or one at least, has read again what it had done, and thrown away what came out."""
+        bitten = [service for service, (records, outputs) in self.resumed().items() if records and outputs]
+        assert len(bitten) >= (len(STATEFUL) if each else 1), f"seed {SEED}: {self.resumed()}"
+
+
+@contextmanager
+def explained(parts: Parts) -> Iterator[None]:
+    """Leave no process behind; show what they have said if the test fails."""
+    try:
+        yield
+    except BaseException:
+        print(f"seed {SEED}, {len(POINTS)} points; in the end these ran: {sorted(parts.running)}")
+        for path in [*sorted(parts.folder.glob("*.log")), parts.plant.data / "store.log"]:
+            if path.exists():
+                lines = path.read_text(errors="replace").splitlines()
+                print(f"\n--- {path.name}: the last of {len(lines)} lines ---", *lines[-40:], sep="\n")
+        raise
+    finally:
+        parts.close()
+
+
+@pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
+def parts(request: pytest.FixtureRequest, tmp_path: Path) -> Parts:
+    on_kafka = request.param == "kafka"
+    # Named points of a snapshot must come soon; a random kill just behind one has nothing read again.
+    snapshot_records = "100" if "random" in request.node.name else "20"
+    env = {"TICKERPLANT_SNAPSHOT_RECORDS": snapshot_records, "TICKERPLANT_PARTITIONS": "2"}
+    if on_kafka:
+        broker: KafkaBroker = request.getfixturevalue("broker")
+        prefix = re.sub(r"\W+", "-", request.node.name).strip("-")
+        env["TICKERPLANT_LOG"] = f"kafka://{broker.bootstrap}?prefix={prefix}."
+    return Parts(Plant(tmp_path / "data", env), tmp_path, on_kafka)
+
+
+def test_the_whole_plant_is_killed_at_each_named_point(parts: Parts, undisturbed: Tables) -> None:
+    not_reached: list[str] = []
+    with explained(parts):
+        for point in POINTS if THOROUGH else POINTS[parts.on_kafka :: 3 if parts.on_kafka else 2]:
+            parts.begin_whole(speed=SESSION_S / REPLAY_S, fault=_fault(point))
+            codes = parts.wait_for_a_death(120)
+            if -signal.SIGKILL not in codes.values():
+                not_reached.append(f"{point}: {codes}")
+            parts.kill_all()
+        parts.begin_whole()
+        parts.finish()
+        assert not not_reached
+        assert_same(parts.plant.tables(), undisturbed)
+        parts.assert_kills_bit(each=True)
+
+
+def test_the_whole_plant_is_killed_at_random_moments(parts: Parts, undisturbed: Tables) -> None:
+    moments = random.Random(SEED)
+    kills = 0
+    with explained(parts):
+        for number in range(KILLS):
+            before = parts.committed() if number else dict.fromkeys(STATEFUL, 0)
+            parts.begin_whole(speed=SESSION_S / REPLAY_S)
+            # A start takes two seconds: some kills come during it, most in the middle of the work.
+            if number % 4 == 3:
+                codes = parts.wait_for_a_death(moments.uniform(0.0, 3.0))
+            else:
+                parts.wait_for_work(before)
+                codes = parts.wait_for_a_death(moments.uniform(0.0, min(3.0, 1.6 * REPLAY_S / KILLS)))
+            assert not any(codes.values()), codes
+            kills += not codes
+            parts.kill_all()
+        parts.begin_whole()
+        parts.finish()
+        assert_same(parts.plant.tables(), undisturbed)
+        assert kills > KILLS // 2, f"seed {SEED}: the replay was over after {kills} kills"
+        parts.assert_kills_bit(each=THOROUGH)
+
+
+def test_each_service_is_killed_at_each_named_point(parts: Parts, undisturbed: Tables) -> None:
+    todo = {name: [p for p in POINTS if p.startswith(f"{name}.")] for name in SERVICES}
+    todo["replay"] = [p for p in POINTS if p.startswith("feed.")]
+    assert sum(map(len, todo.values())) == len(POINTS)
+    armed: dict[str, str | None] = {}
+    killed: list[str] = []
+
+    def begin(name: str) -> None:
+        point = armed[name] = todo[name].pop(0) if todo[name] else None
+        parts.begin(name, speed=SESSION_S / REPLAY_S, fault=point and _fault(point))
+
+    with explained(parts):
+        # A replay that finds no service brings a plant of its own, and services then find the folder held: the API,
+        # which nobody kills, is there all the time.
+        parts.begin("api")
+        wait_for("the API", lambda: parts.dead() or "is up" in parts.output("api").read_text())
+        for name in todo:
+            begin(name)
+        deadline = time.monotonic() + 180
+        while any(armed.values()):
+            for name in parts.dead():
+                code = parts.running[name].returncode
+                assert code == -signal.SIGKILL, f"{name} ended with {code} before it came to {armed[name]}"
+                killed.append(str(armed[name]))
+                begin(name)
+            assert time.monotonic() < deadline, f"never reached: {armed}, {todo}"
+            time.sleep(0.02)
+        assert sorted(killed) == POINTS
+        parts.kill("replay")
+        parts.begin("replay")
+        parts.finish()
+        assert_same(parts.plant.tables(), undisturbed)
+        parts.assert_kills_bit(each=True)
+
+
+def test_each_service_is_killed_at_random_moments(parts: Parts, undisturbed: Tables) -> None:
+    moments = random.Random(SEED)
+    speed = SESSION_S / REPLAY_S
+    names = [*SERVICES, "replay"]
+    kills = dict.fromkeys(names, 0)
+    with explained(parts):
+        parts.begin_services()
+        parts.begin("replay", speed=speed)
+        number_of_kills = max(KILLS, len(names))
+        for number in range(number_of_kills):
+            before = parts.committed() if number else dict.fromkeys(STATEFUL, 0)
+            parts.wait_for_work(before)  # all are there again
+            time.sleep(moments.uniform(0.0, min(3.0, 1.6 * REPLAY_S / number_of_kills)))
+            if parts.running["replay"].poll() == 0:
+                break
+            name = names[number % len(names)]
+            assert parts.kill(name), f"{name} had ended with {parts.running[name].returncode}"
+            kills[name] += 1
+            parts.begin(name, speed=speed)
+        parts.kill("replay")
+        parts.begin("replay")
+        parts.finish()
+        assert_same(parts.plant.tables(), undisturbed)
+        assert all(kills.values()), f"seed {SEED}: {kills}"
+        parts.assert_kills_bit(each=THOROUGH)
+
+
+def test_the_database_is_killed_while_the_plant_works(tmp_path: Path, undisturbed: Tables) -> None:
+    parts = Parts(Plant(tmp_path / "data", {"TICKERPLANT_PARTITIONS": "2"}), tmp_path, on_kafka=False)
+    with explained(parts):
+        parts.begin_whole(speed=SESSION_S / 20)
+        killed: int | None = None
+        for _ in range(3):
+            killed = _postgres(parts.plant, other_than=killed)
+            time.sleep(2)
+            os.kill(killed, signal.SIGKILL)
+        parts.finish()
+        assert_same(parts.plant.tables(), undisturbed)
+
+
+@pytest.mark.kafka
+@pytest.mark.thorough
+def test_the_broker_is_killed_while_the_plant_works(tmp_path: Path, undisturbed: Tables) -> None:
+    with KafkaBroker(tmp_path / "kafka") as broker:
+        plant = Plant(
+            tmp_path / "data", {"TICKERPLANT_LOG": f"kafka://{broker.bootstrap}", "TICKERPLANT_PARTITIONS": "2"}
+        )
+        parts = Parts(plant, tmp_path, on_kafka=True)
+        with explained(parts):
+            parts.begin_whole(speed=SESSION_S / 20)
+            before = dict.fromkeys(STATEFUL, 0)
+            for _ in range(2):
+                parts.wait_for_work(before)
+                time.sleep(1)
+                assert not parts.dead()
+                before = parts.committed()
+                broker.kill()
+                broker.start()
+            parts.finish()
+            assert_same(plant.tables(), undisturbed)
+
+
+def _fault(point: str) -> str:
+    """Return when to die: snapshots come every 20 records; the rest all the time, and the first are of the start."""
+    return f"{point}:{1 if 'snapshot' in point else 3}"
+
+
+def _postgres(plant: Plant, *, other_than: int | None = None) -> int:
+    """Wait until the embedded server answers, and return its pid; not that of a server that was killed."""
+    found: list[int] = []
+
+    def answers() -> bool:
+        for path in (plant.data / "postgres").rglob("postmaster.pid"):
+            lines = path.read_text().split("\n")
+            if len(lines) > 7 and lines[7].strip() == "ready" and int(lines[0]) != other_than:
+                found.append(int(lines[0]))
+        return bool(found)
+
+    wait_for("the database", answers)
+    return found[0]

@@ -1,0 +1,100 @@
+"""Programs for tests to kill: `python -m tests.conformance.child ROLE URL ...`."""
+
+from __future__ import annotations
+
+import fcntl
+import sys
+import time
+from pathlib import Path
+
+from tickerplant.core.errors import LogUnavailable
+from tickerplant.core.schemas import OHLCV, RAW, STATE_AGGREGATION, TopicSpec
+from tickerplant.core.times import DAY_US
+from tickerplant.log.kafka import KafkaLog
+from tickerplant.log.open import open_log
+from tickerplant.log.port import EventLog
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def member(log: EventLog, group: str) -> None:
+    """Be a member that reads and commits nothing; say which partitions are ours whenever that changes."""
+    with log.reader([RAW], group=group) as reader:
+        last: frozenset[object] = frozenset()
+        while True:
+            reader.poll(timeout_s=0.2)
+            if reader.assignment() != last:
+                last = reader.assignment()
+                say("owns " + " ".join(str(source.partition) for source in sorted(reader.assignment())))
+
+
+def stuck(log: EventLog, name: str) -> None:
+    """Open a transaction, append, keep a state, and wait to be killed."""
+    with log.writer(name) as writer, writer.transaction() as transaction:
+        transaction.append(RAW, 0, b"never committed")
+        transaction.put_state(STATE_AGGREGATION, 0, "key", b"never committed")
+        time.sleep(0.5)  # Kafka's producer has sent it by now
+        say("open")
+        time.sleep(600)
+
+
+def copier(log: EventLog, name: str) -> None:
+    """Copy raw to ohlcv exactly once, with the number of copies as kept state; say so after each commit."""
+    with log.reader([RAW], group="copier", member=name) as reader, log.writer(name) as writer:
+        while True:
+            deliveries = reader.poll(timeout_s=0.2, max_records=7)
+            if not deliveries:
+                continue
+            with writer.transaction() as transaction:
+                for delivery in deliveries:
+                    transaction.append(OHLCV, delivery.partition, delivery.value)
+                    last = {delivery.source: delivery.offset + 1}
+                    transaction.put_state(STATE_AGGREGATION, delivery.partition, "last", delivery.value)
+                    transaction.send_positions(reader, last)
+            say(f"copied {len(deliveries)}")
+            time.sleep(0.01)  # so that a kill comes in the middle
+
+
+def maker(log: EventLog) -> None:
+    """Make the topics and say which log it is."""
+    log.create_topics([TopicSpec(RAW, DAY_US), TopicSpec(STATE_AGGREGATION, None)], 3)
+    identity = log.identity()
+    say(f"{identity.log_id} {identity.generation}")
+
+
+def asker(log: EventLog, group: str) -> None:
+    """Ask for a group's positions again and again, with little patience; say each new answer, and when none comes."""
+    assert isinstance(log, KafkaLog)
+    impatient = KafkaLog(log.cluster.bootstrap, topic_prefix=log.named(""), patience_s=1.0)
+    last = ""
+    while True:
+        try:
+            answer = " ".join(f"{tp.partition}:{position}" for tp, position in impatient.committed(group).items())
+        except LogUnavailable:
+            answer = "away"
+        if answer != last:
+            last = answer
+            say(answer)
+
+
+def holder(path: str, for_s: str) -> None:
+    """Hold the lock of the embedded log's writers."""
+    with Path(path).open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        say("held")
+        time.sleep(float(for_s))
+
+
+def main() -> None:
+    role, url, *arguments = sys.argv[1:]
+    if role == "holder":
+        holder(*arguments)  # type: ignore[call-arg]
+    else:
+        log = open_log(url, config={"session.timeout.ms": "6000"} if url.startswith("kafka") else None)
+        {"member": member, "stuck": stuck, "copier": copier, "maker": maker, "asker": asker}[role](log, *arguments)
+
+
+if __name__ == "__main__":
+    main()

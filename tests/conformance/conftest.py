@@ -1,0 +1,155 @@
+"""One suite for every adapter of the event log: `bench` is a new log with three topics of three partitions."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.kafka import KafkaBroker
+from tickerplant.core.schemas import OHLCV, RAW, STATE_AGGREGATION, TopicSpec
+from tickerplant.core.times import DAY_US
+from tickerplant.log.embedded import EmbeddedLog
+from tickerplant.log.kafka import KafkaLog
+from tickerplant.log.port import Delivery, EventLog, Reader, TopicPartition, Writer
+
+ROOT = Path(__file__).parents[2]
+PARTITIONS = 3
+SPECS = [TopicSpec(RAW, 5 * DAY_US), TopicSpec(OHLCV, 5 * DAY_US), TopicSpec(STATE_AGGREGATION, None)]
+DEADLINE_S = 45.0
+_numbers = itertools.count()
+
+
+class Bench:
+    """A log under test, and other programs that use it."""
+
+    def __init__(self, kind: str, folder: Path, broker: KafkaBroker | None) -> None:
+        self.kind, self.folder, self.broker = kind, folder, broker
+        self.prefix = f"t{os.getpid()}-{next(_numbers)}."
+        self.path = folder / "market.log"
+        self._stack = contextlib.ExitStack()
+        self.log = self.open()
+        self.log.create_topics(SPECS, PARTITIONS)
+
+    def open(self, patience_s: float = 30.0) -> EventLog:
+        """Open the log once more, as another program would."""
+        if self.broker is None:
+            log: EventLog = EmbeddedLog(self.path, patience_s=patience_s)
+        else:
+            log = KafkaLog(
+                self.broker.bootstrap, topic_prefix=self.prefix, patience_s=patience_s, session_timeout_s=6.0
+            )
+        self._stack.callback(log.close)
+        return log
+
+    def reader(self, *topics: str, **how: object) -> Reader:
+        reader = self.log.reader(topics or (RAW,), **how)  # type: ignore[arg-type]
+        return self._stack.enter_context(reader)
+
+    def writer(self, name: str = "writer") -> Writer:
+        return self._stack.enter_context(self.log.writer(name))
+
+    def child(self, role: str, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start a program of `child.py` on this log; it is killed at the end of the test at the latest."""
+        url = (
+            f"sqlite://{self.path}" if self.broker is None else f"kafka://{self.broker.bootstrap}?prefix={self.prefix}"
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.conformance.child", role, url, *arguments],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            bufsize=0,  # so that what `line` selects on is all there is
+        )
+        self._stack.callback(kill, process)
+        return process
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """kill -9."""
+    process.kill()
+    process.wait()
+    assert process.stdout is not None
+    process.stdout.close()
+
+
+def line(process: subprocess.Popen[bytes]) -> str:
+    """Return the next line that a child says; fails when it says none."""
+    assert process.stdout is not None
+    assert select.select([process.stdout], [], [], DEADLINE_S)[0], "the child says nothing"
+    return process.stdout.readline().decode().strip()
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
+    with KafkaBroker(tmp_path_factory.mktemp("kafka")) as broker:
+        yield broker
+
+
+@pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
+def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+    broker = request.getfixturevalue("broker") if request.param == "kafka" else None
+    bench = Bench(request.param, tmp_path, broker)
+    yield bench
+    bench.close()
+
+
+@pytest.fixture
+def embedded(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench("embedded", tmp_path, None)
+    yield bench
+    bench.close()
+
+
+@pytest.fixture
+def kafka(broker: KafkaBroker, tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench("kafka", tmp_path, broker)
+    yield bench
+    bench.close()
+
+
+def write(writer: Writer, *values: bytes, topic: str = RAW, partition: int = 0) -> None:
+    """Append in one transaction."""
+    with writer.transaction() as transaction:
+        for value in values:
+            transaction.append(topic, partition, value)
+
+
+def read(reader: Reader, count: int, **limits: int) -> list[Delivery]:
+    """Poll until so many records have come; fails when they do not."""
+    taken: list[Delivery] = []
+    deadline = time.monotonic() + DEADLINE_S
+    while len(taken) < count:
+        assert time.monotonic() < deadline, f"{len(taken)} of {count} records came"
+        taken += reader.poll(timeout_s=0.5, **limits)
+    return taken
+
+
+def values(deliveries: list[Delivery]) -> list[bytes]:
+    return [bytes(delivery.value) for delivery in deliveries]
+
+
+def nothing_more(reader: Reader, for_s: float = 0.6) -> bool:
+    return not reader.poll(timeout_s=for_s)
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    """Wait for a condition; fails when it does not come true."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+def at(partition: int, topic: str = RAW) -> TopicPartition:
+    return TopicPartition(topic, partition)

@@ -1,0 +1,77 @@
+"""A log that many begin at once: services that start together make its topics, and it must be one log to all."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from tests.conformance.conftest import PARTITIONS, SPECS, Bench, line, read, values, write
+from tickerplant.core.errors import UnknownTopic
+from tickerplant.core.schemas import OHLCV, RAW, STATE_AGGREGATION
+from tickerplant.log.kafka import log as kafka_log
+from tickerplant.log.port import EventLog, Identity
+
+MAKERS = 4
+
+
+def forget(bench: Bench) -> None:
+    """Let the bench's next `open` be of a log that nobody has made."""
+    bench.prefix += "new."
+    bench.path = bench.folder / "new" / "market.log"
+
+
+def test_of_many_that_make_the_topics_at_once_all_have_one_log(bench: Bench) -> None:
+    forget(bench)
+    logs = [bench.open() for _ in range(MAKERS)]
+    with pytest.raises(UnknownTopic, match="tickerplant create-topics"):
+        logs[0].identity()
+    together = threading.Barrier(MAKERS)
+
+    def make(number: int) -> tuple[list[str], Identity]:
+        together.wait()
+        made = logs[number].create_topics(SPECS, PARTITIONS, generation=1 + number)
+        return made, logs[number].identity()
+
+    with ThreadPoolExecutor(MAKERS) as pool:
+        found = list(pool.map(make, range(MAKERS)))
+    identities = {identity for _, identity in found}
+    assert identities == {bench.open().identity()}
+    assert sorted(name for made, _ in found for name in made) == sorted([RAW, OHLCV, STATE_AGGREGATION])
+    # What one of them writes the others read: it is one log, not only one name.
+    with logs[0].writer("maker") as writer:
+        write(writer, b"a")
+    with logs[-1].reader([RAW]) as reader:
+        assert values(read(reader, 1)) == [b"a"]
+
+
+@pytest.mark.kafka
+def test_of_many_that_come_after_one_who_died_making_the_topics_all_have_one_log(
+    kafka: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_log, "_IDENTITY_S", 0.5)
+    forget(kafka)
+    logs = [kafka.open() for _ in range(MAKERS)]
+    assert kafka.broker is not None
+    admin = AdminClient({"bootstrap.servers": kafka.broker.bootstrap})
+    own = NewTopic(kafka.prefix + kafka_log.OWN_TOPIC, num_partitions=1, config={"cleanup.policy": "compact"})
+    for future in admin.create_topics([own]).values():
+        future.result(30)
+
+    def make(log: EventLog) -> Identity:
+        log.create_topics(SPECS, PARTITIONS)
+        return log.identity()
+
+    with ThreadPoolExecutor(MAKERS) as pool:
+        identities = set(pool.map(make, logs))
+    assert identities == {kafka.open().identity()}
+
+
+def test_programs_that_begin_together_have_one_log(bench: Bench) -> None:
+    forget(bench)
+    children = [bench.child("maker") for _ in range(2)]
+    identities = {line(child) for child in children}
+    identity = bench.open().identity()
+    assert identities == {f"{identity.log_id} {identity.generation}"}

@@ -1,0 +1,167 @@
+"""Groups: members that come, go and die, and positions that only their owner may commit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from tests.conformance.conftest import PARTITIONS, Bench, at, kill, line, nothing_more, read, until, values, write
+from tickerplant.core.errors import Fenced
+from tickerplant.core.schemas import OHLCV, RAW
+from tickerplant.log.port import LATEST, Reader, TopicPartition
+
+
+class Keeper:
+    """An assignee that writes down what it is told."""
+
+    def __init__(self, positions: Mapping[TopicPartition, int] | None = None) -> None:
+        self.positions = positions or {}
+        self.owned: set[TopicPartition] = set()
+        self.told: list[str] = []
+
+    def assigned(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
+        assert self.owned.isdisjoint(partitions)
+        self.owned |= set(partitions)
+        self.told.append("assigned")
+        return {p: position for p, position in self.positions.items() if p in partitions}
+
+    def revoked(self, partitions: Sequence[TopicPartition]) -> None:
+        assert self.owned.issuperset(partitions)
+        self.owned -= set(partitions)
+        self.told.append("revoked")
+
+
+def settle(*readers: Reader) -> None:
+    """Poll all members until the partitions are shared out evenly."""
+
+    def even() -> bool:
+        for reader in readers:
+            reader.poll(timeout_s=0.05)
+        owned = [len({p.partition for p in reader.assignment()}) for reader in readers]
+        return sum(owned) == PARTITIONS and max(owned) - min(owned) <= 1
+
+    until(even, "the partitions were not shared out")
+
+
+def test_a_group_goes_on_where_it_has_committed(bench: Bench) -> None:
+    writer = bench.writer()
+    write(writer, b"a", b"b", b"c")
+    with bench.log.reader([RAW], group="g") as reader:
+        taken = read(reader, 3)
+        reader.commit({at(0): taken[1].offset})
+    assert bench.log.committed("g") == {at(0): taken[1].offset}
+    assert bench.log.groups() == ["g"]
+    with bench.log.reader([RAW], group="g", start=LATEST) as reader:
+        assert values(read(reader, 2)) == [b"b", b"c"]
+    assert values(read(bench.reader(group="other"), 3)) == [b"a", b"b", b"c"]
+
+
+def test_positions_commit_with_the_transaction(bench: Bench) -> None:
+    writer = bench.writer()
+    write(writer, b"a", b"b")
+    with bench.log.reader([RAW], group="g") as reader:
+        taken = read(reader, 2)
+        with writer.transaction() as transaction:
+            transaction.append(OHLCV, 0, b"from a")
+            transaction.send_positions(reader, {at(0): taken[0].offset + 1})
+    with bench.log.reader([RAW], group="g") as reader:
+        assert values(read(reader, 1)) == [b"b"]
+
+
+def test_lag_is_zero_after_all_was_read(bench: Bench) -> None:
+    writer, reader = bench.writer(), bench.reader(group="g")
+    for i in range(5):
+        write(writer, b"a", b"b", partition=i % 2)
+    with pytest.raises(ZeroDivisionError), writer.transaction() as transaction:  # noqa: PT012
+        transaction.append(RAW, 0, b"aborted")
+        raise ZeroDivisionError
+    assert bench.log.lag("g", [RAW]) == {at(0): 6, at(1): 4, at(2): 0}
+    taken = read(reader, 10)
+    reader.commit({delivery.source: delivery.offset + 1 for delivery in taken[:-1]})
+    assert sum(bench.log.lag("g", [RAW]).values()) == 1
+    reader.commit({delivery.source: delivery.offset + 1 for delivery in taken})
+    assert bench.log.lag("g", [RAW]) == {at(p): 0 for p in range(PARTITIONS)}
+
+
+def test_the_assignee_says_where_to_read_from(bench: Bench) -> None:
+    write(bench.writer(), b"a", b"b", b"c")
+    last = read(bench.reader(), 3)[-1]
+    for group in (None, "g"):
+        keeper = Keeper({at(0): last.offset})
+        reader = bench.reader(group=group, assignee=keeper)
+        assert values(read(reader, 1)) == [b"c"]
+        assert keeper.owned == reader.assignment() == {at(p) for p in range(PARTITIONS)}
+
+
+def test_members_share_the_partitions_and_one_number_of_all_topics_stays_together(bench: Bench) -> None:
+    keepers = [Keeper(), Keeper()]
+    readers = [bench.reader(RAW, OHLCV, group="g", assignee=keeper) for keeper in keepers]
+    settle(*readers)
+    for reader, keeper in zip(readers, keepers, strict=True):
+        owned = reader.assignment()
+        assert owned == keeper.owned
+        assert {p.partition for p in owned if p.topic == RAW} == {p.partition for p in owned if p.topic == OHLCV}
+    writer = bench.writer()
+    with writer.transaction() as transaction:
+        for partition in range(PARTITIONS):
+            transaction.append(RAW, partition, b"%d" % partition)
+    for reader in readers:
+        own = [p for p in reader.assignment() if p.topic == RAW]
+        assert {d.source for d in read(reader, len(own))} == set(own)
+    readers[0].close()
+    settle(readers[1])
+    assert keepers[1].owned == {at(p, topic) for p in range(PARTITIONS) for topic in (RAW, OHLCV)}
+
+
+def test_a_member_cannot_commit_for_what_went_to_another(bench: Bench) -> None:
+    writer = bench.writer()
+    with writer.transaction() as transaction:
+        for partition in range(PARTITIONS):
+            transaction.append(RAW, partition, b"%d" % partition)
+    first = bench.reader(group="g")
+    taken = read(first, PARTITIONS)
+    second = bench.reader(group="g")
+    # Kafka waits for the first member's poll before it shares out anew; from then on the old positions are void
+    settle(first, second)
+    lost = {d.source: d.offset + 1 for d in taken if d.source not in first.assignment()}
+    assert lost
+    with pytest.raises(Fenced):
+        first.commit(lost)
+    with pytest.raises(Fenced), writer.transaction() as transaction:  # noqa: PT012
+        transaction.append(OHLCV, 0, b"zombie's")
+        transaction.send_positions(first, lost)
+    assert nothing_more(bench.reader(OHLCV))
+    assert bench.log.committed("g") == {}
+    with writer.transaction() as transaction:
+        transaction.append(OHLCV, 0, b"owner's")
+        transaction.send_positions(second, dict.fromkeys(second.assignment(), 1))
+    assert values(read(bench.reader(OHLCV), 1)) == [b"owner's"]
+
+
+def test_a_killed_members_partitions_go_to_the_living(bench: Bench) -> None:
+    child = bench.child("member", "g")
+    assert line(child) == "owns 0 1 2"
+    reader = bench.reader(group="g")
+
+    def shared() -> bool:
+        reader.poll(timeout_s=0.1)
+        return len(reader.assignment()) in (1, 2)
+
+    until(shared, "the living share")
+    kill(child)
+    until(lambda: not reader.poll(timeout_s=0.1) and len(reader.assignment()) == PARTITIONS, "the dead one's share")
+
+
+def test_a_named_member_that_comes_again_has_its_partitions_back(bench: Bench) -> None:
+    writer = bench.writer()
+    write(writer, *[b"%d" % i for i in range(20)])
+    first = bench.child("copier", "c")
+    assert line(first).startswith("copied")
+    kill(first)
+    write(writer, *[b"%d" % i for i in range(20, 40)])
+    second = bench.child("copier", "c")
+    assert line(second).startswith("copied")
+    copies = bench.reader(OHLCV)
+    assert values(read(copies, 40)) == [b"%d" % i for i in range(40)]
+    assert nothing_more(copies)

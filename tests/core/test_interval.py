@@ -1,0 +1,56 @@
+"""Bucket arithmetic, against hand-written times."""
+
+import datetime as dt
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tickerplant.core import interval
+from tickerplant.core.errors import BadInput
+from tickerplant.core.times import from_us, iso, to_us
+
+
+def us(text: str) -> int:
+    return to_us(dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC))
+
+
+@pytest.mark.parametrize(
+    ("name", "time", "start"),
+    [
+        ("1m", "2012-06-21T13:30:59.999999", "2012-06-21T13:30:00"),
+        ("1m", "2012-06-21T13:31:00", "2012-06-21T13:31:00"),
+        ("5m", "2012-06-21T13:34:59", "2012-06-21T13:30:00"),
+        ("15m", "2012-06-21T13:44:59", "2012-06-21T13:30:00"),
+        ("30m", "2012-06-21T13:29:59", "2012-06-21T13:00:00"),
+        ("1h", "2012-06-21T13:29:59", "2012-06-21T13:00:00"),
+        ("1d", "2012-06-21T23:59:59", "2012-06-21T00:00:00"),
+        ("1w", "2012-06-21T00:00:00", "2012-06-18T00:00:00"),
+        ("1w", "2012-06-18T00:00:00", "2012-06-18T00:00:00"),
+        ("1w", "2012-06-17T00:00:00", "2012-06-11T00:00:00"),
+        ("5m", "1969-12-31T23:59:59", "1969-12-31T23:55:00"),
+        ("1w", "1969-12-29T00:00:00", "1969-12-29T00:00:00"),
+    ],
+)
+def test_a_time_falls_into_its_bucket(name: str, time: str, start: str) -> None:
+    assert interval.parse(name).floor(us(time)) == us(start)
+
+
+@given(time=st.integers(-(10**17), 10**17), which=st.sampled_from(interval.INTERVALS))
+def test_buckets_are_half_open_and_cover_all_time(time: int, which: interval.Interval) -> None:
+    start = which.floor(time)
+    assert start <= time < which.end(start)
+    assert which.floor(which.end(start)) == which.end(start)
+    assert which.floor(np.array([time]))[0] == start
+
+
+def test_vendors_names_are_understood_and_unknown_ones_are_answered_with_the_list() -> None:
+    assert interval.parse("1day") is interval.D1
+    with pytest.raises(BadInput, match="1m, 5m, 15m, 30m, 1h, 1d, 1w"):
+        interval.parse("7m")
+
+
+def test_times_are_written_with_z_and_read_back_exactly() -> None:
+    assert iso(us("2012-06-21T13:30:00")) == "2012-06-21T13:30:00Z"
+    assert to_us(from_us(1_340_285_400_000_001)) == 1_340_285_400_000_001

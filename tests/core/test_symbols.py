@@ -1,0 +1,41 @@
+"""Symbols and partitions."""
+
+import zlib
+
+import pytest
+
+from tickerplant.core.errors import BadInput, ConfigError
+from tickerplant.core.rules import DEFAULT_RULES, Rules, rules_from, values_of
+from tickerplant.core.symbols import check_symbol, partition_of, partitions_of
+from tickerplant.core.version import MAX_OFFSET, make_version, split_version
+
+
+@pytest.mark.parametrize("text", ["AAPL", "BRK.B", "EUR/USD", "^GSPC", "RY:TSX", "ES=F", "2330.TW", "BTC-USD"])
+def test_symbols_of_the_field_are_symbols(text: str) -> None:
+    assert check_symbol(f" {text.lower()} ") == text
+
+
+@pytest.mark.parametrize("text", ["", " ", "A B", "x" * 33, "A\nB", "é", ".A", "A;DROP"])
+def test_other_text_is_refused(text: str) -> None:
+    with pytest.raises(BadInput, match="is no symbol"):
+        check_symbol(text)
+
+
+def test_the_partition_is_the_crc32_of_the_name() -> None:
+    assert partition_of("GOOG", 4) == zlib.crc32(b"GOOG") % 4
+    assert partitions_of(["GOOG", "AAPL"], 16).tolist() == [partition_of("GOOG", 16), partition_of("AAPL", 16)]
+
+
+def test_versions_grow_with_offset_and_generation() -> None:
+    assert make_version(1, 0) > make_version(0, MAX_OFFSET) > make_version(0, 7)
+    assert split_version(make_version(3, 9)) == (3, 9)
+    with pytest.raises(ValueError, match="outside"):
+        make_version(0, MAX_OFFSET + 1)
+
+
+def test_rules_travel_as_what_differs_from_the_defaults() -> None:
+    assert values_of(DEFAULT_RULES) == {}
+    rules = Rules(lateness_us=0, indicators={"5m": ("RSI(14)",)})
+    assert rules_from(values_of(rules)) == rules
+    with pytest.raises(ConfigError, match="latness"):
+        rules_from({"latness": 1})

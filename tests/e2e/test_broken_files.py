@@ -1,0 +1,181 @@
+"""Files that are broken, wholly or in places: a clear error, or dead letters beside everything else; no traceback."""
+
+from __future__ import annotations
+
+import gzip
+import random
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.support import Answer, ask, rows
+from tests.support.plant import Plant
+
+pytestmark = [pytest.mark.slow]
+
+HEADER = "time,symbol,price,size"
+
+
+def line(minute: int, symbol: str, price: object = None, size: object = 10, year: int = 2012) -> str:
+    return f"{year}-06-21T13:{30 + minute}:00.5Z,{symbol},{100 + minute if price is None else price},{size}"
+
+
+def csv(*lines: str, header: str = HEADER, end: str = "\n") -> bytes:
+    return "".join(text + end for text in (header, *lines)).encode()
+
+
+def some(symbol: str, **instead: str) -> list[str]:
+    """Return six rows of a symbol; `row3="…"` stands instead of the fourth, in line 5."""
+    return [instead.get(f"row{number}", line(number, symbol)) for number in range(6)]
+
+
+_PACKED = gzip.compress(csv(*(line(n % 30, "CUT", price=100 + n % 7) for n in range(4000))))
+_NOISE = random.Random(1).randbytes(4000)
+
+REFUSED = {
+    "no_price": (csv("2012-06-21T13:30:00Z,X,1", header="time,symbol,size"), ["line 1", "price"]),
+    "no_time": (csv("X,1,1", header="symbol,price,size"), ["line 1", "time"]),
+    "no_header": (csv(*some("X")[1:], header=some("X")[0]), ["line 1"]),
+    "empty": (b"", ["line 1", "empty"]),
+    "blank": (b"\n\r\n", ["line 1", "empty"]),
+    "header_only": (csv(), ["line 2", "no rows"]),
+    "header_without_line_end": (HEADER.encode(), ["line 2", "no rows"]),
+    "twice_the_same_column": (csv("2012-06-21T13:30:00Z,X,1,2", header="time,symbol,price,price"), ["line 1", "price"]),
+    "binary": (_NOISE, ["neither CSV nor Parquet"]),
+    "binary_without_zeros": (_NOISE.replace(b"\0", b"\1"), ["neither CSV nor Parquet"]),
+    "no_parquet": (b"PAR1" + _NOISE, ["no Parquet"]),
+    "utf16": (csv(*some("X")).decode().encode("utf-16"), ["UTF-16"]),
+    "lines_end_in_cr": (csv(*some("X"), end="\r"), ["line 1", "CR"]),
+    "first_time_is_text": (csv(*some("X", row0="yesterday,X,1,1")), ["line 2", "yesterday"]),
+    "cut_in_the_middle.gz": (_PACKED[: len(_PACKED) // 2], ["line ", "breaks off"]),
+    "cut_before_its_checksum.gz": (_PACKED[:-4], ["line 4002", "breaks off"]),
+    "cut_in_its_head.gz": (_PACKED[:12], ["line 1", "breaks off"]),
+    "garbage_behind.gz": (_PACKED + b"garbage", ["line 4002", "breaks off"]),
+}
+"""Files that nothing is taken of, and what the error says."""
+
+TAKEN = {
+    "TXT": (csv(*some("TXT", row2=line(2, "TXT", "hello"))), 5, ["line 4: price 'hello' is no number"]),
+    "FEW": (
+        csv(*some("FEW", row2="2012-06-21T13:32:00.5Z,FEW", row4=line(4, "FEW") + ",9,9")),
+        4,
+        ["line 4: 2 values where the header has 4", "line 6: 6 values where the header has 4"],
+    ),
+    "MOOD": (csv(*(text + ",merry" for text in some("MOOD")), header=HEADER + ",mood"), 6, []),
+    "NAN": (
+        csv(*some("NAN", row1=line(1, "NAN", "NaN"), row2=line(2, "NAN", "-inf"), row3=line(3, "NAN", size=-3),
+                  row4=line(4, "NAN", ""))),
+        2,
+        ["line 3: the price is no finite number", "line 4: the price is no finite number",
+         "line 5: the size is negative", "line 6: the price is"],
+    ),
+    # Prices below zero are real: crude oil on 2020-04-20.
+    "OIL": (csv(*some("OIL", row3=line(3, "OIL", -37.63))), 6, []),
+    "Y3000": (
+        csv(*some("Y3000", row2=line(2, "Y3000", year=3000), row5=line(5, "Y3000", year=3000))),
+        4,
+        ["line 4: the time lies in the future", "line 7: the time lies in the future"],
+    ),
+    "Y1": (csv(*some("Y1", row0="0001-01-01T00:00:00Z,Y1,1,1")), 5, ["line 2: the time lies before"]),
+    "ZONES": (
+        csv(*some("ZONES", row1="2012-06-21T09:31:00.5-04:00,ZONES,101,10",
+                  row2="2012-06-21 15:32:00.5+0200,ZONES,102,10", row4="2012-06-21T13:34:00.5,ZONES,104,10")),
+        5,
+        ["line 6: "],
+    ),
+    "CRLF": (csv(*some("CRLF"), end="\r\n"), 6, []),
+    "SEMI": (csv(*some("SEMI")).replace(b",", b";"), 6, []),
+    "SYM": (csv(*some("SYM", row2=line(2, "no way!"), row3=line(3, ""))), 4, ["line 4: 'no way!'", "line 5: "]),
+}  # fmt: skip
+"""Files by the symbol in them: the bytes, how many ticks arrive, and the dead letters."""
+
+
+@pytest.fixture(scope="module")
+def plant(tmp_path_factory: pytest.TempPathFactory) -> Plant:
+    plant = Plant(tmp_path_factory.mktemp("broken") / "data")
+    plant.run("create-topics")
+    return plant
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("files")
+
+
+@pytest.fixture(scope="module")
+def answers(plant: Plant, folder: Path) -> dict[str, Answer]:
+    """What `replay` said of each file, into the log alone; then a sound file waits until all is in the tables."""
+
+    def give(name: str) -> Answer:
+        path = folder / (name if name.endswith(".gz") else f"{name}.csv")
+        path.write_bytes((REFUSED.get(name) or TAKEN[name])[0])
+        return ask(plant, "replay", path, "--no-wait")
+
+    names = [*REFUSED, *TAKEN]
+    with ThreadPoolExecutor(3) as pool:
+        found = dict(zip(names, pool.map(give, names), strict=True))
+    (folder / "sound.csv").write_bytes(csv(*some("SOUND")))
+    answer = ask(plant, "replay", folder / "sound.csv")
+    assert answer.code == 0, answer.err
+    return found
+
+
+@pytest.fixture(scope="module")
+def dsn(plant: Plant, answers: dict[str, Answer]) -> Iterator[str]:
+    with plant.store() as dsn:
+        yield dsn
+
+
+@pytest.fixture(scope="module")
+def letters(plant: Plant, answers: dict[str, Answer]) -> list[str]:
+    answer = ask(plant, "tail", "deadletter", "--from", "earliest", "-n", "1000", "--json")
+    assert answer.code == 0, answer.err
+    return [row["reason"] for row in answer.lines]
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_file_that_cannot_be_read_is_refused_with_the_reason(answers: dict[str, Answer], name: str) -> None:
+    answer = answers[name]
+    assert answer.code == 2, answer
+    for word in REFUSED[name][1]:
+        assert word in answer.err
+    assert answer.out == ""
+
+
+def test_nothing_of_a_refused_file_is_taken(dsn: str) -> None:
+    assert rows(dsn, "SELECT count(*) FROM realtime_prices WHERE symbol IN ('X', 'CUT')") == [(0,)]
+
+
+@pytest.mark.parametrize("symbol", TAKEN)
+def test_what_is_sound_in_a_broken_file_arrives_and_the_rest_is_dead_lettered(
+    answers: dict[str, Answer], letters: list[str], dsn: str, symbol: str
+) -> None:
+    _, ticks, reasons = TAKEN[symbol]
+    assert answers[symbol].code == 0, answers[symbol].err
+    assert rows(dsn, f"SELECT count(*) FROM realtime_prices WHERE symbol = '{symbol}'") == [(ticks,)]
+    minutes = f"SELECT count(*) FROM intraday_ohlcv WHERE symbol = '{symbol}' AND interval = '1m' AND state = 'final'"
+    assert rows(dsn, minutes) == [(ticks,)]
+    mine = [letter for letter in letters if letter.startswith(f"{symbol}.csv ")]
+    assert len(mine) == len(reasons)
+    for letter, reason in zip(sorted(mine), reasons, strict=True):
+        assert letter.startswith(f"{symbol}.csv {reason}")
+
+
+def test_an_unknown_column_is_named(answers: dict[str, Answer]) -> None:
+    assert "columns not used: mood" in answers["MOOD"].err
+
+
+def test_times_of_several_zones_become_the_same_instants(dsn: str) -> None:
+    found = rows(dsn, "SELECT time, price FROM realtime_prices WHERE symbol = 'ZONES' ORDER BY time")
+    assert [(time.hour, time.minute, price - 100) for time, price in found] == [
+        (13, 30 + n, n) for n in (0, 1, 2, 3, 5)
+    ]
+
+
+@pytest.mark.parametrize("path", ["nowhere.csv", "."])
+def test_a_missing_file_and_a_folder_are_refused(plant: Plant, folder: Path, path: str) -> None:
+    answer = ask(plant, "replay", folder / path)
+    assert answer.code == 2
+    assert "there is no file" in answer.err

@@ -1,0 +1,86 @@
+"""The five services side by side on one data folder, a process each, as in a cluster."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.plant import Plant, kill_trees, wait_for
+from tickerplant.app.locks import FolderLock
+
+pytestmark = [pytest.mark.slow]
+
+SERVICES = ("market_data", "aggregation", "analytics", "persistence", "api")
+STOP_S = 10.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def services(tmp_path: Path) -> Iterator[tuple[str, dict[str, subprocess.Popen[bytes]]]]:
+    env = {"TICKERPLANT_SYMBOLS": "AAPL", "TICKERPLANT_HISTORY": "none", "TICKERPLANT_API__PORT": str(free_port())}
+    plant = Plant(tmp_path / "data", env)
+    # All at once and on nothing: whoever comes first makes the database and the topics.
+    running = {name: plant.start("run", name, output=tmp_path / f"{name}.log") for name in SERVICES}
+    try:
+        yield f"http://127.0.0.1:{env['TICKERPLANT_API__PORT']}", running
+    finally:
+        kill_trees(list(running.values()))
+        # The store belongs to none of them, and would go some seconds after its last user.
+        store = FolderLock(plant.data, "store.lock")
+        if store.is_held():
+            os.kill(int(store.holder()["pid"]), signal.SIGTERM)
+        wait_for("the store to stop", lambda: not store.is_held())
+
+
+def get(url: str, **params: Any) -> dict[str, Any]:
+    """Return what the API says; {} while there is none."""
+    try:
+        answer = httpx.get(url, params=params, timeout=10)
+    except httpx.TransportError:
+        return {}
+    assert answer.status_code in (200, 404, 503), answer.text
+    said = answer.json()
+    return said if answer.status_code == 200 else {}
+
+
+def test_five_services_of_their_own_are_one_plant_and_each_stops_when_it_is_told(
+    services: tuple[str, dict[str, subprocess.Popen[bytes]]], tmp_path: Path
+) -> None:
+    base, running = services
+
+    def alive() -> None:
+        ended = {name: (tmp_path / f"{name}.log").read_text() for name, p in running.items() if p.poll() is not None}
+        assert not ended, ended
+
+    def comes(condition: Any) -> Any:
+        return lambda: (alive(), condition())[1]
+
+    def newest() -> dict[str, Any]:
+        rows = get(f"{base}/v1/intraday/AAPL", interval="1m", limit=1).get("bars", [])
+        return rows[-1] if rows else {}
+
+    wait_for("a live bar", comes(newest), 60)
+    first = newest()
+    wait_for("the bar to move", comes(lambda: newest() != first), 30)
+    wait_for("health", comes(lambda: get(f"{base}/health").get("status") == "ok"), 30)
+    assert (first["source"], first["state"]) == ("sandbox", "forming")
+    assert first["trades"] > 0
+    for name, process in running.items():  # feeds first, as `up` does
+        process.send_signal(signal.SIGTERM)
+        log = tmp_path / f"{name}.log"
+        assert process.wait(STOP_S) == 0, (name, log.read_text())
+        assert "Traceback" not in log.read_text(), log.read_text()

@@ -1,0 +1,169 @@
+"""A real session from its file to the tables: exact, once, and the same whatever carries it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import gzip
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from tests.e2e.support import (
+    CONTENTS,
+    Row,
+    assert_bars,
+    assert_indicators,
+    assert_same_contents,
+    bars_of_ticks,
+    contents,
+    midnight,
+    replay,
+    rows,
+    stored_bars,
+)
+from tests.support.kafka import KafkaBroker
+from tests.support.plant import SHARED_DATA, Plant, wait_for
+from tickerplant.store.embedded import EmbeddedPostgres
+
+pytestmark = [pytest.mark.slow]
+
+FILE = SHARED_DATA / "goog_trades_2012-06-21.csv.gz"
+TICKS = 11_678
+SESSION = dt.date(2012, 6, 21)
+SYMBOLS = 7
+SERVICES = ("aggregation", "analytics", "persistence")
+
+
+@pytest.fixture(scope="module")
+def ticks() -> pl.DataFrame:
+    """The file as another library reads it."""
+    read = pl.read_csv(FILE).with_columns(pl.col("time").str.to_datetime(time_zone="UTC"), pl.col("size").cast(float))
+    assert len(read) == TICKS
+    return read
+
+
+@pytest.fixture(scope="module")
+def plant(tmp_path_factory: pytest.TempPathFactory) -> Plant:
+    """A plant on embedded defaults into which the file was replayed."""
+    plant = Plant(tmp_path_factory.mktemp("goog") / "data")
+    summary = replay(plant, FILE)
+    assert summary["changed"]
+    assert (summary["ticks"], summary["dead_lettered"], summary["repeats"]) == (TICKS, 0, 0)
+    return plant
+
+
+@pytest.fixture(scope="module")
+def dsn(plant: Plant) -> Iterator[str]:
+    with plant.store() as dsn:
+        yield dsn
+
+
+@pytest.fixture(scope="module")
+def goog(dsn: str) -> dict[str, list[Row]]:
+    return contents(dsn)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The session beside itself dealt out to other symbols, so that several partitions have something to do."""
+    path = tmp_path_factory.mktemp("many") / "many.csv.gz"
+    with gzip.open(FILE, "rt") as source, gzip.open(path, "wt") as target:
+        target.write(next(source))
+        for number, line in enumerate(source):
+            target.write(line + line.replace("GOOG", f"S{number % SYMBOLS}"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def four(many: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Row]]:
+    return embedded(many, tmp_path_factory.mktemp("four"), 4)
+
+
+def embedded(file: Path, folder: Path, partitions: int) -> dict[str, list[Row]]:
+    plant = Plant(folder / "data")
+    assert replay(plant, file, "--partitions", str(partitions))["ticks"] == 2 * TICKS
+    with plant.store() as dsn:
+        return contents(dsn)
+
+
+def test_every_tick_of_the_file_is_stored_exactly_once(dsn: str, ticks: pl.DataFrame) -> None:
+    stored = rows(dsn, "SELECT time, symbol, price, size FROM realtime_prices")
+    assert sorted(stored) == sorted(ticks.select("time", "symbol", "price", "size").rows())
+
+
+@pytest.mark.parametrize(("interval", "bars"), [("1m", 385), ("5m", 78)])
+def test_intraday_bars_are_those_of_an_independent_computation(
+    dsn: str, ticks: pl.DataFrame, interval: str, bars: int
+) -> None:
+    wanted = bars_of_ticks(ticks, interval)
+    assert len(wanted) == bars
+    assert_bars(stored_bars(dsn, "GOOG", interval), wanted)
+
+
+def test_the_daily_bar_is_that_of_the_regular_session(dsn: str, ticks: pl.DataFrame) -> None:
+    clock = pl.col("time").dt.convert_time_zone("America/New_York").dt.time()
+    (wanted,) = bars_of_ticks(ticks.filter(clock >= dt.time(9, 30), clock < dt.time(16)), "1d")
+    assert_bars(stored_bars(dsn, "GOOG", "1d"), [(midnight(SESSION), *wanted[1:])])
+
+
+@pytest.mark.parametrize("interval", ["1m", "5m", "1d"])
+def test_stored_indicators_are_those_of_ta_lib(dsn: str, ticks: pl.DataFrame, interval: str) -> None:
+    wanted = bars_of_ticks(ticks, interval)
+    assert_indicators(dsn, "GOOG", interval, wanted)
+
+
+def test_every_bar_is_final_and_complete(dsn: str) -> None:
+    for table in ("intraday_ohlcv", "historical_ohlcv"):
+        found = rows(dsn, f"SELECT DISTINCT state, complete, history, source FROM {table}")
+        assert found == [("final", True, False, "file")]
+
+
+def test_the_same_file_again_changes_nothing(plant: Plant, dsn: str) -> None:
+    everything = {table: f"SELECT * FROM {table} ORDER BY symbol, time, {table}::text" for table in CONTENTS}
+    before = {table: rows(dsn, sql) for table, sql in everything.items()}
+    summary = replay(plant, FILE)
+    assert not summary["changed"]
+    assert summary["bars"] == {}
+    assert {table: rows(dsn, sql) for table, sql in everything.items()} == before
+
+
+def test_other_symbols_beside_it_change_nothing_of_a_symbol(
+    four: dict[str, list[Row]], goog: dict[str, list[Row]]
+) -> None:
+    assert_same_contents({table: [r for r in found if r[0] == "GOOG"] for table, found in four.items()}, goog)
+
+
+@pytest.mark.parametrize("partitions", [1, 16])
+def test_the_number_of_partitions_does_not_matter(
+    many: Path, tmp_path: Path, four: dict[str, list[Row]], partitions: int
+) -> None:
+    assert_same_contents(embedded(many, tmp_path, partitions), four)
+
+
+@pytest.mark.kafka
+def test_kafka_and_a_postgresql_of_ones_own_give_the_same_tables(
+    many: Path, tmp_path: Path, four: dict[str, list[Row]]
+) -> None:
+    broker = KafkaBroker(tmp_path / "kafka")
+    with EmbeddedPostgres(tmp_path / "postgres") as server:
+        env = {"TICKERPLANT_LOG": f"kafka://{broker.start()}", "TICKERPLANT_STORE": server.dsn}
+        plant = Plant(tmp_path / "data", env)
+        running = []
+        try:
+            plant.run("create-topics", "--partitions", "4")
+            plant.run("init-db")
+            running = [plant.start("run", name, output=tmp_path / f"{name}.log") for name in SERVICES]
+            assert replay(plant, many)["ticks"] == 2 * TICKS
+            assert_same_contents(contents(server.dsn), four)
+            assert not replay(plant, many)["changed"]
+            assert_same_contents(contents(server.dsn), four)
+        finally:
+            for process in running:
+                process.terminate()
+            wait_for("the services to stop", lambda: all(p.poll() is not None for p in running))
+            broker.stop()
+        logs = "".join((tmp_path / f"{name}.log").read_text() for name in SERVICES)
+        assert [process.returncode for process in running] == [0] * len(SERVICES), logs
+        assert "Traceback" not in logs, logs

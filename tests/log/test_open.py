@@ -1,0 +1,54 @@
+"""A log's address."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tickerplant.core.errors import ConfigError
+from tickerplant.log.embedded import EmbeddedLog
+from tickerplant.log.kafka import KafkaLog
+from tickerplant.log.open import open_log
+
+
+def test_embedded_is_a_file_in_the_data_folder(tmp_path: Path) -> None:
+    open_log("embedded:", data=tmp_path).close()
+    assert (tmp_path / "market.log").exists()
+
+
+def test_sqlite_names_the_file(tmp_path: Path) -> None:
+    log = open_log(f"sqlite://{tmp_path}/here.log")
+    assert isinstance(log, EmbeddedLog)
+    assert log.path == tmp_path / "here.log"
+    log.close()
+
+
+def test_kafka_names_brokers_and_a_prefix() -> None:
+    log = open_log("kafka://one:9092,two:9093?prefix=mine.&replication=3", config={"security.protocol": "SSL"})
+    assert isinstance(log, KafkaLog)
+    assert log.cluster.bootstrap == "one:9092,two:9093"
+    assert log.named("market.status") == "mine.market.status"
+    log.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "", "kafka", "kafka://", "kafka://host", "kafka://host:x", "kafka://a:1,b", "kafka://a:1/topic", "kafka://a:1?x=1",
+        "kafka://a:1?replication=0", "kafka://a:1?prefix", "embedded:/path", "sqlite:///", "sqlite://host/path", "redis://a",
+    ],
+)  # fmt: skip
+def test_any_other_address_is_refused(url: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        open_log(url, data=tmp_path)
+
+
+def test_embedded_needs_a_folder() -> None:
+    with pytest.raises(ConfigError, match="folder"):
+        open_log("embedded:")
+
+
+def test_settings_that_no_client_takes_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"no\.such"):
+        open_log("kafka://127.0.0.1:1", config={"no.such": "1"})

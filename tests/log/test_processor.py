@@ -1,0 +1,185 @@
+"""The loop of the stateful services: whatever is interrupted, the outputs are those of an uninterrupted run."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tickerplant.core import faults
+from tickerplant.core.errors import SnapshotRefused
+from tickerplant.core.schemas import DAY_US, TopicSpec
+from tickerplant.log.embedded import EmbeddedLog
+from tickerplant.log.port import Delivery, TopicPartition
+from tickerplant.log.processor import Output, Processor, Stage
+
+IN, OUT, STATE = "in", "out", "state"
+PARTITIONS = 2
+POINTS = (
+    "summing.commit.before",
+    "summing.append.after",
+    "summing.snapshot.before",
+    "summing.snapshot.after",
+    "summing.commit.after",
+)
+
+
+class Summing:
+    """Sums the numbers that come in and says the sum after each: any lost or doubled step shows for ever after."""
+
+    def __init__(self, snapshot: bytes | None) -> None:
+        self.total = int(snapshot or b"0")
+
+    def step(self, delivery: Delivery) -> Sequence[Output]:
+        self.total += int(bytes(delivery.value))
+        return [Output(OUT, f"{delivery.offset}:{self.total}".encode())]
+
+    def snapshot(self) -> bytes:
+        return str(self.total).encode()
+
+    def keep_label(self) -> str | None:
+        return None
+
+
+class Factory:
+    def __init__(self, number: int = 1) -> None:
+        self.format = number
+
+    def __call__(self, partition: int, snapshot: bytes | None) -> Stage:
+        return Summing(snapshot)
+
+
+class Killed(BaseException):
+    """Stands for kill -9: no handler of the code under test may catch it."""
+
+
+@pytest.fixture
+def event_log(tmp_path: Path) -> Iterator[EmbeddedLog]:
+    log = EmbeddedLog(tmp_path / "log.sqlite")
+    log.create_topics([TopicSpec(IN, DAY_US), TopicSpec(OUT, DAY_US), TopicSpec(STATE, None)], PARTITIONS)
+    yield log
+    log.close()
+
+
+@pytest.fixture(autouse=True)
+def _no_fault_stays() -> Iterator[None]:
+    yield
+    faults.install(None)
+
+
+def feed(log: EmbeddedLog, numbers: range) -> None:
+    with log.writer("feed") as writer, writer.transaction() as transaction:
+        for number in numbers:
+            transaction.append(IN, number % PARTITIONS, str(number).encode())
+
+
+def processor(log: EmbeddedLog, factory: Factory | None = None) -> Processor:
+    return Processor(log, "summing", [IN], STATE, factory or Factory(), snapshot_records=3, poll_records=4)
+
+
+def run_until_read(log: EmbeddedLog, worker: Processor) -> None:
+    """Run until everything in the log is processed, then stop cleanly; a kill ends it early."""
+    stop = threading.Event()
+    done = dict.fromkeys(range(PARTITIONS), False)
+
+    def watch(_: object) -> None:
+        lag = log.lag("summing", [IN])
+        if len(lag) == PARTITIONS and not any(lag.values()):
+            stop.set()
+
+    worker.on_batch = watch
+    watch(done)
+    with suppress(Killed):
+        worker.run(stop, poll_s=0.05)
+
+
+def outputs(log: EmbeddedLog) -> dict[int, list[bytes]]:
+    found: dict[int, list[bytes]] = {partition: [] for partition in range(PARTITIONS)}
+    with log.reader([OUT]) as reader:
+        while batch := reader.poll(timeout_s=0.05):
+            for delivery in batch:
+                found[delivery.partition].append(bytes(delivery.value))
+    return found
+
+
+def expected(count: int) -> dict[int, list[bytes]]:
+    wanted: dict[int, list[bytes]] = {partition: [] for partition in range(PARTITIONS)}
+    for partition in range(PARTITIONS):
+        numbers = list(range(partition, count, PARTITIONS))
+        wanted[partition] = [f"{at}:{sum(numbers[: at + 1])}".encode() for at in range(len(numbers))]
+    return wanted
+
+
+def test_each_record_is_one_step_in_order(event_log: EmbeddedLog) -> None:
+    feed(event_log, range(100))
+    run_until_read(event_log, processor(event_log))
+    assert outputs(event_log) == expected(100)
+
+
+@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_a_kill_at_any_point_changes_nothing_in_the_end(event_log: EmbeddedLog, point: str, times: int) -> None:
+    killed = 0
+    for round_ in range(6):
+        feed(event_log, range(round_ * 20, round_ * 20 + 20))
+        left = times
+
+        def hook(name: str) -> None:
+            nonlocal left, killed
+            if name == point:
+                left -= 1
+                if left == 0:
+                    killed += 1
+                    raise Killed
+
+        faults.install(hook if round_ < 5 else None)
+        worker = processor(event_log)
+        run_until_read(event_log, worker)
+    faults.install(None)
+    run_until_read(event_log, processor(event_log))
+    assert outputs(event_log) == expected(120)
+    assert killed
+
+
+def test_a_restart_runs_from_the_snapshot_and_discards_what_is_already_out(event_log: EmbeddedLog) -> None:
+    feed(event_log, range(60))
+    run_until_read(event_log, processor(event_log))
+
+    def hook(name: str) -> None:
+        if name == "summing.commit.after":
+            raise Killed
+
+    for at in range(60, 72, 4):  # commits too small for a snapshot
+        feed(event_log, range(at, at + 4))
+        faults.install(hook)
+        run_until_read(event_log, processor(event_log))
+        faults.install(None)
+    feed(event_log, range(72, 80))
+    worker = processor(event_log)
+    run_until_read(event_log, worker)
+    assert worker.counts.discarded_records == worker.counts.discarded_outputs > 0
+    assert worker.counts.records == worker.counts.discarded_records + 8
+    assert outputs(event_log) == expected(80)
+
+
+def test_a_snapshot_of_another_format_is_refused_with_both_numbers(event_log: EmbeddedLog) -> None:
+    feed(event_log, range(60))
+    run_until_read(event_log, processor(event_log))
+    feed(event_log, range(60, 62))
+    with pytest.raises(SnapshotRefused, match=r"format 1\.1, this code reads 1\.2"):
+        run_until_read(event_log, processor(event_log, Factory(2)))
+
+
+def test_a_clean_stop_leaves_a_snapshot_at_the_committed_positions(event_log: EmbeddedLog) -> None:
+    feed(event_log, range(10))
+    run_until_read(event_log, processor(event_log))
+    committed = event_log.committed("summing")
+    assert committed == {TopicPartition(IN, 0): 5, TopicPartition(IN, 1): 5}
+    feed(event_log, range(10, 12))
+    worker = processor(event_log)
+    run_until_read(event_log, worker)
+    assert worker.counts.discarded_records == 0
+    assert worker.counts.records == 2

@@ -1,0 +1,341 @@
+from __future__ import annotations
+
+import gzip
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from tests.market_data.support import OPEN_US, SECOND, Clock, embedded, read_all, rows, said
+from tickerplant.core import faults, records, schemas
+from tickerplant.core.errors import BadInput
+from tickerplant.core.times import MINUTE_US
+from tickerplant.market_data.replay import ReplayOptions, ReplayProgress, replay
+
+DATA = Path(os.environ.get("TICKERPLANT_DATA", Path(__file__).parents[3] / "shared" / "data"))
+needs_data = pytest.mark.skipif(not DATA.exists(), reason="the real files are not there")
+
+
+def write(folder: Path, text: str | bytes, name: str = "f.csv") -> Path:
+    path = folder / name
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+REAL = [
+    ("goog_trades_2012-06-21.csv.gz", ReplayOptions(), 11_678),
+    ("btcusdt_trades.parquet", ReplayOptions(symbol="BTCUSDT"), 2_001),
+    ("btc_perp_1m_2022_01.csv.gz", ReplayOptions(symbol="BTCPERP", interval="1m", tz="UTC"), 45_031),
+    ("spy_like_1m_2020_12.csv", ReplayOptions(symbol="SPY", interval="1m", tz="America/New_York"), 1_564),
+    ("spy_like_daily_2017_2018.csv", ReplayOptions(symbol="SPY", interval="1d"), 502),
+    ("msft_daily_1990_2022.csv", ReplayOptions(symbol="MSFT", interval="1d"), 8_111),
+]
+
+
+@needs_data
+@pytest.mark.parametrize(("name", "options", "count"), REAL, ids=[name for name, _, _ in REAL])
+def test_real_files_arrive_whole(tmp_path: Path, name: str, options: ReplayOptions, count: int) -> None:
+    with embedded(tmp_path, 1) as log:
+        summary = replay(log, DATA / name, options)
+        assert (summary.ticks + summary.bars, summary.dead) == (count, 0)
+        kinds = [type(header) for header in said(log)]
+        assert kinds[0] is records.Start
+        assert kinds[-1] is records.End
+        again = replay(log, DATA / name, options)
+        assert again.already
+        assert len(said(log)) == len(kinds)
+        assert summary.ends == {0: len(kinds) - 1}
+
+
+@needs_data
+def test_real_values(tmp_path: Path) -> None:
+    with embedded(tmp_path, 1) as log:
+        replay(log, DATA / "spy_like_1m_2020_12.csv", REAL[3][1])
+        bar = rows(log, records.VendorBars)[0]
+        assert bar["time"].isoformat() == "2020-12-15T14:30:00+00:00"
+        assert [bar[k] for k in ("symbol", "interval", "open", "volume")] == ["SPY", "1m", 367.4, 407870.0]
+
+
+def test_times_of_every_form_mean_the_same(tmp_path: Path) -> None:
+    forms = {
+        "1340285400": ReplayOptions(),
+        "1340285400000": ReplayOptions(),
+        "1340285400000000": ReplayOptions(),
+        "1340285400000000000": ReplayOptions(),
+        "2012-06-21T13:30:00Z": ReplayOptions(),
+        "2012-06-21 15:30:00+02:00": ReplayOptions(),
+        "2012-06-21 13:30:00.000000000Z": ReplayOptions(),
+        "2012-06-21 13:30:00 UTC": ReplayOptions(),
+        "2012/06/21 13:30": ReplayOptions(tz="UTC"),
+        "2012-06-21 09:30": ReplayOptions(tz="America/New_York"),
+        "20120621 093000": ReplayOptions(tz="America/New_York"),
+        "20120621 09:30:00": ReplayOptions(tz="America/New_York"),
+        "6/21/2012 9:30": ReplayOptions(tz="America/New_York"),
+        "21.06.2012 09:30:00": ReplayOptions(tz="America/New_York"),
+        "1340285400.0": ReplayOptions(),
+    }
+    for at, (text, options) in enumerate(forms.items()):
+        with embedded(_folder(tmp_path, at), 1) as log:
+            replay(log, write(tmp_path, f"time,symbol,price\n{text},A,1\n"), options)
+            (row,) = rows(log, records.Ticks)
+            assert row["time"].isoformat() == "2012-06-21T13:30:00+00:00", text
+
+
+def _folder(parent: Path, at: int) -> Path:
+    folder = parent / str(at)
+    folder.mkdir()
+    return folder
+
+
+def test_dates_alone_are_midnight_and_day_first_is_seen_or_asked_for(tmp_path: Path) -> None:
+    head = "date,ticker,interval,open,high,low,close,volume\n"
+    text = head + "1/2/1990,A,1d,1,1,1,1,0\n"
+    with embedded(tmp_path, 1) as log:
+        with pytest.raises(BadInput, match=r"line 2: .*--date-order"):
+            replay(log, write(tmp_path, text))
+        replay(log, write(tmp_path, text), ReplayOptions(date_order="dmy"))
+        replay(log, write(tmp_path, text + "1/13/1990,A,1d,1,1,1,1,0\n"))
+        assert [row["time"].isoformat()[:10] for row in rows(log, records.VendorBars)] == [
+            "1990-02-01",
+            "1990-01-02",
+            "1990-01-13",
+        ]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_delimiters_marks_and_line_ends(tmp_path: Path, delimiter: str, mark: str, end: str) -> None:
+    lines = ["Timestamp,Ticker,Last,Qty,Trade ID", '1340285400,"aapl",1.5,2,x1', "", "1340285401,MSFT,2.5,3,"]
+    text = mark + end.join(lines).replace(",", delimiter)
+    with embedded(tmp_path, 1) as log:
+        summary = replay(log, write(tmp_path, gzip.compress(text.encode()), "x.csv.gz"))
+        assert summary.rows_read == 2
+        found = [(r["symbol"], r["price"], r["size"], r["trade_id"]) for r in rows(log, records.Ticks)]
+        assert found == [("AAPL", 1.5, 2.0, "x1"), ("MSFT", 2.5, 3.0, None)]
+
+
+def test_broken_rows_are_dead_letters_with_their_line_and_the_rest_arrives(tmp_path: Path) -> None:
+    text = (
+        "time,symbol,price,size\n"
+        "1340285400,A,1,1\n"
+        "1340285401,A,abc,1\n"
+        "\n"
+        "1340285402,A,1\n"
+        "never,A,1,1\n"
+        "1340285403,A,1,-1\n"
+        "1340285404,,1,1\n"
+        "1340285405,A,,1\n"
+        "1340285406,A,2,1\n"
+    )
+    with embedded(tmp_path, 1) as log:
+        summary = replay(log, write(tmp_path, text))
+        assert (summary.ticks, summary.dead, summary.rows_read) == (2, 6, 8)
+        dead = rows(log, records.Dead, schemas.DEADLETTER)
+        assert [row["reason"] for row in dead] == [
+            "f.csv line 3: price 'abc' is no number",
+            "f.csv line 5: 3 values where the header has 4",
+            "f.csv line 6: 'never' is no time",
+            "f.csv line 7: the size is negative or no finite number",
+            "f.csv line 8: '' is no symbol: 1 to 32 of A-Z 0-9 . - / : = ^ _, beginning with a letter or digit",
+            "f.csv line 9: the price is missing",
+        ]
+        assert b"abc" in dead[0]["payload"]
+        assert dead[1]["payload"] == b"1340285402,A,1"
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "line 1: .* is empty"),
+        ("time,symbol,price\n", "line 2: .* no rows"),
+        ("when,symbol,price\n1,A,1\n", "line 1: no column for time: .* found when, symbol, price"),
+        ("1340285400,1.5\n", "line 1: the first line must name the columns"),
+        ("time,price\n1,1\n", "line 1: .*--symbol"),
+        ("time,symbol,open,high,low,close\n1,A,1,1,1,1\n", "line 1: .*--interval"),
+        ("time;symbol;price\n1340285400;A;1,5\n", "none of the first 1 rows can be read; f.csv line 2: price '1,5'"),
+        ("time,symbol,price\nyesterday,A,1\n", "line 2: 'yesterday' is no time"),
+        ("\n\ntime,symbol,price\n2020-01-01 10:00,A,1\n", "line 4: .*--tz"),
+    ],
+)
+def test_what_cannot_be_told_is_asked_for_and_nothing_is_written(tmp_path: Path, text: str, why: str) -> None:
+    with embedded(tmp_path, 1) as log:
+        with pytest.raises(BadInput, match=why):
+            replay(log, write(tmp_path, text))
+        assert read_all(log) == {}
+
+
+def test_columns_that_mean_nothing_are_named_in_the_summary(tmp_path: Path) -> None:
+    with embedded(tmp_path, 1) as log:
+        summary = replay(log, write(tmp_path, "time,symbol,price,mood\n1340285400,A,1,good\n"))
+        assert summary.notes == ("no column for size: taken as 0", "columns not used: mood")
+
+
+def test_the_hour_that_happens_twice_is_taken_in_order(tmp_path: Path) -> None:
+    local = ["00:30", "01:15", "01:45", "01:15", "01:45", "02:30"]
+    text = "time,symbol,price\n" + "".join(f"2021-11-07 {at},A,1\n" for at in local)
+    with embedded(tmp_path, 1) as log:
+        replay(log, write(tmp_path, text), ReplayOptions(tz="America/New_York"))
+        found = [row["time"].strftime("%H:%M") for row in rows(log, records.Ticks)]
+        assert found == ["04:30", "05:15", "05:45", "06:15", "06:45", "07:30"]
+
+
+def test_a_time_that_the_clocks_skip_is_a_dead_letter(tmp_path: Path) -> None:
+    text = "time,symbol,price\n2021-03-14 01:30,A,1\n2021-03-14 02:30,A,1\n2021-03-14 03:30,A,1\n"
+    with embedded(tmp_path, 1) as log:
+        assert replay(log, write(tmp_path, text), ReplayOptions(tz="America/New_York")).ticks == 2
+        (dead,) = rows(log, records.Dead, schemas.DEADLETTER)
+        assert dead["reason"] == "f.csv line 3: the clocks of America/New_York skip this time"
+
+
+def parquet(folder: Path, count: int, symbols: int, *, by_symbol: bool = False) -> Path:
+    number = np.arange(count)
+    which = number * symbols // count if by_symbol else number % symbols
+    times = OPEN_US + (number % (count // symbols) if by_symbol else number) * 1_000
+    table = pa.table(
+        {
+            "time": pa.array(times).view(schemas.TIMESTAMP),
+            "symbol": pa.DictionaryArray.from_arrays(pa.array(which, pa.int32()), [f"S{i}" for i in range(symbols)]),
+            "price": number.astype(np.float64),
+            "size": np.ones(count),
+        }
+    )
+    path = folder / "t.parquet"
+    pa.parquet.write_table(table, path, row_group_size=10_000)
+    return path
+
+
+@pytest.mark.parametrize("by_symbol", [False, True])
+def test_no_tick_lies_before_a_watermark_that_was_said(tmp_path: Path, by_symbol: bool) -> None:
+    path = parquet(tmp_path, 200_000, 10, by_symbol=by_symbol)
+    with embedded(tmp_path) as log:
+        replay(log, path)
+        for part in read_all(log).values():
+            watermark_us = 0
+            for record in part:
+                if isinstance(record.header, records.Ticks):
+                    assert record.batch["time"].cast(pa.int64()).to_numpy().min() >= watermark_us
+                watermark_us = max(watermark_us, getattr(record.header, "watermark_us", 0))
+        if not by_symbol:
+            assert watermark_us > OPEN_US + 100_000_000
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize(
+    "point", ["feed.append.before", "feed.append.after", "feed.commit.before", "feed.commit.after"]
+)
+@pytest.mark.parametrize("hits", [1, 2, 3])
+def test_a_killed_replay_goes_on_where_it_was(tmp_path: Path, point: str, hits: int) -> None:
+    lines = [f"{1340285400 + n},S{n % 7},{n},{'x' if n % 1000 == 5 else 1}\n" for n in range(200_000)]
+    path = write(tmp_path, "time,symbol,price,size\n" + "".join(lines))
+    left = hits
+
+    def hook(name: str) -> None:
+        nonlocal left
+        left -= name == point
+        if not left and name == point:
+            raise Killed
+
+    with embedded(tmp_path) as log:
+        faults.install(hook)
+        try:
+            with pytest.raises(Killed):
+                replay(log, path)
+        finally:
+            faults.install(None)
+        summary = replay(log, path)
+        assert (summary.ticks, summary.dead) == (199_800, 200)
+        prices = np.sort([row["price"] for row in rows(log, records.Ticks)])
+        assert prices.tolist() == [n for n in range(200_000) if n % 1000 != 5]
+        assert len(rows(log, records.Dead, schemas.DEADLETTER)) == 200
+        assert [type(h) for h in said(log)].count(records.Start) == 1
+
+
+def test_a_stopped_replay_says_down_and_goes_on(tmp_path: Path) -> None:
+    path = parquet(tmp_path, 200_000, 10)
+    stop = threading.Event()
+    with embedded(tmp_path) as log:
+        first = replay(log, path, progress=lambda p: stop.set(), stop=stop)
+        assert first.stopped
+        assert 0 < first.ticks < 200_000
+        assert isinstance(said(log)[-1], records.Down)
+        second = replay(log, path)
+        assert second.ticks == 200_000
+        start = [h for h in said(log) if isinstance(h, records.Start)][-1]
+        assert not start.hole
+        assert sorted(row["price"] for row in rows(log, records.Ticks)) == list(range(200_000))
+
+
+def test_a_speed_paces_by_the_times_of_the_file(tmp_path: Path) -> None:
+    text = "time,symbol,price\n" + "".join(f"{1340285400 + n},A,1\n" for n in range(0, 600, 10))
+    clock = Clock(2_000_000_000 * SECOND)
+    began = clock.us
+
+    def sleep(seconds: float) -> None:
+        clock.us += int(seconds * SECOND)
+
+    with embedded(tmp_path, 1) as log:
+        replay(log, write(tmp_path, text), ReplayOptions(speed=60), clock=clock, sleep=sleep)
+        assert clock.us - began == pytest.approx(590 / 60 * SECOND, abs=SECOND)
+        headers = said(log)
+        for header in headers:
+            watermark_us = getattr(header, "watermark_us", OPEN_US)
+            assert watermark_us <= OPEN_US + (header.sent_at_us - began) * 60 + 1
+        marks = [h for h in headers if isinstance(h, records.Mark)]
+        assert len(marks) <= 4 * 11
+
+
+def test_a_killed_replay_with_a_speed_goes_on_at_the_time_where_it_was(tmp_path: Path) -> None:
+    path = write(tmp_path, "time,symbol,price\n" + "".join(f"{1340285400 + n},A,1\n" for n in range(0, 600, 10)))
+    clock = Clock(2_000_000_000 * SECOND)
+
+    def sleep(seconds: float) -> None:
+        clock.us += int(seconds * SECOND)
+
+    def dies(progress: ReplayProgress) -> None:
+        if progress.rows >= 50:
+            raise Killed
+
+    with embedded(tmp_path, 1) as log:
+        with pytest.raises(Killed):
+            replay(log, path, ReplayOptions(speed=60), progress=dies, clock=clock, sleep=sleep)
+        again = clock.us
+        assert replay(log, path, ReplayOptions(speed=60), clock=clock, sleep=sleep).ticks == 60
+        assert clock.us - again == pytest.approx(90 / 60 * SECOND, abs=SECOND)
+
+
+def test_other_options_are_another_feed(tmp_path: Path) -> None:
+    path = write(tmp_path, "time,price\n1340285400,1\n")
+    with embedded(tmp_path, 1) as log:
+        first = replay(log, path, ReplayOptions(symbol="A"))
+        second = replay(log, path, ReplayOptions(symbol="B"))
+        assert first.feed != second.feed
+        assert not second.already
+
+
+def test_a_bar_that_cannot_be_is_a_dead_letter(tmp_path: Path) -> None:
+    minute = OPEN_US // MINUTE_US * 60
+    text = (
+        "time,symbol,interval,open,high,low,close,volume,vwap,trades\n"
+        f"{minute},A,1m,1,2,0.5,1.5,10,1.2,4\n"
+        f"{minute + 60},A,1m,1,0.5,2,1,10,,\n"
+        f"{minute + 90},A,1m,1,2,0.5,1.5,10,,\n"
+        f"{minute + 120},A,2m,1,2,0.5,1.5,10,,\n"
+        f"{minute + 300},A,5min,1,2,0.5,1.5,,,\n"
+    )
+    with embedded(tmp_path, 1) as log:
+        assert replay(log, write(tmp_path, text)).bars == 2
+        first, second = rows(log, records.VendorBars)
+        assert (first["vwap"], first["trades"], second["vwap"], second["trades"]) == (1.2, 4, None, None)
+        assert (second["interval"], second["volume"]) == ("5m", 0.0)
+        dead = [row["reason"].split(": ", 1)[1] for row in rows(log, records.Dead, schemas.DEADLETTER)]
+        assert dead[0] == "low is above high"
+        assert dead[1].startswith("the time is not the start of a 1m interval")
+        assert dead[2].startswith("unknown interval '2m'")

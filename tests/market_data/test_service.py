@@ -1,0 +1,270 @@
+"""The service against the sandbox, over real sockets and a real log."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from websockets.asyncio.client import connect
+
+from tests.market_data.support import embedded, read_all, rows, said
+from tickerplant.core import records, schemas
+from tickerplant.log.port import EventLog
+from tickerplant.market_data.backfill import Depth
+from tickerplant.market_data.clients import errors
+from tickerplant.market_data.clients.twelvedata.rest import TwelveDataRest
+from tickerplant.market_data.clients.twelvedata.ws import StreamSettings
+from tickerplant.market_data.sandbox import MarketSettings, SandboxPlace, SandboxSettings, running
+from tickerplant.market_data.service import MarketData, MarketDataConfig
+
+SYMBOLS = ("AAPL", "MSFT", "EUR/USD")
+QUICK = StreamSettings(heartbeat_s=0.2, mute_s=0.6, backoff_first_s=0.05, backoff_max_s=0.2)
+SHALLOW = (Depth("1d", 30), Depth("1m", 1))
+
+
+@pytest.fixture
+def place() -> Iterator[SandboxPlace]:
+    with running(SandboxSettings(MarketSettings(SYMBOLS, 300.0))) as found:
+        yield found
+
+
+def config(place: SandboxPlace, **changes: object) -> MarketDataConfig:
+    base: dict[str, object] = {
+        "rest_url": place.url,
+        "stream_url": place.stream_url,
+        "key": "secret-key",
+        "symbols": SYMBOLS,
+        "stream": QUICK,
+        "depths": (),
+    }
+    return MarketDataConfig(**{**base, **changes})  # type: ignore[arg-type]
+
+
+async def work(log: EventLog, settings: MarketDataConfig, until: Callable[[MarketData], bool]) -> MarketData:
+    """Run the service until something holds, then stop it."""
+    service, stop = MarketData(log, settings), asyncio.Event()
+    task = asyncio.create_task(service.run(stop))
+    end = time.monotonic() + 15
+    while not until(service) and not task.done():
+        assert time.monotonic() < end, service.counts
+        await asyncio.sleep(0.02)
+    stop.set()
+    await task
+    return service
+
+
+async def order(place: SandboxPlace, what: str, seconds: float = 1.0) -> None:
+    async with httpx.AsyncClient() as client:
+        (await client.get(f"{place.url}/sandbox/orders", params={"do": what, "seconds": seconds})).raise_for_status()
+
+
+async def test_prints_arrive_between_start_and_down(tmp_path: Path, place: SandboxPlace) -> None:
+    with embedded(tmp_path) as log:
+        service = await work(log, config(place), lambda s: s.counts.ticks > 200)
+        found = rows(log, records.Ticks)
+        assert len(found) == service.counts.ticks
+        assert {row["symbol"] for row in found} == set(SYMBOLS)
+        assert {row["time"].microsecond for row in found} == {0}
+        assert sum(row["size"] for row in found if row["symbol"] == "AAPL") > 0
+        for part in read_all(log).values():
+            headers = [record.header for record in part]
+            assert isinstance(headers[0], records.Start)
+            assert headers[0].live
+            assert isinstance(headers[-1], records.Down)
+            for header in headers:
+                if isinstance(header, records.Ticks | records.Mark):
+                    assert header.watermark_us <= header.sent_at_us
+
+
+async def test_ticks_never_lie_before_a_watermark(tmp_path: Path, place: SandboxPlace) -> None:
+    with embedded(tmp_path) as log:
+        await work(log, config(place), lambda s: s.counts.ticks > 900)
+        for part in read_all(log).values():
+            watermark_us = 0
+            for record in part:
+                if isinstance(record.header, records.Ticks):
+                    assert min(t.value for t in record.batch["time"]) >= watermark_us
+                watermark_us = max(watermark_us, getattr(record.header, "watermark_us", 0))
+
+
+async def test_a_dropped_connection_heals_and_leaves_a_hole(tmp_path: Path, place: SandboxPlace) -> None:
+    with embedded(tmp_path, 1) as log:
+        settings = config(place)
+        service, stop = MarketData(log, settings), asyncio.Event()
+        task = asyncio.create_task(service.run(stop))
+        await _until(lambda: service.counts.ticks > 50)
+        await order(place, "disconnect")
+        await _until(lambda: service.counts.connects == 2)
+        before = service.counts.ticks
+        await _until(lambda: service.counts.ticks > before + 50)
+        stop.set()
+        await task
+        control = [h for h in said(log) if isinstance(h, records.Start | records.Down)]
+        assert [type(h) for h in control] == [records.Start, records.Down, records.Start, records.Down]
+        assert control[2].hole  # type: ignore[union-attr]
+        assert not control[0].hole  # type: ignore[union-attr]
+
+
+async def test_a_mute_vendor_is_down_since_it_was_last_heard(tmp_path: Path, place: SandboxPlace) -> None:
+    with embedded(tmp_path, 1) as log:
+        service, stop = MarketData(log, config(place)), asyncio.Event()
+        task = asyncio.create_task(service.run(stop))
+        await _until(lambda: service.counts.ticks > 50)
+        muted_us = time.time_ns() // 1_000
+        await order(place, "mute", 1.5)
+        await _until(lambda: service.counts.losses > 0)
+        await _until(lambda: service.counts.connects > 1)
+        before = service.counts.ticks
+        await _until(lambda: service.counts.ticks > before)
+        stop.set()
+        await task
+        down = next(h for h in said(log) if isinstance(h, records.Down))
+        assert down.since_us <= muted_us + 200_000
+        assert down.sent_at_us >= down.since_us + 500_000
+
+
+async def test_garbage_is_a_dead_letter_and_the_stream_goes_on(tmp_path: Path, place: SandboxPlace) -> None:
+    with embedded(tmp_path, 1) as log:
+        service, stop = MarketData(log, config(place)), asyncio.Event()
+        task = asyncio.create_task(service.run(stop))
+        await _until(lambda: service.counts.ticks > 50)
+        await order(place, "garbage")
+        await _until(lambda: service.counts.dead == 1)
+        before = service.counts.ticks
+        await _until(lambda: service.counts.ticks > before)
+        assert service.counts.connects == 1
+        stop.set()
+        await task
+        (dead,) = rows(log, records.Dead, schemas.DEADLETTER)
+        assert dead["payload"] == b"{oops"
+
+
+async def test_a_symbol_that_is_refused_is_not_expected_and_no_reason_to_reconnect(
+    tmp_path: Path, place: SandboxPlace
+) -> None:
+    with embedded(tmp_path, 1) as log:
+        service = await work(log, config(place, symbols=("AAPL", "NIKK")), lambda s: s.counts.ticks > 50)
+        assert service.counts.connects == 1
+        last = [r for r in read_all(log)[0] if isinstance(r.header, records.Start)][-1]
+        assert last.batch["symbol"].to_pylist() == ["AAPL"]
+
+
+async def test_quiet_times_move_the_watermark_by_the_clock(tmp_path: Path) -> None:
+    with (
+        running(SandboxSettings(MarketSettings(("AAPL",), 0.001))) as place,
+        embedded(tmp_path, 1) as log,
+    ):
+        began_us = time.time_ns() // 1_000
+        settings = config(place, symbols=("AAPL",), quiet_slack_us=500_000)
+        await work(log, settings, lambda s: s.counts.watermark_us > began_us)
+        assert any(isinstance(h, records.Mark) for h in said(log))
+
+
+async def test_every_partition_is_marked_in_its_turn_however_busy_the_feed(tmp_path: Path, place: SandboxPlace) -> None:
+    with embedded(tmp_path, 4) as log:
+        began = time.monotonic()
+        await work(log, config(place), lambda s: time.monotonic() - began > 3.3)
+        found = read_all(log)
+        marks = [[r.header.sent_at_us for r in found[p] if isinstance(r.header, records.Mark)] for p in range(4)]
+        assert min(map(len, marks)) >= 2
+        firsts = sorted(of_partition[0] for of_partition in marks)
+        assert firsts[-1] - firsts[0] > 400_000, "they are spread over the second"
+
+
+async def test_history_comes_once_and_agrees_with_the_sandbox(tmp_path: Path, place: SandboxPlace) -> None:
+    with embedded(tmp_path) as log:
+
+        def complete(service: MarketData) -> bool:
+            return service.counts.backfill is not None and service.counts.backfill.complete
+
+        first = await work(log, config(place, depths=SHALLOW), complete)
+        bars = rows(log, records.VendorBars)
+        assert first.counts.backfill is not None
+        assert len(bars) == first.counts.backfill.bars == 3 * (30 + 1440)
+        assert {row["interval"] for row in bars} == {"1m", "1d"}
+        assert len({(row["symbol"], row["interval"], row["time"]) for row in bars}) == len(bars)
+        await work(log, config(place, depths=SHALLOW), complete)
+        assert len(rows(log, records.VendorBars)) == len(bars)
+        kinds = [(type(h), h.reason) for h in said(log) if isinstance(h, records.VendorBars)]
+        assert set(kinds) == {(records.VendorBars, "backfill")}
+
+
+async def test_a_spent_quota_is_told_from_a_bad_key(place: SandboxPlace) -> None:
+    async def ask(key: str) -> None:
+        rest = TwelveDataRest(place.url, key)
+        try:
+            await rest.time_series(["AAPL"], "1m", 0, 60_000_000)
+        finally:
+            await rest.close()
+
+    with pytest.raises(errors.BadKey):
+        await ask("bad")
+    await order(place, "429", 5)
+    with pytest.raises(errors.QuotaSpent):
+        await ask("good")
+
+
+async def test_a_key_is_shown_nowhere(place: SandboxPlace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = config(place, stream_url=place.stream_url.replace("quotes", "nowhere"), key="secret-key")
+    assert "secret-key" not in repr(settings)
+    with embedded(tmp_path, 1) as log:
+        service, stop = MarketData(log, settings), asyncio.Event()
+        task = asyncio.create_task(service.run(stop))
+        await asyncio.sleep(0.4)
+        stop.set()
+        await task
+    captured = capsys.readouterr()
+    assert "secret-key" not in captured.out + captured.err
+
+
+async def test_the_sandbox_answers_as_the_vendor_does(place: SandboxPlace) -> None:
+    async with httpx.AsyncClient(base_url=place.url, params={"apikey": "k"}) as client:
+        one = (await client.get("/time_series", params={"symbol": "AAPL", "interval": "1min", "dp": "5"})).json()
+        assert len(one["values"]) == 30
+        assert next(iter(one["values"][0])) == "datetime"
+        assert one["values"][0]["datetime"] > one["values"][1]["datetime"]
+        many = await client.get("/time_series", params={"symbol": "AAPL,NIKK", "interval": "1day", "outputsize": "2"})
+        assert many.headers["is_batch"] == "true"
+        assert many.json()["NIKK"]["code"] == 400
+        assert many.json()["AAPL"]["status"] == "ok"
+        text = await client.get(
+            "/time_series", params={"symbol": "EUR/USD", "interval": "1h", "format": "CSV", "outputsize": "3"}
+        )
+        assert text.headers["content-type"] == "text/csv"
+        assert text.text.splitlines()[0] == "datetime;open;high;low;close"
+        wrong = await client.get("/time_series", params={"symbol": "AAPL", "interval": "0.99min"})
+        assert (wrong.status_code, wrong.json()["code"]) == (400, 400)
+        assert "price" in (await client.get("/price", params={"symbol": "AAPL"})).json()
+        quote = (await client.get("/quote", params={"symbol": "AAPL"})).json()
+        assert float(quote["fifty_two_week"]["low"]) <= float(quote["close"])
+        assert (await client.get("/technical_indicators")).json()["status"] == "ok"
+        assert "api-credits-left" in (await client.get("/api_usage")).headers
+        assert (await client.get("/nothing")).status_code == 404
+    async with httpx.AsyncClient(base_url=place.url) as client:
+        assert (await client.get("/price", params={"symbol": "AAPL"})).status_code == 401
+
+
+async def test_the_stream_speaks_the_vendors_protocol(place: SandboxPlace) -> None:
+    async with connect(f"{place.stream_url}?apikey=k") as socket:
+        await socket.send('{"action":"subscribe","params":{"symbols":"aapl,NIKK"}}')
+        assert '"status":"warning"' in str(await socket.recv())
+        assert '"symbol":"AAPL"' in str(await socket.recv())
+        await socket.send('{"action":"reset"}')
+        while "reset-status" not in str(await socket.recv()):
+            pass
+        await socket.send('{"action":"heartbeat"}')
+        assert str(await socket.recv()) == '{"event":"heartbeat","status":"ok"}'
+        await socket.send('{"action":"subscribe","params":{"symbols":[{"symbol":"EUR/USD","type":"Forex"}]}}')
+        assert '"status":"ok"' in str(await socket.recv())
+        assert "day_volume" not in str(await socket.recv())
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 15
+    while not condition():
+        assert time.monotonic() < end
+        await asyncio.sleep(0.01)

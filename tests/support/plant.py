@@ -1,0 +1,168 @@
+"""A plant as a user starts it: by the command line, in processes of its own, on a data folder of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+
+from tickerplant.app.database import database
+from tickerplant.app.settings import load
+
+SHARED_DATA = Path(os.environ.get("TICKERPLANT_TEST_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
+
+EXACT = {
+    "realtime_prices": "symbol, time, price, size, source, trade_id, flags",
+    "intraday_ohlcv": "symbol, interval, time, open, high, low, close, trades, state, complete, history, source",
+    "historical_ohlcv": "symbol, interval, time, open, high, low, close, trades, state, complete, history, source",
+    "intraday_analytics": "symbol, interval, time, state",
+    "daily_analytics": "symbol, interval, time, state",
+}
+"""What must be equal to the last bit, whatever happened on the way.
+
+`realtime_analytics` is not: it has the last state of forming bars, and which of them were published depends on the
+marks that a paced feed sends by its clock. Nor are `version`, `published_at` and `received_at`: they say which run
+wrote the row."""
+
+ROUNDED = {
+    "intraday_ohlcv": ("volume", "vwap"),
+    "historical_ohlcv": ("volume", "vwap"),
+    "intraday_analytics": ("sma_20", "ema_12", "rsi_14", "bbands_20_2_upper", "bbands_20_2_lower"),
+    "daily_analytics": ("sma_20", "ema_12", "rsi_14"),
+}
+"""What may differ in the last digits, because float sums depend on how ticks were cut into batches."""
+
+
+@dataclass
+class Plant:
+    """Where a plant keeps its things, and how its commands are run."""
+
+    data: Path
+    env: Mapping[str, str] = field(default_factory=dict)
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "tickerplant.app", *arguments, "--data", str(self.data)]
+
+    def environment(self, **more: str) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("TICKERPLANT_")}
+        return {**kept, "TICKERPLANT_LOG_FORMAT": "json", **self.env, **more}
+
+    def run(self, *arguments: str, timeout_s: float = 120, check: bool = True, **env: str) -> str:
+        """Run one command to its end and return what it printed."""
+        done = subprocess.run(
+            self.command(*arguments),
+            env=self.environment(**env),
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+        if check and done.returncode:
+            raise AssertionError(f"{arguments} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
+        return done.stdout
+
+    def start(self, *arguments: str, output: Path, **env: str) -> subprocess.Popen[bytes]:
+        """Start a command that goes on; its output is appended to a file."""
+        with open(output, "ab") as sink:
+            return subprocess.Popen(
+                self.command(*arguments),
+                env=self.environment(**env),
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=sink,
+                start_new_session=True,
+            )
+
+    def tables(self) -> dict[str, list[tuple[Any, ...]]]:
+        """Return every row of the tables of `EXACT`, in the order of their keys; starts the store if it is down."""
+        with self.store() as dsn:
+            return asyncio.run(_tables(dsn))
+
+    @contextmanager
+    def store(self) -> Iterator[str]:
+        """Give the address of the store: the running one, or else the embedded one, started for the block."""
+        flags: dict[str, Any] = {"data": self.data}
+        if "TICKERPLANT_STORE" in self.env:
+            flags["store"] = self.env["TICKERPLANT_STORE"]
+        with database(load(flags).settings) as dsn:
+            yield dsn
+
+
+async def _tables(dsn: str) -> dict[str, list[tuple[Any, ...]]]:
+    connection = await asyncpg.connect(dsn, statement_cache_size=0)
+    try:
+        found = {}
+        for table, columns in EXACT.items():
+            more = "".join(f", {name}" for name in ROUNDED.get(table, ()))
+            rows = await connection.fetch(f"SELECT {columns}{more} FROM {table} ORDER BY {columns}")
+            found[table] = [tuple(row) for row in rows]
+        return found
+    finally:
+        await connection.close()
+
+
+def assert_same(
+    found: Mapping[str, Sequence[tuple[Any, ...]]], wanted: Mapping[str, Sequence[tuple[Any, ...]]]
+) -> None:
+    """Fail with the first row that differs by more than the last digits of a float sum."""
+    for table, rows in wanted.items():
+        exact = len(EXACT[table].split(","))
+        assert len(found[table]) == len(rows), f"{table}: {len(found[table])} rows, not {len(rows)}"
+        for mine, theirs in zip(found[table], rows, strict=True):
+            assert mine[:exact] == theirs[:exact], table
+            for a, b in zip(mine[exact:], theirs[exact:], strict=True):
+                assert (a is None) == (b is None), (table, mine, theirs)
+                assert a is None or abs(a - b) <= 1e-9 * max(abs(a), abs(b)), (table, mine, theirs)
+
+
+def kill_tree(process: subprocess.Popen[bytes]) -> None:
+    """kill -9 a process and all that it has started, at once: what a power switch does to a machine's programs."""
+    kill_trees([process])
+
+
+def kill_trees(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """kill -9 several processes at once, and all that they have started."""
+    for pid in [pid for process in processes for pid in (process.pid, *_descendants(process.pid))]:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    for process in processes:
+        process.wait()
+
+
+def _descendants(pid: int) -> list[int]:
+    found: list[int] = []
+    with suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in map(int, (task / "children").read_text().split()):
+                found += [child, *_descendants(child)]
+    return found
+
+
+def json_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the log lines of a file that are JSON objects."""
+    lines = []
+    for line in path.read_text(errors="replace").splitlines():
+        with suppress(ValueError):
+            value = json.loads(line)
+            if isinstance(value, dict):
+                lines.append(value)
+    return lines
+
+
+def wait_for(what: str, condition: Any, timeout_s: float = 60) -> None:
+    """Wait until `condition()` is true; fail naming what was waited for."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {timeout_s} s for {what}"
+        time.sleep(0.05)

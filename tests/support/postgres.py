@@ -1,0 +1,89 @@
+"""Real PostgreSQL for tests: one embedded server for the session, and a database of its own for each test.
+
+    from tests.support.postgres import *  # in a conftest
+
+gives the fixtures `postgres` (the server), `empty_dsn` (a database without tables), `dsn` (with tables) and `store`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from tickerplant.store import Store
+from tickerplant.store.embedded import DATABASE, EmbeddedPostgres
+from tickerplant.store.migrations import migrate
+
+__all__ = ["dsn", "empty_dsn", "postgres", "store"]
+
+
+@dataclass
+class Postgres:
+    """A server and its databases."""
+
+    server: EmbeddedPostgres
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    def dsn_of(self, name: str) -> str:
+        return self.server.dsn.replace(f"@/{DATABASE}?", f"@/{name}?")
+
+    def run(self, sql: str) -> None:
+        async def run() -> None:
+            connection = await asyncpg.connect(self.dsn_of("postgres"))
+            try:
+                await connection.execute(sql)
+            finally:
+                await connection.close()
+
+        asyncio.run(run())
+
+    def new(self, template: str = "template1") -> str:
+        name = f"t{next(self._numbers)}"
+        self.run(f"CREATE DATABASE {name} TEMPLATE {template}")
+        return name
+
+    def drop(self, name: str) -> None:
+        self.run(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    folder: Path = tmp_path_factory.mktemp("postgres")
+    with EmbeddedPostgres(folder) as server:
+        made = Postgres(server)
+        made.run("CREATE DATABASE tables")
+
+        async def tables() -> None:
+            store = await Store.open(made.dsn_of("tables"), max_size=1)
+            await migrate(store)
+            await store.close()
+
+        asyncio.run(tables())
+        yield made
+
+
+@pytest.fixture
+def empty_dsn(postgres: Postgres) -> Iterator[str]:
+    name = postgres.new()
+    yield postgres.dsn_of(name)
+    postgres.drop(name)
+
+
+@pytest.fixture
+def dsn(postgres: Postgres) -> Iterator[str]:
+    name = postgres.new("tables")
+    yield postgres.dsn_of(name)
+    postgres.drop(name)
+
+
+@pytest.fixture
+async def store(dsn: str) -> AsyncIterator[Store]:
+    opened = await Store.open(dsn)
+    yield opened
+    await opened.close()

@@ -1,0 +1,71 @@
+"""A real TimescaleDB for a test, fresh and in memory; see `tools/timescale/serve.mjs` for what it cannot do."""
+
+from __future__ import annotations
+
+import re
+import select
+import shutil
+import subprocess
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+SERVER = Path(__file__).resolve().parents[2] / "tools" / "timescale" / "serve.mjs"
+
+
+class TimescaleError(Exception):
+    """The database could not be started; the text says what is missing or what it printed."""
+
+
+class TimescaleServer:
+    """One database, empty at each start, that ends with this process. It serves one session at a time.
+
+    Connect with `asyncpg.connect(server.dsn, **server.connect_args)`; a pool must be of one connection.
+    """
+
+    # Named prepared statements gain nothing in a database of one backend, and outlive a cancelled session.
+    connect_args: dict[str, Any] = {"ssl": False, "statement_cache_size": 0}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._port = 0
+
+    @property
+    def dsn(self) -> str:
+        """Where it is, while it runs."""
+        return f"postgresql://postgres@127.0.0.1:{self._port}/postgres?sslmode=disable"
+
+    def start(self, timeout_s: float = 60.0) -> str:
+        """Start, wait until it answers, and return `dsn`. Blocks about 3 s."""
+        node = shutil.which("node")
+        if node is None or not (SERVER.parent / "node_modules").is_dir():
+            raise TimescaleError(f"TimescaleDB for tests needs node, and `npm ci` in {SERVER.parent}")
+        # It lives until its standard input ends: whichever way this process dies, it does not outlive it.
+        self._process = process = subprocess.Popen(
+            [node, str(SERVER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+        )
+        assert process.stdout is not None
+        answered, _, _ = select.select([process.stdout], [], [], timeout_s)
+        line = process.stdout.readline().decode() if answered else ""
+        ready = re.fullmatch(r"ready (\d+)\n", line)
+        if ready is None:
+            self.stop()
+            raise TimescaleError(f"TimescaleDB did not start within {timeout_s:g} s; it said {line!r}")
+        self._port = int(ready[1])
+        return self.dsn
+
+    def stop(self) -> None:
+        """End it, and what it holds."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()

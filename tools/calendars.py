@@ -1,0 +1,28 @@
+"""Write the schedules that the package brings along: `python tools/calendars.py`, after each new exchange_calendars.
+
+A schedule is read in milliseconds; made by the library it costs a second and 50 MB, mostly pandas.
+"""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from tickerplant.core.sessions import KEPT_CALENDARS, made_schedule
+
+FOLDER = Path(__file__).parents[1] / "src" / "tickerplant" / "core" / "calendars"
+
+
+def main() -> None:
+    """Write each schedule and the version that it is of."""
+    version = np.array(metadata.version("exchange_calendars"))
+    for name in KEPT_CALENDARS:
+        steps = {part: np.diff(values, prepend=np.int64(0)) for part, values in made_schedule(name).items()}
+        np.savez_compressed(FOLDER / f"{name}.npz", version=version, **steps)
+        print(f"{name}: {(FOLDER / f'{name}.npz').stat().st_size:,} bytes, of exchange_calendars {version}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,315 @@
+"""One Apache Kafka broker for tests, benchmarks and trying out: a KRaft node on 127.0.0.1, its data in one folder.
+
+Standard library only, so that it works before anything is installed. It needs a JVM (17 or newer) and, once, Maven:
+the jars are copied into a cache and never fetched again while `pom.xml` stays the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import time
+import uuid
+from base64 import urlsafe_b64encode
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+HERE = Path(__file__).resolve().parent
+DEFAULT_CACHE = HERE.parents[1] / ".cache" / "kafka"
+
+# Below Linux's ephemeral range (32768 and up): no outgoing connection of a test can take a broker's port between a
+# kill and the restart.
+PORTS = range(20_000, 32_000)
+
+SETTINGS = {
+    "process.roles": "broker,controller",
+    "node.id": "1",
+    "inter.broker.listener.name": "PLAINTEXT",
+    "controller.listener.names": "CONTROLLER",
+    "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+    "num.partitions": "1",
+    "default.replication.factor": "1",
+    "min.insync.replicas": "1",
+    "offsets.topic.replication.factor": "1",
+    "offsets.topic.num.partitions": "5",  # 50 by default, each a folder and a file handle or five to open at start
+    "transaction.state.log.replication.factor": "1",
+    "transaction.state.log.min.isr": "1",
+    "transaction.state.log.num.partitions": "5",
+    "share.coordinator.state.topic.replication.factor": "1",
+    "share.coordinator.state.topic.min.isr": "1",
+    "group.initial.rebalance.delay.ms": "0",
+    # A broker killed may come back only when its former session is over: 9 s by default.
+    "broker.session.timeout.ms": "1500",
+    "broker.heartbeat.interval.ms": "300",
+    "auto.create.topics.enable": "false",  # a misspelt topic is an error, not a new topic
+    "log.cleaner.dedupe.buffer.size": "16777216",  # 128 MB by default, a quarter of the heap
+    "num.network.threads": "2",
+    "num.io.threads": "4",
+}
+
+LOG4J = """\
+Configuration:
+  status: warn
+  Appenders:
+    File:
+      name: file
+      fileName: {path}
+      PatternLayout:
+        pattern: "%d{{ISO8601}} %p %c: %m%n"
+  Loggers:
+    Root:
+      level: info
+      AppenderRef:
+        ref: file
+"""
+
+
+class KafkaError(Exception):
+    """The broker could not be had, started or reached; the text says what to do or where its log is."""
+
+
+def get_jars(cache: Path | None = None) -> Path:
+    """Return the folder of the broker's jars, copying them first if they are missing or of another `pom.xml`.
+
+    Blocks for some seconds the first time. Safe to call from several processes at once: one copies, the others wait.
+    """
+    cache = cache or Path(os.environ.get("TICKERPLANT_KAFKA_CACHE") or DEFAULT_CACHE)
+    wanted = hashlib.sha256((HERE / "pom.xml").read_bytes()).hexdigest()
+    jars, stamp = cache / "jars", cache / "complete"
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if stamp.exists() and stamp.read_text() == wanted:
+            return jars
+        if not shutil.which("mvn"):
+            raise KafkaError("Kafka's jars are not there yet, and Maven (mvn) is needed to get them")
+        stamp.unlink(missing_ok=True)
+        shutil.rmtree(jars, ignore_errors=True)
+        command = ["mvn", "-q", "-B", "-f", str(HERE / "pom.xml"), "dependency:copy-dependencies"]
+        command += ["-DincludeScope=runtime", f"-DoutputDirectory={jars}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+        if done.returncode:
+            raise KafkaError(f"Maven could not copy Kafka's jars:\n{done.stdout}{done.stderr}")
+        stamp.write_text(wanted)
+    return jars
+
+
+class KafkaBroker:
+    """A broker whose topics, port and identity live in `data_dir`: start again after a kill and all is as it was.
+
+    Unless `detached`, the broker cannot outlive this process, however this process dies. Its log is
+    `data_dir/broker.log`. Not for use from two processes at a time.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path | str,
+        port: int = 0,
+        settings: Mapping[str, str] | None = None,
+        heap_mb: int = 512,
+        detached: bool = False,
+    ) -> None:
+        """Name a broker; nothing starts yet. `port` 0 chooses a free one; `settings` are Kafka's, over ours."""
+        self.data_dir = Path(data_dir).resolve()
+        self._wanted_port = port
+        self._settings = dict(settings or {})
+        self._heap_mb = heap_mb
+        self._detached = detached
+        self._process: subprocess.Popen[bytes] | None = None
+        self._watchdog: subprocess.Popen[bytes] | None = None
+
+    @property
+    def port(self) -> int:
+        """The port it answers at; known once it was started, and the same ever after."""
+        return int(self._identity()["port"])
+
+    @property
+    def bootstrap(self) -> str:
+        """What a client takes as `bootstrap.servers`."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int | None:
+        """The pid of the JVM, or None if it is not running, whoever started it."""
+        try:
+            pid = int((self.data_dir / "pid").read_text())
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except (OSError, ValueError):
+            return None
+        return pid if os.fsencode(self._properties_path) in command else None
+
+    def start(self, timeout_s: float = 60.0) -> str:
+        """Start, wait until it answers, and return `bootstrap`. Does nothing if it runs. Blocks about 4 s.
+
+        1. the jars are there; 2. ports are chosen, kept in `data_dir`; 3. the folder is formatted, if it is new;
+        4. the JVM starts, its pid is written; 5. the watchdog that ties it to us; 6. it answers.
+        """
+        if self.pid is not None:
+            return self.bootstrap
+        jars = get_jars()  # Step 1
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        identity = self._identity()  # Step 2
+        self._write_settings(identity)
+        java = ["java", f"-Xmx{self._heap_mb}m", "-Xms128m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError"]
+        java += [f"-Dlog4j2.configurationFile={self.data_dir / 'log4j2.yaml'}", "-Djava.awt.headless=true"]
+        java += ["-cp", f"{jars}/*"]
+        properties = str(self._properties_path)
+        with (self.data_dir / "console.log").open("ab") as console:
+            if not (self.data_dir / "topics" / "meta.properties").exists():  # Step 3
+                format_ = ["kafka.tools.StorageTool", "format", "-t", str(identity["cluster"]), "-c", properties]
+                if subprocess.run(java + format_, stdout=console, stderr=console, check=False).returncode:
+                    raise KafkaError(f"Kafka could not format its folder: {self._last_words()}")
+            self._process = subprocess.Popen(  # Step 4
+                [*java, "kafka.Kafka", properties],
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=console,
+                start_new_session=True,
+            )
+        (self.data_dir / "pid").write_text(str(self._process.pid))
+        if not self._detached:  # Step 5
+            self._watch(self._process.pid)
+        try:
+            self._wait_for_answer(timeout_s)  # Step 6
+        except BaseException:
+            self.kill()
+            raise
+        return self.bootstrap
+
+    def stop(self, timeout_s: float = 30.0) -> None:
+        """Shut down in order, and wait; kill after `timeout_s`. Does nothing if it does not run."""
+        self._end(signal.SIGTERM, timeout_s)
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash would, and wait until the process is gone. The data stay."""
+        self._end(signal.SIGKILL, 10.0)
+
+    def restart(self) -> str:
+        """Start again, stopping first if it runs: the same data at the same port."""
+        self.stop()
+        return self.start()
+
+    def __enter__(self) -> Self:
+        """Start."""
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop."""
+        self.stop()
+
+    @property
+    def _properties_path(self) -> Path:
+        return self.data_dir / "server.properties"
+
+    def _identity(self) -> dict[str, str | int]:
+        """Return the ports and the cluster's id, chosen at the first call and kept in the folder."""
+        path = self.data_dir / "identity.json"
+        if path.exists():
+            kept: dict[str, str | int] = json.loads(path.read_text())
+            if self._wanted_port in (0, kept["port"]):
+                return kept
+        else:
+            kept = {"cluster": _cluster_id(), "controller": free_port()}
+        kept["port"] = self._wanted_port or free_port()
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(kept))
+        return kept
+
+    def _write_settings(self, identity: Mapping[str, str | int]) -> None:
+        own = {
+            "listeners": f"PLAINTEXT://127.0.0.1:{identity['port']},CONTROLLER://127.0.0.1:{identity['controller']}",
+            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{identity['port']}",
+            "controller.quorum.voters": f"1@127.0.0.1:{identity['controller']}",
+            "log.dirs": str(self.data_dir / "topics"),
+        }
+        lines = [f"{key}={value}\n" for key, value in (SETTINGS | own | self._settings).items()]
+        self._properties_path.write_text("".join(lines))
+        (self.data_dir / "log4j2.yaml").write_text(LOG4J.format(path=self.data_dir / "broker.log"))
+
+    def _watch(self, pid: int) -> None:
+        """Kill the broker when we are gone.
+
+        A shell waits for the end of a pipe whose other end only we hold. PR_SET_PDEATHSIG would be shorter, but it
+        fires when the starting *thread* ends, and test fixtures start brokers from worker threads.
+        """
+        self._watchdog = subprocess.Popen(
+            ["/bin/sh", "-c", f"read _; kill -9 {pid} 2>/dev/null"], stdin=subprocess.PIPE, start_new_session=True
+        )
+
+    def _wait_for_answer(self, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not answers(self.port):
+            if self._process is not None and self._process.poll() is not None:
+                raise KafkaError(f"Kafka ended while it was starting: {self._last_words()}")
+            if time.monotonic() > deadline:
+                raise KafkaError(f"Kafka did not answer within {timeout_s:g} s: {self._last_words()}")
+            time.sleep(0.05)
+
+    def _end(self, how: signal.Signals, timeout_s: float) -> None:
+        pid = self.pid
+        if pid is not None:
+            os.kill(pid, how)
+            deadline = time.monotonic() + timeout_s
+            while self.pid is not None:
+                if self._process is not None:
+                    self._process.poll()  # reaps it: a zombie has no command line, but keeps its pid
+                if time.monotonic() > deadline:
+                    os.kill(pid, signal.SIGKILL)
+                time.sleep(0.02)
+        if self._watchdog is not None:  # only now: had we died meanwhile, it would have been needed
+            self._watchdog.kill()
+            self._watchdog.communicate()
+            self._watchdog = None
+        if self._process is not None:
+            self._process.wait()
+            self._process = None
+        (self.data_dir / "pid").unlink(missing_ok=True)
+
+    def _last_words(self) -> str:
+        words = [f"see {self.data_dir}"]
+        for name in ("console.log", "broker.log"):
+            with contextlib.suppress(OSError):
+                words += (self.data_dir / name).read_text(errors="replace").splitlines()[-15:]
+        return "\n".join(words)
+
+
+def _cluster_id() -> str:
+    """Return a new id in Kafka's own form. One that begins with `-` its tools would take for an option."""
+    while (text := urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")).startswith("-"):
+        pass
+    return text
+
+
+def free_port() -> int:
+    """Return a port of `PORTS` that nobody listens at; nothing keeps it free until it is used."""
+    for port in random.sample(PORTS, k=100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise KafkaError("no free port found")
+
+
+def answers(port: int) -> bool:
+    """Ask the broker which requests it knows (ApiVersions); True if it says. An open port alone is not yet a broker."""
+    request = struct.pack(">hhih", 18, 0, 1, -1)  # key, version, correlation id, no client id
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=2) as connection:
+            connection.sendall(struct.pack(">i", len(request)) + request)
+            return len(connection.recv(4)) == 4
+    except OSError:
+        return False

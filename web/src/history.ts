@@ -1,0 +1,62 @@
+/** What is stored, by REST: symbols, bars and indicator values of one chart. */
+
+import type { Values } from "./chart";
+import { key } from "./key";
+import type { Bar } from "./model";
+
+const BARS = 600;
+
+/** The plant wants an API key, and the one that we have is none. */
+export class NoKey extends Error {}
+
+async function get(path: string): Promise<unknown> {
+  const answer = await fetch(path, key() ? { headers: { "X-API-Key": key() } } : {});
+  const body = (await answer.json()) as { error?: { message?: string } };
+  if (answer.status === 401) throw new NoKey(body.error?.message);
+  if (!answer.ok) throw new Error(body.error?.message ?? `${path} answered ${answer.status}`);
+  return body;
+}
+
+function seconds(time: unknown): number {
+  return Math.floor(Date.parse(time as string) / 1000);
+}
+
+export async function symbols(): Promise<string[]> {
+  const body = (await get("v1/symbols")) as { symbols: Array<{ symbol: string }> };
+  return body.symbols.map((row) => row.symbol);
+}
+
+/** The newest bars, and the log position that they were read at. */
+export async function bars(symbol: string, interval: string): Promise<{ bars: Bar[]; position: unknown }> {
+  const room = interval === "1d" ? "historical" : "intraday";
+  const body = (await get(`v1/${room}/${symbol}?interval=${interval}&limit=${BARS}`)) as {
+    bars: Array<Record<string, unknown>>;
+    position: unknown;
+  };
+  const found = body.bars.map((row) => ({ ...row, time: seconds(row.time), symbol, interval }) as unknown as Bar);
+  return { bars: found, position: body.position };
+}
+
+const KEY = new Set(["time", "symbol", "interval", "state", "version"]);
+
+export async function values(symbol: string, interval: string): Promise<Values[]> {
+  const body = (await get(`v1/analytics/${symbol}?interval=${interval}&limit=${BARS}`)) as {
+    values: Array<Record<string, unknown>>;
+  };
+  return body.values.map((row) => ({
+    time: seconds(row.time),
+    symbol,
+    interval,
+    values: Object.fromEntries(Object.entries(row).filter(([name]) => !KEY.has(name))) as Record<string, number | null>,
+  }));
+}
+
+/** The plant's own word on how it is: `ok`, `degraded` or `failed`; `lost` when it does not answer. */
+export async function health(): Promise<string> {
+  try {
+    const answer = await fetch("health");
+    return ((await answer.json()) as { status: string }).status;
+  } catch {
+    return "lost";
+  }
+}

@@ -1,0 +1,61 @@
+import { describe, expect, it } from "vitest";
+import { type Bar, Series, Watchlist, dayChange, formatPrice } from "./model";
+
+function bar(change: Partial<Bar>): Bar {
+  return {
+    time: 60, symbol: "AAPL", interval: "1m", open: 1, high: 3, low: 1, close: 2, volume: 10,
+    state: "final", version: 1, revision: 0, ...change,
+  };
+}
+
+describe("a series", () => {
+  it("appends new bars and replaces the last", () => {
+    const series = new Series();
+    expect(series.take(bar({ state: "forming" })).kind).toBe("update");
+    expect(series.take(bar({ version: 2, close: 3 })).kind).toBe("update");
+    expect(series.bars.map((b) => b.close)).toEqual([3]);
+  });
+
+  it("revises an older bar in its place", () => {
+    const series = new Series();
+    series.set([bar({ time: 120 }), bar({ time: 60 })]);
+    expect(series.take(bar({ time: 60, version: 5, close: 9, revision: 1 })).kind).toBe("revise");
+    expect(series.bars.map((b) => [b.time, b.close])).toEqual([[60, 9], [120, 2]]);
+  });
+
+  it("puts a bar that comes late between the others", () => {
+    const series = new Series();
+    series.set([bar({ time: 180 }), bar({ time: 60 })]);
+    expect(series.take(bar({ time: 120 })).kind).toBe("insert");
+    expect(series.bars.map((b) => b.time)).toEqual([60, 120, 180]);
+  });
+
+  it("never lets an older version or a forming state overwrite a closed bar", () => {
+    const series = new Series();
+    series.take(bar({ version: 5 }));
+    expect(series.take(bar({ version: 4, close: 9 })).kind).toBe("none");
+    expect(series.take(bar({ version: 6, close: 9, state: "forming" })).kind).toBe("none");
+  });
+
+  it("removes a withdrawn bar", () => {
+    const series = new Series();
+    series.take(bar({}));
+    expect(series.take(bar({ version: 2, state: "withdrawn", close: null })).kind).toBe("remove");
+    expect(series.bars).toEqual([]);
+  });
+});
+
+describe("the watchlist", () => {
+  it("takes the last price from the newest minute and the change from the daily bar", () => {
+    const list = new Watchlist();
+    list.take(bar({ interval: "1d", open: 1, close: 1.5, volume: 99 }));
+    list.take(bar({ time: 120, close: 2 }));
+    list.take(bar({ time: 60, close: 7 }));
+    expect(dayChange(list.quotes.get("AAPL")!)).toBe(1);
+    expect([...list.touched]).toEqual(["AAPL"]);
+  });
+});
+
+it("prices have the digits that their size needs", () => {
+  expect([1.08342, 189.234, 43120.55, null].map(formatPrice)).toEqual(["1.08342", "189.23", "43,120.55", "–"]);
+});

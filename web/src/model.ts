@@ -1,0 +1,122 @@
+/** What the dashboard knows, without a page or a socket: the newest price by symbol and the bars of one chart. */
+
+export type State = "forming" | "final" | "withdrawn";
+
+/** One bar; `time` is its start in seconds UTC. Prices are null in a withdrawn bar. */
+export interface Bar {
+  time: number;
+  symbol: string;
+  interval: string;
+  open: number | null;
+  high: number | null;
+  low: number | null;
+  close: number | null;
+  volume: number;
+  state: State;
+  version: number;
+  revision: number;
+}
+
+export interface Quote {
+  symbol: string;
+  last: number | null;
+  /** Open of the daily bar that `last` belongs to. */
+  dayOpen: number | null;
+  volume: number | null;
+}
+
+/** Newest quote by symbol, from bars of any interval; `touched` collects what changed since it was last emptied. */
+export class Watchlist {
+  readonly quotes = new Map<string, Quote>();
+  readonly touched = new Set<string>();
+  private readonly times = new Map<string, number>();
+
+  take(bar: Bar): void {
+    if (bar.state === "withdrawn" || bar.close === null) return;
+    const quote = this.quotes.get(bar.symbol) ?? { symbol: bar.symbol, last: null, dayOpen: null, volume: null };
+    if (bar.interval === "1d") {
+      quote.dayOpen = bar.open;
+      quote.volume = bar.volume;
+      if (quote.last === null) quote.last = bar.close;
+    } else if (bar.interval === "1m" && bar.time >= (this.times.get(bar.symbol) ?? -Infinity)) {
+      quote.last = bar.close;
+      this.times.set(bar.symbol, bar.time);
+    }
+    this.quotes.set(bar.symbol, quote);
+    this.touched.add(bar.symbol);
+  }
+
+  price(symbol: string, price: number): void {
+    const quote = this.quotes.get(symbol) ?? { symbol, last: null, dayOpen: null, volume: null };
+    quote.last = price;
+    this.quotes.set(symbol, quote);
+    this.touched.add(symbol);
+  }
+}
+
+/** Change of a quote against the day's open, as a fraction; null where either is missing. */
+export function dayChange(quote: Quote): number | null {
+  if (quote.last === null || quote.dayOpen === null || quote.dayOpen === 0) return null;
+  return quote.last / quote.dayOpen - 1;
+}
+
+export type Change = { kind: "update" | "revise" | "insert" | "remove"; bar: Bar } | { kind: "none" };
+
+/** The bars of one symbol and interval, ascending in time; the newest version of a bar wins. */
+export class Series {
+  bars: Bar[] = [];
+
+  set(bars: Bar[]): void {
+    this.bars = [];
+    for (const bar of [...bars].sort((a, b) => a.time - b.time)) this.take(bar);
+  }
+
+  /**
+   * Take a bar and say what a chart must do: append or replace the last (`update`), change an older one (`revise`), put one
+   * between others (`insert`), or remove one.
+   */
+  take(bar: Bar): Change {
+    const at = this.place(bar.time);
+    const known = this.bars[at];
+    if (known?.time === bar.time) {
+      if (bar.version < known.version) return { kind: "none" };
+      if (known.state !== "forming" && bar.state === "forming") return { kind: "none" };
+      if (bar.state === "withdrawn") {
+        this.bars.splice(at, 1);
+        return { kind: "remove", bar };
+      }
+      this.bars[at] = bar;
+      return { kind: at === this.bars.length - 1 ? "update" : "revise", bar };
+    }
+    if (bar.state === "withdrawn" || bar.close === null) return { kind: "none" };
+    this.bars.splice(at, 0, bar);
+    return { kind: at === this.bars.length - 1 ? "update" : "insert", bar };
+  }
+
+  private place(time: number): number {
+    let low = 0;
+    let high = this.bars.length;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (this.bars[middle]!.time < time) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  }
+}
+
+/** How many digits after the point a price of this size needs. */
+export function digitsOf(price: number): number {
+  return Math.abs(price) < 10 ? 5 : 2;
+}
+
+/** A price with as many digits as its size needs: 1.08342, 189.23, 43,120.5. */
+export function formatPrice(price: number | null): string {
+  if (price === null) return "–";
+  return price.toLocaleString("en-US", { minimumFractionDigits: 2, maximumFractionDigits: digitsOf(price) });
+}
+
+export function formatVolume(volume: number | null): string {
+  if (volume === null) return "–";
+  return new Intl.NumberFormat("en-US", { notation: "compact", maximumFractionDigits: 1 }).format(volume);
+}
