@@ -142,7 +142,7 @@ class KafkaWriter:
         if self._open:
             raise LogError(f"the writer {self._name} has a transaction open already")
         if self._fenced:
-            raise Fenced(f"a newer writer has the name {self._name}; this one must stop")
+            raise self._is_fenced()
         if self._producer is None:
             self._begin_producer()
         if self._undecided:
@@ -239,6 +239,8 @@ class KafkaWriter:
         if error.txn_requires_abort() or not self._undecided:
             self._undecided = False
             self._abort()
+            if self._fenced:  # a delivery report may say no more than that the queue was emptied; aborting says why
+                return self._is_fenced()
         return told_error
 
     def _fenced_or_late(self, error: Fenced) -> LogError:
@@ -248,6 +250,9 @@ class KafkaWriter:
         except LogUnavailable as unavailable:
             return unavailable
         self._fenced = True
+        return self._is_fenced()
+
+    def _is_fenced(self) -> Fenced:
         return Fenced(f"a newer writer has the name {self._name}; this one must stop")
 
     def _decide(self) -> None:
