@@ -143,6 +143,22 @@ def samples() -> dict[str, records.Record]:
         ),
         ("feed_state", records.FeedState(**caused, state="late", since_us=OPEN_US, reason="too late", count=3), None),
         (
+            "differences",
+            records.Differences(**caused),
+            _batch(
+                schemas.DIFFERENCES,
+                times(0, 0),
+                two,
+                text(["1m", "1m"], small),
+                text(["vendor", "vendor"]),
+                text(["ticks", "ticks"]),
+                *(pa.array([price, None], pa.float64()) for price in (10.0, 12.0, 9.0, 11.0)),
+                pa.array([100.0, 0.0]),
+                *(pa.array([price, None], pa.float64()) for price in (10.0, 12.5, 9.0, 11.0)),
+                pa.array([101.0, 0.0]),
+            ),
+        ),
+        (
             "dead",
             records.Dead(**base),
             _batch(

@@ -14,7 +14,7 @@ from tickerplant.core.errors import SnapshotRefused
 from tickerplant.core.schemas import DAY_US, TopicSpec
 from tickerplant.log.embedded import EmbeddedLog
 from tickerplant.log.port import Delivery, TopicPartition
-from tickerplant.log.processor import Output, Processor, Stage
+from tickerplant.log.processor import Output, Past, Processor, Stage
 
 IN, OUT, STATE = "in", "out", "state"
 PARTITIONS = 2
@@ -33,7 +33,7 @@ class Summing:
     def __init__(self, snapshot: bytes | None) -> None:
         self.total = int(snapshot or b"0")
 
-    def step(self, delivery: Delivery) -> Sequence[Output]:
+    def step(self, delivery: Delivery, past: Past) -> Sequence[Output]:
         self.total += int(bytes(delivery.value))
         return [Output(OUT, f"{delivery.offset}:{self.total}".encode())]
 
@@ -142,6 +142,22 @@ def test_a_kill_at_any_point_changes_nothing_in_the_end(event_log: EmbeddedLog, 
     run_until_read(event_log, processor(event_log))
     assert outputs(event_log) == expected(120)
     assert killed
+
+
+def test_a_step_may_look_at_the_records_before_it_and_at_none_after(event_log: EmbeddedLog) -> None:
+    class Looking(Summing):
+        def step(self, delivery: Delivery, past: Past) -> Sequence[Output]:
+            super().step(delivery, past)
+            before = [int(bytes(earlier.value)) for earlier in past(delivery.offset - 2, delivery.offset + 5)]
+            return [Output(OUT, str(before).encode())]
+
+    class LookingFactory(Factory):
+        def __call__(self, partition: int, snapshot: bytes | None) -> Stage:
+            return Looking(snapshot)
+
+    feed(event_log, range(8))
+    run_until_read(event_log, processor(event_log, LookingFactory()))
+    assert outputs(event_log)[0] == [b"[]", b"[0]", b"[0, 2]", b"[2, 4]"]
 
 
 def test_a_restart_runs_from_the_snapshot_and_discards_what_is_already_out(event_log: EmbeddedLog) -> None:

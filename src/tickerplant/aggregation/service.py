@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from tickerplant.aggregation.stage import FORMAT, AggregationStage
 from tickerplant.core import schemas
 from tickerplant.log.port import Delivery, EventLog
-from tickerplant.log.processor import SNAPSHOT_RECORDS, Counts, Output, Processor, Stage
+from tickerplant.log.processor import SNAPSHOT_RECORDS, Counts, Output, Past, Processor, Stage
 
 GROUP = "aggregation"
 
@@ -21,8 +21,8 @@ class _Stage:
         self.snapshot = pure.snapshot
         self.keep_label = pure.keep_label
 
-    def step(self, delivery: Delivery) -> Sequence[Output]:
-        return [Output(*produced) for produced in self._pure.step(delivery)]
+    def step(self, delivery: Delivery, past: Past) -> Sequence[Output]:
+        return [Output(*produced) for produced in self._pure.step(delivery, past)]
 
 
 class _Factory:

@@ -139,12 +139,16 @@ class FeedState(Header, frozen=True, kw_only=True, tag="feed_state"):
     count: int = 0
 
 
+class Differences(Header, frozen=True, kw_only=True, tag="differences"):
+    """On `market.status`: bars of one (symbol, interval, time) that two sources give otherwise (`DIFFERENCES`)."""
+
+
 class Dead(Header, frozen=True, kw_only=True, tag="dead"):
     """Rows: what could not be read (`schemas.DEAD`)."""
 
 
 RAW_KINDS: Final = (Start, Ticks, VendorBars, Mark, Down, End, Settings, Splits, Dividends, Rebuild)
-KINDS: Final = (*RAW_KINDS, Bars, Values, Over, FeedState, Dead)
+KINDS: Final = (*RAW_KINDS, Bars, Values, Over, FeedState, Differences, Dead)
 
 COLUMNS: Final[Mapping[type[Header], pa.Schema]] = {
     Start: schemas.SYMBOLS,
@@ -161,13 +165,14 @@ COLUMNS: Final[Mapping[type[Header], pa.Schema]] = {
     Values: schemas.ANALYTICS_KEY,
     Over: schemas.COVERAGE,
     FeedState: schemas.NOTHING,
+    Differences: schemas.DIFFERENCES,
     Dead: schemas.DEAD,
 }
 """The columns of each kind; those of `Values` are followed by one float64 column for each output."""
 
 _AnyHeader: TypeAlias = (
     Start | Ticks | VendorBars | Mark | Down | End | Settings | Splits | Dividends | Rebuild
-    | Bars | Values | Over | FeedState | Dead
+    | Bars | Values | Over | FeedState | Differences | Dead
 )  # fmt: skip
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Header] = msgspec.json.Decoder(_AnyHeader)

@@ -170,6 +170,19 @@ COVERAGE: Final = pa.schema(
 )
 """Rows of an `over` record: every symbol that was expected in the interval, and whether it has a bar."""
 
+DIFFERENCES: Final = pa.schema(
+    [
+        pa.field("time", TIMESTAMP, nullable=False),
+        pa.field("symbol", TEXT, nullable=False),
+        pa.field("interval", SMALL_TEXT, nullable=False),
+        pa.field("source", TEXT, nullable=False),
+        pa.field("other_source", TEXT, nullable=False),
+        *(pa.field(name, pa.float64()) for name in ("open", "high", "low", "close", "volume")),
+        *(pa.field(f"other_{name}", pa.float64()) for name in ("open", "high", "low", "close", "volume")),
+    ]
+)
+"""Where two sources know a bar and do not say the same: the published bar, then the other one. Both are complete."""
+
 DEAD: Final = pa.schema(
     [
         pa.field("topic", pa.utf8(), nullable=False),

@@ -21,7 +21,7 @@ offset of the next record to read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias
@@ -209,6 +209,14 @@ class EventLog(Protocol):
 
         `member` names a member of the group over restarts (so that it gets its partitions back without a wait); two
         living members must not share one.
+        """
+        ...
+
+    def stretch(self, source: TopicPartition, begin: int, end: int) -> Iterator[Delivery]:
+        """Yield what one partition has in `[begin, end)`, in order: committed records that retention has left.
+
+        For looking again at what has been read; it waits for nothing to come, and holds back no retention. Memory is
+        bounded however long the stretch. Raises LogUnavailable.
         """
         ...
 

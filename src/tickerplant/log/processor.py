@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
@@ -58,11 +58,23 @@ class Output(NamedTuple):
     value: Payload
 
 
+class Past(Protocol):
+    """The input partition before the record of a step, as a value that a stage may look into."""
+
+    def __call__(self, begin: int, end: int) -> Iterator[Delivery]:
+        """Yield the records of `[begin, end)` that the log still has, in order, and none from the step's own on."""
+        ...
+
+
 class Stage(Protocol):
     """The pure state of one partition: no IO, no clock."""
 
-    def step(self, delivery: Delivery) -> Sequence[Output]:
-        """Take one record and return what it causes. Never raises for what the record says: that is a dead letter."""
+    def step(self, delivery: Delivery, past: Past) -> Sequence[Output]:
+        """Take one record and return what it causes. Never raises for what the record says: that is a dead letter.
+
+        What a stage does not remember it reads again through `past`: seldom, for it costs milliseconds. The log before
+        a record never changes, so the step remains a function of what it is given.
+        """
         ...
 
     def snapshot(self) -> bytes:
@@ -184,8 +196,8 @@ class Processor:
             owned = self._stages.get(delivery.partition)
             if owned is None:
                 continue
-            produced = owned.stage.step(delivery)
             source = delivery.source
+            produced = owned.stage.step(delivery, self._past(source, delivery.offset))
             owned.positions[source] = delivery.offset + 1
             owned.records_since_snapshot += 1
             self.counts.records += 1
@@ -204,6 +216,12 @@ class Processor:
         self._say_resumed()
         if self.on_batch is not None:
             self.on_batch(self.counts)
+
+    def _past(self, source: TopicPartition, offset: int) -> Past:
+        def read(begin: int, end: int) -> Iterator[Delivery]:
+            return self.event_log.stretch(source, begin, min(end, offset))
+
+        return read
 
     def _commit(
         self, writer: Writer, reader: Reader, outputs: Sequence[tuple[int, Output]], *, snapshot_all: bool = False

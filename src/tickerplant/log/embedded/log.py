@@ -18,10 +18,13 @@ from tickerplant.log.embedded.catalog import Catalog
 from tickerplant.log.embedded.checkpointer import Checkpointer
 from tickerplant.log.embedded.reader import EmbeddedReader
 from tickerplant.log.embedded.writer import EmbeddedWriter
-from tickerplant.log.port import EARLIEST, Assignee, Identity, Start, TopicPartition
+from tickerplant.log.port import EARLIEST, Assignee, Delivery, Identity, Start, TopicPartition
 
 PATIENCE_S = 30.0
 """How long a writer waits for its turn. The longest turn is the commit of the largest snapshot, about 1 s a GB."""
+
+_STRETCH_RECORDS, _STRETCH_BYTES = 256, 8 << 20
+"""What `stretch` reads at a time: the lock of the log's own connection is held for some ms."""
 
 
 class EmbeddedLog:
@@ -166,6 +169,21 @@ class EmbeddedLog:
         """Return a reader; with a group it is a member from now on, and knows its partitions after its first poll."""
         with file.told(self.path):
             return EmbeddedReader(self, topics, group, member, start, assignee)
+
+    def stretch(self, source: TopicPartition, begin: int, end: int) -> Iterator[Delivery]:
+        """Yield what one partition has in `[begin, end)`, in order; some megabytes are held at a time."""
+        while begin < end:
+            with self._reading() as connection:
+                partition_id = self.catalog.partition_id(connection, *source)
+                begin = max(begin, records.bounds(connection, [partition_id])[partition_id].first)
+                rows = records.read(connection, partition_id, begin, _STRETCH_RECORDS, _STRETCH_BYTES, 1)
+            for offset, appended_at_us, value in rows:
+                if offset >= end:
+                    return
+                yield Delivery(source.topic, source.partition, offset, appended_at_us, value)
+            if not rows:
+                return
+            begin = rows[-1][0] + 1
 
     def writer(self, name: str) -> EmbeddedWriter:
         """Return the writer of that name and fence any earlier one."""

@@ -6,7 +6,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -16,12 +16,12 @@ from confluent_kafka import TopicPartition as KafkaPartition
 
 from tickerplant.core.errors import LogError, LogUnavailable, UnknownTopic
 from tickerplant.core.schemas import TopicSpec
-from tickerplant.log.kafka import state
+from tickerplant.log.kafka import state, stretch
 from tickerplant.log.kafka.admin import Admin
 from tickerplant.log.kafka.connection import Cluster, checked, told, translate
 from tickerplant.log.kafka.reader import KafkaReader
 from tickerplant.log.kafka.writer import KafkaWriter
-from tickerplant.log.port import EARLIEST, Assignee, Identity, Start, TopicPartition
+from tickerplant.log.port import EARLIEST, Assignee, Delivery, Identity, Start, TopicPartition
 
 _IDENTITY_S: Final = 10.0
 OWN_TOPIC: Final = "market.state.log"
@@ -212,6 +212,14 @@ class KafkaLog:
         timeout has its partitions back at once, but one that leaves is waited for as long.
         """
         return KafkaReader(self, topics, group, member, start, assignee)
+
+    def stretch(self, source: TopicPartition, begin: int, end: int) -> Iterator[Delivery]:
+        """Yield what one partition has in `[begin, end)`, in order; its own consumer takes some 100 ms to begin."""
+        self.check(source.topic, source.partition, keyed=False)
+        found = stretch.messages(self.cluster, self.named(source.topic), source.partition, begin, end)
+        for message in found:
+            at_us = message.timestamp()[1] * 1000
+            yield Delivery(source.topic, source.partition, message.offset() or 0, at_us, message.value() or b"")
 
     def writer(self, name: str) -> KafkaWriter:
         """Return the writer of that name; it is the transactional id, so any earlier one's transaction is aborted."""

@@ -10,16 +10,16 @@ passed the reader, who reads again.
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 import msgspec
-from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import Message
 
-from tickerplant.core.errors import LogError, LogUnavailable
-from tickerplant.log.kafka.connection import Cluster, checked, told, translate
+from tickerplant.core.errors import LogError
+from tickerplant.log.kafka import stretch
+from tickerplant.log.kafka.connection import Cluster
 from tickerplant.log.port import Payload
 
 CHUNK_BYTES: Final = 4 << 20
@@ -109,7 +109,7 @@ class Partition:
             return None
         parts: list[bytes] = [b""] * manifest.chunks
         start = min(known[index][0] for index in wanted.values())
-        for message in self._messages(start, end):
+        for message in stretch.messages(self._cluster, self._topic, self._partition, start, end):
             key, value = message.key(), message.value()
             if key is not None and key in wanted and value is not None and value[:_ID_BYTES] == manifest.id:
                 parts[wanted[key]] = value[_ID_BYTES:]
@@ -117,7 +117,7 @@ class Partition:
         return whole if len(whole) == manifest.size else None
 
     def _read_on(self) -> None:
-        for message in self._messages(self._position, None):
+        for message in stretch.messages(self._cluster, self._topic, self._partition, self._position, None):
             self._apply(message)
 
     def _apply(self, message: Message) -> None:
@@ -135,41 +135,3 @@ class Partition:
                 self._chunks.get(name, {}).pop(index, None)
             else:
                 self._chunks.setdefault(name, {})[index] = (offset, value[:_ID_BYTES])
-
-    def _messages(self, start: int, end: int | None) -> Iterator[Message]:
-        """Yield committed messages of [start, end), or to the end as of now. Raises LogUnavailable out of patience."""
-        with told(f"reading {self._topic}/{self._partition}"):
-            settings = self._cluster.consumer("tickerplant-state", **{"enable.partition.eof": True})
-            settings |= {"auto.offset.reset": "earliest"}  # of a compacted topic the beginning may go any time
-            consumer = checked(Consumer, settings)
-            try:
-                source = TopicPartition(self._topic, self._partition)
-                low, high = consumer.get_watermark_offsets(source, timeout=self._cluster.patience_s)
-                last = high if end is None else min(end, high)
-                if max(start, low) < last:
-                    consumer.assign([TopicPartition(self._topic, self._partition, max(start, low))])
-                    yield from self._until(consumer, last)
-            finally:
-                consumer.close()
-
-    def _until(self, consumer: Any, last: int) -> Iterator[Message]:
-        deadline = time.monotonic() + self._cluster.patience_s
-        while True:
-            message = consumer.poll(0.2)
-            if message is None:
-                if time.monotonic() > deadline:
-                    raise LogUnavailable(f"reading {self._topic}/{self._partition}: no answer from the brokers")
-                continue
-            deadline = time.monotonic() + self._cluster.patience_s
-            error = message.error()
-            if error is not None:
-                if error.code() == KafkaError._PARTITION_EOF and message.offset() >= last:
-                    return
-                if error.code() != KafkaError._PARTITION_EOF and not error.retriable():
-                    raise translate(error, f"reading {self._topic}/{self._partition}")
-                continue
-            if message.offset() >= last:
-                return
-            yield message
-            if message.offset() + 1 >= last:
-                return

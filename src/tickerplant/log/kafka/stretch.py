@@ -1,0 +1,54 @@
+"""Reading a stretch of one partition, from an offset to another or to the end as of now."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+
+from tickerplant.core.errors import LogUnavailable
+from tickerplant.log.kafka.connection import Cluster, checked, told, translate
+
+
+def messages(cluster: Cluster, topic: str, partition: int, start: int, end: int | None) -> Iterator[Message]:
+    """Yield committed messages of [start, end) that are still there; `end` None is the end as of now.
+
+    Raises LogUnavailable when the brokers say nothing for longer than the cluster is patient.
+    """
+    with told(f"reading {topic}/{partition}"):
+        settings = cluster.consumer("tickerplant-stretch", **{"enable.partition.eof": True})
+        settings |= {"auto.offset.reset": "earliest"}  # the beginning may go any time, by retention or compaction
+        consumer = checked(Consumer, settings)
+        try:
+            low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=cluster.patience_s)
+            last = high if end is None else min(end, high)
+            if max(start, low) < last:
+                consumer.assign([TopicPartition(topic, partition, max(start, low))])
+                yield from _until(cluster, consumer, last, f"reading {topic}/{partition}")
+        finally:
+            consumer.close()
+
+
+def _until(cluster: Cluster, consumer: Any, last: int, doing: str) -> Iterator[Message]:
+    deadline = time.monotonic() + cluster.patience_s
+    while True:
+        message = consumer.poll(0.2)
+        if message is None:
+            if time.monotonic() > deadline:
+                raise LogUnavailable(f"{doing}: no answer from the brokers")
+            continue
+        deadline = time.monotonic() + cluster.patience_s
+        error = message.error()
+        if error is not None:
+            if error.code() == KafkaError._PARTITION_EOF and message.offset() >= last:
+                return
+            if error.code() != KafkaError._PARTITION_EOF and not error.retriable():
+                raise translate(error, doing)
+            continue
+        if message.offset() >= last:
+            return
+        yield message
+        if message.offset() + 1 >= last:
+            return
