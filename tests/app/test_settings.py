@@ -37,9 +37,8 @@ def test_every_rule_has_a_setting_and_the_defaults_are_the_same() -> None:
     from_settings = load().settings.rules.rules()
     assert set(values_of(from_settings)) <= {"calendar_version"}
     fields = set(type(load().settings.rules).model_fields)
-    assert {name.replace("lateness_us", "lateness_ms") for name in Rules.__struct_fields__} - fields == {
-        "calendar_version"
-    }
+    in_ms = {"lateness_us": "lateness_ms", "source_wait_us": "source_wait_ms"}
+    assert {in_ms.get(name, name) for name in Rules.__struct_fields__} - fields == {"calendar_version"}
     assert from_settings.indicators == DEFAULT_RULES.indicators
 
 
@@ -103,6 +102,8 @@ def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         ("TICKERPLANT_SYMBOLS", "AAPL,$$", ["symbols", "'$$'"]),
         ("TICKERPLANT_API__COLOUR", "red", ["api.colour", "no setting"]),
         ("TICKERPLANT_STORE", "mysql://u:hush@h/d", ["store", "postgresql://"]),
+        ("TICKERPLANT_RULES__SOURCES", "yahoo:candles", ["rules.sources", "yahoo:candles", ":ticks|:bars"]),
+        ("TICKERPLANT_RULES__ACTIVITY_BARS", '{"*": ["5m"]}', ["activity_bars", "'5m'", "100t"]),
     ],
 )
 def test_a_mistake_is_explained_in_one_sentence(

@@ -54,3 +54,17 @@ def test_vendors_names_are_understood_and_unknown_ones_are_answered_with_the_lis
 def test_times_are_written_with_z_and_read_back_exactly() -> None:
     assert iso(us("2012-06-21T13:30:00")) == "2012-06-21T13:30:00Z"
     assert to_us(from_us(1_340_285_400_000_001)) == 1_340_285_400_000_001
+
+
+def test_intervals_of_activity_have_an_amount_and_no_length() -> None:
+    for name, measure, amount in (("100t", "t", 100), ("10000v", "v", 10_000), ("1000000d", "d", 1_000_000)):
+        found = interval.parse(name)
+        assert (found.name, found.measure, found.amount, found.is_activity, found.is_intraday) == (
+            name, measure, amount, True, True,
+        )  # fmt: skip
+        with pytest.raises(ValueError, match=name):
+            found.floor(0)
+    assert not interval.parse("1d").is_activity
+    for wrong in ("5d", "0t", "-1v", "1.5v", "10x", "t"):
+        with pytest.raises(BadInput, match="100t"):
+            interval.parse(wrong)

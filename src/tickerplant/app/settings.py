@@ -19,7 +19,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from tickerplant.core.errors import BadInput, ConfigError
+from tickerplant.core.interval import parse
 from tickerplant.core.rules import DEFAULT_RULES, Rules
+from tickerplant.core.sources import SourceOrder
 from tickerplant.core.symbols import check_symbol
 
 ENV_PREFIX = "TICKERPLANT_"
@@ -91,7 +93,16 @@ class RulesSettings(_Part):
     )
     sources: Names = Field(
         default=DEFAULT_RULES.sources,
-        description="Order of sources, best first, where several know a bar equally completely (shell patterns).",
+        description=(
+            "Order of sources, best first, where several know a bar equally completely: "
+            "`SOURCE[:ticks|:bars][@SYMBOL[ INTERVAL]]`, each a shell pattern."
+        ),
+    )
+    source_wait_ms: int = Field(
+        default=DEFAULT_RULES.source_wait_us // 1000,
+        ge=0,
+        le=600_000,
+        description="How long a bar waits for a live feed of a source that stands before its own, in milliseconds.",
     )
     calendars: dict[str, str] = Field(
         default=dict(DEFAULT_RULES.calendars),
@@ -106,6 +117,10 @@ class RulesSettings(_Part):
         le=60,
         description="For how many sessions finished bars are remembered, so that late ticks revise them.",
     )
+    activity_bars: dict[str, tuple[str, ...]] = Field(
+        default=dict(DEFAULT_RULES.activity_bars),
+        description="Bars by trades, volume or turnover for each pattern of symbols: `100t`, `10000v`, `1000000d`.",
+    )
     indicators: dict[str, tuple[str, ...]] = Field(
         default={interval: tuple(names) for interval, names in DEFAULT_RULES.indicators.items()},
         description="Indicators by bar interval, written as `NAME(parameter,…)`.",
@@ -115,15 +130,38 @@ class RulesSettings(_Part):
         description="Those of the indicators that are also computed on the bar that is still forming.",
     )
 
+    @field_validator("sources")
+    @classmethod
+    def _can_be_an_order(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            SourceOrder(entries)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        return entries
+
+    @field_validator("activity_bars")
+    @classmethod
+    def _are_bars_by_activity(cls, table: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        for name in (name for names in table.values() for name in names):
+            try:
+                good = parse(name).is_activity
+            except BadInput:
+                good = False
+            if not good:
+                raise ValueError(f"{name!r} is no interval by activity, such as 100t, 10000v or 1000000d")
+        return table
+
     def rules(self) -> Rules:
         """Return the rules as the log carries them, with the version of the calendars' data."""
         return Rules(
             lateness_us=self.lateness_ms * 1000,
             sources=self.sources,
+            source_wait_us=self.source_wait_ms * 1000,
             calendars=self.calendars,
             calendar_version=metadata.version("exchange_calendars"),
             extended_hours=self.extended_hours,
             memory_sessions=self.memory_sessions,
+            activity_bars=self.activity_bars,
             indicators=self.indicators,
             forming_indicators=self.forming_indicators,
         )
@@ -333,7 +371,7 @@ def _file(path: Path, *, must_exist: bool) -> dict[str, Any]:
 
 
 # Tables of free keys: a value given replaces the table as a whole only where it is not itself a part of the tree.
-_WHOLE = {"rules.calendars", "rules.indicators"}
+_WHOLE = {"rules.calendars", "rules.activity_bars", "rules.indicators"}
 
 
 def _merge(into: dict[str, Any], tree: Mapping[str, Any], origins: dict[str, str], origin: str, prefix: str) -> None:

@@ -1,11 +1,15 @@
 """Bar intervals: names, lengths and bucket arithmetic. Buckets are half-open, `[start, end)`, and start in UTC.
 
+Beside the intervals of time there are those of activity: `100t` is a bar of 100 trades, `10000v` one of 10,000 shares
+or units, `1000000d` one of a turnover of 1,000,000 in the symbol's currency (dollar bars). They have no length in time.
+
 Intraday buckets are counted from midnight UTC. A `1d` bar is stamped 00:00 UTC of its trading session's date (which
 session a tick belongs to is the calendar's matter, see `sessions`); a `1w` bar 00:00 UTC of the session week's Monday.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final, overload
 
@@ -17,18 +21,28 @@ _MONDAY_OFFSET_US = 4 * DAY_US  # 1970-01-01 was a Thursday; the first Monday is
 
 @dataclass(frozen=True, slots=True, order=True)
 class Interval:
-    """A bar interval of fixed length. Compare and sort by length; use the constants of this module or `parse`."""
+    """A bar interval. Compare and sort by length; use the constants of this module or `parse`.
+
+    `us` is its length, 0 for one of activity; then `measure` is `t`, `v` or `d` and `amount` how much of it.
+    """
 
     us: int
     name: str
+    measure: str = ""
+    amount: int = 0
 
     def __str__(self) -> str:
         return self.name
 
     @property
     def is_intraday(self) -> bool:
-        """Whether buckets go by time alone; False for `1d` and `1w`, which go by sessions."""
+        """Whether bars are stamped with an instant of the day; False for `1d` and `1w`, which go by sessions."""
         return self.us < DAY_US
+
+    @property
+    def is_activity(self) -> bool:
+        """Whether a bar ends when so much has traded, instead of when so much time has passed."""
+        return bool(self.measure)
 
     @overload
     def floor(self, times_us: int) -> int: ...
@@ -40,6 +54,7 @@ class Interval:
         >>> M5.floor(7 * 60_000_000) // 60_000_000
         5
         """
+        self._must_have_a_length()
         origin = _MONDAY_OFFSET_US if self.us == WEEK_US else 0
         return times_us - (times_us - origin) % self.us
 
@@ -49,7 +64,12 @@ class Interval:
     def end(self, starts_us: Int64Array) -> Int64Array: ...
     def end(self, starts_us: int | Int64Array) -> int | Int64Array:
         """Return the first instant after the bucket that begins at each start."""
+        self._must_have_a_length()
         return starts_us + self.us
+
+    def _must_have_a_length(self) -> None:
+        if self.is_activity:
+            raise ValueError(f"bars of {self.name} have no buckets of time")
 
 
 M1: Final = Interval(MINUTE_US, "1m")
@@ -68,15 +88,30 @@ _ALIASES = {
 }  # fmt: skip
 
 
+_ACTIVITY = re.compile(r"([1-9][0-9]{0,14})([tvd])")
+_LEAST_TURNOVER = 100  # `5d` is somebody's idea of a week, not a bar for every five dollars
+
+
 def parse(name: str) -> Interval:
     """Return the interval of that name (`5m`), or of a vendor's name for it (`5min`, `1day`).
 
     Raises BadInput naming the supported ones.
 
-    >>> parse("5min") is M5
-    True
+    >>> parse("5min") is M5, parse("100t").amount
+    (True, 100)
     """
-    found = _BY_NAME.get(name) or _ALIASES.get(name.lower())
+    found = _BY_NAME.get(name) or _ALIASES.get(name.lower()) or _activity(name)
     if found is None:
-        raise BadInput(f"unknown interval {name!r}; use one of {', '.join(_BY_NAME)}")
+        raise BadInput(
+            f"unknown interval {name!r}; use one of {', '.join(_BY_NAME)}, "
+            "or bars by activity such as 100t (trades), 10000v (volume), 1000000d (turnover)"
+        )
     return found
+
+
+def _activity(name: str) -> Interval | None:
+    match = _ACTIVITY.fullmatch(name)
+    if match is None:
+        return None
+    amount, measure = int(match[1]), match[2]
+    return None if measure == "d" and amount < _LEAST_TURNOVER else Interval(0, name, measure, amount)

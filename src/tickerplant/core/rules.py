@@ -36,7 +36,10 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """How long after a feed's watermark has passed the end of a window it stays open for late ticks."""
 
     sources: tuple[str, ...] = ("*",)
-    """Order of sources, best first, where several know a bar equally completely; patterns on the source's name."""
+    """Order of sources, best first, where several know a bar equally completely: entries of `core.sources`."""
+
+    source_wait_us: int = 3 * SECOND_US
+    """How long, in log time, a bar waits for a live feed whose source stands before its own."""
 
     calendars: Mapping[str, str] = msgspec.field(
         default_factory=lambda: {"*/*": "24/7", "*USDT": "24/7", "*USDC": "24/7", "BTC*": "24/7", "*": "XNYS"}
@@ -51,6 +54,9 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     memory_sessions: int = 1
     """For how many sessions finished bars are remembered, so that late ticks revise them."""
+
+    activity_bars: Mapping[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
+    """Pattern of symbols to intervals by activity (`100t`, `10000v`, `1000000d`); the first that fits counts."""
 
     indicators: Mapping[str, tuple[str, ...]] = msgspec.field(
         default_factory=lambda: {"1m": SEED_INDICATORS, "5m": SEED_INDICATORS, "1d": SEED_INDICATORS}

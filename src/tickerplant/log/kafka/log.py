@@ -113,6 +113,12 @@ class KafkaLog:
         """Remember how many chunks committed values have."""
         self._chunks.update(chunks)
 
+    def note_written(self, ends: Mapping[TopicPartition, int]) -> None:
+        """Remember how far this process has committed in partitions of kept state: it reads its own writes."""
+        for source, end in ends.items():
+            view = self._state(*source)
+            view.written = max(view.written, end)
+
     def note_passed(self, source: TopicPartition) -> None:
         """Count a position that retention has passed, and say so."""
         self.retention_passed[source.topic] += 1

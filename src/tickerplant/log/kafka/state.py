@@ -73,6 +73,8 @@ class Partition:
     def __init__(self, cluster: Cluster, topic: str, partition: int) -> None:
         self._cluster, self._topic, self._partition = cluster, topic, partition
         self._position = 0
+        self.written = 0
+        """The end of what this process has committed here: reading goes at least so far."""
         self._manifests: dict[str, tuple[int, Manifest]] = {}
         self._chunks: dict[str, dict[int, tuple[int, bytes]]] = {}
 
@@ -117,7 +119,9 @@ class Partition:
         return whole if len(whole) == manifest.size else None
 
     def _read_on(self) -> None:
-        for message in stretch.messages(self._cluster, self._topic, self._partition, self._position, None):
+        for message in stretch.messages(
+            self._cluster, self._topic, self._partition, self._position, None, at_least=self.written
+        ):
             self._apply(message)
 
     def _apply(self, message: Message) -> None:

@@ -11,24 +11,42 @@ from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 from tickerplant.core.errors import LogUnavailable
 from tickerplant.log.kafka.connection import Cluster, checked, told, translate
 
+_MARKERS_S = 0.002
+"""How often to look whether the markers of a transaction are there: they mostly are within a few milliseconds."""
 
-def messages(cluster: Cluster, topic: str, partition: int, start: int, end: int | None) -> Iterator[Message]:
+
+def messages(
+    cluster: Cluster, topic: str, partition: int, start: int, end: int | None, *, at_least: int = 0
+) -> Iterator[Message]:
     """Yield committed messages of [start, end) that are still there; `end` None is the end as of now.
 
-    Raises LogUnavailable when the brokers say nothing for longer than the cluster is patient.
+    Brokers say that a transaction is committed before they have marked its partitions. `at_least` waits for that: until
+    everything before it can be read. Raises LogUnavailable when the brokers say nothing for longer than the cluster is
+    patient.
     """
     with told(f"reading {topic}/{partition}"):
         settings = cluster.consumer("tickerplant-stretch", **{"enable.partition.eof": True})
         settings |= {"auto.offset.reset": "earliest"}  # the beginning may go any time, by retention or compaction
         consumer = checked(Consumer, settings)
         try:
-            low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=cluster.patience_s)
+            low, high = _bounds(cluster, consumer, TopicPartition(topic, partition), at_least)
             last = high if end is None else min(end, high)
             if max(start, low) < last:
                 consumer.assign([TopicPartition(topic, partition, max(start, low))])
                 yield from _until(cluster, consumer, last, f"reading {topic}/{partition}")
         finally:
             consumer.close()
+
+
+def _bounds(cluster: Cluster, consumer: Any, source: TopicPartition, at_least: int) -> tuple[int, int]:
+    deadline = time.monotonic() + cluster.patience_s
+    while True:
+        low, high = consumer.get_watermark_offsets(source, timeout=cluster.patience_s)
+        if high >= at_least:
+            return low, high
+        if time.monotonic() > deadline:
+            raise LogUnavailable(f"{source.topic}/{source.partition}: what was committed cannot be read")
+        time.sleep(_MARKERS_S)
 
 
 def _until(cluster: Cluster, consumer: Any, last: int, doing: str) -> Iterator[Message]:

@@ -32,6 +32,7 @@ class KafkaTransaction:
         self.positions: list[tuple[KafkaReader, dict[TopicPartition, int]]] = []
         self.chunks: dict[tuple[TopicPartition, str], int] = {}
         self.last: dict[TopicPartition, int] = {}
+        self.kept: dict[TopicPartition, int] = {}
         self.failed: KafkaError | None = None
 
     def append(self, topic: str, partition: int, value: Payload) -> None:
@@ -40,7 +41,7 @@ class KafkaTransaction:
         if len(view) > MAX_RECORD_BYTES:
             raise RecordTooLarge(f"a record of {len(view)} bytes; the log takes {MAX_RECORD_BYTES}")
         source = self._writer.check(topic, partition, keyed=False)
-        self._writer.produce(topic, partition, None, bytes(view), self._delivered(source))
+        self._writer.produce(topic, partition, None, bytes(view), self._delivered(source, self.last))
 
     def put_state(self, topic: str, partition: int, key: str, value: Payload | None) -> None:
         """Keep the newest value of a key, cut into chunks if it is long; None forgets it."""
@@ -49,7 +50,7 @@ class KafkaTransaction:
         chunks = 0
         for message_key, part in state.messages(key, value, former):
             chunks += message_key[:1] == b"c"
-            self._writer.produce(topic, partition, message_key, part, self._delivered(None))
+            self._writer.produce(topic, partition, message_key, part, self._delivered(source, self.kept))
         self.chunks[source, key] = chunks
 
     def send_positions(self, reader: Reader, positions: Mapping[TopicPartition, int]) -> None:
@@ -58,12 +59,14 @@ class KafkaTransaction:
             raise LogError("positions can be sent for a reader of this log with a group only")
         self.positions.append((reader, dict(positions)))
 
-    def _delivered(self, source: TopicPartition | None) -> Callable[[KafkaError | None, Message], None]:
+    def _delivered(
+        self, source: TopicPartition, last: dict[TopicPartition, int]
+    ) -> Callable[[KafkaError | None, Message], None]:
         def note(error: KafkaError | None, message: Message) -> None:
             if error is not None:
                 self.failed = self.failed or error
-            elif source is not None:
-                self.last[source] = max(self.last.get(source, -1), message.offset() or 0)
+            else:
+                last[source] = max(last.get(source, -1), message.offset() or 0)
 
         return note
 
@@ -187,6 +190,7 @@ class KafkaWriter:
             raise self._failed(error_of(exception)) from exception
         self._last = transaction.last
         self._log.note_chunks(transaction.chunks)
+        self._log.note_written({source: last + 1 for source, last in transaction.kept.items()})
 
     def _flush(self, transaction: KafkaTransaction) -> None:
         """Wait until what was appended has arrived or failed.
