@@ -1,0 +1,381 @@
+"""Trade conditions: what vendors and tapes say of a trade, as the bits of `core.flags`. Pure, and column-wise.
+
+A trade carries up to four codes (settlement, trade-through exemption, time, detail). Each code has bits; a trade has
+the bits of all its codes together, so the strictest rule wins. A code that the table does not know adds no bit: the
+trade counts as an ordinary one, and the code is counted (`Conditions.unknown`) for whoever reads the file to say.
+
+The tapes publish, for each code, whether it updates the consolidated last, the high and low, and the volume. Our bits
+hold one answer for all four prices, and bars are of a minute while the tapes speak of the day. What that makes of it:
+
+============================  ==========================  ==============================================================
+the tapes: last / high and    codes                       here
+low / volume
+============================  ==========================  ==============================================================
+yes / yes / yes               @ A B(UTP) D E F K O S X    no bit
+                              Y 1 5
+yes / yes / yes, at the       6                           CLOSING_AUCTION
+closing auction
+no / no / yes                 B(CTA) C H I N R V W 7 8    NO_OHLC
+if the day's first / yes /    G P Z 4                     NO_OHLC: the price was made earlier, most likely in another
+yes                                                       minute
+if from the last's own        L                           no bit: late, but in its sequence
+market or in time / yes /
+yes
+no / no / yes, outside        T                           EXTENDED: it may set the price of its own minute; the daily
+regular hours                                             bar takes regular hours alone
+the same, out of sequence     U                           EXTENDED and NO_OHLC
+no / no / no                  M Q                         NO_OHLC and NO_VOLUME: they repeat the opening or closing
+                                                          trade
+yes / yes / no                9                           CLOSING_AUCTION and NO_VOLUME: the listing market mends the
+                                                          day's close after hours
+============================  ==========================  ==============================================================
+
+A print marked T whose time lies in regular hours (made before the open, it came in after it) would set the open: see
+`without_price_in_regular_hours`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tickerplant.core.errors import BadInput
+from tickerplant.core.flags import TickFlag
+from tickerplant.core.times import BoolArray
+
+UInt16Array = npt.NDArray[np.uint16]
+
+ORDINARY: Final = TickFlag(0)
+NO_OHLC: Final = TickFlag.NO_OHLC
+NOTHING: Final = TickFlag.NO_OHLC | TickFlag.NO_VOLUME
+EXTENDED: Final = TickFlag.EXTENDED
+CLOSING: Final = TickFlag.CLOSING_AUCTION
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Table:
+    """One vendor's or tape's codes and their bits.
+
+    `words`: codes are whole words between separators (as numbers are); else each character is a code, and a word longer
+    than a trade has codes is one that is not known. `unclear`: codes that mean different things on the tapes that this
+    table stands for.
+    """
+
+    name: str
+    codes: Mapping[str, TickFlag]
+    words: bool = False
+    unclear: frozenset[str] = frozenset()
+
+
+CTA: Final = Table(
+    "cta",
+    {
+        "@": ORDINARY,  # regular sale; CTA itself leaves the place empty
+        "B": NO_OHLC,  # average price
+        "C": NO_OHLC,  # cash, cleared the same day
+        "E": ORDINARY,  # automatic execution
+        "F": ORDINARY,  # intermarket sweep
+        "H": NO_OHLC,  # price variation
+        "I": NO_OHLC,  # odd lot
+        "K": ORDINARY,  # rule 127 (NYSE) or 155 (NYSE American)
+        "L": ORDINARY,  # sold last
+        "M": NOTHING,  # market center official close
+        "N": NO_OHLC,  # next day; reserved since trades settle the day after
+        "O": ORDINARY,  # market center opening trade
+        "P": NO_OHLC,  # prior reference price
+        "Q": NOTHING,  # market center official open
+        "R": NO_OHLC,  # seller
+        "T": EXTENDED,  # extended hours
+        "U": EXTENDED | NO_OHLC,  # extended hours, sold out of sequence
+        "V": NO_OHLC,  # contingent
+        "X": ORDINARY,  # cross or periodic auction
+        "Z": NO_OHLC,  # sold out of sequence
+        "4": NO_OHLC,  # derivatively priced
+        "5": ORDINARY,  # market center reopening trade
+        "6": CLOSING,  # market center closing trade
+        "7": NO_OHLC,  # qualified contingent
+        "8": NO_OHLC,  # reserved; the matrix has it as no price already
+        "9": CLOSING | TickFlag.NO_VOLUME,  # corrected consolidated close
+    },
+)
+"""Tapes A and B: NYSE, NYSE American, Arca and the regional exchanges' own listings.
+
+Source: Consolidated Tape System, "CTS Pillar Multicast Output Binary Specification" (SIAC for the CTA Plan), the sale
+condition matrix, column "consolidated" (version 2.7a and later; in older ones I was the CAP election and updated all).
+"""
+
+UTP: Final = Table(
+    "utp",
+    {
+        "@": ORDINARY,  # regular sale
+        "A": ORDINARY,  # acquisition
+        "B": ORDINARY,  # bunched
+        "C": NO_OHLC,  # cash
+        "D": ORDINARY,  # distribution
+        "F": ORDINARY,  # intermarket sweep
+        "G": NO_OHLC,  # bunched, sold
+        "H": NO_OHLC,  # price variation
+        "I": NO_OHLC,  # odd lot
+        "K": ORDINARY,  # rule 155
+        "L": ORDINARY,  # sold last
+        "M": NOTHING,  # market center official close
+        "N": NO_OHLC,  # next day; reserved since trades settle the day after
+        "O": ORDINARY,  # opening prints
+        "P": NO_OHLC,  # prior reference price
+        "Q": NOTHING,  # market center official open
+        "R": NO_OHLC,  # seller
+        "S": ORDINARY,  # split
+        "T": EXTENDED,  # form T
+        "U": EXTENDED | NO_OHLC,  # extended hours, sold out of sequence
+        "V": NO_OHLC,  # contingent
+        "W": NO_OHLC,  # average price
+        "X": ORDINARY,  # cross or periodic auction
+        "Y": ORDINARY,  # yellow flag
+        "Z": NO_OHLC,  # sold out of sequence
+        "1": ORDINARY,  # stopped stock
+        "4": NO_OHLC,  # derivatively priced
+        "5": ORDINARY,  # reopening prints
+        "6": CLOSING,  # closing prints
+        "7": NO_OHLC,  # qualified contingent
+        "9": CLOSING | TickFlag.NO_VOLUME,  # corrected consolidated close
+    },
+)
+"""Tape C: Nasdaq's listings. E and 8 are placeholders without a rule, so they are not known here.
+
+Source: UTP Plan, "UTP Data Feed Services Specification", binary version 1.8 (April 2024), the sale condition matrix of
+the trade messages (UTDF), columns "consolidated processing guidelines" and "update volume".
+"""
+
+POLYGON: Final = Table(
+    "polygon",
+    {
+        "0": ORDINARY,
+        "1": ORDINARY,
+        "2": NO_OHLC,  # average price
+        "3": ORDINARY,
+        "4": ORDINARY,
+        "5": NO_OHLC,  # bunched, sold
+        "7": NO_OHLC,  # cash
+        "8": CLOSING,
+        "9": ORDINARY,
+        "10": NO_OHLC,  # derivatively priced
+        "11": ORDINARY,
+        "12": EXTENDED,
+        "13": EXTENDED | NO_OHLC,
+        "14": ORDINARY,
+        "15": NOTHING,
+        "16": NOTHING,
+        "17": ORDINARY,
+        "18": ORDINARY,
+        "19": CLOSING,
+        "20": NO_OHLC,  # next day
+        "21": NO_OHLC,  # price variation
+        "22": NO_OHLC,  # prior reference price
+        "23": ORDINARY,
+        "25": ORDINARY,
+        "27": ORDINARY,
+        "28": ORDINARY,
+        "29": NO_OHLC,  # seller
+        "30": ORDINARY,
+        "33": NO_OHLC,  # sold out of sequence
+        "34": ORDINARY,
+        "36": ORDINARY,
+        "37": NO_OHLC,  # odd lot
+        "38": CLOSING | TickFlag.NO_VOLUME,
+        "41": ORDINARY,  # trade-through exempt: why it was allowed, no rule for the statistics
+        "52": NO_OHLC,  # contingent
+        "53": NO_OHLC,  # qualified contingent
+    },
+    words=True,
+)
+"""Numbers in place of letters, as Polygon (now Massive) gives both tapes' conditions.
+
+Source: Polygon, glossary "Conditions & Indicators", trade conditions with their mapping to the tapes' codes; each
+number has the bits of the code that it is mapped to (17, 18 and 19 are CTA's names of O, 5 and 6). Numbers that the
+glossary gives no rule are not known here.
+"""
+
+CORRECTIONS: Final = Table(
+    "correction",
+    {
+        **dict.fromkeys(("0", "00", "1", "01"), ORDINARY),
+        **dict.fromkeys(("7", "07", "8", "08", "10", "11", "12"), NOTHING),
+    },
+    words=True,
+)
+"""Correction indicators of files that were put in order afterwards (TAQ and what follows it).
+
+0 is a trade never corrected, 1 one that was and has the corrected values: both count. 7 and 8 were later found in error
+or cancelled; 10, 11 and 12 say so again, or repeat the values that were wrong: none of these counts. Source: NYSE Daily
+TAQ, trades file, "Trade Correction Indicator".
+"""
+
+
+def _either(*tables: Table) -> Table:
+    """Return the codes of all tables; where two differ, the bits of both, and the code is unclear."""
+    codes: dict[str, TickFlag] = {}
+    unclear = set()
+    for table in tables:
+        for code, flags in table.codes.items():
+            if codes.setdefault(code, flags) != flags:
+                unclear.add(code)
+                codes[code] |= flags
+    return Table(" or ".join(table.name for table in tables), codes, unclear=frozenset(unclear))
+
+
+EITHER: Final = _either(CTA, UTP)
+"""What both tapes agree on, and what one alone knows. B is CTA's average price and UTP's bunched trade: it may not set
+a price here, since a wrong price is worse than one print less, and it is counted as unclear."""
+
+TABLES: Final[Mapping[str, Table]] = {table.name: table for table in (CTA, UTP, POLYGON)}
+"""The tables that can be asked for by name. A vendor's is added by declaring it and naming it here."""
+
+TAPES: Final[Mapping[str, Table]] = {"A": CTA, "B": CTA, "C": UTP, "1": POLYGON, "2": POLYGON, "3": POLYGON}
+"""Which table a trade's tape stands for; only Polygon numbers the tapes, and its conditions are numbers too."""
+
+_MOST_CODES: Final = 4
+_SEPARATORS: Final = re.compile(r"[\s,;|\[\]'\"]+")
+
+
+@dataclass(slots=True)
+class Conditions:
+    """What columns of conditions said: how many trades carry each code that is unknown, or unclear."""
+
+    unknown: dict[str, int] = field(default_factory=dict)
+    unclear: dict[str, int] = field(default_factory=dict)
+
+    def read(self, column: pa.Array | pa.ChunkedArray, table: Table, tapes: pa.Array | None = None) -> UInt16Array:
+        """Return the bits of each trade, uint16[n], and count the codes that are unknown or unclear.
+
+        `column` holds text, numbers, or lists of either; `tapes` holds each trade's tape, where known, and goes before
+        `table`. Empty and null are ordinary trades. Raises BadInput for a column of another type.
+        """
+        texts = _encoded(column)
+        distinct = ["" if text is None else text for text in texts.dictionary.to_pylist()] or [""]
+        tables, which = _tables(table, tapes, len(texts))
+        at = texts.indices.fill_null(-1).to_numpy(zero_copy_only=False) + 1  # 0: null
+        found = [[_resolve(text, each) for text in ("", *distinct)] for each in tables]
+        bits = np.array([[flags for flags, _, _ in row] for row in found], dtype=np.uint16)
+        if any(unknown or unclear for row in found for _, unknown, unclear in row):
+            self._count(found, which * len(found[0]) + at)
+        result: UInt16Array = bits[which, at]
+        return result
+
+    def _count(self, found: list[list[_Resolved]], place: npt.NDArray[np.int64]) -> None:
+        flat = [each for row in found for each in row]
+        for (_, unknown, unclear), times in zip(flat, np.bincount(place, minlength=len(flat)).tolist(), strict=True):
+            for codes, counts in ((unknown, self.unknown), (unclear, self.unclear)):
+                for code in codes if times else ():
+                    counts[code] = counts.get(code, 0) + times
+
+
+def flags_of(column: pa.Array | pa.ChunkedArray, tape: str) -> UInt16Array:
+    """Return the bits of each trade, uint16[n], by a table of TABLES. Raises BadInput when there is no such table.
+
+    >>> flags_of(pa.array(["@ TI", "@", "Q", None]), "utp").tolist()
+    [17, 0, 3, 0]
+    """
+    return Conditions().read(column, named(tape))
+
+
+def unknown_of(column: pa.Array | pa.ChunkedArray, tape: str) -> dict[str, int]:
+    """Return the codes that a table of TABLES does not know, and how many trades carry each. Raises BadInput likewise.
+
+    >>> unknown_of(pa.array(["@ I", "@J", "J,F"]), "cta")
+    {'J': 2}
+    """
+    conditions = Conditions()
+    conditions.read(column, named(tape))
+    return conditions.unknown
+
+
+def named(name: str) -> Table:
+    """Return the table of that name. Raises BadInput that says which there are."""
+    table = TABLES.get(name.strip().lower())
+    if table is None:
+        raise BadInput(f"no table of conditions {name!r}; there are {', '.join(TABLES)}")
+    return table
+
+
+def without_price_in_regular_hours(flags: UInt16Array, regular: BoolArray) -> UInt16Array:
+    """Return the bits with NO_OHLC added to prints of extended hours whose time lies in regular ones.
+
+    They were made before the open and came in after it; the tapes let no such print set the day's prices.
+    """
+    late = ((flags & TickFlag.EXTENDED) != 0) & regular
+    result: UInt16Array = np.where(late, flags | np.uint16(TickFlag.NO_OHLC), flags)
+    return result
+
+
+_Resolved = tuple[int, tuple[str, ...], tuple[str, ...]]
+"""Bits, unknown codes, unclear codes; each code once."""
+
+
+@lru_cache(maxsize=4096)  # a session's file has about a hundred spellings; garbage must not fill memory
+def _resolve(text: str, table: Table) -> _Resolved:
+    flags, unknown, unclear = ORDINARY, [], []
+    for code in _codes(text, table):
+        if code in table.codes:
+            flags |= table.codes[code]
+        else:
+            unknown.append(code)
+        if code in table.unclear:
+            unclear.append(code)
+    return int(flags), tuple(unknown), tuple(unclear)
+
+
+def _codes(text: str, table: Table) -> list[str]:
+    """Return the codes in a field, each once; `@ TI`, `@,T,I`, `T|I`, `['@', 'T']` and `12;37` are fields."""
+    codes: dict[str, None] = {}
+    for word in filter(None, _SEPARATORS.split(text)):
+        # Of two digits or more it is a number, not two codes: no tape says 12 or 37, vendors that count do.
+        whole = table.words or len(word) > _MOST_CODES or (len(word) > 1 and word.isdigit())
+        codes.update(dict.fromkeys((word,) if whole else word))
+    return list(codes)
+
+
+def _tables(table: Table, tapes: pa.Array | None, rows: int) -> tuple[list[Table], npt.NDArray[np.int64]]:
+    """Return the tables, and for each row which of them is its own."""
+    if tapes is None:
+        return [table], np.zeros(rows, dtype=np.int64)
+    column = _encoded(tapes)
+    said = [TAPES.get((text or "").strip().upper(), table) for text in column.dictionary.to_pylist()]
+    tables = list(dict.fromkeys((table, *said)))
+    own = np.array([0, *(tables.index(each) for each in said)], dtype=np.int64)
+    return tables, own[column.indices.fill_null(-1).to_numpy(zero_copy_only=False) + 1]
+
+
+def _encoded(column: pa.Array | pa.ChunkedArray) -> pa.DictionaryArray:
+    """Return a column as a dictionary of texts. Raises BadInput for a type that holds no codes."""
+    if isinstance(column, pa.ChunkedArray):
+        column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], pa.utf8())
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        if pa.types.is_string(kind.value_type):
+            return column.cast(pa.dictionary(pa.int32(), pa.utf8()))
+        column, kind = column.dictionary_decode(), kind.value_type
+    try:
+        if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+            lists = column.cast(pa.list_(kind.value_type))
+            column = pc.binary_join(pa.ListArray.from_arrays(lists.offsets, _texts(lists.values)), ",")
+        return _texts(column).dictionary_encode()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise BadInput(f"a column of conditions holds text, numbers or lists of these, not {kind}") from error
+
+
+def _texts(values: pa.Array) -> pa.Array:
+    kind = values.type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
+        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_string_view(kind)):
+            raise pa.ArrowNotImplementedError(str(kind))
+        if pa.types.is_floating(kind):  # whole numbers with gaps, as pandas writes them
+            values = values.cast(pa.int64())
+    return values.cast(pa.utf8()).fill_null("")
