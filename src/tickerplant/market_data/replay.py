@@ -37,6 +37,7 @@ TRANSACTION_BYTES: Final = 4 * 1024 * 1024
 _PACE_S: Final = 0.02  # what falls due within 20 ms goes together when a speed is given
 _LONGEST_SLEEP_S: Final = 0.25  # then it looks for `stop` and marks
 _FEW_ERRORS: Final = 3
+_FEW_CODES: Final = 10
 _LAST_OFFSETS: Final = 64  # behind the last record stand the marker of its transaction and those of aborted ones
 _LAST_S: Final = 5.0
 
@@ -47,7 +48,8 @@ class ReplayOptions:
 
     `symbol`, `interval`, `tz` (IANA) and `date_order` (`mdy`, `dmy`) stand in for what the file does not say. `speed`
     is a multiple of real time; None is as fast as it goes. `whole`: the first and the last interval count as complete
-    though the file begins and ends within them.
+    though the file begins and ends within them. `conditions` names the table that trade conditions are read by, of
+    `conditions.TABLES`; None is by each trade's tape, or what the tapes agree on.
     """
 
     symbol: str | None = None
@@ -57,11 +59,12 @@ class ReplayOptions:
     source: str = "file"
     speed: float | None = None
     whole: bool = True
+    conditions: str | None = None
 
     @property
     def reading(self) -> Reading:
         """The part that decides what the rows say."""
-        return Reading(self.symbol, self.interval, self.tz, self.date_order, self.source)
+        return Reading(self.symbol, self.interval, self.tz, self.date_order, self.source, self.conditions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,7 @@ class ReplaySummary:
 
     `already`: the file had been replayed before, nothing was written. `stopped`: it was asked to stop; the same call
     goes on. `ticks`, `bars` and `dead` count over all runs of this feed, `rows_read` and `seconds` this one.
+    `unknown_conditions`: how many of the rows read carry each code that no table knows; they are ordinary trades.
     """
 
     feed: str
@@ -97,6 +101,7 @@ class ReplaySummary:
     from_us: int = 0
     to_us: int = 0
     notes: tuple[str, ...] = ()
+    unknown_conditions: dict[str, int] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
 
 
@@ -215,6 +220,24 @@ class _Run:
                 return
             done = max(done, rows.end)
         self.writer.end(str(done).encode(), whole=self.options.whole)
+        self._note_conditions(reader)
+
+    def _note_conditions(self, reader: RowReader) -> None:
+        """Say, once for the file, what of its conditions was not understood."""
+        summary, notes = self.summary, list(self.summary.notes)
+        summary.unknown_conditions = {**reader.conditions.unknown}
+        if self.options.conditions and "conditions" not in self.shape.columns:
+            notes.append("no column for conditions: none were read")
+        if reader.conditions.unknown:
+            notes.append(f"conditions not known, taken as ordinary trades: {_counted(reader.conditions.unknown)}")
+        if reader.conditions.unclear:
+            notes.append(
+                "conditions that CTA and UTP read differently, taken as not setting a price (say --conditions cta or "
+                f"utp): {_counted(reader.conditions.unclear)}"
+            )
+        if reader.corrections.unknown:
+            notes.append(f"corrections not known, taken as ordinary trades: {_counted(reader.corrections.unknown)}")
+        summary.notes = tuple(notes)
 
     def _reader(self) -> RowReader:
         return RowReader(
@@ -289,6 +312,13 @@ class _Run:
             wait_s = (int(newest[at]) - now) / SECOND_US / speed
             self.sleep(min(max(wait_s, _PACE_S), _LONGEST_SLEEP_S))
         return at, FOREVER_US
+
+
+def _counted(codes: dict[str, int]) -> str:
+    """Return the most frequent codes with their counts."""
+    order = sorted(codes.items(), key=lambda item: (-item[1], item[0]))
+    more = f" and {len(order) - _FEW_CODES} more" if len(order) > _FEW_CODES else ""
+    return ", ".join(f"{code} ({times:,})" for code, times in order[:_FEW_CODES]) + more
 
 
 def _refuse_nonsense(rows: Rows) -> None:

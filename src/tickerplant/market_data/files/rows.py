@@ -17,11 +17,13 @@ import pyarrow.compute as pc
 
 from tickerplant.core import interval as intervals
 from tickerplant.core.errors import BadInput
-from tickerplant.core.flags import KNOWN_BITS
+from tickerplant.core.flags import KNOWN_BITS, TickFlag
 from tickerplant.core.interval import Interval
 from tickerplant.core.schemas import SMALL_TEXT, TEXT, TICKS, VENDOR_BARS
+from tickerplant.core.sessions import calendar
 from tickerplant.core.symbols import check_symbol
 from tickerplant.core.times import DAY_US, WEEK_US, Float64Array, Int64Array, timestamps
+from tickerplant.market_data import conditions
 from tickerplant.market_data.checks import EARLIEST_BAR_US, EARLIEST_TICK_US, Reasons, can_be, check_bars, check_ticks
 from tickerplant.market_data.files.blocks import Block, BrokenRow
 from tickerplant.market_data.files.shape import BARS, Shape
@@ -29,16 +31,20 @@ from tickerplant.market_data.files.times import TimeReader
 
 Int32Array = npt.NDArray[np.int32]
 
+_EXCHANGE = "XNYS"
+"""Whose regular hours the tapes' conditions speak of."""
+
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How a file is to be read, where it does not say so itself."""
+    """How a file is to be read, where it does not say so itself. `conditions`: a table of `conditions.TABLES`."""
 
     symbol: str | None = None
     interval: str | None = None
     tz: str | None = None
     date_order: str | None = None
     source: str = "file"
+    conditions: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +59,10 @@ class Rows:
 
 
 class RowReader:
-    """Reads the blocks of one file in order. Raises BadInput for what the user must say or that no row can heal."""
+    """Reads the blocks of one file in order. Raises BadInput for what the user must say or that no row can heal.
+
+    `conditions` and `corrections` count what of these columns was not understood, over all blocks read.
+    """
 
     def __init__(self, name: str, unit: str, shape: Shape, reading: Reading, *, header: int | None = None) -> None:
         self.kind = shape.kind
@@ -64,6 +73,8 @@ class RowReader:
         self._line = header
         self._times: TimeReader | None = None
         self._symbol_codes: dict[str, int] = {}
+        self.conditions, self.corrections = conditions.Conditions(), conditions.Conditions()
+        self._table = conditions.named(reading.conditions) if reading.conditions else conditions.EITHER
         self._given_symbol = check_symbol(reading.symbol) if reading.symbol else None
         self._given_interval = intervals.parse(reading.interval) if reading.interval else None
         if "symbol" not in shape.columns and self._given_symbol is None:
@@ -203,10 +214,24 @@ class RowReader:
             pa.array(self._floats(block, "size", reasons, absent=0.0)),
             self._sources(block, rows),
             trade_id if trade_id is not None else pa.nulls(rows, pa.utf8()),
-            pa.array(np.where(known, flags, 0).astype(np.uint16)),
+            pa.array(np.where(known, flags, 0).astype(np.uint16) | self._conditions(block, times)),
             timestamps(times),
         ]
         return pa.RecordBatch.from_arrays(columns, schema=TICKS)
+
+    def _conditions(self, block: Block, times: Int64Array) -> npt.NDArray[np.uint16]:
+        """Return the bits of a block's conditions and corrections. A table that was named goes before the tapes."""
+        columns = self._shape.columns
+        bits = np.zeros(len(times), dtype=np.uint16)
+        if "conditions" in columns:
+            tapes = None if self._reading.conditions or "tape" not in columns else block.columns[columns["tape"]]
+            bits = self.conditions.read(block.columns[columns["conditions"]], self._table, tapes)
+            if (bits & TickFlag.EXTENDED).any():
+                regular = calendar(_EXCHANGE).is_regular(times)
+                bits = conditions.without_price_in_regular_hours(bits, regular)
+        if "correction" in columns:
+            bits = bits | self.corrections.read(block.columns[columns["correction"]], conditions.CORRECTIONS)
+        return bits
 
     def _bars(
         self, block: Block, times: Int64Array, symbols: pa.Array, grid: pa.Array | None, reasons: Reasons

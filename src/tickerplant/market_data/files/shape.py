@@ -22,6 +22,12 @@ _NAMES: Final[Mapping[str, Sequence[str]]] = {
     "size": ("size", "quantity", "qty", "volume", "vol", "lastsize", "tradesize", "amount", "q", "v"),
     "trade_id": ("tradeid", "id", "aggtradeid", "tid"),
     "flags": ("flags",),
+    "conditions": (
+        "conditions", "condition", "saleconditions", "salecondition", "tradeconditions", "tradecondition", "conds",
+        "cond", "trscond",
+    ),
+    "tape": ("tape",),
+    "correction": ("correction", "tradecorrection", "tradecorrectionindicator", "trcorr", "corr"),
     "source": ("source", "vendor"),
     "open": ("open", "o", "openprice"),
     "high": ("high", "h", "highprice"),
@@ -31,7 +37,9 @@ _NAMES: Final[Mapping[str, Sequence[str]]] = {
     "vwap": ("vwap", "vw", "averageprice"),
     "trades": ("trades", "n", "tradecount", "numberoftrades", "count", "transactions"),
 }  # fmt: skip
-_OF_TICKS: Final = ("time", "symbol", "price", "size", "trade_id", "flags", "source")
+_OF_TICKS: Final = (
+    "time", "symbol", "price", "size", "trade_id", "flags", "conditions", "tape", "correction", "source",
+)  # fmt: skip
 _OF_BARS: Final = (
     "time", "symbol", "interval", "open", "high", "low", "close", "volume", "vwap", "trades", "source",
 )  # fmt: skip
@@ -77,6 +85,8 @@ def recognise(header: Sequence[str], *, line: int | None = None) -> Shape:
         found = _find(plain, role)
         if found is not None and found not in columns.values():
             columns[role] = found
+    if "conditions" not in columns:
+        columns.pop("tape", None)  # it says nothing but how to read them
     clock = None
     if columns.get("time") == plain.get(_CLOCK) and _DATE in plain and _CLOCK in plain:
         columns["time"], clock = plain[_DATE], plain[_CLOCK]
