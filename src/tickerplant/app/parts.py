@@ -109,14 +109,22 @@ def replay_options(
     date_order: str | None,
     speed: float | None,
     source: str | None,
+    conditions: str | None,
 ) -> ReplayOptions:
     """Return what a replay is told besides its file."""
+    from tickerplant.market_data.conditions import named
     from tickerplant.market_data.replay import ReplayOptions
 
     if date_order not in (None, "mdy", "dmy"):
         raise BadInput(f"--date-order {date_order!r}: use mdy (03/04 is the 4th of March) or dmy (the 3rd of April)")
     return ReplayOptions(
-        symbol=symbol, interval=interval, tz=tz, date_order=date_order, speed=speed, source=source or "file"
+        symbol=symbol,
+        interval=interval,
+        tz=tz,
+        date_order=date_order,
+        speed=speed,
+        source=source or "file",
+        conditions=named(conditions).name if conditions else None,
     )
 
 

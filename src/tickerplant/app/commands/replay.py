@@ -42,6 +42,14 @@ def replay(
         float | None, typer.Option("--speed", min=0.001, help="Multiple of real time; without it as fast as it goes.")
     ] = None,
     source: Annotated[str | None, typer.Option("--source", help="Who said it, for the order of sources.")] = None,
+    conditions: Annotated[
+        str | None,
+        typer.Option(
+            "--conditions",
+            help="Whose trade conditions the file has; without it, the column tape says.",
+            metavar="cta|utp|polygon",
+        ),
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Return only when all of it is in the tables.")] = True,
     s_partitions: Annotated[
         int | None, typer.Option("--partitions", help="Partitions of new topics.", rich_help_panel="Settings")
@@ -61,7 +69,13 @@ def replay(
     if not file.is_file():
         raise BadInput(f"there is no file {file}")
     options = parts.replay_options(
-        symbol=symbol, interval=interval, tz=tz, date_order=date_order, speed=speed, source=source
+        symbol=symbol,
+        interval=interval,
+        tz=tz,
+        date_order=date_order,
+        speed=speed,
+        source=source,
+        conditions=conditions,
     )
     stop, began = threading.Event(), time.monotonic()
     bars: dict[str, int] = {}
@@ -220,6 +234,7 @@ def _report(
                 "vendor_bars": result.bars,
                 "dead_lettered": result.dead,
                 "repeats": result.repeats,
+                "unknown_conditions": result.unknown_conditions,
                 "bars": bars,
                 "seconds": round(seconds, 3),
             }
