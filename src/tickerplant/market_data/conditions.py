@@ -22,7 +22,7 @@ if from the last's own        L                           no bit: late, but in i
 market or in time / yes /
 yes
 no / no / yes, outside        T                           EXTENDED: it may set the price of its own minute; the daily
-regular hours                                             bar takes regular hours alone
+regular hours                                             bar takes regular hours alone, unless set
 the same, out of sequence     U                           EXTENDED and NO_OHLC
 no / no / no                  M Q                         NO_OHLC and NO_VOLUME: they repeat the opening or closing
                                                           trade
