@@ -11,7 +11,7 @@ from tickerplant.core import sessions
 from tickerplant.core.errors import ConfigError
 from tickerplant.core.rules import Rules
 from tickerplant.core.sessions import NO_SESSION, Calendars, calendar
-from tickerplant.core.times import DAY_US, FOREVER_US, NEVER_US, iso, to_us
+from tickerplant.core.times import DAY_US, FOREVER_US, HOUR_US, NEVER_US, iso, to_us
 
 
 def at(text: str) -> int:
@@ -46,6 +46,128 @@ def test_a_session_opens_and_closes_when_the_exchange_says(name: str, session: s
         True,
     ]
     assert known.session_of(np.array([inside[0], inside[1] - 1])).tolist() == [at(session)] * 2
+
+
+# New York Stock Exchange: 9:30 a.m. to 4:00 p.m. Eastern Time; early closings at 1:00 p.m. on the day after
+# Thanksgiving and on Christmas Eve, in 2025 also on 3 July; on its electronic markets early trading from 4:00 a.m. and
+# late trading to 8:00 p.m., to 5:00 p.m. on the days of an early closing (NYSE Group, Holidays & Trading Hours).
+# Eastern Time is UTC-5; UTC-4 from the second Sunday of March (2025-03-09) to the first of November (2025-11-02).
+# London Stock Exchange: 08:00 to 16:30 London time, to 12:30 on the last business days before Christmas and New Year.
+# London is at UTC; UTC+1 from the last Sunday of March (2025-03-30) to the last of October (2025-10-26).
+# Hong Kong (HKEX): 09:30 to 12:00 and 13:00 to 16:00, UTC+8; no afternoon on the eves of Christmas, New Year and the
+# Lunar New Year. Tokyo (JPX): 09:00 to 11:30 and 12:30 to 15:00, UTC+9; to 15:30 from 2024-11-05 on.
+# Australia (ASX): 10:00 to 16:00 Sydney time, UTC+10, in summer UTC+11; to 14:10 on Christmas Eve.
+@pytest.mark.parametrize(
+    ("name", "session", "opens", "closes"),
+    [
+        ("XNYS", "2025-07-03", "2025-07-03T13:30", "2025-07-03T17:00"),
+        ("XNYS", "2025-12-24", "2025-12-24T14:30", "2025-12-24T18:00"),
+        ("XNYS", "2015-12-24", "2015-12-24T14:30", "2015-12-24T18:00"),
+        ("XLON", "2025-12-24", "2025-12-24T08:00", "2025-12-24T12:30"),
+        ("XLON", "2015-12-24", "2015-12-24T08:00", "2015-12-24T12:30"),
+        ("XLON", "2025-12-31", "2025-12-31T08:00", "2025-12-31T12:30"),
+        ("XHKG", "2025-12-24", "2025-12-24T01:30", "2025-12-24T04:00"),
+        ("XASX", "2025-12-24", "2025-12-23T23:00", "2025-12-24T03:10"),
+        ("XNYS", "2025-03-07", "2025-03-07T14:30", "2025-03-07T21:00"),  # both in winter: five hours apart
+        ("XLON", "2025-03-07", "2025-03-07T08:00", "2025-03-07T16:30"),
+        ("XNYS", "2025-03-10", "2025-03-10T13:30", "2025-03-10T20:00"),  # New York in summer, London not: four hours
+        ("XLON", "2025-03-10", "2025-03-10T08:00", "2025-03-10T16:30"),
+        ("XNYS", "2025-03-28", "2025-03-28T13:30", "2025-03-28T20:00"),
+        ("XLON", "2025-03-28", "2025-03-28T08:00", "2025-03-28T16:30"),
+        ("XNYS", "2025-03-31", "2025-03-31T13:30", "2025-03-31T20:00"),  # both in summer
+        ("XLON", "2025-03-31", "2025-03-31T07:00", "2025-03-31T15:30"),
+        ("XNYS", "2025-10-24", "2025-10-24T13:30", "2025-10-24T20:00"),
+        ("XLON", "2025-10-24", "2025-10-24T07:00", "2025-10-24T15:30"),
+        ("XNYS", "2025-10-27", "2025-10-27T13:30", "2025-10-27T20:00"),  # London in winter, New York not: four hours
+        ("XLON", "2025-10-27", "2025-10-27T08:00", "2025-10-27T16:30"),
+        ("XNYS", "2025-10-31", "2025-10-31T13:30", "2025-10-31T20:00"),
+        ("XLON", "2025-10-31", "2025-10-31T08:00", "2025-10-31T16:30"),
+        ("XNYS", "2025-11-03", "2025-11-03T14:30", "2025-11-03T21:00"),  # both in winter
+        ("XLON", "2025-11-03", "2025-11-03T08:00", "2025-11-03T16:30"),
+        ("XTKS", "2024-11-01", "2024-11-01T00:00", "2024-11-01T06:00"),  # the last day that closed at 15:00
+        ("XTKS", "2024-11-05", "2024-11-05T00:00", "2024-11-05T06:30"),
+        ("XHKG", "2025-03-10", "2025-03-10T01:30", "2025-03-10T08:00"),  # no summer time in Asia
+        ("XTKS", "2025-11-04", "2025-11-04T00:00", "2025-11-04T06:30"),
+        ("XASX", "2025-10-03", "2025-10-03T00:00", "2025-10-03T06:00"),
+        ("XASX", "2025-10-06", "2025-10-05T23:00", "2025-10-06T05:00"),  # opens on the UTC day before its date
+        ("24/7", "2025-03-09", "2025-03-09", "2025-03-10"),  # a UTC day has 24 hours in any season
+        ("24/7", "2025-11-02", "2025-11-02", "2025-11-03"),
+    ],
+)
+def test_half_days_and_summer_time_are_those_of_the_published_hours(
+    name: str, session: str, opens: str, closes: str
+) -> None:
+    known = calendar(name)
+    assert iso(int(known.open_of(times(session))[0])) == iso(at(opens))
+    assert iso(int(known.close_of(times(session))[0])) == iso(at(closes))
+    edges = np.array([at(opens) - 1, at(opens), at(closes) - 1, at(closes)])
+    always = name == "24/7"
+    assert known.is_regular(edges).tolist() == [always, True, True, always]
+    assert known.session_of(edges[1:3]).tolist() == [at(session)] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "session", "begins", "ends"),
+    [
+        ("XNYS", "2025-03-07", "2025-03-07T09:00", "2025-03-08T01:00"),  # 4:00 a.m. to 8:00 p.m. in winter …
+        ("XNYS", "2025-03-10", "2025-03-10T08:00", "2025-03-11T00:00"),  # … and in summer
+        ("XNYS", "2025-10-31", "2025-10-31T08:00", "2025-11-01T00:00"),
+        ("XNYS", "2025-11-03", "2025-11-03T09:00", "2025-11-04T01:00"),
+        ("XNYS", "2025-07-03", "2025-07-03T08:00", "2025-07-03T21:00"),  # an early closing: late trading to 5:00 p.m.
+        ("XNYS", "2025-11-28", "2025-11-28T09:00", "2025-11-28T22:00"),
+        ("XNYS", "2025-12-24", "2025-12-24T09:00", "2025-12-24T22:00"),
+        ("XNYS", "2015-12-24", "2015-12-24T09:00", "2015-12-24T22:00"),
+    ],
+)
+def test_extended_hours_end_earlier_on_half_days(name: str, session: str, begins: str, ends: str) -> None:
+    known = calendar(name)
+    assert [iso(int(bound[0])) for bound in known.bounds_of(times(session))] == [iso(at(begins)), iso(at(ends))]
+    edges = np.array([at(begins) - 1, at(begins), at(ends) - 1, at(ends)])
+    assert known.session_of(edges).tolist() == [NO_SESSION, at(session), at(session), NO_SESSION]
+    assert not known.is_regular(edges).any()
+
+
+@pytest.mark.parametrize(
+    ("name", "day", "noon"),
+    [
+        ("XNYS", "2025-01-09", "2025-01-09T17:00"),  # closed to mourn President Carter, announced ten days before
+        ("XNYS", "2025-04-18", "2025-04-18T17:00"),  # Good Friday
+        ("XNYS", "2025-06-19", "2025-06-19T17:00"),  # Juneteenth
+        ("XNYS", "2025-11-27", "2025-11-27T17:00"),  # Thanksgiving
+        ("XNYS", "2025-12-25", "2025-12-25T17:00"),
+        ("XNYS", "2012-10-29", "2012-10-29T17:00"),  # Hurricane Sandy
+        ("XLON", "2025-05-26", "2025-05-26T11:00"),  # Spring bank holiday
+        ("XLON", "2025-12-26", "2025-12-26T12:00"),  # Boxing Day
+        ("XHKG", "2026-02-17", "2026-02-17T03:00"),  # Lunar New Year
+        ("XTKS", "2024-11-04", "2024-11-04T03:00"),  # Culture Day, in lieu
+        ("XTKS", "2025-12-31", "2025-12-31T03:00"),
+    ],
+)
+def test_a_holiday_is_no_session(name: str, day: str, noon: str) -> None:
+    known = calendar(name)
+    hours = np.arange(at(noon) - 6 * HOUR_US, at(noon) + 6 * HOUR_US, HOUR_US)
+    assert set(known.session_of(hours).tolist()) == {NO_SESSION}
+    assert not known.is_regular(hours).any()
+    for asked in (known.open_of, known.close_of, known.bounds_of):
+        with pytest.raises(ValueError, match="not sessions"):
+            asked(times(day))
+
+
+def test_one_exchanges_holiday_is_anothers_session() -> None:
+    boxing_day = times("2025-12-26T15:00")  # New York trades, London and Hong Kong do not
+    assert calendar("XNYS").session_of(boxing_day).tolist() == [at("2025-12-26")]
+    assert calendar("XLON").session_of(boxing_day).tolist() == [NO_SESSION]
+    assert calendar("XHKG").session_of(times("2025-12-26T03:00")).tolist() == [NO_SESSION]
+    assert calendar("24/7").session_of(times("2025-12-25T03:00")).tolist() == [at("2025-12-25")]
+
+
+def test_tokyo_breaks_for_lunch_at_half_past_eleven_and_hong_kong_not_on_a_half_day() -> None:
+    asked = times(
+        "2025-11-04T02:29:59.999999", "2025-11-04T02:30", "2025-11-04T03:29:59.999999", "2025-11-04T03:30",
+    )  # fmt: skip
+    assert calendar("XTKS").is_regular(asked).tolist() == [True, False, False, True]
+    half = times("2025-12-24T03:59:59.999999", "2025-12-24T04:00", "2025-12-24T05:00", "2025-12-24T07:59:59.999999")
+    assert calendar("XHKG").is_regular(half).tolist() == [True, False, False, False]
 
 
 def test_regular_hours_are_half_open_and_leave_out_the_lunch_break() -> None:

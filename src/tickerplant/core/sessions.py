@@ -2,9 +2,9 @@
 
 A session is named by its date, at 00:00 UTC in microseconds. Its *regular* hours are half-open, `[open, close)`, less
 the lunch break where the exchange has one. Around them lie its extended hours: a session begins at 04:00 local time (or
-at its open, if that is earlier) and ends at 20:00 local time (or at its close, if that is later), but never before its
-predecessor has ended nor after its successor opens. Times between two sessions belong to none: an overnight print is in
-the intraday bars, which go by time alone, and in no daily bar.
+at its open, if that is earlier) and ends at 20:00 local time or four hours after its close, whichever is first (or at
+its close, if that is later), but never before its predecessor has ended nor after its successor opens. Times between
+two sessions belong to none: an overnight print is in the intraday bars, which go by time alone, and in no daily bar.
 
 Schedules cover fixed years (`FIRST_DAY` to `LAST_DAY`, or as far as the exchange's calendar is known), so that no clock
 decides what a session is; outside of them there is no session.
@@ -25,7 +25,7 @@ import numpy as np
 
 from tickerplant.core.errors import ConfigError
 from tickerplant.core.rules import Rules
-from tickerplant.core.times import DAY_US, FOREVER_US, NEVER_US, BoolArray, Int64Array, to_us
+from tickerplant.core.times import DAY_US, FOREVER_US, HOUR_US, NEVER_US, BoolArray, Int64Array, to_us
 
 NO_SESSION: Final = NEVER_US
 """What `session_of` says of a time in no session."""
@@ -39,6 +39,8 @@ Schedule: TypeAlias = Mapping[str, Int64Array]
 """A calendar's arrays by name, one element a session."""
 _EXTENDED_FROM: Final = dt.time(4)
 _EXTENDED_TO: Final = dt.time(20)
+_EXTENDED_FOR_US: Final = 4 * HOUR_US
+"""At most so long after the close: New York's late trading ends at 20:00, and at 17:00 after a close at 13:00."""
 
 
 class Calendar(Protocol):
@@ -227,11 +229,12 @@ def made_schedule(name: str) -> Schedule:
         )
     schedule, zone = made.schedule, ZoneInfo(str(made.tz))
     days = [moment.date() for moment in schedule.index]
+    hours = {part: _microseconds(schedule[part]) for part in ("open", "close", "break_start", "break_end")}
     return {
         "dates": _microseconds(schedule.index),
-        **{part: _microseconds(schedule[part]) for part in ("open", "close", "break_start", "break_end")},
+        **hours,
         "extended_from": _local(days, _EXTENDED_FROM, zone),
-        "extended_to": _local(days, _EXTENDED_TO, zone),
+        "extended_to": np.minimum(_local(days, _EXTENDED_TO, zone), hours["close"] + _EXTENDED_FOR_US),
     }
 
 
