@@ -6,6 +6,7 @@ import datetime as dt
 
 import numpy as np
 import pytest
+from exchange_calendars.calendar_utils import global_calendar_dispatcher
 
 from tickerplant.core import sessions
 from tickerplant.core.errors import ConfigError
@@ -225,6 +226,18 @@ def test_a_symbols_calendar_is_the_first_pattern_that_fits() -> None:
     assert Calendars(Rules(calendars={"*.L": "XLON"})).of("AAPL").name == "24/7"
     with pytest.raises(ConfigError, match="unknown calendar 'NOWHERE'"):
         Calendars(Rules(calendars={"*": "NOWHERE"})).check()
+
+
+def test_a_calendar_that_the_library_cannot_make_is_refused_as_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        bound_min = bound_max = staticmethod(lambda: None)
+
+        def __init__(self, **_: str) -> None:
+            raise NotImplementedError("implemented by subclasses")
+
+    monkeypatch.setitem(global_calendar_dispatcher._calendar_factories, "XBRK", Broken)
+    with pytest.raises(ConfigError, match=r"cannot make the calendar 'XBRK'.*implemented by subclasses"):
+        Calendars(Rules(calendars={"*": "XBRK"})).check()
 
 
 def test_the_kept_schedules_are_the_library_s() -> None:

@@ -189,7 +189,7 @@ def calendar(name: str) -> Calendar:
     """Return the calendar of that name: `24/7`, or a name of exchange_calendars such as `XNYS`.
 
     The first call of a name takes about a quarter of a second (and some seconds for the library's import), unless its
-    schedule is in the package; later ones nothing. Raises ConfigError for an unknown name.
+    schedule is in the package; later ones nothing. Raises ConfigError for an unknown name, or where the library fails.
     """
     if name == ALWAYS_OPEN:
         return AlwaysOpen()
@@ -210,7 +210,7 @@ def kept_schedule(name: str) -> Schedule | None:
 
 
 def made_schedule(name: str) -> Schedule:
-    """Return the schedule as the library makes it. Raises ConfigError for an unknown name."""
+    """Return the schedule as the library makes it. Raises ConfigError for an unknown name or where it fails."""
     import exchange_calendars
     from exchange_calendars.calendar_utils import global_calendar_dispatcher
 
@@ -223,10 +223,16 @@ def made_schedule(name: str) -> Schedule:
     with warnings.catch_warnings():
         # The library's use of pandas is its own matter: a deprecation there must stop nobody who forbids warnings.
         warnings.simplefilter("ignore")
-        made = factory(
-            start=FIRST_DAY.isoformat() if first is None else max(FIRST_DAY, first.date()).isoformat(),
-            end=LAST_DAY.isoformat() if last is None else min(LAST_DAY, last.date()).isoformat(),
-        )
+        try:
+            made = factory(
+                start=FIRST_DAY.isoformat() if first is None else max(FIRST_DAY, first.date()).isoformat(),
+                end=LAST_DAY.isoformat() if last is None else min(LAST_DAY, last.date()).isoformat(),
+            )
+        except Exception as error:
+            # With pandas 3.1 exchange_calendars 4.13 makes neither ASEX (NotImplementedError) nor XTAE (ValueError). A
+            # name in the rules that cannot be used is refused as such: it must not stop whoever reads them in a log.
+            why = f"{type(error).__name__}: {str(error)[:200]}"
+            raise ConfigError(f"exchange_calendars cannot make the calendar {name!r}, use another: {why}") from error
     schedule, zone = made.schedule, ZoneInfo(str(made.tz))
     days = [moment.date() for moment in schedule.index]
     hours = {part: _microseconds(schedule[part]) for part in ("open", "close", "break_start", "break_end")}
