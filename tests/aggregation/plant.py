@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +38,7 @@ def start(feed: str = "a", from_us: int = 0, symbols: Sequence[str] = (), **more
 
 
 def ticks(rows: Iterable[Sequence[Any]], watermark: int, feed: str = "a", source: str = "s", sent: int = SENT) -> bytes:
-    """Rows: (time, symbol, price, size[, flags])."""
+    """Rows: (time, symbol, price, size[, flags[, trade_id]])."""
     rows = list(rows)
     columns = [
         timestamps(np.array([row[0] for row in rows], dtype=np.int64)),
@@ -46,7 +46,7 @@ def ticks(rows: Iterable[Sequence[Any]], watermark: int, feed: str = "a", source
         pa.array([row[2] for row in rows], type=pa.float64()),
         pa.array([row[3] for row in rows], type=pa.float64()),
         pa.array([source] * len(rows), type=pa.utf8()).dictionary_encode(),
-        pa.nulls(len(rows), pa.utf8()),
+        pa.array([row[5] if len(row) > 5 else None for row in rows], type=pa.utf8()),
         pa.array([row[4] if len(row) > 4 else 0 for row in rows], type=pa.uint16()),
         timestamps(np.array([row[0] for row in rows], dtype=np.int64)),
     ]
@@ -96,8 +96,22 @@ def settings(**values: Any) -> bytes:
 
 
 def run(raw: Sequence[bytes], stage: AggregationStage | None = None, first: int = 0) -> list[list[Produced]]:
+    """Step through the records; what came before those of `raw`, nobody remembers."""
     stage = stage or AggregationStage(1)
-    return [stage.step(Arrived(value, first + place)) for place, value in enumerate(raw)]
+    return continued(raw, stage, first, first)
+
+
+def continued(raw: Sequence[bytes], stage: AggregationStage, first: int, kept_from: int = 0) -> list[list[Produced]]:
+    """Step through the records of a log from `first` on; `raw` is what it has from `kept_from` on."""
+    log = [Arrived(value, kept_from + place) for place, value in enumerate(raw)]
+
+    def step(arrived: Arrived) -> list[Produced]:
+        def past(begin: int, end: int) -> Iterator[Arrived]:
+            return (earlier for earlier in log if begin <= earlier.offset < min(end, arrived.offset))
+
+        return stage.step(arrived, past)
+
+    return [step(arrived) for arrived in log[first - kept_from :]]
 
 
 def decoded(steps: Iterable[Iterable[Produced]], topic: str = schemas.OHLCV) -> list[records.Record]:
@@ -119,8 +133,15 @@ def bars(steps: Iterable[Iterable[Produced]], state: str | None = None) -> list[
 
 
 def last(steps: Iterable[Iterable[Produced]]) -> dict[tuple[str, str, int], dict[str, Any]]:
-    """The last final state of every bar by (interval, symbol, time)."""
-    return {(row["interval"], row["symbol"], row["time"]): row for row in bars(steps, "final")}
+    """The last closed state of every bar by (interval, symbol, time); withdrawn ones are not there any more."""
+    found: dict[tuple[str, str, int], dict[str, Any]] = {}
+    for row in bars(steps):
+        key = (row["interval"], row["symbol"], row["time"])
+        if row["state"] == "final":
+            found[key] = row
+        elif row["state"] == "withdrawn":
+            found.pop(key, None)
+    return found
 
 
 PRICES = ("open", "high", "low", "close", "trades", "complete", "source")

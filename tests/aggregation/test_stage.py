@@ -267,7 +267,7 @@ def test_cancels_and_prices_that_are_no_numbers_are_counted() -> None:
     steps = run([start(from_us=OPEN), ticks(rows, OPEN + S), end()])
     said = [r.header for r in decoded(steps, schemas.STATUS)]
     counts = {s.reason: s.count for s in said if isinstance(s, records.FeedState) and s.state == "unsupported"}
-    assert counts == {"cancel or correction": 1, "price or size is no number": 1}
+    assert counts == {"cancel or correction of a print that has not come": 1, "price or size is no number": 1}
     assert last(steps)["1m", "A", OPEN]["trades"] == 1
 
 

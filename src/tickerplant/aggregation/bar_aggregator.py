@@ -21,9 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tickerplant.aggregation import closing, forming, memory
-from tickerplant.aggregation.finished import AUCTION, DOWN, LATE, SOURCE, TICKS
+from tickerplant.aggregation.finished import AUCTION, CANCEL, CORRECTION, DOWN, LATE, SOURCE, TICKS
 from tickerplant.aggregation.grouping import TickColumns, group_ticks
-from tickerplant.aggregation.rows import DAYS, FROM_TICKS, MINUTES, Rows
+from tickerplant.aggregation.recount import UNDOES, Past, auction_sessions, no_past, recount
+from tickerplant.aggregation.rows import DAYS, FROM_TICKS, MINUTES, Rows, keys_of, take
 from tickerplant.aggregation.state import State
 from tickerplant.aggregation.watermark import Feed
 from tickerplant.core.flags import TickFlag
@@ -32,7 +33,6 @@ from tickerplant.core.schemas import STALE_FEED_US
 from tickerplant.core.sessions import NO_SESSION
 from tickerplant.core.times import DAY_US, FOREVER_US, MINUTE_US, NEVER_US, SECOND_US, BoolArray
 
-_UNDONE: Final = TickFlag.CANCEL | TickFlag.CORRECTION
 _MAX_OVER: Final = 1440  # interval-over records of one step: a feed whose watermark jumps a day says one day of them
 
 
@@ -126,20 +126,24 @@ class BarAggregator:
             self._recover(feed, former)
         self._outcome.states.append(StateRow(name, "up", from_us))
 
-    def ticks(self, name: str, ticks: TickColumns, watermark_us: int, offset: int, version: int) -> None:
-        """Prints of a feed, in the order of their arrival, and its watermark after them."""
+    def ticks(
+        self, name: str, ticks: TickColumns, watermark_us: int, offset: int, version: int, past: Past = no_past
+    ) -> None:
+        """Prints of a feed, in the order of their arrival, and its watermark after them; `past` for what is undone."""
         feed = self._known(name, watermark_us)
         self.state.refresh()
+        reason = LATE
         if len(ticks):
             feed.top_us = max(feed.top_us, int(ticks.time.max()))
-            flags = int(np.bitwise_or.reduce(ticks.flags))
-            if flags & _UNDONE:
-                ticks = self._without_undone(feed, ticks)
-            if flags & TickFlag.CLOSING_AUCTION:
-                self._keep_auction(feed, ticks, offset, version)
+            touched = self._touches_undone(feed, ticks)
+            if touched is not None:
+                reason = self._recount(feed, ticks.where(touched), offset, version, past)
+                ticks = ticks.where(~touched)
         if len(ticks):
+            if int(np.bitwise_or.reduce(ticks.flags)) & TickFlag.CLOSING_AUCTION:
+                self._keep_auction(feed, ticks, offset, version)
             self._take_ticks(feed, ticks, offset, version)
-        self._advance(feed, watermark_us)
+        self._advance(feed, watermark_us, reason)
 
     def vendor_bars(self, name: str, rows: Rows, intervals: npt.NDArray[np.int8], watermark_us: int) -> None:
         """Finished bars that a vendor gave, one row for each, with the code of its interval."""
@@ -158,7 +162,7 @@ class BarAggregator:
             mine = mine[order]
             again = (mine["symbol"][1:] == mine["symbol"][:-1]) & (mine["start"][1:] == mine["start"][:-1])
             mine = mine[np.concatenate((~again, [True]))]
-            state.finished[code].merge(mine, state.ranks, SOURCE)
+            state.finished[code].merge(mine, state.ranking, SOURCE)
         self._advance(feed, watermark_us, reason=SOURCE)
 
     def mark(self, name: str, watermark_us: int) -> None:
@@ -205,20 +209,64 @@ class BarAggregator:
             feed.rise(watermark_us, hole=True, whole=False)
         return feed
 
-    def _without_undone(self, feed: Feed, ticks: TickColumns) -> TickColumns:
-        undone = (ticks.flags & _UNDONE) != 0
-        self.unsupported(feed.name, "cancel or correction", int(np.count_nonzero(undone)))
-        return ticks.where(~undone)
+    def _touches_undone(self, feed: Feed, ticks: TickColumns) -> BoolArray | None:
+        """Return which prints have their minute counted again: those of minutes with a cancel or a correction."""
+        undoes = (ticks.flags & UNDOES) != 0
+        if not len(feed.undone) and not undoes.any():
+            return None
+        keys = keys_of(ticks.time - ticks.time % MINUTE_US, ticks.symbol)
+        touched: BoolArray = np.isin(keys, keys[undoes]) | feed.undone.has(keys)
+        return touched if touched.any() else None
+
+    def _recount(self, feed: Feed, ticks: TickColumns, offset: int, version: int, past: Past) -> int:
+        """Count the minutes of these prints again, and put the bars in their place; return why they changed."""
+        state = self.state
+        ticks = self._remembered(feed, ticks)
+        if not len(ticks):
+            return LATE
+        again = recount(state, feed, ticks, offset, version, past)
+        if again.unknown:
+            self.unsupported(feed.name, "cancel or correction of a print that has not come", again.unknown)
+        if again.lost:
+            self.unsupported(feed.name, "the log no longer has the prints of a bar to correct", again.lost)
+        rows, horizon = again.minutes, feed.horizon_us - feed.horizon_us % MINUTE_US
+        closed = rows["start"] < horizon
+        for start in np.unique(rows["start"]).tolist():
+            here = rows["start"] == start
+            symbols = rows["symbol"][here]
+            feed.windows.drop(start, symbols)
+            # The first part of a drop's minute is finished already; what is counted again goes there whole.
+            done = state.finished[MINUTES].of_feed(start, symbols, feed.number)["symbol"]
+            closed[here] |= np.isin(symbols, done)
+        if not closed.all():
+            window = take(rows, ~closed)
+            window["reason"] = TICKS
+            feed.windows.merge(window, len(state.symbols))
+        for reason in np.unique(again.reasons[closed]).tolist():
+            some = take(rows, closed & (again.reasons == reason))
+            some["reason"] = reason
+            self._finish_minutes(feed, some, reason, add=False)
+        if len(again.auctions):
+            again.auctions["reason"] = AUCTION
+            state.auctions.merge(again.auctions, state.ranking, AUCTION, add=False)
+        flags = int(np.bitwise_or.reduce(ticks.flags))
+        return CANCEL if flags & TickFlag.CANCEL else CORRECTION if flags & TickFlag.CORRECTION else LATE
+
+    def _remembered(self, feed: Feed, ticks: TickColumns) -> TickColumns:
+        """Leave out what is older than the feed remembers, and say how much that is."""
+        minutes = ticks.time - ticks.time % MINUTE_US
+        forgotten = minutes < memory.floors_of(self.state, feed, ticks.symbol)
+        if not forgotten.any():
+            return ticks
+        count, since = int(np.count_nonzero(forgotten)), int(ticks.time[forgotten].min())
+        self._outcome.states.append(StateRow(feed.name, "late", since, "older than memory", count))
+        return ticks.where(~forgotten)
 
     def _keep_auction(self, feed: Feed, ticks: TickColumns, offset: int, version: int) -> None:
         """Keep the closing auction's prints after the close for the daily bar, by session."""
         state = self.state
         prints = ticks.where((ticks.flags & TickFlag.CLOSING_AUCTION) != 0)
-        sessions = np.full(len(prints), NO_SESSION)
-        for number, known in enumerate(state.calendars):
-            mine = state.calendar_of[prints.symbol] == number
-            times = prints.time[mine]
-            sessions[mine] = np.where(known.is_regular(times), NO_SESSION, known.session_of(times))
+        sessions = auction_sessions(state, prints)
         late = prints.time < memory.floors_of(state, feed, prints.symbol)
         keep = (sessions != NO_SESSION) & ~late
         if not keep.any():
@@ -226,7 +274,7 @@ class BarAggregator:
         rows = group_ticks(prints.where(keep), sessions[keep])
         self._stamp(feed, rows, offset, version, AUCTION)
         rows["complete"] = True
-        state.auctions.merge(rows, state.ranks, AUCTION)
+        state.auctions.merge(rows, state.ranking, AUCTION)
 
     def _stamp(self, feed: Feed, rows: Rows, offset: int, version: int, reason: int) -> None:
         rows["feed"] = rows["feed_hi"] = feed.number
@@ -248,24 +296,17 @@ class BarAggregator:
         feed.windows.merge(rows, len(state.symbols))
 
     def _take_late(self, feed: Feed, ticks: TickColumns, offset: int, version: int) -> None:
-        state = self.state
-        minutes = ticks.time - ticks.time % MINUTE_US
-        forgotten = minutes < memory.floors_of(state, feed, ticks.symbol)
-        if forgotten.any():
-            count = int(np.count_nonzero(forgotten))
-            since = int(ticks.time[forgotten].min())
-            self._outcome.states.append(StateRow(feed.name, "late", since, "older than memory", count))
-            ticks = ticks.where(~forgotten)
+        ticks = self._remembered(feed, ticks)
         if len(ticks):
             rows = group_ticks(ticks)
             self._stamp(feed, rows, offset, version, LATE)
             self._finish_minutes(feed, rows, LATE)
 
-    def _finish_minutes(self, feed: Feed, rows: Rows, reason: int) -> None:
+    def _finish_minutes(self, feed: Feed, rows: Rows, reason: int, *, add: bool = True) -> None:
         if len(rows):
             starts = rows["start"]
             rows["complete"] = feed.covers(starts, starts + MINUTE_US)
-            self.state.finished[MINUTES].merge(rows, self.state.ranks, reason)
+            self.state.finished[MINUTES].merge(rows, self.state.ranking, reason, add=add)
 
     def _advance(self, feed: Feed, watermark_us: int, reason: int = LATE) -> None:
         feed.advance(watermark_us, self.state.rules.lateness_us)
@@ -312,7 +353,7 @@ class BarAggregator:
             covered = feed.covers(np.array([start]), np.array([start + MINUTE_US]))[0]
             complete = np.where(ours, covered, block["complete"])
             if (complete != block["complete"]).any():
-                minutes.reconsider(start, complete, self.state.ranks, DOWN)
+                minutes.reconsider(start, self.state.ranking, DOWN, complete=complete)
         self._close(feed, feed.horizon_us, DOWN, redo_since_us=since_us)
 
     def _look_at_silent_feeds(self) -> None:
@@ -353,5 +394,5 @@ class BarAggregator:
             emitted = np.zeros(len(expected), dtype=np.bool_)
         else:
             ours = (block["feed"] <= feed.number) & (feed.number <= block["feed_hi"])
-            emitted = np.isin(expected, block["symbol"][ours])
+            emitted = np.isin(expected, block["symbol"][ours & ~block["gone"]])
         self._outcome.over.append(OverRow(feed.name, interval, start, expected, emitted))

@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
 
 from tickerplant.aggregation.rows import FROM_PARTS, FROM_VENDOR, FROM_VENDOR_PARTS, Rows, empty_rows
 from tickerplant.aggregation.watermark import Feed, covered, union
 from tickerplant.core.times import BoolArray, Int64Array
 
 
-def roll_up(parts: Rows, starts: Int64Array, ranks: npt.NDArray[np.int64], reason: int) -> Rows:
-    """Return one row for each (start, symbol), sorted by them, from parts in any order; `starts`: of each part.
+def roll_up(parts: Rows, starts: Int64Array, places: Int64Array, reason: int) -> Rows:
+    """Return one row for each (start, symbol), sorted by them, from parts in any order.
 
-    Volume, volume times price and trades add up (unknown if one part's is). A bar of several sources has the source
-    that ranks last among them. `complete` says that all parts are; the silence between them is the caller's matter.
+    `starts` and `places`: of each part, where its bar begins and where it stands in the order of sources. Volume,
+    volume times price and trades add up (unknown if one part's is). A bar of several sources has the source that ranks
+    last among them; one all of whose parts lost their prints has lost them too. `complete` says that all parts are;
+    the silence between them is the caller's matter.
     """
     order = np.lexsort((parts["start"], parts["symbol"], starts))
-    parts, starts = parts[order], starts[order]
+    parts, starts, places = parts[order], starts[order], places[order]
     symbols = parts["symbol"]
     new = (symbols[1:] != symbols[:-1]) | (starts[1:] != starts[:-1])
     first = np.concatenate(([0], np.flatnonzero(new) + 1))
@@ -38,9 +39,10 @@ def roll_up(parts: Rows, starts: Int64Array, ranks: npt.NDArray[np.int64], reaso
     rows["last_offset"] = np.maximum.reduceat(parts["last_offset"], first)
     rows["feed"] = np.minimum.reduceat(parts["feed"], first)
     rows["feed_hi"] = np.maximum.reduceat(parts["feed_hi"], first)
-    source = ranks[parts["source"]] << 32 | parts["source"]
+    source = places << 32 | parts["source"]
     rows["source"] = np.maximum.reduceat(source, first) & 0xFFFFFFFF
     rows["complete"] = np.logical_and.reduceat(parts["complete"], first)
+    rows["gone"] = np.logical_and.reduceat(parts["gone"], first)
     rows["history"] = np.logical_or.reduceat(parts["history"], first)
     vendors = (parts["kind"] == FROM_VENDOR) | (parts["kind"] == FROM_VENDOR_PARTS)
     rows["kind"] = np.where(np.logical_and.reduceat(vendors, first), FROM_VENDOR_PARTS, FROM_PARTS)

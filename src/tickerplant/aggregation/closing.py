@@ -102,10 +102,10 @@ def _build_fives(state: State, feed: Feed, due: Iterable[int], redo: dict[int, l
     chosen = parts["winner"] & np.isin(keys, np.concatenate(wanted))
     if not chosen.any():
         return
-    rows = roll_up(parts[chosen], starts[chosen], state.ranks, PARTS)
+    rows = roll_up(parts[chosen], starts[chosen], state.ranking.places(parts[chosen], MINUTES), PARTS)
     rows["complete"] &= feeds_cover(rows, state.feeds, rows["start"], rows["start"] + M5.us)
     rows["arrival"] = _arrival(parts)
-    state.finished[FIVES].merge(rows, state.ranks, reason)
+    state.finished[FIVES].merge(rows, state.ranking, reason)
 
 
 def _closes(state: State, feed: Feed, parts: Rows) -> npt.NDArray[np.bool_]:
@@ -190,13 +190,13 @@ def _build_day(state: State, feed: Feed, key: tuple[int, int], closed: bool, red
     else:
         begins, ends = known.open_of(sessions), known.close_of(sessions)
     rows["complete"] &= feeds_cover(rows, state.feeds, begins, ends)
-    state.finished[DAYS].merge(rows, state.ranks, reason)
+    state.finished[DAYS].merge(rows, state.ranking, reason)
 
 
 def sum_days(state: State, parts: Rows, session: int) -> Rows:
     """Return daily rows, sorted by symbol, of parts of one session."""
     if not len(parts):
         return np.zeros(0, dtype=ROW)
-    rows = roll_up(parts, np.full(len(parts), session), state.ranks, PARTS)
+    rows = roll_up(parts, np.full(len(parts), session), state.ranking.places(parts, FIVES), PARTS)
     rows["arrival"] = _arrival(parts)
     return rows

@@ -1,8 +1,9 @@
 """Finished bars: every candidate that is remembered, and which of them is published.
 
 A block holds the candidates of one interval that begin at one time, sorted by symbol. Of the candidates of a symbol the
-winner is published: complete beats incomplete, then the order of sources, then what somebody gave beats what was rolled
-up from vendors' finer bars, then first come.
+winner is published: one with prints beats one that lost them all, complete beats incomplete, then the order of sources,
+then what somebody gave beats what was rolled up from vendors' finer bars, then first come. A winner that lost all its
+prints is published as withdrawn.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tickerplant.aggregation.grouping import merge_ticks
+from tickerplant.aggregation.ranking import Ranking
 from tickerplant.aggregation.rows import (
     FROM_PARTS,
     FROM_TICKS,
@@ -27,27 +29,28 @@ from tickerplant.aggregation.rows import (
 )
 from tickerplant.core.times import BoolArray, Int64Array
 
-REASONS = ("ticks", "parts", "late", "source", "down", "auction")
+REASONS = ("ticks", "parts", "late", "source", "down", "auction", "cancel", "correction", "rebuild")
 """Why a bar was published, as far as the engine says it; vendors' reasons are numbered after these."""
-TICKS, PARTS, LATE, SOURCE, DOWN, AUCTION = range(6)
+TICKS, PARTS, LATE, SOURCE, DOWN, AUCTION, CANCEL, CORRECTION, REBUILD = range(9)
 
-_SEEN = (*VALUES, "trades", "source", "complete", "history")
+_SEEN = (*VALUES, "trades", "source", "complete", "history", "gone")
 _IDENTITY = ("kind", "feed")
 
 
 class Finished:
     """The finished bars of one interval, by start, and which of them this step has changed."""
 
-    def __init__(self) -> None:
+    def __init__(self, interval: int) -> None:
+        self.interval = interval
         self.blocks: dict[int, Rows] = {}
         self.changed: dict[int, list[npt.NDArray[np.int32]]] = {}
         self._fresh: dict[int, list[npt.NDArray[np.int32]]] = {}
 
-    def merge(self, rows: Rows, ranks: npt.NDArray[np.int64], revise_reason: int) -> None:
+    def merge(self, rows: Rows, ranking: Ranking, revise_reason: int, *, add: bool = True) -> None:
         """Take candidates: rows sorted by start, one for each (start, symbol, candidate).
 
-        A bar from ticks is added to that of its feed if there is one; others replace their like. `ranks` is each
-        source's place. `revise_reason` is for bars that were published before and keep their source.
+        A bar from ticks is added to that of its feed if there is one, unless `add` is off; others replace their like.
+        `revise_reason` is for bars that were published before and keep their source.
         """
         starts = rows["start"]
         edges = np.concatenate(([0], np.flatnonzero(starts[1:] != starts[:-1]) + 1, [len(rows)])).tolist()
@@ -57,10 +60,13 @@ class Finished:
             if block is None:
                 block = take(rows[begin:end], np.argsort(_identities(rows[begin:end]), kind="stable"))
                 block["revision"] = -1
-                _choose(block, ranks)
+                _choose(block, ranking.places(block, self.interval))
                 changed = block["symbol"][block["winner"]]
             else:
-                block, changed = _merged(block, rows[begin:end], ranks, revise_reason)
+                before = block[block["winner"]]
+                block = _merged(block, rows[begin:end], add=add)
+                _choose(block, ranking.places(block, self.interval))
+                changed = _compare(block, before, revise_reason)
             self.blocks[start] = block
             self._note(start, changed)
 
@@ -75,14 +81,32 @@ class Finished:
         self._fresh.clear()
         return result
 
-    def reconsider(self, start: int, complete: BoolArray, ranks: npt.NDArray[np.int64], reason: int) -> None:
-        """Set the completeness of a block's rows anew and choose again."""
+    def reconsider(
+        self,
+        start: int,
+        ranking: Ranking,
+        reason: int,
+        *,
+        complete: BoolArray | None = None,
+        held: BoolArray | None = None,
+    ) -> None:
+        """Set anew which of a block's rows are complete, or wait, and choose again."""
         block = self.blocks[start]
         before = block[block["winner"]]
-        block["complete"] = complete
-        _choose(block, ranks)
-        changed = _compare(block, before, reason)
-        self._note(start, changed)
+        if complete is not None:
+            block["complete"] = complete
+        if held is not None:
+            block["held"] = held
+        _choose(block, ranking.places(block, self.interval))
+        self._note(start, _compare(block, before, reason))
+
+    def of_feed(self, start: int, symbols: npt.NDArray[np.int32], feed: int) -> Rows:
+        """Return copies of the bars that a feed's ticks gave these symbols, sorted by symbol."""
+        block = self.blocks.get(start)
+        if block is None:
+            return np.zeros(0, dtype=ROW)
+        ours = (block["kind"] == FROM_TICKS) & (block["feed"] == feed)
+        return take(block, ours & np.isin(block["symbol"], symbols))
 
     def winners(self, start: int) -> Rows:
         """Return the published rows of a block, sorted by symbol; none if there is no block."""
@@ -133,11 +157,8 @@ def _identities(rows: Rows) -> Int64Array:
     return result
 
 
-def _merged(
-    block: Rows, rows: Rows, ranks: npt.NDArray[np.int64], revise_reason: int
-) -> tuple[Rows, npt.NDArray[np.int32]]:
-    """Return the block with the rows in it, and the symbols whose published bar is another now."""
-    before = block[block["winner"]]
+def _merged(block: Rows, rows: Rows, *, add: bool) -> Rows:
+    """Return the block with the rows in it."""
     rows = rows.copy()
     rows["revision"] = -1
     both = join((block, rows))
@@ -147,32 +168,34 @@ def _merged(
     pairs = np.flatnonzero(keys[1:] == keys[:-1])
     if len(pairs):
         old, new = both[pairs], both[pairs + 1]
-        ticks = new["kind"] == FROM_TICKS
         added = old.copy()
         merge_ticks(added, new)
         added["complete"], added["reason"] = new["complete"], new["reason"]
         new["arrival"] = old["arrival"]
+        added["held"] = new["held"] = old["held"] & new["held"]  # what was published waits no more
+        ticks = (new["kind"] == FROM_TICKS) & add
         both[pairs + 1] = np.where(ticks, added, new)
         keep = np.ones(len(both), dtype=np.bool_)
         keep[pairs] = False
         both = both[keep]
-    _choose(both, ranks)
-    return both, _compare(both, before, revise_reason)
+    return both
 
 
-def _choose(block: Rows, ranks: npt.NDArray[np.int64]) -> None:
-    """Mark the winner of each symbol in a block sorted by symbol."""
-    symbols = block["symbol"]
+def _choose(block: Rows, places: Int64Array) -> None:
+    """Mark the winner of each symbol in a block sorted by symbol; what is held wins nothing."""
+    symbols, held = block["symbol"], block["held"]
     if (symbols[1:] != symbols[:-1]).all():
-        block["winner"] = True
+        block["winner"] = ~held
         return
     order = np.lexsort(
         (
             block["feed"],
             block["arrival"],
             block["kind"] == FROM_VENDOR_PARTS,
-            ranks[block["source"]],
+            places,
             ~block["complete"],
+            block["gone"],
+            held,
             symbols,
         )
     )
@@ -180,6 +203,7 @@ def _choose(block: Rows, ranks: npt.NDArray[np.int64]) -> None:
     first = np.concatenate(([True], ordered[1:] != ordered[:-1]))
     block["winner"] = False
     block["winner"][order[first]] = True
+    block["winner"] &= ~held
 
 
 def _compare(block: Rows, before: Rows, revise_reason: int) -> npt.NDArray[np.int32]:

@@ -66,7 +66,9 @@ def _fives(state: State, feed: Feed, symbols: Symbols) -> Rows:
     parts = join((closed, still))
     if not len(parts):
         return parts
-    return _not_closed(state, FIVES, roll_up(parts, M5.floor(parts["start"]), state.ranks, PARTS))
+    return _not_closed(
+        state, FIVES, roll_up(parts, M5.floor(parts["start"]), state.ranking.places(parts, MINUTES), PARTS)
+    )
 
 
 def _days(state: State, dirty: Rows, fives: Rows) -> Rows:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from tickerplant.aggregation.rows import FROM_TICKS, Rows, empty_rows
 from tickerplant.core.flags import TickFlag
@@ -14,7 +16,10 @@ from tickerplant.core.times import FOREVER_US, MINUTE_US, NEVER_US, Float64Array
 
 @dataclass(frozen=True, slots=True)
 class TickColumns:
-    """The columns of one batch of prints that bars are made of; `symbol` and `source` are the engine's numbers."""
+    """The columns of one batch of prints that bars are made of; `symbol` and `source` are the engine's numbers.
+
+    `ids` is the Arrow column of trade ids, or None where nobody will ask for them.
+    """
 
     time: Int64Array
     symbol: npt.NDArray[np.int32]
@@ -22,6 +27,7 @@ class TickColumns:
     size: Float64Array
     source: npt.NDArray[np.int32]
     flags: npt.NDArray[np.uint16]
+    ids: Any = None
 
     def __len__(self) -> int:
         return len(self.time)
@@ -31,6 +37,7 @@ class TickColumns:
         return TickColumns(
             self.time[mask], self.symbol[mask], self.price[mask],
             self.size[mask], self.source[mask], self.flags[mask],
+            None if self.ids is None else self.ids.filter(pa.array(mask)),
         )  # fmt: skip
 
 
@@ -134,5 +141,6 @@ def merge_ticks(into: Rows, more: Rows) -> None:
     into["low"] = np.fmin(into["low"], more["low"])
     for name in ("volume", "pv", "trades"):
         into[name] += more[name]
+    into["gone"] &= more["gone"]
     into["first_offset"] = np.minimum(into["first_offset"], more["first_offset"])
     into["last_offset"] = np.maximum(into["last_offset"], more["last_offset"])

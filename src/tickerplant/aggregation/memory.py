@@ -35,6 +35,8 @@ def tidy(state: State, feed: Feed) -> None:
     if floors != feed.floors:
         feed.floors = floors
         feed.forget_before(min(floors, default=NEVER_US))
+        symbols = (feed.undone.keys & 0xFFFFFFFF).astype(np.int32)
+        feed.undone.keep((feed.undone.keys >> 32) * MINUTE_US >= floors_of(state, feed, symbols))
         evict(state)
 
 

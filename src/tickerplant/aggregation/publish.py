@@ -16,7 +16,7 @@ MAX_ROWS = 100_000
 """Bars of one record: at some 140 bytes a row half of what a log takes at most."""
 
 _STATES = pa.array(schemas.STATES)
-_FORMING, _FINAL = schemas.STATES.index(schemas.FORMING), schemas.STATES.index(schemas.FINAL)
+_FORMING, _FINAL, _WITHDRAWN = range(len(schemas.STATES))
 _INTERVALS = pa.array([interval.name for interval in INTERVALS])
 
 
@@ -41,6 +41,7 @@ def bars_of(state: State, outcome: Outcome, version: int, published_at_us: int) 
     rows = join(parts)
     interval = np.repeat(np.array(codes, dtype=np.int8), lengths)
     bar_state = np.repeat(np.array(states, dtype=np.int8), lengths)
+    bar_state[rows["gone"]] = _WITHDRAWN
     order = np.lexsort((rows["symbol"], rows["start"], interval))
     result = []
     for begin in range(0, len(order), MAX_ROWS):

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tickerplant.core.interval import D1, M1, M5
+from tickerplant.core.times import FOREVER_US, MINUTE_US, NEVER_US, Int64Array
 
 ROW: Final = np.dtype(
     [
@@ -23,7 +24,9 @@ ROW: Final = np.dtype(
         ("complete", "?"),
         ("history", "?"),
         ("winner", "?"),
-        ("pad", "V3"),
+        ("gone", "?"),
+        ("held", "?"),
+        ("pad", "V1"),
         ("open", "<f8"),
         ("high", "<f8"),
         ("low", "<f8"),
@@ -42,7 +45,7 @@ ROW: Final = np.dtype(
 """`feed` and `feed_hi`: the least and greatest feed that gave a part (equal for a bar of one feed). `vwap` is NaN where
 `pv / volume` says it. `trades` is -1 where the vendor gives none. `first_offset` and `last_offset`: the raw offsets
 between which the bar's ticks lie. `arrival`: version of the record that first brought it. `revision`: -1 until it is
-published."""
+published. `gone`: all its prints were taken back. `held`: it waits for a better-placed feed (see `arbitration`)."""
 
 Rows: TypeAlias = npt.NDArray[Any]
 
@@ -99,6 +102,24 @@ def empty_rows(count: int) -> Rows:
     rows["revision"] = -1
     rows["vwap"] = np.nan
     return rows
+
+
+def emptied(rows: Rows) -> Rows:
+    """Return copies of bars from ticks as they are when all their prints were taken back."""
+    rows = rows.copy()
+    for name in ("open", "high", "low", "close", "vwap"):
+        rows[name] = np.nan
+    for name in ("volume", "pv", "trades"):
+        rows[name] = 0
+    rows["open_time"], rows["close_time"] = FOREVER_US, NEVER_US
+    rows["gone"] = True
+    return rows
+
+
+def keys_of(starts: Int64Array, symbols: npt.NDArray[np.int32]) -> Int64Array:
+    """Return one number for each (minute, symbol), in the order of minutes, then symbols."""
+    keys: Int64Array = starts // MINUTE_US << 32 | symbols
+    return keys
 
 
 _BYTES: Final = np.dtype((np.void, ROW.itemsize))

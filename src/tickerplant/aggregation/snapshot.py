@@ -13,10 +13,11 @@ import numpy as np
 from tickerplant.aggregation.finished import Finished
 from tickerplant.aggregation.rows import ROW, Names, Rows, join
 from tickerplant.aggregation.state import State
+from tickerplant.aggregation.undone import Undone
 from tickerplant.aggregation.watermark import Feed
 from tickerplant.core.rules import rules_from, values_of
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 
 _PLAIN = (
     "name", "number", "up", "live", "ended", "watermark_us", "top_us", "heard_us", "lateness_us", "horizon_us",
@@ -47,8 +48,7 @@ def dump(state: State) -> bytes:
 def restore(data: bytes) -> State:
     """Return the state that `dump` was given."""
     kept: dict[str, Any] = msgspec.msgpack.decode(data)
-    state = State()
-    state.symbols, state.sources = Names(kept["symbols"]), Names(kept["sources"])
+    state = State(Names(kept["symbols"]), Names(kept["sources"]))
     state.reasons = Names(kept["reasons"])
     state.newest = np.frombuffer(kept["newest"], dtype=np.int64).copy()
     state.forgotten = np.frombuffer(kept["forgotten"], dtype=np.int64).copy()
@@ -66,6 +66,7 @@ def _dump_feed(feed: Feed) -> dict[str, Any]:
     rows, dirty = feed.windows.dump()
     return {name: getattr(feed, name) for name in _PLAIN} | {
         "expected": feed.expected.tobytes(),
+        "undone": (feed.undone.keys.tobytes(), feed.undone.offsets.tobytes()),
         "windows": rows.tobytes(),
         "dirty": dirty.tobytes(),
         "any_dirty": feed.windows.any_dirty,
@@ -78,6 +79,7 @@ def _restore_feed(kept: dict[str, Any], symbols: int) -> Feed:
     feed = Feed(**{name: kept[name] for name in _PLAIN})
     feed.coverage = [(begin, end) for begin, end in feed.coverage]
     feed.expected = np.frombuffer(kept["expected"], dtype=np.int32).copy()
+    feed.undone = Undone(*(np.frombuffer(part, dtype=np.int64).copy() for part in kept["undone"]))
     feed.windows.load(_rows(kept["windows"]), np.frombuffer(kept["dirty"], dtype=np.bool_), symbols)
     feed.windows.any_dirty = kept["any_dirty"]
     feed.open_fives = set(kept["open_fives"])

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
-
 import numpy as np
 import numpy.typing as npt
 
 from tickerplant.aggregation.finished import REASONS, Finished
-from tickerplant.aggregation.rows import ROW, Names, Rows
+from tickerplant.aggregation.ranking import Ranking
+from tickerplant.aggregation.rows import DAYS, FIVES, MINUTES, ROW, Names, Rows
 from tickerplant.aggregation.watermark import Feed
 from tickerplant.core.rules import DEFAULT_RULES, Rules
 from tickerplant.core.sessions import Calendar, Calendars
@@ -18,16 +17,16 @@ from tickerplant.core.times import NEVER_US, Int64Array
 class State:
     """Names, feeds, bars and rules of one partition."""
 
-    def __init__(self) -> None:
+    def __init__(self, symbols: Names | None = None, sources: Names | None = None) -> None:
         self.rules: Rules = DEFAULT_RULES
-        self.symbols = Names()
-        self.sources = Names()
+        self.symbols = symbols or Names()
+        self.sources = sources or Names()
         self.reasons = Names(list(REASONS))
         self.feeds: dict[int, Feed] = {}
         self.next_feed = 0
-        self.finished = (Finished(), Finished(), Finished())
+        self.finished = (Finished(MINUTES), Finished(FIVES), Finished(DAYS))
         """Bars of 1m, 5m, 1d: see `rows.INTERVALS`."""
-        self.auctions = Finished()
+        self.auctions = Finished(FIVES)
         """Prints of the closing auction after the close, by session: parts of the daily bar alone."""
         self.newest: Int64Array = np.empty(0, dtype=np.int64)
         """By symbol: the start of the newest bar published."""
@@ -39,7 +38,7 @@ class State:
         # What follows from the above, and what is only remembered to save work.
         self.calendars: list[Calendar] = []
         self.calendar_of: npt.NDArray[np.int32] = np.empty(0, dtype=np.int32)
-        self.ranks: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        self.ranking = Ranking(self.rules, self.symbols, self.sources)
         self.day_cache: dict[int, tuple[Rows, npt.NDArray[np.bool_]]] = {}
         self._calendars = Calendars(self.rules)
         self._feed_numbers: dict[str, int] = {}
@@ -68,13 +67,17 @@ class State:
         return name in self._feed_numbers
 
     def set_rules(self, rules: Rules) -> None:
-        """Live by other rules from now on. Raises ConfigError, and changes nothing, when a calendar is unknown."""
+        """Live by other rules from now on.
+
+        Raises ConfigError, and changes nothing, when a calendar is unknown or the order of sources cannot be read.
+        """
         calendars = Calendars(rules)
         calendars.check()
+        ranking = Ranking(rules, self.symbols, self.sources)
         self.rules = rules
         self._calendars = calendars
         self.calendars, self.calendar_of = [], np.empty(0, dtype=np.int32)
-        self.ranks = np.empty(0, dtype=np.int64)
+        self.ranking = ranking
         self.day_cache.clear()
         for feed in self.feeds.values():
             feed.floors, feed.floors_until = [], NEVER_US
@@ -92,9 +95,7 @@ class State:
             never = np.full(more, NEVER_US, dtype=np.int64)
             self.newest = np.concatenate((self.newest, never))
             self.forgotten = np.concatenate((self.forgotten, never))
-        if len(self.ranks) < len(self.sources):
-            ranks = [_rank(text, self.rules.sources) for text in self.sources.texts[len(self.ranks) :]]
-            self.ranks = np.concatenate((self.ranks, np.array(ranks, dtype=np.int64)))
+        self.ranking.refresh()
 
     def _calendar_number(self, symbol: str) -> int:
         calendar = self._calendars.of(symbol)
@@ -112,7 +113,3 @@ class State:
             found = np.zeros(count, dtype=ROW), np.zeros(count, dtype=np.bool_)
             self.day_cache[session] = found
         return found
-
-
-def _rank(source: str, order: tuple[str, ...]) -> int:
-    return next((place for place, pattern in enumerate(order) if fnmatchcase(source, pattern)), len(order))

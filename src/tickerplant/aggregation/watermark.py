@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from tickerplant.aggregation.undone import Undone
 from tickerplant.aggregation.windows import Windows
 from tickerplant.core.times import DAY_US, FOREVER_US, NEVER_US, BoolArray, Int64Array
 
@@ -35,6 +36,7 @@ class Feed:
     """When it was up, `[from, to)`, in order; the last is open (FOREVER_US) while it is up."""
     expected: npt.NDArray[np.int32] = field(default_factory=lambda: np.empty(0, dtype=np.int32))
     windows: Windows = field(default_factory=Windows)
+    undone: Undone = field(default_factory=Undone)
     open_fives: set[int] = field(default_factory=set)
     """5m bars that have parts of this feed and wait for its horizon."""
     open_days: set[tuple[int, int]] = field(default_factory=set)

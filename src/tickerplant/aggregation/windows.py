@@ -94,6 +94,25 @@ class Windows:
         self.first_start = min(self._slots, default=FOREVER_US)
         return rows
 
+    def of(self, start: int, symbols: npt.NDArray[np.int32]) -> Rows:
+        """Return copies of the rows of these symbols in one minute, sorted by symbol."""
+        rows = self.rows_of([start])
+        return take(rows, np.isin(rows["symbol"], symbols))
+
+    def drop(self, start: int, symbols: npt.NDArray[np.int32]) -> None:
+        """Forget the rows of these symbols in one minute."""
+        index = self._slots.get(start)
+        if index is None:
+            return
+        symbols = symbols[symbols < len(index)]
+        slots = index[symbols][index[symbols] != _NO_SLOT].astype(np.int64)
+        index[symbols] = _NO_SLOT
+        self._dirty[slots] = False
+        self._free = np.concatenate((self._free, slots))
+        if (index == _NO_SLOT).all():
+            del self._slots[start]
+            self.first_start = min(self._slots, default=FOREVER_US)
+
     def starts(self) -> list[int]:
         """Return the open minutes in order."""
         return sorted(self._slots)

@@ -1,0 +1,96 @@
+"""Raw records' columns as the engine takes them; what cannot be taken is told."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tickerplant.aggregation.grouping import TickColumns
+from tickerplant.aggregation.rows import FROM_VENDOR, INTERVALS, Names, Rows, empty_rows
+from tickerplant.core.errors import BadInput, UnreadableRecord
+from tickerplant.core.interval import parse
+from tickerplant.core.times import BoolArray, Int64Array, times_of, to_us
+
+FIRST_US: Final = to_us(dt.datetime(1800, 1, 1, tzinfo=dt.UTC))
+LAST_US: Final = to_us(dt.datetime(2261, 1, 1, tzinfo=dt.UTC))
+_LENGTHS: Final = np.array([interval.us for interval in INTERVALS])
+
+
+def check(batch: pa.RecordBatch) -> None:
+    """Raise UnreadableRecord for nulls where none may be."""
+    for declared, column in zip(batch.schema, batch.columns, strict=True):
+        if column.null_count and not declared.nullable:
+            raise UnreadableRecord(f"column {declared.name} has nulls")
+        if isinstance(column, pa.DictionaryArray) and column.dictionary.null_count:
+            raise UnreadableRecord(f"the dictionary of column {declared.name} has nulls")
+
+
+def read_ticks(batch: pa.RecordBatch, symbols: Names, sources: Names, feed: str) -> tuple[TickColumns, int]:
+    """Return the prints of a checked TICKS batch, and how many were left out: price or size is no number.
+
+    Raises UnreadableRecord for times that nobody lives in.
+    """
+    times = _times(batch.column(0))
+    ticks = TickColumns(
+        time=times,
+        symbol=symbols.codes(batch.column(1), feed),
+        price=batch.column(2).to_numpy(),
+        size=batch.column(3).to_numpy(),
+        source=sources.codes(batch.column(4), feed),
+        flags=batch.column(6).to_numpy(),
+        ids=batch.column(5),
+    )
+    sound = np.isfinite(ticks.price) & np.isfinite(ticks.size)
+    if sound.all():
+        return ticks, 0
+    return ticks.where(sound), int(np.count_nonzero(~sound))
+
+
+def read_vendor_bars(
+    batch: pa.RecordBatch, symbols: Names, sources: Names, feed: str
+) -> tuple[Rows, npt.NDArray[np.int8], BoolArray]:
+    """Return the rows of a checked VENDOR_BARS batch, the code of each one's interval, and which can be used.
+
+    `feed` names whose dictionaries these are. Raises UnreadableRecord as `read_ticks` does.
+    """
+    times = _times(batch.column(0))
+    rows = empty_rows(batch.num_rows)
+    rows["start"] = times
+    rows["symbol"] = symbols.codes(batch.column(1), feed)
+    for name, column in (("open", 3), ("high", 4), ("low", 5), ("close", 6), ("volume", 7)):
+        rows[name] = batch.column(column).to_numpy()
+    rows["vwap"] = batch.column(8).to_numpy(zero_copy_only=False)
+    rows["pv"] = np.where(rows["volume"] == 0, 0.0, rows["vwap"] * rows["volume"])
+    rows["trades"] = batch.column(9).fill_null(-1).to_numpy()
+    rows["source"] = sources.codes(batch.column(10), feed)
+    rows["complete"] = batch.column(11).to_numpy(zero_copy_only=False)
+    rows["kind"] = FROM_VENDOR
+    rows["open_time"] = rows["close_time"] = times
+    codes = _interval_codes(batch.column(2))
+    usable: BoolArray = (codes >= 0) & (times % _LENGTHS[codes] == 0)
+    for name in ("open", "high", "low", "close", "volume"):
+        usable &= np.isfinite(rows[name])
+    return rows, codes, usable
+
+
+def _times(column: pa.Array) -> Int64Array:
+    times = times_of(column)
+    if len(times) and (times.min() < FIRST_US or times.max() > LAST_US):
+        raise UnreadableRecord("times before 1800 or after 2260")
+    return times
+
+
+def _interval_codes(column: pa.DictionaryArray) -> npt.NDArray[np.int8]:
+    codes = []
+    for name in column.dictionary.to_pylist():
+        try:
+            interval = parse(name)
+        except BadInput:
+            interval = None
+        codes.append(INTERVALS.index(interval) if interval in INTERVALS else -1)
+    result: npt.NDArray[np.int8] = np.array(codes, dtype=np.int8)[column.indices.to_numpy()]
+    return result
