@@ -20,7 +20,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from tickerplant.aggregation import closing, forming, memory
+from tickerplant.aggregation import arbitration, closing, forming, memory
 from tickerplant.aggregation.finished import AUCTION, CANCEL, CORRECTION, DOWN, LATE, SOURCE, TICKS
 from tickerplant.aggregation.grouping import TickColumns, group_ticks
 from tickerplant.aggregation.recount import UNDOES, Past, auction_sessions, no_past, recount
@@ -66,6 +66,8 @@ class Outcome:
     forming: dict[int, Rows] = field(default_factory=dict)
     over: list[OverRow] = field(default_factory=list)
     states: list[StateRow] = field(default_factory=list)
+    differing: dict[int, list[tuple[Rows, Rows]]] = field(default_factory=dict)
+    """By interval code: published bars, and what another source says of them."""
 
 
 class BarAggregator:
@@ -88,11 +90,16 @@ class BarAggregator:
             state.next_check_us = state.last_sent_us + SECOND_US
             self._look_at_silent_feeds()
             self._looked = True
+        if state.holds:
+            self._release()
 
     def finish(self) -> Outcome:
         """End the step and return what it causes; each (symbol, interval, time) at most once."""
         state = self.state
         for interval, finished in enumerate(state.finished):
+            differing = finished.differing()
+            if differing:
+                self._outcome.differing[interval] = differing
             blocks = finished.take_changed()
             for rows in blocks:
                 symbols = rows["symbol"]
@@ -135,6 +142,8 @@ class BarAggregator:
         reason = LATE
         if len(ticks):
             feed.top_us = max(feed.top_us, int(ticks.time.max()))
+            least, most = int(ticks.source.min()), int(ticks.source.max())
+            feed.sources |= {least} if least == most else set(np.unique(ticks.source).tolist())
             touched = self._touches_undone(feed, ticks)
             if touched is not None:
                 reason = self._recount(feed, ticks.where(touched), offset, version, past)
@@ -162,6 +171,8 @@ class BarAggregator:
             mine = mine[order]
             again = (mine["symbol"][1:] == mine["symbol"][:-1]) & (mine["start"][1:] == mine["start"][:-1])
             mine = mine[np.concatenate((~again, [True]))]
+            if code == MINUTES:
+                arbitration.hold(state, feed, mine)
             state.finished[code].merge(mine, state.ranking, SOURCE)
         self._advance(feed, watermark_us, reason=SOURCE)
 
@@ -196,6 +207,7 @@ class BarAggregator:
     def settings(self, rules: Rules) -> None:
         """Live by these rules from now on. Raises ConfigError, and changes nothing, when a calendar is unknown."""
         self.state.set_rules(rules)
+        closing.reopen_days(self.state)
 
     def unsupported(self, name: str, reason: str, count: int) -> None:
         """Count what the engine cannot use."""
@@ -306,11 +318,25 @@ class BarAggregator:
         if len(rows):
             starts = rows["start"]
             rows["complete"] = feed.covers(starts, starts + MINUTE_US)
+            arbitration.hold(self.state, feed, rows)
             self.state.finished[MINUTES].merge(rows, self.state.ranking, reason, add=add)
 
     def _advance(self, feed: Feed, watermark_us: int, reason: int = LATE) -> None:
         feed.advance(watermark_us, self.state.rules.lateness_us)
         self._close(feed, feed.horizon_us, reason)
+
+    def _release(self) -> None:
+        """Let those minutes compete whose wait is over, and close what waited for them."""
+        state, minutes = self.state, self.state.finished[MINUTES]
+        waited = set()
+        for start, number in arbitration.over(state):
+            block = minutes.blocks.get(start)
+            if block is not None:
+                minutes.reconsider(start, state.ranking, SOURCE, held=block["held"] & (block["feed"] != number))
+            waited.add(number)
+        for number in sorted(waited & state.feeds.keys()):
+            feed = state.feeds[number]
+            self._close(feed, FOREVER_US if feed.ended else feed.horizon_us, SOURCE)
 
     def _heirs(self, feed: Feed) -> list[Feed]:
         """Return the live feeds that go on bringing symbols of a feed that has ended."""
@@ -328,6 +354,7 @@ class BarAggregator:
         """Close what ends at or before `limit_us` (coarser bars: and `coarser_us`), carry every change up, and say what
         is over.
         """
+        state = self.state
         if feed.windows.first_start + MINUTE_US <= limit_us:
             self._finish_minutes(feed, feed.windows.take_before(limit_us), reason)
         days = closing.settle(self.state, feed, min(limit_us, coarser_us), reason, redo_since_us)
@@ -336,6 +363,8 @@ class BarAggregator:
         else:
             self._declare_days(feed, days)
         self._moved[feed.number] = feed
+        if state.holds:
+            self._release()
 
     def _fall(self, feed: Feed, since_us: int, reason: str) -> None:
         feed.up = False

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
+from tickerplant.aggregation import arbitration
 from tickerplant.aggregation.cascade import feeds_cover, roll_up
 from tickerplant.aggregation.finished import PARTS
 from tickerplant.aggregation.rows import DAYS, FIVES, FROM_PARTS, MINUTES, ROW, Rows, join
@@ -33,7 +34,8 @@ def settle(state: State, feed: Feed, limit_us: int, reason: int, redo_since_us: 
         if len(symbols):
             feed.open_fives.add(five)
             redo.setdefault(five, []).append(symbols[state.finished[FIVES].built(five, symbols)])
-    due = {five for five in feed.open_fives if five + M5.us <= limit_us}
+    waiting = arbitration.undecided_fives(state) if state.holds else set()
+    due = {five for five in feed.open_fives if five + M5.us <= limit_us and five not in waiting}
     feed.open_fives -= due
     _build_fives(state, feed, due, redo, reason)
 
@@ -44,12 +46,20 @@ def settle(state: State, feed: Feed, limit_us: int, reason: int, redo_since_us: 
         _note_days(state, feed, start, _remembered(state, feed, start, symbols), redo_days)
     for session, symbols in state.auctions.take_fresh().items():
         _note_session(state, feed, session, symbols, redo_days)
-    closed = {key for key in feed.open_days if session_end(state, *key) <= limit_us}
+    closed = {key for key in feed.open_days if session_end(state, *key) <= limit_us and not _waits(state, key, waiting)}
     feed.open_days -= closed
     for key in sorted(closed | redo_days.keys()):
         _build_day(state, feed, key, key in closed, redo_days.get(key, []), reason)
     state.finished[DAYS].take_fresh()
     return sorted({session for _, session in closed})
+
+
+def _waits(state: State, key: tuple[int, int], fives: set[int]) -> bool:
+    """Return whether a session has one of these 5m bars."""
+    if not fives:
+        return False
+    calendar, session = key
+    return bool((five_belongs(state, calendar, np.array(sorted(fives))) == session).any())
 
 
 def session_end(state: State, calendar: int, session: int) -> int:
@@ -66,6 +76,12 @@ def belongs(state: State, calendar: int, starts: Int64Array) -> Int64Array:
     if state.rules.extended_hours:
         return sessions
     return np.where(known.is_regular(starts), sessions, NO_SESSION)
+
+
+def five_belongs(state: State, calendar: int, starts: Int64Array) -> Int64Array:
+    """Return the session that each 5m bar has a part in, or NO_SESSION: hours may begin or end within one."""
+    first, last = belongs(state, calendar, starts), belongs(state, calendar, starts + M5.us - 1)
+    return np.where(first == NO_SESSION, last, first)
 
 
 def _remembered(state: State, feed: Feed, start: int, symbols: Symbols) -> Symbols:
@@ -127,7 +143,7 @@ def _note_days(
 ) -> None:
     for calendar in range(len(state.calendars)):
         mine = symbols[state.calendar_of[symbols] == calendar] if len(state.calendars) > 1 else symbols
-        session = int(belongs(state, calendar, np.array([start]))[0]) if len(mine) else NO_SESSION
+        session = int(five_belongs(state, calendar, np.array([start]))[0]) if len(mine) else NO_SESSION
         if session != NO_SESSION:
             _note(state, feed, (calendar, session), mine, redo)
 
@@ -160,8 +176,12 @@ def day_parts(state: State, calendar: int, session: int) -> Rows:
     known, sessions = state.calendars[calendar], np.array([session])
     begin, end = (int(bound[0]) for bound in known.bounds_of(sessions))
     starts = np.arange(M5.floor(begin), end, M5.us)
-    starts = starts[belongs(state, calendar, starts) == session]
+    starts = starts[five_belongs(state, calendar, starts) == session]
     parts = state.finished[FIVES].gather(starts.tolist())
+    minutes = starts[:, None] + np.arange(0, M5.us, MINUTE_US)
+    inside = (belongs(state, calendar, minutes.ravel()) == session).reshape(minutes.shape)
+    if not inside.all():
+        parts = _with_edges(state, parts, minutes[~inside.all(axis=1)], inside[~inside.all(axis=1)])
     auction = state.auctions.blocks.get(session)
     if auction is not None and not state.rules.extended_hours:
         # After all 5m bars of the session: an auction's prints come after the close.
@@ -169,6 +189,37 @@ def day_parts(state: State, calendar: int, session: int) -> Rows:
         auction["start"] = end
         parts = join((parts, auction))
     return parts[state.calendar_of[parts["symbol"]] == calendar] if len(state.calendars) > 1 else parts
+
+
+def reopen_days(state: State) -> None:
+    """Note anew, under new rules, which sessions each feed has parts of that have no daily bar yet."""
+    for feed in state.feeds.values():
+        feed.open_days.clear()
+    blocks = [(start, block, False) for start, block in state.finished[FIVES].blocks.items()]
+    blocks += [(session, block, True) for session, block in state.auctions.blocks.items()]
+    for start, block, auction in blocks:
+        for calendar in np.unique(state.calendar_of[block["symbol"]]).tolist():
+            session = start if auction else int(five_belongs(state, calendar, np.array([start]))[0])
+            mine = block[state.calendar_of[block["symbol"]] == calendar]
+            if session == NO_SESSION or state.finished[DAYS].built(session, mine["symbol"]).all():
+                continue
+            feeds = {*mine["feed"].tolist(), *mine["feed_hi"].tolist()}
+            for feed in state.feeds.values():
+                # What ended feeds have left open is the live ones' to close.
+                if not feed.ended and (feed.number in feeds or feed.live):
+                    feed.open_days.add((calendar, session))
+
+
+def _with_edges(state: State, parts: Rows, minutes: Int64Array, inside: npt.NDArray[np.bool_]) -> Rows:
+    """Return the parts with those minutes that lie inside in place of 5m bars half outside, if there are any."""
+    edge = np.isin(parts["start"], minutes[:, 0])
+    within = state.finished[MINUTES].gather(minutes[inside].tolist())
+    every = state.finished[MINUTES].gather(minutes.ravel().tolist())
+    known = np.isin(
+        parts["start"] // M5.us << 32 | parts["symbol"], M5.floor(every["start"]) // M5.us << 32 | every["symbol"]
+    )
+    joined = join((parts[~(edge & known)], within))
+    return joined[np.argsort(joined["start"], kind="stable")]
 
 
 def _build_day(state: State, feed: Feed, key: tuple[int, int], closed: bool, redo: list[Symbols], reason: int) -> None:

@@ -33,6 +33,8 @@ REASONS = ("ticks", "parts", "late", "source", "down", "auction", "cancel", "cor
 """Why a bar was published, as far as the engine says it; vendors' reasons are numbered after these."""
 TICKS, PARTS, LATE, SOURCE, DOWN, AUCTION, CANCEL, CORRECTION, REBUILD = range(9)
 
+SAID = ("open", "high", "low", "close", "volume")
+"""What two sources may say otherwise of a bar."""
 _SEEN = (*VALUES, "trades", "source", "complete", "history", "gone")
 _IDENTITY = ("kind", "feed")
 
@@ -45,6 +47,7 @@ class Finished:
         self.blocks: dict[int, Rows] = {}
         self.changed: dict[int, list[npt.NDArray[np.int32]]] = {}
         self._fresh: dict[int, list[npt.NDArray[np.int32]]] = {}
+        self._joined: dict[int, list[npt.NDArray[np.int32]]] = {}
 
     def merge(self, rows: Rows, ranking: Ranking, revise_reason: int, *, add: bool = True) -> None:
         """Take candidates: rows sorted by start, one for each (start, symbol, candidate).
@@ -67,6 +70,7 @@ class Finished:
                 block = _merged(block, rows[begin:end], add=add)
                 _choose(block, ranking.places(block, self.interval))
                 changed = _compare(block, before, revise_reason)
+                self._joined.setdefault(start, []).append(rows["symbol"][begin:end])
             self.blocks[start] = block
             self._note(start, changed)
 
@@ -131,6 +135,34 @@ class Finished:
         """Return the candidates of these blocks, in the order asked."""
         found = [block for start in starts if (block := self.blocks.get(start)) is not None]
         return join(found)
+
+    def differing(self) -> list[tuple[Rows, Rows]]:
+        """Return what another source gives otherwise of the bars that this step brought more of: published and other.
+
+        Both are complete and have a price; of one source, its official bar and the one built from its prints count as
+        two.
+        """
+        result = []
+        for start in sorted(self._joined):
+            block, joined = self.blocks[start], np.concatenate(self._joined[start])
+            symbols = block["symbol"]
+            if (symbols[1:] != symbols[:-1]).all():
+                continue
+            able = block["complete"] & ~block["gone"] & np.isfinite(block["close"])
+            mine = np.flatnonzero(block["winner"] & able & np.isin(symbols, joined))
+            others = np.flatnonzero(~block["winner"] & able)
+            place = np.searchsorted(symbols[mine], symbols[others])
+            known = place < len(mine)
+            known[known] = symbols[mine[place[known]]] == symbols[others[known]]
+            one, other = take(block, mine[place[known]]), take(block, others[known])
+            official = (one["kind"] == FROM_VENDOR) | (one["kind"] == FROM_VENDOR_PARTS)
+            by_others = (other["kind"] == FROM_VENDOR) | (other["kind"] == FROM_VENDOR_PARTS)
+            unlike = (one["source"] != other["source"]) | (official != by_others)
+            unlike &= np.logical_or.reduce([one[name] != other[name] for name in SAID])
+            if unlike.any():
+                result.append((take(one, unlike), take(other, unlike)))
+        self._joined.clear()
+        return result
 
     def take_changed(self) -> list[Rows]:
         """Count a revision for every bar that this step has changed; return copies of them, block by block."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from tickerplant.aggregation import arbitration
 from tickerplant.aggregation.cascade import roll_up
-from tickerplant.aggregation.closing import Symbols, belongs, day_parts, sum_days
+from tickerplant.aggregation.closing import Symbols, belongs, day_parts, five_belongs, sum_days
 from tickerplant.aggregation.finished import PARTS, TICKS
 from tickerplant.aggregation.rows import DAYS, FIVES, MINUTES, Rows, join
 from tickerplant.aggregation.state import State
@@ -20,13 +21,16 @@ _KEY_BITS = 32
 def forming(state: State, feed: Feed) -> dict[int, Rows]:
     """Return the forming bars of a feed's touched windows by interval code; they count as untouched after that.
 
-    A bar that is closed already (by another feed, say) is left out.
+    A bar that is closed already (by another feed, say) is left out, and so is what a better feed speaks for.
     """
     if not feed.windows.any_dirty:
         return {}
     dirty = feed.windows.dirty_rows()
     dirty["feed"] = dirty["feed_hi"] = feed.number
     dirty["reason"] = TICKS
+    dirty = dirty[~arbitration.outspoken(state, feed, dirty)]
+    if not len(dirty):
+        return {}
     symbols = np.unique(dirty["symbol"])
     fives = _fives(state, feed, symbols)
     touched = _keys(M5.floor(dirty["start"]), dirty["symbol"])
@@ -100,7 +104,7 @@ def _session_days(state: State, calendar: int, session: int, symbols: Symbols, f
     # The closed part comes before the forming ones; its own start is the session's date, which may not.
     closed["start"] = np.iinfo(np.int64).min
     still = fives[np.isin(fives["symbol"], symbols)]
-    still = still[belongs(state, calendar, still["start"]) == session]
+    still = still[five_belongs(state, calendar, still["start"]) == session]
     return sum_days(state, join((closed, still)), session)
 
 

@@ -29,7 +29,8 @@ def tidy(state: State, feed: Feed) -> None:
     time_us = feed.time_us
     if time_us <= NEVER_US or (time_us < feed.floors_until and len(feed.floors) == len(state.calendars)):
         return
-    at = np.array([time_us - GRACE_US])
+    # What the lateness keeps open must not lose its parts.
+    at = np.array([time_us - max(GRACE_US, feed.lateness_us, state.rules.lateness_us)])
     floors = [int(known.remembered_from(at, state.rules.memory_sessions)[0]) for known in state.calendars]
     feed.floors_until = time_us + _FLOOR_STEP_US
     if floors != feed.floors:
@@ -87,7 +88,9 @@ def is_history(state: State, starts: Int64Array, symbols: Numbers) -> BoolArray:
     floors = state.forgotten[symbols].copy()
     for number, known in enumerate(state.calendars):
         mine = (state.calendar_of[symbols] == number) & (newest > NEVER_US)
-        remembered = known.remembered_from(newest[mine] - GRACE_US, state.rules.memory_sessions)
+        remembered = known.remembered_from(
+            newest[mine] - max(GRACE_US, state.rules.lateness_us), state.rules.memory_sessions
+        )
         floors[mine] = np.maximum(floors[mine], remembered)
     result: BoolArray = starts < floors
     return result

@@ -7,6 +7,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tickerplant.aggregation.bar_aggregator import Outcome, OverRow
+from tickerplant.aggregation.finished import SAID
 from tickerplant.aggregation.rows import INTERVALS, Names, Rows, join, take
 from tickerplant.aggregation.state import State
 from tickerplant.core import schemas
@@ -99,3 +100,22 @@ def coverage_of(state: State, over: OverRow) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(
         [named(over.symbols, state.symbols), pa.array(over.emitted)], schema=schemas.COVERAGE
     )
+
+
+def differences_of(state: State, outcome: Outcome) -> pa.RecordBatch | None:
+    """Return the rows of a `differences` record, or None where there is nothing to tell."""
+    if not outcome.differing:
+        return None
+    lengths = {code: sum(len(one) for one, _ in pairs) for code, pairs in outcome.differing.items()}
+    ones = join([one for pairs in outcome.differing.values() for one, _ in pairs])
+    others = join([other for pairs in outcome.differing.values() for _, other in pairs])
+    codes = np.repeat(np.array(list(lengths), dtype=np.int8), list(lengths.values()))
+    columns = [
+        timestamps(ones["start"]),
+        named(ones["symbol"], state.symbols),
+        pa.DictionaryArray.from_arrays(pa.array(codes), _INTERVALS),
+        named(ones["source"], state.sources),
+        named(others["source"], state.sources),
+        *(_nullable(rows[name]) for rows in (ones, others) for name in SAID),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schemas.DIFFERENCES)

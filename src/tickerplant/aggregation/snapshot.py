@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
+from tickerplant.aggregation.arbitration import Hold
 from tickerplant.aggregation.finished import Finished
 from tickerplant.aggregation.rows import ROW, Names, Rows, join
 from tickerplant.aggregation.state import State
@@ -37,6 +38,7 @@ def dump(state: State) -> bytes:
             "newest": state.newest.tobytes(),
             "forgotten": state.forgotten.tobytes(),
             "next_feed": state.next_feed,
+            "holds": [(*key, *hold) for key, hold in sorted(state.holds.items())],
             "next_check_us": state.next_check_us,
             "last_sent_us": state.last_sent_us,
             "feeds": [_dump_feed(feed) for _, feed in sorted(state.feeds.items())],
@@ -54,6 +56,7 @@ def restore(data: bytes) -> State:
     state.forgotten = np.frombuffer(kept["forgotten"], dtype=np.int64).copy()
     state.set_rules(rules_from(kept["rules"]))
     state.next_feed = kept["next_feed"]
+    state.holds = {(start, feed): Hold(deadline, tuple(feeds)) for start, feed, deadline, feeds in kept["holds"]}
     state.next_check_us, state.last_sent_us = kept["next_check_us"], kept["last_sent_us"]
     for feed in kept["feeds"]:
         state.add_feed(_restore_feed(feed, len(state.symbols)))
@@ -66,6 +69,7 @@ def _dump_feed(feed: Feed) -> dict[str, Any]:
     rows, dirty = feed.windows.dump()
     return {name: getattr(feed, name) for name in _PLAIN} | {
         "expected": feed.expected.tobytes(),
+        "sources": sorted(feed.sources),
         "undone": (feed.undone.keys.tobytes(), feed.undone.offsets.tobytes()),
         "windows": rows.tobytes(),
         "dirty": dirty.tobytes(),
@@ -79,6 +83,7 @@ def _restore_feed(kept: dict[str, Any], symbols: int) -> Feed:
     feed = Feed(**{name: kept[name] for name in _PLAIN})
     feed.coverage = [(begin, end) for begin, end in feed.coverage]
     feed.expected = np.frombuffer(kept["expected"], dtype=np.int32).copy()
+    feed.sources = set(kept["sources"])
     feed.undone = Undone(*(np.frombuffer(part, dtype=np.int64).copy() for part in kept["undone"]))
     feed.windows.load(_rows(kept["windows"]), np.frombuffer(kept["dirty"], dtype=np.bool_), symbols)
     feed.windows.any_dirty = kept["any_dirty"]

@@ -15,7 +15,7 @@ from tickerplant.aggregation import snapshot
 from tickerplant.aggregation.bar_aggregator import BarAggregator, Outcome
 from tickerplant.aggregation.columns import FIRST_US, LAST_US
 from tickerplant.aggregation.intake import Intake
-from tickerplant.aggregation.publish import bars_of, coverage_of
+from tickerplant.aggregation.publish import bars_of, coverage_of, differences_of
 from tickerplant.aggregation.recount import Arrived, Past, no_past
 from tickerplant.aggregation.rows import INTERVALS
 from tickerplant.core import records, schemas
@@ -76,6 +76,10 @@ class AggregationStage:
                 **said, interval=interval, start_us=over.start_us, expected=len(over.symbols), emitted=emitted
             )
             result.append(Produced(schemas.STATUS, records.encode(told, coverage_of(state, over))))
+        differences = differences_of(state, outcome)
+        if differences is not None:
+            said["feed"] = header.feed
+            result.append(Produced(schemas.STATUS, records.encode(records.Differences(**said), differences)))
         for row in outcome.states:
             said["feed"] = row.feed
             feed_state = records.FeedState(

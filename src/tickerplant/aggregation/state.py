@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
 
@@ -12,6 +14,9 @@ from tickerplant.aggregation.watermark import Feed
 from tickerplant.core.rules import DEFAULT_RULES, Rules
 from tickerplant.core.sessions import Calendar, Calendars
 from tickerplant.core.times import NEVER_US, Int64Array
+
+if TYPE_CHECKING:
+    from tickerplant.aggregation.arbitration import Hold
 
 
 class State:
@@ -32,6 +37,8 @@ class State:
         """By symbol: the start of the newest bar published."""
         self.forgotten: Int64Array = np.empty(0, dtype=np.int64)
         """By symbol: bars that begin before this may have been published and are not remembered."""
+        self.holds: dict[tuple[int, int], Hold] = {}
+        """By (minute, feed): for whom it waits."""
         self.next_check_us = NEVER_US
         """Log time of the next look at feeds that are silent."""
         self.last_sent_us = NEVER_US
@@ -81,7 +88,6 @@ class State:
         self.day_cache.clear()
         for feed in self.feeds.values():
             feed.floors, feed.floors_until = [], NEVER_US
-            feed.open_days.clear()
         self.refresh()
 
     def refresh(self) -> None:

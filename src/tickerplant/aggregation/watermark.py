@@ -35,6 +35,8 @@ class Feed:
     coverage: list[tuple[int, int]] = field(default_factory=list)
     """When it was up, `[from, to)`, in order; the last is open (FOREVER_US) while it is up."""
     expected: npt.NDArray[np.int32] = field(default_factory=lambda: np.empty(0, dtype=np.int32))
+    sources: set[int] = field(default_factory=set)
+    """Those that its prints have named."""
     windows: Windows = field(default_factory=Windows)
     undone: Undone = field(default_factory=Undone)
     open_fives: set[int] = field(default_factory=set)

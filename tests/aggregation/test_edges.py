@@ -1,0 +1,76 @@
+"""Where two rules meet: hours off the five minutes, long lateness, rules that change in mid-session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from tests.aggregation.plant import at, bars, decoded, mark, run, settings, start, ticks
+from tickerplant.aggregation.stage import Produced
+from tickerplant.core import schemas
+from tickerplant.core.sessions import calendar
+from tickerplant.core.times import HOUR_US, MINUTE_US, SECOND_US
+
+M, S = MINUTE_US, SECOND_US
+LATENESS = 2 * S
+
+
+def days(steps: Iterable[Iterable[Produced]]) -> list[dict[str, Any]]:
+    return [row for row in bars(steps, "final") if row["interval"] == "1d"]
+
+
+def test_an_open_that_is_off_five_minutes_counts_from_its_first_minute_and_no_earlier() -> None:
+    # Pakistan Stock Exchange, Monday to Thursday: 09:32 to 15:30 in Karachi, UTC+5.
+    opens, closes = at("2025-11-26T04:32"), at("2025-11-26T10:30")
+    rows = [(opens - 1, "A", 99.0, 7), (opens, "A", 10.0, 1), (opens + 10 * M, "A", 11.0, 2)]
+    raw = [settings(calendars={"*": "XKAR"}), start(from_us=opens - HOUR_US, symbols=["A"])]
+    (day,) = days(run([*raw, ticks(rows, opens + 10 * M), mark(closes + LATENESS)]))
+    assert (day["open"], day["high"], day["volume"]) == (10.0, 11.0, 3.0)
+
+
+def test_a_close_that_is_off_five_minutes_leaves_out_what_comes_after() -> None:
+    # Euronext Dublin: continuous trading to 16:28 in Dublin.
+    closes = at("2025-11-26T16:28")
+    rows = [(closes - HOUR_US, "A", 10.0, 1), (closes - M, "A", 11.0, 2), (closes + M, "A", 50.0, 100)]
+    raw = [settings(calendars={"*": "XDUB"}), start(from_us=closes - 10 * HOUR_US, symbols=["A"])]
+    raw += [ticks(rows, closes + M), mark(closes + LATENESS), mark(closes + 2 * M + LATENESS)]
+    assert [(row["close"], row["volume"]) for row in days(run(raw))] == [(11.0, 3.0)]
+
+
+def test_a_day_is_whole_however_long_the_lateness() -> None:
+    day = at("2025-11-29")
+    raw = [settings(calendars={"*": "24/7"}, lateness_us=2 * HOUR_US), start(from_us=day, symbols=["A"])]
+    raw += [ticks([(day + h * HOUR_US, "A", 10.0, 1)], day + h * HOUR_US) for h in range(30)]
+    assert [row["volume"] for row in days(run(raw))] == [24.0]
+
+
+def test_rules_that_change_between_the_last_trade_and_the_close_lose_no_day() -> None:
+    opens, closes = at("2025-11-28T14:30"), at("2025-11-28T18:00")  # New York's half day
+    raw = [start(from_us=opens - HOUR_US, symbols=["A"]), ticks([(opens, "A", 10.0, 1)], opens + 30 * M)]
+    raw += [settings(lateness_us=3 * S), mark(closes + 5 * S), ticks([], closes + HOUR_US)]
+    assert [row["volume"] for row in days(run(raw))] == [1.0]
+
+
+def test_a_day_under_rules_that_changed_within_it_closes_by_the_new_ones() -> None:
+    opens, closes = at("2025-11-28T14:30"), at("2025-11-28T18:00")
+    raw = [start(from_us=opens - HOUR_US, symbols=["A"]), ticks([(opens, "A", 10.0, 1)], opens + 30 * M)]
+    raw += [settings(extended_hours=True), ticks([(closes - M, "A", 10.0, 5)], closes), mark(closes + 5 * S)]
+    assert days(run(raw)) == []
+    assert [row["volume"] for row in days(run([*raw, mark(closes + 4 * HOUR_US + 5 * S)]))] == [6.0]
+
+
+def test_a_calendar_that_cannot_be_made_goes_to_the_dead_letter() -> None:
+    assert len(decoded(run([settings(calendars={"*": "ASEX"})]), schemas.DEADLETTER)) == 1
+
+
+def test_an_evening_session_has_the_next_days_date() -> None:
+    # CME Globex: 17:00 in Chicago the evening before to 16:00 or 17:00.
+    known, session = calendar("CMES"), at("2025-11-25")
+    opens, closes = int(known.open_of(np.array([session]))[0]), int(known.close_of(np.array([session]))[0])
+    raw = [settings(calendars={"*": "CMES"}), start(from_us=opens - HOUR_US, symbols=["A"])]
+    raw += [ticks([(opens, "A", 1.0, 1)], opens), ticks([(closes - 1, "A", 2.0, 2), (closes, "A", 2.0, 4)], closes)]
+    steps = run([*raw, mark(closes + LATENESS), mark(closes + 3 * HOUR_US)])
+    assert opens < session
+    assert [(row["time"], row["volume"]) for row in days(steps)] == [(session, 3.0)]
