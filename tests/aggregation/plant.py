@@ -91,6 +91,12 @@ def end(feed: str = "a", whole: bool = True) -> bytes:
     return records.encode(records.End(feed=feed, sent_at_us=SENT, whole=whole)).to_pybytes()
 
 
+def rebuild(symbols: Sequence[str], from_us: int, to_us: int, sent: int = SENT) -> bytes:
+    column = pa.array(list(symbols), type=pa.utf8()).dictionary_encode()
+    batch = pa.RecordBatch.from_arrays([column], schema=schemas.SYMBOLS)
+    return records.encode(records.Rebuild(sent_at_us=sent, from_us=from_us, to_us=to_us), batch).to_pybytes()
+
+
 def settings(**values: Any) -> bytes:
     return records.encode(records.Settings(sent_at_us=SENT, values=values)).to_pybytes()
 

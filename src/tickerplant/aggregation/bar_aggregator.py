@@ -105,7 +105,7 @@ class BarAggregator:
                 symbols = rows["symbol"]
                 state.newest[symbols] = np.maximum(state.newest[symbols], rows["start"])
             if blocks:
-                self._outcome.closed[interval] = blocks
+                self._outcome.closed.setdefault(interval, []).extend(blocks)
         state.auctions.take_changed()
         # Only now, for what a step changes it must still be able to publish.
         for feed in self._moved.values():
@@ -198,16 +198,22 @@ class BarAggregator:
             heir.open_fives |= feed.open_fives
             heir.open_days |= feed.open_days
         feed.open_fives, feed.open_days = set(), set()
-        if feed.coverage and feed.coverage[-1][1] == FOREVER_US:
-            # Its last minute, five minutes and session count as covered, as they do for a whole start.
-            begin = feed.coverage[-1][0]
-            feed.coverage[-1] = (begin, max(begin, feed.top_us - feed.top_us % DAY_US + 2 * DAY_US))
+        feed.seal()
         self._outcome.states.append(StateRow(name, "ended", feed.watermark_us))
 
     def settings(self, rules: Rules) -> None:
         """Live by these rules from now on. Raises ConfigError, and changes nothing, when a calendar is unknown."""
         self.state.set_rules(rules)
         closing.reopen_days(self.state)
+
+    def say(self, row: StateRow) -> None:
+        """Have `market.status` hear this."""
+        self._outcome.states.append(row)
+
+    def publish(self, interval: int, rows: Rows) -> None:
+        """Publish closed bars of an interval (code) as they are, none of which is remembered."""
+        if len(rows):
+            self._outcome.closed.setdefault(interval, []).append(rows)
 
     def unsupported(self, name: str, reason: str, count: int) -> None:
         """Count what the engine cannot use."""

@@ -24,6 +24,7 @@ from tickerplant.aggregation.rows import (
     ROW,
     VALUES,
     Rows,
+    emptied,
     join,
     take,
 )
@@ -103,6 +104,31 @@ class Finished:
             block["held"] = held
         _choose(block, ranking.places(block, self.interval))
         self._note(start, _compare(block, before, reason))
+
+    def replace(
+        self, symbols: npt.NDArray[np.int32], starts: set[int], others: Finished, ranking: Ranking, reason: int
+    ) -> None:
+        """Take the candidates that `others` has of these symbols at these starts in the place of ours.
+
+        Each bar counts as changed, and what was published and has no candidate left is withdrawn.
+        """
+        for start in sorted(starts):
+            block = self.blocks.get(start, np.zeros(0, dtype=ROW))
+            given = others.blocks.get(start, np.zeros(0, dtype=ROW))
+            mine = np.isin(block["symbol"], symbols)
+            fresh = take(given, np.isin(given["symbol"], symbols))
+            fresh["revision"], fresh["held"] = -1, False
+            before = take(block, mine & block["winner"])
+            gone = emptied(take(before, ~np.isin(before["symbol"], fresh["symbol"])))
+            block = join((take(block, ~mine), fresh, gone))
+            if not len(block):
+                continue
+            block = take(block, np.argsort(_identities(block), kind="stable"))
+            _choose(block, ranking.places(block, self.interval))
+            _compare(block, before, reason)
+            block["reason"][block["winner"] & np.isin(block["symbol"], symbols)] = reason
+            self.blocks[start] = block
+            self.changed.setdefault(start, []).append(symbols)
 
     def of_feed(self, start: int, symbols: npt.NDArray[np.int32], feed: int) -> Rows:
         """Return copies of the bars that a feed's ticks gave these symbols, sorted by symbol."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from tickerplant.aggregation.bar_aggregator import BarAggregator
@@ -22,10 +23,13 @@ _MAX_REASONS: Final = 100  # the reason of a published bar is an int8 dictionary
 
 
 class Intake:
-    """Brings raw records to an engine. `take` is followed by the engine's `finish`."""
+    """Brings raw records to an engine. `take` is followed by the engine's `finish`.
 
-    def __init__(self, engine: BarAggregator, generation: int) -> None:
-        self._engine, self._generation = engine, generation
+    `only`: for a rebuild, the symbols whose prints and bars are taken, under the rules that the engine has.
+    """
+
+    def __init__(self, engine: BarAggregator, generation: int, *, only: npt.NDArray[np.int32] | None = None) -> None:
+        self._engine, self._generation, self._only = engine, generation, only
         self._handlers: dict[type[records.Header], Callable[[Any, pa.RecordBatch, int, Past], None]] = {
             records.Start: self._start,
             records.Ticks: self._ticks,
@@ -33,7 +37,7 @@ class Intake:
             records.Mark: self._mark,
             records.Down: self._down,
             records.End: self._end,
-            records.Settings: self._settings,
+            records.Settings: self._settings if only is None else self._nothing,
             records.Splits: self._nothing,
             records.Dividends: self._nothing,
             records.Rebuild: self._nothing,
@@ -72,6 +76,8 @@ class Intake:
         state = self._engine.state
         ticks, unsound = read_ticks(batch, state.symbols, state.sources, header.feed)
         engine = self._begin(header)
+        if self._only is not None:
+            ticks = ticks.where(np.isin(ticks.symbol, self._only))
         if unsound:
             engine.unsupported(header.feed, "price or size is no number", unsound)
         engine.ticks(header.feed, ticks, _time(header.watermark_us), offset, self.version(offset), past)
@@ -86,6 +92,8 @@ class Intake:
         if not usable.all():
             reason = "bar of another interval, off its bucket, or without prices"
             engine.unsupported(header.feed, reason, int(np.count_nonzero(~usable)))
+        if self._only is not None:
+            usable &= np.isin(rows["symbol"], self._only)
         engine.vendor_bars(header.feed, rows[usable], intervals[usable], _time(header.watermark_us))
 
     def _reason(self, text: str) -> int:

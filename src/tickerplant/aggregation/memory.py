@@ -21,6 +21,8 @@ Numbers = npt.NDArray[np.int32]
 
 GRACE_US: Final = HOUR_US
 """A session is remembered for this long after its successor has begun: at midnight a 24/7 market is in full trade."""
+COVERAGE_US: Final = 8 * DAY_US
+"""When a feed was up is remembered for this long before its bars are: as long as raw is kept, and may be rebuilt."""
 _FLOOR_STEP_US: Final = 10 * MINUTE_US  # floors move once a session: looking every ten minutes of feed time is enough
 
 
@@ -35,7 +37,7 @@ def tidy(state: State, feed: Feed) -> None:
     feed.floors_until = time_us + _FLOOR_STEP_US
     if floors != feed.floors:
         feed.floors = floors
-        feed.forget_before(min(floors, default=NEVER_US))
+        feed.forget_before(min(floors, default=NEVER_US) - COVERAGE_US)
         symbols = (feed.undone.keys & 0xFFFFFFFF).astype(np.int32)
         feed.undone.keep((feed.undone.keys >> 32) * MINUTE_US >= floors_of(state, feed, symbols))
         evict(state)
@@ -59,6 +61,15 @@ def evict(state: State) -> None:
     oldest = min((low for low, _ in ranges), default=NEVER_US)
     for session in [s for s in state.day_cache if s < oldest]:
         del state.day_cache[session]
+
+
+def is_remembered(state: State, starts: Int64Array) -> BoolArray:
+    """Return whether bars that begin at each time are remembered of some feed."""
+    result: BoolArray = np.zeros(len(starts), dtype=np.bool_)
+    for feed in state.feeds.values():
+        low = min(feed.floors, default=NEVER_US)
+        result |= (starts >= low) & (starts <= feed.top_us)
+    return result
 
 
 def drop_silent(state: State, sent_at_us: int) -> None:

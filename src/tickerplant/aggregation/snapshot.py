@@ -38,6 +38,7 @@ def dump(state: State) -> bytes:
             "newest": state.newest.tobytes(),
             "forgotten": state.forgotten.tobytes(),
             "next_feed": state.next_feed,
+            "hours": state.hours,
             "holds": [(*key, *hold) for key, hold in sorted(state.holds.items())],
             "next_check_us": state.next_check_us,
             "last_sent_us": state.last_sent_us,
@@ -56,6 +57,7 @@ def restore(data: bytes) -> State:
     state.forgotten = np.frombuffer(kept["forgotten"], dtype=np.int64).copy()
     state.set_rules(rules_from(kept["rules"]))
     state.next_feed = kept["next_feed"]
+    state.hours = [(sent, offset) for sent, offset in kept["hours"]]
     state.holds = {(start, feed): Hold(deadline, tuple(feeds)) for start, feed, deadline, feeds in kept["holds"]}
     state.next_check_us, state.last_sent_us = kept["next_check_us"], kept["last_sent_us"]
     for feed in kept["feeds"]:

@@ -16,6 +16,7 @@ from tickerplant.aggregation.bar_aggregator import BarAggregator, Outcome
 from tickerplant.aggregation.columns import FIRST_US, LAST_US
 from tickerplant.aggregation.intake import Intake
 from tickerplant.aggregation.publish import bars_of, coverage_of, differences_of
+from tickerplant.aggregation.rebuild import rebuild
 from tickerplant.aggregation.recount import Arrived, Past, no_past
 from tickerplant.aggregation.rows import INTERVALS
 from tickerplant.core import records, schemas
@@ -44,13 +45,20 @@ class AggregationStage:
         """Take one raw record and return what it causes; `past` yields what the partition has before it."""
         try:
             record = self._intake.take(delivery, past)
+            if isinstance(record.header, records.Rebuild):
+                rebuild(self._engine, self._generation, record, delivery.offset, past)
         except (UnreadableRecord, ConfigError) as error:
             return [_dead(delivery, str(error), self._engine.state.last_sent_us)]
+        self._engine.state.note_hour(delivery.offset)
         return self._publish(record, self._engine.finish(), self._intake.version(delivery.offset))
 
     def snapshot(self) -> bytes:
         """Return the whole state."""
         return snapshot.dump(self._engine.state)
+
+    def oldest_offset(self) -> int | None:
+        """Return the least raw offset that a later step may read again (see `recount`), or None if there is none."""
+        return self._engine.state.oldest_offset()
 
     def keep_label(self) -> str | None:
         """Return the UTC day of the log's clock: retention counts in days of it."""

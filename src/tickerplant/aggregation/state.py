@@ -13,10 +13,13 @@ from tickerplant.aggregation.rows import DAYS, FIVES, MINUTES, ROW, Names, Rows
 from tickerplant.aggregation.watermark import Feed
 from tickerplant.core.rules import DEFAULT_RULES, Rules
 from tickerplant.core.sessions import Calendar, Calendars
-from tickerplant.core.times import NEVER_US, Int64Array
+from tickerplant.core.times import FOREVER_US, HOUR_US, NEVER_US, Int64Array
 
 if TYPE_CHECKING:
     from tickerplant.aggregation.arbitration import Hold
+
+
+_MOST_HOURS = 24 * 8
 
 
 class State:
@@ -39,6 +42,8 @@ class State:
         """By symbol: bars that begin before this may have been published and are not remembered."""
         self.holds: dict[tuple[int, int], Hold] = {}
         """By (minute, feed): for whom it waits."""
+        self.hours: list[tuple[int, int]] = []
+        """Log times at least an hour apart, and the raw offset of the first record sent then or after."""
         self.next_check_us = NEVER_US
         """Log time of the next look at feeds that are silent."""
         self.last_sent_us = NEVER_US
@@ -49,6 +54,38 @@ class State:
         self.day_cache: dict[int, tuple[Rows, npt.NDArray[np.bool_]]] = {}
         self._calendars = Calendars(self.rules)
         self._feed_numbers: dict[str, int] = {}
+
+    def note_hour(self, offset: int) -> None:
+        """Remember where the log's clock stands, once an hour, for as long as raw is kept and may be rebuilt."""
+        if not self.hours or self.last_sent_us >= self.hours[-1][0] + HOUR_US:
+            self.hours = [*self.hours[-_MOST_HOURS + 1 :], (self.last_sent_us, offset)]
+
+    def offset_before(self, time_us: int) -> int:
+        """Return a raw offset before which nothing was sent after `time_us`: the latest that is known."""
+        return max((offset for sent, offset in self.hours if sent <= time_us), default=0)
+
+    def oldest_offset(self) -> int | None:
+        """Return the least raw offset of a print that is in a bar which is remembered, or of what undid one."""
+        found = [
+            int(block["first_offset"].min()) for f in (*self.finished, self.auctions) for block in f.blocks.values()
+        ]
+        for feed in self.feeds.values():
+            found += [int(rows["first_offset"].min()) for rows in [feed.windows.dump()[0]] if len(rows)]
+            found += [int(feed.undone.offsets.min())] if len(feed.undone) else []
+        return min(found, default=None)
+
+    def beginning(self) -> State:
+        """Return a state without bars under the same rules and numbers, which knows when each feed was up."""
+        fresh = State(self.symbols, self.sources)
+        fresh.reasons = self.reasons
+        fresh.next_feed = self.next_feed
+        fresh.set_rules(self.rules)
+        for feed in self.feeds.values():
+            seeded = Feed(feed.name, feed.number, live=feed.live, up=True, settled=True)
+            seeded.coverage, seeded.heard_us = list(feed.coverage), FOREVER_US
+            seeded.expected, seeded.sources = feed.expected, set(feed.sources)
+            fresh.add_feed(seeded)
+        return fresh
 
     def feed(self, name: str) -> Feed:
         """Return the feed of that name, a new one if need be."""

@@ -11,6 +11,9 @@ from tickerplant.aggregation.undone import Undone
 from tickerplant.aggregation.windows import Windows
 from tickerplant.core.times import DAY_US, FOREVER_US, NEVER_US, BoolArray, Int64Array
 
+_MOST_PIECES = 512
+"""Of coverage: each is looked at when minutes close, at some 3 µs."""
+
 
 @dataclass(slots=True)
 class Feed:
@@ -34,6 +37,8 @@ class Feed:
     """Up to here its minutes have been declared over."""
     coverage: list[tuple[int, int]] = field(default_factory=list)
     """When it was up, `[from, to)`, in order; the last is open (FOREVER_US) while it is up."""
+    settled: bool = False
+    """Its coverage is known for all time (in a rebuild): what the log says of it on the way changes nothing."""
     expected: npt.NDArray[np.int32] = field(default_factory=lambda: np.empty(0, dtype=np.int32))
     sources: set[int] = field(default_factory=set)
     """Those that its prints have named."""
@@ -62,6 +67,8 @@ class Feed:
 
     def rise(self, from_us: int, *, hole: bool, whole: bool) -> None:
         """The feed is up from `from_us` on; without a hole what it was up for before goes on."""
+        if self.settled:
+            return
         former = self.coverage[-1] if self.coverage else None
         if former is not None and not hole:
             self.coverage[-1] = (former[0], FOREVER_US)
@@ -75,15 +82,23 @@ class Feed:
 
     def fall(self, since_us: int) -> None:
         """The feed has brought nothing since `since_us`."""
-        self.coverage = [(start, min(end, since_us)) for start, end in self.coverage if start < since_us]
+        if not self.settled:
+            self.coverage = [(start, min(end, since_us)) for start, end in self.coverage if start < since_us]
+
+    def seal(self) -> None:
+        """The feed has ended whole: its last minute, five minutes and session count as covered."""
+        if not self.settled and self.coverage and self.coverage[-1][1] == FOREVER_US:
+            begin = self.coverage[-1][0]
+            self.coverage[-1] = (begin, max(begin, self.top_us - self.top_us % DAY_US + 2 * DAY_US))
 
     def covers(self, starts: Int64Array, ends: Int64Array) -> BoolArray:
         """Return whether the feed was up for all of each `[start, end)`."""
         return covered(self.coverage, starts, ends)
 
     def forget_before(self, time_us: int) -> None:
-        """Drop coverage that ended before `time_us`."""
-        self.coverage = [piece for piece in self.coverage if piece[1] >= time_us] or self.coverage[-1:]
+        """Drop coverage that ended before `time_us`, and the oldest of too many pieces (of a feed that flaps)."""
+        kept = [piece for piece in self.coverage if piece[1] >= time_us] or self.coverage[-1:]
+        self.coverage = kept[-_MOST_PIECES:]
 
 
 def covered(pieces: list[tuple[int, int]], starts: Int64Array, ends: Int64Array) -> BoolArray:

@@ -1,0 +1,163 @@
+"""A stretch run again from raw, under the rules of now: what a `Rebuild` record asks for.
+
+The raw partition is read again from well before the stretch, by an engine of its own that takes the named symbols alone
+and knows from the beginning when each feed was up. What it closes within the stretch takes the place of what is
+remembered, and is published with the rebuild's version whether it differs or not, so that a store that has lost or
+changed a bar has it again. Of bars that nobody remembers the last state that the new run gave is published as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from tickerplant.aggregation import memory
+from tickerplant.aggregation.bar_aggregator import BarAggregator, StateRow
+from tickerplant.aggregation.finished import REBUILD
+from tickerplant.aggregation.intake import Intake
+from tickerplant.aggregation.recount import Arrived, Past
+from tickerplant.aggregation.rows import DAYS, INTERVALS, Rows, join, take
+from tickerplant.aggregation.state import State
+from tickerplant.core import records
+from tickerplant.core.errors import ConfigError, UnreadableRecord
+from tickerplant.core.sessions import NO_SESSION
+from tickerplant.core.times import DAY_US, FOREVER_US, HOUR_US, NEVER_US, BoolArray
+
+FEED = "rebuild"
+"""The name under which `market.status` hears of a stretch that cannot be run again."""
+
+_MARGIN_US = HOUR_US  # clocks of senders differ by seconds
+
+
+def rebuild(engine: BarAggregator, generation: int, record: records.Record, offset: int, past: Past) -> None:
+    """Run the stretch of a `Rebuild` record again and put the outcome into the engine; `finish` publishes it.
+
+    Where raw no longer reaches back to before the stretch, nothing is changed and `market.status` says so.
+    """
+    state, header = engine.state, record.header
+    assert isinstance(header, records.Rebuild)
+    known = {text: code for code, text in enumerate(state.symbols.texts)}
+    names = record.batch.column(0).to_pylist()
+    symbols = np.array(sorted({known[name] for name in names if name in known}), dtype=np.int32)
+    if not len(symbols) or header.to_us <= header.from_us:
+        return
+    begin_us = _begin(state, symbols, header.from_us)
+    first = state.offset_before(begin_us - _MARGIN_US)
+    raw = _checked(past(first, offset), first, begin_us - _MARGIN_US)
+    if raw is None:
+        reason = "raw does not reach back to before the stretch: nothing is changed"
+        engine.say(StateRow(FEED, "unsupported", header.from_us, reason, len(symbols)))
+        return
+    fresh, closed = _run_again(state, generation, symbols, raw, past)
+    state.next_feed = max(state.next_feed, fresh.next_feed)
+    inside = _Stretch(state, header.from_us, header.to_us)
+    for interval in range(len(INTERVALS)):
+        published = _last(closed[interval])
+        published = take(published, inside.has(interval, published))
+        blocks = fresh.finished[interval].blocks
+        remembered = memory.is_remembered(state, published["start"])
+        remembered &= np.isin(published["start"], np.array(sorted(blocks), dtype=np.int64))
+        alone = set(published["start"][~remembered].tolist())
+        ours = {start for start in state.finished[interval].blocks if inside.has_start(interval, start)} - alone
+        starts = ours | set(published["start"][remembered].tolist())
+        state.finished[interval].replace(symbols, starts, fresh.finished[interval], state.ranking, REBUILD)
+        engine.publish(interval, _rebuilt(take(published, ~remembered)))
+    state.day_cache.clear()
+
+
+def _begin(state: State, symbols: npt.NDArray[np.int32], from_us: int) -> int:
+    """Return where the earliest session of these symbols that holds `from_us` begins, or `from_us`."""
+    begins = [from_us]
+    for number in np.unique(state.calendar_of[symbols]).tolist():
+        known = state.calendars[number]
+        session = known.session_of(np.array([from_us]))
+        if session[0] != NO_SESSION:
+            begins.append(int(known.bounds_of(session)[0][0]))
+    return max(min(begins), NEVER_US)
+
+
+def _checked(raw: Iterable[Arrived], first: int, before_us: int) -> Iterable[Arrived] | None:
+    """Return the records, or None if they do not begin where they must: at `first`, or with one sent before a time."""
+    records_ = iter(raw)
+    head = next(records_, None)
+    if head is None:
+        return None
+    if head.offset != first:
+        try:
+            if records.header_of(head.value).sent_at_us > before_us:
+                return None
+        except UnreadableRecord:
+            return None
+
+    def everything() -> Iterator[Arrived]:
+        yield head
+        yield from records_
+
+    return everything()
+
+
+def _run_again(
+    state: State, generation: int, symbols: npt.NDArray[np.int32], raw: Iterable[Arrived], past: Past
+) -> tuple[State, list[list[Rows]]]:
+    """Return the state after the new run, and by interval all that it closed, in order."""
+    fresh = state.beginning()
+    engine = BarAggregator(fresh)
+    intake = Intake(engine, generation, only=symbols)
+    closed: list[list[Rows]] = [[] for _ in INTERVALS]
+    for arrived in raw:
+
+        def before(begin: int, end: int, limit: int = arrived.offset) -> Iterator[Arrived]:
+            return past(begin, min(end, limit))
+
+        try:
+            intake.take(arrived, before)
+        except (UnreadableRecord, ConfigError):
+            continue  # it was put aside when it came
+        for interval, blocks in engine.finish().closed.items():
+            closed[interval] += blocks
+    return fresh, closed
+
+
+def _last(parts: list[Rows]) -> Rows:
+    """Return the last row of each (start, symbol), sorted by them."""
+    rows = join(parts)
+    order = np.lexsort((np.arange(len(rows)), rows["symbol"], rows["start"]))
+    rows = take(rows, order)
+    last = np.ones(len(rows), dtype=np.bool_)
+    last[:-1] = (rows["start"][1:] != rows["start"][:-1]) | (rows["symbol"][1:] != rows["symbol"][:-1])
+    return take(rows, last)
+
+
+def _rebuilt(rows: Rows) -> Rows:
+    rows["reason"] = REBUILD
+    return rows
+
+
+class _Stretch:
+    """Which bars lie in `[from_us, to_us)`, or have a part there."""
+
+    def __init__(self, state: State, from_us: int, to_us: int) -> None:
+        self._from, self._to = from_us, to_us
+        first, end = max(from_us, -(10**16)), min(to_us, 10**16)
+        times = np.append(
+            np.arange(first, end, HOUR_US) if end - first < 40_000 * DAY_US else np.array([first]), end - 1
+        )
+        # By date too: a bar of a day that the calendar of now has no session for must be found to be withdrawn.
+        sessions = [known.session_of(times) for known in state.calendars]
+        self._sessions = np.unique(np.concatenate([*sessions, times - times % DAY_US]))
+
+    def has(self, interval: int, rows: Rows) -> BoolArray:
+        """Return which rows of an interval (code) do."""
+        starts = rows["start"]
+        if interval == DAYS:
+            return np.isin(starts, self._sessions)
+        result: BoolArray = (starts + INTERVALS[interval].us > self._from) & (starts < self._to)
+        return result
+
+    def has_start(self, interval: int, start: int) -> bool:
+        """Return whether a bar of an interval that begins then does."""
+        if interval == DAYS:
+            return bool(np.isin(start, self._sessions))
+        return start + INTERVALS[interval].us > self._from and start < min(self._to, FOREVER_US)

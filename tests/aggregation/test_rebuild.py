@@ -1,0 +1,174 @@
+"""A stretch run again from raw: the same bars, or those of the rules of now, with the rebuild's version."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.aggregation.plant import (
+    PRICES,
+    at,
+    bars,
+    continued,
+    decoded,
+    down,
+    end,
+    last,
+    mark,
+    rebuild,
+    run,
+    same_bars,
+    settings,
+    start,
+    ticks,
+    vendor,
+)  # fmt: skip
+from tickerplant.aggregation.stage import AggregationStage, Produced
+from tickerplant.core import records, schemas
+from tickerplant.core.flags import TickFlag
+from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, SECOND_US
+from tickerplant.core.version import make_version
+
+OPEN = at("2026-01-05T14:30")
+CLOSE = at("2026-01-05T21:00")
+DAY = at("2026-01-05")
+M, S = MINUTE_US, SECOND_US
+
+
+def session(day: int, *, symbols: tuple[str, ...] = ("A", "B"), feed: str = "a") -> list[bytes]:
+    """A live feed's ticks of one session, `day` days after the first, one every 20 minutes, and its marks."""
+    raw = []
+    for number in range(20):
+        time = OPEN + day * DAY_US + number * 20 * M
+        rows = [
+            (time + i, symbol, 10.0 + day + number / 8 + i, 1.0 + i, 0, f"{day}-{number}")
+            for i, symbol in enumerate(symbols)
+        ]
+        raw += [ticks(rows, time, feed, sent=time + S), mark(time + S, feed, sent=time + S)]
+    over = CLOSE + day * DAY_US + 10 * S
+    return [*raw, mark(over, feed, sent=over)]
+
+
+LIVE = start("a", OPEN - HOUR_US, ["A", "B"], live=True, sent_at_us=OPEN - HOUR_US)
+
+
+def final(steps: list[list[Produced]]) -> dict[tuple[str, str, int], dict[str, Any]]:
+    return {(row["interval"], row["symbol"], row["time"]): row for row in bars(steps) if row["state"] != "forming"}
+
+
+def test_a_rebuild_publishes_the_same_bars_with_its_version_and_touches_no_other_symbol() -> None:
+    raw = [LIVE, *session(0)]
+    before = last(run(raw))
+    raw.append(rebuild(["A"], OPEN, CLOSE, sent=CLOSE + M))
+    again = final(run(raw)[-1:])
+    assert again.keys() == {key for key in before if key[1] == "A"}
+    for key, row in again.items():
+        assert {name: row[name] for name in (*PRICES, "volume", "vwap")} == {
+            name: before[key][name] for name in (*PRICES, "volume", "vwap")
+        }
+        assert (row["version"], row["reason"], row["revision"]) == (make_version(1, len(raw) - 1), "rebuild", 1)
+
+
+def test_a_stretch_takes_the_bars_that_have_a_part_in_it() -> None:
+    raw = [LIVE, *session(0), rebuild(["A"], OPEN + 41 * M, OPEN + 41 * M + 1, sent=CLOSE + M)]
+    assert {(key[0], key[2]) for key in final(run(raw)[-1:])} == {("5m", OPEN + 40 * M), ("1d", DAY)}
+    raw[-1] = rebuild(["A"], OPEN + 40 * M + 30 * S, OPEN + 40 * M + 31 * S, sent=CLOSE + M)
+    assert {(key[0], key[2]) for key in final(run(raw)[-1:])} == {
+        ("1m", OPEN + 40 * M), ("5m", OPEN + 40 * M), ("1d", DAY),
+    }  # fmt: skip
+
+
+def test_it_runs_under_the_rules_of_now() -> None:
+    early = (OPEN - 30 * M, "A", 5.0, 100.0)
+    raw = [LIVE, ticks([early], OPEN - 30 * M), *session(0)]
+    assert last(run(raw))["1d", "A", DAY]["low"] == 10.0
+    raw += [settings(extended_hours=True), rebuild(["A"], OPEN, CLOSE, sent=CLOSE + M)]
+    late = CLOSE + 4 * HOUR_US + 10 * S
+    raw += [mark(late, sent=late), rebuild(["A"], OPEN, CLOSE, sent=late + M)]
+    day = final(run(raw)[-1:])["1d", "A", DAY]
+    assert (day["low"], day["open"], day["state"], day["complete"]) == (5.0, 5.0, "final", False)
+
+
+def test_older_than_memory_it_comes_through_as_the_new_run_says() -> None:
+    raw = [LIVE, *session(0), *session(1), *session(2)]
+    before = last(run(raw))
+    raw.append(rebuild(["B"], DAY, DAY + DAY_US, sent=CLOSE + 2 * DAY_US + M))
+    again = final(run(raw)[-1:])
+    want = {key: row for key, row in before.items() if key[1] == "B" and key[2] < DAY + DAY_US}
+    same_bars(want, again)
+    assert {row["version"] for row in again.values()} == {make_version(1, len(raw) - 1)}
+    assert {row["reason"] for row in again.values()} == {"rebuild"}
+
+
+def test_drops_are_known_though_the_new_run_begins_after_them() -> None:
+    raw = [LIVE, *session(0)]
+    raw.insert(5, down(OPEN + 30 * M, sent=OPEN + 31 * M))
+    raw.insert(6, start("a", OPEN + 33 * M, ["A", "B"], live=True, hole=True, sent_at_us=OPEN + 33 * M))
+    raw += [*session(1), *session(2)]
+    before = {key: row for key, row in last(run(raw)).items() if key[1] == "A" and key[2] < DAY + DAY_US}
+    assert not before["1d", "A", DAY]["complete"]
+    raw.append(rebuild(["A"], DAY, DAY + DAY_US, sent=CLOSE + 2 * DAY_US + M))
+    same_bars(before, final(run(raw)[-1:]))
+
+
+def test_cancels_and_late_ticks_and_vendors_bars_are_run_again_too() -> None:
+    raw = [LIVE, *session(0)]
+    raw += [ticks([(OPEN, "A", 10.0, 1.0, int(TickFlag.CANCEL), "0-0")], CLOSE + M, sent=CLOSE + M)]
+    raw += [ticks([(OPEN + 70 * S, "A", 3.0, 1.0)], CLOSE + M, sent=CLOSE + M)]
+    raw += [vendor([(OPEN + 20 * M, "A", "1m", 1.0, 2.0, 0.5, 1.5, 9.0)], CLOSE, source="v")]
+    before = {key: row for key, row in last(run(raw)).items() if key[1] == "A"}
+    raw.append(rebuild(["A"], OPEN, CLOSE, sent=CLOSE + 2 * M))
+    after = final(run(raw)[-1:])
+    same_bars(before, {key: row for key, row in after.items() if row["state"] == "final"})
+    assert {key for key, row in after.items() if row["state"] == "withdrawn"} == {("1m", "A", OPEN)}
+
+
+def test_a_bar_that_the_new_run_does_not_give_is_withdrawn() -> None:
+    raw = [LIVE, *session(0)]
+    raw.insert(1, settings(calendars={"*": "24/7"}))
+    raw += [ticks([(CLOSE + HOUR_US, "A", 9.0, 1.0)], CLOSE + HOUR_US, sent=CLOSE + HOUR_US)]
+    midnight = DAY + DAY_US + 10 * S
+    raw += [mark(midnight, sent=midnight)]
+    assert last(run(raw))["1d", "A", DAY]["close"] == 9.0
+    raw += [settings(calendars={"*": "XHKG"}), rebuild(["A"], OPEN, CLOSE, sent=midnight + M)]
+    after = final(run(raw)[-1:])
+    assert {key for key, row in after.items() if row["state"] == "withdrawn"} == {("1d", "A", DAY)}
+
+
+def test_where_raw_does_not_reach_back_nothing_changes_and_the_status_says_so() -> None:
+    raw = [LIVE, *session(0)]
+    stage = AggregationStage(1)
+    run(raw, stage)
+    kept = stage.snapshot()
+    steps = continued([*raw, rebuild(["A"], OPEN, CLOSE, sent=CLOSE + M)][10:], stage, len(raw), kept_from=10)
+    assert bars(steps) == []
+    (told,) = [r.header for r in decoded(steps, schemas.STATUS) if isinstance(r.header, records.FeedState)]
+    assert (told.feed, told.state, told.count) == ("rebuild", "unsupported", 1)
+    assert "raw does not reach back" in told.reason
+    assert len(stage.snapshot()) == len(kept)
+
+
+@pytest.mark.parametrize(
+    ("symbols", "from_us", "to_us"), [(["ZZZ"], OPEN, CLOSE), ([], OPEN, CLOSE), (["A"], CLOSE, OPEN)]
+)
+def test_what_names_nothing_does_nothing(symbols: list[str], from_us: int, to_us: int) -> None:
+    raw = [LIVE, *session(0), rebuild(symbols, from_us, to_us, sent=CLOSE + M)]
+    assert run(raw)[-1] == []
+
+
+def test_a_snapshot_before_or_after_a_rebuild_changes_no_byte() -> None:
+    raw = [LIVE, *session(0), *session(1), rebuild(["A", "B"], DAY, DAY + DAY_US, sent=CLOSE + DAY_US + M)]
+    raw += [ticks([(OPEN + DAY_US + 70 * S, "A", 3.0, 1.0)], CLOSE + DAY_US + M, sent=CLOSE + DAY_US + M)]
+    raw += [rebuild(["A"], DAY, DAY + 2 * DAY_US, sent=CLOSE + DAY_US + M), end("a")]
+    whole = AggregationStage(1)
+    expected = run(raw, whole)
+    for where in (1, 30, 70, len(raw) - 4, len(raw) - 3, len(raw) - 1):
+        first = AggregationStage(1)
+        run(raw[:where], first)
+        second = AggregationStage(1, first.snapshot())
+        after = continued(raw, second, where)
+        assert [[bytes(o.value) for o in step] for step in after] == [
+            [bytes(o.value) for o in step] for step in expected[where:]
+        ]
+        assert second.snapshot() == whole.snapshot()
