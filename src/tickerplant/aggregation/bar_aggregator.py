@@ -24,7 +24,7 @@ from tickerplant.aggregation import arbitration, closing, forming, memory
 from tickerplant.aggregation.finished import AUCTION, CANCEL, CORRECTION, DOWN, LATE, SOURCE, TICKS
 from tickerplant.aggregation.grouping import TickColumns, group_ticks
 from tickerplant.aggregation.recount import UNDOES, Past, auction_sessions, no_past, recount
-from tickerplant.aggregation.rows import DAYS, FROM_TICKS, MINUTES, Rows, keys_of, take
+from tickerplant.aggregation.rows import DAYS, FROM_TICKS, INTERVALS, MINUTES, Rows, keys_of, take
 from tickerplant.aggregation.state import State
 from tickerplant.aggregation.watermark import Feed
 from tickerplant.core.flags import TickFlag
@@ -137,11 +137,13 @@ class BarAggregator:
         self, name: str, ticks: TickColumns, watermark_us: int, offset: int, version: int, past: Past = no_past
     ) -> None:
         """Prints of a feed, in the order of their arrival, and its watermark after them; `past` for what is undone."""
-        feed = self._known(name, watermark_us)
-        self.state.refresh()
+        state, feed = self.state, self._known(name, watermark_us)
+        state.refresh()
         reason = LATE
         if len(ticks):
             feed.top_us = max(feed.top_us, int(ticks.time.max()))
+            if state.activities:
+                self._count_activity(feed, ticks)
             least, most = int(ticks.source.min()), int(ticks.source.max())
             feed.sources |= {least} if least == most else set(np.unique(ticks.source).tolist())
             touched = self._touches_undone(feed, ticks)
@@ -226,6 +228,28 @@ class BarAggregator:
             feed.up = True
             feed.rise(watermark_us, hole=True, whole=False)
         return feed
+
+    def _count_activity(self, feed: Feed, ticks: TickColumns) -> None:
+        """Give prints to the bars by activity; cancels and corrections are none."""
+        counts = self.state.members[ticks.symbol].any(axis=1) & ((ticks.flags & UNDOES) == 0)
+        late = feed.activity.add(ticks.where(counts)) if counts.any() else 0
+        if late:
+            self.unsupported(feed.name, "too late for bars by activity", late)
+
+    def _end_activity(self, feed: Feed, limit_us: int) -> None:
+        state = self.state
+        bars = feed.activity.release(limit_us, state.members, state.calendars, state.calendar_of)
+        for number, rows in enumerate(bars):
+            if not len(rows):
+                continue
+            rows["feed"] = rows["feed_hi"] = feed.number
+            rows["reason"], rows["revision"] = TICKS, 0
+            # A bar whose last print sets no price ends no later than that of the last that did, as far as is known.
+            ends = np.maximum(rows["start"], rows["close_time"]) + 1
+            rows["complete"] = feed.covers(rows["start"], ends)
+            rows = take(rows, ~arbitration.outspoken(state, feed, rows))
+            if len(rows):
+                self._outcome.closed.setdefault(len(INTERVALS) + number, []).append(rows)
 
     def _touches_undone(self, feed: Feed, ticks: TickColumns) -> BoolArray | None:
         """Return which prints have their minute counted again: those of minutes with a cancel or a correction."""
@@ -364,6 +388,8 @@ class BarAggregator:
         if feed.windows.first_start + MINUTE_US <= limit_us:
             self._finish_minutes(feed, feed.windows.take_before(limit_us), reason)
         days = closing.settle(self.state, feed, min(limit_us, coarser_us), reason, redo_since_us)
+        if state.activities:
+            self._end_activity(feed, limit_us)
         if feed.live:
             self._declare_minutes(feed, limit_us)
         else:

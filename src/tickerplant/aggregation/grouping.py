@@ -32,6 +32,13 @@ class TickColumns:
     def __len__(self) -> int:
         return len(self.time)
 
+    def at(self, order: Int64Array) -> TickColumns:
+        """Return the prints at these places, without their ids."""
+        return TickColumns(
+            self.time[order], self.symbol[order], self.price[order],
+            self.size[order], self.source[order], self.flags[order],
+        )  # fmt: skip
+
     def where(self, mask: npt.NDArray[np.bool_]) -> TickColumns:
         """Return the prints for which `mask` holds."""
         return TickColumns(

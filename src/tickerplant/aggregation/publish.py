@@ -29,7 +29,7 @@ def bars_of(state: State, outcome: Outcome, version: int, published_at_us: int) 
     parts: list[Rows] = []
     codes: list[int] = []
     states: list[int] = []
-    for code in range(len(INTERVALS)):
+    for code in range(len(INTERVALS) + len(state.activities)):
         for rows, kind in [*((rows, _FINAL) for rows in outcome.closed.get(code, [])),
                            (outcome.forming.get(code), _FORMING)]:  # fmt: skip
             if rows is not None and len(rows):
@@ -63,7 +63,7 @@ def _batch(
     columns = [
         timestamps(rows["start"]),
         named(rows["symbol"], state.symbols),
-        pa.DictionaryArray.from_arrays(pa.array(interval), _INTERVALS),
+        pa.DictionaryArray.from_arrays(pa.array(interval), _intervals(state)),
         *(_nullable(rows[name]) for name in ("open", "high", "low", "close")),
         pa.array(np.ascontiguousarray(rows["volume"])),
         _nullable(vwap),
@@ -78,6 +78,12 @@ def _batch(
         timestamps(np.full(count, published_at_us)),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=schemas.BARS)
+
+
+def _intervals(state: State) -> pa.Array:
+    if not state.activities:
+        return _INTERVALS
+    return pa.array([interval.name for interval in (*INTERVALS, *state.activities)])
 
 
 def _nullable(values: npt.NDArray[np.float64]) -> pa.Array:

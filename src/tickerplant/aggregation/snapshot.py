@@ -61,7 +61,7 @@ def restore(data: bytes) -> State:
     state.holds = {(start, feed): Hold(deadline, tuple(feeds)) for start, feed, deadline, feeds in kept["holds"]}
     state.next_check_us, state.last_sent_us = kept["next_check_us"], kept["last_sent_us"]
     for feed in kept["feeds"]:
-        state.add_feed(_restore_feed(feed, len(state.symbols)))
+        state.add_feed(_restore_feed(feed, state))
     for finished, blocks in zip((*state.finished, state.auctions), kept["finished"], strict=True):
         _restore_blocks(finished, blocks)
     return state
@@ -72,6 +72,7 @@ def _dump_feed(feed: Feed) -> dict[str, Any]:
     return {name: getattr(feed, name) for name in _PLAIN} | {
         "expected": feed.expected.tobytes(),
         "sources": sorted(feed.sources),
+        "activity": feed.activity.dump(),
         "undone": (feed.undone.keys.tobytes(), feed.undone.offsets.tobytes()),
         "windows": rows.tobytes(),
         "dirty": dirty.tobytes(),
@@ -81,11 +82,14 @@ def _dump_feed(feed: Feed) -> dict[str, Any]:
     }
 
 
-def _restore_feed(kept: dict[str, Any], symbols: int) -> Feed:
+def _restore_feed(kept: dict[str, Any], state: State) -> Feed:
+    symbols = len(state.symbols)
     feed = Feed(**{name: kept[name] for name in _PLAIN})
     feed.coverage = [(begin, end) for begin, end in feed.coverage]
     feed.expected = np.frombuffer(kept["expected"], dtype=np.int32).copy()
     feed.sources = set(kept["sources"])
+    feed.activity.fit(state.activities)
+    feed.activity.load(kept["activity"], symbols)
     feed.undone = Undone(*(np.frombuffer(part, dtype=np.int64).copy() for part in kept["undone"]))
     feed.windows.load(_rows(kept["windows"]), np.frombuffer(kept["dirty"], dtype=np.bool_), symbols)
     feed.windows.any_dirty = kept["any_dirty"]

@@ -48,7 +48,8 @@ class AggregationStage:
             if isinstance(record.header, records.Rebuild):
                 rebuild(self._engine, self._generation, record, delivery.offset, past)
         except (UnreadableRecord, ConfigError) as error:
-            return [_dead(delivery, str(error), self._engine.state.last_sent_us)]
+            said = {"sent_at_us": self._engine.state.last_sent_us, "cause": self._intake.version(delivery.offset)}
+            return [_dead(delivery, str(error), said)]
         self._engine.state.note_hour(delivery.offset)
         return self._publish(record, self._engine.finish(), self._intake.version(delivery.offset))
 
@@ -110,7 +111,7 @@ def _passed_on(header: records.Header, said: dict[str, Any]) -> records.Header |
     return None
 
 
-def _dead(delivery: Arrived, reason: str, sent_at_us: int) -> Produced:
+def _dead(delivery: Arrived, reason: str, said: dict[str, Any]) -> Produced:
     value = bytes(memoryview(delivery.value))
     batch = pa.RecordBatch.from_pylist(
         [
@@ -124,4 +125,4 @@ def _dead(delivery: Arrived, reason: str, sent_at_us: int) -> Produced:
         ],
         schema=schemas.DEAD,
     )
-    return Produced(schemas.DEADLETTER, records.encode(records.Dead(sent_at_us=sent_at_us), batch))
+    return Produced(schemas.DEADLETTER, records.encode(records.Dead(**said), batch))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -11,6 +13,8 @@ from tickerplant.aggregation.finished import REASONS, Finished
 from tickerplant.aggregation.ranking import Ranking
 from tickerplant.aggregation.rows import DAYS, FIVES, MINUTES, ROW, Names, Rows
 from tickerplant.aggregation.watermark import Feed
+from tickerplant.core.errors import BadInput, ConfigError
+from tickerplant.core.interval import Interval, parse
 from tickerplant.core.rules import DEFAULT_RULES, Rules
 from tickerplant.core.sessions import Calendar, Calendars
 from tickerplant.core.times import FOREVER_US, HOUR_US, NEVER_US, Int64Array
@@ -51,6 +55,10 @@ class State:
         self.calendars: list[Calendar] = []
         self.calendar_of: npt.NDArray[np.int32] = np.empty(0, dtype=np.int32)
         self.ranking = Ranking(self.rules, self.symbols, self.sources)
+        self.activities: list[Interval] = []
+        """Intervals by activity that the rules name; their codes follow those of `rows.INTERVALS`."""
+        self.members: npt.NDArray[np.bool_] = np.empty((0, 0), dtype=np.bool_)
+        """By symbol and such interval: whether the symbol has bars of it."""
         self.day_cache: dict[int, tuple[Rows, npt.NDArray[np.bool_]]] = {}
         self._calendars = Calendars(self.rules)
         self._feed_numbers: dict[str, int] = {}
@@ -79,7 +87,7 @@ class State:
         fresh = State(self.symbols, self.sources)
         fresh.reasons = self.reasons
         fresh.next_feed = self.next_feed
-        fresh.set_rules(self.rules)
+        fresh.set_rules(msgspec.structs.replace(self.rules, activity_bars={}))  # those are published once
         for feed in self.feeds.values():
             seeded = Feed(feed.name, feed.number, live=feed.live, up=True, settled=True)
             seeded.coverage, seeded.heard_us = list(feed.coverage), FOREVER_US
@@ -94,6 +102,7 @@ class State:
             number = self._feed_numbers[name] = self.next_feed
             self.next_feed += 1
             self.feeds[number] = Feed(name, number)
+            self.feeds[number].activity.fit(self.activities)
         return self.feeds[number]
 
     def add_feed(self, feed: Feed) -> None:
@@ -113,18 +122,23 @@ class State:
     def set_rules(self, rules: Rules) -> None:
         """Live by other rules from now on.
 
-        Raises ConfigError, and changes nothing, when a calendar is unknown or the order of sources cannot be read.
+        Raises ConfigError, and changes nothing, when a calendar is unknown, or the order of sources or an interval
+        cannot be read.
         """
         calendars = Calendars(rules)
         calendars.check()
         ranking = Ranking(rules, self.symbols, self.sources)
+        activities = _activities(rules)
         self.rules = rules
         self._calendars = calendars
         self.calendars, self.calendar_of = [], np.empty(0, dtype=np.int32)
         self.ranking = ranking
+        self.activities = activities
+        self.members = np.empty((0, len(self.activities)), dtype=np.bool_)
         self.day_cache.clear()
         for feed in self.feeds.values():
             feed.floors, feed.floors_until = [], NEVER_US
+            feed.activity.fit(self.activities)
         self.refresh()
 
     def refresh(self) -> None:
@@ -139,6 +153,14 @@ class State:
             self.newest = np.concatenate((self.newest, never))
             self.forgotten = np.concatenate((self.forgotten, never))
         self.ranking.refresh()
+        if len(self.members) < len(self.symbols):
+            has = [self._activities_of(text) for text in self.symbols.texts[len(self.members) :]]
+            fits = np.array(has, dtype=np.bool_).reshape(len(has), len(self.activities))
+            self.members = np.concatenate((self.members, fits))
+
+    def _activities_of(self, symbol: str) -> list[bool]:
+        chosen = next((n for pattern, n in self.rules.activity_bars.items() if fnmatchcase(symbol, pattern)), ())
+        return [interval.name in chosen for interval in self.activities]
 
     def _calendar_number(self, symbol: str) -> int:
         calendar = self._calendars.of(symbol)
@@ -156,3 +178,16 @@ class State:
             found = np.zeros(count, dtype=ROW), np.zeros(count, dtype=np.bool_)
             self.day_cache[session] = found
         return found
+
+
+def _activities(rules: Rules) -> list[Interval]:
+    """Return the intervals by activity that the rules name, each once. Raises ConfigError for any other."""
+    names = sorted({name for names in rules.activity_bars.values() for name in names})
+    try:
+        found = [parse(name) for name in names]
+    except BadInput as error:
+        raise ConfigError(f"activity_bars: {error}") from error
+    for interval in found:
+        if not interval.is_activity:
+            raise ConfigError(f"activity_bars: {interval} is an interval of time")
+    return found

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from tickerplant.aggregation.activity import Activity
 from tickerplant.aggregation.undone import Undone
 from tickerplant.aggregation.windows import Windows
 from tickerplant.core.times import DAY_US, FOREVER_US, NEVER_US, BoolArray, Int64Array
@@ -44,6 +45,7 @@ class Feed:
     """Those that its prints have named."""
     windows: Windows = field(default_factory=Windows)
     undone: Undone = field(default_factory=Undone)
+    activity: Activity = field(default_factory=Activity)
     open_fives: set[int] = field(default_factory=set)
     """5m bars that have parts of this feed and wait for its horizon."""
     open_days: set[tuple[int, int]] = field(default_factory=set)
