@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import datetime as dt
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -85,6 +85,13 @@ def ensure_settings(log: EventLog, settings: Settings, *, only_first: bool = Fal
     if always_open and rules.calendars == DEFAULT_RULES.calendars:
         rules = msgspec.structs.replace(rules, calendars={"*": "24/7"})
     ensure(log, values_of(rules))
+
+
+def request_rebuild(log: EventLog, symbols: Sequence[str], from_us: int, to_us: int) -> dict[int, int]:
+    """Have the bars of `[from_us, to_us)` of these symbols made again; return the raw offset of that by partition."""
+    from tickerplant.market_data.control import request_rebuild as request
+
+    return request(log, symbols, from_us, to_us)
 
 
 def keepers(log: EventLog) -> list[Keeper]:
