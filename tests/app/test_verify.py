@@ -173,6 +173,16 @@ def test_it_is_equal_on_kafka_too(tmp_path: Path) -> None:
         found = say(plant, "verify", "--json", "--partition", "0", "--from", iso(middle), "--log", url)
         (one,) = objects(found)
         assert (one["equal"], one["records"], one["snapshot"]) == (True, DAY_RECORDS, labels()[1])
+        log = open_log(url)
+        try:
+            (keeper, _) = keepers(log)
+            assert keeper.look(middle) == 0
+            assert log.trim(middle) == {}
+            assert keeper.look(middle + 100 * DAY_US) == DAYS - 1
+            (left,) = snapshots.kept_in(log, STATE_AGGREGATION, RAW, 0)
+            assert left.label == labels()[-1], "no record has come since, so it holds nothing back"
+        finally:
+            log.close()
 
 
 def test_a_stretch_is_run_from_the_newest_kept_snapshot_before_it(plant: Plant) -> None:
