@@ -113,4 +113,4 @@ def _summary(rows: list[dict[str, Any]], shown: int) -> str:
     pairs = Counter((row["source"], row["other_source"], row["interval"]) for row in rows)
     counted = ", ".join(f"{source} / {other} {name}: {n:,}" for (source, other, name), n in sorted(pairs.items()))
     some = f" (the newest {shown:,} are shown)" if shown < len(rows) else ""
-    return f"{len(rows):,} bars differ{some}: {counted}"
+    return f"{len(rows):,} {'bar differs' if len(rows) == 1 else 'bars differ'}{some}: {counted}"
