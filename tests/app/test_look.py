@@ -8,27 +8,16 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import logging
-import os
-import re
-import sys
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
-from unittest import mock
 
 import pytest
-import structlog
-from tests.e2e.support import Answer, ask, replay, rows
+from tests.e2e.support import ask, replay, rows
+from tests.support.commands import assert_refused, objects, say
 from tests.support.plant import SHARED_DATA, Plant
-
-from tickerplant.app.cli import main
 
 TICKS = 399
 MINUTES = 8
-TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?Z")
-ANY_TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d[\d:.]*(?:Z|[+-]\d\d:?\d\d)?")
 
 
 @pytest.fixture(scope="module")
@@ -47,41 +36,6 @@ def plant(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plan
     with plant.store():
         assert replay(plant, file)["ticks"] == TICKS
         yield plant
-
-
-def say(plant: Plant, *arguments: str | Path) -> Answer:
-    """Run a command to its end."""
-    root, said = logging.getLogger(), structlog.get_config()
-    handlers, level = root.handlers[:], root.level
-    out, err = io.StringIO(), io.StringIO()
-    argv = ["tickerplant", *map(str, arguments), "--data", str(plant.data)]
-    try:
-        with (
-            redirect_stdout(out), redirect_stderr(err), mock.patch.object(sys, "argv", argv),
-            mock.patch.dict(os.environ, plant.environment(), clear=True), pytest.raises(SystemExit) as end,
-        ):  # fmt: skip
-            main()
-    finally:
-        root.handlers[:] = handlers
-        root.setLevel(level)
-        structlog.configure(**said)
-    return Answer(int(end.value.code or 0), out.getvalue(), err.getvalue())
-
-
-def objects(answer: Answer) -> list[dict[str, Any]]:
-    """What a command with --json says: one object a line, times with Z, nothing on stderr."""
-    assert answer.err == ""
-    for found in ANY_TIME.findall(answer.out):
-        assert TIME.fullmatch(found), found
-    assert all(isinstance(row, dict) for row in answer.lines)
-    return answer.lines
-
-
-def assert_refused(answer: Answer, code: int, *words: str) -> None:
-    """Nothing on stdout, one sentence on stderr."""
-    assert (answer.code, answer.out) == (code, ""), answer
-    assert len(answer.err.splitlines()) == 1, answer.err
-    assert all(word in answer.err for word in words), answer.err
 
 
 def test_query_prints_the_bars_as_a_table_as_csv_and_as_objects(plant: Plant, file: Path) -> None:

@@ -27,7 +27,7 @@ POINTS = (
 )
 
 
-class Summing:
+class Summing(Stage):
     """Sums the numbers that come in and says the sum after each: any lost or doubled step shows for ever after."""
 
     def __init__(self, snapshot: bytes | None) -> None:

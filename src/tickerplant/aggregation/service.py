@@ -8,21 +8,29 @@ from collections.abc import Callable, Sequence
 from tickerplant.aggregation.stage import FORMAT, AggregationStage
 from tickerplant.core import schemas
 from tickerplant.log.port import Delivery, EventLog
-from tickerplant.log.processor import SNAPSHOT_RECORDS, Counts, Output, Past, Processor, Stage
+from tickerplant.log.processor import SNAPSHOT_RECORDS, Counts, Output, Past, Processor, Stage, StageFactory
 
 GROUP = "aggregation"
 
 
-class _Stage:
+class _Stage(Stage):
     """The pure stage as the processor wants it: its outputs are the log's."""
 
     def __init__(self, pure: AggregationStage) -> None:
         self._pure = pure
-        self.snapshot = pure.snapshot
-        self.keep_label = pure.keep_label
 
     def step(self, delivery: Delivery, past: Past) -> Sequence[Output]:
         return [Output(*produced) for produced in self._pure.step(delivery, past)]
+
+    def snapshot(self) -> bytes:
+        return self._pure.snapshot()
+
+    def keep_label(self) -> str | None:
+        return self._pure.keep_label()
+
+    def oldest_offset(self) -> int | None:
+        asked: Callable[[], int | None] | None = getattr(self._pure, "oldest_offset", None)
+        return None if asked is None else asked()
 
 
 class _Factory:
@@ -35,6 +43,11 @@ class _Factory:
 
     def __call__(self, partition: int, snapshot: bytes | None) -> Stage:
         return _Stage(AggregationStage(self._generation, snapshot))
+
+
+def stages(generation: int) -> StageFactory:
+    """Return what makes the stages of a log of that generation: those that the service runs, and `verify` again."""
+    return _Factory(generation)
 
 
 class Aggregation:
@@ -56,7 +69,7 @@ class Aggregation:
             GROUP,
             [schemas.RAW],
             schemas.STATE_AGGREGATION,
-            _Factory(log.identity().generation),
+            stages(log.identity().generation),
             instance=instance,
             snapshot_records=snapshot_records,
             on_batch=metrics,

@@ -13,16 +13,20 @@ from tickerplant.log.processor import SNAPSHOT_RECORDS, Counts, Output, Past, Pr
 GROUP = "analytics"
 
 
-class _Stage:
+class _Stage(Stage):
     """The pure stage as the processor wants it: its outputs are the log's."""
 
     def __init__(self, pure: AnalyticsStage) -> None:
         self._pure = pure
-        self.snapshot = pure.snapshot
-        self.keep_label = pure.keep_label
 
     def step(self, delivery: Delivery, past: Past) -> Sequence[Output]:
         return [Output(*produced) for produced in self._pure.step(delivery)]
+
+    def snapshot(self) -> bytes:
+        return self._pure.snapshot()
+
+    def keep_label(self) -> str | None:
+        return self._pure.keep_label()
 
 
 class _Factory:

@@ -10,14 +10,17 @@ from typing import Annotated, Final
 import typer
 
 from tickerplant.app.commands import (
+    compare,
     config,
     health,
     query,
+    rebuild,
     replay,
     run,
     setup,
     tail,
     top,
+    verify,
     version,
 )
 from tickerplant.app.commands.common import exit_code_of, say, with_settings
@@ -58,10 +61,13 @@ for panel, name, function in (
     (RUN_PANEL, "up", run.up),
     (RUN_PANEL, "run", run.run),
     (RUN_PANEL, "replay", replay.replay),
+    (RUN_PANEL, "rebuild", rebuild.rebuild),
     (RUN_PANEL, "sandbox", run.sandbox),
     (LOOK_PANEL, "query", query.query),
     (LOOK_PANEL, "tail", tail.tail),
     (LOOK_PANEL, "top", top.top),
+    (LOOK_PANEL, "compare", compare.compare),
+    (LOOK_PANEL, "verify", verify.verify),
     (LOOK_PANEL, "health", health.health),
     (LOOK_PANEL, "config", config.config_),
     (SET_UP_PANEL, "init-db", setup.init_db),

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import datetime as dt
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -16,7 +16,16 @@ import msgspec
 from tickerplant.app.settings import Settings
 from tickerplant.core.errors import BadInput, StoreMismatch, UnknownTopic
 from tickerplant.core.rules import DEFAULT_RULES, values_of
-from tickerplant.core.schemas import ANALYTICS, OHLCV, RAW, STATE_FEEDS, TOPICS
+from tickerplant.core.schemas import (
+    ANALYTICS,
+    OHLCV,
+    RAW,
+    STATE_AGGREGATION,
+    STATE_ANALYTICS,
+    STATE_FEEDS,
+    TOPIC,
+    TOPICS,
+)
 
 if TYPE_CHECKING:
     from tickerplant.app.catchup import Applied, Progress
@@ -24,6 +33,8 @@ if TYPE_CHECKING:
     from tickerplant.app.metrics import ServiceCounts
     from tickerplant.app.plant import Plant
     from tickerplant.log.port import EventLog
+    from tickerplant.log.processor import StageFactory
+    from tickerplant.log.snapshots import Keeper
     from tickerplant.market_data.replay import ReplayOptions, ReplayProgress, ReplaySummary
     from tickerplant.market_data.sandbox import SandboxPlace
     from tickerplant.store import Store
@@ -74,6 +85,21 @@ def ensure_settings(log: EventLog, settings: Settings, *, only_first: bool = Fal
     if always_open and rules.calendars == DEFAULT_RULES.calendars:
         rules = msgspec.structs.replace(rules, calendars={"*": "24/7"})
     ensure(log, values_of(rules))
+
+
+def request_rebuild(log: EventLog, symbols: Sequence[str], from_us: int, to_us: int) -> dict[int, int]:
+    """Have the bars of `[from_us, to_us)` of these symbols made again; return the raw offset of that by partition."""
+    from tickerplant.market_data.control import request_rebuild as request
+
+    return request(log, symbols, from_us, to_us)
+
+
+def keepers(log: EventLog) -> list[Keeper]:
+    """Return who looks after the kept snapshots of each stateful service; to be asked before retention is applied."""
+    from tickerplant.log.snapshots import Keeper
+
+    services = (("aggregation", RAW, STATE_AGGREGATION), ("analytics", OHLCV, STATE_ANALYTICS))
+    return [Keeper(log, name, topic, state, TOPIC[topic].retention_us or 0) for name, topic, state in services]
 
 
 # The embedded PostgreSQL
@@ -223,6 +249,13 @@ async def run_api(settings: Settings, log: EventLog, dsn: str, stop: asyncio.Eve
         log, dsn, host=settings.api.host, port=settings.api.port, health=health, registry=plant.registry(), api_key=key
     )
     await api.run(stop)
+
+
+def aggregation_stages(log: EventLog) -> StageFactory:
+    """Return what makes the stages that aggregation runs on this log."""
+    from tickerplant.aggregation.service import stages
+
+    return stages(log.identity().generation)
 
 
 # The store. Each function opens it for itself: these are asked once a command, or every half minute.

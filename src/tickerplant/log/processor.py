@@ -20,11 +20,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
-import msgspec
 import structlog
 
 from tickerplant.core import faults
-from tickerplant.core.errors import Fenced, LogUnavailable, SnapshotRefused
+from tickerplant.core.errors import Fenced, LogUnavailable
+from tickerplant.log import snapshots
 from tickerplant.log.port import (
     Assignee,
     Delivery,
@@ -35,9 +35,8 @@ from tickerplant.log.port import (
     Transaction,
     Writer,
 )
+from tickerplant.log.snapshots import KEPT_PREFIX, SNAPSHOT_KEY, Snapshot
 
-SNAPSHOT_KEY: Final = "snapshot"
-KEPT_PREFIX: Final = "kept/"
 SNAPSHOT_RECORDS: Final = 2_000
 FEW_RECORDS: Final = 32
 REST: Final = 2.0
@@ -46,7 +45,6 @@ REST_AT_MOST_S: Final = 0.05
 transaction: each costs as much as some records.
 """
 _MAX_OUTPUT_BYTES: Final = 16 * 1024 * 1024  # outputs held in memory before a commit is made between two polls' records
-_ENVELOPE_VERSION: Final = 1
 
 log = structlog.get_logger(__name__)
 
@@ -85,6 +83,14 @@ class Stage(Protocol):
         """Return the name of the session that the state is in, once snapshots should be kept by session; or None."""
         ...
 
+    def oldest_offset(self) -> int | None:
+        """Return the smallest input offset that this state, or one that comes of it, may look at through `past`.
+
+        So it never goes back. None, as it is unless a stage says otherwise: nothing that lies before the state. The log
+        is kept from there on, within the bounds of `snapshots`.
+        """
+        return None
+
 
 class StageFactory(Protocol):
     """Makes the stage of a partition, new (`snapshot` None) or as it was. `format` is the number of its snapshots."""
@@ -94,16 +100,6 @@ class StageFactory(Protocol):
     def __call__(self, partition: int, snapshot: bytes | None) -> Stage:
         """Return the stage, new or as the snapshot has it. Raises SnapshotRefused for bytes it cannot take."""
         ...
-
-
-class _Envelope(msgspec.Struct, array_like=True):
-    """A snapshot on the log: format, the input positions it was taken at, and the stage's own bytes."""
-
-    envelope: int
-    format: int
-    positions: dict[str, int]
-    kept: str
-    state: bytes
 
 
 @dataclass(slots=True)
@@ -280,13 +276,14 @@ class Processor:
 
     def _put_snapshot(self, transaction: Transaction, partition: int, owned: _Partition) -> None:
         label = owned.stage.keep_label() or owned.kept
-        blob = msgspec.msgpack.encode(
-            _Envelope(
-                envelope=_ENVELOPE_VERSION,
+        blob = snapshots.encode(
+            Snapshot(
+                envelope=snapshots.ENVELOPE_VERSION,
                 format=self.factory.format,
                 positions={tp.topic: position for tp, position in owned.positions.items()},
                 kept=label,
                 state=owned.stage.snapshot(),
+                oldest=owned.stage.oldest_offset(),
             )
         )
         put = transaction.put_state
@@ -297,21 +294,15 @@ class Processor:
         self.counts.snapshots += 1
 
     def _open(self, partition: int, committed: Mapping[TopicPartition, int]) -> _Partition:
-        blob = self.event_log.get_state(self.state_topic, partition, SNAPSHOT_KEY)
+        newest = snapshots.read(self.event_log, self.state_topic, partition, SNAPSHOT_KEY)
         here = {
             tp: position for tp, position in committed.items() if tp.partition == partition and tp.topic in self.topics
         }
-        if blob is None:
+        if newest is None:
             return _Partition(self.factory(partition, None), {}, here, "")
-        envelope = msgspec.msgpack.decode(blob, type=_Envelope)
-        if (envelope.envelope, envelope.format) != (_ENVELOPE_VERSION, self.factory.format):
-            raise SnapshotRefused(
-                f"the snapshot of {self.name}, partition {partition}, has format {envelope.envelope}."
-                f"{envelope.format}, this code reads {_ENVELOPE_VERSION}.{self.factory.format}: "
-                "run the version that wrote it"
-            )
-        positions = {TopicPartition(topic, partition): position for topic, position in envelope.positions.items()}
-        return _Partition(self.factory(partition, envelope.state), positions, here, envelope.kept)
+        snapshots.check(newest, self.name, partition, self.factory.format)
+        positions = {TopicPartition(topic, partition): position for topic, position in newest.positions.items()}
+        return _Partition(self.factory(partition, newest.state), positions, here, newest.kept)
 
 
 def _behind(owned: _Partition) -> bool:

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from tickerplant.app.commands.common import emit, say
-from tickerplant.core.errors import BadInput, LogError, LogUnavailable, TickerplantError
+from tickerplant.app.commands.feeding import plant_to_feed, wait_until_stored
+from tickerplant.core.errors import BadInput, LogUnavailable, TickerplantError
 
 if TYPE_CHECKING:
-    from tickerplant.app.plant import Plant
     from tickerplant.app.settings import Loaded
     from tickerplant.log.port import EventLog, TopicPartition
     from tickerplant.market_data.replay import ReplayOptions, ReplayProgress, ReplaySummary
 
-LOOK_S: Final = 0.05
-HINT_S: Final = 15.0
 AWAY_S: Final = 120.0
 """How long a replay waits for a log that went away under it; a broker is back within seconds of its restart."""
-
-LOCAL: Final = ("aggregation", "analytics", "persistence")
-"""The services that turn raw records into tables."""
 
 
 def replay(
@@ -81,10 +74,10 @@ def replay(
     bars: dict[str, int] = {}
     with signals(stop), _Progress(file, quiet=json) as progress:
         if wait:
-            with _plant(loaded) as (plant, brought):
+            with plant_to_feed(loaded) as (plant, brought):
                 before = plant.event_log.offsets(OHLCV)
                 result = _feed(plant.event_log, file, options, progress, stop)
-                _wait(plant, result, progress, stop, brought=brought)
+                wait_until_stored(plant, result.ends, stop, brought=brought, arrived=progress.arrived)
                 bars = _bars_since(plant.event_log, {tp: end for tp, (_, end) in before.items()}, result.feed)
         else:
             with parts.event_log(loaded.settings) as event_log:
@@ -137,51 +130,6 @@ def _bars_since(event_log: EventLog, positions: dict[TopicPartition, int], feed:
                 for counted in pc.value_counts(record.batch.filter(first)["interval"]).to_pylist():
                     found[counted["values"]] = found.get(counted["values"], 0) + counted["counts"]
     return dict(sorted(found.items(), key=lambda item: parse(item[0]).us))
-
-
-@contextlib.contextmanager
-def _plant(loaded: Loaded) -> Iterator[tuple[Plant, bool]]:
-    """Give the plant to feed, and whether its services are ours."""
-    from tickerplant.app import parts
-    from tickerplant.app import plant as plants
-
-    settings = loaded.settings
-    if not settings.embedded_log or plants.folder_is_held(settings):
-        with plants.opened(settings) as plant:
-            parts.ensure_settings(plant.event_log, settings, only_first=True)
-            yield plant, False
-        return
-    with plants.folder_alone(settings), plants.opened(settings) as plant:
-        parts.ensure_settings(plant.event_log, settings)
-        supervisor = plant.supervise(LOCAL)
-        supervisor.start()
-        try:
-            yield plant, True
-        finally:
-            supervisor.stop()
-
-
-def _wait(plant: Plant, result: ReplaySummary, progress: _Progress, stop: threading.Event, *, brought: bool) -> None:
-    from tickerplant.app import parts
-    from tickerplant.app.catchup import STAGES, Chase
-
-    chase = Chase(result.ends, plant.event_log.identity().generation)
-    hint_s: float | None = time.monotonic() + HINT_S
-    before: list[tuple[str, int]] = []
-    with parts.StorePositions(plant.dsn) as positions:
-        while rest := chase.missing(parts.progress(plant.event_log, positions)):
-            progress.arrived(3 * len(result.ends), len(rest))
-            if stop.wait(LOOK_S):
-                raise TickerplantError("stopped before all was in the tables; nothing is lost, the log has it")
-            failure = plant.supervisor.failure()
-            if failure is not None:
-                raise failure if isinstance(failure, TickerplantError) else LogError(f"a service gave up: {failure}")
-            if rest != before:
-                before, hint_s = rest, time.monotonic() + HINT_S
-            elif not brought and hint_s is not None and time.monotonic() > hint_s:
-                hint_s = None
-                say(f"waiting for: {STAGES[rest[0][0]]}. Are aggregation, analytics and persistence running?")
-        progress.arrived(3 * len(result.ends), 0)
 
 
 class _Progress:

@@ -176,10 +176,9 @@ class EmbeddedLog:
             with self._reading() as connection:
                 partition_id = self.catalog.partition_id(connection, *source)
                 begin = max(begin, records.bounds(connection, [partition_id])[partition_id].first)
-                rows = records.read(connection, partition_id, begin, _STRETCH_RECORDS, _STRETCH_BYTES, 1)
+                wanted = min(_STRETCH_RECORDS, end - begin)  # offsets are dense here
+                rows = records.read(connection, partition_id, begin, wanted, _STRETCH_BYTES, 1) if wanted > 0 else []
             for offset, appended_at_us, value in rows:
-                if offset >= end:
-                    return
                 yield Delivery(source.topic, source.partition, offset, appended_at_us, value)
             if not rows:
                 return

@@ -1,0 +1,83 @@
+"""What commands share that write into raw and wait for what comes of it: `replay` and `rebuild`."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Final
+
+from tickerplant.app.commands.common import say
+from tickerplant.core.errors import LogError, TickerplantError
+
+if TYPE_CHECKING:
+    from tickerplant.app.plant import Plant
+    from tickerplant.app.settings import Loaded
+
+LOOK_S: Final = 0.05
+HINT_S: Final = 15.0
+
+LOCAL: Final = ("aggregation", "analytics", "persistence")
+"""The services that turn raw records into tables."""
+
+
+@contextlib.contextmanager
+def plant_to_feed(loaded: Loaded) -> Iterator[tuple[Plant, bool]]:
+    """Give the plant that runs on the log of the settings, or one of our own for the block; and whether it is ours.
+
+    A plant that runs is taken to have the services `LOCAL` somewhere: on Kafka nobody can tell.
+    """
+    from tickerplant.app import parts
+    from tickerplant.app import plant as plants
+
+    settings = loaded.settings
+    if not settings.embedded_log or plants.folder_is_held(settings):
+        with plants.opened(settings) as plant:
+            parts.ensure_settings(plant.event_log, settings, only_first=True)
+            yield plant, False
+        return
+    with plants.folder_alone(settings), plants.opened(settings) as plant:
+        parts.ensure_settings(plant.event_log, settings)
+        supervisor = plant.supervise(LOCAL)
+        supervisor.start()
+        try:
+            yield plant, True
+        finally:
+            supervisor.stop()
+
+
+def wait_until_stored(
+    plant: Plant,
+    last: Mapping[int, int],
+    stop: threading.Event,
+    *,
+    brought: bool,
+    arrived: Callable[[int, int], None] = lambda total, rest: None,
+) -> None:
+    """Return when all that came of the raw records up to the offsets `last`, by partition, is in the tables.
+
+    `brought`: the services are ours; where they are not, a person is told what is waited for when that takes long.
+    `arrived` is told (partitions of topics, those still missing). Raises TickerplantError when stopped, or when a
+    service of ours gave up.
+    """
+    from tickerplant.app import parts
+    from tickerplant.app.catchup import STAGES, Chase
+
+    chase = Chase(last, plant.event_log.identity().generation)
+    hint_s: float | None = time.monotonic() + HINT_S
+    before: list[tuple[str, int]] = []
+    with parts.StorePositions(plant.dsn) as positions:
+        while rest := chase.missing(parts.progress(plant.event_log, positions)):
+            arrived(3 * len(last), len(rest))
+            if stop.wait(LOOK_S):
+                raise TickerplantError("stopped before all was in the tables; nothing is lost, the log has it")
+            failure = plant.supervisor.failure()
+            if failure is not None:
+                raise failure if isinstance(failure, TickerplantError) else LogError(f"a service gave up: {failure}")
+            if rest != before:
+                before, hint_s = rest, time.monotonic() + HINT_S
+            elif not brought and hint_s is not None and time.monotonic() > hint_s:
+                hint_s = None
+                say(f"waiting for: {STAGES[rest[0][0]]}. Are aggregation, analytics and persistence running?")
+        arrived(3 * len(last), 0)

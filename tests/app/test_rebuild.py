@@ -1,0 +1,154 @@
+"""`rebuild`: the order stands in raw, whoever is there carries it out, and what came of it is counted."""
+
+from __future__ import annotations
+
+import datetime as dt
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from tests.aggregation.plant import at
+from tests.e2e.support import ask, replay
+from tests.support.commands import assert_refused, objects, say
+from tests.support.plant import Plant, kill_tree, wait_for
+
+from tickerplant.app.commands.rebuild import _made
+from tickerplant.core import records
+from tickerplant.core.schemas import BARS, OHLCV, RAW, TOPICS
+from tickerplant.core.symbols import partition_of
+from tickerplant.core.version import make_version
+from tickerplant.log.open import open_log
+from tickerplant.log.port import EventLog, TopicPartition
+
+FROM, TO = "2026-01-05T14:30", "2026-01-05T14:40Z"
+STRETCH = ("--from", FROM, "--to", TO)
+PARTITIONS = 4
+
+
+@pytest.fixture(scope="module")
+def plant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
+    """A plant with ten minutes of ACME in its tables, which does not run; its store is up."""
+    folder = tmp_path_factory.mktemp("rebuild")
+    file = folder / "acme.csv"
+    lines = [f"2026-01-05T14:{30 + minute}:10Z,ACME,{10 + minute},7" for minute in range(10)]
+    file.write_text("\n".join(["time,symbol,price,size", *lines]) + "\n")
+    plant = Plant(folder / "data")
+    with plant.store():
+        assert replay(plant, file)["ticks"] == 10
+        yield plant
+
+
+def orders(plant: Plant) -> dict[int, list[tuple[int, records.Record]]]:
+    """The rebuilds in raw by partition, with their offsets."""
+    found: dict[int, list[tuple[int, records.Record]]] = {}
+    log = open_log("embedded:", data=plant.data)
+    try:
+        for source, (first, end) in log.offsets(RAW).items():
+            for delivery in log.stretch(source, first, end):
+                record = records.decode(bytes(delivery.value))
+                if isinstance(record.header, records.Rebuild):
+                    found.setdefault(source.partition, []).append((delivery.offset, record))
+    finally:
+        log.close()
+    return found
+
+
+def assert_ordered(plant: Plant, offsets: dict[str, int], *symbols: str) -> None:
+    """The newest rebuild of each partition is the one asked for, with its symbols of those."""
+    last = {partition: rebuilds[-1] for partition, rebuilds in orders(plant).items()}
+    assert {str(partition): offset for partition, (offset, _) in last.items()} == offsets
+    assert len(last) == PARTITIONS
+    for partition, (_, record) in last.items():
+        assert isinstance(record.header, records.Rebuild)
+        assert (record.header.from_us, record.header.to_us) == (at(FROM), at(TO[:-1]))
+        wanted = [symbol for symbol in symbols if partition_of(symbol, PARTITIONS) == partition]
+        assert record.batch["symbol"].to_pylist() == wanted
+
+
+def test_it_is_carried_out_where_no_plant_runs_and_says_where_there_is_nothing(plant: Plant) -> None:
+    answer = say(plant, "rebuild", "acme", "NOBODY", *STRETCH, "--json")
+    (said,) = answer.lines
+    assert answer.code == 0
+    assert_ordered(plant, said["offsets"], "ACME", "NOBODY")
+    assert "NOBODY" in said["nothing"]
+    assert "NOBODY" not in said["by_symbol"]
+    assert sum(said["by_symbol"].values()) == sum(said["bars"].values()) + said["withdrawn"]
+    log = open_log("embedded:", data=plant.data)
+    try:
+        for source, position in log.committed("aggregation").items():
+            assert position > said["offsets"][str(source.partition)]
+    finally:
+        log.close()
+    shown = say(plant, "rebuild", "NOBODY", *STRETCH)
+    assert shown.code == 0
+    assert "NOBODY: nothing to rebuild there" in shown.err
+    assert [row["symbol"] for row in objects(say(plant, "query", "ACME", "-i", "1m", "--json"))] == ["ACME"] * 10
+
+
+def test_without_waiting_it_only_leaves_the_order(plant: Plant) -> None:
+    (said,) = objects(say(plant, "rebuild", "ACME", *STRETCH, "--no-wait", "--json"))
+    assert said["waited"] is False
+    assert_ordered(plant, said["offsets"], "ACME")
+    assert "as it comes there" in say(plant, "rebuild", "ACME", *STRETCH, "--no-wait").out
+
+
+def test_a_plant_that_runs_carries_it_out(plant: Plant, tmp_path: Path) -> None:
+    running = plant.start("up", "--no-sandbox", "--port", "0", output=tmp_path / "up.log")
+    try:
+        wait_for("the plant", lambda: "tickerplant is up" in (tmp_path / "up.log").read_text())
+        answer = ask(plant, "rebuild", "ACME", *STRETCH, "--json")
+        assert answer.code == 0, answer.err
+        (said,) = answer.lines
+        assert said["waited"] is True
+        assert_ordered(plant, said["offsets"], "ACME")
+        running.terminate()
+        assert running.wait(30) == 0
+    except subprocess.TimeoutExpired:
+        pytest.fail("the plant does not stop")
+    finally:
+        kill_tree(running)
+
+
+def test_what_cannot_be_rebuilt_is_one_sentence(plant: Plant, tmp_path: Path) -> None:
+    before = orders(plant)
+    assert_refused(say(plant, "rebuild", "ACME", "--from", TO, "--to", TO), 2, "is not before --to")
+    assert_refused(say(plant, "rebuild", "ACME", "--from", "noon", "--to", TO), 2, "--from 'noon' is no time")
+    assert_refused(say(plant, "rebuild", "A B", *STRETCH), 2, "is no symbol")
+    assert_refused(say(Plant(tmp_path / "none"), "rebuild", "ACME", *STRETCH), 1, "no topics yet")
+    assert say(plant, "rebuild", "ACME", "--from", FROM).code == 2
+    assert {p: [o for o, _ in found] for p, found in orders(plant).items()} == {
+        p: [o for o, _ in found] for p, found in before.items()
+    }
+
+
+def bars(*rows: tuple[str, str, str], cause: int) -> bytes:
+    made = [
+        {
+            "time": dt.datetime(2026, 1, 5, 14, 30, tzinfo=dt.UTC), "symbol": symbol, "interval": interval,
+            "volume": 0.0, "state": state, "complete": True, "history": False, "revision": 1, "version": cause,
+            "reason": "rebuild", "source": "s", "published_at": dt.datetime(2026, 1, 6, tzinfo=dt.UTC),
+        }
+        for symbol, interval, state in rows
+    ]  # fmt: skip
+    header = records.Bars(sent_at_us=0, cause=cause)
+    return records.encode(header, pa.RecordBatch.from_pylist(made, schema=BARS)).to_pybytes()
+
+
+def test_bars_are_counted_that_have_the_version_of_the_rebuild(tmp_path: Path) -> None:
+    log: EventLog = open_log("embedded:", data=tmp_path)
+    try:
+        log.create_topics(TOPICS, 2)
+        mine, others = make_version(1, 7), make_version(1, 8)
+        with log.writer("w") as writer, writer.transaction() as transaction:
+            transaction.append(OHLCV, 0, bars(("A", "1m", "final"), cause=mine))
+            transaction.append(OHLCV, 0, bars(("A", "1m", "final"), ("A", "1m", "forming"), cause=mine))
+            transaction.append(OHLCV, 0, bars(("A", "1d", "final"), ("B", "1m", "withdrawn"), cause=mine))
+            transaction.append(OHLCV, 0, bars(("A", "1m", "final"), cause=others))
+            transaction.append(OHLCV, 1, bars(("C", "1m", "final"), cause=mine))
+        made = _made(log, {TopicPartition(OHLCV, 0): 1}, {0: 7, 1: 9})
+        assert (made.by_interval, made.withdrawn) == ({"1m": 1, "1d": 1}, 1)
+        assert made.by_symbol == {"A": 2, "B": 1}
+    finally:
+        log.close()

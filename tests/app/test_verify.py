@@ -1,0 +1,301 @@
+"""`verify` on real logs: what aggregation committed is equal, and what somebody has changed since is found."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+import pyarrow as pa
+import pytest
+from tests.aggregation.plant import at, end, mark, start, ticks
+from tests.support.commands import assert_refused, objects, say
+from tests.support.kafka import KafkaBroker
+from tests.support.plant import Plant
+
+from tickerplant.aggregation.service import Aggregation
+from tickerplant.app.parts import keepers
+from tickerplant.core import records
+from tickerplant.core.schemas import DEADLETTER, OHLCV, RAW, STATE_AGGREGATION, STATUS, TOPICS
+from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US, iso
+from tickerplant.core.version import make_version
+from tickerplant.log import snapshots
+from tickerplant.log.open import open_log
+from tickerplant.log.port import EventLog, TopicPartition
+
+OPEN = at("2026-01-05T14:30")  # a Monday
+SENT = at("2026-01-05T00:00")
+MINUTES = 12
+DAYS = 3
+DAY_RECORDS = MINUTES + 1  # and a mark
+RAW_0, OHLCV_0 = TopicPartition(RAW, 0), TopicPartition(OHLCV, 0)
+
+
+def day(number: int) -> list[bytes]:
+    """The records of a day: a tick a minute, one of them late, and the minute's end."""
+    begin, sent = OPEN + number * DAY_US, SENT + number * DAY_US
+    found = []
+    for minute in range(MINUTES):
+        now = begin + minute * MINUTE_US
+        rows = [(now + SECOND_US, "A", 10.0 + number + minute, 3.0)]
+        if minute == 6:
+            rows.append((begin + 2 * MINUTE_US, "A", 99.0, 1.0))
+        found.append(ticks(rows, now, sent=sent + minute * MINUTE_US))
+    return [*found, mark(begin + MINUTES * MINUTE_US, sent=sent + MINUTES * MINUTE_US)]
+
+
+def feed(log: EventLog, values: Sequence[bytes], partition: int = 0) -> None:
+    time.sleep(0.003)  # appended at a time of its own
+    with log.writer("feed") as writer, writer.transaction() as transaction:
+        for value in values:
+            transaction.append(RAW, partition, value)
+
+
+@contextlib.contextmanager
+def aggregating(log: EventLog) -> Iterator[None]:
+    stop = threading.Event()
+    service = Aggregation(log, snapshot_records=5)
+    thread = threading.Thread(target=service.run, args=(stop,))
+    thread.start()
+    try:
+        yield
+        until = time.monotonic() + 60
+        while not (lag := log.lag("aggregation", [RAW])) or any(lag.values()):
+            assert time.monotonic() < until, "aggregation does not read the log"
+            time.sleep(0.02)
+    finally:
+        stop.set()
+        thread.join()
+
+
+def fill(log: EventLog, partitions: int = 2) -> None:
+    """Three days in partition 0, each by a service started anew; rubbish in it, and almost nothing in the other."""
+    log.create_topics(TOPICS, partitions)
+    feed(log, [start(from_us=OPEN, symbols=["A"], sent_at_us=SENT, whole=True)])
+    feed(log, [b"rubbish"])
+    feed(log, [mark(OPEN, feed="b", sent=SENT)], 1)
+    for number in range(DAYS):
+        feed(log, day(number))
+        with aggregating(log):
+            pass
+
+
+@pytest.fixture
+def plant(tmp_path: Path) -> Plant:
+    made = Plant(tmp_path / "data")
+    with opened(made) as log:
+        fill(log)
+    return made
+
+
+@contextlib.contextmanager
+def opened(plant: Plant) -> Iterator[EventLog]:
+    plant.data.mkdir(exist_ok=True)
+    log = open_log("embedded:", data=plant.data)
+    try:
+        yield log
+    finally:
+        log.close()
+
+
+def appended_us(log: EventLog, offset: int) -> int:
+    (found,) = log.stretch(RAW_0, offset, offset + 1)
+    return found.appended_at_us
+
+
+def labels() -> list[str]:
+    return [iso(SENT + number * DAY_US)[:10] for number in range(DAYS)]
+
+
+def replace_record(plant: Plant, topic: str, offset: int, value: bytes) -> None:
+    """Write over a record of partition 0, as no program of the plant can."""
+    with contextlib.closing(sqlite3.connect(plant.data / "market.log")) as connection, connection:
+        changed = connection.execute(
+            'UPDATE records SET value = ? WHERE "offset" = ? AND partition_id = (SELECT p.id FROM partitions p '
+            "JOIN topics t ON t.id = p.topic_id WHERE t.name = ? AND p.partition = 0)",
+            (value, offset, topic),
+        )
+        assert changed.rowcount == 1
+
+
+def closed_bars(plant: Plant) -> list[tuple[int, records.Record, list[int]]]:
+    """(offset, record, rows that are closed) of each record of partition 0 that has closed bars."""
+    found = []
+    with opened(plant) as log:
+        for delivery in log.stretch(OHLCV_0, 0, log.offsets(OHLCV)[OHLCV_0][1]):
+            record = records.decode(bytes(delivery.value))
+            if isinstance(record.header, records.Bars):
+                rows = [i for i, state in enumerate(record.batch["state"].to_pylist()) if state != "forming"]
+                if rows:
+                    found.append((delivery.offset, record, rows))
+    return found
+
+
+def test_what_aggregation_committed_over_restarts_is_equal(plant: Plant) -> None:
+    answer = say(plant, "verify", "--json")
+    one, other = objects(answer)
+    assert answer.code == 0
+    assert (one["equal"], one["snapshot"], one["begin"], one["records"]) == (True, "none", 0, 2 + DAYS * DAY_RECORDS)
+    assert one["states"] == [*labels(), "the newest"]
+    assert one["closed_bars"] == sum(len(rows) for _, _, rows in closed_bars(plant)) > DAYS * MINUTES
+    assert one["compared"][DEADLETTER] == 1
+    with opened(plant) as log:
+        for topic in (OHLCV, STATUS):
+            assert one["compared"][topic] == log.offsets(topic)[TopicPartition(topic, 0)][1]
+    assert (other["equal"], other["records"], other["closed_bars"]) == (True, 1, 0)
+    shown = say(plant, "verify")
+    assert (shown.code, shown.err) == (0, "")
+    assert [line.split()[1] for line in shown.out.splitlines()[1:3]] == ["equal", "equal"]
+    assert "byte for byte" in shown.out.splitlines()[-1]
+
+
+@pytest.mark.kafka
+def test_it_is_equal_on_kafka_too(tmp_path: Path) -> None:
+    with KafkaBroker(tmp_path / "kafka") as broker:
+        url = f"kafka://{broker.bootstrap}"
+        log = open_log(url)
+        try:
+            fill(log)
+            middle = [found.appended_at_us for found in log.stretch(RAW_0, 0, 1 << 40)][2 + 2 * DAY_RECORDS]
+        finally:
+            log.close()
+        plant = Plant(tmp_path / "data")
+        one, _ = objects(say(plant, "verify", "--json", "--log", url))
+        assert (one["equal"], one["records"], one["states"]) == (
+            True,
+            2 + DAYS * DAY_RECORDS,
+            [*labels(), "the newest"],
+        )
+        found = say(plant, "verify", "--json", "--partition", "0", "--from", iso(middle), "--log", url)
+        (one,) = objects(found)
+        assert (one["equal"], one["records"], one["snapshot"]) == (True, DAY_RECORDS, labels()[1])
+        log = open_log(url)
+        try:
+            (keeper, _) = keepers(log)
+            assert keeper.look(middle) == 0
+            assert log.trim(middle) == {}
+            assert keeper.look(middle + 100 * DAY_US) == DAYS - 1
+            (left,) = snapshots.kept_in(log, STATE_AGGREGATION, RAW, 0)
+            assert left.label == labels()[-1], "no record has come since, so it holds nothing back"
+        finally:
+            log.close()
+
+
+def test_a_stretch_is_run_from_the_newest_kept_snapshot_before_it(plant: Plant) -> None:
+    begin = 2 + 2 * DAY_RECORDS
+    with opened(plant) as log:
+        from_ = iso(appended_us(log, begin))
+        kept = {one.label: one.position for one in snapshots.kept_in(log, STATE_AGGREGATION, RAW, 0)}
+    (one,) = objects(say(plant, "verify", "--json", "--partition", "0", "--from", from_))
+    assert (one["equal"], one["snapshot"], one["begin"], one["records"]) == (True, labels()[1], begin, DAY_RECORDS)
+    assert one["states"] == [labels()[2], "the newest"]
+    assert one["compared"][DEADLETTER] == 0
+    (one,) = objects(say(plant, "verify", "--json", "--partition", "0", "--to", from_))
+    assert (one["equal"], one["snapshot"], one["begin"], one["end"]) == (True, "none", 0, begin)
+    (one,) = objects(say(plant, "verify", "--json", "--partition", "0", "--snapshot", labels()[2]))
+    assert (one["equal"], one["begin"], one["end"]) == (True, kept[labels()[2]], 2 + DAYS * DAY_RECORDS)
+    assert_refused(say(plant, "verify", "--snapshot", "2020-01-01"), 2, "no kept snapshot", labels()[0])
+
+
+def test_it_only_reads_and_goes_as_far_as_was_committed_beside_a_plant_that_works(plant: Plant) -> None:
+    with opened(plant) as log:
+        before = log.committed("aggregation")[RAW_0]
+        feed(log, day(DAYS))
+        (one,) = objects(say(plant, "verify", "--json", "--partition", "0"))
+        assert (one["equal"], one["end"]) == (True, before)
+        with aggregating(log):
+            for _ in range(3):
+                assert say(plant, "verify", "--json").code == 0
+        (one,) = objects(say(plant, "verify", "--json", "--partition", "0"))
+        assert (one["equal"], one["end"]) == (True, before + DAY_RECORDS)
+
+
+def test_a_value_that_was_changed_is_shown_with_its_row_and_column(plant: Plant) -> None:
+    offset, record, rows = closed_bars(plant)[20]
+    column = record.batch.schema.get_field_index("close")
+    values = record.batch["close"].to_pylist()
+    values[rows[0]] += 0.25
+    forged = record.batch.set_column(column, record.batch.schema.field(column), pa.array(values, pa.float64()))
+    replace_record(plant, OHLCV, offset, records.encode(record.header, forged).to_pybytes())
+    answer = say(plant, "verify", "--json", "--partition", "0")
+    (one,) = objects(answer)
+    found = one["difference"]
+    assert (answer.code, one["equal"], found["kind"], found["topic"]) == (1, False, "differs", OHLCV)
+    assert (found["log_offset"], make_version(1, found["raw_offset"])) == (offset, record.header.cause)
+    (cell,) = found["cells"]
+    was = record.batch["close"][rows[0]].as_py()
+    assert (cell["column"], cell["logged"], cell["made"]) == ("close", repr(was + 0.25), repr(was))
+    assert record.batch["symbol"][rows[0]].as_py() in cell["where"]
+    shown = say(plant, "verify")
+    assert shown.code == 1
+    assert "DIFFERS" in shown.out
+    assert f"raw offset {found['raw_offset']}" in shown.out
+    assert "equal" in shown.out, "the other partition is compared all the same"
+
+
+def test_a_record_that_no_step_makes_and_one_that_is_gone_are_found(plant: Plant) -> None:
+    forged = records.encode(records.Mark(sent_at_us=SENT, feed="a", cause=make_version(1, 20), watermark_us=OPEN))
+    with opened(plant) as log, log.writer("forger") as writer, writer.transaction() as transaction:
+        transaction.append(OHLCV, 0, forged)
+    (one,) = objects(say(plant, "verify", "--json", "--partition", "0"))
+    assert (one["difference"]["kind"], one["difference"]["raw_offset"]) == ("extra", 20)
+    assert "a Mark record" in one["difference"]["sentence"]
+
+    (offset, _, _), (_, later, _) = closed_bars(plant)[3:5]
+    replace_record(plant, OHLCV, offset, records.encode(later.header, later.batch).to_pybytes())
+    (one,) = objects(say(plant, "verify", "--json", "--partition", "0"))
+    assert one["difference"]["kind"] == "missing"
+
+
+def test_a_state_that_is_not_the_kept_one_is_found(plant: Plant) -> None:
+    key = snapshots.KEPT_PREFIX + labels()[1]
+    with opened(plant) as log:
+        kept = snapshots.read(log, STATE_AGGREGATION, 0, key)
+        assert kept is not None
+        other = msgspec.structs.replace(kept, state=kept.state[:-1] + b"?")
+        with log.writer("forger") as writer, writer.transaction() as transaction:
+            transaction.put_state(STATE_AGGREGATION, 0, key, snapshots.encode(other))
+    answer = say(plant, "verify", "--json", "--partition", "0")
+    (one,) = objects(answer)
+    assert (answer.code, one["difference"]["kind"]) == (1, "state")
+    assert one["difference"]["raw_offset"] == kept.positions[RAW]
+    assert labels()[1] in one["difference"]["sentence"]
+
+
+def test_where_retention_has_taken_the_beginning_it_says_how_far_back_it_can(plant: Plant) -> None:
+    with opened(plant) as log:
+        first_us = appended_us(log, 0)
+        now_us = appended_us(log, 2 + 2 * DAY_RECORDS) + 5 * DAY_US + 1
+        for keeper in keepers(log):
+            keeper.look(now_us)
+        assert log.trim(now_us)[RAW] > DAY_RECORDS
+        kept = snapshots.kept_in(log, STATE_AGGREGATION, RAW, 0)
+        assert [one.label for one in kept] == labels()[1:]
+        assert log.offsets(RAW)[RAW_0][0] == kept[0].position
+    (one,) = objects(say(plant, "verify", "--json", "--partition", "0"))
+    assert (one["equal"], one["snapshot"], one["begin"]) == (True, labels()[1], kept[0].position)
+    assert one["records"] == DAY_RECORDS
+    assert "retention has taken" in one["notes"][0], "what was made of it was older than retention too"
+    for how in (["--from", iso(first_us)], ["--snapshot", "none"]):
+        refused = say(plant, "verify", "--json", "--partition", "0", *how)
+        assert_refused(refused, 1, "retention has passed it", "the earliest that can be verified is --from")
+
+
+def test_what_verify_cannot_be_asked_is_one_sentence(plant: Plant, tmp_path: Path) -> None:
+    assert_refused(say(plant, "verify", "--partition", "7"), 2, "no partition 7", "has 2")
+    assert_refused(say(plant, "verify", "--from", "2026-01-02", "--to", "2026-01-02"), 2, "not before --to")
+    assert_refused(say(plant, "verify", "--from", "noon"), 2, "is no time")
+    assert_refused(say(Plant(tmp_path / "none"), "verify"), 1, "no topic")
+
+
+def test_two_records_that_say_the_same_in_other_bytes_are_said_to() -> None:
+    from tickerplant.app.differences import cells_of
+
+    assert cells_of(end(), end())[0].startswith("the End records say the same")
+    sentence, cells = cells_of(mark(1), mark(2))
+    assert sentence == "a Mark record: its header differs"
+    assert [tuple(cell) for cell in cells] == [("header", "watermark_us", "1", "2")]

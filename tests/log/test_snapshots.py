@@ -1,0 +1,218 @@
+"""Kept snapshots: how long they stay, and from where the log is kept for them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tickerplant.core import faults
+from tickerplant.core.schemas import DAY_US, TopicSpec
+from tickerplant.log import snapshots
+from tickerplant.log.embedded import EmbeddedLog
+from tickerplant.log.port import Delivery, TopicPartition
+from tickerplant.log.processor import Output, Past, Processor, Stage
+from tickerplant.log.snapshots import HELD_RETENTIONS, Keeper
+
+IN, OUT, STATE = "in", "out", "state"
+SOURCE = TopicPartition(IN, 0)
+RETENTION_US = 5 * DAY_US
+PER_SESSION = 4
+
+
+class Sessions(Stage):
+    """Sums numbers; the sessions are hundreds. It may look `back` records behind the session's first."""
+
+    def __init__(self, snapshot: bytes | None, back: int | None) -> None:
+        self.total, self.session, self.first = (int(part) for part in (snapshot or b"0 -1 0").split())
+        self.back = back
+
+    def step(self, delivery: Delivery, past: Past) -> Sequence[Output]:
+        number = int(bytes(delivery.value))
+        self.total += number
+        if number // 100 > self.session:
+            self.session, self.first = number // 100, delivery.offset
+        return [Output(OUT, f"{delivery.offset}:{self.total}".encode())]
+
+    def snapshot(self) -> bytes:
+        return f"{self.total} {self.session} {self.first}".encode()
+
+    def keep_label(self) -> str | None:
+        return f"{self.session:03}"
+
+    def oldest_offset(self) -> int | None:
+        return None if self.back is None else max(0, self.first - self.back)
+
+
+class Factory:
+    format = 1
+
+    def __init__(self, back: int | None = None) -> None:
+        self.back = back
+
+    def __call__(self, partition: int, snapshot: bytes | None) -> Stage:
+        return Sessions(snapshot, self.back)
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.fixture
+def event_log(tmp_path: Path) -> Iterator[EmbeddedLog]:
+    log = EmbeddedLog(tmp_path / "log.sqlite")
+    log.create_topics([TopicSpec(IN, RETENTION_US), TopicSpec(OUT, RETENTION_US), TopicSpec(STATE, None)], 1)
+    yield log
+    faults.install(None)
+    log.close()
+
+
+def feed(log: EmbeddedLog, *numbers: int) -> None:
+    time.sleep(0.002)  # each call appends at a time of its own
+    with log.writer("feed") as writer, writer.transaction() as transaction:
+        for number in numbers:
+            transaction.append(IN, 0, str(number).encode())
+
+
+def process(log: EmbeddedLog, factory: Factory | None = None, *, records: int = 1) -> None:
+    """Process all that is there, one record a transaction, and stop cleanly; a kill ends it early."""
+    stop = threading.Event()
+    worker = Processor(
+        log, "summing", [IN], STATE, factory or Factory(), snapshot_records=1000, poll_records=records,
+        on_batch=lambda _: stop.set() if not any(log.lag("summing", [IN]).values()) else None,
+    )  # fmt: skip
+    with suppress(Killed):
+        worker.run(stop, poll_s=0.05)
+
+
+def sessions(log: EmbeddedLog, count: int, factory: Factory | None = None) -> None:
+    for session in range(count):
+        feed(log, *(session * 100 + i for i in range(PER_SESSION)))
+    process(log, factory)
+
+
+def keeper(log: EmbeddedLog) -> Keeper:
+    return Keeper(log, "summing", IN, STATE, RETENTION_US)
+
+
+def appended_us(log: EmbeddedLog, offset: int) -> int:
+    (found,) = log.stretch(SOURCE, offset, offset + 1)
+    return found.appended_at_us
+
+
+def kept(log: EmbeddedLog) -> list[tuple[str, int]]:
+    return [(one.label, one.position) for one in snapshots.kept_in(log, STATE, IN, 0)]
+
+
+def first(log: EmbeddedLog) -> int:
+    return log.offsets(IN)[SOURCE][0]
+
+
+def test_one_snapshot_is_kept_for_each_session(event_log: EmbeddedLog) -> None:
+    sessions(event_log, 3)
+    assert kept(event_log) == [("000", 1), ("001", 5), ("002", 9)]
+
+
+def test_a_kept_snapshot_goes_with_the_last_record_of_its_session_and_the_log_up_to_the_next(
+    event_log: EmbeddedLog,
+) -> None:
+    sessions(event_log, 6)
+    look = keeper(event_log).look
+    # As old as retention allows: the third session, in which the second snapshot's session ends.
+    now_us = appended_us(event_log, 2 * PER_SESSION) + RETENTION_US
+    assert look(now_us) == 1
+    event_log.trim(now_us)
+    assert first(event_log) == PER_SESSION + 1, "held for the oldest kept snapshot, though retention is past it"
+    now_us += 1
+    assert look(now_us) == 1
+    event_log.trim(now_us)
+    assert [label for label, _ in kept(event_log)] == ["002", "003", "004", "005"]
+    assert first(event_log) == 2 * PER_SESSION + 1
+    assert look(now_us) == 0
+    assert keeper(event_log).look(now_us) == 0, "another who looks finds it done"
+
+
+def test_what_a_stage_may_look_at_again_is_held_for_the_oldest_kept_snapshot(event_log: EmbeddedLog) -> None:
+    sessions(event_log, 6, Factory(back=3))
+    now_us = appended_us(event_log, 2 * PER_SESSION) + RETENTION_US + 1
+    assert keeper(event_log).look(now_us) == 2
+    event_log.trim(now_us)
+    assert first(event_log) == 2 * PER_SESSION - 3
+
+
+def test_a_memory_that_reaches_back_for_ever_does_not_hold_the_log_for_ever(event_log: EmbeddedLog) -> None:
+    sessions(event_log, 6, Factory(back=1_000))
+    look = keeper(event_log).look
+    now_us = appended_us(event_log, 0) + HELD_RETENTIONS * RETENTION_US
+    feed(event_log, 501)
+    look(now_us)
+    event_log.trim(now_us)
+    assert first(event_log) == 0
+    look(now_us + 1)
+    event_log.trim(now_us + 1)
+    position = 5 * PER_SESSION + 1
+    assert first(event_log) == position, "the last session's snapshot is the only one that retention has left"
+
+
+def test_a_session_that_never_ends_does_not_hold_the_log_for_ever(event_log: EmbeddedLog) -> None:
+    feed(event_log, 900)  # a clock that is far ahead: no later session follows
+    process(event_log)
+    for number in range(20):
+        feed(event_log, number)
+    process(event_log)
+    look = keeper(event_log).look
+    began_us = appended_us(event_log, 1)
+    look(began_us + HELD_RETENTIONS * RETENTION_US)
+    event_log.trim(began_us + HELD_RETENTIONS * RETENTION_US)
+    assert (kept(event_log), first(event_log)) == ([("009", 1)], 1)
+    assert look(began_us + HELD_RETENTIONS * RETENTION_US + 1) == 1
+    event_log.trim(began_us + HELD_RETENTIONS * RETENTION_US + 1)
+    assert kept(event_log) == []
+    assert first(event_log) == 21, "the newest snapshot, which needs nothing before the end, is all that is left"
+
+
+def test_however_old_the_newest_snapshot_a_restart_goes_on_from_it(event_log: EmbeddedLog) -> None:
+    sessions(event_log, 2)
+    feed(event_log, *range(150, 170))
+
+    def kill(name: str) -> None:
+        if name == "summing.commit.after":
+            raise Killed
+
+    faults.install(kill)
+    process(event_log, records=10)  # killed behind its first commit, which needs no snapshot
+    faults.install(None)
+    committed = event_log.committed("summing")[SOURCE]
+    assert committed == 2 * PER_SESSION + 10
+    for _ in range(2):
+        later_us = time.time_ns() // 1000 + 100 * DAY_US
+        keeper(event_log).look(later_us)
+        event_log.trim(later_us)
+    assert kept(event_log) == []
+    assert first(event_log) == 2 * PER_SESSION, "the newest snapshot's position, not the group's"
+    process(event_log)
+    numbers = [*range(4), *range(100, 104), *range(150, 170)]
+    found = {}
+    with event_log.reader([OUT]) as reader:
+        while batch := reader.poll(timeout_s=0.05):
+            found |= dict(bytes(delivery.value).split(b":") for delivery in batch)
+    for offset in range(committed, len(numbers)):
+        assert int(found[str(offset).encode()]) == sum(numbers[: offset + 1])
+
+
+def test_a_snapshot_of_a_version_that_knew_no_oldest_offset_is_read(event_log: EmbeddedLog) -> None:
+    sessions(event_log, 1)
+    whole = snapshots.read(event_log, STATE, 0, snapshots.SNAPSHOT_KEY)
+    assert whole is not None
+    import msgspec
+
+    former = msgspec.msgpack.encode(msgspec.msgpack.decode(snapshots.encode(whole))[:5])
+    with event_log.writer("former") as writer, writer.transaction() as transaction:
+        transaction.put_state(STATE, 0, snapshots.SNAPSHOT_KEY, former)
+    found = snapshots.read(event_log, STATE, 0, snapshots.SNAPSHOT_KEY)
+    assert found is not None
+    assert (found.state, found.oldest) == (whole.state, None)
