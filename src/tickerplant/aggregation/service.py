@@ -29,8 +29,7 @@ class _Stage(Stage):
         return self._pure.keep_label()
 
     def oldest_offset(self) -> int | None:
-        asked: Callable[[], int | None] | None = getattr(self._pure, "oldest_offset", None)
-        return None if asked is None else asked()
+        return self._pure.oldest_offset()
 
 
 class _Factory:
