@@ -248,6 +248,47 @@ async def test_an_unreadable_record_is_passed_over(log: EmbeddedLog, feed: Feed,
     assert persistence.counts.unreadable == 1
 
 
+async def test_history_competes_by_the_order_that_the_log_says_and_goes_on_with_it_after_a_restart(
+    log: EmbeddedLog, feed: Feed, store: Store, dsn: str
+) -> None:
+    async def sources(symbol: str) -> list[str]:
+        async with store.read() as look:
+            return (await look.ohlcv.read(symbol, "1m")).column("source").to_pylist()
+
+    def history(version: int, source: str) -> None:
+        feed.bars(
+            *({"symbol": s, "source": source, "history": True, "version": version, "price": version} for s in "AB")
+        )
+
+    order = ["first:bars@A 1m", "second", "first"]
+    feed.put(schemas.OHLCV, 0, records.Settings(sent_at_us=1, values={"sources": order}))
+    feed.put(schemas.OHLCV, 0, records.Settings(sent_at_us=1, values={"sources": ["first:candles"]}))
+    history(1, "second")
+    async with running(log, dsn) as persistence:
+        await until(has(store, "intraday_ohlcv", 2))
+        assert persistence.counts.unreadable == 1
+        async with store.read() as look:
+            assert await look.coverage.source_orders() == {0: tuple(order)}
+    history(2, "first")
+    async with running(log, dsn):
+
+        async def competed() -> bool:
+            return await sources("A") == ["first"]
+
+        await until(competed)
+    assert await sources("B") == ["second"]
+    async with store.session() as session:  # kept by another version, which could read it
+        await session.execute("UPDATE source_order SET sources = '{first:candles}'")
+    history(3, "third")
+    async with running(log, dsn) as persistence:
+
+        async def by_default() -> bool:
+            return await sources("A") == await sources("B") == ["third"]
+
+        await until(by_default)
+        assert persistence.counts.unreadable == 1
+
+
 async def test_a_zombie_changes_nothing_and_stops(log: EmbeddedLog, feed: Feed, store: Store, dsn: str) -> None:
     feed.ticks(10)
     async with running(log, dsn):

@@ -233,6 +233,7 @@ def test_the_order_of_sources_comes_with_the_rules() -> None:
     one = gathering()
     one.take(record(OHLCV, 0, records.Settings(sent_at_us=1, values={"sources": ["a", "b*"]})))
     one.take(record(OHLCV, 1, records.Settings(sent_at_us=1, values={"no_such": 1})))
+    one.take(record(OHLCV, 2, records.Settings(sent_at_us=1, values={"sources": ["a:candles"]})))
     work = one.hand_over(0)
     assert work is not None
-    assert (work.sources, work.unreadable) == (("a", "b*"), 1)
+    assert (work.sources, work.unreadable) == (("a", "b*"), 2)

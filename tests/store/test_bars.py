@@ -7,6 +7,8 @@ import pyarrow as pa
 import pytest
 
 from tests.store.rows import MINUTE_US, OPEN_US, bars, ticks, values
+from tickerplant.core.reasons import OF_TICKS
+from tickerplant.core.sources import SourceOrder
 from tickerplant.store import Store
 from tickerplant.store.repositories.analytics import Analytics
 from tickerplant.store.repositories.ohlcv import Ohlcv
@@ -92,7 +94,7 @@ async def test_many_rows_by_copy_end_as_few_by_arrays_do(store: Store) -> None:
 
 
 async def test_bars_of_history_compete_by_completeness_then_by_source_and_live_ones_do_not(store: Store) -> None:
-    sources = ("best", "good*")
+    sources = SourceOrder(["best", "good*"])
 
     async def history(version: int, source: str, complete: bool = True) -> None:
         row = {"version": version, "source": source, "complete": complete, "history": True, "price": float(version)}
@@ -121,8 +123,51 @@ async def test_history_in_one_batch_ends_as_one_by_one(store: Store) -> None:
         {"minute": 1, "version": 8, "source": "a", "history": True, "price": 8.0},
         {"minute": 1, "version": 9, "source": "c", "price": 9.0},
     ]
-    await put(store, bars(*rows), sources=("a", "b"))
+    await put(store, bars(*rows), sources=SourceOrder(["a", "b"]))
     assert [close for _, close, _ in await closes(store)] == [9.0, 9.0]
+
+
+async def test_of_history_a_kind_may_stand_before_another(store: Store) -> None:
+    order = SourceOrder(["official:bars", "*:ticks", "*"])
+    built = [{"minute": i, "reason": reason, "source": "official"} for i, reason in enumerate(OF_TICKS)]
+    given = {"minute": 20, "reason": "backfill", "source": "official"}
+    newer = [{"minute": i, "version": 2, "history": True, "price": 2.0} for i in (*range(len(OF_TICKS)), 20)]
+    await put(store, bars(*built, given), sources=order)
+    await put(store, bars(*({**row, "source": "other"} for row in newer)), sources=order)
+    assert [close for _, close, _ in await closes(store)] == [1.0] * (len(OF_TICKS) + 1)
+    await put(store, bars(*({**row, "source": "official"} for row in newer)), sources=order)
+    assert [close for _, close, _ in await closes(store)] == [2.0] * (len(OF_TICKS) + 1)
+    # What history has brought is of kind bars, whatever its reason says.
+    late = {"minute": 0, "version": 3, "history": True, "price": 3.0, "source": "other", "reason": "ticks"}
+    await put(store, bars(late), sources=order)
+    assert (await closes(store))[0] == ("final", 2.0, 2)
+
+
+@pytest.mark.parametrize("count", [1, 40])  # from arrays, by COPY
+async def test_of_history_sources_stand_as_symbol_and_interval_say(store: Store, count: int) -> None:
+    order = SourceOrder(["a:bars@G* 1m", "b@^*", "b", "a"])
+    symbols = {"GOOG": "1m", "GOLD": "5m", "^GSPC": "1m", "IBM": "1m"}
+    keys = [
+        {"symbol": symbol, "interval": interval, "minute": 5 * i} for symbol, interval in symbols.items()
+        for i in range(count)
+    ]  # fmt: skip
+    first = [{**key, "history": True, "version": 1, "source": "b", "price": 1.0} for key in keys]
+    second = [{**key, "history": True, "version": 2, "source": "a", "price": 2.0} for key in keys]
+
+    async def found() -> dict[str, set[float]]:
+        async with store.read() as look:
+            tables = {symbol: await look.ohlcv.read(symbol, interval) for symbol, interval in symbols.items()}
+        assert all(table.num_rows == count for table in tables.values())
+        return {symbol: set(table.column("close").to_pylist()) for symbol, table in tables.items()}
+
+    expected = {"GOOG": {2.0}, "GOLD": {1.0}, "^GSPC": {1.0}, "IBM": {1.0}}
+    await put(store, bars(*first), sources=order)
+    await put(store, bars(*second), sources=order)
+    assert await found() == expected
+    async with store.session() as session:
+        await session.script("TRUNCATE intraday_ohlcv")
+    await put(store, bars(*second, *first), sources=order)
+    assert await found() == expected, "in one batch as one after the other"
 
 
 async def test_daily_bars_go_to_a_table_of_their_own_over_centuries(store: Store) -> None:

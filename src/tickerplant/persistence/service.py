@@ -36,6 +36,7 @@ import structlog
 
 from tickerplant.core import faults, schemas
 from tickerplant.core.errors import (
+    ConfigError,
     Fenced,
     LogUnavailable,
     MigrationError,
@@ -44,6 +45,7 @@ from tickerplant.core.errors import (
     StoreMismatch,
 )
 from tickerplant.core.rules import DEFAULT_RULES
+from tickerplant.core.sources import SourceOrder
 from tickerplant.core.times import SECOND_US
 from tickerplant.log.port import Delivery, EventLog, Reader, TopicPartition
 from tickerplant.persistence.work import Gathering, Work
@@ -187,7 +189,7 @@ class _Stretch:
                 ends = await loop.run_in_executor(self._thread, self._ends)
                 await store.check_log(self._identity.log_id, self._identity.generation, ends)
                 async with store.read() as look:
-                    self._sources = await look.coverage.source_orders()
+                    self._sources = self._readable(await look.coverage.source_orders())
                 assignee = _Assignee(self, store, loop)
                 reader = await loop.run_in_executor(
                     self._thread,
@@ -202,6 +204,19 @@ class _Stretch:
                 await store.close()
         finally:
             self._thread.shutdown(wait=False)
+
+    def _readable(self, orders: Mapping[int, tuple[str, ...]]) -> dict[int, tuple[str, ...]]:
+        """Return the orders of sources that can be read; another version may have kept one that this one cannot."""
+        found = {}
+        for partition, sources in orders.items():
+            try:
+                SourceOrder(sources)
+            except ConfigError as error:
+                self._counts.unreadable += 1
+                log.warning("the order of sources that was kept cannot be read", partition=partition, error=str(error))
+            else:
+                found[partition] = sources
+        return found
 
     async def _work(self, stop: asyncio.Event, reader: Reader, store: Store) -> None:
         reading = asyncio.create_task(self._read(reader))
@@ -387,7 +402,7 @@ class _Stretch:
                 by_order.setdefault(tuple(order), []).append(work)
         for order, some in by_order.items():
             bars = _joined([work.bars for work in some if work.bars is not None])
-            await Ohlcv(session).upsert(bars, some[0].source.partition, sources=order)
+            await Ohlcv(session).upsert(bars, some[0].source.partition, sources=SourceOrder(order))
 
     async def _upsert_values(self, session: Session, works: Sequence[Work]) -> None:
         """One statement for the values of all partitions that have the same columns."""

@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 from tickerplant.core import records, schemas
 from tickerplant.core.errors import ConfigError, UnreadableRecord
 from tickerplant.core.rules import rules_from
+from tickerplant.core.sources import SourceOrder
 from tickerplant.core.times import DAY_US, NEVER_US, SECOND_US, times_of
 from tickerplant.core.version import make_version
 from tickerplant.log.port import Delivery, TopicPartition
@@ -71,8 +72,10 @@ class Work:
     dead: list[tuple[records.Record, int]] = field(default_factory=list)
     """With the offset of their record."""
     sources: tuple[str, ...] | None = None
-    """The order of sources, if the log has said a new one."""
+    """The order of sources, if the log has said a new one; it can be read."""
     unreadable: int = 0
+    differences: int = 0
+    """Bars that two sources give differently."""
     out_of_range: int = 0
 
     @property
@@ -192,9 +195,12 @@ class Gathering:
                 work.dead.append((record, offset))
             case records.Settings() if self.source.topic == schemas.OHLCV:
                 try:
-                    work.sources = rules_from(header.values).sources
+                    sources = rules_from(header.values).sources
+                    SourceOrder(sources)
                 except ConfigError:
                     work.unreadable += 1
+                else:
+                    work.sources = sources
             case _:
                 pass
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from tickerplant.core import schemas
 from tickerplant.core.interval import parse
+from tickerplant.core.reasons import OF_TICKS
 from tickerplant.core.rules import DEFAULT_RULES
+from tickerplant.core.sources import SourceOrder
 from tickerplant.core.times import times_of
 from tickerplant.store.columns import plain, quoted, source_of
 from tickerplant.store.keys import KEY, chosen, is_daily, newest_by_key, not_newer
 from tickerplant.store.partitions import ensure_partitions, record_arrivals
+from tickerplant.store.ranks import Places, groups, places_of_bars
 from tickerplant.store.repositories.ranges import read_newest_of_each, read_range
 from tickerplant.store.repositories.symbols import note_symbols
 
@@ -34,6 +35,11 @@ _NEWER: Final = (
     "(excluded.version > t.version OR"
     " (excluded.version = t.version AND t.state = 'forming' AND excluded.state <> 'forming'))"
 )
+_BETTER: Final = """excluded.version > t.version AND (excluded.complete AND NOT t.complete
+    OR excluded.complete = t.complete AND ({bars})[array_position({names}, excluded.source)] <=
+        CASE WHEN NOT t.history AND t.reason = ANY ({reasons})
+        THEN ({ticks})[array_position({names}, t.source)] ELSE ({bars})[array_position({names}, t.source)] END)"""
+DEFAULT_ORDER: Final = SourceOrder(DEFAULT_RULES.sources)
 
 
 def relation_of(interval: str) -> str:
@@ -48,11 +54,6 @@ def by_relation(rows: pa.Table, intraday: str, daily: str) -> list[tuple[str, pa
     return [(name, part) for name, part in parts if part.num_rows]
 
 
-def source_rank(source: str, order: Sequence[str]) -> int:
-    """Return the place of a source in the order of sources (patterns, best first); after all if none fits."""
-    return next((i for i, pattern in enumerate(order) if fnmatchcase(source, pattern)), len(order))
-
-
 class Ohlcv:
     """Bars of one session or look."""
 
@@ -64,12 +65,13 @@ class Ohlcv:
         for relation, part in by_relation(bars, INTRADAY, HISTORICAL):
             await ensure_partitions(self._session, relation, times_of(part.column("time")))
 
-    async def upsert(self, bars: pa.Table, partition: int, *, sources: Sequence[str] = DEFAULT_RULES.sources) -> int:
+    async def upsert(self, bars: pa.Table, partition: int, *, sources: SourceOrder = DEFAULT_ORDER) -> int:
         """Apply published bars (`schemas.BARS`) of one log partition in a transaction; return how many rows changed.
 
         The newest version of a key wins. A `withdrawn` one deletes older rows: the bar and its values. Bars marked
-        `history` compete with what is there by rank instead: complete first, then the order of `sources`, and only with
-        rows of an older version.
+        `history` compete with what is there by rank instead: complete first, then the order of `sources` in the scope
+        of their symbol and interval, and only with rows of an older version. They are of kind `bars` in that order;
+        what is there may be of kind `ticks` (`core.reasons`).
         """
         history = bars.column("history")
         competing = newest_by_rank(chosen(bars, history), sources)
@@ -102,40 +104,36 @@ class Ohlcv:
                 )
         return changed
 
-    async def _compete(self, relation: str, bars: pa.Table, sources: Sequence[str]) -> int:
+    async def _compete(self, relation: str, bars: pa.Table, sources: SourceOrder) -> int:
+        """Write bars of history where they stand before what is there: one statement for each way sources stand."""
+        names = set(bars.column("source").cast(pa.utf8()).unique().to_pylist())
         stored = await self._session.rows(
-            f"""SELECT DISTINCT t.source FROM unnest($1::text[]) AS s (symbol) JOIN "{relation}" AS t ON t.symbol =
-            s.symbol
-                WHERE t."time" BETWEEN $2 AND $3""",
-            bars.column("symbol").cast(pa.utf8()).unique().to_pylist(),
+            f"""SELECT DISTINCT t.source FROM unnest($1::text[], $2::text[]) AS s (symbol, "interval")
+                JOIN "{relation}" AS t ON t.symbol = s.symbol AND t."interval" = s."interval"
+                WHERE t."time" BETWEEN $3 AND $4""",
+            *_pairs(bars),
             pc.min(bars.column("time")).as_py(),
             pc.max(bars.column("time")).as_py(),
         )
-        names = {row["source"] for row in stored} | set(bars.column("source").cast(pa.utf8()).unique().to_pylist())
-        ordered = sorted(names, key=lambda name: source_rank(name, sources))
-        ranks = [source_rank(name, sources) for name in ordered]
-        better = (
-            "excluded.version > t.version AND"
-            " (excluded.complete AND NOT t.complete OR excluded.complete = t.complete AND "
-            "({n})[array_position({s}, excluded.source)] <= ({n})[array_position({s}, t.source)])"
-        )
-        return await self._write(relation, "history", bars, better, (ordered, ranks))
+        changed = 0
+        for number, (places, mask) in enumerate(groups(bars, sources, [*names.union(row["source"] for row in stored)])):
+            part = bars if mask is None else bars.filter(pa.array(mask))
+            changed += await self._write(relation, f"history{number}", part, _BETTER, places)
+        return changed
 
     async def _write(
-        self,
-        relation: str,
-        staging: str,
-        bars: pa.Table,
-        condition: str,
-        ranks: tuple[list[str], list[int]] | None = None,
+        self, relation: str, staging: str, bars: pa.Table, condition: str, places: Places | None = None
     ) -> int:
         if not bars.num_rows:
             return 0
         source, arguments = await source_of(self._session, f"{staging}_{relation}", plain(bars.select(_NAMES)))
-        if ranks is not None:
-            count = len(arguments)
-            condition = condition.format(s=f"${count + 1}::text[]", n=f"${count + 2}::integer[]")
-            arguments = [*arguments, *ranks]
+        if places is not None:
+            at = len(arguments)
+            condition = condition.format(
+                names=f"${at + 1}::text[]", bars=f"${at + 2}::integer[]", ticks=f"${at + 3}::integer[]",
+                reasons=f"${at + 4}::text[]",
+            )  # fmt: skip
+            arguments = [*arguments, places.names, places.of_bars, places.of_ticks, OF_TICKS]
         return await self._session.execute(
             f'INSERT INTO "{relation}" AS t ({quoted(_NAMES)}) SELECT {quoted(_NAMES, "s.")} FROM {source}'
             f' ON CONFLICT (symbol, "interval", "time") DO UPDATE SET {_SET} WHERE {condition}',
@@ -170,11 +168,15 @@ class Ohlcv:
         )
 
 
-def newest_by_rank(bars: pa.Table, sources: Sequence[str]) -> pa.Table:
+def newest_by_rank(bars: pa.Table, sources: SourceOrder) -> pa.Table:
     """Return for each key the bar that competes: complete first, then by source, then the newest."""
     if bars.num_rows < 2:
         return bars
-    column = bars.column("source").cast(pa.utf8()).combine_chunks().dictionary_encode()
-    by_code = np.array([-source_rank(name, sources) for name in column.dictionary.to_pylist()], dtype=np.int64)
-    complete = bars.column("complete").to_numpy()
-    return newest_by_key(bars, complete, by_code[column.indices.to_numpy()])
+    return newest_by_key(bars, bars.column("complete").to_numpy(), -places_of_bars(bars, sources))
+
+
+def _pairs(bars: pa.Table) -> tuple[list[str], list[str]]:
+    """Return the symbols and the intervals of the (symbol, interval) that there are."""
+    named = pa.table({name: bars.column(name).cast(pa.utf8()) for name in ("symbol", "interval")})
+    found = named.group_by(["symbol", "interval"]).aggregate([])
+    return found.column("symbol").to_pylist(), found.column("interval").to_pylist()
