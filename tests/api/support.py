@@ -17,10 +17,12 @@ from tickerplant.api.positions import Position
 from tickerplant.api.reading import Reading, Source
 from tickerplant.api.service import Api
 from tickerplant.core import records, schemas
+from tickerplant.core.errors import StoreUnavailable
 from tickerplant.core.symbols import partition_of
 from tickerplant.core.times import timestamps
 from tickerplant.core.version import make_version
 from tickerplant.log.port import EventLog, TopicPartition
+from tickerplant.store.repositories.coverage import LEFT_OUT
 
 T0 = 1_773_063_000_000_000  # 2026-03-09T13:30:00Z, the first day of summer time in New York
 MINUTE = 60_000_000
@@ -85,14 +87,18 @@ class MemorySource(Source):
     def __init__(self, log: EventLog) -> None:
         self.log = log
         self.at: dict[TopicPartition, int] = {}
+        self.broken = False
         self.tables: dict[str, pa.Table] = {
             "prices": schemas.TICKS.empty_table(),
             "ohlcv": schemas.BARS.empty_table(),
             "analytics": schemas.ANALYTICS_KEY.empty_table(),
+            "left_out": LEFT_OUT.empty_table(),
         }
 
     @contextlib.asynccontextmanager
     async def read(self) -> AsyncIterator[Reading]:
+        if self.broken:
+            raise StoreUnavailable("the database is away")
         identity = self.log.identity()
         yield Reading(self, Position.of(identity.log_id, identity.generation, self.at))
 
@@ -116,11 +122,19 @@ class MemorySource(Source):
         return _Rows(schemas.ANALYTICS_KEY.empty_table())
 
     @property
+    def coverage(self) -> Any:
+        return self
+
+    async def left_out(self) -> pa.Table:
+        return self.tables["left_out"]
+
+    @property
     def symbols(self) -> Any:
         return self
 
     async def list(self) -> pa.Table:
-        names = {name for table in self.tables.values() for name in table.column("symbol").to_pylist()}
+        tables = (self.tables[name] for name in ("prices", "ohlcv", "analytics"))
+        names = {name for table in tables for name in table.column("symbol").to_pylist()}
         return pa.table({"symbol": pa.array(sorted(names), pa.utf8())})
 
 

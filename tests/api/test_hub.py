@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
 from tests.api.support import MINUTE, T0, bar_batch, tick_batch, value_batch
+from tests.core.samples import OPEN_US, samples
 from tickerplant.api.positions import Position
 from tickerplant.api.websockets.hub import Hub
 from tickerplant.api.websockets.outbox import Outbox, frames_of
@@ -44,7 +46,7 @@ def make_hub(**options: int) -> Hub:
     return Hub(Identity("log", 1), {RAW0: 0, BARS0: 0}, **options)
 
 
-def drain(client: Outbox) -> list[dict[str, object]]:
+def drain(client: Outbox) -> list[dict[str, Any]]:
     found = []
     while (text := client.take()) is not None:
         found.append(json.loads(text))
@@ -143,6 +145,30 @@ def test_values_of_changing_columns_come_in_frames_of_their_own() -> None:
     assert [frame["offsets"]["0"] for frame in frames] == [2, 3, 4]
     assert [frame["columns"][-1] for frame in frames] == ["rsi_14", "sma_20", "rsi_14"]
     assert frames[0]["rows"][0][-1] is None
+
+
+def test_status_tells_where_sources_differ_and_a_late_tick_does_not_hide_how_a_feed_is() -> None:
+    hub, status = make_hub(), Filter(pairs_of(["status"], ["*"]))
+    differing = samples()["differences"]
+    up = records.FeedState(sent_at_us=T0, feed="f", state="up", since_us=T0)
+    late = records.FeedState(sent_at_us=T0, feed="f", state="late", since_us=T0, count=4)
+    parts = [
+        part(schemas.STATUS, n, header, batch)
+        for n, (header, batch) in enumerate([(up, None), (late, None), (differing.header, differing.batch)])
+    ]
+    client = hub.join(lambda: None)
+    hub.subscribe(client, pairs_of(["status"], []))
+    hub.apply(parts)
+    events = drain(client)[0]["events"]
+    assert [(event["event"], event.get("count")) for event in events] == [
+        ("feed", 0), ("feed", 4), ("differences", 2),
+    ]  # fmt: skip
+    first = events[2]["bars"][0]
+    assert [first[name] for name in ("symbol", "interval", "source", "other_source")] == [
+        "GOOG", "1m", "vendor", "ticks",
+    ]  # fmt: skip
+    assert (first["time_us"], first["high"], first["other_high"]) == (OPEN_US, 12.0, 12.5)
+    assert [feed["state"] for feed in hub.snapshot(status)["status"]] == ["up"]
 
 
 def test_recent_records_are_given_from_a_position_or_not_at_all() -> None:

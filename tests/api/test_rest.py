@@ -330,6 +330,28 @@ def test_a_failed_part_makes_health_503(log: EventLog, source: MemorySource) -> 
     assert answer.json()["wrong"] == ["feeds: none is up"]
 
 
+def test_a_scrape_says_by_feed_what_was_left_out_of_bars(log: EventLog, source: MemorySource) -> None:
+    def lines() -> list[str]:
+        text = client.get("/metrics").text
+        return [line for line in text.splitlines() if line.startswith(("tickerplant_late", "tickerplant_unsupported"))]
+
+    with serving(log, source) as (client, _, _):
+        assert lines() == [], "nothing was counted"
+        rows = [{"feed": "a", "late_ticks": 3, "unsupported": 0, "differences": 7}]
+        rows += [{"feed": "b", "late_ticks": 1, "unsupported": 2, "differences": 0}]
+        source.tables["left_out"] = pa.Table.from_pylist(rows, schema=source.tables["left_out"].schema)
+        assert lines() == [
+            'tickerplant_late_ticks_total{feed="a"} 3.0',
+            'tickerplant_late_ticks_total{feed="b"} 1.0',
+            'tickerplant_unsupported_ticks_total{feed="b"} 2.0',
+        ]
+        text = client.get("/metrics").text
+        assert 'tickerplant_source_differences_total{feed="a"} 7.0' in text
+        assert "# HELP tickerplant_late_ticks_total Ticks older than what is remembered" in text
+        source.broken = True
+        assert len(lines()) == 3, "a store that does not answer leaves the counts as they were"
+
+
 def test_a_key_is_asked_for_where_one_is_set(log: EventLog, source: MemorySource) -> None:
     with serving(log, source, api_key="secret") as (client, _, _):
         assert client.get("/v1/symbols").status_code == 401

@@ -77,6 +77,21 @@ def test_health_says_of_each_feed_its_newest_state(settings: Settings) -> None:
         }  # fmt: skip
 
 
+def test_health_says_by_feed_what_was_left_out_of_bars() -> None:
+    (nothing,) = health.left_out_parts([])
+    assert (nothing.state, nothing.sentence) == (health.OK, "nothing")
+    feeds = [
+        {"feed": "a", "late_ticks": 3, "unsupported": 0, "differences": 7},
+        {"feed": "b", "late_ticks": 0, "unsupported": 2, "differences": 0},
+    ]
+    (part,) = health.left_out_parts(feeds)
+    assert part.sentence == (
+        "a: 3 ticks too late for any bar, 7 bars that another source gives differently; "
+        "b: 2 ticks or bars that could not be used"
+    )
+    assert part.details["a"] == {"late_ticks": 3, "unsupported": 0, "differences": 7}
+
+
 def test_a_part_that_cannot_be_asked_has_failed_and_hides_no_other() -> None:
     def gone() -> list[health.Part]:
         raise StoreUnavailable("the database is away")

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from tests.core.samples import samples
 from tests.store.rows import OPEN_US, bars, ticks, values
 from tests.support.postgres import Postgres
 from tickerplant.core import faults, records, schemas
@@ -125,6 +126,12 @@ async def test_all_that_the_log_brings_arrives_in_its_tables(
     feed.put(schemas.STATUS, 2, over, symbols)
     feed.put(schemas.STATUS, 2, records.FeedState(sent_at_us=1, feed="f", state="up", since_us=OPEN_US))
     feed.put(schemas.STATUS, 2, records.FeedState(sent_at_us=2, feed="f", state="late", since_us=OPEN_US, count=3))
+    feed.put(
+        schemas.STATUS, 1, records.FeedState(sent_at_us=2, feed="f", state="unsupported", since_us=OPEN_US, count=5)
+    )
+    differing = pa.Table.from_batches([samples()["differences"].batch.replace_schema_metadata(None)])
+    for partition in (1, 2):
+        feed.put(schemas.STATUS, partition, records.Differences(sent_at_us=3, feed="f"), differing)
     dead = pa.Table.from_arrays(
         [pa.array(["raw"]), pa.array([0], pa.int32()), pa.array([7]), pa.array(["no\0nsense"]), pa.array([b"\0x"])],
         schema=schemas.DEAD,
@@ -136,12 +143,17 @@ async def test_all_that_the_log_brings_arrives_in_its_tables(
         await until(has(store, "realtime_analytics", 1))
     assert [await count(store, t) for t in ("intraday_ohlcv", "historical_ohlcv", "intraday_analytics")] == [1, 1, 1]
     assert persistence.counts.ticks == 100 * PARTITIONS
+    assert persistence.counts.differences == 4
     async with store.read() as look:
         assert (await look.actions.splits("A")).equals(split)
         assert (await look.actions.dividends("A")).equals(dividend)
         assert (await look.coverage.read("f", "1m")).column("silent").to_pylist() == [["B"]]
-        [state] = (await look.coverage.feeds()).to_pylist()
-        assert (state["state"], state["late_ticks"]) == ("up", 3)
+        names = ("partition", "state", "late_ticks", "unsupported", "differences")
+        feeds = (await look.coverage.feeds()).select(names).to_pylist()
+        assert [tuple(row.values()) for row in feeds] == [(1, "unknown", 0, 5, 2), (2, "up", 3, 0, 2)]
+        assert (await look.coverage.left_out()).to_pylist() == [
+            {"feed": "f", "late_ticks": 3, "unsupported": 5, "differences": 4}
+        ]
         applied = await look.applied()
     assert applied[schemas.RAW, 2].cause == make_version(log.identity().generation, last)
     ends = {tp: end for topic in service.TOPICS for tp, (_, end) in log.offsets(topic).items()}

@@ -1,12 +1,13 @@
 """The API's own metrics: a catalogue whose texts say what to do about a bad value.
 
-Numbers that the hub counts anyway are read when somebody scrapes; only requests are counted as they happen.
+Numbers that the hub counts anyway are read when somebody scrapes; only requests are counted as they happen. What was
+left out of bars is counted in the store, once for each position of the log, and so outlives every service.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -65,24 +66,66 @@ UNREADABLE: Final = Spec(
     "tickerplant_api_stream_unreadable", "counter", "Records of the log that the stream could not read.",
     "Above 0: see market.deadletter, or a newer version writes to the log than this one reads.",
 )  # fmt: skip
-CATALOGUE: Final = (REQUESTS, SECONDS, CLIENTS, FRAMES, CONFLATED, DROPPED, RESYNCS, LAG, UNREADABLE)
+LATE: Final = Spec(
+    "tickerplant_late_ticks", "counter", "Ticks older than what is remembered: stored, but in no bar.",
+    "Growing: raise rules.memory_sessions, or have the stretch made again by a rebuild.", ("feed",),
+)  # fmt: skip
+UNSUPPORTED: Final = Spec(
+    "tickerplant_unsupported_ticks", "counter", "Ticks and vendors' bars that could not be used for any bar.",
+    "Growing: `tickerplant tail status` shows the reasons; the feed sends what the plant cannot read.", ("feed",),
+)  # fmt: skip
+DIFFERENCES: Final = Spec(
+    "tickerplant_source_differences", "counter",
+    "Bars that another source gives differently, by the feed that said so.",
+    "Growing fast: `tickerplant tail status` shows both bars; see whose prints count, and the order rules.sources.",
+    ("feed",),
+)  # fmt: skip
+LEFT_OUT: Final = {"late_ticks": LATE, "unsupported": UNSUPPORTED, "differences": DIFFERENCES}
+"""By the store's name of each count."""
+CATALOGUE: Final = (
+    REQUESTS,
+    SECONDS,
+    CLIENTS,
+    FRAMES,
+    CONFLATED,
+    DROPPED,
+    RESYNCS,
+    LAG,
+    UNREADABLE,
+    *LEFT_OUT.values(),
+)
 
 
 class ApiMetrics:
-    """The catalogue in a registry. `stream` returns the stream's numbers by spec, or {} while there is none."""
+    """The catalogue in a registry.
 
-    def __init__(self, registry: CollectorRegistry, stream: Callable[[], dict[Spec, float]]) -> None:
+    `stream` returns the stream's numbers by spec, or {} while there is none; `left_out` the store's counts by spec and
+    feed, or {} before they have been read.
+    """
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        stream: Callable[[], dict[Spec, float]],
+        left_out: Callable[[], Mapping[Spec, Mapping[str, float]]] = dict,
+    ) -> None:
         self.registry = registry
         self._stream = stream
+        self._left_out = left_out
         self._requests = Counter(REQUESTS.name, _help(REQUESTS), REQUESTS.labels, registry=registry)
         self._seconds = Histogram(SECONDS.name, _help(SECONDS), SECONDS.labels, registry=registry)
         registry.register(self)
 
     def collect(self) -> Iterable[Metric]:
-        """Return the stream's numbers (called by prometheus_client)."""
+        """Return the stream's numbers and the store's counts (called by prometheus_client)."""
         for spec, value in self._stream().items():
             family = CounterMetricFamily if spec.kind == "counter" else GaugeMetricFamily
             yield family(spec.name, _help(spec), value=value)
+        for spec, by_feed in self._left_out().items():
+            counter = CounterMetricFamily(spec.name, _help(spec), labels=spec.labels)
+            for feed, count in by_feed.items():
+                counter.add_metric([feed], count)
+            yield counter
 
     def count(self, path: str, status: int, seconds: float) -> None:
         """Count one request."""

@@ -69,6 +69,10 @@ class Reading:
         """Return all symbols that the store knows."""
         return _table(await self._reader.symbols.list())
 
+    async def left_out(self) -> pa.Table:
+        """Return what was left out of bars, by feed: late ticks, unsupported ones, differences between sources."""
+        return _table(await self._reader.coverage.left_out())
+
 
 class Source:
     """The store, opened when it is first needed and again after it was out of reach. Closed by `close`."""

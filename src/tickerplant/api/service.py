@@ -133,7 +133,7 @@ class Api:
             identity = await asyncio.to_thread(self._log.identity)
             source = self._source or Source(self._dsn, identity)
             state = ApiState(self._log, source, self._health, self._registry, self._api_key)
-            metrics = ApiMetrics(self._registry, state.stream_numbers)
+            metrics = ApiMetrics(self._registry, state.stream_numbers, state.left_out_numbers)
             # Step 2
             hub = Hub(identity, await self._beginning(source))
             state.stream = Stream(self._log, hub, lambda symbols: seeds(source, symbols), stall_s=self._stall_s)

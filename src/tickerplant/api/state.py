@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from prometheus_client import CollectorRegistry
 
@@ -13,7 +14,11 @@ from tickerplant.api import metrics
 from tickerplant.api.reading import Source
 from tickerplant.api.websockets.endpoint import Stream
 from tickerplant.api.websockets.tail import Tail
+from tickerplant.core.errors import TickerplantError
 from tickerplant.log.port import EventLog
+
+SCRAPE_S: Final = 2.0
+"""How long a scrape waits for the store's counts; Prometheus gives up on the whole answer after 10 s."""
 
 STATIC = Path(__file__).parent / "static"
 
@@ -32,6 +37,24 @@ class ApiState:
     static: Path = STATIC
     stream: Stream | None = None
     tail: Tail | None = None
+    left_out: dict[metrics.Spec, dict[str, float]] = field(default_factory=dict)
+    """The store's counts of what was left out of bars, by feed, as they were last read."""
+
+    async def read_left_out(self) -> None:
+        """Read `left_out` anew; a store that does not answer in time leaves it as it is."""
+        try:
+            async with asyncio.timeout(SCRAPE_S), self.source.read() as reading:
+                table = await reading.left_out()
+        except (TickerplantError, TimeoutError):  # the health check says what is wrong with the store
+            return
+        feeds = table.column("feed").to_pylist()
+        for name, spec in metrics.LEFT_OUT.items():
+            counts = table.column(name).to_pylist()
+            self.left_out[spec] = {feed: count for feed, count in zip(feeds, counts, strict=True) if count}
+
+    def left_out_numbers(self) -> Mapping[metrics.Spec, Mapping[str, float]]:
+        """Return `left_out` for the metrics."""
+        return self.left_out
 
     def stream_numbers(self) -> dict[metrics.Spec, float]:
         """Return the stream's numbers for the metrics."""

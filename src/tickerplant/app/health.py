@@ -149,3 +149,18 @@ def job_parts(jobs: Iterable[dict[str, Any]]) -> Iterable[Part]:
         when = job.get("last_run_at")
         sentence = f"failed: {error}" if error else f"last ran {when}" if when else "has not been due yet"
         yield Part(f"job {job['name']}", DEGRADED if error else OK, sentence, dict(job))
+
+
+def left_out_parts(feeds: Iterable[dict[str, Any]]) -> Iterable[Part]:
+    """Say how much was left out of bars since the store began, by feed. No illness: the tables of ticks have it."""
+    told, details = [], {}
+    for row in feeds:
+        counts = {name: int(row[name]) for name in ("late_ticks", "unsupported", "differences")}
+        details[row["feed"]] = counts
+        said = (
+            (counts["late_ticks"], "ticks too late for any bar"),
+            (counts["unsupported"], "ticks or bars that could not be used"),
+            (counts["differences"], "bars that another source gives differently"),
+        )
+        told.append(f"{row['feed']}: {', '.join(f'{number} {what}' for number, what in said if number)}")
+    yield Part("left out of bars", OK, "; ".join(told) or "nothing", details)

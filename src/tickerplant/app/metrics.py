@@ -61,7 +61,7 @@ LOG_END: Final = Entry(
 )  # fmt: skip
 SERVICE_COUNT: Final = Entry(
     "tickerplant_service_events", "counter", ("service", "event"), "What a service has counted, by event.",
-    "`dead_letters` or `late` growing: read `tickerplant tail deadletter`, or raise rules.lateness_ms.",
+    "`dead_letters` or `unreadable` growing: read `tickerplant tail deadletter`. Late ticks: tickerplant_late_ticks.",
 )  # fmt: skip
 CATALOGUE: Final = (SERVICE_UP, SERVICE_RESTARTS, GROUP_LAG, LOG_END, SERVICE_COUNT)
 

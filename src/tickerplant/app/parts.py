@@ -230,11 +230,19 @@ async def run_market_data(settings: Settings, log: EventLog, stop: asyncio.Event
     await MarketData(log, config).run(stop)
 
 
-async def run_persistence(settings: Settings, log: EventLog, dsn: str, stop: asyncio.Event) -> None:
+async def run_persistence(
+    settings: Settings, log: EventLog, dsn: str, stop: asyncio.Event, counts: ServiceCounts
+) -> None:
     """Run persistence until `stop`."""
-    from tickerplant.persistence.service import Persistence
+    from tickerplant.persistence.service import Counts, Persistence
 
-    await Persistence(log, dsn, instance=settings.instance).run(stop)
+    take = counts.taker("persistence")
+
+    class Applied:
+        def applied(self, counts: Counts, seconds: float) -> None:
+            take(counts)
+
+    await Persistence(log, dsn, instance=settings.instance, metrics=Applied()).run(stop)
 
 
 async def run_api(settings: Settings, log: EventLog, dsn: str, stop: asyncio.Event, plant: Plant) -> None:
@@ -367,6 +375,16 @@ def store_parts(dsn: str, log: EventLog) -> Iterable[Part]:
         return
     check_log(dsn, log)
     yield Part("store", OK, f"{status.flavour} answers, and follows this log", {"flavour": status.flavour})
+
+
+def left_out(dsn: str) -> list[dict[str, Any]]:
+    """Return by feed how much was left out of bars: late_ticks, unsupported, differences."""
+
+    async def read(store: Store) -> list[dict[str, Any]]:
+        async with store.read() as reading:
+            return [_plain(row) for row in (await reading.coverage.left_out()).to_pylist()]
+
+    return _with_store(dsn, read)
 
 
 class StorePositions:

@@ -93,7 +93,9 @@ class Plant:
         if name == "analytics":
             return Service(name, sync=lambda stop: parts.run_analytics(settings, event_log, stop, counts))
         if name == "persistence":
-            return Service(name, asynchronous=lambda stop: parts.run_persistence(settings, event_log, dsn, stop))
+            return Service(
+                name, asynchronous=lambda stop: parts.run_persistence(settings, event_log, dsn, stop, counts)
+            )
         if name == "api":
             return Service(name, asynchronous=lambda stop: parts.run_api(settings, event_log, dsn, stop, self))
         raise ValueError(name)
@@ -126,6 +128,7 @@ class Plant:
             ("feeds", lambda: health.feed_parts(self.event_log)),
             ("store", lambda: parts.store_parts(self.dsn, self.event_log)),
             ("jobs", lambda: health.job_parts(parts.jobs_status(self.dsn))),
+            ("left out of bars", lambda: health.left_out_parts(parts.left_out(self.dsn))),
         )
         for name, question in questions:
             found += health.ask(name, question)

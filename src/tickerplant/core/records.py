@@ -131,7 +131,10 @@ class Over(Header, frozen=True, kw_only=True, tag="over"):
 
 
 class FeedState(Header, frozen=True, kw_only=True, tag="feed_state"):
-    """On `market.status`: the feed is `up`, `down`, `ended` or `late` (and how many ticks came too late to count)."""
+    """On `market.status`: the feed is `up`, `down` or `ended`; or its state stays and something was left out of bars.
+
+    `late`: `count` ticks were older than memory; `unsupported`: `count` ticks or bars could not be used, and `reason`.
+    """
 
     state: str
     since_us: int

@@ -104,6 +104,8 @@ class Counts:
     restarts: int = 0
     """How often log or database were out of reach."""
     conflicts: int = 0
+    differences: int = 0
+    """Bars that two sources gave differently."""
 
 
 class Metrics(Protocol):
@@ -425,8 +427,8 @@ class _Stretch:
             await actions.put_dividends(dividends, version)
         if work.overs:
             await coverage.put_overs(work.overs, partition)
-        if work.feeds:
-            await coverage.put_feeds(work.feeds, partition)
+        if work.feeds or work.differences:
+            await coverage.put_feeds(work.feeds, partition, work.differences)
         for dead, offset in work.dead:
             await coverage.put_dead(dead, partition, offset)
 
@@ -441,6 +443,7 @@ class _Stretch:
             counts.ticks += work.ticks.num_rows if work.ticks is not None else 0
             counts.unreadable += work.unreadable
             counts.out_of_range += work.out_of_range
+            counts.differences += sum(number for _, number in work.differences)
             self._conflicts.pop(work.source, None)
         counts.transactions += 1
         if self._metrics is not None:

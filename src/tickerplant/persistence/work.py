@@ -69,13 +69,13 @@ class Work:
     """With the version of their record, as `splits`."""
     overs: list[records.Record] = field(default_factory=list)
     feeds: list[records.FeedState] = field(default_factory=list)
+    differences: list[tuple[records.Differences, int]] = field(default_factory=list)
+    """With how many bars there are that two sources give differently; only the count is kept."""
     dead: list[tuple[records.Record, int]] = field(default_factory=list)
     """With the offset of their record."""
     sources: tuple[str, ...] | None = None
     """The order of sources, if the log has said a new one; it can be read."""
     unreadable: int = 0
-    differences: int = 0
-    """Bars that two sources give differently."""
     out_of_range: int = 0
 
     @property
@@ -191,6 +191,8 @@ class Gathering:
                 work.overs.append(record)
             case records.FeedState():
                 work.feeds.append(header)
+            case records.Differences():
+                work.differences.append((header, batch.num_rows))
             case records.Dead():
                 work.dead.append((record, offset))
             case records.Settings() if self.source.topic == schemas.OHLCV:

@@ -126,4 +126,5 @@ async def _store_part(state: ApiState) -> dict[str, Any]:
 async def metrics(request: Request) -> Response:
     """Prometheus text; each metric's help says what to do about a bad value."""
     state: ApiState = request.app.state.api
+    await state.read_left_out()
     return Response(generate_latest(state.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -188,7 +188,7 @@ class Hub:
             key = (part.event["feed"], part.event["partition"])
             if part.event["state"] == "ended":
                 self._feeds.pop(key, None)
-            else:
+            elif part.event["state"] in ("up", "down"):  # others tell of some ticks, not of how the feed is
                 self._feeds[key] = part.event
 
     def _take_ticks(self, part: Part) -> None:

@@ -45,7 +45,7 @@ VALUE_KEY: Final = ("time_us", "symbol", "interval", "state", "version")
 SMALL_ROWS: Final = 256
 MAX_DICTIONARIES: Final = 4_096
 MAX_SILENT_NAMES = 100
-"""How many silent symbols a status event names; the count is always exact."""
+"""How many silent symbols, or bars that differ, a status event names; the count is always exact."""
 
 Array = npt.NDArray[Any]
 
@@ -207,6 +207,8 @@ def digest(delivery: Delivery, words: Words) -> Part:
                 "since_us": header.since_us, "reason": header.reason, "count": header.count,
                 "at_us": header.sent_at_us,
             }  # fmt: skip
+        case records.Differences():
+            part.kind, part.event = STATUS, _differences(delivery.partition, header, batch)
         case _:
             pass
     return part
@@ -233,6 +235,18 @@ def _over(partition: int, header: records.Over, batch: Any) -> dict[str, Any]:
         "event": "over", "feed": header.feed, "partition": partition, "interval": header.interval,
         "start_us": header.start_us, "expected": header.expected, "emitted": header.emitted,
         "silent_count": len(silent), "silent": silent[:MAX_SILENT_NAMES], "at_us": header.sent_at_us,
+    }  # fmt: skip
+
+
+def _differences(partition: int, header: records.Differences, batch: Any) -> dict[str, Any]:
+    bars = batch.slice(0, MAX_SILENT_NAMES)
+    rows = [
+        {"time_us": time_us, **{name: value for name, value in row.items() if name != "time"}}
+        for time_us, row in zip(times_of(bars.column("time")).tolist(), bars.to_pylist(), strict=True)
+    ]
+    return {
+        "event": "differences", "feed": header.feed, "partition": partition, "count": batch.num_rows, "bars": rows,
+        "at_us": header.sent_at_us,
     }  # fmt: skip
 
 

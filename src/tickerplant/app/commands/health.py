@@ -35,6 +35,7 @@ def health(
                 with database(settings, make=False) as dsn:
                     found += doctor.ask("store", lambda: parts.store_parts(dsn, event_log))
                     found += doctor.ask("jobs", lambda: doctor.job_parts(parts.jobs_status(dsn)))
+                    found += doctor.ask("left out of bars", lambda: doctor.left_out_parts(parts.left_out(dsn)))
             except TickerplantError as error:
                 found.append(doctor.Part("store", doctor.FAILED, str(error)))
     except TickerplantError as error:

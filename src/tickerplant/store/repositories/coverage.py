@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -40,9 +41,23 @@ FEEDS: Final = pa.schema(
         pa.field("since", TIMESTAMP),
         pa.field("reason", pa.utf8(), nullable=False),
         pa.field("late_ticks", pa.int64(), nullable=False),
+        pa.field("unsupported", pa.int64(), nullable=False),
+        pa.field("differences", pa.int64(), nullable=False),
         pa.field("sent_at", TIMESTAMP, nullable=False),
     ]
 )
+"""A feed in a log partition. `unsupported`: ticks and bars that could not be used; `differences`: bars that another
+source gives differently; both and `late_ticks` count from the beginning of the store.
+"""
+LEFT_OUT: Final = pa.schema(
+    [
+        pa.field("feed", pa.utf8(), nullable=False),
+        pa.field("late_ticks", pa.int64(), nullable=False),
+        pa.field("unsupported", pa.int64(), nullable=False),
+        pa.field("differences", pa.int64(), nullable=False),
+    ]
+)
+"""The counts of `FEEDS` over all partitions, of feeds of which something was counted."""
 
 _OVERS: Final = pa.schema(
     [
@@ -70,6 +85,17 @@ def _over_row(over: records.Record) -> dict[str, Any]:
         "silent": " ".join(silent.to_pylist()),
         "version": header.cause,
     }
+
+
+@dataclass(slots=True)
+class _News:
+    """What a stretch of records says of one feed."""
+
+    first: records.Header
+    state: records.FeedState | None = None
+    late: int = 0
+    unsupported: int = 0
+    differences: int = 0
 
 
 class Coverage:
@@ -105,38 +131,58 @@ class Coverage:
         )
         await record_arrivals(self._session, "coverage", partition, times)
 
-    async def put_feeds(self, states: Sequence[records.FeedState], partition: int) -> None:
-        """Keep how feeds do, in order; `late` adds to a feed's count and leaves its state."""
-        late: dict[str, int] = {}
-        newest: dict[str, records.FeedState] = {}
-        for state in states:
-            if state.state == "late":
-                late[state.feed] = late.get(state.feed, 0) + state.count
-                newest.setdefault(state.feed, state)
-            else:
-                newest[state.feed] = state
-        for state in newest.values():
-            await self._put_feed(state, late.get(state.feed, 0), partition)
+    async def put_feeds(
+        self,
+        states: Sequence[records.FeedState],
+        partition: int,
+        differences: Sequence[tuple[records.Differences, int]] = (),
+    ) -> None:
+        """Keep how feeds do, in order, in a transaction that applies them once.
 
-    async def _put_feed(self, state: records.FeedState, late: int, partition: int) -> None:
-        since = None if state.since_us in (NEVER_US, FOREVER_US) else from_us(state.since_us)
+        `late` and `unsupported` add to a feed's counts and leave its state, and so do `differences` (with how many).
+        """
+        news: dict[str, _News] = {}
+        for state in states:
+            one = news.setdefault(state.feed, _News(state))
+            if state.state == "late":
+                one.late += state.count
+            elif state.state == "unsupported":
+                one.unsupported += state.count
+            else:
+                one.state = state
+        for header, count in differences:
+            news.setdefault(header.feed, _News(header)).differences += count
+        for feed, one in news.items():
+            await self._put_feed(feed, one, partition)
+
+    async def _put_feed(self, feed: str, news: _News, partition: int) -> None:
+        said = news.state or records.FeedState(
+            sent_at_us=news.first.sent_at_us, cause=news.first.cause, state="unknown", since_us=NEVER_US
+        )
+        since = None if said.since_us in (NEVER_US, FOREVER_US) else from_us(said.since_us)
         await self._session.execute(
-            """INSERT INTO feeds AS t (feed, partition, state, since, reason, late_ticks, version, sent_at)
-               VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+            """INSERT INTO feeds AS t (feed, partition, state, since, reason, late_ticks, unsupported, differences,
+                   version, sent_at)
+               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
                ON CONFLICT (feed, partition) DO UPDATE SET
-                   state = CASE WHEN excluded.state = 'late' THEN t.state ELSE excluded.state END,
-                   since = CASE WHEN excluded.state = 'late' THEN t.since ELSE excluded.since END,
-                   reason = CASE WHEN excluded.state = 'late' THEN t.reason ELSE excluded.reason END,
+                   state = CASE WHEN $11 THEN excluded.state ELSE t.state END,
+                   since = CASE WHEN $11 THEN excluded.since ELSE t.since END,
+                   reason = CASE WHEN $11 THEN excluded.reason ELSE t.reason END,
                    late_ticks = t.late_ticks + excluded.late_ticks,
+                   unsupported = t.unsupported + excluded.unsupported,
+                   differences = t.differences + excluded.differences,
                    version = excluded.version, sent_at = excluded.sent_at""",
-            state.feed,
+            feed,
             partition,
-            state.state,
+            said.state,
             since,
-            state.reason,
-            late,
-            state.cause,
-            from_us(state.sent_at_us),
+            said.reason,
+            news.late,
+            news.unsupported,
+            news.differences,
+            said.cause,
+            from_us(said.sent_at_us),
+            news.state is not None,
         )
 
     async def put_dead(self, dead: records.Record, partition: int, offset: int) -> None:
@@ -179,7 +225,16 @@ class Coverage:
     async def feeds(self) -> pa.Table:
         """Return how each feed does in each log partition (`FEEDS`)."""
         rows = await self._session.rows(
-            """SELECT feed, partition, state, date_part('epoch', since), reason, late_ticks, date_part('epoch', sent_at)
+            """SELECT feed, partition, state, date_part('epoch', since), reason, late_ticks, unsupported,
+                   differences, date_part('epoch', sent_at)
                FROM feeds ORDER BY feed, partition"""
         )
         return table_of(rows, FEEDS)
+
+    async def left_out(self) -> pa.Table:
+        """Return what was left out of bars, by feed (`LEFT_OUT`)."""
+        rows = await self._session.rows(
+            """SELECT feed, sum(late_ticks)::bigint, sum(unsupported)::bigint, sum(differences)::bigint
+               FROM feeds GROUP BY feed HAVING sum(late_ticks + unsupported + differences) > 0 ORDER BY feed"""
+        )
+        return table_of(rows, LEFT_OUT)
