@@ -132,10 +132,15 @@ class MemorySource(Source):
     def symbols(self) -> Any:
         return self
 
-    async def list(self) -> pa.Table:
+    async def list(self, names: Sequence[str] | None = None) -> pa.Table:
         tables = (self.tables[name] for name in ("prices", "ohlcv", "analytics"))
-        names = {name for table in tables for name in table.column("symbol").to_pylist()}
-        return pa.table({"symbol": pa.array(sorted(names), pa.utf8())})
+        known = {name for table in tables for name in table.column("symbol").to_pylist()}
+        found = sorted(known if names is None else known & set(names))
+        has: dict[str, set[str]] = {name: set() for name in found}
+        for row in self.tables["ohlcv"].select(["symbol", "interval"]).to_pylist():
+            has.get(row["symbol"], set()).add(row["interval"])
+        intervals = pa.array([sorted(has[name]) for name in found], pa.list_(pa.utf8()))
+        return pa.table({"symbol": pa.array(found, pa.utf8()), "intervals": intervals})
 
 
 class _Rows:

@@ -20,6 +20,8 @@ from tickerplant.core.times import DAY_US, BoolArray, Float64Array, Int64Array
 
 SESSION_BARS: Final = 64
 """The least number of bars that can be revised: for daily bars a quarter. Intraday it is a round-the-clock session."""
+ACTIVITY_BARS: Final = 1440
+"""How many bars by activity stand for a session: as many as a round-the-clock one has minutes, for as much memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,8 @@ class Pane:
 
         An indicator that reads a column which nobody read before begins with the next bar.
         """
-        session = max(DAY_US // self.interval.us, SESSION_BARS) * max(sessions, 1)
+        a_day = ACTIVITY_BARS if self.interval.is_activity else DAY_US // self.interval.us
+        session = max(a_day, SESSION_BARS) * max(sessions, 1)
         blocks = [2 * indicator.block for indicator in indicators]
         self._reach = max([CHECKPOINT_BARS, *blocks])
         depth = self._reach + session

@@ -120,11 +120,17 @@ def _date_us(us: int, zone: dt.tzinfo) -> int:
     return to_us(dt.datetime.combine(date, dt.time(0), dt.UTC))
 
 
-def parse_interval(name: str, allowed: tuple[Interval, ...], path: str) -> Interval:
-    """Return one of the allowed intervals. Raises BadInput naming them, and where the other ones are."""
+ACTIVITY_NAMES: Final = "bars by activity (100t trades, 10000v volume, 1000000d turnover)"
+
+
+def parse_interval(name: str, allowed: tuple[Interval, ...], path: str, *, activity: bool = False) -> Interval:
+    """Return one of the allowed intervals, or with `activity` any by activity.
+
+    Raises BadInput naming them, and where the other ones are.
+    """
     found = intervals.parse(name)
-    if found not in allowed:
-        names = ", ".join(each.name for each in allowed)
+    if found not in allowed and not (activity and found.is_activity):
+        names = ", ".join(each.name for each in allowed) + (f" and {ACTIVITY_NAMES}" if activity else "")
         other = "/v1/historical" if not found.is_intraday else "/v1/intraday"
         raise BadInput(f"`interval` {found.name} is not at {path}, which has {names}; see {other}")
     return found

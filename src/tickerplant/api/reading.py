@@ -65,9 +65,9 @@ class Reading:
         """Return the newest values on forming bars of each symbol."""
         return _table(await self._reader.realtime_analytics.of_each(symbols))
 
-    async def symbols(self) -> pa.Table:
-        """Return all symbols that the store knows."""
-        return _table(await self._reader.symbols.list())
+    async def symbols(self, names: Sequence[str] | None = None) -> pa.Table:
+        """Return all symbols that the store knows, or those of these that it does."""
+        return _table(await self._reader.symbols.list(names))
 
     async def left_out(self) -> pa.Table:
         """Return what was left out of bars, by feed: late ticks, unsupported ones, differences between sources."""

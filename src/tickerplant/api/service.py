@@ -36,13 +36,14 @@ from tickerplant.api.websockets.rows import (
 )
 from tickerplant.api.websockets.tail import Tail
 from tickerplant.core.errors import ConfigError, TickerplantError
-from tickerplant.core.interval import D1, M1, M5
+from tickerplant.core.interval import D1, M1, M5, Interval, parse
 from tickerplant.log.port import EventLog, TopicPartition
 
 MAX_REPLAYED_RECORDS: Final = 1_024
 """How far behind the end of each partition the stream begins at most, when the store is behind."""
 MAX_SEEDED_SYMBOLS: Final = 5_000
-"""Whose newest state is read from the store for a subscriber to everything: eight statements in all."""
+"""Whose newest state is read from the store for a subscriber to everything: nine statements in all, and two for each
+interval by activity."""
 SEED_TICKS: Final = 10
 """Ticks of a symbol that are read to find the last one that may set a price."""
 ABORT_S: Final = 5.0
@@ -221,14 +222,20 @@ class Api:
 async def seeds(source: Source, symbols: set[str] | None) -> list[Part]:
     """Return the newest rows of these symbols (None: of the first `MAX_SEEDED_SYMBOLS`) from the store, as parts."""
     async with source.read() as reading:
-        names = sorted(symbols) if symbols is not None else (await reading.symbols()).column("symbol").to_pylist()
-        names = names[:MAX_SEEDED_SYMBOLS]
+        known = await reading.symbols(None if symbols is None else sorted(symbols))
+        names = (sorted(symbols) if symbols is not None else known.column("symbol").to_pylist())[:MAX_SEEDED_SYMBOLS]
         found = [(TICKS, await reading.newest_ticks(names, SEED_TICKS))]
-        for step in (M1, M5, D1):
+        for step in (M1, M5, D1, *_by_activity(known)):
             found.append((BARS, await reading.newest_bars(names, step)))
             found.append((ANALYTICS, await reading.newest_values(names, step)))
         found.append((ANALYTICS, await reading.newest_forming_values(names)))
     return [_part(kind, table) for kind, table in found if table.num_rows]
+
+
+def _by_activity(symbols: Any) -> list[Interval]:
+    """Return the intervals by activity of which any of these symbols has bars: as many as the rules name."""
+    names = {name for row in symbols.column("intervals").to_pylist() for name in row}
+    return sorted(step for step in map(parse, names) if step.is_activity)
 
 
 def _part(kind: str, table: Any) -> Part:

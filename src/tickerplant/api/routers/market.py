@@ -55,7 +55,7 @@ Format = Annotated[Literal["json", "csv"], Query(description="JSON, or CSV with 
 Times = Annotated[
     Literal["iso", "s", "ms", "us"], Query(description="Times as ISO 8601 with offset, or as numbers since 1970 UTC.")
 ]
-Step = Annotated[str, Query(description="The interval of the bars.", examples=["5m"])]
+Step = Annotated[str, Query(description="The interval of the bars.", examples=["5m", "100t"])]
 
 router = APIRouter(prefix="/v1", tags=["market data"])
 
@@ -141,8 +141,12 @@ async def intraday(
     request: Request, symbol: Symbol, interval: Step = "1m", start: Start = None, end: End = None,
     limit: Limit = DEFAULT_LIMIT, tz: Zone = "UTC", format: Format = "json", times: Times = "iso",
 ) -> Response:  # fmt: skip
-    """Bars of `1m` and `5m` as stored; `15m`, `30m` and `1h` are built from 5m ones when read. `time` is the start."""
-    step = params.parse_interval(interval, (M1, M5, M15, M30, H1), "/v1/intraday")
+    """Bars of `1m` and `5m` as stored; `15m`, `30m` and `1h` are built from 5m ones when read. `time` is the start.
+
+    Bars by activity (`100t` trades, `10000v` volume, `1000000d` turnover) are there as stored where the setting
+    `rules.activity_bars` makes them; their `time` is the instant of their first trade.
+    """
+    step = params.parse_interval(interval, (M1, M5, M15, M30, H1), "/v1/intraday", activity=True)
     return await _bars(request, symbol, step, start, end, limit, tz, format, times)
 
 
@@ -169,7 +173,7 @@ async def analytics(
 ) -> Response:  # fmt: skip
     """Values of the indicators on stored bars; `time` is the bar's. Null until an indicator is warm."""
     name, zone = params.parse_symbol(symbol), params.parse_zone(tz)
-    step = params.parse_interval(interval, (M1, M5, D1), "/v1/analytics")
+    step = params.parse_interval(interval, (M1, M5, D1), "/v1/analytics", activity=True)
     span = params.parse_span(start, end, limit, zone, sessions=not step.is_intraday)
     wanted = params.parse_names(indicators)
 

@@ -1,7 +1,8 @@
 """What clients say on the stream and what they are answered: pure, text in and objects out. See docs/stream.md.
 
 A subscription is a set of (channel, symbol) pairs. Channels are `ticks`, `bars`, `analytics`, `status`; `bars.1m` and
-`analytics.5m` take one interval only. The symbol `*` is every symbol; `status` has no symbols and is kept as `*`.
+`analytics.5m` take one interval only, which may be one by activity (`bars.100t`). The symbol `*` is every symbol;
+`status` has no symbols and is kept as `*`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from tickerplant.api.positions import Position, parse_position
 from tickerplant.api.websockets.rows import ANALYTICS, BARS, KINDS, STATUS, Part
 from tickerplant.core.errors import BadInput
-from tickerplant.core.interval import INTERVALS
+from tickerplant.core.interval import INTERVALS, parse
 from tickerplant.core.symbols import check_symbol
 
 EVERY: Final = "*"
@@ -120,13 +121,25 @@ def _channels(message: dict[str, Any], default: tuple[str, ...]) -> tuple[str, .
     if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
         raise Refusal("bad_channels", '"channels" is a list of names, for example ["ticks","bars.1m"]')
     for name in value:
-        if name not in CHANNELS:
-            raise Refusal("unknown_channel", f"unknown channel {name!r}; use some of {', '.join(CHANNELS)}")
+        if name not in CHANNELS and not _is_by_activity(name):
+            raise Refusal(
+                "unknown_channel",
+                f"unknown channel {name!r}; use some of {', '.join(CHANNELS)}, or bars and analytics of an interval by "
+                "activity, such as bars.100t, bars.10000v or bars.1000000d",
+            )
     if not value and not default:
         return ()
     if not value:
         raise Refusal("bad_channels", f'"channels" is empty; leave it out for {", ".join(default)}')
     return tuple(value)
+
+
+def _is_by_activity(channel: str) -> bool:
+    kind, _, interval = channel.partition(".")
+    try:
+        return kind in (BARS, ANALYTICS) and parse(interval).is_activity
+    except BadInput:
+        return False
 
 
 def _symbols(message: dict[str, Any]) -> tuple[str, ...] | None:

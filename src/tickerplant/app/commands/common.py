@@ -52,6 +52,8 @@ _OPTIONS: Mapping[str, tuple[Any, str]] = {
     ),
 }
 
+STORED_INTERVALS = "1m, 5m, 1d, or by activity: 100t (trades), 10000v (volume), 1000000d (turnover)."
+
 _PIPE_COLUMNS = 10_000  # no row of ours is longer: rich knows no table without a width
 
 
@@ -136,16 +138,17 @@ def time_option(text: str | None, name: str) -> int | None:
 
 
 def stored_interval(text: str) -> str:
-    """Return the name of an interval whose bars the plant keeps. Raises BadInput for any other."""
+    """Return the name of an interval whose bars the plant keeps, one by activity too. Raises BadInput for any other."""
     from tickerplant.app.settings import HISTORY_INTERVALS
     from tickerplant.core.interval import parse
 
-    name = parse(text).name
-    if name not in HISTORY_INTERVALS:
+    interval = parse(text)
+    if interval.name not in HISTORY_INTERVALS and not interval.is_activity:
         raise BadInput(
-            f"the plant keeps bars of {', '.join(HISTORY_INTERVALS)}; the API makes those of {name} from them"
+            f"the plant keeps bars of {', '.join(HISTORY_INTERVALS)}, and by activity (100t, 10000v, 1000000d); "
+            f"the API makes those of {interval} from them"
         )
-    return name
+    return interval.name
 
 
 def exit_code_of(error: TickerplantError) -> int:

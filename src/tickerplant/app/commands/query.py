@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tickerplant.app.commands.common import emit, say, stored_interval, table, time_option
+from tickerplant.app.commands.common import STORED_INTERVALS, emit, say, stored_interval, table, time_option
 from tickerplant.core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ COLUMNS = ("time", "open", "high", "low", "close", "volume", "vwap", "trades", "
 def query(
     loaded: Loaded,
     symbol: Annotated[str, typer.Argument(help="A symbol, e.g. AAPL or EUR/USD.")],
-    interval: Annotated[str, typer.Option("--interval", "-i", help="1m, 5m or 1d.")] = "1d",
+    interval: Annotated[str, typer.Option("--interval", "-i", help=STORED_INTERVALS)] = "1d",
     start: Annotated[str | None, typer.Option("--start", help="From this time on (UTC unless it says).")] = None,
     end: Annotated[str | None, typer.Option("--end", help="Before this time.")] = None,
     limit: Annotated[

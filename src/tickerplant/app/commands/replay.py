@@ -129,7 +129,7 @@ def _bars_since(event_log: EventLog, positions: dict[TopicPartition, int], feed:
                 first = pc.and_(pc.equal(record.batch["state"], FINAL), pc.equal(record.batch["revision"], 0))
                 for counted in pc.value_counts(record.batch.filter(first)["interval"]).to_pylist():
                     found[counted["values"]] = found.get(counted["values"], 0) + counted["counts"]
-    return dict(sorted(found.items(), key=lambda item: parse(item[0]).us))
+    return dict(sorted(found.items(), key=lambda item: (parse(item[0]).is_activity, parse(item[0]))))
 
 
 class _Progress:

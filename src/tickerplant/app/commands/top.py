@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tickerplant.app.commands.common import stored_interval
+from tickerplant.app.commands.common import STORED_INTERVALS, stored_interval
 
 if TYPE_CHECKING:
     from tickerplant.app.settings import Loaded
 
 REFRESH_S = 0.25
 REWIND_RECORDS = 50  # so that the table is full at once, not only after each symbol's next bar
+REMEMBERED_ROWS = 4  # of a symbol: a withdrawn bar gives way to the one before, and rarely are there several
 
 
 def top(
     loaded: Loaded,
-    interval: Annotated[str, typer.Option("--interval", "-i", help="1m, 5m or 1d.")] = "1m",
+    interval: Annotated[str, typer.Option("--interval", "-i", help=STORED_INTERVALS)] = "1m",
     seconds: Annotated[float | None, typer.Option("--seconds", help="Stop after so long.")] = None,
 ) -> None:
     """Show each symbol's newest bar and indicators as they change. Ctrl-C ends."""
@@ -33,8 +34,7 @@ def top(
     from tickerplant.log.port import at_positions
 
     wanted, stop = stored_interval(interval), threading.Event()
-    bars: dict[str, dict[str, Any]] = {}
-    values: dict[str, dict[str, Any]] = {}
+    bars, values = Newest(), Newest()
     deadline = None if seconds is None else time.monotonic() + seconds
     with parts.event_log(loaded.settings, make_topics=False) as event_log, signals(stop):
         offsets = event_log.offsets(OHLCV) | event_log.offsets(ANALYTICS)
@@ -49,10 +49,35 @@ def top(
                     _take(delivery, wanted, bars, values)
                 if time.monotonic() - drawn_s >= REFRESH_S:
                     drawn_s = time.monotonic()
-                    live.update(_picture(wanted, bars, values), refresh=True)
+                    live.update(_picture(wanted, bars.rows(), values.rows()), refresh=True)
 
 
-def _take(delivery: Any, wanted: str, bars: dict[str, dict[str, Any]], values: dict[str, dict[str, Any]]) -> None:
+class Newest:
+    """The newest row of each symbol; where it is withdrawn, the one before."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, dict[Any, dict[str, Any]]] = {}
+
+    def take(self, row: dict[str, Any]) -> None:
+        """Take a row of `Bars` or `Values`; the newest version of a time counts, withdrawn or not."""
+        known = self._rows.setdefault(row["symbol"], {})
+        former = known.get(row["time"])
+        if former is None or former["version"] <= row["version"]:
+            known[row["time"]] = row
+        if len(known) > REMEMBERED_ROWS:
+            del known[min(known)]
+
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """Return the newest row by symbol; none for one whose rows are all withdrawn."""
+        found = {}
+        for symbol, known in self._rows.items():
+            there = [row for row in known.values() if row["state"] != "withdrawn"]
+            if there:
+                found[symbol] = max(there, key=lambda row: row["time"])
+        return found
+
+
+def _take(delivery: Any, wanted: str, bars: Newest, values: Newest) -> None:
     from tickerplant.core.errors import UnreadableRecord
     from tickerplant.core.records import Bars, Values, decode
 
@@ -64,9 +89,8 @@ def _take(delivery: Any, wanted: str, bars: dict[str, dict[str, Any]], values: d
     if target is None:
         return
     for row in record.batch.to_pylist():
-        known = target.get(row["symbol"])
-        if row["interval"] == wanted and (known is None or known["time"] <= row["time"]):
-            target[row["symbol"]] = row
+        if row["interval"] == wanted:
+            target.take(row)
 
 
 def _picture(wanted: str, bars: dict[str, dict[str, Any]], values: dict[str, dict[str, Any]]) -> Any:
@@ -81,11 +105,19 @@ def _picture(wanted: str, bars: dict[str, dict[str, Any]], values: dict[str, dic
         moved = (bar["close"] or 0) - (bar["open"] or 0)
         colour = "green" if moved > 0 else "red" if moved < 0 else ""
         row = values.get(symbol, {})
-        when = f"{bar['time']:%Y-%m-%d}" if wanted in ("1d", "1w") else f"{bar['time']:%H:%M}"
+        when = f"{bar['time']:{_time_format(wanted)}}"
         last = f"[{colour}]{_number(bar['close'])}[/]" if colour else _number(bar["close"])
         cells = [_number(bar[name]) for name in ("open", "high", "low", "volume", "trades")]
         grid.add_row(symbol, when, last, *cells, bar["state"], *(_number(row.get(name)) for name in outputs))
     return grid
+
+
+def _time_format(interval: str) -> str:
+    """Return how bars of an interval are told apart: by date, by minute or, of activity, by second."""
+    from tickerplant.core.interval import parse
+
+    step = parse(interval)
+    return "%H:%M:%S" if step.is_activity else "%H:%M" if step.is_intraday else "%Y-%m-%d"
 
 
 def _number(value: float | None) -> str:

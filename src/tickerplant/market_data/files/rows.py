@@ -77,6 +77,8 @@ class RowReader:
         self._table = conditions.named(reading.conditions) if reading.conditions else conditions.EITHER
         self._given_symbol = check_symbol(reading.symbol) if reading.symbol else None
         self._given_interval = intervals.parse(reading.interval) if reading.interval else None
+        if self._given_interval is not None and self._given_interval.is_activity:
+            raise BadInput(f"a file has no bars of {self._given_interval}: the plant makes those from ticks")
         if "symbol" not in shape.columns and self._given_symbol is None:
             raise BadInput("no column says the symbol; name it with --symbol", line=header)
         if shape.kind == BARS and "interval" not in shape.columns and self._given_interval is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -32,11 +33,14 @@ class Symbols:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    async def list(self) -> pa.Table:
-        """Return all symbols, sorted (`SYMBOLS`): times of the first and last closed bar, intervals, last close."""
+    async def list(self, names: Sequence[str] | None = None) -> pa.Table:
+        """Return all symbols (or those of `names` that there are), sorted (`SYMBOLS`): times of the first and last
+        closed bar, intervals, last close.
+        """
         rows = await self._session.rows(
             """SELECT symbol, date_part('epoch', first_time), date_part('epoch', last_time), intervals, last_price
-               FROM symbols ORDER BY symbol"""
+               FROM symbols WHERE $1::text[] IS NULL OR symbol = ANY ($1::text[]) ORDER BY symbol""",
+            None if names is None else [*names],
         )
         return table_of(rows, SYMBOLS)
 
