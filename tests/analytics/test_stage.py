@@ -106,6 +106,59 @@ def test_forming_bars_have_the_forming_columns_and_leave_no_trace() -> None:
     assert with_forming.snapshot() == without.snapshot()
 
 
+def test_a_withdrawn_bar_takes_its_values_away_and_later_ones_are_a_batch_over_what_is_left() -> None:
+    x = np.random.default_rng(8).uniform(90, 110, 60)
+    series = {minute(i): float(price) for i, price in enumerate(x)}
+    made, table = stage(SMALL), Table()
+    table.take(made.step(bar_delivery([Bar(time, "A", price) for time, price in series.items()])))
+    for offset, at in enumerate((30, 59, 0), start=2):  # amid, the newest, the first
+        table.take(made.step(bar_delivery([Bar(minute(at), "A", None, "withdrawn", version=offset)], offset)))
+        del series[minute(at)]
+        assert held(table, "A") == batch_of(series, SMALL["indicators"]["1m"])
+    # The next bars, forming and final, go on from what is left.
+    forming = made.step(bar_delivery([Bar(minute(59), "A", 95.0, "forming", version=5)], 5))
+    table.take(forming)
+    expected = batch_of(series | {minute(59): 95.0}, SMALL["indicators"]["1m"])[minute(59)]
+    assert table.forming["A", "1m", minute(59)] == {"rsi_3": pytest.approx(expected["rsi_3"], rel=1e-12)}
+    table.take(made.step(bar_delivery([Bar(minute(59), "A", 96.0, version=6)], 6)))
+    series[minute(59)] = 96.0
+    assert held(table, "A") == batch_of(series, SMALL["indicators"]["1m"])
+
+
+def test_of_a_bar_that_was_only_forming_the_withdrawal_is_said_and_nothing_else_changes() -> None:
+    made = stage(SMALL)
+    made.step(bar_delivery([Bar(minute(i), "A", 100.0 + i) for i in range(9)]))
+    before = made.snapshot()
+    made.step(bar_delivery([Bar(minute(9), "A", 120.0, "forming", version=2)], 2))
+    (output,) = made.step(bar_delivery([Bar(minute(9), "A", None, "withdrawn", version=3)], 3))
+    (row,) = records.decode(output.value).batch.to_pylist()
+    assert (row["state"], row["version"], row["rsi_3"], row["sma_3"]) == ("withdrawn", 3, None, None)
+    assert made.snapshot() == before
+
+
+def test_bars_by_activity_count_where_the_rules_name_their_interval_and_nowhere_else() -> None:
+    assert stage(SMALL).step(bar_delivery([Bar(T0 + 17, "A", 1.0, interval="100t")])) == []
+    indicators = ["SMA(3)", "RSI(3)"]
+    rules = {"indicators": {"100t": indicators, "5m": indicators}, "forming_indicators": ["RSI(3)"]}
+    made, table = stage(rules), Table()
+    x = np.random.default_rng(9).uniform(90, 110, 2_000)
+    # Two bars within a millisecond, and none for an hour.
+    times = T0 + np.cumsum(np.random.default_rng(9).choice([1, 17, 3_600_000_000], len(x)))
+    series = dict(zip(times.tolist(), x.tolist(), strict=True))
+    rows = [Bar(time, "A", price, interval="100t") for time, price in series.items()]
+    for some in (rows[:700], rows[700:701], rows[701:]):
+        table.take(made.step(bar_delivery(some)))
+    assert held(table, "A", "100t") == batch_of(series, indicators)
+    gone = times[-600].item()
+    table.take(made.step(bar_delivery([Bar(gone, "A", None, "withdrawn", "100t", 2)], 2)))
+    del series[gone]
+    assert held(table, "A", "100t") == batch_of(series, indicators)
+    again = AnalyticsStage(made.snapshot())
+    assert again.snapshot() == made.snapshot()
+    following = bar_delivery([Bar(times[-1].item() + 1, "A", 99.0, "forming", "100t", 3)], 3)
+    assert [out.value for out in again.step(following)] == [out.value for out in made.step(following)]
+
+
 def test_a_bar_without_prices_is_skipped() -> None:
     made = stage(SMALL)
     table = Table()

@@ -136,6 +136,73 @@ def test_snapshot_has_the_newest_bar_of_each_interval_and_no_withdrawn_one() -> 
     assert [row[9] for row in found if row[1] == "B/C"] == [None]
 
 
+def test_a_withdrawn_bar_is_told_and_then_left_out_and_the_one_before_is_the_newest() -> None:
+    hub = make_hub()
+    client = hub.join(lambda: None)
+    hub.subscribe(client, pairs_of(["bars"], ["A"]))
+    base = {"symbol": "A", "version": make_version(1, 1)}
+    nothing = {"open": None, "high": None, "low": None, "close": None, "volume": 0.0, "trades": 0, "state": "withdrawn"}
+    hub.apply([
+        bar_part(0, base | {"time": T0}, base | {"time": T0, "interval": "1d"}),
+        bar_part(1, base | {"time": T0 + MINUTE, "state": "forming"}),
+        bar_part(2, base | nothing | {"time": T0 + MINUTE, "version": make_version(1, 2)}),
+    ])  # fmt: skip
+    rows = [row for message in drain(client) for row in message["rows"]]
+    assert rows[-1][:11] == [T0 + MINUTE, "A", "1m", None, None, None, None, 0.0, None, 0, "withdrawn"]
+
+    def there(*channels: str) -> set[tuple[object, ...]]:
+        found = hub.snapshot(Filter(pairs_of(channels, ["A"])))["bars"]["rows"]
+        return {(row[0], row[2], row[10]) for row in found}
+
+    assert there("bars") == {(T0, "1m", "final"), (T0, "1d", "final")}
+    assert there("bars.1m") == {(T0, "1m", "final")}
+    # What the store, which is behind, still has of it changes nothing.
+    hub.seed([bar_part(0, base | {"time": T0 + MINUTE, "state": "forming"})])
+    assert there("bars.1m") == {(T0, "1m", "final")}
+    hub.apply([bar_part(3, base | nothing | {"time": T0, "version": make_version(1, 3)})])
+    assert there("bars.1m") == set()
+    hub.apply([bar_part(4, base | {"time": T0 + MINUTE, "state": "forming", "version": make_version(1, 4)})])
+    assert there("bars.1m") == {(T0 + MINUTE, "1m", "forming")}
+
+
+def test_a_slow_client_hears_of_a_withdrawal_and_gets_no_forming_state_of_it() -> None:
+    hub = make_hub(soft_bytes=1)
+    client = hub.join(lambda: None)
+    hub.subscribe(client, pairs_of(["bars"], ["A"]))
+    for n, state in enumerate(("forming", "forming", "withdrawn")):
+        row = {"time": T0, "symbol": "A", "state": state, "version": make_version(1, n)}
+        hub.apply([bar_part(n, row)])
+    told = [row[10] for message in drain(client) for row in message["rows"]]
+    assert told == ["forming", "withdrawn"]
+    assert json.loads(hub.conflated(client) or "")["bars"]["rows"] == []
+
+
+def test_values_of_a_withdrawn_bar_leave_the_snapshot_and_those_before_stay() -> None:
+    hub = make_hub()
+
+    def take(offset: int, time: int, state: str, outputs: tuple[str, ...] = ("rsi_14", "sma_20")) -> None:
+        row = {"time": time, "symbol": "A", "state": state, "version": make_version(1, offset), "rsi_14": 50.0 + offset}
+        if state == "withdrawn":
+            row["rsi_14"] = None
+        header = records.Values(sent_at_us=T0)
+        hub.apply([part(schemas.ANALYTICS, offset, header, value_batch([row], outputs))])
+
+    def there() -> list[tuple[object, ...]]:
+        tables = hub.snapshot(Filter(pairs_of(["analytics"], ["A"])))["analytics"]
+        return [(row[0], row[3], row[5]) for table in tables for row in table["rows"]]
+
+    take(0, T0, "forming", ("rsi_14",))
+    take(1, T0, "final")
+    take(2, T0 + MINUTE, "forming", ("rsi_14",))
+    assert there() == [(T0, "final", 51.0), (T0 + MINUTE, "forming", 52.0)]
+    take(3, T0 + MINUTE, "withdrawn")
+    assert there() == [(T0, "final", 51.0)]
+    take(4, T0, "withdrawn")
+    assert there() == []
+    take(5, T0, "final")
+    assert there() == [(T0, "final", 55.0)]
+
+
 def test_values_of_changing_columns_come_in_frames_of_their_own() -> None:
     parts = [
         part(schemas.ANALYTICS, n, records.Values(sent_at_us=T0), value_batch([{"time": T0, "symbol": "A"}], outputs))
@@ -194,6 +261,9 @@ def test_an_addition_brings_only_what_was_not_there_before() -> None:
         ('{"action":"buy"}', "unknown_action"),
         ('{"action":"subscribe"}', "no_symbols"),
         ('{"action":"subscribe","symbols":["A"],"channels":["quotes"]}', "unknown_channel"),
+        ('{"action":"subscribe","symbols":["A"],"channels":["bars.5d"]}', "unknown_channel"),
+        ('{"action":"subscribe","symbols":["A"],"channels":["bars.7m"]}', "unknown_channel"),
+        ('{"action":"subscribe","symbols":["A"],"channels":["ticks.100t"]}', "unknown_channel"),
         ('{"action":"subscribe","symbols":["A"],"channels":[]}', "bad_channels"),
         ('{"action":"subscribe","symbols":["a b"]}', "bad_symbols"),
         ('{"action":"subscribe","symbols":["A"],"since":5}', "bad_since"),
@@ -205,6 +275,24 @@ def test_a_bad_message_gets_a_code_and_a_sentence(text: str, code: str) -> None:
         parse_command(text)
     assert refused.value.code == code
     assert len(refused.value.message) > 10
+
+
+def test_channels_may_be_of_any_interval_by_activity() -> None:
+    found = parse_command('{"action":"subscribe","symbols":["A"],"channels":["bars.100t","analytics.1000000d"]}')
+    assert isinstance(found, Subscribe)
+    hub = make_hub()
+    client = hub.join(lambda: None)
+    hub.subscribe(client, found.pairs)
+    rows = [{"time": T0 + n, "symbol": "A", "interval": name} for n, name in enumerate(("100t", "1m", "10000v"))]
+    hub.apply([bar_part(0, *rows)])
+    (frame,) = drain(client)
+    assert [row[:3] for row in frame["rows"]] == [[T0, "A", "100t"]]
+    assert [row[2] for row in hub.snapshot(Filter(found.pairs))["bars"]["rows"]] == ["100t"]
+    everything = hub.snapshot(Filter(pairs_of(["bars.100t"], ["*"])))
+    assert [row[2] for row in everything["bars"]["rows"]] == ["100t"]
+    left = parse_command('{"action":"unsubscribe","channels":["bars.100t"]}')
+    assert isinstance(left, Unsubscribe)
+    assert describe(left.left(found.pairs)) == {"analytics.1000000d": ["A"]}
 
 
 def test_commands_are_read() -> None:

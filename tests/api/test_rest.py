@@ -95,6 +95,30 @@ def test_pages_of_ticks_meet_amid_an_instant(client: httpx.Client, source: Memor
         assert [price for page in in_order for price in page] == list(range(len(instants)))
 
 
+def test_bars_by_activity_come_as_stored_and_their_pages_meet(client: httpx.Client, source: MemorySource) -> None:
+    times = [T0 + us for us in (3, 4, 5, 2 * MINUTE, 2 * MINUTE + 1)]
+    rows = [{"time": time, "symbol": "AAPL", "interval": "100t", "open": float(n)} for n, time in enumerate(times)]
+    source.tables["ohlcv"] = pa.concat_tables([source.tables["ohlcv"], pa.Table.from_batches([bar_batch(rows)])])
+    for form in ("iso", "s", "us"):
+        found, query = [], {"interval": "100t", "start": "2026-03-09", "limit": "2", "times": form}
+        while True:
+            body = client.get("/v1/intraday/AAPL", params=query).json()
+            found += [bar["open"] for bar in body["bars"]]
+            if body["next"] is None:
+                break
+            query |= body["next"]
+        assert found == [0.0, 1.0, 2.0, 3.0, 4.0]
+    first = client.get("/v1/intraday/AAPL?interval=100t").json()["bars"][0]["time"]
+    assert first == "2026-03-09T13:30:00.000003+00:00"
+    assert client.get("/v1/intraday/AAPL?interval=10000v").json()["bars"] == []
+    assert client.get("/v1/analytics/AAPL?interval=100t").json()["values"] == []
+    for path, interval in (("intraday", "7m"), ("intraday", "5d"), ("historical", "100t"), ("intraday", "1d")):
+        answer = client.get(f"/v1/{path}/AAPL", params={"interval": interval})
+        assert answer.status_code == 400
+        text = answer.json()["error"]["message"]
+        assert "/v1/intraday" in text if path == "historical" else "100t" in text
+
+
 def test_daily_bars_have_dates_in_any_zone(client: httpx.Client) -> None:
     for zone in ("UTC", "America/New_York", "Asia/Tokyo"):
         body = client.get("/v1/historical/AAPL", params={"start": "2026-03-06", "end": "2026-03-10", "tz": zone}).json()

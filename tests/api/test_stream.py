@@ -10,7 +10,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from tests.api.support import MINUTE, PARTITIONS, T0, MemorySource, bars, serving, tick_batch, ticks
+from tests.api.support import MINUTE, PARTITIONS, T0, MemorySource, bar_batch, bars, serving, tick_batch, ticks
 from tickerplant.api.websockets.hub import Hub
 from tickerplant.core import records, schemas
 from tickerplant.core.symbols import partition_of
@@ -73,6 +73,20 @@ async def test_a_snapshot_has_what_only_the_store_knows(log: EventLog, source: M
         async with connect(address) as socket:
             await say(socket, action="subscribe", symbols=["OLD"])
             assert [row[2] for row in (await receive(socket, "snapshot"))["ticks"]["rows"]] == [7.0]
+
+
+async def test_a_snapshot_has_stored_bars_by_activity(log: EventLog, source: MemorySource) -> None:
+    import pyarrow as pa
+
+    rows = [{"time": T0 + n, "symbol": "OLD", "interval": "100t", "open": float(n)} for n in range(3)]
+    source.tables["ohlcv"] = pa.Table.from_batches([bar_batch(rows)])
+    with serving(log, source) as (_, address, _):
+        async with connect(address) as socket:
+            for symbol in ("OLD", "*"):
+                await say(socket, action="subscribe", symbols=[symbol], channels=["bars.100t"])
+                assert [row[:4] for row in (await receive(socket, "snapshot"))["bars"]["rows"]] == [
+                    [T0 + 2, "OLD", "100t", 2.0]
+                ]
 
 
 @pytest.mark.parametrize("behind", [5, 300])

@@ -59,6 +59,25 @@ def test_of_many_versions_of_a_bar_the_newest_is_written() -> None:
     assert one.hand_over(10 * SECOND_US) is None
 
 
+def test_what_is_withdrawn_while_forming_is_not_written_and_its_withdrawal_is() -> None:
+    bar_rows, value_rows = gathering(), gathering(VALUES)
+    bar_rows.take(bar(4, {"interval": "100t", "time_us": OPEN_US + 17, "state": "forming"}))
+    bar_rows.take(bar(5, {"minute": 1, "state": "forming"}))
+    value_rows.take(value(4, {"minute": 1, "state": "forming", "rsi_14": 1.0}, names=["rsi_14"]))
+    for one in (bar_rows, value_rows):
+        assert one.hand_over(0) is not None
+    bar_rows.take(bar(6, {"minute": 1, "state": "forming"}))
+    value_rows.take(value(6, {"minute": 1, "state": "forming", "rsi_14": 2.0}, names=["rsi_14"]))
+    bar_rows.take(bar(7, {"minute": 1, "state": "withdrawn", "volume": 0.0, "trades": 0, "vwap": None}))
+    value_rows.take(value(7, {"minute": 1, "state": "withdrawn"}, names=["rsi_14", "sma_20"]))
+    assert got(bar_rows.hand_over(10)) == {1: ("withdrawn", 7)}
+    work = value_rows.hand_over(10)
+    assert work is not None
+    assert [table.column("state").to_pylist() for table in work.values] == [["withdrawn"]]
+    assert bar_rows.due_us is None
+    assert value_rows.due_us is None
+
+
 def test_forming_bars_wait_for_a_second_and_closed_ones_never() -> None:
     one = gathering()
     one.take(bar(0, {"state": "forming"}))

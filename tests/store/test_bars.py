@@ -83,6 +83,66 @@ async def test_a_withdrawn_bar_takes_itself_and_its_values_away_and_nothing_newe
         assert (await look.realtime_analytics.read("GOOG")).num_rows == 0
 
 
+async def test_a_withdrawal_takes_away_what_was_only_forming_and_of_its_own_version(store: Store) -> None:
+    await put(store, bars({"version": 1}, {"minute": 1, "state": "forming", "version": 5}))
+    await put_values(store, values({"minute": 1, "version": 5, "state": "forming", "sma_20": 1.0}))
+    await put(store, bars({"minute": 1, "state": "withdrawn", "version": 5, "volume": 0.0, "trades": 0, "vwap": None}))
+    assert await closes(store) == [("final", 1.0, 1)]
+    async with store.read() as look:
+        assert (await look.realtime_analytics.read("GOOG")).num_rows == 0
+    await put(store, bars({"minute": 1, "state": "withdrawn", "version": 1}, {"version": 1, "state": "withdrawn"}))
+    assert await closes(store) == [("final", 1.0, 1)], "a final bar of the same version stays"
+
+
+@pytest.mark.parametrize("count", [1, 40])  # from arrays, by COPY
+async def test_of_a_withdrawn_bar_the_list_of_symbols_knows_nothing(store: Store, count: int) -> None:
+    names = [f"S{i:02d}" for i in range(count)]
+    minutes = [{"symbol": s, "minute": i, "price": float(i)} for s in names for i in range(3)]
+    days = [{"symbol": s, "interval": "1d", "time_us": OPEN_US // DAY_US * DAY_US, "price": 9.0} for s in names]
+    await put(store, bars(*minutes, *days))
+    gone = [{"symbol": s, "minute": 2, "state": "withdrawn", "version": 2} for s in names]
+    gone += [{**day, "state": "withdrawn", "version": 2} for day in days]
+    await put(store, bars(*gone))
+
+    async def known() -> set[tuple[float | None, int]]:
+        async with store.read() as look:
+            rows = (await look.symbols.list()).to_pylist()
+        assert [row["symbol"] for row in rows] == names
+        return {(row["last_price"], int(row["last_time"].timestamp() * 1e6) - OPEN_US) for row in rows}
+
+    assert await known() == {(1.0, MINUTE_US)}
+    await put(store, bars(*({**bar, "state": "withdrawn", "version": 3} for bar in minutes)))
+    assert {price for price, _ in await known()} == {None}
+    await put(store, bars(*({**bar, "version": 4} for bar in minutes)))
+    assert await known() == {(2.0, 2 * MINUTE_US)}
+
+
+async def test_bars_by_activity_are_intraday_bars_at_the_instant_of_their_first_print(store: Store) -> None:
+    at = [OPEN_US + us for us in (17, 18, 2 * MINUTE_US + 1, 8 * DAY_US)]
+    rows = [{"interval": "100t", "time_us": time, "price": float(i)} for i, time in enumerate(at)]
+    await put(store, bars(*rows, {"interval": "10000v", "time_us": at[0], "price": 7.0}, {"minute": 0, "price": 8.0}))
+    found = [{**row, "state": "forming", "sma_20": 1.0} for row in rows[-1:]]
+    await put_values(store, values(*({**row, "sma_20": row["price"]} for row in rows), *found))
+    async with store.read() as look:
+        table = await look.ohlcv.read("GOOG", "100t")
+        part = await look.ohlcv.read("GOOG", "100t", at[1], at[3])
+        newest = await look.ohlcv.newest_of_each(["GOOG"], "100t", limit=2)
+        shown = await look.analytics.read("GOOG", "100t", names=["sma_20"])
+        forming = await look.realtime_analytics.read("GOOG")
+        [symbol] = (await look.symbols.list(["GOOG", "NONE"])).to_pylist()
+        none = await look.symbols.list([])
+    assert table.column("time").cast(pa.int64()).to_pylist() == at
+    assert part.column("close").to_pylist() == [1.0, 2.0]
+    assert newest.column("close").to_pylist() == [2.0, 3.0]
+    assert shown.column("sma_20").to_pylist() == [0.0, 1.0, 2.0, 3.0]
+    assert forming.column("interval").to_pylist() == ["100t"]
+    assert symbol["intervals"] == ["10000v", "100t", "1m"]
+    assert none.num_rows == 0
+    await put(store, bars({"interval": "100t", "time_us": at[1], "state": "withdrawn", "version": 2}))
+    assert [close for _, close, _ in await closes(store, "100t")] == [0.0, 2.0, 3.0]
+    assert [close for _, close, _ in await closes(store, "10000v")] == [7.0]
+
+
 async def test_many_rows_by_copy_end_as_few_by_arrays_do(store: Store) -> None:
     table = bars(*({"minute": i, "price": float(i), "version": i + 1} for i in range(500)))
     assert await put(store, table) == 500

@@ -69,12 +69,18 @@ async def test_roll_ups_take_what_came_since_and_nothing_else(store: Store) -> N
 
 async def test_days_come_from_final_minutes(store: Store) -> None:
     rows = [{"minute": i, "price": float(i)} for i in (3, 1, 2)]
-    await put_bars(store, bars(*rows, {"minute": 4, "price": 99.0, "state": "forming"}))
+    by_trades = {"interval": "100t", "time_us": OPEN_US + 17, "price": 99.0}
+    await put_bars(store, bars(*rows, {"minute": 4, "price": 99.0, "state": "forming"}, by_trades))
     async with store.session() as session:
         assert await run_job(session, "rollup_1d", NOW)
         [day] = await session.rows("SELECT * FROM ohlcv_1d_rollup")
     assert (day["open"], day["high"], day["low"], day["close"], day["volume"], day["trades"]) == (1, 3, 1, 3, 30, 9)
     assert day["time"] == dt.datetime(2012, 6, 21, tzinfo=dt.UTC)
+    await put_bars(store, bars({"minute": 3, "state": "withdrawn", "version": 2}))
+    async with store.session() as session:
+        assert await run_job(session, "rollup_1d", NOW)
+        [day] = await session.rows("SELECT * FROM ohlcv_1d_rollup")
+    assert (day["high"], day["close"], day["trades"]) == (2, 2, 6), "a withdrawn minute leaves the day too"
 
 
 async def test_the_comparison_counts_what_differs_and_names_one(store: Store) -> None:

@@ -9,6 +9,7 @@ from tests.store.rows import MINUTE_US, OPEN_US, bars, ticks, values
 from tests.store.test_bars import closes, put, put_values
 from tests.store.test_prices import put as put_ticks
 from tests.support.timescale import TimescaleServer
+from tickerplant.core.sources import SourceOrder
 from tickerplant.store import Store
 from tickerplant.store.maintenance import jobs_status, run_due
 from tickerplant.store.migrations import migrate, status
@@ -82,6 +83,9 @@ async def test_compressed_chunks_take_newer_versions_withdrawals_and_columns(tim
     await put(timescale, bars({"minute": 1, "price": 10.0, "version": 2}, {"minute": 2, "price": 9.0, "version": 0}))
     await put(timescale, bars({"minute": 3, "state": "withdrawn", "version": 2}))
     assert [close for _, close, _ in await closes(timescale)] == [0.0, 10.0, 2.0, 4.0]
+    async with timescale.read() as look:
+        [known] = (await look.symbols.list()).to_pylist()
+    assert known["last_price"] == 4.0
     async with timescale.session() as session:
         await Analytics(session).ensure_columns(["macd_12_26_9"])
     await put_values(timescale, values({"minute": 0, "version": 2, "macd_12_26_9": 5.0}, names=["macd_12_26_9"]))
@@ -94,13 +98,14 @@ async def test_compressed_chunks_take_newer_versions_withdrawals_and_columns(tim
 async def test_history_competes_by_rank_here_too(timescale: Store) -> None:
     for version, source in ((1, "b"), (2, "c"), (3, "a")):
         row = {"version": version, "source": source, "history": True, "price": float(version)}
-        await put(timescale, bars(row), sources=("a", "b"))
+        await put(timescale, bars(row), sources=SourceOrder(["a", "b"]))
     assert await closes(timescale) == [("final", 3.0, 3)]
 
 
 async def test_continuous_aggregates_follow_ticks_and_bars(timescale: Store) -> None:
     await put_ticks(timescale, ticks(1200, step_us=1_000_000))
     await put(timescale, bars(*({"minute": i, "price": float(i)} for i in (3, 1, 2))))
+    await put(timescale, bars({"interval": "100t", "time_us": OPEN_US + 17, "price": 99.0}))  # no minute
     await run(timescale, "proc_name = 'policy_refresh_continuous_aggregate' AND schedule_interval = '5 minutes'")
     await run(timescale, "proc_name = 'policy_refresh_continuous_aggregate' AND schedule_interval = '1 hour'")
     async with timescale.session() as session:

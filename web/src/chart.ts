@@ -9,7 +9,7 @@ import {
   type Time,
   createChart,
 } from "lightweight-charts";
-import { type Bar, Series, digitsOf } from "./model";
+import { type Bar, Line, Series, digitsOf } from "./model";
 
 const UP = "#2fb380";
 const DOWN = "#e5565f";
@@ -37,8 +37,7 @@ export class PriceChart {
   private readonly candles: ISeriesApi<"Candlestick">;
   private readonly volume: ISeriesApi<"Histogram">;
   private readonly lines = new Map<string, ISeriesApi<"Line">>();
-  /** The values of each line by time, as they are drawn. */
-  private readonly drawn = new Map<string, Map<number, number>>();
+  private readonly values = new Map<string, Line>();
 
   private digits: number | null = null;
 
@@ -65,6 +64,7 @@ export class PriceChart {
         pane,
       );
       this.lines.set(column, line);
+      this.values.set(column, new Line());
     }
     this.chart.panes()[1]?.setStretchFactor(0.25);
   }
@@ -76,7 +76,7 @@ export class PriceChart {
     this.drawAll();
     for (const name of this.lines.keys()) {
       const points = values.filter((row) => typeof row.values[name] === "number");
-      this.drawn.set(name, new Map(points.map((row) => [row.time, row.values[name]!])));
+      this.values.get(name)!.set(points.map((row) => [row.time, row.values[name]!]));
       this.drawLine(name);
     }
     const count = this.series.bars.length;
@@ -98,24 +98,19 @@ export class PriceChart {
     this.volume.update(column(bar), historical);
   }
 
-  /** Take the indicators of one bar. */
+  /** Take the indicators of one bar; all are null in those of a withdrawn one. */
   takeValues(row: Values): void {
     for (const [name, line] of this.lines) {
       const value = row.values[name];
-      const points = this.drawn.get(name);
-      if (typeof value !== "number" || points === undefined) continue;
-      const known = points.has(row.time);
-      const newest = [...points.keys()].at(-1) ?? -Infinity;
-      points.set(row.time, value);
-      // The chart can change any point, but add one only at the end.
-      if (known || row.time > newest) line.update({ time: row.time as Time, value }, row.time < newest);
-      else this.drawLine(name);
+      if (value === undefined) continue; // values on a forming bar are of few indicators
+      const change = this.values.get(name)!.take(row.time, value);
+      if (change === "redraw") this.drawLine(name);
+      else if (change !== "none") line.update({ time: row.time as Time, value: value! }, change === "historical");
     }
   }
 
   private drawLine(name: string): void {
-    const points = [...this.drawn.get(name)!].sort((a, b) => a[0] - b[0]);
-    this.drawn.set(name, new Map(points));
+    const points = this.values.get(name)!.drawn;
     this.lines.get(name)!.setData(points.map(([time, value]) => ({ time: time as Time, value })));
   }
 

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { type Bar, Series, Watchlist, dayChange, formatPrice } from "./model";
+import { type Bar, Line, Series, Watchlist, dayChange, formatPrice } from "./model";
 
 function bar(change: Partial<Bar>): Bar {
   return {
@@ -43,6 +43,45 @@ describe("a series", () => {
     expect(series.take(bar({ version: 2, state: "withdrawn", close: null })).kind).toBe("remove");
     expect(series.bars).toEqual([]);
   });
+
+  it("removes a bar that was only forming, and takes it again when it has prints again", () => {
+    const series = new Series();
+    series.set([bar({}), bar({ time: 120, state: "forming", version: 2 })]);
+    const gone = { time: 120, state: "withdrawn", open: null, high: null, low: null, close: null, volume: 0 } as const;
+    expect(series.take(bar({ ...gone, version: 3 })).kind).toBe("remove");
+    expect(series.take(bar({ ...gone, version: 3 })).kind).toBe("none");
+    expect(series.bars.map((b) => b.time)).toEqual([60]);
+    expect(series.take(bar({ time: 120, state: "forming", version: 4 })).kind).toBe("update");
+    expect(series.take(bar({ time: 60, state: "withdrawn", version: 1, close: null })).kind).toBe("remove");
+    expect(series.bars.map((b) => b.time)).toEqual([120]);
+  });
+
+  it("keeps a bar that is newer than its withdrawal", () => {
+    const series = new Series();
+    series.take(bar({ version: 5 }));
+    expect(series.take(bar({ version: 4, state: "withdrawn", close: null })).kind).toBe("none");
+    expect(series.bars.length).toBe(1);
+  });
+});
+
+describe("a line of values", () => {
+  it("changes, appends and puts between", () => {
+    const line = new Line();
+    line.set([[120, 2], [60, 1]]);
+    expect(line.take(60, 5)).toBe("historical");
+    expect(line.take(120, 6)).toBe("update");
+    expect(line.take(240, 7)).toBe("update");
+    expect(line.take(180, 8)).toBe("redraw");
+    expect(line.drawn).toEqual([[60, 5], [120, 6], [180, 8], [240, 7]]);
+  });
+
+  it("loses the point of a withdrawn bar", () => {
+    const line = new Line();
+    line.set([[60, 1], [120, 2]]);
+    expect(line.take(120, null)).toBe("redraw");
+    expect(line.take(180, null)).toBe("none");
+    expect(line.drawn).toEqual([[60, 1]]);
+  });
 });
 
 describe("the watchlist", () => {
@@ -53,6 +92,26 @@ describe("the watchlist", () => {
     list.take(bar({ time: 60, close: 7 }));
     expect(dayChange(list.quotes.get("AAPL")!)).toBe(1);
     expect([...list.touched]).toEqual(["AAPL"]);
+  });
+
+  it("goes back to the minute before where the newest is withdrawn", () => {
+    const list = new Watchlist();
+    list.take(bar({ interval: "1d", time: 0, open: 1, close: 9, volume: 99 }));
+    list.take(bar({ time: 60, close: 2 }));
+    list.take(bar({ time: 120, close: 9, state: "forming" }));
+    list.price("AAPL", 9);
+    list.take(bar({ time: 60, state: "withdrawn", version: 2, close: null }));
+    expect(list.quotes.get("AAPL")!.last).toBe(9);
+    list.take(bar({ time: 60, version: 3, close: 2 }));
+    expect(list.quotes.get("AAPL")!.last).toBe(9);
+    list.take(bar({ time: 180, close: 8, state: "forming" }));
+    list.take(bar({ time: 180, state: "withdrawn", version: 2, close: null }));
+    expect(list.quotes.get("AAPL")!.last).toBe(9);
+    list.take(bar({ time: 120, state: "withdrawn", version: 2, close: null }));
+    expect(list.quotes.get("AAPL")!.last).toBe(null);
+    list.take(bar({ interval: "1d", time: 0, state: "withdrawn", version: 2, close: null }));
+    expect(dayChange(list.quotes.get("AAPL")!)).toBe(null);
+    expect(list.quotes.get("AAPL")!.volume).toBe(null);
   });
 });
 

@@ -23,26 +23,59 @@ export interface Quote {
   /** Open of the daily bar that `last` belongs to. */
   dayOpen: number | null;
   volume: number | null;
+  /** Start of that daily bar. */
+  dayTime?: number;
 }
+
+const MINUTES_KEPT = 5;
 
 /** Newest quote by symbol, from bars of any interval; `touched` collects what changed since it was last emptied. */
 export class Watchlist {
   readonly quotes = new Map<string, Quote>();
   readonly touched = new Set<string>();
-  private readonly times = new Map<string, number>();
+  /** Closes of the last minutes by symbol and time, the newest last: where one is withdrawn, the one before counts. */
+  private readonly minutes = new Map<string, Map<number, number>>();
 
   take(bar: Bar): void {
-    if (bar.state === "withdrawn" || bar.close === null) return;
+    if (bar.state === "withdrawn") {
+      this.withdraw(bar);
+      return;
+    }
+    if (bar.close === null) return;
     const quote = this.quotes.get(bar.symbol) ?? { symbol: bar.symbol, last: null, dayOpen: null, volume: null };
     if (bar.interval === "1d") {
       quote.dayOpen = bar.open;
       quote.volume = bar.volume;
       if (quote.last === null) quote.last = bar.close;
-    } else if (bar.interval === "1m" && bar.time >= (this.times.get(bar.symbol) ?? -Infinity)) {
+      quote.dayTime = bar.time;
+    } else if (bar.interval === "1m" && this.note(bar.symbol, bar.time, bar.close)) {
       quote.last = bar.close;
-      this.times.set(bar.symbol, bar.time);
     }
     this.quotes.set(bar.symbol, quote);
+    this.touched.add(bar.symbol);
+  }
+
+  /** Keep the close of a minute that is not older than the newest, and say whether it was. */
+  private note(symbol: string, time: number, close: number): boolean {
+    const kept = this.minutes.get(symbol) ?? new Map<number, number>();
+    this.minutes.set(symbol, kept);
+    if (time < ([...kept.keys()].at(-1) ?? -Infinity)) return false;
+    kept.set(time, close);
+    if (kept.size > MINUTES_KEPT) kept.delete([...kept.keys()][0]!);
+    return true;
+  }
+
+  private withdraw(bar: Bar): void {
+    const quote = this.quotes.get(bar.symbol);
+    if (quote === undefined) return;
+    if (bar.interval === "1d" && quote.dayTime === bar.time) {
+      quote.dayOpen = quote.volume = null;
+    } else if (bar.interval === "1m") {
+      const kept = this.minutes.get(bar.symbol);
+      const newest = [...(kept?.keys() ?? [])].at(-1);
+      kept?.delete(bar.time);
+      if (newest === bar.time) quote.last = [...kept!.values()].at(-1) ?? null;
+    }
     this.touched.add(bar.symbol);
   }
 
@@ -102,6 +135,34 @@ export class Series {
       else high = middle;
     }
     return low;
+  }
+}
+
+/** The values of one indicator by time, as a line is drawn of them. */
+export class Line {
+  private points = new Map<number, number>();
+
+  set(points: Array<[number, number]>): void {
+    this.points = new Map(points.sort((a, b) => a[0] - b[0]));
+  }
+
+  get drawn(): Array<[number, number]> {
+    return [...this.points];
+  }
+
+  /**
+   * Take a bar's value and say what a chart must do: change or append a point (`update`; `historical` if it is not the
+   * last), draw the line anew (`redraw`), or nothing. Null takes the point away: its bar was withdrawn.
+   */
+  take(time: number, value: number | null): "update" | "historical" | "redraw" | "none" {
+    const newest = [...this.points.keys()].at(-1) ?? -Infinity;
+    if (value === null) return this.points.delete(time) ? "redraw" : "none";
+    if (this.points.has(time) || time > newest) {
+      this.points.set(time, value);
+      return time < newest ? "historical" : "update";
+    }
+    this.set([...this.points, [time, value]]);
+    return "redraw"; // a chart can change any point, but add one only at the end
   }
 }
 

@@ -40,6 +40,18 @@ it("separates values from the key of their bar", () => {
   expect(seen).toEqual([["values", "A", 60, { rsi_14: 55.5 }]]);
 });
 
+it("hands on the withdrawal of a bar and of its values", () => {
+  const { seen, handlers } = recorder();
+  const gone = [120_000_000, "AAPL", "1m", null, null, null, null, 0, "withdrawn", 9, 1];
+  dispatch({ type: "bars", columns, rows: [gone] }, handlers);
+  const table = {
+    columns: ["time_us", "symbol", "interval", "state", "version", "rsi_14"],
+    rows: [[120_000_000, "AAPL", "1m", "withdrawn", 9, null]],
+  };
+  dispatch({ type: "analytics", ...table }, handlers);
+  expect(seen).toEqual([["bar", "AAPL", "1m", 120, null], ["values", "AAPL", 120, { rsi_14: null }]]);
+});
+
 it("passes over messages that it does not know", () => {
   const { seen, handlers } = recorder();
   dispatch({ type: "something new" }, handlers);

@@ -14,6 +14,8 @@ from tickerplant.core.interval import INTERVALS
 from tickerplant.core.times import Int64Array, times_of
 
 KEY: Final = ("symbol", "interval", "time")
+OLDER: Final = "(t.version < s.version OR (t.version = s.version AND t.state = 'forming'))"
+"""Which rows `t` a withdrawn one `s` of their key deletes. Of one version a closed state counts."""
 DAILY: Final = pa.array([interval.name for interval in INTERVALS if not interval.is_intraday])
 _CLOSED: Final = pa.array([schemas.FINAL, schemas.WITHDRAWN])
 

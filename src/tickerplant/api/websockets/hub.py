@@ -36,6 +36,7 @@ from tickerplant.api.websockets.rows import (
 from tickerplant.core import schemas
 from tickerplant.log.port import Identity, TopicPartition
 
+_STATE: Final = BAR_COLUMNS.index("state")
 RING_RECORDS: Final = 4_096
 RING_BYTES: Final = 16 * 1024 * 1024
 """What `since` can be answered from without reading the log again; at 200 records a second the last 20 seconds."""
@@ -80,6 +81,7 @@ class Hub:
         self._groups: dict[Subscription, tuple[Filter, set[Outbox]]] = {}
         self._ticks = Latest()
         self._bars = Latest()
+        self._finals = Latest()  # what is newest where the newest of `_bars` is withdrawn
         self._values: dict[tuple[str, bool], Latest] = {}
         self._feeds: dict[tuple[str, int], dict[str, Any]] = {}
 
@@ -180,8 +182,7 @@ class Hub:
         elif part.kind == TICKS:
             self._take_ticks(part)
         elif part.kind == BARS:
-            keys, which = _by_interval(part)
-            self._bars.put(keys, which, part.columns["time_us"], part.columns["version"], part.columns)
+            self._take_bars(part)
         elif part.kind == ANALYTICS:
             self._take_values(part)
         elif part.event is not None and part.event["event"] == "feed":
@@ -200,16 +201,23 @@ class Hub:
             chosen = {name: column[eligible] for name, column in columns.items()}
             self._ticks.put(part.symbols, part.codes[eligible], chosen["time_us"], None, chosen)
 
+    def _take_bars(self, part: Part) -> None:
+        keys, which = _by_interval(part)
+        self._bars.put(keys, which, part.columns["time_us"], part.columns["version"], part.columns)
+        states = part.columns["state"]
+        for state in (schemas.FINAL, schemas.WITHDRAWN):
+            _put_some(self._finals, keys, which, states == state, part.columns, in_place=state == schemas.WITHDRAWN)
+
     def _take_values(self, part: Part) -> None:
+        """Take values, those on forming bars apart; a withdrawn row takes away whichever of them there are."""
         intervals, forming = part.columns["interval"], part.forming
+        withdrawn = part.columns["state"] == schemas.WITHDRAWN
         for interval in set(intervals.tolist()):
-            for is_forming in (False, True):
-                rows = np.flatnonzero((intervals == interval) & (forming == is_forming))
-                if not len(rows):
-                    continue
-                table = self._values.setdefault((interval, is_forming), Latest())
-                columns = {name: column[rows] for name, column in part.columns.items()}
-                table.put(part.symbols, part.codes[rows], columns["time_us"], columns["version"], columns)
+            here = intervals == interval
+            final, live = (self._values.setdefault((interval, is_forming), Latest()) for is_forming in (False, True))
+            _put_some(final, part.symbols, part.codes, here & ~forming & ~withdrawn, part.columns)
+            _put_some(final, part.symbols, part.codes, here & withdrawn, part.columns, in_place=True)
+            _put_some(live, part.symbols, part.codes, here & (forming | withdrawn), part.columns)
 
     # newest state
 
@@ -220,7 +228,7 @@ class Hub:
             keys = None if wanted.every(TICKS) else [symbol for symbol, _ in wanted.keys(TICKS)]
             message["ticks"] = _table(self._ticks, keys, TICK_COLUMNS)
         if wanted.wants(BARS):
-            message["bars"] = _bars_table(self._bars, self._bar_keys(wanted))
+            message["bars"] = self._bars_there(self._bar_keys(wanted))
         if wanted.wants(ANALYTICS):
             message["analytics"] = self._value_tables(wanted)
         if wanted.wants(STATUS):
@@ -236,7 +244,8 @@ class Hub:
         if TICKS in keys:
             message["ticks"] = _table(self._ticks, sorted(map(str, keys[TICKS])), TICK_COLUMNS)
         if BARS in keys:
-            message["bars"] = _bars_table(self._bars, list(keys[BARS]), forming_only=True)
+            bars = message["bars"] = _table(self._bars, list(keys[BARS]), BAR_COLUMNS)
+            bars["rows"] = [row for row in bars["rows"] if row[_STATE] == schemas.FORMING]
         if ANALYTICS in keys:
             by_interval: dict[str, list[Hashable]] = {}
             for key in keys[ANALYTICS]:
@@ -248,6 +257,16 @@ class Hub:
                 if (interval, True) in self._values
             ]
         return to_text(message)
+
+    def _bars_there(self, keys: list[Hashable] | None) -> dict[str, Any]:
+        """Return the newest bar of each key; where that is withdrawn, the final one before it."""
+        found = _table(self._bars, keys, BAR_COLUMNS)
+        gone = {(row[1], row[2]): row[0] for row in found["rows"] if row[_STATE] == schemas.WITHDRAWN}
+        if gone:
+            before = _table(self._finals, list(gone), BAR_COLUMNS)["rows"]
+            found["rows"] = [row for row in found["rows"] if row[_STATE] != schemas.WITHDRAWN]
+            found["rows"] += [row for row in before if row[_STATE] == schemas.FINAL and row[0] < gone[row[1], row[2]]]
+        return found
 
     def _bar_keys(self, wanted: Filter) -> list[Hashable] | None:
         keys: list[Hashable] = []
@@ -300,14 +319,19 @@ def _nothing(columns: Mapping[str, Any]) -> list[None]:
     return [None] * len(next(iter(columns.values())))
 
 
-def _bars_table(table: Latest, keys: Iterable[Hashable] | None, *, forming_only: bool = False) -> dict[str, Any]:
-    found = _table(table, keys, BAR_COLUMNS)
-    state = BAR_COLUMNS.index("state")
-    if forming_only:
-        found["rows"] = [row for row in found["rows"] if row[state] == schemas.FORMING]
-    else:
-        found["rows"] = [row for row in found["rows"] if row[state] != schemas.WITHDRAWN]
-    return found
+def _put_some(
+    table: Latest,
+    keys: Sequence[Hashable],
+    which: npt.NDArray[np.int64],
+    mask: npt.NDArray[np.bool_],
+    columns: Mapping[str, Any],
+    *,
+    in_place: bool = False,
+) -> None:
+    rows = np.flatnonzero(mask)
+    if len(rows):
+        some = {name: column[rows] for name, column in columns.items()}
+        table.put(keys, which[rows], some["time_us"], some["version"], some, in_place=in_place)
 
 
 def _values_table(table: Latest, symbols: Iterable[Hashable] | None) -> dict[str, Any]:

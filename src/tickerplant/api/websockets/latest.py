@@ -47,10 +47,19 @@ class Latest:
         times: Int64Array,
         ties: Int64Array | None,
         columns: Mapping[str, Array],
+        *,
+        in_place: bool = False,
     ) -> None:
-        """Take rows: row i belongs to `keys[which[i]]`. Those older than what is kept change nothing."""
-        slots = self._places(keys, which)
-        chosen = slots >= 0
+        """Take rows: row i belongs to `keys[which[i]]`. Those older than what is kept change nothing.
+
+        `in_place`: a row only replaces the one of its own time, so newer times change nothing either.
+        """
+        if in_place:
+            slots = np.array([self._slots.get(key, -1) for key in keys], dtype=np.int64)[which]
+            chosen = (slots >= 0) & (times == self._times[slots])
+        else:
+            slots = self._places(keys, which)
+            chosen = slots >= 0
         if ties is None:
             ties = np.zeros(len(times), dtype=np.int64)
         chosen &= (times > self._times[slots]) | ((times == self._times[slots]) & (ties >= self._ties[slots]))

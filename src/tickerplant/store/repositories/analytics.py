@@ -14,7 +14,7 @@ from tickerplant.core.errors import StoreError
 from tickerplant.core.interval import parse
 from tickerplant.core.times import times_of
 from tickerplant.store.columns import plain, quoted, selected, source_of, table_of
-from tickerplant.store.keys import KEY, chosen, newest_by_key, not_newer
+from tickerplant.store.keys import KEY, OLDER, chosen, newest_by_key, not_newer
 from tickerplant.store.migrations import LOCK, LOCK_COLUMNS
 from tickerplant.store.partitions import ensure_partitions, record_arrivals
 from tickerplant.store.repositories.ranges import read_newest_of_each, read_range
@@ -119,7 +119,7 @@ class Analytics:
             changed += await self._session.execute(
                 f'DELETE FROM "{relation}" AS t USING {source}'
                 ' WHERE t.symbol = s.symbol AND t."interval" = s."interval"'
-                ' AND t."time" = s."time" AND t.version < s.version',
+                f' AND t."time" = s."time" AND {OLDER}',
                 *arguments,
             )
         return changed

@@ -15,11 +15,11 @@ from tickerplant.core.rules import DEFAULT_RULES
 from tickerplant.core.sources import SourceOrder
 from tickerplant.core.times import times_of
 from tickerplant.store.columns import plain, quoted, source_of
-from tickerplant.store.keys import KEY, chosen, is_daily, newest_by_key, not_newer
+from tickerplant.store.keys import KEY, OLDER, chosen, is_daily, newest_by_key, not_newer
 from tickerplant.store.partitions import ensure_partitions, record_arrivals
 from tickerplant.store.ranks import Places, groups, places_of_bars
 from tickerplant.store.repositories.ranges import read_newest_of_each, read_range
-from tickerplant.store.repositories.symbols import note_symbols
+from tickerplant.store.repositories.symbols import forget_prices, note_symbols
 
 if TYPE_CHECKING:
     from tickerplant.store.pool import Session
@@ -99,9 +99,10 @@ class Ohlcv:
                 changed += await self._session.execute(
                     f'DELETE FROM "{table}" AS t USING {source}'
                     ' WHERE t.symbol = s.symbol AND t."interval" = s."interval"'
-                    ' AND t."time" = s."time" AND t.version < s.version',
+                    f' AND t."time" = s."time" AND {OLDER}',
                     *arguments,
                 )
+            await forget_prices(self._session, relation, gone)
         return changed
 
     async def _compete(self, relation: str, bars: pa.Table, sources: SourceOrder) -> int:

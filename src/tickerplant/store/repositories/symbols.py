@@ -45,6 +45,32 @@ class Symbols:
         return table_of(rows, SYMBOLS)
 
 
+async def forget_prices(session: Session, relation: str, gone: pa.Table) -> None:
+    """Say anew what is known of symbols whose newest closed bars may be among `gone`, just deleted from `relation`."""
+    source, arguments = await source_of(session, f"gone_symbols_{relation}", plain(gone.select(["symbol", "time"])))
+    await session.execute(
+        f"""UPDATE symbols AS t SET last_time = coalesce(n.last_time, t.last_time), last_price = n.last_price
+            FROM (SELECT s.symbol, max(s."time") AS "time" FROM {source} GROUP BY s.symbol) AS g
+            JOIN symbols AS k ON k.symbol = g.symbol AND g."time" >= k.last_time,
+            LATERAL (
+                SELECT (array_agg(b."time" ORDER BY b."time" DESC))[1] AS last_time,
+                    (array_agg(b.close ORDER BY b."time" DESC, b."interval") FILTER (WHERE b.close IS NOT NULL))[1]
+                        AS last_price
+                FROM unnest(k.intervals) AS i ("interval"), LATERAL (
+                    (SELECT a."time", a."interval", a.close FROM intraday_ohlcv AS a
+                     WHERE a.symbol = k.symbol AND a."interval" = i."interval" AND a.state = 'final'
+                     ORDER BY a."time" DESC LIMIT 1)
+                    UNION ALL
+                    (SELECT a."time", a."interval", a.close FROM historical_ohlcv AS a
+                     WHERE a.symbol = k.symbol AND a."interval" = i."interval" AND a.state = 'final'
+                     ORDER BY a."time" DESC LIMIT 1)
+                ) AS b
+            ) AS n
+            WHERE t.symbol = k.symbol""",
+        *arguments,
+    )
+
+
 async def note_symbols(session: Session, *tables: pa.Table) -> None:
     """Keep the symbols of these bars, in their transaction. Closed bars count: forming ones would write every
     second.
