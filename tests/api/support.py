@@ -171,7 +171,7 @@ class _Rows:
 
 
 @contextlib.contextmanager
-def serving(log: EventLog, source: MemorySource, **options: Any) -> Iterator[tuple[httpx.Client, str, Api]]:
+def serving(log: EventLog, source: Source, **options: Any) -> Iterator[tuple[httpx.Client, str, Api]]:
     """A real server in a thread: a client of it, its WebSocket address, and the service."""
     loop = asyncio.new_event_loop()
     stop = asyncio.Event()

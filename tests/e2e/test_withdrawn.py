@@ -1,0 +1,195 @@
+"""A bar whose prints were all cancelled goes away everywhere: tables, REST, stream, values; real log, real database."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+
+from tests.api.support import MINUTE, T0, bar_batch, serving
+from tests.support.postgres import *  # noqa: F403
+from tickerplant.analytics import compute
+from tickerplant.analytics.service import Analytics
+from tickerplant.api.reading import Source
+from tickerplant.core import records, schemas
+from tickerplant.core.version import make_version
+from tickerplant.log.embedded import EmbeddedLog
+from tickerplant.persistence.service import Persistence
+from tickerplant.store import Store
+
+DAY = T0 - T0 % (1440 * MINUTE)
+INDICATORS = ("SMA(20)", "RSI(14)")
+NOTHING = dict.fromkeys(("open", "high", "low", "close", "vwap")) | {
+    "volume": 0.0, "trades": 0, "state": "withdrawn", "complete": False, "reason": "cancel",
+}  # fmt: skip
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[EmbeddedLog]:
+    with EmbeddedLog(tmp_path / "market.log") as opened:
+        opened.create_topics(schemas.TOPICS, 2)
+        yield opened
+
+
+@pytest.fixture
+def analytics(log: EmbeddedLog) -> Iterator[None]:
+    stop = threading.Event()
+    thread = threading.Thread(target=Analytics(log).run, args=(stop,))
+    thread.start()
+    yield
+    stop.set()
+    thread.join(20)
+
+
+class Bars:
+    """Appends bars as aggregation would, each record with the next version."""
+
+    def __init__(self, log: EmbeddedLog) -> None:
+        self._writer = log.writer("aggregation")
+        self._version = 0
+
+    def put(self, *rows: dict[str, Any]) -> None:
+        self._version += 1
+        version = make_version(1, self._version)
+        batch = bar_batch([{"symbol": "A", "version": version} | row for row in rows])
+        with self._writer.transaction() as transaction:
+            value = records.encode(records.Bars(sent_at_us=T0, cause=version), batch)
+            transaction.append(schemas.OHLCV, 1, value)
+
+
+def bar(n: int, price: float, interval: str = "1m", **more: Any) -> dict[str, Any]:
+    length = {"1m": 1, "5m": 5}[interval] * MINUTE
+    prices = dict.fromkeys(("open", "high", "low", "close"), price)
+    return {"time": T0 + n * length, "interval": interval, **prices, **more}
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    deadline = time.monotonic() + 30
+    while not await condition():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        await asyncio.sleep(0.02)
+
+
+async def snapshot(socket: ClientConnection) -> dict[str, Any]:
+    """Subscribe and return the snapshot."""
+    await socket.send(json.dumps({"action": "subscribe", "symbols": ["A"], "channels": ["bars", "analytics"]}))
+    async with asyncio.timeout(20):
+        while (message := json.loads(await socket.recv()))["type"] != "snapshot":
+            pass
+    found: dict[str, Any] = message
+    return found
+
+
+async def told(socket: ClientConnection, kind: str, state: str, time_us: int) -> list[Any]:
+    """Return the row of that state and time, once it comes."""
+    async with asyncio.timeout(20):
+        while True:
+            message = json.loads(await socket.recv())
+            if message["type"] != kind:
+                continue
+            at = message["columns"].index("state")
+            for row in message["rows"]:
+                if row[0] == time_us and row[at] == state:
+                    return list(row)
+
+
+async def test_a_withdrawn_bar_leaves_no_trace(log: EmbeddedLog, analytics: None, store: Store, dsn: str) -> None:
+    stop = asyncio.Event()
+    persistence = asyncio.create_task(Persistence(log, dsn).run(stop))
+    prices = np.random.default_rng(1).uniform(90, 110, 40).tolist()
+    feed = Bars(log)
+    feed.put(*(bar(n, price) for n, price in enumerate(prices)))
+    feed.put(*(bar(n, 100.0 + n, "5m") for n in range(8)), bar(0, 1.0) | {"time": DAY, "interval": "1d"})
+    feed.put(bar(40, 120.0, state="forming"), bar(8, 121.0, "5m", state="forming"))
+    seconds = {"time": T0 + 17, "interval": "100t", "state": "forming"}
+    feed.put(bar(0, 5.0) | seconds)
+
+    async def count(table: str, condition: str = "true") -> int:
+        async with store.session() as session:
+            return int(await session.value(f"SELECT count(*) FROM {table} WHERE {condition}"))
+
+    async def arrived() -> bool:
+        return await count("intraday_ohlcv", "state = 'forming'") == 3 and await count("realtime_analytics") == 2
+
+    await until(arrived)
+    source = Source(dsn, log.identity())
+    with serving(log, source) as (client, address, _):
+
+        def closes(interval: str) -> dict[str, float]:
+            body = client.get("/v1/intraday/A", params={"interval": interval}).json()
+            return {row["time"][11:16]: row["close"] for row in body["bars"]}
+
+        assert len(closes("1m")) == 41
+        assert closes("15m") == {"13:30": 102.0, "13:45": 105.0, "14:00": 121.0}
+        async with connect(address) as socket:
+            await snapshot(socket)
+            # All prints of a forming minute are cancelled, then those of the last bars and of one amid the others.
+            feed.put(bar(40, 0.0) | NOTHING, bar(8, 0.0, "5m") | NOTHING, bar(0, 0.0) | seconds | NOTHING)
+            gone = await told(socket, "bars", "withdrawn", T0 + 40 * MINUTE)
+            assert gone[3:10] == [None, None, None, None, 0.0, None, 0]
+            feed.put(bar(39, 0.0) | NOTHING, bar(10, 0.0) | NOTHING, bar(7, 0.0, "5m") | NOTHING)
+            await told(socket, "bars", "withdrawn", T0 + 10 * MINUTE)
+
+        async def left() -> bool:
+            return await count("intraday_ohlcv") == 38 + 7 and await count("intraday_analytics") == 38 + 7
+
+        await until(left)
+        assert await count("realtime_analytics") == 0
+
+        # REST: gone from what is stored and from what is built of it.
+        found = closes("1m")
+        assert list(found.values()) == [price for n, price in enumerate(prices) if n not in (10, 39)]
+        assert closes("15m") == {"13:30": 102.0, "13:45": 105.0, "14:00": 106.0}
+        assert closes("1h") == {"13:00": 105.0, "14:00": 106.0}
+        state = client.get("/v1/realtime/A").json()
+        assert (state["bars"]["1m"]["close"], state["analytics"]) == (prices[38], [])
+        (symbol,) = client.get("/v1/symbols").json()["symbols"]
+        assert symbol["last_price"] == prices[38]
+
+        # Values: those of later bars are a batch over the bars that are left.
+        rows = client.get("/v1/analytics/A", params={"interval": "1m", "indicators": "sma_20,rsi_14"}).json()["values"]
+        kept = np.array(list(found.values()))
+        for text, column in zip(INDICATORS, ("sma_20", "rsi_14"), strict=True):
+            expected = compute(kept, text)[column]
+            shown = np.array([np.nan if row[column] is None else row[column] for row in rows])
+            np.testing.assert_allclose(shown, expected, rtol=1e-9)
+
+        # The stream: a later snapshot has neither the bars nor their values.
+        async with connect(address) as socket:
+            message = await snapshot(socket)
+        states = [row[10] for row in message["bars"]["rows"]] + [r[3] for t in message["analytics"] for r in t["rows"]]
+        assert set(states) <= {"final"}
+        assert all(row[0] < T0 + 39 * MINUTE for row in message["bars"]["rows"] if row[2] == "1m")
+
+        # Prints come again: the bar is there again.
+        feed.put(bar(39, 101.5))
+
+        async def again() -> bool:
+            return await count("intraday_analytics", "\"interval\" = '1m'") == 39
+
+        await until(again)
+        assert closes("1m")["14:09"] == 101.5
+
+        # A day alone in its week, withdrawn.
+        def days(interval: str) -> list[dict[str, Any]]:
+            rows: list[dict[str, Any]] = client.get(f"/v1/historical/A?interval={interval}").json()["bars"]
+            return rows
+
+        assert (len(days("1d")), len(days("1w"))) == (1, 1)
+        feed.put(bar(0, 0.0) | NOTHING | {"time": DAY, "interval": "1d"})
+
+        async def without_day() -> bool:
+            return await count("historical_ohlcv") == await count("daily_analytics") == 0
+
+        await until(without_day)
+        assert (days("1d"), days("1w")) == ([], [])
+    stop.set()
+    await asyncio.wait_for(persistence, 30)
