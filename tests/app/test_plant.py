@@ -87,7 +87,7 @@ def test_health_says_by_feed_what_was_left_out_of_bars() -> None:
     (part,) = health.left_out_parts(feeds)
     assert part.sentence == (
         "a: 3 ticks too late for any bar, 7 bars that another source gives differently; "
-        "b: 2 ticks or bars that could not be used"
+        "b: 2 ticks or bars that could not be used, or not for all bars"
     )
     assert part.details["a"] == {"late_ticks": 3, "unsupported": 0, "differences": 7}
 

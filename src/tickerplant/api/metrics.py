@@ -71,7 +71,7 @@ LATE: Final = Spec(
     "Growing: raise rules.memory_sessions, or have the stretch made again by a rebuild.", ("feed",),
 )  # fmt: skip
 UNSUPPORTED: Final = Spec(
-    "tickerplant_unsupported_ticks", "counter", "Ticks and vendors' bars that could not be used for any bar.",
+    "tickerplant_unsupported_ticks", "counter", "Ticks and vendors' bars that could not be used, or not for all bars.",
     "Growing: `tickerplant tail status` shows the reasons; the feed sends what the plant cannot read.", ("feed",),
 )  # fmt: skip
 DIFFERENCES: Final = Spec(

@@ -159,7 +159,7 @@ def left_out_parts(feeds: Iterable[dict[str, Any]]) -> Iterable[Part]:
         details[row["feed"]] = counts
         said = (
             (counts["late_ticks"], "ticks too late for any bar"),
-            (counts["unsupported"], "ticks or bars that could not be used"),
+            (counts["unsupported"], "ticks or bars that could not be used, or not for all bars"),
             (counts["differences"], "bars that another source gives differently"),
         )
         told.append(f"{row['feed']}: {', '.join(f'{number} {what}' for number, what in said if number)}")

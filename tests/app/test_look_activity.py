@@ -1,0 +1,135 @@
+"""Bars by activity and withdrawn ones by the commands that look, on a plant whose rules ask for such bars."""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import gzip
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.api.support import bar_batch
+from tests.core.samples import samples
+from tests.e2e.support import replay, rows
+from tests.support.commands import assert_refused, objects, say
+from tests.support.plant import SHARED_DATA, Plant
+
+from tickerplant.app import parts
+from tickerplant.app.commands.top import REMEMBERED_ROWS, Newest
+from tickerplant.app.settings import load
+from tickerplant.core import records, schemas
+from tickerplant.core.symbols import partition_of
+from tickerplant.core.times import to_us
+from tickerplant.core.version import make_version
+
+TICKS = 250
+RULES = {
+    "TICKERPLANT_RULES__ACTIVITY_BARS": json.dumps({"GOOG": ["100t", "1000v"]}),
+    "TICKERPLANT_RULES__INDICATORS": json.dumps({"100t": ["SMA(2)"], "1m": ["SMA(2)"]}),
+}
+
+
+def withdraw(plant: Plant, bar: dict[str, Any]) -> None:
+    """Say on the log, as aggregation would, that all prints of a bar were taken back, and that two sources differ."""
+    row = dict.fromkeys(("open", "high", "low", "close", "vwap")) | {
+        "time": to_us(dt.datetime.fromisoformat(bar["time"])), "symbol": bar["symbol"], "interval": bar["interval"],
+        "state": "withdrawn", "volume": 0.0, "trades": 0, "reason": "cancel", "version": make_version(1, 999),
+    }  # fmt: skip
+    differing = samples()["differences"]
+    settings = load({"data": str(plant.data)}).settings
+    with parts.event_log(settings) as event_log, event_log.writer("test") as writer, writer.transaction() as out:
+        partition = partition_of(bar["symbol"], event_log.partitions(schemas.OHLCV))
+        header = records.Bars(sent_at_us=row["time"])
+        out.append(schemas.OHLCV, partition, records.encode(header, bar_batch([row])))
+        out.append(schemas.STATUS, partition, records.encode(differing.header, differing.batch))
+
+
+def test_bars_by_activity_and_withdrawn_ones_as_the_commands_show_them(tmp_path: Path) -> None:
+    plant, file = Plant(tmp_path / "data", RULES), tmp_path / "goog.csv"
+    with gzip.open(SHARED_DATA / "goog_trades_2012-06-21.csv.gz", "rt") as source:
+        file.write_text("".join(next(source) for _ in range(1 + TICKS)))
+    prints = list(csv.DictReader(io.StringIO(file.read_text())))
+    with plant.store() as dsn:
+        counted = replay(plant, file)["bars"]
+        assert list(counted) == ["1m", "5m", "1d", "1000v", "100t"], "intervals of time first"
+        bars = objects(say(plant, "query", "GOOG", "-i", "100t", "--json"))
+        assert [bar["trades"] for bar in bars] == [100, 100, 50]
+        assert [bar["open"] for bar in bars] == [float(prints[n]["price"]) for n in (0, 100, 200)]
+        first = bars[0]["time"]
+        assert first.startswith("2012-06-21T13:30:00.")
+        assert len(say(plant, "query", "GOOG", "-i", "1000v").out.splitlines()) == 2 + counted["1000v"]
+        assert len(objects(say(plant, "query", "GOOG", "-i", "100t", "--start", bars[1]["time"], "--json"))) == 2
+        assert_refused(say(plant, "query", "GOOG", "-i", "77t"), 1, "no 77t bars of GOOG")
+        assert_refused(say(plant, "query", "GOOG", "-i", "5d"), 2, "100t")
+
+        def newest() -> list[str]:
+            shown = say(plant, "top", "--seconds", "1", "-i", "100t").out
+            _, goog = (line.split() for line in shown.splitlines() if line.strip())
+            return goog[:3]
+
+        assert newest() == ["GOOG", bars[2]["time"][11:19], f"{bars[2]['close']:.7g}"]
+        withdraw(plant, bars[2])
+        assert newest() == ["GOOG", bars[1]["time"][11:19], f"{bars[1]['close']:.7g}"]
+        (gone,) = objects(say(plant, "tail", "ohlcv", "-n", "1", "--json"))
+        assert (gone["state"], gone["interval"], gone["close"], gone["volume"]) == ("withdrawn", "100t", None, 0.0)
+        assert "state=withdrawn" in say(plant, "tail", "ohlcv", "-n", "1").out
+        told = objects(say(plant, "tail", "status", "-n", "2", "--json"))
+        assert [(row["kind"], row["symbol"], row["close"], row["other_high"]) for row in told] == [
+            ("differences", "GOOG", 11.0, 12.5), ("differences", "EUR/USD", None, None),
+        ]  # fmt: skip
+
+        other = tmp_path / "other.csv"
+        other.write_text("time,symbol,price,size\n2012-06-21T13:31:10Z,X,600,7\n")
+        replay(plant, other)
+        assert objects(say(plant, "query", "GOOG", "-i", "100t", "--json")) == bars[:2]
+        # The other file's bars have come too, and the values of what is left.
+        found = rows(dsn, "SELECT symbol, interval, count(*), count(sma_2) FROM intraday_analytics GROUP BY 1, 2")
+        assert {row[:2]: row[2:] for row in found if row[1] == "100t"} == {("GOOG", "100t"): (2, 1)}
+        (said,) = objects(say(plant, "health", "--json"))
+        (part,) = (part for part in said["parts"] if part["name"] == "left out of bars")
+        assert (part["state"], part["details"]) == (
+            "ok", {"sandbox": {"late_ticks": 0, "unsupported": 0, "differences": 2}},
+        )  # fmt: skip
+
+
+def test_top_goes_back_to_the_bar_before_a_withdrawn_one() -> None:
+    rows = Newest()
+
+    def take(time: int, version: int, state: str = "final") -> None:
+        rows.take({"symbol": "A", "time": time, "version": version, "state": state})
+
+    def there() -> int | None:
+        return rows.rows()["A"]["time"] if rows.rows() else None
+
+    for time in range(10):
+        take(time, 1)
+    take(9, 2, "withdrawn")
+    take(9, 1, "forming")
+    assert there() == 8
+    take(9, 3)
+    assert there() == 9
+    for time in range(10 - REMEMBERED_ROWS, 10):
+        take(time, 4, "withdrawn")
+    assert there() is None
+
+
+def test_a_file_cannot_bring_bars_by_activity(tmp_path: Path) -> None:
+    plant, file = Plant(tmp_path / "data"), tmp_path / "bars.csv"
+    file.write_text("time,symbol,open,high,low,close,volume\n2012-06-21T13:31:10Z,X,1,1,1,1,7\n")
+    with plant.store():
+        refused = say(plant, "replay", file, "--interval", "100t")
+        assert (refused.code, refused.out) == (2, "")
+        assert "the plant makes those from ticks" in refused.err
+        lines = ["time,symbol,interval,open,high,low,close,volume"]
+        lines += [f"2012-06-21T13:31:00Z,X,{interval},1,1,1,1,7" for interval in ("1m", "100t")]
+        file.write_text("\n".join(lines))
+        said = replay(plant, file)
+        assert (said["vendor_bars"], said["dead_lettered"]) == (1, 1)
+
+
+@pytest.mark.parametrize("interval", ["15m", "1w"])
+def test_what_is_built_on_reading_is_refused_with_what_is_kept(tmp_path: Path, interval: str) -> None:
+    assert_refused(say(Plant(tmp_path), "query", "GOOG", "-i", interval), 2, "1m, 5m, 1d", "100t")
