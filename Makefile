@@ -44,6 +44,12 @@ help:
 	@$(STEP) "install what the checks need" $(UV) pip install --python $(PY) --require-hashes -r requirements-dev.txt
 	@touch $@
 
+# Without looking at what they ask for: the lock overrides what csp does, see pyproject.toml.
+.venv/.bench: .venv/.dev requirements-bench.txt
+	@$(STEP) "install what the benchmarks compare with" \
+		$(UV) pip install --python $(PY) --no-deps --require-hashes -r requirements-bench.txt
+	@touch $@
+
 venv: .venv/.dev
 
 COMPILE = $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate \
@@ -53,6 +59,7 @@ COMPILE = $(UV) pip compile -q --universal --python-version 3.11 --generate-hash
 lock: .venv/.installer
 	@$(COMPILE) $(ARGS) pyproject.toml -o requirements.txt
 	@$(COMPILE) $(ARGS) --extra dev -c requirements.txt pyproject.toml -o requirements-dev.txt
+	@$(COMPILE) $(ARGS) --extra bench -c requirements-dev.txt pyproject.toml -o requirements-bench.txt
 	@$(COMPILE) $(ARGS) -c requirements-dev.txt tools/requirements-install.in -o tools/requirements-install.txt
 
 # --- run --------------------------------------------------------------------------------------------------------------
@@ -129,6 +136,6 @@ chaos: test-parts
 	@[ -d tests/chaos ] || { echo "  there is no tests/chaos"; exit 1; }
 	@CHAOS_KILLS=$(KILLS) .venv/bin/pytest --no-skips tests/chaos $(ARGS)
 
-bench: .venv/.dev
+bench: .venv/.bench
 	@[ -e benchmarks/run.py ] || { echo "  there is no benchmarks/run.py"; exit 1; }
 	@$(PY) benchmarks/run.py $(ARGS)
