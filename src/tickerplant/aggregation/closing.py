@@ -42,8 +42,12 @@ def settle(state: State, feed: Feed, limit_us: int, reason: int, redo_since_us: 
     redo_days: dict[tuple[int, int], list[Symbols]] = {}
     for start, lists in _built_since(state, DAYS, feed, redo_since_us).items():
         _sort_by_calendar(state, start, np.concatenate(lists), redo_days)
-    for start, symbols in state.finished[FIVES].take_fresh().items():
-        _note_days(state, feed, start, _remembered(state, feed, start, symbols), redo_days)
+    fresh = state.finished[FIVES].take_fresh()
+    starts = np.array(list(fresh), dtype=np.int64)
+    sessions = [five_belongs(state, calendar, starts).tolist() for calendar in range(len(state.calendars))]
+    for at, (start, symbols) in enumerate(fresh.items()):
+        there = [of_calendar[at] for of_calendar in sessions]
+        _note_days(state, feed, there, _remembered(state, feed, start, symbols), redo_days)
     for session, symbols in state.auctions.take_fresh().items():
         _note_session(state, feed, session, symbols, redo_days)
     closed = {key for key in feed.open_days if session_end(state, *key) <= limit_us and not _waits(state, key, waiting)}
@@ -139,12 +143,14 @@ def _arrival(parts: Rows) -> int:
 
 
 def _note_days(
-    state: State, feed: Feed, start: int, symbols: Symbols, redo: dict[tuple[int, int], list[Symbols]]
+    state: State, feed: Feed, sessions: list[int], symbols: Symbols, redo: dict[tuple[int, int], list[Symbols]]
 ) -> None:
-    for calendar in range(len(state.calendars)):
-        mine = symbols[state.calendar_of[symbols] == calendar] if len(state.calendars) > 1 else symbols
-        session = int(five_belongs(state, calendar, np.array([start]))[0]) if len(mine) else NO_SESSION
-        if session != NO_SESSION:
+    """Note what these symbols' bar changes; `sessions`: by calendar, that which the bar has a part in."""
+    for calendar, session in enumerate(sessions):
+        if session == NO_SESSION:
+            continue
+        mine = symbols[state.calendar_of[symbols] == calendar] if len(sessions) > 1 else symbols
+        if len(mine):
             _note(state, feed, (calendar, session), mine, redo)
 
 

@@ -62,10 +62,17 @@ class Finished:
             start = int(starts[begin])
             block = self.blocks.get(start)
             if block is None:
-                block = take(rows[begin:end], np.argsort(_identities(rows[begin:end]), kind="stable"))
+                block = rows[begin:end].copy()
+                if len(block) > 1:
+                    block = take(block, np.argsort(_identities(block), kind="stable"))
                 block["revision"] = -1
                 _choose(block, ranking.places(block, self.interval))
                 changed = block["symbol"][block["winner"]]
+            elif end - begin == 1 and (at := _place_of_new(block, rows["symbol"][begin])) is not None:
+                # A file sorted by symbol brings nothing else: 20 µs, not 60.
+                block = join((block[:at], rows[begin:end], block[at:]))
+                block["revision"][at], block["winner"][at] = -1, ~block["held"][at]
+                changed = block["symbol"][at : at + 1][block["winner"][at : at + 1]]
             else:
                 before = block[block["winner"]]
                 block = _merged(block, rows[begin:end], add=add)
@@ -213,6 +220,13 @@ def _identities(rows: Rows) -> Int64Array:
     kind = np.where(rolled, FROM_PARTS, kind)
     result: Int64Array = rows["symbol"].astype(np.int64) << 33 | kind << 31 | feed
     return result
+
+
+def _place_of_new(block: Rows, symbol: int) -> int | None:
+    """Return where in a block sorted by symbol the rows of a symbol begin that it does not have, or None if it has."""
+    symbols = block["symbol"]
+    at = int(np.searchsorted(symbols, symbol))
+    return None if at < len(symbols) and symbols[at] == symbol else at
 
 
 def _merged(block: Rows, rows: Rows, *, add: bool) -> Rows:
