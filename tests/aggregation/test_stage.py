@@ -280,6 +280,26 @@ def test_a_live_feed_declares_each_minute_over_with_who_was_silent() -> None:
     assert over[0].batch.to_pylist() == [{"symbol": "A", "emitted": True}, {"symbol": "B", "emitted": False}]
 
 
+def test_only_symbols_whose_exchange_is_open_are_expected_and_coarser_intervals_are_declared_too() -> None:
+    rules = settings(calendars={"L": "XLON", "C": "24/7", "*": "XNYS"})
+    close = at("2026-01-05T21:00")  # New York's; London has closed, and its extended hours are over at 20:00
+    raw = [rules, start(from_us=close - 6 * M, symbols=["A", "C", "L"], live=True)]
+    raw += [ticks([(close - 3 * M, "A", 1.0, 1)], close + 2 * S), mark(close + 2 * S)]
+    told = [r for r in decoded(run(raw), schemas.STATUS) if isinstance(r.header, records.Over)]
+    said = {
+        (r.header.interval, (r.header.start_us - close) // M): [
+            (row["symbol"], row["emitted"]) for row in r.batch.to_pylist()
+        ]
+        for r in told
+    }
+    silent = [("A", False), ("C", False)]
+    assert {key: value for key, value in said.items() if key[0] == "1m"} == {
+        ("1m", -minute): [("A", True), ("C", False)] if minute == 3 else silent for minute in range(1, 7)
+    }
+    assert said["5m", -5] == [("A", True), ("C", False)]
+    assert said["1d", (DAY - close) // M] == [("A", True)]
+
+
 def test_a_round_the_clock_day_closes_at_midnight() -> None:
     night = at("2026-01-03T23:59")
     raw = [

@@ -24,10 +24,11 @@ from tickerplant.aggregation import arbitration, closing, forming, memory
 from tickerplant.aggregation.finished import AUCTION, CANCEL, CORRECTION, DOWN, LATE, SOURCE, TICKS
 from tickerplant.aggregation.grouping import TickColumns, group_ticks
 from tickerplant.aggregation.recount import UNDOES, Past, auction_sessions, no_past, recount
-from tickerplant.aggregation.rows import DAYS, FROM_TICKS, INTERVALS, MINUTES, Rows, keys_of, take
+from tickerplant.aggregation.rows import DAYS, FIVES, FROM_TICKS, INTERVALS, MINUTES, Rows, keys_of, take
 from tickerplant.aggregation.state import State
 from tickerplant.aggregation.watermark import Feed
 from tickerplant.core.flags import TickFlag
+from tickerplant.core.interval import M5
 from tickerplant.core.rules import Rules
 from tickerplant.core.schemas import STALE_FEED_US
 from tickerplant.core.sessions import NO_SESSION
@@ -391,9 +392,8 @@ class BarAggregator:
         if state.activities:
             self._end_activity(feed, limit_us)
         if feed.live:
-            self._declare_minutes(feed, limit_us)
-        else:
-            self._declare_days(feed, days)
+            self._declare_intraday(feed, limit_us)
+        self._declare_days(feed, days)
         self._moved[feed.number] = feed
         if state.holds:
             self._release()
@@ -429,25 +429,35 @@ class BarAggregator:
                 feed.horizon_us = max(feed.horizon_us, now - state.rules.lateness_us)
                 self._close(feed, feed.horizon_us, LATE)
 
-    def _declare_minutes(self, feed: Feed, limit_us: int) -> None:
-        """Say of each minute in a session that ended at or before the horizon which symbols have a bar of it."""
+    def _declare_intraday(self, feed: Feed, limit_us: int) -> None:
+        """Say of each minute and five minutes that ended at or before the horizon which symbols have a bar of it.
+
+        Expected are the feed's symbols whose exchange has a session then. A feed that is not live says days alone: a
+        file of a year would say a hundred thousand minutes.
+        """
         end = min(limit_us, feed.horizon_us)
         end -= end % MINUTE_US
         if not feed.up or end <= feed.over_us or not len(feed.expected):
             return
         starts = np.arange(max(feed.over_us, end - _MAX_OVER * MINUTE_US), end, MINUTE_US)
         feed.over_us = end
-        calendars = [self.state.calendars[n] for n in np.unique(self.state.calendar_of[feed.expected]).tolist()]
-        inside: BoolArray = np.zeros(len(starts), dtype=np.bool_)
-        for known in calendars:
-            inside |= known.session_of(starts) != NO_SESSION
-        for start in starts[inside].tolist():
-            self._declare(feed, MINUTES, start, feed.expected)
+        calendar_of = self.state.calendar_of[feed.expected]
+        numbers = np.unique(calendar_of)
+        in_session = np.array([self.state.calendars[n].session_of(starts) != NO_SESSION for n in numbers.tolist()])
+        for start, inside in zip(starts.tolist(), in_session.T, strict=True):
+            if not inside.any():
+                continue
+            expected = feed.expected if inside.all() else feed.expected[np.isin(calendar_of, numbers[inside])]
+            self._declare(feed, MINUTES, start, expected)
+            if (start + MINUTE_US) % M5.us == 0:
+                self._declare(feed, FIVES, M5.floor(start), expected)
 
-    def _declare_days(self, feed: Feed, sessions: list[int]) -> None:
-        if len(feed.expected):
-            for session in sessions:
-                self._declare(feed, DAYS, session, feed.expected)
+    def _declare_days(self, feed: Feed, closed: list[tuple[int, int]]) -> None:
+        for session in sorted({session for _, session in closed}):
+            calendars = [calendar for calendar, of_it in closed if of_it == session]
+            expected = feed.expected[np.isin(self.state.calendar_of[feed.expected], calendars)]
+            if len(expected):
+                self._declare(feed, DAYS, session, expected)
 
     def _declare(self, feed: Feed, interval: int, start: int, expected: npt.NDArray[np.int32]) -> None:
         block = self.state.finished[interval].blocks.get(start)

@@ -20,12 +20,14 @@ from tickerplant.core.times import MINUTE_US, Int64Array
 Symbols = npt.NDArray[np.int32]
 
 
-def settle(state: State, feed: Feed, limit_us: int, reason: int, redo_since_us: int | None = None) -> list[int]:
+def settle(
+    state: State, feed: Feed, limit_us: int, reason: int, redo_since_us: int | None = None
+) -> list[tuple[int, int]]:
     """Carry what has changed into coarser bars; close those of `feed` that end at or before `limit_us`.
 
     A coarser bar that was built already is built again at once, whosever horizon decided it. `redo_since_us`: build
-    again all bars of the feed that end after it, for its coverage has changed. Returns the sessions that were closed
-    for the feed, as they come.
+    again all bars of the feed that end after it, for its coverage has changed. Returns the (calendar, session)
+    that were closed for the feed, in the order of sessions.
     """
     redo = _built_since(state, FIVES, feed, redo_since_us)
     for start, symbols in state.finished[MINUTES].take_fresh().items():
@@ -55,7 +57,7 @@ def settle(state: State, feed: Feed, limit_us: int, reason: int, redo_since_us: 
     for key in sorted(closed | redo_days.keys()):
         _build_day(state, feed, key, key in closed, redo_days.get(key, []), reason)
     state.finished[DAYS].take_fresh()
-    return sorted({session for _, session in closed})
+    return sorted(closed, key=lambda key: (key[1], key[0]))
 
 
 def _waits(state: State, key: tuple[int, int], fives: set[int]) -> bool:
