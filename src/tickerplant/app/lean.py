@@ -19,6 +19,7 @@ def lean() -> None:
     """Keep this process small."""
     _return_memory()
     _without_pandas()
+    _one_allocator()
 
 
 def _return_memory() -> None:
@@ -59,3 +60,13 @@ def _without_pandas() -> None:
         pa.array([0])
     finally:
         sys.meta_path.remove(_NoPandas)
+
+
+def _one_allocator() -> None:
+    """Have Arrow take its memory where all else does, under the bounds above: its own pool keeps what it has had.
+
+    20 M ticks from a file: 312 MB in the first third and 350 in the last, with Arrow's pool 334 and 373.
+    """
+    import pyarrow as pa
+
+    pa.set_memory_pool(pa.system_memory_pool())
