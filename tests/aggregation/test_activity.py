@@ -110,6 +110,16 @@ def test_each_session_counts_anew_and_only_the_symbols_of_a_pattern_have_such_ba
     assert [r["trades"] for r in found["3t", "A"]] == [3, 1, 3, 1]
 
 
+def test_bars_as_large_as_a_name_can_say_neither_overflow_nor_refuse() -> None:
+    rules = settings_record(activity_bars={"*": ["100000000000v", "999999999999999d"]})
+    rows = [(OPEN + i * S, "A", 0.5, 4e10) for i in range(7)]
+    raw = [rules, start(from_us=OPEN - M, symbols=["A"]), ticks(rows, OPEN + 6 * S), end()]
+    found = by_activity(run(raw))
+    # Cumulated before each print: 0, 4, 8, 12, 16, 20, 24 times 1e10.
+    assert [r["trades"] for r in found["100000000000v", "A"]] == [3, 2, 2]
+    assert [r["trades"] for r in found["999999999999999d", "A"]] == [7]
+
+
 def test_what_comes_too_late_is_counted() -> None:
     raw = [RULES, start(from_us=OPEN - M, symbols=["A"]), ticks([(OPEN + M, "A", 1.0, 1.0)], OPEN + M)]
     steps = run([*raw, ticks([(OPEN, "A", 1.0, 1.0)], OPEN + M), end()])

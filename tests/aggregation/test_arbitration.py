@@ -142,3 +142,21 @@ def test_a_snapshot_while_something_waits_changes_no_byte() -> None:
         assert [[bytes(o.value) for o in step] for step in after] == [
             [bytes(o.value) for o in step] for step in expected[where:]
         ]
+
+
+def test_two_that_waited_for_one_each_get_their_coarser_bars() -> None:
+    raw = [settings(sources=["good", "*"], source_wait_us=2 * S)]
+    raw += [start(f, OPEN - M, ["A", "B"], live=True, sent_at_us=OPEN - M) for f in ("good", "b", "c")]
+    raw += [ticks(1, 10.0, "good", symbol="B"), ticks(299, 20.0, "b"), ticks(299, 30.0, "c", symbol="B")]
+    raw += [marked(302, "b"), marked(302, "c"), marked(310, "b", sent=310), marked(310, "c", sent=310)]
+    assert {(r["symbol"], r["close"]) for r in bars(run(raw), "final") if r["interval"] == "5m"} >= {("A", 20.0)}
+    raw.append(marked(320, "good", sent=320))
+    fives = {(r["symbol"], r["close"]) for r in bars(run(raw), "final") if r["interval"] == "5m"}
+    assert fives >= {("A", 20.0), ("B", 30.0)}
+
+
+def test_an_heir_that_ends_closes_what_was_left_to_it() -> None:
+    bar = vendor([(OPEN, "B", "1m", 9.0, 12.0, 8.0, 11.0, 500.0)], OPEN + M, feed="back")
+    raw = [start("live", OPEN - M, ["A", "B"], live=True), marked(30, "live")]
+    raw += [start("back", OPEN - M, ["B"], whole=True), bar, end("back"), ticks(40, 1.0, "live"), end("live")]
+    assert {key[0] for key in last(run(raw)) if key[1] == "B"} == {"1m", "5m", "1d"}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tests.aggregation.plant import at, bars, decoded, mark, run, settings, start, ticks
-from tickerplant.aggregation.stage import Produced
+from tickerplant.aggregation.stage import AggregationStage, Produced
 from tickerplant.core import schemas
 from tickerplant.core.sessions import calendar
 from tickerplant.core.times import HOUR_US, MINUTE_US, SECOND_US
@@ -74,3 +74,18 @@ def test_an_evening_session_has_the_next_days_date() -> None:
     steps = run([*raw, mark(closes + LATENESS), mark(closes + 3 * HOUR_US)])
     assert opens < session
     assert [(row["time"], row["volume"]) for row in days(steps)] == [(session, 3.0)]
+
+
+def test_rules_that_change_do_not_stop_what_is_old_from_being_forgotten() -> None:
+    day = at("2025-11-01")
+    dead = ticks([(day, "A", 1.0, 1.0)], day, "killed file")
+    raw = [settings(calendars={"*": "24/7"}), start("killed file", day, ["A"]), dead]
+    raw += [start("a", day, ["A"])]
+    for hour in range(12 * 24):
+        time = day + hour * HOUR_US
+        raw.append(ticks([(time, "A", 1.0, 1.0)], time, sent=time))
+        if hour == 30:
+            raw.append(settings(calendars={"*": "24/7"}, lateness_us=3 * S))
+    stage = AggregationStage(1)
+    run(raw, stage)
+    assert len(stage._engine.state.finished[0].blocks) < 60

@@ -70,13 +70,63 @@ def test_a_rebuild_publishes_the_same_bars_with_its_version_and_touches_no_other
         assert (row["version"], row["reason"], row["revision"]) == (make_version(1, len(raw) - 1), "rebuild", 1)
 
 
-def test_a_stretch_takes_the_bars_that_have_a_part_in_it() -> None:
-    raw = [LIVE, *session(0), rebuild(["A"], OPEN + 41 * M, OPEN + 41 * M + 1, sent=CLOSE + M)]
-    assert {(key[0], key[2]) for key in final(run(raw)[-1:])} == {("5m", OPEN + 40 * M), ("1d", DAY)}
-    raw[-1] = rebuild(["A"], OPEN + 40 * M + 30 * S, OPEN + 40 * M + 31 * S, sent=CLOSE + M)
-    assert {(key[0], key[2]) for key in final(run(raw)[-1:])} == {
-        ("1m", OPEN + 40 * M), ("5m", OPEN + 40 * M), ("1d", DAY),
-    }  # fmt: skip
+def test_a_stretch_is_widened_to_the_sessions_that_it_touches() -> None:
+    raw = [LIVE, *session(0), *session(1), rebuild(["A"], OPEN + 41 * M, OPEN + 41 * M + 1, sent=CLOSE + DAY_US + M)]
+    before = {key for key in last(run(raw[:-1])) if key[1] == "A" and key[2] < DAY + DAY_US}
+    assert final(run(raw)[-1:]).keys() == before
+    night = CLOSE + 6 * HOUR_US  # in no session: the five minutes alone
+    assert final(run([*raw[:-1], rebuild(["A"], night, night + 1, sent=CLOSE + DAY_US + M)])[-1:]) == {}
+
+
+def minutes_of(count: int, feed: str = "a", symbol: str = "A") -> list[bytes]:
+    return [
+        ticks([(OPEN + i * M, symbol, 10.0 + i, 1.0)], OPEN + i * M, feed, source=feed, sent=OPEN + i * M)
+        for i in range(count)
+    ]
+
+
+def test_raised_or_lowered_lateness_closes_nothing_that_is_open_and_opens_nothing_that_is_closed() -> None:
+    for was, now in ((2 * S, 10 * M), (10 * M, 2 * S)):
+        raw = [settings(lateness_us=was), LIVE, *minutes_of(12)]
+        asked = [settings(lateness_us=now), rebuild(["A"], OPEN, CLOSE, sent=OPEN + 11 * M + S)]
+        after = [mark(OPEN + i * M, sent=OPEN + i * M) for i in range(12, 30)]
+        after += [mark(CLOSE + 20 * M, sent=CLOSE + 20 * M)]
+        expected = last(run([*raw, settings(lateness_us=now), *after]))
+        steps = run([*raw, *asked, *after])
+        assert [row for row in bars(steps) if row["state"] == "withdrawn"] == []
+        same_bars(expected, last(steps))
+
+
+def test_the_bars_of_a_feed_that_fell_silent_are_built_again() -> None:
+    raw = [LIVE, start("b", OPEN - HOUR_US, ["B"], live=True, sent_at_us=OPEN - HOUR_US), *minutes_of(7)]
+    raw += [mark(OPEN + i * M, "b", sent=OPEN + i * M) for i in range(7, 420)]
+    before = {key: row for key, row in last(run(raw)).items() if key[1] == "A"}
+    assert {key[0] for key in before} == {"1m", "5m", "1d"}
+    same_bars(before, final(run([*raw, rebuild(["A"], OPEN, CLOSE, sent=OPEN + 420 * M)])[-1:]))
+
+
+def test_after_a_rebuild_of_a_part_the_coarser_bars_are_still_what_the_finer_ones_say() -> None:
+    both = [start(f, OPEN - M, ["A"], live=True, sent_at_us=OPEN - M) for f in ("a", "b")]
+    raw = [*both]
+    for i in range(20):
+        for feed, size in (("a", 1.0), ("b", 100.0)):
+            time = OPEN + i * M
+            raw.append(ticks([(time, "A", 10.0, size)], time, feed, source=feed, sent=time))
+    raw += [mark(CLOSE + 5 * S, feed, sent=CLOSE + 5 * S) for feed in ("a", "b")]
+    raw += [settings(sources=["b", "*"]), rebuild(["A"], OPEN, OPEN + 5 * M, sent=CLOSE + M)]
+    found = last(run(raw))
+    fives = [row["volume"] for key, row in found.items() if key[0] == "5m"]
+    minutes = [row["volume"] for key, row in found.items() if key[0] == "1m"]
+    assert found["1d", "A", DAY]["volume"] == sum(fives) == sum(minutes) > 1900.0
+
+
+def test_a_rebuild_of_several_symbols_leaves_all_others_alone_and_may_span_everything() -> None:
+    raw = [LIVE, *session(0)]
+    far = at("2029-01-01")
+    steps = run([*raw, rebuild(["A", "C"], at("1900-01-01"), far, sent=CLOSE + M)])
+    assert {key[1] for key in final(steps[-1:])} == {"A"}
+    assert ("1d", "A", DAY) in final(steps[-1:])
+    assert run([*raw, rebuild(["A"], -(1 << 63), (1 << 63) - 1, sent=CLOSE + M)])[-1] != []
 
 
 def test_it_runs_under_the_rules_of_now() -> None:
@@ -125,15 +175,15 @@ def test_cancels_and_late_ticks_and_vendors_bars_are_run_again_too() -> None:
 
 
 def test_a_bar_that_the_new_run_does_not_give_is_withdrawn() -> None:
-    raw = [LIVE, *session(0)]
-    raw.insert(1, settings(calendars={"*": "24/7"}))
-    raw += [ticks([(CLOSE + HOUR_US, "A", 9.0, 1.0)], CLOSE + HOUR_US, sent=CLOSE + HOUR_US)]
-    midnight = DAY + DAY_US + 10 * S
-    raw += [mark(midnight, sent=midnight)]
-    assert last(run(raw))["1d", "A", DAY]["close"] == 9.0
-    raw += [settings(calendars={"*": "XHKG"}), rebuild(["A"], OPEN, CLOSE, sent=midnight + M)]
-    after = final(run(raw)[-1:])
-    assert {key for key, row in after.items() if row["state"] == "withdrawn"} == {("1d", "A", DAY)}
+    for time in (at("2026-01-05T22:00"), at("2026-01-04T15:00")):  # after New York's hours, and on a Sunday
+        day, midnight = time - time % DAY_US, time - time % DAY_US + DAY_US + 10 * S
+        raw = [settings(calendars={"*": "24/7"}), start("a", time - M, ["A"], live=True, sent_at_us=time - M)]
+        raw += [ticks([(time, "A", 9.0, 1.0)], time, sent=time), mark(midnight, sent=midnight)]
+        assert last(run(raw))["1d", "A", day]["close"] == 9.0
+        raw += [settings(calendars={"*": "XNYS"}), rebuild(["A"], time - M, time + M, sent=midnight + M)]
+        after = final(run(raw)[-1:])
+        assert {key for key, row in after.items() if row["state"] == "withdrawn"} == {("1d", "A", day)}
+        assert after["5m", "A", time]["close"] == 9.0
 
 
 def test_where_raw_does_not_reach_back_nothing_changes_and_the_status_says_so() -> None:

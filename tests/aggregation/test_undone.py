@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.aggregation.plant import (
+    Arrived,
     at,
     bars,
     continued,
@@ -124,6 +126,35 @@ def test_a_cancelled_auction_print_leaves_the_day() -> None:
     raw.append(ticks([(CLOSE + 6 * S, "A", 19.0, 7, CANCEL, "y")], CLOSE + 3 * M))
     gone = last(run(raw))["1d", "A", DAY]
     assert (gone["close"], gone["volume"]) == (11.0, 7.0)
+
+
+def test_a_cancel_of_an_auction_print_may_come_before_it() -> None:
+    early = (CLOSE + 5 * S, "A", 20.0, 100, AUCTION | CANCEL, "x")
+    raw = [start(from_us=at("2026-01-05T09:00"), symbols=["A"]), ticks(THREE, OPEN + 3 * S), ticks([early], CLOSE)]
+    raw += [ticks([(CLOSE + 9 * S, "A", 9.0, 7, AUCTION, "y")], CLOSE), ticks([(*early[:4], AUCTION, "x")], CLOSE)]
+    day = last(run([*raw, mark(CLOSE + 2 * M)]))["1d", "A", DAY]
+    assert (day["high"], day["low"], day["close"], day["volume"]) == (15.0, 9.0, 9.0, 14.0)
+
+
+def test_after_a_cancel_the_rest_of_its_minute_is_not_read_again_and_again() -> None:
+    raw = [start(from_us=OPEN, symbols=["A"])]
+    raw += [ticks([(OPEN + i, "A", 10.0, 1, 0, str(i))], OPEN + i) for i in range(10)]
+    raw.append(ticks([(OPEN + 3, "A", 10.0, 1, CANCEL, "3")], OPEN + 10))
+    raw.append(ticks([(OPEN + 3, "A", 10.0, 1, CANCEL, "nobody")], OPEN + 10))
+    raw += [ticks([(OPEN + i, "A", 10.0, 1, 0, str(i))], OPEN + i) for i in range(20, 60)]
+    read = []
+    stage = AggregationStage(1)
+    for place, value in enumerate(raw):
+
+        def past(begin: int, end: int, place: int = place) -> Iterator[Arrived]:
+            for offset in range(begin, min(end, place)):
+                read.append(offset)
+                yield Arrived(raw[offset], offset)
+
+        stage.step(Arrived(value, place), past)
+    assert len(read) < 30
+    bar = last(run([*raw, end()]))["1m", "A", OPEN]
+    assert (bar["trades"], bar["volume"]) == (49, 49.0)
 
 
 def test_what_is_older_than_memory_or_gone_from_the_log_is_counted_and_changes_nothing() -> None:

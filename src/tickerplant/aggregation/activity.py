@@ -6,7 +6,8 @@ counted before a print, it belongs to bar number c // amount: what a large print
 it, so that the bars of a session end where they would if every share were a print of its own. The last bar of a session
 ends with it, however little it has.
 
-Sums are exact: volume counts in units of 1e-8, turnover in 1e-4 of the currency. Such a bar is stamped with its first
+Sums are exact: volume counts in units of 1e-8, turnover in 1e-4 of the currency, coarser where bars are so large that
+it does not matter. Such a bar is stamped with its first
 print's time (a microsecond after the one before where that is the same). It is published once: what comes later than
 the lateness, cancels and corrections do not change it.
 
@@ -28,9 +29,15 @@ from tickerplant.core.interval import Interval
 from tickerplant.core.sessions import NO_SESSION, Calendar
 from tickerplant.core.times import DAY_US, NEVER_US, BoolArray, Int64Array
 
-_UNITS: Final = {"t": 1, "v": 10**8, "d": 10**4}
+_DIGITS: Final = {"t": 0, "v": 8, "d": 4}
+_BAR_DIGITS: Final = 12  # of a bar's amount in units: nine million of the largest bars a session are below 2^63
 _COLUMNS: Final = ("time", "symbol", "price", "size", "source", "flags")
 _TYPES: Final = ("<i8", "<i4", "<f8", "<f8", "<i4", "<u2")
+
+
+def _units(interval: Interval) -> int:
+    """Return how many units one of the measure is counted in: as fine as a bar's amount allows."""
+    return int(10 ** max(0, min(_DIGITS[interval.measure], _BAR_DIGITS - len(str(interval.amount)))))
 
 
 class Count:
@@ -68,7 +75,7 @@ class Count:
         sums = np.cumsum(amounts)
         base = np.where(goes_on, self.total[symbols[first]], 0) - (sums[first] - amounts[first])
         before = base[run] + sums - amounts
-        size = self.interval.amount * _UNITS[self.interval.measure]
+        size = self.interval.amount * _units(self.interval)
         buckets = before // size
         # Buckets of one batch by number: a group is a run of prints of one symbol, session and bar.
         new = begins.copy()
@@ -131,8 +138,8 @@ class Count:
         if self.interval.measure == "t":
             return counts.astype(np.int64)
         value = ticks.size if self.interval.measure == "v" else ticks.price * ticks.size
-        exact = np.rint(np.where(counts, value, 0.0) * _UNITS[self.interval.measure]).astype(np.int64)
-        result: Int64Array = np.where(exact < 0, 0, exact)
+        exact = np.rint(np.where(counts, value, 0.0) * _units(self.interval))
+        result: Int64Array = np.clip(exact, 0, 2.0**60).astype(np.int64)
         return result
 
     def dump(self) -> dict[str, Any]:

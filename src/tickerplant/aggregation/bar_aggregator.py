@@ -14,6 +14,7 @@ What an ended feed leaves open in the present of a live one (a backfill of this 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -208,6 +209,20 @@ class BarAggregator:
         """Live by these rules from now on. Raises ConfigError, and changes nothing, when a calendar is unknown."""
         self.state.set_rules(rules)
         closing.reopen_days(self.state)
+        for feed in self.state.feeds.values():
+            memory.tidy(self.state, feed)  # a feed without floors would hold back all that is to be forgotten
+
+    def close_like(self, others: Mapping[int, Feed]) -> None:
+        """Close of each feed what `others`, the same feeds elsewhere, have closed (in a rebuild, at its end)."""
+        for feed in list(self.state.feeds.values()):
+            like = others.get(feed.number)
+            gone_on = like is not None and not like.ended
+            limit_us = like.horizon_us if like is not None and gone_on else FOREVER_US
+            feed.horizon_us = max(feed.horizon_us, min(limit_us, FOREVER_US))
+            if like is None or not like.up:
+                self._finish_minutes(feed, feed.windows.take_before(FOREVER_US), LATE)
+            self.state.holds = {key: hold for key, hold in self.state.holds.items() if key[1] != feed.number}
+            self._close(feed, limit_us, LATE)
 
     def say(self, row: StateRow) -> None:
         """Have `market.status` hear this."""
@@ -253,12 +268,15 @@ class BarAggregator:
                 self._outcome.closed.setdefault(len(INTERVALS) + number, []).append(rows)
 
     def _touches_undone(self, feed: Feed, ticks: TickColumns) -> BoolArray | None:
-        """Return which prints have their minute counted again: those of minutes with a cancel or a correction."""
+        """Return which prints have their minute counted again: of one that this record undoes a print of, or that a
+        cancel or a correction has named a print of, at this time, that had not come.
+        """
         undoes = (ticks.flags & UNDOES) != 0
         if not len(feed.undone) and not undoes.any():
             return None
         keys = keys_of(ticks.time - ticks.time % MINUTE_US, ticks.symbol)
-        touched: BoolArray = np.isin(keys, keys[undoes]) | feed.undone.has(keys)
+        again = keys[undoes | feed.undone.awaits(keys, ticks.time)]
+        touched: BoolArray = np.isin(keys, again)
         return touched if touched.any() else None
 
     def _recount(self, feed: Feed, ticks: TickColumns, offset: int, version: int, past: Past) -> int:
@@ -365,6 +383,8 @@ class BarAggregator:
             if block is not None:
                 minutes.reconsider(start, state.ranking, SOURCE, held=block["held"] & (block["feed"] != number))
             waited.add(number)
+            if number in state.feeds:  # whoever settles first takes the minute's change for all
+                state.feeds[number].open_fives.add(M5.floor(start))
         for number in sorted(waited & state.feeds.keys()):
             feed = state.feeds[number]
             self._close(feed, FOREVER_US if feed.ended else feed.horizon_us, SOURCE)
@@ -426,7 +446,7 @@ class BarAggregator:
             if feed.up and feed.heard_us + STALE_FEED_US < now:
                 self._fall(feed, feed.watermark_us, "silent")
             if not feed.up and (feed.open_fives or feed.open_days):
-                feed.horizon_us = max(feed.horizon_us, now - state.rules.lateness_us)
+                feed.horizon_us = max(feed.horizon_us, min(now - state.rules.lateness_us, feed.cap_us))
                 self._close(feed, feed.horizon_us, LATE)
 
     def _declare_intraday(self, feed: Feed, limit_us: int) -> None:

@@ -134,7 +134,7 @@ def _closes(state: State, feed: Feed, parts: Rows) -> npt.NDArray[np.bool_]:
     """Return which parts' bars this feed's horizon closes: its own, and what ended feeds have left to it."""
     going_on = [other.number for other in state.feeds.values() if not other.ended and other is not feed]
     mine: npt.NDArray[np.bool_] = (parts["feed"] == feed.number) | (parts["feed_hi"] == feed.number)
-    if not feed.live or feed.ended:
+    if not feed.live:
         return mine
     return mine | ~(np.isin(parts["feed"], going_on) | np.isin(parts["feed_hi"], going_on))
 

@@ -133,9 +133,13 @@ class Finished:
             block = take(block, np.argsort(_identities(block), kind="stable"))
             _choose(block, ranking.places(block, self.interval))
             _compare(block, before, reason)
-            block["reason"][block["winner"] & np.isin(block["symbol"], symbols)] = reason
+            ours = np.isin(block["symbol"], symbols)
+            if not ours.any():
+                continue
+            # A vendor's bar keeps the reason that it was fetched for: by it the store knows whose it is.
+            block["reason"][block["winner"] & ours & (block["kind"] != FROM_VENDOR)] = reason
             self.blocks[start] = block
-            self.changed.setdefault(start, []).append(symbols)
+            self.changed.setdefault(start, []).append(np.unique(block["symbol"][ours]))
 
     def of_feed(self, start: int, symbols: npt.NDArray[np.int32], feed: int) -> Rows:
         """Return copies of the bars that a feed's ticks gave these symbols, sorted by symbol."""

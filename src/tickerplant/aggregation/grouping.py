@@ -74,7 +74,7 @@ def group_ticks(ticks: TickColumns, buckets: Int64Array | None = None) -> Rows:
     rows["source"] = ticks.source[order[first]]
     rows["kind"] = FROM_TICKS
     if (flags & (TickFlag.NO_OHLC | TickFlag.NO_VOLUME)).any():
-        sizes = _flagged(rows, times, prices, sizes, flags, first)
+        sizes = _flagged(rows, times, prices, sizes, flags, ticks.source[order], first)
     else:
         rows["open"], rows["close"] = prices[first], prices[last]
         rows["open_time"], rows["close_time"] = times[first], times[last]
@@ -110,9 +110,9 @@ def _order(keys: Int64Array) -> tuple[Int64Array, Int64Array]:
 
 def _flagged(
     rows: Rows, times: Int64Array, prices: Float64Array, sizes: Float64Array,
-    flags: npt.NDArray[np.uint16], first: Int64Array,
+    flags: npt.NDArray[np.uint16], sources: npt.NDArray[np.int32], first: Int64Array,
 ) -> Float64Array:  # fmt: skip
-    """Fill prices, times and trades where some prints may not set a price; return the sizes that count."""
+    """Fill prices, times, source and trades where some prints may not set a price; return the sizes that count."""
     count = len(times)
     at = np.arange(count)
     eligible = (flags & TickFlag.NO_OHLC) == 0
@@ -121,6 +121,7 @@ def _flagged(
     some = closes >= 0
     opens = np.minimum(opens, count - 1)
     rows["open"] = np.where(some, prices[opens], np.nan)
+    rows["source"] = np.where(some, sources[opens], rows["source"])
     rows["close"] = np.where(some, prices[closes], np.nan)
     rows["open_time"] = np.where(some, times[opens], FOREVER_US)
     rows["close_time"] = np.where(some, times[closes], NEVER_US)
@@ -135,11 +136,12 @@ def _flagged(
 def merge_ticks(into: Rows, more: Rows) -> None:
     """Merge bars from ticks of the same buckets into one another, row by row, in place: `more` arrived later.
 
-    Of prints of one instant the earlier to arrive is the open, the later the close.
+    Of prints of one instant the earlier to arrive is the open, the later the close. The source is that of the open.
     """
     earlier = more["open_time"] < into["open_time"]
     later = more["close_time"] >= into["close_time"]
     later &= more["close_time"] > NEVER_US
+    into["source"] = np.where(earlier, more["source"], into["source"])
     into["open"] = np.where(earlier, more["open"], into["open"])
     into["open_time"] = np.where(earlier, more["open_time"], into["open_time"])
     into["close"] = np.where(later, more["close"], into["close"])

@@ -73,12 +73,14 @@ def is_remembered(state: State, starts: Int64Array) -> BoolArray:
 
 
 def drop_silent(state: State, sent_at_us: int) -> None:
-    """Forget feeds that ended, or fell silent, more than `memory_sessions` days of log time ago."""
+    """Forget feeds that ended, or fell silent, some days of log time ago: not over a long weekend, for while a feed's
+    bars are remembered they must be known to be complete.
+    """
     since = sent_at_us - state.rules.memory_sessions * DAY_US
     gone = [
         feed
         for feed in state.feeds.values()
-        if not feed.up and feed.heard_us < (since if feed.ended else since - 6 * DAY_US) and not len(feed.windows)
+        if not feed.up and feed.heard_us < since - (3 if feed.ended else 6) * DAY_US and not len(feed.windows)
     ]
     for feed in gone:
         state.drop_feed(feed)

@@ -4,6 +4,9 @@ The raw partition is read again from well before the stretch, by an engine of it
 and knows from the beginning when each feed was up. What it closes within the stretch takes the place of what is
 remembered, and is published with the rebuild's version whether it differs or not, so that a store that has lost or
 changed a bar has it again. Of bars that nobody remembers the last state that the new run gave is published as it is.
+
+The stretch is widened to whole sessions, so that each coarser bar remains what its published parts say. What is open
+stays open, and what is closed is closed, whatever the lateness of now.
 """
 
 from __future__ import annotations
@@ -15,15 +18,17 @@ import numpy.typing as npt
 
 from tickerplant.aggregation import memory
 from tickerplant.aggregation.bar_aggregator import BarAggregator, StateRow
+from tickerplant.aggregation.columns import FIRST_US, LAST_US
 from tickerplant.aggregation.finished import REBUILD
 from tickerplant.aggregation.intake import Intake
 from tickerplant.aggregation.recount import Arrived, Past
-from tickerplant.aggregation.rows import DAYS, INTERVALS, Rows, join, take
+from tickerplant.aggregation.rows import DAYS, FROM_VENDOR, INTERVALS, Rows, join, take
 from tickerplant.aggregation.state import State
 from tickerplant.core import records
 from tickerplant.core.errors import ConfigError, UnreadableRecord
-from tickerplant.core.sessions import NO_SESSION
-from tickerplant.core.times import DAY_US, FOREVER_US, HOUR_US, NEVER_US, BoolArray
+from tickerplant.core.interval import M5
+from tickerplant.core.sessions import NO_SESSION, Calendar
+from tickerplant.core.times import DAY_US, HOUR_US, BoolArray
 
 FEED = "rebuild"
 """The name under which `market.status` hears of a stretch that cannot be run again."""
@@ -43,7 +48,8 @@ def rebuild(engine: BarAggregator, generation: int, record: records.Record, offs
     symbols = np.array(sorted({known[name] for name in names if name in known}), dtype=np.int32)
     if not len(symbols) or header.to_us <= header.from_us:
         return
-    begin_us = _begin(state, symbols, header.from_us)
+    from_us, to_us = _widened(state, symbols, max(header.from_us, FIRST_US), min(header.to_us, LAST_US))
+    begin_us = from_us
     first = state.offset_before(begin_us - _MARGIN_US)
     raw = _checked(past(first, offset), first, begin_us - _MARGIN_US)
     if raw is None:
@@ -52,7 +58,7 @@ def rebuild(engine: BarAggregator, generation: int, record: records.Record, offs
         return
     fresh, closed = _run_again(state, generation, symbols, raw, past)
     state.next_feed = max(state.next_feed, fresh.next_feed)
-    inside = _Stretch(state, header.from_us, header.to_us)
+    inside = _Stretch(state, from_us, to_us, header)
     for interval in range(len(INTERVALS)):
         published = _last(closed[interval])
         published = take(published, inside.has(interval, published))
@@ -67,15 +73,16 @@ def rebuild(engine: BarAggregator, generation: int, record: records.Record, offs
     state.day_cache.clear()
 
 
-def _begin(state: State, symbols: npt.NDArray[np.int32], from_us: int) -> int:
-    """Return where the earliest session of these symbols that holds `from_us` begins, or `from_us`."""
-    begins = [from_us]
+def _widened(state: State, symbols: npt.NDArray[np.int32], from_us: int, to_us: int) -> tuple[int, int]:
+    """Return the stretch with the whole of the 5m bars and of the sessions of these symbols that it touches."""
+    begin, end = M5.floor(from_us), M5.end(M5.floor(to_us - 1))
     for number in np.unique(state.calendar_of[symbols]).tolist():
         known = state.calendars[number]
-        session = known.session_of(np.array([from_us]))
-        if session[0] != NO_SESSION:
-            begins.append(int(known.bounds_of(session)[0][0]))
-    return max(min(begins), NEVER_US)
+        for session in known.session_of(np.array([from_us, to_us - 1])).tolist():
+            if session != NO_SESSION:
+                first, last = (int(bound[0]) for bound in known.bounds_of(np.array([session])))
+                begin, end = min(begin, first), max(end, last)
+    return begin, end
 
 
 def _checked(raw: Iterable[Arrived], first: int, before_us: int) -> Iterable[Arrived] | None:
@@ -117,6 +124,9 @@ def _run_again(
             continue  # it was put aside when it came
         for interval, blocks in engine.finish().closed.items():
             closed[interval] += blocks
+    engine.close_like(state.feeds)
+    for interval, blocks in engine.finish().closed.items():
+        closed[interval] += blocks
     return fresh, closed
 
 
@@ -131,22 +141,22 @@ def _last(parts: list[Rows]) -> Rows:
 
 
 def _rebuilt(rows: Rows) -> Rows:
-    rows["reason"] = REBUILD
+    rows["reason"][rows["kind"] != FROM_VENDOR] = REBUILD
     return rows
 
 
 class _Stretch:
     """Which bars lie in `[from_us, to_us)`, or have a part there."""
 
-    def __init__(self, state: State, from_us: int, to_us: int) -> None:
+    def __init__(self, state: State, from_us: int, to_us: int, asked: records.Rebuild) -> None:
         self._from, self._to = from_us, to_us
-        first, end = max(from_us, -(10**16)), min(to_us, 10**16)
-        times = np.append(
-            np.arange(first, end, HOUR_US) if end - first < 40_000 * DAY_US else np.array([first]), end - 1
-        )
-        # By date too: a bar of a day that the calendar of now has no session for must be found to be withdrawn.
+        times = np.append(np.arange(from_us, to_us, HOUR_US), to_us - 1)
         sessions = [known.session_of(times) for known in state.calendars]
-        self._sessions = np.unique(np.concatenate([*sessions, times - times % DAY_US]))
+        # By date too: a bar of a day that the calendar of now has no session for must be found to be withdrawn.
+        first, last = max(asked.from_us, from_us), min(asked.to_us, to_us) - 1
+        dates = np.arange(first - first % DAY_US, last + 1, DAY_US)
+        days = [day for day in dates.tolist() if not any(_is_session(known, day) for known in state.calendars)]
+        self._sessions = np.unique(np.concatenate([*sessions, np.array(days, dtype=np.int64)]))
 
     def has(self, interval: int, rows: Rows) -> BoolArray:
         """Return which rows of an interval (code) do."""
@@ -160,4 +170,12 @@ class _Stretch:
         """Return whether a bar of an interval that begins then does."""
         if interval == DAYS:
             return bool(np.isin(start, self._sessions))
-        return start + INTERVALS[interval].us > self._from and start < min(self._to, FOREVER_US)
+        return start + INTERVALS[interval].us > self._from and start < self._to
+
+
+def _is_session(known: Calendar, day: int) -> bool:
+    try:
+        known.open_of(np.array([day]))
+    except ValueError:
+        return False
+    return True

@@ -1,9 +1,9 @@
 """Prints taken back and corrected: the bars that they are in are counted again from the log.
 
 Memory holds no prints. A finished bar and an open window remember between which raw offsets theirs lie, so a cancel or
-a correction has that stretch read again, once for all it touches, and the bar made anew of what is left. From then on
-the window is *undone*: whatever else comes for it has it counted again too, so that the order in which an original, its
-correction and its cancel come does not matter.
+a correction has that stretch read again, once for all it touches, and the bar made anew of what is left. One whose
+print has not come yet is noted: when a print of that minute and time comes, the minute is counted again, so that the
+order in which an original, its correction and its cancel come does not matter.
 
 A print is named by symbol, `time` and `trade_id`. A cancel beats every correction; of corrections the last to come
 counts, and replaces price and size alone.
@@ -97,16 +97,13 @@ class _Prints:
 def recount(state: State, feed: Feed, ticks: TickColumns, offset: int, version: int, past: Past) -> Recount:
     """Count again the minutes of a feed that some prints of the record at `offset` touch: `ticks`, all of them.
 
-    Nothing is changed but `feed.undone`, which notes what is undone from now on.
+    Nothing is changed but `feed.undone`, which notes what names a print that has not come.
     """
-    undoes = (ticks.flags & UNDOES) != 0
-    keys = keys_of(ticks.time - ticks.time % MINUTE_US, ticks.symbol)
+    keys = _keys(ticks)
     affected = np.unique(keys)
     since = feed.undone.since(affected)
-    feed.undone.note(np.unique(keys[undoes]), offset)
     there = _rows_there(state, feed, affected)
-    alone = ~np.isin(affected, keys_of(there["start"], there["symbol"])) & (since >= 0)
-    spans = [*_spans(there), *((begin, offset) for begin in since[alone].tolist())]
+    spans = [*_spans(there), *((begin, offset) for begin in since[since >= 0].tolist())]
     prints = _Prints()
     _read(prints, state, feed, spans, past, lambda found: np.isin(_keys(found), affected))
     prints.add(ticks, offset)
@@ -114,8 +111,9 @@ def recount(state: State, feed: Feed, ticks: TickColumns, offset: int, version: 
     kept, unknown = _undo(every, offsets == offset)
     result, lost = _counted(every, offsets, kept, _keys, there)
     _stamp(result, feed, offset, version)
+    feed.undone.note(_keys(every)[unknown], every.time[unknown], offset)
     auctions = _auctions(state, feed, ticks, every, offset, version, past)
-    return Recount(result, _reasons(result, ticks, keys), auctions, unknown, lost)
+    return Recount(result, _reasons(result, ticks, keys), auctions, int(np.count_nonzero(unknown)), lost)
 
 
 def _keys(ticks: TickColumns) -> Int64Array:
@@ -159,8 +157,8 @@ def _read(
         read_to = max(read_to, end)
 
 
-def _undo(prints: TickColumns, fresh: BoolArray) -> tuple[BoolArray, int]:
-    """Return which prints are left, corrected in place, and how many of the fresh cancels and corrections name none."""
+def _undo(prints: TickColumns, fresh: BoolArray) -> tuple[BoolArray, BoolArray]:
+    """Return which prints are left, corrected in place, and which of the fresh cancels and corrections name none."""
     undoes = (prints.flags & UNDOES) != 0
     groups = _groups(prints)
     named = groups >= 0
@@ -174,8 +172,8 @@ def _undo(prints: TickColumns, fresh: BoolArray) -> tuple[BoolArray, int]:
         corrected = kept & named & (which[place] == groups)
         source = at[last[place[corrected]]]
         prints.price[corrected], prints.size[corrected] = prints.price[source], prints.size[source]
-    unknown = undoes & fresh & ~np.isin(groups, groups[~undoes & named])
-    return kept, int(np.count_nonzero(unknown))
+    unknown: BoolArray = undoes & fresh & ~(named & np.isin(groups, groups[~undoes & named]))
+    return kept, unknown
 
 
 def _groups(prints: TickColumns) -> Int64Array:
@@ -251,8 +249,10 @@ def _auctions(
         some: BoolArray = (found.flags & (UNDOES | TickFlag.CLOSING_AUCTION)) != 0
         return some & np.isin(found.symbol, symbols)
 
+    noted = feed.undone.offsets[np.isin((feed.undone.keys & 0xFFFFFFFF).astype(np.int32), symbols)]
+    spans = [*_spans(there), *([(int(noted.min()), offset)] if len(noted) else [])]
     prints = _Prints()
-    _read(prints, state, feed, list(_spans(there)), past, wanted)
+    _read(prints, state, feed, spans, past, wanted)
     prints.add(ticks.where(wanted(ticks)), offset)
     again, offsets = prints.joined()
     kept, _ = _undo(again, offsets == offset)

@@ -73,7 +73,7 @@ def _dump_feed(feed: Feed) -> dict[str, Any]:
         "expected": feed.expected.tobytes(),
         "sources": sorted(feed.sources),
         "activity": feed.activity.dump(),
-        "undone": (feed.undone.keys.tobytes(), feed.undone.offsets.tobytes()),
+        "undone": tuple(part.tobytes() for part in (feed.undone.keys, feed.undone.times, feed.undone.offsets)),
         "windows": rows.tobytes(),
         "dirty": dirty.tobytes(),
         "any_dirty": feed.windows.any_dirty,

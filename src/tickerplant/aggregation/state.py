@@ -87,9 +87,11 @@ class State:
         fresh = State(self.symbols, self.sources)
         fresh.reasons = self.reasons
         fresh.next_feed = self.next_feed
-        fresh.set_rules(msgspec.structs.replace(self.rules, activity_bars={}))  # those are published once
+        # Bars by activity are published once, and who waits for whom is over by now.
+        fresh.set_rules(msgspec.structs.replace(self.rules, activity_bars={}, source_wait_us=0))
         for feed in self.feeds.values():
-            seeded = Feed(feed.name, feed.number, live=feed.live, up=True, settled=True)
+            cap_us = FOREVER_US if feed.ended else feed.horizon_us
+            seeded = Feed(feed.name, feed.number, live=feed.live, up=True, settled=True, cap_us=cap_us)
             seeded.coverage, seeded.heard_us = list(feed.coverage), FOREVER_US
             seeded.expected, seeded.sources = feed.expected, set(feed.sources)
             fresh.add_feed(seeded)

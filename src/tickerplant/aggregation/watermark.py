@@ -38,6 +38,8 @@ class Feed:
     """Up to here its minutes have been declared over."""
     coverage: list[tuple[int, int]] = field(default_factory=list)
     """When it was up, `[from, to)`, in order; the last is open (FOREVER_US) while it is up."""
+    cap_us: int = FOREVER_US
+    """Its horizon goes no further (in a rebuild: than that of the feed that is run again)."""
     settled: bool = False
     """Its coverage is known for all time (in a rebuild): what the log says of it on the way changes nothing."""
     expected: npt.NDArray[np.int32] = field(default_factory=lambda: np.empty(0, dtype=np.int32))
@@ -65,7 +67,7 @@ class Feed:
         self.watermark_us = max(self.watermark_us, watermark_us)
         self.lateness_us = lateness_us
         if self.watermark_us > NEVER_US:
-            self.horizon_us = max(self.horizon_us, self.watermark_us - lateness_us)
+            self.horizon_us = max(self.horizon_us, min(self.watermark_us - lateness_us, self.cap_us))
 
     def rise(self, from_us: int, *, hole: bool, whole: bool) -> None:
         """The feed is up from `from_us` on; without a hole what it was up for before goes on."""
