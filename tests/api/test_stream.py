@@ -142,6 +142,8 @@ async def test_a_wrong_message_gets_an_error_and_the_connection_goes_on(log: Eve
         async with connect(address) as socket:
             await socket.send("{")
             assert (await receive(socket, "error"))["code"] == "bad_json"
+            await socket.send("[" * 2_000)
+            assert (await receive(socket, "error"))["code"] == "bad_json"
             await say(socket, action="ping")
             await receive(socket, "pong")
 

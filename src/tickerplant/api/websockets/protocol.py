@@ -89,7 +89,7 @@ def parse_command(text: str | bytes) -> Command:
     """Return what the client asks for. Raises Refusal with a code and a sentence that says what to send instead."""
     try:
         message = msgspec.json.decode(text)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Refusal("bad_json", f"the message is no JSON ({error}); send one JSON object in each message") from None
     if not isinstance(message, dict):
         raise Refusal("bad_json", 'send a JSON object, for example {"action":"subscribe","symbols":["AAPL"]}')

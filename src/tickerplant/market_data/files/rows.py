@@ -58,6 +58,11 @@ class Rows:
     end: int
 
 
+KEPT = (intervals.M1, intervals.M5, intervals.D1)
+"""The intervals of which a file's bars are taken."""
+_KEPT_NAMES = ", ".join(interval.name for interval in KEPT)
+
+
 class RowReader:
     """Reads the blocks of one file in order. Raises BadInput for what the user must say or that no row can heal.
 
@@ -79,6 +84,12 @@ class RowReader:
         self._given_interval = intervals.parse(reading.interval) if reading.interval else None
         if self._given_interval is not None and self._given_interval.is_activity:
             raise BadInput(f"a file has no bars of {self._given_interval}: the plant makes those from ticks")
+        if self._given_interval is not None and self._given_interval not in KEPT:
+            raise BadInput(f"the plant keeps bars of {_KEPT_NAMES}; it makes those of {self._given_interval} from them")
+        if "symbol" in shape.columns and self._given_symbol is not None:
+            raise BadInput("the file says its symbols itself: leave --symbol out")
+        if shape.kind != BARS and self._given_interval is not None:
+            raise BadInput("the file has ticks, which have no interval: leave --interval out")
         if "symbol" not in shape.columns and self._given_symbol is None:
             raise BadInput("no column says the symbol; name it with --symbol", line=header)
         if shape.kind == BARS and "interval" not in shape.columns and self._given_interval is None:
@@ -192,7 +203,10 @@ class RowReader:
         plain: list[str] = []
         for at, text in enumerate(column.dictionary.to_pylist()):
             try:
-                plain.append(intervals.parse((text or "").strip()).name)
+                found = intervals.parse((text or "").strip())
+                if found not in KEPT and not found.is_activity:
+                    raise BadInput(f"the plant keeps bars of {_KEPT_NAMES}, not of {found}")
+                plain.append(found.name)
             except BadInput as error:
                 plain.append("1m")
                 for row in np.flatnonzero(column.indices.to_numpy(zero_copy_only=False) == at).tolist():
