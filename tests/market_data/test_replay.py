@@ -14,6 +14,8 @@ from tests.market_data.support import OPEN_US, SECOND, Clock, embedded, read_all
 from tickerplant.core import faults, records, schemas
 from tickerplant.core.errors import BadInput
 from tickerplant.core.times import MINUTE_US
+from tickerplant.market_data.files.rows import Reading, RowReader
+from tickerplant.market_data.files.shape import Shape
 from tickerplant.market_data.replay import ReplayOptions, ReplayProgress, replay
 
 DATA = Path(os.environ.get("TICKERPLANT_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -433,3 +435,18 @@ def test_a_table_of_conditions_without_conditions_is_said(tmp_path: Path) -> Non
         assert summary.notes == ("columns not used: tape", "no column for conditions: none were read")
         with pytest.raises(BadInput, match="no table of conditions 'otc'"):
             replay(log, path, ReplayOptions(conditions="otc"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "columns", "reading", "why"),
+    [
+        ("ticks", ("time", "symbol", "price", "size"), Reading(symbol="X"), "leave --symbol out"),
+        ("ticks", ("time", "price", "size"), Reading(symbol="X", interval="1m"), "leave --interval out"),
+        ("bars", ("time", "open"), Reading(symbol="X", interval="15m"), "keeps bars of 1m, 5m, 1d"),
+    ],
+)
+def test_an_option_that_could_have_no_effect_or_no_bars_is_refused(
+    kind: str, columns: tuple[str, ...], reading: Reading, why: str
+) -> None:
+    with pytest.raises(BadInput, match=why):
+        RowReader("file", "line", Shape(kind, {name: name for name in columns}), reading)
