@@ -89,3 +89,11 @@ def test_rules_that_change_do_not_stop_what_is_old_from_being_forgotten() -> Non
     stage = AggregationStage(1)
     run(raw, stage)
     assert len(stage._engine.state.finished[0].blocks) < 60
+
+
+def test_the_source_of_a_bar_is_that_of_its_open_whatever_the_batches() -> None:
+    day = at("2026-01-05T15:00")
+    first, second = [(day + S, "A", 1.0, 1.0)], [(day, "A", 2.0, 1.0)]
+    raw = [start(from_us=day, symbols=["A"]), ticks(first, day, source="later"), ticks(second, day, source="opening")]
+    minutes = [row for row in bars(run([*raw, mark(day + 2 * M)]), "final") if row["interval"] == "1m"]
+    assert [(row["open"], row["source"]) for row in minutes] == [(2.0, "opening")]
