@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import gzip
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from tickerplant.analytics.indicator.declaration import Indicator
+from tickerplant.analytics.study import Study
 from tickerplant.core import records, schemas
 from tickerplant.core.times import MINUTE_US, timestamps
 
@@ -28,12 +31,69 @@ class Delivery(NamedTuple):
     value: Any
 
 
-def closes(name: str) -> np.ndarray:
+FILES = ("msft_daily_1990_2022.csv", "spy_like_1m_2020_12.csv", "btc_perp_1m_2022_01.csv.gz")
+
+
+@cache
+def ohlcv(name: str) -> dict[str, np.ndarray]:
+    """The inputs of every bar of a file: a session is a UTC day, the vwap the typical price."""
     path = DATA / name
     if not path.exists():
         pytest.skip(f"{path} is not there")
     with gzip.open(path, "rt") if path.suffix == ".gz" else path.open(encoding="utf-8-sig") as file:
-        return np.array([float(row["close"]) for row in csv.DictReader(file)])
+        rows = [{key.lower(): value for key, value in row.items()} for row in csv.DictReader(file)]
+    columns = {
+        field: np.array([float(row[field]) for row in rows]) for field in ("open", "high", "low", "close", "volume")
+    }
+    days = {text[:10]: None for text in (next(iter(row.values())) for row in rows)}
+    numbers = {day: float(number) for number, day in enumerate(days)}
+    columns["session"] = np.array([numbers[next(iter(row.values()))[:10]] for row in rows])
+    columns["vwap"] = (columns["high"] + columns["low"] + columns["close"]) / 3
+    return columns
+
+
+def closes(name: str) -> np.ndarray:
+    return ohlcv(name)["close"]
+
+
+def random_bars(bars: int, symbols: int, seed: int = 1) -> dict[str, np.ndarray]:
+    """Made bars that hang together, float64[bars, symbols] an input."""
+    rng = np.random.default_rng(seed)
+    close = 100 * np.exp(np.cumsum(rng.normal(0, 0.01, (bars, symbols)), axis=0))
+    open_ = np.concatenate([close[:1], close[:-1]]) * np.exp(rng.normal(0, 0.002, close.shape))
+    high = np.maximum(open_, close) * (1 + rng.exponential(0.003, close.shape))
+    low = np.minimum(open_, close) * (1 - rng.exponential(0.003, close.shape))
+    return {
+        "open": open_,
+        "high": high,
+        "low": low,
+        "close": close,
+        "volume": np.round(rng.exponential(1000, close.shape)),
+        "vwap": (high + low + close) / 3,
+        "session": np.repeat(np.arange(bars) // 13, symbols).reshape(bars, symbols).astype(float),
+    }
+
+
+def inputs_of(indicator: Indicator, bars: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
+    return tuple(bars[name] for name in indicator.INPUTS)
+
+
+def streamed(indicator: Indicator, bars: Mapping[str, np.ndarray], *, sliced: bool = False) -> np.ndarray:
+    """Values bar by bar for all symbols, from float64[bars, symbols] an input: float64[outputs, bars, symbols]."""
+    series = inputs_of(indicator, bars)
+    count, symbols = series[0].shape
+    study = Study(indicator, 64, symbols)
+    rows = slice(0, symbols) if sliced else np.arange(symbols)
+    made = []
+    for bar in range(count):
+        before = bar if sliced else np.full(symbols, bar)
+        made.append(study.step(rows, before, tuple(values[bar] for values in series), keep=True))
+    return np.array(made).transpose(1, 0, 2)
+
+
+def batch(indicator: Indicator, bars: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Values over one symbol's bars, float64[bars] an input: float64[outputs, bars]."""
+    return Study(indicator, 0, 1).run(0, 0, inputs_of(indicator, bars))
 
 
 class Bar(NamedTuple):

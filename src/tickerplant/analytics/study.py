@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from tickerplant.analytics.history import grown
-from tickerplant.analytics.indicator.declaration import Indicator
+from tickerplant.analytics.indicator.declaration import Count, Indicator, Place
 from tickerplant.core.times import BoolArray, Float64Array, Int64Array
 
 CHECKPOINT_BARS: Final = 32
@@ -54,8 +54,13 @@ class Study:
             marks = np.arange(max(1, last - min(before, self._slots) + 1), last + 1)
             self.checkpoints[row, marks % self._slots] = former[row, marks % before]
 
-    def step(self, rows: Int64Array, count: Int64Array, inputs: Inputs, *, keep: bool) -> list[Float64Array]:
-        """Take one bar of each symbol in `rows`, of which `count` came before; return the outputs, NaN until warm."""
+    def step(self, rows: Place, count: Count, inputs: Inputs, *, keep: bool) -> list[Float64Array]:
+        """Take one bar of each symbol in `rows`, of which `count` came before; return the outputs, NaN until warm.
+
+        A slice of rows comes with one count, and symbols that were born together (`together`).
+        """
+        if isinstance(rows, slice):
+            return self._step_together(rows, int(count) - int(self.born[rows.start]), inputs, keep=keep)
         index = count - self.born[rows]
         made = self.indicator.step(self.state, rows, index, inputs, keep=keep)
         cold = index < self.indicator.warmup - 1
@@ -66,6 +71,19 @@ class Study:
                 slot = (index[due] + 1) // CHECKPOINT_BARS % self._slots
                 self.checkpoints[chosen, slot] = self.state[:, chosen].T
         return [np.where(cold, np.nan, values) for values in made] if cold.any() else list(made)
+
+    def together(self, rows: slice) -> bool:
+        """Say whether these symbols' recorded starts are the same."""
+        born = self.born[rows]
+        return bool((born == born[0]).all())
+
+    def _step_together(self, rows: slice, index: int, inputs: Inputs, *, keep: bool) -> list[Float64Array]:
+        made = self.indicator.step(self.state, rows, index, inputs, keep=keep)
+        if keep and self._slots and (index + 1) % CHECKPOINT_BARS == 0:
+            self.checkpoints[rows, (index + 1) // CHECKPOINT_BARS % self._slots] = self.state[:, rows].T
+        if index < self.indicator.warmup - 1:
+            return [np.full(len(values), np.nan) for values in made]
+        return list(made)
 
     def rewind(self, row: int, position: int) -> int:
         """Set the symbol's state back to a bar at or before `position`; return the position of the bar to go on with.

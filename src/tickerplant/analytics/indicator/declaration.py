@@ -4,7 +4,14 @@ A declaration says its name, parameters with bounds, inputs, outputs, warm-up an
 is `width` floats a symbol; the states of all symbols of a partition are one array, float64[width, symbols].
 
 `step` takes one bar of each of many symbols, `run` many bars of one symbol. Both must give the same bits, so they do
-the same sums in the same order; `run` may be left out, then it is `step` bar by bar. How the engine returns to a former
+the same sums in the same order; `run` may be left out, then it is `step` bar by bar, which is slow. An indicator that
+looks at the last few bars alone says so by being a `window.Windowed`, and has both from there.
+
+`step` is given its symbols in one of two forms: an array of rows with an array of bar numbers, or, where all symbols
+close together and have had equally many bars, a slice of rows with one bar number. Through a slice, what is read from
+the state is a view of it: read everything, compute, and write last; never return a view of the state.
+
+How the engine returns to a former
 bar, so that a revision gives what a batch over the revised bars would, depends on what the state is made of:
 
 - `block` > 0: the state at a bar comes from the bars since the beginning of the block before the last alone, blocks of
@@ -17,15 +24,27 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
 from tickerplant.core.errors import BadInput
 from tickerplant.core.times import Float64Array, Int64Array
 
-BAR_INPUTS = ("open", "high", "low", "close", "volume")
-"""The columns of a bar that an indicator may name as its inputs."""
+Place: TypeAlias = Int64Array | slice
+"""The symbols' rows in the state."""
+Count: TypeAlias = Int64Array | int
+"""Each symbol's number of bars before this one: an array beside an array of rows, one number beside a slice."""
+
+BAR_INPUTS: Final = ("open", "high", "low", "close", "volume", "vwap", "session")
+"""The columns of a bar that an indicator may name as its inputs.
+
+`vwap` is the bar's own, and the typical price (high + low + close) / 3 of a bar that has none; `session` is a number
+that is the same for all bars of a trading session: days since 1970 of its date.
+"""
+
+TALIB: Final = "talib"
+"""The default dialect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +55,7 @@ class Parameter:
     least: float
     most: float
     whole: bool = True
+    default: float | None = None
 
     def check(self, value: float, indicator: str) -> float:
         """Return the value, an int where it must be whole. Raises BadInput naming the bounds."""
@@ -63,30 +83,41 @@ class Indicator(ABC):
     """A suffix for each output column; the empty one for an indicator with a single output."""
     SOURCE: ClassVar[str]
     """Where the formula comes from."""
+    DIALECTS: ClassVar[tuple[str, ...]] = (TALIB,)
+    """The ways of seeding and smoothing that it knows, the default first."""
 
     warmup: int
     """Bars until the first value: the value of bar number `warmup` (from 1) is the first that is not null."""
     width: int
     block: int = 0
 
-    def __init__(self, *values: float) -> None:
+    def __init__(self, *values: float, dialect: str = "") -> None:
         wanted = ", ".join(parameter.name for parameter in self.PARAMETERS)
-        if len(values) != len(self.PARAMETERS):
+        given = [*values, *(parameter.default for parameter in self.PARAMETERS[len(values) :])]
+        if len(values) > len(self.PARAMETERS) or None in given:
             raise BadInput(f"{self.NAME} takes ({wanted}), {len(self.PARAMETERS)} in number, not {len(values)}")
         self.values = tuple(
-            parameter.check(value, self.NAME) for parameter, value in zip(self.PARAMETERS, values, strict=True)
+            parameter.check(value, self.NAME)
+            for parameter, value in zip(self.PARAMETERS, given, strict=True)
+            if value is not None
         )
+        self.dialect = dialect or self.DIALECTS[0]
+        if self.dialect not in self.DIALECTS:
+            raise BadInput(f"{self.NAME} has no dialect {self.dialect!r}; there are {', '.join(self.DIALECTS)}")
         self.declare()
 
     @abstractmethod
     def declare(self) -> None:
-        """Set `warmup`, `width` and, where it has one, `block` from `values`."""
+        """Set `warmup`, `width` and, where it has one, `block` from `values` and `dialect`.
+
+        Raises BadInput for values that do not go together.
+        """
 
     @abstractmethod
     def step(
-        self, state: Float64Array, rows: Int64Array, index: Int64Array, inputs: tuple[Float64Array, ...], *, keep: bool
+        self, state: Float64Array, rows: Place, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
     ) -> tuple[Float64Array, ...]:
-        """Take one bar of each symbol in `rows` and return the outputs, one array of `len(rows)` each.
+        """Take one bar of each symbol in `rows` and return the outputs, an array each of one value a symbol.
 
         `index` is each symbol's number of bars before this one. `keep` False leaves the state as it is: the value as
         if the bar closed now. What is returned before the warm-up is over does not matter, but may not be a warning.
@@ -109,12 +140,19 @@ class Indicator(ABC):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The names of the output columns: `sma_20`, `bbands_20_2_upper`; a fraction's point is written p."""
-        stem = "_".join([self.NAME.lower(), *(f"{value:g}".replace(".", "p") for value in self.values)])
+        """The names of the output columns: `sma_20`, `bbands_20_2_upper`; a fraction's point is written p.
+
+        A dialect that is not the default stands before the output: `ema_20_tradingview`.
+        """
+        words = [self.NAME.lower(), *(f"{value:g}".replace(".", "p") for value in self.values)]
+        if self.dialect != self.DIALECTS[0]:
+            words.append(self.dialect)
+        stem = "_".join(words)
         return tuple(f"{stem}_{suffix}" if suffix else stem for suffix in self.OUTPUTS)
 
     def __str__(self) -> str:
-        return f"{self.NAME}({','.join(f'{value:g}' for value in self.values)})"
+        call = f"{self.NAME}({','.join(f'{value:g}' for value in self.values)})"
+        return call if self.dialect == self.DIALECTS[0] else f"{call}@{self.dialect}"
 
     def __repr__(self) -> str:
         return f"<{self}>"
@@ -126,5 +164,9 @@ class Indicator(ABC):
         return hash(str(self))
 
 
-PERIOD = Parameter("period", 2, 1_000)
-"""The period of a moving window. 1,000 bars of memory for a symbol are 8 kB an input; daily, they are four years."""
+def period(default: int, name: str = "period", least: int = 2) -> Parameter:
+    """Return the parameter of a moving window.
+
+    1,000 bars, the most, are 8 kB of memory a symbol and input; daily, they are four years.
+    """
+    return Parameter(name, least, 1_000, default=default)

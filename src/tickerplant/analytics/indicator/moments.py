@@ -21,7 +21,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tickerplant.core.times import Float64Array, Int64Array
+from tickerplant.analytics.indicator.declaration import Count, Place
+from tickerplant.core.times import Float64Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class BlockMoments:
         return 2 * self.n + 4 if self.squares else self.n + 3
 
     def step(
-        self, state: Float64Array, rows: Int64Array, index: Int64Array, x: Float64Array, *, keep: bool
+        self, state: Float64Array, rows: Place, index: Count, x: Float64Array, *, keep: bool
     ) -> tuple[Float64Array, Float64Array]:
         """Return (mean, sum of squared deviations) of each symbol's window with `x` as its newest bar."""
         n = self.n
@@ -59,14 +60,16 @@ class BlockMoments:
             state[n + 1, rows] = head
             if squares is not None:
                 state[n + 3, rows] = squares
-            full = held == n
-            if full.any():
+            if isinstance(rows, slice):
+                if held == n:
+                    self._end_block(state, rows)
+            elif np.any(full := np.equal(held, n)):
                 self._end_block(state, rows[full])
         return made
 
     def _join(
         self,
-        held: Int64Array,
+        held: Count,
         first: Float64Array,
         head: Float64Array,
         head2: Float64Array | None,
@@ -87,7 +90,7 @@ class BlockMoments:
         in_tail = np.maximum(tail2 - tail * tail / some, 0.0)
         return mean, in_head + in_tail + gap * gap * (held * share)
 
-    def _end_block(self, state: Float64Array, rows: Int64Array) -> None:
+    def _end_block(self, state: Float64Array, rows: Place) -> None:
         n = self.n
         block = state[:n, rows]
         last = block[-1].copy()

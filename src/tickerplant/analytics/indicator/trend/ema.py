@@ -1,4 +1,4 @@
-"""Indicators of trend: moving averages."""
+"""The exponential moving average."""
 
 from __future__ import annotations
 
@@ -6,33 +6,8 @@ from itertools import accumulate
 
 import numpy as np
 
-from tickerplant.analytics.indicator.declaration import PERIOD, Indicator, Run
-from tickerplant.analytics.indicator.moments import BlockMoments
-from tickerplant.core.times import Float64Array, Int64Array
-
-
-class SMA(Indicator):
-    """Simple moving average: the mean of the last `period` closes."""
-
-    NAME = "SMA"
-    PARAMETERS = (PERIOD,)
-    SOURCE = "TA-Lib SMA; summed without drift (see moments)"
-
-    def declare(self) -> None:
-        """Set the sizes that follow from the period."""
-        self.warmup = self.block = int(self.values[0])
-        self._moments = BlockMoments(self.block)
-        self.width = self._moments.width
-
-    def step(
-        self, state: Float64Array, rows: Int64Array, index: Int64Array, inputs: tuple[Float64Array, ...], *, keep: bool
-    ) -> tuple[Float64Array, ...]:
-        """Take one bar of each symbol."""
-        return (self._moments.step(state, rows, index, inputs[0], keep=keep)[0],)
-
-    def run(self, state: Float64Array, index: int, inputs: tuple[Float64Array, ...]) -> Run:
-        """Take many bars of one symbol."""
-        return Run(self._moments.run(state, index, inputs[0])[0][None], None)
+from tickerplant.analytics.indicator.declaration import Count, Indicator, Place, Run, period
+from tickerplant.core.times import Float64Array
 
 
 class EMA(Indicator):
@@ -42,7 +17,7 @@ class EMA(Indicator):
     """
 
     NAME = "EMA"
-    PARAMETERS = (PERIOD,)
+    PARAMETERS = (period(20),)
     SOURCE = "TA-Lib EMA, default compatibility: seeded with the SMA of the first period"
 
     def declare(self) -> None:
@@ -52,14 +27,14 @@ class EMA(Indicator):
         self._k = 2.0 / (self.warmup + 1)
 
     def step(
-        self, state: Float64Array, rows: Int64Array, index: Int64Array, inputs: tuple[Float64Array, ...], *, keep: bool
+        self, state: Float64Array, rows: Place, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
     ) -> tuple[Float64Array, ...]:
         """Take one bar of each symbol."""
         x = inputs[0]
         before = state[0, rows]
         value = (x - before) * self._k + before
         seeding = index < self.warmup
-        if seeding.any():
+        if np.any(seeding):
             total = before + x
             value = np.where(seeding, np.where(index == self.warmup - 1, total / self.warmup, total), value)
         if keep:

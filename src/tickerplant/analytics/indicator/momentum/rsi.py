@@ -1,4 +1,4 @@
-"""Indicators of momentum: how fast, and how one-sidedly, the price moves."""
+"""The relative strength index."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Final
 
 import numpy as np
 
-from tickerplant.analytics.indicator.declaration import PERIOD, Indicator, Run
-from tickerplant.core.times import Float64Array, Int64Array
+from tickerplant.analytics.indicator.declaration import Count, Indicator, Place, Run, period
+from tickerplant.core.times import Float64Array
 
 _STILL: Final = 1e-14  # TA-Lib's epsilon: a price that has moved less than this on average has an RSI of 0
 
@@ -20,7 +20,7 @@ class RSI(Indicator):
     """
 
     NAME = "RSI"
-    PARAMETERS = (PERIOD,)
+    PARAMETERS = (period(14),)
     SOURCE = "TA-Lib RSI, default compatibility; J. Welles Wilder, New Concepts in Technical Trading Systems (1978)"
 
     def declare(self) -> None:
@@ -30,7 +30,7 @@ class RSI(Indicator):
         self.width = 3
 
     def step(
-        self, state: Float64Array, rows: Int64Array, index: Int64Array, inputs: tuple[Float64Array, ...], *, keep: bool
+        self, state: Float64Array, rows: Place, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
     ) -> tuple[Float64Array, ...]:
         """Take one bar of each symbol."""
         x, n = inputs[0], self._n
@@ -39,7 +39,7 @@ class RSI(Indicator):
         gain, loss = np.maximum(change, 0.0), np.maximum(-change, 0.0)
         new_gains, new_losses = (gains * (n - 1) + gain) / n, (losses * (n - 1) + loss) / n
         seeding = index <= n
-        if seeding.any():
+        if np.any(seeding):
             parts = np.where(index == n, float(n), 1.0)
             new_gains = np.where(seeding, (gains + gain) / parts, new_gains)
             new_losses = np.where(seeding, (losses + loss) / parts, new_losses)

@@ -1,12 +1,12 @@
-"""Indicators of volatility: how far the price strays."""
+"""Bollinger Bands."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from tickerplant.analytics.indicator.declaration import PERIOD, Indicator, Parameter, Run
+from tickerplant.analytics.indicator.declaration import Count, Indicator, Parameter, Place, Run, period
 from tickerplant.analytics.indicator.moments import BlockMoments
-from tickerplant.core.times import Float64Array, Int64Array
+from tickerplant.core.times import Float64Array
 
 
 class BBANDS(Indicator):
@@ -16,7 +16,7 @@ class BBANDS(Indicator):
     """
 
     NAME = "BBANDS"
-    PARAMETERS = (PERIOD, Parameter("deviations", 0.01, 100, whole=False))
+    PARAMETERS = (period(20), Parameter("deviations", 0.01, 100, whole=False, default=2))
     OUTPUTS = ("upper", "middle", "lower")
     SOURCE = "TA-Lib BBANDS with a simple moving average; J. Bollinger, Bollinger on Bollinger Bands (2001)"
 
@@ -27,7 +27,7 @@ class BBANDS(Indicator):
         self.width = self._moments.width
 
     def step(
-        self, state: Float64Array, rows: Int64Array, index: Int64Array, inputs: tuple[Float64Array, ...], *, keep: bool
+        self, state: Float64Array, rows: Place, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
     ) -> tuple[Float64Array, ...]:
         """Take one bar of each symbol."""
         return self._bands(*self._moments.step(state, rows, index, inputs[0], keep=keep))

@@ -1,0 +1,4 @@
+"""Indicators of trend: where the price is going.
+
+One module each; every module here is found by itself.
+"""

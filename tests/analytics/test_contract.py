@@ -1,0 +1,119 @@
+"""What holds for every indicator: stream, batch, cuts and peek agree to the bit, and odd bars make no odd values."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.analytics.support import FILES, batch, inputs_of, ohlcv, random_bars, streamed
+from tickerplant.analytics.indicator import INDICATORS, parse
+from tickerplant.analytics.indicator.declaration import BAR_INPUTS, Indicator
+from tickerplant.analytics.study import CHECKPOINT_BARS, Study
+
+EVERY = [parse(name) for name in INDICATORS]
+EVERY += [parse(f"{name}@{dialect}") for name, kind in INDICATORS.items() for dialect in kind.DIALECTS[1:]]
+
+
+@pytest.mark.parametrize("sliced", [False, True], ids=["rows", "slice"])
+@pytest.mark.parametrize("indicator", EVERY, ids=str)
+def test_stream_is_batch_to_the_bit_on_real_prices(indicator: Indicator, sliced: bool) -> None:
+    files = [{name: values[:1500] for name, values in ohlcv(file).items()} for file in FILES]
+    side = {name: np.stack([file[name] for file in files], axis=1) for name in files[0]}
+    made = streamed(indicator, side, sliced=sliced)
+    for symbol, file in enumerate(files):
+        assert np.ascontiguousarray(made[:, :, symbol]).tobytes() == batch(indicator, file).tobytes()
+
+
+@pytest.mark.parametrize("indicator", EVERY, ids=str)
+def test_many_symbols_at_once_are_each_alone(indicator: Indicator) -> None:
+    bars = random_bars(90, 150, seed=9)
+    made = streamed(indicator, bars)
+    assert streamed(indicator, bars, sliced=True).tobytes() == made.tobytes()
+    for symbol in range(0, 150, 7):
+        alone = batch(indicator, {name: values[:, symbol] for name, values in bars.items()})
+        assert np.ascontiguousarray(made[:, :, symbol]).tobytes() == alone.tobytes()
+
+
+@pytest.mark.parametrize("sliced", [False, True], ids=["rows", "slice"])
+@pytest.mark.parametrize("indicator", EVERY, ids=str)
+def test_peek_changes_nothing_and_then_close_gives_the_same(indicator: Indicator, sliced: bool) -> None:
+    series = inputs_of(indicator, random_bars(300, 3))
+    study, rows = Study(indicator, 64, 3), slice(0, 3) if sliced else np.arange(3)
+    for bar in range(300):
+        before, count = study.state.tobytes(), bar if sliced else np.full(3, bar)
+        one = tuple(values[bar] for values in series)
+        peeked = np.array(study.step(rows, count, one, keep=False))
+        assert study.state.tobytes() == before
+        assert np.array(study.step(rows, count, one, keep=True)).tobytes() == peeked.tobytes()
+
+
+@pytest.mark.parametrize("indicator", EVERY, ids=str)
+def test_run_left_to_the_base_class_is_the_run_of_the_indicator(indicator: Indicator) -> None:
+    series = tuple(values[:, 0] for values in inputs_of(indicator, random_bars(450, 1, seed=2)))
+    own, base = np.zeros(indicator.width), np.zeros(indicator.width)
+    cold = indicator.warmup - 1
+    made, plain = indicator.run(own, 0, series), Indicator.run(indicator, base, 0, series)
+    assert made.outputs[:, cold:].tobytes() == plain.outputs[:, cold:].tobytes()
+    assert own.tobytes() == base.tobytes()
+    assert (made.trace is None) == (plain.trace is None)
+    if made.trace is not None and plain.trace is not None:
+        assert made.trace.tobytes() == plain.trace.tobytes()
+
+
+@pytest.mark.parametrize("indicator", EVERY, ids=str)
+def test_rewound_and_run_again_is_as_if_never_otherwise(indicator: Indicator) -> None:
+    series = tuple(values[:, 0] for values in inputs_of(indicator, random_bars(300, 1, seed=3)))
+    expected = Study(indicator, 0, 1).run(0, 0, series)
+    for position in (299, 280, 251):
+        study = Study(indicator, 96, 1)
+        study.run(0, 0, series)
+        start = study.rewind(0, position)
+        assert position - max(CHECKPOINT_BARS, 2 * indicator.block) <= start <= position
+        again = study.run(0, start, tuple(values[start:] for values in series))
+        assert again[:, position - start :].tobytes() == expected[:, position:].tobytes()
+
+
+prices = st.one_of(st.floats(0.01, 1000), st.sampled_from([1.0, 1e-300, 1e-12, 1e90, -37.63, 0.0, 1e100, 0.1, 1e-8]))
+rows_of_bars = st.lists(
+    st.tuples(prices, prices, prices, prices, st.sampled_from([0.0, 1.0, 250.0, 1e12, 0.5]), st.booleans()),
+    min_size=1,
+    max_size=80,
+)
+
+
+@given(rows_of_bars, st.sampled_from(EVERY), st.data())
+def test_any_prices_stream_as_batch_in_any_cuts_without_nan_or_warning(
+    rows: list[tuple[float, float, float, float, float, bool]], indicator: Indicator, data: st.DataObject
+) -> None:
+    part = np.array([row[:5] for row in rows]).T
+    low, high = part[:4].min(axis=0), part[:4].max(axis=0)
+    vwap = high / 3 + low / 3 + part[3] / 3
+    sessions = np.cumsum([row[5] for row in rows]).astype(float)
+    columns = (part[0], high, low, part[3], part[4], vwap, sessions)
+    bars = dict(zip(BAR_INPUTS, columns, strict=True))
+    made = streamed(indicator, {name: values[:, None] for name, values in bars.items()})[:, :, 0]
+    assert np.isfinite(made[:, indicator.warmup - 1 :]).all()
+    assert np.isnan(made[:, : indicator.warmup - 1]).all()
+    series = inputs_of(indicator, bars)
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(rows)), max_size=4)))
+    study = Study(indicator, 64, 1)
+    parts = [
+        study.run(0, a, tuple(values[a:b] for values in series))
+        for a, b in zip([0, *cuts], [*cuts, len(rows)], strict=True)
+    ]
+    assert np.concatenate(parts, axis=1).tobytes() == made.tobytes()
+
+
+@pytest.mark.parametrize("indicator", EVERY, ids=str)
+def test_declarations_are_whole(indicator: Indicator) -> None:
+    kind = type(indicator)
+    assert kind.SOURCE
+    assert kind.__doc__
+    assert set(kind.INPUTS) <= set(BAR_INPUTS)
+    assert (kind.OUTPUTS == ("",)) or all(kind.OUTPUTS)
+    assert parse(str(indicator)) == indicator
+    assert all(parameter.default is not None for parameter in kind.PARAMETERS)
+    if not indicator.block:  # a state is kept every few bars, of every symbol
+        assert indicator.width <= 64
