@@ -104,8 +104,7 @@ class KafkaLog:
         known = self._chunks.get((source, key))
         if known is None:
             self._get(*source, key)
-            with self._guard:
-                known = self._states[source].chunk_count(key)
+            known = self._state(*source).chunk_count(key)
             self._chunks[source, key] = known
         return known
 
@@ -116,8 +115,7 @@ class KafkaLog:
     def note_written(self, ends: Mapping[TopicPartition, int]) -> None:
         """Remember how far this process has committed in partitions of kept state: it reads its own writes."""
         for source, end in ends.items():
-            view = self._state(*source)
-            view.written = max(view.written, end)
+            self._state(*source).note_written(end)
 
     def note_passed(self, source: TopicPartition) -> None:
         """Count a position that retention has passed, and say so."""
@@ -145,9 +143,7 @@ class KafkaLog:
             raise translate(failed[0], f"writing to {OWN_TOPIC}")
 
     def _get(self, topic: str, partition: int, key: str) -> bytes | None:
-        view = self._state(topic, partition)
-        with self._guard:
-            return view.get(key)
+        return self._state(topic, partition).get(key)
 
     def _state(self, topic: str, partition: int) -> state.Partition:
         self.check(topic, partition, keyed=True)
@@ -237,9 +233,7 @@ class KafkaLog:
 
     def state_keys(self, topic: str, partition: int) -> list[str]:
         """Return the keys that have a value, sorted."""
-        view = self._state(topic, partition)
-        with self._guard:
-            return view.names()
+        return self._state(topic, partition).names()
 
     def offsets(self, topic: str, *, undecided: bool = False) -> dict[TopicPartition, tuple[int, int]]:
         """Return (earliest, end) of each partition; the end of what is committed, transaction markers included."""

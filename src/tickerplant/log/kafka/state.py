@@ -10,6 +10,7 @@ passed the reader, who reads again.
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Iterator
 from typing import Final
@@ -68,27 +69,42 @@ def messages(name: str, value: Payload | None, former_chunks: int) -> Iterator[t
 
 
 class Partition:
-    """What one partition of a state topic holds, as far as it was read: manifests, and where chunks stand."""
+    """What one partition of a state topic holds, as far as it was read: manifests, and where chunks stand.
+
+    For several threads: one reads at a time, which may take seconds, and no writer ever waits for it to say that it has
+    committed.
+    """
 
     def __init__(self, cluster: Cluster, topic: str, partition: int) -> None:
         self._cluster, self._topic, self._partition = cluster, topic, partition
         self._position = 0
-        self.written = 0
-        """The end of what this process has committed here: reading goes at least so far."""
+        self._written = 0  # the end of what this process has committed here: reading goes at least so far
+        self._noting, self._reading = threading.Lock(), threading.Lock()
         self._manifests: dict[str, tuple[int, Manifest]] = {}
         self._chunks: dict[str, dict[int, tuple[int, bytes]]] = {}
 
     def chunk_count(self, name: str) -> int:
         """Return how many chunks the value that was read last under a name may have left, whole or not."""
-        return max(self._chunks.get(name, {}), default=-1) + 1
+        with self._reading:
+            return max(self._chunks.get(name, {}), default=-1) + 1
 
     def names(self) -> list[str]:
         """Return the names that have a value, sorted."""
-        self._read_on()
-        return sorted(self._manifests)
+        with self._reading:
+            self._read_on()
+            return sorted(self._manifests)
+
+    def note_written(self, end: int) -> None:
+        """Remember how far this process has committed: it reads its own writes."""
+        with self._noting:
+            self._written = max(self._written, end)
 
     def get(self, name: str) -> bytes | None:
         """Return the newest committed value, or None. Raises LogError for one that stays incomplete."""
+        with self._reading:
+            return self._get(name)
+
+    def _get(self, name: str) -> bytes | None:
         for _ in range(3):
             self._read_on()
             found = self._manifests.get(name)
@@ -120,7 +136,7 @@ class Partition:
 
     def _read_on(self) -> None:
         for message in stretch.messages(
-            self._cluster, self._topic, self._partition, self._position, None, at_least=self.written
+            self._cluster, self._topic, self._partition, self._position, None, at_least=self._written
         ):
             self._apply(message)
 
