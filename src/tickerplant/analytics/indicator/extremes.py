@@ -19,6 +19,7 @@ from typing import Final
 import numpy as np
 
 from tickerplant.analytics.indicator.declaration import Count, Place
+from tickerplant.analytics.indicator.places import read, write
 from tickerplant.core.times import Float64Array
 
 _BY_COLUMN: Final = 64
@@ -55,13 +56,10 @@ class BlockExtreme:
         n, of = self.n, self._of
         head = np.where(slots == 0, x, of(state[n].take(rows), x))
         ends = slots == n - 1
-        # By flat position: a third of the time of two indices.
-        flat, stride = state.reshape(-1), state.shape[1]
-        tail = flat.take(np.where(ends, 0, slots + 1) * stride + rows)
-        found = np.where(ends, head, of(head, tail))
+        found = np.where(ends, head, of(head, read(state, np.where(ends, 0, slots + 1), rows)))
         if keep:
             state[n][rows] = head
-            flat[slots * stride + rows] = x
+            write(state, slots, rows, x)
             if ends.any():
                 self._end_block(state, rows[ends])
         return found
@@ -79,14 +77,13 @@ class BlockExtreme:
 
     def _end_block(self, state: Float64Array, rows: Place) -> None:
         n, of = self.n, self._of
-        block = state[:n, rows]  # a view of the state for a slice, a copy for an array
-        if block.shape[1] < _BY_COLUMN:
-            state[:n, rows] = of.accumulate(block[::-1], axis=0)[::-1]
+        tail = state[n - 1][rows]
+        if len(tail) < _BY_COLUMN:
+            state[:n, rows] = of.accumulate(state[:n, rows][::-1], axis=0)[::-1]
             return
         for bar in range(n - 2, -1, -1):
-            of(block[bar], block[bar + 1], out=block[bar])
-        if not isinstance(rows, slice):
-            state[:n, rows] = block
+            tail = of(state[bar][rows], tail)
+            state[bar][rows] = tail
 
     def run(self, state: Float64Array, index: int, x: Float64Array) -> Float64Array:
         """Return what `step` gives for many bars of one symbol, whose state is float64[width]."""

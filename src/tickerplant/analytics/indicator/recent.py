@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tickerplant.analytics.indicator.declaration import Count, Place
+from tickerplant.analytics.indicator.places import read, write
 from tickerplant.core.times import Float64Array
 
 
@@ -65,9 +66,9 @@ class Delay:
         if self.n == 0:
             return x
         slot = index % self.n
-        then: Float64Array = np.array(state[slot, rows])
+        then = np.array(read(state, slot, rows))
         if keep:
-            state[slot, rows] = x
+            write(state, slot, rows, x)
         return then
 
     def run(self, state: Float64Array, index: int, x: Float64Array) -> Float64Array:

@@ -15,6 +15,7 @@ from typing import ClassVar, TypeAlias
 import numpy as np
 
 from tickerplant.analytics.indicator.declaration import Count, Indicator, Place, Run
+from tickerplant.analytics.indicator.places import read, write
 from tickerplant.core.times import Float64Array
 
 At: TypeAlias = Callable[[int, int], Float64Array]
@@ -52,14 +53,13 @@ class Windowed(Indicator):
         def at(number: int, lag: int) -> Float64Array:
             if lag == 0:
                 return inputs[number]
-            found: Float64Array = state[number * length + (index - lag) % length, rows]
-            return found
+            return read(state, number * length + (index - lag) % length, rows)
 
         outputs = self.formula(at)
         if keep:
             slot = index % length
             for number, values in enumerate(inputs):
-                state[number * length + slot, rows] = values
+                write(state, number * length + slot, rows, values)
         return outputs
 
     def run(self, state: Float64Array, index: int, inputs: tuple[Float64Array, ...]) -> Run:
