@@ -10,7 +10,7 @@ from tickerplant.analytics.indicator.declaration import Count, Indicator, Parame
 from tickerplant.analytics.indicator.moments import BlockMoments
 from tickerplant.core.times import Float64Array
 
-_NO_PRICE: Final = 1e-200  # smaller than any price; a share of it could leave float64
+_ROUNDING: Final = 1e-14  # of the width: a middle nearer to 0 than that is 0 but for rounding
 
 
 class BBANDS(Indicator):
@@ -18,7 +18,7 @@ class BBANDS(Indicator):
 
     `percent_b` is where the close lies: 0 on the lower band, 1 on the upper. In a band of no width every close is the
     mean, so it is in the middle: 0.5. `bandwidth` is the distance of the bands as a share of the middle one, and 0
-    where that is 0 (or within ±1e-200).
+    where that is 0, as it can be of spreads but not of prices.
     """
 
     NAME = "BBANDS"
@@ -47,6 +47,6 @@ class BBANDS(Indicator):
         width = 2.0 * half
         none = width == 0
         percent_b = np.where(none, 0.5, 0.5 + (x - mean) / np.where(none, 1.0, width))
-        nothing = np.abs(mean) < _NO_PRICE
+        nothing = np.abs(mean) <= _ROUNDING * width
         bandwidth = np.where(nothing, 0.0, width / np.where(nothing, 1.0, mean))
         return mean + half, mean, mean - half, percent_b, bandwidth
