@@ -15,7 +15,7 @@ from tickerplant.analytics.stage import AnalyticsStage
 from tickerplant.core import records, schemas
 from tickerplant.core.times import DAY_US, MINUTE_US, timestamps
 
-OUTPUTS = 11
+OUTPUTS = 13
 
 
 class Delivery(NamedTuple):
@@ -77,7 +77,7 @@ def main(count: int) -> None:
           f"{count * OUTPUTS * bars / sum(close) / 1e6:.1f} M outputs/s")  # fmt: skip
     forming = record(np.full(count, bars * MINUTE_US), symbols, rng.uniform(90, 110, count), "1m", "forming", bars)
     peek = min(timed(lambda: stage.step(forming)) for _ in range(20))
-    print(f"forming, {count} symbols: {peek * 1e3:.2f} ms, {count * 5 / peek / 1e6:.1f} M outputs/s")
+    print(f"forming, {count} symbols: {peek * 1e3:.2f} ms, {count * 7 / peek / 1e6:.1f} M outputs/s")
     late = record(np.full(100, (bars - 1) * MINUTE_US), symbols[:100], rng.uniform(90, 110, 100), "1m", "final", bars)
     print(f"revision of the last bar: {timed(lambda: stage.step(late)) / 100 * 1e3:.2f} ms a symbol")
     snapshot = timed(stage.snapshot)

@@ -28,7 +28,8 @@ def expected(indicator: Indicator, x: np.ndarray) -> list[np.ndarray]:
 def test_batch_is_talib_with_nulls_in_the_same_places(name: str, text: str) -> None:
     x = closes(name)
     made = list(compute(x, text).values())
-    for ours, theirs in zip(made, expected(parse(text), x), strict=True):
+    wanted = expected(parse(text), x)
+    for ours, theirs in zip(made[: len(wanted)], wanted, strict=True):  # bands have outputs that TA-Lib has not
         assert (np.isnan(ours) == np.isnan(theirs)).all()
         np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9)
 
@@ -36,7 +37,7 @@ def test_batch_is_talib_with_nulls_in_the_same_places(name: str, text: str) -> N
 @pytest.mark.parametrize("price", [0.1, 1 / 3, 123.456, 1e-12, 1e12])
 def test_constant_prices_have_no_deviation_at_all(price: float) -> None:
     bands = compute(np.full(500, price), "BBANDS(20,2)")
-    assert all((values[19:] == price).all() for values in bands.values())
+    assert all((bands[f"bbands_20_2_{name}"][19:] == price).all() for name in ("upper", "middle", "lower"))
     assert (compute(np.full(500, price), "SMA(200)")["sma_200"][199:] == price).all()
     np.testing.assert_array_equal(compute(np.full(50, price), "RSI(14)")["rsi_14"], talib.RSI(np.full(50, price), 14))
 
@@ -50,7 +51,8 @@ def test_a_spike_leaves_nothing_behind() -> None:
 
 def test_columns_are_named_after_the_call() -> None:
     assert parse(" sma ( 20 ) ").columns == ("sma_20",)
-    assert parse("BBANDS(20,2)").columns == ("bbands_20_2_upper", "bbands_20_2_middle", "bbands_20_2_lower")
+    assert parse("BBANDS(20,2)").columns[:3] == ("bbands_20_2_upper", "bbands_20_2_middle", "bbands_20_2_lower")
+    assert parse("BBANDS(20,2)").columns[3:] == ("bbands_20_2_percent_b", "bbands_20_2_bandwidth")
     assert parse("BBANDS(20,2.5)").columns[0] == "bbands_20_2p5_upper"
     assert str(parse("bbands")) == "BBANDS(20,2)"
     assert parse("bbands(20.0,2)") == parse("BBANDS(20,2)")

@@ -52,6 +52,7 @@ def test_values_have_the_bars_key_version_and_the_columns_of_the_set() -> None:
     assert record.batch.schema.names[5:] == [
         "sma_20", "sma_50", "sma_200", "ema_12", "ema_26", "ema_50", "ema_200", "rsi_14",
         "bbands_20_2_upper", "bbands_20_2_middle", "bbands_20_2_lower",
+        "bbands_20_2_percent_b", "bbands_20_2_bandwidth",
     ]  # fmt: skip
     rows = record.batch.to_pylist()
     assert [(row["symbol"], row["version"], row["state"]) for row in rows] == [("B", 7, "final"), ("A", 1, "final")]

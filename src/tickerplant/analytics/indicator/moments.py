@@ -18,11 +18,16 @@ tail sums of squares.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from tickerplant.analytics.indicator.declaration import Count, Place
+from tickerplant.analytics.indicator.places import read, write
 from tickerplant.core.times import Float64Array
+
+_BY_COLUMN: Final = 64
+"""Symbols below which a sum along a column is cheaper than a call a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,21 +50,21 @@ class BlockMoments:
         slot = index % n
         held = slot + 1
         begins = slot == 0
-        first = np.where(begins, x, state[n, rows])
+        first = np.where(begins, x, state[n][rows])
         difference = x - first
-        head = np.where(begins, 0.0, state[n + 1, rows]) + difference
+        head = np.where(begins, 0.0, state[n + 1][rows]) + difference
         behind = np.minimum(held, n - 1)
         squares = tails2 = None
         if self.squares:
-            squares = np.where(begins, 0.0, state[n + 3, rows]) + difference * difference
-            tails2 = state[n + 4 + behind, rows]
-        made = self._join(held, first, head, squares, state[n + 2, rows], state[behind, rows], tails2)
+            squares = np.where(begins, 0.0, state[n + 3][rows]) + difference * difference
+            tails2 = read(state, n + 4 + behind, rows)
+        made = self._join(held, first, head, squares, state[n + 2][rows], read(state, behind, rows), tails2)
         if keep:
-            state[slot, rows] = x
-            state[n, rows] = first
-            state[n + 1, rows] = head
+            write(state, slot, rows, x)
+            state[n][rows] = first
+            state[n + 1][rows] = head
             if squares is not None:
-                state[n + 3, rows] = squares
+                state[n + 3][rows] = squares
             if isinstance(rows, slice):
                 if held == n:
                     self._end_block(state, rows)
@@ -91,15 +96,28 @@ class BlockMoments:
         return mean, in_head + in_tail + gap * gap * (held * share)
 
     def _end_block(self, state: Float64Array, rows: Place) -> None:
+        """Turn the block's prices into the sums, for each symbol, from each bar to the last, added from the last on.
+
+        Along columns `cumsum` takes one number after the other from memory; row by row is a vector at a time, and the
+        same sums.
+        """
         n = self.n
-        block = state[:n, rows]
-        last = block[-1].copy()
-        differences = block - last
-        squares = differences * differences if self.squares else None
-        state[:n, rows] = _sums_backwards(differences)
-        state[n + 2, rows] = last
-        if squares is not None:
-            state[n + 4 :, rows] = _sums_backwards(squares)
+        last = state[n - 1][rows].copy()
+        if len(last) < _BY_COLUMN:
+            differences = state[:n, rows] - last
+            state[:n, rows] = np.cumsum(differences[::-1], axis=0)[::-1]
+            if self.squares:
+                state[n + 4 :, rows] = np.cumsum((differences * differences)[::-1], axis=0)[::-1]
+        else:
+            total = total2 = np.zeros(len(last))
+            for bar in range(n - 1, -1, -1):
+                difference = state[bar][rows] - last
+                total = total + difference
+                state[bar][rows] = total
+                if self.squares:
+                    total2 = total2 + difference * difference
+                    state[n + 4 + bar][rows] = total2
+        state[n + 2][rows] = last
 
     def run(self, state: Float64Array, index: int, x: Float64Array) -> tuple[Float64Array, Float64Array]:
         """Return what `step` gives for many bars of one symbol, whose state is float64[width], bit for bit.
@@ -150,17 +168,3 @@ class BlockMoments:
             state[n + 3] = head2[at]
         mean, squares = (part.reshape(-1)[lead:total] for part in made)
         return mean, squares
-
-
-def _sums_backwards(block: Float64Array) -> Float64Array:
-    """Return, for each symbol (column), the sums from each bar (row) to the last, added from the last on.
-
-    Uses the block up. Along columns `cumsum` takes one number after the other from memory; row by row is a vector at a
-    time, and the same sums.
-    """
-    if block.shape[1] < 64:  # below, a call a row costs more than it saves
-        sums: Float64Array = np.cumsum(block[::-1], axis=0)[::-1]
-        return sums
-    for bar in range(len(block) - 2, -1, -1):
-        block[bar] += block[bar + 1]
-    return block

@@ -1,0 +1,50 @@
+"""The commodity channel index."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from tickerplant.analytics.indicator.declaration import period
+from tickerplant.analytics.indicator.window import At, Windowed
+from tickerplant.core.times import Float64Array
+
+_STILL: Final = 1e-14  # relative: typical prices that stray less than this stray by rounding alone
+
+
+class CCI(Windowed):
+    """Commodity channel index: (typical − mean) / (0.015 · mean absolute deviation) over the last `period` bars.
+
+    The typical price is (high + low + close) / 3. Where the typical prices are all the same the index is 0. TA-Lib
+    adds the prices up, this their differences from the newest, which are smaller and lose less.
+    """
+
+    NAME = "CCI"
+    PARAMETERS = (period(20),)
+    INPUTS = ("high", "low", "close")
+    KEPT = 1
+    SOURCE = "TA-Lib CCI; D. R. Lambert, Commodity Channel Index, Commodities (October 1980)"
+
+    def declare(self) -> None:
+        """Set the sizes that follow from the period."""
+        self.looks_back(int(self.values[0]))
+
+    def kept(self, inputs: tuple[Float64Array, ...]) -> tuple[Float64Array, ...]:
+        """Return the typical price."""
+        high, low, close = inputs
+        return ((high + low + close) / 3.0,)
+
+    def formula(self, at: At) -> tuple[Float64Array, ...]:
+        """Return the index."""
+        n, newest = self.length, at(0, 0)
+        total = at(0, 1) - newest
+        for lag in range(2, n):
+            total = total + (at(0, lag) - newest)
+        mean = newest + total / n
+        strayed = np.abs(newest - mean)
+        for lag in range(1, n):
+            strayed = strayed + np.abs(at(0, lag) - mean)
+        scale = 0.015 * (strayed / n)
+        still = (strayed / n <= _STILL * (np.abs(newest) + np.abs(mean))) | (scale == 0)
+        return (np.where(still, 0.0, (newest - mean) / np.where(still, 1.0, scale)),)

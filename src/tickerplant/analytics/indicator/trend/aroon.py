@@ -1,0 +1,42 @@
+"""The Aroon lines."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tickerplant.analytics.indicator.declaration import period
+from tickerplant.analytics.indicator.window import At, Windowed
+from tickerplant.core.times import Float64Array
+
+
+class AROON(Windowed):
+    """Aroon: how lately the highest high (`up`) and the lowest low (`down`) were, 100 for this bar and 0 at the end.
+
+    The window is `period` bars and the one before them; of equal extremes the latest counts.
+    """
+
+    NAME = "AROON"
+    PARAMETERS = (period(14),)
+    INPUTS = ("high", "low")
+    OUTPUTS = ("up", "down")
+    SOURCE = "TA-Lib AROON; T. S. Chande, A Time Price Oscillator, Stocks & Commodities (September 1995)"
+
+    def declare(self) -> None:
+        """Set the sizes that follow from the period."""
+        self.looks_back(int(self.values[0]) + 1)
+
+    def formula(self, at: At) -> tuple[Float64Array, ...]:
+        """Return both lines."""
+        return lines(at, self.length - 1)
+
+
+def lines(at: At, period: int) -> tuple[Float64Array, Float64Array]:
+    """Return (up, down), 0 to 100, of highs that are input 0 and lows that are input 1."""
+    highest, lowest = at(0, 0), at(1, 0)
+    age_high, age_low = np.zeros(len(highest)), np.zeros(len(lowest))
+    for lag in range(1, period + 1):
+        high, low = at(0, lag), at(1, lag)
+        age_high = np.where(high > highest, lag, age_high)
+        age_low = np.where(low < lowest, lag, age_low)
+        highest, lowest = np.maximum(highest, high), np.minimum(lowest, low)
+    return 100.0 / period * (period - age_high), 100.0 / period * (period - age_low)

@@ -1,0 +1,30 @@
+"""The weighted moving average."""
+
+from __future__ import annotations
+
+from tickerplant.analytics.indicator.declaration import period
+from tickerplant.analytics.indicator.window import At, Windowed
+from tickerplant.core.times import Float64Array
+
+
+class WMA(Windowed):
+    """Weighted moving average: the last `period` closes with weights from 1, the oldest, to `period`, the newest.
+
+    Summed as differences from the newest close, so that equal prices have exactly that price as their average.
+    """
+
+    NAME = "WMA"
+    PARAMETERS = (period(20),)
+    SOURCE = "TA-Lib WMA; summed without drift"
+
+    def declare(self) -> None:
+        """Set the sizes that follow from the period."""
+        self.looks_back(int(self.values[0]))
+
+    def formula(self, at: At) -> tuple[Float64Array, ...]:
+        """Return the average."""
+        n, newest = self.length, at(0, 0)
+        total = (n - 1) * (at(0, 1) - newest)
+        for lag in range(2, n):
+            total = total + (n - lag) * (at(0, lag) - newest)
+        return (newest + total / (n * (n + 1) / 2),)

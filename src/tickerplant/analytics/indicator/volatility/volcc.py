@@ -1,0 +1,56 @@
+"""Realised volatility from close to close."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from tickerplant.analytics.indicator.declaration import TALIB, Count, Indicator, Place, Run
+from tickerplant.analytics.indicator.moments import BlockMoments
+from tickerplant.analytics.indicator.returns import VOLATILITY, annual, log_ratio
+from tickerplant.core.times import Float64Array
+
+TRADINGVIEW: Final = "tradingview"
+
+
+class VOLCC(Indicator):
+    """Realised volatility from close to close: the sample's deviation of `period` log returns, a fraction a year.
+
+    A return from or to a price that is not positive is 0. The dialect `tradingview` is its Historical Volatility: the
+    population's deviation, in percent.
+    """
+
+    NAME = "VOLCC"
+    PARAMETERS = VOLATILITY
+    SOURCE = "J. C. Hull, Options, Futures, and Other Derivatives: estimating volatility from historical data"
+    DIALECTS = (TALIB, TRADINGVIEW)
+
+    def declare(self) -> None:
+        """Set the sizes that follow from the period; a return needs two closes."""
+        self.block = int(self.values[0])
+        self.warmup = self.block + 1
+        self._moments = BlockMoments(self.block, squares=True)
+        self.width = self._moments.width + 1
+
+    def step(
+        self, state: Float64Array, rows: Place, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
+    ) -> tuple[Float64Array, ...]:
+        """Take one bar of each symbol."""
+        made = log_ratio(inputs[0], state[-1, rows])
+        _, squares = self._moments.step(state[:-1], rows, index, made, keep=keep)
+        if keep:
+            state[-1, rows] = inputs[0]
+        return (self._volatility(squares),)
+
+    def run(self, state: Float64Array, index: int, inputs: tuple[Float64Array, ...]) -> Run:
+        """Take many bars of one symbol."""
+        closes = np.concatenate([state[-1:], inputs[0]])
+        _, squares = self._moments.run(state[:-1], index, log_ratio(closes[1:], closes[:-1]))
+        state[-1] = closes[-1]
+        return Run(self._volatility(squares)[None], None)
+
+    def _volatility(self, squares: Float64Array) -> Float64Array:
+        if self.dialect == TRADINGVIEW:
+            return 100.0 * annual(squares / self.block, self.values[1])
+        return annual(squares / (self.block - 1), self.values[1])

@@ -1,0 +1,55 @@
+"""Chaikin money flow."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tickerplant.analytics.indicator.declaration import Count, Indicator, Place, Run, period
+from tickerplant.analytics.indicator.moments import BlockMoments
+from tickerplant.core.times import Float64Array
+
+
+class CMF(Indicator):
+    """Chaikin money flow: the last `period` bars' volume, each weighted with where its close lies, per volume; −1 to 1.
+
+    A close at the high weighs 1, at the low −1, and in a bar of no height 0. Where nothing traded it is 0.
+    """
+
+    NAME = "CMF"
+    PARAMETERS = (period(20),)
+    INPUTS = ("high", "low", "close", "volume")
+    SOURCE = "M. Chaikin, Chaikin Money Flow; StockCharts ChartSchool"
+
+    def declare(self) -> None:
+        """Set the sizes that follow from the period."""
+        self.warmup = self.block = int(self.values[0])
+        self._mean = BlockMoments(self.block)
+        self.width = 2 * self._mean.width
+
+    def step(
+        self, state: Float64Array, rows: Place, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
+    ) -> tuple[Float64Array, ...]:
+        """Take one bar of each symbol."""
+        half = self._mean.width
+        flow, _ = self._mean.step(state[:half], rows, index, _flow(inputs), keep=keep)
+        volume, _ = self._mean.step(state[half:], rows, index, inputs[3], keep=keep)
+        return (_share(flow, volume),)
+
+    def run(self, state: Float64Array, index: int, inputs: tuple[Float64Array, ...]) -> Run:
+        """Take many bars of one symbol."""
+        half = self._mean.width
+        flow, _ = self._mean.run(state[:half], index, _flow(inputs))
+        volume, _ = self._mean.run(state[half:], index, inputs[3])
+        return Run(_share(flow, volume)[None], None)
+
+
+def _flow(inputs: tuple[Float64Array, ...]) -> Float64Array:
+    high, low, close, volume = inputs
+    height = high - low
+    flat = height == 0
+    return np.where(flat, 0.0, ((close - low) - (high - close)) / np.where(flat, 1.0, height)) * volume
+
+
+def _share(flow: Float64Array, volume: Float64Array) -> Float64Array:
+    traded = volume > 0
+    return np.where(traded, np.clip(flow, -np.abs(volume), np.abs(volume)) / np.where(traded, volume, 1.0), 0.0)
