@@ -53,9 +53,9 @@ def test_peek_changes_nothing_and_then_close_gives_the_same(indicator: Indicator
 def test_run_left_to_the_base_class_is_the_run_of_the_indicator(indicator: Indicator) -> None:
     series = tuple(values[:, 0] for values in inputs_of(indicator, random_bars(450, 1, seed=2)))
     own, base = np.zeros(indicator.width), np.zeros(indicator.width)
-    cold = indicator.warmup - 1
     made, plain = indicator.run(own, 0, series), Indicator.run(indicator, base, 0, series)
-    assert made.outputs[:, cold:].tobytes() == plain.outputs[:, cold:].tobytes()
+    for due, values, others in zip(indicator.warmups, made.outputs, plain.outputs, strict=True):
+        assert values[due - 1 :].tobytes() == others[due - 1 :].tobytes()
     assert own.tobytes() == base.tobytes()
     assert (made.trace is None) == (plain.trace is None)
     if made.trace is not None and plain.trace is not None:
@@ -94,8 +94,9 @@ def test_any_prices_stream_as_batch_in_any_cuts_without_nan_or_warning(
     columns = (part[0], high, low, part[3], part[4], vwap, sessions)
     bars = dict(zip(BAR_INPUTS, columns, strict=True))
     made = streamed(indicator, {name: values[:, None] for name, values in bars.items()})[:, :, 0]
-    assert np.isfinite(made[:, indicator.warmup - 1 :]).all()
-    assert np.isnan(made[:, : indicator.warmup - 1]).all()
+    for due, values in zip(indicator.warmups, made, strict=True):
+        assert np.isfinite(values[due - 1 :]).all()
+        assert np.isnan(values[: due - 1]).all()
     series = inputs_of(indicator, bars)
     cuts = sorted(data.draw(st.sets(st.integers(0, len(rows)), max_size=4)))
     study = Study(indicator, 64, 1)
@@ -114,6 +115,8 @@ def test_declarations_are_whole(indicator: Indicator) -> None:
     assert set(kind.INPUTS) <= set(BAR_INPUTS)
     assert (kind.OUTPUTS == ("",)) or all(kind.OUTPUTS)
     assert parse(str(indicator)) == indicator
+    assert len(indicator.warmups) == len(kind.OUTPUTS)
+    assert max(indicator.warmups) == indicator.warmup >= min(indicator.warmups) >= 1
     assert all(parameter.default is not None for parameter in kind.PARAMETERS)
     if not indicator.block:  # a state is kept every few bars, of every symbol
         assert indicator.width <= 64

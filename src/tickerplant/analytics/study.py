@@ -70,7 +70,10 @@ class Study:
                 chosen = rows[due]
                 slot = (index[due] + 1) // CHECKPOINT_BARS % self._slots
                 self.checkpoints[chosen, slot] = self.state[:, chosen].T
-        return [np.where(cold, np.nan, values) for values in made] if cold.any() else list(made)
+        if not cold.any():
+            return list(made)
+        dues = self.indicator.warmups
+        return [np.where(index < due - 1, np.nan, values) for due, values in zip(dues, made, strict=True)]
 
     def together(self, rows: slice) -> bool:
         """Say whether these symbols' recorded starts are the same."""
@@ -82,7 +85,11 @@ class Study:
         if keep and self._slots and (index + 1) % CHECKPOINT_BARS == 0:
             self.checkpoints[rows, (index + 1) // CHECKPOINT_BARS % self._slots] = self.state[:, rows].T
         if index < self.indicator.warmup - 1:
-            return [np.full(len(values), np.nan) for values in made]
+            dues = self.indicator.warmups
+            return [
+                np.full(len(values), np.nan) if index < due - 1 else values
+                for due, values in zip(dues, made, strict=True)
+            ]
         return list(made)
 
     def rewind(self, row: int, position: int) -> int:
@@ -112,7 +119,8 @@ class Study:
         # Kept first: a trace may share the outputs' memory, and a state of the warm-up is a number, not the NaN shown.
         if trace is not None:
             self._keep(row, index, trace)
-        outputs[:, : max(self.indicator.warmup - 1 - index, 0)] = np.nan
+        for due, values in zip(self.indicator.warmups, outputs, strict=True):
+            values[: max(due - 1 - index, 0)] = np.nan
         return outputs
 
     def valid(self, count: Int64Array, symbols: int) -> BoolArray:

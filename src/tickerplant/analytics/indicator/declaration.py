@@ -5,7 +5,8 @@ is `width` floats a symbol; the states of all symbols of a partition are one arr
 
 `step` takes one bar of each of many symbols, `run` many bars of one symbol. Both must give the same bits, so they do
 the same sums in the same order; `run` may be left out, then it is `step` bar by bar, which is slow. An indicator that
-looks at the last few bars alone says so by being a `window.Windowed`, and has both from there.
+looks at the last few bars alone says so by being a `window.Windowed`, and has both from there; one whose state goes
+back to the first bar writes its formula as a `recursive.Recursive`.
 
 `step` is given its symbols in one of two forms: an array of rows with an array of bar numbers, or, where all symbols
 close together and have had equally many bars, a slice of rows with one bar number. Through a slice, what is read from
@@ -45,6 +46,10 @@ that is the same for all bars of a trading session: days since 1970 of its date.
 
 TALIB: Final = "talib"
 """The default dialect."""
+WILDER: Final = "wilder"
+"""As in J. Welles Wilder's book of 1978."""
+TRADINGVIEW: Final = "tradingview"
+"""As the built-in functions of TradingView's Pine Script do it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +92,10 @@ class Indicator(ABC):
     """The ways of seeding and smoothing that it knows, the default first."""
 
     warmup: int
-    """Bars until the first value: the value of bar number `warmup` (from 1) is the first that is not null."""
+    """Bars until every output has a value: of bar number `warmup` (from 1) for the first time none is null."""
+    warmups: tuple[int, ...] = ()
+    """The same for each output, in the order of OUTPUTS. `declare` sets it where they do not begin together, and then
+    leaves `warmup` alone."""
     width: int
     block: int = 0
 
@@ -105,10 +113,14 @@ class Indicator(ABC):
         if self.dialect not in self.DIALECTS:
             raise BadInput(f"{self.NAME} has no dialect {self.dialect!r}; there are {', '.join(self.DIALECTS)}")
         self.declare()
+        if self.warmups:
+            self.warmup = max(self.warmups)
+        else:
+            self.warmups = (self.warmup,) * len(self.OUTPUTS)
 
     @abstractmethod
     def declare(self) -> None:
-        """Set `warmup`, `width` and, where it has one, `block` from `values` and `dialect`.
+        """Set `warmup` (or `warmups`), `width` and, where it has one, `block` from `values` and `dialect`.
 
         Raises BadInput for values that do not go together.
         """

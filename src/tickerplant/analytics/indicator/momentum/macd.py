@@ -1,0 +1,42 @@
+"""Moving average convergence/divergence."""
+
+from __future__ import annotations
+
+from tickerplant.analytics.indicator.declaration import TALIB, TRADINGVIEW, period
+from tickerplant.analytics.indicator.recursive import Past, Recursive
+from tickerplant.analytics.indicator.smoothing import exponential
+from tickerplant.core.errors import BadInput
+from tickerplant.core.times import Float64Array
+
+
+class MACD(Recursive):
+    """Moving average convergence/divergence: a fast EMA less a slow one, that line's EMA, and the line less its EMA.
+
+    In the dialect `talib` the fast average is seeded with the last `fast` closes of the slow one's seed, so that both
+    begin together, and the line is null until its signal has begun too. In `tradingview` each average begins with its
+    own first closes, and the line is there as soon as it can be.
+    """
+
+    NAME = "MACD"
+    PARAMETERS = (period(12, "fast"), period(26, "slow"), period(9, "signal", least=1))
+    OUTPUTS = ("line", "signal", "histogram")
+    SOURCE = "TA-Lib MACD, default compatibility; G. Appel, Technical Analysis: Power Tools for Active Investors (2005)"
+    DIALECTS = (TALIB, TRADINGVIEW)
+
+    def declare(self) -> None:
+        """Set the sizes that follow from the periods. Raises BadInput unless fast < slow."""
+        fast, slow, signal = (int(value) for value in self.values)
+        if fast >= slow:
+            raise BadInput(f"MACD: fast is {fast}, it must be less than slow, which is {slow}")
+        self._fast, self._slow, self._signal = exponential(fast), exponential(slow), exponential(signal)
+        self._start = slow - fast if self.dialect == TALIB else 0
+        due = slow + signal - 1
+        self.warmups = (due if self.dialect == TALIB else slow, due, due)
+        self.width = 3
+
+    def formula(self, past: Past, *inputs: Float64Array) -> tuple[Float64Array, ...]:
+        """Return line, signal and histogram."""
+        fast = past.smooth(self._fast, inputs[0], self._start)
+        line = fast - past.smooth(self._slow, inputs[0])
+        signal = past.smooth(self._signal, line, self._slow.seed - 1)
+        return line, signal, line - signal

@@ -1,0 +1,29 @@
+"""The double exponential moving average."""
+
+from __future__ import annotations
+
+from tickerplant.analytics.indicator.declaration import period
+from tickerplant.analytics.indicator.recursive import Past, Recursive
+from tickerplant.analytics.indicator.smoothing import exponential
+from tickerplant.core.times import Float64Array
+
+
+class DEMA(Recursive):
+    """Double exponential moving average: 2 · EMA - EMA of the EMA, which lags less than either."""
+
+    NAME = "DEMA"
+    PARAMETERS = (period(20),)
+    SOURCE = "TA-Lib DEMA, default compatibility; P. Mulloy, Smoothing Data with Faster Moving Averages (TASC, 1994)"
+
+    def declare(self) -> None:
+        """Set the sizes that follow from the period; the second average begins with the first one's first value."""
+        self._average = exponential(int(self.values[0]))
+        self._lag = self._average.seed - 1
+        self.warmup = 2 * self._lag + 1
+        self.width = 2
+
+    def formula(self, past: Past, *inputs: Float64Array) -> tuple[Float64Array, ...]:
+        """Return the average."""
+        once = past.smooth(self._average, inputs[0])
+        twice = past.smooth(self._average, once, self._lag)
+        return (2.0 * once - twice,)

@@ -1,0 +1,30 @@
+"""The triple exponential moving average."""
+
+from __future__ import annotations
+
+from tickerplant.analytics.indicator.declaration import period
+from tickerplant.analytics.indicator.recursive import Past, Recursive
+from tickerplant.analytics.indicator.smoothing import exponential
+from tickerplant.core.times import Float64Array
+
+
+class TEMA(Recursive):
+    """Triple exponential moving average: 3 · EMA - 3 · EMA of the EMA + EMA of that."""
+
+    NAME = "TEMA"
+    PARAMETERS = (period(20),)
+    SOURCE = "TA-Lib TEMA, default compatibility; P. Mulloy, Smoothing Data with Faster Moving Averages (TASC, 1994)"
+
+    def declare(self) -> None:
+        """Set the sizes that follow from the period; each average begins with the first value of the one before."""
+        self._average = exponential(int(self.values[0]))
+        self._lag = self._average.seed - 1
+        self.warmup = 3 * self._lag + 1
+        self.width = 3
+
+    def formula(self, past: Past, *inputs: Float64Array) -> tuple[Float64Array, ...]:
+        """Return the average."""
+        once = past.smooth(self._average, inputs[0])
+        twice = past.smooth(self._average, once, self._lag)
+        thrice = past.smooth(self._average, twice, 2 * self._lag)
+        return (3.0 * once - 3.0 * twice + thrice,)

@@ -1,0 +1,50 @@
+"""The average true range."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tickerplant.analytics.indicator.declaration import TALIB, TRADINGVIEW, period
+from tickerplant.analytics.indicator.recursive import Past, Recursive
+from tickerplant.analytics.indicator.smoothing import Wilder
+from tickerplant.core.times import Float64Array
+
+
+class ATR(Recursive):
+    """Average true range: Wilder's average of the range that a bar covers, the last close among it; units of price.
+
+    In the dialect `talib` the first bar, which has no last close, has no true range; in `tradingview` it is high - low,
+    so that the average begins one bar earlier.
+    """
+
+    NAME = "ATR"
+    PARAMETERS = (period(14, least=1),)
+    INPUTS = ("high", "low", "close")
+    SOURCE = "TA-Lib ATR, default compatibility; J. Welles Wilder, New Concepts in Technical Trading Systems (1978)"
+    DIALECTS = (TALIB, TRADINGVIEW)
+
+    def declare(self) -> None:
+        """Set the sizes that follow from the period."""
+        self._average, self._start = Wilder(int(self.values[0])), first_range(self.dialect)
+        self.warmup = self._average.seed + self._start
+        self.width = 2
+
+    def formula(self, past: Past, *inputs: Float64Array) -> tuple[Float64Array, ...]:
+        """Return the average."""
+        return (past.smooth(self._average, true_range(past, *inputs), self._start),)
+
+
+def first_range(dialect: str) -> int:
+    """Return the number (from 0) of the first bar that has a true range."""
+    return 1 if dialect == TALIB else 0
+
+
+def true_range(past: Past, high: Float64Array, low: Float64Array, close: Float64Array) -> Float64Array:
+    """Return the largest of high - low, |high - last close|, |low - last close|; high - low of the first bar.
+
+    Takes one float of the state.
+    """
+    before = past.last(close)
+    own = high - low
+    whole = np.maximum(np.maximum(own, np.abs(high - before)), np.abs(low - before))
+    return np.where(np.equal(past.index, 0), own, whole)

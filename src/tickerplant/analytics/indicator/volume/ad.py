@@ -1,0 +1,38 @@
+"""The accumulation/distribution line."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from tickerplant.analytics.indicator.recursive import Past, Recursive
+from tickerplant.analytics.indicator.smoothing import Sum
+from tickerplant.core.times import Float64Array
+
+_SUM: Final = Sum()
+
+
+class AD(Recursive):
+    """Accumulation/distribution line: the sum of volume · ((close - low) - (high - close)) / (high - low).
+
+    A bar without a range adds nothing. It counts from the first bar, so its level says nothing, its changes do.
+    """
+
+    NAME = "AD"
+    PARAMETERS = ()
+    INPUTS = ("high", "low", "close", "volume")
+    SOURCE = "TA-Lib AD; M. Chaikin's line, in S. Achelis, Technical Analysis from A to Z (1995)"
+
+    def declare(self) -> None:
+        """Set the sizes."""
+        self.warmup = 1
+        self.width = 1
+
+    def formula(self, past: Past, *inputs: Float64Array) -> tuple[Float64Array, ...]:
+        """Return the sum."""
+        high, low, close, volume = inputs
+        span = high - low
+        some = span > 0.0
+        flow = (((close - low) - (high - close)) / np.where(some, span, 1.0)) * volume
+        return (past.smooth(_SUM, np.where(some, flow, 0.0)),)

@@ -1,0 +1,37 @@
+"""On-balance volume."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from tickerplant.analytics.indicator.recursive import Past, Recursive
+from tickerplant.analytics.indicator.smoothing import Sum
+from tickerplant.core.times import Float64Array
+
+_SUM: Final = Sum()
+
+
+class OBV(Recursive):
+    """On-balance volume: the sum of the volumes of bars that closed higher, less those that closed lower.
+
+    It counts from the first bar, whose volume it begins with, so its level says nothing, its changes do.
+    """
+
+    NAME = "OBV"
+    PARAMETERS = ()
+    INPUTS = ("close", "volume")
+    SOURCE = "TA-Lib OBV; J. Granville, New Key to Stock Market Profits (1963)"
+
+    def declare(self) -> None:
+        """Set the sizes."""
+        self.warmup = 1
+        self.width = 2
+
+    def formula(self, past: Past, *inputs: Float64Array) -> tuple[Float64Array, ...]:
+        """Return the sum."""
+        close, volume = inputs
+        before = past.last(close)
+        signed = np.where(close > before, volume, np.where(close < before, -volume, 0.0))
+        return (past.smooth(_SUM, np.where(np.equal(past.index, 0), volume, signed)),)
