@@ -44,6 +44,9 @@ BAR_INPUTS: Final = ("open", "high", "low", "close", "volume", "vwap", "session"
 that is the same for all bars of a trading session: days since 1970 of its date.
 """
 
+SMALLEST: Final = 1e-200
+"""What is nearer to 0 is none to divide by: no price is, and with prices up to 1e100 the quotient stays in float64."""
+
 TALIB: Final = "talib"
 """The default dialect."""
 WILDER: Final = "wilder"

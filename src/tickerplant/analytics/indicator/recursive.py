@@ -32,9 +32,12 @@ class Average(Protocol):
 
 
 class Recursion(Protocol):
-    """Any other recursion, of `width` floats. `step` and `run` do the same operations in the same order."""
+    """Any other recursion. `step` and `run` do the same operations in the same order."""
 
-    width: int
+    @property
+    def width(self) -> int:
+        """The floats of its state."""
+        ...
 
     def step(self, before: tuple[Float64Array, ...], index: Count, *x: Float64Array) -> tuple[Float64Array, ...]:
         """Take one value of each series for each symbol and return the new state: the old one where `index` < 0.

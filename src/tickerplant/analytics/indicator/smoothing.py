@@ -79,11 +79,25 @@ def exponential(period: int) -> Exponential:
 
 @dataclass(frozen=True, slots=True)
 class Wilder(Smoothing):
-    """Wilder's average over the period `seed`: (before · (seed - 1) + x) / seed."""
+    """Wilder's average over the period `seed`: (before · (seed - 1) + x) · `share`, which is 1 / seed.
+
+    Multiplied, not divided, as TA-Lib's RSI has it since 0.8: of a price that stands still STOCHRSI sees the last bits.
+    """
+
+    share: float
 
     def follow(self, before: Value, x: Value) -> Value:
         """Return the next average."""
-        return (before * (self.seed - 1) + x) / self.seed
+        return (before * (self.seed - 1) + x) * self.share
+
+    def begin(self, total: Value) -> Value:
+        """Return the first value, from the sum of the seed."""
+        return total * self.share
+
+
+def wilder(period: int) -> Wilder:
+    """Return Wilder's average over a period, which begins with the mean of the first `period` values."""
+    return Wilder(period, 1.0 / period)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,8 @@ import numpy as np
 
 from tickerplant.analytics.indicator.declaration import TALIB, TRADINGVIEW, period
 from tickerplant.analytics.indicator.recursive import Past, Recursive
-from tickerplant.analytics.indicator.smoothing import Wilder
+from tickerplant.analytics.indicator.smoothing import Wilder, wilder
 from tickerplant.core.times import Float64Array
-
-_STILL: Final = 1e-14  # TA-Lib's epsilon: a price that has moved less than this on average stands still
 
 
 class RSI(Recursive):
@@ -27,7 +25,7 @@ class RSI(Recursive):
 
     def declare(self) -> None:
         """Set the sizes that follow from the period; a change needs two closes."""
-        self._average = Wilder(int(self.values[0]))
+        self._average = wilder(int(self.values[0]))
         self.warmup = self._average.seed + 1
         self.width = RSI_WIDTH
 
@@ -45,5 +43,5 @@ def strength(past: Past, average: Wilder, close: Float64Array, still: float = 0.
     gains = past.smooth(average, np.maximum(change, 0.0), start=1)
     losses = past.smooth(average, np.maximum(-change, 0.0), start=1)
     total = gains + losses
-    moved = total >= _STILL
+    moved = total > 0.0
     return np.where(moved, 100.0 * (gains / np.where(moved, total, 1.0)), still)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 
 from tickerplant.analytics.indicator.declaration import Parameter, period
 from tickerplant.analytics.indicator.momentum.rsi import RSI_WIDTH, strength
 from tickerplant.analytics.indicator.recursive import Past, Recursive
-from tickerplant.analytics.indicator.smoothing import Wilder
+from tickerplant.analytics.indicator.smoothing import wilder
 from tickerplant.core.times import Float64Array
+
+_ROUNDING: Final = 1e-14  # TA-Lib's: an RSI that moves less than this part of itself does so by rounding alone
 
 
 class STOCHRSI(Recursive):
@@ -30,7 +34,7 @@ class STOCHRSI(Recursive):
     def declare(self) -> None:
         """Set the sizes that follow from the periods; both outputs begin together, as in TA-Lib."""
         n, self._fastk, self._fastd = (int(value) for value in self.values)
-        self._average = Wilder(n)
+        self._average = wilder(n)
         self.warmup = n + 1 + (self._fastk - 1) + (self._fastd - 1)
         self.width = RSI_WIDTH + (self._fastk - 1) + (self._fastd - 1)
 
@@ -41,9 +45,9 @@ class STOCHRSI(Recursive):
         for _ in range(self._fastk - 1):
             lagged = past.last(lagged)
             lowest, highest = np.minimum(lowest, lagged), np.maximum(highest, lagged)
-        percent = (highest - lowest) / 100.0
-        moved = percent != 0.0
-        fastk = np.where(moved, (index - lowest) / np.where(moved, percent, 1.0), 0.0)
+        spread = highest - lowest
+        moved = spread > _ROUNDING * (highest + lowest)
+        fastk = np.where(moved, (index - lowest) / (np.where(moved, spread, 1.0) / 100.0), 0.0)
         total = lagged = fastk
         for _ in range(self._fastd - 1):
             lagged = past.last(lagged)

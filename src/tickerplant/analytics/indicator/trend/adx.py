@@ -6,20 +6,20 @@ from typing import Final
 
 import numpy as np
 
-from tickerplant.analytics.indicator.declaration import TALIB, TRADINGVIEW, WILDER, period
+from tickerplant.analytics.indicator.declaration import SMALLEST, TALIB, TRADINGVIEW, WILDER, period
 from tickerplant.analytics.indicator.recursive import Past, Recursive
 from tickerplant.analytics.indicator.smoothing import WilderHeld, WilderSum
 from tickerplant.analytics.indicator.volatility.atr import true_range
 from tickerplant.core.times import Float64Array
 
-_NOTHING: Final = 1e-14  # TA-Lib's epsilon: a sum of true ranges or of indicators below this is none to divide by
+_NOTHING: Final = 1e-14  # TA-Lib's epsilon: +DI and -DI that are less together are both 0
 
 
 class ADX(Recursive):
     """Average directional index, and the directional indicators +DI and -DI that it is made of, 0 to 100.
 
-    +DI and -DI are Wilder's sums of the movements up and down in percent of his sum of the true ranges; the index is his
-    average of |+DI - -DI| in percent of their sum, which stays as it is where they are both 0. The sums of the dialect
+    +DI and -DI are Wilder's sums of the movements up and down in percent of his sum of the true ranges; the index is
+    his average of |+DI - -DI| in percent of their sum, which stays as it is where both are 0. The sums of the dialect
     `talib` begin with period - 1 bars, those of `wilder` and `tradingview`, as in the book, with `period`.
     """
 
@@ -37,7 +37,7 @@ class ADX(Recursive):
         """Set the sizes that follow from the period."""
         n = self._n = int(self.values[0])
         self._sum = WilderSum(n - 1 if self.dialect == TALIB else n, n)
-        self._average = WilderHeld(n)
+        self._average = WilderHeld(n, 1.0 / n)
         self.warmups = (2 * n, n + 1, n + 1)
         self.width = 7
 
@@ -48,7 +48,7 @@ class ADX(Recursive):
         ranges = past.smooth(self._sum, true_range(past, *inputs), start=1)
         rises = past.smooth(self._sum, np.where((up > 0.0) & (up > down), up, 0.0), start=1)
         falls = past.smooth(self._sum, np.where((down > 0.0) & (down > up), down, 0.0), start=1)
-        some = ranges >= _NOTHING
+        some = ranges >= SMALLEST
         whole = np.where(some, ranges, 1.0)
         plus, minus = 100.0 * (rises / whole), 100.0 * (falls / whole)
         both = plus + minus

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar
 
 import numpy as np
 
@@ -56,7 +56,7 @@ class _Stop:
 
     acceleration: float
     maximum: float
-    width: Final = 5
+    width: ClassVar[int] = 5
 
     def step(self, before: tuple[Float64Array, ...], index: Count, *x: Float64Array) -> tuple[Float64Array, ...]:
         """Take one bar of each symbol: high, low, and those of the bar before."""

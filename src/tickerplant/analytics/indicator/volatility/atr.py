@@ -6,7 +6,7 @@ import numpy as np
 
 from tickerplant.analytics.indicator.declaration import TALIB, TRADINGVIEW, period
 from tickerplant.analytics.indicator.recursive import Past, Recursive
-from tickerplant.analytics.indicator.smoothing import Wilder
+from tickerplant.analytics.indicator.smoothing import wilder
 from tickerplant.core.times import Float64Array
 
 
@@ -25,7 +25,7 @@ class ATR(Recursive):
 
     def declare(self) -> None:
         """Set the sizes that follow from the period."""
-        self._average, self._start = Wilder(int(self.values[0])), first_range(self.dialect)
+        self._average, self._start = wilder(int(self.values[0])), first_range(self.dialect)
         self.warmup = self._average.seed + self._start
         self.width = 2
 

@@ -6,6 +6,7 @@ from typing import Final
 
 import numpy as np
 
+from tickerplant.analytics.indicator.declaration import SMALLEST
 from tickerplant.analytics.indicator.recursive import Past, Recursive
 from tickerplant.analytics.indicator.smoothing import Sum
 from tickerplant.core.times import Float64Array
@@ -33,6 +34,6 @@ class AD(Recursive):
         """Return the sum."""
         high, low, close, volume = inputs
         span = high - low
-        some = span > 0.0
+        some = span >= SMALLEST
         flow = (((close - low) - (high - close)) / np.where(some, span, 1.0)) * volume
         return (past.smooth(_SUM, np.where(some, flow, 0.0)),)

@@ -1,0 +1,69 @@
+"""The volume-weighted average price of the session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from tickerplant.analytics.indicator.declaration import Count
+from tickerplant.analytics.indicator.recursive import Past, Recursive
+from tickerplant.core.times import Float64Array
+
+
+class VWAP(Recursive):
+    """Volume-weighted average price of the session so far, begun anew with each session.
+
+    Exact where the bars carry their own vwap, as those made of ticks do: then it is the average over the session's
+    trades. Of a bar that has none the typical price (high + low + close) / 3 stands for it. Until a session has volume
+    it is the newest bar's price.
+    """
+
+    NAME = "VWAP"
+    PARAMETERS = ()
+    INPUTS = ("vwap", "volume", "session")
+    SOURCE = (
+        "S. Berkowitz, D. Logue, E. Noser, The Total Cost of Transactions on the NYSE (1988); summed after West (1979)"
+    )
+
+    def declare(self) -> None:
+        """Set the sizes."""
+        self.warmup = 1
+        self.width = _MEAN.width
+
+    def formula(self, past: Past, *inputs: Float64Array) -> tuple[Float64Array, ...]:
+        """Return the average."""
+        return (past.recur(_MEAN, *inputs)[0],)
+
+
+@dataclass(frozen=True, slots=True)
+class _Mean:
+    """Mean price, volume, session. The mean moves by each price's share, so equal prices have exactly theirs."""
+
+    width: ClassVar[int] = 3
+
+    def step(self, before: tuple[Float64Array, ...], index: Count, *x: Float64Array) -> tuple[Float64Array, ...]:
+        """Take one bar of each symbol."""
+        price, volume, session = x
+        mean, total, last = before
+        begins = np.equal(index, 0) | (session != last)
+        whole = np.where(begins, 0.0, total) + volume
+        traded = whole > volume
+        moved = mean + (price - mean) * (volume / np.where(traded, whole, 1.0))
+        return np.where(traded, moved, price), whole, session
+
+    def run(self, before: tuple[float, ...], index: int, *x: list[float]) -> Iterator[tuple[float, ...]]:
+        """Take many bars of one symbol."""
+        mean, total, last = before
+        for bar, (price, volume, session) in enumerate(zip(*x, strict=True), start=index):
+            if bar == 0 or session != last:
+                total = 0.0
+            total += volume
+            mean = mean + (price - mean) * (volume / total) if total > volume else price
+            last = session
+            yield mean, total, last
+
+
+_MEAN = _Mean()
