@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 
 from tickerplant.analytics.indicator import parse
 from tickerplant.analytics.indicator.declaration import Indicator
+from tickerplant.analytics.inputs import SessionNumbers, filled
 from tickerplant.analytics.pane import Chunk, Pane, Rows
 from tickerplant.core import interval as intervals
 from tickerplant.core.interval import Interval
@@ -80,6 +81,8 @@ class Engine:
     def apply(self, rules: Rules) -> None:
         """Go on under other rules; indicators that stay keep their states. Raises BadInput and changes nothing."""
         planned = plan(rules)
+        inputs = {name for indicators in planned.values() for one in indicators for name in one.INPUTS}
+        sessions = SessionNumbers(rules) if "session" in inputs else None
         forming = frozenset(parse(text) for text in rules.forming_indicators)
         panes: dict[str, Pane] = {}
         for interval, indicators in planned.items():
@@ -90,6 +93,7 @@ class Engine:
                 pane.change(indicators, rules.memory_sessions)
             panes[interval.name] = pane
         self.panes, self.rules, self._forming = panes, rules, forming
+        self._inputs, self._sessions = inputs, sessions
 
     @property
     def known(self) -> pa.Array:
@@ -132,8 +136,16 @@ class Engine:
         usable: BoolArray = np.ones(batch.num_rows, dtype=np.bool_)
         for values in columns.values():
             usable &= np.abs(values) <= LARGEST  # False for NaN, which is what a null is here
-        versions = batch.column("version").to_numpy()
-        return Rows(self._rows_of(batch.column("symbol")), times_of(batch.column("time")), versions, columns, usable)
+        symbols, times = self._rows_of(batch.column("symbol")), times_of(batch.column("time"))
+        if "vwap" in self._inputs:
+            own = batch.column("vwap").to_numpy(zero_copy_only=False)
+            columns["vwap"] = filled(own, columns["high"], columns["low"], columns["close"], most=LARGEST)
+        if self._sessions:
+            words = _words(batch, "interval")
+            days = [word in self.panes and not self.panes[word].interval.is_intraday for word in words]
+            by_date = np.array(days, dtype=np.bool_)[_codes(batch.column("interval"))]
+            columns["session"] = self._sessions.of(symbols, self.symbols, times, by_date)
+        return Rows(symbols, times, batch.column("version").to_numpy(), columns, usable)
 
     def _rows_of(self, column: pa.DictionaryArray) -> Int64Array:
         """Return each row's symbol as its row here; symbols that are new join."""

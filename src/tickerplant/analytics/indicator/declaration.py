@@ -41,7 +41,8 @@ BAR_INPUTS: Final = ("open", "high", "low", "close", "volume", "vwap", "session"
 """The columns of a bar that an indicator may name as its inputs.
 
 `vwap` is the bar's own, and the typical price (high + low + close) / 3 of a bar that has none; `session` is a number
-that is the same for all bars of a trading session: days since 1970 of its date.
+that is the same for all bars of a trading session: days since 1970 of its date (between sessions: of the UTC date, and
+a half).
 """
 
 SMALLEST: Final = 1e-200
