@@ -81,7 +81,7 @@ def exponential(period: int) -> Exponential:
 class Wilder(Smoothing):
     """Wilder's average over the period `seed`: (before · (seed - 1) + x) · `share`, which is 1 / seed.
 
-    Multiplied, not divided, as TA-Lib's RSI has it since 0.8: of a price that stands still STOCHRSI sees the last bits.
+    Multiplied, not divided, as in the RSI of TA-Lib 0.8: of a price that stands still STOCHRSI sees the last bits.
     """
 
     share: float
