@@ -81,6 +81,25 @@ def test_the_stream_begins_the_vwap_anew_with_each_session() -> None:
     assert values(rows(moments, [1.0, 3.0, 10.0, 5.0, 6.0])) == [1.0, 2.0, 10.0, 5.0, 5.5]
 
 
+def test_a_snapshot_within_a_session_and_a_revision_after_it_change_nothing() -> None:
+    given = rows([f"2012-06-21T13:{30 + i}" for i in range(6)], [1.0, 3.0, 2.0, 7.0, 5.0, 4.0])
+    revised = given[1]._replace(close=9.0, version=2)
+    settings = {"indicators": {"1m": ["VWAP", "ADX(2)@wilder"]}, "forming_indicators": ["VWAP"]}
+    whole, cut = AnalyticsStage(), AnalyticsStage()
+    for stage in (whole, cut):
+        stage.step(delivery(records.Settings(sent_at_us=T0, values=settings)))
+        stage.step(bar_delivery(given[:3]))
+    cut = AnalyticsStage(cut.snapshot())
+    expected = compute({"vwap": [1.0, 9.0, 2.0, 7.0, 5.0, 4.0], "volume": [1.0] * 6, "session": [0] * 6}, "VWAP")[
+        "vwap"
+    ]
+    for stage in (whole, cut):
+        stage.step(bar_delivery(given[3:]))
+        (output,) = stage.step(bar_delivery([revised]))
+        assert [row["vwap"] for row in records.decode(output.value).batch.to_pylist()] == expected[1:].tolist()
+    assert whole.snapshot() == cut.snapshot()
+
+
 def test_a_daily_bars_vwap_is_its_own() -> None:
     assert values(rows(["2012-06-21T00:00", "2012-06-22T00:00"], [1.0, 3.0], "1d"), "1d") == [1.0, 3.0]
 

@@ -71,18 +71,22 @@ class SessionNumbers:
         Each calendar is asked once, for the different times.
         """
         self._follow(known)
-        numbers = (times // DAY_US).astype(np.float64)
-        intraday = np.flatnonzero(~by_date)
-        if not len(intraday):
-            return numbers
-        at = self._of_symbol[symbols[intraday]]
-        moments, moment = np.unique(times[intraday], return_inverse=True)
-        for code in np.unique(at).tolist():
-            dates = self._calendars[code].session_of(moments)
-            found = np.where(dates == NO_SESSION, moments // DAY_US + 0.5, dates / DAY_US)
-            mine = at == code
-            numbers[intraday[mine]] = found[moment[mine]]
-        return numbers
+        if by_date.all():
+            return (times // DAY_US).astype(np.float64)
+        if len(times) and (times == times[0]).all():  # as in most records
+            moments, moment = times[:1], np.zeros(1, dtype=np.int64)
+        else:
+            moments, moment = np.unique(times, return_inverse=True)
+        dates = moments // DAY_US
+        between = dates.astype(np.float64) + 0.5
+        numbers = np.array([self._numbers(calendar, moments, between) for calendar in self._calendars])
+        found: Float64Array = numbers[self._of_symbol[symbols], moment]
+        return np.where(by_date, dates[moment], found) if by_date.any() else found
+
+    @staticmethod
+    def _numbers(calendar: Calendar, moments: Int64Array, between: Float64Array) -> Float64Array:
+        sessions = calendar.session_of(moments)
+        return np.where(sessions == NO_SESSION, between, sessions / DAY_US)
 
     def _follow(self, known: Sequence[str]) -> None:
         """Note the calendars of symbols that are new."""

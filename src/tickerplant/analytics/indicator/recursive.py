@@ -93,8 +93,8 @@ class Recursive(Indicator):
         past = _Along(state, index, bars)
         outputs = np.array(self.formula(past, *inputs)).reshape(len(self.OUTPUTS), bars)
         if bars:
-            state[:] = past.trace[-1]
-        return Run(outputs, past.trace)
+            state[:] = past.trace[:, -1]
+        return Run(outputs, past.trace.T)
 
 
 class _Beside:
@@ -129,11 +129,11 @@ class _Beside:
 
 
 class _Along:
-    """The past of one symbol over many bars. `trace` is float64[bars, width], the state after each bar."""
+    """The past of one symbol over many bars. `trace` is float64[width, bars], the state after each bar."""
 
     def __init__(self, state: Float64Array, index: int, bars: int) -> None:
         self.index: Count = np.arange(index, index + bars)
-        self.trace = np.empty((bars, len(state)))
+        self.trace = np.empty((len(state), bars))
         self._state, self._first, self._slot = state, index, 0
 
     def last(self, x: Float64Array) -> Float64Array:
@@ -156,5 +156,5 @@ class _Along:
         return values
 
     def _keep(self, x: Float64Array) -> None:
-        self.trace[:, self._slot] = x
+        self.trace[self._slot] = x
         self._slot += 1
