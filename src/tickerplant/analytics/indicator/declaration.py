@@ -50,6 +50,8 @@ SMALLEST: Final = 1e-200
 
 TALIB: Final = "talib"
 """The default dialect."""
+METATRADER: Final = "metatrader"
+"""As MetaTrader's own indicators do it."""
 WILDER: Final = "wilder"
 """As in J. Welles Wilder's book of 1978."""
 TRADINGVIEW: Final = "tradingview"

@@ -106,18 +106,18 @@ class _Beside:
         self._after: list[Float64Array] = []
 
     def last(self, x: Float64Array) -> Float64Array:
-        before: Float64Array = self._state[len(self._after), self._rows]
+        before: Float64Array = self._state[len(self._after)][self._rows]
         self._after.append(x)
         return before
 
     def smooth(self, average: Average, x: Float64Array, start: int = 0) -> Float64Array:
-        value = average.step(self._state[len(self._after), self._rows], self.index - start, x)
+        value = average.step(self._state[len(self._after)][self._rows], self.index - start, x)
         self._after.append(value)
         return value
 
     def recur(self, recursion: Recursion, *x: Float64Array, start: int = 0) -> tuple[Float64Array, ...]:
         first = len(self._after)
-        before = tuple(self._state[first + number, self._rows] for number in range(recursion.width))
+        before = tuple(self._state[first + number][self._rows] for number in range(recursion.width))
         values = recursion.step(before, self.index - start, *x)
         self._after.extend(values)
         return values
@@ -125,7 +125,7 @@ class _Beside:
     def write(self) -> None:
         # Backwards: what `last` gave may be a view of the state, and be what a later `last` is to remember.
         for slot in range(len(self._after) - 1, -1, -1):
-            self._state[slot, self._rows] = self._after[slot]
+            self._state[slot][self._rows] = self._after[slot]
 
 
 class _Along:

@@ -6,12 +6,20 @@ from typing import Final
 
 import numpy as np
 
-from tickerplant.analytics.indicator.declaration import TALIB, Count, Indicator, Parameter, Place, Run, period
+from tickerplant.analytics.indicator.declaration import (
+    METATRADER,
+    TALIB,
+    Count,
+    Indicator,
+    Parameter,
+    Place,
+    Run,
+    period,
+)
 from tickerplant.analytics.indicator.extremes import BlockRange
 from tickerplant.analytics.indicator.recent import ShortMean
 from tickerplant.core.times import Float64Array
 
-METATRADER: Final = "metatrader"
 _STILL: Final = 1e-14  # TA-Lib's: a range of less than this, relative to its ends, is rounding
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import numpy as np
 
-from tickerplant.analytics.indicator.declaration import TALIB, Count, Indicator, Parameter, Place, Run, period
+from tickerplant.analytics.indicator.declaration import (
+    TALIB,
+    TRADINGVIEW,
+    Count,
+    Indicator,
+    Parameter,
+    Place,
+    Run,
+    period,
+)
 from tickerplant.analytics.indicator.extremes import BlockRange
 from tickerplant.analytics.indicator.recent import Delay
 from tickerplant.core.errors import BadInput
 from tickerplant.core.times import Float64Array
-
-TRADINGVIEW: Final = "tradingview"
 
 
 class ICHIMOKU(Indicator):

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import numpy as np
 
-from tickerplant.analytics.indicator.declaration import TALIB, Count, Indicator, Place, Run
+from tickerplant.analytics.indicator.declaration import TALIB, TRADINGVIEW, Count, Indicator, Place, Run
 from tickerplant.analytics.indicator.moments import BlockMoments
 from tickerplant.analytics.indicator.returns import VOLATILITY, annual, log_ratio
 from tickerplant.core.times import Float64Array
-
-TRADINGVIEW: Final = "tradingview"
 
 
 class VOLCC(Indicator):
