@@ -75,6 +75,7 @@ class Engine:
         self.symbols: list[str] = []
         self._capacity = 0
         self._known = pa.array([], pa.utf8())
+        self._newest: tuple[pa.Array, Int64Array] | None = None  # the dictionary read last: mostly the next is the same
         self.panes: dict[str, Pane] = {}
         self.apply(rules)
 
@@ -122,10 +123,10 @@ class Engine:
         for name, pane in self.panes.items():
             if name not in names:
                 continue
-            here = np.isin(at, [code for code, word in enumerate(names) if word == name])
-            closed = np.flatnonzero(here & ((states == FINAL) | (states == WITHDRAWN)))
-            chunks = self._closed(pane, rows.take(closed), states[closed] == WITHDRAWN) if len(closed) else []
-            forming = self._formed(pane, rows.take(np.flatnonzero(here & (states == FORMING))))
+            here = np.array([word == name for word in names])[at]
+            closed = here & ((states == FINAL) | (states == WITHDRAWN))
+            chunks = self._closed(pane, rows.take(closed), states[closed] == WITHDRAWN) if closed.any() else []
+            forming = self._formed(pane, rows.take(here & (states == FORMING)))
             parts = ((pane.columns, chunks), (self._forming_columns(pane), forming))
             made += [Made(name, columns, part) for columns, part in parts if part]
         self.counts.values += sum(len(chunk.times) for part in made for chunk in part.chunks)
@@ -150,6 +151,8 @@ class Engine:
     def _rows_of(self, column: pa.DictionaryArray) -> Int64Array:
         """Return each row's symbol as its row here; symbols that are new join."""
         codes = _codes(column)
+        if self._newest is not None and column.dictionary.equals(self._newest[0]):
+            return self._newest[1][codes]
         found = pc.index_in(column.dictionary, value_set=self._known)
         if found.null_count:
             used = np.zeros(len(found), dtype=np.bool_)
@@ -159,6 +162,8 @@ class Engine:
                 self.add_symbols(column.dictionary.filter(new).unique().to_pylist())
                 found = pc.index_in(column.dictionary, value_set=self._known)
         places: Int64Array = found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+        if not found.null_count:
+            self._newest = column.dictionary, places
         return places[codes]
 
     def _closed(self, pane: Pane, rows: Rows, withdrawn: BoolArray) -> list[Chunk]:

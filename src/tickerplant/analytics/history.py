@@ -1,7 +1,8 @@
 """The closed bars that are remembered, so that a revision finds what it revises: rings of one interval, by symbol.
 
 A bar's *position* is the number of usable bars of its symbol before it. A ring holds those at `[count - kept, count)`;
-the bar at position p lies in slot p mod depth. Rings of symbols without bars cost address space, not memory.
+the bar at position p lies in slot p mod depth. A slot of all symbols lies together in memory (`ring`), so that one
+closed interval is one stretch to write, and slots that were never used cost address space alone.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from tickerplant.analytics.indicator.declaration import Count, Place
 from tickerplant.core.times import NEVER_US, BoolArray, Float64Array, Int64Array
 
 Columns = Mapping[str, Float64Array]
@@ -26,8 +28,8 @@ class History:
         self.count = np.zeros(capacity, dtype=np.int64)
         self.kept = np.zeros(capacity, dtype=np.int64)
         self.last = np.full(capacity, NEVER_US, dtype=np.int64)
-        self.times = np.zeros((capacity, depth), dtype=np.int64)
-        self.columns: dict[str, Float64Array] = {name: np.zeros((capacity, depth)) for name in inputs}
+        self.times = ring(capacity, depth, np.int64)
+        self.columns: dict[str, Float64Array] = {name: ring(capacity, depth, np.float64) for name in inputs}
 
     def grow(self, capacity: int) -> None:
         """Make room for symbols up to row `capacity`, exclusive."""
@@ -35,12 +37,12 @@ class History:
         self.count = np.concatenate([self.count, np.zeros(more, dtype=np.int64)])
         self.kept = np.concatenate([self.kept, np.zeros(more, dtype=np.int64)])
         self.last = np.concatenate([self.last, np.full(more, NEVER_US, dtype=np.int64)])
-        self.times = grown(self.times, capacity)
-        self.columns = {name: grown(ring, capacity) for name, ring in self.columns.items()}
+        self.times = _grown_ring(self.times, capacity)
+        self.columns = {name: _grown_ring(former, capacity) for name, former in self.columns.items()}
 
-    def push(self, rows: Int64Array, time_us: int, inputs: Columns) -> None:
-        """Add one bar of one time to each of these symbols, later than all it has."""
-        slot = self.count[rows] % self.depth
+    def push(self, rows: Place, count: Count, time_us: int, inputs: Columns) -> None:
+        """Add one bar of one time to each of these symbols, which have `count` and none as late."""
+        slot = count % self.depth
         self.times[rows, slot] = time_us
         for name, ring in self.columns.items():
             ring[rows, slot] = inputs[name]
@@ -101,6 +103,18 @@ class History:
 
     def _slots(self, start: int, stop: int) -> Int64Array:
         return np.arange(start, stop) % self.depth
+
+
+def ring(capacity: int, depth: int, dtype: type[_T]) -> npt.NDArray[_T]:
+    """Return zeros[capacity, depth] where a slot of all symbols lies together (pages that nobody has touched)."""
+    return np.zeros((capacity, depth), dtype=dtype, order="F")
+
+
+def _grown_ring(former: npt.NDArray[_T], capacity: int) -> npt.NDArray[_T]:
+    larger: npt.NDArray[_T] = np.zeros((capacity, former.shape[1]), dtype=former.dtype, order="F")
+    used = np.flatnonzero(former.any(axis=0))
+    larger[: len(former), used] = former[:, used]
+    return larger
 
 
 def grown(array: npt.NDArray[_T], capacity: int) -> npt.NDArray[_T]:

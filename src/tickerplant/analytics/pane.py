@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 
 from tickerplant.analytics.history import Columns, History
-from tickerplant.analytics.indicator.declaration import Indicator
+from tickerplant.analytics.indicator.declaration import Count, Indicator, Place
 from tickerplant.analytics.study import CHECKPOINT_BARS, Study
 from tickerplant.core.interval import Interval
 from tickerplant.core.times import DAY_US, BoolArray, Float64Array, Int64Array
@@ -50,6 +50,8 @@ class Rows:
 
     def take(self, which: Int64Array | BoolArray) -> Rows:
         """Return these rows alone."""
+        if which.dtype == np.bool_ and which.all():
+            return self
         columns = {name: values[which] for name, values in self.columns.items()}
         return Rows(self.symbols[which], self.times[which], self.versions[which], columns, self.usable[which])
 
@@ -109,12 +111,12 @@ class Pane:
 
     def peek(self, rows: Rows, chosen: Iterable[Indicator]) -> Float64Array:
         """Return the values of the chosen indicators as if these bars closed now: float64[outputs, rows]."""
-        wanted = set(chosen)
+        wanted, place = set(chosen), self._place(rows.symbols)
         values = [
             output
             for study in self.studies
             if study.indicator in wanted
-            for output in self._step(study, rows.symbols, rows.columns, keep=False)
+            for output in self._step(study, *place, rows.columns, keep=False)
         ]
         return np.array(values).reshape(len(values), len(rows))
 
@@ -125,9 +127,9 @@ class Pane:
         """
         if not len(rows):
             return []
+        if (rows.times == rows.times[0]).all():
+            return [self._close_time(rows, int(rows.times[0]))]
         times, symbols = np.unique(rows.times), np.unique(rows.symbols)
-        if len(times) == 1:
-            return [self._close_time(rows, int(times[0]))]
         if len(times) <= len(symbols):
             order = np.argsort(rows.times, kind="stable")
             bounds = np.searchsorted(rows.times[order], times)[1:]
@@ -139,15 +141,27 @@ class Pane:
         bounds = np.searchsorted(rows.symbols[order], symbols)[1:]
         return [self._close_symbol(rows.take(part)) for part in np.split(order, bounds)]
 
-    def _step(self, study: Study, symbols: Int64Array, columns: Columns, *, keep: bool) -> list[Float64Array]:
+    def _place(self, symbols: Int64Array) -> tuple[Place, Count]:
+        """Return where these symbols' states are and how many bars they had: a slice and one number if that fits."""
+        first, count = int(symbols[0]), len(symbols)
+        if int(symbols[-1]) == first + count - 1 and (np.diff(symbols) == 1).all():
+            counts = self.history.count[first : first + count]
+            if (counts == counts[0]).all():
+                return slice(first, first + count), int(counts[0])
+        return symbols, self.history.count[symbols]
+
+    def _step(self, study: Study, rows: Place, count: Count, columns: Columns, *, keep: bool) -> list[Float64Array]:
         inputs = tuple(columns[name] for name in study.indicator.INPUTS)
-        return study.step(symbols, self.history.count[symbols], inputs, keep=keep)
+        if isinstance(rows, slice) and not study.together(rows):
+            rows, count = np.arange(rows.start, rows.stop), self.history.count[rows]
+        return study.step(rows, count, inputs, keep=keep)
 
     def _close_time(self, rows: Rows, time_us: int) -> Chunk:
+        place, count = self._place(rows.symbols)
         values = [
-            output for study in self.studies for output in self._step(study, rows.symbols, rows.columns, keep=True)
+            output for study in self.studies for output in self._step(study, place, count, rows.columns, keep=True)
         ]
-        self.history.push(rows.symbols, time_us, rows.columns)
+        self.history.push(place, count, time_us, rows.columns)
         matrix = np.array(values).reshape(len(self.columns), len(rows))
         return Chunk(rows.times, rows.symbols, 1, rows.versions, matrix)
 

@@ -118,11 +118,21 @@ class Indicator(ABC):
         self.dialect = dialect or self.DIALECTS[0]
         if self.dialect not in self.DIALECTS:
             raise BadInput(f"{self.NAME} has no dialect {self.dialect!r}; there are {', '.join(self.DIALECTS)}")
+        self._text, self._columns = self._named()
         self.declare()
         if self.warmups:
             self.warmup = max(self.warmups)
         else:
             self.warmups = (self.warmup,) * len(self.OUTPUTS)
+
+    def _named(self) -> tuple[str, tuple[str, ...]]:
+        words = [self.NAME.lower(), *(f"{value:g}".replace(".", "p") for value in self.values)]
+        call = f"{self.NAME}({','.join(f'{value:g}' for value in self.values)})"
+        if self.dialect != self.DIALECTS[0]:
+            words.append(self.dialect)
+            call = f"{call}@{self.dialect}"
+        stem = "_".join(words)
+        return call, tuple(f"{stem}_{suffix}" if suffix else stem for suffix in self.OUTPUTS)
 
     @abstractmethod
     def declare(self) -> None:
@@ -162,24 +172,19 @@ class Indicator(ABC):
 
         A dialect that is not the default stands before the output: `ema_20_tradingview`.
         """
-        words = [self.NAME.lower(), *(f"{value:g}".replace(".", "p") for value in self.values)]
-        if self.dialect != self.DIALECTS[0]:
-            words.append(self.dialect)
-        stem = "_".join(words)
-        return tuple(f"{stem}_{suffix}" if suffix else stem for suffix in self.OUTPUTS)
+        return self._columns
 
     def __str__(self) -> str:
-        call = f"{self.NAME}({','.join(f'{value:g}' for value in self.values)})"
-        return call if self.dialect == self.DIALECTS[0] else f"{call}@{self.dialect}"
+        return self._text
 
     def __repr__(self) -> str:
-        return f"<{self}>"
+        return f"<{self._text}>"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Indicator) and str(other) == str(self)
+        return isinstance(other, Indicator) and other._text == self._text
 
     def __hash__(self) -> int:
-        return hash(str(self))
+        return hash(self._text)
 
 
 def period(default: int, name: str = "period", least: int = 2) -> Parameter:
