@@ -33,7 +33,8 @@ def minute(i: int) -> int:
 def batch_of(series: dict[int, float], texts: list[str] | tuple[str, ...]) -> dict[int, dict[str, float | None]]:
     times = sorted(series)
     x = np.array([series[time] for time in times])
-    columns = {name: values for text in texts for name, values in compute(x, text).items()}
+    bars = {**dict.fromkeys(("open", "high", "low", "close"), x), "volume": np.ones(len(x))}
+    columns = {name: values for text in texts for name, values in compute(bars, text).items()}
     return {
         time: {name: None if np.isnan(values[i]) else float(values[i]) for name, values in columns.items()}
         for i, time in enumerate(times)
@@ -45,14 +46,17 @@ def held(table: Table, symbol: str, interval: str = "1m") -> dict[int, dict[str,
 
 
 def test_values_have_the_bars_key_version_and_the_columns_of_the_set() -> None:
-    made = AnalyticsStage().step(bar_delivery([Bar(minute(0), "B", 2.0, version=7), Bar(minute(0), "A", 1.0)], 6))
+    made = AnalyticsStage().step(
+        bar_delivery([Bar(minute(0), "B", 2.0, interval="5m", version=7), Bar(minute(0), "A", 1.0, interval="5m")], 6)
+    )
     assert [output.topic for output in made] == [schemas.ANALYTICS]
     record = records.decode(made[0].value)
     assert record.header == records.Values(sent_at_us=T0, feed="f", cause=7)
     assert record.batch.schema.names[5:] == [
         "sma_20", "sma_50", "sma_200", "ema_12", "ema_26", "ema_50", "ema_200", "rsi_14",
+        "macd_12_26_9_line", "macd_12_26_9_signal", "macd_12_26_9_histogram", "stoch_14_3_3_k", "stoch_14_3_3_d",
         "bbands_20_2_upper", "bbands_20_2_middle", "bbands_20_2_lower",
-        "bbands_20_2_percent_b", "bbands_20_2_bandwidth",
+        "bbands_20_2_percent_b", "bbands_20_2_bandwidth", "atr_14", "stddev_20",
     ]  # fmt: skip
     rows = record.batch.to_pylist()
     assert [(row["symbol"], row["version"], row["state"]) for row in rows] == [("B", 7, "final"), ("A", 1, "final")]
@@ -183,7 +187,7 @@ def test_thousands_of_bars_of_one_symbol_are_what_one_by_one_gives() -> None:
 def test_a_revision_deep_in_a_long_history_is_a_batch_over_the_revised_bars() -> None:
     x = np.random.default_rng(5).uniform(90, 110, 2600)
     series = {minute(i): float(price) for i, price in enumerate(x)}
-    made, table = AnalyticsStage(), Table()
+    made, table = stage({"indicators": {"1m": list(SEED_INDICATORS)}}), Table()
     table.take(made.step(bar_delivery([Bar(time, "A", price) for time, price in series.items()])))
     for offset, (at, price) in enumerate([(2599, 50.0), (1500, 70.0), (2000, None), (1160, 60.0)], start=2):
         state = "final" if price is not None else "withdrawn"

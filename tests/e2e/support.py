@@ -32,14 +32,15 @@ CONTENTS = {
     },
     **{
         table: "SELECT symbol, interval, time, state, sma_20, sma_50, sma_200, ema_12, ema_26, ema_50, ema_200, "
-        f"rsi_14, bbands_20_2_upper, bbands_20_2_middle, bbands_20_2_lower FROM {table} ORDER BY symbol, interval, time"
+        "rsi_14, bbands_20_2_upper, bbands_20_2_middle, bbands_20_2_lower, macd_12_26_9_line, macd_12_26_9_signal, "
+        f"stoch_14_3_3_k, stoch_14_3_3_d, atr_14, stddev_20 FROM {table} ORDER BY symbol, interval, time"
         for table in ("intraday_analytics", "daily_analytics")
     },
 }
 """Every table whose last state is promised, less what may differ between runs (version, revision, reason, clocks)."""
 
 ROUNDED = {"intraday_ohlcv": (2, 1e-12), "historical_ohlcv": (2, 1e-12),
-           "intraday_analytics": (11, 1e-9), "daily_analytics": (11, 1e-9)}  # fmt: skip
+           "intraday_analytics": (17, 1e-9), "daily_analytics": (17, 1e-9)}  # fmt: skip
 """How many of the last columns are float sums, and how far these may differ, relatively."""
 
 
@@ -155,13 +156,18 @@ def assert_bars(found: Sequence[Row], wanted: Sequence[Row]) -> None:
 
 def assert_indicators(dsn: str, symbol: str, interval: str, bars: Sequence[Row]) -> None:
     """The stored values on these bars are TA-Lib's to 1e-9, and null exactly where TA-Lib has none."""
-    close = np.array([bar[4] for bar in bars], dtype=np.float64)
+    high, low, close = (np.array([bar[column] for bar in bars], dtype=np.float64) for column in (2, 3, 4))
+    macd, signal, hist = talib.MACD(close, 12, 26, 9)
+    slow_k, slow_d = talib.STOCH(high, low, close, 14, 3, 0, 3, 0)
     upper, middle, lower = talib.BBANDS(close, 20, 2.0, 2.0)
     wanted = {
         "sma_20": talib.SMA(close, 20), "sma_50": talib.SMA(close, 50), "sma_200": talib.SMA(close, 200),
         "ema_12": talib.EMA(close, 12), "ema_26": talib.EMA(close, 26), "ema_50": talib.EMA(close, 50),
         "ema_200": talib.EMA(close, 200), "rsi_14": talib.RSI(close, 14),
         "bbands_20_2_upper": upper, "bbands_20_2_middle": middle, "bbands_20_2_lower": lower,
+        "macd_12_26_9_line": macd, "macd_12_26_9_signal": signal, "macd_12_26_9_histogram": hist,
+        "stoch_14_3_3_k": slow_k, "stoch_14_3_3_d": slow_d, "atr_14": talib.ATR(high, low, close, 14),
+        "stddev_20": talib.STDDEV(close, 20),
     }  # fmt: skip
     table = "daily_analytics" if interval == "1d" else "intraday_analytics"
     found = {row[0]: row[1:] for row in rows(dsn, SYMBOL_BARS.format("time, " + ", ".join(wanted), table, symbol,

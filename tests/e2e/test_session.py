@@ -108,7 +108,7 @@ def test_the_daily_bar_is_that_of_the_regular_session(dsn: str, ticks: pl.DataFr
     assert_bars(stored_bars(dsn, "GOOG", "1d"), [(midnight(SESSION), *wanted[1:])])
 
 
-@pytest.mark.parametrize("interval", ["1m", "5m", "1d"])
+@pytest.mark.parametrize("interval", ["5m", "1d"])
 def test_stored_indicators_are_those_of_ta_lib(dsn: str, ticks: pl.DataFrame, interval: str) -> None:
     wanted = bars_of_ticks(ticks, interval)
     assert_indicators(dsn, "GOOG", interval, wanted)

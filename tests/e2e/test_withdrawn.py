@@ -61,6 +61,11 @@ class Bars:
         """The version of the last record."""
         return make_version(1, self._version)
 
+    def say(self, **values: Any) -> None:
+        """Append a settings record."""
+        with self._writer.transaction() as transaction:
+            transaction.append(schemas.OHLCV, 1, records.encode(records.Settings(sent_at_us=T0, values=values)))
+
     def put(self, *rows: dict[str, Any]) -> None:
         self._version += 1
         batch = bar_batch([{"symbol": "A", "version": self.version} | row for row in rows])
@@ -110,6 +115,7 @@ async def test_a_withdrawn_bar_leaves_no_trace(log: EmbeddedLog, analytics: None
     persistence = asyncio.create_task(Persistence(log, dsn).run(stop))
     prices = np.random.default_rng(1).uniform(90, 110, 40).tolist()
     feed = Bars(log)
+    feed.say(indicators=dict.fromkeys(("1m", "5m", "1d"), INDICATORS))
     feed.put(*(bar(n, price) for n, price in enumerate(prices)))
     feed.put(*(bar(n, 100.0 + n, "5m") for n in range(8)), bar(0, 1.0) | {"time": DAY, "interval": "1d"})
     feed.put(bar(40, 120.0, state="forming"), bar(8, 121.0, "5m", state="forming"))

@@ -38,8 +38,8 @@ wrote the row."""
 ROUNDED = {
     "intraday_ohlcv": ("volume", "vwap"),
     "historical_ohlcv": ("volume", "vwap"),
-    "intraday_analytics": ("sma_20", "ema_12", "rsi_14", "bbands_20_2_upper", "bbands_20_2_lower"),
-    "daily_analytics": ("sma_20", "ema_12", "rsi_14"),
+    "intraday_analytics": ("sma_20", "ema_12", "rsi_14", "bbands_20_2_upper", "bbands_20_2_lower", "atr_14"),
+    "daily_analytics": ("sma_20", "ema_12", "rsi_14", "atr_14"),
 }
 """What may differ in the last digits, because float sums depend on how ticks were cut into batches."""
 

@@ -25,7 +25,11 @@ SEED_INDICATORS: Final = (
     "EMA(50)",
     "EMA(200)",
     "RSI(14)",
+    "MACD(12,26,9)",
+    "STOCH(14,3,3)",
     "BBANDS(20,2)",
+    "ATR(14)",
+    "STDDEV(20)",
 )
 
 
@@ -59,7 +63,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Pattern of symbols to intervals by activity (`100t`, `10000v`, `1000000d`); the first that fits counts."""
 
     indicators: Mapping[str, tuple[str, ...]] = msgspec.field(
-        default_factory=lambda: {"1m": SEED_INDICATORS, "5m": SEED_INDICATORS, "1d": SEED_INDICATORS}
+        default_factory=lambda: {"5m": SEED_INDICATORS, "1d": SEED_INDICATORS}
     )
     """Indicators by bar interval, written as `NAME(parameter,…)`."""
 
