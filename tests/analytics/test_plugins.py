@@ -90,7 +90,9 @@ def test_an_unknown_indicator_mentions_the_broken_plug_ins(tmp_path: Path) -> No
     install(tmp_path, "fails", {"fails": "fails"}, "1 / 0")
     said = run(
         tmp_path,
-        "from tickerplant.analytics import compute\ntry: compute([1.], 'MINE')\nexcept Exception as error: print(error)",
+        "from tickerplant.analytics import compute\n"
+        "try: compute([1.], 'MINE')\n"
+        "except Exception as error: print(error)",
     )
     assert "the plug-in fails of the package fails cannot be loaded" in said
 

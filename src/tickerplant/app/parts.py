@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
+import numpy as np
 
 from tickerplant.app.settings import Settings
 from tickerplant.core.errors import BadInput, StoreMismatch, UnknownTopic
@@ -28,6 +29,8 @@ from tickerplant.core.schemas import (
 )
 
 if TYPE_CHECKING:
+    from tickerplant.analytics.calculation import Calculation
+    from tickerplant.analytics.ondemand import OnDemand
     from tickerplant.app.catchup import Applied, Progress
     from tickerplant.app.health import Part
     from tickerplant.app.metrics import ServiceCounts
@@ -254,9 +257,19 @@ async def run_api(settings: Settings, log: EventLog, dsn: str, stop: asyncio.Eve
 
     key = settings.api.key.get_secret_value() if settings.api.key is not None else None
     api = Api(
-        log, dsn, host=settings.api.host, port=settings.api.port, health=health, registry=plant.registry(), api_key=key
-    )
+        log, dsn, host=settings.api.host, port=settings.api.port, health=health, registry=plant.registry(),
+        api_key=key, indicators=on_demand(settings),
+    )  # fmt: skip
     await api.run(stop)
+
+
+def on_demand(settings: Settings) -> OnDemand:
+    """Return what computes indicators when asked, for the API and the commands."""
+    from tickerplant.analytics.ondemand import OnDemand
+    from tickerplant.app.lean import lean_talib
+
+    lean_talib()
+    return OnDemand(settings.rules.rules())
 
 
 def aggregation_stages(log: EventLog) -> StageFactory:
@@ -440,6 +453,35 @@ def bars(
         return [_plain(row) for row in reversed(table.to_pylist())]
 
     return _with_store(dsn, read)
+
+
+def values(
+    dsn: str, calculations: Sequence[Calculation], symbol: str, interval: str, from_us: int | None, to_us: int | None,
+    limit: int,
+) -> tuple[list[dict[str, Any]], int | None, bool]:  # fmt: skip
+    """Return the newest `limit` bars of `[from_us, to_us)` with indicator values, oldest first.
+
+    Besides: the time of the first bar that they were computed from, and whether there were too many before it.
+    """
+    from tickerplant.analytics import ondemand
+
+    async def read(store: Store) -> ondemand.Stretch:
+        async with store.read() as reading:
+
+            async def bars(first: int | None, last: int | None, count: int) -> Any:
+                table = await reading.ohlcv.read(
+                    symbol, interval, first, last, count, names=ondemand.COLUMNS, newest_first=True
+                )
+                return table.take(np.arange(table.num_rows)[::-1])
+
+            return await ondemand.gather(bars, calculations, symbol, interval, from_us, to_us, limit)
+
+    stretch = _with_store(dsn, read)
+    table, found = stretch.bars.slice(stretch.lead), ondemand.values(stretch, calculations)
+    for name in found.schema.names:
+        if name not in table.schema.names:
+            table = table.append_column(name, found.column(name))
+    return [_plain(row) for row in table.to_pylist()], stretch.computed_from_us, stretch.limited
 
 
 def _ends(log: EventLog, *, undecided: bool = False) -> dict[tuple[str, int], int]:
