@@ -107,6 +107,17 @@ def values(stretch: Stretch, calculations: Sequence[Calculation]) -> pa.Table:
     return shown.slice(stretch.lead)
 
 
+def remaining(stretch: Stretch, calculations: Sequence[Calculation], beyond: int = 0) -> dict[str, int]:
+    """Return the columns that are not warm yet at the last bar, and how many bars more each needs.
+
+    `beyond`: so many of the bars at the end do not count.
+    """
+    bars = stretch.bars.slice(0, stretch.bars.num_rows - beyond)
+    count = int(usable(bars).sum())
+    cold = [calculation for calculation in calculations if calculation.warmup > count and bars.num_rows]
+    return {name: calculation.warmup - count for calculation in cold for name in calculation.columns}
+
+
 def usable(bars: pa.Table) -> BoolArray:
     """Return which bars count for the indicators, as in the stream: all prices and the volume are there."""
     found: BoolArray = np.ones(bars.num_rows, dtype=np.bool_)
@@ -139,6 +150,10 @@ class OnDemand:
     def values(self, stretch: Stretch, chosen: Calculation) -> pa.Table:
         """Return one indicator's values; see `values`. Work for a thread."""
         return values(stretch, [chosen])
+
+    def remaining(self, stretch: Stretch, chosen: Calculation, beyond: int) -> dict[str, int]:
+        """Return how many bars more the columns need that are not warm; see `remaining`."""
+        return remaining(stretch, [chosen], beyond)
 
     def warmups(self, interval: Interval) -> Mapping[str, int]:
         """Return the columns that the stream computes in an interval: each one's first bar with a value, from 1."""

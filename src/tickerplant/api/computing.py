@@ -51,6 +51,10 @@ class Indicators(Protocol):
     def values(self, stretch: Any, chosen: Any) -> pa.Table:
         """Return `time`, `state` and a column for each output, for the bars asked for. Takes long: for a thread."""
 
+    def remaining(self, stretch: Any, chosen: Any, beyond: int) -> Mapping[str, int]:
+        """Return how many bars more each column needs that is not warm at the last bar but `beyond`."""
+        ...
+
     def warmups(self, interval: Interval) -> Mapping[str, int]:
         """Return for each column that the stream computes on an interval the bar, from 1, that has the first value."""
         ...

@@ -79,6 +79,7 @@ _VALUES: Final[dict[int | str, dict[str, Any]]] = EXAMPLE | {
                     "indicator": "RSI(14)",
                     "computed_from": "2016-03-09",
                     "limited": False,
+                    "warmup_remaining": {},
                     "position": {"log_id": "3f0c", "generation": 1, "offsets": {"market.prices.ohlcv": {"0": 344}}},
                     "count": 1,
                     "next": None,
@@ -145,7 +146,8 @@ async def compute(
     """Values of any indicator on stored bars of any interval, the forming bar as if it closed now.
 
     The bars that decide the first value asked for are read too: those of its window, or for a recursive indicator all
-    from the first stored one on, up to 200,000. `computed_from` says from where, and `limited` that there were more.
+    from the first stored one on, up to 200,000. `computed_from` says from where, and `limited` that there were more;
+    `warmup_remaining` how many bars more there must be where the last row has no value yet.
     """
     state: ApiState = request.app.state.api
     known = _indicators(request)
@@ -167,10 +169,12 @@ async def compute(
             position = reading.position
         table = await asyncio.to_thread(known.values, stretch, chosen)
     first = stretch.computed_from_us
+    beyond = int(span.start_us is not None and table.num_rows > span.limit)  # the row that tells that there is more
     head = {"symbol": asked, "interval": step.name, "tz": tz, "indicator": str(chosen)}
     extra = {
         "computed_from": None if first is None else formats.exact_time(first, zone, times, sessions=sessions),
         "limited": stretch.limited,
+        "warmup_remaining": known.remaining(stretch, chosen, beyond),
     }
     return await respond(
         table, span, head, "values", position, zone, format, times, sessions=sessions, extra=extra
