@@ -33,7 +33,7 @@ def expected() -> dict[str, np.ndarray]:
 def test_arrays_and_mappings_give_arrays() -> None:
     made = expected()
     assert [*made] == [
-        "rsi_14", "bbands_20_2_upper", "bbands_20_2_middle", "bbands_20_2_lower",
+        "rsi_14", *parse("BBANDS(20,2)").columns,
         "ta_stoch_5_3_0_3_0_slowk", "ta_stoch_5_3_0_3_0_slowd",
     ]  # fmt: skip
     for text, name in (("RSI(14)", "rsi_14"), (parse("RSI(14)"), "rsi_14")):
@@ -126,11 +126,12 @@ def test_series_are_told_apart_and_put_in_order_of_time() -> None:
         ([1.0, 2.0], "TA_RSI(1)", "TA-Lib refuses"),
         ([1.0, 2.0], "APO(12.5)", "whole number"),
         ([1.0, 2.0], "APO(matype=best)", "sma, ema"),
-        ([1.0, 2.0], "CCI@wilder", "no parameter 'dialect'"),
+        ([1.0, 2.0], "TA_CCI@wilder", "no parameter 'dialect'"),
+        ([1.0, 2.0], "RSI@mine", "no dialect 'mine'"),
         ([1.0, 2.0], "TA_ATR", "needs the column 'high'"),
         ({}, "RSI", "no column"),
         ({"close": ["a", "b"]}, "RSI", "no numbers"),
-        ({"high": [1.0], "low": [1.0, 2.0]}, "AROON", "dimension"),
+        ({"high": [1.0], "low": [1.0, 2.0]}, "TA_AROON", "dimension"),
         ({"close": [1.0, 2.0], "time": [5, 5]}, "RSI", "same time: rows 0 and 1"),
         ({"close": [1.0, 2.0], "time": [5, 5], "symbol": ["A", "A"]}, "RSI", "same time"),
         ({"close": [1.0, 2.0], "time": [5.0, np.nan]}, "RSI", "time is missing"),

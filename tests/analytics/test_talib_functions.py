@@ -48,7 +48,8 @@ def test_a_windowed_function_needs_no_more_than_its_memory(name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "memory"),
     [
-        ("TA_SMA(5)", 4), ("TA_EMA(5)", None), ("OBV", None), ("TA_DEMA", None), ("SAR", None), ("MAXINDEX", None),
+        ("TA_SMA(5)", 4), ("TA_EMA(5)", None), ("TA_OBV", None), ("TA_DEMA", None), ("TA_SAR", None),
+        ("TA_MAXINDEX", None),
         ("TA_BBANDS(5)", 4), ("TA_BBANDS(5, matype=ema)", None), ("TA_BBANDS(5, matype=wma)", 4), ("CDLDOJI", 10),
         ("TA_STOCH(slowk_matype=1)", None), ("SMA(5)", 10), ("EMA(5)", None),
     ],
