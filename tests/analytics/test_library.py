@@ -152,6 +152,23 @@ def test_an_unknown_name_is_an_error_of_its_own_and_says_what_is_like_it() -> No
         compute([1.0], "RSII")
 
 
+def test_sessions_are_dates_and_a_missing_vwap_is_the_typical_price() -> None:
+    columns = {name: values for name, values in bars().items() if name not in ("session", "vwap")}
+    columns["close"] = columns["open"]
+    days = columns["time"].astype("datetime64[D]").astype(np.int64)
+    typical = (columns["high"] + columns["low"] + columns["close"]) / 3
+    wanted = compute({**columns, "session": days, "vwap": typical}, "VWAP")["vwap"]
+    np.testing.assert_array_equal(compute(columns, "VWAP")["vwap"], wanted)
+    np.testing.assert_array_equal(compute(pl.DataFrame(columns), "VWAP")["vwap"].to_numpy(), wanted)
+    zoned = pd.DataFrame(columns)
+    zoned["time"] = zoned["time"].dt.tz_localize("UTC").dt.tz_convert("Asia/Tokyo")
+    np.testing.assert_array_equal(compute(zoned, "VWAP")["vwap"], wanted)
+    np.testing.assert_array_equal(compute(zoned.set_index("time"), "VWAP")["vwap"], wanted)
+    del columns["time"]
+    with pytest.raises(BadInput, match="needs the column 'time'"):
+        compute(columns, "VWAP")
+
+
 def test_the_input_is_left_alone() -> None:
     columns = bars()
     before = {name: values.copy() for name, values in columns.items()}

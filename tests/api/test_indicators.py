@@ -32,7 +32,7 @@ from tickerplant.store import Store
 from tickerplant.store.repositories.analytics import Analytics
 from tickerplant.store.repositories.ohlcv import Ohlcv
 
-SETS = ("RSI(14)", "EMA(20)", "SMA(200)", "BBANDS(20,2)")
+SETS = ("RSI(14)", "EMA(20)", "SMA(200)", "BBANDS(20,2)", "VWAP", "MACD")
 RULES = Rules(indicators={"1d": SETS, "5m": SETS, "1m": ("SMA(20)",)})
 FIRST_DAY = 7_300  # since 1970: 1989-12-27
 HOLES = (30, 400, 1_999)
@@ -70,7 +70,7 @@ def within_the_day() -> tuple[np.ndarray, dict[str, np.ndarray]]:
     return T0 // (5 * MINUTE) * 5 * MINUTE + np.arange(3_000) * 5 * MINUTE, columns
 
 
-TABLES = {("MSFT", "1d"): daily, ("EUR/USD", "5m"): within_the_day}
+TABLES = {("MSFT", "1d"): daily, ("EUR/USD", "5m"): within_the_day, ("ACME", "5m"): within_the_day}
 
 
 def streamed(bars: pa.Table) -> pa.Table:
@@ -140,6 +140,9 @@ def column(rows: list[dict[str, Any]], name: str) -> np.ndarray:
         ("MSFT", "1d", "BBANDS?period=20&deviations=2", ["bbands_20_2_upper", "bbands_20_2_lower"]),
         ("EUR/USD", "5m", "EMA?period=20", ["ema_20"]),
         ("EUR/USD", "5m", "BBANDS?sd=2", ["bbands_20_2_middle"]),
+        ("EUR/USD", "5m", "VWAP", ["vwap"]),
+        ("ACME", "5m", "VWAP", ["vwap"]),
+        ("ACME", "5m", "MACD?fast_period=12", ["macd_12_26_9_line", "macd_12_26_9_histogram"]),
     ],
 )
 @pytest.mark.parametrize("limit", [1, 100, 2_000])
@@ -299,7 +302,7 @@ def test_values_say_how_many_bars_more_they_need(client: httpx.Client) -> None:
     assert ask(client, "/v1/analytics/MSFT")["warmup_remaining"] == {}
     times, _ = daily()
     early = ask(client, f"/v1/analytics/MSFT?end={times[12]}&times=us")
-    bands = dict.fromkeys(parse("BBANDS(20,2)").columns, 8)
+    bands = dict.fromkeys(parse("BBANDS(20,2)").columns, 8) | dict.fromkeys(parse("MACD").columns, 22)
     assert early["warmup_remaining"] == {"rsi_14": 3, "ema_20": 8, "sma_200": 188} | bands
     assert client.get("/v1/analytics/YOUNG?format=csv").headers["X-Warmup-Remaining"] == '{"sma_200":50}'
     assert "X-Warmup-Remaining" not in client.get("/v1/analytics/MSFT?format=csv").headers

@@ -109,7 +109,9 @@ def test_a_terminal_gets_a_chart_and_a_pipe_gets_a_table(plant: Plant) -> None:
     assert lines[0] == "MSFT_DAILY_1990_2022 close"
     assert "RSI(14): rsi_14" in lines
     assert any(line.startswith("BBANDS(20,2): bbands_20_2_upper, bbands_20_2_middle, ") for line in lines)
-    assert sum("2022-01-27" in line and "2022-03-10" in line for line in lines) == 3
+    assert (
+        sum("2022-01-27" in line and "2022-03-10" in line for line in lines) == 4
+    )  # of the bands two: prices, and parts
     assert lines[-6].split()[:2] == ["time", "open"]
     assert on_a_terminal("compute", str(DAILY), "--indicator", "RSI", "-n", "30").startswith(f"{lines[0]}\r\n")
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tickerplant.analytics.calculation import Calculation, read
-from tickerplant.analytics.frames import Columns, Frame, read_frame
+from tickerplant.analytics.frames import TIME, Columns, Frame, read_frame
 from tickerplant.analytics.indicator.declaration import Indicator
 from tickerplant.analytics.inputs import lacking, supplied
 from tickerplant.core.errors import BadInput
@@ -25,8 +25,8 @@ def compute(data: Any, indicator: str | Indicator | Sequence[str | Indicator]) -
 
     Where there are columns `symbol` and `interval`, each series is computed alone. Where there is a column `time` (or,
     in pandas, an index of times), a series is taken in order of time, in whatever order its rows stand; without one
-    they stand in order. Without a column `vwap` (or of a bar that has none) the typical price stands for it, and without a
-    column `session` the UTC date of the time. A bar that lacks an input counts for nothing, as in the stream.
+    they stand in order. Without a column `vwap` (or of a bar that has none) the typical price stands for it, and
+    without a column `session` the UTC date of the time. A bar that lacks an input counts for nothing, as in the stream.
 
     `indicator` is `RSI(14)`, `BBANDS(period=20, deviations=2)`, `EMA(20)@tradingview`, a declaration with its values,
     or a function of TA-Lib. Raises UnknownIndicator for a name, and BadInput for parameters, a column that is missing
@@ -58,8 +58,8 @@ def values_over(frame: Frame, calculations: Sequence[Calculation]) -> Columns:
 
 def _inputs(frame: Frame, calculation: Calculation) -> tuple[Float64Array, ...]:
     """Return the columns that the calculation reads, float64[rows] each."""
+    names = {**frame.names, TIME: TIME} if frame.times is not None else frame.names
     for name in calculation.inputs:
-        if (missing := lacking(name, frame.names)) is not None:
-            there = ", ".join(map(str, frame.names))
-            raise BadInput(f"{calculation} needs the column {missing!r}; there are {there}")
-    return tuple(supplied(name, frame.names, frame.floats, frame.times_us) for name in calculation.inputs)
+        if (missing := lacking(name, names)) is not None:
+            raise BadInput(f"{calculation} needs the column {missing!r}; there are {', '.join(names)}")
+    return tuple(supplied(name, names, frame.floats, frame.times_us) for name in calculation.inputs)

@@ -38,8 +38,8 @@ class Calculation(Protocol):
         """The names of the output columns."""
 
     @property
-    def warmup(self) -> int:
-        """The bar, counted from 1, that has the first value."""
+    def warmups(self) -> tuple[int, ...]:
+        """For each output the bar, counted from 1, that has the first value."""
 
     @property
     def memory(self) -> int | None:
@@ -69,9 +69,9 @@ class Declared:
         return tuple(f"{name}_{self.series}" if self.series else name for name in self.indicator.columns)
 
     @property
-    def warmup(self) -> int:
-        """The bar that has the first value."""
-        return self.indicator.warmup
+    def warmups(self) -> tuple[int, ...]:
+        """The bars that have the first values."""
+        return self.indicator.warmups
 
     @property
     def memory(self) -> int | None:

@@ -76,7 +76,7 @@ class Frame:
         return np.split(order, np.flatnonzero(changes) + 1)
 
     def times_us(self) -> Int64Array:
-        """Return the times in microseconds since 1970, from moments or from such numbers. Raises BadInput for others."""
+        """Return the times in microseconds since 1970, from moments or from such numbers. Raises BadInput."""
         values = self._times()
         if values is None:
             raise BadInput("the bars have no times")
@@ -105,9 +105,9 @@ class Frame:
         if isinstance(column, pa.Array | pa.ChunkedArray):
             if column.null_count:
                 raise BadInput("a time is missing")
-            values = column.to_numpy(zero_copy_only=False)
+            values: np.ndarray[Any, Any] = column.to_numpy(zero_copy_only=False)
         elif getattr(getattr(column, "dtype", None), "tz", None) is not None:  # pandas' times with a zone
-            values = np.asarray((column if hasattr(column, "tz_convert") else column.dt).tz_convert(None))
+            values = np.asarray(getattr(column, "dt", column).tz_convert(None))
         else:
             values = np.asarray(column)
         if values.shape != (self.rows,):

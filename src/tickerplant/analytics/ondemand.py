@@ -20,8 +20,10 @@ from tickerplant.analytics.engine import LARGEST, PRICES, plan
 from tickerplant.analytics.frames import read_frame
 from tickerplant.analytics.indicator import INDICATORS
 from tickerplant.analytics.indicator.declaration import Indicator
+from tickerplant.analytics.inputs import SessionNumbers
 from tickerplant.core.errors import BadInput
 from tickerplant.core.interval import Interval
+from tickerplant.core.interval import parse as parse_interval
 from tickerplant.core.rules import Rules
 from tickerplant.core.times import BoolArray, times_of
 
@@ -91,14 +93,19 @@ async def gather(
     return Stretch(symbol, interval, pa.concat_tables(pages), rows, limited)
 
 
-def values(stretch: Stretch, calculations: Sequence[Calculation]) -> pa.Table:
-    """Return `time`, `state` and the calculations' columns for the bars asked for, null where there is no value."""
+def values(stretch: Stretch, calculations: Sequence[Calculation], rules: Rules) -> pa.Table:
+    """Return `time`, `state` and the calculations' columns for the bars asked for, null where there is no value.
+
+    `rules` say the calendar of the symbol, for indicators that begin anew with each session.
+    """
     bars = stretch.bars
     here = usable(bars)
     counted = bars.filter(pa.array(here))
     for name, word in (("symbol", stretch.symbol), ("interval", stretch.interval)):
         codes = pa.array(np.zeros(counted.num_rows, dtype=np.int8))
         counted = counted.append_column(name, pa.DictionaryArray.from_arrays(codes, pa.array([word])))
+    if any("session" in calculation.inputs for calculation in calculations):
+        counted = with_sessions(counted, rules)
     shown = bars.select(["time", "state"])
     for name, found in values_over(read_frame(counted), calculations).items():
         column = np.full(bars.num_rows, np.nan)
@@ -107,15 +114,37 @@ def values(stretch: Stretch, calculations: Sequence[Calculation]) -> pa.Table:
     return shown.slice(stretch.lead)
 
 
+def with_sessions(bars: pa.Table, rules: Rules) -> pa.Table:
+    """Return bars (`time`, `symbol` and `interval` among their columns) with the number of each one's session."""
+    symbol, interval = (bars.column(name).cast(pa.utf8()).dictionary_encode() for name in ("symbol", "interval"))
+    symbol, interval = (_one(symbol), _one(interval))
+    daily = np.array([not parse_interval(word).is_intraday for word in interval.dictionary.to_pylist()], dtype=np.bool_)
+    by_date = daily[interval.indices.to_numpy()] if len(daily) else np.empty(0, dtype=np.bool_)
+    numbers = SessionNumbers(rules).of(
+        symbol.indices.to_numpy().astype(np.int64),
+        symbol.dictionary.to_pylist(),
+        times_of(bars.column("time")),
+        by_date,
+    )
+    return bars.append_column("session", pa.array(numbers))
+
+
+def _one(column: pa.ChunkedArray) -> pa.DictionaryArray:
+    whole = column.combine_chunks()
+    return whole.chunk(0) if isinstance(whole, pa.ChunkedArray) else whole
+
+
 def remaining(stretch: Stretch, calculations: Sequence[Calculation], beyond: int = 0) -> dict[str, int]:
     """Return the columns that are not warm yet at the last bar, and how many bars more each needs.
 
     `beyond`: so many of the bars at the end do not count.
     """
     bars = stretch.bars.slice(0, stretch.bars.num_rows - beyond)
+    if not bars.num_rows:
+        return {}
     count = int(usable(bars).sum())
-    cold = [calculation for calculation in calculations if calculation.warmup > count and bars.num_rows]
-    return {name: calculation.warmup - count for calculation in cold for name in calculation.columns}
+    dues = ((name, due) for each in calculations for name, due in zip(each.columns, each.warmups, strict=True))
+    return {name: due - count for name, due in dues if due > count}
 
 
 def usable(bars: pa.Table) -> BoolArray:
@@ -131,8 +160,11 @@ class OnDemand:
 
     def __init__(self, rules: Rules) -> None:
         plugins.load()
+        self._rules = rules
         self._sets = {
-            interval.name: {name: each.warmup for each in indicators for name in each.columns}
+            interval.name: {
+                name: due for each in indicators for name, due in zip(each.columns, each.warmups, strict=True)
+            }
             for interval, indicators in plan(rules).items()
         }
 
@@ -149,7 +181,7 @@ class OnDemand:
 
     def values(self, stretch: Stretch, chosen: Calculation) -> pa.Table:
         """Return one indicator's values; see `values`. Work for a thread."""
-        return values(stretch, [chosen])
+        return values(stretch, [chosen], self._rules)
 
     def remaining(self, stretch: Stretch, chosen: Calculation, beyond: int) -> dict[str, int]:
         """Return how many bars more the columns need that are not warm; see `remaining`."""
@@ -222,7 +254,7 @@ def _of_talib(name: str) -> dict[str, Any]:
         ],
         "inputs": list(function.inputs),
         "columns": list(function.columns),
-        "warmup": function.warmup,
+        "warmup": max(function.warmups),
         "recursive": function.memory is None,
         "dialects": [],
         "source": f"TA-Lib, {about.group}",

@@ -60,9 +60,9 @@ class TalibFunction:
         return tuple(f"{name}_{self.series}" if self.series else name for name in names)
 
     @property
-    def warmup(self) -> int:
-        """The bar that has the first value."""
-        return self.lookback + 1
+    def warmups(self) -> tuple[int, ...]:
+        """The bars that have the first values; TA-Lib begins all outputs of a function together."""
+        return (self.lookback + 1,) * len(self.outputs)
 
     @property
     def memory(self) -> int | None:

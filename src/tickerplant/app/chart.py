@@ -45,6 +45,22 @@ def panel(
     return [*lines, f"{'':>{margin}}  {_times(times, across)}"]
 
 
+def together(columns: Mapping[str, Float64Array]) -> list[dict[str, Float64Array]]:
+    """Return the outputs that one axis suits, whose ranges are not farther apart than the wider one of them is wide.
+
+    A percentage beside prices would make two straight lines.
+    """
+    groups: list[tuple[float, float, dict[str, Float64Array]]] = []
+    for name, values in columns.items():
+        known = values[np.isfinite(values)]
+        low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 0.0)
+        near = (max(low - most, least - high) <= max(high - low, most - least) for least, most, _ in groups)
+        at = next((i for i, is_near in enumerate(near) if is_near), len(groups))
+        least, most, group = groups[at] if at < len(groups) else (low, high, {})
+        groups[at : at + 1] = [(min(low, least), max(high, most), {**group, name: values})]
+    return [group for _, _, group in groups]
+
+
 def _plot(dots: np.ndarray[tuple[int, int], np.dtype[np.bool_]], values: Float64Array, low: float, high: float) -> None:
     """Set the dots of one line: between neighbours it is straight, and never broken but at gaps."""
     rows, columns = dots.shape

@@ -57,7 +57,12 @@ def file_bars(
 
 
 def computed(
-    bars: pa.Table, chosen: Sequence[Calculation], from_us: int | None, to_us: int | None, last: int | None
+    settings: Settings,
+    bars: pa.Table,
+    chosen: Sequence[Calculation],
+    from_us: int | None,
+    to_us: int | None,
+    last: int | None,
 ) -> pa.Table:
     """Return bars of a file with indicator values, in order of symbol and time.
 
@@ -67,9 +72,12 @@ def computed(
 
     from tickerplant.analytics.batch import values_over
     from tickerplant.analytics.frames import read_frame
+    from tickerplant.analytics.ondemand import with_sessions
     from tickerplant.core.times import times_of
 
     shown = bars.select(["time", "symbol", "open", "high", "low", "close", "volume"])
+    if any("session" in each.inputs for each in chosen):
+        bars = with_sessions(bars, settings.rules.rules())
     shown = shown.set_column(1, "symbol", shown.column("symbol").cast(pa.utf8()))
     for name, values in values_over(read_frame(bars), chosen).items():
         shown = shown.append_column(name, pa.array(values, mask=np.isnan(values)))
@@ -90,6 +98,7 @@ def computed(
 
 
 def values(
+    settings: Settings,
     dsn: str,
     chosen: Sequence[Calculation],
     symbol: str,
@@ -116,7 +125,7 @@ def values(
             return await ondemand.gather(bars, chosen, symbol, interval, from_us, to_us, limit)
 
     stretch = with_store(dsn, read)
-    table, found = stretch.bars.slice(stretch.lead), ondemand.values(stretch, chosen)
+    table, found = stretch.bars.slice(stretch.lead), ondemand.values(stretch, chosen, settings.rules.rules())
     for name in found.schema.names:
         if name not in table.schema.names:
             table = table.append_column(name, found.column(name))

@@ -56,7 +56,6 @@ def compute(
     from tickerplant.app import computing
     from tickerplant.app.lean import lean
 
-    del loaded
     lean()
     if draw + csv + json > 1:
         raise BadInput("choose one of --draw, --csv and --json")
@@ -71,7 +70,7 @@ def compute(
         say(broken.reason)
     if len(found.broken) > _FEW_BROKEN:
         say(f"{file.name}: {len(found.broken) - _FEW_BROKEN:,} rows more cannot be read")
-    shown = computing.computed(found.bars, chosen, from_us, to_us, last)
+    shown = computing.computed(loaded.settings, found.bars, chosen, from_us, to_us, last)
     if not shown.num_rows:
         say(f"{file.name} has no bars there")
         raise typer.Exit(1)
@@ -86,14 +85,15 @@ def compute(
 
 def charts(bars: pa.Table, chosen: list[Calculation], symbol: str) -> list[str]:
     """Return the lines of a chart of the close, and of one for each indicator."""
-    from tickerplant.app.chart import panel
+    from tickerplant.app.chart import panel, together
 
     times = [moment.strftime("%Y-%m-%d %H:%M").removesuffix(" 00:00") for moment in bars.column("time").to_pylist()]
     width = shutil.get_terminal_size((100, 24)).columns
     lines = panel(f"{symbol} close", {"close": bars.column("close").to_numpy()}, times, width=width, height=PRICE_ROWS)
     for each in chosen:
-        series = {name: bars.column(name).to_numpy() for name in each.columns}
-        lines += ["", *panel(f"{each}: {', '.join(series)}", series, times, width=width, height=INDICATOR_ROWS)]
+        for series in together({name: bars.column(name).to_numpy() for name in each.columns}):
+            title = f"{each}: {', '.join(series)}"
+            lines += ["", *panel(title, series, times, width=width, height=INDICATOR_ROWS)]
     return [*lines, ""]
 
 

@@ -52,7 +52,7 @@ def query(
     chosen = computing.calculations(indicator or [])
     with database(loaded.settings, make=False) as dsn:
         if chosen:
-            rows, stretch = computing.values(dsn, chosen, symbol, interval, from_us, to_us, limit)
+            rows, stretch = computing.values(loaded.settings, dsn, chosen, symbol, interval, from_us, to_us, limit)
         else:
             rows = parts.bars(dsn, symbol, interval, from_us, to_us, limit)
     if chosen:
