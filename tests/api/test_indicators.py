@@ -21,7 +21,7 @@ from tests.support.postgres import Postgres
 from tickerplant.analytics import ondemand
 from tickerplant.analytics.engine import Engine
 from tickerplant.analytics.indicator import parse
-from tickerplant.api.computing import Turns
+from tickerplant.api.computing import AT_ONCE, WAITING, Turns
 from tickerplant.api.errors import ApiError
 from tickerplant.api.reading import Source
 from tickerplant.core import schemas
@@ -324,3 +324,10 @@ async def test_only_so_many_wait() -> None:
     await asyncio.gather(*tasks)
     async with turns.take():
         pass
+
+
+def test_the_page_says_the_bounds() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+    assert f"up to {ondemand.MAX_BARS:,} before" in page
+    assert (AT_ONCE, WAITING) == (2, 32)
+    assert "Two such requests are computed at a time and 32 wait" in page
