@@ -130,7 +130,7 @@ def test_over_columns_the_session_is_the_utc_date_of_the_time_and_the_vwap_the_t
             times = [moment.replace(tzinfo=None) for moment in times]
         assert compute({**columns, "time": times}, "VWAP")["vwap"].tolist() == expected
     table = pa.table({**columns, "time": pa.array(moments, pa.timestamp("us", "UTC"))})
-    assert compute(table, "VWAP")["vwap"].tolist() == expected
+    assert compute(table, "VWAP")["vwap"].to_pylist() == expected
     assert compute({**columns, "session": [1, 1, 2, 3]}, "VWAP")["vwap"].tolist() == [1.5, 1.75, 4.0, 6.0]
     partly = {**columns, "time": moments, "vwap": [1.0, np.nan, 4.0, 6.0]}
     assert compute(partly, "VWAP")["vwap"].tolist() == [1.0, 1.5, 2.75, 6.0]

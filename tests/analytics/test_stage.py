@@ -272,7 +272,7 @@ def test_an_empty_record_makes_nothing() -> None:
 
 def test_compute_reads_an_arrow_table_by_symbol() -> None:
     rows = [Bar(minute(i), s, float(i + ord(s))) for i in range(10) for s in "AB"]
-    made = compute(pa.Table.from_batches([bars(rows)]), "SMA(3)")["sma_3"]
+    made = compute(pa.Table.from_batches([bars(rows)]), "SMA(3)")["sma_3"].to_numpy()
     for offset, symbol in enumerate("AB"):
         alone = compute(np.array([row.close for row in rows if row.symbol == symbol]), "SMA(3)")["sma_3"]
         np.testing.assert_array_equal(made[offset::2], alone)

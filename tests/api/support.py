@@ -147,8 +147,9 @@ class _Rows:
     def __init__(self, table: pa.Table) -> None:
         self.table = table
 
-    async def read(self, symbol: str, *rest: Any) -> pa.Table:
+    async def read(self, symbol: str, *rest: Any, names: Sequence[str] | None = None) -> pa.Table:
         table = self.table.filter(pc.equal(self.table.column("symbol"), symbol))
+        table = table if names is None else table.select(dict.fromkeys([*names, "time", "interval"]))
         if not rest:
             return table
         interval, (start, end, limit) = (rest[0], rest[1:4]) if len(rest) == 4 else (None, rest)

@@ -14,6 +14,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.api.support import MINUTE, T0, MemorySource, bar_batch, serving, tick_batch, value_batch
+from tickerplant.analytics.ondemand import OnDemand
 from tickerplant.api.asgi import Message, Receive, Scope, Send
 from tickerplant.api.errors import AnswerFailures
 from tickerplant.api.formats import offsets_us, to_csv
@@ -23,6 +24,7 @@ from tickerplant.api.service import Api
 from tickerplant.core import schemas
 from tickerplant.core.errors import BadInput, ConfigError
 from tickerplant.core.flags import TickFlag
+from tickerplant.core.rules import DEFAULT_RULES
 from tickerplant.core.times import iso
 from tickerplant.log.port import EventLog, TopicPartition
 
@@ -50,7 +52,7 @@ def fill(source: MemorySource) -> None:
 @pytest.fixture
 def client(log: EventLog, source: MemorySource) -> Iterator[httpx.Client]:
     fill(source)
-    with serving(log, source) as (client, _, _):
+    with serving(log, source, indicators=OnDemand(DEFAULT_RULES)) as (client, _, _):
         yield client
 
 
@@ -266,12 +268,15 @@ def test_errors_say_what_to_do(client: httpx.Client, path: str, status: int, wor
 def test_every_documented_parameter_is_taken(client: httpx.Client) -> None:
     values = {"interval": "", "start": "2026-03-09", "end": "2026-03-10", "limit": "5", "tz": "Asia/Tokyo",
               "times": "ms", "format": "csv", "indicators": "rsi", "prefix": "A", "skip": "1"}  # fmt: skip
-    steps = {"/v1/historical/{symbol}": "1d", "/v1/intraday/{symbol}": "5m", "/v1/analytics/{symbol}": "1m"}
+    steps = {"/v1/historical/{symbol}": "1d", "/v1/intraday/{symbol}": "5m", "/v1/analytics/{symbol}": "1m",
+             "/v1/indicators/{name}/{symbol}": "15m"}  # fmt: skip
     paths = client.get("/openapi.json").json()["paths"]
     for path, operations in paths.items():
         names = [each["name"] for each in operations["get"].get("parameters", []) if each["in"] == "query"]
-        query = {name: values[name] or steps[path] for name in names}
-        answer = client.get(path.replace("{symbol}", "AAPL"), params=query | {"apikey": "of no use here"})
+        query = {name: values[name] or steps[path] for name in names if name != "parameters"}
+        answer = client.get(
+            path.replace("{symbol}", "AAPL").replace("{name}", "RSI"), params=query | {"apikey": "of no use here"}
+        )
         assert answer.status_code == 200, (path, answer.text)
     assert {"start", "end", "limit", "tz", "format"} <= {
         each["name"] for each in paths["/v1/realtime/{symbol}"]["get"]["parameters"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,6 +70,26 @@ def test_what_query_cannot_answer_is_one_sentence(plant: Plant) -> None:
     assert_refused(
         say(plant, "query", "GOOG", "--start", "2012-06-22", "--end", "2012-06-21"), 2, "not before --end 2012-06-21"
     )
+
+
+def test_query_computes_indicators_beside_the_bars(plant: Plant) -> None:
+    asked = ("query", "GOOG", "-i", "1m", "--indicator", "SMA(2)", "--indicator", "TA_EMA(3)")
+    found = objects(say(plant, *asked, "--json"))
+    close = [row["close"] for row in found]
+    assert found[0]["sma_2"] is None
+    assert [row["sma_2"] for row in found[1:]] == pytest.approx([(a + b) / 2 for a, b in itertools.pairwise(close)])
+    assert [row["ta_ema_3"] is None for row in found] == [True, True] + [False] * (MINUTES - 2)
+    # The bars before the ones shown are read too.
+    assert objects(say(plant, *asked, "--json", "-n", "2")) == found[-2:]
+    assert objects(say(plant, *asked, "--json", "--start", "2012-06-21T13:33", "--limit", "2")) == found[-2:]
+    lines = say(plant, *asked, "--csv").out
+    assert next(csv.DictReader(io.StringIO(lines))).keys() >= {"time", "close", "sma_2", "ta_ema_3"}
+    assert say(plant, *asked).out.splitlines()[1].split()[-2:] == ["sma_2", "ta_ema_3"]
+
+    cold = say(plant, "query", "GOOG", "-i", "1m", "--indicator", "RSI(14)", "--json")
+    assert (cold.code, cold.err) == (0, f"rsi_14 needs {15 - MINUTES} bars more\n")
+    assert_refused(say(plant, "query", "GOOG", "--indicator", "RSII"), 2, "did you mean")
+    assert_refused(say(plant, "query", "NONE", "--indicator", "RSI"), 1, "no 1d bars of NONE")
 
 
 def test_tail_prints_rows_of_a_topic(plant: Plant) -> None:

@@ -1,86 +1,65 @@
-"""The batch reading of an indicator, by the code of the stream."""
+"""The batch reading of indicators, by the code of the stream."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 
-from tickerplant.analytics.indicator import parse
+from tickerplant.analytics.calculation import Calculation, read
+from tickerplant.analytics.frames import TIME, Columns, Frame, read_frame
 from tickerplant.analytics.indicator.declaration import Indicator
 from tickerplant.analytics.inputs import lacking, supplied
-from tickerplant.analytics.study import Study
 from tickerplant.core.errors import BadInput
-from tickerplant.core.times import Float64Array, Int64Array
-
-Bars: TypeAlias = npt.ArrayLike | Mapping[str, npt.ArrayLike] | pa.Table | pa.RecordBatch
+from tickerplant.core.times import Float64Array
 
 
-def compute(data: Bars, indicator: str) -> dict[str, Float64Array]:
-    """Return the indicator's output columns over bars in time order, one value a bar, NaN where there is none.
+def compute(data: Any, indicator: str | Indicator | Sequence[str | Indicator]) -> Any:
+    """Return the output columns of one indicator or of several over bars, a row for each bar in the order given.
 
-    `data` is one array of closes, a mapping of arrays by column (`close`, …), or an Arrow table of bars, where each
-    (symbol, interval) is a series of its own if there are such columns. Without a column `vwap` (or of a bar that has
-    none) the typical price stands for it, and without a column `session` the UTC date of `time`. A bar that lacks an
-    input counts for nothing, as in the stream. Raises BadInput for an indicator or columns that cannot be read.
+    `data` is one array of closes; a mapping of arrays by column (`close`, …); an Arrow table or record batch; a pandas
+    or a Polars frame. The answer is of the same kind: a dict of float64 arrays, NaN where there is no value; an Arrow
+    table, or a Polars frame, with nulls; a pandas frame with the same index, with NaN. Case does not matter in names of
+    columns.
+
+    Where there are columns `symbol` and `interval`, each series is computed alone. Where there is a column `time` (or,
+    in pandas, an index of times), a series is taken in order of time, in whatever order its rows stand; without one
+    they stand in order. Without a column `vwap` (or of a bar that has none) the typical price stands for it, and
+    without a column `session` the UTC date of the time. A bar that lacks an input counts for nothing, as in the stream.
+
+    `indicator` is `RSI(14)`, `BBANDS(period=20, deviations=2)`, `EMA(20)@tradingview`, a declaration with its values,
+    or a function of TA-Lib. Raises UnknownIndicator for a name, and BadInput for parameters, a column that is missing
+    or holds no numbers, and two bars of one time in a series.
 
     >>> compute([1.0, 2.0, 3.0, 4.0], "SMA(2)")["sma_2"].tolist()
     [nan, 1.5, 2.5, 3.5]
     """
-    chosen = parse(indicator)
-    inputs = _inputs(data, chosen)
-    result = np.full((len(chosen.columns), len(inputs[0])), np.nan)
-    usable = np.logical_and.reduce([np.isfinite(values) for values in inputs])
-    for series in _series(data, len(inputs[0])):
-        rows = series[usable[series]]
-        result[:, rows] = Study(chosen, 0, 1).run(0, 0, tuple(values[rows] for values in inputs))
-    return dict(zip(chosen.columns, result, strict=True))
+    wanted = [indicator] if isinstance(indicator, str | Indicator) else list(indicator)
+    frame = read_frame(data)
+    return frame.give(values_over(frame, [read(each) for each in wanted]))
 
 
-def _inputs(data: Any, indicator: Indicator) -> tuple[Float64Array, ...]:
-    if isinstance(data, (pa.Table, pa.RecordBatch)):
-        names = data.schema.names
-    else:
-        data = data if isinstance(data, Mapping) else {"close": data}
-        names = list(data)
-    for name in indicator.INPUTS:
+def values_over(frame: Frame, calculations: Sequence[Calculation]) -> Columns:
+    """Return the calculations' columns over the frame's rows, NaN where there is no value. Raises BadInput."""
+    series = frame.series()
+    columns: Columns = {}
+    for calculation in calculations:
+        inputs = _inputs(frame, calculation)
+        usable = np.logical_and.reduce([np.isfinite(values) for values in inputs])
+        result = np.full((len(calculation.columns), frame.rows), np.nan)
+        for rows in series:
+            rows = rows[usable[rows]]
+            if len(rows):
+                result[:, rows] = calculation.run(tuple(values[rows] for values in inputs))
+        columns.update(zip(calculation.columns, result, strict=True))
+    return columns
+
+
+def _inputs(frame: Frame, calculation: Calculation) -> tuple[Float64Array, ...]:
+    """Return the columns that the calculation reads, float64[rows] each."""
+    names = {**frame.names, TIME: TIME} if frame.times is not None else frame.names
+    for name in calculation.inputs:
         if (missing := lacking(name, names)) is not None:
-            raise BadInput(f"{indicator} needs the column {missing!r}; there are {', '.join(names)}")
-    found = tuple(supplied(name, names, partial(_floats, data), partial(_times, data)) for name in indicator.INPUTS)
-    if any(values.ndim != 1 or len(values) != len(found[0]) for values in found):
-        raise BadInput("the columns must be one-dimensional and of one length")
-    return found
-
-
-def _floats(data: Any, name: str) -> Float64Array:
-    return np.asarray(_column(data, name), dtype=np.float64)
-
-
-def _times(data: Any) -> Int64Array:
-    """Return the column `time` in microseconds since 1970, from moments or from such numbers."""
-    values = np.asarray(_column(data, "time"))
-    if values.dtype.kind in "MOU":
-        values = values.astype("datetime64[us]")
-    return values.astype(np.int64)
-
-
-def _column(data: Any, name: str) -> Any:
-    column = data[name]
-    return column.to_numpy(zero_copy_only=False) if isinstance(column, pa.Array) else column
-
-
-def _series(data: Bars, length: int) -> list[Int64Array]:
-    """Return the row numbers of each series, in order."""
-    if not isinstance(data, (pa.Table, pa.RecordBatch)):
-        return [np.arange(length)]
-    code = np.zeros(length, dtype=np.int64)
-    for name in {"symbol", "interval"} & set(data.schema.names):
-        words = np.asarray(data.column(name).to_pylist(), dtype=np.str_)
-        own = np.unique(words, return_inverse=True)[1]
-        code = code * (int(own.max(initial=0)) + 1) + own
-    order = np.argsort(code, kind="stable")
-    return np.split(order, np.flatnonzero(np.diff(code[order])) + 1)
+            raise BadInput(f"{calculation} needs the column {missing!r}; there are {', '.join(names)}")
+    return tuple(supplied(name, names, frame.floats, frame.times_us) for name in calculation.inputs)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 
+from tickerplant.analytics import plugins
 from tickerplant.analytics.stage import FORMAT, AnalyticsStage
 from tickerplant.core import schemas
 from tickerplant.log.port import Delivery, EventLog
 from tickerplant.log.processor import SNAPSHOT_RECORDS, Counts, Output, Past, Processor, Stage
 
 GROUP = "analytics"
+
+logger = logging.getLogger(__name__)
 
 
 class _Stage(Stage):
@@ -41,7 +45,8 @@ class _Factory:
 class Analytics:
     """Computes indicators for the partitions that its group gives it. Belongs to the thread that calls `run`.
 
-    `metrics` is called after each batch with what the processor has counted.
+    `metrics` is called after each batch with what the processor has counted. The indicators of plug-ins are known from
+    here on; a plug-in that is broken is logged, and what it declares is not there.
     """
 
     def __init__(
@@ -52,6 +57,8 @@ class Analytics:
         snapshot_records: int = SNAPSHOT_RECORDS,
         metrics: Callable[[Counts], None] | None = None,
     ) -> None:
+        for broken in plugins.load():
+            logger.error("%s", broken)
         self.processor = Processor(
             log,
             GROUP,

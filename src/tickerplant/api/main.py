@@ -14,7 +14,7 @@ from tickerplant.api.asgi import App, Receive, Scope, Send
 from tickerplant.api.auth import KEY_PARAMETER, RequireKey
 from tickerplant.api.metrics import ApiMetrics, CountRequests
 from tickerplant.api.params import check_names
-from tickerplant.api.routers import market, system
+from tickerplant.api.routers import indicators, market, system
 from tickerplant.api.state import ApiState
 
 STREAM_PATH: Final = "/v1/stream"
@@ -40,9 +40,10 @@ NOT_BUILT: Final = """<!doctype html><meta charset="utf-8"><title>Tickerplant</t
 async def known_parameters(request: Request) -> None:
     """Refuse a parameter that the route does not have: ignored, a misspelt one would get another question's answer.
 
-    Whoever asks for health or metrics may add what he likes: those are machines with habits of their own.
+    Whoever asks for health or metrics may add what he likes: those are machines with habits of their own. An indicator
+    checks its parameters itself.
     """
-    if request.url.path.startswith("/v1/"):
+    if request.url.path.startswith("/v1/") and request.scope["route"].path != indicators.COMPUTE:
         declared = [field.alias for field in request.scope["route"].dependant.query_params]
         check_names(request.query_params.keys(), [*declared, KEY_PARAMETER])
 
@@ -90,6 +91,7 @@ def create_app(state: ApiState, metrics: ApiMetrics | None = None) -> FastAPI:
     app.state.api = state
     errors.install(app)
     app.include_router(market.router, dependencies=[Depends(known_parameters)])
+    app.include_router(indicators.router, dependencies=[Depends(known_parameters)])
     app.include_router(system.router, dependencies=[Depends(known_parameters)])
 
     @app.get(STREAM_PATH, include_in_schema=False)

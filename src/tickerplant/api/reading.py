@@ -34,10 +34,16 @@ class Reading:
         return _table(await self._reader.prices.read(symbol, start_us, end_us, limit))
 
     async def bars(
-        self, symbol: str, interval: Interval, start_us: int | None, end_us: int | None, limit: int
+        self,
+        symbol: str,
+        interval: Interval,
+        start_us: int | None,
+        end_us: int | None,
+        limit: int,
+        names: Sequence[str] | None = None,
     ) -> pa.Table:
-        """Return bars in order of time; with no start the newest ones."""
-        return _table(await self._reader.ohlcv.read(symbol, interval.name, start_us, end_us, limit))
+        """Return bars in order of time, all columns or those of `names`; with no start the newest ones."""
+        return _table(await self._reader.ohlcv.read(symbol, interval.name, start_us, end_us, limit, names=names))
 
     async def values(
         self, symbol: str, interval: Interval, start_us: int | None, end_us: int | None, limit: int

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.http11 import Request
 
+from tickerplant.api.computing import Indicators
 from tickerplant.api.main import create_app
 from tickerplant.api.metrics import ApiMetrics
 from tickerplant.api.reading import Source
@@ -88,7 +89,7 @@ class Api:
 
     `port` 0 takes a free one; `bound_port` says which once `started` is set. `health` is called from a thread and
     returns `{"parts": [{"name", "state": ok | degraded | failed, "sentence", …}]}`. `registry` is where `/metrics`
-    reads, and gets the API's own.
+    reads, and gets the API's own. `indicators` computes them when asked; without it `/v1/indicators` has none.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class Api:
         registry: CollectorRegistry | None = None,
         api_key: str | None = None,
         source: Source | None = None,
+        indicators: Indicators | None = None,
         stall_s: float = STALL_S,
     ) -> None:
         self.started = asyncio.Event()
@@ -114,6 +116,7 @@ class Api:
         self._registry = registry or CollectorRegistry()
         self._api_key = api_key
         self._source = source
+        self._indicators = indicators
         self._stall_s = stall_s
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -133,7 +136,9 @@ class Api:
         try:
             identity = await asyncio.to_thread(self._log.identity)
             source = self._source or Source(self._dsn, identity)
-            state = ApiState(self._log, source, self._health, self._registry, self._api_key)
+            state = ApiState(
+                self._log, source, self._health, self._registry, self._api_key, indicators=self._indicators
+            )
             metrics = ApiMetrics(self._registry, state.stream_numbers, state.left_out_numbers)
             # Step 2
             hub = Hub(identity, await self._beginning(source))

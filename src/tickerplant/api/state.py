@@ -11,6 +11,7 @@ from typing import Any, Final
 from prometheus_client import CollectorRegistry
 
 from tickerplant.api import metrics
+from tickerplant.api.computing import Indicators, Turns
 from tickerplant.api.reading import Source
 from tickerplant.api.websockets.endpoint import Stream
 from tickerplant.api.websockets.tail import Tail
@@ -26,7 +27,7 @@ STATIC = Path(__file__).parent / "static"
 @dataclass
 class ApiState:
     """The log, the store, and (once the tail runs) the stream. `health` returns
-    `{"parts": [{"name", "state": ok | degraded | failed, "sentence", …}]}`.
+    `{"parts": [{"name", "state": ok | degraded | failed, "sentence", …}]}`. `indicators` computes when asked.
     """
 
     log: EventLog
@@ -34,9 +35,11 @@ class ApiState:
     health: Callable[[], Mapping[str, Any]] | None = None
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     api_key: str | None = None
+    indicators: Indicators | None = None
     static: Path = STATIC
     stream: Stream | None = None
     tail: Tail | None = None
+    turns: Turns = field(default_factory=Turns)
     left_out: dict[metrics.Spec, dict[str, float]] = field(default_factory=dict)
     """The store's counts of what was left out of bars, by feed, as they were last read."""
 

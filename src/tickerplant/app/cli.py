@@ -11,6 +11,7 @@ import typer
 
 from tickerplant.app.commands import (
     compare,
+    compute,
     config,
     health,
     query,
@@ -64,6 +65,8 @@ for panel, name, function in (
     (RUN_PANEL, "rebuild", rebuild.rebuild),
     (RUN_PANEL, "sandbox", run.sandbox),
     (LOOK_PANEL, "query", query.query),
+    (LOOK_PANEL, "compute", compute.compute),
+    (LOOK_PANEL, "indicators", compute.indicators),
     (LOOK_PANEL, "tail", tail.tail),
     (LOOK_PANEL, "top", top.top),
     (LOOK_PANEL, "compare", compare.compare),

@@ -141,8 +141,7 @@ def replay_options(
     from tickerplant.market_data.conditions import named
     from tickerplant.market_data.replay import ReplayOptions
 
-    if date_order not in (None, "mdy", "dmy"):
-        raise BadInput(f"--date-order {date_order!r}: use mdy (03/04 is the 4th of March) or dmy (the 3rd of April)")
+    check_date_order(date_order)
     return ReplayOptions(
         symbol=symbol,
         interval=interval,
@@ -152,6 +151,12 @@ def replay_options(
         source=source or "file",
         conditions=named(conditions).name if conditions else None,
     )
+
+
+def check_date_order(text: str | None) -> None:
+    """Raise BadInput for a --date-order that is none."""
+    if text not in (None, "mdy", "dmy"):
+        raise BadInput(f"--date-order {text!r}: use mdy (03/04 is the 4th of March) or dmy (the 3rd of April)")
 
 
 def replay(
@@ -248,14 +253,16 @@ async def run_persistence(
 async def run_api(settings: Settings, log: EventLog, dsn: str, stop: asyncio.Event, plant: Plant) -> None:
     """Serve the API until `stop`."""
     from tickerplant.api.service import Api
+    from tickerplant.app.computing import on_demand
 
     def health() -> dict[str, Any]:
         return plant.health().as_dict()
 
     key = settings.api.key.get_secret_value() if settings.api.key is not None else None
     api = Api(
-        log, dsn, host=settings.api.host, port=settings.api.port, health=health, registry=plant.registry(), api_key=key
-    )
+        log, dsn, host=settings.api.host, port=settings.api.port, health=health, registry=plant.registry(),
+        api_key=key, indicators=on_demand(settings),
+    )  # fmt: skip
     await api.run(stop)
 
 
@@ -269,7 +276,7 @@ def aggregation_stages(log: EventLog) -> StageFactory:
 # The store. Each function opens it for itself: these are asked once a command, or every half minute.
 
 
-def _with_store(dsn: str, work: Callable[[Store], Awaitable[T]]) -> T:
+def with_store(dsn: str, work: Callable[[Store], Awaitable[T]]) -> T:
     """Run `work` on the opened store, in an event loop of its own; for threads that have none."""
 
     async def run() -> T:
@@ -288,14 +295,14 @@ def migrate(dsn: str) -> list[str]:
     """Bring the tables to this version's and return the names of the migrations applied."""
     from tickerplant.store import migrations
 
-    return [str(name) for name in _with_store(dsn, migrations.migrate)]
+    return [str(name) for name in with_store(dsn, migrations.migrate)]
 
 
 def migration_status(dsn: str) -> MigrationStatus:
     """Return which migrations are applied and which are pending."""
     from tickerplant.store import migrations
 
-    return _with_store(dsn, migrations.status)
+    return with_store(dsn, migrations.status)
 
 
 def first_topics(dsn: str, log: EventLog, partitions: int) -> None:
@@ -303,7 +310,7 @@ def first_topics(dsn: str, log: EventLog, partitions: int) -> None:
 
     A new log would be of the first generation, and what it says would count as older than the store's rows.
     """
-    former = _with_store(dsn, lambda store: store.bound_to())
+    former = with_store(dsn, lambda store: store.bound_to())
     if former is not None and not _is_made(log):
         raise StoreMismatch(
             f"the store follows log {former.log_id} (generation {former.generation}), and this log is new: bring the "
@@ -323,14 +330,14 @@ def _is_made(log: EventLog) -> bool:
 def check_log(dsn: str, log: EventLog) -> None:
     """Raise StoreMismatch when the store follows another log, or is ahead of this one."""
     identity = log.identity()
-    _with_store(dsn, lambda store: store.check_log(identity.log_id, identity.generation, _ends(log)))
+    with_store(dsn, lambda store: store.check_log(identity.log_id, identity.generation, _ends(log)))
 
 
 def followed(dsn: str, log: EventLog) -> str | None:
     """Say which log the store follows if it is this one, or return None. Raises StoreMismatch if it is ahead of it."""
     if not _is_made(log):
         return None
-    identity, former = log.identity(), _with_store(dsn, lambda store: store.bound_to())
+    identity, former = log.identity(), with_store(dsn, lambda store: store.bound_to())
     if former is None or (former.log_id, former.generation) != (identity.log_id, identity.generation):
         return None
     check_log(dsn, log)
@@ -342,11 +349,11 @@ def adopt(dsn: str, log: EventLog, partitions: int) -> str:
 
     Raises StoreMismatch for a log that was made already, of a generation not greater than the store's.
     """
-    former = _with_store(dsn, lambda store: store.bound_to())
+    former = with_store(dsn, lambda store: store.bound_to())
     if not _is_made(log):
         log.create_topics(TOPICS, partitions, generation=former.generation + 1 if former else 1)
     identity = log.identity()
-    _with_store(dsn, lambda store: store.adopt(identity.log_id, identity.generation))
+    with_store(dsn, lambda store: store.adopt(identity.log_id, identity.generation))
     return f"log {identity.log_id}, generation {identity.generation}"
 
 
@@ -355,14 +362,14 @@ def run_due(dsn: str, now_us: int) -> list[str]:
     from tickerplant.core.times import from_us
     from tickerplant.store import maintenance
 
-    return [str(name) for name in _with_store(dsn, lambda store: maintenance.run_due(store, from_us(now_us))) or []]
+    return [str(name) for name in with_store(dsn, lambda store: maintenance.run_due(store, from_us(now_us))) or []]
 
 
 def jobs_status(dsn: str) -> list[dict[str, Any]]:
     """Return name, last_run_at and error of every scheduled job."""
     from tickerplant.store import maintenance
 
-    return [_plain(row) for row in _with_store(dsn, maintenance.jobs_status)]
+    return [plain(row) for row in with_store(dsn, maintenance.jobs_status)]
 
 
 def store_parts(dsn: str, log: EventLog) -> Iterable[Part]:
@@ -382,9 +389,9 @@ def left_out(dsn: str) -> list[dict[str, Any]]:
 
     async def read(store: Store) -> list[dict[str, Any]]:
         async with store.read() as reading:
-            return [_plain(row) for row in (await reading.coverage.left_out()).to_pylist()]
+            return [plain(row) for row in (await reading.coverage.left_out()).to_pylist()]
 
-    return _with_store(dsn, read)
+    return with_store(dsn, read)
 
 
 class StorePositions:
@@ -437,9 +444,9 @@ def bars(
     async def read(store: Store) -> list[dict[str, Any]]:
         async with store.read() as reading:
             table = await reading.ohlcv.read(symbol, interval, from_us, to_us, limit, newest_first=True)
-        return [_plain(row) for row in reversed(table.to_pylist())]
+        return [plain(row) for row in reversed(table.to_pylist())]
 
-    return _with_store(dsn, read)
+    return with_store(dsn, read)
 
 
 def _ends(log: EventLog, *, undecided: bool = False) -> dict[tuple[str, int], int]:
@@ -450,7 +457,7 @@ def _ends(log: EventLog, *, undecided: bool = False) -> dict[tuple[str, int], in
     }
 
 
-def _plain(row: Any) -> dict[str, Any]:
+def plain(row: Any) -> dict[str, Any]:
     """Return a row (a mapping or a dataclass) with times as ISO 8601."""
     pairs = dict(row) if isinstance(row, Mapping) else {f.name: getattr(row, f.name) for f in fields(row)}
     return {

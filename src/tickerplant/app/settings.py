@@ -151,6 +151,26 @@ class RulesSettings(_Part):
                 raise ValueError(f"{name!r} is no interval by activity, such as 100t, 10000v or 1000000d")
         return table
 
+    @field_validator("indicators")
+    @classmethod
+    def _are_indicators(cls, table: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        for interval, texts in table.items():
+            try:
+                parse(interval)
+                _check_indicators(texts)
+            except BadInput as error:
+                raise ValueError(f"{interval}: {error}") from error
+        return table
+
+    @field_validator("forming_indicators")
+    @classmethod
+    def _are_forming_indicators(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            _check_indicators(texts)
+        except BadInput as error:
+            raise ValueError(str(error)) from error
+        return texts
+
     def rules(self) -> Rules:
         """Return the rules as the log carries them, with the version of the calendars' data."""
         return Rules(
@@ -165,6 +185,19 @@ class RulesSettings(_Part):
             indicators=self.indicators,
             forming_indicators=self.forming_indicators,
         )
+
+
+def _check_indicators(texts: tuple[str, ...]) -> None:
+    """Raise BadInput for a text that names no declared indicator, of ours or of a plug-in; say which of those broke."""
+    from tickerplant.analytics import plugins
+    from tickerplant.analytics.indicator import parse as parse_indicator
+
+    broken = plugins.load()
+    for text in texts:
+        try:
+            parse_indicator(text)
+        except BadInput as error:
+            raise BadInput("; ".join([str(error), *map(str, broken)])) from error
 
 
 def default_folder() -> Path:

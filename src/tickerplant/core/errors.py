@@ -25,6 +25,10 @@ class BadInput(TickerplantError):
         self.line = line
 
 
+class UnknownIndicator(BadInput):
+    """There is no indicator of that name; the message says which are like it."""
+
+
 class UnreadableRecord(TickerplantError):
     """The bytes of a log record are not a record of ours, or one of a newer version.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import difflib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, Final, Literal
 
 import numpy as np
@@ -59,7 +59,7 @@ Step = Annotated[str, Query(description="The interval of the bars.", examples=["
 
 router = APIRouter(prefix="/v1", tags=["market data"])
 
-_EXAMPLE: dict[int | str, dict[str, Any]] = {
+EXAMPLE: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "Rows in ascending order of time, and the log position that they were read at.",
         "headers": {HEADER: {"description": "The position, as JSON.", "schema": {"type": "string"}}},
@@ -102,10 +102,10 @@ _STATE: Final = {
     "tz": "America/New_York",
     "position": {"log_id": "3f0c", "generation": 1, "offsets": {"market.prices.raw": {"0": 812}}},
 }
-_STATE_EXAMPLE: Final[dict[int | str, dict[str, Any]]] = _EXAMPLE | {
+_STATE_EXAMPLE: Final[dict[int | str, dict[str, Any]]] = EXAMPLE | {
     200: {
         "description": "The state, or ticks in ascending order of time, and the log position that they were read at.",
-        "headers": _EXAMPLE[200]["headers"],
+        "headers": EXAMPLE[200]["headers"],
         "content": {
             "application/json": {
                 "examples": {
@@ -126,7 +126,7 @@ _STATE_EXAMPLE: Final[dict[int | str, dict[str, Any]]] = _EXAMPLE | {
 }
 
 
-@router.get("/historical/{symbol:path}", responses=_EXAMPLE, summary="Daily and weekly bars")
+@router.get("/historical/{symbol:path}", responses=EXAMPLE, summary="Daily and weekly bars")
 async def historical(
     request: Request, symbol: Symbol, interval: Step = "1d", start: Start = None, end: End = None,
     limit: Limit = DEFAULT_LIMIT, tz: Zone = "UTC", format: Format = "json", times: Times = "iso",
@@ -136,7 +136,7 @@ async def historical(
     return await _bars(request, symbol, step, start, end, limit, tz, format, times)
 
 
-@router.get("/intraday/{symbol:path}", responses=_EXAMPLE, summary="Bars within the day")
+@router.get("/intraday/{symbol:path}", responses=EXAMPLE, summary="Bars within the day")
 async def intraday(
     request: Request, symbol: Symbol, interval: Step = "1m", start: Start = None, end: End = None,
     limit: Limit = DEFAULT_LIMIT, tz: Zone = "UTC", format: Format = "json", times: Times = "iso",
@@ -150,7 +150,7 @@ async def intraday(
     return await _bars(request, symbol, step, start, end, limit, tz, format, times)
 
 
-@router.get("/ticks/{symbol:path}", responses=_EXAMPLE, summary="Ticks")
+@router.get("/ticks/{symbol:path}", responses=EXAMPLE, summary="Ticks")
 async def ticks(
     request: Request, symbol: Symbol, start: Start = None, end: End = None, limit: Limit = DEFAULT_LIMIT,
     skip: Skip = 0, tz: Zone = "UTC", format: Format = "json", times: Times = "iso",
@@ -162,7 +162,7 @@ async def ticks(
     return await _ticks(request, symbol, start, end, limit, skip, tz, format, times)
 
 
-@router.get("/analytics/{symbol:path}", responses=_EXAMPLE, summary="Indicator values")
+@router.get("/analytics/{symbol:path}", responses=EXAMPLE, summary="Indicator values")
 async def analytics(
     request: Request, symbol: Symbol, interval: Step = "1d",
     indicators: Annotated[
@@ -171,7 +171,11 @@ async def analytics(
     start: Start = None, end: End = None,
     limit: Limit = DEFAULT_LIMIT, tz: Zone = "UTC", format: Format = "json", times: Times = "iso",
 ) -> Response:  # fmt: skip
-    """Values of the indicators on stored bars; `time` is the bar's. Null until an indicator is warm."""
+    """Values of the indicators on stored bars; `time` is the bar's. Null until an indicator is warm.
+
+    `warmup_remaining` has the columns that are null in the last row here and will not be: how many bars more each
+    needs. `/v1/indicators` computes indicators that the plant does not keep.
+    """
     name, zone = params.parse_symbol(symbol), params.parse_zone(tz)
     step = params.parse_interval(interval, (M1, M5, D1), "/v1/analytics", activity=True)
     span = params.parse_span(start, end, limit, zone, sessions=not step.is_intraday)
@@ -180,8 +184,13 @@ async def analytics(
     async def read(reading: Reading, first: int | None, last: int | None, count: int) -> pa.Table:
         return _indicators(await reading.values(name, step, first, last, count), wanted)
 
+    async def note(reading: Reading, table: pa.Table) -> dict[str, Any]:
+        return {"warmup_remaining": await _warmup_remaining(request.app.state.api, reading, name, step, table)}
+
     head = {"symbol": name, "interval": step.name, "tz": tz}
-    return await _answer(request, name, head, "values", span, read, zone, format, times, sessions=not step.is_intraday)
+    return await _answer(
+        request, name, head, "values", span, read, zone, format, times, sessions=not step.is_intraday, note=note
+    )
 
 
 @router.get("/realtime/{symbol:path}", responses=_STATE_EXAMPLE, summary="The newest state of a symbol, or its ticks")
@@ -210,7 +219,7 @@ async def realtime(
         bars = {step: await reading.bars(name, step, None, None, 1) for step in (M1, M5, D1)}
         values = await reading.forming_values(name)
         if not newest_ticks.num_rows and not any(table.num_rows for table in bars.values()):
-            await _require(reading, name)
+            await require(reading, name)
         position = reading.position
     tick = _last(newest_ticks)
     if format == "csv":
@@ -231,11 +240,15 @@ async def realtime(
     return Response(formats.encode(body), media_type="application/json", headers={HEADER: position.json()})
 
 
-def csv_response(body: bytes, name: str, position: Position, following: dict[str, Any] | None = None) -> Response:
+def csv_response(
+    body: bytes, name: str, position: Position, following: dict[str, Any] | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> Response:  # fmt: skip
     """Return CSV that a browser would save as `name`; what the body of JSON says beside the rows is in headers."""
     headers = {HEADER: position.json(), "Content-Disposition": f'inline; filename="{name.replace("/", "-")}.csv"'}
-    if following is not None:
-        headers["X-Next"] = formats.encode(following).decode()
+    for key, value in {"next": following, **(extra or {})}.items():
+        if value is not None and value != {}:
+            headers[f"X-{key.replace('_', '-').title()}"] = formats.encode(value).decode()
     return Response(body, media_type="text/csv; charset=utf-8", headers=headers)
 
 
@@ -264,13 +277,13 @@ async def _bars(
     async def read(reading: Reading, first: int | None, last: int | None, count: int) -> pa.Table:
         if step not in BASE:
             return await reading.bars(name, step, first, last, count)
-        return await _coarser(reading, name, step, first, last, count)
+        return await coarser(reading, name, step, first, last, count)
 
     head = {"symbol": name, "interval": step.name, "tz": tz}
     return await _answer(request, name, head, "bars", span, read, zone, format, times, sessions=sessions)
 
 
-async def _coarser(
+async def coarser(
     reading: Reading, name: str, step: Interval, start_us: int | None, end_us: int | None, count: int
 ) -> pa.Table:
     """Return up to `count` bars built from stored ones; a bucket that was read in part is left out."""
@@ -291,14 +304,34 @@ async def _answer(
     request: Request, symbol: str, head: dict[str, Any], key: str, span: Span,
     read: Callable[[Reading, int | None, int | None, int], Awaitable[pa.Table]],
     zone: dt.tzinfo, style: str, times: str, *, sessions: bool = False, ties: bool = False,
+    note: Callable[[Reading, pa.Table], Awaitable[dict[str, Any]]] | None = None,
 ) -> Response:  # fmt: skip
-    """Read one row more than asked, to know whether there is more, and return the page."""
+    """Read one row more than asked, to know whether there is more, and return the page.
+
+    `note` reads, in the same look at the store, what is said beside the rows.
+    """
     state: ApiState = request.app.state.api
     async with state.source.read() as reading:
         table = await read(reading, span.start_us, span.end_us, span.skip + span.limit + 1)
         if not table.num_rows:
-            await _require(reading, symbol)
+            await require(reading, symbol)
+        extra = {} if note is None else await note(reading, _page(table, span, ties=ties)[0])
         position = reading.position
+    return await respond(
+        table, span, head, key, position, zone, style, times, sessions=sessions, ties=ties, extra=extra
+    )
+
+
+async def respond(
+    table: pa.Table, span: Span, head: dict[str, Any], key: str, position: Position,
+    zone: dt.tzinfo, style: str, times: str, *, sessions: bool = False, ties: bool = False,
+    extra: Mapping[str, Any] | None = None,
+) -> Response:  # fmt: skip
+    """Return the page of a table that has a row more than asked where there is more.
+
+    `head` says what the rows are of; `extra` is said beside them, in CSV by headers: `X-Computed-From`.
+    """
+    extra = extra or {}
     table, following = _page(table, span, ties=ties)
     if following is not None:
         side = "start" if span.start_us is not None else "end"
@@ -308,12 +341,12 @@ async def _answer(
         plain = formats.for_users(_columns(table), zone, times, sessions=sessions)
         if style == "csv":
             return formats.to_csv(plain)
-        whole = {**head, "position": position, "count": plain.num_rows, "next": following}
+        whole = {**head, **extra, "position": position, "count": plain.num_rows, "next": following}
         return formats.to_json(whole, key, plain)
 
     body = await asyncio.to_thread(encode) if table.num_rows > THREAD_ROWS else encode()
     if style == "csv":
-        return csv_response(body, f"{symbol}-{key}", position, following)
+        return csv_response(body, f"{head['symbol']}-{key}", position, following, extra)
     return Response(body, media_type="application/json", headers={HEADER: position.json()})
 
 
@@ -366,7 +399,28 @@ def _indicators(table: pa.Table, wanted: list[str] | None) -> pa.Table:
     return table.select([name for name in table.schema.names if name in keys or name in kept])
 
 
-async def _require(reading: Reading, symbol: str) -> None:
+async def _warmup_remaining(
+    state: ApiState, reading: Reading, symbol: str, step: Interval, table: pa.Table
+) -> dict[str, int]:
+    """Return how many bars more each column needs that the stream computes and that is null in the last row.
+
+    Counts the stored bars up to that row, no more of them than the longest warm-up. A column that is null though there
+    are enough came into the set lately: the next bar has it.
+    """
+    if state.indicators is None or not table.num_rows:
+        return {}
+    warmups = state.indicators.warmups(step)
+    last = table.slice(table.num_rows - 1)
+    cold = {name: warmups[name] for name in table.schema.names if name in warmups and last.column(name).null_count}
+    if not cold:
+        return {}
+    until = int(times_of(last.column("time"))[0]) + 1
+    bars = await reading.bars(symbol, step, None, until, max(cold.values()), ("time", "close", "state"))
+    counted = bars.num_rows - bars.column("close").null_count
+    return {name: max(1, needed - counted) for name, needed in cold.items()}
+
+
+async def require(reading: Reading, symbol: str) -> None:
     """Raise a 404 for a symbol that the store has never seen; one without rows in the span is no error."""
     known = (await reading.symbols()).column("symbol").to_pylist()
     if symbol in known:

@@ -122,6 +122,15 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str 
     Console(width=None if console.is_terminal else _PIPE_COLUMNS, highlight=False).print(grid)
 
 
+def cell(value: Any) -> str:
+    """Return a value as a table for people has it: numbers with ten digits at the most, nothing for None."""
+    if isinstance(value, float):
+        return f"{value:,.10g}" if abs(value) < 1e9 else f"{value:,.0f}"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "" if value is None else str(value)
+
+
 def time_option(text: str | None, name: str) -> int | None:
     """Return microseconds of `2012-06-21`, `2012-06-21T13:30:00Z` (no zone: UTC), or None. Raises BadInput."""
     import datetime as dt

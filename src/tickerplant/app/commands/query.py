@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import csv as csv_module
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tickerplant.app.commands.common import STORED_INTERVALS, emit, say, stored_interval, table, time_option
+from tickerplant.app.commands.common import STORED_INTERVALS, cell, emit, say, stored_interval, table, time_option
 from tickerplant.core.errors import BadInput
 
 if TYPE_CHECKING:
+    from tickerplant.analytics.calculation import Calculation
+    from tickerplant.analytics.ondemand import Stretch
     from tickerplant.app.settings import Loaded
 
 COLUMNS = ("time", "open", "high", "low", "close", "volume", "vwap", "trades", "complete", "revision", "source")
+VALUE_COLUMNS = ("time", "open", "high", "low", "close", "volume", "state")
 
 
 def query(
@@ -26,11 +29,18 @@ def query(
     limit: Annotated[
         int, typer.Option("--limit", "-n", min=1, max=1_000_000, help="At most so many, the newest.")
     ] = 500,
+    indicator: Annotated[
+        list[str] | None,
+        typer.Option("--indicator", help="RSI(14), or any function of TA-Lib, computed now; may be repeated."),
+    ] = None,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
 ) -> None:
-    """Print a symbol's bars from the store, oldest first, whether the plant runs or not."""
-    from tickerplant.app import parts
+    """Print a symbol's bars from the store, oldest first, whether the plant runs or not.
+
+    With --indicator values beside them: the bars that these need from before are read too.
+    """
+    from tickerplant.app import computing, parts
     from tickerplant.app.database import database
     from tickerplant.core.symbols import check_symbol
 
@@ -38,25 +48,36 @@ def query(
     from_us, to_us = time_option(start, "--start"), time_option(end, "--end")
     if from_us is not None and to_us is not None and from_us >= to_us:
         raise BadInput(f"--start {start} is not before --end {end}")
+    columns: tuple[str, ...] = COLUMNS
+    chosen = computing.calculations(indicator or [])
     with database(loaded.settings, make=False) as dsn:
-        rows = parts.bars(dsn, symbol, interval, from_us, to_us, limit)
+        if chosen:
+            rows, stretch = computing.values(loaded.settings, dsn, chosen, symbol, interval, from_us, to_us, limit)
+        else:
+            rows = parts.bars(dsn, symbol, interval, from_us, to_us, limit)
+    if chosen:
+        columns = (*VALUE_COLUMNS, *(name for each in chosen for name in each.columns))
+        _say_of(stretch, chosen)
     if json:
         for row in rows:
             emit({"symbol": symbol, "interval": interval, **row})
     elif csv:
         writer = csv_module.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows([["" if row[name] is None else row[name] for name in COLUMNS] for row in rows])
+        writer.writerow(columns)
+        writer.writerows([["" if row[name] is None else row[name] for name in columns] for row in rows])
     elif rows:
-        table(COLUMNS, ([_cell(row[name]) for name in COLUMNS] for row in rows), title=f"{symbol} {interval}")
+        table(columns, ([cell(row[name]) for name in columns] for row in rows), title=f"{symbol} {interval}")
     if not rows:
         say(f"the store has no {interval} bars of {symbol} there")
         raise typer.Exit(1)
 
 
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:,.10g}" if abs(value) < 1e9 else f"{value:,.0f}"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return "" if value is None else str(value)
+def _say_of(stretch: Stretch, chosen: list[Calculation]) -> None:
+    """Tell what a person may want to know of values: which are not there yet, and which lack some history."""
+    from tickerplant.analytics.ondemand import MAX_BARS, remaining
+    from tickerplant.core.times import iso
+
+    for name, bars in remaining(stretch, chosen).items():
+        say(f"{name} needs {bars} bars more")
+    if stretch.limited and stretch.computed_from_us is not None:
+        say(f"computed from {iso(stretch.computed_from_us)} on: no more than {MAX_BARS:,} bars before are read")

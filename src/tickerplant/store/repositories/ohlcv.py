@@ -149,12 +149,16 @@ class Ohlcv:
         end_us: int | None = None,
         limit: int | None = None,
         *,
+        names: Sequence[str] | None = None,
         newest_first: bool = False,
     ) -> pa.Table:
-        """Return a symbol's bars as `schemas.BARS`, the forming one included; as in `ranges.read_range`."""
+        """Return a symbol's bars as `schemas.BARS` (of it the columns `names` alone, in its order), the forming one
+        included; as in `ranges.read_range`.
+        """
         keys: list[tuple[str, Any]] = [("symbol", symbol), ("interval", interval)]
+        schema = schemas.BARS if names is None else pa.schema([f for f in schemas.BARS if f.name in names])
         return await read_range(
-            self._session, relation_of(interval), keys, schemas.BARS, start_us, end_us, limit, newest_first=newest_first
+            self._session, relation_of(interval), keys, schema, start_us, end_us, limit, newest_first=newest_first
         )
 
     async def newest_of_each(

@@ -1,0 +1,207 @@
+"""Bars in whatever a caller has them (arrays, a mapping, Arrow, pandas, Polars), and columns given back in kind.
+
+pandas and Polars are never imported here: whoever hands in one of their frames has imported them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tickerplant.core.errors import BadInput
+from tickerplant.core.times import Float64Array, Int64Array
+
+Columns = dict[str, Float64Array]
+SERIES_KEYS: Final = ("symbol", "interval")
+"""The columns that tell one series from another."""
+TIME: Final = "time"
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Bars by column. `give` makes of float64 columns, NaN where there is no value, what the caller works with.
+
+    `names` maps lower-case names to the caller's own; `times` is an index that stands in for a column `time`.
+    """
+
+    rows: int
+    names: Mapping[str, str]
+    column: Callable[[str], Any]
+    give: Callable[[Columns], Any]
+    times: Any = None
+
+    def floats(self, name: str) -> Float64Array:
+        """Return a column as float64, NaN for what is null. Raises BadInput when it holds no numbers."""
+        column = self.column(self.names[name])
+        try:
+            if isinstance(column, pa.Array | pa.ChunkedArray):
+                found = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+            elif _package_of(column) == "pandas":
+                found = column.to_numpy(dtype=np.float64, na_value=np.nan)
+            else:
+                found = np.asarray(column, dtype=np.float64)
+        except (TypeError, ValueError, pa.ArrowException) as error:
+            raise BadInput(f"the column {name!r} holds no numbers: {error}") from None
+        if found.ndim != 1 or len(found) != self.rows:
+            raise BadInput(f"the column {name!r} has the shape {found.shape}; columns are of one dimension and length")
+        return np.ascontiguousarray(found)
+
+    def series(self) -> list[Int64Array]:
+        """Return the row numbers of each series, in order of time; as they stand where nothing says a time.
+
+        Raises BadInput where a series has two bars of one time, or a time is missing.
+        """
+        code = np.zeros(self.rows, dtype=np.int64)
+        for name in SERIES_KEYS:
+            if name in self.names:
+                own = _codes(self.column(self.names[name]))
+                code = code * (int(own.max(initial=0)) + 1) + own
+        times = self._order_of_times()
+        order = np.argsort(code, kind="stable") if times is None else np.lexsort((times, code))
+        changes = np.diff(code[order]) != 0
+        if times is not None:
+            again = np.flatnonzero((np.diff(times[order]) == 0) & ~changes)
+            if len(again):
+                first, second = sorted(order[again[0] : again[0] + 2].tolist())
+                raise BadInput(
+                    f"two bars of one series have the same time: rows {first} and {second} (from 0); series are told "
+                    f"apart by the columns {' and '.join(SERIES_KEYS)}"
+                )
+        return np.split(order, np.flatnonzero(changes) + 1)
+
+    def times_us(self) -> Int64Array:
+        """Return the times in microseconds since 1970, from moments or from such numbers. Raises BadInput."""
+        values = self._times()
+        if values is None:
+            raise BadInput("the bars have no times")
+        try:
+            found: Int64Array = values.astype("datetime64[us]").astype(np.int64)
+        except (TypeError, ValueError):
+            raise BadInput("the times are no moments, nor microseconds since 1970") from None
+        return found
+
+    def _order_of_times(self) -> Int64Array | None:
+        """Return a number for each row that grows with its time."""
+        values = self._times()
+        if values is None:
+            return None
+        try:
+            rank: Int64Array = np.unique(values, return_inverse=True)[1].astype(np.int64)
+        except TypeError:
+            raise BadInput("the times cannot be put in order: they are of several kinds") from None
+        return rank
+
+    def _times(self) -> np.ndarray[Any, Any] | None:
+        """Return the times as NumPy has them, those with a zone in UTC. Raises BadInput where one is missing."""
+        column = self.column(self.names[TIME]) if TIME in self.names else self.times
+        if column is None:
+            return None
+        if isinstance(column, pa.Array | pa.ChunkedArray):
+            if column.null_count:
+                raise BadInput("a time is missing")
+            values: np.ndarray[Any, Any] = column.to_numpy(zero_copy_only=False)
+        elif getattr(getattr(column, "dtype", None), "tz", None) is not None:  # pandas' times with a zone
+            values = np.asarray(getattr(column, "dt", column).tz_convert(None))
+        else:
+            values = np.asarray(column)
+        if values.shape != (self.rows,):
+            raise BadInput(f"the times have the shape {values.shape}; there is one for each of the {self.rows} bars")
+        missing = np.isnat(values) if values.dtype.kind in "mM" else values != values
+        if np.any(missing):
+            raise BadInput("a time is missing")
+        return values
+
+
+def read_frame(data: Any) -> Frame:
+    """Return the bars. A single array is the closes. Raises BadInput for what holds no bars."""
+    package = _package_of(data)
+    if isinstance(data, pa.RecordBatch | pa.Table):
+        return _of_arrow(data)
+    if isinstance(data, pa.Array | pa.ChunkedArray):
+        return _of_arrow(pa.table({"close": data}))
+    if package == "pandas":
+        return _of_pandas(data)
+    if package == "polars":
+        return _of_polars(data)
+    if hasattr(data, "__arrow_c_stream__") and not isinstance(data, Mapping):
+        return _of_arrow(pa.table(data))
+    if not isinstance(data, Mapping):
+        data = {"close": data}
+    if not data:
+        raise BadInput("there is no column")
+    first = next(iter(data.values()))
+    rows = len(first) if hasattr(first, "__len__") else -1
+    if rows < 0 or isinstance(first, str):
+        raise BadInput(f"bars are arrays, a mapping of arrays, or a table, not {type(first).__name__}")
+    return Frame(rows, _names(data), data.__getitem__, dict)
+
+
+def _of_arrow(table: Any) -> Frame:
+    def give(columns: Columns) -> pa.Table:
+        return pa.table({name: pa.array(values, mask=np.isnan(values)) for name, values in columns.items()})
+
+    return Frame(table.num_rows, _names(table.schema.names), table.column, give)
+
+
+def _of_pandas(data: Any) -> Frame:
+    pandas = sys.modules["pandas"]
+    frame = data.to_frame("close") if data.ndim == 1 else data
+
+    def give(columns: Columns) -> Any:
+        return pandas.DataFrame(columns, index=frame.index)
+
+    timed = isinstance(frame.index, pandas.DatetimeIndex)
+    if frame.columns.nlevels > 1:
+        raise BadInput("the frame's columns have several levels; hand in one symbol's, or symbols in a column `symbol`")
+    return Frame(len(frame), _names(frame.columns), frame.__getitem__, give, frame.index if timed else None)
+
+
+def _of_polars(data: Any) -> Frame:
+    polars = sys.modules["polars"]
+    if isinstance(data, polars.LazyFrame):
+        raise BadInput("the frame is lazy; collect() it first")
+    table = pa.table(data if isinstance(data, polars.DataFrame) else data.to_frame("close"))
+
+    def give(columns: Columns) -> Any:
+        return polars.DataFrame(columns).fill_nan(None)
+
+    return Frame(table.num_rows, _names(table.schema.names), table.column, give)
+
+
+def _names(names: Any) -> dict[str, str]:
+    """Return the columns by lower-case name; of two that differ in case alone the lower-case one counts."""
+    found: dict[str, str] = {}
+    for name in names:
+        plain = str(name).lower()
+        if plain not in found or name == plain:
+            found[plain] = name
+    return found
+
+
+def _codes(column: Any) -> Int64Array:
+    if isinstance(column, pa.Array | pa.ChunkedArray):
+        chunks = [column] if isinstance(column, pa.Array) else column.chunks
+        words = pa.chunked_array([_words(chunk) for chunk in chunks], pa.large_utf8())
+        encoded = pc.dictionary_encode(words, null_encoding="encode").combine_chunks()
+        indices: Int64Array = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        return indices
+    codes: Int64Array = np.unique(np.asarray(column).astype(np.str_), return_inverse=True)[1].astype(np.int64)
+    return codes
+
+
+def _words(chunk: pa.Array) -> pa.Array:
+    """Return text as `large_utf8`, whatever kind of text or dictionary of text it is."""
+    if pa.types.is_dictionary(chunk.type):
+        return chunk.dictionary.cast(pa.large_utf8()).take(chunk.indices)
+    return chunk.cast(pa.large_utf8())
+
+
+def _package_of(data: Any) -> str:
+    package = type(data).__module__.partition(".")[0]
+    return package if package in sys.modules else ""

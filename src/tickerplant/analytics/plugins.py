@@ -1,0 +1,70 @@
+"""Indicators of other packages: the entry points of the group `tickerplant.indicators`.
+
+Each entry names a subclass of `Indicator`, or a module of them:
+
+    [project.entry-points."tickerplant.indicators"]
+    mine = "my_package.indicators"
+
+A plug-in that cannot be loaded is reported and left out; the plant goes on without it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
+from typing import Any, Final
+
+from tickerplant.analytics.indicator import register
+from tickerplant.analytics.indicator.declaration import Indicator
+from tickerplant.core.errors import BadInput
+
+GROUP: Final = "tickerplant.indicators"
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A plug-in that was left out: its entry, the package that has it, and why."""
+
+    entry: str
+    package: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"the plug-in {self.entry} of the package {self.package} cannot be loaded: {self.reason}"
+
+
+@cache
+def load() -> tuple[Broken, ...]:
+    """Make the indicators of all plug-ins known, the first time it is called; return those that are broken."""
+    found = sorted(entry_points(group=GROUP), key=lambda entry: (entry.name, entry.value))
+    return tuple(broken for entry in found if (broken := _load(entry)) is not None)
+
+
+def _load(entry: EntryPoint) -> Broken | None:
+    package = entry.dist.name if entry.dist is not None else "?"
+    try:
+        for kind in _indicators(entry.load()):
+            register(kind)
+    except BadInput as error:
+        return Broken(entry.name, package, str(error))
+    except (Exception, SystemExit) as error:  # whatever a stranger's module does when it is imported
+        return Broken(entry.name, package, f"{type(error).__name__}: {error}")
+    return None
+
+
+def _indicators(loaded: Any) -> list[type[Indicator]]:
+    if inspect.isclass(loaded) and issubclass(loaded, Indicator):
+        return [loaded]
+    if isinstance(loaded, ModuleType):
+        kinds = [kind for _, kind in inspect.getmembers(loaded, inspect.isclass) if issubclass(kind, Indicator)]
+        own = [kind for kind in kinds if not inspect.isabstract(kind) and not kind.__module__.startswith(_OURS)]
+        if own:
+            return own
+        raise BadInput(f"the module {loaded.__name__} declares no indicator")
+    raise BadInput("it is neither a subclass of Indicator nor a module of them")
+
+
+_OURS: Final = "tickerplant."

@@ -1,0 +1,151 @@
+"""`tickerplant compute` and `tickerplant indicators`."""
+
+from __future__ import annotations
+
+import csv as csv_module
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from tickerplant.app.commands.common import cell, emit, say, table, time_option
+from tickerplant.core.errors import BadInput
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from tickerplant.analytics.calculation import Calculation
+    from tickerplant.app.settings import Loaded
+
+PRICE_ROWS, INDICATOR_ROWS = 14, 8
+SHOWN_BELOW: Final = 5
+"""Rows of the table below a chart."""
+_FEW_BROKEN: Final = 3
+
+
+def compute(
+    loaded: Loaded,
+    file: Annotated[Path, typer.Argument(help="Bars: CSV (also .gz) or Parquet.")],
+    indicator: Annotated[
+        list[str], typer.Option("--indicator", help="RSI(14), BBANDS(20,2), or a function of TA-Lib; may be repeated.")
+    ],
+    symbol: Annotated[
+        str | None,
+        typer.Option("--symbol", help="This symbol alone; the name of one in a file that has no such column."),
+    ] = None,
+    interval: Annotated[str | None, typer.Option("--interval", help="The file has bars of this interval.")] = None,
+    tz: Annotated[str | None, typer.Option("--tz", help="Zone of times that name none, UTC unless said.")] = None,
+    date_order: Annotated[
+        str | None, typer.Option("--date-order", help="How 03/04/2024 is meant: mdy or dmy.", metavar="mdy|dmy")
+    ] = None,
+    start: Annotated[str | None, typer.Option("--start", help="Show from this time on; bars before it count.")] = None,
+    end: Annotated[str | None, typer.Option("--end", help="Show before this time.")] = None,
+    last: Annotated[
+        int | None, typer.Option("--limit", "--last", "-n", min=1, help="Show at most so many a symbol, the newest.")
+    ] = None,
+    draw: Annotated[bool, typer.Option("--draw", help="Draw the close and the indicators, as on a terminal.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+) -> None:
+    """Compute indicators over a file of bars, by the code that the stream runs. Needs no plant.
+
+    Draws them on a terminal, and prints a table elsewhere.
+    """
+    from tickerplant.app import computing
+    from tickerplant.app.lean import lean
+
+    lean()
+    if draw + csv + json > 1:
+        raise BadInput("choose one of --draw, --csv and --json")
+    if not file.is_file():
+        raise BadInput(f"there is no file {file}")
+    from_us, to_us = time_option(start, "--start"), time_option(end, "--end")
+    if from_us is not None and to_us is not None and from_us >= to_us:
+        raise BadInput(f"--start {start} is not before --end {end}")
+    chosen = computing.calculations(indicator)
+    found = computing.file_bars(file, symbol=symbol, interval=interval, tz=tz, date_order=date_order)
+    for broken in found.broken[:_FEW_BROKEN]:
+        say(broken.reason)
+    if len(found.broken) > _FEW_BROKEN:
+        say(f"{file.name}: {len(found.broken) - _FEW_BROKEN:,} rows more cannot be read")
+    shown = computing.computed(loaded.settings, found.bars, chosen, from_us, to_us, last)
+    if not shown.num_rows:
+        say(f"{file.name} has no bars there")
+        raise typer.Exit(1)
+    symbols = shown.column("symbol").unique().to_pylist()
+    if draw and len(symbols) > 1:
+        raise BadInput(f"{file.name} has {len(symbols)} symbols; name the one to draw with --symbol")
+    if draw or (len(symbols) == 1 and not (csv or json) and sys.stdout.isatty()):
+        print("\n".join(charts(shown, chosen, symbols[0])))
+        shown = shown.slice(max(0, shown.num_rows - SHOWN_BELOW))
+    _print(shown, symbols, csv=csv, json=json)
+
+
+def charts(bars: pa.Table, chosen: list[Calculation], symbol: str) -> list[str]:
+    """Return the lines of a chart of the close, and of one for each indicator."""
+    from tickerplant.app.chart import panel, together
+
+    times = [moment.strftime("%Y-%m-%d %H:%M").removesuffix(" 00:00") for moment in bars.column("time").to_pylist()]
+    width = shutil.get_terminal_size((100, 24)).columns
+    lines = panel(f"{symbol} close", {"close": bars.column("close").to_numpy()}, times, width=width, height=PRICE_ROWS)
+    for each in chosen:
+        for series in together({name: bars.column(name).to_numpy() for name in each.columns}):
+            title = f"{each}: {', '.join(series)}"
+            lines += ["", *panel(title, series, times, width=width, height=INDICATOR_ROWS)]
+    return [*lines, ""]
+
+
+def _print(shown: pa.Table, symbols: list[str], *, csv: bool, json: bool) -> None:
+    names = [name for name in shown.schema.names if name != "symbol" or len(symbols) > 1 or json]
+    rows = shown.select(names).to_pylist()
+    for row in rows:
+        row["time"] = row["time"].isoformat().replace("+00:00", "Z")
+    if json:
+        for row in rows:
+            emit(row)
+    elif csv:
+        writer = csv_module.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(names)
+        writer.writerows([["" if row[name] is None else row[name] for name in names] for row in rows])
+    else:
+        table(names, ([cell(row[name]) for name in names] for row in rows))
+
+
+def indicators(
+    loaded: Loaded,
+    name: Annotated[str | None, typer.Argument(help="This one alone, with all that is known of it.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+) -> None:
+    """List the indicators: parameters with defaults, outputs, warm-up; then TA-Lib's functions."""
+    from tickerplant.app import computing
+
+    known = computing.on_demand(loaded.settings)
+    for broken in computing.broken_plugins():
+        say(broken)
+    found = [known.describe(name)] if name else known.listing()
+    if json:
+        for one in found:
+            emit(one)
+    elif name:
+        for key, value in found[0].items():
+            lines = [_parameter(each) for each in value] if key == "parameters" else value
+            print(f"{key:<11} {', '.join(map(str, lines)) if isinstance(lines, list) else lines}")
+    else:
+        for kind, title in (("declared", "indicators of the plant"), ("talib", "functions of TA-Lib")):
+            rows = [_row(one) for one in found if one["kind"] == kind]
+            table(("name", "parameters", "warm-up", "what", "inputs", "columns"), rows, title=title)
+
+
+def _row(one: dict[str, Any]) -> list[str]:
+    parameters = ", ".join(f"{each['name']}={cell(each['default'])}" for each in one["parameters"])
+    what = one["title"].partition(":")[0].partition(",")[0].removesuffix(".")
+    return [
+        one["name"], parameters, cell(one["warmup"]), what, ", ".join(one["inputs"]), ", ".join(one["columns"])
+    ]  # fmt: skip
+
+
+def _parameter(one: dict[str, Any]) -> str:
+    bounds = f" ({cell(one['least'])} to {cell(one['most'])})" if one["least"] is not None else ""
+    return f"{one['name']}={cell(one['default'])}{bounds}"

@@ -1,0 +1,333 @@
+"""Indicators computed when asked, over bars in a real database."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pyarrow as pa
+import pytest
+import talib
+
+from tests.analytics.support import ohlcv, random_bars
+from tests.api.support import MINUTE, PARTITIONS, T0, serving
+from tests.support.postgres import Postgres
+from tickerplant.analytics import ondemand
+from tickerplant.analytics.engine import Engine
+from tickerplant.analytics.indicator import parse
+from tickerplant.api.computing import AT_ONCE, WAITING, Turns
+from tickerplant.api.errors import ApiError
+from tickerplant.api.reading import Source
+from tickerplant.core import schemas
+from tickerplant.core.rules import Rules
+from tickerplant.core.times import DAY_US, timestamps
+from tickerplant.log.embedded.log import EmbeddedLog
+from tickerplant.store import Store
+from tickerplant.store.repositories.analytics import Analytics
+from tickerplant.store.repositories.ohlcv import Ohlcv
+
+SETS = ("RSI(14)", "EMA(20)", "SMA(200)", "BBANDS(20,2)", "VWAP", "MACD")
+RULES = Rules(indicators={"1d": SETS, "5m": SETS, "1m": ("SMA(20)",)})
+FIRST_DAY = 7_300  # since 1970: 1989-12-27
+HOLES = (30, 400, 1_999)
+
+
+def table(symbol: str, interval: str, times: np.ndarray, columns: dict[str, np.ndarray]) -> pa.Table:
+    count = len(times)
+
+    def text(word: str, kind: pa.DataType) -> pa.Array:
+        return pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int8)), pa.array([word])).cast(kind)
+
+    prices = [pa.array(columns[name], from_pandas=True) for name in ("open", "high", "low", "close")]
+    return pa.Table.from_arrays(
+        [
+            timestamps(times), text(symbol, schemas.TEXT), text(interval, schemas.SMALL_TEXT), *prices,
+            pa.array(columns["volume"]), prices[3], pa.array(np.ones(count, np.int64)),
+            text("final", schemas.SMALL_TEXT), pa.array(np.ones(count, bool)), pa.array(np.zeros(count, bool)),
+            pa.array(np.zeros(count, np.int32)), pa.array(np.ones(count, np.int64)), text("", schemas.SMALL_TEXT),
+            text("test", schemas.TEXT), timestamps(times),
+        ],
+        schema=schemas.BARS,
+    )  # fmt: skip
+
+
+def daily() -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    columns = ohlcv("msft_daily_1990_2022.csv")
+    return (FIRST_DAY + np.arange(len(columns["close"]))) * DAY_US, columns
+
+
+def within_the_day() -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """5-minute bars, three of them without prices."""
+    columns = {name: values[:, 0].copy() for name, values in random_bars(3_000, 1, seed=4).items()}
+    for name in ("open", "high", "low", "close"):
+        columns[name][[*HOLES]] = np.nan
+    return T0 // (5 * MINUTE) * 5 * MINUTE + np.arange(3_000) * 5 * MINUTE, columns
+
+
+TABLES = {("MSFT", "1d"): daily, ("EUR/USD", "5m"): within_the_day, ("ACME", "5m"): within_the_day}
+
+
+def streamed(bars: pa.Table) -> pa.Table:
+    """What the stream makes of these bars."""
+    (made,) = Engine(RULES).bars(bars.combine_chunks().to_batches()[0])
+    columns = {name: [] for name in made.columns}
+    times = np.concatenate([chunk.times for chunk in made.chunks])
+    for name, *parts in zip(made.columns, *(chunk.values for chunk in made.chunks), strict=True):
+        columns[name] = np.concatenate(parts)
+    count = len(times)
+    keys = {
+        "time": timestamps(times), "symbol": bars.column("symbol").combine_chunks()[:1].take(np.zeros(count, int)),
+        "interval": bars.column("interval").combine_chunks()[:1].take(np.zeros(count, int)),
+        "state": pa.array(["final"] * count).dictionary_encode().cast(schemas.SMALL_TEXT),
+        "version": pa.array(np.ones(count, np.int64)),
+    }  # fmt: skip
+    return pa.table(keys | {name: pa.array(values, from_pandas=True) for name, values in columns.items()})
+
+
+async def fill(dsn: str) -> None:
+    store = await Store.open(dsn, max_size=1)
+    async with store.session() as session:
+        ohlcv_rows, analytics = Ohlcv(session), Analytics(session)
+        few = {name: values[:150] for name, values in daily()[1].items()}
+        all_bars = [table(symbol, step, *made()) for (symbol, step), made in TABLES.items()]
+        all_bars.append(table("YOUNG", "1d", daily()[0][:150], few))
+        for bars in all_bars:
+            values = streamed(bars)
+            await ohlcv_rows.prepare(bars)
+            await analytics.prepare(values)
+            async with session.transaction():
+                await ohlcv_rows.upsert(bars, 0)
+                await analytics.upsert(values, 0)
+    await store.close()
+
+
+@pytest.fixture(scope="module")
+def client(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    name = postgres.new("tables")
+    dsn = postgres.dsn_of(name)
+    asyncio.run(fill(dsn))
+    path: Path = tmp_path_factory.mktemp("log") / "log.sqlite"
+    with EmbeddedLog(path) as log:
+        log.create_topics(schemas.TOPICS, PARTITIONS)
+        source = Source(dsn, log.identity())
+        with serving(log, source, indicators=ondemand.OnDemand(RULES)) as (client, _, _):
+            yield client
+    postgres.drop(name)
+
+
+def ask(client: httpx.Client, path: str, status: int = 200) -> Any:
+    answer = client.get(path)
+    assert answer.status_code == status, answer.text
+    return answer.json()
+
+
+def column(rows: list[dict[str, Any]], name: str) -> np.ndarray:
+    return np.array([np.nan if row[name] is None else row[name] for row in rows])
+
+
+@pytest.mark.parametrize(
+    ("symbol", "step", "path", "names"),
+    [
+        ("MSFT", "1d", "RSI", ["rsi_14"]),
+        ("MSFT", "1d", "EMA?period=20", ["ema_20"]),
+        ("MSFT", "1d", "SMA?time_period=200", ["sma_200"]),
+        ("MSFT", "1d", "BBANDS?period=20&deviations=2", ["bbands_20_2_upper", "bbands_20_2_lower"]),
+        ("EUR/USD", "5m", "EMA?period=20", ["ema_20"]),
+        ("EUR/USD", "5m", "BBANDS?sd=2", ["bbands_20_2_middle"]),
+        ("EUR/USD", "5m", "VWAP", ["vwap"]),
+        ("ACME", "5m", "VWAP", ["vwap"]),
+        ("ACME", "5m", "MACD?fast_period=12", ["macd_12_26_9_line", "macd_12_26_9_histogram"]),
+    ],
+)
+@pytest.mark.parametrize("limit", [1, 100, 2_000])
+def test_values_are_those_of_the_stream(
+    client: httpx.Client, symbol: str, step: str, path: str, names: list[str], limit: int
+) -> None:
+    name, _, query = path.partition("?")
+    made = ask(client, f"/v1/indicators/{name}/{symbol}?interval={step}&limit={limit}&times=us&{query}")
+    kept = ask(client, f"/v1/analytics/{symbol}?interval={step}&limit={limit + 5}&times=us")["values"]
+    by_time = {row["time"]: row for row in kept}
+    assert made["count"] == limit == len(made["values"])
+    assert not made["limited"]
+    for row in made["values"]:
+        stored = by_time.get(row["time"], dict.fromkeys(names))
+        for one in names:
+            assert row[one] == (pytest.approx(stored[one], rel=1e-9) if stored[one] is not None else None)
+
+
+def test_pages_of_a_span_have_the_same_values_as_the_whole(client: httpx.Client) -> None:
+    times, _ = within_the_day()
+    start = f"start={times[350]}&end={times[460]}&times=us&interval=5m&period=20"
+    whole = ask(client, f"/v1/indicators/BBANDS/EUR/USD?{start}&limit=200")
+    assert (whole["next"], whole["count"]) == (None, 110)
+    pages, rest = [], f"{start}&limit=37"
+    while True:
+        page = ask(client, f"/v1/indicators/BBANDS/EUR/USD?{rest}")
+        pages += page["values"]
+        if page["next"] is None:
+            break
+        rest = f"start={page['next']['start']}&end={times[460]}&times=us&interval=5m&period=20&limit=37"
+    assert [row["time"] for row in pages] == [row["time"] for row in whole["values"]]
+    np.testing.assert_allclose(
+        column(pages, "bbands_20_2_upper"), column(whole["values"], "bbands_20_2_upper"), rtol=1e-12
+    )
+    assert [row["time"] for row in whole["values"] if row["bbands_20_2_upper"] is None] == [times[400]]
+
+
+def test_what_it_was_computed_from_is_said(client: httpx.Client) -> None:
+    times, _ = daily()
+    day = np.datetime_as_string((times // DAY_US).astype("datetime64[D]"))
+    window = ask(client, "/v1/indicators/SMA/MSFT?period=50&limit=1")
+    assert window["indicator"] == "SMA(50)"
+    assert window["computed_from"] == day[-2 - 100]  # two blocks before the row asked for, and the one that tells more
+    assert ask(client, "/v1/indicators/RSI/MSFT?limit=1")["computed_from"] == day[0]
+    assert ask(client, "/v1/indicators/TA_SMA/MSFT?timeperiod=50&limit=1")["computed_from"] == day[-2 - 49]
+    # Bars without prices are none of those of a window.
+    times, _ = within_the_day()
+    asked = f"interval=5m&start={times[405]}&limit=1&times=us&timeperiod=10"
+    assert ask(client, f"/v1/indicators/TA_SMA/EUR/USD?{asked}")["computed_from"] == times[395]
+
+
+def test_a_history_that_is_too_long_is_said(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ondemand, "MAX_BARS", 1_000)
+    monkeypatch.setattr(ondemand, "PAGE", 300)
+    times, columns = daily()
+    made = ask(client, "/v1/indicators/EMA/MSFT?period=10&limit=5&times=us")
+    assert (made["limited"], made["computed_from"]) == (True, times[-6 - 1_000])
+    from_there = talib.EMA(columns["close"][-1_006:], 10)[-5:]
+    np.testing.assert_allclose(column(made["values"], "ema_10"), from_there, rtol=1e-12)
+    assert not ask(client, "/v1/indicators/SMA/MSFT?period=400&limit=5")["limited"]
+    assert ask(client, "/v1/indicators/SMA/MSFT?period=800&limit=5")["limited"]
+
+
+def test_any_function_of_talib_over_any_interval(client: httpx.Client) -> None:
+    _, columns = daily()
+    made = ask(client, "/v1/indicators/ta_stoch/MSFT?fast_k_period=7&slowk_matype=ema&limit=300")["values"]
+    known = talib.STOCH(columns["high"], columns["low"], columns["close"], 7, 3, 1, 3, 0)
+    for name, wanted in zip(("slowk", "slowd"), known, strict=True):
+        np.testing.assert_allclose(column(made, f"ta_stoch_7_3_1_3_0_{name}"), wanted[-300:], rtol=1e-9)
+    weeks = ask(client, "/v1/historical/MSFT?interval=1w&limit=2000")["bars"]
+    made = ask(client, "/v1/indicators/TA_EMA/MSFT?interval=1w&timeperiod=10&limit=2000")["values"]
+    assert [row["time"] for row in made] == [row["time"] for row in weeks]
+    np.testing.assert_allclose(column(made, "ta_ema_10"), talib.EMA(column(weeks, "close"), 10), rtol=1e-9)
+    hours = ask(client, "/v1/intraday/EUR/USD?interval=1h&limit=2000")["bars"]
+    made = ask(client, "/v1/indicators/RSI/EUR/USD?interval=1h&limit=20")["values"]
+    np.testing.assert_allclose(column(made, "rsi_14"), talib.RSI(column(hours, "close"), 14)[-20:], rtol=1e-9)
+    assert {row["cdldoji"] for row in ask(client, "/v1/indicators/CDLDOJI/MSFT")["values"]} == {0.0, 100.0}
+
+
+def test_every_one_of_the_list_answers(client: httpx.Client) -> None:
+    found = ask(client, "/v1/indicators")
+    assert found["count"] == len(found["indicators"]) > 150
+    for one in found["indicators"]:
+        made = ask(client, f"/v1/indicators/{one['name']}/MSFT?limit=3")
+        assert [*made["values"][0]] == ["time", "state", *one["columns"]], one["name"]
+        assert ask(client, f"/v1/indicators/{one['name']}") == one
+    rsi = ask(client, "/v1/indicators/rsi")
+    assert rsi["parameters"] == [{"name": "period", "default": 14, "least": 2, "most": 1000, "whole": True}]
+    assert (rsi["warmup"], rsi["recursive"], rsi["inputs"]) == (15, True, ["close"])
+
+
+def test_csv_has_the_rest_in_headers(client: httpx.Client) -> None:
+    answer = client.get("/v1/indicators/RSI/MSFT?format=csv&limit=2")
+    rows = [*csv.DictReader(io.StringIO(answer.text))]
+    assert [*rows[0]] == ["time", "state", "rsi_14"]
+    assert answer.headers["X-Computed-From"] == '"1989-12-27"'
+    assert answer.headers["X-Limited"] == "false"
+    assert "X-Next" in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code", "says"),
+    [
+        ("RSII/MSFT", 404, "unknown_indicator", "did you mean"),
+        ("RSII", 404, "unknown_indicator", "did you mean"),
+        ("MAVP/MSFT", 404, "unknown_indicator", "no indicator"),
+        ("RSI/NOBODY", 404, "unknown_symbol", "never been seen"),
+        ("RSI/MSFT?period=1", 400, "bad_parameter", "2..1000"),
+        ("RSI/MSFT?period=x", 400, "bad_parameter", "no number"),
+        ("RSI/MSFT?period=", 400, "bad_parameter", "no number"),
+        ("RSI/MSFT?period=3&period=4", 400, "bad_parameter", "twice"),
+        ("RSI/MSFT?period=3&time_period=4", 400, "bad_parameter", "twice"),
+        ("RSI/MSFT?limt=3", 400, "bad_parameter", "there are period, series_type, dialect"),
+        ("RSI/MSFT?dialect=mine", 400, "bad_parameter", "there are talib"),
+        ("RSI/MSFT?series_type=mid", 400, "bad_parameter", "close, open"),
+        ("APO/MSFT?matype=best", 400, "bad_parameter", "sma, ema"),
+        ("APO/MSFT?fastperiod=1", 400, "bad_parameter", "TA-Lib refuses"),
+        ("RSI/MSFT?interval=7m", 400, "bad_parameter", "interval"),
+        ("RSI/MSFT?limit=0", 400, "bad_parameter", "limit"),
+        ("?prefix=a", 400, "bad_parameter", "prefix"),
+    ],
+)
+def test_what_cannot_be_answered_says_what_there_is(
+    client: httpx.Client, path: str, status: int, code: str, says: str
+) -> None:
+    error = ask(client, f"/v1/indicators/{path}".replace("/?", "?"), status)["error"]
+    assert error["code"] == code
+    assert says in error["message"]
+
+
+def test_a_span_without_bars_is_empty(client: httpx.Client) -> None:
+    made = ask(client, "/v1/indicators/RSI/MSFT?start=1970-01-01&end=1971-01-01")
+    assert (made["count"], made["values"], made["computed_from"], made["limited"]) == (0, [], None, False)
+
+
+def test_another_column_than_the_close(client: httpx.Client) -> None:
+    _, columns = daily()
+    made = ask(client, "/v1/indicators/SMA/MSFT?period=5&series_type=open&limit=10")
+    assert made["indicator"] == "SMA(5) of open"
+    np.testing.assert_allclose(column(made["values"], "sma_5_open"), talib.SMA(columns["open"], 5)[-10:], rtol=1e-9)
+
+
+def test_openapi_tells_of_the_indicators_own_parameters(client: httpx.Client) -> None:
+    paths = ask(client, "/openapi.json")["paths"]
+    found = {one["name"]: one for one in paths["/v1/indicators/{name}/{symbol}"]["get"]["parameters"]}
+    assert found["parameters"]["schema"] == {"type": "object", "additionalProperties": {"type": "string"}}
+    assert {"name", "symbol", "interval", "start", "end", "limit", "tz", "format", "times"} < set(found)
+    assert "/v1/indicators" in paths
+    assert "/v1/indicators/{name}" in paths
+
+
+def test_values_say_how_many_bars_more_they_need(client: httpx.Client) -> None:
+    young = ask(client, "/v1/analytics/YOUNG")
+    assert young["warmup_remaining"] == {"sma_200": 50}
+    assert young["values"][-1]["sma_200"] is None
+    assert ask(client, "/v1/analytics/YOUNG?indicators=rsi")["warmup_remaining"] == {}
+    assert ask(client, "/v1/analytics/MSFT")["warmup_remaining"] == {}
+    times, _ = daily()
+    early = ask(client, f"/v1/analytics/MSFT?end={times[12]}&times=us")
+    bands = dict.fromkeys(parse("BBANDS(20,2)").columns, 8) | dict.fromkeys(parse("MACD").columns, 22)
+    assert early["warmup_remaining"] == {"rsi_14": 3, "ema_20": 8, "sma_200": 188} | bands
+    assert client.get("/v1/analytics/YOUNG?format=csv").headers["X-Warmup-Remaining"] == '{"sma_200":50}'
+    assert "X-Warmup-Remaining" not in client.get("/v1/analytics/MSFT?format=csv").headers
+
+
+async def test_only_so_many_wait() -> None:
+    turns, go = Turns(at_once=1, waiting=1), asyncio.Event()
+
+    async def work() -> None:
+        async with turns.take():
+            await go.wait()
+
+    tasks = [asyncio.create_task(work()) for _ in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(ApiError, match="2 requests wait"):
+        async with turns.take():
+            pass
+    go.set()
+    await asyncio.gather(*tasks)
+    async with turns.take():
+        pass
+
+
+def test_the_page_says_the_bounds() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+    assert f"up to {ondemand.MAX_BARS:,} before" in page
+    assert (AT_ONCE, WAITING) == (2, 32)
+    assert "Two such requests are computed at a time and 32 wait" in page
