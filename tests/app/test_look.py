@@ -8,13 +8,18 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 from tests.e2e.support import ask, replay, rows
 from tests.support.commands import assert_refused, objects, say
 from tests.support.plant import SHARED_DATA, Plant
+
+from tickerplant.app.health import GROUPS
+from tickerplant.log.embedded import EmbeddedLog
 
 TICKS = 399
 MINUTES = 8
@@ -96,20 +101,65 @@ def test_top_shows_each_symbols_newest_bar(plant: Plant) -> None:
     assert_refused(say(plant, "top", "--seconds", "1", "-i", "15m"), 2, "1m, 5m, 1d")
 
 
-def test_health_is_0_when_all_is_well_and_1_when_it_is_not(plant: Plant, tmp_path: Path) -> None:
-    well = say(plant, "health", "--json")
-    (said,) = objects(well)
-    assert (well.code, said["status"]) == (0, "ok"), said
+def test_health_is_0_when_a_plant_runs_and_all_is_well_and_1_when_not(plant: Plant, tmp_path: Path) -> None:
+    ill = say(plant, "health", "--json")
+    (said,) = objects(ill)
+    assert (ill.code, said["status"]) == (1, "failed"), said
     parts = {part["name"]: part for part in said["parts"]}
     assert {"plant", "log", "store", "lag aggregation", "lag analytics", "lag persistence"} <= parts.keys()
-    assert parts["plant"]["sentence"] == "stopped"
-    shown = say(plant, "health")
-    assert (shown.code, shown.out.splitlines()[-1]) == (0, "ok")
+    assert [name for name, part in parts.items() if part["state"] != "ok"] == ["plant"]
+    assert parts["plant"]["sentence"] == "not running; `tickerplant up` starts it"
+    with running(plant):
+        well = say(plant, "health")
+    assert (well.code, well.out.splitlines()[-1]) == (0, "ok"), well.out
 
-    ill = say(Plant(tmp_path / "none"), "health", "--json")
-    (said,) = objects(ill)
-    assert (ill.code, said["status"]) == (1, "failed")
-    assert {p["name"] for p in said["parts"] if p["state"] == "failed"} >= {"log", "store"}
+
+@contextmanager
+def running(plant: Plant) -> Iterator[None]:
+    """Be the readers of a plant that runs."""
+    with EmbeddedLog(plant.data / "market.log") as log, ExitStack() as stack:
+        for group, topics in GROUPS.items():
+            stack.enter_context(log.reader(topics, group=group)).poll(timeout_s=0.1)
+        yield
+
+
+LOOKING = (
+    "query A", "tail raw", "top --seconds 1", "compare", "verify", "migrate --status", "adopt", "adopt --yes",
+    "rebuild A --from 2012-06-21 --to 2012-06-22",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("command", LOOKING)
+def test_looking_where_no_plant_is_makes_none(command: str, tmp_path: Path) -> None:
+    for folder in (tmp_path / "none", tmp_path):
+        asked = say(Plant(folder), *command.split())
+        assert_refused(asked, 1, f"there is no plant in {folder};", "--data", "`tickerplant up`")
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_health_where_no_plant_is_says_so_and_makes_none(tmp_path: Path) -> None:
+    asked = say(Plant(tmp_path), "health", "--json")
+    (said,) = objects(asked)
+    assert (asked.code, said["status"]) == (1, "failed")
+    (part,) = said["parts"]
+    assert (part["name"], part["state"]) == ("plant", "failed")
+    assert f"there is no plant in {tmp_path};" in part["sentence"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_who_looks_waits_ten_seconds_at_most_for_brokers_that_are_not_there(plant: Plant) -> None:
+    nobody = ("--log", "kafka://127.0.0.1:1")
+    began = time.monotonic()
+    asked = say(plant, "health", "--json", *nobody)
+    assert time.monotonic() - began < 10
+    (said,) = objects(asked)
+    parts = {part["name"]: part for part in said["parts"]}
+    assert (asked.code, parts["plant"]["state"], parts["log"]["state"]) == (1, "failed", "failed")
+    assert "no broker at kafka://127.0.0.1:1 answers within 4 s; start it, or correct --log" in parts["log"]["sentence"]
+    assert parts["store"]["sentence"] == "postgresql answers"
+    began = time.monotonic()
+    assert_refused(say(plant, "tail", "raw", *nobody), 1, "no broker at kafka://127.0.0.1:1 answers", "correct --log")
+    assert time.monotonic() - began < 10
 
 
 def test_config_names_every_setting_and_where_it_came_from(plant: Plant) -> None:
@@ -179,7 +229,8 @@ def test_a_store_whose_log_is_lost_goes_on_with_a_new_one_once_a_person_says_so(
         )
         assert len(bars) == MINUTES
         assert [bar[:3] for bar in bars if bar[3] == 2] == [("13:31", 600.0, 1), ("13:32", 601.0, 1)]
-        assert say(plant, "health").code == 0
+        with running(plant):
+            assert say(plant, "health").code == 0
 
 
 def lost_log(plant: Plant) -> Path:

@@ -79,7 +79,14 @@ async def status(request: Request) -> Response:
     return Response(formats.encode(body), media_type="application/json")
 
 
-@router.get("/health", summary="Whether all is well")
+@router.get(
+    "/health",
+    summary="Whether all is well",
+    responses={
+        200: {"description": "`ok` or `degraded`"},
+        503: {"description": "`failed`: what is wrong, in the parts"},
+    },
+)
 async def health(request: Request) -> Response:
     """200 with `{"status": "ok"}` (or `degraded`) and the parts, or 503 with what has `failed`. Needs no key."""
     state: ApiState = request.app.state.api

@@ -30,15 +30,14 @@ def query(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
 ) -> None:
     """Print a symbol's bars from the store, oldest first, whether the plant runs or not."""
-    from tickerplant.app import parts
-    from tickerplant.app.database import database
+    from tickerplant.app import looking, parts
     from tickerplant.core.symbols import check_symbol
 
     symbol, interval = check_symbol(symbol), stored_interval(interval)
     from_us, to_us = time_option(start, "--start"), time_option(end, "--end")
     if from_us is not None and to_us is not None and from_us >= to_us:
         raise BadInput(f"--start {start} is not before --end {end}")
-    with database(loaded.settings, make=False) as dsn:
+    with looking.store_of(loaded.settings) as dsn:
         rows = parts.bars(dsn, symbol, interval, from_us, to_us, limit)
     if json:
         for row in rows:

@@ -31,7 +31,7 @@ def rebuild(
 
     Asks the plant that runs on the data folder, or brings its own for as long as it takes.
     """
-    from tickerplant.app import parts
+    from tickerplant.app import looking, parts
     from tickerplant.app.lean import lean
     from tickerplant.app.supervisor import signals
     from tickerplant.core.schemas import OHLCV
@@ -44,7 +44,7 @@ def rebuild(
         raise BadInput(f"--from {from_} is not before --to {to}")
     stop, began = threading.Event(), time.monotonic()
     with signals(stop):
-        with parts.event_log(loaded.settings, make_topics=False) as event_log:
+        with looking.log_of(loaded.settings) as event_log:
             event_log.identity()  # a folder without a plant is not made one
             if not wait:
                 offsets = parts.request_rebuild(event_log, names, from_us, to_us)

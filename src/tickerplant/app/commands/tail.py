@@ -40,7 +40,7 @@ def tail(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
 ) -> None:
     """Print a topic's records, decoded to rows."""
-    from tickerplant.app import parts
+    from tickerplant.app import looking
     from tickerplant.app.supervisor import signals
     from tickerplant.core.schemas import TOPIC
 
@@ -48,7 +48,7 @@ def tail(
     if topic not in TOPIC:
         raise BadInput(f"there is no topic {topic!r}; use one of {', '.join(_SHORT)}")
     stop = threading.Event()
-    with parts.event_log(loaded.settings, make_topics=False) as event_log, signals(stop):
+    with looking.log_of(loaded.settings) as event_log, signals(stop):
         limit = count if count is not None else (None if follow else 10)
         printed = 0
         found = (

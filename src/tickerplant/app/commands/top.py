@@ -28,7 +28,7 @@ def top(
     from rich.console import Console
     from rich.live import Live
 
-    from tickerplant.app import parts
+    from tickerplant.app import looking
     from tickerplant.app.supervisor import signals
     from tickerplant.core.schemas import ANALYTICS, OHLCV
     from tickerplant.log.port import at_positions
@@ -36,7 +36,7 @@ def top(
     wanted, stop = stored_interval(interval), threading.Event()
     bars, values = Newest(), Newest()
     deadline = None if seconds is None else time.monotonic() + seconds
-    with parts.event_log(loaded.settings, make_topics=False) as event_log, signals(stop):
+    with looking.log_of(loaded.settings) as event_log, signals(stop):
         offsets = event_log.offsets(OHLCV) | event_log.offsets(ANALYTICS)
         start = at_positions({tp: max(first, end - REWIND_RECORDS) for tp, (first, end) in offsets.items()})
         with (
