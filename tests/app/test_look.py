@@ -11,15 +11,20 @@ import io
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import count
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from tests.e2e.support import ask, replay, rows
 from tests.support.commands import assert_refused, objects, say
 from tests.support.plant import SHARED_DATA, Plant
 
 from tickerplant.app.health import GROUPS
+from tickerplant.core.schemas import TEXT, TOPICS
+from tickerplant.core.schemas import TICKS as TICKS_SCHEMA
 from tickerplant.log.embedded import EmbeddedLog
+from tickerplant.market_data.feed import FeedWriter
 
 TICKS = 399
 MINUTES = 8
@@ -84,6 +89,35 @@ def test_tail_prints_rows_of_a_topic(plant: Plant) -> None:
     assert (ticks[0]["time"], ticks[0]["price"], ticks[0]["size"]) == ("2012-06-21T13:30:00.015105Z", 579.4, 4.0)
     assert len(objects(say(plant, "tail", "market.prices.ohlcv", "-n", "3", "--json"))) == 3
     assert len(say(plant, "tail", "status").out.splitlines()) > 0
+
+
+def test_tail_goes_back_to_the_last_rows_of_a_symbol_wherever_they_stand(tmp_path: Path) -> None:
+    plant = Plant(tmp_path)
+    with EmbeddedLog(plant.data / "market.log") as log:
+        log.create_topics(TOPICS, 2)
+        with FeedWriter(log, "feed", clock=count(2_000_000_000_000_000, 1_000_000).__next__) as feed:
+            feed.start(["A", "B"], from_us=0)
+            for price in range(1, 7):
+                feed.ticks(ticks([("A", price), ("A", price + 0.5)] if price < 4 else [("B", price)]), 0)
+            for second in range(100):
+                assert feed.mark(1_400_000_000_000_000 + second)
+    found = objects(say(plant, "tail", "raw", "--symbol", "a", "-n", "4", "--json"))
+    assert [row["price"] for row in found] == [2.0, 2.5, 3.0, 3.5]
+    assert len(objects(say(plant, "tail", "raw", "--symbol", "A", "-n", "50", "--json"))) == 7  # the start, six ticks
+    assert [row["kind"] for row in objects(say(plant, "tail", "raw", "-n", "3", "--json"))] == ["mark"] * 3
+    assert_refused(say(plant, "tail", "raw", "--symbol", "C"), 0, "no records")
+
+
+def ticks(prints: list[tuple[str, float]]) -> pa.RecordBatch:
+    """Prints of a symbol at a price."""
+    symbols, prices = zip(*prints, strict=True)
+    times, size = pa.array([1_340_285_400_000_000] * len(prints), pa.timestamp("us", tz="UTC")), len(prints)
+    texts = [pa.array(texts).dictionary_encode().cast(TEXT) for texts in (symbols, ["x"] * size)]
+    columns = [
+        times, texts[0], pa.array(prices, pa.float64()), pa.array([1.0] * size), texts[1],
+        pa.nulls(size, pa.utf8()), pa.array([0] * size, pa.uint16()), times,
+    ]  # fmt: skip
+    return pa.RecordBatch.from_arrays(columns, schema=TICKS_SCHEMA)
 
 
 def test_tail_of_nothing_says_so(plant: Plant) -> None:
