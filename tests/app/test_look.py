@@ -75,6 +75,7 @@ def test_query_takes_a_stretch_of_time_and_the_newest_of_it(plant: Plant) -> Non
 
 def test_what_query_cannot_answer_is_one_sentence(plant: Plant) -> None:
     assert_refused(say(plant, "query", "NONE", "--json"), 1, "no 1d bars of NONE")
+    assert_refused(say(plant, "query", "GOOG", "--csv", "--json"), 2, "leave one out")
     assert_refused(say(plant, "query", "GOOG", "-i", "15m"), 2, "1m, 5m, 1d")
     assert_refused(
         say(plant, "query", "GOOG", "--start", "2012-06-22", "--end", "2012-06-21"), 2, "not before --end 2012-06-21"

@@ -33,6 +33,8 @@ def query(
     from tickerplant.app import looking, parts
     from tickerplant.core.symbols import check_symbol
 
+    if csv and json:
+        raise BadInput("--csv and --json are two ways of printing: leave one out")
     symbol, interval = check_symbol(symbol), stored_interval(interval)
     from_us, to_us = time_option(start, "--start"), time_option(end, "--end")
     if from_us is not None and to_us is not None and from_us >= to_us:
