@@ -197,6 +197,14 @@ def test_who_looks_waits_ten_seconds_at_most_for_brokers_that_are_not_there(plan
     assert time.monotonic() - began < 10
 
 
+def test_a_command_that_ends_by_itself_writes_no_lines_of_the_services_unless_told(tmp_path: Path) -> None:
+    file = tmp_path / "one.csv"
+    file.write_text("time,symbol,price,size\n2012-06-21T13:30:00Z,A,1,1\n")
+    assert ask(Plant(tmp_path / "one"), "replay", file, "--json").err == ""
+    told = ask(Plant(tmp_path / "two"), "replay", file, "--json", "--log-level", "info")
+    assert '"level": "info"' in told.err
+
+
 def test_config_names_every_setting_and_where_it_came_from(plant: Plant) -> None:
     found = {row["name"]: row for row in objects(say(plant, "config", "--json"))}
     assert (found["data"]["value"], found["data"]["origin"]) == (str(plant.data), "flag")
