@@ -116,8 +116,13 @@ def keepers(log: EventLog) -> list[Keeper]:
 class PostgresServer(Protocol):
     """The embedded server, as this room needs it. It starts itself again when it dies."""
 
-    def start(self) -> str: ...  # noqa: D102
-    def stop(self) -> None: ...  # noqa: D102
+    def start(self) -> str:
+        """Start it, or take over one that runs, and return its address."""
+        ...
+
+    def stop(self) -> None:
+        """Stop it. Harmless when it does not run."""
+        ...
 
 
 def embedded_postgres(data: Path) -> PostgresServer:
