@@ -353,7 +353,11 @@ def _is_made(log: EventLog) -> bool:
 def check_log(dsn: str, log: EventLog) -> None:
     """Raise StoreMismatch when the store follows another log, or is ahead of this one."""
     identity = log.identity()
-    _with_store(dsn, lambda store: store.check_log(identity.log_id, identity.generation, _ends(log)))
+
+    async def ends() -> dict[tuple[str, int], int]:
+        return _ends(log)
+
+    _with_store(dsn, lambda store: store.check_log(identity.log_id, identity.generation, ends))
 
 
 def followed(dsn: str, log: EventLog) -> str | None:

@@ -175,8 +175,10 @@ class _Stretch:
         try:
             store = await Store.open(self._dsn, min_size=1, max_size=LANES + 2)
             try:
-                ends = await loop.run_in_executor(self._thread, self._ends)
-                await store.check_log(self._identity.log_id, self._identity.generation, ends)
+                identity = self._identity
+                await store.check_log(
+                    identity.log_id, identity.generation, lambda: loop.run_in_executor(self._thread, self._ends)
+                )
                 async with store.read() as look:
                     self._sources = self._readable(await look.coverage.source_orders())
                 assignee = _Assignee(self, store, loop)
