@@ -3,11 +3,14 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tickerplant.app.locks import FolderLock
 
 DOCS = Path(__file__).parents[2] / "docs" / "cli.md"
 
@@ -65,6 +68,16 @@ def test_a_mistake_is_one_sentence_without_a_traceback(tmp_path: Path) -> None:
         assert result.stdout == ""
 
 
+def test_a_held_folder_is_told_before_a_port_that_is_taken(tmp_path: Path) -> None:
+    with FolderLock(tmp_path, "plant.lock").take_or_refuse() as lock, socket.create_server(("127.0.0.1", 0)) as taken:
+        lock.note()
+        for command in (["up"], ["run", "api"]):
+            result = tickerplant(*command, "--data", tmp_path, "--port", str(taken.getsockname()[1]))
+            assert result.returncode == 1, result.stderr
+            assert "is in use by process" in result.stderr
+            assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+
+
 def test_config_prints_objects_for_programs() -> None:
     result = tickerplant("config", "--json", TICKERPLANT_API__PORT="9")
     rows = {row["name"]: row for row in map(json.loads, result.stdout.splitlines())}
@@ -93,5 +106,5 @@ def test_help_imports_no_heavy_room() -> None:
 def test_a_folder_without_a_plant_is_said_to_be_empty(tmp_path: Path) -> None:
     result = tickerplant("query", "AAPL", "--data", tmp_path / "none")
     assert result.returncode == 1
-    assert "there is no store in" in result.stderr
+    assert "there is no plant in" in result.stderr
     assert "Traceback" not in result.stderr

@@ -8,14 +8,23 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import itertools
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import count, pairwise
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from tests.e2e.support import ask, replay, rows
 from tests.support.commands import assert_refused, objects, say
 from tests.support.plant import SHARED_DATA, Plant
+
+from tickerplant.app.health import GROUPS
+from tickerplant.core.schemas import TEXT, TOPICS
+from tickerplant.core.schemas import TICKS as TICKS_SCHEMA
+from tickerplant.log.embedded import EmbeddedLog
+from tickerplant.market_data.feed import FeedWriter
 
 TICKS = 399
 MINUTES = 8
@@ -66,6 +75,7 @@ def test_query_takes_a_stretch_of_time_and_the_newest_of_it(plant: Plant) -> Non
 
 def test_what_query_cannot_answer_is_one_sentence(plant: Plant) -> None:
     assert_refused(say(plant, "query", "NONE", "--json"), 1, "no 1d bars of NONE")
+    assert_refused(say(plant, "query", "GOOG", "--csv", "--json"), 2, "leave one out")
     assert_refused(say(plant, "query", "GOOG", "-i", "15m"), 2, "1m, 5m, 1d")
     assert_refused(
         say(plant, "query", "GOOG", "--start", "2012-06-22", "--end", "2012-06-21"), 2, "not before --end 2012-06-21"
@@ -77,7 +87,7 @@ def test_query_computes_indicators_beside_the_bars(plant: Plant) -> None:
     found = objects(say(plant, *asked, "--json"))
     close = [row["close"] for row in found]
     assert found[0]["sma_2"] is None
-    assert [row["sma_2"] for row in found[1:]] == pytest.approx([(a + b) / 2 for a, b in itertools.pairwise(close)])
+    assert [row["sma_2"] for row in found[1:]] == pytest.approx([(a + b) / 2 for a, b in pairwise(close)])
     assert [row["ta_ema_3"] is None for row in found] == [True, True] + [False] * (MINUTES - 2)
     # The bars before the ones shown are read too.
     assert objects(say(plant, *asked, "--json", "-n", "2")) == found[-2:]
@@ -102,6 +112,35 @@ def test_tail_prints_rows_of_a_topic(plant: Plant) -> None:
     assert len(say(plant, "tail", "status").out.splitlines()) > 0
 
 
+def test_tail_goes_back_to_the_last_rows_of_a_symbol_wherever_they_stand(tmp_path: Path) -> None:
+    plant = Plant(tmp_path)
+    with EmbeddedLog(plant.data / "market.log") as log:
+        log.create_topics(TOPICS, 2)
+        with FeedWriter(log, "feed", clock=count(2_000_000_000_000_000, 1_000_000).__next__) as feed:
+            feed.start(["A", "B"], from_us=0)
+            for price in range(1, 7):
+                feed.ticks(ticks([("A", price), ("A", price + 0.5)] if price < 4 else [("B", price)]), 0)
+            for second in range(100):
+                assert feed.mark(1_400_000_000_000_000 + second)
+    found = objects(say(plant, "tail", "raw", "--symbol", "a", "-n", "4", "--json"))
+    assert [row["price"] for row in found] == [2.0, 2.5, 3.0, 3.5]
+    assert len(objects(say(plant, "tail", "raw", "--symbol", "A", "-n", "50", "--json"))) == 7  # the start, six ticks
+    assert [row["kind"] for row in objects(say(plant, "tail", "raw", "-n", "3", "--json"))] == ["mark"] * 3
+    assert_refused(say(plant, "tail", "raw", "--symbol", "C"), 0, "no records")
+
+
+def ticks(prints: list[tuple[str, float]]) -> pa.RecordBatch:
+    """Prints of a symbol at a price."""
+    symbols, prices = zip(*prints, strict=True)
+    times, size = pa.array([1_340_285_400_000_000] * len(prints), pa.timestamp("us", tz="UTC")), len(prints)
+    texts = [pa.array(texts).dictionary_encode().cast(TEXT) for texts in (symbols, ["x"] * size)]
+    columns = [
+        times, texts[0], pa.array(prices, pa.float64()), pa.array([1.0] * size), texts[1],
+        pa.nulls(size, pa.utf8()), pa.array([0] * size, pa.uint16()), times,
+    ]  # fmt: skip
+    return pa.RecordBatch.from_arrays(columns, schema=TICKS_SCHEMA)
+
+
 def test_tail_of_nothing_says_so(plant: Plant) -> None:
     assert_refused(say(plant, "tail", "deadletter", "--json"), 0, "market.deadletter has no records")
     assert_refused(say(plant, "tail", "prices", "--json"), 2, "no topic 'prices'", "raw, ohlcv, analytics")
@@ -117,20 +156,73 @@ def test_top_shows_each_symbols_newest_bar(plant: Plant) -> None:
     assert_refused(say(plant, "top", "--seconds", "1", "-i", "15m"), 2, "1m, 5m, 1d")
 
 
-def test_health_is_0_when_all_is_well_and_1_when_it_is_not(plant: Plant, tmp_path: Path) -> None:
-    well = say(plant, "health", "--json")
-    (said,) = objects(well)
-    assert (well.code, said["status"]) == (0, "ok"), said
+def test_health_is_0_when_a_plant_runs_and_all_is_well_and_1_when_not(plant: Plant, tmp_path: Path) -> None:
+    ill = say(plant, "health", "--json")
+    (said,) = objects(ill)
+    assert (ill.code, said["status"]) == (1, "failed"), said
     parts = {part["name"]: part for part in said["parts"]}
     assert {"plant", "log", "store", "lag aggregation", "lag analytics", "lag persistence"} <= parts.keys()
-    assert parts["plant"]["sentence"] == "stopped"
-    shown = say(plant, "health")
-    assert (shown.code, shown.out.splitlines()[-1]) == (0, "ok")
+    assert [name for name, part in parts.items() if part["state"] != "ok"] == ["plant"]
+    assert parts["plant"]["sentence"] == "not running; `tickerplant up` starts it"
+    with running(plant):
+        well = say(plant, "health")
+    assert (well.code, well.out.splitlines()[-1]) == (0, "ok"), well.out
 
-    ill = say(Plant(tmp_path / "none"), "health", "--json")
-    (said,) = objects(ill)
-    assert (ill.code, said["status"]) == (1, "failed")
-    assert {p["name"] for p in said["parts"] if p["state"] == "failed"} >= {"log", "store"}
+
+@contextmanager
+def running(plant: Plant) -> Iterator[None]:
+    """Be the readers of a plant that runs."""
+    with EmbeddedLog(plant.data / "market.log") as log, ExitStack() as stack:
+        for group, topics in GROUPS.items():
+            stack.enter_context(log.reader(topics, group=group)).poll(timeout_s=0.1)
+        yield
+
+
+LOOKING = (
+    "query A", "tail raw", "top --seconds 1", "compare", "verify", "migrate --status", "adopt", "adopt --yes",
+    "rebuild A --from 2012-06-21 --to 2012-06-22",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("command", LOOKING)
+def test_looking_where_no_plant_is_makes_none(command: str, tmp_path: Path) -> None:
+    for folder in (tmp_path / "none", tmp_path):
+        asked = say(Plant(folder), *command.split())
+        assert_refused(asked, 1, f"there is no plant in {folder};", "--data", "`tickerplant up`")
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_health_where_no_plant_is_says_so_and_makes_none(tmp_path: Path) -> None:
+    asked = say(Plant(tmp_path), "health", "--json")
+    (said,) = objects(asked)
+    assert (asked.code, said["status"]) == (1, "failed")
+    (part,) = said["parts"]
+    assert (part["name"], part["state"]) == ("plant", "failed")
+    assert f"there is no plant in {tmp_path};" in part["sentence"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_who_looks_waits_ten_seconds_at_most_for_brokers_that_are_not_there(plant: Plant) -> None:
+    nobody = ("--log", "kafka://127.0.0.1:1")
+    began = time.monotonic()
+    asked = say(plant, "health", "--json", *nobody)
+    assert time.monotonic() - began < 10
+    (said,) = objects(asked)
+    parts = {part["name"]: part for part in said["parts"]}
+    assert (asked.code, parts["plant"]["state"], parts["log"]["state"]) == (1, "failed", "failed")
+    assert "no broker at kafka://127.0.0.1:1 answers within 4 s; start it, or correct --log" in parts["log"]["sentence"]
+    assert parts["store"]["sentence"] == "postgresql answers"
+    began = time.monotonic()
+    assert_refused(say(plant, "tail", "raw", *nobody), 1, "no broker at kafka://127.0.0.1:1 answers", "correct --log")
+    assert time.monotonic() - began < 10
+
+
+def test_a_command_that_ends_by_itself_writes_no_lines_of_the_services_unless_told(tmp_path: Path) -> None:
+    file = tmp_path / "one.csv"
+    file.write_text("time,symbol,price,size\n2012-06-21T13:30:00Z,A,1,1\n")
+    assert ask(Plant(tmp_path / "one"), "replay", file, "--json").err == ""
+    told = ask(Plant(tmp_path / "two"), "replay", file, "--json", "--log-level", "info")
+    assert '"level": "info"' in told.err
 
 
 def test_config_names_every_setting_and_where_it_came_from(plant: Plant) -> None:
@@ -200,7 +292,8 @@ def test_a_store_whose_log_is_lost_goes_on_with_a_new_one_once_a_person_says_so(
         )
         assert len(bars) == MINUTES
         assert [bar[:3] for bar in bars if bar[3] == 2] == [("13:31", 600.0, 1), ("13:32", 601.0, 1)]
-        assert say(plant, "health").code == 0
+        with running(plant):
+            assert say(plant, "health").code == 0
 
 
 def lost_log(plant: Plant) -> Path:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from tests.api.support import bar_batch
 from tests.core.samples import samples
 from tests.e2e.support import replay, rows
@@ -18,7 +19,7 @@ from tests.support.commands import assert_refused, objects, say
 from tests.support.plant import SHARED_DATA, Plant
 
 from tickerplant.app import parts
-from tickerplant.app.commands.top import REMEMBERED_ROWS, Newest
+from tickerplant.app.commands.top import REMEMBERED_ROWS, Newest, picture
 from tickerplant.app.settings import load
 from tickerplant.core import records, schemas
 from tickerplant.core.symbols import partition_of
@@ -93,6 +94,28 @@ def test_bars_by_activity_and_withdrawn_ones_as_the_commands_show_them(tmp_path:
         assert (part["state"], part["details"]) == (
             "ok", {"sandbox": {"late_ticks": 0, "unsupported": 0, "differences": 2}},
         )  # fmt: skip
+
+
+def test_top_leaves_out_what_a_narrow_terminal_has_no_room_for() -> None:
+    bar = {"time": dt.datetime(2012, 6, 21, 13, 30, tzinfo=dt.UTC), "state": "forming"}
+    bar |= dict.fromkeys(("open", "high", "low", "close", "volume"), 220.05) | {"trades": 12}
+    key = dict.fromkeys(("time", "symbol", "interval", "state", "version"), 0)
+    values = {"GOOG": key | dict.fromkeys(("sma_20", "sma_50", "ema_12", "bbands_20_2_upper", "rsi_14"), 220.05)}
+
+    def shown(width: int) -> str:
+        console = Console(width=width, file=io.StringIO())
+        with console.capture() as captured:
+            console.print(picture(console, "1m", {"GOOG": bar}, values))
+        assert max(map(len, captured.get().splitlines())) <= width
+        return captured.get()
+
+    assert "…" not in shown(200) + shown(80) + shown(40)
+    assert "no room" not in shown(200)
+    assert shown(80).splitlines()[0].split()[:10] == [
+        "symbol", "1m", "bar", "last", "open", "high", "low", "volume", "trades", "state"
+    ]  # fmt: skip
+    assert "no room for sma_50, ema_12, bbands_20_2_upper, rsi_14" in shown(80)
+    assert shown(40).splitlines()[0].split()[:4] == ["symbol", "1m", "bar", "last"]
 
 
 def test_top_goes_back_to_the_bar_before_a_withdrawn_one() -> None:

@@ -1,5 +1,7 @@
 """Who may hold a data folder, what the health check says of a log, and what a scrape reads."""
 
+import contextlib
+import time
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,10 @@ from tickerplant.app.settings import Settings
 from tickerplant.app.supervisor import Status
 from tickerplant.core import records
 from tickerplant.core.errors import FolderHeld, StoreUnavailable
-from tickerplant.core.schemas import RAW, STATUS
+from tickerplant.core.schemas import RAW, STALE_FEED_US, STATUS
+from tickerplant.core.times import SECOND_US, iso
 from tickerplant.log.processor import Counts
+from tickerplant.market_data.feed import FeedWriter
 
 
 @pytest.fixture
@@ -68,13 +72,50 @@ def test_health_says_of_each_feed_its_newest_state(settings: Settings) -> None:
                 )
                 transaction.append(STATUS, 1, records.encode(header))
             transaction.append(STATUS, 1, b"rubbish")
-        found = {part.name: part for part in health.ask("feeds", lambda: health.feed_parts(event_log))}
+        found = {part.name: part for part in health.ask("feeds", lambda: health.feed_parts(event_log, 0))}
         assert found["feed a"].state == health.OK
         assert found["feed b"].state == health.DEGRADED
         assert found["feed b"].sentence == "down since 1970-01-01T00:00:00Z: mute"
         assert {p.name for p in health.log_parts(event_log)} == {
             "log", "lag aggregation", "lag analytics", "lag persistence"
         }  # fmt: skip
+
+
+def test_health_says_that_a_live_feed_is_down_that_was_not_heard_of_for_long(settings: Settings) -> None:
+    heard_us = time.time_ns() // 1_000
+    with parts.event_log(settings) as event_log:
+        with FeedWriter(event_log, "vendor") as live, FeedWriter(event_log, "file:1") as file:
+            live.start(["A"], from_us=heard_us, live=True)
+            live.mark(heard_us)
+            file.start(["A"], from_us=0)
+        with event_log.writer("test") as writer, writer.transaction() as transaction:
+            for feed in ("vendor", "file:1"):
+                header = records.FeedState(sent_at_us=heard_us, feed=feed, state="up", since_us=0)
+                transaction.append(STATUS, 0, records.encode(header))
+
+        def states(now_us: int) -> dict[str, tuple[str, str]]:
+            return {part.name: (part.state, part.sentence) for part in health.feed_parts(event_log, now_us)}
+
+        assert states(heard_us) == {"feed vendor": (health.OK, "up"), "feed file:1": (health.OK, "up")}
+        later = states(heard_us + STALE_FEED_US + 5 * SECOND_US)
+        assert later["feed file:1"] == (health.OK, "up")
+        assert later["feed vendor"] == (health.DEGRADED, f"down since {iso(heard_us)}: not heard of for 90 s")
+
+
+def test_health_says_whether_a_plant_runs_and_what_of_it(settings: Settings) -> None:
+    with parts.event_log(settings) as event_log:
+
+        def said(*, held: bool) -> tuple[str, str]:
+            (part,) = health.plant_parts(event_log, held=held)
+            return part.state, part.sentence
+
+        assert said(held=False) == (health.FAILED, "not running; `tickerplant up` starts it")
+        assert said(held=True) == (health.DEGRADED, "runs without aggregation, analytics, persistence")
+        with contextlib.ExitStack() as stack:
+            for group, topics in health.GROUPS.items():
+                stack.enter_context(event_log.reader(topics, group=group)).poll(timeout_s=0.1)
+            assert said(held=False) == (health.OK, "running")
+        assert said(held=False)[0] == health.FAILED
 
 
 def test_health_says_by_feed_what_was_left_out_of_bars() -> None:

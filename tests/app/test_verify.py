@@ -289,7 +289,7 @@ def test_what_verify_cannot_be_asked_is_one_sentence(plant: Plant, tmp_path: Pat
     assert_refused(say(plant, "verify", "--partition", "7"), 2, "no partition 7", "has 2")
     assert_refused(say(plant, "verify", "--from", "2026-01-02", "--to", "2026-01-02"), 2, "not before --to")
     assert_refused(say(plant, "verify", "--from", "noon"), 2, "is no time")
-    assert_refused(say(Plant(tmp_path / "none"), "verify"), 1, "no topic")
+    assert_refused(say(Plant(tmp_path / "none"), "verify"), 1, "there is no plant in")
 
 
 def test_two_records_that_say_the_same_in_other_bytes_are_said_to() -> None:

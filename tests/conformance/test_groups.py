@@ -153,6 +153,15 @@ def test_a_killed_members_partitions_go_to_the_living(bench: Bench) -> None:
     until(lambda: not reader.poll(timeout_s=0.1) and len(reader.assignment()) == PARTITIONS, "the dead one's share")
 
 
+def test_members_are_counted_while_they_live(bench: Bench) -> None:
+    assert bench.log.members("g") == 0
+    child = bench.child("member", "g")
+    assert line(child) == "owns 0 1 2"
+    assert bench.log.members("g") == 1
+    kill(child)
+    until(lambda: bench.log.members("g") == 0, "the dead one is counted no more")
+
+
 def test_a_named_member_that_comes_again_has_its_partitions_back(bench: Bench) -> None:
     writer = bench.writer()
     write(writer, *[b"%d" % i for i in range(20)])

@@ -16,13 +16,13 @@ MINUTES = 390
 PRINTS_A_MINUTE = 7
 
 
-def tickerplant(*arguments: str | Path) -> str:
+def tickerplant(*arguments: str | Path, code: int = 0) -> str:
     bare = {name: value for name, value in os.environ.items() if not name.startswith("TICKERPLANT_")}
     result = subprocess.run(
         [sys.executable, "-m", "tickerplant.app", *map(str, arguments)],
         capture_output=True, text=True, timeout=200, env=bare, check=False,
     )  # fmt: skip
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == code, result.stderr
     assert "Traceback" not in result.stderr, result.stderr
     return result.stdout
 
@@ -75,5 +75,5 @@ def test_a_replayed_session_is_in_the_tables_and_again_changes_nothing(session, 
     assert again["bars"] == {}
     assert tickerplant("query", "GOOG", "--interval", "1m", "--csv", "--data", data) == text
 
-    health = json.loads(tickerplant("health", "--data", data, "--json"))
-    assert health["status"] == "ok", health
+    health = json.loads(tickerplant("health", "--data", data, "--json", code=1))
+    assert [part["name"] for part in health["parts"] if part["state"] != "ok"] == ["plant"], health  # it does not run

@@ -322,6 +322,71 @@ def test_other_options_are_another_feed(tmp_path: Path) -> None:
         assert not second.already
 
 
+BAR = "open,high,low,close"
+SAME = {
+    "a zone where times have one": ("time,symbol,price\n2012-06-21T13:30:00Z,A,1\n", {"tz": "Asia/Tokyo"}),
+    "a zone where times are epochs": ("time,symbol,price\n1340285400,A,1\n", {"tz": "Asia/Tokyo"}),
+    "a zone of dates": (f"date,symbol,interval,{BAR}\n2012-06-21,A,1d,1,1,1,1\n", {"tz": "Asia/Tokyo"}),
+    "an order where dates are ISO": ("time,symbol,price\n2012-06-05T13:30:00Z,A,1\n", {"date_order": "dmy"}),
+    "the order that is seen": (f"date,symbol,interval,{BAR}\n1/13/2012,A,1d,1,1,1,1\n", {"date_order": "mdy"}),
+    "the source by default": ("time,symbol,price\n1340285400,A,1\n", {"source": "file"}),
+    "a source where there is one": ("time,symbol,price,source\n1340285400,A,1,me\n", {"source": "you"}),
+    "conditions where there are none": ("time,symbol,price\n1340285400,A,1\n", {"conditions": "utp"}),
+    "conditions that mean the same": ("time,symbol,price,cond,tape\n1340285400,A,1,I,C\n", {"conditions": "utp"}),
+}
+
+
+@pytest.mark.parametrize(("text", "given"), SAME.values(), ids=SAME.keys())
+def test_an_option_that_has_no_effect_makes_no_other_feed(tmp_path: Path, text: str, given: dict[str, str]) -> None:
+    path = write(tmp_path, text)
+    with embedded(tmp_path, 1) as log:
+        replay(log, path)
+        assert replay(log, path, ReplayOptions(**given)).already  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "given", "other"),
+    [
+        ("time,symbol,price\n2012-06-21T13:30,A,1\n", {"tz": "US/Eastern"}, {"tz": "America/New_York"}),
+        ("time,symbol,price\n2012-06-21T13:30,A,1\n", {"tz": "Etc/GMT"}, {"tz": "UTC"}),
+        ("time,price\n1340285400,1\n", {"symbol": "aapl"}, {"symbol": "AAPL"}),
+        (f"date,{BAR}\n2012-06-21,1,1,1,1\n", {"symbol": "A", "interval": "1day"}, {"symbol": "A", "interval": "1d"}),
+    ],
+)
+def test_another_spelling_of_an_option_makes_no_other_feed(
+    tmp_path: Path, text: str, given: dict[str, str], other: dict[str, str]
+) -> None:
+    path = write(tmp_path, text)
+    with embedded(tmp_path, 1) as log:
+        replay(log, path, ReplayOptions(**given))  # type: ignore[arg-type]
+        assert replay(log, path, ReplayOptions(**other)).already  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "given"),
+    [
+        ("time,symbol,price,source\n1340285400,A,1,me\n1340285401,A,1,\n", {"source": "you"}),
+        ("time,symbol,price,cond\n1340285400,A,1,B\n", {"conditions": "utp"}),
+        (f"date,symbol,interval,{BAR}\n2012-06-21T01:00Z,A,1d,1,1,1,1\n", {"tz": "America/New_York"}),
+        (f"date,symbol,interval,{BAR}\n1/13/2012,A,1d,1,1,1,1\n3/4/2012,A,1d,1,1,1,1\n", {"date_order": "dmy"}),
+    ],
+)
+def test_an_option_that_has_an_effect_makes_another_feed(tmp_path: Path, text: str, given: dict[str, str]) -> None:
+    path = write(tmp_path, text)
+    with embedded(tmp_path, 1) as log:
+        replay(log, path)
+        assert not replay(log, path, ReplayOptions(**given)).already  # type: ignore[arg-type]
+
+
+def test_an_option_without_effect_is_said(tmp_path: Path) -> None:
+    path = write(tmp_path, "time,symbol,price,size\n1340285400,A,1,1\n")
+    with embedded(tmp_path, 1) as log:
+        summary = replay(log, path, ReplayOptions(tz="Asia/Tokyo", date_order="mdy"))
+        assert [note.partition(":")[0] for note in summary.notes] == [
+            "--tz has no effect", "--date-order has no effect",
+        ]  # fmt: skip
+
+
 def test_a_bar_that_cannot_be_is_a_dead_letter(tmp_path: Path) -> None:
     minute = OPEN_US // MINUTE_US * 60
     text = (
@@ -443,6 +508,7 @@ def test_a_table_of_conditions_without_conditions_is_said(tmp_path: Path) -> Non
         ("ticks", ("time", "symbol", "price", "size"), Reading(symbol="X"), "leave --symbol out"),
         ("ticks", ("time", "price", "size"), Reading(symbol="X", interval="1m"), "leave --interval out"),
         ("bars", ("time", "open"), Reading(symbol="X", interval="15m"), "keeps bars of 1m, 5m, 1d"),
+        ("bars", ("time", "interval"), Reading(symbol="X", interval="1m"), "leave --interval out"),
     ],
 )
 def test_an_option_that_could_have_no_effect_or_no_bars_is_refused(

@@ -6,7 +6,16 @@ import pytest
 
 from tickerplant.core.errors import PositionConflict, StoreMismatch
 from tickerplant.store import Store
-from tickerplant.store.repositories.positions import Advance, Log, advance, advance_all, all_positions, begin
+from tickerplant.store.repositories.positions import (
+    Advance,
+    Ends,
+    Log,
+    Partition,
+    advance,
+    advance_all,
+    all_positions,
+    begin,
+)
 
 RAW = ("market.prices.raw", 0)
 BARS = ("market.prices.ohlcv", 0)
@@ -58,27 +67,47 @@ async def test_of_two_owners_at_once_one_gets_through(store: Store) -> None:
     assert sorted(await asyncio.gather(own(), own(), own())) == [False, False, True]
 
 
+def ends(there: dict[Partition, int]) -> Ends:
+    """A log that ends there."""
+
+    async def ask() -> dict[Partition, int]:
+        return there
+
+    return ask
+
+
+async def test_the_log_is_asked_where_it_ends_after_the_store_was_asked_where_it_is(store: Store) -> None:
+    await store.check_log("one", 1, ends({}))
+
+    async def goes_on() -> dict[Partition, int]:
+        async with store.session() as session:  # a plant that runs: the log is written, and applied at once
+            await advance(session, RAW, "one", 1, None, 10, 0)
+        return {RAW: 5}
+
+    await store.check_log("one", 1, goes_on)
+
+
 async def test_a_store_follows_one_log_and_is_never_ahead_of_it(store: Store) -> None:
-    await store.check_log("one", 1, {RAW: 10})
-    await store.check_log("one", 1, {RAW: 10})
+    await store.check_log("one", 1, ends({RAW: 10}))
+    await store.check_log("one", 1, ends({RAW: 10}))
     for log_id, generation in (("two", 1), ("one", 2)):
         with pytest.raises(StoreMismatch, match="tickerplant adopt"):
-            await store.check_log(log_id, generation, {RAW: 10})
+            await store.check_log(log_id, generation, ends({RAW: 10}))
     async with store.session() as session:
         await advance(session, RAW, "one", 1, None, 10, 0)
-    await store.check_log("one", 1, {RAW: 10})
+    await store.check_log("one", 1, ends({RAW: 10}))
     with pytest.raises(StoreMismatch, match=r"ahead of its log.*tickerplant adopt"):
-        await store.check_log("one", 1, {RAW: 9})
+        await store.check_log("one", 1, ends({RAW: 9}))
 
 
 async def test_an_adopted_log_has_a_greater_generation_and_begins_anew(store: Store) -> None:
-    await store.check_log("one", 1, {})
+    await store.check_log("one", 1, ends({}))
     async with store.session() as session:
         await advance(session, RAW, "one", 1, None, 10, 0)
     with pytest.raises(StoreMismatch, match="greater"):
         await store.adopt("two", 1)
     await store.adopt("two", 2)
-    await store.check_log("two", 2, {RAW: 0})
+    await store.check_log("two", 2, ends({RAW: 0}))
     assert await store.bound_to() == Log("two", 2)
     async with store.session() as session:
         assert await all_positions(session) == {}

@@ -29,15 +29,29 @@ class Arrived(Protocol):
     """A record with its place, as the log delivers it."""
 
     @property
-    def topic(self) -> str: ...  # noqa: D102
+    def topic(self) -> str:
+        """The topic that it came from."""
+        ...
+
     @property
-    def partition(self) -> int: ...  # noqa: D102
+    def partition(self) -> int:
+        """The partition that it stands in."""
+        ...
+
     @property
-    def offset(self) -> int: ...  # noqa: D102
+    def offset(self) -> int:
+        """Its offset there."""
+        ...
+
     @property
-    def appended_at_us(self) -> int: ...  # noqa: D102
+    def appended_at_us(self) -> int:
+        """When the log took it."""
+        ...
+
     @property
-    def value(self) -> Any: ...  # noqa: D102
+    def value(self) -> Any:
+        """Its bytes."""
+        ...
 
 
 class Produced(NamedTuple):

@@ -16,6 +16,22 @@ from tickerplant.core.errors import BadInput, StoreError, StoreUnavailable, Tick
 METHODS: Final = "GET, HEAD"
 """What every path takes: the API reads."""
 
+_REFERENCE: Final = {"$ref": "#/components/schemas/Error"}
+_TEXT: Final = {"type": "string"}
+_SCHEMA: Final[dict[str, Any]] = {
+    "title": "Error",
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["code", "message", "hint"],
+            "properties": {"code": _TEXT, "message": _TEXT, "hint": _TEXT},
+            "example": {"code": "unknown_symbol", "message": "APPL has never been seen", "hint": "did you mean AAPL?"},
+        }
+    },
+}
+
 log = structlog.get_logger(__name__)
 
 
@@ -91,11 +107,32 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(_: Request, error: RequestValidationError) -> Response:
-        return error_response(422, "bad_parameter", _sentence(error), "see /docs for all parameters")
+        return error_response(400, "bad_parameter", _sentence(error), "see /docs for all parameters")
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:
         return _http_error(request.method, request.url.path, error)
+
+
+def describe(app: FastAPI) -> None:
+    """Have OpenAPI say errors as they are: a bad parameter is a 400, and what has no body of its own has ours."""
+    made = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = made()
+            schemas = schema.setdefault("components", {}).setdefault("schemas", {})
+            for theirs in ("HTTPValidationError", "ValidationError"):
+                schemas.pop(theirs, None)
+            schemas["Error"] = _SCHEMA
+            for operation in (one for path in schema["paths"].values() for one in path.values()):
+                operation["responses"].pop("422", None)
+                for code, response in operation["responses"].items():
+                    if code >= "400":
+                        response.setdefault("content", {"application/json": {"schema": _REFERENCE}})
+        return made()
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
 
 def _http_error(method: str, path: str, error: HTTPException) -> Response:

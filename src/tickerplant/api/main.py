@@ -90,6 +90,7 @@ def create_app(state: ApiState, metrics: ApiMetrics | None = None) -> FastAPI:
     )  # fmt: skip
     app.state.api = state
     errors.install(app)
+    errors.describe(app)
     app.include_router(market.router, dependencies=[Depends(known_parameters)])
     app.include_router(indicators.router, dependencies=[Depends(known_parameters)])
     app.include_router(system.router, dependencies=[Depends(known_parameters)])

@@ -37,11 +37,13 @@ log = structlog.get_logger(__name__)
 
 
 @contextlib.contextmanager
-def database(settings: Settings, *, lasting: bool = False, make: bool = True) -> Iterator[str]:
+def database(
+    settings: Settings, *, lasting: bool = False, make: bool = True, patience_s: float | None = None
+) -> Iterator[str]:
     """Give the address of the store for as long as the block runs.
 
     `lasting`: for a service that must not own the server. `make` False: a folder that has no store is left without.
-    Raises StoreUnavailable when there is none, or nobody brings it up in `START_S`.
+    Raises StoreUnavailable when there is none, or nobody brings it up in `START_S`, or `patience_s`.
     """
     if not settings.embedded_store:
         yield settings.store.get_secret_value()
@@ -51,7 +53,7 @@ def database(settings: Settings, *, lasting: bool = False, make: bool = True) ->
         with _kept_up(settings) as dsn:
             yield dsn
     else:
-        with _own_or_share(settings) as dsn:
+        with _own_or_share(settings, START_S if patience_s is None else patience_s) as dsn:
             yield dsn
 
 
@@ -96,12 +98,12 @@ def serve(settings: Settings, stop: threading.Event, *, while_used: bool) -> Non
 
 
 @contextlib.contextmanager
-def _own_or_share(settings: Settings) -> Iterator[str]:
+def _own_or_share(settings: Settings, patience_s: float) -> Iterator[str]:
     lock = FolderLock(settings.data, "store.lock")
     users = FolderLock(settings.data, "store.users")
     users.take(shared=True, wait_s=1.0)
     with users:
-        deadline = time.monotonic() + START_S
+        deadline = time.monotonic() + patience_s
         while True:
             if lock.take(wait_s=0.1):
                 with lock, own(settings, lock) as dsn:

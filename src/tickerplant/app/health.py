@@ -6,14 +6,17 @@ work. A part that cannot be asked has failed; asking one never hides another.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from tickerplant.app import parts
 from tickerplant.core.errors import TickerplantError, UnknownTopic, UnreadableRecord
 from tickerplant.core.records import FeedState, header_of
-from tickerplant.core.schemas import ANALYTICS, OHLCV, RAW, STATUS
-from tickerplant.core.times import iso
+from tickerplant.core.schemas import ANALYTICS, OHLCV, RAW, STALE_FEED_US, STATUS
+from tickerplant.core.times import SECOND_US, iso
 
 if TYPE_CHECKING:
     from tickerplant.app.supervisor import Status
@@ -31,12 +34,17 @@ GROUPS: Final = {
 }
 """The groups that must keep up, and what they read."""
 
+START: Final = "`tickerplant up` starts it"
+
 LAG_DEGRADED: Final = 5_000
 """Records a group may lie behind before that is said to be ill: a plant at 100 k ticks/s writes about 400 a second, so
 some ten seconds; a replay at full speed goes beyond, and is rightly called behind while it lasts."""
 
 STATUS_TAIL: Final = 500
 """Records of `market.status` a partition that are read back to find the feeds' newest states."""
+
+HEARD_S: Final = 2.0
+"""So long raw is read to hear of live feeds."""
 
 
 @dataclass(frozen=True)
@@ -99,29 +107,76 @@ def log_parts(event_log: EventLog) -> Iterable[Part]:
         yield Part(f"lag {group}", state, f"{lag} records behind" if lag else "has read everything", {"lag": lag})
 
 
-def feed_parts(event_log: EventLog) -> Iterable[Part]:
-    """Say how each feed does, by the newest state on `market.status`."""
-    newest: dict[str, FeedState] = {}
-    offsets = event_log.offsets(STATUS)
-    from tickerplant.log.port import at_positions
+def plant_parts(event_log: EventLog, *, held: bool) -> Iterable[Part]:
+    """Say whether a plant runs: `held`, somebody holds the data folder; else by who reads the log."""
+    running = {group: event_log.members(group) for group in GROUPS}
+    details = {"running": held or any(running.values()), "members": running}
+    missing = [group for group, members in running.items() if not members]
+    if not details["running"]:
+        yield Part("plant", FAILED, f"not running; {START}", details)
+    elif missing:
+        yield Part("plant", DEGRADED, f"runs without {', '.join(missing)}", details)
+    else:
+        yield Part("plant", OK, "running", details)
 
-    start = at_positions({tp: max(first, end - STATUS_TAIL) for tp, (first, end) in offsets.items()})
-    with event_log.reader([STATUS], start=start) as reader:
-        while deliveries := reader.poll(timeout_s=0.05, max_records=1000):
+
+def feed_parts(event_log: EventLog, now_us: int) -> Iterable[Part]:
+    """Say how each feed does: its newest state on `market.status`, and whether a live one was heard of lately."""
+    states = _feed_states(event_log)
+    live = {feed: parts.live_since_us(event_log, feed) for feed, said in states.items() if said.state == "up"}
+    mute = {feed: us for feed, us in live.items() if us is not None}
+    for feed in _heard(event_log, mute, now_us - STALE_FEED_US):
+        del mute[feed]
+    for feed, said in sorted(states.items()):
+        state, since_us, reason = said.state, said.since_us, said.reason
+        if feed in mute:
+            state, since_us, reason = "down", mute[feed], f"not heard of for {STALE_FEED_US // SECOND_US} s"
+        since = f" since {_when(since_us)}" if state == "down" else ""
+        sentence = f"{state}{since}" + (f": {reason}" if reason else "")
+        yield Part(f"feed {feed}", DEGRADED if state == "down" else OK, sentence, {"state": state})
+
+
+def _feed_states(event_log: EventLog) -> dict[str, FeedState]:
+    """Return each feed's newest state on `market.status`."""
+    newest: dict[str, FeedState] = {}
+    for source, (first, end) in event_log.offsets(STATUS).items():
+        for delivery in event_log.stretch(source, max(first, end - STATUS_TAIL), end):
+            try:
+                header = header_of(delivery.value)
+            except UnreadableRecord:
+                continue
+            if isinstance(header, FeedState) and header.state in ("up", "down", "ended"):
+                known = newest.get(header.feed)
+                if known is None or known.sent_at_us <= header.sent_at_us:
+                    newest[header.feed] = header
+    return newest
+
+
+def _heard(event_log: EventLog, feeds: Collection[str], since_us: int) -> set[str]:
+    """Return which of the feeds have written into raw since then. Reads on from there until all have: a live one
+    marks every second, so that is a second's records, or all there are where one is silent, up to `HEARD_S`.
+    """
+    from tickerplant.log.port import at_time
+
+    heard: set[str] = set()
+    if not feeds:
+        return heard
+    ends = {source: end for source, (first, end) in event_log.offsets(RAW).items() if end > first}
+    deadline, idle = time.monotonic() + HEARD_S, 0
+    with event_log.reader([RAW], start=at_time(since_us)) as reader:
+        while ends and idle < 2:
+            deliveries = reader.poll(timeout_s=0.2)
+            idle = 0 if deliveries else idle + 1  # offsets need not be dense, so an end may never be met
             for delivery in deliveries:
-                try:
-                    header = header_of(delivery.value)
-                except UnreadableRecord:
-                    continue
-                if isinstance(header, FeedState) and header.state in ("up", "down", "ended"):
-                    known = newest.get(header.feed)
-                    if known is None or known.sent_at_us <= header.sent_at_us:
-                        newest[header.feed] = header
-    for feed, said in sorted(newest.items()):
-        ill = said.state == "down"
-        since = f" since {_when(said.since_us)}" if ill else ""
-        reason = f": {said.reason}" if said.reason else ""
-        yield Part(f"feed {feed}", DEGRADED if ill else OK, f"{said.state}{since}{reason}", {"state": said.state})
+                with contextlib.suppress(UnreadableRecord):
+                    heard.add(header_of(delivery.value).feed)
+                if delivery.offset + 1 >= ends.get(delivery.source, 0):
+                    ends.pop(delivery.source, None)
+            if heard.issuperset(feeds):
+                break
+            if time.monotonic() > deadline:
+                return set(feeds)  # so much is written that it cannot be told: who floods the log is up at least
+    return heard.intersection(feeds)
 
 
 def _when(us: int) -> str:

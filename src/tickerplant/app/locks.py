@@ -77,6 +77,8 @@ class FolderLock:
 
         Two that ask at once with `alone` do not take each other for a holder.
         """
+        if not self.path.exists():
+            return False  # asking makes no file
         probe = FolderLock(self.path.parent, self.path.name)
         if probe.take(shared=alone):
             probe.release()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import msgspec
 
 from tickerplant.app.settings import Settings
-from tickerplant.core.errors import BadInput, StoreMismatch, UnknownTopic
+from tickerplant.core.errors import BadInput, StoreMismatch, StoreUnavailable, UnknownTopic
 from tickerplant.core.rules import DEFAULT_RULES, values_of
 from tickerplant.core.schemas import (
     ANALYTICS,
@@ -50,17 +50,25 @@ TWELVE_DATA_STREAM = "wss://ws.twelvedata.com/v1/quotes/price"
 
 
 @contextlib.contextmanager
-def event_log(settings: Settings, *, make_topics: bool = True) -> Iterator[EventLog]:
+def event_log(settings: Settings, *, make_topics: bool = True, patience_s: float | None = None) -> Iterator[EventLog]:
     """Open the log of the settings for the block, and make its topics where it has none."""
-    from tickerplant.log.open import open_log
+    from tickerplant.log.open import PATIENCE_S, open_log
 
-    opened = open_log(settings.log, data=settings.data, config=settings.kafka)
+    patience_s = PATIENCE_S if patience_s is None else patience_s
+    opened = open_log(settings.log, data=settings.data, config=settings.kafka, patience_s=patience_s)
     try:
         if make_topics:
             create_topics(opened, settings.partitions)
         yield opened
     finally:
         opened.close()
+
+
+def has_log(settings: Settings) -> bool:
+    """Whether the log's file is there; brokers are taken to be."""
+    from tickerplant.log.open import has_file
+
+    return has_file(settings.log, settings.data)
 
 
 def create_topics(log: EventLog, partitions: int) -> list[str]:
@@ -108,8 +116,13 @@ def keepers(log: EventLog) -> list[Keeper]:
 class PostgresServer(Protocol):
     """The embedded server, as this room needs it. It starts itself again when it dies."""
 
-    def start(self) -> str: ...  # noqa: D102
-    def stop(self) -> None: ...  # noqa: D102
+    def start(self) -> str:
+        """Start it, or take over one that runs, and return its address."""
+        ...
+
+    def stop(self) -> None:
+        """Stop it. Harmless when it does not run."""
+        ...
 
 
 def embedded_postgres(data: Path) -> PostgresServer:
@@ -189,6 +202,16 @@ def sandbox_place(url: str, stream_url: str, symbols: tuple[str, ...]) -> Sandbo
     from tickerplant.market_data.sandbox import SandboxPlace
 
     return SandboxPlace(url, stream_url, symbols)
+
+
+def live_since_us(log: EventLog, feed: str) -> int | None:
+    """Return how far a live feed has come, or None for a feed that need not be heard of, as a file's."""
+    from tickerplant.market_data import cursors
+    from tickerplant.market_data.feed import state_key, state_partition
+
+    kept = log.get_state(STATE_FEEDS, state_partition(feed, log.partitions(STATE_FEEDS)), state_key(feed))
+    cursor = cursors.decode(kept, feed)
+    return cursor.watermark_us if cursor.live else None
 
 
 # The services
@@ -276,19 +299,26 @@ def aggregation_stages(log: EventLog) -> StageFactory:
 # The store. Each function opens it for itself: these are asked once a command, or every half minute.
 
 
-def with_store(dsn: str, work: Callable[[Store], Awaitable[T]]) -> T:
-    """Run `work` on the opened store, in an event loop of its own; for threads that have none."""
+def with_store(dsn: str, work: Callable[[Store], Awaitable[T]], patience_s: float | None = None) -> T:
+    """Run `work` on the opened store, in an event loop of its own; for threads that have none.
+
+    Raises StoreUnavailable when it is not done in `patience_s`.
+    """
 
     async def run() -> T:
         from tickerplant.store import Store
 
-        store = await Store.open(dsn, min_size=1, max_size=2)
-        try:
-            return await work(store)
-        finally:
-            await store.close()
+        async with asyncio.timeout(patience_s):
+            store = await Store.open(dsn, min_size=1, max_size=2)
+            try:
+                return await work(store)
+            finally:
+                await store.close()
 
-    return asyncio.run(run())
+    try:
+        return asyncio.run(run())
+    except TimeoutError:
+        raise StoreUnavailable(f"the database does not answer within {patience_s:g} s; see --store") from None
 
 
 def migrate(dsn: str) -> list[str]:
@@ -298,11 +328,11 @@ def migrate(dsn: str) -> list[str]:
     return [str(name) for name in with_store(dsn, migrations.migrate)]
 
 
-def migration_status(dsn: str) -> MigrationStatus:
+def migration_status(dsn: str, patience_s: float | None = None) -> MigrationStatus:
     """Return which migrations are applied and which are pending."""
     from tickerplant.store import migrations
 
-    return with_store(dsn, migrations.status)
+    return with_store(dsn, migrations.status, patience_s)
 
 
 def first_topics(dsn: str, log: EventLog, partitions: int) -> None:
@@ -330,7 +360,11 @@ def _is_made(log: EventLog) -> bool:
 def check_log(dsn: str, log: EventLog) -> None:
     """Raise StoreMismatch when the store follows another log, or is ahead of this one."""
     identity = log.identity()
-    with_store(dsn, lambda store: store.check_log(identity.log_id, identity.generation, _ends(log)))
+
+    async def ends() -> dict[tuple[str, int], int]:
+        return _ends(log)
+
+    with_store(dsn, lambda store: store.check_log(identity.log_id, identity.generation, ends))
 
 
 def followed(dsn: str, log: EventLog) -> str | None:
@@ -365,33 +399,35 @@ def run_due(dsn: str, now_us: int) -> list[str]:
     return [str(name) for name in with_store(dsn, lambda store: maintenance.run_due(store, from_us(now_us))) or []]
 
 
-def jobs_status(dsn: str) -> list[dict[str, Any]]:
+def jobs_status(dsn: str, patience_s: float | None = None) -> list[dict[str, Any]]:
     """Return name, last_run_at and error of every scheduled job."""
     from tickerplant.store import maintenance
 
-    return [plain(row) for row in with_store(dsn, maintenance.jobs_status)]
+    return [plain(row) for row in with_store(dsn, maintenance.jobs_status, patience_s)]
 
 
-def store_parts(dsn: str, log: EventLog) -> Iterable[Part]:
-    """Say whether the database answers, has this version's tables and follows this log."""
+def store_parts(dsn: str, log: EventLog | None, patience_s: float | None = None) -> Iterable[Part]:
+    """Say whether the database answers, has this version's tables and follows this log, if that can be asked."""
     from tickerplant.app.health import FAILED, OK, Part
 
-    status = migration_status(dsn)
+    status = migration_status(dsn, patience_s)
     if status.pending:
         yield Part("store", FAILED, f"{len(status.pending)} migrations are not applied; `tickerplant migrate` does it")
         return
-    check_log(dsn, log)
-    yield Part("store", OK, f"{status.flavour} answers, and follows this log", {"flavour": status.flavour})
+    if log is not None:
+        check_log(dsn, log)
+    follows = ", and follows this log" if log is not None else ""
+    yield Part("store", OK, f"{status.flavour} answers{follows}", {"flavour": status.flavour})
 
 
-def left_out(dsn: str) -> list[dict[str, Any]]:
+def left_out(dsn: str, patience_s: float | None = None) -> list[dict[str, Any]]:
     """Return by feed how much was left out of bars: late_ticks, unsupported, differences."""
 
     async def read(store: Store) -> list[dict[str, Any]]:
         async with store.read() as reading:
             return [plain(row) for row in (await reading.coverage.left_out()).to_pylist()]
 
-    return with_store(dsn, read)
+    return with_store(dsn, read, patience_s)
 
 
 class StorePositions:

@@ -125,7 +125,8 @@ class Plant:
         questions: Sequence[tuple[str, Callable[[], Iterable[health.Part]]]] = (
             ("services", lambda: health.service_parts(self.supervisor.statuses())),
             ("log", lambda: health.log_parts(self.event_log)),
-            ("feeds", lambda: health.feed_parts(self.event_log)),
+            ("plant", lambda: health.plant_parts(self.event_log, held=True)),
+            ("feeds", lambda: health.feed_parts(self.event_log, time.time_ns() // 1_000)),
             ("store", lambda: parts.store_parts(self.dsn, self.event_log)),
             ("jobs", lambda: health.job_parts(parts.jobs_status(self.dsn))),
             ("left out of bars", lambda: health.left_out_parts(parts.left_out(self.dsn))),

@@ -264,7 +264,8 @@ class Settings(BaseSettings):
         description="Any property of librdkafka, dots as underscores: `TICKERPLANT_KAFKA__SECURITY_PROTOCOL=SASL_SSL`.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="The least severe lines that are written."
+        default="info",
+        description="The least severe lines that are written; unset, `warning` for commands that end by themselves.",
     )
     log_format: Literal["auto", "console", "json"] = Field(
         default="auto",

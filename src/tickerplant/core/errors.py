@@ -80,5 +80,9 @@ class FolderHeld(TickerplantError):
     """The data folder is in use by another plant."""
 
 
+class NoPlant(TickerplantError):
+    """There is no plant where a command was to look at one; nothing was made there."""
+
+
 class SnapshotRefused(TickerplantError):
     """A snapshot has a format that this code does not read: run the version that wrote it, or start anew."""

@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final, overload
+from typing import Final, TypeVar
 
 from tickerplant.core.errors import BadInput
 from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, WEEK_US, Int64Array
+
+TimesUs = TypeVar("TimesUs", int, Int64Array)
+"""Microseconds: one time, or a column of them."""
 
 _MONDAY_OFFSET_US = 4 * DAY_US  # 1970-01-01 was a Thursday; the first Monday is 4 days later
 
@@ -44,11 +47,7 @@ class Interval:
         """Whether a bar ends when so much has traded, instead of when so much time has passed."""
         return bool(self.measure)
 
-    @overload
-    def floor(self, times_us: int) -> int: ...
-    @overload
-    def floor(self, times_us: Int64Array) -> Int64Array: ...
-    def floor(self, times_us: int | Int64Array) -> int | Int64Array:
+    def floor(self, times_us: TimesUs) -> TimesUs:
         """Return the start of the bucket that holds each time (`1d`, `1w`: each session date). Works before 1970.
 
         >>> M5.floor(7 * 60_000_000) // 60_000_000
@@ -58,11 +57,7 @@ class Interval:
         origin = _MONDAY_OFFSET_US if self.us == WEEK_US else 0
         return times_us - (times_us - origin) % self.us
 
-    @overload
-    def end(self, starts_us: int) -> int: ...
-    @overload
-    def end(self, starts_us: Int64Array) -> Int64Array: ...
-    def end(self, starts_us: int | Int64Array) -> int | Int64Array:
+    def end(self, starts_us: TimesUs) -> TimesUs:
         """Return the first instant after the bucket that begins at each start."""
         self._must_have_a_length()
         return starts_us + self.us

@@ -12,14 +12,26 @@ from tickerplant.log.port import EventLog
 FILE_NAME = "market.log"
 """The file of an embedded log in the data folder."""
 
+PATIENCE_S = 30.0
+"""How long services wait: a broker is back within seconds of its restart."""
+
 _FORMS = "`embedded:`, `sqlite:///path/of/a/file` or `kafka://host:port[,host:port][?prefix=...&replication=3]`"
 
 
-def open_log(url: str, *, data: Path | None = None, config: Mapping[str, str] | None = None) -> EventLog:
+def has_file(url: str, data: Path) -> bool:
+    """Whether the file of an embedded log is there; True for brokers, who have none."""
+    parts = urlsplit(url)
+    path = data / FILE_NAME if parts.scheme == "embedded" else Path(parts.path)
+    return parts.scheme == "kafka" or path.exists()
+
+
+def open_log(
+    url: str, *, data: Path | None = None, config: Mapping[str, str] | None = None, patience_s: float = PATIENCE_S
+) -> EventLog:
     """Return the log at `url`: `embedded:` in the folder `data`, a file by name, or Kafka's brokers.
 
-    `config` are settings of Kafka's clients (TLS, SASL). Raises ConfigError for an address that is none of these, and
-    what the adapters raise.
+    `config` are settings of Kafka's clients (TLS, SASL); `patience_s` is how long a call waits for other writers or for
+    brokers. Raises ConfigError for an address that is none of these, and what the adapters raise.
     """
     parts = urlsplit(url)
     try:
@@ -33,26 +45,26 @@ def open_log(url: str, *, data: Path | None = None, config: Mapping[str, str] | 
     if parts.scheme == "embedded" and not parts.netloc and not parts.path and not options:
         if data is None:
             raise ConfigError("the embedded event log needs a data folder")
-        return _embedded(data / FILE_NAME)
+        return _embedded(data / FILE_NAME, patience_s)
     if parts.scheme == "sqlite" and not parts.netloc and parts.path.strip("/") and not options:
-        return _embedded(Path(parts.path))
+        return _embedded(Path(parts.path), patience_s)
     if (
         parts.scheme == "kafka"
         and parts.netloc
         and parts.path in ("", "/")
         and options.keys() <= {"prefix", "replication"}
     ):
-        return _kafka(parts.netloc, options, config or {})
+        return _kafka(parts.netloc, options, config or {}, patience_s)
     raise ConfigError(f"{url!r} is no address of an event log; use {_FORMS}")
 
 
-def _embedded(path: Path) -> EventLog:
+def _embedded(path: Path, patience_s: float) -> EventLog:
     from tickerplant.log.embedded import EmbeddedLog  # each adapter's libraries load only where it is used
 
-    return EmbeddedLog(path)
+    return EmbeddedLog(path, patience_s=patience_s)
 
 
-def _kafka(bootstrap: str, options: Mapping[str, str], config: Mapping[str, str]) -> EventLog:
+def _kafka(bootstrap: str, options: Mapping[str, str], config: Mapping[str, str], patience_s: float) -> EventLog:
     from tickerplant.log.kafka import KafkaLog
 
     replication = options.get("replication", "1")
@@ -63,5 +75,9 @@ def _kafka(bootstrap: str, options: Mapping[str, str], config: Mapping[str, str]
         if not host or not port.isdigit():
             raise ConfigError(f"{broker!r} in the event log's address is not host:port")
     return KafkaLog(
-        bootstrap, config=config, topic_prefix=options.get("prefix", ""), replication_factor=int(replication)
+        bootstrap,
+        config=config,
+        topic_prefix=options.get("prefix", ""),
+        replication_factor=int(replication),
+        patience_s=patience_s,
     )

@@ -252,6 +252,10 @@ class EventLog(Protocol):
         """Return the names of groups that have committed a position, sorted."""
         ...
 
+    def members(self, group: str) -> int:
+        """Return how many members of a group live, as far as is known: a dead one may count for a few seconds more."""
+        ...
+
     def make_durable(self) -> None:
         """Return when all that can be read now would survive a power cut."""
         ...

@@ -1,8 +1,9 @@
 """The feed of a file: ticks or bars from CSV or Parquet into the log, as fast as it goes or at a multiple of real time.
 
-The feed is named by what the file holds and how it was read, so the same file given twice changes nothing, and a replay
-that was killed goes on where it was. Two passes: the first reads times and symbols alone, since the watermark of a file
-is the least of the times still to come (a file sorted by symbol works too) and `start` names the symbols.
+The feed is named by what the file holds and by the options that change how it is read (`files.effect`), so the same
+file given twice changes nothing, and a replay that was killed goes on where it was. Two passes: the first reads times
+and symbols alone, since the watermark of a file is the least of the times still to come (a file sorted by symbol works
+too) and `start` names the symbols.
 
 Going as fast as it can, it waits for nobody: what limits it is the log. Memory holds one block of the file and one
 transaction (`TRANSACTION_BYTES`).
@@ -28,7 +29,8 @@ from tickerplant.log.port import EventLog, at_positions
 from tickerplant.market_data import cursors
 from tickerplant.market_data.feed import DeadRow, FeedWriter, now_us
 from tickerplant.market_data.files.blocks import DataFile, open_file
-from tickerplant.market_data.files.rows import Reading, RowReader, Rows
+from tickerplant.market_data.files.effect import effect_of
+from tickerplant.market_data.files.rows import DEFAULT_SOURCE, Reading, RowReader, Rows
 from tickerplant.market_data.files.shape import BARS, Shape, recognise
 
 BATCH_ROWS: Final = 16_384
@@ -56,7 +58,7 @@ class ReplayOptions:
     interval: str | None = None
     tz: str | None = None
     date_order: str | None = None
-    source: str = "file"
+    source: str = DEFAULT_SOURCE
     speed: float | None = None
     whole: bool = True
     conditions: str | None = None
@@ -114,11 +116,11 @@ class _Scan:
     still_to_come_us: list[int]  # for each block, the least time in the blocks after it
 
 
-def feed_name(path: Path, options: ReplayOptions) -> str:
-    """Return the name of the file's feed: a hash of its bytes and one of how it is read."""
+def feed_name(path: Path, reading: Reading, *, whole: bool) -> str:
+    """Return the name of the file's feed: a hash of its bytes and one of the options that take effect on it."""
     with path.open("rb") as stream:
         content = hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=10)).hexdigest()
-    read = msgspec.json.encode([options.reading, options.whole])
+    read = msgspec.json.encode([reading, whole])
     return f"file:{content}-{hashlib.blake2b(read, digest_size=4).hexdigest()}"
 
 
@@ -144,7 +146,9 @@ def replay(
         raise BadInput(f"a speed of {options.speed} does not get anywhere; it must be above 0")
     file = open_file(path)
     shape = recognise(file.header, line=file.header_number)
-    summary = ReplaySummary(feed_name(path, options), shape.kind, notes=shape.notes)
+    effect = effect_of(file, shape, options.reading)
+    feed = feed_name(path, effect.reading, whole=options.whole)
+    summary = ReplaySummary(feed, shape.kind, notes=(*shape.notes, *effect.notes))
     with FeedWriter(log, summary.feed, hold_bytes=0 if options.speed else TRANSACTION_BYTES, clock=clock) as writer:
         if writer.cursor.state == cursors.ENDED:
             summary.already = True

@@ -1,4 +1,4 @@
-"""Persistence: topics to tables, each position exactly once (the only module of this room that does IO).
+"""Persistence: topics to tables, each position exactly once.
 
 One thread reads the log and is always one poll ahead. What it brings is gathered by partition (`work`); two lanes, each
 with a database connection of its own, share the partitions by number, so that the database takes in one lane's rows
@@ -8,7 +8,7 @@ within milliseconds, a busy one tens of thousands of ticks at once.
 Effects, in this order; each is safe to repeat, because whoever repeats it finds another position at Step 3 and stops:
 
 1. The log makes durable what was read of it (`_poll`), so that the store is never ahead of its log.
-2. Table partitions and columns that are missing are made (`_apply`).
+2. Table partitions and columns that are missing are made (`applying`, up to Step 5).
 3. In one database transaction: the positions move, from where they are expected to be,
 4. ticks go in by COPY; bars, values and the rest by upsert, where the newest version wins,
 5. and it commits, without waiting for the database's disk.
@@ -31,10 +31,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-import pyarrow as pa
 import structlog
 
-from tickerplant.core import faults, schemas
+from tickerplant.core import schemas
 from tickerplant.core.errors import (
     ConfigError,
     Fenced,
@@ -44,25 +43,13 @@ from tickerplant.core.errors import (
     StoreError,
     StoreMismatch,
 )
-from tickerplant.core.rules import DEFAULT_RULES
 from tickerplant.core.sources import SourceOrder
 from tickerplant.core.times import SECOND_US
 from tickerplant.log.port import Delivery, EventLog, Reader, TopicPartition
+from tickerplant.persistence.applying import apply
 from tickerplant.persistence.work import Gathering, Work
 from tickerplant.store.pool import Session, Store
-from tickerplant.store.repositories.actions import Actions
-from tickerplant.store.repositories.analytics import Analytics
-from tickerplant.store.repositories.coverage import Coverage
-from tickerplant.store.repositories.ohlcv import Ohlcv
-from tickerplant.store.repositories.positions import (
-    Advance,
-    Applied,
-    Log,
-    advance_all,
-    all_positions,
-    begin,
-)
-from tickerplant.store.repositories.prices import Prices, sorted_ticks
+from tickerplant.store.repositories.positions import Applied, Log, all_positions, begin
 
 GROUP: Final = "persistence"
 TOPICS: Final = (schemas.RAW, schemas.OHLCV, schemas.ANALYTICS, schemas.STATUS, schemas.DEADLETTER)
@@ -188,8 +175,10 @@ class _Stretch:
         try:
             store = await Store.open(self._dsn, min_size=1, max_size=LANES + 2)
             try:
-                ends = await loop.run_in_executor(self._thread, self._ends)
-                await store.check_log(self._identity.log_id, self._identity.generation, ends)
+                identity = self._identity
+                await store.check_log(
+                    identity.log_id, identity.generation, lambda: loop.run_in_executor(self._thread, self._ends)
+                )
                 async with store.read() as look:
                     self._sources = self._readable(await look.coverage.source_orders())
                 assignee = _Assignee(self, store, loop)
@@ -358,7 +347,7 @@ class _Stretch:
         while works:
             began = time.monotonic()
             try:
-                await self._apply(session, works)
+                await apply(session, self._identity, works, self._sources)
             except PositionConflict as conflict:
                 lost = conflict.args[1]
                 await self._lose(session, lane, lost, conflict)
@@ -366,71 +355,6 @@ class _Stretch:
             else:
                 self._note(works, time.monotonic() - began)
                 return
-
-    async def _apply(self, session: Session, works: Sequence[Work]) -> None:
-        """Write these works in one database transaction; see the module's docstring."""
-        ticks = [work.ticks for work in works if work.ticks is not None]
-        prices = sorted_ticks(pa.concat_tables(ticks).unify_dictionaries()) if ticks else None
-        # Step 2
-        if prices is not None:
-            await Prices(session).prepare(prices)
-        for work in works:
-            await _prepare(session, work)
-        faults.reach("persistence.commit.before")
-        async with session.transaction():
-            # Step 3
-            steps = [
-                Advance(*work.source, work.move.expected, work.move.position, work.move.cause, work.move.resume)
-                for work in works
-            ]
-            await advance_all(session, self._identity, steps)
-            # Step 4
-            if prices is not None:
-                await Prices(session).append(prices, next(w.source.partition for w in works if w.ticks is not None))
-            await self._upsert_bars(session, works)
-            await self._upsert_values(session, works)
-            for work in works:
-                await self._upsert(session, work)
-            faults.reach("persistence.commit.within")
-            # Step 5: leaving the block
-        faults.reach("persistence.commit.after")
-
-    async def _upsert_bars(self, session: Session, works: Sequence[Work]) -> None:
-        """One statement for the bars of all partitions that are under one order of sources."""
-        by_order: dict[tuple[str, ...], list[Work]] = {}
-        for work in works:
-            if work.bars is not None:
-                order = work.sources or self._sources.get(work.source.partition, DEFAULT_RULES.sources)
-                by_order.setdefault(tuple(order), []).append(work)
-        for order, some in by_order.items():
-            bars = _joined([work.bars for work in some if work.bars is not None])
-            await Ohlcv(session).upsert(bars, some[0].source.partition, sources=SourceOrder(order))
-
-    async def _upsert_values(self, session: Session, works: Sequence[Work]) -> None:
-        """One statement for the values of all partitions that have the same columns."""
-        by_columns: dict[tuple[str, ...], list[pa.Table]] = {}
-        first = next((work.source.partition for work in works if work.values), 0)
-        for work in works:
-            for values in work.values:
-                by_columns.setdefault(tuple(values.schema.names), []).append(values)
-        for tables in by_columns.values():
-            await Analytics(session).upsert(_joined(tables), first)
-
-    async def _upsert(self, session: Session, work: Work) -> None:
-        partition = work.source.partition
-        coverage, actions = Coverage(session), Actions(session)
-        if work.sources is not None:
-            await coverage.put_source_order(work.sources, partition)
-        for splits, version in work.splits:
-            await actions.put_splits(splits, version)
-        for dividends, version in work.dividends:
-            await actions.put_dividends(dividends, version)
-        if work.overs:
-            await coverage.put_overs(work.overs, partition)
-        if work.feeds or work.differences:
-            await coverage.put_feeds(work.feeds, partition, work.differences)
-        for dead, offset in work.dead:
-            await coverage.put_dead(dead, partition, offset)
 
     def _note(self, works: Sequence[Work], seconds: float) -> None:
         counts = self._counts
@@ -512,19 +436,6 @@ class _Assignee:
 
     def revoked(self, partitions: Sequence[TopicPartition]) -> None:
         self._loop.call_soon_threadsafe(self._stretch.closed, list(partitions))
-
-
-def _joined(tables: Sequence[pa.Table]) -> pa.Table:
-    return tables[0] if len(tables) == 1 else pa.concat_tables(tables).unify_dictionaries()
-
-
-async def _prepare(session: Session, work: Work) -> None:
-    if work.bars is not None:
-        await Ohlcv(session).prepare(work.bars)
-    for values in work.values:
-        await Analytics(session).prepare(values)
-    if work.overs:
-        await Coverage(session).prepare(work.overs)
 
 
 def _now_us() -> int:

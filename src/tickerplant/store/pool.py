@@ -214,7 +214,7 @@ class Store:
             with contextlib.suppress(asyncpg.PostgresError, *_PASSING):
                 await self._pool.release(connection, timeout=CONNECT_S)
 
-    async def check_log(self, log_id: str, generation: int, ends: Mapping[tuple[str, int], int]) -> None:
+    async def check_log(self, log_id: str, generation: int, ends: position_rows.Ends) -> None:
         """Bind a new store to this log, or see that an old one follows it and is not ahead: `positions.check_log`."""
         async with self.session() as session:
             await position_rows.check_log(session, position_rows.Log(log_id, generation), ends)

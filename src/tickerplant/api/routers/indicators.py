@@ -17,6 +17,7 @@ from tickerplant.api.reading import Reading
 from tickerplant.api.resample import BASE
 from tickerplant.api.routers.market import (
     EXAMPLE,
+    REFUSALS,
     End,
     Format,
     Limit,
@@ -93,7 +94,7 @@ _VALUES: Final[dict[int | str, dict[str, Any]]] = EXAMPLE | {
     404: {"description": "There is no such indicator, or the symbol is not known."},
     503: {"description": "The database is out of reach, or too many requests wait to be computed; try again."},
 }
-_LIST: Final[dict[int | str, dict[str, Any]]] = {
+_LIST: Final[dict[int | str, dict[str, Any]]] = REFUSALS | {
     200: {
         "description": "The declared indicators, then the functions of TA-Lib.",
         "content": {
@@ -128,7 +129,11 @@ async def listing(request: Request) -> Response:
     return _json({"count": len(found), "indicators": found})
 
 
-@router.get("/indicators/{name}", responses={404: _VALUES[404]}, summary="One indicator: parameters, columns, warm-up")
+@router.get(
+    "/indicators/{name}",
+    responses=REFUSALS | {404: _VALUES[404]},
+    summary="One indicator: parameters, columns, warm-up",
+)
 async def one(request: Request, name: _Name) -> Response:
     """One entry of `/v1/indicators`."""
     try:

@@ -59,7 +59,13 @@ Step = Annotated[str, Query(description="The interval of the bars.", examples=["
 
 router = APIRouter(prefix="/v1", tags=["market data"])
 
-EXAMPLE: dict[int | str, dict[str, Any]] = {
+REFUSALS: Final[dict[int | str, dict[str, Any]]] = {
+    400: {"description": "A parameter cannot be understood; the message says what to send instead."},
+    401: {"description": "The plant wants a key, and this is none of its."},
+    503: {"description": "The database or the log is out of reach; try again."},
+}
+"""What every path under `/v1` may answer instead."""
+EXAMPLE: Final[dict[int | str, dict[str, Any]]] = REFUSALS | {
     200: {
         "description": "Rows in ascending order of time, and the log position that they were read at.",
         "headers": {HEADER: {"description": "The position, as JSON.", "schema": {"type": "string"}}},
@@ -88,9 +94,7 @@ EXAMPLE: dict[int | str, dict[str, Any]] = {
             "text/csv": {"example": "time,open,high,low,close\n2026-03-09T09:30:00-04:00,257.1,257.9,256.8,257.4\n"},
         },
     },
-    400: {"description": "A parameter cannot be understood; the message says what to send instead."},
     404: {"description": "The symbol is not known."},
-    503: {"description": "The database is out of reach; try again."},
 }  # fmt: skip
 
 _TICK: Final = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -11,17 +11,34 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from tickerplant.api import formats
 from tickerplant.api.params import parse_zone
 from tickerplant.api.positions import HEADER, Position
-from tickerplant.api.routers.market import Format, Times, Zone, csv_response
+from tickerplant.api.routers.market import REFUSALS, Format, Times, Zone, csv_response
 from tickerplant.api.state import ApiState
 from tickerplant.api.websockets.rows import TOPICS
 from tickerplant.core.errors import TickerplantError
 
 MAX_TAIL_LAG_S = 60.0
 
+_PARTS: Final = [{"name": "feed sandbox", "state": "ok", "sentence": "up", "details": {"state": "up"}}]
+_DOWN: Final = [{"name": "store", "state": "failed", "sentence": "the database is out of reach", "details": {}}]
+_HEALTH: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "description": "`ok` or `degraded`: it works; `wrong` says what to look at.",
+        "content": {"application/json": {"example": {"status": "ok", "wrong": [], "parts": _PARTS}}},
+    },
+    503: {
+        "description": "`failed`: something does not work; `wrong` says what.",
+        "content": {
+            "application/json": {
+                "example": {"status": "failed", "wrong": ["store: the database is out of reach"], "parts": _DOWN}
+            }
+        },
+    },
+}
+
 router = APIRouter(tags=["plant"])
 
 
-@router.get("/v1/symbols", summary="All symbols")
+@router.get("/v1/symbols", responses=REFUSALS, summary="All symbols")
 async def symbols(
     request: Request, tz: Zone = "UTC", format: Format = "json", times: Times = "iso",
     prefix: Annotated[str, Query(description="Only symbols that begin so.", examples=["AA"])] = "",
@@ -42,7 +59,7 @@ async def symbols(
     return Response(body, media_type="application/json", headers={HEADER: position.json()})
 
 
-@router.get("/v1/status", summary="Where log, store and stream are")
+@router.get("/v1/status", responses=REFUSALS, summary="Where log, store and stream are")
 async def status(request: Request) -> Response:
     """The log's identity and ends, how far store and stream have come, and the stream's numbers."""
     state: ApiState = request.app.state.api
@@ -79,7 +96,7 @@ async def status(request: Request) -> Response:
     return Response(formats.encode(body), media_type="application/json")
 
 
-@router.get("/health", summary="Whether all is well")
+@router.get("/health", responses=_HEALTH, summary="Whether all is well")
 async def health(request: Request) -> Response:
     """200 with `{"status": "ok"}` (or `degraded`) and the parts, or 503 with what has `failed`. Needs no key."""
     state: ApiState = request.app.state.api

@@ -8,11 +8,14 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from tickerplant.core.errors import BadInput, ConfigError, TickerplantError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _OPTIONS: Mapping[str, tuple[Any, str]] = {
     "data": (
@@ -52,6 +55,9 @@ _OPTIONS: Mapping[str, tuple[Any, str]] = {
     ),
 }
 
+LASTING: Final = ("up", "run", "sandbox")
+"""Commands that stay until they are stopped, and so tell what they do."""
+
 STORED_INTERVALS = "1m, 5m, 1d, or by activity: 100t (trades), 10000v (volume), 1000000d (turnover)."
 
 _PIPE_COLUMNS = 10_000  # no row of ours is longer: rich knows no table without a width
@@ -85,7 +91,10 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
             if value is not None:
                 _put(flags, name.removeprefix("s_").split("__"), value)
         loaded = settings.load(flags, config=config)
-        logging.configure(loaded.settings.log_level, loaded.settings.log_format)
+        level = loaded.settings.log_level
+        if command.__name__ not in LASTING and "log_level" not in loaded.origins:
+            level = "warning"  # who waits for an answer reads that, not the life of the parts behind it
+        logging.configure(level, loaded.settings.log_format)
         fault.install(loaded.settings.fault)
         command(loaded, **given)
 
@@ -112,14 +121,19 @@ def emit(row: Mapping[str, Any]) -> None:
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> None:
     """Print a table for people; wider than the terminal, it wraps on one and does not in a pipe."""
-    from rich.console import Console
     from rich.table import Table
 
     grid = Table(*headings, title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for row in rows:
         grid.add_row(*("" if cell is None else str(cell) for cell in row))
-    console = Console()
-    Console(width=None if console.is_terminal else _PIPE_COLUMNS, highlight=False).print(grid)
+    console_for_tables().print(grid)
+
+
+def console_for_tables() -> Console:
+    """Return stdout, as wide as the terminal; in a pipe nothing wraps or is left out."""
+    from rich.console import Console
+
+    return Console(width=None if Console().is_terminal else _PIPE_COLUMNS, highlight=False)
 
 
 def cell(value: Any) -> str:

@@ -40,17 +40,18 @@ def query(
 
     With --indicator values beside them: the bars that these need from before are read too.
     """
-    from tickerplant.app import computing, parts
-    from tickerplant.app.database import database
+    from tickerplant.app import computing, looking, parts
     from tickerplant.core.symbols import check_symbol
 
+    if csv and json:
+        raise BadInput("--csv and --json are two ways of printing: leave one out")
     symbol, interval = check_symbol(symbol), stored_interval(interval)
     from_us, to_us = time_option(start, "--start"), time_option(end, "--end")
     if from_us is not None and to_us is not None and from_us >= to_us:
         raise BadInput(f"--start {start} is not before --end {end}")
     columns: tuple[str, ...] = COLUMNS
     chosen = computing.calculations(indicator or [])
-    with database(loaded.settings, make=False) as dsn:
+    with looking.store_of(loaded.settings) as dsn:
         if chosen:
             rows, stretch = computing.values(loaded.settings, dsn, chosen, symbol, interval, from_us, to_us, limit)
         else:

@@ -31,7 +31,7 @@ def rebuild(
 
     Asks the plant that runs on the data folder, or brings its own for as long as it takes.
     """
-    from tickerplant.app import parts
+    from tickerplant.app import looking, parts
     from tickerplant.app.lean import lean
     from tickerplant.app.supervisor import signals
     from tickerplant.core.schemas import OHLCV
@@ -44,7 +44,7 @@ def rebuild(
         raise BadInput(f"--from {from_} is not before --to {to}")
     stop, began = threading.Event(), time.monotonic()
     with signals(stop):
-        with parts.event_log(loaded.settings, make_topics=False) as event_log:
+        with looking.log_of(loaded.settings) as event_log:
             event_log.identity()  # a folder without a plant is not made one
             if not wait:
                 offsets = parts.request_rebuild(event_log, names, from_us, to_us)
@@ -54,12 +54,15 @@ def rebuild(
                 offsets = parts.request_rebuild(plant.event_log, names, from_us, to_us)
                 wait_until_stored(plant, offsets, stop, brought=brought)
                 made = _made(plant.event_log, before, offsets)
-    if not wait:
-        if json:
-            emit({"symbols": names, "offsets": offsets, "waited": False})
-        else:
-            print(f"asked to make the bars of {', '.join(names)} again; the plant does it as it comes there")
-        return
+    if wait:
+        _report(names, offsets, made, time.monotonic() - began, json=json)
+    elif json:
+        emit({"symbols": names, "offsets": offsets, "waited": False})
+    else:
+        print(f"asked to make the bars of {', '.join(names)} again; the plant does it as it comes there")
+
+
+def _report(names: list[str], offsets: Mapping[int, int], made: Made, seconds: float, *, json: bool) -> None:
     nothing = [name for name in names if name not in made.by_symbol]
     if json:
         emit(
@@ -71,14 +74,14 @@ def rebuild(
                 "withdrawn": made.withdrawn,
                 "by_symbol": made.by_symbol,
                 "nothing": nothing,
-                "seconds": round(time.monotonic() - began, 3),
+                "seconds": round(seconds, 3),
             }
         )
         return
     counted = [f"{n:,} × {interval}" for interval, n in made.by_interval.items()]
     counted += [f"{made.withdrawn:,} withdrawn"] if made.withdrawn else []
     if counted:
-        print(f"bars made again after {time.monotonic() - began:.1f} s: {', '.join(counted)}")
+        print(f"bars made again after {seconds:.1f} s: {', '.join(counted)}")
     for name in nothing:
         say(f"{name}: nothing to rebuild there; raw has no ticks or bars of it in that stretch, or not any more")
 

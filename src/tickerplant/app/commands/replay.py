@@ -56,7 +56,6 @@ def replay(
     from tickerplant.app import parts
     from tickerplant.app.lean import lean
     from tickerplant.app.supervisor import signals
-    from tickerplant.core.schemas import OHLCV
 
     lean()
     if not file.is_file():
@@ -71,19 +70,35 @@ def replay(
         conditions=conditions,
     )
     stop, began = threading.Event(), time.monotonic()
-    bars: dict[str, int] = {}
     with signals(stop), _Progress(file, quiet=json) as progress:
-        if wait:
-            with plant_to_feed(loaded) as (plant, brought):
-                before = plant.event_log.offsets(OHLCV)
-                result = _feed(plant.event_log, file, options, progress, stop)
-                wait_until_stored(plant, result.ends, stop, brought=brought, arrived=progress.arrived)
-                bars = _bars_since(plant.event_log, {tp: end for tp, (_, end) in before.items()}, result.feed)
-        else:
-            with parts.event_log(loaded.settings) as event_log:
-                parts.ensure_settings(event_log, loaded.settings, only_first=True)
-                result = _feed(event_log, file, options, progress, stop)
+        run = _store if wait else _log
+        result, bars = run(loaded, file, options, progress, stop)
     _report(file, result, bars, time.monotonic() - began, json=json, waited=wait)
+
+
+def _store(
+    loaded: Loaded, file: Path, options: ReplayOptions, progress: _Progress, stop: threading.Event
+) -> tuple[ReplaySummary, dict[str, int]]:
+    """Feed the file, and return when all of it is in the tables: what was done, and how many bars it closed."""
+    from tickerplant.core.schemas import OHLCV
+
+    with plant_to_feed(loaded) as (plant, brought):
+        before = plant.event_log.offsets(OHLCV)
+        result = _feed(plant.event_log, file, options, progress, stop)
+        wait_until_stored(plant, result.ends, stop, brought=brought, arrived=progress.arrived)
+        bars = _bars_since(plant.event_log, {tp: end for tp, (_, end) in before.items()}, result.feed)
+    return result, bars
+
+
+def _log(
+    loaded: Loaded, file: Path, options: ReplayOptions, progress: _Progress, stop: threading.Event
+) -> tuple[ReplaySummary, dict[str, int]]:
+    """Feed the file, and return when all of it is in the log: what was done, and no bars yet."""
+    from tickerplant.app import parts
+
+    with parts.event_log(loaded.settings) as event_log:
+        parts.ensure_settings(event_log, loaded.settings, only_first=True)
+        return _feed(event_log, file, options, progress, stop), {}
 
 
 def _feed(

@@ -47,10 +47,10 @@ def up(
     lean()
     settings = loaded.settings
     wants_sandbox = settings.wants_sandbox if sandbox_ is None else sandbox_
-    check_port(settings)
     stop = threading.Event()
     with contextlib.ExitStack() as stack:
         stack.enter_context(plant.folder_alone(settings))
+        check_port(settings)
         stack.enter_context(signals(stop))
         opened = stack.enter_context(plant.opened(settings))
         parts.ensure_settings(opened.event_log, settings, always_open=wants_sandbox)
@@ -89,11 +89,11 @@ def run(
         return
     if name not in plant.SERVICES:
         raise BadInput(f"{name!r} is no service; run one of {', '.join(plant.SERVICES)}, store")
-    if name == "api":
-        check_port(settings)
     with contextlib.ExitStack() as stack:
         if settings.embedded_log:
             stack.enter_context(plant.folder_shared(settings, name))
+        if name == "api":
+            check_port(settings)
         stack.enter_context(signals(stop))
         opened = stack.enter_context(plant.opened(settings, lasting=True, store=name in plant.NEED_STORE))
         vendor = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -25,10 +25,10 @@ def migrate(
     json: Json = False,
 ) -> None:
     """Bring the database's tables to this version's."""
-    from tickerplant.app import parts
+    from tickerplant.app import looking, parts
     from tickerplant.app.database import database
 
-    with database(loaded.settings) as dsn:
+    with looking.store_of(loaded.settings) if status else database(loaded.settings) as dsn:
         if status:
             found = parts.migration_status(dsn)
             rows = [(name, True) for name in found.applied] + [(name, False) for name in found.pending]
@@ -75,23 +75,29 @@ def adopt(
     json: Json = False,
 ) -> None:
     """Begin a new log generation on the store as it is: for a store whose log was lost or replaced."""
-    from tickerplant.app import parts
-    from tickerplant.app.database import database
+    from tickerplant.app import looking, parts
 
     settings = loaded.settings
-    with database(settings) as dsn, parts.event_log(settings, make_topics=False) as event_log:
-        result = parts.followed(dsn, event_log)
-        changed = result is None
-        if changed and not yes:
-            say("adopt lets the store take a log that it has not followed from its beginning: rows stay as they are,")
-            say("what the lost log held and the store had not applied is lost, and ticks that are fed again are stored")
-            say("again. Run it with --yes.")
-            raise typer.Exit(1)
-        if changed:
-            result = parts.adopt(dsn, event_log, settings.partitions)
+    with looking.store_of(settings) as dsn:
+        if not yes and not parts.has_log(settings):
+            _ask_for_yes()
+        with parts.event_log(settings, make_topics=False) as event_log:
+            result = parts.followed(dsn, event_log)
+            changed = result is None
+            if changed and not yes:
+                _ask_for_yes()
+            if changed:
+                result = parts.adopt(dsn, event_log, settings.partitions)
     if json:
         emit({"adopted": result, "changed": changed})
     elif changed:
         print(f"the store now follows {result}")
     else:
         print(f"the store follows {result}, already: there is nothing to do")
+
+
+def _ask_for_yes() -> NoReturn:
+    say("adopt lets the store take a log that it has not followed from its beginning: rows stay as they are,")
+    say("what the lost log held and the store had not applied is lost, and ticks that are fed again are stored")
+    say("again. Run it with --yes.")
+    raise typer.Exit(1)

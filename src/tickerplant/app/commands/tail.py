@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _SHORT = {"raw": "market.prices.raw", "ohlcv": "market.prices.ohlcv", "analytics": "market.analytics",
           "status": "market.status", "deadletter": "market.deadletter"}  # fmt: skip
+_STEP_RECORDS = 1024  # the longest stretch that is read at a time, going back
 
 
 def tail(
@@ -25,9 +27,7 @@ def tail(
     topic: Annotated[str, typer.Argument(help="A topic, or short: raw, ohlcv, analytics, status, deadletter.")],
     from_: Annotated[
         str | None,
-        typer.Option(
-            "--from", help="earliest, latest or a time of appending; without it the last records that fit -n."
-        ),
+        typer.Option("--from", help="earliest, latest or a time of appending; without it the last rows."),
     ] = None,
     count: Annotated[
         int | None, typer.Option("-n", min=1, help="Stop after so many rows (10 without --follow).")
@@ -40,23 +40,24 @@ def tail(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
 ) -> None:
     """Print a topic's records, decoded to rows."""
-    from tickerplant.app import parts
+    from tickerplant.app import looking
     from tickerplant.app.supervisor import signals
     from tickerplant.core.schemas import TOPIC
+    from tickerplant.core.symbols import check_symbol
 
     topic = _SHORT.get(topic, topic)
     if topic not in TOPIC:
         raise BadInput(f"there is no topic {topic!r}; use one of {', '.join(_SHORT)}")
-    stop = threading.Event()
-    with parts.event_log(loaded.settings, make_topics=False) as event_log, signals(stop):
+    stop, show = threading.Event(), Show(check_symbol(symbol) if symbol is not None else None, headers)
+    with looking.log_of(loaded.settings) as event_log, signals(stop):
         limit = count if count is not None else (None if follow else 10)
         printed = 0
-        found = (
-            row
-            for delivery in _deliveries(event_log, topic, from_, limit, follow=follow, stop=stop)
-            for row in _rows(delivery, headers=headers, symbol=symbol)
-        )
-        for row in found if follow or from_ is not None else _last(found, limit):
+        if follow or from_ is not None:
+            deliveries = _deliveries(event_log, topic, from_, limit, follow=follow, stop=stop)
+            found = (row for delivery in deliveries for row in show.rows(delivery))
+        else:
+            found = (row for row in newest(event_log, topic, show, limit or 10, stop))
+        for row in found:
             if limit is not None and printed >= limit:
                 return
             printed += 1
@@ -71,29 +72,64 @@ def _deliveries(
     offsets = event_log.offsets(topic)
     start = _start(event_log, topic, from_, limit, follow=follow)
     left = {tp for tp, (earliest, end) in offsets.items() if end > earliest}
-    newest = from_ is None and not follow
-    waiting: list[Delivery] = []
     with event_log.reader([topic], start=start) as reader:
         idle = 0
         while not stop.is_set():
             deliveries = reader.poll(timeout_s=0.2, max_records=64)
             for delivery in deliveries:
-                if newest:
-                    waiting.append(delivery)
-                else:
-                    yield delivery
+                yield delivery
                 if delivery.offset + 1 >= offsets[delivery.source][1]:
                     left.discard(delivery.source)
             # Offsets need not be dense, so an end may never be met: two empty polls are an end too.
             idle = 0 if deliveries else idle + 1
             if not follow and (not left or idle >= 2):
                 break
-    # The newest of all partitions, in the order in which they came to the log.
-    yield from sorted(waiting, key=lambda delivery: (delivery.appended_at_us, delivery.partition, delivery.offset))
 
 
-def _last(rows: Iterable[dict[str, Any]], limit: int | None) -> Iterable[dict[str, Any]]:
-    return deque(rows, maxlen=limit)
+def newest(event_log: EventLog, topic: str, show: Show, limit: int, stop: threading.Event) -> list[dict[str, Any]]:
+    """Return the last rows of a topic that are shown, `limit` at most, in the order in which they came to the log.
+
+    Goes back in each partition, or that of the symbol alone, as far as it takes; holds `limit` rows of each.
+    """
+    from tickerplant.core.symbols import partition_of
+
+    offsets = event_log.offsets(topic)
+    own = partition_of(show.symbol, len(offsets)) if show.symbol is not None else None
+    kept: list[_Shown] = []
+    for source, (first, end) in offsets.items():
+        wanted, step = limit, limit
+        while first < end and wanted > 0 and own in (None, source.partition):
+            begin = max(first, end - step)
+            found = _last_rows(event_log.stretch(source, begin, end), show, wanted, stop)
+            kept += found
+            wanted -= sum(len(shown.rows) for shown in found)
+            end, step = begin, min(2 * step, _STEP_RECORDS)
+    kept.sort(key=lambda shown: shown.place)
+    return [row for shown in kept for row in shown.rows][-limit:]
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """What is shown of a record, and where it stands: when it was appended, partition, offset."""
+
+    place: tuple[int, int, int]
+    rows: list[dict[str, Any]]
+
+
+def _last_rows(deliveries: Iterable[Delivery], show: Show, limit: int, stop: threading.Event) -> list[_Shown]:
+    """Return the last records that have `limit` rows together, or all that are shown."""
+    found: deque[_Shown] = deque()
+    count = 0
+    for delivery in deliveries:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        rows = show.rows(delivery, newest=limit)
+        if rows:
+            found.append(_Shown((delivery.appended_at_us, delivery.partition, delivery.offset), rows))
+            count += len(rows)
+        while found and count - len(found[0].rows) >= limit:
+            count -= len(found.popleft().rows)
+    return list(found)
 
 
 def _start(event_log: EventLog, topic: str, from_: str | None, limit: int | None, *, follow: bool) -> Start:
@@ -110,35 +146,47 @@ def _start(event_log: EventLog, topic: str, from_: str | None, limit: int | None
     return at_positions({tp: max(earliest, end - back) for tp, (earliest, end) in event_log.offsets(topic).items()})
 
 
-def _rows(delivery: Delivery, *, headers: bool, symbol: str | None) -> Iterator[dict[str, Any]]:
-    import msgspec
+@dataclass(frozen=True, slots=True)
+class Show:
+    """What of a record is shown: its rows, those of one symbol, or with `headers` one row that says what it is."""
 
-    from tickerplant.core.errors import UnreadableRecord
-    from tickerplant.core.records import decode
-    from tickerplant.core.times import iso
+    symbol: str | None = None
+    headers: bool = False
 
-    place = {"partition": delivery.partition, "offset": delivery.offset}
-    try:
-        record = decode(delivery.value)
-    except UnreadableRecord as error:
-        yield {**place, "unreadable": str(error)}
-        return
-    said = msgspec.to_builtins(record.header)
-    kind = said.pop("kind")
-    for name in [name for name in said if name.endswith("_us")]:
-        said[name.removesuffix("_us")] = _iso(said.pop(name), iso)
-    if headers or not record.batch.num_columns or not record.batch.num_rows:
-        if symbol is None:
-            yield {
-                **place,
-                "kind": kind,
-                **said,
-                **({"rows": record.batch.num_rows} if record.batch.num_columns else {}),
-            }
-        return
-    for row in _table_rows(record.batch):
-        if symbol is None or row.get("symbol") == symbol.upper():
-            yield {**place, "kind": kind, **({"feed": said["feed"]} if said.get("feed") else {}), **row}
+    def rows(self, delivery: Delivery, *, newest: int | None = None) -> list[dict[str, Any]]:
+        """Return the rows of a record, with `newest` only so many of the last."""
+        import msgspec
+
+        from tickerplant.core.errors import UnreadableRecord
+        from tickerplant.core.records import decode
+        from tickerplant.core.times import iso
+
+        place = {"partition": delivery.partition, "offset": delivery.offset}
+        try:
+            record = decode(delivery.value)
+        except UnreadableRecord as error:
+            return [{**place, "unreadable": str(error)}]
+        batch = self._of_symbol(record.batch)
+        if self.symbol is not None and not batch.num_rows:
+            return []
+        said = msgspec.to_builtins(record.header)
+        kind = said.pop("kind")
+        if self.headers or not batch.num_columns or not batch.num_rows:
+            for name in [name for name in said if name.endswith("_us")]:
+                said[name.removesuffix("_us")] = _iso(said.pop(name), iso)
+            return [{**place, "kind": kind, **said, **({"rows": batch.num_rows} if batch.num_columns else {})}]
+        if newest is not None:
+            batch = batch.slice(max(0, batch.num_rows - newest))
+        feed = {"feed": said["feed"]} if said.get("feed") else {}
+        return [{**place, "kind": kind, **feed, **row} for row in _table_rows(batch)]
+
+    def _of_symbol(self, batch: Any) -> Any:
+        import pyarrow.compute as pc
+
+        if self.symbol is None:
+            return batch
+        named = "symbol" in batch.schema.names
+        return batch.filter(pc.equal(batch["symbol"], self.symbol)) if named else batch.slice(0, 0)
 
 
 def _iso(us: int, iso: Any) -> str:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tickerplant.app.commands.common import STORED_INTERVALS, stored_interval
+from tickerplant.app.commands.common import STORED_INTERVALS, console_for_tables, stored_interval
 
 if TYPE_CHECKING:
     from tickerplant.app.settings import Loaded
 
 REFRESH_S = 0.25
 REWIND_RECORDS = 50  # so that the table is full at once, not only after each symbol's next bar
+COLUMNS = ("symbol", "bar", "last", "open", "high", "low", "volume", "trades", "state")
+SPARED = ("trades", "open", "low", "high", "state", "volume")
+"""The order in which columns go where the terminal is narrow, behind the indicators."""
+_TEXTS = ("symbol", "bar", "state")
+_ANY_WIDTH = 10_000
 REMEMBERED_ROWS = 4  # of a symbol: a withdrawn bar gives way to the one before, and rarely are there several
 
 
@@ -25,23 +31,22 @@ def top(
     """Show each symbol's newest bar and indicators as they change. Ctrl-C ends."""
     import time
 
-    from rich.console import Console
     from rich.live import Live
 
-    from tickerplant.app import parts
+    from tickerplant.app import looking
     from tickerplant.app.supervisor import signals
     from tickerplant.core.schemas import ANALYTICS, OHLCV
     from tickerplant.log.port import at_positions
 
     wanted, stop = stored_interval(interval), threading.Event()
-    bars, values = Newest(), Newest()
+    bars, values, console = Newest(), Newest(), console_for_tables()
     deadline = None if seconds is None else time.monotonic() + seconds
-    with parts.event_log(loaded.settings, make_topics=False) as event_log, signals(stop):
+    with looking.log_of(loaded.settings) as event_log, signals(stop):
         offsets = event_log.offsets(OHLCV) | event_log.offsets(ANALYTICS)
         start = at_positions({tp: max(first, end - REWIND_RECORDS) for tp, (first, end) in offsets.items()})
         with (
             event_log.reader([OHLCV, ANALYTICS], start=start) as reader,
-            Live(console=Console(), auto_refresh=False, screen=False) as live,
+            Live(console=console, auto_refresh=False, screen=False) as live,
         ):
             drawn_s = 0.0
             while not stop.is_set() and (deadline is None or time.monotonic() < deadline):
@@ -49,7 +54,7 @@ def top(
                     _take(delivery, wanted, bars, values)
                 if time.monotonic() - drawn_s >= REFRESH_S:
                     drawn_s = time.monotonic()
-                    live.update(_picture(wanted, bars.rows(), values.rows()), refresh=True)
+                    live.update(picture(console, wanted, bars.rows(), values.rows()), refresh=True)
 
 
 class Newest:
@@ -93,22 +98,41 @@ def _take(delivery: Any, wanted: str, bars: Newest, values: Newest) -> None:
             target.take(row)
 
 
-def _picture(wanted: str, bars: dict[str, dict[str, Any]], values: dict[str, dict[str, Any]]) -> Any:
-    from rich.table import Table
+def picture(console: Any, wanted: str, bars: dict[str, dict[str, Any]], values: dict[str, dict[str, Any]]) -> Any:
+    """Return the table with as many columns as the console has room for, and what was left out below it."""
+    from rich.measure import Measurement
 
     outputs = list(dict.fromkeys(n for row in values.values() for n in list(row)[5:] if row[n] is not None))[:5]
+    shown = [*COLUMNS, *outputs]
+    left_out: list[str] = []
+    for name in (*reversed(outputs), *SPARED):
+        grid = _grid(shown, wanted, bars, values)
+        if Measurement.get(console, console.options.update(width=_ANY_WIDTH), grid).maximum <= console.width:
+            break
+        shown.remove(name)
+        left_out.append(name)
+    grid = _grid(shown, wanted, bars, values)
+    if left_out:
+        grid.caption, grid.caption_justify = f"no room for {', '.join(reversed(left_out))}", "left"
+    return grid
+
+
+def _grid(
+    columns: Sequence[str], wanted: str, bars: dict[str, dict[str, Any]], values: dict[str, dict[str, Any]]
+) -> Any:
+    from rich.table import Table
+
     grid = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("symbol", f"{wanted} bar", "last", "open", "high", "low", "volume", "trades", "state", *outputs):
-        numeric = heading not in ("symbol", "state", f"{wanted} bar")
-        grid.add_column(heading, justify="right" if numeric else "left", no_wrap=True)
+    for name in columns:
+        heading = f"{wanted} bar" if name == "bar" else name
+        grid.add_column(heading, justify="left" if name in _TEXTS else "right", no_wrap=True)
     for symbol, bar in sorted(bars.items()):
         moved = (bar["close"] or 0) - (bar["open"] or 0)
         colour = "green" if moved > 0 else "red" if moved < 0 else ""
-        row = values.get(symbol, {})
-        when = f"{bar['time']:{_time_format(wanted)}}"
         last = f"[{colour}]{_number(bar['close'])}[/]" if colour else _number(bar["close"])
-        cells = [_number(bar[name]) for name in ("open", "high", "low", "volume", "trades")]
-        grid.add_row(symbol, when, last, *cells, bar["state"], *(_number(row.get(name)) for name in outputs))
+        texts = {"symbol": symbol, "bar": f"{bar['time']:{_time_format(wanted)}}", "last": last, "state": bar["state"]}
+        numbers = {**values.get(symbol, {}), **bar}
+        grid.add_row(*(texts[name] if name in texts else _number(numbers.get(name)) for name in columns))
     return grid
 
 

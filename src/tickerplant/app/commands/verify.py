@@ -32,7 +32,7 @@ def verify(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a partition.")] = False,
 ) -> None:
     """Run aggregation again over raw and compare every byte with what the log has. Reads alone; 1 if they differ."""
-    from tickerplant.app import parts
+    from tickerplant.app import looking, parts
     from tickerplant.app import verify as verifying
     from tickerplant.app.lean import lean
     from tickerplant.app.supervisor import signals
@@ -44,7 +44,7 @@ def verify(
         raise BadInput(f"--from {from_} is not before --to {to}")
     stop = threading.Event()
     found: list[Verified] = []
-    with parts.event_log(loaded.settings, make_topics=False) as event_log, signals(stop):
+    with looking.log_of(loaded.settings) as event_log, signals(stop):
         partitions = event_log.partitions(RAW)
         chosen = sorted(set(partition or range(partitions)))
         if chosen[-1] >= partitions:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tickerplant.core.errors import ConfigError, LogError, UnknownTopic
 from tickerplant.core.schemas import TopicSpec
-from tickerplant.log.embedded import file, locks, records
+from tickerplant.log.embedded import file, groups, locks, records
 from tickerplant.log.embedded.bells import Ringer, bells_folder
 from tickerplant.log.embedded.catalog import Catalog
 from tickerplant.log.embedded.checkpointer import Checkpointer
@@ -228,6 +228,12 @@ class EmbeddedLog:
         with self._reading() as connection:
             rows = connection.execute("SELECT DISTINCT group_name FROM positions ORDER BY group_name").fetchall()
         return [group for (group,) in rows]
+
+    def members(self, group: str) -> int:
+        """Return how many members of a group live."""
+        with self._reading() as connection:
+            incarnations = groups.incarnations(connection, group)
+        return sum(map(self.lives, incarnations))
 
     def make_durable(self) -> None:
         """Return when all that can be read now would survive a power cut.

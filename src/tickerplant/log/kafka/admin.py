@@ -19,6 +19,8 @@ from tickerplant.log.kafka.connection import MESSAGE_BYTES, Cluster, checked, er
 _EARLIEST: Any = OffsetSpec._earliest
 _LATEST: Any = OffsetSpec._latest
 
+_NO_GROUP = (KafkaError.GROUP_ID_NOT_FOUND, KafkaError.INVALID_GROUP_ID)
+
 _KEYED: Mapping[str, str] = {
     "cleanup.policy": "compact",
     "segment.bytes": str(128 << 20),  # only closed segments are compacted
@@ -164,3 +166,15 @@ class Admin:
         for error in found.errors:
             raise translate(error, doing)
         return [group.group_id for group in found.valid]
+
+    def members(self, group: str) -> int:
+        """Return how many members a group has; 0 for one that nobody knows."""
+        doing, patience_s = f"asking who is in {group}", self._cluster.patience_s
+        (future,) = self._client.describe_consumer_groups([group], request_timeout=patience_s).values()
+        try:
+            found: Any = result(future, doing, patience_s)
+        except LogError as error:
+            if isinstance(error.__cause__, KafkaException) and error_of(error.__cause__).code() in _NO_GROUP:
+                return 0
+            raise
+        return len(found.members)

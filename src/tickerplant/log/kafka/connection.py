@@ -146,7 +146,7 @@ def result(future: Future[T], doing: str, patience_s: float) -> T:
     """Return what an administrative request gives."""
     try:
         with told(doing):
-            return future.result(patience_s + 5.0)
+            return future.result(patience_s + min(5.0, patience_s / 4))
     except TimeoutError as error:
         raise LogUnavailable(f"{doing}: no answer") from error
 

@@ -295,6 +295,10 @@ class KafkaLog:
         ours = [group for group in self._admin.groups() if group.startswith(self._prefix)]
         return sorted(self.unnamed(group) for group in ours if self._positions_in_ours(group))
 
+    def members(self, group: str) -> int:
+        """Return how many members of a group live; one that was killed counts until its session has run out."""
+        return self._admin.members(self.named(group))
+
     def _positions_in_ours(self, group: str) -> dict[tuple[str, int], int]:
         return self._admin.committed(group, self._admin.topics(self._prefix))
 

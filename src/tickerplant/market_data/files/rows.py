@@ -31,6 +31,8 @@ from tickerplant.market_data.files.times import TimeReader
 
 Int32Array = npt.NDArray[np.int32]
 
+DEFAULT_SOURCE = "file"
+"""Who says it where neither the file nor the user names anybody."""
 _EXCHANGE = "XNYS"
 """Whose regular hours the tapes' conditions speak of."""
 
@@ -43,7 +45,7 @@ class Reading:
     interval: str | None = None
     tz: str | None = None
     date_order: str | None = None
-    source: str = "file"
+    source: str = DEFAULT_SOURCE
     conditions: str | None = None
 
 
@@ -90,10 +92,27 @@ class RowReader:
             raise BadInput("the file says its symbols itself: leave --symbol out")
         if shape.kind != BARS and self._given_interval is not None:
             raise BadInput("the file has ticks, which have no interval: leave --interval out")
+        if "interval" in shape.columns and self._given_interval is not None:
+            raise BadInput("the file says its bars' intervals itself: leave --interval out")
         if "symbol" not in shape.columns and self._given_symbol is None:
             raise BadInput("no column says the symbol; name it with --symbol", line=header)
         if shape.kind == BARS and "interval" not in shape.columns and self._given_interval is None:
             raise BadInput("no column says the bars' interval; name it with --interval (as 1m, 1d)", line=header)
+
+    @property
+    def times(self) -> TimeReader | None:
+        """How the file's times are read; None before the first row."""
+        return self._times
+
+    @property
+    def given_symbol(self) -> str | None:
+        """The symbol that stands in for a column, as the plant spells it."""
+        return self._given_symbol
+
+    @property
+    def given_interval(self) -> str | None:
+        """The interval that stands in for a column, as the plant spells it."""
+        return self._given_interval.name if self._given_interval is not None else None
 
     @property
     def symbols(self) -> list[str]:

@@ -10,8 +10,10 @@ times go back it is winter time. A time that the clocks skip does not exist and 
 from __future__ import annotations
 
 import datetime as dt
+import importlib.resources
 import re
 import zoneinfo
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -44,10 +46,31 @@ def zone(name: str) -> str:
     return name
 
 
+def same_zone(name: str) -> str:
+    """Return one name for all that are links to one zone: `America/New_York` for `US/Eastern`, `UTC` for `Zulu`."""
+    links = _links()
+    while name in links:
+        name = links[name]
+    return "UTC" if name in ("Etc/UTC", "Etc/GMT") else name
+
+
+@lru_cache(maxsize=1)
+def _links() -> dict[str, str]:
+    """Return the names that IANA keeps for zones of another name, each with that; none if the list is not there."""
+    try:
+        text = importlib.resources.files("tzdata.zoneinfo").joinpath("tzdata.zi").read_text(encoding="ascii")
+    except (ModuleNotFoundError, OSError):
+        return {}
+    lines = (line.split() for line in text.splitlines() if line.startswith("L "))
+    return {link: target for _, target, link in lines}
+
+
 class TimeReader:
     """Reads a file's time column, block by block and in order: what was told once holds for the whole file.
 
     `line` names the place of the first value in errors. Keeps each symbol's last time of the hour that happens twice.
+    `is_slashed`: dates are written with slashes or dots. `takes_zone` and `takes_order` say whether the zone and the
+    order of day and month that were given change what is read.
     """
 
     def __init__(
@@ -63,8 +86,11 @@ class TimeReader:
         self._daily = daily
         self._order = date_order
         self._scale: tuple[int, int] = (1, 1)
-        self._zones_in_text = False
+        self.is_slashed = self.takes_order = False
         self.form = self._told_by(sample, line)
+        if not self.is_slashed:
+            self._order = None
+        self.takes_zone = self._tz is not None and self.form == (ZONED if daily else NAIVE)
         if self.form == NAIVE and self._tz is None and not daily:
             example = next((str(v) for v in sample.slice(0, 50).to_pylist() if v is not None), "")
             raise BadInput(
@@ -121,7 +147,13 @@ class TimeReader:
             self._scale = _scale_of(abs(float(first)))
             return EPOCH
         if _SLASHED.fullmatch(first):
-            self._order = self._order or _order_of(texts, line)
+            found_order = _order_of(texts)
+            self._order = self._order or found_order
+            if self._order is None:
+                raise BadInput(
+                    f"whether {first} begins with the day or the month cannot be told; use --date-order", line=line
+                )
+            self.is_slashed, self.takes_order = True, self._order != found_order
             return NAIVE if ":" in first else DATES
         plain = _plain_text(first)
         found = _ISO.fullmatch(plain)
@@ -277,14 +309,14 @@ def _scale_of(value: float) -> tuple[int, int]:
     return next((times, divided) for limit, times, divided in _UNITS if value < limit)
 
 
-def _order_of(texts: list[str], line: int | None) -> str:
-    """Return `mdy` or `dmy`, as the values tell. Raises BadInput when they do not."""
+def _order_of(texts: list[str]) -> str | None:
+    """Return `mdy` or `dmy`, as the values tell, or None when they do not."""
     pairs = [(int(m[1]), int(m[2])) for m in map(_SLASHED.fullmatch, texts) if m]
     if any(a > 12 for a, _ in pairs):
         return "dmy"
     if any(b > 12 for _, b in pairs):
         return "mdy"
-    raise BadInput(f"whether {texts[0]} begins with the day or the month cannot be told; use --date-order", line=line)
+    return None
 
 
 def _plain_text(text: str) -> str:

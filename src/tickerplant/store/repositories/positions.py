@@ -6,7 +6,7 @@ longer the owner changes nothing and learns it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -109,10 +109,15 @@ async def advance(
     await advance_all(session, Log(log_id, generation), [Advance(tp[0], tp[1], expected, new, cause, new)])
 
 
-async def check_log(session: Session, log: Log, ends: Mapping[Partition, int]) -> None:
+Ends = Callable[[], Awaitable[Mapping[Partition, int]]]
+"""Asks the log for the first offset of each partition that is not committed yet."""
+
+
+async def check_log(session: Session, log: Log, ends: Ends) -> None:
     """Bind a new store to this log, or see that an old one follows it and is not ahead of it.
 
-    `ends`: the first offset of each partition that is not committed yet. Raises StoreMismatch with what to do.
+    `ends` is asked after the store's positions, for both move on in a plant that runs. Raises StoreMismatch that says
+    what to do.
     """
     await session.execute(
         "INSERT INTO plant (log_id, generation) VALUES ($1, $2) ON CONFLICT DO NOTHING", log.log_id, log.generation
@@ -126,12 +131,13 @@ async def check_log(session: Session, log: Log, ends: Mapping[Partition, int]) -
             f"(generation {log.generation}): use the store of this log or, if the former log is gone for good, {how} "
             "with `tickerplant adopt --yes`"
         )
-    ahead = [tp for tp, found in applied.items() if tp in ends and found.position > ends[tp]]
+    there = await ends()
+    ahead = [tp for tp, found in applied.items() if tp in there and found.position > there[tp]]
     if ahead:
         topic, partition = min(ahead)
         raise StoreMismatch(
             f"the store is ahead of its log: it has applied {topic}/{partition} up to "
-            f"{applied[topic, partition].position}, and the log ends at {ends[topic, partition]}; the log has lost "
+            f"{applied[topic, partition].position}, and the log ends at {there[topic, partition]}; the log has lost "
             f"records (restored from a backup, or cut). Bring the log back or, if it is gone for good, {_NEW_LOG} "
             "with `tickerplant adopt --yes`"
         )

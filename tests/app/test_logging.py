@@ -1,0 +1,29 @@
+"""Log lines: what of the libraries' words reaches the user."""
+
+import json
+import logging
+
+import pytest
+
+from tickerplant.app.logging import _PoolFilter
+
+
+def test_a_pool_whose_database_is_away_says_so_once_and_without_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    pool = logging.getLogger("asyncpg.pool")
+    only = _PoolFilter()
+    pool.addFilter(only)
+    try:
+        for _ in range(3):
+            try:
+                raise ConnectionRefusedError(111, "Connection refused")
+            except OSError:
+                pool.warning("Failed to restore the pool connection floor; retrying", exc_info=True)
+        pool.warning("Pool.close() is taking over 60 seconds to complete.")
+    finally:
+        pool.removeFilter(only)
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
+        "the database is out of reach, and is connected to again when it answers",
+        "Pool.close() is taking over 60 seconds to complete.",
+    ]
+    assert "Traceback" not in caplog.text
+    assert json.dumps(caplog.records[0].getMessage()).count("Connection refused") == 1
