@@ -53,6 +53,20 @@ def test_a_later_writer_of_a_name_fences_the_earlier(bench: Bench) -> None:
     assert nothing_more(reader)
 
 
+def test_a_writer_that_appends_on_after_it_was_fenced_is_told_so(bench: Bench) -> None:
+    earlier = bench.writer("w")
+    write(earlier, b"before")
+    with pytest.raises(Fenced), earlier.transaction() as transaction:  # noqa: PT012
+        later = bench.writer("w")
+        for _ in range(100):  # on Kafka the brokers' answer to the first makes a later one fail
+            transaction.append(RAW, 0, b"zombie's")
+            time.sleep(0.01)
+    with pytest.raises(Fenced):
+        write(earlier, b"zombie's again")
+    write(later, b"after")
+    assert values(read(bench.reader(), 2)) == [b"before", b"after"]
+
+
 def test_a_writer_fenced_inside_its_transaction_leaves_nothing(bench: Bench) -> None:
     earlier = bench.writer("name")
     with pytest.raises(Fenced), earlier.transaction() as transaction:  # noqa: PT012
