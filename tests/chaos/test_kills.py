@@ -357,7 +357,7 @@ def test_the_broker_is_killed_while_the_plant_works(tmp_path: Path, broker: Kafk
             broker.kill()
             broker.start()
             before = parts.committed()
-        parts.finish(timeout_s=180 if THOROUGH else 60)
+        parts.finish(timeout_s=180 if THOROUGH else 120)
         assert_same(parts.plant.tables(), undisturbed)
 
 
