@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka import TopicPartition as KafkaPartition
 from confluent_kafka.admin import AdminClient
 
@@ -32,7 +33,7 @@ from tickerplant.core.errors import Fenced, LogError, LogUnavailable
 from tickerplant.core.schemas import OHLCV, RAW, STATE_AGGREGATION
 from tickerplant.core.times import DAY_US
 from tickerplant.log.embedded import EmbeddedLog
-from tickerplant.log.kafka import KafkaLog
+from tickerplant.log.kafka import KafkaLog, stretch
 from tickerplant.log.kafka import writer as kafka_writer
 from tickerplant.log.port import at_positions
 
@@ -51,6 +52,20 @@ def test_a_later_writer_of_a_name_fences_the_earlier(bench: Bench) -> None:
     reader = bench.reader()
     assert values(read(reader, 3)) == [b"a", b"b", b"c"]
     assert nothing_more(reader)
+
+
+def test_a_writer_that_appends_on_after_it_was_fenced_is_told_so(bench: Bench) -> None:
+    earlier = bench.writer("w")
+    write(earlier, b"before")
+    with pytest.raises(Fenced), earlier.transaction() as transaction:  # noqa: PT012
+        later = bench.writer("w")
+        for _ in range(100):  # on Kafka the brokers' answer to the first makes a later one fail
+            transaction.append(RAW, 0, b"zombie's")
+            time.sleep(0.01)
+    with pytest.raises(Fenced):
+        write(earlier, b"zombie's again")
+    write(later, b"after")
+    assert values(read(bench.reader(), 2)) == [b"before", b"after"]
 
 
 def test_a_writer_fenced_inside_its_transaction_leaves_nothing(bench: Bench) -> None:
@@ -249,6 +264,23 @@ class TestKafka:
         again = kafka.open()
         again.create_topics(SPECS, PARTITIONS)
         assert again.identity() != identity
+
+    def test_what_is_kept_can_be_read_once_a_broker_that_came_back_leads_its_partitions(
+        self, kafka: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        codes = [KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE]
+
+        class JustBack(Consumer):
+            def get_watermark_offsets(self, *arguments: object, **more: object) -> object:
+                if codes:
+                    raise KafkaException(KafkaError(codes.pop()))
+                return super().get_watermark_offsets(*arguments, **more)  # type: ignore[arg-type]
+
+        with kafka.writer().transaction() as transaction:
+            transaction.put_state(STATE_AGGREGATION, 0, "key", b"value")
+        monkeypatch.setattr(stretch, "Consumer", JustBack)
+        assert kafka.open().get_state(STATE_AGGREGATION, 0, "key") == b"value"
+        assert not codes
 
     def test_work_goes_on_after_the_broker_was_away(self, kafka: Bench) -> None:
         assert kafka.broker is not None

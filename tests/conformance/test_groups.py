@@ -57,6 +57,17 @@ def test_a_group_goes_on_where_it_has_committed(bench: Bench) -> None:
     assert values(read(bench.reader(group="other"), 3)) == [b"a", b"b", b"c"]
 
 
+def test_no_positions_are_committed_without_a_word(bench: Bench) -> None:
+    write(bench.writer(), b"a")
+    with bench.log.reader([RAW], group="g") as reader:
+        (taken,) = read(reader, 1)
+        reader.commit({})
+        assert bench.log.committed("g") == {}
+        reader.commit({at(0): taken.offset + 1})
+        reader.commit({})
+    assert bench.log.committed("g") == {at(0): taken.offset + 1}
+
+
 def test_positions_commit_with_the_transaction(bench: Bench) -> None:
     writer = bench.writer()
     write(writer, b"a", b"b")

@@ -123,7 +123,10 @@ class Reader(Protocol):
         ...
 
     def commit(self, positions: Mapping[TopicPartition, int]) -> None:
-        """Keep positions for the group, without a transaction. Raises Fenced if a partition is not ours any more."""
+        """Keep positions for the group, without a transaction; none, and nothing is done.
+
+        Raises Fenced if a partition is not ours any more.
+        """
         ...
 
     def wake(self) -> None:

@@ -258,6 +258,8 @@ class KafkaReader:
         """Keep positions for the group, without a transaction."""
         if self.group is None:
             raise LogError("a reader without a group commits nothing")
+        if not positions:  # librdkafka would commit all that it had stored itself, and finds nothing
+            return
         self.check_owned(positions)
         parts = [KafkaPartition(self._log.named(t), p, at) for (t, p), at in positions.items()]
         try:

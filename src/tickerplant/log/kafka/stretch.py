@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
-from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from tickerplant.core.errors import LogUnavailable
-from tickerplant.log.kafka.connection import Cluster, checked, told, translate
+from tickerplant.log.kafka.connection import Cluster, checked, error_of, told, translate
 
 _MARKERS_S = 0.002
 """How often to look whether the markers of a transaction are there: they mostly are within a few milliseconds."""
@@ -38,12 +38,20 @@ def messages(
             consumer.close()
 
 
+_NOT_YET: Final = {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE}
+"""A broker that has just come back answers before it leads its partitions; librdkafka does not ask again."""
+
+
 def _bounds(cluster: Cluster, consumer: Any, source: TopicPartition, at_least: int) -> tuple[int, int]:
     deadline = time.monotonic() + cluster.patience_s
     while True:
-        low, high = consumer.get_watermark_offsets(source, timeout=cluster.patience_s)
-        if high >= at_least:
-            return low, high
+        try:
+            low, high = consumer.get_watermark_offsets(source, timeout=cluster.patience_s)
+            if high >= at_least:
+                return low, high
+        except KafkaException as exception:
+            if error_of(exception).code() not in _NOT_YET or time.monotonic() > deadline:
+                raise
         if time.monotonic() > deadline:
             raise LogUnavailable(f"{source.topic}/{source.partition}: what was committed cannot be read")
         time.sleep(_MARKERS_S)

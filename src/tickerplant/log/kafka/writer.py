@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 
 
+class _Ended(LogError):
+    """The producer has failed for good while its transaction was open; why is told when that is aborted."""
+
+
 class KafkaTransaction:
     """An open transaction. What is appended goes to the broker at once, where nobody reads it before the commit."""
 
@@ -132,6 +136,10 @@ class KafkaWriter:
                         self._log.named(topic), value, key, partition=partition, on_delivery=delivered
                     )
                     return
+                except KafkaException as exception:
+                    if error_of(exception).code() == KafkaError._FATAL:
+                        raise _Ended(f"appending to {topic}/{partition}: {error_of(exception).str()}") from exception
+                    raise
                 except BufferError:
                     if time.monotonic() > deadline:
                         raise LogUnavailable(f"appending to {topic}: the brokers do not keep up") from None
@@ -157,6 +165,9 @@ class KafkaWriter:
         try:
             try:
                 yield transaction
+            except _Ended as ended:
+                self._abort()
+                raise self._why(ended) from ended
             except BaseException:
                 self._abort()
                 raise
@@ -246,6 +257,13 @@ class KafkaWriter:
             if self._fenced:  # a delivery report may say no more than that the queue was emptied; aborting says why
                 return self._is_fenced()
         return told_error
+
+    def _why(self, ended: _Ended) -> LogError:
+        """Return what it means that the producer has ended: somebody has the name, or the transaction took too long."""
+        self._drop_producer()
+        if self._fenced:
+            return self._is_fenced()
+        return LogUnavailable(f"{ended}; the next transaction begins with a new producer")
 
     def _fenced_or_late(self, error: Fenced) -> LogError:
         try:
