@@ -1,21 +1,38 @@
-"""Indicator outputs a second: `python -m benchmarks.analytics [symbols]`, the default set, whole records in and out."""
+"""Indicator outputs a second: the default set over 10,000 symbols, beside talipp and TA-Lib.
+
+    python benchmarks/analytics.py [--symbols 10000] [--bars 300] [--rounds 3]
+
+One core, one thread. An output is one value of one symbol and bar; the 18 of the default set that all have are counted
+(%B and bandwidth come with ours besides). In each round, one after the other:
+
+- engine: a batch of decoded bars to arrays of values, one closed bar of each symbol a batch; `together` where all
+  symbols have had equally many bars, `ragged` where each has begun at another bar and misses one in ten;
+- stage: the same from the record's bytes to the bytes of the values' records;
+- talipp: its objects, bar by bar (the state of the art of streaming in Python);
+- TA-Lib by window: its functions again on the last 250 bars of a symbol, for each bar (what people do);
+- TA-Lib batch: its functions once over each symbol's whole history (the bound: compiled, no state, no stream).
+
+Then what else a day brings: forming bars, a revision, a snapshot, a long history of one symbol.
+"""
 
 from __future__ import annotations
 
+import argparse
 import resource
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import talib
 
 from tickerplant.analytics.stage import AnalyticsStage
 from tickerplant.core import records, schemas
 from tickerplant.core.times import DAY_US, MINUTE_US, timestamps
 
-OUTPUTS = 13
+OUTPUTS = 18
+WINDOW = 250
 
 
 class Delivery(NamedTuple):
@@ -27,21 +44,22 @@ class Delivery(NamedTuple):
 
 
 def record(
-    times: np.ndarray, symbols: list[str], close: np.ndarray, interval: str, state: str, version: int
+    times: np.ndarray, codes: np.ndarray, symbols: list[str], close: np.ndarray, interval: str, state: str, version: int
 ) -> Delivery:
+    """Return bars as aggregation writes them, as the log delivers them."""
     n = len(close)
 
     def constant(value: str, kind: pa.DataType) -> pa.Array:
         return pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, dtype=np.int8)), pa.array([value])).cast(kind)
 
-    price = pa.array(close)
-    codes = pa.array(np.arange(n, dtype=np.int32) % len(symbols))
+    prices = [pa.array(close), pa.array(close * 1.001), pa.array(close * 0.999), pa.array(close)]
     arrays = [
         timestamps(times),
-        pa.DictionaryArray.from_arrays(codes, pa.array(symbols)),
+        pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32)), pa.array(symbols)),
         constant(interval, schemas.SMALL_TEXT),
-        *[price] * 5,
-        price,
+        *prices,
+        pa.array(np.ones(n)),
+        pa.array(close),
         pa.array(np.ones(n, dtype=np.int64)),
         constant(state, schemas.SMALL_TEXT),
         pa.array(np.ones(n, dtype=np.bool_)),
@@ -56,39 +74,162 @@ def record(
     return Delivery(records.encode(records.Bars(sent_at_us=0, cause=version), batch))
 
 
+class Market:
+    """Bars of 5 minutes, one record a bar."""
+
+    def __init__(self, count: int, *, ragged: bool) -> None:
+        self.rng = np.random.default_rng(0)
+        self.symbols = [f"S{i}" for i in range(count)]
+        self.close = self.rng.uniform(90, 110, count)
+        self.begins = self.rng.integers(0, 100, count) if ragged else np.zeros(count, dtype=np.int64)
+        self.missed = 0.1 if ragged else 0.0
+        self.bar = 0
+
+    def next(self, state: str = "final") -> Delivery:
+        self.close = self.close * np.exp(self.rng.normal(0, 0.001, len(self.close)))
+        there = (self.begins <= self.bar) & (self.rng.random(len(self.close)) >= self.missed)
+        codes = np.flatnonzero(there)
+        times = np.full(len(codes), self.bar * 5 * MINUTE_US)
+        self.bar += 1
+        return record(times, codes, self.symbols, self.close[codes], "5m", state, self.bar)
+
+
 def timed(act: Callable[[], object]) -> float:
     began = time.perf_counter()
     act()
     return time.perf_counter() - began
 
 
-def main(count: int) -> None:
-    rng = np.random.default_rng(0)
-    symbols = [f"S{i}" for i in range(count)]
-    stage = AnalyticsStage()
-    bars = 240
-    minutes = [
-        record(np.full(count, i * MINUTE_US), symbols, rng.uniform(90, 110, count), "1m", "final", i)
-        for i in range(bars)
-    ]
-    close = [timed(lambda delivery=delivery: stage.step(delivery)) for delivery in minutes]
-    middle = float(np.median(close))
-    print(f"closed, {count} symbols: {middle * 1e3:.2f} ms a bar at the median, {max(close[1:]) * 1e3:.1f} at worst, "
-          f"{count * OUTPUTS * bars / sum(close) / 1e6:.1f} M outputs/s")  # fmt: skip
-    forming = record(np.full(count, bars * MINUTE_US), symbols, rng.uniform(90, 110, count), "1m", "forming", bars)
-    peek = min(timed(lambda: stage.step(forming)) for _ in range(20))
+class Ours:
+    """A warm stage, and its market."""
+
+    def __init__(self, count: int, *, ragged: bool) -> None:
+        self.market, self.stage = Market(count, ragged=ragged), AnalyticsStage()
+        for _ in range(WINDOW + 150):
+            self.stage.step(self.market.next())
+
+    def measure(self, bars: int, act: Callable[[Delivery], Callable[[], object]]) -> tuple[float, float]:
+        """Return outputs a second over all bars, and by the median bar."""
+        seconds, outputs = [], []
+        for _ in range(bars):
+            delivery = self.market.next()
+            work = act(delivery)
+            seconds.append(timed(work))
+            outputs.append(OUTPUTS * records.decode(delivery.value).batch.num_rows)
+        return sum(outputs) / sum(seconds), float(np.median(np.array(outputs) / np.array(seconds)))
+
+    def engine(self, bars: int) -> tuple[float, float]:
+        def act(delivery: Delivery) -> Callable[[], object]:
+            batch = records.decode(delivery.value).batch
+            return lambda: self.stage.engine.bars(batch)
+
+        return self.measure(bars, act)
+
+    def whole(self, bars: int) -> tuple[float, float]:
+        return self.measure(bars, lambda delivery: lambda: self.stage.step(delivery))
+
+
+def by_talib(high: np.ndarray, low: np.ndarray, close: np.ndarray) -> None:
+    for period in (20, 50, 200):
+        talib.SMA(close, period)
+    for period in (12, 26, 50, 200):
+        talib.EMA(close, period)
+    talib.RSI(close, 14)
+    talib.MACD(close, 12, 26, 9)
+    talib.STOCH(high, low, close, 14, 3, 0, 3, 0)
+    talib.BBANDS(close, 20, 2.0, 2.0)
+    talib.ATR(high, low, close, 14)
+    talib.STDDEV(close, 20)
+
+
+def series(bars: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    close = 100 * np.exp(np.cumsum(np.random.default_rng(1).normal(0, 0.001, bars)))
+    return close * 1.001, close * 0.999, close
+
+
+def talib_batch(count: int, bars: int) -> float:
+    arrays = series(bars)
+    return count * bars * OUTPUTS / timed(lambda: [by_talib(*arrays) for _ in range(count)])
+
+
+def talib_window(bars: int) -> float:
+    arrays = series(bars + WINDOW)
+    cut = [tuple(values[end - WINDOW : end] for values in arrays) for end in range(WINDOW, bars + WINDOW)]
+    return bars * OUTPUTS / timed(lambda: [by_talib(*window) for window in cut])
+
+
+def talipp_stream(bars: int) -> float:
+    from talipp.indicators import ATR, BB, EMA, MACD, RSI, SMA, StdDev, Stoch
+    from talipp.ohlcv import OHLCV
+
+    of_close = [*map(SMA, (20, 50, 200)), *map(EMA, (12, 26, 50, 200)), RSI(14), MACD(12, 26, 9), BB(20, 2), StdDev(20)]
+    of_bars = [Stoch(14, 3), ATR(14)]
+    high, low, close = series(bars + WINDOW)
+
+    def take(start: int, end: int) -> None:
+        for at in range(start, end):
+            price, bar = float(close[at]), OHLCV(float(close[at]), float(high[at]), float(low[at]), float(close[at]), 1)
+            for indicator in of_close:
+                indicator.add(price)
+            for indicator in of_bars:
+                indicator.add(bar)
+
+    take(0, WINDOW)
+    return bars * OUTPUTS / timed(lambda: take(WINDOW, bars + WINDOW))
+
+
+def rates(count: int, bars: int) -> Iterator[tuple[str, float]]:
+    """Yield what each does, in outputs a second."""
+    for kind in ("together", "ragged"):
+        ours = Ours(count, ragged=kind == "ragged")
+        for name, measure in (("engine", ours.engine), ("stage", ours.whole)):
+            mean, median = measure(bars)
+            yield f"{name}, {kind}", mean
+            yield f"{name}, {kind}, median bar", median
+    yield "talipp", talipp_stream(2_000)
+    yield "TA-Lib by window", talib_window(2_000)
+    yield "TA-Lib batch", talib_batch(max(count // 10, 1), bars + WINDOW)
+
+
+def the_rest(count: int) -> None:
+    ours = Ours(count, ragged=False)
+    stage, market = ours.stage, ours.market
+    peek = min(timed(lambda delivery=market.next("forming"): stage.step(delivery)) for _ in range(20))
     print(f"forming, {count} symbols: {peek * 1e3:.2f} ms, {count * 7 / peek / 1e6:.1f} M outputs/s")
-    late = record(np.full(100, (bars - 1) * MINUTE_US), symbols[:100], rng.uniform(90, 110, 100), "1m", "final", bars)
-    print(f"revision of the last bar: {timed(lambda: stage.step(late)) / 100 * 1e3:.2f} ms a symbol")
-    snapshot = timed(stage.snapshot)
-    size = len(stage.snapshot())
+    few = np.arange(min(100, count))
+    at = np.full(len(few), (WINDOW + 149) * 5 * MINUTE_US)
+    late = record(at, few, market.symbols, market.close[few] * 1.01, "5m", "final", market.bar + 1)
+    print(f"revision of the last bar: {timed(lambda: stage.step(late)) / len(few) * 1e3:.2f} ms a symbol")
+    snapshot, size = timed(stage.snapshot), len(stage.snapshot())
     print(f"snapshot: {snapshot * 1e3:.0f} ms, {size / 1e6:.0f} MB, {size / count / 1e3:.1f} kB a symbol")
     days = 8_000
-    history = record(np.arange(days) * DAY_US, ["OLD"], rng.uniform(90, 110, days), "1d", "final", 1)
+    close = market.rng.uniform(90, 110, days)
+    history = record(np.arange(days) * DAY_US, np.zeros(days), ["OLD"], close, "1d", "final", 1)
     bulk = timed(lambda: stage.step(history))
     print(f"history, {days} daily bars of a symbol: {bulk * 1e3:.1f} ms, {days * OUTPUTS / bulk / 1e6:.1f} M outputs/s")
     print(f"peak memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--symbols", type=int, default=10_000)
+    parser.add_argument("--bars", type=int, default=300)
+    parser.add_argument("--rounds", type=int, default=3)
+    asked = parser.parse_args()
+    found: dict[str, list[float]] = {}
+    for number in range(asked.rounds):
+        for name, rate in rates(asked.symbols, asked.bars):
+            found.setdefault(name, []).append(rate)
+        print(f"round {number + 1} of {asked.rounds}", flush=True)
+    talipp, batch = (np.array(found[name]) for name in ("talipp", "TA-Lib batch"))
+    print(f"{'M outputs/s':<34}{'least':>8}{'median':>8}{'most':>8}{'× talipp':>10}{'/ batch':>9}")
+    for name, values in found.items():
+        rate = np.array(values)
+        low, middle, high = rate.min() / 1e6, np.median(rate) / 1e6, rate.max() / 1e6
+        over, share = np.median(rate / talipp), np.median(rate / batch)
+        print(f"{name:<34}{low:8.2f}{middle:8.2f}{high:8.2f}{over:10.1f}{share:9.3f}")
+    the_rest(asked.symbols)
+
+
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 10_000)
+    main()
