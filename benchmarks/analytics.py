@@ -21,6 +21,7 @@ import argparse
 import resource
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -194,7 +195,8 @@ def rates(count: int, bars: int) -> Iterator[tuple[str, float]]:
 def the_rest(count: int) -> None:
     ours = Ours(count, ragged=False)
     stage, market = ours.stage, ours.market
-    peek = min(timed(lambda delivery=market.next("forming"): stage.step(delivery)) for _ in range(20))
+    forming = [market.next("forming") for _ in range(20)]
+    peek = min(timed(partial(stage.step, delivery)) for delivery in forming)
     print(f"forming, {count} symbols: {peek * 1e3:.2f} ms, {count * 7 / peek / 1e6:.1f} M outputs/s")
     few = np.arange(min(100, count))
     at = np.full(len(few), (WINDOW + 149) * 5 * MINUTE_US)

@@ -1,14 +1,15 @@
 """The closed bars that are remembered, so that a revision finds what it revises: rings of one interval, by symbol.
 
 A bar's *position* is the number of usable bars of its symbol before it. A ring holds those at `[count - kept, count)`;
-the bar at position p lies in slot p mod depth. A slot of all symbols lies together in memory (`ring`), so that one
-closed interval is one stretch to write, and slots that were never used cost address space alone.
+the bar at position p lies in slot p mod depth. Rings of symbols without bars cost address space, not memory. To write
+one slot of each of many rings is a cache line a symbol; so where symbols go together, some bars of theirs are put away
+at once (`SETTLE_BARS`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,9 @@ from tickerplant.core.times import NEVER_US, BoolArray, Float64Array, Int64Array
 Columns = Mapping[str, Float64Array]
 _T = TypeVar("_T", bound=np.generic)
 
+SETTLE_BARS: Final = 16
+"""Bars that wait to be put into the rings together: two cache lines of each, and as many records of bars in memory."""
+
 
 class History:
     """The remembered bars of all symbols in one interval: times and the columns that the indicators read."""
@@ -28,27 +32,48 @@ class History:
         self.count = np.zeros(capacity, dtype=np.int64)
         self.kept = np.zeros(capacity, dtype=np.int64)
         self.last = np.full(capacity, NEVER_US, dtype=np.int64)
-        self.times = ring(capacity, depth, np.int64)
-        self.columns: dict[str, Float64Array] = {name: ring(capacity, depth, np.float64) for name in inputs}
+        self.times = np.zeros((capacity, depth), dtype=np.int64)
+        self.columns: dict[str, Float64Array] = {name: np.zeros((capacity, depth)) for name in inputs}
+        self._waiting: list[tuple[int, Columns]] = []
+        self._rows, self._slot = slice(0, 0), 0  # of those that wait: whose they are, and where the first goes
 
     def grow(self, capacity: int) -> None:
         """Make room for symbols up to row `capacity`, exclusive."""
+        self._settle()
         more = capacity - len(self.count)
         self.count = np.concatenate([self.count, np.zeros(more, dtype=np.int64)])
         self.kept = np.concatenate([self.kept, np.zeros(more, dtype=np.int64)])
         self.last = np.concatenate([self.last, np.full(more, NEVER_US, dtype=np.int64)])
-        self.times = _grown_ring(self.times, capacity)
-        self.columns = {name: _grown_ring(former, capacity) for name, former in self.columns.items()}
+        self.times = grown(self.times, capacity)
+        self.columns = {name: grown(former, capacity) for name, former in self.columns.items()}
 
     def push(self, rows: Place, count: Count, time_us: int, inputs: Columns) -> None:
         """Add one bar of one time to each of these symbols, which have `count` and none as late."""
         slot = count % self.depth
-        self.times[rows, slot] = time_us
-        for name, ring in self.columns.items():
-            ring[rows, slot] = inputs[name]
+        if isinstance(rows, slice):
+            if len(self._waiting) == SETTLE_BARS or (rows, slot) != (self._rows, self._slot + len(self._waiting)):
+                self._settle()
+                self._rows, self._slot = rows, int(slot)
+            self._waiting.append((time_us, inputs))
+        else:
+            self._settle()
+            self.times[rows, slot] = time_us
+            for name, ring in self.columns.items():
+                ring[rows, slot] = inputs[name]
         self.count[rows] += 1
         self.kept[rows] = np.minimum(self.kept[rows] + 1, self.depth)
         self.last[rows] = time_us
+
+    def _settle(self) -> None:
+        """Put into the rings what waits for it."""
+        if not self._waiting:
+            return
+        slots = slice(self._slot, self._slot + len(self._waiting))
+        self.times[self._rows, slots] = [time_us for time_us, _ in self._waiting]
+        for name, ring in self.columns.items():
+            ring[self._rows, slots] = np.stack([inputs[name] for _, inputs in self._waiting], axis=1)
+        self._waiting = []
+        self._rows, self._slot = slice(0, 0), 0
 
     def oldest(self, row: int) -> int:
         """Return the position of the oldest bar that is remembered."""
@@ -56,16 +81,19 @@ class History:
 
     def read_times(self, row: int) -> Int64Array:
         """Return the times of the remembered bars, oldest first."""
+        self._settle()
         times: Int64Array = self.times[row, self._slots(self.oldest(row), int(self.count[row]))]
         return times
 
     def read(self, row: int, start: int, stop: int) -> dict[str, Float64Array]:
         """Return the columns of the bars at positions `[start, stop)`, which must be remembered."""
+        self._settle()
         slots = self._slots(start, stop)
         return {name: ring[row, slots] for name, ring in self.columns.items()}
 
     def replace(self, row: int, start: int, times: Int64Array, inputs: Columns) -> None:
         """Put these bars at position `start` and behind it, in place of all that were there."""
+        self._settle()
         count = start + len(times)
         oldest = max(min(self.oldest(row), start), count - self.depth)
         skip = max(oldest - start, 0)
@@ -82,12 +110,14 @@ class History:
 
     def valid(self, symbols: int) -> BoolArray:
         """Return which slots of the first `symbols` rings hold a bar: bool[symbols, depth]."""
+        self._settle()
         oldest = (self.count - self.kept)[:symbols, None]
         valid: BoolArray = (np.arange(self.depth) - oldest) % self.depth < self.kept[:symbols, None]
         return valid
 
     def resized(self, inputs: Sequence[str], depth: int) -> History:
         """Return a history of another depth or other columns; a column that is new holds zeros."""
+        self._settle()
         capacity = len(self.count)
         other = History(inputs, depth, capacity)
         other.count, other.last = self.count, self.last
@@ -103,18 +133,6 @@ class History:
 
     def _slots(self, start: int, stop: int) -> Int64Array:
         return np.arange(start, stop) % self.depth
-
-
-def ring(capacity: int, depth: int, dtype: type[_T]) -> npt.NDArray[_T]:
-    """Return zeros[capacity, depth] where a slot of all symbols lies together (pages that nobody has touched)."""
-    return np.zeros((capacity, depth), dtype=dtype, order="F")
-
-
-def _grown_ring(former: npt.NDArray[_T], capacity: int) -> npt.NDArray[_T]:
-    larger: npt.NDArray[_T] = np.zeros((capacity, former.shape[1]), dtype=former.dtype, order="F")
-    used = np.flatnonzero(former.any(axis=0))
-    larger[: len(former), used] = former[:, used]
-    return larger
 
 
 def grown(array: npt.NDArray[_T], capacity: int) -> npt.NDArray[_T]:

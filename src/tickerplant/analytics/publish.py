@@ -38,21 +38,30 @@ def _is_forming(part: Made) -> bool:
     return part.chunks[0].state == FORMING
 
 
+def _nullable(column: Float64Array) -> pa.Array:
+    nothing = np.isnan(column)
+    return pa.array(column, mask=nothing) if nothing.any() else pa.array(column)
+
+
 def _in_order(part: Made) -> tuple[Int64Array, Int64Array, Int64Array, Int64Array, Float64Array]:
+    if len(part.chunks) == 1:
+        chunk = part.chunks[0]
+        if (chunk.times == chunk.times[0]).all():
+            return chunk.times, chunk.symbols, chunk.versions, np.full(len(chunk.times), chunk.state), chunk.values
     times = np.concatenate([chunk.times for chunk in part.chunks])
     symbols = np.concatenate([chunk.symbols for chunk in part.chunks])
     versions = np.concatenate([chunk.versions for chunk in part.chunks])
     states = np.concatenate([np.full(len(chunk.times), chunk.state) for chunk in part.chunks])
     values = np.concatenate([chunk.values for chunk in part.chunks], axis=1)
-    if len(part.chunks) == 1 and (times == times[0]).all():
-        return times, symbols, versions, states, values
     order = np.lexsort((symbols, times))
     return times[order], symbols[order], versions[order], states[order], values[:, order]
 
 
 def _batch(parts: Sequence[Made], known: pa.Array) -> pa.RecordBatch:
     pieces = [_in_order(part) for part in parts]
-    times, symbols, versions, states, values = (np.concatenate(piece, axis=-1) for piece in zip(*pieces, strict=True))
+    times, symbols, versions, states, values = (
+        piece[0] if len(piece) == 1 else np.concatenate(piece, axis=-1) for piece in zip(*pieces, strict=True)
+    )
     intervals = np.repeat(np.arange(len(parts)), [len(piece[0]) for piece in pieces])
     used = np.zeros(len(known), dtype=np.bool_)
     used[symbols] = True
@@ -63,7 +72,7 @@ def _batch(parts: Sequence[Made], known: pa.Array) -> pa.RecordBatch:
         _small(intervals, pa.array([part.interval for part in parts])),
         _small(states, _STATES),
         pa.array(versions),
-        *(pa.array(column, mask=np.isnan(column)) for column in values),
+        *map(_nullable, values),
     ]
     columns = [pa.field(name, pa.float64()) for name in parts[0].columns]
     return pa.RecordBatch.from_arrays(arrays, schema=pa.schema([*schemas.ANALYTICS_KEY, *columns]))

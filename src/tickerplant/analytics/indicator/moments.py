@@ -18,6 +18,7 @@ tail sums of squares.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -30,9 +31,27 @@ _BY_COLUMN: Final = 64
 """Symbols below which a sum along a column is cheaper than a call a row."""
 
 
+@cache
+def _tables(n: int) -> tuple[Float64Array, Float64Array, Float64Array, Float64Array]:
+    """Return, by the number of bars in the head: 1 / that, 1 / the tail's, the tail's share, the weight of the gap."""
+    held = np.arange(n + 1)
+    rest = n - held
+    share = rest / n
+    return 1.0 / np.maximum(held, 1), 1.0 / np.maximum(rest, 1), share, held * share
+
+
+def _deviations(squares: Float64Array, total: Float64Array, per: Float64Array) -> Float64Array:
+    """Return the sum of squared deviations from the mean, from the sums of squares and of differences."""
+    found = total * total
+    found *= per
+    np.subtract(squares, found, out=found)
+    np.maximum(found, 0.0, out=found)
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class BlockMoments:
-    """The moments of windows of `n` bars; `squares` False computes the mean alone and returns zeros beside it."""
+    """The moments of windows of `n` bars; `squares` False computes the mean alone and returns it twice."""
 
     n: int
     squares: bool = False
@@ -49,28 +68,42 @@ class BlockMoments:
         n = self.n
         slot = index % n
         held = slot + 1
-        begins = slot == 0
-        first = np.where(begins, x, state[n][rows])
+        first, head, head2 = self._begun(state, rows, slot, x)
         difference = x - first
-        head = np.where(begins, 0.0, state[n + 1][rows]) + difference
+        head = head + difference
         behind = np.minimum(held, n - 1)
-        squares = tails2 = None
-        if self.squares:
-            squares = np.where(begins, 0.0, state[n + 3][rows]) + difference * difference
+        tails2 = None
+        if head2 is not None:
+            head2 = head2 + difference * difference
             tails2 = read(state, n + 4 + behind, rows)
-        made = self._join(held, first, head, squares, state[n + 2][rows], read(state, behind, rows), tails2)
+        made = self._join(held, first, head, head2, state[n + 2][rows], read(state, behind, rows), tails2)
         if keep:
             write(state, slot, rows, x)
-            state[n][rows] = first
+            if not isinstance(slot, int) or slot == 0:
+                state[n][rows] = first
             state[n + 1][rows] = head
-            if squares is not None:
-                state[n + 3][rows] = squares
+            if head2 is not None:
+                state[n + 3][rows] = head2
             if isinstance(rows, slice):
                 if held == n:
                     self._end_block(state, rows)
             elif np.any(full := np.equal(held, n)):
                 self._end_block(state, rows[full])
         return made
+
+    def _begun(
+        self, state: Float64Array, rows: Place, slot: Count, x: Float64Array
+    ) -> tuple[Float64Array, Float64Array, Float64Array | None]:
+        """Return the head's first price, its sum so far and, if there are squares, theirs: of an empty one, 0."""
+        n = self.n
+        if isinstance(slot, int):
+            if slot:
+                return state[n][rows], state[n + 1][rows], state[n + 3][rows] if self.squares else None
+            nothing = np.zeros_like(x)
+            return x, nothing, nothing if self.squares else None
+        begins = slot == 0
+        first, head = np.where(begins, x, state[n][rows]), np.where(begins, 0.0, state[n + 1][rows])
+        return first, head, np.where(begins, 0.0, state[n + 3][rows]) if self.squares else None
 
     def _join(
         self,
@@ -83,17 +116,22 @@ class BlockMoments:
         tail2: Float64Array | None,
     ) -> tuple[Float64Array, Float64Array]:
         """Join a head of `held` bars and the tail before it. Where no tail is left its sums are 0 and weigh nothing."""
-        rest = self.n - held
-        some = np.maximum(rest, 1)
-        share = rest / self.n
-        head_mean = first + head / held
-        gap = (last + tail / some) - head_mean
-        mean = head_mean + gap * share
+        per_head, per_tail, share, weight = (table[held] for table in _tables(self.n))
+        head_mean = head * per_head
+        head_mean += first
+        gap = tail * per_tail
+        gap += last
+        gap -= head_mean
+        mean = gap * share
+        mean += head_mean
         if head2 is None or tail2 is None:
-            return mean, np.zeros_like(mean)
-        in_head = np.maximum(head2 - head * head / held, 0.0)
-        in_tail = np.maximum(tail2 - tail * tail / some, 0.0)
-        return mean, in_head + in_tail + gap * gap * (held * share)
+            return mean, mean
+        squares = _deviations(head2, head, per_head)
+        squares += _deviations(tail2, tail, per_tail)
+        gap *= gap
+        gap *= weight
+        squares += gap
+        return mean, squares
 
     def _end_block(self, state: Float64Array, rows: Place) -> None:
         """Turn the block's prices into the sums, for each symbol, from each bar to the last, added from the last on.
