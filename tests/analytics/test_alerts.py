@@ -315,4 +315,5 @@ def test_a_rule_that_cannot_be_read_is_refused_and_goes_to_the_dead_letter(bad: 
 def test_sides_are_written_in_one_way() -> None:
     one = check_rule(rule("bbands( 20, 2.5 ).Upper", "crosses_above", "  CLOSE "))
     assert (one.left, one.right) == ("BBANDS(20,2.5).upper", "close")
-    assert check_rule(rule("ema(20)@tradingview", "less", "70.0", symbol="eur/usd")).right == "70"
+    other = check_rule(rule("ema( 20)@talib", "less", "70.0", symbol="eur/usd"))
+    assert (other.symbol, other.left, other.right) == ("EUR/USD", "EMA(20)", "70")
