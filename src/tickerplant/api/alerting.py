@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 import msgspec
 import structlog
 
-from tickerplant.core import records
+from tickerplant.core import faults, records
 from tickerplant.core.alerts import Rule
 from tickerplant.core.errors import BadInput, Fenced, LogUnavailable, StoreError
 from tickerplant.core.schemas import RAW
@@ -180,7 +180,9 @@ class Rulebook:
                 unsent = await rules.unsent(AT_ONCE)
                 if not unsent:
                     return told
+                faults.reach("api.rules.tell.before")
                 await asyncio.to_thread(self._append, unsent)  # Step 2
+                faults.reach("api.rules.tell.after")
                 await rules.sent(unsent)  # Step 3
             told += len(unsent)
 

@@ -166,7 +166,7 @@ class Firings:
                 FROM alert_firings AS f LEFT JOIN alert_webhooks AS w USING (alert_id)
                 WHERE ($1::text IS NULL OR f.rule_id = $1) AND ($2::text IS NULL OR f.symbol = $2)
                     AND ($3::timestamptz IS NULL OR f.fired_at >= $3) AND ($4::timestamptz IS NULL OR f.fired_at < $4)
-                ORDER BY f.fired_at DESC, f.alert_id DESC LIMIT $5""",
+                ORDER BY f.fired_at DESC, f."time" DESC, f.alert_id DESC LIMIT $5""",
             rule,
             symbol,
             None if start_us is None else from_us(start_us),
