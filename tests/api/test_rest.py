@@ -289,6 +289,8 @@ def test_every_documented_parameter_is_taken(client: httpx.Client) -> None:
              "/v1/indicators/{name}/{symbol}": "15m"}  # fmt: skip
     paths = client.get("/openapi.json").json()["paths"]
     for path, operations in paths.items():
+        if path.startswith("/v1/alerts"):
+            continue  # in test_alerts, with a database
         names = [each["name"] for each in operations["get"].get("parameters", []) if each["in"] == "query"]
         query = {name: values[name] or steps[path] for name in names if name != "parameters"}
         answer = client.get(
