@@ -27,9 +27,7 @@ def test_rules_are_kept_evaluated_by_the_next_replay_and_paused(tmp_path: Path) 
     plant.run("replay", ticks(tmp_path / "a.csv", 0, 9, 9))
     rule = json.loads(plant.run("alert", "add", "acme", "close", "crosses_above", "10", "--json"))
     assert (rule["symbol"], rule["rule"], rule["in_log"]) == ("ACME", "close crosses_above 10", True)
-    drop = json.loads(
-        plant.run("alert", "add", "ACME", "close", "percent_change", "--bars", "2", "--json", "--", "-10")
-    )
+    drop = json.loads(plant.run("alert", "add", "ACME", "close", "percent_change", "-10", "--bars", "2", "--json"))
     assert drop["rule"] == "close percent_change(2) -10"
     plant.run("replay", ticks(tmp_path / "b.csv", 5, 9, 11, 12, 9))
     assert [json.loads(line)["id"] for line in plant.run("alert", "list", "--json").splitlines()] == [

@@ -28,7 +28,7 @@ def add(
     symbol: Annotated[str, typer.Argument(help="A symbol, e.g. AAPL or EUR/USD.")],
     left: Annotated[str, typer.Argument(help="close, open, high, low, volume, RSI(14), BBANDS(20,2).upper, …")],
     operator: Annotated[str, typer.Argument(help="crosses_above, crosses_below, greater, less or percent_change.")],
-    right: Annotated[str, typer.Argument(help="A number, or what LEFT can be. After `--` it may be negative.")],
+    right: Annotated[str, typer.Argument(help="A number, or what LEFT can be.")],
     interval: Annotated[str, typer.Option("--interval", "-i", help="1m, 5m, 1d, or by activity.")] = "1m",
     bars: Annotated[int, typer.Option("--bars", help="The window of percent_change, in bars.")] = 1,
     update: Annotated[
@@ -179,4 +179,5 @@ for _name, _function in (
     ("add", add), ("list", list_), ("show", show), ("remove", remove), ("pause", pause), ("resume", resume),
     ("firings", firings),
 ):  # fmt: skip
-    app.command(_name)(with_settings(_function))
+    # A negative number is no option: what is none of the known ones is an argument.
+    app.command(_name, context_settings={"ignore_unknown_options": _name == "add"})(with_settings(_function))
