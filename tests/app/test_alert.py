@@ -23,7 +23,7 @@ def test_rules_are_kept_evaluated_by_the_next_replay_and_paused(tmp_path: Path) 
         plant.command("alert", "list"), env=plant.environment(), capture_output=True, text=True, check=False
     )
     assert refused.returncode == 1
-    assert "no store" in refused.stderr
+    assert "no plant" in refused.stderr
     plant.run("replay", ticks(tmp_path / "a.csv", 0, 9, 9))
     rule = json.loads(plant.run("alert", "add", "acme", "close", "crosses_above", "10", "--json"))
     assert (rule["symbol"], rule["rule"], rule["in_log"]) == ("ACME", "close crosses_above 10", True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tickerplant.app.commands.common import emit, say, table, time_option, with_settings
+from tickerplant.app.commands.common import cell, emit, say, table, time_option, with_settings
 from tickerplant.core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -94,14 +94,13 @@ def firings(
     json: Json = False,
 ) -> None:
     """Print what fired, newest first, and how its webhook went."""
-    from tickerplant.app import parts
-    from tickerplant.app.database import database
+    from tickerplant.app import alerting, looking
     from tickerplant.core.symbols import check_symbol
 
     symbol = None if symbol is None else check_symbol(symbol)
     from_us, to_us = time_option(start, "--start"), time_option(end, "--end")
-    with database(loaded.settings, make=False) as dsn:
-        rows = parts.alert_firings(dsn, name, symbol, from_us, to_us, limit)
+    with looking.store_of(loaded.settings) as dsn:
+        rows = alerting.firings(dsn, name, symbol, from_us, to_us, limit)
     _print(rows if json else [row | {"webhook": _webhook(row["webhook"])} for row in rows], FIRED, json=json)
 
 
@@ -122,15 +121,10 @@ def _set_active(loaded: Loaded, name: str, *, active: bool) -> None:
 
 
 def _with_rules(loaded: Loaded, work: Callable[[Any], Awaitable[Any]]) -> Any:
-    from tickerplant.app import parts
-    from tickerplant.app.database import database
+    from tickerplant.app import alerting, looking
 
-    with (
-        database(loaded.settings, make=False) as dsn,
-        parts.event_log(loaded.settings, make_topics=False) as event_log,
-    ):
-        event_log.identity()  # a folder without a plant is not made one
-        return parts.with_rules(dsn, event_log, work)
+    with looking.store_of(loaded.settings) as dsn, looking.log_of(loaded.settings) as event_log:
+        return alerting.with_rules(dsn, event_log, work)
 
 
 def _there(row: Any, name: str) -> Any:
@@ -148,7 +142,7 @@ def _show(row: Mapping[str, Any], *, json: bool) -> None:
         emit(row)
     else:
         for name, value in row.items():
-            print(f"{name:<11} {_cell(value)}")
+            print(f"{name:<11} {cell(value)}")
     if not row["in_log"]:
         say("the log could not be told yet; the API does it when it comes up")
 
@@ -158,7 +152,7 @@ def _print(rows: list[dict[str, Any]], columns: tuple[str, ...], *, json: bool) 
         for row in rows:
             emit(row)
     elif rows:
-        table(columns, ([_cell(row[name]) for name in columns] for row in rows))
+        table(columns, ([cell(row[name]) for name in columns] for row in rows))
     else:
         say("there are none")
 
@@ -167,12 +161,6 @@ def _webhook(state: Mapping[str, Any] | None) -> str:
     if state is None:
         return ""
     return f"{state['state']}: {state['error']}" if state["error"] else str(state["state"])
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return "" if value is None else f"{value:.10g}" if isinstance(value, float) else str(value)
 
 
 for _name, _function in (
