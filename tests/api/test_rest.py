@@ -272,6 +272,7 @@ def test_the_documented_errors_are_those_that_come(client: httpx.Client) -> None
         responses = operations["get"]["responses"]
         assert "422" not in responses
         if path.startswith("/v1/"):
+            path = path.replace("{id}", "x")
             assert {"400", "401", "503"} <= responses.keys()
             reference = responses["400"]["content"]["application/json"]["schema"]["$ref"]
             assert (

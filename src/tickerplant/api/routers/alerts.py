@@ -11,6 +11,7 @@ from tickerplant.api import formats, params
 from tickerplant.api.alerting import NewRule, Rulebook, RuleChange, shown, shown_firing
 from tickerplant.api.errors import ApiError
 from tickerplant.api.params import MAX_LIMIT
+from tickerplant.api.routers.market import REFUSALS
 from tickerplant.api.state import ApiState
 from tickerplant.core.errors import BadInput
 
@@ -30,7 +31,9 @@ Limit = Annotated[int, Query(description=f"At most this many, up to {MAX_LIMIT:,
 Start = Annotated[str | None, Query(description="Only what fired from this instant on (UTC unless it says).")]
 End = Annotated[str | None, Query(description="Only what fired before this instant; to page back, the oldest's.")]
 
-router = APIRouter(prefix="/v1/alerts", tags=["alerts"])
+router = APIRouter(
+    prefix="/v1/alerts", tags=["alerts"], responses=REFUSALS | {404: {"description": "There is no such rule."}}
+)
 
 
 @router.get("", summary="All alert rules")
