@@ -272,6 +272,7 @@ def test_the_documented_errors_are_those_that_come(client: httpx.Client) -> None
         responses = operations["get"]["responses"]
         assert "422" not in responses
         if path.startswith("/v1/"):
+            path = path.replace("{id}", "x")
             assert {"400", "401", "503"} <= responses.keys()
             reference = responses["400"]["content"]["application/json"]["schema"]["$ref"]
             assert (
@@ -289,6 +290,8 @@ def test_every_documented_parameter_is_taken(client: httpx.Client) -> None:
              "/v1/indicators/{name}/{symbol}": "15m"}  # fmt: skip
     paths = client.get("/openapi.json").json()["paths"]
     for path, operations in paths.items():
+        if path.startswith("/v1/alerts"):
+            continue  # in test_alerts, with a database
         names = [each["name"] for each in operations["get"].get("parameters", []) if each["in"] == "query"]
         query = {name: values[name] or steps[path] for name in names if name != "parameters"}
         answer = client.get(

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from tickerplant.core import records, schemas
+from tickerplant.core.alerts import Rule
 from tickerplant.core.times import timestamps
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -121,6 +122,46 @@ def samples() -> dict[str, records.Record]:
             ),
         ),
         ("rebuild", records.Rebuild(**base, from_us=OPEN_US, to_us=OPEN_US + 60_000_000), _batch(schemas.SYMBOLS, two)),
+        (
+            "alert_rule",
+            records.AlertRule(
+                **base,
+                rule=Rule(
+                    id="r1",
+                    revision=2,
+                    symbol="GOOG",
+                    interval="5m",
+                    left="RSI(14)",
+                    operator="percent_change",
+                    right="-5",
+                    bars=3,
+                    when="update",
+                    once=True,
+                    active=False,
+                ),
+                removed=True,
+            ),
+            None,
+        ),
+        (
+            "alerts",
+            records.Alerts(**caused),
+            _batch(
+                schemas.ALERT,
+                pa.array(["r1.2.1340285400000000.0", "r2.1.1340285400000000.1"]),
+                pa.array(["r1", "r2"]),
+                pa.array([2, 1], pa.int32()),
+                times(0, 0),
+                two,
+                text(["1m", "5m"], small),
+                pa.array(["RSI(14) crosses_above 70", "close less SMA(50)"]),
+                pa.array([70.5, 1.25]),
+                pa.array([70.0, 1.5]),
+                text(["final", "forming"], small),
+                pa.array([True, False]),
+                pa.array([(1 << 40) + 7, (1 << 40) + 7]),
+            ),
+        ),
         ("bars", records.Bars(**caused), bars),
         (
             "values",

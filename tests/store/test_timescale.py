@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.store.rows import MINUTE_US, OPEN_US, bars, ticks, values
+from tests.store.test_alerts import alerts, tell
+from tests.store.test_alerts import kept as kept_rule
 from tests.store.test_bars import closes, put, put_values
 from tests.store.test_prices import put as put_ticks
 from tests.support.timescale import TimescaleServer
@@ -13,6 +15,7 @@ from tickerplant.core.sources import SourceOrder
 from tickerplant.store import Store
 from tickerplant.store.maintenance import jobs_status, run_due
 from tickerplant.store.migrations import migrate, status
+from tickerplant.store.repositories.alerts import Firings, Outbox
 from tickerplant.store.repositories.analytics import Analytics
 
 pytestmark = [pytest.mark.timescale]
@@ -155,3 +158,19 @@ async def test_a_table_read_in_one_look_is_consistent_here_too(timescale: Store)
         assert await look.positions() == {}
     assert newest.num_rows == 3
     assert found.num_rows == 10
+
+
+async def test_alerts_are_kept_claimed_and_forgotten_here_too(timescale: Store) -> None:
+    await kept_rule(timescale)
+    assert await tell(timescale) == [("r", 1, False)]
+    async with timescale.session() as session:
+        await Firings(session).put(alerts("r.1.0.0", "r.1.1.0"), OPEN_US)
+        await Outbox(session).put([("r.1.0.0", "r", "{}")])
+        [post] = await Outbox(session).claim(10, 4, [], 30.0)
+        assert (post.url, post.attempts) == ("http://a/", 1)
+        await Outbox(session).finish(post.alert_id, "delivered", "")
+    async with timescale.read() as look:
+        assert [row["webhook"] for row in await look.firings.read("r", None, None, None, 9)] == [None, "delivered"]
+    await run_due(timescale, dt.datetime.now(dt.UTC))
+    async with timescale.session() as session:
+        assert await session.value("SELECT count(*) FROM alert_firings") == 0, "they fired in 2012"

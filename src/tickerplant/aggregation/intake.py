@@ -41,6 +41,7 @@ class Intake:
             records.Splits: self._nothing,
             records.Dividends: self._nothing,
             records.Rebuild: self._nothing,
+            records.AlertRule: self._nothing,
         }
 
     def take(self, arrived: Arrived, past: Past = no_past) -> records.Record:

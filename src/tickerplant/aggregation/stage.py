@@ -108,6 +108,8 @@ def _passed_on(header: records.Header, said: dict[str, Any]) -> records.Header |
             return records.Settings(**said, values=header.values)
         case records.Splits():
             return records.Splits(**said)
+        case records.AlertRule():
+            return records.AlertRule(**said, rule=header.rule, removed=header.removed)
     return None
 
 

@@ -15,7 +15,7 @@ Splits do not change anything yet: indicators run on prices as traded.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -81,10 +81,9 @@ class Engine:
 
     def apply(self, rules: Rules) -> None:
         """Go on under other rules; indicators that stay keep their states. Raises BadInput and changes nothing."""
-        planned = plan(rules)
+        planned, forming = self.wanted(rules)
         inputs = {name for indicators in planned.values() for one in indicators for name in one.INPUTS}
         sessions = SessionNumbers(rules) if "session" in inputs else None
-        forming = frozenset(parse(text) for text in rules.forming_indicators)
         panes: dict[str, Pane] = {}
         for interval, indicators in planned.items():
             pane = self.panes.get(interval.name)
@@ -95,6 +94,10 @@ class Engine:
             panes[interval.name] = pane
         self.panes, self.rules, self._forming = panes, rules, forming
         self._inputs, self._sessions = inputs, sessions
+
+    def wanted(self, rules: Rules) -> tuple[Mapping[Interval, Sequence[Indicator]], frozenset[Indicator]]:
+        """Return the indicators by interval, and which of them are computed on forming bars too. Raises BadInput."""
+        return plan(rules), frozenset(parse(text) for text in rules.forming_indicators)
 
     @property
     def known(self) -> pa.Array:

@@ -47,6 +47,11 @@ class History:
         self.times = grown(self.times, capacity)
         self.columns = {name: grown(former, capacity) for name, former in self.columns.items()}
 
+    def forget(self, row: int) -> None:
+        """Forget a symbol's bars, and how many there were."""
+        self.count[row] = self.kept[row] = 0
+        self.last[row] = NEVER_US
+
     def push(self, rows: Place, count: Count, time_us: int, inputs: Columns) -> None:
         """Add one bar of one time to each of these symbols, which have `count` and none as late."""
         slot = count % self.depth

@@ -109,6 +109,26 @@ class Pane:
         for study in self.studies:
             study.grow(capacity)
 
+    def forget(self, row: int) -> None:
+        """Let a symbol begin anew, as if it had had no bars."""
+        self.history.forget(row)
+        for study in self.studies:
+            study.state[:, row] = 0.0
+            study.born[row] = 0
+
+    def newest(self, row: int) -> Float64Array | None:
+        """Return the values of a symbol's newest bar, float64[outputs]; None where an indicator has not begun by then.
+
+        Run again from a former state, which leaves everything as it is.
+        """
+        history = self.history
+        position = int(history.count[row]) - 1
+        if history.kept[row] < 1 or any(study.born[row] > position for study in self.studies):
+            return None
+        bar = history.read(row, position, position + 1)
+        values: Float64Array = self._extend(row, position, history.last[row : row + 1].copy(), bar)[:, 0]
+        return values
+
     def peek(self, rows: Rows, chosen: Iterable[Indicator]) -> Float64Array:
         """Return the values of the chosen indicators as if these bars closed now: float64[outputs, rows]."""
         wanted, place = set(chosen), self._place(rows.symbols)

@@ -7,6 +7,8 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
+from tickerplant.analytics.alerts import Alerts
+from tickerplant.analytics.crossings import Crossings
 from tickerplant.analytics.engine import Engine
 from tickerplant.analytics.history import History
 from tickerplant.analytics.pane import Pane
@@ -35,31 +37,58 @@ class _Pane(msgspec.Struct, array_like=True):
     studies: list[_Study]
 
 
+class _Alerts(msgspec.Struct, array_like=True):
+    memory: list[Crossings]
+    symbols: list[str]
+    panes: list[_Pane]
+
+
 class _Kept(msgspec.Struct, array_like=True):
     clock_us: int
     rules: dict[str, Any]
     symbols: list[str]
     panes: list[_Pane]
+    alerts: _Alerts | None = None
+    """None too in the snapshots of a version that had no alerts."""
 
 
-def take(engine: Engine, clock_us: int) -> bytes:
-    """Return the engine's state and the log's clock."""
-    count = len(engine.symbols)
-    panes = [_pane(name, pane, count) for name, pane in engine.panes.items()]
-    return msgspec.msgpack.encode(_Kept(clock_us, values_of(engine.rules), engine.symbols, panes), order="sorted")
+def take(engine: Engine, alerts: Alerts, clock_us: int) -> bytes:
+    """Return the engine's state, the alerts' and the log's clock."""
+    alerts.settle()
+    memory = [alerts.memory[name] for name in sorted(alerts.memory)]
+    kept = _Kept(
+        clock_us,
+        values_of(engine.rules),
+        engine.symbols,
+        _panes(engine),
+        _Alerts(memory, alerts.watch.symbols, _panes(alerts.watch)) if alerts.watch.symbols or memory else None,
+    )
+    return msgspec.msgpack.encode(kept, order="sorted")
 
 
-def restore(data: bytes) -> tuple[Engine, int]:
-    """Return an engine of the same state, and the clock. Raises SnapshotRefused for other bytes."""
+def restore(data: bytes) -> tuple[Engine, Alerts, int]:
+    """Return an engine and alerts of the same state, and the clock. Raises SnapshotRefused for other bytes."""
     try:
         kept = msgspec.msgpack.decode(data, type=_Kept)
         engine = Engine(rules_from(kept.rules))
         engine.add_symbols(kept.symbols)
-        for saved in kept.panes:
-            _fill(engine.panes[saved.interval], saved, len(kept.symbols))
+        _fill_all(engine, kept.panes)
+        alerts = Alerts(engine.rules)
+        if kept.alerts is not None:
+            alerts.restore(kept.alerts.memory, kept.alerts.symbols)
+            _fill_all(alerts.watch, kept.alerts.panes)
     except (msgspec.MsgspecError, TickerplantError, ValueError, KeyError) as error:
         raise SnapshotRefused(f"the bytes are no state of analytics: {type(error).__name__}: {error}") from error
-    return engine, kept.clock_us
+    return engine, alerts, kept.clock_us
+
+
+def _panes(engine: Engine) -> list[_Pane]:
+    return [_pane(name, pane, len(engine.symbols)) for name, pane in engine.panes.items()]
+
+
+def _fill_all(engine: Engine, panes: list[_Pane]) -> None:
+    for saved in panes:
+        _fill(engine.panes[saved.interval], saved, len(engine.symbols))
 
 
 def _pane(name: str, pane: Pane, symbols: int) -> _Pane:

@@ -1,8 +1,8 @@
 """Records in, records out: the pure stage of one partition around the engine.
 
-Of one step's outputs the closed values come first, then the forming ones. What is made carries the `sent_at_us`, `feed`
-and `cause` of the record that caused it; `Mark` and `End` are passed on as they came, so that whoever reads
-`market.analytics` knows how far it is.
+Of one step's outputs the closed values come first, then the forming ones, then the alerts that fired. What is made
+carries the `sent_at_us`, `feed` and `cause` of the record that caused it; `Mark` and `End` are passed on as they came,
+so that whoever reads `market.analytics` knows how far it is.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import pyarrow as pa
 
 from tickerplant.analytics import snapshot
+from tickerplant.analytics.alerts import Alerts, batch_of
 from tickerplant.analytics.engine import Engine
 from tickerplant.analytics.publish import batches
 from tickerplant.core import records, schemas
@@ -68,8 +69,9 @@ class AnalyticsStage:
         self._clock_us = NEVER_US
         if kept is None:
             self.engine = Engine()
+            self.alerts = Alerts(self.engine.rules)
         else:
-            self.engine, self._clock_us = snapshot.restore(kept)
+            self.engine, self.alerts, self._clock_us = snapshot.restore(kept)
 
     def step(self, delivery: Arrived) -> list[Produced]:
         """Take one record and return what it causes."""
@@ -82,7 +84,7 @@ class AnalyticsStage:
 
     def snapshot(self) -> bytes:
         """Return the whole state."""
-        return snapshot.take(self.engine, self._clock_us)
+        return snapshot.take(self.engine, self.alerts, self._clock_us)
 
     def keep_label(self) -> str | None:
         """Return the UTC day of the log's clock; None before the first record, and for times that nobody lives in."""
@@ -96,6 +98,9 @@ class AnalyticsStage:
             return [Produced(schemas.ANALYTICS, records.encode(header))]
         if isinstance(header, records.Settings):
             self.engine.apply(rules_from(header.values))
+            self.alerts.apply(self.engine.rules)
+        elif isinstance(header, records.AlertRule):
+            self.alerts.rule(header, self.engine)
         elif isinstance(header, (records.Splits, records.Dividends)):
             pass  # adjusting the remembered bars and publishing them again from the split's session on belongs here
         else:
@@ -104,10 +109,15 @@ class AnalyticsStage:
 
     def _bars(self, header: records.Bars, batch: pa.RecordBatch) -> list[Produced]:
         made = self.engine.bars(batch)
-        said = records.Values(sent_at_us=header.sent_at_us, feed=header.feed, cause=header.cause)
-        return [
-            Produced(schemas.ANALYTICS, records.encode(said, values)) for values in batches(made, self.engine.known)
+        said: dict[str, Any] = {"sent_at_us": header.sent_at_us, "feed": header.feed, "cause": header.cause}
+        result = [
+            Produced(schemas.ANALYTICS, records.encode(records.Values(**said), values))
+            for values in batches(made, self.engine.known)
         ]
+        fired = self.alerts.bars(batch)
+        if fired:
+            result.append(Produced(schemas.ALERTS, records.encode(records.Alerts(**said), batch_of(fired))))
+        return result
 
 
 def _dead(delivery: Arrived, reason: str) -> Produced:

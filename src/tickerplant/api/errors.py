@@ -14,7 +14,7 @@ from tickerplant.api.asgi import App, Message, Receive, Scope, Send
 from tickerplant.core.errors import BadInput, StoreError, StoreUnavailable, TickerplantError
 
 METHODS: Final = "GET, HEAD"
-"""What every path takes: the API reads."""
+"""What every path takes that only reads."""
 
 _REFERENCE: Final = {"$ref": "#/components/schemas/Error"}
 _TEXT: Final = {"type": "string"}
@@ -140,9 +140,19 @@ def _http_error(method: str, path: str, error: HTTPException) -> Response:
         return error_response(404, "not_found", f"there is nothing at {path}", "see /docs for all paths")
     if error.status_code != 405:
         return error_response(error.status_code, "http_error", str(error.detail))
-    response = error_response(405, "method_not_allowed", f"{path} does not take {method}", f"it takes {METHODS}")
-    response.headers["Allow"] = METHODS
+    allowed = _methods(path)
+    response = error_response(405, "method_not_allowed", f"{path} does not take {method}", f"it takes {allowed}")
+    response.headers["Allow"] = allowed
     return response
+
+
+def _methods(path: str) -> str:
+    """Return what a path takes: rules of alerts are written too."""
+    if path == "/v1/alerts":
+        return f"{METHODS}, POST"
+    if path.startswith("/v1/alerts/") and not path.endswith("/firings"):
+        return f"{METHODS}, PATCH, DELETE"
+    return METHODS
 
 
 def _sentence(error: RequestValidationError) -> str:

@@ -66,6 +66,18 @@ UNREADABLE: Final = Spec(
     "tickerplant_api_stream_unreadable", "counter", "Records of the log that the stream could not read.",
     "Above 0: see market.deadletter, or a newer version writes to the log than this one reads.",
 )  # fmt: skip
+DELIVERED: Final = Spec(
+    "tickerplant_alert_webhooks_delivered", "counter", "Webhooks of alerts that a receiver has taken.",
+    "Flat while /v1/alerts/firings has new ones: see their `webhook`.",
+)  # fmt: skip
+FAILED_ATTEMPTS: Final = Spec(
+    "tickerplant_alert_webhooks_failed_attempts", "counter", "Attempts to post a webhook that failed.",
+    "Growing: a receiver is away or refuses; /v1/alerts/firings says which and why.",
+)  # fmt: skip
+GIVEN_UP: Final = Spec(
+    "tickerplant_alert_webhooks_given_up", "counter", "Webhooks that were given up: too old, or their rule is gone.",
+    "Above 0: these alerts have reached nobody by webhook; /v1/alerts/firings has them.",
+)  # fmt: skip
 LATE: Final = Spec(
     "tickerplant_late_ticks", "counter", "Ticks older than what is remembered: stored, but in no bar.",
     "Growing: raise rules.memory_sessions, or have the stretch made again by a rebuild.", ("feed",),
@@ -92,6 +104,9 @@ CATALOGUE: Final = (
     RESYNCS,
     LAG,
     UNREADABLE,
+    DELIVERED,
+    FAILED_ATTEMPTS,
+    GIVEN_UP,
     *LEFT_OUT.values(),
 )
 

@@ -75,6 +75,18 @@ class Reading:
         """Return all symbols that the store knows, or those of these that it does."""
         return _table(await self._reader.symbols.list(names))
 
+    async def firings(
+        self, rule: str | None, symbol: str | None, start_us: int | None, end_us: int | None, limit: int
+    ) -> list[dict[str, Any]]:
+        """Return the newest alerts that fired, of a rule or a symbol or all, newest first."""
+        rows: list[dict[str, Any]] = await self._reader.firings.read(rule, symbol, start_us, end_us, limit)
+        return rows
+
+    async def webhooks(self) -> dict[str, float]:
+        """Return how many webhooks wait, for how long the oldest has, and how many were given up in a day."""
+        counts: dict[str, float] = await self._reader.outbox.counts()
+        return counts
+
     async def left_out(self) -> pa.Table:
         """Return what was left out of bars, by feed: late ticks, unsupported ones, differences between sources."""
         return _table(await self._reader.coverage.left_out())
@@ -98,6 +110,10 @@ class Source:
                 yield Reading(reader, self._position(await reader.positions()))
         except (TimeoutError, OSError) as error:
             raise StoreUnavailable(f"the database is out of reach: {error}") from error
+
+    async def store(self) -> Any:
+        """Return the store, to write what is not of the log: alert rules and webhooks. Raises StoreUnavailable."""
+        return await self._open()
 
     async def positions(self) -> dict[TopicPartition, int]:
         """Return the positions that the store has applied."""

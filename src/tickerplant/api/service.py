@@ -15,11 +15,13 @@ from prometheus_client import CollectorRegistry
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.http11 import Request
 
+from tickerplant.api.alerting import Check, Rulebook
 from tickerplant.api.computing import Indicators
 from tickerplant.api.main import create_app
 from tickerplant.api.metrics import ApiMetrics
 from tickerplant.api.reading import Source
 from tickerplant.api.state import ApiState
+from tickerplant.api.webhooks import WebhookOptions, Webhooks
 from tickerplant.api.websockets.endpoint import DROP_EXTENSION, STALL_S, Stream
 from tickerplant.api.websockets.hub import Hub
 from tickerplant.api.websockets.protocol import MAX_MESSAGE_BYTES
@@ -90,6 +92,8 @@ class Api:
     `port` 0 takes a free one; `bound_port` says which once `started` is set. `health` is called from a thread and
     returns `{"parts": [{"name", "state": ok | degraded | failed, "sentence", …}]}`. `registry` is where `/metrics`
     reads, and gets the API's own. `indicators` computes them when asked; without it `/v1/indicators` has none.
+    `check_rule` returns an alert rule in the plant's form, or raises BadInput; without it there are no rules, and
+    without `webhooks` none are posted from here.
     """
 
     def __init__(
@@ -104,6 +108,8 @@ class Api:
         api_key: str | None = None,
         source: Source | None = None,
         indicators: Indicators | None = None,
+        check_rule: Check | None = None,
+        webhooks: WebhookOptions | None = None,
         stall_s: float = STALL_S,
     ) -> None:
         self.started = asyncio.Event()
@@ -117,6 +123,8 @@ class Api:
         self._api_key = api_key
         self._source = source
         self._indicators = indicators
+        self._check_rule = check_rule
+        self._webhooks = webhooks
         self._stall_s = stall_s
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -132,14 +140,14 @@ class Api:
             logger.warning("the API is open to whoever reaches %s:%d; set api.key", self._host, self.bound_port)
         metrics: ApiMetrics | None = None
         state: ApiState | None = None
-        watching: asyncio.Task[None] | None = None
+        watching: list[asyncio.Task[None]] = []
         try:
             identity = await asyncio.to_thread(self._log.identity)
             source = self._source or Source(self._dsn, identity)
             state = ApiState(
                 self._log, source, self._health, self._registry, self._api_key, indicators=self._indicators
             )
-            metrics = ApiMetrics(self._registry, state.stream_numbers, state.left_out_numbers)
+            metrics = ApiMetrics(self._registry, state.numbers, state.left_out_numbers)
             # Step 2
             hub = Hub(identity, await self._beginning(source))
             state.stream = Stream(self._log, hub, lambda symbols: seeds(source, symbols), stall_s=self._stall_s)
@@ -150,7 +158,7 @@ class Api:
                 lambda parts, lagging: hub.apply(parts, lagging=lagging),
             )
             state.tail.start()
-            watching = asyncio.create_task(state.stream.watch())
+            watching = [asyncio.create_task(state.stream.watch()), *self._alerting(state, source)]
             # Step 3
             server = _Server(self._config(state, metrics))
             serving = asyncio.create_task(server.serve(sockets=[listener]))
@@ -167,8 +175,9 @@ class Api:
                 server.should_exit = True
                 await serving
         finally:
-            if watching is not None:
-                watching.cancel()
+            for task in watching:
+                task.cancel()
+            await asyncio.gather(*watching, return_exceptions=True)
             if state is not None:
                 if state.tail is not None:
                     await asyncio.to_thread(state.tail.stop)
@@ -176,6 +185,17 @@ class Api:
             if metrics is not None:
                 metrics.close()
             listener.close()
+
+    def _alerting(self, state: ApiState, source: Source) -> list[asyncio.Task[None]]:
+        """Begin to tell the log of rules that it has not been told, and to post webhooks."""
+        tasks: list[asyncio.Task[None]] = []
+        if self._check_rule is not None:
+            state.rulebook = Rulebook(self._log, source.store, self._check_rule)
+            tasks.append(asyncio.create_task(state.rulebook.watch()))
+        if self._webhooks is not None:
+            state.webhooks = Webhooks(self._log, source.store, self._webhooks)
+            tasks.append(asyncio.create_task(state.webhooks.run()))
+        return tasks
 
     def _config(self, state: ApiState, metrics: ApiMetrics) -> uvicorn.Config:
         return uvicorn.Config(

@@ -11,8 +11,10 @@ from typing import Any, Final
 from prometheus_client import CollectorRegistry
 
 from tickerplant.api import metrics
+from tickerplant.api.alerting import Rulebook
 from tickerplant.api.computing import Indicators, Turns
 from tickerplant.api.reading import Source
+from tickerplant.api.webhooks import Webhooks
 from tickerplant.api.websockets.endpoint import Stream
 from tickerplant.api.websockets.tail import Tail
 from tickerplant.core.errors import TickerplantError
@@ -40,6 +42,8 @@ class ApiState:
     stream: Stream | None = None
     tail: Tail | None = None
     turns: Turns = field(default_factory=Turns)
+    rulebook: Rulebook | None = None
+    webhooks: Webhooks | None = None
     left_out: dict[metrics.Spec, dict[str, float]] = field(default_factory=dict)
     """The store's counts of what was left out of bars, by feed, as they were last read."""
 
@@ -59,8 +63,21 @@ class ApiState:
         """Return `left_out` for the metrics."""
         return self.left_out
 
-    def stream_numbers(self) -> dict[metrics.Spec, float]:
-        """Return the stream's numbers for the metrics."""
+    def numbers(self) -> dict[metrics.Spec, float]:
+        """Return the stream's numbers and the webhooks' for the metrics."""
+        return self._stream_numbers() | self._webhook_numbers()
+
+    def _webhook_numbers(self) -> dict[metrics.Spec, float]:
+        if self.webhooks is None:
+            return {}
+        counts = self.webhooks.counts
+        return {
+            metrics.DELIVERED: counts.delivered,
+            metrics.FAILED_ATTEMPTS: counts.failed_attempts,
+            metrics.GIVEN_UP: counts.given_up,
+        }
+
+    def _stream_numbers(self) -> dict[metrics.Spec, float]:
         if self.stream is None:
             return {}
         counts = self.stream.hub.counts

@@ -10,6 +10,7 @@ from typing import Annotated, Final
 import typer
 
 from tickerplant.app.commands import (
+    alert,
     compare,
     compute,
     config,
@@ -79,6 +80,7 @@ for panel, name, function in (
     (SET_UP_PANEL, "adopt", setup.adopt),
 ):
     app.command(name, rich_help_panel=panel)(with_settings(function))
+app.add_typer(alert.app, name="alert", rich_help_panel=LOOK_PANEL)
 app.command("version", rich_help_panel=LOOK_PANEL)(version.version)
 
 

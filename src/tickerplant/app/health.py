@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from tickerplant.app import parts
 from tickerplant.core.errors import TickerplantError, UnknownTopic, UnreadableRecord
 from tickerplant.core.records import FeedState, header_of
-from tickerplant.core.schemas import ANALYTICS, OHLCV, RAW, STALE_FEED_US, STATUS
+from tickerplant.core.schemas import ALERTS, ANALYTICS, OHLCV, RAW, STALE_FEED_US, STATUS
 from tickerplant.core.times import SECOND_US, iso
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _WORST: Final = (OK, DEGRADED, FAILED)
 GROUPS: Final = {
     "aggregation": (RAW,),
     "analytics": (OHLCV,),
-    "persistence": (RAW, OHLCV, ANALYTICS),
+    "persistence": (RAW, OHLCV, ANALYTICS, ALERTS),
 }
 """The groups that must keep up, and what they read."""
 
@@ -39,6 +39,9 @@ START: Final = "`tickerplant up` starts it"
 LAG_DEGRADED: Final = 5_000
 """Records a group may lie behind before that is said to be ill: a plant at 100 k ticks/s writes about 400 a second, so
 some ten seconds; a replay at full speed goes beyond, and is rightly called behind while it lasts."""
+
+WEBHOOK_DEGRADED_S: Final = 300.0
+"""A webhook that waits longer than this has failed some eight times."""
 
 STATUS_TAIL: Final = 500
 """Records of `market.status` a partition that are read back to find the feeds' newest states."""
@@ -204,6 +207,15 @@ def job_parts(jobs: Iterable[dict[str, Any]]) -> Iterable[Part]:
         when = job.get("last_run_at")
         sentence = f"failed: {error}" if error else f"last ran {when}" if when else "has not been due yet"
         yield Part(f"job {job['name']}", DEGRADED if error else OK, sentence, dict(job))
+
+
+def webhook_parts(counts: Mapping[str, float]) -> Iterable[Part]:
+    """Say how the webhooks of alerts do: ill is one that has waited too long, or was given up in the last day."""
+    pending, failed, oldest_s = int(counts["pending"]), int(counts["failed"]), counts["oldest_s"]
+    said = [f"{failed} given up in a day"] if failed else []
+    said += [f"{pending} to be delivered, the oldest for {oldest_s:.0f} s"] if pending else []
+    ill = failed or (pending and oldest_s > WEBHOOK_DEGRADED_S)
+    yield Part("webhooks", DEGRADED if ill else OK, "; ".join(said) or "none waits", dict(counts))
 
 
 def left_out_parts(feeds: Iterable[dict[str, Any]]) -> Iterable[Part]:

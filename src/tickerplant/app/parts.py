@@ -8,6 +8,7 @@ import datetime as dt
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -17,6 +18,7 @@ from tickerplant.app.settings import Settings
 from tickerplant.core.errors import BadInput, StoreMismatch, StoreUnavailable, UnknownTopic
 from tickerplant.core.rules import DEFAULT_RULES, values_of
 from tickerplant.core.schemas import (
+    ALERTS,
     ANALYTICS,
     OHLCV,
     RAW,
@@ -275,7 +277,9 @@ async def run_persistence(
 
 async def run_api(settings: Settings, log: EventLog, dsn: str, stop: asyncio.Event, plant: Plant) -> None:
     """Serve the API until `stop`."""
+    from tickerplant.analytics.sides import check_rule
     from tickerplant.api.service import Api
+    from tickerplant.api.webhooks import WebhookOptions
     from tickerplant.app.computing import on_demand
 
     def health() -> dict[str, Any]:
@@ -284,7 +288,14 @@ async def run_api(settings: Settings, log: EventLog, dsn: str, stop: asyncio.Eve
     key = settings.api.key.get_secret_value() if settings.api.key is not None else None
     api = Api(
         log, dsn, host=settings.api.host, port=settings.api.port, health=health, registry=plant.registry(),
-        api_key=key, indicators=on_demand(settings),
+        api_key=key, indicators=on_demand(settings), check_rule=check_rule,
+        webhooks=WebhookOptions(
+            member=settings.instance,
+            private=settings.alerts.private_webhooks,
+            timeout_s=settings.alerts.webhook_timeout_s,
+            hours=settings.alerts.webhook_hours,
+            agent=f"tickerplant/{metadata.version('tickerplant')}",
+        ),
     )  # fmt: skip
     await api.run(stop)
 
@@ -488,7 +499,7 @@ def bars(
 def _ends(log: EventLog, *, undecided: bool = False) -> dict[tuple[str, int], int]:
     return {
         (tp.topic, tp.partition): end
-        for topic in (RAW, OHLCV, ANALYTICS)
+        for topic in (RAW, OHLCV, ANALYTICS, ALERTS)
         for tp, (_, end) in log.offsets(topic, undecided=undecided).items()
     }
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from tickerplant.app import health, parts
+from tickerplant.app import alerting, health, parts
 from tickerplant.app.database import database
 from tickerplant.app.locks import FolderLock
 from tickerplant.app.metrics import PlantCollector, ServiceCounts, registry_of
@@ -129,6 +129,7 @@ class Plant:
             ("feeds", lambda: health.feed_parts(self.event_log, time.time_ns() // 1_000)),
             ("store", lambda: parts.store_parts(self.dsn, self.event_log)),
             ("jobs", lambda: health.job_parts(parts.jobs_status(self.dsn))),
+            ("webhooks", lambda: health.webhook_parts(alerting.webhooks(self.dsn))),
             ("left out of bars", lambda: health.left_out_parts(parts.left_out(self.dsn))),
         )
         for name, question in questions:

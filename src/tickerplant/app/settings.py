@@ -58,6 +58,21 @@ class ApiSettings(_Part):
     )
 
 
+class AlertSettings(_Part):
+    """What alerts that fire are posted with."""
+
+    private_webhooks: bool = Field(
+        default=True,
+        description="Whether webhooks may go to addresses that are not public: this machine, the local network.",
+    )
+    webhook_timeout_s: float = Field(
+        default=10.0, ge=0.1, le=120, description="How long a receiver has to answer a webhook, in seconds."
+    )
+    webhook_hours: float = Field(
+        default=24.0, ge=0, le=720, description="For how long a webhook that is not taken is tried again, in hours."
+    )
+
+
 class VendorSettings(_Part):
     """Keys of market data vendors."""
 
@@ -256,6 +271,7 @@ class Settings(BaseSettings):
         description="What the first start fetches of the days before, as `interval:days`; `none` for nothing.",
     )
     api: ApiSettings = Field(default_factory=ApiSettings, description="REST and WebSocket.")
+    alerts: AlertSettings = Field(default_factory=AlertSettings, description="What alerts that fire are posted with.")
     vendors: VendorSettings = Field(default_factory=VendorSettings, description="Keys of market data vendors.")
     sandbox: SandboxSettings = Field(default_factory=SandboxSettings, description="The vendor that needs no key.")
     rules: RulesSettings = Field(default_factory=RulesSettings, description="All that changes outputs.")

@@ -1,9 +1,10 @@
 """The records of the log: a header that says what happened, and a batch of columns.
 
 Feeds write `Start`, `Ticks`, `VendorBars`, `Mark`, `Down`, `End`, `Settings`, `Splits`, `Dividends` and `Rebuild` into
-every partition of `market.prices.raw`. Aggregation writes `Bars` to `market.prices.ohlcv` and passes `Mark`, `End`,
-`Splits` and `Settings` on in order; analytics writes `Values` to `market.analytics` and passes `Mark` and `End` on, so
-that progress is visible at the end of the way.
+every partition of `market.prices.raw`, and whoever manages alerts `AlertRule` into the symbol's. Aggregation writes
+`Bars` to `market.prices.ohlcv` and passes `Mark`, `End`, `Splits`, `Settings` and `AlertRule` on in order; analytics
+writes `Values` to `market.analytics` and passes `Mark` and `End` on, so that progress is visible at the end of the way,
+and `Alerts` to `market.alerts`.
 
 Times in headers are int64 microseconds UTC. `sent_at_us` is the only clock that readers have: what a reader
 publishes carries the `sent_at_us` of the record that caused it. `cause` is the version (see `version`) of the raw
@@ -23,6 +24,7 @@ import msgspec
 import pyarrow as pa
 
 from tickerplant.core import schemas
+from tickerplant.core.alerts import Rule
 from tickerplant.core.errors import UnreadableRecord
 
 VERSION: Final = 1
@@ -113,12 +115,26 @@ class Rebuild(Header, frozen=True, kw_only=True, tag="rebuild"):
     to_us: int
 
 
+class AlertRule(Header, frozen=True, kw_only=True, tag="alert_rule"):
+    """From here on this rule is in force in place of its former revisions; `removed`: there is none any more.
+
+    One of a revision that is known already changes nothing.
+    """
+
+    rule: Rule
+    removed: bool = False
+
+
 class Bars(Header, frozen=True, kw_only=True, tag="bars"):
     """Rows: published bars (`schemas.BARS`)."""
 
 
 class Values(Header, frozen=True, kw_only=True, tag="values"):
     """Rows: indicator values (`schemas.ANALYTICS_KEY` and a float64 column for each output)."""
+
+
+class Alerts(Header, frozen=True, kw_only=True, tag="alerts"):
+    """Rows: alerts that fired (`schemas.ALERT`), in the order in which their rules crossed."""
 
 
 class Over(Header, frozen=True, kw_only=True, tag="over"):
@@ -150,8 +166,8 @@ class Dead(Header, frozen=True, kw_only=True, tag="dead"):
     """Rows: what could not be read (`schemas.DEAD`)."""
 
 
-RAW_KINDS: Final = (Start, Ticks, VendorBars, Mark, Down, End, Settings, Splits, Dividends, Rebuild)
-KINDS: Final = (*RAW_KINDS, Bars, Values, Over, FeedState, Differences, Dead)
+RAW_KINDS: Final = (Start, Ticks, VendorBars, Mark, Down, End, Settings, Splits, Dividends, Rebuild, AlertRule)
+KINDS: Final = (*RAW_KINDS, Bars, Values, Alerts, Over, FeedState, Differences, Dead)
 
 COLUMNS: Final[Mapping[type[Header], pa.Schema]] = {
     Start: schemas.SYMBOLS,
@@ -164,8 +180,10 @@ COLUMNS: Final[Mapping[type[Header], pa.Schema]] = {
     Splits: schemas.SPLITS,
     Dividends: schemas.DIVIDENDS,
     Rebuild: schemas.SYMBOLS,
+    AlertRule: schemas.NOTHING,
     Bars: schemas.BARS,
     Values: schemas.ANALYTICS_KEY,
+    Alerts: schemas.ALERT,
     Over: schemas.COVERAGE,
     FeedState: schemas.NOTHING,
     Differences: schemas.DIFFERENCES,
@@ -175,7 +193,7 @@ COLUMNS: Final[Mapping[type[Header], pa.Schema]] = {
 
 _AnyHeader: TypeAlias = (
     Start | Ticks | VendorBars | Mark | Down | End | Settings | Splits | Dividends | Rebuild
-    | Bars | Values | Over | FeedState | Differences | Dead
+    | AlertRule | Bars | Values | Alerts | Over | FeedState | Differences | Dead
 )  # fmt: skip
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Header] = msgspec.json.Decoder(_AnyHeader)

@@ -18,6 +18,7 @@ from tickerplant.core.times import DAY_US, SECOND_US, TIMESTAMP
 RAW: Final = "market.prices.raw"
 OHLCV: Final = "market.prices.ohlcv"
 ANALYTICS: Final = "market.analytics"
+ALERTS: Final = "market.alerts"
 STATUS: Final = "market.status"
 DEADLETTER: Final = "market.deadletter"
 STATE_FEEDS: Final = "market.state.feeds"
@@ -42,6 +43,7 @@ TOPICS: Final = (
     TopicSpec(RAW, 5 * DAY_US),
     TopicSpec(OHLCV, 5 * DAY_US),
     TopicSpec(ANALYTICS, 5 * DAY_US),
+    TopicSpec(ALERTS, 30 * DAY_US),
     TopicSpec(STATUS, 5 * DAY_US),
     TopicSpec(DEADLETTER, 30 * DAY_US),
     TopicSpec(STATE_FEEDS, None),
@@ -160,6 +162,27 @@ ANALYTICS_KEY: Final = pa.schema(
 """The first columns of indicator values; one nullable float64 column per indicator output follows (`rsi_14`).
 
 A `withdrawn` row has nulls alone and deletes the values of its bar.
+"""
+
+ALERT: Final = pa.schema(
+    [
+        pa.field("alert_id", pa.utf8(), nullable=False),
+        pa.field("rule_id", pa.utf8(), nullable=False),
+        pa.field("rule_revision", pa.int32(), nullable=False),
+        pa.field("time", TIMESTAMP, nullable=False),
+        pa.field("symbol", TEXT, nullable=False),
+        pa.field("interval", SMALL_TEXT, nullable=False),
+        pa.field("rule", pa.utf8(), nullable=False),
+        pa.field("left", pa.float64(), nullable=False),
+        pa.field("right", pa.float64(), nullable=False),
+        pa.field("state", SMALL_TEXT, nullable=False),
+        pa.field("revised", pa.bool_(), nullable=False),
+        pa.field("version", pa.int64(), nullable=False),
+    ]
+)
+"""Alerts that fired, one row a crossing. `time` is the bar's, `state` whether it was forming or final, `rule` the
+condition as text, `left` and `right` the values of its sides. `revised`: a revision of the bar, or of one before it,
+showed the crossing. `alert_id` is the same however often, and in whatever log, a crossing is found (`core.alerts`).
 """
 
 COVERAGE: Final = pa.schema(

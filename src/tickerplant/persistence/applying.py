@@ -12,6 +12,7 @@ from tickerplant.core.sources import SourceOrder
 from tickerplant.persistence.work import Work
 from tickerplant.store.pool import Session
 from tickerplant.store.repositories.actions import Actions
+from tickerplant.store.repositories.alerts import Firings
 from tickerplant.store.repositories.analytics import Analytics
 from tickerplant.store.repositories.coverage import Coverage
 from tickerplant.store.repositories.ohlcv import Ohlcv
@@ -87,6 +88,8 @@ async def _upsert(session: Session, work: Work) -> None:
         await coverage.put_overs(work.overs, partition)
     if work.feeds or work.differences:
         await coverage.put_feeds(work.feeds, partition, work.differences)
+    for alerts, fired_us in work.alerts:
+        await Firings(session).put(alerts, fired_us)
     for dead, offset in work.dead:
         await coverage.put_dead(dead, partition, offset)
 

@@ -52,7 +52,7 @@ from tickerplant.store.pool import Session, Store
 from tickerplant.store.repositories.positions import Applied, Log, all_positions, begin
 
 GROUP: Final = "persistence"
-TOPICS: Final = (schemas.RAW, schemas.OHLCV, schemas.ANALYTICS, schemas.STATUS, schemas.DEADLETTER)
+TOPICS: Final = (schemas.RAW, schemas.OHLCV, schemas.ANALYTICS, schemas.ALERTS, schemas.STATUS, schemas.DEADLETTER)
 LANES: Final = 2
 """Connections that write. Two give 60 % more than one on two cores; more only wait for the same cores."""
 MAX_TICKS: Final = 50_000

@@ -71,6 +71,8 @@ class Work:
     feeds: list[records.FeedState] = field(default_factory=list)
     differences: list[tuple[records.Differences, int]] = field(default_factory=list)
     """With how many bars there are that two sources give differently; only the count is kept."""
+    alerts: list[tuple[pa.Table, int]] = field(default_factory=list)
+    """With the `sent_at_us` of their record, which is when they fired."""
     dead: list[tuple[records.Record, int]] = field(default_factory=list)
     """With the offset of their record."""
     sources: tuple[str, ...] | None = None
@@ -83,6 +85,7 @@ class Work:
         """How many rows there are to write."""
         tables = [self.ticks, self.bars, *self.values, *(t for t, _ in self.splits), *(t for t, _ in self.dividends)]
         rows = sum(int(t.num_rows) for t in tables if t is not None)
+        rows += sum(int(table.num_rows) for table, _ in self.alerts)
         return rows + len(self.overs) + len(self.feeds) + len(self.dead)
 
 
@@ -193,6 +196,8 @@ class Gathering:
                 work.feeds.append(header)
             case records.Differences():
                 work.differences.append((header, batch.num_rows))
+            case records.Alerts():
+                work.alerts.append((pa.Table.from_batches([self._in_range(batch)]), header.sent_at_us))
             case records.Dead():
                 work.dead.append((record, offset))
             case records.Settings() if self.source.topic == schemas.OHLCV:

@@ -156,6 +156,10 @@ async def retention(session: Session, now: dt.datetime) -> str:
         relation, before = rule["relation"], now - rule["keep"]
         if relation == "dead_letters":
             await session.execute("DELETE FROM dead_letters WHERE sent_at < $1", before)
+        elif relation == "alert_firings":
+            await session.execute("DELETE FROM alert_firings WHERE fired_at < $1", before)
+        elif relation == "alert_webhooks":
+            await session.execute("DELETE FROM alert_webhooks WHERE finished_at < $1", before)
         elif session.timescale:
             continue  # its own job
         elif relation == "realtime_analytics":

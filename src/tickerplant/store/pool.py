@@ -15,6 +15,7 @@ from tickerplant.core.errors import MigrationError, StoreError, StoreUnavailable
 from tickerplant.store.migrations import TIMESCALEDB, flavour_of
 from tickerplant.store.repositories import positions as position_rows
 from tickerplant.store.repositories.actions import Actions
+from tickerplant.store.repositories.alerts import AlertRules, Firings, Outbox
 from tickerplant.store.repositories.analytics import Analytics, RealtimeAnalytics
 from tickerplant.store.repositories.coverage import Coverage
 from tickerplant.store.repositories.ohlcv import Ohlcv
@@ -135,6 +136,9 @@ class Look:
         self.symbols = Symbols(session)
         self.actions = Actions(session)
         self.coverage = Coverage(session)
+        self.alerts = AlertRules(session)
+        self.firings = Firings(session)
+        self.outbox = Outbox(session)
 
     async def positions(self) -> dict[tuple[str, int], int]:
         """Return the next offset to apply by (topic, partition)."""

@@ -29,11 +29,14 @@ from tickerplant.api.websockets.protocol import (
     Subscribe,
     describe,
 )
-from tickerplant.api.websockets.rows import KINDS, TOPIC_OF, Part, Words, digest
+from tickerplant.api.websockets.rows import ANALYTICS, BARS, KINDS, TICKS, TOPIC_OF, Part, Words, digest
 from tickerplant.core.errors import LogError
 from tickerplant.log.port import EventLog, TopicPartition, at_positions
 
 Seeder: TypeAlias = Callable[[set[str] | None], Awaitable[list[Part]]]
+
+SEEDED: Final = (TICKS, BARS, ANALYTICS)
+"""The channels that have a newest state, which a subscription begins with."""
 
 DROP_EXTENSION: Final = "tickerplant.drop"
 """The server's own WebSocket protocol offers `drop(text, code, reason)` here: it does not wait for a full socket."""
@@ -92,8 +95,9 @@ class Stream:
         """Have the hub know the newest state of what is wanted, from the store where the log's end did not say it."""
         if self._seeder is None or self._seeded_all:
             return
-        everything = any(wanted.every(kind) for kind in KINDS if kind != "status")
-        missing = None if everything else wanted.named() - self._seeded
+        everything = any(wanted.every(kind) for kind in SEEDED)
+        named = wanted.named() if any(wanted.wants(kind) for kind in SEEDED) else set()
+        missing = None if everything else named - self._seeded
         if missing is not None and not missing:
             return
         async with self._seed_lock:

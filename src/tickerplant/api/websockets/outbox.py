@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tickerplant.api.websockets.protocol import NOTHING, Filter, Subscription
-from tickerplant.api.websockets.rows import STATUS, TICKS, TOPIC_OF, Part
+from tickerplant.api.websockets.rows import ALERTS, STATUS, TICKS, TOPIC_OF, Part
 
 SOFT_LIMIT_BYTES: Final = 512 * 1024
 """Above this a client is conflated: some 5,000 ticks, half a second of 10,000 a second."""
@@ -53,7 +53,7 @@ class Frame:
     @property
     def closed(self) -> str:
         """The rows that may not be conflated, as JSON; "" when there are none."""
-        if self.kind == STATUS:
+        if self.kind in (STATUS, ALERTS):
             return self.text
         if self.kind == TICKS:
             return ""
@@ -71,7 +71,7 @@ class Frame:
         """The keys of the rows that may be conflated: symbols of ticks, (symbol, interval) of forming rows."""
         if self._keys is None:
             self._keys = set()
-            if self.kind != STATUS:
+            if self.kind not in (STATUS, ALERTS):
                 for part, mask in self._chosen:
                     self._add_keys(part, mask)
         return self._keys

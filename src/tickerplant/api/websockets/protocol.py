@@ -1,8 +1,8 @@
 """What clients say on the stream and what they are answered: pure, text in and objects out. See docs/stream.md.
 
-A subscription is a set of (channel, symbol) pairs. Channels are `ticks`, `bars`, `analytics`, `status`; `bars.1m` and
-`analytics.5m` take one interval only, which may be one by activity (`bars.100t`). The symbol `*` is every symbol;
-`status` has no symbols and is kept as `*`.
+A subscription is a set of (channel, symbol) pairs. Channels are `ticks`, `bars`, `analytics`, `alerts`, `status`;
+`bars.1m` and `analytics.5m` take one interval only, which may be one by activity (`bars.100t`). The symbol `*` is every
+symbol; `status` has no symbols and is kept as `*`.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ from tickerplant.core.flags import TickFlag
 from tickerplant.core.times import Int64Array, times_of
 from tickerplant.log.port import Delivery, TopicPartition
 
-TICKS, BARS, ANALYTICS, STATUS = "ticks", "bars", "analytics", "status"
-KINDS: Final = (TICKS, BARS, ANALYTICS, STATUS)
+TICKS, BARS, ANALYTICS, STATUS, ALERTS = "ticks", "bars", "analytics", "status", "alerts"
+KINDS: Final = (TICKS, BARS, ANALYTICS, STATUS, ALERTS)
 """What a record can be to a subscriber: the names of the channels."""
 
 TOPIC_OF: Final = {
@@ -28,6 +28,7 @@ TOPIC_OF: Final = {
     BARS: schemas.OHLCV,
     ANALYTICS: schemas.ANALYTICS,
     STATUS: schemas.STATUS,
+    ALERTS: schemas.ALERTS,
 }
 TOPICS: Final = tuple(TOPIC_OF.values())
 _STORED: Final = {"time_us": "time", "received_us": "received_at"}
@@ -40,6 +41,7 @@ BAR_COLUMNS: Final = (
     "time_us", "symbol", "interval", "open", "high", "low", "close", "volume", "vwap", "trades",
     "state", "complete", "revision", "version", "reason", "source",
 )  # fmt: skip
+ALERT_COLUMNS: Final = ("time_us", *(name for name in schemas.ALERT.names if name != "time"))
 VALUE_KEY: Final = ("time_us", "symbol", "interval", "state", "version")
 
 SMALL_ROWS: Final = 256
@@ -199,6 +201,8 @@ def digest(delivery: Delivery, words: Words) -> Part:
         case records.Values():
             names = VALUE_KEY + tuple(batch.schema.names[len(VALUE_KEY) :])
             _fill(part, ANALYTICS, names, batch, words, header.feed)
+        case records.Alerts():
+            _fill(part, ALERTS, ALERT_COLUMNS, batch, words, header.feed)
         case records.Over():
             part.kind, part.event = STATUS, _over(delivery.partition, header, batch)
         case records.FeedState():

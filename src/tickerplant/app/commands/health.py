@@ -67,8 +67,8 @@ def _of_log(settings: Settings) -> Iterator[Part]:
 
 
 def _of_store(settings: Settings, event_log: EventLog | None) -> Iterator[Part]:
+    from tickerplant.app import alerting, parts
     from tickerplant.app import health as doctor
-    from tickerplant.app import parts
     from tickerplant.app.database import database
 
     try:
@@ -78,6 +78,7 @@ def _of_store(settings: Settings, event_log: EventLog | None) -> Iterator[Part]:
             if any(part.state == doctor.FAILED for part in store):
                 return
             yield from doctor.ask("jobs", lambda: doctor.job_parts(parts.jobs_status(dsn, STORE_S)))
+            yield from doctor.ask("webhooks", lambda: doctor.webhook_parts(alerting.webhooks(dsn, STORE_S)))
             yield from doctor.ask("left out of bars", lambda: doctor.left_out_parts(parts.left_out(dsn, STORE_S)))
     except TickerplantError as error:
         yield doctor.Part("store", doctor.FAILED, str(error))

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from tickerplant.log.port import Delivery, EventLog, Start
 
 _SHORT = {"raw": "market.prices.raw", "ohlcv": "market.prices.ohlcv", "analytics": "market.analytics",
-          "status": "market.status", "deadletter": "market.deadletter"}  # fmt: skip
+          "alerts": "market.alerts", "status": "market.status", "deadletter": "market.deadletter"}  # fmt: skip
 _STEP_RECORDS = 1024  # the longest stretch that is read at a time, going back
 
 
 def tail(
     loaded: Loaded,
-    topic: Annotated[str, typer.Argument(help="A topic, or short: raw, ohlcv, analytics, status, deadletter.")],
+    topic: Annotated[str, typer.Argument(help="A topic, or short: raw, ohlcv, analytics, alerts, status, deadletter.")],
     from_: Annotated[
         str | None,
         typer.Option("--from", help="earliest, latest or a time of appending; without it the last rows."),

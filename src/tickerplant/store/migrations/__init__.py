@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tickerplant.store.pool import Session, Store
 
 LOCK: Final = 0x7469636B  # "tick": the plant's advisory locks are (LOCK, n)
-LOCK_MIGRATIONS, LOCK_PARTITIONS, LOCK_COLUMNS, LOCK_JOBS = 1, 2, 3, 4
+LOCK_MIGRATIONS, LOCK_PARTITIONS, LOCK_COLUMNS, LOCK_JOBS, LOCK_ALERTS = 1, 2, 3, 4, 5
 
 TIMESCALEDB, POSTGRESQL = "timescaledb", "postgresql"
 _NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql\Z")

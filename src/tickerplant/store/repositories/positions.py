@@ -170,6 +170,7 @@ async def adopt(session: Session, log: Log) -> str:
             )
         await session.execute("DELETE FROM positions")
         await session.execute("DELETE FROM source_order")
+        await session.execute("UPDATE alerts SET logged_revision = 0")  # the new log knows no rules
         await session.execute(
             """INSERT INTO plant (log_id, generation) VALUES ($1, $2)
                ON CONFLICT (one) DO UPDATE SET log_id = excluded.log_id, generation = excluded.generation, bound_at =

@@ -1,0 +1,319 @@
+"""Alert rules in the stage: what fires, once, over revisions, restarts and forming bars."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.analytics.support import T0, Bar, bar_delivery, delivery
+from tickerplant.analytics import compute
+from tickerplant.analytics.sides import check_rule
+from tickerplant.analytics.stage import AnalyticsStage
+from tickerplant.core import records, schemas
+from tickerplant.core.alerts import Rule
+from tickerplant.core.errors import BadInput
+from tickerplant.core.times import MINUTE_US
+
+NO_SET = {"indicators": {}, "forming_indicators": []}
+
+
+def rule(left: str, operator: str, right: str, **more: Any) -> Rule:
+    return Rule(
+        **{"id": "r", "symbol": "A", "interval": "1m", "left": left, "operator": operator, "right": right} | more
+    )
+
+
+def stage(*rules: Rule, values: dict[str, Any] | None = None) -> AnalyticsStage:
+    made = AnalyticsStage()
+    made.step(delivery(records.Settings(sent_at_us=T0, values=NO_SET if values is None else values)))
+    for one in rules:
+        take(made, one)
+    return made
+
+
+def take(made: AnalyticsStage, one: Rule, *, removed: bool = False) -> None:
+    assert made.step(delivery(records.AlertRule(sent_at_us=T0, rule=one, removed=removed))) == []
+
+
+def minute(i: int) -> int:
+    return T0 + i * MINUTE_US
+
+
+def closes(*prices: float, first: int = 0, symbol: str = "A") -> list[Bar]:
+    return [Bar(minute(first + i), symbol, price) for i, price in enumerate(prices)]
+
+
+def fired(made: AnalyticsStage, *batches: list[Bar]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for number, batch in enumerate(batches):
+        for output in made.step(bar_delivery(batch, number)):
+            if output.topic == schemas.ALERTS:
+                rows += records.decode(output.value).batch.to_pylist()
+    return rows
+
+
+def at(rows: list[dict[str, Any]]) -> list[int]:
+    return [(int(row["time"].timestamp() * 1_000_000) - T0) // MINUTE_US for row in rows]
+
+
+@pytest.mark.parametrize("together", [False, True], ids=["bar by bar", "in one record"])
+@pytest.mark.parametrize(
+    ("operator", "wanted"),
+    [("crosses_above", [2, 6]), ("crosses_below", [4]), ("greater", [2, 6]), ("less", [0, 4])],
+)
+def test_a_rule_fires_when_it_becomes_true_and_not_while_it_is(
+    operator: str, wanted: list[int], together: bool
+) -> None:
+    bars = closes(9, 10, 11, 12, 9, 9, 11, 10)
+    made = stage(rule("close", operator, "10"))
+    rows = fired(made, *([bars] if together else [[bar] for bar in bars]))
+    assert at(rows) == wanted
+    assert len({row["alert_id"] for row in rows}) == len(wanted)
+    assert not any(row["revised"] for row in rows)
+
+
+def test_what_fired_says_the_rule_the_bar_both_values_and_the_cause() -> None:
+    made = stage(rule("close", "crosses_above", "SMA(2)", revision=3))
+    (row,) = fired(made, [Bar(minute(0), "A", 2.0)], [Bar(minute(1), "A", 1.0)], [Bar(minute(2), "A", 4.0, version=9)])
+    assert row.pop("time").timestamp() * 1_000_000 == minute(2)
+    assert row == {
+        "alert_id": f"r.3.{minute(2)}.0", "rule_id": "r", "rule_revision": 3, "symbol": "A", "interval": "1m",
+        "rule": "close crosses_above SMA(2)", "left": 4.0, "right": 2.5, "state": "final", "revised": False,
+        "version": 9,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("percent", "wanted"), [("50", [3]), ("-50", [5]), ("49.9", [3]), ("100", [])]
+)  # over 2 bars: 10 10 12 15 15 7.5 gives 20, 50, 25, -50
+def test_a_percent_change_is_over_so_many_bars_and_includes_the_percent(percent: str, wanted: list[int]) -> None:
+    made = stage(rule("close", "percent_change", percent, bars=2))
+    assert at(fired(made, *([bar] for bar in closes(10, 10, 12, 15, 15, 7.5)))) == wanted
+
+
+def test_a_change_of_an_indicator_is_that_of_its_values() -> None:
+    prices = 100 + np.cumsum(np.random.default_rng(3).normal(0, 1, 300))
+    sma = compute(prices, "SMA(5)")["sma_5"]
+    change = 100 * (sma[7:] / sma[:-7] - 1)
+    true = np.concatenate([np.zeros(7, bool), change >= 0.5])
+    wanted = np.flatnonzero(true[1:] & ~true[:-1]) + 1
+    made = stage(rule("SMA(5)", "percent_change", "0.5", bars=7))
+    assert at(fired(made, *([bar] for bar in closes(*prices)))) == wanted.tolist()
+
+
+@given(
+    prices=st.lists(st.integers(1, 20), min_size=2, max_size=60),
+    cut=st.integers(0, 60),
+    operator=st.sampled_from(["crosses_above", "crosses_below", "greater", "less"]),
+    when=st.sampled_from(["bar", "update"]),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_snapshot_anywhere_changes_nothing(prices: list[int], cut: int, operator: str, when: str) -> None:
+    batches: list[list[Bar]] = []
+    for i, price in enumerate(prices):
+        batches.append([Bar(minute(i), "A", 21.0 - price, "forming"), Bar(minute(i), "B", 1.0 * price)])
+        batches.append(closes(price, first=i))
+        if i % 5 == 4:
+            batches.append([Bar(minute(i - 2), "A", 1.0 * prices[i - 3], version=2)])
+    rules = [rule("close", operator, "RSI(3)", when=when), rule("SMA(2)", operator, "10", id="s", symbol="B")]
+    one, other = stage(*rules), stage(*rules)
+    expected = fired(one, *batches)
+    found = fired(other, *batches[:cut])
+    kept = other.snapshot()
+    other = AnalyticsStage(kept)
+    assert other.snapshot() == kept
+    assert found + fired(other, *batches[cut:]) == expected
+    assert one.snapshot() == other.snapshot()
+
+
+@given(
+    prices=st.lists(st.integers(1, 4), min_size=2, max_size=40),
+    changes=st.lists(st.tuples(st.integers(0, 39), st.integers(0, 4)), max_size=12),
+)
+@settings(max_examples=150, deadline=None)
+def test_every_crossing_of_the_revised_bars_has_fired_and_none_twice(
+    prices: list[int], changes: list[tuple[int, int]]
+) -> None:
+    """A price of 0 withdraws the bar. The first bars are below the line, so the first crossing is one."""
+    made = stage(rule("close", "crosses_above", "2"))
+    now = {0: 1.0} | {i: float(price) for i, price in enumerate(prices, start=1)}
+    rows = fired(made, *([Bar(minute(i), "A", price)] for i, price in now.items()))
+    for version, (place, price) in enumerate(changes, start=2):
+        if 0 < place <= len(prices):
+            state = "final" if price else "withdrawn"
+            rows += fired(made, [Bar(minute(place), "A", float(price) if price else None, state, version=version)])
+            now.pop(place, None)
+            if price:
+                now[place] = float(price)
+    times = sorted(now)
+    wanted = {b for a, b in itertools.pairwise(times) if now[a] <= 2 < now[b]}
+    ids = [row["alert_id"] for row in rows]
+    assert len(ids) == len(set(ids))
+    assert wanted <= set(at(rows))
+
+
+def test_a_revision_fires_what_it_alone_shows_marked_as_revised_and_nothing_again() -> None:
+    made = stage(rule("close", "crosses_above", "10"))
+    fired(made, *([bar] for bar in closes(9, 9, 9, 9)))
+    (row,) = fired(made, [Bar(minute(2), "A", 11.0, version=2)])
+    assert (at([row]), row["revised"], row["version"]) == ([2], True, 2)
+    assert fired(made, [Bar(minute(2), "A", 9.0, version=3)], [Bar(minute(2), "A", 12.0, version=4)]) == []
+    assert at(fired(made, [Bar(minute(4), "A", 12.0)])) == [4]
+
+
+def test_a_rule_on_updates_fires_each_crossing_within_the_bar_and_not_again_at_its_close() -> None:
+    made = stage(rule("close", "crosses_above", "10", when="update"))
+    states = [
+        (9.0, "final"),
+        (11.0, "forming"),
+        (11.5, "forming"),
+        (9.5, "forming"),
+        (12.0, "forming"),
+        (12.0, "final"),
+    ]
+    bars = [[Bar(minute(min(i, 1)), "A", price, state)] for i, (price, state) in enumerate(states)]
+    rows = fired(made, *bars)
+    assert [(row["alert_id"][-2:], row["state"]) for row in rows] == [(".0", "forming"), (".1", "forming")]
+    assert fired(made, [Bar(minute(2), "A", 11.0, "forming")], [Bar(minute(2), "A", 9.0)]) == []
+    assert at(fired(made, [Bar(minute(3), "A", 10.5)])) == [3]
+
+
+def test_a_forming_bar_that_is_withdrawn_takes_its_truth_along() -> None:
+    made = stage(rule("close", "crosses_above", "10", when="update"))
+    fired(made, [Bar(minute(0), "A", 9.0)])
+    assert len(fired(made, [Bar(minute(1), "A", 11.0, "forming")], [Bar(minute(1), "A", None, "withdrawn")])) == 1
+    assert at(fired(made, [Bar(minute(2), "A", 11.0, "forming")])) == [2]
+
+
+def test_forming_bars_of_several_times_are_each_their_own() -> None:
+    made = stage(
+        rule("close", "greater", "10", when="update"), rule("close", "greater", "10", id="s", symbol="B", when="update")
+    )
+    rows = fired(made, [Bar(minute(1), "A", 11.0, "forming"), Bar(minute(2), "B", 12.0, "forming")])
+    assert [(row["symbol"], row["state"], row["left"]) for row in rows] == [
+        ("A", "forming", 11.0),
+        ("B", "forming", 12.0),
+    ]
+    assert at(rows) == [1, 2]
+    assert fired(made, [Bar(minute(0), "A", 9.0), Bar(minute(0), "B", 9.0)]) == []
+
+
+def test_forming_bars_are_nothing_to_a_rule_on_closed_ones() -> None:
+    made = stage(rule("close", "crosses_above", "10"))
+    assert fired(made, [Bar(minute(0), "A", 9.0)], [Bar(minute(1), "A", 11.0, "forming")]) == []
+    assert at(fired(made, [Bar(minute(1), "A", 11.0)])) == [1]
+
+
+def test_once_is_once_until_the_rule_is_changed() -> None:
+    made = stage(rule("close", "crosses_above", "10", once=True))
+    assert at(fired(made, *([bar] for bar in closes(9, 11, 9, 11)))) == [1]
+    made = AnalyticsStage(made.snapshot())
+    assert fired(made, *([bar] for bar in closes(9, 11, first=4))) == []
+    take(made, rule("close", "crosses_above", "10", once=True, revision=2))
+    assert at(fired(made, *([bar] for bar in closes(9, 11, 9, 11, first=6)))) == [7]
+
+
+def test_a_revision_of_a_rule_that_is_known_changes_nothing_and_a_pause_or_removal_ends_it() -> None:
+    first = rule("close", "crosses_above", "10", revision=2)
+    made = stage(first)
+    fired(made, closes(9))
+    take(made, first)
+    take(made, rule("close", "crosses_above", "1000", revision=1))
+    assert at(fired(made, closes(11, first=1))) == [1]
+    take(made, rule("close", "crosses_above", "10", revision=3, active=False))
+    assert fired(made, *([bar] for bar in closes(9, 11, first=2))) == []
+    take(made, rule("close", "crosses_above", "10", revision=4))
+    assert at(fired(made, *([bar] for bar in closes(12, 9, 11, first=4)))) == [6]
+    take(made, rule("close", "crosses_above", "10", revision=5), removed=True)
+    assert fired(made, *([bar] for bar in closes(9, 11, first=7))) == []
+    assert made.alerts.memory == {}
+
+
+def test_a_rule_begins_with_the_bars_that_the_engine_remembers() -> None:
+    made = stage(values={"indicators": {"1m": ["SMA(3)"]}})
+    fired(made, *([bar] for bar in closes(*range(20, 10, -1))))
+    take(made, rule("close", "crosses_above", "SMA(5)"))
+    assert at(fired(made, closes(20, first=10))) == [10], "warm at once, and the bar before was below"
+    take(made, rule("close", "greater", "10", id="already"))
+    assert [row["rule_id"] for row in fired(made, closes(20, first=11))] == ["already"]
+
+
+def test_bars_of_history_move_the_state_but_fire_nothing() -> None:
+    made = stage(rule("close", "crosses_above", "10"), rule("close", "greater", "5", id="once", once=True))
+    batch = bar_delivery(closes(9, 11, 9))
+    record = records.decode(batch.value)
+    column = record.batch.schema.get_field_index("history")
+    history = record.batch.set_column(column, schemas.BARS.field("history"), pa.array([True] * 3))
+    for output in made.step(delivery(record.header, history.replace_schema_metadata(None))):
+        assert output.topic == schemas.ANALYTICS
+    assert [row["rule_id"] for row in fired(made, *([bar] for bar in closes(4, 12, first=3)))] == ["once", "r"]
+
+
+def test_many_rules_side_by_side_are_each_what_they_are_alone() -> None:
+    rng = np.random.default_rng(5)
+    symbols = [f"S{i}" for i in range(20)]
+    texts = [("close", "crosses_above", "SMA(3)"), ("RSI(4)", "less", "40"), ("EMA(3)", "crosses_below", "EMA(6)"),
+             ("high", "greater", "101"), ("close", "percent_change", "2")]  # fmt: skip
+    rules = [rule(*texts[i % 5], id=f"r{i}", symbol=symbols[i % 20], when=("bar", "update")[i % 2]) for i in range(100)]
+    prices = 100 + np.cumsum(rng.normal(0, 1, (40, 20)), axis=0)
+    batches = [
+        [Bar(minute(i), s, float(prices[i, j]) + drift, state) for j, s in enumerate(symbols)]
+        for i in range(40)
+        for state, drift in (("forming", float(rng.normal())), ("final", 0.0))
+    ]
+    together = stage(*rules)
+    found = fired(together, *batches)
+    assert len(found) > 300
+    for one in rules[:25]:
+        alone = fired(stage(one), *batches)
+        assert alone == [row for row in found if row["rule_id"] == one.id]
+
+
+def test_without_rules_bars_are_not_looked_at() -> None:
+    made = stage()
+    fired(made, closes(1, 2))
+    assert made.alerts.watch.counts.bars == 0
+    assert made.alerts.watch.symbols == []
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (rule("10", "greater", "5"), "must be a price or an indicator"),
+        (rule("close", "above", "5"), "crosses_above, crosses_below"),
+        (rule("close", "greater", "FOO(3)"), "unknown indicator"),
+        (rule("BBANDS(20,2)", "greater", "5"), r"BBANDS\(20,2\).upper"),
+        (rule("RSI(14).upper", "greater", "5"), "one, which has no name"),
+        (rule("close", "greater", "close"), "both sides"),
+        (rule("rsi(14)", "greater", "RSI( 14 )"), "both sides"),
+        (rule("close", "percent_change", "SMA(3)"), "a number of percent"),
+        (rule("close", "percent_change", "0"), "other than 0"),
+        (rule("close", "percent_change", "5", bars=0), r"1\.\.500"),
+        (rule("close", "greater", "5", bars=2), "has none"),
+        (rule("close", "greater", "5", interval="15m"), "not of 15m"),
+        (rule("close", "greater", "5", when="tick"), "bar, update"),
+        (rule("close", "greater", "5", id="a.b"), "no id"),
+        (rule("close", "greater", "1e999"), "1e100"),
+    ],
+)
+def test_a_rule_that_cannot_be_read_is_refused_and_goes_to_the_dead_letter(bad: Rule, reason: str) -> None:
+    with pytest.raises(BadInput, match=reason):
+        check_rule(bad)
+    made = stage()
+    before = made.snapshot()
+    (output,) = made.step(delivery(records.AlertRule(sent_at_us=T0, rule=bad)))
+    assert output.topic == schemas.DEADLETTER
+    assert made.snapshot() == before
+
+
+def test_sides_are_written_in_one_way() -> None:
+    one = check_rule(rule("bbands( 20, 2.5 ).Upper", "crosses_above", "  CLOSE "))
+    assert (one.left, one.right) == ("BBANDS(20,2.5).upper", "close")
+    other = check_rule(rule("ema( 20)@talib", "less", "70.0", symbol="eur/usd"))
+    assert (other.symbol, other.left, other.right) == ("EUR/USD", "EMA(20)", "70")
