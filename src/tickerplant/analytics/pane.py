@@ -187,6 +187,17 @@ class Pane:
         history.replace(row, position, times, columns)
         return np.concatenate(values) if values else np.empty((0, len(times)))
 
+    def clear(self, row: int) -> None:
+        """Forget a symbol's bars and states, as if none had come."""
+        nothing: Int64Array = np.empty(0, dtype=np.int64)
+        self.history.replace(row, 0, nothing, dict.fromkeys(self.history.columns, np.empty(0)))
+        for study in self.studies:
+            study.forget(row)
+
+    def extend(self, row: int, times: Int64Array, columns: Columns) -> Float64Array:
+        """Take many bars of a symbol, later than all it has, and return float64[outputs, bars]."""
+        return self._extend(row, int(self.history.count[row]), times, columns)
+
     def revise(self, rows: Rows) -> tuple[Chunk | None, int]:
         """Take one symbol's bars at or before its newest, in time order; one without prices takes its bar away.
 

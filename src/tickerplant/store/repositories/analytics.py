@@ -82,6 +82,7 @@ class Analytics:
     async def upsert(self, values: pa.Table, partition: int) -> int:
         """Apply values of one log partition in a transaction; return how many rows changed. The newest version wins.
 
+        Of one version the later row counts: a stretch that is computed again carries the newest cause so far.
         Values of forming bars go to `realtime_analytics` and stay there when the bar closes, of final ones to the table
         of their interval; `withdrawn` deletes older ones from all. Only the columns of `values` are written.
         """
@@ -106,7 +107,7 @@ class Analytics:
         return await self._session.execute(
             f'INSERT INTO "{relation}" AS t ({quoted(names)}) SELECT {quoted(names, "s.")} FROM {source}'
             f' ON CONFLICT (symbol, "interval", "time") DO UPDATE SET {changes}{stamp}'
-            " WHERE excluded.version > t.version",
+            " WHERE excluded.version >= t.version",
             *arguments,
         )
 
