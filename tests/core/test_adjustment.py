@@ -61,5 +61,6 @@ def test_a_dividend_without_a_close_before_it_or_as_large_as_that_changes_nothin
     times, closes = np.array([10, 20]), np.array([5.0, 5.0])
     ex = np.array([10, 20])
     before = closes_before(times, closes, ex)
-    assert np.isnan(before[0]) and before[1] == 5.0
+    assert np.isnan(before[0])
+    assert before[1] == 5.0
     assert dividend_factors(times, ex, np.array([1.0, 5.0]), before).tolist() == [1.0, 1.0]

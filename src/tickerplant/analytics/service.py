@@ -17,7 +17,8 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -253,19 +254,19 @@ class _Beginning:
         counts.warm_of += len(wanted)
         said_s = began_s = time.monotonic()
         bars = 0
-        for done, series in enumerate(wanted, 1):
-            if plant.stop.is_set():
-                raise Stopped
-            batch = look.bars(series)
-            for _ in pure.engine.again(series, batch, FOREVER_US):
-                pass
-            bars += batch.num_rows
-            counts.warm_series += 1
-            counts.warm_bars += batch.num_rows
-            if time.monotonic() - said_s > SAY_S:
-                said_s = time.monotonic()
-                log.info("warming up", partition=source.partition, series=done, of=len(wanted), bars=bars)
-                plant.say()
+        with contextlib.closing(_read_ahead(look, wanted)) as history:
+            for done, (series, batch) in enumerate(history, 1):
+                if plant.stop.is_set():
+                    raise Stopped
+                for _ in pure.engine.again(series, batch, FOREVER_US):
+                    pass
+                bars += batch.num_rows
+                counts.warm_series += 1
+                counts.warm_bars += batch.num_rows
+                if time.monotonic() - said_s > SAY_S:
+                    said_s = time.monotonic()
+                    log.info("warming up", partition=source.partition, series=done, of=len(wanted), bars=bars)
+                    plant.say()
         log.info(
             "warm", partition=source.partition, series=len(wanted), bars=bars, store_position=look.position,
             seconds=round(time.monotonic() - began_s, 1),
@@ -277,8 +278,20 @@ class _Beginning:
         return Begun(max(min(position, look.position), earliest), _Stage(pure, plant, source.partition))
 
 
+def _read_ahead(look: Look, wanted: Sequence[Series]) -> Generator[tuple[Series, pa.RecordBatch], None, None]:
+    """Yield the history of each series; the next is read while one is computed. Close it before the look."""
+    with ThreadPoolExecutor(1, thread_name_prefix="stored-bars") as reading:
+        coming = reading.submit(look.bars, wanted[0]) if wanted else None
+        for number, series in enumerate(wanted, 1):
+            assert coming is not None
+            batch = coming.result()
+            if number < len(wanted):
+                coming = reading.submit(look.bars, wanted[number])
+            yield series, batch
+
+
 class StoreReader:
-    """One connection to the store, for a thread that has no event loop; opened when it is needed."""
+    """One connection to the store, for threads that have no event loop, one at a time; opened when it is needed."""
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn

@@ -101,13 +101,15 @@ class Analytics:
 
     async def _write(self, relation: str, values: pa.Table) -> int:
         names = values.schema.names
-        changes = ", ".join(f'"{name}" = excluded."{name}"' for name in names if name not in KEY)
+        others = [name for name in names if name not in KEY]
+        changes = ", ".join(f'"{name}" = excluded."{name}"' for name in others)
         stamp = ", updated_at = now()" if relation == REALTIME else ""
         source, arguments = await source_of(self._session, relation, plain(values))
         return await self._session.execute(
             f'INSERT INTO "{relation}" AS t ({quoted(names)}) SELECT {quoted(names, "s.")} FROM {source}'
             f' ON CONFLICT (symbol, "interval", "time") DO UPDATE SET {changes}{stamp}'
-            " WHERE excluded.version >= t.version",
+            " WHERE excluded.version > t.version OR excluded.version = t.version"
+            f" AND ({quoted(others, 't.')}) IS DISTINCT FROM ({quoted(others, 'excluded.')})",
             *arguments,
         )
 
