@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 
@@ -48,7 +49,7 @@ def bars(
         constant(interval, schemas.SMALL_TEXT),
         *prices,
         pa.array(np.round(close * 7 % 100) + 1 if not missing.any() else np.zeros(n)),
-        pa.array(close * 1.0005, mask=missing),
+        pa.array(close * 1.0005, mask=missing | (np.floor(close * 100) % 5 == 0)),
         pa.array(np.ones(n, dtype=np.int64)),
         constant(state, schemas.SMALL_TEXT),
         pa.array(np.full(n, complete)),
@@ -94,6 +95,10 @@ class Bench:
         self.put(schemas.OHLCV, header, bars(symbol, times, closes, interval, cause, **options))
 
     def say(self, kind: type[records.Header], batch: pa.RecordBatch | None = None, **fields: Any) -> None:
+        if kind is records.Settings:
+            with self.log.writer("control") as writer, writer.transaction() as transaction:
+                text = msgspec.json.encode(fields["values"])
+                transaction.put_state(schemas.STATE_FEEDS, 0, schemas.SETTINGS_KEY, text)
         self.put(schemas.OHLCV, kind(sent_at_us=self.tick(), cause=self.cause(), **fields), batch)
 
     def split(self, symbol: str, session_us: int, numerator: float, denominator: float = 1.0) -> None:
@@ -204,6 +209,8 @@ class Bench:
         sessions = np.array([session for session, _ in self.splits], dtype=np.int64)
         factor = split_factors(times, sessions, np.array([ratio for _, ratio in self.splits]))
         inputs = {name: table.column(name).to_numpy() / factor for name in ("open", "high", "low", "close")}
+        inputs["vwap"] = table.column("vwap").to_numpy() / factor
+        inputs["time"] = times
         inputs["volume"] = table.column("volume").to_numpy() * factor
         made = [values for text in indicators for values in compute(inputs, text).values()]
         return {

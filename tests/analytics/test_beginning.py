@@ -87,8 +87,8 @@ def test_what_it_made_is_its_snapshot_before_anything_comes(tmp_path: Path, dsn:
         def kept() -> bool:
             return snapshots.read(bench.log, schemas.STATE_ANALYTICS, 0, snapshots.SNAPSHOT_KEY) is not None
 
-        bench.run(until=kept)
         bench.say(records.Settings, values=RULES)
+        bench.run(until=kept)
         bench.bars("A", [day(DAYS)], [25.0])
         bench.run()
         assert bench.analytics is not None
@@ -196,10 +196,7 @@ def test_a_store_that_comes_late_makes_all_right(bench: Bench, monkeypatch: pyte
 
 
 def test_rules_that_were_written_last_are_those_of_the_beginning(bench: Bench) -> None:
-    import msgspec
-
-    with bench.log.writer("control") as writer, writer.transaction() as transaction:
-        transaction.put_state(schemas.STATE_FEEDS, 0, schemas.SETTINGS_KEY, msgspec.json.encode(RULES))
+    bench.say(records.Settings, values=RULES)
     live(bench, 0, 100, prices(100))
     bench.bars("A", T0 + np.arange(50) * MINUTE_US, prices(50), "1m")
     bench.run(analytics=False)

@@ -248,7 +248,8 @@ class Engine:
         daily = not pane.interval.is_intraday
         columns = dict(self.splits.columns(rows.columns, rows.times, rows.symbols, self.symbols, daily=daily))
         if "vwap" in columns:
-            columns["vwap"] = filled(columns["vwap"], *(columns[name] for name in PRICES[1:]), most=LARGEST)
+            own, high, low, close = (columns[name] for name in ("vwap", "high", "low", "close"))
+            columns["vwap"] = filled(own, high, low, close, most=LARGEST)
         return Rows(rows.symbols, rows.times, rows.versions, columns, rows.usable)
 
     def _miss(self, pane: Pane, rows: Rows, *, history: bool) -> None:

@@ -86,7 +86,10 @@ class AnalyticsStage:
         """
         state = self._state
         if rules is not None:
-            self.engine.apply(rules)
+            try:
+                self.engine.apply(rules)
+            except (BadInput, ConfigError):  # what cannot be applied is put aside when its record comes
+                rules = None
         state.known_to, state.has_rules, state.cold = known_to, rules is not None, cold
 
     def say_splits(self, splits: list[Split], clock_us: int) -> None:
