@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from tests.analytics.plant import Bench, Killed
 from tests.analytics.support import T0
+from tickerplant.analytics.again import Series
 from tickerplant.analytics.indicator import parse
+from tickerplant.analytics.stage import AnalyticsStage, Produced
 from tickerplant.core import faults, records
 from tickerplant.core.times import DAY_US, MINUTE_US
 
@@ -19,7 +22,7 @@ COLUMNS = [column for text in INDICATORS for column in parse(text).columns]
 RULES = {"indicators": {"1d": INDICATORS}, "forming_indicators": [], "calendars": {"*": "24/7"}}
 DAYS = 800
 FIRST = T0 // DAY_US * DAY_US - DAYS * DAY_US
-POINTS = ("commit.before", "append.after", "snapshot.before", "snapshot.after", "commit.after", "again.after")
+POINTS = ("commit.before", "append.after", "snapshot.before", "snapshot.after", "commit.after", "again")
 
 
 @pytest.fixture
@@ -187,7 +190,15 @@ def disturb(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_killed_anywhere_the_tables_are_the_same(bench: Bench, point: str) -> None:
+def test_killed_anywhere_the_tables_are_the_same(bench: Bench, point: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At each effect of a commit, and (`again`) between two series that are computed again."""
+    compute_again = AnalyticsStage.compute_again
+
+    def computed(stage: AnalyticsStage, series: Series, history: pa.RecordBatch) -> Iterator[Produced]:
+        yield from compute_again(stage, series, history)
+        faults.reach("analytics.again")
+
+    monkeypatch.setattr(AnalyticsStage, "compute_again", computed)
     bench.say(records.Settings, values=RULES)
     for symbol, seed in (("A", 1), ("B", 2)):
         live(bench, 100, DAYS, prices(DAYS, seed), symbol)

@@ -32,7 +32,7 @@ from tickerplant.analytics.again import Series
 from tickerplant.analytics.splits import Split
 from tickerplant.analytics.stage import FORMAT, AnalyticsStage, splits_of
 from tickerplant.analytics.stored import Look, StoredBars, behind, laid_over
-from tickerplant.core import faults, schemas
+from tickerplant.core import schemas
 from tickerplant.core.errors import ConfigError, StoreError, StoreMismatch
 from tickerplant.core.rules import Rules, rules_from
 from tickerplant.core.symbols import partition_of
@@ -147,7 +147,6 @@ class _Stage(Stage):
             bars += history.num_rows
             outputs += [Output(*produced) for produced in pure.compute_again(series, history)]
             plant.counts.computed_again += 1
-            faults.reach("analytics.again.after")
             if bars >= PIECE_BARS:
                 break
         plant.counts.computed_again_bars += bars
