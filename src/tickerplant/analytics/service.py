@@ -390,8 +390,9 @@ class _Look:
 class Analytics:
     """Computes indicators for the partitions that its group gives it. Belongs to the thread that calls `run`.
 
-    `dsn`: the store, "" for none. `metrics` is called after each batch, and while a partition begins, with `Counts`. The
-    indicators of plug-ins are known from here on; a plug-in that is broken is logged, and what it declares is not there.
+    `dsn`: the store, "" for none. `metrics` is called after each batch, and while a partition begins, with `Counts`.
+    The indicators of plug-ins are known from here on; a plug-in that is broken is logged, and what it declares is not
+    there.
     """
 
     def __init__(
