@@ -165,3 +165,28 @@ def test_a_lock_is_free_again_after_its_block(settings: Settings) -> None:
     with folder_alone(settings):
         assert FolderLock(settings.data, "plant.lock").is_held()
     assert not folder_is_held(settings)
+
+
+def test_health_says_how_far_indicators_are_with_stored_history() -> None:
+    from tickerplant.analytics.service import Counts as AnalyticsCounts
+
+    counts = ServiceCounts()
+    assert list(health.indicator_parts(counts.of("analytics"))) == []
+    said = []
+    for numbers in (
+        {},
+        {"warm_series": 3, "warm_of": 10},
+        {"warm_series": 10, "warm_of": 10, "pending": 2},
+        {"pending": 2, "store_missing": 1},
+        {"store_missing": 1},
+    ):
+        counts.taker("analytics")(AnalyticsCounts(**numbers))
+        (part,) = health.indicator_parts(counts.of("analytics"))
+        said.append((part.state, part.sentence))
+    assert said == [
+        (health.OK, "up to date"),
+        (health.OK, "reading stored history: 3 of 10 series"),
+        (health.OK, "2 series are to be computed again from stored history"),
+        (health.DEGRADED, "2 series are to be computed again from stored history, and the store is not there"),
+        (health.DEGRADED, "the beginning lacks stored history, and the store is not there"),
+    ]

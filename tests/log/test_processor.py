@@ -14,7 +14,7 @@ from tickerplant.core.errors import SnapshotRefused
 from tickerplant.core.schemas import DAY_US, TopicSpec
 from tickerplant.log.embedded import EmbeddedLog
 from tickerplant.log.port import Delivery, TopicPartition
-from tickerplant.log.processor import Output, Past, Processor, Stage
+from tickerplant.log.processor import Begun, Output, Past, Processor, Stage
 
 IN, OUT, STATE = "in", "out", "state"
 PARTITIONS = 2
@@ -199,3 +199,78 @@ def test_a_clean_stop_leaves_a_snapshot_at_the_committed_positions(event_log: Em
     run_until_read(event_log, worker)
     assert worker.counts.discarded_records == 0
     assert worker.counts.records == 2
+
+
+class Working(Summing):
+    """Adds a thousand of its own once the sum has passed 100: what no record is the cause of."""
+
+    def __init__(self, snapshot: bytes | None) -> None:
+        total, _, own = (snapshot or b"0:0").partition(b":")
+        super().__init__(total)
+        self.own = int(own or b"0")
+
+    def snapshot(self) -> bytes:
+        return f"{self.total}:{self.own}".encode()
+
+    def waits(self) -> bool:
+        return not self.own
+
+    def between(self, position: int) -> Sequence[Output] | None:
+        if self.own or self.total < 100:
+            return None
+        self.own = position
+        self.total += 1000
+        return [Output(OUT, f"own:{position}".encode())]
+
+
+class WorkingFactory(Factory):
+    def __call__(self, partition: int, snapshot: bytes | None) -> Stage:
+        return Working(snapshot)
+
+
+@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("number", [1, 2, 5, 8])
+def test_work_between_records_is_done_once_with_its_snapshot_whatever_is_killed(
+    event_log: EmbeddedLog, point: str, number: int
+) -> None:
+    left = number
+
+    def kill(name: str) -> None:
+        nonlocal left
+        if name == point:
+            left -= 1
+            if left == 0:
+                raise Killed
+
+    feed(event_log, range(60))
+    faults.install(kill)
+    run_until_read(event_log, processor(event_log, WorkingFactory()))
+    faults.install(None)
+    run_until_read(event_log, processor(event_log, WorkingFactory()))
+    feed(event_log, range(60, 80))
+    run_until_read(event_log, processor(event_log, WorkingFactory()))
+    for partition, made in outputs(event_log).items():
+        [own] = [line for line in made if line.startswith(b"own:")]
+        at = int(own.partition(b":")[2])
+        assert made.index(own) == at
+        numbers = list(range(partition, 80, PARTITIONS))
+        sums = [sum(numbers[: i + 1]) + (1000 if i >= at else 0) for i in range(len(numbers))]
+        assert [line for line in made if line != own] == [f"{i}:{total}".encode() for i, total in enumerate(sums)]
+
+
+def test_a_stage_that_begins_elsewhere_is_snapshot_first_and_reads_on_from_there(event_log: EmbeddedLog) -> None:
+    feed(event_log, range(20))
+    asked: list[tuple[int, int, int]] = []
+
+    def beginning(source: TopicPartition, committed: int, earliest: int) -> Begun | None:
+        asked.append((source.partition, committed, earliest))
+        return None if source.partition else Begun(6, Summing(b"500"))
+
+    for _ in range(2):
+        worker = processor(event_log)
+        worker.beginning = beginning
+        run_until_read(event_log, worker)
+    assert asked == [(0, 0, 0), (1, 0, 0)]
+    made = outputs(event_log)
+    assert made[1] == expected(20)[1]
+    assert made[0] == [f"{at}:{500 + sum(range(12, 2 * at + 1, 2))}".encode() for at in range(6, 10)]

@@ -306,3 +306,34 @@ async def test_a_withdrawn_row_of_values_deletes_them(store: Store) -> None:
 
 def test_ticks_of_the_test_are_of_the_schema() -> None:
     assert ticks(10, symbols=3).num_rows == 10
+
+
+async def test_history_is_all_final_bars_with_prices_in_order_by_copy_and_without(store: Store) -> None:
+    rows = [{"minute": i, "price": 1.0 + i, "version": i + 1} for i in (4, 0, 2, 1)]
+    rows += [{"minute": 3, "price": None}, {"minute": 5, "state": "forming"}, {"minute": 6, "interval": "5m"}]
+    rows += [{"minute": 2, "symbol": "O'HARA"}]
+    await put(store, bars(*rows, {"minute": 7, "vwap": None}))
+    found = []
+    for copies in (True, False):
+        store.copies = copies
+        async with store.read() as look:
+            found.append(await look.ohlcv.history("GOOG", "1m"))
+            assert (await look.ohlcv.history("O'HARA", "1m")).num_rows == 1
+            assert (await look.ohlcv.history("NONE", "1d")).num_rows == 0
+    assert found[0].equals(found[1])
+    assert found[0].column("close").to_pylist() == [1.0, 2.0, 3.0, 5.0, 1.0]
+    assert found[0].column("vwap").to_pylist()[-1] is None
+    assert found[0].column("version").to_pylist() == [1, 2, 3, 5, 1]
+    async with store.read() as look:
+        whole = (await look.ohlcv.read("GOOG", "1m")).filter(pa.array([True, True, True, False, True, False, True]))
+    for name in found[0].schema.names:
+        assert found[0].column(name).to_pylist() == whole.column(name).to_pylist()
+
+
+async def test_of_values_of_one_version_the_later_ones_count(store: Store) -> None:
+    assert await put_values(store, values({"version": 5, "sma_20": 1.0})) == 1
+    assert await put_values(store, values({"version": 5, "sma_20": 1.0})) == 0
+    assert await put_values(store, values({"version": 5, "sma_20": 2.0})) == 1
+    assert await put_values(store, values({"version": 4, "sma_20": 3.0})) == 0
+    async with store.read() as look:
+        assert (await look.analytics.read("GOOG", "1m", names=["sma_20"])).column("sma_20").to_pylist() == [2.0]

@@ -20,11 +20,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tickerplant.analytics.again import Series
 from tickerplant.analytics.crossings import UNKNOWN, Crossings, Firing
 from tickerplant.analytics.engine import FORMING, WITHDRAWN, Engine, Made
 from tickerplant.analytics.indicator.declaration import Indicator
 from tickerplant.analytics.pane import Chunk, Pane, Rows
 from tickerplant.analytics.sides import Side, check_rule, left_of, side_of
+from tickerplant.analytics.splits import Split
 from tickerplant.core import interval as intervals
 from tickerplant.core import records, schemas
 from tickerplant.core.alerts import CROSSES_BELOW, LESS, ON_UPDATE, PERCENT_CHANGE, Rule, alert_id
@@ -154,6 +156,27 @@ class Alerts:
         """Go on under other settings."""
         self.watch.apply(rules)
 
+    def say_splits(self, splits: Sequence[Split], clock_us: int) -> None:
+        """Know these splits. Bars before one count for nothing until they are computed again (`again`)."""
+        self._forget(self.watch.splits.say(splits, clock_us))
+
+    def take_effect(self, clock_us: int) -> None:
+        """Let splits take effect whose session has begun by `clock_us`."""
+        self._forget(self.watch.splits.due(clock_us))
+
+    def _forget(self, symbols: Iterable[str]) -> None:
+        for symbol in symbols:
+            if symbol in self.watch.symbols:
+                for pane in self.watch.panes.values():
+                    pane.forget(self.watch.symbols.index(symbol))
+
+    def again(self, series: Series, engine: Engine) -> None:
+        """Take the bars of a series that `engine` has from stored history; nothing fires for what they change."""
+        if self._watched.get(series.interval, Counter())[series.symbol]:
+            pane, row = self.watch.panes[series.interval], self._row(series.symbol)
+            pane.forget(row)
+            warm(pane, row, engine.panes[series.interval], engine.symbols.index(series.symbol))
+
     # Rules
 
     def rule(self, header: records.AlertRule, engine: Engine) -> None:
@@ -259,6 +282,7 @@ class Alerts:
             rows = batch if not history.any() else batch.filter(pa.array(history == quiet))
             for part in self.watch.bars(rows):
                 fired += self._part(part, quiet=quiet)
+        self.watch.take_missed()  # bars older than its memory: the engine has these computed again
         if any(one.rule.once for one in fired):
             self.settle()
         return fired

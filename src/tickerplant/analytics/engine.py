@@ -5,17 +5,20 @@ What a bar does:
 - final, later than all of its symbol: every indicator takes it; its values are `final`, with the bar's version;
 - final or withdrawn, not later: a revision. Values are made again from there as a batch over the revised bars would,
   and published with the version of the revision (newest version wins). A withdrawn bar's own row is `withdrawn`;
-- older than memory: no values, and counted (`Counts.beyond_memory`); only a withdrawal is still said;
+- older than memory: no values, counted (`Counts.beyond_memory`) and noted (`take_missed`), so that it is computed again
+  from stored history (`again`); only a withdrawal is said at once;
+- marked `history` and not later than all of its symbol: noted likewise, for whether it counts is decided in the store;
 - final without prices (none of its prints may set one), or with prices beyond ±1e100: no bar to the indicators, and no
   row; if it replaces a bar that had prices, that bar's values are withdrawn;
 - forming: the forming indicators as if it closed now, nothing kept.
 
-Splits do not change anything yet: indicators run on prices as traded.
+Indicators run on split-adjusted bars: each bar is adjusted as it comes in, for the splits that are in effect by then; a
+new split has the symbol computed again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,10 +26,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tickerplant.analytics.again import Missed, Series
 from tickerplant.analytics.indicator import parse
 from tickerplant.analytics.indicator.declaration import Indicator
 from tickerplant.analytics.inputs import SessionNumbers, filled
 from tickerplant.analytics.pane import Chunk, Pane, Rows
+from tickerplant.analytics.splits import Splits
 from tickerplant.core import interval as intervals
 from tickerplant.core.interval import Interval
 from tickerplant.core.rules import DEFAULT_RULES, Rules
@@ -37,6 +42,8 @@ PRICES: Final = ("open", "high", "low", "close")
 LARGEST: Final = 1e100
 """Prices and sizes beyond this are none: their squares, summed over a window, would leave float64."""
 FORMING, FINAL, WITHDRAWN = range(len(STATES))
+AGAIN_BARS: Final = 1 << 16
+"""Bars of a symbol that are computed at once when a whole history is: what that takes besides is some 20 MB."""
 
 
 @dataclass(slots=True)
@@ -73,17 +80,24 @@ class Engine:
     def __init__(self, rules: Rules = DEFAULT_RULES) -> None:
         self.counts = Counts()
         self.symbols: list[str] = []
+        self._places: dict[str, int] = {}
         self._capacity = 0
         self._known = pa.array([], pa.utf8())
         self._newest: tuple[pa.Array, Int64Array] | None = None  # the dictionary read last: mostly the next is the same
         self.panes: dict[str, Pane] = {}
+        self.splits = Splits()
+        self._missed: list[Missed] = []
         self.apply(rules)
 
-    def apply(self, rules: Rules) -> None:
-        """Go on under other rules; indicators that stay keep their states. Raises BadInput and changes nothing."""
+    def apply(self, rules: Rules) -> list[str]:
+        """Go on under other rules and return the intervals that have indicators which are new.
+
+        Indicators that stay keep their states. Raises BadInput and changes nothing.
+        """
         planned, forming = self.wanted(rules)
         inputs = {name for indicators in planned.values() for one in indicators for name in one.INPUTS}
         sessions = SessionNumbers(rules) if "session" in inputs else None
+        had = {name: {study.indicator for study in pane.studies} for name, pane in self.panes.items()}
         panes: dict[str, Pane] = {}
         for interval, indicators in planned.items():
             pane = self.panes.get(interval.name)
@@ -94,6 +108,8 @@ class Engine:
             panes[interval.name] = pane
         self.panes, self.rules, self._forming = panes, rules, forming
         self._inputs, self._sessions = inputs, sessions
+        self.splits.follow(rules)
+        return [interval.name for interval, wanted in planned.items() if not had.get(interval.name, set()) >= {*wanted}]
 
     def wanted(self, rules: Rules) -> tuple[Mapping[Interval, Sequence[Indicator]], frozenset[Indicator]]:
         """Return the indicators by interval, and which of them are computed on forming bars too. Raises BadInput."""
@@ -106,6 +122,7 @@ class Engine:
 
     def add_symbols(self, symbols: Sequence[str]) -> None:
         """Give each of these symbols, none of which is known, a row."""
+        self._places.update(zip(symbols, range(len(self.symbols), len(self.symbols) + len(symbols)), strict=True))
         self.symbols.extend(symbols)
         self._known = pa.array(self.symbols, pa.utf8())
         if len(self.symbols) > self._capacity:
@@ -122,14 +139,18 @@ class Engine:
         at, state = _codes(batch.column("interval")), _codes(batch.column("state"))
         names = batch.column("interval").dictionary.to_pylist()
         states = np.array([STATES.index(name) if name in STATES else -1 for name in _words(batch, "state")])[state]
+        history: BoolArray = batch.column("history").to_numpy(zero_copy_only=False)
         made: list[Made] = []
         for name, pane in self.panes.items():
             if name not in names:
                 continue
             here = np.array([word == name for word in names])[at]
             closed = here & ((states == FINAL) | (states == WITHDRAWN))
-            chunks = self._closed(pane, rows.take(closed), states[closed] == WITHDRAWN) if closed.any() else []
-            forming = self._formed(pane, rows.take(here & (states == FORMING)))
+            chunks: list[Chunk] = []
+            if closed.any():
+                taken = self._taken(pane, rows, closed)
+                chunks = self._closed(pane, taken, states[closed] == WITHDRAWN, history[closed])
+            forming = self._formed(pane, self._taken(pane, rows, here & (states == FORMING)))
             parts = ((pane.columns, chunks), (self._forming_columns(pane), forming))
             made += [Made(name, columns, part) for columns, part in parts if part]
         self.counts.values += sum(len(chunk.times) for part in made for chunk in part.chunks)
@@ -142,8 +163,7 @@ class Engine:
             usable &= np.abs(values) <= LARGEST  # False for NaN, which is what a null is here
         symbols, times = self._rows_of(batch.column("symbol")), times_of(batch.column("time"))
         if "vwap" in self._inputs:
-            own = batch.column("vwap").to_numpy(zero_copy_only=False)
-            columns["vwap"] = filled(own, columns["high"], columns["low"], columns["close"], most=LARGEST)
+            columns["vwap"] = batch.column("vwap").to_numpy(zero_copy_only=False)
         if self._sessions:
             words = _words(batch, "interval")
             days = [word in self.panes and not self.panes[word].interval.is_intraday for word in words]
@@ -169,11 +189,89 @@ class Engine:
             self._newest = column.dictionary, places
         return places[codes]
 
-    def _closed(self, pane: Pane, rows: Rows, withdrawn: BoolArray) -> list[Chunk]:
+    def take_missed(self) -> list[Missed]:
+        """Return the bars noted since this was last asked."""
+        missed, self._missed = self._missed, []
+        return missed
+
+    def again(self, series: Series, batch: pa.RecordBatch, from_us: int) -> Iterator[Made]:
+        """Put a series' whole history in the place of all that is known of it; yield the values from a bar on.
+
+        `batch`: its final bars that have prices, as traded, in order of time. The last of them are remembered. Versions
+        are 0: whoever publishes knows the cause.
+        """
+        pane = self.panes[series.interval]
+        [row] = self.rows_of([series.symbol])
+        pane.forget(row)
+        for start in range(0, batch.num_rows, AGAIN_BARS):
+            rows = self._read(batch.slice(start, AGAIN_BARS))
+            rows = self._taken(pane, rows, np.flatnonzero(rows.usable))
+            values = pane.extend(row, rows.times, rows.columns)
+            shown = int(np.searchsorted(rows.times, from_us))
+            if shown < len(rows):
+                none = np.zeros(len(rows) - shown, dtype=np.int64)
+                chunk = Chunk(rows.times[shown:], rows.symbols[shown:], FINAL, none, values[:, shown:])
+                yield Made(series.interval, pane.columns, [chunk])
+
+    def skim(self, batch: pa.RecordBatch) -> list[Made]:
+        """Note the closed bars of a record that the state knows already, and return the withdrawals among them."""
+        if batch.num_rows == 0:
+            return []
+        rows = self._read(batch)
+        states = batch.column("state").cast(pa.utf8())
+        intervals_ = batch.column("interval").cast(pa.utf8())
+        made: list[Made] = []
+        for name, pane in self.panes.items():
+            here = pc.equal(intervals_, name)
+            closed = pc.and_(here, pc.is_in(states, value_set=pa.array([STATES[FINAL], STATES[WITHDRAWN]])))
+            which = np.flatnonzero(closed.to_numpy(zero_copy_only=False))
+            if not len(which):
+                continue
+            self._miss(pane, rows.take(which), history=False)
+            gone = rows.take(
+                np.flatnonzero(pc.and_(here, pc.equal(states, STATES[WITHDRAWN])).to_numpy(zero_copy_only=False))
+            )
+            if len(gone):
+                nothing = np.full((len(pane.columns), len(gone)), np.nan)
+                made.append(
+                    Made(name, pane.columns, [Chunk(gone.times, gone.symbols, WITHDRAWN, gone.versions, nothing)])
+                )
+        return made
+
+    def rows_of(self, symbols: Sequence[str]) -> list[int]:
+        """Return the rows of symbols; those that are new join."""
+        new = [symbol for symbol in dict.fromkeys(symbols) if symbol not in self._places]
+        if new:
+            self.add_symbols(new)
+        return [self._places[symbol] for symbol in symbols]
+
+    def _taken(self, pane: Pane, rows: Rows, which: Int64Array | BoolArray) -> Rows:
+        """Return some bars of one interval, adjusted for splits and each with a vwap."""
+        rows = rows.take(which)
+        daily = not pane.interval.is_intraday
+        columns = dict(self.splits.columns(rows.columns, rows.times, rows.symbols, self.symbols, daily=daily))
+        if "vwap" in columns:
+            own, high, low, close = (columns[name] for name in ("vwap", "high", "low", "close"))
+            columns["vwap"] = filled(own, high, low, close, most=LARGEST)
+        return Rows(rows.symbols, rows.times, rows.versions, columns, rows.usable)
+
+    def _miss(self, pane: Pane, rows: Rows, *, history: bool) -> None:
+        """Note each symbol's first of these bars."""
+        order = np.lexsort((rows.times, rows.symbols))
+        symbols, first = np.unique(rows.symbols[order], return_index=True)
+        for row, time_us in zip(symbols.tolist(), rows.times[order][first].tolist(), strict=True):
+            self._missed.append(Missed(Series(pane.interval.name, self.symbols[row]), time_us, history))
+
+    def _closed(self, pane: Pane, rows: Rows, withdrawn: BoolArray, history: BoolArray) -> list[Chunk]:
         usable = rows.usable & ~withdrawn
         rows = Rows(rows.symbols, rows.times, rows.versions, rows.columns, usable)
         late = rows.times <= pane.history.last[rows.symbols]
         self.counts.without_prices += int((~rows.usable & ~withdrawn).sum())
+        competing = late & history & ~withdrawn
+        if competing.any():
+            self._miss(pane, rows.take(competing), history=True)
+            late &= ~competing
+            usable = usable & ~competing
         gone = np.flatnonzero(withdrawn | (late & ~usable))
         chunks = []
         if len(gone):
@@ -191,7 +289,9 @@ class Engine:
         for part in np.split(order, bounds):
             chunk, beyond = pane.revise(rows.take(part))
             self.counts.revisions += len(part) - beyond
-            self.counts.beyond_memory += beyond
+            if beyond:
+                self.counts.beyond_memory += beyond
+                self._miss(pane, rows.take(part[:beyond]), history=False)
             if chunk is not None and len(chunk.times):
                 chunks.append(chunk)
         return chunks

@@ -49,6 +49,7 @@ class History:
 
     def forget(self, row: int) -> None:
         """Forget a symbol's bars, and how many there were."""
+        self._settle()
         self.count[row] = self.kept[row] = 0
         self.last[row] = NEVER_US
 

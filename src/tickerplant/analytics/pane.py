@@ -113,8 +113,7 @@ class Pane:
         """Let a symbol begin anew, as if it had had no bars."""
         self.history.forget(row)
         for study in self.studies:
-            study.state[:, row] = 0.0
-            study.born[row] = 0
+            study.forget(row)
 
     def newest(self, row: int) -> Float64Array | None:
         """Return the values of a symbol's newest bar, float64[outputs]; None where an indicator has not begun by then.
@@ -206,6 +205,10 @@ class Pane:
         ]
         history.replace(row, position, times, columns)
         return np.concatenate(values) if values else np.empty((0, len(times)))
+
+    def extend(self, row: int, times: Int64Array, columns: Columns) -> Float64Array:
+        """Take many bars of a symbol, later than all it has, and return float64[outputs, bars]."""
+        return self._extend(row, int(self.history.count[row]), times, columns)
 
     def revise(self, rows: Rows) -> tuple[Chunk | None, int]:
         """Take one symbol's bars at or before its newest, in time order; one without prices takes its bar away.

@@ -1,12 +1,14 @@
-"""The whole state of an engine as bytes, and back. Equal states give equal bytes: only what is remembered is kept."""
+"""The whole state of a partition as bytes, and back. Equal states give equal bytes: only what is remembered is kept."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
 import numpy as np
 
+from tickerplant.analytics.again import Again, Mark, Series
 from tickerplant.analytics.alerts import Alerts
 from tickerplant.analytics.crossings import Crossings
 from tickerplant.analytics.engine import Engine
@@ -15,8 +17,27 @@ from tickerplant.analytics.pane import Pane
 from tickerplant.analytics.study import Study
 from tickerplant.core.errors import SnapshotRefused, TickerplantError
 from tickerplant.core.rules import rules_from, values_of
+from tickerplant.core.times import NEVER_US
 
-FORMAT: Final = 2
+FORMAT: Final = 3
+
+
+@dataclass(slots=True)
+class State:
+    """All that a partition's stage knows. `clock_us` and `cause`: the newest time sent and cause that the log has said.
+
+    `known_to`: the state was made from the store and knows all records before that offset; `has_rules`: and under the
+    newest rules; `cold`: it could not be, because the store was out of reach.
+    """
+
+    engine: Engine
+    alerts: Alerts
+    again: Again = field(default_factory=Again)
+    clock_us: int = NEVER_US
+    cause: int = 0
+    known_to: int = 0
+    has_rules: bool = False
+    cold: bool = False
 
 
 class _Study(msgspec.Struct, array_like=True):
@@ -43,43 +64,67 @@ class _Alerts(msgspec.Struct, array_like=True):
     panes: list[_Pane]
 
 
+class _Mark(msgspec.Struct, array_like=True):
+    interval: str
+    symbol: str
+    from_us: int
+    position: int
+    feeds: list[str]
+
+
 class _Kept(msgspec.Struct, array_like=True):
     clock_us: int
+    cause: int
+    known_to: int
+    has_rules: bool
+    cold: bool
     rules: dict[str, Any]
     symbols: list[str]
     panes: list[_Pane]
+    marks: list[_Mark]
+    feeds: list[tuple[str, int]]
+    splits: list[tuple[str, list[tuple[int, float]]]]
+    waiting: list[tuple[str, int, float]]
     alerts: _Alerts | None = None
-    """None too in the snapshots of a version that had no alerts."""
 
 
-def take(engine: Engine, alerts: Alerts, clock_us: int) -> bytes:
-    """Return the engine's state, the alerts' and the log's clock."""
+def take(state: State) -> bytes:
+    """Return the state as bytes."""
+    engine, again, alerts = state.engine, state.again, state.alerts
     alerts.settle()
     memory = [alerts.memory[name] for name in sorted(alerts.memory)]
     kept = _Kept(
-        clock_us,
-        values_of(engine.rules),
-        engine.symbols,
-        _panes(engine),
+        state.clock_us, state.cause if again.marks or state.cold else 0, state.known_to, state.has_rules, state.cold,
+        values_of(engine.rules), engine.symbols, _panes(engine),
+        [_Mark(*series, mark.from_us, mark.position, sorted(mark.feeds)) for series, mark in again.marks.items()],
+        sorted(again.feeds.items()),
+        [(symbol, sorted(ratios.items())) for symbol, ratios in sorted(engine.splits.effective.items())],
+        sorted((*key, ratio) for key, ratio in engine.splits.waiting.items()),
         _Alerts(memory, alerts.watch.symbols, _panes(alerts.watch)) if alerts.watch.symbols or memory else None,
-    )
+    )  # fmt: skip
     return msgspec.msgpack.encode(kept, order="sorted")
 
 
-def restore(data: bytes) -> tuple[Engine, Alerts, int]:
-    """Return an engine and alerts of the same state, and the clock. Raises SnapshotRefused for other bytes."""
+def restore(data: bytes) -> State:
+    """Return the same state. Raises SnapshotRefused for other bytes."""
     try:
         kept = msgspec.msgpack.decode(data, type=_Kept)
         engine = Engine(rules_from(kept.rules))
         engine.add_symbols(kept.symbols)
         _fill_all(engine, kept.panes)
+        engine.splits.restore({symbol: dict(ratios) for symbol, ratios in kept.splits}, kept.waiting)
         alerts = Alerts(engine.rules)
+        alerts.watch.splits.restore({symbol: dict(ratios) for symbol, ratios in kept.splits}, kept.waiting)
         if kept.alerts is not None:
             alerts.restore(kept.alerts.memory, kept.alerts.symbols)
             _fill_all(alerts.watch, kept.alerts.panes)
     except (msgspec.MsgspecError, TickerplantError, ValueError, KeyError) as error:
         raise SnapshotRefused(f"the bytes are no state of analytics: {type(error).__name__}: {error}") from error
-    return engine, alerts, kept.clock_us
+    again = Again()
+    for one in kept.marks:
+        again.marks[Series(one.interval, one.symbol)] = Mark(one.from_us, one.position, set(one.feeds))
+    again.feeds = dict(kept.feeds)
+    return State(engine, alerts, again, kept.clock_us, kept.cause, kept.known_to, kept.has_rules, kept.cold)
 
 
 def _panes(engine: Engine) -> list[_Pane]:

@@ -3,22 +3,33 @@
 Of one step's outputs the closed values come first, then the forming ones, then the alerts that fired. What is made
 carries the `sent_at_us`, `feed` and `cause` of the record that caused it; `Mark` and `End` are passed on as they came,
 so that whoever reads `market.analytics` knows how far it is.
+
+What memory is too short for is marked (`again`), and computed from stored history between two records: `due` says
+which series, `compute_again` does one. Its values carry the newest cause that the state has seen: nothing that has been
+published of these bars is newer, and what is published later wins.
+
+A state that was made from the store (`begun`) knows all records before `known_to` already. Those are only looked
+through for what they changed, and that is published, as it is in the state, once `known_to` is reached.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final, NamedTuple, Protocol
 
+import numpy as np
 import pyarrow as pa
 
 from tickerplant.analytics import snapshot
+from tickerplant.analytics.again import Series
 from tickerplant.analytics.alerts import Alerts, batch_of
 from tickerplant.analytics.engine import Engine
 from tickerplant.analytics.publish import batches
+from tickerplant.analytics.splits import Split
 from tickerplant.core import records, schemas
 from tickerplant.core.errors import BadInput, ConfigError, UnreadableRecord
-from tickerplant.core.rules import rules_from
-from tickerplant.core.times import NEVER_US, iso
+from tickerplant.core.rules import Rules, rules_from
+from tickerplant.core.times import FOREVER_US, NEVER_US, iso, times_of
 
 FORMAT: Final = snapshot.FORMAT
 _FIRST_US: Final = 0
@@ -66,49 +77,116 @@ class AnalyticsStage:
     """The state of one partition; `step` never raises for what a record says: that goes to the dead letter."""
 
     def __init__(self, kept: bytes | None = None) -> None:
-        self._clock_us = NEVER_US
         if kept is None:
-            self.engine = Engine()
-            self.alerts = Alerts(self.engine.rules)
+            engine = Engine()
+            self._state = snapshot.State(engine, Alerts(engine.rules))
         else:
-            self.engine, self.alerts, self._clock_us = snapshot.restore(kept)
+            self._state = snapshot.restore(kept)
+        self.engine, self.alerts, self.again = self._state.engine, self._state.alerts, self._state.again
+
+    def begin(self, rules: Rules | None, known_to: int, *, cold: bool = False) -> None:
+        """Begin with a state that is to know all records before the offset `known_to`.
+
+        `rules`: those in force, if they are known. `cold`: the store should have been read, and could not be.
+        """
+        state = self._state
+        if rules is not None:
+            try:
+                self.engine.apply(rules)
+                self.alerts.apply(rules)
+            except (BadInput, ConfigError):  # what cannot be applied is put aside when its record comes
+                rules = None
+        state.known_to, state.has_rules, state.cold = known_to, rules is not None, cold
+
+    def say_splits(self, splits: list[Split], clock_us: int) -> None:
+        """Know these splits of the store; of those whose session has begun by `clock_us` the series are not marked."""
+        self.engine.splits.say(splits, clock_us)
+        self.alerts.say_splits(splits, clock_us)
 
     def step(self, delivery: Arrived) -> list[Produced]:
         """Take one record and return what it causes."""
+        state = self._state
         try:
             record = records.decode(delivery.value)
-            self._clock_us = max(self._clock_us, record.header.sent_at_us)
-            return self._take(record)
+            state.clock_us = max(state.clock_us, record.header.sent_at_us)
+            state.cause = max(state.cause, record.header.cause)
+            self._mark_all(self.engine.splits.due(state.clock_us), delivery.offset)
+            self.alerts.take_effect(state.clock_us)
+            return self._take(record, delivery.offset)
         except (UnreadableRecord, ConfigError, BadInput) as error:
             return [_dead(delivery, str(error))]
 
     def snapshot(self) -> bytes:
         """Return the whole state."""
-        return snapshot.take(self.engine, self.alerts, self._clock_us)
+        return snapshot.take(self._state)
+
+    @property
+    def cold(self) -> bool:
+        """Whether the store could not be read at the beginning, so that all is to be computed again when it can."""
+        return self._state.cold
+
+    def warm_up(self, stored: list[Series], position: int) -> None:
+        """Mark all that the store has. What was published of each series so far will be published again."""
+        known = {Series(name, symbol) for name in self.engine.panes for symbol in self.engine.symbols}
+        for series in dict.fromkeys([*stored, *sorted(known)]):
+            if series.interval in self.engine.panes:
+                self.again.mark(series, NEVER_US if series in known else FOREVER_US, position)
+        self._state.cold = False
+
+    def due(self, position: int) -> list[Series]:
+        """Return the series that may be computed again, once the store is as far as their marks' positions.
+
+        `position`: that of the next record.
+        """
+        if position < self._state.known_to:
+            return []
+        return self.again.due(self._state.clock_us)
+
+    def compute_again(self, series: Series, bars: pa.RecordBatch) -> Iterator[Produced]:
+        """Make a series' state from its whole history (`Engine.again`) and yield the values that are due, as records.
+
+        To be used up: the state is whole only then.
+        """
+        mark = self.again.done(series)
+        state = self._state
+        said = records.Values(sent_at_us=state.clock_us, cause=state.cause)
+        for made in self.engine.again(series, bars, mark.from_us):
+            for chunk in made.chunks:
+                chunk.versions[:] = state.cause
+            for values in batches([made], self.engine.known):
+                yield Produced(schemas.ANALYTICS, records.encode(said, values))
+        self.alerts.again(series, self.engine)
 
     def keep_label(self) -> str | None:
         """Return the UTC day of the log's clock; None before the first record, and for times that nobody lives in."""
-        return iso(self._clock_us)[:10] if _FIRST_US <= self._clock_us <= _LAST_US else None
+        clock_us = self._state.clock_us
+        return iso(clock_us)[:10] if _FIRST_US <= clock_us <= _LAST_US else None
 
-    def _take(self, record: records.Record) -> list[Produced]:
+    def _take(self, record: records.Record, offset: int) -> list[Produced]:
         header = record.header
         if isinstance(header, records.Bars):
-            return self._bars(header, record.batch)
+            return self._bars(header, record.batch, offset)
         if isinstance(header, (records.Mark, records.End)):
+            if isinstance(header, records.End):
+                self.again.ended(header.feed)
             return [Produced(schemas.ANALYTICS, records.encode(header))]
         if isinstance(header, records.Settings):
-            self.engine.apply(rules_from(header.values))
-            self.alerts.apply(self.engine.rules)
+            self._settings(rules_from(header.values), offset)
         elif isinstance(header, records.AlertRule):
             self.alerts.rule(header, self.engine)
-        elif isinstance(header, (records.Splits, records.Dividends)):
-            pass  # adjusting the remembered bars and publishing them again from the split's session on belongs here
-        else:
+        elif isinstance(header, records.Splits):
+            splits = splits_of(record.batch)
+            self._mark_all(self.engine.splits.say(splits, self._state.clock_us), offset)
+            self.alerts.say_splits(splits, self._state.clock_us)
+        elif not isinstance(header, records.Dividends):
             raise UnreadableRecord(f"a {type(header).__name__} record has no place among bars")
         return []
 
-    def _bars(self, header: records.Bars, batch: pa.RecordBatch) -> list[Produced]:
-        made = self.engine.bars(batch)
+    def _bars(self, header: records.Bars, batch: pa.RecordBatch, offset: int) -> list[Produced]:
+        known = offset < self._state.known_to
+        made = self.engine.skim(batch) if known else self.engine.bars(batch)
+        position = self._state.known_to if known else offset + 1
+        self.again.missed(self.engine.take_missed(), position, header.feed, self._state.clock_us)
         said: dict[str, Any] = {"sent_at_us": header.sent_at_us, "feed": header.feed, "cause": header.cause}
         result = [
             Produced(schemas.ANALYTICS, records.encode(records.Values(**said), values))
@@ -118,6 +196,36 @@ class AnalyticsStage:
         if fired:
             result.append(Produced(schemas.ALERTS, records.encode(records.Alerts(**said), batch_of(fired))))
         return result
+
+    def _settings(self, rules: Rules, offset: int) -> None:
+        if offset < self._state.known_to and self._state.has_rules:
+            return  # the state was made under the newest rules, which these lead to
+        new = self.engine.apply(rules)
+        self.alerts.apply(rules)
+        for interval in new:
+            for symbol in self.engine.symbols:
+                self.again.mark(Series(interval, symbol), NEVER_US, offset + 1)
+        for series in [series for series in self.again.marks if series.interval not in self.engine.panes]:
+            self.again.done(series)
+
+    def _mark_all(self, symbols: list[str], offset: int) -> None:
+        """Mark every interval of these symbols from its beginning."""
+        for symbol in symbols:
+            for interval in self.engine.panes:
+                self.again.mark(Series(interval, symbol), NEVER_US, offset + 1)
+
+
+def splits_of(batch: pa.RecordBatch | pa.Table) -> list[Split]:
+    """Return the splits of rows (`schemas.SPLITS`)."""
+    ratios = batch.column("numerator").to_numpy() / np.where(
+        (low := batch.column("denominator").to_numpy()) > 0, low, np.nan
+    )
+    return [
+        Split(symbol, session_us, ratio)
+        for symbol, session_us, ratio in zip(
+            batch.column("symbol").to_pylist(), times_of(batch.column("time")).tolist(), ratios.tolist(), strict=True
+        )
+    ]
 
 
 def _dead(delivery: Arrived, reason: str) -> Produced:

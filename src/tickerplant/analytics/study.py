@@ -110,6 +110,11 @@ class Study:
             self.state[:, row] = self.checkpoints[row, start // CHECKPOINT_BARS % self._slots] if start else 0.0
         return born + start
 
+    def forget(self, row: int) -> None:
+        """Set a symbol's state back to before its first bar, whose position is 0."""
+        self.born[row] = 0
+        self.state[:, row] = 0.0
+
     def run(self, row: int, position: int, inputs: Inputs) -> Float64Array:
         """Take many bars of one symbol, the first at `position`; return float64[outputs, bars], NaN until warm."""
         index = position - int(self.born[row])

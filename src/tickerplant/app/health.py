@@ -200,6 +200,20 @@ def service_parts(statuses: Iterable[Status]) -> Iterable[Part]:
         yield Part(f"service {status.name}", state, f"{status.state}{because}{times}", {"restarts": status.restarts})
 
 
+def indicator_parts(counts: Any) -> Iterable[Part]:
+    """Say how far indicators are with stored history; `counts` are those of analytics, None where it is not here."""
+    if counts is None:
+        return
+    done, of, pending = counts.warm_series, counts.warm_of, counts.pending
+    details = {"warm_series": done, "warm_of": of, "pending": pending}
+    warming = f"reading stored history: {done} of {of} series" if done < of else ""
+    waiting = f"{pending} series are to be computed again from stored history" if pending else ""
+    if counts.store_missing:
+        waiting = f"{waiting or 'the beginning lacks stored history'}, and the store is not there"
+    state = DEGRADED if counts.store_missing else OK
+    yield Part("indicators", state, "; ".join(filter(None, (warming, waiting))) or "up to date", details)
+
+
 def job_parts(jobs: Iterable[dict[str, Any]]) -> Iterable[Part]:
     """Say how the store's scheduled jobs went."""
     for job in jobs:

@@ -61,7 +61,8 @@ LOG_END: Final = Entry(
 )  # fmt: skip
 SERVICE_COUNT: Final = Entry(
     "tickerplant_service_events", "counter", ("service", "event"), "What a service has counted, by event.",
-    "`dead_letters` or `unreadable` growing: read `tickerplant tail deadletter`. Late ticks: tickerplant_late_ticks.",
+    "`dead_letters` or `unreadable` growing: read `tickerplant tail deadletter`. Late ticks: tickerplant_late_ticks. "
+    "`pending` of analytics staying: the store is away or behind, or a backfill has not ended.",
 )  # fmt: skip
 CATALOGUE: Final = (SERVICE_UP, SERVICE_RESTARTS, GROUP_LAG, LOG_END, SERVICE_COUNT)
 
@@ -142,6 +143,10 @@ class ServiceCounts:
             self._newest[service] = counts
 
         return take
+
+    def of(self, service: str) -> Any:
+        """Return the newest counts of a service, or None."""
+        return self._newest.get(service)
 
     def __call__(self) -> Iterator[tuple[str, str, float]]:
         """Yield (service, event, value)."""

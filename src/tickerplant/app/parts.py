@@ -22,6 +22,7 @@ from tickerplant.core.schemas import (
     ANALYTICS,
     OHLCV,
     RAW,
+    SETTINGS_KEY,
     STATE_AGGREGATION,
     STATE_ANALYTICS,
     STATE_FEEDS,
@@ -86,7 +87,6 @@ def ensure_settings(log: EventLog, settings: Settings, *, only_first: bool = Fal
     `always_open`: the vendor is the sandbox, whose stocks trade round the clock so that a demo lives at any hour;
     where the user has named no calendars they are `24/7`.
     """
-    from tickerplant.market_data.control import SETTINGS_KEY
     from tickerplant.market_data.control import ensure_settings as ensure
 
     if only_first and log.get_state(STATE_FEEDS, 0, SETTINGS_KEY) is not None:
@@ -231,12 +231,13 @@ def run_aggregation(settings: Settings, log: EventLog, stop: threading.Event, co
     ).run(stop)
 
 
-def run_analytics(settings: Settings, log: EventLog, stop: threading.Event, counts: ServiceCounts) -> None:
-    """Run analytics until `stop`."""
+def run_analytics(settings: Settings, log: EventLog, dsn: str, stop: threading.Event, counts: ServiceCounts) -> None:
+    """Run analytics until `stop`, with the stored bars of `dsn` where that is not empty."""
     from tickerplant.analytics.service import Analytics
 
     Analytics(
         log,
+        dsn,
         instance=settings.instance,
         snapshot_records=settings.snapshot_records,
         metrics=counts.taker("analytics"),

@@ -48,7 +48,9 @@ RANKS: Final = {
 }
 
 NEED_STORE: Final = {"persistence", "api"}
-"""The other services live by the log alone."""
+"""The other services live by the log alone; analytics reads the store when it is there (`WANT_STORE`)."""
+
+WANT_STORE: Final = {"analytics"}
 
 SERVICES: Final = ("market_data", "aggregation", "analytics", "persistence", "api")
 
@@ -91,7 +93,7 @@ class Plant:
         if name == "aggregation":
             return Service(name, sync=lambda stop: parts.run_aggregation(settings, event_log, stop, counts))
         if name == "analytics":
-            return Service(name, sync=lambda stop: parts.run_analytics(settings, event_log, stop, counts))
+            return Service(name, sync=lambda stop: parts.run_analytics(settings, event_log, dsn, stop, counts))
         if name == "persistence":
             return Service(
                 name, asynchronous=lambda stop: parts.run_persistence(settings, event_log, dsn, stop, counts)
@@ -124,6 +126,7 @@ class Plant:
         found: list[health.Part] = []
         questions: Sequence[tuple[str, Callable[[], Iterable[health.Part]]]] = (
             ("services", lambda: health.service_parts(self.supervisor.statuses())),
+            ("indicators", lambda: health.indicator_parts(self.counts.of("analytics"))),
             ("log", lambda: health.log_parts(self.event_log)),
             ("plant", lambda: health.plant_parts(self.event_log, held=True)),
             ("feeds", lambda: health.feed_parts(self.event_log, time.time_ns() // 1_000)),
@@ -138,15 +141,16 @@ class Plant:
 
 
 @contextlib.contextmanager
-def opened(settings: Settings, *, lasting: bool = False, store: bool = True) -> Iterator[Plant]:
+def opened(settings: Settings, *, lasting: bool = False, store: bool = True, wanted: bool = False) -> Iterator[Plant]:
     """Open steps 2 to 5, or with `store` False the log alone; `lasting` is for a service that stays, and waits for a
     store that comes up later than itself.
 
-    Raises what each step raises.
+    `wanted`: the log alone, and the address of the store, which need not answer. Raises what each step raises.
     """
     if not store:
-        with parts.event_log(settings) as event_log:
-            yield Plant(settings, event_log, "")
+        address = database(settings, lasting=True) if wanted else contextlib.nullcontext("")
+        with address as dsn, parts.event_log(settings) as event_log:
+            yield Plant(settings, event_log, dsn)
         return
     with database(settings, lasting=lasting) as dsn, parts.event_log(settings, make_topics=False) as event_log:
         _patiently(lambda: _prepare(settings, dsn, event_log), PATIENCE_S if lasting else 0.0)

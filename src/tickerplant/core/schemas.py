@@ -24,6 +24,8 @@ DEADLETTER: Final = "market.deadletter"
 STATE_FEEDS: Final = "market.state.feeds"
 STATE_AGGREGATION: Final = "market.state.aggregation"
 STATE_ANALYTICS: Final = "market.state.analytics"
+SETTINGS_KEY: Final = "settings"
+"""Under it, in partition 0 of `STATE_FEEDS`, stand the values of the newest `Settings` record, as JSON."""
 
 
 @dataclass(frozen=True, slots=True)

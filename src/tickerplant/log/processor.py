@@ -8,6 +8,9 @@ around it. Its effects, in this order, in `_commit`; each is safe to repeat, bec
 3. send the input positions,
 4. commit the log's transaction.
 
+Between two batches a stage may have work of its own (`Stage.between`): what it makes then is no function of the input,
+so its outputs and a snapshot of the state they left commit in one transaction, and no restart does it again.
+
 Restart: newest snapshot, run on to the committed positions and discard what comes out, go on. After any failed
 transaction the state in memory is ahead of the log, so it is thrown away and the same way taken.
 """
@@ -44,6 +47,8 @@ REST_AT_MOST_S: Final = 0.05
 """After few records the processor rests this many times as long as they took, and what comes meanwhile shares the next
 transaction: each costs as much as some records.
 """
+WAITING_POLL_S: Final = 0.05
+"""How long a poll waits at most while a stage waits to work between records."""
 _MAX_OUTPUT_BYTES: Final = 16 * 1024 * 1024  # outputs held in memory before a commit is made between two polls' records
 
 log = structlog.get_logger(__name__)
@@ -91,6 +96,18 @@ class Stage(Protocol):
         """
         return None
 
+    def waits(self) -> bool:
+        """Return whether `between` may have something to do soon: then it is asked often."""
+        return False
+
+    def between(self, position: int) -> Sequence[Output] | None:
+        """Do a piece of work that no record is the cause of, and return its outputs; None where there is none to do.
+
+        It may do IO, and should take a fraction of a second. `position` is that of the next record of the input. Is not
+        asked while the state is still running up to the committed positions.
+        """
+        return None
+
 
 class StageFactory(Protocol):
     """Makes the stage of a partition, new (`snapshot` None) or as it was. `format` is the number of its snapshots."""
@@ -99,6 +116,24 @@ class StageFactory(Protocol):
 
     def __call__(self, partition: int, snapshot: bytes | None) -> Stage:
         """Return the stage, new or as the snapshot has it. Raises SnapshotRefused for bytes it cannot take."""
+        ...
+
+
+class Begun(NamedTuple):
+    """A stage whose state is not that of no records: how far it should read from, and the stage."""
+
+    position: int
+    stage: Stage
+
+
+class Beginning(Protocol):
+    """Makes the stage of a partition that has no snapshot from something else than its input's first record."""
+
+    def __call__(self, source: TopicPartition, committed: int, earliest: int) -> Begun | None:
+        """Return the stage and where it reads on, which is snapshot first of all; None: begin at the beginning.
+
+        `committed` is the group's position, 0 for none; `earliest` the first offset that the log still has.
+        """
         ...
 
 
@@ -125,6 +160,7 @@ class _Partition:
     kept: str
     records_since_snapshot: int = 0
     touched: bool = False
+    begun: bool = False
 
 
 @dataclass(slots=True)
@@ -142,6 +178,8 @@ class Processor:
     poll_records: int = 256
     """Records taken in one poll, and so at most in one transaction."""
     on_batch: Callable[[Counts], None] | None = None
+    beginning: Beginning | None = None
+    """Asked for the stage of a partition without a snapshot; for a processor of one topic."""
     counts: Counts = field(default_factory=Counts)
     _stages: dict[int, _Partition] = field(default_factory=dict)
     _discarded_before: int = 0
@@ -170,17 +208,20 @@ class Processor:
             self.event_log.reader(self.topics, group=self.name, member=member, assignee=_Assigned(self)) as reader,
         ):
             while not stop.is_set():
-                deliveries = reader.poll(timeout_s=poll_s, max_records=self.poll_records)
-                if not deliveries:
-                    continue
+                waits = any(owned.stage.waits() for owned in self._stages.values())
+                deliveries = reader.poll(
+                    timeout_s=min(poll_s, WAITING_POLL_S) if waits else poll_s, max_records=self.poll_records
+                )
                 began = time.monotonic()
                 try:
-                    self._take(deliveries, writer, reader)
+                    self._between(writer, reader)
+                    if deliveries:
+                        self._take(deliveries, writer, reader)
                 except Fenced:
                     if reader.assignment():
                         raise
                     self._stages.clear()
-                if len(deliveries) < FEW_RECORDS:
+                if deliveries and len(deliveries) < FEW_RECORDS:
                     stop.wait(min(REST_AT_MOST_S, REST * (time.monotonic() - began)))
             if self._stages:
                 self._commit(writer, reader, [], snapshot_all=True)
@@ -213,6 +254,20 @@ class Processor:
         if self.on_batch is not None:
             self.on_batch(self.counts)
 
+    def _between(self, writer: Writer, reader: Reader) -> None:
+        """Let each stage do a piece of its own work, and commit it with a snapshot; a stage just begun has one too."""
+        for partition, owned in list(self._stages.items()):
+            if _behind(owned):
+                continue
+            topic = TopicPartition(self.topics[0], partition)
+            made = owned.stage.between(owned.positions[topic]) if topic in owned.positions else None
+            if made is not None or owned.begun:
+                outputs = [(partition, output) for output in made or ()]
+                owned.begun = False
+                self._commit(writer, reader, outputs, snapshot=partition)
+                if self.on_batch is not None:
+                    self.on_batch(self.counts)
+
     def _past(self, source: TopicPartition, offset: int) -> Past:
         def read(begin: int, end: int) -> Iterator[Delivery]:
             return self.event_log.stretch(source, begin, min(end, offset))
@@ -220,20 +275,30 @@ class Processor:
         return read
 
     def _commit(
-        self, writer: Writer, reader: Reader, outputs: Sequence[tuple[int, Output]], *, snapshot_all: bool = False
+        self,
+        writer: Writer,
+        reader: Reader,
+        outputs: Sequence[tuple[int, Output]],
+        *,
+        snapshot_all: bool = False,
+        snapshot: int | None = None,
     ) -> None:
-        """Commit what has been stepped since the last commit: the four effects of the module's docstring."""
+        """Commit what has been stepped since the last commit: the four effects of the module's docstring.
+
+        A partition's snapshot is due after so many records, at the first of a session, or when it is asked for.
+        """
         due = {
             partition: owned
             for partition, owned in self._stages.items()
             if owned.records_since_snapshot >= self.snapshot_records
             or (snapshot_all and owned.records_since_snapshot)
+            or partition == snapshot
             or self._keeps(owned)
         }
         moved = {
             source: position
-            for owned in self._stages.values()
-            if owned.touched
+            for partition, owned in self._stages.items()
+            if owned.touched or partition == snapshot  # whoever has lost the partition must not leave a snapshot
             for source, position in owned.positions.items()
         }
         # A stage that is still running up to its committed position must not snapshot: its positions lie before it.
@@ -299,10 +364,19 @@ class Processor:
             tp: position for tp, position in committed.items() if tp.partition == partition and tp.topic in self.topics
         }
         if newest is None:
-            return _Partition(self.factory(partition, None), {}, here, "")
+            return self._begin(partition, here)
         snapshots.check(newest, self.name, partition, self.factory.format)
         positions = {TopicPartition(topic, partition): position for topic, position in newest.positions.items()}
         return _Partition(self.factory(partition, newest.state), positions, here, newest.kept)
+
+    def _begin(self, partition: int, committed: dict[TopicPartition, int]) -> _Partition:
+        if self.beginning is not None:
+            source = TopicPartition(self.topics[0], partition)
+            earliest, _ = self.event_log.offsets(source.topic)[source]
+            begun = self.beginning(source, committed.get(source, 0), earliest)
+            if begun is not None:
+                return _Partition(begun.stage, {source: begun.position}, committed, "", begun=True)
+        return _Partition(self.factory(partition, None), {}, committed, "")
 
 
 def _behind(owned: _Partition) -> bool:

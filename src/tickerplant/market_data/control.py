@@ -12,12 +12,11 @@ import pyarrow as pa
 
 from tickerplant.core import records
 from tickerplant.core.errors import Fenced, LogUnavailable
-from tickerplant.core.schemas import RAW, STATE_FEEDS, SYMBOLS
+from tickerplant.core.schemas import RAW, SETTINGS_KEY, STATE_FEEDS, SYMBOLS
 from tickerplant.log.port import EventLog
 from tickerplant.market_data.feed import now_us
 from tickerplant.market_data.parting import Parter
 
-SETTINGS_KEY: Final = "settings"
 _WRITER: Final = "control"
 _ATTEMPTS: Final = 5
 

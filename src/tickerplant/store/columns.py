@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pgpq import ArrowToPostgresBinaryEncoder
 
-from tickerplant.core.times import TIMESTAMP, timestamps
+from tickerplant.core.times import TIMESTAMP, timestamps, to_us
 
 if TYPE_CHECKING:
     from tickerplant.store.pool import Session
@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 FEW_ROWS: Final = 32
 """Below this many rows one INSERT from arrays is faster than COPY into a staging table and an INSERT from there: it
 spares a round trip, and its cost is some microseconds a row."""
+
+_COPY_HEAD: Final = 19
+_COPY_TAIL: Final = 2
+"""Bytes of the binary COPY format around its rows: signature, flags and length of nothing more; the end's mark."""
+_POSTGRES_EPOCH_US: Final = 946_684_800_000_000
+"""2000-01-01 UTC, from which PostgreSQL counts."""
 
 _SQL_TYPES: Final = {
     pa.utf8(): "text",
@@ -100,6 +106,38 @@ async def source_of(session: Session, name: str, batch: pa.RecordBatch) -> tuple
 def _arrays(batch: pa.RecordBatch) -> tuple[str, list[Any]]:
     casts = ", ".join(f"${i}::{_SQL_TYPES[field.type]}[]" for i, field in enumerate(batch.schema, 1))
     return f"unnest({casts}) AS s ({quoted(batch.schema.names)})", [column.to_pylist() for column in batch.columns]
+
+
+async def read_numbers(session: Session, query: str, values: int, *arguments: Any) -> list[Any]:
+    """Return the columns of a query for a time, an int64 and `values` float64, none of them null, as arrays.
+
+    Times are int64 microseconds since 1970. By COPY in PostgreSQL's binary format, which is read without a loop over
+    rows: 1 M bars a second and more.
+    """
+    from tickerplant.store.pool import mapped
+
+    if not session.copies:
+        rows = await session.rows(query, *arguments)
+        times = np.array([to_us(row[0]) for row in rows], dtype=np.int64)
+        return [times, *(np.array([row[i] for row in rows]) for i in range(1, values + 2))]
+    received = bytearray()
+
+    async def take(data: bytes) -> None:
+        received.extend(data)
+
+    with mapped():
+        await session.connection.copy_from_query(query, *arguments, output=take, format="binary")
+    numbers = [(f"v{i}", ">f8") for i in range(values)]
+    fields = [("time", ">i8"), ("whole", ">i8"), *numbers]
+    row = np.dtype(
+        [
+            ("count", ">i2"),
+            *((f"{name}{part}", kind) for name, of in fields for part, kind in (("_size", ">i4"), ("", of))),
+        ]
+    )
+    found = np.frombuffer(received, row, (len(received) - _COPY_HEAD - _COPY_TAIL) // row.itemsize, _COPY_HEAD)
+    columns = [found[name].astype(of[1:]) for name, of in fields]
+    return [columns[0] + _POSTGRES_EPOCH_US, *columns[1:]]
 
 
 def selected(schema: pa.Schema, prefix: str = "") -> str:

@@ -144,6 +144,10 @@ class Look:
         """Return the next offset to apply by (topic, partition)."""
         return {key: applied.position for key, applied in (await self.applied()).items()}
 
+    async def bound_to(self) -> position_rows.Log | None:
+        """Return the log that the store follows, or None for a new store."""
+        return await position_rows.bound_to(self._session)
+
     async def applied(self) -> dict[tuple[str, int], position_rows.Applied]:
         """Return position, resume and cause by (topic, partition)."""
         return await position_rows.all_positions(self._session)

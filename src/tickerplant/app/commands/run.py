@@ -95,7 +95,9 @@ def run(
         if name == "api":
             check_port(settings)
         stack.enter_context(signals(stop))
-        opened = stack.enter_context(plant.opened(settings, lasting=True, store=name in plant.NEED_STORE))
+        opened = stack.enter_context(
+            plant.opened(settings, lasting=True, store=name in plant.NEED_STORE, wanted=name in plant.WANT_STORE)
+        )
         vendor = None
         if name == "market_data":
             parts.ensure_settings(opened.event_log, settings, always_open=settings.wants_sandbox)

@@ -42,6 +42,14 @@ class Actions:
         """Return a symbol's splits (`schemas.SPLITS`) in order of time."""
         return await self._read("splits", schemas.SPLITS, symbol)
 
+    async def newest_splits(self) -> pa.Table:
+        """Return of all symbols the split that was said last of each session (`schemas.SPLITS`)."""
+        rows = await self._session.rows(
+            f"SELECT DISTINCT ON (symbol, time) {selected(schemas.SPLITS)} FROM splits"
+            " ORDER BY symbol, time, version DESC, source"
+        )
+        return table_of(rows, schemas.SPLITS)
+
     async def dividends(self, symbol: str) -> pa.Table:
         """Return a symbol's dividends (`schemas.DIVIDENDS`) in order of time."""
         return await self._read("dividends", schemas.DIVIDENDS, symbol)

@@ -82,6 +82,7 @@ class Analytics:
     async def upsert(self, values: pa.Table, partition: int) -> int:
         """Apply values of one log partition in a transaction; return how many rows changed. The newest version wins.
 
+        Of one version the later row counts: a stretch that is computed again carries the newest cause so far.
         Values of forming bars go to `realtime_analytics` and stay there when the bar closes, of final ones to the table
         of their interval; `withdrawn` deletes older ones from all. Only the columns of `values` are written.
         """
@@ -100,13 +101,15 @@ class Analytics:
 
     async def _write(self, relation: str, values: pa.Table) -> int:
         names = values.schema.names
-        changes = ", ".join(f'"{name}" = excluded."{name}"' for name in names if name not in KEY)
+        others = [name for name in names if name not in KEY]
+        changes = ", ".join(f'"{name}" = excluded."{name}"' for name in others)
         stamp = ", updated_at = now()" if relation == REALTIME else ""
         source, arguments = await source_of(self._session, relation, plain(values))
         return await self._session.execute(
             f'INSERT INTO "{relation}" AS t ({quoted(names)}) SELECT {quoted(names, "s.")} FROM {source}'
             f' ON CONFLICT (symbol, "interval", "time") DO UPDATE SET {changes}{stamp}'
-            " WHERE excluded.version > t.version",
+            " WHERE excluded.version > t.version OR excluded.version = t.version"
+            f" AND ({quoted(others, 't.')}) IS DISTINCT FROM ({quoted(others, 'excluded.')})",
             *arguments,
         )
 

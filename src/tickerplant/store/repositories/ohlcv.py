@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -13,8 +14,8 @@ from tickerplant.core.interval import parse
 from tickerplant.core.reasons import OF_TICKS
 from tickerplant.core.rules import DEFAULT_RULES
 from tickerplant.core.sources import SourceOrder
-from tickerplant.core.times import times_of
-from tickerplant.store.columns import plain, quoted, source_of
+from tickerplant.core.times import times_of, timestamps
+from tickerplant.store.columns import plain, quoted, read_numbers, source_of
 from tickerplant.store.keys import KEY, OLDER, chosen, is_daily, newest_by_key, not_newer
 from tickerplant.store.partitions import ensure_partitions, record_arrivals
 from tickerplant.store.ranks import Places, groups, places_of_bars
@@ -39,6 +40,14 @@ _BETTER: Final = """excluded.version > t.version AND (excluded.complete AND NOT 
     OR excluded.complete = t.complete AND ({bars})[array_position({names}, excluded.source)] <=
         CASE WHEN NOT t.history AND t.reason = ANY ({reasons})
         THEN ({ticks})[array_position({names}, t.source)] ELSE ({bars})[array_position({names}, t.source)] END)"""
+HISTORY: Final = pa.schema(
+    [
+        field.with_nullable(True)
+        for field in schemas.BARS
+        if field.name not in ("trades", "complete", "revision", "reason", "source", "published_at")
+    ]
+)
+"""The columns that `history` answers with."""
 DEFAULT_ORDER: Final = SourceOrder(DEFAULT_RULES.sources)
 
 
@@ -160,6 +169,31 @@ class Ohlcv:
         return await read_range(
             self._session, relation_of(interval), keys, schema, start_us, end_us, limit, newest_first=newest_first
         )
+
+    async def history(self, symbol: str, interval: str) -> pa.RecordBatch:
+        """Return all final bars of a symbol that have prices, in order of time: `HISTORY`. For computing on."""
+        names = [field.name for field in HISTORY if field.type == pa.float64()]
+        numbers = ", ".join(f"coalesce(\"{name}\", 'NaN')" for name in names)
+        # The driver writes arguments of COPY into the statement's text, quoted.
+        query = (
+            f'SELECT "time", version, {numbers} FROM "{relation_of(interval)}"'
+            ' WHERE symbol = $1 AND "interval" = $2 AND state = \'final\' AND close IS NOT NULL ORDER BY "time"'
+        )
+        times, versions, *values = await read_numbers(self._session, query, len(names), symbol, interval)
+        keys = [
+            pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(times), dtype=np.int8)), pa.array([text])).cast(kind)
+            for text, kind in (
+                (symbol, schemas.TEXT),
+                (interval, schemas.SMALL_TEXT),
+                (schemas.FINAL, schemas.SMALL_TEXT),
+            )
+        ]
+        columns = {
+            "time": timestamps(times), "symbol": keys[0], "interval": keys[1], "state": keys[2],
+            "version": pa.array(versions), "history": pa.array(np.zeros(len(times), dtype=np.bool_)),
+            **dict(zip(names, (pa.array(column, mask=np.isnan(column)) for column in values), strict=True)),
+        }  # fmt: skip
+        return pa.RecordBatch.from_arrays([columns[name] for name in HISTORY.names], schema=HISTORY)
 
     async def newest_of_each(
         self, symbols: Sequence[str], interval: str, *, limit: int, before_us: int | None = None, forming: bool = False

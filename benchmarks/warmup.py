@@ -1,0 +1,128 @@
+"""How fast analytics begins on a store that has history: `python -m benchmarks.warmup [scale]`.
+
+At scale 1: 500 symbols of a stock exchange with 10 years of daily bars (2,520) and 2 years of 5m bars (39,312), 21 M
+bars in one partition; the default set on `5m` and `1d`. A scale of 0.02 is ten symbols, and bars a second are the same.
+The store is an embedded PostgreSQL with its files in memory or not, as the folder for temporary files is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from tickerplant.analytics.again import Series
+from tickerplant.analytics.service import Analytics, _Beginning
+from tickerplant.analytics.stage import AnalyticsStage
+from tickerplant.core import records, schemas
+from tickerplant.core.rules import SEED_INDICATORS
+from tickerplant.core.times import DAY_US, MINUTE_US, timestamps
+from tickerplant.log.embedded import EmbeddedLog
+from tickerplant.log.port import Delivery, TopicPartition
+from tickerplant.store import Store
+from tickerplant.store.embedded import EmbeddedPostgres
+from tickerplant.store.migrations import migrate
+from tickerplant.store.repositories.ohlcv import Ohlcv
+
+SYMBOLS, DAYS, FIVES = 500, 2_520, 39_312
+FIRST_US = 1_700_000_000 // 86_400 * DAY_US
+
+
+def history(symbol: str, interval: str, count: int, seed: int) -> pa.RecordBatch:
+    close = 100 * np.exp(np.cumsum(np.random.default_rng(seed).normal(0, 0.001, count)))
+    number = np.arange(count)
+    times = FIRST_US - (DAYS - number) * DAY_US
+    if interval == "5m":  # 78 a session
+        times = FIRST_US - (count // 78 - number // 78) * DAY_US + 810 * MINUTE_US + number % 78 * 5 * MINUTE_US
+
+    def constant(value: str, kind: pa.DataType) -> pa.Array:
+        return pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, dtype=np.int8)), pa.array([value])).cast(kind)
+
+    arrays = [
+        timestamps(times), constant(symbol, schemas.TEXT), constant(interval, schemas.SMALL_TEXT),
+        *(pa.array(close * part) for part in (0.999, 1.001, 0.998, 1.0)), pa.array(np.round(close * 10)),
+        pa.array(close), pa.array(np.ones(count, dtype=np.int64)), constant("final", schemas.SMALL_TEXT),
+        pa.array(np.ones(count, dtype=np.bool_)), pa.array(np.zeros(count, dtype=np.bool_)),
+        pa.array(np.zeros(count, dtype=np.int32)), pa.array(np.ones(count, dtype=np.int64)),
+        constant("", schemas.SMALL_TEXT), constant("bench", schemas.TEXT), timestamps(times),
+    ]  # fmt: skip
+    return pa.RecordBatch.from_arrays(arrays, schema=schemas.BARS)
+
+
+async def fill(dsn: str, symbols: int) -> int:
+    store = await Store.open(dsn, max_size=2)
+    await migrate(store)
+    rows = 0
+    async with store.session() as session:
+        await session.script("SET synchronous_commit = off")
+        for number in range(symbols):
+            for interval, count in (("1d", DAYS), ("5m", FIVES)):
+                table = pa.Table.from_batches([history(f"S{number}", interval, count, number)])
+                ohlcv = Ohlcv(session)
+                await ohlcv.prepare(table)
+                async with session.transaction():
+                    await ohlcv.upsert(table, 0)
+                rows += count
+    await store.close()
+    return rows
+
+
+def main(scale: float) -> None:
+    symbols = max(1, round(SYMBOLS * scale))
+    with tempfile.TemporaryDirectory() as folder, EmbeddedPostgres(Path(folder) / "postgres") as server:
+        began = time.perf_counter()
+        rows = asyncio.run(fill(server.dsn, symbols))
+        print(f"{symbols} symbols, {rows:,} bars stored in {time.perf_counter() - began:.0f} s")
+        log = EmbeddedLog(Path(folder) / "market.log")
+        log.create_topics(schemas.TOPICS, 1)
+        with log.writer("control") as writer, writer.transaction() as transaction:
+            rules = records.Settings(
+                sent_at_us=0, values={"indicators": {"5m": SEED_INDICATORS, "1d": SEED_INDICATORS}}
+            )
+            transaction.append(schemas.OHLCV, 0, records.encode(rules))
+        before = resource.getrusage(resource.RUSAGE_SELF)
+        analytics = Analytics(log, server.dsn)
+        stored = analytics._plant.stored(0)
+        assert stored is not None
+        with stored.look() as look:
+            began = time.perf_counter()
+            read = sum(look.bars(Series(name, f"S{n}")).num_rows for n in range(symbols) for name in ("1d", "5m"))
+            reading = time.perf_counter() - began
+        began = time.perf_counter()
+        begun = _Beginning(analytics._plant)(TopicPartition(schemas.OHLCV, 0), 0, 0)
+        warming = time.perf_counter() - began
+        assert begun is not None
+        with stored.look() as look:
+            batches = [look.bars(Series("5m", f"S{n}")) for n in range(min(symbols, 5))]
+        pure = AnalyticsStage()
+        pure.step(Delivery(schemas.OHLCV, 0, 0, 0, records.encode(rules)))
+        began = time.perf_counter()
+        for number, batch in enumerate(batches):
+            pure.again.mark(Series("5m", f"S{number}"), 0, 0)
+            made = list(pure.compute_again(Series("5m", f"S{number}"), batch))
+        again = (time.perf_counter() - began) / len(batches)
+        size = sum(len(one.value) for one in made)
+        print(f"computed again, {FIVES:,} bars: {again * 1e3:.0f} ms, {size / 1e6:.1f} MB of values")
+        began = time.perf_counter()
+        size = len(begun.stage.snapshot())
+        snapshot = time.perf_counter() - began
+        after = resource.getrusage(resource.RUSAGE_SELF)
+        busy = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        print(f"read alone: {read / reading / 1e6:.2f} M bars/s")
+        rate = rows / warming / 1e6
+        print(f"begun: {warming:.1f} s, {rate:.2f} M bars/s, {rate * 11:.1f} M outputs/s")
+        print(f"at that rate {SYMBOLS} symbols take {SYMBOLS * (DAYS + FIVES) / rate / 1e6:.0f} s")
+        print(f"snapshot: {size / symbols / 1e3:.0f} kB a symbol in {snapshot * 1e3:.0f} ms")
+        print(f"cpu of this process: {busy:.1f} s; peak memory {after.ru_maxrss / 1024:.0f} MB")
+        analytics._plant.close()
+        log.close()
+
+
+if __name__ == "__main__":
+    main(float(sys.argv[1]) if len(sys.argv) > 1 else 0.02)

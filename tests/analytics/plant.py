@@ -1,0 +1,219 @@
+"""Persistence and analytics on a real log and a real PostgreSQL, and what the tables should hold in the end."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from tests.analytics.support import T0
+from tickerplant.analytics import compute
+from tickerplant.analytics.service import Analytics
+from tickerplant.core import records, schemas
+from tickerplant.core.adjustment import split_factors
+from tickerplant.core.times import times_of, timestamps
+from tickerplant.core.version import make_version
+from tickerplant.log.embedded import EmbeddedLog
+from tickerplant.persistence.service import TOPICS, Persistence
+from tickerplant.store import Store
+
+PATIENCE_S = 60.0
+
+
+class Killed(BaseException):
+    """What a fault raises: nothing in the service may catch it."""
+
+
+def bars(
+    symbol: str, times: Sequence[int] | np.ndarray, closes: Sequence[float] | np.ndarray, interval: str, version: int,
+    *, state: str = "final", history: bool = False, complete: bool = True,
+) -> pa.RecordBatch:  # fmt: skip
+    n = len(times)
+    close = np.asarray(closes, dtype=np.float64)
+
+    def constant(value: str, kind: pa.DataType) -> pa.Array:
+        return pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, dtype=np.int8)), pa.array([value])).cast(kind)
+
+    missing = np.isnan(close)
+    prices = [pa.array(close * part, mask=missing) for part in (0.999, 1.002, 0.998, 1.0)]
+    arrays = [
+        timestamps(np.asarray(times, dtype=np.int64)),
+        constant(symbol, schemas.TEXT),
+        constant(interval, schemas.SMALL_TEXT),
+        *prices,
+        pa.array(np.round(close * 7 % 100) + 1 if not missing.any() else np.zeros(n)),
+        pa.array(close * 1.0005, mask=missing | (np.floor(close * 100) % 5 == 0)),
+        pa.array(np.ones(n, dtype=np.int64)),
+        constant(state, schemas.SMALL_TEXT),
+        pa.array(np.full(n, complete)),
+        pa.array(np.full(n, history)),
+        pa.array(np.zeros(n, dtype=np.int32)),
+        pa.array(np.full(n, version)),
+        constant("", schemas.SMALL_TEXT),
+        constant("test", schemas.TEXT),
+        timestamps(np.full(n, T0)),
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=schemas.BARS)
+
+
+class Bench:
+    """One partition. `say` appends a raw record's outputs as aggregation would, each with a cause of its own."""
+
+    def __init__(self, folder: Path, dsn: str, generation: int = 1) -> None:
+        self.log = EmbeddedLog(folder / "market.log")
+        self.log.create_topics(schemas.TOPICS, 1, generation=generation)
+        self.dsn = dsn
+        self.analytics: Analytics | None = None
+        self._generation = generation
+        self._raw = 0
+        self._clock_us = T0
+        self.splits: list[tuple[int, float]] = []
+
+    def close(self) -> None:
+        self.log.close()
+
+    def cause(self) -> int:
+        self._raw += 1
+        return make_version(self._generation, self._raw)
+
+    def put(self, topic: str, header: records.Header, batch: pa.RecordBatch | None = None) -> None:
+        with self.log.writer("aggregation") as writer, writer.transaction() as transaction:
+            transaction.append(topic, 0, records.encode(header, batch))
+
+    def bars(
+        self, symbol: str, times: Any, closes: Any, interval: str = "1d", *, feed: str = "live", **options: Any
+    ) -> None:
+        cause = self.cause()
+        header = records.Bars(sent_at_us=self.tick(), feed=feed, cause=cause)
+        self.put(schemas.OHLCV, header, bars(symbol, times, closes, interval, cause, **options))
+
+    def say(self, kind: type[records.Header], batch: pa.RecordBatch | None = None, **fields: Any) -> None:
+        if kind is records.Settings:
+            with self.log.writer("control") as writer, writer.transaction() as transaction:
+                text = msgspec.json.encode(fields["values"])
+                transaction.put_state(schemas.STATE_FEEDS, 0, schemas.SETTINGS_KEY, text)
+        self.put(schemas.OHLCV, kind(sent_at_us=self.tick(), cause=self.cause(), **fields), batch)
+
+    def split(self, symbol: str, session_us: int, numerator: float, denominator: float = 1.0) -> None:
+        """Say a split, on the raw topic too, from which the store has it."""
+        text = [pa.array([word]).dictionary_encode() for word in (symbol, "test")]
+        arrays = [timestamps(np.array([session_us])), text[0], pa.array([numerator]), pa.array([denominator]), text[1]]
+        batch = pa.RecordBatch.from_arrays(arrays, schema=schemas.SPLITS)
+        self.put(schemas.RAW, records.Splits(sent_at_us=self.tick()), batch)
+        self.say(records.Splits, batch)
+        self.splits.append((session_us, numerator / denominator))
+
+    def tick(self, seconds: float = 0.001) -> int:
+        self._clock_us += int(seconds * 1e6)
+        return self._clock_us
+
+    # The services
+
+    def run(
+        self, *, analytics: bool = True, store: bool = True, until: Callable[[], bool] | None = None, dsn: str = ""
+    ) -> None:
+        """Run the services until all is applied and nothing is pending, or analytics is killed."""
+        stop = threading.Event()
+        loop_stop: list[Callable[[], None]] = []
+        failed: list[BaseException] = []
+        made = self.analytics = Analytics(self.log, dsn or self.dsn, snapshot_records=7) if analytics else None
+
+        def persist() -> None:
+            async def work() -> None:
+                event, loop = asyncio.Event(), asyncio.get_running_loop()
+                loop_stop.append(lambda: loop.call_soon_threadsafe(event.set))
+                await Persistence(self.log, self.dsn).run(event)
+
+            asyncio.run(work())
+
+        def indicate() -> None:
+            assert made is not None
+            try:
+                made.run(stop)
+            except BaseException as error:
+                failed.append(error)
+
+        threads = [threading.Thread(target=persist)] if store else []
+        threads += [threading.Thread(target=indicate)] if made is not None else []
+        for thread in threads:
+            thread.start()
+        try:
+            deadline = time.monotonic() + PATIENCE_S
+            while not failed and not (until() if until is not None else self.quiet(analytics=analytics)):
+                assert time.monotonic() < deadline, "it did not come to rest"
+                time.sleep(0.02)
+        finally:
+            while store and not loop_stop:
+                time.sleep(0.01)
+            stop.set()
+            for end in loop_stop:
+                end()
+            for thread in threads:
+                thread.join(PATIENCE_S)
+        if failed and not isinstance(failed[0], Killed):
+            raise failed[0]
+
+    def read_all(self) -> bool:
+        lag = self.log.lag("analytics", [schemas.OHLCV])
+        return bool(lag) and not any(lag.values())
+
+    def quiet(self, *, analytics: bool = True) -> bool:
+        """Whether everybody has read everything, twice in a row, and nothing is pending."""
+        for _ in range(2):
+            if analytics and (not self.read_all() or self.pending()):
+                return False
+            ends = {tp: end for topic in TOPICS for tp, (_, end) in self.log.offsets(topic).items()}
+            positions = self.ask(lambda look: look.positions())
+            if any(positions.get(tp, 0) != end for tp, end in ends.items() if end):
+                return False
+            time.sleep(0.15)
+        return True
+
+    def pending(self) -> int:
+        """How much is marked, by the newest snapshot if the service is not there."""
+        assert self.analytics is not None
+        stages = list(self.analytics.processor._stages.values())
+        return sum(len(owned.stage._pure.again.marks) + owned.stage._pure.cold for owned in stages)
+
+    # The tables
+
+    def ask(self, question: Callable[[Any], Any]) -> Any:
+        async def run() -> Any:
+            store = await Store.open(self.dsn, min_size=1, max_size=1)
+            try:
+                async with store.read() as look:
+                    return await question(look)
+            finally:
+                await store.close()
+
+        return asyncio.run(run())
+
+    def values(self, symbol: str, interval: str, names: Sequence[str]) -> dict[int, tuple[float | None, ...]]:
+        table = self.ask(lambda look: look.analytics.read(symbol, interval, names=names))
+        columns = [table.column(name).to_pylist() for name in names]
+        return dict(zip(times_of(table.column("time")).tolist(), zip(*columns, strict=True), strict=True))
+
+    def expected(self, symbol: str, interval: str, indicators: Sequence[str]) -> dict[int, tuple[float | None, ...]]:
+        """A batch over the stored bars, adjusted for splits."""
+        table = self.ask(lambda look: look.ohlcv.read(symbol, interval))
+        table = table.filter(pa.array([state == "final" and close is not None for state, close in zip(
+            table.column("state").to_pylist(), table.column("close").to_pylist(), strict=True)]))  # fmt: skip
+        times = times_of(table.column("time"))
+        sessions = np.array([session for session, _ in self.splits], dtype=np.int64)
+        factor = split_factors(times, sessions, np.array([ratio for _, ratio in self.splits]))
+        inputs = {name: table.column(name).to_numpy() / factor for name in ("open", "high", "low", "close")}
+        inputs["vwap"] = table.column("vwap").to_numpy() / factor
+        inputs["time"] = times
+        inputs["volume"] = table.column("volume").to_numpy() * factor
+        made = [values for text in indicators for values in compute(inputs, text).values()]
+        return {
+            time: tuple(None if np.isnan(column[i]) else float(column[i]) for column in made)
+            for i, time in enumerate(times.tolist())
+        }
