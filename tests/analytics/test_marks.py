@@ -113,7 +113,7 @@ def test_a_ratio_that_is_none_is_passed_over(ratio: float) -> None:
 
 
 def test_splits_of_a_record_without_a_denominator_have_no_ratio() -> None:
-    from tickerplant.analytics.stage import splits_of
+    from tickerplant.analytics.splits import splits_of
     from tickerplant.core import schemas
     from tickerplant.core.times import timestamps
 

@@ -19,6 +19,7 @@ from tests.analytics.support import ohlcv, random_bars
 from tests.api.support import MINUTE, PARTITIONS, T0, serving
 from tests.support.postgres import Postgres
 from tickerplant.analytics import ondemand
+from tickerplant.analytics.calculation import read
 from tickerplant.analytics.engine import Engine
 from tickerplant.analytics.indicator import parse
 from tickerplant.api.computing import AT_ONCE, WAITING, Turns
@@ -331,3 +332,21 @@ def test_the_page_says_the_bounds() -> None:
     assert f"up to {ondemand.MAX_BARS:,} before" in page
     assert (AT_ONCE, WAITING) == (2, 32)
     assert "Two such requests are computed at a time and 32 wait" in page
+
+
+def test_bars_before_a_split_are_adjusted_and_one_to_come_is_none() -> None:
+    times, columns = daily()
+    splits = pa.table(
+        {
+            "time": timestamps(times[[100, 900]]), "symbol": ["MSFT"] * 2, "numerator": [4.0, 2.0],
+            "denominator": [1.0, 1.0], "source": ["test"] * 2,
+        }
+    ).cast(schemas.SPLITS)  # fmt: skip
+    bars = table("MSFT", "1d", times, columns).select(ondemand.COLUMNS)
+    at = bars.schema.get_field_index("state")
+    bars = bars.set_column(at, "state", bars.column("state").cast(pa.utf8()))
+    stretch = ondemand.Stretch("MSFT", "1d", bars, 0, False, splits, int(times[500]))
+    found = ondemand.values(stretch, [read("SMA(20)"), read("RSI(14)")], RULES)
+    close = columns["close"] / np.where(np.arange(len(times)) < 100, 4.0, 1.0)
+    for name, expected in (("sma_20", talib.SMA(close, 20)), ("rsi_14", talib.RSI(close, 14))):
+        np.testing.assert_allclose(found.column(name).to_numpy(), expected, rtol=1e-9)

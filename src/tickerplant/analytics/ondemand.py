@@ -7,7 +7,7 @@ a window the bars of that window, for a recursive one all bars from the first st
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -21,11 +21,13 @@ from tickerplant.analytics.frames import read_frame
 from tickerplant.analytics.indicator import INDICATORS
 from tickerplant.analytics.indicator.declaration import Indicator
 from tickerplant.analytics.inputs import SessionNumbers
+from tickerplant.analytics.splits import DIVIDED, MULTIPLIED, Splits, splits_of
+from tickerplant.core import schemas
 from tickerplant.core.errors import BadInput
 from tickerplant.core.interval import Interval
 from tickerplant.core.interval import parse as parse_interval
 from tickerplant.core.rules import Rules
-from tickerplant.core.times import BoolArray, times_of
+from tickerplant.core.times import FOREVER_US, BoolArray, times_of
 
 MAX_BARS: Final = 200_000
 """The most bars before the asked ones that are read: two years of minutes of an exchange with regular hours."""
@@ -50,6 +52,9 @@ class Stretch:
     bars: pa.Table
     lead: int
     limited: bool
+    splits: pa.Table = field(default_factory=schemas.SPLITS.empty_table)
+    """The symbol's splits (`schemas.SPLITS`); bars before one that has begun by `clock_us` are adjusted for it."""
+    clock_us: int = FOREVER_US
 
     @property
     def computed_from_us(self) -> int | None:
@@ -65,6 +70,8 @@ async def gather(
     start_us: int | None,
     end_us: int | None,
     limit: int,
+    splits: pa.Table | None = None,
+    clock_us: int = FOREVER_US,
 ) -> Stretch:
     """Read the bars of `[start_us, end_us)`, at most `limit` (with no start the newest), and those before them.
 
@@ -90,7 +97,8 @@ async def gather(
             have += int(usable(page).sum())
             rows += page.num_rows
     limited = more and (recursive or have < max(windows, default=0))
-    return Stretch(symbol, interval, pa.concat_tables(pages), rows, limited)
+    known = schemas.SPLITS.empty_table() if splits is None else splits
+    return Stretch(symbol, interval, pa.concat_tables(pages), rows, limited, known, clock_us)
 
 
 def values(stretch: Stretch, calculations: Sequence[Calculation], rules: Rules) -> pa.Table:
@@ -100,7 +108,7 @@ def values(stretch: Stretch, calculations: Sequence[Calculation], rules: Rules) 
     """
     bars = stretch.bars
     here = usable(bars)
-    counted = bars.filter(pa.array(here))
+    counted = _adjusted(bars.filter(pa.array(here)), stretch, rules)
     for name, word in (("symbol", stretch.symbol), ("interval", stretch.interval)):
         codes = pa.array(np.zeros(counted.num_rows, dtype=np.int8))
         counted = counted.append_column(name, pa.DictionaryArray.from_arrays(codes, pa.array([word])))
@@ -112,6 +120,22 @@ def values(stretch: Stretch, calculations: Sequence[Calculation], rules: Rules) 
         column[here] = found
         shown = shown.append_column(name, pa.array(column, mask=np.isnan(column)))
     return shown.slice(stretch.lead)
+
+
+def _adjusted(bars: pa.Table, stretch: Stretch, rules: Rules) -> pa.Table:
+    """Return bars adjusted for splits, as the stream's indicators have them."""
+    splits = Splits()
+    splits.follow(rules)
+    if not splits.say(splits_of(stretch.splits), stretch.clock_us):
+        return bars
+    names = [name for name in bars.schema.names if name in DIVIDED | MULTIPLIED]
+    columns = {name: bars.column(name).cast(pa.float64()).to_numpy() for name in names}
+    rows = np.zeros(bars.num_rows, dtype=np.int64)
+    daily = not parse_interval(stretch.interval).is_intraday
+    made = splits.columns(columns, times_of(bars.column("time")), rows, [stretch.symbol], daily=daily)
+    for name, values in made.items():
+        bars = bars.set_column(bars.schema.get_field_index(name), name, pa.array(values, mask=np.isnan(values)))
+    return bars
 
 
 def with_sessions(bars: pa.Table, rules: Rules) -> pa.Table:
@@ -174,10 +198,10 @@ class OnDemand:
 
     async def gather(
         self, read_bars: ReadBars, chosen: Calculation, symbol: str, interval: Interval, start_us: int | None,
-        end_us: int | None, limit: int,
+        end_us: int | None, limit: int, splits: pa.Table, clock_us: int,
     ) -> Stretch:  # fmt: skip
         """Read what one indicator needs; see `gather`."""
-        return await gather(read_bars, [chosen], symbol, interval.name, start_us, end_us, limit)
+        return await gather(read_bars, [chosen], symbol, interval.name, start_us, end_us, limit, splits, clock_us)
 
     def values(self, stretch: Stretch, chosen: Calculation) -> pa.Table:
         """Return one indicator's values; see `values`. Work for a thread."""

@@ -29,8 +29,8 @@ import structlog
 
 from tickerplant.analytics import plugins
 from tickerplant.analytics.again import Series
-from tickerplant.analytics.splits import Split
-from tickerplant.analytics.stage import FORMAT, AnalyticsStage, splits_of
+from tickerplant.analytics.splits import Split, splits_of
+from tickerplant.analytics.stage import FORMAT, AnalyticsStage
 from tickerplant.analytics.stored import Look, StoredBars, behind, laid_over
 from tickerplant.core import schemas
 from tickerplant.core.errors import ConfigError, StoreError, StoreMismatch

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import pyarrow as pa
 
 from tickerplant.core.adjustment import split_factors
 from tickerplant.core.errors import ConfigError
 from tickerplant.core.rules import Rules
 from tickerplant.core.sessions import Calendars
-from tickerplant.core.times import FOREVER_US, NEVER_US, Float64Array, Int64Array
+from tickerplant.core.times import FOREVER_US, NEVER_US, Float64Array, Int64Array, times_of
 
 DIVIDED: Final = frozenset({"open", "high", "low", "close", "vwap"})
 MULTIPLIED: Final = frozenset({"volume"})
@@ -144,3 +145,16 @@ class Splits:
 
     def _set_next(self) -> None:
         self.next_us = min((self.begin_of(*key) for key in self.waiting), default=FOREVER_US)
+
+
+def splits_of(batch: pa.RecordBatch | pa.Table) -> list[Split]:
+    """Return the splits of rows (`schemas.SPLITS`)."""
+    ratios = batch.column("numerator").to_numpy() / np.where(
+        (low := batch.column("denominator").to_numpy()) > 0, low, np.nan
+    )
+    return [
+        Split(symbol, session_us, ratio)
+        for symbol, session_us, ratio in zip(
+            batch.column("symbol").to_pylist(), times_of(batch.column("time")).tolist(), ratios.tolist(), strict=True
+        )
+    ]

@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple, Protocol
 
-import numpy as np
 import pyarrow as pa
 
 from tickerplant.analytics import snapshot
@@ -25,11 +24,11 @@ from tickerplant.analytics.again import Series
 from tickerplant.analytics.alerts import Alerts, batch_of
 from tickerplant.analytics.engine import Engine
 from tickerplant.analytics.publish import batches
-from tickerplant.analytics.splits import Split
+from tickerplant.analytics.splits import Split, splits_of
 from tickerplant.core import records, schemas
 from tickerplant.core.errors import BadInput, ConfigError, UnreadableRecord
 from tickerplant.core.rules import Rules, rules_from
-from tickerplant.core.times import FOREVER_US, NEVER_US, iso, times_of
+from tickerplant.core.times import FOREVER_US, NEVER_US, iso
 
 FORMAT: Final = snapshot.FORMAT
 _FIRST_US: Final = 0
@@ -213,19 +212,6 @@ class AnalyticsStage:
         for symbol in symbols:
             for interval in self.engine.panes:
                 self.again.mark(Series(interval, symbol), NEVER_US, offset + 1)
-
-
-def splits_of(batch: pa.RecordBatch | pa.Table) -> list[Split]:
-    """Return the splits of rows (`schemas.SPLITS`)."""
-    ratios = batch.column("numerator").to_numpy() / np.where(
-        (low := batch.column("denominator").to_numpy()) > 0, low, np.nan
-    )
-    return [
-        Split(symbol, session_us, ratio)
-        for symbol, session_us, ratio in zip(
-            batch.column("symbol").to_pylist(), times_of(batch.column("time")).tolist(), ratios.tolist(), strict=True
-        )
-    ]
 
 
 def _dead(delivery: Arrived, reason: str) -> Produced:

@@ -44,9 +44,9 @@ class Indicators(Protocol):
 
     async def gather(
         self, read_bars: ReadBars, chosen: Any, symbol: str, interval: Interval, start_us: int | None,
-        end_us: int | None, limit: int,
+        end_us: int | None, limit: int, splits: pa.Table, clock_us: int,
     ) -> Any:  # fmt: skip
-        """Return the `Stretch` that the values of the asked bars need."""
+        """Return the `Stretch` that the values of the asked bars need; splits that are still to come are none."""
 
     def values(self, stretch: Any, chosen: Any) -> pa.Table:
         """Return `time`, `state` and a column for each output, for the bars asked for. Takes long: for a thread."""

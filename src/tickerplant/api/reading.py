@@ -71,6 +71,10 @@ class Reading:
         """Return the newest values on forming bars of each symbol."""
         return _table(await self._reader.realtime_analytics.of_each(symbols))
 
+    async def splits(self, symbol: str) -> pa.Table:
+        """Return a symbol's splits, of each session what was said last."""
+        return _table(await self._reader.actions.newest_splits(symbol))
+
     async def symbols(self, names: Sequence[str] | None = None) -> pa.Table:
         """Return all symbols that the store knows, or those of these that it does."""
         return _table(await self._reader.symbols.list(names))

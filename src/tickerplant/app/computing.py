@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,7 +123,8 @@ def values(
                 )
                 return table.take(np.arange(table.num_rows)[::-1])
 
-            return await ondemand.gather(bars, chosen, symbol, interval, from_us, to_us, limit)
+            splits, now_us = await reading.actions.newest_splits(symbol), time.time_ns() // 1000
+            return await ondemand.gather(bars, chosen, symbol, interval, from_us, to_us, limit, splits, now_us)
 
     stretch = with_store(dsn, read)
     table, found = stretch.bars.slice(stretch.lead), ondemand.values(stretch, chosen, settings.rules.rules())

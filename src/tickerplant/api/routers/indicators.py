@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Annotated, Any, Final
 
 import pyarrow as pa
@@ -168,7 +169,10 @@ async def compute(
     async with state.turns.take():
         async with state.source.read() as reading:
             bars = _bars(reading, asked, step)
-            stretch = await known.gather(bars, chosen, asked, step, span.start_us, span.end_us, span.limit + 1)
+            splits, now_us = await reading.splits(asked), time.time_ns() // 1000
+            stretch = await known.gather(
+                bars, chosen, asked, step, span.start_us, span.end_us, span.limit + 1, splits, now_us
+            )
             if stretch.computed_from_us is None:
                 await require(reading, asked)
             position = reading.position
@@ -187,7 +191,7 @@ async def compute(
 
 
 def _bars(reading: Reading, symbol: str, step: Interval) -> ReadBars:
-    """Return how the bars are read; prices as traded, as the stream's indicators have them."""
+    """Return how the bars are read; prices as traded."""
 
     async def read(first: int | None, last: int | None, count: int) -> pa.Table:
         if step in BASE:

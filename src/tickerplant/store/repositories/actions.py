@@ -42,11 +42,12 @@ class Actions:
         """Return a symbol's splits (`schemas.SPLITS`) in order of time."""
         return await self._read("splits", schemas.SPLITS, symbol)
 
-    async def newest_splits(self) -> pa.Table:
-        """Return of all symbols the split that was said last of each session (`schemas.SPLITS`)."""
+    async def newest_splits(self, symbol: str | None = None) -> pa.Table:
+        """Return of all symbols, or of one, the split that was said last of each session (`schemas.SPLITS`)."""
         rows = await self._session.rows(
             f"SELECT DISTINCT ON (symbol, time) {selected(schemas.SPLITS)} FROM splits"
-            " ORDER BY symbol, time, version DESC, source"
+            " WHERE $1::text IS NULL OR symbol = $1 ORDER BY symbol, time, version DESC, source",
+            symbol,
         )
         return table_of(rows, schemas.SPLITS)
 
