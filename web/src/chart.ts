@@ -23,6 +23,9 @@ export const LINES: ReadonlyArray<{ column: string; label: string; color: string
   { column: "rsi_14", label: "RSI 14", color: "#5aa2f0", pane: 1 },
 ];
 
+/** How to ask for these columns where the stream does not compute them. */
+export const ASKED = ["sma?period=20", "ema?period=50", "bbands?period=20&deviations=2", "rsi?period=14"] as const;
+
 /** Values of a bar's indicators by column; null while they are not warm. */
 export interface Values {
   time: number;

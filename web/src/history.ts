@@ -39,16 +39,39 @@ export async function bars(symbol: string, interval: string): Promise<{ bars: Ba
 
 const KEY = new Set(["time", "symbol", "interval", "state", "version"]);
 
-export async function values(symbol: string, interval: string): Promise<Values[]> {
-  const body = (await get(`v1/analytics/${symbol}?interval=${interval}&limit=${BARS}`)) as {
-    values: Array<Record<string, unknown>>;
-  };
+async function valuesAt(path: string, symbol: string, interval: string): Promise<Values[]> {
+  const body = (await get(path)) as { values: Array<Record<string, unknown>> };
   return body.values.map((row) => ({
     time: seconds(row.time),
     symbol,
     interval,
     values: Object.fromEntries(Object.entries(row).filter(([name]) => !KEY.has(name))) as Record<string, number | null>,
   }));
+}
+
+/** The values that the plant's stream has made of the newest bars: none in an interval that has no set of indicators. */
+export async function values(symbol: string, interval: string): Promise<Values[]> {
+  return valuesAt(`v1/analytics/${symbol}?interval=${interval}&limit=${BARS}`, symbol, interval);
+}
+
+/** The same, of these indicators (`rsi?period=14`) computed over the newest bars now. */
+export async function computed(
+  asked: readonly string[],
+  symbol: string,
+  interval: string,
+  limit: number = BARS,
+): Promise<Values[]> {
+  const rows = new Map<number, Values>();
+  for (const one of asked) {
+    const [name, parameters] = one.split("?");
+    const path = `v1/indicators/${name}/${symbol}?${parameters}&interval=${interval}&limit=${limit}`;
+    for (const row of await valuesAt(path, symbol, interval)) {
+      const known = rows.get(row.time);
+      if (known) Object.assign(known.values, row.values);
+      else rows.set(row.time, row);
+    }
+  }
+  return [...rows.values()].sort((a, b) => a.time - b.time);
 }
 
 /** The plant's own word on how it is: `ok`, `degraded` or `failed`; `lost` when it does not answer. */

@@ -1,6 +1,6 @@
 /** The dashboard: a list of symbols with live prices, and one live chart. */
 
-import { LINES, PriceChart, type Values } from "./chart";
+import { ASKED, LINES, PriceChart, type Values } from "./chart";
 import * as history from "./history";
 import { readAddress, setKey, withKey } from "./key";
 import { type Bar, Watchlist, dayChange, formatPrice, formatVolume } from "./model";
@@ -20,6 +20,8 @@ const rows = new Map<string, HTMLTableRowElement>();
 let symbol = readAddress();
 let interval: string = "1m";
 let shown = "";
+let streamed = true; // whether the stream brings values in the shown interval
+let asking = 0;
 let ticks = 0;
 const EVERYTHING = { action: "subscribe", symbols: ["*"], channels: ["bars.1m", "bars.1d"] };
 
@@ -59,7 +61,22 @@ function offer(item: Bar | Values): void {
     return;
   }
   chart.take(item);
+  if (!streamed && item.state !== "forming") askLater();
   element("message").textContent = "";
+}
+
+/** Have the values of the newest bars computed once the bars that close together are stored. */
+function askLater(): void {
+  clearTimeout(asking);
+  asking = window.setTimeout(() => {
+    const wanted = shown;
+    void history.computed(ASKED, symbol, interval, 5).then(
+      (rows) => {
+        if (wanted === shown) for (const row of rows) chart.takeValues(row);
+      },
+      () => undefined, // the next bar asks again
+    );
+  }, 2_000);
 }
 
 /** Show what is stored, and then what the stream has had since the very position that the store was read at. */
@@ -75,7 +92,9 @@ async function show(): Promise<void> {
   try {
     const [name, step] = [symbol, interval];
     const { bars, position } = await history.bars(name, step);
-    const values = await history.values(name, step);
+    let values = await history.values(name, step);
+    streamed = values.length > 0 || !bars.length;
+    if (!streamed) values = await history.computed(ASKED, name, step);
     if (wanted !== `${symbol} ${interval}`) return;
     since = position;
     chart.show(bars, values);
