@@ -21,7 +21,7 @@ from tickerplant.analytics.again import Series
 from tickerplant.analytics.service import Analytics, _Beginning
 from tickerplant.analytics.stage import AnalyticsStage
 from tickerplant.core import records, schemas
-from tickerplant.core.rules import SEED_INDICATORS
+from tickerplant.core.rules import DEFAULT_RULES
 from tickerplant.core.times import DAY_US, MINUTE_US, timestamps
 from tickerplant.log.embedded import EmbeddedLog
 from tickerplant.log.port import Delivery, TopicPartition
@@ -83,7 +83,7 @@ def main(scale: float) -> None:
         log.create_topics(schemas.TOPICS, 1)
         with log.writer("control") as writer, writer.transaction() as transaction:
             rules = records.Settings(
-                sent_at_us=0, values={"indicators": {"5m": SEED_INDICATORS, "1d": SEED_INDICATORS}}
+                sent_at_us=0, values={"indicators": {name: DEFAULT_RULES.indicators[name] for name in ("5m", "1d")}}
             )
             transaction.append(schemas.OHLCV, 0, records.encode(rules))
         before = resource.getrusage(resource.RUSAGE_SELF)
@@ -98,6 +98,11 @@ def main(scale: float) -> None:
         begun = _Beginning(analytics._plant)(TopicPartition(schemas.OHLCV, 0), 0, 0)
         warming = time.perf_counter() - began
         assert begun is not None
+        began = time.perf_counter()
+        size = len(begun.stage.snapshot())
+        snapshot = time.perf_counter() - began
+        after = resource.getrusage(resource.RUSAGE_SELF)
+        busy = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         with stored.look() as look:
             batches = [look.bars(Series("5m", f"S{n}")) for n in range(min(symbols, 5))]
         pure = AnalyticsStage()
@@ -107,16 +112,12 @@ def main(scale: float) -> None:
             pure.again.mark(Series("5m", f"S{number}"), 0, 0)
             made = list(pure.compute_again(Series("5m", f"S{number}"), batch))
         again = (time.perf_counter() - began) / len(batches)
-        size = sum(len(one.value) for one in made)
-        print(f"computed again, {FIVES:,} bars: {again * 1e3:.0f} ms, {size / 1e6:.1f} MB of values")
-        began = time.perf_counter()
-        size = len(begun.stage.snapshot())
-        snapshot = time.perf_counter() - began
-        after = resource.getrusage(resource.RUSAGE_SELF)
-        busy = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        said = sum(len(one.value) for one in made)
+        print(f"computed again, {FIVES:,} bars: {again * 1e3:.0f} ms, {said / 1e6:.1f} MB of values")
         print(f"read alone: {read / reading / 1e6:.2f} M bars/s")
         rate = rows / warming / 1e6
-        print(f"begun: {warming:.1f} s, {rate:.2f} M bars/s, {rate * 11:.1f} M outputs/s")
+        outputs = len(pure.engine.panes["5m"].columns)
+        print(f"begun: {warming:.1f} s, {rate:.2f} M bars/s, {rate * outputs:.1f} M outputs/s ({outputs} a bar)")
         print(f"at that rate {SYMBOLS} symbols take {SYMBOLS * (DAYS + FIVES) / rate / 1e6:.0f} s")
         print(f"snapshot: {size / symbols / 1e3:.0f} kB a symbol in {snapshot * 1e3:.0f} ms")
         print(f"cpu of this process: {busy:.1f} s; peak memory {after.ru_maxrss / 1024:.0f} MB")

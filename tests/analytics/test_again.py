@@ -14,7 +14,8 @@ from tests.analytics.support import T0
 from tickerplant.analytics.again import Series
 from tickerplant.analytics.indicator import parse
 from tickerplant.analytics.stage import AnalyticsStage, Produced
-from tickerplant.core import faults, records
+from tickerplant.core import faults, records, schemas
+from tickerplant.core.alerts import Rule
 from tickerplant.core.times import DAY_US, MINUTE_US
 
 INDICATORS = ["SMA(20)", "EMA(12)", "RSI(14)", "BBANDS(20,2)", "ATR(14)", "MFI(14)", "OBV", "VWAP"]
@@ -260,3 +261,31 @@ def test_minutes_of_a_stock_are_split_by_session_and_not_by_the_day_of_utc(bench
     found = bench.values("A", "5m", ["sma_3"])
     assert {value for (value,) in found.values()} == {None, 100.0}
     assert len(found) == 12
+
+
+@pytest.mark.parametrize("in_the_set", [True, False])
+def test_an_alerts_indicator_counts_from_the_recorded_start_and_runs_on_adjusted_bars(
+    bench: Bench, *, in_the_set: bool
+) -> None:
+    indicators = {"1d": INDICATORS} if in_the_set else {"5m": INDICATORS}
+    x = prices(DAYS)
+    x[DAYS - 5 :] /= 4
+    bench.say(records.Settings, values={**RULES, "indicators": indicators})
+    live(bench, 0, DAYS, x)
+    rule = Rule(id="r", symbol="A", interval="1d", left="close", operator="crosses_above", right="EMA(50)")
+    bench.say(records.AlertRule, rule=rule)
+    bench.run()
+    bench.split("A", day(DAYS - 5), 4.0)
+    bench.run()
+    assert alerts(bench) == []
+    bench.bars("A", days(DAYS, DAYS + 2), [x[-1] / 2, x[-1] * 2])
+    bench.run()
+    [row] = alerts(bench)
+    [expected] = bench.expected("A", "1d", ["EMA(50)"])[day(DAYS + 1)]
+    assert (row["left"], row["right"]) == (x[-1] * 2, expected)
+
+
+def alerts(bench: Bench) -> list[dict[str, object]]:
+    with bench.log.reader([schemas.ALERTS]) as reader:
+        found = reader.poll(timeout_s=0.2)
+    return [row for one in found for row in records.decode(one.value).batch.to_pylist()]

@@ -82,10 +82,13 @@ def columns(times: list[int], splits: Splits, *, daily: bool = True) -> list[flo
     n = len(times)
     made = splits.columns(
         {"close": np.full(n, 100.0), "volume": np.full(n, 10.0), "session": np.arange(n) * 1.0},
-        np.array(times), np.zeros(n, dtype=np.int64), ["A"], daily=daily,
+        np.array(times), np.zeros(n, dtype=np.int64), ["A"], np.arange(n), daily=daily,
     )  # fmt: skip
     assert made["session"].tolist() == list(range(n))
     assert np.allclose(made["volume"] * made["close"], 1000.0)
+    [latest] = splits.latest(["A"])
+    adjusted = np.flatnonzero(made["close"] != 100.0)
+    assert all(times[i] < latest for i in adjusted)
     return made["close"].tolist()
 
 

@@ -26,7 +26,7 @@ from tickerplant.analytics.engine import FORMING, WITHDRAWN, Engine, Made
 from tickerplant.analytics.indicator.declaration import Indicator
 from tickerplant.analytics.pane import Chunk, Pane, Rows
 from tickerplant.analytics.sides import Side, check_rule, left_of, side_of
-from tickerplant.analytics.splits import Split
+from tickerplant.analytics.splits import Splits
 from tickerplant.core import interval as intervals
 from tickerplant.core import records, schemas
 from tickerplant.core.alerts import CROSSES_BELOW, LESS, ON_UPDATE, PERCENT_CHANGE, Rule, alert_id
@@ -40,10 +40,10 @@ _TRUTHS = np.array([UNKNOWN], dtype=np.int64)
 class Watch(Engine):
     """An engine of the indicators that rules look at, in the intervals where they do."""
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: Rules, splits: Splits) -> None:
         self.closed: dict[str, Counter[Indicator]] = {}
         self.formed: Counter[Indicator] = Counter()
-        super().__init__(rules)
+        super().__init__(rules, splits)
 
     def wanted(self, rules: Rules) -> tuple[Mapping[Interval, Sequence[Indicator]], frozenset[Indicator]]:
         """Return what rules look at, in an order that does not depend on when they came."""
@@ -143,10 +143,10 @@ class _Book:
 
 
 class Alerts:
-    """All rules of a partition, and what they have seen."""
+    """All rules of a partition, and what they have seen. `splits` are those of the engine."""
 
-    def __init__(self, rules: Rules) -> None:
-        self.watch = Watch(rules)
+    def __init__(self, rules: Rules, splits: Splits) -> None:
+        self.watch = Watch(rules, splits)
         self.memory: dict[str, Crossings] = {}
         self._books: dict[str, _Book] | None = {}
         self._watched: dict[str, Counter[str]] = {}
@@ -155,27 +155,6 @@ class Alerts:
     def apply(self, rules: Rules) -> None:
         """Go on under other settings."""
         self.watch.apply(rules)
-
-    def say_splits(self, splits: Sequence[Split], clock_us: int) -> None:
-        """Know these splits. Bars before one count for nothing until they are computed again (`again`)."""
-        self._forget(self.watch.splits.say(splits, clock_us))
-
-    def take_effect(self, clock_us: int) -> None:
-        """Let splits take effect whose session has begun by `clock_us`."""
-        self._forget(self.watch.splits.due(clock_us))
-
-    def _forget(self, symbols: Iterable[str]) -> None:
-        for symbol in symbols:
-            if symbol in self.watch.symbols:
-                for pane in self.watch.panes.values():
-                    pane.forget(self.watch.symbols.index(symbol))
-
-    def again(self, series: Series, engine: Engine) -> None:
-        """Take the bars of a series that `engine` has from stored history; nothing fires for what they change."""
-        if self._watched.get(series.interval, Counter())[series.symbol]:
-            pane, row = self.watch.panes[series.interval], self._row(series.symbol)
-            pane.forget(row)
-            warm(pane, row, engine.panes[series.interval], engine.symbols.index(series.symbol))
 
     # Rules
 
@@ -267,6 +246,17 @@ class Alerts:
 
     # Bars
 
+    def watches(self, series: Series) -> bool:
+        """Return whether a rule looks at a series."""
+        watched = self._watched.get(series.interval, Counter())
+        return watched[series.symbol] > 0 and series.interval in self.watch.panes
+
+    def again(self, series: Series, batch: pa.RecordBatch, from_us: int) -> None:
+        """Take a series' whole history as `Engine.again` does: its values move the rules' state and fire nothing."""
+        if self.watches(series):
+            for part in self.watch.again(series, batch, from_us):
+                self._part(part, quiet=True)
+
     def bars(self, batch: pa.RecordBatch) -> list[Fired]:
         """Take the rows of one `Bars` record and return what fires, in order."""
         if not batch.num_rows or not any(self._watched.values()):
@@ -282,7 +272,6 @@ class Alerts:
             rows = batch if not history.any() else batch.filter(pa.array(history == quiet))
             for part in self.watch.bars(rows):
                 fired += self._part(part, quiet=quiet)
-        self.watch.take_missed()  # bars older than its memory: the engine has these computed again
         if any(one.rule.once for one in fired):
             self.settle()
         return fired

@@ -77,7 +77,7 @@ def plan(rules: Rules) -> dict[Interval, tuple[Indicator, ...]]:
 class Engine:
     """States of all symbols of a partition in all intervals."""
 
-    def __init__(self, rules: Rules = DEFAULT_RULES) -> None:
+    def __init__(self, rules: Rules = DEFAULT_RULES, splits: Splits | None = None) -> None:
         self.counts = Counts()
         self.symbols: list[str] = []
         self._places: dict[str, int] = {}
@@ -85,7 +85,8 @@ class Engine:
         self._known = pa.array([], pa.utf8())
         self._newest: tuple[pa.Array, Int64Array] | None = None  # the dictionary read last: mostly the next is the same
         self.panes: dict[str, Pane] = {}
-        self.splits = Splits()
+        self.splits = splits or Splits()
+        self._split_at = ((-1, -1), np.empty(0, dtype=np.int64))
         self._missed: list[Missed] = []
         self.apply(rules)
 
@@ -248,12 +249,23 @@ class Engine:
     def _taken(self, pane: Pane, rows: Rows, which: Int64Array | BoolArray) -> Rows:
         """Return some bars of one interval, adjusted for splits and each with a vwap."""
         rows = rows.take(which)
-        daily = not pane.interval.is_intraday
-        columns = dict(self.splits.columns(rows.columns, rows.times, rows.symbols, self.symbols, daily=daily))
+        columns = dict(rows.columns)
+        if self.splits.effective:
+            before = np.flatnonzero(rows.times < self._last_splits()[rows.symbols])
+            if len(before):
+                daily = not pane.interval.is_intraday
+                columns = self.splits.columns(columns, rows.times, rows.symbols, self.symbols, before, daily=daily)
         if "vwap" in columns:
             own, high, low, close = (columns[name] for name in ("vwap", "high", "low", "close"))
             columns["vwap"] = filled(own, high, low, close, most=LARGEST)
         return Rows(rows.symbols, rows.times, rows.versions, columns, rows.usable)
+
+    def _last_splits(self) -> Int64Array:
+        """Return for each symbol a time from which on nothing is adjusted."""
+        known = (self.splits.changes, len(self.symbols))
+        if self._split_at[0] != known:
+            self._split_at = known, self.splits.latest(self.symbols)
+        return self._split_at[1]
 
     def _miss(self, pane: Pane, rows: Rows, *, history: bool) -> None:
         """Note each symbol's first of these bars."""

@@ -132,7 +132,9 @@ def _adjusted(bars: pa.Table, stretch: Stretch, rules: Rules) -> pa.Table:
     columns = {name: bars.column(name).cast(pa.float64()).to_numpy() for name in names}
     rows = np.zeros(bars.num_rows, dtype=np.int64)
     daily = not parse_interval(stretch.interval).is_intraday
-    made = splits.columns(columns, times_of(bars.column("time")), rows, [stretch.symbol], daily=daily)
+    times = times_of(bars.column("time"))
+    before = np.flatnonzero(times < splits.latest([stretch.symbol])[0])
+    made = splits.columns(columns, times, rows, [stretch.symbol], before, daily=daily)
     for name, values in made.items():
         bars = bars.set_column(bars.schema.get_field_index(name), name, pa.array(values, mask=np.isnan(values)))
     return bars

@@ -47,8 +47,8 @@ if TYPE_CHECKING:
 
 GROUP: Final = "analytics"
 PIECE_BARS: Final = 100_000
-"""Stored bars that are computed again between two batches: with a default set some 0.3 s, in which live bars wait, and
-several times what the snapshot costs that commits with them. One series may exceed it."""
+"""Stored bars that are computed again between two batches: with the default set some 0.15 s, in which live bars wait,
+and several times what the snapshot costs that commits with them. One series may exceed it."""
 PIECE_SERIES: Final = 64
 OVERLAY_RECORDS: Final = 500
 """Records that the store may be behind when a stretch is computed again: they are read from the log each time."""

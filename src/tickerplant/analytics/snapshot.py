@@ -19,7 +19,7 @@ from tickerplant.core.errors import SnapshotRefused, TickerplantError
 from tickerplant.core.rules import rules_from, values_of
 from tickerplant.core.times import NEVER_US
 
-FORMAT: Final = 3
+FORMAT: Final = 2
 
 
 @dataclass(slots=True)
@@ -74,34 +74,41 @@ class _Mark(msgspec.Struct, array_like=True):
 
 class _Kept(msgspec.Struct, array_like=True):
     clock_us: int
-    cause: int
-    known_to: int
-    has_rules: bool
-    cold: bool
     rules: dict[str, Any]
     symbols: list[str]
     panes: list[_Pane]
-    marks: list[_Mark]
-    feeds: list[tuple[str, int]]
-    splits: list[tuple[str, list[tuple[int, float]]]]
-    waiting: list[tuple[str, int, float]]
     alerts: _Alerts | None = None
+    """None too in the snapshots of a version that had no alerts. What follows is left out by one that had no marks."""
+    cause: int = 0
+    known_to: int = 0
+    has_rules: bool = False
+    cold: bool = False
+    marks: list[_Mark] = []
+    feeds: list[tuple[str, int]] = []
+    splits: list[tuple[str, list[tuple[int, float]]]] = []
+    waiting: list[tuple[str, int, float]] = []
 
 
 def take(state: State) -> bytes:
     """Return the state as bytes."""
-    engine, again, alerts = state.engine, state.again, state.alerts
+    engine, alerts, again, splits = state.engine, state.alerts, state.again, state.engine.splits
     alerts.settle()
     memory = [alerts.memory[name] for name in sorted(alerts.memory)]
     kept = _Kept(
-        state.clock_us, state.cause if again.marks or state.cold else 0, state.known_to, state.has_rules, state.cold,
-        values_of(engine.rules), engine.symbols, _panes(engine),
+        state.clock_us,
+        values_of(engine.rules),
+        engine.symbols,
+        _panes(engine),
+        _Alerts(memory, alerts.watch.symbols, _panes(alerts.watch)) if alerts.watch.symbols or memory else None,
+        state.cause if again.marks or state.cold else 0,  # what is marked later has a later cause
+        state.known_to,
+        state.has_rules,
+        state.cold,
         [_Mark(*series, mark.from_us, mark.position, sorted(mark.feeds)) for series, mark in again.marks.items()],
         sorted(again.feeds.items()),
-        [(symbol, sorted(ratios.items())) for symbol, ratios in sorted(engine.splits.effective.items())],
-        sorted((*key, ratio) for key, ratio in engine.splits.waiting.items()),
-        _Alerts(memory, alerts.watch.symbols, _panes(alerts.watch)) if alerts.watch.symbols or memory else None,
-    )  # fmt: skip
+        [(symbol, sorted(ratios.items())) for symbol, ratios in sorted(splits.effective.items())],
+        sorted((*key, ratio) for key, ratio in splits.waiting.items()),
+    )
     return msgspec.msgpack.encode(kept, order="sorted")
 
 
@@ -113,8 +120,7 @@ def restore(data: bytes) -> State:
         engine.add_symbols(kept.symbols)
         _fill_all(engine, kept.panes)
         engine.splits.restore({symbol: dict(ratios) for symbol, ratios in kept.splits}, kept.waiting)
-        alerts = Alerts(engine.rules)
-        alerts.watch.splits.restore({symbol: dict(ratios) for symbol, ratios in kept.splits}, kept.waiting)
+        alerts = Alerts(engine.rules, engine.splits)
         if kept.alerts is not None:
             alerts.restore(kept.alerts.memory, kept.alerts.symbols)
             _fill_all(alerts.watch, kept.alerts.panes)

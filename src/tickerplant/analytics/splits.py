@@ -21,7 +21,6 @@ from tickerplant.core.times import FOREVER_US, NEVER_US, Float64Array, Int64Arra
 
 DIVIDED: Final = frozenset({"open", "high", "low", "close", "vwap"})
 MULTIPLIED: Final = frozenset({"volume"})
-_EMPTY: Final = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +42,14 @@ class Splits:
         """When the next of those that wait takes effect, in log time."""
         self._calendars = Calendars(Rules())
         self._begins: dict[tuple[str, int], int] = {}
-        self._latest = _EMPTY
+        self.changes = 0
+        """Grows whenever bars may be adjusted otherwise."""
 
     def follow(self, rules: Rules) -> None:
         """Go by these rules' calendars from now on."""
         self._calendars = Calendars(rules)
         self._begins.clear()
-        self._latest = _EMPTY
+        self.changes += 1
         self._set_next()
 
     def say(self, splits: Sequence[Split], clock_us: int) -> list[str]:
@@ -86,27 +86,24 @@ class Splits:
         """Know these alone."""
         self.effective = {symbol: dict(ratios) for symbol, ratios in effective.items()}
         self.waiting = {(symbol, session_us): ratio for symbol, session_us, ratio in waiting}
-        self._latest = _EMPTY
+        self.changes += 1
         self._set_next()
 
-    def columns(
-        self, columns: Mapping[str, Float64Array], times: Int64Array, rows: Int64Array, names: Sequence[str], *,
-        daily: bool,
-    ) -> Mapping[str, Float64Array]:  # fmt: skip
-        """Return bars' columns adjusted; `rows` are their symbols, numbers into `names`. `daily`: stamped by session.
+    def latest(self, symbols: Sequence[str]) -> Int64Array:
+        """Return for each symbol a time from which on nothing is adjusted."""
+        return np.array([self._latest_of(symbol) for symbol in symbols], dtype=np.int64)
 
-        Costs a comparison of arrays where nothing lies before a split.
+    def columns(
+        self, columns: Mapping[str, Float64Array], times: Int64Array, rows: Int64Array, names: Sequence[str],
+        which: Int64Array, *, daily: bool,
+    ) -> dict[str, Float64Array]:  # fmt: skip
+        """Return bars' columns, those of the bars `which` adjusted.
+
+        `rows` are their symbols, numbers into `names`; `daily` bars are stamped with their session's date.
         """
-        if not self.effective:
-            return columns
-        if len(self._latest) < len(names):
-            self._latest = np.array([self._latest_of(name) for name in names], dtype=np.int64)
-        before = times < self._latest[rows]
-        if not before.any():
-            return columns
         factors = np.ones(len(times))
-        for row in np.unique(rows[before]).tolist():
-            mine = np.flatnonzero(rows == row)
+        for row in np.unique(rows[which]).tolist():
+            mine = which[rows[which] == row]
             factors[mine] = self.factors(names[row], times[mine], daily=daily)
         return {
             name: values / factors if name in DIVIDED else values * factors if name in MULTIPLIED else values
@@ -133,7 +130,7 @@ class Splits:
     def _put(self, split: Split) -> None:
         self.effective.setdefault(split.symbol, {})[split.session_us] = split.ratio
         self.waiting.pop((split.symbol, split.session_us), None)
-        self._latest = _EMPTY
+        self.changes += 1
 
     def _latest_of(self, symbol: str) -> int:
         known = self.effective.get(symbol)

@@ -78,7 +78,7 @@ class AnalyticsStage:
     def __init__(self, kept: bytes | None = None) -> None:
         if kept is None:
             engine = Engine()
-            self._state = snapshot.State(engine, Alerts(engine.rules))
+            self._state = snapshot.State(engine, Alerts(engine.rules, engine.splits))
         else:
             self._state = snapshot.restore(kept)
         self.engine, self.alerts, self.again = self._state.engine, self._state.alerts, self._state.again
@@ -100,7 +100,6 @@ class AnalyticsStage:
     def say_splits(self, splits: list[Split], clock_us: int) -> None:
         """Know these splits of the store; of those whose session has begun by `clock_us` the series are not marked."""
         self.engine.splits.say(splits, clock_us)
-        self.alerts.say_splits(splits, clock_us)
 
     def step(self, delivery: Arrived) -> list[Produced]:
         """Take one record and return what it causes."""
@@ -110,7 +109,6 @@ class AnalyticsStage:
             state.clock_us = max(state.clock_us, record.header.sent_at_us)
             state.cause = max(state.cause, record.header.cause)
             self._mark_all(self.engine.splits.due(state.clock_us), delivery.offset)
-            self.alerts.take_effect(state.clock_us)
             return self._take(record, delivery.offset)
         except (UnreadableRecord, ConfigError, BadInput) as error:
             return [_dead(delivery, str(error))]
@@ -148,13 +146,15 @@ class AnalyticsStage:
         """
         mark = self.again.done(series)
         state = self._state
+        self.alerts.again(series, bars, mark.from_us)
+        if series.interval not in self.engine.panes:
+            return
         said = records.Values(sent_at_us=state.clock_us, cause=state.cause)
         for made in self.engine.again(series, bars, mark.from_us):
             for chunk in made.chunks:
                 chunk.versions[:] = state.cause
             for values in batches([made], self.engine.known):
                 yield Produced(schemas.ANALYTICS, records.encode(said, values))
-        self.alerts.again(series, self.engine)
 
     def keep_label(self) -> str | None:
         """Return the UTC day of the log's clock; None before the first record, and for times that nobody lives in."""
@@ -172,11 +172,9 @@ class AnalyticsStage:
         if isinstance(header, records.Settings):
             self._settings(rules_from(header.values), offset)
         elif isinstance(header, records.AlertRule):
-            self.alerts.rule(header, self.engine)
+            self._rule(header, offset)
         elif isinstance(header, records.Splits):
-            splits = splits_of(record.batch)
-            self._mark_all(self.engine.splits.say(splits, self._state.clock_us), offset)
-            self.alerts.say_splits(splits, self._state.clock_us)
+            self._mark_all(self.engine.splits.say(splits_of(record.batch), self._state.clock_us), offset)
         elif not isinstance(header, records.Dividends):
             raise UnreadableRecord(f"a {type(header).__name__} record has no place among bars")
         return []
@@ -185,7 +183,6 @@ class AnalyticsStage:
         known = offset < self._state.known_to
         made = self.engine.skim(batch) if known else self.engine.bars(batch)
         position = self._state.known_to if known else offset + 1
-        self.again.missed(self.engine.take_missed(), position, header.feed, self._state.clock_us)
         said: dict[str, Any] = {"sent_at_us": header.sent_at_us, "feed": header.feed, "cause": header.cause}
         result = [
             Produced(schemas.ANALYTICS, records.encode(records.Values(**said), values))
@@ -194,23 +191,33 @@ class AnalyticsStage:
         fired = self.alerts.bars(batch)
         if fired:
             result.append(Produced(schemas.ALERTS, records.encode(records.Alerts(**said), batch_of(fired))))
+        missed = [*self.engine.take_missed(), *self.alerts.watch.take_missed()]
+        self.again.missed(missed, position, header.feed, self._state.clock_us)
         return result
+
+    def _rule(self, header: records.AlertRule, offset: int) -> None:
+        """Take an alert's rule. Its indicators too count from the recorded start, once the store has been asked."""
+        self.alerts.rule(header, self.engine)
+        series = Series(header.rule.interval, header.rule.symbol)
+        if self.alerts.watches(series):
+            self.again.mark(series, FOREVER_US, offset + 1)
 
     def _settings(self, rules: Rules, offset: int) -> None:
         if offset < self._state.known_to and self._state.has_rules:
             return  # the state was made under the newest rules, which these lead to
-        new = self.engine.apply(rules)
+        grown = self.engine.apply(rules)
         self.alerts.apply(rules)
-        for interval in new:
+        for interval in grown:
             for symbol in self.engine.symbols:
                 self.again.mark(Series(interval, symbol), NEVER_US, offset + 1)
-        for series in [series for series in self.again.marks if series.interval not in self.engine.panes]:
-            self.again.done(series)
+        for series in list(self.again.marks):
+            if series.interval not in self.engine.panes and not self.alerts.watches(series):
+                self.again.done(series)
 
     def _mark_all(self, symbols: list[str], offset: int) -> None:
         """Mark every interval of these symbols from its beginning."""
         for symbol in symbols:
-            for interval in self.engine.panes:
+            for interval in dict.fromkeys([*self.engine.panes, *self.alerts.watch.panes]):
                 self.again.mark(Series(interval, symbol), NEVER_US, offset + 1)
 
 
