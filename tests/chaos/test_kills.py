@@ -223,7 +223,12 @@ def parts(request: pytest.FixtureRequest, tmp_path: Path) -> Parts:
     on_kafka = request.param == "kafka"
     # Named points of a snapshot must come soon; a random kill just behind one has nothing read again.
     snapshot_records = "100" if "random" in request.node.name else "20"
-    env = {"TICKERPLANT_SNAPSHOT_RECORDS": snapshot_records, "TICKERPLANT_PARTITIONS": "2"}
+    # A replay says what it resumed, as a plant does, only when it is asked for more than warnings.
+    env = {
+        "TICKERPLANT_SNAPSHOT_RECORDS": snapshot_records,
+        "TICKERPLANT_PARTITIONS": "2",
+        "TICKERPLANT_LOG_LEVEL": "info",
+    }
     if on_kafka:
         broker: KafkaBroker = request.getfixturevalue("broker")
         prefix = re.sub(r"\W+", "-", request.node.name).strip("-")
