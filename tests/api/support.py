@@ -125,6 +125,13 @@ class MemorySource(Source):
     def coverage(self) -> Any:
         return self
 
+    @property
+    def actions(self) -> Any:
+        return self
+
+    async def newest_splits(self, symbol: str) -> pa.Table:
+        return schemas.SPLITS.empty_table()
+
     async def left_out(self) -> pa.Table:
         return self.tables["left_out"]
 
