@@ -92,7 +92,7 @@ def test_a_service_with_a_limit_gives_up_and_says_why() -> None:
 
 
 def test_a_service_that_will_not_end_is_reported_and_holds_nobody_up(monkeypatch) -> None:
-    monkeypatch.setattr(module, "STOP_S", 0.2)
+    monkeypatch.setattr(module, "STOP_S", 3.0)
     release = threading.Event()
     supervisor = Supervisor(
         [Service("deaf", lambda stop: release.wait() and None), Service("fine", lambda s: s.wait() and None)]
@@ -100,7 +100,7 @@ def test_a_service_that_will_not_end_is_reported_and_holds_nobody_up(monkeypatch
     supervisor.start()
     began = time.monotonic()
     assert supervisor.stop() == ["deaf"]
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 20
     release.set()
 
 
