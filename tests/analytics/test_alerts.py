@@ -317,3 +317,24 @@ def test_sides_are_written_in_one_way() -> None:
     assert (one.left, one.right) == ("BBANDS(20,2.5).upper", "close")
     other = check_rule(rule("ema( 20)@talib", "less", "70.0", symbol="eur/usd"))
     assert (other.symbol, other.left, other.right) == ("EUR/USD", "EMA(20)", "70")
+
+
+def test_rules_over_several_changes_are_each_their_own_and_survive_a_snapshot() -> None:
+    rules = [
+        rule("close", "percent_change", "5", id="z", bars=1),
+        rule("close", "percent_change", "5", id="a", bars=3),
+        rule("volume", "percent_change", "50", id="v", bars=1),
+        rule("close", "greater", "1000000", id="c"),
+    ]
+    prices = [100.0, 103.0, 106.0, 109.0, 110.0, 120.0]
+    made = stage(*rules)
+    found = fired(made, closes(*prices[:3]))
+    again = AnalyticsStage(made.snapshot())
+    assert again.snapshot() == made.snapshot()
+    found += fired(again, closes(*prices[3:], first=3), first=1)
+    assert [(row["rule_id"], time) for row, time in zip(found, at(found), strict=True)] == [("a", 3), ("z", 5)]
+
+
+def test_parameters_that_differ_in_the_seventh_digit_are_two_indicators() -> None:
+    one, other = compute(np.arange(1.0, 30.0), ["BBANDS(5,2)", "BBANDS(5,2.0000001)"]).keys(), 10
+    assert len(one) == other

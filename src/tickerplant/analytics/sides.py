@@ -99,13 +99,9 @@ class Change(Indicator):
             state[slot, rows] = now
         return (change,)
 
-    def __str__(self) -> str:
-        return f"CHANGE({self.of}.{self.output},{self.bars})"
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The only output, by a name that no other has."""
-        return (str(self),)
+    def _named(self) -> tuple[str, tuple[str, ...]]:
+        name = f"CHANGE({self.of}.{self.output},{self.bars})"
+        return name, (name,)
 
 
 def _change(other: Indicator, of_output: int, over: int) -> Change:

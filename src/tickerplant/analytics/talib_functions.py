@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from tickerplant.analytics.indicator.declaration import plain
 from tickerplant.analytics.names import SERIES_TYPE, DuplicateName, match, series_type
 from tickerplant.core.errors import BadInput
 from tickerplant.core.times import Float64Array
@@ -54,7 +55,7 @@ class TalibFunction:
     @property
     def columns(self) -> tuple[str, ...]:
         """The names of the output columns: `apo_12_26_1`, `stoch_5_3_0_3_0_slowk`."""
-        values = (f"{value:g}".replace(".", "p").replace("-", "m") for _, value in self.parameters)
+        values = (plain(value).replace(".", "p").replace("-", "m") for _, value in self.parameters)
         stem = "_".join([self.stem, *values])
         names = (f"{stem}_{output}" if len(self.outputs) > 1 else stem for output in self.outputs)
         return tuple(f"{name}_{self.series}" if self.series else name for name in names)
@@ -81,7 +82,7 @@ class TalibFunction:
         return made
 
     def __str__(self) -> str:
-        call = f"{self.stem.upper()}({','.join(f'{value:g}' for _, value in self.parameters)})"
+        call = f"{self.stem.upper()}({','.join(plain(value) for _, value in self.parameters)})"
         return f"{call} of {self.series}" if self.series else call
 
 

@@ -77,6 +77,11 @@ class Parameter:
         return int(value) if value == int(value) else value
 
 
+def plain(value: float) -> str:
+    """Return the shortest decimal number, without an exponent, that is this value and no other."""
+    return np.format_float_positional(value, trim="-")
+
+
 class Run(NamedTuple):
     """What `run` gives: float64[outputs, bars] and, if recursive, the state after each bar, float64[bars, width]."""
 
@@ -126,8 +131,10 @@ class Indicator(ABC):
             self.warmups = (self.warmup,) * len(self.OUTPUTS)
 
     def _named(self) -> tuple[str, tuple[str, ...]]:
-        words = [self.NAME.lower(), *(f"{value:g}".replace(".", "p") for value in self.values)]
-        call = f"{self.NAME}({','.join(f'{value:g}' for value in self.values)})"
+        """Return what tells this indicator from all others, and the names of its columns."""
+        texts = [plain(value) for value in self.values]
+        words = [self.NAME.lower(), *(text.replace(".", "p") for text in texts)]
+        call = f"{self.NAME}({','.join(texts)})"
         if self.dialect != self.DIALECTS[0]:
             words.append(self.dialect)
             call = f"{call}@{self.dialect}"
