@@ -369,6 +369,7 @@ def _first_bytes(parts: list[Part], limit: int) -> list[Part]:
 
 
 def _is_disconnect(error: Exception) -> bool:
-    return type(error).__name__ in ("ClientDisconnected", "WebSocketDisconnect", "InvalidState") or isinstance(
-        error, OSError
-    )
+    """Say whether an error is only that the connection is over, which the server says in several ways."""
+    closed = isinstance(error, RuntimeError) and "websocket.close" in str(error)  # a frame that was too large, say
+    names = ("ClientDisconnected", "WebSocketDisconnect", "InvalidState")
+    return closed or isinstance(error, OSError) or type(error).__name__ in names

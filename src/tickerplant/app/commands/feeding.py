@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 LOOK_S: Final = 0.05
 HINT_S: Final = 15.0
+GIVE_UP_S: Final = 60.0
+"""How long nothing may come into the tables while no service is there to bring it."""
 
 LOCAL: Final = ("aggregation", "analytics", "persistence")
 """The services that turn raw records into tables."""
@@ -26,7 +28,7 @@ LOCAL: Final = ("aggregation", "analytics", "persistence")
 def plant_to_feed(loaded: Loaded) -> Iterator[tuple[Plant, bool]]:
     """Give the plant that runs on the log of the settings, or one of our own for the block; and whether it is ours.
 
-    A plant that runs is taken to have the services `LOCAL` somewhere: on Kafka nobody can tell.
+    On Kafka the services `LOCAL` run elsewhere, or are about to: nobody brings a second set of them there.
     """
     from tickerplant.app import parts
     from tickerplant.app import plant as plants
@@ -58,14 +60,15 @@ def wait_until_stored(
     """Return when all that came of the raw records up to the offsets `last`, by partition, is in the tables.
 
     `brought`: the services are ours; where they are not, a person is told what is waited for when that takes long.
-    `arrived` is told (partitions of topics, those still missing). Raises TickerplantError when stopped, or when a
-    service of ours gave up.
+    `arrived` is told (partitions of topics, those still missing). Raises TickerplantError when stopped, when a service
+    of ours gave up, or when nothing comes and none of the services runs.
     """
     from tickerplant.app import parts
     from tickerplant.app.catchup import STAGES, Chase
 
     chase = Chase(last, plant.event_log.identity().generation)
     hint_s: float | None = time.monotonic() + HINT_S
+    give_up_s = time.monotonic() + GIVE_UP_S
     before: list[tuple[str, int]] = []
     with parts.StorePositions(plant.dsn) as positions:
         while rest := chase.missing(parts.progress(plant.event_log, positions)):
@@ -77,7 +80,24 @@ def wait_until_stored(
                 raise failure if isinstance(failure, TickerplantError) else LogError(f"a service gave up: {failure}")
             if rest != before:
                 before, hint_s = rest, time.monotonic() + HINT_S
+                give_up_s = time.monotonic() + GIVE_UP_S
             elif not brought and hint_s is not None and time.monotonic() > hint_s:
                 hint_s = None
                 say(f"waiting for: {STAGES[rest[0][0]]}. Are aggregation, analytics and persistence running?")
+            elif not brought and time.monotonic() > give_up_s:
+                if not _anybody(plant):
+                    raise TickerplantError(
+                        "none of aggregation, analytics and persistence runs on this log, so nothing comes into the "
+                        "tables: start them (`tickerplant up`, or `tickerplant run NAME`); all is in the log, and they "
+                        "go on from there"
+                    )
+                give_up_s = time.monotonic() + GIVE_UP_S
         arrived(3 * len(last), 0)
+
+
+def _anybody(plant: Plant) -> bool:
+    """Say whether a service lives, or cannot be asked about."""
+    try:
+        return any(plant.event_log.members(name) for name in LOCAL)
+    except LogError:
+        return True

@@ -29,7 +29,7 @@ def rebuild(
 ) -> None:
     """Make bars of a stretch again from raw, under the settings of now; they replace those that are there.
 
-    Asks the plant that runs on the data folder, or brings its own for as long as it takes.
+    Asks the plant that runs on the data folder, or brings its own for as long as it takes; on Kafka one must run.
     """
     from tickerplant.app import looking, parts
     from tickerplant.app.lean import lean

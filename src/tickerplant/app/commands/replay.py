@@ -51,7 +51,7 @@ def replay(
 ) -> None:
     """Push a file of ticks or bars through the plant, into the tables. The same file again changes nothing.
 
-    Feeds the plant that runs on the data folder, or brings its own for as long as it takes.
+    Feeds the plant that runs on the data folder, or brings its own for as long as it takes; on Kafka one must run.
     """
     from tickerplant.app import parts
     from tickerplant.app.lean import lean

@@ -90,7 +90,10 @@ def _print(found: list[Verified]) -> None:
             _print_difference(one)
     if all(one.equal for one in found):
         bars, records = sum(one.closed_bars for one in found), sum(one.records for one in found)
-        print(f"equal: {records:,} raw records make the same {bars:,} closed bars, byte for byte")
+        if records:
+            print(f"equal: {records:,} raw records make the same {bars:,} closed bars, byte for byte")
+        else:
+            print("nothing to compare: aggregation has read no raw record yet")
 
 
 def _print_difference(one: Verified) -> None:
