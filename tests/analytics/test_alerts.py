@@ -13,6 +13,10 @@ from hypothesis import strategies as st
 
 from tests.analytics.support import T0, Bar, bar_delivery, delivery
 from tickerplant.analytics import compute
+from tickerplant.analytics.alerts import _book
+from tickerplant.analytics.crossings import UNKNOWN, Crossings
+from tickerplant.analytics.engine import FINAL, Made
+from tickerplant.analytics.pane import Chunk
 from tickerplant.analytics.sides import check_rule
 from tickerplant.analytics.stage import AnalyticsStage
 from tickerplant.core import records, schemas
@@ -338,3 +342,16 @@ def test_rules_over_several_changes_are_each_their_own_and_survive_a_snapshot() 
 def test_parameters_that_differ_in_the_seventh_digit_are_two_indicators() -> None:
     one, other = compute(np.arange(1.0, 30.0), ["BBANDS(5,2)", "BBANDS(5,2.0000001)"]).keys(), 10
     assert len(one) == other
+
+
+@pytest.mark.parametrize("columns", [("SMA(2)",), ("other", "another"), ()])
+def test_a_side_whose_column_is_not_there_is_unknown_and_not_another_column(columns: tuple[str, ...]) -> None:
+    some = [Crossings(rule("close", "greater", "open")), Crossings(rule("close", "less", "5", id="s"))]
+    book, which, at_row = _book(some, np.zeros(2, np.int64)), np.arange(2), np.zeros(2, np.int64)
+    one = np.zeros(1, np.int64)
+    chunk = Chunk(one, one, FINAL, one, np.arange(1.0, len(columns) + 1)[:, None])
+    left, right = book.values(Made("1m", columns, ()), chunk, which, at_row)
+    assert np.isnan(left).all()
+    assert np.isnan(right[0])
+    assert right[1] == 5
+    assert book.truths(which, left, right).tolist() == [UNKNOWN, UNKNOWN]

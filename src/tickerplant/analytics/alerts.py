@@ -35,6 +35,7 @@ from tickerplant.core.rules import Rules
 from tickerplant.core.times import BoolArray, Float64Array, Int64Array, timestamps
 
 _TRUTHS = np.array([UNKNOWN], dtype=np.int64)
+_NUMBER, _ABSENT = -1, -2
 
 
 class Watch(Engine):
@@ -108,19 +109,21 @@ class _Book:
     places: dict[tuple[str, ...], tuple[Int64Array, Int64Array]] = field(default_factory=dict)
 
     def at(self, columns: tuple[str, ...]) -> tuple[Int64Array, Int64Array]:
-        """Return the number of each side's column: -1 for a number, -2 where the columns have it not."""
+        """Return the number of each side's column, below 0 for none: `_NUMBER`, or `_ABSENT` from these columns."""
         found = self.places.get(columns)
         if found is None:
-            numbers = {name: number for number, name in enumerate(columns)} | {"": -1}
-            pairs = np.array([[numbers.get(name, -2) for name in pair] for pair in self.names], dtype=np.int64)
+            numbers = {name: number for number, name in enumerate(columns)} | {"": _NUMBER}
+            pairs = np.array([[numbers.get(name, _ABSENT) for name in pair] for pair in self.names], dtype=np.int64)
             found = self.places[columns] = (pairs[:, 0], pairs[:, 1])
         return found
 
     def values(self, part: Made, chunk: Chunk, which: Int64Array, at: Int64Array) -> tuple[Float64Array, Float64Array]:
-        """Return the values of both sides of the rules `which`, each at its own row `at` of the chunk."""
+        """Return the values of both sides of the rules `which`, each at its own row `at` of the chunk.
+
+        NaN where the chunk has no such column: nothing is known of that side.
+        """
         left, right = (place[which] for place in self.at(part.columns))
-        there = chunk.values[right, at] if len(chunk.values) else self.numbers[which]
-        return chunk.values[left, at], np.where(right == -1, self.numbers[which], there)
+        return _read(chunk, left, at), np.where(right == _NUMBER, self.numbers[which], _read(chunk, right, at))
 
     def truths(self, which: Int64Array, left: Float64Array, right: Float64Array) -> Int64Array:
         """Return 1, 0, or -1 where a side is null."""
@@ -387,6 +390,14 @@ def warm(pane: Pane, row: int, former: Pane, former_row: int) -> None:
     times = history.read_times(former_row)
     nothing = np.zeros(len(times), dtype=np.int64)
     pane.close(Rows(np.full(len(times), row), times, nothing, columns, np.ones(len(times), dtype=np.bool_)))
+
+
+def _read(chunk: Chunk, columns: Int64Array, at: Int64Array) -> Float64Array:
+    """Return the value of each column at its row, NaN for columns below 0."""
+    values = np.full(len(columns), np.nan)
+    there = np.flatnonzero(columns >= 0)
+    values[there] = chunk.values[columns[there], at[there]]
+    return values
 
 
 def _rows(chunk: Chunk, which: BoolArray) -> Chunk:
