@@ -355,3 +355,79 @@ def test_a_side_whose_column_is_not_there_is_unknown_and_not_another_column(colu
     assert np.isnan(right[0])
     assert right[1] == 5
     assert book.truths(which, left, right).tolist() == [UNKNOWN, UNKNOWN]
+
+
+def test_a_closed_bar_that_is_withdrawn_and_closes_again_does_not_fire_again() -> None:
+    made = stage(rule("close", "crosses_above", "10"))
+    prices = [
+        (9.0, 0),
+        (11.0, 1),
+        (None, 1),
+        (11.0, 1),
+        (None, 1),
+        (12.0, 1),
+        (9.0, 2),
+        (None, 2),
+        (None, 1),
+        (13.0, 1),
+    ]
+    bars = [
+        [Bar(minute(i), "A", price, "withdrawn" if price is None else "final", version=version)]
+        for version, (price, i) in enumerate(prices, 1)
+    ]
+    assert [row["alert_id"] for row in fired(made, *bars)] == [f"r.1.{minute(1)}.0"]
+    made = AnalyticsStage(made.snapshot())
+    assert fired(made, [Bar(minute(1), "A", None, "withdrawn", version=20)], closes(11, first=1)) == []
+    assert at(fired(made, closes(9, first=2), closes(11, first=3))) == [3]
+
+
+def test_a_bar_that_had_not_fired_when_it_was_withdrawn_fires_as_revised() -> None:
+    made = stage(rule("close", "crosses_above", "10"))
+    assert fired(made, closes(9), closes(8, first=1), [Bar(minute(1), "A", None, "withdrawn", version=2)]) == []
+    (row,) = fired(made, [Bar(minute(1), "A", 11.0, version=3)])
+    assert (at([row]), row["revised"]) == ([1], True)
+
+
+@given(
+    moves=st.lists(
+        st.tuples(st.integers(-3, 1), st.integers(0, 4), st.sampled_from(["final", "final", "forming"])), max_size=80
+    ),
+    operator=st.sampled_from(["crosses_above", "crosses_below", "greater", "less"]),
+    when=st.sampled_from(["bar", "update"]),
+    cut=st.integers(0, 80),
+)
+@settings(max_examples=200, deadline=None)
+def test_a_bar_that_has_closed_fires_at_most_once_whatever_is_withdrawn_and_revised(
+    moves: list[tuple[int, int, str]], operator: str, when: str, cut: int
+) -> None:
+    """Each move is a bar relative to the newest so far, with a price; a price of 0 withdraws it."""
+    made = stage(rule("close", operator, "2", when=when))
+    newest, closed, had = 0, set[int](), set[int]()
+    ids: list[str] = []
+    for version, (back, price, state) in enumerate(moves, 1):
+        if version == cut:
+            made = AnalyticsStage(made.snapshot())
+        place = max(newest + back, 0)
+        newest = max(newest, place)
+        bar = Bar(minute(place), "A", float(price) or None, state if price else "withdrawn", version=version)
+        rows = fired(made, [bar])
+        for row, number in zip(rows, at(rows), strict=True):
+            if row["state"] == "final" or number in closed:
+                assert number not in had or number not in closed, "it has closed before, and fired"
+        had |= set(at(rows))
+        ids += [row["alert_id"] for row in rows]
+        if price and state == "final":
+            closed.add(place)
+    assert len(ids) == len(set(ids))
+    if when == "bar":
+        assert all(one.endswith(".0") for one in ids)
+
+
+def test_bars_that_fired_so_long_ago_that_it_is_forgotten_do_not_fire_again() -> None:
+    made = stage(rule("close", "greater", "10"), values=NO_SET | {"memory_sessions": 2})
+    version = 1
+    for i in range(80):
+        version += 2
+        rows = fired(made, closes(11, first=i), [Bar(minute(i), "A", None, "withdrawn", version=version)])
+        assert at(rows) == [i]
+    assert fired(made, closes(11, first=3)) == []

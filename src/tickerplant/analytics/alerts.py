@@ -136,6 +136,7 @@ class _Book:
         """Return a rule's memory, with the times that were moved on in the arrays alone."""
         one = self.all[number]
         one.last_us, one.seen_us = int(self.last[number]), int(self.seen[number])
+        one.ended_us = max(one.ended_us, one.last_us)
         return one
 
     def note(self, number: int) -> None:

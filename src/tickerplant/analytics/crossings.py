@@ -37,7 +37,9 @@ class Crossings:
     since_us: int = NEVER_US
     """The newest bar when the rule came (or when the oldest span was forgotten): it fires for later bars alone."""
     last_us: int = NEVER_US
-    """The newest closed bar that was seen."""
+    """The newest closed bar that there is."""
+    ended_us: int = NEVER_US
+    """The newest closed bar that there has been: one that is withdrawn and closes again is no new bar."""
     seen_us: int = NEVER_US
     """The bar of the newest observation, forming or closed."""
     truth: int = UNKNOWN
@@ -48,6 +50,9 @@ class Crossings:
     done: bool = False
     """Whether it was to fire once, and has."""
 
+    def __post_init__(self) -> None:
+        self.ended_us = max(self.ended_us, self.last_us)
+
     @property
     def live(self) -> bool:
         """Whether it may still fire."""
@@ -55,7 +60,7 @@ class Crossings:
 
     def begin(self, time_us: int, truth: int) -> None:
         """Begin behind a closed bar, whose truth is known to a rule that waits for a crossing of two bars."""
-        self.since_us = self.last_us = self.seen_us = time_us
+        self.since_us = self.last_us = self.ended_us = self.seen_us = time_us
         if self.rule.operator in (CROSSES_ABOVE, CROSSES_BELOW) and truth != UNKNOWN:
             self.truth = truth
             self.spans = [(time_us, truth)]
@@ -68,7 +73,8 @@ class Crossings:
     def formed(self, time_us: int, truth: int, *, quiet: bool = False) -> list[Firing]:
         """Take the truth on a forming bar. `quiet`: it fires nothing, and is not taken to have fired."""
         before, self.truth, self.seen_us = self.truth, truth, time_us
-        if truth == TRUE and self._fires(before) and not quiet:
+        again = time_us <= self.ended_us and self._times_fired(time_us) > 0
+        if truth == TRUE and self._fires(before) and not again and not quiet:
             return self._fire(time_us, 0, revised=False)
         return []
 
@@ -86,24 +92,25 @@ class Crossings:
         if start is None:
             return []
         first_us = rows[start][0]
-        known_us, live = self.last_us, self.truth
+        known_us, ended_us, live = self.last_us, self.ended_us, self.truth
         del self.spans[bisect_left(self.spans, (first_us, UNKNOWN)) :]
         before = self.closed_truth
         found: list[Firing] = []
         for time_us, truth, row in rows[start:]:
-            fresh = time_us > known_us
+            fresh, first = time_us > known_us, time_us > ended_us
             if truth != before:
                 self.spans.append((time_us, truth))
             # A new bar goes on from the last observation, which may be of its own forming state.
             former = live if fresh else before
             due = truth == TRUE and self._fires(former) and time_us > self.since_us and not quiet
-            if due and (fresh or not self._times_fired(time_us)):
-                found += self._fire(time_us, row, revised=not fresh)
+            if due and (first or not self._times_fired(time_us)):
+                found += self._fire(time_us, row, revised=not first)
             before = truth
             if time_us >= self.seen_us:
                 live = self.truth = truth
                 self.seen_us = time_us
             self.last_us = max(self.last_us, time_us)
+            self.ended_us = max(self.ended_us, time_us)
         self._forget()
         return found
 
@@ -133,6 +140,8 @@ class Crossings:
         number = self._times_fired(time_us)
         at = bisect_left(self.fired, (time_us, 0))
         self.fired[at : at + bool(number)] = [(time_us, number + 1)]
+        for forgotten_us, _ in self.fired[:-REMEMBERED]:
+            self.since_us = max(self.since_us, forgotten_us)
         del self.fired[:-REMEMBERED]
         if self.rule.once:
             self.done = True
