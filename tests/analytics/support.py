@@ -135,8 +135,8 @@ def delivery(header: records.Header, batch: pa.RecordBatch | None = None, offset
     return Delivery(schemas.OHLCV, 0, offset, T0, records.encode(header, batch))
 
 
-def bar_delivery(rows: Sequence[Bar], offset: int = 0) -> Delivery:
-    return delivery(records.Bars(sent_at_us=T0, feed="f", cause=offset + 1), bars(rows), offset)
+def bar_delivery(rows: Sequence[Bar], offset: int = 0, feed: str = "f") -> Delivery:
+    return delivery(records.Bars(sent_at_us=T0, feed=feed, cause=offset + 1), bars(rows), offset)
 
 
 class Table:

@@ -53,10 +53,10 @@ def closes(*prices: float, first: int = 0, symbol: str = "A") -> list[Bar]:
     return [Bar(minute(first + i), symbol, price) for i, price in enumerate(prices)]
 
 
-def fired(made: AnalyticsStage, *batches: list[Bar], first: int = 0) -> list[dict[str, Any]]:
+def fired(made: AnalyticsStage, *batches: list[Bar], first: int = 0, feed: str = "f") -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for number, batch in enumerate(batches, first):
-        for output in made.step(bar_delivery(batch, number)):
+        for output in made.step(bar_delivery(batch, number, feed)):
             if output.topic == schemas.ALERTS:
                 rows += records.decode(output.value).batch.to_pylist()
     return rows
@@ -431,3 +431,49 @@ def test_bars_that_fired_so_long_ago_that_it_is_forgotten_do_not_fire_again() ->
         rows = fired(made, closes(11, first=i), [Bar(minute(i), "A", None, "withdrawn", version=version)])
         assert at(rows) == [i]
     assert fired(made, closes(11, first=3)) == []
+
+
+def made_at(one: Rule, i: float, values: dict[str, Any] | None = None) -> AnalyticsStage:
+    """A stage with a rule that was made `i` minutes after T0."""
+    made = stage(values=values)
+    assert made.step(delivery(records.AlertRule(sent_at_us=T0 + int(i * MINUTE_US), rule=one))) == []
+    return made
+
+
+@pytest.mark.parametrize("together", [False, True], ids=["bar by bar", "in one record"])
+@pytest.mark.parametrize("when", ["bar", "update"])
+@pytest.mark.parametrize(
+    ("operator", "prices", "wanted"),
+    [
+        ("crosses_above", (9, 11, 9, 11, 9, 11, 12), [5]),
+        ("crosses_above", (9, 11, 9, 9, 11, 12), [4]),  # the bar before ended before the rule was made
+        ("crosses_above", (9, 11, 12, 12, 12, 9, 11), [6]),
+        ("greater", (9, 11, 12, 12, 12, 12), [4]),  # the first bar that counts
+        ("less", (9, 11, 12, 9, 12, 9), [5]),
+    ],
+)
+def test_a_bar_that_ended_before_the_rule_was_made_fires_nothing(
+    operator: str, prices: tuple[float, ...], wanted: list[int], when: str, *, together: bool
+) -> None:
+    """The rule is made in minute 4; older bars come after it, as a backfill brings them."""
+    bars = closes(*prices)
+    batches = [bars] if together else [[bar] for bar in bars]
+    made = made_at(rule("close", operator, "10", when=when), 4.5)
+    assert at(fired(made, *batches)) == wanted
+    made = AnalyticsStage(made.snapshot())
+    assert fired(made, [Bar(minute(2), "A", 20.0, version=9)], [Bar(minute(2), "A", 1.0, version=10)]) == []
+    once = made_at(rule("close", operator, "10", when=when, once=True), 4.5)
+    assert at(fired(once, *batches)) == wanted[:1]
+
+
+def test_a_bar_that_ends_as_the_rule_is_made_is_of_before_and_one_by_activity_must_begin_after() -> None:
+    assert at(fired(made_at(rule("close", "greater", "10"), 2), *([bar] for bar in closes(11, 11, 11)))) == [2]
+    made = made_at(rule("close", "greater", "10", interval="100t"), 1.5)
+    bars = [Bar(minute(i), "A", 11.0, interval="100t") for i in range(3)]
+    assert at(fired(made, *([bar] for bar in bars))) == [2]
+
+
+def test_what_a_file_brings_fires_whatever_its_time() -> None:
+    made = made_at(rule("close", "crosses_above", "10"), 1_000_000)
+    assert at(fired(made, *([bar] for bar in closes(9, 11, 9, 11)), feed="file:abc-1")) == [1, 3]
+    assert fired(made, *([bar] for bar in closes(9, 11, first=4)), feed="backfill:abc") == []

@@ -7,7 +7,8 @@ A rule thus needs no indicator to be in the settings, and without rules a batch 
 What a rule says to a bar is in `crossings`. In a batch, all rules of an interval are compared at once, and Python looks
 at those alone whose truth has changed; one symbol's bars in a row (a revision, a replay) go rule by rule.
 
-Bars marked `history` move the rules' state but fire nothing: they are of the time before.
+Bars marked `history`, and those that ended before a rule was made, move the rules' state but fire nothing: they are of
+the time before. Of a file's bars that is not asked: they are replayed to see what fires.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tickerplant.analytics.again import Series
-from tickerplant.analytics.crossings import UNKNOWN, Crossings, Firing
+from tickerplant.analytics.crossings import ANY_BAR, NEW_BARS, NO_BAR, UNKNOWN, Crossings, Firing
 from tickerplant.analytics.engine import FORMING, WITHDRAWN, Engine, Made
 from tickerplant.analytics.indicator.declaration import Indicator
 from tickerplant.analytics.pane import Chunk, Pane, Rows
@@ -176,7 +177,8 @@ class Alerts:
             self._release(known)
             del self.memory[rule.id]
         if not header.removed:
-            self.memory[rule.id] = begun = Crossings(rule)
+            old_us = header.sent_at_us - intervals.parse(rule.interval).us
+            self.memory[rule.id] = begun = Crossings(rule, old_us)
             if rule.active:
                 self._watch_for(rule)
                 self._begin(begun, engine)
@@ -259,10 +261,10 @@ class Alerts:
         """Take a series' whole history as `Engine.again` does: its values move the rules' state and fire nothing."""
         if self.watches(series):
             for part in self.watch.again(series, batch, from_us):
-                self._part(part, quiet=True)
+                self._part(part, NO_BAR)
 
-    def bars(self, batch: pa.RecordBatch) -> list[Fired]:
-        """Take the rows of one `Bars` record and return what fires, in order."""
+    def bars(self, batch: pa.RecordBatch, feed: str = "") -> list[Fired]:
+        """Take the rows of one `Bars` record, which `feed` caused, and return what fires, in order."""
         if not batch.num_rows or not any(self._watched.values()):
             return []
         mask = self._mask(batch)
@@ -272,10 +274,11 @@ class Alerts:
             batch = batch.filter(pa.array(mask))
         history = batch.column("history").to_numpy(zero_copy_only=False)
         fired: list[Fired] = []
-        for quiet in (True, False) if history.any() else (False,):
-            rows = batch if not history.any() else batch.filter(pa.array(history == quiet))
+        for old in (True, False) if history.any() else (False,):
+            rows = batch if not history.any() else batch.filter(pa.array(history == old))
+            fire = NO_BAR if old else ANY_BAR if feed.startswith(records.FILE_FEED) else NEW_BARS
             for part in self.watch.bars(rows):
-                fired += self._part(part, quiet=quiet)
+                fired += self._part(part, fire)
         if any(one.rule.once for one in fired):
             self.settle()
         return fired
@@ -307,7 +310,7 @@ class Alerts:
                 book.load(number)
         self._books = None
 
-    def _part(self, part: Made, *, quiet: bool) -> list[Fired]:
+    def _part(self, part: Made, fire: int) -> list[Fired]:
         book = self._made_books().get(part.interval)
         if book is None:
             return []
@@ -316,17 +319,17 @@ class Alerts:
             if chunk.state == WITHDRAWN:
                 self._withdrawn(book, pane, chunk)
             elif len(chunk.times) == 1 or (chunk.times == chunk.times[0]).all():
-                fired += self._across(book, part, chunk, quiet=quiet)
+                fired += self._across(book, part, chunk, fire)
             elif chunk.state == FORMING:
                 for time_us in np.unique(chunk.times):
-                    fired += self._across(book, part, _rows(chunk, chunk.times == time_us), quiet=quiet)
+                    fired += self._across(book, part, _rows(chunk, chunk.times == time_us), fire)
             else:
                 for row in np.unique(chunk.symbols).tolist():
                     for number in _rules_of(book, row):
-                        fired += self._along(book, part, chunk, number, quiet=quiet)
+                        fired += self._along(book, part, chunk, number, fire)
         return fired
 
-    def _across(self, book: _Book, part: Made, chunk: Chunk, *, quiet: bool) -> list[Fired]:
+    def _across(self, book: _Book, part: Made, chunk: Chunk, fire: int) -> list[Fired]:
         """Take one bar of each of many symbols, all rules at once."""
         place = np.full(int(max(chunk.symbols.max(), book.rows.max())) + 1, -1)
         place[chunk.symbols] = np.arange(len(chunk.symbols))
@@ -349,21 +352,21 @@ class Alerts:
             number = int(which[i])
             one = book.load(number)
             if forming:
-                found = one.formed(time_us, int(truths[i]), quiet=quiet)
+                found = one.formed(time_us, int(truths[i]), fire=fire)
             else:
-                found = one.closed(chunk.times[:1], [int(truths[i])], quiet=quiet)
+                found = one.closed(chunk.times[:1], [int(truths[i])], fire=fire)
             book.note(number)
             version = int(chunk.versions[at[i]])
             fired += [Fired(one.rule, f, float(left[i]), float(right[i]), chunk.state, version) for f in found]
         return fired
 
-    def _along(self, book: _Book, part: Made, chunk: Chunk, number: int, *, quiet: bool) -> list[Fired]:
+    def _along(self, book: _Book, part: Made, chunk: Chunk, number: int, fire: int) -> list[Fired]:
         """Take many bars of the symbol of one rule."""
         mine = np.flatnonzero(chunk.symbols == book.rows[number])
         which = np.full(len(mine), number)
         left, right = book.values(part, chunk, which, mine)
         one = book.load(number)
-        found = one.closed(chunk.times[mine], book.truths(which, left, right).tolist(), quiet=quiet)
+        found = one.closed(chunk.times[mine], book.truths(which, left, right).tolist(), fire=fire)
         book.note(number)
         versions = chunk.versions[mine]
         return [

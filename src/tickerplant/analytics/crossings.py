@@ -15,6 +15,8 @@ from tickerplant.core.alerts import CROSSES_ABOVE, CROSSES_BELOW, Rule
 from tickerplant.core.times import NEVER_US, Int64Array
 
 FALSE, TRUE, UNKNOWN = 0, 1, -1
+ANY_BAR, NEW_BARS, NO_BAR = range(3)
+"""Which bars may fire: whenever they were; those that ended after the rule was made; none."""
 REMEMBERED: Final = 64
 """Changes of the truth, and bars that fired, that a rule remembers: 32 crossings back a revision fires nothing."""
 
@@ -34,6 +36,8 @@ class Crossings:
     """The memory of one rule."""
 
     rule: Rule
+    old_us: int = NEVER_US
+    """Bars up to the one of this time ended before the rule was made."""
     since_us: int = NEVER_US
     """The newest bar when the rule came (or when the oldest span was forgotten): it fires for later bars alone."""
     last_us: int = NEVER_US
@@ -61,7 +65,7 @@ class Crossings:
     def begin(self, time_us: int, truth: int) -> None:
         """Begin behind a closed bar, whose truth is known to a rule that waits for a crossing of two bars."""
         self.since_us = self.last_us = self.ended_us = self.seen_us = time_us
-        if self.rule.operator in (CROSSES_ABOVE, CROSSES_BELOW) and truth != UNKNOWN:
+        if self._crosses and truth != UNKNOWN:
             self.truth = truth
             self.spans = [(time_us, truth)]
 
@@ -70,23 +74,25 @@ class Crossings:
         """The truth on the newest closed bar."""
         return self.spans[-1][1] if self.spans else UNKNOWN
 
-    def formed(self, time_us: int, truth: int, *, quiet: bool = False) -> list[Firing]:
-        """Take the truth on a forming bar. `quiet`: it fires nothing, and is not taken to have fired."""
+    def formed(self, time_us: int, truth: int, *, fire: int = NEW_BARS) -> list[Firing]:
+        """Take the truth on a forming bar. What may not `fire` is not taken to have fired."""
+        if not self._sees(time_us, fire):
+            return []
         before, self.truth, self.seen_us = self.truth, truth, time_us
         again = time_us <= self.ended_us and self._times_fired(time_us) > 0
-        if truth == TRUE and self._fires(before) and not again and not quiet:
+        if truth == TRUE and self._fires(before) and not again and self._may_fire(time_us, fire):
             return self._fire(time_us, 0, revised=False)
         return []
 
-    def closed(self, times: Int64Array, truths: list[int], *, quiet: bool = False) -> list[Firing]:
+    def closed(self, times: Int64Array, truths: list[int], *, fire: int = NEW_BARS) -> list[Firing]:
         """Take the truth on closed bars in order of time: new ones, or the bars from a revised one on.
 
-        `quiet` as in `formed`. `row` of what is returned counts the bars given.
+        `fire` as in `formed`. `row` of what is returned counts the bars given.
         """
         rows = [
             (time_us, truth, row)
             for row, (time_us, truth) in enumerate(zip(times.tolist(), truths, strict=True))
-            if truth != UNKNOWN and time_us >= self.since_us
+            if truth != UNKNOWN and time_us >= self.since_us and self._sees(time_us, fire)
         ]
         start = next((at for at, (time_us, truth, _) in enumerate(rows) if self._differs(time_us, truth)), None)
         if start is None:
@@ -102,7 +108,7 @@ class Crossings:
                 self.spans.append((time_us, truth))
             # A new bar goes on from the last observation, which may be of its own forming state.
             former = live if fresh else before
-            due = truth == TRUE and self._fires(former) and time_us > self.since_us and not quiet
+            due = truth == TRUE and self._fires(former) and time_us > self.since_us and self._may_fire(time_us, fire)
             if due and (first or not self._times_fired(time_us)):
                 found += self._fire(time_us, row, revised=not first)
             before = truth
@@ -131,10 +137,20 @@ class Crossings:
         at = bisect_right(self.spans, (time_us, TRUE))
         return truth != (self.spans[at - 1][1] if at else UNKNOWN)
 
+    @property
+    def _crosses(self) -> bool:
+        """Whether it needs a bar that was not true; `greater` and the like do not."""
+        return self.rule.operator in (CROSSES_ABOVE, CROSSES_BELOW)
+
     def _fires(self, before: int) -> bool:
-        """Say whether becoming true fires: a crossing needs a bar that was not, `greater` and the like do not."""
-        crosses = self.rule.operator in (CROSSES_ABOVE, CROSSES_BELOW)
-        return self.live and (before == FALSE or (before == UNKNOWN and not crosses))
+        return self.live and (before == FALSE or (before == UNKNOWN and not self._crosses))
+
+    def _may_fire(self, time_us: int, fire: int) -> bool:
+        return fire == ANY_BAR or (fire == NEW_BARS and time_us > self.old_us)
+
+    def _sees(self, time_us: int, fire: int) -> bool:
+        """Say whether a bar counts: one from before the rule is the bar before to a crossing, as in `begin`."""
+        return self._crosses or fire == ANY_BAR or time_us > self.old_us
 
     def _fire(self, time_us: int, row: int, *, revised: bool) -> list[Firing]:
         number = self._times_fired(time_us)

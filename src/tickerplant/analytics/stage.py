@@ -188,7 +188,7 @@ class AnalyticsStage:
             Produced(schemas.ANALYTICS, records.encode(records.Values(**said), values))
             for values in batches(made, self.engine.known)
         ]
-        fired = self.alerts.bars(batch)
+        fired = self.alerts.bars(batch, header.feed)
         if fired:
             result.append(Produced(schemas.ALERTS, records.encode(records.Alerts(**said), batch_of(fired))))
         missed = [*self.engine.take_missed(), *self.alerts.watch.take_missed()]

@@ -33,6 +33,10 @@ VERSION: Final = 1
 METADATA_KEY: Final = b"tickerplant"
 
 
+FILE_FEED: Final = "file:"
+"""What the names of files' feeds begin with; whatever the time of what they bring, somebody has just asked for it."""
+
+
 class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind"):
     """What every record says of itself."""
 

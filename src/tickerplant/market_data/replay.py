@@ -23,6 +23,7 @@ import msgspec
 import numpy as np
 
 from tickerplant.core.errors import BadInput
+from tickerplant.core.records import FILE_FEED
 from tickerplant.core.schemas import RAW
 from tickerplant.core.times import FOREVER_US, SECOND_US, Int64Array
 from tickerplant.log.port import EventLog, at_positions
@@ -121,7 +122,7 @@ def feed_name(path: Path, reading: Reading, *, whole: bool) -> str:
     with path.open("rb") as stream:
         content = hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=10)).hexdigest()
     read = msgspec.json.encode([reading, whole])
-    return f"file:{content}-{hashlib.blake2b(read, digest_size=4).hexdigest()}"
+    return f"{FILE_FEED}{content}-{hashlib.blake2b(read, digest_size=4).hexdigest()}"
 
 
 def replay(
