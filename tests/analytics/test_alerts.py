@@ -477,3 +477,13 @@ def test_what_a_file_brings_fires_whatever_its_time() -> None:
     made = made_at(rule("close", "crosses_above", "10"), 1_000_000)
     assert at(fired(made, *([bar] for bar in closes(9, 11, 9, 11)), feed="file:abc-1")) == [1, 3]
     assert fired(made, *([bar] for bar in closes(9, 11, first=4)), feed="backfill:abc") == []
+
+
+def test_a_rule_is_let_go_of_by_a_removal_that_names_another_symbol_and_nobody_minds_an_unknown_one() -> None:
+    made = stage(rule("close", "greater", "10"))
+    take(made, rule("close", "greater", "10", symbol="B", revision=2), removed=True)
+    assert made.alerts.memory == {}
+    assert fired(made, closes(9), closes(11, first=1)) == []
+    before = made.snapshot()
+    take(made, rule("close", "greater", "10", id="elsewhere"), removed=True)
+    assert made.snapshot() == before

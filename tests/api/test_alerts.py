@@ -145,14 +145,21 @@ def test_a_rule_is_kept_told_to_the_log_changed_and_removed(client: httpx.Client
     assert client.delete(path).status_code == 204
     assert client.delete(path).status_code == client.get(path).status_code == 404
     told = rules_in(log)
-    assert [(one.rule.revision, one.removed) for one in told] == [
-        (1, False),
-        (2, False),
-        (3, False),
-        (4, False),
-        (5, True),
-    ]
+    assert [one.rule.revision for one in told if not one.removed] == [1, 2, 3, 4]
+    assert [one.rule.revision for one in told if one.removed] == [5] * PARTITIONS, "gone wherever it may be known"
     assert not any("example" in str(one) or SECRET in str(one) for one in told), "the log knows no receiver"
+
+
+def test_a_rule_stays_with_its_symbol_and_interval(client: httpx.Client, log: EventLog) -> None:
+    rule = client.post("/v1/alerts", json=RULE).json()
+    path = f"/v1/alerts/{rule['id']}"
+    for other in ({"symbol": "MSFT"}, {"interval": "1m"}, {"symbol": "MSFT", "right": 5}):
+        answer = client.patch(path, json=other)
+        assert (answer.status_code, "make another rule" in answer.json()["error"]["message"]) == (400, True)
+    assert client.get(path).json() == rule
+    again = client.patch(path, json=RULE | {"symbol": "Aapl", "interval": "5min", "right": 60}).json()
+    assert (again["revision"], again["right"]) == (2, "60"), "the same in other words is no other"
+    assert [one.rule.symbol for one in rules_in(log)] == ["AAPL"] * 2
 
 
 @pytest.mark.parametrize(

@@ -169,9 +169,9 @@ class Alerts:
         Raises BadInput, and changes nothing, for a rule that cannot be read.
         """
         known = self.memory.get(header.rule.id)
-        if known is not None and header.rule.revision <= known.rule.revision:
+        if header.removed if known is None else header.rule.revision <= known.rule.revision:
             return
-        rule = check_rule(header.rule)
+        rule = header.rule if header.removed else check_rule(header.rule)
         self.settle()
         if known is not None:
             self._release(known)

@@ -199,7 +199,7 @@ class AnalyticsStage:
         """Take an alert's rule. Its indicators too count from the recorded start, once the store has been asked."""
         self.alerts.rule(header, self.engine)
         series = Series(header.rule.interval, header.rule.symbol)
-        if self.alerts.watches(series):
+        if not header.removed and self.alerts.watches(series):
             self.again.mark(series, FOREVER_US, offset + 1)
 
     def _settings(self, rules: Rules, offset: int) -> None:

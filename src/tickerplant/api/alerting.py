@@ -3,7 +3,8 @@
 Effects of each change, in this order; each is safe to repeat:
 
 1. The rule is kept in the store, as a revision that the log has not been told (one transaction, on the disk).
-2. The log is told: one `AlertRule` into the symbol's partition of `market.prices.raw`.
+2. The log is told: one `AlertRule` into the symbol's partition of `market.prices.raw`; that a rule is gone, into every
+   partition, so that it is gone wherever any revision of it has ever been told.
 3. The revision is marked as told, and a removed rule is forgotten.
 
 A kill between them leaves a revision that is not marked: whoever comes next, and the API every `LOOK_S`, tells the log
@@ -64,7 +65,7 @@ class NewRule(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class RuleChange(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What is to be different; what is left out stays."""
+    """What is to be different; what is left out stays. `symbol` and `interval` can only be said as they are."""
 
     symbol: str | msgspec.UnsetType = msgspec.UNSET
     interval: str | msgspec.UnsetType = msgspec.UNSET
@@ -127,6 +128,11 @@ class Rulebook:
             check_webhook(webhook, said.get("secret") if "secret" in said or not kept.signed else None)
             others = {field: said[field] for field in _CHANGES if field in said}
             rule = self._check(msgspec.structs.replace(kept.rule, **others))
+            if (rule.symbol, rule.interval) != (kept.rule.symbol, kept.rule.interval):
+                raise BadInput(
+                    f"the rule {name} is of {kept.rule.symbol} on bars of {kept.rule.interval}, and stays so: "
+                    "make another rule, and remove this one"
+                )
             if rule != kept.rule or said.get("active"):  # `active` said again lets it begin anew: `once` is armed
                 await rules.change(msgspec.structs.replace(rule, revision=kept.rule.revision + 1))  # Step 1
             if "webhook" in said:
@@ -193,7 +199,9 @@ class Rulebook:
                     partitions = self._log.partitions(RAW)
                     for one in unsent:
                         header = records.AlertRule(sent_at_us=_now_us(), rule=one.rule, removed=one.removed)
-                        transaction.append(RAW, partition_of(one.rule.symbol, partitions), records.encode(header))
+                        own = partition_of(one.rule.symbol, partitions)
+                        for partition in range(partitions) if one.removed else (own,):
+                            transaction.append(RAW, partition, records.encode(header))
                 return
             except Fenced:  # another process of ours, that had the lock before and was slow: it has stopped now
                 if attempt == _ATTEMPTS:

@@ -1,8 +1,8 @@
 """The records of the log: a header that says what happened, and a batch of columns.
 
 Feeds write `Start`, `Ticks`, `VendorBars`, `Mark`, `Down`, `End`, `Settings`, `Splits`, `Dividends` and `Rebuild` into
-every partition of `market.prices.raw`, and whoever manages alerts `AlertRule` into the symbol's. Aggregation writes
-`Bars` to `market.prices.ohlcv` and passes `Mark`, `End`, `Splits`, `Settings` and `AlertRule` on in order; analytics
+every partition of `market.prices.raw`, and whoever manages alerts `AlertRule` into the symbol's (and into
+every one when a rule is removed). Aggregation writes `Bars` to `market.prices.ohlcv` and passes `Mark`, `End`, `Splits`, `Settings` and `AlertRule` on in order; analytics
 writes `Values` to `market.analytics` and passes `Mark` and `End` on, so that progress is visible at the end of the way,
 and `Alerts` to `market.alerts`.
 
@@ -122,7 +122,7 @@ class Rebuild(Header, frozen=True, kw_only=True, tag="rebuild"):
 class AlertRule(Header, frozen=True, kw_only=True, tag="alert_rule"):
     """From here on this rule is in force in place of its former revisions; `removed`: there is none any more.
 
-    One of a revision that is known already changes nothing.
+    One of a revision that is known already changes nothing. It stands in the symbol's partition; `removed` in all.
     """
 
     rule: Rule

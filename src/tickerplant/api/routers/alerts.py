@@ -72,6 +72,7 @@ async def rule(request: Request, id: str) -> Response:
 async def change(request: Request, id: str) -> Response:
     """Change what is given and leave the rest. A changed rule begins anew; `active` false pauses it.
 
+    `symbol` and `interval` cannot be changed: make another rule, and remove this one.
     A change of `webhook` and `secret` alone does not: what is still to be posted goes to the new address.
     """
     kept = await _book(request).change(id, await _read(request, RuleChange))
