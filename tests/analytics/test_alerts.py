@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.analytics.support import T0, Bar, bar_delivery, delivery
+from tests.analytics.support import bars as rows_of
 from tickerplant.analytics import compute
+from tickerplant.analytics.again import Series
 from tickerplant.analytics.alerts import _book
 from tickerplant.analytics.crossings import UNKNOWN, Crossings
 from tickerplant.analytics.engine import FINAL, Made
@@ -22,7 +24,7 @@ from tickerplant.analytics.stage import AnalyticsStage
 from tickerplant.core import records, schemas
 from tickerplant.core.alerts import Rule
 from tickerplant.core.errors import BadInput
-from tickerplant.core.times import MINUTE_US
+from tickerplant.core.times import DAY_US, MINUTE_US
 
 NO_SET = {"indicators": {}, "forming_indicators": []}
 
@@ -487,3 +489,60 @@ def test_a_rule_is_let_go_of_by_a_removal_that_names_another_symbol_and_nobody_m
     before = made.snapshot()
     take(made, rule("close", "greater", "10", id="elsewhere"), removed=True)
     assert made.snapshot() == before
+
+
+MIDNIGHT = T0 // DAY_US * DAY_US + DAY_US
+
+
+def split(made: AnalyticsStage, session_us: int, ratio: float) -> None:
+    """A split of A that takes effect at once."""
+    rows = {"time": [session_us], "symbol": ["A"], "numerator": [ratio], "denominator": [1.0], "source": ["test"]}
+    batch = pa.RecordBatch.from_pydict(rows, schema=schemas.SPLITS)
+    made.step(delivery(records.Splits(sent_at_us=max(session_us, T0), feed="f"), batch))
+
+
+def around_midnight(before: list[float], after: list[float]) -> list[list[Bar]]:
+    first = MIDNIGHT - len(before) * MINUTE_US
+    return [[Bar(first + i * MINUTE_US, "A", price)] for i, price in enumerate(before + after)]
+
+
+IN_THE_SET = {"indicators": {"1m": ["SMA(3)"]}, "forming_indicators": [], "calendars": {"*": "24/7"}}
+OUTSIDE = {"indicators": {}, "forming_indicators": [], "calendars": {"*": "24/7"}}
+
+
+@pytest.mark.parametrize("values", [IN_THE_SET, OUTSIDE], ids=["in the set", "outside"])
+def test_after_a_split_nothing_fires_until_the_series_has_been_computed_again(values: dict[str, Any]) -> None:
+    made = stage(rule("close", "crosses_below", "SMA(3)"), rule("close", "less", "60", id="s"), values=values)
+    before = around_midnight([100.0, 101.0, 102.0, 103.0, 104.0], [])
+    assert fired(made, *before) == []
+    split(made, MIDNIGHT, 2.0)
+    made = AnalyticsStage(made.snapshot())
+    take(made, rule("close", "crosses_below", "SMA(3)", revision=2))
+    after = around_midnight([], [52.5, 53.0, 53.5])
+    assert fired(made, *after[:2]) == [], "half the price is no fall"
+    assert fired(made, [before[-1][0]._replace(close=104.5, version=9)]) == []
+    kept = made.snapshot()
+    made = AnalyticsStage(kept)
+    assert made.snapshot() == kept
+    history = rows_of([row for batch in before + after[:2] for row in batch])
+    for _ in made.compute_again(Series("1m", "A"), history):
+        pass
+    assert made.alerts.stale == set()
+    assert fired(made, after[2]) == []
+    [row] = fired(made, [Bar(MIDNIGHT + 3 * MINUTE_US, "A", 50.0)])
+    assert (row["rule_id"], row["left"], row["right"]) == ("r", 50.0, (53.0 + 53.5 + 50.0) / 3)
+
+
+@pytest.mark.parametrize("values", [IN_THE_SET, OUTSIDE], ids=["in the set", "outside"])
+def test_a_split_from_before_all_that_is_remembered_changes_nothing(values: dict[str, Any]) -> None:
+    batches = [
+        *([bar] for bar in closes(9, 11, 12, 12, 12)),
+        [Bar(minute(3), "A", 9.5, version=7)],
+        *[closes(12, first=5)],
+    ]
+    one, other = (stage(rule("close", "crosses_above", "10"), values=values) for _ in range(2))
+    expected = fired(one, *batches)
+    assert at(expected) == [1, 4]
+    found = fired(other, *batches[:5])
+    split(other, MIDNIGHT - 2 * DAY_US, 2.0)
+    assert found + fired(other, *batches[5:], first=5) == expected

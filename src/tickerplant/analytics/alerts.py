@@ -8,7 +8,8 @@ What a rule says to a bar is in `crossings`. In a batch, all rules of an interva
 at those alone whose truth has changed; one symbol's bars in a row (a revision, a replay) go rule by rule.
 
 Bars marked `history`, and those that ended before a rule was made, move the rules' state but fire nothing: they are of
-the time before. Of a file's bars that is not asked: they are replayed to see what fires.
+the time before. Of a file's bars that is not asked: they are replayed to see what fires. Nor does anything fire while
+what is remembered of a series is half from before a split, until it has been computed again (`Alerts.stale`).
 """
 
 from __future__ import annotations
@@ -153,6 +154,8 @@ class Alerts:
     def __init__(self, rules: Rules, splits: Splits) -> None:
         self.watch = Watch(rules, splits)
         self.memory: dict[str, Crossings] = {}
+        self.stale: set[Series] = set()
+        """What has been split and not been computed again since."""
         self._books: dict[str, _Book] | None = {}
         self._watched: dict[str, Counter[str]] = {}
         self._lookup: tuple[pa.Array, list[str], BoolArray] | None = None
@@ -259,9 +262,24 @@ class Alerts:
 
     def again(self, series: Series, batch: pa.RecordBatch, from_us: int) -> None:
         """Take a series' whole history as `Engine.again` does: its values move the rules' state and fire nothing."""
+        self.stale.discard(series)
         if self.watches(series):
             for part in self.watch.again(series, batch, from_us):
                 self._part(part, NO_BAR)
+
+    def split(self, symbol: str, engine: Engine) -> None:
+        """Let nothing fire on a symbol's bars where some that are remembered are from before its last split.
+
+        Rules begin with what `engine` remembers, so that counts too. `again` ends it.
+        """
+        [split_us] = self.watch.splits.latest([symbol])
+        for one in (engine, self.watch):
+            if symbol not in one.symbols:
+                continue
+            row = one.symbols.index(symbol)
+            for name, pane in one.panes.items():
+                if pane.history.kept[row] and pane.history.read_times(row)[0] < split_us:
+                    self.stale.add(Series(name, symbol))
 
     def bars(self, batch: pa.RecordBatch, feed: str = "") -> list[Fired]:
         """Take the rows of one `Bars` record, which `feed` caused, and return what fires, in order."""
@@ -352,9 +370,9 @@ class Alerts:
             number = int(which[i])
             one = book.load(number)
             if forming:
-                found = one.formed(time_us, int(truths[i]), fire=fire)
+                found = one.formed(time_us, int(truths[i]), fire=self._which(one.rule, fire))
             else:
-                found = one.closed(chunk.times[:1], [int(truths[i])], fire=fire)
+                found = one.closed(chunk.times[:1], [int(truths[i])], fire=self._which(one.rule, fire))
             book.note(number)
             version = int(chunk.versions[at[i]])
             fired += [Fired(one.rule, f, float(left[i]), float(right[i]), chunk.state, version) for f in found]
@@ -366,13 +384,19 @@ class Alerts:
         which = np.full(len(mine), number)
         left, right = book.values(part, chunk, which, mine)
         one = book.load(number)
-        found = one.closed(chunk.times[mine], book.truths(which, left, right).tolist(), fire=fire)
+        found = one.closed(
+            chunk.times[mine], book.truths(which, left, right).tolist(), fire=self._which(one.rule, fire)
+        )
         book.note(number)
         versions = chunk.versions[mine]
         return [
             Fired(one.rule, f, float(left[f.row]), float(right[f.row]), chunk.state, int(versions[f.row]))
             for f in found
         ]
+
+    def _which(self, rule: Rule, fire: int) -> int:
+        """Return which bars may fire for a rule."""
+        return NO_BAR if self.stale and Series(rule.interval, rule.symbol) in self.stale else fire
 
     def _withdrawn(self, book: _Book, pane: Pane, chunk: Chunk) -> None:
         for row, time_us in zip(chunk.symbols.tolist(), chunk.times.tolist(), strict=True):

@@ -62,6 +62,7 @@ class _Alerts(msgspec.Struct, array_like=True):
     memory: list[Crossings]
     symbols: list[str]
     panes: list[_Pane]
+    stale: list[tuple[str, str]] = []
 
 
 class _Mark(msgspec.Struct, array_like=True):
@@ -91,15 +92,13 @@ class _Kept(msgspec.Struct, array_like=True):
 
 def take(state: State) -> bytes:
     """Return the state as bytes."""
-    engine, alerts, again, splits = state.engine, state.alerts, state.again, state.engine.splits
-    alerts.settle()
-    memory = [alerts.memory[name] for name in sorted(alerts.memory)]
+    engine, again, splits = state.engine, state.again, state.engine.splits
     kept = _Kept(
         state.clock_us,
         values_of(engine.rules),
         engine.symbols,
         _panes(engine),
-        _Alerts(memory, alerts.watch.symbols, _panes(alerts.watch)) if alerts.watch.symbols or memory else None,
+        _alerts(state.alerts),
         state.cause if again.marks or state.cold else 0,  # what is marked later has a later cause
         state.known_to,
         state.has_rules,
@@ -110,6 +109,14 @@ def take(state: State) -> bytes:
         sorted((*key, ratio) for key, ratio in splits.waiting.items()),
     )
     return msgspec.msgpack.encode(kept, order="sorted")
+
+
+def _alerts(alerts: Alerts) -> _Alerts | None:
+    alerts.settle()
+    memory = [alerts.memory[name] for name in sorted(alerts.memory)]
+    if not (alerts.watch.symbols or memory or alerts.stale):
+        return None
+    return _Alerts(memory, alerts.watch.symbols, _panes(alerts.watch), sorted(alerts.stale))
 
 
 def restore(data: bytes) -> State:
@@ -124,6 +131,7 @@ def restore(data: bytes) -> State:
         if kept.alerts is not None:
             alerts.restore(kept.alerts.memory, kept.alerts.symbols)
             _fill_all(alerts.watch, kept.alerts.panes)
+            alerts.stale = {Series(*series) for series in kept.alerts.stale}
     except (msgspec.MsgspecError, TickerplantError, ValueError, KeyError) as error:
         raise SnapshotRefused(f"the bytes are no state of analytics: {type(error).__name__}: {error}") from error
     again = Again()

@@ -213,10 +213,12 @@ class AnalyticsStage:
         for series in list(self.again.marks):
             if series.interval not in self.engine.panes and not self.alerts.watches(series):
                 self.again.done(series)
+                self.alerts.stale.discard(series)
 
     def _mark_all(self, symbols: list[str], offset: int) -> None:
-        """Mark every interval of these symbols from its beginning."""
+        """Mark every interval of these symbols, which have been split, from its beginning."""
         for symbol in symbols:
+            self.alerts.split(symbol, self.engine)
             for interval in dict.fromkeys([*self.engine.panes, *self.alerts.watch.panes]):
                 self.again.mark(Series(interval, symbol), NEVER_US, offset + 1)
 
