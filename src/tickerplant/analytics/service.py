@@ -116,7 +116,7 @@ class _Stage(Stage):
         try:
             with self._stored.look() as look:
                 if pure.cold:
-                    pure.warm_up(look.series(), position)
+                    pure.warm_up(look.series(), look.splits(), time.time_ns() // 1000, position)
                 return self._piece(look, position)
         except StoreError as error:
             log.warning("stored bars are out of reach; what is to be computed again waits", error=str(error))
@@ -235,7 +235,7 @@ class _Beginning:
                 )
                 if time.monotonic() > deadline or isinstance(error, StoreMismatch):
                     pure = AnalyticsStage()
-                    pure.begin(None, 0, cold=True)
+                    pure.begin(plant.rules(), 0, cold=True)  # the rules are the log's
                     return Begun(earliest, _Stage(pure, plant, source.partition))
                 if plant.stop.wait(STORE_LOOK_S):
                     raise Stopped from error
