@@ -84,9 +84,9 @@ class Analytics:
 
         Of one version the later row counts: a stretch that is computed again carries the newest cause so far.
         Values of forming bars go to `realtime_analytics` and stay there when the bar closes, of final ones to the table
-        of their interval; `withdrawn` deletes older ones from all. A row of closed values is all that there is of its bar
-        (columns that are not in `values` become null: their indicators have left the set); of forming ones only the
-        columns of `values` are written.
+        of their interval; `withdrawn` deletes older ones from all. A row of closed values is all that there is of its
+        bar: columns that are not in `values` become null, for their indicators have left the set. Of forming ones only
+        the columns of `values` are written.
         """
         states = values.column("state").cast(pa.utf8())
         forming = newest_by_key(chosen(values, pc.equal(states, schemas.FORMING)))
