@@ -220,7 +220,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     asked = parser.parse_args()
     if find_spec("talipp") is None:
-        parser.exit(1, "talipp, which this compares with, is not installed; `make bench ARGS=analytics` brings it and runs this\n")
+        parser.exit(
+            1, "talipp, which this compares with, is missing; `make bench ARGS=analytics` brings it and runs this\n"
+        )
     found: dict[str, list[float]] = {}
     for number in range(asked.rounds):
         for name, rate in rates(asked.symbols, asked.bars):
