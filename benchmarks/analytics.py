@@ -22,6 +22,7 @@ import resource
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import numpy as np
@@ -218,6 +219,10 @@ def main() -> None:
     parser.add_argument("--bars", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=3)
     asked = parser.parse_args()
+    if find_spec("talipp") is None:
+        parser.exit(
+            1, "talipp, which this compares with, is missing; `make bench ARGS=analytics` brings it and runs this\n"
+        )
     found: dict[str, list[float]] = {}
     for number in range(asked.rounds):
         for name, rate in rates(asked.symbols, asked.bars):

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -193,6 +194,23 @@ def test_a_store_that_comes_late_makes_all_right(bench: Bench, monkeypatch: pyte
     bench.run()
     check(bench)
     assert bench.analytics.counts.store_missing == 0
+
+
+def test_a_store_that_comes_late_brings_its_splits_and_the_rules_are_the_logs(
+    tmp_path: Path, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tickerplant.analytics.service.PATIENCE_S", 0.0)
+    bench = adopted(tmp_path, dsn)
+    try:
+        with bench.log.writer("control") as writer, writer.transaction() as transaction:  # the record itself is gone
+            transaction.put_state(schemas.STATE_FEEDS, 0, schemas.SETTINGS_KEY, msgspec.json.encode(RULES))
+        bench.bars("A", [day(DAYS)], [25.0])
+        bench.run(store=False, dsn="postgresql://nobody@127.0.0.1:9/nothing", until=bench.read_all)
+        bench.bars("A", [day(DAYS + 1)], [26.0])
+        bench.run()
+        check(bench)
+    finally:
+        bench.close()
 
 
 def test_rules_that_were_written_last_are_those_of_the_beginning(bench: Bench) -> None:

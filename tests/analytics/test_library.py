@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -83,6 +84,19 @@ def test_a_pandas_series_and_its_own_nulls() -> None:
     np.testing.assert_array_equal(made["rsi_14"], expected()["rsi_14"])
 
 
+def test_pandas_with_levels_in_its_rows_is_refused_and_works_without() -> None:
+    columns = pd.DataFrame(bars())
+    frame = pd.concat([columns.assign(symbol="A"), columns.assign(symbol="B", close=columns["close"] * 2)])
+    levels = frame.set_index(["symbol", "time"])
+    for refused in (levels, levels["close"]):
+        with pytest.raises(BadInput, match=r"levels \(symbol, time\).*reset_index\(\)"):
+            compute(refused, "RSI(14)")
+    made = compute(levels.reset_index(), "RSI(14)")["rsi_14"].to_numpy()
+    np.testing.assert_allclose(made, np.tile(expected()["rsi_14"], 2), rtol=1e-12)
+    named_twice = columns.assign(ID=1, id=2)  # nobody reads these
+    np.testing.assert_array_equal(compute(named_twice, "RSI(14)")["rsi_14"], expected()["rsi_14"])
+
+
 def test_polars_gives_a_polars_frame_with_nulls() -> None:
     frame = pl.DataFrame(bars()).with_columns(
         pl.lit("A").alias("symbol"), pl.lit("1m").cast(pl.Categorical).alias("interval")
@@ -140,9 +154,14 @@ def test_series_are_told_apart_and_put_in_order_of_time() -> None:
         (np.ones((3, 2)), "RSI", "shape"),
         ({"close": "abc"}, "RSI", "not str"),
         (5.0, "RSI", "not float"),
+        ([1.0, 2.0], None, "None is no indicator"),
+        ([1.0, 2.0], ["RSI", 5], "5 is no indicator"),
+        ({"Close": [1.0], "close": [2.0]}, "RSI", "columns 'Close' and 'close'"),
+        (pd.DataFrame({"Close": [1.0], "close": [2.0]}), "RSI", "columns 'Close' and 'close'"),
+        (pl.DataFrame({"CLOSE": [1.0], "Close": [2.0]}), "RSI", "hand in one 'close'"),
     ],
 )
-def test_what_cannot_be_computed_says_why(data: object, text: str, error: str) -> None:
+def test_what_cannot_be_computed_says_why(data: object, text: Any, error: str) -> None:
     with pytest.raises(BadInput, match=error):
         compute(data, text)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,11 @@ def streamed(bars: pa.Table) -> pa.Table:
         "version": pa.array(np.ones(count, np.int64)),
     }  # fmt: skip
     return pa.table(keys | {name: pa.array(values, from_pandas=True) for name, values in columns.items()})
+
+
+DOCS = Path(__file__).parents[2] / "docs" / "api.md"
+EXAMPLES = re.findall(r"curl 'localhost:8000(/v1/(?:indicators|analytics)[^']*)'", DOCS.read_text())
+MOVING = re.findall(r"`(\w+)`", re.findall(r"moving averages by number or name: (.*), … \|", DOCS.read_text())[0])
 
 
 async def fill(dsn: str) -> None:
@@ -350,3 +356,23 @@ def test_bars_before_a_split_are_adjusted_and_one_to_come_is_none() -> None:
     close = columns["close"] / np.where(np.arange(len(times)) < 100, 4.0, 1.0)
     for name, expected in (("sma_20", talib.SMA(close, 20)), ("rsi_14", talib.RSI(close, 14))):
         np.testing.assert_allclose(found.column(name).to_numpy(), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("path", EXAMPLES)
+def test_the_documented_examples_work(client: httpx.Client, path: str) -> None:
+    answer = client.get(path.replace("/AAPL", "/MSFT"))
+    assert answer.status_code == 200, answer.text
+    assert len(EXAMPLES) >= 2
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        *(f"MA/MSFT?matype={name}" for name in MOVING), "TA_RSI/MSFT", "TA_RSI/MSFT?timeperiod=14",
+        "TA_RSI/MSFT?time_period=14", "RSI/MSFT?time_period=14", "TA_STOCHF/MSFT?fast_k_period=5", "BBANDS/MSFT?sd=2",
+        *(f"RSI/MSFT?series_type={name}" for name in ("open", "high", "low", "volume", "vwap")),
+        "BETA/MSFT?price0=high&price1=low", "RSI/MSFT?dialect=tradingview",
+    ],
+)  # fmt: skip
+def test_the_documented_parameters_work(client: httpx.Client, query: str) -> None:
+    assert ask(client, f"/v1/indicators/{query}{'&' if '?' in query else '?'}limit=2")["count"] == 2

@@ -297,6 +297,31 @@ async def test_values_go_to_their_tables_and_new_columns_are_made(store: Store) 
     assert forming.column("rsi_14").to_pylist() == [None]
 
 
+async def test_a_closed_row_loses_what_its_newer_version_does_not_have(store: Store) -> None:
+    both = ("sma_20", "ema_12")
+    old = {"sma_20": 1.0, "ema_12": 2.0}
+    await put_values(store, values(*({"minute": i, **old} for i in range(40)), names=both))
+    await put_values(store, values({"interval": "1d", "time_us": 15_000 * DAY_US, **old}, names=both))
+    await put_values(store, values({"minute": 50, "state": "forming", **old}, names=both))
+    newer = values(
+        {"minute": 0, "version": 2, "sma_20": 3.0},
+        {"minute": 50, "state": "forming", "version": 2, "sma_20": 7.0},
+        {"interval": "1d", "time_us": 15_000 * DAY_US, "version": 2, "sma_20": 3.0},
+    )
+    assert await put_values(store, newer) == 3
+    assert await put_values(store, newer) == 0
+    assert await put_values(store, values({"minute": 1, "version": 0, "sma_20": 9.0})) == 0
+    assert await put_values(store, values({"minute": 2, "sma_20": 1.0})) == 1  # of one version the later row counts
+    async with store.read() as look:
+        minute = await look.analytics.read("GOOG", "1m", names=both)
+        daily = await look.analytics.read("GOOG", "1d", names=both)
+        forming = (await look.realtime_analytics.read("GOOG")).select(both)
+    found = list(zip(minute.column("sma_20").to_pylist(), minute.column("ema_12").to_pylist(), strict=True))
+    assert found == [(3.0, None), (1.0, 2.0), (1.0, None), *[(1.0, 2.0)] * 37]
+    assert daily.select(both).to_pylist() == [{"sma_20": 3.0, "ema_12": None}]
+    assert forming.to_pylist() == [{"sma_20": 7.0, "ema_12": 2.0}]
+
+
 async def test_a_withdrawn_row_of_values_deletes_them(store: Store) -> None:
     await put_values(store, values({"sma_20": 1.0}, {"minute": 1, "sma_20": 2.0}))
     await put_values(store, values({"state": "withdrawn", "version": 4}))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,9 +35,21 @@ def compute(data: Any, indicator: str | Indicator | Sequence[str | Indicator]) -
     >>> compute([1.0, 2.0, 3.0, 4.0], "SMA(2)")["sma_2"].tolist()
     [nan, 1.5, 2.5, 3.5]
     """
-    wanted = [indicator] if isinstance(indicator, str | Indicator) else list(indicator)
+    wanted = _wanted(indicator)
     frame = read_frame(data)
     return frame.give(values_over(frame, [read(each) for each in wanted]))
+
+
+def _wanted(indicator: Any) -> list[str | Indicator]:
+    if isinstance(indicator, str | Indicator):
+        return [indicator]
+    wanted = list(indicator) if isinstance(indicator, Iterable) else [indicator]
+    for each in wanted:
+        if not isinstance(each, str | Indicator):
+            raise BadInput(
+                f"{each!r} is no indicator; write 'RSI(14)', a declaration with its values, or a list of such"
+            )
+    return wanted
 
 
 def values_over(frame: Frame, calculations: Sequence[Calculation]) -> Columns:

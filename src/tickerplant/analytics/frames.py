@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tickerplant.analytics.indicator.declaration import BAR_INPUTS
 from tickerplant.core.errors import BadInput
 from tickerplant.core.times import Float64Array, Int64Array
 
@@ -21,6 +22,7 @@ Columns = dict[str, Float64Array]
 SERIES_KEYS: Final = ("symbol", "interval")
 """The columns that tell one series from another."""
 TIME: Final = "time"
+_READ: Final = frozenset({*BAR_INPUTS, *SERIES_KEYS, TIME})
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +159,11 @@ def _of_pandas(data: Any) -> Frame:
         return pandas.DataFrame(columns, index=frame.index)
 
     timed = isinstance(frame.index, pandas.DatetimeIndex)
+    if frame.index.nlevels > 1:
+        raise BadInput(
+            f"the frame's rows have several levels ({', '.join(map(str, frame.index.names))}); hand in "
+            "frame.reset_index(), so that they are columns, such as `symbol` and `time`"
+        )
     if frame.columns.nlevels > 1:
         raise BadInput("the frame's columns have several levels; hand in one symbol's, or symbols in a column `symbol`")
     return Frame(len(frame), _names(frame.columns), frame.__getitem__, give, frame.index if timed else None)
@@ -175,12 +182,13 @@ def _of_polars(data: Any) -> Frame:
 
 
 def _names(names: Any) -> dict[str, str]:
-    """Return the columns by lower-case name; of two that differ in case alone the lower-case one counts."""
+    """Return the columns by lower-case name. Raises BadInput where two of one that is read differ in case alone."""
     found: dict[str, str] = {}
     for name in names:
         plain = str(name).lower()
-        if plain not in found or name == plain:
-            found[plain] = name
+        if plain in found and plain in _READ:
+            raise BadInput(f"there are the columns {found[plain]!r} and {name!r}; hand in one {plain!r}")
+        found.setdefault(plain, name)
     return found
 
 

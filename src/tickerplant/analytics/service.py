@@ -92,7 +92,10 @@ class _Stage(Stage):
         self._next_look_s = 0.0
 
     def step(self, delivery: Delivery, past: Past) -> Sequence[Output]:
-        return [Output(*produced) for produced in self._pure.step(delivery)]
+        outputs = [Output(*produced) for produced in self._pure.step(delivery)]
+        if marks := self._pure.again.marks:  # before the step is committed, so that whoever sees that sees these
+            self._plant.note_pending(self._partition, len(marks))
+        return outputs
 
     def snapshot(self) -> bytes:
         return self._pure.snapshot()
@@ -116,7 +119,7 @@ class _Stage(Stage):
         try:
             with self._stored.look() as look:
                 if pure.cold:
-                    pure.warm_up(look.series(), position)
+                    pure.warm_up(look.series(), look.splits(), time.time_ns() // 1000, position)
                 return self._piece(look, position)
         except StoreError as error:
             log.warning("stored bars are out of reach; what is to be computed again waits", error=str(error))
@@ -130,6 +133,7 @@ class _Stage(Stage):
         if position - look.position > OVERLAY_RECORDS:
             return None
         marks = pure.again.marks
+        had = len(marks)
         chosen = [series for series in pure.due(position) if marks[series].position <= look.position][:PIECE_SERIES]
         if not chosen:
             return None
@@ -150,7 +154,7 @@ class _Stage(Stage):
             if bars >= PIECE_BARS:
                 break
         plant.counts.computed_again_bars += bars
-        plant.note(self._partition, len(marks), lacks=False)
+        plant.note(self._partition, had, lacks=False)  # pending until it is committed
         self._next_look_s = 0.0
         return outputs
 
@@ -172,10 +176,14 @@ class _Plant:
 
     def note(self, partition: int, pending: int, *, lacks: bool) -> None:
         """Count what is pending, and whether the store is missing for it."""
-        self._pending[partition] = pending
+        self.note_pending(partition, pending)
         (self._lacking.add if lacks else self._lacking.discard)(partition)
-        self.counts.pending = sum(self._pending.values())
         self.counts.store_missing = int(bool(self._lacking))
+
+    def note_pending(self, partition: int, pending: int) -> None:
+        """Count what is pending of a partition."""
+        self._pending[partition] = pending
+        self.counts.pending = sum(self._pending.values())
 
     def say(self) -> None:
         """Hand the counts to whoever wants them."""
@@ -235,7 +243,7 @@ class _Beginning:
                 )
                 if time.monotonic() > deadline or isinstance(error, StoreMismatch):
                     pure = AnalyticsStage()
-                    pure.begin(None, 0, cold=True)
+                    pure.begin(plant.rules(), 0, cold=True)  # the rules are the log's
                     return Begun(earliest, _Stage(pure, plant, source.partition))
                 if plant.stop.wait(STORE_LOOK_S):
                     raise Stopped from error

@@ -72,6 +72,10 @@ class Splits:
         self._set_next()
         return list(dict.fromkeys(changed))
 
+    def knows(self, symbol: str, session_us: int) -> bool:
+        """Whether a split of this session is in effect, or waits."""
+        return session_us in self.effective.get(symbol, {}) or (symbol, session_us) in self.waiting
+
     def due(self, clock_us: int) -> list[str]:
         """Let those take effect whose session has begun by `clock_us`, and return their symbols."""
         if clock_us < self.next_us:

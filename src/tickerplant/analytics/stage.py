@@ -122,8 +122,14 @@ class AnalyticsStage:
         """Whether the store could not be read at the beginning, so that all is to be computed again when it can."""
         return self._state.cold
 
-    def warm_up(self, stored: list[Series], position: int) -> None:
-        """Mark all that the store has. What was published of each series so far will be published again."""
+    def warm_up(self, stored: list[Series], splits: list[Split], clock_us: int, position: int) -> None:
+        """Mark all that the store has. What was published of each series so far will be published again.
+
+        `splits` are those of the store, as in `say_splits`. What the log has said of a (symbol, session) counts: that
+        the store has something newer of it, the log is yet to say.
+        """
+        said = self.engine.splits
+        said.say([split for split in splits if not said.knows(split.symbol, split.session_us)], clock_us)
         known = {Series(name, symbol) for name in self.engine.panes for symbol in self.engine.symbols}
         for series in dict.fromkeys([*stored, *sorted(known)]):
             if series.interval in self.engine.panes:

@@ -10,6 +10,7 @@ from typing import Annotated, Final
 import typer
 
 from tickerplant.app.commands import (
+    action,
     alert,
     compare,
     compute,
@@ -80,6 +81,7 @@ for panel, name, function in (
     (SET_UP_PANEL, "adopt", setup.adopt),
 ):
     app.command(name, rich_help_panel=panel)(with_settings(function))
+app.add_typer(action.app, name="action", rich_help_panel=RUN_PANEL)
 app.add_typer(alert.app, name="alert", rich_help_panel=LOOK_PANEL)
 app.command("version", rich_help_panel=LOOK_PANEL)(version.version)
 

@@ -1,4 +1,4 @@
-"""What is written into `market.prices.raw` by no feed: the settings in force, and orders to rebuild."""
+"""What is written into `market.prices.raw` by no feed: settings in force, orders to rebuild, and a user's splits."""
 
 from __future__ import annotations
 
@@ -12,10 +12,15 @@ import pyarrow as pa
 
 from tickerplant.core import records
 from tickerplant.core.errors import Fenced, LogUnavailable
-from tickerplant.core.schemas import RAW, SETTINGS_KEY, STATE_FEEDS, SYMBOLS
+from tickerplant.core.schemas import DIVIDENDS, RAW, SETTINGS_KEY, SPLITS, STATE_FEEDS, SYMBOLS
+from tickerplant.core.symbols import partition_of
+from tickerplant.core.times import from_us
 from tickerplant.log.port import EventLog
 from tickerplant.market_data.feed import now_us
 from tickerplant.market_data.parting import Parter
+
+USER: Final = "user"
+"""The source of what a user says."""
 
 _WRITER: Final = "control"
 _ATTEMPTS: Final = 5
@@ -61,4 +66,37 @@ def request_rebuild(
             for partition in range(parter.partitions):
                 rows = pa.RecordBatch.from_arrays([parter.symbols_in(partition, symbols)], schema=SYMBOLS)
                 transaction.append(RAW, partition, records.encode(header, rows))
+        return {source.partition: offset for source, offset in writer.committed().items() if source.topic == RAW}
+
+
+def say_split(
+    log: EventLog, symbol: str, session_us: int, numerator: float, denominator: float, *,
+    clock: Callable[[], int] = now_us,
+) -> dict[int, int]:  # fmt: skip
+    """Append a split, `numerator` new shares for `denominator` old ones; return {the symbol's partition: its offset}.
+
+    `session_us`: 00:00 UTC of the first session at the new price. What is said last of a session counts.
+    """
+    row = {"numerator": numerator, "denominator": denominator}
+    return _say(log, records.Splits(sent_at_us=clock()), SPLITS, symbol, session_us, row)
+
+
+def say_dividend(
+    log: EventLog, symbol: str, ex_date_us: int, amount: float, currency: str | None = None, *,
+    clock: Callable[[], int] = now_us,
+) -> dict[int, int]:  # fmt: skip
+    """Append a dividend per share with its ex-date (00:00 UTC); return {the symbol's partition: its offset}."""
+    row = {"amount": amount, "currency": currency}
+    return _say(log, records.Dividends(sent_at_us=clock()), DIVIDENDS, symbol, ex_date_us, row)
+
+
+def _say(
+    log: EventLog, header: records.Header, schema: pa.Schema, symbol: str, time_us: int, row: Mapping[str, Any]
+) -> dict[int, int]:
+    full = {"time": from_us(time_us), "symbol": symbol, "source": USER, **row}
+    data = records.encode(header, pa.RecordBatch.from_pylist([full], schema=schema))
+    partition = partition_of(symbol, log.partitions(RAW))
+    with log.writer(_WRITER) as writer:
+        with writer.transaction() as transaction:
+            transaction.append(RAW, partition, data)
         return {source.partition: offset for source, offset in writer.committed().items() if source.topic == RAW}

@@ -1,4 +1,4 @@
-"""What commands share that write into raw and wait for what comes of it: `replay` and `rebuild`."""
+"""What commands share that write into raw and wait for what comes of it: `replay`, `rebuild` and `action`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ LOOK_S: Final = 0.05
 HINT_S: Final = 15.0
 GIVE_UP_S: Final = 60.0
 """How long nothing may come into the tables while no service is there to bring it."""
+COMPUTED_S: Final = 120.0
+"""How long is waited for indicators to be computed again; a backfill that has not ended can hold them for longer."""
 
 LOCAL: Final = ("aggregation", "analytics", "persistence")
 """The services that turn raw records into tables."""
@@ -75,9 +77,7 @@ def wait_until_stored(
             arrived(3 * len(last), len(rest))
             if stop.wait(LOOK_S):
                 raise TickerplantError("stopped before all was in the tables; nothing is lost, the log has it")
-            failure = plant.supervisor.failure()
-            if failure is not None:
-                raise failure if isinstance(failure, TickerplantError) else LogError(f"a service gave up: {failure}")
+            _check_services(plant)
             if rest != before:
                 before, hint_s = rest, time.monotonic() + HINT_S
                 give_up_s = time.monotonic() + GIVE_UP_S
@@ -101,3 +101,36 @@ def _anybody(plant: Plant) -> bool:
         return any(plant.event_log.members(name) for name in LOCAL)
     except LogError:
         return True
+
+
+def _check_services(plant: Plant) -> None:
+    """Raise what a service of ours gave up for."""
+    failure = plant.supervisor.failure()
+    if failure is not None:
+        raise failure if isinstance(failure, TickerplantError) else LogError(f"a service gave up: {failure}")
+
+
+def wait_until_computed(plant: Plant, partition: int, stop: threading.Event) -> bool:
+    """Wait until analytics, of a plant that is ours, has nothing to compute again, and the tables have its values.
+
+    To be called after `wait_until_stored` of something that analytics takes. Returns False where something is held for
+    longer than `COMPUTED_S`: the next plant that runs on the log goes on with it. Raises as that does.
+    """
+    from tickerplant.app import parts
+    from tickerplant.core.schemas import ANALYTICS
+
+    deadline = time.monotonic() + COMPUTED_S
+    place = (ANALYTICS, partition)
+    with parts.StorePositions(plant.dsn) as positions:
+        while True:
+            counts = plant.counts.of("analytics")
+            if counts is not None and not counts.pending:
+                now = parts.progress(plant.event_log, positions)
+                end, applied = now.ends.get(place, 0), now.applied.get(place)
+                if not end or (applied is not None and applied.position >= end):
+                    return True
+            _check_services(plant)
+            if time.monotonic() > deadline:
+                return False
+            if stop.wait(LOOK_S):
+                raise TickerplantError("stopped before all was in the tables; nothing is lost, the log has it")

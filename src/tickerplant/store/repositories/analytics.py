@@ -84,7 +84,9 @@ class Analytics:
 
         Of one version the later row counts: a stretch that is computed again carries the newest cause so far.
         Values of forming bars go to `realtime_analytics` and stay there when the bar closes, of final ones to the table
-        of their interval; `withdrawn` deletes older ones from all. Only the columns of `values` are written.
+        of their interval; `withdrawn` deletes older ones from all. A row of closed values is all that there is of its
+        bar: columns that are not in `values` become null, for their indicators have left the set. Of forming ones only
+        the columns of `values` are written.
         """
         states = values.column("state").cast(pa.utf8())
         forming = newest_by_key(chosen(values, pc.equal(states, schemas.FORMING)))
@@ -102,6 +104,8 @@ class Analytics:
     async def _write(self, relation: str, values: pa.Table) -> int:
         names = values.schema.names
         others = [name for name in names if name not in KEY]
+        if relation != REALTIME:  # excluded has null for a column that is not inserted
+            others += sorted(await self._columns() - {*others})
         changes = ", ".join(f'"{name}" = excluded."{name}"' for name in others)
         stamp = ", updated_at = now()" if relation == REALTIME else ""
         source, arguments = await source_of(self._session, relation, plain(values))

@@ -1,0 +1,176 @@
+"""`tickerplant action`: splits and dividends that a user says, and those that the store has."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+import re
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from tickerplant.app.commands.common import cell, emit, say, table, with_settings
+from tickerplant.app.commands.feeding import plant_to_feed, wait_until_computed, wait_until_stored
+from tickerplant.core.errors import BadInput
+
+if TYPE_CHECKING:
+    from tickerplant.app.settings import Loaded
+    from tickerplant.log.port import EventLog
+
+Symbol = Annotated[str, typer.Argument(help="A symbol, e.g. AAPL.")]
+Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Return only when it is in the tables.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
+
+YEARS: Final = range(1900, 2200)
+COLUMNS: Final = ("kind", "date", "split", "amount", "currency", "source", "counts")
+_CURRENCY: Final = re.compile(r"[A-Z]{3}\Z")
+
+app = typer.Typer(no_args_is_help=True, help="Splits, for which indicators are adjusted, and dividends.")
+
+
+def split(
+    loaded: Loaded,
+    symbol: Symbol,
+    date: Annotated[str, typer.Argument(help="The first session at the new price, e.g. 2020-08-31.")],
+    ratio: Annotated[
+        str,
+        typer.Argument(metavar="NUMERATOR:DENOMINATOR", help="New shares for old ones: 4:1, or 1:10 for a reverse."),
+    ],
+    wait: Wait = True,
+    json: Json = False,
+) -> None:
+    """Say a split: indicators of the symbol are computed again over bars that are adjusted for it.
+
+    What is said last of a session counts, so the same again changes nothing, and 1:1 takes a split back. Stored bars
+    stay as they were traded.
+    """
+    from tickerplant.app import actions
+
+    session_us, (numerator, denominator) = _date(date), _ratio(ratio)
+    name = _symbol(symbol)
+    row = {"kind": "split", "symbol": name, "date": date, "numerator": numerator, "denominator": denominator}
+    _write(
+        loaded, row, lambda log: actions.say_split(log, name, session_us, numerator, denominator), wait=wait, json=json
+    )
+
+
+def dividend(
+    loaded: Loaded,
+    symbol: Symbol,
+    date: Annotated[str, typer.Argument(help="The ex-date, e.g. 2024-02-09.")],
+    amount: Annotated[str, typer.Argument(help="What a share is paid.")],
+    currency: Annotated[str | None, typer.Option("--currency", help="Its currency, e.g. USD.")] = None,
+    wait: Wait = True,
+    json: Json = False,
+) -> None:
+    """Say a dividend. It is kept beside the bars; indicators are not adjusted for dividends."""
+    from tickerplant.app import actions
+
+    ex_date_us, paid = _date(date), _positive(amount, f"AMOUNT {amount!r}")
+    name, money = _symbol(symbol), None if currency is None else currency.strip().upper()
+    if money is not None and not _CURRENCY.match(money):
+        raise BadInput(f"--currency {currency!r} is no currency; write three letters, such as USD")
+    row = {"kind": "dividend", "symbol": name, "date": date, "amount": paid, "currency": money}
+    _write(loaded, row, lambda log: actions.say_dividend(log, name, ex_date_us, paid, money), wait=wait, json=json)
+
+
+def list_(loaded: Loaded, symbol: Symbol, json: Json = False) -> None:
+    """Print a symbol's splits and dividends, oldest first.
+
+    Where several were said of one session, `counts` says which split indicators are adjusted for.
+    """
+    from tickerplant.app import actions, looking
+
+    name = _symbol(symbol)
+    with looking.store_of(loaded.settings) as dsn:
+        rows = actions.stored(dsn, name)
+    if json:
+        for row in rows:
+            emit(row)
+    elif rows:
+        shown = [{**row, "split": _of(row) if row["kind"] == "split" else None} for row in rows]
+        table(COLUMNS, ([cell(row.get(column)) for column in COLUMNS] for row in shown))
+    else:
+        say(f"the plant knows no split and no dividend of {name}")
+
+
+def _write(
+    loaded: Loaded, row: dict[str, Any], write: Callable[[EventLog], dict[int, int]], *, wait: bool, json: bool
+) -> None:
+    from tickerplant.app import looking
+    from tickerplant.app.lean import lean
+    from tickerplant.app.supervisor import signals
+
+    lean()
+    stop, computed = threading.Event(), False
+    with signals(stop):
+        with looking.log_of(loaded.settings) as event_log:
+            event_log.identity()  # a folder without a plant is not made one
+            if not wait:
+                offsets = write(event_log)
+        if wait:
+            with plant_to_feed(loaded) as (plant, brought):
+                offsets = write(plant.event_log)
+                wait_until_stored(plant, offsets, stop, brought=brought)
+                if brought and row["kind"] == "split":
+                    computed = wait_until_computed(plant, next(iter(offsets)), stop)
+    if json:
+        emit({**row, "offsets": offsets, "waited": wait})
+        return
+    what = f"{row['symbol']} {row['date']}: {row['kind']} {_of(row)}"
+    if not wait:
+        print(f"{what} is in the log; the plant takes it as it comes there")
+    elif row["kind"] == "dividend" or computed:
+        print(f"{what} is in the tables")
+    else:
+        print(f"{what} is in the tables; the plant that runs computes the indicators again")
+
+
+def _of(row: dict[str, Any]) -> str:
+    if row["kind"] == "split":
+        return f"{row['numerator']:.10g}:{row['denominator']:.10g}"
+    return f"{row['amount']:.10g}" + (f" {row['currency']}" if row["currency"] else "")
+
+
+def _symbol(text: str) -> str:
+    from tickerplant.core.symbols import check_symbol
+
+    return check_symbol(text)
+
+
+def _date(text: str) -> int:
+    """Return 00:00 UTC of a date. Raises BadInput."""
+    from tickerplant.core.times import to_us
+
+    try:
+        day = dt.datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=dt.UTC)
+    except ValueError:
+        raise BadInput(f"DATE {text!r} is no date; write 2020-08-31") from None
+    if day.year not in YEARS:
+        raise BadInput(f"DATE {text!r} lies outside the years {YEARS[0]} to {YEARS[-1]}")
+    return to_us(day)
+
+
+def _ratio(text: str) -> tuple[float, float]:
+    numerator, colon, denominator = text.partition(":")
+    if not colon:
+        raise BadInput(f"{text!r} is no ratio; write new shares for old ones: 4:1, or 1:10 for a reverse split")
+    what = f"the ratio {text!r}"
+    return _positive(numerator, what), _positive(denominator, what)
+
+
+def _positive(text: str, what: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (value > 0 and math.isfinite(value)):
+        raise BadInput(f"{what}: {text.strip()!r} is no positive number")
+    return value
+
+
+for _name, _function in (("split", split), ("dividend", dividend), ("list", list_)):
+    # A negative number is no option: it is refused as the argument that it is.
+    app.command(_name, context_settings={"ignore_unknown_options": _name == "dividend"})(with_settings(_function))

@@ -1,0 +1,98 @@
+"""`action`: a split that a user says is in the log, in the store, and in the values of indicators before it."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.e2e.support import replay, rows
+from tests.support.commands import assert_refused, objects, say
+from tests.support.plant import Plant
+
+from tickerplant.analytics import compute
+
+DAYS, SPLIT_AT = 90, 60
+FIRST = dt.date(2025, 6, 2)
+DATES = [day for i in range(200) if (day := FIRST + dt.timedelta(days=i)).weekday() < 5][:DAYS]
+RULES = '[rules.indicators]\n"1d" = ["SMA(5)", "EMA(12)", "OBV"]\n[rules.calendars]\n"*" = "24/7"\n'
+
+
+@pytest.fixture(scope="module")
+def plant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
+    """A plant that does not run, with daily bars of ACME, which was split 4:1; its store is up."""
+    folder = tmp_path_factory.mktemp("action")
+    (folder / "settings.toml").write_text(RULES)
+    plant = Plant(folder / "data", {"TICKERPLANT_CONFIG": str(folder / "settings.toml")})
+    lines = [
+        f"{day},ACME,{p:.3f},{p * 1.01:.3f},{p * 0.99:.3f},{p:.3f},{1000 + i % 7}"
+        for i, day in enumerate(DATES)
+        if (p := (100 + i % 11) / (4 if i >= SPLIT_AT else 1))
+    ]
+    (folder / "acme.csv").write_text("\n".join(["date,symbol,open,high,low,close,volume", *lines]) + "\n")
+    with plant.store():
+        replay(plant, folder / "acme.csv", "--interval", "1d")
+        yield plant
+
+
+def values(plant: Plant) -> np.ndarray:
+    with plant.store() as dsn:
+        found = rows(
+            dsn,
+            "SELECT sma_5, ema_12, obv FROM daily_analytics WHERE symbol = 'ACME' AND state = 'final' ORDER BY time",
+        )
+    return np.array(found, dtype=np.float64)
+
+
+def batch(plant: Plant, ratio: float) -> np.ndarray:
+    """The indicators over the stored bars, those before the split adjusted here."""
+    with plant.store() as dsn:
+        found = rows(
+            dsn, "SELECT close, volume FROM historical_ohlcv WHERE symbol = 'ACME' AND interval = '1d' ORDER BY time"
+        )
+    close, volume = np.array(found, dtype=np.float64).T
+    before = np.arange(DAYS) < SPLIT_AT
+    bars = {"close": np.where(before, close / ratio, close), "volume": np.where(before, volume * ratio, volume)}
+    return np.column_stack([*compute(bars, ["SMA(5)", "EMA(12)", "OBV"]).values()])
+
+
+def test_values_are_those_of_a_batch_over_adjusted_bars(plant: Plant) -> None:
+    day = DATES[SPLIT_AT].isoformat()
+    np.testing.assert_allclose(values(plant), batch(plant, 1.0), rtol=1e-12)
+    (said,) = objects(say(plant, "action", "split", "acme", day, "4:1", "--json"))
+    assert (said["symbol"], said["numerator"], said["waited"]) == ("ACME", 4.0, True)
+    np.testing.assert_allclose(values(plant), batch(plant, 4.0), rtol=1e-12)
+    again = say(plant, "action", "split", "ACME", day, "4:1")
+    assert again.out == f"ACME {day}: split 4:1 is in the tables\n"
+    np.testing.assert_allclose(values(plant), batch(plant, 4.0), rtol=1e-12)
+    (row,) = objects(say(plant, "action", "list", "ACME", "--json"))
+    assert row == {
+        "kind": "split", "symbol": "ACME", "date": day, "numerator": 4.0, "denominator": 1.0, "source": "user",
+        "counts": True,
+    }  # fmt: skip
+    assert say(plant, "action", "split", "ACME", day, "1:1").code == 0
+    np.testing.assert_allclose(values(plant), batch(plant, 1.0), rtol=1e-12)
+
+
+def test_a_dividend_is_kept_and_may_be_said_twice(plant: Plant) -> None:
+    for _ in range(2):
+        (said,) = objects(say(plant, "action", "dividend", "PAYS", "2025-08-08", "0.26", "--currency", "usd", "--json"))
+        assert (said["amount"], said["currency"]) == (0.26, "USD")
+    assert len(objects(say(plant, "action", "list", "PAYS", "--json"))) == 1
+    assert "0.26" in say(plant, "action", "list", "PAYS").out
+    assert "is in the log" in say(plant, "action", "dividend", "PAYS", "2025-11-07", "0.26", "--no-wait").out
+    assert "no split and no dividend of NONE" in say(plant, "action", "list", "NONE").err
+
+
+def test_what_cannot_be_said_is_one_sentence(plant: Plant, tmp_path: Path) -> None:
+    split = ("action", "split", "ACME")
+    assert_refused(say(plant, *split, "31.8.2020", "4:1"), 2, "is no date; write 2020-08-31")
+    assert_refused(say(plant, *split, "0020-08-31", "4:1"), 2, "outside the years")
+    assert_refused(say(plant, *split, "2020-08-31", "4"), 2, "is no ratio")
+    assert_refused(say(plant, *split, "2020-08-31", "4:0"), 2, "'0' is no positive number")
+    assert_refused(say(plant, "action", "split", "A B", "2020-08-31", "4:1"), 2, "is no symbol")
+    assert_refused(say(plant, "action", "dividend", "ACME", "2020-08-31", "-1"), 2, "'-1' is no positive number")
+    assert_refused(say(plant, "action", "dividend", "ACME", "2020-08-31", "1", "--currency", "$"), 2, "is no currency")
+    assert_refused(say(Plant(tmp_path / "none"), *split, "2020-08-31", "4:1"), 1, "there is no plant in")
