@@ -1,4 +1,4 @@
-"""Kept state on Kafka: what a writer notes never waits for somebody who reads."""
+"""Kept state on Kafka, where a writer never waits for who reads; and what the client library may say."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tickerplant.log.kafka import stretch
+from tickerplant.log.kafka import connection, stretch
 from tickerplant.log.kafka.connection import Cluster
 from tickerplant.log.kafka.state import Partition
 
@@ -35,3 +35,15 @@ def test_a_commit_is_noted_while_the_partition_is_read(monkeypatch: pytest.Monke
     reading.join(60)
     partition.names()
     assert told == [0, 7]
+
+
+def test_a_client_does_not_repeat_itself(caplog: pytest.LogCaptureFixture) -> None:
+    words = [connection._Words(), connection._Words()]
+    connection._Words._said_s.clear()
+    for number in range(50):
+        words[number % 2].log(40, "%s [%s] refused (after %dms)", "FAIL", f"consumer-{number}", number)
+    words[0].log(40, "something else")
+    assert [record.getMessage() for record in caplog.records] == [
+        "FAIL [consumer-0] refused (after 0ms)",
+        "something else",
+    ]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException
 
@@ -18,6 +20,11 @@ T = TypeVar("T")
 
 MESSAGE_BYTES: Final = MAX_RECORD_BYTES + (1 << 20)
 """`max.message.bytes` of topics and clients: the largest record, its key and framing."""
+
+QUIET_S: Final = 30.0
+"""How long the client library says nothing more of a kind that it has just said."""
+_KINDS: Final = 256
+_NUMBERS: Final = re.compile(r"\d+")
 
 TRANSACTION_TIMEOUT_MS: Final = 10_000
 """A dead producer's open transaction holds back the readers of its partitions for this long at most."""
@@ -61,7 +68,13 @@ _CONSUMER: Final[Mapping[str, Any]] = {
 
 
 class _Words:
-    """What librdkafka logs to. Never raises, and finds `log` in its own class: see `writer._flush`."""
+    """What librdkafka logs to. Never raises, and finds `log` in its own class: see `writer._flush`.
+
+    Each client of a broker that is away says so several times a second. Of lines that differ in their numbers alone all
+    clients say one in `QUIET_S`.
+    """
+
+    _said_s: ClassVar[dict[str, float]] = {}
 
     def __init__(self) -> None:
         self._logger = logging.getLogger("tickerplant.log.kafka")
@@ -69,7 +82,14 @@ class _Words:
     def log(self, level: int, text: str, *arguments: Any) -> None:
         """Log a line."""
         with contextlib.suppress(Exception):
-            self._logger.log(level, text, *arguments)
+            line = text % arguments if arguments else text
+            kind, now_s = _NUMBERS.sub("#", line), time.monotonic()
+            if now_s - self._said_s.get(kind, -QUIET_S) < QUIET_S:
+                return
+            if len(self._said_s) >= _KINDS:
+                self._said_s.clear()
+            self._said_s[kind] = now_s
+            self._logger.log(level, "%s", line)
 
 
 @dataclass(frozen=True, slots=True)
