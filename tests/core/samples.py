@@ -121,6 +121,21 @@ def samples() -> dict[str, records.Record]:
                 text(["vendor", "vendor"]),
             ),
         ),
+        (
+            "answers",
+            records.Answers(**base),
+            _batch(
+                schemas.ANSWERS,
+                two,
+                text(["1m", "1d"], small),
+                times(0, 0),
+                times(60_000_000, 86_400_000_000),
+                text(["twelvedata", ""]),
+                text(["answered", "quota"], small),
+                pa.array([None, "25 requests per day"]),
+                pa.array([None, OPEN_US + 3_600_000_000]).cast(schemas.TIMESTAMP),
+            ),
+        ),
         ("rebuild", records.Rebuild(**base, from_us=OPEN_US, to_us=OPEN_US + 60_000_000), _batch(schemas.SYMBOLS, two)),
         (
             "alert_rule",

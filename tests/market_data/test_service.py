@@ -16,8 +16,8 @@ from tickerplant.core import records, schemas
 from tickerplant.log.port import EventLog
 from tickerplant.market_data.backfill import Depth
 from tickerplant.market_data.clients import errors
-from tickerplant.market_data.clients.twelvedata.rest import TwelveDataRest
-from tickerplant.market_data.clients.twelvedata.ws import StreamSettings
+from tickerplant.market_data.clients.twelvedata_client import TwelveDataRest
+from tickerplant.market_data.clients.twelvedata_ws_client import StreamSettings
 from tickerplant.market_data.sandbox import MarketSettings, SandboxPlace, SandboxSettings, running
 from tickerplant.market_data.service import MarketData, MarketDataConfig
 

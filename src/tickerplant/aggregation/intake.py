@@ -40,6 +40,7 @@ class Intake:
             records.Settings: self._settings if only is None else self._nothing,
             records.Splits: self._nothing,
             records.Dividends: self._nothing,
+            records.Answers: self._nothing,
             records.Rebuild: self._nothing,
             records.AlertRule: self._nothing,
         }

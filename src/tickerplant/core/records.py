@@ -1,8 +1,8 @@
 """The records of the log: a header that says what happened, and a batch of columns.
 
-Feeds write `Start`, `Ticks`, `VendorBars`, `Mark`, `Down`, `End`, `Settings`, `Splits`, `Dividends` and `Rebuild` into
-every partition of `market.prices.raw`, and whoever manages alerts `AlertRule` into the symbol's, and into every one
-when a rule is removed. Aggregation writes `Bars` to `market.prices.ohlcv` and passes `Mark`, `End`, `Splits`,
+Feeds write `Start`, `Ticks`, `VendorBars`, `Mark`, `Down`, `End`, `Settings`, `Splits`, `Dividends`, `Answers` and
+`Rebuild` into every partition of `market.prices.raw`, and whoever manages alerts `AlertRule` into the symbol's, and
+into every one when a rule is removed. Aggregation writes `Bars` to `market.prices.ohlcv` and passes `Mark`, `End`, `Splits`,
 `Settings` and `AlertRule` on in order; analytics writes `Values` to `market.analytics` and passes `Mark` and `End` on,
 so that progress is visible at the end of the way, and `Alerts` to `market.alerts`.
 
@@ -112,6 +112,10 @@ class Dividends(Header, frozen=True, kw_only=True, tag="dividend"):
     """Rows: dividends (`schemas.DIVIDENDS`)."""
 
 
+class Answers(Header, frozen=True, kw_only=True, tag="answers"):
+    """Rows: what vendors said of the stretches that they were asked for (`schemas.ANSWERS`), behind the bars."""
+
+
 class Rebuild(Header, frozen=True, kw_only=True, tag="rebuild"):
     """Run `[from_us, to_us)` of the symbols in the rows again from raw, under the settings of now."""
 
@@ -170,7 +174,7 @@ class Dead(Header, frozen=True, kw_only=True, tag="dead"):
     """Rows: what could not be read (`schemas.DEAD`)."""
 
 
-RAW_KINDS: Final = (Start, Ticks, VendorBars, Mark, Down, End, Settings, Splits, Dividends, Rebuild, AlertRule)
+RAW_KINDS: Final = (Start, Ticks, VendorBars, Mark, Down, End, Settings, Splits, Dividends, Answers, Rebuild, AlertRule)
 KINDS: Final = (*RAW_KINDS, Bars, Values, Alerts, Over, FeedState, Differences, Dead)
 
 COLUMNS: Final[Mapping[type[Header], pa.Schema]] = {
@@ -183,6 +187,7 @@ COLUMNS: Final[Mapping[type[Header], pa.Schema]] = {
     Settings: schemas.NOTHING,
     Splits: schemas.SPLITS,
     Dividends: schemas.DIVIDENDS,
+    Answers: schemas.ANSWERS,
     Rebuild: schemas.SYMBOLS,
     AlertRule: schemas.NOTHING,
     Bars: schemas.BARS,
@@ -196,8 +201,8 @@ COLUMNS: Final[Mapping[type[Header], pa.Schema]] = {
 """The columns of each kind; those of `Values` are followed by one float64 column for each output."""
 
 _AnyHeader: TypeAlias = (
-    Start | Ticks | VendorBars | Mark | Down | End | Settings | Splits | Dividends | Rebuild
-    | AlertRule | Bars | Values | Alerts | Over | FeedState | Differences | Dead
+    Start | Ticks | VendorBars | Mark | Down | End | Settings | Splits | Dividends | Answers
+    | Rebuild | AlertRule | Bars | Values | Alerts | Over | FeedState | Differences | Dead
 )  # fmt: skip
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Header] = msgspec.json.Decoder(_AnyHeader)

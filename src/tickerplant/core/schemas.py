@@ -124,6 +124,31 @@ DIVIDENDS: Final = pa.schema(
 )
 """`time`: 00:00 UTC of the ex-date; `amount` per share, as paid."""
 
+ANSWERED, NO_DATA, QUOTA, OUTAGE, NOT_OFFERED, DIFFERS = (
+    "answered", "no_data", "quota", "outage", "not_offered", "differs",
+)  # fmt: skip
+VERDICTS: Final = (ANSWERED, NO_DATA, QUOTA, OUTAGE, NOT_OFFERED, DIFFERS)
+"""What a row of `ANSWERS` may say of its stretch: `answered` (what the vendor did not bring was not traded), `no_data`
+(it has nothing there), or why it was not filled: the `quota` was spent, the vendor was out of reach (`outage`), it does
+not offer it (plan, symbol, look-back), its bars were refused because they are not those of the others (`differs`)."""
+
+ANSWERS: Final = pa.schema(
+    [
+        pa.field("symbol", TEXT, nullable=False),
+        pa.field("interval", SMALL_TEXT, nullable=False),
+        pa.field("from_time", TIMESTAMP, nullable=False),
+        pa.field("to_time", TIMESTAMP, nullable=False),
+        pa.field("source", TEXT, nullable=False),
+        pa.field("verdict", SMALL_TEXT, nullable=False),
+        pa.field("note", pa.utf8()),
+        pa.field("again_at", TIMESTAMP),
+    ]
+)
+"""What a vendor, asked for bars that start in `[from_time, to_time)`, has said, beyond the bars themselves.
+
+`source` is "" where no vendor was left to ask. `again_at`: when asking again may help; null for never, or for answered.
+"""
+
 BARS: Final = pa.schema(
     [
         pa.field("time", TIMESTAMP, nullable=False),

@@ -233,6 +233,11 @@ class FeedWriter:
             self._put(partition, records.Dividends(sent_at_us=self._now(), feed=self.feed), rows)
         self.commit()
 
+    def answers(self, batch: pa.RecordBatch) -> None:
+        """Say what vendors answered (columns `schemas.ANSWERS`), in the transaction of the next commit."""
+        for partition, rows in self._parter.split(batch, self._parter.codes(batch["symbol"])):
+            self._put(partition, records.Answers(sent_at_us=self._now(), feed=self.feed), rows)
+
     def dead(self, rows: Sequence[DeadRow]) -> None:
         """Put rows into the dead letters, in the transaction of the next commit."""
         for at in range(0, len(rows), _DEAD_ROWS):

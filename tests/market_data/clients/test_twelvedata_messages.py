@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from tickerplant.market_data.clients import errors
-from tickerplant.market_data.clients.twelvedata.messages import (
+from tickerplant.market_data.clients.twelvedata_messages import (
     Price,
     QuoteColumns,
     credits_of,

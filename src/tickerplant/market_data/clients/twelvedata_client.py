@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from tickerplant.core.times import from_us
 from tickerplant.market_data.clients.errors import VendorDown, VendorError
-from tickerplant.market_data.clients.twelvedata.messages import (
+from tickerplant.market_data.clients.twelvedata_messages import (
     SOURCE,
     Credits,
     credits_of,

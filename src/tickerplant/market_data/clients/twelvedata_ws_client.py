@@ -18,7 +18,7 @@ import structlog
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, ConnectionClosedOK, InvalidHandshake, InvalidStatus
 
-from tickerplant.market_data.clients.twelvedata.messages import without_key
+from tickerplant.market_data.clients.twelvedata_messages import without_key
 
 log = structlog.get_logger(__name__)
 

@@ -1,1 +1,0 @@
-"""Twelve Data: bars over REST, prices over WebSocket."""

@@ -1,0 +1,1 @@
+"""Vendors as the plant sees them: the port (`port`), and who is there (`registry`)."""
