@@ -25,8 +25,8 @@ from tickerplant.log.port import EventLog
 from tickerplant.market_data import cursors
 from tickerplant.market_data.backfill import DEFAULT_DEPTHS, BackfillSummary, Depth, backfill
 from tickerplant.market_data.checks import FUTURE_US
-from tickerplant.market_data.clients.twelvedata_messages import QuoteColumns, SubscribeStatus, read_messages
 from tickerplant.market_data.clients.twelvedata_client import TwelveDataRest
+from tickerplant.market_data.clients.twelvedata_messages import QuoteColumns, SubscribeStatus, read_messages
 from tickerplant.market_data.clients.twelvedata_ws_client import (
     Connected,
     Lost,

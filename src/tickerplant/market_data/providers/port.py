@@ -1,7 +1,7 @@
 """The provider port: what a vendor is to the plant. A package adds one by an entry point.
 
-The group is `tickerplant.providers`, the entry point a factory, `Callable[[ProviderContext], Provider]`; its name is the
-vendor's, as settings say it:
+The group is `tickerplant.providers`, the entry point a factory, `Callable[[ProviderContext], Provider]`; its name is
+the vendor's, as settings say it:
 
     [project.entry-points."tickerplant.providers"]
     acme = "acme_tickerplant:provider"
