@@ -2,9 +2,9 @@
 
 Feeds write `Start`, `Ticks`, `VendorBars`, `Mark`, `Down`, `End`, `Settings`, `Splits`, `Dividends`, `Answers` and
 `Rebuild` into every partition of `market.prices.raw`, and whoever manages alerts `AlertRule` into the symbol's, and
-into every one when a rule is removed. Aggregation writes `Bars` to `market.prices.ohlcv` and passes `Mark`, `End`, `Splits`,
-`Settings` and `AlertRule` on in order; analytics writes `Values` to `market.analytics` and passes `Mark` and `End` on,
-so that progress is visible at the end of the way, and `Alerts` to `market.alerts`.
+into every one when a rule is removed. Aggregation writes `Bars` to `market.prices.ohlcv` and passes `Mark`, `End`,
+`Splits`, `Settings` and `AlertRule` on in order; analytics writes `Values` to `market.analytics` and passes `Mark` and
+`End` on, so that progress is visible at the end of the way, and `Alerts` to `market.alerts`.
 
 Times in headers are int64 microseconds UTC. `sent_at_us` is the only clock that readers have: what a reader
 publishes carries the `sent_at_us` of the record that caused it. `cause` is the version (see `version`) of the raw
