@@ -134,7 +134,9 @@ class DayVolumes:
                 if jumped is not None:
                     sizes[jumped], jumped = 0.0, None
                 level, other, other_at = volume, level, now
-            elif volume < level / 2 or now - at >= NEW_DAY_US:
+            elif now - at >= NEW_DAY_US:
+                sizes[row], level, other = volume, volume, np.nan
+            elif volume < level / 2:
                 sizes[row] = volume
                 level, other, other_at = volume, level, now
             else:

@@ -41,6 +41,7 @@ class FrameConnection(ClientConnection):
         self._pieces: list[bytes] = []
         self._texts: list[bytes] = []
         self._library_alone = False
+        self._ending = False
 
     @property
     def take(self) -> Take | None:
@@ -64,6 +65,9 @@ class FrameConnection(ClientConnection):
                 super().data_received(data)
             else:
                 self._rest = self._cut(self._rest + data if self._rest else bytes(data))
+        if self.protocol.state is State.CLOSING and not self._ending:
+            self._ending = True  # the vendor should close the socket now; whether it does is not waited for
+            self.loop.call_later(self.close_timeout or 0.0, self.transport.abort)
         if self._texts:
             texts, self._texts = self._texts, []
             if self._take is None:
