@@ -56,8 +56,9 @@ Keep = Callable[[Mapping[str, bytes]], Awaitable[None]]
 WAIT_US: Final = {Purpose.HISTORY: 60 * SECOND_US, Purpose.HEAL: 5 * SECOND_US}
 """A vendor that is out of credits for no longer than this is waited for; a minute's credits are back in a minute, and
 another source in the middle of history is worth more than that. A gap in what is live now is not left open for it."""
-_REAL_FLIGHT_S: Final = 5.0
-"""However fast the clock runs, a request has so long by the machine's."""
+_REAL_FLIGHT_S: Final = 25.0
+"""However fast the clock runs, a request has so long by the machine's: networks are no faster. Clients give theirs
+10 s, and some make two for one of ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,19 +291,31 @@ class Desk:
 
     def status(self, now_us: int | None = None) -> list[VendorStatus]:
         """Return how each vendor stands, by name."""
-        now = self._clock.now_us() if now_us is None else now_us
-        return [
-            account.status(
-                {kind: order.index(name) + 1 for kind, order in self._orders.items() if name in order}, now
-            )
-            for name, account in sorted(self._accounts.items())
-        ]  # fmt: skip
+        return _standing(self._accounts, self._orders, self._clock.now_us() if now_us is None else now_us)
 
     async def close(self) -> None:
         """Close the vendors' connections. Harmless twice."""
         for account in self._accounts.values():
             with suppress(VendorError):
                 await account.provider.close()
+
+
+def standing(
+    providers: Mapping[str, Provider], orders: Mapping[str, Sequence[str]], quotas: Mapping[str, Sequence[Quota]], *,
+    reserve: float, kept: Mapping[str, bytes], now_us: int,
+) -> list[VendorStatus]:  # fmt: skip
+    """Return how each vendor stands by what is kept alone, by name: what `Desk.status` says, for who has no desk."""
+    accounts = {name: Account(made, quotas.get(name), kept, reserve=reserve) for name, made in providers.items()}
+    return _standing(accounts, orders, now_us)
+
+
+def _standing(
+    accounts: Mapping[str, Account], orders: Mapping[str, Sequence[str]], now_us: int
+) -> list[VendorStatus]:  # fmt: skip
+    return [
+        account.status({kind: order.index(name) + 1 for kind, order in orders.items() if name in order}, now_us)
+        for name, account in sorted(accounts.items())
+    ]
 
 
 def _worth_waiting(blocked: Blocked, purpose: Purpose, now_us: int) -> bool:
