@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from importlib.metadata import EntryPoint, entry_points
+from typing import Final
 
 from tickerplant.core.errors import ConfigError
 from tickerplant.market_data.providers.port import ENTRY_POINTS, Provider, ProviderContext
+
+_MEMBERS: Final = ("name", "offer", "cost", "bars", "actions", "stream", "close")
 
 
 def names() -> list[str]:
@@ -52,9 +55,7 @@ def provider(context: ProviderContext) -> Provider:
         raise
     except Exception as error:  # only the kind of error: its text may hold the key
         raise _broken(entry, f"cannot be made: {type(error).__name__}") from error
-    missing = [
-        name for name in ("name", "offer", "cost", "bars", "actions", "stream", "close") if not hasattr(made, name)
-    ]
+    missing = [name for name in _MEMBERS if not hasattr(made, name)]
     if missing:
         raise _broken(entry, f"is no provider: it lacks {', '.join(missing)}")
     if made.name != context.name:
