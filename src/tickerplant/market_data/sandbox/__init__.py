@@ -2,6 +2,7 @@
 
 from tickerplant.market_data.sandbox.front import SandboxSettings
 from tickerplant.market_data.sandbox.model import Market, MarketSettings
-from tickerplant.market_data.sandbox.server import Sandbox, SandboxPlace, running
+from tickerplant.market_data.sandbox.place import SandboxPlace
+from tickerplant.market_data.sandbox.server import Sandbox, running
 
 __all__ = ["Market", "MarketSettings", "Sandbox", "SandboxPlace", "SandboxSettings", "running"]

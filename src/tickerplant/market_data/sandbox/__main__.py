@@ -6,24 +6,19 @@ Prints its addresses and its clock as one line of JSON and runs until SIGTERM or
 from __future__ import annotations
 
 import argparse
-import datetime as dt
 import signal
 import sys
 import threading
-import time
 from pathlib import Path
 
-import msgspec
-
 from tickerplant.core.errors import BadInput
-from tickerplant.core.times import to_us
-from tickerplant.market_data.clock import Clock, starting_at
 from tickerplant.market_data.providers.port import Quota
 from tickerplant.market_data.sandbox.books import FREE_PACE_S, FREE_PLANS
 from tickerplant.market_data.sandbox.front import SandboxSettings
 from tickerplant.market_data.sandbox.model import MarketSettings, symbol_names
 from tickerplant.market_data.sandbox.orders import VENDORS, read_lines
-from tickerplant.market_data.sandbox.server import SandboxPlace, running
+from tickerplant.market_data.sandbox.place import clock_of
+from tickerplant.market_data.sandbox.server import running
 
 
 def main() -> None:
@@ -51,7 +46,7 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     with running(settings, args.host, args.port) as place:
-        print(greeting(place), flush=True)
+        print(place.greeting(), flush=True)
         stop.wait()
     sys.exit(0)
 
@@ -77,16 +72,6 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def clock_of(start: str, speed: float) -> Clock:
-    """Return the clock that says `start` now ("" for the machine's time). Raises ValueError for what is no time."""
-    if not start and speed == 1.0:
-        return Clock()
-    if not start:
-        return starting_at(time.time_ns() // 1_000, speed)
-    moment = dt.datetime.fromisoformat(start)
-    return starting_at(to_us(moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)), speed)
-
-
 def quotas_of(texts: list[str], *, free: bool) -> tuple[dict[str, tuple[Quota, ...]], dict[str, float]]:
     """Return quotas and paces by vendor; what is said of a vendor replaces its free plan. Raises ValueError."""
     found: dict[str, tuple[Quota, ...]] = {}
@@ -96,18 +81,6 @@ def quotas_of(texts: list[str], *, free: bool) -> tuple[dict[str, tuple[Quota, .
             raise ValueError(f"no vendor {vendor!r}; there are {', '.join(VENDORS)}")
         found[vendor] = (*found.get(vendor, ()), Quota.parse(quota))
     return ({**FREE_PLANS, **found}, dict(FREE_PACE_S)) if free else (found, {})
-
-
-def greeting(place: SandboxPlace) -> str:
-    """Return the line of JSON that tells where a sandbox answers and by what clock."""
-    clock = place.clock
-    return msgspec.json.encode(
-        {
-            "url": place.url,
-            "stream_url": place.stream_url,
-            "clock": {"origin_us": clock.origin_us, "epoch_us": clock.epoch_us, "speed": clock.speed},
-        }
-    ).decode()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
@@ -26,12 +26,12 @@ from websockets.server import ServerProtocol
 
 from tickerplant.core.errors import BadInput
 from tickerplant.core.times import SECOND_US, BoolArray
-from tickerplant.market_data.clock import Clock
 from tickerplant.market_data.sandbox import twelvedata_stream
 from tickerplant.market_data.sandbox.front import CONTROL, Admitted, Front, SandboxSettings
 from tickerplant.market_data.sandbox.mangle import Mangler
 from tickerplant.market_data.sandbox.model import Market, Prints
 from tickerplant.market_data.sandbox.orders import Order, read_order
+from tickerplant.market_data.sandbox.place import SandboxPlace
 from tickerplant.market_data.sandbox.reply import Reply, Request, json_reply
 from tickerplant.market_data.sandbox.tape import Tape
 from tickerplant.market_data.sandbox.twelvedata import TwelveData
@@ -42,15 +42,6 @@ _MAX_BEHIND_S: Final = 2.0  # after a pause longer than this (real time) the str
 _GOODBYE_S: Final = 2.0
 _MAX_BODY: Final = 1 << 20
 _TOO_MANY: Final = 1008
-
-
-class SandboxPlace(NamedTuple):
-    """Where a running sandbox answers, and by what clock. Any key but one that begins with `bad` is good."""
-
-    url: str
-    stream_url: str
-    symbols: tuple[str, ...]
-    clock: Clock = Clock()
 
 
 class Session(Protocol):
