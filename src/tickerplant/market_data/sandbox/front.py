@@ -14,6 +14,8 @@ from tickerplant.core.errors import BadInput
 from tickerplant.core.times import DAY_US, MINUTE_US, WEEK_US, from_us
 from tickerplant.market_data.clock import Clock
 from tickerplant.market_data.providers.port import Quota
+from tickerplant.market_data.sandbox.alphavantage import AlphaVantage
+from tickerplant.market_data.sandbox.binance import Binance
 from tickerplant.market_data.sandbox.books import Books
 from tickerplant.market_data.sandbox.mangle import malformed
 from tickerplant.market_data.sandbox.model import MarketSettings
@@ -32,6 +34,7 @@ from tickerplant.market_data.sandbox.reply import (
 )
 from tickerplant.market_data.sandbox.tape import NewSplit, Tape
 from tickerplant.market_data.sandbox.twelvedata import TwelveData
+from tickerplant.market_data.sandbox.yahoo import Yahoo
 
 CONTROL: Final = "/sandbox/"
 _BARS: Final = {"1m": MINUTE_US, "5m": 5 * MINUTE_US, "15m": 15 * MINUTE_US, "30m": 30 * MINUTE_US,
@@ -95,7 +98,9 @@ class Front:
         script: Iterator[tuple[float, Order]] = planned(plan, settings.chaos)
         self.orders = Orders(now_us, script)
         self._clock = settings.clock
-        self._vendors: tuple[Vendor, ...] = (TwelveData(errors_200=settings.errors_200),)
+        self._vendors: tuple[Vendor, ...] = (
+            TwelveData(errors_200=settings.errors_200), AlphaVantage(), Yahoo(), Binance(),
+        )  # fmt: skip
 
     # Vendors ---------------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import contextlib
 import http
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -26,7 +26,7 @@ from websockets.server import ServerProtocol
 
 from tickerplant.core.errors import BadInput
 from tickerplant.core.times import SECOND_US, BoolArray
-from tickerplant.market_data.sandbox import twelvedata_stream
+from tickerplant.market_data.sandbox import twelvedata_stream, yahoo_stream
 from tickerplant.market_data.sandbox.front import CONTROL, Admitted, Front, SandboxSettings
 from tickerplant.market_data.sandbox.mangle import Mangler
 from tickerplant.market_data.sandbox.model import Market, Prints
@@ -90,6 +90,7 @@ class Stream:
     vendor: str
     frames: Frames
     mangler: Mangler
+    session: Callable[[], Session]
     connections: list[Connection] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
 
@@ -105,8 +106,17 @@ class Sandbox:
         self._front = Front(settings, self._tape, self.clock.now_us())
         seed, symbols = settings.market.seed, len(self.market.symbols)
         self._streams = {
-            "twelvedata": Stream(
-                "twelvedata", twelvedata_stream.Frames(self.market), Mangler("twelvedata", seed, symbols)
+            twelvedata_stream.PATH: Stream(
+                "twelvedata",
+                twelvedata_stream.Frames(self.market),
+                Mangler("twelvedata", seed, symbols),
+                lambda: twelvedata_stream.Session(self.market, settings.max_symbols),
+            ),
+            yahoo_stream.PATH: Stream(
+                "yahoo",
+                yahoo_stream.YahooFrames(self._tape),
+                Mangler("yahoo", seed, symbols),
+                lambda: yahoo_stream.YahooSession(self._tape),
             ),
         }
         self._key_check = TwelveData()
@@ -226,9 +236,10 @@ class Sandbox:
         upgrade = next((event for event in protocol.events_received() if isinstance(event, UpgradeRequest)), None)
         if upgrade is None:
             return
-        vendor = "twelvedata" if request.path == twelvedata_stream.PATH else ""
-        refused = self._turned_away(vendor, request)
-        if refused is not None:
+        stream = self._streams.get(request.path)
+        refused = self._turned_away(stream, request)
+        if stream is None or refused is not None:
+            refused = refused or json_reply({"code": 404, "message": "no such stream", "status": "error"}, 404)
             if not refused.reset:
                 writer.write(_response_head(refused, keep=False) + refused.body)
             else:
@@ -236,11 +247,9 @@ class Sandbox:
             return
         protocol.send_response(protocol.accept(upgrade))
         _flush(protocol, writer)
-        stream = self._streams[vendor]
         while len(stream.connections) >= self.settings.connections:
             stream.connections.pop(0).close(_TOO_MANY, "too many connections")
-        session = twelvedata_stream.Session(self.market, self.settings.max_symbols)
-        connection = Connection(vendor, session, protocol, writer)
+        connection = Connection(stream.vendor, stream.session(), protocol, writer)
         stream.connections.append(connection)
         stream.counts["opened"] += 1
         stream.counts["most_connections"] = max(stream.counts["most_connections"], len(stream.connections))
@@ -254,19 +263,19 @@ class Sandbox:
             with contextlib.suppress(ValueError):
                 stream.connections.remove(connection)
 
-    def _turned_away(self, vendor: str, request: Request) -> Reply | None:
+    def _turned_away(self, stream: Stream | None, request: Request) -> Reply | None:
         """Return the answer to who may not have a stream now."""
         now_us = self.clock.now_us()
         self._scripted(now_us)
-        if not vendor:
-            return json_reply({"code": 404, "message": "no such stream", "status": "error"}, 404)
-        orders = self._front.orders
+        if stream is None:
+            return None
+        orders, vendor = self._front.orders, stream.vendor
         down = orders.active("down", vendor, now_us)
         if down is not None and down.choice("how") == "reset":
             return Reply(0, reset=True)
         if down is not None or orders.active("refuse", vendor, now_us):
             return json_reply({"code": 500, "message": "try again later", "status": "error"}, 500)
-        return self._key_check.bad_key(request)
+        return self._key_check.bad_key(request) if vendor == "twelvedata" else None
 
     def _hear(self, connection: Connection) -> None:
         """Answer what came on a stream's connection."""

@@ -203,7 +203,7 @@ class Tape:
             first = (from_us - _MONDAY_US) // WEEK_US * WEEK_US + _MONDAY_US
             days = self.bars(symbol, first, end_us + WEEK_US, DAY_US, now_us, adjust=adjust)
             return _between(
-                _grouped(days, (days.starts_us - _MONDAY_US) // WEEK_US * WEEK_US + _MONDAY_US), from_us, end_us
+                grouped(days, (days.starts_us - _MONDAY_US) // WEEK_US * WEEK_US + _MONDAY_US), from_us, end_us
             )
         if self.gaps(symbol) and length_us > 30 * MINUTE_US:
             found = self._by_session(symbol, from_us, end_us, length_us, now_us)
@@ -293,7 +293,7 @@ def _between(bars: Bars, from_us: int, end_us: int) -> Bars:
     )
 
 
-def _grouped(bars: Bars, starts_us: Int64Array) -> Bars:
+def grouped(bars: Bars, starts_us: Int64Array) -> Bars:
     """Return longer bars of those with the same start."""
     if not len(starts_us):
         return bars
