@@ -42,7 +42,7 @@ class Vendor:
 
 @pytest.fixture(scope="session")
 def running_vendor() -> Iterator[Vendor]:
-    with running(SandboxSettings(MarketSettings(SYMBOLS, 100.0))) as place:
+    with running(SandboxSettings(MarketSettings(SYMBOLS, 20.0))) as place:
         yield Vendor(place)
 
 

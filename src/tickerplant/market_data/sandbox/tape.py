@@ -238,9 +238,11 @@ class Tape:
 
     def _by_session(self, symbol: str, from_us: int, end_us: int, length_us: int, now_us: int) -> Bars:
         parts = []
-        for day in range(from_us // DAY_US * DAY_US, min(end_us, now_us), DAY_US):
-            opens, closes = session_of(day)
-            if opens >= now_us or not self.market.is_open(np.array([opens + MINUTE_US], np.int64))[0]:
+        days = range(from_us // DAY_US * DAY_US, min(end_us, now_us), DAY_US)
+        sessions = [session_of(day) for day in days]
+        on = self.market.is_open(np.array([opens + MINUTE_US for opens, _ in sessions], np.int64)).tolist()
+        for day, (opens, closes), is_on in zip(days, sessions, on, strict=True):
+            if not is_on or opens >= now_us:
                 continue
             closes = min(closes, now_us)
             if length_us >= DAY_US:

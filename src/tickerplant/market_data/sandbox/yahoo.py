@@ -50,6 +50,7 @@ _LOOKBACK_DAYS: Final = {"1m": 30, "1h": 730, "60m": 730}
 _MINUTES_AT_ONCE_DAYS: Final = 8
 _FIRST_US: Final = to_us(dt.datetime(2006, 1, 2, tzinfo=dt.UTC))
 _EXTENDED_HOURS: Final = (4, 20)
+_SERIES: Final = "/ws/fundamentals-timeseries/v1/finance/timeseries/"
 _FOLDERS: Final = (CHART, "/v1/test/getcrumb", "/v10/finance/", "/v7/finance/", "/consent", "/v2/collectConsent",
                    "/copyConsent", "/v1/finance/", "/ws/")  # fmt: skip
 
@@ -105,6 +106,9 @@ class Yahoo:
             return Reply(404, b"", "text/html", cookie)
         if path == "/v1/test/getcrumb":
             return text_reply(CRUMB)
+        if path.startswith(_SERIES):
+            meta = {"symbol": [path.removeprefix(_SERIES)], "type": []}
+            return json_reply({"timeseries": {"result": [{"meta": meta}], "error": None}})
         if not path.startswith(CHART):
             error = {"code": "Not Found", "description": f"No fundamentals data found for {path}"}
             return json_reply({"finance": {"result": None, "error": error}}, 404)
