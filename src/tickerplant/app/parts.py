@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import msgspec
 
 from tickerplant.app.settings import Settings
-from tickerplant.core.errors import BadInput, StoreMismatch, StoreUnavailable, UnknownTopic
+from tickerplant.core.errors import BadInput, ConfigError, StoreMismatch, StoreUnavailable, UnknownTopic
 from tickerplant.core.rules import DEFAULT_RULES, Rules, values_of
 from tickerplant.core.schemas import (
     ALERTS,
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from tickerplant.log.port import EventLog
     from tickerplant.log.processor import StageFactory
     from tickerplant.log.snapshots import Keeper
+    from tickerplant.market_data.clock import Clock
     from tickerplant.market_data.replay import ReplayOptions, ReplayProgress, ReplaySummary
     from tickerplant.market_data.sandbox import SandboxPlace
     from tickerplant.store import Store
@@ -191,21 +192,46 @@ def replay(
 
 
 @contextlib.contextmanager
-def sandbox(settings: Settings) -> Iterator[SandboxPlace]:
-    """Run the sandbox vendor in a thread for the block, and give its addresses."""
+def sandbox(settings: Settings, clock: str = "") -> Iterator[SandboxPlace]:
+    """Run the sandbox vendor in a thread for the block, and give its addresses.
+
+    `clock`: one that runs already (`sandbox.place.clock_text`); without it the settings say when the clock begins.
+    Raises ConfigError for a script that cannot be read.
+    """
     from tickerplant.market_data.sandbox import MarketSettings, SandboxSettings, running
+    from tickerplant.market_data.sandbox.books import FREE_PACE_S, FREE_PLANS
+    from tickerplant.market_data.sandbox.orders import read_lines
+    from tickerplant.market_data.sandbox.place import clock_from
 
     chosen = settings.sandbox
-    market = MarketSettings(settings.symbols, chosen.rate, chosen.seed)
-    with running(SandboxSettings(market), "127.0.0.1", chosen.port) as place:
+    try:
+        script = read_lines("\n".join(chosen.script))
+    except BadInput as error:
+        raise ConfigError(f"sandbox.script: {error}") from error
+    asked = SandboxSettings(
+        MarketSettings(settings.symbols, chosen.rate, chosen.seed),
+        clock=clock_from(clock) if clock else sandbox_clock(settings),
+        quotas=FREE_PLANS if chosen.free_plans else {},
+        pace_s=FREE_PACE_S if chosen.free_plans else {},
+        script=script,
+        chaos=chosen.chaos,
+    )
+    with running(asked, "127.0.0.1", chosen.port) as place:
         yield place
 
 
-def sandbox_place(url: str, stream_url: str, symbols: tuple[str, ...]) -> SandboxPlace:
-    """Return the addresses of a sandbox that runs elsewhere."""
-    from tickerplant.market_data.sandbox import SandboxPlace
+def sandbox_clock(settings: Settings) -> Clock:
+    """Return the clock that the sandbox is to have, beginning now."""
+    from tickerplant.market_data.sandbox.place import clock_of
 
-    return SandboxPlace(url, stream_url, symbols)
+    return clock_of(settings.sandbox.start, settings.sandbox.speed)
+
+
+def sandbox_place(greeting: bytes, symbols: tuple[str, ...]) -> SandboxPlace:
+    """Return the place of a sandbox that runs elsewhere, from what it said when it was up."""
+    from tickerplant.market_data.sandbox.place import place_of
+
+    return place_of(greeting, symbols)
 
 
 def live_since_us(log: EventLog, feed: str) -> int | None:

@@ -7,6 +7,7 @@ then the TOML file (`--config`, or `tickerplant.toml` in the data folder), then 
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import tomllib
 from collections.abc import Mapping
@@ -186,6 +187,28 @@ class SandboxSettings(_Part):
     )
     seed: int = Field(default=7, description="Seed of the made-up prices: the same seed gives the same prices.")
     port: int = Field(default=0, ge=0, le=65535, description="Port that the sandbox listens on; 0 takes a free one.")
+    start: str = Field(
+        default="", description="What the sandbox's clock says at first, ISO 8601; unset: the machine's time."
+    )
+    speed: float = Field(
+        default=1.0, ge=0.01, le=10_000, description="How many times as fast as the machine's the sandbox's clock runs."
+    )
+    free_plans: bool = Field(
+        default=False, description="Whether the sandbox has the quotas that the vendors give for nothing."
+    )
+    script: Names = Field(
+        default=(), description="Troubles by plan: `SECONDS ORDER`, as in `60 do=mute&seconds=30`; see `sandbox.md`."
+    )
+    chaos: int | None = Field(
+        default=None, description="Seed of troubles that come by chance every few minutes; unset: none."
+    )
+
+    @field_validator("start")
+    @classmethod
+    def _time(cls, value: str) -> str:
+        if value:
+            dt.datetime.fromisoformat(value)
+        return value
 
 
 class RulesSettings(_Part):
