@@ -22,7 +22,9 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--symbols", type=int, default=12, help="how many symbols")
-    parser.add_argument("--rate", type=float, default=50.0, help="prints a second, all symbols")
+    parser.add_argument(
+        "--rate", type=float, default=50.0, help="prints a second of all symbols, on the average while open"
+    )
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--sessions", choices=["always", "us"], default="always")
     parser.add_argument("--credits", type=int, default=0, help="API credits a minute; 0: no limit")
