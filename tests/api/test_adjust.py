@@ -18,8 +18,10 @@ import pytest
 from tests.api.support import PARTITIONS, serving
 from tests.api.test_indicators import ask, table
 from tests.support.postgres import Postgres
+from tickerplant.analytics.ondemand import OnDemand
 from tickerplant.api.reading import Source
 from tickerplant.core import schemas
+from tickerplant.core.rules import Rules
 from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, timestamps, to_us
 from tickerplant.log.embedded.log import EmbeddedLog
 from tickerplant.store import Store
@@ -81,7 +83,7 @@ def client(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iter
     path: Path = tmp_path_factory.mktemp("log") / "log.sqlite"
     with EmbeddedLog(path) as log:
         log.create_topics(schemas.TOPICS, PARTITIONS)
-        with serving(log, Source(dsn, log.identity())) as (client, _, _):
+        with serving(log, Source(dsn, log.identity()), indicators=OnDemand(Rules())) as (client, _, _):
             yield client
     postgres.drop(name)
 
@@ -145,6 +147,13 @@ def test_a_symbol_without_actions_is_as_traded(client: httpx.Client) -> None:
     answer = ask(client, "/v1/historical/BTC/USD?adjust=all")
     assert answer["adjust"] == "all"
     assert [row["close"] for row in answer["bars"]] == CLOSES.tolist()
+
+
+def test_indicators_run_on_weeks_that_are_built_of_adjusted_days(client: httpx.Client) -> None:
+    weeks = ask(client, "/v1/historical/ACME?interval=1w&adjust=splits")["bars"]
+    values = ask(client, "/v1/indicators/TA_MEDPRICE/ACME?interval=1w")["values"]
+    expected = [(row["high"] + row["low"]) / 2 for row in weeks]
+    assert [row["ta_medprice"] for row in values] == pytest.approx(expected, rel=1e-12)
 
 
 def test_csv_says_it_in_a_header(client: httpx.Client) -> None:
