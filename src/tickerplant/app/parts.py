@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import datetime as dt
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from importlib import metadata
@@ -322,7 +323,7 @@ async def run_api(settings: Settings, log: EventLog, dsn: str, stop: asyncio.Eve
     key = settings.api.key.get_secret_value() if settings.api.key is not None else None
     api = Api(
         log, dsn, host=settings.api.host, port=settings.api.port, health=health, registry=plant.registry(),
-        api_key=key, indicators=on_demand(settings), check_rule=check_rule,
+        api_key=key, indicators=on_demand(settings), check_rule=check_rule, rules=settings.rules.rules(),
         webhooks=WebhookOptions(
             member=settings.instance,
             private=settings.alerts.private_webhooks,
@@ -518,13 +519,25 @@ def progress(log: EventLog, positions: StorePositions) -> Progress:
 
 
 def bars(
-    dsn: str, symbol: str, interval: str, from_us: int | None, to_us: int | None, limit: int
+    settings: Settings,
+    dsn: str,
+    symbol: str,
+    interval: str,
+    from_us: int | None,
+    to_us: int | None,
+    limit: int,
+    adjust: str = "none",
 ) -> list[dict[str, Any]]:
-    """Return the newest `limit` bars of `[from_us, to_us)`, oldest first."""
+    """Return the newest `limit` bars of `[from_us, to_us)`, oldest first, adjusted as `core.adjustment` has it."""
+    from tickerplant.core.interval import parse
+    from tickerplant.core.sessions import Calendars
 
     async def read(store: Store) -> list[dict[str, Any]]:
+        calendar = Calendars(settings.rules.rules()).of(symbol)
         async with store.read() as reading:
+            made = await reading.actions.adjustment(symbol, adjust, calendar, time.time_ns() // 1_000)
             table = await reading.ohlcv.read(symbol, interval, from_us, to_us, limit, newest_first=True)
+        table = made.bars(table, daily=not parse(interval).is_intraday)
         return [plain(row) for row in reversed(table.to_pylist())]
 
     return with_store(dsn, read)

@@ -183,7 +183,10 @@ class SandboxSettings(_Part):
         default=None, description="Whether `up` starts the sandbox vendor; unset: when no vendor's key is set."
     )
     rate: float = Field(
-        default=50.0, gt=0, le=1_000_000, description="Trades a second that the sandbox makes up, all symbols."
+        default=50.0,
+        gt=0,
+        le=1_000_000,
+        description="Trades a second that the sandbox makes up, all symbols, on the average of a day.",
     )
     seed: int = Field(default=7, description="Seed of the made-up prices: the same seed gives the same prices.")
     port: int = Field(default=0, ge=0, le=65535, description="Port that the sandbox listens on; 0 takes a free one.")

@@ -57,7 +57,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--symbols", type=int, default=12, help="how many symbols")
     parser.add_argument("--names", default="", help="the symbols themselves, AAPL,MSFT; instead of --symbols")
-    parser.add_argument("--rate", type=float, default=50.0, help="prints a second of the sandbox's clock, all symbols")
+    parser.add_argument(
+        "--rate", type=float, default=50.0, help="prints a second by its clock, all symbols, on average while open"
+    )
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--sessions", choices=["always", "us"], default="always")
     parser.add_argument("--start", default="", help="what the sandbox's clock says at first, 2026-03-09T13:00:00Z")
