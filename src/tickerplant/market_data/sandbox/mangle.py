@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
@@ -36,9 +37,7 @@ class Mangler:
         """Return what is to be sent now."""
         vendor = self._vendor
         if order := orders.active("skew", vendor, now_us):
-            prints = Prints(
-                prints.codes, prints.times_us + int(order.number("by") * SECOND_US), prints.prices, prints.day_volumes
-            )
+            prints = replace(prints, times_us=prints.times_us + int(order.number("by") * SECOND_US))
             self._count("skew", len(prints.codes))
         order = orders.active("volume", vendor, now_us)
         if order is not None:
@@ -81,7 +80,7 @@ class Mangler:
             factor = _BACK if how == "back" else _JUMP
             volumes = np.where(which, (volumes * factor).astype(np.int64), volumes)
         self._count("volume", int(which.sum()))
-        return Prints(prints.codes, prints.times_us, prints.prices, volumes)
+        return replace(prints, day_volumes=volumes)
 
     def _hold(self, prints: Prints, order: Order, now_us: int) -> Prints:
         held = len(self._release_us)
@@ -108,13 +107,16 @@ class Mangler:
 
 
 def _take(prints: Prints, rows: Int64Array) -> Prints:
-    return Prints(prints.codes[rows], prints.times_us[rows], prints.prices[rows], prints.day_volumes[rows])
+    return Prints(
+        prints.codes[rows], prints.times_us[rows], prints.prices[rows], prints.day_volumes[rows], prints.sizes[rows]
+    )
 
 
 def _joined(a: Prints, b: Prints) -> Prints:
     return Prints(
         np.concatenate([a.codes, b.codes]), np.concatenate([a.times_us, b.times_us]),
         np.concatenate([a.prices, b.prices]), np.concatenate([a.day_volumes, b.day_volumes]),
+        np.concatenate([a.sizes, b.sizes]),
     )  # fmt: skip
 
 

@@ -176,7 +176,8 @@ class Tape:
             here = days == day
             factor[here] = self._levels(day)[prints.codes[here]]
         volumes = np.rint(prints.day_volumes / factor).astype(np.int64)
-        return Prints(prints.codes, prints.times_us, _times(prints.prices, factor), volumes)
+        sizes = np.rint(prints.sizes / factor).astype(np.int64)
+        return Prints(prints.codes, prints.times_us, _times(prints.prices, factor), volumes, sizes)
 
     def _all_levels(self, day: int) -> Float64Array:
         """Return each symbol's factor on a day since 1970: it changes at 00:00 UTC only."""
