@@ -125,15 +125,17 @@ class FeedWriter:
         hole: bool = False,
         live: bool = False,
         whole: bool = False,
+        again: bool = False,
     ) -> None:
         """Say that the feed is up and which symbols it is expected to bring; commits.
 
         A live feed whose cursor is still open was killed: it is said to be down since its watermark first, and the hole
         is there whatever the caller thinks. A file that is open goes on without a word. Called again while up it
-        replaces the expected symbols. Raises LogError when the feed has ended.
+        replaces the expected symbols. Raises LogError when the feed has ended, unless it begins `again`: a backfill has
+        rounds, a file that is given twice has not.
         """
         cursor = self._cursor
-        if cursor.state == cursors.ENDED:
+        if cursor.state == cursors.ENDED and not again:
             raise LogError(f"feed {self.feed} has ended and cannot start again")
         self._symbols = list(dict.fromkeys(symbols))
         self._parter.expect(self._symbols)
@@ -231,17 +233,28 @@ class FeedWriter:
         self._note_place(place)
         self.commit()
 
-    def splits(self, batch: pa.RecordBatch) -> None:
-        """Say splits (columns `schemas.SPLITS`), each in the partition of its symbol; commits."""
+    def splits(self, batch: pa.RecordBatch, *, commit: bool = True) -> None:
+        """Say splits (columns `schemas.SPLITS`), each in the partition of its symbol; commits unless told not to."""
         for partition, rows in self._parter.split(batch, self._parter.codes(batch["symbol"])):
             self._put(partition, records.Splits(sent_at_us=self._now(), feed=self.feed), rows)
-        self.commit()
+        if commit:
+            self.commit()
 
-    def dividends(self, batch: pa.RecordBatch) -> None:
-        """Say dividends (columns `schemas.DIVIDENDS`), each in the partition of its symbol; commits."""
+    def dividends(self, batch: pa.RecordBatch, *, commit: bool = True) -> None:
+        """Say dividends (columns `schemas.DIVIDENDS`), each in its symbol's partition; commits unless told not to."""
         for partition, rows in self._parter.split(batch, self._parter.codes(batch["symbol"])):
             self._put(partition, records.Dividends(sent_at_us=self._now(), feed=self.feed), rows)
-        self.commit()
+        if commit:
+            self.commit()
+
+    def put_state(self, topic: str, partition: int, key: str, value: bytes) -> None:
+        """Keep the newest value of a key, in a transaction of its own, as this feed's only writer."""
+        with self._writer.transaction() as transaction:
+            transaction.put_state(topic, partition, key, value)
+
+    def keep_place(self, place: bytes | None) -> None:
+        """Have this place kept with the next commit."""
+        self._note_place(place)
 
     def answers(self, batch: pa.RecordBatch) -> None:
         """Say what vendors answered (columns `schemas.ANSWERS`), in the transaction of the next commit."""

@@ -1,6 +1,6 @@
-"""The service of a live feed: a vendor's stream, and its first history, into the log.
+"""The service of a live feed: a vendor's stream into the log, beside the backfill of what it did not bring.
 
-Three tasks share a process: the stream's socket, the writer, the backfill. Between socket and writer is a queue of
+A feed has two tasks: the stream's socket, and the writer. Between socket and writer is a queue of
 `QUEUE_EVENTS` events, each what came within a few milliseconds or, while the queue was full, since then: a busy plant
 takes fewer and larger batches. When the largest has gathered the socket is not read, and the vendor decides what a slow
 client is. All calls of the log run in one thread, so they never block the loop.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -27,16 +27,12 @@ from tickerplant.core.symbols import check_symbol
 from tickerplant.core.times import SECOND_US, times_of
 from tickerplant.log.port import EventLog
 from tickerplant.market_data import cursors
-from tickerplant.market_data.backfill import DEFAULT_DEPTHS, BackfillSummary, Depth, backfill
 from tickerplant.market_data.checks import FUTURE_US
-from tickerplant.market_data.clients.errors import VendorError
 from tickerplant.market_data.clock import Clock
 from tickerplant.market_data.feed import MARK_EVERY_US, FeedWriter
 from tickerplant.market_data.providers.port import (
-    BarsRequest,
     Connected,
     Lost,
-    Provider,
     Received,
     Refused,
     Said,
@@ -64,7 +60,7 @@ _SKEW_TURN_US: Final = 60 * SECOND_US
 
 @dataclass(frozen=True, slots=True)
 class MarketDataConfig:
-    """Which feed, which symbols, how much history.
+    """Which feed, which symbols.
 
     `order_slack_us`: the vendor's times are whole seconds, and messages of one second may come in any order: nothing
     before the newest second less this comes in order. `quiet_slack_us`: with no prints the watermark follows our clock
@@ -73,7 +69,6 @@ class MarketDataConfig:
 
     symbols: Sequence[str]
     feed: str = "twelvedata"
-    depths: Sequence[Depth] = DEFAULT_DEPTHS
     order_slack_us: int = SECOND_US
     quiet_slack_us: int = 3 * SECOND_US
 
@@ -98,13 +93,12 @@ class FeedCounts:
     lag_us: int = 0
     skew_us: int = 0
     connected: bool = False
-    backfill: BackfillSummary | None = None
 
 
 class MarketData:
     """Runs one feed of a stream. `metrics` is called with the counts after each batch, from the event loop.
 
-    `provider`: whom the first history is asked from; None for no history. `on_hole` is told, from the event loop, what
+    `on_hole` is told, from the event loop, what
     the feed has missed, whenever it is up again: since it was lost, or since the service's last run.
     """
 
@@ -114,7 +108,6 @@ class MarketData:
         config: MarketDataConfig,
         stream: TickStream,
         *,
-        provider: Provider | None = None,
         clock: Clock | None = None,
         on_hole: OnHole | None = None,
         metrics: Callable[[FeedCounts], None] | None = None,
@@ -123,7 +116,6 @@ class MarketData:
         self.counts = FeedCounts()
         self._log = event_log
         self._stream = stream
-        self._provider = provider
         self._clock = clock or Clock()
         self._on_hole = on_hole
         self._metrics = metrics
@@ -152,7 +144,6 @@ class MarketData:
         tasks = [
             asyncio.create_task(self._stream.run(queue), name="stream"),
             asyncio.create_task(self._write(writer, queue), name="writer"),
-            asyncio.create_task(self._history(), name="backfill"),
         ]
         stopping = asyncio.create_task(stop.wait(), name="stop")
         try:
@@ -160,7 +151,7 @@ class MarketData:
             while not stopping.done():
                 done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
-                    task.result()  # the backfill ends by itself; whatever else ends here has failed
+                    task.result()  # what ends here has failed
         finally:
             stopping.cancel()
             for task in tasks:
@@ -345,31 +336,27 @@ class MarketData:
         by_clock = self._clock.now_us() - self._quiet_us - self.counts.lag_us
         return max(by_clock, self._newest_us - self.config.order_slack_us)
 
-    # History ---------------------------------------------------------------------------------------------------------
 
-    async def _history(self) -> None:
-        config, provider = self.config, self._provider
-        if not config.depths or provider is None:
-            return
-        while True:
-            try:
-                self.counts.backfill = await backfill(
-                    self._log, config.feed, _Bars(provider), self._symbols, config.depths,
-                    call=self._call, clock=self._clock.now_us,
-                )  # fmt: skip
-                return
-            except LogUnavailable:
-                await asyncio.sleep(_RETRY_S)
+async def together(stop: asyncio.Event, feeds: Sequence[MarketData], backfill: Awaitable[None] | None) -> None:
+    """Run feeds and the backfill until `stop`, then have the feeds say good-bye. Raises what any of them raises."""
+    stopping = asyncio.Event()
+    tasks = [asyncio.create_task(feed.run(stopping), name=feed.config.feed) for feed in feeds]
+    if backfill is not None:
+        tasks.append(asyncio.ensure_future(_as_task(backfill)))
+    waiting = asyncio.create_task(stop.wait())
+    try:
+        while not waiting.done():
+            done, _ = await asyncio.wait({waiting, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {waiting}:
+                task.result()
+                tasks.remove(task)  # type: ignore[arg-type]
+    finally:
+        stopping.set()
+        waiting.cancel()
+        for task in tasks[len(feeds) :]:
+            task.cancel()
+        await asyncio.gather(waiting, *tasks, return_exceptions=True)
 
 
-class _Bars:
-    """A provider as `backfill` asks it."""
-
-    def __init__(self, provider: Provider) -> None:
-        self._provider = provider
-
-    async def time_series(
-        self, symbols: Sequence[str], interval: str, from_us_: int, to_us: int, *, limit: int = 0
-    ) -> dict[str, pa.RecordBatch | VendorError]:
-        """Return each symbol's bars of `[from, to)` or its error."""
-        return dict((await self._provider.bars(BarsRequest(symbols, interval, from_us_, to_us))).found)
+async def _as_task(work: Awaitable[None]) -> None:
+    await work

@@ -1,0 +1,11 @@
+"""The backfill: what is missing of history, and every hole that a disconnection left, fetched from vendors.
+
+`series` knows what is missing, `plan` cuts requests out of it, `publish` brings answers into the log, and `manager` runs
+all of it.
+"""
+
+from tickerplant.market_data.backfill.manager import BackfillManager
+from tickerplant.market_data.backfill.progress import Order, Progress
+from tickerplant.market_data.backfill.series import Depth, Wanted
+
+__all__ = ["BackfillManager", "Depth", "Order", "Progress", "Wanted"]
