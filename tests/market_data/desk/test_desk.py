@@ -420,13 +420,16 @@ async def test_each_symbol_of_an_answer_is_learnt_from() -> None:
         "NONE": NoData("nothing on the dates"),
         "LATE": QuotaSpent("run out", 30.0),
     }
-    place.vendors["a"].does.append(BarsAnswer(found))
+    found["PART"] = NoData("nothing in that month")
+    covers = {"PART": (FROM_US + MINUTE_US, TO_US)}
+    place.vendors["a"].does.append(BarsAnswer(found, covers))
     await place.ask("a", HISTORY, *found)
     assert place.blocked(symbol="AAPL").verdict == QUOTA
     place.clock.forward(2 * MINUTE_US)
     assert place.name(symbol="AAPL") == place.name(symbol="LATE") == "a"
     assert place.name(symbol="NIKK") == place.name(symbol="NONE") == "b"
-    assert place.name(symbol="NONE", from_us=FROM_US - 1) == "a"
+    assert place.name(symbol="NONE", from_us=FROM_US - 1) == place.name(symbol="PART") == "a"
+    assert place.name(symbol="PART", from_us=FROM_US + MINUTE_US) == "b"
 
 
 # Comparisons ---------------------------------------------------------------------------------------------------------

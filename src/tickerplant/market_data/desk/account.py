@@ -209,11 +209,11 @@ class Account:
         if worst:
             self.learn_error(worst[0], None, jitter, now_us)
         if request is not None:
+            covers = answer.covers if isinstance(answer, BarsAnswer) else {}
             for symbol in found:
                 if symbol in errors:
-                    self.refusals.learn(
-                        symbol, request.interval, request.from_us, request.to_us, errors[symbol], now_us
-                    )
+                    from_us, to_us = covers.get(symbol, (request.from_us, request.to_us))
+                    self.refusals.learn(symbol, request.interval, from_us, to_us, errors[symbol], now_us)
                 else:
                     self.refusals.answered(symbol, request.interval)
 
