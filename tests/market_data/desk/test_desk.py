@@ -403,12 +403,14 @@ async def test_what_is_refused_for_good_is_not_asked_again() -> None:
     assert place.name() == "b"
     assert place.name(symbol="MSFT") == place.name(interval="1d") == "a"
     await place.ask_in_vain("a", UnknownSymbol("one of them is unknown"), "X", "Y")
-    assert place.name(symbol="X") == "a"  # which one is not said
+    assert place.name(symbol="X") == "b"  # which one is not said, so
+    place.clock.forward(HOUR_US)
+    assert place.name(symbol="X") == "a"  # it holds for an hour
     await place.ask_in_vain("b", UnknownSymbol("no AAPL"))
     block = place.again().blocked()
     assert (block.verdict, block.note) == (NOT_OFFERED, "a: premium endpoint")
-    assert block.again_us == place.clock.now_us() + DAY_US
-    place.clock.forward(DAY_US)
+    assert block.again_us == NOON_US + DAY_US
+    place.clock.forward(23 * HOUR_US)
     assert place.name(from_us=TO_US) == "a"
 
 

@@ -66,12 +66,30 @@ def test_two_symbols_refused_by_the_plan_and_none_answered_are_the_whole_interva
     assert refused(refusals, "GOOG", "1d") is None
     refusals.answered("GOOG", "1m")  # asked by another way
     assert refused(refusals, "GOOG") is None
+    assert refused(learnt(NotEntitled("premium"), "BTC/USD", "ETH/USD")) is None  # a plan without crypto
+    assert refused(learnt(NotEntitled("premium"), "BTC/USD", "ETH/USD"), "EUR/USD") == "premium"
+    assert refused(learnt(NotEntitled("premium"), "BTC/USD", "IBM"), "SPY") is None
     known = Refusals()
     known.answered("IBM", "1m")
     for symbol in ("AAPL", "MSFT", "SPY"):
         known.learn(symbol, "1m", 0, 1, NotEntitled("premium"), NOON_US)
     assert refused(known, "GOOG") is None
     assert refused(known, "SPY") == "premium"
+
+
+def test_what_is_said_of_several_symbols_at_once_holds_for_an_hour() -> None:
+    refusals = Refusals()
+    for symbol in ("AAPL", "MSFT", "BTC/USD"):
+        refusals.learn(symbol, "1m", 0, HOUR_US, NotEntitled("premium"), NOON_US, sure=False)
+    assert refused(refusals) == "premium"
+    assert refused(refusals, "GOOG") is None
+    assert refused(refusals, at_us=NOON_US + HOUR_US) is None
+
+
+def test_a_symbol_without_splits_and_dividends_may_have_bars() -> None:
+    refusals = learnt(UnknownSymbol("no"), interval="actions")
+    assert refused(refusals, interval="actions") == "no"
+    assert refused(refusals) is None
 
 
 def test_what_may_be_better_in_a_minute_is_not_remembered() -> None:

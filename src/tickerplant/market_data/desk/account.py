@@ -18,7 +18,6 @@ from tickerplant.market_data.clients.errors import (
     Burst,
     Malformed,
     QuotaSpent,
-    UnknownSymbol,
     VendorDown,
     VendorError,
 )
@@ -234,10 +233,12 @@ class Account:
             self.budget.answered()
             self.breaker.answered()
             self.breaker.note(now_us, said)
-            # Which of several symbols is the unknown one is not said.
-            if request is not None and not (isinstance(error, UnknownSymbol) and len(request.symbols) > 1):
+            if request is not None:
+                sure = len(request.symbols) == 1
                 for symbol in request.symbols:
-                    self.refusals.learn(symbol, request.interval, request.from_us, request.to_us, error, now_us)
+                    self.refusals.learn(
+                        symbol, request.interval, request.from_us, request.to_us, error, now_us, sure=sure
+                    )
 
     # Comparisons -----------------------------------------------------------------------------------------------------
 

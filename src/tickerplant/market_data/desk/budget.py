@@ -209,11 +209,11 @@ class Budget:
     def quota_spent(self, now_us: int, retry_after_s: float, *, daily: bool, reason: str) -> int:
         """Take a refusal for want of credits: nothing goes out until the window is over; return until when.
 
-        Of a day that is the vendor's, whatever it says; of a minute no less than it says, and longer each time in a
-        row, for a vendor may refuse all day without saying so.
+        Of a day that is the vendor's, whatever it says; of a minute no less than it says; when other windows end it
+        knows better than we do. Longer each time in a row, for it may refuse all day without saying so.
         """
         until = now_us + int(min(max(retry_after_s, 1.0), DAY_US / SECOND_US) * SECOND_US)
-        meant = [quota for quota in self._meant(daily=daily) if not quota.rolling]
+        meant = [q for q in self._meant(daily=daily) if not q.rolling and (q.daily or q.period_us == MINUTE_US)]
         ends = [window_of(quota, now_us - GUARD_US)[1] + GUARD_US for quota in meant]
         if daily:
             until = max(ends, default=until)
