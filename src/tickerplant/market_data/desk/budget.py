@@ -125,7 +125,8 @@ class Budget:
         if cost > self.most(purpose):
             return None
         blocked = self.blocked(now_us)
-        at = max(now_us, min(self._state.last_us, now_us) + self._pace_us, blocked[0] if blocked else now_us)
+        last = self._state.last_us if self._state.last_us <= now_us else NEVER_US  # a clock that was set back
+        at = max(now_us, last + self._pace_us, blocked[0] if blocked else now_us)
         while True:
             later = max((self._free_at(q, at, cost, self.allowed(q, purpose)) for q in self.quotas), default=at)
             if later <= at:
@@ -158,12 +159,12 @@ class Budget:
         self._state.credits += cost
         return Charge(cost, now_us)
 
-    def went_out(self, now_us: int) -> None:
-        """Say that the request goes out only now: the next one keeps its distance from here."""
-        self._state.last_us = now_us
-
     def settle(self, charge: Charge, now_us: int) -> None:
-        """Say that the vendor has counted the request by now, because it has answered or was given up."""
+        """Say that the vendor has counted the request by now, because it has answered or was given up.
+
+        The pace counts from here: when the request came in is not known, and the next may be quicker on its way.
+        """
+        self._state.last_us = max(self._state.last_us, now_us)
         for quota in self._periods():
             before = list(self._counted_in(quota, charge.at_us, charge.at_us + self._flight_us))
             after = list(self._counted_in(quota, charge.at_us, max(now_us, charge.at_us)))

@@ -240,7 +240,6 @@ class Desk:
         except BaseException:
             account.budget.refund(charge)  # nothing has gone out
             raise
-        account.budget.went_out(self._clock.now_us())
 
     async def _answer(self, account: Account, ask: Callable[[], Awaitable[A]]) -> A:
         try:
