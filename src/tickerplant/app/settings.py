@@ -128,6 +128,7 @@ class VendorSettings(_Part):
     )
     options: dict[str, dict[str, str]] = Field(
         default={},
+        repr=False,  # there may be a secret among them
         description="Options of a vendor by name, as it documents them; `url` and `stream_url` ask there instead.",
     )
 

@@ -12,6 +12,7 @@ from tickerplant.core.errors import ConfigError, NoPlant, UnknownTopic
 
 if TYPE_CHECKING:
     from tickerplant.app.settings import Settings
+    from tickerplant.core.rules import Rules
     from tickerplant.log.port import EventLog
     from tickerplant.market_data.clock import Clock
     from tickerplant.market_data.desk.account import VendorStatus
@@ -42,21 +43,24 @@ def orders(settings: Settings, *, sandbox: bool = False) -> dict[str, tuple[str,
 
 
 def quotas(settings: Settings) -> dict[str, tuple[Quota, ...]]:
-    """Return the quotas that the settings give in place of the vendors' own; the sandbox has none unless they do."""
+    """Return the quotas that the settings give in place of the vendors' own; the sandbox allows what they say of it."""
     from tickerplant.market_data.providers.port import Quota
 
     said = {name: tuple(map(Quota.parse, texts)) for name, texts in settings.vendors.quotas.items()}
-    return {SANDBOX: (), **said}
+    return said if settings.sandbox.free_plans else {SANDBOX: (), **said}
 
 
 def providers(
-    settings: Settings, names: Sequence[str], clock: Clock, place: SandboxPlace | None
+    settings: Settings, names: Sequence[str], clock: Clock, place: SandboxPlace | None, rules: Rules | None = None
 ) -> dict[str, Provider]:
-    """Return the vendors of these names. Raises ConfigError for one that is unknown, broken, or lacks what it needs."""
+    """Return the vendors of these names; `rules` are those of the settings, unless given.
+
+    Raises ConfigError for one that is unknown, broken, or lacks what it needs.
+    """
     from tickerplant.market_data.providers import registry
     from tickerplant.market_data.providers.port import ProviderContext
 
-    result = {}
+    result, rules = {}, rules or settings.rules.rules()
     for name in dict.fromkeys(names):
         options = dict(settings.vendors.options.get(name, {}))
         url, stream_url = options.pop("url", ""), options.pop("stream_url", "")
@@ -67,38 +71,37 @@ def providers(
             if not url:
                 raise ConfigError("the vendor sandbox does not run: start it with --sandbox, or say where it is in "
                                   "vendors.options.sandbox.url")  # fmt: skip
-        result[name] = registry.provider(ProviderContext(name, key, options, url, stream_url, clock))
+        result[name] = registry.provider(ProviderContext(name, key, options, url, stream_url, clock, rules))
     return result
 
 
 @contextlib.asynccontextmanager
 async def desk(
-    settings: Settings, log: EventLog, *, clock: Clock | None = None, place: SandboxPlace | None = None
-) -> AsyncIterator[Desk]:
+    settings: Settings, log: EventLog, *, clock: Clock | None = None, place: SandboxPlace | None = None,
+    rules: Rules | None = None,
+) -> AsyncIterator[Desk]:  # fmt: skip
     """Open the desk for the block, in this process alone: it takes the desk from any other process.
 
-    `place`: the sandbox, if it is to be asked. Raises ConfigError, SnapshotRefused, LogError.
+    `place`: the sandbox, if it is to be asked; then the clock is its own. `rules`: those of the settings, unless given.
+    Raises ConfigError (before anybody's desk is taken), SnapshotRefused, LogError.
     """
     from tickerplant.market_data.clock import Clock
     from tickerplant.market_data.desk.desk import Desk
     from tickerplant.market_data.desk.keeping import Keeping
 
-    clock = clock or Clock()
+    clock = clock or (place.clock if place is not None else Clock())
     order = orders(settings, sandbox=place is not None)
     names = [name for names in order.values() for name in names]
-    made = providers(settings, names, clock, place)
-    keeping = await asyncio.to_thread(Keeping, log)
-    try:
-        opened = Desk(
+    async with contextlib.AsyncExitStack() as stack:
+        made = providers(settings, names, clock, place, rules)
+        for provider in made.values():
+            stack.push_async_callback(provider.close)
+        keeping = await asyncio.to_thread(Keeping, log)
+        stack.push_async_callback(asyncio.to_thread, keeping.close)
+        yield Desk(
             made, order, quotas(settings),
             reserve=settings.vendors.reserve, clock=clock, keep=keeping.keep, kept=keeping.kept,
         )  # fmt: skip
-        try:
-            yield opened
-        finally:
-            await opened.close()
-    finally:
-        await asyncio.to_thread(keeping.close)
 
 
 def status(settings: Settings, *, sandbox: bool | None = None) -> list[VendorStatus]:

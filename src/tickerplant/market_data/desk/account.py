@@ -18,7 +18,6 @@ from tickerplant.market_data.clients.errors import (
     Burst,
     Malformed,
     QuotaSpent,
-    UnknownSymbol,
     VendorDown,
     VendorError,
 )
@@ -209,11 +208,11 @@ class Account:
         if worst:
             self.learn_error(worst[0], None, jitter, now_us)
         if request is not None:
+            covers = answer.covers if isinstance(answer, BarsAnswer) else {}
             for symbol in found:
                 if symbol in errors:
-                    self.refusals.learn(
-                        symbol, request.interval, request.from_us, request.to_us, errors[symbol], now_us
-                    )
+                    from_us, to_us = covers.get(symbol, (request.from_us, request.to_us))
+                    self.refusals.learn(symbol, request.interval, from_us, to_us, errors[symbol], now_us)
                 else:
                     self.refusals.answered(symbol, request.interval)
 
@@ -234,10 +233,12 @@ class Account:
             self.budget.answered()
             self.breaker.answered()
             self.breaker.note(now_us, said)
-            # Which of several symbols is the unknown one is not said.
-            if request is not None and not (isinstance(error, UnknownSymbol) and len(request.symbols) > 1):
+            if request is not None:
+                sure = len(request.symbols) == 1
                 for symbol in request.symbols:
-                    self.refusals.learn(symbol, request.interval, request.from_us, request.to_us, error, now_us)
+                    self.refusals.learn(
+                        symbol, request.interval, request.from_us, request.to_us, error, now_us, sure=sure
+                    )
 
     # Comparisons -----------------------------------------------------------------------------------------------------
 

@@ -125,7 +125,8 @@ class Budget:
         if cost > self.most(purpose):
             return None
         blocked = self.blocked(now_us)
-        at = max(now_us, min(self._state.last_us, now_us) + self._pace_us, blocked[0] if blocked else now_us)
+        last = self._state.last_us if self._state.last_us <= now_us else NEVER_US  # a clock that was set back
+        at = max(now_us, last + self._pace_us, blocked[0] if blocked else now_us)
         while True:
             later = max((self._free_at(q, at, cost, self.allowed(q, purpose)) for q in self.quotas), default=at)
             if later <= at:
@@ -158,12 +159,12 @@ class Budget:
         self._state.credits += cost
         return Charge(cost, now_us)
 
-    def went_out(self, now_us: int) -> None:
-        """Say that the request goes out only now: the next one keeps its distance from here."""
-        self._state.last_us = now_us
-
     def settle(self, charge: Charge, now_us: int) -> None:
-        """Say that the vendor has counted the request by now, because it has answered or was given up."""
+        """Say that the vendor has counted the request by now, because it has answered or was given up.
+
+        The pace counts from here: when the request came in is not known, and the next may be quicker on its way.
+        """
+        self._state.last_us = max(self._state.last_us, now_us)
         for quota in self._periods():
             before = list(self._counted_in(quota, charge.at_us, charge.at_us + self._flight_us))
             after = list(self._counted_in(quota, charge.at_us, max(now_us, charge.at_us)))
@@ -209,11 +210,11 @@ class Budget:
     def quota_spent(self, now_us: int, retry_after_s: float, *, daily: bool, reason: str) -> int:
         """Take a refusal for want of credits: nothing goes out until the window is over; return until when.
 
-        Of a day that is the vendor's, whatever it says; of a minute no less than it says, and longer each time in a
-        row, for a vendor may refuse all day without saying so.
+        Of a day that is the vendor's, whatever it says; of a minute no less than it says; when other windows end it
+        knows better than we do. Longer each time in a row, for it may refuse all day without saying so.
         """
         until = now_us + int(min(max(retry_after_s, 1.0), DAY_US / SECOND_US) * SECOND_US)
-        meant = [quota for quota in self._meant(daily=daily) if not quota.rolling]
+        meant = [q for q in self._meant(daily=daily) if not q.rolling and (q.daily or q.period_us == MINUTE_US)]
         ends = [window_of(quota, now_us - GUARD_US)[1] + GUARD_US for quota in meant]
         if daily:
             until = max(ends, default=until)

@@ -136,11 +136,12 @@ def _judged(side: _Side, shift: int) -> Comparison:
     level: Float64Array | float = _level(side)
     left = side.left(level)
     share = float(np.mean(left > tolerance))
-    if share > SHARE:
+    if np.count_nonzero(left > tolerance) >= _PART:
         steps = _steps(side.gap, side.rounding)
-        if np.ptp(steps) > NOISE and float(np.mean(side.left(steps) > tolerance)) <= SHARE:
-            level, left = steps, side.left(steps)
-            share = float(np.mean(left > tolerance))
+        beside = side.left(steps)
+        explained = float(np.mean(beside > tolerance))
+        if np.ptp(steps) > float(np.median(tolerance)) and explained <= min(SHARE, share / 2):
+            level, left, share = steps, beside, explained
     ratio = float(np.exp(np.atleast_1d(level)[0]))
     if share > SHARE:
         plain = side.left(0.0)

@@ -51,7 +51,7 @@ __all__ = ["Blocked", "Choice", "Desk", "Keep", "Purpose"]
 log = structlog.get_logger(__name__)
 A = TypeVar("A", BarsAnswer, ActionsAnswer)
 Keep = Callable[[Mapping[str, bytes]], Awaitable[None]]
-"""Keeps values by key, durably when it returns."""
+"""Keeps values by key, durably when it returns; calls that overlap are kept in the order in which they began."""
 
 WAIT_US: Final = {Purpose.HISTORY: 60 * SECOND_US, Purpose.HEAL: 5 * SECOND_US}
 """A vendor that is out of credits for no longer than this is waited for; a minute's credits are back in a minute, and
@@ -106,6 +106,7 @@ class Desk:
         self._orders = {
             kind: tuple(name for name in dict.fromkeys(orders.get(kind, ())) if name in providers) for kind in KINDS
         }
+        self._learnt_aside: set[str] = set()
         self._locks = {name: asyncio.Lock() for name in providers}
 
     # Choosing --------------------------------------------------------------------------------------------------------
@@ -235,12 +236,10 @@ class Desk:
 
     async def _debited(self, account: Account, charge: Charge) -> None:
         try:
-            await self._keep(account.encode())
+            await self._kept(account)
         except BaseException:
             account.budget.refund(charge)  # nothing has gone out
-            account.not_kept()
             raise
-        account.budget.went_out(self._clock.now_us())
 
     async def _answer(self, account: Account, ask: Callable[[], Awaitable[A]]) -> A:
         try:
@@ -257,12 +256,23 @@ class Desk:
 
     async def _learnt(self, account: Account) -> None:
         try:
-            await self._keep(account.encode())
+            await self._kept(account)
         except TickerplantError as error:
             # The answer is here and its debit is kept; what it taught is kept with the next request's debit, which is
             # where a log that is gone for good is told to the caller.
-            account.not_kept()
             log.warning("desk_not_kept", vendor=account.name, error=str(error))
+
+    async def _kept(self, account: Account) -> None:
+        """Keep what is known of a vendor, and what was learnt of others without asking them."""
+        names, self._learnt_aside = {account.name, *self._learnt_aside}, set()
+        accounts = [self._accounts[name] for name in sorted(names)]
+        try:
+            await self._keep({key: value for each in accounts for key, value in each.encode().items()})
+        except BaseException:
+            for each in accounts:
+                each.not_kept()
+            self._learnt_aside |= names
+            raise
 
     # Comparisons -----------------------------------------------------------------------------------------------------
 
@@ -278,8 +288,9 @@ class Desk:
         return first is not account and account.comparison(symbol, interval, now) is None
 
     def compared(self, name: str, symbol: str, interval: str, verdict: Comparison) -> None:
-        """Remember how a vendor's bars compare with those of others; kept with the next request."""
+        """Remember how a vendor's bars compare with those of others; kept with the next request to anybody."""
         self._accounts[name].compared(symbol, interval, verdict, self._clock.now_us())
+        self._learnt_aside.add(name)
         if not verdict.usable:
             log.warning("vendors_differ", vendor=name, symbol=symbol, interval=interval, how=str(verdict))
 

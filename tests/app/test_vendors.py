@@ -1,0 +1,204 @@
+"""From the settings to the desk, and what `tickerplant vendors` says of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.market_data.providers.test_registry import install
+
+from tickerplant.app import describe, vendors
+from tickerplant.app.settings import Settings, load
+from tickerplant.core.errors import ConfigError, Fenced
+from tickerplant.core.times import DAY_US, MINUTE_US
+from tickerplant.market_data.clock import Clock
+from tickerplant.market_data.desk.desk import Choice, Purpose
+from tickerplant.market_data.providers.port import BarsRequest, Quota
+
+
+@pytest.fixture(autouse=True)
+def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in list(os.environ):
+        if name.startswith("TICKERPLANT_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("TICKERPLANT_DATA", str(tmp_path / "data"))
+
+
+@pytest.fixture
+def acme(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A vendor of another package: daily bars, 50 credits a day."""
+    folder = tmp_path / "packages"
+    folder.mkdir()
+    install(folder, "acme-tickerplant", {"acme": "acme_tickerplant:provider"})
+    monkeypatch.syspath_prepend(folder)
+    return folder
+
+
+def settings_of(monkeypatch: pytest.MonkeyPatch, **environment: str) -> Settings:
+    for name, value in environment.items():
+        monkeypatch.setenv(f"TICKERPLANT_VENDORS__{name}", value)
+    return load().settings
+
+
+# Whom to ask ---------------------------------------------------------------------------------------------------------
+
+
+def test_without_keys_nobody_is_asked_but_the_sandbox() -> None:
+    settings = load().settings
+    assert settings.wants_sandbox
+    assert set(vendors.orders(settings).values()) == {()}
+    assert set(vendors.orders(settings, sandbox=True).values()) == {("sandbox",)}
+
+
+def test_who_has_a_key_is_asked_in_a_sensible_order_and_then_yahoo(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_of(monkeypatch, ALPHA_VANTAGE_KEY="k", KEYS__ACME="k")
+    assert not settings.wants_sandbox
+    order = vendors.orders(settings)
+    assert order["daily"] == order["intraday"] == order["actions"] == ("alphavantage", "acme", "yahoo")
+    assert order["stream"] == ("alphavantage", "acme")
+    both = settings_of(monkeypatch, TWELVE_DATA_KEY="k", INTRADAY="yahoo, twelvedata", ACTIONS="none")
+    order = vendors.orders(both)
+    assert order["daily"] == ("twelvedata", "alphavantage", "acme", "yahoo")
+    assert order["intraday"] == ("yahoo", "twelvedata")
+    assert order["actions"] == ()
+
+
+def test_yahoo_alone_is_asked_by_who_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_of(monkeypatch, DAILY="Yahoo")
+    assert not settings.wants_sandbox
+    assert vendors.orders(settings)["daily"] == ("yahoo",)
+    assert vendors.orders(settings)["intraday"] == ()
+    assert vendors.orders(settings, sandbox=True)["daily"] == ("yahoo",)
+    assert vendors.orders(settings, sandbox=True)["intraday"] == ("sandbox",)
+    assert settings_of(monkeypatch, DAILY="sandbox").wants_sandbox
+
+
+def test_who_is_named_without_its_key_is_told_which_setting_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_of(monkeypatch, DAILY="alphavantage,yahoo")
+    with pytest.raises(ConfigError, match=r"vendors\.daily names alphavantage.*set vendors\.alpha_vantage_key"):
+        vendors.orders(settings)
+
+
+def test_quotas_are_read_from_one_line_or_a_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    line = settings_of(monkeypatch, QUOTAS="twelvedata=610/minute, acme=5/minute, acme=50/day@America/New_York, yahoo=")
+    assert vendors.quotas(line) == {
+        "sandbox": (), "twelvedata": (Quota(610, MINUTE_US),), "yahoo": (),
+        "acme": (Quota(5, MINUTE_US), Quota(50, DAY_US, "America/New_York")),
+    }  # fmt: skip
+    monkeypatch.delenv("TICKERPLANT_VENDORS__QUOTAS")
+    file = tmp_path / "my.toml"
+    file.write_text('[vendors.quotas]\nacme = ["5/rolling-minute"]\nsandbox = "8/minute, 800/day"\n')
+    table = vendors.quotas(load(config=file).settings)
+    assert table["acme"] == (Quota(5, MINUTE_US, rolling=True),)
+    assert table["sandbox"] == (Quota(8, MINUTE_US), Quota(800, DAY_US))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("QUOTAS", "acme=many", ["vendors.quotas", "'many'", "800/day"]),
+        ("QUOTAS", "acme=5/day@Mars", ["vendors.quotas", "'Mars'", "time zone"]),
+        ("RESERVE", "1.5", ["vendors.reserve", "less than or equal to 1"]),
+        ("DAILY", "none,yahoo", ["vendors.daily", "'none' stands alone"]),
+    ],
+)
+def test_mistakes_are_explained(monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: list[str]) -> None:
+    with pytest.raises(ConfigError) as refused:
+        settings_of(monkeypatch, **{name: value})
+    for word in words:
+        assert word in str(refused.value)
+
+
+def test_no_key_is_ever_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_of(
+        monkeypatch, ALPHA_VANTAGE_KEY="hush@1", KEYS__ACME="hush2", OPTIONS__ACME__API_SECRET="hush3",
+        OPTIONS__ACME__PLAN="gold",
+    )  # fmt: skip
+    shown = {row.name: row.value for row in describe.rows(load())}
+    assert shown["vendors.keys"] == {"acme": "********"}
+    assert shown["vendors.options"] == {"acme": {"api_secret": "********", "plan": "gold"}}
+    assert "hush" not in f"{shown}{settings!r}"
+
+
+# The desk ------------------------------------------------------------------------------------------------------------
+
+
+async def ask(settings: Settings) -> None:
+    from tickerplant.app import parts
+
+    with parts.event_log(settings) as log:
+        async with vendors.desk(settings, log) as desk:
+            now = Clock().now_us()
+            choice = desk.choose("1d", "AAPL", now - DAY_US, now, Purpose.HISTORY)
+            assert isinstance(choice, Choice)
+            assert choice.credits == 38  # of 50, 12 are for gaps
+            assert choice.provider.key == "hush"  # type: ignore[attr-defined]
+            await desk.bars(choice, BarsRequest(("AAPL",), "1d", now - DAY_US, now), Purpose.HISTORY)
+
+
+def test_a_vendor_of_another_package_is_asked_and_its_budget_outlives_the_process(
+    monkeypatch: pytest.MonkeyPatch, acme: Path
+) -> None:
+    settings = settings_of(monkeypatch, KEYS__ACME="hush", DAILY="acme", INTRADAY="none", ACTIONS="none", STREAM="none")
+    asyncio.run(ask(settings))
+    (row,) = vendors.status(settings)
+    assert (row.vendor, row.kinds, row.requests) == ("acme", {"daily": 1}, 1)
+    assert (row.windows[0].used, row.windows[0].left, row.windows[0].history_left) == (1, 49, 37)
+
+
+def test_a_second_desk_on_one_log_fences_the_first(monkeypatch: pytest.MonkeyPatch, acme: Path) -> None:
+    settings = settings_of(monkeypatch, KEYS__ACME="hush", DAILY="acme", INTRADAY="none", ACTIONS="none", STREAM="none")
+
+    async def both() -> None:
+        from tickerplant.app import parts
+
+        with parts.event_log(settings) as log:
+            async with vendors.desk(settings, log) as first, vendors.desk(settings, log):
+                now = Clock().now_us()
+                choice = first.choose("1d", "AAPL", now - DAY_US, now, Purpose.HEAL)
+                assert isinstance(choice, Choice)
+                with pytest.raises(Fenced, match="run one market_data"):
+                    await first.bars(choice, BarsRequest(("AAPL",), "1d", now - DAY_US, now), Purpose.HEAL)
+
+    asyncio.run(both())
+
+
+def test_the_sandbox_without_an_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_of(monkeypatch, DAILY="sandbox")
+    with pytest.raises(ConfigError, match="the vendor sandbox does not run"):
+        vendors.providers(settings, ["sandbox"], Clock(), None)
+
+
+# The command ---------------------------------------------------------------------------------------------------------
+
+
+def tickerplant(acme: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tickerplant.app", *arguments], capture_output=True, text=True, timeout=60, check=False,
+        env={**os.environ, "PYTHONPATH": str(acme), "COLUMNS": "200"},
+    )  # fmt: skip
+
+
+def test_the_command_says_how_vendors_stand_whether_there_is_a_plant_or_not(
+    monkeypatch: pytest.MonkeyPatch, acme: Path, tmp_path: Path
+) -> None:
+    settings = settings_of(monkeypatch, KEYS__ACME="hush", DAILY="acme", INTRADAY="none", ACTIONS="none", STREAM="none")
+    before = tickerplant(acme, "vendors")
+    assert before.returncode == 0, before.stderr
+    assert "not asked yet" in before.stdout
+    assert not (tmp_path / "data").exists()
+    asyncio.run(ask(settings))
+    after = tickerplant(acme, "vendors")
+    line = next(line for line in after.stdout.splitlines() if line.startswith("acme"))
+    assert line.split()[:7] == ["acme", "daily", "1", "50/day", "1", "49", "37"]
+    assert line.split()[-1] == "fine"
+    assert "not asked: alphavantage, sandbox, twelvedata, yahoo" in after.stderr
+    row = json.loads(tickerplant(acme, "vendors", "--json").stdout)
+    assert (row["vendor"], row["breaker"], row["requests"]) == ("acme", "closed", 1)
+    assert row["windows"][0]["left"] == 49
+    assert "hush" not in after.stdout + after.stderr
