@@ -228,6 +228,12 @@ class Tape:
             np.rint(found.volume / split).astype(np.int64),
         )  # fmt: skip
 
+    def months(self, symbol: str, from_us: int, end_us: int, months: int, now_us: int, *, adjust: str = NONE) -> Bars:
+        """Return bars of 1 or 3 months, of the days that lie in them, adjusted first; of months begun by `end`."""
+        first = month_of(np.array([from_us], np.int64), months).tolist()[0]
+        days = self.bars(symbol, first, end_us, DAY_US, now_us, adjust=adjust)
+        return grouped(days, month_of(days.starts_us, months))
+
     def _on_grid(self, symbol: str, from_us: int, end_us: int, length_us: int, now_us: int) -> Bars:
         """Return the model's bars, the one that is forming made of what has been until now."""
         first = -(-from_us // length_us) * length_us
@@ -294,6 +300,12 @@ def _between(bars: Bars, from_us: int, end_us: int) -> Bars:
     return Bars(
         bars.starts_us[keep], bars.open[keep], bars.high[keep], bars.low[keep], bars.close[keep], bars.volume[keep]
     )
+
+
+def month_of(times_us: Int64Array, months: int) -> Int64Array:
+    """Return 00:00 UTC of the first day of the month, or of the quarter, of each time."""
+    month = times_us.astype("datetime64[us]").astype("datetime64[M]").astype(np.int64) // months * months
+    return month.astype("datetime64[M]").astype("datetime64[us]").astype(np.int64)
 
 
 def grouped(bars: Bars, starts_us: Int64Array) -> Bars:
