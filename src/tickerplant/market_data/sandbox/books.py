@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -164,5 +165,5 @@ def window_of(quota: Quota, now_us: int) -> tuple[int, int]:
         number = now_us // quota.period_us
         return number, (number + 1) * quota.period_us
     local = from_us(now_us).astimezone(zone_of(quota.zone))
-    tomorrow = from_us(now_us + DAY_US).astimezone(local.tzinfo).replace(hour=0, minute=0, second=0, microsecond=0)
+    tomorrow = dt.datetime.combine(local.date() + dt.timedelta(days=1), dt.time(), local.tzinfo)
     return local.toordinal(), to_us(tomorrow)

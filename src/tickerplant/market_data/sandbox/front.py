@@ -37,6 +37,8 @@ from tickerplant.market_data.sandbox.twelvedata import TwelveData
 from tickerplant.market_data.sandbox.yahoo import Yahoo
 
 CONTROL: Final = "/sandbox/"
+SLOW: Final = (f"{CONTROL}bars", f"{CONTROL}actions")
+"""What may take long, and reads nothing that requests change: it may be answered in another thread."""
 _BARS: Final = {"1m": MINUTE_US, "5m": 5 * MINUTE_US, "15m": 15 * MINUTE_US, "30m": 30 * MINUTE_US,
                 "1h": 60 * MINUTE_US, "1d": DAY_US, "1w": WEEK_US}  # fmt: skip
 

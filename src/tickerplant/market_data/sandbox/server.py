@@ -19,6 +19,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import structlog
 from websockets.frames import Opcode
 from websockets.http11 import Request as UpgradeRequest
 from websockets.protocol import State
@@ -27,7 +28,8 @@ from websockets.server import ServerProtocol
 from tickerplant.core.errors import BadInput
 from tickerplant.core.times import SECOND_US, BoolArray
 from tickerplant.market_data.sandbox import twelvedata_stream, yahoo_stream
-from tickerplant.market_data.sandbox.front import CONTROL, Admitted, Front, SandboxSettings
+from tickerplant.market_data.sandbox.books import SECRETS
+from tickerplant.market_data.sandbox.front import CONTROL, SLOW, Admitted, Front, SandboxSettings
 from tickerplant.market_data.sandbox.mangle import Mangler
 from tickerplant.market_data.sandbox.model import Market, Prints
 from tickerplant.market_data.sandbox.orders import Order, read_order
@@ -38,10 +40,13 @@ from tickerplant.market_data.sandbox.twelvedata import TwelveData
 
 TICK_S: Final = 0.01  # prints of 10 ms go together: 100 wake-ups a second
 _SLOW_BYTES: Final = 8 * 1024 * 1024  # a client this far behind is dropped, as the vendor does
-_MAX_BEHIND_S: Final = 2.0  # after a pause longer than this (real time) the stream skips, it does not catch up
+_MAX_BEHIND_S: Final = 10.0  # after a pause longer than this (real time) the stream skips; the counts say so
+_CATCH_UP_S: Final = 0.25  # what is sent at once after a pause, so that clients can keep up
 _GOODBYE_S: Final = 2.0
 _MAX_BODY: Final = 1 << 20
 _TOO_MANY: Final = 1008
+
+log = structlog.get_logger(__name__)
 
 
 class Session(Protocol):
@@ -79,8 +84,8 @@ class Connection:
         """Say good-bye; the client's answer ends it."""
         if self.protocol.state is State.OPEN:
             self.protocol.send_close(code, reason)
-            for data in self.protocol.data_to_send():
-                self.writer.write(data)
+            _flush(self.protocol, self.writer)
+            asyncio.get_running_loop().call_later(_GOODBYE_S, self.abort)
 
 
 @dataclass(slots=True)
@@ -123,6 +128,7 @@ class Sandbox:
         self._server: asyncio.Server | None = None
         self._pump: asyncio.Task[None] | None = None
         self._clients: set[asyncio.StreamWriter] = set()
+        self._skipped_us = 0
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> SandboxPlace:
         """Listen and return where; port 0 takes a free one."""
@@ -201,18 +207,25 @@ class Sandbox:
         if request.path.startswith(CONTROL):
             if request.path == f"{CONTROL}orders" and "do" in request.query:
                 return self._ordered(request)
-            streams = {stream.vendor: self._counts(stream) for stream in self._streams.values()}
-            # Years of bars take a while: not on the loop that streams.
-            return await asyncio.to_thread(self._front.control, request, now_us, streams)
+            streams: dict[str, Any] = {stream.vendor: self._counts(stream) for stream in self._streams.values()}
+            streams["skipped_us"] = self._skipped_us
+            control, args = self._front.control, (request, now_us, streams)
+            # Years of bars take a while: not on the loop that streams. The books are read by their own thread alone.
+            return await asyncio.to_thread(control, *args) if request.path in SLOW else control(*args)
         found = self._front.admit(request, now_us)
         if isinstance(found, Admitted):
-            reply = await asyncio.to_thread(found.answer)
+            try:
+                reply = await asyncio.to_thread(found.answer)
+            except Exception as error:  # a mistake of the sandbox's: loud, and no silence for the client to wait on
+                log.exception("the sandbox failed to answer", path=request.path)
+                reply = Reply(500, f"the sandbox failed: {type(error).__name__}: {error}".encode(), "text/plain")
             return self._front.finish(found, reply, self.clock.now_us())
         return found
 
     def _ordered(self, request: Request) -> Reply:
         try:
-            self.order(read_order(request.query))
+            # A client that sends its key with everything is not refused for that.
+            self.order(read_order({name: value for name, value in request.query.items() if name not in SECRETS}))
         except BadInput as error:
             return json_reply({"status": "error", "message": str(error)}, 400)
         return json_reply({"status": "ok"})
@@ -298,18 +311,30 @@ class Sandbox:
     async def _run(self) -> None:
         """Send the prints of every 10 ms to whoever has subscribed to them."""
         done_us = self.clock.now_us()
-        longest_us = int(_MAX_BEHIND_S * self.clock.speed * SECOND_US)
+        longest_us, piece_us = (int(s * self.clock.speed * SECOND_US) for s in (_MAX_BEHIND_S, _CATCH_UP_S))
+        behind = False
         while True:
-            await asyncio.sleep(TICK_S)
+            await asyncio.sleep(TICK_S / 10 if behind else TICK_S)
             now_us = self.clock.now_us()
             self._scripted(now_us)
             from_us = max(done_us, now_us - longest_us)
-            done_us = now_us
+            if from_us > done_us:
+                self._skipped_us += from_us - done_us
+            done_us = from_us
+            if behind and self._full():
+                continue
+            done_us = min(now_us, from_us + piece_us)
+            behind = done_us < now_us
             prints: Prints | None = None
             for stream in self._streams.values():
                 if any(connection.session.wanted.any() for connection in stream.connections):
-                    prints = prints or self._tape.prints(from_us, now_us)
-                    self._send(stream, prints, now_us)
+                    prints = prints or self._tape.prints(from_us, done_us)
+                    self._send(stream, prints, done_us)
+
+    def _full(self) -> bool:
+        """Whether a client has much to read yet: what lies behind waits for it, within the longest pause."""
+        every = (connection for stream in self._streams.values() for connection in stream.connections)
+        return any(connection.writer.transport.get_write_buffer_size() > _SLOW_BYTES // 4 for connection in every)
 
     def _send(self, stream: Stream, prints: Prints, now_us: int) -> None:
         orders = self._front.orders

@@ -20,10 +20,11 @@ from tickerplant.market_data.sandbox.model import Bars
 from tickerplant.market_data.sandbox.reply import DAY, DOWN, PREMIUM, Refusal, Reply, Request, json_reply, zone_of
 from tickerplant.market_data.sandbox.tape import ALL, DIVIDENDS, NEW_YORK, NONE, SPLITS, Tape
 
+_MONTH_US: Final = 31 * DAY_US
 INTERVALS: Final = {
     "1min": MINUTE_US, "5min": 5 * MINUTE_US, "15min": 15 * MINUTE_US, "30min": 30 * MINUTE_US,
     "45min": 45 * MINUTE_US, "1h": 60 * MINUTE_US, "2h": 120 * MINUTE_US, "4h": 240 * MINUTE_US,
-    "8h": 480 * MINUTE_US, "1day": DAY_US, "1week": WEEK_US,
+    "8h": 480 * MINUTE_US, "1day": DAY_US, "1week": WEEK_US, "1month": _MONTH_US,
 }  # fmt: skip
 MAX_OUTPUT: Final = 5_000
 MAX_BATCH: Final = 120
@@ -229,7 +230,10 @@ def _time_series(tape: Tape, name: str, query: Mapping[str, str], now_us: int) -
     )
     end_us = min(_moment(query, "end_date", zone, now_us), now_us - 1) + 1
     start_us = max(_moment(query, "start_date", zone, end_us - stretch - length), end_us - stretch - length)
-    bars = tape.bars(symbol, start_us, end_us, length, now_us, adjust=adjust)
+    if length == _MONTH_US:
+        bars = tape.months(symbol, start_us, end_us, 1, now_us, adjust=adjust)
+    else:
+        bars = tape.bars(symbol, start_us, end_us, length, now_us, adjust=adjust)
     count = len(bars.starts_us)
     if not count:
         raise Refused(400, "No data is available on the specified dates. Try setting different start/end dates.")

@@ -13,8 +13,6 @@ from tickerplant.market_data.sandbox.model import Market, Prints
 from tickerplant.market_data.sandbox.twelvedata import meta_of
 
 PATH: Final = "/v1/quotes/price"
-MAX_EVENTS: Final = 100
-"""Events that a client may send in a minute; the vendor documents the number, not the window."""
 NO_VOLUME: Final = -1
 """In `Prints.day_volumes`: the message leaves the volume out."""
 

@@ -36,7 +36,7 @@ from tickerplant.market_data.sandbox.reply import (
     text_reply,
     zone_of,
 )
-from tickerplant.market_data.sandbox.tape import NEW_YORK, SPLITS, Tape, grouped, session_of
+from tickerplant.market_data.sandbox.tape import NEW_YORK, SPLITS, Tape, session_of
 
 CHART: Final = "/v8/finance/chart/"
 CRUMB: Final = "sandbox.crumb"
@@ -228,26 +228,16 @@ def _check_lookback(interval: str, from_us_: int, end_us: int, now_us: int) -> N
 
 def _long_bars(tape: Tape, symbol: str, interval: str, from_us_: int, end_us: int, now_us: int) -> Bars:
     """Return days, weeks or months; a day belongs to the stretch that its session's beginning lies in."""
-    first = from_us_ // DAY_US * DAY_US
+    if interval.endswith("mo"):
+        return tape.months(symbol, from_us_, end_us, 3 if interval == "3mo" else 1, now_us, adjust=SPLITS)
     if interval == "1wk":
-        first -= (first - 4 * DAY_US) % WEEK_US
-    elif interval != "1d":
-        first = _month_of(np.array([first]), 3 if interval == "3mo" else 1).tolist()[0]
-    days = tape.bars(symbol, first, end_us, DAY_US, now_us, adjust=SPLITS)
-    if interval == "1wk":
-        return grouped(days, (days.starts_us - 4 * DAY_US) // WEEK_US * WEEK_US + 4 * DAY_US)
-    if interval != "1d":
-        return grouped(days, _month_of(days.starts_us, 3 if interval == "3mo" else 1))
+        monday_us = from_us_ - (from_us_ - 4 * DAY_US) % WEEK_US
+        return tape.bars(symbol, monday_us, end_us, WEEK_US, now_us, adjust=SPLITS)
+    days = tape.bars(symbol, from_us_ // DAY_US * DAY_US, end_us, DAY_US, now_us, adjust=SPLITS)
     keep = np.array([from_us_ <= _day_stamp(tape, symbol, us) < end_us for us in days.starts_us.tolist()], np.bool_)
     return Bars(
         days.starts_us[keep], days.open[keep], days.high[keep], days.low[keep], days.close[keep], days.volume[keep]
     )
-
-
-def _month_of(days_us: Int64Array, months: int) -> Int64Array:
-    """Return the first day of the month, or of the quarter, of each day."""
-    month = days_us.astype("datetime64[us]").astype("datetime64[M]").astype(np.int64) // months * months
-    return month.astype("datetime64[M]").astype("datetime64[us]").astype(np.int64)
 
 
 def _day_stamp(tape: Tape, symbol: str, day_us: int) -> int:
