@@ -42,7 +42,7 @@ def rules_in_force(log: EventLog, otherwise: Rules) -> Rules:
     """Return the rules that the log was told last, or `otherwise` where there are none that can be read. Blocks."""
     text = log.get_state(STATE_FEEDS, 0, SETTINGS_KEY)
     try:
-        return otherwise if text is None else rules_from(msgspec.json.decode(text))
+        return otherwise if text is None else rules_from(msgspec.json.decode(text, type=dict[str, Any]))
     except (ConfigError, msgspec.MsgspecError):
         return otherwise
 

@@ -2,8 +2,8 @@
 
 Beside bars and answers three things count. An interval that was over for a feed says which symbols were silent in it.
 A live feed says so of every minute while it is up, so where its minutes have a hole it was down. And a feed that is
-down now has been since it said so. A feed is a symbol's where the symbol was silent in it, or has bars of that source, in the
-stretch or at last before it.
+down now has been since it said so. A feed is a symbol's where the symbol was silent in it, or has bars of that source,
+in the stretch or at last before it.
 """
 
 from __future__ import annotations
