@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -18,6 +18,7 @@ from tickerplant.api.reading import Reading, Source
 from tickerplant.api.service import Api
 from tickerplant.core import records, schemas
 from tickerplant.core.adjustment import Adjustment
+from tickerplant.core.coverage import Answers, Statuses, classify, expected
 from tickerplant.core.errors import StoreUnavailable
 from tickerplant.core.sessions import Calendar
 from tickerplant.core.symbols import partition_of
@@ -141,6 +142,10 @@ class MemorySource(Source):
         return self.tables["left_out"]
 
     @property
+    def statuses(self) -> Any:
+        return _NothingStored(self)
+
+    @property
     def symbols(self) -> Any:
         return self
 
@@ -153,6 +158,28 @@ class MemorySource(Source):
             has.get(row["symbol"], set()).add(row["interval"])
         intervals = pa.array([sorted(has[name]) for name in found], pa.list_(pa.utf8()))
         return pa.table({"symbol": pa.array(found, pa.utf8()), "intervals": intervals})
+
+
+class _NothingStored:
+    """Coverage of a store that has none of the bars; with some it is in `test_coverage`, on a database."""
+
+    def __init__(self, source: MemorySource) -> None:
+        self._source = source
+
+    async def symbols(self) -> Any:
+        return (await self._source.list()).column("symbol").to_pylist()
+
+    async def of(
+        self, calendars: Mapping[str, Calendar], interval: str, from_us: int, to_us: int, now_us: int, **_: Any
+    ) -> dict[str, Statuses]:
+        nothing = np.empty(0, np.int64)
+        return {
+            symbol: classify(
+                expected(calendar, interval, from_us, to_us), nothing, nothing == 0, Answers.none(),
+                silent=nothing, down=nothing, over_us=now_us,
+            )
+            for symbol, calendar in calendars.items()
+        }  # fmt: skip
 
 
 class _Rows:

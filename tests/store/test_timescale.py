@@ -9,7 +9,10 @@ from tests.store.rows import MINUTE_US, OPEN_US, bars, ticks, values
 from tests.store.test_alerts import alerts, tell
 from tests.store.test_alerts import kept as kept_rule
 from tests.store.test_bars import closes, put, put_values
+from tests.store.test_coverage import answer
+from tests.store.test_coverage import put as put_answer
 from tests.store.test_prices import put as put_ticks
+from tests.store.test_statuses import lay, look, over, partitions, state
 from tests.support.timescale import TimescaleServer
 from tickerplant.core.sources import SourceOrder
 from tickerplant.store import Store
@@ -147,6 +150,22 @@ async def test_the_health_of_all_jobs_is_told(timescale: Store) -> None:
     assert any(name.endswith("ohlcv_5m_rollup") for name in found)
     assert [job.error for job in found.values() if job.error] == []
     assert found["compare"].last_run_at is not None
+
+
+async def test_coverage_is_put_together_here_too(timescale: Store) -> None:
+    await partitions(timescale)
+    await lay(timescale, bars({"minute": 0, "source": "live"}, {"minute": 9, "complete": False, "source": "live"}))
+    await over(timescale, [0, 8, 9])
+    await over(timescale, [1, 2], ["GOOG", "MSFT"])
+    await state(timescale, "up", 8)
+    await put_answer(timescale, answer(5, 7, "quota", note="25 a day"), 1)
+    await put_answer(timescale, answer(6, 7, "answered", source="b"), 2)
+    assert await look(timescale, 11) == "h--ooq-o?p?"
+    async with timescale.read() as reading:
+        assert await reading.statuses.symbols() == ["GOOG"]
+    await run_due(timescale, dt.datetime.now(dt.UTC))
+    async with timescale.session() as session:
+        assert await session.value("SELECT count(*) FROM answers") == 0, "they are about 2012"
 
 
 async def test_a_table_read_in_one_look_is_consistent_here_too(timescale: Store) -> None:

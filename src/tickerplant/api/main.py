@@ -14,7 +14,7 @@ from tickerplant.api.asgi import App, Receive, Scope, Send
 from tickerplant.api.auth import KEY_PARAMETER, RequireKey
 from tickerplant.api.metrics import ApiMetrics, CountRequests
 from tickerplant.api.params import check_names
-from tickerplant.api.routers import alerts, indicators, market, system
+from tickerplant.api.routers import alerts, coverage, indicators, market, system
 from tickerplant.api.state import ApiState
 
 STREAM_PATH: Final = "/v1/stream"
@@ -94,6 +94,7 @@ def create_app(state: ApiState, metrics: ApiMetrics | None = None) -> FastAPI:
     app.include_router(market.router, dependencies=[Depends(known_parameters)])
     app.include_router(indicators.router, dependencies=[Depends(known_parameters)])
     app.include_router(alerts.router, dependencies=[Depends(known_parameters)])
+    app.include_router(coverage.router, dependencies=[Depends(known_parameters)])
     app.include_router(system.router, dependencies=[Depends(known_parameters)])
 
     @app.get(STREAM_PATH, include_in_schema=False)

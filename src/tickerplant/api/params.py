@@ -84,22 +84,24 @@ def _within(us: int, text: str, name: str) -> int:
 
 
 def parse_span(
-    start: str | None, end: str | None, limit: int, zone: dt.tzinfo, *, sessions: bool = False, skip: int = 0
-) -> Span:
-    """Return the span of the parameters. Raises BadInput.
+    start: str | None, end: str | None, limit: int, zone: dt.tzinfo, *, sessions: bool = False, skip: int = 0,
+    names: tuple[str, str] = ("start", "end"),
+) -> Span:  # fmt: skip
+    """Return the span of the parameters, which are called `names`. Raises BadInput.
 
     `sessions`: the times stand for dates of trading sessions (daily bars), in the zone; an `end` within a day takes
     that day's session too.
     """
-    start_us = None if not start else parse_time(start, zone, "start")
-    end_us = None if not end else parse_time(end, zone, "end")
+    first, last = names
+    start_us = None if not start else parse_time(start, zone, first)
+    end_us = None if not end else parse_time(end, zone, last)
     if sessions:
         try:
             start_us, end_us = _session_span(start_us, end_us, zone)
         except OverflowError:
-            raise BadInput("`start` and `end` must lie within the years 1 to 9999 in the zone of `tz`") from None
+            raise BadInput(f"`{first}` and `{last}` must lie within the years 1 to 9999 in the zone of `tz`") from None
     if start_us is not None and end_us is not None and start_us >= end_us:
-        raise BadInput(f"`start` {start!r} is not before `end` {end!r} (`end` is exclusive)")
+        raise BadInput(f"`{first}` {start!r} is not before `{last}` {end!r} (`{last}` is exclusive)")
     if not 1 <= limit <= MAX_LIMIT:
         raise BadInput(f"`limit` is 1 to {MAX_LIMIT}, not {limit}; ask again from `next` for more")
     if not 0 <= skip <= MAX_SKIP:

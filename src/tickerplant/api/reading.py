@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from tickerplant.api.positions import Position
 from tickerplant.core.adjustment import Adjustment
+from tickerplant.core.coverage import Statuses
 from tickerplant.core.errors import StoreError, StoreUnavailable
 from tickerplant.core.interval import Interval
 from tickerplant.core.sessions import Calendar
@@ -97,6 +98,27 @@ class Reading:
         """Return how many webhooks wait, for how long the oldest has, and how many were given up in a day."""
         counts: dict[str, float] = await self._reader.outbox.counts()
         return counts
+
+    async def covered_symbols(self) -> list[str]:
+        """Return every symbol that has bars, or of which a vendor has said something, sorted."""
+        names: list[str] = await self._reader.statuses.symbols()
+        return names
+
+    async def statuses(
+        self,
+        calendars: Mapping[str, Calendar],
+        interval: Interval,
+        start_us: int,
+        end_us: int,
+        now_us: int,
+        *,
+        extended_hours: bool,
+    ) -> dict[str, Statuses]:
+        """Return for each symbol of `calendars` the status of every bar expected in `[start, end)`."""
+        found: dict[str, Statuses] = await self._reader.statuses.of(
+            calendars, interval.name, start_us, end_us, now_us, extended_hours=extended_hours
+        )
+        return found
 
     async def left_out(self) -> pa.Table:
         """Return what was left out of bars, by feed: late ticks, unsupported ones, differences between sources."""

@@ -95,7 +95,8 @@ class Api:
     returns `{"parts": [{"name", "state": ok | degraded | failed, "sentence", …}]}`. `registry` is where `/metrics`
     reads, and gets the API's own. `indicators` computes them when asked; without it `/v1/indicators` has none.
     `check_rule` returns an alert rule in the plant's form, or raises BadInput; without it there are no rules, and
-    without `webhooks` none are posted from here. `rules` say the calendars by which bars are adjusted within a day.
+    without `webhooks` none are posted from here. `rules` say the calendars by which bars are adjusted within a day, and
+    those of coverage before the log has rules. `now_us` is the market's time, unless given as the log says.
     """
 
     def __init__(
@@ -113,6 +114,7 @@ class Api:
         check_rule: Check | None = None,
         webhooks: WebhookOptions | None = None,
         rules: Rules = DEFAULT_RULES,
+        now_us: Callable[[], int] | None = None,
         stall_s: float = STALL_S,
     ) -> None:
         self.started = asyncio.Event()
@@ -128,6 +130,8 @@ class Api:
         self._indicators = indicators
         self._check_rule = check_rule
         self._webhooks = webhooks
+        self._rules = rules
+        self._now_us = now_us
         self._calendars = Calendars(rules)
         self._stall_s = stall_s
 
@@ -150,7 +154,7 @@ class Api:
             source = self._source or Source(self._dsn, identity)
             state = ApiState(
                 self._log, source, self._health, self._registry, self._api_key, indicators=self._indicators,
-                calendars=self._calendars,
+                calendars=self._calendars, rules=self._rules, now_us=self._now_us,
             )  # fmt: skip
             metrics = ApiMetrics(self._registry, state.numbers, state.left_out_numbers)
             # Step 2

@@ -18,7 +18,7 @@ from tickerplant.api.webhooks import Webhooks
 from tickerplant.api.websockets.endpoint import Stream
 from tickerplant.api.websockets.tail import Tail
 from tickerplant.core.errors import TickerplantError
-from tickerplant.core.rules import DEFAULT_RULES
+from tickerplant.core.rules import DEFAULT_RULES, Rules
 from tickerplant.core.sessions import Calendars
 from tickerplant.log.port import EventLog
 
@@ -32,7 +32,8 @@ STATIC = Path(__file__).parent / "static"
 class ApiState:
     """The log, the store, and (once the tail runs) the stream. `health` returns
     `{"parts": [{"name", "state": ok | degraded | failed, "sentence", …}]}`. `indicators` computes when asked.
-    `calendars` say when a session begins at a split.
+    `calendars` say when a session begins at a split; `rules` are those of the settings, and `now_us` the market's time
+    (None: as the log says).
     """
 
     log: EventLog
@@ -42,6 +43,8 @@ class ApiState:
     api_key: str | None = None
     indicators: Indicators | None = None
     calendars: Calendars = field(default_factory=lambda: Calendars(DEFAULT_RULES))
+    rules: Rules = DEFAULT_RULES
+    now_us: Callable[[], int] | None = None
     static: Path = STATIC
     stream: Stream | None = None
     tail: Tail | None = None

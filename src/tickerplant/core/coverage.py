@@ -16,6 +16,7 @@ Between them lies `closed`: times at which the market is not in session.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -25,7 +26,7 @@ import numpy.typing as npt
 from tickerplant.core import interval as intervals
 from tickerplant.core import schemas
 from tickerplant.core.sessions import Calendar
-from tickerplant.core.times import DAY_US, BoolArray, Int64Array
+from tickerplant.core.times import DAY_US, MINUTE_US, NEVER_US, BoolArray, Int64Array
 
 HAVE, PARTIAL, NO_TRADE, OUTAGE, QUOTA, UNAVAILABLE, MISSING, PENDING, CLOSED = (
     "have", "partial", "no_trade", "outage", "quota", "unavailable", "missing", "pending", "closed",
@@ -34,6 +35,8 @@ STATUSES: Final = (HAVE, PARTIAL, NO_TRADE, OUTAGE, QUOTA, UNAVAILABLE, MISSING,
 """Of bars; what a code of `classify` stands for. CLOSED is of the time between them."""
 GAPS: Final = (PARTIAL, OUTAGE, QUOTA, UNAVAILABLE, MISSING)
 """Those that say that something is not as it should be."""
+
+RECENT_SESSIONS: Final = 5
 
 OF_VERDICT: Final = {
     schemas.ANSWERED: NO_TRADE,
@@ -78,6 +81,18 @@ def expected(calendar: Calendar, interval: str, from_us: int, to_us: int) -> Int
     starts = starts[calendar.is_regular(probe) & (starts >= from_us) & (starts < to_us)]
     result: Int64Array = starts
     return result
+
+
+def recent(calendar: Calendar, interval: str, now_us: int) -> tuple[int, int]:
+    """Return the stretch that is looked at unless another is asked for: to now, within the day from the beginning of
+    the last `RECENT_SESSIONS` sessions on, else of the last year.
+    """
+    if not intervals.parse(interval).is_intraday:
+        today = now_us - now_us % DAY_US
+        return today - 365 * DAY_US, today + DAY_US
+    begin = int(calendar.remembered_from(np.array([now_us], np.int64), RECENT_SESSIONS)[0])
+    end = now_us - now_us % MINUTE_US + MINUTE_US
+    return (begin if begin > NEVER_US else end - RECENT_SESSIONS * DAY_US), end
 
 
 def _sessions(calendar: Calendar, from_us: int, to_us: int) -> Int64Array:
@@ -127,6 +142,12 @@ class Statuses:
         """Return how many bars there are of each status."""
         found = np.bincount(self.code, minlength=len(STATUSES))
         return {status: int(found[at]) for at, status in enumerate(STATUSES)}
+
+
+def share(counts: Mapping[str, int]) -> float | None:
+    """Return of the bars that should be there by now the part that is, or was not traded; None where there are none."""
+    over = sum(counts.values()) - counts[PENDING]
+    return round((counts[HAVE] + counts[NO_TRADE]) / over, 6) if over else None
 
 
 def newest_answer(starts: Int64Array, answers: Answers) -> npt.NDArray[np.int32]:

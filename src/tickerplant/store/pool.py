@@ -21,6 +21,7 @@ from tickerplant.store.repositories.answers import VendorAnswers
 from tickerplant.store.repositories.coverage import Coverage
 from tickerplant.store.repositories.ohlcv import Ohlcv
 from tickerplant.store.repositories.prices import Prices
+from tickerplant.store.repositories.statuses import CoverageStatuses
 from tickerplant.store.repositories.symbols import Symbols
 
 CONNECT_S: Final = 10.0
@@ -137,6 +138,7 @@ class Look:
         self.symbols = Symbols(session)
         self.actions = Actions(session)
         self.coverage = Coverage(session)
+        self.statuses = CoverageStatuses(session)
         self.answers = VendorAnswers(session)
         self.alerts = AlertRules(session)
         self.firings = Firings(session)

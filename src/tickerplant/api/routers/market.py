@@ -451,8 +451,12 @@ async def _warmup_remaining(
 async def require(reading: Reading, symbol: str) -> None:
     """Raise a 404 for a symbol that the store has never seen; one without rows in the span is no error."""
     known = (await reading.symbols()).column("symbol").to_pylist()
-    if symbol in known:
-        return
+    if symbol not in known:
+        raise unknown(symbol, known)
+
+
+def unknown(symbol: str, known: list[str]) -> ApiError:
+    """Return the 404 for a symbol that is none of the known ones, naming the nearest."""
     near = difflib.get_close_matches(symbol, known, n=3)
     hint = f"did you mean {', '.join(near)}?" if near else "see /v1/symbols for all that are known"
-    raise ApiError(404, "unknown_symbol", f"{symbol} has never been seen", hint)
+    return ApiError(404, "unknown_symbol", f"{symbol} has never been seen", hint)

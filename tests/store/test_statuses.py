@@ -1,0 +1,189 @@
+"""Why bars are missing: what is stored, what vendors answered and when feeds were up, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from tests.store.rows import MINUTE_US, OPEN_US, bars
+from tests.store.test_coverage import answer
+from tests.store.test_coverage import put as put_answer
+from tickerplant.core import records, schemas
+from tickerplant.core.coverage import STATUSES, Statuses
+from tickerplant.core.sessions import calendar
+from tickerplant.core.symbols import partition_of
+from tickerplant.core.times import DAY_US
+from tickerplant.store import Store
+from tickerplant.store.repositories.coverage import Coverage
+from tickerplant.store.repositories.ohlcv import Ohlcv
+
+MANY = 8  # partitions
+NOW = OPEN_US + 30 * DAY_US
+CODES = {"have": "h", "partial": "p", "no_trade": "-", "outage": "o", "quota": "q", "unavailable": "x",
+         "missing": "?", "pending": "."}  # fmt: skip
+
+
+async def lay(store: Store, table: pa.Table) -> None:
+    async with store.session() as session:
+        ohlcv = Ohlcv(session)
+        await ohlcv.prepare(table)
+        async with session.transaction():
+            await ohlcv.upsert(table, 0)
+
+
+async def over(
+    store: Store,
+    minutes: Sequence[int],
+    silent: Sequence[str] = (),
+    *,
+    whole: bool = True,
+    feed: str = "live",
+    interval: str = "1m",
+    step_us: int = MINUTE_US,
+    begin_us: int = OPEN_US,
+) -> None:
+    """A feed says in the partition of GOOG that these intervals are over: a symbol that it brought, and silent ones."""
+    names = ["BUSY", *silent]
+    batch = pa.RecordBatch.from_arrays(
+        [pa.array(names).dictionary_encode(), pa.array([name == "BUSY" for name in names])], schema=schemas.COVERAGE
+    )
+    overs = [
+        records.Record(
+            records.Over(
+                sent_at_us=1, cause=1, feed=feed, interval=interval, start_us=begin_us + minute * step_us,
+                expected=len(names), emitted=1, whole=whole,
+            ),
+            batch,
+        )
+        for minute in minutes
+    ]  # fmt: skip
+    async with store.session() as session:
+        coverage = Coverage(session)
+        await coverage.prepare(overs)
+        async with session.transaction():
+            await coverage.put_overs(overs, partition_of("GOOG", MANY))
+
+
+async def state(store: Store, said: str, minute: int, *, feed: str = "live") -> None:
+    async with store.session() as session, session.transaction():
+        told = records.FeedState(sent_at_us=1, cause=1, feed=feed, state=said, since_us=OPEN_US + minute * MINUTE_US)
+        await Coverage(session).put_feeds([told], partition_of("GOOG", MANY))
+
+
+async def partitions(store: Store) -> None:
+    async with store.session() as session:
+        await session.execute(
+            """INSERT INTO positions (topic, partition, log_id, generation, position, resume, cause)
+               SELECT $1, n, 'x', 1, 0, 0, 0 FROM generate_series(0, $2 - 1) AS n""",
+            schemas.RAW,
+            MANY,
+        )
+
+
+async def look(store: Store, minutes: int = 10, *, symbol: str = "GOOG", name: str = "XNYS", now_us: int = NOW) -> str:
+    async with store.read() as reading:
+        found = await reading.statuses.of(
+            {symbol: calendar(name)}, "1m", OPEN_US, OPEN_US + minutes * MINUTE_US, now_us
+        )
+    return codes(found[symbol])
+
+
+def codes(found: Statuses) -> str:
+    return "".join(CODES[STATUSES[code]] for code in found.code)
+
+
+async def test_a_bar_is_there_or_it_is_said_why_not(store: Store) -> None:
+    await lay(store, bars({"minute": 0}, {"minute": 1, "complete": False}, {"minute": 2, "state": "forming"}))
+    await put_answer(store, answer(3, 6, "quota", note="25 a day"), 1)
+    await put_answer(store, answer(5, 7, "answered"), 2)
+    await put_answer(store, answer(7, 8, "not_offered", source="b", note="no plan"), 3)
+    await put_answer(store, answer(8, 9, "outage"), 4)
+    assert await look(store) == "hp?qq--xo?"
+    assert await look(store, now_us=OPEN_US + 4 * MINUTE_US) == "hp?......."
+
+
+async def test_what_a_feed_that_was_up_did_not_bring_was_not_traded(store: Store) -> None:
+    await lay(store, bars({"minute": 0, "source": "live"}, {"minute": 4, "source": "live"}))
+    await over(store, [0, 4, 9])
+    await over(store, [1, 2], ["GOOG", "MSFT"])
+    await over(store, [3], ["GOOG"], whole=False)  # the minute in which it came up again
+    assert await look(store, 5) == "h--oh"
+    await over(store, [2], ["GOOG"], feed="other", whole=False)
+    assert await look(store, 5) == "h--oh", "one feed that was up for all of it is enough"
+
+
+async def test_a_hole_in_the_minutes_of_a_feed_is_its_outage(store: Store) -> None:
+    await partitions(store)
+    await lay(store, bars({"minute": 0, "source": "live"}, {"minute": 7, "source": "live"}))
+    await over(store, [0, 1, 6, 7])
+    await state(store, "up", 6)
+    assert await look(store) == "h?oooo?h??"  # a minute of a feed that was up has the symbol, or says it was silent
+    await over(store, [1, 6], ["GOOG"])
+    assert await look(store) == "h-oooo-h??"
+    await over(store, range(10), feed="better")  # nobody knows that it brings GOOG
+    assert await look(store) == "h-oooo-h??"
+    await over(store, range(10), ["GOOG"], feed="better")
+    assert await look(store) == "h------h--"
+
+
+async def test_a_feed_that_is_down_is_so_until_now(store: Store) -> None:
+    await partitions(store)
+    await lay(store, bars({"minute": 0, "source": "live"}))
+    await over(store, [0])
+    await state(store, "down", 1)
+    assert await look(store) == "hooooooooo"
+    assert await look(store, now_us=OPEN_US + 6 * MINUTE_US) == "hoooo....."
+    async with store.read() as reading:  # the next day, of which nothing is known but that
+        tomorrow = OPEN_US + DAY_US
+        found = await reading.statuses.of(
+            {"GOOG": calendar("XNYS")}, "1m", tomorrow, tomorrow + 3 * MINUTE_US, tomorrow + DAY_US
+        )
+    assert codes(found["GOOG"]) == "ooo"
+    await put_answer(store, answer(1, 5, "answered"), 1)
+    assert await look(store) == "h----ooooo", "whoever was asked knows better"
+
+
+async def test_a_silent_day_counts_where_the_feed_was_up_for_all_of_it(store: Store) -> None:
+    await partitions(store)
+    day = OPEN_US - OPEN_US % DAY_US
+    for number in (0, 1):
+        await over(store, [number], ["GOOG"], interval="1d", step_us=DAY_US, begin_us=day)
+    await over(store, range(390))
+    await over(store, range(100), begin_us=OPEN_US + DAY_US)
+    await over(store, [389], begin_us=OPEN_US + DAY_US)
+    await state(store, "up", 0)
+    async with store.read() as reading:
+        found = await reading.statuses.of({"GOOG": calendar("XNYS")}, "1d", day, day + 5 * DAY_US, NOW)
+    assert codes(found["GOOG"]) == "-o?"  # Thursday, Friday, and Monday of which nothing is said
+
+
+async def test_many_symbols_are_told_apart_and_each_has_its_calendar(store: Store) -> None:
+    await lay(
+        store,
+        bars(
+            {"minute": 0}, {"minute": 1}, {"minute": 1, "symbol": "MSFT"},
+            {"minute": 2, "symbol": "EUR/USD", "complete": False},
+        ),
+    )  # fmt: skip
+    await over(store, [2], ["MSFT"])
+    names = {"NONE": "XNYS", "MSFT": "XNYS", "EUR/USD": "24/7", "GOOG": "XNYS"}
+    async with store.read() as reading:
+        assert await reading.statuses.symbols() == ["EUR/USD", "GOOG", "MSFT"]
+        calendars = {symbol: calendar(name) for symbol, name in names.items()}
+        found = await reading.statuses.of(calendars, "1m", OPEN_US - MINUTE_US, OPEN_US + 3 * MINUTE_US, NOW)
+    told = {symbol: codes(each) for symbol, each in found.items()}
+    assert told == {"NONE": "???", "MSFT": "?h-", "EUR/USD": "???p", "GOOG": "hh?"}
+
+
+async def test_daily_bars_are_pending_until_their_session_is_over(store: Store) -> None:
+    day = OPEN_US - OPEN_US % DAY_US
+    async with store.read() as reading:
+        for hours, expected in ((6, "."), (7, "?")):  # the session is six and a half hours long
+            now = OPEN_US + hours * 60 * MINUTE_US
+            found = await reading.statuses.of({"GOOG": calendar("XNYS")}, "1d", day, day + DAY_US, now)
+            assert codes(found["GOOG"]) == expected
+        late = await reading.statuses.of({"GOOG": calendar("XNYS")}, "1d", day, day + DAY_US, now, extended_hours=True)
+        assert codes(late["GOOG"]) == "."
+    assert np.array_equal(late["GOOG"].starts, [day])
