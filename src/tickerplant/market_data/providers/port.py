@@ -88,8 +88,9 @@ class BarsOffer:
 class Offer:
     """All that a vendor offers. `quotas`: by its free plan, unless settings say otherwise.
 
-    `pace_s`: the least time between two requests. `actions`: splits and dividends can be asked for. `stream`: it has
-    one. `markets`: shell patterns of symbols that it may know (a crypto exchange knows no `AAPL`).
+    `pace_s`: the least time between two requests. `actions`: splits and dividends can be asked for, for
+    `actions_credits` a symbol. `stream`: it has one. `markets`: shell patterns of symbols that it may know (a crypto
+    exchange knows no `AAPL`).
     """
 
     bars: tuple[BarsOffer, ...] = ()
@@ -98,6 +99,7 @@ class Offer:
     actions: bool = False
     stream: bool = False
     markets: tuple[str, ...] = ("*",)
+    actions_credits: int = 1
 
     def of(self, interval: str) -> BarsOffer | None:
         """Return the offer of an interval's bars, or None."""
