@@ -49,7 +49,7 @@ _LARGE_BYTES: Final = 1 << 18  # read in a thread: a month of minutes is 2 MB, a
 
 
 def provider(context: ProviderContext) -> AlphaVantageProvider:
-    """Return the provider. Option `extended_hours` (`true`): minutes before and after the session too."""
+    """Return the provider. Option `extended_hours` (`true`): what trades before and after the session too."""
     return AlphaVantageProvider(context)
 
 
@@ -61,27 +61,12 @@ class AlphaVantageProvider:
     speak for (`covers`).
     """
 
-    offer = Offer(
-        bars=(
-            *(
-                BarsOffer(name, page_bars=_MONTH_US // intervals.parse(name).us, page_us=_MONTH_US)
-                for name in INTERVAL_NAMES
-            ),
-            BarsOffer("1d", page_bars=_DAYS),
-        ),
-        quotas=FREE_QUOTAS,
-        pace_s=PACE_S,
-        actions=True,
-        # Stocks and funds alone: no pairs, no indices.
-        markets=tuple("[!/=^:]" * length for length in range(1, 17)),
-        actions_credits=2,
-    )
-
     def __init__(self, context: ProviderContext) -> None:
         self.name = context.name
         self._key = context.key
         self._clock = context.clock
         self._extended = context.options.get("extended_hours", "").lower() == "true"
+        self.offer = _offer(extended=self._extended)
         base = context.url or URL
         self._client = httpx.AsyncClient(
             base_url=base,
@@ -167,6 +152,21 @@ class AlphaVantageProvider:
             raise _down(error, self._key) from None
         raise_status(answer.status_code, answer.content, self._key)
         return answer.content
+
+
+def _offer(*, extended: bool) -> Offer:
+    """Return what it offers. Without extended hours its hours begin at half past: they are none of the plant's."""
+    names = [name for name in INTERVAL_NAMES if extended or name != "1h"]
+    months = (BarsOffer(name, page_bars=_MONTH_US // intervals.parse(name).us, page_us=_MONTH_US) for name in names)
+    return Offer(
+        bars=(*months, BarsOffer("1d", page_bars=_DAYS)),
+        quotas=FREE_QUOTAS,
+        pace_s=PACE_S,
+        actions=True,
+        # Stocks and funds alone: no pairs, no indices.
+        markets=tuple("[!/=^:]" * length for length in range(1, 17)),
+        actions_credits=2,
+    )
 
 
 def _down(error: Exception, key: str) -> VendorError:

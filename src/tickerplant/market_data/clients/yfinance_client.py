@@ -43,6 +43,7 @@ from tickerplant.market_data.clients.yfinance_messages import (
     NOTHING,
     Columns,
     Splits,
+    raise_refusal,
     read_actions,
     read_columns,
     refusal_of,
@@ -251,9 +252,9 @@ class _Door:
         debug.hide_exceptions = False
         try:
             ticker = self._library.Ticker(name)
-            if not hasattr(ticker, "_data"):
+            if not hasattr(ticker, "_data") or not hasattr(getattr(ticker, "_quote", None), "_data"):
                 raise Malformed("this version of yfinance keeps its connection where it is not known")
-            ticker._data = self._data
+            ticker._data = ticker._quote._data = self._data
             return columns_of(ticker.history(**options), ticker.history_metadata)
         except VendorError:
             raise
@@ -276,8 +277,8 @@ class _Door:
         if status >= 500 or status in (401, 403, 408):
             return VendorDown(f"HTTP {status}: {text}")
         if isinstance(error, known.YFPricesMissingError):
-            return refusal_of(error.yahoo_reason or "") if status != 404 else UnknownSymbol(text)
-        if status == 404 or isinstance(error, known.YFTzMissingError):
+            return refusal_of(error.yahoo_reason or "")
+        if isinstance(error, known.YFTzMissingError):
             return UnknownSymbol(text)
         if isinstance(error, known.YFInvalidPeriodError):
             return BadRequest(text)
@@ -296,7 +297,8 @@ class _Door:
 def _session(elsewhere: str) -> Any:
     """Return a session of the kind that yfinance uses; with `elsewhere` it asks there, and says that Yahoo answered.
 
-    It keeps the status of the last chart, and the last wish to wait (`Retry-After`).
+    It keeps the status of the last chart, and the last wish to wait (`Retry-After`). It raises what a refused chart
+    says: yfinance would ask for another cookie, then once more, and of an unknown symbol two other addresses.
     """
     from yfinance import _http as http
 
@@ -317,9 +319,11 @@ def _session(elsewhere: str) -> Any:
             answer = super().request(method, there, *args, **options)
             if place is not None:
                 answer.url = url
+            self.retry_after = answer.headers.get("retry-after") or self.retry_after
             if parts.path.startswith(_CHART):
                 self.chart_status = answer.status_code
-            self.retry_after = answer.headers.get("retry-after") or self.retry_after
+                if answer.status_code in (400, 404, 422):
+                    raise_refusal(answer.status_code, answer.content)
             return answer
 
     if place is None and http.HAS_CURL_CFFI:
@@ -370,7 +374,8 @@ def _import(cache: str) -> Any:
 
     if not getattr(yfinance, _MARK, False):
         setattr(yfinance, _MARK, True)
-        logging.getLogger("yfinance").addFilter(_not_ours)
+        for name in ("yfinance", "peewee"):
+            logging.getLogger(name).addFilter(_not_ours)
         if cache or not there_before:
             yfinance.set_tz_cache_location(cache or _temporary())
         if not there_before:
@@ -383,7 +388,7 @@ _MARK: Final = "_tickerplant_was_here"
 
 
 def _not_ours(record: logging.LogRecord) -> bool:
-    """Whether a line of yfinance's log is not about our calls: those raise what they have to say."""
+    """Whether a line of yfinance's or of its caches' log is not about our calls: those raise what they have to say."""
     return not getattr(_ours, "here", False)
 
 

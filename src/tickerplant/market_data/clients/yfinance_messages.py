@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 
@@ -81,6 +82,36 @@ def refusal_of(reason: str) -> VendorError:
         if fnmatch.fnmatchcase(said, pattern):
             return kind(reason[:300])
     return Malformed(f"Yahoo refuses in words that are not known: {reason[:300]}")
+
+
+class _Error(msgspec.Struct):
+    description: str = ""
+
+
+class _Chart(msgspec.Struct):
+    error: _Error | None = None
+
+
+class _Body(msgspec.Struct):
+    chart: _Chart | None = None
+
+
+_body = msgspec.json.Decoder(_Body)
+
+
+def raise_refusal(status: int, body: bytes) -> None:
+    """Raise what the body of a chart with a status of 400 or more says, if it says so in words that are known."""
+    try:
+        chart = _body.decode(body).chart
+    except (msgspec.MsgspecError, RecursionError):
+        return
+    if chart is None or chart.error is None or not chart.error.description:
+        return
+    error = refusal_of(chart.error.description)
+    if not isinstance(error, Malformed):
+        raise error
+    if status == 404:
+        raise UnknownSymbol(str(error))
 
 
 @dataclass(frozen=True, slots=True)
