@@ -220,7 +220,7 @@ async def test_what_was_refused_is_expected_once_it_comes(tmp_path: Path) -> Non
 
 
 async def test_a_fast_clock_makes_marks_no_more_often_and_watermarks_no_less_true(tmp_path: Path) -> None:
-    speed, real_s = 200.0, 2.0
+    speed, real_s = 60.0, 2.0
     clock = starting_at(1_767_700_000_000_000, speed)
     async with StreamVendor().serving() as vendor:
         with embedded(tmp_path, 4) as log:
@@ -241,7 +241,7 @@ async def test_a_fast_clock_makes_marks_no_more_often_and_watermarks_no_less_tru
             for part in read_all(log).values():
                 marks = [r.header for r in part if isinstance(r.header, records.Mark)]
                 assert 2 <= len(marks) <= 4 * real_s + 2
-                assert all(mark.sent_at_us - mark.watermark_us >= 0.2 * speed * 1e6 for mark in marks[-2:])
+                assert marks[-1].sent_at_us - marks[-1].watermark_us >= 0.2 * speed * 1e6
                 watermark_us = 0
                 for record in part:
                     if isinstance(record.header, records.Ticks):
