@@ -26,6 +26,7 @@ from tickerplant.core import records, schemas
 from tickerplant.core.times import times_of
 from tickerplant.log.embedded import EmbeddedLog
 from tickerplant.log.port import LATEST
+from tickerplant.market_data.clients.twelvedata_ws_client import TwelveDataStream
 from tickerplant.market_data.replay import ReplayOptions, replay
 from tickerplant.market_data.sandbox.model import symbol_names
 from tickerplant.market_data.service import MarketData, MarketDataConfig
@@ -86,10 +87,9 @@ def stream(args: argparse.Namespace) -> None:
 
 
 async def _stream(args: argparse.Namespace, log: EmbeddedLog, place: dict[str, str], vendor: int) -> None:
-    config = MarketDataConfig(
-        place["url"], place["stream_url"], "key", symbol_names(args.symbols), depths=(), stamped=True
-    )
-    service, stop = MarketData(log, config), asyncio.Event()
+    symbols = symbol_names(args.symbols)
+    tape = TwelveDataStream(place["stream_url"], "key", symbols, stamped=True)
+    service, stop = MarketData(log, MarketDataConfig(symbols, depths=()), tape), asyncio.Event()
     latencies: list[np.ndarray] = []
     reading = threading.Event()
     reader = threading.Thread(target=_read, args=(log, latencies, reading))

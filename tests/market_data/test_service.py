@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from websockets.asyncio.client import connect
 
+from tests.market_data.clients.vendor import StreamVendor, price
 from tests.market_data.support import embedded, read_all, rows, said
 from tickerplant.core import records, schemas
+from tickerplant.core.rules import Rules
+from tickerplant.core.sessions import Calendars
 from tickerplant.log.port import EventLog
 from tickerplant.market_data.backfill import Depth
 from tickerplant.market_data.clients import errors
-from tickerplant.market_data.clients.twelvedata_client import TwelveDataRest
-from tickerplant.market_data.clients.twelvedata_ws_client import StreamSettings
+from tickerplant.market_data.clients.twelvedata_client import provider
+from tickerplant.market_data.clients.twelvedata_ws_client import StreamSettings, TwelveDataStream
+from tickerplant.market_data.clock import starting_at
+from tickerplant.market_data.providers.port import BarsRequest, ProviderContext
 from tickerplant.market_data.sandbox import MarketSettings, SandboxPlace, SandboxSettings, running
 from tickerplant.market_data.service import MarketData, MarketDataConfig
 
 SYMBOLS = ("AAPL", "MSFT", "EUR/USD")
 QUICK = StreamSettings(heartbeat_s=0.2, mute_s=0.6, backoff_first_s=0.05, backoff_max_s=0.2)
+ALWAYS = Rules(calendars={"*": "24/7"})
 SHALLOW = (Depth("1d", 30), Depth("1m", 1))
 
 
@@ -32,21 +39,22 @@ def place() -> Iterator[SandboxPlace]:
         yield found
 
 
-def config(place: SandboxPlace, **changes: object) -> MarketDataConfig:
-    base: dict[str, object] = {
-        "rest_url": place.url,
-        "stream_url": place.stream_url,
-        "key": "secret-key",
-        "symbols": SYMBOLS,
-        "stream": QUICK,
-        "depths": (),
-    }
-    return MarketDataConfig(**{**base, **changes})  # type: ignore[arg-type]
+def make(log: EventLog, place: SandboxPlace, **changes: object) -> MarketData:
+    """Return the service of a feed from the sandbox."""
+    symbols = changes.pop("symbols", SYMBOLS)
+    key = str(changes.pop("key", "secret-key"))
+    url = str(changes.pop("stream_url", place.stream_url))
+    on_hole = changes.pop("on_hole", None)
+    base: dict[str, object] = {"symbols": symbols, "depths": ()}
+    config = MarketDataConfig(**{**base, **changes})  # type: ignore[arg-type]
+    stream = TwelveDataStream(url, key, config.symbols, settings=QUICK, calendars=Calendars(ALWAYS))
+    vendor = provider(ProviderContext("twelvedata", key, url=place.url))
+    return MarketData(log, config, stream, provider=vendor, on_hole=on_hole)  # type: ignore[arg-type]
 
 
-async def work(log: EventLog, settings: MarketDataConfig, until: Callable[[MarketData], bool]) -> MarketData:
+async def work(service: MarketData, until: Callable[[MarketData], bool]) -> MarketData:
     """Run the service until something holds, then stop it."""
-    service, stop = MarketData(log, settings), asyncio.Event()
+    stop = asyncio.Event()
     task = asyncio.create_task(service.run(stop))
     end = time.monotonic() + 15
     while not until(service) and not task.done():
@@ -64,7 +72,7 @@ async def order(place: SandboxPlace, what: str, seconds: float = 1.0) -> None:
 
 async def test_prints_arrive_between_start_and_down(tmp_path: Path, place: SandboxPlace) -> None:
     with embedded(tmp_path) as log:
-        service = await work(log, config(place), lambda s: s.counts.ticks > 200)
+        service = await work(make(log, place), lambda s: s.counts.ticks > 200)
         found = rows(log, records.Ticks)
         assert len(found) == service.counts.ticks
         assert {row["symbol"] for row in found} == set(SYMBOLS)
@@ -82,7 +90,7 @@ async def test_prints_arrive_between_start_and_down(tmp_path: Path, place: Sandb
 
 async def test_ticks_never_lie_before_a_watermark(tmp_path: Path, place: SandboxPlace) -> None:
     with embedded(tmp_path) as log:
-        await work(log, config(place), lambda s: s.counts.ticks > 900)
+        await work(make(log, place), lambda s: s.counts.ticks > 900)
         for part in read_all(log).values():
             watermark_us = 0
             for record in part:
@@ -93,8 +101,7 @@ async def test_ticks_never_lie_before_a_watermark(tmp_path: Path, place: Sandbox
 
 async def test_a_dropped_connection_heals_and_leaves_a_hole(tmp_path: Path, place: SandboxPlace) -> None:
     with embedded(tmp_path, 1) as log:
-        settings = config(place)
-        service, stop = MarketData(log, settings), asyncio.Event()
+        service, stop = make(log, place), asyncio.Event()
         task = asyncio.create_task(service.run(stop))
         await _until(lambda: service.counts.ticks > 50)
         await order(place, "disconnect")
@@ -111,7 +118,7 @@ async def test_a_dropped_connection_heals_and_leaves_a_hole(tmp_path: Path, plac
 
 async def test_a_mute_vendor_is_down_since_it_was_last_heard(tmp_path: Path, place: SandboxPlace) -> None:
     with embedded(tmp_path, 1) as log:
-        service, stop = MarketData(log, config(place)), asyncio.Event()
+        service, stop = make(log, place), asyncio.Event()
         task = asyncio.create_task(service.run(stop))
         await _until(lambda: service.counts.ticks > 50)
         muted_us = time.time_ns() // 1_000
@@ -129,7 +136,7 @@ async def test_a_mute_vendor_is_down_since_it_was_last_heard(tmp_path: Path, pla
 
 async def test_garbage_is_a_dead_letter_and_the_stream_goes_on(tmp_path: Path, place: SandboxPlace) -> None:
     with embedded(tmp_path, 1) as log:
-        service, stop = MarketData(log, config(place)), asyncio.Event()
+        service, stop = make(log, place), asyncio.Event()
         task = asyncio.create_task(service.run(stop))
         await _until(lambda: service.counts.ticks > 50)
         await order(place, "garbage")
@@ -147,7 +154,7 @@ async def test_a_symbol_that_is_refused_is_not_expected_and_no_reason_to_reconne
     tmp_path: Path, place: SandboxPlace
 ) -> None:
     with embedded(tmp_path, 1) as log:
-        service = await work(log, config(place, symbols=("AAPL", "NIKK")), lambda s: s.counts.ticks > 50)
+        service = await work(make(log, place, symbols=("AAPL", "NIKK")), lambda s: s.counts.ticks > 50)
         assert service.counts.connects == 1
         last = [r for r in read_all(log)[0] if isinstance(r.header, records.Start)][-1]
         assert last.batch["symbol"].to_pylist() == ["AAPL"]
@@ -159,15 +166,15 @@ async def test_quiet_times_move_the_watermark_by_the_clock(tmp_path: Path) -> No
         embedded(tmp_path, 1) as log,
     ):
         began_us = time.time_ns() // 1_000
-        settings = config(place, symbols=("AAPL",), quiet_slack_us=500_000)
-        await work(log, settings, lambda s: s.counts.watermark_us > began_us)
+        service = make(log, place, symbols=("AAPL",), quiet_slack_us=500_000)
+        await work(service, lambda s: s.counts.watermark_us > began_us)
         assert any(isinstance(h, records.Mark) for h in said(log))
 
 
 async def test_every_partition_is_marked_in_its_turn_however_busy_the_feed(tmp_path: Path, place: SandboxPlace) -> None:
     with embedded(tmp_path, 4) as log:
         began = time.monotonic()
-        await work(log, config(place), lambda s: time.monotonic() - began > 3.3)
+        await work(make(log, place), lambda s: time.monotonic() - began > 3.3)
         found = read_all(log)
         marks = [[r.header.sent_at_us for r in found[p] if isinstance(r.header, records.Mark)] for p in range(4)]
         assert min(map(len, marks)) >= 2
@@ -181,25 +188,97 @@ async def test_history_comes_once_and_agrees_with_the_sandbox(tmp_path: Path, pl
         def complete(service: MarketData) -> bool:
             return service.counts.backfill is not None and service.counts.backfill.complete
 
-        first = await work(log, config(place, depths=SHALLOW), complete)
+        first = await work(make(log, place, depths=SHALLOW), complete)
         bars = rows(log, records.VendorBars)
         assert first.counts.backfill is not None
         assert len(bars) == first.counts.backfill.bars == 3 * (30 + 1440)
         assert {row["interval"] for row in bars} == {"1m", "1d"}
         assert len({(row["symbol"], row["interval"], row["time"]) for row in bars}) == len(bars)
-        await work(log, config(place, depths=SHALLOW), complete)
+        await work(make(log, place, depths=SHALLOW), complete)
         assert len(rows(log, records.VendorBars)) == len(bars)
         kinds = [(type(h), h.reason) for h in said(log) if isinstance(h, records.VendorBars)]
         assert set(kinds) == {(records.VendorBars, "backfill")}
 
 
+async def test_what_was_refused_is_expected_once_it_comes(tmp_path: Path) -> None:
+    async with StreamVendor().serving() as vendor:
+        vendor.unknown = {"NIKK"}
+        with embedded(tmp_path, 1) as log:
+            stream = TwelveDataStream(vendor.url, "k", ["AAPL", "NIKK"], settings=QUICK, calendars=Calendars(ALWAYS))
+            service, stop = MarketData(log, MarketDataConfig(("AAPL", "NIKK"), depths=()), stream), asyncio.Event()
+            task = asyncio.create_task(service.run(stop))
+            await _until(lambda: service.counts.refused == 1)
+            await vendor.say(price("AAPL"))
+            await _until(lambda: service.counts.ticks == 1)
+            assert service.counts.refused == 1
+            await vendor.say(price("NIKK"))
+            await _until(lambda: service.counts.refused == 0)
+            stop.set()
+            await task
+            starts = [r.batch["symbol"].to_pylist() for r in read_all(log)[0] if isinstance(r.header, records.Start)]
+            assert starts == [["AAPL", "NIKK"], ["AAPL"], ["AAPL", "NIKK"]]
+
+
+async def test_a_fast_clock_makes_marks_no_more_often_and_watermarks_no_less_true(tmp_path: Path) -> None:
+    speed, real_s = 60.0, 2.0
+    clock = starting_at(1_767_700_000_000_000, speed)
+    async with StreamVendor().serving() as vendor:
+        with embedded(tmp_path, 4) as log:
+            symbols = [f"S{at}" for at in range(8)]
+            stream = TwelveDataStream(vendor.url, "k", symbols, clock=clock, calendars=Calendars(ALWAYS))
+            service = MarketData(log, MarketDataConfig(symbols, depths=()), stream, clock=clock)
+            stop = asyncio.Event()
+            task = asyncio.create_task(service.run(stop))
+            await _until(lambda: service.counts.connected)
+            end = time.monotonic() + real_s
+            while time.monotonic() < end:
+                if end - time.monotonic() > real_s / 2:  # then it is quiet
+                    now_s = clock.now_us() // 1_000_000
+                    await vendor.say(*[price(symbol, second=now_s) for symbol in symbols])
+                await asyncio.sleep(0.02)
+            stop.set()
+            await task
+            for part in read_all(log).values():
+                marks = [r.header for r in part if isinstance(r.header, records.Mark)]
+                assert 2 <= len(marks) <= 4 * real_s + 2
+                assert marks[-1].sent_at_us - marks[-1].watermark_us >= 0.2 * speed * 1e6
+                watermark_us = 0
+                for record in part:
+                    if isinstance(record.header, records.Ticks):
+                        assert min(t.value for t in record.batch["time"]) >= watermark_us
+                    watermark_us = max(watermark_us, getattr(record.header, "watermark_us", 0))
+
+
+async def test_a_clock_that_is_ahead_and_messages_that_are_late_are_measured(tmp_path: Path) -> None:
+    clock = starting_at(1_767_700_000_500_000, 1.0)
+    async with StreamVendor().serving() as vendor:
+        with embedded(tmp_path, 1) as log:
+            stream = TwelveDataStream(vendor.url, "k", ["AAPL"], clock=clock, calendars=Calendars(ALWAYS))
+            service, stop = (
+                MarketData(log, MarketDataConfig(("AAPL",), depths=()), stream, clock=clock),
+                asyncio.Event(),
+            )
+            task = asyncio.create_task(service.run(stop))
+            await _until(lambda: service.counts.connected)
+            await vendor.say(price("AAPL", second=1_767_700_000 - 8))
+            await _until(lambda: service.counts.ticks == 1)
+            assert 8_000_000 <= service.counts.lag_us < 20_000_000
+            assert service.counts.skew_us == 0
+            await vendor.say(price("AAPL", second=1_767_700_000 + 30))
+            await _until(lambda: service.counts.ticks == 2)
+            assert 15_000_000 < service.counts.skew_us <= 29_500_000
+            assert service.counts.watermark_us <= clock.now_us()
+            stop.set()
+            await task
+
+
 async def test_a_spent_quota_is_told_from_a_bad_key(place: SandboxPlace) -> None:
     async def ask(key: str) -> None:
-        rest = TwelveDataRest(place.url, key)
+        vendor = provider(ProviderContext("twelvedata", key, url=place.url))
         try:
-            await rest.time_series(["AAPL"], "1m", 0, 60_000_000)
+            await vendor.bars(BarsRequest(["AAPL"], "1m", 0, 60_000_000))
         finally:
-            await rest.close()
+            await vendor.close()
 
     with pytest.raises(errors.BadKey):
         await ask("bad")
@@ -209,16 +288,41 @@ async def test_a_spent_quota_is_told_from_a_bad_key(place: SandboxPlace) -> None
 
 
 async def test_a_key_is_shown_nowhere(place: SandboxPlace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    settings = config(place, stream_url=place.stream_url.replace("quotes", "nowhere"), key="secret-key")
-    assert "secret-key" not in repr(settings)
+    assert "secret-key" not in repr(ProviderContext("twelvedata", "secret-key"))
     with embedded(tmp_path, 1) as log:
-        service, stop = MarketData(log, settings), asyncio.Event()
+        service = make(log, place, stream_url=place.stream_url.replace("quotes", "nowhere"))
+        stop = asyncio.Event()
         task = asyncio.create_task(service.run(stop))
         await asyncio.sleep(0.4)
         stop.set()
         await task
     captured = capsys.readouterr()
     assert "secret-key" not in captured.out + captured.err
+
+
+async def test_what_was_missed_is_told_when_the_feed_is_up_again(tmp_path: Path, place: SandboxPlace) -> None:
+    holes: list[tuple[int, int, Sequence[str]]] = []
+
+    def missed(*hole: Any) -> None:
+        holes.append(hole)
+
+    with embedded(tmp_path, 1) as log:
+        service, stop = make(log, place, on_hole=missed), asyncio.Event()
+        task = asyncio.create_task(service.run(stop))
+        await _until(lambda: service.counts.ticks > 50)
+        assert holes == []
+        await order(place, "disconnect")
+        await _until(lambda: len(holes) == 1)
+        before = service.counts.ticks
+        await _until(lambda: service.counts.ticks > before)
+        stop.set()
+        await task
+        down, *_ = [h for h in said(log) if isinstance(h, records.Down)]
+        starts = [h for h in said(log) if isinstance(h, records.Start)]
+        assert holes[0] == (down.since_us, starts[1].from_us, list(SYMBOLS))
+        stopped = [h for h in said(log) if isinstance(h, records.Mark | records.Ticks)][-1].watermark_us
+        await work(make(log, place, on_hole=missed), lambda s: len(holes) == 2)
+        assert holes[1][0] == stopped
 
 
 async def test_the_sandbox_answers_as_the_vendor_does(place: SandboxPlace) -> None:

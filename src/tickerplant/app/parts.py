@@ -16,7 +16,7 @@ import msgspec
 
 from tickerplant.app.settings import Settings
 from tickerplant.core.errors import BadInput, StoreMismatch, StoreUnavailable, UnknownTopic
-from tickerplant.core.rules import DEFAULT_RULES, values_of
+from tickerplant.core.rules import DEFAULT_RULES, Rules, values_of
 from tickerplant.core.schemas import (
     ALERTS,
     ANALYTICS,
@@ -44,9 +44,6 @@ if TYPE_CHECKING:
     from tickerplant.store.migrations import MigrationStatus
 
 T = TypeVar("T")
-
-TWELVE_DATA_REST = "https://api.twelvedata.com"
-TWELVE_DATA_STREAM = "wss://ws.twelvedata.com/v1/quotes/price"
 
 
 # The log
@@ -91,10 +88,15 @@ def ensure_settings(log: EventLog, settings: Settings, *, only_first: bool = Fal
 
     if only_first and log.get_state(STATE_FEEDS, 0, SETTINGS_KEY) is not None:
         return
+    ensure(log, values_of(_rules(settings, always_open)))
+
+
+def _rules(settings: Settings, always_open: bool) -> Rules:
+    """Return the rules of the settings, for a market that is always open unless they name calendars."""
     rules = settings.rules.rules()
     if always_open and rules.calendars == DEFAULT_RULES.calendars:
         rules = msgspec.structs.replace(rules, calendars={"*": "24/7"})
-    ensure(log, values_of(rules))
+    return rules
 
 
 def request_rebuild(log: EventLog, symbols: Sequence[str], from_us: int, to_us: int) -> dict[int, int]:
@@ -247,18 +249,23 @@ def run_analytics(settings: Settings, log: EventLog, dsn: str, stop: threading.E
 async def run_market_data(settings: Settings, log: EventLog, stop: asyncio.Event, vendor: SandboxPlace | None) -> None:
     """Run the vendors' feeds, or the feed of the sandbox `vendor`, until `stop`."""
     from tickerplant.market_data.backfill import Depth
+    from tickerplant.market_data.clients.twelvedata_client import provider
+    from tickerplant.market_data.providers.port import ProviderContext
     from tickerplant.market_data.service import MarketData, MarketDataConfig
 
     depths = tuple(Depth(name, int(days)) for name, _, days in (entry.partition(":") for entry in settings.history))
+    rules = _rules(settings, always_open=vendor is not None)
     if vendor is not None:
-        config = MarketDataConfig(
-            vendor.url, vendor.stream_url, "sandbox", settings.symbols, "sandbox", "sandbox", depths=depths
-        )
+        context = ProviderContext("sandbox", "sandbox", url=vendor.url, stream_url=vendor.stream_url, rules=rules)
     else:
         secret = settings.vendors.twelve_data_key
-        key = secret.get_secret_value() if secret is not None else ""
-        config = MarketDataConfig(TWELVE_DATA_REST, TWELVE_DATA_STREAM, key, settings.symbols, depths=depths)
-    await MarketData(log, config).run(stop)
+        context = ProviderContext("twelvedata", secret.get_secret_value() if secret is not None else "", rules=rules)
+    source = provider(context)
+    config = MarketDataConfig(settings.symbols, context.name, depths=depths)
+    try:
+        await MarketData(log, config, source.stream(settings.symbols), provider=source, clock=context.clock).run(stop)
+    finally:
+        await source.close()
 
 
 async def run_persistence(

@@ -69,16 +69,26 @@ class FeedWriter:
 
     Two living writers of one feed fence each other: the elder's next commit raises Fenced. `hold_bytes` lets several
     batches share a transaction: what is said is committed once that much is waiting, or at `commit`; 0 commits at every
-    call. What waits is in memory, so it is bounded by `hold_bytes` and one batch. `clock` gives microseconds UTC.
+    call. What waits is in memory, so it is bounded by `hold_bytes` and one batch. `clock` gives microseconds UTC; by a
+    fast one `mark_every_us` is longer, so that marks are no more often.
     """
 
-    def __init__(self, log: EventLog, feed: str, *, hold_bytes: int = 0, clock: Callable[[], int] = now_us) -> None:
+    def __init__(
+        self,
+        log: EventLog,
+        feed: str,
+        *,
+        hold_bytes: int = 0,
+        clock: Callable[[], int] = now_us,
+        mark_every_us: int = MARK_EVERY_US,
+    ) -> None:
         self.feed = feed
         self.ends: dict[int, int] = {}
         """The offset of the last raw record written, by partition."""
         self._log = log
         self._clock = clock
         self._hold_bytes = hold_bytes
+        self._mark_every_us = mark_every_us
         self.partitions = log.partitions(RAW)
         self._parter = Parter(self.partitions)
         self._state = state_partition(feed, log.partitions(STATE_FEEDS))
@@ -197,7 +207,7 @@ class FeedWriter:
         self._advance(watermark_us)
         if partitions is not None:
             self._mark(partitions)
-        elif self._clock() - self._marked_us < MARK_EVERY_US:
+        elif self._clock() - self._marked_us < self._mark_every_us:
             return False
         else:
             self._mark_all(force=True)
@@ -396,7 +406,7 @@ class FeedWriter:
 
     def _end_of_call(self, place: bytes | None) -> None:
         """Tell the partitions that had no rows, keep the place, and commit unless more may share the transaction."""
-        if self._clock() - self._marked_us >= MARK_EVERY_US:
+        if self._clock() - self._marked_us >= self._mark_every_us:
             self._mark_all(force=False)
         self._note_place(place)
         if self._pending_bytes >= self._hold_bytes:

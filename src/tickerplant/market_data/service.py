@@ -1,21 +1,25 @@
-"""The service of the feeds: a vendor's stream and its first history into the log.
+"""The service of a live feed: a vendor's stream, and its first history, into the log.
 
 Three tasks share a process: the stream's socket, the writer, the backfill. Between socket and writer is a queue of
 `QUEUE_EVENTS` events, each what came within a few milliseconds or, while the queue was full, since then: a busy plant
 takes fewer and larger batches. When the largest has gathered the socket is not read, and the vendor decides what a slow
 client is. All calls of the log run in one thread, so they never block the loop.
+
+Time is the clock's, which may be fast. What a feed may cost the log (marks) then goes by the machine's clock, and what
+is said of the market's time allows for the longer stretches of it that pass while a message is on its way.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
+import numpy as np
+import pyarrow as pa
 import structlog
 
 from tickerplant.core.errors import LogUnavailable
@@ -25,55 +29,62 @@ from tickerplant.log.port import EventLog
 from tickerplant.market_data import cursors
 from tickerplant.market_data.backfill import DEFAULT_DEPTHS, BackfillSummary, Depth, backfill
 from tickerplant.market_data.checks import FUTURE_US
-from tickerplant.market_data.clients.twelvedata_client import TwelveDataRest
-from tickerplant.market_data.clients.twelvedata_messages import QuoteColumns, SubscribeStatus, read_messages
-from tickerplant.market_data.clients.twelvedata_ws_client import (
+from tickerplant.market_data.clients.errors import VendorError
+from tickerplant.market_data.clock import Clock
+from tickerplant.market_data.feed import MARK_EVERY_US, FeedWriter
+from tickerplant.market_data.providers.port import (
+    BarsRequest,
     Connected,
     Lost,
+    Provider,
     Received,
     Refused,
+    Said,
     StreamEvent,
-    StreamSettings,
-    TwelveDataStream,
+    TickStream,
 )
-from tickerplant.market_data.feed import FeedWriter, now_us
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
+
+OnHole = Callable[[int, int, Sequence[str]], None]
+"""Told of a stretch `[since_us, until_us)` that the feed has not brought, and of which symbols; must be quick."""
 
 QUEUE_EVENTS: Final = 2  # one is written, one waits, the next gathers
 MARK_EVERY_S: Final = 1.0
 MARK_TURNS: Final = 20
 """In how many turns the partitions of a feed are marked, at most."""
-_RETRY_S: Final = 1.0
+_MARK_REAL_S: Final = 0.5  # in turn, and half as often beside batches
+_MARK_LONGEST_S: Final = 45.0  # a feed that is silent for 90 s of log time is taken as down
+_TURN_REAL_S: Final = 0.05
+_QUIET_REAL_S: Final = 0.2
+_RETRY_S: Final = 1.0  # of the machine's clock, as the log's troubles are
+_SKEW_TURN_US: Final = 60 * SECOND_US
 
 
 @dataclass(frozen=True, slots=True)
 class MarketDataConfig:
-    """Which vendor, which symbols, how much history.
+    """Which feed, which symbols, how much history.
 
     `order_slack_us`: the vendor's times are whole seconds, and messages of one second may come in any order: nothing
     before the newest second less this comes in order. `quiet_slack_us`: with no prints the watermark follows our clock
-    less this, and less the delay that the feed has shown. `stamped` is for a sandbox that adds `sent_ns`.
+    less this, and less the delay that the feed has shown; by a fast clock at least 0.2 s of the machine's.
     """
 
-    rest_url: str
-    stream_url: str
-    key: str = field(repr=False)
     symbols: Sequence[str]
     feed: str = "twelvedata"
-    source: str = "twelvedata"
     depths: Sequence[Depth] = DEFAULT_DEPTHS
-    requests_per_minute: float = 0
     order_slack_us: int = SECOND_US
     quiet_slack_us: int = 3 * SECOND_US
-    stamped: bool = False
-    stream: StreamSettings = field(default_factory=StreamSettings)
 
 
 @dataclass(slots=True)
 class FeedCounts:
-    """What the feed has done since the service began; the numbers that metrics and tests read."""
+    """What the feed has done since the service began; the numbers that metrics and tests read.
+
+    `lag_us`: how long after the time it bears a message came, at worst of late; 0 where times are ahead. `skew_us`: how
+    far the vendor's clock is ahead of ours at least (then messages come before their time), 0 if it need not be.
+    """
 
     messages: int = 0
     ticks: int = 0
@@ -81,36 +92,50 @@ class FeedCounts:
     batches: int = 0
     connects: int = 0
     losses: int = 0
+    refused: int = 0
     log_waits: int = 0
     watermark_us: int = 0
+    lag_us: int = 0
+    skew_us: int = 0
     connected: bool = False
     backfill: BackfillSummary | None = None
 
 
 class MarketData:
-    """Runs one vendor's feeds. `metrics` is called with the counts after each batch, from the event loop."""
+    """Runs one feed of a stream. `metrics` is called with the counts after each batch, from the event loop.
+
+    `provider`: whom the first history is asked from; None for no history. `on_hole` is told, from the event loop, what
+    the feed has missed, whenever it is up again: since it was lost, or since the service's last run.
+    """
 
     def __init__(
         self,
         event_log: EventLog,
         config: MarketDataConfig,
+        stream: TickStream,
         *,
+        provider: Provider | None = None,
+        clock: Clock | None = None,
+        on_hole: OnHole | None = None,
         metrics: Callable[[FeedCounts], None] | None = None,
-        clock: Callable[[], int] = now_us,
     ) -> None:
         self.config = config
         self.counts = FeedCounts()
         self._log = event_log
+        self._stream = stream
+        self._provider = provider
+        self._clock = clock or Clock()
+        self._on_hole = on_hole
         self._metrics = metrics
-        self._clock = clock
         self._symbols = [check_symbol(symbol) for symbol in config.symbols]
-        self._columns = QuoteColumns(source=config.source, stamped=config.stamped)
-        self._columns.expect(self._symbols)
-        self._refused: dict[str, str] = {}
+        self._refused: set[str] = set()
+        self._lost_us: int | None = None
         self._before = (0, 0)
         self._from_us = 0
         self._newest_us = 0
-        self._lag_us = 0
+        self._skew = (0, 0, 0)
+        self._mark_s = max(MARK_EVERY_S, min(_MARK_REAL_S * self._clock.speed, _MARK_LONGEST_S))
+        self._quiet_us = max(config.quiet_slack_us, int(_QUIET_REAL_S * self._clock.speed * SECOND_US))
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="market-data-log")
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -119,15 +144,13 @@ class MarketData:
         Raises Fenced when another process has taken over the feed. LogUnavailable is waited out: meanwhile the queue
         fills and the socket is not read.
         """
-        config = self.config
         queue: asyncio.Queue[StreamEvent] = asyncio.Queue(QUEUE_EVENTS)
-        stream = TwelveDataStream(
-            config.stream_url, config.key, self._symbols, settings=config.stream, clock=self._clock
-        )
         writer = await self._open()
         self._before = (writer.cursor.ticks, writer.cursor.dead)
+        if writer.cursor.state != cursors.NEW:
+            self._lost_us = max(writer.cursor.watermark_us, 0)
         tasks = [
-            asyncio.create_task(stream.run(queue), name="stream"),
+            asyncio.create_task(self._stream.run(queue), name="stream"),
             asyncio.create_task(self._write(writer, queue), name="writer"),
             asyncio.create_task(self._history(), name="backfill"),
         ]
@@ -164,9 +187,15 @@ class MarketData:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
     async def _open(self) -> FeedWriter:
+        clock = self._clock
+        mark_every_us = int(2 * self._mark_s * SECOND_US) if clock.speed > 1 else MARK_EVERY_US
+
+        def make() -> FeedWriter:
+            return FeedWriter(self._log, self.config.feed, clock=clock.now_us, mark_every_us=mark_every_us)
+
         while True:
             try:
-                return await self._call(lambda: FeedWriter(self._log, self.config.feed, clock=self._clock))
+                return await self._call(make)
             except LogUnavailable:
                 self.counts.log_waits += 1
                 await asyncio.sleep(_RETRY_S)
@@ -188,22 +217,24 @@ class MarketData:
     # The stream ------------------------------------------------------------------------------------------------------
 
     async def _write(self, writer: FeedWriter, queue: asyncio.Queue[StreamEvent]) -> None:
-        marked_s, turn = time.monotonic(), 0
-        turns = min(writer.partitions, MARK_TURNS)
+        clock = self._clock
+        marked_s, turn = clock.monotonic(), 0
+        turns = max(1, min(writer.partitions, MARK_TURNS, int(clock.real_s(self._mark_s) / _TURN_REAL_S)))
+        every_s = self._mark_s / turns
         while True:
-            wait_s = max(0.0, marked_s + MARK_EVERY_S / turns - time.monotonic())
+            wait_s = max(0.0, marked_s + every_s - clock.monotonic())
             event: StreamEvent | None = None
             # Not wait_for: before Python 3.12 it may lose a cancellation that comes together with an event.
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait_s):
+                async with asyncio.timeout(clock.real_s(wait_s)):
                     event = await queue.get()
             if event is not None:
                 await self._take(writer, event)
-            if time.monotonic() - marked_s >= MARK_EVERY_S / turns:
-                marked_s, turn = time.monotonic(), (turn + 1) % turns
+            if clock.monotonic() - marked_s >= every_s:
+                marked_s, turn = clock.monotonic(), (turn + 1) % turns
                 if self.counts.connected:
                     # What waits in the queue may be older than our clock says: then the feed's own times alone count.
-                    said_us = self._quiet_us() if queue.empty() else self._newest_us - self.config.order_slack_us
+                    said_us = self._heard_to_us() if queue.empty() else self._newest_us - self.config.order_slack_us
                     await self._mark(writer, said_us, range(turn, writer.partitions, turns))
 
     async def _mark(self, writer: FeedWriter, watermark_us: int, partitions: range) -> None:
@@ -215,44 +246,46 @@ class MarketData:
         if isinstance(event, Received):
             await self._received(writer, event)
         elif isinstance(event, Connected):
-            counts.connects += 1
-            counts.connected = True
-            self._columns.forget_volumes()
-            self._from_us = event.at_us
-            hole = writer.cursor.state != cursors.NEW
-            await self._say(writer, lambda: self._start(writer, hole=hole))
+            await self._connected(writer, event)
         elif isinstance(event, Lost):
             counts.losses += 1
             counts.connected = False
             since_us = min(event.since_us, max(writer.cursor.watermark_us, 0) or event.since_us)
+            self._lost_us = since_us if self._lost_us is None else min(self._lost_us, since_us)
             await self._say(writer, lambda: writer.down(since_us, event.reason[:200]))
         elif isinstance(event, Refused):
             log.error("the vendor does not take the key", feed=self.config.feed, reason=event.reason)
         if self._metrics is not None:
             self._metrics(counts)
 
+    async def _connected(self, writer: FeedWriter, event: Connected) -> None:
+        self.counts.connects += 1
+        self.counts.connected = True
+        self._stream.reconnected()
+        self._from_us = event.at_us
+        hole = writer.cursor.state != cursors.NEW
+        await self._say(writer, lambda: self._start(writer, hole=hole))
+        lost_us, self._lost_us = self._lost_us, None
+        if self._on_hole is not None and lost_us is not None and lost_us < event.at_us:
+            self._on_hole(lost_us, event.at_us, self._expected())
+
+    def _expected(self) -> list[str]:
+        return [symbol for symbol in self._symbols if symbol not in self._refused]
+
     def _start(self, writer: FeedWriter, *, hole: bool) -> None:
-        expected = [symbol for symbol in self._symbols if symbol not in self._refused]
-        writer.start(expected, from_us=self._from_us, hole=hole, live=True)
+        writer.start(self._expected(), from_us=self._from_us, hole=hole, live=True)
 
     async def _received(self, writer: FeedWriter, event: Received) -> None:
         counts = self.counts
-        messages = read_messages(event.texts)
-        counts.messages += len(event.texts)
+        said = self._stream.read(event)
+        counts.messages += said.messages
         counts.batches += 1
-        for status in messages.statuses:
-            await self._subscribed(writer, status)
-        dead = messages.dead
-        if messages.prices:
-            batch, odd = self._columns.ticks(messages.prices, event.at_us)
-            dead = [*dead, *odd]
-            times = times_of(batch["time"])
-            # A time that the feed will refuse must not move the watermark.
-            sound = times[times <= event.at_us + FUTURE_US]
-            if len(sound):
-                self._newest_us = max(self._newest_us, int(sound.max()))
-                lag_us = event.at_us - int(sound.max())
-                self._lag_us = max(lag_us, self._lag_us - self._lag_us // 1_000)
+        for note in said.notes:
+            log.warning("the vendor says", feed=self.config.feed, message=note[:500])
+        await self._note_refused(writer, said)
+        if said.ticks is not None and said.ticks.num_rows:
+            batch, dead = said.ticks, said.dead
+            self._note_times(event.at_us, batch)
             watermark_us = self._newest_us - self.config.order_slack_us
 
             def say() -> None:
@@ -260,14 +293,31 @@ class MarketData:
                 writer.ticks(batch, watermark_us)
 
             await self._say(writer, say)
-        elif dead:
+        elif said.dead:
 
             def bury() -> None:
-                writer.dead(dead)
+                writer.dead(said.dead)
                 writer.commit()
 
             await self._say(writer, bury)
         self._counted(writer)
+
+    def _note_times(self, at_us: int, batch: pa.RecordBatch) -> None:
+        """Take note of how far the feed has come, how late it is, and how its clock differs from ours."""
+        times = times_of(batch["time"])
+        sound = times[times <= at_us + FUTURE_US]  # a time that the feed will refuse must not move the watermark
+        if not len(sound):
+            return
+        newest_us, counts = int(sound.max()), self.counts
+        self._newest_us = max(self._newest_us, newest_us)
+        counts.lag_us = max(at_us - newest_us, counts.lag_us - counts.lag_us // 1_000, 0)
+        # The most that messages came before their time, of this minute and the one before.
+        began_us, before, now = self._skew
+        if at_us - began_us > _SKEW_TURN_US:
+            began_us, before, now = at_us, now, 0
+        now = max(now, newest_us - at_us)
+        self._skew = (began_us, before, now)
+        counts.skew_us = max(before, now)
 
     def _counted(self, writer: FeedWriter) -> None:
         """Take the numbers from the feed's cursor, which counts over all runs."""
@@ -276,37 +326,49 @@ class MarketData:
         counts.dead = cursor.dead - self._before[1]
         counts.watermark_us = cursor.watermark_us
 
-    async def _subscribed(self, writer: FeedWriter, status: SubscribeStatus) -> None:
-        """Take note of what the vendor does not bring; that is no reason to connect again."""
-        for text in status.messages:
-            log.warning("the vendor says", feed=self.config.feed, status=status.status, message=text)
-        new = {symbol: why for symbol, why in status.fails if symbol not in self._refused}
-        if new:
-            log.warning("symbols not subscribed", feed=self.config.feed, symbols=new)
-            self._refused.update(new)
+    async def _note_refused(self, writer: FeedWriter, said: Said) -> None:
+        """Take note of what the vendor does not bring, and of what it brings after all; no reason to connect again."""
+        before = len(self._refused)
+        if said.refused:
+            log.warning("symbols not subscribed", feed=self.config.feed, symbols=said.refused)
+            self._refused.update(said.refused)
+        elif self._refused and said.ticks is not None:
+            column = said.ticks["symbol"]
+            names = column.dictionary.take(pa.array(np.unique(column.indices.to_numpy(zero_copy_only=False))))
+            self._refused.difference_update(names.to_pylist())
+        if len(self._refused) != before:
+            self.counts.refused = len(self._refused)
             await self._say(writer, lambda: self._start(writer, hole=False))
 
-    def _quiet_us(self) -> int:
-        by_clock = self._clock() - self.config.quiet_slack_us - self._lag_us
+    def _heard_to_us(self) -> int:
+        by_clock = self._clock.now_us() - self._quiet_us - self.counts.lag_us
         return max(by_clock, self._newest_us - self.config.order_slack_us)
 
     # History ---------------------------------------------------------------------------------------------------------
 
     async def _history(self) -> None:
-        config = self.config
-        if not config.depths:
+        config, provider = self.config, self._provider
+        if not config.depths or provider is None:
             return
-        rest = TwelveDataRest(
-            config.rest_url, config.key, requests_per_minute=config.requests_per_minute, source=config.source
-        )
-        try:
-            while True:
-                try:
-                    self.counts.backfill = await backfill(
-                        self._log, config.feed, rest, self._symbols, config.depths, call=self._call, clock=self._clock
-                    )
-                    return
-                except LogUnavailable:
-                    await asyncio.sleep(_RETRY_S)
-        finally:
-            await rest.close()
+        while True:
+            try:
+                self.counts.backfill = await backfill(
+                    self._log, config.feed, _Bars(provider), self._symbols, config.depths,
+                    call=self._call, clock=self._clock.now_us,
+                )  # fmt: skip
+                return
+            except LogUnavailable:
+                await asyncio.sleep(_RETRY_S)
+
+
+class _Bars:
+    """A provider as `backfill` asks it."""
+
+    def __init__(self, provider: Provider) -> None:
+        self._provider = provider
+
+    async def time_series(
+        self, symbols: Sequence[str], interval: str, from_us_: int, to_us: int, *, limit: int = 0
+    ) -> dict[str, pa.RecordBatch | VendorError]:
+        """Return each symbol's bars of `[from, to)` or its error."""
+        return dict((await self._provider.bars(BarsRequest(symbols, interval, from_us_, to_us))).found)

@@ -1,30 +1,40 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pytest
 
+from tickerplant.core.times import DAY_US, FOREVER_US, MINUTE_US
 from tickerplant.market_data.clients import errors
 from tickerplant.market_data.clients.twelvedata_messages import (
-    Price,
-    QuoteColumns,
+    Asked,
+    Series,
     credits_of,
+    error_of,
+    parse_dividends,
     parse_series,
-    read_messages,
+    parse_splits,
     without_key,
 )
+from tickerplant.market_data.providers.port import Credits
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "twelvedata"
+NOW_US = 1_767_700_000_000_000
+ASKED = Asked(["AAPL"], "1m", 0, FOREVER_US, 5_000)
 
 
 def golden(name: str) -> bytes:
     return (GOLDEN / f"{name}.json").read_bytes().strip()
 
 
+def parse(body: bytes, *symbols: str, status: int = 200, interval: str = "1m") -> Series:
+    return parse_series(body, status, replace(ASKED, symbols=symbols or ("AAPL",), interval=interval), NOW_US)
+
+
 def bars(name: str, symbol: str, interval: str) -> list[dict[str, object]]:
-    found = parse_series(golden(name), 200, [symbol], interval)[symbol]
+    found = parse(golden(name), symbol, interval=interval).found[symbol]
     assert isinstance(found, pa.RecordBatch)
     rows: list[dict[str, object]] = found.to_pylist()
     return rows
@@ -58,11 +68,55 @@ def test_forex_has_no_volume() -> None:
     assert bar["volume"] == 0.0
 
 
+def test_bars_that_are_not_over_or_were_not_asked_for_are_left_out() -> None:
+    times = [int(bar["time"].timestamp()) * 1_000_000 for bar in bars("series_intraday", "AAPL", "1m")]  # type: ignore[attr-defined]
+
+    def found(now_us: int, asked: Asked = ASKED) -> int:
+        batch = parse_series(golden("series_intraday"), 200, asked, now_us).found["AAPL"]
+        assert isinstance(batch, pa.RecordBatch)
+        return int(batch.num_rows)
+
+    assert found(times[1] + MINUTE_US) == 2
+    assert found(times[1] + MINUTE_US - 1) == 1
+    assert found(times[0]) == 0
+    assert found(NOW_US, replace(ASKED, from_us=times[1])) == 1
+    assert found(NOW_US, replace(ASKED, to_us=times[1])) == 1
+
+
+def test_a_full_page_says_since_when_it_speaks() -> None:
+    whole = parse_series(golden("series_intraday"), 200, replace(ASKED, page=3), NOW_US)
+    full = parse_series(golden("series_intraday"), 200, replace(ASKED, page=2), NOW_US)
+    assert whole.full_since_us == {}
+    first = full.found["AAPL"]["time"][0].value  # type: ignore[index]
+    assert full.full_since_us == {"AAPL": first}
+
+
+def test_a_bar_without_a_price_is_none() -> None:
+    body = golden("series_intraday").replace(b'"open":"148.72"', b'"open":null')
+    assert parse(body).found["AAPL"].num_rows == 1  # type: ignore[union-attr]
+
+
 def test_in_a_batch_each_symbol_has_its_bars_or_its_error() -> None:
-    found = parse_series(golden("series_batch"), 200, ["AAPL", "NIKK", "MSFT"], "1m")
+    found = parse(golden("series_batch"), "AAPL", "NIKK", "MSFT").found
     assert found["AAPL"].num_rows == 1  # type: ignore[union-attr]
     assert isinstance(found["NIKK"], errors.UnknownSymbol)
     assert isinstance(found["MSFT"], errors.Malformed)
+
+
+def test_one_that_cannot_be_read_does_not_spoil_the_others() -> None:
+    body = golden("series_batch").replace(b'"NIKK":{', b'"IBM":{"values":[{"datetime":5}],"x":{}},"NIKK":{')
+    found = parse(body, "AAPL", "IBM").found
+    assert found["AAPL"].num_rows == 1  # type: ignore[union-attr]
+    assert isinstance(found["IBM"], errors.Malformed)
+
+
+def test_symbols_are_known_however_the_vendor_spells_them() -> None:
+    body = golden("series_batch").replace(b'"AAPL":', b'"RY":', 1)
+    found = parse(body, "ry:TSX", "nikk").found
+    assert found["ry:TSX"].num_rows == 1  # type: ignore[union-attr]
+    assert isinstance(found["nikk"], errors.UnknownSymbol)
+    both = parse(body, "RY:TSX", "RY:NYSE").found
+    assert all(isinstance(answer, errors.Malformed) for answer in both.values()), "which one is not said"
 
 
 @pytest.mark.parametrize("status", [200, 400, 429])
@@ -72,123 +126,110 @@ def test_in_a_batch_each_symbol_has_its_bars_or_its_error() -> None:
         ("error_interval", errors.BadRequest),
         ("error_minute", errors.QuotaSpent),
         ("error_day", errors.QuotaSpent),
+        ("error_burst", errors.Burst),
         ("error_key", errors.BadKey),
         ("error_no_data", errors.NoData),
         ("error_symbol", errors.UnknownSymbol),
+        ("error_symbol_missing", errors.UnknownSymbol),
+        ("error_plan", errors.NotEntitled),
+        ("error_plan_symbol", errors.NotEntitled),
         ("error_server", errors.VendorDown),
     ],
 )
 def test_an_error_is_told_by_its_body_whatever_the_status(status: int, name: str, kind: type[Exception]) -> None:
     with pytest.raises(kind):
-        parse_series(golden(name), status, ["AAPL", "MSFT"], "1m")
+        parse(golden(name), "AAPL", "MSFT", status=status)
 
 
-def test_a_spent_minute_is_waited_out_sooner_than_a_spent_day() -> None:
-    waits = []
-    for name in ("error_minute", "error_day"):
-        with pytest.raises(errors.QuotaSpent) as caught:
-            parse_series(golden(name), 429, ["A", "B"], "1m")
-        waits.append(caught.value.retry_after_s)
-    assert waits == [60.0, 3600.0]
+def test_a_minute_is_waited_out_until_it_ends_and_a_day_until_the_next() -> None:
+    now_us = NOW_US - NOW_US % DAY_US + DAY_US // 2 + 20_000_000
+    minute, day = (error_of(429, golden(name).decode(), now_us) for name in ("error_minute", "error_day"))
+    assert isinstance(minute, errors.QuotaSpent)
+    assert isinstance(day, errors.QuotaSpent)
+    assert (minute.retry_after_s, minute.daily) == (40.0, False)
+    assert (day.retry_after_s, day.daily) == (12 * 3600 - 20.0, True)
 
 
-def test_of_one_symbol_no_data_is_an_answer() -> None:
-    assert isinstance(parse_series(golden("error_no_data"), 400, ["AAPL"], "1m")["AAPL"], errors.NoData)
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (401, errors.BadKey),
+        (403, errors.NotEntitled),
+        (414, errors.BadRequest),
+        (429, errors.QuotaSpent),
+        (408, errors.VendorDown),
+        (502, errors.VendorDown),
+        (301, errors.Malformed),
+    ],
+)
+def test_a_status_alone_is_enough(status: int, kind: type[Exception]) -> None:
+    with pytest.raises(kind):
+        parse(b"<html>nginx</html>", "AAPL", "MSFT", status=status)
+
+
+@pytest.mark.parametrize("name", ["error_no_data", "error_symbol", "error_plan_symbol"])
+def test_of_one_symbol_what_concerns_it_alone_is_its_answer(name: str) -> None:
+    assert isinstance(parse(golden(name), status=400).found["AAPL"], errors.VendorError)
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"values": 3}', b'{"status":"ok"}'])
 def test_what_is_none_of_it_is_malformed(body: bytes) -> None:
     try:
-        found = parse_series(body, 200, ["AAPL"], "1m")["AAPL"]
+        found = parse(body).found["AAPL"]
     except errors.Malformed:
         return
     assert isinstance(found, errors.Malformed)
 
 
-def test_a_gateway_that_fails_is_a_vendor_that_is_down() -> None:
-    with pytest.raises(errors.VendorDown):
-        parse_series(b"<html>Bad Gateway</html>", 502, ["AAPL"], "1m")
+def test_no_values_are_no_data() -> None:
+    assert isinstance(parse(b'{"meta":{},"values":[],"status":"ok"}').found["AAPL"], errors.NoData)
 
 
 def test_credits_are_in_the_headers() -> None:
-    assert credits_of({"api-credits-used": "3", "api-credits-left": "5"}).left == 5
-    assert credits_of({}).left is None
+    minute = {"api-credits-used": "3", "api-credits-left": "5"}
+    assert credits_of(minute) == Credits(3, 5)
+    assert credits_of({"api-credits-daily-used": "10", "api-credits-daily-left": "790"}) == Credits(10, 790, daily=True)
+    assert credits_of({**minute, "api-credits-daily-left": "790"}) == Credits(3, 5)
+    assert credits_of({**minute, "api-credits-daily-left": "0"}) == Credits(None, 0, daily=True)
+    assert credits_of({}) == Credits()
 
 
-def test_messages_of_every_shape() -> None:
-    names = ["price", "price_metal", "subscribe_ok", "subscribe_warning", "subscribe_null", "subscribe_error"]
-    found = read_messages([golden(n) for n in [*names, "unsubscribe", "heartbeat"]])
-    assert [p.symbol for p in found.prices] == ["AAPL", "XAU/USD"]
-    assert found.prices[1].day_volume is None
-    assert [s.status for s in found.statuses] == ["ok", "warning", "ok", "error", "ok"]
-    assert found.statuses[1].fails == (("NIKK", "symbol not found"),)
-    assert (found.others, found.dead) == (1, [])
+def test_splits_and_dividends() -> None:
+    splits = parse_splits(golden("splits"), "AAPL", 0, NOW_US).to_pylist()
+    assert [(str(row["time"].date()), row["numerator"], row["denominator"]) for row in splits] == [
+        ("2014-06-09", 7.0, 1.0),
+        ("2020-08-31", 4.0, 1.0),
+    ]
+    dividends = parse_dividends(golden("dividends"), "AAPL", 0, NOW_US).to_pylist()
+    assert [(str(row["time"].date()), row["amount"], row["currency"]) for row in dividends] == [
+        ("2020-08-07", 0.82, "USD"),
+        ("2021-08-06", 0.22, "USD"),
+    ]
+    assert parse_splits(golden("splits"), "AAPL", 0, 1).num_rows == 0
+    assert parse_dividends(b'{"dividends":[]}', "AAPL", 0, NOW_US).num_rows == 0
 
 
-def test_garbage_between_prices_costs_only_itself() -> None:
-    price = golden("price").decode()
-    found = read_messages([price, "{oops", price, '{"event":"price","price":"x"}', "{},{}", "3", price])
-    assert len(found.prices) == 3
-    assert [row.payload for row in found.dead] == [b"{oops", b'{"event":"price","price":"x"}', b"{},{}", b"3"]
+@pytest.mark.parametrize(
+    ("split", "terms"),
+    [
+        (b'"description":"1-for-8 split","ratio":8', (1.0, 8.0)),
+        (b'"ratio":"0.5"', (2.0, 1.0)),
+        (b'"ratio":8', (1.0, 8.0)),
+        (b'"from_factor":"3","to_factor":"2"', (3.0, 2.0)),
+    ],
+)
+def test_the_terms_of_a_split_are_found_in_whatever_is_told(split: bytes, terms: tuple[float, float]) -> None:
+    body = b'{"splits":[{"date":"2020-08-31",' + split + b'},{"date":"2020-09-01"}]}'
+    (row,) = parse_splits(body, "A", 0, NOW_US).to_pylist()
+    assert (row["numerator"], row["denominator"]) == terms
 
 
-def price(symbol: str, volume: float | None, timestamp: int = 1592249566) -> Price:
-    return Price(event="price", symbol=symbol, timestamp=timestamp, price=1.5, day_volume=volume)
-
-
-def sizes(columns: QuoteColumns, *prices: Price) -> list[float]:
-    batch, dead = columns.ticks(prices, 1592249567_000000)
-    assert not dead
-    result: list[float] = batch["size"].to_pylist()
-    return result
-
-
-def test_the_size_is_the_growth_of_the_days_volume() -> None:
-    columns = QuoteColumns()
-    assert sizes(columns, price("A", 100), price("B", 10), price("A", 103), price("B", 10)) == [0, 0, 3, 0]
-    assert sizes(columns, price("A", None), price("B", 30), price("A", 110)) == [0, 20, 7]
-
-
-def test_a_volume_that_goes_back_is_late_or_a_new_day() -> None:
-    columns = QuoteColumns()
-    sizes(columns, price("A", 1000))
-    assert sizes(columns, price("A", 990), price("A", 1005)) == [0, 5]
-    assert sizes(columns, price("A", 40), price("A", 50)) == [40, 10]
-
-
-def test_what_was_traded_while_away_belongs_to_no_print() -> None:
-    columns = QuoteColumns()
-    sizes(columns, price("A", 1000))
-    columns.forget_volumes()
-    assert sizes(columns, price("A", 5000), price("A", 5001)) == [0, 1]
-
-
-def test_sizes_do_not_depend_on_the_batches() -> None:
-    rng = np.random.default_rng(3)
-    volumes = rng.integers(0, 50, 300).cumsum()
-    volumes[200:] -= volumes[199]
-    prices = [price("ABC"[i % 3], None if i % 17 == 0 else float(volumes[i])) for i in range(300)]
-    whole = sizes(QuoteColumns(), *prices)
-    columns = QuoteColumns()
-    parts = [size for at in range(0, 300, 7) for size in sizes(columns, *prices[at : at + 7])]
-    assert whole == parts
-
-
-def test_a_price_without_a_price_or_a_symbol_is_no_print() -> None:
-    columns = QuoteColumns()
-    odd = [price("A", 1), Price(event="price", symbol="A"), Price(event="price", symbol="", price=1.0)]
-    batch, dead = columns.ticks(odd, 0)
-    assert batch.num_rows == 1
-    assert len(dead) == 2
-
-
-def test_a_stamp_is_the_time_only_when_asked_for() -> None:
-    message = Price(event="price", symbol="A", timestamp=1592249566, price=1.0, sent_ns=1592249566_123456_000)
-    plain, _ = QuoteColumns().ticks([message], 0)
-    stamped, _ = QuoteColumns(stamped=True).ticks([message], 0)
-    assert plain["time"][0].value == 1592249566_000000
-    assert stamped["time"][0].value == 1592249566_123456
+@pytest.mark.parametrize("body", [b"<html>", b'{"splits":[{"date":"soon","ratio":2}]}', b'{"splits":3}'])
+def test_actions_that_cannot_be_read_are_malformed(body: bytes) -> None:
+    with pytest.raises(errors.Malformed):
+        parse_splits(body, "A", 0, NOW_US)
 
 
 def test_keys_are_struck_out() -> None:
     assert "secret" not in without_key("GET /x?apikey=secret&a=1 Authorization: apikey secret")
+    assert "secret" not in without_key("you sent 'secret'", "secret")

@@ -2,84 +2,93 @@
 
 What came within a few milliseconds goes on together. The queue to the writer is bounded: when it is full this end stops
 reading, the socket's buffers fill, and the vendor's own limit decides; nothing is dropped here.
+
+A dead connection is found in two ways. *Mute*: nothing came for `mute_s`, answers to heartbeats count (and, should a
+vendor answer none, from the second time on those to WebSocket pings). *Silent*: heartbeats are answered, but in regular
+hours no price came for far longer than the feed's own rate lets expect (`silence`). That single symbols fall silent is
+no reason.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import random
-import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final
 
 import msgspec
 import structlog
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, ConnectionClosedOK, InvalidHandshake, InvalidStatus
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
-from tickerplant.market_data.clients.twelvedata_messages import without_key
+from tickerplant.core.errors import BadInput
+from tickerplant.core.rules import DEFAULT_RULES
+from tickerplant.core.sessions import Calendars
+from tickerplant.core.symbols import check_symbol
+from tickerplant.market_data.clients.frames import MAX_MESSAGE_BYTES, FrameConnection
+from tickerplant.market_data.clients.silence import SHORTEST_S, Hours, Silence
+from tickerplant.market_data.clients.twelvedata_messages import SOURCE, without_key
+from tickerplant.market_data.clients.twelvedata_quotes import (
+    QuoteColumns,
+    SubscribeStatus,
+    is_answer,
+    is_heartbeat,
+    is_price,
+    read_messages,
+)
+from tickerplant.market_data.clock import Clock
+from tickerplant.market_data.providers.port import Connected, Lost, Received, Refused, Said, StreamEvent
 
 log = structlog.get_logger(__name__)
 
 GATHER_MESSAGES: Final = 16_384
-_MAX_MESSAGE_BYTES: Final = 1 << 20
-_SUBSCRIBE_CHUNK: Final = 2_000  # symbols in one message: 20 KB of the vendor's megabyte
+SUBSCRIBE_SYMBOLS: Final = 2_000
+"""In one message: 66 KB at most of the vendor's megabyte, and its answer is some 200 KB."""
+CLIENT_EVENTS: Final = 90
+"""In a minute; the vendor takes 100."""
+HEARTBEAT: Final = '{"action":"heartbeat"}'
+_RESET: Final = '{"action":"reset"}'
+_LEAST_REAL_S: Final = 2.0  # the network and this process are no faster because the clock is
+_LEAST_PAUSE_S: Final = 0.02
+_WAIT_STEP_S: Final = 5.0
+_MANY_FAILURES: Final = 6
+_ALL_FAILURES: Final = 100
+# The library's own logger writes headers, and so the key, at DEBUG.
+_library_log = logging.getLogger("tickerplant.websockets")
+_library_log.setLevel(logging.INFO)
 
 
 @dataclass(frozen=True, slots=True)
 class StreamSettings:
-    """How the stream is kept alive.
+    """How the stream is kept alive; all but `gather_s` in seconds of the clock.
 
     `mute_s`: so long without any message (answers to heartbeats are some), or without an answer to the subscription,
-    and the connection is taken as dead.
+    and the connection is taken as dead. `silent_s`: no shorter time without a price is. `refused_s`: how long a symbol
+    that was refused is not asked for again.
     `steady_s`: a connection that lived this long was a good one, and the pauses begin again with the shortest.
     """
 
     heartbeat_s: float = 10.0
     mute_s: float = 25.0
+    silent_s: float = SHORTEST_S
     gather_s: float = 0.003
     connect_timeout_s: float = 10.0
     backoff_first_s: float = 0.5
     backoff_max_s: float = 60.0
     steady_s: float = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Connected:
-    """A connection is up, the subscription is sent."""
-
-    at_us: int
-
-
-@dataclass(frozen=True, slots=True)
-class Received:
-    """Messages that came together, as text, and when by our clock."""
-
-    texts: list[str | bytes]
-    at_us: int
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """The connection is gone, or mute since `since_us`."""
-
-    since_us: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """The vendor turned the key away (401, 403): trying goes on, at the longest pause."""
-
-    reason: str
-
-
-StreamEvent: TypeAlias = Connected | Received | Lost | Refused
+    refused_s: float = 4 * 3_600.0
 
 
 class TwelveDataStream:
-    """One connection to the vendor's stream, kept up. `run` puts what happens into a bounded queue."""
+    """One connection to the vendor's stream, kept up; see `providers.port.TickStream`.
+
+    Belongs to one event loop. `subscribe`, `unsubscribe` and `reset` may be called at any time: what is wanted is sent
+    now if there is a connection, and with every new one.
+    """
 
     def __init__(
         self,
@@ -87,134 +96,396 @@ class TwelveDataStream:
         key: str,
         symbols: Sequence[str],
         *,
+        source: str = SOURCE,
         settings: StreamSettings | None = None,
-        clock: Callable[[], int] = lambda: time.time_ns() // 1_000,
+        clock: Clock | None = None,
+        calendars: Calendars | None = None,
+        stamped: bool = False,
     ) -> None:
+        self.settings = settings or StreamSettings()
+        self.clock = clock or Clock()
+        self.silence = Silence(self.stretched(self.settings.silent_s))
+        self.beats_answered = False
+        """Whether a heartbeat was ever answered."""
+        self.pongs_count = False
+        """Whether answers to WebSocket pings have to do, since heartbeats get none."""
         self._url = url
         self._key = key
-        self._symbols = list(symbols)
-        self._settings = settings or StreamSettings()
-        self._clock = clock
-        self._heard_us = 0
-        self._heard_s = 0.0
-        self._answered = False
+        self._source = source
+        self._calendars = calendars or Calendars(DEFAULT_RULES)
+        self._columns = QuoteColumns(source=source, stamped=stamped)
+        self._wanted: dict[str, None] = {}
+        self._refused_s: dict[str, float] = {}
+        self._reported: set[str] = set()
+        self._again_s: float | None = None
+        self._again_pause_s = 60.0
+        self._sent_s: deque[float] = deque()
+        self._line: _Line | None = None
+        self.hours = Hours(self._calendars, ())
+        self._want(symbols)
+
+    # What is wanted --------------------------------------------------------------------------------------------------
+
+    def subscribe(self, symbols: Sequence[str]) -> None:
+        """Want these symbols too."""
+        new = [symbol for symbol in self._want(symbols) if symbol not in self._refused_s]
+        if self._line is not None:
+            self._line.send(_subscriptions("subscribe", new))
+
+    def unsubscribe(self, symbols: Sequence[str]) -> None:
+        """Want these symbols no more."""
+        gone = [symbol for symbol in map(check_symbol, symbols) if symbol in self._wanted]
+        for symbol in gone:
+            del self._wanted[symbol]
+            self._refused_s.pop(symbol, None)
+        self.hours = Hours(self._calendars, self._wanted)
+        if self._line is not None:
+            self._line.send(_subscriptions("unsubscribe", gone))
+
+    def reset(self) -> None:
+        """Want nothing."""
+        self._wanted.clear()
+        self._refused_s.clear()
+        self.hours = Hours(self._calendars, ())
+        if self._line is not None:
+            self._line.send([_RESET])
+
+    def _want(self, symbols: Sequence[str]) -> list[str]:
+        new = [symbol for symbol in dict.fromkeys(map(check_symbol, symbols)) if symbol not in self._wanted]
+        self._wanted.update(dict.fromkeys(new))
+        self._columns.expect(new)
+        self.hours = Hours(self._calendars, self._wanted)
+        return new
+
+    def due(self, now_s: float) -> list[str]:
+        """Return subscriptions to be sent again: after hours for what was refused, sooner for what was not answered."""
+        due = [name for name, at_s in self._refused_s.items() if now_s - at_s >= self.settings.refused_s]
+        for symbol in due:
+            self._refused_s[symbol] = now_s
+        if self._again_s is not None and now_s >= self._again_s:
+            self._again_s = None
+            due += [symbol for symbol in self._wanted if symbol not in self._refused_s]
+        return _subscriptions("subscribe", due)
+
+    # The connection --------------------------------------------------------------------------------------------------
 
     async def run(self, out: asyncio.Queue[StreamEvent]) -> None:
         """Work until cancelled. Never raises for what the network or the vendor does."""
-        failures = 0
-        settings = self._settings
+        failures, settings, clock = 0, self.settings, self.clock
         while True:
-            reason = "closed"
-            connected = False
+            least, wait_s, since_us = 0, 0.0, 0
+            began_s, connected = clock.monotonic(), False
             try:
                 # The key goes in a header: an address ends up in logs, of proxies too.
                 async with connect(
                     self._url,
                     additional_headers={"X-TD-APIKEY": self._key},
-                    open_timeout=settings.connect_timeout_s,
+                    open_timeout=self.real_s(settings.connect_timeout_s),
                     close_timeout=1.0,
                     ping_interval=None,
-                    max_size=_MAX_MESSAGE_BYTES,
+                    max_size=MAX_MESSAGE_BYTES,
                     compression=None,
+                    create_connection=FrameConnection,
+                    logger=_library_log,
                 ) as connection:
-                    connected = True
-                    await self._subscribe(connection)
-                    await out.put(Connected(self._clock()))
-                    began_s = time.monotonic()
-                    reason = await self._listen(connection, out)
-                    if time.monotonic() - began_s >= settings.steady_s:
-                        failures = 0
+                    assert isinstance(connection, FrameConnection)
+                    began_s = clock.monotonic()
+                    line = self._line = _Line(self, connection, out)
+                    try:
+                        reason, least = await line.listen(_subscriptions("subscribe", self._to_ask()))
+                    finally:
+                        self._line = None
+                        since_us, connected = line.since_us, line.connected
+                if clock.monotonic() - began_s >= settings.steady_s:
+                    failures = 0
             except InvalidStatus as error:
-                reason = f"HTTP {error.response.status_code}"
-                if error.response.status_code in (401, 403):
-                    failures = 100
-                    await out.put(Refused(reason))
+                status = error.response.status_code
+                reason = f"HTTP {status}"
+                if status in (401, 403):
+                    least = _ALL_FAILURES
+                    await out.put(Refused(f"{reason}: the key is not taken"))
+                elif 400 <= status < 500:  # 429: too many connections or attempts
+                    least, wait_s = _MANY_FAILURES, _retry_after_s(error.response.headers.get("Retry-After", ""))
             except (OSError, TimeoutError, ConnectionClosed, InvalidHandshake) as error:
-                reason = without_key(f"{type(error).__name__}: {error}")
+                reason = f"{type(error).__name__}: {error}"
+            reason = without_key(reason, self._key)
             if connected:
-                await out.put(Lost(self._heard_us or self._clock(), reason))
-            pause_s = self._pause(failures)
+                await out.put(Lost(since_us, reason))
+            failures = max(failures, least)
+            await self._pause(failures, wait_s, reason, lost=connected)
             failures += 1
-            log.warning("stream lost, connecting again", feed="twelvedata", reason=reason, pause_s=round(pause_s, 2))
-            await asyncio.sleep(pause_s)
 
-    def _pause(self, failures: int) -> float:
-        """Return a pause that doubles with each failure up to the longest, between half and all of it."""
-        longest = min(self._settings.backoff_max_s, self._settings.backoff_first_s * 2.0 ** min(failures, 16))
-        return longest * random.uniform(0.5, 1.0)
+    async def _pause(self, failures: int, wait_s: float, reason: str, *, lost: bool) -> None:
+        """Wait: twice as long with each failure up to the longest, between half and all of it.
 
-    async def _subscribe(self, connection: ClientConnection) -> None:
-        for at in range(0, len(self._symbols), _SUBSCRIBE_CHUNK):
-            names = ",".join(self._symbols[at : at + _SUBSCRIBE_CHUNK])
-            text = msgspec.json.encode({"action": "subscribe", "params": {"symbols": names}}).decode()
-            await connection.send(text)
-
-    async def _listen(self, connection: ClientConnection, out: asyncio.Queue[StreamEvent]) -> str:
-        """Pass on what comes; return why it ended."""
-        self._heard_us, self._heard_s = self._clock(), time.monotonic()
-        self._answered = False
-        heartbeat = asyncio.create_task(self._beat(connection))
-        gathered: list[str | bytes] = []
-        flush: asyncio.TimerHandle | None = None
-        loop = asyncio.get_running_loop()
-        due, room = asyncio.Event(), asyncio.Event()
-
-        async def pass_on() -> None:
-            while True:
-                await due.wait()
-                due.clear()
-                while gathered:
-                    texts = gathered.copy()
-                    await out.put(Received(texts, self._heard_us))
-                    del gathered[: len(texts)]  # only now: cancelled while the queue is full, nothing is lost
-                    room.set()
-
-        passing = asyncio.create_task(pass_on())
-        try:
-            while True:
-                message = await connection.recv(decode=False)
-                if not gathered:
-                    self._heard_us, self._heard_s = self._clock(), time.monotonic()
-                    flush = loop.call_later(self._settings.gather_s, due.set)
-                gathered.append(message)
-                if not self._answered:
-                    self._answered = _is_answer(message)
-                if len(gathered) >= GATHER_MESSAGES:
-                    room.clear()
-                    due.set()
-                    await room.wait()  # while the queue is full nothing more is read
-        except ConnectionClosedOK:
-            reason = "closed by the vendor"
-        except ConnectionClosed as error:
-            reason = "mute" if heartbeat.done() and not heartbeat.cancelled() else str(error)
-        finally:
-            if flush is not None:
-                flush.cancel()
-            for task in (heartbeat, passing):
-                task.cancel()
-            await asyncio.gather(heartbeat, passing, return_exceptions=True)
-        if gathered:
-            await out.put(Received(gathered.copy(), self._heard_us))
-        return reason
-
-    async def _beat(self, connection: ClientConnection) -> None:
-        """Send heartbeats; end the connection when nothing came for too long."""
-        text = '{"action":"heartbeat"}'
-        settings = self._settings
-        began_s = sent_s = time.monotonic()
-        while True:
-            await asyncio.sleep(min(settings.heartbeat_s, settings.mute_s) / 4)
-            now_s = time.monotonic()
-            unanswered_s = 0.0 if self._answered else now_s - began_s
-            if max(now_s - self._heard_s, unanswered_s) > settings.mute_s:
-                connection.transport.abort()
+        While no symbol is in a session there is nothing to miss: it waits the longest, and until a session begins.
+        """
+        settings, clock = self.settings, self.clock
+        calm = not self.hours.in_session(clock.now_us())
+        longest_s = min(settings.backoff_max_s, settings.backoff_first_s * 2.0 ** min(failures, 16))
+        pause_s = max(wait_s, (settings.backoff_max_s if calm else longest_s) * random.uniform(0.5, 1.0))
+        say = log.info if calm else log.warning
+        what = "stream lost, connecting again" if lost else "no stream, connecting again"
+        say(what, feed=self._source, reason=reason, pause_s=round(pause_s, 2))
+        until_s = clock.monotonic() + max(pause_s, _LEAST_PAUSE_S * clock.speed)
+        while (left_s := until_s - clock.monotonic()) > 0:
+            await clock.sleep(min(left_s, _WAIT_STEP_S) if calm else left_s)
+            if calm and self.hours.in_session(clock.now_us()) and not wait_s:
                 return
-            if now_s - sent_s >= settings.heartbeat_s:
-                sent_s = now_s
-                await connection.send(text)
+
+    def _to_ask(self) -> list[str]:
+        """Return the symbols wanted, less those refused of late."""
+        before_s = self.clock.monotonic() - self.settings.refused_s
+        return [symbol for symbol in self._wanted if self._refused_s.get(symbol, before_s) <= before_s]
+
+    def stretched(self, seconds: float) -> float:
+        """Return the time by the clock, as long as needed to be at least 2 s (or `seconds`) of the machine's."""
+        return max(seconds, min(seconds, _LEAST_REAL_S) * self.clock.speed)
+
+    def real_s(self, seconds: float) -> float:
+        """Return the machine's seconds of `stretched`."""
+        return self.clock.real_s(self.stretched(seconds))
+
+    async def turn(self) -> None:
+        """Wait until one more event may be sent to the vendor."""
+        while True:
+            now_s = self.clock.monotonic()
+            while self._sent_s and now_s - self._sent_s[0] >= 60.0:
+                self._sent_s.popleft()
+            if len(self._sent_s) < CLIENT_EVENTS:
+                self._sent_s.append(now_s)
+                return
+            await self.clock.sleep(60.0 - (now_s - self._sent_s[0]))
+
+    # What it says ----------------------------------------------------------------------------------------------------
+
+    def read(self, event: Received) -> Said:
+        """Return what messages say."""
+        found = read_messages(event.texts)
+        said = Said(dead=found.dead, messages=len(event.texts))
+        for status in found.statuses:
+            self._take_status(status, said)
+        if found.prices:
+            said.ticks, odd = self._columns.ticks(found.prices, event.at_us)
+            said.dead = [*said.dead, *odd]
+        return said
+
+    def reconnected(self) -> None:
+        """Forget the volumes so far: what is traded between two connections belongs to no print."""
+        self._columns.forget_volumes()
+
+    def _take_status(self, status: SubscribeStatus, said: Said) -> None:
+        said.notes += [f"{status.event} {status.status}: {text}" for text in status.messages]
+        if status.event != "subscribe-status":
+            return
+        for name in status.success:
+            ours = self._ours(name)
+            if ours is not None:
+                self._refused_s.pop(ours, None)
+                self._reported.discard(ours)
+        for name, why in status.fails:
+            ours = self._ours(name)
+            if ours is None:
+                said.notes.append(f"refused, but not asked for: {name!r} ({why})")
+                continue
+            self._refused_s[ours] = self.clock.monotonic()
+            if ours not in self._reported:
+                self._reported.add(ours)
+                said.refused[ours] = why
+        if status.success or status.fails:
+            self._again_pause_s = 60.0
+        elif status.status == "error":
+            self._again_s = self.clock.monotonic() + self._again_pause_s
+            said.notes.append(f"a whole subscription was refused; again in {self._again_pause_s:.0f} s")
+            self._again_pause_s = min(2 * self._again_pause_s, self.settings.refused_s)
+
+    def _ours(self, name: str) -> str | None:
+        """Return the symbol wanted that the vendor's name means: itself, or the only one of that ticker."""
+        with contextlib.suppress(BadInput):
+            name = check_symbol(name)
+        if name in self._wanted:
+            return name
+        plain = name.partition(":")[0]
+        found = [symbol for symbol in self._wanted if symbol.partition(":")[0] == plain]
+        return found[0] if len(found) == 1 else None
 
 
-def _is_answer(message: str | bytes) -> bool:
-    """Return whether a message shows that the subscription arrived: its status, or a price."""
-    text = message if isinstance(message, str) else message.decode("utf-8", "replace")
-    return "subscribe-status" in text or '"price"' in text
+class _Line:
+    """One connection: what came and is not passed on yet, when it was heard, what is to be sent.
+
+    Between socket and queue wait at most two lists: one that the queue has no room for, and one that gathers, up to
+    `GATHER_MESSAGES` and what one read brings; then the socket is not read.
+    """
+
+    def __init__(self, stream: TwelveDataStream, connection: FrameConnection, out: asyncio.Queue[StreamEvent]) -> None:
+        self.since_us = stream.clock.now_us()
+        """Since when nothing more came, once it has ended."""
+        self.connected = False
+        self._stream = stream
+        self._connection = connection
+        self._out = out
+        self._clock = stream.clock
+        self._began_s = self._read_s = self._message_s = self._clock.monotonic()
+        self._priced_us = self.since_us
+        self._answered = False
+        self._reason = ""
+        self._paused = False
+        self._gathered: list[bytes] = []
+        self._gathered_us = 0
+        self._passing: Received | None = None
+        self._due = asyncio.Event()
+        self._outbox: asyncio.Queue[str] = asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
+
+    def send(self, texts: Sequence[str]) -> None:
+        """Send these, in order, as soon as the vendor's limit lets."""
+        for text in texts:
+            self._outbox.put_nowait(text)
+
+    async def listen(self, subscriptions: Sequence[str]) -> tuple[str, int]:
+        """Subscribe and pass on what comes; return why it ended, and for how many failures that counts at least."""
+        connection, clock = self._connection, self._clock
+        connection.heard = self._heard
+        connection.take = self._take
+        for text in subscriptions:
+            await self._stream.turn()
+            await connection.send(text)
+        await self._out.put(Connected(clock.now_us()))
+        self.connected = True
+        self._stream.silence.connected(clock.monotonic(), self._stream.hours.regime(clock.now_us()))
+        closed = asyncio.create_task(connection.wait_closed())
+        tasks = [asyncio.create_task(work()) for work in (self._pass_on, self._send, self._watch)]
+        try:
+            waiting = {closed, *tasks}
+            while not closed.done():
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+        finally:
+            for task in (closed, *tasks):
+                task.cancel()
+            await asyncio.gather(closed, *tasks, return_exceptions=True)
+            rest = self._rest()
+            if not closed.cancelled():
+                for event in rest:
+                    await self._out.put(event)
+            else:  # told to stop: what there is room for
+                with contextlib.suppress(asyncio.QueueFull):
+                    for event in rest:
+                        self._out.put_nowait(event)
+        return self._why()
+
+    def _why(self) -> tuple[str, int]:
+        if self._reason:
+            return self._reason, 0
+        code, text = self._connection.close_code, (self._connection.close_reason or "")[:200]
+        if code in (None, 1006):
+            return "connection dropped", 0
+        reason = f"closed by the vendor: {code} {text}".rstrip()
+        if code == 1008:
+            return f"{reason} (a key has 3 connections, the oldest is closed for a fourth)", _MANY_FAILURES
+        return reason, _MANY_FAILURES - 2 if code in (1012, 1013) else 0
+
+    def _heard(self) -> None:
+        self._read_s = self._clock.monotonic()
+
+    def _take(self, texts: list[bytes]) -> None:
+        self._message_s = self._read_s
+        if not self._gathered:
+            self._gathered_us = self.since_us = self._clock.now_us()
+            if self._passing is None:
+                self._loop.call_later(self._stream.settings.gather_s, self._due.set)
+        self._gathered += texts
+        if len(self._gathered) >= GATHER_MESSAGES and not self._paused:
+            self._paused = True
+            self._connection.transport.pause_reading()
+            self._due.set()
+
+    async def _pass_on(self) -> None:
+        while True:
+            await self._due.wait()
+            self._due.clear()
+            while self._gathered:
+                texts: list[str | bytes] = list(self._gathered)
+                self._passing = Received(texts, self._gathered_us)
+                self._note(self._gathered, self._gathered_us)
+                self._gathered = []
+                if self._paused:
+                    self._paused = False
+                    self._read_s = self._message_s = self._clock.monotonic()
+                    self._connection.transport.resume_reading()
+                await self._out.put(self._passing)
+                self._passing = None
+
+    def _rest(self) -> list[Received]:
+        rest = [] if self._passing is None else [self._passing]
+        if self._gathered:
+            rest.append(Received(list(self._gathered), self._gathered_us))
+        return rest
+
+    def _note(self, texts: list[bytes], at_us: int) -> None:
+        """Take note of what kinds of messages came."""
+        stream = self._stream
+        if not self._answered:
+            self._answered = any(map(is_answer, texts))
+        if not stream.beats_answered:
+            stream.beats_answered = any(map(is_heartbeat, texts))
+            stream.pongs_count = stream.pongs_count and not stream.beats_answered
+        if any(map(is_price, reversed(texts))):
+            self._priced_us = at_us
+            stream.silence.heard(self._clock.monotonic(), stream.hours.regime(at_us), len(texts))
+
+    async def _send(self) -> None:
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                text = await self._outbox.get()
+                await self._stream.turn()
+                await self._connection.send(text)
+                if text == HEARTBEAT:
+                    await self._connection.ping()
+
+    async def _watch(self) -> None:
+        """Send heartbeats; end the connection when nothing, or no price, came for too long."""
+        stream, clock, settings = self._stream, self._clock, self._stream.settings
+        mute_s, beat_s = stream.stretched(settings.mute_s), stream.stretched(settings.heartbeat_s)
+        step_s = min(mute_s, beat_s, stream.stretched(settings.silent_s)) / 4
+        beat_at_s = self._began_s + beat_s
+        while True:
+            await clock.sleep(step_s)
+            now_s, now_us = clock.monotonic(), clock.now_us()
+            regime = stream.hours.regime(now_us)
+            if self._passing is not None:  # the writer is behind: what is not read says nothing of the vendor
+                self._read_s = self._message_s = self._began_s = now_s
+                stream.silence.connected(now_s, regime)
+                continue
+            heard_s = self._read_s if stream.pongs_count else self._message_s
+            if now_s - heard_s > mute_s:
+                stream.pongs_count = not stream.beats_answered and now_s - self._read_s <= mute_s
+                return self._end("mute", self.since_us)
+            if not self._answered and now_s - self._began_s > mute_s:
+                return self._end("no answer to the subscription", self.since_us)
+            if stream.silence.too_long(now_s, regime):
+                return self._end("no prices, though the connection lives", self._priced_us)
+            if now_s >= beat_at_s:
+                beat_at_s = now_s + beat_s
+                if self._outbox.empty():
+                    self.send([HEARTBEAT])
+            self.send(stream.due(now_s))
+
+    def _end(self, reason: str, since_us: int) -> None:
+        self._reason, self.since_us = reason, since_us
+        self._connection.transport.abort()
+
+
+def _subscriptions(action: str, symbols: Sequence[str]) -> list[str]:
+    """Return the messages that ask for these symbols, or that ask for them no more."""
+    return [
+        msgspec.json.encode(
+            {"action": action, "params": {"symbols": ",".join(symbols[at : at + SUBSCRIBE_SYMBOLS])}}
+        ).decode()
+        for at in range(0, len(symbols), SUBSCRIBE_SYMBOLS)
+    ]
+
+
+def _retry_after_s(text: str) -> float:
+    return float(text) if text.strip().isdecimal() else 0.0

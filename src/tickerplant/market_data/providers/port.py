@@ -20,6 +20,7 @@ from typing import Final, Protocol, TypeAlias
 
 import pyarrow as pa
 
+from tickerplant.core.rules import DEFAULT_RULES, Rules
 from tickerplant.core.times import DAY_US, MINUTE_US
 from tickerplant.market_data.clients.errors import VendorError
 from tickerplant.market_data.clock import Clock
@@ -231,6 +232,7 @@ class ProviderContext:
     """What a factory is given. `key`: "" if none is set. `options`: the vendor's part of the settings, as text.
 
     `url`, `stream_url`: where to ask instead of at the vendor's own address ("" for that): a sandbox, a proxy.
+    `rules`: by their calendars a stream knows when prices can be expected.
     """
 
     name: str
@@ -239,6 +241,7 @@ class ProviderContext:
     url: str = ""
     stream_url: str = ""
     clock: Clock = field(default_factory=Clock)
+    rules: Rules = DEFAULT_RULES
 
 
 class Provider(Protocol):
