@@ -17,7 +17,9 @@ from tickerplant.api.positions import Position
 from tickerplant.api.reading import Reading, Source
 from tickerplant.api.service import Api
 from tickerplant.core import records, schemas
+from tickerplant.core.adjustment import Adjustment
 from tickerplant.core.errors import StoreUnavailable
+from tickerplant.core.sessions import Calendar
 from tickerplant.core.symbols import partition_of
 from tickerplant.core.times import timestamps
 from tickerplant.core.version import make_version
@@ -131,6 +133,9 @@ class MemorySource(Source):
 
     async def newest_splits(self, symbol: str) -> pa.Table:
         return schemas.SPLITS.empty_table()
+
+    async def adjustment(self, symbol: str, how: str, calendar: Calendar, now_us: int) -> Adjustment:
+        return Adjustment()
 
     async def left_out(self) -> pa.Table:
         return self.tables["left_out"]

@@ -285,7 +285,8 @@ def test_the_documented_errors_are_those_that_come(client: httpx.Client) -> None
 
 def test_every_documented_parameter_is_taken(client: httpx.Client) -> None:
     values = {"interval": "", "start": "2026-03-09", "end": "2026-03-10", "limit": "5", "tz": "Asia/Tokyo",
-              "times": "ms", "format": "csv", "indicators": "rsi", "prefix": "A", "skip": "1"}  # fmt: skip
+              "times": "ms", "format": "csv", "indicators": "rsi", "prefix": "A", "skip": "1",
+                  "adjust": "all"}  # fmt: skip
     steps = {"/v1/historical/{symbol}": "1d", "/v1/intraday/{symbol}": "5m", "/v1/analytics/{symbol}": "1m",
              "/v1/indicators/{name}/{symbol}": "15m"}  # fmt: skip
     paths = client.get("/openapi.json").json()["paths"]

@@ -76,6 +76,34 @@ def test_values_are_those_of_a_batch_over_adjusted_bars(plant: Plant) -> None:
     np.testing.assert_allclose(values(plant), batch(plant, 1.0), rtol=1e-12)
 
 
+def test_query_prints_bars_as_traded_or_adjusted(plant: Plant) -> None:
+    day = DATES[SPLIT_AT].isoformat()
+    say(plant, "action", "split", "ACME", day, "4:1")
+    say(plant, "action", "dividend", "ACME", DATES[70].isoformat(), "0.5")
+
+    def closes(*options: str) -> list[float]:
+        return [row["close"] for row in objects(say(plant, "query", "ACME", "--json", *options))]
+
+    traded, splits, every = closes(), closes("--adjust", "splits"), closes("--adjust", "all")
+    assert traded == closes("--adjust", "none")
+    before = np.arange(DAYS) < SPLIT_AT
+    np.testing.assert_allclose(splits, np.where(before, np.array(traded) / 4, traded), rtol=1e-12)
+    factor = np.where(np.arange(DAYS) < 70, 1 - 0.5 / traded[69], 1.0)
+    np.testing.assert_allclose(every, np.array(splits) * factor, rtol=1e-12)
+    (row,) = objects(say(plant, "query", "ACME", "--adjust", "splits", "--end", day, "-n", "1", "--json"))
+    assert (row["adjust"], row["volume"]) == ("splits", 4 * (1000 + (SPLIT_AT - 1) % 7))
+    beside = objects(say(plant, "query", "ACME", "--adjust", "splits", "--indicator", "SMA(5)", "--json"))
+    assert [row["close"] for row in beside] == splits
+    assert beside[-1]["sma_5"] == pytest.approx(np.mean(splits[-5:]))
+    assert beside[SPLIT_AT]["sma_5"] == pytest.approx(np.mean(splits[SPLIT_AT - 4 : SPLIT_AT + 1]))
+    shown = say(plant, "query", "ACME", "--adjust", "all").out
+    assert shown.splitlines()[0].strip() == "ACME 1d, adjusted for splits and dividends"
+    assert_refused(say(plant, "query", "ACME", "--adjust", "back"), 2, "none, splits or all")
+    counts = [(row["kind"], row["counts"]) for row in objects(say(plant, "action", "list", "ACME", "--json"))]
+    assert counts == [("split", True), ("dividend", True)]
+    assert say(plant, "action", "split", "ACME", day, "1:1").code == 0
+
+
 def test_a_dividend_is_kept_and_may_be_said_twice(plant: Plant) -> None:
     for _ in range(2):
         (said,) = objects(say(plant, "action", "dividend", "PAYS", "2025-08-08", "0.26", "--currency", "usd", "--json"))

@@ -7,10 +7,13 @@ import time
 from pathlib import Path
 
 import httpx
+import pytest
 
+from tickerplant.app import parts
 from tickerplant.app.plant import Plant
 from tickerplant.app.sandbox import SandboxProcess, sandbox_process
 from tickerplant.app.settings import load
+from tickerplant.core.errors import ConfigError
 
 
 def test_it_answers_comes_back_at_its_port_and_ends(tmp_path: Path) -> None:
@@ -38,6 +41,30 @@ def test_it_answers_comes_back_at_its_port_and_ends(tmp_path: Path) -> None:
         assert again is not None
         assert again.pid != child.pid
     assert again.returncode == 0
+
+
+def test_its_clock_goes_on_when_it_is_started_again(tmp_path: Path) -> None:
+    sandbox = {"start": "2026-03-09T13:30:00Z", "speed": 60.0, "script": ("0 do=slow&by=0.5",)}
+    process = SandboxProcess(load({"data": tmp_path, "sandbox": sandbox}).settings)
+    try:
+        place = process.start()
+        assert place.clock.speed == 60
+        first = httpx.get(f"{place.url}/sandbox/clock", timeout=10).json()
+        assert 1_773_063_000_000_000 <= first["now_us"] <= place.clock.now_us()
+        process.stop()
+        again = httpx.get(f"{process.start().url}/sandbox/clock", timeout=10).json()
+        assert again["now_us"] > first["now_us"]
+        assert [again[name] for name in ("origin_us", "epoch_us")] == [
+            first[name] for name in ("origin_us", "epoch_us")
+        ]
+    finally:
+        process.stop()
+
+
+def test_a_script_that_cannot_be_read_is_said(tmp_path: Path) -> None:
+    settings = load({"data": tmp_path, "sandbox": {"script": ("0 do=nonsense",)}}).settings
+    with pytest.raises(ConfigError, match="no order 'nonsense'"), parts.sandbox(settings):
+        pass
 
 
 def test_one_that_the_plant_starts_again_may_use_every_core(tmp_path: Path) -> None:

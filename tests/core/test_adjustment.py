@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
+import csv
 import datetime as dt
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tickerplant.core.adjustment import closes_before, dividend_factors, split_factors
-from tickerplant.core.times import to_us
+from tests.support.plant import SHARED_DATA
+from tickerplant.core import schemas
+from tickerplant.core.adjustment import (
+    Adjustment,
+    Closes,
+    adjustment_for,
+    begins_of,
+    check_adjustment,
+    closes_before,
+    dividend_factors,
+    ex_dates_of,
+    sessions_before,
+    split_factors,
+)
+from tickerplant.core.errors import BadInput
+from tickerplant.core.sessions import calendar
+from tickerplant.core.times import DAY_US, FOREVER_US, HOUR_US, timestamps, to_us
+
+XNYS = calendar("XNYS")
+PRICES = ("open", "high", "low", "close", "vwap")
 
 
 def day(text: str) -> int:
@@ -64,3 +86,197 @@ def test_a_dividend_without_a_close_before_it_or_as_large_as_that_changes_nothin
     assert np.isnan(before[0])
     assert before[1] == 5.0
     assert dividend_factors(times, ex, np.array([1.0, 5.0]), before).tolist() == [1.0, 1.0]
+
+
+def splits(*rows: tuple[int, float, float]) -> pa.Table:
+    """Rows of (session, numerator, denominator)."""
+    return pa.table(
+        {
+            "time": timestamps(np.array([row[0] for row in rows], dtype=np.int64)), "symbol": ["A"] * len(rows),
+            "numerator": [row[1] for row in rows], "denominator": [row[2] for row in rows],
+            "source": ["test"] * len(rows),
+        }
+    ).cast(schemas.SPLITS)  # fmt: skip
+
+
+def dividends(*rows: tuple[int, float]) -> pa.Table:
+    """Rows of (ex-date, amount)."""
+    return pa.table(
+        {
+            "time": timestamps(np.array([row[0] for row in rows], dtype=np.int64)), "symbol": ["A"] * len(rows),
+            "amount": [row[1] for row in rows], "currency": pa.nulls(len(rows), pa.utf8()),
+            "source": ["test"] * len(rows),
+        }
+    ).cast(schemas.DIVIDENDS)  # fmt: skip
+
+
+def bars(times: np.ndarray, closes: np.ndarray) -> pa.Table:
+    columns = {name: pa.array(closes) for name in PRICES}
+    return pa.table({"time": timestamps(times), **columns, "volume": np.full(len(times), 100.0), "trades": times})
+
+
+def daily(adjustment: Adjustment, times: np.ndarray, closes: np.ndarray) -> list[float]:
+    made: list[float] = adjustment.bars(bars(times, closes), daily=True).column("close").to_pylist()
+    return made
+
+
+def stored(times: np.ndarray, closes: np.ndarray, ex_dates: np.ndarray) -> Closes:
+    """The last close before each ex-date among daily bars."""
+    at = np.searchsorted(times, ex_dates) - 1
+    return Closes(closes_before(times, closes, ex_dates), np.where(at >= 0, times[at], 0))
+
+
+def test_the_vendors_example_as_bars() -> None:
+    times = days("2003-02-13", "2003-02-14", "2003-02-18", "2003-02-19")
+    closes = np.array([46.99, 48.30, 24.96, 24.53])
+    said, paid = splits((day("2003-02-18"), 2, 1)), dividends((day("2003-02-19"), 0.08))
+    before = stored(times, closes, ex_dates_of(paid))
+    table = bars(times, closes)
+    for_all = adjustment_for(said, XNYS, FOREVER_US, paid, before).bars(table, daily=True)
+    for name in PRICES:
+        assert np.round(for_all.column(name).to_numpy(), 2).tolist() == [23.42, 24.07, 24.88, 24.53]
+    assert for_all.column("volume").to_pylist() == [200.0, 200.0, 100.0, 100.0], "dividends leave volumes alone"
+    assert for_all.column("trades").equals(table.column("trades"))
+    assert daily(adjustment_for(said, XNYS, FOREVER_US), times, closes) == [23.495, 24.15, 24.96, 24.53]
+    assert Adjustment().bars(table, daily=True) is table
+
+
+def test_a_regular_and_a_special_dividend_of_one_day_are_one_as_a_vendor_has_it() -> None:
+    # Microsoft paid $0.08 and $3.00 by the ex-date 2004-11-15, after closing at $29.97; it closed at $27.39 then.
+    times, closes = days("2004-11-12", "2004-11-15"), np.array([29.97, 27.39])
+    paid = dividends((day("2004-11-15"), 3.0), (day("2004-11-15"), 0.08))
+    made = daily(
+        adjustment_for(splits(), XNYS, FOREVER_US, paid, stored(times, closes, ex_dates_of(paid))), times, closes
+    )
+    assert made == pytest.approx([29.97 - 3.08, 27.39], rel=1e-12)
+    with (SHARED_DATA / "msft_daily_1990_2022.csv").open(encoding="utf-8-sig") as file:
+        vendor = {row["date"]: float(row["close"]) for row in csv.DictReader(file)}
+    assert made[1] / made[0] == pytest.approx(vendor["11/15/2004"] / vendor["11/12/2004"], abs=6e-4)
+    assert closes[1] / closes[0] != pytest.approx(vendor["11/15/2004"] / vendor["11/12/2004"], abs=6e-2)
+
+
+def test_a_vendors_split_adjusted_series_comes_back_from_prices_as_traded() -> None:
+    # Microsoft's splits since 1990, by its investor relations; the vendor's closes are adjusted for them.
+    history = {
+        "1990-04-16": (2, 1), "1991-06-27": (3, 2), "1992-06-15": (3, 2), "1994-05-23": (2, 1), "1996-12-09": (2, 1),
+        "1998-02-23": (2, 1), "1999-03-29": (2, 1), "2003-02-18": (2, 1),
+    }  # fmt: skip
+    with (SHARED_DATA / "msft_daily_1990_2022.csv").open(encoding="utf-8-sig") as file:
+        read = [
+            ("{2}-{0:>02}-{1:>02}".format(*row["date"].split("/")), float(row["close"])) for row in csv.DictReader(file)
+        ]
+    times, adjusted = days(*(date for date, _ in read)), [close for _, close in read]
+    traded = []
+    for date, close in read:
+        for begin, (new, old) in history.items():
+            if date < begin:
+                close = close * new / old
+        traded.append(close)
+    said = splits(*((day(begin), new, old) for begin, (new, old) in history.items()))
+    found = daily(adjustment_for(said, XNYS, FOREVER_US), times, np.array(traded))
+    np.testing.assert_allclose(found, adjusted, rtol=1e-12)
+    assert traded[0] / adjusted[0] == pytest.approx(144.0)
+
+
+def test_bars_within_the_day_change_where_the_session_begins() -> None:
+    # Apple's 4-for-1 of Monday, 2020-08-31: the session begins at 04:00 in New York, 08:00 UTC.
+    begin = day("2020-08-31") + 8 * HOUR_US
+    times = np.array([day("2020-08-28") + 20 * HOUR_US, begin - 1, begin, begin + HOUR_US])
+    said = splits((day("2020-08-31"), 4, 1))
+    made = adjustment_for(said, XNYS, FOREVER_US).bars(bars(times, np.full(4, 500.0)), daily=False)
+    assert made.column("close").to_pylist() == [125.0, 125.0, 500.0, 500.0]
+    assert made.column("volume").to_pylist() == [400.0, 400.0, 100.0, 100.0]
+    round_the_clock = adjustment_for(said, calendar("24/7"), FOREVER_US).bars(
+        bars(times, np.full(4, 500.0)), daily=False
+    )
+    assert round_the_clock.column("close").to_pylist() == [125.0, 500.0, 500.0, 500.0]
+
+
+def test_what_has_not_begun_adjusts_nothing() -> None:
+    begin = day("2020-08-31") + 8 * HOUR_US
+    said, paid = splits((day("2020-08-31"), 4, 1)), dividends((day("2020-08-31"), 5.0))
+    times, closes = days("2020-08-27", "2020-08-28"), np.array([500.0, 400.0])
+    before = stored(times, closes, ex_dates_of(paid))
+    assert daily(adjustment_for(said, XNYS, begin - 1, paid, before), times, closes) == [500.0, 400.0]
+    # The amount is of a share after the split: of a close of $100.
+    assert daily(adjustment_for(said, XNYS, begin, paid, before), times, closes) == [
+        pytest.approx(125 * 0.95),
+        pytest.approx(95.0),
+    ]
+
+
+def test_nulls_stay_null_and_columns_that_are_not_there_are_not_missed() -> None:
+    times = days("2020-08-27", "2020-08-28", "2020-08-31")
+    table = pa.table({"time": timestamps(times), "close": pa.array([None, 400.0, 129.0]), "volume": [0.0, 8.0, 1.0]})
+    made = adjustment_for(splits((day("2020-08-31"), 4, 1)), XNYS, FOREVER_US).bars(table, daily=True)
+    assert made.column("close").to_pylist() == [None, 100.0, 129.0]
+    assert made.column("volume").to_pylist() == [0.0, 32.0, 1.0]
+    assert made.schema.names == table.schema.names
+    empty = adjustment_for(splits((day("2020-08-31"), 4, 1)), XNYS, FOREVER_US).bars(table.slice(0, 0), daily=True)
+    assert empty.num_rows == 0
+
+
+def test_splits_that_are_none_and_dividends_above_the_close_are_passed_over() -> None:
+    times, closes = days("2020-08-27", "2020-08-28"), np.array([50.0, 50.0])
+    nonsense = splits((day("2020-08-28"), 0, 1), (day("2020-08-29"), 1, 0), (day("2020-08-30"), np.nan, 1))
+    paid = dividends((day("2020-08-28"), 50.0), (day("2020-08-31"), np.nan))
+    made = adjustment_for(nonsense, XNYS, FOREVER_US, paid, stored(times, closes, ex_dates_of(paid)))
+    assert daily(made, times, closes) == [50.0, 50.0]
+
+
+def test_sessions_before_know_weekends_holidays_and_half_days() -> None:
+    dates = days("2026-11-30", "2026-11-27", "2026-11-25", "1975-01-06")
+    sessions, ends = sessions_before(XNYS, dates)
+    assert sessions.tolist() == days("2026-11-27", "2026-11-25", "2026-11-24", "1975-01-05").tolist()
+    assert ends.tolist()[:2] == [day("2026-11-27") + 18 * HOUR_US, day("2026-11-25") + 21 * HOUR_US]
+    assert ends[3] == dates[3]
+    assert sessions_before(calendar("24/7"), dates)[0].tolist() == (dates - DAY_US).tolist()
+    # A Saturday is no session of New York: what is said of it holds from its midnight on.
+    assert begins_of(XNYS, days("2026-11-28")).tolist() == days("2026-11-28").tolist()
+
+
+def test_an_adjustment_is_one_of_three() -> None:
+    assert [check_adjustment(name) for name in ("none", "splits", "all")] == ["none", "splits", "all"]
+    with pytest.raises(BadInput, match="none, splits or all, not 'back'"):
+        check_adjustment("back")
+
+
+ratios = st.sampled_from([(2, 1), (3, 2), (7, 1), (1, 8), (1, 10), (4, 1)])
+events = st.lists(
+    st.tuples(st.integers(0, 60), st.one_of(ratios, st.floats(0.01, 80, allow_nan=False))),
+    max_size=8,
+    unique_by=lambda e: e[0],
+)
+
+
+@given(events, st.randoms(use_true_random=False), st.integers(0, 60))
+def test_adjusting_is_what_a_walk_back_through_the_days_does(
+    said: list[tuple[int, tuple[int, int] | float]], random: object, now: int
+) -> None:
+    times = np.arange(0, 60) * DAY_US
+    closes = 50 + 10 * np.sin(np.arange(60))
+    kept = [(at, what) for at, what in said if at <= now]
+    expected, factor, shares = [0.0] * 60, 1.0, 1.0
+    for at in range(59, -1, -1):  # from the newest back, as a spreadsheet would
+        expected[at] = closes[at] * factor / shares
+        for _, what in ((e, w) for e, w in kept if e == at and at > 0):
+            if isinstance(what, tuple):
+                shares *= what[0] / what[1]
+            elif what < closes[at - 1]:
+                factor *= 1 - what / closes[at - 1]
+    # What comes after the last day has all of them after it.
+    late = [what for at, what in kept if at == 60]
+    for what in late:
+        if isinstance(what, tuple):
+            expected = [value / (what[0] / what[1]) for value in expected]
+        elif what < closes[-1]:
+            expected = [value * (1 - what / closes[-1]) for value in expected]
+    random.shuffle(said)  # type: ignore[attr-defined]
+    split_rows = splits(*((at * DAY_US, *what) for at, what in said if isinstance(what, tuple)))
+    paid = dividends(*((at * DAY_US, what) for at, what in said if not isinstance(what, tuple)))
+    before = stored(times, closes, ex_dates_of(paid))
+    made = adjustment_for(split_rows, calendar("24/7"), now * DAY_US, paid, before)
+    np.testing.assert_allclose(daily(made, times, closes), expected, rtol=1e-12)
+    one_way = adjustment_for(split_rows, calendar("24/7"), now * DAY_US).bars(bars(times, closes), daily=True)
+    turnover = one_way.column("close").to_numpy() * one_way.column("volume").to_numpy()
+    np.testing.assert_allclose(turnover, closes * 100, rtol=1e-12, err_msg="splits leave turnover alone")

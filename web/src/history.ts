@@ -26,10 +26,13 @@ export async function symbols(): Promise<string[]> {
   return body.symbols.map((row) => row.symbol);
 }
 
-/** The newest bars, and the log position that they were read at. */
-export async function bars(symbol: string, interval: string): Promise<{ bars: Bar[]; position: unknown }> {
+export const ADJUSTMENTS = ["none", "splits", "all"] as const;
+export type Adjustment = (typeof ADJUSTMENTS)[number];
+
+/** The newest bars, adjusted as asked, and the log position that they were read at. */
+export async function bars(symbol: string, interval: string, adjust: Adjustment): Promise<{ bars: Bar[]; position: unknown }> {
   const room = interval === "1d" ? "historical" : "intraday";
-  const body = (await get(`v1/${room}/${symbol}?interval=${interval}&limit=${BARS}`)) as {
+  const body = (await get(`v1/${room}/${symbol}?interval=${interval}&limit=${BARS}&adjust=${adjust}`)) as {
     bars: Array<Record<string, unknown>>;
     position: unknown;
   };

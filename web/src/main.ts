@@ -19,6 +19,7 @@ const chart = new PriceChart(element("chart"));
 const rows = new Map<string, HTMLTableRowElement>();
 let symbol = readAddress();
 let interval: string = "1m";
+let adjust: history.Adjustment = "splits"; // as the indicators are, and as the stream is from the last split on
 let shown = "";
 let streamed = true; // whether the stream brings values in the shown interval
 let asking = 0;
@@ -81,7 +82,7 @@ function askLater(): void {
 
 /** Show what is stored, and then what the stream has had since the very position that the store was read at. */
 async function show(): Promise<void> {
-  const wanted = `${symbol} ${interval}`;
+  const [wanted, how] = [`${symbol} ${interval}`, adjust];
   shown = "";
   element("title").textContent = symbol;
   element("last").textContent = formatPrice(watchlist.quotes.get(symbol)?.last ?? null);
@@ -91,16 +92,16 @@ async function show(): Promise<void> {
   let since: unknown;
   try {
     const [name, step] = [symbol, interval];
-    const { bars, position } = await history.bars(name, step);
+    const { bars, position } = await history.bars(name, step, adjust);
     let values = await history.values(name, step);
     streamed = values.length > 0 || !bars.length;
     if (!streamed) values = await history.computed(ASKED, name, step);
-    if (wanted !== `${symbol} ${interval}`) return;
+    if (wanted !== `${symbol} ${interval}` || how !== adjust) return;
     since = position;
     chart.show(bars, values);
     if (!bars.length) message = `No ${interval} bars of ${symbol} yet.`;
   } catch (error) {
-    if (wanted !== `${symbol} ${interval}`) return;
+    if (wanted !== `${symbol} ${interval}` || how !== adjust) return;
     chart.show([], []);
     message = error instanceof Error ? error.message : String(error);
   }
@@ -168,6 +169,14 @@ for (const name of INTERVALS) {
   };
   element("intervals").append(button);
 }
+for (const name of history.ADJUSTMENTS) {
+  const option = new Option(name, name, name === adjust, name === adjust);
+  element<HTMLSelectElement>("adjust").append(option);
+}
+element("adjust").onchange = () => {
+  adjust = element<HTMLSelectElement>("adjust").value as history.Adjustment;
+  void show();
+};
 for (const { label, color } of LINES) {
   const entry = document.createElement("span");
   entry.style.color = color;

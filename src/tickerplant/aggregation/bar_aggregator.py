@@ -47,6 +47,7 @@ class OverRow:
     start_us: int
     symbols: npt.NDArray[np.int32]
     emitted: BoolArray
+    whole: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -464,13 +465,16 @@ class BarAggregator:
         calendar_of = self.state.calendar_of[feed.expected]
         numbers = np.unique(calendar_of)
         in_session = np.array([self.state.calendars[n].session_of(starts) != NO_SESSION for n in numbers.tolist()])
-        for start, inside in zip(starts.tolist(), in_session.T, strict=True):
+        whole = feed.covers(starts, starts + MINUTE_US)
+        for start, inside, covered in zip(starts.tolist(), in_session.T, whole.tolist(), strict=True):
             if not inside.any():
                 continue
             expected = feed.expected if inside.all() else feed.expected[np.isin(calendar_of, numbers[inside])]
-            self._declare(feed, MINUTES, start, expected)
+            self._declare(feed, MINUTES, start, expected, whole=covered)
             if (start + MINUTE_US) % M5.us == 0:
-                self._declare(feed, FIVES, M5.floor(start), expected)
+                five = M5.floor(start)
+                all_of_it = feed.covers(np.array([five]), np.array([five + M5.us]))
+                self._declare(feed, FIVES, five, expected, whole=bool(all_of_it[0]))
 
     def _declare_days(self, feed: Feed, closed: list[tuple[int, int]]) -> None:
         for session in sorted({session for _, session in closed}):
@@ -479,11 +483,13 @@ class BarAggregator:
             if len(expected):
                 self._declare(feed, DAYS, session, expected)
 
-    def _declare(self, feed: Feed, interval: int, start: int, expected: npt.NDArray[np.int32]) -> None:
+    def _declare(
+        self, feed: Feed, interval: int, start: int, expected: npt.NDArray[np.int32], *, whole: bool = True
+    ) -> None:
         block = self.state.finished[interval].blocks.get(start)
         if block is None:
             emitted = np.zeros(len(expected), dtype=np.bool_)
         else:
             ours = (block["feed"] <= feed.number) & (feed.number <= block["feed_hi"])
             emitted = np.isin(expected, block["symbol"][ours & ~block["gone"]])
-        self._outcome.over.append(OverRow(feed.name, interval, start, expected, emitted))
+        self._outcome.over.append(OverRow(feed.name, interval, start, expected, emitted, whole))

@@ -82,7 +82,12 @@ class AggregationStage:
             emitted = int(np.count_nonzero(over.emitted))
             interval = INTERVALS[over.interval].name
             told = records.Over(
-                **said, interval=interval, start_us=over.start_us, expected=len(over.symbols), emitted=emitted
+                **said,
+                interval=interval,
+                start_us=over.start_us,
+                expected=len(over.symbols),
+                emitted=emitted,
+                whole=over.whole,
             )
             result.append(Produced(schemas.STATUS, records.encode(told, coverage_of(state, over))))
         differences = differences_of(state, outcome)

@@ -15,8 +15,10 @@ from typing import Any
 import pyarrow as pa
 
 from tickerplant.api.positions import Position
+from tickerplant.core.adjustment import Adjustment
 from tickerplant.core.errors import StoreError, StoreUnavailable
 from tickerplant.core.interval import Interval
+from tickerplant.core.sessions import Calendar
 from tickerplant.log.port import Identity, TopicPartition
 
 MIN_CONNECTIONS, MAX_CONNECTIONS = 1, 8
@@ -74,6 +76,11 @@ class Reading:
     async def splits(self, symbol: str) -> pa.Table:
         """Return a symbol's splits, of each session what was said last."""
         return _table(await self._reader.actions.newest_splits(symbol))
+
+    async def adjustment(self, symbol: str, how: str, calendar: Calendar, now_us: int) -> Adjustment:
+        """Return what a symbol's bars are adjusted for."""
+        found: Adjustment = await self._reader.actions.adjustment(symbol, how, calendar, now_us)
+        return found
 
     async def symbols(self, names: Sequence[str] | None = None) -> pa.Table:
         """Return all symbols that the store knows, or those of these that it does."""

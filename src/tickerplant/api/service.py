@@ -40,6 +40,8 @@ from tickerplant.api.websockets.rows import (
 from tickerplant.api.websockets.tail import Tail
 from tickerplant.core.errors import ConfigError, TickerplantError
 from tickerplant.core.interval import D1, M1, M5, Interval, parse
+from tickerplant.core.rules import DEFAULT_RULES, Rules
+from tickerplant.core.sessions import Calendars
 from tickerplant.log.port import EventLog, TopicPartition
 
 MAX_REPLAYED_RECORDS: Final = 1_024
@@ -93,7 +95,7 @@ class Api:
     returns `{"parts": [{"name", "state": ok | degraded | failed, "sentence", …}]}`. `registry` is where `/metrics`
     reads, and gets the API's own. `indicators` computes them when asked; without it `/v1/indicators` has none.
     `check_rule` returns an alert rule in the plant's form, or raises BadInput; without it there are no rules, and
-    without `webhooks` none are posted from here.
+    without `webhooks` none are posted from here. `rules` say the calendars by which bars are adjusted within a day.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class Api:
         indicators: Indicators | None = None,
         check_rule: Check | None = None,
         webhooks: WebhookOptions | None = None,
+        rules: Rules = DEFAULT_RULES,
         stall_s: float = STALL_S,
     ) -> None:
         self.started = asyncio.Event()
@@ -125,6 +128,7 @@ class Api:
         self._indicators = indicators
         self._check_rule = check_rule
         self._webhooks = webhooks
+        self._calendars = Calendars(rules)
         self._stall_s = stall_s
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -145,8 +149,9 @@ class Api:
             identity = await asyncio.to_thread(self._log.identity)
             source = self._source or Source(self._dsn, identity)
             state = ApiState(
-                self._log, source, self._health, self._registry, self._api_key, indicators=self._indicators
-            )
+                self._log, source, self._health, self._registry, self._api_key, indicators=self._indicators,
+                calendars=self._calendars,
+            )  # fmt: skip
             metrics = ApiMetrics(self._registry, state.numbers, state.left_out_numbers)
             # Step 2
             hub = Hub(identity, await self._beginning(source))

@@ -18,6 +18,8 @@ from tickerplant.api.webhooks import Webhooks
 from tickerplant.api.websockets.endpoint import Stream
 from tickerplant.api.websockets.tail import Tail
 from tickerplant.core.errors import TickerplantError
+from tickerplant.core.rules import DEFAULT_RULES
+from tickerplant.core.sessions import Calendars
 from tickerplant.log.port import EventLog
 
 SCRAPE_S: Final = 2.0
@@ -30,6 +32,7 @@ STATIC = Path(__file__).parent / "static"
 class ApiState:
     """The log, the store, and (once the tail runs) the stream. `health` returns
     `{"parts": [{"name", "state": ok | degraded | failed, "sentence", …}]}`. `indicators` computes when asked.
+    `calendars` say when a session begins at a split.
     """
 
     log: EventLog
@@ -38,6 +41,7 @@ class ApiState:
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     api_key: str | None = None
     indicators: Indicators | None = None
+    calendars: Calendars = field(default_factory=lambda: Calendars(DEFAULT_RULES))
     static: Path = STATIC
     stream: Stream | None = None
     tail: Tail | None = None

@@ -26,15 +26,16 @@ def say_dividend(log: EventLog, symbol: str, ex_date_us: int, amount: float, cur
 
 
 def stored(dsn: str, symbol: str) -> list[dict[str, Any]]:
-    """Return a symbol's splits and dividends in order of time, with `counts`: whether it is the one said last."""
+    """Return a symbol's splits and dividends in order of time, with `counts`: whether bars are adjusted for it."""
 
     async def read(store: Store) -> list[dict[str, Any]]:
         async with store.read() as reading:
             newest = (await reading.actions.newest_splits(symbol)).to_pylist()
+            paid = (await reading.actions.newest_dividends(symbol)).to_pylist()
             splits = (await reading.actions.splits(symbol)).to_pylist()
             dividends = (await reading.actions.dividends(symbol)).to_pylist()
         found = [{"kind": "split", **row, "counts": row in newest} for row in splits]
-        found += [{"kind": "dividend", **row} for row in dividends]
+        found += [{"kind": "dividend", **row, "counts": row in paid} for row in dividends]
         return [_shown(row) for row in sorted(found, key=lambda row: row["time"])]
 
     return with_store(dsn, read)

@@ -23,6 +23,7 @@ from tickerplant.app.commands import (
     setup,
     tail,
     top,
+    vendors,
     verify,
     version,
 )
@@ -73,6 +74,7 @@ for panel, name, function in (
     (LOOK_PANEL, "top", top.top),
     (LOOK_PANEL, "compare", compare.compare),
     (LOOK_PANEL, "verify", verify.verify),
+    (LOOK_PANEL, "vendors", vendors.vendors),
     (LOOK_PANEL, "health", health.health),
     (LOOK_PANEL, "config", config.config_),
     (SET_UP_PANEL, "init-db", setup.init_db),

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from tickerplant.analytics.calculation import Calculation
     from tickerplant.analytics.ondemand import OnDemand, Stretch
+    from tickerplant.core.adjustment import Adjustment
     from tickerplant.market_data.files.bars import FileBars
     from tickerplant.store import Store
 
@@ -107,14 +108,19 @@ def values(
     from_us: int | None,
     to_us: int | None,
     limit: int,
+    adjust: str = "none",
 ) -> tuple[list[dict[str, Any]], Stretch]:
     """Return the newest `limit` stored bars of `[from_us, to_us)` with indicator values, oldest first.
 
-    Besides, the bars that they were computed from.
+    The bars are adjusted as `core.adjustment` has it, the values for splits. Besides, the bars that they were computed
+    from.
     """
     from tickerplant.analytics import ondemand
+    from tickerplant.core.interval import parse
+    from tickerplant.core.sessions import Calendars
 
-    async def read(store: Store) -> Stretch:
+    async def read(store: Store) -> tuple[Stretch, Adjustment]:
+        calendar = Calendars(settings.rules.rules()).of(symbol)
         async with store.read() as reading:
 
             async def bars(first: int | None, last: int | None, count: int) -> pa.Table:
@@ -124,10 +130,12 @@ def values(
                 return table.take(np.arange(table.num_rows)[::-1])
 
             splits, now_us = await reading.actions.newest_splits(symbol), time.time_ns() // 1000
-            return await ondemand.gather(bars, chosen, symbol, interval, from_us, to_us, limit, splits, now_us)
+            made = await reading.actions.adjustment(symbol, adjust, calendar, now_us)
+            return await ondemand.gather(bars, chosen, symbol, interval, from_us, to_us, limit, splits, now_us), made
 
-    stretch = with_store(dsn, read)
-    table, found = stretch.bars.slice(stretch.lead), ondemand.values(stretch, chosen, settings.rules.rules())
+    stretch, made = with_store(dsn, read)
+    table = made.bars(stretch.bars.slice(stretch.lead), daily=not parse(interval).is_intraday)
+    found = ondemand.values(stretch, chosen, settings.rules.rules())
     for name in found.schema.names:
         if name not in table.schema.names:
             table = table.append_column(name, found.column(name))

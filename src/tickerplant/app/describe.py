@@ -13,6 +13,8 @@ from pydantic import BaseModel, SecretStr
 from tickerplant.app.settings import ENV_PREFIX, Loaded, Settings
 
 HIDDEN = "********"
+_SECRETS = ("password", "secret", "token", "key")
+"""What is in the name of an entry of a free table whose value nobody should read."""
 
 
 @dataclass(frozen=True)
@@ -53,17 +55,19 @@ def _rows(kind: type[BaseModel], value: BaseModel, default: BaseModel, loaded: L
 def _shown(value: Any) -> Any:
     if isinstance(value, SecretStr):
         text = value.get_secret_value()
-        return text if text == "embedded:" else (HIDDEN if "@" not in text else _without_password(text))
+        return text if text == "embedded:" else (_without_password(text) if "://" in text else HIDDEN)
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, dict):
-        return {k: HIDDEN if "password" in k or "secret" in k else _shown(v) for k, v in value.items()}
+        return {k: HIDDEN if any(word in k for word in _SECRETS) else _shown(v) for k, v in value.items()}
     if isinstance(value, tuple):
         return list(value)
     return value
 
 
 def _without_password(url: str) -> str:
+    if "@" not in url:
+        return HIDDEN
     head, _, tail = url.rpartition("@")
     scheme, _, who = head.partition("://")
     user = who.split(":", 1)[0]

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import datetime as dt
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from importlib import metadata
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import msgspec
 
 from tickerplant.app.settings import Settings
-from tickerplant.core.errors import BadInput, StoreMismatch, StoreUnavailable, UnknownTopic
+from tickerplant.core.errors import BadInput, ConfigError, StoreMismatch, StoreUnavailable, UnknownTopic
 from tickerplant.core.rules import DEFAULT_RULES, Rules, values_of
 from tickerplant.core.schemas import (
     ALERTS,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from tickerplant.log.port import EventLog
     from tickerplant.log.processor import StageFactory
     from tickerplant.log.snapshots import Keeper
+    from tickerplant.market_data.clock import Clock
     from tickerplant.market_data.replay import ReplayOptions, ReplayProgress, ReplaySummary
     from tickerplant.market_data.sandbox import SandboxPlace
     from tickerplant.store import Store
@@ -191,21 +193,46 @@ def replay(
 
 
 @contextlib.contextmanager
-def sandbox(settings: Settings) -> Iterator[SandboxPlace]:
-    """Run the sandbox vendor in a thread for the block, and give its addresses."""
+def sandbox(settings: Settings, clock: str = "") -> Iterator[SandboxPlace]:
+    """Run the sandbox vendor in a thread for the block, and give its addresses.
+
+    `clock`: one that runs already (`sandbox.place.clock_text`); without it the settings say when the clock begins.
+    Raises ConfigError for a script that cannot be read.
+    """
     from tickerplant.market_data.sandbox import MarketSettings, SandboxSettings, running
+    from tickerplant.market_data.sandbox.books import FREE_PACE_S, FREE_PLANS
+    from tickerplant.market_data.sandbox.orders import read_lines
+    from tickerplant.market_data.sandbox.place import clock_from
 
     chosen = settings.sandbox
-    market = MarketSettings(settings.symbols, chosen.rate, chosen.seed)
-    with running(SandboxSettings(market), "127.0.0.1", chosen.port) as place:
+    try:
+        script = read_lines("\n".join(chosen.script))
+    except BadInput as error:
+        raise ConfigError(f"sandbox.script: {error}") from error
+    asked = SandboxSettings(
+        MarketSettings(settings.symbols, chosen.rate, chosen.seed),
+        clock=clock_from(clock) if clock else sandbox_clock(settings),
+        quotas=FREE_PLANS if chosen.free_plans else {},
+        pace_s=FREE_PACE_S if chosen.free_plans else {},
+        script=script,
+        chaos=chosen.chaos,
+    )
+    with running(asked, "127.0.0.1", chosen.port) as place:
         yield place
 
 
-def sandbox_place(url: str, stream_url: str, symbols: tuple[str, ...]) -> SandboxPlace:
-    """Return the addresses of a sandbox that runs elsewhere."""
-    from tickerplant.market_data.sandbox import SandboxPlace
+def sandbox_clock(settings: Settings) -> Clock:
+    """Return the clock that the sandbox is to have, beginning now."""
+    from tickerplant.market_data.sandbox.place import clock_of
 
-    return SandboxPlace(url, stream_url, symbols)
+    return clock_of(settings.sandbox.start, settings.sandbox.speed)
+
+
+def sandbox_place(greeting: bytes, symbols: tuple[str, ...]) -> SandboxPlace:
+    """Return the place of a sandbox that runs elsewhere, from what it said when it was up."""
+    from tickerplant.market_data.sandbox.place import place_of
+
+    return place_of(greeting, symbols)
 
 
 def live_since_us(log: EventLog, feed: str) -> int | None:
@@ -296,7 +323,7 @@ async def run_api(settings: Settings, log: EventLog, dsn: str, stop: asyncio.Eve
     key = settings.api.key.get_secret_value() if settings.api.key is not None else None
     api = Api(
         log, dsn, host=settings.api.host, port=settings.api.port, health=health, registry=plant.registry(),
-        api_key=key, indicators=on_demand(settings), check_rule=check_rule,
+        api_key=key, indicators=on_demand(settings), check_rule=check_rule, rules=settings.rules.rules(),
         webhooks=WebhookOptions(
             member=settings.instance,
             private=settings.alerts.private_webhooks,
@@ -492,13 +519,25 @@ def progress(log: EventLog, positions: StorePositions) -> Progress:
 
 
 def bars(
-    dsn: str, symbol: str, interval: str, from_us: int | None, to_us: int | None, limit: int
+    settings: Settings,
+    dsn: str,
+    symbol: str,
+    interval: str,
+    from_us: int | None,
+    to_us: int | None,
+    limit: int,
+    adjust: str = "none",
 ) -> list[dict[str, Any]]:
-    """Return the newest `limit` bars of `[from_us, to_us)`, oldest first."""
+    """Return the newest `limit` bars of `[from_us, to_us)`, oldest first, adjusted as `core.adjustment` has it."""
+    from tickerplant.core.interval import parse
+    from tickerplant.core.sessions import Calendars
 
     async def read(store: Store) -> list[dict[str, Any]]:
+        calendar = Calendars(settings.rules.rules()).of(symbol)
         async with store.read() as reading:
+            made = await reading.actions.adjustment(symbol, adjust, calendar, time.time_ns() // 1_000)
             table = await reading.ohlcv.read(symbol, interval, from_us, to_us, limit, newest_first=True)
+        table = made.bars(table, daily=not parse(interval).is_intraday)
         return [plain(row) for row in reversed(table.to_pylist())]
 
     return with_store(dsn, read)

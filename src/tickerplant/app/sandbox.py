@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from tickerplant.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from tickerplant.app.settings import Settings
+    from tickerplant.market_data.clock import Clock
     from tickerplant.market_data.sandbox import SandboxPlace
 
 LOOK_S: Final = 0.5
@@ -30,13 +30,16 @@ class SandboxProcess:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._port = settings.sandbox.port
+        self._clock: Clock | None = None
         self._child: subprocess.Popen[bytes] | None = None
 
     def start(self) -> SandboxPlace:
-        """Start it, at the same port as before if it was started before, and return where it answers."""
+        """Start it and return where it answers: if it was started before at the same port, its clock going on."""
         from tickerplant.app import parts
+        from tickerplant.market_data.sandbox.place import clock_text
 
         settings = self._settings
+        clock = self._clock = self._clock or parts.sandbox_clock(settings)
         env = {name: value for name, value in os.environ.items() if name != "TICKERPLANT_FAULT"}
         env |= {
             "TICKERPLANT_DATA": str(settings.data),
@@ -44,9 +47,13 @@ class SandboxProcess:
             "TICKERPLANT_SANDBOX__RATE": repr(settings.sandbox.rate),
             "TICKERPLANT_SANDBOX__SEED": str(settings.sandbox.seed),
             "TICKERPLANT_SANDBOX__PORT": str(self._port),
+            "TICKERPLANT_SANDBOX__SCRIPT": ",".join(settings.sandbox.script),
+            "TICKERPLANT_SANDBOX__FREE_PLANS": str(settings.sandbox.free_plans).lower(),
         }
+        if settings.sandbox.chaos is not None:
+            env["TICKERPLANT_SANDBOX__CHAOS"] = str(settings.sandbox.chaos)
         child = self._child = subprocess.Popen(
-            [sys.executable, "-m", "tickerplant.app", "sandbox", "--while-used"],
+            [sys.executable, "-m", "tickerplant.app", "sandbox", "--while-used", "--clock", clock_text(clock)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for the plant, whose feeds still say good-bye
@@ -58,9 +65,9 @@ class SandboxProcess:
         if not line:
             self.stop()
             raise ConfigError("the sandbox vendor did not start; its words are above")
-        found = json.loads(line)
-        self._port = int(found["url"].rpartition(":")[2])
-        return parts.sandbox_place(found["url"], found["stream_url"], settings.symbols)
+        place = parts.sandbox_place(line, settings.symbols)
+        self._port = int(place.url.rpartition(":")[2])
+        return place
 
     def watch(self, stop: threading.Event) -> None:
         """Until `stop`, start it again where it was when it has died."""

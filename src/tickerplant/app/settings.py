@@ -7,6 +7,7 @@ then the TOML file (`--config`, or `tickerplant.toml` in the data folder), then 
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import tomllib
 from collections.abc import Mapping
@@ -73,15 +74,106 @@ class AlertSettings(_Part):
     )
 
 
+def _quota_table(value: Any) -> Any:
+    """Take `twelvedata=610/minute, twelvedata=5000/day` for a table of lists."""
+    if isinstance(value, str):
+        table: dict[str, list[str]] = {}
+        for entry in _comma_list(value):
+            vendor, _, quota = entry.partition("=")
+            table.setdefault(vendor.strip(), []).append(quota.strip())
+        return table
+    if isinstance(value, dict):
+        return {name: _comma_list(quotas) for name, quotas in value.items()}
+    return value
+
+
+Quotas = Annotated[dict[str, tuple[str, ...]], NoDecode, BeforeValidator(_quota_table)]
+
+NOBODY = "none"
+"""What an order of vendors says for nobody at all."""
+
+
 class VendorSettings(_Part):
-    """Keys of market data vendors."""
+    """Market data vendors: their keys, whom to ask for what, and what they allow."""
 
     twelve_data_key: SecretStr | None = Field(default=None, description="Key of Twelve Data (REST and WebSocket).")
+    alpha_vantage_key: SecretStr | None = Field(default=None, description="Key of Alpha Vantage.")
+    keys: dict[str, SecretStr] = Field(
+        default={}, description="Keys of other vendors by name: `TICKERPLANT_VENDORS__KEYS__ACME=…`."
+    )
+    stream: Names = Field(
+        default=(), description="Vendors for live prints, best first; unset: those with a key; `none` for nobody."
+    )
+    intraday: Names = Field(
+        default=(),
+        description="Vendors for bars below a day, best first; unset: those with a key, then `yahoo`; `none` for "
+        "nobody.",
+    )
+    daily: Names = Field(
+        default=(),
+        description="Vendors for daily bars, best first; unset: those with a key, then `yahoo`; `none` for nobody.",
+    )
+    actions: Names = Field(
+        default=(),
+        description="Vendors for splits and dividends, best first; unset: those with a key, then `yahoo`; `none` for "
+        "nobody.",
+    )
+    quotas: Quotas = Field(
+        default={},
+        description="What a vendor allows, where that is not its free plan: `twelvedata=610/minute, acme=5000/day`; "
+        "`NAME=` for no limit.",
+    )
+    reserve: float = Field(
+        default=0.25, ge=0, le=1, description="The share of every quota that is kept for healing gaps, 0 to 1."
+    )
+    options: dict[str, dict[str, str]] = Field(
+        default={},
+        description="Options of a vendor by name, as it documents them; `url` and `stream_url` ask there instead.",
+    )
+
+    @field_validator("stream", "intraday", "daily", "actions")
+    @classmethod
+    def _are_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if NOBODY in names and len(names) > 1:
+            raise ValueError(f"{NOBODY!r} stands alone")
+        return tuple(dict.fromkeys(name.lower() for name in names))
+
+    @field_validator("quotas")
+    @classmethod
+    def _are_quotas(cls, table: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        from tickerplant.market_data.providers.port import Quota
+
+        cleaned = {name: tuple(quota for quota in quotas if quota) for name, quotas in table.items()}
+        for quota in (quota for quotas in cleaned.values() for quota in quotas):
+            Quota.parse(quota)
+        return cleaned
+
+    def key(self, name: str) -> str:
+        """Return a vendor's key, or "" if there is none."""
+        own = {"twelvedata": self.twelve_data_key, "alphavantage": self.alpha_vantage_key}
+        secret = own.get(name) or self.keys.get(name)
+        return secret.get_secret_value() if secret is not None else ""
+
+    def with_keys(self) -> tuple[str, ...]:
+        """Return the vendors that have a key, best first."""
+        known = ("twelvedata", "alphavantage", *sorted(self.keys))
+        return tuple(name for name in dict.fromkeys(known) if self.key(name))
+
+    def order(self, kind: str) -> tuple[str, ...]:
+        """Return the vendors of a kind of data (`stream`, `intraday`, `daily`, `actions`), best first.
+
+        Yahoo needs no key, but is asked only by who has one of another vendor, or names it.
+        """
+        named: tuple[str, ...] = getattr(self, kind)
+        if named:
+            return () if named == (NOBODY,) else named
+        keyed = self.with_keys()
+        return (*keyed, "yahoo") if keyed and kind != "stream" and "yahoo" not in keyed else keyed
 
     def any_key(self) -> bool:
-        """Whether there is a vendor that could be asked."""
-        key = self.twelve_data_key
-        return key is not None and bool(key.get_secret_value())
+        """Whether there is a vendor that could be asked: one that has a key, or is named in an order."""
+        named = (*self.stream, *self.intraday, *self.daily, *self.actions)
+        return bool(self.with_keys()) or any(name not in (NOBODY, "sandbox") for name in named)
 
 
 class SandboxSettings(_Part):
@@ -91,10 +183,35 @@ class SandboxSettings(_Part):
         default=None, description="Whether `up` starts the sandbox vendor; unset: when no vendor's key is set."
     )
     rate: float = Field(
-        default=50.0, gt=0, le=1_000_000, description="Trades a second that the sandbox makes up, all symbols."
+        default=50.0,
+        gt=0,
+        le=1_000_000,
+        description="Trades a second that the sandbox makes up, all symbols, on the average of a day.",
     )
     seed: int = Field(default=7, description="Seed of the made-up prices: the same seed gives the same prices.")
     port: int = Field(default=0, ge=0, le=65535, description="Port that the sandbox listens on; 0 takes a free one.")
+    start: str = Field(
+        default="", description="What the sandbox's clock says at first, ISO 8601; unset: the machine's time."
+    )
+    speed: float = Field(
+        default=1.0, ge=0.01, le=10_000, description="How many times as fast as the machine's the sandbox's clock runs."
+    )
+    free_plans: bool = Field(
+        default=False, description="Whether the sandbox has the quotas that the vendors give for nothing."
+    )
+    script: Names = Field(
+        default=(), description="Troubles by plan: `SECONDS ORDER`, as in `60 do=mute&seconds=30`; see `sandbox.md`."
+    )
+    chaos: int | None = Field(
+        default=None, description="Seed of troubles that come by chance every few minutes; unset: none."
+    )
+
+    @field_validator("start")
+    @classmethod
+    def _time(cls, value: str) -> str:
+        if value:
+            dt.datetime.fromisoformat(value)
+        return value
 
 
 class RulesSettings(_Part):
@@ -272,7 +389,7 @@ class Settings(BaseSettings):
     )
     api: ApiSettings = Field(default_factory=ApiSettings, description="REST and WebSocket.")
     alerts: AlertSettings = Field(default_factory=AlertSettings, description="What alerts that fire are posted with.")
-    vendors: VendorSettings = Field(default_factory=VendorSettings, description="Keys of market data vendors.")
+    vendors: VendorSettings = Field(default_factory=VendorSettings, description="Market data vendors.")
     sandbox: SandboxSettings = Field(default_factory=SandboxSettings, description="The vendor that needs no key.")
     rules: RulesSettings = Field(default_factory=RulesSettings, description="All that changes outputs.")
     kafka: dict[str, str] = Field(

@@ -7,9 +7,31 @@ begin. A time before it is before the split. Where several follow, their factors
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import dataclass, field
+from typing import Final
 
-from tickerplant.core.times import Float64Array, Int64Array
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tickerplant.core.errors import BadInput
+from tickerplant.core.sessions import Calendar
+from tickerplant.core.times import DAY_US, NEVER_US, Float64Array, Int64Array, times_of
+
+AS_TRADED, FOR_SPLITS, FOR_ALL = "none", "splits", "all"
+ADJUSTMENTS: Final = (AS_TRADED, FOR_SPLITS, FOR_ALL)
+"""What bars are adjusted for on reading: nothing, splits, or splits and dividends."""
+DIVIDED: Final = ("open", "high", "low", "close", "vwap")
+MULTIPLIED: Final = ("volume",)
+_LONGEST_BREAK_DAYS: Final = 15
+"""No exchange was closed for longer between two sessions since 1980."""
+
+
+def check_adjustment(text: str) -> str:
+    """Return one of ADJUSTMENTS. Raises BadInput naming them."""
+    if text not in ADJUSTMENTS:
+        raise BadInput(f"bars are adjusted for {', '.join(ADJUSTMENTS[:-1])} or {ADJUSTMENTS[-1]}, not {text[:64]!r}")
+    return text
 
 
 def split_factors(times: Int64Array, effective: Int64Array, ratios: Float64Array) -> Float64Array:
@@ -41,6 +63,112 @@ def closes_before(times: Int64Array, closes: Float64Array, effective: Int64Array
     """Return the last close before each ex-date, NaN where there is none; `times` ascend."""
     at = np.searchsorted(times, effective, side="left") - 1
     return np.where(at >= 0, closes[np.maximum(at, 0)] if len(closes) else np.nan, np.nan)
+
+
+@dataclass(frozen=True, slots=True)
+class Closes:
+    """The last close before each ex-date as traded, NaN where there is none, and the session that it is of."""
+
+    price: Float64Array
+    session_us: Int64Array
+
+
+@dataclass(frozen=True, slots=True)
+class Adjustment:
+    """What one symbol's bars are adjusted for. `sessions` are dates, `begins` when these sessions begin."""
+
+    sessions: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
+    begins: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
+    ratios: Float64Array = field(default_factory=lambda: np.empty(0))
+    """New shares for an old one."""
+    ex_dates: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
+    ex_begins: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
+    amounts: Float64Array = field(default_factory=lambda: np.empty(0))
+    closes: Float64Array = field(default_factory=lambda: np.empty(0))
+    """The close before each ex-date, in its shares."""
+
+    def bars(self, bars: pa.Table, *, daily: bool) -> pa.Table:
+        """Return bars (`time` and any of `schemas.BARS`) adjusted; nulls stay null, other columns as they are.
+
+        `daily` bars are stamped with their session's date, others with an instant.
+        """
+        times = times_of(bars.column("time"))
+        splits = split_factors(times, self.sessions if daily else self.begins, self.ratios)
+        paid = dividend_factors(times, self.ex_dates if daily else self.ex_begins, self.amounts, self.closes)
+        for names, factors in ((DIVIDED, paid / splits), (MULTIPLIED, splits)):
+            if (factors == 1.0).all():
+                continue
+            for name in names:
+                at = bars.schema.get_field_index(name)
+                if at >= 0:
+                    made = pc.multiply(bars.column(at).cast(pa.float64()), pa.array(factors))
+                    bars = bars.set_column(at, bars.schema.field(at).with_type(pa.float64()), made)
+        return bars
+
+
+def adjustment_for(
+    splits: pa.Table, calendar: Calendar, now_us: int, dividends: pa.Table | None = None, closes: Closes | None = None
+) -> Adjustment:
+    """Return the adjustment for one symbol's splits (`schemas.SPLITS`), and for dividends (`schemas.DIVIDENDS`).
+
+    `closes` are those before `ex_dates_of(dividends)`. What is paid on one ex-date is one dividend. A split or an
+    ex-date whose session has not begun by `now_us` adjusts nothing yet. Where a split lies between a close and the
+    ex-date, the close is taken in the ex-date's shares: amounts are those of a share of that day.
+    """
+    sessions = times_of(splits.column("time"))
+    low = splits.column("denominator").to_numpy()
+    ratios: Float64Array = splits.column("numerator").to_numpy() / np.where(low > 0, low, np.nan)
+    begins = begins_of(calendar, sessions)
+    good = (ratios > 0) & np.isfinite(ratios) & (begins <= now_us)
+    sessions, begins, ratios = sessions[good], begins[good], ratios[good]
+    if dividends is None or closes is None:
+        return Adjustment(sessions, begins, ratios)
+    ex_dates = ex_dates_of(dividends)
+    amounts = np.zeros(len(ex_dates))
+    at = np.searchsorted(ex_dates, times_of(dividends.column("time")))
+    np.add.at(amounts, at, dividends.column("amount").to_numpy())
+    shares = split_factors(closes.session_us, sessions, ratios) / split_factors(ex_dates, sessions, ratios)
+    ex_begins = begins_of(calendar, ex_dates)
+    due = ex_begins <= now_us
+    price = closes.price / shares
+    return Adjustment(sessions, begins, ratios, ex_dates[due], ex_begins[due], amounts[due], price[due])
+
+
+def ex_dates_of(dividends: pa.Table) -> Int64Array:
+    """Return the ex-dates of dividends, each once, ascending."""
+    return np.unique(times_of(dividends.column("time")))
+
+
+def begins_of(calendar: Calendar, sessions: Int64Array) -> Int64Array:
+    """Return when sessions begin, extended hours included; the date at 00:00 UTC of one that is no session."""
+    begins = sessions.copy()
+    for at, session in enumerate(sessions):
+        try:
+            begins[at] = calendar.bounds_of(np.array([session]))[0][0]
+        except ValueError:
+            continue
+    return begins
+
+
+def sessions_before(calendar: Calendar, dates: Int64Array) -> tuple[Int64Array, Int64Array]:
+    """Return the last session before each date, and its close; where there is none, the day before and its end."""
+    before, closes = dates - DAY_US, dates.copy()
+    for at, date in enumerate(dates.tolist()):
+        for back in range(1, _LONGEST_BREAK_DAYS + 1):
+            session = np.array([date - back * DAY_US])
+            try:
+                closes[at] = calendar.close_of(session)[0]
+            except ValueError:
+                continue
+            before[at] = session[0]
+            break
+    return before, closes
+
+
+def session_or_day(calendar: Calendar, times: Int64Array) -> Int64Array:
+    """Return the session that each time lies in, its UTC day where it lies in none."""
+    sessions = calendar.session_of(times)
+    return np.where(sessions == NEVER_US, times - times % DAY_US, sessions)
 
 
 def _from_the_newest(times: Int64Array, effective: Int64Array, ratios: Float64Array) -> Float64Array:

@@ -146,12 +146,16 @@ class Alerts(Header, frozen=True, kw_only=True, tag="alerts"):
 
 
 class Over(Header, frozen=True, kw_only=True, tag="over"):
-    """An interval is over for a feed and this partition; rows: expected symbols and which emitted (`COVERAGE`)."""
+    """An interval is over for a feed and this partition; rows: expected symbols and which emitted (`COVERAGE`).
+
+    `whole`: the feed was up for all of it, so that a symbol without a bar was not traded.
+    """
 
     interval: str
     start_us: int
     expected: int
     emitted: int
+    whole: bool = True
 
 
 class FeedState(Header, frozen=True, kw_only=True, tag="feed_state"):

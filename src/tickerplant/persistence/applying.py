@@ -14,6 +14,7 @@ from tickerplant.store.pool import Session
 from tickerplant.store.repositories.actions import Actions
 from tickerplant.store.repositories.alerts import Firings
 from tickerplant.store.repositories.analytics import Analytics
+from tickerplant.store.repositories.answers import VendorAnswers
 from tickerplant.store.repositories.coverage import Coverage
 from tickerplant.store.repositories.ohlcv import Ohlcv
 from tickerplant.store.repositories.positions import Advance, Log, advance_all
@@ -84,6 +85,8 @@ async def _upsert(session: Session, work: Work) -> None:
         await actions.put_splits(splits, version)
     for dividends, version in work.dividends:
         await actions.put_dividends(dividends, version)
+    for answers, version in work.answers:
+        await VendorAnswers(session).put(answers, version)
     if work.overs:
         await coverage.put_overs(work.overs, partition)
     if work.feeds or work.differences:

@@ -67,6 +67,7 @@ class Work:
     splits: list[tuple[pa.Table, int]] = field(default_factory=list)
     dividends: list[tuple[pa.Table, int]] = field(default_factory=list)
     """With the version of their record, as `splits`."""
+    answers: list[tuple[pa.Table, int]] = field(default_factory=list)
     overs: list[records.Record] = field(default_factory=list)
     feeds: list[records.FeedState] = field(default_factory=list)
     differences: list[tuple[records.Differences, int]] = field(default_factory=list)
@@ -86,6 +87,7 @@ class Work:
         tables = [self.ticks, self.bars, *self.values, *(t for t, _ in self.splits), *(t for t, _ in self.dividends)]
         rows = sum(int(t.num_rows) for t in tables if t is not None)
         rows += sum(int(table.num_rows) for table, _ in self.alerts)
+        rows += sum(int(table.num_rows) for table, _ in self.answers)
         return rows + len(self.overs) + len(self.feeds) + len(self.dead)
 
 
@@ -190,6 +192,8 @@ class Gathering:
                 work.splits.append((pa.Table.from_batches([batch]), make_version(self._generation, offset)))
             case records.Dividends():
                 work.dividends.append((pa.Table.from_batches([batch]), make_version(self._generation, offset)))
+            case records.Answers():
+                work.answers.append((pa.Table.from_batches([batch]), make_version(self._generation, offset)))
             case records.Over() if FIRST_US <= header.start_us < LAST_US:
                 work.overs.append(record)
             case records.FeedState():

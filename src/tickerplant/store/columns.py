@@ -70,7 +70,7 @@ async def copy(session: Session, relation: str, batch: pa.RecordBatch) -> None:
         return
     names = batch.schema.names
     if not session.copies:
-        source, arguments = _arrays(batch)
+        source, arguments = arrays_of(batch)
         await session.execute(f'INSERT INTO "{relation}" ({quoted(names)}) SELECT * FROM {source}', *arguments)
         return
     from tickerplant.store.pool import mapped
@@ -93,7 +93,7 @@ async def source_of(session: Session, name: str, batch: pa.RecordBatch) -> tuple
     within a transaction. The columns are those of the batch.
     """
     if batch.num_rows <= FEW_ROWS or not session.copies:
-        return _arrays(batch)
+        return arrays_of(batch)
     digest = hashlib.sha256(",".join(batch.schema.names).encode()).hexdigest()[:8]
     relation = f"staging_{name}_{digest}"
     if relation not in session.staged:
@@ -103,7 +103,8 @@ async def source_of(session: Session, name: str, batch: pa.RecordBatch) -> tuple
     return f"pg_temp.{relation} AS s", []
 
 
-def _arrays(batch: pa.RecordBatch) -> tuple[str, list[Any]]:
+def arrays_of(batch: pa.RecordBatch) -> tuple[str, list[Any]]:
+    """Return the rows of a plain batch as `source_of` does, always as arguments: for some thousand at most."""
     casts = ", ".join(f"${i}::{_SQL_TYPES[field.type]}[]" for i, field in enumerate(batch.schema, 1))
     return f"unnest({casts}) AS s ({quoted(batch.schema.names)})", [column.to_pylist() for column in batch.columns]
 

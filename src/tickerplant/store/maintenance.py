@@ -156,6 +156,8 @@ async def retention(session: Session, now: dt.datetime) -> str:
         relation, before = rule["relation"], now - rule["keep"]
         if relation == "dead_letters":
             await session.execute("DELETE FROM dead_letters WHERE sent_at < $1", before)
+        elif relation == "answers":
+            await session.execute("DELETE FROM answers WHERE interval <> '1d' AND to_time < $1", before)
         elif relation == "alert_firings":
             await session.execute("DELETE FROM alert_firings WHERE fired_at < $1", before)
         elif relation == "alert_webhooks":

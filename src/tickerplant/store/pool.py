@@ -17,6 +17,7 @@ from tickerplant.store.repositories import positions as position_rows
 from tickerplant.store.repositories.actions import Actions
 from tickerplant.store.repositories.alerts import AlertRules, Firings, Outbox
 from tickerplant.store.repositories.analytics import Analytics, RealtimeAnalytics
+from tickerplant.store.repositories.answers import VendorAnswers
 from tickerplant.store.repositories.coverage import Coverage
 from tickerplant.store.repositories.ohlcv import Ohlcv
 from tickerplant.store.repositories.prices import Prices
@@ -136,6 +137,7 @@ class Look:
         self.symbols = Symbols(session)
         self.actions = Actions(session)
         self.coverage = Coverage(session)
+        self.answers = VendorAnswers(session)
         self.alerts = AlertRules(session)
         self.firings = Firings(session)
         self.outbox = Outbox(session)

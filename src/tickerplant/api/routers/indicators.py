@@ -32,6 +32,7 @@ from tickerplant.api.routers.market import (
     respond,
 )
 from tickerplant.api.state import ApiState
+from tickerplant.core.adjustment import Adjustment, adjustment_for
 from tickerplant.core.errors import BadInput, UnknownIndicator
 from tickerplant.core.interval import D1, H1, M1, M5, M15, M30, W1, Interval
 
@@ -166,10 +167,14 @@ async def compute(
         chosen = await asyncio.to_thread(known.choose, name, given)
     except UnknownIndicator as error:
         raise _unknown(error) from None
+    calendar = await asyncio.to_thread(state.calendars.of, asked)
     async with state.turns.take():
         async with state.source.read() as reading:
-            bars = _bars(reading, asked, step)
             splits, now_us = await reading.splits(asked), time.time_ns() // 1000
+            adjustment = None
+            if step in BASE:  # adjusted before they are built: a week across a split is wrong afterwards
+                adjustment, splits = adjustment_for(splits, calendar, now_us), splits.slice(0, 0)
+            bars = _bars(reading, asked, step, adjustment)
             stretch = await known.gather(
                 bars, chosen, asked, step, span.start_us, span.end_us, span.limit + 1, splits, now_us
             )
@@ -190,12 +195,12 @@ async def compute(
     )  # fmt: skip
 
 
-def _bars(reading: Reading, symbol: str, step: Interval) -> ReadBars:
-    """Return how the bars are read; prices as traded."""
+def _bars(reading: Reading, symbol: str, step: Interval, adjustment: Adjustment | None) -> ReadBars:
+    """Return how the bars are read: as traded where they are stored, adjusted where they are built."""
 
     async def read(first: int | None, last: int | None, count: int) -> pa.Table:
         if step in BASE:
-            return await coarser(reading, symbol, step, first, last, count)
+            return await coarser(reading, symbol, step, first, last, count, adjustment)
         return await reading.bars(symbol, step, first, last, count, _READ)
 
     return read

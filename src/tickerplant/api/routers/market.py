@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import difflib
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, Final, Literal
 
@@ -21,6 +22,7 @@ from tickerplant.api.resample import BASE, ratio, resample
 from tickerplant.api.state import ApiState
 from tickerplant.api.websockets.rows import NOT_LAST
 from tickerplant.core import schemas
+from tickerplant.core.adjustment import AS_TRADED, Adjustment
 from tickerplant.core.interval import D1, H1, M1, M5, M15, M30, W1, Interval
 from tickerplant.core.times import times_of
 
@@ -55,6 +57,10 @@ Format = Annotated[Literal["json", "csv"], Query(description="JSON, or CSV with 
 Times = Annotated[
     Literal["iso", "s", "ms", "us"], Query(description="Times as ISO 8601 with offset, or as numbers since 1970 UTC.")
 ]
+Adjust = Annotated[
+    Literal["none", "splits", "all"],
+    Query(description="What bars are adjusted for: `none` as traded, `splits`, or `all`: splits and dividends."),
+]
 Step = Annotated[str, Query(description="The interval of the bars.", examples=["5m", "100t"])]
 
 router = APIRouter(prefix="/v1", tags=["market data"])
@@ -75,6 +81,7 @@ EXAMPLE: Final[dict[int | str, dict[str, Any]]] = REFUSALS | {
                     "symbol": "AAPL",
                     "interval": "5m",
                     "tz": "America/New_York",
+                    "adjust": "none",
                     "position": {
                         "log_id": "3f0c",
                         "generation": 1,
@@ -134,16 +141,18 @@ _STATE_EXAMPLE: Final[dict[int | str, dict[str, Any]]] = EXAMPLE | {
 async def historical(
     request: Request, symbol: Symbol, interval: Step = "1d", start: Start = None, end: End = None,
     limit: Limit = DEFAULT_LIMIT, tz: Zone = "UTC", format: Format = "json", times: Times = "iso",
+    adjust: Adjust = "none",
 ) -> Response:  # fmt: skip
     """Daily bars of trading sessions (`1d`), or weeks of them (`1w`). `time` is the session's date, in any zone."""
     step = params.parse_interval(interval, (D1, W1), "/v1/historical")
-    return await _bars(request, symbol, step, start, end, limit, tz, format, times)
+    return await _bars(request, symbol, step, start, end, limit, tz, format, times, adjust)
 
 
 @router.get("/intraday/{symbol:path}", responses=EXAMPLE, summary="Bars within the day")
 async def intraday(
     request: Request, symbol: Symbol, interval: Step = "1m", start: Start = None, end: End = None,
     limit: Limit = DEFAULT_LIMIT, tz: Zone = "UTC", format: Format = "json", times: Times = "iso",
+    adjust: Adjust = "none",
 ) -> Response:  # fmt: skip
     """Bars of `1m` and `5m` as stored; `15m`, `30m` and `1h` are built from 5m ones when read. `time` is the start.
 
@@ -151,7 +160,7 @@ async def intraday(
     `rules.activity_bars` makes them; their `time` is the instant of their first trade.
     """
     step = params.parse_interval(interval, (M1, M5, M15, M30, H1), "/v1/intraday", activity=True)
-    return await _bars(request, symbol, step, start, end, limit, tz, format, times)
+    return await _bars(request, symbol, step, start, end, limit, tz, format, times, adjust)
 
 
 @router.get("/ticks/{symbol:path}", responses=EXAMPLE, summary="Ticks")
@@ -272,25 +281,38 @@ async def _ticks(
 
 async def _bars(
     request: Request, symbol: str, step: Interval, start: str | None, end: str | None,
-    limit: int, tz: str, format: str, times: str,
+    limit: int, tz: str, format: str, times: str, adjust: str,
 ) -> Response:  # fmt: skip
     name, zone = params.parse_symbol(symbol), params.parse_zone(tz)
     sessions = not step.is_intraday
     span = params.parse_span(start, end, limit, zone, sessions=sessions)
+    state: ApiState = request.app.state.api
+    # An exchange's schedule takes a while to make when it is first asked for: not on the loop that streams.
+    calendar = None if adjust == AS_TRADED else await asyncio.to_thread(state.calendars.of, name)
 
     async def read(reading: Reading, first: int | None, last: int | None, count: int) -> pa.Table:
-        if step not in BASE:
-            return await reading.bars(name, step, first, last, count)
-        return await coarser(reading, name, step, first, last, count)
+        made = Adjustment()
+        if calendar is not None:
+            made = await reading.adjustment(name, adjust, calendar, time.time_ns() // 1000)
+        if step in BASE:
+            return await coarser(reading, name, step, first, last, count, made)
+        return made.bars(await reading.bars(name, step, first, last, count), daily=sessions)
+
+    async def note(reading: Reading, table: pa.Table) -> dict[str, Any]:
+        return {"adjust": adjust}
 
     head = {"symbol": name, "interval": step.name, "tz": tz}
-    return await _answer(request, name, head, "bars", span, read, zone, format, times, sessions=sessions)
+    return await _answer(request, name, head, "bars", span, read, zone, format, times, sessions=sessions, note=note)
 
 
 async def coarser(
-    reading: Reading, name: str, step: Interval, start_us: int | None, end_us: int | None, count: int
-) -> pa.Table:
-    """Return up to `count` bars built from stored ones; a bucket that was read in part is left out."""
+    reading: Reading, name: str, step: Interval, start_us: int | None, end_us: int | None, count: int,
+    adjustment: Adjustment | None = None,
+) -> pa.Table:  # fmt: skip
+    """Return up to `count` bars built from stored ones; a bucket that was read in part is left out.
+
+    With an adjustment the stored ones are adjusted first, so that a bar across a split is right too.
+    """
     base = BASE[step]
     if start_us is not None:
         start_us = step.floor(start_us)
@@ -298,6 +320,8 @@ async def coarser(
         end_us = step.end(step.floor(end_us - 1))
     rows = min((count + 1) * ratio(step), MAX_BASE_ROWS)
     table = await reading.bars(name, base, start_us, end_us, rows)
+    if adjustment is not None:
+        table = adjustment.bars(table, daily=not base.is_intraday)
     made = resample(table, step)
     if table.num_rows >= rows and made.num_rows > 1:
         made = made.slice(1) if start_us is None else made.slice(0, made.num_rows - 1)

@@ -65,7 +65,7 @@ def dividend(
     wait: Wait = True,
     json: Json = False,
 ) -> None:
-    """Say a dividend. It is kept beside the bars; indicators are not adjusted for dividends."""
+    """Say a dividend. Bars are adjusted for it where `adjust=all` is asked for; indicators are not."""
     from tickerplant.app import actions
 
     ex_date_us, paid = _date(date), _positive(amount, f"AMOUNT {amount!r}")
@@ -79,7 +79,7 @@ def dividend(
 def list_(loaded: Loaded, symbol: Symbol, json: Json = False) -> None:
     """Print a symbol's splits and dividends, oldest first.
 
-    Where several were said of one session, `counts` says which split indicators are adjusted for.
+    Where several were said of one session, `counts` says which of them bars are adjusted for.
     """
     from tickerplant.app import actions, looking
 

@@ -33,6 +33,12 @@ def query(
         list[str] | None,
         typer.Option("--indicator", help="RSI(14), or any function of TA-Lib, computed now; may be repeated."),
     ] = None,
+    adjust: Annotated[
+        str,
+        typer.Option(
+            "--adjust", help="Prices as traded (none), adjusted for splits, or for splits and dividends (all)."
+        ),
+    ] = "none",
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
 ) -> None:
@@ -41,11 +47,12 @@ def query(
     With --indicator values beside them: the bars that these need from before are read too.
     """
     from tickerplant.app import computing, looking, parts
+    from tickerplant.core.adjustment import check_adjustment
     from tickerplant.core.symbols import check_symbol
 
     if csv and json:
         raise BadInput("--csv and --json are two ways of printing: leave one out")
-    symbol, interval = check_symbol(symbol), stored_interval(interval)
+    symbol, interval, adjust = check_symbol(symbol), stored_interval(interval), check_adjustment(adjust)
     from_us, to_us = time_option(start, "--start"), time_option(end, "--end")
     if from_us is not None and to_us is not None and from_us >= to_us:
         raise BadInput(f"--start {start} is not before --end {end}")
@@ -53,24 +60,31 @@ def query(
     chosen = computing.calculations(indicator or [])
     with looking.store_of(loaded.settings) as dsn:
         if chosen:
-            rows, stretch = computing.values(loaded.settings, dsn, chosen, symbol, interval, from_us, to_us, limit)
+            rows, stretch = computing.values(
+                loaded.settings, dsn, chosen, symbol, interval, from_us, to_us, limit, adjust
+            )
         else:
-            rows = parts.bars(dsn, symbol, interval, from_us, to_us, limit)
+            rows = parts.bars(loaded.settings, dsn, symbol, interval, from_us, to_us, limit, adjust)
     if chosen:
         columns = (*VALUE_COLUMNS, *(name for each in chosen for name in each.columns))
         _say_of(stretch, chosen)
     if json:
         for row in rows:
-            emit({"symbol": symbol, "interval": interval, **row})
+            emit({"symbol": symbol, "interval": interval, "adjust": adjust, **row})
     elif csv:
         writer = csv_module.writer(sys.stdout, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows([["" if row[name] is None else row[name] for name in columns] for row in rows])
     elif rows:
-        table(columns, ([cell(row[name]) for name in columns] for row in rows), title=f"{symbol} {interval}")
+        table(columns, ([cell(row[name]) for name in columns] for row in rows), title=_title(symbol, interval, adjust))
     if not rows:
         say(f"the store has no {interval} bars of {symbol} there")
         raise typer.Exit(1)
+
+
+def _title(symbol: str, interval: str, adjust: str) -> str:
+    how = {"splits": ", adjusted for splits", "all": ", adjusted for splits and dividends"}
+    return f"{symbol} {interval}{how.get(adjust, '')}"
 
 
 def _say_of(stretch: Stretch, chosen: list[Calculation]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 import threading
@@ -113,8 +112,12 @@ def sandbox(
     s_sandbox__port: Annotated[int | None, typer.Option("--port", help="Port; 0 takes a free one.")] = None,
     s_sandbox__rate: Annotated[float | None, typer.Option("--rate", help="Trades a second, all symbols.")] = None,
     s_sandbox__seed: Annotated[int | None, typer.Option("--seed", help="Seed of the made-up prices.")] = None,
+    s_sandbox__start: Annotated[str | None, typer.Option("--start", help="What its clock says at first.")] = None,
+    s_sandbox__speed: Annotated[float | None, typer.Option("--speed", help="How fast its clock runs.")] = None,
+    s_sandbox__chaos: Annotated[int | None, typer.Option("--chaos", help="Seed of troubles by chance.")] = None,
     s_symbols: Symbols = None,
     while_used: Annotated[bool, typer.Option("--while-used", hidden=True)] = False,
+    clock: Annotated[str, typer.Option("--clock", hidden=True)] = "",
 ) -> None:
     """Run the sandbox vendor alone: a local server that speaks the vendors' own protocols."""
     from tickerplant.app import parts
@@ -123,9 +126,9 @@ def sandbox(
 
     lean()
     stop = threading.Event()
-    with signals(stop), parts.sandbox(loaded.settings) as place:
+    with signals(stop), parts.sandbox(loaded.settings, clock) as place:
         if while_used:  # the plant that wants it reads where it is, and keeps our input open for as long
-            print(json.dumps({"url": place.url, "stream_url": place.stream_url}), flush=True)
+            print(place.greeting(), flush=True)
             while not stop.is_set() and os.read(0, 1):
                 pass
             return

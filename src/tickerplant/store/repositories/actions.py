@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 
 from tickerplant.core import schemas
+from tickerplant.core.adjustment import (
+    AS_TRADED,
+    FOR_ALL,
+    Adjustment,
+    Closes,
+    adjustment_for,
+    ex_dates_of,
+    session_or_day,
+    sessions_before,
+)
+from tickerplant.core.sessions import Calendar
+from tickerplant.core.times import NEVER_US, Int64Array, from_us, to_us
 from tickerplant.store.columns import plain, selected, source_of, table_of
 
 if TYPE_CHECKING:
@@ -54,6 +67,70 @@ class Actions:
     async def dividends(self, symbol: str) -> pa.Table:
         """Return a symbol's dividends (`schemas.DIVIDENDS`) in order of time."""
         return await self._read("dividends", schemas.DIVIDENDS, symbol)
+
+    async def newest_dividends(self, symbol: str) -> pa.Table:
+        """Return a symbol's dividends (`schemas.DIVIDENDS`): of each ex-date all of the source that was heard last.
+
+        So one that two sources say counts once, and a regular and a special one of one source are both there.
+        """
+        rows = await self._session.rows(
+            f"""SELECT {selected(schemas.DIVIDENDS)} FROM dividends AS d
+                WHERE symbol = $1 AND source = (
+                    SELECT n.source FROM dividends AS n WHERE n.symbol = d.symbol AND n.time = d.time
+                    ORDER BY n.version DESC, n.source LIMIT 1)
+                ORDER BY time, amount""",
+            symbol,
+        )
+        return table_of(rows, schemas.DIVIDENDS)
+
+    async def adjustment(self, symbol: str, how: str, calendar: Calendar, now_us: int) -> Adjustment:
+        """Return what a symbol's bars are adjusted for: `how` is one of `core.adjustment.ADJUSTMENTS`."""
+        if how == AS_TRADED:
+            return Adjustment()
+        splits = await self.newest_splits(symbol)
+        if how != FOR_ALL:
+            return adjustment_for(splits, calendar, now_us)
+        dividends = await self.newest_dividends(symbol)
+        closes = await self.closes_before(symbol, ex_dates_of(dividends), calendar)
+        return adjustment_for(splits, calendar, now_us, dividends, closes)
+
+    async def closes_before(self, symbol: str, ex_dates: Int64Array, calendar: Calendar) -> Closes:
+        """Return the last close before each ex-date: of the daily bar of the session before it.
+
+        Where that is not stored, of the last bar of a minute or five up to that session's close, or of an older day if
+        that is later.
+        """
+        sessions, ends = sessions_before(calendar, ex_dates)
+        rows = await self._session.rows(
+            """SELECT d.time AS day, d.close AS day_close, i.time AS time, i.close AS close
+               FROM unnest($2::timestamptz[], $3::timestamptz[], $4::timestamptz[]) WITH ORDINALITY
+                   AS e (ex_date, session, ends, place)
+               LEFT JOIN LATERAL (
+                   SELECT b.time, b.close FROM historical_ohlcv AS b
+                   WHERE b.symbol = $1 AND b."interval" = '1d' AND b.time < e.ex_date AND b.close IS NOT NULL
+                   ORDER BY b.time DESC LIMIT 1) AS d ON true
+               LEFT JOIN LATERAL (
+                   (SELECT b.time, b.close FROM intraday_ohlcv AS b
+                    WHERE b.symbol = $1 AND b."interval" = '1m' AND b.time < e.ends AND b.close IS NOT NULL
+                    ORDER BY b.time DESC LIMIT 1)
+                   UNION ALL
+                   (SELECT b.time, b.close FROM intraday_ohlcv AS b
+                    WHERE b.symbol = $1 AND b."interval" = '5m' AND b.time < e.ends AND b.close IS NOT NULL
+                    ORDER BY b.time DESC LIMIT 1)
+                   ORDER BY time DESC LIMIT 1) AS i ON d.time IS NULL OR d.time < e.session
+               ORDER BY e.place""",
+            symbol,
+            *([from_us(us) for us in times.tolist()] for times in (ex_dates, sessions, ends)),
+        )
+        price, of = np.full(len(rows), np.nan), np.full(len(rows), NEVER_US)
+        for at, row in enumerate(rows):
+            if row["day"] is not None:
+                price[at], of[at] = row["day_close"], to_us(row["day"])
+            if row["time"] is not None:
+                session = int(session_or_day(calendar, np.array([to_us(row["time"])]))[0])
+                if session > of[at]:
+                    price[at], of[at] = row["close"], session
+        return Closes(price, of)
 
     async def _read(self, relation: str, schema: pa.Schema, symbol: str) -> pa.Table:
         rows = await self._session.rows(

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tickerplant.core import records
-from tickerplant.core.times import FOREVER_US, NEVER_US, TIMESTAMP, from_us
-from tickerplant.store.columns import source_of, table_of
+from tickerplant.core.interval import parse
+from tickerplant.core.times import DAY_US, FOREVER_US, NEVER_US, TIMESTAMP, BoolArray, Int64Array, from_us
+from tickerplant.store.columns import read_numbers, source_of, table_of
 from tickerplant.store.partitions import ensure_partitions, record_arrivals
 from tickerplant.store.repositories.ranges import read_range
 
@@ -68,6 +69,7 @@ _OVERS: Final = pa.schema(
         ("emitted", pa.int32()),
         ("silent", pa.utf8()),  # symbols have no spaces
         ("version", pa.int64()),
+        ("whole", pa.bool_()),
     ]
 )
 
@@ -84,6 +86,7 @@ def _over_row(over: records.Record) -> dict[str, Any]:
         "emitted": header.emitted,
         "silent": " ".join(silent.to_pylist()),
         "version": header.cause,
+        "whole": header.whole,
     }
 
 
@@ -96,6 +99,11 @@ class _News:
     late: int = 0
     unsupported: int = 0
     differences: int = 0
+
+
+def _two_columns(pairs: Sequence[tuple[int, int]]) -> tuple[Int64Array, Int64Array]:
+    found = np.array(pairs, np.int64)
+    return found[:, 0], found[:, 1]
 
 
 class Coverage:
@@ -121,11 +129,13 @@ class Coverage:
         batch = pa.RecordBatch.from_pylist([_over_row(over) for over in newest.values()], schema=_OVERS)
         source, arguments = await source_of(self._session, "coverage", batch)
         await self._session.execute(
-            f"""INSERT INTO coverage AS t (feed, "interval", "time", partition, expected, emitted, silent, version)
+            f"""INSERT INTO coverage AS t (feed, "interval", "time", partition, expected, emitted, silent, version,
+                    whole)
                 SELECT s.feed, s."interval", s."time", {partition:d}, s.expected, s.emitted,
-                    string_to_array(s.silent, ' '), s.version FROM {source}
+                    string_to_array(s.silent, ' '), s.version, s.whole FROM {source}
                 ON CONFLICT (feed, "interval", "time", partition) DO UPDATE SET expected = excluded.expected,
-                    emitted = excluded.emitted, silent = excluded.silent, version = excluded.version
+                    emitted = excluded.emitted, silent = excluded.silent, version = excluded.version,
+                    whole = excluded.whole
                 WHERE excluded.version >= t.version""",
             *arguments,
         )
@@ -221,6 +231,55 @@ class Coverage:
         """Return a feed's intervals that are over (`COVERAGE`), a row for each log partition; as in `read_range`."""
         keys = [("feed", feed), ("interval", interval)]
         return await read_range(self._session, "coverage", keys, COVERAGE, start_us, end_us, limit)
+
+    async def have(self, symbol: str, interval: str, from_us_: int, to_us: int) -> tuple[Int64Array, BoolArray]:
+        """Return starts (ascending) and completeness of a symbol's final bars that start in `[from, to)`."""
+        relation = "intraday_ohlcv" if parse(interval).is_intraday else "historical_ohlcv"
+        query = (
+            f'SELECT "time", complete::integer::bigint FROM {relation}'
+            """ WHERE symbol = $1 AND "interval" = $2 AND state = 'final' AND "time" >= $3 AND "time" < $4"""
+            ' ORDER BY "time"'
+        )
+        times, complete = await read_numbers(
+            self._session, query, 0, symbol, interval, from_us(from_us_), from_us(to_us)
+        )
+        return times, complete.astype(np.bool_)
+
+    async def counts(
+        self, symbols: Sequence[str], interval: str, from_us_: int, to_us: int
+    ) -> dict[str, tuple[Int64Array, Int64Array]]:
+        """Return by symbol how many complete final bars start on each UTC day of `[from, to)`: (days, counts).
+
+        Days are 00:00 UTC, ascending; those without a bar are left out.
+        """
+        relation = "intraday_ohlcv" if parse(interval).is_intraday else "historical_ohlcv"
+        rows = await self._session.rows(
+            f"""SELECT symbol, floor(date_part('epoch', "time") / 86400)::bigint AS day, count(*)
+                FROM {relation} WHERE symbol = ANY ($1) AND "interval" = $2 AND state = 'final' AND complete
+                    AND "time" >= $3 AND "time" < $4
+                GROUP BY 1, 2 ORDER BY 1, 2""",
+            list(symbols), interval, from_us(from_us_), from_us(to_us),
+        )  # fmt: skip
+        found: dict[str, list[tuple[int, int]]] = {}
+        for row in rows:
+            found.setdefault(row[0], []).append((row[1] * DAY_US, row[2]))
+        return {symbol: _two_columns(pairs) for symbol, pairs in found.items()}
+
+    async def silences(
+        self, symbol: str, interval: str, partition: int, from_us_: int, to_us: int
+    ) -> tuple[Int64Array, Int64Array]:
+        """Return of the intervals of `[from, to)` that were over for a feed while it was up: the starts of those in
+        which it brought nothing of the symbol, and of those in which some feed brought it.
+        """
+        rows = await self._session.rows(
+            """SELECT date_part('epoch', "time"), bool_or(NOT $1 = ANY (silent)) FROM coverage
+               WHERE "interval" = $2 AND partition = $3 AND whole AND "time" >= $4 AND "time" < $5
+               GROUP BY 1 ORDER BY 1""",
+            symbol, interval, partition, from_us(from_us_), from_us(to_us),
+        )  # fmt: skip
+        times = np.rint(np.array([row[0] for row in rows], np.float64) * 1e6).astype(np.int64)
+        brought = np.array([row[1] for row in rows], np.bool_)
+        return times[~brought], times[brought]
 
     async def feeds(self) -> pa.Table:
         """Return how each feed does in each log partition (`FEEDS`)."""

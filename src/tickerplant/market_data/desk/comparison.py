@@ -1,0 +1,248 @@
+"""Whether two sources say the same bars: before one stands in for the other, their bars are laid side by side. Pure.
+
+Of each common bar the four prices count; volumes are of different venues and are told, not judged. Everything is
+measured against how much prices move from bar to bar: what does not move tells nothing of a shift, so flat stretches
+and a handful of bars give `too_few`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tickerplant.core.times import Float64Array, Int64Array, times_of
+
+SAME, STAMPED_AT_END, ADJUSTED, DIFFERENT, TOO_FEW = "same", "stamped_at_end", "adjusted", "different", "too_few"
+
+MIN_BARS: Final = 20
+MIN_MOVES: Final = 10
+"""Common bars, and those of them that moved by more than the rounding, below which nothing is said."""
+NOISE: Final = 5e-4
+"""Five basis points: what two vendors of one market differ by in honest bars (odd lots, late prints, bid or mid)."""
+NOISE_MAX: Final = 2e-3
+NOISE_OF_MOVE: Final = 0.25
+"""In coarser bars a quarter of the usual move, but no more than `NOISE_MAX`: other auctions, other last prints."""
+SHARE: Final = 0.10
+"""The share of bars that may differ by more than that."""
+BETTER: Final = 0.3
+"""A shift is believed when it leaves so little of what is left without it."""
+_CUTS: Final = 3
+_PART: Final = 5
+_UNITS: Final = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+
+
+@dataclass(frozen=True, slots=True)
+class Bars:
+    """Bars of one source, oldest first: starts in microseconds, and `prices` with a row each of o, h, l, c."""
+
+    times: Int64Array
+    prices: Float64Array
+    volumes: Float64Array
+
+    @staticmethod
+    def of(batch: pa.RecordBatch | pa.Table) -> Bars:
+        """Take the columns of `schemas.VENDOR_BARS` or `BARS`, of one symbol and interval."""
+        names = ("open", "high", "low", "close")
+        prices = np.stack([_floats(batch[name]) for name in names]) if len(batch) else np.empty((4, 0))
+        return Bars(times_of(batch["time"]), prices, _floats(batch["volume"]) if len(batch) else np.empty(0))
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What came out, of the candidate as seen from the reference.
+
+    `ratio`: candidate's prices over the reference's; of several stretches (a dividend in between) the oldest's.
+    `shift`: by how many intervals the candidate's stamps are later. `share`: of `bars` common ones that differ by more
+    than noise; `worst`: the largest relative difference. `volume_ratio`: the median of volumes, 0.0 without any.
+    """
+
+    verdict: str
+    bars: int
+    ratio: float = 1.0
+    shift: int = 0
+    share: float = 0.0
+    worst: float = 0.0
+    volume_ratio: float = 0.0
+
+    @property
+    def usable(self) -> bool:
+        """Whether the candidate may stand in for the reference, as far as is known."""
+        return self.verdict in (SAME, TOO_FEW)
+
+    def __str__(self) -> str:
+        if self.verdict == TOO_FEW:
+            return f"too few common bars that move ({self.bars}) to say anything"
+        if self.verdict == STAMPED_AT_END:
+            which = "end" if self.shift > 0 else "start, and the reference at the end"
+            return f"the same bars stamped at the {which}"
+        if self.verdict == ADJUSTED:
+            return f"prices are {self.ratio:.6g} times the reference's: adjusted otherwise"
+        if self.verdict == DIFFERENT:
+            return f"{self.share:.0%} of {self.bars} common bars differ, by {self.worst:.2%} at the most"
+        return f"{self.bars} common bars are the same ({self.share:.0%} differ by more than noise)"
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """The common bars at one shift, in logarithms of prices; `rounding`: what rounding alone may make of each."""
+
+    a: Float64Array
+    b: Float64Array
+    rounding: Float64Array
+    volumes: tuple[Float64Array, Float64Array]
+
+    @property
+    def bars(self) -> int:
+        return int(self.a.shape[1])
+
+    @property
+    def gap(self) -> Float64Array:
+        """How much higher the candidate is, bar by bar."""
+        return np.asarray(np.median(self.b - self.a, axis=0))
+
+    def left(self, level: Float64Array | float) -> Float64Array:
+        """The largest difference of each bar's four prices beside a level."""
+        return np.asarray(np.abs(self.b - self.a - level).max(axis=0))
+
+    def moves(self) -> Float64Array:
+        """How much the reference's close moved from bar to bar, where that is more than rounding."""
+        moved = np.abs(np.diff(self.a[3]))
+        return np.asarray(moved[moved > 2 * self.rounding[1:]])
+
+
+def compare(reference: Bars, candidate: Bars, interval_us: int) -> Comparison:
+    """Compare the bars that both have; stamps may be an interval apart."""
+    straight = _side(reference, candidate, 0)
+    sides = {shift: _side(reference, candidate, shift * interval_us) for shift in (1, -1)}
+    best, side = 0, straight
+    for shift, other in sides.items():
+        if _enough(other) and (not _enough(side) or _closer(other, side)):
+            best, side = shift, other
+    if not _enough(side):
+        return Comparison(TOO_FEW, max(straight.bars, side.bars))
+    if best and not _fits(side, _level(side)):  # a shift that explains nothing is none
+        best, side = 0, straight if _enough(straight) else side
+    return _judged(side, best)
+
+
+def _judged(side: _Side, shift: int) -> Comparison:
+    tolerance = _tolerance(side)
+    level: Float64Array | float = _level(side)
+    left = side.left(level)
+    share = float(np.mean(left > tolerance))
+    if share > SHARE:
+        steps = _steps(side.gap, side.rounding)
+        if np.ptp(steps) > NOISE and float(np.mean(side.left(steps) > tolerance)) <= SHARE:
+            level, left = steps, side.left(steps)
+            share = float(np.mean(left > tolerance))
+    ratio = float(np.exp(np.atleast_1d(level)[0]))
+    if share > SHARE:
+        plain = side.left(0.0)
+        share, left, verdict, ratio = float(np.mean(plain > tolerance)), plain, DIFFERENT, 1.0
+    elif _is_adjusted(side, level):
+        verdict = ADJUSTED
+    else:
+        verdict, ratio = (STAMPED_AT_END if shift else SAME), 1.0
+    return Comparison(
+        verdict, side.bars, ratio, shift, share, float(np.expm1(left.max())), _volume_ratio(*side.volumes)
+    )
+
+
+def _side(reference: Bars, candidate: Bars, later_us: int) -> _Side:
+    a_ok, b_ok = (np.all(np.isfinite(x.prices) & (x.prices > 0), axis=0) for x in (reference, candidate))
+    _, at_a, at_b = np.intersect1d(
+        reference.times[a_ok] + later_us, candidate.times[b_ok], assume_unique=False, return_indices=True
+    )
+    a, b = reference.prices[:, a_ok][:, at_a], candidate.prices[:, b_ok][:, at_b]
+    # Both sides are rounded: half a unit each, of the coarser.
+    unit = max(_unit(a), _unit(b))
+    rounding = 1.01 * unit / a.min(axis=0) if a.size else np.empty(0)
+    return _Side(
+        np.log(a), np.log(b), rounding, (reference.volumes[a_ok][at_a], candidate.volumes[b_ok][at_b])
+    )  # fmt: skip
+
+
+def _unit(prices: Float64Array) -> float:
+    """Return the coarsest unit that all prices are multiples of, as cents; 0.0 where it is finer than all known."""
+    for unit in _UNITS:
+        scaled = prices / unit
+        if np.all(np.abs(scaled - np.rint(scaled)) < 1e-6 * np.maximum(1.0, np.abs(scaled))):
+            return unit
+    return 0.0
+
+
+def _enough(side: _Side) -> bool:
+    return side.bars >= MIN_BARS and len(side.moves()) >= MIN_MOVES
+
+
+def _closer(other: _Side, side: _Side) -> bool:
+    was, now = (float(np.median(s.left(_level(s)))) for s in (side, other))
+    return was > float(np.median(side.rounding)) and now <= max(BETTER * was, 1e-12)
+
+
+def _fits(side: _Side, level: float) -> bool:
+    return float(np.mean(side.left(level) > _tolerance(side))) <= SHARE
+
+
+def _level(side: _Side) -> float:
+    return float(np.median(side.b - side.a))
+
+
+def _tolerance(side: _Side) -> Float64Array:
+    moves = side.moves()
+    usual = float(np.median(moves)) if len(moves) else 0.0
+    return np.maximum(side.rounding, max(NOISE, min(NOISE_OF_MOVE * usual, NOISE_MAX)))
+
+
+def _is_adjusted(side: _Side, level: Float64Array | float) -> bool:
+    """Whether a level is more than noise: than what is usual between vendors, and than chance by what is left."""
+    chance = 4 * 1.4826 * float(np.median(np.abs(side.gap - level))) / np.sqrt(side.bars)
+    return bool(float(np.abs(level).max()) > max(NOISE, chance))
+
+
+def _steps(gap: Float64Array, rounding: Float64Array) -> Float64Array:
+    """Return the gap as a few constant stretches, as splits and dividends in between make it."""
+    cuts = [0, len(gap)]
+    for _ in range(_CUTS):
+        best = max(((*_cut(gap[a:b]), a) for a, b in _pairs(cuts)), default=(0.0, 0, 0))
+        if best[0] <= (NOISE + float(np.median(rounding))) ** 2:
+            break
+        cuts = sorted({*cuts, best[1] + best[2]})
+    steps = np.empty_like(gap)
+    for a, b in _pairs(cuts):
+        steps[a:b] = np.median(gap[a:b])
+    return steps
+
+
+def _pairs(cuts: list[int]) -> Iterator[tuple[int, int]]:
+    return itertools.pairwise(cuts)
+
+
+def _cut(gap: Float64Array) -> tuple[float, int]:
+    """Return how much a cut into two levels gains (the squares of what is left), and where the best one is."""
+    n = len(gap)
+    if n < 2 * _PART:
+        return 0.0, 0
+    sums: npt.NDArray[np.float64] = np.cumsum(gap)
+    at = np.arange(_PART, n - _PART + 1)
+    mean_left, mean_right = sums[at - 1] / at, (sums[-1] - sums[at - 1]) / (n - at)
+    gains = at * (n - at) / n * (mean_left - mean_right) ** 2
+    best = int(np.argmax(gains))
+    return float(gains[best]), int(at[best])
+
+
+def _volume_ratio(a: Float64Array, b: Float64Array) -> float:
+    both = (a > 0) & (b > 0)
+    return float(np.median(b[both] / a[both])) if both.any() else 0.0
+
+
+def _floats(column: pa.Array | pa.ChunkedArray) -> Float64Array:
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    return np.asarray(column.to_numpy(zero_copy_only=False), np.float64)

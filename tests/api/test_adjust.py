@@ -1,0 +1,171 @@
+"""`adjust=` of bars by REST, over bars, splits and dividends in a real database."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import datetime as dt
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tests.api.support import PARTITIONS, serving
+from tests.api.test_indicators import ask, table
+from tests.support.postgres import Postgres
+from tickerplant.analytics.ondemand import OnDemand
+from tickerplant.api.reading import Source
+from tickerplant.core import schemas
+from tickerplant.core.rules import Rules
+from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, timestamps, to_us
+from tickerplant.log.embedded.log import EmbeddedLog
+from tickerplant.store import Store
+from tickerplant.store.repositories.actions import Actions
+from tickerplant.store.repositories.ohlcv import Ohlcv
+
+SPLIT = to_us(dt.datetime(2026, 3, 11, tzinfo=dt.UTC))
+"""A Wednesday: 4 for 1."""
+DAYS = SPLIT + DAY_US * np.array([-7, -6, -5, -2, -1, 0, 1, 2, 5])
+CLOSES = np.array([400.0, 404.0, 396.0, 400.0, 408.0, 103.0, 102.0, 101.0, 104.0])
+EX_DATE = DAYS[7]
+PAID = 0.51
+FACTOR = 1 - PAID / CLOSES[6]
+SHARES = np.where(DAYS < SPLIT, 4.0, 1.0)
+FIVES = SPLIT + 7 * HOUR_US + np.arange(24) * 5 * MINUTE_US
+"""From 03:00 to 05:00 in New York, where the session begins at 04:00."""
+
+
+def columns(closes: np.ndarray, volumes: np.ndarray) -> dict[str, np.ndarray]:
+    return {
+        "open": closes * 0.99, "high": closes * 1.01, "low": closes * 0.98, "close": closes, "volume": volumes,
+    }  # fmt: skip
+
+
+async def fill(dsn: str) -> None:
+    store = await Store.open(dsn, max_size=1)
+    fives = np.where(FIVES < SPLIT + 8 * HOUR_US, 408.0, 103.0)
+    tables = [
+        table("ACME", "1d", DAYS, columns(CLOSES, 1_000.0 / SHARES)),
+        table("ACME", "5m", FIVES, columns(fives, np.full(len(FIVES), 10.0))),
+        table("BTC/USD", "1d", DAYS, columns(CLOSES, np.full(len(DAYS), 5.0))),
+    ]
+    said = {"time": timestamps(np.array([SPLIT])), "symbol": ["ACME"], "source": ["user"]}
+    paid = {"time": timestamps(np.array([EX_DATE])), "symbol": ["ACME"], "amount": [PAID], "currency": ["USD"]}
+    async with store.session() as session:
+        actions, ohlcv = Actions(session), Ohlcv(session)
+        for bars in tables:
+            await ohlcv.prepare(bars)
+            async with session.transaction():
+                await ohlcv.upsert(bars, 0)
+        async with session.transaction():
+            await actions.put_splits(
+                pa.table(said | {"numerator": [4.0], "denominator": [1.0]})
+                .select(schemas.SPLITS.names)
+                .cast(schemas.SPLITS),
+                1,
+            )
+            for version, source in enumerate(("yahoo", "polygon"), 2):  # two say the same one
+                rows = pa.table(paid | {"source": [source]}).select(schemas.DIVIDENDS.names).cast(schemas.DIVIDENDS)
+                await actions.put_dividends(rows, version)
+    await store.close()
+
+
+@pytest.fixture(scope="module")
+def client(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    name = postgres.new("tables")
+    dsn = postgres.dsn_of(name)
+    asyncio.run(fill(dsn))
+    path: Path = tmp_path_factory.mktemp("log") / "log.sqlite"
+    with EmbeddedLog(path) as log:
+        log.create_topics(schemas.TOPICS, PARTITIONS)
+        with serving(log, Source(dsn, log.identity()), indicators=OnDemand(Rules())) as (client, _, _):
+            yield client
+    postgres.drop(name)
+
+
+def column(client: httpx.Client, path: str, name: str = "close") -> list[Any]:
+    return [row[name] for row in ask(client, path)["bars"]]
+
+
+def test_days_are_as_traded_unless_asked(client: httpx.Client) -> None:
+    plain, none = (ask(client, f"/v1/historical/ACME{query}") for query in ("", "?adjust=none"))
+    assert plain == none
+    assert plain["adjust"] == "none"
+    assert [row["close"] for row in plain["bars"]] == CLOSES.tolist()
+
+
+def test_days_are_adjusted_for_splits(client: httpx.Client) -> None:
+    answer = ask(client, "/v1/historical/ACME?adjust=splits")
+    assert answer["adjust"] == "splits"
+    for name, factor in (("open", 0.99), ("high", 1.01), ("low", 0.98), ("close", 1.0), ("vwap", 1.0)):
+        expected = CLOSES * factor / SHARES
+        np.testing.assert_allclose([row[name] for row in answer["bars"]], expected, rtol=1e-12)
+    assert [row["volume"] for row in answer["bars"]] == [1_000.0] * len(DAYS)
+    assert [row["trades"] for row in answer["bars"]] == [1] * len(DAYS)
+
+
+def test_days_are_adjusted_for_dividends_too_and_two_that_say_one_are_one(client: httpx.Client) -> None:
+    expected = CLOSES / SHARES * np.where(DAYS < EX_DATE, FACTOR, 1.0)
+    np.testing.assert_allclose(column(client, "/v1/historical/ACME?adjust=all"), expected, rtol=1e-12)
+    assert column(client, "/v1/historical/ACME?adjust=all", "volume") == [1_000.0] * len(DAYS)
+
+
+def test_a_page_is_adjusted_for_what_comes_after_it(client: httpx.Client) -> None:
+    whole = column(client, "/v1/historical/ACME?adjust=all")
+    assert column(client, "/v1/historical/ACME?adjust=all&start=2026-03-04&limit=2") == whole[:2]
+    assert column(client, "/v1/historical/ACME?adjust=all&end=2026-03-07") == whole[:3]
+
+
+def test_a_week_across_a_split_is_built_of_adjusted_days(client: httpx.Client) -> None:
+    weeks = ask(client, "/v1/historical/ACME?interval=1w&adjust=splits")["bars"]
+    adjusted = CLOSES / SHARES
+    expected = [adjusted[:3], adjusted[3:8], adjusted[8:]]
+    assert [row["high"] for row in weeks] == [pytest.approx(days.max() * 1.01) for days in expected]
+    assert [row["low"] for row in weeks] == [pytest.approx(days.min() * 0.98) for days in expected]
+    assert [row["open"] for row in weeks] == [pytest.approx(days[0] * 0.99) for days in expected]
+    assert [row["volume"] for row in weeks] == [3_000.0, 5_000.0, 1_000.0]
+    assert weeks[1]["vwap"] == pytest.approx(adjusted[3:8].mean())
+    as_traded = ask(client, "/v1/historical/ACME?interval=1w")["bars"]
+    assert as_traded[1]["high"] == pytest.approx(408 * 1.01)
+
+
+def test_bars_within_the_day_change_where_the_session_begins(client: httpx.Client) -> None:
+    fives = column(client, "/v1/intraday/ACME?interval=5m&adjust=splits")
+    assert fives == [102.0] * 12 + [103.0] * 12
+    assert column(client, "/v1/intraday/ACME?interval=5m&adjust=splits", "volume") == [40.0] * 12 + [10.0] * 12
+    hours = ask(client, "/v1/intraday/ACME?interval=1h&adjust=all")["bars"]
+    assert [row["close"] for row in hours] == [pytest.approx(102 * FACTOR), pytest.approx(103 * FACTOR)]
+    assert [row["volume"] for row in hours] == [480.0, 120.0]
+
+
+def test_a_symbol_without_actions_is_as_traded(client: httpx.Client) -> None:
+    answer = ask(client, "/v1/historical/BTC/USD?adjust=all")
+    assert answer["adjust"] == "all"
+    assert [row["close"] for row in answer["bars"]] == CLOSES.tolist()
+
+
+def test_indicators_run_on_weeks_that_are_built_of_adjusted_days(client: httpx.Client) -> None:
+    weeks = ask(client, "/v1/historical/ACME?interval=1w&adjust=splits")["bars"]
+    values = ask(client, "/v1/indicators/TA_MEDPRICE/ACME?interval=1w")["values"]
+    expected = [(row["high"] + row["low"]) / 2 for row in weeks]
+    assert [row["ta_medprice"] for row in values] == pytest.approx(expected, rel=1e-12)
+
+
+def test_csv_says_it_in_a_header(client: httpx.Client) -> None:
+    answer = client.get("/v1/historical/ACME?adjust=splits&format=csv")
+    assert answer.headers["X-Adjust"] == '"splits"'
+    rows = list(csv.DictReader(io.StringIO(answer.text)))
+    np.testing.assert_allclose([float(row["close"]) for row in rows], CLOSES / SHARES, rtol=1e-12)
+
+
+def test_another_word_is_refused(client: httpx.Client) -> None:
+    for path in ("historical", "intraday"):
+        answer = client.get(f"/v1/{path}/ACME?adjust=back")
+        assert answer.status_code == 400
+        assert "adjust" in answer.json()["error"]["message"]
+    assert ask(client, "/v1/ticks/ACME?adjust=splits", 400)["error"]

@@ -1,0 +1,53 @@
+"""One sandbox for the vendors' own SDKs, and what its market really did."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+
+from tickerplant.market_data.clock import Clock
+from tickerplant.market_data.sandbox import MarketSettings, SandboxPlace, SandboxSettings, running
+
+SYMBOLS = ("AAPL", "MSFT", "SPY", "EUR/USD", "BTC/USD")
+
+
+@dataclass
+class Vendor:
+    """A running sandbox: its place, and orders and truth over HTTP."""
+
+    place: SandboxPlace
+
+    def order(self, do: str, **options: object) -> None:
+        query = {"do": do, **options}
+        httpx.get(f"{self.place.url}/sandbox/orders", params=query).raise_for_status()  # type: ignore[arg-type]
+
+    def bars(self, symbol: str, interval: str, from_us: int, to_us: int) -> dict[str, Any]:
+        """Return the market's own bars, as traded, by their column."""
+        query = {"symbol": symbol, "interval": interval, "from_us": from_us, "to_us": to_us}
+        found: dict[str, Any] = httpx.get(f"{self.place.url}/sandbox/bars", params=query).raise_for_status().json()
+        return found
+
+    def actions(self, symbol: str) -> dict[str, Any]:
+        found: dict[str, Any] = httpx.get(f"{self.place.url}/sandbox/actions", params={"symbol": symbol}).json()
+        return found
+
+    @property
+    def clock(self) -> Clock:
+        return self.place.clock
+
+
+@pytest.fixture(scope="session")
+def running_vendor() -> Iterator[Vendor]:
+    with running(SandboxSettings(MarketSettings(SYMBOLS, 20.0))) as place:
+        yield Vendor(place)
+
+
+@pytest.fixture
+def vendor(running_vendor: Vendor) -> Iterator[Vendor]:
+    """Give the sandbox, and take back what a test ordered."""
+    yield running_vendor
+    running_vendor.order("clear")

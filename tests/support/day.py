@@ -1,0 +1,254 @@
+"""A trading day with vendors that misbehave, run through fast: the sandbox by its clock, a plant on it, and a judge.
+
+`Day` says what is run: symbols, when, how fast, which quotas, which troubles. `run` starts the sandbox and the plant as
+a user would, waits until the day is over and the plant says that nothing is left that it could fetch, and returns a
+`Verdict`: bars of the tables beside those of the sandbox's own market, what coverage says of each gap, what vendors
+were asked. It judges nothing by how long things take.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx
+
+from tests.support.plant import Plant, kill_trees
+from tickerplant.core.times import MINUTE_US, SECOND_US, from_us, to_us
+
+VENDORS = ("twelvedata", "alphavantage", "yahoo")
+
+
+@dataclass(frozen=True)
+class Day:
+    """What is run. `script`: orders for the sandbox, one a line, by seconds after `start` (see docs/sandbox.md)."""
+
+    symbols: Sequence[str]
+    start: str
+    hours: float
+    speed: float = 60.0
+    rate: float = 25.0
+    seed: int = 7
+    quotas: Sequence[str] = ("twelvedata=55/minute", "twelvedata=800/day", "alphavantage=5/minute",
+                             "alphavantage=25/day", "yahoo=60/minute")  # fmt: skip
+    script: str = ""
+    history: str = "1d:10,1m:1"
+    settle_s: float = 180.0
+    """So long by the machine's clock the plant has to fetch the rest once the day is over."""
+
+
+@dataclass
+class Verdict:
+    """What came of it."""
+
+    bars: int = 0
+    missing: list[tuple[str, int]] = field(default_factory=list)
+    """Bars that the market has and the tables have not: symbol, start."""
+    unknown: list[tuple[str, int]] = field(default_factory=list)
+    """Bars that the tables have and the market has not."""
+    different: list[tuple[str, int, Any, Any]] = field(default_factory=list)
+    incomplete: list[tuple[str, int]] = field(default_factory=list)
+    coverage: dict[str, dict[str, int]] = field(default_factory=dict)
+    """By symbol: bars by status."""
+    gaps: list[dict[str, Any]] = field(default_factory=list)
+    counts: dict[str, Any] = field(default_factory=dict)
+    sources: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def overspent(self) -> list[str]:
+        """Return the quotas of which a vendor was asked for more than it allows."""
+        return [
+            f"{vendor} {window['quota']}: {window['largest_asked']} of {window['limit']}"
+            for vendor, count in self.counts.items()
+            for window in count["windows"]
+            if window["limit"] and window["largest_asked"] > window["limit"]
+        ]
+
+    def lines(self) -> list[str]:
+        """Return the verdict for people."""
+        statuses: Counter[str] = Counter()
+        for counts in self.coverage.values():
+            statuses.update(counts)
+        told = [
+            f"bars of the market {self.bars}, missing {len(self.missing)}, incomplete {len(self.incomplete)}, "
+            f"different {len(self.different)}, unknown {len(self.unknown)}",
+            f"coverage {dict(statuses)}",
+            f"sources {dict(self.sources)}, reasons {dict(self.reasons)}",
+        ]
+        for vendor, count in self.counts.items():
+            windows = ", ".join(f"{w['largest_asked']} of {w['limit']} a {w['quota']}" for w in count["windows"])
+            told.append(f"{vendor}: {count['requests']} requests, {count['refused']} refused; at most {windows}")
+        told += [f"overspent: {text}" for text in self.overspent()]
+        told += [f"gap {gap['symbol']} {gap['from']} to {gap['to']}: {gap['status']} {gap.get('note') or ''}"
+                 for gap in self.gaps[:20]]  # fmt: skip
+        return told
+
+
+@contextlib.contextmanager
+def sandbox(folder: Path, day: Day) -> Iterator[dict[str, Any]]:
+    """Run the sandbox as a process and give its greeting: url, stream_url, clock."""
+    script = folder / "script.txt"
+    script.write_text(day.script)
+    quotas = [argument for quota in day.quotas for argument in ("--quota", quota)]
+    process = subprocess.Popen(
+        [
+            sys.executable, "-m", "tickerplant.market_data.sandbox", "--names", ",".join(day.symbols),
+            "--rate", str(day.rate), "--seed", str(day.seed), "--sessions", "us", "--start", day.start,
+            "--speed", str(day.speed), "--script", str(script), *quotas,
+        ],
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        yield json.loads(process.stdout.readline())
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(10)
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def plant_on(folder: Path, day: Day, vendor: Mapping[str, Any], port: int) -> Plant:
+    """Return the plant that asks this sandbox, as three vendors."""
+    return Plant(
+        folder / "data",
+        {
+            "TICKERPLANT_SYMBOLS": ",".join(day.symbols),
+            "TICKERPLANT_HISTORY": day.history,
+            "TICKERPLANT_SANDBOX__ENABLED": "true",
+            "TICKERPLANT_SANDBOX__URL": vendor["url"],
+            "TICKERPLANT_SANDBOX__VENDORS": ",".join(VENDORS),
+            "TICKERPLANT_SANDBOX__SESSIONS": "us",
+            "TICKERPLANT_API__PORT": str(port),
+            "TICKERPLANT_VENDORS__QUOTAS": json.dumps(_quotas(day)),
+        },
+    )
+
+
+def _quotas(day: Day) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for text in day.quotas:
+        name, _, quota = text.partition("=")
+        found.setdefault(name, []).append(quota)
+    return found
+
+
+def run(folder: Path, day: Day, port: int, *, say: Any = lambda text: None) -> Verdict:
+    """Run the day and judge it."""
+    start_us = to_us(_moment(day.start))
+    end_us = start_us + int(day.hours * 3_600 * SECOND_US)
+    with sandbox(folder, day) as vendor:
+        clock = vendor["clock"]
+
+        def now_us() -> int:
+            return int(clock["origin_us"] + (time.time_ns() // 1_000 - clock["epoch_us"]) * clock["speed"])
+
+        plant = plant_on(folder, day, vendor, port)
+        process = plant.start("up", output=folder / "plant.log")
+        try:
+            told = 0.0
+            while now_us() < end_us:
+                assert process.poll() is None, (folder / "plant.log").read_text()[-4_000:]
+                time.sleep(0.5)
+                if time.monotonic() - told > 30:
+                    told = time.monotonic()
+                    say(f"{from_us(now_us()):%H:%M} {_progress(port)}")
+            _settle(port, day.settle_s, say)
+            return judge(plant, day, vendor, port, start_us, end_us)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(30)
+            kill_trees([process])
+
+
+def _moment(text: str) -> Any:
+    import datetime as dt
+
+    return dt.datetime.fromisoformat(text)
+
+
+def _progress(port: int) -> Any:
+    with contextlib.suppress(httpx.HTTPError, ValueError, KeyError):
+        answer = httpx.get(f"http://127.0.0.1:{port}/v1/coverage", timeout=20).json()
+        return answer.get("backfill")
+    return None
+
+
+def _settle(port: int, patience_s: float, say: Any) -> None:
+    """Wait until the backfill has had nothing to fetch for three looks."""
+    deadline, idle = time.monotonic() + patience_s, 0
+    while time.monotonic() < deadline and idle < 3:
+        time.sleep(1)
+        found = _progress(port)
+        idle = idle + 1 if found and not found.get("working") else 0
+    say(f"settled: {idle >= 3}, {_progress(port)}")
+
+
+def judge(plant: Plant, day: Day, vendor: Mapping[str, Any], port: int, start_us: int, end_us: int) -> Verdict:
+    """Compare the tables of a running plant with the sandbox's market, minute by minute."""
+    verdict = Verdict()
+    end_us -= end_us % MINUTE_US
+    start_us += -start_us % MINUTE_US
+    with plant.store() as dsn:
+        stored = asyncio.run(_minutes(dsn, from_us(start_us), from_us(end_us)))
+    for symbol in day.symbols:
+        query = {"symbol": symbol, "interval": "1m", "from_us": start_us, "to_us": end_us}
+        truth = httpx.get(f"{vendor['url']}/sandbox/bars", params=query, timeout=60).json()["bars"]
+        have = stored.get(symbol, {})
+        verdict.bars += len(truth)
+        for bar in truth:
+            time_us = int(bar["time_us"])
+            mine = have.pop(time_us, None)
+            if mine is None:
+                verdict.missing.append((symbol, time_us))
+                continue
+            verdict.sources[mine["source"]] += 1
+            verdict.reasons[mine["reason"]] += 1
+            if not mine["complete"]:
+                verdict.incomplete.append((symbol, time_us))
+            theirs = [float(bar[name]) for name in ("open", "high", "low", "close", "volume")]
+            ours = [mine[name] for name in ("open", "high", "low", "close", "volume")]
+            if any(abs(a - b) > 1e-9 * max(1.0, abs(b)) for a, b in zip(ours, theirs, strict=True)):
+                verdict.different.append((symbol, time_us, ours, theirs))
+        verdict.unknown += [(symbol, time_us) for time_us in have]
+        window = {"interval": "1m", "from": from_us(start_us).isoformat(), "to": from_us(end_us).isoformat()}
+        answer = httpx.get(
+            f"http://127.0.0.1:{port}/v1/coverage/{symbol.replace('/', '%2F')}", params=window, timeout=60
+        ).json()
+        verdict.coverage[symbol] = answer["counts"]
+        verdict.gaps += [
+            {"symbol": symbol, **stretch}
+            for stretch in answer["stretches"]
+            if stretch["status"] not in ("have", "closed", "no_trade")
+        ]
+    verdict.counts = httpx.get(f"{vendor['url']}/sandbox/counts", timeout=60).json()
+    return verdict
+
+
+async def _minutes(dsn: str, begin: Any, end: Any) -> dict[str, dict[int, Any]]:
+    connection = await asyncpg.connect(dsn, statement_cache_size=0)
+    try:
+        rows = await connection.fetch(
+            "SELECT * FROM intraday_ohlcv WHERE interval = '1m' AND state = 'final' AND time >= $1 AND time < $2",
+            begin,
+            end,
+        )
+    finally:
+        await connection.close()
+    found: dict[str, dict[int, Any]] = {}
+    for row in rows:
+        found.setdefault(row["symbol"], {})[to_us(row["time"])] = row
+    return found
