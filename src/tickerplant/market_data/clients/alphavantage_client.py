@@ -83,18 +83,24 @@ class AlphaVantageProvider:
         """Ask for bars of one symbol, once. Raises VendorError for what concerns all of it."""
         if len(request.symbols) != 1 or request.to_us <= request.from_us:
             raise BadRequest("one symbol and a stretch are asked for at a time")
+        try:
+            return await self._bars(request)
+        except VendorError as error:
+            raise self._without_key(error) from None
+
+    async def _bars(self, request: BarsRequest) -> BarsAnswer:
         symbol, interval, now_us = request.symbols[0], request.interval, self._clock.now_us()
         params, begin, end = self._page(request, now_us)
         body = await self._ask(params | {"symbol": symbol})
-        read = (body, symbol, interval, begin, end, now_us, self.name, self._key)
+        read = (body, symbol, interval, begin, end, now_us, self.name)
         try:
             series = await asyncio.to_thread(parse_series, *read) if len(body) > _LARGE_BYTES else parse_series(*read)
         except UnknownSymbol as error:
             # Of a month that it does not have, the vendor says the same as of a symbol that it does not know.
             said = NoData(str(error)) if "month" in params else error
-            return BarsAnswer({symbol: said}, {symbol: (begin, end)})
+            return BarsAnswer({symbol: self._without_key(said)}, {symbol: (begin, end)})
         except NoData as error:
-            return BarsAnswer({symbol: error}, {symbol: (begin, end)})
+            return BarsAnswer({symbol: self._without_key(error)}, {symbol: (begin, end)})
         if series.rows >= _COMPACT_ROWS and params["outputsize"] == "compact":
             begin = max(begin, series.first_us)
         end = min(end, max(series.last_us + intervals.parse(interval).us, now_us - _SETTLED_US))
@@ -102,11 +108,13 @@ class AlphaVantageProvider:
 
     async def actions(self, symbol: str, from_us: int, to_us: int) -> ActionsAnswer:
         """Ask for splits, and for dividends. Raises VendorError."""
-        now_us = self._clock.now_us()
-        stretch = (symbol, from_us, to_us, now_us, self.name, self._key)
-        splits = parse_splits(await self._ask({"function": "SPLITS", "symbol": symbol}), *stretch)
-        await self._clock.sleep(PACE_S)
-        dividends = parse_dividends(await self._ask({"function": "DIVIDENDS", "symbol": symbol}), *stretch)
+        stretch = (symbol, from_us, to_us, self._clock.now_us(), self.name)
+        try:
+            splits = parse_splits(await self._ask({"function": "SPLITS", "symbol": symbol}), *stretch)
+            await self._clock.sleep(PACE_S)
+            dividends = parse_dividends(await self._ask({"function": "DIVIDENDS", "symbol": symbol}), *stretch)
+        except VendorError as error:
+            raise self._without_key(error) from None
         return ActionsAnswer(splits, dividends)
 
     def stream(self, symbols: Sequence[str]) -> TickStream | None:
@@ -143,14 +151,18 @@ class AlphaVantageProvider:
         month, first_us, end_us = month_of(end - 1)
         return params | {"month": month}, max(begin, first_us), min(end, end_us)
 
+    def _without_key(self, error: VendorError) -> VendorError:
+        error.args = tuple(without_key(str(part), self._key) for part in error.args)
+        return error
+
     async def _ask(self, params: dict[str, str]) -> bytes:
         try:
             answer = await self._client.get("/query", params=params)
         except httpx.DecodingError as error:
             raise Malformed(f"the answer cannot be decoded: {type(error).__name__}") from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise _down(error, self._key) from None
-        raise_status(answer.status_code, answer.content, self._key)
+            raise VendorDown(f"{type(error).__name__}: {error}") from None
+        raise_status(answer.status_code, answer.content)
         return answer.content
 
 
@@ -167,10 +179,6 @@ def _offer(*, extended: bool) -> Offer:
         markets=tuple("[!/=^:]" * length for length in range(1, 17)),
         actions_credits=2,
     )
-
-
-def _down(error: Exception, key: str) -> VendorError:
-    return VendorDown(without_key(f"{type(error).__name__}: {error}", key))
 
 
 class _WithKey(httpx.AsyncBaseTransport):

@@ -60,16 +60,15 @@ _any = msgspec.json.Decoder()
 
 
 def without_key(text: str, key: str = "") -> str:
-    """Return the text without the key, which the vendor likes to repeat, and of no more than a few lines."""
+    """Return the text without the key, which the vendor likes to repeat."""
     if key:
         text = text.replace(key, "***")
-    text = re.sub(r"(?i)(apikey=|api key as )[^&\s'\"]+", r"\1***", text)
-    return text[:_MESSAGE_CHARS]
+    return re.sub(r"(?i)(apikey=|api key as )[^&\s'\"]+", r"\1***", text)
 
 
-def error_of(key: str, text: str, now_us: int, secret: str = "") -> VendorError:
-    """Return the error that a failure's key and text mean; `secret` stands in no message."""
-    said, message = text.lower(), without_key(text, secret)
+def error_of(key: str, text: str, now_us: int) -> VendorError:
+    """Return the error that a failure's key and text mean. The vendor may repeat the API key in the text."""
+    said, message = text.lower(), text[:_MESSAGE_CHARS]
     if any(words in said for words in _BURST):
         return Burst(message, _BURST_S)
     if "per minute" in said:
@@ -89,7 +88,7 @@ def error_of(key: str, text: str, now_us: int, secret: str = "") -> VendorError:
     return BadRequest(message) if key == "Error Message" else Malformed(f"{key}: {message}")
 
 
-def raise_error(body: Mapping[str, Any], now_us: int, secret: str = "") -> None:
+def raise_error(body: Mapping[str, Any], now_us: int) -> None:
     """Raise what an answer says instead of data; `{}` is NoData. Values may be raw JSON. Returns for all else."""
     if not body:
         raise NoData("the answer is empty")
@@ -97,14 +96,14 @@ def raise_error(body: Mapping[str, Any], now_us: int, secret: str = "") -> None:
         if key in body:
             value = body[key]
             said = _decode(_any, value) if isinstance(value, msgspec.Raw) else value
-            raise error_of(key, said if isinstance(said, str) else repr(said), now_us, secret)
+            raise error_of(key, said if isinstance(said, str) else repr(said), now_us)
 
 
-def raise_status(status: int, body: bytes, secret: str = "") -> None:
+def raise_status(status: int, body: bytes) -> None:
     """Raise what an HTTP status says that is none of an answer."""
     if status < 300:
         return
-    message = f"HTTP {status}: {without_key(body[:_MESSAGE_CHARS].decode('utf-8', 'replace'), secret)}"
+    message = f"HTTP {status}: {body[:_MESSAGE_CHARS].decode('utf-8', 'replace')}"
     if status == 429:
         raise Burst(message, 60.0)
     if status in (401, 403):
@@ -142,7 +141,7 @@ class Series:
 
 
 def parse_series(
-    body: bytes, symbol: str, interval: str, from_us_: int, to_us_: int, now_us: int, source: str, secret: str = ""
+    body: bytes, symbol: str, interval: str, from_us_: int, to_us_: int, now_us: int, source: str
 ) -> Series:
     """Return what an answer says of bars, which must have been asked for as traded.
 
@@ -150,7 +149,7 @@ def parse_series(
     without a price, and one that is not on the grid, is left out. Raises VendorError.
     """
     whole = _decode(_whole, body)
-    raise_error(whole, now_us, secret)
+    raise_error(whole, now_us)
     name = next((name for name in whole if _SERIES in name), None)
     if name is None:
         raise Malformed(f"there is no time series among {', '.join(whole)[:_MESSAGE_CHARS]}")
@@ -166,7 +165,7 @@ def parse_series(
         time = _times(list(rows), None if interval == "1d" else zone)
         columns = [_numbers(rows.values(), column) for column in _COLUMNS]
     except (pa.ArrowInvalid, ValueError, OverflowError, BadInput) as error:
-        raise Malformed(without_key(f"bars of {symbol} cannot be read: {error}", secret)) from error
+        raise Malformed(f"bars of {symbol} cannot be read: {str(error)[:_MESSAGE_CHARS]}") from error
     *prices, volume = columns
     known = ~np.isnan(np.array(prices)).any(axis=0)
     length = intervals.parse(interval).us
@@ -215,30 +214,24 @@ def _numbers(rows: Iterable[Mapping[str, _Cell]], suffix: str) -> Float64Array:
 # Splits and dividends ------------------------------------------------------------------------------------------------
 
 
-def parse_splits(
-    body: bytes, symbol: str, from_us_: int, to_us_: int, now_us: int, source: str, secret: str = ""
-) -> pa.RecordBatch:
+def parse_splits(body: bytes, symbol: str, from_us_: int, to_us_: int, now_us: int, source: str) -> pa.RecordBatch:
     """Return the splits of `[from, to)` (`schemas.SPLITS`). Raises VendorError."""
-    time, ratios, _ = _read_actions(body, "effective_date", "split_factor", now_us, secret)
+    time, ratios, _ = _read_actions(body, "effective_date", "split_factor", now_us)
     keep = (time >= from_us_) & (time < to_us_) & (ratios > 0) & np.isfinite(ratios)
     return splits_batch(symbol, time[keep], ratios[keep], source, error=_SPLIT_ERROR)
 
 
-def parse_dividends(
-    body: bytes, symbol: str, from_us_: int, to_us_: int, now_us: int, source: str, secret: str = ""
-) -> pa.RecordBatch:
+def parse_dividends(body: bytes, symbol: str, from_us_: int, to_us_: int, now_us: int, source: str) -> pa.RecordBatch:
     """Return the dividends of `[from, to)` (`schemas.DIVIDENDS`). Raises VendorError."""
-    time, amounts, currency = _read_actions(body, "ex_dividend_date", "amount", now_us, secret)
+    time, amounts, currency = _read_actions(body, "ex_dividend_date", "amount", now_us)
     keep = (time >= from_us_) & (time < to_us_) & (amounts > 0) & np.isfinite(amounts)
     return dividends_batch(symbol, time[keep], amounts[keep], currency, source)
 
 
-def _read_actions(
-    body: bytes, date: str, number: str, now_us: int, secret: str
-) -> tuple[Int64Array, Float64Array, str]:
+def _read_actions(body: bytes, date: str, number: str, now_us: int) -> tuple[Int64Array, Float64Array, str]:
     """Return dates, numbers and the currency; without the rows where either is missing, as `None` or an empty text."""
     whole = _decode(_whole, body)
-    raise_error(whole, now_us, secret)
+    raise_error(whole, now_us)
     if "data" not in whole:
         raise Malformed(f"there are no data among {', '.join(whole)[:_MESSAGE_CHARS]}")
     rows = _decode(_actions, whole["data"])
@@ -248,7 +241,7 @@ def _read_actions(
         time = _times([str(row[date]) for row in told], None)
         numbers = np.array([float(cell) for row in told if (cell := row[number]) is not None], np.float64)
     except (pa.ArrowInvalid, ValueError, OverflowError) as error:
-        raise Malformed(without_key(f"corporate actions cannot be read: {error}", secret)) from error
+        raise Malformed(f"corporate actions cannot be read: {str(error)[:_MESSAGE_CHARS]}") from error
     return time, numbers, str(currency)
 
 
