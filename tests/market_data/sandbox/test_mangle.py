@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 import msgspec
 import numpy as np
@@ -36,7 +37,7 @@ def test_duplicates_are_said_twice_and_nothing_is_lost() -> None:
     truth, found = run("do=duplicate&share=0.3")
     counts = Counter(keys(found))
     assert counts.keys() == set(keys([truth]))
-    assert 150 < sum(count == 2 for count in counts.values()) < 350
+    assert 0.2 < sum(count == 2 for count in counts.values()) / len(counts) < 0.4
 
 
 @pytest.mark.parametrize("text", ["do=reorder&share=0.5&by=1", "do=late&share=0.2&by=3"])
@@ -49,30 +50,37 @@ def test_what_is_held_back_comes(text: str) -> None:
 
 
 def test_late_is_late_by_what_was_said() -> None:
-    _, found = run("do=late&share=1&by=3")
-    assert [len(part.codes) for part in found] == [0, 0, 0, 100, 100, 100, 100, 100, 100, 200]
+    truth, found = run("do=late&share=1&by=3")
+    prints = [int((truth.times_us // SECOND_US == NOW // SECOND_US + at).sum()) for at in range(10)]
+    assert [len(part.codes) for part in found] == [0, 0, 0, *prints[:6], prints[6] + prints[9]]
+
+
+def few(which: np.ndarray) -> bool:
+    return bool(0.05 < which.mean() < 0.15)
 
 
 @pytest.mark.parametrize(
     ("how", "check"),
     [
-        ("absent", lambda before, after: (after[:900] == -1).all()),
-        ("reset", lambda before, after: after[:3].tolist() == [0, 0, 0] and (np.diff(after[:900:3]) >= 0).all()),
-        ("back&share=0.1", lambda before, after: 40 < (after[:900] < before[:900]).sum() < 150),
-        ("jump&share=0.1", lambda before, after: 40 < (after[:900] > 2 * before[:900]).sum() < 150),
+        ("absent", lambda before, after: (after == -1).all()),
+        ("reset", lambda before, after: after[0] == 0 and (after < before).all() and (after >= 0).all()),
+        ("back&share=0.1", lambda before, after: few(after < before)),
+        ("jump&share=0.1", lambda before, after: few(after > 2 * before)),
     ],
 )
-def test_volumes_go_wrong(how: str, check: object) -> None:
+def test_volumes_go_wrong(how: str, check: Callable[..., bool]) -> None:
     truth, found = run(f"do=volume&how={how}")
     after = np.concatenate([part.day_volumes for part in found])
-    assert check(truth.day_volumes, after)  # type: ignore[operator]
-    assert (after[900:] == truth.day_volumes[900:]).all()
+    spoiled = truth.times_us < NOW + 9 * SECOND_US
+    assert check(truth.day_volumes[spoiled], after[spoiled])
+    assert (after[~spoiled] == truth.day_volumes[~spoiled]).all()
 
 
 def test_stamps_are_askew() -> None:
     truth, found = run("do=skew&by=-2.5")
     after = np.concatenate([part.times_us for part in found])
-    assert (after[:900] == truth.times_us[:900] - 2_500_000).all()
+    spoiled = truth.times_us < NOW + 9 * SECOND_US
+    assert (after == np.where(spoiled, truth.times_us - 2_500_000, truth.times_us)).all()
 
 
 def test_answers_that_cannot_be_read() -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from tickerplant.core.times import DAY_US, MINUTE_US, from_us, to_us
 from tickerplant.market_data.sandbox.model import Bars
 from tickerplant.market_data.sandbox.reply import BURST, DAY, DOWN, PREMIUM, Refusal, Reply, Request, json_reply
-from tickerplant.market_data.sandbox.tape import ALL, NEW_YORK, NONE, Tape
+from tickerplant.market_data.sandbox.tape import ALL, NEW_YORK, NONE, Tape, in_session
 
 INTERVALS: Final = {f"{minutes}min": minutes * MINUTE_US for minutes in (1, 5, 15, 30, 60)}
 COMPACT: Final = 100
@@ -156,7 +156,7 @@ def _intraday(tape: Tape, symbol: str, query: Mapping[str, str], now_us: int) ->
     adjust = ALL if query.get("adjusted", "true").lower() == "true" else NONE
     bars = tape.bars(symbol, from_us_, max(from_us_, end_us), length, now_us, adjust=adjust)
     if query.get("extended_hours", "true").lower() == "false":
-        bars = _only(bars, tape.market.is_open(bars.starts_us))
+        bars = _only(bars, in_session(bars.starts_us))
     whole = np.flatnonzero(bars.starts_us + length <= now_us)
     bars = _only(bars, whole if full else whole[-COMPACT:])
     if not len(bars.starts_us):

@@ -12,8 +12,8 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, SECOND_US, WEEK_US, Float64Array, Int64Array
-from tickerplant.market_data.sandbox.model import Bars
+from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, WEEK_US, Float64Array, Int64Array
+from tickerplant.market_data.sandbox.model import Bars, Prints
 from tickerplant.market_data.sandbox.reply import DAY, DOWN, PREMIUM, Refusal, Reply, Request, json_reply
 from tickerplant.market_data.sandbox.tape import Tape
 
@@ -30,7 +30,8 @@ _WEIGHTS: Final = {
 _ALL_TICKERS: Final = 80
 _LIMIT: Final = 1_000
 _LIMIT_DEFAULT: Final = 500
-_MAX_PRINTS: Final = 2_000_000  # looked through for one request, of all symbols; then the answer is what was found
+_STEP_US: Final = 10 * MINUTE_US
+_MAX_STEPS: Final = 144  # a day is looked through for one request; then the answer is what was found
 _MS_US: Final = 1_000
 
 
@@ -251,45 +252,22 @@ class _Trades(msgspec.Struct):
 
 
 def _trades_of(tape: Tape, symbol: str, from_us: int, end_us: int, limit: int, *, newest: bool) -> _Trades:
-    """Return up to `limit` trades of `[from, end)`, the oldest or the newest, a stretch at a time."""
-    settings, code = tape.market.settings, tape.market.code[symbol]
-    step = max(SECOND_US, int(limit * len(tape.market.symbols) / settings.rate * SECOND_US))
-    step = min(step, int(_MAX_PRINTS / settings.rate * SECOND_US))
-    found: list[_Trades] = []
+    """Return up to `limit` trades of `[from, end)`, the oldest or the newest; some minutes after the other."""
+    found: list[Prints] = []
     count = looked = 0
-    while from_us < end_us and count < limit and looked <= _MAX_PRINTS:
-        first, end = (max(from_us, end_us - step), end_us) if newest else (from_us, min(end_us, from_us + step))
-        part = _stretch(tape, code, first, end)
-        looked += int((end - first) * settings.rate / SECOND_US)
-        count += len(part.times_us)
+    while from_us < end_us and count < limit and looked < _MAX_STEPS:
+        first, end = (max(from_us, end_us - _STEP_US), end_us) if newest else (from_us, min(end_us, from_us + _STEP_US))
+        part = tape.market.prints_of(symbol, first, end)
+        count, looked = count + len(part.codes), looked + 1
         found = [part, *found] if newest else [*found, part]
         from_us, end_us = (from_us, first) if newest else (end, end_us)
-    if not found:
-        return _Trades(np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64))
     cut = slice(-limit, None) if newest else slice(limit)
+    nothing = np.empty(0, np.int64)
     return _Trades(
-        np.concatenate([part.times_us for part in found])[cut],
-        np.concatenate([part.prices for part in found])[cut],
-        np.concatenate([part.sizes for part in found])[cut],
+        np.concatenate([nothing, *(part.times_us for part in found)])[cut],
+        np.concatenate([np.empty(0), *(part.prices for part in found)])[cut],
+        np.concatenate([nothing, *(part.sizes for part in found)])[cut],
     )
-
-
-def _stretch(tape: Tape, code: int, from_us: int, end_us: int) -> _Trades:
-    # A trade's size is the growth of the day's volume since the one before: begin earlier, by a round of all symbols,
-    # and by more where that holds none.
-    midnight_us = from_us // DAY_US * DAY_US
-    before_us = int(2 * len(tape.market.symbols) / tape.market.settings.rate * SECOND_US) + SECOND_US
-    while True:
-        prints = tape.prints(max(midnight_us, from_us - before_us), end_us)
-        mine = np.flatnonzero(prints.codes == code)
-        times, volumes = prints.times_us[mine], prints.day_volumes[mine]
-        if from_us - before_us <= midnight_us or (len(times) and times[0] < from_us):
-            break
-        before_us *= 4
-    new_day = np.append(True, times[1:] // DAY_US != times[:-1] // DAY_US)
-    sizes = np.where(new_day, volumes, np.diff(volumes, prepend=0))
-    keep = times >= from_us
-    return _Trades(times[keep], prints.prices[mine][keep], sizes[keep])
 
 
 def _recent(tape: Tape, query: Mapping[str, str], now_us: int) -> Any:

@@ -102,10 +102,19 @@ class Market:
 
     def prints(self, from_us: int, to_us: int) -> Prints:
         """Return the prints of `[from_us, to_us)`. A second of 20,000 prints over 5,000 symbols costs 0.1 s or less."""
+        return self._prints_of(self._boards, from_us, to_us)
+
+    def prints_of(self, symbol: str, from_us: int, to_us: int) -> Prints:
+        """Return one symbol's prints of `[from_us, to_us)`. A minute costs some milliseconds, however many symbols."""
+        code = self.code[symbol]
+        board = next(board for board in self._boards if code in board.codes)
+        return self._prints_of([_Board(board.hours, np.array([code]))], from_us, to_us)
+
+    def _prints_of(self, boards: Sequence[_Board], from_us: int, to_us: int) -> Prints:
         parts = []
         minute_us = from_us // MINUTE_US * MINUTE_US
         while minute_us < to_us:
-            for board in self._boards:
+            for board in boards:
                 part = self._prints(board, minute_us, from_us - minute_us, to_us - minute_us)
                 if part is not None:
                     parts.append(part)

@@ -19,6 +19,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import structlog
 from websockets.frames import Opcode
 from websockets.http11 import Request as UpgradeRequest
 from websockets.protocol import State
@@ -44,6 +45,8 @@ _CATCH_UP_S: Final = 0.25  # what is sent at once after a pause, so that clients
 _GOODBYE_S: Final = 2.0
 _MAX_BODY: Final = 1 << 20
 _TOO_MANY: Final = 1008
+
+log = structlog.get_logger(__name__)
 
 
 class Session(Protocol):
@@ -211,7 +214,11 @@ class Sandbox:
             return await asyncio.to_thread(control, *args) if request.path in SLOW else control(*args)
         found = self._front.admit(request, now_us)
         if isinstance(found, Admitted):
-            reply = await asyncio.to_thread(found.answer)
+            try:
+                reply = await asyncio.to_thread(found.answer)
+            except Exception as error:  # a mistake of the sandbox's: loud, and no silence for the client to wait on
+                log.exception("the sandbox failed to answer", path=request.path)
+                reply = Reply(500, f"the sandbox failed: {type(error).__name__}: {error}".encode(), "text/plain")
             return self._front.finish(found, reply, self.clock.now_us())
         return found
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import datetime as dt
 import functools
+import math
 import zoneinfo
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,8 +18,9 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from tickerplant.core.times import DAY_US, MINUTE_US, WEEK_US, Float64Array, Int64Array, to_us
+from tickerplant.core.times import DAY_US, MINUTE_US, WEEK_US, BoolArray, Float64Array, Int64Array, to_us
 from tickerplant.core.times import from_us as moment
+from tickerplant.market_data.sandbox.hours import Hours
 from tickerplant.market_data.sandbox.model import Bars, Market, Prints
 
 ANCHOR_US: Final = to_us(dt.datetime(2026, 1, 1, tzinfo=dt.UTC))
@@ -28,6 +30,8 @@ NONE, SPLITS, DIVIDENDS, ALL = "none", "splits", "dividends", "all"
 _FIRST_YEAR: Final = 2006
 _RATIOS: Final = ((2, 1), (4, 1), (3, 1), (3, 2), (10, 1), (1, 5))
 _SESSION_MINUTES: Final = (570, 960)
+_EXCHANGE: Final = Hours("XNYS")
+_EPOCH_ORDINAL: Final = dt.date(1970, 1, 1).toordinal()
 _MONDAY_US: Final = 4 * DAY_US
 
 
@@ -111,7 +115,7 @@ class Tape:
                 strict=False,
             ):
                 numerator, denominator = _RATIOS[ratio]
-                found.append(Split(_weekday(dt.date.fromordinal(day)), numerator, denominator))
+                found.append(Split(_session_day(dt.date.fromordinal(day)), numerator, denominator))
         return sorted(found)
 
     def _all_dividends(self, symbol: str, last_year: int) -> list[Dividend]:
@@ -122,7 +126,7 @@ class Tape:
             return []
         month, day, quarterly = int(dice.integers(1, 4)), int(dice.integers(1, 28)), float(dice.uniform(0.001, 0.008))
         days = [
-            _weekday(dt.date(year, month + 3 * quarter, day))
+            _session_day(dt.date(year, month + 3 * quarter, day))
             for year in range(_FIRST_YEAR, last_year + 1)
             for quarter in range(4)
         ]
@@ -206,7 +210,7 @@ class Tape:
             return _between(
                 grouped(days, (days.starts_us - _MONDAY_US) // WEEK_US * WEEK_US + _MONDAY_US), from_us, end_us
             )
-        if self.gaps(symbol) and length_us > 30 * MINUTE_US:
+        if self.gaps(symbol) and 30 * MINUTE_US < length_us < DAY_US:
             found = self._by_session(symbol, from_us, end_us, length_us, now_us)
         else:
             found = self._on_grid(symbol, from_us, end_us, length_us, now_us)
@@ -238,51 +242,61 @@ class Tape:
         """Return the model's bars, the one that is forming made of what has been until now."""
         first = -(-from_us // length_us) * length_us
         done = min(-(-end_us // length_us) * length_us, now_us // length_us * length_us)
-        whole = self.market.bars(symbol, first, max(first, done), length_us)
-        if first <= done < min(end_us, now_us):
-            return _joined([whole, self.market.bars(symbol, done, done + 1, now_us - done)])
-        return whole
+        whole = self._whole(symbol, first, done, length_us)
+        if not first <= done < min(end_us, now_us):
+            return whole
+        minute = now_us // MINUTE_US * MINUTE_US
+        forming = _joined([self._whole(symbol, done, minute, minute - done), self._begun(symbol, minute, now_us)])
+        return _joined([whole, grouped(forming, np.full(len(forming.starts_us), done))])
+
+    def _whole(self, symbol: str, from_us: int, end_us: int, length_us: int) -> Bars:
+        if end_us > from_us:
+            return self.market.bars(symbol, from_us, end_us, length_us)
+        nothing, none = np.empty(0), np.empty(0, np.int64)
+        return Bars(none, nothing, nothing, nothing, nothing, none)
+
+    def _begun(self, symbol: str, minute_us: int, now_us: int) -> Bars:
+        """Return the bar of a minute so far, from its prints."""
+        prints = self.market.prints_of(symbol, minute_us, now_us)
+        starts, price = np.full(len(prints.prices), minute_us), prints.prices
+        return grouped(Bars(starts, price, price, price, price, prints.sizes), starts)
 
     def _by_session(self, symbol: str, from_us: int, end_us: int, length_us: int, now_us: int) -> Bars:
-        parts = []
-        days = range(from_us // DAY_US * DAY_US, min(end_us, now_us), DAY_US)
-        sessions = [session_of(day) for day in days]
-        on = self.market.is_open(np.array([opens + MINUTE_US for opens, _ in sessions], np.int64)).tolist()
-        for day, (opens, closes), is_on in zip(days, sessions, on, strict=True):
-            if not is_on or opens >= now_us:
-                continue
-            closes = min(closes, now_us)
-            if length_us >= DAY_US:
-                bar = self.market.bars(symbol, opens, opens + 1, closes - opens)
-                parts.append(Bars(np.full(len(bar.starts_us), day), *_columns(bar)[1:]))
-                continue
-            last = opens + (closes - opens) // length_us * length_us
-            parts.append(self.market.bars(symbol, opens, last, length_us))
-            if closes > last:
-                parts.append(self.market.bars(symbol, last, last + 1, closes - last))
-        if not parts:
-            return self.market.bars(symbol, 0, 0, length_us)
-        return _between(_joined(parts), from_us, end_us)
+        """Return bars longer than 30 minutes, which begin with the session: of shorter ones on its grid."""
+        piece_us = math.gcd(length_us, 30 * MINUTE_US)
+        pieces = self._on_grid(symbol, from_us // DAY_US * DAY_US, end_us + length_us, piece_us, now_us)
+        days, which = np.unique(pieces.starts_us // DAY_US, return_inverse=True)
+        opens = np.array([session_of(day * DAY_US)[0] for day in days.tolist()], np.int64)
+        passed = pieces.starts_us - opens[which] if len(days) else pieces.starts_us
+        return _between(grouped(pieces, pieces.starts_us - passed % length_us), from_us, end_us)
 
 
+def in_session(times_us: Int64Array) -> BoolArray:
+    """Return whether each time lies in the regular session of New York, whatever hours the sandbox keeps."""
+    return _EXCHANGE.is_open(times_us)
+
+
+@functools.lru_cache(4096)
 def session_of(day_us: int) -> tuple[int, int]:
     """Return when the stocks' session of a date (00:00 UTC) begins and ends, whether or not there is one."""
+    opens, minutes = _EXCHANGE.of(np.array([day_us // DAY_US], np.int64))
+    if minutes[0]:
+        return int(opens[0]), int(opens[0] + minutes[0] * MINUTE_US)
     midnight = moment(day_us).replace(tzinfo=NEW_YORK)
     begin, end = _SESSION_MINUTES
     return to_us(midnight + dt.timedelta(minutes=begin)), to_us(midnight + dt.timedelta(minutes=end))
 
 
-def _weekday(day: dt.date) -> int:
-    """Return 00:00 UTC of the day, or of the Monday after it on a weekend."""
-    day += dt.timedelta(days=max(0, 7 - day.weekday()) if day.weekday() > 4 else 0)
-    return to_us(dt.datetime.combine(day, dt.time(), dt.UTC))
+def _session_day(day: dt.date) -> int:
+    """Return 00:00 UTC of the day, or of the next one with a session."""
+    first = day.toordinal() - _EPOCH_ORDINAL
+    _, minutes = _EXCHANGE.of(np.arange(first, first + 10))
+    return (first + int(np.flatnonzero(minutes)[0])) * DAY_US
 
 
 def _times(prices: Float64Array, factor: Float64Array) -> Float64Array:
-    """Return prices at a factor, rounded as a market quotes them; where the factor is 1 as they are."""
-    moved = prices * factor
-    digits = np.where(moved < 10, 1e5, 1e2)
-    result: Float64Array = np.where(factor == 1, prices, np.maximum(np.rint(moved * digits), 1) / digits)
+    """Return prices at a factor, rounded to cents as stocks are; where the factor is 1 as they are."""
+    result: Float64Array = np.where(factor == 1, prices, np.maximum(np.rint(prices * factor * 100), 1) / 100)
     return result
 
 
