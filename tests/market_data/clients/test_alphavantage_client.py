@@ -152,6 +152,7 @@ async def test_what_it_does_not_offer_is_a_bad_request(asking: AlphaVantageProvi
         BarsRequest(("A", "B"), "1d", 0, DAY_US),
         BarsRequest(("A",), "1d", DAY_US, DAY_US),
         BarsRequest(("A",), "1w", 0, DAY_US),
+        BarsRequest(("A",), "1h", 0, DAY_US),
     ):
         with pytest.raises(errors.BadRequest):
             await asking.bars(wrong)

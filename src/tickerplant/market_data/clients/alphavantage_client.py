@@ -134,12 +134,11 @@ class AlphaVantageProvider:
         if request.interval == "1d":
             compact = begin >= now_us - _COMPACT_DAYS * DAY_US
             return {"function": "TIME_SERIES_DAILY", "outputsize": "compact" if compact else "full"}, begin, end
-        name = INTERVAL_NAMES.get(request.interval)
-        if name is None:
-            raise BadRequest(f"Alpha Vantage has no interval {request.interval}")
+        if self.offer.of(request.interval) is None:
+            raise BadRequest(f"{request.interval} bars are not offered")
         params = {
             "function": "TIME_SERIES_INTRADAY",
-            "interval": name,
+            "interval": INTERVAL_NAMES[request.interval],
             "adjusted": "false",
             "extended_hours": "true" if self._extended else "false",
             "outputsize": "full",
