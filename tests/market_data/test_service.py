@@ -12,6 +12,7 @@ import httpx
 import pytest
 from websockets.asyncio.client import connect
 
+from tests.market_data.clients.vendor import StreamVendor, price
 from tests.market_data.support import embedded, read_all, rows, said
 from tickerplant.core import records, schemas
 from tickerplant.core.rules import Rules
@@ -21,6 +22,7 @@ from tickerplant.market_data.backfill import Depth
 from tickerplant.market_data.clients import errors
 from tickerplant.market_data.clients.twelvedata_client import provider
 from tickerplant.market_data.clients.twelvedata_ws_client import StreamSettings, TwelveDataStream
+from tickerplant.market_data.clock import starting_at
 from tickerplant.market_data.providers.port import BarsRequest, ProviderContext
 from tickerplant.market_data.sandbox import MarketSettings, SandboxPlace, SandboxSettings, running
 from tickerplant.market_data.service import MarketData, MarketDataConfig
@@ -196,6 +198,78 @@ async def test_history_comes_once_and_agrees_with_the_sandbox(tmp_path: Path, pl
         assert len(rows(log, records.VendorBars)) == len(bars)
         kinds = [(type(h), h.reason) for h in said(log) if isinstance(h, records.VendorBars)]
         assert set(kinds) == {(records.VendorBars, "backfill")}
+
+
+async def test_what_was_refused_is_expected_once_it_comes(tmp_path: Path) -> None:
+    async with StreamVendor().serving() as vendor:
+        vendor.unknown = {"NIKK"}
+        with embedded(tmp_path, 1) as log:
+            stream = TwelveDataStream(vendor.url, "k", ["AAPL", "NIKK"], settings=QUICK, calendars=Calendars(ALWAYS))
+            service, stop = MarketData(log, MarketDataConfig(("AAPL", "NIKK"), depths=()), stream), asyncio.Event()
+            task = asyncio.create_task(service.run(stop))
+            await _until(lambda: service.counts.refused == 1)
+            await vendor.say(price("AAPL"))
+            await _until(lambda: service.counts.ticks == 1)
+            assert service.counts.refused == 1
+            await vendor.say(price("NIKK"))
+            await _until(lambda: service.counts.refused == 0)
+            stop.set()
+            await task
+            starts = [r.batch["symbol"].to_pylist() for r in read_all(log)[0] if isinstance(r.header, records.Start)]
+            assert starts == [["AAPL", "NIKK"], ["AAPL"], ["AAPL", "NIKK"]]
+
+
+async def test_a_fast_clock_makes_marks_no_more_often_and_watermarks_no_less_true(tmp_path: Path) -> None:
+    speed, real_s = 60.0, 2.0
+    clock = starting_at(1_767_700_000_000_000, speed)
+    async with StreamVendor().serving() as vendor:
+        with embedded(tmp_path, 4) as log:
+            symbols = [f"S{at}" for at in range(8)]
+            stream = TwelveDataStream(vendor.url, "k", symbols, clock=clock, calendars=Calendars(ALWAYS))
+            service = MarketData(log, MarketDataConfig(symbols, depths=()), stream, clock=clock)
+            stop = asyncio.Event()
+            task = asyncio.create_task(service.run(stop))
+            await _until(lambda: service.counts.connected)
+            end = time.monotonic() + real_s
+            while time.monotonic() < end:
+                if end - time.monotonic() > real_s / 2:  # then it is quiet
+                    now_s = clock.now_us() // 1_000_000
+                    await vendor.say(*[price(symbol, second=now_s) for symbol in symbols])
+                await asyncio.sleep(0.02)
+            stop.set()
+            await task
+            for part in read_all(log).values():
+                marks = [r.header for r in part if isinstance(r.header, records.Mark)]
+                assert 2 <= len(marks) <= 4 * real_s + 2
+                assert marks[-1].sent_at_us - marks[-1].watermark_us >= 0.2 * speed * 1e6
+                watermark_us = 0
+                for record in part:
+                    if isinstance(record.header, records.Ticks):
+                        assert min(t.value for t in record.batch["time"]) >= watermark_us
+                    watermark_us = max(watermark_us, getattr(record.header, "watermark_us", 0))
+
+
+async def test_a_clock_that_is_ahead_and_messages_that_are_late_are_measured(tmp_path: Path) -> None:
+    clock = starting_at(1_767_700_000_500_000, 1.0)
+    async with StreamVendor().serving() as vendor:
+        with embedded(tmp_path, 1) as log:
+            stream = TwelveDataStream(vendor.url, "k", ["AAPL"], clock=clock, calendars=Calendars(ALWAYS))
+            service, stop = (
+                MarketData(log, MarketDataConfig(("AAPL",), depths=()), stream, clock=clock),
+                asyncio.Event(),
+            )
+            task = asyncio.create_task(service.run(stop))
+            await _until(lambda: service.counts.connected)
+            await vendor.say(price("AAPL", second=1_767_700_000 - 8))
+            await _until(lambda: service.counts.ticks == 1)
+            assert 8_000_000 <= service.counts.lag_us < 20_000_000
+            assert service.counts.skew_us == 0
+            await vendor.say(price("AAPL", second=1_767_700_000 + 30))
+            await _until(lambda: service.counts.ticks == 2)
+            assert 15_000_000 < service.counts.skew_us <= 29_500_000
+            assert service.counts.watermark_us <= clock.now_us()
+            stop.set()
+            await task
 
 
 async def test_a_spent_quota_is_told_from_a_bad_key(place: SandboxPlace) -> None:

@@ -93,6 +93,11 @@ def ensure_settings(log: EventLog, settings: Settings, *, only_first: bool = Fal
     ensure(log, values_of(_rules(settings, always_open)))
 
 
+def always_open(settings: Settings, made_up: bool) -> bool:
+    """Whether stocks trade round the clock: `made_up`, the sandbox's, unless it is told to keep sessions."""
+    return made_up and settings.sandbox.sessions == "always"
+
+
 def _rules(settings: Settings, always_open: bool) -> Rules:
     """Return the rules of the settings, for a market that is always open unless they name calendars."""
     rules = settings.rules.rules()
@@ -210,7 +215,7 @@ def sandbox(settings: Settings, clock: str = "") -> Iterator[SandboxPlace]:
     except BadInput as error:
         raise ConfigError(f"sandbox.script: {error}") from error
     asked = SandboxSettings(
-        MarketSettings(settings.symbols, chosen.rate, chosen.seed),
+        MarketSettings(settings.symbols, chosen.rate, chosen.seed, chosen.sessions),
         clock=clock_from(clock) if clock else sandbox_clock(settings),
         quotas=FREE_PLANS if chosen.free_plans else {},
         pace_s=FREE_PACE_S if chosen.free_plans else {},
@@ -273,26 +278,29 @@ def run_analytics(settings: Settings, log: EventLog, dsn: str, stop: threading.E
     ).run(stop)
 
 
-async def run_market_data(settings: Settings, log: EventLog, stop: asyncio.Event, vendor: SandboxPlace | None) -> None:
-    """Run the vendors' feeds, or the feed of the sandbox `vendor`, until `stop`."""
-    from tickerplant.market_data.backfill import Depth
-    from tickerplant.market_data.clients.twelvedata_client import provider
-    from tickerplant.market_data.providers.port import ProviderContext
-    from tickerplant.market_data.service import MarketData, MarketDataConfig
+async def run_market_data(
+    settings: Settings, log: EventLog, dsn: str, stop: asyncio.Event, vendor: SandboxPlace | None
+) -> None:
+    """Run the vendors' feeds, or those of the sandbox `vendor`, and the backfill, until `stop`."""
+    from tickerplant.app import vendors
+    from tickerplant.market_data.service import MarketData, MarketDataConfig, together
 
-    depths = tuple(Depth(name, int(days)) for name, _, days in (entry.partition(":") for entry in settings.history))
-    rules = _rules(settings, always_open=vendor is not None)
-    if vendor is not None:
-        context = ProviderContext("sandbox", "sandbox", url=vendor.url, stream_url=vendor.stream_url, rules=rules)
-    else:
-        secret = settings.vendors.twelve_data_key
-        context = ProviderContext("twelvedata", secret.get_secret_value() if secret is not None else "", rules=rules)
-    source = provider(context)
-    config = MarketDataConfig(settings.symbols, context.name, depths=depths)
-    try:
-        await MarketData(log, config, source.stream(settings.symbols), provider=source, clock=context.clock).run(stop)
-    finally:
-        await source.close()
+    rules = _rules(settings, always_open=always_open(settings, vendor is not None))
+    async with vendors.desk(settings, log, place=vendor, rules=rules) as desk:
+        clock = vendors.clock_of(vendor)
+        backfill = vendors.backfill(settings, log, dsn, desk, clock, rules) if dsn and settings.history else None
+        feeds = [
+            MarketData(
+                log,
+                MarketDataConfig(symbols, provider.name),
+                stream,
+                clock=clock,
+                on_hole=backfill.wake if backfill is not None else None,
+            )
+            for provider, symbols in vendors.streams(desk, settings.symbols)
+            if (stream := provider.stream(symbols)) is not None
+        ]
+        await together(stop, feeds, backfill.run() if backfill is not None else None)
 
 
 async def run_persistence(

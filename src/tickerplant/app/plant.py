@@ -27,7 +27,7 @@ from tickerplant.core.errors import StoreUnavailable
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
-    from tickerplant.app.sandbox import SandboxProcess
+    from tickerplant.app.sandbox import SandboxElsewhere, SandboxProcess
     from tickerplant.log.port import EventLog
     from tickerplant.market_data.sandbox import SandboxPlace
 
@@ -48,9 +48,9 @@ RANKS: Final = {
 }
 
 NEED_STORE: Final = {"persistence", "api"}
-"""The other services live by the log alone; analytics reads the store when it is there (`WANT_STORE`)."""
+"""The other services live by the log alone; analytics and the backfill read the store when it is there."""
 
-WANT_STORE: Final = {"analytics"}
+WANT_STORE: Final = {"analytics", "market_data"}
 
 SERVICES: Final = ("market_data", "aggregation", "analytics", "persistence", "api")
 
@@ -68,7 +68,7 @@ class Plant:
     counts: ServiceCounts = field(default_factory=ServiceCounts)
 
     def supervise(
-        self, names: Iterable[str], *, vendor: tuple[SandboxProcess, SandboxPlace] | None = None
+        self, names: Iterable[str], *, vendor: tuple[SandboxProcess | SandboxElsewhere, SandboxPlace] | None = None
     ) -> Supervisor:
         """Make the supervisor of these services (not started). `persistence` brings the maintenance with it.
 
@@ -89,7 +89,9 @@ class Plant:
     def _service(self, name: str, vendor: SandboxPlace | None) -> Service:
         settings, event_log, dsn, counts = self.settings, self.event_log, self.dsn, self.counts
         if name == "market_data":
-            return Service(name, asynchronous=lambda stop: parts.run_market_data(settings, event_log, stop, vendor))
+            return Service(
+                name, asynchronous=lambda stop: parts.run_market_data(settings, event_log, dsn, stop, vendor)
+            )
         if name == "aggregation":
             return Service(name, sync=lambda stop: parts.run_aggregation(settings, event_log, stop, counts))
         if name == "analytics":

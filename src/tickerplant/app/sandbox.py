@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -47,6 +48,7 @@ class SandboxProcess:
             "TICKERPLANT_SANDBOX__RATE": repr(settings.sandbox.rate),
             "TICKERPLANT_SANDBOX__SEED": str(settings.sandbox.seed),
             "TICKERPLANT_SANDBOX__PORT": str(self._port),
+            "TICKERPLANT_SANDBOX__SESSIONS": settings.sandbox.sessions,
             "TICKERPLANT_SANDBOX__SCRIPT": ",".join(settings.sandbox.script),
             "TICKERPLANT_SANDBOX__FREE_PLANS": str(settings.sandbox.free_plans).lower(),
         }
@@ -92,10 +94,39 @@ class SandboxProcess:
             child.wait()
 
 
+class SandboxElsewhere:
+    """A sandbox that somebody else runs at `url`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def start(self) -> SandboxPlace:
+        """Ask it by what clock it goes, and return where it answers. Raises ConfigError when it does not."""
+        import httpx
+
+        from tickerplant.app import parts
+
+        url = self._settings.sandbox.url.rstrip("/")
+        try:
+            clock = httpx.get(f"{url}/sandbox/clock", timeout=10).raise_for_status().json()
+        except (httpx.HTTPError, ValueError) as error:
+            raise ConfigError(f"no sandbox answers at sandbox.url {url}: {type(error).__name__}") from None
+        stream_url = url.replace("http", "ws", 1) + "/v1/quotes/price"
+        greeting = json.dumps({"url": url, "stream_url": stream_url, "clock": clock})
+        return parts.sandbox_place(greeting.encode(), self._settings.symbols)
+
+    def watch(self, stop: threading.Event) -> None:
+        """Until `stop`, do nothing: who runs it looks after it."""
+        stop.wait()
+
+    def stop(self) -> None:
+        """Leave it as it is."""
+
+
 @contextlib.contextmanager
-def sandbox_process(settings: Settings) -> Iterator[tuple[SandboxProcess, SandboxPlace]]:
-    """Run the sandbox vendor beside us for the block, and give it with its addresses."""
-    process = SandboxProcess(settings)
+def sandbox_process(settings: Settings) -> Iterator[tuple[SandboxProcess | SandboxElsewhere, SandboxPlace]]:
+    """Run the sandbox vendor beside us for the block, unless one runs already, and give it with its addresses."""
+    process = SandboxElsewhere(settings) if settings.sandbox.url else SandboxProcess(settings)
     try:
         yield process, process.start()
     finally:

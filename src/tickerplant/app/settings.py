@@ -191,6 +191,16 @@ class SandboxSettings(_Part):
     )
     seed: int = Field(default=7, description="Seed of the made-up prices: the same seed gives the same prices.")
     port: int = Field(default=0, ge=0, le=65535, description="Port that the sandbox listens on; 0 takes a free one.")
+    url: str = Field(
+        default="", description="Address of a sandbox that runs already; unset: `up` starts one of its own."
+    )
+    vendors: Names = Field(
+        default=("sandbox",),
+        description="As which vendors the sandbox is asked, best first: `sandbox`, or .",
+    )
+    sessions: Literal["always", "us"] = Field(
+        default="always", description="When the sandbox's stocks trade: round the clock, or in New York's sessions."
+    )
     start: str = Field(
         default="", description="What the sandbox's clock says at first, ISO 8601; unset: the machine's time."
     )
@@ -385,8 +395,9 @@ class Settings(BaseSettings):
         description="Symbols that the feeds bring, separated by commas in the environment.",
     )
     history: Names = Field(
-        default=("1d:365", "1m:1"),
-        description="What the first start fetches of the days before, as `interval:days`; `none` for nothing.",
+        default=("1d:3650", "5m:max", "1m:max"),
+        description="How much history is to be there, as `interval:days`, or `interval:max` for as far as vendors go; "
+        "`none` for nothing: then holes are left, too.",
     )
     api: ApiSettings = Field(default_factory=ApiSettings, description="REST and WebSocket.")
     alerts: AlertSettings = Field(default_factory=AlertSettings, description="What alerts that fire are posted with.")
@@ -432,9 +443,11 @@ class Settings(BaseSettings):
             return ()
         for entry in value:
             name, _, days = entry.partition(":")
-            if name not in HISTORY_INTERVALS or not days.isdecimal() or not 1 <= int(days) <= 20_000:
+            good = days == "max" or (days.isdecimal() and 1 <= int(days) <= 20_000)
+            if name not in HISTORY_INTERVALS or not good:
                 raise ValueError(
-                    f"{entry!r} is no stretch of history; write interval:days, as in 1d:365 or 1m:1, or none"
+                    f"{entry!r} is no stretch of history; write interval:days or interval:max, as in 1d:365 or 1m:max, "
+                    "or none"
                 )
         return value
 

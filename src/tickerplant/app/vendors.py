@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final
 
 from tickerplant.core.errors import ConfigError, NoPlant, UnknownTopic
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from tickerplant.app.settings import Settings
     from tickerplant.core.rules import Rules
     from tickerplant.log.port import EventLog
+    from tickerplant.market_data.backfill import BackfillManager, Depth, Wanted
     from tickerplant.market_data.clock import Clock
     from tickerplant.market_data.desk.account import VendorStatus
     from tickerplant.market_data.desk.desk import Desk
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from tickerplant.market_data.sandbox import SandboxPlace
 
 SANDBOX: Final = "sandbox"
+SANDBOX_DAYS: Final = {"1d": 3_650, "5m": 5, "1m": 2}
 NEEDS_KEY: Final = {"twelvedata": "vendors.twelve_data_key", "alphavantage": "vendors.alpha_vantage_key"}
 
 
@@ -34,10 +37,11 @@ def orders(settings: Settings, *, sandbox: bool = False) -> dict[str, tuple[str,
     vendors = settings.vendors
     result = {kind: vendors.order(kind) for kind in KINDS}
     if sandbox:
-        result = {kind: order if getattr(vendors, kind) else (SANDBOX,) for kind, order in result.items()}
+        made_up = settings.sandbox.vendors
+        result = {kind: order if getattr(vendors, kind) else made_up for kind, order in result.items()}
     for kind, order in result.items():
         for name in order:
-            if name in NEEDS_KEY and not vendors.key(name):
+            if name in NEEDS_KEY and not vendors.key(name) and not (sandbox and name in settings.sandbox.vendors):
                 raise ConfigError(f"vendors.{kind} names {name}, which needs a key: set {NEEDS_KEY[name]}")
     return result
 
@@ -65,7 +69,7 @@ def providers(
         options = dict(settings.vendors.options.get(name, {}))
         url, stream_url = options.pop("url", ""), options.pop("stream_url", "")
         key = settings.vendors.key(name)
-        if name == SANDBOX:
+        if name == SANDBOX or (place is not None and name in settings.sandbox.vendors):
             key = key or SANDBOX  # any will do
             url, stream_url = url or (place.url if place else ""), stream_url or (place.stream_url if place else "")
             if not url:
@@ -102,6 +106,52 @@ async def desk(
             made, order, quotas(settings),
             reserve=settings.vendors.reserve, clock=clock, keep=keeping.keep, kept=keeping.kept,
         )  # fmt: skip
+
+
+def clock_of(place: SandboxPlace | None) -> Clock:
+    """Return the clock of market_data: the sandbox's own where that is asked."""
+    from tickerplant.market_data.clock import Clock
+
+    return place.clock if place is not None else Clock()
+
+
+def depths(settings: Settings, *, made_up: bool = False) -> list[Depth]:
+    """Return how far back which bars are wanted; of made-up ones, `max` is as much as a chart shows at first."""
+    from tickerplant.market_data.backfill import Depth
+
+    found = []
+    for entry in settings.history:
+        name, _, days = entry.partition(":")
+        most = SANDBOX_DAYS.get(name) if made_up else None
+        found.append(Depth(name, most if days == "max" else int(days)))
+    return found
+
+
+def backfill(
+    settings: Settings, log: EventLog, dsn: str, desk: Desk, clock: Clock, rules: Rules, *,
+    wanted: Sequence[Wanted] = (), once: bool = False,
+) -> BackfillManager:  # fmt: skip
+    """Return the manager that fetches what is missing, not yet running."""
+    from tickerplant.market_data.backfill import BackfillManager
+
+    made_up = any(provider.name == SANDBOX for provider in desk.providers("intraday"))
+    return BackfillManager(
+        log, desk, dsn, settings.symbols, depths(settings, made_up=made_up), rules=rules, clock=clock, wanted=wanted,
+        once=once,
+    )  # fmt: skip
+
+
+def streams(desk: Desk, symbols: Sequence[str]) -> list[tuple[Provider, tuple[str, ...]]]:
+    """Return whose streams bring which symbols: each symbol is of the first vendor in the order that may know it."""
+    rest, found = list(symbols), []
+    for provider in desk.providers("stream"):
+        if not provider.offer.stream:
+            continue
+        mine = tuple(s for s in rest if any(fnmatchcase(s, pattern) for pattern in provider.offer.markets))
+        if mine:
+            found.append((provider, mine))
+            rest = [symbol for symbol in rest if symbol not in mine]
+    return found
 
 
 def status(settings: Settings, *, sandbox: bool | None = None) -> list[VendorStatus]:

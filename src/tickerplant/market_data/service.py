@@ -50,8 +50,8 @@ QUEUE_EVENTS: Final = 2  # one is written, one waits, the next gathers
 MARK_EVERY_S: Final = 1.0
 MARK_TURNS: Final = 20
 """In how many turns the partitions of a feed are marked, at most."""
-_MARK_REAL_S: Final = 0.25
-_MARK_LONGEST_S: Final = 30.0  # a feed that is silent for 90 s of log time is taken as down
+_MARK_REAL_S: Final = 0.5  # in turn, and half as often beside batches
+_MARK_LONGEST_S: Final = 45.0  # a feed that is silent for 90 s of log time is taken as down
 _TURN_REAL_S: Final = 0.05
 _QUIET_REAL_S: Final = 0.2
 _RETRY_S: Final = 1.0  # of the machine's clock, as the log's troubles are
@@ -178,12 +178,11 @@ class MarketData:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
     async def _open(self) -> FeedWriter:
-        mark_every_us = int(MARK_EVERY_US * max(1.0, self._clock.speed))
+        clock = self._clock
+        mark_every_us = int(2 * self._mark_s * SECOND_US) if clock.speed > 1 else MARK_EVERY_US
 
         def make() -> FeedWriter:
-            return FeedWriter(
-                self._log, self.config.feed, clock=self._clock.now_us, mark_every_us=min(mark_every_us, 30 * SECOND_US)
-            )
+            return FeedWriter(self._log, self.config.feed, clock=clock.now_us, mark_every_us=mark_every_us)
 
         while True:
             try:

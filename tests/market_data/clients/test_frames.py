@@ -55,7 +55,7 @@ async def received(url: str) -> tuple[list[bytes], int | None]:
     found: list[bytes] = []
     async with connect(
         url, create_connection=FrameConnection, compression=None, max_size=MAX_MESSAGE_BYTES, ping_interval=None,
-        close_timeout=1, proxy=None,
+        close_timeout=0.1, proxy=None,
     ) as connection:  # fmt: skip
         assert isinstance(connection, FrameConnection)
         await asyncio.sleep(0)

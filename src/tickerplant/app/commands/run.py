@@ -52,7 +52,7 @@ def up(
         check_port(settings)
         stack.enter_context(signals(stop))
         opened = stack.enter_context(plant.opened(settings))
-        parts.ensure_settings(opened.event_log, settings, always_open=wants_sandbox)
+        parts.ensure_settings(opened.event_log, settings, always_open=parts.always_open(settings, wants_sandbox))
         vendor = stack.enter_context(sandbox_process(settings)) if wants_sandbox else None
         names = [name for name in plant.SERVICES if name != "market_data" or vendor or settings.vendors.any_key()]
         supervisor = opened.supervise(names, vendor=vendor)
@@ -99,7 +99,8 @@ def run(
         )
         vendor = None
         if name == "market_data":
-            parts.ensure_settings(opened.event_log, settings, always_open=settings.wants_sandbox)
+            made_up = parts.always_open(settings, settings.wants_sandbox)
+            parts.ensure_settings(opened.event_log, settings, always_open=made_up)
             if settings.wants_sandbox:
                 vendor = stack.enter_context(sandbox_process(settings))
         supervisor = opened.supervise([name], vendor=vendor)

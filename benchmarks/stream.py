@@ -1,0 +1,250 @@
+"""One Twelve Data-like socket, 5,000 symbols: does the client keep up on one core, and what is its limit.
+
+python -m benchmarks.stream                      # parse alone, the socket at full speed, then 20,000 messages/s
+python -m benchmarks.stream --only steady --rate 20000 --seconds 180
+
+The vendor runs as a process of its own on the second core, the client on the first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from tickerplant.market_data.sandbox.protocol import Frames
+from websockets.asyncio.client import connect
+from websockets.asyncio.server import ServerConnection, serve
+
+from tickerplant.core import schemas
+from tickerplant.core.rules import Rules
+from tickerplant.core.sessions import Calendars
+from tickerplant.core.times import SECOND_US
+from tickerplant.log.embedded import EmbeddedLog
+from tickerplant.market_data.clients.twelvedata_ws_client import TwelveDataStream
+from tickerplant.market_data.providers.port import Connected, Received, StreamEvent
+from tickerplant.market_data.sandbox.model import Market, MarketSettings, symbol_names
+from tickerplant.market_data.service import FeedCounts, MarketData, MarketDataConfig
+
+CALENDARS = Calendars(Rules(calendars={"*": "24/7"}))
+CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
+
+
+def pin(core: int, pid: int = 0) -> None:
+    if len(CORES) > 1:
+        os.sched_setaffinity(pid, {CORES[core]})
+
+
+def frames(messages: int, symbols: int) -> list[bytes]:
+    """Return frames of prints of the last seconds, no symbol's volume going back."""
+    rate = 20_000.0
+    market = Market(MarketSettings(symbol_names(symbols), rate))
+    now_us = time.time_ns() // 1_000
+    prints = market.prints(now_us - int(messages / rate * SECOND_US) - SECOND_US, now_us)
+    return Frames(market).make(prints, None)[:messages]
+
+
+def payload(frame: bytes) -> bytes:
+    return frame[2 if frame[1] < 126 else 4 :]
+
+
+# The vendor at full speed ----------------------------------------------------------------------------------------
+
+
+async def blast(messages: int, symbols: int) -> None:
+    made = frames(messages, symbols)
+    blocks = [b"".join(made[at : at + 500]) for at in range(0, len(made), 500)]
+
+    async def talk(connection: ServerConnection) -> None:
+        await connection.recv()
+        await connection.send('{"event":"subscribe-status","status":"ok","success":[],"fails":[]}')
+        for at, block in enumerate(blocks):
+            connection.transport.write(block)
+            if at % 8 == 0:
+                while connection.transport.get_write_buffer_size():  # noqa: ASYNC110 - it says so by no event
+                    await asyncio.sleep(0)
+        await connection.wait_closed()
+
+    async with serve(talk, "127.0.0.1", 0, compression=None, ping_interval=None) as server:
+        print(json.dumps({"url": f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/"}), flush=True)
+        await server.serve_forever()
+
+
+@contextmanager
+def vendor(*command: str) -> Iterator[tuple[dict[str, str], int]]:
+    with subprocess.Popen([sys.executable, "-m", *command], stdout=subprocess.PIPE) as process:
+        try:
+            pin(1, process.pid)
+            assert process.stdout is not None
+            yield json.loads(process.stdout.readline()), process.pid
+        finally:
+            process.terminate()
+
+
+# What is measured ------------------------------------------------------------------------------------------------
+
+
+def parse(args: argparse.Namespace) -> None:
+    texts: list[str | bytes] = [payload(frame) for frame in frames(400_000, args.symbols)]
+    for size in (20, 200, 2_000, 16_000):
+        stream = TwelveDataStream("ws://nowhere", "", symbol_names(args.symbols), calendars=CALENDARS)
+        batches = [Received(texts[at : at + size], 0) for at in range(0, len(texts), size)]
+        began = time.process_time()
+        for batch in batches:
+            stream.read(batch)
+        print(f"parse alone, batches of {size:>6,}: {len(texts) / (time.process_time() - began):>9,.0f} messages/s")
+
+
+async def library(url: str, messages: int, symbols: int) -> None:
+    async with connect(url, compression=None, ping_interval=None, max_size=1 << 24) as connection:
+        await connection.send("{}")
+        await connection.recv()
+        began, used = time.perf_counter(), time.process_time()
+        for _ in range(messages):
+            await connection.recv(decode=False)
+        told("`recv` of the library, nothing read", messages, began, used)
+
+
+async def socket_alone(url: str, messages: int, symbols: int) -> None:
+    await drained(url, messages, symbols, read=False)
+
+
+async def socket_and_parse(url: str, messages: int, symbols: int) -> None:
+    await drained(url, messages, symbols, read=True)
+
+
+async def drained(url: str, messages: int, symbols: int, *, read: bool) -> None:
+    stream = TwelveDataStream(url, "key", symbol_names(symbols), calendars=CALENDARS)
+    queue: asyncio.Queue[StreamEvent] = asyncio.Queue(2)
+    task = asyncio.create_task(stream.run(queue))
+    assert isinstance(await queue.get(), Connected)
+    seen, began, used = 0, time.perf_counter(), time.process_time()
+    while seen < messages:
+        event = await queue.get()
+        assert isinstance(event, Received), event
+        seen += len(event.texts)
+        if read:
+            stream.read(event)
+    told("the client's socket" + (" and parse" if read else " alone"), messages, began, used)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def into_the_log(url: str, messages: int, symbols: int) -> None:
+    with tempfile.TemporaryDirectory() as folder, EmbeddedLog(Path(folder) / "market.log") as log:
+        log.create_topics(schemas.TOPICS, 4)
+        stream = TwelveDataStream(url, "key", symbol_names(symbols), calendars=CALENDARS)
+        service = MarketData(log, MarketDataConfig(symbol_names(symbols), depths=()), stream)
+        stop = asyncio.Event()
+        task = asyncio.create_task(service.run(stop))
+        while not service.counts.ticks:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        first, began, used = service.counts.ticks, time.perf_counter(), time.process_time()
+        while service.counts.ticks < messages:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        told("socket, parse and the embedded log", messages - first, began, used)
+        stop.set()
+        await task
+
+
+def told(what: str, messages: int, began: float, used: float) -> None:
+    wall, cpu = time.perf_counter() - began, time.process_time() - used
+    print(
+        f"{what:<36}: {messages / wall:>9,.0f} messages/s, {cpu / wall:4.0%} of a core, {cpu / messages * 1e6:.2f} µs"
+    )
+
+
+def full_speed(args: argparse.Namespace) -> None:
+    parts: list[Callable[[str, int, int], Awaitable[None]]] = [library, socket_alone, socket_and_parse, into_the_log]
+    with vendor("benchmarks.stream", "--blast", "--symbols", str(args.symbols)) as (place, _):
+        for part in parts:
+            asyncio.run(part(place["url"], args.messages, args.symbols))  # type: ignore[arg-type]
+
+
+def steady(args: argparse.Namespace) -> None:
+    sandbox = ["tickerplant.market_data.sandbox", "--stamp", "--symbols", str(args.symbols), "--rate", str(args.rate)]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        vendor(*sandbox) as (place, pid),
+        EmbeddedLog(Path(folder) / "market.log") as log,
+    ):
+        log.create_topics(schemas.TOPICS, args.partitions)
+        asyncio.run(_steady(args, log, place["stream_url"], pid))
+
+
+async def _steady(args: argparse.Namespace, log: EmbeddedLog, url: str, vendor_pid: int) -> None:
+    ages: list[int] = []
+    symbols = symbol_names(args.symbols)
+
+    def note(counts: FeedCounts) -> None:
+        # The prints bear the time they were sent at; the watermark follows the newest at a second's distance.
+        ages.append(time.time_ns() // 1_000 - counts.watermark_us - SECOND_US)
+
+    stream = TwelveDataStream(url, "key", symbols, calendars=CALENDARS, stamped=True)
+    service = MarketData(log, MarketDataConfig(symbols, depths=()), stream, metrics=note)
+    stop = asyncio.Event()
+    task = asyncio.create_task(service.run(stop))
+    await asyncio.sleep(3.0)
+    print("   seconds  messages/s  client  vendor   age ms: p50   p99   worst   memory MB")
+    every, began = max(1.0, args.seconds / 6), time.perf_counter()
+    while (passed := time.perf_counter() - began) < args.seconds:
+        ages.clear()
+        ticks, used, vendor_used, at = service.counts.ticks, time.process_time(), cpu_s(vendor_pid), time.perf_counter()
+        await asyncio.sleep(every)
+        wall = time.perf_counter() - at
+        found = np.array(ages) / 1_000
+        print(
+            f"{passed + wall:10.0f}{(service.counts.ticks - ticks) / wall:12,.0f}"
+            f"{(time.process_time() - used) / wall:8.0%}{(cpu_s(vendor_pid) - vendor_used) / wall:8.0%}"
+            f"{np.percentile(found, 50):14.1f}{np.percentile(found, 99):6.1f}{found.max():8.1f}{memory_mb():12.0f}",
+            flush=True,
+        )
+    stop.set()
+    await task
+    counts = service.counts
+    print(f"connects {counts.connects}, losses {counts.losses}, dead {counts.dead}, batches {counts.batches:,}")
+
+
+def cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def memory_mb() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+PARTS = {"parse": parse, "socket": full_speed, "steady": steady}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=list(PARTS))
+    parser.add_argument("--symbols", type=int, default=5_000)
+    parser.add_argument("--messages", type=int, default=500_000, help="of the parts at full speed")
+    parser.add_argument("--rate", type=float, default=20_000)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--partitions", type=int, default=4)
+    parser.add_argument("--blast", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.blast:
+        asyncio.run(blast(args.messages, args.symbols))
+        return
+    pin(0)
+    for name, part in PARTS.items():
+        if args.only in (None, name):
+            print(f"-- {name}, load {os.getloadavg()[0]:.1f}", flush=True)
+            part(args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""Batches of what vendors' answers said, from columns: bars, splits, dividends. Pure."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+
+from tickerplant.core import interval as intervals
+from tickerplant.core.schemas import DIVIDENDS, SMALL_TEXT, SPLITS, TEXT, VENDOR_BARS
+from tickerplant.core.times import BoolArray, Float64Array, Int64Array, timestamps
+
+_MOST_SHARES: Final = 1_000
+"""A split's terms are small numbers: 20 for 1, 3 for 2, 1 for 100. Beyond that the ratio stands for itself."""
+
+
+def repeated(text: str, rows: int, kind: pa.DataType = TEXT) -> pa.Array:
+    """Return a column that says the same in every row."""
+    index = np.zeros(rows, kind.index_type.to_pandas_dtype())
+    return pa.DictionaryArray.from_arrays(pa.array(index), pa.array([text], pa.utf8())).cast(kind)
+
+
+def bars_batch(
+    symbol: str, interval: str, time: Int64Array, prices: tuple[Float64Array, ...], volume: Float64Array, source: str
+) -> pa.RecordBatch:
+    """Return bars (`schemas.VENDOR_BARS`), oldest first, of each time the first; `prices` are open, high, low, close.
+
+    All of them are complete: who calls has left out those that are not over.
+    """
+    _, rows = np.unique(time, return_index=True)
+    count = len(rows)
+    return pa.RecordBatch.from_arrays(
+        [
+            timestamps(time[rows]),
+            repeated(symbol, count),
+            repeated(interval, count, SMALL_TEXT),
+            *(pa.array(column[rows], pa.float64()) for column in (*prices, volume)),
+            pa.nulls(count, pa.float64()),
+            pa.nulls(count, pa.int64()),
+            repeated(source, count),
+            pa.array(np.ones(count, dtype=np.bool_)),
+        ],
+        schema=VENDOR_BARS,
+    )
+
+
+def splits_batch(symbol: str, time: Int64Array, ratios: Float64Array, source: str, *, error: float) -> pa.RecordBatch:
+    """Return splits (`schemas.SPLITS`), oldest first; `ratios` are new shares for an old one, known to `error`."""
+    order = np.argsort(time, kind="stable")
+    terms = [terms_of(ratio, error) for ratio in ratios[order].tolist()]
+    return pa.RecordBatch.from_arrays(
+        [
+            timestamps(time[order]),
+            repeated(symbol, len(terms)),
+            pa.array([numerator for numerator, _ in terms], pa.float64()),
+            pa.array([denominator for _, denominator in terms], pa.float64()),
+            repeated(source, len(terms)),
+        ],
+        schema=SPLITS,
+    )
+
+
+def dividends_batch(symbol: str, time: Int64Array, amounts: Float64Array, currency: str, source: str) -> pa.RecordBatch:
+    """Return dividends (`schemas.DIVIDENDS`), oldest first; `currency` "" where the vendor does not say it."""
+    order = np.argsort(time, kind="stable")
+    return pa.RecordBatch.from_arrays(
+        [
+            timestamps(time[order]),
+            repeated(symbol, len(order)),
+            pa.array(amounts[order], pa.float64()),
+            repeated(currency, len(order)) if currency else pa.nulls(len(order), TEXT),
+            repeated(source, len(order)),
+        ],
+        schema=DIVIDENDS,
+    )
+
+
+def terms_of(ratio: float, error: float) -> tuple[float, float]:
+    """Return the numerator and denominator of a split with that ratio: the smallest that fit it within `error`.
+
+    >>> terms_of(4.0, 1e-9), terms_of(1.5, 1e-9), terms_of(0.0667, 5e-5)
+    ((4.0, 1.0), (3.0, 2.0), (1.0, 15.0))
+    """
+    if not math.isfinite(ratio) or ratio > 1e6:
+        return ratio, 1.0
+    for denominator in range(1, _MOST_SHARES + 1):
+        numerator = round(ratio * denominator)
+        if numerator and abs(numerator / denominator - ratio) <= error:
+            return float(numerator), float(denominator)
+    return ratio, 1.0
+
+
+def on_the_grid(time: Int64Array, interval: str) -> BoolArray:
+    """Return which times are starts of the interval."""
+    result: BoolArray = intervals.parse(interval).floor(time) == time
+    return result

@@ -1,0 +1,59 @@
+"""A sandbox two days after a split of AAPL, what its market really did, and orders to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import numpy as np
+import pyarrow as pa
+
+from tickerplant.core import interval as intervals
+from tickerplant.core.times import times_of
+from tickerplant.market_data.providers.port import BarsRequest, Provider, ProviderContext
+from tickerplant.market_data.sandbox import MarketSettings, SandboxPlace, SandboxSettings, running
+from tickerplant.market_data.sandbox.place import clock_of
+
+START = "2019-10-02T18:13:20Z"
+
+
+@dataclass
+class Sandboxed:
+    place: SandboxPlace
+
+    def get(self, page: str, **query: Any) -> dict[str, Any]:
+        found: dict[str, Any] = httpx.get(f"{self.place.url}/sandbox/{page}", params=query).raise_for_status().json()
+        return found
+
+    def order(self, do: str, **options: Any) -> None:
+        httpx.get(f"{self.place.url}/sandbox/orders", params={"do": do, **options}).raise_for_status()
+
+    def context(self, vendor: str, **options: str) -> ProviderContext:
+        return ProviderContext(vendor, "key", options, self.place.url, clock=self.place.clock)
+
+    async def equal(self, provider: Provider, symbol: str, interval: str, days: int, *, volume: bool = True) -> int:
+        """Check that the bars of so many days are the market's, to the digits that are told; return how many."""
+        length = intervals.parse(interval)
+        now_us = length.floor(self.place.clock.now_us())
+        from_us = now_us - days * intervals.D1.us
+        answer = await provider.bars(BarsRequest((symbol,), interval, from_us, now_us))
+        found = answer.found[symbol]
+        assert isinstance(found, pa.RecordBatch), found
+        found.validate(full=True)
+        truth = self.get("bars", symbol=symbol, interval=interval, from_us=from_us, to_us=now_us - 1)
+        assert times_of(found["time"]).tolist() == truth["time_us"]
+        for name in ("open", "high", "low", "close", *(["volume"] if volume else [])):
+            # Half hours are sums of quarters that were rounded to shares.
+            digits = {"rtol": 0, "atol": 1} if name == "volume" else {"rtol": 2e-7, "atol": 1e-4}
+            np.testing.assert_allclose(found[name].to_numpy(), truth[name], err_msg=name, **digits)
+        return found.num_rows
+
+
+@contextmanager
+def sandboxed() -> Iterator[Sandboxed]:
+    market = MarketSettings(("AAPL", "EUR/USD", "BTC/USD"), 20.0, 7, "us")
+    with running(SandboxSettings(market, clock=clock_of(START, 1.0))) as place:
+        yield Sandboxed(place)

@@ -1,0 +1,79 @@
+"""Alpha Vantage's provider against the sandbox, over sockets."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from tests.market_data.clients.sandboxed import Sandboxed, sandboxed
+from tickerplant.core.times import DAY_US
+from tickerplant.market_data.clients import alphavantage_client, errors
+from tickerplant.market_data.clients.alphavantage_client import AlphaVantageProvider
+from tickerplant.market_data.providers.port import BarsRequest, ProviderContext
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandboxed]:
+    with sandboxed() as found:
+        yield found
+
+
+@pytest.fixture
+async def provider(sandbox: Sandboxed) -> AsyncIterator[AlphaVantageProvider]:
+    made = alphavantage_client.provider(sandbox.context("alphavantage"))
+    yield made
+    await made.close()
+    sandbox.order("clear")
+
+
+@pytest.mark.parametrize(
+    ("interval", "days", "least"), [("1m", 2, 700), ("5m", 6, 300), ("30m", 6, 50), ("1d", 90, 60), ("1d", 400, 270)]
+)
+async def test_bars_are_the_markets(
+    sandbox: Sandboxed, provider: AlphaVantageProvider, interval: str, days: int, least: int
+) -> None:
+    assert await sandbox.equal(provider, "AAPL", interval, days) >= least
+
+
+async def test_a_month_of_history(sandbox: Sandboxed, provider: AlphaVantageProvider) -> None:
+    end_us = sandbox.place.clock.now_us() - 60 * DAY_US
+    answer = await provider.bars(BarsRequest(("AAPL",), "5m", end_us - 40 * DAY_US, end_us))
+    assert answer.found["AAPL"].num_rows > 100  # type: ignore[union-attr]
+    assert answer.covers["AAPL"][1] == end_us
+
+
+async def test_splits_and_dividends(sandbox: Sandboxed, provider: AlphaVantageProvider) -> None:
+    truth = sandbox.get("actions", symbol="AAPL")
+    answer = await provider.actions("AAPL", 0, sandbox.place.clock.now_us())
+    assert answer.splits["numerator"].to_pylist() == [split["numerator"] for split in truth["splits"]]
+    assert answer.dividends["amount"].to_pylist() == [paid["amount"] for paid in truth["dividends"]]
+
+
+@pytest.mark.parametrize(
+    ("order", "kind"),
+    [
+        ({"do": "429", "kind": "minute"}, errors.QuotaSpent),
+        ({"do": "429", "kind": "day"}, errors.QuotaSpent),
+        ({"do": "429", "kind": "burst"}, errors.Burst),
+        ({"do": "premium"}, errors.NotEntitled),
+        ({"do": "down", "status": "503"}, errors.VendorDown),
+        ({"do": "down", "how": "reset"}, errors.VendorDown),
+        ({"do": "malformed", "how": "json"}, errors.Malformed),
+        ({"do": "malformed", "how": "truncated"}, errors.VendorDown),
+    ],
+)
+async def test_troubles(
+    sandbox: Sandboxed, provider: AlphaVantageProvider, order: dict[str, str], kind: type[errors.VendorError]
+) -> None:
+    sandbox.order(**order, vendor="alphavantage", seconds=60)
+    now_us = sandbox.place.clock.now_us()
+    with pytest.raises(kind):
+        await provider.bars(BarsRequest(("AAPL",), "1d", now_us - 9 * DAY_US, now_us))
+
+
+async def test_a_bad_key(sandbox: Sandboxed) -> None:
+    made = alphavantage_client.provider(ProviderContext("alphavantage", "badkey", url=sandbox.place.url))
+    with pytest.raises(errors.BadKey):
+        await made.bars(BarsRequest(("AAPL",), "1d", 0, DAY_US))
+    await made.close()

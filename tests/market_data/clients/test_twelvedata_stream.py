@@ -1,0 +1,339 @@
+"""The stream against a vendor that does what the test tells it, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from tests.market_data.clients.vendor import StreamVendor, price
+from tickerplant.core.rules import DEFAULT_RULES, Rules
+from tickerplant.core.sessions import Calendars
+from tickerplant.core.times import to_us
+from tickerplant.market_data.clients import twelvedata_ws_client
+from tickerplant.market_data.clients.twelvedata_ws_client import StreamSettings, TwelveDataStream
+from tickerplant.market_data.clock import Clock, starting_at
+from tickerplant.market_data.providers.port import Connected, Lost, Received, Refused, Said, StreamEvent
+
+ALWAYS = Calendars(Rules(calendars={"*": "24/7"}))
+QUICK = StreamSettings(
+    heartbeat_s=0.1, mute_s=0.4, silent_s=0.5, backoff_first_s=0.02, backoff_max_s=0.1, steady_s=0.05
+)
+KEY = "hush-hush"
+
+
+class Client:
+    """A stream that runs, and what came of it."""
+
+    def __init__(self, stream: TwelveDataStream, queue_events: int = 1_000) -> None:
+        self.stream = stream
+        self.queue: asyncio.Queue[StreamEvent] = asyncio.Queue(queue_events)
+        self.events: list[StreamEvent] = []
+        self.said: list[Said] = []
+
+    def take(self) -> None:
+        while not self.queue.empty():
+            event = self.queue.get_nowait()
+            self.events.append(event)
+            if isinstance(event, Connected):
+                self.stream.reconnected()
+            if isinstance(event, Received):
+                self.said.append(self.stream.read(event))
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [row for said in self.said if said.ticks is not None for row in said.ticks.to_pylist()]
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        end = time.monotonic() + 10
+        while True:
+            self.take()
+            if condition():
+                return
+            assert time.monotonic() < end, self.events[-5:]
+            await asyncio.sleep(0.005)
+
+
+@contextlib.asynccontextmanager
+async def client(vendor: StreamVendor, symbols: list[str], **changes: Any) -> AsyncIterator[Client]:
+    options = {"settings": QUICK, "calendars": ALWAYS, **changes}
+    found = Client(TwelveDataStream(vendor.url, KEY, symbols, **options))
+    task = asyncio.create_task(found.stream.run(found.queue))
+    try:
+        yield found
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_it_subscribes_says_so_and_brings_prices() -> None:
+    async with StreamVendor().serving() as vendor, client(vendor, ["AAPL", "EUR/USD"]) as td:
+        await td.until(lambda: bool(td.said))
+        await vendor.say(price("AAPL", 10.0, 100), price("AAPL", 11.0, 103), price("EUR/USD", 1.1))
+        await td.until(lambda: len(td.rows()) == 3)
+        assert [(row["symbol"], row["price"], row["size"]) for row in td.rows()] == [
+            ("AAPL", 10.0, 0.0),
+            ("AAPL", 11.0, 3.0),
+            ("EUR/USD", 1.1, 0.0),
+        ]
+        assert isinstance(td.events[0], Connected)
+        assert vendor.subscribed() == ["AAPL", "EUR/USD"]
+        assert vendor.keys == [KEY]
+        await td.until(lambda: {"action": "heartbeat"} in vendor.heard)
+
+
+async def test_a_warning_is_no_reason_to_connect_again_and_is_told_once() -> None:
+    async with StreamVendor().serving() as vendor:
+        vendor.unknown = {"NIKK"}
+        async with client(vendor, ["AAPL", "NIKK"]) as td:
+            await td.until(lambda: any(said.refused for said in td.said))
+            for connection in list(vendor.connections):
+                connection.transport.abort()
+            await td.until(lambda: len(td.of(Connected)) == 2)
+            await td.until(lambda: vendor.subscribed() == ["AAPL", "NIKK", "AAPL"])
+            assert [said.refused for said in td.said if said.refused] == [{"NIKK": "symbol not found"}]
+            assert [said.notes for said in td.said if said.notes] == []
+
+
+async def test_what_was_refused_is_asked_for_again_after_hours() -> None:
+    async with StreamVendor().serving() as vendor:
+        vendor.unknown = {"NIKK"}
+        settings = StreamSettings(heartbeat_s=0.1, mute_s=5, refused_s=0.3)
+        async with client(vendor, ["AAPL", "NIKK"], settings=settings) as td:
+            await td.until(lambda: vendor.subscribed().count("NIKK") == 2)
+            vendor.unknown = set()
+            await td.until(lambda: vendor.subscribed().count("NIKK") == 3)
+            await vendor.say(price("NIKK"))
+            await td.until(lambda: len(td.rows()) == 1)
+            assert len(td.of(Connected)) == 1
+            assert [said.refused for said in td.said if said.refused] == [{"NIKK": "symbol not found"}]
+
+
+async def test_a_subscription_refused_as_a_whole_is_a_note_and_no_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with StreamVendor().serving() as vendor:
+
+        def answer(message: dict[str, Any]) -> object:
+            if message["action"] == "subscribe":
+                return {"event": "subscribe-status", "status": "error", "messages": ["no such plan"], "success": None}
+            return vendor.as_ever(message)
+
+        vendor.answer = answer
+        async with client(vendor, ["AAPL"]) as td:
+            await td.until(lambda: any(said.notes for said in td.said))
+            await asyncio.sleep(0.3)
+            assert vendor.accepted == 1
+            assert len(vendor.subscribed()) == 1
+            assert td.said[0].notes[0] == "subscribe-status error: no such plan"
+
+
+async def test_symbols_may_come_and_go_and_a_new_connection_knows() -> None:
+    async with StreamVendor().serving() as vendor, client(vendor, ["AAPL", "MSFT"]) as td:
+        await td.until(lambda: bool(td.said))
+        td.stream.subscribe(["IBM", "AAPL"])
+        td.stream.unsubscribe(["MSFT"])
+        await td.until(lambda: any(message["action"] == "unsubscribe" for message in vendor.heard))
+        assert vendor.subscribed() == ["AAPL", "MSFT", "IBM"]
+        vendor.heard.clear()
+        for connection in list(vendor.connections):
+            connection.transport.abort()
+        await td.until(lambda: vendor.subscribed() == ["AAPL", "IBM"])
+        td.stream.reset()
+        await td.until(lambda: {"action": "reset"} in vendor.heard)
+
+
+async def test_many_symbols_go_in_few_messages_of_less_than_a_megabyte() -> None:
+    symbols = [f"SYM{at:05d}" for at in range(5_000)]
+    async with StreamVendor().serving() as vendor, client(vendor, symbols) as td:
+        await td.until(lambda: len(vendor.subscribed()) == 5_000)
+        assert vendor.subscribed() == symbols
+        assert len([message for message in vendor.heard if message["action"] == "subscribe"]) == 3
+
+
+async def test_no_more_events_a_minute_than_the_vendor_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(twelvedata_ws_client, "CLIENT_EVENTS", 5)
+    settings = StreamSettings(heartbeat_s=60, mute_s=5)
+    async with StreamVendor().serving() as vendor, client(vendor, ["AAPL"], settings=settings) as td:
+        await td.until(lambda: bool(td.said))
+        for at in range(10):
+            td.stream.subscribe([f"S{at}"])
+        await td.until(lambda: len(vendor.heard) == 5)
+        await asyncio.sleep(0.1)
+        assert len(vendor.heard) == 5
+
+
+async def test_listed_elsewhere_is_known_by_its_exchange() -> None:
+    async with StreamVendor().serving() as vendor, client(vendor, ["RY:TSX", "BP:LSE", "BP:NYSE"]) as td:
+        await td.until(lambda: bool(td.said))
+        london, new_york = ({**price("BP"), "exchange": name} for name in ("LSE", "NYSE"))
+        await vendor.say({**price("RY"), "exchange": "TSX"}, london, new_york)
+        await td.until(lambda: len(td.rows()) == 3)
+        assert [row["symbol"] for row in td.rows()] == ["RY:TSX", "BP:LSE", "BP:NYSE"]
+        assert not any(said.refused or said.notes for said in td.said)
+
+
+async def test_a_mute_connection_is_lost_since_the_last_message() -> None:
+    async with StreamVendor().serving() as vendor, client(vendor, ["AAPL"]) as td:
+        await td.until(lambda: td.stream.beats_answered)
+        vendor.answer = lambda message: None
+        await td.until(lambda: bool(td.of(Lost)))
+        assert td.of(Lost)[0].reason == "mute"
+        assert td.of(Lost)[0].since_us <= td.of(Received)[-1].at_us
+
+
+async def test_where_heartbeats_get_no_answer_pings_do_from_the_second_time_on() -> None:
+    async with StreamVendor().serving() as vendor:
+        vendor.answer = lambda message: None if message["action"] == "heartbeat" else vendor.as_ever(message)
+        async with client(vendor, ["AAPL"]) as td:
+            await td.until(lambda: len(td.of(Connected)) == 2)
+            await asyncio.sleep(1.0)
+            td.take()
+            assert [lost.reason for lost in td.of(Lost)] == ["mute"]
+
+
+async def test_a_subscription_without_an_answer_is_a_dead_connection() -> None:
+    async with StreamVendor().serving() as vendor:
+        vendor.answer = lambda message: {"event": "heartbeat"} if message["action"] == "heartbeat" else None
+        async with client(vendor, ["AAPL"]) as td:
+            await td.until(lambda: bool(td.of(Lost)))
+            assert td.of(Lost)[0].reason == "no answer to the subscription"
+
+
+async def test_heartbeats_without_prices_are_found_and_one_silent_symbol_is_not() -> None:
+    async with StreamVendor().serving() as vendor, client(vendor, ["AAPL", "MSFT"]) as td:
+        await td.until(lambda: bool(td.said))
+        for at in range(120):
+            await vendor.say(price("AAPL" if at < 10 else "MSFT"))
+            await asyncio.sleep(0.01)
+        td.take()
+        assert not td.of(Lost)
+        last_us = td.of(Received)[-1].at_us
+        await td.until(lambda: bool(td.of(Lost)))
+        lost = td.of(Lost)[0]
+        assert lost.reason == "no prices, though the connection lives"
+        assert abs(lost.since_us - last_us) < 200_000
+        await td.until(lambda: len(td.of(Connected)) == 2)
+
+
+async def test_out_of_all_sessions_it_is_calm() -> None:
+    night_us = to_us(dt.datetime(2026, 6, 15, 3, 0, tzinfo=dt.UTC))
+    settings = StreamSettings(heartbeat_s=0.1, mute_s=0.4, silent_s=0.2, backoff_first_s=0.01, backoff_max_s=0.6)
+    options = {"settings": settings, "calendars": Calendars(DEFAULT_RULES), "clock": starting_at(night_us, 1.0)}
+    async with StreamVendor().serving() as vendor:
+        with capture_logs() as logs:
+            async with client(vendor, ["AAPL"], **options) as td:
+                await td.until(lambda: bool(td.said))
+                await vendor.say(*[price("AAPL")] * 20)
+                await asyncio.sleep(0.6)
+                td.take()
+                assert not td.of(Lost), "no prices are no alarm"
+                for connection in list(vendor.connections):
+                    connection.transport.abort()
+                await td.until(lambda: bool(td.of(Lost)))
+                lost_s = time.monotonic()
+                await td.until(lambda: len(td.of(Connected)) == 2)
+                assert time.monotonic() - lost_s > 0.25, "it does not hurry"
+        assert [entry["log_level"] for entry in logs if "again" in entry["event"]] == ["info"]
+
+
+async def test_prices_of_before_and_after_a_drop_are_not_subtracted() -> None:
+    async with StreamVendor().serving() as vendor, client(vendor, ["AAPL"]) as td:
+        await td.until(lambda: bool(td.said))
+        await vendor.say(price("AAPL", 1.0, 1_000), price("AAPL", 1.0, 1_010))
+        await td.until(lambda: len(td.rows()) == 2)
+        for connection in list(vendor.connections):
+            connection.transport.abort()
+        await td.until(lambda: len(td.of(Connected)) == 2 and bool(vendor.connections))
+        await vendor.say(price("AAPL", 1.0, 300), price("AAPL", 1.0, 301))
+        await td.until(lambda: len(td.rows()) == 4)
+        assert [row["size"] for row in td.rows()] == [0, 10, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "refused", "longest"),
+    [
+        (401, {}, True, True),
+        (403, {}, True, True),
+        (429, {"Retry-After": "9"}, False, True),
+        (500, {}, False, False),
+    ],
+)
+async def test_a_refused_handshake_slows_it_down(
+    status: int, headers: dict[str, str], refused: bool, longest: bool
+) -> None:
+    settings = StreamSettings(backoff_first_s=0.01, backoff_max_s=30.0)
+    async with StreamVendor().serving() as vendor:
+        vendor.status = (status, headers)
+        with capture_logs() as logs:
+            async with client(vendor, ["AAPL"], settings=settings) as td:
+                await td.until(lambda: bool(logs))
+                td.take()
+        assert bool(td.of(Refused)) == refused
+        assert not td.of(Lost)
+        assert logs[0]["reason"] == f"HTTP {status}"
+        assert (logs[0]["pause_s"] >= 0.3) == longest
+        assert KEY not in str(logs)
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "slow"),
+    [(1000, "closed by the vendor: 1000 bye", False), (1008, "3 connections", True), (1013, "1013 bye", True)],
+)
+async def test_what_a_close_says_is_told(code: int, words: str, slow: bool) -> None:
+    settings = StreamSettings(backoff_first_s=0.01, backoff_max_s=30.0)
+    async with StreamVendor().serving() as vendor:
+        with capture_logs() as logs:
+            async with client(vendor, ["AAPL"], settings=settings) as td:
+                await td.until(lambda: bool(td.said))
+                for connection in list(vendor.connections):
+                    await connection.close(code, "bye")
+                await td.until(lambda: bool(td.of(Lost) and logs))
+        assert words in td.of(Lost)[0].reason
+        assert (logs[0]["pause_s"] > 0.02) == slow
+
+
+async def test_a_vendor_out_of_reach_is_tried_again_ever_more_slowly() -> None:
+    with capture_logs() as logs:
+        vendor = StreamVendor()
+        vendor.url = "ws://127.0.0.1:1/"
+        async with client(vendor, ["AAPL"]) as td:
+            await td.until(lambda: len(logs) >= 5)
+    assert not td.events
+    pauses = [entry["pause_s"] for entry in logs]
+    assert pauses[0] <= 0.02
+    assert 0.05 <= pauses[4] <= 0.1
+
+
+async def test_while_the_writer_is_behind_nothing_is_lost_and_nothing_is_mute() -> None:
+    async with StreamVendor().serving() as vendor:
+        stream = TwelveDataStream(vendor.url, KEY, ["AAPL"], settings=QUICK, calendars=ALWAYS)
+        td = Client(stream, queue_events=1)
+        task = asyncio.create_task(stream.run(td.queue))
+        await td.until(lambda: bool(td.said))
+        for at in range(40):
+            await vendor.say(*[price("AAPL", float(at * 100 + k)) for k in range(100)])
+        await asyncio.sleep(1.0)  # longer than mute_s: nobody takes from the queue
+        await td.until(lambda: len(td.rows()) == 4_000)
+        assert not td.of(Lost)
+        assert [row["price"] for row in td.rows()] == [float(at) for at in range(4_000)]
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_at_many_times_the_speed_a_hiccup_of_the_machine_is_no_silence() -> None:
+    fast = Clock(origin_us=to_us(dt.datetime(2026, 6, 15, 15, 0, tzinfo=dt.UTC)), epoch_us=time.time_ns() // 1_000,
+                 speed=500.0)  # fmt: skip
+    async with StreamVendor().serving() as vendor, client(vendor, ["AAPL"], settings=None, clock=fast) as td:
+        await td.until(lambda: bool(td.said))
+        await vendor.say(*[price("AAPL")] * 20)
+        await asyncio.sleep(0.5)  # 250 s of the clock, ten times `mute_s`
+        td.take()
+        assert not td.of(Lost)
+        assert len(td.rows()) == 20

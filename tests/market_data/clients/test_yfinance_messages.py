@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+
+import numpy as np
+import pytest
+
+from tests.market_data.clients.canned import golden
+from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, Float64Array, iso, times_of, to_us
+from tickerplant.market_data.clients import errors
+from tickerplant.market_data.clients.yfinance_messages import (
+    DELAY_US,
+    NOTHING,
+    Columns,
+    Said,
+    Splits,
+    raise_refusal,
+    read_columns,
+    refusal_of,
+    yahoo_symbol,
+)
+
+OPEN_US = to_us(dt.datetime(2021, 9, 16, 13, 30, tzinfo=dt.UTC))
+EASTERN_US = -4 * HOUR_US
+
+
+def columns(times_s: list[int], price: list[float], volume: list[float] | None = None, **others: object) -> Columns:
+    time = OPEN_US + np.array(times_s, np.int64) * 1_000_000
+    prices: Float64Array = np.array(price, np.float32).astype(np.float64)
+    none = np.zeros(len(time))
+    told = np.array(volume if volume is not None else [100.0] * len(time))
+    made = Columns(time, time + EASTERN_US, prices, prices, prices, prices, told, none, none, "USD", None)
+    return dataclasses.replace(made, **others)  # type: ignore[arg-type]
+
+
+def read(found: Columns, interval: str = "1m", splits: Splits | None = None, now_us: int = OPEN_US + DAY_US) -> Said:
+    said = read_columns(
+        found, "AAPL", interval, OPEN_US - DAY_US, OPEN_US + HOUR_US, now_us, splits or Splits(), "yahoo"
+    )
+    for batch in (said.bars, said.splits, said.dividends):
+        batch.validate(full=True)
+    return said
+
+
+def test_a_float32_is_the_decimal_that_it_was() -> None:
+    prices = [148.735, 0.12345678, 42123.57, 1.18463, 3.3333333]
+    found = read(columns([0, 60, 120, 180, 240], prices)).bars["close"].to_pylist()
+    assert found[:4] == prices[:4]
+    assert found[4] == pytest.approx(3.3333333, rel=6e-8)
+
+
+def test_prices_and_volumes_before_a_split_are_turned_back() -> None:
+    day = (OPEN_US + EASTERN_US) // DAY_US * DAY_US
+    splits = Splits(np.array([day + DAY_US, day + 9 * DAY_US, day]), np.array([4.0, 0.5, 7.0]))
+    bars = read(columns([0, 60], [124.8075, 124.31], [4000.0, 401.0]), splits=splits).bars
+    assert bars["close"].to_pylist() == [249.615, 248.62]
+    assert bars["volume"].to_pylist() == [2000.0, 200.0]  # of halves, the even one
+
+
+def test_rows_without_a_price_and_off_the_grid_are_left_out() -> None:
+    found = columns([0, 60, 120, 147], [1.0, np.nan, 3.0, 4.0], [1.0, np.nan, np.nan, 0.0])
+    bars = read(found).bars
+    assert [(at - OPEN_US) // MINUTE_US for at in times_of(bars["time"])] == [0, 2]
+    assert bars["volume"].to_pylist() == [1.0, 0.0]
+
+
+def test_hours_that_begin_at_half_past_are_not_offered() -> None:
+    found = columns([0, 3600, 7200], [1.0, 2.0, 3.0])
+    with pytest.raises(errors.NotEntitled):
+        read(found, "1h")
+    assert read(columns([7200], [1.0]), "1h").bars.num_rows == 0  # a single one may be the live row
+
+
+def test_a_bar_is_over_by_the_clock_of_the_vendor() -> None:
+    found = columns([0, 60, 120], [1.0, 2.0, 3.0], market_us=OPEN_US + 150_000_000)
+    assert read(found, now_us=OPEN_US + 119_999_999).bars.num_rows == 1
+    late = read(found, now_us=OPEN_US + 900_000_000)  # quotes that come a quarter of an hour late
+    assert late.bars.num_rows == 2
+    assert late.until_us == OPEN_US + 120_000_000
+    quiet = read(found, now_us=OPEN_US + 180_000_000 + DELAY_US)  # nothing was traded since
+    assert quiet.bars.num_rows == 3
+    assert quiet.until_us == OPEN_US + 180_000_000
+    assert read(dataclasses.replace(found, market_us=None), now_us=OPEN_US + DELAY_US + 60_000_000).bars.num_rows == 1
+
+
+def test_a_day_is_the_exchanges_and_over_at_its_end_in_utc() -> None:
+    # Sydney: the session of the 17th begins on the 16th in UTC.
+    at = np.array([to_us(dt.datetime(2021, 9, 16, 14, tzinfo=dt.UTC))])
+    found = dataclasses.replace(columns([0], [1.0]), time=at, local=at + 10 * HOUR_US)
+    day = to_us(dt.datetime(2021, 9, 17, tzinfo=dt.UTC))
+    for now_us, rows in ((day + DAY_US - 1, 0), (day + DAY_US, 1)):
+        said = read_columns(found, "BHP.AX", "1d", day, day + DAY_US, now_us, Splits(), "yahoo")
+        assert [iso(us) for us in times_of(said.bars["time"])] == ["2021-09-17T00:00:00Z"][:rows]
+        assert said.until_us == day + rows * DAY_US
+
+
+def test_splits_and_dividends_come_along_as_paid() -> None:
+    time = OPEN_US + np.arange(-3, 1) * DAY_US
+    split, paid = np.array([0.0, 0.0, 4.0, np.nan]), np.array([0.0, 0.205, 0.0, 0.2])
+    some = Columns(time, time + EASTERN_US, *[np.ones(4)] * 5, split, paid, "USD")
+    splits = Splits().with_those_of(some)
+    said = read_columns(some, "AAPL", "1d", time[1], time[3] + 1, OPEN_US + 9 * DAY_US, splits, "yahoo")
+    days = [iso(us)[:10] for us in time.tolist()]
+    assert [
+        (iso(to_us(row["time"]))[:10], row["numerator"], row["denominator"]) for row in said.splits.to_pylist()
+    ] == [(days[2], 4.0, 1.0)]
+    assert [(iso(to_us(row["time"]))[:10], row["amount"], row["currency"]) for row in said.dividends.to_pylist()] == [
+        (days[1], 0.82, "USD"),
+        (days[3], 0.2, "USD"),
+    ]
+
+
+def test_of_a_day_known_twice_the_newer_ratio_holds() -> None:
+    day = (OPEN_US + EASTERN_US) // DAY_US * DAY_US
+    known = Splits(np.array([day, day - DAY_US]), np.array([2.0, 3.0]))
+    found = known.with_those_of(columns([0], [1.0], splits=np.array([4.0])))
+    assert sorted(zip(found.day.tolist(), found.ratio.tolist(), strict=True)) == [(day - DAY_US, 3.0), (day, 4.0)]
+
+
+def test_nothing_is_nothing() -> None:
+    said = read(NOTHING)
+    assert (said.bars.num_rows, said.splits.num_rows, said.dividends.num_rows) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("symbol", "name"),
+    [
+        ("AAPL", "AAPL"), ("BRK.B", "BRK-B"), ("VOD.L", "VOD.L"), ("^GSPC", "^GSPC"), ("EUR/USD", "EURUSD=X"),
+        ("XAU/USD", "XAUUSD=X"), ("BTC/USD", "BTC-USD"), ("BTC/ETH", "BTC-ETH"), ("EURUSD=X", "EURUSD=X"),
+    ],
+)  # fmt: skip
+def test_names(symbol: str, name: str) -> None:
+    assert yahoo_symbol(symbol) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "kind"),
+    [
+        ("error_unknown", 404, errors.UnknownSymbol),
+        ("error_no_data", 400, errors.NoData),
+        ("error_lookback", 422, errors.NotEntitled),
+        ("error_long", 422, errors.BadRequest),
+        ("error_server", 500, errors.VendorDown),
+        ("error_new", 404, errors.UnknownSymbol),
+    ],
+)
+def test_a_refused_chart_is_told_by_its_words(name: str, status: int, kind: type[errors.VendorError]) -> None:
+    with pytest.raises(kind):
+        raise_refusal(status, golden("yahoo", name))
+
+
+def test_what_says_nothing_that_is_known_is_left_to_the_library() -> None:
+    for body in (b"", b"<html>", b"[]", b'{"chart":{"error":null}}', golden("yahoo", "error_new")):
+        raise_refusal(400, body)
+    assert isinstance(refusal_of(""), errors.NoData)
+    assert isinstance(refusal_of("Short and stout"), errors.Malformed)

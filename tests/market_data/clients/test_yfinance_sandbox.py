@@ -1,0 +1,87 @@
+"""Yahoo's provider, and yfinance below it, against the sandbox, over sockets."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.market_data.clients.sandboxed import Sandboxed, sandboxed
+from tickerplant.core.times import DAY_US
+from tickerplant.market_data.clients import errors, yfinance_client
+from tickerplant.market_data.clients.yfinance_client import YahooProvider
+from tickerplant.market_data.providers.port import BarsRequest
+
+# yfinance calls pandas in ways that pandas deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandboxed]:
+    with sandboxed() as found:
+        yield found
+
+
+@pytest.fixture
+async def provider(sandbox: Sandboxed, tmp_path: Path) -> AsyncIterator[YahooProvider]:
+    made = yfinance_client.provider(sandbox.context("yahoo", cache=str(tmp_path)))
+    yield made
+    await made.close()
+    made._thread.shutdown(wait=True)
+    sandbox.order("clear")
+
+
+@pytest.mark.parametrize(
+    ("symbol", "interval", "days", "least"),
+    [
+        ("AAPL", "1m", 6, 1500),
+        ("AAPL", "5m", 6, 300),
+        ("AAPL", "30m", 6, 50),
+        ("AAPL", "1d", 400, 270),
+        ("EUR/USD", "1m", 1, 1440),
+        ("EUR/USD", "1h", 20, 300),
+        ("BTC/USD", "1d", 100, 99),
+    ],
+)
+async def test_bars_are_the_markets(
+    sandbox: Sandboxed, provider: YahooProvider, symbol: str, interval: str, days: int, least: int
+) -> None:
+    # AAPL was split two days ago: the bars before are turned back. Of currencies Yahoo knows no volume.
+    assert await sandbox.equal(provider, symbol, interval, days, volume="EUR" not in symbol) >= least
+
+
+async def test_splits_and_dividends(sandbox: Sandboxed, provider: YahooProvider) -> None:
+    truth = sandbox.get("actions", symbol="AAPL")
+    answer = await provider.actions("AAPL", 0, sandbox.place.clock.now_us())
+    assert answer.splits["numerator"].to_pylist() == [split["numerator"] for split in truth["splits"]]
+    assert answer.dividends["amount"].to_pylist() == [paid["amount"] for paid in truth["dividends"]]
+
+
+@pytest.mark.parametrize(
+    ("order", "kind"),
+    [
+        ({"do": "429", "kind": "minute"}, errors.Burst | errors.QuotaSpent),
+        ({"do": "down", "status": "503"}, errors.VendorDown),
+        ({"do": "down", "how": "reset"}, errors.VendorDown),
+    ],
+)
+async def test_troubles(
+    sandbox: Sandboxed, provider: YahooProvider, order: dict[str, str], kind: type[errors.VendorError]
+) -> None:
+    sandbox.order(**order, vendor="yahoo", seconds=60)
+    now_us = sandbox.place.clock.now_us()
+    with pytest.raises(errors.VendorError) as caught:
+        await provider.bars(BarsRequest(("AAPL",), "1d", now_us - 9 * DAY_US, now_us))
+    assert isinstance(caught.value, kind)
+
+
+async def test_refusals_of_one_symbol(sandbox: Sandboxed, provider: YahooProvider) -> None:
+    now_us = sandbox.place.clock.now_us()
+    for symbol, interval, back_us, kind in (
+        ("NIKK", "1d", 9, errors.UnknownSymbol),
+        ("AAPL", "5m", 90, errors.NotEntitled),
+        ("AAPL", "1h", 9, errors.NotEntitled),
+    ):
+        answer = await provider.bars(BarsRequest((symbol,), interval, now_us - back_us * DAY_US, now_us))
+        assert isinstance(answer.found[symbol], kind)
