@@ -33,6 +33,7 @@ from tickerplant.log.embedded import EmbeddedLog
 from tickerplant.market_data.clients.twelvedata_ws_client import TwelveDataStream
 from tickerplant.market_data.providers.port import Connected, Received, StreamEvent
 from tickerplant.market_data.sandbox.model import Market, MarketSettings, symbol_names
+from tickerplant.market_data.sandbox.twelvedata_stream import Frames
 from tickerplant.market_data.service import FeedCounts, MarketData, MarketDataConfig
 
 CALENDARS = Calendars(Rules(calendars={"*": "24/7"}))
@@ -49,8 +50,10 @@ def frames(messages: int, symbols: int) -> list[bytes]:
     rate = 20_000.0
     market = Market(MarketSettings(symbol_names(symbols), rate))
     now_us = time.time_ns() // 1_000
-    prints = market.prints(now_us - int(messages / rate * SECOND_US) - SECOND_US, now_us)
-    return Frames(market).make(prints, None)[:messages]
+    prints = market.prints(now_us - int(2 * messages / rate * SECOND_US), now_us)  # its rate is one of the day's mean
+    found = Frames(market).make(prints, None)[-messages:]
+    assert len(found) == messages
+    return found
 
 
 def payload(frame: bytes) -> bytes:
