@@ -21,7 +21,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from tickerplant.market_data.sandbox.protocol import Frames
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 
