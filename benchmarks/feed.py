@@ -89,7 +89,7 @@ def stream(args: argparse.Namespace) -> None:
 async def _stream(args: argparse.Namespace, log: EmbeddedLog, place: dict[str, str], vendor: int) -> None:
     symbols = symbol_names(args.symbols)
     tape = TwelveDataStream(place["stream_url"], "key", symbols, stamped=True)
-    service, stop = MarketData(log, MarketDataConfig(symbols, depths=()), tape), asyncio.Event()
+    service, stop = MarketData(log, MarketDataConfig(symbols), tape), asyncio.Event()
     latencies: list[np.ndarray] = []
     reading = threading.Event()
     reader = threading.Thread(target=_read, args=(log, latencies, reading))

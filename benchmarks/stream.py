@@ -145,7 +145,7 @@ async def into_the_log(url: str, messages: int, symbols: int) -> None:
     with tempfile.TemporaryDirectory() as folder, EmbeddedLog(Path(folder) / "market.log") as log:
         log.create_topics(schemas.TOPICS, 4)
         stream = TwelveDataStream(url, "key", symbol_names(symbols), calendars=CALENDARS)
-        service = MarketData(log, MarketDataConfig(symbol_names(symbols), depths=()), stream)
+        service = MarketData(log, MarketDataConfig(symbol_names(symbols)), stream)
         stop = asyncio.Event()
         task = asyncio.create_task(service.run(stop))
         while not service.counts.ticks:  # noqa: ASYNC110
@@ -192,7 +192,7 @@ async def _steady(args: argparse.Namespace, log: EmbeddedLog, url: str, vendor_p
         ages.append(time.time_ns() // 1_000 - counts.watermark_us - SECOND_US)
 
     stream = TwelveDataStream(url, "key", symbols, calendars=CALENDARS, stamped=True)
-    service = MarketData(log, MarketDataConfig(symbols, depths=()), stream, metrics=note)
+    service = MarketData(log, MarketDataConfig(symbols), stream, metrics=note)
     stop = asyncio.Event()
     task = asyncio.create_task(service.run(stop))
     await asyncio.sleep(3.0)

@@ -18,7 +18,6 @@ from tickerplant.core import records, schemas
 from tickerplant.core.rules import Rules
 from tickerplant.core.sessions import Calendars
 from tickerplant.log.port import EventLog
-from tickerplant.market_data.backfill import Depth
 from tickerplant.market_data.clients import errors
 from tickerplant.market_data.clients.twelvedata_client import provider
 from tickerplant.market_data.clients.twelvedata_ws_client import StreamSettings, TwelveDataStream
@@ -30,7 +29,6 @@ from tickerplant.market_data.service import MarketData, MarketDataConfig
 SYMBOLS = ("AAPL", "MSFT", "EUR/USD")
 QUICK = StreamSettings(heartbeat_s=0.2, mute_s=0.6, backoff_first_s=0.05, backoff_max_s=0.2)
 ALWAYS = Rules(calendars={"*": "24/7"})
-SHALLOW = (Depth("1d", 30), Depth("1m", 1))
 
 
 @pytest.fixture
@@ -45,11 +43,9 @@ def make(log: EventLog, place: SandboxPlace, **changes: object) -> MarketData:
     key = str(changes.pop("key", "secret-key"))
     url = str(changes.pop("stream_url", place.stream_url))
     on_hole = changes.pop("on_hole", None)
-    base: dict[str, object] = {"symbols": symbols, "depths": ()}
-    config = MarketDataConfig(**{**base, **changes})  # type: ignore[arg-type]
+    config = MarketDataConfig(symbols, **changes)  # type: ignore[arg-type]
     stream = TwelveDataStream(url, key, config.symbols, settings=QUICK, calendars=Calendars(ALWAYS))
-    vendor = provider(ProviderContext("twelvedata", key, url=place.url))
-    return MarketData(log, config, stream, provider=vendor, on_hole=on_hole)  # type: ignore[arg-type]
+    return MarketData(log, config, stream, on_hole=on_hole)  # type: ignore[arg-type]
 
 
 async def work(service: MarketData, until: Callable[[MarketData], bool]) -> MarketData:
@@ -182,30 +178,12 @@ async def test_every_partition_is_marked_in_its_turn_however_busy_the_feed(tmp_p
         assert firsts[-1] - firsts[0] > 400_000, "they are spread over the second"
 
 
-async def test_history_comes_once_and_agrees_with_the_sandbox(tmp_path: Path, place: SandboxPlace) -> None:
-    with embedded(tmp_path) as log:
-
-        def complete(service: MarketData) -> bool:
-            return service.counts.backfill is not None and service.counts.backfill.complete
-
-        first = await work(make(log, place, depths=SHALLOW), complete)
-        bars = rows(log, records.VendorBars)
-        assert first.counts.backfill is not None
-        assert len(bars) == first.counts.backfill.bars == 3 * (30 + 1440)
-        assert {row["interval"] for row in bars} == {"1m", "1d"}
-        assert len({(row["symbol"], row["interval"], row["time"]) for row in bars}) == len(bars)
-        await work(make(log, place, depths=SHALLOW), complete)
-        assert len(rows(log, records.VendorBars)) == len(bars)
-        kinds = [(type(h), h.reason) for h in said(log) if isinstance(h, records.VendorBars)]
-        assert set(kinds) == {(records.VendorBars, "backfill")}
-
-
 async def test_what_was_refused_is_expected_once_it_comes(tmp_path: Path) -> None:
     async with StreamVendor().serving() as vendor:
         vendor.unknown = {"NIKK"}
         with embedded(tmp_path, 1) as log:
             stream = TwelveDataStream(vendor.url, "k", ["AAPL", "NIKK"], settings=QUICK, calendars=Calendars(ALWAYS))
-            service, stop = MarketData(log, MarketDataConfig(("AAPL", "NIKK"), depths=()), stream), asyncio.Event()
+            service, stop = MarketData(log, MarketDataConfig(("AAPL", "NIKK")), stream), asyncio.Event()
             task = asyncio.create_task(service.run(stop))
             await _until(lambda: service.counts.refused == 1)
             await vendor.say(price("AAPL"))
@@ -226,7 +204,7 @@ async def test_a_fast_clock_makes_marks_no_more_often_and_watermarks_no_less_tru
         with embedded(tmp_path, 4) as log:
             symbols = [f"S{at}" for at in range(8)]
             stream = TwelveDataStream(vendor.url, "k", symbols, clock=clock, calendars=Calendars(ALWAYS))
-            service = MarketData(log, MarketDataConfig(symbols, depths=()), stream, clock=clock)
+            service = MarketData(log, MarketDataConfig(symbols), stream, clock=clock)
             stop = asyncio.Event()
             task = asyncio.create_task(service.run(stop))
             await _until(lambda: service.counts.connected)
@@ -255,7 +233,7 @@ async def test_a_clock_that_is_ahead_and_messages_that_are_late_are_measured(tmp
         with embedded(tmp_path, 1) as log:
             stream = TwelveDataStream(vendor.url, "k", ["AAPL"], clock=clock, calendars=Calendars(ALWAYS))
             service, stop = (
-                MarketData(log, MarketDataConfig(("AAPL",), depths=()), stream, clock=clock),
+                MarketData(log, MarketDataConfig(("AAPL",)), stream, clock=clock),
                 asyncio.Event(),
             )
             task = asyncio.create_task(service.run(stop))
