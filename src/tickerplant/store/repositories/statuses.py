@@ -17,6 +17,7 @@ import numpy as np
 
 from tickerplant.core import schemas
 from tickerplant.core.coverage import Answers, Statuses, classify, expected
+from tickerplant.core.errors import BadInput
 from tickerplant.core.interval import Interval, parse
 from tickerplant.core.sessions import Calendar
 from tickerplant.core.symbols import partition_of
@@ -32,6 +33,11 @@ GRACE_US: Final = MINUTE_US
 """A bar that ended less than this ago may be on its way: lateness, a better source that is waited for, the store."""
 AT_ONCE: Final = 64
 """Symbols whose bars are in memory together; a year of minutes of each is 100 MB."""
+
+MAX_BARS: Final = 2_000_000
+"""Intervals of a stretch, market closed or not: a year of minutes is half a million."""
+MAX_BARS_OF_ALL: Final = 20_000_000
+"""Those of all symbols together: 500 symbols have 3.6 million minutes in five sessions round the clock."""
 
 Span = tuple[int, int]
 
@@ -77,9 +83,11 @@ class CoverageStatuses:
     ) -> dict[str, Statuses]:
         """Return for each symbol of `calendars` the status of every bar expected in `[from_us, to_us)`.
 
-        `extended_hours`: daily bars are over at the end of those. Raises as `core.coverage.expected`.
+        `extended_hours`: daily bars are over at the end of those. Raises as `core.coverage.expected`, and BadInput for
+        more than `MAX_BARS` of a symbol or `MAX_BARS_OF_ALL`.
         """
         step = parse(interval)
+        _check(step, len(calendars), from_us, to_us)
         starts, over = _expected(calendars, step, from_us, to_us, now_us, extended_hours=extended_hours)
         feeds = await self._feeds(from_us, to_us, now_us)
         partitions = await self._session.value("SELECT count(*) FROM positions WHERE topic = $1", schemas.RAW)
@@ -204,6 +212,14 @@ class CoverageStatuses:
         for row in rows:
             found.setdefault(row["symbol"], []).append(row["feed"])
         return found
+
+
+def _check(step: Interval, symbols: int, start_us: int, end_us: int) -> None:
+    bars = (end_us - start_us) // max(step.us, 1)
+    if bars > MAX_BARS or bars * symbols > MAX_BARS_OF_ALL:
+        of = "a symbol has" if bars > MAX_BARS else f"{symbols} symbols have"
+        most = MAX_BARS if bars > MAX_BARS else MAX_BARS_OF_ALL
+        raise BadInput(f"{of} more than {most:,} intervals of {step} there: ask for less time or fewer symbols")
 
 
 def _expected(
