@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from tests.store.rows import MINUTE_US, OPEN_US, bars
 from tests.store.test_coverage import answer
 from tests.store.test_coverage import put as put_answer
 from tickerplant.core import records, schemas
 from tickerplant.core.coverage import STATUSES, Statuses
+from tickerplant.core.errors import BadInput
 from tickerplant.core.sessions import calendar
 from tickerplant.core.symbols import partition_of
 from tickerplant.core.times import DAY_US
@@ -187,3 +189,12 @@ async def test_daily_bars_are_pending_until_their_session_is_over(store: Store) 
         late = await reading.statuses.of({"GOOG": calendar("XNYS")}, "1d", day, day + DAY_US, now, extended_hours=True)
         assert codes(late["GOOG"]) == "."
     assert np.array_equal(late["GOOG"].starts, [day])
+
+
+async def test_more_than_fits_into_memory_is_refused(store: Store) -> None:
+    async with store.read() as reading:
+        with pytest.raises(BadInput, match="a symbol has more than 2,000,000 intervals of 1m"):
+            await reading.statuses.of({"GOOG": calendar("XNYS")}, "1m", 0, NOW, NOW)
+        some = {f"S{number}": calendar("24/7") for number in range(100)}
+        with pytest.raises(BadInput, match="100 symbols have more than 20,000,000"):
+            await reading.statuses.of(some, "1m", NOW - 200 * DAY_US, NOW, NOW)

@@ -32,10 +32,6 @@ from tickerplant.core.interval import D1, M1, M5, Interval
 from tickerplant.core.rules import Rules
 from tickerplant.core.sessions import Calendar, Calendars
 
-MAX_BARS: Final = 2_000_000
-"""Intervals of the stretch, market closed or not: a year of minutes is half a million."""
-MAX_BARS_OF_ALL: Final = 20_000_000
-"""Those of all symbols together: 500 symbols have 3.6 million minutes in five sessions round the clock."""
 INTERVALS: Final = (M1, M5, D1)
 
 From = Annotated[
@@ -100,12 +96,6 @@ async def of_all(
         names = await reading.covered_symbols()
         calendars = await asyncio.to_thread(_calendars, rules, names)
         begin, end = _stretch(from_, to, zone, step, list(calendars.values()), now_us)
-        bars = (end - begin) // step.us * len(names)
-        if bars > MAX_BARS_OF_ALL:
-            raise BadInput(
-                f"{len(names)} symbols have {bars:,} intervals of {step} there, more than {MAX_BARS_OF_ALL:,}: ask for "
-                "a shorter stretch, or for one symbol"
-            )
         found = await reading.statuses(calendars, step, begin, end, now_us, extended_hours=rules.extended_hours)
         position = reading.position
     counts = {name: found[name].counts() for name in names}
@@ -194,8 +184,6 @@ def _stretch(
     begin = min(begin for begin, _ in usual) if span.start_us is None else span.start_us
     if begin >= end:
         raise BadInput(f"`from` {from_!r} is not before now; say `to` for a stretch of the future")
-    if (end - begin) // step.us > MAX_BARS:
-        raise BadInput(f"the stretch has more than {MAX_BARS:,} intervals of {step}: ask for parts of it")
     return begin, end
 
 

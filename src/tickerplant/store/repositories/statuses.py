@@ -9,14 +9,15 @@ in the stretch or at last before it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from tickerplant.core import schemas
 from tickerplant.core.coverage import Answers, Statuses, classify, expected
+from tickerplant.core.errors import BadInput
 from tickerplant.core.interval import Interval, parse
 from tickerplant.core.sessions import Calendar
 from tickerplant.core.symbols import partition_of
@@ -32,6 +33,11 @@ GRACE_US: Final = MINUTE_US
 """A bar that ended less than this ago may be on its way: lateness, a better source that is waited for, the store."""
 AT_ONCE: Final = 64
 """Symbols whose bars are in memory together; a year of minutes of each is 100 MB."""
+
+MAX_BARS: Final = 2_000_000
+"""Intervals of a stretch, market closed or not: a year of minutes is half a million."""
+MAX_BARS_OF_ALL: Final = 20_000_000
+"""Those of all symbols together: 500 symbols have 3.6 million minutes in five sessions round the clock."""
 
 Span = tuple[int, int]
 
@@ -77,27 +83,31 @@ class CoverageStatuses:
     ) -> dict[str, Statuses]:
         """Return for each symbol of `calendars` the status of every bar expected in `[from_us, to_us)`.
 
-        `extended_hours`: daily bars are over at the end of those. Raises as `core.coverage.expected`.
+        `extended_hours`: daily bars are over at the end of those. Raises as `core.coverage.expected`, and BadInput for
+        more than `MAX_BARS` of a symbol or `MAX_BARS_OF_ALL`.
         """
         step = parse(interval)
+        _check(step, len(calendars), from_us, to_us)
         starts, over = _expected(calendars, step, from_us, to_us, now_us, extended_hours=extended_hours)
-        feeds = await self._feeds(from_us, to_us, now_us)
-        partitions = await self._session.value("SELECT count(*) FROM positions WHERE topic = $1", schemas.RAW)
-        found: dict[str, Statuses] = {}
+        count = await self._session.value("SELECT count(*) FROM positions WHERE topic = $1", schemas.RAW)
         symbols = [*calendars]
+        # Before the log's first record is applied it is not known how many partitions there are: then any will do.
+        partition = {symbol: partition_of(symbol, count) for symbol in symbols} if count else {}
+        feeds = await self._feeds(from_us, to_us, now_us, partition)
+        found: dict[str, Statuses] = {}
         for at in range(0, len(symbols), AT_ONCE):
             some = symbols[at : at + AT_ONCE]
             answers = await VendorAnswers(self._session).read(some, step.name, from_us, to_us)
             have = await self._have(some, step, from_us, to_us)
-            silent = await self._silent(some, step, from_us, to_us)
-            theirs = await self._feeds_of(some, step, from_us, to_us) if feeds else {}
+            silent = await self._silent(some, step, from_us, to_us, partition)
+            theirs = await self._feeds_of(some, step, from_us, to_us, partition) if feeds else {}
             for number, symbol in enumerate(some):
                 calendar = calendars[symbol]
                 expected_here = starts[calendar.name]
                 mine = [
                     feeds[key]
                     for feed in theirs.get(symbol, ())
-                    if partitions and (key := (feed, partition_of(symbol, partitions))) in feeds
+                    if symbol in partition and (key := (feed, partition[symbol])) in feeds
                 ]
                 down = _down(mine, calendar, step, expected_here)
                 quiet, whole = silent[number]
@@ -124,21 +134,22 @@ class CoverageStatuses:
         return await self._by_symbol(query, symbols, step, start_us, end_us)
 
     async def _silent(
-        self, symbols: Sequence[str], step: Interval, start_us: int, end_us: int
+        self, symbols: Sequence[str], step: Interval, start_us: int, end_us: int, partition: Mapping[str, int]
     ) -> list[tuple[Int64Array, BoolArray]]:
         """Return by symbol the intervals in which a feed brought nothing of it, and whether it was up for all of it."""
         query = """SELECT c."time", n.number * 2 + bool_or(c.whole)::integer
             FROM coverage AS c CROSS JOIN LATERAL unnest(c.silent) AS s (symbol)
             JOIN unnest($1::text[]) WITH ORDINALITY AS n (symbol, number) ON n.symbol = s.symbol
-            WHERE c."interval" = $2 AND c."time" >= $3 AND c."time" < $4 GROUP BY c."time", n.number"""
-        return await self._by_symbol(query, symbols, step, start_us, end_us)
+            WHERE c."interval" = $2 AND c."time" >= $3 AND c."time" < $4
+                AND ($5::integer[] IS NULL OR c.partition = ANY ($5)) GROUP BY c."time", n.number"""
+        return await self._by_symbol(query, symbols, step, start_us, end_us, _these(partition, symbols))
 
     async def _by_symbol(
-        self, query: str, symbols: Sequence[str], step: Interval, start_us: int, end_us: int
+        self, query: str, symbols: Sequence[str], step: Interval, start_us: int, end_us: int, *more: Any
     ) -> list[tuple[Int64Array, BoolArray]]:
         """Return the (time, flag) of each symbol, for a query whose whole number is 2 · ordinal + flag."""
         times, codes = await read_numbers(
-            self._session, query, 0, [*symbols], step.name, from_us(start_us), from_us(end_us)
+            self._session, query, 0, [*symbols], step.name, from_us(start_us), from_us(end_us), *more
         )
         order = np.argsort(codes >> 1, kind="stable")
         times, codes = times[order], codes[order].astype(np.int64)
@@ -146,16 +157,20 @@ class CoverageStatuses:
         flags = (codes & 1).astype(np.bool_)
         return [(times[low:high], flags[low:high]) for low, high in itertools.pairwise(edges)]
 
-    async def _feeds(self, start_us: int, end_us: int, now_us: int) -> dict[tuple[str, int], _Feed]:
+    async def _feeds(
+        self, start_us: int, end_us: int, now_us: int, partition: Mapping[str, int]
+    ) -> dict[tuple[str, int], _Feed]:
         """Return by (feed, log partition) when live feeds were up, as far as their minutes say."""
         rows = await self._session.rows(
             """SELECT feed, partition, min("time") AS begin, max("time") AS last
                FROM (SELECT feed, partition, "time", "time" - interval '1 minute'
                          * row_number() OVER (PARTITION BY feed, partition ORDER BY "time") AS piece
-                     FROM coverage WHERE "interval" = '1m' AND whole AND "time" >= $1 AND "time" < $2) AS t
+                     FROM coverage WHERE "interval" = '1m' AND whole AND "time" >= $1 AND "time" < $2
+                         AND partition = ANY ($3::integer[])) AS t
                GROUP BY feed, partition, piece ORDER BY feed, partition, begin""",
             from_us(start_us),
             from_us(end_us),
+            _these(partition, partition) or [],
         )
         pieces: dict[tuple[str, int], list[Span]] = {}
         for row in rows:
@@ -181,7 +196,7 @@ class CoverageStatuses:
         return found
 
     async def _feeds_of(
-        self, symbols: Sequence[str], step: Interval, start_us: int, end_us: int
+        self, symbols: Sequence[str], step: Interval, start_us: int, end_us: int, partition: Mapping[str, int]
     ) -> dict[str, list[str]]:
         """Return which feeds are each symbol's."""
         rows = await self._session.rows(
@@ -194,16 +209,31 @@ class CoverageStatuses:
                 ) AS b
                 UNION SELECT s.symbol, c.feed FROM coverage AS c CROSS JOIN LATERAL unnest(c.silent) AS s (symbol)
                 WHERE c."interval" = $2 AND c."time" >= $3 AND c."time" < $4 AND s.symbol = ANY ($1::text[])
+                    AND ($5::integer[] IS NULL OR c.partition = ANY ($5))
                 GROUP BY s.symbol, c.feed ORDER BY 1, 2""",
             [*symbols],
             step.name,
             from_us(start_us),
             from_us(end_us),
+            _these(partition, symbols),
         )
         found: dict[str, list[str]] = {}
         for row in rows:
             found.setdefault(row["symbol"], []).append(row["feed"])
         return found
+
+
+def _these(partition: Mapping[str, int], symbols: Iterable[str]) -> list[int] | None:
+    """Return the partitions of these symbols, or None where they are not known."""
+    return sorted({partition[symbol] for symbol in symbols}) if partition else None
+
+
+def _check(step: Interval, symbols: int, start_us: int, end_us: int) -> None:
+    bars = (end_us - start_us) // max(step.us, 1)
+    if bars > MAX_BARS or bars * symbols > MAX_BARS_OF_ALL:
+        of = "a symbol has" if bars > MAX_BARS else f"{symbols} symbols have"
+        most = MAX_BARS if bars > MAX_BARS else MAX_BARS_OF_ALL
+        raise BadInput(f"{of} more than {most:,} intervals of {step} there: ask for less time or fewer symbols")
 
 
 def _expected(

@@ -1,0 +1,167 @@
+"""Coverage as a picture of characters: time goes to the right, and each column is a bucket of it. Pure.
+
+A bucket shows the worst that any bar of it is; where nothing is wrong, what most are. The characters differ, so that
+the picture can be read without its colours. Time at which no market is open takes no room but a blank between sessions.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from tickerplant.core.coverage import (
+    CLOSED,
+    HAVE,
+    MISSING,
+    NO_TRADE,
+    OUTAGE,
+    PARTIAL,
+    PENDING,
+    QUOTA,
+    STATUSES,
+    UNAVAILABLE,
+    Statuses,
+)
+from tickerplant.core.interval import Interval
+from tickerplant.core.sessions import Calendar
+from tickerplant.core.times import DAY_US, Int64Array, from_us
+
+MARKS: Final[Mapping[str, tuple[str, str]]] = {
+    HAVE: ("█", "green"),
+    NO_TRADE: ("░", "cyan"),
+    PARTIAL: ("▒", "yellow"),
+    OUTAGE: ("x", "red"),
+    QUOTA: ("q", "magenta"),
+    UNAVAILABLE: ("u", "blue"),
+    MISSING: ("?", "bright_red"),
+    PENDING: (":", "bright_black"),
+    CLOSED: (" ", ""),
+}
+"""The character and the colour of each status."""
+_WORST_FIRST: Final = (MISSING, OUTAGE, QUOTA, UNAVAILABLE, PARTIAL)
+_FINE: Final = (HAVE, NO_TRADE, PENDING)
+MOST_DAYS: Final = 31
+"""A symbol has a line for each day of at most so many; of more, one line or, of daily bars, one for each year."""
+LEAST_WIDTH: Final = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line: what stands before it, and the status of each column."""
+
+    label: str
+    columns: list[str]
+
+    @property
+    def text(self) -> str:
+        """The characters alone."""
+        return "".join(MARKS[status][0] for status in self.columns)
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """Lines, and the times below them: at the left, in the middle and at the right."""
+
+    lines: list[Line]
+    times: tuple[str, ...]
+
+    @property
+    def legend(self) -> list[str]:
+        """The statuses that occur, in the order of `MARKS`."""
+        there = {status for line in self.lines for status in line.columns}
+        return [status for status in MARKS if status in there and status != CLOSED]
+
+
+def picture(found: Mapping[str, Statuses], calendars: Mapping[str, Calendar], step: Interval, width: int) -> Picture:
+    """Return a line for each symbol, or of one symbol for each of its days or years. `width`: of it all."""
+    if len(found) == 1:
+        [(symbol, statuses)] = found.items()
+        of_days = _of_days(statuses, calendars[symbol], step, width)
+        if of_days is not None:
+            return of_days
+    room = max(width - max((len(symbol) for symbol in found), default=0) - 1, LEAST_WIDTH)
+    starts = _all_starts([statuses.starts for statuses in found.values()])
+    buckets = _axis(starts, step, room)
+    lines = [Line(symbol, _columns(statuses, buckets)) for symbol, statuses in found.items()]
+    if not len(starts):
+        return Picture(lines, ())
+    middle = starts[len(starts) // 2]
+    return Picture(lines, tuple(_moment(int(at), step) for at in (starts[0], middle, starts[-1])))
+
+
+def _moment(us: int, step: Interval) -> str:
+    return f"{from_us(us):%Y-%m-%d %H:%M}" if step.is_intraday else f"{from_us(us):%Y-%m-%d}"
+
+
+def _all_starts(starts: Sequence[Int64Array]) -> Int64Array:
+    if not starts:
+        return np.empty(0, np.int64)
+    different = {(len(each), int(each[0]), int(each[-1])): each for each in starts if len(each)}
+    return np.unique(np.concatenate([*different.values(), np.empty(0, np.int64)]))
+
+
+def _axis(starts: Int64Array, step: Interval, room: int) -> Int64Array:
+    """Return [begin, end) of each column, int64[columns, 2]; an empty one is the blank between two sessions."""
+    if not len(starts):
+        return np.empty((0, 2), np.int64)
+    ends = starts + step.us
+    cuts = np.flatnonzero(starts[1:] > ends[:-1]) + 1 if step.is_intraday else np.empty(0, np.int64)
+    pieces = np.split(np.arange(len(starts)), cuts)
+    room -= len(pieces) - 1
+    if room < 2 * len(pieces):  # no room for blanks
+        pieces, room = [np.arange(len(starts))], room + len(pieces) - 1
+    columns: list[tuple[int, int]] = []
+    for number, piece in enumerate(pieces):
+        if number:
+            columns.append((0, 0))
+        count = min(len(piece), max(1, round(room * len(piece) / len(starts))))
+        edges = piece[0] + (np.arange(count + 1) * len(piece)) // count
+        columns += [(int(starts[a]), int(ends[b - 1])) for a, b in itertools.pairwise(edges)]
+    return np.array(columns, np.int64)
+
+
+def _columns(found: Statuses, buckets: Int64Array) -> list[str]:
+    """Return the status of each bucket: of the bars that begin in it."""
+    counts = np.zeros((len(buckets), len(STATUSES)), np.int64)
+    for code in range(len(STATUSES)):
+        mine = found.starts[found.code == code]
+        counts[:, code] = np.searchsorted(mine, buckets[:, 1]) - np.searchsorted(mine, buckets[:, 0])
+    result = np.full(len(buckets), len(STATUSES))
+    fine = [STATUSES.index(status) for status in _FINE]
+    of_fine = counts[:, fine]
+    result[of_fine.any(1)] = np.array(fine)[of_fine.argmax(1)][of_fine.any(1)]
+    for status in reversed(_WORST_FIRST):
+        result[counts[:, STATUSES.index(status)] > 0] = STATUSES.index(status)
+    names = (*STATUSES, CLOSED)
+    return [names[code] for code in result.tolist()]
+
+
+def _of_days(found: Statuses, calendar: Calendar, step: Interval, width: int) -> Picture | None:
+    """Return a line for each session, or of daily bars for each year; None where that makes one or too many."""
+    if not len(found.starts):
+        return None
+    if step.is_intraday:
+        days = calendar.session_of(found.starts)
+    else:
+        days = found.starts.astype("datetime64[us]").astype("datetime64[Y]").astype("datetime64[us]").astype(np.int64)
+    lines = np.unique(days)
+    if not 1 < len(lines) <= MOST_DAYS:
+        return None
+    labels = [f"{from_us(int(day)):%a %Y-%m-%d}" if step.is_intraday else f"{from_us(int(day)):%Y}" for day in lines]
+    room = max(width - max(map(len, labels)) - 1, LEAST_WIDTH)
+    since = found.starts - days
+    low, high = int(since.min()), int(since.max()) + step.us
+    if not step.is_intraday:
+        low, high = 0, 366 * DAY_US
+    count = min(room, (high - low) // step.us)
+    edges = low + np.arange(count + 1) * (high - low) // count
+    edges -= edges % step.us  # so that each bucket has as many bars as the next, or one more
+    buckets = np.stack([edges[:-1], edges[1:]], 1)
+    drawn = [Line(label, _columns(found, buckets + day)) for label, day in zip(labels, lines.tolist(), strict=True)]
+    if not step.is_intraday:
+        return Picture(drawn, ("January", "July", "December"))
+    return Picture(drawn, tuple(f"{from_us(at):%H:%M}" for at in (low, (low + high) // 2, high)))

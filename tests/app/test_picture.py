@@ -1,0 +1,92 @@
+"""The picture of coverage: which status each column shows, and what the columns are."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import numpy as np
+import pytest
+
+from tickerplant.app.picture import MARKS, picture
+from tickerplant.core.coverage import STATUSES, Statuses, expected
+from tickerplant.core.interval import D1, M1
+from tickerplant.core.sessions import calendar
+from tickerplant.core.times import DAY_US, to_us
+
+THURSDAY = to_us(dt.datetime(2012, 6, 21, tzinfo=dt.UTC))
+XNYS, ALWAYS = calendar("XNYS"), calendar("24/7")
+
+
+def covered(name: str, days: float, *wrong: tuple[int, int, str], interval: str = "1m") -> Statuses:
+    """Bars that are all there, but for these: first, last, status."""
+    starts = expected(calendar(name), interval, THURSDAY, THURSDAY + int(days * DAY_US))
+    code = np.zeros(len(starts), np.int8)
+    for first, last, status in wrong:
+        code[first:last] = STATUSES.index(status)
+    return Statuses(starts, code, np.full(len(starts), -1, np.int32))
+
+
+def drawn(found: dict[str, Statuses], width: int = 46, interval: str = "1m") -> list[str]:
+    calendars = {symbol: ALWAYS if "/" in symbol else XNYS for symbol in found}
+    made = picture(found, calendars, M1 if interval == "1m" else D1, width)
+    return [f"{line.label} {line.text}" for line in made.lines]
+
+
+def test_a_column_shows_the_worst_that_a_bar_of_it_is() -> None:
+    # 390 minutes in 39 columns: ten each.
+    day = covered(
+        "XNYS", 1, (0, 10, "no_trade"), (15, 16, "partial"), (20, 29, "quota"), (29, 30, "outage"), (30, 40, "outage"),
+        (39, 40, "missing"), (40, 49, "partial"), (49, 50, "unavailable"), (385, 390, "pending"),
+    )  # fmt: skip
+    [line] = drawn({"GOOG": day}, 44)
+    assert line == "GOOG ░▒x?u" + "█" * 34
+    assert len({mark for mark, _ in MARKS.values()}) == len(MARKS), "it must be readable without colours"
+
+
+def test_where_nothing_is_wrong_a_column_shows_what_most_are() -> None:
+    day = covered("XNYS", 1, (0, 6, "no_trade"), (10, 14, "no_trade"), (384, 390, "pending"))
+    [line] = drawn({"GOOG": day}, 44)
+    assert line == "GOOG ░" + "█" * 37 + ":"
+
+
+def test_one_symbol_has_a_line_a_day_and_a_blank_where_the_session_is_shorter() -> None:
+    half = to_us(dt.datetime(2012, 11, 21, tzinfo=dt.UTC))  # Thanksgiving is the 22nd, and the 23rd ends at 13:00
+    starts = expected(XNYS, "1m", half, half + 3 * DAY_US)
+    found = Statuses(starts, np.zeros(len(starts), np.int8), np.full(len(starts), -1, np.int32))
+    made = picture({"GOOG": found}, {"GOOG": XNYS}, M1, 15 + 39)
+    assert [line.label for line in made.lines] == ["Wed 2012-11-21", "Fri 2012-11-23"]
+    assert [line.text for line in made.lines] == ["█" * 39, "█" * 21 + " " * 18]
+    assert made.times == ("14:30", "17:45", "21:00")
+    assert made.legend == ["have"]
+
+
+def test_many_symbols_share_one_axis_of_the_times_at_which_any_market_is_open() -> None:
+    lines = drawn({"AAPL": covered("XNYS", 2), "GOOG": covered("XNYS", 2, (390, 780, "outage"))}, 5 + 41)
+    assert lines == ["AAPL " + "█" * 20 + " " + "█" * 20, "GOOG " + "█" * 20 + " " + "x" * 20]
+    night = drawn({"A": covered("XNYS", 1), "EUR/USD": covered("24/7", 1)}, 8 + 48)
+    assert night == ["A " + " " * 27 + "█" * 13 + " " * 8, "EUR/USD " + "█" * 48]
+
+
+def test_a_long_stretch_has_no_blanks_and_a_narrow_terminal_some_columns_still() -> None:
+    year = covered("XNYS", 365, (0, 40_000, "missing"))
+    [line] = drawn({"GOOG": year}, 5 + 60)
+    assert len(line) == 5 + 60
+    assert set(line[5:]) == {"?", "█"}
+    [line] = drawn({"GOOG": covered("XNYS", 1)}, 3)
+    assert line == "GOOG " + "█" * 24
+
+
+def test_daily_bars_of_years_have_a_line_a_year() -> None:
+    made = picture({"GOOG": covered("XNYS", 900, interval="1d")}, {"GOOG": XNYS}, D1, 5 + 61)
+    assert [line.label for line in made.lines] == ["2012", "2013", "2014"]
+    # Six days a column; the first year begins, and the last one ends, in the middle.
+    assert made.lines[1].text == "█" * 61
+    assert (made.lines[0].text[:28].strip(), made.lines[2].text[-3:]) == ("", "   ")
+    assert made.times == ("January", "July", "December")
+
+
+@pytest.mark.parametrize("found", [{}, {"GOOG": covered("XNYS", 0.1)}])
+def test_nothing_expected_makes_no_columns(found: dict[str, Statuses]) -> None:
+    made = picture(found, {"GOOG": XNYS}, M1, 80)
+    assert [line.text for line in made.lines] == [""] * len(found)
+    assert (made.times, made.legend) == ((), [])
