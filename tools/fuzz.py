@@ -7,6 +7,7 @@ and is kept in `.data/fuzz`; the command then ends with 1.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import random
 import re
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 
 KEEP = Path(".data/fuzz")
@@ -58,6 +60,8 @@ def _outside(name: str, runs: int, seed: int) -> int:
 def _fuzz(name: str, runs: int, seed: int) -> None:
     """Fuzz one target in this process, which Atheris ends."""
     sys.path.insert(0, os.getcwd())
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
     import atheris
 
     with atheris.instrument_imports(include=["tickerplant.market_data.clients"]):

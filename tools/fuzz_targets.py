@@ -6,7 +6,6 @@ exception, and it comes to an end.
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -147,32 +146,26 @@ class _Chart:
         self._body = b""
 
     def __call__(self, body: bytes) -> None:
+        from tickerplant.market_data.clients import yfinance_client as client
+
         if self._door is None:
-            self._open()
+            self._door = client._Door(client._import(""), "http://127.0.0.1:1")
+            data = self._door._data
+            data.get = data.cache_get = lambda *args, **options: _Answer(self._body)
         self._body = body
-        interval, start, end = ("1d", 1, 1_893_456_000) if b'"1d"' in body[:2_000] else ("1m", 1, 1_893_456_000)
-        try:
+        from yfinance import cache
+
+        kept, cache._TzCacheManager._tz_cache = cache._TzCacheManager._tz_cache, cache._TzCacheDummy()
+        try:  # the zone comes from each chart, not from the one before
+            interval = "1d" if b'"1d"' in body[:2_000] else "1m"
             columns = self._door.history(
-                "AAPL", interval=interval, start=start, end=end, prepost=False, auto_adjust=False, timeout=1.0
+                "AAPL", interval=interval, start=1, end=NOW_US // 1_000_000, prepost=False, auto_adjust=False, timeout=1
             )
         except VendorError:
             return
-        _read_yahoo(dataclasses.replace(columns))
-
-    def _open(self) -> None:
-        import warnings
-
-        from tickerplant.market_data.clients import yfinance_client as client
-
-        warnings.simplefilter("ignore")
-        client._ours.here = True
-        self._door = client._Door(client._import(""), "http://127.0.0.1:1")
-        data = self._door._data
-        data.get = data.cache_get = lambda *args, **options: _Answer(self._body)
-        # The zone is to come from each chart, and not from the cache of the one before.
-        from yfinance import cache
-
-        cache._TzCacheManager._tz_cache = cache._TzCacheDummy()
+        finally:
+            cache._TzCacheManager._tz_cache = kept
+        _read_yahoo(columns)
 
 
 # Twelve Data ---------------------------------------------------------------------------------------------------------
