@@ -11,7 +11,7 @@ STATIC := src/tickerplant/api/static/index.html
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run venv web test test-parts lint lint-ruff lint-format lint-mypy lint-imports web-check bench chaos kafka lock
+.PHONY: help run venv web test test-parts lint lint-ruff lint-format lint-mypy lint-imports web-check bench chaos fuzz kafka lock
 
 help:
 	@echo "make run     the whole plant on embedded defaults; ARGS='...' go to \`tickerplant up\`"
@@ -21,6 +21,7 @@ help:
 	@echo "make web     the dashboard, built into the package"
 	@echo "make bench   the benchmarks; ARGS='...' go to them"
 	@echo "make chaos   25 kills instead of the few of \`make test\`; KILLS=n for another number"
+	@echo "make fuzz    changed answers of vendors for their parsers; RUNS=n for each (100000)"
 	@echo "make kafka   one Kafka broker in the background"
 	@echo "make lock    the requirements again from pyproject.toml"
 
@@ -135,6 +136,12 @@ KILLS ?= 25
 chaos: test-parts
 	@[ -d tests/chaos ] || { echo "  there is no tests/chaos"; exit 1; }
 	@CHAOS_KILLS=$(KILLS) .venv/bin/pytest --no-skips tests/chaos $(ARGS)
+
+RUNS ?= 100000
+
+# One parser after the other; ARGS names them. What breaks one is kept in .data/fuzz.
+fuzz: .venv/.dev
+	@$(PY) tools/fuzz.py --runs $(RUNS) $(ARGS)
 
 bench: .venv/.bench
 	@[ -e benchmarks/run.py ] || { echo "  there is no benchmarks/run.py"; exit 1; }

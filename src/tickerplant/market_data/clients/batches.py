@@ -18,8 +18,8 @@ _MOST_SHARES: Final = 1_000
 
 def repeated(text: str, rows: int, kind: pa.DataType = TEXT) -> pa.Array:
     """Return a column that says the same in every row."""
-    index = np.zeros(rows, kind.index_type.to_pandas_dtype())
-    return pa.DictionaryArray.from_arrays(pa.array(index), pa.array([text], pa.utf8())).cast(kind)
+    index = pa.array(np.zeros(rows, np.int8)).cast(kind.index_type)
+    return pa.DictionaryArray.from_arrays(index, pa.array([text], pa.utf8()))
 
 
 def bars_batch(

@@ -103,7 +103,7 @@ def raise_refusal(status: int, body: bytes) -> None:
     """Raise what the body of a chart with a status of 400 or more says, if it says so in words that are known."""
     try:
         chart = _body.decode(body).chart
-    except (msgspec.MsgspecError, RecursionError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return
     if chart is None or chart.error is None or not chart.error.description:
         return

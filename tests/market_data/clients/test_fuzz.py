@@ -1,0 +1,34 @@
+"""A few thousand changed answers for each parser; `make fuzz` is for the millions."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from tools.fuzz_targets import TARGETS, mutate
+
+# yfinance calls pandas in ways that pandas deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::RuntimeWarning")
+PAYLOADS = {"yahoo_chart": 150}
+
+
+@pytest.mark.parametrize("name", list(TARGETS))
+def test_no_payload_breaks_a_parser(name: str) -> None:
+    target, dice = TARGETS[name], random.Random(name)
+    assert target.seeds
+    for seed in target.seeds:
+        target.run(seed)
+    for _ in range(PAYLOADS.get(name, 3_000)):
+        payload = mutate(dice.choice(target.seeds), target.seeds, dice)
+        if name.startswith("twelvedata"):
+            payload = payload.decode("utf-8", "replace").encode()
+        try:
+            target.run(payload)
+        except Exception as error:
+            raise AssertionError(payload) from error
+
+
+def test_the_same_dice_change_alike() -> None:
+    target = TARGETS["alphavantage_daily"]
+    first, second = (mutate(target.seeds[0], target.seeds, random.Random(4)) for _ in range(2))
+    assert first == second
