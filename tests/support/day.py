@@ -89,6 +89,11 @@ class Verdict:
         for vendor, count in self.counts.items():
             windows = ", ".join(f"{w['largest_asked']} of {w['limit']} a {w['quota']}" for w in count["windows"])
             told.append(f"{vendor}: {count['requests']} requests, {count['refused']} refused; at most {windows}")
+        told += [f"different {symbol} {from_us(at):%H:%M} {ours} {theirs}" for symbol, at, ours, theirs in
+                 self.different[:12]]  # fmt: skip
+        told += [f"missing {symbol} {from_us(at):%H:%M}" for symbol, at in self.missing[:12]]
+        told += [f"unknown {symbol} {from_us(at):%H:%M}" for symbol, at in self.unknown[:12]]
+        told += [f"incomplete {symbol} {from_us(at):%H:%M}" for symbol, at in self.incomplete[:12]]
         told += [f"overspent: {text}" for text in self.overspent()]
         told += [f"gap {gap['symbol']} {gap['from']} to {gap['to']}: {gap['status']} {gap.get('note') or ''}"
                  for gap in self.gaps[:20]]  # fmt: skip
@@ -206,11 +211,11 @@ def judge(plant: Plant, day: Day, vendor: Mapping[str, Any], port: int, start_us
         stored = asyncio.run(_minutes(dsn, from_us(start_us), from_us(end_us)))
     for symbol in day.symbols:
         query = {"symbol": symbol, "interval": "1m", "from_us": start_us, "to_us": end_us}
-        truth = httpx.get(f"{vendor['url']}/sandbox/bars", params=query, timeout=60).json()["bars"]
+        truth = httpx.get(f"{vendor['url']}/sandbox/bars", params=query, timeout=60).json()
         have = stored.get(symbol, {})
-        verdict.bars += len(truth)
-        for bar in truth:
-            time_us = int(bar["time_us"])
+        verdict.bars += len(truth["time_us"])
+        names = ("open", "high", "low", "close", "volume")
+        for time_us, *theirs in zip(truth["time_us"], *(truth[name] for name in names), strict=True):
             mine = have.pop(time_us, None)
             if mine is None:
                 verdict.missing.append((symbol, time_us))
@@ -219,8 +224,7 @@ def judge(plant: Plant, day: Day, vendor: Mapping[str, Any], port: int, start_us
             verdict.reasons[mine["reason"]] += 1
             if not mine["complete"]:
                 verdict.incomplete.append((symbol, time_us))
-            theirs = [float(bar[name]) for name in ("open", "high", "low", "close", "volume")]
-            ours = [mine[name] for name in ("open", "high", "low", "close", "volume")]
+            ours = [mine[name] for name in names]
             if any(abs(a - b) > 1e-9 * max(1.0, abs(b)) for a, b in zip(ours, theirs, strict=True)):
                 verdict.different.append((symbol, time_us, ours, theirs))
         verdict.unknown += [(symbol, time_us) for time_us in have]

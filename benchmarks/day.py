@@ -1,0 +1,71 @@
+"""A trading day with vendors that misbehave, at 60 times real time: are all bars there, and right, within the quotas?
+
+python -m benchmarks.day                       24 hours of 50 symbols in 24 minutes
+python -m benchmarks.day --hours 2 --symbols 12
+
+The sandbox is three vendors (Twelve Data with its stream, Alpha Vantage, Yahoo) by its own clock. The stream breaks
+every few minutes, goes mute, 429s come, a daily quota is used up, and a vendor is down for hours. At the end every
+minute bar of the tables is laid beside the sandbox's own, and coverage must name a reason for each that is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import socket
+import tempfile
+import time
+from pathlib import Path
+
+from tests.support.day import Day, run
+
+from tickerplant.market_data.sandbox.model import symbol_names
+
+
+def troubles(hours: float, seed: int) -> str:
+    """Return the day's troubles, by seconds from its start."""
+    dice = random.Random(seed)
+    lines: list[tuple[float, str]] = []
+
+    def every(minutes: float, *orders: str) -> None:
+        at = dice.expovariate(1 / (minutes * 60))
+        while at < hours * 3_600:
+            lines.append((at, dice.choice(orders)))
+            at += dice.expovariate(1 / (minutes * 60))
+
+    every(5, "do=disconnect&vendor=twelvedata")
+    every(25, "do=mute&vendor=twelvedata&seconds=120", "do=mute&vendor=twelvedata&heartbeats=yes&seconds=180")
+    every(15, "do=429&vendor=twelvedata&kind=minute&seconds=60", "do=429&vendor=yahoo&kind=minute&seconds=90")
+    every(40, "do=429&vendor=alphavantage&kind=burst&seconds=20", "do=down&vendor=yahoo&seconds=120")
+    lines.append((hours * 3_600 * 0.62, f"do=down&vendor=twelvedata&seconds={hours * 3_600 * 0.1:.0f}"))
+    lines.append((hours * 3_600 * 0.68, f"do=down&vendor=yahoo&seconds={hours * 3_600 * 0.08:.0f}"))
+    return "\n".join(f"{at:.0f} {order}" for at, order in sorted(lines))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--symbols", type=int, default=50)
+    parser.add_argument("--hours", type=float, default=24.0)
+    parser.add_argument("--start", default="2026-06-15T04:00:00+00:00", help="of a Monday, New York's midnight")
+    parser.add_argument("--speed", type=float, default=60.0)
+    parser.add_argument("--rate", type=float, default=25.0, help="prints a second, all symbols")
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--folder", type=Path)
+    args = parser.parse_args()
+    day = Day(
+        symbol_names(args.symbols), args.start, args.hours, args.speed, args.rate, args.seed,
+        script=troubles(args.hours, args.seed),
+    )  # fmt: skip
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder = args.folder or Path(tempfile.mkdtemp(prefix="day-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    verdict = run(folder, day, port, say=lambda text: print(text, flush=True))
+    print(f"{args.hours:g} h of {args.symbols} symbols in {time.monotonic() - began:.0f} s")
+    print("\n".join(verdict.lines()))
+
+
+if __name__ == "__main__":
+    main()
