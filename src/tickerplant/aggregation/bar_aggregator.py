@@ -33,7 +33,7 @@ from tickerplant.core.interval import M5
 from tickerplant.core.rules import Rules
 from tickerplant.core.schemas import STALE_FEED_US
 from tickerplant.core.sessions import NO_SESSION
-from tickerplant.core.times import DAY_US, FOREVER_US, MINUTE_US, NEVER_US, SECOND_US, BoolArray
+from tickerplant.core.times import DAY_US, FOREVER_US, MINUTE_US, NEVER_US, SECOND_US, BoolArray, Int64Array
 
 _MAX_OVER: Final = 1440  # interval-over records of one step: a feed whose watermark jumps a day says one day of them
 
@@ -422,9 +422,17 @@ class BarAggregator:
     def _fall(self, feed: Feed, since_us: int, reason: str) -> None:
         feed.up = False
         feed.fall(since_us)
+        self._take_back(feed, since_us)
         self._finish_minutes(feed, feed.windows.take_before(FOREVER_US), LATE)
         self._recover(feed, since_us)
         self._outcome.states.append(StateRow(feed.name, "down", since_us, reason))
+
+    def _take_back(self, feed: Feed, since_us: int) -> None:
+        """Say of the intervals that were declared over and end after `since_us` that the feed was not up for all."""
+        if feed.over_us <= NEVER_US or not len(feed.expected):
+            return
+        first = max(since_us - since_us % M5.us, feed.over_us - _MAX_OVER * MINUTE_US)
+        self._declare_minutes(feed, np.arange(first, feed.over_us, MINUTE_US))
 
     def _recover(self, feed: Feed, since_us: int) -> None:
         """Decide anew whether the feed's bars that end after `since_us` are complete."""
@@ -462,6 +470,10 @@ class BarAggregator:
             return
         starts = np.arange(max(feed.over_us, end - _MAX_OVER * MINUTE_US), end, MINUTE_US)
         feed.over_us = end
+        self._declare_minutes(feed, starts)
+
+    def _declare_minutes(self, feed: Feed, starts: Int64Array) -> None:
+        """Declare these minutes, and the five minutes that end with one of them."""
         calendar_of = self.state.calendar_of[feed.expected]
         numbers = np.unique(calendar_of)
         in_session = np.array([self.state.calendars[n].session_of(starts) != NO_SESSION for n in numbers.tolist()])

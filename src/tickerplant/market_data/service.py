@@ -274,6 +274,8 @@ class MarketData:
         for note in said.notes:
             log.warning("the vendor says", feed=self.config.feed, message=note[:500])
         await self._note_refused(writer, said)
+        if said.hole is not None:
+            await self._missed(writer, *said.hole)
         if said.ticks is not None and said.ticks.num_rows:
             batch, dead = said.ticks, said.dead
             self._note_times(event.at_us, batch)
@@ -292,6 +294,21 @@ class MarketData:
 
             await self._say(writer, bury)
         self._counted(writer)
+
+    async def _missed(self, writer: FeedWriter, since_us: int, until_us: int) -> None:
+        """Say of a connection that lives that it has brought nothing of a stretch."""
+        seconds = (until_us - since_us) / SECOND_US
+        log.warning("prints were missed, though the connection lives", feed=self.config.feed, seconds=seconds)
+        self.counts.losses += 1
+        self._from_us = until_us
+
+        def say() -> None:
+            writer.down(since_us, f"no prints for {seconds:g} s")
+            self._start(writer, hole=True)
+
+        await self._say(writer, say)
+        if self._on_hole is not None:
+            self._on_hole(since_us, until_us, self._expected())
 
     def _note_times(self, at_us: int, batch: pa.RecordBatch) -> None:
         """Take note of how far the feed has come, how late it is, and how its clock differs from ours."""

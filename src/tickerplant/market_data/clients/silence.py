@@ -27,6 +27,8 @@ mean once in 10^21; openings, lunch and halts of many symbols make them a tenth 
 UNKNOWN_S: Final = 1_800.0
 """Where nothing has been learned: half an hour, for one illiquid symbol may well be silent for minutes."""
 LONGEST_S: Final = 3_600.0
+HOLE_S: Final = 5.0
+"""Prices that come again after so long without one, and after as many expected gaps, show that some were missed."""
 _MEMORY_S: Final = 1_800.0
 _ENOUGH: Final = 10.0
 
@@ -101,6 +103,13 @@ class Silence:
         known = rate is not None and rate.prices >= _ENOUGH
         shortest = max(self._shortest_s, GAPS * rate.seconds / rate.prices) if rate is not None and known else UNKNOWN_S
         return max(shortest, min(shortest * 2.0 ** min(self._in_vain, 16), LONGEST_S))
+
+    def hole_s(self, regime: Regime) -> float:
+        """Return after how long without a price those that come again show that some were missed in between."""
+        rate = self._rates.get(regime)
+        if rate is None or rate.prices < _ENOUGH or not any(regime):
+            return math.inf
+        return max(HOLE_S, GAPS * rate.seconds / rate.prices)
 
     def too_long(self, now_s: float, regime: Regime) -> bool:
         """Return whether it is; then the next connection is given more time."""

@@ -29,6 +29,8 @@ from tickerplant.core.errors import BadInput
 from tickerplant.core.rules import DEFAULT_RULES
 from tickerplant.core.sessions import Calendars
 from tickerplant.core.symbols import check_symbol
+from tickerplant.core.times import SECOND_US
+from tickerplant.market_data.checks import FUTURE_US
 from tickerplant.market_data.clients.frames import MAX_MESSAGE_BYTES, FrameConnection
 from tickerplant.market_data.clients.silence import SHORTEST_S, Hours, Silence
 from tickerplant.market_data.clients.twelvedata_messages import SOURCE, without_key
@@ -121,6 +123,7 @@ class TwelveDataStream:
         self._again_pause_s = 60.0
         self._sent_s: deque[float] = deque()
         self._line: _Line | None = None
+        self._last_us = 0
         self.hours = Hours(self._calendars, ())
         self._want(symbols)
 
@@ -266,13 +269,38 @@ class TwelveDataStream:
         for status in found.statuses:
             self._take_status(status, said)
         if found.prices:
+            said.hole = self._hole([price.timestamp for price in found.prices], event.at_us)
+            if said.hole is not None:
+                self.reconnected()
             said.ticks, odd = self._columns.ticks(found.prices, event.at_us)
             said.dead = [*said.dead, *odd]
         return said
 
+    def _hole(self, seconds: Sequence[float], at_us: int) -> tuple[int, int] | None:
+        """Return the stretch between the last price and the first of these if prices were missed in it.
+
+        By the times that they bear, for messages may wait here. A socket that was mute for less than is given up for
+        has dropped what it did not send.
+        """
+        last_us = self._last_us
+        times = [int(time * SECOND_US) for time in seconds if 0 < time * SECOND_US <= at_us + FUTURE_US]
+        newest_us = max(times, default=0)
+        if newest_us <= last_us:
+            return None
+        self._last_us = newest_us
+        first_us = min(time for time in times if time > last_us)
+        regime = self.hours.regime(first_us)
+        if not last_us or self.hours.regime(last_us) != regime:
+            return None
+        return (last_us, first_us) if first_us - last_us > self.silence.hole_s(regime) * SECOND_US else None
+
     def reconnected(self) -> None:
         """Forget the volumes so far: what is traded between two connections belongs to no print."""
         self._columns.forget_volumes()
+
+    def begin(self) -> None:
+        """A connection is up: what was before is known to be a hole."""
+        self._last_us = 0
 
     def _take_status(self, status: SubscribeStatus, said: Said) -> None:
         said.notes += [f"{status.event} {status.status}: {text}" for text in status.messages]
@@ -353,6 +381,7 @@ class _Line:
         await self._out.put(Connected(clock.now_us()))
         self.connected = True
         self._stream.silence.connected(clock.monotonic(), self._stream.hours.regime(clock.now_us()))
+        self._stream.begin()
         closed = asyncio.create_task(connection.wait_closed())
         tasks = [asyncio.create_task(work()) for work in (self._pass_on, self._send, self._watch)]
         try:

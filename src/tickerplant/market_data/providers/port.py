@@ -213,7 +213,8 @@ StreamEvent: TypeAlias = Connected | Received | Lost | Refused
 class Said:
     """What messages said: prints (`schemas.TICKS`), what could not be read, symbols that the vendor does not bring.
 
-    `notes`: what a person should know. `messages`: how many there were.
+    `notes`: what a person should know. `messages`: how many there were. `hole`: prints of `[from, to)` were missed
+    though the connection lives, by their times; the prints said here come after it.
     """
 
     ticks: pa.RecordBatch | None = None
@@ -221,6 +222,7 @@ class Said:
     refused: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     messages: int = 0
+    hole: tuple[int, int] | None = None
 
 
 class TickStream(Protocol):
