@@ -367,7 +367,7 @@ class BarAggregator:
     def _finish_minutes(self, feed: Feed, rows: Rows, reason: int, *, add: bool = True) -> None:
         if len(rows):
             starts = rows["start"]
-            rows["complete"] = feed.covers(starts, starts + MINUTE_US)
+            rows["complete"] = feed.covers(starts, starts + MINUTE_US) & ~rows["unsized"]
             arbitration.hold(self.state, feed, rows)
             self.state.finished[MINUTES].merge(rows, self.state.ranking, reason, add=add)
 
@@ -441,7 +441,7 @@ class BarAggregator:
             block = minutes.blocks[start]
             ours = (block["feed"] == feed.number) & (block["kind"] == FROM_TICKS)
             covered = feed.covers(np.array([start]), np.array([start + MINUTE_US]))[0]
-            complete = np.where(ours, covered, block["complete"])
+            complete = np.where(ours, covered & ~block["unsized"], block["complete"])
             if (complete != block["complete"]).any():
                 minutes.reconsider(start, self.state.ranking, DOWN, complete=complete)
         self._close(feed, feed.horizon_us, DOWN, redo_since_us=since_us)

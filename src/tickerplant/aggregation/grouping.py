@@ -81,6 +81,8 @@ def group_ticks(ticks: TickColumns, buckets: Int64Array | None = None) -> Rows:
         rows["high"] = np.maximum.reduceat(prices, first)
         rows["low"] = np.minimum.reduceat(prices, first)
         rows["trades"] = last - first + 1
+    if (flags & TickFlag.SIZE_UNKNOWN).any():
+        rows["unsized"] = np.logical_or.reduceat((flags & TickFlag.SIZE_UNKNOWN) != 0, first)
     rows["volume"] = np.add.reduceat(sizes, first)
     rows["pv"] = np.add.reduceat(prices * sizes, first)
     return rows
@@ -151,5 +153,6 @@ def merge_ticks(into: Rows, more: Rows) -> None:
     for name in ("volume", "pv", "trades"):
         into[name] += more[name]
     into["gone"] &= more["gone"]
+    into["unsized"] |= more["unsized"]
     into["first_offset"] = np.minimum(into["first_offset"], more["first_offset"])
     into["last_offset"] = np.maximum(into["last_offset"], more["last_offset"])

@@ -26,7 +26,7 @@ ROW: Final = np.dtype(
         ("winner", "?"),
         ("gone", "?"),
         ("held", "?"),
-        ("pad", "V1"),
+        ("unsized", "?"),
         ("open", "<f8"),
         ("high", "<f8"),
         ("low", "<f8"),
@@ -45,7 +45,8 @@ ROW: Final = np.dtype(
 """`feed` and `feed_hi`: the least and greatest feed that gave a part (equal for a bar of one feed). `vwap` is NaN where
 `pv / volume` says it. `trades` is -1 where the vendor gives none. `first_offset` and `last_offset`: the raw offsets
 between which the bar's ticks lie. `arrival`: version of the record that first brought it. `revision`: -1 until it is
-published. `gone`: all its prints were taken back. `held`: it waits for a better-placed feed (see `arbitration`)."""
+published. `gone`: all its prints were taken back. `held`: it waits for a better-placed feed (see `arbitration`).
+`unsized`: the size of one of its prints is not known."""
 
 Rows: TypeAlias = npt.NDArray[Any]
 

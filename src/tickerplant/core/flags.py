@@ -20,6 +20,9 @@ class TickFlag(IntFlag):
     """Printed outside regular hours."""
     CLOSING_AUCTION = 32
     """Print of the closing auction: counts for the daily bar though it comes after the close."""
+    SIZE_UNKNOWN = 64
+    """Its size is not known: a bar that holds it is not complete. So is the first print of a feed that tells only the
+    volume of the day."""
 
 
 KNOWN_BITS = int(~TickFlag(0)) & 0xFFFF

@@ -8,6 +8,8 @@ import pytest
 from tickerplant.market_data.clients.day_volume import NEW_DAY_US, RECENT_US, DayVolumes
 
 SECOND = 1_000_000
+UNKNOWN = -1.0
+"""Stands for NaN, which is not equal to itself."""
 Told = tuple[int, float] | tuple[int, float, int]
 
 
@@ -28,14 +30,16 @@ def order(volumes: DayVolumes, *told: Told) -> tuple[list[float], list[int]]:
     day = np.array([one[1] for one in told], np.float64)
     times = np.array([(one[2] if len(one) > 2 else 0) * SECOND for one in told], np.int64)
     sizes, place = volumes.sizes(codes, day, times)
-    return sizes.tolist(), place.tolist()
+    unknown = {int(codes[row]) for row in np.flatnonzero(np.isnan(sizes))}
+    assert len(unknown) == np.count_nonzero(np.isnan(sizes)), "only the first of a symbol is unknown"
+    return np.nan_to_num(sizes, nan=UNKNOWN).tolist(), place.tolist()
 
 
 def test_the_first_has_no_size_and_an_absent_volume_has_none() -> None:
     volumes = volumes_of()
-    assert say(volumes, (0, 100), (1, 7), (0, 103), (0, np.nan), (0, -5), (0, 104)) == [0, 0, 3, 0, 0, 1]
+    assert say(volumes, (0, 100), (1, 7), (0, 103), (0, np.nan), (0, -5), (0, 104)) == [UNKNOWN, UNKNOWN, 3, 0, 0, 1]
     volumes.forget()
-    assert say(volumes, (0, 500), (0, 501)) == [0, 1]
+    assert say(volumes, (0, 500), (0, 501)) == [UNKNOWN, 1]
 
 
 def test_those_of_a_second_that_came_in_the_wrong_order_are_put_right() -> None:
@@ -43,7 +47,7 @@ def test_those_of_a_second_that_came_in_the_wrong_order_are_put_right() -> None:
     say(volumes, (0, 100))
     sizes, place = order(volumes, (0, 103, 5), (1, 7, 5), (0, 102, 5), (0, 106, 5))
     assert place == [2, 1, 0, 3]
-    assert sizes == [2, 0, 1, 3]
+    assert sizes == [2, UNKNOWN, 1, 3]
 
 
 def test_an_earlier_second_that_came_later_is_put_before() -> None:
@@ -126,7 +130,7 @@ def test_whatever_the_order_within_a_second_the_sum_is_what_was_traded(seed: int
         told += [of_second[k] for k in rng.permutation(len(of_second))]
     volumes, found = volumes_of(), 0.0
     for at in range(0, len(told), 18):
-        found += sum(say(volumes, *told[at : at + 18]))
+        found += sum(max(0.0, size) for size in say(volumes, *told[at : at + 18]))
     assert found == sizes[:, 1:].sum()
 
 

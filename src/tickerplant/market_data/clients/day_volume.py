@@ -1,7 +1,7 @@
 """Sizes of prints from volumes of the day, for feeds that say no size. Pure.
 
 A print's size is the growth of its symbol's volume since the print before. The first of a symbol after a connection has
-size 0, unknown: what was traded before is not its own. Where a volume is absent, so is the size, 0.
+a size that is unknown, NaN: what was traded before is not its own. Where a volume is absent, so is the size, 0.
 
 A volume that goes back has one of four causes, and the next prints show which:
 
@@ -89,7 +89,7 @@ class DayVolumes:
                 which = symbol[jump][::-1]  # the first of several counts
                 self._other[which] = before[jump][::-1]
                 self._other_at[which] = at[jump][::-1]
-            sizes[order] = np.where(np.isnan(before), 0.0, grown)
+            sizes[order] = grown  # NaN where nothing was known before
             last = np.append(first[1:], True)
             self._level[symbol[last]] = volume[last]
             self._at[symbol[last]] = at[last]
@@ -117,7 +117,7 @@ class DayVolumes:
             if now - other_at > RECENT_US:
                 other = np.nan
             if np.isnan(level):
-                level = volume
+                sizes[row], level = np.nan, volume
             elif other > level and volume >= other / 2:  # of the higher one
                 if volume >= other:
                     sizes[row] = volume - other

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from tickerplant.core.errors import BadInput
+from tickerplant.core.flags import TickFlag
 from tickerplant.core.schemas import TICKS
 from tickerplant.core.symbols import check_symbol
 from tickerplant.core.times import SECOND_US, Float64Array, Int64Array, timestamps
@@ -168,14 +169,15 @@ class QuoteColumns:
         sizes, place = self._volumes.sizes(which, day, times)
         if len(place):
             which, times, price = which[place], times[place], price[place]
+        unknown = np.isnan(sizes)
         columns = [
             timestamps(times),
             pa.DictionaryArray.from_arrays(pa.array(which), self._dictionary),
             pa.array(price),
-            pa.array(sizes),
+            pa.array(np.where(unknown, 0.0, sizes)),
             pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), self._source),
             pa.nulls(rows, pa.utf8()),
-            pa.array(np.zeros(rows, np.uint16)),
+            pa.array(unknown * np.uint16(TickFlag.SIZE_UNKNOWN)),
             timestamps(np.full(rows, received_us, np.int64)),
         ]
         return pa.RecordBatch.from_arrays(columns, schema=TICKS), dead

@@ -298,9 +298,9 @@ class TwelveDataStream:
         """Forget the volumes so far: what is traded between two connections belongs to no print."""
         self._columns.forget_volumes()
 
-    def begin(self) -> None:
-        """A connection is up: what was before is known to be a hole."""
-        self._last_us = 0
+    def begin(self, at_us: int) -> None:
+        """A connection is up: what was before is known to be a hole, and prices are to come from now on."""
+        self._last_us = at_us
 
     def _take_status(self, status: SubscribeStatus, said: Said) -> None:
         said.notes += [f"{status.event} {status.status}: {text}" for text in status.messages]
@@ -381,7 +381,7 @@ class _Line:
         await self._out.put(Connected(clock.now_us()))
         self.connected = True
         self._stream.silence.connected(clock.monotonic(), self._stream.hours.regime(clock.now_us()))
-        self._stream.begin()
+        self._stream.begin(clock.now_us())
         closed = asyncio.create_task(connection.wait_closed())
         tasks = [asyncio.create_task(work()) for work in (self._pass_on, self._send, self._watch)]
         try:
