@@ -156,8 +156,8 @@ def _print_gaps(seen: Covered, step: Interval, count: int) -> None:
             for symbol, one in newest
         ]
         table(headings, rows)
-    if len(gaps) > len(newest):
-        print(f"{len(gaps) - len(newest):,} gaps more" if newest else f"{len(gaps):,} gaps")
+    if more := len(gaps) - len(newest):
+        print(f"{more:,} gap{'s' * (more != 1)}{' more' * bool(newest)}")
 
 
 def _why(one: Stretch) -> str:
