@@ -76,7 +76,12 @@ def _fuzz(name: str, runs: int, seed: int) -> None:
         for number, payload in enumerate(target.seeds):
             Path(folder, str(number)).write_bytes(payload)
         options = [f"-runs={runs}", f"-seed={seed}", f"-max_len={LONGEST}", f"-timeout={HANG_S}"]
-        options += [f"-artifact_prefix={KEEP}/{name}-", "-print_final_stats=1", "-rss_limit_mb=4096"]
+        options += [
+            "-reduce_inputs=0",
+            f"-artifact_prefix={KEEP}/{name}-",
+            "-print_final_stats=1",
+            "-rss_limit_mb=4096",
+        ]
         atheris.Setup([sys.argv[0], *options, folder], target.run, custom_mutator=change)
         atheris.Fuzz()
 

@@ -193,6 +193,18 @@ async def test_a_refusal_is_the_symbols_answer(
     assert len(charts(vendor)) == 1  # it is not asked again with another cookie
 
 
+async def test_of_the_last_minutes_nothing_may_be_a_delay(vendor: Canned, making: Making) -> None:
+    vendor.put(CHART, golden("yahoo", "chart_1d"))
+    provider = making(OPEN_US)
+    await provider._splits_since("AAPL", OPEN_US)
+    vendor.put(CHART, golden("yahoo", "chart_nothing"))
+    answer = await provider.bars(BarsRequest(("AAPL",), "1m", OPEN_US - HOUR_US, OPEN_US))
+    assert bars(answer).num_rows == 0
+    assert [iso(us)[11:16] for us in answer.covers["AAPL"]] == ["12:30", "13:10"]
+    old = await provider.bars(BarsRequest(("AAPL",), "1m", OPEN_US - 2 * HOUR_US, OPEN_US - HOUR_US))
+    assert isinstance(old.found["AAPL"], errors.NoData)
+
+
 async def test_a_symbol_that_is_not_known_is_asked_for_once(vendor: Canned, making: Making) -> None:
     vendor.put(CHART, Answer(golden("yahoo", "error_unknown"), 404))
     answer = await making(OPEN_US).bars(BarsRequest(("NIKK",), "1d", OPEN_US - DAY_US, OPEN_US))

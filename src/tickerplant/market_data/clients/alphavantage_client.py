@@ -21,6 +21,7 @@ from tickerplant.market_data.clients.alphavantage_messages import (
     raise_status,
     without_key,
 )
+from tickerplant.market_data.clients.batches import no_bars
 from tickerplant.market_data.clients.errors import BadRequest, Malformed, NoData, UnknownSymbol, VendorDown, VendorError
 from tickerplant.market_data.providers.port import (
     ActionsAnswer,
@@ -95,12 +96,13 @@ class AlphaVantageProvider:
         read = (body, symbol, interval, begin, end, now_us, self.name)
         try:
             series = await asyncio.to_thread(parse_series, *read) if len(body) > _LARGE_BYTES else parse_series(*read)
-        except UnknownSymbol as error:
+        except (UnknownSymbol, NoData) as error:
+            if (begin, end) != (request.from_us, request.to_us):
+                # Of the other months nothing is said.
+                return BarsAnswer({symbol: no_bars(symbol, interval, self.name)}, {symbol: (begin, end)})
             # Of a month that it does not have, the vendor says the same as of a symbol that it does not know.
             said = NoData(str(error)) if "month" in params else error
-            return BarsAnswer({symbol: self._without_key(said)}, {symbol: (begin, end)})
-        except NoData as error:
-            return BarsAnswer({symbol: self._without_key(error)}, {symbol: (begin, end)})
+            return BarsAnswer({symbol: self._without_key(said)})
         if series.rows >= _COMPACT_ROWS and params["outputsize"] == "compact":
             begin = max(begin, series.first_us)
         end = min(end, max(series.last_us + intervals.parse(interval).us, now_us - _SETTLED_US))

@@ -46,6 +46,12 @@ def bars_batch(
     )
 
 
+def no_bars(symbol: str, interval: str, source: str) -> pa.RecordBatch:
+    """Return no bars."""
+    nothing = np.empty(0)
+    return bars_batch(symbol, interval, np.empty(0, np.int64), (nothing,) * 4, nothing, source)
+
+
 def splits_batch(symbol: str, time: Int64Array, ratios: Float64Array, source: str, *, error: float) -> pa.RecordBatch:
     """Return splits (`schemas.SPLITS`), oldest first; `ratios` are new shares for an old one, known to `error`."""
     order = np.argsort(time, kind="stable")

@@ -27,6 +27,7 @@ from urllib.parse import urlsplit, urlunsplit
 import numpy as np
 
 from tickerplant.core.times import DAY_US, HOUR_US, SECOND_US, Float64Array, Int64Array
+from tickerplant.market_data.clients.batches import no_bars
 from tickerplant.market_data.clients.errors import (
     BadRequest,
     Burst,
@@ -38,6 +39,7 @@ from tickerplant.market_data.clients.errors import (
     VendorError,
 )
 from tickerplant.market_data.clients.yfinance_messages import (
+    DELAY_US,
     INTERVAL_NAMES,
     MARKETS,
     NOTHING,
@@ -154,6 +156,10 @@ class YahooProvider:
         except VendorError as error:
             if error.about_vendor or isinstance(error, BadRequest):
                 raise
+            settled_us = max(from_us, now_us - DELAY_US)
+            if isinstance(error, NoData) and name != "1d" and to_us > settled_us:
+                # Of an exchange whose quotes come late there may be something yet.
+                return BarsAnswer({symbol: no_bars(symbol, name, self.name)}, {symbol: (from_us, settled_us)})
             return BarsAnswer({symbol: error})
         return BarsAnswer(
             {symbol: said.bars}, {symbol: (from_us, said.until_us)}, splits=said.splits, dividends=said.dividends
