@@ -1,4 +1,4 @@
-"""The feed of a file: ticks or bars from CSV or Parquet into the log, as fast as it goes or at a multiple of real time.
+"""The feed of a file: ticks or bars from CSV, Parquet or DBN into the log, as fast as it goes or at a multiple of real time.
 
 The feed is named by what the file holds and by the options that change how it is read (`files.effect`), so the same
 file given twice changes nothing, and a replay that was killed goes on where it was. Two passes: the first reads times
@@ -29,8 +29,8 @@ from tickerplant.core.times import FOREVER_US, SECOND_US, Int64Array
 from tickerplant.log.port import EventLog, at_positions
 from tickerplant.market_data import cursors
 from tickerplant.market_data.feed import DeadRow, FeedWriter, now_us
-from tickerplant.market_data.files.blocks import DataFile, open_file
 from tickerplant.market_data.files.effect import effect_of
+from tickerplant.market_data.files.opening import DataFile, open_file
 from tickerplant.market_data.files.rows import DEFAULT_SOURCE, Reading, RowReader, Rows
 from tickerplant.market_data.files.shape import BARS, Shape, recognise
 

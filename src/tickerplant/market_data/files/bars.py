@@ -14,7 +14,8 @@ from tickerplant.core.errors import BadInput
 from tickerplant.core.schemas import VENDOR_BARS
 from tickerplant.core.symbols import check_symbol
 from tickerplant.core.times import DAY_US, times_of
-from tickerplant.market_data.files.blocks import BrokenRow, open_file
+from tickerplant.market_data.files.blocks import BrokenRow
+from tickerplant.market_data.files.opening import open_file
 from tickerplant.market_data.files.rows import Reading, RowReader
 from tickerplant.market_data.files.shape import BARS, recognise
 
@@ -31,7 +32,7 @@ class FileBars:
 
 
 def read_bars(path: Path, reading: Reading) -> FileBars:
-    """Return the bars of a CSV or Parquet file.
+    """Return the bars of a CSV, Parquet or DBN file.
 
     `reading.symbol` names the symbol of a file that has no such column, else it chooses among them; without one the
     file's name is the symbol. Times that name no zone are UTC unless `reading.tz` says which. Bars that say no interval

@@ -207,21 +207,6 @@ class ParquetFile:
             raise BadInput(f"{self.path.name} breaks off behind row {number - 1}: {error}") from error
 
 
-DataFile = TextFile | ParquetFile
-
-
-def open_file(path: Path) -> DataFile:
-    """Return the file, by its first bytes and not by its name. Raises BadInput when it is none that can be read."""
-    try:
-        with path.open("rb") as stream:
-            start = stream.read(4)
-    except OSError as error:
-        raise BadInput(f"{path} cannot be opened: {error.strerror}") from error
-    if not start:
-        raise BadInput(f"{path.name} is empty", line=1)
-    return ParquetFile(path) if start == b"PAR1" else TextFile(path)
-
-
 def _read(stream: io.BufferedReader, size: int) -> tuple[bytes, Exception | None]:
     """Return (about `size` bytes, fewer at the end; what broke the file off behind them)."""
     pieces: list[bytes] = []

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tickerplant.market_data import conditions
-from tickerplant.market_data.files.blocks import DataFile
+from tickerplant.market_data.files.opening import DataFile
 from tickerplant.market_data.files.rows import DEFAULT_SOURCE, Reading, RowReader
 from tickerplant.market_data.files.shape import Shape
 from tickerplant.market_data.files.times import same_zone
