@@ -127,8 +127,13 @@ class BarAggregator:
         feed = self.state.feed(name)
         if feed.up and live:
             self._fall(feed, feed.watermark_us, "restarted")
+        again = feed.ended and not live
         feed.up, feed.live, feed.ended = True, live, False
         feed.expected = np.unique(symbols)
+        if again:
+            feed.begin_again(from_us)
+            self._outcome.states.append(StateRow(name, "up", from_us))
+            return
         former = feed.coverage[-1][1] if feed.coverage else FOREVER_US
         feed.rise(from_us, hole=hole, whole=whole)
         feed.over_us = max(feed.over_us, from_us - from_us % MINUTE_US)

@@ -56,6 +56,8 @@ class Finished:
         A bar from ticks is added to that of its feed if there is one, unless `add` is off; others replace their like.
         `revise_reason` is for bars that were published before and keep their source.
         """
+        if not len(rows):
+            return
         starts = rows["start"]
         edges = np.concatenate(([0], np.flatnonzero(starts[1:] != starts[:-1]) + 1, [len(rows)])).tolist()
         for begin, end in pairwise(edges):

@@ -69,6 +69,16 @@ class Feed:
         if self.watermark_us > NEVER_US:
             self.horizon_us = max(self.horizon_us, min(self.watermark_us - lateness_us, self.cap_us))
 
+    def begin_again(self, from_us: int) -> None:
+        """A feed that has ended comes once more, with a stretch of its own that may lie before what it brought.
+
+        It counts as up from `from_us` on, beside when it was up before, and remembers by the times of now.
+        """
+        self.watermark_us = self.top_us = self.horizon_us = self.over_us = self.floors_until = NEVER_US
+        self.floors, self.ended = [], False
+        if not self.settled:
+            self.coverage.append((from_us, FOREVER_US))
+
     def rise(self, from_us: int, *, hole: bool, whole: bool) -> None:
         """The feed is up from `from_us` on; without a hole what it was up for before goes on."""
         if self.settled:
@@ -86,7 +96,13 @@ class Feed:
 
     def fall(self, since_us: int) -> None:
         """The feed has brought nothing since `since_us`."""
-        if not self.settled:
+        if self.settled:
+            return
+        if not self.live and self.coverage:  # what it was up for in former rounds is not touched by the end of this one
+            begin, end = self.coverage.pop()
+            if begin < since_us:
+                self.coverage.append((begin, min(end, since_us)))
+        else:
             self.coverage = [(start, min(end, since_us)) for start, end in self.coverage if start < since_us]
 
     def seal(self) -> None:

@@ -127,15 +127,18 @@ class FeedWriter:
         whole: bool = False,
         again: bool = False,
     ) -> None:
-        """Say that the feed is up and which symbols it is expected to bring; commits.
+        """Say that the feed is up and which symbols it is expected to bring; commits, unless `again`.
 
         A live feed whose cursor is still open was killed: it is said to be down since its watermark first, and the hole
         is there whatever the caller thinks. A file that is open goes on without a word. Called again while up it
         replaces the expected symbols. Raises LogError when the feed has ended, unless it begins `again`: a backfill has
-        rounds, a file that is given twice has not.
+        rounds, a file that is given twice has not. A round has a watermark of its own; what was left open is ended
+        first. All that goes with the next commit, so that a whole round may be one transaction.
         """
         cursor = self._cursor
-        if cursor.state == cursors.ENDED and not again:
+        if again:
+            self._begin_round()
+        elif cursor.state == cursors.ENDED:
             raise LogError(f"feed {self.feed} has ended and cannot start again")
         self._symbols = list(dict.fromkeys(symbols))
         self._parter.expect(self._symbols)
@@ -154,7 +157,8 @@ class FeedWriter:
             )
             self._put(partition, header, rows)
         cursor.state, cursor.live, cursor.symbols_digest = cursors.OPEN, live, digest
-        self.commit()
+        if not again:
+            self.commit()
 
     def ticks(self, batch: pa.RecordBatch, watermark_us: int, place: bytes | None = None) -> int:
         """Say prints (columns `schemas.TICKS`) and return how many were taken.
@@ -391,6 +395,14 @@ class FeedWriter:
     def _queue(self, topic: str, partition: int, data: pa.Buffer) -> None:
         self._pending.append((topic, partition, data))
         self._pending_bytes += len(data)
+
+    def _begin_round(self) -> None:
+        """End the round that was left open (by a kill, mostly), and forget how far it had come."""
+        if self._cursor.state == cursors.OPEN:
+            for partition in range(self.partitions):
+                self._put(partition, records.End(sent_at_us=self._now(), feed=self.feed))
+        self._cursor.state, self._cursor.watermark_us = cursors.ENDED, NEVER_US
+        self._said = [NEVER_US] * self.partitions
 
     def _say_down(self, since_us: int, reason: str) -> None:
         for partition in range(self.partitions):

@@ -25,7 +25,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -47,7 +46,7 @@ from tickerplant.core.version import make_version
 from tickerplant.log.port import EventLog
 from tickerplant.market_data.backfill.plan import OVERLAP_BARS, Task, page, tasks, together
 from tickerplant.market_data.backfill.progress import PROGRESS_KEY, Order, Progress, read_order
-from tickerplant.market_data.backfill.publish import Publisher, Told, in_order, only
+from tickerplant.market_data.backfill.publish import Publisher, Saying, Told, in_order, only
 from tickerplant.market_data.backfill.series import Depth, Grid, Series, Wanted
 from tickerplant.market_data.checks import check_bars, without
 from tickerplant.market_data.clients.errors import Malformed, NoData, VendorError
@@ -72,14 +71,26 @@ _HEAL_US: Final = 2 * DAY_US
 """Missing bars that are no older are holes: they may be asked for by the credits that are kept in reserve."""
 _LOOK_BACK_US: Final = 15 * MINUTE_US
 """Of the last minutes is looked again in every round: what a feed declares down afterwards becomes incomplete."""
+_HOLD_BYTES: Final = 1 << 40  # what belongs together is committed together
 _RETRY_S: Final = 1.0
 _SETTLE_LOOK_S: Final = 0.05
 _PROGRESS_S: Final = 2.0
 _ORDER_S: Final = 1.0
 _ACTIONS_US: Final = DAY_US
 _ACTIONS_DEPTH_US: Final = 3_653 * DAY_US
+LATE_US: Final = {"1d": 36 * HOUR_US}
+LATE_OTHERS_US: Final = 30 * MINUTE_US
+"""By how much vendors may be behind: plans are delayed by 15 minutes, a day's bar comes in the night. What is younger
+and was not brought may come yet, and is not taken for not traded."""
+LATER_US: Final = {"1d": HOUR_US}
+LATER_OTHERS_US: Final = 5 * MINUTE_US
+"""After this it is asked for again."""
 _TOLD_AGAIN_US: Final = 10 * MINUTE_US
 """A gap whose reason stays is told again only when the time until which it stays has moved by more than this."""
+
+
+_Settled = tuple[Series, int, int, Int64Array | None]
+"""A series that was answered, the stretch, and the starts of what could not be read of it."""
 
 
 class _Place(msgspec.Struct):
@@ -95,7 +106,6 @@ class _Round:
     began_s: float
     requests: int = 0
     bars: int = 0
-    started: bool = False
 
 
 class BackfillManager:
@@ -169,7 +179,9 @@ class BackfillManager:
             self._executor.shutdown(wait=False)
 
     async def _work(self) -> bool:
-        writer: FeedWriter = await self._call(lambda: FeedWriter(self._log, FEED, clock=self._clock.now_us))
+        writer: FeedWriter = await self._call(
+            lambda: FeedWriter(self._log, FEED, hold_bytes=_HOLD_BYTES, clock=self._clock.now_us)
+        )
         store: Store | None = None
         try:
             store = await Store.open(self._dsn, min_size=1, max_size=2)
@@ -242,22 +254,14 @@ class BackfillManager:
             await self._request(writer, store, round_, found, blocked)
             await self._tell(writer)
         await self._actions(writer, store, round_)
-        if round_.started:
-            await self._call(partial(self._end, writer))
+        await self._publisher.finish(writer, msgspec.msgpack.encode(self._place))
         self._count()
         return round_.requests > 0
 
-    def _end(self, writer: FeedWriter) -> None:
-        writer.mark(intervals.M1.floor(self._clock.now_us()))
-        writer.end(msgspec.msgpack.encode(self._place), whole=True)
-
     async def _settle(self, writer: FeedWriter, store: Store) -> None:
         """Return when the store has applied all that raw holds now."""
-        everywhere = range(writer.partitions)
-        at_us = intervals.M1.floor(self._clock.now_us()) - HOUR_US
-        await self._call(lambda: writer.mark(at_us, partitions=everywhere))
         generation = self._log.identity().generation
-        ends = dict(writer.ends)
+        ends = await self._publisher.barrier(writer)
         while True:
             async with store.read() as look:
                 applied = await look.applied()
@@ -469,7 +473,7 @@ class BackfillManager:
                 self._said[key] = (verdict, again_us or 0)
                 told.append(Told(one.symbol, one.interval, from_us, to_us, "", verdict, note, again_us))
         if told:
-            await self._publisher.say(writer, None, told, 0)
+            await self._publisher.note(writer, Saying(told))
 
     # Answers ---------------------------------------------------------------------------------------------------------
 
@@ -487,7 +491,9 @@ class BackfillManager:
         batches: list[pa.RecordBatch] = []
         told: list[Told] = []
         dead: list[DeadRow] = []
-        settled: list[tuple[Series, int, int, Int64Array | None]] = []
+        settled: list[_Settled] = []
+        brought = [found for found in answer.found.values() if isinstance(found, pa.RecordBatch) and found.num_rows]
+        newest_us = max((int(times_of(found["time"])[-1]) for found in brought), default=None)
         for task in chosen:
             one = task.series
             found = answer.found.get(one.symbol)
@@ -515,26 +521,61 @@ class BackfillManager:
                 dead += [DeadRow(f"{choice.name}: {why}", one.symbol.encode()) for why in sorted(set(reasons.values()))]
                 self._avoid.setdefault((one.symbol, one.interval), {})[choice.name] = self._clock.now_us() + HOUR_US
                 found = without(found, reasons)
+            sure_us = self._sure_us(one, from_us, to_us, newest_us)
+            if sure_us < to_us:
+                again_us = self._clock.now_us() + LATER_US.get(one.interval, LATER_OTHERS_US)
+                young = one.missing[(one.missing >= sure_us) & (one.missing < to_us)]
+                if len(young):
+                    one.defer(young, again_us)
+                    note = f"{choice.name} has not brought it yet"
+                    told.append(Told(one.symbol, one.interval, sure_us, to_us, choice.name, NO_DATA, note, again_us))
+                to_us = sure_us
             missing = one.missing[(one.missing >= from_us) & (one.missing < to_us)]
             batches.append(only(found, missing))
             settled.append((one, from_us, to_us, odd))
             told += self._answered(one, choice.name, from_us, to_us, odd)
         bars = in_order(batches)
-        if not round_.started:
-            # From 1970 on: a vendor's bar says itself whether it is complete.
-            await self._call(lambda: writer.start(self._all_symbols(), from_us=0, whole=True, again=True))
-            round_.started = True
         splits, dividends = await self._new_actions(store, answer.splits, answer.dividends)
         faults.reach("backfill.saying")
-        await self._publisher.say(
-            writer, bars, told, 0, splits=splits, dividends=dividends, dead=dead,
-        )  # fmt: skip
+        await self._bring(writer, settled, bars, request, Saying(told, splits, dividends, dead))
         faults.reach("backfill.said")
         for one, from_us, to_us, keep in settled:
             one.settle(from_us, to_us, keep)
         count = bars.num_rows if bars is not None else 0
         round_.bars += count
         self.progress.bars += count
+
+    def _sure_us(self, one: Series, from_us: int, to_us: int, newest_us: int | None) -> int:
+        """Return up to where an answer of `[from, to)` is one: behind the newest bar that came, of any symbol, a vendor
+        that is late may have more yet.
+        """
+        length_us = one.grid.length_us
+        sure_us = self._clock.now_us() - LATE_US.get(one.interval, LATE_OTHERS_US)
+        if newest_us is not None:
+            sure_us = max(sure_us, newest_us + length_us)
+        sure_us -= sure_us % length_us
+        return min(to_us, max(from_us, sure_us))
+
+    async def _bring(
+        self, writer: FeedWriter, settled: Sequence[_Settled], bars: pa.RecordBatch | None, request: BarsRequest,
+        saying: Saying,
+    ) -> None:  # fmt: skip
+        """Say the bars of an answer: the old ones first, then those of the present with all that came along."""
+        symbols = [one.symbol for one, *_ in settled]
+        floors = self._derived_from(self._clock.now_us())
+        floor_us = min((floors[symbol] for symbol in symbols), default=request.to_us)
+        if request.interval == "1d" or request.to_us <= floor_us or bars is None:
+            await self._publisher.old(writer, self._all_symbols(), bars, request.from_us, saying)
+            return
+        cut = int(np.searchsorted(times_of(bars["time"]), floor_us))
+        if cut:
+            await self._publisher.old(writer, self._all_symbols(), bars.slice(0, cut), request.from_us, Saying())
+        # Only what was answered of all of them, to the last bar, may be claimed.
+        from_us = max(floor_us, *(from_us for _, from_us, _, _ in settled))
+        to_us = min(to_us for _, _, to_us, _ in settled)
+        sound = from_us < to_us and not any(odd is not None and len(odd) for *_, odd in settled)
+        claim = (from_us, to_us) if sound else None
+        await self._publisher.present(writer, symbols, bars.slice(cut), claim, saying)
 
     def _answered(self, one: Series, source: str, from_us: int, to_us: int, odd: Int64Array | None) -> list[Told]:
         """Return the rows that say that a stretch is answered, without the bars that could not be read."""
@@ -592,9 +633,8 @@ class BackfillManager:
             self._place.actions[symbol] = now_us
             splits, dividends = await self._new_actions(store, answer.splits, answer.dividends)
             faults.reach("backfill.saying")
-            await self._publisher.say(
-                writer, None, (), 0, splits=splits, dividends=dividends, place=msgspec.msgpack.encode(self._place)
-            )
+            place = msgspec.msgpack.encode(self._place)
+            await self._publisher.note(writer, Saying(splits=splits, dividends=dividends, place=place))
 
     async def _new_actions(
         self, store: Store, splits: pa.RecordBatch | None, dividends: pa.RecordBatch | None

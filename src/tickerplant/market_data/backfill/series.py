@@ -15,7 +15,6 @@ import numpy as np
 from tickerplant.core import coverage
 from tickerplant.core import interval as intervals
 from tickerplant.core.coverage import Answers, newest_answer
-from tickerplant.core.schemas import ANSWERED, NO_DATA
 from tickerplant.core.sessions import Calendar
 from tickerplant.core.times import DAY_US, FOREVER_US, BoolArray, Int64Array
 
@@ -101,8 +100,8 @@ class Series:
         again = np.zeros(len(starts), np.int64)
         answer = newest_answer(starts, answers)
         if len(answers.verdict) and len(starts):
-            final = np.array([verdict in (ANSWERED, NO_DATA) for verdict in answers.verdict], np.bool_)
-            after = np.where(final | (answers.again_us == 0), FOREVER_US, answers.again_us)
+            # Also of `no_data`: a vendor that is late may have it by then.
+            after = np.where(answers.again_us == 0, FOREVER_US, answers.again_us)
             told = answer >= 0
             again[told] = after[answer[told]]
             keep = again < FOREVER_US

@@ -1,0 +1,138 @@
+"""A plant around the manager: a real log, aggregation, persistence, PostgreSQL, and the sandbox over its sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.market_data.support import embedded
+from tickerplant.aggregation.service import Aggregation
+from tickerplant.core import coverage
+from tickerplant.core.rules import Rules
+from tickerplant.core.sessions import calendar
+from tickerplant.core.times import BoolArray, Int64Array
+from tickerplant.log.port import EventLog
+from tickerplant.market_data.backfill import BackfillManager, Depth
+from tickerplant.market_data.clients.twelvedata_client import provider
+from tickerplant.market_data.desk.desk import Desk
+from tickerplant.market_data.desk.keeping import Keeping
+from tickerplant.market_data.providers.port import KINDS, Provider, ProviderContext, Quota
+from tickerplant.market_data.sandbox.front import SandboxSettings
+from tickerplant.market_data.sandbox.model import MarketSettings
+from tickerplant.market_data.sandbox.place import SandboxPlace, clock_of
+from tickerplant.market_data.sandbox.server import running
+from tickerplant.persistence.service import Persistence
+from tickerplant.store import Store
+
+START = "2026-03-10T18:02:30+00:00"
+SYMBOLS = ("AAPL", "MSFT", "BTC/USD")
+RULES = Rules(calendars={"*": "24/7"}, indicators={})
+VENDOR = "twelvedata"
+
+
+@contextmanager
+def sandbox(speed: float = 1.0, **quotas: Sequence[Quota]) -> Iterator[SandboxPlace]:
+    market = MarketSettings(SYMBOLS, rate=12.0)
+    with running(SandboxSettings(market, clock=clock_of(START, speed), quotas=quotas)) as place:
+        yield place
+
+
+@dataclass
+class Bench:
+    """The parts, running. `vendors`: by name, best first."""
+
+    log: EventLog
+    dsn: str
+    place: SandboxPlace
+    store: Store
+    quotas: dict[str, Sequence[Quota]] = field(default_factory=dict)
+    wrap: Callable[[Provider], Provider] = field(default=lambda made: made)
+
+    @asynccontextmanager
+    async def desk(self) -> AsyncIterator[Desk]:
+        context = ProviderContext(VENDOR, "key", {}, self.place.url, self.place.stream_url, self.place.clock, RULES)
+        made = self.wrap(provider(context))
+        keeping = await asyncio.to_thread(Keeping, self.log)
+        try:
+            yield Desk(
+                {VENDOR: made}, {kind: (VENDOR,) for kind in KINDS}, {VENDOR: (), **self.quotas},
+                reserve=0.25, clock=self.place.clock, keep=keeping.keep, kept=keeping.kept,
+            )  # fmt: skip
+        finally:
+            await made.close()
+            await asyncio.to_thread(keeping.close)
+
+    async def fill(self, *depths: Depth, **more: Any) -> BackfillManager:
+        """Run a manager until nothing is left that could be fetched, and return it."""
+        async with self.desk() as desk:
+            manager = BackfillManager(
+                self.log, desk, self.dsn, SYMBOLS, depths, rules=RULES, clock=self.place.clock, once=True, **more
+            )
+            await manager.run()
+            return manager
+
+    async def have(self, symbol: str, interval: str, from_us: int, to_us: int) -> tuple[Int64Array, BoolArray]:
+        async with self.store.read() as look:
+            return await look.coverage.have(symbol, interval, from_us, to_us)
+
+    async def answers(self, symbol: str, interval: str) -> coverage.Answers:
+        async with self.store.read() as look:
+            found = await look.answers.read([symbol], interval, 0, 1 << 51)
+        return found.get(symbol, coverage.Answers.none())
+
+    def expected(self, interval: str, from_us: int, to_us: int) -> Int64Array:
+        return coverage.expected(calendar("24/7"), interval, from_us, to_us)
+
+    def truth(self, symbol: str, interval: str, from_us: int, to_us: int) -> list[int]:
+        """The starts of the bars that the market has."""
+        asked = {"symbol": symbol, "interval": interval, "from_us": from_us, "to_us": to_us}
+        found: list[int] = _get(self.place, "bars", **asked)["time_us"]
+        return found
+
+    def requests(self, path: str = "/time_series") -> list[dict[str, Any]]:
+        return [asked for asked in _get(self.place, "requests", vendor=VENDOR)["requests"] if asked["path"] == path]
+
+    def repeated(self) -> int:
+        """How many requests have been made before, word for word."""
+        seen = Counter(str(sorted(asked["query"].items())) for asked in self.requests())
+        return sum(seen.values()) - len(seen)
+
+    def order(self, **order: Any) -> None:
+        _get(self.place, "orders", **order)
+
+
+def _get(place: SandboxPlace, what: str, **params: Any) -> Any:
+    answer = httpx.get(f"{place.url}/sandbox/{what}", params=params, timeout=30)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+@asynccontextmanager
+async def bench(folder: Path, dsn: str, place: SandboxPlace, partitions: int = 2) -> AsyncIterator[Bench]:
+    """Run aggregation and persistence for the block."""
+    from tickerplant.core.rules import values_of
+    from tickerplant.market_data.control import ensure_settings
+
+    stop, halt = threading.Event(), asyncio.Event()
+    with embedded(folder, partitions) as log:
+        ensure_settings(log, values_of(RULES))
+        thread = threading.Thread(target=Aggregation(log).run, args=(stop,))
+        thread.start()
+        writing = asyncio.create_task(Persistence(log, dsn).run(halt))
+        store = await Store.open(dsn, min_size=1, max_size=2)
+        try:
+            yield Bench(log, dsn, place, store)
+        finally:
+            stop.set()
+            halt.set()
+            await writing
+            await asyncio.to_thread(thread.join)
+            await store.close()

@@ -1,0 +1,226 @@
+"""The manager on real parts: what should be stored is, nothing is asked for twice, and bars say what is true."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from tests.market_data.backfill.bench import SYMBOLS, Bench, bench, sandbox
+from tests.market_data.support import read_all
+from tests.market_data.support import ticks as prints
+from tickerplant.core import records
+from tickerplant.core.errors import Fenced
+from tickerplant.core.schemas import ANSWERED, NO_DATA, QUOTA
+from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, times_of
+from tickerplant.market_data.backfill import BackfillManager, Depth, Wanted
+from tickerplant.market_data.backfill.progress import read_progress
+from tickerplant.market_data.feed import FeedWriter
+from tickerplant.market_data.providers.port import BarsAnswer, BarsRequest, Provider, Quota
+
+GRACE_US = 2 * MINUTE_US
+
+
+async def assert_whole(parts: Bench, interval: str, from_us: int, to_us: int) -> None:
+    for symbol in SYMBOLS:
+        have, complete = await parts.have(symbol, interval, from_us, to_us)
+        assert have.tolist() == parts.truth(symbol, interval, from_us, to_us), (symbol, interval)
+        assert complete.all(), (symbol, interval)
+
+
+async def test_history_is_fetched_once_whole_and_a_second_run_asks_for_nothing(tmp_path: Path, dsn: str) -> None:
+    with sandbox() as place:
+        now_us = place.clock.now_us()
+        async with bench(tmp_path, dsn, place) as parts:
+            depths = (Depth("1d", 20), Depth("5m", 4), Depth("1m", 2))
+            manager = await parts.fill(*depths)
+            today_us = now_us - now_us % DAY_US
+            await assert_whole(parts, "1d", today_us - 19 * DAY_US, today_us - DAY_US)
+            await assert_whole(parts, "5m", today_us - 3 * DAY_US, today_us - DAY_US)
+            since_us = now_us - 2 * DAY_US
+            await assert_whole(parts, "1m", since_us - since_us % MINUTE_US + MINUTE_US, now_us - GRACE_US)
+            # What is rolled up from the minutes of today is whole where all of it is there.
+            await assert_whole(parts, "5m", today_us, now_us - now_us % HOUR_US)
+            assert parts.repeated() == 0
+            assert manager.progress.missing == manager.progress.later
+            asked = len(parts.requests())
+            assert asked == manager.progress.requests - len(parts.requests("/splits"))
+            again = await parts.fill(*depths)
+            newest = [call for call in parts.requests()[asked:] if call["query"]["interval"] != "1min"]
+            assert newest == [], "only minutes have gone by meanwhile"
+            assert again.progress.requests <= 1
+            said = read_progress(parts.log)
+            assert said is not None
+            assert not said.working
+
+
+async def test_a_hole_of_the_stream_is_filled_and_its_five_minutes_become_whole(tmp_path: Path, dsn: str) -> None:
+    with sandbox() as place:
+        now_us = place.clock.now_us()
+        begin = now_us - now_us % HOUR_US - HOUR_US  # 17:00
+        async with bench(tmp_path, dsn, place) as parts:
+
+            def live() -> None:
+                with FeedWriter(parts.log, "live", clock=place.clock.now_us) as writer:
+                    writer.start(SYMBOLS, from_us=begin, live=True)
+                    for minute in range(30):
+                        if minute == 10:
+                            writer.down(begin + 10 * MINUTE_US + 20_000_000)
+                        if minute == 13:
+                            writer.start(SYMBOLS, from_us=begin + 13 * MINUTE_US + 7, hole=True, live=True)
+                        if not 10 < minute < 13:
+                            times = [begin + minute * MINUTE_US + 30_000_000] * len(SYMBOLS)
+                            writer.ticks(prints(list(SYMBOLS), times), begin + (minute + 1) * MINUTE_US)
+
+            await asyncio.to_thread(live)
+            wanted = [Wanted(symbol, "1m", begin, begin + 25 * MINUTE_US) for symbol in SYMBOLS]
+            await parts.fill(wanted=wanted)
+            for symbol in SYMBOLS:
+                minutes, complete = await parts.have(symbol, "1m", begin, begin + 25 * MINUTE_US)
+                assert len(minutes) == 25
+                assert complete.all()
+                fives, whole = await parts.have(symbol, "5m", begin, begin + 25 * MINUTE_US)
+                assert len(fives) == 5
+                assert whole.all(), "ten minutes past are of the stream and of the backfill, and whole"
+            # Nothing is asked of what the stream has brought.
+            [asked] = parts.requests()
+            assert asked["query"]["start_date"].endswith("17:10:00")
+            assert asked["query"]["end_date"] < "2026-03-10 17:14:00"
+
+
+async def test_an_answer_that_holds_a_part_of_a_day_makes_no_whole_day(tmp_path: Path, dsn: str) -> None:
+    with sandbox() as place:
+        now_us = place.clock.now_us()
+        day_us = now_us - now_us % DAY_US - 5 * DAY_US
+        async with bench(tmp_path, dsn, place) as parts:
+            await parts.fill(Depth("1d", 10))
+            before = [await parts.have(symbol, "1d", day_us, day_us + DAY_US) for symbol in SYMBOLS]
+            versions = await day_versions(parts, day_us)
+            noon_us = day_us + 12 * HOUR_US
+            await parts.fill(wanted=[Wanted(s, "1m", noon_us, noon_us + 7 * MINUTE_US) for s in SYMBOLS])
+            await parts.fill()  # the barrier of another round: what the one before brought is in the tables
+            assert all(len(have) == 1 and whole.all() for have, whole in before)
+            assert await day_versions(parts, day_us) == versions, "the vendor's own day stands"
+            for symbol in SYMBOLS:
+                fives, whole = await parts.have(symbol, "5m", day_us, day_us + DAY_US)
+                assert not len(fives) or not whole.any()
+
+
+async def day_versions(parts: Bench, day_us: int) -> list[int]:
+    async with parts.store.read() as look:
+        tables = [await look.ohlcv.read(symbol, "1d", day_us, day_us + DAY_US) for symbol in SYMBOLS]
+    return [row["version"] for table in tables for row in table.to_pylist()]
+
+
+class Late:
+    """A vendor who is behind: of the last minutes it has nothing yet."""
+
+    def __init__(self, made: Any, behind_us: int) -> None:
+        self._made, self.behind_us = made, behind_us
+        self.name, self.offer = made.name, made.offer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._made, name)
+
+    async def bars(self, request: BarsRequest) -> BarsAnswer:
+        answer = await self._made.bars(request)
+        last_us = self._made._clock.now_us() - self.behind_us
+        found = {
+            symbol: bars.filter(pa.array(times_of(bars["time"]) + MINUTE_US <= last_us))
+            if isinstance(bars, pa.RecordBatch)
+            else bars
+            for symbol, bars in answer.found.items()
+        }
+        return replace(answer, found=found)
+
+
+async def test_what_a_late_vendor_has_not_brought_is_asked_for_again(tmp_path: Path, dsn: str) -> None:
+    with sandbox(speed=100.0) as place:
+        async with bench(tmp_path, dsn, place) as parts:
+            late: list[Late] = []
+
+            def wrap(made: Provider) -> Provider:
+                late.append(Late(made, 15 * MINUTE_US))
+                return late[-1]
+
+            parts.wrap = wrap
+            now_us = place.clock.now_us()
+            begin, end = now_us - now_us % HOUR_US - HOUR_US, now_us - now_us % MINUTE_US - 4 * MINUTE_US
+            wanted = [Wanted(symbol, "1m", begin, end) for symbol in SYMBOLS]
+            await parts.fill(wanted=wanted, once_wait_s=0.0)
+            told = await parts.answers("AAPL", "1m")
+            assert {ANSWERED, NO_DATA} == set(told.verdict)
+            assert int(told.to_us[told.verdict.index(ANSWERED)]) <= place.clock.now_us() - 15 * MINUTE_US
+            assert all(again > 0 for again, v in zip(told.again_us, told.verdict, strict=True) if v == NO_DATA)
+            await parts.fill(wanted=wanted, once_wait_s=1_200.0)
+            for symbol in SYMBOLS:
+                have, complete = await parts.have(symbol, "1m", begin, end)
+                assert have.tolist() == parts.truth(symbol, "1m", begin, end)
+                assert complete.all()
+
+
+async def test_quotas_are_kept_and_what_they_leave_is_said_with_when_it_comes(tmp_path: Path, dsn: str) -> None:
+    day = Quota(12, DAY_US)
+    with sandbox(twelvedata=(day,)) as place:
+        async with bench(tmp_path, dsn, place) as parts:
+            parts.quotas = {"twelvedata": (day,)}
+            manager = await parts.fill(Depth("1d", 30), Depth("1m", 12))
+            counts = (await asyncio.to_thread(parts_counts, parts))["twelvedata"]
+            assert counts["refused"] == 0
+            assert all(w["largest_asked"] <= w["limit"] for w in counts["windows"] if w["limit"])
+            assert manager.progress.later > 0
+            assert manager.progress.blocked
+            for symbol in SYMBOLS:
+                today_us = place.clock.now_us() - place.clock.now_us() % DAY_US
+                days, complete = await parts.have(symbol, "1d", 0, today_us)
+                assert len(days) >= 28, "days come first"
+                assert complete.all(), (today_us, days[~complete])
+            told = [await parts.answers(symbol, "1m") for symbol in SYMBOLS]
+            assert any(QUOTA in one.verdict for one in told)
+
+
+def parts_counts(parts: Bench) -> Any:
+    import httpx
+
+    return httpx.get(f"{parts.place.url}/sandbox/counts", timeout=30).json()["vendors"]
+
+
+async def test_bars_and_answers_of_a_request_are_one_transaction_and_each_round_ends(tmp_path: Path, dsn: str) -> None:
+    with sandbox() as place:
+        async with bench(tmp_path, dsn, place, partitions=1) as parts:
+            await parts.fill(Depth("1d", 30))
+            said = [record.header for record in read_all(parts.log)[0] if record.header.feed == "backfill"]
+            kinds = [type(header) for header in said]
+            assert kinds.count(records.Start) == kinds.count(records.End)
+            assert kinds[-1] is records.End
+            bars = kinds.index(records.VendorBars)
+            assert records.Answers in (kinds[bars - 1], kinds[bars + 1])
+
+
+async def test_another_manager_takes_over_and_the_former_stops(tmp_path: Path, dsn: str) -> None:
+    with sandbox() as place:
+        async with bench(tmp_path, dsn, place) as parts, parts.desk() as desk:
+            first, second = (
+                BackfillManager(
+                    parts.log, desk, dsn, SYMBOLS, [Depth("1d", 5)], rules=rules(), clock=place.clock, once=once
+                )
+                for once in (False, True)
+            )
+            running = asyncio.create_task(first.run())
+            async with asyncio.timeout(60):
+                while first.progress.at_us == 0 or first.progress.working:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+            await second.run()
+            first.wake(0, place.clock.now_us())
+            with pytest.raises(Fenced):
+                await asyncio.wait_for(running, 90)
+
+
+def rules() -> Any:
+    from tests.market_data.backfill.bench import RULES
+
+    return RULES
