@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import random
 import signal
 import subprocess
 import sys
@@ -46,6 +47,26 @@ class Day:
     history: str = "1d:10,1m:1"
     settle_s: float = 180.0
     """So long by the machine's clock the plant has to fetch the rest once the day is over."""
+
+
+def troubles(hours: float, seed: int) -> str:
+    """Return the day's troubles, by seconds from its start."""
+    dice = random.Random(seed)
+    lines: list[tuple[float, str]] = []
+
+    def every(minutes: float, *orders: str) -> None:
+        at = dice.expovariate(1 / (minutes * 60))
+        while at < hours * 3_600:
+            lines.append((at, dice.choice(orders)))
+            at += dice.expovariate(1 / (minutes * 60))
+
+    every(5, "do=disconnect&vendor=twelvedata")
+    every(25, "do=mute&vendor=twelvedata&seconds=120", "do=mute&vendor=twelvedata&heartbeats=yes&seconds=180")
+    every(15, "do=429&vendor=twelvedata&kind=minute&seconds=60", "do=429&vendor=yahoo&kind=minute&seconds=90")
+    every(40, "do=429&vendor=alphavantage&kind=burst&seconds=20", "do=down&vendor=yahoo&seconds=120")
+    lines.append((hours * 3_600 * 0.62, f"do=down&vendor=twelvedata&seconds={hours * 3_600 * 0.1:.0f}"))
+    lines.append((hours * 3_600 * 0.68, f"do=down&vendor=yahoo&seconds={hours * 3_600 * 0.08:.0f}"))
+    return "\n".join(f"{at:.0f} {order}" for at, order in sorted(lines))
 
 
 @dataclass

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final
 
+from tickerplant.app.settings import dearest_last
 from tickerplant.core.errors import ConfigError, NoPlant, UnknownTopic
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ def orders(settings: Settings, *, sandbox: bool = False) -> dict[str, tuple[str,
     if sandbox:
         made_up = settings.sandbox.vendors
         result = {kind: order if getattr(vendors, kind) else made_up for kind, order in result.items()}
+        if not vendors.actions:
+            result["actions"] = dearest_last(made_up)
     for kind, order in result.items():
         for name in order:
             if name in NEEDS_KEY and not vendors.key(name) and not (sandbox and name in settings.sandbox.vendors):

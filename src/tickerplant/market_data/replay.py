@@ -1,4 +1,4 @@
-"""The feed of a file: ticks or bars from CSV, Parquet or DBN into the log, as fast as it goes or at a multiple of real time.
+"""The feed of a file: ticks or bars from CSV, Parquet or DBN into the log, at full speed or a multiple of real time.
 
 The feed is named by what the file holds and by the options that change how it is read (`files.effect`), so the same
 file given twice changes nothing, and a replay that was killed goes on where it was. Two passes: the first reads times

@@ -241,7 +241,7 @@ class MarketData:
         elif isinstance(event, Lost):
             counts.losses += 1
             counts.connected = False
-            since_us = min(event.since_us, max(writer.cursor.watermark_us, 0) or event.since_us)
+            since_us = min(self._surely_heard_us(event.since_us), max(writer.cursor.watermark_us, 0) or event.since_us)
             self._lost_us = since_us if self._lost_us is None else min(self._lost_us, since_us)
             await self._say(writer, lambda: writer.down(since_us, event.reason[:200]))
         elif isinstance(event, Refused):
@@ -347,6 +347,13 @@ class MarketData:
         if len(self._refused) != before:
             self.counts.refused = len(self._refused)
             await self._say(writer, lambda: self._start(writer, hole=False))
+
+    def _surely_heard_us(self, since_us: int) -> int:
+        """Return up to when all has come of a feed that was heard by our clock until `since_us`.
+
+        What was heard then was said before: prints of later than the last one may have been on their way.
+        """
+        return max(since_us - self._quiet_us - self.counts.lag_us, min(self._newest_us, since_us))
 
     def _heard_to_us(self) -> int:
         by_clock = self._clock.now_us() - self._quiet_us - self.counts.lag_us

@@ -24,7 +24,9 @@ AWAY_S: Final = 120.0
 
 def replay(
     loaded: Loaded,
-    file: Annotated[Path, typer.Argument(help="Ticks or bars: CSV (also .gz), Parquet or Databento's DBN (also .zst).")],
+    file: Annotated[
+        Path, typer.Argument(help="Ticks or bars: CSV (also .gz), Parquet or Databento's DBN (also .zst).")
+    ],
     symbol: Annotated[str | None, typer.Option("--symbol", help="Symbol of a file that has no such column.")] = None,
     interval: Annotated[str | None, typer.Option("--interval", help="The file has bars of this interval.")] = None,
     tz: Annotated[str | None, typer.Option("--tz", help="Zone of times that name none, e.g. America/New_York.")] = None,

@@ -60,6 +60,7 @@ class TwelveDataProvider:
         bars=tuple(BarsOffer(name, page_bars=PAGE_BARS, symbols=MAX_BATCH) for name in INTERVAL_NAMES),
         quotas=FREE_QUOTAS,
         actions=True,
+        actions_credits=ACTIONS_CREDITS,
         stream=True,
     )
 

@@ -1,0 +1,43 @@
+"""Part of a trading day with vendors that misbehave, run through fast: every bar is there, right, within the quotas.
+
+The whole day is `python -m benchmarks.day`; this is its opening hour with fewer symbols.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.test_services import free_port
+from tests.support.day import Day, run, troubles
+from tickerplant.market_data.sandbox.model import symbol_names
+
+pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(280)]
+
+
+def test_after_an_hour_of_troubles_every_bar_is_there_and_no_quota_was_overspent(tmp_path: Path) -> None:
+    hours = 1.0
+    day = Day(
+        symbols=symbol_names(12),
+        start="2026-06-15T13:10:00+00:00",  # twenty minutes before New York opens
+        hours=hours,
+        rate=12.0,
+        quotas=(
+            "twelvedata=55/minute", "twelvedata=100/day", "alphavantage=5/minute", "alphavantage=25/day",
+            "yahoo=60/minute",
+        ),
+        script=troubles(hours, seed=7),
+        history="1d:10,1m:1",
+    )  # fmt: skip
+    verdict = run(tmp_path, day, free_port())
+    report = "\n".join(verdict.lines())
+    assert verdict.bars > 500, report
+    assert not verdict.missing, report
+    assert not verdict.unknown, report
+    assert not verdict.different, report
+    assert not verdict.incomplete, report
+    assert not verdict.gaps, report
+    assert not verdict.overspent(), report
+    assert len(verdict.sources) > 1, report
+    assert {"ticks", "backfill"} <= verdict.reasons.keys(), report
