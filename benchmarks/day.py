@@ -11,7 +11,9 @@ minute bar of the tables is laid beside the sandbox's own, and coverage must nam
 from __future__ import annotations
 
 import argparse
+import signal
 import socket
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -40,6 +42,7 @@ def main() -> None:
         port = probe.getsockname()[1]
     folder = args.folder or Path(tempfile.mkdtemp(prefix="day-"))
     folder.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the plant and the sandbox end with us
     began = time.monotonic()
     verdict = run(folder, day, port, say=lambda text: print(text, flush=True))
     print(f"{args.hours:g} h of {args.symbols} symbols in {time.monotonic() - began:.0f} s")

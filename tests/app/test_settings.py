@@ -135,9 +135,11 @@ def test_the_tree_cannot_be_changed() -> None:
 
 
 def test_history_is_a_list_of_stretches_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert load().settings.history == ("1d:365", "1m:1")
+    assert load().settings.history == ("1d:3650", "5m:max", "1m:max")
     monkeypatch.setenv("TICKERPLANT_HISTORY", "1d:30, 5m:10")
     assert load().settings.history == ("1d:30", "5m:10")
+    monkeypatch.setenv("TICKERPLANT_HISTORY", "1m:max")
+    assert load().settings.history == ("1m:max",)
     monkeypatch.setenv("TICKERPLANT_HISTORY", "none")
     assert load().settings.history == ()
     for wrong in ("1d", "1d:0", "1d:-3", "15m:3", "1d:30,none", "1d:1.5"):

@@ -156,7 +156,7 @@ def raise_error(body: bytes, status: int, now_us: int, retry_after_s: float | No
     """Raise what an answer says of the whole request, which may come with any HTTP status. Else return."""
     try:
         whole = _error.decode(body)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         whole = _Error()
     if whole.status == "error" or (whole.code is not None and whole.code >= 400):
         raise error_of(whole.code or status, whole.message, now_us, retry_after_s)
@@ -184,14 +184,14 @@ def parse_series(body: bytes, status: int, asked: Asked, now_us: int, retry_afte
             bodies: Mapping[str, bytes | msgspec.Raw | _Body] = {symbols[0]: one}
         else:
             bodies = _keyed.decode(body)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed(f"the time series cannot be read: {error}") from error
     series = Series()
     answers = _by_symbol(symbols, bodies)
     for symbol in symbols:
         try:
             series.found[symbol] = _one_series(symbol, answers.get(symbol), asked, now_us, series)
-        except (msgspec.MsgspecError, pa.ArrowInvalid, ValueError) as error:
+        except (msgspec.MsgspecError, pa.ArrowInvalid, ValueError, RecursionError) as error:
             series.found[symbol] = Malformed(f"bars of {symbol} cannot be read: {error}")
     return series
 
@@ -341,7 +341,7 @@ def parse_dividends(body: bytes, symbol: str, from_us: int, to_us: int, source: 
 def _read_actions(body: bytes) -> _Actions:
     try:
         return _actions.decode(body)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed(f"the corporate actions cannot be read: {error}") from error
 
 

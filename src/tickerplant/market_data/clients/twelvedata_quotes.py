@@ -70,14 +70,14 @@ def read_messages(texts: Sequence[str | bytes]) -> Messages:
     raw = [text.encode() if isinstance(text, str) else text for text in texts]
     try:
         found = _prices.decode(b"[" + b",".join(raw) + b"]")
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         found = []
     if len(found) != len(raw):  # also when texts are lists or joined pieces of each other
         found = []
         for text in raw:
             try:
                 found.append(_price.decode(text))
-            except msgspec.MsgspecError as error:
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
                 result.dead.append(DeadRow(f"the message cannot be read: {error}", text[:65_536]))
     result.prices = [message for message in found if message.event == "price"]
     if len(result.prices) != len(found):
