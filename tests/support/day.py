@@ -158,17 +158,9 @@ def plant_on(folder: Path, day: Day, vendor: Mapping[str, Any], port: int) -> Pl
             "TICKERPLANT_SANDBOX__VENDORS": ",".join(VENDORS),
             "TICKERPLANT_SANDBOX__SESSIONS": "us",
             "TICKERPLANT_API__PORT": str(port),
-            "TICKERPLANT_VENDORS__QUOTAS": json.dumps(_quotas(day)),
+            "TICKERPLANT_VENDORS__QUOTAS": ", ".join(day.quotas),
         },
     )
-
-
-def _quotas(day: Day) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for text in day.quotas:
-        name, _, quota = text.partition("=")
-        found.setdefault(name, []).append(quota)
-    return found
 
 
 def run(folder: Path, day: Day, port: int, *, say: Any = lambda text: None) -> Verdict:

@@ -8,7 +8,9 @@ then the TOML file (`--config`, or `tickerplant.toml` in the data folder), then 
 from __future__ import annotations
 
 import datetime as dt
+import json
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -75,7 +77,12 @@ class AlertSettings(_Part):
 
 
 def _quota_table(value: Any) -> Any:
-    """Take `twelvedata=610/minute, twelvedata=5000/day` for a table of lists."""
+    """Take `twelvedata=610/minute, twelvedata=5000/day`, or a table as JSON, for a table of lists."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"the quotas cannot be read as JSON: {error}") from None
     if isinstance(value, str):
         table: dict[str, list[str]] = {}
         for entry in _comma_list(value):
@@ -154,8 +161,13 @@ class VendorSettings(_Part):
         from tickerplant.market_data.providers.port import Quota
 
         cleaned = {name: tuple(quota for quota in quotas if quota) for name, quotas in table.items()}
-        for quota in (quota for quotas in cleaned.values() for quota in quotas):
-            Quota.parse(quota)
+        for name, quotas in cleaned.items():
+            if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+                raise ValueError(
+                    f"{name!r} is no vendor's name; write VENDOR=CREDITS/minute, as in twelvedata=610/minute"
+                )
+            for quota in quotas:
+                Quota.parse(quota)
         return cleaned
 
     def key(self, name: str) -> str:
