@@ -1,0 +1,88 @@
+"""The provider of exchanges against the sandbox's Binance, over sockets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tests.market_data.clients.sandboxed import Sandboxed, sandboxed
+from tickerplant.core import interval as intervals
+from tickerplant.core.times import DAY_US, SECOND_US, times_of
+from tickerplant.market_data.clients import ccxt_client, errors
+from tickerplant.market_data.clients.ccxt_client import CcxtProvider
+from tickerplant.market_data.providers.port import BarsRequest, Connected, Received, StreamEvent
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandboxed]:
+    with sandboxed() as found:
+        yield found
+
+
+@pytest.fixture
+async def provider(sandbox: Sandboxed) -> AsyncIterator[CcxtProvider]:
+    made = ccxt_client.provider(sandbox.context("ccxt"))
+    yield made
+    await made.close()
+    sandbox.order("clear")
+
+
+@pytest.mark.parametrize(("interval", "bars"), [("1m", 900), ("5m", 500), ("1d", 200)])
+async def test_bars_are_the_markets(sandbox: Sandboxed, provider: CcxtProvider, interval: str, bars: int) -> None:
+    length = intervals.parse(interval)
+    to_us = length.floor(sandbox.place.clock.now_us() - 10 * SECOND_US)
+    from_us = to_us - bars * length.us
+    answer = await provider.bars(BarsRequest(("BTC/USDT",), interval, from_us, to_us))
+    found = answer.found["BTC/USDT"]
+    assert isinstance(found, pa.RecordBatch), found
+    truth = sandbox.get("bars", symbol="BTC/USD", interval=interval, from_us=from_us, to_us=to_us - 1)
+    # The exchange has a flat bar for an interval without trades, and the market none.
+    traded = found.filter(pa.array(np.isin(times_of(found["time"]), truth["time_us"])))
+    assert times_of(traded["time"]).tolist() == truth["time_us"]
+    for name in ("open", "high", "low", "close", "volume"):
+        np.testing.assert_allclose(traded[name].to_numpy(), truth[name], rtol=2e-7, err_msg=name)
+    assert found.num_rows == bars
+    assert answer.covers == {"BTC/USDT": (from_us, to_us)}
+
+
+async def test_the_stream_brings_the_markets_trades(sandbox: Sandboxed, provider: CcxtProvider) -> None:
+    stream = provider.stream(["BTC/USDT"])
+    assert stream is not None
+    queue: asyncio.Queue[StreamEvent] = asyncio.Queue(2)
+    task = asyncio.create_task(stream.run(queue))
+    ids: list[str] = []
+    try:
+        async with asyncio.timeout(30):
+            assert isinstance(await queue.get(), Connected)
+            while len(ids) < 3:
+                event = await queue.get()
+                assert isinstance(event, Received)
+                said = stream.read(event)
+                ids += said.ticks["trade_id"].to_pylist() if said.ticks is not None else []
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert len(set(ids)) == len(ids)
+    assert ids == sorted(ids)
+
+
+@pytest.mark.parametrize(
+    ("order", "kind"),
+    [
+        ({"do": "429", "kind": "minute"}, errors.Burst | errors.QuotaSpent),
+        ({"do": "down", "status": "503"}, errors.VendorDown),
+        ({"do": "down", "how": "reset"}, errors.VendorDown),
+    ],
+)
+async def test_troubles(
+    sandbox: Sandboxed, provider: CcxtProvider, order: dict[str, str], kind: type[errors.VendorError]
+) -> None:
+    sandbox.order(**order, vendor="binance", seconds=60)
+    now_us = sandbox.place.clock.now_us()
+    with pytest.raises(errors.VendorError) as caught:
+        await provider.bars(BarsRequest(("BTC/USDT",), "1d", now_us - 9 * DAY_US, now_us))
+    assert isinstance(caught.value, kind)

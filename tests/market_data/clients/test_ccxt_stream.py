@@ -1,0 +1,254 @@
+"""The stream that is made by polling trades, over sockets, against an exchange that a test drives."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from tests.market_data.clients.binance import BinanceVendor, golden
+from tickerplant.core.schemas import TICKS
+from tickerplant.core.times import DAY_US, MILLISECOND_US, times_of
+from tickerplant.market_data.clients import ccxt_stream
+from tickerplant.market_data.clients.ccxt_exchange import Exchange
+from tickerplant.market_data.clients.ccxt_stream import TradesStream
+from tickerplant.market_data.clock import Clock, starting_at
+from tickerplant.market_data.providers.port import Connected, Lost, Received, Refused, Said, StreamEvent
+
+FIRST_US = 1_704_207_000_000_000
+SPEED = 20.0
+"""A second of the clock is 50 ms: the least that is between two rounds."""
+
+
+class Feed:
+    """A stream that runs, its events, and what they said."""
+
+    def __init__(self, stream: TradesStream, clock: Clock) -> None:
+        self.stream, self.clock = stream, clock
+        self.queue: asyncio.Queue[StreamEvent] = asyncio.Queue(2)
+        self.events: list[StreamEvent] = []
+        self.said: list[Said] = []
+
+    def now_ms(self) -> int:
+        return self.clock.now_us() // MILLISECOND_US
+
+    async def until(self, kind: type[Any], count: int = 1) -> Any:
+        """Take events until one of a kind; return the last. A message counts if it has ticks."""
+        while True:
+            async with asyncio.timeout(20):
+                event = await self.queue.get()
+            self.events.append(event)
+            if isinstance(event, Received):
+                said = self.stream.read(event)
+                self.said.append(said)
+                if kind is Received and said.ticks is None:
+                    continue
+            if isinstance(event, kind):
+                return event
+
+    async def ids(self, *wanted: int) -> None:
+        """Take events until these trades came; no other may."""
+        while not set(map(str, wanted)) <= set(self.found()):
+            await self.until(Received)
+        assert sorted(self.found()) == sorted(map(str, wanted))
+
+    def found(self) -> list[str]:
+        return [name for said in self.said if said.ticks is not None for name in said.ticks["trade_id"].to_pylist()]
+
+    def kinds(self) -> list[str]:
+        return [type(event).__name__ for event in self.events if not isinstance(event, Received)]
+
+
+@pytest.fixture
+async def vendor() -> AsyncIterator[BinanceVendor]:
+    async with BinanceVendor().serving() as found:
+        yield found
+
+
+@contextlib.asynccontextmanager
+async def feed(vendor: BinanceVendor, *symbols: str, by_id: bool = True, speed: float = SPEED) -> AsyncIterator[Feed]:
+    clock = starting_at(FIRST_US + DAY_US, speed)
+    exchange = Exchange("binance", clock, vendor.url)
+    stream = TradesStream(exchange, symbols or ("BTC/USDT",), "ccxt", clock)
+    stream._by_id = by_id
+    made = Feed(stream, clock)
+    task = asyncio.create_task(stream.run(made.queue))
+    try:
+        yield made
+        assert not task.done()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await exchange.close()
+
+
+@pytest.mark.parametrize("by_id", [True, False])
+async def test_trades_since_the_connection_once_each(vendor: BinanceVendor, by_id: bool) -> None:
+    async with feed(vendor, "BTC/USDT", "ETH/USDT", by_id=by_id) as made:
+        for at in range(5):
+            vendor.trade("BTCUSDT", at, made.now_ms() - 500 + at)
+        await made.until(Connected)
+        assert not made.said
+        wanted = []
+        for at in range(10, 40):
+            vendor.trade("BTCUSDT", at, made.now_ms(), 42_000 + at / 8, at / 4)
+            vendor.trade("ETHUSDT", at + 100, made.now_ms(), 2_000, 3)
+            wanted += [at, at + 100]
+            await asyncio.sleep(0.01)
+        await made.ids(*wanted)
+        batch = pa.Table.from_batches([said.ticks for said in made.said if said.ticks is not None])
+        batch.validate(full=True)
+        assert batch.schema == TICKS
+        first = next(row for row in batch.to_pylist() if row["trade_id"] == "12")
+        assert [first[name] for name in ("symbol", "price", "size", "source", "flags")] == [
+            "BTC/USDT", 42_001.5, 3.0, "ccxt", 0,
+        ]  # fmt: skip
+        assert made.kinds() == ["Connected"]
+        # No message has a trade that is older than one before it, by more than the plant bears.
+        newest = 0
+        for said in made.said:
+            if said.ticks is not None:
+                times = times_of(said.ticks["time"])
+                assert int(times.min()) > newest - 1_000_000
+                newest = max(newest, int(times.max()))
+
+
+async def test_trades_of_one_instant_are_different_trades(vendor: BinanceVendor) -> None:
+    async with feed(vendor) as made:
+        await made.until(Connected)
+        now_ms = made.now_ms()
+        for at in range(3):
+            vendor.trade("BTCUSDT", 70 + at, now_ms)
+        await made.ids(70, 71, 72)
+        vendor.trade("BTCUSDT", 73, now_ms)
+        await made.ids(70, 71, 72, 73)
+
+
+@pytest.mark.parametrize("by_id", [True, False])
+async def test_more_than_a_page_is_no_hole(vendor: BinanceVendor, monkeypatch: pytest.MonkeyPatch, by_id: bool) -> None:
+    vendor.page = 60
+    monkeypatch.setattr(ccxt_stream, "PAGE", 60)
+    async with feed(vendor, by_id=by_id) as made:
+        vendor.trade("BTCUSDT", 1, made.now_ms())
+        await made.until(Connected)
+        now_ms = made.now_ms()
+        for at in range(1_000):
+            vendor.trade("BTCUSDT", 100 + at, now_ms + at)
+        await made.ids(*range(100, 1_100))
+        assert made.kinds() == ["Connected"]
+
+
+async def test_a_page_that_does_not_reach_back_is_a_hole(vendor: BinanceVendor) -> None:
+    async with feed(vendor, by_id=False) as made:
+        vendor.trade("BTCUSDT", 1, made.now_ms())
+        await made.until(Connected)
+        last_ms = made.now_ms()
+        vendor.trade("BTCUSDT", 2, last_ms)
+        await made.ids(2)
+        vendor.trades["BTCUSDT"] = []
+        vendor.trade("BTCUSDT", 50, made.now_ms())
+        lost = await made.until(Lost)
+        assert isinstance(lost, Lost)
+        assert lost.since_us == last_ms * MILLISECOND_US
+        assert "BTC/USDT are missing" in lost.reason
+        again = await made.until(Connected)
+        assert again.at_us > lost.since_us
+        await made.ids(2, 50)
+
+
+async def test_more_in_one_millisecond_than_a_page_has_is_a_hole_and_not_the_end(vendor: BinanceVendor) -> None:
+    vendor.page = 60
+    async with feed(vendor, by_id=False) as made:
+        vendor.trade("BTCUSDT", 1, made.now_ms())
+        await made.until(Connected)
+        now_ms = made.now_ms()
+        for at in range(100):
+            vendor.trade("BTCUSDT", 100 + at, now_ms)
+        await made.until(Received)
+        vendor.trade("BTCUSDT", 900, now_ms + 1)
+        await made.until(Lost)
+        await made.until(Connected)
+        while "900" not in made.found():
+            await made.until(Received)
+
+
+async def test_an_outage_is_said_and_the_trades_meanwhile_come_late(vendor: BinanceVendor) -> None:
+    async with feed(vendor) as made:
+        vendor.trade("BTCUSDT", 1, made.now_ms())
+        await made.until(Connected)
+        vendor.trade("BTCUSDT", 2, made.now_ms())
+        await made.ids(2)
+        began_us = made.clock.now_us()
+        vendor.failing["aggTrades"] = (503, {}, b"")
+        vendor.trade("BTCUSDT", 3, made.now_ms())
+        lost = await made.until(Lost)
+        assert lost.since_us < began_us + 2_000_000
+        del vendor.failing["aggTrades"]
+        await made.until(Connected)
+        vendor.trade("BTCUSDT", 4, made.now_ms())
+        await made.ids(2, 3, 4)
+        assert made.kinds() == ["Connected", "Lost", "Connected"]
+
+
+async def test_a_short_failure_is_none_of_the_plants_business(vendor: BinanceVendor) -> None:
+    async with feed(vendor, speed=3.0) as made:
+        await made.until(Connected)
+        vendor.failing["aggTrades"] = None
+        vendor.trade("BTCUSDT", 2, made.now_ms())
+        await vendor.until_asked("aggTrades", 3)
+        del vendor.failing["aggTrades"]
+        await made.ids(2)
+        assert made.kinds() == ["Connected"]
+
+
+async def test_symbols_that_the_exchange_does_not_have(vendor: BinanceVendor) -> None:
+    async with feed(vendor, "AAA/USDT", "BTC/USDT") as made:
+        await made.until(Connected)
+        vendor.trade("BTCUSDT", 2, made.now_ms())
+        await made.ids(2)
+        assert [sorted(said.refused) for said in made.said if said.refused] == [["AAA/USDT"]]
+
+
+@pytest.mark.parametrize("status", [401, 451])
+async def test_an_exchange_that_lets_nobody_in(vendor: BinanceVendor, status: int) -> None:
+    vendor.failing["aggTrades"] = (status, {}, golden("error_place"))
+    async with feed(vendor, speed=200.0) as made:
+        await made.until(Refused)
+        await made.until(Refused)
+        del vendor.failing["aggTrades"]
+        await made.until(Connected)
+
+
+async def test_it_waits_as_long_as_the_exchange_says(vendor: BinanceVendor) -> None:
+    vendor.failing["aggTrades"] = (429, {"Retry-After": "30"}, golden("error_weight"))
+    async with feed(vendor, speed=100.0) as made:
+        await vendor.until_asked("aggTrades")
+        asked_us = made.clock.now_us()
+        del vendor.failing["aggTrades"]
+        assert (await made.until(Connected)).at_us - asked_us > 25_000_000
+
+
+async def test_a_trade_without_a_price_is_a_dead_letter(vendor: BinanceVendor) -> None:
+    async with feed(vendor) as made:
+        await made.until(Connected)
+        vendor.trade("BTCUSDT", 2, made.now_ms())
+        vendor.trade("BTCUSDT", 3, made.now_ms())
+        vendor.trades["BTCUSDT"][0]["p"] = None
+        await made.ids(3)
+        dead = [row for said in made.said for row in said.dead]
+        assert dead[0].reason == "the trade 2 has no price"
+
+
+async def test_golden_trades(vendor: BinanceVendor) -> None:
+    async with feed(vendor) as made:
+        await made.until(Connected)
+        vendor.failing["aggTrades"] = (200, {"Content-Type": "application/json"}, golden("aggTrades"))
+        made.stream._places[0].last_ms = FIRST_US // 1_000
+        await made.ids(26129, 26130)
+        rows = [row for said in made.said if said.ticks is not None for row in said.ticks.to_pylist()]
+        assert [(row["price"], row["size"]) for row in rows] == [(42000.1, 0.0047), (42000.2, 1.5)]
+        assert {row["time"].isoformat() for row in rows} == {"2024-01-02T14:50:00.123000+00:00"}

@@ -1,0 +1,272 @@
+"""The provider of the user's own files."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import databento_dbn as dbn
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from structlog.testing import capture_logs
+
+from tests.market_data.files import databento
+from tickerplant.core.errors import ConfigError
+from tickerplant.core.schemas import VENDOR_BARS
+from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US, iso, times_of
+from tickerplant.market_data.clients import errors
+from tickerplant.market_data.clients.files_client import FilesProvider
+from tickerplant.market_data.clock import Clock, starting_at
+from tickerplant.market_data.files import archive
+from tickerplant.market_data.providers import registry
+from tickerplant.market_data.providers.port import BarsRequest, ProviderContext
+
+FIRST_US = databento.OPEN_NS // 1_000
+LATER = starting_at(FIRST_US + 400 * DAY_US, 1.0)
+HEAD = "time,symbol,interval,open,high,low,close,volume,vwap,trades\n"
+
+
+def rows(
+    first_us: int = FIRST_US, count: int = 20, step_us: int = MINUTE_US, symbol: str = "AAPL", interval: str = "1m",
+    price: float = 100.0,
+) -> str:  # fmt: skip
+    lines = [
+        f"{iso(first_us + at * step_us)},{symbol},{interval},{price + at},{price + at + 1},{price + at - 1},"
+        f"{price + at},{10 * at},{price + at},{at}\n"
+        for at in range(count)
+    ]
+    return "".join(lines)
+
+
+def bare(first_us: int = FIRST_US, count: int = 20, step_us: int = MINUTE_US, price: float = 100.0) -> str:
+    """Return a file that says neither symbol nor interval."""
+    lines = [f"{iso(first_us + at * step_us)},{price},{price},{price},{price},1\n" for at in range(count)]
+    return "time,open,high,low,close,volume\n" + "".join(lines)
+
+
+def put(folder: Path, name: str, text: str | bytes) -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def provider(path: Path, clock: Clock = LATER, **options: str) -> FilesProvider:
+    made = registry.provider(ProviderContext("files", options={"path": str(path), **options}, clock=clock))
+    assert isinstance(made, FilesProvider)
+    return made
+
+
+async def ask(
+    made: FilesProvider, symbols: Sequence[str] = ("AAPL",), interval: str = "1m", from_us: int = FIRST_US - DAY_US,
+    to_us: int = FIRST_US + 90 * DAY_US,
+) -> dict[str, Any]:  # fmt: skip
+    """Return what is answered by symbol: bars as rows, or the error; and under `covers` for what stretch."""
+    made._looked_s = None
+    answer = await made.bars(BarsRequest(symbols, interval, from_us, to_us))
+    found: dict[str, Any] = {"covers": answer.covers}
+    for symbol, said in answer.found.items():
+        found[symbol] = said
+        if isinstance(said, pa.RecordBatch):
+            said.validate(full=True)
+            assert said.schema == VENDOR_BARS
+            found[symbol] = said.to_pylist()
+            assert {row["source"] for row in found[symbol]} == {"files"}
+    return found
+
+
+async def test_every_kind_of_file_is_one_archive(tmp_path: Path) -> None:
+    put(tmp_path, "a.csv", HEAD + rows() + rows(symbol="IBM"))
+    put(tmp_path, "in/MSFT_1m.csv.gz", gzip.compress(bare().encode()))
+    table = pa.table({"date": [FIRST_US // 1_000_000 + 60 * at for at in range(30)], "close": [2.0] * 30})
+    for name in ("open", "high", "low"):
+        table = table.append_column(name, table["close"])
+    pyarrow.parquet.write_table(table, tmp_path / "BRK.B.parquet")
+    made = [databento.bar(at, 50.0) for at in range(5)]
+    head = databento.metadata(dbn.Schema.OHLCV_1M, {"SPY": [("2024-01-02", "2024-02-01", 38)]})
+    put(tmp_path, "x.dbn.zst", databento.zstd(databento.encoded(head, made)))
+    put(tmp_path, ".hidden.csv", "nonsense")
+    put(tmp_path, "README.md", "# My files\n")
+    with capture_logs() as logs:
+        found = await ask(provider(tmp_path), ("AAPL", "IBM", "MSFT", "BRK.B", "SPY", "TSLA"))
+    assert not logs
+    assert [len(found[name]) for name in ("AAPL", "IBM", "MSFT", "BRK.B", "SPY")] == [20, 20, 20, 30, 5]
+    assert isinstance(found["TSLA"], errors.UnknownSymbol)
+    third = found["AAPL"][2]
+    assert {**third, "time": third["time"].isoformat()} == {
+        "time": "2024-01-02T14:52:00+00:00", "symbol": "AAPL", "interval": "1m", "open": 102.0, "high": 103.0,
+        "low": 101.0, "close": 102.0, "volume": 20.0, "vwap": 102.0, "trades": 2, "source": "files", "complete": True,
+    }  # fmt: skip
+    assert found["covers"]["SPY"] == (FIRST_US, FIRST_US + 5 * MINUTE_US)
+
+
+async def test_exactly_what_was_asked_for(tmp_path: Path) -> None:
+    five = rows(FIRST_US - FIRST_US % (5 * MINUTE_US), 6, 5 * MINUTE_US, interval="5m")
+    days = rows(FIRST_US - FIRST_US % DAY_US, 6, DAY_US, interval="1d")
+    made = provider(put(tmp_path, "a.csv", HEAD + rows() + five + days))
+    found = await ask(made, from_us=FIRST_US + 2 * MINUTE_US, to_us=FIRST_US + 4 * MINUTE_US)
+    assert [row["open"] for row in found["AAPL"]] == [102.0, 103.0]
+    assert found["covers"] == {"AAPL": (FIRST_US + 2 * MINUTE_US, FIRST_US + 4 * MINUTE_US)}
+    assert [row["interval"] for row in (await ask(made, interval="5m"))["AAPL"]] == ["5m"] * 6
+    assert [row["time"].hour for row in (await ask(made, interval="1d"))["AAPL"]] == [0] * 6
+    found = await ask(made, from_us=FIRST_US + 100 * MINUTE_US)
+    assert isinstance(found["AAPL"], errors.NoData)
+    for wrong in (BarsRequest((), "1m", 0, 1), BarsRequest(("A",), "1h", 0, 1), BarsRequest(("A",), "1m", 1, 1)):
+        with pytest.raises(errors.BadRequest):
+            await made.bars(wrong)
+    with pytest.raises(errors.NotEntitled):
+        await made.actions("AAPL", 0, 1)
+    assert (made.stream(["AAPL"]), made.offer.quotas, made.cost(BarsRequest((), "1m", 0, 1))) == (None, (), 0)
+    await made.close()
+
+
+async def test_a_bar_that_is_not_over_is_left_out(tmp_path: Path) -> None:
+    clock = starting_at(FIRST_US + 10 * MINUTE_US + 30 * SECOND_US, 1.0)
+    found = await ask(provider(put(tmp_path, "a.csv", HEAD + rows()), clock))
+    assert len(found["AAPL"]) == 10
+
+
+async def test_holes_between_files_are_not_spoken_for(tmp_path: Path) -> None:
+    put(tmp_path, "1.csv", HEAD + rows(FIRST_US))
+    put(tmp_path, "2.csv", HEAD + rows(FIRST_US + 3 * DAY_US))
+    put(tmp_path, "3.csv", HEAD + rows(FIRST_US + 30 * DAY_US))
+    made = provider(tmp_path)
+    found = await ask(made)
+    end_us = FIRST_US + 20 * MINUTE_US
+    assert len(found["AAPL"]) == 20
+    assert found["covers"]["AAPL"] == (FIRST_US + 30 * DAY_US, end_us + 30 * DAY_US)
+    found = await ask(made, to_us=FIRST_US + 30 * DAY_US)
+    assert len(found["AAPL"]) == 40
+    assert found["covers"]["AAPL"] == (FIRST_US, end_us + 3 * DAY_US)
+    found = await ask(made, from_us=end_us + 3 * DAY_US, to_us=FIRST_US + 30 * DAY_US)
+    assert isinstance(found["AAPL"], errors.NoData)
+    assert not found["covers"]
+
+
+async def test_of_a_bar_twice_the_last_file_by_name_counts(tmp_path: Path) -> None:
+    put(tmp_path, "b.csv", HEAD + rows(price=200.0, count=3))
+    put(tmp_path, "a.csv", HEAD + rows() + rows(price=300.0, count=1))
+    found = await ask(provider(tmp_path))
+    assert [row["open"] for row in found["AAPL"]] == [200.0, 201.0, 202.0, *(100.0 + at for at in range(3, 20))]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "options", "symbol", "interval"),
+    [
+        ("AAPL.csv", bare(), {}, "AAPL", "1m"),
+        ("aapl.csv", bare(step_us=5 * MINUTE_US, first_us=FIRST_US - FIRST_US % (5 * MINUTE_US)), {}, "AAPL", "5m"),
+        ("AAPL.csv", bare(step_us=DAY_US, first_us=FIRST_US - FIRST_US % DAY_US), {}, "AAPL", "1d"),
+        ("AAPL_daily.csv", bare(step_us=DAY_US, first_us=FIRST_US - FIRST_US % DAY_US, count=2), {}, "AAPL", "1d"),
+        ("BTC-USD_5min.txt", bare(count=1), {}, "BTC-USD", "5m"),
+        ("ES_F.csv", bare(count=1), {"interval": "5min"}, "ES_F", "5m"),
+        ("AAPL.csv", "date,open,high,low,close\n3/1/2024 9:30,1,1,1,1\n",
+         {"interval": "1m", "tz": "America/New_York", "date_order": "mdy"}, "AAPL", "1m"),
+    ],
+)  # fmt: skip
+async def test_what_a_file_does_not_say(
+    tmp_path: Path, name: str, text: str, options: dict[str, str], symbol: str, interval: str
+) -> None:
+    put(tmp_path, name, text)
+    found = await ask(provider(tmp_path, **options), (symbol,), interval)
+    assert {row["interval"] for row in found[symbol]} == {interval}
+    if "tz" in options:
+        assert found[symbol][0]["time"].isoformat() == "2024-03-01T14:30:00+00:00"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "why"),
+    [
+        ("AAPL.csv", bare(count=5), "interval cannot be told"),
+        ("AAPL.csv", bare(step_us=60 * MINUTE_US), "interval cannot be told"),
+        ("my file.csv", bare(), "neither does its name"),
+        ("AAPL.csv", bare().replace("Z", ""), "has no zone; say which it is with the option tz"),
+        ("AAPL_1d.csv", bare().replace("2024-01-02T14:50:00Z", "3/4/2024"), "use the option date_order"),
+        ("a.csv", "time,symbol,price\n2024-01-02T14:50:00Z,A,1\n", "it has ticks"),
+        ("a.csv", "", "is empty"),
+        ("a.parquet", b"PAR1nonsense", "is no Parquet file"),
+        ("a.dbn", b"DBN\x03", "breaks off"),
+        ("a.csv", HEAD + "x,AAPL,1m,1,1,1,1,1,1,1\n", "no time that can be read"),
+        ("a.csv", HEAD + rows(count=1).replace("101.0", "x"), "none of its 1 rows can be read"),
+    ],
+)
+async def test_a_file_that_cannot_be_read_is_told_once_and_again_when_it_changed(
+    tmp_path: Path, name: str, text: str | bytes, why: str
+) -> None:
+    bad = put(tmp_path, name, text)
+    put(tmp_path, "good.csv", HEAD + rows(symbol="GOOD"))
+    made = provider(tmp_path)
+    with capture_logs() as logs:
+        for _ in range(3):
+            assert len((await ask(made, ("GOOD",)))["GOOD"]) == 20
+        (line,) = logs
+        assert (line["event"], line["file"]) == ("file not read", str(bad))
+        assert why in line["reason"]
+        put(tmp_path, name, HEAD + rows(symbol="NEW"))
+        assert len((await ask(made, ("NEW",)))["NEW"]) == 20
+        assert len(logs) == 1
+
+
+async def test_rows_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
+    put(tmp_path, "a.csv", HEAD + rows().replace("103.0", "x"))
+    with capture_logs() as logs:
+        assert len((await ask(provider(tmp_path)))["AAPL"]) < 20
+    assert (logs[0]["event"], logs[0]["rows"]) == ("rows of a file not read", 3)
+
+
+async def test_files_that_come_change_and_go(tmp_path: Path) -> None:
+    path = put(tmp_path, "a.csv", HEAD + rows(count=3))
+    made = provider(tmp_path)
+    assert len((await ask(made))["AAPL"]) == 3
+    path.write_text(HEAD + rows(count=7))
+    os.utime(path, ns=(1, 1))
+    assert len((await ask(made))["AAPL"]) == 7
+    put(tmp_path, "b.csv", HEAD + rows(symbol="IBM"))
+    assert len((await ask(made, ("AAPL", "IBM")))["IBM"]) == 20
+    path.unlink()
+    assert isinstance((await ask(made))["AAPL"], errors.UnknownSymbol)
+    # Between two looks a file that changed is not half read.
+    await ask(made, ("IBM",))
+    put(tmp_path, "b.csv", HEAD + rows(symbol="IBM", count=2))
+    answer = await made.bars(BarsRequest(("IBM",), "1m", FIRST_US, FIRST_US + DAY_US))
+    found = answer.found["IBM"]
+    assert isinstance(found, errors.UnknownSymbol) or found.num_rows == 20
+    assert len((await ask(made, ("IBM",)))["IBM"]) == 2
+
+
+async def test_large_files_are_read_by_blocks_and_small_ones_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = HEAD + "".join(rows(FIRST_US + at * DAY_US, 300, symbol=f"S{at % 3}") for at in range(9))
+    small, large = provider(put(tmp_path, "a.csv", text)), provider(tmp_path / "a.csv")
+    kept = await ask(small, ("S0", "S1"))
+    monkeypatch.setattr(archive, "CACHE_BYTES", 1_000)
+    monkeypatch.setattr("tickerplant.market_data.files.blocks.BLOCK_BYTES", 4_096)
+    read = await ask(large, ("S0", "S1"))
+    assert read == kept
+    assert len(read["S0"]) == 900
+    assert (len(small._archive._cache), len(large._archive._cache)) == (1, 0)
+    part = await ask(large, ("S1",), from_us=FIRST_US + 4 * DAY_US, to_us=FIRST_US + 4 * DAY_US + 9 * MINUTE_US)
+    assert times_of(pa.array([row["time"] for row in part["S1"]])).tolist() == [
+        FIRST_US + 4 * DAY_US + at * MINUTE_US for at in range(9)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({}, "needs the option path"),
+        ({"path": "/no/such/folder"}, "where nothing is"),
+        ({"path": "/", "pat": "x"}, "no option 'pat'"),
+        ({"path": "/", "interval": "1h"}, "keeps bars of 1m, 5m, 1d, not of 1h"),
+        ({"path": "/", "interval": "soon"}, "unknown interval"),
+        ({"path": "/", "tz": "Mars"}, "no time zone 'Mars'"),
+        ({"path": "/", "date_order": "ymd"}, "is mdy or dmy"),
+    ],
+)
+def test_options_that_cannot_be(options: dict[str, str], why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        registry.provider(ProviderContext("files", options=options))
