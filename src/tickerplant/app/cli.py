@@ -12,6 +12,7 @@ import typer
 from tickerplant.app.commands import (
     action,
     alert,
+    backfill,
     compare,
     compute,
     config,
@@ -66,6 +67,7 @@ for panel, name, function in (
     (RUN_PANEL, "up", run.up),
     (RUN_PANEL, "run", run.run),
     (RUN_PANEL, "replay", replay.replay),
+    (RUN_PANEL, "backfill", backfill.backfill),
     (RUN_PANEL, "rebuild", rebuild.rebuild),
     (RUN_PANEL, "sandbox", run.sandbox),
     (LOOK_PANEL, "query", query.query),

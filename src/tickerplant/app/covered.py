@@ -41,7 +41,7 @@ def covered(
     from tickerplant.core.errors import BadInput
     from tickerplant.core.sessions import Calendars
 
-    rules, now_us = _of_log(settings)
+    rules, now_us = in_force(settings)
 
     async def read(store: Store) -> Covered:
         async with store.read() as reading:
@@ -62,7 +62,7 @@ def covered(
         return parts.with_store(dsn, read)
 
 
-def _of_log(settings: Settings) -> tuple[Rules, int]:
+def in_force(settings: Settings) -> tuple[Rules, int]:
     """Return the rules in force and the market's time; without a log that answers, the settings' and the machine's."""
     from tickerplant.api.inforce import market_now, rules_in_force
 

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from tickerplant.log.port import EventLog
     from tickerplant.log.processor import StageFactory
     from tickerplant.log.snapshots import Keeper
+    from tickerplant.market_data.backfill import Order
+    from tickerplant.market_data.backfill import Progress as BackfillProgress
     from tickerplant.market_data.clock import Clock
     from tickerplant.market_data.replay import ReplayOptions, ReplayProgress, ReplaySummary
     from tickerplant.market_data.sandbox import SandboxPlace
@@ -301,6 +303,34 @@ async def run_market_data(
             if (stream := provider.stream(symbols)) is not None
         ]
         await together(stop, feeds, backfill.run() if backfill is not None else None)
+
+
+async def backfill(
+    plant: Plant, order: Order, vendor: SandboxPlace | None, stop: threading.Event,
+    look: Callable[[BackfillProgress], None],
+) -> BackfillProgress:  # fmt: skip
+    """Fetch what is ordered, with vendors of our own, until nothing is left that can be had now; return what was done.
+
+    `look` is called with the progress several times a second, and ends it by raising. Returns at `stop` too.
+    """
+    from tickerplant.app import vendors
+
+    settings = plant.settings
+    rules = _rules(settings, always_open=always_open(settings, vendor is not None))
+    clock = vendors.clock_of(vendor)
+    async with vendors.desk(settings, plant.event_log, place=vendor, rules=rules) as desk:
+        manager = vendors.backfill(settings, plant.event_log, plant.dsn, desk, clock, rules, order=order)
+        running = asyncio.create_task(manager.run())
+        try:
+            while not running.done() and not stop.is_set():
+                await asyncio.wait({running}, timeout=0.2)
+                look(manager.progress)
+            if running.done():
+                running.result()
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+    return manager.progress
 
 
 async def run_persistence(

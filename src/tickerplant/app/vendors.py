@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tickerplant.app.settings import Settings
     from tickerplant.core.rules import Rules
     from tickerplant.log.port import EventLog
-    from tickerplant.market_data.backfill import BackfillManager, Depth, Wanted
+    from tickerplant.market_data.backfill import BackfillManager, Depth, Order
     from tickerplant.market_data.clock import Clock
     from tickerplant.market_data.desk.account import VendorStatus
     from tickerplant.market_data.desk.desk import Desk
@@ -132,15 +132,18 @@ def depths(settings: Settings, *, made_up: bool = False) -> list[Depth]:
 
 def backfill(
     settings: Settings, log: EventLog, dsn: str, desk: Desk, clock: Clock, rules: Rules, *,
-    wanted: Sequence[Wanted] = (), once: bool = False,
+    order: Order | None = None,
 ) -> BackfillManager:  # fmt: skip
-    """Return the manager that fetches what is missing, not yet running."""
+    """Return the manager that fetches what is missing, not yet running.
+
+    With an `order` it fetches that alone, and ends when nothing is left that could be asked for now.
+    """
     from tickerplant.market_data.backfill import BackfillManager
 
     made_up = any(provider.name == SANDBOX for provider in desk.providers("intraday"))
     return BackfillManager(
-        log, desk, dsn, settings.symbols, depths(settings, made_up=made_up), rules=rules, clock=clock, wanted=wanted,
-        once=once,
+        log, desk, dsn, settings.symbols, depths(settings, made_up=made_up), rules=rules, clock=clock, order=order,
+        once=order is not None,
     )  # fmt: skip
 
 

@@ -27,10 +27,11 @@ LOCAL: Final = ("aggregation", "analytics", "persistence")
 
 
 @contextlib.contextmanager
-def plant_to_feed(loaded: Loaded) -> Iterator[tuple[Plant, bool]]:
+def plant_to_feed(loaded: Loaded, *, made_up: bool = False) -> Iterator[tuple[Plant, bool]]:
     """Give the plant that runs on the log of the settings, or one of our own for the block; and whether it is ours.
 
-    On Kafka the services `LOCAL` run elsewhere, or are about to: nobody brings a second set of them there.
+    `made_up`: it is fed by the sandbox, the stocks of which may trade round the clock. On Kafka the services `LOCAL`
+    run elsewhere, or are about to: nobody brings a second set of them there.
     """
     from tickerplant.app import parts
     from tickerplant.app import plant as plants
@@ -42,7 +43,7 @@ def plant_to_feed(loaded: Loaded) -> Iterator[tuple[Plant, bool]]:
             yield plant, False
         return
     with plants.folder_alone(settings), plants.opened(settings) as plant:
-        parts.ensure_settings(plant.event_log, settings)
+        parts.ensure_settings(plant.event_log, settings, always_open=parts.always_open(settings, made_up))
         supervisor = plant.supervise(LOCAL)
         supervisor.start()
         try:
@@ -77,7 +78,7 @@ def wait_until_stored(
             arrived(3 * len(last), len(rest))
             if stop.wait(LOOK_S):
                 raise TickerplantError("stopped before all was in the tables; nothing is lost, the log has it")
-            _check_services(plant)
+            check_services(plant)
             if rest != before:
                 before, hint_s = rest, time.monotonic() + HINT_S
                 give_up_s = time.monotonic() + GIVE_UP_S
@@ -103,7 +104,7 @@ def _anybody(plant: Plant) -> bool:
         return True
 
 
-def _check_services(plant: Plant) -> None:
+def check_services(plant: Plant) -> None:
     """Raise what a service of ours gave up for."""
     failure = plant.supervisor.failure()
     if failure is not None:
@@ -129,7 +130,7 @@ def wait_until_computed(plant: Plant, partition: int, stop: threading.Event) -> 
                 end, applied = now.ends.get(place, 0), now.applied.get(place)
                 if not end or (applied is not None and applied.position >= end):
                     return True
-            _check_services(plant)
+            check_services(plant)
             if time.monotonic() > deadline:
                 return False
             if stop.wait(LOOK_S):

@@ -45,7 +45,7 @@ from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, SECOND_US, Int64A
 from tickerplant.core.version import make_version
 from tickerplant.log.port import EventLog
 from tickerplant.market_data.backfill.plan import OVERLAP_BARS, Task, page, tasks, together
-from tickerplant.market_data.backfill.progress import PROGRESS_KEY, Order, Progress, read_order
+from tickerplant.market_data.backfill.progress import PROGRESS_KEY, Order, Progress, read_order, read_progress
 from tickerplant.market_data.backfill.publish import Publisher, Saying, Told, in_order, only
 from tickerplant.market_data.backfill.series import Depth, Grid, Series, Wanted
 from tickerplant.market_data.checks import check_bars, without
@@ -72,6 +72,8 @@ _HEAL_US: Final = 2 * DAY_US
 _LOOK_BACK_US: Final = 15 * MINUTE_US
 """Of the last minutes is looked again in every round: what a feed declares down afterwards becomes incomplete."""
 _HOLD_BYTES: Final = 1 << 40  # what belongs together is committed together
+_ONCE_WAIT_S: Final = 90.0
+"""A minute's credits are waited for; those of tomorrow are not."""
 _RETRY_S: Final = 1.0
 _SETTLE_LOOK_S: Final = 0.05
 _PROGRESS_S: Final = 2.0
@@ -112,7 +114,8 @@ class BackfillManager:
     """Fetches what is missing of `symbols` to the `depths`, in the background, until cancelled.
 
     `dsn`: the store, which is read only. `rules`: those in force, for calendars and memory. `once`: `run` returns when
-    nothing is left that could be asked for now, or within `once_wait_s` of the clock; for a command.
+    nothing is left that could be asked for now, or within `once_wait_s` of the clock; for a command. `order`: what is
+    wanted in place of the depths, as if a user had left it; of them it takes how far back.
     """
 
     def __init__(
@@ -127,7 +130,8 @@ class BackfillManager:
         clock: Clock | None = None,
         wanted: Sequence[Wanted] = (),
         once: bool = False,
-        once_wait_s: float = 90.0,
+        once_wait_s: float = _ONCE_WAIT_S,
+        order: Order | None = None,
     ) -> None:
         self.progress = Progress()
         self._log = event_log
@@ -151,7 +155,12 @@ class BackfillManager:
         self._said: dict[tuple[str, str, int, int], tuple[str, int]] = {}
         self._place = _Place()
         self._told_s = 0.0
+        self._order: Order | None = None
         self._order_id: str | None = None
+        self._only_ordered = order is not None
+        if order is not None:
+            self._obey(order)
+            self._symbols = list(order.symbols) or self._symbols
         self._healed_s = -1e9
         self._grace_us = max(GRACE_US, int(_GRACE_REAL_S * self._clock.speed * SECOND_US))
 
@@ -188,17 +197,25 @@ class BackfillManager:
             if writer.cursor.place:
                 with contextlib.suppress(msgspec.MsgspecError):
                     self._place = msgspec.msgpack.decode(writer.cursor.place, type=_Place)
+            if not self.progress.order:
+                former = await self._call(lambda: read_progress(self._log))
+                self.progress.order = former.order if former is not None else ""
             self._series.clear()
             while True:
                 found = await self._round(writer, store)
                 await self._tell(writer, force=True)
-                if self._once and not found:
-                    wait_s = self._until_due_s()
-                    if wait_s is None or wait_s > self._once_wait_s:
-                        return True
-                    await self._clock.sleep(max(1.0, wait_s))
+                if found:
                     continue
-                if not found:
+                wait_s = self._until_due_s()
+                done = wait_s is None or wait_s > self._once_wait_s
+                if done and self._order is not None:
+                    self.progress.order, self._order = self._order.id, None
+                    await self._tell(writer, force=True)
+                if self._once:
+                    if done:
+                        return True
+                    await self._clock.sleep(max(1.0, wait_s or 0.0))
+                else:
                     await self._rest()
         finally:
             await self._call(writer.close)
@@ -311,7 +328,7 @@ class BackfillManager:
         """Bring what is known of each series up to date."""
         now_us = self._clock.now_us()
         holes, self._holes = self._holes, []
-        for depth in self._depths:
+        for depth in () if self._only_ordered else self._depths:
             from_us = depth.from_us(now_us, self._lookback_us(depth.interval))
             for symbol in self._symbols:
                 await self._look_at(store, Wanted(symbol, depth.interval, from_us, now_us), holes)
@@ -687,13 +704,14 @@ class BackfillManager:
         await self._call(lambda: writer.put_state(STATE_FEEDS, 0, PROGRESS_KEY, data))
 
     async def _take_order(self) -> bool:
-        """Take up what a user has ordered; return whether that is new."""
+        """Take up what a user has ordered and nobody has carried out; return whether there is such an order."""
         order: Order | None = await self._call(lambda: read_order(self._log))
-        if order is None or order.id == self._order_id:
+        if order is None or order.id in (self._order_id, self.progress.order):
             return False
-        first, self._order_id = self._order_id is None, order.id
-        if first and self.progress.order == order.id:
-            return False
+        self._obey(order)
+        return True
+
+    def _obey(self, order: Order) -> None:
         now_us = self._clock.now_us()
         names = list(order.symbols) or self._symbols
         chosen = list(order.intervals) or [depth.interval for depth in self._depths]
@@ -701,8 +719,7 @@ class BackfillManager:
             depth = next((depth for depth in self._depths if depth.interval == interval), Depth(interval, None))
             from_us = order.from_us or depth.from_us(now_us, self._lookback_us(interval))
             self._wanted += [Wanted(symbol, interval, from_us, order.to_us or now_us) for symbol in names]
-        self.progress.order, self.progress.working = order.id, True
-        return True
+        self._order, self._order_id, self.progress.working = order, order.id, True
 
 
 def _shown(name: str, request: BarsRequest) -> str:

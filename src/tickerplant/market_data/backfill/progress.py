@@ -21,7 +21,7 @@ class Progress(msgspec.Struct, kw_only=True):
 
     `working`: something is left that can be fetched now. `missing`: bars that are to be fetched; `later`: those of them
     for which nobody can be asked yet, because of what `blocked` says, until `again_us`. `request`: what was asked last.
-    `order`: the user's order that is done.
+    `order`: the last of the users' orders of which nothing is left that could be fetched now.
     """
 
     working: bool = True

@@ -1,0 +1,140 @@
+"""`backfill`: with a plant of its own, beside one that runs, and what it says of what stays missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from tests.support.commands import assert_refused, objects, say
+from tests.support.plant import Plant, kill_tree, wait_for
+
+from tickerplant.core.errors import LogError
+from tickerplant.core.schemas import RAW
+from tickerplant.log.open import open_log
+from tickerplant.market_data.backfill.progress import read_progress
+
+SYMBOLS = ("AAPL", "MSFT")
+
+
+@pytest.fixture(scope="module")
+def vendor() -> Iterator[dict[str, Any]]:
+    """A sandbox as a process, whose requests can be counted."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tickerplant.market_data.sandbox", "--names", ",".join(SYMBOLS), "--rate", "10"],
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    yield json.loads(process.stdout.readline())
+    process.send_signal(signal.SIGTERM)
+    process.wait(10)
+    process.stdout.close()
+
+
+def plant_on(folder: Path, vendor: dict[str, Any], **env: str) -> Plant:
+    return Plant(
+        folder / "data",
+        {
+            "TICKERPLANT_SYMBOLS": ",".join(SYMBOLS),
+            "TICKERPLANT_HISTORY": "1d:10,5m:2,1m:1",
+            "TICKERPLANT_SANDBOX__ENABLED": "true",
+            "TICKERPLANT_SANDBOX__URL": vendor["url"],
+            "TICKERPLANT_PARTITIONS": "2",
+            **env,
+        },
+    )
+
+
+@pytest.fixture(scope="module")
+def plant(tmp_path_factory: pytest.TempPathFactory, vendor: dict[str, Any]) -> Plant:
+    return plant_on(tmp_path_factory.mktemp("backfill"), vendor)
+
+
+def idle(plant: Plant) -> bool:
+    """Whether a manager has nothing to do."""
+    if not (plant.data / "market.log").exists():
+        return False
+    log = open_log("embedded:", data=plant.data)
+    try:
+        progress = read_progress(log)
+        return progress is not None and progress.bars > 0 and not progress.working
+    except LogError:
+        return False  # its topics are about to be made
+    finally:
+        log.close()
+
+
+def asked(vendor: dict[str, Any]) -> int:
+    found = httpx.get(f"{vendor['url']}/sandbox/requests", timeout=30).json()["requests"]
+    return sum(call["path"] == "/time_series" for call in found)
+
+
+def test_it_brings_its_own_plant_and_a_second_time_asks_for_little(plant: Plant, vendor: dict[str, Any]) -> None:
+    [said] = objects(say(plant, "backfill", "--json"))
+    assert said["bars"] > 2 * (1_400 + 250 + 9)
+    assert said["gaps"] == []
+    before = asked(vendor)
+    answer = say(plant, "backfill", "-i", "1d")
+    assert answer.code == 0
+    assert "0 bars of 0 requests" in answer.out
+    assert "nothing is missing" in answer.out
+    assert asked(vendor) == before
+
+
+def test_an_order_of_its_own_goes_beyond_the_settings(plant: Plant) -> None:
+    [said] = objects(say(plant, "backfill", "AAPL", "-i", "1d", "--from", "2026-01-05", "--to", "2026-01-15", "--json"))
+    assert said["bars"] == 10
+    assert said["gaps"] == []
+
+
+def test_beside_a_plant_that_runs_it_leaves_an_order_and_shows_when_it_is_done(
+    tmp_path: Path, vendor: dict[str, Any]
+) -> None:
+    plant = plant_on(tmp_path, vendor, TICKERPLANT_HISTORY="1d:5", TICKERPLANT_API__PORT="0")
+    output = tmp_path / "up.log"
+    process = plant.start("up", output=output)
+    try:
+        wait_for("the plant to have filled what it wants", lambda: idle(plant), 60)
+        [said] = objects(say(plant, "backfill", "MSFT", "-i", "1d", "--from", "2026-02-02", "--to", "2026-02-09",
+                             "--json"))  # fmt: skip
+        assert said["bars"] >= 7
+        assert said["gaps"] == []
+        log = open_log("embedded:", data=plant.data)
+        try:
+            progress = read_progress(log)
+            assert progress is not None
+            assert progress.order
+            assert log.offsets(RAW)
+        finally:
+            log.close()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    finally:
+        kill_tree(process)
+
+
+def test_what_stays_missing_is_listed_with_its_reason(tmp_path: Path, vendor: dict[str, Any]) -> None:
+    plant = plant_on(tmp_path, vendor, TICKERPLANT_VENDORS__QUOTAS="sandbox=1/day", TICKERPLANT_VENDORS__RESERVE="0")
+    answer = say(plant, "backfill", "-i", "1d", "--from", "2026-02-02", "--to", "2026-02-07")
+    assert answer.code == 0, answer
+    assert "5 bars of 1 requests" in answer.out
+    assert "5 bars stay missing" in answer.out
+    assert "quota" in answer.out
+    assert "sandbox" in answer.out
+
+
+def test_what_cannot_be_meant_is_refused(tmp_path: Path, vendor: dict[str, Any]) -> None:
+    plant = plant_on(tmp_path, vendor)
+    assert_refused(say(plant, "backfill", "-i", "1w"), 2, "1m, 5m, 1d")
+    assert_refused(say(plant, "backfill", "--from", "2026-02-02", "--to", "2026-02-01"), 2, "not before")
+    assert_refused(say(plant, "backfill", "--from", "2126-02-02"), 2, "future")
+    alone = Plant(tmp_path / "data", {"TICKERPLANT_SANDBOX__ENABLED": "false"})
+    assert_refused(say(alone, "backfill"), 2, "no vendor to ask")
+    assert not os.path.exists(plant.data / "market.log")
