@@ -197,7 +197,7 @@ def test_the_command_says_how_vendors_stand_whether_there_is_a_plant_or_not(
     line = next(line for line in after.stdout.splitlines() if line.startswith("acme"))
     assert line.split()[:7] == ["acme", "daily", "1", "50/day", "1", "49", "37"]
     assert line.split()[-1] == "fine"
-    assert "not asked: alphavantage, sandbox, twelvedata, yahoo" in after.stderr
+    assert "not asked: alphavantage, ccxt, files, sandbox, twelvedata, yahoo" in after.stderr
     row = json.loads(tickerplant(acme, "vendors", "--json").stdout)
     assert (row["vendor"], row["breaker"], row["requests"]) == ("acme", "closed", 1)
     assert row["windows"][0]["left"] == 49
