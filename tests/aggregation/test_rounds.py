@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.aggregation.plant import at, bars, continued, down, end, last, run, start, ticks, vendor
+from tests.aggregation.plant import at, bars, continued, decoded, down, end, last, run, start, ticks, vendor
 from tickerplant.aggregation.stage import AggregationStage
+from tickerplant.core import records, schemas
 from tickerplant.core.times import FOREVER_US, MINUTE_US
 
 OPEN, DAY = at("2026-01-05T14:30"), at("2026-01-05")
@@ -51,6 +52,24 @@ def test_a_part_of_an_old_day_makes_no_coarser_bar_and_leaves_the_vendors_own_al
     assert [(row["interval"], row["volume"]) for row in published if row["interval"] != "1m"] == [("1d", 999.0)]
     assert [row["time"] for row in published if row["interval"] == "1m"] == [OLD + n * MINUTE_US for n in (0, 1, 7, 3)]
     assert all(row["complete"] for row in published), "a vendor's bar is as complete as the vendor says"
+
+
+def test_nor_does_a_part_of_the_newest_day_where_no_stream_has_been() -> None:
+    other = at("2026-01-02")
+    raw = [*old_round(bar(OLD_DAY, "1d", 5.0, 999.0), bar(other, "1d", 5.0, 999.0)), *nothing()]
+    raw += [*old_round(*minutes(OLD, 0)), *nothing()]  # memory goes elsewhere
+    raw += [*old_round(*minutes(at("2026-01-02T14:30"), 0, 1, 7)), *nothing()]
+    found = last(run(raw))
+    assert (found["1d", "A", other]["volume"], found["1d", "A", other]["complete"]) == (999.0, True)
+    assert not any(interval == "5m" for interval, _, _ in found)
+
+
+def test_a_round_that_claims_nothing_says_of_no_day_that_it_was_silent() -> None:
+    raw = [*live(), *old_round(bar(OLD, "5m")), *nothing()]
+    said = [record.header for record in decoded(run(raw), schemas.STATUS)]
+    days = [header for header in said if isinstance(header, records.Over) and header.interval == "1d"]
+    assert days
+    assert not any(header.whole for header in days)
 
 
 def test_a_round_that_fills_a_hole_makes_the_five_minutes_whole() -> None:

@@ -49,12 +49,12 @@ Tables = dict[str, list[tuple[Any, ...]]]
 
 def _points() -> list[str]:
     """Return every fault point of the code, so that none is ever forgotten here; those of the API are in
-    `test_alerts`, those of the desk in `tests/market_data/desk`.
+    `test_alerts`, those of the desk and of the backfill in `test_backfill`.
     """
     code = "".join(path.read_text() for path in sorted((Path(__file__).parents[2] / "src").rglob("*.py")))
     found = set(re.findall(r'faults\.reach\("([a-z.]+)"\)', code))
     shared = re.findall(r'faults\.reach\(f"\{self\.name\}\.([a-z.]+)"\)', code)
-    found = {point for point in found if not point.startswith(("api.", "desk."))}
+    found = {point for point in found if not point.startswith(("api.", "backfill.", "desk."))}
     return sorted(found | {f"{name}.{point}" for name in STATEFUL for point in shared})
 
 

@@ -498,7 +498,11 @@ class BarAggregator:
             calendars = [calendar for calendar, of_it in closed if of_it == session]
             expected = feed.expected[np.isin(self.state.calendar_of[feed.expected], calendars)]
             if len(expected):
-                self._declare(feed, DAYS, session, expected)
+                known = [self.state.calendars[number] for number in calendars]
+                opens = min(int(one.open_of(np.array([session]))[0]) for one in known)
+                closes = max(int(one.close_of(np.array([session]))[0]) for one in known)
+                whole = bool(feed.covers(np.array([opens]), np.array([closes]))[0])
+                self._declare(feed, DAYS, session, expected, whole=whole)
 
     def _declare(
         self, feed: Feed, interval: int, start: int, expected: npt.NDArray[np.int32], *, whole: bool = True

@@ -62,6 +62,20 @@ def _prices(rows: Rows, parts: Rows, first: Int64Array, last: Int64Array) -> Non
     rows["low"] = np.fmin.reduceat(np.ascontiguousarray(parts["low"]), first)
 
 
+def only_parts(rows: Rows, feeds: Mapping[int, Feed], starts: Int64Array, ends: Int64Array) -> BoolArray:
+    """Return which rows are rolled up from no more than a part of a vendor's bars, so that they tell nothing.
+
+    They are not complete, and either of history, where the store knows as much or more, or of `[start, end)` of which
+    their feeds have claimed nothing at all: what else there is of it, nobody here has seen.
+    """
+    partial: BoolArray = (rows["kind"] == FROM_VENDOR_PARTS) & ~rows["complete"]
+    for at in np.flatnonzero(partial & ~rows["history"]).tolist():
+        both = (feeds.get(int(rows[name][at])) for name in ("feed", "feed_hi"))
+        pieces = [piece for feed in both if feed is not None for piece in feed.coverage]
+        partial[at] = not any(begin < ends[at] and starts[at] < end for begin, end in pieces)
+    return partial
+
+
 def feeds_cover(rows: Rows, feeds: Mapping[int, Feed], starts: Int64Array, ends: Int64Array) -> BoolArray:
     """Return for each row whether its first and last feed together were up for all of `[start, end)`.
 

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tickerplant.aggregation import arbitration
-from tickerplant.aggregation.cascade import feeds_cover, roll_up
+from tickerplant.aggregation.cascade import feeds_cover, only_parts, roll_up
 from tickerplant.aggregation.finished import PARTS
-from tickerplant.aggregation.rows import DAYS, FIVES, FROM_PARTS, FROM_VENDOR_PARTS, MINUTES, ROW, Rows, join, take
+from tickerplant.aggregation.rows import DAYS, FIVES, FROM_PARTS, MINUTES, ROW, Rows, join, take
 from tickerplant.aggregation.state import State
 from tickerplant.aggregation.watermark import Feed
 from tickerplant.core.interval import M5
@@ -127,7 +127,8 @@ def _build_fives(state: State, feed: Feed, due: Iterable[int], redo: dict[int, l
     rows = roll_up(parts[chosen], starts[chosen], state.ranking.places(parts[chosen], MINUTES), PARTS)
     rows["complete"] &= feeds_cover(rows, state.feeds, rows["start"], rows["start"] + M5.us)
     rows["arrival"] = _arrival(parts)
-    state.finished[FIVES].merge(_telling(rows), state.ranking, reason)
+    rows = take(rows, ~only_parts(rows, state.feeds, rows["start"], rows["start"] + M5.us))
+    state.finished[FIVES].merge(rows, state.ranking, reason)
 
 
 def _closes(state: State, feed: Feed, parts: Rows) -> npt.NDArray[np.bool_]:
@@ -249,13 +250,8 @@ def _build_day(state: State, feed: Feed, key: tuple[int, int], closed: bool, red
     else:
         begins, ends = known.open_of(sessions), known.close_of(sessions)
     rows["complete"] &= feeds_cover(rows, state.feeds, begins, ends)
-    state.finished[DAYS].merge(_telling(rows), state.ranking, reason)
-
-
-def _telling(rows: Rows) -> Rows:
-    """Leave out what is rolled up from a part alone of a vendor's bars of history: the store knows as much or more."""
-    partial = rows["history"] & ~rows["complete"] & (rows["kind"] == FROM_VENDOR_PARTS)
-    return take(rows, ~partial) if partial.any() else rows
+    rows = take(rows, ~only_parts(rows, state.feeds, begins, ends))
+    state.finished[DAYS].merge(rows, state.ranking, reason)
 
 
 def sum_days(state: State, parts: Rows, session: int) -> Rows:

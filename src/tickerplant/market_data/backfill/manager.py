@@ -255,7 +255,8 @@ class BackfillManager:
         await self._settle(writer, store)
         await self._look(store)
         blocked: set[int] = set()
-        heal = self._may_heal()
+        # Who has asked for it, and waits, is not put off so that credits last.
+        heal = self._once or self._order is not None or self._may_heal()
         while (
             self._clock.monotonic() - round_.began_s < max(_ROUND_S, self._clock.speed)
             and round_.requests < _ROUND_REQUESTS

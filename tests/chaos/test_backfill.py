@@ -1,0 +1,173 @@
+"""kill -9 in the middle of a backfill, at every point of its way and at any moment: it goes on without a hole.
+
+The vendor is the sandbox, a process that no kill touches, and it keeps the books: what it was asked, and how much of
+its quota that was. A request that was on its way when the process died may be asked for once more; nothing else may.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+
+from tests.support.plant import Plant, wait_for
+from tickerplant.app.locks import FolderLock
+from tickerplant.core.times import DAY_US, MINUTE_US, from_us, to_us
+
+pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(600)]
+
+SYMBOLS = ("AAPL", "MSFT", "BTC/USD")
+KILLS = int(os.environ.get("CHAOS_KILLS", "4"))
+SEED = int(os.environ.get("CHAOS_SEED", str(time.time_ns() % 100_000)))
+THOROUGH = KILLS >= 25
+DAYS = {"1d": 40, "5m": 120 if THOROUGH else 20, "1m": 40 if THOROUGH else 6}
+QUOTA = 400
+
+POINTS = (
+    "desk.debited:1", "backfill.asking:2", "desk.answered:1", "backfill.answered:1", "backfill.saying:1",
+    "backfill.said:1", "feed.append.before:4", "feed.append.after:4", "feed.commit.before:5", "feed.commit.after:5",
+)  # fmt: skip
+"""Each kills one run. The first three transactions of a run may have no bars: its barrier, and a round's beginning."""
+SOME = ("desk.debited:1", "backfill.answered:1", "feed.append.after:4", "backfill.said:1")
+"""Without `make chaos`."""
+
+
+@pytest.fixture
+def vendor() -> Iterator[str]:
+    """The sandbox's address."""
+    process = subprocess.Popen(
+        [
+            sys.executable, "-m", "tickerplant.market_data.sandbox", "--names", ",".join(SYMBOLS), "--rate", "12",
+            "--quota", f"twelvedata={QUOTA}/minute",
+        ],
+        stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    yield json.loads(process.stdout.readline())["url"]
+    process.send_signal(signal.SIGTERM)
+    process.wait(10)
+    process.stdout.close()
+
+
+@pytest.fixture
+def plant(tmp_path: Path, vendor: str) -> Iterator[Plant]:
+    plant = Plant(
+        tmp_path / "data",
+        {
+            "TICKERPLANT_SYMBOLS": ",".join(SYMBOLS),
+            "TICKERPLANT_HISTORY": ",".join(f"{name}:{days}" for name, days in DAYS.items()),
+            "TICKERPLANT_SANDBOX__ENABLED": "true",
+            "TICKERPLANT_SANDBOX__URL": vendor,
+            "TICKERPLANT_VENDORS__QUOTAS": f"sandbox={QUOTA}/minute",
+            "TICKERPLANT_PARTITIONS": "2",
+            "TICKERPLANT_RULES__INDICATORS": "{}",
+        },
+    )
+    yield plant
+    # The server of a plant that was killed outlives it; the next command would take it over.
+    store = FolderLock(plant.data, "store.lock")
+    wait_for("the store to be free", lambda: not store.is_held())
+
+
+def run(plant: Plant, folder: Path, fault: str | None) -> int:
+    """Run one backfill, killed at a point or to its end; return its exit code."""
+    output = folder / "backfill.log"
+    more = {"TICKERPLANT_FAULT": fault} if fault else {}
+    return plant.start("backfill", "--json", output=output, **more).wait(240)
+
+
+def ask(url: str, what: str, **params: Any) -> Any:
+    return httpx.get(f"{url}/sandbox/{what}", params=params, timeout=60).json()
+
+
+def overlapping(vendor: str) -> list[str]:
+    """Return the requests for bars that have a bar in common with one before, for the same symbol and interval."""
+    seen: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    found = []
+    for asked in ask(vendor, "requests", vendor="twelvedata")["requests"]:
+        query = asked["query"]
+        if asked["path"] != "/time_series":
+            continue
+        begin, end, twice = query["start_date"], query["end_date"], False
+        for symbol in query["symbol"].split(","):
+            former = seen.setdefault((symbol, query["interval"]), [])
+            twice |= any(begin <= other_end and other_begin <= end for other_begin, other_end in former)
+            former.append((begin, end))
+        if twice:
+            found.append(f"{query['interval']} {query['symbol']} {begin} to {end}")
+    return found
+
+
+async def _stored(dsn: str, relation: str, interval: str, begin: int, end: int) -> dict[str, dict[int, bool]]:
+    connection = await asyncpg.connect(dsn, statement_cache_size=0)
+    try:
+        rows = await connection.fetch(
+            f"SELECT symbol, time, complete FROM {relation} WHERE interval = $1 AND state = 'final'"
+            " AND time >= $2 AND time < $3 ORDER BY symbol, time",
+            interval, from_us(begin), from_us(end),
+        )  # fmt: skip
+    finally:
+        await connection.close()
+    found: dict[str, dict[int, bool]] = {symbol: {} for symbol in SYMBOLS}
+    for row in rows:
+        found[row["symbol"]][to_us(row["time"])] = row["complete"]
+    return found
+
+
+def assert_whole(plant: Plant, vendor: str, began_us: int) -> None:
+    """The tables have each bar that the market has, and it is whole."""
+    today_us = began_us - began_us % DAY_US
+    last = {"1d": today_us, "5m": today_us, "1m": began_us - began_us % MINUTE_US - 3 * MINUTE_US}
+    with plant.store() as dsn:
+        for interval, days in DAYS.items():
+            # The first whole day: what "so many days" begins with has moved on from run to run.
+            begin, end = today_us - (days - 1) * DAY_US, last[interval]
+            relation = "historical_ohlcv" if interval == "1d" else "intraday_ohlcv"
+            stored = asyncio.run(_stored(dsn, relation, interval, begin, end))
+            for symbol in SYMBOLS:
+                truth = ask(vendor, "bars", symbol=symbol, interval=interval, from_us=begin, to_us=end)["time_us"]
+                assert list(stored[symbol]) == truth, (symbol, interval)
+                assert all(stored[symbol].values()), (symbol, interval)
+
+
+def assert_books(vendor: str, kills: int) -> None:
+    """The vendor was asked again for no more than what was on its way, and refused nothing."""
+    repeated = overlapping(vendor)
+    assert len(repeated) <= kills, repeated
+    counts = ask(vendor, "counts")["vendors"]["twelvedata"]
+    assert counts["refused"] == 0, counts
+    assert all(window["largest_asked"] <= window["limit"] for window in counts["windows"] if window["limit"]), counts
+
+
+def test_killed_at_every_point_it_goes_on_without_a_hole(tmp_path: Path, plant: Plant, vendor: str) -> None:
+    began_us = time.time_ns() // 1_000
+    points = POINTS if THOROUGH else SOME
+    for point in points:
+        assert run(plant, tmp_path, point) == -signal.SIGKILL, (point, (tmp_path / "backfill.log").read_text()[-2000:])
+    assert run(plant, tmp_path, None) == 0, (tmp_path / "backfill.log").read_text()[-2000:]
+    assert_whole(plant, vendor, began_us)
+    assert_books(vendor, len(points))
+
+
+def test_killed_at_any_moment_it_goes_on_without_a_hole(tmp_path: Path, plant: Plant, vendor: str) -> None:
+    began_us, moments, kills = time.time_ns() // 1_000, random.Random(SEED), 0
+    print(f"CHAOS_SEED={SEED}")
+    for _ in range(KILLS if THOROUGH else 1):
+        code = run(plant, tmp_path, f"random:{moments.uniform(3, 9):.3f}")
+        assert code in (0, -signal.SIGKILL), (tmp_path / "backfill.log").read_text()[-2000:]
+        kills += code != 0
+    assert run(plant, tmp_path, None) == 0
+    assert_whole(plant, vendor, began_us)
+    assert_books(vendor, kills)
