@@ -87,6 +87,7 @@ and was not brought may come yet, and is not taken for not traded."""
 LATER_US: Final = {"1d": HOUR_US}
 LATER_OTHERS_US: Final = 5 * MINUTE_US
 """After this it is asked for again."""
+_MOST_SAID: Final = 100_000
 _TOLD_AGAIN_US: Final = 10 * MINUTE_US
 """A gap whose reason stays is told again only when the time until which it stays has moved by more than this."""
 
@@ -142,6 +143,7 @@ class BackfillManager:
         self._clock = clock or Clock()
         self._rules = rules
         self._calendars = Calendars(rules)
+        self._asked = tuple(wanted)
         self._wanted = list(wanted)
         self._once, self._once_wait_s = once, once_wait_s
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="backfill-log")
@@ -150,7 +152,7 @@ class BackfillManager:
         self._series: dict[tuple[str, str], Series] = {}
         self._holes: list[tuple[int, int]] = []
         self._hurry = asyncio.Event()
-        self._empty: dict[tuple[str, str], list[tuple[int, int, str]]] = {}
+        self._empty: dict[tuple[str, str], list[tuple[int, int, str, int]]] = {}
         self._avoid: dict[tuple[str, str], dict[str, int]] = {}
         self._said: dict[tuple[str, str, int, int], tuple[str, int]] = {}
         self._place = _Place()
@@ -253,6 +255,7 @@ class BackfillManager:
         """Run one round; return whether anything was asked for."""
         round_ = _Round(self._clock.monotonic())
         await self._settle(writer, store)
+        self._forget()
         await self._look(store)
         blocked: set[int] = set()
         # Who has asked for it, and waits, is not put off so that credits last.
@@ -275,6 +278,22 @@ class BackfillManager:
         await self._publisher.finish(writer, msgspec.msgpack.encode(self._place))
         self._count()
         return round_.requests > 0
+
+    def _forget(self) -> None:
+        """Drop what is remembered of vendors and gaps that no longer counts; a week's run is as small as a day's."""
+        now_us = self._clock.now_us()
+        self._avoid = {
+            key: left
+            for key, until in self._avoid.items()
+            if (left := {name: us for name, us in until.items() if us > now_us})
+        }
+        self._empty = {
+            key: young for key, said in self._empty.items() if (young := [one for one in said if one[3] > now_us])
+        }
+        if len(self._said) > _MOST_SAID:
+            self._said.clear()  # then some reasons are told once more
+        if self._order is None:
+            self._wanted = list(self._asked)
 
     async def _settle(self, writer: FeedWriter, store: Store) -> None:
         """Return when the store has applied all that raw holds now."""
@@ -453,7 +472,9 @@ class BackfillManager:
         until_us = self._clock.now_us() + HOUR_US
         for symbol in symbols:
             if isinstance(error, NoData):
-                self._empty.setdefault((symbol, request.interval), []).append((request.from_us, request.to_us, name))
+                self._empty.setdefault((symbol, request.interval), []).append(
+                    (request.from_us, request.to_us, name, until_us)
+                )
             else:
                 self._avoid.setdefault((symbol, request.interval), {})[name] = until_us
 
@@ -463,7 +484,7 @@ class BackfillManager:
         starts = task.starts
         verdict, again_us, note = why.verdict, why.again_us, why.note
         if verdict == NOT_OFFERED:
-            empty = [(a, b) for a, b, _ in self._empty.get((one.symbol, one.interval), ())]
+            empty = [(a, b) for a, b, *_ in self._empty.get((one.symbol, one.interval), ())]
             last_us = int(starts[-1])
             if any(a <= last_us < b for a, b in empty):
                 verdict, again_us, note = NO_DATA, None, "no vendor has anything"
