@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from tests.market_data.clients.binance import BinanceVendor, golden
+from tests.market_data.support import embedded, read_all, rows
+from tickerplant.core import records
 from tickerplant.core.schemas import TICKS
 from tickerplant.core.times import DAY_US, MILLISECOND_US, times_of
 from tickerplant.market_data.clients import ccxt_stream
@@ -18,6 +21,7 @@ from tickerplant.market_data.clients.ccxt_exchange import Exchange
 from tickerplant.market_data.clients.ccxt_stream import TradesStream
 from tickerplant.market_data.clock import Clock, starting_at
 from tickerplant.market_data.providers.port import Connected, Lost, Received, Refused, Said, StreamEvent
+from tickerplant.market_data.service import MarketData, MarketDataConfig
 
 FIRST_US = 1_704_207_000_000_000
 SPEED = 20.0
@@ -252,3 +256,37 @@ async def test_golden_trades(vendor: BinanceVendor) -> None:
         rows = [row for said in made.said if said.ticks is not None for row in said.ticks.to_pylist()]
         assert [(row["price"], row["size"]) for row in rows] == [(42000.1, 0.0047), (42000.2, 1.5)]
         assert {row["time"].isoformat() for row in rows} == {"2024-01-02T14:50:00.123000+00:00"}
+
+
+async def test_the_plants_log_has_every_trade_once_and_none_before_a_watermark(
+    tmp_path: Path, vendor: BinanceVendor
+) -> None:
+    clock = starting_at(FIRST_US + DAY_US, SPEED)
+    symbols = ("BTC/USDT", "ETH/USDT")
+    with embedded(tmp_path) as log:
+        exchange = Exchange("binance", clock, vendor.url)
+        service = MarketData(
+            log, MarketDataConfig(symbols, "ccxt"), TradesStream(exchange, symbols, "ccxt", clock), clock=clock
+        )
+        stop = asyncio.Event()
+        task = asyncio.create_task(service.run(stop))
+        try:
+            async with asyncio.timeout(30):
+                await vendor.until_asked("aggTrades", 4)
+                for at in range(200):
+                    vendor.trade(("BTCUSDT", "ETHUSDT")[at % 2], at, clock.now_us() // MILLISECOND_US, 1 + at)
+                    await asyncio.sleep(0.005)
+                asked = len(vendor.asked)
+                await vendor.until_asked("aggTrades", asked + 8)
+        finally:
+            stop.set()
+            await task
+            await exchange.close()
+        assert sorted(row["price"] for row in rows(log, records.Ticks)) == [1.0 + at for at in range(200)]
+        for part in read_all(log).values():
+            watermark_us = 0
+            for record in part:
+                if isinstance(record.header, records.Ticks):
+                    assert int(times_of(record.batch["time"]).min()) >= watermark_us
+                if isinstance(record.header, records.Ticks | records.Mark):
+                    watermark_us = record.header.watermark_us

@@ -65,17 +65,28 @@ async def ask(
     made: FilesProvider, symbols: Sequence[str] = ("AAPL",), interval: str = "1m", from_us: int = FIRST_US - DAY_US,
     to_us: int = FIRST_US + 90 * DAY_US,
 ) -> dict[str, Any]:  # fmt: skip
-    """Return what is answered by symbol: bars as rows, or the error; and under `covers` for what stretch."""
+    """Return what is answered by symbol, asked newest first until all is spoken for: bars as rows, or the error.
+
+    Under `covers` stand the stretches of which bars came, newest first.
+    """
     made._looked_s = None
-    answer = await made.bars(BarsRequest(symbols, interval, from_us, to_us))
-    found: dict[str, Any] = {"covers": answer.covers}
-    for symbol, said in answer.found.items():
-        found[symbol] = said
-        if isinstance(said, pa.RecordBatch):
-            said.validate(full=True)
-            assert said.schema == VENDOR_BARS
-            found[symbol] = said.to_pylist()
-            assert {row["source"] for row in found[symbol]} == {"files"}
+    found: dict[str, Any] = {"covers": {}}
+    for symbol in symbols:
+        bars: list[dict[str, Any]] = []
+        left_us = to_us
+        while left_us > from_us:
+            answer = await made.bars(BarsRequest((symbol,), interval, from_us, left_us))
+            said, stretch = answer.found[symbol], answer.covers.get(symbol, (from_us, left_us))
+            assert from_us <= stretch[0] < left_us, "each answer brings it on"
+            left_us = stretch[0]
+            found.setdefault(symbol, said)
+            if isinstance(said, pa.RecordBatch):
+                said.validate(full=True)
+                assert said.schema == VENDOR_BARS
+                bars = said.to_pylist() + bars
+                found["covers"].setdefault(symbol, []).append(stretch)
+                found[symbol] = bars
+                assert {row["source"] for row in bars} == {"files"}
     return found
 
 
@@ -101,7 +112,7 @@ async def test_every_kind_of_file_is_one_archive(tmp_path: Path) -> None:
         "time": "2024-01-02T14:52:00+00:00", "symbol": "AAPL", "interval": "1m", "open": 102.0, "high": 103.0,
         "low": 101.0, "close": 102.0, "volume": 20.0, "vwap": 102.0, "trades": 2, "source": "files", "complete": True,
     }  # fmt: skip
-    assert found["covers"]["SPY"] == (FIRST_US, FIRST_US + 5 * MINUTE_US)
+    assert found["covers"]["SPY"] == [(FIRST_US, FIRST_US + 5 * MINUTE_US)]
 
 
 async def test_exactly_what_was_asked_for(tmp_path: Path) -> None:
@@ -110,7 +121,7 @@ async def test_exactly_what_was_asked_for(tmp_path: Path) -> None:
     made = provider(put(tmp_path, "a.csv", HEAD + rows() + five + days))
     found = await ask(made, from_us=FIRST_US + 2 * MINUTE_US, to_us=FIRST_US + 4 * MINUTE_US)
     assert [row["open"] for row in found["AAPL"]] == [102.0, 103.0]
-    assert found["covers"] == {"AAPL": (FIRST_US + 2 * MINUTE_US, FIRST_US + 4 * MINUTE_US)}
+    assert found["covers"] == {"AAPL": [(FIRST_US + 2 * MINUTE_US, FIRST_US + 4 * MINUTE_US)]}
     assert [row["interval"] for row in (await ask(made, interval="5m"))["AAPL"]] == ["5m"] * 6
     assert [row["time"].hour for row in (await ask(made, interval="1d"))["AAPL"]] == [0] * 6
     found = await ask(made, from_us=FIRST_US + 100 * MINUTE_US)
@@ -137,14 +148,16 @@ async def test_holes_between_files_are_not_spoken_for(tmp_path: Path) -> None:
     made = provider(tmp_path)
     found = await ask(made)
     end_us = FIRST_US + 20 * MINUTE_US
-    assert len(found["AAPL"]) == 20
-    assert found["covers"]["AAPL"] == (FIRST_US + 30 * DAY_US, end_us + 30 * DAY_US)
-    found = await ask(made, to_us=FIRST_US + 30 * DAY_US)
-    assert len(found["AAPL"]) == 40
-    assert found["covers"]["AAPL"] == (FIRST_US, end_us + 3 * DAY_US)
-    found = await ask(made, from_us=end_us + 3 * DAY_US, to_us=FIRST_US + 30 * DAY_US)
-    assert isinstance(found["AAPL"], errors.NoData)
-    assert not found["covers"]
+    assert len(found["AAPL"]) == 60
+    assert found["covers"]["AAPL"] == [
+        (FIRST_US + 30 * DAY_US, end_us + 30 * DAY_US),
+        (FIRST_US, end_us + 3 * DAY_US),
+    ]
+    made._looked_s = None
+    hole = BarsRequest(("AAPL",), "1m", FIRST_US, FIRST_US + 30 * DAY_US)
+    answer = await made.bars(hole)
+    assert isinstance(answer.found["AAPL"], errors.NoData)
+    assert answer.covers["AAPL"] == (end_us + 3 * DAY_US, FIRST_US + 30 * DAY_US)
 
 
 async def test_of_a_bar_twice_the_last_file_by_name_counts(tmp_path: Path) -> None:
@@ -231,7 +244,7 @@ async def test_files_that_come_change_and_go(tmp_path: Path) -> None:
     # Between two looks a file that changed is not half read.
     await ask(made, ("IBM",))
     put(tmp_path, "b.csv", HEAD + rows(symbol="IBM", count=2))
-    answer = await made.bars(BarsRequest(("IBM",), "1m", FIRST_US, FIRST_US + DAY_US))
+    answer = await made.bars(BarsRequest(("IBM",), "1m", FIRST_US, FIRST_US + 20 * MINUTE_US))
     found = answer.found["IBM"]
     assert isinstance(found, errors.UnknownSymbol) or found.num_rows == 20
     assert len((await ask(made, ("IBM",)))["IBM"]) == 2

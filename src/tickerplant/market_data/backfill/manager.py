@@ -24,7 +24,7 @@ import contextlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import msgspec
@@ -543,7 +543,8 @@ class BackfillManager:
                     dead.append(DeadRow(f"{choice.name}: {error}", one.symbol.encode()))
                 self.progress.failed += 1
                 if not error.about_vendor:
-                    self._refused(choice.name, request, error, [one.symbol])
+                    spoken = replace(request, from_us=from_us, to_us=to_us)
+                    self._refused(choice.name, spoken, error, [one.symbol])
                 continue
             differs = await self._compare(store, choice.name, one, found)
             if differs is not None:

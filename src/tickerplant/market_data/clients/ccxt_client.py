@@ -150,7 +150,7 @@ def read_bars(
     covers = (begins_us, max(begins_us, min(settled_us, end_us)))
     keep = sound & (time >= from_us) & (time + length_us <= settled_us)
     if not keep.any():
-        return NoData(f"no bars of {symbol} there"), covers
+        return NoData(f"no bars of {symbol} there"), (from_us, settled_us)
     time, table = time[keep], table[keep]
     prices = tuple(np.ascontiguousarray(table[:, at]) for at in (1, 2, 3, 4))
     volume = np.nan_to_num(table[:, 5]) if table.shape[1] > 5 else np.zeros(len(table))

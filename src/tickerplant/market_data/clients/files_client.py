@@ -104,7 +104,8 @@ class FilesProvider:
             self._tell(self._archive.look())
             self._looked_s = now_s
         length_us = intervals.parse(request.interval).us
-        to_us = min(request.to_us, now_us - length_us + 1)  # no bar that is not over
+        over_us = now_us - now_us % length_us
+        to_us = min(request.to_us, over_us)  # no bar that is not over
         found, failed = self._archive.bars(request.symbols, request.interval, request.from_us, to_us, self.name)
         self._tell(failed)
         known = self._archive.symbols
@@ -114,7 +115,7 @@ class FilesProvider:
 
     def _found(self, found: Mapping[str, Found], symbol: str, known: set[str]) -> pa.RecordBatch | VendorError:
         one = found.get(symbol)
-        if one is not None and one.bars.num_rows:
+        if one is not None and one.bars is not None and one.bars.num_rows:
             return one.bars
         if symbol in known:
             return NoData(f"no file has bars of {symbol} there")

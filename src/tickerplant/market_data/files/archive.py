@@ -68,9 +68,13 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Bars of one symbol (`schemas.VENDOR_BARS`), oldest first, and the stretch that the files speak for."""
+    """Bars of one symbol (`schemas.VENDOR_BARS`), oldest first, maybe none; and the stretch that the files speak for.
 
-    bars: pa.RecordBatch
+    That always reaches to the end of what was asked: the newest files that follow each other without a hole, or, where
+    those end before, what lies behind them, of which there are no bars.
+    """
+
+    bars: pa.RecordBatch | None
     from_us: int
     to_us: int
 
@@ -119,7 +123,8 @@ class Archive:
                 stretch = held.series.get((symbol, interval))
                 if stretch is not None and stretch.from_us < to_us and stretch.to_us > from_us:
                     wanted.setdefault(symbol, []).append(held)
-        runs = {symbol: _newest_run(holders, (symbol, interval)) for symbol, holders in wanted.items()}
+        every = {symbol: _newest_run(holders, (symbol, interval)) for symbol, holders in wanted.items()}
+        runs = {symbol: run for symbol, run in every.items() if run[2] >= to_us}
         tables: dict[str, list[pa.Table]] = {}
         failed: list[Held] = []
         files = {held.path: held for run in runs.values() for held in run[0]}
@@ -133,13 +138,10 @@ class Archive:
                 continue
             for symbol in mine:
                 tables.setdefault(symbol, []).append(table.filter(pc.equal(table["symbol"].cast(pa.utf8()), symbol)))
-        found = {
-            symbol: Found(
-                _one(pa.concat_tables(parts), symbol, interval, source),
-                max(from_us, runs[symbol][1]), min(to_us, runs[symbol][2]),
-            )
-            for symbol, parts in tables.items()
-        }  # fmt: skip
+        found = {symbol: Found(None, max(from_us, run[2]), to_us) for symbol, run in every.items() if run[2] < to_us}
+        for symbol, parts in tables.items():
+            bars = _one(pa.concat_tables(parts), symbol, interval, source)
+            found[symbol] = Found(bars, max(from_us, runs[symbol][1]), to_us)
         return found, failed
 
     # Files -----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,71 @@
+"""The manager fills the store from a folder of files, around the holes that the folder has, and comes to an end."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+
+from tests.market_data.backfill.bench import SYMBOLS, VENDOR, bench, sandbox
+from tickerplant.core.schemas import NO_DATA
+from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, iso
+from tickerplant.market_data.backfill import Wanted
+from tickerplant.market_data.clients import files_client
+from tickerplant.market_data.providers.port import BarsAnswer, BarsRequest, Provider, ProviderContext
+
+HEAD = "time,symbol,interval,open,high,low,close,volume\n"
+
+
+def minutes(symbol: str, first_us: int, count: int) -> str:
+    return "".join(f"{iso(first_us + at * MINUTE_US)},{symbol},1m,1,2,1,2,{at}\n" for at in range(count))
+
+
+class Counting:
+    """The provider, and what it was asked."""
+
+    def __init__(self, made: Provider, asked: list[BarsRequest]) -> None:
+        self._made, self._asked = made, asked
+        self.name, self.offer = made.name, made.offer
+        self.cost, self.actions, self.stream, self.close = made.cost, made.actions, made.stream, made.close
+
+    async def bars(self, request: BarsRequest) -> BarsAnswer:
+        self._asked.append(request)
+        return await self._made.bars(request)
+
+
+async def test_gaps_are_filled_from_files_and_holes_of_the_archive_are_no_data(tmp_path: Path, dsn: str) -> None:
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    asked: list[BarsRequest] = []
+    with sandbox() as place:
+        now_us = place.clock.now_us()
+        begin = now_us - now_us % DAY_US - 40 * DAY_US
+        both = "".join(minutes(symbol, begin, 120) for symbol in SYMBOLS[:2])
+        (folder / "2026-01.csv").write_text(HEAD + both)
+        (folder / "2026-02.csv").write_text(HEAD + minutes(SYMBOLS[0], begin + 9 * DAY_US, 60))
+
+        def wrap(made: Provider) -> Provider:
+            options = {"path": str(folder)}
+            return Counting(files_client.provider(ProviderContext(VENDOR, "", options, clock=place.clock)), asked)
+
+        async with bench(tmp_path, dsn, place) as parts:
+            parts.wrap = wrap
+            end = begin + 9 * DAY_US + 3 * HOUR_US
+            async with asyncio.timeout(30):
+                await parts.fill(wanted=[Wanted(symbol, "1m", begin, end) for symbol in SYMBOLS])
+            have, complete = await parts.have(SYMBOLS[0], "1m", begin, end)
+            later = begin + 9 * DAY_US
+            expected = [*range(begin, begin + 120 * MINUTE_US, MINUTE_US), *range(later, later + HOUR_US, MINUTE_US)]
+            assert have.tolist() == expected
+            assert complete.all()
+            have, _ = await parts.have(SYMBOLS[1], "1m", begin, end)
+            assert have.tolist() == expected[:120]
+            have, _ = await parts.have(SYMBOLS[2], "1m", begin, end)
+            assert not len(have)
+            told = await parts.answers(SYMBOLS[0], "1m")
+            assert NO_DATA in told.verdict.tolist() if isinstance(told.verdict, np.ndarray) else told
+            assert len(asked) < 30
+            before = len(asked)
+            await parts.fill(wanted=[Wanted(symbol, "1m", begin, end) for symbol in SYMBOLS[:2]])
+            assert len(asked) == before, "what is there and what is nowhere is not asked for again"
