@@ -107,7 +107,8 @@ class Slice:
 def slices_of(bars: pa.RecordBatch | None, from_us: int, to_us: int, *, fives: bool = False) -> list[Slice]:
     """Cut bars in the order of time into slices of some SLICE_BARS that touch each other from `from_us` to `to_us`.
 
-    With `fives` cuts lie between five minutes, so that a slice has all bars of its stretch and no 5m bar is in two.
+    All bars of an instant are in one: what a kill leaves is missing of every symbol alike, and is one request. With
+    `fives` cuts lie between five minutes, so that no 5m bar has its parts in two.
     """
     if bars is None or not bars.num_rows:
         return []
@@ -116,7 +117,7 @@ def slices_of(bars: pa.RecordBatch | None, from_us: int, to_us: int, *, fives: b
     edges = [0]
     while edges[-1] < len(times):
         begin, end = edges[-1], min(edges[-1] + SLICE_BARS, len(times))
-        if fives and end < len(times):
+        if end < len(times):
             before = int(np.searchsorted(marks, marks[end]))
             end = before if before > begin else int(np.searchsorted(marks, marks[end], side="right"))
         edges.append(end)
