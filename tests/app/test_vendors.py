@@ -59,7 +59,8 @@ def test_who_has_a_key_is_asked_in_a_sensible_order_and_then_yahoo(monkeypatch: 
     settings = settings_of(monkeypatch, ALPHA_VANTAGE_KEY="k", KEYS__ACME="k")
     assert not settings.wants_sandbox
     order = vendors.orders(settings)
-    assert order["daily"] == order["intraday"] == order["actions"] == ("alphavantage", "acme", "yahoo")
+    assert order["daily"] == order["intraday"] == ("alphavantage", "acme", "yahoo")
+    assert order["actions"] == ("yahoo", "acme", "alphavantage"), "who takes least for them is asked first"
     assert order["stream"] == ("alphavantage", "acme")
     both = settings_of(monkeypatch, TWELVE_DATA_KEY="k", INTRADAY="yahoo, twelvedata", ACTIONS="none")
     order = vendors.orders(both)

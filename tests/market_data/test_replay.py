@@ -449,7 +449,9 @@ def test_a_parquet_file_may_hold_lists_of_conditions_and_bits_too(tmp_path: Path
 
 def test_a_column_of_flags_alone_is_taken_as_bits(tmp_path: Path) -> None:
     with embedded(tmp_path, 1) as log:
-        replay(log, write(tmp_path, "time,symbol,price,flags\n1340285400,A,1,33\n1340285401,A,2,\n1340285402,A,3,64\n"))
+        replay(
+            log, write(tmp_path, "time,symbol,price,flags\n1340285400,A,1,33\n1340285401,A,2,\n1340285402,A,3,4096\n")
+        )
         assert [row["flags"] for row in rows(log, records.Ticks)] == [33, 0]
         (dead,) = rows(log, records.Dead, schemas.DEADLETTER)
         assert dead["reason"] == "f.csv line 4: the flags are not bits that are known"

@@ -253,12 +253,13 @@ class MarketData:
         self.counts.connects += 1
         self.counts.connected = True
         self._stream.reconnected()
-        self._from_us = event.at_us
+        # A subscription that was sent is in force a moment later.
+        self._from_us = event.at_us + self._quiet_us
         hole = writer.cursor.state != cursors.NEW
         await self._say(writer, lambda: self._start(writer, hole=hole))
         lost_us, self._lost_us = self._lost_us, None
-        if self._on_hole is not None and lost_us is not None and lost_us < event.at_us:
-            self._on_hole(lost_us, event.at_us, self._expected())
+        if self._on_hole is not None and lost_us is not None and lost_us < self._from_us:
+            self._on_hole(lost_us, self._from_us, self._expected())
 
     def _expected(self) -> list[str]:
         return [symbol for symbol in self._symbols if symbol not in self._refused]
@@ -349,11 +350,12 @@ class MarketData:
             await self._say(writer, lambda: self._start(writer, hole=False))
 
     def _surely_heard_us(self, since_us: int) -> int:
-        """Return up to when all has come of a feed that was heard by our clock until `since_us`.
+        """Return up to when all has come of a feed that was heard by our clock until `since_us`: the last print.
 
-        What was heard then was said before: prints of later than the last one may have been on their way.
+        That it lived after it (it answered a heartbeat) does not show that prints of then have come. What was not
+        traded since is asked for in vain, which costs little.
         """
-        return max(since_us - self._quiet_us - self.counts.lag_us, min(self._newest_us, since_us))
+        return min(self._newest_us, since_us) if self._newest_us else since_us
 
     def _heard_to_us(self) -> int:
         by_clock = self._clock.now_us() - self._quiet_us - self.counts.lag_us

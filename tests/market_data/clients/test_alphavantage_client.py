@@ -113,7 +113,8 @@ async def test_splits_and_dividends(vendor: Canned, asking: AlphaVantageProvider
 async def test_the_key_stands_in_no_log_and_no_error(
     vendor: Canned, asking: AlphaVantageProvider, caplog: pytest.LogCaptureFixture, level: int
 ) -> None:
-    caplog.set_level(level)
+    for name in (None, "httpx", "httpcore"):  # the plant's own logging quiets them
+        caplog.set_level(level, name)
     vendor.put(
         "/query",
         golden("alphavantage", "daily"),
