@@ -486,7 +486,7 @@ class BackfillManager:
         if verdict == NOT_OFFERED:
             empty = [(a, b) for a, b, *_ in self._empty.get((one.symbol, one.interval), ())]
             last_us = int(starts[-1])
-            if any(a <= last_us < b for a, b in empty):
+            if any(a <= last_us < b for a, b in empty) and not self._avoided(one):
                 verdict, again_us, note = NO_DATA, None, "no vendor has anything"
                 inside = np.zeros(len(starts), np.bool_)
                 for a, b in empty:

@@ -71,6 +71,7 @@ def tasks(
 def page(task: Task, offer: BarsOffer, now_us: int, *, overlap: int = 0) -> tuple[int, int]:
     """Return the stretch `[from, to)` of the task's newest page at this vendor, `overlap` bars before it included."""
     grid, starts = task.series.grid, task.starts
+    overlap = min(overlap, offer.page_bars // 2)
     last_us = int(starts[-1])
     to_us = last_us + grid.length_us
     oldest_us = int(starts[0])

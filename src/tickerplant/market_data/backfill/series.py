@@ -15,6 +15,7 @@ import numpy as np
 from tickerplant.core import coverage
 from tickerplant.core import interval as intervals
 from tickerplant.core.coverage import Answers, newest_answer
+from tickerplant.core.schemas import NOT_OFFERED, OUTAGE, QUOTA
 from tickerplant.core.sessions import Calendar
 from tickerplant.core.times import DAY_US, FOREVER_US, BoolArray, Int64Array
 
@@ -102,6 +103,8 @@ class Series:
         if len(answers.verdict) and len(starts):
             # Also of `no_data`: a vendor that is late may have it by then.
             after = np.where(answers.again_us == 0, FOREVER_US, answers.again_us)
+            # Why nobody could be asked is for people: keys, quotas and vendors change, and the desk knows how they are.
+            after[np.isin(answers.verdict, (QUOTA, OUTAGE, NOT_OFFERED))] = 0
             told = answer >= 0
             again[told] = after[answer[told]]
             keep = again < FOREVER_US

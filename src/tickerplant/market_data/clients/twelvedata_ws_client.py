@@ -23,7 +23,7 @@ from typing import Final
 import msgspec
 import structlog
 from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from tickerplant.core.errors import BadInput
 from tickerplant.core.rules import DEFAULT_RULES
@@ -199,7 +199,7 @@ class TwelveDataStream:
                     finally:
                         self._line = None
                         since_us, connected = line.since_us, line.connected
-                if clock.monotonic() - began_s >= settings.steady_s:
+                if line.answered and clock.monotonic() - began_s >= settings.steady_s:
                     failures = 0
             except InvalidStatus as error:
                 status = error.response.status_code
@@ -209,7 +209,7 @@ class TwelveDataStream:
                     await out.put(Refused(f"{reason}: the key is not taken"))
                 elif 400 <= status < 500:  # 429: too many connections or attempts
                     least, wait_s = _MANY_FAILURES, _retry_after_s(error.response.headers.get("Retry-After", ""))
-            except (OSError, TimeoutError, ConnectionClosed, InvalidHandshake) as error:
+            except (OSError, TimeoutError, ValueError, WebSocketException) as error:
                 reason = f"{type(error).__name__}: {error}"
             reason = without_key(reason, self._key)
             if connected:
@@ -364,6 +364,11 @@ class _Line:
         self._due = asyncio.Event()
         self._outbox: asyncio.Queue[str] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
+
+    @property
+    def answered(self) -> bool:
+        """Whether the vendor has said anything to the subscription; a socket that opens and is mute is no good one."""
+        return self._answered
 
     def send(self, texts: Sequence[str]) -> None:
         """Send these, in order, as soon as the vendor's limit lets."""
