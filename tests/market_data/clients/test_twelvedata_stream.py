@@ -337,3 +337,36 @@ async def test_at_many_times_the_speed_a_hiccup_of_the_machine_is_no_silence() -
         td.take()
         assert not td.of(Lost)
         assert len(td.rows()) == 20
+
+
+async def test_a_redirect_is_not_followed_and_the_key_goes_nowhere() -> None:
+    asked: list[str] = []
+    came = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append((await reader.readuntil(b"\r\n\r\n")).decode())
+        came.set()
+        writer.write(b"HTTP/1.1 302 Found\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n" % elsewhere.encode())
+        await writer.drain()
+        writer.close()
+
+    async def other(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        followed.append(await reader.read(1_000))
+        writer.close()
+
+    followed: list[bytes] = []
+    async with (
+        await asyncio.start_server(other, "127.0.0.1") as there,
+        await asyncio.start_server(answer, "127.0.0.1") as here,
+    ):
+        elsewhere = f"ws://127.0.0.1:{there.sockets[0].getsockname()[1]}/"
+        url = f"ws://127.0.0.1:{here.sockets[0].getsockname()[1]}/"
+        stream = TwelveDataStream(url, "SECRET", ["AAPL"])
+        task = asyncio.create_task(stream.run(asyncio.Queue(2)))
+        await came.wait()
+        await asyncio.sleep(0.2)
+        assert not task.done(), "it goes on trying"
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert "SECRET" in asked[0]
+    assert not followed

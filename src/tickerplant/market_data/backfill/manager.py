@@ -664,8 +664,9 @@ class BackfillManager:
             faults.reach("backfill.asking")
             answer = await self._desk.actions(symbol, now_us - _ACTIONS_DEPTH_US, now_us, Purpose.HISTORY)
             if isinstance(answer, Blocked):
-                if answer.verdict == QUOTA or answer.again_us is not None:
-                    break
+                if answer.verdict == QUOTA and answer.again_us is not None:
+                    break  # credits are back later, for this symbol and those behind it
+                # Nobody has it now; its turn comes again tomorrow, and it holds up nobody.
                 self._place.actions[symbol] = now_us
                 continue
             round_.requests += 1

@@ -64,6 +64,14 @@ _library_log = logging.getLogger("tickerplant.websockets")
 _library_log.setLevel(logging.INFO)
 
 
+class _Connect(connect):
+    """A connection that follows no redirect: it would hand the key to whoever is named there."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        """Return the error as it is."""
+        return exc
+
+
 @dataclass(frozen=True, slots=True)
 class StreamSettings:
     """How the stream is kept alive; all but `gather_s` in seconds of the clock.
@@ -180,7 +188,7 @@ class TwelveDataStream:
             began_s, connected = clock.monotonic(), False
             try:
                 # The key goes in a header: an address ends up in logs, of proxies too.
-                async with connect(
+                async with _Connect(
                     self._url,
                     additional_headers={"X-TD-APIKEY": self._key},
                     open_timeout=self.real_s(settings.connect_timeout_s),
