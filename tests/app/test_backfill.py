@@ -110,7 +110,7 @@ def test_beside_a_plant_that_runs_it_leaves_an_order_and_shows_when_it_is_done(
         try:
             progress = read_progress(log)
             assert progress is not None
-            assert progress.order
+            assert progress.orders
             assert log.offsets(RAW)
         finally:
             log.close()

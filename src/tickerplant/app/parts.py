@@ -290,7 +290,7 @@ async def run_market_data(
     rules = _rules(settings, always_open=always_open(settings, vendor is not None))
     async with vendors.desk(settings, log, place=vendor, rules=rules) as desk:
         clock = vendors.clock_of(vendor)
-        backfill = vendors.backfill(settings, log, dsn, desk, clock, rules) if dsn and settings.history else None
+        backfill = vendors.backfill(settings, log, dsn, desk, clock, rules) if dsn else None
         feeds = [
             MarketData(
                 log,

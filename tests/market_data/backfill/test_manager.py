@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,16 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from tests.market_data.backfill.bench import SYMBOLS, Bench, bench, sandbox
+from tests.market_data.backfill.bench import RULES, SYMBOLS, Bench, bench, sandbox
 from tests.market_data.support import read_all
 from tests.market_data.support import ticks as prints
 from tickerplant.core import records
 from tickerplant.core.errors import Fenced
-from tickerplant.core.schemas import ANSWERED, NO_DATA, QUOTA
+from tickerplant.core.schemas import ANSWERED, NO_DATA, NOT_OFFERED, QUOTA
 from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, times_of
-from tickerplant.market_data.backfill import BackfillManager, Depth, Wanted
-from tickerplant.market_data.backfill.progress import read_progress
+from tickerplant.market_data.backfill import BackfillManager, Depth, Order, Wanted
+from tickerplant.market_data.backfill.progress import place_order, read_progress
+from tickerplant.market_data.clients.errors import NoData
 from tickerplant.market_data.feed import FeedWriter
 from tickerplant.market_data.providers.port import BarsAnswer, BarsRequest, Provider, Quota
 
@@ -117,10 +119,10 @@ async def day_versions(parts: Bench, day_us: int) -> list[int]:
 
 
 class Late:
-    """A vendor who is behind: of the last minutes it has nothing yet."""
+    """A vendor who is behind with some symbols: of the last minutes it has nothing yet."""
 
-    def __init__(self, made: Any, behind_us: int) -> None:
-        self._made, self.behind_us = made, behind_us
+    def __init__(self, made: Any, behind_us: int, symbols: Sequence[str] = SYMBOLS) -> None:
+        self._made, self.behind_us, self.symbols = made, behind_us, symbols
         self.name, self.offer = made.name, made.offer
 
     def __getattr__(self, name: str) -> Any:
@@ -131,7 +133,7 @@ class Late:
         last_us = self._made._clock.now_us() - self.behind_us
         found = {
             symbol: bars.filter(pa.array(times_of(bars["time"]) + MINUTE_US <= last_us))
-            if isinstance(bars, pa.RecordBatch)
+            if isinstance(bars, pa.RecordBatch) and symbol in self.symbols
             else bars
             for symbol, bars in answer.found.items()
         }
@@ -160,6 +162,115 @@ async def test_what_a_late_vendor_has_not_brought_is_asked_for_again(tmp_path: P
             for symbol in SYMBOLS:
                 have, complete = await parts.have(symbol, "1m", begin, end)
                 assert have.tolist() == parts.truth(symbol, "1m", begin, end)
+                assert complete.all()
+
+
+async def test_shares_are_late_whatever_has_come_of_crypto(tmp_path: Path, dsn: str) -> None:
+    with sandbox() as place:
+        async with bench(tmp_path, dsn, place) as parts:
+            parts.wrap = lambda made: Late(made, 15 * MINUTE_US, ("AAPL", "MSFT"))
+            now_us = place.clock.now_us()
+            begin, end = now_us - now_us % HOUR_US - HOUR_US, now_us - now_us % MINUTE_US - 4 * MINUTE_US
+            await parts.fill(wanted=[Wanted(symbol, "1m", begin, end) for symbol in SYMBOLS], once_wait_s=0.0)
+            [asked] = parts.requests()
+            assert len(asked["query"]["symbol"].split(",")) == len(SYMBOLS), "in one request"
+            for symbol in SYMBOLS:
+                told = await parts.answers(symbol, "1m")
+                answered_us = max(int(b) for b, v in zip(told.to_us, told.verdict, strict=True) if v == ANSWERED)
+                late = any(v == NO_DATA and again for v, again in zip(told.verdict, told.again_us, strict=True))
+                assert (answered_us < end) == late == (symbol != "BTC/USD"), symbol
+
+
+class Nothing:
+    """A vendor who says `no data` of what it is asked for, the first time."""
+
+    def __init__(self, made: Any) -> None:
+        self._made, self.times = made, 1
+        self.name, self.offer = made.name, made.offer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._made, name)
+
+    async def bars(self, request: BarsRequest) -> BarsAnswer:
+        if self.times:
+            self.times -= 1
+            raise NoData("no data is available on the specified dates")
+        answer: BarsAnswer = await self._made.bars(request)
+        return answer
+
+
+async def test_no_data_of_the_last_minutes_is_not_final_and_of_older_ones_is(tmp_path: Path, dsn: str) -> None:
+    with sandbox(speed=100.0) as place:
+        now_us = place.clock.now_us()
+        begin, end = now_us - now_us % HOUR_US - 2 * HOUR_US, now_us - now_us % MINUTE_US - 4 * MINUTE_US
+        async with bench(tmp_path, dsn, place) as parts:
+            parts.wrap = Nothing
+            await parts.fill(wanted=[Wanted("AAPL", "1m", begin, end)], once_wait_s=600.0)
+            have, complete = await parts.have("AAPL", "1m", begin, end)
+            truth = parts.truth("AAPL", "1m", begin, end)
+            young = [us for us in truth if us >= now_us - 29 * MINUTE_US]
+            assert [us for us in have.tolist() if us >= young[0]] == young
+            assert complete.all()
+            assert len(have) < len(young) + 10, "what it does not have after half an hour is not asked for again"
+            told = await parts.answers("AAPL", "1m")
+            assert any(v == NO_DATA and not again for v, again in zip(told.verdict, told.again_us, strict=True))
+
+
+class Beside:
+    """A vendor whose answers are always about other times than it was asked for."""
+
+    def __init__(self, made: Any) -> None:
+        self._made = made
+        self.name, self.offer = made.name, made.offer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._made, name)
+
+    async def bars(self, request: BarsRequest) -> BarsAnswer:
+        answer = await self._made.bars(request)
+        return replace(answer, covers=dict.fromkeys(request.symbols, (request.to_us, request.to_us)))
+
+
+async def test_a_vendor_that_answers_for_other_times_is_asked_once(tmp_path: Path, dsn: str) -> None:
+    with sandbox() as place:
+        async with bench(tmp_path, dsn, place) as parts:
+            parts.wrap = Beside
+            manager = await parts.fill(Depth("1d", 10))
+            assert manager.progress.requests - len(parts.requests("/splits")) == 1
+            told = await parts.answers("AAPL", "1d")
+            assert set(told.verdict) == {NOT_OFFERED}
+            assert "other times" in told.note[0]
+
+
+async def test_every_order_is_carried_out_and_none_twice(tmp_path: Path, dsn: str) -> None:
+    with sandbox() as place:
+        now_us = place.clock.now_us()
+        today_us = now_us - now_us % DAY_US
+        async with bench(tmp_path, dsn, place) as parts, parts.desk() as desk:
+
+            def leave(number: int) -> None:
+                symbol = SYMBOLS[number % 2]
+                stretch = (today_us - (number + 10) * DAY_US, today_us - (number + 9) * DAY_US)
+                place_order(parts.log, Order(id=f"o{number}", symbols=[symbol], intervals=["1d"],
+                                             from_us=stretch[0], to_us=stretch[1]))  # fmt: skip
+
+            await asyncio.gather(*(asyncio.to_thread(leave, number) for number in range(6)))
+            manager = BackfillManager(parts.log, desk, dsn, SYMBOLS, [], rules=RULES, clock=place.clock)
+            running = asyncio.create_task(manager.run())
+            async with asyncio.timeout(60):
+                while len(manager.progress.orders) < 6:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+                asked = manager.progress.requests
+                await asyncio.to_thread(leave, 6)
+                while len(manager.progress.orders) < 7:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            assert manager.progress.requests >= asked + 1
+            for number in range(7):
+                day_us = today_us - (number + 10) * DAY_US
+                have, complete = await parts.have(SYMBOLS[number % 2], "1d", day_us, day_us + DAY_US)
+                assert len(have) == 1
                 assert complete.all()
 
 
@@ -206,7 +317,7 @@ async def test_another_manager_takes_over_and_the_former_stops(tmp_path: Path, d
         async with bench(tmp_path, dsn, place) as parts, parts.desk() as desk:
             first, second = (
                 BackfillManager(
-                    parts.log, desk, dsn, SYMBOLS, [Depth("1d", 5)], rules=rules(), clock=place.clock, once=once
+                    parts.log, desk, dsn, SYMBOLS, [Depth("1d", 5)], rules=RULES, clock=place.clock, once=once
                 )
                 for once in (False, True)
             )
@@ -218,9 +329,3 @@ async def test_another_manager_takes_over_and_the_former_stops(tmp_path: Path, d
             first.wake(0, place.clock.now_us())
             with pytest.raises(Fenced):
                 await asyncio.wait_for(running, 90)
-
-
-def rules() -> Any:
-    from tests.market_data.backfill.bench import RULES
-
-    return RULES

@@ -31,7 +31,7 @@ from tickerplant.market_data.desk.desk import Blocked, Choice, Desk, Purpose, st
 from tickerplant.market_data.providers.port import BarsAnswer, BarsOffer, BarsRequest, Credits, Offer, Quota
 
 HISTORY, HEAL = Purpose.HISTORY, Purpose.HEAL
-FROM_US, TO_US = NOON_US - HOUR_US, NOON_US
+FROM_US, TO_US = NOON_US - 3 * HOUR_US, NOON_US - 2 * HOUR_US
 
 
 class Place:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from tickerplant.core.times import DAY_US, HOUR_US
+from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US
 from tickerplant.market_data.clients.errors import (
     BadRequest,
     Malformed,
@@ -43,6 +43,18 @@ def test_a_refusal_holds_for_a_while(error: VendorError, for_us: int) -> None:
     assert refusals.count(NOON_US) == 1
     assert refused(refusals, at_us=NOON_US + for_us) is None
     assert not refusals.state.refusals
+
+
+def test_no_data_of_the_last_minutes_is_not_remembered() -> None:
+    refusals = Refusals()
+    refusals.learn("AAPL", "1m", NOON_US - 20 * MINUTE_US, NOON_US, NoData("not yet"), NOON_US)
+    assert not refusals.state.refusals
+    refusals.learn("AAPL", "1m", NOON_US - HOUR_US, NOON_US, NoData("nothing"), NOON_US)
+    half = NOON_US - 30 * MINUTE_US
+    assert refusals.of("AAPL", "1m", NOON_US - HOUR_US, half, NOON_US) is not None
+    assert refusals.of("AAPL", "1m", half, half + MINUTE_US, NOON_US + HOUR_US) is None
+    refusals.learn("AAPL", "1d", NOON_US - DAY_US, NOON_US, NoData("not yet"), NOON_US)
+    assert refusals.of("AAPL", "1d", NOON_US - DAY_US, NOON_US, NOON_US) is None
 
 
 def test_an_unknown_symbol_is_unknown_at_any_interval_and_a_plan_is_of_one() -> None:

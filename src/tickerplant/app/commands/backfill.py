@@ -132,12 +132,12 @@ def _theirs(plant: Plant, order: Order, stop: threading.Event, shown: _Shown) ->
         base = before if now.requests >= before.requests else Progress()
         requests, bars = now.requests - base.requests, now.bars - base.bars
         shown.update(now, requests, bars)
-        if now.order == order.id:
+        if order.id in now.orders:
             now.requests, now.bars, now.failed = requests, bars, max(0, now.failed - base.failed)
             return now
         if time.monotonic() - heard_s > TAKEN_S:
             raise TickerplantError(
-                "nobody takes the order up: no market_data with a vendor and history runs on this log; start it "
+                "nobody takes the order up: no market_data with a vendor runs on this log; start it "
                 "(`tickerplant up`, or `tickerplant run market_data`), and it is taken up"
             )
     raise TickerplantError("no longer watching; the plant goes on with it")

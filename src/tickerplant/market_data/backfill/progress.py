@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+import time
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
 
-from tickerplant.core.errors import LogError
+from tickerplant.core.errors import Fenced, LogError
 from tickerplant.core.schemas import STATE_FEEDS
 from tickerplant.log.port import EventLog
 
 PROGRESS_KEY: Final = "backfill:progress"
-ORDER_KEY: Final = "backfill:order"
+ORDERS_KEY: Final = "backfill:orders"
+MOST_ORDERS: Final = 50
 _ORDERS: Final = "backfill-orders"
+_TRIES: Final = 20
 
 
 class Progress(msgspec.Struct, kw_only=True):
@@ -21,7 +25,7 @@ class Progress(msgspec.Struct, kw_only=True):
 
     `working`: something is left that can be fetched now. `missing`: bars that are to be fetched; `later`: those of them
     for which nobody can be asked yet, because of what `blocked` says, until `again_us`. `request`: what was asked last.
-    `order`: the last of the users' orders of which nothing is left that could be fetched now.
+    `orders`: ids of users' orders of which nothing is left that could be fetched now, newest last.
     """
 
     working: bool = True
@@ -33,8 +37,12 @@ class Progress(msgspec.Struct, kw_only=True):
     request: str = ""
     blocked: str = ""
     again_us: int = 0
-    order: str = ""
+    orders: list[str] = []
     at_us: int = 0
+
+    def finished(self, orders: Iterable[str]) -> None:
+        """Take these orders as carried out."""
+        self.orders = [*self.orders, *orders][-MOST_ORDERS:]
 
 
 class Order(msgspec.Struct, kw_only=True):
@@ -57,15 +65,24 @@ def read_progress(log: EventLog) -> Progress | None:
 
 
 def place_order(log: EventLog, order: Order) -> None:
-    """Leave an order for the backfill that runs on this log; it replaces one that was not yet taken."""
-    with log.writer(_ORDERS) as writer, writer.transaction() as transaction:
-        transaction.put_state(STATE_FEEDS, 0, ORDER_KEY, msgspec.json.encode(order))
+    """Leave an order for the backfill that runs on this log, behind those that others have left."""
+    for _ in range(_TRIES):
+        try:
+            # The writer fences off who does the same at the same time, so that nobody's order is written over.
+            with log.writer(_ORDERS) as writer:
+                left = [*read_orders(log), order][-MOST_ORDERS:]
+                with writer.transaction() as transaction:
+                    transaction.put_state(STATE_FEEDS, 0, ORDERS_KEY, msgspec.json.encode(left))
+            return
+        except Fenced:
+            time.sleep(random.uniform(0.05, 0.2))
+    raise LogError("the order of the backfill could not be left: others leave theirs all the time; try again")
 
 
-def read_order(log: EventLog) -> Order | None:
-    """Return the last order, or None. Raises LogError for one that cannot be read."""
-    kept = log.get_state(STATE_FEEDS, 0, ORDER_KEY)
+def read_orders(log: EventLog) -> list[Order]:
+    """Return the last orders, oldest first, carried out or not. Raises LogError for what cannot be read."""
+    kept = log.get_state(STATE_FEEDS, 0, ORDERS_KEY)
     try:
-        return None if kept is None else msgspec.json.decode(kept, type=Order)
+        return [] if kept is None else msgspec.json.decode(kept, type=list[Order])
     except msgspec.MsgspecError as error:
-        raise LogError(f"the order of the backfill cannot be read: {error}") from error
+        raise LogError(f"the orders of the backfill cannot be read: {error}") from error

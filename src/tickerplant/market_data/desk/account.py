@@ -175,7 +175,7 @@ class Account:
         earliest = self.budget.earliest(now_us, cost, purpose)
         if earliest is None:
             most = self.budget.most(purpose)
-            return Blocked(QUOTA, f"{self.name}: a request of {cost} credits never fits, {most} are the most")
+            return Blocked(NOT_OFFERED, f"{self.name}: a request of {cost} credits never fits, {most} are the most")
         if earliest - now_us <= self.provider.offer.pace_s * SECOND_US:
             return None
         refused = self.budget.blocked(now_us)

@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from tickerplant.core.times import DAY_US, FOREVER_US, HOUR_US, NEVER_US
+from tickerplant.core.times import DAY_US, FOREVER_US, HOUR_US, MINUTE_US, NEVER_US
 from tickerplant.market_data.clients.errors import BadRequest, NoData, NotEntitled, UnknownSymbol, VendorError
 from tickerplant.market_data.providers.port import ACTIONS
 
@@ -31,6 +31,10 @@ _KINDS: Final[tuple[tuple[type[VendorError], str, int], ...]] = (
 concern one request alone, so an hour."""
 _UNSURE_US: Final = HOUR_US
 """So long holds what was said of several symbols at once: it may be true of one of them only."""
+LATE_US: Final = {"1d": 36 * HOUR_US}
+LATE_OTHERS_US: Final = 30 * MINUTE_US
+"""By how much vendors may be behind: plans are delayed by 15 minutes, a day's bar comes in the night. What is younger
+and was not brought may come yet: it is neither taken for not traded, nor remembered as what a vendor does not have."""
 _MARK: Final = re.compile(r"[^A-Z0-9]")
 
 
@@ -75,6 +79,10 @@ class Refusals:
         sure: bool = True,
     ) -> None:  # fmt: skip
         """Remember an error, if it is of a kind that asking again does not mend. `sure`: it is of this symbol alone."""
+        if isinstance(error, NoData) and interval != ACTIONS:
+            to_us = min(to_us, sure_until(interval, now_us))
+            if to_us <= from_us:
+                return
         for kind, name, for_us in _KINDS:
             if isinstance(error, kind):
                 until = now_us + (for_us if sure else min(for_us, _UNSURE_US))
@@ -124,6 +132,20 @@ def _key(symbol: str, interval: str) -> str:
     return f"{interval}|{symbol}"
 
 
-def _market(symbol: str, interval: str) -> str:
+def sure_until(interval: str, now_us: int) -> int:
+    """Return before which time a vendor that has no bar of the interval is not merely late with it."""
+    return now_us - LATE_US.get(interval, LATE_OTHERS_US)
+
+
+def market_of(symbol: str) -> str:
+    """Return what a symbol's market is told by: the first character that is neither letter nor digit, "" for none.
+
+    >>> market_of("AAPL"), market_of("EUR/USD"), market_of("^GSPC")
+    ('', '/', '^')
+    """
     found = _MARK.search(symbol)
-    return _key(f"{ANY}{found.group() if found else ''}", interval)
+    return found.group() if found else ""
+
+
+def _market(symbol: str, interval: str) -> str:
+    return _key(f"{ANY}{market_of(symbol)}", interval)

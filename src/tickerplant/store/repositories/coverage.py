@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tickerplant.core import records
-from tickerplant.core.interval import parse
 from tickerplant.core.times import DAY_US, FOREVER_US, NEVER_US, TIMESTAMP, BoolArray, Int64Array, from_us
-from tickerplant.store.columns import read_numbers, source_of, table_of
+from tickerplant.store.columns import source_of, table_of
 from tickerplant.store.partitions import ensure_partitions, record_arrivals
-from tickerplant.store.repositories.ranges import read_range
+from tickerplant.store.repositories.ohlcv import relation_of
+from tickerplant.store.repositories.ranges import read_flags_of, read_range
 
 if TYPE_CHECKING:
     from tickerplant.store.pool import Session
@@ -234,16 +234,18 @@ class Coverage:
 
     async def have(self, symbol: str, interval: str, from_us_: int, to_us: int) -> tuple[Int64Array, BoolArray]:
         """Return starts (ascending) and completeness of a symbol's final bars that start in `[from, to)`."""
-        relation = "intraday_ohlcv" if parse(interval).is_intraday else "historical_ohlcv"
-        query = (
-            f'SELECT "time", complete::integer::bigint FROM {relation}'
-            """ WHERE symbol = $1 AND "interval" = $2 AND state = 'final' AND "time" >= $3 AND "time" < $4"""
-            ' ORDER BY "time"'
-        )
-        times, complete = await read_numbers(
-            self._session, query, 0, symbol, interval, from_us(from_us_), from_us(to_us)
-        )
-        return times, complete.astype(np.bool_)
+        found = await self.have_of([symbol], interval, from_us_, to_us)
+        return found.get(symbol, (np.empty(0, np.int64), np.empty(0, np.bool_)))
+
+    async def have_of(
+        self, symbols: Sequence[str], interval: str, from_us_: int, to_us: int
+    ) -> dict[str, tuple[Int64Array, BoolArray]]:
+        """Return by symbol what `have` returns, in one query; symbols without final bars there are left out."""
+        query = f"""SELECT t."time", n.number * 2 + t.complete::integer
+            FROM unnest($1::text[]) WITH ORDINALITY AS n (symbol, number)
+            JOIN "{relation_of(interval)}" AS t ON t.symbol = n.symbol
+            WHERE t."interval" = $2 AND t.state = 'final' AND t."time" >= $3 AND t."time" < $4"""
+        return await read_flags_of(self._session, query, symbols, interval, from_us(from_us_), from_us(to_us))
 
     async def counts(
         self, symbols: Sequence[str], interval: str, from_us_: int, to_us: int
@@ -252,10 +254,9 @@ class Coverage:
 
         Days are 00:00 UTC, ascending; those without a bar are left out.
         """
-        relation = "intraday_ohlcv" if parse(interval).is_intraday else "historical_ohlcv"
         rows = await self._session.rows(
             f"""SELECT symbol, floor(date_part('epoch', "time") / 86400)::bigint AS day, count(*)
-                FROM {relation} WHERE symbol = ANY ($1) AND "interval" = $2 AND state = 'final' AND complete
+                FROM {relation_of(interval)} WHERE symbol = ANY ($1) AND "interval" = $2 AND state = 'final' AND complete
                     AND "time" >= $3 AND "time" < $4
                 GROUP BY 1, 2 ORDER BY 1, 2""",
             list(symbols), interval, from_us(from_us_), from_us(to_us),
@@ -280,6 +281,29 @@ class Coverage:
         times = np.rint(np.array([row[0] for row in rows], np.float64) * 1e6).astype(np.int64)
         brought = np.array([row[1] for row in rows], np.bool_)
         return times[~brought], times[brought]
+
+    async def silences_of(
+        self, symbols: Sequence[str], interval: str, partition: int, from_us_: int, to_us: int
+    ) -> dict[str, Int64Array]:
+        """Return by symbol of a log partition the starts (ascending) of the intervals of `[from, to)` that were over
+        for a feed that was up for all of it, and in which no such feed brought anything of the symbol.
+
+        A feed lists what it expected and did not bring; what it does not list, it counts as brought, though it may not
+        know the symbol. Symbols without such an interval are left out.
+        """
+        query = """WITH said AS MATERIALIZED (
+                SELECT "time", silent FROM coverage
+                WHERE "interval" = $2 AND partition = $3 AND whole AND "time" >= $4 AND "time" < $5
+            ), feeds AS (SELECT "time", count(*) AS number FROM said GROUP BY 1)
+            SELECT s."time", n.number * 2
+            FROM said AS s CROSS JOIN LATERAL unnest(s.silent) AS q (symbol)
+            JOIN unnest($1::text[]) WITH ORDINALITY AS n (symbol, number) ON n.symbol = q.symbol
+            JOIN feeds AS f ON f."time" = s."time"
+            WHERE s.silent && $1::text[] GROUP BY s."time", n.number, f.number HAVING count(*) = f.number"""
+        found = await read_flags_of(
+            self._session, query, symbols, interval, partition, from_us(from_us_), from_us(to_us)
+        )
+        return {symbol: times for symbol, (times, _) in found.items()}
 
     async def feeds(self) -> pa.Table:
         """Return how each feed does in each log partition (`FEEDS`)."""

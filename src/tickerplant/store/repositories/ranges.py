@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
-from tickerplant.core.times import from_us
-from tickerplant.store.columns import quoted, selected, table_of
+from tickerplant.core.times import BoolArray, Int64Array, from_us
+from tickerplant.store.columns import quoted, read_numbers, selected, table_of
 
 if TYPE_CHECKING:
     from tickerplant.store.pool import Session
@@ -86,6 +87,31 @@ async def read_newest_of_each(
         *([interval] if interval is not None else []),
     )
     return table_of(rows, schema)
+
+
+async def read_flags_of(
+    session: Session, query: str, symbols: Sequence[str], *arguments: Any
+) -> dict[str, tuple[Int64Array, BoolArray]]:
+    """Return by symbol the times (ascending) and flags of a query for (time, 2 · place + flag) of many symbols.
+
+    The query's `$1` are the symbols, each once, and places are theirs from 1 on. Those without a row are left out.
+    """
+    names = list(dict.fromkeys(symbols))
+    times, codes = await read_numbers(session, query, 0, names, *arguments)
+    if not len(times):
+        return {}
+    codes = codes.astype(np.int64)
+    places = codes >> 1
+    steps = np.diff(places)
+    if not np.all((steps > 0) | (steps == 0) & (np.diff(times) > 0)):
+        order = np.lexsort((times, places))
+        times, codes, places = times[order], codes[order], places[order]
+    flags = (codes & 1).astype(np.bool_)
+    begins = np.concatenate(([0], np.flatnonzero(np.diff(places)) + 1)).tolist()
+    ends = [*begins[1:], len(times)]
+    return {
+        names[places[begin] - 1]: (times[begin:end], flags[begin:end]) for begin, end in zip(begins, ends, strict=True)
+    }
 
 
 _END_US = 253_370_764_800_000_000  # the year 9999: after all rows

@@ -1,0 +1,154 @@
+"""A first start with hundreds of symbols: how fast is history fetched, and does the plan leave the event loop free?
+
+python -m benchmarks.backfill                          500 symbols, ten years of days, two of 1m and 5m, for a minute
+python -m benchmarks.backfill --symbols 100 --seconds 30
+
+The sandbox (Twelve Data's protocol, without quotas) is a process of its own, and so are aggregation and persistence;
+the manager has this one. Beside it a clock ticks every 5 ms: what it is late by, a stream's messages would wait.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import multiprocessing
+import resource
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tickerplant.core.rules import Rules, values_of
+from tickerplant.core.schemas import TOPICS
+from tickerplant.log.open import open_log
+from tickerplant.market_data.backfill import BackfillManager, Depth
+from tickerplant.market_data.clients.twelvedata_client import provider
+from tickerplant.market_data.control import ensure_settings
+from tickerplant.market_data.desk.desk import Desk
+from tickerplant.market_data.desk.keeping import Keeping
+from tickerplant.market_data.providers.port import KINDS, ProviderContext
+from tickerplant.market_data.sandbox.model import symbol_names
+from tickerplant.market_data.sandbox.place import SandboxPlace, place_of
+from tickerplant.store import Store
+from tickerplant.store.embedded import EmbeddedPostgres
+from tickerplant.store.migrations import migrate
+
+RULES = Rules(indicators={})
+TICK_S = 0.005
+VENDOR = "twelvedata"
+
+
+def followers(folder: Path, dsn: str, stop: Any) -> None:
+    """Run aggregation and persistence until `stop`."""
+    from tickerplant.aggregation.service import Aggregation
+    from tickerplant.persistence.service import Persistence
+
+    async def persist() -> None:
+        halt = asyncio.Event()
+        writing = asyncio.create_task(Persistence(log, dsn).run(halt))
+        await asyncio.to_thread(stop.wait)
+        halt.set()
+        await writing
+
+    log = open_log("embedded:", data=folder)
+    halt = threading.Event()
+    thread = threading.Thread(target=Aggregation(log).run, args=(halt,))
+    thread.start()
+    asyncio.run(persist())
+    halt.set()
+    thread.join()
+    log.close()
+
+
+async def tables(dsn: str) -> None:
+    store = await Store.open(dsn)
+    try:
+        await migrate(store)
+    finally:
+        await store.close()
+
+
+async def lateness(found: list[float]) -> None:
+    while True:
+        began = time.perf_counter()
+        await asyncio.sleep(TICK_S)
+        found.append(time.perf_counter() - began - TICK_S)
+
+
+async def fill(folder: Path, dsn: str, place: SandboxPlace, symbols: tuple[str, ...], seconds: float) -> list[str]:
+    log = open_log("embedded:", data=folder)
+    context = ProviderContext(VENDOR, "key", {}, place.url, place.stream_url, place.clock, RULES)
+    made, keeping = provider(context), await asyncio.to_thread(Keeping, log)
+    desk = Desk({VENDOR: made}, {kind: (VENDOR,) for kind in KINDS}, {VENDOR: ()}, reserve=0.25, clock=place.clock,
+                keep=keeping.keep, kept=keeping.kept)  # fmt: skip
+    depths = [Depth("1d", 3_650), Depth("5m", None), Depth("1m", None)]
+    late: list[float] = []
+    began, cpu = time.perf_counter(), time.process_time()
+    base_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    manager = BackfillManager(log, desk, dsn, symbols, depths, rules=RULES, clock=place.clock)
+    running, ticking = asyncio.create_task(manager.run()), asyncio.create_task(lateness(late))
+    first_s = 0.0
+    while (passed := time.perf_counter() - began) < seconds and not running.done():
+        await asyncio.sleep(0.1)
+        if manager.progress.bars and not first_s:
+            first_s = passed
+    for task in (running, ticking):
+        task.cancel()
+    await asyncio.gather(running, ticking, return_exceptions=True)
+    await made.close()
+    keeping.close()
+    log.close()
+    progress, took = manager.progress, time.perf_counter() - began
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    p50, p99, most = (float(np.quantile(late, q)) * 1e3 for q in (0.5, 0.99, 1.0))
+    return [
+        f"{len(symbols)} symbols, {progress.missing + progress.bars:,} bars wanted, {took:.0f} s",
+        f"first bars after {first_s:.1f} s; {progress.bars:,} bars of {progress.requests:,} requests, "
+        f"{progress.bars / took:,.0f} bars/s, {(time.process_time() - cpu) / took:.0%} of a core",
+        f"event loop late by {p50:.1f} ms (median), {p99:.1f} ms (p99), {most:.0f} ms (worst)",
+        f"memory {base_mb:.0f} MB before, {peak_mb:.0f} MB at most",
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--symbols", type=int, default=500)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    args = parser.parse_args()
+    names = symbol_names(args.symbols)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tickerplant.market_data.sandbox", "--symbols", str(args.symbols), "--rate", "10"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    place = place_of(process.stdout.readline(), names)
+    spawn = multiprocessing.get_context("spawn")
+    stop = spawn.Event()
+    try:
+        with tempfile.TemporaryDirectory() as text, EmbeddedPostgres(Path(text)) as server:
+            folder = Path(text)
+            asyncio.run(tables(server.dsn))
+            log = open_log("embedded:", data=folder)
+            log.create_topics(TOPICS, 4)
+            ensure_settings(log, values_of(RULES))
+            log.close()
+            after = spawn.Process(target=followers, args=(folder, server.dsn, stop))
+            after.start()
+            try:
+                print("\n".join(asyncio.run(fill(folder, server.dsn, place, names, args.seconds))))
+            finally:
+                stop.set()
+                after.join()
+    finally:
+        process.terminate()
+        process.wait()
+
+
+if __name__ == "__main__":
+    main()
