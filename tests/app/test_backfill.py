@@ -17,9 +17,8 @@ from tests.support.commands import assert_refused, objects, say
 from tests.support.plant import Plant, kill_tree, wait_for
 
 from tickerplant.core.errors import LogError
-from tickerplant.core.schemas import RAW
 from tickerplant.log.open import open_log
-from tickerplant.market_data.backfill.progress import read_progress
+from tickerplant.market_data.backfill.progress import Progress, read_progress
 
 SYMBOLS = ("AAPL", "MSFT")
 
@@ -57,18 +56,23 @@ def plant(tmp_path_factory: pytest.TempPathFactory, vendor: dict[str, Any]) -> P
     return plant_on(tmp_path_factory.mktemp("backfill"), vendor)
 
 
-def idle(plant: Plant) -> bool:
-    """Whether a manager has nothing to do."""
+def progress_of(plant: Plant) -> Progress | None:
+    """What the manager has said last."""
     if not (plant.data / "market.log").exists():
-        return False
+        return None
     log = open_log("embedded:", data=plant.data)
     try:
-        progress = read_progress(log)
-        return progress is not None and progress.bars > 0 and not progress.working
+        return read_progress(log)
     except LogError:
-        return False  # its topics are about to be made
+        return None  # its topics are about to be made
     finally:
         log.close()
+
+
+def idle(plant: Plant) -> bool:
+    """Whether a manager has nothing to do."""
+    progress = progress_of(plant)
+    return progress is not None and progress.bars > 0 and not progress.working
 
 
 def asked(vendor: dict[str, Any]) -> int:
@@ -106,14 +110,31 @@ def test_beside_a_plant_that_runs_it_leaves_an_order_and_shows_when_it_is_done(
                              "--json"))  # fmt: skip
         assert said["bars"] >= 7
         assert said["gaps"] == []
-        log = open_log("embedded:", data=plant.data)
-        try:
-            progress = read_progress(log)
-            assert progress is not None
-            assert progress.orders
-            assert log.offsets(RAW)
-        finally:
-            log.close()
+        progress = progress_of(plant)
+        assert progress is not None
+        assert progress.orders
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    finally:
+        kill_tree(process)
+
+
+def test_two_orders_at_once_are_both_carried_out_by_a_plant_that_fetches_nothing_else(
+    tmp_path: Path, vendor: dict[str, Any]
+) -> None:
+    plant = plant_on(tmp_path, vendor, TICKERPLANT_HISTORY="none", TICKERPLANT_API__PORT="0")
+    output = tmp_path / "up.log"
+    process = plant.start("up", output=output)
+    try:
+        wait_for("market_data to have said how it stands", lambda: progress_of(plant) is not None, 60)
+        days = ("-i", "1d", "--from", "2026-02-02", "--to", "2026-02-09", "--json")
+        outputs = [tmp_path / name for name in SYMBOLS]
+        both = [plant.start("backfill", name, *days, output=out) for name, out in zip(SYMBOLS, outputs, strict=True)]
+        assert [one.wait(60) for one in both] == [0, 0], [out.read_text() for out in outputs]
+        assert [json.loads(out.read_text())["gaps"] for out in outputs] == [[], []]
+        progress = progress_of(plant)
+        assert progress is not None
+        assert (progress.bars, len(progress.orders)) == (14, 2)
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
     finally:

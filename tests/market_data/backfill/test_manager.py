@@ -20,9 +20,9 @@ from tickerplant.core.schemas import ANSWERED, NO_DATA, NOT_OFFERED, QUOTA
 from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, times_of
 from tickerplant.market_data.backfill import BackfillManager, Depth, Order, Wanted
 from tickerplant.market_data.backfill.progress import place_order, read_progress
-from tickerplant.market_data.clients.errors import NoData
+from tickerplant.market_data.clients.errors import NoData, UnknownSymbol
 from tickerplant.market_data.feed import FeedWriter
-from tickerplant.market_data.providers.port import BarsAnswer, BarsRequest, Provider, Quota
+from tickerplant.market_data.providers.port import ActionsAnswer, BarsAnswer, BarsRequest, Provider, Quota
 
 GRACE_US = 2 * MINUTE_US
 
@@ -240,6 +240,31 @@ async def test_a_vendor_that_answers_for_other_times_is_asked_once(tmp_path: Pat
             told = await parts.answers("AAPL", "1d")
             assert set(told.verdict) == {NOT_OFFERED}
             assert "other times" in told.note[0]
+
+
+class Unlisted:
+    """A vendor that has no splits and dividends of AAPL."""
+
+    def __init__(self, made: Any) -> None:
+        self._made = made
+        self.name, self.offer = made.name, made.offer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._made, name)
+
+    async def actions(self, symbol: str, from_us: int, to_us: int) -> ActionsAnswer:
+        if symbol == "AAPL":
+            raise UnknownSymbol("not listed: AAPL")
+        answer: ActionsAnswer = await self._made.actions(symbol, from_us, to_us)
+        return answer
+
+
+async def test_splits_that_nobody_has_hold_up_no_other_symbol(tmp_path: Path, dsn: str) -> None:
+    with sandbox() as place:
+        async with bench(tmp_path, dsn, place) as parts:
+            parts.wrap = Unlisted
+            await parts.fill(Depth("1d", 3))
+            assert {asked["query"]["symbol"] for asked in parts.requests("/splits")} == {"MSFT"}
 
 
 async def test_every_order_is_carried_out_and_none_twice(tmp_path: Path, dsn: str) -> None:

@@ -153,7 +153,9 @@ class BarsAnswer:
 
     `found`: by symbol asked, bars (`schemas.VENDOR_BARS`, as traded, stamped at the start, oldest first, none of an
     interval that is not over by the vendor's clock, none outside of what was asked), or the error of that symbol.
-    `covers`: the stretch that the answer speaks for, where that is not all that was asked (a page that was full).
+    `covers`: the stretch that the answer speaks for, where that is not all that was asked (a page that was full, a plan
+    that reaches less far back). The rest is asked for again; a vendor that speaks of nothing that was missing is left
+    alone for an hour, so say what is true, be it an empty stretch.
     `splits`, `dividends`: those that came along (`schemas.SPLITS`, `DIVIDENDS`).
     """
 
