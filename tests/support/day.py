@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import asyncpg
 import httpx
@@ -67,6 +67,9 @@ def troubles(hours: float, seed: int) -> str:
     lines.append((hours * 3_600 * 0.62, f"do=down&vendor=twelvedata&seconds={hours * 3_600 * 0.1:.0f}"))
     lines.append((hours * 3_600 * 0.68, f"do=down&vendor=yahoo&seconds={hours * 3_600 * 0.08:.0f}"))
     return "\n".join(f"{at:.0f} {order}" for at, order in sorted(lines))
+
+
+_AFTER_S: Final = 900.0
 
 
 @dataclass
@@ -183,6 +186,7 @@ def run(folder: Path, day: Day, port: int, *, say: Any = lambda text: None) -> V
                 if time.monotonic() - told > 30:
                     told = time.monotonic()
                     say(f"{from_us(now_us()):%H:%M} {_progress(port)}")
+            time.sleep(_AFTER_S / day.speed)  # until the last minute, too, has been over for long enough to be missed
             _settle(port, day.settle_s, say)
             return judge(plant, day, vendor, port, start_us, end_us)
         finally:
