@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tickerplant.core import records
-from tickerplant.core.interval import parse
 from tickerplant.core.times import DAY_US, FOREVER_US, NEVER_US, TIMESTAMP, BoolArray, Int64Array, from_us
-from tickerplant.store.columns import read_numbers, source_of, table_of
+from tickerplant.store.columns import source_of, table_of
 from tickerplant.store.partitions import ensure_partitions, record_arrivals
-from tickerplant.store.repositories.ranges import read_range
+from tickerplant.store.repositories.ohlcv import relation_of
+from tickerplant.store.repositories.ranges import by_place, in_order, read_places, read_range
 
 if TYPE_CHECKING:
     from tickerplant.store.pool import Session
@@ -234,16 +234,24 @@ class Coverage:
 
     async def have(self, symbol: str, interval: str, from_us_: int, to_us: int) -> tuple[Int64Array, BoolArray]:
         """Return starts (ascending) and completeness of a symbol's final bars that start in `[from, to)`."""
-        relation = "intraday_ohlcv" if parse(interval).is_intraday else "historical_ohlcv"
-        query = (
-            f'SELECT "time", complete::integer::bigint FROM {relation}'
-            """ WHERE symbol = $1 AND "interval" = $2 AND state = 'final' AND "time" >= $3 AND "time" < $4"""
-            ' ORDER BY "time"'
+        found = await self.have_of([symbol], interval, from_us_, to_us)
+        return found.get(symbol, (np.empty(0, np.int64), np.empty(0, np.bool_)))
+
+    async def have_of(
+        self, symbols: Sequence[str], interval: str, from_us_: int, to_us: int
+    ) -> dict[str, tuple[Int64Array, BoolArray]]:
+        """Return by symbol what `have` returns, in one query; symbols without final bars there are left out."""
+        query = f"""SELECT t."time", n.number * 2 + t.complete::integer
+            FROM unnest($1::text[]) WITH ORDINALITY AS n (symbol, number)
+            JOIN "{relation_of(interval)}" AS t ON t.symbol = n.symbol
+            WHERE t."interval" = $2 AND t.state = 'final' AND t."time" >= $3 AND t."time" < $4"""
+        names, times, codes = await read_places(
+            self._session, query, symbols, interval, from_us(from_us_), from_us(to_us)
         )
-        times, complete = await read_numbers(
-            self._session, query, 0, symbol, interval, from_us(from_us_), from_us(to_us)
-        )
-        return times, complete.astype(np.bool_)
+        order = in_order(codes >> 1, times)
+        times, codes = times[order], codes[order]
+        complete = (codes & 1).astype(np.bool_)
+        return {symbol: (times[rows], complete[rows]) for symbol, rows in by_place(names, codes >> 1).items()}
 
     async def counts(
         self, symbols: Sequence[str], interval: str, from_us_: int, to_us: int
@@ -252,11 +260,10 @@ class Coverage:
 
         Days are 00:00 UTC, ascending; those without a bar are left out.
         """
-        relation = "intraday_ohlcv" if parse(interval).is_intraday else "historical_ohlcv"
         rows = await self._session.rows(
             f"""SELECT symbol, floor(date_part('epoch', "time") / 86400)::bigint AS day, count(*)
-                FROM {relation} WHERE symbol = ANY ($1) AND "interval" = $2 AND state = 'final' AND complete
-                    AND "time" >= $3 AND "time" < $4
+                FROM {relation_of(interval)} WHERE symbol = ANY ($1) AND "interval" = $2 AND state = 'final'
+                    AND complete AND "time" >= $3 AND "time" < $4
                 GROUP BY 1, 2 ORDER BY 1, 2""",
             list(symbols), interval, from_us(from_us_), from_us(to_us),
         )  # fmt: skip
@@ -280,6 +287,34 @@ class Coverage:
         times = np.rint(np.array([row[0] for row in rows], np.float64) * 1e6).astype(np.int64)
         brought = np.array([row[1] for row in rows], np.bool_)
         return times[~brought], times[brought]
+
+    async def silences_of(
+        self, symbols: Sequence[str], interval: str, partition: int, from_us_: int, to_us: int
+    ) -> dict[str, Int64Array]:
+        """Return by symbol of a log partition the starts (ascending) of the intervals of `[from, to)` that were over
+        for a feed that was up for all of it, and in which no such feed brought anything of the symbol.
+
+        A feed lists what it expected and did not bring; what it does not list, it counts as brought, though it may not
+        know the symbol. Symbols without such an interval are left out.
+        """
+        # A row for each feed, of number 0, and one for each symbol that it lists: counted here, for the database would
+        # sort or write to disk what it counts.
+        query = """SELECT c."time", x.number FROM coverage AS c CROSS JOIN LATERAL (
+                SELECT 0::bigint AS number UNION ALL SELECT n.number FROM unnest(c.silent) AS q (symbol)
+                JOIN unnest($1::text[]) WITH ORDINALITY AS n (symbol, number) ON n.symbol = q.symbol
+            ) AS x
+            WHERE c."interval" = $2 AND c.partition = $3 AND c.whole AND c."time" >= $4 AND c."time" < $5"""
+        names, times, places = await read_places(
+            self._session, query, symbols, interval, partition, from_us(from_us_), from_us(to_us)
+        )
+        over, feeds = np.unique(times[places == 0], return_counts=True)
+        times, places = times[places > 0], places[places > 0]
+        order = in_order(places, times)
+        times, places = times[order], places[order]
+        first = np.flatnonzero((np.diff(places, prepend=0) > 0) | (np.diff(times, prepend=0) != 0))
+        silent = first[np.diff(first, append=len(times)) == feeds[np.searchsorted(over, times[first])]]
+        times, places = times[silent], places[silent]
+        return {symbol: times[rows] for symbol, rows in by_place(names, places).items()}
 
     async def feeds(self) -> pa.Table:
         """Return how each feed does in each log partition (`FEEDS`)."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
-from tickerplant.core.times import from_us
-from tickerplant.store.columns import quoted, selected, table_of
+from tickerplant.core.times import Int64Array, from_us
+from tickerplant.store.columns import quoted, read_numbers, selected, table_of
 
 if TYPE_CHECKING:
     from tickerplant.store.pool import Session
@@ -86,6 +88,33 @@ async def read_newest_of_each(
         *([interval] if interval is not None else []),
     )
     return table_of(rows, schema)
+
+
+async def read_places(
+    session: Session, query: str, symbols: Sequence[str], *arguments: Any
+) -> tuple[list[str], Int64Array, Int64Array]:
+    """Return the names of many symbols, and the columns of a query for a time and a number: each int64[rows].
+
+    The query's `$1` are the names: the symbols, each once. `by_place` takes apart what it says of each.
+    """
+    names = list(dict.fromkeys(symbols))
+    times, numbers = await read_numbers(session, query, 0, names, *arguments)
+    return names, times, numbers.astype(np.int64)
+
+
+def in_order(places: Int64Array, times: Int64Array) -> Int64Array | slice:
+    """Return what brings rows into the order of (place, time): nothing to do where they are."""
+    steps = np.diff(places)
+    if np.all((steps > 0) | ((steps == 0) & (np.diff(times) >= 0))):
+        return slice(None)
+    result: Int64Array = np.lexsort((times, places))
+    return result
+
+
+def by_place(names: Sequence[str], places: Int64Array) -> dict[str, slice]:
+    """Return by name where its rows are. `places`: int64[rows], ascending, 1 for the first name; some have none."""
+    edges = [*np.flatnonzero(np.diff(places, prepend=0)).tolist(), len(places)]
+    return {names[places[begin] - 1]: slice(begin, end) for begin, end in itertools.pairwise(edges)}
 
 
 _END_US = 253_370_764_800_000_000  # the year 9999: after all rows
