@@ -6,11 +6,14 @@ import numpy as np
 import pyarrow as pa
 
 from tests.store.rows import MINUTE_US, OPEN_US, bars
+from tests.store.writes import MANY, lay, over
 from tickerplant.core import schemas
+from tickerplant.core.symbols import partition_of
 from tickerplant.core.times import timestamps
 from tickerplant.store import Store
 from tickerplant.store.repositories.answers import VendorAnswers
-from tickerplant.store.repositories.ohlcv import Ohlcv
+
+END_US = OPEN_US + 10 * MINUTE_US
 
 
 def answer(first: int, last: int, verdict: str, *, source: str = "a", note: str | None = None) -> pa.Table:
@@ -61,11 +64,7 @@ async def test_have_and_counts_are_of_final_bars(store: Store) -> None:
         {"minute": 0, "symbol": "MSFT"},
         {"minute": 0, "interval": "1d", "time_us": OPEN_US - OPEN_US % 86_400_000_000},
     )
-    async with store.session() as session:
-        ohlcv = Ohlcv(session)
-        await ohlcv.prepare(table)
-        async with session.transaction():
-            await ohlcv.upsert(table, 0)
+    await lay(store, table)
     async with store.read() as look:
         starts, complete = await look.coverage.have("GOOG", "1m", OPEN_US, OPEN_US + 10 * MINUTE_US)
         assert ((starts - OPEN_US) // MINUTE_US).tolist() == [0, 1, 3]
@@ -74,3 +73,79 @@ async def test_have_and_counts_are_of_final_bars(store: Store) -> None:
         assert {symbol: number.tolist() for symbol, (_, number) in counts.items()} == {"GOOG": [2], "MSFT": [1]}
         starts, _ = await look.coverage.have("GOOG", "1d", 0, OPEN_US)
         assert len(starts) == 1
+
+
+def minutes(starts: np.ndarray) -> list[int]:
+    return ((starts - OPEN_US) // MINUTE_US).tolist()
+
+
+async def look_at_many(store: Store) -> None:
+    table = bars(
+        {"minute": 3}, {"minute": 0}, {"minute": 1, "complete": False}, {"minute": 2, "state": "forming"},
+        {"minute": 1, "symbol": "MSFT"}, {"minute": 10, "symbol": "LATE"}, {"minute": 0, "interval": "5m"},
+    )  # fmt: skip
+    await lay(store, table)
+    async with store.read() as look:
+        found = await look.coverage.have_of(["NONE", "MSFT", "GOOG", "LATE", "GOOG"], "1m", OPEN_US, END_US)
+        assert await look.coverage.have_of([], "1m", OPEN_US, END_US) == {}
+    assert {symbol: minutes(starts) for symbol, (starts, _) in found.items()} == {"MSFT": [1], "GOOG": [0, 1, 3]}
+    assert found["GOOG"][1].tolist() == [True, False, True]
+
+
+async def look_at_silences(store: Store) -> None:
+    both = ["GOOG", "MSFT"]
+    await over(store, [1, 10], both)  # of one feed
+    await over(store, [4], both)
+    await over(store, [2], ["MSFT"])
+    await over(store, [3], both, whole=False)
+    await over(store, [4], ["MSFT"], feed="other")  # which brought GOOG, or does not know it: it counts the same
+    await over(store, [5], both)
+    await over(store, [5], ["GOOG"], feed="other", whole=False)  # it was not up for all of it
+    await over(store, [6], ["GOOG"], feed="other")
+    await over(store, [6], both)
+    await over(store, [5], both, interval="5m")
+    symbols = ["BUSY", "MSFT", "NONE", "GOOG", "MSFT"]
+    here = partition_of("GOOG", MANY)
+    async with store.read() as look:
+        found = await look.coverage.silences_of(symbols, "1m", here, OPEN_US, END_US)
+        assert {name: minutes(starts) for name, starts in found.items()} == {"MSFT": [1, 2, 4, 5], "GOOG": [1, 5, 6]}
+        for symbol in symbols:
+            silent, brought = await look.coverage.silences(symbol, "1m", here, OPEN_US, END_US)
+            assert minutes(np.setdiff1d(silent, brought)) == minutes(found.get(symbol, silent[:0]))
+        assert await look.coverage.silences_of(["BUSY"], "1m", here, OPEN_US, END_US) == {}
+        assert await look.coverage.silences_of(symbols, "1m", here + 1, OPEN_US, END_US) == {}
+        assert await look.coverage.silences_of([], "1m", here, OPEN_US, END_US) == {}
+
+
+async def test_many_symbols_are_looked_at_together(store: Store) -> None:
+    await look_at_many(store)
+
+
+async def test_a_symbol_was_silent_where_every_feed_that_was_up_lists_it(store: Store) -> None:
+    await look_at_silences(store)
+
+
+async def test_looks_at_many_symbols_agree_with_looks_at_each(store: Store) -> None:
+    random = np.random.default_rng(3)
+    symbols = [f"S{number}" for number in range(40)]
+    rows = [
+        {"minute": int(m), "symbol": symbol, "complete": bool(random.random() < 0.8)}
+        for symbol in symbols[1:] for m in random.permutation(20)[: random.integers(0, 20)]
+    ]  # fmt: skip
+    await lay(store, bars(*rows))
+    for feed in ("live", "other", "third"):
+        for minute in range(12):
+            silent = [symbol for symbol in symbols if random.random() < 0.7]
+            await over(store, [minute], silent, feed=feed, whole=bool(random.random() < 0.7))
+    here = partition_of("GOOG", MANY)
+    async with store.read() as look:
+        have = await look.coverage.have_of(symbols, "1m", OPEN_US, END_US)
+        silences = await look.coverage.silences_of(symbols, "1m", here, OPEN_US, END_US)
+        for symbol in symbols:
+            mine = sorted((r["minute"], r["complete"]) for r in rows if r["symbol"] == symbol and r["minute"] < 10)
+            starts, complete = have.get(symbol, (np.empty(0, np.int64), np.empty(0, np.bool_)))
+            assert [*zip(minutes(starts), complete.tolist(), strict=True)] == mine
+            assert (symbol in have) == bool(mine)
+            silent, brought = await look.coverage.silences(symbol, "1m", here, OPEN_US, END_US)
+            assert not np.isin(silent, brought).any()
+            assert silences.get(symbol, silent[:0]).tolist() == silent.tolist()

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from tests.store.rows import MINUTE_US, OPEN_US, bars
 from tests.store.test_coverage import answer
 from tests.store.test_coverage import put as put_answer
+from tests.store.writes import MANY, lay, over
 from tickerplant.core import records, schemas
 from tickerplant.core.coverage import STATUSES, Statuses
 from tickerplant.core.errors import BadInput
@@ -19,53 +17,10 @@ from tickerplant.core.symbols import partition_of
 from tickerplant.core.times import DAY_US
 from tickerplant.store import Store
 from tickerplant.store.repositories.coverage import Coverage
-from tickerplant.store.repositories.ohlcv import Ohlcv
 
-MANY = 8  # partitions
 NOW = OPEN_US + 30 * DAY_US
 CODES = {"have": "h", "partial": "p", "no_trade": "-", "outage": "o", "quota": "q", "unavailable": "x",
          "missing": "?", "pending": "."}  # fmt: skip
-
-
-async def lay(store: Store, table: pa.Table) -> None:
-    async with store.session() as session:
-        ohlcv = Ohlcv(session)
-        await ohlcv.prepare(table)
-        async with session.transaction():
-            await ohlcv.upsert(table, 0)
-
-
-async def over(
-    store: Store,
-    minutes: Sequence[int],
-    silent: Sequence[str] = (),
-    *,
-    whole: bool = True,
-    feed: str = "live",
-    interval: str = "1m",
-    step_us: int = MINUTE_US,
-    begin_us: int = OPEN_US,
-) -> None:
-    """A feed says in the partition of GOOG that these intervals are over: a symbol that it brought, and silent ones."""
-    names = ["BUSY", *silent]
-    batch = pa.RecordBatch.from_arrays(
-        [pa.array(names).dictionary_encode(), pa.array([name == "BUSY" for name in names])], schema=schemas.COVERAGE
-    )
-    overs = [
-        records.Record(
-            records.Over(
-                sent_at_us=1, cause=1, feed=feed, interval=interval, start_us=begin_us + minute * step_us,
-                expected=len(names), emitted=1, whole=whole,
-            ),
-            batch,
-        )
-        for minute in minutes
-    ]  # fmt: skip
-    async with store.session() as session:
-        coverage = Coverage(session)
-        await coverage.prepare(overs)
-        async with session.transaction():
-            await coverage.put_overs(overs, partition_of("GOOG", MANY))
 
 
 async def state(store: Store, said: str, minute: int, *, feed: str = "live") -> None:

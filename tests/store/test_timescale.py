@@ -9,10 +9,11 @@ from tests.store.rows import MINUTE_US, OPEN_US, bars, ticks, values
 from tests.store.test_alerts import alerts, tell
 from tests.store.test_alerts import kept as kept_rule
 from tests.store.test_bars import closes, put, put_values
-from tests.store.test_coverage import answer
+from tests.store.test_coverage import answer, look_at_many, look_at_silences
 from tests.store.test_coverage import put as put_answer
 from tests.store.test_prices import put as put_ticks
-from tests.store.test_statuses import lay, look, over, partitions, state
+from tests.store.test_statuses import look, partitions, state
+from tests.store.writes import lay, over
 from tests.support.timescale import TimescaleServer
 from tickerplant.core.sources import SourceOrder
 from tickerplant.store import Store
@@ -166,6 +167,11 @@ async def test_coverage_is_put_together_here_too(timescale: Store) -> None:
     await run_due(timescale, dt.datetime.now(dt.UTC))
     async with timescale.session() as session:
         assert await session.value("SELECT count(*) FROM answers") == 0, "they are about 2012"
+
+
+async def test_many_symbols_are_looked_at_together_here_too(timescale: Store) -> None:
+    await look_at_many(timescale)
+    await look_at_silences(timescale)
 
 
 async def test_a_table_read_in_one_look_is_consistent_here_too(timescale: Store) -> None:

@@ -15,7 +15,7 @@ from tickerplant.core.times import DAY_US, FOREVER_US, NEVER_US, TIMESTAMP, Bool
 from tickerplant.store.columns import source_of, table_of
 from tickerplant.store.partitions import ensure_partitions, record_arrivals
 from tickerplant.store.repositories.ohlcv import relation_of
-from tickerplant.store.repositories.ranges import read_flags_of, read_range
+from tickerplant.store.repositories.ranges import by_place, in_order, read_places, read_range
 
 if TYPE_CHECKING:
     from tickerplant.store.pool import Session
@@ -245,7 +245,13 @@ class Coverage:
             FROM unnest($1::text[]) WITH ORDINALITY AS n (symbol, number)
             JOIN "{relation_of(interval)}" AS t ON t.symbol = n.symbol
             WHERE t."interval" = $2 AND t.state = 'final' AND t."time" >= $3 AND t."time" < $4"""
-        return await read_flags_of(self._session, query, symbols, interval, from_us(from_us_), from_us(to_us))
+        names, times, codes = await read_places(
+            self._session, query, symbols, interval, from_us(from_us_), from_us(to_us)
+        )
+        order = in_order(codes >> 1, times)
+        times, codes = times[order], codes[order]
+        complete = (codes & 1).astype(np.bool_)
+        return {symbol: (times[rows], complete[rows]) for symbol, rows in by_place(names, codes >> 1).items()}
 
     async def counts(
         self, symbols: Sequence[str], interval: str, from_us_: int, to_us: int
@@ -256,8 +262,8 @@ class Coverage:
         """
         rows = await self._session.rows(
             f"""SELECT symbol, floor(date_part('epoch', "time") / 86400)::bigint AS day, count(*)
-                FROM {relation_of(interval)} WHERE symbol = ANY ($1) AND "interval" = $2 AND state = 'final' AND complete
-                    AND "time" >= $3 AND "time" < $4
+                FROM {relation_of(interval)} WHERE symbol = ANY ($1) AND "interval" = $2 AND state = 'final'
+                    AND complete AND "time" >= $3 AND "time" < $4
                 GROUP BY 1, 2 ORDER BY 1, 2""",
             list(symbols), interval, from_us(from_us_), from_us(to_us),
         )  # fmt: skip
@@ -291,19 +297,24 @@ class Coverage:
         A feed lists what it expected and did not bring; what it does not list, it counts as brought, though it may not
         know the symbol. Symbols without such an interval are left out.
         """
-        query = """WITH said AS MATERIALIZED (
-                SELECT "time", silent FROM coverage
-                WHERE "interval" = $2 AND partition = $3 AND whole AND "time" >= $4 AND "time" < $5
-            ), feeds AS (SELECT "time", count(*) AS number FROM said GROUP BY 1)
-            SELECT s."time", n.number * 2
-            FROM said AS s CROSS JOIN LATERAL unnest(s.silent) AS q (symbol)
-            JOIN unnest($1::text[]) WITH ORDINALITY AS n (symbol, number) ON n.symbol = q.symbol
-            JOIN feeds AS f ON f."time" = s."time"
-            WHERE s.silent && $1::text[] GROUP BY s."time", n.number, f.number HAVING count(*) = f.number"""
-        found = await read_flags_of(
+        # A row for each feed, of number 0, and one for each symbol that it lists: counted here, for the database would
+        # sort or write to disk what it counts.
+        query = """SELECT c."time", x.number FROM coverage AS c CROSS JOIN LATERAL (
+                SELECT 0::bigint AS number UNION ALL SELECT n.number FROM unnest(c.silent) AS q (symbol)
+                JOIN unnest($1::text[]) WITH ORDINALITY AS n (symbol, number) ON n.symbol = q.symbol
+            ) AS x
+            WHERE c."interval" = $2 AND c.partition = $3 AND c.whole AND c."time" >= $4 AND c."time" < $5"""
+        names, times, places = await read_places(
             self._session, query, symbols, interval, partition, from_us(from_us_), from_us(to_us)
         )
-        return {symbol: times for symbol, (times, _) in found.items()}
+        over, feeds = np.unique(times[places == 0], return_counts=True)
+        times, places = times[places > 0], places[places > 0]
+        order = in_order(places, times)
+        times, places = times[order], places[order]
+        first = np.flatnonzero((np.diff(places, prepend=0) > 0) | (np.diff(times, prepend=0) != 0))
+        silent = first[np.diff(first, append=len(times)) == feeds[np.searchsorted(over, times[first])]]
+        times, places = times[silent], places[silent]
+        return {symbol: times[rows] for symbol, rows in by_place(names, places).items()}
 
     async def feeds(self) -> pa.Table:
         """Return how each feed does in each log partition (`FEEDS`)."""

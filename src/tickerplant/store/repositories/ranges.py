@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from tickerplant.core.times import BoolArray, Int64Array, from_us
+from tickerplant.core.times import Int64Array, from_us
 from tickerplant.store.columns import quoted, read_numbers, selected, table_of
 
 if TYPE_CHECKING:
@@ -89,29 +90,31 @@ async def read_newest_of_each(
     return table_of(rows, schema)
 
 
-async def read_flags_of(
+async def read_places(
     session: Session, query: str, symbols: Sequence[str], *arguments: Any
-) -> dict[str, tuple[Int64Array, BoolArray]]:
-    """Return by symbol the times (ascending) and flags of a query for (time, 2 · place + flag) of many symbols.
+) -> tuple[list[str], Int64Array, Int64Array]:
+    """Return the names of many symbols, and the columns of a query for a time and a number: each int64[rows].
 
-    The query's `$1` are the symbols, each once, and places are theirs from 1 on. Those without a row are left out.
+    The query's `$1` are the names: the symbols, each once. `by_place` takes apart what it says of each.
     """
     names = list(dict.fromkeys(symbols))
-    times, codes = await read_numbers(session, query, 0, names, *arguments)
-    if not len(times):
-        return {}
-    codes = codes.astype(np.int64)
-    places = codes >> 1
+    times, numbers = await read_numbers(session, query, 0, names, *arguments)
+    return names, times, numbers.astype(np.int64)
+
+
+def in_order(places: Int64Array, times: Int64Array) -> Int64Array | slice:
+    """Return what brings rows into the order of (place, time): nothing to do where they are."""
     steps = np.diff(places)
-    if not np.all((steps > 0) | (steps == 0) & (np.diff(times) > 0)):
-        order = np.lexsort((times, places))
-        times, codes, places = times[order], codes[order], places[order]
-    flags = (codes & 1).astype(np.bool_)
-    begins = np.concatenate(([0], np.flatnonzero(np.diff(places)) + 1)).tolist()
-    ends = [*begins[1:], len(times)]
-    return {
-        names[places[begin] - 1]: (times[begin:end], flags[begin:end]) for begin, end in zip(begins, ends, strict=True)
-    }
+    if np.all((steps > 0) | ((steps == 0) & (np.diff(times) >= 0))):
+        return slice(None)
+    result: Int64Array = np.lexsort((times, places))
+    return result
+
+
+def by_place(names: Sequence[str], places: Int64Array) -> dict[str, slice]:
+    """Return by name where its rows are. `places`: int64[rows], ascending, 1 for the first name; some have none."""
+    edges = [*np.flatnonzero(np.diff(places, prepend=0)).tolist(), len(places)]
+    return {names[places[begin] - 1]: slice(begin, end) for begin, end in itertools.pairwise(edges)}
 
 
 _END_US = 253_370_764_800_000_000  # the year 9999: after all rows
