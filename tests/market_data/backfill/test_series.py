@@ -23,7 +23,7 @@ GRID = Grid(calendar("24/7"), "1m")
 
 def series(symbol: str = "A", hours: float = 1.0, *, missing: bool = True) -> Series:
     end = BEGIN + int(hours * HOUR_US)
-    one = Series(symbol, "1m", GRID, BEGIN, end)
+    one = Series(symbol, "1m", GRID)
     have = NOTHING if missing else GRID.starts(BEGIN, end)
     one.look(BEGIN, end, have, np.ones(len(have), np.bool_), Answers.none(), NOTHING)
     return one
@@ -46,7 +46,7 @@ def ready(one: Series) -> list[tuple[int, int]]:
 
 
 def test_missing_is_what_is_expected_and_neither_whole_nor_silent_nor_answered() -> None:
-    one = Series("A", "1m", GRID, BEGIN, BEGIN + HOUR_US)
+    one = Series("A", "1m", GRID)
     have = BEGIN + np.arange(10) * MINUTE_US
     complete = np.arange(10) != 3
     silent = BEGIN + np.array([20, 21]) * MINUTE_US
@@ -78,7 +78,7 @@ def test_runs_say_what_single_starts_would(data: st.DataObject) -> None:
     grid = Grid(calendar("XNYS"), "1m")
     begin, hours = BEGIN - 5 * DAY_US, 7 * 24
     every = grid.starts(begin, begin + hours * HOUR_US).tolist()
-    one, single = Series("A", "1m", grid, begin, begin + hours * HOUR_US), dict[int, int]()
+    one, single = Series("A", "1m", grid), dict[int, int]()
     moment = st.integers(begin // MINUTE_US, begin // MINUTE_US + hours * 60).map(lambda m: m * MINUTE_US)
     odd = st.sampled_from([0, 0, 0, 17_000_000])
     for _ in range(data.draw(st.integers(1, 12))):
@@ -113,10 +113,20 @@ def test_runs_say_what_single_starts_would(data: st.DataObject) -> None:
         assert one.due_us(NOW, limit) == min(waiting, default=None)
 
 
+def test_only_what_is_wanted_is_and_new_is_what_was_not() -> None:
+    one = Series("A", "1m", GRID)
+    assert one.want(100, 200) == [(100, 200)]
+    assert one.want(120, 230) == [(200, 230)]
+    assert one.want(10, 20) == [(10, 20)], "an order of the past makes nothing wanted between"
+    assert one.want(15, 120) == [(20, 100)]
+    assert one.want(10, 230) == []
+    assert one.want(0, 300) == [(0, 10), (230, 300)]
+
+
 def test_ten_years_of_which_nothing_is_there_are_one_run() -> None:
     for name, interval, days in (("XNYS", "1m", 700), ("XNYS", "1d", 3_600), ("24/7", "5m", 700)):
-        one = Series("A", interval, Grid(calendar(name), interval), NOW - days * DAY_US, NOW)
-        one.look(one.from_us, NOW, NOTHING, np.empty(0, np.bool_), Answers.none(), NOTHING)
+        one = Series("A", interval, Grid(calendar(name), interval))
+        one.look(NOW - days * DAY_US, NOW, NOTHING, np.empty(0, np.bool_), Answers.none(), NOTHING)
         assert len(one.ready(NOW, 0, NOW)) == 1
 
 
@@ -139,8 +149,8 @@ def agenda_of(every: list[Series], *, heal: bool = True) -> list[Task]:
 
 def test_holes_come_first_then_days_and_symbols_that_miss_the_same_go_together() -> None:
     day_grid = Grid(calendar("24/7"), "1d")
-    days = Series("A", "1d", day_grid, BEGIN - 100 * DAY_US, BEGIN)
-    days.look(days.from_us, BEGIN, NOTHING, np.empty(0, np.bool_), Answers.none(), NOTHING)
+    days = Series("A", "1d", day_grid)
+    days.look(BEGIN - 100 * DAY_US, BEGIN, NOTHING, np.empty(0, np.bool_), Answers.none(), NOTHING)
     every = [days, series("A"), series("B"), series("C", missing=False)]
     found = agenda_of(every)
     assert [(task.series.symbol, task.series.interval, task.purpose) for task in found] == [

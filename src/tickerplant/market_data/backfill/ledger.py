@@ -100,19 +100,18 @@ class Ledger:
         key = (wanted.symbol, wanted.interval)
         one = self._series.get(key)
         if one is None:
-            one = self._series[key] = Series(*key, self._grid(*key), wanted.from_us, wanted.to_us)
-            self._note_unseen(one, wanted.from_us, wanted.to_us)
-            return []
-        if wanted.from_us < one.from_us:
-            self._note_unseen(one, wanted.from_us, one.from_us)
-            one.from_us = wanted.from_us
-        length_us = one.grid.length_us
-        back_us = max(LOOK_BACK_US, 2 * self._grace_us) + length_us
-        stretches = [(one.to_us - back_us, max(one.to_us, wanted.to_us))]
-        one.to_us = max(one.to_us, wanted.to_us)
-        stretches += [(since_us - length_us, until_us + length_us) for since_us, until_us in holes]
-        inside = [(max(one.from_us, from_us), min(one.to_us, to_us)) for from_us, to_us in stretches]
-        return [(one, from_us, to_us) for from_us, to_us in inside if to_us > from_us]
+            one = self._series[key] = Series(*key, self._grid(*key))
+        back_us = max(LOOK_BACK_US, 2 * self._grace_us) + one.grid.length_us
+        since_us = wanted.to_us
+        for from_us, to_us in one.want(wanted.from_us, wanted.to_us):
+            if wanted.from_us < from_us and to_us == wanted.to_us and to_us - from_us <= HEAL_US:
+                since_us = from_us  # it goes on where it ended before
+            else:
+                self._note_unseen(one, from_us, to_us)
+        stretches = [(since_us - back_us, wanted.to_us)]
+        stretches += [(begin - one.grid.length_us, end + one.grid.length_us) for begin, end in holes]
+        inside = [(max(wanted.from_us, begin), min(wanted.to_us, end)) for begin, end in stretches]
+        return [(one, begin, end) for begin, end in inside if end > begin]
 
     def _note_unseen(self, one: Series, from_us: int, to_us: int) -> None:
         """Take note of a stretch to look at; the last days of it are a piece of their own, and come before the rest."""

@@ -213,7 +213,7 @@ class BackfillManager:
             self._orders.clear()
             self._ordered.clear()
         if idle:
-            self.progress.working = False
+            self._holes.clear()
         await self._tell(writer)
         if not self._once:
             await self._rest()

@@ -90,16 +90,30 @@ class Series:
     history of which nothing is there takes no more room than one of which everything is.
     """
 
-    __slots__ = ("_again", "_begin", "_end", "from_us", "grid", "interval", "symbol", "to_us")
+    __slots__ = ("_again", "_begin", "_end", "_wanted", "grid", "interval", "symbol")
 
-    def __init__(self, symbol: str, interval: str, grid: Grid, from_us: int, to_us: int) -> None:
+    def __init__(self, symbol: str, interval: str, grid: Grid) -> None:
         self.symbol = symbol
         self.interval = interval
         self.grid = grid
-        self.from_us = from_us
-        self.to_us = to_us
-        """What is wanted: `[from_us, to_us)`. What of it was not looked at yet does not count as missing."""
+        self._wanted: list[tuple[int, int]] = []
         self._begin = self._end = self._again = np.empty(0, np.int64)
+
+    def want(self, from_us: int, to_us: int) -> list[tuple[int, int]]:
+        """Take `[from_us, to_us)` as wanted; return what of it was not wanted before, and is to be looked at."""
+        new, at_us, rest = [], from_us, []
+        for begin, end in self._wanted:
+            if end < from_us or begin > to_us:
+                rest.append((begin, end))
+                continue
+            if begin > at_us:
+                new.append((at_us, begin))
+            at_us = max(at_us, end)
+            from_us = min(from_us, begin)
+        if at_us < to_us:
+            new.append((at_us, to_us))
+        self._wanted = sorted([*rest, (from_us, max(at_us, to_us))])
+        return new
 
     def look(
         self, from_us: int, to_us: int, have: Int64Array, complete: BoolArray, answers: Answers, silent: Int64Array
