@@ -93,6 +93,19 @@ def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "hush" not in repr(loaded.settings)
 
 
+def test_a_key_may_have_blanks_around_it_and_nothing_odd_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TICKERPLANT_VENDORS__TWELVE_DATA_KEY", " hush\n")
+    monkeypatch.setenv("TICKERPLANT_VENDORS__KEYS__ACME", "tale\r\n")
+    vendors = load().settings.vendors
+    assert (vendors.key("twelvedata"), vendors.key("acme")) == ("hush", "tale")
+    for odd in ("hu\nsh", "hu sh", "hüsh", "“hush”", "hu\x07sh"):
+        monkeypatch.setenv("TICKERPLANT_VENDORS__KEYS__ACME", odd)
+        with pytest.raises(ConfigError, match="copy it from the vendor's page") as caught:
+            load()
+        assert odd not in str(caught.value)
+        assert "vendors.keys" in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [

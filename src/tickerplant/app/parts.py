@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -34,13 +33,8 @@ from tickerplant.core.schemas import (
 if TYPE_CHECKING:
     from tickerplant.app.catchup import Applied, Progress
     from tickerplant.app.health import Part
-    from tickerplant.app.metrics import ServiceCounts
-    from tickerplant.app.plant import Plant
     from tickerplant.log.port import EventLog
-    from tickerplant.log.processor import StageFactory
     from tickerplant.log.snapshots import Keeper
-    from tickerplant.market_data.backfill import Order
-    from tickerplant.market_data.backfill import Progress as BackfillProgress
     from tickerplant.market_data.clock import Clock
     from tickerplant.market_data.replay import ReplayOptions, ReplayProgress, ReplaySummary
     from tickerplant.market_data.sandbox import SandboxPlace
@@ -92,7 +86,7 @@ def ensure_settings(log: EventLog, settings: Settings, *, only_first: bool = Fal
 
     if only_first and log.get_state(STATE_FEEDS, 0, SETTINGS_KEY) is not None:
         return
-    ensure(log, values_of(_rules(settings, always_open)))
+    ensure(log, values_of(rules_of(settings, always_open)))
 
 
 def always_open(settings: Settings, made_up: bool) -> bool:
@@ -100,7 +94,7 @@ def always_open(settings: Settings, made_up: bool) -> bool:
     return made_up and settings.sandbox.sessions == "always"
 
 
-def _rules(settings: Settings, always_open: bool) -> Rules:
+def rules_of(settings: Settings, always_open: bool) -> Rules:
     """Return the rules of the settings, for a market that is always open unless they name calendars."""
     rules = settings.rules.rules()
     if always_open and rules.calendars == DEFAULT_RULES.calendars:
@@ -250,134 +244,6 @@ def live_since_us(log: EventLog, feed: str) -> int | None:
     kept = log.get_state(STATE_FEEDS, state_partition(feed, log.partitions(STATE_FEEDS)), state_key(feed))
     cursor = cursors.decode(kept, feed)
     return cursor.watermark_us if cursor.live else None
-
-
-# The services
-
-
-def run_aggregation(settings: Settings, log: EventLog, stop: threading.Event, counts: ServiceCounts) -> None:
-    """Run aggregation until `stop`."""
-    from tickerplant.aggregation.service import Aggregation
-
-    Aggregation(
-        log,
-        instance=settings.instance,
-        snapshot_records=settings.snapshot_records,
-        metrics=counts.taker("aggregation"),
-    ).run(stop)
-
-
-def run_analytics(settings: Settings, log: EventLog, dsn: str, stop: threading.Event, counts: ServiceCounts) -> None:
-    """Run analytics until `stop`, with the stored bars of `dsn` where that is not empty."""
-    from tickerplant.analytics.service import Analytics
-
-    Analytics(
-        log,
-        dsn,
-        instance=settings.instance,
-        snapshot_records=settings.snapshot_records,
-        metrics=counts.taker("analytics"),
-    ).run(stop)
-
-
-async def run_market_data(
-    settings: Settings, log: EventLog, dsn: str, stop: asyncio.Event, vendor: SandboxPlace | None
-) -> None:
-    """Run the vendors' feeds, or those of the sandbox `vendor`, and the backfill, until `stop`."""
-    from tickerplant.app import vendors
-    from tickerplant.market_data.service import MarketData, MarketDataConfig, together
-
-    rules = _rules(settings, always_open=always_open(settings, vendor is not None))
-    async with vendors.desk(settings, log, place=vendor, rules=rules) as desk:
-        clock = vendors.clock_of(vendor)
-        backfill = vendors.backfill(settings, log, dsn, desk, clock, rules) if dsn else None
-        feeds = [
-            MarketData(
-                log,
-                MarketDataConfig(symbols, provider.name),
-                stream,
-                clock=clock,
-                on_hole=backfill.wake if backfill is not None else None,
-            )
-            for provider, symbols in vendors.streams(desk, settings.symbols)
-            if (stream := provider.stream(symbols)) is not None
-        ]
-        await together(stop, feeds, backfill.run() if backfill is not None else None)
-
-
-async def backfill(
-    plant: Plant, order: Order, vendor: SandboxPlace | None, stop: threading.Event,
-    look: Callable[[BackfillProgress], None],
-) -> BackfillProgress:  # fmt: skip
-    """Fetch what is ordered, with vendors of our own, until nothing is left that can be had now; return what was done.
-
-    `look` is called with the progress several times a second, and ends it by raising. Returns at `stop` too.
-    """
-    from tickerplant.app import vendors
-
-    settings = plant.settings
-    rules = _rules(settings, always_open=always_open(settings, vendor is not None))
-    clock = vendors.clock_of(vendor)
-    async with vendors.desk(settings, plant.event_log, place=vendor, rules=rules) as desk:
-        manager = vendors.backfill(settings, plant.event_log, plant.dsn, desk, clock, rules, order=order)
-        running = asyncio.create_task(manager.run())
-        try:
-            while not running.done() and not stop.is_set():
-                await asyncio.wait({running}, timeout=0.2)
-                look(manager.progress)
-            if running.done():
-                running.result()
-        finally:
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
-    return manager.progress
-
-
-async def run_persistence(
-    settings: Settings, log: EventLog, dsn: str, stop: asyncio.Event, counts: ServiceCounts
-) -> None:
-    """Run persistence until `stop`."""
-    from tickerplant.persistence.service import Counts, Persistence
-
-    take = counts.taker("persistence")
-
-    class Applied:
-        def applied(self, counts: Counts, seconds: float) -> None:
-            take(counts)
-
-    await Persistence(log, dsn, instance=settings.instance, metrics=Applied()).run(stop)
-
-
-async def run_api(settings: Settings, log: EventLog, dsn: str, stop: asyncio.Event, plant: Plant) -> None:
-    """Serve the API until `stop`."""
-    from tickerplant.analytics.sides import check_rule
-    from tickerplant.api.service import Api
-    from tickerplant.api.webhooks import WebhookOptions
-    from tickerplant.app.computing import on_demand
-
-    def health() -> dict[str, Any]:
-        return plant.health().as_dict()
-
-    key = settings.api.key.get_secret_value() if settings.api.key is not None else None
-    api = Api(
-        log, dsn, host=settings.api.host, port=settings.api.port, health=health, registry=plant.registry(),
-        api_key=key, indicators=on_demand(settings), check_rule=check_rule, rules=settings.rules.rules(),
-        webhooks=WebhookOptions(
-            member=settings.instance,
-            private=settings.alerts.private_webhooks,
-            timeout_s=settings.alerts.webhook_timeout_s,
-            hours=settings.alerts.webhook_hours,
-            agent=f"tickerplant/{metadata.version('tickerplant')}",
-        ),
-    )  # fmt: skip
-    await api.run(stop)
-
-
-def aggregation_stages(log: EventLog) -> StageFactory:
-    """Return what makes the stages that aggregation runs on this log."""
-    from tickerplant.aggregation.service import stages
-
-    return stages(log.identity().generation)
 
 
 # The store. Each function opens it for itself: these are asked once a command, or every half minute.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from tickerplant.app import alerting, health, parts
+from tickerplant.app import alerting, health, parts, services
 from tickerplant.app.database import database
 from tickerplant.app.locks import FolderLock
 from tickerplant.app.metrics import PlantCollector, ServiceCounts, registry_of
@@ -90,18 +90,18 @@ class Plant:
         settings, event_log, dsn, counts = self.settings, self.event_log, self.dsn, self.counts
         if name == "market_data":
             return Service(
-                name, asynchronous=lambda stop: parts.run_market_data(settings, event_log, dsn, stop, vendor)
+                name, asynchronous=lambda stop: services.run_market_data(settings, event_log, dsn, stop, vendor)
             )
         if name == "aggregation":
-            return Service(name, sync=lambda stop: parts.run_aggregation(settings, event_log, stop, counts))
+            return Service(name, sync=lambda stop: services.run_aggregation(settings, event_log, stop, counts))
         if name == "analytics":
-            return Service(name, sync=lambda stop: parts.run_analytics(settings, event_log, dsn, stop, counts))
+            return Service(name, sync=lambda stop: services.run_analytics(settings, event_log, dsn, stop, counts))
         if name == "persistence":
             return Service(
-                name, asynchronous=lambda stop: parts.run_persistence(settings, event_log, dsn, stop, counts)
+                name, asynchronous=lambda stop: services.run_persistence(settings, event_log, dsn, stop, counts)
             )
         if name == "api":
-            return Service(name, asynchronous=lambda stop: parts.run_api(settings, event_log, dsn, stop, self))
+            return Service(name, asynchronous=lambda stop: services.run_api(settings, event_log, dsn, stop, self))
         raise ValueError(name)
 
     def maintain(self, stop: threading.Event) -> None:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final
 
-from tickerplant.app.settings import dearest_last
+from tickerplant.app.setting_groups import dearest_last
 from tickerplant.core.errors import ConfigError, NoPlant, UnknownTopic
 
 if TYPE_CHECKING:

@@ -96,7 +96,7 @@ def _order(symbols: Sequence[str], intervals: Sequence[str], from_: str | None, 
 
 def _ours(plant: Plant, order: Order, made_up: bool, stop: threading.Event, shown: _Shown) -> Progress:
     """Fetch with a manager and services of our own."""
-    from tickerplant.app import parts
+    from tickerplant.app import services
     from tickerplant.app.sandbox import sandbox_process
     from tickerplant.core.schemas import RAW
 
@@ -106,7 +106,7 @@ def _ours(plant: Plant, order: Order, made_up: bool, stop: threading.Event, show
 
     with contextlib.ExitStack() as stack:
         vendor = stack.enter_context(sandbox_process(plant.settings))[1] if made_up else None
-        done = asyncio.run(parts.backfill(plant, order, vendor, stop, look))
+        done = asyncio.run(services.backfill(plant, order, vendor, stop, look))
     _check(stop)
     if done.bars:
         shown.say("indicators")

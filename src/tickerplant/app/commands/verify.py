@@ -32,7 +32,7 @@ def verify(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a partition.")] = False,
 ) -> None:
     """Run aggregation again over raw and compare every byte with what the log has. Reads alone; 1 if they differ."""
-    from tickerplant.app import looking, parts
+    from tickerplant.app import looking, services
     from tickerplant.app import verify as verifying
     from tickerplant.app.lean import lean
     from tickerplant.app.supervisor import signals
@@ -49,7 +49,7 @@ def verify(
         chosen = sorted(set(partition or range(partitions)))
         if chosen[-1] >= partitions:
             raise BadInput(f"there is no partition {chosen[-1]}; the log has {partitions}, counted from 0")
-        factory = parts.aggregation_stages(event_log)
+        factory = services.aggregation_stages(event_log)
         plans = [verifying.plan(event_log, factory, number, asked) for number in chosen]
         with _Progress(sum(plan.end - plan.position for plan in plans), stop, quiet=json) as progress:
             for plan in plans:
