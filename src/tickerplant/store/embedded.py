@@ -135,6 +135,9 @@ class EmbeddedPostgres:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+        if self._sockets.parent != self.folder:
+            with contextlib.suppress(OSError):
+                self._sockets.rmdir()
         self._release_folder()
 
     def __enter__(self) -> EmbeddedPostgres:

@@ -52,6 +52,7 @@ class Bell:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self._waker = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         try:
+            folder.mkdir(mode=0o700, exist_ok=True)  # who closed the log last has taken it away
             self._socket.bind(os.fspath(self._path))
             self._waker.connect(os.fspath(self._path))
         except OSError:
@@ -143,5 +144,7 @@ class Ringer:
             return self._bells
 
     def close(self) -> None:
-        """Close the socket to ring with."""
+        """Close the socket to ring with, and take the folder away if no bell hangs in it."""
         self._socket.close()
+        with contextlib.suppress(OSError):
+            self._folder.rmdir()
