@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,18 @@ def plant(tmp_path_factory: pytest.TempPathFactory, vendor: dict[str, Any]) -> P
     return plant_on(tmp_path_factory.mktemp("backfill"), vendor)
 
 
+@contextmanager
+def up(plant: Plant) -> Iterator[None]:
+    """Run the plant for the block; it ends well when it is told to."""
+    process = plant.start("up", output=plant.data.parent / "up.log")
+    try:
+        yield
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    finally:
+        kill_tree(process)
+
+
 def progress_of(plant: Plant) -> Progress | None:
     """What the manager has said last."""
     if not (plant.data / "market.log").exists():
@@ -102,9 +115,7 @@ def test_beside_a_plant_that_runs_it_leaves_an_order_and_shows_when_it_is_done(
     tmp_path: Path, vendor: dict[str, Any]
 ) -> None:
     plant = plant_on(tmp_path, vendor, TICKERPLANT_HISTORY="1d:5", TICKERPLANT_API__PORT="0")
-    output = tmp_path / "up.log"
-    process = plant.start("up", output=output)
-    try:
+    with up(plant):
         wait_for("the plant to have filled what it wants", lambda: idle(plant), 60)
         [said] = objects(say(plant, "backfill", "MSFT", "-i", "1d", "--from", "2026-02-02", "--to", "2026-02-09",
                              "--json"))  # fmt: skip
@@ -113,19 +124,13 @@ def test_beside_a_plant_that_runs_it_leaves_an_order_and_shows_when_it_is_done(
         progress = progress_of(plant)
         assert progress is not None
         assert progress.orders
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
-    finally:
-        kill_tree(process)
 
 
 def test_two_orders_at_once_are_both_carried_out_by_a_plant_that_fetches_nothing_else(
     tmp_path: Path, vendor: dict[str, Any]
 ) -> None:
     plant = plant_on(tmp_path, vendor, TICKERPLANT_HISTORY="none", TICKERPLANT_API__PORT="0")
-    output = tmp_path / "up.log"
-    process = plant.start("up", output=output)
-    try:
+    with up(plant):
         wait_for("market_data to have said how it stands", lambda: progress_of(plant) is not None, 60)
         days = ("-i", "1d", "--from", "2026-02-02", "--to", "2026-02-09", "--json")
         outputs = [tmp_path / name for name in SYMBOLS]
@@ -135,10 +140,6 @@ def test_two_orders_at_once_are_both_carried_out_by_a_plant_that_fetches_nothing
         progress = progress_of(plant)
         assert progress is not None
         assert (progress.bars, len(progress.orders)) == (14, 2)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
-    finally:
-        kill_tree(process)
 
 
 def test_what_stays_missing_is_listed_with_its_reason(tmp_path: Path, vendor: dict[str, Any]) -> None:

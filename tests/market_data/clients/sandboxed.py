@@ -5,18 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import httpx
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from tickerplant.core import interval as intervals
-from tickerplant.core.times import times_of
+from tickerplant.core.times import DAY_US, times_of
+from tickerplant.market_data.clients.errors import Burst, QuotaSpent, VendorDown, VendorError
 from tickerplant.market_data.providers.port import BarsRequest, Provider, ProviderContext
 from tickerplant.market_data.sandbox import MarketSettings, SandboxPlace, SandboxSettings, running
 from tickerplant.market_data.sandbox.place import clock_of
 
+OF_ANY: Final = [
+    ({"do": "429", "kind": "minute"}, Burst | QuotaSpent),
+    ({"do": "down", "status": "503"}, VendorDown),
+    ({"do": "down", "how": "reset"}, VendorDown),
+]
+"""Orders of troubles that every client tells alike, and as what."""
 START = "2019-10-02T18:13:20Z"
 
 
@@ -33,6 +41,14 @@ class Sandboxed:
 
     def context(self, vendor: str, **options: str) -> ProviderContext:
         return ProviderContext(vendor, "key", options, self.place.url, clock=self.place.clock)
+
+    async def trouble(self, provider: Provider, symbol: str, order: dict[str, str]) -> VendorError:
+        """Return what is raised for days of a symbol while the order is in force."""
+        self.order(**order, seconds=60)
+        now_us = self.place.clock.now_us()
+        with pytest.raises(VendorError) as caught:
+            await provider.bars(BarsRequest((symbol,), "1d", now_us - 9 * DAY_US, now_us))
+        return caught.value
 
     async def equal(self, provider: Provider, symbol: str, interval: str, days: int, *, volume: bool = True) -> int:
         """Check that the bars of so many days are the market's, to the digits that are told; return how many."""

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.market_data.clients.sandboxed import Sandboxed, sandboxed
+from tests.market_data.clients.sandboxed import Sandboxed
 from tickerplant.core.times import DAY_US
 from tickerplant.market_data.clients import alphavantage_client, errors
 from tickerplant.market_data.clients.alphavantage_client import AlphaVantageProvider
 from tickerplant.market_data.providers.port import BarsRequest, ProviderContext
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandboxed]:
-    with sandboxed() as found:
-        yield found
 
 
 @pytest.fixture
@@ -66,10 +60,7 @@ async def test_splits_and_dividends(sandbox: Sandboxed, provider: AlphaVantagePr
 async def test_troubles(
     sandbox: Sandboxed, provider: AlphaVantageProvider, order: dict[str, str], kind: type[errors.VendorError]
 ) -> None:
-    sandbox.order(**order, vendor="alphavantage", seconds=60)
-    now_us = sandbox.place.clock.now_us()
-    with pytest.raises(kind):
-        await provider.bars(BarsRequest(("AAPL",), "1d", now_us - 9 * DAY_US, now_us))
+    assert isinstance(await sandbox.trouble(provider, "AAPL", {**order, "vendor": "alphavantage"}), kind)
 
 
 async def test_a_bad_key(sandbox: Sandboxed) -> None:

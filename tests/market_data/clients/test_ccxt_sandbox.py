@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.market_data.clients.sandboxed import Sandboxed, sandboxed
+from tests.market_data.clients.sandboxed import OF_ANY, Sandboxed
 from tickerplant.core import interval as intervals
-from tickerplant.core.times import DAY_US, SECOND_US, times_of
+from tickerplant.core.times import SECOND_US, times_of
 from tickerplant.market_data.clients import ccxt_client, errors
 from tickerplant.market_data.clients.ccxt_client import CcxtProvider
 from tickerplant.market_data.providers.port import BarsRequest, Connected, Received, StreamEvent
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandboxed]:
-    with sandboxed() as found:
-        yield found
 
 
 @pytest.fixture
@@ -70,19 +64,8 @@ async def test_the_stream_brings_the_markets_trades(sandbox: Sandboxed, provider
     assert ids == sorted(ids)
 
 
-@pytest.mark.parametrize(
-    ("order", "kind"),
-    [
-        ({"do": "429", "kind": "minute"}, errors.Burst | errors.QuotaSpent),
-        ({"do": "down", "status": "503"}, errors.VendorDown),
-        ({"do": "down", "how": "reset"}, errors.VendorDown),
-    ],
-)
+@pytest.mark.parametrize(("order", "kind"), OF_ANY)
 async def test_troubles(
     sandbox: Sandboxed, provider: CcxtProvider, order: dict[str, str], kind: type[errors.VendorError]
 ) -> None:
-    sandbox.order(**order, vendor="binance", seconds=60)
-    now_us = sandbox.place.clock.now_us()
-    with pytest.raises(errors.VendorError) as caught:
-        await provider.bars(BarsRequest(("BTC/USDT",), "1d", now_us - 9 * DAY_US, now_us))
-    assert isinstance(caught.value, kind)
+    assert isinstance(await sandbox.trouble(provider, "BTC/USDT", {**order, "vendor": "binance"}), kind)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from tests.market_data.clients.sandboxed import Sandboxed, sandboxed
+from tests.market_data.clients.sandboxed import OF_ANY, Sandboxed
 from tickerplant.core.times import DAY_US
 from tickerplant.market_data.clients import errors, yfinance_client
 from tickerplant.market_data.clients.yfinance_client import YahooProvider
@@ -15,12 +15,6 @@ from tickerplant.market_data.providers.port import BarsRequest
 
 # yfinance calls pandas in ways that pandas deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandboxed]:
-    with sandboxed() as found:
-        yield found
 
 
 @pytest.fixture
@@ -58,22 +52,11 @@ async def test_splits_and_dividends(sandbox: Sandboxed, provider: YahooProvider)
     assert answer.dividends["amount"].to_pylist() == [paid["amount"] for paid in truth["dividends"]]
 
 
-@pytest.mark.parametrize(
-    ("order", "kind"),
-    [
-        ({"do": "429", "kind": "minute"}, errors.Burst | errors.QuotaSpent),
-        ({"do": "down", "status": "503"}, errors.VendorDown),
-        ({"do": "down", "how": "reset"}, errors.VendorDown),
-    ],
-)
+@pytest.mark.parametrize(("order", "kind"), OF_ANY)
 async def test_troubles(
     sandbox: Sandboxed, provider: YahooProvider, order: dict[str, str], kind: type[errors.VendorError]
 ) -> None:
-    sandbox.order(**order, vendor="yahoo", seconds=60)
-    now_us = sandbox.place.clock.now_us()
-    with pytest.raises(errors.VendorError) as caught:
-        await provider.bars(BarsRequest(("AAPL",), "1d", now_us - 9 * DAY_US, now_us))
-    assert isinstance(caught.value, kind)
+    assert isinstance(await sandbox.trouble(provider, "AAPL", {**order, "vendor": "yahoo"}), kind)
 
 
 async def test_refusals_of_one_symbol(sandbox: Sandboxed, provider: YahooProvider) -> None:
