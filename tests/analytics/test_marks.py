@@ -13,6 +13,7 @@ from tickerplant.analytics.splits import Split, Splits
 from tickerplant.analytics.stored import behind, laid_over
 from tickerplant.core import records
 from tickerplant.core.times import DAY_US, times_of
+from tickerplant.store.repositories.ohlcv import HISTORY
 
 A, B = Series("1d", "A"), Series("1d", "B")
 
@@ -55,6 +56,7 @@ def test_a_feed_is_forgotten_with_the_last_mark_that_waits_for_it() -> None:
 
 def test_what_the_log_has_behind_the_store_is_laid_over_it() -> None:
     stored = bars("A", [1, 2, 3, 4], [1.0, 2.0, 3.0, 4.0], "1d", 1)
+    stored = stored.select(HISTORY.names).cast(HISTORY)  # as the store gives them: any column may be null
     log = [
         bars("A", [3], [33.0], "1d", 2),
         bars("A", [5], [5.0], "1d", 3, state="forming"),

@@ -78,8 +78,8 @@ def laid_over(stored: pa.RecordBatch, later: list[pa.RecordBatch]) -> pa.RecordB
     """Return a series' final bars in order of time: the stored ones, and in their place what came later."""
     if not later:
         return stored
-    names = stored.schema.names
-    parts = [pa.Table.from_batches([batch.select(names)]) for batch in (stored, *later)]
+    # The store's columns may be null where the log's may not.
+    parts = [pa.Table.from_batches([part.select(stored.schema.names).cast(stored.schema)]) for part in (stored, *later)]
     table = pa.concat_tables(parts).unify_dictionaries().combine_chunks()
     times = times_of(table.column("time"))
     order = np.argsort(times, kind="stable")
