@@ -124,7 +124,8 @@ def bars_of_ticks(ticks: pl.DataFrame, every: str) -> list[Row]:
         .agg(
             open=pl.col("price").first(), high=pl.col("price").max(), low=pl.col("price").min(),
             close=pl.col("price").last(), volume=pl.col("size").sum(),
-            vwap=(pl.col("price") * pl.col("size")).sum() / pl.col("size").sum(), trades=pl.len(),
+            # Where no size is known there is none, and not 0 / 0.
+            vwap=((pl.col("price") * pl.col("size")).sum() / pl.col("size").sum()).fill_nan(None), trades=pl.len(),
         )
     )  # fmt: skip
     return bars.sort("bar").rows()
