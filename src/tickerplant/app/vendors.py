@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tickerplant.market_data.sandbox import SandboxPlace
 
 SANDBOX: Final = "sandbox"
-SANDBOX_DAYS: Final = {"1d": 3_650, "5m": 5, "1m": 2}
+SANDBOX_DAYS: Final = {"1d": 3_650, "5m": 6, "1m": 6}
 NEEDS_KEY: Final = {"twelvedata": "vendors.twelve_data_key", "alphavantage": "vendors.alpha_vantage_key"}
 
 
