@@ -89,16 +89,19 @@ async def _encoded(batch: pa.RecordBatch) -> AsyncIterator[bytes]:
 async def source_of(session: Session, name: str, batch: pa.RecordBatch) -> tuple[str, list[Any]]:
     """Return (what to write after FROM, its arguments) to use the rows in a statement of the open transaction.
 
-    Many rows are copied into a temporary table, which forgets them at the end of the transaction; `name` must differ
-    within a transaction. The columns are those of the batch.
+    Many rows are copied into a temporary table, which holds them until the end of the transaction or the next call with
+    this `name` and these columns. The columns are those of the batch.
     """
     if batch.num_rows <= FEW_ROWS or not session.copies:
         return arrays_of(batch)
     digest = hashlib.sha256(",".join(batch.schema.names).encode()).hexdigest()[:8]
     relation = f"staging_{name}_{digest}"
-    if relation not in session.staged:
+    if relation in session.filled:
+        await session.execute(f"TRUNCATE pg_temp.{relation}")
+    else:
         columns = ", ".join(f'"{field.name}" {_SQL_TYPES[field.type]}' for field in batch.schema)
         await session.execute(f"CREATE TEMPORARY TABLE IF NOT EXISTS {relation} ({columns}) ON COMMIT DELETE ROWS")
+    session.filled.add(relation)
     await copy(session, relation, batch)
     return f"pg_temp.{relation} AS s", []
 

@@ -86,7 +86,8 @@ class Session:
         self.copies = store.copies
         self.direct_compress = store.direct_compress
         self.known = store.known
-        self.staged: set[str] = set()
+        self.filled: set[str] = set()
+        """Temporary tables that have rows of the open transaction."""
 
     @property
     def timescale(self) -> bool:
@@ -96,6 +97,8 @@ class Session:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:
         """Begin; leaving the block commits, an exception rolls back."""
+        if not self.connection.is_in_transaction():
+            self.filled.clear()
         with mapped():
             async with self.connection.transaction():
                 yield
