@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import datetime as dt
+
 import numpy as np
 import pyarrow as pa
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.store.rows import MINUTE_US, OPEN_US, bars
 from tests.store.writes import MANY, lay, over
@@ -11,7 +15,8 @@ from tickerplant.core import schemas
 from tickerplant.core.symbols import partition_of
 from tickerplant.core.times import timestamps
 from tickerplant.store import Store
-from tickerplant.store.repositories.answers import VendorAnswers
+from tickerplant.store.maintenance import retention
+from tickerplant.store.repositories.answers import Piece, VendorAnswers, joined, laid_over
 
 END_US = OPEN_US + 10 * MINUTE_US
 
@@ -35,24 +40,81 @@ async def put(store: Store, table: pa.Table, version: int) -> None:
         await VendorAnswers(session).put(table, version)
 
 
-async def test_answers_come_oldest_first_and_a_wider_one_replaces_what_lies_within(store: Store) -> None:
+async def said(store: Store, interval: str = "1m") -> list[tuple[int, int, str, str]]:
+    """Minutes, verdict and source of each stored answer, in the order of time."""
+    async with store.read() as look:
+        found = (await look.answers.read(["GOOG"], interval, 0, OPEN_US + 100 * MINUTE_US)).get("GOOG")
+    if found is None:
+        return []
+    minutes = [((us - OPEN_US) // MINUTE_US).tolist() for us in (found.from_us, found.to_us)]
+    return sorted(zip(*minutes, found.verdict, found.source, strict=True))
+
+
+async def test_of_each_minute_the_newest_answer_counts_whoever_gave_it(store: Store) -> None:
     await put(store, answer(0, 5, "quota", note="25 a day"), 1)
     await put(store, answer(3, 8, "outage", source="b"), 2)
-    await put(store, answer(0, 6, "answered"), 3)
+    assert await said(store) == [(0, 3, "quota", "a"), (3, 8, "outage", "b")]
+    await put(store, answer(4, 6, "answered"), 3)
+    assert await said(store) == [(0, 3, "quota", "a"), (3, 4, "outage", "b"), (4, 6, "answered", "a"),
+                                 (6, 8, "outage", "b")]  # fmt: skip
     async with store.read() as look:
         found = (await look.answers.read(["GOOG", "NONE"], "1m", OPEN_US, OPEN_US + 10 * MINUTE_US))["GOOG"]
-        assert found.verdict == ["outage", "answered"]
-        assert found.source == ["b", "a"]
-        assert ((found.from_us - OPEN_US) // MINUTE_US).tolist() == [3, 0]
-        assert found.again_us.tolist() == [0, 0]
+        assert found.verdict == ["quota", "outage", "outage", "answered"], "the oldest first"
+        assert found.again_us.tolist() == [0, 0, 0, 0]
         assert await look.answers.read(["GOOG"], "1m", OPEN_US + 8 * MINUTE_US, OPEN_US + 9 * MINUTE_US) == {}
+
+
+async def test_neighbours_that_say_the_same_are_one_row(store: Store) -> None:
+    for version, (first, last) in enumerate([(0, 5), (10, 15), (5, 10), (14, 20)], 1):
+        await put(store, answer(first, last, "answered"), version)
+    assert await said(store) == [(0, 20, "answered", "a")]
+    await put(store, answer(20, 25, "answered", source="b"), 9)
+    await put(store, answer(8, 12, "no_data"), 10)
+    assert await said(store) == [(0, 8, "answered", "a"), (8, 12, "no_data", "a"), (12, 20, "answered", "a"),
+                                 (20, 25, "answered", "b")]  # fmt: skip
+    await put(store, answer(0, 12, "answered"), 11)
+    assert await said(store) == [(0, 20, "answered", "a"), (20, 25, "answered", "b")]
 
 
 async def test_an_answer_applied_again_changes_nothing(store: Store) -> None:
     for version in (1, 2, 2, 1):
         await put(store, answer(0, 5, f"{'quota' if version == 1 else 'answered'}"), version)
-    async with store.read() as look:
-        assert (await look.answers.read(["GOOG"], "1m", OPEN_US, OPEN_US + MINUTE_US))["GOOG"].verdict == ["answered"]
+    assert await said(store) == [(0, 5, "answered", "a")]
+
+
+@given(st.lists(st.tuples(st.integers(0, 12), st.integers(1, 8), st.sampled_from("ab")), max_size=8), st.data())
+def test_pieces_say_of_each_instant_what_was_said_last(told: list[tuple[int, int, str]], data: st.DataObject) -> None:
+    pieces: list[Piece] = []
+    wanted: dict[int, tuple[int, str]] = {}
+    order = data.draw(st.permutations(range(len(told))))
+    for version in [*range(len(told)), *order]:  # applied once, and once more in any order
+        begin, length, text = told[version]
+        pieces = joined(laid_over(pieces, Piece(begin, begin + length, (text,), version)))
+        for instant in range(begin, begin + length):
+            wanted[instant] = max(wanted.get(instant, (version, text)), (version, text))
+        assert {i: p.said[0] for p in pieces for i in range(p.from_us, p.to_us)} == {
+            i: text for i, (_, text) in wanted.items()
+        }
+        assert sum(p.to_us - p.from_us for p in pieces) == len(wanted), "none overlap"
+
+
+async def test_answers_are_kept_as_long_as_the_bars_of_their_interval(store: Store) -> None:
+    now = dt.datetime.now(dt.UTC)
+    await put(store, answer(0, 5, "answered"), 1)
+    async with store.session() as session:
+        await retention(session, now)
+        assert len(await said(store)) == 1, "about 2012, but said today"
+        await session.execute("UPDATE answers SET arrived_at = '2012-07-01'")
+        await session.execute("INSERT INTO answers SELECT symbol, '1d', from_time, to_time, source, verdict, note,"
+                              " again_at, version, arrived_at FROM answers")  # fmt: skip
+    await lay(store, bars({"minute": 2}))
+    async with store.session() as session:
+        await retention(session, dt.datetime(2013, 1, 1, tzinfo=dt.UTC))
+        assert len(await said(store)) == 1
+        await session.execute("DELETE FROM intraday_ohlcv")
+        await retention(session, now)
+    assert await said(store) == []
+    assert len(await said(store, "1d")) == 1, "daily bars are kept for good"
 
 
 async def test_have_and_counts_are_of_final_bars(store: Store) -> None:

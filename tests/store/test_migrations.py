@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from tickerplant.core.errors import MigrationError
-from tickerplant.store import Store
+from tickerplant.store import Store, migrations
 from tickerplant.store.migrations import all_migrations, migrate, render, status
 
 NAMES = [migration.name for migration in all_migrations()]
@@ -38,6 +38,43 @@ async def test_a_migration_of_another_text_or_a_newer_database_is_refused(store:
         await session.script("UPDATE schema_migrations SET number = 900, name = '0900_later.sql' WHERE number = 2")
     with pytest.raises(MigrationError, match=r"0900_later\.sql.*upgrade"):
         await status(store)
+
+
+async def test_answers_of_before_become_what_counts_of_each_instant(
+    empty_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await Store.open(empty_dsn, max_size=1)
+    every = all_migrations()
+    with monkeypatch.context() as patch:
+        patch.setattr(migrations, "all_migrations", lambda: every[:6])
+        await migrate(store)
+    rows = [
+        # from, to, source, verdict, version: neighbours, one hidden, one cut in two, another interval
+        ("00:00", "00:05", "a", "answered", 1), ("00:05", "00:09", "a", "answered", 2),
+        ("00:20", "00:40", "a", "quota", 3), ("00:25", "00:30", "b", "answered", 4),
+        ("00:50", "00:55", "a", "outage", 5), ("00:45", "00:59", "b", "answered", 6),
+    ]  # fmt: skip
+    async with store.session() as session:
+        for begin, end, source, verdict, version in rows:
+            await session.script(
+                f"""INSERT INTO answers VALUES ('GOOG', '1m', '2012-06-21 {begin}Z', '2012-06-21 {end}Z', '{source}',
+                    '{verdict}', NULL, NULL, {version})"""
+            )
+        await session.script("INSERT INTO answers SELECT symbol, '5m', from_time, to_time, source, verdict, note,"
+                             " again_at, version FROM answers WHERE version = 1")  # fmt: skip
+    assert await migrate(store) == NAMES[6:]
+    async with store.session() as session:
+        found = await session.rows(
+            """SELECT to_char(from_time AT TIME ZONE 'UTC', 'HH24:MI'), to_char(to_time AT TIME ZONE 'UTC', 'HH24:MI'),
+                   source, verdict, version FROM answers WHERE interval = '1m' ORDER BY from_time"""
+        )
+        assert [tuple(row) for row in found] == [
+            ("00:00", "00:09", "a", "answered", 2), ("00:20", "00:25", "a", "quota", 3),
+            ("00:25", "00:30", "b", "answered", 4), ("00:30", "00:40", "a", "quota", 3),
+            ("00:45", "00:59", "b", "answered", 6),
+        ]  # fmt: skip
+        assert await session.value("SELECT count(*) FROM answers") == 6
+    await store.close()
 
 
 def test_each_flavour_is_rendered_alone() -> None:

@@ -17,7 +17,7 @@ from tests.store.writes import lay, over
 from tests.support.timescale import TimescaleServer
 from tickerplant.core.sources import SourceOrder
 from tickerplant.store import Store
-from tickerplant.store.maintenance import jobs_status, run_due
+from tickerplant.store.maintenance import jobs_status, retention, run_due
 from tickerplant.store.migrations import migrate, status
 from tickerplant.store.repositories.alerts import Firings, Outbox
 from tickerplant.store.repositories.analytics import Analytics
@@ -166,7 +166,11 @@ async def test_coverage_is_put_together_here_too(timescale: Store) -> None:
         assert await reading.statuses.symbols() == ["GOOG"]
     await run_due(timescale, dt.datetime.now(dt.UTC))
     async with timescale.session() as session:
-        assert await session.value("SELECT count(*) FROM answers") == 0, "they are about 2012"
+        assert await session.value("SELECT count(*) FROM answers") == 2, "about 2012, but said today"
+        await session.execute("UPDATE answers SET arrived_at = '2012-07-01'")
+        await session.execute("DELETE FROM intraday_ohlcv")
+        await retention(session, dt.datetime.now(dt.UTC))
+        assert await session.value("SELECT count(*) FROM answers") == 0
 
 
 async def test_many_symbols_are_looked_at_together_here_too(timescale: Store) -> None:

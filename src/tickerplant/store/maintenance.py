@@ -157,7 +157,7 @@ async def retention(session: Session, now: dt.datetime) -> str:
         if relation == "dead_letters":
             await session.execute("DELETE FROM dead_letters WHERE sent_at < $1", before)
         elif relation == "answers":
-            await session.execute("DELETE FROM answers WHERE interval <> '1d' AND to_time < $1", before)
+            await _forget_answers(session, rule["keep"], now)
         elif relation == "alert_firings":
             await session.execute("DELETE FROM alert_firings WHERE fired_at < $1", before)
         elif relation == "alert_webhooks":
@@ -174,6 +174,22 @@ async def retention(session: Session, now: dt.datetime) -> str:
             busy += held
     left = f"; {busy} in use, left for the next run" if busy else ""
     return f"dropped {', '.join(dropped) if dropped else 'nothing'}{left}"
+
+
+async def _forget_answers(session: Session, keep: dt.timedelta, now: dt.datetime) -> None:
+    """Delete answers about bars that are no longer kept, from the later of their stretch's end and their arrival.
+
+    While bars of the stretch are there the answer stays: without it what nobody traded would be asked for again.
+    """
+    for relation, daily in (("intraday_ohlcv", False), ("historical_ohlcv", True)):
+        await session.execute(
+            f"""DELETE FROM answers AS t USING retention AS r
+                WHERE r.relation = $1 AND r.keep IS NOT NULL AND (t.interval = '1d') = $2
+                    AND greatest(t.to_time, t.arrived_at) < $3::timestamptz - greatest(r.keep, $4::interval)
+                    AND NOT EXISTS (SELECT FROM "{relation}" AS b WHERE b.symbol = t.symbol
+                        AND b."interval" = t.interval AND b."time" >= t.from_time AND b."time" < t.to_time)""",
+            relation, daily, now, keep,
+        )  # fmt: skip
 
 
 async def _drop_partitions(session: Session, relation: str, before: dt.datetime) -> tuple[list[str], int]:

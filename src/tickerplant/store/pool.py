@@ -97,9 +97,9 @@ class Session:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:
         """Begin; leaving the block commits, an exception rolls back."""
-        if not self.connection.is_in_transaction():
-            self.filled.clear()
         with mapped():
+            if not self.connection.is_in_transaction():
+                self.filled.clear()
             async with self.connection.transaction():
                 yield
 

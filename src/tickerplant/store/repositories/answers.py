@@ -1,16 +1,22 @@
-"""`answers`: what vendors said of the stretches that they were asked for."""
+"""`answers`: what vendors said of the stretches that they were asked for.
+
+Of each instant the answer that came last counts, whoever gave it, so the table holds that one alone: its rows do not
+overlap, and neighbours that say the same are one row, however many requests they come from. Then a row may take the
+version of the newest that went into it without hiding anything: what was said otherwise in between has its own stretch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from tickerplant.core import coverage, schemas
-from tickerplant.core.times import from_us
-from tickerplant.store.columns import arrays_of, plain
+from tickerplant.core.times import from_us, to_us
+from tickerplant.store.columns import plain
 
 if TYPE_CHECKING:
     from tickerplant.store.pool import Session
@@ -18,31 +24,120 @@ if TYPE_CHECKING:
 _NAMES = ", ".join(schemas.ANSWERS.names)
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch `[from_us, to_us)` of one symbol and interval, and what was `said` of it, in the columns' order."""
+
+    from_us: int
+    to_us: int
+    said: tuple[Any, ...]
+    version: int
+
+
+def laid_over(pieces: Iterable[Piece], new: Piece) -> list[Piece]:
+    """Return the pieces with another laid over those of older versions and under the others; none overlap.
+
+    Said again, of the same version or a later one, what is there stays as it is.
+    """
+    result: list[Piece] = []
+    free = [(new.from_us, new.to_us)]
+    for old in pieces:
+        if old.version >= new.version:
+            result.append(old)
+            free = [part for begin, end in free for part in _outside(begin, end, old)]
+        else:
+            result += [replace(old, from_us=a, to_us=b) for a, b in _outside(old.from_us, old.to_us, new)]
+    return [*result, *(replace(new, from_us=begin, to_us=end) for begin, end in free)]
+
+
+def _outside(begin: int, end: int, piece: Piece) -> list[tuple[int, int]]:
+    """Return what of `[begin, end)` lies before and behind the piece."""
+    parts = ((begin, min(end, piece.from_us)), (max(begin, piece.to_us), end))
+    return [(a, b) for a, b in parts if a < b]
+
+
+def joined(pieces: Iterable[Piece]) -> list[Piece]:
+    """Return the pieces, none of which overlap, in order; those that touch and say the same as one, of the newer
+    version.
+
+    >>> joined([Piece(5, 8, ("a",), 2), Piece(0, 5, ("a",), 1), Piece(8, 9, ("b",), 1)])[0]
+    Piece(from_us=0, to_us=8, said=('a',), version=2)
+    """
+    result: list[Piece] = []
+    for piece in sorted(pieces, key=lambda each: each.from_us):
+        last = result[-1] if result else None
+        if last is not None and last.to_us == piece.from_us and last.said == piece.said:
+            result[-1] = replace(last, to_us=piece.to_us, version=max(last.version, piece.version))
+        else:
+            result.append(piece)
+    return result
+
+
 class VendorAnswers:
-    """Answers of one session or look. The table keeps of each stretch and source what was said last."""
+    """Answers of one session or look."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
     async def put(self, answers: pa.Table, version: int) -> None:
-        """Keep the answers (`schemas.ANSWERS`) of one record, in a transaction.
+        """Keep the answers (`schemas.ANSWERS`) of one record, in a transaction; of its rows a later one counts.
 
-        An answer replaces those about the same symbol and interval whose stretch lies within its own.
+        They replace what older records say of their stretches, of any source. Applied again they change nothing.
         """
-        key = "symbol, interval, from_time, to_time, source"
-        source, arguments = arrays_of(plain(answers))
-        await self._session.execute(
-            f"DELETE FROM answers AS t USING {source} WHERE t.symbol = s.symbol AND t.interval = s.interval"
-            f" AND t.from_time >= s.from_time AND t.to_time <= s.to_time AND t.version < {version:d}",
-            *arguments,
-        )
-        await self._session.execute(
-            f"INSERT INTO answers AS t ({_NAMES}, version)"
-            f" SELECT DISTINCT ON ({key}) {_NAMES}, {version:d} FROM {source} ORDER BY {key}"
-            f" ON CONFLICT ({key}) DO UPDATE SET verdict = excluded.verdict, note = excluded.note,"
-            " again_at = excluded.again_at, version = excluded.version WHERE excluded.version >= t.version",
-            *arguments,
-        )
+        told = _told(answers, version)
+        if not told:
+            return
+        bounds = [(*key, min(p.from_us for p in of), max(p.to_us for p in of)) for key, of in told.items()]
+        stored = await self._touching(bounds)
+        gone: list[tuple[str, str, Piece]] = []
+        come: list[tuple[str, str, Piece]] = []
+        for key, pieces in told.items():
+            before = stored.get(key, [])
+            after = before
+            for piece in pieces:
+                after = laid_over(after, piece)
+            after = joined(after)
+            gone += [(*key, piece) for piece in set(before).difference(after)]
+            come += [(*key, piece) for piece in set(after).difference(before)]
+        await self._replace(gone, come)
+
+    async def _touching(self, bounds: Sequence[tuple[str, str, int, int]]) -> dict[tuple[str, str], list[Piece]]:
+        """Return by symbol and interval the rows that touch `[from, to]`."""
+        symbols, intervals, begins, ends = zip(*bounds, strict=True)
+        rows = await self._session.rows(
+            """SELECT t.symbol, t.interval, t.from_time, t.to_time, t.source, t.verdict, t.note, t.again_at, t.version
+               FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[])
+                   AS s (symbol, interval, from_time, to_time)
+               JOIN answers AS t ON t.symbol = s.symbol AND t.interval = s.interval
+                   AND t.from_time <= s.to_time AND t.to_time >= s.from_time""",
+            symbols, intervals, [from_us(us) for us in begins], [from_us(us) for us in ends],
+        )  # fmt: skip
+        found: dict[tuple[str, str], list[Piece]] = {}
+        for symbol, interval, from_time, to_time, *said, version in rows:
+            piece = Piece(to_us(from_time), to_us(to_time), tuple(said), version)
+            found.setdefault((symbol, interval), []).append(piece)
+        return found
+
+    async def _replace(self, gone: Sequence[tuple[str, str, Piece]], come: Sequence[tuple[str, str, Piece]]) -> None:
+        if gone:
+            await self._session.execute(
+                """DELETE FROM answers AS t
+                   USING unnest($1::text[], $2::text[], $3::timestamptz[]) AS s (symbol, interval, from_time)
+                   WHERE t.symbol = s.symbol AND t.interval = s.interval AND t.from_time = s.from_time""",
+                [symbol for symbol, _, _ in gone],
+                [interval for _, interval, _ in gone],
+                [from_us(piece.from_us) for _, _, piece in gone],
+            )
+        if come:
+            columns = zip(
+                *((s, i, from_us(p.from_us), from_us(p.to_us), *p.said, p.version) for s, i, p in come), strict=True
+            )
+            await self._session.execute(
+                f"""INSERT INTO answers ({_NAMES}, version)
+                    SELECT * FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::text[],
+                        $6::text[], $7::text[], $8::timestamptz[], $9::bigint[])""",
+                *(list(column) for column in columns),
+            )
 
     async def read(
         self, symbols: Sequence[str], interval: str, from_us_: int, to_us: int
@@ -62,6 +157,18 @@ class VendorAnswers:
         for row in rows:
             by_symbol.setdefault(row[0], []).append(row)
         return {symbol: _columns(some) for symbol, some in by_symbol.items()}
+
+
+def _told(answers: pa.Table, version: int) -> dict[tuple[str, str], list[Piece]]:
+    """Return by symbol and interval what one record says; stretches without length say nothing."""
+    found: dict[tuple[str, str], list[Piece]] = {}
+    for number, row in enumerate(plain(answers).to_pylist()):
+        said = (row["source"], row["verdict"], row["note"] or None, row["again_at"])
+        piece = Piece(to_us(row["from_time"]), to_us(row["to_time"]), said, number)
+        if piece.from_us < piece.to_us:
+            key = (row["symbol"], row["interval"])
+            found[key] = laid_over(found.get(key, []), piece)
+    return {key: joined(replace(piece, version=version) for piece in pieces) for key, pieces in found.items()}
 
 
 def _columns(rows: Sequence[Any]) -> coverage.Answers:
