@@ -17,13 +17,13 @@ from tests.store.rows import MINUTE_US, OPEN_US, bars
 from tests.store.test_coverage import answer
 from tests.store.test_coverage import put as put_answer
 from tests.store.test_statuses import lay, over
-from tickerplant.api.inforce import OTHER_CLOCK_US, PROGRESS_KEY, market_now
+from tickerplant.api.inforce import OTHER_CLOCK_US, market_now
 from tickerplant.api.positions import HEADER
 from tickerplant.api.reading import Source
 from tickerplant.core import records
 from tickerplant.core.coverage import STATUSES
 from tickerplant.core.rules import Rules, values_of
-from tickerplant.core.schemas import RAW, SETTINGS_KEY, STATE_FEEDS
+from tickerplant.core.schemas import PROGRESS_KEY, RAW, SETTINGS_KEY, STATE_FEEDS
 from tickerplant.core.times import DAY_US
 from tickerplant.log.embedded.log import EmbeddedLog
 from tickerplant.log.port import EventLog

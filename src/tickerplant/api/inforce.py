@@ -10,12 +10,9 @@ import msgspec
 from tickerplant.core.errors import ConfigError, UnreadableRecord
 from tickerplant.core.records import header_of
 from tickerplant.core.rules import Rules, rules_from
-from tickerplant.core.schemas import RAW, SETTINGS_KEY, STATE_FEEDS
+from tickerplant.core.schemas import PROGRESS_KEY, RAW, SETTINGS_KEY, STATE_FEEDS
 from tickerplant.core.times import MINUTE_US
 from tickerplant.log.port import EventLog
-
-PROGRESS_KEY: Final = "backfill:progress"
-"""Under it, in some partition of `STATE_FEEDS`, the backfill says as a JSON object how far it has come."""
 
 OTHER_CLOCK_US: Final = 10 * MINUTE_US
 """A feed whose records say another time than that at which they were appended, by this much, has a clock of its own."""

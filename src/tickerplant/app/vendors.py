@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final
@@ -162,10 +161,12 @@ def streams(desk: Desk, symbols: Sequence[str]) -> list[tuple[Provider, tuple[st
 
 def status(settings: Settings, *, sandbox: bool | None = None) -> list[VendorStatus]:
     """Return how each vendor stands by what is kept on the log, whether a plant runs or not; takes nobody's desk."""
+    from tickerplant.app.covered import in_force
     from tickerplant.market_data.clock import Clock
     from tickerplant.market_data.desk.desk import standing
     from tickerplant.market_data.sandbox import SandboxPlace
 
+    _, now_us = in_force(settings)  # quotas are counted by a sandbox's clock where one is asked
     asked = settings.wants_sandbox if sandbox is None else sandbox
     order = orders(settings, sandbox=asked)
     names = [name for names in order.values() for name in names]
@@ -176,7 +177,7 @@ def status(settings: Settings, *, sandbox: bool | None = None) -> list[VendorSta
         try:
             return standing(
                 made, order, quotas(settings),
-                reserve=settings.vendors.reserve, kept=_kept(settings), now_us=time.time_ns() // 1_000,
+                reserve=settings.vendors.reserve, kept=_kept(settings), now_us=now_us,
             )  # fmt: skip
         finally:
             for provider in made.values():

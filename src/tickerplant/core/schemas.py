@@ -26,6 +26,8 @@ STATE_AGGREGATION: Final = "market.state.aggregation"
 STATE_ANALYTICS: Final = "market.state.analytics"
 SETTINGS_KEY: Final = "settings"
 """Under it, in partition 0 of `STATE_FEEDS`, stand the values of the newest `Settings` record, as JSON."""
+PROGRESS_KEY: Final = "backfill:progress"
+"""Under it, in some partition of `STATE_FEEDS`, the backfill says as a JSON object how far it has come."""
 
 
 @dataclass(frozen=True, slots=True)

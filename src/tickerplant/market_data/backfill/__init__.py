@@ -1,7 +1,8 @@
 """The backfill: what is missing of history, and every hole that a disconnection left, fetched from vendors.
 
-`series` knows what is missing, `plan` cuts requests out of it, `publish` brings answers into the log,
-and `manager` runs all of it.
+`series` knows what is missing of one symbol, `ledger` of all, `plan` cuts requests out of it, `taking` makes of answers
+what `publish` brings into the log, `setbacks` remembers whom not to ask, `actions` asks for splits and dividends, and
+`manager` runs all of it.
 """
 
 from tickerplant.market_data.backfill.manager import BackfillManager

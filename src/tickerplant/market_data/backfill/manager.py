@@ -20,7 +20,6 @@ bar costs as much as one of thousands.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,22 +32,23 @@ import structlog
 from tickerplant.core import faults
 from tickerplant.core.errors import LogUnavailable, StoreError
 from tickerplant.core.rules import Rules
-from tickerplant.core.schemas import NOT_OFFERED, OHLCV, QUOTA, RAW, STATE_FEEDS
-from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US, iso
+from tickerplant.core.schemas import NOT_OFFERED, OHLCV, PROGRESS_KEY, RAW, STATE_FEEDS
+from tickerplant.core.times import MINUTE_US, SECOND_US, iso
 from tickerplant.core.version import make_version
 from tickerplant.log.port import EventLog
+from tickerplant.market_data.backfill.actions import Actions
 from tickerplant.market_data.backfill.ledger import Ledger
 from tickerplant.market_data.backfill.plan import OVERLAP_BARS, Agenda, Task, page, together
-from tickerplant.market_data.backfill.progress import PROGRESS_KEY, Order, Progress, read_orders, read_progress
+from tickerplant.market_data.backfill.progress import Order, Progress, read_orders, read_progress
 from tickerplant.market_data.backfill.publish import Publisher, Saying, Told
 from tickerplant.market_data.backfill.series import Depth, Wanted
 from tickerplant.market_data.backfill.setbacks import Setbacks
-from tickerplant.market_data.backfill.taking import Taker, new_actions
+from tickerplant.market_data.backfill.taking import Taker
 from tickerplant.market_data.clients.errors import NoData, VendorError
 from tickerplant.market_data.clock import Clock
 from tickerplant.market_data.desk.desk import Blocked, Choice, Desk, Purpose
 from tickerplant.market_data.feed import FeedWriter
-from tickerplant.market_data.providers.port import ACTIONS, BarsAnswer, BarsRequest, kind_of
+from tickerplant.market_data.providers.port import BarsAnswer, BarsRequest, kind_of
 from tickerplant.store import Store
 
 log = structlog.get_logger(__name__)
@@ -70,20 +70,11 @@ _RETRY_LONGEST_S: Final = 30.0
 _SETTLE_LOOK_S: Final = 0.05
 _PROGRESS_S: Final = 2.0
 _ORDER_S: Final = 1.0
-_ACTIONS_US: Final = DAY_US
-_ACTIONS_DEPTH_US: Final = 3_653 * DAY_US
-_ACTIONS_A_ROUND: Final = 5
 _MOST_SAID: Final = 100_000
 _TOLD_AGAIN_US: Final = 10 * MINUTE_US
 """A gap whose reason stays is told again only when the time until which it stays has moved by more than this."""
 _MOST_TOLD: Final = 1_000
 _AT_ONCE: Final = 50
-
-
-class _Place(msgspec.Struct):
-    """What the feed's cursor keeps: when splits and dividends of each symbol were asked for last."""
-
-    actions: dict[str, int] = {}
 
 
 @dataclass(slots=True)
@@ -133,6 +124,7 @@ class BackfillManager:
         self._grace_us = max(GRACE_US, int(_GRACE_REAL_S * self._clock.speed * SECOND_US))
         self._ledger = Ledger(rules, event_log.partitions(RAW), self._grace_us)
         self._setbacks = Setbacks()
+        self._actions = Actions(desk, self._publisher, self.progress, self._clock)
         self._taker = Taker(
             desk, self._ledger, self._setbacks, self._publisher, self.progress, self._clock, self._all_symbols
         )
@@ -140,7 +132,6 @@ class BackfillManager:
         self._hurry = asyncio.Event()
         self._said: dict[tuple[str, str, int, int], tuple[str, int]] = {}
         self._untold: list[Told] = []
-        self._place = _Place()
         self._told_s = 0.0
         self._healed_s = -1e9
         self._orders: dict[str, Order] = {}
@@ -185,9 +176,7 @@ class BackfillManager:
         store: Store | None = None
         try:
             store = await Store.open(self._dsn, min_size=1, max_size=2)
-            if writer.cursor.place:
-                with contextlib.suppress(msgspec.MsgspecError):
-                    self._place = msgspec.msgpack.decode(writer.cursor.place, type=_Place)
+            self._actions.begin(writer.cursor.place)
             if not self.progress.orders:
                 former = await self._call(lambda: read_progress(self._log))
                 self.progress.orders = former.orders if former is not None else []
@@ -264,8 +253,8 @@ class BackfillManager:
             await self._keep_told(writer)
             await asyncio.sleep(0)
         await self._keep_told(writer, all_of_it=True)
-        await self._actions(writer, store, round_)
-        await self._publisher.finish(writer, msgspec.msgpack.encode(self._place))
+        round_.requests += await self._actions.ask(writer, store, self._symbols)
+        await self._publisher.finish(writer, self._actions.place())
         return round_.requests > 0 or self._ledger.unseen
 
     async def _plan(self, round_: _Round) -> Agenda:
@@ -454,31 +443,6 @@ class BackfillManager:
         if self._untold and (all_of_it or len(self._untold) >= _MOST_TOLD):
             told, self._untold = self._untold, []
             await self._publisher.note(writer, Saying(told))
-
-    # Splits and dividends --------------------------------------------------------------------------------------------
-
-    async def _actions(self, writer: FeedWriter, store: Store, round_: _Round) -> None:
-        """Ask for the splits and dividends of the symbols whose turn it is: each once a day, a few a round."""
-        if not self._desk.providers(ACTIONS):
-            return
-        now_us = self._clock.now_us()
-        due = [s for s in self._symbols if "/" not in s and now_us - self._place.actions.get(s, 0) >= _ACTIONS_US]
-        for symbol in due[:_ACTIONS_A_ROUND]:
-            faults.reach("backfill.asking")
-            answer = await self._desk.actions(symbol, now_us - _ACTIONS_DEPTH_US, now_us, Purpose.HISTORY)
-            if isinstance(answer, Blocked):
-                if answer.verdict == QUOTA and answer.again_us is not None:
-                    break  # credits are back later, for this symbol and those behind it
-                # Nobody has it now; its turn comes again tomorrow, and it holds up nobody.
-                self._place.actions[symbol] = now_us
-                continue
-            round_.requests += 1
-            self.progress.requests += 1
-            self._place.actions[symbol] = now_us
-            splits, dividends = await new_actions(store, answer.splits, answer.dividends)
-            faults.reach("backfill.saying")
-            place = msgspec.msgpack.encode(self._place)
-            await self._publisher.note(writer, Saying(splits=splits, dividends=dividends, place=place))
 
     # What others see -------------------------------------------------------------------------------------------------
 

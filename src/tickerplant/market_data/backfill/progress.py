@@ -10,10 +10,9 @@ from typing import Final
 import msgspec
 
 from tickerplant.core.errors import Fenced, LogError
-from tickerplant.core.schemas import STATE_FEEDS
+from tickerplant.core.schemas import PROGRESS_KEY, STATE_FEEDS
 from tickerplant.log.port import EventLog
 
-PROGRESS_KEY: Final = "backfill:progress"
 ORDERS_KEY: Final = "backfill:orders"
 MOST_ORDERS: Final = 50
 _ORDERS: Final = "backfill-orders"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from tickerplant.core import faults
 from tickerplant.core.schemas import ANSWERED, DIFFERS, NO_DATA, NOT_OFFERED
 from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, Int64Array, times_of
+from tickerplant.market_data.backfill.actions import new_actions
 from tickerplant.market_data.backfill.ledger import Ledger
 from tickerplant.market_data.backfill.plan import Task
 from tickerplant.market_data.backfill.progress import Progress
@@ -244,29 +245,3 @@ class Taker:
         sound = from_us < to_us and not any(each.odd is not None and len(each.odd) for each in settled)
         claim = (from_us, to_us) if sound else None
         await self._publisher.present(writer, symbols, bars.slice(cut), claim, saying)
-
-
-async def new_actions(
-    store: Store, splits: pa.RecordBatch | None, dividends: pa.RecordBatch | None
-) -> tuple[pa.RecordBatch | None, pa.RecordBatch | None]:
-    """Return what the store does not have of these."""
-    result: list[pa.RecordBatch | None] = []
-    for batch, relation, values in (
-        (splits, "splits", ("numerator", "denominator")),
-        (dividends, "dividends", ("amount",)),
-    ):
-        if batch is None or not batch.num_rows:
-            result.append(None)
-            continue
-        known: set[Any] = set()
-        async with store.read() as look:
-            for symbol in set(batch["symbol"].to_pylist()):
-                stored = await getattr(look.actions, relation)(symbol)
-                known |= {_key(row, values) for row in stored.to_pylist()}
-        keep = [_key(row, values) not in known for row in batch.to_pylist()]
-        result.append(batch.filter(pa.array(keep, pa.bool_())) if any(keep) else None)
-    return result[0], result[1]
-
-
-def _key(row: Mapping[str, Any], values: Sequence[str]) -> tuple[Any, ...]:
-    return (row["symbol"], row["time"], row["source"], *(row[name] for name in values))
