@@ -14,9 +14,10 @@ from tests.market_data.providers.test_registry import install
 
 from tickerplant.app import describe, vendors
 from tickerplant.app.settings import Settings, load
+from tickerplant.core import records, schemas
 from tickerplant.core.errors import ConfigError, Fenced
 from tickerplant.core.times import DAY_US, MINUTE_US
-from tickerplant.market_data.clock import Clock
+from tickerplant.market_data.clock import Clock, starting_at
 from tickerplant.market_data.desk.desk import Choice, Purpose
 from tickerplant.market_data.providers.port import BarsRequest, Quota
 
@@ -129,12 +130,13 @@ def test_no_key_is_ever_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 # The desk ------------------------------------------------------------------------------------------------------------
 
 
-async def ask(settings: Settings) -> None:
+async def ask(settings: Settings, clock: Clock | None = None) -> None:
     from tickerplant.app import parts
 
+    clock = clock or Clock()
     with parts.event_log(settings) as log:
-        async with vendors.desk(settings, log) as desk:
-            now = Clock().now_us()
+        async with vendors.desk(settings, log, clock=clock) as desk:
+            now = clock.now_us()
             choice = desk.choose("1d", "AAPL", now - DAY_US, now, Purpose.HISTORY)
             assert isinstance(choice, Choice)
             assert choice.credits == 38  # of 50, 12 are for gaps
@@ -150,6 +152,23 @@ def test_a_vendor_of_another_package_is_asked_and_its_budget_outlives_the_proces
     (row,) = vendors.status(settings)
     assert (row.vendor, row.kinds, row.requests) == ("acme", {"daily": 1}, 1)
     assert (row.windows[0].used, row.windows[0].left, row.windows[0].history_left) == (1, 49, 37)
+
+
+def test_quotas_stand_by_the_clock_of_the_sandbox_where_one_runs(monkeypatch: pytest.MonkeyPatch, acme: Path) -> None:
+    from tickerplant.app import parts
+
+    monkeypatch.setenv("TICKERPLANT_SANDBOX__ENABLED", "true")
+    settings = settings_of(monkeypatch, KEYS__ACME="hush", DAILY="acme", INTRADAY="none", ACTIONS="none", STREAM="none")
+    clock = starting_at(1_773_063_000_000_000, 1)  # 2026-03-09T13:30Z
+    asyncio.run(ask(settings, clock))
+    (row,) = vendors.status(settings)
+    assert row.windows[0].used == 0, "no feed has said by what clock it goes"
+    mark = records.Mark(sent_at_us=clock.now_us(), feed="sandbox", watermark_us=clock.now_us())
+    with parts.event_log(settings) as log, log.writer("test") as writer, writer.transaction() as transaction:
+        transaction.append(schemas.RAW, 0, records.encode(mark))
+    (row,) = vendors.status(settings)
+    assert row.windows[0].used == 1
+    assert clock.origin_us < row.windows[0].resets_us <= mark.sent_at_us + DAY_US
 
 
 def test_a_second_desk_on_one_log_fences_the_first(monkeypatch: pytest.MonkeyPatch, acme: Path) -> None:
