@@ -16,8 +16,10 @@ import structlog
 
 from tickerplant.core.errors import StoreError
 from tickerplant.core.times import DAY_US, MINUTE_US, from_us, to_us
+from tickerplant.store.keys import DAILY
 from tickerplant.store.migrations import LOCK, LOCK_JOBS
 from tickerplant.store.partitions import end, name_of
+from tickerplant.store.repositories.ohlcv import HISTORICAL, INTRADAY
 
 if TYPE_CHECKING:
     from tickerplant.store.pool import Session, Store
@@ -181,14 +183,14 @@ async def _forget_answers(session: Session, keep: dt.timedelta, now: dt.datetime
 
     While bars of the stretch are there the answer stays: without it what nobody traded would be asked for again.
     """
-    for relation, daily in (("intraday_ohlcv", False), ("historical_ohlcv", True)):
+    for relation in (INTRADAY, HISTORICAL):
         await session.execute(
             f"""DELETE FROM answers AS t USING retention AS r
-                WHERE r.relation = $1 AND r.keep IS NOT NULL AND (t.interval = '1d') = $2
-                    AND greatest(t.to_time, t.arrived_at) < $3::timestamptz - greatest(r.keep, $4::interval)
+                WHERE r.relation = $1 AND r.keep IS NOT NULL AND (t.interval = ANY ($2::text[])) = $3
+                    AND greatest(t.to_time, t.arrived_at) < $4::timestamptz - greatest(r.keep, $5::interval)
                     AND NOT EXISTS (SELECT FROM "{relation}" AS b WHERE b.symbol = t.symbol
                         AND b."interval" = t.interval AND b."time" >= t.from_time AND b."time" < t.to_time)""",
-            relation, daily, now, keep,
+            relation, DAILY.to_pylist(), relation == HISTORICAL, now, keep,
         )  # fmt: skip
 
 

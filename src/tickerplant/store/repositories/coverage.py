@@ -272,22 +272,6 @@ class Coverage:
             found.setdefault(row[0], []).append((row[1] * DAY_US, row[2]))
         return {symbol: _two_columns(pairs) for symbol, pairs in found.items()}
 
-    async def silences(
-        self, symbol: str, interval: str, partition: int, from_us_: int, to_us: int
-    ) -> tuple[Int64Array, Int64Array]:
-        """Return of the intervals of `[from, to)` that were over for a feed while it was up: the starts of those in
-        which it brought nothing of the symbol, and of those in which some feed brought it.
-        """
-        rows = await self._session.rows(
-            """SELECT date_part('epoch', "time"), bool_or(NOT $1 = ANY (silent)) FROM coverage
-               WHERE "interval" = $2 AND partition = $3 AND whole AND "time" >= $4 AND "time" < $5
-               GROUP BY 1 ORDER BY 1""",
-            symbol, interval, partition, from_us(from_us_), from_us(to_us),
-        )  # fmt: skip
-        times = np.rint(np.array([row[0] for row in rows], np.float64) * 1e6).astype(np.int64)
-        brought = np.array([row[1] for row in rows], np.bool_)
-        return times[~brought], times[brought]
-
     async def silences_of(
         self, symbols: Sequence[str], interval: str, partition: int, from_us_: int, to_us: int
     ) -> dict[str, Int64Array]:
