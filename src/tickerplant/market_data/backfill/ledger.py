@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -23,17 +23,22 @@ from tickerplant.core.symbols import partition_of
 from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, Int64Array
 from tickerplant.market_data.backfill.plan import Task, task_of
 from tickerplant.market_data.backfill.series import Grid, Series, Wanted
+from tickerplant.market_data.desk.budget import Purpose
 from tickerplant.store import Store
 
 HEAL_US: Final = 2 * DAY_US
 """Missing bars that are no older are holes: they may be asked for by the credits that are kept in reserve."""
+SHORT_US: Final = HEAL_US + DAY_US
+PIECE_US: Final = 60 * DAY_US
+"""Of a longer history is looked at so much at once: the silences of many symbols are read in one go."""
 LOOK_BACK_US: Final = 15 * MINUTE_US
 """Of the last minutes is looked again in every round: what a feed declares down afterwards becomes incomplete."""
 LOOK_S: Final = 5.0
 """So long a round looks into history that it has not seen yet."""
 _ORDER: Final = {"1d": 0, "1m": 1}
 _MANY: Final = 100
-"""Symbols of which one query asks."""
+_SOME: Final = 25
+"""Symbols of which one query asks; of months of minutes of some: 2 M rows at most."""
 _AT_ONCE: Final = 50
 
 _Stretch = tuple[int, int]
@@ -50,6 +55,7 @@ class Ledger:
         self._grids: dict[tuple[str, str], Grid] = {}
         self._series: dict[tuple[str, str], Series] = {}
         self._unseen: deque[tuple[Series, int, int]] = deque()
+        self._hidden: Counter[int] = Counter()  # pieces of a series that were not looked at yet
         self._counts: dict[int, tuple[int, int]] = {}
         self._floors: dict[str, int] = {}
         self._now_us = 0
@@ -58,6 +64,7 @@ class Ledger:
         """Forget everything: another store, or one that has been away."""
         self._series.clear()
         self._unseen.clear()
+        self._hidden.clear()
         self._counts.clear()
 
     @property
@@ -114,26 +121,40 @@ class Ledger:
         return [(one, begin, end) for begin, end in inside if end > begin]
 
     def _note_unseen(self, one: Series, from_us: int, to_us: int) -> None:
-        """Take note of a stretch to look at; the last days of it are a piece of their own, and come before the rest."""
-        cut_us = max(from_us, to_us - HEAL_US - DAY_US)
-        pieces = [(cut_us, to_us), (from_us, cut_us)]
-        self._unseen.extend((one, begin, end) for begin, end in pieces if end > begin)
+        """Take note of a stretch to look at, in pieces from the newest back: the last days, then months of minutes."""
+        cut_us = max(from_us, to_us - SHORT_US)
+        pieces = [(cut_us, to_us)]
+        while cut_us > from_us:
+            begin_us = from_us if one.interval == "1d" else max(from_us, cut_us - PIECE_US)
+            pieces.append((begin_us, cut_us))
+            cut_us = begin_us
+        self._unseen.extend((one, begin, end) for begin, end in pieces)
+        self._hidden[id(one)] += len(pieces)
 
     async def _look_further(self, store: Store) -> None:
         """Look at what has not been looked at, the most valuable first, for a few seconds."""
         began = time.monotonic()
-        self._unseen = deque(sorted(self._unseen, key=_worth))
+        self._unseen = deque(sorted(self._unseen, key=self._worth))
         while self._unseen and time.monotonic() - began < LOOK_S:
             one, from_us, to_us = self._unseen[0]
-            most = _MANY if _is_short(one, from_us, to_us) else 1  # as many rows as one query should bring
+            most = _MANY if one.interval == "1d" or to_us - from_us <= SHORT_US else _SOME
             same = [one]
             for other, *stretch in itertools.islice(self._unseen, 1, most):
                 if other.interval != one.interval or stretch != [from_us, to_us]:
                     break
                 same.append(other)
             await self._read(store, same, one.interval, from_us, to_us)
-            for _ in same:
+            for series in same:
                 self._unseen.popleft()
+                self._hidden[id(series)] -= 1
+
+    def _worth(self, piece: tuple[Series, int, int]) -> tuple[bool, int, int, int, int]:
+        """Return what is looked at first: the last days, then days, then minutes; and symbols of a partition together,
+        for what feeds say of them is read by partition.
+        """
+        one, from_us, to_us = piece
+        partition = partition_of(one.symbol, self._partitions)
+        return (to_us - from_us > SHORT_US, _ORDER.get(one.interval, 2), -to_us, -from_us, partition)
 
     async def _read(self, store: Store, some: Sequence[Series], interval: str, from_us: int, to_us: int) -> None:
         """Look at a stretch of several series in the store."""
@@ -180,8 +201,12 @@ class Ledger:
         return limit_us if one.interval == "1m" else min(limit_us, self.derived_from(one.symbol))
 
     def task(self, one: Series, now_us: int, *, heal: bool) -> Task | None:
-        """Return what the series wants next, None for nothing."""
-        return task_of(one, now_us, self.before_us(one, now_us), now_us - HEAL_US, heal=heal)
+        """Return what the series wants next, None for nothing.
+
+        Its history is wanted when all of it has been looked at: a page that is cut at what is known costs a whole one.
+        """
+        task = task_of(one, now_us, self.before_us(one, now_us), now_us - HEAL_US, heal=heal)
+        return None if task is not None and task.purpose is Purpose.HISTORY and self._hidden[id(one)] else task
 
     def holes(self, interval: str, now_us: int) -> int:
         """Return how many series of the interval have holes that may be asked for now."""
@@ -203,13 +228,3 @@ class Ledger:
         """Return when the first missing bar of those that wait may be asked for, None for none that waits."""
         times = [one.due_us(now_us, self.before_us(one, now_us)) for one in self._series.values()]
         return min((us for us in times if us is not None), default=None)
-
-
-def _is_short(one: Series, from_us: int, to_us: int) -> bool:
-    return one.interval == "1d" or to_us - from_us <= HEAL_US + DAY_US
-
-
-def _worth(piece: tuple[Series, int, int]) -> tuple[bool, int, int, int]:
-    """Return what is looked at first: the last days, then days, then minutes."""
-    one, from_us, to_us = piece
-    return (to_us - from_us > HEAL_US + DAY_US, _ORDER.get(one.interval, 2), -to_us, -from_us)
