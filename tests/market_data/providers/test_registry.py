@@ -14,6 +14,7 @@ from tickerplant.market_data.providers.port import ENTRY_POINTS, ProviderContext
 
 ACME = """
 from tickerplant.core.times import DAY_US
+from tickerplant.market_data.clients.errors import BadRequest
 from tickerplant.market_data.providers.port import BarsAnswer, BarsOffer, Offer, Quota
 
 
@@ -30,7 +31,7 @@ class Acme:
         return BarsAnswer({symbol: None for symbol in request.symbols})
 
     async def actions(self, symbol, from_us, to_us):
-        raise NotImplementedError
+        raise BadRequest("acme has no splits and dividends")
 
     def stream(self, symbols):
         return None
