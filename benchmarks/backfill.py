@@ -2,6 +2,7 @@
 
 python -m benchmarks.backfill                          500 symbols, ten years of days, two of 1m and 5m, for a minute
 python -m benchmarks.backfill --symbols 100 --seconds 30
+python -m benchmarks.backfill --credits 8 --seconds 150         as of a free plan: nearly everything is put off
 
 The sandbox (Twelve Data's protocol, without quotas) is a process of its own, and so are aggregation and persistence;
 the manager has this one. Beside it a clock ticks every 5 ms: what it is late by, a stream's messages would wait.
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +27,14 @@ import numpy as np
 
 from tickerplant.core.rules import Rules, values_of
 from tickerplant.core.schemas import TOPICS
+from tickerplant.core.times import MINUTE_US
 from tickerplant.log.open import open_log
 from tickerplant.market_data.backfill import BackfillManager, Depth
 from tickerplant.market_data.clients.twelvedata_client import provider
 from tickerplant.market_data.control import ensure_settings
 from tickerplant.market_data.desk.desk import Desk
 from tickerplant.market_data.desk.keeping import Keeping
-from tickerplant.market_data.providers.port import KINDS, ProviderContext
+from tickerplant.market_data.providers.port import KINDS, ProviderContext, Quota
 from tickerplant.market_data.sandbox.model import symbol_names
 from tickerplant.market_data.sandbox.place import SandboxPlace, place_of
 from tickerplant.store import Store
@@ -80,11 +83,13 @@ async def lateness(found: list[float]) -> None:
         found.append(time.perf_counter() - began - TICK_S)
 
 
-async def fill(folder: Path, dsn: str, place: SandboxPlace, symbols: tuple[str, ...], seconds: float) -> list[str]:
+async def fill(
+    folder: Path, dsn: str, place: SandboxPlace, symbols: tuple[str, ...], seconds: float, quotas: Sequence[Quota]
+) -> list[str]:  # fmt: skip
     log = open_log("embedded:", data=folder)
     context = ProviderContext(VENDOR, "key", {}, place.url, place.stream_url, place.clock, RULES)
     made, keeping = provider(context), await asyncio.to_thread(Keeping, log)
-    desk = Desk({VENDOR: made}, {kind: (VENDOR,) for kind in KINDS}, {VENDOR: ()}, reserve=0.25, clock=place.clock,
+    desk = Desk({VENDOR: made}, {kind: (VENDOR,) for kind in KINDS}, {VENDOR: quotas}, reserve=0.25, clock=place.clock,
                 keep=keeping.keep, kept=keeping.kept)  # fmt: skip
     depths = [Depth("1d", 3_650), Depth("5m", None), Depth("1m", None)]
     late: list[float] = []
@@ -119,8 +124,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--symbols", type=int, default=500)
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--credits", type=int, default=0, help="a minute; 0: as many as are wanted")
     args = parser.parse_args()
     names = symbol_names(args.symbols)
+    quotas = (Quota(args.credits, MINUTE_US),) if args.credits else ()
     process = subprocess.Popen(
         [sys.executable, "-m", "tickerplant.market_data.sandbox", "--symbols", str(args.symbols), "--rate", "10"],
         stdout=subprocess.PIPE,
@@ -141,7 +148,7 @@ def main() -> None:
             after = spawn.Process(target=followers, args=(folder, server.dsn, stop))
             after.start()
             try:
-                print("\n".join(asyncio.run(fill(folder, server.dsn, place, names, args.seconds))))
+                print("\n".join(asyncio.run(fill(folder, server.dsn, place, names, args.seconds, quotas))))
             finally:
                 stop.set()
                 after.join()
