@@ -299,6 +299,30 @@ async def test_every_order_is_carried_out_and_none_twice(tmp_path: Path, dsn: st
                 assert complete.all()
 
 
+async def test_who_has_ordered_does_not_wait_for_the_history_of_others(tmp_path: Path, dsn: str) -> None:
+    with sandbox() as place:
+        now_us = place.clock.now_us()
+        today_us = now_us - now_us % DAY_US
+        async with bench(tmp_path, dsn, place) as parts, parts.desk() as desk:
+            depths = [Depth("1d", 1_000), Depth("1m", 60)]
+            manager = BackfillManager(parts.log, desk, dsn, SYMBOLS, depths, rules=RULES, clock=place.clock)
+            running = asyncio.create_task(manager.run())
+            async with asyncio.timeout(120):
+                while not manager.progress.bars:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+                begin, end = today_us - 3_000 * DAY_US, today_us - 2_900 * DAY_US
+                order = Order(id="now", symbols=["MSFT"], intervals=["1d"], from_us=begin, to_us=end)
+                await asyncio.to_thread(place_order, parts.log, order)
+                while not manager.progress.orders:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+            assert manager.progress.missing > 0, "there is more to come for others"
+            have, complete = await parts.have("MSFT", "1d", begin, end)
+            assert have.tolist() == parts.truth("MSFT", "1d", begin, end), "what was ordered is in the tables"
+            assert complete.all()
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+
 async def test_quotas_are_kept_and_what_they_leave_is_said_with_when_it_comes(tmp_path: Path, dsn: str) -> None:
     day = Quota(12, DAY_US)
     with sandbox(twelvedata=(day,)) as place:

@@ -55,6 +55,7 @@ class Ledger:
         self._grids: dict[tuple[str, str], Grid] = {}
         self._series: dict[tuple[str, str], Series] = {}
         self._unseen: deque[tuple[Series, int, int]] = deque()
+        self._ordered: dict[tuple[str, str], list[_Stretch]] = {}
         self._hidden: Counter[int] = Counter()  # pieces of a series that were not looked at yet
         self._counts: dict[int, tuple[int, int]] = {}
         self._floors: dict[str, int] = {}
@@ -185,6 +186,19 @@ class Ledger:
             self._grids[key] = Grid(calendar, interval)
         return self._grids[key]
 
+    def order(self, ordered: Iterable[Wanted]) -> None:
+        """Let these come before other history."""
+        self._ordered.clear()
+        for one in ordered:
+            self._ordered.setdefault((one.symbol, one.interval), []).append((one.from_us, one.to_us))
+
+    def is_done(self, wanted: Wanted, now_us: int, patience_us: int) -> bool:
+        """Whether nothing is left of this that can be asked for now, or within `patience_us`."""
+        one = self._series.get((wanted.symbol, wanted.interval))
+        if one is None or self._hidden[id(one)]:
+            return False
+        return not one.ready(now_us + patience_us, wanted.from_us, min(wanted.to_us, self.before_us(one, now_us)))
+
     # What is missing -------------------------------------------------------------------------------------------------
 
     def derived_from(self, symbol: str) -> int:
@@ -205,8 +219,14 @@ class Ledger:
 
         Its history is wanted when all of it has been looked at: a page that is cut at what is known costs a whole one.
         """
-        task = task_of(one, now_us, self.before_us(one, now_us), now_us - HEAL_US, heal=heal)
-        return None if task is not None and task.purpose is Purpose.HISTORY and self._hidden[id(one)] else task
+        before_us = self.before_us(one, now_us)
+        task = task_of(one, now_us, before_us, now_us - HEAL_US, heal=heal)
+        if task is None or task.purpose is Purpose.HEAL:
+            return task
+        for from_us, to_us in self._ordered.get((one.symbol, one.interval), ()) if not self._hidden[id(one)] else ():
+            if runs := one.ready(now_us, from_us, min(to_us, before_us)):
+                return Task(one, runs[0][0], runs[-1][1], now_us, Purpose.HISTORY, ordered=True)
+        return None if self._hidden[id(one)] else task
 
     def holes(self, interval: str, now_us: int) -> int:
         """Return how many series of the interval have holes that may be asked for now."""

@@ -134,8 +134,8 @@ class BackfillManager:
         self._untold: list[Told] = []
         self._told_s = 0.0
         self._healed_s = -1e9
-        self._orders: dict[str, Order] = {}
-        self._ordered: list[Wanted] = []
+        self._orders: dict[str, list[Wanted]] = {}
+        self._orders_s = 0.0
         self._only_ordered = order is not None
         if order is not None:
             self._obey(order)
@@ -191,7 +191,7 @@ class BackfillManager:
     async def _go(self, writer: FeedWriter, store: Store) -> bool:
         """Run a round, and rest when there was nothing to do; return whether `once` is over."""
         await self._take_orders()
-        idle = not (self._depths or self._asked or self._ordered or self._until_due_s() == 0)
+        idle = not (self._depths or self._asked or self._orders or self._until_due_s() == 0)
         if not idle and await self._round(writer, store):
             await self._tell(writer)
             return False
@@ -200,7 +200,6 @@ class BackfillManager:
         if done:
             self.progress.finished(self._orders)
             self._orders.clear()
-            self._ordered.clear()
         if idle:
             self._holes.clear()
         await self._tell(writer)
@@ -238,19 +237,26 @@ class BackfillManager:
         self._forget()
         self._hurry.clear()
         holes, self._holes = self._holes, []
+        self._ledger.order(self._ordered())
         await self._ledger.look(store, self._wanted(), holes, self._clock.now_us())
+        self._finish_orders()
         self._count()
         # Who has asked for it, and waits, is not put off so that credits last.
         round_ = _Round(self._clock.monotonic(), self._once or bool(self._orders) or self._may_heal())
-        agenda = await self._plan(round_)
+        agenda, ordered = await self._plan(round_), False
         while (
             (task := agenda.best()) is not None
             and self._clock.monotonic() - round_.began_s < max(_ROUND_S, self._clock.speed)
             and round_.requests < _ROUND_REQUESTS
             and not (round_.requests and self._hurry.is_set())
+            and (not ordered or task.ordered)  # who waits for an order is told when the tables have it
         ):
+            made = round_.requests
             await self._request(writer, store, round_, agenda, task)
+            ordered |= task.ordered and round_.requests > made
             await self._keep_told(writer)
+            if time.monotonic() - self._orders_s > _ORDER_S and await self._new_orders():
+                break
             await asyncio.sleep(0)
         await self._keep_told(writer, all_of_it=True)
         round_.requests += await self._actions.ask(writer, store, self._symbols)
@@ -296,7 +302,7 @@ class BackfillManager:
             for symbol in self._symbols:
                 yield Wanted(symbol, depth.interval, from_us, now_us)
         yield from self._asked
-        yield from self._ordered
+        yield from self._ordered()
 
     def _lookback_us(self, interval: str) -> int | None:
         """Return the longest that a vendor goes back with this interval; None: any."""
@@ -305,25 +311,47 @@ class BackfillManager:
         return None if None in found else max((one for one in found if one is not None), default=0)
 
     def _all_symbols(self) -> list[str]:
-        return list(dict.fromkeys([*self._symbols, *(one.symbol for one in (*self._asked, *self._ordered))]))
+        return list(dict.fromkeys([*self._symbols, *(one.symbol for one in (*self._asked, *self._ordered()))]))
+
+    def _ordered(self) -> list[Wanted]:
+        return [one for wanted in self._orders.values() for one in wanted]
+
+    def _finish_orders(self) -> None:
+        """Take as carried out the orders of which nothing is left that could be had soon; the store has the rest."""
+        now_us, patience_us = self._clock.now_us(), int(self._once_wait_s * SECOND_US)
+        done = [
+            order
+            for order, wanted in self._orders.items()
+            if not self._only_ordered and all(self._ledger.is_done(one, now_us, patience_us) for one in wanted)
+        ]
+        self.progress.finished(done)
+        for order in done:
+            del self._orders[order]
 
     async def _take_orders(self) -> bool:
         """Take up what users have ordered and nobody has carried out; return whether there is such an order."""
-        orders = await self._call(lambda: read_orders(self._log))
-        new = [order for order in orders if order.id not in self._orders and order.id not in self.progress.orders]
-        for order in () if self._only_ordered else new:
+        new = await self._new_orders()
+        for order in new:
             self._obey(order)
-        return bool(new) and not self._only_ordered
+        return bool(new)
+
+    async def _new_orders(self) -> list[Order]:
+        self._orders_s = time.monotonic()
+        if self._only_ordered:
+            return []
+        orders = await self._call(lambda: read_orders(self._log))
+        return [order for order in orders if order.id not in self._orders and order.id not in self.progress.orders]
 
     def _obey(self, order: Order) -> None:
         now_us = self._clock.now_us()
         names = list(order.symbols) or self._symbols
         chosen = list(order.intervals) or [depth.interval for depth in self._depths]
+        wanted = self._orders[order.id] = []
         for interval in chosen:
             depth = next((depth for depth in self._depths if depth.interval == interval), Depth(interval, None))
             from_us = order.from_us or depth.from_us(now_us, self._lookback_us(interval))
-            self._ordered += [Wanted(symbol, interval, from_us, order.to_us or now_us) for symbol in names]
-        self._orders[order.id], self.progress.working = order, True
+            wanted += [Wanted(symbol, interval, from_us, order.to_us or now_us) for symbol in names]
+        self.progress.working = True
 
     # Requests --------------------------------------------------------------------------------------------------------
 

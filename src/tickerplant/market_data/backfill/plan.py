@@ -26,7 +26,7 @@ OVERLAP_BARS: Final = 40
 class Task:
     """What one series wants next: its missing bars of `[from_us, to_us)` that may be asked for at `now_us`.
 
-    `from_us` is the oldest of them, `to_us` the end of the newest.
+    `from_us` is the oldest of them, `to_us` the end of the newest. `ordered`: somebody waits for them.
     """
 
     series: Series
@@ -34,6 +34,7 @@ class Task:
     to_us: int
     now_us: int
     purpose: Purpose
+    ordered: bool = False
 
     @property
     def newest_us(self) -> int:
@@ -42,10 +43,12 @@ class Task:
 
     @property
     def rank(self) -> tuple[int, int, int]:
-        """Return what comes first: holes of now, then days (few bars, long charts), then the newest minutes."""
+        """Return what comes first: holes of now, then what was ordered; days (few bars, long charts) before minutes,
+        and the newest before older ones.
+        """
         of_interval = {"1d": 0, "1m": 1}.get(self.series.interval, 2)
         heal = self.purpose is Purpose.HEAL
-        return (0 if heal else 1, 0 if heal else of_interval, -self.newest_us)
+        return (0 if heal else 1 if self.ordered else 2, 0 if heal else of_interval, -self.newest_us)
 
     def runs(self) -> list[tuple[int, int]]:
         """Return the runs of its bars, oldest first."""
