@@ -30,6 +30,7 @@ from tickerplant.aggregation.grouping import TickColumns
 from tickerplant.aggregation.publish import bars_of
 from tickerplant.aggregation.stage import AggregationStage
 from tickerplant.core import records, schemas
+from tickerplant.core.streams import ConsumedRecord
 from tickerplant.core.times import MINUTE_US, SECOND_US, timestamps
 
 OPEN_US = 1_767_623_400_000_000  # 2026-01-05T14:30Z, the open in New York
@@ -85,13 +86,9 @@ def encoded_ticks(part: TickColumns, names: pa.Array, until_us: int) -> pa.Buffe
     return records.encode(header, pa.RecordBatch.from_arrays(arrays, schema=schemas.TICKS))
 
 
-class Arrived:
-    """A raw record at an offset."""
-
-    topic, partition = schemas.RAW, 0
-
-    def __init__(self, value: pa.Buffer, offset: int) -> None:
-        self.value, self.offset = value, offset
+def consumed(value: pa.Buffer, offset: int) -> ConsumedRecord:
+    """Return a raw record at an offset."""
+    return ConsumedRecord(schemas.RAW, 0, offset, FROM_US, value)
 
 
 def engine(prints: Prints, batch: int) -> Contestant:
@@ -122,9 +119,9 @@ def engine(prints: Prints, batch: int) -> Contestant:
 
 def stage(prints: Prints, batch: int) -> Contestant:
     names = names_of(prints.symbols)
-    raw = [Arrived(encoded_start(names, FROM_US), 0)]
+    raw = [consumed(encoded_start(names, FROM_US), 0)]
     for offset, part in enumerate(parts(prints, batch), 1):
-        raw.append(Arrived(encoded_ticks(part, names, int(part.time[-1])), offset))
+        raw.append(consumed(encoded_ticks(part, names, int(part.time[-1])), offset))
 
     def run() -> Result:
         pure = AggregationStage(1)
@@ -217,7 +214,7 @@ def memory(symbols: int) -> None:
 
     def say(value: pa.Buffer) -> int:
         nonlocal offset
-        pure.step(Arrived(value, offset))
+        pure.step(consumed(value, offset))
         offset += 1
         return tracemalloc.get_traced_memory()[0]
 
@@ -229,7 +226,7 @@ def memory(symbols: int) -> None:
         return say(encoded_ticks(part, names, begin + 30 * SECOND_US))
 
     warm = AggregationStage(1)  # the calendar and Arrow's own
-    warm.step(Arrived(encoded_start(names, OPEN_US), 0))
+    warm.step(consumed(encoded_start(names, OPEN_US), 0))
     gc.collect()
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]

@@ -23,7 +23,6 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.util import find_spec
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -31,23 +30,16 @@ import talib
 
 from tickerplant.analytics.stage import AnalyticsStage
 from tickerplant.core import records, schemas
+from tickerplant.core.streams import ConsumedRecord
 from tickerplant.core.times import DAY_US, MINUTE_US, timestamps
 
 OUTPUTS = 18
 WINDOW = 250
 
 
-class Delivery(NamedTuple):
-    value: pa.Buffer
-    topic: str = schemas.OHLCV
-    partition: int = 0
-    offset: int = 0
-    appended_at_us: int = 0
-
-
 def record(
     times: np.ndarray, codes: np.ndarray, symbols: list[str], close: np.ndarray, interval: str, state: str, version: int
-) -> Delivery:
+) -> ConsumedRecord:
     """Return bars as aggregation writes them, as the log delivers them."""
     n = len(close)
 
@@ -73,7 +65,7 @@ def record(
         timestamps(times),
     ]
     batch = pa.RecordBatch.from_arrays(arrays, schema=schemas.BARS)
-    return Delivery(records.encode(records.Bars(sent_at_us=0, cause=version), batch))
+    return ConsumedRecord(schemas.OHLCV, 0, 0, 0, records.encode(records.Bars(sent_at_us=0, cause=version), batch))
 
 
 class Market:
@@ -87,7 +79,7 @@ class Market:
         self.missed = 0.1 if ragged else 0.0
         self.bar = 0
 
-    def next(self, state: str = "final") -> Delivery:
+    def next(self, state: str = "final") -> ConsumedRecord:
         self.close = self.close * np.exp(self.rng.normal(0, 0.001, len(self.close)))
         there = (self.begins <= self.bar) & (self.rng.random(len(self.close)) >= self.missed)
         codes = np.flatnonzero(there)
@@ -110,7 +102,7 @@ class Ours:
         for _ in range(WINDOW + 150):
             self.stage.step(self.market.next())
 
-    def measure(self, bars: int, act: Callable[[Delivery], Callable[[], object]]) -> tuple[float, float]:
+    def measure(self, bars: int, act: Callable[[ConsumedRecord], Callable[[], object]]) -> tuple[float, float]:
         """Return outputs a second over all bars, and by the median bar."""
         seconds, outputs = [], []
         for _ in range(bars):
@@ -121,7 +113,7 @@ class Ours:
         return sum(outputs) / sum(seconds), float(np.median(np.array(outputs) / np.array(seconds)))
 
     def engine(self, bars: int) -> tuple[float, float]:
-        def act(delivery: Delivery) -> Callable[[], object]:
+        def act(delivery: ConsumedRecord) -> Callable[[], object]:
             batch = records.decode(delivery.value).batch
             return lambda: self.stage.engine.bars(batch)
 

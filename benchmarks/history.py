@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from benchmarks.aggregation import Arrived
+from benchmarks.aggregation import consumed
 from benchmarks.plant import environment
 
 from tickerplant.aggregation.stage import AggregationStage
@@ -115,7 +115,7 @@ def through_stage(order: str, symbols: int, bars: int | None, size: int) -> None
         given, taken, published, seconds, ending = len(stretch.times) * symbols, 0, 0, 0.0, 0.0
         for value in said(stretch, order, symbols, size):
             began = time.perf_counter()
-            out = pure.step(Arrived(value, offset))
+            out = pure.step(consumed(value, offset))
             ending = time.perf_counter() - began
             seconds += ending
             offset, worst = offset + 1, max(worst, ending)

@@ -18,13 +18,13 @@ import numpy as np
 import pyarrow as pa
 
 from tickerplant.analytics.again import Series
-from tickerplant.analytics.service import Analytics, _Beginning
+from tickerplant.analytics.service import Analytics, _BootstrapFactory
 from tickerplant.analytics.stage import AnalyticsStage
 from tickerplant.core import records, schemas
 from tickerplant.core.rules import DEFAULT_RULES
 from tickerplant.core.times import DAY_US, MINUTE_US, timestamps
 from tickerplant.log.embedded import EmbeddedLog
-from tickerplant.log.port import Delivery, TopicPartition
+from tickerplant.log.port import ConsumedRecord, TopicPartition
 from tickerplant.store import Store
 from tickerplant.store.embedded import EmbeddedPostgres
 from tickerplant.store.migrations import migrate
@@ -95,7 +95,7 @@ def main(scale: float) -> None:
             read = sum(look.bars(Series(name, f"S{n}")).num_rows for n in range(symbols) for name in ("1d", "5m"))
             reading = time.perf_counter() - began
         began = time.perf_counter()
-        begun = _Beginning(analytics._plant)(TopicPartition(schemas.OHLCV, 0), 0, 0)
+        begun = _BootstrapFactory(analytics._plant)(TopicPartition(schemas.OHLCV, 0), 0, 0)
         warming = time.perf_counter() - began
         assert begun is not None
         began = time.perf_counter()
@@ -106,7 +106,7 @@ def main(scale: float) -> None:
         with stored.look() as look:
             batches = [look.bars(Series("5m", f"S{n}")) for n in range(min(symbols, 5))]
         pure = AnalyticsStage()
-        pure.step(Delivery(schemas.OHLCV, 0, 0, 0, records.encode(rules)))
+        pure.step(ConsumedRecord(schemas.OHLCV, 0, 0, 0, records.encode(rules)))
         began = time.perf_counter()
         for number, batch in enumerate(batches):
             pure.again.mark(Series("5m", f"S{number}"), 0, 0)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from tickerplant.aggregation.stage import AggregationStage, Produced
+from tickerplant.aggregation.stage import AggregationStage
 from tickerplant.core import records, schemas
+from tickerplant.core.streams import ConsumedRecord, Output
 from tickerplant.core.times import times_of, timestamps, to_us
 
 SENT = to_us(dt.datetime(2026, 1, 5, 14, 0, tzinfo=dt.UTC))
@@ -22,12 +22,8 @@ def at(text: str) -> int:
     return to_us(dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC))
 
 
-@dataclass(frozen=True)
-class Arrived:
-    value: Any
-    offset: int
-    topic: str = schemas.RAW
-    partition: int = 0
+def consumed(value: Any, offset: int) -> ConsumedRecord:
+    return ConsumedRecord(schemas.RAW, 0, offset, SENT, value)
 
 
 def start(feed: str = "a", from_us: int = 0, symbols: Sequence[str] = (), **more: Any) -> bytes:
@@ -101,30 +97,30 @@ def settings(**values: Any) -> bytes:
     return records.encode(records.Settings(sent_at_us=SENT, values=values)).to_pybytes()
 
 
-def run(raw: Sequence[bytes], stage: AggregationStage | None = None, first: int = 0) -> list[list[Produced]]:
+def run(raw: Sequence[bytes], stage: AggregationStage | None = None, first: int = 0) -> list[list[Output]]:
     """Step through the records; what came before those of `raw`, nobody remembers."""
     stage = stage or AggregationStage(1)
     return continued(raw, stage, first, first)
 
 
-def continued(raw: Sequence[bytes], stage: AggregationStage, first: int, kept_from: int = 0) -> list[list[Produced]]:
+def continued(raw: Sequence[bytes], stage: AggregationStage, first: int, kept_from: int = 0) -> list[list[Output]]:
     """Step through the records of a log from `first` on; `raw` is what it has from `kept_from` on."""
-    log = [Arrived(value, kept_from + place) for place, value in enumerate(raw)]
+    log = [consumed(value, kept_from + place) for place, value in enumerate(raw)]
 
-    def step(arrived: Arrived) -> list[Produced]:
-        def past(begin: int, end: int) -> Iterator[Arrived]:
+    def step(arrived: ConsumedRecord) -> list[Output]:
+        def history(begin: int, end: int) -> Iterator[ConsumedRecord]:
             return (earlier for earlier in log if begin <= earlier.offset < min(end, arrived.offset))
 
-        return stage.step(arrived, past)
+        return stage.step(arrived, history)
 
     return [step(arrived) for arrived in log[first - kept_from :]]
 
 
-def decoded(steps: Iterable[Iterable[Produced]], topic: str = schemas.OHLCV) -> list[records.Record]:
+def decoded(steps: Iterable[Iterable[Output]], topic: str = schemas.OHLCV) -> list[records.Record]:
     return [records.decode(out.value) for step in steps for out in step if out.topic == topic]
 
 
-def bars(steps: Iterable[Iterable[Produced]], state: str | None = None) -> list[dict[str, Any]]:
+def bars(steps: Iterable[Iterable[Output]], state: str | None = None) -> list[dict[str, Any]]:
     """Every published bar in order; times as microseconds."""
     found = []
     for record in decoded(steps):
@@ -138,7 +134,7 @@ def bars(steps: Iterable[Iterable[Produced]], state: str | None = None) -> list[
     return [row for row in found if state is None or row["state"] == state]
 
 
-def last(steps: Iterable[Iterable[Produced]]) -> dict[tuple[str, str, int], dict[str, Any]]:
+def last(steps: Iterable[Iterable[Output]]) -> dict[tuple[str, str, int], dict[str, Any]]:
     """The last closed state of every bar by (interval, symbol, time); withdrawn ones are not there any more."""
     found: dict[tuple[str, str, int], dict[str, Any]] = {}
     for row in bars(steps):

@@ -22,10 +22,11 @@ from tests.aggregation.plant import (
     ticks,
 )  # fmt: skip
 from tests.aggregation.plant import settings as settings_record
-from tickerplant.aggregation.stage import AggregationStage, Produced
+from tickerplant.aggregation.stage import AggregationStage
 from tickerplant.core import records, schemas
 from tickerplant.core.flags import TickFlag
 from tickerplant.core.interval import parse
+from tickerplant.core.streams import Output
 from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US
 
 OPEN = at("2026-01-05T14:30")
@@ -35,7 +36,7 @@ NAMES = ("3t", "10v", "250d")
 RULES = settings_record(activity_bars={"A*": ["3t", "10v"], "B*": ["250d"], "C*": ["3t", "250d"]})
 
 
-def by_activity(steps: list[list[Produced]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
+def by_activity(steps: list[list[Output]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in bars(steps):
         if parse(row["interval"]).is_activity:

@@ -6,8 +6,9 @@ from typing import Any
 
 from tests.aggregation.plant import at, bars, continued, decoded, down, end, last, mark, run, settings, start, vendor
 from tests.aggregation.plant import ticks as tick_record
-from tickerplant.aggregation.stage import AggregationStage, Produced
+from tickerplant.aggregation.stage import AggregationStage
 from tickerplant.core import records, schemas
+from tickerplant.core.streams import Output
 from tickerplant.core.times import MINUTE_US, SECOND_US
 
 OPEN = at("2026-01-05T14:30")
@@ -25,7 +26,7 @@ def marked(second: float, feed: str, sent: float | None = None) -> bytes:
     return mark(at_us, feed, sent=OPEN + int((second if sent is None else sent) * S))
 
 
-def minutes(steps: list[list[Produced]], state: str = "final") -> list[tuple[int, float, str, str, int]]:
+def minutes(steps: list[list[Output]], state: str = "final") -> list[tuple[int, float, str, str, int]]:
     """(minute after the open, close, source, reason, revision) of the 1m bars, in order."""
     return [
         ((row["time"] - OPEN) // M, row["close"], row["source"], row["reason"], row["revision"])

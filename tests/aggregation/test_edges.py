@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 
 from tests.aggregation.plant import at, bars, decoded, mark, run, settings, start, ticks
-from tickerplant.aggregation.stage import AggregationStage, Produced
+from tickerplant.aggregation.stage import AggregationStage
 from tickerplant.core import schemas
 from tickerplant.core.sessions import calendar
+from tickerplant.core.streams import Output
 from tickerplant.core.times import HOUR_US, MINUTE_US, SECOND_US
 
 M, S = MINUTE_US, SECOND_US
 LATENESS = 2 * S
 
 
-def days(steps: Iterable[Iterable[Produced]]) -> list[dict[str, Any]]:
+def days(steps: Iterable[Iterable[Output]]) -> list[dict[str, Any]]:
     return [row for row in bars(steps, "final") if row["interval"] == "1d"]
 
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from tests.aggregation.plant import (
     SENT,
-    Arrived,
     at,
     bars,
+    consumed,
     continued,
     down,
     end,
@@ -271,7 +271,7 @@ def test_a_file_of_daily_bars_comes_out_as_it_went_in() -> None:
     ]
     assert not any(row["history"] for row in published)
     assert len(stage._engine.state.finished[2].blocks) < 10
-    assert stage.step(Arrived(vendor(rows[-1:], rows[-1][0], "file"), 999)) == []
+    assert stage.step(consumed(vendor(rows[-1:], rows[-1][0], "file"), 999)) == []
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="sample data is not here")

@@ -24,9 +24,10 @@ from tests.aggregation.plant import (
     ticks,
     vendor,
 )  # fmt: skip
-from tickerplant.aggregation.stage import AggregationStage, Produced
+from tickerplant.aggregation.stage import AggregationStage
 from tickerplant.core import records, schemas
 from tickerplant.core.flags import TickFlag
+from tickerplant.core.streams import Output
 from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, SECOND_US
 from tickerplant.core.version import make_version
 
@@ -53,7 +54,7 @@ def session(day: int, *, symbols: tuple[str, ...] = ("A", "B"), feed: str = "a")
 LIVE = start("a", OPEN - HOUR_US, ["A", "B"], live=True, sent_at_us=OPEN - HOUR_US)
 
 
-def final(steps: list[list[Produced]]) -> dict[tuple[str, str, int], dict[str, Any]]:
+def final(steps: list[list[Output]]) -> dict[tuple[str, str, int], dict[str, Any]]:
     return {(row["interval"], row["symbol"], row["time"]): row for row in bars(steps) if row["state"] != "forming"}
 
 

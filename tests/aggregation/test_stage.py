@@ -6,9 +6,9 @@ import pytest
 
 from tests.aggregation.plant import (
     SENT,
-    Arrived,
     at,
     bars,
+    consumed,
     decoded,
     down,
     end,
@@ -259,7 +259,7 @@ def test_what_cannot_be_read_goes_to_the_dead_letter_and_the_plant_goes_on() -> 
     assert "lateness_us" in dead[1].batch.column("reason")[0].as_py()
     assert last(steps)["1m", "A", OPEN]["close"] == 1.0
     bars_in_raw = records.encode(records.Bars(sent_at_us=SENT))
-    assert [out.topic for out in stage.step(Arrived(bars_in_raw, 9))] == [schemas.DEADLETTER]
+    assert [out.topic for out in stage.step(consumed(bars_in_raw, 9))] == [schemas.DEADLETTER]
 
 
 def test_cancels_and_prices_that_are_no_numbers_are_counted() -> None:

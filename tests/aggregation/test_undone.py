@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.aggregation.plant import (
-    Arrived,
     at,
     bars,
+    consumed,
     continued,
     decoded,
     down,
@@ -28,6 +28,7 @@ from tests.aggregation.plant import (
 from tickerplant.aggregation.stage import AggregationStage
 from tickerplant.core import records, schemas
 from tickerplant.core.flags import TickFlag
+from tickerplant.core.streams import ConsumedRecord
 from tickerplant.core.times import MINUTE_US, SECOND_US
 
 OPEN = at("2026-01-05T14:30")
@@ -146,12 +147,12 @@ def test_after_a_cancel_the_rest_of_its_minute_is_not_read_again_and_again() -> 
     stage = AggregationStage(1)
     for place, value in enumerate(raw):
 
-        def past(begin: int, end: int, place: int = place) -> Iterator[Arrived]:
+        def history(begin: int, end: int, place: int = place) -> Iterator[ConsumedRecord]:
             for offset in range(begin, min(end, place)):
                 read.append(offset)
-                yield Arrived(raw[offset], offset)
+                yield consumed(raw[offset], offset)
 
-        stage.step(Arrived(value, place), past)
+        stage.step(consumed(value, place), history)
     assert len(read) < 30
     bar = last(run([*raw, end()]))["1m", "A", OPEN]
     assert (bar["trades"], bar["volume"]) == (49, 49.0)

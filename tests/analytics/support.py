@@ -17,18 +17,11 @@ import pytest
 from tickerplant.analytics.indicator.declaration import Indicator
 from tickerplant.analytics.study import Study
 from tickerplant.core import records, schemas
+from tickerplant.core.streams import ConsumedRecord
 from tickerplant.core.times import MINUTE_US, timestamps
 
 DATA = Path(os.environ.get("TICKERPLANT_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 T0 = 1_700_000_000 // 60 * MINUTE_US
-
-
-class Delivery(NamedTuple):
-    topic: str
-    partition: int
-    offset: int
-    appended_at_us: int
-    value: Any
 
 
 FILES = ("msft_daily_1990_2022.csv", "spy_like_1m_2020_12.csv", "btc_perp_1m_2022_01.csv.gz")
@@ -131,11 +124,11 @@ def bars(rows: Sequence[Bar]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, schema=schemas.BARS)
 
 
-def delivery(header: records.Header, batch: pa.RecordBatch | None = None, offset: int = 0) -> Delivery:
-    return Delivery(schemas.OHLCV, 0, offset, T0, records.encode(header, batch))
+def delivery(header: records.Header, batch: pa.RecordBatch | None = None, offset: int = 0) -> ConsumedRecord:
+    return ConsumedRecord(schemas.OHLCV, 0, offset, T0, records.encode(header, batch))
 
 
-def bar_delivery(rows: Sequence[Bar], offset: int = 0, feed: str = "f") -> Delivery:
+def bar_delivery(rows: Sequence[Bar], offset: int = 0, feed: str = "f") -> ConsumedRecord:
     return delivery(records.Bars(sent_at_us=T0, feed=feed, cause=offset + 1), bars(rows), offset)
 
 

@@ -13,9 +13,10 @@ from tests.analytics.plant import Bench, Killed
 from tests.analytics.support import T0
 from tickerplant.analytics.again import Series
 from tickerplant.analytics.indicator import parse
-from tickerplant.analytics.stage import AnalyticsStage, Produced
+from tickerplant.analytics.stage import AnalyticsStage
 from tickerplant.core import faults, records, schemas
 from tickerplant.core.alerts import Rule
+from tickerplant.core.streams import Output
 from tickerplant.core.times import DAY_US, MINUTE_US
 
 INDICATORS = ["SMA(20)", "EMA(12)", "RSI(14)", "BBANDS(20,2)", "ATR(14)", "MFI(14)", "OBV", "VWAP"]
@@ -195,7 +196,7 @@ def test_killed_anywhere_the_tables_are_the_same(bench: Bench, point: str, monke
     """At each effect of a commit, and (`again`) between two series that are computed again."""
     compute_again = AnalyticsStage.compute_again
 
-    def computed(stage: AnalyticsStage, series: Series, history: pa.RecordBatch) -> Iterator[Produced]:
+    def computed(stage: AnalyticsStage, series: Series, history: pa.RecordBatch) -> Iterator[Output]:
         yield from compute_again(stage, series, history)
         faults.reach("analytics.again")
 

@@ -6,10 +6,11 @@ import threading
 import time
 from pathlib import Path
 
-from tests.analytics.support import T0, Bar, Delivery, bars
+from tests.analytics.support import T0, Bar, bars
 from tickerplant.analytics.service import Analytics
 from tickerplant.analytics.stage import AnalyticsStage
 from tickerplant.core import records, schemas
+from tickerplant.core.streams import ConsumedRecord
 from tickerplant.core.times import MINUTE_US
 from tickerplant.log.open import open_log
 from tickerplant.log.port import EventLog
@@ -32,7 +33,7 @@ def test_the_service_commits_what_the_stage_says_over_restarts(tmp_path: Path) -
                     transaction.append(schemas.OHLCV, 0, value)
             _run_until_read(Analytics(log), log)
         stage = AnalyticsStage()
-        produced = [out for value in values for out in stage.step(Delivery(schemas.OHLCV, 0, 0, T0, value))]
+        produced = [out for value in values for out in stage.step(ConsumedRecord(schemas.OHLCV, 0, 0, T0, value))]
         with log.reader([schemas.ANALYTICS]) as reader:
             found = [bytes(delivery.value) for delivery in reader.poll(timeout_s=1.0)]
         assert found == [bytes(out.value) for out in produced if out.topic == schemas.ANALYTICS]

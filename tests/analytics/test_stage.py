@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.analytics.support import T0, Bar, Delivery, Table, bar_delivery, bars, delivery
+from tests.analytics.support import T0, Bar, Table, bar_delivery, bars, delivery
 from tickerplant.analytics import compute
 from tickerplant.analytics.stage import AnalyticsStage
 from tickerplant.core import records, schemas
 from tickerplant.core.errors import SnapshotRefused
 from tickerplant.core.rules import SEED_INDICATORS
+from tickerplant.core.streams import ConsumedRecord
 from tickerplant.core.times import DAY_US, MINUTE_US
 
 SMALL = {"indicators": {"1m": ["SMA(3)", "EMA(4)", "RSI(3)", "BBANDS(4,2)"]}, "forming_indicators": ["RSI(3)"]}
@@ -87,7 +88,7 @@ def test_marks_and_ends_are_passed_on_with_their_cause_and_settings_are_not() ->
 def test_what_cannot_be_read_goes_to_the_dead_letter_and_changes_nothing(value: bytes) -> None:
     made = stage(SMALL)
     before = made.snapshot()
-    (output,) = made.step(Delivery(schemas.OHLCV, 3, 17, T0, value))
+    (output,) = made.step(ConsumedRecord(schemas.OHLCV, 3, 17, T0, value))
     assert output.topic == schemas.DEADLETTER
     (row,) = records.decode(output.value).batch.to_pylist()
     assert (row["topic"], row["partition"], row["offset"]) == (schemas.OHLCV, 3, 17)

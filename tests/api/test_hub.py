@@ -24,13 +24,13 @@ from tickerplant.api.websockets.rows import Part, Words, digest
 from tickerplant.core import records, schemas
 from tickerplant.core.flags import TickFlag
 from tickerplant.core.version import make_version
-from tickerplant.log.port import Delivery, Identity, TopicPartition
+from tickerplant.log.port import ConsumedRecord, Identity, TopicPartition
 
 RAW0, BARS0 = TopicPartition(schemas.RAW, 0), TopicPartition(schemas.OHLCV, 0)
 
 
 def part(topic: str, offset: int, header: records.Header, batch: object = None) -> Part:
-    return digest(Delivery(topic, 0, offset, T0, memoryview(records.encode(header, batch))), Words())
+    return digest(ConsumedRecord(topic, 0, offset, T0, memoryview(records.encode(header, batch))), Words())
 
 
 def tick_part(offset: int, rows: list[tuple[int, str, float]], flags: int = 0) -> Part:

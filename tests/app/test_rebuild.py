@@ -46,7 +46,7 @@ def orders(plant: Plant) -> dict[int, list[tuple[int, records.Record]]]:
     log = open_log("embedded:", data=plant.data)
     try:
         for source, (first, end) in log.offsets(RAW).items():
-            for delivery in log.stretch(source, first, end):
+            for delivery in log.read_range(source, first, end):
                 record = records.decode(bytes(delivery.value))
                 if isinstance(record.header, records.Rebuild):
                     found.setdefault(source.partition, []).append((delivery.offset, record))

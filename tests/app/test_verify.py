@@ -103,7 +103,7 @@ def opened(plant: Plant) -> Iterator[EventLog]:
 
 
 def appended_us(log: EventLog, offset: int) -> int:
-    (found,) = log.stretch(RAW_0, offset, offset + 1)
+    (found,) = log.read_range(RAW_0, offset, offset + 1)
     return found.appended_at_us
 
 
@@ -126,7 +126,7 @@ def closed_bars(plant: Plant) -> list[tuple[int, records.Record, list[int]]]:
     """(offset, record, rows that are closed) of each record of partition 0 that has closed bars."""
     found = []
     with opened(plant) as log:
-        for delivery in log.stretch(OHLCV_0, 0, log.offsets(OHLCV)[OHLCV_0][1]):
+        for delivery in log.read_range(OHLCV_0, 0, log.offsets(OHLCV)[OHLCV_0][1]):
             record = records.decode(bytes(delivery.value))
             if isinstance(record.header, records.Bars):
                 rows = [i for i, state in enumerate(record.batch["state"].to_pylist()) if state != "forming"]
@@ -160,7 +160,7 @@ def test_it_is_equal_on_kafka_too(tmp_path: Path) -> None:
         log = open_log(url)
         try:
             fill(log)
-            middle = [found.appended_at_us for found in log.stretch(RAW_0, 0, 1 << 40)][2 + 2 * DAY_RECORDS]
+            middle = [found.appended_at_us for found in log.read_range(RAW_0, 0, 1 << 40)][2 + 2 * DAY_RECORDS]
         finally:
             log.close()
         plant = Plant(tmp_path / "data")

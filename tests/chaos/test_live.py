@@ -152,7 +152,7 @@ class Live:
         for source, (_, end) in ends.items():
             known = self._read.setdefault(source, [])
             begin = known[-1][0] + 1 if known else 0
-            known += [(new.offset, decode(new.value)) for new in self.log.stretch(source, begin, end)]
+            known += [(new.offset, decode(new.value)) for new in self.log.read_range(source, begin, end)]
             found[source.partition] = [pair for pair in known if feed is None or pair[1].header.feed == feed]
         return found
 

@@ -19,7 +19,7 @@ from tickerplant.core.schemas import OHLCV, RAW, STATE_AGGREGATION, TopicSpec
 from tickerplant.core.times import DAY_US
 from tickerplant.log.embedded import EmbeddedLog
 from tickerplant.log.kafka import KafkaLog
-from tickerplant.log.port import Delivery, EventLog, Reader, TopicPartition, Writer
+from tickerplant.log.port import ConsumedRecord, EventLog, Reader, TopicPartition, Writer
 
 ROOT = Path(__file__).parents[2]
 PARTITIONS = 3
@@ -125,9 +125,9 @@ def write(writer: Writer, *values: bytes, topic: str = RAW, partition: int = 0) 
             transaction.append(topic, partition, value)
 
 
-def read(reader: Reader, count: int, **limits: int) -> list[Delivery]:
+def read(reader: Reader, count: int, **limits: int) -> list[ConsumedRecord]:
     """Poll until so many records have come; fails when they do not."""
-    taken: list[Delivery] = []
+    taken: list[ConsumedRecord] = []
     deadline = time.monotonic() + DEADLINE_S
     while len(taken) < count:
         assert time.monotonic() < deadline, f"{len(taken)} of {count} records came"
@@ -135,7 +135,7 @@ def read(reader: Reader, count: int, **limits: int) -> list[Delivery]:
     return taken
 
 
-def values(deliveries: list[Delivery]) -> list[bytes]:
+def values(deliveries: list[ConsumedRecord]) -> list[bytes]:
     return [bytes(delivery.value) for delivery in deliveries]
 
 

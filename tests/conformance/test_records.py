@@ -113,13 +113,13 @@ def test_a_stretch_of_a_partition_is_read_again(bench: Bench) -> None:
         transaction.append(RAW, 0, b"aborted")
         raise ZeroDivisionError
     taken = [delivery for delivery in read(bench.reader(), 1203) if delivery.partition == 0]
-    again = list(bench.log.stretch(at(0), taken[5].offset, taken[900].offset))
+    again = list(bench.log.read_range(at(0), taken[5].offset, taken[900].offset))
     assert again == taken[5:900]
-    assert list(bench.log.stretch(at(0), 0, 1 << 40)) == taken
-    assert list(bench.log.stretch(at(0), taken[-1].offset + 1, 1 << 40)) == []
-    assert list(bench.log.stretch(at(0), 5, 5)) == []
+    assert list(bench.log.read_range(at(0), 0, 1 << 40)) == taken
+    assert list(bench.log.read_range(at(0), taken[-1].offset + 1, 1 << 40)) == []
+    assert list(bench.log.read_range(at(0), 5, 5)) == []
     with pytest.raises(UnknownTopic):
-        list(bench.log.stretch(at(PARTITIONS), 0, 1))
+        list(bench.log.read_range(at(PARTITIONS), 0, 1))
 
 
 def test_a_position_that_is_not_in_the_log_is_an_error_until_sought_elsewhere(bench: Bench) -> None:

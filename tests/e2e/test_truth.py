@@ -187,7 +187,7 @@ def run_again(feed: Feed, plant: Plant, output: Path) -> None:
     with log.writer("copy") as writer:
         for source, (_, end) in sorted(feed.log.offsets(RAW).items()):
             with writer.transaction() as transaction:
-                for delivery in feed.log.stretch(source, 0, end):
+                for delivery in feed.log.read_range(source, 0, end):
                     transaction.append(RAW, source.partition, delivery.value)
     process = plant.start("up", "--no-sandbox", "--port", "0", output=output)
     try:

@@ -6,15 +6,37 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tickerplant.core import faults
+from tickerplant.aggregation.stage import AggregationStageFactory
+from tickerplant.analytics import stage as analytics
+from tickerplant.core import faults, records
 from tickerplant.core.errors import SnapshotRefused
-from tickerplant.core.schemas import DAY_US, TopicSpec
+from tickerplant.core.schemas import (
+    ANALYTICS,
+    DAY_US,
+    DEADLETTER,
+    OHLCV,
+    RAW,
+    STATE_AGGREGATION,
+    STATE_ANALYTICS,
+    TOPICS,
+    TopicSpec,
+)
+from tickerplant.core.streams import (
+    MAX_DEAD_PAYLOAD_BYTES,
+    ConsumedRecord,
+    History,
+    Output,
+    Stage,
+    TopicPartition,
+    dead_letter,
+)
 from tickerplant.log.embedded import EmbeddedLog
-from tickerplant.log.port import Delivery, TopicPartition
-from tickerplant.log.processor import Begun, Output, Past, Processor, Stage
+from tickerplant.log.port import MAX_RECORD_BYTES
+from tickerplant.log.processor import Bootstrap, Processor
 
 IN, OUT, STATE = "in", "out", "state"
 PARTITIONS = 2
@@ -33,9 +55,9 @@ class Summing(Stage):
     def __init__(self, snapshot: bytes | None) -> None:
         self.total = int(snapshot or b"0")
 
-    def step(self, delivery: Delivery, past: Past) -> Sequence[Output]:
-        self.total += int(bytes(delivery.value))
-        return [Output(OUT, f"{delivery.offset}:{self.total}".encode())]
+    def step(self, consumed: ConsumedRecord, history: History) -> Sequence[Output]:
+        self.total += int(bytes(consumed.value))
+        return [Output(OUT, f"{consumed.offset}:{self.total}".encode())]
 
     def snapshot(self) -> bytes:
         return str(self.total).encode()
@@ -146,9 +168,9 @@ def test_a_kill_at_any_point_changes_nothing_in_the_end(event_log: EmbeddedLog, 
 
 def test_a_step_may_look_at_the_records_before_it_and_at_none_after(event_log: EmbeddedLog) -> None:
     class Looking(Summing):
-        def step(self, delivery: Delivery, past: Past) -> Sequence[Output]:
-            super().step(delivery, past)
-            before = [int(bytes(earlier.value)) for earlier in past(delivery.offset - 2, delivery.offset + 5)]
+        def step(self, consumed: ConsumedRecord, history: History) -> Sequence[Output]:
+            super().step(consumed, history)
+            before = [int(bytes(earlier.value)) for earlier in history(consumed.offset - 2, consumed.offset + 5)]
             return [Output(OUT, str(before).encode())]
 
     class LookingFactory(Factory):
@@ -212,10 +234,10 @@ class Working(Summing):
     def snapshot(self) -> bytes:
         return f"{self.total}:{self.own}".encode()
 
-    def waits(self) -> bool:
+    def has_background_work(self) -> bool:
         return not self.own
 
-    def between(self, position: int) -> Sequence[Output] | None:
+    def run_background_work(self, position: int) -> Sequence[Output] | None:
         if self.own or self.total < 100:
             return None
         self.own = position
@@ -262,15 +284,78 @@ def test_a_stage_that_begins_elsewhere_is_snapshot_first_and_reads_on_from_there
     feed(event_log, range(20))
     asked: list[tuple[int, int, int]] = []
 
-    def beginning(source: TopicPartition, committed: int, earliest: int) -> Begun | None:
+    def bootstrap(source: TopicPartition, committed: int, earliest: int) -> Bootstrap | None:
         asked.append((source.partition, committed, earliest))
-        return None if source.partition else Begun(6, Summing(b"500"))
+        return None if source.partition else Bootstrap(6, Summing(b"500"))
 
     for _ in range(2):
         worker = processor(event_log)
-        worker.beginning = beginning
+        worker.bootstrap = bootstrap
         run_until_read(event_log, worker)
     assert asked == [(0, 0, 0), (1, 0, 0)]
     made = outputs(event_log)
     assert made[1] == expected(20)[1]
     assert made[0] == [f"{at}:{500 + sum(range(12, 2 * at + 1, 2))}".encode() for at in range(6, 10)]
+
+
+class PureAnalytics:
+    """Makes the stages of analytics without a store."""
+
+    format = analytics.FORMAT
+
+    def __call__(self, partition: int, snapshot: bytes | None) -> Stage:
+        return analytics.AnalyticsStage(snapshot)
+
+
+GARBAGE_BYTES = (MAX_DEAD_PAYLOAD_BYTES, MAX_DEAD_PAYLOAD_BYTES + 1, MAX_RECORD_BYTES - 1, MAX_RECORD_BYTES)
+SERVICES = {
+    "aggregation": (RAW, STATE_AGGREGATION, lambda: AggregationStageFactory(1)),
+    "analytics": (OHLCV, STATE_ANALYTICS, PureAnalytics),
+}
+
+
+def dead_letters_of(tmp_path: Path, name: str, bad: bytes) -> tuple[dict[str, Any], int]:
+    """Return the dead letter that a service writes for `bad`, and the number of its outputs for the mark after it."""
+    topic, state, factory = SERVICES[name]
+    log = EmbeddedLog(tmp_path / "log.sqlite")
+    log.create_topics(TOPICS, 1)
+    mark = records.encode(records.Mark(sent_at_us=1, feed="f", watermark_us=1))
+    with log.writer("feed") as writer, writer.transaction() as transaction:
+        for value in (bad, mark):
+            transaction.append(topic, 0, value)
+    worker = Processor(log, name, [topic], state, factory(), poll_records=1)
+    stop = threading.Event()
+    worker.on_batch = lambda _: None if log.lag(name, [topic])[TopicPartition(topic, 0)] else stop.set()
+    worker.run(stop, poll_s=0.05)
+    (dead,) = log.read_range(TopicPartition(DEADLETTER, 0), 0, 10)
+    passed_on = log.offsets({RAW: OHLCV, OHLCV: ANALYTICS}[topic])
+    (row,) = records.decode(dead.value).batch.to_pylist()
+    log.close()
+    return row, sum(end for _, end in passed_on.values())
+
+
+@pytest.mark.parametrize("name", SERVICES)
+@pytest.mark.parametrize("size", GARBAGE_BYTES)
+def test_an_unreadable_record_of_any_size_becomes_a_dead_letter_that_fits(tmp_path: Path, name: str, size: int) -> None:
+    bad = b"garbage" + bytes(size - len(b"garbage"))
+    row, passed_on = dead_letters_of(tmp_path, name, bad)
+    assert (row["topic"], row["partition"], row["offset"]) == (SERVICES[name][0], 0, 0)
+    assert row["payload"] == bad[: 8 << 20]
+    assert (f"(the first {8 << 20} of {size} bytes are kept)" in row["reason"]) is (size > 8 << 20)
+    assert passed_on == 1, "the service went on with the record after it"
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_reason_that_quotes_a_huge_value_is_cut(tmp_path: Path, name: str) -> None:
+    bad = records.encode(records.Settings(sent_at_us=1, values={"nothing_" + "x" * (20 << 20): 1}))
+    row, passed_on = dead_letters_of(tmp_path, name, bad)
+    assert "nothing_xxx" in row["reason"]
+    assert 4_000 < len(row["reason"]) < 4_200
+    assert passed_on == 1
+
+
+def test_a_short_reason_and_payload_are_kept_whole() -> None:
+    (row,) = records.decode(
+        dead_letter(ConsumedRecord(RAW, 3, 7, 0, b"abc"), "why", 5, cause=9).value
+    ).batch.to_pylist()
+    assert row == {"topic": RAW, "partition": 3, "offset": 7, "reason": "why", "payload": b"abc"}

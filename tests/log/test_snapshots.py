@@ -12,10 +12,10 @@ import pytest
 
 from tickerplant.core import faults
 from tickerplant.core.schemas import DAY_US, TopicSpec
+from tickerplant.core.streams import ConsumedRecord, History, Output, Stage, TopicPartition
 from tickerplant.log import snapshots
 from tickerplant.log.embedded import EmbeddedLog
-from tickerplant.log.port import Delivery, TopicPartition
-from tickerplant.log.processor import Output, Past, Processor, Stage
+from tickerplant.log.processor import Processor
 from tickerplant.log.snapshots import HELD_RETENTIONS, Keeper
 
 IN, OUT, STATE = "in", "out", "state"
@@ -31,12 +31,12 @@ class Sessions(Stage):
         self.total, self.session, self.first = (int(part) for part in (snapshot or b"0 -1 0").split())
         self.back = back
 
-    def step(self, delivery: Delivery, past: Past) -> Sequence[Output]:
-        number = int(bytes(delivery.value))
+    def step(self, consumed: ConsumedRecord, history: History) -> Sequence[Output]:
+        number = int(bytes(consumed.value))
         self.total += number
         if number // 100 > self.session:
-            self.session, self.first = number // 100, delivery.offset
-        return [Output(OUT, f"{delivery.offset}:{self.total}".encode())]
+            self.session, self.first = number // 100, consumed.offset
+        return [Output(OUT, f"{consumed.offset}:{self.total}".encode())]
 
     def snapshot(self) -> bytes:
         return f"{self.total} {self.session} {self.first}".encode()
@@ -100,7 +100,7 @@ def keeper(log: EmbeddedLog) -> Keeper:
 
 
 def appended_us(log: EmbeddedLog, offset: int) -> int:
-    (found,) = log.stretch(SOURCE, offset, offset + 1)
+    (found,) = log.read_range(SOURCE, offset, offset + 1)
     return found.appended_at_us
 
 

@@ -11,7 +11,7 @@ from tickerplant.core.symbols import partition_of
 from tickerplant.log.port import EventLog
 from tickerplant.market_data import cursors
 from tickerplant.market_data.control import ensure_settings, request_rebuild
-from tickerplant.market_data.feed import FeedWriter
+from tickerplant.market_data.feed import DeadRow, FeedWriter
 
 SYMBOLS = ["AAPL", "MSFT", "GOOG", "EUR/USD", "BTC/USD"]
 
@@ -127,6 +127,20 @@ def test_what_cannot_be_is_a_dead_letter_and_moves_no_watermark(tmp_path: Path) 
         assert {(row["topic"], row["offset"]) for row in dead} == {("vendor", -1)}
         assert feed.cursor.watermark_us <= clock.us
         assert feed.cursor.dead == 3
+
+
+def test_dead_rows_of_any_size_fit_into_the_log(tmp_path: Path) -> None:
+    mib = 1 << 20
+    with embedded(tmp_path) as log, live(log, Clock(OPEN_US)) as feed:
+        payloads = [b"a" * 40 * mib, *(b"b" * 5 * mib for _ in range(8)), b"c"]
+        feed.dead([DeadRow(f"row {number}", payload) for number, payload in enumerate(payloads)])
+        feed.commit()
+        dead = rows(log, records.Dead, schemas.DEADLETTER)
+    assert [row["reason"] for row in dead] == [
+        f"row 0 (the first {8 * mib} of {40 * mib} bytes are kept)",
+        *(f"row {number}" for number in range(1, 10)),
+    ]
+    assert [len(row["payload"]) for row in dead] == [8 * mib, *[5 * mib] * 8, 1]
 
 
 def test_a_repeat_is_the_same_symbol_trade_id_and_kind(tmp_path: Path) -> None:

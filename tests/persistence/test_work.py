@@ -11,7 +11,7 @@ from tests.core.samples import samples
 from tests.store.rows import OPEN_US, bars, ticks, values
 from tickerplant.core import records, schemas
 from tickerplant.core.version import make_version
-from tickerplant.log.port import Delivery, TopicPartition
+from tickerplant.log.port import ConsumedRecord, TopicPartition
 from tickerplant.persistence.work import OFFSET, Gathering, Move, Work
 
 SECOND_US = 1_000_000
@@ -20,18 +20,20 @@ VALUES = TopicPartition(schemas.ANALYTICS, 3)
 RAW = TopicPartition(schemas.RAW, 3)
 
 
-def record(source: TopicPartition, offset: int, header: records.Header, table: pa.Table | None = None) -> Delivery:
+def record(
+    source: TopicPartition, offset: int, header: records.Header, table: pa.Table | None = None
+) -> ConsumedRecord:
     batch = None if table is None else table.combine_chunks().to_batches()[0]
-    return Delivery(source.topic, source.partition, offset, 0, bytes(records.encode(header, batch)))
+    return ConsumedRecord(source.topic, source.partition, offset, 0, bytes(records.encode(header, batch)))
 
 
-def bar(offset: int, *rows: dict[str, Any]) -> Delivery:
+def bar(offset: int, *rows: dict[str, Any]) -> ConsumedRecord:
     """A record of bars, each with the offset as version unless it says another."""
     table = bars(*({"version": offset, **row} for row in rows))
     return record(OHLCV, offset, records.Bars(sent_at_us=OPEN_US, cause=offset), table)
 
 
-def value(offset: int, *rows: dict[str, Any], names: Sequence[str] = ("sma_20",)) -> Delivery:
+def value(offset: int, *rows: dict[str, Any], names: Sequence[str] = ("sma_20",)) -> ConsumedRecord:
     table = values(*({"version": offset, **row} for row in rows), names=names)
     return record(VALUES, offset, records.Values(sent_at_us=OPEN_US, cause=offset), table)
 
@@ -218,7 +220,7 @@ def test_the_cause_of_raw_is_its_own_place_and_of_others_what_they_say() -> None
 
 def test_an_unreadable_record_moves_the_position_and_is_counted() -> None:
     one = gathering()
-    one.take(Delivery(OHLCV.topic, OHLCV.partition, 0, 0, b"nonsense"))
+    one.take(ConsumedRecord(OHLCV.topic, OHLCV.partition, 0, 0, b"nonsense"))
     work = one.hand_over(0)
     assert work is not None
     assert (work.unreadable, work.rows, work.move.position) == (1, 0, 1)
@@ -240,8 +242,8 @@ def test_every_kind_of_record_can_come_by_every_topic(name: str) -> None:
     value = bytes(records.encode(sample.header, sample.batch))
     for topic in (schemas.RAW, schemas.OHLCV, schemas.ANALYTICS, schemas.STATUS, schemas.DEADLETTER):
         one = Gathering(TopicPartition(topic, 0), 1, 1)
-        one.take(Delivery(topic, 0, 0, 0, value))
-        one.take(Delivery(topic, 0, 1, 0, value))
+        one.take(ConsumedRecord(topic, 0, 0, 0, value))
+        one.take(ConsumedRecord(topic, 0, 1, 0, value))
         work = one.hand_over(0, last=True)
         assert work is not None
         assert work.move.position == 2

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from tickerplant.aggregation import arbitration, closing, forming, memory
 from tickerplant.aggregation.finished import AUCTION, CANCEL, CORRECTION, DOWN, LATE, SOURCE, TICKS
 from tickerplant.aggregation.grouping import TickColumns, group_ticks
-from tickerplant.aggregation.recount import UNDOES, Past, auction_sessions, no_past, recount
+from tickerplant.aggregation.recount import UNDOES, auction_sessions, recount
 from tickerplant.aggregation.rows import DAYS, FIVES, FROM_TICKS, INTERVALS, MINUTES, Rows, keys_of, take
 from tickerplant.aggregation.state import State
 from tickerplant.aggregation.watermark import Feed
@@ -33,6 +33,7 @@ from tickerplant.core.interval import M5
 from tickerplant.core.rules import Rules
 from tickerplant.core.schemas import STALE_FEED_US
 from tickerplant.core.sessions import NO_SESSION
+from tickerplant.core.streams import EMPTY_HISTORY, History
 from tickerplant.core.times import DAY_US, FOREVER_US, MINUTE_US, NEVER_US, SECOND_US, BoolArray, Int64Array
 
 _MAX_OVER: Final = 1440  # interval-over records of one step: a feed whose watermark jumps a day says one day of them
@@ -142,9 +143,15 @@ class BarAggregator:
         self._outcome.states.append(StateRow(name, "up", from_us))
 
     def ticks(
-        self, name: str, ticks: TickColumns, watermark_us: int, offset: int, version: int, past: Past = no_past
+        self,
+        name: str,
+        ticks: TickColumns,
+        watermark_us: int,
+        offset: int,
+        version: int,
+        history: History = EMPTY_HISTORY,
     ) -> None:
-        """Prints of a feed, in the order of their arrival, and its watermark after them; `past` for what is undone."""
+        """Add prints of a feed in order of arrival, then advance its watermark. Corrections read `history`."""
         state, feed = self.state, self._known(name, watermark_us)
         state.refresh()
         reason = LATE
@@ -156,7 +163,7 @@ class BarAggregator:
             feed.sources |= {least} if least == most else set(np.unique(ticks.source).tolist())
             touched = self._touches_undone(feed, ticks)
             if touched is not None:
-                reason = self._recount(feed, ticks.where(touched), offset, version, past)
+                reason = self._recount(feed, ticks.where(touched), offset, version, history)
                 ticks = ticks.where(~touched)
         if len(ticks):
             if int(np.bitwise_or.reduce(ticks.flags)) & TickFlag.CLOSING_AUCTION:
@@ -285,13 +292,13 @@ class BarAggregator:
         touched: BoolArray = np.isin(keys, again)
         return touched if touched.any() else None
 
-    def _recount(self, feed: Feed, ticks: TickColumns, offset: int, version: int, past: Past) -> int:
+    def _recount(self, feed: Feed, ticks: TickColumns, offset: int, version: int, history: History) -> int:
         """Count the minutes of these prints again, and put the bars in their place; return why they changed."""
         state = self.state
         ticks = self._remembered(feed, ticks)
         if not len(ticks):
             return LATE
-        again = recount(state, feed, ticks, offset, version, past)
+        again = recount(state, feed, ticks, offset, version, history)
         if again.unknown:
             self.unsupported(feed.name, "cancel or correction of a print that has not come", again.unknown)
         if again.lost:

@@ -12,10 +12,10 @@ import pyarrow as pa
 from tickerplant.aggregation.bar_aggregator import BarAggregator
 from tickerplant.aggregation.columns import check, read_ticks, read_vendor_bars
 from tickerplant.aggregation.finished import REASONS
-from tickerplant.aggregation.recount import Arrived, Past, no_past
 from tickerplant.core import records
 from tickerplant.core.errors import UnreadableRecord
 from tickerplant.core.rules import rules_from
+from tickerplant.core.streams import EMPTY_HISTORY, ConsumedRecord, History
 from tickerplant.core.times import FOREVER_US, NEVER_US
 from tickerplant.core.version import make_version
 
@@ -30,7 +30,7 @@ class Intake:
 
     def __init__(self, engine: BarAggregator, generation: int, *, only: npt.NDArray[np.int32] | None = None) -> None:
         self._engine, self._generation, self._only = engine, generation, only
-        self._handlers: dict[type[records.Header], Callable[[Any, pa.RecordBatch, int, Past], None]] = {
+        self._handlers: dict[type[records.Header], Callable[[Any, pa.RecordBatch, int, History], None]] = {
             records.Start: self._start,
             records.Ticks: self._ticks,
             records.VendorBars: self._vendor_bars,
@@ -45,7 +45,7 @@ class Intake:
             records.AlertRule: self._nothing,
         }
 
-    def take(self, arrived: Arrived, past: Past = no_past) -> records.Record:
+    def take(self, arrived: ConsumedRecord, history: History = EMPTY_HISTORY) -> records.Record:
         """Give one record to the engine and return it.
 
         Raises UnreadableRecord or ConfigError, with the engine as it was, for a record that cannot be taken.
@@ -55,7 +55,7 @@ class Intake:
         if handler is None:
             raise UnreadableRecord(f"{type(record.header).__name__} does not belong into {arrived.topic}")
         check(record.batch)
-        handler(record.header, record.batch, arrived.offset, past)
+        handler(record.header, record.batch, arrived.offset, history)
         return record
 
     def version(self, offset: int) -> int:
@@ -66,7 +66,7 @@ class Intake:
         self._engine.begin(header.feed, header.sent_at_us)
         return self._engine
 
-    def _start(self, header: records.Start, batch: pa.RecordBatch, offset: int, past: Past) -> None:
+    def _start(self, header: records.Start, batch: pa.RecordBatch, offset: int, history: History) -> None:
         engine = self._begin(header)
         symbols = engine.state.symbols.codes(batch.column(0), header.feed)
         engine.state.refresh()
@@ -74,7 +74,7 @@ class Intake:
             header.feed, _time(header.from_us), symbols, hole=header.hole, live=header.live, whole=header.whole
         )
 
-    def _ticks(self, header: records.Ticks, batch: pa.RecordBatch, offset: int, past: Past) -> None:
+    def _ticks(self, header: records.Ticks, batch: pa.RecordBatch, offset: int, history: History) -> None:
         state = self._engine.state
         ticks, unsound = read_ticks(batch, state.symbols, state.sources, header.feed)
         engine = self._begin(header)
@@ -82,9 +82,9 @@ class Intake:
             ticks = ticks.where(np.isin(ticks.symbol, self._only))
         if unsound:
             engine.unsupported(header.feed, "price or size is no number", unsound)
-        engine.ticks(header.feed, ticks, _time(header.watermark_us), offset, self.version(offset), past)
+        engine.ticks(header.feed, ticks, _time(header.watermark_us), offset, self.version(offset), history)
 
-    def _vendor_bars(self, header: records.VendorBars, batch: pa.RecordBatch, offset: int, past: Past) -> None:
+    def _vendor_bars(self, header: records.VendorBars, batch: pa.RecordBatch, offset: int, history: History) -> None:
         state = self._engine.state
         rows, intervals, usable = read_vendor_bars(batch, state.symbols, state.sources, header.feed)
         engine = self._begin(header)
@@ -104,20 +104,20 @@ class Intake:
             return reasons.code(text)
         return len(REASONS)
 
-    def _mark(self, header: records.Mark, batch: pa.RecordBatch, offset: int, past: Past) -> None:
+    def _mark(self, header: records.Mark, batch: pa.RecordBatch, offset: int, history: History) -> None:
         self._begin(header).mark(header.feed, _time(header.watermark_us))
 
-    def _down(self, header: records.Down, batch: pa.RecordBatch, offset: int, past: Past) -> None:
+    def _down(self, header: records.Down, batch: pa.RecordBatch, offset: int, history: History) -> None:
         self._begin(header).down(header.feed, _time(header.since_us), header.reason)
 
-    def _end(self, header: records.End, batch: pa.RecordBatch, offset: int, past: Past) -> None:
+    def _end(self, header: records.End, batch: pa.RecordBatch, offset: int, history: History) -> None:
         self._begin(header).end(header.feed, whole=header.whole)
 
-    def _settings(self, header: records.Settings, batch: pa.RecordBatch, offset: int, past: Past) -> None:
+    def _settings(self, header: records.Settings, batch: pa.RecordBatch, offset: int, history: History) -> None:
         self._engine.settings(rules_from(header.values))
         self._engine.begin("", header.sent_at_us)
 
-    def _nothing(self, header: records.Header, batch: pa.RecordBatch, offset: int, past: Past) -> None:
+    def _nothing(self, header: records.Header, batch: pa.RecordBatch, offset: int, history: History) -> None:
         self._engine.begin("", header.sent_at_us)
 
 

@@ -21,13 +21,13 @@ from tickerplant.aggregation.bar_aggregator import BarAggregator, StateRow
 from tickerplant.aggregation.columns import FIRST_US, LAST_US
 from tickerplant.aggregation.finished import REBUILD
 from tickerplant.aggregation.intake import Intake
-from tickerplant.aggregation.recount import Arrived, Past
 from tickerplant.aggregation.rows import DAYS, FROM_VENDOR, INTERVALS, Rows, join, take
 from tickerplant.aggregation.state import State
 from tickerplant.core import records
 from tickerplant.core.errors import ConfigError, UnreadableRecord
 from tickerplant.core.interval import M5
 from tickerplant.core.sessions import NO_SESSION, Calendar
+from tickerplant.core.streams import ConsumedRecord, History
 from tickerplant.core.times import DAY_US, HOUR_US, BoolArray
 
 FEED = "rebuild"
@@ -36,7 +36,7 @@ FEED = "rebuild"
 _MARGIN_US = HOUR_US  # clocks of senders differ by seconds
 
 
-def rebuild(engine: BarAggregator, generation: int, record: records.Record, offset: int, past: Past) -> None:
+def rebuild(engine: BarAggregator, generation: int, record: records.Record, offset: int, history: History) -> None:
     """Run the stretch of a `Rebuild` record again and put the outcome into the engine; `finish` publishes it.
 
     Where raw no longer reaches back to before the stretch, nothing is changed and `market.status` says so.
@@ -51,12 +51,12 @@ def rebuild(engine: BarAggregator, generation: int, record: records.Record, offs
     from_us, to_us = _widened(state, symbols, max(header.from_us, FIRST_US), min(header.to_us, LAST_US))
     begin_us = from_us
     first = state.offset_before(begin_us - _MARGIN_US)
-    raw = _checked(past(first, offset), first, begin_us - _MARGIN_US)
+    raw = _checked(history(first, offset), first, begin_us - _MARGIN_US)
     if raw is None:
         reason = "raw does not reach back to before the stretch: nothing is changed"
         engine.say(StateRow(FEED, "unsupported", header.from_us, reason, len(symbols)))
         return
-    fresh, closed = _run_again(state, generation, symbols, raw, past)
+    fresh, closed = _run_again(state, generation, symbols, raw, history)
     state.next_feed = max(state.next_feed, fresh.next_feed)
     inside = _Stretch(state, from_us, to_us, header)
     for interval in range(len(INTERVALS)):
@@ -85,7 +85,7 @@ def _widened(state: State, symbols: npt.NDArray[np.int32], from_us: int, to_us: 
     return begin, end
 
 
-def _checked(raw: Iterable[Arrived], first: int, before_us: int) -> Iterable[Arrived] | None:
+def _checked(raw: Iterable[ConsumedRecord], first: int, before_us: int) -> Iterable[ConsumedRecord] | None:
     """Return the records, or None if they do not begin where they must: at `first`, or with one sent before a time."""
     records_ = iter(raw)
     head = next(records_, None)
@@ -98,7 +98,7 @@ def _checked(raw: Iterable[Arrived], first: int, before_us: int) -> Iterable[Arr
         except UnreadableRecord:
             return None
 
-    def everything() -> Iterator[Arrived]:
+    def everything() -> Iterator[ConsumedRecord]:
         yield head
         yield from records_
 
@@ -106,7 +106,7 @@ def _checked(raw: Iterable[Arrived], first: int, before_us: int) -> Iterable[Arr
 
 
 def _run_again(
-    state: State, generation: int, symbols: npt.NDArray[np.int32], raw: Iterable[Arrived], past: Past
+    state: State, generation: int, symbols: npt.NDArray[np.int32], raw: Iterable[ConsumedRecord], history: History
 ) -> tuple[State, list[list[Rows]]]:
     """Return the state after the new run, and by interval all that it closed, in order."""
     fresh = state.beginning()
@@ -115,8 +115,8 @@ def _run_again(
     closed: list[list[Rows]] = [[] for _ in INTERVALS]
     for arrived in raw:
 
-        def before(begin: int, end: int, limit: int = arrived.offset) -> Iterator[Arrived]:
-            return past(begin, min(end, limit))
+        def before(begin: int, end: int, limit: int = arrived.offset) -> Iterator[ConsumedRecord]:
+            return history(begin, min(end, limit))
 
         try:
             intake.take(arrived, before)

@@ -11,9 +11,8 @@ counts, and replaces price and size alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -30,46 +29,10 @@ from tickerplant.core import records
 from tickerplant.core.errors import UnreadableRecord
 from tickerplant.core.flags import TickFlag
 from tickerplant.core.sessions import NO_SESSION
+from tickerplant.core.streams import History
 from tickerplant.core.times import MINUTE_US, BoolArray, Int64Array
 
 UNDOES = TickFlag.CANCEL | TickFlag.CORRECTION
-
-
-class Arrived(Protocol):
-    """A raw record with its place, as the log delivers it."""
-
-    @property
-    def topic(self) -> str:
-        """The topic that it came from."""
-        ...
-
-    @property
-    def partition(self) -> int:
-        """The partition that it stands in."""
-        ...
-
-    @property
-    def offset(self) -> int:
-        """Its offset there."""
-        ...
-
-    @property
-    def value(self) -> Any:
-        """Its bytes."""
-        ...
-
-
-class Past(Protocol):
-    """The raw partition before the record of a step."""
-
-    def __call__(self, begin: int, end: int) -> Iterator[Arrived]:
-        """Yield the records of `[begin, end)` that the log still has, in order, none from the step's own on."""
-        ...
-
-
-def no_past(begin: int, end: int) -> Iterator[Arrived]:
-    """Be the past of whoever has none."""
-    return iter(())
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +68,7 @@ class _Prints:
         return TickColumns(**columns, ids=ids), np.concatenate(self.offsets)
 
 
-def recount(state: State, feed: Feed, ticks: TickColumns, offset: int, version: int, past: Past) -> Recount:
+def recount(state: State, feed: Feed, ticks: TickColumns, offset: int, version: int, history: History) -> Recount:
     """Count again the minutes of a feed that some prints of the record at `offset` touch: `ticks`, all of them.
 
     Nothing is changed but `feed.undone`, which notes what names a print that has not come.
@@ -116,14 +79,14 @@ def recount(state: State, feed: Feed, ticks: TickColumns, offset: int, version: 
     there = _rows_there(state, feed, affected)
     spans = [*_spans(there), *((begin, offset) for begin in since[since >= 0].tolist())]
     prints = _Prints()
-    _read(prints, state, feed, spans, past, lambda found: np.isin(_keys(found), affected))
+    _read(prints, state, feed, spans, history, lambda found: np.isin(_keys(found), affected))
     prints.add(ticks, offset)
     every, offsets = prints.joined()
     kept, unknown = _undo(every, offsets == offset)
     result, lost = _counted(every, offsets, kept, _keys, there)
     _stamp(result, feed, offset, version)
     feed.undone.note(_keys(every)[unknown], every.time[unknown], offset)
-    auctions = _auctions(state, feed, ticks, every, offset, version, past)
+    auctions = _auctions(state, feed, ticks, every, offset, version, history)
     return Recount(result, _reasons(result, ticks, keys), auctions, int(np.count_nonzero(unknown)), lost)
 
 
@@ -147,13 +110,13 @@ def _spans(rows: Rows) -> Iterable[tuple[int, int]]:
 
 
 def _read(
-    prints: _Prints, state: State, feed: Feed, spans: Sequence[tuple[int, int]], past: Past,
+    prints: _Prints, state: State, feed: Feed, spans: Sequence[tuple[int, int]], history: History,
     wanted: Callable[[TickColumns], BoolArray],
 ) -> None:  # fmt: skip
     """Add what the feed said in these stretches and is wanted."""
     read_to = -1
     for begin, end in sorted(spans):
-        for arrived in past(max(begin, read_to), end) if end > read_to else ():
+        for arrived in history(max(begin, read_to), end) if end > read_to else ():
             try:
                 record = records.decode(arrived.value)
                 if not isinstance(record.header, records.Ticks) or record.header.feed != feed.name:
@@ -246,7 +209,7 @@ def _reasons(rows: Rows, ticks: TickColumns, keys: Int64Array) -> npt.NDArray[np
 
 
 def _auctions(
-    state: State, feed: Feed, ticks: TickColumns, every: TickColumns, offset: int, version: int, past: Past
+    state: State, feed: Feed, ticks: TickColumns, every: TickColumns, offset: int, version: int, history: History
 ) -> Rows:
     """Return the closing auctions' rows of the sessions whose prints the record touches, counted again."""
     sessions = auction_sessions(state, every)
@@ -263,7 +226,7 @@ def _auctions(
     noted = feed.undone.offsets[np.isin((feed.undone.keys & 0xFFFFFFFF).astype(np.int32), symbols)]
     spans = [*_spans(there), *([(int(noted.min()), offset)] if len(noted) else [])]
     prints = _Prints()
-    _read(prints, state, feed, spans, past, wanted)
+    _read(prints, state, feed, spans, history, wanted)
     prints.add(ticks.where(wanted(ticks)), offset)
     again, offsets = prints.joined()
     kept, _ = _undo(again, offsets == offset)

@@ -6,10 +6,9 @@ hears. Every output names the version of the raw record that caused it, and carr
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
-import pyarrow as pa
 
 from tickerplant.aggregation import snapshot
 from tickerplant.aggregation.bar_aggregator import BarAggregator, Outcome
@@ -17,23 +16,16 @@ from tickerplant.aggregation.columns import FIRST_US, LAST_US
 from tickerplant.aggregation.intake import Intake
 from tickerplant.aggregation.publish import bars_of, coverage_of, differences_of
 from tickerplant.aggregation.rebuild import rebuild
-from tickerplant.aggregation.recount import Arrived, Past, no_past
 from tickerplant.aggregation.rows import INTERVALS
 from tickerplant.core import records, schemas
 from tickerplant.core.errors import ConfigError, UnreadableRecord
+from tickerplant.core.streams import EMPTY_HISTORY, ConsumedRecord, History, Output, Stage, StageFactory, dead_letter
 from tickerplant.core.times import from_us
 
 FORMAT: Final = snapshot.FORMAT
 
 
-class Produced(NamedTuple):
-    """A record to append to a topic, in the partition of its cause."""
-
-    topic: str
-    value: Any
-
-
-class AggregationStage:
+class AggregationStage(Stage):
     """The state of one partition; `step` never raises for what a record says: that goes to the dead letter."""
 
     def __init__(self, generation: int, kept: bytes | None = None) -> None:
@@ -41,17 +33,17 @@ class AggregationStage:
         self._engine = BarAggregator(None if kept is None else snapshot.restore(kept))
         self._intake = Intake(self._engine, generation)
 
-    def step(self, delivery: Arrived, past: Past = no_past) -> list[Produced]:
-        """Take one raw record and return what it causes; `past` yields what the partition has before it."""
+    def step(self, consumed: ConsumedRecord, history: History = EMPTY_HISTORY) -> list[Output]:
+        """Apply one raw record and return the records that it causes."""
         try:
-            record = self._intake.take(delivery, past)
+            record = self._intake.take(consumed, history)
             if isinstance(record.header, records.Rebuild):
-                rebuild(self._engine, self._generation, record, delivery.offset, past)
+                rebuild(self._engine, self._generation, record, consumed.offset, history)
         except (UnreadableRecord, ConfigError) as error:
-            said = {"sent_at_us": self._engine.state.last_sent_us, "cause": self._intake.version(delivery.offset)}
-            return [_dead(delivery, str(error), said)]
-        self._engine.state.note_hour(delivery.offset)
-        return self._publish(record, self._engine.finish(), self._intake.version(delivery.offset))
+            sent_at_us, version = self._engine.state.last_sent_us, self._intake.version(consumed.offset)
+            return [dead_letter(consumed, str(error), sent_at_us, cause=version)]
+        self._engine.state.note_hour(consumed.offset)
+        return self._publish(record, self._engine.finish(), self._intake.version(consumed.offset))
 
     def snapshot(self) -> bytes:
         """Return the whole state."""
@@ -66,17 +58,17 @@ class AggregationStage:
         sent = self._engine.state.last_sent_us
         return from_us(sent).date().isoformat() if FIRST_US <= sent <= LAST_US else None
 
-    def _publish(self, record: records.Record, outcome: Outcome, version: int) -> list[Produced]:
+    def _publish(self, record: records.Record, outcome: Outcome, version: int) -> list[Output]:
         header, state = record.header, self._engine.state
         said: dict[str, Any] = {"feed": header.feed, "sent_at_us": header.sent_at_us, "cause": version}
         result = [
-            Produced(schemas.OHLCV, records.encode(records.Bars(**said), batch))
+            Output(schemas.OHLCV, records.encode(records.Bars(**said), batch))
             for batch in bars_of(state, outcome, version, header.sent_at_us)
         ]
         passed = _passed_on(header, said)
         if passed is not None:
             batch = record.batch if isinstance(passed, records.Splits) else None
-            result.append(Produced(schemas.OHLCV, records.encode(passed, batch)))
+            result.append(Output(schemas.OHLCV, records.encode(passed, batch)))
         for over in outcome.over:
             said["feed"] = over.feed
             emitted = int(np.count_nonzero(over.emitted))
@@ -89,18 +81,31 @@ class AggregationStage:
                 emitted=emitted,
                 whole=over.whole,
             )
-            result.append(Produced(schemas.STATUS, records.encode(told, coverage_of(state, over))))
+            result.append(Output(schemas.STATUS, records.encode(told, coverage_of(state, over))))
         differences = differences_of(state, outcome)
         if differences is not None:
             said["feed"] = header.feed
-            result.append(Produced(schemas.STATUS, records.encode(records.Differences(**said), differences)))
+            result.append(Output(schemas.STATUS, records.encode(records.Differences(**said), differences)))
         for row in outcome.states:
             said["feed"] = row.feed
             feed_state = records.FeedState(
                 **said, state=row.state, since_us=row.since_us, reason=row.reason, count=row.count
             )
-            result.append(Produced(schemas.STATUS, records.encode(feed_state)))
+            result.append(Output(schemas.STATUS, records.encode(feed_state)))
         return result
+
+
+class AggregationStageFactory(StageFactory):
+    """Makes the stages of a log of one generation."""
+
+    format: int = FORMAT
+
+    def __init__(self, generation: int) -> None:
+        self._generation = generation
+
+    def __call__(self, partition: int, snapshot: bytes | None) -> AggregationStage:
+        """Return the stage restored from `snapshot`, or a new one for None."""
+        return AggregationStage(self._generation, snapshot)
 
 
 def _passed_on(header: records.Header, said: dict[str, Any]) -> records.Header | None:
@@ -116,20 +121,3 @@ def _passed_on(header: records.Header, said: dict[str, Any]) -> records.Header |
         case records.AlertRule():
             return records.AlertRule(**said, rule=header.rule, removed=header.removed)
     return None
-
-
-def _dead(delivery: Arrived, reason: str, said: dict[str, Any]) -> Produced:
-    value = bytes(memoryview(delivery.value))
-    batch = pa.RecordBatch.from_pylist(
-        [
-            {
-                "topic": delivery.topic,
-                "partition": delivery.partition,
-                "offset": delivery.offset,
-                "reason": reason,
-                "payload": value,
-            }
-        ],
-        schema=schemas.DEAD,
-    )
-    return Produced(schemas.DEADLETTER, records.encode(records.Dead(**said), batch))

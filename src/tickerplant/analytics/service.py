@@ -3,9 +3,10 @@
 The store is read in two places, each time rows and positions in one REPEATABLE READ, and what comes of it commits with
 a snapshot, so that no restart depends on what the store says then:
 
-- a partition that has no snapshot begins with the whole stored history of its series (`_Beginning`);
+- a partition that has no snapshot begins with the whole stored history of its series (`_BootstrapFactory`);
 - what is marked to be computed again is, series by series between batches, once the store is far enough
-  (`_Stage.between`). What the log has between the store's position and the state's is laid over the stored bars.
+  (`_Stage.run_background_work`). What the log has between the store's position and the state's is laid over the stored
+  bars.
 
 Without a store, or while it is out of reach, analytics works on and marks stay.
 """
@@ -35,11 +36,12 @@ from tickerplant.analytics.stored import Look, StoredBars, behind, laid_over
 from tickerplant.core import schemas
 from tickerplant.core.errors import ConfigError, StoreError, StoreMismatch
 from tickerplant.core.rules import Rules, rules_from
+from tickerplant.core.streams import ConsumedRecord, History, Output, Stage, TopicPartition
 from tickerplant.core.symbols import partition_of
 from tickerplant.core.times import FOREVER_US
 from tickerplant.log import processor
-from tickerplant.log.port import Delivery, EventLog, TopicPartition
-from tickerplant.log.processor import SNAPSHOT_RECORDS, Begun, Output, Past, Processor, Stage
+from tickerplant.log.port import EventLog
+from tickerplant.log.processor import SNAPSHOT_RECORDS, Bootstrap, Processor
 
 if TYPE_CHECKING:
     from tickerplant.store.pool import Look as StoreLook
@@ -56,8 +58,8 @@ LOOK_S: Final = 0.1
 STORE_LOOK_S: Final = 1.0
 """How often the store is asked whether it is far enough, and whether it is back."""
 PATIENCE_S: Final = 30.0
-"""How long a beginning waits for a store that does not answer; one that has none in the end begins with what the log
-still has, and is computed again when there is one."""
+"""How long a bootstrap waits for a store that does not answer. After that the partition starts with the retained
+records, and is computed again once the store answers."""
 SAY_S: Final = 5.0
 
 log = structlog.get_logger(__name__)
@@ -84,15 +86,15 @@ class Stopped(Exception):
 
 
 class _Stage(Stage):
-    """The pure stage as the processor wants it: its outputs are the log's; and what it needs of the store."""
+    """The pure stage, with the IO around it: reading stored bars as background work."""
 
     def __init__(self, pure: AnalyticsStage, plant: _Plant, partition: int) -> None:
         self._pure, self._plant, self._partition = pure, plant, partition
         self._stored = plant.stored(partition)
         self._next_look_s = 0.0
 
-    def step(self, delivery: Delivery, past: Past) -> Sequence[Output]:
-        outputs = [Output(*produced) for produced in self._pure.step(delivery)]
+    def step(self, consumed: ConsumedRecord, history: History) -> Sequence[Output]:
+        outputs = self._pure.step(consumed, history)
         if marks := self._pure.again.marks:  # before the step is committed, so that whoever sees that sees these
             self._plant.note_pending(self._partition, len(marks))
         return outputs
@@ -103,10 +105,10 @@ class _Stage(Stage):
     def keep_label(self) -> str | None:
         return self._pure.keep_label()
 
-    def waits(self) -> bool:
+    def has_background_work(self) -> bool:
         return self._stored is not None and (self._pure.cold or bool(self._pure.again.marks))
 
-    def between(self, position: int) -> Sequence[Output] | None:
+    def run_background_work(self, position: int) -> Sequence[Output] | None:
         pure, plant = self._pure, self._plant
         plant.note(self._partition, len(pure.again.marks), lacks=pure.cold and self._stored is None)
         if time.monotonic() < self._next_look_s or not (pure.cold or pure.due(position)):
@@ -138,7 +140,7 @@ class _Stage(Stage):
         if not chosen:
             return None
         source = TopicPartition(schemas.OHLCV, self._partition)
-        later = behind((one.value for one in plant.log.stretch(source, look.position, position)), chosen)
+        later = behind((one.value for one in plant.log.read_range(source, look.position, position)), chosen)
         outputs: list[Output] = []
         bars = 0
         for series in chosen:
@@ -149,7 +151,7 @@ class _Stage(Stage):
                     raise
                 break  # what has been computed must be said
             bars += history.num_rows
-            outputs += [Output(*produced) for produced in pure.compute_again(series, history)]
+            outputs += pure.compute_again(series, history)
             plant.counts.computed_again += 1
             if bars >= PIECE_BARS:
                 break
@@ -216,7 +218,7 @@ class _Factory:
         return _Stage(AnalyticsStage(snapshot), self._plant, partition)
 
 
-class _Beginning:
+class _BootstrapFactory:
     """Makes the stage of a partition without a snapshot from stored history.
 
     The state is that of the store's position. Reading begins where the group is, or with the first record that the log
@@ -226,7 +228,7 @@ class _Beginning:
     def __init__(self, plant: _Plant) -> None:
         self._plant = plant
 
-    def __call__(self, source: TopicPartition, committed: int, earliest: int) -> Begun | None:
+    def __call__(self, source: TopicPartition, committed: int, earliest: int) -> Bootstrap | None:
         plant = self._plant
         stored = plant.stored(source.partition)
         if stored is None:
@@ -236,7 +238,7 @@ class _Beginning:
         while True:
             try:
                 with stored.look() as look:
-                    return self._begun(look, source, position, earliest)
+                    return self._bootstrap(look, source, position, earliest)
             except StoreError as error:
                 log.warning(
                     "waiting for the store, to begin with its bars", partition=source.partition, error=str(error)
@@ -244,11 +246,11 @@ class _Beginning:
                 if time.monotonic() > deadline or isinstance(error, StoreMismatch):
                     pure = AnalyticsStage()
                     pure.begin(plant.rules(), 0, cold=True)  # the rules are the log's
-                    return Begun(earliest, _Stage(pure, plant, source.partition))
+                    return Bootstrap(earliest, _Stage(pure, plant, source.partition))
                 if plant.stop.wait(STORE_LOOK_S):
                     raise Stopped from error
 
-    def _begun(self, look: Look, source: TopicPartition, position: int, earliest: int) -> Begun | None:
+    def _bootstrap(self, look: Look, source: TopicPartition, position: int, earliest: int) -> Bootstrap | None:
         plant, counts = self._plant, self._plant.counts
         stored = look.series()
         if not stored:
@@ -282,7 +284,7 @@ class _Beginning:
         if look.position < earliest:
             log.error("the log has lost records that the store lacks", partition=source.partition,
                       store_position=look.position, log_begins=earliest)  # fmt: skip
-        return Begun(max(min(position, look.position), earliest), _Stage(pure, plant, source.partition))
+        return Bootstrap(max(min(position, look.position), earliest), _Stage(pure, plant, source.partition))
 
 
 def _read_ahead(look: Look, wanted: Sequence[Series]) -> Generator[tuple[Series, pa.RecordBatch], None, None]:
@@ -425,7 +427,7 @@ class Analytics:
             instance=instance,
             snapshot_records=snapshot_records,
             on_batch=metrics,
-            beginning=_Beginning(self._plant),
+            bootstrap=_BootstrapFactory(self._plant),
             counts=self.counts,
         )
 

@@ -15,7 +15,7 @@ through for what they changed, and that is published, as it is in the state, onc
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final
 
 import pyarrow as pa
 
@@ -28,51 +28,15 @@ from tickerplant.analytics.splits import Split, splits_of
 from tickerplant.core import records, schemas
 from tickerplant.core.errors import BadInput, ConfigError, UnreadableRecord
 from tickerplant.core.rules import Rules, rules_from
+from tickerplant.core.streams import EMPTY_HISTORY, ConsumedRecord, History, Output, Stage, dead_letter
 from tickerplant.core.times import FOREVER_US, NEVER_US, iso
 
 FORMAT: Final = snapshot.FORMAT
 _FIRST_US: Final = 0
 _LAST_US: Final = 9_000_000_000_000_000  # in 2255
-_MAX_DEAD_BYTES: Final = 8 * 1024 * 1024  # of a record that cannot be read: well below what the log takes in one
 
 
-class Arrived(Protocol):
-    """A record with its place, as the log delivers it."""
-
-    @property
-    def topic(self) -> str:
-        """The topic that it came from."""
-        ...
-
-    @property
-    def partition(self) -> int:
-        """The partition that it stands in."""
-        ...
-
-    @property
-    def offset(self) -> int:
-        """Its offset there."""
-        ...
-
-    @property
-    def appended_at_us(self) -> int:
-        """When the log took it."""
-        ...
-
-    @property
-    def value(self) -> Any:
-        """Its bytes."""
-        ...
-
-
-class Produced(NamedTuple):
-    """A record to append to a topic, in the partition of its cause."""
-
-    topic: str
-    value: Any
-
-
-class AnalyticsStage:
+class AnalyticsStage(Stage):
     """The state of one partition; `step` never raises for what a record says: that goes to the dead letter."""
 
     def __init__(self, kept: bytes | None = None) -> None:
@@ -101,17 +65,17 @@ class AnalyticsStage:
         """Know these splits of the store; of those whose session has begun by `clock_us` the series are not marked."""
         self.engine.splits.say(splits, clock_us)
 
-    def step(self, delivery: Arrived) -> list[Produced]:
-        """Take one record and return what it causes."""
+    def step(self, consumed: ConsumedRecord, history: History = EMPTY_HISTORY) -> list[Output]:
+        """Apply one record and return the records that it causes."""
         state = self._state
         try:
-            record = records.decode(delivery.value)
+            record = records.decode(consumed.value)
             state.clock_us = max(state.clock_us, record.header.sent_at_us)
             state.cause = max(state.cause, record.header.cause)
-            self._mark_all(self.engine.splits.due(state.clock_us), delivery.offset)
-            return self._take(record, delivery.offset)
+            self._mark_all(self.engine.splits.due(state.clock_us), consumed.offset)
+            return self._take(record, consumed.offset)
         except (UnreadableRecord, ConfigError, BadInput) as error:
-            return [_dead(delivery, str(error))]
+            return [dead_letter(consumed, str(error), consumed.appended_at_us)]  # its own time is unreadable
 
     def snapshot(self) -> bytes:
         """Return the whole state."""
@@ -145,7 +109,7 @@ class AnalyticsStage:
             return []
         return self.again.due(self._state.clock_us)
 
-    def compute_again(self, series: Series, bars: pa.RecordBatch) -> Iterator[Produced]:
+    def compute_again(self, series: Series, bars: pa.RecordBatch) -> Iterator[Output]:
         """Make a series' state from its whole history (`Engine.again`) and yield the values that are due, as records.
 
         To be used up: the state is whole only then.
@@ -160,21 +124,21 @@ class AnalyticsStage:
             for chunk in made.chunks:
                 chunk.versions[:] = state.cause
             for values in batches([made], self.engine.known):
-                yield Produced(schemas.ANALYTICS, records.encode(said, values))
+                yield Output(schemas.ANALYTICS, records.encode(said, values))
 
     def keep_label(self) -> str | None:
         """Return the UTC day of the log's clock; None before the first record, and for times that nobody lives in."""
         clock_us = self._state.clock_us
         return iso(clock_us)[:10] if _FIRST_US <= clock_us <= _LAST_US else None
 
-    def _take(self, record: records.Record, offset: int) -> list[Produced]:
+    def _take(self, record: records.Record, offset: int) -> list[Output]:
         header = record.header
         if isinstance(header, records.Bars):
             return self._bars(header, record.batch, offset)
         if isinstance(header, (records.Mark, records.End)):
             if isinstance(header, records.End):
                 self.again.ended(header.feed)
-            return [Produced(schemas.ANALYTICS, records.encode(header))]
+            return [Output(schemas.ANALYTICS, records.encode(header))]
         if isinstance(header, records.Settings):
             self._settings(rules_from(header.values), offset)
         elif isinstance(header, records.AlertRule):
@@ -185,18 +149,18 @@ class AnalyticsStage:
             raise UnreadableRecord(f"a {type(header).__name__} record has no place among bars")
         return []
 
-    def _bars(self, header: records.Bars, batch: pa.RecordBatch, offset: int) -> list[Produced]:
+    def _bars(self, header: records.Bars, batch: pa.RecordBatch, offset: int) -> list[Output]:
         known = offset < self._state.known_to
         made = self.engine.skim(batch) if known else self.engine.bars(batch)
         position = self._state.known_to if known else offset + 1
         said: dict[str, Any] = {"sent_at_us": header.sent_at_us, "feed": header.feed, "cause": header.cause}
         result = [
-            Produced(schemas.ANALYTICS, records.encode(records.Values(**said), values))
+            Output(schemas.ANALYTICS, records.encode(records.Values(**said), values))
             for values in batches(made, self.engine.known)
         ]
         fired = self.alerts.bars(batch, header.feed)
         if fired:
-            result.append(Produced(schemas.ALERTS, records.encode(records.Alerts(**said), batch_of(fired))))
+            result.append(Output(schemas.ALERTS, records.encode(records.Alerts(**said), batch_of(fired))))
         missed = [*self.engine.take_missed(), *self.alerts.watch.take_missed()]
         self.again.missed(missed, position, header.feed, self._state.clock_us)
         return result
@@ -227,19 +191,3 @@ class AnalyticsStage:
             self.alerts.split(symbol, self.engine)
             for interval in dict.fromkeys([*self.engine.panes, *self.alerts.watch.panes]):
                 self.again.mark(Series(interval, symbol), NEVER_US, offset + 1)
-
-
-def _dead(delivery: Arrived, reason: str) -> Produced:
-    """Return the dead letter. An unreadable record says no time of its own, so the log's time for it is taken."""
-    payload = memoryview(delivery.value).cast("B")
-    if len(payload) > _MAX_DEAD_BYTES:
-        reason += f" (the first {_MAX_DEAD_BYTES} of {len(payload)} bytes are kept)"
-    row = {
-        "topic": [delivery.topic],
-        "partition": [delivery.partition],
-        "offset": [delivery.offset],
-        "reason": [reason],
-        "payload": [bytes(payload[:_MAX_DEAD_BYTES])],
-    }
-    header = records.Dead(sent_at_us=delivery.appended_at_us)
-    return Produced(schemas.DEADLETTER, records.encode(header, pa.RecordBatch.from_pydict(row, schema=schemas.DEAD)))

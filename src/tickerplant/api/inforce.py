@@ -25,7 +25,7 @@ def market_now(log: EventLog) -> int:
     """
     appended_us, sent_us = 0, 0
     for source, (first, end) in log.offsets(RAW).items():
-        for delivery in log.stretch(source, max(first, end - _LOOKED_AT), end):
+        for delivery in log.read_range(source, max(first, end - _LOOKED_AT), end):
             try:
                 header = header_of(delivery.value)
             except UnreadableRecord:

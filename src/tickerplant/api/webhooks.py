@@ -34,7 +34,7 @@ from tickerplant.core import faults, records
 from tickerplant.core.errors import Fenced, LogError, StoreError, UnreadableRecord
 from tickerplant.core.schemas import ALERTS
 from tickerplant.core.times import iso, times_of
-from tickerplant.log.port import Delivery, EventLog, Reader
+from tickerplant.log.port import ConsumedRecord, EventLog, Reader
 from tickerplant.store.pool import Store
 from tickerplant.store.repositories.alerts import DELIVERED, FAILED, Outbox, Post
 
@@ -258,7 +258,7 @@ def backoff_s(attempts: int) -> float:
     return min(MAX_BACKOFF_S, 2.0 ** min(attempts - 1, 20)) * random.uniform(0.5, 1.0)
 
 
-def alerts_of(delivery: Delivery) -> list[tuple[str, str, str]]:
+def alerts_of(delivery: ConsumedRecord) -> list[tuple[str, str, str]]:
     """Return (alert_id, rule_id, body) of each alert of a record; none of one that cannot be read."""
     try:
         record = records.decode(delivery.value)

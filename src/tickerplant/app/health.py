@@ -143,7 +143,7 @@ def _feed_states(event_log: EventLog) -> dict[str, FeedState]:
     """Return each feed's newest state on `market.status`."""
     newest: dict[str, FeedState] = {}
     for source, (first, end) in event_log.offsets(STATUS).items():
-        for delivery in event_log.stretch(source, max(first, end - STATUS_TAIL), end):
+        for delivery in event_log.read_range(source, max(first, end - STATUS_TAIL), end):
             try:
                 header = header_of(delivery.value)
             except UnreadableRecord:

@@ -14,7 +14,7 @@ from tickerplant.core import records
 from tickerplant.core.errors import UnreadableRecord
 from tickerplant.core.schemas import DEADLETTER, RAW
 from tickerplant.core.version import make_version, split_version
-from tickerplant.log.port import Delivery, EventLog, TopicPartition
+from tickerplant.log.port import ConsumedRecord, EventLog, TopicPartition
 from tickerplant.log.snapshots import first_from
 
 NOTHING: Final = 1 << 62
@@ -43,12 +43,12 @@ class Logged:
 
     def __init__(self, event_log: EventLog, source: TopicPartition, generation: int, begin: int) -> None:
         self._log, self._source, self._generation = event_log, source, generation
-        first, self._end = event_log.offsets(source.topic, undecided=True)[source]
+        first, self._end = event_log.offsets(source.topic, read_uncommitted=True)[source]
         self.compared = 0
         self.since = begin if first == 0 or source.topic == DEADLETTER else self._whole_since(first, begin)
         self._next = first if source.topic == DEADLETTER else self._search(first)
-        self._records = event_log.stretch(source, self._next, self._end)
-        self._waiting: Delivery | None = None
+        self._records = event_log.read_range(source, self._next, self._end)
+        self._waiting: ConsumedRecord | None = None
         while (found := self._peek()) is not None and self._version(found) < self.since:
             self._waiting = None
 
@@ -71,7 +71,7 @@ class Logged:
             return None
         return self._explain(version, found, None)
 
-    def _explain(self, version: int, found: Delivery | None, value: Any) -> Difference:
+    def _explain(self, version: int, found: ConsumedRecord | None, value: Any) -> Difference:
         topic, offset = self._source.topic, split_version(version)[1]
         there = None if found is None else self._version(found)
         if found is None or (there is not None and there > version):
@@ -84,7 +84,7 @@ class Logged:
         sentence, cells = cells_of(found.value, value)
         return Difference("differs", topic, offset, found.offset, sentence, cells)
 
-    def _peek(self, *, patient: bool = False) -> Delivery | None:
+    def _peek(self, *, patient: bool = False) -> ConsumedRecord | None:
         """Return the next record of aggregation, or None at the end; `patient` waits for what may not be readable yet.
 
         On Kafka an end lies behind a marker that no reader meets, so only what must be there is waited for.
@@ -99,14 +99,14 @@ class Logged:
             if not patient or self._next >= self._end or time.monotonic() > deadline:
                 return None
             time.sleep(0.1)
-            self._records = self._log.stretch(self._source, self._next, self._end)
+            self._records = self._log.read_range(self._source, self._next, self._end)
         return self._waiting
 
-    def _belongs(self, delivery: Delivery) -> bool:
+    def _belongs(self, delivery: ConsumedRecord) -> bool:
         """Whether aggregation made it: feeds and analytics write dead letters too."""
         return self._source.topic != DEADLETTER or _dead_offset(delivery.value, self._source.partition) is not None
 
-    def _version(self, delivery: Delivery) -> int:
+    def _version(self, delivery: ConsumedRecord) -> int:
         """Return the version of the raw record that caused it; 0 for what cannot be read."""
         if self._source.topic == DEADLETTER:
             return make_version(self._generation, _dead_offset(delivery.value, self._source.partition) or 0)

@@ -419,7 +419,7 @@ def progress(log: EventLog, positions: StorePositions) -> Progress:
         group: {(tp.topic, tp.partition): position for tp, position in log.committed(group).items()}
         for group in ("aggregation", "analytics")
     }
-    return Progress(positions.applied(), committed, _ends(log, undecided=True))
+    return Progress(positions.applied(), committed, _ends(log, read_uncommitted=True))
 
 
 def bars(
@@ -447,11 +447,11 @@ def bars(
     return with_store(dsn, read)
 
 
-def _ends(log: EventLog, *, undecided: bool = False) -> dict[tuple[str, int], int]:
+def _ends(log: EventLog, *, read_uncommitted: bool = False) -> dict[tuple[str, int], int]:
     return {
         (tp.topic, tp.partition): end
         for topic in (RAW, OHLCV, ANALYTICS, ALERTS)
-        for tp, (_, end) in log.offsets(topic, undecided=undecided).items()
+        for tp, (_, end) in log.offsets(topic, read_uncommitted=read_uncommitted).items()
     }
 
 

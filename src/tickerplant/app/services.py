@@ -14,8 +14,8 @@ from tickerplant.app.settings import Settings
 if TYPE_CHECKING:
     from tickerplant.app.metrics import ServiceCounts
     from tickerplant.app.plant import Plant
+    from tickerplant.core.streams import StageFactory
     from tickerplant.log.port import EventLog
-    from tickerplant.log.processor import StageFactory
     from tickerplant.market_data.backfill import Order, Progress
     from tickerplant.market_data.sandbox import SandboxPlace
 
@@ -140,6 +140,6 @@ async def run_api(settings: Settings, log: EventLog, dsn: str, stop: asyncio.Eve
 
 def aggregation_stages(log: EventLog) -> StageFactory:
     """Return what makes the stages that aggregation runs on this log."""
-    from tickerplant.aggregation.service import stages
+    from tickerplant.aggregation.stage import AggregationStageFactory
 
-    return stages(log.identity().generation)
+    return AggregationStageFactory(log.identity().generation)

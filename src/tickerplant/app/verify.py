@@ -22,11 +22,11 @@ from tickerplant.app.logged import NOTHING, Difference, Logged
 from tickerplant.core import records
 from tickerplant.core.errors import BadInput, TickerplantError
 from tickerplant.core.schemas import DEADLETTER, FORMING, OHLCV, RAW, STATE_AGGREGATION, STATUS
+from tickerplant.core.streams import History, Stage, StageFactory
 from tickerplant.core.times import iso
 from tickerplant.core.version import make_version, split_version
 from tickerplant.log import snapshots
-from tickerplant.log.port import Delivery, EventLog, TopicPartition
-from tickerplant.log.processor import Past, Stage, StageFactory
+from tickerplant.log.port import ConsumedRecord, EventLog, TopicPartition
 from tickerplant.log.snapshots import Kept, first_from
 
 GROUP: Final = "aggregation"
@@ -194,7 +194,7 @@ class _Run:
         chosen, found = self._plan, self.found
         stage = self._stage()
         to_us = _ALL if self._asked.to_us is None else self._asked.to_us
-        for done, delivery in enumerate(self._log.stretch(chosen.source, chosen.position, chosen.end), 1):
+        for done, delivery in enumerate(self._log.read_range(chosen.source, chosen.position, chosen.end), 1):
             if delivery.appended_at_us >= to_us:
                 break
             if not self._check_states(stage, delivery.offset):
@@ -222,8 +222,8 @@ class _Run:
             self._partition, snapshots.check(snapshot, GROUP, self._partition, self._factory.format).state
         )
 
-    def _step(self, stage: Stage, delivery: Delivery) -> None:
-        produced = stage.step(delivery, self._past(delivery.offset))
+    def _step(self, stage: Stage, delivery: ConsumedRecord) -> None:
+        produced = stage.step(delivery, self._history(delivery.offset))
         if delivery.appended_at_us < (self._asked.from_us or -_ALL):
             return
         version = make_version(self._generation, delivery.offset)
@@ -251,13 +251,13 @@ class _Run:
                 since = "" if logged.since == NOTHING else f" before raw offset {split_version(logged.since)[1]}"
                 self.found.notes.append(f"retention has taken what {topic} had{since}: not compared")
 
-    def _past(self, offset: int) -> Past:
+    def _history(self, offset: int) -> History:
         source = self._plan.source
 
-        def read(begin: int, end: int) -> Iterator[Delivery]:
+        def read(begin: int, end: int) -> Iterator[ConsumedRecord]:
             if begin < self._log.offsets(RAW)[source][0]:
                 self._short = offset
-            return self._log.stretch(source, begin, min(end, offset))
+            return self._log.read_range(source, begin, min(end, offset))
 
         return read
 

@@ -11,11 +11,11 @@ Offsets grow and never repeat, but need not be dense: Kafka spends some on trans
 offset of the next record to read.
 
     with log.writer("aggregation-0") as writer, log.reader([RAW], group="aggregation") as reader:
-        deliveries = reader.poll(timeout_s=1.0)
+        consumed = reader.poll(timeout_s=1.0)
         with writer.transaction() as transaction:
             transaction.append(OHLCV, 0, encode(...))
             transaction.put_state(STATE_AGGREGATION, 0, "snapshot", blob)
-            transaction.send_positions(reader, {TopicPartition(RAW, 0): deliveries[-1].offset + 1})
+            transaction.send_positions(reader, {TopicPartition(RAW, 0): consumed[-1].offset + 1})
         # leaving the block commits; an exception aborts, and leaves nothing
 """
 
@@ -24,38 +24,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, Protocol, TypeAlias
+from typing import Final, Protocol
 
 from tickerplant.core.schemas import TopicSpec
-
-Payload: TypeAlias = Any
-"""Anything with the buffer protocol: bytes, a memoryview, an Arrow buffer."""
+from tickerplant.core.streams import ConsumedRecord as ConsumedRecord
+from tickerplant.core.streams import Payload as Payload
+from tickerplant.core.streams import TopicPartition as TopicPartition
 
 MAX_RECORD_BYTES: Final = 32 * 1024 * 1024
 """The largest record that any adapter takes; a snapshot may be larger, adapters cut it."""
-
-
-class TopicPartition(NamedTuple):
-    """One partition of one topic."""
-
-    topic: str
-    partition: int
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """A record as a reader gets it. `value` is read-only memory, valid for as long as it is referenced."""
-
-    topic: str
-    partition: int
-    offset: int
-    appended_at_us: int
-    value: Payload
-
-    @property
-    def source(self) -> TopicPartition:
-        """The partition that it stands in."""
-        return TopicPartition(self.topic, self.partition)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +81,9 @@ class Assignee(Protocol):
 class Reader(Protocol):
     """Reads partitions in order, as a member of a group or, with no group, all partitions for itself."""
 
-    def poll(self, *, timeout_s: float, max_records: int = 256, max_bytes: int = 8 * 1024 * 1024) -> list[Delivery]:
+    def poll(
+        self, *, timeout_s: float, max_records: int = 256, max_bytes: int = 8 * 1024 * 1024
+    ) -> list[ConsumedRecord]:
         """Return what has been committed to the log, in order within each partition; wait for the first record.
 
         Returns [] after `timeout_s`. Returns at once when anything is there, and never more than the limits (but one
@@ -215,11 +194,11 @@ class EventLog(Protocol):
         """
         ...
 
-    def stretch(self, source: TopicPartition, begin: int, end: int) -> Iterator[Delivery]:
-        """Yield what one partition has in `[begin, end)`, in order: committed records that retention has left.
+    def read_range(self, source: TopicPartition, begin: int, end: int) -> Iterator[ConsumedRecord]:
+        """Yield the committed, retained records of one partition in `[begin, end)`, in order.
 
-        For looking again at what has been read; it waits for nothing to come, and holds back no retention. Memory is
-        bounded however long the stretch. Raises LogUnavailable.
+        For reading again what has been read: it waits for no new record and holds back no retention. Memory is bounded
+        however long the range. Raises LogUnavailable.
         """
         ...
 
@@ -235,11 +214,11 @@ class EventLog(Protocol):
         """Return the keys that have a value, sorted."""
         ...
 
-    def offsets(self, topic: str, *, undecided: bool = False) -> dict[TopicPartition, tuple[int, int]]:
+    def offsets(self, topic: str, *, read_uncommitted: bool = False) -> dict[TopicPartition, tuple[int, int]]:
         """Return (earliest, end) of each partition: the oldest offset still there and the first not yet committed.
 
-        `undecided`: the end is that of all that has been appended, by open transactions too. What a transaction has
-        appended may be committed a little after its positions are, as others see it.
+        `read_uncommitted`: the end includes records of open transactions. Other readers may see a transaction's records
+        a little after its positions.
         """
         ...
 

@@ -1,15 +1,16 @@
 """The loop of the stateful services: one record is one step, and each step's effects happen exactly once.
 
-A *stage* is the pure state of one input partition: a record goes in, output records come out. The processor owns all IO
-around it. Its effects, in this order, in `_commit`; each is safe to repeat, because none is visible before Step 4:
+A *stage* (`core/streams.py`) is the pure state of one input partition: a record goes in, output records come out. The
+processor owns all IO around it. Its effects, in this order, in `_commit`; each is safe to repeat, because none is
+visible before Step 4:
 
 1. append the outputs of the steps since the last commit,
 2. put a snapshot of each partition that is due, taken of the very state being committed,
 3. send the input positions,
 4. commit the log's transaction.
 
-Between two batches a stage may have work of its own (`Stage.between`): what it makes then is no function of the input,
-so its outputs and a snapshot of the state they left commit in one transaction, and no restart does it again.
+Between two batches a stage may have work of its own (`Stage.run_background_work`). Its outputs are no function of the
+input, so they commit in one transaction with a snapshot of the state after them, and no restart repeats the work.
 
 Restart: newest snapshot, run on to the committed positions and discard what comes out, go on. After any failed
 transaction the state in memory is ahead of the log, so it is thrown away and the same way taken.
@@ -27,14 +28,12 @@ import structlog
 
 from tickerplant.core import faults
 from tickerplant.core.errors import Fenced, LogUnavailable
+from tickerplant.core.streams import ConsumedRecord, History, Output, Stage, StageFactory, TopicPartition
 from tickerplant.log import snapshots
 from tickerplant.log.port import (
     Assignee,
-    Delivery,
     EventLog,
-    Payload,
     Reader,
-    TopicPartition,
     Transaction,
     Writer,
 )
@@ -48,91 +47,26 @@ REST_AT_MOST_S: Final = 0.05
 transaction: each costs as much as some records.
 """
 WAITING_POLL_S: Final = 0.05
-"""How long a poll waits at most while a stage waits to work between records."""
+"""Maximum duration of a poll while a stage has background work."""
 _MAX_OUTPUT_BYTES: Final = 16 * 1024 * 1024  # outputs held in memory before a commit is made between two polls' records
 
 log = structlog.get_logger(__name__)
 
 
-class Output(NamedTuple):
-    """One record to append, to the same partition number as its cause."""
-
-    topic: str
-    value: Payload
-
-
-class Past(Protocol):
-    """The input partition before the record of a step, as a value that a stage may look into."""
-
-    def __call__(self, begin: int, end: int) -> Iterator[Delivery]:
-        """Yield the records of `[begin, end)` that the log still has, in order, and none from the step's own on."""
-        ...
-
-
-class Stage(Protocol):
-    """The pure state of one partition: no IO, no clock."""
-
-    def step(self, delivery: Delivery, past: Past) -> Sequence[Output]:
-        """Take one record and return what it causes. Never raises for what the record says: that is a dead letter.
-
-        What a stage does not remember it reads again through `past`: seldom, for it costs milliseconds. The log before
-        a record never changes, so the step remains a function of what it is given.
-        """
-        ...
-
-    def snapshot(self) -> bytes:
-        """Return the whole state, from which the stage's factory makes an equal one."""
-        ...
-
-    def keep_label(self) -> str | None:
-        """Return the name of the session that the state is in, once snapshots should be kept by session; or None."""
-        ...
-
-    def oldest_offset(self) -> int | None:
-        """Return the smallest input offset that this state, or one that comes of it, may look at through `past`.
-
-        So it never goes back. None, as it is unless a stage says otherwise: nothing that lies before the state. The log
-        is kept from there on, within the bounds of `snapshots`.
-        """
-        return None
-
-    def waits(self) -> bool:
-        """Return whether `between` may have something to do soon: then it is asked often."""
-        return False
-
-    def between(self, position: int) -> Sequence[Output] | None:
-        """Do a piece of work that no record is the cause of, and return its outputs; None where there is none to do.
-
-        It may do IO, and should take a fraction of a second. `position` is that of the next record of the input. Is not
-        asked while the state is still running up to the committed positions.
-        """
-        return None
-
-
-class StageFactory(Protocol):
-    """Makes the stage of a partition, new (`snapshot` None) or as it was. `format` is the number of its snapshots."""
-
-    format: int
-
-    def __call__(self, partition: int, snapshot: bytes | None) -> Stage:
-        """Return the stage, new or as the snapshot has it. Raises SnapshotRefused for bytes it cannot take."""
-        ...
-
-
-class Begun(NamedTuple):
-    """A stage whose state is not that of no records: how far it should read from, and the stage."""
+class Bootstrap(NamedTuple):
+    """A stage that starts with a state of its own, and the position to read on from."""
 
     position: int
     stage: Stage
 
 
-class Beginning(Protocol):
-    """Makes the stage of a partition that has no snapshot from something else than its input's first record."""
+class BootstrapFactory(Protocol):
+    """Makes the first stage of a partition without a snapshot, from a source other than its input."""
 
-    def __call__(self, source: TopicPartition, committed: int, earliest: int) -> Begun | None:
-        """Return the stage and where it reads on, which is snapshot first of all; None: begin at the beginning.
+    def __call__(self, source: TopicPartition, committed: int, earliest: int) -> Bootstrap | None:
+        """Return the stage and its position; the processor snapshots it first. None: start with the earliest record.
 
-        `committed` is the group's position, 0 for none; `earliest` the first offset that the log still has.
+        `committed` is the group's position, 0 for none; `earliest` is the first retained offset.
         """
         ...
 
@@ -160,7 +94,7 @@ class _Partition:
     kept: str
     records_since_snapshot: int = 0
     touched: bool = False
-    begun: bool = False
+    bootstrapped: bool = False
 
 
 @dataclass(slots=True)
@@ -178,7 +112,7 @@ class Processor:
     poll_records: int = 256
     """Records taken in one poll, and so at most in one transaction."""
     on_batch: Callable[[Counts], None] | None = None
-    beginning: Beginning | None = None
+    bootstrap: BootstrapFactory | None = None
     """Asked for the stage of a partition without a snapshot; for a processor of one topic."""
     counts: Counts = field(default_factory=Counts)
     _stages: dict[int, _Partition] = field(default_factory=dict)
@@ -208,43 +142,43 @@ class Processor:
             self.event_log.reader(self.topics, group=self.name, member=member, assignee=_Assigned(self)) as reader,
         ):
             while not stop.is_set():
-                waits = any(owned.stage.waits() for owned in self._stages.values())
-                deliveries = reader.poll(
-                    timeout_s=min(poll_s, WAITING_POLL_S) if waits else poll_s, max_records=self.poll_records
+                polls_often = any(owned.stage.has_background_work() for owned in self._stages.values())
+                consumed = reader.poll(
+                    timeout_s=min(poll_s, WAITING_POLL_S) if polls_often else poll_s, max_records=self.poll_records
                 )
                 began = time.monotonic()
                 try:
-                    self._between(writer, reader)
-                    if deliveries:
-                        self._take(deliveries, writer, reader)
+                    self._run_background_work(writer, reader)
+                    if consumed:
+                        self._take(consumed, writer, reader)
                 except Fenced:
                     if reader.assignment():
                         raise
                     self._stages.clear()
-                if deliveries and len(deliveries) < FEW_RECORDS:
+                if consumed and len(consumed) < FEW_RECORDS:
                     stop.wait(min(REST_AT_MOST_S, REST * (time.monotonic() - began)))
             if self._stages:
                 self._commit(writer, reader, [], snapshot_all=True)
 
-    def _take(self, deliveries: Sequence[Delivery], writer: Writer, reader: Reader) -> None:
+    def _take(self, consumed: Sequence[ConsumedRecord], writer: Writer, reader: Reader) -> None:
         outputs: list[tuple[int, Output]] = []
         size = 0
-        for delivery in deliveries:
-            owned = self._stages.get(delivery.partition)
+        for record in consumed:
+            owned = self._stages.get(record.partition)
             if owned is None:
                 continue
-            source = delivery.source
-            produced = owned.stage.step(delivery, self._past(source, delivery.offset))
-            owned.positions[source] = delivery.offset + 1
+            source = record.source
+            produced = owned.stage.step(record, self._history(source, record.offset))
+            owned.positions[source] = record.offset + 1
             owned.records_since_snapshot += 1
             self.counts.records += 1
-            if delivery.offset < owned.committed.get(source, 0):
+            if record.offset < owned.committed.get(source, 0):
                 self.counts.discarded_records += 1
                 self.counts.discarded_outputs += len(produced)
                 continue
             owned.touched = True
             for output in produced:
-                outputs.append((delivery.partition, output))
+                outputs.append((record.partition, output))
                 size += len(output.value)
             if size > _MAX_OUTPUT_BYTES:
                 self._commit(writer, reader, outputs)
@@ -254,23 +188,26 @@ class Processor:
         if self.on_batch is not None:
             self.on_batch(self.counts)
 
-    def _between(self, writer: Writer, reader: Reader) -> None:
-        """Let each stage do a piece of its own work, and commit it with a snapshot; a stage just begun has one too."""
+    def _run_background_work(self, writer: Writer, reader: Reader) -> None:
+        """Run one piece of background work of each stage and commit it with a snapshot.
+
+        A stage that was just bootstrapped is committed with a snapshot too.
+        """
         for partition, owned in list(self._stages.items()):
             if _behind(owned):
                 continue
             topic = TopicPartition(self.topics[0], partition)
-            made = owned.stage.between(owned.positions[topic]) if topic in owned.positions else None
-            if made is not None or owned.begun:
+            made = owned.stage.run_background_work(owned.positions[topic]) if topic in owned.positions else None
+            if made is not None or owned.bootstrapped:
                 outputs = [(partition, output) for output in made or ()]
-                owned.begun = False
+                owned.bootstrapped = False
                 self._commit(writer, reader, outputs, snapshot=partition)
                 if self.on_batch is not None:
                     self.on_batch(self.counts)
 
-    def _past(self, source: TopicPartition, offset: int) -> Past:
-        def read(begin: int, end: int) -> Iterator[Delivery]:
-            return self.event_log.stretch(source, begin, min(end, offset))
+    def _history(self, source: TopicPartition, offset: int) -> History:
+        def read(begin: int, end: int) -> Iterator[ConsumedRecord]:
+            return self.event_log.read_range(source, begin, min(end, offset))
 
         return read
 
@@ -370,12 +307,12 @@ class Processor:
         return _Partition(self.factory(partition, newest.state), positions, here, newest.kept)
 
     def _begin(self, partition: int, committed: dict[TopicPartition, int]) -> _Partition:
-        if self.beginning is not None:
+        if self.bootstrap is not None:
             source = TopicPartition(self.topics[0], partition)
             earliest, _ = self.event_log.offsets(source.topic)[source]
-            begun = self.beginning(source, committed.get(source, 0), earliest)
-            if begun is not None:
-                return _Partition(begun.stage, {source: begun.position}, committed, "", begun=True)
+            first = self.bootstrap(source, committed.get(source, 0), earliest)
+            if first is not None:
+                return _Partition(first.stage, {source: first.position}, committed, "", bootstrapped=True)
         return _Partition(self.factory(partition, None), {}, committed, "")
 
 

@@ -17,7 +17,7 @@ import msgspec
 import structlog
 
 from tickerplant.core.errors import Fenced, SnapshotRefused
-from tickerplant.log.port import Delivery, EventLog, TopicPartition
+from tickerplant.log.port import ConsumedRecord, EventLog, TopicPartition
 
 SNAPSHOT_KEY: Final = "snapshot"
 KEPT_PREFIX: Final = "kept/"
@@ -103,13 +103,13 @@ def kept_in(
     return sorted(found, key=lambda kept: (kept.position, kept.label))
 
 
-def first_from(event_log: EventLog, source: TopicPartition, offset: int, end: int) -> Delivery | None:
+def first_from(event_log: EventLog, source: TopicPartition, offset: int, end: int) -> ConsumedRecord | None:
     """Return the first record of a partition in `[offset, end)`, or None. Reads little where offsets are dense."""
     for reach in (1, _SPARSE):
-        found = next(iter(event_log.stretch(source, offset, min(offset + reach, end))), None)
+        found = next(iter(event_log.read_range(source, offset, min(offset + reach, end))), None)
         if found is not None:
             return found
-    return next(iter(event_log.stretch(source, offset + _SPARSE, end)), None)
+    return next(iter(event_log.read_range(source, offset + _SPARSE, end)), None)
 
 
 @dataclass(slots=True)

@@ -28,6 +28,7 @@ from tickerplant.core import faults, records
 from tickerplant.core.errors import LogError
 from tickerplant.core.flags import TickFlag
 from tickerplant.core.schemas import DEAD, DEADLETTER, RAW, STATE_FEEDS, SYMBOLS
+from tickerplant.core.streams import MAX_DEAD_PAYLOAD_BYTES, cut_to_fit
 from tickerplant.core.times import FOREVER_US, MILLISECOND_US, NEVER_US
 from tickerplant.log.port import EventLog, Writer
 from tickerplant.market_data import cursors
@@ -37,7 +38,9 @@ from tickerplant.market_data.parting import Int32Array, Parter
 
 MARK_EVERY_US: Final = 250 * MILLISECOND_US
 """Marks at most four a second: each lets every forming bar be published."""
-_DEAD_ROWS: Final = 1_000  # rows of a dead-letter record: below a megabyte with rows of a few hundred bytes
+_DEAD_ROWS: Final = 1_000
+"""Maximum rows of one dead-letter record: below a megabyte with rows of a few hundred bytes. A record also
+ends before its payloads exceed `MAX_DEAD_PAYLOAD_BYTES`."""
 _KINDS: Final = int(TickFlag.CANCEL | TickFlag.CORRECTION)
 
 
@@ -267,21 +270,32 @@ class FeedWriter:
 
     def dead(self, rows: Sequence[DeadRow]) -> None:
         """Put rows into the dead letters, in the transaction of the next commit."""
-        for at in range(0, len(rows), _DEAD_ROWS):
-            some = rows[at : at + _DEAD_ROWS]
-            batch = pa.RecordBatch.from_arrays(
-                [
-                    pa.array([self.feed] * len(some), pa.utf8()),
-                    pa.array([0] * len(some), pa.int32()),
-                    pa.array([-1] * len(some), pa.int64()),
-                    pa.array([row.reason for row in some], pa.utf8()),
-                    pa.array([row.payload for row in some], pa.binary()),
-                ],
-                schema=DEAD,
-            )
-            data = records.encode(records.Dead(sent_at_us=self._now(), feed=self.feed), batch)
-            self._queue(DEADLETTER, self._dead_partition, data)
+        some: list[tuple[bytes, str]] = []
+        size = 0
+        for row in rows:
+            payload, reason = cut_to_fit(row.payload, row.reason)
+            if some and (len(some) == _DEAD_ROWS or size + len(payload) > MAX_DEAD_PAYLOAD_BYTES):
+                self._append_dead(some)
+                some, size = [], 0
+            some.append((payload, reason))
+            size += len(payload)
+        if some:
+            self._append_dead(some)
         self._cursor.dead += len(rows)
+
+    def _append_dead(self, rows: Sequence[tuple[bytes, str]]) -> None:
+        batch = pa.RecordBatch.from_arrays(
+            [
+                pa.array([self.feed] * len(rows), pa.utf8()),
+                pa.array([0] * len(rows), pa.int32()),
+                pa.array([-1] * len(rows), pa.int64()),
+                pa.array([reason for _, reason in rows], pa.utf8()),
+                pa.array([payload for payload, _ in rows], pa.binary()),
+            ],
+            schema=DEAD,
+        )
+        data = records.encode(records.Dead(sent_at_us=self._now(), feed=self.feed), batch)
+        self._queue(DEADLETTER, self._dead_partition, data)
 
     # Commits ---------------------------------------------------------------------------------------------------------
 

@@ -45,7 +45,7 @@ from tickerplant.core.errors import (
 )
 from tickerplant.core.sources import SourceOrder
 from tickerplant.core.times import SECOND_US
-from tickerplant.log.port import Delivery, EventLog, Reader, TopicPartition
+from tickerplant.log.port import ConsumedRecord, EventLog, Reader, TopicPartition
 from tickerplant.persistence.applying import apply
 from tickerplant.persistence.work import Gathering, Work
 from tickerplant.store.pool import Session, Store
@@ -254,7 +254,7 @@ class _Stretch:
 
     def _poll(
         self, reader: Reader, seeks: Mapping[TopicPartition, int], commits: Mapping[TopicPartition, int]
-    ) -> list[Delivery]:
+    ) -> list[ConsumedRecord]:
         """Read on, in the log's thread. Step 1 is here: it costs a sync of the log's file, and the loop need not
         wait.
         """

@@ -29,7 +29,7 @@ from tickerplant.core.rules import rules_from
 from tickerplant.core.sources import SourceOrder
 from tickerplant.core.times import DAY_US, NEVER_US, SECOND_US, times_of
 from tickerplant.core.version import make_version
-from tickerplant.log.port import Delivery, TopicPartition
+from tickerplant.log.port import ConsumedRecord, TopicPartition
 from tickerplant.store.keys import chosen, is_closed, newest_by_key, not_newer
 
 FORMING_EVERY_US: Final = SECOND_US
@@ -126,7 +126,7 @@ class Gathering:
             return None
         return self._formed_us + FORMING_EVERY_US
 
-    def take(self, delivery: Delivery) -> None:
+    def take(self, delivery: ConsumedRecord) -> None:
         """Take one record. One that cannot be read only moves the position: aggregation has put it aside."""
         old = delivery.offset < self._position
         try:

@@ -17,7 +17,7 @@ from tickerplant.core import records, schemas
 from tickerplant.core.errors import UnreadableRecord
 from tickerplant.core.flags import TickFlag
 from tickerplant.core.times import Int64Array, times_of
-from tickerplant.log.port import Delivery, TopicPartition
+from tickerplant.log.port import ConsumedRecord, TopicPartition
 
 TICKS, BARS, ANALYTICS, STATUS, ALERTS = "ticks", "bars", "analytics", "status", "alerts"
 KINDS: Final = (TICKS, BARS, ANALYTICS, STATUS, ALERTS)
@@ -184,7 +184,7 @@ def columns_of(table: Any, names: Sequence[str], words: Words, key: Hashable = N
     return found
 
 
-def digest(delivery: Delivery, words: Words) -> Part:
+def digest(delivery: ConsumedRecord, words: Words) -> Part:
     """Return the record as a Part. An unreadable record becomes one without a kind: it is counted and passed over."""
     part = Part(delivery.source, delivery.offset, len(delivery.value), delivery.appended_at_us)
     try:

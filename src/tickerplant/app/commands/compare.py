@@ -72,7 +72,7 @@ def _differences(event_log: EventLog, from_us: int | None, to_us: int | None) ->
 
     from_us, to_us = NEVER_US if from_us is None else from_us, FOREVER_US if to_us is None else to_us
     for source, (first, end) in event_log.offsets(STATUS).items():
-        for delivery in event_log.stretch(source, first, end):
+        for delivery in event_log.read_range(source, first, end):
             try:
                 if not isinstance(header_of(delivery.value), Differences):
                     continue

@@ -105,7 +105,7 @@ def _made(event_log: EventLog, since: Mapping[TopicPartition, int], offsets: Map
     generation, made = event_log.identity().generation, Made()
     for source, (_, end) in event_log.offsets(OHLCV).items():
         version = make_version(generation, offsets[source.partition])
-        for delivery in event_log.stretch(source, since.get(source, 0), end):
+        for delivery in event_log.read_range(source, since.get(source, 0), end):
             record = decode(delivery.value)
             if not isinstance(record.header, Bars) or record.header.cause != version:
                 continue

@@ -15,7 +15,7 @@ from tickerplant.core.errors import BadInput
 
 if TYPE_CHECKING:
     from tickerplant.app.settings import Loaded
-    from tickerplant.log.port import Delivery, EventLog, Start
+    from tickerplant.log.port import ConsumedRecord, EventLog, Start
 
 _SHORT = {"raw": "market.prices.raw", "ohlcv": "market.prices.ohlcv", "analytics": "market.analytics",
           "alerts": "market.alerts", "status": "market.status", "deadletter": "market.deadletter"}  # fmt: skip
@@ -68,7 +68,7 @@ def tail(
 
 def _deliveries(
     event_log: EventLog, topic: str, from_: str | None, limit: int | None, *, follow: bool, stop: threading.Event
-) -> Iterator[Delivery]:
+) -> Iterator[ConsumedRecord]:
     offsets = event_log.offsets(topic)
     start = _start(event_log, topic, from_, limit, follow=follow)
     left = {tp for tp, (earliest, end) in offsets.items() if end > earliest}
@@ -100,7 +100,7 @@ def newest(event_log: EventLog, topic: str, show: Show, limit: int, stop: thread
         wanted, step = limit, limit
         while first < end and wanted > 0 and own in (None, source.partition):
             begin = max(first, end - step)
-            found = _last_rows(event_log.stretch(source, begin, end), show, wanted, stop)
+            found = _last_rows(event_log.read_range(source, begin, end), show, wanted, stop)
             kept += found
             wanted -= sum(len(shown.rows) for shown in found)
             end, step = begin, min(2 * step, _STEP_RECORDS)
@@ -116,7 +116,7 @@ class _Shown:
     rows: list[dict[str, Any]]
 
 
-def _last_rows(deliveries: Iterable[Delivery], show: Show, limit: int, stop: threading.Event) -> list[_Shown]:
+def _last_rows(deliveries: Iterable[ConsumedRecord], show: Show, limit: int, stop: threading.Event) -> list[_Shown]:
     """Return the last records that have `limit` rows together, or all that are shown."""
     found: deque[_Shown] = deque()
     count = 0
@@ -153,7 +153,7 @@ class Show:
     symbol: str | None = None
     headers: bool = False
 
-    def rows(self, delivery: Delivery, *, newest: int | None = None) -> list[dict[str, Any]]:
+    def rows(self, delivery: ConsumedRecord, *, newest: int | None = None) -> list[dict[str, Any]]:
         """Return the rows of a record, with `newest` only so many of the last."""
         import msgspec
 

@@ -18,7 +18,7 @@ from tickerplant.log.embedded.catalog import Catalog
 from tickerplant.log.embedded.checkpointer import Checkpointer
 from tickerplant.log.embedded.reader import EmbeddedReader
 from tickerplant.log.embedded.writer import EmbeddedWriter
-from tickerplant.log.port import EARLIEST, Assignee, Delivery, Identity, Start, TopicPartition
+from tickerplant.log.port import EARLIEST, Assignee, ConsumedRecord, Identity, Start, TopicPartition
 
 PATIENCE_S = 30.0
 """How long a writer waits for its turn. The longest turn is the commit of the largest snapshot, about 1 s a GB."""
@@ -170,7 +170,7 @@ class EmbeddedLog:
         with file.told(self.path):
             return EmbeddedReader(self, topics, group, member, start, assignee)
 
-    def stretch(self, source: TopicPartition, begin: int, end: int) -> Iterator[Delivery]:
+    def read_range(self, source: TopicPartition, begin: int, end: int) -> Iterator[ConsumedRecord]:
         """Yield what one partition has in `[begin, end)`, in order; some megabytes are held at a time."""
         while begin < end:
             with self._reading() as connection:
@@ -179,7 +179,7 @@ class EmbeddedLog:
                 wanted = min(_STRETCH_RECORDS, end - begin)  # offsets are dense here
                 rows = records.read(connection, partition_id, begin, wanted, _STRETCH_BYTES, 1) if wanted > 0 else []
             for offset, appended_at_us, value in rows:
-                yield Delivery(source.topic, source.partition, offset, appended_at_us, value)
+                yield ConsumedRecord(source.topic, source.partition, offset, appended_at_us, value)
             if not rows:
                 return
             begin = rows[-1][0] + 1
@@ -202,9 +202,9 @@ class EmbeddedLog:
             )
             return [key for (key,) in rows.fetchall()]
 
-    def offsets(self, topic: str, *, undecided: bool = False) -> dict[TopicPartition, tuple[int, int]]:
+    def offsets(self, topic: str, *, read_uncommitted: bool = False) -> dict[TopicPartition, tuple[int, int]]:
         """Return (earliest, end) of each partition. Nothing is appended before it is committed."""
-        del undecided
+        del read_uncommitted
         with self._reading() as connection:
             ids = self.catalog.topic(connection, topic).partition_ids
             found = records.bounds(connection, ids)

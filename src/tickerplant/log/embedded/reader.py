@@ -13,7 +13,7 @@ from tickerplant.core.errors import Fenced, LogError
 from tickerplant.log.embedded import file, groups, records
 from tickerplant.log.embedded.bells import Bell
 from tickerplant.log.embedded.locks import LifeSign
-from tickerplant.log.port import Assignee, Delivery, Start, TopicPartition
+from tickerplant.log.port import Assignee, ConsumedRecord, Start, TopicPartition
 
 if TYPE_CHECKING:
     from tickerplant.log.embedded.log import EmbeddedLog
@@ -73,7 +73,9 @@ class EmbeddedReader:
             self._log.bury(groups.reap(connection, group, self._log.lives))
         self._log.ringer.ring(topic_ids)
 
-    def poll(self, *, timeout_s: float, max_records: int = 256, max_bytes: int = 8 * 1024 * 1024) -> list[Delivery]:
+    def poll(
+        self, *, timeout_s: float, max_records: int = 256, max_bytes: int = 8 * 1024 * 1024
+    ) -> list[ConsumedRecord]:
         """Return what has been committed, a fair share of each partition, in order within each; wait for the first."""
         deadline = time.monotonic() + timeout_s
         with file.told(self._log.path):
@@ -165,7 +167,7 @@ class EmbeddedReader:
             return records.offset_at(self._connection, partition_id, start.time_us, within)
         return start.positions.get(self._names[partition_id], within.first)
 
-    def _take(self, max_records: int, max_bytes: int) -> list[Delivery]:
+    def _take(self, max_records: int, max_bytes: int) -> list[ConsumedRecord]:
         """Take of each partition that has something an equal share of what the limits leave.
 
         Who is first to be served changes with every call, so that a partition of huge records starves no other.
@@ -178,7 +180,7 @@ class EmbeddedReader:
             return []
         self._turn = (self._turn + 1) % len(waiting)
         waiting = waiting[self._turn :] + waiting[: self._turn]
-        taken: list[Delivery] = []
+        taken: list[ConsumedRecord] = []
         for served, partition_id in enumerate(waiting):
             shares = len(waiting) - served
             position = self._positions[partition_id]
@@ -188,7 +190,7 @@ class EmbeddedReader:
             )
             if some:
                 name = self._names[partition_id]
-                taken += [Delivery(name.topic, name.partition, *row) for row in some]
+                taken += [ConsumedRecord(name.topic, name.partition, *row) for row in some]
                 self._positions[partition_id] = some[-1][0] + 1
                 max_records -= len(some)
                 max_bytes -= sum(len(row[2]) for row in some)

@@ -113,11 +113,13 @@ class Admin:
             for topic, future in futures.items()
         }
 
-    def offsets(self, topics: Iterable[str], *, undecided: bool = False) -> dict[tuple[str, int], tuple[int, int]]:
-        """Return (earliest, first not yet committed) of all partitions; `undecided`: (earliest, first not appended)."""
+    def offsets(
+        self, topics: Iterable[str], *, read_uncommitted: bool = False
+    ) -> dict[tuple[str, int], tuple[int, int]]:
+        """Return (earliest, end) of all partitions. `read_uncommitted`: the end includes open transactions."""
         parts = [KafkaPartition(topic, i) for topic in topics for i in range(self.partitions(topic))]
         first = self._list(parts, _EARLIEST)
-        isolation = IsolationLevel.READ_UNCOMMITTED if undecided else IsolationLevel.READ_COMMITTED
+        isolation = IsolationLevel.READ_UNCOMMITTED if read_uncommitted else IsolationLevel.READ_COMMITTED
         end = self._list(parts, _LATEST, isolation)
         return {key: (first[key], end[key]) for key in first}
 

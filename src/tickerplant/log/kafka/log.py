@@ -21,7 +21,7 @@ from tickerplant.log.kafka.admin import Admin
 from tickerplant.log.kafka.connection import Cluster, checked, told, translate
 from tickerplant.log.kafka.reader import KafkaReader
 from tickerplant.log.kafka.writer import KafkaWriter
-from tickerplant.log.port import EARLIEST, Assignee, Delivery, Identity, Start, TopicPartition
+from tickerplant.log.port import EARLIEST, Assignee, ConsumedRecord, Identity, Start, TopicPartition
 
 _IDENTITY_S: Final = 10.0
 OWN_TOPIC: Final = "market.state.log"
@@ -215,13 +215,13 @@ class KafkaLog:
         """
         return KafkaReader(self, topics, group, member, start, assignee)
 
-    def stretch(self, source: TopicPartition, begin: int, end: int) -> Iterator[Delivery]:
+    def read_range(self, source: TopicPartition, begin: int, end: int) -> Iterator[ConsumedRecord]:
         """Yield what one partition has in `[begin, end)`, in order; its own consumer takes some 100 ms to begin."""
         self.check(source.topic, source.partition, keyed=False)
         found = stretch.messages(self.cluster, self.named(source.topic), source.partition, begin, end)
         for message in found:
             at_us = message.timestamp()[1] * 1000
-            yield Delivery(source.topic, source.partition, message.offset() or 0, at_us, message.value() or b"")
+            yield ConsumedRecord(source.topic, source.partition, message.offset() or 0, at_us, message.value() or b"")
 
     def writer(self, name: str) -> KafkaWriter:
         """Return the writer of that name; it is the transactional id, so any earlier one's transaction is aborted."""
@@ -235,9 +235,9 @@ class KafkaLog:
         """Return the keys that have a value, sorted."""
         return self._state(topic, partition).names()
 
-    def offsets(self, topic: str, *, undecided: bool = False) -> dict[TopicPartition, tuple[int, int]]:
+    def offsets(self, topic: str, *, read_uncommitted: bool = False) -> dict[TopicPartition, tuple[int, int]]:
         """Return (earliest, end) of each partition; the end of what is committed, transaction markers included."""
-        found = self._admin.offsets([self.named(topic)], undecided=undecided)
+        found = self._admin.offsets([self.named(topic)], read_uncommitted=read_uncommitted)
         return {TopicPartition(topic, p): bounds for (_, p), bounds in found.items()}
 
     def committed(self, group: str) -> dict[TopicPartition, int]:

@@ -13,7 +13,7 @@ from confluent_kafka import TopicPartition as KafkaPartition
 
 from tickerplant.core.errors import Fenced, LogError, LogUnavailable
 from tickerplant.log.kafka.connection import checked, error_of, told, translate
-from tickerplant.log.port import Assignee, Delivery, Start, TopicPartition
+from tickerplant.log.port import Assignee, ConsumedRecord, Start, TopicPartition
 
 if TYPE_CHECKING:
     from tickerplant.log.kafka.log import KafkaLog
@@ -47,7 +47,7 @@ class KafkaReader:
         self._at: dict[TopicPartition, int] = {}
         self._gone: dict[TopicPartition, str] = {}
         self._kept: Message | None = None
-        self._taken: list[Delivery] = []
+        self._taken: list[ConsumedRecord] = []
         self._error: BaseException | None = None
         self._down_since_s: float | None = None
         more: dict[str, Any] = {"error_cb": self._on_error}
@@ -65,7 +65,9 @@ class KafkaReader:
                     on_lost=self._on_revoke,
                 )
 
-    def poll(self, *, timeout_s: float, max_records: int = 256, max_bytes: int = 8 * 1024 * 1024) -> list[Delivery]:
+    def poll(
+        self, *, timeout_s: float, max_records: int = 256, max_bytes: int = 8 * 1024 * 1024
+    ) -> list[ConsumedRecord]:
         """Return what has been committed; wait for the first record, then take what has been fetched already."""
         if self._closed:
             raise LogError("the reader is closed")
@@ -112,10 +114,10 @@ class KafkaReader:
             elif left_s <= _SLICE_S:
                 return None
 
-    def _delivery(self, message: Message, value: bytes) -> Delivery:
+    def _delivery(self, message: Message, value: bytes) -> ConsumedRecord:
         source, offset = self._source(message), message.offset() or 0
         self._at[source] = offset + 1
-        return Delivery(*source, offset, message.timestamp()[1] * 1000, value)
+        return ConsumedRecord(*source, offset, message.timestamp()[1] * 1000, value)
 
     def _source(self, part: Message | KafkaPartition) -> TopicPartition:
         if isinstance(part, KafkaPartition):

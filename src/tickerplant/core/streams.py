@@ -1,0 +1,156 @@
+"""The protocol between the loop of a stateful service and the pure state that it runs.
+
+A *stage* is the state of one input partition. The loop (`log/processor.py`) passes it one record at a time; the stage
+returns the records to append. A stage does no IO and reads no clock, so the same input always gives the same outputs.
+`aggregation` and `analytics` implement stages; they may not import `log`, so the types are here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
+
+import pyarrow as pa
+
+from tickerplant.core import records, schemas
+
+Payload: TypeAlias = Any
+"""Anything with the buffer protocol: bytes, a memoryview, an Arrow buffer."""
+
+MAX_DEAD_PAYLOAD_BYTES: Final = 8 * 1024 * 1024
+"""Maximum payload bytes of one dead letter. A quarter of the largest log record (`log.port.MAX_RECORD_BYTES`), so that
+payload, reason and Arrow's framing always fit."""
+MAX_REASON_CHARS: Final = 4_000
+"""Maximum characters of a dead letter's reason. A parser's message may quote the whole input."""
+
+
+class TopicPartition(NamedTuple):
+    """One partition of one topic."""
+
+    topic: str
+    partition: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumedRecord:
+    """A record as a reader returns it. `value` is read-only memory, valid for as long as it is referenced."""
+
+    topic: str
+    partition: int
+    offset: int
+    appended_at_us: int
+    value: Payload
+
+    @property
+    def source(self) -> TopicPartition:
+        """The partition that contains the record."""
+        return TopicPartition(self.topic, self.partition)
+
+
+class Output(NamedTuple):
+    """One record to append, to the same partition number as its cause."""
+
+    topic: str
+    value: Payload
+
+
+class History(Protocol):
+    """The input partition before the record of a step, as a function that a stage may call."""
+
+    def __call__(self, begin: int, end: int) -> Iterator[ConsumedRecord]:
+        """Yield the retained records of `[begin, end)` in order, but none at or after the step's own record."""
+        ...
+
+
+def _no_records(begin: int, end: int) -> Iterator[ConsumedRecord]:
+    return iter(())
+
+
+EMPTY_HISTORY: Final[History] = _no_records
+"""A history without records."""
+
+
+class Stage(Protocol):
+    """The pure state of one partition: no IO, no clock."""
+
+    def step(self, consumed: ConsumedRecord, history: History) -> Sequence[Output]:
+        """Apply one record and return the records that it causes. Never raises for its content: that is a dead letter.
+
+        A stage reads what it no longer remembers through `history`. Do so seldom: a read costs milliseconds. The log
+        before a record never changes, so the step remains a function of its arguments.
+        """
+        ...
+
+    def snapshot(self) -> bytes:
+        """Return the whole state, from which the stage's factory makes an equal one."""
+        ...
+
+    def keep_label(self) -> str | None:
+        """Return the name of the session that the state is in; the first snapshot of each session is kept.
+
+        None: no session yet.
+        """
+        ...
+
+    def oldest_offset(self) -> int | None:
+        """Return the smallest offset that this stage may still read through `history`.
+
+        The log retains records from there on, within the bounds of `snapshots`. Never decreases. None (the default):
+        the stage reads nothing older than its position.
+        """
+        return None
+
+    def has_background_work(self) -> bool:
+        """Return whether `run_background_work` may soon have work; the loop then polls for shorter times."""
+        return False
+
+    def run_background_work(self, position: int) -> Sequence[Output] | None:
+        """Do one piece of work that no record causes, and return its outputs; None if there is no work.
+
+        It may do IO, and should take a fraction of a second. `position` is the offset of the next input record. The
+        loop does not call it while the stage still replays records up to the committed positions.
+        """
+        return None
+
+
+class StageFactory(Protocol):
+    """Makes the stage of a partition. `format` is the version number of its snapshots."""
+
+    format: int
+
+    def __call__(self, partition: int, snapshot: bytes | None) -> Stage:
+        """Return the stage restored from `snapshot`; None: a new one. Raises SnapshotRefused for unknown bytes."""
+        ...
+
+
+def dead_letter(record: ConsumedRecord, reason: str, sent_at_us: int, *, cause: int = 0) -> Output:
+    """Return the dead letter of a record that a stage cannot apply.
+
+    `sent_at_us` and `cause` are those of its header. The payload is cut at `MAX_DEAD_PAYLOAD_BYTES` and the reason at
+    `MAX_REASON_CHARS`, so the dead letter of the largest record still fits into the log.
+    """
+    payload, reason = cut_to_fit(record.value, reason)
+    columns = [
+        pa.array([record.topic], pa.utf8()),
+        pa.array([record.partition], pa.int32()),
+        pa.array([record.offset], pa.int64()),
+        pa.array([reason], pa.utf8()),
+        pa.array([payload], pa.binary()),
+    ]
+    batch = pa.RecordBatch.from_arrays(columns, schema=schemas.DEAD)
+    header = records.Dead(sent_at_us=sent_at_us, cause=cause)
+    return Output(schemas.DEADLETTER, records.encode(header, batch))
+
+
+def cut_to_fit(payload: Payload, reason: str) -> tuple[bytes, str]:
+    """Return the payload and the reason of a dead letter, cut to their maximum sizes.
+
+    The reason of a cut payload states how many bytes were kept.
+    """
+    view = memoryview(payload).cast("B")
+    if len(reason) > MAX_REASON_CHARS:
+        reason = reason[:MAX_REASON_CHARS] + "…"
+    if len(view) > MAX_DEAD_PAYLOAD_BYTES:
+        reason += f" (the first {MAX_DEAD_PAYLOAD_BYTES} of {len(view)} bytes are kept)"
+    return bytes(view[:MAX_DEAD_PAYLOAD_BYTES]), reason
