@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import os
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -31,12 +28,12 @@ from tests.aggregation.plant import (
     vendor,
 )  # fmt: skip
 from tests.aggregation.plant import settings as settings_record
+from tests.support import data
 from tickerplant.aggregation.stage import AggregationStage
 from tickerplant.core.flags import TickFlag
 from tickerplant.core.symbols import partition_of
 from tickerplant.core.times import MINUTE_US, SECOND_US
 
-DATA = Path(os.environ.get("TICKERPLANT_TEST_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
 OPEN = at("2026-01-05T20:50")
 SYMBOLS = ["AAPL", "MSFT", "BTC-USD", "X", "YY"]
 FLAGS = [0, 0, 0, int(TickFlag.NO_OHLC), int(TickFlag.NO_VOLUME), int(TickFlag.CLOSING_AUCTION)]
@@ -220,12 +217,9 @@ def test_coarser_bars_are_what_their_published_parts_say(actions: list[Any]) -> 
             assert row["close"] == (closes[-1] if closes else None)
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="sample data is not here")
-@pytest.mark.parametrize(("batch", "partitions"), [(37, 1), (1_000, 1), (20_000, 1)])
-def test_the_stream_equals_the_batch_over_a_real_session(batch: int, partitions: int) -> None:
-    frame = pl.read_csv(DATA / "goog_trades_2012-06-21.csv.gz").with_columns(
-        pl.col("time").str.to_datetime(time_unit="us", time_zone="UTC"), pl.col("size").cast(pl.Float64)
-    )
+@pytest.mark.parametrize("batch", [37, 1_000, 20_000])
+def test_the_stream_equals_the_batch_over_a_session(batch: int) -> None:
+    frame = data.session().frame
     times = frame["time"].dt.timestamp("us").to_list()
     rows = list(zip(times, frame["symbol"], frame["price"].to_list(), frame["size"].to_list(), strict=True))
     raw = [start("file", times[0], ["GOOG"], whole=True)]
@@ -234,9 +228,9 @@ def test_the_stream_equals_the_batch_over_a_real_session(batch: int, partitions:
         raw += [ticks(rows[begin : begin + batch], until, "file"), mark(until, "file")]
     found = last(run([*raw, end("file")]))
     assert all(row["complete"] for row in found.values())
-    for interval, truncated in (("1m", "1m"), ("5m", "5m"), ("1d", "1d")):
+    for interval in ("1m", "5m", "1d"):
         expected = (
-            frame.group_by(pl.col("time").dt.truncate(truncated), maintain_order=True)
+            frame.group_by(pl.col("time").dt.truncate(interval), maintain_order=True)
             .agg(
                 open=pl.col("price").first(), high=pl.col("price").max(), low=pl.col("price").min(),
                 close=pl.col("price").last(), volume=pl.col("size").sum(), trades=pl.len(),
@@ -253,17 +247,11 @@ def test_the_stream_equals_the_batch_over_a_real_session(batch: int, partitions:
             assert row["vwap"] == pytest.approx(want["vwap"], rel=1e-12)
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="sample data is not here")
 def test_a_file_of_daily_bars_comes_out_as_it_went_in() -> None:
-    frame = pl.read_csv(DATA / "msft_daily_1990_2022.csv", infer_schema_length=None)
-    rows = []
-    for row in frame.iter_rows(named=True):
-        month, day, year = (int(part) for part in row["date"].split("/"))
-        time = at(dt.date(year, month, day).isoformat())
-        prices = [float(row[name]) for name in ("open", "high", "low", "close")]
-        rows.append((time, "MSFT", "1d", *prices, float(row["volume"])))
+    frame = data.read_bars(data.years(), "%m/%d/%Y")
+    rows = [(time, "MSFT", "1d", *bar) for time, *bar in frame.with_columns(pl.col("time").dt.timestamp("us")).rows()]
     raw = [start("file", rows[0][0], ["MSFT"], whole=True)]
-    raw += [vendor(rows[i : i + 500], rows[min(i + 500, len(rows) - 1)][0], "file") for i in range(0, len(rows), 500)]
+    raw += [vendor(rows[i : i + 200], rows[min(i + 200, len(rows) - 1)][0], "file") for i in range(0, len(rows), 200)]
     stage = AggregationStage(1)
     published = bars(run([*raw, end("file")], stage))
     assert [(r["time"], r["open"], r["high"], r["low"], r["close"], r["volume"]) for r in published] == [
@@ -274,12 +262,11 @@ def test_a_file_of_daily_bars_comes_out_as_it_went_in() -> None:
     assert stage.step(consumed(vendor(rows[-1:], rows[-1][0], "file"), 999)) == []
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="sample data is not here")
-@pytest.mark.parametrize("batch", [1_000, 10_000])
-def test_a_month_of_minutes_comes_out_with_its_five_minutes_and_days(batch: int) -> None:
-    frame = pl.read_csv(DATA / "btc_perp_1m_2022_01.csv.gz", infer_schema_length=None)
-    us = [at(text) for text in frame["timestamp"]]
-    values = [frame[name].cast(pl.Float64).to_list() for name in ("open", "high", "low", "close", "volume")]
+@pytest.mark.parametrize("batch", [200, 1_000])
+def test_minutes_round_the_clock_come_out_with_their_five_minutes_and_days(batch: int) -> None:
+    frame = data.read_bars(data.round_the_clock(), "%Y-%m-%d %H:%M:%S%.f")
+    us = frame["time"].dt.timestamp("us").to_list()
+    values = [frame[name].to_list() for name in ("open", "high", "low", "close", "volume")]
     rows = [(t, "BTC-USD", "1m", *v) for t, v in zip(us, zip(*values, strict=True), strict=True)]
     raw = [start("file", us[0], ["BTC-USD"], whole=True)]
     for i in range(0, len(rows), batch):

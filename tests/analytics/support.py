@@ -1,38 +1,32 @@
-"""Bars for the tests: real ones from the data folder, made ones, and records of both."""
+"""Bars for the tests: those of files, random ones, and records of both."""
 
 from __future__ import annotations
 
 import csv
 import gzip
-import os
 from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pytest
 
+from tests.support import data
 from tickerplant.analytics.indicator.declaration import Indicator
 from tickerplant.analytics.study import Study
 from tickerplant.core import records, schemas
 from tickerplant.core.streams import ConsumedRecord
 from tickerplant.core.times import MINUTE_US, timestamps
 
-DATA = Path(os.environ.get("TICKERPLANT_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 T0 = 1_700_000_000 // 60 * MINUTE_US
 
-
-FILES = ("msft_daily_1990_2022.csv", "spy_like_1m_2020_12.csv", "btc_perp_1m_2022_01.csv.gz")
+FILES = {"real_days": data.real_days, "years": data.years, "new_york": data.new_york, "coin": data.round_the_clock}
 
 
 @cache
 def ohlcv(name: str) -> dict[str, np.ndarray]:
     """The inputs of every bar of a file: a session is a UTC day, the vwap the typical price."""
-    path = DATA / name
-    if not path.exists():
-        pytest.skip(f"{path} is not there")
+    path = FILES[name]()
     with gzip.open(path, "rt") if path.suffix == ".gz" else path.open(encoding="utf-8-sig") as file:
         rows = [{key.lower(): value for key, value in row.items()} for row in csv.DictReader(file)]
     columns = {

@@ -202,7 +202,7 @@ def test_no_bars_are_no_values() -> None:
 
 
 def test_a_text_may_name_another_column() -> None:
-    data = ohlcv("msft_daily_1990_2022.csv")
+    data = ohlcv("real_days")
     for text, column in (("SMA(5, series_type=open)", "sma_5_open"), ("TA_SMA(5, price=open)", "ta_sma_5_open")):
         np.testing.assert_allclose(compute(data, text)[column], compute(data["open"], "SMA(5)")["sma_5"], rtol=1e-9)
 

@@ -11,7 +11,7 @@ from tests.analytics.support import ohlcv
 from tickerplant.analytics import compute, talib_functions
 from tickerplant.analytics.calculation import read
 
-FILE = "msft_daily_1990_2022.csv"
+FILE = "real_days"
 NAMES = [name for name in talib.get_functions() if name != "MAVP"]
 
 

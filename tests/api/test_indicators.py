@@ -60,7 +60,7 @@ def table(symbol: str, interval: str, times: np.ndarray, columns: dict[str, np.n
 
 
 def daily() -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    columns = ohlcv("msft_daily_1990_2022.csv")
+    columns = ohlcv("real_days")
     return (FIRST_DAY + np.arange(len(columns["close"]))) * DAY_US, columns
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import datetime as dt
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.plant import SHARED_DATA
+from tests.support.data import real
 from tickerplant.core import schemas
 from tickerplant.core.adjustment import (
     Adjustment,
@@ -149,33 +148,24 @@ def test_a_regular_and_a_special_dividend_of_one_day_are_one_as_a_vendor_has_it(
         adjustment_for(splits(), XNYS, FOREVER_US, paid, stored(times, closes, ex_dates_of(paid))), times, closes
     )
     assert made == pytest.approx([29.97 - 3.08, 27.39], rel=1e-12)
-    with (SHARED_DATA / "msft_daily_1990_2022.csv").open(encoding="utf-8-sig") as file:
-        vendor = {row["date"]: float(row["close"]) for row in csv.DictReader(file)}
-    assert made[1] / made[0] == pytest.approx(vendor["11/15/2004"] / vendor["11/12/2004"], abs=6e-4)
-    assert closes[1] / closes[0] != pytest.approx(vendor["11/15/2004"] / vendor["11/12/2004"], abs=6e-2)
+    have = real("MSFT")
+    before, after = (have.adjusted[have.dates.index(date)] for date in ("2004-11-12", "2004-11-15"))
+    # That vendor adds the dividend to the close of the ex-date: (27.39 + dividend) / 29.97 is its change of the day.
+    assert after / before * 29.97 - 27.39 == pytest.approx(3.08, rel=1e-9)
 
 
-def test_a_vendors_split_adjusted_series_comes_back_from_prices_as_traded() -> None:
-    # Microsoft's splits since 1990, by its investor relations; the vendor's closes are adjusted for them.
-    history = {
-        "1990-04-16": (2, 1), "1991-06-27": (3, 2), "1992-06-15": (3, 2), "1994-05-23": (2, 1), "1996-12-09": (2, 1),
-        "1998-02-23": (2, 1), "1999-03-29": (2, 1), "2003-02-18": (2, 1),
-    }  # fmt: skip
-    with (SHARED_DATA / "msft_daily_1990_2022.csv").open(encoding="utf-8-sig") as file:
-        read = [
-            ("{2}-{0:>02}-{1:>02}".format(*row["date"].split("/")), float(row["close"])) for row in csv.DictReader(file)
-        ]
-    times, adjusted = days(*(date for date, _ in read)), [close for _, close in read]
-    traded = []
-    for date, close in read:
-        for begin, (new, old) in history.items():
-            if date < begin:
-                close = close * new / old
-        traded.append(close)
-    said = splits(*((day(begin), new, old) for begin, (new, old) in history.items()))
-    found = daily(adjustment_for(said, XNYS, FOREVER_US), times, np.array(traded))
-    np.testing.assert_allclose(found, adjusted, rtol=1e-12)
-    assert traded[0] / adjusted[0] == pytest.approx(144.0)
+def test_prices_as_traded_become_a_vendors_series_adjusted_for_splits() -> None:
+    # Apple's splits of 2000 and 2005, by its investor relations. It paid no dividend from 1996 to 2012-08-09.
+    have = real("AAPL")
+    count = have.dates.index("2012-08-09")
+    times, traded = days(*have.dates[:count]), np.array([bar[3] for bar in have.bars[:count]])
+    said = splits((day("2000-06-21"), 2, 1), (day("2005-02-28"), 2, 1))
+    found = np.array(daily(adjustment_for(said, XNYS, FOREVER_US), times, traded))
+    # The vendor's series also has what came later, which is one factor over all of it.
+    adjusted = np.array(have.adjusted[:count])
+    np.testing.assert_allclose(found / found[-1], adjusted / adjusted[-1], rtol=1e-9)
+    assert traded[0] / found[0] == pytest.approx(4.0)
+    assert found[-1] == traded[-1]
 
 
 def test_bars_within_the_day_change_where_the_session_begins() -> None:
