@@ -1,25 +1,28 @@
 from __future__ import annotations
 
 import gzip
-import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+import tickerplant.market_data.replay as replay_module
 from tests.market_data.support import OPEN_US, SECOND, Clock, embedded, read_all, rows, said
+from tests.support import data
+from tests.support.data import Ticks
 from tickerplant.core import faults, records, schemas
 from tickerplant.core.errors import BadInput
 from tickerplant.core.times import MINUTE_US
+from tickerplant.log.port import EventLog
+from tickerplant.market_data.files import blocks
 from tickerplant.market_data.files.rows import Reading, RowReader
 from tickerplant.market_data.files.shape import Shape
 from tickerplant.market_data.replay import ReplayOptions, ReplayProgress, replay
-
-DATA = Path(os.environ.get("TICKERPLANT_DATA", Path(__file__).parents[3] / "shared" / "data"))
-needs_data = pytest.mark.skipif(not DATA.exists(), reason="the real files are not there")
 
 
 def write(folder: Path, text: str | bytes, name: str = "f.csv") -> Path:
@@ -28,38 +31,55 @@ def write(folder: Path, text: str | bytes, name: str = "f.csv") -> Path:
     return path
 
 
-REAL = [
-    ("goog_trades_2012-06-21.csv.gz", ReplayOptions(), 11_678),
-    ("btcusdt_trades.parquet", ReplayOptions(symbol="BTCUSDT"), 2_001),
-    ("btc_perp_1m_2022_01.csv.gz", ReplayOptions(symbol="BTCPERP", interval="1m", tz="UTC"), 45_031),
-    ("spy_like_1m_2020_12.csv", ReplayOptions(symbol="SPY", interval="1m", tz="America/New_York"), 1_564),
-    ("spy_like_daily_2017_2018.csv", ReplayOptions(symbol="SPY", interval="1d"), 502),
-    ("msft_daily_1990_2022.csv", ReplayOptions(symbol="MSFT", interval="1d"), 8_111),
-]
+FILES = {
+    "a session of ticks": (lambda: data.session().path, ReplayOptions()),
+    "trades of an exchange": (lambda: data.trades().path, ReplayOptions(symbol="BTCUSDT")),
+    "minutes round the clock": (data.round_the_clock, ReplayOptions(symbol="BTCPERP", interval="1m", tz="UTC")),
+    "minutes in local time": (data.new_york, ReplayOptions(symbol="SPY", interval="1m", tz=data.NEW_YORK)),
+    "days by month and day": (data.years, ReplayOptions(symbol="SPY", interval="1d")),
+    "days by ISO dates": (data.real_days, ReplayOptions(symbol="MSFT", interval="1d")),
+}
 
 
-@needs_data
-@pytest.mark.parametrize(("name", "options", "count"), REAL, ids=[name for name, _, _ in REAL])
-def test_real_files_arrive_whole(tmp_path: Path, name: str, options: ReplayOptions, count: int) -> None:
+@pytest.mark.parametrize("name", FILES)
+def test_files_of_each_form_arrive_whole_and_once(tmp_path: Path, name: str) -> None:
+    path, options = FILES[name][0](), FILES[name][1]
+    read = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path, infer_schema=False)
     with embedded(tmp_path, 1) as log:
-        summary = replay(log, DATA / name, options)
-        assert (summary.ticks + summary.bars, summary.dead) == (count, 0)
+        summary = replay(log, path, options)
+        assert (summary.ticks + summary.bars + summary.repeats, summary.dead) == (len(read), 0)
         kinds = [type(header) for header in said(log)]
         assert kinds[0] is records.Start
         assert kinds[-1] is records.End
-        again = replay(log, DATA / name, options)
+        again = replay(log, path, options)
         assert again.already
         assert len(said(log)) == len(kinds)
         assert summary.ends == {0: len(kinds) - 1}
 
 
-@needs_data
-def test_real_values(tmp_path: Path) -> None:
+@pytest.mark.parametrize("made", [data.session, data.trades])
+def test_repeats_of_a_trade_id_are_dropped_and_equal_ticks_are_not(tmp_path: Path, made: Callable[[], Ticks]) -> None:
+    ticks = made()
     with embedded(tmp_path, 1) as log:
-        replay(log, DATA / "spy_like_1m_2020_12.csv", REAL[3][1])
-        bar = rows(log, records.VendorBars)[0]
-        assert bar["time"].isoformat() == "2020-12-15T14:30:00+00:00"
-        assert [bar[k] for k in ("symbol", "interval", "open", "volume")] == ["SPY", "1m", 367.4, 407870.0]
+        summary = replay(log, ticks.path, ReplayOptions(symbol=None if "session" in ticks.path.name else ticks.symbol))
+        assert ticks.repeats > 20
+        assert (summary.ticks, summary.repeats) == (ticks.count, ticks.repeats)
+        stored = [(r["time"], r["price"], r["size"], r["trade_id"]) for r in rows(log, records.Ticks)]
+        wanted = ticks.frame.select("time", "price", "size", "trade_id").rows()
+        assert sorted(stored, key=lambda row: row[0]) == wanted
+
+
+def test_local_times_on_both_sides_of_a_change_of_the_clocks(tmp_path: Path) -> None:
+    with embedded(tmp_path, 1) as log:
+        replay(log, data.new_york(), FILES["minutes in local time"][1])
+        found = rows(log, records.VendorBars)
+        # New York's sessions begin at 09:30: 13:30 UTC until 2020-11-01, 14:30 UTC after it.
+        opens = [found[391 * session]["time"].isoformat() for session in range(4)]
+        assert opens == [f"2020-{day}:30:00+00:00" for day in ("10-29T13", "10-30T13", "11-02T14", "11-03T14")]
+        first = data.new_york().read_text("utf-8-sig").splitlines()[1].split(",")
+        bar = found[0]
+        assert [bar[name] for name in ("open", "high", "low", "close", "volume")] == [float(text) for text in first[1:]]
+        assert (bar["symbol"], bar["interval"]) == ("SPY", "1m")
 
 
 def test_times_of_every_form_mean_the_same(tmp_path: Path) -> None:
@@ -213,7 +233,7 @@ def parquet(folder: Path, count: int, symbols: int, *, by_symbol: bool = False) 
 
 @pytest.mark.parametrize("by_symbol", [False, True])
 def test_no_tick_lies_before_a_watermark_that_was_said(tmp_path: Path, by_symbol: bool) -> None:
-    path = parquet(tmp_path, 200_000, 10, by_symbol=by_symbol)
+    path = parquet(tmp_path, 40_000, 10, by_symbol=by_symbol)
     with embedded(tmp_path) as log:
         replay(log, path)
         for part in read_all(log).values():
@@ -223,19 +243,26 @@ def test_no_tick_lies_before_a_watermark_that_was_said(tmp_path: Path, by_symbol
                     assert record.batch["time"].cast(pa.int64()).to_numpy().min() >= watermark_us
                 watermark_us = max(watermark_us, getattr(record.header, "watermark_us", 0))
         if not by_symbol:
-            assert watermark_us > OPEN_US + 100_000_000
+            assert watermark_us > OPEN_US + 20_000_000
 
 
 class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize(
-    "point", ["feed.append.before", "feed.append.after", "feed.commit.before", "feed.commit.after"]
-)
-@pytest.mark.parametrize("hits", [1, 2, 3])
-def test_a_killed_replay_goes_on_where_it_was(tmp_path: Path, point: str, hits: int) -> None:
-    lines = [f"{1340285400 + n},S{n % 7},{n},{'x' if n % 1000 == 5 else 1}\n" for n in range(200_000)]
+POINTS = ("feed.append.before", "feed.append.after", "feed.commit.before", "feed.commit.after")
+CASES = [(20_000, point, hits) for point in POINTS for hits in (1, 2, 3)]
+
+
+@pytest.mark.parametrize(("count", "point", "hits"), [*CASES, (200_000, "feed.commit.after", 2)])
+def test_a_killed_replay_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, point: str, hits: int
+) -> None:
+    if count < 200_000:  # as many batches, transactions and blocks as of a file ten times as large
+        monkeypatch.setattr(replay_module, "BATCH_ROWS", replay_module.BATCH_ROWS // 10)
+        monkeypatch.setattr(replay_module, "TRANSACTION_BYTES", replay_module.TRANSACTION_BYTES // 10)
+        monkeypatch.setattr(blocks, "BLOCK_BYTES", blocks.BLOCK_BYTES // 10)
+    lines = [f"{1340285400 + n},S{n % 7},{n},{'x' if n % 1000 == 5 else 1}\n" for n in range(count)]
     path = write(tmp_path, "time,symbol,price,size\n" + "".join(lines))
     left = hits
 
@@ -253,26 +280,32 @@ def test_a_killed_replay_goes_on_where_it_was(tmp_path: Path, point: str, hits: 
         finally:
             faults.install(None)
         summary = replay(log, path)
-        assert (summary.ticks, summary.dead) == (199_800, 200)
-        prices = np.sort([row["price"] for row in rows(log, records.Ticks)])
-        assert prices.tolist() == [n for n in range(200_000) if n % 1000 != 5]
-        assert len(rows(log, records.Dead, schemas.DEADLETTER)) == 200
+        assert (summary.ticks, summary.dead) == (count - count // 1000, count // 1000)
+        prices = np.sort(column(log, "price"))
+        assert prices.tolist() == [n for n in range(count) if n % 1000 != 5]
+        assert len(rows(log, records.Dead, schemas.DEADLETTER)) == count // 1000
         assert [type(h) for h in said(log)].count(records.Start) == 1
 
 
+def column(log: EventLog, name: str) -> np.ndarray:
+    """Return a column of all ticks, without a Python object each."""
+    batches = [r.batch for part in read_all(log).values() for r in part if isinstance(r.header, records.Ticks)]
+    return np.concatenate([batch[name].to_numpy() for batch in batches])
+
+
 def test_a_stopped_replay_says_down_and_goes_on(tmp_path: Path) -> None:
-    path = parquet(tmp_path, 200_000, 10)
+    path = parquet(tmp_path, 40_000, 10)
     stop = threading.Event()
     with embedded(tmp_path) as log:
         first = replay(log, path, progress=lambda p: stop.set(), stop=stop)
         assert first.stopped
-        assert 0 < first.ticks < 200_000
+        assert 0 < first.ticks < 40_000
         assert isinstance(said(log)[-1], records.Down)
         second = replay(log, path)
-        assert second.ticks == 200_000
+        assert second.ticks == 40_000
         start = [h for h in said(log) if isinstance(h, records.Start)][-1]
         assert not start.hole
-        assert sorted(row["price"] for row in rows(log, records.Ticks)) == list(range(200_000))
+        assert np.sort(column(log, "price")).tolist() == list(range(40_000))
 
 
 def test_a_speed_paces_by_the_times_of_the_file(tmp_path: Path) -> None:
