@@ -11,16 +11,17 @@ STATIC := src/tickerplant/api/static/index.html
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run venv web test test-parts lint lint-ruff lint-format lint-mypy lint-imports web-check bench chaos fuzz kafka lock
+.PHONY: help run venv web test test-all test-parts lint lint-ruff lint-format lint-mypy lint-imports web-check bench chaos fuzz kafka lock
 
 help:
 	@echo "make run     the whole plant on embedded defaults; ARGS='...' go to \`tickerplant up\`"
 	@echo "make test    all that CI checks: style, types, arrows between rooms, dashboard, every test"
+	@echo "make test-all  the same, with many more examples and kills, and what takes minutes more"
 	@echo "make lint    style, types and arrows only"
 	@echo "make venv    the developers' environment, .venv"
 	@echo "make web     the dashboard, built into the package"
 	@echo "make bench   the benchmarks; ARGS='...' go to them"
-	@echo "make chaos   25 kills instead of the few of \`make test\`; KILLS=n for another number"
+	@echo "make chaos   25 kills at new moments instead of few at fixed ones; KILLS=n, SEED=n for others"
 	@echo "make fuzz    changed answers of vendors for their parsers; RUNS=n for each (100000)"
 	@echo "make kafka   one Kafka broker in the background"
 	@echo "make lock    the requirements again from pyproject.toml"
@@ -124,18 +125,23 @@ test-parts: .venv/.dev
 	@$(STEP) "get Kafka for tests" tools/kafka/kafka get
 	@$(MAKE) --no-print-directory tools/timescale/node_modules/.package-lock.json
 
-# Every check runs though one before it failed: one run shows all there is to mend. pytest comes last and in the open.
+# Two workers a core: half of the tests wait for processes. More than eight would only collect the tests again.
+WORKERS ?= $(shell n=$$((2 * $$(nproc))); echo $$((n < 8 ? n : 8)))
+PYTEST = .venv/bin/pytest --no-skips -n $(WORKERS)
+
+# The linters run beside the tests. Everything runs even if something fails: one run shows all there is to mend.
 test: test-parts
-	@$(MAKE) --no-print-directory -k -j2 -O lint web-check; checks=$$?; \
-	.venv/bin/pytest --no-skips $(ARGS); tests=$$?; \
-	[ $$checks -eq 0 ] || echo "A check before the tests failed: see FAILED above."; \
-	[ $$checks -eq 0 ] && [ $$tests -eq 0 ]
+	@MAKE="$(MAKE)" tools/beside "lint web-check" $(PYTEST) $(ARGS)
 
 KILLS ?= 25
+SEED ?= $(shell date +%N | sed 's/^0*//')
+
+test-all: test-parts
+	@CHAOS_KILLS=$(KILLS) CHAOS_SEED=$(SEED) MAKE="$(MAKE)" \
+		tools/beside "lint web-check" $(PYTEST) --hypothesis-profile=thorough $(ARGS)
 
 chaos: test-parts
-	@[ -d tests/chaos ] || { echo "  there is no tests/chaos"; exit 1; }
-	@CHAOS_KILLS=$(KILLS) .venv/bin/pytest --no-skips tests/chaos $(ARGS)
+	@CHAOS_KILLS=$(KILLS) CHAOS_SEED=$(SEED) .venv/bin/pytest --no-skips tests/chaos $(ARGS)
 
 RUNS ?= 100000
 

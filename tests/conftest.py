@@ -7,6 +7,14 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+from tests.support import lanes, properties  # noqa: F401
+from tests.support.waiting import PATIENCE
+
+pytest_plugins = ["tests.support.kafka", "tests.support.postgres"]
+
+settings.load_profile("ci")  # `--hypothesis-profile` comes later and prevails
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,3 +42,25 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, Any, Any]:
     return _forbid_skip((yield), collector.config)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Scale the test's hang guard with the machine."""
+    marker = item.get_closest_marker("timeout")
+    idle_s = marker.args[0] if marker is not None else float(item.config.getini("timeout"))
+    item.add_marker(pytest.mark.timeout(PATIENCE.seconds(idle_s)), append=False)
+    return (yield)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with what waits, where several workers run."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: lanes.rank_of(item.nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> lanes.Lanes:
+    """Share the tests out to workers by their groups."""
+    return lanes.scheduler(config, log)

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.aggregation.plant import (
@@ -22,6 +22,7 @@ from tests.aggregation.plant import (
     ticks,
 )  # fmt: skip
 from tests.aggregation.plant import settings as settings_record
+from tests.support.properties import examples
 from tickerplant.aggregation.stage import AggregationStage
 from tickerplant.core import records, schemas
 from tickerplant.core.flags import TickFlag
@@ -150,7 +151,7 @@ one = st.tuples(
     st.randoms(use_true_random=False),
     st.integers(0, 40),
 )
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_any_order_within_the_lateness_any_batches_and_any_snapshot_give_the_bars_of_a_plain_loop(
     rows: list[Any], cuts: list[int], random: Any, where: int
 ) -> None:

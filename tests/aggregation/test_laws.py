@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.aggregation.plant import (
@@ -29,6 +29,7 @@ from tests.aggregation.plant import (
 )  # fmt: skip
 from tests.aggregation.plant import settings as settings_record
 from tests.support import data
+from tests.support.properties import examples
 from tickerplant.aggregation.stage import AggregationStage
 from tickerplant.core.flags import TickFlag
 from tickerplant.core.symbols import partition_of
@@ -59,13 +60,13 @@ def in_batches(rows: list[Any], cuts: list[int], feed: str = "a") -> list[bytes]
 
 
 @given(feed_ticks, st.lists(st.integers(0, 60), max_size=8), st.lists(st.integers(0, 60), max_size=8))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_any_cut_into_batches_gives_the_same_bars(rows: list[Any], one: list[int], other: list[int]) -> None:
     same_bars(last(run(in_batches(rows, one))), last(run(in_batches(rows, other))))
 
 
 @given(feed_ticks, st.lists(st.integers(0, 60), max_size=8), st.randoms(use_true_random=False))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_any_order_within_the_lateness_gives_the_same_bars_and_no_revision(
     rows: list[Any], cuts: list[int], random: Any
 ) -> None:
@@ -84,7 +85,7 @@ def test_any_order_within_the_lateness_gives_the_same_bars_and_no_revision(
 
 
 @given(feed_ticks, st.randoms(use_true_random=False))
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_ticks_that_come_after_the_close_give_the_same_bars_by_revision(rows: list[Any], random: Any) -> None:
     shaken = list(rows)
     random.shuffle(shaken)
@@ -98,7 +99,7 @@ def test_ticks_that_come_after_the_close_give_the_same_bars_by_revision(rows: li
 
 
 @given(feed_ticks, st.integers(1, 5))
-@settings(max_examples=30, deadline=None)
+@examples(30)
 def test_the_number_of_partitions_does_not_matter(rows: list[Any], partitions: int) -> None:
     together = last(run(in_batches(rows, [20, 40])))
     apart: dict[Any, Any] = {}
@@ -110,7 +111,7 @@ def test_the_number_of_partitions_does_not_matter(rows: list[Any], partitions: i
 
 
 @given(feed_ticks)
-@settings(max_examples=30, deadline=None)
+@examples(30)
 def test_no_size_is_lost(rows: list[Any]) -> None:
     steps = run(in_batches(rows, [10, 20, 30]))
     counted = sum(row[3] for row in rows if not row[4] & TickFlag.NO_VOLUME)
@@ -180,7 +181,7 @@ def records_of(actions: list[Any]) -> list[bytes]:
 
 
 @given(st.lists(action, max_size=25), st.integers(0, 30))
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_a_snapshot_anywhere_changes_no_byte(actions: list[Any], where: int) -> None:
     raw = records_of(actions)
     where %= len(raw) + 1
@@ -200,7 +201,7 @@ def test_a_snapshot_anywhere_changes_no_byte(actions: list[Any], where: int) -> 
 
 
 @given(st.lists(action, max_size=25))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_coarser_bars_are_what_their_published_parts_say(actions: list[Any]) -> None:
     """After any log of ticks that has ended, 5m and 1d bars equal a roll-up of the last published finer bars."""
     kept = [a for a in actions if a[0] not in ("vendor", "order")]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
 
 from tests.aggregation.plant import at, end, run, start, ticks
+from tests.support.waiting import until
 from tickerplant.aggregation.service import Aggregation
 from tickerplant.aggregation.stage import AggregationStage
 from tickerplant.core import schemas
 from tickerplant.core.times import MINUTE_US
 from tickerplant.log.open import open_log
+from tickerplant.log.port import EventLog
 
 OPEN = at("2026-01-05T14:30")
 
@@ -36,18 +37,17 @@ def test_the_service_commits_what_the_stage_says_over_restarts(tmp_path: Path) -
         log.close()
 
 
-def _run_until_read(service: Aggregation, log: object) -> None:
+def _run_until_read(service: Aggregation, log: EventLog) -> None:
     stop = threading.Event()
     thread = threading.Thread(target=service.run, args=(stop,))
     thread.start()
     try:
-        until = time.monotonic() + 20
-        while time.monotonic() < until:
-            lag = log.lag("aggregation", [schemas.RAW])  # type: ignore[attr-defined]
-            if lag and not any(lag.values()):
-                return
-            time.sleep(0.02)
-        raise AssertionError("the service did not read the log")
+        until(lambda: _is_read(log), "the service to read the log")
     finally:
         stop.set()
         thread.join()
+
+
+def _is_read(log: EventLog) -> bool:
+    lag = log.lag("aggregation", [schemas.RAW])
+    return bool(lag) and not any(lag.values())

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.aggregation.plant import (
@@ -25,6 +25,7 @@ from tests.aggregation.plant import (
     start,
     ticks,
 )  # fmt: skip
+from tests.support.properties import examples
 from tickerplant.aggregation.stage import AggregationStage
 from tickerplant.core import records, schemas
 from tickerplant.core.flags import TickFlag
@@ -218,7 +219,7 @@ one = st.tuples(
     st.lists(st.integers(0, 60), max_size=8),
     st.integers(0, 70),
 )
-@settings(max_examples=120, deadline=None)
+@examples(120)
 def test_after_a_cancel_the_print_never_was_and_after_a_correction_it_always_was_so(
     rows: list[Any], undo: list[Any], cuts: list[int], where: int
 ) -> None:

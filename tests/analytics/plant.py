@@ -14,6 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from tests.analytics.support import T0
+from tests.support import waiting
+from tests.support.killed import Killed
 from tickerplant.analytics import compute
 from tickerplant.analytics.service import Analytics
 from tickerplant.core import records, schemas
@@ -23,12 +25,6 @@ from tickerplant.core.version import make_version
 from tickerplant.log.embedded import EmbeddedLog
 from tickerplant.persistence.service import TOPICS, Persistence
 from tickerplant.store import Store
-
-PATIENCE_S = 60.0
-
-
-class Killed(BaseException):
-    """What a fault raises: nothing in the service may catch it."""
 
 
 def bars(
@@ -145,10 +141,8 @@ class Bench:
         for thread in threads:
             thread.start()
         try:
-            deadline = time.monotonic() + PATIENCE_S
-            while not failed and not (until() if until is not None else self.quiet(analytics=analytics)):
-                assert time.monotonic() < deadline, "it did not come to rest"
-                time.sleep(0.02)
+            over = until or (lambda: self.quiet(analytics=analytics))
+            waiting.until(lambda: failed or over(), "the services to come to rest")
         finally:
             while store and not loop_stop:
                 time.sleep(0.01)
@@ -156,7 +150,7 @@ class Bench:
             for end in loop_stop:
                 end()
             for thread in threads:
-                thread.join(PATIENCE_S)
+                thread.join(waiting.PATIENCE.seconds(60))
         if failed and not isinstance(failed[0], Killed):
             raise failed[0]
 

@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.analytics.plant import Bench, Killed
+from tests.analytics.plant import Bench
 from tests.analytics.support import T0
+from tests.support.killed import Killed
 from tickerplant.analytics.again import Series
 from tickerplant.analytics.indicator import parse
 from tickerplant.analytics.stage import AnalyticsStage

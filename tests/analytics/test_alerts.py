@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.analytics.support import T0, Bar, bar_delivery, delivery
 from tests.analytics.support import bars as rows_of
+from tests.support.properties import examples
 from tickerplant.analytics import compute
 from tickerplant.analytics.again import Series
 from tickerplant.analytics.alerts import _book
@@ -119,7 +120,7 @@ def test_a_change_of_an_indicator_is_that_of_its_values() -> None:
     operator=st.sampled_from(["crosses_above", "crosses_below", "greater", "less"]),
     when=st.sampled_from(["bar", "update"]),
 )
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_a_snapshot_anywhere_changes_nothing(prices: list[int], cut: int, operator: str, when: str) -> None:
     batches: list[list[Bar]] = []
     for i, price in enumerate(prices):
@@ -142,7 +143,7 @@ def test_a_snapshot_anywhere_changes_nothing(prices: list[int], cut: int, operat
     prices=st.lists(st.integers(1, 4), min_size=2, max_size=40),
     changes=st.lists(st.tuples(st.integers(0, 39), st.integers(0, 4)), max_size=12),
 )
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_every_crossing_of_the_revised_bars_has_fired_and_none_twice(
     prices: list[int], changes: list[tuple[int, int]]
 ) -> None:
@@ -398,7 +399,7 @@ def test_a_bar_that_had_not_fired_when_it_was_withdrawn_fires_as_revised() -> No
     when=st.sampled_from(["bar", "update"]),
     cut=st.integers(0, 80),
 )
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_a_bar_that_has_closed_fires_at_most_once_whatever_is_withdrawn_and_revised(
     moves: list[tuple[int, int, str]], operator: str, when: str, cut: int
 ) -> None:

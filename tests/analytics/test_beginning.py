@@ -10,9 +10,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from tests.analytics.plant import Bench, Killed
+from tests.analytics.plant import Bench
 from tests.analytics.support import T0
 from tests.analytics.test_again import COLUMNS, DAYS, INDICATORS, RULES, check, day, days, live, prices
+from tests.support.killed import Killed
 from tickerplant.analytics.service import GROUP, Analytics
 from tickerplant.core import faults, records, schemas
 from tickerplant.core.times import MINUTE_US

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
 
 from tests.analytics.support import T0, Bar, bars
+from tests.support.waiting import until
 from tickerplant.analytics.service import Analytics
 from tickerplant.analytics.stage import AnalyticsStage
 from tickerplant.core import records, schemas
@@ -49,13 +49,12 @@ def _run_until_read(service: Analytics, log: EventLog) -> None:
     thread = threading.Thread(target=service.run, args=(stop,))
     thread.start()
     try:
-        until = time.monotonic() + 20
-        while time.monotonic() < until:
-            lag = log.lag("analytics", [schemas.OHLCV])
-            if lag and not any(lag.values()):
-                return
-            time.sleep(0.02)
-        raise AssertionError("the service did not read the log")
+        until(lambda: _is_read(log), "the service to read the log")
     finally:
         stop.set()
         thread.join()
+
+
+def _is_read(log: EventLog) -> bool:
+    lag = log.lag("analytics", [schemas.OHLCV])
+    return bool(lag) and not any(lag.values())

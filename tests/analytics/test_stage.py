@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.analytics.support import T0, Bar, Table, bar_delivery, bars, delivery
+from tests.support.properties import examples
 from tickerplant.analytics import compute
 from tickerplant.analytics.stage import AnalyticsStage
 from tickerplant.core import records, schemas
@@ -294,7 +295,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(steps, st.data())
 def test_any_bars_are_as_a_batch_over_what_is_left_and_a_snapshot_anywhere_changes_nothing(
     many: list[list[tuple[int, str, float | None, str]]], data: st.DataObject

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from tests.api.support import PARTITIONS, MemorySource
-from tests.support.postgres import *  # noqa: F403
 from tickerplant.core import schemas
 from tickerplant.log.embedded.log import EmbeddedLog
 from tickerplant.log.port import EventLog

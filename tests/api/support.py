@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tests.support.waiting import PATIENCE
 from tickerplant.api.positions import Position
 from tickerplant.api.reading import Reading, Source
 from tickerplant.api.service import Api
@@ -227,12 +228,14 @@ def serving(log: EventLog, source: Source, **options: Any) -> Iterator[tuple[htt
 
     thread = threading.Thread(target=run)
     thread.start()
-    asyncio.run_coroutine_threadsafe(asyncio.wait_for(api.started.wait(), 20), loop).result(25)
+    asyncio.run_coroutine_threadsafe(asyncio.wait_for(api.started.wait(), PATIENCE.seconds(20)), loop).result(
+        PATIENCE.seconds(25)
+    )
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{api.bound_port}", timeout=30) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{api.bound_port}", timeout=PATIENCE.seconds(30)) as client:
             yield client, f"ws://127.0.0.1:{api.bound_port}/v1/stream", api
     finally:
         loop.call_soon_threadsafe(stop.set)
-        thread.join(20)
+        thread.join(PATIENCE.seconds(20))
         loop.close()
         assert not failed, failed

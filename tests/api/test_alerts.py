@@ -21,6 +21,7 @@ import pytest
 from websockets.sync.client import connect
 
 from tests.api.support import PARTITIONS, T0, serving
+from tests.support.waiting import PATIENCE, until
 from tickerplant.analytics.sides import check_rule
 from tickerplant.api.alerting import check_webhook
 from tickerplant.api.reading import Source
@@ -84,13 +85,6 @@ def query(dsn: str, sql: str) -> Any:
 def failed(dsn: str) -> int:
     [(number,)] = query(dsn, "SELECT count(*) FROM alert_webhooks WHERE state = 'failed'")
     return int(number)
-
-
-def wait_for(condition: Callable[[], Any], timeout_s: float = 15) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @contextmanager
@@ -204,16 +198,16 @@ def test_an_alert_is_on_the_stream_and_posted_signed_once(client: httpx.Client, 
         rule = client.post("/v1/alerts", json=RULE | {"webhook": url, "secret": SECRET}).json()["id"]
         with connect(client.headers["X-Stream"]) as socket:
             socket.send(json.dumps({"action": "subscribe", "symbols": ["AAPL"], "channels": ["alerts"]}))
-            while json.loads(socket.recv(timeout=10))["type"] != "snapshot":
+            while json.loads(socket.recv(timeout=PATIENCE.seconds(10)))["type"] != "snapshot":
                 pass
             fire(log, rule, T0 + 7, symbol="MSFT")
             names = fire(log, rule, T0, T0 + 1)
-            frame = json.loads(socket.recv(timeout=10))
+            frame = json.loads(socket.recv(timeout=PATIENCE.seconds(10)))
             assert (frame["type"], frame["topic"]) == ("alerts", "market.alerts")
             rows = [dict(zip(frame["columns"], row, strict=True)) for row in frame["rows"]]
             assert [(row["alert_id"], row["symbol"], row["left"]) for row in rows] == [(n, "AAPL", 71.0) for n in names]
             assert rows[0]["time_us"] == T0
-        wait_for(lambda: len(got) == 3)
+        until(lambda: len(got) == 3)
         fire(log, rule, T0)  # the same crossing again is the same alert
         fire(log, "unknown", T0)
         time.sleep(0.5)
@@ -237,9 +231,9 @@ def test_what_is_not_taken_is_tried_again_and_a_slow_receiver_delays_no_other(
         fire(log, hang, *(T0 + n for n in range(40)))
         began = time.monotonic()
         fire(log, rule, T0)
-        wait_for(lambda: got, 3)
+        until(lambda: got, idle_s=3)
         assert time.monotonic() - began < 2, "40 that hang stand before it"
-        wait_for(lambda: len(got) == 3)
+        until(lambda: len(got) == 3)
         assert "X-Tickerplant-Signature" not in got[0][0]
     assert query(dsn, "SELECT count(*) FROM alert_webhooks WHERE state = 'pending'") == [(40,)]
     text = client.get("/metrics").text
@@ -252,13 +246,13 @@ def test_a_receiver_that_is_gone_for_good_and_a_rule_that_is_removed_are_given_u
     with receiver(lambda n: 410) as (url, got):
         rule = client.post("/v1/alerts", json=RULE | {"webhook": url}).json()["id"]
         fire(log, rule, T0)
-        wait_for(lambda: got)
-        wait_for(lambda: failed(dsn) == 1)
+        until(lambda: got)
+        until(lambda: failed(dsn) == 1)
     other = client.post("/v1/alerts", json=RULE | {"webhook": url}).json()["id"]
     fire(log, other, T0)
-    wait_for(lambda: "failed_attempts_total 2.0" in client.get("/metrics").text)
+    until(lambda: "failed_attempts_total 2.0" in client.get("/metrics").text)
     client.delete(f"/v1/alerts/{other}")
-    wait_for(lambda: failed(dsn) == 2)
+    until(lambda: failed(dsn) == 2)
 
 
 def test_private_addresses_are_refused_where_they_are_not_allowed(log: EventLog, dsn: str) -> None:
@@ -271,7 +265,7 @@ def test_private_addresses_are_refused_where_they_are_not_allowed(log: EventLog,
         for one in (url, local):
             fire(log, client.post("/v1/alerts", json=RULE | {"webhook": one}).json()["id"], T0)
         errors = "SELECT error FROM alert_webhooks WHERE error <> ''"
-        wait_for(lambda: len(query(dsn, errors)) == 2)
+        until(lambda: len(query(dsn, errors)) == 2)
         assert all("no public address" in error for (error,) in query(dsn, errors))
         assert got == []
 

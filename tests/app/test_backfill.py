@@ -15,7 +15,8 @@ from typing import Any
 import httpx
 import pytest
 from tests.support.commands import assert_refused, objects, say
-from tests.support.plant import Plant, kill_tree, wait_for
+from tests.support.plant import Plant, kill_tree
+from tests.support.waiting import PATIENCE, until
 
 from tickerplant.core.errors import LogError
 from tickerplant.log.open import open_log
@@ -34,7 +35,7 @@ def vendor() -> Iterator[dict[str, Any]]:
     assert process.stdout is not None
     yield json.loads(process.stdout.readline())
     process.send_signal(signal.SIGTERM)
-    process.wait(10)
+    process.wait(PATIENCE.seconds(10))
     process.stdout.close()
 
 
@@ -64,7 +65,7 @@ def up(plant: Plant) -> Iterator[None]:
     try:
         yield
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE.seconds(30)) == 0
     finally:
         kill_tree(process)
 
@@ -89,7 +90,7 @@ def idle(plant: Plant) -> bool:
 
 
 def asked(vendor: dict[str, Any]) -> int:
-    found = httpx.get(f"{vendor['url']}/sandbox/requests", timeout=30).json()["requests"]
+    found = httpx.get(f"{vendor['url']}/sandbox/requests", timeout=PATIENCE.seconds(30)).json()["requests"]
     return sum(call["path"] == "/time_series" for call in found)
 
 
@@ -116,7 +117,7 @@ def test_beside_a_plant_that_runs_it_leaves_an_order_and_shows_when_it_is_done(
 ) -> None:
     plant = plant_on(tmp_path, vendor, TICKERPLANT_HISTORY="1d:5", TICKERPLANT_API__PORT="0")
     with up(plant):
-        wait_for("the plant to have filled what it wants", lambda: idle(plant), 60)
+        until(lambda: idle(plant), "the plant to have filled what it wants", 60)
         [said] = objects(say(plant, "backfill", "MSFT", "-i", "1d", "--from", "2026-02-02", "--to", "2026-02-09",
                              "--json"))  # fmt: skip
         assert said["bars"] == 7, "what was ordered, and nothing between it and what the settings want"
@@ -131,11 +132,11 @@ def test_two_orders_at_once_are_both_carried_out_by_a_plant_that_fetches_nothing
 ) -> None:
     plant = plant_on(tmp_path, vendor, TICKERPLANT_HISTORY="none", TICKERPLANT_API__PORT="0")
     with up(plant):
-        wait_for("market_data to have said how it stands", lambda: progress_of(plant) is not None, 60)
+        until(lambda: progress_of(plant) is not None, "market_data to have said how it stands", 60)
         days = ("-i", "1d", "--from", "2026-02-02", "--to", "2026-02-09", "--json")
         outputs = [tmp_path / name for name in SYMBOLS]
         both = [plant.start("backfill", name, *days, output=out) for name, out in zip(SYMBOLS, outputs, strict=True)]
-        assert [one.wait(60) for one in both] == [0, 0], [out.read_text() for out in outputs]
+        assert [one.wait(PATIENCE.seconds(60)) for one in both] == [0, 0], [out.read_text() for out in outputs]
         assert [json.loads(out.read_text())["gaps"] for out in outputs] == [[], []]
         progress = progress_of(plant)
         assert progress is not None

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.support.waiting import PATIENCE
 
 from tickerplant.app.locks import FolderLock
 
@@ -21,7 +22,7 @@ def tickerplant(*arguments: str | Path, **environment: str) -> subprocess.Comple
         [sys.executable, "-m", "tickerplant.app", *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE.seconds(120),
         env={**bare, "COLUMNS": "200", **environment},
         check=False,
     )

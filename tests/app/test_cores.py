@@ -5,6 +5,7 @@ import sys
 import threading
 
 import pytest
+from tests.support.waiting import PATIENCE
 
 from tickerplant.app.cores import Together
 
@@ -20,20 +21,20 @@ def test_threads_that_join_are_on_one_core_and_move_together() -> None:
 
     def work() -> None:
         together.join()
-        joined.wait(10)
-        moved.wait(10)
+        joined.wait(PATIENCE.seconds(10))
+        moved.wait(PATIENCE.seconds(10))
         seen.append(os.sched_getaffinity(0))
-        looked.wait(10)
+        looked.wait(PATIENCE.seconds(10))
 
     threads = [threading.Thread(target=work) for _ in range(2)]
     for thread in threads:
         thread.start()
-    joined.wait(10)
+    joined.wait(PATIENCE.seconds(10))
     other = max(whole)
     if len(whole) > 1:
         together._move(other)
     moved.set()
-    looked.wait(10)
+    looked.wait(PATIENCE.seconds(10))
     together.stop()
     together.stop()
     assert seen == [{other} if len(whole) > 1 else whole] * 2

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from tests.support.waiting import PATIENCE, until
 
 from tickerplant.app import database as module
 from tickerplant.app.database import database
@@ -31,7 +32,7 @@ with database(Settings(data=Path(sys.argv[1])), lasting=True) as dsn:
 
 def answers(dsn: str) -> bool:
     async def ask() -> bool:
-        connection = await asyncpg.connect(dsn, timeout=5)
+        connection = await asyncpg.connect(dsn, timeout=PATIENCE.seconds(5))
         try:
             return bool(await connection.fetchval("SELECT 1"))
         finally:
@@ -43,19 +44,12 @@ def answers(dsn: str) -> bool:
         return False
 
 
-def wait_until(condition, timeout_s: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.05)
-
-
 @pytest.fixture
 def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("d")
     yield folder
     # A store that was started for users must end by itself when they are gone.
-    wait_until(lambda: not FolderLock(folder, "store.lock").is_held())
+    until(lambda: not FolderLock(folder, "store.lock").is_held())
 
 
 def owner(data: Path) -> int:
@@ -93,12 +87,12 @@ def test_services_share_a_server_that_outlives_each_of_them(data: Path) -> None:
 
         first = owner(data)
         os.kill(first, signal.SIGKILL)
-        wait_until(lambda: answers(dsn) and owner(data) != first)
+        until(lambda: answers(dsn) and owner(data) != first)
     finally:
         for user in users:
             user.kill()
             user.communicate()
     began = time.monotonic()
-    wait_until(lambda: not FolderLock(data, "store.lock").is_held())
+    until(lambda: not FolderLock(data, "store.lock").is_held())
     assert time.monotonic() - began > module.IDLE_S / 2
     assert not answers(dsn)

@@ -5,8 +5,11 @@ import subprocess
 import sys
 import time
 
+from tests.support.waiting import PATIENCE
+
 CODE = """
 import sys, time
+from tests.support.waiting import PATIENCE
 from tickerplant.app import fault
 from tickerplant.core import faults
 fault.install(sys.argv[1])
@@ -20,7 +23,11 @@ time.sleep(float(sys.argv[2]))
 
 def run(fault: str, wait_s: float = 0.0) -> tuple[int, str]:
     done = subprocess.run(
-        [sys.executable, "-c", CODE, fault, str(wait_s)], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-c", CODE, fault, str(wait_s)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE.seconds(30),
+        check=False,
     )
     return done.returncode, done.stdout.replace("\n", "")
 

@@ -12,7 +12,8 @@ import pytest
 from tests.aggregation.plant import at
 from tests.e2e.support import ask, replay
 from tests.support.commands import assert_refused, objects, say
-from tests.support.plant import Plant, kill_tree, wait_for
+from tests.support.plant import Plant, kill_tree
+from tests.support.waiting import PATIENCE, until
 
 from tickerplant.app.commands.rebuild import _made
 from tickerplant.core import records
@@ -97,14 +98,14 @@ def test_without_waiting_it_only_leaves_the_order(plant: Plant) -> None:
 def test_a_plant_that_runs_carries_it_out(plant: Plant, tmp_path: Path) -> None:
     running = plant.start("up", "--no-sandbox", "--port", "0", output=tmp_path / "up.log")
     try:
-        wait_for("the plant", lambda: "tickerplant is up" in (tmp_path / "up.log").read_text())
+        until(lambda: "tickerplant is up" in (tmp_path / "up.log").read_text(), "the plant")
         answer = ask(plant, "rebuild", "ACME", *STRETCH, "--json")
         assert answer.code == 0, answer.err
         (said,) = answer.lines
         assert said["waited"] is True
         assert_ordered(plant, said["offsets"], "ACME")
         running.terminate()
-        assert running.wait(30) == 0
+        assert running.wait(PATIENCE.seconds(30)) == 0
     except subprocess.TimeoutExpired:
         pytest.fail("the plant does not stop")
     finally:

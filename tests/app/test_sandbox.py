@@ -3,11 +3,12 @@
 import os
 import sys
 import threading
-import time
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import pytest
+from tests.support.waiting import PATIENCE, until
 
 from tickerplant.app import parts
 from tickerplant.app.plant import Plant
@@ -19,7 +20,7 @@ from tickerplant.core.errors import ConfigError
 def test_it_answers_comes_back_at_its_port_and_ends(tmp_path: Path) -> None:
     settings = load({"data": tmp_path, "symbols": ("AAPL", "MSFT")}).settings
     with sandbox_process(settings) as (process, place):
-        answer = httpx.get(f"{place.url}/price", params={"symbol": "AAPL", "apikey": "k"}, timeout=10)
+        answer = httpx.get(f"{place.url}/price", params={"symbol": "AAPL", "apikey": "k"}, timeout=PATIENCE.seconds(10))
         assert float(answer.json()["price"]) > 0
         stop = threading.Event()
         watching = threading.Thread(target=process.watch, args=(stop,))
@@ -27,14 +28,14 @@ def test_it_answers_comes_back_at_its_port_and_ends(tmp_path: Path) -> None:
         child = process._child
         assert child is not None
         child.kill()
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                httpx.get(f"{place.url}/price", params={"symbol": "MSFT", "apikey": "k"}, timeout=5)
-                break
-            except httpx.TransportError:
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
+
+        def answers() -> bool:
+            with suppress(httpx.TransportError):
+                httpx.get(f"{place.url}/price", params={"symbol": "MSFT", "apikey": "k"}, timeout=PATIENCE.seconds(5))
+                return True
+            return False
+
+        until(answers, "the sandbox that was started again")
         stop.set()
         watching.join()
         again = process._child
@@ -49,10 +50,10 @@ def test_its_clock_goes_on_when_it_is_started_again(tmp_path: Path) -> None:
     try:
         place = process.start()
         assert place.clock.speed == 60
-        first = httpx.get(f"{place.url}/sandbox/clock", timeout=10).json()
+        first = httpx.get(f"{place.url}/sandbox/clock", timeout=PATIENCE.seconds(10)).json()
         assert 1_773_063_000_000_000 <= first["now_us"] <= place.clock.now_us()
         process.stop()
-        again = httpx.get(f"{process.start().url}/sandbox/clock", timeout=10).json()
+        again = httpx.get(f"{process.start().url}/sandbox/clock", timeout=PATIENCE.seconds(10)).json()
         assert again["now_us"] > first["now_us"]
         assert [again[name] for name in ("origin_us", "epoch_us")] == [
             first[name] for name in ("origin_us", "epoch_us")
@@ -74,10 +75,7 @@ def test_one_that_the_plant_starts_again_may_use_every_core(tmp_path: Path) -> N
         former = process._child
         assert former is not None
         former.kill()
-        deadline = time.monotonic() + 20
-        while process._child in (former, None) or process._port == 0:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        until(lambda: process._child not in (former, None) and process._port, "the next process")
         child = process._child
         assert child is not None
         if sys.platform == "linux":
@@ -92,5 +90,5 @@ def test_it_ends_when_whoever_wanted_it_is_gone(tmp_path: Path) -> None:
     assert child is not None
     assert child.stdin is not None
     child.stdin.close()  # what a kill of the plant does
-    assert child.wait(10) == 0
+    assert child.wait(PATIENCE.seconds(10)) == 0
     process.stop()

@@ -6,15 +6,10 @@ import threading
 import time
 from collections.abc import Callable
 
+from tests.support.waiting import until
+
 from tickerplant.app import supervisor as module
 from tickerplant.app.supervisor import Service, Supervisor
-
-
-def wait_for(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.005)
 
 
 def test_services_end_in_the_order_of_their_rank() -> None:
@@ -38,7 +33,7 @@ def test_services_end_in_the_order_of_their_rank() -> None:
         [Service("last", sync("last"), rank=9), Service("feed", asynchronous=feed), Service("mid", sync("mid"), rank=4)]
     )
     supervisor.start()
-    wait_for(lambda: feed_is_up.is_set() and all(status.state == "running" for status in supervisor.statuses()))
+    until(lambda: feed_is_up.is_set() and all(status.state == "running" for status in supervisor.statuses()))
     assert supervisor.stop() == []
     assert ended == ["feed", "mid", "last"]
     assert [status.state for status in supervisor.statuses()] == ["stopped"] * 3
@@ -63,7 +58,7 @@ def test_a_crashed_service_starts_again_and_the_others_do_not_notice() -> None:
 
     supervisor = Supervisor([Service("shaky", shaky), Service("steady", asynchronous=steady)])
     supervisor.start()
-    wait_for(lambda: len(lives) == 4)
+    until(lambda: len(lives) == 4)
     shaky_status, steady_status = supervisor.statuses()
     supervisor.stop()
     assert shaky_status.restarts == 3
@@ -110,7 +105,7 @@ def test_stopping_during_a_back_off_does_not_wait_for_it() -> None:
 
     supervisor = Supervisor([Service("broken", broken)])
     supervisor.start()
-    wait_for(lambda: supervisor.statuses()[0].restarts >= 3)
+    until(lambda: supervisor.statuses()[0].restarts >= 3)
     began = time.monotonic()
     supervisor.stop()
     assert time.monotonic() - began < 0.5

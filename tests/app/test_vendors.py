@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.market_data.providers.test_registry import install
+from tests.support.waiting import PATIENCE
 
 from tickerplant.app import describe, vendors
 from tickerplant.app.settings import Settings, load
@@ -199,7 +200,8 @@ def test_the_sandbox_without_an_address_is_refused(monkeypatch: pytest.MonkeyPat
 
 def tickerplant(acme: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "tickerplant.app", *arguments], capture_output=True, text=True, timeout=60, check=False,
+        [sys.executable, "-m", "tickerplant.app", *arguments], capture_output=True, text=True, check=False,
+        timeout=PATIENCE.seconds(60),
         env={**os.environ, "PYTHONPATH": str(acme), "COLUMNS": "200"},
     )  # fmt: skip
 

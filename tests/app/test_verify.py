@@ -16,6 +16,7 @@ from tests.aggregation.plant import at, end, mark, start, ticks
 from tests.support.commands import assert_refused, objects, say
 from tests.support.kafka import KafkaBroker
 from tests.support.plant import Plant
+from tests.support.waiting import until
 
 from tickerplant.aggregation.service import Aggregation
 from tickerplant.app.parts import keepers
@@ -63,10 +64,7 @@ def aggregating(log: EventLog) -> Iterator[None]:
     thread.start()
     try:
         yield
-        until = time.monotonic() + 60
-        while not (lag := log.lag("aggregation", [RAW])) or any(lag.values()):
-            assert time.monotonic() < until, "aggregation does not read the log"
-            time.sleep(0.02)
+        until(lambda: (lag := log.lag("aggregation", [RAW])) and not any(lag.values()), "aggregation to read the log")
     finally:
         stop.set()
         thread.join()
@@ -154,35 +152,34 @@ def test_what_aggregation_committed_over_restarts_is_equal(plant: Plant) -> None
 
 
 @pytest.mark.kafka
-def test_it_is_equal_on_kafka_too(tmp_path: Path) -> None:
-    with KafkaBroker(tmp_path / "kafka") as broker:
-        url = f"kafka://{broker.bootstrap}"
-        log = open_log(url)
-        try:
-            fill(log)
-            middle = [found.appended_at_us for found in log.read_range(RAW_0, 0, 1 << 40)][2 + 2 * DAY_RECORDS]
-        finally:
-            log.close()
-        plant = Plant(tmp_path / "data")
-        one, _ = objects(say(plant, "verify", "--json", "--log", url))
-        assert (one["equal"], one["records"], one["states"]) == (
-            True,
-            2 + DAYS * DAY_RECORDS,
-            [*labels(), "the newest"],
-        )
-        found = say(plant, "verify", "--json", "--partition", "0", "--from", iso(middle), "--log", url)
-        (one,) = objects(found)
-        assert (one["equal"], one["records"], one["snapshot"]) == (True, DAY_RECORDS, labels()[1])
-        log = open_log(url)
-        try:
-            (keeper, _) = keepers(log)
-            assert keeper.look(middle) == 0
-            assert log.trim(middle) == {}
-            assert keeper.look(middle + 100 * DAY_US) == DAYS - 1
-            (left,) = snapshots.kept_in(log, STATE_AGGREGATION, RAW, 0)
-            assert left.label == labels()[-1], "no record has come since, so it holds nothing back"
-        finally:
-            log.close()
+def test_it_is_equal_on_kafka_too(tmp_path: Path, kafka_broker: KafkaBroker) -> None:
+    url = f"kafka://{kafka_broker.bootstrap}?prefix=verify."
+    log = open_log(url)
+    try:
+        fill(log)
+        middle = [found.appended_at_us for found in log.read_range(RAW_0, 0, 1 << 40)][2 + 2 * DAY_RECORDS]
+    finally:
+        log.close()
+    plant = Plant(tmp_path / "data")
+    one, _ = objects(say(plant, "verify", "--json", "--log", url))
+    assert (one["equal"], one["records"], one["states"]) == (
+        True,
+        2 + DAYS * DAY_RECORDS,
+        [*labels(), "the newest"],
+    )
+    found = say(plant, "verify", "--json", "--partition", "0", "--from", iso(middle), "--log", url)
+    (one,) = objects(found)
+    assert (one["equal"], one["records"], one["snapshot"]) == (True, DAY_RECORDS, labels()[1])
+    log = open_log(url)
+    try:
+        (keeper, _) = keepers(log)
+        assert keeper.look(middle) == 0
+        assert log.trim(middle) == {}
+        assert keeper.look(middle + 100 * DAY_US) == DAYS - 1
+        (left,) = snapshots.kept_in(log, STATE_AGGREGATION, RAW, 0)
+        assert left.label == labels()[-1], "no record has come since, so it holds nothing back"
+    finally:
+        log.close()
 
 
 def test_a_stretch_is_run_from_the_newest_kept_snapshot_before_it(plant: Plant) -> None:

@@ -27,7 +27,8 @@ import numpy as np
 import pytest
 
 from tests.chaos.test_kills import SESSION_S, Parts, explained
-from tests.support.plant import Plant, wait_for
+from tests.support.plant import Plant
+from tests.support.waiting import PATIENCE, Guard, until
 from tickerplant.analytics import compute
 from tickerplant.app.settings import load
 from tickerplant.core import records, schemas
@@ -119,7 +120,7 @@ def begin(parts: Parts, name: str, fault: str | None = None) -> None:
 
 
 def wait_for_api(parts: Parts) -> str:
-    wait_for("the API", lambda: parts.dead() or api_url(parts))
+    until(lambda: parts.dead() or api_url(parts), "the API")
     url = api_url(parts)
     assert url is not None, parts.dead()
     return url
@@ -127,7 +128,7 @@ def wait_for_api(parts: Parts) -> str:
 
 def wait_for_services(parts: Parts, *names: str) -> None:
     outputs = [parts.output(name) for name in names]
-    wait_for("services", lambda: parts.dead() or all("is up" in path.read_text() for path in outputs))
+    until(lambda: parts.dead() or all("is up" in path.read_text() for path in outputs), "services")
     assert not parts.dead()
 
 
@@ -136,7 +137,9 @@ def add_rules(url: str, receiver: Receiver) -> dict[str, str]:
     names = {}
     for name, (left, operator, right) in RULES.items():
         rule = {"symbol": "GOOG", "left": left, "operator": operator, "right": right}
-        answer = httpx.post(f"{url}/v1/alerts", json=rule | {"webhook": receiver.url, "secret": SECRET}, timeout=30)
+        answer = httpx.post(
+            f"{url}/v1/alerts", json=rule | {"webhook": receiver.url, "secret": SECRET}, timeout=PATIENCE.seconds(30)
+        )
         assert answer.status_code == 201, answer.text
         names[answer.json()["id"]] = name
     return names
@@ -212,7 +215,7 @@ def test_rules_cross_while_processes_are_killed_and_each_alert_arrives_once(tmp_
         for name in todo:
             next_of(name)
         begin(parts, "replay")
-        deadline = time.monotonic() + 90
+        guard = Guard(180)
         while any(armed.values()):
             for name in parts.dead():
                 if name == "replay":
@@ -222,7 +225,7 @@ def test_rules_cross_while_processes_are_killed_and_each_alert_arrives_once(tmp_
                 assert parts.running[name].returncode == -9
                 killed.append(f"{name}.{armed[name]}")
                 next_of(name)
-            assert time.monotonic() < deadline, f"never reached: {armed}, {todo}"
+            guard.check(f"{armed}, then {todo}")
             time.sleep(0.02)
         parts.kill_all()  # the whole plant, the database included
         for path in tmp_path.glob("*.log"):
@@ -231,12 +234,12 @@ def test_rules_cross_while_processes_are_killed_and_each_alert_arrives_once(tmp_
             begin(parts, name)
         wait_for_services(parts, "api", "aggregation", "analytics", "persistence")
         parts.begin("replay")
-        assert parts.running["replay"].wait(60) == 0
+        assert parts.running["replay"].wait(PATIENCE.seconds(60)) == 0
         del parts.running["replay"]
         with parts.plant.store() as dsn:
             bars, _ = asyncio.run(bars_and_firings(dsn))
         wanted = crossings(bars)
-        wait_for("the last webhooks", lambda: parts.dead() or len(receiver.alerts) >= len(wanted), 30)
+        until(lambda: parts.dead() or len(receiver.alerts) >= len(wanted), "the last webhooks", 30)
         time.sleep(1.0)  # what came too much would come now
         with parts.plant.store() as dsn:
             _, firings = asyncio.run(bars_and_firings(dsn))
@@ -264,15 +267,15 @@ def test_a_rule_that_was_kept_when_the_api_died_reaches_the_log_once(tmp_path: P
         url = wait_for_api(parts)
         rule = {"symbol": "GOOG", "left": "close", "operator": "greater", "right": 1}
         with pytest.raises(httpx.HTTPError):
-            httpx.post(f"{url}/v1/alerts", json=rule, timeout=30)
-        assert parts.wait_for_a_death(10) == {"api": -9}
+            httpx.post(f"{url}/v1/alerts", json=rule, timeout=PATIENCE.seconds(30))
+        assert parts.wait_for_a_death(PATIENCE.seconds(30)) == {"api": -9}
         begin(parts, "api")
         url = wait_for_api(parts)
 
         def rules() -> list[dict[str, Any]]:
-            found: list[dict[str, Any]] = httpx.get(f"{url}/v1/alerts", timeout=30).json()["alerts"]
+            found: list[dict[str, Any]] = httpx.get(f"{url}/v1/alerts", timeout=PATIENCE.seconds(30)).json()["alerts"]
             return found
 
-        wait_for("the rule in the log", lambda: [one["in_log"] for one in rules()] == [True], 20)
+        until(lambda: [one["in_log"] for one in rules()] == [True], "the rule in the log", 20)
         parts.stop()
     assert os.path.exists(parts.plant.data)

@@ -22,7 +22,8 @@ import asyncpg
 import httpx
 import pytest
 
-from tests.support.plant import Plant, wait_for
+from tests.support.plant import Plant
+from tests.support.waiting import PATIENCE, until
 from tickerplant.app.locks import FolderLock
 from tickerplant.core.times import DAY_US, MINUTE_US, from_us, to_us
 
@@ -30,7 +31,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(600)]
 
 SYMBOLS = ("AAPL", "MSFT", "BTC/USD")
 KILLS = int(os.environ.get("CHAOS_KILLS", "4"))
-SEED = int(os.environ.get("CHAOS_SEED", str(time.time_ns() % 100_000)))
+SEED = int(os.environ.get("CHAOS_SEED", "7"))
 THOROUGH = KILLS >= 25
 DAYS = {"1d": 40, "5m": 120 if THOROUGH else 20, "1m": 40 if THOROUGH else 6}
 QUOTA = 400
@@ -57,7 +58,7 @@ def vendor() -> Iterator[str]:
     assert process.stdout is not None
     yield json.loads(process.stdout.readline())["url"]
     process.send_signal(signal.SIGTERM)
-    process.wait(10)
+    process.wait(PATIENCE.seconds(10))
     process.stdout.close()
 
 
@@ -78,18 +79,18 @@ def plant(tmp_path: Path, vendor: str) -> Iterator[Plant]:
     yield plant
     # The server of a plant that was killed outlives it; the next command would take it over.
     store = FolderLock(plant.data, "store.lock")
-    wait_for("the store to be free", lambda: not store.is_held())
+    until(lambda: not store.is_held(), "the store to be free")
 
 
 def run(plant: Plant, folder: Path, fault: str | None) -> int:
     """Run one backfill, killed at a point or to its end; return its exit code."""
     output = folder / "backfill.log"
     more = {"TICKERPLANT_FAULT": fault} if fault else {}
-    return plant.start("backfill", "--json", output=output, **more).wait(240)
+    return plant.start("backfill", "--json", output=output, **more).wait(PATIENCE.seconds(240))
 
 
 def ask(url: str, what: str, **params: Any) -> Any:
-    return httpx.get(f"{url}/sandbox/{what}", params=params, timeout=60).json()
+    return httpx.get(f"{url}/sandbox/{what}", params=params, timeout=PATIENCE.seconds(60)).json()
 
 
 def overlapping(vendor: str) -> list[str]:

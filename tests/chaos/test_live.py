@@ -30,7 +30,8 @@ from websockets.sync.client import ClientConnection, connect
 
 from tests.e2e.support import bars_of_ticks, near, rows
 from tests.e2e.test_services import free_port
-from tests.support.plant import Plant, json_lines, kill_trees, wait_for
+from tests.support.plant import Plant, json_lines, kill_trees
+from tests.support.waiting import PATIENCE, until
 from tickerplant.app.locks import FolderLock
 from tickerplant.core.errors import LogError
 from tickerplant.core.flags import TickFlag
@@ -116,7 +117,7 @@ class Live:
             assert not ended, ended
             return condition()
 
-        wait_for(what, so, timeout_s)
+        until(so, what, timeout_s)
 
     def assert_undisturbed(self, *names: str) -> None:
         """These have run on (`wait_for` has seen to that) and had nothing to complain of."""
@@ -128,7 +129,7 @@ class Live:
         """SIGTERM to all, feeds first; fail if one does not end in order."""
         for name in reversed(SERVICES):
             self.running[name].send_signal(signal.SIGTERM)
-            assert self.running.pop(name).wait(30) == 0, name
+            assert self.running.pop(name).wait(PATIENCE.seconds(30)) == 0, name
 
     def close(self) -> None:
         """Leave no process behind."""
@@ -140,7 +141,7 @@ class Live:
         store = FolderLock(self.plant.data, "store.lock")
         if store.is_held():
             os.kill(int(store.holder()["pid"]), signal.SIGTERM)
-        wait_for("the store to stop", lambda: not store.is_held())
+        until(lambda: not store.is_held(), "the store to stop")
 
     def read(self, topic: str, feed: str | None = None) -> dict[int, list[tuple[int, Record]]]:
         """Return offsets and records of a topic by partition, those of one feed; {} before the log is made."""
@@ -384,7 +385,7 @@ class Client:
     def stop(self) -> None:
         self._stop.set()
         assert self._thread is not None
-        self._thread.join(30)
+        self._thread.join(PATIENCE.seconds(30))
         assert not self._thread.is_alive()
         if self.failure is not None:
             raise self.failure

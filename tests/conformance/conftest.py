@@ -8,13 +8,13 @@ import os
 import select
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.kafka import KafkaBroker
+from tests.support.waiting import PATIENCE, Guard
 from tickerplant.core.schemas import OHLCV, RAW, STATE_AGGREGATION, TopicSpec
 from tickerplant.core.times import DAY_US
 from tickerplant.log.embedded import EmbeddedLog
@@ -39,8 +39,9 @@ class Bench:
         self.log = self.open()
         self.log.create_topics(SPECS, PARTITIONS)
 
-    def open(self, patience_s: float = 30.0) -> EventLog:
+    def open(self, patience_s: float | None = None) -> EventLog:
         """Open the log once more, as another program would."""
+        patience_s = patience_s or PATIENCE.seconds(30.0)
         if self.broker is None:
             log: EventLog = EmbeddedLog(self.path, patience_s=patience_s)
         else:
@@ -86,19 +87,13 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 def line(process: subprocess.Popen[bytes]) -> str:
     """Return the next line that a child says; fails when it says none."""
     assert process.stdout is not None
-    assert select.select([process.stdout], [], [], DEADLINE_S)[0], "the child says nothing"
+    assert select.select([process.stdout], [], [], PATIENCE.seconds(DEADLINE_S))[0], "the child printed nothing"
     return process.stdout.readline().decode().strip()
-
-
-@pytest.fixture(scope="session")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
-    with KafkaBroker(tmp_path_factory.mktemp("kafka")) as broker:
-        yield broker
 
 
 @pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
-    broker = request.getfixturevalue("broker") if request.param == "kafka" else None
+    broker = request.getfixturevalue("kafka_broker") if request.param == "kafka" else None
     bench = Bench(request.param, tmp_path, broker)
     yield bench
     bench.close()
@@ -112,8 +107,8 @@ def embedded(tmp_path: Path) -> Iterator[Bench]:
 
 
 @pytest.fixture
-def kafka(broker: KafkaBroker, tmp_path: Path) -> Iterator[Bench]:
-    bench = Bench("kafka", tmp_path, broker)
+def kafka(kafka_broker: KafkaBroker, tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench("kafka", tmp_path, kafka_broker)
     yield bench
     bench.close()
 
@@ -128,9 +123,9 @@ def write(writer: Writer, *values: bytes, topic: str = RAW, partition: int = 0) 
 def read(reader: Reader, count: int, **limits: int) -> list[ConsumedRecord]:
     """Poll until so many records have come; fails when they do not."""
     taken: list[ConsumedRecord] = []
-    deadline = time.monotonic() + DEADLINE_S
+    guard = Guard(DEADLINE_S)
     while len(taken) < count:
-        assert time.monotonic() < deadline, f"{len(taken)} of {count} records came"
+        guard.check(f"{count} records, and {len(taken)} came")
         taken += reader.poll(timeout_s=0.5, **limits)
     return taken
 
@@ -141,14 +136,6 @@ def values(deliveries: list[ConsumedRecord]) -> list[bytes]:
 
 def nothing_more(reader: Reader, for_s: float = 0.6) -> bool:
     return not reader.poll(timeout_s=for_s)
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for a condition; fails when it does not come true."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
 
 
 def at(partition: int, topic: str = RAW) -> TopicPartition:

@@ -9,6 +9,7 @@ import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from tests.conformance.conftest import PARTITIONS, SPECS, Bench, line, read, values, write
+from tests.support.waiting import PATIENCE
 from tickerplant.core.errors import UnknownTopic
 from tickerplant.core.schemas import OHLCV, RAW, STATE_AGGREGATION
 from tickerplant.log.kafka import log as kafka_log
@@ -58,7 +59,7 @@ def test_of_many_that_come_after_one_who_died_making_the_topics_all_have_one_log
     admin = AdminClient({"bootstrap.servers": kafka.broker.bootstrap})
     own = NewTopic(kafka.prefix + kafka_log.OWN_TOPIC, num_partitions=1, config={"cleanup.policy": "compact"})
     for future in admin.create_topics([own]).values():
-        future.result(30)
+        future.result(PATIENCE.seconds(30))
 
     def make(log: EventLog) -> Identity:
         log.create_topics(SPECS, PARTITIONS)

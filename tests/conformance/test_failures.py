@@ -25,10 +25,10 @@ from tests.conformance.conftest import (
     line,
     nothing_more,
     read,
-    until,
     values,
     write,
 )
+from tests.support.waiting import PATIENCE, Guard, until
 from tickerplant.core.errors import Fenced, LogError, LogUnavailable
 from tickerplant.core.schemas import OHLCV, RAW, STATE_AGGREGATION
 from tickerplant.core.times import DAY_US
@@ -240,7 +240,7 @@ class TestKafka:
         assert kafka.broker is not None
         admin = AdminClient({"bootstrap.servers": kafka.broker.bootstrap})
         for future in admin.delete_records([KafkaPartition(kafka.prefix + RAW, 0, 5)]).values():
-            future.result(30)
+            future.result(PATIENCE.seconds(30))
         assert kafka.log.trim(0) == {}
         assert kafka.log.retention_passed[RAW] == 2
         reader = kafka.reader(group="g")
@@ -259,7 +259,7 @@ class TestKafka:
         assert kafka.broker is not None
         admin = AdminClient({"bootstrap.servers": kafka.broker.bootstrap})
         for future in admin.delete_topics([kafka.prefix + RAW]).values():
-            future.result(30)
+            future.result(PATIENCE.seconds(30))
         time.sleep(1)
         again = kafka.open()
         again.create_topics(SPECS, PARTITIONS)
@@ -292,8 +292,8 @@ class TestKafka:
         starter = threading.Timer(60 if os.environ.get("TICKERPLANT_LONG") else 8, kafka.broker.start)
         starter.start()
         written = False
-        deadline = time.monotonic() + 150
-        while not written and time.monotonic() < deadline:
+        guard = Guard(150)
+        while not written and not guard.is_over():
             try:
                 write(writer, b"after")
                 written = True

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from tests.conformance.conftest import PARTITIONS, Bench, at, kill, line, nothing_more, read, until, values, write
+from tests.conformance.conftest import PARTITIONS, Bench, at, kill, line, nothing_more, read, values, write
+from tests.support.waiting import until
 from tickerplant.core.errors import Fenced
 from tickerplant.core.schemas import OHLCV, RAW
 from tickerplant.log.port import LATEST, Reader, TopicPartition

@@ -15,7 +15,8 @@ import httpx
 import pytest
 from playwright.sync_api import ConsoleMessage, Page, expect, sync_playwright
 
-from tests.support.plant import Plant, kill_tree, wait_for
+from tests.support.plant import Plant, kill_tree
+from tests.support.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -48,11 +49,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Plant]
     process = plant.start("up", "--port", str(port), output=folder / "output")
     base = f"http://127.0.0.1:{port}"
     try:
-        wait_for("the plant", lambda: process.poll() is not None or _healthy(base), timeout_s=120)
+        until(lambda: process.poll() is not None or _healthy(base), "the plant", 120)
         assert process.poll() is None, (folder / "output").read_text()
         yield base, plant
         os.kill(process.pid, signal.SIGINT)
-        assert process.wait(60) == 0
+        assert process.wait(PATIENCE.seconds(60)) == 0
     finally:
         kill_tree(process)
     said = (folder / "output").read_text()
@@ -64,7 +65,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Plant]
 
 def _healthy(base: str) -> bool:
     try:
-        return bool(httpx.get(f"{base}/health", timeout=10).json()["status"] == "ok")
+        return bool(httpx.get(f"{base}/health", timeout=PATIENCE.seconds(10)).json()["status"] == "ok")
     except httpx.HTTPError:
         return False
 
@@ -100,7 +101,9 @@ def _stranger(url: str, base: str, seen: Seen) -> None:
 
 
 def stored(base: str, symbol: str, interval: str) -> list[object]:
-    answer = httpx.get(f"{base}/v1/intraday/{symbol}", params={"interval": interval, "apikey": KEY}, timeout=20)
+    answer = httpx.get(
+        f"{base}/v1/intraday/{symbol}", params={"interval": interval, "apikey": KEY}, timeout=PATIENCE.seconds(20)
+    )
     return list(answer.json()["bars"]) if answer.status_code == 200 else []
 
 
@@ -121,7 +124,7 @@ def wait_for_chart(page: Page, shown: str) -> None:
     expect(page.locator("#chart")).to_have_attribute("data-shown", shown, timeout=START_MS)
     expect(page.locator("#message")).to_have_text("", timeout=START_MS)
     page.wait_for_timeout(500)
-    wait_for("a drawn chart", lambda: ink(page) > 50)
+    until(lambda: ink(page) > 50, "a drawn chart")
 
 
 def ink(page: Page) -> int:
@@ -149,8 +152,8 @@ def test_ten_symbols_live_and_their_charts(site, page) -> None:
     (base, _), (page, _) = site, page
     open_dashboard(page, base)
     prices = page.locator("#symbols tr td:nth-child(2)").filter(has_text=re.compile(r"\d\.\d"))
-    wait_for("ten prices", lambda: prices.count() >= 10)
-    wait_for("the history that a plant begins with", lambda: len(stored(base, "MSFT", "5m")) > 50, timeout_s=120)
+    until(lambda: prices.count() >= 10, "ten prices")
+    until(lambda: len(stored(base, "MSFT", "5m")) > 50, "the history that a plant begins with", 120)
     assert "apikey" not in page.url
     expect(page.locator("#health")).to_have_text("health: ok", timeout=START_MS)
 
@@ -188,7 +191,7 @@ def test_a_narrow_screen_has_the_list_and_the_chart(site, page) -> None:
     (base, _), (page, _) = site, page
     page.set_viewport_size({"width": 420, "height": 860})
     open_dashboard(page, base)
-    wait_for("a drawn chart", lambda: ink(page) > 50)
+    until(lambda: ink(page) > 50, "a drawn chart")
     assert page.locator("#chart").bounding_box()["height"] > 200
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     picture(page, "narrow")
@@ -204,8 +207,8 @@ def test_without_the_key_the_page_asks_for_it(site, page) -> None:
 
     page.on("dialog", answer)
     open_dashboard(page, base, "")
-    wait_for("symbols", lambda: page.locator("#symbols tr").count() >= 10)
-    wait_for("a drawn chart", lambda: ink(page) > 50)
+    until(lambda: page.locator("#symbols tr").count() >= 10, "symbols")
+    until(lambda: ink(page) > 50, "a drawn chart")
     assert len(asked) == 2
     refused = [text for text in seen.errors if "401" in text]
     assert refused, "the browser itself says so when a request is refused"

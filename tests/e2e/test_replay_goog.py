@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.waiting import PATIENCE
+
 MINUTES = 390
 PRINTS_A_MINUTE = 7
 
@@ -20,7 +22,7 @@ def tickerplant(*arguments: str | Path, code: int = 0) -> str:
     bare = {name: value for name, value in os.environ.items() if not name.startswith("TICKERPLANT_")}
     result = subprocess.run(
         [sys.executable, "-m", "tickerplant.app", *map(str, arguments)],
-        capture_output=True, text=True, timeout=200, env=bare, check=False,
+        capture_output=True, text=True, timeout=PATIENCE.seconds(200), env=bare, check=False,
     )  # fmt: skip
     assert result.returncode == code, result.stderr
     assert "Traceback" not in result.stderr, result.stderr

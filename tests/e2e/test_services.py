@@ -13,7 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.plant import Plant, kill_trees, wait_for
+from tests.support.plant import Plant, kill_trees
+from tests.support.waiting import PATIENCE, until
 from tickerplant.app.locks import FolderLock
 
 pytestmark = [pytest.mark.slow]
@@ -43,13 +44,13 @@ def services(tmp_path: Path) -> Iterator[tuple[str, dict[str, subprocess.Popen[b
         store = FolderLock(plant.data, "store.lock")
         if store.is_held():
             os.kill(int(store.holder()["pid"]), signal.SIGTERM)
-        wait_for("the store to stop", lambda: not store.is_held())
+        until(lambda: not store.is_held(), "the store to stop")
 
 
 def get(url: str, **params: Any) -> dict[str, Any]:
     """Return what the API says; {} while there is none."""
     try:
-        answer = httpx.get(url, params=params, timeout=10)
+        answer = httpx.get(url, params=params, timeout=PATIENCE.seconds(10))
     except httpx.TransportError:
         return {}
     assert answer.status_code in (200, 404, 503), answer.text
@@ -73,10 +74,10 @@ def test_five_services_of_their_own_are_one_plant_and_each_stops_when_it_is_told
         rows = get(f"{base}/v1/intraday/AAPL", interval="1m", limit=1).get("bars", [])
         return rows[-1] if rows else {}
 
-    wait_for("a live bar", comes(newest), 60)
+    until(comes(newest), "a live bar", 60)
     first = newest()
-    wait_for("the bar to move", comes(lambda: newest() != first), 30)
-    wait_for("health", comes(lambda: get(f"{base}/health").get("status") == "ok"), 30)
+    until(comes(lambda: newest() != first), "the bar to move", 30)
+    until(comes(lambda: get(f"{base}/health").get("status") == "ok"), "health", 30)
     assert (first["source"], first["state"]) == ("sandbox", "forming")
     assert first["trades"] > 0
     for name, process in running.items():  # feeds first, as `up` does

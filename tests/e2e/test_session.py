@@ -24,7 +24,8 @@ from tests.e2e.support import (
     stored_bars,
 )
 from tests.support.kafka import KafkaBroker
-from tests.support.plant import SHARED_DATA, Plant, wait_for
+from tests.support.plant import SHARED_DATA, Plant
+from tests.support.waiting import until
 from tickerplant.store.embedded import EmbeddedPostgres
 
 pytestmark = [pytest.mark.slow]
@@ -144,11 +145,10 @@ def test_the_number_of_partitions_does_not_matter(
 
 @pytest.mark.kafka
 def test_kafka_and_a_postgresql_of_ones_own_give_the_same_tables(
-    many: Path, tmp_path: Path, four: dict[str, list[Row]]
+    many: Path, tmp_path: Path, four: dict[str, list[Row]], kafka_broker: KafkaBroker
 ) -> None:
-    broker = KafkaBroker(tmp_path / "kafka")
     with EmbeddedPostgres(tmp_path / "postgres") as server:
-        env = {"TICKERPLANT_LOG": f"kafka://{broker.start()}", "TICKERPLANT_STORE": server.dsn}
+        env = {"TICKERPLANT_LOG": f"kafka://{kafka_broker.bootstrap}?prefix=session.", "TICKERPLANT_STORE": server.dsn}
         plant = Plant(tmp_path / "data", env)
         running = []
         try:
@@ -162,8 +162,7 @@ def test_kafka_and_a_postgresql_of_ones_own_give_the_same_tables(
         finally:
             for process in running:
                 process.terminate()
-            wait_for("the services to stop", lambda: all(p.poll() is not None for p in running))
-            broker.stop()
+            until(lambda: all(p.poll() is not None for p in running), "the services to stop")
         logs = "".join((tmp_path / f"{name}.log").read_text() for name in SERVICES)
         assert [process.returncode for process in running] == [0] * len(SERVICES), logs
         assert "Traceback" not in logs, logs

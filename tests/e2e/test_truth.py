@@ -17,7 +17,8 @@ from websockets.sync.client import ClientConnection, connect
 
 from tests.aggregation.plant import at, mark, start, ticks
 from tests.e2e.support import ask, rows
-from tests.support.plant import Plant, json_lines, wait_for
+from tests.support.plant import Plant, json_lines
+from tests.support.waiting import PATIENCE, until
 from tickerplant.core.flags import TickFlag
 from tickerplant.core.schemas import ANALYTICS, OHLCV, RAW, TOPICS
 from tickerplant.core.symbols import partition_of
@@ -72,12 +73,12 @@ def plant(tmp_path: Path) -> Iterator[tuple[Plant, str]]:
             found.extend(event.rpartition(" ")[2] for event in events if event.startswith("the API listens on"))
             return bool(found)
 
-        wait_for("the plant", is_up)
+        until(is_up, "the plant")
         yield plant, found[0].rstrip("/")
     finally:
         process.terminate()
         try:
-            process.wait(30)
+            process.wait(PATIENCE.seconds(30))
         except subprocess.TimeoutExpired:
             process.kill()
 
@@ -86,7 +87,7 @@ def told(stream: ClientConnection, until: Callable[[dict[str, Any]], bool]) -> l
     """Return the bars that the stream brings, up to the first that fits."""
     found: list[dict[str, Any]] = []
     while True:
-        message = json.loads(stream.recv(timeout=20))
+        message = json.loads(stream.recv(timeout=PATIENCE.seconds(20)))
         if message["type"] == "bars":
             found += [dict(zip(message["columns"], row, strict=True)) for row in message["rows"]]
             if any(until(bar) for bar in found):
@@ -108,14 +109,18 @@ def test_a_late_tick_a_cancel_and_a_correction_reach_everybody_and_a_bar_without
 
         def stored(symbol: str, interval: str) -> list[dict[str, Any]]:
             room = "historical" if interval == "1d" else "intraday"
-            answer = httpx.get(f"{base}/v1/{room}/{symbol}", params={"interval": interval, "start": "2026-01-05"})
+            answer = httpx.get(
+                f"{base}/v1/{room}/{symbol}",
+                params={"interval": interval, "start": "2026-01-05"},
+                timeout=PATIENCE.seconds(30),
+            )
             return answer.json().get("bars", []) if answer.status_code == 200 else []
 
-        wait_for("the days", lambda: stored("ACME", "1d") and stored("LONE", "1d"))
+        until(lambda: stored("ACME", "1d") and stored("LONE", "1d"), "the days")
         assert stored("ACME", "1d")[0]["high"] == 15.0
         with connect(f"{base.replace('http', 'ws')}/v1/stream") as stream:
             stream.send(json.dumps({"action": "subscribe", "symbols": SYMBOLS, "channels": ["bars"]}))
-            while json.loads(stream.recv(timeout=20))["type"] != "snapshot":
+            while json.loads(stream.recv(timeout=PATIENCE.seconds(20)))["type"] != "snapshot":
                 pass
             expected: list[tuple[str, tuple[Any, ...], dict[str, float]]] = [
                 ("late", (4, "ACME", 16.0, 1, 0, "6"), {"high": 16.0, "volume": 16.0}),
@@ -130,7 +135,7 @@ def test_a_late_tick_a_cancel_and_a_correction_reach_everybody_and_a_bar_without
                 }
                 for name, value in values.items():
                     assert {bar["interval"]: bar[name] for bar in bars}["1d"] == value
-                wait_for("the table", lambda r=revision: stored("ACME", "1d")[0]["revision"] == r)
+                until(lambda r=revision: stored("ACME", "1d")[0]["revision"] == r, "the table")
                 for interval in ("1m", "5m", "1d"):
                     row = stored("ACME", interval)[0]
                     assert (row["reason"], row["revision"]) == (reason, revision), interval
@@ -145,7 +150,7 @@ def test_a_late_tick_a_cancel_and_a_correction_reach_everybody_and_a_bar_without
             assert {(bar["interval"], bar["state"]) for bar in gone} == {
                 (name, "withdrawn") for name in ("1m", "5m", "1d")
             }
-        wait_for("the bars to go", lambda: not any(stored("LONE", name) for name in ("1m", "5m", "1d")))
+        until(lambda: not any(stored("LONE", name) for name in ("1m", "5m", "1d")), "the bars to go")
         with running.store() as dsn:
             for table in TABLES:
                 assert rows(dsn, f"SELECT 1 FROM {table} WHERE symbol = 'LONE'") == [], table
@@ -154,7 +159,7 @@ def test_a_late_tick_a_cancel_and_a_correction_reach_everybody_and_a_bar_without
             feed.say(
                 lambda mine: ticks([(late_us, s, 1.0, 1) for s in mine], CLOSE + 4 * S, "test", sent=CLOSE + 5 * S)
             )
-            wait_for("the count", lambda: "older than memory" in ask(running, "tail", "status", "--json").out)
+            until(lambda: "older than memory" in ask(running, "tail", "status", "--json").out, "the count")
 
             before = {table: rows(dsn, EVERY.format(table)) for table in TABLES}
         answer = ask(
@@ -202,8 +207,8 @@ def run_again(feed: Feed, plant: Plant, output: Path) -> None:
                 there = {(t, p): at for t, p, at in rows(dsn, "SELECT topic, partition, position FROM positions")}
             return all(there.get(source, 0) >= end for source, end in ends.items())
 
-        wait_for("raw to be run again", done)
+        until(done, "raw to be run again")
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(PATIENCE.seconds(30))
         log.close()

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
 from tests.api.support import MINUTE, T0, bar_batch, serving
-from tests.support.postgres import *  # noqa: F403
+from tests.support.waiting import PATIENCE, eventually
 from tickerplant.analytics import compute
 from tickerplant.analytics.service import Analytics
 from tickerplant.api.reading import Source
@@ -46,7 +45,7 @@ def analytics(log: EmbeddedLog) -> Iterator[None]:
     thread.start()
     yield
     stop.set()
-    thread.join(20)
+    thread.join(PATIENCE.seconds(20))
 
 
 class Bars:
@@ -80,17 +79,10 @@ def bar(n: int, price: float, interval: str = "1m", **more: Any) -> dict[str, An
     return {"time": T0 + n * length, "interval": interval, **prices, **more}
 
 
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    deadline = time.monotonic() + 30
-    while not await condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        await asyncio.sleep(0.02)
-
-
 async def snapshot(socket: ClientConnection) -> dict[str, Any]:
     """Subscribe and return the snapshot."""
     await socket.send(json.dumps({"action": "subscribe", "symbols": ["A"], "channels": ["bars", "analytics"]}))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE.seconds(20)):
         while (message := json.loads(await socket.recv()))["type"] != "snapshot":
             pass
     found: dict[str, Any] = message
@@ -99,7 +91,7 @@ async def snapshot(socket: ClientConnection) -> dict[str, Any]:
 
 async def told(socket: ClientConnection, kind: str, state: str, time_us: int) -> list[Any]:
     """Return the row of that state and time, once it comes."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE.seconds(20)):
         while True:
             message = json.loads(await socket.recv())
             if message["type"] != kind:
@@ -129,7 +121,7 @@ async def test_a_withdrawn_bar_leaves_no_trace(log: EmbeddedLog, analytics: None
     async def arrived() -> bool:
         return await count("intraday_ohlcv", "state = 'forming'") == 3 and await count("realtime_analytics") == 2
 
-    await until(arrived)
+    await eventually(arrived)
     source = Source(dsn, log.identity())
     with serving(log, source) as (client, address, _):
 
@@ -154,8 +146,8 @@ async def test_a_withdrawn_bar_leaves_no_trace(log: EmbeddedLog, analytics: None
         async def revised() -> bool:  # a withdrawn bar takes its values along; those of later bars come by their topic
             return await count("intraday_analytics", f"\"interval\" = '1m' AND version = {feed.version}") == 28
 
-        await until(left)
-        await until(revised)
+        await eventually(left)
+        await eventually(revised)
         assert await count("realtime_analytics") == 0
 
         # REST: gone from what is stored and from what is built of it.
@@ -189,7 +181,7 @@ async def test_a_withdrawn_bar_leaves_no_trace(log: EmbeddedLog, analytics: None
         async def again() -> bool:
             return await count("intraday_analytics", "\"interval\" = '1m'") == 39
 
-        await until(again)
+        await eventually(again)
         assert closes("1m")["14:09"] == 101.5
 
         # A day alone in its week, withdrawn.
@@ -203,7 +195,7 @@ async def test_a_withdrawn_bar_leaves_no_trace(log: EmbeddedLog, analytics: None
         async def without_day() -> bool:
             return await count("historical_ohlcv") == await count("daily_analytics") == 0
 
-        await until(without_day)
+        await eventually(without_day)
         assert (days("1d"), days("1w")) == ([], [])
     stop.set()
-    await asyncio.wait_for(persistence, 30)
+    await asyncio.wait_for(persistence, PATIENCE.seconds(30))

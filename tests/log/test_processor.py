@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.killed import Killed
 from tickerplant.aggregation.stage import AggregationStageFactory
 from tickerplant.analytics import stage as analytics
 from tickerplant.core import faults, records
@@ -72,10 +73,6 @@ class Factory:
 
     def __call__(self, partition: int, snapshot: bytes | None) -> Stage:
         return Summing(snapshot)
-
-
-class Killed(BaseException):
-    """Stands for kill -9: no handler of the code under test may catch it."""
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.killed import Killed
 from tickerplant.core import faults
 from tickerplant.core.schemas import DAY_US, TopicSpec
 from tickerplant.core.streams import ConsumedRecord, History, Output, Stage, TopicPartition
@@ -56,10 +57,6 @@ class Factory:
 
     def __call__(self, partition: int, snapshot: bytes | None) -> Stage:
         return Sessions(snapshot, self.back)
-
-
-class Killed(BaseException):
-    pass
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.market_data.support import OPEN_US, SECOND, Clock, embedded, read_all, rows, said, ticks
+from tests.support.killed import Killed
 from tickerplant.core import faults, records, schemas
 from tickerplant.core.errors import Fenced, LogError, LogUnavailable
 from tickerplant.core.symbols import partition_of
@@ -168,10 +169,6 @@ def test_the_window_of_ids_outlives_a_restart_over_many_segments(tmp_path: Path)
 
 
 POINTS = ["feed.append.before", "feed.append.after", "feed.commit.before", "feed.commit.after"]
-
-
-class Killed(BaseException):
-    pass
 
 
 @pytest.mark.parametrize("point", POINTS)

@@ -15,6 +15,7 @@ import tickerplant.market_data.replay as replay_module
 from tests.market_data.support import OPEN_US, SECOND, Clock, embedded, read_all, rows, said
 from tests.support import data
 from tests.support.data import Ticks
+from tests.support.killed import Killed
 from tickerplant.core import faults, records, schemas
 from tickerplant.core.errors import BadInput
 from tickerplant.core.times import MINUTE_US
@@ -244,10 +245,6 @@ def test_no_tick_lies_before_a_watermark_that_was_said(tmp_path: Path, by_symbol
                 watermark_us = max(watermark_us, getattr(record.header, "watermark_us", 0))
         if not by_symbol:
             assert watermark_us > OPEN_US + 20_000_000
-
-
-class Killed(BaseException):
-    pass
 
 
 POINTS = ("feed.append.before", "feed.append.after", "feed.commit.before", "feed.commit.after")

@@ -14,6 +14,7 @@ from websockets.asyncio.client import connect
 
 from tests.market_data.clients.vendor import StreamVendor, price
 from tests.market_data.support import embedded, read_all, rows, said
+from tests.support.waiting import PATIENCE
 from tickerplant.core import records, schemas
 from tickerplant.core.rules import Rules
 from tickerplant.core.sessions import Calendars
@@ -62,7 +63,7 @@ async def work(service: MarketData, until: Callable[[MarketData], bool]) -> Mark
 
 
 async def order(place: SandboxPlace, what: str, seconds: float = 1.0) -> None:
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=PATIENCE.seconds(30)) as client:
         (await client.get(f"{place.url}/sandbox/orders", params={"do": what, "seconds": seconds})).raise_for_status()
 
 
@@ -304,7 +305,7 @@ async def test_what_was_missed_is_told_when_the_feed_is_up_again(tmp_path: Path,
 
 
 async def test_the_sandbox_answers_as_the_vendor_does(place: SandboxPlace) -> None:
-    async with httpx.AsyncClient(base_url=place.url, params={"apikey": "k"}) as client:
+    async with httpx.AsyncClient(base_url=place.url, params={"apikey": "k"}, timeout=PATIENCE.seconds(30)) as client:
         one = (await client.get("/time_series", params={"symbol": "AAPL", "interval": "1min", "dp": "5"})).json()
         assert len(one["values"]) == 30
         assert next(iter(one["values"][0])) == "datetime"
@@ -326,7 +327,7 @@ async def test_the_sandbox_answers_as_the_vendor_does(place: SandboxPlace) -> No
         assert (await client.get("/technical_indicators")).json()["status"] == "ok"
         assert "api-credits-left" in (await client.get("/api_usage")).headers
         assert (await client.get("/nothing")).status_code == 404
-    async with httpx.AsyncClient(base_url=place.url) as client:
+    async with httpx.AsyncClient(base_url=place.url, timeout=PATIENCE.seconds(30)) as client:
         assert (await client.get("/price", params={"symbol": "AAPL"})).status_code == 401
 
 

@@ -17,7 +17,9 @@ import pytest
 
 from tests.core.samples import samples
 from tests.store.rows import OPEN_US, bars, ticks, values
+from tests.support.killed import Killed
 from tests.support.postgres import Postgres
+from tests.support.waiting import PATIENCE, eventually
 from tickerplant.core import faults, records, schemas
 from tickerplant.core.errors import PositionConflict, StoreMismatch
 from tickerplant.core.version import make_version
@@ -28,10 +30,6 @@ from tickerplant.persistence.service import GROUP, Persistence
 from tickerplant.store import Store
 
 PARTITIONS = 3
-
-
-class Killed(BaseException):
-    """What a fault raises: nothing in the service may catch it."""
 
 
 @pytest.fixture
@@ -81,14 +79,7 @@ async def running(log: EmbeddedLog, dsn: str, instance: str = "0") -> AsyncItera
         yield persistence
     finally:
         stop.set()
-        await asyncio.wait_for(task, 30)
-
-
-async def until(condition: Callable[[], Awaitable[bool]], timeout_s: float = 30) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not await condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        await asyncio.sleep(0.01)
+        await asyncio.wait_for(task, PATIENCE.seconds(30))
 
 
 async def count(store: Store, table: str) -> int:
@@ -138,9 +129,9 @@ async def test_all_that_the_log_brings_arrives_in_its_tables(
     )
     feed.put(schemas.DEADLETTER, 2, records.Dead(sent_at_us=1), dead)
     async with running(log, dsn) as persistence:
-        await until(has(store, "realtime_prices", 100 * PARTITIONS))
-        await until(has(store, "dead_letters", 1))
-        await until(has(store, "realtime_analytics", 1))
+        await eventually(has(store, "realtime_prices", 100 * PARTITIONS))
+        await eventually(has(store, "dead_letters", 1))
+        await eventually(has(store, "realtime_analytics", 1))
     assert [await count(store, t) for t in ("intraday_ohlcv", "historical_ohlcv", "intraday_analytics")] == [1, 1, 1]
     assert persistence.counts.ticks == 100 * PARTITIONS
     assert persistence.counts.differences == 4
@@ -171,11 +162,11 @@ async def test_a_restart_goes_on_where_the_store_is_and_not_where_the_group_is(
     monkeypatch.setattr(service._Stretch, "_last_commit", never)
     feed.ticks(100)
     async with running(log, dsn):
-        await until(has(store, "realtime_prices", 100))
+        await eventually(has(store, "realtime_prices", 100))
     assert log.committed(GROUP) == {}
     feed.ticks(50)
     async with running(log, dsn):
-        await until(has(store, "realtime_prices", 150))
+        await eventually(has(store, "realtime_prices", 150))
     assert await count(store, "realtime_prices") == 150
 
 
@@ -188,7 +179,7 @@ async def test_the_group_follows_what_the_database_has_flushed(
         async def followed() -> bool:
             return any(at == offset + 1 for at in log.committed(GROUP).values())
 
-        await until(followed)
+        await eventually(followed)
 
 
 @pytest.mark.parametrize("point", ["before", "within", "after"])
@@ -224,14 +215,14 @@ async def test_killed_around_a_commit_nothing_is_lost_and_nothing_comes_twice(
     total = 10 * sum(end for _, end in log.offsets(schemas.RAW).values())
     newest = log.offsets(schemas.OHLCV)
     async with running(log, dsn):
-        await until(has(store, "realtime_prices", total))
+        await eventually(has(store, "realtime_prices", total))
 
         async def formed() -> bool:
             async with store.session() as session:
                 version = await session.value("SELECT version FROM intraday_ohlcv")
             return version == 100 + max(end for _, end in newest.values()) - 22
 
-        await until(formed)
+        await eventually(formed)
 
 
 async def test_forming_rows_are_conflated_and_the_last_one_arrives_when_all_is_quiet(
@@ -246,7 +237,7 @@ async def test_forming_rows_are_conflated_and_the_last_one_arrives_when_all_is_q
             async with store.session() as session:
                 return bool(await session.value("SELECT version = 39 FROM intraday_ohlcv"))
 
-        await until(last, 5)
+        await eventually(last, idle_s=5)
     assert persistence.counts.rows <= 4
 
 
@@ -256,7 +247,7 @@ async def test_an_unreadable_record_is_passed_over(log: EmbeddedLog, feed: Feed,
         transaction.append(schemas.RAW, 0, b"nonsense")
     feed.ticks(10)
     async with running(log, dsn) as persistence:
-        await until(has(store, "realtime_prices", 20))
+        await eventually(has(store, "realtime_prices", 20))
     assert persistence.counts.unreadable == 1
 
 
@@ -277,7 +268,7 @@ async def test_history_competes_by_the_order_that_the_log_says_and_goes_on_with_
     feed.put(schemas.OHLCV, 0, records.Settings(sent_at_us=1, values={"sources": ["first:candles"]}))
     history(1, "second")
     async with running(log, dsn) as persistence:
-        await until(has(store, "intraday_ohlcv", 2))
+        await eventually(has(store, "intraday_ohlcv", 2))
         assert persistence.counts.unreadable == 1
         async with store.read() as look:
             assert await look.coverage.source_orders() == {0: tuple(order)}
@@ -287,7 +278,7 @@ async def test_history_competes_by_the_order_that_the_log_says_and_goes_on_with_
         async def competed() -> bool:
             return await sources("A") == ["first"]
 
-        await until(competed)
+        await eventually(competed)
     assert await sources("B") == ["second"]
     async with store.session() as session:  # kept by another version, which could read it
         await session.execute("UPDATE source_order SET sources = '{first:candles}'")
@@ -297,14 +288,14 @@ async def test_history_competes_by_the_order_that_the_log_says_and_goes_on_with_
         async def by_default() -> bool:
             return await sources("A") == await sources("B") == ["third"]
 
-        await until(by_default)
+        await eventually(by_default)
         assert persistence.counts.unreadable == 1
 
 
 async def test_a_zombie_changes_nothing_and_stops(log: EmbeddedLog, feed: Feed, store: Store, dsn: str) -> None:
     feed.ticks(10)
     async with running(log, dsn):
-        await until(has(store, "realtime_prices", 10))
+        await eventually(has(store, "realtime_prices", 10))
     zombie = Persistence(log, dsn)
     task = asyncio.create_task(zombie.run(asyncio.Event()))
     await asyncio.sleep(0.5)
@@ -326,14 +317,14 @@ async def test_a_position_that_a_former_owner_moved_late_is_read_anew(
 ) -> None:
     async with running(log, dsn) as persistence:
         feed.ticks(10)
-        await until(has(store, "realtime_prices", 10))
+        await eventually(has(store, "realtime_prices", 10))
         async with store.session() as session:  # it applied the next record, which we are about to get
             await session.execute(
                 "UPDATE positions SET position = 2, resume = 2 WHERE topic = $1 AND partition = 0", schemas.RAW
             )
         feed.ticks(7)
         feed.ticks(5)
-        await until(has(store, "realtime_prices", 15))
+        await eventually(has(store, "realtime_prices", 15))
     assert persistence.counts.conflicts == 1
 
 
@@ -345,7 +336,7 @@ async def test_a_store_of_another_log_is_refused(
         async def bound() -> bool:
             return await store.bound_to() is not None
 
-        await until(bound)
+        await eventually(bound)
     other = EmbeddedLog(tmp_path / "other.log")
     other.create_topics(schemas.TOPICS, PARTITIONS)
     with pytest.raises(StoreMismatch, match="adopt"):
@@ -364,7 +355,7 @@ async def test_connections_that_are_cut_are_made_again(log: EmbeddedLog, feed: F
                            WHERE datname = current_database() AND pid <> pg_backend_pid()"""
                     )
             await asyncio.sleep(0.05)
-        await until(has(store, "realtime_prices", 600))
+        await eventually(has(store, "realtime_prices", 600))
     assert persistence.counts.restarts >= 1
 
 
@@ -394,7 +385,7 @@ async def test_a_killed_server_may_forget_and_all_of_it_comes_again(
             assert found[0] <= 1200
             return found == [1200, 60]
 
-        await until(all_there, 60)
+        await eventually(all_there, idle_s=60)
     assert server.restarts > restarts
 
 
@@ -404,15 +395,15 @@ async def test_two_members_share_the_partitions_and_one_takes_over_from_the_othe
     async with running(log, dsn, "a"):
         for number in range(10):
             feed.ticks(10, number % PARTITIONS)
-        await until(has(store, "realtime_prices", 100))
+        await eventually(has(store, "realtime_prices", 100))
         async with running(log, dsn, "b"):
             for number in range(50):
                 feed.ticks(10, number % PARTITIONS)
                 await asyncio.sleep(0.02)
-            await until(has(store, "realtime_prices", 600))
+            await eventually(has(store, "realtime_prices", 600))
         for number in range(10):
             feed.ticks(10, number % PARTITIONS)
-        await until(has(store, "realtime_prices", 700))
+        await eventually(has(store, "realtime_prices", 700))
     assert await count(store, "realtime_prices") == 700
 
 
@@ -435,7 +426,7 @@ class Stale:
     def __exit__(self, *_: object) -> None:
         self.go_on()
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(30)
+        self._thread.join(PATIENCE.seconds(30))
         faults.install(None)
         assert not self._thread.is_alive()
 
@@ -447,7 +438,7 @@ class Stale:
         if self._armed and name == self._point and threading.current_thread() is self._thread:
             self._armed = False
             self.held.set()
-            assert self._go_on.wait(30)
+            assert self._go_on.wait(PATIENCE.seconds(30))
 
     def hold(self) -> None:
         self._armed = True
@@ -483,23 +474,23 @@ async def test_one_that_was_overtaken_before_its_commit_writes_nothing_of_it_and
 
     put(1)
     with Stale(log, dsn, "before") as stale:
-        await until(applied_all(log, store))
+        await eventually(applied_all(log, store))
         stale.hold()
         put(1)
-        assert await asyncio.to_thread(stale.held.wait, 30)
+        assert await asyncio.to_thread(stale.held.wait, PATIENCE.seconds(30))
         monkeypatch.setattr(service, "GROUP", "another")  # whoever has the partitions while the stale one is out cold
         async with running(log, dsn) as other:
             put(5)
-            await until(applied_all(log, store))
+            await eventually(applied_all(log, store))
         stale.go_on()
 
         async def noticed() -> bool:
             return stale.persistence.counts.conflicts > 0
 
-        await until(noticed)
+        await eventually(noticed)
         assert await applied_all(log, store)()
         put(5)
-        await until(applied_all(log, store))
+        await eventually(applied_all(log, store))
     assert other.counts.conflicts == 0
     assert stale.persistence.counts.ticks == 10 + 50, "its first record, and those after the other had gone"
     assert stale.persistence.counts.restarts == 0
@@ -510,21 +501,21 @@ async def test_who_takes_over_waits_for_a_commit_that_is_under_way_and_begins_be
 ) -> None:
     feed.bars({"version": 1})
     with Stale(log, dsn, "within") as stale:
-        await until(applied_all(log, store))
+        await eventually(applied_all(log, store))
         stale.hold()
         feed.ticks(10)
-        assert await asyncio.to_thread(stale.held.wait, 30)
+        assert await asyncio.to_thread(stale.held.wait, PATIENCE.seconds(30))
         monkeypatch.setattr(service, "GROUP", "another")
         async with running(log, dsn) as other:
             await asyncio.sleep(0.5)
             assert await count(store, "realtime_prices") == 0
             stale.go_on()
-            await until(applied_all(log, store))
+            await eventually(applied_all(log, store))
 
             async def counted() -> bool:  # who has committed counts a moment later than others can see the rows
                 return bool(stale.persistence.counts.ticks + other.counts.ticks)
 
-            await until(counted)
+            await eventually(counted)
             assert (stale.persistence.counts.ticks, other.counts.ticks, other.counts.conflicts) == (10, 0, 0)
 
 
@@ -543,9 +534,9 @@ async def test_two_owners_at_once_of_all_partitions_double_and_lose_nothing(
         feed.ticks(10, version % PARTITIONS)
         feed.bars({"version": version, "state": "final" if version % 2 else "forming"})
         await asyncio.sleep(0.01)
-    await until(applied_all(log, store))
+    await eventually(applied_all(log, store))
     stop.set()
-    ended = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 30)
+    ended = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), PATIENCE.seconds(30))
     # The one that always comes too late stops, and says why.
     assert [error for error in ended if error is not None and not isinstance(error, PositionConflict)] == []
     assert None in ended
@@ -558,7 +549,7 @@ async def test_from_the_log_to_committed_rows_takes_milliseconds(
 ) -> None:
     async with running(log, dsn), store.session() as session:
         feed.ticks(1)
-        await until(has(store, "realtime_prices", 1))
+        await eventually(has(store, "realtime_prices", 1))
         took = []
         for number in range(30):
             began = time.monotonic()

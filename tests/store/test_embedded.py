@@ -13,6 +13,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from tests.support.waiting import PATIENCE, until
 from tickerplant.core.errors import FolderHeld, StoreError
 from tickerplant.store import embedded
 from tickerplant.store.embedded import EmbeddedPostgres
@@ -30,7 +31,7 @@ time.sleep(100)
 
 def ask(dsn: str, sql: str) -> object:
     async def run() -> object:
-        connection = await asyncpg.connect(dsn, timeout=10)
+        connection = await asyncpg.connect(dsn, timeout=PATIENCE.seconds(10))
         try:
             return await connection.fetchval(sql)
         finally:
@@ -44,14 +45,6 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
-
-
-def wait_until(condition: object, timeout_s: float = 30) -> None:
-    assert callable(condition)
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -92,7 +85,7 @@ def test_a_killed_server_is_started_again(tmp_path: Path) -> None:
         first = server.pid
         assert first is not None
         os.kill(first, signal.SIGKILL)
-        wait_until(lambda: server.restarts == 1)
+        until(lambda: server.restarts == 1)
         assert server.pid not in (None, first)
         assert ask(server.dsn, "SELECT n FROM kept") == 7
 

@@ -26,6 +26,7 @@ import asyncpg
 import httpx
 
 from tests.support.plant import Plant, kill_trees
+from tests.support.waiting import PATIENCE
 from tickerplant.core.times import MINUTE_US, SECOND_US, from_us, to_us
 
 VENDORS = ("twelvedata", "alphavantage", "yahoo")
@@ -144,7 +145,7 @@ def sandbox(folder: Path, day: Day) -> Iterator[dict[str, Any]]:
         yield json.loads(process.stdout.readline())
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(10)
+        process.wait(PATIENCE.seconds(10))
         if process.stdout is not None:
             process.stdout.close()
 
@@ -192,7 +193,7 @@ def run(folder: Path, day: Day, port: int, *, say: Any = lambda text: None) -> V
         finally:
             process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(30)
+                process.wait(PATIENCE.seconds(30))
             kill_trees([process])
 
 
@@ -204,7 +205,7 @@ def _moment(text: str) -> Any:
 
 def _progress(port: int) -> Any:
     with contextlib.suppress(httpx.HTTPError, ValueError, KeyError):
-        answer = httpx.get(f"http://127.0.0.1:{port}/v1/coverage", timeout=20).json()
+        answer = httpx.get(f"http://127.0.0.1:{port}/v1/coverage", timeout=PATIENCE.seconds(20)).json()
         return answer.get("backfill")
     return None
 
@@ -228,7 +229,7 @@ def judge(plant: Plant, day: Day, vendor: Mapping[str, Any], port: int, start_us
         stored = asyncio.run(_minutes(dsn, from_us(start_us), from_us(end_us)))
     for symbol in day.symbols:
         query = {"symbol": symbol, "interval": "1m", "from_us": start_us, "to_us": end_us}
-        truth = httpx.get(f"{vendor['url']}/sandbox/bars", params=query, timeout=60).json()
+        truth = httpx.get(f"{vendor['url']}/sandbox/bars", params=query, timeout=PATIENCE.seconds(60)).json()
         have = stored.get(symbol, {})
         verdict.bars += len(truth["time_us"])
         names = ("open", "high", "low", "close", "volume")
@@ -249,7 +250,9 @@ def judge(plant: Plant, day: Day, vendor: Mapping[str, Any], port: int, start_us
         verdict.unknown += [(symbol, time_us) for time_us in have]
         window = {"interval": "1m", "from": from_us(start_us).isoformat(), "to": from_us(end_us).isoformat()}
         answer = httpx.get(
-            f"http://127.0.0.1:{port}/v1/coverage/{symbol.replace('/', '%2F')}", params=window, timeout=60
+            f"http://127.0.0.1:{port}/v1/coverage/{symbol.replace('/', '%2F')}",
+            params=window,
+            timeout=PATIENCE.seconds(60),
         ).json()
         verdict.coverage[symbol] = answer["counts"]
         verdict.gaps += [
@@ -257,7 +260,7 @@ def judge(plant: Plant, day: Day, vendor: Mapping[str, Any], port: int, start_us
             for stretch in answer["stretches"]
             if stretch["status"] not in ("have", "closed", "no_trade")
         ]
-    verdict.counts = httpx.get(f"{vendor['url']}/sandbox/counts", timeout=60).json()["vendors"]
+    verdict.counts = httpx.get(f"{vendor['url']}/sandbox/counts", timeout=PATIENCE.seconds(60)).json()["vendors"]
     return verdict
 
 

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from typing import Any
 
 import asyncpg
 
+from tests.support.waiting import PATIENCE
 from tickerplant.app.database import database
 from tickerplant.app.settings import load
 
@@ -65,7 +65,7 @@ class Plant:
             env=self.environment(**env),
             capture_output=True,
             text=True,
-            timeout=timeout_s,
+            timeout=PATIENCE.seconds(timeout_s),
             check=False,
         )
         if check and done.returncode:
@@ -158,11 +158,3 @@ def json_lines(path: Path) -> list[dict[str, Any]]:
             if isinstance(value, dict):
                 lines.append(value)
     return lines
-
-
-def wait_for(what: str, condition: Any, timeout_s: float = 60) -> None:
-    """Wait until `condition()` is true; fail naming what was waited for."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {timeout_s} s for {what}"
-        time.sleep(0.05)

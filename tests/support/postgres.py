@@ -1,8 +1,7 @@
 """Real PostgreSQL for tests: one embedded server for the session, and a database of its own for each test.
 
-    from tests.support.postgres import *  # in a conftest
-
-gives the fixtures `postgres` (the server), `empty_dsn` (a database without tables), `dsn` (with tables) and `store`.
+Every test has the fixtures `postgres` (the server), `empty_dsn` (a database without tables), `dsn` (with tables) and
+`store`.
 """
 
 from __future__ import annotations
@@ -19,8 +18,6 @@ import pytest
 from tickerplant.store import Store
 from tickerplant.store.embedded import DATABASE, EmbeddedPostgres
 from tickerplant.store.migrations import migrate
-
-__all__ = ["dsn", "empty_dsn", "postgres", "store"]
 
 
 @dataclass

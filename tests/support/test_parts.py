@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,17 +16,18 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from tests.support.kafka import KafkaBroker
 from tests.support.timescale import TimescaleServer
+from tests.support.waiting import PATIENCE, Guard, until
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def append(bootstrap: str, values: list[bytes]) -> None:
     producer = Producer({"bootstrap.servers": bootstrap, "transactional.id": "parts", "log_level": 0})
-    producer.init_transactions(30)
+    producer.init_transactions(PATIENCE.seconds(30))
     producer.begin_transaction()
     for value in values:
         producer.produce("parts", value)
-    producer.commit_transaction(30)
+    producer.commit_transaction(PATIENCE.seconds(30))
 
 
 def read(bootstrap: str, group: str, count: int) -> list[bytes]:
@@ -36,8 +36,8 @@ def read(bootstrap: str, group: str, count: int) -> list[bytes]:
     )
     consumer.subscribe(["parts"])
     values: list[bytes] = []
-    deadline = time.monotonic() + 30
-    while len(values) < count and time.monotonic() < deadline:
+    guard = Guard()
+    while len(values) < count and not guard.is_over():
         message = consumer.poll(0.2)
         if message is not None and message.error() is None:
             values.append(message.value())
@@ -68,7 +68,7 @@ def test_a_broker_dies_with_the_process_that_started_it(tmp_path: Path) -> None:
         from tests.support.kafka import KafkaBroker
         KafkaBroker(sys.argv[1]).start()
         print("started", flush=True)
-        time.sleep(60)
+        time.sleep(600)
     """
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
@@ -76,10 +76,7 @@ def test_a_broker_dies_with_the_process_that_started_it(tmp_path: Path) -> None:
         broker = KafkaBroker(tmp_path)
         assert broker.pid is not None
         os.kill(parent.pid, signal.SIGKILL)
-    deadline = time.monotonic() + 10
-    while broker.pid is not None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert broker.pid is None
+    until(lambda: broker.pid is None, "the broker to die")
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.support.waiting import PATIENCE
+
 SERVER = Path(__file__).resolve().parents[2] / "tools" / "timescale" / "serve.mjs"
 
 
@@ -36,7 +38,7 @@ class TimescaleServer:
         return f"postgresql://postgres@127.0.0.1:{self._port}/postgres?sslmode=disable"
 
     def start(self, timeout_s: float = 60.0) -> str:
-        """Start, wait until it answers, and return `dsn`. Blocks about 3 s."""
+        """Start, wait until it answers, and return `dsn`. Blocks about 3 s; `timeout_s` scales with the machine."""
         node = shutil.which("node")
         if node is None or not (SERVER.parent / "node_modules").is_dir():
             raise TimescaleError(f"TimescaleDB for tests needs node, and `npm ci` in {SERVER.parent}")
@@ -45,7 +47,7 @@ class TimescaleServer:
             [node, str(SERVER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
         )
         assert process.stdout is not None
-        answered, _, _ = select.select([process.stdout], [], [], timeout_s)
+        answered, _, _ = select.select([process.stdout], [], [], PATIENCE.seconds(timeout_s))
         line = process.stdout.readline().decode() if answered else ""
         ready = re.fullmatch(r"ready (\d+)\n", line)
         if ready is None:

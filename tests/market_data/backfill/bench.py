@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 
 from tests.market_data.support import embedded
+from tests.support.waiting import PATIENCE
 from tickerplant.aggregation.service import Aggregation
 from tickerplant.core import coverage
 from tickerplant.core.rules import Rules
@@ -110,7 +111,7 @@ class Bench:
 
 
 def _get(place: SandboxPlace, what: str, **params: Any) -> Any:
-    answer = httpx.get(f"{place.url}/sandbox/{what}", params=params, timeout=30)
+    answer = httpx.get(f"{place.url}/sandbox/{what}", params=params, timeout=PATIENCE.seconds(30))
     assert answer.status_code == 200, answer.text
     return answer.json()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.market_data.backfill.bench import SYMBOLS, VENDOR, bench, sandbox
+from tests.support.waiting import PATIENCE
 from tickerplant.core.schemas import NO_DATA
 from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, iso
 from tickerplant.market_data.backfill import Wanted
@@ -52,7 +53,7 @@ async def test_gaps_are_filled_from_files_and_holes_of_the_archive_are_no_data(t
         async with bench(tmp_path, dsn, place) as parts:
             parts.wrap = wrap
             end = begin + 9 * DAY_US + 3 * HOUR_US
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE.seconds(30)):
                 await parts.fill(wanted=[Wanted(symbol, "1m", begin, end) for symbol in SYMBOLS])
             have, complete = await parts.have(SYMBOLS[0], "1m", begin, end)
             later = begin + 9 * DAY_US

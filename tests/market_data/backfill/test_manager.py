@@ -14,6 +14,7 @@ import pytest
 from tests.market_data.backfill.bench import RULES, SYMBOLS, Bench, bench, sandbox
 from tests.market_data.support import read_all
 from tests.market_data.support import ticks as prints
+from tests.support.waiting import PATIENCE
 from tickerplant.core import records
 from tickerplant.core.errors import Fenced
 from tickerplant.core.schemas import ANSWERED, NO_DATA, NOT_OFFERED, QUOTA
@@ -282,7 +283,7 @@ async def test_every_order_is_carried_out_and_none_twice(tmp_path: Path, dsn: st
             await asyncio.gather(*(asyncio.to_thread(leave, number) for number in range(6)))
             manager = BackfillManager(parts.log, desk, dsn, SYMBOLS, [], rules=RULES, clock=place.clock)
             running = asyncio.create_task(manager.run())
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(PATIENCE.seconds(60)):
                 while len(manager.progress.orders) < 6:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
                 asked = manager.progress.requests
@@ -307,7 +308,7 @@ async def test_who_has_ordered_does_not_wait_for_the_history_of_others(tmp_path:
             depths = [Depth("1d", 1_000), Depth("1m", 60)]
             manager = BackfillManager(parts.log, desk, dsn, SYMBOLS, depths, rules=RULES, clock=place.clock)
             running = asyncio.create_task(manager.run())
-            async with asyncio.timeout(120):
+            async with asyncio.timeout(PATIENCE.seconds(120)):
                 while not manager.progress.bars:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
                 begin, end = today_us - 3_000 * DAY_US, today_us - 2_900 * DAY_US
@@ -346,7 +347,7 @@ async def test_quotas_are_kept_and_what_they_leave_is_said_with_when_it_comes(tm
 def parts_counts(parts: Bench) -> Any:
     import httpx
 
-    return httpx.get(f"{parts.place.url}/sandbox/counts", timeout=30).json()["vendors"]
+    return httpx.get(f"{parts.place.url}/sandbox/counts", timeout=PATIENCE.seconds(30)).json()["vendors"]
 
 
 async def test_bars_and_answers_of_a_request_are_one_transaction_and_each_round_ends(tmp_path: Path, dsn: str) -> None:
@@ -371,10 +372,10 @@ async def test_another_manager_takes_over_and_the_former_stops(tmp_path: Path, d
                 for once in (False, True)
             )
             running = asyncio.create_task(first.run())
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(PATIENCE.seconds(60)):
                 while first.progress.at_us == 0 or first.progress.working:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
             await second.run()
             first.wake(0, place.clock.now_us())
             with pytest.raises(Fenced):
-                await asyncio.wait_for(running, 90)
+                await asyncio.wait_for(running, PATIENCE.seconds(90))

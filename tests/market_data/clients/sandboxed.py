@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from tests.support.waiting import PATIENCE
 from tickerplant.core import interval as intervals
 from tickerplant.core.times import DAY_US, times_of
 from tickerplant.market_data.clients.errors import Burst, QuotaSpent, VendorDown, VendorError
@@ -33,11 +34,17 @@ class Sandboxed:
     place: SandboxPlace
 
     def get(self, page: str, **query: Any) -> dict[str, Any]:
-        found: dict[str, Any] = httpx.get(f"{self.place.url}/sandbox/{page}", params=query).raise_for_status().json()
+        found: dict[str, Any] = (
+            httpx.get(f"{self.place.url}/sandbox/{page}", params=query, timeout=PATIENCE.seconds(30))
+            .raise_for_status()
+            .json()
+        )
         return found
 
     def order(self, do: str, **options: Any) -> None:
-        httpx.get(f"{self.place.url}/sandbox/orders", params={"do": do, **options}).raise_for_status()
+        httpx.get(
+            f"{self.place.url}/sandbox/orders", params={"do": do, **options}, timeout=PATIENCE.seconds(30)
+        ).raise_for_status()
 
     def context(self, vendor: str, **options: str) -> ProviderContext:
         return ProviderContext(vendor, "key", options, self.place.url, clock=self.place.clock)

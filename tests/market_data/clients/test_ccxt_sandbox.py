@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from tests.market_data.clients.sandboxed import OF_ANY, Sandboxed
+from tests.support.waiting import PATIENCE
 from tickerplant.core import interval as intervals
 from tickerplant.core.times import SECOND_US, times_of
 from tickerplant.market_data.clients import ccxt_client, errors
@@ -50,7 +51,7 @@ async def test_the_stream_brings_the_markets_trades(sandbox: Sandboxed, provider
     task = asyncio.create_task(stream.run(queue))
     ids: list[str] = []
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE.seconds(30)):
             assert isinstance(await queue.get(), Connected)
             while len(ids) < 3:
                 event = await queue.get()

@@ -13,6 +13,7 @@ import pytest
 
 from tests.market_data.clients.binance import BinanceVendor, golden
 from tests.market_data.support import embedded, read_all, rows
+from tests.support.waiting import PATIENCE
 from tickerplant.core import records
 from tickerplant.core.schemas import TICKS
 from tickerplant.core.times import DAY_US, MILLISECOND_US, times_of
@@ -43,7 +44,7 @@ class Feed:
     async def until(self, kind: type[Any], count: int = 1) -> Any:
         """Take events until one of a kind; return the last. A message counts if it has ticks."""
         while True:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE.seconds(20)):
                 event = await self.queue.get()
             self.events.append(event)
             if isinstance(event, Received):
@@ -271,7 +272,7 @@ async def test_the_plants_log_has_every_trade_once_and_none_before_a_watermark(
         stop = asyncio.Event()
         task = asyncio.create_task(service.run(stop))
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE.seconds(30)):
                 await vendor.until_asked("aggTrades", 4)
                 for at in range(200):
                     vendor.trade(("BTCUSDT", "ETHUSDT")[at % 2], at, clock.now_us() // MILLISECOND_US, 1 + at)

@@ -14,6 +14,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 from websockets.frames import Frame, Opcode
 
+from tests.support.waiting import PATIENCE
 from tickerplant.market_data.clients.frames import MAX_MESSAGE_BYTES, FrameConnection
 
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter, bytes], Awaitable[None]]
@@ -60,7 +61,7 @@ async def received(url: str) -> tuple[list[bytes], int | None]:
         assert isinstance(connection, FrameConnection)
         await asyncio.sleep(0)
         connection.take = found.extend
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE.seconds(10)):
             await connection.wait_closed()
         return found, connection.close_code
 
@@ -131,6 +132,7 @@ async def test_pings_are_answered_and_the_close_too() -> None:
         (b"\x81\x7f" + (MAX_MESSAGE_BYTES + 1).to_bytes(8, "big"), 1009),
         (text(b"x", opcode=Opcode.CONT), 1002),  # a fragment of nothing
     ],
+    ids=["masked", "reserved bit", "unknown opcode", "too large", "fragment of nothing"],
 )
 async def test_what_is_against_the_protocol_ends_the_connection(frame: bytes, code: int) -> None:
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answer: bytes) -> None:

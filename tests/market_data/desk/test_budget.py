@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import msgspec
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.support.properties import examples
 from tickerplant.core.errors import SnapshotRefused
 from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, SECOND_US
 from tickerplant.market_data.desk.budget import GUARD_US, UNLIMITED, Budget, Purpose
@@ -93,7 +94,7 @@ COMES_AFTER_THE_KILL = [(50 * SECOND_US, 4, 60 * SECOND_US, 0.3, "killed after",
     ],
     ids=str,
 )
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(
     requests=REQUESTS,
     skew_us=st.integers(-500_000, 500_000),
@@ -136,7 +137,7 @@ def test_no_window_of_ours_or_of_a_vendor_half_a_second_off_exceeds_its_limit(
             assert vendor.most(quota) <= quota.credits, (str(quota), vendor.skew_us)
 
 
-@settings(deadline=None)
+@examples(100)
 @given(requests=REQUESTS, pace_s=st.floats(0.1, 5.0))
 def test_two_requests_never_come_in_closer_than_the_pace(
     requests: list[tuple[int, int, int, float, str, bool]], pace_s: float
@@ -152,7 +153,7 @@ def test_two_requests_never_come_in_closer_than_the_pace(
     assert all(later - former >= int(pace_s * SECOND_US) for former, later in itertools.pairwise(came))
 
 
-@settings(deadline=None)
+@examples(100)
 @given(requests=REQUESTS)
 @example(requests=[(0, 1, 0, 0.0, "answered", False)] * 60)
 def test_a_quota_is_used_up_to_the_last_credit(requests: list[tuple[int, int, int, float, str, bool]]) -> None:

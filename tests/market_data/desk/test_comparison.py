@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.market_data.desk.support import bars_batch
+from tests.support.properties import examples
 from tickerplant.core.times import DAY_US, MINUTE_US
 from tickerplant.market_data.desk.comparison import (
     ADJUSTED,
@@ -170,7 +171,7 @@ def test_bars_that_are_no_prices_are_left_out() -> None:
     assert (found.verdict, found.bars) == (SAME, 117)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     seed=st.integers(0, 10_000),
     n=st.integers(0, 200),

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.market_data.desk.support import NOON_US, OFFER, Hand, Kept, Vendor, bars_batch
+from tests.support.killed import Killed
 from tickerplant.core import faults
 from tickerplant.core.errors import LogUnavailable, SnapshotRefused
 from tickerplant.core.schemas import NOT_OFFERED, OUTAGE, QUOTA
@@ -192,10 +193,6 @@ async def test_it_is_debited_and_kept_before_it_goes_out() -> None:
     assert seen == [(1, 2, 2)]
     assert place.kept.times == 2
     assert place.again().desk.status() == place.desk.status()
-
-
-class Killed(BaseException):
-    """As much of a kill as can be had in one process."""
 
 
 @pytest.mark.parametrize(("point", "asked"), [("desk.debited", 0), ("desk.answered", 1)])

@@ -11,6 +11,7 @@ import pytest
 
 from tests.market_data.desk.support import NOON_US, Hand, Vendor
 from tests.market_data.support import embedded
+from tests.support.waiting import PATIENCE
 from tickerplant.core.errors import Fenced
 from tickerplant.core.schemas import STATE_FEEDS
 from tickerplant.core.times import HOUR_US
@@ -104,7 +105,7 @@ def test_a_process_killed_at_each_point_has_spent_the_credit(tmp_path: Path, poi
     root = Path(__file__).parents[3]
     done = subprocess.run(
         [sys.executable, "-c", CODE, str(tmp_path), f"{point}:1"], cwd=root, env={"PYTHONPATH": str(root)},
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=PATIENCE.seconds(60), check=False,
     )  # fmt: skip
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert ((tmp_path / "asked").read_text() if (tmp_path / "asked").exists() else "") == asked

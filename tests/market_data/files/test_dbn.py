@@ -26,6 +26,7 @@ from tests.market_data.files.databento import (
     zstd,
 )
 from tests.market_data.support import embedded, rows, said
+from tests.support.killed import Killed
 from tickerplant.core import faults, records
 from tickerplant.core.errors import BadInput
 from tickerplant.core.times import FOREVER_US
@@ -269,10 +270,6 @@ def test_bars_of_an_hour_are_refused_with_what_is_kept(tmp_path: Path) -> None:
         pytest.raises(BadInput, match="has bars of 1h; the plant keeps those of 1m, 5m, 1d"),
     ):
         replay(log, write(tmp_path, encoded(metadata(dbn.Schema.OHLCV_1H), made)))
-
-
-class Killed(BaseException):
-    pass
 
 
 @pytest.mark.parametrize("point", ["feed.append.after", "feed.commit.before", "feed.commit.after"])

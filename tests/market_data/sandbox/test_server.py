@@ -16,6 +16,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from tests.support.waiting import PATIENCE
 from tickerplant.core.times import HOUR_US, SECOND_US
 from tickerplant.market_data.clock import Clock, starting_at
 from tickerplant.market_data.sandbox import Market, MarketSettings, SandboxPlace, SandboxSettings, running
@@ -33,7 +34,7 @@ def place() -> Iterator[SandboxPlace]:
 
 @pytest.fixture
 def client(place: SandboxPlace) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=place.url, params={"apikey": "k"}) as found:
+    with httpx.Client(base_url=place.url, params={"apikey": "k"}, timeout=PATIENCE.seconds(30)) as found:
         yield found
 
 
@@ -42,7 +43,9 @@ def order(client: httpx.Client, do: str, **options: Any) -> None:
 
 
 def page(place: SandboxPlace, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = httpx.get(f"{place.url}/sandbox/{name}").raise_for_status().json()
+    found: dict[str, Any] = (
+        httpx.get(f"{place.url}/sandbox/{name}", timeout=PATIENCE.seconds(30)).raise_for_status().json()
+    )
     return found
 
 
@@ -122,7 +125,7 @@ SUBSCRIBE = '{"action":"subscribe","params":{"symbols":"AAPL"}}'
 
 
 async def until(socket: ClientConnection, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE.seconds(20)):
         while True:
             message: dict[str, Any] = json.loads(await socket.recv())
             if wanted(message):
@@ -140,7 +143,7 @@ async def test_a_mute_socket_may_answer_heartbeats(place: SandboxPlace, client: 
         order(client, "mute", vendor="twelvedata", heartbeats="yes", seconds=60)
         await socket.send('{"action":"heartbeat"}')
         await until(socket, lambda message: message["event"] == "heartbeat")
-        await asyncio.wait_for(await socket.ping(), 10)
+        await asyncio.wait_for(await socket.ping(), PATIENCE.seconds(10))
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(socket.recv(), 0.2)
         order(client, "mute", vendor="twelvedata", seconds=60)

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.waiting import PATIENCE
 from tickerplant.market_data.clock import Clock
 from tickerplant.market_data.sandbox import MarketSettings, SandboxPlace, SandboxSettings, running
 
@@ -23,16 +24,22 @@ class Vendor:
 
     def order(self, do: str, **options: object) -> None:
         query = {"do": do, **options}
-        httpx.get(f"{self.place.url}/sandbox/orders", params=query).raise_for_status()  # type: ignore[arg-type]
+        httpx.get(f"{self.place.url}/sandbox/orders", params=query, timeout=PATIENCE.seconds(30)).raise_for_status()  # type: ignore[arg-type]
 
     def bars(self, symbol: str, interval: str, from_us: int, to_us: int) -> dict[str, Any]:
         """Return the market's own bars, as traded, by their column."""
         query = {"symbol": symbol, "interval": interval, "from_us": from_us, "to_us": to_us}
-        found: dict[str, Any] = httpx.get(f"{self.place.url}/sandbox/bars", params=query).raise_for_status().json()
+        found: dict[str, Any] = (
+            httpx.get(f"{self.place.url}/sandbox/bars", params=query, timeout=PATIENCE.seconds(30))
+            .raise_for_status()
+            .json()
+        )
         return found
 
     def actions(self, symbol: str) -> dict[str, Any]:
-        found: dict[str, Any] = httpx.get(f"{self.place.url}/sandbox/actions", params={"symbol": symbol}).json()
+        found: dict[str, Any] = httpx.get(
+            f"{self.place.url}/sandbox/actions", params={"symbol": symbol}, timeout=PATIENCE.seconds(30)
+        ).json()
         return found
 
     @property

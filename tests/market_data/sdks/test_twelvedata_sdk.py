@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import queue
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +12,7 @@ from twelvedata import TDClient
 from twelvedata.exceptions import BadRequestError, InternalServerError, InvalidApiKeyError, TwelveDataError
 
 from tests.market_data.sdks.conftest import Vendor
+from tests.support.waiting import PATIENCE
 from tickerplant.core.times import DAY_US, MINUTE_US, from_us
 
 
@@ -109,9 +109,8 @@ def stream(vendor: Vendor) -> Iterator[tuple[Any, Callable[[Callable[[dict[str, 
     socket.url = f"{vendor.place.stream_url}?apikey=demo"
 
     def wait(wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        deadline = time.monotonic() + 20
         while True:
-            event = events.get(timeout=max(0.01, deadline - time.monotonic()))
+            event = events.get(timeout=PATIENCE.seconds(20))
             if wanted(event):
                 return event
 
@@ -119,7 +118,7 @@ def stream(vendor: Vendor) -> Iterator[tuple[Any, Callable[[Callable[[dict[str, 
     yield socket, wait
     socket.self_heal = lambda: None  # the SDK connects again for ever otherwise
     vendor.order("disconnect")  # closed from its own end it would look for an answer for ten seconds
-    socket.event_receiver.join(10)
+    socket.event_receiver.join(PATIENCE.seconds(10))
 
 
 def is_a(event: str, symbol: str = "") -> Callable[[dict[str, Any]], bool]:

@@ -15,6 +15,7 @@ from curl_cffi import requests as curl
 from yfinance.exceptions import YFPricesMissingError, YFRateLimitError
 
 from tests.market_data.sdks.conftest import Vendor
+from tests.support.waiting import PATIENCE
 from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of pandas, which yfinance calls the old way
@@ -123,7 +124,7 @@ async def test_the_stream_says_prices(vendor: Vendor) -> None:
         listening = asyncio.create_task(stream.listen(heard.put_nowait))
         found: dict[str, dict[str, Any]] = {}
         while len(found) < 2:
-            message = await asyncio.wait_for(heard.get(), 20)
+            message = await asyncio.wait_for(heard.get(), PATIENCE.seconds(20))
             found[message["id"]] = message
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)

@@ -1,1 +1,0 @@
-from tests.support.postgres import *  # noqa: F403
