@@ -1,4 +1,4 @@
-"""`compute` over real files, `indicators`, and charts. No plant is needed."""
+"""`compute` over files, `indicators`, and charts. No plant is needed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import pty
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
@@ -19,11 +20,11 @@ import pytest
 import talib
 from tests.analytics.support import ohlcv
 from tests.support.commands import assert_refused, objects, say
-from tests.support.plant import SHARED_DATA, Plant
+from tests.support.data import real_days, years
+from tests.support.plant import Plant
 
 from tickerplant.app.chart import panel
 
-DAILY = SHARED_DATA / "msft_daily_1990_2022.csv"
 TWO = "time,symbol,interval,open,high,low,close,volume\n" + "".join(
     f"2024-01-{day:02d}T00:00:00Z,{symbol},1d,{price},{price},{price},{price},1\n"
     for day in (3, 1, 4, 2)  # not in order
@@ -47,9 +48,10 @@ def table(text: str) -> list[dict[str, str]]:
     return [*csv.DictReader(io.StringIO(text))]
 
 
-def test_csv_and_json_have_the_values_of_talib(plant: Plant) -> None:
-    close = ohlcv(DAILY.name)["close"]
-    answer = say(plant, "compute", DAILY, "--indicator", "RSI(14)", "--indicator", "TA_APO(matype=sma)", "--csv")
+@pytest.mark.parametrize(("file", "name"), [(real_days, "real_days"), (years, "years")])
+def test_csv_and_json_have_the_values_of_talib(plant: Plant, file: Callable[[], Path], name: str) -> None:
+    path, close = file(), ohlcv(name)["close"]
+    answer = say(plant, "compute", path, "--indicator", "RSI(14)", "--indicator", "TA_APO(matype=sma)", "--csv")
     assert (answer.code, answer.err) == (0, "")
     rows = table(answer.out)
     assert [*rows[0]] == ["time", "open", "high", "low", "close", "volume", "rsi_14", "ta_apo_12_26_0"]
@@ -58,19 +60,18 @@ def test_csv_and_json_have_the_values_of_talib(plant: Plant) -> None:
     np.testing.assert_allclose(
         [float(row["ta_apo_12_26_0"]) for row in rows[25:]], talib.APO(close, 12, 26, 0)[25:], rtol=1e-9, atol=1e-12
     )
-    found = objects(say(plant, "compute", DAILY, "--indicator", "rsi", "--json", "-n", "3"))
+    found = objects(say(plant, "compute", path, "--indicator", "rsi", "--json", "-n", "3"))
     assert [str(row["rsi_14"]) for row in found] == [row["rsi_14"] for row in rows[-3:]]
-    assert [row["symbol"] for row in found] == [DAILY.stem.upper()] * 3
+    assert [row["symbol"] for row in found] == [path.stem.upper()] * 3
 
 
 def test_the_stretch_shown_is_computed_from_all_before_it(plant: Plant) -> None:
-    whole = table(say(plant, "compute", DAILY, "--indicator", "EMA(200)", "--csv").out)
-    part = say(
-        plant, "compute", DAILY, "--indicator", "EMA(200)", "--csv", "--start", "2020-01-01", "--end", "2021-01-01"
-    )
-    assert table(part.out) == [row for row in whole if row["time"].startswith("2020")]
-    assert len(table(part.out)) == 253
-    newest = say(plant, "compute", DAILY, "--indicator", "EMA(200)", "--csv", "--last", "4")
+    whole = table(say(plant, "compute", real_days(), "--indicator", "EMA(200)", "--csv").out)
+    year = ("--start", "2010-01-01", "--end", "2011-01-01")
+    part = say(plant, "compute", real_days(), "--indicator", "EMA(200)", "--csv", *year)
+    assert table(part.out) == [row for row in whole if row["time"].startswith("2010")]
+    assert len(table(part.out)) == 252  # days of trade in New York in 2010
+    newest = say(plant, "compute", real_days(), "--indicator", "EMA(200)", "--csv", "--last", "4")
     assert table(newest.out) == whole[-4:]
 
 
@@ -102,18 +103,18 @@ def test_parquet_and_rows_that_cannot_be_read(plant: Plant, tmp_path: Path) -> N
 
 
 def test_a_terminal_gets_a_chart_and_a_pipe_gets_a_table(plant: Plant) -> None:
-    piped = say(plant, "compute", DAILY, "--indicator", "RSI", "-n", "30")
+    piped = say(plant, "compute", real_days(), "--indicator", "RSI", "-n", "30")
     assert len(piped.out.splitlines()) == 31
-    drawn = say(plant, "compute", DAILY, "--indicator", "RSI", "--indicator", "BBANDS", "-n", "30", "--draw")
+    drawn = say(plant, "compute", real_days(), "--indicator", "RSI", "--indicator", "BBANDS", "-n", "30", "--draw")
     lines = drawn.out.splitlines()
-    assert lines[0] == "MSFT_DAILY_1990_2022 close"
+    assert lines[0] == "MSFT close"
     assert "RSI(14): rsi_14" in lines
     assert any(line.startswith("BBANDS(20,2): bbands_20_2_upper, bbands_20_2_middle, ") for line in lines)
     assert (
-        sum("2022-01-27" in line and "2022-03-10" in line for line in lines) == 4
+        sum("2013-01-17" in line and "2013-03-01" in line for line in lines) == 4
     )  # of the bands two: prices, and parts
     assert lines[-6].split()[:2] == ["time", "open"]
-    assert on_a_terminal("compute", str(DAILY), "--indicator", "RSI", "-n", "30").startswith(f"{lines[0]}\r\n")
+    assert on_a_terminal("compute", str(real_days()), "--indicator", "RSI", "-n", "30").startswith(f"{lines[0]}\r\n")
 
 
 def on_a_terminal(*arguments: str) -> str:
@@ -193,4 +194,4 @@ def test_any_values_can_be_drawn(values: list[float]) -> None:
 
 def test_a_narrow_terminal_still_has_room(plant: Plant) -> None:
     with mock.patch("shutil.get_terminal_size", return_value=os.terminal_size((10, 5))):
-        assert say(plant, "compute", DAILY, "--indicator", "RSI", "-n", "300", "--draw").code == 0
+        assert say(plant, "compute", real_days(), "--indicator", "RSI", "-n", "300", "--draw").code == 0

@@ -6,7 +6,6 @@ They run in this process, by the same `main`: a process each would cost ten time
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import time
 from collections.abc import Iterator
@@ -14,11 +13,13 @@ from contextlib import ExitStack, contextmanager
 from itertools import count, pairwise
 from pathlib import Path
 
+import polars as pl
 import pyarrow as pa
 import pytest
 from tests.e2e.support import ask, replay, rows
 from tests.support.commands import assert_refused, objects, say
-from tests.support.plant import SHARED_DATA, Plant
+from tests.support.data import session
+from tests.support.plant import Plant
 
 from tickerplant.app.health import GROUPS
 from tickerplant.core.schemas import TEXT, TOPICS
@@ -26,30 +27,26 @@ from tickerplant.core.schemas import TICKS as TICKS_SCHEMA
 from tickerplant.log.embedded import EmbeddedLog
 from tickerplant.market_data.feed import FeedWriter
 
-TICKS = 399
 MINUTES = 8
 
 
 @pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The first eight minutes of a session."""
-    path = tmp_path_factory.mktemp("file") / "goog.csv"
-    with gzip.open(SHARED_DATA / "goog_trades_2012-06-21.csv.gz", "rt") as source:
-        path.write_text("".join(next(source) for _ in range(1 + TICKS)))
-    return path
+def stored() -> pl.DataFrame:
+    """The ticks of the first eight minutes of a session, in order of time."""
+    return session(MINUTES).frame
 
 
 @pytest.fixture(scope="module")
-def plant(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
+def plant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
     """A plant that has the file in its tables and does not run; its store is up, so that no command waits for one."""
     plant = Plant(tmp_path_factory.mktemp("look") / "data")
     with plant.store():
-        assert replay(plant, file)["ticks"] == TICKS
+        assert replay(plant, session(MINUTES).path)["ticks"] == session(MINUTES).count
         yield plant
 
 
-def test_query_prints_the_bars_as_a_table_as_csv_and_as_objects(plant: Plant, file: Path) -> None:
-    prices = [float(row["price"]) for row in csv.DictReader(io.StringIO(file.read_text()))]
+def test_query_prints_the_bars_as_a_table_as_csv_and_as_objects(plant: Plant, stored: pl.DataFrame) -> None:
+    prices = stored["price"].to_list()
     (day,) = objects(say(plant, "query", "goog", "--json"))
     assert (day["symbol"], day["interval"], day["time"]) == ("GOOG", "1d", "2012-06-21T00:00:00Z")
     assert [day[name] for name in ("open", "high", "low", "close")] == [
@@ -60,7 +57,8 @@ def test_query_prints_the_bars_as_a_table_as_csv_and_as_objects(plant: Plant, fi
     assert shown.out.splitlines()[0].strip() == "GOOG 5m"
     assert [line.split()[0] for line in shown.out.splitlines()[2:]] == ["2012-06-21T13:30:00Z", "2012-06-21T13:35:00Z"]
     lines = say(plant, "query", "GOOG", "-i", "5m", "--csv").out
-    assert [row["close"] for row in csv.DictReader(io.StringIO(lines))] == ["577.48", "576.6"]
+    closes = stored.group_by(pl.col("time").dt.truncate("5m"), maintain_order=True).agg(pl.col("price").last())
+    assert [row["close"] for row in csv.DictReader(io.StringIO(lines))] == [f"{close}" for close in closes["price"]]
 
 
 def test_query_takes_a_stretch_of_time_and_the_newest_of_it(plant: Plant) -> None:
@@ -102,12 +100,13 @@ def test_query_computes_indicators_beside_the_bars(plant: Plant) -> None:
     assert_refused(say(plant, "query", "NONE", "--indicator", "RSI"), 1, "no 1d bars of NONE")
 
 
-def test_tail_prints_rows_of_a_topic(plant: Plant) -> None:
+def test_tail_prints_rows_of_a_topic(plant: Plant, stored: pl.DataFrame) -> None:
     found = objects(say(plant, "tail", "raw", "--symbol", "goog", "--from", "earliest", "-n", "1000", "--json"))
     ticks = [row for row in found if row["kind"] == "ticks"]
-    assert len(ticks) == TICKS
+    assert len(ticks) == len(stored)
     assert {"partition", "offset", "kind", "time", "price", "size"} <= ticks[0].keys()
-    assert (ticks[0]["time"], ticks[0]["price"], ticks[0]["size"]) == ("2012-06-21T13:30:00.015105Z", 579.4, 4.0)
+    time, _, *first = stored.row(0)[:4]
+    assert [ticks[0][name] for name in ("time", "price", "size")] == [f"{time:%Y-%m-%dT%H:%M:%S.%f}Z", *first]
     assert len(objects(say(plant, "tail", "market.prices.ohlcv", "-n", "3", "--json"))) == 3
     assert len(say(plant, "tail", "status").out.splitlines()) > 0
 
@@ -147,12 +146,12 @@ def test_tail_of_nothing_says_so(plant: Plant) -> None:
     assert_refused(say(plant, "tail", "raw", "--from", "noon"), 2, "--from 'noon' is no time")
 
 
-def test_top_shows_each_symbols_newest_bar(plant: Plant) -> None:
+def test_top_shows_each_symbols_newest_bar(plant: Plant, stored: pl.DataFrame) -> None:
     shown = say(plant, "top", "--seconds", "1")
     assert (shown.code, shown.err) == (0, "")
     heading, goog = (line.split() for line in shown.out.splitlines() if line.strip())
     assert heading[:3] == ["symbol", "1m", "bar"]
-    assert goog[:3] == ["GOOG", "13:37", "576.6"]
+    assert goog[:3] == ["GOOG", "13:37", f"{stored['price'][-1]:.7g}"]
     assert_refused(say(plant, "top", "--seconds", "1", "-i", "15m"), 2, "1m, 5m, 1d")
 
 
@@ -246,12 +245,12 @@ def test_what_is_set_up_already_stays(plant: Plant) -> None:
     assert_refused(say(plant, "create-topics", "--partitions", "9"), 1, "has 4 partitions, not 9")
 
 
-def test_a_store_whose_log_is_lost_goes_on_with_a_new_one_once_a_person_says_so(file: Path, tmp_path: Path) -> None:
-    plant = Plant(tmp_path / "data")
+def test_a_store_whose_log_is_lost_goes_on_with_a_new_one_once_a_person_says_so(tmp_path: Path) -> None:
+    plant, file = Plant(tmp_path / "data"), session(MINUTES).path
     with plant.store() as dsn:
         assert say(plant, "create-topics").code == 0
         backup = {path.name: path.read_bytes() for path in plant.data.glob("market.log*") if path.is_file()}
-        assert replay(plant, file)["ticks"] == TICKS
+        assert replay(plant, file)["ticks"] == session(MINUTES).count
         followed = say(plant, "adopt")
         assert (followed.code, followed.err) == (0, "")
         assert "generation 1, already: there is nothing to do" in followed.out

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import datetime as dt
-import gzip
 import io
 import json
 from pathlib import Path
@@ -16,7 +14,8 @@ from tests.api.support import bar_batch
 from tests.core.samples import samples
 from tests.e2e.support import replay, rows
 from tests.support.commands import assert_refused, objects, say
-from tests.support.plant import SHARED_DATA, Plant
+from tests.support.data import session
+from tests.support.plant import Plant
 
 from tickerplant.app import parts
 from tickerplant.app.commands.top import REMEMBERED_ROWS, Newest, picture
@@ -26,7 +25,8 @@ from tickerplant.core.symbols import partition_of
 from tickerplant.core.times import to_us
 from tickerplant.core.version import make_version
 
-TICKS = 250
+MINUTES = 8
+"""Of a session: more than 300 ticks."""
 RULES = {
     "TICKERPLANT_RULES__ACTIVITY_BARS": json.dumps({"GOOG": ["100t", "1000v"]}),
     "TICKERPLANT_RULES__INDICATORS": json.dumps({"100t": ["SMA(2)"], "1m": ["SMA(2)"]}),
@@ -49,20 +49,18 @@ def withdraw(plant: Plant, bar: dict[str, Any]) -> None:
 
 
 def test_bars_by_activity_and_withdrawn_ones_as_the_commands_show_them(tmp_path: Path) -> None:
-    plant, file = Plant(tmp_path / "data", RULES), tmp_path / "goog.csv"
-    with gzip.open(SHARED_DATA / "goog_trades_2012-06-21.csv.gz", "rt") as source:
-        file.write_text("".join(next(source) for _ in range(1 + TICKS)))
-    prints = list(csv.DictReader(io.StringIO(file.read_text())))
+    plant, prices = Plant(tmp_path / "data", RULES), session(MINUTES).frame["price"].to_list()
+    whole, rest = divmod(len(prices), 100)
     with plant.store() as dsn:
-        counted = replay(plant, file)["bars"]
+        counted = replay(plant, session(MINUTES).path)["bars"]
         assert list(counted) == ["1m", "5m", "1d", "1000v", "100t"], "intervals of time first"
         bars = objects(say(plant, "query", "GOOG", "-i", "100t", "--json"))
-        assert [bar["trades"] for bar in bars] == [100, 100, 50]
-        assert [bar["open"] for bar in bars] == [float(prints[n]["price"]) for n in (0, 100, 200)]
+        assert [bar["trades"] for bar in bars] == [100] * whole + [rest]
+        assert [bar["open"] for bar in bars] == prices[::100]
         first = bars[0]["time"]
         assert first.startswith("2012-06-21T13:30:00.")
         assert len(say(plant, "query", "GOOG", "-i", "1000v").out.splitlines()) == 2 + counted["1000v"]
-        assert len(objects(say(plant, "query", "GOOG", "-i", "100t", "--start", bars[1]["time"], "--json"))) == 2
+        assert len(objects(say(plant, "query", "GOOG", "-i", "100t", "--start", bars[1]["time"], "--json"))) == whole
         assert_refused(say(plant, "query", "GOOG", "-i", "77t"), 1, "no 77t bars of GOOG")
         assert_refused(say(plant, "query", "GOOG", "-i", "5d"), 2, "100t")
 
@@ -71,9 +69,9 @@ def test_bars_by_activity_and_withdrawn_ones_as_the_commands_show_them(tmp_path:
             _, goog = (line.split() for line in shown.splitlines() if line.strip())
             return goog[:3]
 
-        assert newest() == ["GOOG", bars[2]["time"][11:19], f"{bars[2]['close']:.7g}"]
-        withdraw(plant, bars[2])
-        assert newest() == ["GOOG", bars[1]["time"][11:19], f"{bars[1]['close']:.7g}"]
+        assert newest() == ["GOOG", bars[-1]["time"][11:19], f"{bars[-1]['close']:.7g}"]
+        withdraw(plant, bars[-1])
+        assert newest() == ["GOOG", bars[-2]["time"][11:19], f"{bars[-2]['close']:.7g}"]
         (gone,) = objects(say(plant, "tail", "ohlcv", "-n", "1", "--json"))
         assert (gone["state"], gone["interval"], gone["close"], gone["volume"]) == ("withdrawn", "100t", None, 0.0)
         assert "state=withdrawn" in say(plant, "tail", "ohlcv", "-n", "1").out
@@ -85,10 +83,10 @@ def test_bars_by_activity_and_withdrawn_ones_as_the_commands_show_them(tmp_path:
         other = tmp_path / "other.csv"
         other.write_text("time,symbol,price,size\n2012-06-21T13:31:10Z,X,600,7\n")
         replay(plant, other)
-        assert objects(say(plant, "query", "GOOG", "-i", "100t", "--json")) == bars[:2]
+        assert objects(say(plant, "query", "GOOG", "-i", "100t", "--json")) == bars[:-1]
         # The other file's bars have come too, and the values of what is left.
         found = rows(dsn, "SELECT symbol, interval, count(*), count(sma_2) FROM intraday_analytics GROUP BY 1, 2")
-        assert {row[:2]: row[2:] for row in found if row[1] == "100t"} == {("GOOG", "100t"): (2, 1)}
+        assert {row[:2]: row[2:] for row in found if row[1] == "100t"} == {("GOOG", "100t"): (whole, whole - 1)}
         (said,) = objects(say(plant, "health", "--json"))
         (part,) = (part for part in said["parts"] if part["name"] == "left out of bars")
         assert (part["state"], part["details"]) == (

@@ -24,8 +24,9 @@ from typing import Any
 
 import pytest
 
+from tests.support.data import session
 from tests.support.kafka import KafkaBroker
-from tests.support.plant import SHARED_DATA, Plant, assert_same, json_lines, kill_trees
+from tests.support.plant import Plant, assert_same, json_lines, kill_trees
 from tests.support.waiting import PATIENCE, Guard, until
 from tickerplant.app.locks import FolderLock
 from tickerplant.app.settings import load
@@ -35,7 +36,6 @@ from tickerplant.log.port import EventLog
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(1200)]
 
-TICKS = SHARED_DATA / "goog_trades_2012-06-21.csv.gz"
 KILLS = int(os.environ.get("CHAOS_KILLS", "4"))
 SEED = int(os.environ.get("CHAOS_SEED", "7"))
 SESSION_S = 6.5 * 3600
@@ -65,9 +65,9 @@ POINTS = _points()
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Tables:
     plant = Plant(tmp_path_factory.mktemp("undisturbed") / "data")
-    plant.run("replay", str(TICKS))
+    plant.run("replay", str(session().path))
     tables = plant.tables()
-    assert len(tables["realtime_prices"]) > 11_000
+    assert len(tables["realtime_prices"]) == session().count
     assert all(tables.values()), "a table without rows compares nothing"
     return tables
 
@@ -85,7 +85,7 @@ class Parts:
     def begin(self, name: str, *, speed: float | None = None, fault: str | None = None) -> None:
         """Start `replay`, `up` or a service; a fault is armed in this process alone."""
         arguments = {
-            "replay": ["replay", str(TICKS), *(["--speed", f"{speed:g}"] if speed else [])],
+            "replay": ["replay", str(session().path), *(["--speed", f"{speed:g}"] if speed else [])],
             "up": ["up", "--no-sandbox", "--port", "0"],
             "api": ["run", "api", "--port", "0"],
         }.get(name, ["run", name])

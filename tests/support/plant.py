@@ -20,8 +20,6 @@ from tests.support.waiting import PATIENCE
 from tickerplant.app.database import database
 from tickerplant.app.settings import load
 
-SHARED_DATA = Path(os.environ.get("TICKERPLANT_TEST_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
-
 EXACT = {
     "realtime_prices": "symbol, time, price, size, source, trade_id, flags",
     "intraday_ohlcv": "symbol, interval, time, open, high, low, close, trades, state, complete, history, source",
