@@ -26,8 +26,8 @@ import pyarrow as pa
 from benchmarks.peers.bars import PEERS, Contestant, Prints, Result
 
 from tickerplant.aggregation.bar_aggregator import BarAggregator
+from tickerplant.aggregation.encode import bars_of
 from tickerplant.aggregation.grouping import TickColumns
-from tickerplant.aggregation.publish import bars_of
 from tickerplant.aggregation.stage import AggregationStage
 from tickerplant.core import records, schemas
 from tickerplant.core.streams import ConsumedRecord

@@ -30,16 +30,16 @@ from tickerplant.core.schemas import TOPICS
 from tickerplant.core.times import MINUTE_US
 from tickerplant.log.open import open_log
 from tickerplant.market_data.backfill import BackfillManager, Depth
-from tickerplant.market_data.clients.twelvedata_client import provider
-from tickerplant.market_data.control import ensure_settings
-from tickerplant.market_data.desk.desk import Desk
-from tickerplant.market_data.desk.keeping import Keeping
-from tickerplant.market_data.providers.port import KINDS, ProviderContext, Quota
-from tickerplant.market_data.sandbox.model import symbol_names
-from tickerplant.market_data.sandbox.place import SandboxPlace, place_of
+from tickerplant.market_data.clients.twelvedata.client import provider
+from tickerplant.market_data.feed.commands import ensure_settings
+from tickerplant.market_data.vendors.port import KINDS, ProviderContext, Quota
+from tickerplant.market_data.vendors.scheduler import Desk
+from tickerplant.market_data.vendors.state_store import Keeping
+from tickerplant.sandbox.endpoint import SandboxPlace, place_of
+from tickerplant.sandbox.model import symbol_names
 from tickerplant.store import Store
-from tickerplant.store.embedded import EmbeddedPostgres
 from tickerplant.store.migrations import migrate
+from tickerplant.store.server.embedded import EmbeddedPostgres
 
 RULES = Rules(indicators={})
 TICK_S = 0.005
@@ -129,7 +129,7 @@ def main() -> None:
     names = symbol_names(args.symbols)
     quotas = (Quota(args.credits, MINUTE_US),) if args.credits else ()
     process = subprocess.Popen(
-        [sys.executable, "-m", "tickerplant.market_data.sandbox", "--symbols", str(args.symbols), "--rate", "10"],
+        [sys.executable, "-m", "tickerplant.sandbox", "--symbols", str(args.symbols), "--rate", "10"],
         stdout=subprocess.PIPE,
         text=True,
     )

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tests.support.day import Day, run, troubles
 
-from tickerplant.market_data.sandbox.model import symbol_names
+from tickerplant.sandbox.model import symbol_names
 
 
 def main() -> None:

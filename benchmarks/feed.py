@@ -26,10 +26,10 @@ from tickerplant.core import records, schemas
 from tickerplant.core.times import times_of
 from tickerplant.log.embedded import EmbeddedLog
 from tickerplant.log.port import LATEST
-from tickerplant.market_data.clients.twelvedata_ws_client import TwelveDataStream
-from tickerplant.market_data.replay import ReplayOptions, replay
-from tickerplant.market_data.sandbox.model import symbol_names
+from tickerplant.market_data.clients.twelvedata.stream import TwelveDataStream
+from tickerplant.market_data.files.replay import ReplayOptions, replay
 from tickerplant.market_data.service import MarketData, MarketDataConfig
+from tickerplant.sandbox.model import symbol_names
 
 
 def generate(path: Path, ticks: int, symbols: int, *, ids: bool) -> None:
@@ -70,7 +70,7 @@ def file(args: argparse.Namespace) -> None:
 
 
 def stream(args: argparse.Namespace) -> None:
-    command = [sys.executable, "-m", "tickerplant.market_data.sandbox", "--stamp"]
+    command = [sys.executable, "-m", "tickerplant.sandbox", "--stamp"]
     command += ["--symbols", str(args.symbols), "--rate", str(args.rate)]
     with (
         tempfile.TemporaryDirectory() as folder,

@@ -23,12 +23,12 @@ import pyarrow as pa
 from tickerplant.core import schemas
 from tickerplant.core.times import timestamps
 from tickerplant.store import Store
-from tickerplant.store.embedded import EmbeddedPostgres
 from tickerplant.store.migrations import migrate
 from tickerplant.store.pool import Look
 from tickerplant.store.repositories.ohlcv import Ohlcv
 from tickerplant.store.repositories.positions import Advance, Log, advance_all, begin
 from tickerplant.store.repositories.prices import Prices, sorted_ticks
+from tickerplant.store.server.embedded import EmbeddedPostgres
 
 OPEN_US = 1_340_285_400_000_000
 LOG = Log("benchmark", 1)

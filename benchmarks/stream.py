@@ -29,11 +29,11 @@ from tickerplant.core.rules import Rules
 from tickerplant.core.sessions import Calendars
 from tickerplant.core.times import SECOND_US
 from tickerplant.log.embedded import EmbeddedLog
-from tickerplant.market_data.clients.twelvedata_ws_client import TwelveDataStream
-from tickerplant.market_data.providers.port import Connected, Received, StreamEvent
-from tickerplant.market_data.sandbox.model import Market, MarketSettings, symbol_names
-from tickerplant.market_data.sandbox.twelvedata_stream import Frames
+from tickerplant.market_data.clients.twelvedata.stream import TwelveDataStream
 from tickerplant.market_data.service import FeedCounts, MarketData, MarketDataConfig
+from tickerplant.market_data.vendors.port import Connected, Received, StreamEvent
+from tickerplant.protocols.twelvedata.stream import Frames
+from tickerplant.sandbox.model import Market, MarketSettings, symbol_names
 
 CALENDARS = Calendars(Rules(calendars={"*": "24/7"}))
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
@@ -173,7 +173,7 @@ def full_speed(args: argparse.Namespace) -> None:
 
 
 def steady(args: argparse.Namespace) -> None:
-    sandbox = ["tickerplant.market_data.sandbox", "--stamp", "--symbols", str(args.symbols), "--rate", str(args.rate)]
+    sandbox = ["tickerplant.sandbox", "--stamp", "--symbols", str(args.symbols), "--rate", str(args.rate)]
     with (
         tempfile.TemporaryDirectory() as folder,
         vendor(*sandbox) as (place, pid),

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from tickerplant.analytics.again import Series
+from tickerplant.analytics.realtime.recompute_queue import Series
 from tickerplant.analytics.service import Analytics, _BootstrapFactory
 from tickerplant.analytics.stage import AnalyticsStage
 from tickerplant.core import records, schemas
@@ -26,9 +26,9 @@ from tickerplant.core.times import DAY_US, MINUTE_US, timestamps
 from tickerplant.log.embedded import EmbeddedLog
 from tickerplant.log.port import ConsumedRecord, TopicPartition
 from tickerplant.store import Store
-from tickerplant.store.embedded import EmbeddedPostgres
 from tickerplant.store.migrations import migrate
 from tickerplant.store.repositories.ohlcv import Ohlcv
+from tickerplant.store.server.embedded import EmbeddedPostgres
 
 SYMBOLS, DAYS, FIVES = 500, 2_520, 39_312
 FIRST_US = 1_700_000_000 // 86_400 * DAY_US

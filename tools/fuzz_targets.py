@@ -18,11 +18,11 @@ import pyarrow as pa
 
 from tickerplant.core.schemas import DIVIDENDS, SPLITS, TICKS, VENDOR_BARS
 from tickerplant.core.times import FOREVER_US, times_of
-from tickerplant.market_data.clients import alphavantage_messages as alphavantage
-from tickerplant.market_data.clients import twelvedata_messages as twelvedata
-from tickerplant.market_data.clients import twelvedata_quotes as quotes
-from tickerplant.market_data.clients import yfinance_messages as yahoo
-from tickerplant.market_data.clients.errors import VendorError
+from tickerplant.market_data.clients.alphavantage import messages as alphavantage
+from tickerplant.market_data.clients.twelvedata import messages as twelvedata
+from tickerplant.market_data.clients.twelvedata import quotes as quotes
+from tickerplant.market_data.clients.yahoo import messages as yahoo
+from tickerplant.market_data.vendors.errors import VendorError
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "market_data" / "golden"
 NOW_US = 1_893_456_000_000_000  # 2030: all that seeds say is over
@@ -148,7 +148,7 @@ class _Chart:
         self._body = b""
 
     def __call__(self, body: bytes) -> None:
-        from tickerplant.market_data.clients import yfinance_client as client
+        from tickerplant.market_data.clients.yahoo import client as client
 
         if self._door is None:
             self._door = client._Door(client._import(""), "http://127.0.0.1:1")

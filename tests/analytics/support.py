@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from tests.support import data
 from tickerplant.analytics.indicator.declaration import Indicator
-from tickerplant.analytics.study import Study
+from tickerplant.analytics.realtime.indicator_state import Study
 from tickerplant.core import records, schemas
 from tickerplant.core.streams import ConsumedRecord
 from tickerplant.core.times import MINUTE_US, timestamps

@@ -12,8 +12,8 @@ import pytest
 from tests.analytics.plant import Bench
 from tests.analytics.support import T0
 from tests.support.killed import Killed
-from tickerplant.analytics.again import Series
 from tickerplant.analytics.indicator import parse
+from tickerplant.analytics.realtime.recompute_queue import Series
 from tickerplant.analytics.stage import AnalyticsStage
 from tickerplant.core import faults, records, schemas
 from tickerplant.core.alerts import Rule

@@ -15,12 +15,12 @@ from tests.analytics.support import T0, Bar, bar_delivery, delivery
 from tests.analytics.support import bars as rows_of
 from tests.support.properties import examples
 from tickerplant.analytics import compute
-from tickerplant.analytics.again import Series
-from tickerplant.analytics.alerts import _book
-from tickerplant.analytics.crossings import UNKNOWN, Crossings
-from tickerplant.analytics.engine import FINAL, Made
-from tickerplant.analytics.pane import Chunk
-from tickerplant.analytics.sides import check_rule
+from tickerplant.analytics.alerts.rule_operands import check_rule
+from tickerplant.analytics.alerts.rule_state import UNKNOWN, Crossings
+from tickerplant.analytics.alerts.rules import _book
+from tickerplant.analytics.realtime.engine import FINAL, Made
+from tickerplant.analytics.realtime.interval_engine import Chunk
+from tickerplant.analytics.realtime.recompute_queue import Series
 from tickerplant.analytics.stage import AnalyticsStage
 from tickerplant.core import records, schemas
 from tickerplant.core.alerts import Rule

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.analytics.support import FILES, batch, inputs_of, ohlcv, random_bars, streamed
 from tickerplant.analytics.indicator import INDICATORS, parse
 from tickerplant.analytics.indicator.declaration import BAR_INPUTS, Indicator
-from tickerplant.analytics.study import CHECKPOINT_BARS, Study
+from tickerplant.analytics.realtime.indicator_state import CHECKPOINT_BARS, Study
 
 EVERY = [parse(name) for name in INDICATORS]
 EVERY += [parse(f"{name}@{dialect}") for name, kind in INDICATORS.items() for dialect in kind.DIALECTS[1:]]

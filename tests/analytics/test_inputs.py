@@ -10,7 +10,7 @@ import pytest
 
 from tests.analytics.support import T0, Bar, bar_delivery, bars, delivery
 from tickerplant.analytics import compute
-from tickerplant.analytics.inputs import SessionNumbers
+from tickerplant.analytics.derived_inputs import SessionNumbers
 from tickerplant.analytics.stage import AnalyticsStage
 from tickerplant.core import records
 from tickerplant.core.errors import BadInput, ConfigError

@@ -8,9 +8,9 @@ import pytest
 
 from tests.analytics.plant import bars
 from tests.analytics.support import T0
-from tickerplant.analytics.again import HISTORY_WAIT_US, Again, Missed, Series
-from tickerplant.analytics.splits import Split, Splits
-from tickerplant.analytics.stored import behind, laid_over
+from tickerplant.analytics.realtime.recompute_queue import HISTORY_WAIT_US, Again, Missed, Series
+from tickerplant.analytics.realtime.splits import Split, Splits
+from tickerplant.analytics.realtime.stored_history import behind, laid_over
 from tickerplant.core import records
 from tickerplant.core.times import DAY_US, times_of
 from tickerplant.store.repositories.ohlcv import HISTORY
@@ -118,7 +118,7 @@ def test_a_ratio_that_is_none_is_passed_over(ratio: float) -> None:
 
 
 def test_splits_of_a_record_without_a_denominator_have_no_ratio() -> None:
-    from tickerplant.analytics.splits import splits_of
+    from tickerplant.analytics.realtime.splits import splits_of
     from tickerplant.core import schemas
     from tickerplant.core.times import timestamps
 

@@ -106,7 +106,7 @@ def test_the_service_and_the_settings_know_plug_ins(tmp_path: Path) -> None:
         "logging.basicConfig(stream=sys.stdout)\n"
         "from tickerplant.analytics.service import Analytics\n"
         "from tickerplant.analytics.stage import AnalyticsStage\n"
-        "from tickerplant.app.settings import load\n"
+        "from tickerplant.app.config.settings import load\n"
         "from tickerplant.core.errors import ConfigError\n"
         "rules = load({'rules': {'indicators': {'1d': ['GOOD(2)']}}}).settings.rules\n"
         "print(rules.indicators)\n"

@@ -8,8 +8,9 @@ import talib
 from talib import abstract
 
 from tests.analytics.support import ohlcv
-from tickerplant.analytics import compute, talib_functions
-from tickerplant.analytics.calculation import read
+from tickerplant.analytics import compute
+from tickerplant.analytics.ondemand import talib_functions
+from tickerplant.analytics.ondemand.calculation import read
 
 FILE = "real_days"
 NAMES = [name for name in talib.get_functions() if name != "MAVP"]

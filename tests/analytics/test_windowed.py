@@ -19,7 +19,7 @@ from tests.analytics.support import FILES, batch, inputs_of, ohlcv, random_bars,
 from tickerplant.analytics import compute
 from tickerplant.analytics.indicator import parse
 from tickerplant.analytics.indicator.extremes import BlockExtreme
-from tickerplant.analytics.study import Study
+from tickerplant.analytics.realtime.indicator_state import Study
 from tickerplant.core.errors import BadInput
 
 Bars = dict[str, np.ndarray]

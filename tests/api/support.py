@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 
 from tests.support.waiting import PATIENCE
 from tickerplant.api.positions import Position
-from tickerplant.api.reading import Reading, Source
 from tickerplant.api.service import Api
+from tickerplant.api.store_reader import Reading, Source
 from tickerplant.core import records, schemas
 from tickerplant.core.adjustment import Adjustment
 from tickerplant.core.coverage import Answers, Statuses, classify, expected

@@ -18,8 +18,8 @@ import pytest
 from tests.api.support import PARTITIONS, serving
 from tests.api.test_indicators import ask, table
 from tests.support.postgres import Postgres
-from tickerplant.analytics.ondemand import OnDemand
-from tickerplant.api.reading import Source
+from tickerplant.analytics.ondemand.query import OnDemand
+from tickerplant.api.store_reader import Source
 from tickerplant.core import schemas
 from tickerplant.core.rules import Rules
 from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, timestamps, to_us

@@ -22,10 +22,10 @@ from websockets.sync.client import connect
 
 from tests.api.support import PARTITIONS, T0, serving
 from tests.support.waiting import PATIENCE, until
-from tickerplant.analytics.sides import check_rule
-from tickerplant.api.alerting import check_webhook
-from tickerplant.api.reading import Source
-from tickerplant.api.receivers import _is_public, signature
+from tickerplant.analytics.alerts.rule_operands import check_rule
+from tickerplant.api.alert_rules import check_webhook
+from tickerplant.api.store_reader import Source
+from tickerplant.api.webhook_client import _is_public, signature
 from tickerplant.api.webhooks import MAX_BACKOFF_S, WebhookOptions, backoff_s
 from tickerplant.core import records, schemas
 from tickerplant.core.errors import BadInput

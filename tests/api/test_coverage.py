@@ -17,9 +17,9 @@ from tests.store.rows import MINUTE_US, OPEN_US, bars
 from tests.store.test_coverage import answer
 from tests.store.test_coverage import put as put_answer
 from tests.store.test_statuses import lay, over
-from tickerplant.api.inforce import OTHER_CLOCK_US, market_now
+from tickerplant.api.log_state import OTHER_CLOCK_US, market_now
 from tickerplant.api.positions import HEADER
-from tickerplant.api.reading import Source
+from tickerplant.api.store_reader import Source
 from tickerplant.core import records
 from tickerplant.core.coverage import STATUSES
 from tickerplant.core.rules import Rules, values_of

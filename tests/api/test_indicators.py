@@ -19,13 +19,13 @@ import talib
 from tests.analytics.support import ohlcv, random_bars
 from tests.api.support import MINUTE, PARTITIONS, T0, serving
 from tests.support.postgres import Postgres
-from tickerplant.analytics import ondemand
-from tickerplant.analytics.calculation import read
-from tickerplant.analytics.engine import Engine
 from tickerplant.analytics.indicator import parse
-from tickerplant.api.computing import AT_ONCE, WAITING, Turns
-from tickerplant.api.errors import ApiError
-from tickerplant.api.reading import Source
+from tickerplant.analytics.ondemand import query as on_demand
+from tickerplant.analytics.ondemand.calculation import read
+from tickerplant.analytics.realtime.engine import Engine
+from tickerplant.api.http.errors import ApiError
+from tickerplant.api.on_demand import AT_ONCE, WAITING, Turns
+from tickerplant.api.store_reader import Source
 from tickerplant.core import schemas
 from tickerplant.core.rules import Rules
 from tickerplant.core.times import DAY_US, timestamps
@@ -123,7 +123,7 @@ def client(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iter
     with EmbeddedLog(path) as log:
         log.create_topics(schemas.TOPICS, PARTITIONS)
         source = Source(dsn, log.identity())
-        with serving(log, source, indicators=ondemand.OnDemand(RULES)) as (client, _, _):
+        with serving(log, source, indicators=on_demand.OnDemand(RULES)) as (client, _, _):
             yield client
     postgres.drop(name)
 
@@ -202,8 +202,8 @@ def test_what_it_was_computed_from_is_said(client: httpx.Client) -> None:
 
 
 def test_a_history_that_is_too_long_is_said(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ondemand, "MAX_BARS", 1_000)
-    monkeypatch.setattr(ondemand, "PAGE", 300)
+    monkeypatch.setattr(on_demand, "MAX_BARS", 1_000)
+    monkeypatch.setattr(on_demand, "PAGE", 300)
     times, columns = daily()
     made = ask(client, "/v1/indicators/EMA/MSFT?period=10&limit=5&times=us")
     assert (made["limited"], made["computed_from"]) == (True, times[-6 - 1_000])
@@ -335,7 +335,7 @@ async def test_only_so_many_wait() -> None:
 
 def test_the_page_says_the_bounds() -> None:
     page = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
-    assert f"up to {ondemand.MAX_BARS:,} before" in page
+    assert f"up to {on_demand.MAX_BARS:,} before" in page
     assert (AT_ONCE, WAITING) == (2, 32)
     assert "Two such requests are computed at a time and 32 wait" in page
 
@@ -348,11 +348,11 @@ def test_bars_before_a_split_are_adjusted_and_one_to_come_is_none() -> None:
             "denominator": [1.0, 1.0], "source": ["test"] * 2,
         }
     ).cast(schemas.SPLITS)  # fmt: skip
-    bars = table("MSFT", "1d", times, columns).select(ondemand.COLUMNS)
+    bars = table("MSFT", "1d", times, columns).select(on_demand.COLUMNS)
     at = bars.schema.get_field_index("state")
     bars = bars.set_column(at, "state", bars.column("state").cast(pa.utf8()))
-    stretch = ondemand.Stretch("MSFT", "1d", bars, 0, False, splits, int(times[500]))
-    found = ondemand.values(stretch, [read("SMA(20)"), read("RSI(14)")], RULES)
+    stretch = on_demand.Stretch("MSFT", "1d", bars, 0, False, splits, int(times[500]))
+    found = on_demand.values(stretch, [read("SMA(20)"), read("RSI(14)")], RULES)
     close = columns["close"] / np.where(np.arange(len(times)) < 100, 4.0, 1.0)
     for name, expected in (("sma_20", talib.SMA(close, 20)), ("rsi_14", talib.RSI(close, 14))):
         np.testing.assert_allclose(found.column(name).to_numpy(), expected, rtol=1e-9)

@@ -14,11 +14,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.api.support import MINUTE, T0, MemorySource, bar_batch, serving, tick_batch, value_batch
-from tickerplant.analytics.ondemand import OnDemand
-from tickerplant.api.asgi import Message, Receive, Scope, Send
-from tickerplant.api.errors import AnswerFailures
-from tickerplant.api.formats import offsets_us, to_csv
-from tickerplant.api.params import parse_span, parse_time, parse_zone
+from tickerplant.analytics.ondemand.query import OnDemand
+from tickerplant.api.http.asgi import Message, Receive, Scope, Send
+from tickerplant.api.http.errors import AnswerFailures
+from tickerplant.api.http.formats import offsets_us, to_csv
+from tickerplant.api.http.params import parse_span, parse_time, parse_zone
 from tickerplant.api.positions import HEADER
 from tickerplant.api.service import Api
 from tickerplant.core import schemas

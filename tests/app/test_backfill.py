@@ -29,7 +29,7 @@ SYMBOLS = ("AAPL", "MSFT")
 def vendor() -> Iterator[dict[str, Any]]:
     """A sandbox as a process, whose requests can be counted."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tickerplant.market_data.sandbox", "--names", ",".join(SYMBOLS), "--rate", "10"],
+        [sys.executable, "-m", "tickerplant.sandbox", "--names", ",".join(SYMBOLS), "--rate", "10"],
         stdout=subprocess.PIPE,
     )
     assert process.stdout is not None

@@ -1,6 +1,6 @@
 """When all that a feed wrote is in the tables."""
 
-from tickerplant.app.catchup import Applied, Chase, Progress
+from tickerplant.app.ingest_progress import Applied, Chase, Progress
 from tickerplant.core.schemas import ANALYTICS, OHLCV, RAW
 from tickerplant.core.version import make_version
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.support.waiting import PATIENCE
 
-from tickerplant.app.locks import FolderLock
+from tickerplant.app.runtime.locks import FolderLock
 
 DOCS = Path(__file__).parents[2] / "docs" / "cli.md"
 

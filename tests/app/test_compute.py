@@ -23,7 +23,7 @@ from tests.support.commands import assert_refused, objects, say
 from tests.support.data import real_days, years
 from tests.support.plant import Plant
 
-from tickerplant.app.chart import panel
+from tickerplant.app.terminal.price_chart import panel
 
 TWO = "time,symbol,interval,open,high,low,close,volume\n" + "".join(
     f"2024-01-{day:02d}T00:00:00Z,{symbol},1d,{price},{price},{price},{price},1\n"

@@ -7,7 +7,7 @@ import threading
 import pytest
 from tests.support.waiting import PATIENCE
 
-from tickerplant.app.cores import Together
+from tickerplant.app.runtime.cpu_affinity import Together
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="threads are placed on Linux alone")
 

@@ -16,7 +16,7 @@ from tests.support.plant import Plant
 from tickerplant.core.schemas import TOPICS
 from tickerplant.core.times import DAY_US
 from tickerplant.log.embedded import EmbeddedLog
-from tickerplant.market_data.feed import FeedWriter
+from tickerplant.market_data.feed.writer import FeedWriter
 from tickerplant.store import Store
 from tickerplant.store.migrations import migrate
 

@@ -14,16 +14,16 @@ import asyncpg
 import pytest
 from tests.support.waiting import PATIENCE, until
 
-from tickerplant.app import database as module
-from tickerplant.app.database import database
-from tickerplant.app.locks import FolderLock
-from tickerplant.app.settings import Settings
+from tickerplant.app.config.settings import Settings
+from tickerplant.app.runtime import database as module
+from tickerplant.app.runtime.database import database
+from tickerplant.app.runtime.locks import FolderLock
 
 USER = """
 import sys, time
 from pathlib import Path
-from tickerplant.app.database import database
-from tickerplant.app.settings import Settings
+from tickerplant.app.runtime.database import database
+from tickerplant.app.config.settings import Settings
 with database(Settings(data=Path(sys.argv[1])), lasting=True) as dsn:
     print(dsn, flush=True)
     time.sleep(100)

@@ -10,7 +10,7 @@ from tests.support.waiting import PATIENCE
 CODE = """
 import sys, time
 from tests.support.waiting import PATIENCE
-from tickerplant.app import fault
+from tickerplant.app.runtime import fault_injection as fault
 from tickerplant.core import faults
 fault.install(sys.argv[1])
 for number in range(1, 6):

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tickerplant.app.locks import FolderLock
+from tickerplant.app.runtime.locks import FolderLock
 from tickerplant.core.errors import ConfigError, FolderHeld
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from tickerplant.app.locks import FolderLock
+from tickerplant.app.runtime.locks import FolderLock
 lock = FolderLock(Path(sys.argv[1]), "plant.lock").take_or_refuse(shared=sys.argv[2] == "shared")
 lock.note()
 print("held", flush=True)

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from tickerplant.app.logging import _PoolFilter
+from tickerplant.app.runtime.logging import _PoolFilter
 
 
 def test_a_pool_whose_database_is_away_says_so_once_and_without_a_traceback(caplog: pytest.LogCaptureFixture) -> None:

@@ -25,7 +25,7 @@ from tickerplant.app.health import GROUPS
 from tickerplant.core.schemas import TEXT, TOPICS
 from tickerplant.core.schemas import TICKS as TICKS_SCHEMA
 from tickerplant.log.embedded import EmbeddedLog
-from tickerplant.market_data.feed import FeedWriter
+from tickerplant.market_data.feed.writer import FeedWriter
 
 MINUTES = 8
 

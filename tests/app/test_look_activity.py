@@ -17,9 +17,9 @@ from tests.support.commands import assert_refused, objects, say
 from tests.support.data import session
 from tests.support.plant import Plant
 
-from tickerplant.app import parts
 from tickerplant.app.commands.top import REMEMBERED_ROWS, Newest, picture
-from tickerplant.app.settings import load
+from tickerplant.app.config.settings import load
+from tickerplant.app.wiring import parts
 from tickerplant.core import records, schemas
 from tickerplant.core.symbols import partition_of
 from tickerplant.core.times import to_us

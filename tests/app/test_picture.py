@@ -7,7 +7,7 @@ import datetime as dt
 import numpy as np
 import pytest
 
-from tickerplant.app.picture import MARKS, picture
+from tickerplant.app.terminal.coverage_chart import MARKS, picture
 from tickerplant.core.coverage import STATUSES, Statuses, expected
 from tickerplant.core.interval import D1, M1
 from tickerplant.core.sessions import calendar

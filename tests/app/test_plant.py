@@ -7,18 +7,19 @@ from pathlib import Path
 import pytest
 from prometheus_client import generate_latest
 
-from tickerplant.app import health, parts
-from tickerplant.app.locks import FolderLock
+from tickerplant.app import health
+from tickerplant.app.config.settings import Settings
 from tickerplant.app.metrics import CATALOGUE, PlantCollector, ServiceCounts, registry_of
-from tickerplant.app.plant import folder_alone, folder_is_held, folder_shared
-from tickerplant.app.settings import Settings
-from tickerplant.app.supervisor import Status
+from tickerplant.app.runtime.locks import FolderLock
+from tickerplant.app.runtime.plant import folder_alone, folder_is_held, folder_shared
+from tickerplant.app.runtime.supervisor import Status
+from tickerplant.app.wiring import parts
 from tickerplant.core import records
 from tickerplant.core.errors import FolderHeld, StoreUnavailable
 from tickerplant.core.schemas import RAW, STALE_FEED_US, STATUS
 from tickerplant.core.times import SECOND_US, iso
 from tickerplant.log.processor import Counts
-from tickerplant.market_data.feed import FeedWriter
+from tickerplant.market_data.feed.writer import FeedWriter
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ import httpx
 import pytest
 from tests.support.waiting import PATIENCE, until
 
-from tickerplant.app import parts
-from tickerplant.app.plant import Plant
-from tickerplant.app.sandbox import SandboxProcess, sandbox_process
-from tickerplant.app.settings import load
+from tickerplant.app.config.settings import load
+from tickerplant.app.runtime.plant import Plant
+from tickerplant.app.wiring import parts
+from tickerplant.app.wiring.sandbox import SandboxProcess, sandbox_process
 from tickerplant.core.errors import ConfigError
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tickerplant.app import describe
-from tickerplant.app.settings import Settings, load
+from tickerplant.app.config import describe
+from tickerplant.app.config.settings import Settings, load
 from tickerplant.core.errors import ConfigError
 from tickerplant.core.rules import DEFAULT_RULES, Rules, values_of
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from tests.support.waiting import until
 
-from tickerplant.app import supervisor as module
-from tickerplant.app.supervisor import Service, Supervisor
+from tickerplant.app.runtime import supervisor as module
+from tickerplant.app.runtime.supervisor import Service, Supervisor
 
 
 def test_services_end_in_the_order_of_their_rank() -> None:

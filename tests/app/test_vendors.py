@@ -10,17 +10,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.market_data.providers.test_registry import install
+from tests.market_data.vendors.test_registry import install
 from tests.support.waiting import PATIENCE
 
-from tickerplant.app import describe, vendors
-from tickerplant.app.settings import Settings, load
+from tickerplant.app.config import describe
+from tickerplant.app.config.settings import Settings, load
+from tickerplant.app.wiring import vendors
 from tickerplant.core import records, schemas
 from tickerplant.core.errors import ConfigError, Fenced
 from tickerplant.core.times import DAY_US, MINUTE_US
 from tickerplant.market_data.clock import Clock, starting_at
-from tickerplant.market_data.desk.desk import Choice, Purpose
-from tickerplant.market_data.providers.port import BarsRequest, Quota
+from tickerplant.market_data.vendors.port import BarsRequest, Quota
+from tickerplant.market_data.vendors.scheduler import Choice, Purpose
 
 
 @pytest.fixture(autouse=True)
@@ -132,7 +133,7 @@ def test_no_key_is_ever_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def ask(settings: Settings, clock: Clock | None = None) -> None:
-    from tickerplant.app import parts
+    from tickerplant.app.wiring import parts
 
     clock = clock or Clock()
     with parts.event_log(settings) as log:
@@ -156,7 +157,7 @@ def test_a_vendor_of_another_package_is_asked_and_its_budget_outlives_the_proces
 
 
 def test_quotas_stand_by_the_clock_of_the_sandbox_where_one_runs(monkeypatch: pytest.MonkeyPatch, acme: Path) -> None:
-    from tickerplant.app import parts
+    from tickerplant.app.wiring import parts
 
     monkeypatch.setenv("TICKERPLANT_SANDBOX__ENABLED", "true")
     settings = settings_of(monkeypatch, KEYS__ACME="hush", DAILY="acme", INTRADAY="none", ACTIONS="none", STREAM="none")
@@ -176,7 +177,7 @@ def test_a_second_desk_on_one_log_fences_the_first(monkeypatch: pytest.MonkeyPat
     settings = settings_of(monkeypatch, KEYS__ACME="hush", DAILY="acme", INTRADAY="none", ACTIONS="none", STREAM="none")
 
     async def both() -> None:
-        from tickerplant.app import parts
+        from tickerplant.app.wiring import parts
 
         with parts.event_log(settings) as log:
             async with vendors.desk(settings, log) as first, vendors.desk(settings, log):

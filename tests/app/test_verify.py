@@ -19,7 +19,7 @@ from tests.support.plant import Plant
 from tests.support.waiting import until
 
 from tickerplant.aggregation.service import Aggregation
-from tickerplant.app.parts import keepers
+from tickerplant.app.wiring.parts import keepers
 from tickerplant.core import records
 from tickerplant.core.schemas import DEADLETTER, OHLCV, RAW, STATE_AGGREGATION, STATUS, TOPICS
 from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US, iso
@@ -290,7 +290,7 @@ def test_what_verify_cannot_be_asked_is_one_sentence(plant: Plant, tmp_path: Pat
 
 
 def test_two_records_that_say_the_same_in_other_bytes_are_said_to() -> None:
-    from tickerplant.app.differences import cells_of
+    from tickerplant.app.verify.differences import cells_of
 
     assert cells_of(end(), end())[0].startswith("the End records say the same")
     sentence, cells = cells_of(mark(1), mark(2))

@@ -30,7 +30,7 @@ from tests.chaos.test_kills import SESSION_S, Parts, explained
 from tests.support.plant import Plant
 from tests.support.waiting import PATIENCE, Guard, until
 from tickerplant.analytics import compute
-from tickerplant.app.settings import load
+from tickerplant.app.config.settings import load
 from tickerplant.core import records, schemas
 from tickerplant.log.open import open_log
 

@@ -24,7 +24,7 @@ import pytest
 
 from tests.support.plant import Plant
 from tests.support.waiting import PATIENCE, until
-from tickerplant.app.locks import FolderLock
+from tickerplant.app.runtime.locks import FolderLock
 from tickerplant.core.times import DAY_US, MINUTE_US, from_us, to_us
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -50,7 +50,7 @@ def vendor() -> Iterator[str]:
     """The sandbox's address."""
     process = subprocess.Popen(
         [
-            sys.executable, "-m", "tickerplant.market_data.sandbox", "--names", ",".join(SYMBOLS), "--rate", "12",
+            sys.executable, "-m", "tickerplant.sandbox", "--names", ",".join(SYMBOLS), "--rate", "12",
             "--quota", f"twelvedata={QUOTA}/minute",
         ],
         stdout=subprocess.PIPE,

@@ -11,7 +11,7 @@ import pytest
 
 from tests.e2e.test_services import free_port
 from tests.support.day import Day, run, troubles
-from tickerplant.market_data.sandbox.model import symbol_names
+from tickerplant.sandbox.model import symbol_names
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(280)]
 

@@ -28,8 +28,8 @@ from tests.support.data import session
 from tests.support.kafka import KafkaBroker
 from tests.support.plant import Plant, assert_same, json_lines, kill_trees
 from tests.support.waiting import PATIENCE, Guard, until
-from tickerplant.app.locks import FolderLock
-from tickerplant.app.settings import load
+from tickerplant.app.config.settings import load
+from tickerplant.app.runtime.locks import FolderLock
 from tickerplant.core.errors import LogUnavailable
 from tickerplant.log.open import open_log
 from tickerplant.log.port import EventLog

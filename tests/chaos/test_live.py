@@ -32,7 +32,7 @@ from tests.e2e.support import bars_of_ticks, near, rows
 from tests.e2e.test_services import free_port
 from tests.support.plant import Plant, json_lines, kill_trees
 from tests.support.waiting import PATIENCE, until
-from tickerplant.app.locks import FolderLock
+from tickerplant.app.runtime.locks import FolderLock
 from tickerplant.core.errors import LogError
 from tickerplant.core.flags import TickFlag
 from tickerplant.core.records import Bars, Down, FeedState, Mark, Record, Start, Ticks, Values, VendorBars, decode
@@ -42,7 +42,7 @@ from tickerplant.core.times import MINUTE_US, SECOND_US, from_us, to_us
 from tickerplant.log.open import open_log
 from tickerplant.log.port import EventLog, TopicPartition
 from tickerplant.market_data.backfill.progress import read_progress
-from tickerplant.market_data.sandbox import Market, MarketSettings
+from tickerplant.sandbox import Market, MarketSettings
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(240)]
 

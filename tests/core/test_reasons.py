@@ -1,6 +1,6 @@
 """Why a bar was published, and of which kind that makes it."""
 
-from tickerplant.aggregation.finished import REASONS
+from tickerplant.aggregation.candidates import REASONS
 from tickerplant.core.reasons import OF_TICKS, kind_of
 from tickerplant.core.sources import BARS, TICKS
 

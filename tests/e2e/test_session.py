@@ -28,7 +28,7 @@ from tests.support.data import SESSION, SILENT_MINUTES, session
 from tests.support.kafka import KafkaBroker
 from tests.support.plant import Plant
 from tests.support.waiting import until
-from tickerplant.store.embedded import EmbeddedPostgres
+from tickerplant.store.server.embedded import EmbeddedPostgres
 
 pytestmark = [pytest.mark.slow]
 

@@ -17,7 +17,7 @@ from tests.api.support import MINUTE, T0, bar_batch, serving
 from tests.support.waiting import PATIENCE, eventually
 from tickerplant.analytics import compute
 from tickerplant.analytics.service import Analytics
-from tickerplant.api.reading import Source
+from tickerplant.api.store_reader import Source
 from tickerplant.core import records, schemas
 from tickerplant.core.version import make_version
 from tickerplant.log.embedded import EmbeddedLog

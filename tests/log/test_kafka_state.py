@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.waiting import PATIENCE
-from tickerplant.log.kafka import connection, stretch
+from tickerplant.log.kafka import connection, range_reader
 from tickerplant.log.kafka.connection import Cluster
 from tickerplant.log.kafka.state import Partition
 
@@ -23,7 +23,7 @@ def test_a_commit_is_noted_while_the_partition_is_read(monkeypatch: pytest.Monke
         assert go_on.wait(PATIENCE.seconds(60))
         return iter(())
 
-    monkeypatch.setattr(stretch, "messages", slow)
+    monkeypatch.setattr(range_reader, "messages", slow)
     partition = Partition(Cluster("nowhere:1"), "market.state.feeds", 0)
     reading = threading.Thread(target=partition.names)
     reading.start()

@@ -11,7 +11,7 @@ import pytest
 
 from tickerplant.core.errors import BadInput
 from tickerplant.core.flags import TickFlag
-from tickerplant.market_data.conditions import (
+from tickerplant.market_data.files.conditions import (
     CORRECTIONS,
     CTA,
     EITHER,

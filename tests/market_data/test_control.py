@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tests.market_data.support import embedded, read_all
 from tickerplant.core import records
-from tickerplant.market_data.control import ensure_settings
+from tickerplant.market_data.feed.commands import ensure_settings
 
 
 def test_processes_that_start_together_write_the_settings_once(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from tickerplant.core import faults, records, schemas
 from tickerplant.core.errors import Fenced, LogError, LogUnavailable
 from tickerplant.core.symbols import partition_of
 from tickerplant.log.port import EventLog
-from tickerplant.market_data import cursors
-from tickerplant.market_data.control import ensure_settings, request_rebuild
-from tickerplant.market_data.feed import DeadRow, FeedWriter
+from tickerplant.market_data.feed import cursor as feed_cursor
+from tickerplant.market_data.feed.commands import ensure_settings, request_rebuild
+from tickerplant.market_data.feed.writer import DeadRow, FeedWriter
 
 SYMBOLS = ["AAPL", "MSFT", "GOOG", "EUR/USD", "BTC/USD"]
 
@@ -158,7 +158,7 @@ def test_a_repeat_is_the_same_symbol_trade_id_and_kind(tmp_path: Path) -> None:
 
 
 def test_the_window_of_ids_outlives_a_restart_over_many_segments(tmp_path: Path) -> None:
-    n = cursors.SEGMENT_IDS * 2 + 100
+    n = feed_cursor.SEGMENT_IDS * 2 + 100
     ids: list[str | None] = [f"trade-{i}" for i in range(n)]
     clock = Clock(OPEN_US + n * SECOND)
     with embedded(tmp_path) as log:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-import tickerplant.market_data.replay as replay_module
+import tickerplant.market_data.files.replay as replay_module
 from tests.market_data.support import OPEN_US, SECOND, Clock, embedded, read_all, rows, said
 from tests.support import data
 from tests.support.data import Ticks
@@ -21,9 +21,9 @@ from tickerplant.core.errors import BadInput
 from tickerplant.core.times import MINUTE_US
 from tickerplant.log.port import EventLog
 from tickerplant.market_data.files import blocks
+from tickerplant.market_data.files.column_roles import Shape
+from tickerplant.market_data.files.replay import ReplayOptions, ReplayProgress, replay
 from tickerplant.market_data.files.rows import Reading, RowReader
-from tickerplant.market_data.files.shape import Shape
-from tickerplant.market_data.replay import ReplayOptions, ReplayProgress, replay
 
 
 def write(folder: Path, text: str | bytes, name: str = "f.csv") -> Path:

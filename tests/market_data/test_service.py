@@ -19,13 +19,13 @@ from tickerplant.core import records, schemas
 from tickerplant.core.rules import Rules
 from tickerplant.core.sessions import Calendars
 from tickerplant.log.port import EventLog
-from tickerplant.market_data.clients import errors
-from tickerplant.market_data.clients.twelvedata_client import provider
-from tickerplant.market_data.clients.twelvedata_ws_client import StreamSettings, TwelveDataStream
+from tickerplant.market_data.clients.twelvedata.client import provider
+from tickerplant.market_data.clients.twelvedata.stream import StreamSettings, TwelveDataStream
 from tickerplant.market_data.clock import starting_at
-from tickerplant.market_data.providers.port import BarsRequest, ProviderContext
-from tickerplant.market_data.sandbox import MarketSettings, SandboxPlace, SandboxSettings, running
 from tickerplant.market_data.service import MarketData, MarketDataConfig
+from tickerplant.market_data.vendors import errors
+from tickerplant.market_data.vendors.port import BarsRequest, ProviderContext
+from tickerplant.sandbox import MarketSettings, SandboxPlace, SandboxSettings, running
 
 SYMBOLS = ("AAPL", "MSFT", "EUR/USD")
 QUICK = StreamSettings(heartbeat_s=0.2, mute_s=0.6, backoff_first_s=0.05, backoff_max_s=0.2)

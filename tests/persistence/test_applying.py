@@ -13,10 +13,10 @@ from tests.store.test_coverage import answer
 from tickerplant.core import records, schemas
 from tickerplant.core.times import DAY_US, timestamps
 from tickerplant.log.port import TopicPartition
-from tickerplant.persistence.applying import apply
-from tickerplant.persistence.work import Move, Work
+from tickerplant.persistence.batching import Move, Work
+from tickerplant.persistence.write_batch import apply
 from tickerplant.store import Store
-from tickerplant.store.columns import FEW_ROWS
+from tickerplant.store.copy_protocol import FEW_ROWS
 from tickerplant.store.repositories.positions import Log, begin
 
 LOG = Log("x", 1)

@@ -12,7 +12,7 @@ from tests.store.rows import OPEN_US, bars, ticks, values
 from tickerplant.core import records, schemas
 from tickerplant.core.version import make_version
 from tickerplant.log.port import ConsumedRecord, TopicPartition
-from tickerplant.persistence.work import OFFSET, Gathering, Move, Work
+from tickerplant.persistence.batching import OFFSET, Gathering, Move, Work
 
 SECOND_US = 1_000_000
 OHLCV = TopicPartition(schemas.OHLCV, 3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from tickerplant.store import Store
-from tickerplant.store.columns import FEW_ROWS, source_of
+from tickerplant.store.copy_protocol import FEW_ROWS, source_of
 
 
 async def test_each_statement_of_a_transaction_has_its_own_rows_alone(store: Store) -> None:

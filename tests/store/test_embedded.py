@@ -15,13 +15,13 @@ import pytest
 
 from tests.support.waiting import PATIENCE, until
 from tickerplant.core.errors import FolderHeld, StoreError
-from tickerplant.store import embedded
-from tickerplant.store.embedded import EmbeddedPostgres
+from tickerplant.store.server import embedded
+from tickerplant.store.server.embedded import EmbeddedPostgres
 
 APP = """
 import sys, time
 from pathlib import Path
-from tickerplant.store.embedded import EmbeddedPostgres
+from tickerplant.store.server.embedded import EmbeddedPostgres
 server = EmbeddedPostgres(Path(sys.argv[1]))
 server.start()
 print(server.pid, flush=True)

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from tickerplant.core.times import DAY_US, MINUTE_US
-from tickerplant.market_data.sandbox.model import Market, MarketSettings
+from tickerplant.sandbox.model import Market, MarketSettings
 
 SEED = 13
 SESSION = dt.date(2012, 6, 21)

@@ -133,7 +133,7 @@ def sandbox(folder: Path, day: Day) -> Iterator[dict[str, Any]]:
     quotas = [argument for quota in day.quotas for argument in ("--quota", quota)]
     process = subprocess.Popen(
         [
-            sys.executable, "-m", "tickerplant.market_data.sandbox", "--names", ",".join(day.symbols),
+            sys.executable, "-m", "tickerplant.sandbox", "--names", ",".join(day.symbols),
             "--rate", str(day.rate), "--seed", str(day.seed), "--sessions", "us", "--start", day.start,
             "--speed", str(day.speed), "--script", str(script), *quotas,
         ],

@@ -17,8 +17,8 @@ from typing import Any
 import asyncpg
 
 from tests.support.waiting import PATIENCE
-from tickerplant.app.database import database
-from tickerplant.app.settings import load
+from tickerplant.app.config.settings import load
+from tickerplant.app.runtime.database import database
 
 EXACT = {
     "realtime_prices": "symbol, time, price, size, source, trade_id, flags",

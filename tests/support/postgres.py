@@ -16,8 +16,8 @@ import asyncpg
 import pytest
 
 from tickerplant.store import Store
-from tickerplant.store.embedded import DATABASE, EmbeddedPostgres
 from tickerplant.store.migrations import migrate
+from tickerplant.store.server.embedded import DATABASE, EmbeddedPostgres
 
 
 @dataclass

@@ -21,13 +21,13 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from tickerplant.aggregation import arbitration, closing, forming, memory
-from tickerplant.aggregation.finished import AUCTION, CANCEL, CORRECTION, DOWN, LATE, SOURCE, TICKS
+from tickerplant.aggregation import forming, retention, rollup, source_priority
+from tickerplant.aggregation.candidates import AUCTION, CANCEL, CORRECTION, DOWN, LATE, SOURCE, TICKS
+from tickerplant.aggregation.corrections import UNDOES, auction_sessions, recount
+from tickerplant.aggregation.feed_state import Feed
 from tickerplant.aggregation.grouping import TickColumns, group_ticks
-from tickerplant.aggregation.recount import UNDOES, auction_sessions, recount
 from tickerplant.aggregation.rows import DAYS, FIVES, FROM_TICKS, INTERVALS, MINUTES, Rows, keys_of, take
 from tickerplant.aggregation.state import State
-from tickerplant.aggregation.watermark import Feed
 from tickerplant.core.flags import TickFlag
 from tickerplant.core.interval import M5
 from tickerplant.core.rules import Rules
@@ -113,10 +113,10 @@ class BarAggregator:
         state.auctions.take_changed()
         # Only now, for what a step changes it must still be able to publish.
         for feed in self._moved.values():
-            memory.tidy(state, feed)
+            retention.tidy(state, feed)
         self._moved.clear()
         if self._looked:
-            memory.drop_silent(state, state.last_sent_us)
+            retention.drop_silent(state, state.last_sent_us)
             self._looked = False
         outcome, self._outcome = self._outcome, Outcome()
         return outcome
@@ -178,7 +178,7 @@ class BarAggregator:
         if len(rows):
             feed.top_us = max(feed.top_us, int(rows["start"].max()))
             rows["feed"] = rows["feed_hi"] = feed.number
-            rows["history"] = memory.is_history(state, rows["start"], rows["symbol"])
+            rows["history"] = retention.is_history(state, rows["start"], rows["symbol"])
         for code in np.unique(intervals).tolist():
             mine = rows[intervals == code]
             if code == DAYS:
@@ -189,7 +189,7 @@ class BarAggregator:
             again = (mine["symbol"][1:] == mine["symbol"][:-1]) & (mine["start"][1:] == mine["start"][:-1])
             mine = mine[np.concatenate((~again, [True]))]
             if code == MINUTES:
-                arbitration.hold(state, feed, mine)
+                source_priority.hold(state, feed, mine)
             state.finished[code].merge(mine, state.ranking, SOURCE)
         self._advance(feed, watermark_us, reason=SOURCE)
 
@@ -221,9 +221,9 @@ class BarAggregator:
     def settings(self, rules: Rules) -> None:
         """Live by these rules from now on. Raises ConfigError, and changes nothing, when a calendar is unknown."""
         self.state.set_rules(rules)
-        closing.reopen_days(self.state)
+        rollup.reopen_days(self.state)
         for feed in self.state.feeds.values():
-            memory.tidy(self.state, feed)  # a feed without floors would hold back all that is to be forgotten
+            retention.tidy(self.state, feed)  # a feed without floors would hold back all that is to be forgotten
 
     def close_like(self, others: Mapping[int, Feed]) -> None:
         """Close of each feed what `others`, the same feeds elsewhere, have closed (in a rebuild, at its end)."""
@@ -276,7 +276,7 @@ class BarAggregator:
             # A bar whose last print sets no price ends no later than that of the last that did, as far as is known.
             ends = np.maximum(rows["start"], rows["close_time"]) + 1
             rows["complete"] = feed.covers(rows["start"], ends)
-            rows = take(rows, ~arbitration.outspoken(state, feed, rows))
+            rows = take(rows, ~source_priority.outspoken(state, feed, rows))
             if len(rows):
                 self._outcome.closed.setdefault(len(INTERVALS) + number, []).append(rows)
 
@@ -329,7 +329,7 @@ class BarAggregator:
     def _remembered(self, feed: Feed, ticks: TickColumns) -> TickColumns:
         """Leave out what is older than the feed remembers, and say how much that is."""
         minutes = ticks.time - ticks.time % MINUTE_US
-        forgotten = minutes < memory.floors_of(self.state, feed, ticks.symbol)
+        forgotten = minutes < retention.floors_of(self.state, feed, ticks.symbol)
         if not forgotten.any():
             return ticks
         count, since = int(np.count_nonzero(forgotten)), int(ticks.time[forgotten].min())
@@ -341,7 +341,7 @@ class BarAggregator:
         state = self.state
         prints = ticks.where((ticks.flags & TickFlag.CLOSING_AUCTION) != 0)
         sessions = auction_sessions(state, prints)
-        late = prints.time < memory.floors_of(state, feed, prints.symbol)
+        late = prints.time < retention.floors_of(state, feed, prints.symbol)
         keep = (sessions != NO_SESSION) & ~late
         if not keep.any():
             return
@@ -380,7 +380,7 @@ class BarAggregator:
         if len(rows):
             starts = rows["start"]
             rows["complete"] = feed.covers(starts, starts + MINUTE_US) & ~rows["unsized"]
-            arbitration.hold(self.state, feed, rows)
+            source_priority.hold(self.state, feed, rows)
             self.state.finished[MINUTES].merge(rows, self.state.ranking, reason, add=add)
 
     def _advance(self, feed: Feed, watermark_us: int, reason: int = LATE) -> None:
@@ -391,7 +391,7 @@ class BarAggregator:
         """Let those minutes compete whose wait is over, and close what waited for them."""
         state, minutes = self.state, self.state.finished[MINUTES]
         waited = set()
-        for start, number in arbitration.over(state):
+        for start, number in source_priority.over(state):
             block = minutes.blocks.get(start)
             if block is not None:
                 minutes.reconsider(start, state.ranking, SOURCE, held=block["held"] & (block["feed"] != number))
@@ -421,7 +421,7 @@ class BarAggregator:
         state = self.state
         if feed.windows.first_start + MINUTE_US <= limit_us:
             self._finish_minutes(feed, feed.windows.take_before(limit_us), reason)
-        days = closing.settle(self.state, feed, min(limit_us, coarser_us), reason, redo_since_us)
+        days = rollup.settle(self.state, feed, min(limit_us, coarser_us), reason, redo_since_us)
         if state.activities:
             self._end_activity(feed, limit_us)
         if feed.live:

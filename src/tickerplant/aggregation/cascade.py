@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from tickerplant.aggregation.feed_state import Feed, covered, union
 from tickerplant.aggregation.rows import FROM_PARTS, FROM_VENDOR, FROM_VENDOR_PARTS, Rows, empty_rows
-from tickerplant.aggregation.watermark import Feed, covered, union
 from tickerplant.core.times import BoolArray, Int64Array
 
 

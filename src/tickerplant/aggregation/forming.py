@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from tickerplant.aggregation import arbitration
+from tickerplant.aggregation import source_priority
+from tickerplant.aggregation.candidates import PARTS, TICKS
 from tickerplant.aggregation.cascade import roll_up
-from tickerplant.aggregation.closing import Symbols, belongs, day_parts, five_belongs, sum_days
-from tickerplant.aggregation.finished import PARTS, TICKS
+from tickerplant.aggregation.feed_state import Feed
+from tickerplant.aggregation.rollup import Symbols, belongs, day_parts, five_belongs, sum_days
 from tickerplant.aggregation.rows import DAYS, FIVES, MINUTES, Rows, join
 from tickerplant.aggregation.state import State
-from tickerplant.aggregation.watermark import Feed
 from tickerplant.core.interval import M5
 from tickerplant.core.sessions import NO_SESSION
 from tickerplant.core.times import MINUTE_US, Int64Array
@@ -28,7 +28,7 @@ def forming(state: State, feed: Feed) -> dict[int, Rows]:
     dirty = feed.windows.dirty_rows()
     dirty["feed"] = dirty["feed_hi"] = feed.number
     dirty["reason"] = TICKS
-    dirty = dirty[~arbitration.outspoken(state, feed, dirty)]
+    dirty = dirty[~source_priority.outspoken(state, feed, dirty)]
     if not len(dirty):
         return {}
     symbols = np.unique(dirty["symbol"])

@@ -16,11 +16,11 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import numpy.typing as npt
 
-from tickerplant.aggregation import memory
+from tickerplant.aggregation import retention
 from tickerplant.aggregation.bar_aggregator import BarAggregator, StateRow
+from tickerplant.aggregation.candidates import REBUILD
 from tickerplant.aggregation.columns import FIRST_US, LAST_US
-from tickerplant.aggregation.finished import REBUILD
-from tickerplant.aggregation.intake import Intake
+from tickerplant.aggregation.decode import Intake
 from tickerplant.aggregation.rows import DAYS, FROM_VENDOR, INTERVALS, Rows, join, take
 from tickerplant.aggregation.state import State
 from tickerplant.core import records
@@ -63,7 +63,7 @@ def rebuild(engine: BarAggregator, generation: int, record: records.Record, offs
         published = _last(closed[interval])
         published = take(published, inside.has(interval, published))
         blocks = fresh.finished[interval].blocks
-        remembered = memory.is_remembered(state, published["start"])
+        remembered = retention.is_remembered(state, published["start"])
         remembered &= np.isin(published["start"], np.array(sorted(blocks), dtype=np.int64))
         alone = set(published["start"][~remembered].tolist())
         ours = {start for start in state.finished[interval].blocks if inside.has_start(interval, start)} - alone

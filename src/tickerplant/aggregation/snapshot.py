@@ -10,12 +10,12 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from tickerplant.aggregation.arbitration import Hold
-from tickerplant.aggregation.finished import Finished
+from tickerplant.aggregation.candidates import Finished
+from tickerplant.aggregation.feed_state import Feed
 from tickerplant.aggregation.rows import ROW, Names, Rows, join
+from tickerplant.aggregation.source_priority import Hold
 from tickerplant.aggregation.state import State
 from tickerplant.aggregation.undone import Undone
-from tickerplant.aggregation.watermark import Feed
 from tickerplant.core.rules import rules_from, values_of
 
 FORMAT: Final = 2

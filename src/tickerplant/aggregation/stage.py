@@ -13,8 +13,8 @@ import numpy as np
 from tickerplant.aggregation import snapshot
 from tickerplant.aggregation.bar_aggregator import BarAggregator, Outcome
 from tickerplant.aggregation.columns import FIRST_US, LAST_US
-from tickerplant.aggregation.intake import Intake
-from tickerplant.aggregation.publish import bars_of, coverage_of, differences_of
+from tickerplant.aggregation.decode import Intake
+from tickerplant.aggregation.encode import bars_of, coverage_of, differences_of
 from tickerplant.aggregation.rebuild import rebuild
 from tickerplant.aggregation.rows import INTERVALS
 from tickerplant.core import records, schemas

@@ -9,10 +9,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from tickerplant.aggregation.finished import REASONS, Finished
+from tickerplant.aggregation.candidates import REASONS, Finished
+from tickerplant.aggregation.feed_state import Feed
 from tickerplant.aggregation.ranking import Ranking
 from tickerplant.aggregation.rows import DAYS, FIVES, MINUTES, ROW, Names, Rows
-from tickerplant.aggregation.watermark import Feed
 from tickerplant.core.errors import BadInput, ConfigError
 from tickerplant.core.interval import Interval, parse
 from tickerplant.core.rules import DEFAULT_RULES, Rules
@@ -20,7 +20,7 @@ from tickerplant.core.sessions import Calendar, Calendars
 from tickerplant.core.times import FOREVER_US, HOUR_US, NEVER_US, Int64Array
 
 if TYPE_CHECKING:
-    from tickerplant.aggregation.arbitration import Hold
+    from tickerplant.aggregation.source_priority import Hold
 
 
 _MOST_HOURS = 24 * 8

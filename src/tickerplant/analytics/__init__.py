@@ -1,5 +1,5 @@
 """Bars to indicator values, one set of arrays for all symbols of a partition."""
 
-from tickerplant.analytics.batch import compute
+from tickerplant.analytics.ondemand.batch import compute
 
 __all__ = ["compute"]

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
-from tickerplant.analytics.engine import FORMING, Made
+from tickerplant.analytics.realtime.engine import FORMING, Made
 from tickerplant.core import schemas
 from tickerplant.core.times import Float64Array, Int64Array, timestamps
 

@@ -29,10 +29,10 @@ import pyarrow as pa
 import structlog
 
 from tickerplant.analytics import plugins
-from tickerplant.analytics.again import Series
-from tickerplant.analytics.splits import Split, splits_of
+from tickerplant.analytics.realtime.recompute_queue import Series
+from tickerplant.analytics.realtime.splits import Split, splits_of
+from tickerplant.analytics.realtime.stored_history import Look, StoredBars, behind, laid_over
 from tickerplant.analytics.stage import FORMAT, AnalyticsStage
-from tickerplant.analytics.stored import Look, StoredBars, behind, laid_over
 from tickerplant.core import schemas
 from tickerplant.core.errors import ConfigError, StoreError, StoreMismatch
 from tickerplant.core.rules import Rules, rules_from

@@ -8,13 +8,13 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from tickerplant.analytics.again import Again, Mark, Series
-from tickerplant.analytics.alerts import Alerts
-from tickerplant.analytics.crossings import Crossings
-from tickerplant.analytics.engine import Engine
-from tickerplant.analytics.history import History
-from tickerplant.analytics.pane import Pane
-from tickerplant.analytics.study import Study
+from tickerplant.analytics.alerts.rule_state import Crossings
+from tickerplant.analytics.alerts.rules import Alerts
+from tickerplant.analytics.realtime.engine import Engine
+from tickerplant.analytics.realtime.history import History
+from tickerplant.analytics.realtime.indicator_state import Study
+from tickerplant.analytics.realtime.interval_engine import Pane
+from tickerplant.analytics.realtime.recompute_queue import Again, Mark, Series
 from tickerplant.core.errors import SnapshotRefused, TickerplantError
 from tickerplant.core.rules import rules_from, values_of
 from tickerplant.core.times import NEVER_US

@@ -20,11 +20,11 @@ from typing import Any, Final
 import pyarrow as pa
 
 from tickerplant.analytics import snapshot
-from tickerplant.analytics.again import Series
-from tickerplant.analytics.alerts import Alerts, batch_of
-from tickerplant.analytics.engine import Engine
+from tickerplant.analytics.alerts.rules import Alerts, batch_of
 from tickerplant.analytics.publish import batches
-from tickerplant.analytics.splits import Split, splits_of
+from tickerplant.analytics.realtime.engine import Engine
+from tickerplant.analytics.realtime.recompute_queue import Series
+from tickerplant.analytics.realtime.splits import Split, splits_of
 from tickerplant.core import records, schemas
 from tickerplant.core.errors import BadInput, ConfigError, UnreadableRecord
 from tickerplant.core.rules import Rules, rules_from

@@ -9,11 +9,11 @@ from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 
-from tickerplant.api import errors
-from tickerplant.api.asgi import App, Receive, Scope, Send
-from tickerplant.api.auth import KEY_PARAMETER, RequireKey
+from tickerplant.api.http import errors
+from tickerplant.api.http.asgi import App, Receive, Scope, Send
+from tickerplant.api.http.auth import KEY_PARAMETER, RequireKey
+from tickerplant.api.http.params import check_names
 from tickerplant.api.metrics import ApiMetrics, CountRequests
-from tickerplant.api.params import check_names
 from tickerplant.api.routers import alerts, coverage, indicators, market, system
 from tickerplant.api.state import ApiState
 

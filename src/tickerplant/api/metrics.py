@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from tickerplant.api.asgi import App, Receive, Scope, Send
+from tickerplant.api.http.asgi import App, Receive, Scope, Send
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,12 +15,12 @@ from prometheus_client import CollectorRegistry
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.http11 import Request
 
-from tickerplant.api.alerting import Check, Rulebook
-from tickerplant.api.computing import Indicators
+from tickerplant.api.alert_rules import Check, Rulebook
 from tickerplant.api.main import create_app
 from tickerplant.api.metrics import ApiMetrics
-from tickerplant.api.reading import Source
+from tickerplant.api.on_demand import Indicators
 from tickerplant.api.state import ApiState
+from tickerplant.api.store_reader import Source
 from tickerplant.api.webhooks import WebhookOptions, Webhooks
 from tickerplant.api.websockets.endpoint import DROP_EXTENSION, STALL_S, Stream
 from tickerplant.api.websockets.hub import Hub

@@ -11,9 +11,9 @@ from typing import Any, Final
 from prometheus_client import CollectorRegistry
 
 from tickerplant.api import metrics
-from tickerplant.api.alerting import Rulebook
-from tickerplant.api.computing import Indicators, Turns
-from tickerplant.api.reading import Source
+from tickerplant.api.alert_rules import Rulebook
+from tickerplant.api.on_demand import Indicators, Turns
+from tickerplant.api.store_reader import Source
 from tickerplant.api.webhooks import Webhooks
 from tickerplant.api.websockets.endpoint import Stream
 from tickerplant.api.websockets.tail import Tail

@@ -39,7 +39,7 @@ from tickerplant.store.pool import Store
 from tickerplant.store.repositories.alerts import DELIVERED, FAILED, Outbox, Post
 
 if TYPE_CHECKING:
-    from tickerplant.api.receivers import Receivers
+    from tickerplant.api.webhook_client import Receivers
 
 GROUP: Final = "webhooks"
 IN_FLIGHT: Final = 32
@@ -176,7 +176,7 @@ class Webhooks:
                 await receivers.close()
 
     def _receivers(self) -> Receivers:
-        from tickerplant.api.receivers import Receivers  # httpx: a plant without webhooks does not load it
+        from tickerplant.api.webhook_client import Receivers  # httpx: a plant without webhooks does not load it
 
         options = self.options
         return Receivers(timeout_s=options.timeout_s, private=options.private, agent=options.agent)
@@ -202,7 +202,7 @@ class Webhooks:
         return min(LOOK_S, next_s) if next_s > 0 else LOOK_S
 
     async def _post(self, receivers: Receivers, post: Post) -> None:
-        from tickerplant.api.receivers import PostFailed
+        from tickerplant.api.webhook_client import PostFailed
 
         try:
             if post.url is None:
@@ -245,7 +245,7 @@ class Webhooks:
 
 def headers_of(post: Post, now_s: int) -> dict[str, str]:
     """Return the headers of a webhook; it is signed where there is a secret."""
-    from tickerplant.api.receivers import ALERT_ID, SIGNATURE, signature
+    from tickerplant.api.webhook_client import ALERT_ID, SIGNATURE, signature
 
     headers = {"Content-Type": "application/json", ALERT_ID: post.alert_id}
     if post.secret:

@@ -12,14 +12,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from tickerplant.app import parts
+from tickerplant.app.wiring import parts
 from tickerplant.core.errors import TickerplantError, UnknownTopic, UnreadableRecord
 from tickerplant.core.records import FeedState, header_of
 from tickerplant.core.schemas import ALERTS, ANALYTICS, OHLCV, RAW, STALE_FEED_US, STATUS
 from tickerplant.core.times import SECOND_US, iso
 
 if TYPE_CHECKING:
-    from tickerplant.app.supervisor import Status
+    from tickerplant.app.runtime.supervisor import Status
     from tickerplant.log.port import EventLog
 
 OK: Final = "ok"

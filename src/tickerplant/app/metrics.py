@@ -21,7 +21,7 @@ from tickerplant.core.errors import TickerplantError
 from tickerplant.core.schemas import TOPICS
 
 if TYPE_CHECKING:
-    from tickerplant.app.supervisor import Status
+    from tickerplant.app.runtime.supervisor import Status
     from tickerplant.log.port import EventLog, TopicPartition
 
 T = TypeVar("T")

@@ -26,19 +26,11 @@ from tickerplant.core.errors import LogUnavailable
 from tickerplant.core.symbols import check_symbol
 from tickerplant.core.times import SECOND_US, times_of
 from tickerplant.log.port import EventLog
-from tickerplant.market_data import cursors
-from tickerplant.market_data.checks import FUTURE_US
 from tickerplant.market_data.clock import Clock
-from tickerplant.market_data.feed import MARK_EVERY_US, FeedWriter
-from tickerplant.market_data.providers.port import (
-    Connected,
-    Lost,
-    Received,
-    Refused,
-    Said,
-    StreamEvent,
-    TickStream,
-)
+from tickerplant.market_data.feed import cursor as feed_cursor
+from tickerplant.market_data.feed.validation import FUTURE_US
+from tickerplant.market_data.feed.writer import MARK_EVERY_US, FeedWriter
+from tickerplant.market_data.vendors.port import Connected, Lost, Received, Refused, Said, StreamEvent, TickStream
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -139,7 +131,7 @@ class MarketData:
         queue: asyncio.Queue[StreamEvent] = asyncio.Queue(QUEUE_EVENTS)
         writer = await self._open()
         self._before = (writer.cursor.ticks, writer.cursor.dead)
-        if writer.cursor.state != cursors.NEW:
+        if writer.cursor.state != feed_cursor.NEW:
             self._lost_us = max(writer.cursor.watermark_us, 0)
         tasks = [
             asyncio.create_task(self._stream.run(queue), name="stream"),
@@ -255,7 +247,7 @@ class MarketData:
         self._stream.reconnected()
         # A subscription that was sent is in force a moment later.
         self._from_us = event.at_us + self._quiet_us
-        hole = writer.cursor.state != cursors.NEW
+        hole = writer.cursor.state != feed_cursor.NEW
         await self._say(writer, lambda: self._start(writer, hole=hole))
         lost_us, self._lost_us = self._lost_us, None
         if self._on_hole is not None and lost_us is not None and lost_us < self._from_us:

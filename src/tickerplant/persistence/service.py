@@ -46,8 +46,8 @@ from tickerplant.core.errors import (
 from tickerplant.core.sources import SourceOrder
 from tickerplant.core.times import SECOND_US
 from tickerplant.log.port import ConsumedRecord, EventLog, Reader, TopicPartition
-from tickerplant.persistence.applying import apply
-from tickerplant.persistence.work import Gathering, Work
+from tickerplant.persistence.batching import Gathering, Work
+from tickerplant.persistence.write_batch import apply
 from tickerplant.store.pool import Session, Store
 from tickerplant.store.repositories.positions import Applied, Log, all_positions, begin
 

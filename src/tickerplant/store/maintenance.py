@@ -16,10 +16,10 @@ import structlog
 
 from tickerplant.core.errors import StoreError
 from tickerplant.core.times import DAY_US, MINUTE_US, from_us, to_us
-from tickerplant.store.keys import DAILY
 from tickerplant.store.migrations import LOCK, LOCK_JOBS
 from tickerplant.store.partitions import end, name_of
 from tickerplant.store.repositories.ohlcv import HISTORICAL, INTRADAY
+from tickerplant.store.row_selection import DAILY
 
 if TYPE_CHECKING:
     from tickerplant.store.pool import Session, Store

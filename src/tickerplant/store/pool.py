@@ -19,9 +19,9 @@ from tickerplant.store.repositories.alerts import AlertRules, Firings, Outbox
 from tickerplant.store.repositories.analytics import Analytics, RealtimeAnalytics
 from tickerplant.store.repositories.answers import VendorAnswers
 from tickerplant.store.repositories.coverage import Coverage
+from tickerplant.store.repositories.interval_status import CoverageStatuses
 from tickerplant.store.repositories.ohlcv import Ohlcv
 from tickerplant.store.repositories.prices import Prices
-from tickerplant.store.repositories.statuses import CoverageStatuses
 from tickerplant.store.repositories.symbols import Symbols
 
 CONNECT_S: Final = 10.0

@@ -22,15 +22,15 @@ from tickerplant.core.sessions import calendar
 from tickerplant.core.times import BoolArray, Int64Array
 from tickerplant.log.port import EventLog
 from tickerplant.market_data.backfill import BackfillManager, Depth
-from tickerplant.market_data.clients.twelvedata_client import provider
-from tickerplant.market_data.desk.desk import Desk
-from tickerplant.market_data.desk.keeping import Keeping
-from tickerplant.market_data.providers.port import KINDS, Provider, ProviderContext, Quota
-from tickerplant.market_data.sandbox.front import SandboxSettings
-from tickerplant.market_data.sandbox.model import MarketSettings
-from tickerplant.market_data.sandbox.place import SandboxPlace, clock_of
-from tickerplant.market_data.sandbox.server import running
+from tickerplant.market_data.clients.twelvedata.client import provider
+from tickerplant.market_data.vendors.port import KINDS, Provider, ProviderContext, Quota
+from tickerplant.market_data.vendors.scheduler import Desk
+from tickerplant.market_data.vendors.state_store import Keeping
 from tickerplant.persistence.service import Persistence
+from tickerplant.sandbox.endpoint import SandboxPlace, clock_of
+from tickerplant.sandbox.model import MarketSettings
+from tickerplant.sandbox.request_router import SandboxSettings
+from tickerplant.sandbox.server import running
 from tickerplant.store import Store
 
 START = "2026-03-10T18:02:30+00:00"
@@ -120,7 +120,7 @@ def _get(place: SandboxPlace, what: str, **params: Any) -> Any:
 async def bench(folder: Path, dsn: str, place: SandboxPlace, partitions: int = 2) -> AsyncIterator[Bench]:
     """Run aggregation and persistence for the block."""
     from tickerplant.core.rules import values_of
-    from tickerplant.market_data.control import ensure_settings
+    from tickerplant.market_data.feed.commands import ensure_settings
 
     stop, halt = threading.Event(), asyncio.Event()
     with embedded(folder, partitions) as log:

@@ -12,8 +12,8 @@ from tests.support.waiting import PATIENCE
 from tickerplant.core.schemas import NO_DATA
 from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, iso
 from tickerplant.market_data.backfill import Wanted
-from tickerplant.market_data.clients import files_client
-from tickerplant.market_data.providers.port import BarsAnswer, BarsRequest, Provider, ProviderContext
+from tickerplant.market_data.clients.files import client as files_client
+from tickerplant.market_data.vendors.port import BarsAnswer, BarsRequest, Provider, ProviderContext
 
 HEAD = "time,symbol,interval,open,high,low,close,volume\n"
 

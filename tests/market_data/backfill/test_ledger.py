@@ -7,10 +7,10 @@ import pytest
 
 from tests.market_data.backfill.bench import RULES, SYMBOLS
 from tickerplant.core.times import DAY_US, MINUTE_US
-from tickerplant.market_data.backfill import ledger as module
-from tickerplant.market_data.backfill.ledger import HEAL_US, Ledger
+from tickerplant.market_data.backfill import gap_index as module
+from tickerplant.market_data.backfill.gap_index import HEAL_US, Ledger
 from tickerplant.market_data.backfill.series import Wanted
-from tickerplant.market_data.desk.budget import Purpose
+from tickerplant.market_data.vendors.rate_limits import Purpose
 from tickerplant.store import Store
 
 NOW = 1_767_700_200_000_000

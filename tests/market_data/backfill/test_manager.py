@@ -21,9 +21,9 @@ from tickerplant.core.schemas import ANSWERED, NO_DATA, NOT_OFFERED, QUOTA
 from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, times_of
 from tickerplant.market_data.backfill import BackfillManager, Depth, Order, Wanted
 from tickerplant.market_data.backfill.progress import place_order, read_progress
-from tickerplant.market_data.clients.errors import NoData, UnknownSymbol
-from tickerplant.market_data.feed import FeedWriter
-from tickerplant.market_data.providers.port import ActionsAnswer, BarsAnswer, BarsRequest, Provider, Quota
+from tickerplant.market_data.feed.writer import FeedWriter
+from tickerplant.market_data.vendors.errors import NoData, UnknownSymbol
+from tickerplant.market_data.vendors.port import ActionsAnswer, BarsAnswer, BarsRequest, Provider, Quota
 
 GRACE_US = 2 * MINUTE_US
 

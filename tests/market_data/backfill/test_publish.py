@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.market_data.desk.support import bars_batch
 from tests.market_data.support import embedded, read_all
+from tests.market_data.vendors.support import bars_batch
 from tickerplant.core import records, schemas
 from tickerplant.core.interval import M5
 from tickerplant.core.schemas import RAW
@@ -25,7 +25,7 @@ from tickerplant.market_data.backfill.publish import (
     in_order,
     slices_of,
 )
-from tickerplant.market_data.feed import FeedWriter
+from tickerplant.market_data.feed.writer import FeedWriter
 
 BEGIN = 1_767_700_200_000_000  # 11:50, between five minutes
 SYMBOLS = ("AAPL", "MSFT", "IBM")

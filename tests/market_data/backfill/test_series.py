@@ -10,10 +10,10 @@ from tickerplant.core.coverage import Answers
 from tickerplant.core.schemas import ANSWERED, NO_DATA, OUTAGE
 from tickerplant.core.sessions import calendar
 from tickerplant.core.times import DAY_US, FOREVER_US, HOUR_US, MINUTE_US
-from tickerplant.market_data.backfill.plan import Agenda, Task, page, task_of, together
+from tickerplant.market_data.backfill.planner import Agenda, Task, page, task_of, together
 from tickerplant.market_data.backfill.series import Depth, Grid, Series
-from tickerplant.market_data.desk.budget import Purpose
-from tickerplant.market_data.providers.port import BarsOffer
+from tickerplant.market_data.vendors.port import BarsOffer
+from tickerplant.market_data.vendors.rate_limits import Purpose
 
 NOW = 1_767_700_200_000_000
 BEGIN = NOW - NOW % DAY_US

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from tickerplant.core.schemas import DIFFERS, NO_DATA, NOT_OFFERED
 from tickerplant.core.times import HOUR_US
-from tickerplant.market_data.backfill.setbacks import Setbacks, market_key
-from tickerplant.market_data.clients.errors import UnknownSymbol
-from tickerplant.market_data.desk.account import Blocked
+from tickerplant.market_data.backfill.vendor_penalties import Setbacks, market_key
+from tickerplant.market_data.vendors.account import Blocked
+from tickerplant.market_data.vendors.errors import UnknownSymbol
 
 NOW = 1_767_700_200_000_000
 KEY = ("AAPL", "1m")

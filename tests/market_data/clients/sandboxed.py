@@ -15,10 +15,10 @@ import pytest
 from tests.support.waiting import PATIENCE
 from tickerplant.core import interval as intervals
 from tickerplant.core.times import DAY_US, times_of
-from tickerplant.market_data.clients.errors import Burst, QuotaSpent, VendorDown, VendorError
-from tickerplant.market_data.providers.port import BarsRequest, Provider, ProviderContext
-from tickerplant.market_data.sandbox import MarketSettings, SandboxPlace, SandboxSettings, running
-from tickerplant.market_data.sandbox.place import clock_of
+from tickerplant.market_data.vendors.errors import Burst, QuotaSpent, VendorDown, VendorError
+from tickerplant.market_data.vendors.port import BarsRequest, Provider, ProviderContext
+from tickerplant.sandbox import MarketSettings, SandboxPlace, SandboxSettings, running
+from tickerplant.sandbox.endpoint import clock_of
 
 OF_ANY: Final = [
     ({"do": "429", "kind": "minute"}, Burst | QuotaSpent),

@@ -10,10 +10,11 @@ import pytest
 
 from tests.market_data.clients.canned import Answer, Canned, golden, serving
 from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, iso, to_us
-from tickerplant.market_data.clients import alphavantage_client, errors
-from tickerplant.market_data.clients.alphavantage_client import AlphaVantageProvider
+from tickerplant.market_data.clients.alphavantage import client as alphavantage_client
+from tickerplant.market_data.clients.alphavantage.client import AlphaVantageProvider
 from tickerplant.market_data.clock import Clock, starting_at
-from tickerplant.market_data.providers.port import BarsRequest, ProviderContext, Quota
+from tickerplant.market_data.vendors import errors
+from tickerplant.market_data.vendors.port import BarsRequest, ProviderContext, Quota
 
 KEY = "K3YK3YK3YK3YK3YK"
 NOW_US = to_us(dt.datetime(2017, 12, 18, 20, 30, tzinfo=dt.UTC))

@@ -8,8 +8,7 @@ import pytest
 
 from tests.market_data.clients.canned import golden
 from tickerplant.core.times import DAY_US, FOREVER_US, iso, times_of, to_us
-from tickerplant.market_data.clients import errors
-from tickerplant.market_data.clients.alphavantage_messages import (
+from tickerplant.market_data.clients.alphavantage.messages import (
     Series,
     error_of,
     month_of,
@@ -19,7 +18,8 @@ from tickerplant.market_data.clients.alphavantage_messages import (
     raise_status,
     without_key,
 )
-from tickerplant.market_data.clients.batches import terms_of
+from tickerplant.market_data.clients.columns import terms_of
+from tickerplant.market_data.vendors import errors
 
 NOW_US = to_us(dt.datetime(2024, 3, 1, 3, 30, 20, tzinfo=dt.UTC))  # 22:30 of the day before in New York
 KEY = "K3YK3YK3YK3YK3YK"

@@ -8,9 +8,10 @@ import pytest
 
 from tests.market_data.clients.sandboxed import Sandboxed
 from tickerplant.core.times import DAY_US
-from tickerplant.market_data.clients import alphavantage_client, errors
-from tickerplant.market_data.clients.alphavantage_client import AlphaVantageProvider
-from tickerplant.market_data.providers.port import BarsRequest, ProviderContext
+from tickerplant.market_data.clients.alphavantage import client as alphavantage_client
+from tickerplant.market_data.clients.alphavantage.client import AlphaVantageProvider
+from tickerplant.market_data.vendors import errors
+from tickerplant.market_data.vendors.port import BarsRequest, ProviderContext
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ from tests.market_data.clients.binance import BinanceVendor, golden
 from tickerplant.core.errors import ConfigError
 from tickerplant.core.schemas import VENDOR_BARS
 from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US, times_of
-from tickerplant.market_data.clients import ccxt_client, errors
-from tickerplant.market_data.clients.ccxt_client import CcxtProvider, read_bars
+from tickerplant.market_data.clients.ccxt import client as ccxt_client
+from tickerplant.market_data.clients.ccxt.client import CcxtProvider, read_bars
 from tickerplant.market_data.clock import Clock, starting_at
-from tickerplant.market_data.providers import registry
-from tickerplant.market_data.providers.port import BarsRequest, ProviderContext
+from tickerplant.market_data.vendors import errors, registry
+from tickerplant.market_data.vendors.port import BarsRequest, ProviderContext
 
 FIRST_US = 1_704_207_000_000_000
 LATER = starting_at(FIRST_US + DAY_US, 1.0)

@@ -13,9 +13,10 @@ from tests.market_data.clients.sandboxed import OF_ANY, Sandboxed
 from tests.support.waiting import PATIENCE
 from tickerplant.core import interval as intervals
 from tickerplant.core.times import SECOND_US, times_of
-from tickerplant.market_data.clients import ccxt_client, errors
-from tickerplant.market_data.clients.ccxt_client import CcxtProvider
-from tickerplant.market_data.providers.port import BarsRequest, Connected, Received, StreamEvent
+from tickerplant.market_data.clients.ccxt import client as ccxt_client
+from tickerplant.market_data.clients.ccxt.client import CcxtProvider
+from tickerplant.market_data.vendors import errors
+from tickerplant.market_data.vendors.port import BarsRequest, Connected, Received, StreamEvent
 
 
 @pytest.fixture

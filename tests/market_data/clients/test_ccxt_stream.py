@@ -17,12 +17,12 @@ from tests.support.waiting import PATIENCE
 from tickerplant.core import records
 from tickerplant.core.schemas import TICKS
 from tickerplant.core.times import DAY_US, MILLISECOND_US, times_of
-from tickerplant.market_data.clients import ccxt_stream
-from tickerplant.market_data.clients.ccxt_exchange import Exchange
-from tickerplant.market_data.clients.ccxt_stream import TradesStream
+from tickerplant.market_data.clients.ccxt import stream as ccxt_stream
+from tickerplant.market_data.clients.ccxt.exchange import Exchange
+from tickerplant.market_data.clients.ccxt.stream import TradesStream
 from tickerplant.market_data.clock import Clock, starting_at
-from tickerplant.market_data.providers.port import Connected, Lost, Received, Refused, Said, StreamEvent
 from tickerplant.market_data.service import MarketData, MarketDataConfig
+from tickerplant.market_data.vendors.port import Connected, Lost, Received, Refused, Said, StreamEvent
 
 FIRST_US = 1_704_207_000_000_000
 SPEED = 20.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tickerplant.market_data.clients.day_volume import NEW_DAY_US, RECENT_US, DayVolumes
+from tickerplant.market_data.clients.twelvedata.day_volume import NEW_DAY_US, RECENT_US, DayVolumes
 
 SECOND = 1_000_000
 UNKNOWN = -1.0

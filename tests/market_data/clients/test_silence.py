@@ -8,7 +8,7 @@ import pytest
 from tickerplant.core.rules import DEFAULT_RULES
 from tickerplant.core.sessions import Calendars
 from tickerplant.core.times import to_us
-from tickerplant.market_data.clients.silence import GAPS, LONGEST_S, SHORTEST_S, UNKNOWN_S, Hours, Silence
+from tickerplant.market_data.clients.liveness import GAPS, LONGEST_S, SHORTEST_S, UNKNOWN_S, Hours, Silence
 
 OPEN = (True,)
 CLOSED = (False,)

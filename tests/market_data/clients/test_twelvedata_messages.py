@@ -7,8 +7,7 @@ import pyarrow as pa
 import pytest
 
 from tickerplant.core.times import DAY_US, FOREVER_US, MINUTE_US
-from tickerplant.market_data.clients import errors
-from tickerplant.market_data.clients.twelvedata_messages import (
+from tickerplant.market_data.clients.twelvedata.messages import (
     Asked,
     Series,
     credits_of,
@@ -18,7 +17,8 @@ from tickerplant.market_data.clients.twelvedata_messages import (
     parse_splits,
     without_key,
 )
-from tickerplant.market_data.providers.port import Credits
+from tickerplant.market_data.vendors import errors
+from tickerplant.market_data.vendors.port import Credits
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "twelvedata"
 NOW_US = 1_767_700_000_000_000

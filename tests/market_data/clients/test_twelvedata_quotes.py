@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tickerplant.market_data.clients.twelvedata_quotes import Price, QuoteColumns, read_messages
+from tickerplant.market_data.clients.twelvedata.quotes import Price, QuoteColumns, read_messages
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "twelvedata"
 

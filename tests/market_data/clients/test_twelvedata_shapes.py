@@ -6,8 +6,8 @@ import pytest
 
 from tests.market_data.clients.canned import golden
 from tickerplant.core.times import FOREVER_US
-from tickerplant.market_data.clients import errors
-from tickerplant.market_data.clients.twelvedata_messages import Asked, parse_series
+from tickerplant.market_data.clients.twelvedata.messages import Asked, parse_series
+from tickerplant.market_data.vendors import errors
 
 
 def asked(*symbols: str) -> Asked:

@@ -16,10 +16,10 @@ from tests.market_data.clients.vendor import StreamVendor, price
 from tickerplant.core.rules import DEFAULT_RULES, Rules
 from tickerplant.core.sessions import Calendars
 from tickerplant.core.times import to_us
-from tickerplant.market_data.clients import twelvedata_ws_client
-from tickerplant.market_data.clients.twelvedata_ws_client import StreamSettings, TwelveDataStream
+from tickerplant.market_data.clients.twelvedata import stream as twelvedata_stream
+from tickerplant.market_data.clients.twelvedata.stream import StreamSettings, TwelveDataStream
 from tickerplant.market_data.clock import Clock, starting_at
-from tickerplant.market_data.providers.port import Connected, Lost, Received, Refused, Said, StreamEvent
+from tickerplant.market_data.vendors.port import Connected, Lost, Received, Refused, Said, StreamEvent
 
 ALWAYS = Calendars(Rules(calendars={"*": "24/7"}))
 QUICK = StreamSettings(
@@ -158,7 +158,7 @@ async def test_many_symbols_go_in_few_messages_of_less_than_a_megabyte() -> None
 
 
 async def test_no_more_events_a_minute_than_the_vendor_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(twelvedata_ws_client, "CLIENT_EVENTS", 5)
+    monkeypatch.setattr(twelvedata_stream, "CLIENT_EVENTS", 5)
     settings = StreamSettings(heartbeat_s=60, mute_s=5)
     async with StreamVendor().serving() as vendor, client(vendor, ["AAPL"], settings=settings) as td:
         await td.until(lambda: bool(td.said))

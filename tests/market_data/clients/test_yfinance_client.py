@@ -13,10 +13,11 @@ import yfinance as yf
 
 from tests.market_data.clients.canned import Answer, Canned, golden, serving
 from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, iso, times_of, to_us
-from tickerplant.market_data.clients import errors, yfinance_client
-from tickerplant.market_data.clients.yfinance_client import YahooProvider
+from tickerplant.market_data.clients.yahoo import client as yfinance_client
+from tickerplant.market_data.clients.yahoo.client import YahooProvider
 from tickerplant.market_data.clock import starting_at
-from tickerplant.market_data.providers.port import BarsAnswer, BarsRequest, ProviderContext
+from tickerplant.market_data.vendors import errors
+from tickerplant.market_data.vendors.port import BarsAnswer, BarsRequest, ProviderContext
 
 # yfinance calls pandas in ways that pandas deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -311,7 +312,7 @@ def test_what_it_offers() -> None:
 
 def test_the_module_imports_nothing_of_it() -> None:
     # Its import takes a second and pandas: `tickerplant --help` must not pay for it.
-    code = "import sys, tickerplant.market_data.clients.yfinance_client; sys.exit('yfinance' in sys.modules)"
+    code = "import sys, tickerplant.market_data.clients.yahoo.client; sys.exit('yfinance' in sys.modules)"
     import subprocess
 
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

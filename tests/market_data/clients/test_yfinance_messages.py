@@ -8,8 +8,7 @@ import pytest
 
 from tests.market_data.clients.canned import golden
 from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, Float64Array, iso, times_of, to_us
-from tickerplant.market_data.clients import errors
-from tickerplant.market_data.clients.yfinance_messages import (
+from tickerplant.market_data.clients.yahoo.messages import (
     DELAY_US,
     NOTHING,
     Columns,
@@ -20,6 +19,7 @@ from tickerplant.market_data.clients.yfinance_messages import (
     refusal_of,
     yahoo_symbol,
 )
+from tickerplant.market_data.vendors import errors
 
 OPEN_US = to_us(dt.datetime(2021, 9, 16, 13, 30, tzinfo=dt.UTC))
 EASTERN_US = -4 * HOUR_US

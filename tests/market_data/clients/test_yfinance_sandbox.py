@@ -9,9 +9,10 @@ import pytest
 
 from tests.market_data.clients.sandboxed import OF_ANY, Sandboxed
 from tickerplant.core.times import DAY_US
-from tickerplant.market_data.clients import errors, yfinance_client
-from tickerplant.market_data.clients.yfinance_client import YahooProvider
-from tickerplant.market_data.providers.port import BarsRequest
+from tickerplant.market_data.clients.yahoo import client as yfinance_client
+from tickerplant.market_data.clients.yahoo.client import YahooProvider
+from tickerplant.market_data.vendors import errors
+from tickerplant.market_data.vendors.port import BarsRequest
 
 # yfinance calls pandas in ways that pandas deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

@@ -33,9 +33,9 @@ from tickerplant.core.times import FOREVER_US
 from tickerplant.market_data.files import dbn as ours
 from tickerplant.market_data.files.bars import read_bars
 from tickerplant.market_data.files.dbn import DbnFile
-from tickerplant.market_data.files.opening import open_file
+from tickerplant.market_data.files.detect import open_file
+from tickerplant.market_data.files.replay import ReplayOptions, replay
 from tickerplant.market_data.files.rows import Reading
-from tickerplant.market_data.replay import ReplayOptions, replay
 
 TRADES, M1 = dbn.Schema.TRADES, dbn.Schema.OHLCV_1M
 
@@ -274,8 +274,8 @@ def test_bars_of_an_hour_are_refused_with_what_is_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("point", ["feed.append.after", "feed.commit.before", "feed.commit.after"])
 def test_a_killed_replay_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str) -> None:
-    monkeypatch.setattr("tickerplant.market_data.replay.BATCH_ROWS", 16)
-    monkeypatch.setattr("tickerplant.market_data.replay.TRANSACTION_BYTES", 1_000)
+    monkeypatch.setattr("tickerplant.market_data.files.replay.BATCH_ROWS", 16)
+    monkeypatch.setattr("tickerplant.market_data.files.replay.TRANSACTION_BYTES", 1_000)
     monkeypatch.setattr(ours, "BLOCK_ROWS", 50)
     path = write(tmp_path, zstd(encoded(metadata(TRADES), [trade(at, 1 + at) for at in range(200)])))
     left = 6

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.waiting import PATIENCE
 from tickerplant.market_data.clock import Clock
-from tickerplant.market_data.sandbox import MarketSettings, SandboxPlace, SandboxSettings, running
+from tickerplant.sandbox import MarketSettings, SandboxPlace, SandboxSettings, running
 
 SYMBOLS = ("AAPL", "MSFT", "SPY", "EUR/USD", "BTC/USD")
 

@@ -11,7 +11,7 @@ from alpha_vantage.timeseries import TimeSeries
 
 from tests.market_data.sdks.conftest import Vendor
 from tickerplant.core.times import DAY_US, MINUTE_US, from_us
-from tickerplant.market_data.sandbox.tape import NEW_YORK
+from tickerplant.sandbox.corporate_actions import NEW_YORK
 
 
 @pytest.fixture

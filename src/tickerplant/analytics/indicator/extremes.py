@@ -19,7 +19,7 @@ from typing import Final
 import numpy as np
 
 from tickerplant.analytics.indicator.declaration import Count, Place
-from tickerplant.analytics.indicator.places import read, write
+from tickerplant.analytics.indicator.ring_index import read, write
 from tickerplant.core.times import Float64Array
 
 _BY_COLUMN: Final = 64

@@ -15,7 +15,7 @@ from typing import ClassVar, TypeAlias
 import numpy as np
 
 from tickerplant.analytics.indicator.declaration import Count, Indicator, Place, Run
-from tickerplant.analytics.indicator.places import read, write
+from tickerplant.analytics.indicator.ring_index import read, write
 from tickerplant.core.times import Float64Array
 
 At: TypeAlias = Callable[[int, int], Float64Array]

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Final, TypeVar
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
 
-from tickerplant.api import formats, params
-from tickerplant.api.alerting import NewRule, Rulebook, RuleChange, shown, shown_firing
-from tickerplant.api.errors import ApiError
-from tickerplant.api.params import MAX_LIMIT
+from tickerplant.api.alert_rules import NewRule, Rulebook, RuleChange, shown, shown_firing
+from tickerplant.api.http import formats, params
+from tickerplant.api.http.errors import ApiError
+from tickerplant.api.http.params import MAX_LIMIT
 from tickerplant.api.routers.market import REFUSALS
 from tickerplant.api.state import ApiState
 from tickerplant.core.errors import BadInput

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 from fastapi import APIRouter, Query, Request, Response
 
-from tickerplant.api import formats, params
-from tickerplant.api.inforce import backfill_progress, market_now, rules_in_force
-from tickerplant.api.params import MAX_LIMIT
+from tickerplant.api.http import formats, params
+from tickerplant.api.http.params import MAX_LIMIT
+from tickerplant.api.log_state import backfill_progress, market_now, rules_in_force
 from tickerplant.api.positions import HEADER
 from tickerplant.api.routers.market import (
     REFUSALS,

@@ -9,12 +9,11 @@ from typing import Annotated, Any, Final
 import pyarrow as pa
 from fastapi import APIRouter, Path, Request, Response
 
-from tickerplant.api import formats, params
-from tickerplant.api.auth import KEY_PARAMETER
-from tickerplant.api.computing import Indicators, ReadBars
-from tickerplant.api.errors import ApiError
-from tickerplant.api.params import DEFAULT_LIMIT
-from tickerplant.api.reading import Reading
+from tickerplant.api.http import formats, params
+from tickerplant.api.http.auth import KEY_PARAMETER
+from tickerplant.api.http.errors import ApiError
+from tickerplant.api.http.params import DEFAULT_LIMIT
+from tickerplant.api.on_demand import Indicators, ReadBars
 from tickerplant.api.resample import BASE
 from tickerplant.api.routers.market import (
     EXAMPLE,
@@ -32,6 +31,7 @@ from tickerplant.api.routers.market import (
     respond,
 )
 from tickerplant.api.state import ApiState
+from tickerplant.api.store_reader import Reading
 from tickerplant.core.adjustment import Adjustment, adjustment_for
 from tickerplant.core.errors import BadInput, UnknownIndicator
 from tickerplant.core.interval import D1, H1, M1, M5, M15, M30, W1, Interval

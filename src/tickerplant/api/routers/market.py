@@ -13,13 +13,13 @@ import numpy as np
 import pyarrow as pa
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from tickerplant.api import formats, params
-from tickerplant.api.errors import ApiError
-from tickerplant.api.params import DEFAULT_LIMIT, MAX_LIMIT, Span
+from tickerplant.api.http import formats, params
+from tickerplant.api.http.errors import ApiError
+from tickerplant.api.http.params import DEFAULT_LIMIT, MAX_LIMIT, Span
 from tickerplant.api.positions import HEADER, Position
-from tickerplant.api.reading import Reading, without
 from tickerplant.api.resample import BASE, ratio, resample
 from tickerplant.api.state import ApiState
+from tickerplant.api.store_reader import Reading, without
 from tickerplant.api.websockets.rows import NOT_LAST
 from tickerplant.core import schemas
 from tickerplant.core.adjustment import AS_TRADED, Adjustment

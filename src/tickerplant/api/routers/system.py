@@ -8,8 +8,8 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Query, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from tickerplant.api import formats
-from tickerplant.api.params import parse_zone
+from tickerplant.api.http import formats
+from tickerplant.api.http.params import parse_zone
 from tickerplant.api.positions import HEADER, Position
 from tickerplant.api.routers.market import REFUSALS, Format, Times, Zone, csv_response
 from tickerplant.api.state import ApiState

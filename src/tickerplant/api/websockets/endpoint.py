@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeAlias
 
-from tickerplant.api.asgi import Receive, Scope, Send
+from tickerplant.api.http.asgi import Receive, Scope, Send
 from tickerplant.api.positions import Position
 from tickerplant.api.websockets import protocol
 from tickerplant.api.websockets.hub import Hub

@@ -16,7 +16,7 @@ from tickerplant.app.commands.feeding import plant_to_feed, wait_until_computed,
 from tickerplant.core.errors import BadInput
 
 if TYPE_CHECKING:
-    from tickerplant.app.settings import Loaded
+    from tickerplant.app.config.settings import Loaded
     from tickerplant.log.port import EventLog
 
 Symbol = Annotated[str, typer.Argument(help="A symbol, e.g. AAPL.")]
@@ -46,13 +46,17 @@ def split(
     What is said last of a session counts, so the same again changes nothing, and 1:1 takes a split back. Stored bars
     stay as they were traded.
     """
-    from tickerplant.app import actions
+    from tickerplant.app.wiring import corporate_actions
 
     session_us, (numerator, denominator) = _date(date), _ratio(ratio)
     name = _symbol(symbol)
     row = {"kind": "split", "symbol": name, "date": date, "numerator": numerator, "denominator": denominator}
     _write(
-        loaded, row, lambda log: actions.say_split(log, name, session_us, numerator, denominator), wait=wait, json=json
+        loaded,
+        row,
+        lambda log: corporate_actions.append_split(log, name, session_us, numerator, denominator),
+        wait=wait,
+        json=json,
     )
 
 
@@ -66,14 +70,20 @@ def dividend(
     json: Json = False,
 ) -> None:
     """Say a dividend. Bars are adjusted for it where `adjust=all` is asked for; indicators are not."""
-    from tickerplant.app import actions
+    from tickerplant.app.wiring import corporate_actions
 
     ex_date_us, paid = _date(date), _positive(amount, f"AMOUNT {amount!r}")
     name, money = _symbol(symbol), None if currency is None else currency.strip().upper()
     if money is not None and not _CURRENCY.match(money):
         raise BadInput(f"--currency {currency!r} is no currency; write three letters, such as USD")
     row = {"kind": "dividend", "symbol": name, "date": date, "amount": paid, "currency": money}
-    _write(loaded, row, lambda log: actions.say_dividend(log, name, ex_date_us, paid, money), wait=wait, json=json)
+    _write(
+        loaded,
+        row,
+        lambda log: corporate_actions.append_dividend(log, name, ex_date_us, paid, money),
+        wait=wait,
+        json=json,
+    )
 
 
 def list_(loaded: Loaded, symbol: Symbol, json: Json = False) -> None:
@@ -81,11 +91,11 @@ def list_(loaded: Loaded, symbol: Symbol, json: Json = False) -> None:
 
     Where several were said of one session, `counts` says which of them bars are adjusted for.
     """
-    from tickerplant.app import actions, looking
+    from tickerplant.app.wiring import corporate_actions, open_readonly
 
     name = _symbol(symbol)
-    with looking.store_of(loaded.settings) as dsn:
-        rows = actions.stored(dsn, name)
+    with open_readonly.store_of(loaded.settings) as dsn:
+        rows = corporate_actions.stored(dsn, name)
     if json:
         for row in rows:
             emit(row)
@@ -99,14 +109,14 @@ def list_(loaded: Loaded, symbol: Symbol, json: Json = False) -> None:
 def _write(
     loaded: Loaded, row: dict[str, Any], write: Callable[[EventLog], dict[int, int]], *, wait: bool, json: bool
 ) -> None:
-    from tickerplant.app import looking
-    from tickerplant.app.lean import lean
-    from tickerplant.app.supervisor import signals
+    from tickerplant.app.runtime.memory_tuning import lean
+    from tickerplant.app.runtime.supervisor import signals
+    from tickerplant.app.wiring import open_readonly
 
     lean()
     stop, computed = threading.Event(), False
     with signals(stop):
-        with looking.log_of(loaded.settings) as event_log:
+        with open_readonly.log_of(loaded.settings) as event_log:
             event_log.identity()  # a folder without a plant is not made one
             if not wait:
                 offsets = write(event_log)

@@ -12,7 +12,7 @@ from tickerplant.app.commands.common import cell, emit, say, table, time_option,
 from tickerplant.core.errors import BadInput
 
 if TYPE_CHECKING:
-    from tickerplant.app.settings import Loaded
+    from tickerplant.app.config.settings import Loaded
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="The rule's id; `alert list` has them.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
@@ -94,13 +94,13 @@ def firings(
     json: Json = False,
 ) -> None:
     """Print what fired, newest first, and how its webhook went."""
-    from tickerplant.app import alerting, looking
+    from tickerplant.app.wiring import alert_rules, open_readonly
     from tickerplant.core.symbols import check_symbol
 
     symbol = None if symbol is None else check_symbol(symbol)
     from_us, to_us = time_option(start, "--start"), time_option(end, "--end")
-    with looking.store_of(loaded.settings) as dsn:
-        rows = alerting.firings(dsn, name, symbol, from_us, to_us, limit)
+    with open_readonly.store_of(loaded.settings) as dsn:
+        rows = alert_rules.firings(dsn, name, symbol, from_us, to_us, limit)
     _print(rows if json else [row | {"webhook": _webhook(row["webhook"])} for row in rows], FIRED, json=json)
 
 
@@ -121,10 +121,10 @@ def _set_active(loaded: Loaded, name: str, *, active: bool) -> None:
 
 
 def _with_rules(loaded: Loaded, work: Callable[[Any], Awaitable[Any]]) -> Any:
-    from tickerplant.app import alerting, looking
+    from tickerplant.app.wiring import alert_rules, open_readonly
 
-    with looking.store_of(loaded.settings) as dsn, looking.log_of(loaded.settings) as event_log:
-        return alerting.with_rules(dsn, event_log, work)
+    with open_readonly.store_of(loaded.settings) as dsn, open_readonly.log_of(loaded.settings) as event_log:
+        return alert_rules.with_rules(dsn, event_log, work)
 
 
 def _there(row: Any, name: str) -> Any:

@@ -17,8 +17,8 @@ from tickerplant.app.commands.feeding import check_services, plant_to_feed, wait
 from tickerplant.core.errors import BadInput, ConfigError, TickerplantError
 
 if TYPE_CHECKING:
-    from tickerplant.app.plant import Plant
-    from tickerplant.app.settings import Loaded, Settings
+    from tickerplant.app.config.settings import Loaded, Settings
+    from tickerplant.app.runtime.plant import Plant
     from tickerplant.core.coverage import Stretch
     from tickerplant.market_data.backfill import Order, Progress
 
@@ -50,8 +50,8 @@ def backfill(
     Asks the plant that runs on the data folder, or brings its own for as long as it takes; on Kafka one must run.
     Interrupted, the same command goes on where it was. What stays missing is listed with the reason.
     """
-    from tickerplant.app.lean import lean
-    from tickerplant.app.supervisor import signals
+    from tickerplant.app.runtime.memory_tuning import lean
+    from tickerplant.app.runtime.supervisor import signals
 
     order = _order(symbols or (), interval or (), from_, to)
     settings = loaded.settings
@@ -71,7 +71,7 @@ def backfill(
 
 
 def _order(symbols: Sequence[str], intervals: Sequence[str], from_: str | None, to: str | None) -> Order:
-    from tickerplant.app.settings import HISTORY_INTERVALS
+    from tickerplant.app.config.settings import HISTORY_INTERVALS
     from tickerplant.core.interval import parse
     from tickerplant.core.symbols import check_symbol
     from tickerplant.market_data.backfill import Order
@@ -96,8 +96,8 @@ def _order(symbols: Sequence[str], intervals: Sequence[str], from_: str | None, 
 
 def _ours(plant: Plant, order: Order, made_up: bool, stop: threading.Event, shown: _Shown) -> Progress:
     """Fetch with a manager and services of our own."""
-    from tickerplant.app import services
-    from tickerplant.app.sandbox import sandbox_process
+    from tickerplant.app.runtime import services
+    from tickerplant.app.wiring.sandbox import sandbox_process
     from tickerplant.core.schemas import RAW
 
     def look(progress: Progress) -> None:
@@ -153,7 +153,7 @@ def _gaps(settings: Settings, order: Order) -> list[tuple[str, str, Stretch]]:
 
     Of the last minutes and of today's daily bar nothing is said: they are not over for long enough.
     """
-    from tickerplant.app.covered import covered, in_force
+    from tickerplant.app.wiring.coverage_query import covered, in_force
     from tickerplant.core.coverage import GAPS, stretches
     from tickerplant.core.interval import parse
     from tickerplant.core.times import DAY_US

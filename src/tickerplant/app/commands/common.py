@@ -78,7 +78,8 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def wrapper(**given: Any) -> None:
-        from tickerplant.app import fault, logging, settings
+        from tickerplant.app.config import settings
+        from tickerplant.app.runtime import fault_injection, logging
 
         flags: dict[str, Any] = {}
         config = given.pop("config")
@@ -95,7 +96,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
         if command.__name__ not in LASTING and "log_level" not in loaded.origins:
             level = "warning"  # who waits for an answer reads that, not the life of the parts behind it
         logging.configure(level, loaded.settings.log_format)
-        fault.install(loaded.settings.fault)
+        fault_injection.install(loaded.settings.fault)
         command(loaded, **given)
 
     wrapper.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
@@ -162,7 +163,7 @@ def time_option(text: str | None, name: str) -> int | None:
 
 def stored_interval(text: str) -> str:
     """Return the name of an interval whose bars the plant keeps, one by activity too. Raises BadInput for any other."""
-    from tickerplant.app.settings import HISTORY_INTERVALS
+    from tickerplant.app.config.settings import HISTORY_INTERVALS
     from tickerplant.core.interval import parse
 
     interval = parse(text)

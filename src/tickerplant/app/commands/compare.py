@@ -12,7 +12,7 @@ from tickerplant.app.commands.common import emit, say, table, time_option
 from tickerplant.core.errors import BadInput, UnreadableRecord
 
 if TYPE_CHECKING:
-    from tickerplant.app.settings import Loaded
+    from tickerplant.app.config.settings import Loaded
     from tickerplant.log.port import EventLog
 
 SHOWN: Final = 30
@@ -32,8 +32,8 @@ def compare(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
 ) -> None:
     """List the bars that two sources give otherwise, newest last, as far as the log reaches back."""
-    from tickerplant.app import looking
-    from tickerplant.app.lean import lean
+    from tickerplant.app.runtime.memory_tuning import lean
+    from tickerplant.app.wiring import open_readonly
     from tickerplant.core.interval import parse
     from tickerplant.core.symbols import check_symbol
 
@@ -44,7 +44,7 @@ def compare(
     if from_us is not None and to_us is not None and from_us >= to_us:
         raise BadInput(f"--from {from_} is not before --to {to}")
     newest: dict[tuple[Any, ...], dict[str, Any]] = {}
-    with looking.log_of(loaded.settings) as event_log:
+    with open_readonly.log_of(loaded.settings) as event_log:
         for row in _differences(event_log, from_us, to_us):
             if (not names or row["symbol"] in names) and wanted in (None, row["interval"]):
                 newest[tuple(row[name] for name in KEY)] = row  # a symbol stands in one partition, in order

@@ -16,8 +16,8 @@ from tickerplant.core.errors import BadInput
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from tickerplant.analytics.calculation import Calculation
-    from tickerplant.app.settings import Loaded
+    from tickerplant.analytics.ondemand.calculation import Calculation
+    from tickerplant.app.config.settings import Loaded
 
 PRICE_ROWS, INDICATOR_ROWS = 14, 8
 SHOWN_BELOW: Final = 5
@@ -53,8 +53,8 @@ def compute(
 
     Draws them on a terminal, and prints a table elsewhere.
     """
-    from tickerplant.app import computing
-    from tickerplant.app.lean import lean
+    from tickerplant.app.runtime.memory_tuning import lean
+    from tickerplant.app.wiring import on_demand
 
     lean()
     if draw + csv + json > 1:
@@ -64,13 +64,13 @@ def compute(
     from_us, to_us = time_option(start, "--start"), time_option(end, "--end")
     if from_us is not None and to_us is not None and from_us >= to_us:
         raise BadInput(f"--start {start} is not before --end {end}")
-    chosen = computing.calculations(indicator)
-    found = computing.file_bars(file, symbol=symbol, interval=interval, tz=tz, date_order=date_order)
+    chosen = on_demand.calculations(indicator)
+    found = on_demand.file_bars(file, symbol=symbol, interval=interval, tz=tz, date_order=date_order)
     for broken in found.broken[:_FEW_BROKEN]:
         say(broken.reason)
     if len(found.broken) > _FEW_BROKEN:
         say(f"{file.name}: {len(found.broken) - _FEW_BROKEN:,} rows more cannot be read")
-    shown = computing.computed(loaded.settings, found.bars, chosen, from_us, to_us, last)
+    shown = on_demand.computed(loaded.settings, found.bars, chosen, from_us, to_us, last)
     if not shown.num_rows:
         say(f"{file.name} has no bars there")
         raise typer.Exit(1)
@@ -85,7 +85,7 @@ def compute(
 
 def charts(bars: pa.Table, chosen: list[Calculation], symbol: str) -> list[str]:
     """Return the lines of a chart of the close, and of one for each indicator."""
-    from tickerplant.app.chart import panel, together
+    from tickerplant.app.terminal.price_chart import panel, together
 
     times = [moment.strftime("%Y-%m-%d %H:%M").removesuffix(" 00:00") for moment in bars.column("time").to_pylist()]
     width = shutil.get_terminal_size((100, 24)).columns
@@ -119,10 +119,10 @@ def indicators(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
 ) -> None:
     """List the indicators: parameters with defaults, outputs, warm-up; then TA-Lib's functions."""
-    from tickerplant.app import computing
+    from tickerplant.app.wiring import on_demand
 
-    known = computing.on_demand(loaded.settings)
-    for broken in computing.broken_plugins():
+    known = on_demand.on_demand(loaded.settings)
+    for broken in on_demand.broken_plugins():
         say(broken)
     found = [known.describe(name)] if name else known.listing()
     if json:

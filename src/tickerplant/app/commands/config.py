@@ -9,7 +9,7 @@ import typer
 from tickerplant.app.commands.common import emit, table
 
 if TYPE_CHECKING:
-    from tickerplant.app.settings import Loaded
+    from tickerplant.app.config.settings import Loaded
 
 
 def config_(
@@ -18,7 +18,7 @@ def config_(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print docs/settings.md.")] = False,
 ) -> None:
     """Print every setting: its value, where that came from, and what it is for. Secrets are hidden."""
-    from tickerplant.app import describe
+    from tickerplant.app.config import describe
 
     if markdown:
         print(describe.markdown(), end="")

@@ -11,9 +11,9 @@ from tickerplant.app.commands.common import emit, say, table, time_option
 from tickerplant.core.errors import BadInput
 
 if TYPE_CHECKING:
-    from tickerplant.app.covered import Covered
-    from tickerplant.app.picture import Picture
-    from tickerplant.app.settings import Loaded
+    from tickerplant.app.config.settings import Loaded
+    from tickerplant.app.terminal.coverage_chart import Picture
+    from tickerplant.app.wiring.coverage_query import Covered
     from tickerplant.core.coverage import Stretch
     from tickerplant.core.interval import Interval
 
@@ -38,8 +38,8 @@ def coverage(
 
     A table, a picture with time along it (of one symbol a line a day), and the gaps with their reasons.
     """
-    from tickerplant.app.covered import covered
-    from tickerplant.app.picture import picture
+    from tickerplant.app.terminal.coverage_chart import picture
+    from tickerplant.app.wiring.coverage_query import covered
     from tickerplant.core.interval import parse
     from tickerplant.core.symbols import check_symbol
 
@@ -104,7 +104,7 @@ def _print_picture(drawn: Picture) -> None:
     from rich.text import Text
 
     from tickerplant.app.commands.common import console_for_tables
-    from tickerplant.app.picture import MARKS
+    from tickerplant.app.terminal.coverage_chart import MARKS
 
     console = console_for_tables()
     margin = max(len(line.label) for line in drawn.lines) + 1

@@ -12,8 +12,8 @@ from tickerplant.app.commands.common import say
 from tickerplant.core.errors import LogError, TickerplantError
 
 if TYPE_CHECKING:
-    from tickerplant.app.plant import Plant
-    from tickerplant.app.settings import Loaded
+    from tickerplant.app.config.settings import Loaded
+    from tickerplant.app.runtime.plant import Plant
 
 LOOK_S: Final = 0.05
 HINT_S: Final = 15.0
@@ -33,8 +33,8 @@ def plant_to_feed(loaded: Loaded, *, made_up: bool = False) -> Iterator[tuple[Pl
     `made_up`: it is fed by the sandbox, the stocks of which may trade round the clock. On Kafka the services `LOCAL`
     run elsewhere, or are about to: nobody brings a second set of them there.
     """
-    from tickerplant.app import parts
-    from tickerplant.app import plant as plants
+    from tickerplant.app.runtime import plant as plants
+    from tickerplant.app.wiring import parts
 
     settings = loaded.settings
     if not settings.embedded_log or plants.folder_is_held(settings):
@@ -66,8 +66,8 @@ def wait_until_stored(
     `arrived` is told (partitions of topics, those still missing). Raises TickerplantError when stopped, when a service
     of ours gave up, or when nothing comes and none of the services runs.
     """
-    from tickerplant.app import parts
-    from tickerplant.app.catchup import STAGES, Chase
+    from tickerplant.app.ingest_progress import STAGES, Chase
+    from tickerplant.app.wiring import parts
 
     chase = Chase(last, plant.event_log.identity().generation)
     hint_s: float | None = time.monotonic() + HINT_S
@@ -117,7 +117,7 @@ def wait_until_computed(plant: Plant, partition: int, stop: threading.Event) -> 
     To be called after `wait_until_stored` of something that analytics takes. Returns False where something is held for
     longer than `COMPUTED_S`: the next plant that runs on the log goes on with it. Raises as that does.
     """
-    from tickerplant.app import parts
+    from tickerplant.app.wiring import parts
     from tickerplant.core.schemas import ANALYTICS
 
     deadline = time.monotonic() + COMPUTED_S

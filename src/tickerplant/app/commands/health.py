@@ -12,8 +12,8 @@ from tickerplant.app.commands.common import emit, table
 from tickerplant.core.errors import TickerplantError
 
 if TYPE_CHECKING:
+    from tickerplant.app.config.settings import Loaded, Settings
     from tickerplant.app.health import Part
-    from tickerplant.app.settings import Loaded, Settings
     from tickerplant.log.port import EventLog
 
 LOG_S: Final = 4.0
@@ -30,13 +30,13 @@ def health(
     Exit code 0 if a plant runs and all is well, else 1. Waits about 10 s at most for what does not answer.
     """
     from tickerplant.app import health as doctor
-    from tickerplant.app import looking
+    from tickerplant.app.wiring import open_readonly
 
     settings = loaded.settings
-    if looking.has_plant(settings):
+    if open_readonly.has_plant(settings):
         found = [*_of_log(settings)]
     else:
-        found = [doctor.Part("plant", doctor.FAILED, str(looking.no_plant(settings)), {"running": False})]
+        found = [doctor.Part("plant", doctor.FAILED, str(open_readonly.no_plant(settings)), {"running": False})]
     result = doctor.Health(found)
     if json:
         emit(result.as_dict())
@@ -49,11 +49,12 @@ def health(
 def _of_log(settings: Settings) -> Iterator[Part]:
     """Ask the log, then the store, which is asked less where the log does not answer."""
     from tickerplant.app import health as doctor
-    from tickerplant.app import looking, plant
+    from tickerplant.app.runtime import plant
+    from tickerplant.app.wiring import open_readonly
 
     held = plant.folder_is_held(settings)
     try:
-        with looking.log_of(settings, patience_s=LOG_S) as event_log:
+        with open_readonly.log_of(settings, patience_s=LOG_S) as event_log:
             yield from doctor.ask("plant", lambda: doctor.plant_parts(event_log, held=held))
             yield from doctor.ask("log", lambda: doctor.log_parts(event_log))
             yield from doctor.ask("feeds", lambda: doctor.feed_parts(event_log, time.time_ns() // 1_000))
@@ -67,9 +68,9 @@ def _of_log(settings: Settings) -> Iterator[Part]:
 
 
 def _of_store(settings: Settings, event_log: EventLog | None) -> Iterator[Part]:
-    from tickerplant.app import alerting, parts
     from tickerplant.app import health as doctor
-    from tickerplant.app.database import database
+    from tickerplant.app.runtime.database import database
+    from tickerplant.app.wiring import alert_rules, parts
 
     try:
         with database(settings, make=False, patience_s=STORE_S) as dsn:
@@ -78,7 +79,7 @@ def _of_store(settings: Settings, event_log: EventLog | None) -> Iterator[Part]:
             if any(part.state == doctor.FAILED for part in store):
                 return
             yield from doctor.ask("jobs", lambda: doctor.job_parts(parts.jobs_status(dsn, STORE_S)))
-            yield from doctor.ask("webhooks", lambda: doctor.webhook_parts(alerting.webhooks(dsn, STORE_S)))
+            yield from doctor.ask("webhooks", lambda: doctor.webhook_parts(alert_rules.webhooks(dsn, STORE_S)))
             yield from doctor.ask("left out of bars", lambda: doctor.left_out_parts(parts.left_out(dsn, STORE_S)))
     except TickerplantError as error:
         yield doctor.Part("store", doctor.FAILED, str(error))

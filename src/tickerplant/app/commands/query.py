@@ -12,9 +12,9 @@ from tickerplant.app.commands.common import STORED_INTERVALS, cell, emit, say, s
 from tickerplant.core.errors import BadInput
 
 if TYPE_CHECKING:
-    from tickerplant.analytics.calculation import Calculation
-    from tickerplant.analytics.ondemand import Stretch
-    from tickerplant.app.settings import Loaded
+    from tickerplant.analytics.ondemand.calculation import Calculation
+    from tickerplant.analytics.ondemand.query import Stretch
+    from tickerplant.app.config.settings import Loaded
 
 COLUMNS = ("time", "open", "high", "low", "close", "volume", "vwap", "trades", "complete", "revision", "source")
 VALUE_COLUMNS = ("time", "open", "high", "low", "close", "volume", "state")
@@ -46,7 +46,7 @@ def query(
 
     With --indicator values beside them: the bars that these need from before are read too.
     """
-    from tickerplant.app import computing, looking, parts
+    from tickerplant.app.wiring import on_demand, open_readonly, parts
     from tickerplant.core.adjustment import check_adjustment
     from tickerplant.core.symbols import check_symbol
 
@@ -57,10 +57,10 @@ def query(
     if from_us is not None and to_us is not None and from_us >= to_us:
         raise BadInput(f"--start {start} is not before --end {end}")
     columns: tuple[str, ...] = COLUMNS
-    chosen = computing.calculations(indicator or [])
-    with looking.store_of(loaded.settings) as dsn:
+    chosen = on_demand.calculations(indicator or [])
+    with open_readonly.store_of(loaded.settings) as dsn:
         if chosen:
-            rows, stretch = computing.values(
+            rows, stretch = on_demand.values(
                 loaded.settings, dsn, chosen, symbol, interval, from_us, to_us, limit, adjust
             )
         else:
@@ -89,7 +89,7 @@ def _title(symbol: str, interval: str, adjust: str) -> str:
 
 def _say_of(stretch: Stretch, chosen: list[Calculation]) -> None:
     """Tell what a person may want to know of values: which are not there yet, and which lack some history."""
-    from tickerplant.analytics.ondemand import MAX_BARS, remaining
+    from tickerplant.analytics.ondemand.query import MAX_BARS, remaining
     from tickerplant.core.times import iso
 
     for name, bars in remaining(stretch, chosen).items():

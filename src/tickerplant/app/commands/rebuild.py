@@ -15,7 +15,7 @@ from tickerplant.app.commands.feeding import plant_to_feed, wait_until_stored
 from tickerplant.core.errors import BadInput
 
 if TYPE_CHECKING:
-    from tickerplant.app.settings import Loaded
+    from tickerplant.app.config.settings import Loaded
     from tickerplant.log.port import EventLog, TopicPartition
 
 
@@ -31,9 +31,9 @@ def rebuild(
 
     Asks the plant that runs on the data folder, or brings its own for as long as it takes; on Kafka one must run.
     """
-    from tickerplant.app import looking, parts
-    from tickerplant.app.lean import lean
-    from tickerplant.app.supervisor import signals
+    from tickerplant.app.runtime.memory_tuning import lean
+    from tickerplant.app.runtime.supervisor import signals
+    from tickerplant.app.wiring import open_readonly, parts
     from tickerplant.core.schemas import OHLCV
     from tickerplant.core.symbols import check_symbol
 
@@ -44,7 +44,7 @@ def rebuild(
         raise BadInput(f"--from {from_} is not before --to {to}")
     stop, began = threading.Event(), time.monotonic()
     with signals(stop):
-        with looking.log_of(loaded.settings) as event_log:
+        with open_readonly.log_of(loaded.settings) as event_log:
             event_log.identity()  # a folder without a plant is not made one
             if not wait:
                 offsets = parts.request_rebuild(event_log, names, from_us, to_us)

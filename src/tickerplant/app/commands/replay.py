@@ -14,9 +14,9 @@ from tickerplant.app.commands.feeding import plant_to_feed, wait_until_stored
 from tickerplant.core.errors import BadInput, LogUnavailable, TickerplantError
 
 if TYPE_CHECKING:
-    from tickerplant.app.settings import Loaded
+    from tickerplant.app.config.settings import Loaded
     from tickerplant.log.port import EventLog, TopicPartition
-    from tickerplant.market_data.replay import ReplayOptions, ReplayProgress, ReplaySummary
+    from tickerplant.market_data.files.replay import ReplayOptions, ReplayProgress, ReplaySummary
 
 AWAY_S: Final = 120.0
 """How long a replay waits for a log that went away under it; a broker is back within seconds of its restart."""
@@ -55,9 +55,9 @@ def replay(
 
     Feeds the plant that runs on the data folder, or brings its own for as long as it takes; on Kafka one must run.
     """
-    from tickerplant.app import parts
-    from tickerplant.app.lean import lean
-    from tickerplant.app.supervisor import signals
+    from tickerplant.app.runtime.memory_tuning import lean
+    from tickerplant.app.runtime.supervisor import signals
+    from tickerplant.app.wiring import parts
 
     lean()
     if not file.is_file():
@@ -96,7 +96,7 @@ def _log(
     loaded: Loaded, file: Path, options: ReplayOptions, progress: _Progress, stop: threading.Event
 ) -> tuple[ReplaySummary, dict[str, int]]:
     """Feed the file, and return when all of it is in the log: what was done, and no bars yet."""
-    from tickerplant.app import parts
+    from tickerplant.app.wiring import parts
 
     with parts.event_log(loaded.settings) as event_log:
         parts.ensure_settings(event_log, loaded.settings, only_first=True)
@@ -106,7 +106,7 @@ def _log(
 def _feed(
     event_log: EventLog, file: Path, options: ReplayOptions, progress: _Progress, stop: threading.Event
 ) -> ReplaySummary:
-    from tickerplant.app import parts
+    from tickerplant.app.wiring import parts
 
     patient_until = time.monotonic() + AWAY_S
     while True:

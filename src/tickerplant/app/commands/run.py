@@ -14,8 +14,8 @@ from tickerplant.app.commands.common import say
 from tickerplant.core.errors import BadInput, ConfigError
 
 if TYPE_CHECKING:
-    from tickerplant.app.settings import Loaded, Settings
-    from tickerplant.app.supervisor import Supervisor
+    from tickerplant.app.config.settings import Loaded, Settings
+    from tickerplant.app.runtime.supervisor import Supervisor
 
 Host = Annotated[str | None, typer.Option("--host", help="Address of the API.", rich_help_panel="Settings")]
 Port = Annotated[int | None, typer.Option("--port", help="Port of the API.", rich_help_panel="Settings")]
@@ -38,10 +38,11 @@ def up(
     ] = None,
 ) -> None:
     """Run the whole plant in this process, with the sandbox vendor if no vendor's key is set. Ctrl-C stops it."""
-    from tickerplant.app import parts, plant
-    from tickerplant.app.lean import lean
-    from tickerplant.app.sandbox import sandbox_process
-    from tickerplant.app.supervisor import signals
+    from tickerplant.app.runtime import plant
+    from tickerplant.app.runtime.memory_tuning import lean
+    from tickerplant.app.runtime.supervisor import signals
+    from tickerplant.app.wiring import parts
+    from tickerplant.app.wiring.sandbox import sandbox_process
 
     lean()
     settings = loaded.settings
@@ -71,11 +72,12 @@ def run(
     while_used: Annotated[bool, typer.Option("--while-used", hidden=True)] = False,
 ) -> None:
     """Run one service against the log and the store of the settings. `store` is the embedded PostgreSQL alone."""
-    from tickerplant.app import parts, plant
-    from tickerplant.app.database import serve
-    from tickerplant.app.lean import lean
-    from tickerplant.app.sandbox import sandbox_process
-    from tickerplant.app.supervisor import signals
+    from tickerplant.app.runtime import plant
+    from tickerplant.app.runtime.database import serve
+    from tickerplant.app.runtime.memory_tuning import lean
+    from tickerplant.app.runtime.supervisor import signals
+    from tickerplant.app.wiring import parts
+    from tickerplant.app.wiring.sandbox import sandbox_process
 
     lean()
     settings, name = loaded.settings, name.replace("-", "_")
@@ -121,9 +123,9 @@ def sandbox(
     clock: Annotated[str, typer.Option("--clock", hidden=True)] = "",
 ) -> None:
     """Run the sandbox vendor alone: a local server that speaks the vendors' own protocols."""
-    from tickerplant.app import parts
-    from tickerplant.app.lean import lean
-    from tickerplant.app.supervisor import signals
+    from tickerplant.app.runtime.memory_tuning import lean
+    from tickerplant.app.runtime.supervisor import signals
+    from tickerplant.app.wiring import parts
 
     lean()
     stop = threading.Event()

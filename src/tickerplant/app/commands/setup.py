@@ -9,7 +9,7 @@ import typer
 from tickerplant.app.commands.common import emit, say, table
 
 if TYPE_CHECKING:
-    from tickerplant.app.settings import Loaded
+    from tickerplant.app.config.settings import Loaded
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
 
@@ -25,10 +25,10 @@ def migrate(
     json: Json = False,
 ) -> None:
     """Bring the database's tables to this version's."""
-    from tickerplant.app import looking, parts
-    from tickerplant.app.database import database
+    from tickerplant.app.runtime.database import database
+    from tickerplant.app.wiring import open_readonly, parts
 
-    with looking.store_of(loaded.settings) if status else database(loaded.settings) as dsn:
+    with open_readonly.store_of(loaded.settings) if status else database(loaded.settings) as dsn:
         if status:
             found = parts.migration_status(dsn)
             rows = [(name, True) for name in found.applied] + [(name, False) for name in found.pending]
@@ -54,7 +54,7 @@ def create_topics(
     json: Json = False,
 ) -> None:
     """Make the log's topics. Harmless when they are there; their number of partitions is fixed when they are made."""
-    from tickerplant.app import parts
+    from tickerplant.app.wiring import parts
     from tickerplant.core.schemas import RAW, TOPICS
 
     settings = loaded.settings
@@ -75,10 +75,10 @@ def adopt(
     json: Json = False,
 ) -> None:
     """Begin a new log generation on the store as it is: for a store whose log was lost or replaced."""
-    from tickerplant.app import looking, parts
+    from tickerplant.app.wiring import open_readonly, parts
 
     settings = loaded.settings
-    with looking.store_of(settings) as dsn:
+    with open_readonly.store_of(settings) as dsn:
         if not yes and not parts.has_log(settings):
             _ask_for_yes()
         with parts.event_log(settings, make_topics=False) as event_log:

@@ -14,7 +14,7 @@ from tickerplant.app.commands.common import emit, say, time_option
 from tickerplant.core.errors import BadInput
 
 if TYPE_CHECKING:
-    from tickerplant.app.settings import Loaded
+    from tickerplant.app.config.settings import Loaded
     from tickerplant.log.port import ConsumedRecord, EventLog, Start
 
 _SHORT = {"raw": "market.prices.raw", "ohlcv": "market.prices.ohlcv", "analytics": "market.analytics",
@@ -40,8 +40,8 @@ def tail(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
 ) -> None:
     """Print a topic's records, decoded to rows."""
-    from tickerplant.app import looking
-    from tickerplant.app.supervisor import signals
+    from tickerplant.app.runtime.supervisor import signals
+    from tickerplant.app.wiring import open_readonly
     from tickerplant.core.schemas import TOPIC
     from tickerplant.core.symbols import check_symbol
 
@@ -49,7 +49,7 @@ def tail(
     if topic not in TOPIC:
         raise BadInput(f"there is no topic {topic!r}; use one of {', '.join(_SHORT)}")
     stop, show = threading.Event(), Show(check_symbol(symbol) if symbol is not None else None, headers)
-    with looking.log_of(loaded.settings) as event_log, signals(stop):
+    with open_readonly.log_of(loaded.settings) as event_log, signals(stop):
         limit = count if count is not None else (None if follow else 10)
         printed = 0
         if follow or from_ is not None:

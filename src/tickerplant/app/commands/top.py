@@ -11,7 +11,7 @@ import typer
 from tickerplant.app.commands.common import STORED_INTERVALS, console_for_tables, stored_interval
 
 if TYPE_CHECKING:
-    from tickerplant.app.settings import Loaded
+    from tickerplant.app.config.settings import Loaded
 
 REFRESH_S = 0.25
 REWIND_RECORDS = 50  # so that the table is full at once, not only after each symbol's next bar
@@ -33,15 +33,15 @@ def top(
 
     from rich.live import Live
 
-    from tickerplant.app import looking
-    from tickerplant.app.supervisor import signals
+    from tickerplant.app.runtime.supervisor import signals
+    from tickerplant.app.wiring import open_readonly
     from tickerplant.core.schemas import ANALYTICS, OHLCV
     from tickerplant.log.port import at_positions
 
     wanted, stop = stored_interval(interval), threading.Event()
     bars, values, console = Newest(), Newest(), console_for_tables()
     deadline = None if seconds is None else time.monotonic() + seconds
-    with looking.log_of(loaded.settings) as event_log, signals(stop):
+    with open_readonly.log_of(loaded.settings) as event_log, signals(stop):
         offsets = event_log.offsets(OHLCV) | event_log.offsets(ANALYTICS)
         start = at_positions({tp: max(first, end - REWIND_RECORDS) for tp, (first, end) in offsets.items()})
         with (

@@ -10,8 +10,8 @@ import typer
 from tickerplant.app.commands.common import emit, say, table
 
 if TYPE_CHECKING:
-    from tickerplant.app.settings import Loaded
-    from tickerplant.market_data.desk.account import VendorStatus
+    from tickerplant.app.config.settings import Loaded
+    from tickerplant.market_data.vendors.account import VendorStatus
 
 
 def vendors(
@@ -22,9 +22,9 @@ def vendors(
 
     By what is kept on the log, whether the plant runs or not.
     """
-    from tickerplant.app import vendors as all_of
-    from tickerplant.app.lean import lean
-    from tickerplant.market_data.providers import registry
+    from tickerplant.app.runtime.memory_tuning import lean
+    from tickerplant.app.wiring import vendors as all_of
+    from tickerplant.market_data.vendors import registry
 
     lean()
     rows = all_of.status(loaded.settings)

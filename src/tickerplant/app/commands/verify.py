@@ -12,8 +12,8 @@ from tickerplant.app.commands.common import emit, table, time_option
 from tickerplant.core.errors import BadInput, TickerplantError
 
 if TYPE_CHECKING:
-    from tickerplant.app.settings import Loaded
-    from tickerplant.app.verify import Verified
+    from tickerplant.app.config.settings import Loaded
+    from tickerplant.app.verify.replay_check import Verified
 
 
 def verify(
@@ -32,10 +32,11 @@ def verify(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a partition.")] = False,
 ) -> None:
     """Run aggregation again over raw and compare every byte with what the log has. Reads alone; 1 if they differ."""
-    from tickerplant.app import looking, services
-    from tickerplant.app import verify as verifying
-    from tickerplant.app.lean import lean
-    from tickerplant.app.supervisor import signals
+    from tickerplant.app.runtime import services
+    from tickerplant.app.runtime.memory_tuning import lean
+    from tickerplant.app.runtime.supervisor import signals
+    from tickerplant.app.verify import replay_check as verifying
+    from tickerplant.app.wiring import open_readonly
     from tickerplant.core.schemas import RAW
 
     lean()
@@ -44,7 +45,7 @@ def verify(
         raise BadInput(f"--from {from_} is not before --to {to}")
     stop = threading.Event()
     found: list[Verified] = []
-    with looking.log_of(loaded.settings) as event_log, signals(stop):
+    with open_readonly.log_of(loaded.settings) as event_log, signals(stop):
         partitions = event_log.partitions(RAW)
         chosen = sorted(set(partition or range(partitions)))
         if chosen[-1] >= partitions:

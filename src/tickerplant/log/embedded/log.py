@@ -13,10 +13,10 @@ from pathlib import Path
 from tickerplant.core.errors import ConfigError, LogError, UnknownTopic
 from tickerplant.core.schemas import TopicSpec
 from tickerplant.log.embedded import file, groups, locks, records
-from tickerplant.log.embedded.bells import Ringer, bells_folder
 from tickerplant.log.embedded.catalog import Catalog
 from tickerplant.log.embedded.checkpointer import Checkpointer
 from tickerplant.log.embedded.reader import EmbeddedReader
+from tickerplant.log.embedded.wakeup import Ringer, bells_folder
 from tickerplant.log.embedded.writer import EmbeddedWriter
 from tickerplant.log.port import EARLIEST, Assignee, ConsumedRecord, Identity, Start, TopicPartition
 

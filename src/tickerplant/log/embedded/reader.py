@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from tickerplant.core.errors import Fenced, LogError
 from tickerplant.log.embedded import file, groups, records
-from tickerplant.log.embedded.bells import Bell
 from tickerplant.log.embedded.locks import LifeSign
+from tickerplant.log.embedded.wakeup import Bell
 from tickerplant.log.port import Assignee, ConsumedRecord, Start, TopicPartition
 
 if TYPE_CHECKING:

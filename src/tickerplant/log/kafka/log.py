@@ -16,7 +16,7 @@ from confluent_kafka import TopicPartition as KafkaPartition
 
 from tickerplant.core.errors import LogError, LogUnavailable, UnknownTopic
 from tickerplant.core.schemas import TopicSpec
-from tickerplant.log.kafka import state, stretch
+from tickerplant.log.kafka import range_reader, state
 from tickerplant.log.kafka.admin import Admin
 from tickerplant.log.kafka.connection import Cluster, checked, told, translate
 from tickerplant.log.kafka.reader import KafkaReader
@@ -218,7 +218,7 @@ class KafkaLog:
     def read_range(self, source: TopicPartition, begin: int, end: int) -> Iterator[ConsumedRecord]:
         """Yield what one partition has in `[begin, end)`, in order; its own consumer takes some 100 ms to begin."""
         self.check(source.topic, source.partition, keyed=False)
-        found = stretch.messages(self.cluster, self.named(source.topic), source.partition, begin, end)
+        found = range_reader.messages(self.cluster, self.named(source.topic), source.partition, begin, end)
         for message in found:
             at_us = message.timestamp()[1] * 1000
             yield ConsumedRecord(source.topic, source.partition, message.offset() or 0, at_us, message.value() or b"")

@@ -19,7 +19,7 @@ import msgspec
 from confluent_kafka import Message
 
 from tickerplant.core.errors import LogError
-from tickerplant.log.kafka import stretch
+from tickerplant.log.kafka import range_reader
 from tickerplant.log.kafka.connection import Cluster
 from tickerplant.log.port import Payload
 
@@ -127,7 +127,7 @@ class Partition:
             return None
         parts: list[bytes] = [b""] * manifest.chunks
         start = min(known[index][0] for index in wanted.values())
-        for message in stretch.messages(self._cluster, self._topic, self._partition, start, end):
+        for message in range_reader.messages(self._cluster, self._topic, self._partition, start, end):
             key, value = message.key(), message.value()
             if key is not None and key in wanted and value is not None and value[:_ID_BYTES] == manifest.id:
                 parts[wanted[key]] = value[_ID_BYTES:]
@@ -135,7 +135,7 @@ class Partition:
         return whole if len(whole) == manifest.size else None
 
     def _read_on(self) -> None:
-        for message in stretch.messages(
+        for message in range_reader.messages(
             self._cluster, self._topic, self._partition, self._position, None, at_least=self._written
         ):
             self._apply(message)

@@ -15,9 +15,9 @@ from tickerplant.core.times import DAY_US
 from tickerplant.market_data.backfill.progress import Progress
 from tickerplant.market_data.backfill.publish import Publisher, Saying
 from tickerplant.market_data.clock import Clock
-from tickerplant.market_data.desk.desk import Blocked, Desk, Purpose
-from tickerplant.market_data.feed import FeedWriter
-from tickerplant.market_data.providers.port import ACTIONS
+from tickerplant.market_data.feed.writer import FeedWriter
+from tickerplant.market_data.vendors.port import ACTIONS
+from tickerplant.market_data.vendors.scheduler import Blocked, Desk, Purpose
 from tickerplant.store import Store
 
 EVERY_US: Final = DAY_US

@@ -37,18 +37,18 @@ from tickerplant.core.times import MINUTE_US, SECOND_US, iso
 from tickerplant.core.version import make_version
 from tickerplant.log.port import EventLog
 from tickerplant.market_data.backfill.actions import Actions
-from tickerplant.market_data.backfill.ledger import Ledger
-from tickerplant.market_data.backfill.plan import OVERLAP_BARS, Agenda, Task, page, together
+from tickerplant.market_data.backfill.gap_index import Ledger
+from tickerplant.market_data.backfill.ingest import Taker
+from tickerplant.market_data.backfill.planner import OVERLAP_BARS, Agenda, Task, page, together
 from tickerplant.market_data.backfill.progress import Order, Progress, read_orders, read_progress
 from tickerplant.market_data.backfill.publish import Publisher, Saying, Told
 from tickerplant.market_data.backfill.series import Depth, Wanted
-from tickerplant.market_data.backfill.setbacks import Setbacks
-from tickerplant.market_data.backfill.taking import Taker
-from tickerplant.market_data.clients.errors import NoData, VendorError
+from tickerplant.market_data.backfill.vendor_penalties import Setbacks
 from tickerplant.market_data.clock import Clock
-from tickerplant.market_data.desk.desk import Blocked, Choice, Desk, Purpose
-from tickerplant.market_data.feed import FeedWriter
-from tickerplant.market_data.providers.port import BarsAnswer, BarsRequest, kind_of
+from tickerplant.market_data.feed.writer import FeedWriter
+from tickerplant.market_data.vendors.errors import NoData, VendorError
+from tickerplant.market_data.vendors.port import BarsAnswer, BarsRequest, kind_of
+from tickerplant.market_data.vendors.scheduler import Blocked, Choice, Desk, Purpose
 from tickerplant.store import Store
 
 log = structlog.get_logger(__name__)

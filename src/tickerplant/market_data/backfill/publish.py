@@ -28,7 +28,7 @@ from tickerplant.core.interval import M5
 from tickerplant.core.schemas import ANSWERS, RAW, SMALL_TEXT, TEXT, VENDOR_BARS
 from tickerplant.core.times import FOREVER_US, times_of, timestamps
 from tickerplant.log.port import EventLog
-from tickerplant.market_data.feed import DeadRow, FeedWriter
+from tickerplant.market_data.feed.writer import DeadRow, FeedWriter
 
 SLICE_BARS: Final = 1_000
 _FOLLOWER: Final = "aggregation"

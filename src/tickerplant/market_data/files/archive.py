@@ -23,10 +23,10 @@ from tickerplant.core.errors import BadInput
 from tickerplant.core.schemas import SMALL_TEXT, VENDOR_BARS
 from tickerplant.core.symbols import check_symbol
 from tickerplant.core.times import DAY_US, Int64Array, times_of, timestamps
-from tickerplant.market_data.clients.batches import repeated
-from tickerplant.market_data.files.opening import DataFile, open_file
+from tickerplant.market_data.clients.columns import repeated
+from tickerplant.market_data.files.column_roles import BARS, Shape, recognise
+from tickerplant.market_data.files.detect import DataFile, open_file
 from tickerplant.market_data.files.rows import KEPT, Reading, RowReader
-from tickerplant.market_data.files.shape import BARS, Shape, recognise
 
 SUFFIXES: Final = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".dbn")
 PACKED: Final = (".gz", ".zst")

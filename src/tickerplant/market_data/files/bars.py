@@ -15,9 +15,9 @@ from tickerplant.core.schemas import VENDOR_BARS
 from tickerplant.core.symbols import check_symbol
 from tickerplant.core.times import DAY_US, times_of
 from tickerplant.market_data.files.blocks import BrokenRow
-from tickerplant.market_data.files.opening import open_file
+from tickerplant.market_data.files.column_roles import BARS, recognise
+from tickerplant.market_data.files.detect import open_file
 from tickerplant.market_data.files.rows import Reading, RowReader
-from tickerplant.market_data.files.shape import BARS, recognise
 
 _NO_NAME: Final = "FILE"
 

@@ -23,10 +23,17 @@ from tickerplant.core.schemas import SMALL_TEXT, TEXT, TICKS, VENDOR_BARS
 from tickerplant.core.sessions import calendar
 from tickerplant.core.symbols import check_symbol
 from tickerplant.core.times import DAY_US, WEEK_US, Float64Array, Int64Array, timestamps
-from tickerplant.market_data import conditions
-from tickerplant.market_data.checks import EARLIEST_BAR_US, EARLIEST_TICK_US, Reasons, can_be, check_bars, check_ticks
+from tickerplant.market_data.feed.validation import (
+    EARLIEST_BAR_US,
+    EARLIEST_TICK_US,
+    Reasons,
+    can_be,
+    check_bars,
+    check_ticks,
+)
+from tickerplant.market_data.files import conditions
 from tickerplant.market_data.files.blocks import Block, BrokenRow
-from tickerplant.market_data.files.shape import BARS, Shape
+from tickerplant.market_data.files.column_roles import BARS, Shape
 from tickerplant.market_data.files.times import TimeReader
 
 Int32Array = npt.NDArray[np.int32]

@@ -1,1 +1,1 @@
-"""Vendors as the plant sees them: the port (`port`), and who is there (`registry`)."""
+"""Former place of `tickerplant.market_data.vendors`; it works for one more version."""

@@ -20,7 +20,7 @@ from tickerplant.core.adjustment import (
 )
 from tickerplant.core.sessions import Calendar
 from tickerplant.core.times import NEVER_US, Int64Array, from_us, to_us
-from tickerplant.store.columns import plain, selected, source_of, table_of
+from tickerplant.store.copy_protocol import plain, selected, source_of, table_of
 
 if TYPE_CHECKING:
     from tickerplant.store.pool import Session

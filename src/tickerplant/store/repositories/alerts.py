@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from tickerplant.core.alerts import Rule
 from tickerplant.core.times import from_us
-from tickerplant.store.columns import plain, source_of
+from tickerplant.store.copy_protocol import plain, source_of
 from tickerplant.store.migrations import LOCK, LOCK_ALERTS
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ from tickerplant.core import schemas
 from tickerplant.core.errors import StoreError
 from tickerplant.core.interval import parse
 from tickerplant.core.times import times_of
-from tickerplant.store.columns import plain, quoted, selected, source_of, table_of
-from tickerplant.store.keys import KEY, OLDER, chosen, newest_by_key, not_newer
+from tickerplant.store.copy_protocol import plain, quoted, selected, source_of, table_of
 from tickerplant.store.migrations import LOCK, LOCK_COLUMNS
 from tickerplant.store.partitions import ensure_partitions, record_arrivals
 from tickerplant.store.repositories.ranges import read_newest_of_each, read_range
+from tickerplant.store.row_selection import KEY, OLDER, chosen, newest_by_key, not_newer
 
 if TYPE_CHECKING:
     from tickerplant.store.pool import Session

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from tickerplant.core import coverage, schemas
 from tickerplant.core.times import from_us, to_us
-from tickerplant.store.columns import plain
+from tickerplant.store.copy_protocol import plain
 
 if TYPE_CHECKING:
     from tickerplant.store.pool import Session

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from tickerplant.core import records
 from tickerplant.core.times import DAY_US, FOREVER_US, NEVER_US, TIMESTAMP, BoolArray, Int64Array, from_us
-from tickerplant.store.columns import source_of, table_of
+from tickerplant.store.copy_protocol import source_of, table_of
 from tickerplant.store.partitions import ensure_partitions, record_arrivals
 from tickerplant.store.repositories.ohlcv import relation_of
 from tickerplant.store.repositories.ranges import by_place, in_order, read_places, read_range

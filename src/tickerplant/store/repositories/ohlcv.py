@@ -15,12 +15,12 @@ from tickerplant.core.reasons import OF_TICKS
 from tickerplant.core.rules import DEFAULT_RULES
 from tickerplant.core.sources import SourceOrder
 from tickerplant.core.times import times_of, timestamps
-from tickerplant.store.columns import plain, quoted, read_numbers, source_of
-from tickerplant.store.keys import KEY, OLDER, chosen, is_daily, newest_by_key, not_newer
+from tickerplant.store.copy_protocol import plain, quoted, read_numbers, source_of
 from tickerplant.store.partitions import ensure_partitions, record_arrivals
-from tickerplant.store.ranks import Places, groups, places_of_bars
 from tickerplant.store.repositories.ranges import read_newest_of_each, read_range
 from tickerplant.store.repositories.symbols import forget_prices, note_symbols
+from tickerplant.store.row_selection import KEY, OLDER, chosen, is_daily, newest_by_key, not_newer
+from tickerplant.store.source_rank_sql import Places, groups, places_of_bars
 
 if TYPE_CHECKING:
     from tickerplant.store.pool import Session

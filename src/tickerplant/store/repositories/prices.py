@@ -10,10 +10,10 @@ import pyarrow as pa
 
 from tickerplant.core import schemas
 from tickerplant.core.times import times_of
-from tickerplant.store.columns import copy, plain
-from tickerplant.store.keys import codes
+from tickerplant.store.copy_protocol import copy, plain
 from tickerplant.store.partitions import ensure_partitions, record_arrivals
 from tickerplant.store.repositories.ranges import read_newest_of_each, read_range
+from tickerplant.store.row_selection import codes
 
 if TYPE_CHECKING:
     from tickerplant.store.pool import Session

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from tickerplant.core.times import Int64Array, from_us
-from tickerplant.store.columns import quoted, read_numbers, selected, table_of
+from tickerplant.store.copy_protocol import quoted, read_numbers, selected, table_of
 
 if TYPE_CHECKING:
     from tickerplant.store.pool import Session

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from tickerplant.core import schemas
 from tickerplant.core.times import TIMESTAMP
-from tickerplant.store.columns import plain, source_of, table_of
+from tickerplant.store.copy_protocol import plain, source_of, table_of
 
 if TYPE_CHECKING:
     from tickerplant.store.pool import Session

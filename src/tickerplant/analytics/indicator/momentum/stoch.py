@@ -17,7 +17,7 @@ from tickerplant.analytics.indicator.declaration import (
     period,
 )
 from tickerplant.analytics.indicator.extremes import BlockRange
-from tickerplant.analytics.indicator.recent import ShortMean
+from tickerplant.analytics.indicator.short_windows import ShortMean
 from tickerplant.core.times import Float64Array
 
 _STILL: Final = 1e-14  # TA-Lib's: a range of less than this, relative to its ends, is rounding

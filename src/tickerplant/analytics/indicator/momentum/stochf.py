@@ -7,7 +7,7 @@ import numpy as np
 from tickerplant.analytics.indicator.declaration import Count, Indicator, Parameter, Place, Run, period
 from tickerplant.analytics.indicator.extremes import BlockRange
 from tickerplant.analytics.indicator.momentum.stoch import place, whole_blocks
-from tickerplant.analytics.indicator.recent import ShortMean
+from tickerplant.analytics.indicator.short_windows import ShortMean
 from tickerplant.core.times import Float64Array
 
 

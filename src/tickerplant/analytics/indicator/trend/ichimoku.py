@@ -15,7 +15,7 @@ from tickerplant.analytics.indicator.declaration import (
     period,
 )
 from tickerplant.analytics.indicator.extremes import BlockRange
-from tickerplant.analytics.indicator.recent import Delay
+from tickerplant.analytics.indicator.short_windows import Delay
 from tickerplant.core.errors import BadInput
 from tickerplant.core.times import Float64Array
 

@@ -1,0 +1,178 @@
+"""One interface to all that can be computed over bars: a declared indicator, or a function of TA-Lib.
+
+`read` turns text, `RSI(14)` or `APO(fastperiod=12, matype=ema)`, into one; `choose` does so from a name and parameters
+by name. A name that is declared means the declaration; `TA_` before it, as TA-Lib's own names have it, means TA-Lib's
+function: `TA_RSI(14)`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from tickerplant.analytics import plugins
+from tickerplant.analytics.indicator import INDICATORS
+from tickerplant.analytics.indicator.declaration import Indicator
+from tickerplant.analytics.ondemand import talib_functions
+from tickerplant.analytics.parameter_names import SERIES_TYPE, DuplicateName, match, series_type
+from tickerplant.analytics.realtime.indicator_state import Study
+from tickerplant.core.errors import BadInput, UnknownIndicator
+from tickerplant.core.times import Float64Array
+
+DIALECT: Final = "dialect"
+_CALL = re.compile(r"\s*([A-Za-z][A-Za-z0-9_]*)\s*(?:\(([^()]*)\)\s*)?(?:@\s*([A-Za-z]+)\s*)?\Z")
+_LIKE: Final = 5
+
+
+class Calculation(Protocol):
+    """What one indicator with its parameters needs of bars and makes of them."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The columns of bars that `run` takes, in this order."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the output columns."""
+
+    @property
+    def warmups(self) -> tuple[int, ...]:
+        """For each output the bar, counted from 1, that has the first value."""
+
+    @property
+    def memory(self) -> int | None:
+        """How many bars before a bar decide its value; None where all from the first bar on do."""
+
+    def run(self, inputs: tuple[Float64Array, ...]) -> Float64Array:
+        """Return float64[outputs, bars] over one symbol's bars in order, all finite; NaN where there is no value."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """A declared indicator over stored bars, by the code of the stream."""
+
+    indicator: Indicator
+    series: str = ""
+    """The column that it reads in place of the close."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The columns of bars that it reads."""
+        return (self.series,) if self.series else self.indicator.INPUTS
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the output columns."""
+        return tuple(f"{name}_{self.series}" if self.series else name for name in self.indicator.columns)
+
+    @property
+    def warmups(self) -> tuple[int, ...]:
+        """The bars that have the first values."""
+        return self.indicator.warmups
+
+    @property
+    def memory(self) -> int | None:
+        """Two blocks, wherever in a block the reading begins; None for a recursion."""
+        block = self.indicator.block
+        return max(2 * block, self.indicator.warmup - 1) if block else None
+
+    def run(self, inputs: tuple[Float64Array, ...]) -> Float64Array:
+        """Return its values over one symbol's bars."""
+        return Study(self.indicator, 0, 1).run(0, 0, inputs)
+
+    def __str__(self) -> str:
+        return f"{self.indicator} of {self.series}" if self.series else str(self.indicator)
+
+
+def read(text: str | Indicator) -> Calculation:
+    """Return what `NAME(parameter,…)` names; parameters stand in order, by name, or are left out for their defaults.
+
+    Raises UnknownIndicator for the name, BadInput for the form and the parameters.
+
+    >>> str(read("bbands(deviations=2)"))
+    'BBANDS(20,2)'
+    """
+    if isinstance(text, Indicator):
+        return Declared(text)
+    call = _CALL.match(text)
+    if call is None:
+        raise BadInput(f"{text!r} is no indicator; write NAME(parameter,…), such as RSI(14)")
+    name, inside, dialect = call.group(1), call.group(2) or "", call.group(3)
+    ordered: list[str] = []
+    named: dict[str, str] = {}
+    for word in inside.split(",") if inside.strip() else []:
+        key, equals, value = (part.strip() for part in word.partition("="))
+        if not equals and named:
+            raise BadInput(f"{text!r}: {key!r} has no name, and stands behind parameters by name")
+        if not equals:
+            ordered.append(key)
+        elif key in named:
+            raise BadInput(f"{text!r} says {key} twice")
+        else:
+            named[key] = value
+    if dialect:
+        named[DIALECT] = dialect
+    return choose(name, named, ordered)
+
+
+def choose(name: str, named: Mapping[str, str], ordered: Sequence[str] = ()) -> Calculation:
+    """Return the indicator of that name with these parameters. Raises UnknownIndicator, BadInput."""
+    plugins.load()
+    plain = name.strip().upper()
+    kind = INDICATORS.get(plain)
+    if kind is not None:
+        return _declared(kind, named, ordered)
+    function = talib_functions.name_of(plain)
+    if function is None:
+        raise UnknownIndicator(_unknown(plain))
+    return talib_functions.choose(plain, named, ordered)
+
+
+def _declared(kind: type[Indicator], named: Mapping[str, str], ordered: Sequence[str]) -> Declared:
+    known = [parameter.name for parameter in kind.PARAMETERS]
+    if len(ordered) > len(known):
+        raise BadInput(f"{kind.NAME} takes ({', '.join(known)}), {len(known)} in number, not {len(ordered)}")
+    series, dialect = "", ""
+    values = dict(zip(known, ordered, strict=False))
+    single = kind.INPUTS == ("close",)
+    for given, value in named.items():
+        if given.lower() == DIALECT:
+            dialect = value.lower()
+            continue
+        chosen = match(given, [*known, *([SERIES_TYPE] if single else [])], kind.NAME, also=(DIALECT,))
+        if chosen in values or (chosen == SERIES_TYPE and series):
+            raise DuplicateName(kind.NAME, chosen)
+        if chosen == SERIES_TYPE:
+            series = series_type(value)
+        else:
+            values[chosen] = value
+    numbers = []
+    for parameter in kind.PARAMETERS:
+        if parameter.name in values:
+            numbers.append(_number(values[parameter.name], kind.NAME, parameter.name))
+        elif parameter.default is not None:
+            numbers.append(parameter.default)
+        else:
+            raise BadInput(f"{kind.NAME} takes ({', '.join(known)}); {parameter.name} has no default")
+    return Declared(kind(*numbers, dialect=dialect), "" if series == "close" else series)
+
+
+def _number(text: str, indicator: str, parameter: str) -> float:
+    if not re.fullmatch(r"[+-]?\d{1,12}(\.\d{1,12})?", text):
+        raise BadInput(f"{indicator}: {parameter} is {text!r}, which is no number")
+    return float(text)
+
+
+def _unknown(name: str) -> str:
+    known = {*INDICATORS, *talib_functions.names()}
+    near = difflib.get_close_matches(name, known, n=_LIKE, cutoff=0.5)
+    guess = f"; did you mean {' or '.join(near)}?" if near else ""
+    broken = "".join(f"; {problem}" for problem in plugins.load())
+    return (
+        f"there is no indicator {name[:64]!r}{guess} Declared are {', '.join(INDICATORS)}, and TA-Lib has "
+        f"{len(talib_functions.names())} functions more, see `tickerplant indicators` or /v1/indicators{broken}"
+    )

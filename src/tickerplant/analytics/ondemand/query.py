@@ -1,0 +1,295 @@
+"""Indicators over stored bars when somebody asks: which bars to read, and the values over them.
+
+Whoever asks brings the reading; nothing here knows a store. What decides a value is read with it: for an indicator with
+a window the bars of that window, for a recursive one all bars from the first stored on, up to `MAX_BARS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+
+from tickerplant.analytics import plugins
+from tickerplant.analytics.derived_inputs import SessionNumbers
+from tickerplant.analytics.indicator import INDICATORS
+from tickerplant.analytics.indicator.declaration import Indicator
+from tickerplant.analytics.ondemand import talib_functions
+from tickerplant.analytics.ondemand.batch import values_over
+from tickerplant.analytics.ondemand.calculation import Calculation, choose, read
+from tickerplant.analytics.ondemand.dataframes import read_frame
+from tickerplant.analytics.realtime.engine import LARGEST, PRICES, plan
+from tickerplant.analytics.realtime.splits import DIVIDED, MULTIPLIED, Splits, splits_of
+from tickerplant.core import schemas
+from tickerplant.core.errors import BadInput
+from tickerplant.core.interval import Interval
+from tickerplant.core.interval import parse as parse_interval
+from tickerplant.core.rules import Rules
+from tickerplant.core.times import FOREVER_US, BoolArray, times_of
+
+MAX_BARS: Final = 200_000
+"""The most bars before the asked ones that are read: two years of minutes of an exchange with regular hours."""
+PAGE: Final = 5_000
+"""Bars of one reading, so that no reading takes much memory or keeps others waiting for long."""
+COLUMNS: Final = ("time", *PRICES, "volume", "vwap", "state")
+"""The columns of bars that are read."""
+
+ReadBars: TypeAlias = Callable[[int | None, int | None, int], Awaitable[pa.Table]]
+"""(start, end, count) to bars of one symbol and interval in order of time; with no start the newest before `end`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Bars to compute over: `lead` of them come before those that were asked for.
+
+    `limited`: there may be older bars that decide the values, and were not read.
+    """
+
+    symbol: str
+    interval: str
+    bars: pa.Table
+    lead: int
+    limited: bool
+    splits: pa.Table = field(default_factory=schemas.SPLITS.empty_table)
+    """The symbol's splits (`schemas.SPLITS`); bars before one that has begun by `clock_us` are adjusted for it."""
+    clock_us: int = FOREVER_US
+
+    @property
+    def computed_from_us(self) -> int | None:
+        """The time of the first bar that the values are computed from; None where there is no bar."""
+        return int(times_of(self.bars.column("time"))[0]) if self.bars.num_rows else None
+
+
+async def gather(
+    read_bars: ReadBars,
+    calculations: Sequence[Calculation],
+    symbol: str,
+    interval: str,
+    start_us: int | None,
+    end_us: int | None,
+    limit: int,
+    splits: pa.Table | None = None,
+    clock_us: int = FOREVER_US,
+) -> Stretch:
+    """Read the bars of `[start_us, end_us)`, at most `limit` (with no start the newest), and those before them.
+
+    Bars without prices do not count among those that a window needs.
+    """
+    asked = _plain(await read_bars(start_us, end_us, limit))
+    if not asked.num_rows:
+        return Stretch(symbol, interval, asked, 0, limited=False)
+    memories = [calculation.memory for calculation in calculations]
+    windows = [memory for memory in memories if memory is not None]
+    recursive = len(windows) < len(memories)
+    need = MAX_BARS if recursive else min(max(windows, default=0), MAX_BARS)
+    pages = [asked]
+    before, have, rows = int(times_of(asked.column("time"))[0]), 0, 0
+    more = True
+    while more and have < need and rows < MAX_BARS:
+        count = min(PAGE, need - have, MAX_BARS - rows)
+        page = _plain(await read_bars(None, before, count))
+        more = page.num_rows >= count
+        if page.num_rows:
+            pages.insert(0, page)
+            before = int(times_of(page.column("time"))[0])
+            have += int(usable(page).sum())
+            rows += page.num_rows
+    limited = more and (recursive or have < max(windows, default=0))
+    known = schemas.SPLITS.empty_table() if splits is None else splits
+    return Stretch(symbol, interval, pa.concat_tables(pages), rows, limited, known, clock_us)
+
+
+def values(stretch: Stretch, calculations: Sequence[Calculation], rules: Rules) -> pa.Table:
+    """Return `time`, `state` and the calculations' columns for the bars asked for, null where there is no value.
+
+    `rules` say the calendar of the symbol, for indicators that begin anew with each session.
+    """
+    bars = stretch.bars
+    here = usable(bars)
+    counted = _adjusted(bars.filter(pa.array(here)), stretch, rules)
+    for name, word in (("symbol", stretch.symbol), ("interval", stretch.interval)):
+        codes = pa.array(np.zeros(counted.num_rows, dtype=np.int8))
+        counted = counted.append_column(name, pa.DictionaryArray.from_arrays(codes, pa.array([word])))
+    if any("session" in calculation.inputs for calculation in calculations):
+        counted = with_sessions(counted, rules)
+    shown = bars.select(["time", "state"])
+    for name, found in values_over(read_frame(counted), calculations).items():
+        column = np.full(bars.num_rows, np.nan)
+        column[here] = found
+        shown = shown.append_column(name, pa.array(column, mask=np.isnan(column)))
+    return shown.slice(stretch.lead)
+
+
+def _adjusted(bars: pa.Table, stretch: Stretch, rules: Rules) -> pa.Table:
+    """Return bars adjusted for splits, as the stream's indicators have them."""
+    splits = Splits()
+    splits.follow(rules)
+    if not splits.say(splits_of(stretch.splits), stretch.clock_us):
+        return bars
+    names = [name for name in bars.schema.names if name in DIVIDED | MULTIPLIED]
+    columns = {name: bars.column(name).cast(pa.float64()).to_numpy() for name in names}
+    rows = np.zeros(bars.num_rows, dtype=np.int64)
+    daily = not parse_interval(stretch.interval).is_intraday
+    times = times_of(bars.column("time"))
+    before = np.flatnonzero(times < splits.latest([stretch.symbol])[0])
+    made = splits.columns(columns, times, rows, [stretch.symbol], before, daily=daily)
+    for name, values in made.items():
+        bars = bars.set_column(bars.schema.get_field_index(name), name, pa.array(values, mask=np.isnan(values)))
+    return bars
+
+
+def with_sessions(bars: pa.Table, rules: Rules) -> pa.Table:
+    """Return bars (`time`, `symbol` and `interval` among their columns) with the number of each one's session."""
+    symbol, interval = (bars.column(name).cast(pa.utf8()).dictionary_encode() for name in ("symbol", "interval"))
+    symbol, interval = (_one(symbol), _one(interval))
+    daily = np.array([not parse_interval(word).is_intraday for word in interval.dictionary.to_pylist()], dtype=np.bool_)
+    by_date = daily[interval.indices.to_numpy()] if len(daily) else np.empty(0, dtype=np.bool_)
+    numbers = SessionNumbers(rules).of(
+        symbol.indices.to_numpy().astype(np.int64),
+        symbol.dictionary.to_pylist(),
+        times_of(bars.column("time")),
+        by_date,
+    )
+    return bars.append_column("session", pa.array(numbers))
+
+
+def _one(column: pa.ChunkedArray) -> pa.DictionaryArray:
+    whole = column.combine_chunks()
+    return whole.chunk(0) if isinstance(whole, pa.ChunkedArray) else whole
+
+
+def remaining(stretch: Stretch, calculations: Sequence[Calculation], beyond: int = 0) -> dict[str, int]:
+    """Return the columns that are not warm yet at the last bar, and how many bars more each needs.
+
+    `beyond`: so many of the bars at the end do not count.
+    """
+    bars = stretch.bars.slice(0, stretch.bars.num_rows - beyond)
+    if not bars.num_rows:
+        return {}
+    count = int(usable(bars).sum())
+    dues = ((name, due) for each in calculations for name, due in zip(each.columns, each.warmups, strict=True))
+    return {name: due - count for name, due in dues if due > count}
+
+
+def usable(bars: pa.Table) -> BoolArray:
+    """Return which bars count for the indicators, as in the stream: all prices and the volume are there."""
+    found: BoolArray = np.ones(bars.num_rows, dtype=np.bool_)
+    for name in (*PRICES, "volume"):
+        found &= np.abs(bars.column(name).cast(pa.float64()).to_numpy()) <= LARGEST
+    return found
+
+
+class OnDemand:
+    """What can be computed when asked, and how far the sets of `rules` look back."""
+
+    def __init__(self, rules: Rules) -> None:
+        plugins.load()
+        self._rules = rules
+        self._sets = {
+            interval.name: {
+                name: due for each in indicators for name, due in zip(each.columns, each.warmups, strict=True)
+            }
+            for interval, indicators in plan(rules).items()
+        }
+
+    def choose(self, name: str, parameters: Mapping[str, str]) -> Calculation:
+        """Return the indicator of that name. Raises UnknownIndicator, and BadInput for parameters."""
+        return choose(name, parameters)
+
+    async def gather(
+        self, read_bars: ReadBars, chosen: Calculation, symbol: str, interval: Interval, start_us: int | None,
+        end_us: int | None, limit: int, splits: pa.Table, clock_us: int,
+    ) -> Stretch:  # fmt: skip
+        """Read what one indicator needs; see `gather`."""
+        return await gather(read_bars, [chosen], symbol, interval.name, start_us, end_us, limit, splits, clock_us)
+
+    def values(self, stretch: Stretch, chosen: Calculation) -> pa.Table:
+        """Return one indicator's values; see `values`. Work for a thread."""
+        return values(stretch, [chosen], self._rules)
+
+    def remaining(self, stretch: Stretch, chosen: Calculation, beyond: int) -> dict[str, int]:
+        """Return how many bars more the columns need that are not warm; see `remaining`."""
+        return remaining(stretch, [chosen], beyond)
+
+    def warmups(self, interval: Interval) -> Mapping[str, int]:
+        """Return the columns that the stream computes in an interval: each one's first bar with a value, from 1."""
+        return self._sets.get(interval.name, {})
+
+    def listing(self) -> list[dict[str, Any]]:
+        """Return all indicators: the declared ones, then TA-Lib's functions."""
+        return listing()
+
+    def describe(self, name: str) -> dict[str, Any]:
+        """Return one of the listing, a function of TA-Lib by the name asked for. Raises UnknownIndicator."""
+        plugins.load()
+        plain = name.strip().upper()
+        if plain in INDICATORS:
+            return _of_declared(INDICATORS[plain])
+        choose(plain, {})  # raises, and says what there is
+        return _of_talib(plain)
+
+
+DECLARED, TALIB = "declared", "talib"
+
+
+def listing() -> list[dict[str, Any]]:
+    """Return all that can be computed, sorted by name within `kind`: `declared` and `talib`.
+
+    A function of TA-Lib whose name an indicator has too is listed with `TA_` before it.
+    """
+    plugins.load()
+    return [_of_declared(kind) for _, kind in sorted(INDICATORS.items())] + [
+        _of_talib(talib_functions.PREFIX + name if name in INDICATORS else name) for name in talib_functions.names()
+    ]
+
+
+def _of_declared(kind: type[Indicator]) -> dict[str, Any]:
+    try:
+        made: Indicator | None = kind()
+    except BadInput:  # a parameter has no default
+        made = None
+    return {
+        "name": kind.NAME,
+        "kind": DECLARED,
+        "title": " ".join((kind.__doc__ or "").split("\n\n")[0].split()),
+        "parameters": [
+            {"name": one.name, "default": one.default, "least": one.least, "most": one.most, "whole": one.whole}
+            for one in kind.PARAMETERS
+        ],
+        "inputs": list(kind.INPUTS),
+        "columns": list(made.columns) if made is not None else [],
+        "warmup": made.warmup if made is not None else None,
+        "recursive": made is not None and not made.block,
+        "dialects": list(kind.DIALECTS),
+        "source": kind.SOURCE,
+    }
+
+
+def _of_talib(name: str) -> dict[str, Any]:
+    function = read(name)
+    about = talib_functions.describe(name.removeprefix(talib_functions.PREFIX))
+    return {
+        "name": name,
+        "kind": TALIB,
+        "title": about.title,
+        "parameters": [
+            {"name": key, "default": default, "least": None, "most": None, "whole": isinstance(default, int)}
+            for key, default in about.parameters.items()
+        ],
+        "inputs": list(function.inputs),
+        "columns": list(function.columns),
+        "warmup": max(function.warmups),
+        "recursive": function.memory is None,
+        "dialects": [],
+        "source": f"TA-Lib, {about.group}",
+    }
+
+
+def _plain(bars: pa.Table) -> pa.Table:
+    """Return the columns that are read, of the same types whoever read them."""
+    bars = bars.select(COLUMNS)
+    at = COLUMNS.index("state")
+    return bars.set_column(at, "state", bars.column(at).cast(pa.utf8()))

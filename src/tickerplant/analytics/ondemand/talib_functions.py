@@ -1,0 +1,198 @@
+"""Every function of TA-Lib as a calculation over bars, by its abstract interface.
+
+TA-Lib is imported when the first of its functions is asked for.
+
+`WINDOWED` are the functions whose value is decided by the bars of their lookback alone. All others are computed from
+the first bar on: those with an unstable period and those that sum, those made of exponential averages, which TA-Lib
+does not mark, and those that say the number of a bar.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import Any, Final
+
+import numpy as np
+
+from tickerplant.analytics.indicator.declaration import plain
+from tickerplant.analytics.parameter_names import SERIES_TYPE, DuplicateName, match, series_type
+from tickerplant.core.errors import BadInput
+from tickerplant.core.times import Float64Array
+
+PREFIX: Final = "TA_"
+"""What stands before a name in TA-Lib itself, and here means its function where an indicator is declared too."""
+LEFT_OUT: Final = ("MAVP",)
+"""Functions that want an array of their own for each bar, which bars do not have."""
+WINDOWED_GROUPS: Final = ("Pattern Recognition", "Math Transform")
+WINDOWED: Final = frozenset(
+    {
+        "ACCBANDS", "ADD", "AO", "AROON", "AROONOSC", "AVGDEV", "AVGPRICE", "BBANDS", "BETA", "BOP", "CCI", "CORREL",
+        "DIV", "DONCHIAN", "HMA", "IMI", "LINEARREG", "LINEARREG_ANGLE", "LINEARREG_INTERCEPT", "LINEARREG_SLOPE", "MA",
+        "MACDEXT", "MAX", "MEDPRICE", "MFI", "MIDPOINT", "MIDPRICE", "MIN", "MINMAX", "MOM", "MULT", "ROC", "ROCP",
+        "ROCR", "ROCR100", "SMA", "STDDEV", "STOCH", "STOCHF", "SUB", "SUM", "TRANGE", "TRIMA", "TSF", "TYPPRICE",
+        "ULTOSC", "VAR", "WCLPRICE", "WILLR", "WMA",
+    }
+)  # fmt: skip
+_WINDOWED_AVERAGES: Final = frozenset({0, 2, 5})  # SMA, WMA, TRIMA
+
+
+@dataclass(frozen=True, slots=True)
+class TalibFunction:
+    """A function of TA-Lib with its parameters. `name` is TA-Lib's; `stem` what its columns begin with."""
+
+    name: str
+    stem: str
+    parameters: tuple[tuple[str, float | int], ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    lookback: int
+    windowed: bool
+    series: str = ""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the output columns: `apo_12_26_1`, `stoch_5_3_0_3_0_slowk`."""
+        values = (plain(value).replace(".", "p").replace("-", "m") for _, value in self.parameters)
+        stem = "_".join([self.stem, *values])
+        names = (f"{stem}_{output}" if len(self.outputs) > 1 else stem for output in self.outputs)
+        return tuple(f"{name}_{self.series}" if self.series else name for name in names)
+
+    @property
+    def warmups(self) -> tuple[int, ...]:
+        """The bars that have the first values; TA-Lib begins all outputs of a function together."""
+        return (self.lookback + 1,) * len(self.outputs)
+
+    @property
+    def memory(self) -> int | None:
+        """The bars before a bar that decide its value; None where all do."""
+        return self.lookback if self.windowed else None
+
+    def run(self, inputs: tuple[Float64Array, ...]) -> Float64Array:
+        """Return its values over one symbol's bars."""
+        bars = len(inputs[0])
+        made = np.full((len(self.outputs), bars), np.nan)
+        if bars > self.lookback:
+            found = getattr(_talib(), self.name)(*inputs, **dict(self.parameters))
+            for row, values in zip(made, found if isinstance(found, tuple | list) else (found,), strict=True):
+                row[self.lookback :] = values[self.lookback :]  # whole numbers are 0 before, not NaN
+            made[~np.isfinite(made)] = np.nan
+        return made
+
+    def __str__(self) -> str:
+        call = f"{self.stem.upper()}({','.join(plain(value) for _, value in self.parameters)})"
+        return f"{call} of {self.series}" if self.series else call
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What TA-Lib says of a function: its inputs by name, a list where several columns go in by one."""
+
+    name: str
+    title: str
+    group: str
+    parameters: Mapping[str, float | int]
+    inputs: Mapping[str, str | Sequence[str]]
+    outputs: tuple[str, ...]
+
+
+@cache
+def names() -> tuple[str, ...]:
+    """Return the names of all functions, sorted."""
+    return tuple(sorted(name for name in _talib().get_functions() if name not in LEFT_OUT))
+
+
+def name_of(text: str) -> str | None:
+    """Return TA-Lib's name of a function, given with or without `TA_`; None where there is none."""
+    name = text.upper().removeprefix(PREFIX)
+    return name if name in names() else None
+
+
+@cache
+def describe(name: str) -> Description:
+    """Return what TA-Lib says of a function of `names()`."""
+    info = _abstract(name).info
+    return Description(
+        name, info["display_name"], info["group"], dict(info["parameters"]), dict(info["input_names"]),
+        tuple(info["output_names"]),
+    )  # fmt: skip
+
+
+def choose(asked: str, named: Mapping[str, str], ordered: Sequence[str] = ()) -> TalibFunction:
+    """Return the function with these parameters: in TA-Lib's order, by its names, or its defaults.
+
+    Its inputs of one column (`price`, `price0`, `price1`) may be named too; `series_type` is another word for `price`.
+    Raises BadInput that says which parameters there are, or that TA-Lib does not take these values.
+    """
+    name = name_of(asked)
+    if name is None:
+        raise BadInput(f"TA-Lib has no function {asked!r}")
+    about = describe(name)
+    known = list(about.parameters)
+    if len(ordered) > len(known):
+        raise BadInput(f"{asked} takes ({', '.join(known)}), {len(known)} in number, not {len(ordered)}")
+    free = {SERIES_TYPE if key == "price" else key: key for key, of in about.inputs.items() if isinstance(of, str)}
+    texts = dict(zip(known, ordered, strict=False))
+    inputs = dict(about.inputs)
+    replaced: list[str] = []
+    for given, value in named.items():
+        chosen = match(given, [*known, *free], asked)
+        if chosen in texts or chosen in replaced:
+            raise DuplicateName(asked, chosen)
+        if chosen in free:
+            inputs[free[chosen]] = series_type(value)
+            replaced.append(chosen)
+        else:
+            texts[chosen] = value
+    values = tuple((key, _value(asked, key, texts.get(key), default)) for key, default in about.parameters.items())
+    lookback = _abstract(name, dict(values)).lookback
+    if lookback < 0:
+        said = ", ".join(f"{key}={value:g}" for key, value in values)
+        raise BadInput(f"{asked} cannot be computed with {said}: TA-Lib refuses a value")
+    columns = tuple(column for of in inputs.values() for column in ((of,) if isinstance(of, str) else of))
+    other = "_".join(inputs[key] for key in free.values()) if inputs != about.inputs else ""  # type: ignore[misc]
+    windowed = _is_windowed(about, dict(values))
+    return TalibFunction(name, asked.lower(), values, columns, about.outputs, lookback, windowed, other)
+
+
+def _is_windowed(about: Description, values: Mapping[str, float | int]) -> bool:
+    if about.group in WINDOWED_GROUPS:
+        return True
+    averages = {value for key, value in values.items() if key.endswith("matype")}
+    return about.name in WINDOWED and averages <= _WINDOWED_AVERAGES
+
+
+def _value(name: str, key: str, text: str | None, default: float | int) -> float | int:
+    if text is None:
+        return default
+    if key.endswith("matype") and text.lower() in _averages():
+        return _averages()[text.lower()]
+    try:
+        value = float(text)
+    except ValueError:
+        words = f"; it is a number or one of {', '.join(_averages())}" if key.endswith("matype") else ", no number"
+        raise BadInput(f"{name}: {key} is {text[:64]!r}{words}") from None
+    if not np.isfinite(value) or abs(value) > 1e9:
+        raise BadInput(f"{name}: {key} is {text[:64]!r}, which cannot be")
+    if isinstance(default, int):
+        if value != int(value):
+            raise BadInput(f"{name}: {key} is {value:g}, it must be a whole number")
+        return int(value)
+    return value
+
+
+@cache
+def _averages() -> dict[str, int]:
+    """Return TA-Lib's numbers of moving averages by their names: `sma`, `ema`, …"""
+    kinds = vars(type(_talib().MA_Type))
+    return {key.lower(): value for key, value in kinds.items() if isinstance(value, int) and not key.startswith("_")}
+
+
+def _talib() -> Any:
+    return import_module("talib")
+
+
+def _abstract(name: str, parameters: Mapping[str, float | int] | None = None) -> Any:
+    return import_module("talib.abstract").Function(name, **(parameters or {}))

@@ -1,0 +1,1 @@
+"""What all REST routes share: parameters, encodings of answers, errors and authentication."""

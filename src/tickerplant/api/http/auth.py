@@ -1,0 +1,47 @@
+"""The optional API key: header `X-API-Key` or `?apikey=`, for REST and the stream alike. Off unless a key is set.
+
+Open without a key in any case: `/health` (probes have none), the dashboard's files and the documentation. A browser
+cannot set headers on a WebSocket, so there the parameter is the way.
+"""
+
+from __future__ import annotations
+
+import hmac
+from typing import Final
+from urllib.parse import parse_qs
+
+from tickerplant.api.http.asgi import App, Receive, Scope, Send
+from tickerplant.api.http.errors import error_response
+from tickerplant.api.websockets.protocol import CLOSE_KEY
+
+KEY_PARAMETER: Final = "apikey"
+PROTECTED: Final = ("/v1/", "/metrics")
+HINT: Final = "send the key in the header X-API-Key, or as ?apikey= where headers cannot be set"
+
+
+class RequireKey:
+    """Middleware that refuses protected paths without the key. It runs once per request or connection."""
+
+    def __init__(self, app: App, key: str) -> None:
+        self._app = app
+        self._key = key.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on, or refuse."""
+        if scope["type"] == "lifespan" or not scope["path"].startswith(PROTECTED) or self._has_key(scope):
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await receive()
+            # Accepted first: a refused handshake reaches a browser as code 1006 without a word.
+            await send({"type": "websocket.accept"})
+            await send({"type": "websocket.close", "code": CLOSE_KEY, "reason": f"no valid API key; {HINT}"[:123]})
+        else:
+            response = error_response(401, "no_key", "this needs a valid API key", HINT)
+            await response(scope, receive, send)
+
+    def _has_key(self, scope: Scope) -> bool:
+        for name, value in scope["headers"]:
+            if name == b"x-api-key" and hmac.compare_digest(value, self._key):
+                return True
+        given = parse_qs(scope.get("query_string", b"").decode("latin-1")).get(KEY_PARAMETER, [])
+        return any(hmac.compare_digest(value.encode(), self._key) for value in given)

@@ -1,0 +1,1 @@
+"""The settings: one typed tree (`settings`, `groups`), and the text that describes it (`describe`)."""

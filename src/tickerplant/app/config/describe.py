@@ -1,0 +1,114 @@
+"""The settings as tables: what `tickerplant config` prints and what docs/settings.md is made of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, SecretStr
+
+from tickerplant.app.config.settings import ENV_PREFIX, Loaded, Settings
+
+HIDDEN = "********"
+_SECRETS = ("password", "secret", "token", "key")
+"""What is in the name of an entry of a free table whose value nobody should read."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One setting."""
+
+    name: str
+    environment: str
+    value: Any
+    default: Any
+    origin: str
+    description: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the row for `--json`."""
+        return asdict(self)
+
+
+def rows(loaded: Loaded) -> Iterator[Row]:
+    """Yield every leaf of the tree, secrets hidden, in the order of the source."""
+    yield from _rows(Settings, loaded.settings, Settings.model_construct(), loaded, "")
+
+
+def _rows(kind: type[BaseModel], value: BaseModel, default: BaseModel, loaded: Loaded, prefix: str) -> Iterator[Row]:
+    for name, field in kind.model_fields.items():
+        dotted = f"{prefix}{name}"
+        here, otherwise = getattr(value, name), getattr(default, name)
+        if isinstance(here, BaseModel):
+            yield from _rows(type(here), here, otherwise, loaded, f"{dotted}.")
+            continue
+        origin = loaded.origins.get(dotted)
+        if origin is None:  # a free table may have come key by key
+            origin = next((o for n, o in loaded.origins.items() if n.startswith(f"{dotted}.")), "default")
+        environment = ENV_PREFIX + dotted.replace(".", "__").upper()
+        yield Row(dotted, environment, _shown(here), _shown(otherwise), origin, field.description or "")
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, SecretStr):
+        text = value.get_secret_value()
+        return text if text == "embedded:" else (_without_password(text) if "://" in text else HIDDEN)
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, dict):
+        return {k: HIDDEN if any(word in k for word in _SECRETS) else _shown(v) for k, v in value.items()}
+    if isinstance(value, tuple):
+        return list(value)
+    return value
+
+
+def _without_password(url: str) -> str:
+    if "@" not in url:
+        return HIDDEN
+    head, _, tail = url.rpartition("@")
+    scheme, _, who = head.partition("://")
+    user = who.split(":", 1)[0]
+    return f"{scheme}://{user}:{HIDDEN}@{tail}" if ":" in who else url
+
+
+def text_of(value: Any) -> str:
+    """Return a value as a table shows it."""
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        return ", ".join(str(part) for part in value)
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)
+
+
+def markdown() -> str:
+    """Return docs/settings.md."""
+    lines = [
+        "# Settings",
+        "",
+        "A flag of the command line counts most, then the environment, then the TOML file (`--config FILE`, or",
+        "`tickerplant.toml` in the data folder), then the default. In the file a dot is a table: `api.port` is `port`",
+        "under `[api]`. `tickerplant config` prints the values in force and where each came from. This page is made by",
+        "`tickerplant config --markdown`.",
+        "",
+        "| setting | environment | default | what |",
+        "|---|---|---|---|",
+    ]
+    settings = Settings.model_construct()
+    for row in rows(Loaded(settings, {})):
+        default = "`~/.local/share/tickerplant`" if row.name == "data" else _cell(row.default)
+        lines.append(
+            f"| `{row.name}` | `{row.environment}` | {default} | {row.description.replace('|', chr(92) + '|')} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: Any) -> str:
+    text = text_of(value)
+    return f"`{text}`" if text else ""

@@ -1,0 +1,269 @@
+"""All settings of the plant, one typed tree, read here and nowhere else.
+
+What says most wins: a flag of the command line, then the environment (`TICKERPLANT_…`, a part of the tree after `__`),
+then the TOML file (`--config`, or `tickerplant.toml` in the data folder), then the default. Every setting is described;
+`tickerplant config` prints them with their values and where each came from.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from tickerplant.app.config.groups import (
+    AlertSettings,
+    ApiSettings,
+    Names,
+    RulesSettings,
+    SandboxSettings,
+    VendorSettings,
+)
+from tickerplant.core.errors import BadInput, ConfigError
+from tickerplant.core.symbols import check_symbol
+
+ENV_PREFIX = "TICKERPLANT_"
+FILE_NAME = "tickerplant.toml"
+EMBEDDED = "embedded:"
+HISTORY_INTERVALS = ("1m", "5m", "1d")
+"""The intervals of which bars are kept."""
+
+
+def default_folder() -> Path:
+    """Return the data folder of a user who has named none: `tickerplant` below XDG_DATA_HOME or ~/.local/share."""
+    base = os.environ.get("XDG_DATA_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "share") / "tickerplant"
+
+
+class Settings(BaseSettings):
+    """The whole tree."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="__",
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+    )
+
+    data: Path = Field(
+        default_factory=default_folder,
+        description="Data folder: the embedded log and database, locks, and `tickerplant.toml`.",
+    )
+    log: str = Field(
+        default=EMBEDDED,
+        description="The event log: `embedded:` (a file in the data folder), `sqlite:///path` or `kafka://host:port`.",
+    )
+    store: SecretStr = Field(
+        default=SecretStr(EMBEDDED),
+        description="The database: `embedded:` (PostgreSQL in the data folder) or `postgresql://user:password@host/name`.",
+    )
+    partitions: int = Field(
+        default=4,
+        ge=1,
+        le=1024,
+        description="Partitions of each topic; counts when the topics are made and is fixed then.",
+    )
+    snapshot_records: int = Field(
+        default=2_000,
+        ge=1,
+        le=10_000_000,
+        description="Records of a partition between two snapshots of aggregation or analytics: what a restart after a "
+        "kill runs through again, at a millisecond or less each.",
+    )
+    instance: str = Field(
+        default="0",
+        pattern=r"^[A-Za-z0-9_.-]{1,32}$",
+        description="Name of this member among several that run the same service; stays the same over restarts.",
+    )
+    symbols: Names = Field(
+        default=("AAPL", "MSFT", "GOOG", "AMZN", "NVDA", "TSLA", "META", "JPM", "SPY", "QQQ", "EUR/USD", "BTC/USD"),
+        description="Symbols that the feeds bring, separated by commas in the environment.",
+    )
+    history: Names = Field(
+        default=("1d:3650", "5m:max", "1m:max"),
+        description="How much history is to be there, as `interval:days`, or `interval:max` for as far as vendors go; "
+        "`none` for nothing: then holes are left, too.",
+    )
+    api: ApiSettings = Field(default_factory=ApiSettings, description="REST and WebSocket.")
+    alerts: AlertSettings = Field(default_factory=AlertSettings, description="What alerts that fire are posted with.")
+    vendors: VendorSettings = Field(default_factory=VendorSettings, description="Market data vendors.")
+    sandbox: SandboxSettings = Field(default_factory=SandboxSettings, description="The vendor that needs no key.")
+    rules: RulesSettings = Field(default_factory=RulesSettings, description="All that changes outputs.")
+    kafka: dict[str, str] = Field(
+        default={},
+        description="Any property of librdkafka, dots as underscores: `TICKERPLANT_KAFKA__SECURITY_PROTOCOL=SASL_SSL`.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info",
+        description="The least severe lines that are written; unset, `warning` for commands that end by themselves.",
+    )
+    log_format: Literal["auto", "console", "json"] = Field(
+        default="auto",
+        description="Lines for people (`console`) or machines (`json`); `auto` goes by whether stderr is a terminal.",
+    )
+    fault: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9_.\-]+:[0-9.]+$",
+        description="For tests only: `point:count` kills the process when the point is reached for the count-th time, "
+        "`random:seconds` within so many seconds.",
+    )
+
+    @field_validator("data")
+    @classmethod
+    def _whole_path(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @field_validator("symbols")
+    @classmethod
+    def _known_form(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            return tuple(dict.fromkeys(check_symbol(symbol) for symbol in value))
+        except BadInput as error:
+            raise ValueError(str(error)) from error
+
+    @field_validator("history")
+    @classmethod
+    def _depths(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if value == ("none",):
+            return ()
+        for entry in value:
+            name, _, days = entry.partition(":")
+            good = days == "max" or (days.isdecimal() and 1 <= int(days) <= 20_000)
+            if name not in HISTORY_INTERVALS or not good:
+                raise ValueError(
+                    f"{entry!r} is no stretch of history; write interval:days or interval:max, as in 1d:365 or 1m:max, "
+                    "or none"
+                )
+        return value
+
+    @field_validator("log")
+    @classmethod
+    def _log_url(cls, value: str) -> str:
+        if not (value == EMBEDDED or value.startswith(("sqlite:///", "kafka://"))):
+            raise ValueError(f"{value!r} is no log; use embedded:, sqlite:///path or kafka://host:port")
+        return value
+
+    @field_validator("store")
+    @classmethod
+    def _store_url(cls, value: SecretStr) -> SecretStr:
+        text = value.get_secret_value()
+        if not (text == EMBEDDED or text.startswith(("postgresql://", "postgres://"))):
+            raise ValueError("no store; use embedded: or postgresql://user:password@host/name")
+        return value
+
+    @field_validator("kafka")
+    @classmethod
+    def _dotted(cls, value: dict[str, str]) -> dict[str, str]:
+        return {name.lower().replace("_", "."): text for name, text in value.items()}
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take what `load` has merged, and nothing behind its back."""
+        return (init_settings,)
+
+    @property
+    def embedded_log(self) -> bool:
+        """Whether the log is one file that all processes of this machine share."""
+        return not self.log.startswith("kafka://")
+
+    @property
+    def embedded_store(self) -> bool:
+        """Whether the database is the one in the data folder."""
+        return self.store.get_secret_value() == EMBEDDED
+
+    @property
+    def wants_sandbox(self) -> bool:
+        """Whether `up` brings its own vendor."""
+        return not self.vendors.any_key() if self.sandbox.enabled is None else self.sandbox.enabled
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The settings and where each value came from: dotted name to `flag`, `environment`, the file's path, `default`."""
+
+    settings: Settings
+    origins: Mapping[str, str]
+
+
+def load(flags: Mapping[str, Any] | None = None, *, config: Path | None = None) -> Loaded:
+    """Read all sources. `flags` is a tree without the options that were not given.
+
+    Raises ConfigError in one sentence: the setting's name, where it stood, and what is wrong with it.
+    """
+    flags = flags or {}
+    from_env = _environment()
+    folder = Path(flags.get("data") or from_env.get("data") or default_folder()).expanduser()
+    path = config or folder / FILE_NAME
+    from_file = _file(path, must_exist=config is not None)
+    merged: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for origin, tree in ((str(path), from_file), ("environment", from_env), ("flag", flags)):
+        _merge(merged, tree, origins, origin, "")
+    try:
+        settings = Settings(**merged)
+    except ValidationError as error:
+        raise _explained(error, origins) from None
+    return Loaded(settings, origins)
+
+
+def _environment() -> dict[str, Any]:
+    known = {name.upper() for name in Settings.model_fields}
+    for name in os.environ:
+        head = name.removeprefix(ENV_PREFIX).split("__")[0]
+        if name.startswith(ENV_PREFIX) and head not in known and name != "TICKERPLANT_CONFIG":
+            raise ConfigError(f"{name} in the environment is no setting; `tickerplant config` lists them")
+    try:
+        return dict(EnvSettingsSource(Settings)())
+    except Exception as error:  # a SettingsError names only the field; its cause is the JSON that could not be read
+        raise ConfigError(f"the environment cannot be read: {error}") from error
+
+
+def _file(path: Path, *, must_exist: bool) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if must_exist:
+            raise ConfigError(f"there is no settings file {path}") from None
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"the settings file {path} cannot be read: {error}") from None
+
+
+# Tables of free keys: a value given replaces the table as a whole only where it is not itself a part of the tree.
+_WHOLE = {"rules.calendars", "rules.activity_bars", "rules.indicators"}
+
+
+def _merge(into: dict[str, Any], tree: Mapping[str, Any], origins: dict[str, str], origin: str, prefix: str) -> None:
+    for name, value in tree.items():
+        dotted = f"{prefix}{name}"
+        if isinstance(value, Mapping) and dotted not in _WHOLE:
+            below = into.setdefault(name, {})
+            if isinstance(below, dict):
+                _merge(below, value, origins, origin, f"{dotted}.")
+                continue
+        into[name] = value
+        origins[dotted] = origin
+
+
+def _explained(error: ValidationError, origins: Mapping[str, str]) -> ConfigError:
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    origin = next((origins[n] for n in (name, name.rsplit(".", 1)[0]) if n in origins), "default")
+    if first["type"] == "extra_forbidden":
+        return ConfigError(f"{name} ({origin}) is no setting; `tickerplant config` lists them")
+    reason = first["msg"].removeprefix("Value error, ")
+    return ConfigError(f"setting {name} ({origin}): {reason[:1].lower() + reason[1:]}")

@@ -1,0 +1,1 @@
+"""Drawing in the terminal: price charts and coverage charts."""

@@ -1,0 +1,1 @@
+"""`tickerplant verify`: recompute bars from raw records and compare them with the recorded output."""

@@ -1,0 +1,1 @@
+"""Alpha Vantage: `messages` parses answers (pure), `client` sends requests."""

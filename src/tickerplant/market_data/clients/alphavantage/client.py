@@ -1,0 +1,214 @@
+"""Alpha Vantage as a provider: bars, splits and dividends over REST."""
+
+from __future__ import annotations
+
+import asyncio
+import urllib.request
+from collections.abc import Sequence
+from typing import Final
+
+import httpx
+
+from tickerplant.core import interval as intervals
+from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US
+from tickerplant.market_data.clients.alphavantage.messages import (
+    INTERVAL_NAMES,
+    ZONE_NAME,
+    month_of,
+    parse_dividends,
+    parse_series,
+    parse_splits,
+    raise_status,
+    without_key,
+)
+from tickerplant.market_data.clients.columns import no_bars
+from tickerplant.market_data.vendors.errors import BadRequest, Malformed, NoData, UnknownSymbol, VendorDown, VendorError
+from tickerplant.market_data.vendors.port import (
+    ActionsAnswer,
+    BarsAnswer,
+    BarsOffer,
+    BarsRequest,
+    Offer,
+    ProviderContext,
+    Quota,
+    TickStream,
+)
+
+URL: Final = "https://www.alphavantage.co"
+FREE_QUOTAS: Final = (Quota(5, MINUTE_US), Quota(25, DAY_US, ZONE_NAME))
+PACE_S: Final = 1.0
+
+_COMPACT_ROWS: Final = 100
+_COMPACT_DAYS: Final = 138  # 100 sessions, five a week, last no shorter than that
+_TRAILING_US: Final = 29 * DAY_US  # 30 without a month, and one for the clocks
+_MONTH_US: Final = 31 * DAY_US
+_SETTLED_US: Final = 36 * HOUR_US
+_DAYS: Final = 10_000  # "20+ years"
+_TIMEOUT_S: Final = 30.0
+_LEAST_TIMEOUT_S: Final = 10.0  # by the machine's clock: a network is no faster because a clock is
+_LARGE_BYTES: Final = 1 << 18  # read in a thread: a month of minutes is 2 MB, and 50 ms of the event loop
+
+
+def provider(context: ProviderContext) -> AlphaVantageProvider:
+    """Return the provider. Option `extended_hours` (`true`): what trades before and after the session too."""
+    return AlphaVantageProvider(context)
+
+
+class AlphaVantageProvider:
+    """The vendor for one key; see `vendors.port.Provider`.
+
+    Minutes come by calendar months of New York, or as the trailing 30 days; days as the newest 100 or all. On the free
+    plan the newest day comes after its end: what is younger than the newest bar and than 36 hours, an answer does not
+    speak for (`covers`).
+    """
+
+    def __init__(self, context: ProviderContext) -> None:
+        self.name = context.name
+        self._key = context.key
+        self._clock = context.clock
+        self._extended = context.options.get("extended_hours", "").lower() == "true"
+        self.offer = _offer(extended=self._extended)
+        base = context.url or URL
+        self._client = httpx.AsyncClient(
+            base_url=base,
+            transport=_WithKey(context.key, _proxy_of(base)),
+            timeout=max(self._clock.real_s(_TIMEOUT_S), _LEAST_TIMEOUT_S),
+            follow_redirects=False,
+        )
+
+    def cost(self, request: BarsRequest) -> int:
+        """Return one credit."""
+        return 1
+
+    async def bars(self, request: BarsRequest) -> BarsAnswer:
+        """Ask for bars of one symbol, once. Raises VendorError for what concerns all of it."""
+        if len(request.symbols) != 1 or request.to_us <= request.from_us:
+            raise BadRequest("one symbol and a stretch are asked for at a time")
+        try:
+            return await self._bars(request)
+        except VendorError as error:
+            raise self._without_key(error) from None
+
+    async def _bars(self, request: BarsRequest) -> BarsAnswer:
+        symbol, interval, now_us = request.symbols[0], request.interval, self._clock.now_us()
+        params, begin, end = self._page(request, now_us)
+        body = await self._ask(params | {"symbol": symbol})
+        read = (body, symbol, interval, begin, end, now_us, self.name)
+        try:
+            series = await asyncio.to_thread(parse_series, *read) if len(body) > _LARGE_BYTES else parse_series(*read)
+        except (UnknownSymbol, NoData) as error:
+            if (begin, end) != (request.from_us, request.to_us):
+                # Of the other months nothing is said.
+                return BarsAnswer({symbol: no_bars(symbol, interval, self.name)}, {symbol: (begin, end)})
+            # Of a month that it does not have, the vendor says the same as of a symbol that it does not know.
+            said = NoData(str(error)) if "month" in params else error
+            return BarsAnswer({symbol: self._without_key(said)})
+        if series.rows >= _COMPACT_ROWS and params["outputsize"] == "compact":
+            begin = max(begin, series.first_us)
+        end = min(end, max(series.last_us + intervals.parse(interval).us, now_us - _SETTLED_US))
+        return BarsAnswer({symbol: series.bars}, {symbol: (begin, max(begin, end))})
+
+    async def actions(self, symbol: str, from_us: int, to_us: int) -> ActionsAnswer:
+        """Ask for splits, and for dividends. Raises VendorError."""
+        stretch = (symbol, from_us, to_us, self._clock.now_us(), self.name)
+        try:
+            splits = parse_splits(await self._ask({"function": "SPLITS", "symbol": symbol}), *stretch)
+            await self._clock.sleep(PACE_S)
+            dividends = parse_dividends(await self._ask({"function": "DIVIDENDS", "symbol": symbol}), *stretch)
+        except VendorError as error:
+            raise self._without_key(error) from None
+        return ActionsAnswer(splits, dividends)
+
+    def stream(self, symbols: Sequence[str]) -> TickStream | None:
+        """Return None: there is none."""
+        return None
+
+    async def close(self) -> None:
+        """Close the connections. Harmless twice."""
+        await self._client.aclose()
+
+    def _page(self, request: BarsRequest, now_us: int) -> tuple[dict[str, str], int, int]:
+        """Return what to ask for, and the stretch of the request that its answer speaks for.
+
+        Of a stretch over several months that is the last one.
+        """
+        begin, end = request.from_us, request.to_us
+        if request.interval == "1d":
+            compact = begin >= now_us - _COMPACT_DAYS * DAY_US
+            return {"function": "TIME_SERIES_DAILY", "outputsize": "compact" if compact else "full"}, begin, end
+        if self.offer.of(request.interval) is None:
+            raise BadRequest(f"{request.interval} bars are not offered")
+        params = {
+            "function": "TIME_SERIES_INTRADAY",
+            "interval": INTERVAL_NAMES[request.interval],
+            "adjusted": "false",
+            "extended_hours": "true" if self._extended else "false",
+            "outputsize": "full",
+        }
+        if begin >= now_us - _COMPACT_ROWS * intervals.parse(request.interval).us:
+            return params | {"outputsize": "compact"}, begin, end
+        if begin >= now_us - _TRAILING_US:
+            return params, begin, end
+        month, first_us, end_us = month_of(end - 1)
+        return params | {"month": month}, max(begin, first_us), min(end, end_us)
+
+    def _without_key(self, error: VendorError) -> VendorError:
+        error.args = tuple(without_key(str(part), self._key) for part in error.args)
+        return error
+
+    async def _ask(self, params: dict[str, str]) -> bytes:
+        try:
+            answer = await self._client.get("/query", params=params)
+        except httpx.DecodingError as error:
+            raise Malformed(f"the answer cannot be decoded: {type(error).__name__}") from None
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise VendorDown(f"{type(error).__name__}: {error}") from None
+        raise_status(answer.status_code, answer.content)
+        return answer.content
+
+
+def _offer(*, extended: bool) -> Offer:
+    """Return what it offers. Without extended hours its hours begin at half past: they are none of the plant's."""
+    names = [name for name in INTERVAL_NAMES if extended or name != "1h"]
+    months = (BarsOffer(name, page_bars=_MONTH_US // intervals.parse(name).us, page_us=_MONTH_US) for name in names)
+    return Offer(
+        bars=(*months, BarsOffer("1d", page_bars=_DAYS)),
+        quotas=FREE_QUOTAS,
+        pace_s=PACE_S,
+        actions=True,
+        # Stocks and funds alone: no pairs, no indices.
+        markets=tuple("[!/=^:]" * length for length in range(1, 17)),
+        actions_credits=2,
+    )
+
+
+class _WithKey(httpx.AsyncBaseTransport):
+    """Puts the key into the address below whatever logs, keeps or repeats addresses: the vendor takes it nowhere else.
+
+    The request that httpx logs, and that responses and errors carry, has none.
+    """
+
+    def __init__(self, key: str, proxy: str | None) -> None:
+        self._key = key
+        self._transport = httpx.AsyncHTTPTransport(proxy=proxy)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a copy of the request that has the key."""
+        url = request.url.copy_merge_params({"apikey": self._key}) if self._key else request.url
+        return await self._transport.handle_async_request(
+            httpx.Request(
+                request.method, url, headers=request.headers, stream=request.stream, extensions=request.extensions
+            )
+        )
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._transport.aclose()
+
+
+def _proxy_of(url: str) -> str | None:
+    """Return the proxy that the environment names for an address, as httpx does where it has no transport of ours."""
+    parts = httpx.URL(url)
+    if urllib.request.proxy_bypass(parts.host):
+        return None
+    return urllib.request.getproxies().get(parts.scheme)

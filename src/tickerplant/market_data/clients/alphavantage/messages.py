@@ -1,0 +1,256 @@
+"""Alpha Vantage's answers into columns and typed errors. Pure.
+
+Failures come as HTTP 200 with one of three keys (`Error Message`, `Note`, `Information`) and are told apart by their
+text. Numbers before names (`5. volume`) shift from function to function, so names are matched by what follows them.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn
+from zoneinfo import ZoneInfo
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tickerplant.core import interval as intervals
+from tickerplant.core.errors import BadInput
+from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US, Float64Array, Int64Array, from_us, times_of, to_us
+from tickerplant.market_data.clients.columns import bars_batch, dividends_batch, on_the_grid, splits_batch
+from tickerplant.market_data.vendors.errors import (
+    BadKey,
+    BadRequest,
+    Burst,
+    Malformed,
+    NoData,
+    NotEntitled,
+    QuotaSpent,
+    UnknownSymbol,
+    VendorDown,
+    VendorError,
+)
+
+ZONE_NAME: Final = "America/New_York"
+"""Where the vendor's day begins, and what its times are of unless it says another zone."""
+ZONE: Final = ZoneInfo(ZONE_NAME)
+INTERVAL_NAMES: Final = {"1m": "1min", "5m": "5min", "15m": "15min", "30m": "30min", "1h": "60min"}
+"""Our intraday intervals' names to the vendor's."""
+
+_BURST: Final = ("burst", "sparingly", "per second")
+_BURST_S: Final = 2.0
+_MESSAGE_CHARS: Final = 300
+_SERIES: Final = "Time Series"
+_COLUMNS: Final = ("open", "high", "low", "close", "volume")
+_SPLIT_ERROR: Final = 5e-5  # factors are told with four digits
+
+_Cell = str | float | None
+_whole = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_meta = msgspec.json.Decoder(dict[str, str])
+_rows = msgspec.json.Decoder(dict[str, dict[str, _Cell]])
+_actions = msgspec.json.Decoder(list[dict[str, _Cell]])
+_any = msgspec.json.Decoder()
+
+
+# Errors --------------------------------------------------------------------------------------------------------------
+
+
+def without_key(text: str, key: str = "") -> str:
+    """Return the text without the key, which the vendor likes to repeat."""
+    if key:
+        text = text.replace(key, "***")
+    return re.sub(r"(?i)(apikey=|api key as )[^&\s'\"]+", r"\1***", text)
+
+
+def error_of(key: str, text: str, now_us: int) -> VendorError:
+    """Return the error that a failure's key and text mean. The vendor may repeat the API key in the text."""
+    said, message = text.lower(), text[:_MESSAGE_CHARS]
+    if any(words in said for words in _BURST):
+        return Burst(message, _BURST_S)
+    if "per minute" in said:
+        return QuotaSpent(message, (MINUTE_US - now_us % MINUTE_US) / SECOND_US)
+    if "per day" in said or "daily rate limit" in said:
+        return QuotaSpent(message, (_tomorrow_us(now_us) - now_us) / SECOND_US, daily=True)
+    if "call frequency" in said or "rate limit" in said:
+        return QuotaSpent(message, (MINUTE_US - now_us % MINUTE_US) / SECOND_US)
+    if "demo" in said and "key" in said:
+        return BadKey(message)
+    if "premium" in said:
+        return NotEntitled(message)
+    if "apikey" in said or "api key" in said:
+        return BadKey(message)
+    if "invalid api call" in said:
+        return UnknownSymbol(message)
+    return BadRequest(message) if key == "Error Message" else Malformed(f"{key}: {message}")
+
+
+def raise_error(body: Mapping[str, Any], now_us: int) -> None:
+    """Raise what an answer says instead of data; `{}` is NoData. Values may be raw JSON. Returns for all else."""
+    if not body:
+        raise NoData("the answer is empty")
+    for key in ("Error Message", "Information", "Note"):
+        if key in body:
+            value = body[key]
+            said = _decode(_any, value) if isinstance(value, msgspec.Raw) else value
+            raise error_of(key, said if isinstance(said, str) else repr(said), now_us)
+
+
+def raise_status(status: int, body: bytes) -> None:
+    """Raise what an HTTP status says that is none of an answer."""
+    if status < 300:
+        return
+    message = f"HTTP {status}: {body[:_MESSAGE_CHARS].decode('utf-8', 'replace')}"
+    if status == 429:
+        raise Burst(message, 60.0)
+    if status in (401, 403):
+        raise BadKey(message)
+    raise VendorDown(message) if status >= 500 or status == 408 else Malformed(message)
+
+
+def _tomorrow_us(now_us: int) -> int:
+    """Return when the vendor's next day begins."""
+    today = from_us(now_us).astimezone(ZONE).date()
+    return to_us(dt.datetime.combine(today + dt.timedelta(days=1), dt.time(), tzinfo=ZONE))
+
+
+# Bars ----------------------------------------------------------------------------------------------------------------
+
+
+def month_of(us: int) -> tuple[str, int, int]:
+    """Return the month of the vendor's that an instant lies in, `2009-01`, with its first instant and its end."""
+    first = from_us(us).astimezone(ZONE).date().replace(day=1)
+    following = (first + dt.timedelta(days=31)).replace(day=1)
+    begin, end = (to_us(dt.datetime.combine(day, dt.time(), tzinfo=ZONE)) for day in (first, following))
+    return first.strftime("%Y-%m"), begin, end
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Bars of `[from, to)` that are over (`schemas.VENDOR_BARS`); and of all that the answer had, how many `rows` and
+    from the first start to the last.
+    """
+
+    bars: pa.RecordBatch
+    rows: int
+    first_us: int
+    last_us: int
+
+
+def parse_series(
+    body: bytes, symbol: str, interval: str, from_us_: int, to_us_: int, now_us: int, source: str
+) -> Series:
+    """Return what an answer says of bars, which must have been asked for as traded.
+
+    Times are in the zone that the answer names; where clocks go back, the first of two equal times is taken. A row
+    without a price, and one that is not on the grid, is left out. Raises VendorError.
+    """
+    whole = _decode(_whole, body)
+    raise_error(whole, now_us)
+    name = next((name for name in whole if _SERIES in name), None)
+    if name is None:
+        raise Malformed(f"there is no time series among {', '.join(whole)[:_MESSAGE_CHARS]}")
+    wanted = "Daily" if interval == "1d" else INTERVAL_NAMES[interval]
+    if wanted not in name:
+        raise Malformed(f"{name!r} where {wanted} was asked for")
+    rows = _decode(_rows, whole[name])
+    if not rows:
+        raise NoData(f"no {interval} bars of {symbol}")
+    meta = _decode(_meta, whole["Meta Data"]) if "Meta Data" in whole else {}
+    zone = _by_suffix(meta, "Time Zone") or ZONE_NAME
+    try:
+        time = _times(list(rows), None if interval == "1d" else zone)
+        columns = [_numbers(rows.values(), column) for column in _COLUMNS]
+    except (pa.ArrowInvalid, ValueError, OverflowError, BadInput) as error:
+        raise Malformed(f"bars of {symbol} cannot be read: {str(error)[:_MESSAGE_CHARS]}") from error
+    *prices, volume = columns
+    known = ~np.isnan(np.array(prices)).any(axis=0)
+    length = intervals.parse(interval).us
+    keep = known & on_the_grid(time, interval) & (time >= from_us_) & (time < to_us_) & (time <= now_us - length)
+    kept = tuple(price[keep] for price in prices)
+    traded = np.where(np.isnan(volume), 0.0, volume)[keep]
+    bars = bars_batch(symbol, interval, time[keep], kept, traded, source)
+    return Series(bars, len(time), int(time.min()), int(time.max()))
+
+
+def _times(texts: list[str], zone: str | None) -> Int64Array:
+    """Return microseconds UTC of local times of a zone, or of dates (00:00 UTC) where it is None."""
+    naive = pa.array(texts, pa.utf8()).cast(pa.timestamp("us"))
+    if zone is None:
+        days: Int64Array = times_of(naive) // DAY_US * DAY_US
+        return days
+    try:
+        ZoneInfo(zone)
+    except (KeyError, ValueError, OSError):
+        raise BadInput(f"no time zone {zone[:60]!r}") from None
+    return times_of(pc.assume_timezone(naive, zone, ambiguous="earliest", nonexistent="earliest"))
+
+
+def _by_suffix(named: Mapping[str, Any], suffix: str) -> Any:
+    """Return the value whose name is the suffix, whatever number stands before it; None if there is none."""
+    return next((value for name, value in named.items() if _bare(name) == suffix), None)
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"^\d+[a-z]?[.):]?\s*", "", name)
+
+
+def _numbers(rows: Iterable[Mapping[str, _Cell]], suffix: str) -> Float64Array:
+    """Return a column; NaN where a row has none of that name. Raises ValueError."""
+    name = ""
+    found: list[_Cell] = []
+    for row in rows:
+        cell = row.get(name)
+        if cell is None:  # the first row, or one that is numbered differently
+            name = next((name for name in row if _bare(name) == suffix), name)
+            cell = row.get(name)
+        found.append(np.nan if cell is None or cell == "" else cell)
+    return np.array([float(cell) for cell in found if cell is not None], np.float64)
+
+
+# Splits and dividends ------------------------------------------------------------------------------------------------
+
+
+def parse_splits(body: bytes, symbol: str, from_us_: int, to_us_: int, now_us: int, source: str) -> pa.RecordBatch:
+    """Return the splits of `[from, to)` (`schemas.SPLITS`). Raises VendorError."""
+    time, ratios, _ = _read_actions(body, "effective_date", "split_factor", now_us)
+    keep = (time >= from_us_) & (time < to_us_) & (ratios > 0) & np.isfinite(ratios)
+    return splits_batch(symbol, time[keep], ratios[keep], source, error=_SPLIT_ERROR)
+
+
+def parse_dividends(body: bytes, symbol: str, from_us_: int, to_us_: int, now_us: int, source: str) -> pa.RecordBatch:
+    """Return the dividends of `[from, to)` (`schemas.DIVIDENDS`). Raises VendorError."""
+    time, amounts, currency = _read_actions(body, "ex_dividend_date", "amount", now_us)
+    keep = (time >= from_us_) & (time < to_us_) & (amounts > 0) & np.isfinite(amounts)
+    return dividends_batch(symbol, time[keep], amounts[keep], currency, source)
+
+
+def _read_actions(body: bytes, date: str, number: str, now_us: int) -> tuple[Int64Array, Float64Array, str]:
+    """Return dates, numbers and the currency; without the rows where either is missing, as `None` or an empty text."""
+    whole = _decode(_whole, body)
+    raise_error(whole, now_us)
+    if "data" not in whole:
+        raise Malformed(f"there are no data among {', '.join(whole)[:_MESSAGE_CHARS]}")
+    rows = _decode(_actions, whole["data"])
+    told = [row for row in rows if not {row.get(date), row.get(number)} & {None, "", "None", "none", "-"}]
+    currency = next((row["currency"] for row in told if isinstance(row.get("currency"), str)), "")
+    try:
+        time = _times([str(row[date]) for row in told], None)
+        numbers = np.array([float(cell) for row in told if (cell := row[number]) is not None], np.float64)
+    except (pa.ArrowInvalid, ValueError, OverflowError) as error:
+        raise Malformed(f"corporate actions cannot be read: {str(error)[:_MESSAGE_CHARS]}") from error
+    return time, numbers, str(currency)
+
+
+def _decode(decoder: msgspec.json.Decoder[Any], body: bytes | msgspec.Raw) -> Any:
+    try:
+        return decoder.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        _malformed(error)
+
+
+def _malformed(error: Exception) -> NoReturn:
+    raise Malformed(f"the answer cannot be read: {type(error).__name__}: {str(error)[:_MESSAGE_CHARS]}") from None

@@ -1,0 +1,157 @@
+"""Crypto exchanges as providers, through ccxt: bars, and a stream that is made by polling trades. No key."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+
+from tickerplant.core import interval as intervals
+from tickerplant.core.errors import ConfigError
+from tickerplant.core.times import MILLISECOND_US, SECOND_US
+from tickerplant.market_data.clients.ccxt.exchange import Exchange
+from tickerplant.market_data.clients.ccxt.stream import TradesStream
+from tickerplant.market_data.clients.columns import bars_batch, on_the_grid
+from tickerplant.market_data.vendors.errors import BadRequest, Malformed, NoData, NotEntitled, VendorError
+from tickerplant.market_data.vendors.port import (
+    ActionsAnswer,
+    BarsAnswer,
+    BarsOffer,
+    BarsRequest,
+    Offer,
+    ProviderContext,
+)
+
+DEFAULT_EXCHANGE: Final = "binance"
+DEFAULT_MARKETS: Final = "*/*"
+INTERVALS: Final = (intervals.M1, intervals.M5, intervals.D1)
+
+_PAGE_BARS: Final = 500  # where ccxt does not say: an answer that has fewer speaks for no more than it has
+_NEWEST_BARS_ALONE: Final = {"kraken": 720}
+"""Exchanges that give so many bars back from now, whatever is asked for."""
+_SETTLED_US: Final = 2 * SECOND_US
+"""A bar that ended less than this ago by our clock may not be over by the exchange's."""
+_OPTIONS: Final = {"exchange", "markets"}
+
+
+def provider(context: ProviderContext) -> CcxtProvider:
+    """Return the provider.
+
+    Options: `exchange`, an id of ccxt (default `binance`); `markets`, shell patterns of the symbols that it is asked
+    for, separated by commas (default `*/*`, all spot markets). Raises ConfigError for others, and without ccxt.
+    """
+    unknown = sorted(set(context.options) - _OPTIONS)
+    if unknown:
+        raise ConfigError(f"the vendor {context.name} has no option {unknown[0]!r}; it has exchange and markets")
+    return CcxtProvider(context)
+
+
+class CcxtProvider:
+    """One exchange; see `vendors.port.Provider`. Symbols are as ccxt writes them: `BTC/USDT`.
+
+    What goes out is paced by ccxt, as the exchange asks for, over bars and stream together.
+    """
+
+    def __init__(self, context: ProviderContext) -> None:
+        self.name = context.name
+        self._clock = context.clock
+        patterns = (context.options.get("markets") or DEFAULT_MARKETS).split(",")
+        markets = tuple(pattern.strip() for pattern in patterns if pattern.strip())
+        self._exchange = Exchange(
+            (context.options.get("exchange") or DEFAULT_EXCHANGE).strip().lower(),
+            context.clock,
+            context.url,
+            spot_alone=not any(":" in pattern for pattern in markets),
+        )
+        self.offer = _offer(self._exchange, markets)
+
+    def cost(self, request: BarsRequest) -> int:
+        """Return 1: no quota is counted, ccxt paces what goes out."""
+        return 1
+
+    async def bars(self, request: BarsRequest) -> BarsAnswer:
+        """Ask for one page of bars of one symbol. Raises VendorError for what concerns all of it."""
+        offer = self.offer.of(request.interval)
+        if offer is None or len(request.symbols) != 1 or request.to_us <= request.from_us:
+            raise BadRequest(f"one symbol and a stretch of {self._lengths()} are asked for at a time")
+        symbol, length_us = request.symbols[0], intervals.parse(request.interval).us
+        since_us = -(-request.from_us // length_us) * length_us
+        count = min(offer.page_bars, max(1, -(-(request.to_us - since_us) // length_us)))
+        try:
+            rows = await self._exchange.ask(
+                lambda own: own.fetch_ohlcv(symbol, request.interval, since_us // MILLISECOND_US, count)
+            )
+            newest_alone = self._exchange.id in _NEWEST_BARS_ALONE
+            found, covers = read_bars(rows, request, self._clock.now_us(), self.name, newest_alone=newest_alone)
+        except VendorError as error:
+            if error.about_vendor or isinstance(error, BadRequest):
+                raise
+            return BarsAnswer({symbol: error})
+        return BarsAnswer({symbol: found}, {symbol: covers})
+
+    def _lengths(self) -> str:
+        return ", ".join(offer.interval for offer in self.offer.bars)
+
+    async def actions(self, symbol: str, from_us: int, to_us: int) -> ActionsAnswer:
+        """Raise NotEntitled: there are neither splits nor dividends."""
+        raise NotEntitled("exchanges of crypto currencies have no splits and dividends")
+
+    def stream(self, symbols: Sequence[str]) -> TradesStream | None:
+        """Return a stream of these symbols' trades; None for an exchange that does not tell them."""
+        return TradesStream(self._exchange, symbols, self.name, self._clock) if self.offer.stream else None
+
+    async def close(self) -> None:
+        """Close the connections. Harmless twice."""
+        await self._exchange.close()
+
+
+def _offer(exchange: Exchange, markets: tuple[str, ...]) -> Offer:
+    own = exchange.own
+    told: Mapping[str, Any] = ((own.features or {}).get("spot") or {}).get("fetchOHLCV") or {}
+    page = told.get("limit") or _PAGE_BARS
+    newest = _NEWEST_BARS_ALONE.get(exchange.id)
+    bars = tuple(
+        BarsOffer(length.name, page_bars=int(page), lookback_us=newest and (newest - 1) * length.us)
+        for length in INTERVALS
+        if own.has.get("fetchOHLCV") and length.name in (own.timeframes or {})
+    )
+    return Offer(bars, stream=bool(own.has.get("fetchTrades")), markets=markets)
+
+
+def read_bars(
+    rows: Any, request: BarsRequest, now_us: int, source: str, *, newest_alone: bool = False
+) -> tuple[pa.RecordBatch | NoData, tuple[int, int]]:
+    """Return the bars of `[from, to)` that are over, and the stretch that the answer speaks for.
+
+    `rows`: lists of time (ms), open, high, low, close, volume, oldest first, as ccxt has them. An answer that ends
+    before what was asked speaks for no more than its bars: it may have been a full page. `newest_alone`: one that
+    begins later does so too, on an exchange that gives so many bars back from now. Raises Malformed.
+    """
+    symbol, length_us = request.symbols[0], intervals.parse(request.interval).us
+    from_us, to_us = request.from_us, request.to_us
+    settled_us = max(from_us, min(to_us, (now_us - _SETTLED_US) // length_us * length_us))
+    if not rows:
+        return NoData(f"no bars of {symbol} there"), (from_us, settled_us)
+    try:
+        table = np.array([[math.nan if value is None else value for value in row[:6]] for row in rows], np.float64)
+        if table.shape[1] < 5:
+            raise ValueError("they have too few values")
+        time = np.rint(table[:, 0]).astype(np.int64) * MILLISECOND_US
+    except (TypeError, ValueError, IndexError) as error:
+        raise Malformed(f"bars of {symbol} of an unknown shape: {error}") from None
+    sound = np.isfinite(table[:, :5]).all(axis=1) & on_the_grid(time, request.interval)
+    if not sound.any():
+        raise Malformed(f"no bar of {symbol} has its time and prices: {str(rows[0])[:100]}")
+    first_us, end_us = int(time[sound].min()), int(time[sound].max()) + length_us
+    begins_us = min(settled_us, max(from_us, first_us)) if newest_alone else from_us
+    covers = (begins_us, max(begins_us, min(settled_us, end_us)))
+    keep = sound & (time >= from_us) & (time + length_us <= settled_us)
+    if not keep.any():
+        return NoData(f"no bars of {symbol} there"), (from_us, settled_us)
+    time, table = time[keep], table[keep]
+    prices = tuple(np.ascontiguousarray(table[:, at]) for at in (1, 2, 3, 4))
+    volume = np.nan_to_num(table[:, 5]) if table.shape[1] > 5 else np.zeros(len(table))
+    return bars_batch(symbol, request.interval, time, prices, volume, source), covers

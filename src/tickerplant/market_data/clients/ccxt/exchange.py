@@ -1,0 +1,183 @@
+"""An exchange of ccxt as our vendors are: asked elsewhere if need be, by our clock, its errors ours, closed cleanly.
+
+ccxt is an extra of the package (`tickerplant[ccxt]`), and importing it takes seconds: this module does so only when an
+exchange is made. Its errors are told apart by the classes of `ccxt.base.errors` and by the HTTP status.
+"""
+
+from __future__ import annotations
+
+import importlib
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+from tickerplant.core.errors import ConfigError
+from tickerplant.market_data.clock import Clock
+from tickerplant.market_data.vendors.errors import (
+    BadKey,
+    BadRequest,
+    Burst,
+    Malformed,
+    NotEntitled,
+    QuotaSpent,
+    UnknownSymbol,
+    VendorDown,
+    VendorError,
+)
+
+T = TypeVar("T")
+
+_TIMEOUT_S: Final = 30.0
+_LEAST_TIMEOUT_S: Final = 10.0  # by the machine's clock: a network is no faster because a clock is
+_BURST_S: Final = 60.0  # what the exchange asks to wait for no longer than this is haste
+_BANNED_S: Final = 600.0
+_TOO_FAST_S: Final = 10.0
+_MARKETS_FOR_S: Final = 6 * 3_600.0
+
+
+class Exchange:
+    """One exchange. `spot_alone`: its other markets are not asked for, where it has them at other addresses.
+
+    Raises ConfigError where ccxt is not there or has no such exchange.
+    """
+
+    def __init__(self, name: str, clock: Clock, url: str = "", *, spot_alone: bool = True) -> None:
+        self.id = name
+        self._clock = clock
+        self._library = _import()
+        if name not in self._library.exchanges:
+            raise ConfigError(f"ccxt has no exchange {name!r}; its list is `ccxt.exchanges`")
+        timeout_s = max(clock.real_s(_TIMEOUT_S), _LEAST_TIMEOUT_S)
+        made = _subclass(getattr(self._library, name), self._library.BadResponse)
+        self.own: Any = made({"enableRateLimit": True, "timeout": int(1_000 * timeout_s)})
+        if clock.speed != 1.0:
+            self.own.rateLimit = clock.real_s(self.own.rateLimit)
+            self.own.rollingWindowSize = clock.real_s(self.own.rollingWindowSize)
+            self.own.tokenBucket = None
+            self.own.init_rest_rate_limiter()
+        if url:
+            self.own.urls["api"] = _elsewhere(self.own.urls["api"], url)
+            if url.startswith("http:"):
+                self.own.timeout_on_exit = 0  # it waits for the ends of TLS connections
+        if spot_alone and "fetchMarkets" in self.own.options:
+            self.own.options["fetchMarkets"] = {"types": ["spot"]}
+        self._markets_s = 0.0
+        self._closed = False
+
+    async def ask(self, work: Callable[[Any], Awaitable[T]]) -> T:
+        """Return what `work`, given ccxt's exchange, returns. Raises VendorError and nothing else.
+
+        A symbol that is not known is looked for among the markets of now, if those that are known are some hours old.
+        """
+        if self._closed:
+            raise VendorDown("the provider is closed")
+        try:
+            return await self._ask(work)
+        except UnknownSymbol:
+            if self._clock.monotonic() - self._markets_s < _MARKETS_FOR_S:
+                raise
+            await self._ask(self._load)
+            return await self._ask(work)
+
+    async def close(self) -> None:
+        """Close the connections. Harmless twice."""
+        self._closed = True
+        await self.own.close()
+
+    async def _load(self, own: Any) -> None:
+        await own.load_markets(True)
+        self._markets_s = self._clock.monotonic()
+
+    async def _ask(self, work: Callable[[Any], Awaitable[T]]) -> T:
+        own = self.own
+        own.last_status, own.last_response_headers = 0, {}
+        try:
+            if not own.markets:
+                await self._load(own)
+            return await work(own)
+        except self._library.BaseError as error:
+            raise self.error_of(error) from None
+        except OSError as error:
+            raise VendorDown(f"{self.id}: {type(error).__name__}: {error}") from None
+        except Exception as error:  # whatever a library meets in an answer of no known shape
+            raise Malformed(f"ccxt cannot read the answer of {self.id}: {type(error).__name__}: {error}") from None
+
+    def error_of(self, error: Exception) -> VendorError:
+        """Return the error of ours for one of ccxt's."""
+        known, status = self._library, self.own.last_status
+        text = f"{type(error).__name__}: {str(error)[:300]}"
+        if isinstance(error, known.DDoSProtection | known.RateLimitExceeded):
+            return self._too_fast(text, banned=status == 418)
+        if isinstance(error, known.BadSymbol):
+            return UnknownSymbol(text)
+        if status == 451 or isinstance(error, known.PermissionDenied | known.RestrictedLocation):
+            return NotEntitled(text)
+        if isinstance(error, known.AuthenticationError):
+            return BadKey(text)
+        if isinstance(error, known.BadResponse):
+            return Malformed(text)
+        if isinstance(error, known.OperationFailed) and status not in (400, 404, 405):
+            return VendorDown(text)
+        if isinstance(error, known.BadRequest | known.NotSupported | known.ArgumentsRequired) or 400 <= status < 500:
+            return BadRequest(text)
+        return Malformed(text)
+
+    def _too_fast(self, text: str, *, banned: bool) -> VendorError:
+        headers = {str(name).lower(): value for name, value in (self.own.last_response_headers or {}).items()}
+        told = str(headers.get("retry-after", ""))
+        wait_s = float(told) if told.isdecimal() and len(told) < 7 else _BANNED_S if banned else _TOO_FAST_S
+        return Burst(text, wait_s) if wait_s <= _BURST_S else QuotaSpent(text, wait_s)
+
+
+def _import() -> Any:
+    try:
+        return importlib.import_module("ccxt.async_support")
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "ccxt":
+            raise
+        raise ConfigError(
+            "crypto exchanges need the package ccxt, which is not installed: pip install 'tickerplant[ccxt]'"
+        ) from None
+
+
+def _subclass(base: Any, malformed: type[Exception]) -> Any:
+    """Return a class of the exchange that keeps the last HTTP status, and makes a session that warns of nothing."""
+
+    class Kept(base):  # type: ignore[misc]
+        last_status = 0
+        last_text: Any = None
+        session: Any
+
+        def open(self) -> None:
+            import aiohttp
+
+            if self.session is None:  # its own asks for what newer versions of aiohttp say is of no use
+                context = ssl.create_default_context(cafile=self.cafile)
+                self.session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context))
+            super().open()
+
+        def on_rest_response(self, code: Any, *args: Any, **options: Any) -> Any:
+            self.last_status = code
+            self.last_text = super().on_rest_response(code, *args, **options)
+            return self.last_text
+
+        def parse_json(self, text: Any) -> Any:
+            found = super().parse_json(text)
+            if found is None and text is self.last_text and 200 <= self.last_status < 300:
+                # Some exchanges' readers make an empty list of it: an answer that there is nothing.
+                raise malformed(f"{self.id} answers with what is no JSON: {str(text)[:100]!r}")
+            return found
+
+    return Kept
+
+
+def _elsewhere(addresses: Any, url: str) -> Any:
+    """Return the addresses of an exchange with scheme and host of `url`, and its path before theirs."""
+    if isinstance(addresses, dict):
+        return {name: _elsewhere(address, url) for name, address in addresses.items()}
+    if not isinstance(addresses, str):
+        return addresses
+    place, theirs = urlsplit(url), urlsplit(addresses)
+    path = place.path.rstrip("/") + theirs.path
+    return urlunsplit(theirs._replace(scheme=place.scheme, netloc=place.netloc, path=path))

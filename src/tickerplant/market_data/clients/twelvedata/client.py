@@ -1,0 +1,173 @@
+"""Twelve Data as a provider: bars, splits and dividends over REST, prints over its stream."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import httpx
+
+from tickerplant.core.sessions import Calendars
+from tickerplant.core.times import DAY_US, MINUTE_US, from_us
+from tickerplant.market_data.clients.twelvedata.messages import (
+    INTERVAL_NAMES,
+    Asked,
+    credits_of,
+    parse_dividends,
+    parse_series,
+    parse_splits,
+    raise_error,
+    vendor_interval,
+    without_key,
+)
+from tickerplant.market_data.clients.twelvedata.stream import TwelveDataStream
+from tickerplant.market_data.vendors.errors import BadRequest, Malformed, NoData, VendorDown, VendorError
+from tickerplant.market_data.vendors.port import (
+    ActionsAnswer,
+    BarsAnswer,
+    BarsOffer,
+    BarsRequest,
+    Credits,
+    Offer,
+    ProviderContext,
+    Quota,
+)
+
+REST_URL: Final = "https://api.twelvedata.com"
+STREAM_URL: Final = "wss://ws.twelvedata.com/v1/quotes/price"
+
+PAGE_BARS: Final = 5_000
+MAX_BATCH: Final = 120
+ACTIONS_CREDITS: Final = 40
+"""What `actions` takes: 20 for the splits of a symbol and 20 for its dividends."""
+FREE_QUOTAS: Final = (Quota(8, MINUTE_US), Quota(800, DAY_US))
+
+_TIMEOUT_S: Final = 30.0
+_LEAST_TIMEOUT_S: Final = 10.0  # by the machine's clock: a network is no faster because a clock is
+_LARGE_BYTES: Final = 1 << 20  # read in a thread: 20 ms of the event loop
+
+
+def provider(context: ProviderContext) -> TwelveDataProvider:
+    """Return the provider. Option `stamped` (`true`): prices carry `sent_ns`, as a sandbox's may."""
+    return TwelveDataProvider(context)
+
+
+class TwelveDataProvider:
+    """The vendor for one key; see `vendors.port.Provider`."""
+
+    offer = Offer(
+        bars=tuple(BarsOffer(name, page_bars=PAGE_BARS, symbols=MAX_BATCH) for name in INTERVAL_NAMES),
+        quotas=FREE_QUOTAS,
+        actions=True,
+        actions_credits=ACTIONS_CREDITS,
+        stream=True,
+    )
+
+    def __init__(self, context: ProviderContext) -> None:
+        self.name = context.name
+        self._context = context
+        self._clock = context.clock
+        timeout_s = max(self._clock.real_s(_TIMEOUT_S), _LEAST_TIMEOUT_S)
+        # The key goes in the header, so that it stands in no address and no log of one.
+        self._client = httpx.AsyncClient(
+            base_url=context.url or REST_URL,
+            headers={"Authorization": f"apikey {context.key}"} if context.key else {},
+            timeout=timeout_s,
+            follow_redirects=False,
+        )
+
+    def cost(self, request: BarsRequest) -> int:
+        """Return one credit a symbol."""
+        return len(request.symbols)
+
+    async def bars(self, request: BarsRequest) -> BarsAnswer:
+        """Ask `/time_series` once. Raises VendorError for what concerns all of it."""
+        asked = Asked(request.symbols, request.interval, request.from_us, request.to_us, PAGE_BARS, self.name)
+        if not request.symbols or len(request.symbols) > MAX_BATCH or request.to_us <= request.from_us:
+            raise BadRequest(f"1 to {MAX_BATCH} symbols and a stretch are asked for at a time")
+        answer = await self._get(
+            "/time_series",
+            {
+                "symbol": ",".join(request.symbols),
+                "interval": vendor_interval(request.interval),
+                "start_date": from_us(request.from_us).strftime("%Y-%m-%d %H:%M:%S"),
+                "end_date": from_us(request.to_us - 1).strftime("%Y-%m-%d %H:%M:%S"),
+                "outputsize": str(PAGE_BARS),
+                "timezone": "UTC",
+                "order": "desc",
+                "adjust": "none",
+            },
+        )
+        body, now_us = answer.content, self._clock.now_us()
+        read = (body, answer.status_code, asked, now_us, _retry_after_s(answer.headers))
+        try:
+            series = await asyncio.to_thread(parse_series, *read) if len(body) > _LARGE_BYTES else parse_series(*read)
+        except VendorError as error:
+            raise self._without_key(error) from None
+        for found in series.found.values():
+            if isinstance(found, VendorError):
+                self._without_key(found)
+        covers = {symbol: (since_us, request.to_us) for symbol, since_us in series.full_since_us.items()}
+        return BarsAnswer(series.found, covers, credits_of(answer.headers))
+
+    async def actions(self, symbol: str, from_us_: int, to_us: int) -> ActionsAnswer:
+        """Ask `/splits` and `/dividends`. Raises VendorError, NotEntitled where the plan has neither."""
+        dates = {
+            "symbol": symbol,
+            "start_date": from_us(from_us_).strftime("%Y-%m-%d"),
+            "end_date": from_us(to_us - 1).strftime("%Y-%m-%d"),
+        }
+        splits, credits = await self._ask_actions("/splits", dates)
+        dividends, credits = await self._ask_actions("/dividends", {**dates, "adjust": "false"})
+        return ActionsAnswer(
+            parse_splits(splits, symbol, from_us_, to_us, self.name),
+            parse_dividends(dividends, symbol, from_us_, to_us, self.name),
+            credits,
+        )
+
+    def stream(self, symbols: Sequence[str]) -> TwelveDataStream:
+        """Return a stream of these symbols' prints."""
+        context = self._context
+        return TwelveDataStream(
+            context.stream_url or STREAM_URL,
+            context.key,
+            symbols,
+            source=context.name,
+            clock=context.clock,
+            calendars=Calendars(context.rules),
+            stamped=context.options.get("stamped", "").lower() == "true",
+        )
+
+    async def close(self) -> None:
+        """Close the connections. Harmless twice."""
+        await self._client.aclose()
+
+    async def _ask_actions(self, path: str, params: dict[str, str]) -> tuple[bytes, Credits]:
+        answer = await self._get(path, params)
+        retry_after_s = _retry_after_s(answer.headers)
+        try:
+            raise_error(answer.content, answer.status_code, self._clock.now_us(), retry_after_s)
+        except NoData:
+            return b"{}", credits_of(answer.headers)
+        except VendorError as error:
+            raise self._without_key(error) from None
+        return answer.content, credits_of(answer.headers)
+
+    async def _get(self, path: str, params: dict[str, str]) -> httpx.Response:
+        try:
+            return await self._client.get(path, params=params)
+        except httpx.DecodingError as error:
+            raise Malformed(f"the answer cannot be decoded: {type(error).__name__}") from None
+        except httpx.HTTPError as error:
+            raise VendorDown(without_key(f"{type(error).__name__}: {error}", self._context.key)) from None
+
+    def _without_key(self, error: VendorError) -> VendorError:
+        """Strike the key out of an error's message, for a vendor that repeats what it was asked."""
+        error.args = tuple(without_key(str(part), self._context.key) for part in error.args)
+        return error
+
+
+def _retry_after_s(headers: Mapping[str, str]) -> float | None:
+    text = headers.get("retry-after", "").strip()
+    return float(text) if text.isdecimal() else None

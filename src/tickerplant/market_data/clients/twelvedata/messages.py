@@ -1,0 +1,374 @@
+"""Twelve Data's answers over REST into columns and typed errors. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tickerplant.core import interval as intervals
+from tickerplant.core.errors import BadInput
+from tickerplant.core.schemas import DIVIDENDS, SMALL_TEXT, SPLITS, TEXT, VENDOR_BARS
+from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US, TIMESTAMP, timestamps
+from tickerplant.market_data.vendors.errors import (
+    BadKey,
+    BadRequest,
+    Burst,
+    Malformed,
+    NoData,
+    NotEntitled,
+    QuotaSpent,
+    UnknownSymbol,
+    VendorDown,
+    VendorError,
+)
+from tickerplant.market_data.vendors.port import Credits
+
+SOURCE: Final = "twelvedata"
+INTERVAL_NAMES: Final = {
+    "1m": "1min", "5m": "5min", "15m": "15min", "30m": "30min", "1h": "1h", "1d": "1day", "1w": "1week",
+}  # fmt: skip
+"""Our intervals' names to the vendor's."""
+
+# Errors and credits --------------------------------------------------------------------------------------------------
+
+_PLAN: Final = ("available starting with", "available exclusively", "upgrad", "your plan", "subscription")
+_KEY: Final = ("**apikey**", "api key is", "apikey is", "invalid api key")
+_BURST: Final = ("per second", "too many requests", "burst", "slow down")
+
+
+def credits_of(headers: Mapping[str, str]) -> Credits:
+    """Return the quota that an answer's headers (lower-case names) tell.
+
+    Of the minute: `api-credits-used` and `-left`. A header of that beginning which speaks of a day counts for the day;
+    it is what is told when nothing is left of it, or when nothing is said of the minute.
+    """
+    found: dict[tuple[bool, str], int] = {}
+    for name, text in headers.items():
+        if name.startswith("api-credits") and text.strip().isdecimal():
+            for what in ("used", "left"):
+                if what in name:
+                    found[("day" in name or "daily" in name, what)] = int(text)
+    daily = found.get((True, "left")) == 0 or (bool(found) and not any(not of_day for of_day, _ in found))
+    return Credits(found.get((daily, "used")), found.get((daily, "left")), daily)
+
+
+def error_of(code: int, message: str, now_us: int, retry_after_s: float | None = None) -> VendorError:
+    """Return the error that a code and message of the vendor mean. `retry_after_s`: what a header said."""
+    text = message.lower()
+    if code == 429 or "out of api credits" in text:
+        return _quota(message, text, now_us, retry_after_s)
+    if code == 401 or (code in (400, 403) and any(words in text for words in _KEY)):
+        return BadKey(message)
+    if code == 403 or (400 <= code < 500 and any(words in text for words in _PLAN)):
+        return NotEntitled(message)
+    if "no data is available" in text or ("data" in text and "not be found" in text):
+        return NoData(message)
+    if "**symbol**" in text or (code in (400, 404) and "symbol" in text and ("not found" in text or "invalid" in text)):
+        return UnknownSymbol(message)
+    if code >= 500 or code == 408:
+        down = VendorDown(f"{code}: {message}")
+        down.retry_after_s = down.retry_after_s if retry_after_s is None else retry_after_s
+        return down
+    return BadRequest(f"{code}: {message}")
+
+
+def _quota(message: str, text: str, now_us: int, retry_after_s: float | None) -> VendorError:
+    if "credits for the day" in text or "daily" in text or ("day" in text and "minute" not in text):
+        return QuotaSpent(message, (DAY_US - now_us % DAY_US) / SECOND_US, daily=True)
+    if "credit" not in text and any(words in text for words in _BURST):
+        return Burst(message) if retry_after_s is None else Burst(message, retry_after_s)
+    left_s = (MINUTE_US - now_us % MINUTE_US) / SECOND_US
+    return QuotaSpent(message, left_s if retry_after_s is None else max(left_s, retry_after_s))
+
+
+def without_key(text: str, key: str = "") -> str:
+    """Return the text with the key, and the value of every `apikey=`, struck out: for logs and errors."""
+    if key:
+        text = text.replace(key, "***")
+    return re.sub(r"(?i)(apikey[=: ]+)[^&\s'\"]+", r"\1***", text)
+
+
+# Bars ----------------------------------------------------------------------------------------------------------------
+
+
+class _Value(msgspec.Struct, gc=False):
+    datetime: str
+    open: str | None = None
+    high: str | None = None
+    low: str | None = None
+    close: str | None = None
+    volume: str | None = None
+
+
+class _Meta(msgspec.Struct):
+    currency: str | None = None
+
+
+class _Body(msgspec.Struct):
+    status: str | None = "ok"
+    code: int | None = None
+    message: str = ""
+    meta: _Meta | None = None
+    values: list[_Value] | None = None
+
+
+class _Error(msgspec.Struct):
+    """What tells whether an answer is an error of the whole request, without reading the rest of it."""
+
+    status: str | None = None
+    code: int | None = None
+    message: str = ""
+
+
+_body = msgspec.json.Decoder(_Body)
+_error = msgspec.json.Decoder(_Error)
+_keyed = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+@dataclass(slots=True)
+class Series:
+    """What an answer to `/time_series` said: by symbol asked its bars or error, and whose page was full since when."""
+
+    found: dict[str, pa.RecordBatch | VendorError] = field(default_factory=dict)
+    full_since_us: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What was asked of `/time_series`: starts of bars in `[from_us, to_us)`, at most `page` a symbol."""
+
+    symbols: Sequence[str]
+    interval: str
+    from_us: int
+    to_us: int
+    page: int
+    source: str = SOURCE
+
+
+def raise_error(body: bytes, status: int, now_us: int, retry_after_s: float | None = None) -> None:
+    """Raise what an answer says of the whole request, which may come with any HTTP status. Else return."""
+    try:
+        whole = _error.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        whole = _Error()
+    if whole.status == "error" or (whole.code is not None and whole.code >= 400):
+        raise error_of(whole.code or status, whole.message, now_us, retry_after_s)
+    if status >= 400:
+        raise error_of(status, whole.message or body[:200].decode("utf-8", "replace"), now_us, retry_after_s)
+    if status >= 300:
+        raise Malformed(f"HTTP {status} where an answer was expected")
+
+
+def parse_series(body: bytes, status: int, asked: Asked, now_us: int, retry_after_s: float | None = None) -> Series:
+    """Return what the answer says. Bars are `schemas.VENDOR_BARS`, oldest first, none that is not over at `now_us`.
+
+    The request must have had `timezone=UTC`, `adjust=none` and `order=desc`. An error of the whole request is raised,
+    one of the classes of `vendors.errors`; of a single symbol, what concerns it alone is its answer.
+    """
+    symbols = asked.symbols
+    try:
+        raise_error(body, status, now_us, retry_after_s)
+    except (NoData, UnknownSymbol, NotEntitled) as error:
+        if len(symbols) == 1:
+            return Series({symbols[0]: error})
+        raise
+    try:
+        if len(symbols) == 1 and (one := _body.decode(body)).values is not None:
+            bodies: Mapping[str, bytes | msgspec.Raw | _Body] = {symbols[0]: one}
+        else:
+            bodies = _keyed.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Malformed(f"the time series cannot be read: {error}") from error
+    series = Series()
+    answers = _by_symbol(symbols, bodies)
+    for symbol in symbols:
+        try:
+            series.found[symbol] = _one_series(symbol, answers.get(symbol), asked, now_us, series)
+        except (msgspec.MsgspecError, pa.ArrowInvalid, ValueError, RecursionError) as error:
+            series.found[symbol] = Malformed(f"bars of {symbol} cannot be read: {error}")
+    return series
+
+
+def _by_symbol(symbols: Sequence[str], bodies: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the bodies by symbol asked, however the vendor spells it: in upper case, without its exchange."""
+    spelled = {name.upper(): body for name, body in bodies.items()}
+    plain: dict[str, list[str]] = {}
+    for symbol in symbols:
+        plain.setdefault(symbol.upper().partition(":")[0], []).append(symbol)
+    result = {}
+    for symbol in symbols:
+        name = symbol.upper()
+        short = name.partition(":")[0]
+        if name in spelled:
+            result[symbol] = spelled[name]
+        elif short in spelled and len(plain[short]) == 1:
+            result[symbol] = spelled[short]
+    return result
+
+
+def _one_series(symbol: str, answer: Any, asked: Asked, now_us: int, series: Series) -> pa.RecordBatch | VendorError:
+    if answer is None:
+        return Malformed(f"the answer does not speak of {symbol}")
+    body = answer if isinstance(answer, _Body) else _body.decode(answer)
+    if body.status == "error" or body.code is not None:
+        return error_of(body.code or 400, body.message, now_us)
+    if body.values is None:
+        return Malformed(f"the answer for {symbol} has no values")
+    if not body.values:
+        return NoData(f"no bars of {symbol}")
+    bars = _bars(symbol, asked, body.values, now_us)
+    if len(body.values) >= asked.page and bars.num_rows:
+        series.full_since_us[symbol] = int(bars["time"][0].value)
+    return bars
+
+
+def _bars(symbol: str, asked: Asked, values: list[_Value], now_us: int) -> pa.RecordBatch:
+    rows = len(values)
+    time = pa.array([value.datetime for value in values], pa.utf8()).cast(pa.timestamp("us")).cast(TIMESTAMP)
+
+    def number(name: str) -> pa.Array:
+        return pa.array([getattr(value, name) or None for value in values], pa.utf8()).cast(pa.float64())
+
+    def same(text: str, kind: pa.DataType) -> pa.Array:
+        return pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array([text])).cast(kind)
+
+    prices = [number(name) for name in ("open", "high", "low", "close")]
+    us = time.cast(pa.int64())
+    over_us = now_us - intervals.parse(asked.interval).us
+    wanted = pc.and_(pc.greater_equal(us, asked.from_us), pc.less(us, asked.to_us))
+    wanted = pc.and_(wanted, pc.less_equal(us, over_us))
+    for price in prices:  # a bar without a price is none
+        wanted = pc.and_(wanted, pc.is_valid(price))
+    columns = [
+        time,
+        same(symbol, TEXT),
+        same(asked.interval, SMALL_TEXT),
+        *(pc.fill_null(price, 0.0) for price in prices),
+        pc.fill_null(number("volume"), 0.0),
+        pa.nulls(rows, pa.float64()),
+        pa.nulls(rows, pa.int64()),
+        same(asked.source, TEXT),
+        pa.array(np.ones(rows, dtype=np.bool_)),
+    ]
+    bars = pa.RecordBatch.from_arrays(columns, schema=VENDOR_BARS).filter(wanted)
+    return bars.sort_by("time")
+
+
+def vendor_interval(interval: str) -> str:
+    """Return the vendor's name of an interval of ours. Raises BadInput for one that it does not have."""
+    name = INTERVAL_NAMES.get(intervals.parse(interval).name)
+    if name is None:
+        raise BadInput(f"Twelve Data has no interval {interval}")
+    return name
+
+
+# Splits and dividends ------------------------------------------------------------------------------------------------
+
+
+class _Split(msgspec.Struct):
+    date: str
+    description: str | None = None
+    ratio: float | str | None = None
+    from_factor: float | None = None
+    to_factor: float | None = None
+
+
+class _Dividend(msgspec.Struct):
+    ex_date: str
+    amount: float | str | None = None
+
+
+class _Actions(msgspec.Struct):
+    meta: _Meta | None = None
+    splits: list[_Split] = []
+    dividends: list[_Dividend] = []
+
+
+_actions = msgspec.json.Decoder(_Actions, strict=False)
+
+
+def parse_splits(body: bytes, symbol: str, from_us: int, to_us: int, source: str = SOURCE) -> pa.RecordBatch:
+    """Return the splits of `[from, to)` (columns `schemas.SPLITS`). Raises Malformed.
+
+    The vendor says of a 4-for-1 split: ratio 0.25, from_factor 4, to_factor 1.
+    """
+    rows = []
+    for split in _read_actions(body).splits:
+        terms = _terms(split)
+        if terms is not None:
+            rows.append((_day(split.date), *terms))
+    rows = sorted(row for row in rows if from_us <= row[0] < to_us)
+    return pa.RecordBatch.from_arrays(
+        [
+            timestamps(np.array([row[0] for row in rows], np.int64)),
+            _texts(symbol, len(rows)),
+            pa.array([row[1] for row in rows], pa.float64()),
+            pa.array([row[2] for row in rows], pa.float64()),
+            _texts(source, len(rows)),
+        ],
+        schema=SPLITS,
+    )
+
+
+def parse_dividends(body: bytes, symbol: str, from_us: int, to_us: int, source: str = SOURCE) -> pa.RecordBatch:
+    """Return the dividends of `[from, to)` (columns `schemas.DIVIDENDS`). Raises Malformed.
+
+    They must have been asked for with `adjust=false`, as paid.
+    """
+    found = _read_actions(body)
+    rows = sorted((_day(one.ex_date), amount) for one in found.dividends if (amount := _number(one.amount)) is not None)
+    rows = [row for row in rows if from_us <= row[0] < to_us]
+    currency = found.meta.currency if found.meta is not None else None
+    return pa.RecordBatch.from_arrays(
+        [
+            timestamps(np.array([row[0] for row in rows], np.int64)),
+            _texts(symbol, len(rows)),
+            pa.array([row[1] for row in rows], pa.float64()),
+            _texts(currency, len(rows)) if currency else pa.nulls(len(rows), TEXT),
+            _texts(source, len(rows)),
+        ],
+        schema=DIVIDENDS,
+    )
+
+
+def _read_actions(body: bytes) -> _Actions:
+    try:
+        return _actions.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Malformed(f"the corporate actions cannot be read: {error}") from error
+
+
+def _terms(split: _Split) -> tuple[float, float] | None:
+    """Return numerator and denominator: as the factors say, or the description, or the ratio."""
+    if split.from_factor and split.to_factor:
+        return float(split.from_factor), float(split.to_factor)
+    found = re.match(r"\s*([\d.]+)\s*-?(?:for|:)-?\s*([\d.]+)", split.description or "")
+    if found:
+        return float(found[1]), float(found[2])
+    ratio = _number(split.ratio)
+    return None if not ratio else (1.0 / ratio, 1.0) if ratio < 1 else (1.0, ratio)
+
+
+def _number(value: float | str | None) -> float | None:
+    try:
+        return None if value is None else float(value)
+    except ValueError:
+        return None
+
+
+def _day(text: str) -> int:
+    try:
+        return int(np.datetime64(text[:10], "us").astype(np.int64))
+    except ValueError as error:
+        raise Malformed(f"{text[:40]!r} is no date") from error
+
+
+def _texts(text: str, rows: int) -> pa.Array:
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array([text], pa.utf8())).cast(TEXT)

@@ -1,0 +1,1 @@
+"""Yahoo through yfinance: `messages` converts answers (pure), `client` sends requests."""

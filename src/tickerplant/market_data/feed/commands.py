@@ -1,0 +1,102 @@
+"""What is written into `market.prices.raw` by no feed: settings in force, orders to rebuild, and a user's splits."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+import pyarrow as pa
+
+from tickerplant.core import records
+from tickerplant.core.errors import Fenced, LogUnavailable
+from tickerplant.core.schemas import DIVIDENDS, RAW, SETTINGS_KEY, SPLITS, STATE_FEEDS, SYMBOLS
+from tickerplant.core.symbols import partition_of
+from tickerplant.core.times import from_us
+from tickerplant.log.port import EventLog
+from tickerplant.market_data.feed.partitioner import Parter
+from tickerplant.market_data.feed.writer import now_us
+
+USER: Final = "user"
+"""The source of what a user says."""
+
+_WRITER: Final = "control"
+_ATTEMPTS: Final = 5
+
+
+def ensure_settings(log: EventLog, values: Mapping[str, Any], *, clock: Callable[[], int] = now_us) -> bool:
+    """Append a `Settings` record to every partition if these values differ from the last written; return whether.
+
+    `values` are those that differ from the defaults (`rules.values_of`). Processes that start together do this at the
+    same time and fence each other: who is fenced looks again, and mostly finds it done. Raises Fenced or LogUnavailable
+    when that is of no use.
+    """
+    text = msgspec.json.encode(values, order="deterministic")
+    for attempt in range(1, _ATTEMPTS):
+        try:
+            return _ensure(log, values, text, clock)
+        except (Fenced, LogUnavailable):
+            time.sleep(random.uniform(0.1, 0.5) * attempt)  # not all of them again at once
+    return _ensure(log, values, text, clock)
+
+
+def _ensure(log: EventLog, values: Mapping[str, Any], text: bytes, clock: Callable[[], int]) -> bool:
+    with log.writer(_WRITER) as writer:
+        if log.get_state(STATE_FEEDS, 0, SETTINGS_KEY) == text:
+            return False
+        data = records.encode(records.Settings(sent_at_us=clock(), values=dict(values)))
+        with writer.transaction() as transaction:
+            for partition in range(log.partitions(RAW)):
+                transaction.append(RAW, partition, data)
+            transaction.put_state(STATE_FEEDS, 0, SETTINGS_KEY, text)
+    return True
+
+
+def request_rebuild(
+    log: EventLog, symbols: Sequence[str], from_us: int, to_us: int, *, clock: Callable[[], int] = now_us
+) -> dict[int, int]:
+    """Append a `Rebuild` of `[from_us, to_us)` of the symbols to every partition; return its offset in each."""
+    parter = Parter(log.partitions(RAW))
+    parter.expect(symbols)
+    header = records.Rebuild(sent_at_us=clock(), from_us=from_us, to_us=to_us)
+    with log.writer(_WRITER) as writer:
+        with writer.transaction() as transaction:
+            for partition in range(parter.partitions):
+                rows = pa.RecordBatch.from_arrays([parter.symbols_in(partition, symbols)], schema=SYMBOLS)
+                transaction.append(RAW, partition, records.encode(header, rows))
+        return {source.partition: offset for source, offset in writer.committed().items() if source.topic == RAW}
+
+
+def append_split(
+    log: EventLog, symbol: str, session_us: int, numerator: float, denominator: float, *,
+    clock: Callable[[], int] = now_us,
+) -> dict[int, int]:  # fmt: skip
+    """Append a split, `numerator` new shares for `denominator` old ones; return {the symbol's partition: its offset}.
+
+    `session_us`: 00:00 UTC of the first session at the new price. What is said last of a session counts.
+    """
+    row = {"numerator": numerator, "denominator": denominator}
+    return _say(log, records.Splits(sent_at_us=clock()), SPLITS, symbol, session_us, row)
+
+
+def append_dividend(
+    log: EventLog, symbol: str, ex_date_us: int, amount: float, currency: str | None = None, *,
+    clock: Callable[[], int] = now_us,
+) -> dict[int, int]:  # fmt: skip
+    """Append a dividend per share with its ex-date (00:00 UTC); return {the symbol's partition: its offset}."""
+    row = {"amount": amount, "currency": currency}
+    return _say(log, records.Dividends(sent_at_us=clock()), DIVIDENDS, symbol, ex_date_us, row)
+
+
+def _say(
+    log: EventLog, header: records.Header, schema: pa.Schema, symbol: str, time_us: int, row: Mapping[str, Any]
+) -> dict[int, int]:
+    full = {"time": from_us(time_us), "symbol": symbol, "source": USER, **row}
+    data = records.encode(header, pa.RecordBatch.from_pylist([full], schema=schema))
+    partition = partition_of(symbol, log.partitions(RAW))
+    with log.writer(_WRITER) as writer:
+        with writer.transaction() as transaction:
+            transaction.append(RAW, partition, data)
+        return {source.partition: offset for source, offset in writer.committed().items() if source.topic == RAW}

@@ -1,0 +1,100 @@
+"""Splitting a batch by partition, in whole columns. Pure.
+
+A tick costs an index lookup and a take; symbols cost something only when a dictionary is seen for the first time. The
+dictionary of a partition is the same object from record to record (all symbols of the partition, in the order in which
+they became known, growing at its end only), so a reader maps it once and then compares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tickerplant.core.schemas import TEXT
+from tickerplant.core.symbols import partition_of
+from tickerplant.market_data.feed.cursor import UInt64Array, hash_texts
+
+Int32Array = npt.NDArray[np.int32]
+
+
+class Parter:
+    """The symbols of a feed, their partitions, and the split of a batch."""
+
+    def __init__(self, partitions: int) -> None:
+        self.partitions = partitions
+        self._code: dict[str, int] = {}
+        self._part = np.empty(0, np.int32)
+        self._local = np.empty(0, np.int32)
+        self._hash = np.empty(0, np.uint64)
+        self._names: list[list[str]] = [[] for _ in range(partitions)]
+        self._dictionaries: list[pa.Array] = [pa.array([], pa.utf8()) for _ in range(partitions)]
+        self._seen: pa.Array | None = None
+        self._seen_codes = np.empty(0, np.int32)
+
+    def expect(self, symbols: Iterable[str]) -> None:
+        """Make these symbols known, in this order, behind those that are."""
+        new = [symbol for symbol in dict.fromkeys(symbols) if symbol not in self._code]
+        if not new:
+            return
+        parts, local = [], []
+        for symbol in new:
+            part = partition_of(symbol, self.partitions)
+            self._code[symbol] = len(self._code)
+            parts.append(part)
+            local.append(len(self._names[part]))
+            self._names[part].append(symbol)
+        self._part = np.concatenate([self._part, np.array(parts, np.int32)])
+        self._local = np.concatenate([self._local, np.array(local, np.int32)])
+        self._hash = np.concatenate([self._hash, hash_texts(pa.array(new, pa.utf8()))])
+        for part in set(parts):
+            self._dictionaries[part] = pa.array(self._names[part], pa.utf8())
+
+    def symbols_in(self, partition: int, symbols: Sequence[str]) -> pa.Array:
+        """Return those of `symbols` that belong to the partition, as a column in the partition's dictionary."""
+        codes = [self._code[s] for s in symbols if self._part[self._code[s]] == partition]
+        indices = pa.array(self._local[codes] if codes else np.empty(0, np.int32), pa.int32())
+        return pa.DictionaryArray.from_arrays(indices, self._dictionaries[partition])
+
+    def codes(self, column: pa.DictionaryArray) -> Int32Array:
+        """Return the code of each row's symbol: int32[rows]. Symbols that are new become known."""
+        dictionary = column.dictionary
+        if self._seen is None or not (dictionary is self._seen or dictionary.equals(self._seen)):
+            names = dictionary.to_pylist()
+            self.expect(names)
+            self._seen_codes = np.array([self._code[name] for name in names], np.int32)
+            self._seen = dictionary
+        indices: Int32Array = column.indices.to_numpy(zero_copy_only=False)
+        return self._seen_codes[indices]
+
+    def hashes(self, codes: Int32Array) -> UInt64Array:
+        """Return a 64-bit hash of each row's symbol, the same in every process."""
+        result: UInt64Array = self._hash[codes]
+        return result
+
+    def split(self, batch: pa.RecordBatch, codes: Int32Array) -> list[tuple[int, pa.RecordBatch]]:
+        """Return (partition, its rows in their order) for each partition that has rows."""
+        where = batch.schema.get_field_index("symbol")
+        if self.partitions == 1:
+            parts, bounds = [0], [0, len(codes)]
+        else:
+            part = self._part[codes].astype(np.uint8 if self.partitions <= 256 else np.uint16)
+            order = np.argsort(part, kind="stable")  # a radix sort on 8 and 16 bits
+            counts = np.bincount(part, minlength=self.partitions)
+            bounds = [0, *np.cumsum(counts).tolist()]
+            parts = [p for p in range(self.partitions) if counts[p]]
+            if len(parts) > 1:
+                batch = batch.take(pa.array(order))
+                codes = codes[order]
+        local = pa.array(self._local[codes], pa.int32())
+        result = []
+        for p in parts:
+            start, stop = bounds[p], bounds[p + 1]
+            rows = batch.slice(start, stop - start)
+            symbols = pa.DictionaryArray.from_arrays(local.slice(start, stop - start), self._dictionaries[p])
+            columns = rows.columns
+            columns[where] = symbols.cast(TEXT) if symbols.type != TEXT else symbols
+            result.append((p, pa.RecordBatch.from_arrays(columns, schema=batch.schema)))
+        return result

@@ -1,0 +1,45 @@
+"""The windows in which vendors count. Pure."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from functools import cache
+from zoneinfo import ZoneInfo
+
+from tickerplant.core.times import from_us, to_us
+from tickerplant.market_data.vendors.port import Quota
+
+_DAY = dt.timedelta(days=1)
+
+
+def window_of(quota: Quota, us: int) -> tuple[int, int]:
+    """Return `[start, end)` of the quota's window that holds this time.
+
+    A day begins at 00:00 in the quota's zone and so has 23 to 25 hours; where clocks go forward over midnight it
+    begins at the first time that there is.
+
+    >>> from tickerplant.core.times import DAY_US, HOUR_US
+    >>> start, end = window_of(Quota(25, DAY_US, "America/New_York"), 1_773_000_000_000_000)
+    >>> (end - start) // HOUR_US
+    23
+    """
+    if not quota.daily:
+        start = us - us % quota.period_us
+        return start, start + quota.period_us
+    date = from_us(us).astimezone(ZoneInfo(quota.zone)).date()
+    return _midnight(date, quota.zone), _midnight(date + _DAY, quota.zone)
+
+
+def touched(quota: Quota, from_us_: int, to_us_: int) -> Iterator[tuple[int, int]]:
+    """Yield the windows that have a part of `[from, to]`, oldest first."""
+    start, end = window_of(quota, from_us_)
+    yield start, end
+    while end <= to_us_:
+        start, end = window_of(quota, end)
+        yield start, end
+
+
+@cache
+def _midnight(date: dt.date, zone: str) -> int:
+    return to_us(dt.datetime(date.year, date.month, date.day, tzinfo=ZoneInfo(zone)).astimezone(dt.UTC))

@@ -1,0 +1,1 @@
+"""Vendors' APIs as servers speak them: a request in, an answer or an error out. No IO."""

@@ -1,0 +1,1 @@
+"""Binance's spot market API, server side."""

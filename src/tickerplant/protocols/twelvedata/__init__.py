@@ -1,0 +1,1 @@
+"""Twelve Data's API, server side: `rest` and `stream`."""

@@ -1,0 +1,1 @@
+"""Yahoo's API, server side: `chart` and `stream`."""

@@ -1,0 +1,272 @@
+"""What there is of many symbols' bars, and why the rest is missing: bars, answers and feeds put together.
+
+Beside bars and answers three things count. An interval that was over for a feed says which symbols were silent in it.
+A live feed says so of every minute while it is up, so where its minutes have a hole it was down. And a feed that is
+down now has been since it said so. A feed is a symbol's where the symbol was silent in it, or has bars of that source,
+in the stretch or at last before it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from tickerplant.core import schemas
+from tickerplant.core.coverage import Answers, Statuses, classify, expected
+from tickerplant.core.errors import BadInput
+from tickerplant.core.interval import Interval, parse
+from tickerplant.core.sessions import Calendar
+from tickerplant.core.symbols import partition_of
+from tickerplant.core.times import MINUTE_US, BoolArray, Int64Array, from_us, to_us
+from tickerplant.store.copy_protocol import read_numbers
+from tickerplant.store.repositories.answers import VendorAnswers
+from tickerplant.store.repositories.ohlcv import relation_of
+
+if TYPE_CHECKING:
+    from tickerplant.store.pool import Session
+
+GRACE_US: Final = MINUTE_US
+"""A bar that ended less than this ago may be on its way: lateness, a better source that is waited for, the store."""
+AT_ONCE: Final = 64
+"""Symbols whose bars are in memory together; a year of minutes of each is 100 MB."""
+
+MAX_BARS: Final = 2_000_000
+"""Intervals of a stretch, market closed or not: a year of minutes is half a million."""
+MAX_BARS_OF_ALL: Final = 20_000_000
+"""Those of all symbols together: 500 symbols have 3.6 million minutes in five sessions round the clock."""
+
+Span = tuple[int, int]
+
+
+@dataclass(slots=True)
+class _Feed:
+    """When a live feed was up in one log partition: pieces in order, of the stretch `[begin, end)` that is known."""
+
+    begin_us: int
+    end_us: int
+    pieces: list[Span] = field(default_factory=list)
+
+    def look(self, starts: Int64Array, ends: Int64Array) -> tuple[BoolArray, BoolArray]:
+        """Return for each `[start, end)` whether the feed was up for all of it, and whether that is known."""
+        known: BoolArray = (starts >= self.begin_us) & (ends <= self.end_us)
+        if not self.pieces:
+            return np.zeros(len(starts), np.bool_), known
+        begins, until = np.array(self.pieces, np.int64).T
+        at = np.searchsorted(begins, starts, "right") - 1
+        return (at >= 0) & (ends <= until[at]), known
+
+
+class CoverageStatuses:
+    """Statuses of one look."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    async def symbols(self) -> list[str]:
+        """Return every symbol that has bars, or of which a vendor has said something, sorted."""
+        rows = await self._session.rows("SELECT symbol FROM symbols UNION SELECT symbol FROM answers ORDER BY 1")
+        return [row["symbol"] for row in rows]
+
+    async def of(
+        self,
+        calendars: Mapping[str, Calendar],
+        interval: str,
+        from_us: int,
+        to_us: int,
+        now_us: int,
+        *,
+        extended_hours: bool = False,
+    ) -> dict[str, Statuses]:
+        """Return for each symbol of `calendars` the status of every bar expected in `[from_us, to_us)`.
+
+        `extended_hours`: daily bars are over at the end of those. Raises as `core.coverage.expected`, and BadInput for
+        more than `MAX_BARS` of a symbol or `MAX_BARS_OF_ALL`.
+        """
+        step = parse(interval)
+        _check(step, len(calendars), from_us, to_us)
+        starts, over = _expected(calendars, step, from_us, to_us, now_us, extended_hours=extended_hours)
+        count = await self._session.value("SELECT count(*) FROM positions WHERE topic = $1", schemas.RAW)
+        symbols = [*calendars]
+        # Before the log's first record is applied it is not known how many partitions there are: then any will do.
+        partition = {symbol: partition_of(symbol, count) for symbol in symbols} if count else {}
+        feeds = await self._feeds(from_us, to_us, now_us, partition)
+        found: dict[str, Statuses] = {}
+        for at in range(0, len(symbols), AT_ONCE):
+            some = symbols[at : at + AT_ONCE]
+            answers = await VendorAnswers(self._session).read(some, step.name, from_us, to_us)
+            have = await self._have(some, step, from_us, to_us)
+            silent = await self._silent(some, step, from_us, to_us, partition)
+            theirs = await self._feeds_of(some, step, from_us, to_us, partition) if feeds else {}
+            for number, symbol in enumerate(some):
+                calendar = calendars[symbol]
+                expected_here = starts[calendar.name]
+                mine = [
+                    feeds[key]
+                    for feed in theirs.get(symbol, ())
+                    if symbol in partition and (key := (feed, partition[symbol])) in feeds
+                ]
+                down = _down(mine, calendar, step, expected_here)
+                quiet, whole = silent[number]
+                # A day is told to be over whether or not its feed was up for all of it: its minutes know.
+                told = quiet[whole] if step.is_intraday else np.setdiff1d(quiet, down)
+                found[symbol] = classify(
+                    expected_here,
+                    *have[number],
+                    answers.get(symbol, Answers.none()),
+                    silent=told,
+                    down=np.concatenate([down, quiet[~whole]]),
+                    over_us=over[calendar.name],
+                )
+        return found
+
+    async def _have(
+        self, symbols: Sequence[str], step: Interval, start_us: int, end_us: int
+    ) -> list[tuple[Int64Array, BoolArray]]:
+        """Return by symbol the starts of its final bars, and whether each is complete."""
+        query = f"""SELECT t."time", n.number * 2 + t.complete::integer
+            FROM unnest($1::text[]) WITH ORDINALITY AS n (symbol, number)
+            JOIN "{relation_of(step.name)}" AS t ON t.symbol = n.symbol
+            WHERE t."interval" = $2 AND t.state = 'final' AND t."time" >= $3 AND t."time" < $4"""
+        return await self._by_symbol(query, symbols, step, start_us, end_us)
+
+    async def _silent(
+        self, symbols: Sequence[str], step: Interval, start_us: int, end_us: int, partition: Mapping[str, int]
+    ) -> list[tuple[Int64Array, BoolArray]]:
+        """Return by symbol the intervals in which a feed brought nothing of it, and whether it was up for all of it."""
+        query = """SELECT c."time", n.number * 2 + bool_or(c.whole)::integer
+            FROM coverage AS c CROSS JOIN LATERAL unnest(c.silent) AS s (symbol)
+            JOIN unnest($1::text[]) WITH ORDINALITY AS n (symbol, number) ON n.symbol = s.symbol
+            WHERE c."interval" = $2 AND c."time" >= $3 AND c."time" < $4
+                AND ($5::integer[] IS NULL OR c.partition = ANY ($5)) GROUP BY c."time", n.number"""
+        return await self._by_symbol(query, symbols, step, start_us, end_us, _these(partition, symbols))
+
+    async def _by_symbol(
+        self, query: str, symbols: Sequence[str], step: Interval, start_us: int, end_us: int, *more: Any
+    ) -> list[tuple[Int64Array, BoolArray]]:
+        """Return the (time, flag) of each symbol, for a query whose whole number is 2 · ordinal + flag."""
+        times, codes = await read_numbers(
+            self._session, query, 0, [*symbols], step.name, from_us(start_us), from_us(end_us), *more
+        )
+        order = np.argsort(codes >> 1, kind="stable")
+        times, codes = times[order], codes[order].astype(np.int64)
+        edges = np.searchsorted(codes >> 1, np.arange(1, len(symbols) + 2))
+        flags = (codes & 1).astype(np.bool_)
+        return [(times[low:high], flags[low:high]) for low, high in itertools.pairwise(edges)]
+
+    async def _feeds(
+        self, start_us: int, end_us: int, now_us: int, partition: Mapping[str, int]
+    ) -> dict[tuple[str, int], _Feed]:
+        """Return by (feed, log partition) when live feeds were up, as far as their minutes say."""
+        rows = await self._session.rows(
+            """SELECT feed, partition, min("time") AS begin, max("time") AS last
+               FROM (SELECT feed, partition, "time", "time" - interval '1 minute'
+                         * row_number() OVER (PARTITION BY feed, partition ORDER BY "time") AS piece
+                     FROM coverage WHERE "interval" = '1m' AND whole AND "time" >= $1 AND "time" < $2
+                         AND partition = ANY ($3::integer[])) AS t
+               GROUP BY feed, partition, piece ORDER BY feed, partition, begin""",
+            from_us(start_us),
+            from_us(end_us),
+            _these(partition, partition) or [],
+        )
+        pieces: dict[tuple[str, int], list[Span]] = {}
+        for row in rows:
+            span = to_us(row["begin"]), to_us(row["last"]) + MINUTE_US
+            pieces.setdefault((row["feed"], row["partition"]), []).append(span)
+        # Of a feed that came before, its first minute here ends a hole; of one that is down, the hole goes on.
+        earlier = await self._session.rows(
+            """SELECT f.feed, f.partition, f.state, EXISTS (SELECT FROM coverage AS c WHERE c.feed = f.feed
+                   AND c.partition = f.partition AND c."interval" = '1m' AND c."time" < $1) AS came_before
+               FROM feeds AS f""",
+            from_us(start_us),
+        )
+        found: dict[tuple[str, int], _Feed] = {}
+        for row in earlier:
+            key = (row["feed"], row["partition"])
+            mine = pieces.get(key, [])
+            down = row["state"] == "down"
+            if not mine and not (down and row["came_before"]):
+                continue
+            begin = start_us if row["came_before"] else mine[0][0]
+            end = max(min(end_us, now_us), mine[-1][1] if mine else begin) if down else mine[-1][1]
+            found[key] = _Feed(begin, end, mine)
+        return found
+
+    async def _feeds_of(
+        self, symbols: Sequence[str], step: Interval, start_us: int, end_us: int, partition: Mapping[str, int]
+    ) -> dict[str, list[str]]:
+        """Return which feeds are each symbol's."""
+        rows = await self._session.rows(
+            f"""SELECT symbol, source AS feed FROM "{relation_of(step.name)}"
+                WHERE symbol = ANY ($1::text[]) AND "interval" = $2 AND "time" >= $3 AND "time" < $4
+                GROUP BY symbol, source
+                UNION SELECT n.symbol, b.source FROM unnest($1::text[]) AS n (symbol), LATERAL (
+                    SELECT t.source FROM "{relation_of(step.name)}" AS t
+                    WHERE t.symbol = n.symbol AND t."interval" = $2 AND t."time" < $3 ORDER BY t."time" DESC LIMIT 1
+                ) AS b
+                UNION SELECT s.symbol, c.feed FROM coverage AS c CROSS JOIN LATERAL unnest(c.silent) AS s (symbol)
+                WHERE c."interval" = $2 AND c."time" >= $3 AND c."time" < $4 AND s.symbol = ANY ($1::text[])
+                    AND ($5::integer[] IS NULL OR c.partition = ANY ($5))
+                GROUP BY s.symbol, c.feed ORDER BY 1, 2""",
+            [*symbols],
+            step.name,
+            from_us(start_us),
+            from_us(end_us),
+            _these(partition, symbols),
+        )
+        found: dict[str, list[str]] = {}
+        for row in rows:
+            found.setdefault(row["symbol"], []).append(row["feed"])
+        return found
+
+
+def _these(partition: Mapping[str, int], symbols: Iterable[str]) -> list[int] | None:
+    """Return the partitions of these symbols, or None where they are not known."""
+    return sorted({partition[symbol] for symbol in symbols}) if partition else None
+
+
+def _check(step: Interval, symbols: int, start_us: int, end_us: int) -> None:
+    bars = (end_us - start_us) // max(step.us, 1)
+    if bars > MAX_BARS or bars * symbols > MAX_BARS_OF_ALL:
+        of = "a symbol has" if bars > MAX_BARS else f"{symbols} symbols have"
+        most = MAX_BARS if bars > MAX_BARS else MAX_BARS_OF_ALL
+        raise BadInput(f"{of} more than {most:,} intervals of {step} there: ask for less time or fewer symbols")
+
+
+def _expected(
+    calendars: Mapping[str, Calendar],
+    step: Interval,
+    start_us: int,
+    end_us: int,
+    now_us: int,
+    *,
+    extended_hours: bool,
+) -> tuple[dict[str, Int64Array], dict[str, int]]:
+    """Return by calendar the expected starts, and from which start on none needs to be there yet."""
+    starts, over = {}, {}
+    for name, calendar in {each.name: each for each in calendars.values()}.items():
+        starts[name] = expected(calendar, step.name, start_us, end_us)
+        over[name] = now_us - GRACE_US - step.us + 1
+        if not step.is_intraday:
+            ends = calendar.bounds_of(starts[name])[1] if extended_hours else calendar.close_of(starts[name])
+            open_ = np.flatnonzero(ends + GRACE_US > now_us)
+            over[name] = int(starts[name][open_[0]]) if len(open_) else end_us
+    return starts, over
+
+
+def _down(feeds: Sequence[_Feed], calendar: Calendar, step: Interval, starts: Int64Array) -> Int64Array:
+    """Return the starts of the intervals for all of which no feed was up, though one is known not to have been."""
+    if not feeds or not len(starts):
+        return starts[:0]
+    begins, ends = starts, starts + step.us
+    if not step.is_intraday:
+        begins, ends = calendar.open_of(starts), calendar.close_of(starts)
+    up, known = np.zeros(len(starts), np.bool_), np.zeros(len(starts), np.bool_)
+    for feed in feeds:
+        was_up, is_known = feed.look(begins, ends)
+        up |= was_up
+        known |= is_known
+    return starts[known & ~up]

@@ -1,0 +1,72 @@
+"""The order of sources on whole columns: where each bar of history stands, and what SQL needs to compare it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tickerplant.core.sources import BARS, TICKS, SourceOrder
+from tickerplant.core.times import Int64Array
+from tickerplant.store.row_selection import codes
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """How some sources stand to each other: the places of their bars and of their ticks, by name, 0 the best."""
+
+    names: tuple[str, ...]
+    of_bars: tuple[int, ...]
+    of_ticks: tuple[int, ...]
+
+
+def scopes_of(bars: pa.Table, order: SourceOrder) -> tuple[Int64Array, list[tuple[int, ...]]]:
+    """Return the number of each bar's scope and the scopes: which entries of the order speak of the bar.
+
+    The patterns are tried once for each (symbol, interval), and not at all where no entry names either.
+    """
+    everywhere = all(entry.symbol == "*" and entry.interval == "*" for entry in order.entries)
+    if everywhere or not bars.num_rows:
+        return np.zeros(bars.num_rows, dtype=np.int64), [tuple(range(len(order.entries)))]
+    interval = codes(bars.column("interval"))
+    pairs = codes(bars.column("symbol")) * (int(interval.max()) + 1) + interval
+    _, first, which = np.unique(pairs, return_index=True, return_inverse=True)
+    named = bars.select(["symbol", "interval"]).take(pa.array(first))
+    numbers: dict[tuple[int, ...], int] = {}
+    of_pair = [
+        numbers.setdefault(order.scope(symbol, name), len(numbers))
+        for symbol, name in zip(named.column("symbol").to_pylist(), named.column("interval").to_pylist(), strict=True)
+    ]
+    return np.array(of_pair, dtype=np.int64)[which.reshape(-1)], list(numbers)
+
+
+def places_of_bars(bars: pa.Table, order: SourceOrder) -> Int64Array:
+    """Return the place of each row's source, as bars that it gave: int64[rows], 0 the best."""
+    scope, scopes = scopes_of(bars, order)
+    source = bars.column("source").cast(pa.utf8()).combine_chunks().dictionary_encode()
+    names = source.dictionary.to_pylist()
+    places = np.array([[order.place(one, name, BARS) for name in names] for one in scopes], dtype=np.int64)
+    result: Int64Array = places.reshape(len(scopes), len(names))[scope, codes(source)]
+    return result
+
+
+def groups(
+    bars: pa.Table, order: SourceOrder, sources: Sequence[str]
+) -> list[tuple[Places, npt.NDArray[np.bool_] | None]]:
+    """Return how these sources stand, and the mask of the rows for which they stand so (None: for all).
+
+    Mostly that is one group: scopes that differ only in entries about other sources are one.
+    """
+    names = tuple(sorted(sources))
+    scope, scopes = scopes_of(bars, order)
+    by_places: dict[Places, list[int]] = {}
+    for number, one in enumerate(scopes):
+        found = [[order.place(one, name, kind) for name in names] for kind in (BARS, TICKS)]
+        dense = np.unique(np.array(found, dtype=np.int64), return_inverse=True)[1].reshape(2, len(names)).tolist()
+        by_places.setdefault(Places(names, tuple(dense[0]), tuple(dense[1])), []).append(number)
+    if len(by_places) == 1:
+        return [(places, None) for places in by_places]
+    return [(places, np.isin(scope, numbers)) for places, numbers in by_places.items()]

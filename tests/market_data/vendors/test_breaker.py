@@ -1,0 +1,93 @@
+"""The breaker: when a vendor is left in peace, for how long, and who ends it."""
+
+from __future__ import annotations
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, SECOND_US
+from tickerplant.market_data.vendors.circuit_breaker import (
+    BAD_KEY_PAUSE_US,
+    CLOSED,
+    FAILURES,
+    HALF_OPEN,
+    OPEN,
+    PAUSE_MAX_US,
+    PAUSE_US,
+    Breaker,
+    BreakerState,
+)
+
+NOON_US = 1_773_057_600_000_000
+
+
+def failing(times: int, jitter: float = 0.5) -> Breaker:
+    breaker = Breaker()
+    for n in range(times):
+        breaker.failed(NOON_US + n * SECOND_US, f"down {n}", jitter)
+    return breaker
+
+
+def test_it_opens_after_failures_in_a_row() -> None:
+    breaker = failing(FAILURES - 1)
+    assert breaker.name(NOON_US) == CLOSED
+    breaker.answered()
+    breaker.failed(NOON_US, "down", 0.5)
+    assert breaker.name(NOON_US) == CLOSED
+    breaker = failing(FAILURES)
+    now = NOON_US + (FAILURES - 1) * SECOND_US
+    assert breaker.name(now) == OPEN
+    assert breaker.open_until(now) == now + PAUSE_US
+    assert breaker.state.since_us == NOON_US
+    assert breaker.state.last_error == f"down {FAILURES - 1}"
+
+
+def test_a_trial_closes_it_or_opens_it_for_twice_as_long_up_to_a_bound() -> None:
+    breaker, now, pauses = failing(FAILURES), NOON_US + SECOND_US * (FAILURES - 1), []
+    for _ in range(9):
+        until = breaker.open_until(now)
+        assert until is not None
+        pauses.append(until - now)
+        assert breaker.name(until - 1) == OPEN
+        assert breaker.name(until) == HALF_OPEN
+        now = until
+        breaker.failed(now, "still down", 0.5)
+    assert pauses[:3] == [PAUSE_US, 2 * PAUSE_US, 4 * PAUSE_US]
+    assert pauses[-1] == PAUSE_MAX_US
+    breaker.answered()
+    assert breaker.name(now) == CLOSED
+    breaker.failed(now, "again", 0.5)
+    assert breaker.name(now) == CLOSED
+
+
+@given(jitter=st.floats(0, 1, exclude_max=True), said_s=st.floats(0, 1e9))
+def test_jitter_is_a_quarter_and_a_vendor_may_ask_for_more_within_an_hour(jitter: float, said_s: float) -> None:
+    breaker = failing(FAILURES - 1)
+    breaker.failed(NOON_US, "down", jitter, retry_after_s=said_s)
+    until = breaker.open_until(NOON_US)
+    assert until is not None
+    assert 0.75 * PAUSE_US <= until - NOON_US <= HOUR_US
+    assert until - NOON_US >= min(said_s * SECOND_US, HOUR_US) - 1
+
+
+def test_a_bad_key_opens_it_at_once_until_the_plant_starts_again() -> None:
+    breaker = Breaker()
+    breaker.bad_key(NOON_US, "the key is wrong")
+    assert breaker.open_until(NOON_US) == NOON_US + BAD_KEY_PAUSE_US
+    again = Breaker(msgspec.msgpack.decode(msgspec.msgpack.encode(breaker.state), type=BreakerState))
+    assert again.open_until(NOON_US) == NOON_US + BAD_KEY_PAUSE_US
+    again.restarted()
+    assert again.name(NOON_US) == CLOSED
+    assert again.state.last_error == "the key is wrong"
+    down = failing(FAILURES)
+    down.restarted()
+    assert down.name(NOON_US) == OPEN  # being out of reach has nothing to do with us
+
+
+def test_a_clock_that_was_wrong_opens_it_for_no_longer_than_a_day() -> None:
+    breaker = Breaker()
+    for _ in range(FAILURES):
+        breaker.failed(NOON_US + 300 * DAY_US, "down", 0.5)
+    assert breaker.open_until(NOON_US) is None
+    assert breaker.open_until(NOON_US + 300 * DAY_US - MINUTE_US) is not None

@@ -1,0 +1,142 @@
+"""Vendors of other packages, found by their entry points: packages as an installer leaves them, in a folder."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tickerplant.core.errors import ConfigError
+from tickerplant.market_data.vendors import registry
+from tickerplant.market_data.vendors.port import ENTRY_POINTS, ProviderContext
+
+ACME = """
+from tickerplant.core.times import DAY_US
+from tickerplant.market_data.vendors.errors import BadRequest
+from tickerplant.market_data.vendors.port import BarsAnswer, BarsOffer, Offer, Quota
+
+
+class Acme:
+    offer = Offer(bars=(BarsOffer("1d", 100),), quotas=(Quota(50, DAY_US),))
+
+    def __init__(self, context):
+        self.name, self.key, self.options = context.name, context.key, context.options
+
+    def cost(self, request):
+        return 1
+
+    async def bars(self, request):
+        return BarsAnswer({symbol: None for symbol in request.symbols})
+
+    async def actions(self, symbol, from_us, to_us):
+        raise BadRequest("acme has no splits and dividends")
+
+    def stream(self, symbols):
+        return None
+
+    async def close(self):
+        pass
+
+
+def provider(context):
+    return Acme(context)
+
+
+def forgetful(context):
+    return object()
+
+
+def misnamed(context):
+    made = Acme(context)
+    made.name = "someone"
+    return made
+
+
+def failing(context):
+    raise ValueError(f"what is {context.key}?")
+
+
+number = 7
+"""
+
+
+def install(folder: Path, package: str, entries: dict[str, str], source: str = ACME) -> None:
+    """Leave what an installer would: the module and the folder of its metadata."""
+    module = package.replace("-", "_")
+    (folder / f"{module}.py").write_text(source)
+    info = folder / f"{module}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+    lines = "".join(f"{name} = {value}\n" for name, value in entries.items())
+    (info / "entry_points.txt").write_text(f"[{ENTRY_POINTS}]\n{lines}")
+
+
+@pytest.fixture
+def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def made(name: str, key: str = "") -> object:
+    return registry.provider(ProviderContext(name, key, {"plan": "gold"}))
+
+
+def refusal(name: str, key: str = "") -> str:
+    with pytest.raises(ConfigError) as refused:
+        made(name, key)
+    return str(refused.value)
+
+
+async def test_a_package_adds_a_vendor(packages: Path) -> None:
+    install(packages, "acme-tickerplant", {"acme": "acme_tickerplant:provider"})
+    assert "acme" in registry.names()
+    vendor = registry.provider(ProviderContext("acme", "hush", {"plan": "gold"}))
+    assert (vendor.name, vendor.offer.quotas[0].credits) == ("acme", 50)
+    assert vendor.options == {"plan": "gold"}  # type: ignore[attr-defined]
+
+
+def test_ours_are_there_the_same_way() -> None:
+    assert {"twelvedata", "alphavantage", "yahoo", "sandbox"} <= set(registry.names())
+
+
+def test_an_unknown_vendor_is_answered_with_the_known_ones(packages: Path) -> None:
+    install(packages, "acme-tickerplant", {"acme": "acme_tickerplant:provider"})
+    assert refusal("acne").startswith("there is no vendor 'acne'; known are acme, alphavantage,")
+
+
+def test_a_broken_plug_in_is_told_with_its_package_and_the_cause(packages: Path) -> None:
+    install(packages, "one-that-breaks", {"broken": "one_that_breaks:provider"}, "raise RuntimeError('no licence')")
+    entries = {name: f"many_faults:{name}" for name in ("forgetful", "misnamed", "failing", "number", "gone")}
+    install(packages, "many-faults", entries)
+    assert refusal("broken") == (
+        "the vendor broken of the package one-that-breaks cannot be loaded: RuntimeError: no licence"
+    )
+    assert "package many-faults is no provider: it lacks name, offer, cost" in refusal("forgetful")
+    assert "package many-faults calls itself 'someone'" in refusal("misnamed")
+    assert "package many-faults is no factory" in refusal("number")
+    assert "package many-faults cannot be loaded: AttributeError" in refusal("gone")
+    said = refusal("failing", "hush")
+    assert said.endswith("package many-faults cannot be made: ValueError")
+
+
+def test_two_packages_of_one_name_are_both_told(packages: Path) -> None:
+    install(packages, "acme-one", {"acme": "acme_one:provider"})
+    install(packages, "acme-two", {"acme": "acme_two:provider"})
+    assert refusal("acme") == "the vendor 'acme' is brought by several packages: acme-one, acme-two"
+
+
+def test_only_what_is_wanted_is_imported(packages: Path) -> None:
+    install(packages, "acme-tickerplant", {"acme": "acme_tickerplant:provider"})
+    install(packages, "one-that-breaks", {"broken": "one_that_breaks:provider"}, "raise RuntimeError('no licence')")
+    code = (
+        "import sys; from tickerplant.market_data.vendors import registry; registry.factory('acme');"
+        "print(registry.names(), {'yfinance', 'ccxt', 'one_that_breaks'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONPATH": str(packages)}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "'broken'" in done.stdout
+    assert done.stdout.endswith("set()\n")

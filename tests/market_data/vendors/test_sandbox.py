@@ -1,0 +1,73 @@
+"""The desk, a shipped client, and the sandbox over a real socket: it counts, and is never asked too much."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from typing import Any
+
+import pytest
+
+from tests.market_data.vendors.support import Kept
+from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, SECOND_US
+from tickerplant.market_data.clock import starting_at
+from tickerplant.market_data.vendors import registry
+from tickerplant.market_data.vendors.errors import VendorError
+from tickerplant.market_data.vendors.port import BarsRequest, ProviderContext, Quota
+from tickerplant.market_data.vendors.scheduler import Choice, Desk, Purpose
+from tickerplant.sandbox import MarketSettings, SandboxPlace, SandboxSettings, running
+
+BEGIN_US = 1_773_079_200_000_000  # 2026-03-09T18:00:00Z, in regular hours
+PLAN = (Quota(8, MINUTE_US), Quota(90, DAY_US))
+SPEED = 600.0
+
+
+def desk_at(place: SandboxPlace, kept: Kept) -> Desk:
+    vendor = registry.provider(ProviderContext("twelvedata", "k", url=place.url, clock=place.clock))
+    return Desk(
+        {"twelvedata": vendor}, {"intraday": ["twelvedata"]}, {"twelvedata": PLAN}, reserve=0.25, clock=place.clock,
+        keep=kept, kept=kept.values,
+    )  # fmt: skip
+
+
+def counted(place: SandboxPlace) -> Any:
+    with urllib.request.urlopen(f"{place.url}/sandbox/counts") as answer:
+        return json.load(answer)["vendors"]["twelvedata"]
+
+
+async def ask(desk: Desk, place: SandboxPlace, purpose: Purpose) -> bool:
+    """Ask for an hour of two symbols as soon as it may be; return False when that is not today."""
+    while True:
+        now = place.clock.now_us()
+        choice = desk.choose("1m", "AAPL", BEGIN_US - HOUR_US, BEGIN_US, purpose)
+        if isinstance(choice, Choice) and choice.credits >= 2:
+            request = BarsRequest(("AAPL", "MSFT"), "1m", BEGIN_US - HOUR_US, BEGIN_US)
+            answer = await desk.bars(choice, request, purpose)
+            assert not any(isinstance(found, VendorError) for found in answer.found.values())
+            return True
+        again = now + SECOND_US if isinstance(choice, Choice) else choice.again_us
+        assert again is not None
+        if again - now > HOUR_US:
+            return False
+        await place.clock.sleep((again - now) / SECOND_US)
+
+
+@pytest.mark.timeout(120)
+async def test_asked_as_fast_as_it_may_be_the_vendor_refuses_nothing() -> None:
+    settings = SandboxSettings(
+        MarketSettings(("AAPL", "MSFT"), 5.0), quotas={"twelvedata": PLAN}, clock=starting_at(BEGIN_US, SPEED)
+    )
+    kept = Kept()
+    with running(settings) as place:
+        for purpose in (Purpose.HISTORY, Purpose.HEAL):
+            desk = desk_at(place, kept)
+            while await ask(desk, place, purpose):
+                pass
+            await desk.close()
+        counts = counted(place)
+    assert counts["refused"] == 0
+    windows = {window["quota"]: window for window in counts["windows"]}
+    assert windows["minute"]["largest_asked"] <= 8
+    assert windows["day"]["largest_asked"] <= 90
+    # History stops before the reserve, gaps take it to the last pair of credits.
+    assert counts["credits"] == 90
