@@ -11,12 +11,13 @@ STATIC := src/tickerplant/api/static/index.html
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run venv web test test-all test-parts lint lint-ruff lint-format lint-mypy lint-imports web-check bench chaos fuzz kafka lock
+.PHONY: help run venv web test test-all test-real test-parts lint lint-ruff lint-format lint-mypy lint-imports web-check bench chaos fuzz kafka lock
 
 help:
 	@echo "make run     the whole plant on embedded defaults; ARGS='...' go to \`tickerplant up\`"
 	@echo "make test    all that CI checks: style, types, arrows between rooms, dashboard, every test"
 	@echo "make test-all  the same, with many more examples and kills, and what takes minutes more"
+	@echo "make test-real DATA=FOLDER  laws over your own CSV and Parquet files; ZONE=... for times that have none"
 	@echo "make lint    style, types and arrows only"
 	@echo "make venv    the developers' environment, .venv"
 	@echo "make web     the dashboard, built into the package"
@@ -139,6 +140,11 @@ SEED ?= $(shell date +%N | sed 's/^0*//')
 test-all: test-parts
 	@CHAOS_KILLS=$(KILLS) CHAOS_SEED=$(SEED) MAKE="$(MAKE)" \
 		tools/beside "lint web-check" $(PYTEST) --hypothesis-profile=thorough $(ARGS)
+
+# Laws over files that the user brings. `make test` needs no such file.
+test-real: .venv/.dev
+	@[ -n "$(DATA)" ] || { echo "Set the folder of your files: make test-real DATA=FOLDER [ZONE=America/New_York]"; exit 1; }
+	@.venv/bin/pytest tests/real --data "$(DATA)" $(if $(ZONE),--zone "$(ZONE)") $(ARGS)
 
 chaos: test-parts
 	@CHAOS_KILLS=$(KILLS) CHAOS_SEED=$(SEED) .venv/bin/pytest --no-skips tests/chaos $(ARGS)
