@@ -11,7 +11,7 @@ from exchange_calendars.calendar_utils import global_calendar_dispatcher
 from tickerplant.core import sessions
 from tickerplant.core.errors import ConfigError
 from tickerplant.core.rules import Rules
-from tickerplant.core.sessions import NO_SESSION, Calendars, calendar
+from tickerplant.core.sessions import NO_SESSION, Calendars, calendar, end_of
 from tickerplant.core.times import DAY_US, FOREVER_US, HOUR_US, NEVER_US, iso, to_us
 
 
@@ -248,3 +248,18 @@ def test_the_kept_schedules_are_the_library_s() -> None:
         for part, values in made.items():
             assert kept[part].dtype == values.dtype
             assert (kept[part] == values).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "session", "extended", "end"),
+    [
+        ("XNYS", "2025-11-28", False, "2025-11-28T18:00"),
+        ("XNYS", "2025-11-28", True, "2025-11-28T22:00"),
+        ("XNYS", "2025-11-29", True, "2025-11-30"),  # a Saturday
+        ("24/7", "2025-11-29", False, "2025-11-30"),
+    ],
+)
+def test_a_session_ends_at_its_close_or_with_its_extended_hours(
+    name: str, session: str, extended: bool, end: str
+) -> None:
+    assert iso(end_of(calendar(name), at(session), extended=extended)) == iso(at(end))

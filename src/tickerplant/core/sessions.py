@@ -255,6 +255,19 @@ def _from_schedule(name: str, schedule: Schedule) -> ExchangeCalendar:
     )
 
 
+def end_of(calendar: Calendar, session: int, *, extended: bool) -> int:
+    """Return the end of a session: of its extended hours, or its regular close. Microseconds UTC.
+
+    A date that is no session of the calendar ends with its UTC day.
+    """
+    sessions = np.array([session])
+    try:
+        ends = calendar.bounds_of(sessions)[1] if extended else calendar.close_of(sessions)
+    except ValueError:
+        return session + DAY_US
+    return int(ends[0])
+
+
 def _microseconds(values: Any) -> Int64Array:
     moments = np.asarray(values.to_numpy(dtype="datetime64[us]"))
     result: Int64Array = moments.astype(np.int64)
