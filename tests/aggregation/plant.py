@@ -12,14 +12,14 @@ import pyarrow as pa
 from tickerplant.aggregation.stage import AggregationStage
 from tickerplant.core import records, schemas
 from tickerplant.core.streams import ConsumedRecord, Output
-from tickerplant.core.times import times_of, timestamps, to_us
+from tickerplant.core.times import micros_of, times_of, timestamps
 
-SENT = to_us(dt.datetime(2026, 1, 5, 14, 0, tzinfo=dt.UTC))
+SENT = micros_of(dt.datetime(2026, 1, 5, 14, 0, tzinfo=dt.UTC))
 
 
 def at(text: str) -> int:
     """'2025-11-28T14:30' (UTC) in microseconds."""
-    return to_us(dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC))
+    return micros_of(dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC))
 
 
 def consumed(value: Any, offset: int) -> ConsumedRecord:

@@ -15,11 +15,11 @@ from tickerplant.analytics.stage import AnalyticsStage
 from tickerplant.core import records
 from tickerplant.core.errors import BadInput, ConfigError
 from tickerplant.core.rules import DEFAULT_RULES, Rules
-from tickerplant.core.times import DAY_US, MINUTE_US, to_us
+from tickerplant.core.times import DAY_US, MINUTE_US, micros_of
 
 
 def utc(text: str) -> int:
-    return to_us(dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC))
+    return micros_of(dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC))
 
 
 def day(text: str) -> float:

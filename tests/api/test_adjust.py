@@ -22,13 +22,13 @@ from tickerplant.analytics.ondemand.query import OnDemand
 from tickerplant.api.store_reader import Source
 from tickerplant.core import schemas
 from tickerplant.core.rules import Rules
-from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, timestamps, to_us
+from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, micros_of, timestamps
 from tickerplant.log.embedded.log import EmbeddedLog
 from tickerplant.store import Store
 from tickerplant.store.repositories.actions import Actions
 from tickerplant.store.repositories.ohlcv import Ohlcv
 
-SPLIT = to_us(dt.datetime(2026, 3, 11, tzinfo=dt.UTC))
+SPLIT = micros_of(dt.datetime(2026, 3, 11, tzinfo=dt.UTC))
 """A Wednesday: 4 for 1."""
 DAYS = SPLIT + DAY_US * np.array([-7, -6, -5, -2, -1, 0, 1, 2, 5])
 CLOSES = np.array([400.0, 404.0, 396.0, 400.0, 408.0, 103.0, 102.0, 101.0, 104.0])

@@ -22,7 +22,7 @@ from tickerplant.app.config.settings import load
 from tickerplant.app.wiring import parts
 from tickerplant.core import records, schemas
 from tickerplant.core.symbols import partition_of
-from tickerplant.core.times import to_us
+from tickerplant.core.times import micros_of
 from tickerplant.core.version import make_version
 
 MINUTES = 8
@@ -36,7 +36,7 @@ RULES = {
 def withdraw(plant: Plant, bar: dict[str, Any]) -> None:
     """Say on the log, as aggregation would, that all prints of a bar were taken back, and that two sources differ."""
     row = dict.fromkeys(("open", "high", "low", "close", "vwap")) | {
-        "time": to_us(dt.datetime.fromisoformat(bar["time"])), "symbol": bar["symbol"], "interval": bar["interval"],
+        "time": micros_of(dt.datetime.fromisoformat(bar["time"])), "symbol": bar["symbol"], "interval": bar["interval"],
         "state": "withdrawn", "volume": 0.0, "trades": 0, "reason": "cancel", "version": make_version(1, 999),
     }  # fmt: skip
     differing = samples()["differences"]

@@ -11,9 +11,9 @@ from tickerplant.app.terminal.coverage_chart import MARKS, picture
 from tickerplant.core.coverage import STATUSES, Statuses, expected
 from tickerplant.core.interval import D1, M1
 from tickerplant.core.sessions import calendar
-from tickerplant.core.times import DAY_US, to_us
+from tickerplant.core.times import DAY_US, micros_of
 
-THURSDAY = to_us(dt.datetime(2012, 6, 21, tzinfo=dt.UTC))
+THURSDAY = micros_of(dt.datetime(2012, 6, 21, tzinfo=dt.UTC))
 XNYS, ALWAYS = calendar("XNYS"), calendar("24/7")
 
 
@@ -50,7 +50,7 @@ def test_where_nothing_is_wrong_a_column_shows_what_most_are() -> None:
 
 
 def test_one_symbol_has_a_line_a_day_and_a_blank_where_the_session_is_shorter() -> None:
-    half = to_us(dt.datetime(2012, 11, 21, tzinfo=dt.UTC))  # Thanksgiving is the 22nd, and the 23rd ends at 13:00
+    half = micros_of(dt.datetime(2012, 11, 21, tzinfo=dt.UTC))  # Thanksgiving is the 22nd, and the 23rd ends at 13:00
     starts = expected(XNYS, "1m", half, half + 3 * DAY_US)
     found = Statuses(starts, np.zeros(len(starts), np.int8), np.full(len(starts), -1, np.int32))
     made = picture({"GOOG": found}, {"GOOG": XNYS}, M1, 15 + 39)

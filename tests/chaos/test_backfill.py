@@ -25,7 +25,7 @@ import pytest
 from tests.support.plant import Plant
 from tests.support.waiting import PATIENCE, until
 from tickerplant.app.runtime.locks import FolderLock
-from tickerplant.core.times import DAY_US, MINUTE_US, from_us, to_us
+from tickerplant.core.times import DAY_US, MINUTE_US, datetime_of, micros_of
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -117,13 +117,13 @@ async def _stored(dsn: str, relation: str, interval: str, begin: int, end: int) 
         rows = await connection.fetch(
             f"SELECT symbol, time, complete FROM {relation} WHERE interval = $1 AND state = 'final'"
             " AND time >= $2 AND time < $3 ORDER BY symbol, time",
-            interval, from_us(begin), from_us(end),
+            interval, datetime_of(begin), datetime_of(end),
         )  # fmt: skip
     finally:
         await connection.close()
     found: dict[str, dict[int, bool]] = {symbol: {} for symbol in SYMBOLS}
     for row in rows:
-        found[row["symbol"]][to_us(row["time"])] = row["complete"]
+        found[row["symbol"]][micros_of(row["time"])] = row["complete"]
     return found
 
 

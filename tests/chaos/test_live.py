@@ -38,7 +38,7 @@ from tickerplant.core.flags import TickFlag
 from tickerplant.core.records import Bars, Down, FeedState, Mark, Record, Start, Ticks, Values, VendorBars, decode
 from tickerplant.core.schemas import ANALYTICS, FORMING, OHLCV, RAW, STATUS
 from tickerplant.core.symbols import partition_of
-from tickerplant.core.times import MINUTE_US, SECOND_US, from_us, to_us
+from tickerplant.core.times import MINUTE_US, SECOND_US, datetime_of, micros_of
 from tickerplant.log.open import open_log
 from tickerplant.log.port import EventLog, TopicPartition
 from tickerplant.market_data.backfill.progress import read_progress
@@ -203,12 +203,12 @@ def test_the_feed_is_killed_while_it_streams_and_the_log_knows_what_is_missing(t
         live.wait_for("the history", lambda: history_of(live).over)
         (bar,) = httpx.get(
             f"{live.base}/v1/intraday/AAPL",
-            params={"interval": "1m", "start": from_us(hole_us // MINUTE_US * MINUTE_US).isoformat(), "limit": 1},
+            params={"interval": "1m", "start": datetime_of(hole_us // MINUTE_US * MINUTE_US).isoformat(), "limit": 1},
         ).json()["bars"]
         assert (bar["state"], bar["complete"]) == ("final", False)
         live.assert_undisturbed("api", "aggregation", "analytics", "persistence")
         live.stop()
-        closed_until = from_us(hole_us // MINUTE_US * MINUTE_US + MINUTE_US)
+        closed_until = datetime_of(hole_us // MINUTE_US * MINUTE_US + MINUTE_US)
 
         assert_each_kill_is_a_hole(live, kills=2)
         said = said_ticks(live)
@@ -272,7 +272,7 @@ def newest_us(live: Live) -> int:
 
 def finals(live: Live, time_us: int) -> list[Any]:
     with live.plant.store() as dsn:
-        minute = from_us(time_us // MINUTE_US * MINUTE_US)
+        minute = datetime_of(time_us // MINUTE_US * MINUTE_US)
         return [row for row in rows(dsn, MINUTES) if row[1] == minute]
 
 
@@ -308,20 +308,20 @@ def said_ticks(live: Live) -> list[tuple[dt.datetime, str, float, float, int]]:
             if isinstance(record.header, Ticks):
                 for row in record.batch.to_pylist():
                     assert row["flags"] in (0, TickFlag.SIZE_UNKNOWN)
-                    found.append((row["time"], row["symbol"], row["price"], row["size"], to_us(row["received_at"])))
+                    found.append((row["time"], row["symbol"], row["price"], row["size"], micros_of(row["received_at"])))
     return found
 
 
 def assert_nothing_twice(said: Sequence[tuple[dt.datetime, str, float, float, int]]) -> None:
     """Each tick is another print of the vendor's market, in the market's order."""
     market = Market(MarketSettings(SYMBOLS, RATE, SEED))
-    times = [to_us(row[0]) for row in said]
+    times = [micros_of(row[0]) for row in said]
     prints = market.prints(min(times) - SECOND_US, max(times) + 2 * SECOND_US)
     for symbol, code in market.code.items():
         mine = prints.codes == code
         seconds = (prints.times_us[mine] // SECOND_US * SECOND_US).tolist()
         left = iter(zip(seconds, prints.prices[mine].tolist(), strict=True))
-        found = [(to_us(row[0]), row[2]) for row in said if row[1] == symbol]
+        found = [(micros_of(row[0]), row[2]) for row in said if row[1] == symbol]
         assert len(found) > 100
         for tick in found:
             assert tick in left, f"{symbol}: {tick} is no print of the market behind those before it"
@@ -351,7 +351,7 @@ def assert_minutes(
         assert (*prices, trades) == (open_, high, low, close, wanted_trades), (symbol, start)
         assert near(volume, wanted_volume, 1e-12)
         assert near(vwap, wanted_vwap, 1e-12)
-        begin = to_us(start)
+        begin = micros_of(start)
         assert complete == any(up <= begin and begin + MINUTE_US <= down for up, down in covered), (symbol, start)
     assert {row[-2] for row in live.values()} == {True, False}, "no minute was whole, or none was broken"
 
@@ -526,7 +526,9 @@ def assert_told(client: Client, live: Live) -> None:
                 if begin <= offset < end and isinstance(record.header, Ticks | Bars | Values):
                     for row in record.batch.to_pylist():
                         if client.wants(row["symbol"]) and (channel == "ticks" or row["state"] != FORMING):
-                            wanted[row["symbol"]].append(Client.kept(channel, row | {"time_us": to_us(row["time"])}))
+                            wanted[row["symbol"]].append(
+                                Client.kept(channel, row | {"time_us": micros_of(row["time"])})
+                            )
         found = client.rows[channel]
         assert found.keys() <= wanted.keys()
         assert wanted.keys() == {symbol for symbol in SYMBOLS if client.wants(symbol)}, channel

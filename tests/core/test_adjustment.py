@@ -26,14 +26,14 @@ from tickerplant.core.adjustment import (
 )
 from tickerplant.core.errors import BadInput
 from tickerplant.core.sessions import calendar
-from tickerplant.core.times import DAY_US, FOREVER_US, HOUR_US, timestamps, to_us
+from tickerplant.core.times import DAY_US, FOREVER_US, HOUR_US, micros_of, timestamps
 
 XNYS = calendar("XNYS")
 PRICES = ("open", "high", "low", "close", "vwap")
 
 
 def day(text: str) -> int:
-    return to_us(dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC))
+    return micros_of(dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC))
 
 
 def days(*texts: str) -> np.ndarray:

@@ -11,11 +11,11 @@ import pytest
 from tickerplant.core import coverage
 from tickerplant.core.coverage import Answers, classify, expected, stretches
 from tickerplant.core.sessions import calendar
-from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, from_us, to_us
+from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, datetime_of, micros_of
 
 
 def us(*parts: int) -> int:
-    return to_us(dt.datetime(*parts, tzinfo=dt.UTC))
+    return micros_of(dt.datetime(*parts, tzinfo=dt.UTC))
 
 
 NOTHING = np.empty(0, np.int64)
@@ -39,12 +39,12 @@ def test_a_session_has_a_bar_for_each_interval_of_its_regular_hours(
     starts = expected(calendar(name), interval, us(*day), us(*day) + DAY_US)
     assert len(starts) == bars
     assert np.all(np.diff(starts) > 0)
-    assert (f"{from_us(int(starts[0])):%H:%M}", f"{from_us(int(starts[-1])):%H:%M}") == (first, last)
+    assert (f"{datetime_of(int(starts[0])):%H:%M}", f"{datetime_of(int(starts[-1])):%H:%M}") == (first, last)
 
 
 def test_days_are_the_dates_of_sessions() -> None:
     starts = expected(calendar("XNYS"), "1d", us(2026, 11, 23), us(2026, 11, 30))
-    assert [from_us(int(at)).day for at in starts] == [23, 24, 25, 27]  # Thanksgiving is the 26th
+    assert [datetime_of(int(at)).day for at in starts] == [23, 24, 25, 27]  # Thanksgiving is the 26th
     assert not len(expected(calendar("XNYS"), "1m", us(2026, 11, 26), us(2026, 11, 27)))
     for name in ("XNYS", "XHKG", "XTKS", "XASX", "24/7"):
         found = expected(calendar(name), "1d", us(2016, 1, 1), us(2026, 1, 1))

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from tickerplant.core import interval
 from tickerplant.core.errors import BadInput
-from tickerplant.core.times import from_us, iso, to_us
+from tickerplant.core.times import datetime_of, iso, micros_of
 
 
 def us(text: str) -> int:
-    return to_us(dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC))
+    return micros_of(dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC))
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_vendors_names_are_understood_and_unknown_ones_are_answered_with_the_lis
 
 def test_times_are_written_with_z_and_read_back_exactly() -> None:
     assert iso(us("2012-06-21T13:30:00")) == "2012-06-21T13:30:00Z"
-    assert to_us(from_us(1_340_285_400_000_001)) == 1_340_285_400_000_001
+    assert micros_of(datetime_of(1_340_285_400_000_001)) == 1_340_285_400_000_001
 
 
 def test_intervals_of_activity_have_an_amount_and_no_length() -> None:

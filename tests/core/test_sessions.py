@@ -12,11 +12,11 @@ from tickerplant.core import sessions
 from tickerplant.core.errors import ConfigError
 from tickerplant.core.rules import Rules
 from tickerplant.core.sessions import NO_SESSION, Calendars, calendar, end_of
-from tickerplant.core.times import DAY_US, FOREVER_US, HOUR_US, NEVER_US, iso, to_us
+from tickerplant.core.times import DAY_US, FOREVER_US, HOUR_US, NEVER_US, iso, micros_of
 
 
 def at(text: str) -> int:
-    return to_us(dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC))
+    return micros_of(dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC))
 
 
 def times(*texts: str) -> np.ndarray:

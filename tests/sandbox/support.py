@@ -7,14 +7,14 @@ from typing import Any
 
 import msgspec
 
-from tickerplant.core.times import to_us
+from tickerplant.core.times import micros_of
 from tickerplant.protocols.http_types import Reply, Request
 from tickerplant.sandbox.corporate_actions import Tape
 from tickerplant.sandbox.fault_script import read_order
 from tickerplant.sandbox.model import Market, MarketSettings
 from tickerplant.sandbox.request_router import Admitted, Front, SandboxSettings
 
-NOW = to_us(dt.datetime(2026, 9, 23, 14, 34, 56, 500_000, dt.UTC))  # a Wednesday, 10:34 in New York
+NOW = micros_of(dt.datetime(2026, 9, 23, 14, 34, 56, 500_000, dt.UTC))  # a Wednesday, 10:34 in New York
 
 
 class Desk:

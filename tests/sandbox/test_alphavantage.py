@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from tests.sandbox.support import NOW, Desk
-from tickerplant.core.times import DAY_US, MINUTE_US, from_us
+from tickerplant.core.times import DAY_US, MINUTE_US, datetime_of
 from tickerplant.market_data.vendors.port import Quota
 from tickerplant.sandbox.quotas import FREE_PACE_S, FREE_PLANS
 
@@ -44,11 +44,11 @@ def test_intraday_is_adjusted_unless_told_and_days_are_not() -> None:
         **INTRADAY,
         "interval": "60min",
         "outputsize": "full",
-        "month": from_us(split.us - DAY_US).strftime("%Y-%m"),
+        "month": datetime_of(split.us - DAY_US).strftime("%Y-%m"),
     }
     raw = desk.json("/query", **asked, adjusted="false")["Time Series (60min)"]
     adjusted = desk.json("/query", **asked)["Time Series (60min)"]
-    day = from_us(split.us - DAY_US).strftime("%Y-%m-%d")
+    day = datetime_of(split.us - DAY_US).strftime("%Y-%m-%d")
     time = next(time for time in raw if time.startswith(day) and time < f"{day} 15")
     assert float(adjusted[time]["4. close"]) < float(raw[time]["4. close"]) / ratio
     daily = desk.json("/query", function="TIME_SERIES_DAILY", symbol="AAPL", outputsize="full", apikey="k")

@@ -6,12 +6,12 @@ import datetime as dt
 
 import pytest
 
-from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, SECOND_US, to_us
+from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, SECOND_US, micros_of
 from tickerplant.market_data.vendors.port import Quota
 from tickerplant.protocols.http_types import BURST, DAY, MINUTE, Request
 from tickerplant.sandbox.quotas import MAX_REQUESTS, Books, window_of
 
-NOW = to_us(dt.datetime(2026, 9, 23, 12, 0, 50, tzinfo=dt.UTC))
+NOW = micros_of(dt.datetime(2026, 9, 23, 12, 0, 50, tzinfo=dt.UTC))
 
 
 def test_a_minute_and_a_day_are_spent_by_key() -> None:
@@ -47,7 +47,7 @@ def test_too_close_together_is_a_burst() -> None:
 @pytest.mark.parametrize(("day", "hours"), [(dt.date(2026, 9, 23), 24), (dt.date(2026, 11, 1), 25)])
 def test_a_day_of_new_york_begins_at_its_midnight(day: dt.date, hours: int) -> None:
     quota = Quota(25, DAY_US, "America/New_York")
-    midnight = to_us(dt.datetime.combine(day, dt.time(4), dt.UTC))
+    midnight = micros_of(dt.datetime.combine(day, dt.time(4), dt.UTC))
     number, end_us = window_of(quota, midnight)
     assert end_us == midnight + hours * HOUR_US
     assert window_of(quota, midnight - 1) == (number - 1, midnight)

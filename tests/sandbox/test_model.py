@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
-from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, SECOND_US, Float64Array, from_us, to_us
+from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, SECOND_US, Float64Array, datetime_of, micros_of
 from tickerplant.sandbox.model import Market, MarketSettings, Prints, symbol_names
 
 TUESDAY = 1_790_000_000_000_000 // DAY_US * DAY_US + DAY_US
@@ -238,12 +238,12 @@ def test_us_sessions_leave_stocks_alone_at_night_and_on_weekends() -> None:
 
 def test_us_sessions_know_holidays_and_half_days() -> None:
     market = Market(MarketSettings(("AAPL",), 2.0, sessions="us"))
-    thanksgiving = to_us(dt.datetime(2026, 11, 26, tzinfo=dt.UTC))
+    thanksgiving = micros_of(dt.datetime(2026, 11, 26, tzinfo=dt.UTC))
     days = market.bars("AAPL", thanksgiving - 3 * DAY_US, thanksgiving + 3 * DAY_US, DAY_US)
     assert (days.starts_us - thanksgiving).tolist() == [-3 * DAY_US, -2 * DAY_US, -DAY_US, DAY_US]
     half = market.bars("AAPL", thanksgiving + DAY_US, thanksgiving + 2 * DAY_US, MINUTE_US)
     assert len(half.starts_us) == 210
-    assert from_us(int(half.starts_us[-1])).hour == 17
+    assert datetime_of(int(half.starts_us[-1])).hour == 17
     assert len(market.prints(thanksgiving, thanksgiving + DAY_US).codes) == 0
     noon = np.array([thanksgiving + 17 * HOUR_US, thanksgiving + DAY_US + 17 * HOUR_US])
     assert market.is_open(noon).tolist() == [False, True]

@@ -7,11 +7,11 @@ import datetime as dt
 import numpy as np
 import pytest
 
-from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, SECOND_US, WEEK_US, to_us
+from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, SECOND_US, WEEK_US, micros_of
 from tickerplant.sandbox.corporate_actions import ALL, ANCHOR_US, SPLITS, NewSplit, Tape, session_of
 from tickerplant.sandbox.model import Market, MarketSettings
 
-NOW = to_us(dt.datetime(2026, 9, 23, 12, 34, 56, tzinfo=dt.UTC))
+NOW = micros_of(dt.datetime(2026, 9, 23, 12, 34, 56, tzinfo=dt.UTC))
 MIDNIGHT = NOW // DAY_US * DAY_US
 
 

@@ -12,7 +12,7 @@ from tests.store.rows import bars
 from tests.store.test_bars import put
 from tickerplant.core import schemas
 from tickerplant.core.sessions import calendar
-from tickerplant.core.times import FOREVER_US, HOUR_US, MINUTE_US, timestamps, to_us
+from tickerplant.core.times import FOREVER_US, HOUR_US, MINUTE_US, micros_of, timestamps
 from tickerplant.store import Store
 from tickerplant.store.repositories.actions import Actions
 
@@ -20,7 +20,7 @@ XNYS = calendar("XNYS")
 
 
 def day(text: str) -> int:
-    return to_us(dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC))
+    return micros_of(dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC))
 
 
 async def pay(store: Store, version: int, source: str, *rows: tuple[str, float], symbol: str = "GOOG") -> None:

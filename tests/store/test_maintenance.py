@@ -7,7 +7,7 @@ import pytest
 from tests.store.rows import MINUTE_US, OPEN_US, bars, ticks
 from tests.store.test_bars import put as put_bars
 from tests.store.test_prices import put as put_ticks
-from tickerplant.core.times import from_us
+from tickerplant.core.times import datetime_of
 from tickerplant.store import Store
 from tickerplant.store.maintenance import jobs_status, run_due, run_job
 
@@ -90,7 +90,7 @@ async def test_the_comparison_counts_what_differs_and_names_one(store: Store) ->
     good = {"open": prices[0], "high": max(prices), "low": min(prices), "close": prices[-1], "volume": sum(sizes)}
     await put_ticks(store, table)
     await put_bars(store, bars({"symbol": "S0000", "interval": "5m", **good}))
-    soon = from_us(OPEN_US) + dt.timedelta(hours=1)
+    soon = datetime_of(OPEN_US) + dt.timedelta(hours=1)
     async with store.session() as session:
         await run_job(session, "rollup_5m", soon)
         await run_job(session, "compare", soon)

@@ -27,7 +27,7 @@ import httpx
 
 from tests.support.plant import Plant, kill_trees
 from tests.support.waiting import PATIENCE
-from tickerplant.core.times import MINUTE_US, SECOND_US, from_us, to_us
+from tickerplant.core.times import MINUTE_US, SECOND_US, datetime_of, micros_of
 
 VENDORS = ("twelvedata", "alphavantage", "yahoo")
 
@@ -114,11 +114,11 @@ class Verdict:
         for vendor, count in self.counts.items():
             windows = ", ".join(f"{w['largest_asked']} of {w['limit']} a {w['quota']}" for w in count["windows"])
             told.append(f"{vendor}: {count['requests']} requests, {count['refused']} refused; at most {windows}")
-        told += [f"different {symbol} {from_us(at):%H:%M} {ours} {theirs}" for symbol, at, ours, theirs in
+        told += [f"different {symbol} {datetime_of(at):%H:%M} {ours} {theirs}" for symbol, at, ours, theirs in
                  self.different[:12]]  # fmt: skip
-        told += [f"missing {symbol} {from_us(at):%H:%M}" for symbol, at in self.missing[:12]]
-        told += [f"unknown {symbol} {from_us(at):%H:%M}" for symbol, at in self.unknown[:12]]
-        told += [f"incomplete {symbol} {from_us(at):%H:%M}" for symbol, at in self.incomplete[:12]]
+        told += [f"missing {symbol} {datetime_of(at):%H:%M}" for symbol, at in self.missing[:12]]
+        told += [f"unknown {symbol} {datetime_of(at):%H:%M}" for symbol, at in self.unknown[:12]]
+        told += [f"incomplete {symbol} {datetime_of(at):%H:%M}" for symbol, at in self.incomplete[:12]]
         told += [f"overspent: {text}" for text in self.overspent()]
         told += [f"gap {gap['symbol']} {gap['from']} to {gap['to']}: {gap['status']} {gap.get('note') or ''}"
                  for gap in self.gaps[:20]]  # fmt: skip
@@ -169,7 +169,7 @@ def plant_on(folder: Path, day: Day, vendor: Mapping[str, Any], port: int) -> Pl
 
 def run(folder: Path, day: Day, port: int, *, say: Any = lambda text: None) -> Verdict:
     """Run the day and judge it."""
-    start_us = to_us(_moment(day.start))
+    start_us = micros_of(_moment(day.start))
     end_us = start_us + int(day.hours * 3_600 * SECOND_US)
     with sandbox(folder, day) as vendor:
         clock = vendor["clock"]
@@ -186,7 +186,7 @@ def run(folder: Path, day: Day, port: int, *, say: Any = lambda text: None) -> V
                 time.sleep(0.5)
                 if time.monotonic() - told > 30:
                     told = time.monotonic()
-                    say(f"{from_us(now_us()):%H:%M} {_progress(port)}")
+                    say(f"{datetime_of(now_us()):%H:%M} {_progress(port)}")
             time.sleep(_AFTER_S / day.speed)  # until the last minute, too, has been over for long enough to be missed
             _settle(port, day.settle_s, say)
             return judge(plant, day, vendor, port, start_us, end_us)
@@ -226,7 +226,7 @@ def judge(plant: Plant, day: Day, vendor: Mapping[str, Any], port: int, start_us
     end_us -= end_us % MINUTE_US
     start_us += -start_us % MINUTE_US
     with plant.store() as dsn:
-        stored = asyncio.run(_minutes(dsn, from_us(start_us), from_us(end_us)))
+        stored = asyncio.run(_minutes(dsn, datetime_of(start_us), datetime_of(end_us)))
     for symbol in day.symbols:
         query = {"symbol": symbol, "interval": "1m", "from_us": start_us, "to_us": end_us}
         truth = httpx.get(f"{vendor['url']}/sandbox/bars", params=query, timeout=PATIENCE.seconds(60)).json()
@@ -248,7 +248,7 @@ def judge(plant: Plant, day: Day, vendor: Mapping[str, Any], port: int, start_us
             if any(abs(a - b) > 1e-9 * max(1.0, abs(b)) for a, b in zip(ours, theirs, strict=True)):
                 verdict.different.append((symbol, time_us, ours, theirs))
         verdict.unknown += [(symbol, time_us) for time_us in have]
-        window = {"interval": "1m", "from": from_us(start_us).isoformat(), "to": from_us(end_us).isoformat()}
+        window = {"interval": "1m", "from": datetime_of(start_us).isoformat(), "to": datetime_of(end_us).isoformat()}
         answer = httpx.get(
             f"http://127.0.0.1:{port}/v1/coverage/{symbol.replace('/', '%2F')}",
             params=window,
@@ -276,5 +276,5 @@ async def _minutes(dsn: str, begin: Any, end: Any) -> dict[str, dict[int, Any]]:
         await connection.close()
     found: dict[str, dict[int, Any]] = {}
     for row in rows:
-        found.setdefault(row["symbol"], {})[to_us(row["time"])] = row
+        found.setdefault(row["symbol"], {})[micros_of(row["time"])] = row
     return found

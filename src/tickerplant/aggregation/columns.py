@@ -13,10 +13,10 @@ from tickerplant.aggregation.grouping import TickColumns
 from tickerplant.aggregation.rows import FROM_VENDOR, INTERVALS, Names, Rows, empty_rows
 from tickerplant.core.errors import BadInput, UnreadableRecord
 from tickerplant.core.interval import parse
-from tickerplant.core.times import BoolArray, Int64Array, times_of, to_us
+from tickerplant.core.times import BoolArray, Int64Array, micros_of, times_of
 
-FIRST_US: Final = to_us(dt.datetime(1800, 1, 1, tzinfo=dt.UTC))
-LAST_US: Final = to_us(dt.datetime(2261, 1, 1, tzinfo=dt.UTC))
+FIRST_US: Final = micros_of(dt.datetime(1800, 1, 1, tzinfo=dt.UTC))
+LAST_US: Final = micros_of(dt.datetime(2261, 1, 1, tzinfo=dt.UTC))
 _LENGTHS: Final = np.array([interval.us for interval in INTERVALS])
 
 

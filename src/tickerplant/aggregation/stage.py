@@ -20,7 +20,7 @@ from tickerplant.aggregation.rows import INTERVALS
 from tickerplant.core import records, schemas
 from tickerplant.core.errors import ConfigError, UnreadableRecord
 from tickerplant.core.streams import EMPTY_HISTORY, ConsumedRecord, History, Output, Stage, StageFactory, dead_letter
-from tickerplant.core.times import from_us
+from tickerplant.core.times import datetime_of
 
 FORMAT: Final = snapshot.FORMAT
 
@@ -56,7 +56,7 @@ class AggregationStage(Stage):
     def keep_label(self) -> str | None:
         """Return the UTC day of the log's clock: retention counts in days of it."""
         sent = self._engine.state.last_sent_us
-        return from_us(sent).date().isoformat() if FIRST_US <= sent <= LAST_US else None
+        return datetime_of(sent).date().isoformat() if FIRST_US <= sent <= LAST_US else None
 
     def _publish(self, record: records.Record, outcome: Outcome, version: int) -> list[Output]:
         header, state = record.header, self._engine.state

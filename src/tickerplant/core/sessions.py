@@ -25,7 +25,7 @@ import numpy as np
 
 from tickerplant.core.errors import ConfigError
 from tickerplant.core.rules import Rules
-from tickerplant.core.times import DAY_US, FOREVER_US, HOUR_US, NEVER_US, BoolArray, Int64Array, to_us
+from tickerplant.core.times import DAY_US, FOREVER_US, HOUR_US, NEVER_US, BoolArray, Int64Array, micros_of
 
 NO_SESSION: Final = NEVER_US
 """What `session_of` says of a time in no session."""
@@ -277,7 +277,7 @@ def _microseconds(values: Any) -> Int64Array:
 
 
 def _local(days: list[dt.date], at: dt.time, zone: ZoneInfo) -> Int64Array:
-    return np.array([to_us(dt.datetime.combine(day, at, tzinfo=zone)) for day in days], dtype=np.int64)
+    return np.array([micros_of(dt.datetime.combine(day, at, tzinfo=zone)) for day in days], dtype=np.int64)
 
 
 class Calendars:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+
+from tickerplant.core.deprecation import renamed
+from tickerplant.core.errors import BadInput
 
 MILLISECOND_US: Final = 1_000
 SECOND_US: Final = 1_000_000
@@ -31,25 +34,41 @@ _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICROSECOND = dt.timedelta(microseconds=1)
 
 
-def to_us(moment: dt.datetime) -> int:
+def micros_of(moment: dt.datetime) -> int:
     """Return microseconds since 1970 UTC of an aware datetime, exactly. Raises ValueError for a naive one."""
     if moment.tzinfo is None:
         raise ValueError(f"{moment} has no time zone")
     return (moment - _EPOCH) // _MICROSECOND
 
 
-def from_us(us: int) -> dt.datetime:
+def datetime_of(us: int) -> dt.datetime:
     """Return the aware UTC datetime of microseconds since 1970. Raises OverflowError outside years 1–9999."""
     return _EPOCH + us * _MICROSECOND
 
 
-def iso(us: int) -> str:
-    """Return ISO 8601 with Z and as many digits of the second as are not zero: `2012-06-21T13:30:00Z`.
+def iso(time: int | dt.datetime) -> str:
+    """Return a time as ISO 8601: microseconds since 1970 in UTC, a datetime in its own zone. UTC is written as Z.
+
+    Trailing zero microseconds are omitted.
 
     >>> iso(1_340_285_400_000_000), iso(1_340_285_400_250_000)
     ('2012-06-21T13:30:00Z', '2012-06-21T13:30:00.250000Z')
     """
-    return from_us(us).isoformat().replace("+00:00", "Z")
+    moment = time if isinstance(time, dt.datetime) else datetime_of(time)
+    return moment.isoformat().replace("+00:00", "Z")
+
+
+def check_range(start_us: int | None, end_us: int | None, start: str, end: str) -> None:
+    """Raise BadInput unless `start_us` is before `end_us`. None is an open side, which fits any other.
+
+    `start` and `end` are what the user gave, for the message: `--from 2012-06-21`.
+
+    >>> check_range(2, 1, "--from 2", "--to 1")
+    Traceback (most recent call last):
+    tickerplant.core.errors.BadInput: --from 2 is not before --to 1
+    """
+    if start_us is not None and end_us is not None and start_us >= end_us:
+        raise BadInput(f"{start} is not before {end}")
 
 
 def times_of(column: Any) -> Int64Array:
@@ -69,3 +88,7 @@ def timestamps(us: Int64Array) -> pa.Array:
     """Return int64 microseconds as a `timestamp[us, UTC]` array that shares the memory."""
     memory = pa.py_buffer(np.ascontiguousarray(us, dtype=np.int64))
     return pa.Array.from_buffers(TIMESTAMP, len(us), [None, memory])
+
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__, {"from_us": ("datetime_of", datetime_of), "to_us": ("micros_of", micros_of)})

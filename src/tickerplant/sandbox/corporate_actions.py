@@ -18,12 +18,12 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from tickerplant.core.times import DAY_US, MINUTE_US, WEEK_US, BoolArray, Float64Array, Int64Array, to_us
-from tickerplant.core.times import from_us as moment
+from tickerplant.core.times import DAY_US, MINUTE_US, WEEK_US, BoolArray, Float64Array, Int64Array, micros_of
+from tickerplant.core.times import datetime_of as moment
 from tickerplant.sandbox.hours import Hours
 from tickerplant.sandbox.model import Bars, Market, Prints
 
-ANCHOR_US: Final = to_us(dt.datetime(2026, 1, 1, tzinfo=dt.UTC))
+ANCHOR_US: Final = micros_of(dt.datetime(2026, 1, 1, tzinfo=dt.UTC))
 """From here on prices as traded are the model's own, but for splits that a scenario adds."""
 NEW_YORK: Final = zoneinfo.ZoneInfo("America/New_York")
 NONE, SPLITS, DIVIDENDS, ALL = "none", "splits", "dividends", "all"
@@ -88,7 +88,7 @@ class Tape:
     def add(self, split: NewSplit) -> None:
         """Take a split into the market: from its day on the stream is at the new price."""
         if split.symbol in self.market.code:
-            day = to_us(dt.datetime.combine(split.date, dt.time(), dt.UTC))
+            day = micros_of(dt.datetime.combine(split.date, dt.time(), dt.UTC))
             self._new.setdefault(split.symbol, []).append(Split(day, split.numerator, split.denominator))
             for kept in (self._splits, self._dividends, self._levels):
                 kept.cache_clear()
@@ -284,7 +284,7 @@ def session_of(day_us: int) -> tuple[int, int]:
         return int(opens[0]), int(opens[0] + minutes[0] * MINUTE_US)
     midnight = moment(day_us).replace(tzinfo=NEW_YORK)
     begin, end = _SESSION_MINUTES
-    return to_us(midnight + dt.timedelta(minutes=begin)), to_us(midnight + dt.timedelta(minutes=end))
+    return micros_of(midnight + dt.timedelta(minutes=begin)), micros_of(midnight + dt.timedelta(minutes=end))
 
 
 def _session_day(day: dt.date) -> int:

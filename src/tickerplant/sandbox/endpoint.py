@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from tickerplant.core.times import to_us
+from tickerplant.core.times import micros_of
 from tickerplant.market_data.clock import Clock, starting_at
 
 
@@ -60,7 +60,7 @@ def clock_of(start: str, speed: float) -> Clock:
     if not start:
         return starting_at(time.time_ns() // 1_000, speed)
     moment = dt.datetime.fromisoformat(start)
-    return starting_at(to_us(moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)), speed)
+    return starting_at(micros_of(moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)), speed)
 
 
 def clock_text(clock: Clock) -> str:

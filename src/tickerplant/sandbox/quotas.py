@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US, from_us, to_us
+from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US, datetime_of, micros_of
 from tickerplant.market_data.vendors.port import Quota
 from tickerplant.protocols.http_types import BURST, DAY, MINUTE, Refusal, Request, zone_of
 
@@ -164,6 +164,6 @@ def window_of(quota: Quota, now_us: int) -> tuple[int, int]:
     if not quota.daily or quota.zone == "UTC":
         number = now_us // quota.period_us
         return number, (number + 1) * quota.period_us
-    local = from_us(now_us).astimezone(zone_of(quota.zone))
+    local = datetime_of(now_us).astimezone(zone_of(quota.zone))
     tomorrow = dt.datetime.combine(local.date() + dt.timedelta(days=1), dt.time(), local.tzinfo)
-    return local.toordinal(), to_us(tomorrow)
+    return local.toordinal(), micros_of(tomorrow)

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from tickerplant.core import interval as intervals
 from tickerplant.core.errors import BadInput
-from tickerplant.core.times import DAY_US, MINUTE_US, WEEK_US, from_us
+from tickerplant.core.times import DAY_US, MINUTE_US, WEEK_US, datetime_of
 from tickerplant.market_data.clock import Clock
 from tickerplant.market_data.vendors.port import Quota
 from tickerplant.protocols.alphavantage.rest import AlphaVantage
@@ -172,7 +172,7 @@ class Front:
         self.orders.take(order, now_us)
         if order.do == "split":
             numerator, _, denominator = order.options.get("ratio", "2").partition(":")
-            tomorrow = from_us(now_us + DAY_US).date()
+            tomorrow = datetime_of(now_us + DAY_US).date()
             self.tape.add(NewSplit(order.options.get("symbol", ""), tomorrow, int(numerator), int(denominator or 1)))
 
     def control(self, request: Request, now_us: int, streams: Mapping[str, Any]) -> Reply:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pgpq import ArrowToPostgresBinaryEncoder
 
-from tickerplant.core.times import TIMESTAMP, timestamps, to_us
+from tickerplant.core.times import TIMESTAMP, micros_of, timestamps
 
 if TYPE_CHECKING:
     from tickerplant.store.pool import Session
@@ -122,7 +122,7 @@ async def read_numbers(session: Session, query: str, values: int, *arguments: An
 
     if not session.copies:
         rows = await session.rows(query, *arguments)
-        times = np.array([to_us(row[0]) for row in rows], dtype=np.int64)
+        times = np.array([micros_of(row[0]) for row in rows], dtype=np.int64)
         return [times, *(np.array([row[i] for row in rows]) for i in range(1, values + 2))]
     received = bytearray()
 

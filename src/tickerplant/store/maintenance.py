@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 
 from tickerplant.core.errors import StoreError
-from tickerplant.core.times import DAY_US, MINUTE_US, from_us, to_us
+from tickerplant.core.times import DAY_US, MINUTE_US, datetime_of, micros_of
 from tickerplant.store.migrations import LOCK, LOCK_JOBS
 from tickerplant.store.partitions import end, name_of
 from tickerplant.store.repositories.ohlcv import HISTORICAL, INTRADAY
@@ -200,8 +200,8 @@ async def _drop_partitions(session: Session, relation: str, before: dt.datetime)
     )
     dropped, busy = [], 0
     for row in rows:
-        start_us = to_us(row["starts_at"])
-        if max(from_us(end(relation, start_us)), row["arrived_at"]) >= before:
+        start_us = micros_of(row["starts_at"])
+        if max(datetime_of(end(relation, start_us)), row["arrived_at"]) >= before:
             continue
         name = name_of(relation, start_us)
         try:
@@ -271,8 +271,8 @@ async def _roll_up(session: Session, relation: str, rollup: str, bucket_us: int,
     )
     rows = 0
     for claim in claims:
-        from_time = from_us(to_us(claim["claimed_from"]) // bucket_us * bucket_us)
-        to_time = from_us(end(relation, to_us(claim["starts_at"])))
+        from_time = datetime_of(micros_of(claim["claimed_from"]) // bucket_us * bucket_us)
+        to_time = datetime_of(end(relation, micros_of(claim["starts_at"])))
         async with session.transaction():
             await session.execute(f'DELETE FROM {rollup} WHERE "time" >= $1 AND "time" < $2', from_time, to_time)
             rows += await session.execute(f"INSERT INTO {rollup} {select}", from_time, to_time)

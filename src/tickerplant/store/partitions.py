@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from tickerplant.core.times import DAY_US, WEEK_US, Int64Array, from_us, iso
+from tickerplant.core.times import DAY_US, WEEK_US, Int64Array, datetime_of, iso
 from tickerplant.store.migrations import LOCK, LOCK_PARTITIONS
 
 if TYPE_CHECKING:
@@ -45,13 +45,13 @@ def end(relation: str, start_us: int) -> int:
     """Return the first instant after the partition that begins at `start_us`."""
     length = LENGTHS[relation]
     if length == DECADE_US:
-        return int(_year_us(np.array([from_us(start_us).year + 10]))[0])
+        return int(_year_us(np.array([datetime_of(start_us).year + 10]))[0])
     return start_us + length
 
 
 def name_of(relation: str, start_us: int) -> str:
     """Return the name of a partition: `realtime_prices_p20120621`."""
-    return f"{relation}_p{from_us(start_us):%Y%m%d}"
+    return f"{relation}_p{datetime_of(start_us):%Y%m%d}"
 
 
 def _year_us(years: Int64Array) -> Int64Array:
@@ -112,6 +112,6 @@ async def record_arrivals(session: Session, relation: str, partition: int, times
            DO UPDATE SET arrived_at = now(), dirty_from = least(a.dirty_from, excluded.dirty_from)""",
         relation,
         partition,
-        [from_us(int(us)) for us in unique],
-        [from_us(int(us)) for us in earliest],
+        [datetime_of(int(us)) for us in unique],
+        [datetime_of(int(us)) for us in earliest],
     )

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from tests.market_data.clients.canned import Answer, Canned, golden, serving
-from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, iso, to_us
+from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, iso, micros_of
 from tickerplant.market_data.clients.alphavantage import client as alphavantage_client
 from tickerplant.market_data.clients.alphavantage.client import AlphaVantageProvider
 from tickerplant.market_data.clock import Clock, starting_at
@@ -17,7 +17,7 @@ from tickerplant.market_data.vendors import errors
 from tickerplant.market_data.vendors.port import BarsRequest, ProviderContext, Quota
 
 KEY = "K3YK3YK3YK3YK3YK"
-NOW_US = to_us(dt.datetime(2017, 12, 18, 20, 30, tzinfo=dt.UTC))
+NOW_US = micros_of(dt.datetime(2017, 12, 18, 20, 30, tzinfo=dt.UTC))
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ async def test_of_a_month_unknown_is_no_data(vendor: Canned, asking: AlphaVantag
 
 async def test_splits_and_dividends(vendor: Canned, asking: AlphaVantageProvider) -> None:
     vendor.put("/query", golden("alphavantage", "splits"), golden("alphavantage", "dividends"))
-    answer = await asking.actions("IBM", 0, to_us(dt.datetime(2024, 6, 1, tzinfo=dt.UTC)))
+    answer = await asking.actions("IBM", 0, micros_of(dt.datetime(2024, 6, 1, tzinfo=dt.UTC)))
     assert (answer.splits.num_rows, answer.dividends.num_rows) == (3, 2)
     assert [query["function"] for _, query in vendor.asked] == ["SPLITS", "DIVIDENDS"]
     assert asking.offer.actions_credits == 2

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from tests.market_data.clients.canned import golden
-from tickerplant.core.times import DAY_US, FOREVER_US, iso, times_of, to_us
+from tickerplant.core.times import DAY_US, FOREVER_US, iso, micros_of, times_of
 from tickerplant.market_data.clients.alphavantage.messages import (
     Series,
     error_of,
@@ -21,7 +21,7 @@ from tickerplant.market_data.clients.alphavantage.messages import (
 from tickerplant.market_data.clients.columns import terms_of
 from tickerplant.market_data.vendors import errors
 
-NOW_US = to_us(dt.datetime(2024, 3, 1, 3, 30, 20, tzinfo=dt.UTC))  # 22:30 of the day before in New York
+NOW_US = micros_of(dt.datetime(2024, 3, 1, 3, 30, 20, tzinfo=dt.UTC))  # 22:30 of the day before in New York
 KEY = "K3YK3YK3YK3YK3YK"
 
 
@@ -56,7 +56,7 @@ def test_on_both_sides_of_a_change_of_clocks_the_time_is_right() -> None:
 def test_names_are_matched_whatever_number_stands_before_them() -> None:
     rows = read("intraday_shifted", "1m").bars.to_pylist()
     assert [(row["open"], row["close"], row["volume"]) for row in rows] == [(86.49, 86.5, 10494.0), (86.5, 86.51, 0.0)]
-    assert iso(to_us(rows[0]["time"])) == "2017-12-18T19:56:00Z"  # the answer says that its times are UTC
+    assert iso(micros_of(rows[0]["time"])) == "2017-12-18T19:56:00Z"  # the answer says that its times are UTC
 
 
 def test_a_day_is_stamped_midnight_utc() -> None:
@@ -64,11 +64,11 @@ def test_a_day_is_stamped_midnight_utc() -> None:
 
 
 def test_only_bars_that_were_asked_for_and_are_over() -> None:
-    at = to_us(dt.datetime(2017, 12, 18, 19, 57, tzinfo=dt.UTC))
+    at = micros_of(dt.datetime(2017, 12, 18, 19, 57, tzinfo=dt.UTC))
     assert times(read("intraday", "1m", from_us=at).bars) == ["2017-12-18T19:57:00Z"]
     assert times(read("intraday", "1m", to_us=at).bars) == ["2017-12-18T19:56:00Z"]
     assert times(read("intraday", "1m", now_us=at + 59_999_999).bars) == ["2017-12-18T19:56:00Z"]
-    assert times(read("daily", "1d", now_us=to_us(dt.datetime(2017, 12, 18, 22, tzinfo=dt.UTC))).bars) == [
+    assert times(read("daily", "1d", now_us=micros_of(dt.datetime(2017, 12, 18, 22, tzinfo=dt.UTC))).bars) == [
         "2017-12-15T00:00:00Z"
     ]
 
@@ -76,7 +76,7 @@ def test_only_bars_that_were_asked_for_and_are_over() -> None:
 def test_splits_have_the_smallest_terms() -> None:
     batch = parse_splits(golden("alphavantage", "splits"), "IBM", 0, FOREVER_US, NOW_US, "alphavantage")
     batch.validate(full=True)
-    assert [(iso(to_us(row["time"]))[:10], row["numerator"], row["denominator"]) for row in batch.to_pylist()] == [
+    assert [(iso(micros_of(row["time"]))[:10], row["numerator"], row["denominator"]) for row in batch.to_pylist()] == [
         ("1993-01-04", 1.0, 15.0),
         ("1997-05-28", 2.0, 1.0),
         ("1999-05-27", 2.0, 1.0),
@@ -95,7 +95,7 @@ def test_terms_of_a_split(ratio: float, terms: tuple[int, int]) -> None:
 def test_dividends_without_an_amount_are_left_out() -> None:
     batch = parse_dividends(golden("alphavantage", "dividends"), "IBM", 0, FOREVER_US, NOW_US, "alphavantage")
     batch.validate(full=True)
-    assert [(iso(to_us(row["time"]))[:10], row["amount"], row["currency"]) for row in batch.to_pylist()] == [
+    assert [(iso(micros_of(row["time"]))[:10], row["amount"], row["currency"]) for row in batch.to_pylist()] == [
         ("2023-11-09", 1.66, None),
         ("2024-02-08", 1.66, None),
     ]
@@ -130,7 +130,7 @@ def test_a_failure_is_told_by_its_text(name: str, kind: type[errors.VendorError]
 
 
 def test_the_day_is_new_yorks() -> None:
-    noon = to_us(dt.datetime(2024, 3, 9, 17, tzinfo=dt.UTC))  # the night after it has an hour less
+    noon = micros_of(dt.datetime(2024, 3, 9, 17, tzinfo=dt.UTC))  # the night after it has an hour less
     error = error_of("Information", "rate limit is 25 requests per day", noon)
     assert error.retry_after_s == 12 * 3600
     assert error_of("Information", "rate limit is 25 requests per day", noon + DAY_US).retry_after_s == 11 * 3600

@@ -7,7 +7,7 @@ import pytest
 
 from tickerplant.core.rules import DEFAULT_RULES
 from tickerplant.core.sessions import Calendars
-from tickerplant.core.times import to_us
+from tickerplant.core.times import micros_of
 from tickerplant.market_data.clients.liveness import GAPS, LONGEST_S, SHORTEST_S, UNKNOWN_S, Hours, Silence
 
 OPEN = (True,)
@@ -86,7 +86,7 @@ def test_each_set_of_open_markets_has_its_own_rate() -> None:
 
 
 def at(hour: int, minute: int, day: int = 15) -> int:
-    return to_us(dt.datetime(2026, 6, day, hour, minute, tzinfo=dt.UTC))
+    return micros_of(dt.datetime(2026, 6, day, hour, minute, tzinfo=dt.UTC))
 
 
 def test_hours_are_those_of_the_symbols_calendars() -> None:

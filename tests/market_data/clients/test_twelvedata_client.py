@@ -11,14 +11,14 @@ import pytest
 
 from tests.market_data.clients.vendor import RestVendor
 from tickerplant.core.schemas import DIVIDENDS, SPLITS, VENDOR_BARS
-from tickerplant.core.times import DAY_US, MINUTE_US, to_us
+from tickerplant.core.times import DAY_US, MINUTE_US, micros_of
 from tickerplant.market_data.clients.twelvedata.client import TwelveDataProvider, provider
 from tickerplant.market_data.clock import starting_at
 from tickerplant.market_data.vendors import errors
 from tickerplant.market_data.vendors.port import BarsRequest, Credits, Provider, ProviderContext, TickStream
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "twelvedata"
-FROM_US = to_us(dt.datetime(2021, 9, 16, 19, 50, tzinfo=dt.UTC))
+FROM_US = micros_of(dt.datetime(2021, 9, 16, 19, 50, tzinfo=dt.UTC))
 TO_US = FROM_US + 20 * MINUTE_US
 KEY = "hush-hush"
 
@@ -72,14 +72,14 @@ async def test_a_full_page_says_what_it_covers() -> None:
         vendor = asking(rest)
         answer = await vendor.bars(BarsRequest(["AAPL"], "1m", FROM_US - 30 * DAY_US, TO_US))
         await vendor.close()
-    start = to_us(dt.datetime(2021, 9, 13, tzinfo=dt.UTC))
+    start = micros_of(dt.datetime(2021, 9, 13, tzinfo=dt.UTC))
     assert answer.covers == {"AAPL": (start, TO_US)}
 
 
 async def test_bars_that_are_not_over_by_the_clock_are_no_answer() -> None:
     async with RestVendor().serving() as rest:
         rest.answers["/time_series"] = (200, {}, golden("series_intraday"))
-        last_us = to_us(dt.datetime(2021, 9, 16, 19, 59, tzinfo=dt.UTC))
+        last_us = micros_of(dt.datetime(2021, 9, 16, 19, 59, tzinfo=dt.UTC))
         vendor = asking(rest, now_us=last_us + 30_000_000)
         found = (await vendor.bars(BarsRequest(["AAPL"], "1m", FROM_US, TO_US))).found["AAPL"]
         await vendor.close()
@@ -131,7 +131,7 @@ async def test_splits_and_dividends_are_asked_for_as_paid() -> None:
     async with RestVendor().serving() as rest:
         rest.answers |= {"/splits": (200, {}, golden("splits")), "/dividends": (200, {}, golden("dividends"))}
         vendor = asking(rest)
-        begin = to_us(dt.datetime(2020, 1, 1, tzinfo=dt.UTC))
+        begin = micros_of(dt.datetime(2020, 1, 1, tzinfo=dt.UTC))
         answer = await vendor.actions("AAPL", begin, TO_US)
         await vendor.close()
         assert (answer.splits.schema, answer.splits.num_rows) == (SPLITS, 1)

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from tests.market_data.clients.vendor import StreamVendor, price
 from tickerplant.core.rules import DEFAULT_RULES, Rules
 from tickerplant.core.sessions import Calendars
-from tickerplant.core.times import to_us
+from tickerplant.core.times import micros_of
 from tickerplant.market_data.clients.twelvedata import stream as twelvedata_stream
 from tickerplant.market_data.clients.twelvedata.stream import StreamSettings, TwelveDataStream
 from tickerplant.market_data.clock import Clock, starting_at
@@ -223,7 +223,7 @@ async def test_heartbeats_without_prices_are_found_and_one_silent_symbol_is_not(
 
 
 async def test_out_of_all_sessions_it_is_calm() -> None:
-    night_us = to_us(dt.datetime(2026, 6, 15, 3, 0, tzinfo=dt.UTC))
+    night_us = micros_of(dt.datetime(2026, 6, 15, 3, 0, tzinfo=dt.UTC))
     settings = StreamSettings(heartbeat_s=0.1, mute_s=0.4, silent_s=0.2, backoff_first_s=0.01, backoff_max_s=0.6)
     options = {"settings": settings, "calendars": Calendars(DEFAULT_RULES), "clock": starting_at(night_us, 1.0)}
     async with StreamVendor().serving() as vendor:
@@ -328,7 +328,7 @@ async def test_while_the_writer_is_behind_nothing_is_lost_and_nothing_is_mute() 
 
 
 async def test_at_many_times_the_speed_a_hiccup_of_the_machine_is_no_silence() -> None:
-    fast = Clock(origin_us=to_us(dt.datetime(2026, 6, 15, 15, 0, tzinfo=dt.UTC)), epoch_us=time.time_ns() // 1_000,
+    fast = Clock(origin_us=micros_of(dt.datetime(2026, 6, 15, 15, 0, tzinfo=dt.UTC)), epoch_us=time.time_ns() // 1_000,
                  speed=500.0)  # fmt: skip
     async with StreamVendor().serving() as vendor, client(vendor, ["AAPL"], settings=None, clock=fast) as td:
         await td.until(lambda: bool(td.said))

@@ -12,7 +12,7 @@ import pytest
 import yfinance as yf
 
 from tests.market_data.clients.canned import Answer, Canned, golden, serving
-from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, iso, times_of, to_us
+from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, iso, micros_of, times_of
 from tickerplant.market_data.clients.yahoo import client as yfinance_client
 from tickerplant.market_data.clients.yahoo.client import YahooProvider
 from tickerplant.market_data.clock import starting_at
@@ -23,8 +23,8 @@ from tickerplant.market_data.vendors.port import BarsAnswer, BarsRequest, Provid
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 CHART = "/v8/finance/chart/"
-OPEN_US = to_us(dt.datetime(2021, 9, 16, 13, 30, tzinfo=dt.UTC))
-AUGUST_US = to_us(dt.datetime(2020, 8, 1, tzinfo=dt.UTC))
+OPEN_US = micros_of(dt.datetime(2021, 9, 16, 13, 30, tzinfo=dt.UTC))
+AUGUST_US = micros_of(dt.datetime(2020, 8, 1, tzinfo=dt.UTC))
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ async def test_hours_of_new_york_are_none_of_the_plants(vendor: Canned, making: 
 
 
 async def test_days_are_as_traded_with_splits_and_dividends(vendor: Canned, making: Making) -> None:
-    now_us = to_us(dt.datetime(2020, 9, 2, 20, tzinfo=dt.UTC))
+    now_us = micros_of(dt.datetime(2020, 9, 2, 20, tzinfo=dt.UTC))
     answer = await making(now_us).bars(BarsRequest(("AAPL",), "1d", AUGUST_US, now_us))
     found = bars(answer)
     assert [iso(us)[5:10] for us in times_of(found["time"])] == ["08-06", "08-07", "08-27", "08-28", "08-31", "09-01"]
@@ -125,14 +125,16 @@ async def test_days_are_as_traded_with_splits_and_dividends(vendor: Canned, maki
     assert answer.splits is not None
     assert answer.dividends is not None
     (split,) = answer.splits.to_pylist()
-    assert (iso(to_us(split["time"]))[:10], split["numerator"], split["denominator"]) == ("2020-08-31", 4.0, 1.0)
+    assert (iso(micros_of(split["time"]))[:10], split["numerator"], split["denominator"]) == ("2020-08-31", 4.0, 1.0)
     (paid,) = answer.dividends.to_pylist()
-    assert (iso(to_us(paid["time"]))[:10], paid["amount"], paid["currency"]) == ("2020-08-07", 0.82, "USD")
+    assert (iso(micros_of(paid["time"]))[:10], paid["amount"], paid["currency"]) == ("2020-08-07", 0.82, "USD")
     assert int(vendor.asked[-1][1]["period2"]) * 1_000_000 > now_us  # for the splits up to now
 
 
 async def test_the_day_so_far_is_no_bar(vendor: Canned, making: Making) -> None:
-    found = bars(await ask(vendor, making, "chart_1d_live", "1d", to_us(dt.datetime(2020, 9, 1, 18, tzinfo=dt.UTC))))
+    found = bars(
+        await ask(vendor, making, "chart_1d_live", "1d", micros_of(dt.datetime(2020, 9, 1, 18, tzinfo=dt.UTC)))
+    )
     assert [iso(us)[5:10] for us in times_of(found["time"])] == ["08-31"]
 
 
@@ -146,9 +148,9 @@ async def test_days_of_currencies_begin_at_midnight_of_london(vendor: Canned, ma
 
 async def test_minutes_before_a_split_are_turned_back_too(vendor: Canned, making: Making) -> None:
     # Of the minutes of 2020-08-28 it is the days since that know of the split.
-    now_us = to_us(dt.datetime(2020, 9, 2, 20, tzinfo=dt.UTC))
+    now_us = micros_of(dt.datetime(2020, 9, 2, 20, tzinfo=dt.UTC))
     minutes = golden("yahoo", "chart_5m_live_alone").decode()
-    shift = (to_us(dt.datetime(2020, 8, 28, tzinfo=dt.UTC)) - OPEN_US // DAY_US * DAY_US) // 1_000_000
+    shift = (micros_of(dt.datetime(2020, 8, 28, tzinfo=dt.UTC)) - OPEN_US // DAY_US * DAY_US) // 1_000_000
     for second in (1631799000, 1631799300, 1631799607, 1631822400, 1631836800, 1631779200):
         minutes = minutes.replace(str(second), str(second + shift))
     vendor.put(CHART, golden("yahoo", "chart_1d"), minutes.encode())
@@ -165,7 +167,7 @@ async def test_minutes_before_a_split_are_turned_back_too(vendor: Canned, making
 
 
 async def test_splits_and_dividends(vendor: Canned, making: Making) -> None:
-    provider = making(to_us(dt.datetime(2020, 9, 2, 20, tzinfo=dt.UTC)))
+    provider = making(micros_of(dt.datetime(2020, 9, 2, 20, tzinfo=dt.UTC)))
     answer = await provider.actions("AAPL", AUGUST_US, AUGUST_US + 40 * DAY_US)
     assert answer.splits["numerator"].to_pylist() == [4.0]
     assert answer.dividends["amount"].to_pylist() == [0.82]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.market_data.clients.canned import golden
-from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, Float64Array, iso, times_of, to_us
+from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, Float64Array, iso, micros_of, times_of
 from tickerplant.market_data.clients.yahoo.messages import (
     DELAY_US,
     NOTHING,
@@ -21,7 +21,7 @@ from tickerplant.market_data.clients.yahoo.messages import (
 )
 from tickerplant.market_data.vendors import errors
 
-OPEN_US = to_us(dt.datetime(2021, 9, 16, 13, 30, tzinfo=dt.UTC))
+OPEN_US = micros_of(dt.datetime(2021, 9, 16, 13, 30, tzinfo=dt.UTC))
 EASTERN_US = -4 * HOUR_US
 
 
@@ -86,9 +86,9 @@ def test_a_bar_is_over_by_the_clock_of_the_vendor() -> None:
 
 def test_a_day_is_the_exchanges_and_over_at_its_end_in_utc() -> None:
     # Sydney: the session of the 17th begins on the 16th in UTC.
-    at = np.array([to_us(dt.datetime(2021, 9, 16, 14, tzinfo=dt.UTC))])
+    at = np.array([micros_of(dt.datetime(2021, 9, 16, 14, tzinfo=dt.UTC))])
     found = dataclasses.replace(columns([0], [1.0]), time=at, local=at + 10 * HOUR_US)
-    day = to_us(dt.datetime(2021, 9, 17, tzinfo=dt.UTC))
+    day = micros_of(dt.datetime(2021, 9, 17, tzinfo=dt.UTC))
     for now_us, rows in ((day + DAY_US - 1, 0), (day + DAY_US, 1)):
         said = read_columns(found, "BHP.AX", "1d", day, day + DAY_US, now_us, Splits(), "yahoo")
         assert [iso(us) for us in times_of(said.bars["time"])] == ["2021-09-17T00:00:00Z"][:rows]
@@ -103,9 +103,11 @@ def test_splits_and_dividends_come_along_as_paid() -> None:
     said = read_columns(some, "AAPL", "1d", time[1], time[3] + 1, OPEN_US + 9 * DAY_US, splits, "yahoo")
     days = [iso(us)[:10] for us in time.tolist()]
     assert [
-        (iso(to_us(row["time"]))[:10], row["numerator"], row["denominator"]) for row in said.splits.to_pylist()
+        (iso(micros_of(row["time"]))[:10], row["numerator"], row["denominator"]) for row in said.splits.to_pylist()
     ] == [(days[2], 4.0, 1.0)]
-    assert [(iso(to_us(row["time"]))[:10], row["amount"], row["currency"]) for row in said.dividends.to_pylist()] == [
+    assert [
+        (iso(micros_of(row["time"]))[:10], row["amount"], row["currency"]) for row in said.dividends.to_pylist()
+    ] == [
         (days[1], 0.82, "USD"),
         (days[3], 0.2, "USD"),
     ]

@@ -10,7 +10,7 @@ from alpha_vantage.alphavantage import AlphaVantage
 from alpha_vantage.timeseries import TimeSeries
 
 from tests.market_data.sdks.conftest import Vendor
-from tickerplant.core.times import DAY_US, MINUTE_US, from_us
+from tickerplant.core.times import DAY_US, MINUTE_US, datetime_of
 from tickerplant.sandbox.corporate_actions import NEW_YORK
 
 
@@ -26,7 +26,7 @@ def test_intraday_bars_are_the_market_s(vendor: Vendor, series: Callable[..., An
     assert len(data) == 100
     now_us = vendor.clock.now_us()
     truth = vendor.bars("AAPL", "5m", now_us - 102 * 5 * MINUTE_US, now_us)
-    shown = [from_us(us).astimezone(NEW_YORK).strftime("%Y-%m-%d %H:%M:%S") for us in truth["time_us"]]
+    shown = [datetime_of(us).astimezone(NEW_YORK).strftime("%Y-%m-%d %H:%M:%S") for us in truth["time_us"]]
     closes = dict(zip(shown, truth["close"], strict=True))
     newest = list(data)[1]  # the newest may be younger than what the truth was asked for
     assert float(data[newest]["4. close"]) == pytest.approx(closes[newest], abs=1e-4)
@@ -36,7 +36,7 @@ def test_daily_bars_are_as_traded(vendor: Vendor, series: Callable[..., Any]) ->
     frame, _ = series(output_format="pandas").get_daily("AAPL", outputsize="full")
     split = vendor.actions("AAPL")["splits"][-1]
     truth = vendor.bars("AAPL", "1d", split["us"] - 2 * DAY_US, split["us"] + 2 * DAY_US)
-    days = [from_us(us).strftime("%Y-%m-%d") for us in truth["time_us"]]
+    days = [datetime_of(us).strftime("%Y-%m-%d") for us in truth["time_us"]]
     assert frame.loc[days, "4. close"].tolist() == pytest.approx(truth["close"], abs=1e-4)
     compact, meta = series().get_daily("MSFT")
     assert len(compact) == 100

@@ -13,7 +13,7 @@ from twelvedata.exceptions import BadRequestError, InternalServerError, InvalidA
 
 from tests.market_data.sdks.conftest import Vendor
 from tests.support.waiting import PATIENCE
-from tickerplant.core.times import DAY_US, MINUTE_US, from_us
+from tickerplant.core.times import DAY_US, MINUTE_US, datetime_of
 
 
 def client(vendor: Vendor, key: str = "demo") -> Any:
@@ -21,7 +21,7 @@ def client(vendor: Vendor, key: str = "demo") -> Any:
 
 
 def text(us: int) -> str:
-    return from_us(us).strftime("%Y-%m-%d %H:%M:%S")
+    return datetime_of(us).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def test_a_time_series_is_the_market_s(vendor: Vendor) -> None:
@@ -43,8 +43,8 @@ def test_daily_bars_are_adjusted_for_splits_unless_told(vendor: Vendor) -> None:
     split = vendor.actions("AAPL")["splits"][-1]
     asked = {
         "symbol": "AAPL", "interval": "1day", "outputsize": 10,
-        "start_date": from_us(split["us"] - 3 * DAY_US).strftime("%Y-%m-%d"),
-        "end_date": from_us(split["us"] + DAY_US).strftime("%Y-%m-%d"),
+        "start_date": datetime_of(split["us"] - 3 * DAY_US).strftime("%Y-%m-%d"),
+        "end_date": datetime_of(split["us"] + DAY_US).strftime("%Y-%m-%d"),
     }  # fmt: skip
     truth = vendor.bars("AAPL", "1d", split["us"] - 3 * DAY_US, split["us"] + 2 * DAY_US)
     adjusted = list(reversed(client(vendor).time_series(**asked).as_json()))

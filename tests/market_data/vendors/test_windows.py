@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, to_us
+from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, micros_of
 from tickerplant.market_data.vendors import quota_windows
 from tickerplant.market_data.vendors.port import Quota
 from tickerplant.market_data.vendors.quota_windows import touched, window_of
@@ -57,7 +57,7 @@ def test_the_windows_of_a_stretch_are_all_that_it_has_a_part_of(quota: Quota, us
     ],
 )
 def test_days_on_which_clocks_are_set(zone: str, date: dt.date, hours: int, begins: str) -> None:
-    noon = to_us(dt.datetime(date.year, date.month, date.day, 16, tzinfo=dt.UTC))
+    noon = micros_of(dt.datetime(date.year, date.month, date.day, 16, tzinfo=dt.UTC))
     start, end = window_of(Quota(1, DAY_US, zone), noon)
     assert (end - start) == hours * HOUR_US
     assert f"{start // HOUR_US % 24:02}:00" == begins

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 
-from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US, Int64Array, from_us, times_of
+from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US, Int64Array, datetime_of, times_of
 
 EPOCHS: Final = {"s": SECOND_US, "ms": 1_000, "us": 1}
 TIME_STYLES: Final = ("iso", *EPOCHS)
@@ -49,7 +49,7 @@ def offsets_us(times_us: Int64Array, zone: dt.tzinfo) -> Int64Array:
 
 def _offset_us(us: int, zone: dt.tzinfo) -> int:
     try:
-        offset = from_us(us).astimezone(zone).utcoffset()
+        offset = datetime_of(us).astimezone(zone).utcoffset()
     except OverflowError:
         return 0
     return 0 if offset is None else offset // dt.timedelta(microseconds=1)

@@ -14,7 +14,7 @@ from tickerplant.core import interval as intervals
 from tickerplant.core.errors import BadInput
 from tickerplant.core.interval import Interval
 from tickerplant.core.symbols import check_symbol
-from tickerplant.core.times import DAY_US, from_us, to_us
+from tickerplant.core.times import DAY_US, datetime_of, micros_of
 
 DEFAULT_LIMIT: Final = 1_000
 MAX_LIMIT: Final = 50_000
@@ -70,14 +70,14 @@ def parse_time(text: str, zone: dt.tzinfo, name: str) -> int:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=zone)
     try:
-        return _within(to_us(moment), text, name)
+        return _within(micros_of(moment), text, name)
     except OverflowError:
         raise BadInput(f"`{name}` {text!r} lies outside the years 1 to 9999") from None
 
 
 def _within(us: int, text: str, name: str) -> int:
     try:
-        from_us(us)
+        datetime_of(us)
     except OverflowError:
         raise BadInput(f"`{name}` {text!r} lies outside the years 1 to 9999") from None
     return us
@@ -112,14 +112,14 @@ def parse_span(
 def _session_span(start_us: int | None, end_us: int | None, zone: dt.tzinfo) -> tuple[int | None, int | None]:
     start_us = None if start_us is None else _date_us(start_us, zone)
     if end_us is not None:
-        midnight = from_us(end_us).astimezone(zone).time() == dt.time(0)
+        midnight = datetime_of(end_us).astimezone(zone).time() == dt.time(0)
         end_us = _date_us(end_us, zone) + (0 if midnight else DAY_US)
     return start_us, end_us
 
 
 def _date_us(us: int, zone: dt.tzinfo) -> int:
-    date = from_us(us).astimezone(zone).date()
-    return to_us(dt.datetime.combine(date, dt.time(0), dt.UTC))
+    date = datetime_of(us).astimezone(zone).date()
+    return micros_of(dt.datetime.combine(date, dt.time(0), dt.UTC))
 
 
 ACTIVITY_NAMES: Final = "bars by activity (100t trades, 10000v volume, 1000000d turnover)"

@@ -152,7 +152,7 @@ def _symbol(text: str) -> str:
 
 def _date(text: str) -> int:
     """Return 00:00 UTC of a date. Raises BadInput."""
-    from tickerplant.core.times import to_us
+    from tickerplant.core.times import micros_of
 
     try:
         day = dt.datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=dt.UTC)
@@ -160,7 +160,7 @@ def _date(text: str) -> int:
         raise BadInput(f"DATE {text!r} is no date; write 2020-08-31") from None
     if day.year not in YEARS:
         raise BadInput(f"DATE {text!r} lies outside the years {YEARS[0]} to {YEARS[-1]}")
-    return to_us(day)
+    return micros_of(day)
 
 
 def _ratio(text: str) -> tuple[float, float]:

@@ -256,6 +256,6 @@ def _as_dict(interval: str, symbol: str, one: Stretch) -> dict[str, Any]:
 
 
 def _time(us: int) -> str:
-    from tickerplant.core.times import from_us
+    from tickerplant.core.times import datetime_of
 
-    return f"{from_us(us):%Y-%m-%d %H:%M}"
+    return f"{datetime_of(us):%Y-%m-%d %H:%M}"

@@ -150,7 +150,7 @@ def time_option(text: str | None, name: str) -> int | None:
     """Return microseconds of `2012-06-21`, `2012-06-21T13:30:00Z` (no zone: UTC), or None. Raises BadInput."""
     import datetime as dt
 
-    from tickerplant.core.times import to_us
+    from tickerplant.core.times import micros_of
 
     if text is None:
         return None
@@ -158,7 +158,7 @@ def time_option(text: str | None, name: str) -> int | None:
         moment = dt.datetime.fromisoformat(text)
     except ValueError:
         raise BadInput(f"{name} {text!r} is no time; write 2012-06-21 or 2012-06-21T13:30:00Z") from None
-    return to_us(moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC))
+    return micros_of(moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC))
 
 
 def stored_interval(text: str) -> str:

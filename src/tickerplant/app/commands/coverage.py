@@ -184,9 +184,9 @@ def _time(us: int, step: Interval) -> str:
 
 
 def _moment(us: int) -> str:
-    from tickerplant.core.times import from_us
+    from tickerplant.core.times import datetime_of
 
-    return f"{from_us(us):%Y-%m-%d %H:%M}"
+    return f"{datetime_of(us):%Y-%m-%d %H:%M}"
 
 
 def _width() -> int:

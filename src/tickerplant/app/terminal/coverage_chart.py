@@ -28,7 +28,7 @@ from tickerplant.core.coverage import (
 )
 from tickerplant.core.interval import Interval
 from tickerplant.core.sessions import Calendar
-from tickerplant.core.times import DAY_US, Int64Array, from_us
+from tickerplant.core.times import DAY_US, Int64Array, datetime_of
 
 MARKS: Final[Mapping[str, tuple[str, str]]] = {
     HAVE: ("█", "green"),
@@ -94,7 +94,7 @@ def picture(found: Mapping[str, Statuses], calendars: Mapping[str, Calendar], st
 
 
 def _moment(us: int, step: Interval) -> str:
-    return f"{from_us(us):%Y-%m-%d %H:%M}" if step.is_intraday else f"{from_us(us):%Y-%m-%d}"
+    return f"{datetime_of(us):%Y-%m-%d %H:%M}" if step.is_intraday else f"{datetime_of(us):%Y-%m-%d}"
 
 
 def _all_starts(starts: Sequence[Int64Array]) -> Int64Array:
@@ -151,7 +151,9 @@ def _of_days(found: Statuses, calendar: Calendar, step: Interval, width: int) ->
     lines = np.unique(days)
     if not 1 < len(lines) <= MOST_DAYS:
         return None
-    labels = [f"{from_us(int(day)):%a %Y-%m-%d}" if step.is_intraday else f"{from_us(int(day)):%Y}" for day in lines]
+    labels = [
+        f"{datetime_of(int(day)):%a %Y-%m-%d}" if step.is_intraday else f"{datetime_of(int(day)):%Y}" for day in lines
+    ]
     room = max(width - max(map(len, labels)) - 1, LEAST_WIDTH)
     since = found.starts - days
     low, high = int(since.min()), int(since.max()) + step.us
@@ -164,4 +166,4 @@ def _of_days(found: Statuses, calendar: Calendar, step: Interval, width: int) ->
     drawn = [Line(label, _columns(found, buckets + day)) for label, day in zip(labels, lines.tolist(), strict=True)]
     if not step.is_intraday:
         return Picture(drawn, ("January", "July", "December"))
-    return Picture(drawn, tuple(f"{from_us(at):%H:%M}" for at in (low, (low + high) // 2, high)))
+    return Picture(drawn, tuple(f"{datetime_of(at):%H:%M}" for at in (low, (low + high) // 2, high)))

@@ -343,10 +343,10 @@ def adopt(dsn: str, log: EventLog, partitions: int) -> str:
 
 def run_due(dsn: str, now_us: int) -> list[str]:
     """Run the scheduled jobs that are due and return their names."""
-    from tickerplant.core.times import from_us
+    from tickerplant.core.times import datetime_of
     from tickerplant.store import maintenance
 
-    return [str(name) for name in with_store(dsn, lambda store: maintenance.run_due(store, from_us(now_us))) or []]
+    return [str(name) for name in with_store(dsn, lambda store: maintenance.run_due(store, datetime_of(now_us))) or []]
 
 
 def jobs_status(dsn: str, patience_s: float | None = None) -> list[dict[str, Any]]:

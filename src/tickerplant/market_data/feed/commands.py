@@ -14,7 +14,7 @@ from tickerplant.core import records
 from tickerplant.core.errors import Fenced, LogUnavailable
 from tickerplant.core.schemas import DIVIDENDS, RAW, SETTINGS_KEY, SPLITS, STATE_FEEDS, SYMBOLS
 from tickerplant.core.symbols import partition_of
-from tickerplant.core.times import from_us
+from tickerplant.core.times import datetime_of
 from tickerplant.log.port import EventLog
 from tickerplant.market_data.feed.partitioner import Parter
 from tickerplant.market_data.feed.writer import now_us
@@ -93,7 +93,7 @@ def append_dividend(
 def _say(
     log: EventLog, header: records.Header, schema: pa.Schema, symbol: str, time_us: int, row: Mapping[str, Any]
 ) -> dict[int, int]:
-    full = {"time": from_us(time_us), "symbol": symbol, "source": USER, **row}
+    full = {"time": datetime_of(time_us), "symbol": symbol, "source": USER, **row}
     data = records.encode(header, pa.RecordBatch.from_pylist([full], schema=schema))
     partition = partition_of(symbol, log.partitions(RAW))
     with log.writer(_WRITER) as writer:

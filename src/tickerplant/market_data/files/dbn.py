@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tickerplant.core.errors import BadInput
-from tickerplant.core.times import FOREVER_US, TIMESTAMP, Int64Array, timestamps, to_us
+from tickerplant.core.times import FOREVER_US, TIMESTAMP, Int64Array, micros_of, timestamps
 from tickerplant.market_data.files.blocks import Block
 
 BLOCK_ROWS: Final = 65_536
@@ -87,7 +87,7 @@ class Named:
 
     instrument_id: int
     from_us: int
-    to_us: int
+    micros_of: int
     symbol: str
 
 
@@ -190,7 +190,7 @@ class _Lists:
         number: int = struct.unpack("<I", self.take(4))[0]
         if number >= 9999_12_31:
             return FOREVER_US
-        return to_us(dt.datetime(number // 10_000, number // 100 % 100, number % 100, tzinfo=dt.UTC))
+        return micros_of(dt.datetime(number // 10_000, number // 100 % 100, number % 100, tzinfo=dt.UTC))
 
 
 def _text(data: bytes) -> str:

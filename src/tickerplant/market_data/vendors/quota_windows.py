@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import cache
 from zoneinfo import ZoneInfo
 
-from tickerplant.core.times import from_us, to_us
+from tickerplant.core.times import datetime_of, micros_of
 from tickerplant.market_data.vendors.port import Quota
 
 _DAY = dt.timedelta(days=1)
@@ -27,7 +27,7 @@ def window_of(quota: Quota, us: int) -> tuple[int, int]:
     if not quota.daily:
         start = us - us % quota.period_us
         return start, start + quota.period_us
-    date = from_us(us).astimezone(ZoneInfo(quota.zone)).date()
+    date = datetime_of(us).astimezone(ZoneInfo(quota.zone)).date()
     return _midnight(date, quota.zone), _midnight(date + _DAY, quota.zone)
 
 
@@ -42,4 +42,4 @@ def touched(quota: Quota, from_us_: int, to_us_: int) -> Iterator[tuple[int, int
 
 @cache
 def _midnight(date: dt.date, zone: str) -> int:
-    return to_us(dt.datetime(date.year, date.month, date.day, tzinfo=ZoneInfo(zone)).astimezone(dt.UTC))
+    return micros_of(dt.datetime(date.year, date.month, date.day, tzinfo=ZoneInfo(zone)).astimezone(dt.UTC))

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from tickerplant.core.times import DAY_US, MINUTE_US, from_us, to_us
+from tickerplant.core.times import DAY_US, MINUTE_US, datetime_of, micros_of
 from tickerplant.protocols.http_types import BURST, DAY, DOWN, PREMIUM, Refusal, Reply, Request, json_reply
 from tickerplant.sandbox.corporate_actions import ALL, NEW_YORK, NONE, Tape, in_session
 from tickerplant.sandbox.model import Bars
@@ -161,7 +161,7 @@ def _intraday(tape: Tape, symbol: str, query: Mapping[str, str], now_us: int) ->
     bars = _only(bars, whole if full else whole[-COMPACT:])
     if not len(bars.starts_us):
         raise _invalid(function)
-    times = [from_us(us).astimezone(NEW_YORK).strftime("%Y-%m-%d %H:%M:%S") for us in bars.starts_us.tolist()]
+    times = [datetime_of(us).astimezone(NEW_YORK).strftime("%Y-%m-%d %H:%M:%S") for us in bars.starts_us.tolist()]
     meta = {
         "1. Information": f"Intraday ({interval}) open, high, low, close prices and volume",
         "2. Symbol": symbol, "3. Last Refreshed": times[-1], "4. Interval": interval,
@@ -180,7 +180,7 @@ def _daily(tape: Tape, symbol: str, query: Mapping[str, str], now_us: int) -> An
         bars = _only(bars, np.arange(len(bars.starts_us))[-COMPACT:])
     if not len(bars.starts_us):
         raise _invalid("TIME_SERIES_DAILY")
-    times = [from_us(us).strftime("%Y-%m-%d") for us in bars.starts_us.tolist()]
+    times = [datetime_of(us).strftime("%Y-%m-%d") for us in bars.starts_us.tolist()]
     meta = {
         "1. Information": "Daily Prices (open, high, low, close) and Volumes", "2. Symbol": symbol,
         "3. Last Refreshed": times[-1], "4. Output Size": "Full size" if full else "Compact",
@@ -197,7 +197,7 @@ def _quote(tape: Tape, symbol: str, query: Mapping[str, str], now_us: int) -> An
     before = float(bars.close[-2])
     values = [
         symbol, *(f"{number:.4f}" for number in (open_, high, low, price)), str(int(bars.volume[-1])),
-        from_us(int(bars.starts_us[-1])).strftime("%Y-%m-%d"), f"{before:.4f}", f"{price - before:.4f}",
+        datetime_of(int(bars.starts_us[-1])).strftime("%Y-%m-%d"), f"{before:.4f}", f"{price - before:.4f}",
         f"{(price / before - 1) * 100:.4f}%",
     ]  # fmt: skip
     names = (
@@ -248,7 +248,7 @@ def _actions(symbol: str, header: list[str], rows: list[list[str]]) -> Answer:
 
 
 def _date(us: int) -> str:
-    return from_us(us).strftime("%Y-%m-%d")
+    return datetime_of(us).strftime("%Y-%m-%d")
 
 
 def _month(text: str, function: str) -> tuple[int, int]:
@@ -258,7 +258,7 @@ def _month(text: str, function: str) -> tuple[int, int]:
     except ValueError:
         raise _invalid(function) from None
     days = calendar.monthrange(first.year, first.month)[1]
-    return to_us(first), to_us(first + dt.timedelta(days=days))
+    return micros_of(first), micros_of(first + dt.timedelta(days=days))
 
 
 def _only(bars: Bars, rows: Any) -> Bars:

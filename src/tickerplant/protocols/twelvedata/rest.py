@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, urlsplit
 import msgspec
 import numpy as np
 
-from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US, WEEK_US, from_us, to_us
+from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US, WEEK_US, datetime_of, micros_of
 from tickerplant.protocols.http_types import DAY, DOWN, PREMIUM, Refusal, Reply, Request, json_reply, zone_of
 from tickerplant.sandbox.corporate_actions import ALL, DIVIDENDS, NEW_YORK, NONE, SPLITS, Tape
 from tickerplant.sandbox.model import Bars
@@ -121,7 +121,7 @@ class TwelveData:
             return json_reply({"data": {}, "status": "ok"})
         if path == "/api_usage":
             return json_reply({
-                "timestamp": from_us(now_us).strftime("%Y-%m-%d %H:%M:%S"), "current_usage": request.used,
+                "timestamp": datetime_of(now_us).strftime("%Y-%m-%d %H:%M:%S"), "current_usage": request.used,
                 "plan_limit": request.limit or _NO_LIMIT, "plan_category": "sandbox",
             })  # fmt: skip
         if path == "/batch":
@@ -253,7 +253,7 @@ def rows(bars: Bars, first: int, zone: dt.tzinfo, *, daily: bool, digits: int, v
     for start, volume, *prices in zip(
         bars.starts_us[first:].tolist(), bars.volume[first:].tolist(), *columns, strict=True
     ):
-        value = {"datetime": from_us(start).astimezone(zone).strftime(form)}
+        value = {"datetime": datetime_of(start).astimezone(zone).strftime(form)}
         for name, price in zip(("open", "high", "low", "close"), prices, strict=True):
             value[name] = f"{price:.{digits}f}"
         if volumes:
@@ -270,7 +270,7 @@ def _moment(query: Mapping[str, str], name: str, zone: dt.tzinfo, default_us: in
         moment = dt.datetime.fromisoformat(text.replace(" ", "T", 1))
     except ValueError:
         raise Refused(400, f"Invalid **{name}** provided: {text}. Use 2006-01-02 or 2006-01-02T15:04:05.") from None
-    return to_us(moment if moment.tzinfo else moment.replace(tzinfo=zone))
+    return micros_of(moment if moment.tzinfo else moment.replace(tzinfo=zone))
 
 
 def _integer(query: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
@@ -309,7 +309,7 @@ def _quote(tape: Tape, name: str, query: Mapping[str, str], now_us: int) -> dict
     return {
         "symbol": symbol, "name": f"{symbol} of the sandbox", "exchange": meta.get("exchange", ""),
         "mic_code": meta.get("mic_code", ""), "currency": meta.get("currency", meta.get("currency_quote", "")),
-        "datetime": from_us(int(bars.starts_us[-1])).strftime("%Y-%m-%d"),
+        "datetime": datetime_of(int(bars.starts_us[-1])).strftime("%Y-%m-%d"),
         "timestamp": int(bars.starts_us[-1]) // SECOND_US, "last_quote_at": now_us // MINUTE_US * 60,
         **{key: f"{value:.5f}" for key, value in numbers.items()},
         **({"volume": str(int(bars.volume[-1]))} if volumes else {}),
@@ -349,7 +349,7 @@ def _splits(tape: Tape, name: str, query: Mapping[str, str], now_us: int) -> dic
         "meta": _action_meta(symbol),
         "splits": [
             {
-                "date": from_us(split.us).strftime("%Y-%m-%d"),
+                "date": datetime_of(split.us).strftime("%Y-%m-%d"),
                 "description": f"{split.numerator}-for-{split.denominator} split",
                 "ratio": round(split.denominator / split.numerator, 5),
                 "from_factor": split.numerator, "to_factor": split.denominator,
@@ -370,7 +370,7 @@ def _paid(tape: Tape, name: str, query: Mapping[str, str], now_us: int) -> dict[
     for paid in found:
         if query.get("adjust", "true").lower() != "false":  # the vendor tells amounts in the shares of now
             rate = float(tape.split_factor(symbol, np.array([paid.us], np.int64), now_us)[0])
-        values.append({"ex_date": from_us(paid.us).strftime("%Y-%m-%d"), "amount": round(paid.amount * rate, 6)})
+        values.append({"ex_date": datetime_of(paid.us).strftime("%Y-%m-%d"), "amount": round(paid.amount * rate, 6)})
     return {"meta": _action_meta(symbol), "dividends": values}
 
 

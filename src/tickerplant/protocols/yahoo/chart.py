@@ -22,8 +22,8 @@ from tickerplant.core.times import (
     WEEK_US,
     Float64Array,
     Int64Array,
-    from_us,
-    to_us,
+    datetime_of,
+    micros_of,
 )
 from tickerplant.protocols.http_types import DOWN, PREMIUM, Refusal, Reply, Request, json_reply, text_reply, zone_of
 from tickerplant.sandbox.corporate_actions import NEW_YORK, SPLITS, Tape, session_of
@@ -39,7 +39,7 @@ LONG: Final = ("1d", "1wk", "1mo", "3mo")
 RANGES: Final = ("1d", "5d", "1mo", "3mo", "6mo", "1y", "2y", "5y", "10y", "ytd", "max")
 _LOOKBACK_DAYS: Final = {"1m": 30, "1h": 730, "60m": 730}
 _MINUTES_AT_ONCE_DAYS: Final = 8
-_FIRST_US: Final = to_us(dt.datetime(2006, 1, 2, tzinfo=dt.UTC))
+_FIRST_US: Final = micros_of(dt.datetime(2006, 1, 2, tzinfo=dt.UTC))
 _EXTENDED_HOURS: Final = (4, 20)
 _SERIES: Final = "/ws/fundamentals-timeseries/v1/finance/timeseries/"
 _FOLDERS: Final = (CHART, "/v1/test/getcrumb", "/v10/finance/", "/v7/finance/", "/consent", "/v2/collectConsent",
@@ -92,7 +92,7 @@ class Yahoo:
         """Return the answer. Errors are answers too."""
         path = request.path
         if path == "/":
-            expires = from_us(now_us + 365 * DAY_US).strftime("%a, %d %b %Y %H:%M:%S GMT")
+            expires = datetime_of(now_us + 365 * DAY_US).strftime("%a, %d %b %Y %H:%M:%S GMT")
             cookie = {"Set-Cookie": f"A3=d=sandbox; Expires={expires}; Path=/; Max-Age=31557600"}
             return Reply(404, b"", "text/html", cookie)
         if path == "/v1/test/getcrumb":
@@ -178,12 +178,12 @@ def _stretch(query: Mapping[str, str], tape: Tape, symbol: str, zone: dt.tzinfo,
             raise _Refused(400, "Bad Request", text % (first, end))
         return max(_FIRST_US, int(first * SECOND_US)), int(end * SECOND_US)
     name = query.get("range", "1d").lower()
-    today = from_us(now_us).astimezone(zone).replace(hour=0, minute=0, second=0, microsecond=0)
+    today = datetime_of(now_us).astimezone(zone).replace(hour=0, minute=0, second=0, microsecond=0)
     found = re.fullmatch(r"(\d+)(d|wk|mo|y)", name)
     if name == "max":
         return _FIRST_US, now_us + 1
     if name == "ytd":
-        return to_us(today.replace(month=1, day=1)), now_us + 1
+        return micros_of(today.replace(month=1, day=1)), now_us + 1
     if found is None:
         valid = ", ".join(RANGES)
         raise _Refused(422, "Unprocessable Entity", f"Invalid input - range={name} is not supported. [{valid}]")
@@ -192,15 +192,15 @@ def _stretch(query: Mapping[str, str], tape: Tape, symbol: str, zone: dt.tzinfo,
         while count > 1 or not _trades(tape, symbol, today, now_us):
             count -= _trades(tape, symbol, today, now_us)
             today = (today - dt.timedelta(days=1)).replace(hour=0)
-        return to_us(today), now_us + 1
+        return micros_of(today), now_us + 1
     days = {"wk": 7, "mo": 30.4375, "y": 365.25}[unit] * count
-    return max(_FIRST_US, to_us(today) - int(days) * DAY_US), now_us + 1
+    return max(_FIRST_US, micros_of(today) - int(days) * DAY_US), now_us + 1
 
 
 def _trades(tape: Tape, symbol: str, day: dt.datetime, now_us: int) -> bool:
     if not tape.gaps(symbol):
         return True
-    opens, _ = session_of(to_us(dt.datetime(day.year, day.month, day.day, tzinfo=dt.UTC)))
+    opens, _ = session_of(micros_of(dt.datetime(day.year, day.month, day.day, tzinfo=dt.UTC)))
     return opens < now_us and bool(tape.market.is_open(np.array([opens], np.int64))[0])
 
 
@@ -235,7 +235,7 @@ def _day_stamp(tape: Tape, symbol: str, day_us: int) -> int:
     """Return when Yahoo says that a day began: a stock's at the session, others at midnight of their zone."""
     if tape.market.stock[tape.market.code[symbol]]:
         return session_of(day_us)[0]
-    return to_us(from_us(day_us).replace(tzinfo=_zone(tape, symbol)[1]))
+    return micros_of(datetime_of(day_us).replace(tzinfo=_zone(tape, symbol)[1]))
 
 
 def _columns(tape: Tape, symbol: str, interval: str, bars: Bars, zone: dt.tzinfo, now_us: int) -> dict[str, Any]:
@@ -299,7 +299,7 @@ def _with_nulls(
 
 
 def _period(start_us: int, end_us: int, zone: dt.tzinfo) -> dict[str, Any]:
-    local = from_us(start_us).astimezone(zone)
+    local = datetime_of(start_us).astimezone(zone)
     offset = local.utcoffset() or dt.timedelta()
     return {
         "timezone": local.tzname(), "start": start_us // SECOND_US, "end": end_us // SECOND_US,
@@ -311,17 +311,17 @@ def _day_periods(tape: Tape, symbol: str, day: dt.date, zone: dt.tzinfo) -> tupl
     """Return pre, regular and post of a local date. Of what trades round the clock the regular one is all of it."""
     midnight = dt.datetime(day.year, day.month, day.day, tzinfo=zone)
     if tape.gaps(symbol):
-        opens, closes = session_of(to_us(midnight.replace(tzinfo=dt.UTC)))
-        begin, end = (to_us(midnight.replace(hour=hour)) for hour in _EXTENDED_HOURS)
+        opens, closes = session_of(micros_of(midnight.replace(tzinfo=dt.UTC)))
+        begin, end = (micros_of(midnight.replace(hour=hour)) for hour in _EXTENDED_HOURS)
     else:
-        begin = opens = to_us(midnight)
-        end = closes = to_us(midnight + dt.timedelta(days=1))
+        begin = opens = micros_of(midnight)
+        end = closes = micros_of(midnight + dt.timedelta(days=1))
     return _period(begin, opens, zone), _period(opens, closes, zone), _period(closes, end, zone)
 
 
 def _periods(tape: Tape, symbol: str, bars: Bars, zone: dt.tzinfo, *, extended: bool) -> Any:
     days = sorted(
-        {from_us(us).astimezone(zone).date() for us in np.unique(bars.starts_us // HOUR_US * HOUR_US).tolist()}
+        {datetime_of(us).astimezone(zone).date() for us in np.unique(bars.starts_us // HOUR_US * HOUR_US).tolist()}
     )
     found = [_day_periods(tape, symbol, day, zone) for day in days]
     if not extended:
@@ -334,7 +334,7 @@ def _meta(
 ) -> dict[str, Any]:
     code = tape.market.code[symbol]
     kind = "EQUITY" if tape.market.stock[code] else "CURRENCY" if tape.market.forex[code] else "CRYPTOCURRENCY"
-    today = from_us(now_us).astimezone(zone).date()
+    today = datetime_of(now_us).astimezone(zone).date()
     pre, regular, post = _day_periods(tape, symbol, today, zone)
     exchange = {"EQUITY": "NMS", "CURRENCY": "CCY", "CRYPTOCURRENCY": "CCC"}[kind]
     price = float(np.float32(tape.price(symbol, now_us)))

@@ -19,7 +19,7 @@ from tickerplant.core.adjustment import (
     sessions_before,
 )
 from tickerplant.core.sessions import Calendar
-from tickerplant.core.times import NEVER_US, Int64Array, from_us, to_us
+from tickerplant.core.times import NEVER_US, Int64Array, datetime_of, micros_of
 from tickerplant.store.copy_protocol import plain, selected, source_of, table_of
 
 if TYPE_CHECKING:
@@ -120,14 +120,14 @@ class Actions:
                    ORDER BY time DESC LIMIT 1) AS i ON d.time IS NULL OR d.time < e.session
                ORDER BY e.place""",
             symbol,
-            *([from_us(us) for us in times.tolist()] for times in (ex_dates, sessions, ends)),
+            *([datetime_of(us) for us in times.tolist()] for times in (ex_dates, sessions, ends)),
         )
         price, of = np.full(len(rows), np.nan), np.full(len(rows), NEVER_US)
         for at, row in enumerate(rows):
             if row["day"] is not None:
-                price[at], of[at] = row["day_close"], to_us(row["day"])
+                price[at], of[at] = row["day_close"], micros_of(row["day"])
             if row["time"] is not None:
-                session = int(session_or_day(calendar, np.array([to_us(row["time"])]))[0])
+                session = int(session_or_day(calendar, np.array([micros_of(row["time"])]))[0])
                 if session > of[at]:
                     price[at], of[at] = row["close"], session
         return Closes(price, of)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pyarrow as pa
 
 from tickerplant.core.alerts import Rule
-from tickerplant.core.times import from_us
+from tickerplant.core.times import datetime_of
 from tickerplant.store.copy_protocol import plain, source_of
 from tickerplant.store.migrations import LOCK, LOCK_ALERTS
 
@@ -169,8 +169,8 @@ class Firings:
                 ORDER BY f.fired_at DESC, f."time" DESC, f.alert_id DESC LIMIT $5""",
             rule,
             symbol,
-            None if start_us is None else from_us(start_us),
-            None if end_us is None else from_us(end_us),
+            None if start_us is None else datetime_of(start_us),
+            None if end_us is None else datetime_of(end_us),
             limit,
         )
         return [dict(row) for row in rows]

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from tickerplant.core import coverage, schemas
-from tickerplant.core.times import from_us, to_us
+from tickerplant.core.times import datetime_of, micros_of
 from tickerplant.store.copy_protocol import plain
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ _NAMES = ", ".join(schemas.ANSWERS.names)
 class Piece:
     """A stretch `[from_us, to_us)` of one symbol and interval, and what was `said` of it, in the columns' order."""
 
-    from_us: int
-    to_us: int
+    datetime_of: int
+    micros_of: int
     said: tuple[Any, ...]
     version: int
 
@@ -110,11 +110,11 @@ class VendorAnswers:
                    AS s (symbol, interval, from_time, to_time)
                JOIN answers AS t ON t.symbol = s.symbol AND t.interval = s.interval
                    AND t.from_time <= s.to_time AND t.to_time >= s.from_time""",
-            symbols, intervals, [from_us(us) for us in begins], [from_us(us) for us in ends],
+            symbols, intervals, [datetime_of(us) for us in begins], [datetime_of(us) for us in ends],
         )  # fmt: skip
         found: dict[tuple[str, str], list[Piece]] = {}
         for symbol, interval, from_time, to_time, *said, version in rows:
-            piece = Piece(to_us(from_time), to_us(to_time), tuple(said), version)
+            piece = Piece(micros_of(from_time), micros_of(to_time), tuple(said), version)
             found.setdefault((symbol, interval), []).append(piece)
         return found
 
@@ -126,11 +126,12 @@ class VendorAnswers:
                    WHERE t.symbol = s.symbol AND t.interval = s.interval AND t.from_time = s.from_time""",
                 [symbol for symbol, _, _ in gone],
                 [interval for _, interval, _ in gone],
-                [from_us(piece.from_us) for _, _, piece in gone],
+                [datetime_of(piece.from_us) for _, _, piece in gone],
             )
         if come:
             columns = zip(
-                *((s, i, from_us(p.from_us), from_us(p.to_us), *p.said, p.version) for s, i, p in come), strict=True
+                *((s, i, datetime_of(p.from_us), datetime_of(p.to_us), *p.said, p.version) for s, i, p in come),
+                strict=True,
             )
             await self._session.execute(
                 f"""INSERT INTO answers ({_NAMES}, version)
@@ -150,8 +151,8 @@ class VendorAnswers:
                ORDER BY symbol, version, from_time""",
             list(symbols),
             interval,
-            from_us(from_us_),
-            from_us(to_us),
+            datetime_of(from_us_),
+            datetime_of(to_us),
         )
         by_symbol: dict[str, list[Any]] = {}
         for row in rows:
@@ -164,7 +165,7 @@ def _told(answers: pa.Table, version: int) -> dict[tuple[str, str], list[Piece]]
     found: dict[tuple[str, str], list[Piece]] = {}
     for number, row in enumerate(plain(answers).to_pylist()):
         said = (row["source"], row["verdict"], row["note"] or None, row["again_at"])
-        piece = Piece(to_us(row["from_time"]), to_us(row["to_time"]), said, number)
+        piece = Piece(micros_of(row["from_time"]), micros_of(row["to_time"]), said, number)
         if piece.from_us < piece.to_us:
             key = (row["symbol"], row["interval"])
             found[key] = laid_over(found.get(key, []), piece)

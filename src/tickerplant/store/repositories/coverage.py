@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tickerplant.core import records
-from tickerplant.core.times import DAY_US, FOREVER_US, NEVER_US, TIMESTAMP, BoolArray, Int64Array, from_us
+from tickerplant.core.times import DAY_US, FOREVER_US, NEVER_US, TIMESTAMP, BoolArray, Int64Array, datetime_of
 from tickerplant.store.copy_protocol import source_of, table_of
 from tickerplant.store.partitions import ensure_partitions, record_arrivals
 from tickerplant.store.repositories.ohlcv import relation_of
@@ -81,7 +81,7 @@ def _over_row(over: records.Record) -> dict[str, Any]:
     return {
         "feed": header.feed,
         "interval": header.interval,
-        "time": from_us(header.start_us),
+        "time": datetime_of(header.start_us),
         "expected": header.expected,
         "emitted": header.emitted,
         "silent": " ".join(silent.to_pylist()),
@@ -169,7 +169,7 @@ class Coverage:
         said = news.state or records.FeedState(
             sent_at_us=news.first.sent_at_us, cause=news.first.cause, state="unknown", since_us=NEVER_US
         )
-        since = None if said.since_us in (NEVER_US, FOREVER_US) else from_us(said.since_us)
+        since = None if said.since_us in (NEVER_US, FOREVER_US) else datetime_of(said.since_us)
         await self._session.execute(
             """INSERT INTO feeds AS t (feed, partition, state, since, reason, late_ticks, unsupported, differences,
                    version, sent_at)
@@ -191,7 +191,7 @@ class Coverage:
             news.unsupported,
             news.differences,
             said.cause,
-            from_us(said.sent_at_us),
+            datetime_of(said.sent_at_us),
             news.state is not None,
         )
 
@@ -206,7 +206,7 @@ class Coverage:
                FROM unnest($4::integer[], $5::text[], $6::integer[], $7::bigint[], $8::text[], $9::bytea[])
                    AS s (row, topic, partition, "offset", reason, payload)
                ON CONFLICT DO NOTHING""",
-            partition, offset, from_us(dead.header.sent_at_us), list(range(len(rows))), [r["topic"] for r in rows],
+            partition, offset, datetime_of(dead.header.sent_at_us), list(range(len(rows))), [r["topic"] for r in rows],
             [r["partition"] for r in rows], [r["offset"] for r in rows], [r["reason"].replace("\0", "") for r in rows],
             [r["payload"][:MAX_PAYLOAD_BYTES] for r in rows],
         )  # fmt: skip
@@ -246,7 +246,7 @@ class Coverage:
             JOIN "{relation_of(interval)}" AS t ON t.symbol = n.symbol
             WHERE t."interval" = $2 AND t.state = 'final' AND t."time" >= $3 AND t."time" < $4"""
         names, times, codes = await read_places(
-            self._session, query, symbols, interval, from_us(from_us_), from_us(to_us)
+            self._session, query, symbols, interval, datetime_of(from_us_), datetime_of(to_us)
         )
         order = in_order(codes >> 1, times)
         times, codes = times[order], codes[order]
@@ -265,7 +265,7 @@ class Coverage:
                 FROM {relation_of(interval)} WHERE symbol = ANY ($1) AND "interval" = $2 AND state = 'final'
                     AND complete AND "time" >= $3 AND "time" < $4
                 GROUP BY 1, 2 ORDER BY 1, 2""",
-            list(symbols), interval, from_us(from_us_), from_us(to_us),
+            list(symbols), interval, datetime_of(from_us_), datetime_of(to_us),
         )  # fmt: skip
         found: dict[str, list[tuple[int, int]]] = {}
         for row in rows:
@@ -289,7 +289,7 @@ class Coverage:
             ) AS x
             WHERE c."interval" = $2 AND c.partition = $3 AND c.whole AND c."time" >= $4 AND c."time" < $5"""
         names, times, places = await read_places(
-            self._session, query, symbols, interval, partition, from_us(from_us_), from_us(to_us)
+            self._session, query, symbols, interval, partition, datetime_of(from_us_), datetime_of(to_us)
         )
         over, feeds = np.unique(times[places == 0], return_counts=True)
         times, places = times[places > 0], places[places > 0]

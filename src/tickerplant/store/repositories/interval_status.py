@@ -21,7 +21,7 @@ from tickerplant.core.errors import BadInput
 from tickerplant.core.interval import Interval, parse
 from tickerplant.core.sessions import Calendar
 from tickerplant.core.symbols import partition_of
-from tickerplant.core.times import MINUTE_US, BoolArray, Int64Array, from_us, to_us
+from tickerplant.core.times import MINUTE_US, BoolArray, Int64Array, datetime_of, micros_of
 from tickerplant.store.copy_protocol import read_numbers
 from tickerplant.store.repositories.answers import VendorAnswers
 from tickerplant.store.repositories.ohlcv import relation_of
@@ -149,7 +149,7 @@ class CoverageStatuses:
     ) -> list[tuple[Int64Array, BoolArray]]:
         """Return the (time, flag) of each symbol, for a query whose whole number is 2 · ordinal + flag."""
         times, codes = await read_numbers(
-            self._session, query, 0, [*symbols], step.name, from_us(start_us), from_us(end_us), *more
+            self._session, query, 0, [*symbols], step.name, datetime_of(start_us), datetime_of(end_us), *more
         )
         order = np.argsort(codes >> 1, kind="stable")
         times, codes = times[order], codes[order].astype(np.int64)
@@ -168,20 +168,20 @@ class CoverageStatuses:
                      FROM coverage WHERE "interval" = '1m' AND whole AND "time" >= $1 AND "time" < $2
                          AND partition = ANY ($3::integer[])) AS t
                GROUP BY feed, partition, piece ORDER BY feed, partition, begin""",
-            from_us(start_us),
-            from_us(end_us),
+            datetime_of(start_us),
+            datetime_of(end_us),
             _these(partition, partition) or [],
         )
         pieces: dict[tuple[str, int], list[Span]] = {}
         for row in rows:
-            span = to_us(row["begin"]), to_us(row["last"]) + MINUTE_US
+            span = micros_of(row["begin"]), micros_of(row["last"]) + MINUTE_US
             pieces.setdefault((row["feed"], row["partition"]), []).append(span)
         # Of a feed that came before, its first minute here ends a hole; of one that is down, the hole goes on.
         earlier = await self._session.rows(
             """SELECT f.feed, f.partition, f.state, EXISTS (SELECT FROM coverage AS c WHERE c.feed = f.feed
                    AND c.partition = f.partition AND c."interval" = '1m' AND c."time" < $1) AS came_before
                FROM feeds AS f""",
-            from_us(start_us),
+            datetime_of(start_us),
         )
         found: dict[tuple[str, int], _Feed] = {}
         for row in earlier:
@@ -213,8 +213,8 @@ class CoverageStatuses:
                 GROUP BY s.symbol, c.feed ORDER BY 1, 2""",
             [*symbols],
             step.name,
-            from_us(start_us),
-            from_us(end_us),
+            datetime_of(start_us),
+            datetime_of(end_us),
             _these(partition, symbols),
         )
         found: dict[str, list[str]] = {}

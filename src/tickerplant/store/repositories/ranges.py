@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from tickerplant.core.times import Int64Array, from_us
+from tickerplant.core.times import Int64Array, datetime_of
 from tickerplant.store.copy_protocol import quoted, read_numbers, selected, table_of
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ async def read_range(
     conditions = [f'"{name}" = ${i}' for i, (name, _) in enumerate(keys, 1)]
     for bound, comparison in ((start_us, ">="), (end_us, "<")):
         if bound is not None:
-            arguments.append(from_us(bound))
+            arguments.append(datetime_of(bound))
             conditions.append(f'"time" {comparison} ${len(arguments)}')
     backward = newest_first or (start_us is None and limit is not None)
     direction, tail = "DESC" if backward else "ASC", ""
@@ -83,7 +83,7 @@ async def read_newest_of_each(
                 ORDER BY t."time" DESC{newest} LIMIT $3
             ) AS b ORDER BY b.symbol, b."time"{ascending}""",
         sorted(symbols),
-        from_us(before_us) if before_us is not None else from_us(_END_US),
+        datetime_of(before_us) if before_us is not None else datetime_of(_END_US),
         limit,
         *([interval] if interval is not None else []),
     )

@@ -20,7 +20,16 @@ import pyarrow.compute as pc
 
 from tickerplant.core import interval as intervals
 from tickerplant.core.errors import BadInput
-from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US, Float64Array, Int64Array, from_us, times_of, to_us
+from tickerplant.core.times import (
+    DAY_US,
+    MINUTE_US,
+    SECOND_US,
+    Float64Array,
+    Int64Array,
+    datetime_of,
+    micros_of,
+    times_of,
+)
 from tickerplant.market_data.clients.columns import bars_batch, dividends_batch, on_the_grid, splits_batch
 from tickerplant.market_data.vendors.errors import (
     BadKey,
@@ -113,8 +122,8 @@ def raise_status(status: int, body: bytes) -> None:
 
 def _tomorrow_us(now_us: int) -> int:
     """Return when the vendor's next day begins."""
-    today = from_us(now_us).astimezone(ZONE).date()
-    return to_us(dt.datetime.combine(today + dt.timedelta(days=1), dt.time(), tzinfo=ZONE))
+    today = datetime_of(now_us).astimezone(ZONE).date()
+    return micros_of(dt.datetime.combine(today + dt.timedelta(days=1), dt.time(), tzinfo=ZONE))
 
 
 # Bars ----------------------------------------------------------------------------------------------------------------
@@ -122,9 +131,9 @@ def _tomorrow_us(now_us: int) -> int:
 
 def month_of(us: int) -> tuple[str, int, int]:
     """Return the month of the vendor's that an instant lies in, `2009-01`, with its first instant and its end."""
-    first = from_us(us).astimezone(ZONE).date().replace(day=1)
+    first = datetime_of(us).astimezone(ZONE).date().replace(day=1)
     following = (first + dt.timedelta(days=31)).replace(day=1)
-    begin, end = (to_us(dt.datetime.combine(day, dt.time(), tzinfo=ZONE)) for day in (first, following))
+    begin, end = (micros_of(dt.datetime.combine(day, dt.time(), tzinfo=ZONE)) for day in (first, following))
     return first.strftime("%Y-%m"), begin, end
 
 

@@ -9,7 +9,7 @@ from typing import Final
 import httpx
 
 from tickerplant.core.sessions import Calendars
-from tickerplant.core.times import DAY_US, MINUTE_US, from_us
+from tickerplant.core.times import DAY_US, MINUTE_US, datetime_of
 from tickerplant.market_data.clients.twelvedata.messages import (
     INTERVAL_NAMES,
     Asked,
@@ -91,8 +91,8 @@ class TwelveDataProvider:
             {
                 "symbol": ",".join(request.symbols),
                 "interval": vendor_interval(request.interval),
-                "start_date": from_us(request.from_us).strftime("%Y-%m-%d %H:%M:%S"),
-                "end_date": from_us(request.to_us - 1).strftime("%Y-%m-%d %H:%M:%S"),
+                "start_date": datetime_of(request.from_us).strftime("%Y-%m-%d %H:%M:%S"),
+                "end_date": datetime_of(request.to_us - 1).strftime("%Y-%m-%d %H:%M:%S"),
                 "outputsize": str(PAGE_BARS),
                 "timezone": "UTC",
                 "order": "desc",
@@ -115,8 +115,8 @@ class TwelveDataProvider:
         """Ask `/splits` and `/dividends`. Raises VendorError, NotEntitled where the plan has neither."""
         dates = {
             "symbol": symbol,
-            "start_date": from_us(from_us_).strftime("%Y-%m-%d"),
-            "end_date": from_us(to_us - 1).strftime("%Y-%m-%d"),
+            "start_date": datetime_of(from_us_).strftime("%Y-%m-%d"),
+            "end_date": datetime_of(to_us - 1).strftime("%Y-%m-%d"),
         }
         splits, credits = await self._ask_actions("/splits", dates)
         dividends, credits = await self._ask_actions("/dividends", {**dates, "adjust": "false"})

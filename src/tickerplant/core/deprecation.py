@@ -1,0 +1,24 @@
+"""Old names of a module that still work for one version, with a warning."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def renamed(module: str, current: Mapping[str, tuple[str, Any]]) -> Callable[[str], Any]:
+    """Return a `__getattr__` for a module: it resolves each old name in `current` to (new name, object).
+
+    Each use warns with a DeprecationWarning that names the new name. Assign it under `if not TYPE_CHECKING`, or mypy
+    accepts every attribute of the module.
+    """
+
+    def __getattr__(name: str) -> Any:  # the hook of a module
+        if name not in current:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        new, value = current[name]
+        warnings.warn(f"{module}.{name} is now {new}; the old name will be removed", DeprecationWarning, stacklevel=2)
+        return value
+
+    return __getattr__
