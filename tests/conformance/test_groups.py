@@ -14,20 +14,20 @@ from tickerplant.log.port import LATEST, Reader, TopicPartition
 
 
 class Keeper:
-    """An assignee that writes down what it is told."""
+    """A listener that records its calls."""
 
     def __init__(self, positions: Mapping[TopicPartition, int] | None = None) -> None:
         self.positions = positions or {}
         self.owned: set[TopicPartition] = set()
         self.told: list[str] = []
 
-    def assigned(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
+    def on_assigned(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
         assert self.owned.isdisjoint(partitions)
         self.owned |= set(partitions)
         self.told.append("assigned")
         return {p: position for p, position in self.positions.items() if p in partitions}
 
-    def revoked(self, partitions: Sequence[TopicPartition]) -> None:
+    def on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
         assert self.owned.issuperset(partitions)
         self.owned -= set(partitions)
         self.told.append("revoked")
@@ -101,14 +101,14 @@ def test_the_assignee_says_where_to_read_from(bench: Bench) -> None:
     last = read(bench.reader(), 3)[-1]
     for group in (None, "g"):
         keeper = Keeper({at(0): last.offset})
-        reader = bench.reader(group=group, assignee=keeper)
+        reader = bench.reader(group=group, listener=keeper)
         assert values(read(reader, 1)) == [b"c"]
         assert keeper.owned == reader.assignment() == {at(p) for p in range(PARTITIONS)}
 
 
 def test_members_share_the_partitions_and_one_number_of_all_topics_stays_together(bench: Bench) -> None:
     keepers = [Keeper(), Keeper()]
-    readers = [bench.reader(RAW, OHLCV, group="g", assignee=keeper) for keeper in keepers]
+    readers = [bench.reader(RAW, OHLCV, group="g", listener=keeper) for keeper in keepers]
     settle(*readers)
     for reader, keeper in zip(readers, keepers, strict=True):
         owned = reader.assignment()

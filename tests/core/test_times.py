@@ -35,7 +35,7 @@ def test_a_range_must_begin_before_it_ends() -> None:
 
 def test_the_old_names_work_with_a_warning_that_names_the_new_ones() -> None:
     with pytest.warns(DeprecationWarning, match=r"core\.times\.from_us is now datetime_of"):
-        assert times.datetime_of is datetime_of  # type: ignore[attr-defined]
+        assert times.from_us is datetime_of  # type: ignore[attr-defined]
     with pytest.warns(DeprecationWarning, match=r"core\.times\.to_us is now micros_of"):
         from tickerplant.core.times import micros_of  # type: ignore[attr-defined]  # noqa: F401
     with pytest.raises(AttributeError, match="has no attribute 'no_such_name'"):

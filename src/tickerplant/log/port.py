@@ -66,14 +66,14 @@ class Identity:
     generation: int
 
 
-class Assignee(Protocol):
+class RebalanceListener(Protocol):
     """Whoever keeps state by partition: told, from inside `poll`, what comes and what goes."""
 
-    def assigned(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
+    def on_assigned(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
         """These partitions are ours now. Return where to read from; those left out begin at the committed position."""
         ...
 
-    def revoked(self, partitions: Sequence[TopicPartition]) -> None:
+    def on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
         """These are no longer ours: drop their state, and never commit for them again."""
         ...
 
@@ -185,7 +185,7 @@ class EventLog(Protocol):
         group: str | None = None,
         member: str | None = None,
         start: Start = EARLIEST,
-        assignee: Assignee | None = None,
+        listener: RebalanceListener | None = None,
     ) -> Reader:
         """Return a reader. Without `group` it has all partitions, commits nothing and holds back no retention.
 

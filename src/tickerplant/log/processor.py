@@ -31,9 +31,9 @@ from tickerplant.core.errors import Fenced, LogUnavailable
 from tickerplant.core.streams import ConsumedRecord, History, Output, Stage, StageFactory, TopicPartition
 from tickerplant.log import snapshots
 from tickerplant.log.port import (
-    Assignee,
     EventLog,
     Reader,
+    RebalanceListener,
     Transaction,
     Writer,
 )
@@ -139,7 +139,9 @@ class Processor:
         member = f"{self.name}-{self.instance}"
         with (
             self.event_log.writer(member) as writer,
-            self.event_log.reader(self.topics, group=self.name, member=member, assignee=_Assigned(self)) as reader,
+            self.event_log.reader(
+                self.topics, group=self.name, member=member, listener=_StageLifecycle(self)
+            ) as reader,
         ):
             while not stop.is_set():
                 polls_often = any(owned.stage.has_background_work() for owned in self._stages.values())
@@ -320,13 +322,13 @@ def _behind(owned: _Partition) -> bool:
     return any(owned.positions.get(tp, 0) < position for tp, position in owned.committed.items())
 
 
-class _Assigned(Assignee):
+class _StageLifecycle(RebalanceListener):
     """Opens and drops stages as partitions come and go; reading begins at the snapshot's positions."""
 
     def __init__(self, processor: Processor) -> None:
         self._processor = processor
 
-    def assigned(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
+    def on_assigned(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
         processor = self._processor
         committed = processor.event_log.committed(processor.name)
         for partition in {tp.partition for tp in partitions}:
@@ -339,6 +341,6 @@ class _Assigned(Assignee):
             start[tp] = owned.positions.get(tp, processor.event_log.offsets(tp.topic)[tp][0])
         return start
 
-    def revoked(self, partitions: Sequence[TopicPartition]) -> None:
+    def on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
         for tp in partitions:
             self._processor._stages.pop(tp.partition, None)

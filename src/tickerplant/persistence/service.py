@@ -181,10 +181,10 @@ class _Stretch:
                 )
                 async with store.read() as look:
                     self._sources = self._readable(await look.coverage.source_orders())
-                assignee = _Assignee(self, store, loop)
+                listener = _RebalanceListener(self, store, loop)
                 reader = await loop.run_in_executor(
                     self._thread,
-                    lambda: self._log.reader(TOPICS, group=GROUP, member=self._member, assignee=assignee),
+                    lambda: self._log.reader(TOPICS, group=GROUP, member=self._member, listener=listener),
                 )
                 try:
                     await self._work(stop, reader, store)
@@ -424,17 +424,17 @@ class _Stretch:
         await asyncio.get_running_loop().run_in_executor(self._thread, commit)
 
 
-class _Assignee:
+class _RebalanceListener:
     """Reading begins where the database is. Called inside `poll`, in the log's thread, while the loop is free."""
 
     def __init__(self, stretch: _Stretch, store: Store, loop: asyncio.AbstractEventLoop) -> None:
         self._stretch, self._store, self._loop = stretch, store, loop
 
-    def assigned(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
+    def on_assigned(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
         opening = self._stretch.opened(self._store, list(partitions))
         return asyncio.run_coroutine_threadsafe(opening, self._loop).result()
 
-    def revoked(self, partitions: Sequence[TopicPartition]) -> None:
+    def on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
         self._loop.call_soon_threadsafe(self._stretch.closed, list(partitions))
 
 

@@ -18,7 +18,7 @@ from tickerplant.log.embedded.checkpointer import Checkpointer
 from tickerplant.log.embedded.reader import EmbeddedReader
 from tickerplant.log.embedded.wakeup import Ringer, bells_folder
 from tickerplant.log.embedded.writer import EmbeddedWriter
-from tickerplant.log.port import EARLIEST, Assignee, ConsumedRecord, Identity, Start, TopicPartition
+from tickerplant.log.port import EARLIEST, ConsumedRecord, Identity, RebalanceListener, Start, TopicPartition
 
 PATIENCE_S = 30.0
 """How long a writer waits for its turn. The longest turn is the commit of the largest snapshot, about 1 s a GB."""
@@ -164,11 +164,11 @@ class EmbeddedLog:
         group: str | None = None,
         member: str | None = None,
         start: Start = EARLIEST,
-        assignee: Assignee | None = None,
+        listener: RebalanceListener | None = None,
     ) -> EmbeddedReader:
         """Return a reader; with a group it is a member from now on, and knows its partitions after its first poll."""
         with file.told(self.path):
-            return EmbeddedReader(self, topics, group, member, start, assignee)
+            return EmbeddedReader(self, topics, group, member, start, listener)
 
     def read_range(self, source: TopicPartition, begin: int, end: int) -> Iterator[ConsumedRecord]:
         """Yield what one partition has in `[begin, end)`, in order; some megabytes are held at a time."""

@@ -13,7 +13,7 @@ from tickerplant.core.errors import Fenced, LogError
 from tickerplant.log.embedded import file, groups, records
 from tickerplant.log.embedded.locks import LifeSign
 from tickerplant.log.embedded.wakeup import Bell
-from tickerplant.log.port import Assignee, ConsumedRecord, Start, TopicPartition
+from tickerplant.log.port import ConsumedRecord, RebalanceListener, Start, TopicPartition
 
 if TYPE_CHECKING:
     from tickerplant.log.embedded.log import EmbeddedLog
@@ -36,9 +36,9 @@ class EmbeddedReader:
         group: str | None,
         member: str | None,
         start: Start,
-        assignee: Assignee | None,
+        listener: RebalanceListener | None,
     ) -> None:
-        self._log, self.group, self._start, self._assignee = log, group, start, assignee
+        self._log, self.group, self._start, self._listener = log, group, start, listener
         self._connection = log.connect()
         self._incarnation = uuid.uuid4().hex
         self._life: LifeSign | None = None
@@ -115,7 +115,7 @@ class EmbeddedReader:
         return False
 
     def _follow_group(self) -> None:
-        """Notice what has come and gone since the last poll, and tell the assignee. First what has gone."""
+        """Notice what has come and gone since the last poll, and tell the listener. First what has gone."""
         self._version = self._version_now()
         if self.group is None:
             if self._generation < 0:
@@ -146,13 +146,13 @@ class EmbeddedReader:
     def _lose(self, partition_ids: list[int]) -> None:
         for partition_id in partition_ids:
             self._positions.pop(partition_id, None)
-        if partition_ids and self._assignee is not None:
-            self._assignee.revoked(sorted(self._names[p] for p in partition_ids))
+        if partition_ids and self._listener is not None:
+            self._listener.on_revoked(sorted(self._names[p] for p in partition_ids))
 
     def _gain(self, partition_ids: list[int]) -> None:
         told: Mapping[TopicPartition, int] = {}
-        if partition_ids and self._assignee is not None:
-            told = self._assignee.assigned(sorted(self._names[p] for p in partition_ids))
+        if partition_ids and self._listener is not None:
+            told = self._listener.on_assigned(sorted(self._names[p] for p in partition_ids))
         committed = {} if self.group is None else self._log.positions_of(self._connection, self.group)
         for partition_id in partition_ids:
             position = told.get(self._names[partition_id], committed.get(partition_id))

@@ -21,7 +21,7 @@ from tickerplant.log.kafka.admin import Admin
 from tickerplant.log.kafka.connection import Cluster, checked, told, translate
 from tickerplant.log.kafka.reader import KafkaReader
 from tickerplant.log.kafka.writer import KafkaWriter
-from tickerplant.log.port import EARLIEST, Assignee, ConsumedRecord, Identity, Start, TopicPartition
+from tickerplant.log.port import EARLIEST, ConsumedRecord, Identity, RebalanceListener, Start, TopicPartition
 
 _IDENTITY_S: Final = 10.0
 OWN_TOPIC: Final = "market.state.log"
@@ -206,14 +206,14 @@ class KafkaLog:
         group: str | None = None,
         member: str | None = None,
         start: Start = EARLIEST,
-        assignee: Assignee | None = None,
+        listener: RebalanceListener | None = None,
     ) -> KafkaReader:
         """Return a reader; with a group it becomes a member in its first polls.
 
         `member` becomes the group's static member id: a member that is killed and started again within the session
         timeout has its partitions back at once, but one that leaves is waited for as long.
         """
-        return KafkaReader(self, topics, group, member, start, assignee)
+        return KafkaReader(self, topics, group, member, start, listener)
 
     def read_range(self, source: TopicPartition, begin: int, end: int) -> Iterator[ConsumedRecord]:
         """Yield what one partition has in `[begin, end)`, in order; its own consumer takes some 100 ms to begin."""

@@ -13,7 +13,7 @@ from confluent_kafka import TopicPartition as KafkaPartition
 
 from tickerplant.core.errors import Fenced, LogError, LogUnavailable
 from tickerplant.log.kafka.connection import checked, error_of, told, translate
-from tickerplant.log.port import Assignee, ConsumedRecord, Start, TopicPartition
+from tickerplant.log.port import ConsumedRecord, RebalanceListener, Start, TopicPartition
 
 if TYPE_CHECKING:
     from tickerplant.log.kafka.log import KafkaLog
@@ -35,9 +35,9 @@ class KafkaReader:
         group: str | None,
         member: str | None,
         start: Start,
-        assignee: Assignee | None,
+        listener: RebalanceListener | None,
     ) -> None:
-        self._log, self.group, self._start, self._assignee = log, group, start, assignee
+        self._log, self.group, self._start, self._listener = log, group, start, listener
         self._topics = list(dict.fromkeys(topics))
         self._sources = [TopicPartition(t, p) for t in self._topics for p in range(log.partitions(t))]
         self._ends = {} if start.at != "latest" else {p: log.offsets(p.topic)[p][1] for p in self._sources}
@@ -172,8 +172,8 @@ class KafkaReader:
         self._owned = set(sources)
         self._gone = {}
         told_positions: Mapping[TopicPartition, int] = {}
-        if self._assignee is not None and sources:
-            told_positions = self._assignee.assigned(sorted(sources))
+        if self._listener is not None and sources:
+            told_positions = self._listener.on_assigned(sorted(sources))
         positions = dict(told_positions)
         missing = [source for source in sources if source not in positions]
         if missing:
@@ -225,8 +225,8 @@ class KafkaReader:
             self._kept = None
         self._gone = {}
         try:
-            if self._assignee is not None and gone:
-                self._assignee.revoked(sorted(gone))
+            if self._listener is not None and gone:
+                self._listener.on_revoked(sorted(gone))
         except BaseException as error:
             self._error = error
         consumer.unassign()
