@@ -37,6 +37,6 @@ def test_the_old_names_work_with_a_warning_that_names_the_new_ones() -> None:
     with pytest.warns(DeprecationWarning, match=r"core\.times\.from_us is now datetime_of"):
         assert times.from_us is datetime_of  # type: ignore[attr-defined]
     with pytest.warns(DeprecationWarning, match=r"core\.times\.to_us is now micros_of"):
-        from tickerplant.core.times import micros_of  # type: ignore[attr-defined]  # noqa: F401
+        from tickerplant.core.times import to_us  # type: ignore[attr-defined]  # noqa: F401
     with pytest.raises(AttributeError, match="has no attribute 'no_such_name'"):
         times.no_such_name  # type: ignore[attr-defined]  # noqa: B018
