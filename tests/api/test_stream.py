@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from functools import partial
 from typing import Any
 
@@ -101,7 +100,9 @@ async def test_since_goes_on_with_no_gap_and_nothing_twice(
         position = client.get("/v1/status").json()["end"]
         for n in range(behind):
             ticks(log, [(T0 + n, "AAPL", float(n))])
-        await asyncio.sleep(0.3)
+        async with connect(address) as first:  # what it has been sent, the server has read
+            await say(first, action="subscribe", symbols=["*"], channels=["ticks"], since=position)
+            assert await prices(first, behind) == [float(n) for n in range(behind)]
         async with connect(address) as socket:
             writing = asyncio.create_task(asyncio.to_thread(
                 lambda: [ticks(log, [(T0 + n, "AAPL", float(n))]) for n in range(behind, behind + 100)]
@@ -161,10 +162,9 @@ async def test_a_client_that_does_not_read_is_dropped_and_harms_nobody(log: Even
             for socket in (slow, fast):
                 await say(socket, action="subscribe", symbols=["*"], channels=["ticks", "bars"])
             await receive(fast, "snapshot")
-            worst, closed = 0.0, []
+            closed: list[int] = []
             for n in range(150):
                 bars(log, [{"time": T0 + n * MINUTE, "symbol": "AAPL"}])
-                began = time.monotonic()
                 await asyncio.to_thread(ticks, log, batch)
                 while True:
                     async with asyncio.timeout(PATIENCE.seconds(10)):
@@ -173,7 +173,6 @@ async def test_a_client_that_does_not_read_is_dropped_and_harms_nobody(log: Even
                         closed += [row[0] for row in message["rows"]]
                     if message["type"] == "ticks":
                         break
-                worst = max(worst, time.monotonic() - began)
             while len(closed) < 150:  # bars and ticks are of two topics: the last ones may come in either order
                 closed += [row[0] for row in (await receive(fast, "bars"))["rows"]]
             await eventually(
@@ -182,7 +181,6 @@ async def test_a_client_that_does_not_read_is_dropped_and_harms_nobody(log: Even
             await say(fast, action="ping")
             await receive(fast, "pong")
             assert closed == [T0 + n * MINUTE for n in range(150)]
-            assert worst < 2.0
             with pytest.raises(ConnectionClosed) as gone:
                 await to_the_end(slow)
             assert gone.value.rcvd is not None

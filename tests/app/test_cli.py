@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.support.commands import assert_refused, say
+from tests.support.plant import Plant
 from tests.support.waiting import PATIENCE
 
 from tickerplant.app.runtime.locks import FolderLock
@@ -55,18 +57,14 @@ def test_every_command_explains_itself(name: str) -> None:
 
 def test_a_mistake_is_one_sentence_without_a_traceback(tmp_path: Path) -> None:
     for arguments, words in (
-        (["replay", tmp_path / "none.csv", "--data", tmp_path], "there is no file"),
-        (["run", "nonsense", "--data", tmp_path], "is no service"),
-        (["query", "A B", "--data", tmp_path], "is no symbol"),
-        (["query", "AAPL", "-i", "7m", "--data", tmp_path], "unknown interval"),
-        (["query", "AAPL", "--start", "noon", "--data", tmp_path], "--start 'noon' is no time"),
-        (["up", "--log", "redis://x", "--data", tmp_path], "setting log (flag)"),
+        (["replay", tmp_path / "none.csv"], "there is no file"),
+        (["run", "nonsense"], "is no service"),
+        (["query", "A B"], "is no symbol"),
+        (["query", "AAPL", "-i", "7m"], "unknown interval"),
+        (["query", "AAPL", "--start", "noon"], "--start 'noon' is no time"),
+        (["up", "--log", "redis://x"], "setting log (flag)"),
     ):
-        result = tickerplant(*arguments)
-        assert result.returncode == 2, arguments
-        assert words in result.stderr
-        assert len(result.stderr.strip().splitlines()) == 1, result.stderr
-        assert result.stdout == ""
+        assert_refused(say(Plant(tmp_path), *arguments), 2, words)
 
 
 def test_a_held_folder_is_told_before_a_port_that_is_taken(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from tickerplant.core.errors import LogUnavailable
 from tickerplant.core.schemas import OHLCV, RAW, STATE_AGGREGATION, TopicSpec
 from tickerplant.core.times import DAY_US
 from tickerplant.log.kafka import KafkaLog
+from tickerplant.log.kafka import writer as kafka_writer
 from tickerplant.log.open import open_log
 from tickerplant.log.port import EventLog
 
@@ -32,6 +33,7 @@ def member(log: EventLog, group: str) -> None:
 
 def stuck(log: EventLog, name: str) -> None:
     """Open a transaction, append, keep a state, and wait to be killed."""
+    kafka_writer.TRANSACTION_TIMEOUT_MS = 600_000  # so long the broker would keep the transaction open
     with log.writer(name) as writer, writer.transaction() as transaction:
         transaction.append(RAW, 0, b"never committed")
         transaction.put_state(STATE_AGGREGATION, 0, "key", b"never committed")

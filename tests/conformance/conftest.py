@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 PARTITIONS = 3
 SPECS = [TopicSpec(RAW, 5 * DAY_US), TopicSpec(OHLCV, 5 * DAY_US), TopicSpec(STATE_AGGREGATION, None)]
 DEADLINE_S = 45.0
+MARKER = b"marker"
 _numbers = itertools.count()
 
 
@@ -134,8 +135,11 @@ def values(deliveries: list[ConsumedRecord]) -> list[bytes]:
     return [bytes(delivery.value) for delivery in deliveries]
 
 
-def nothing_more(reader: Reader, for_s: float = 0.6) -> bool:
-    return not reader.poll(timeout_s=for_s)
+def nothing_more(bench: Bench, reader: Reader, topic: str = RAW) -> bool:
+    """Return whether the next record of each partition is one that is appended now."""
+    for partition in range(PARTITIONS):
+        write(bench.writer("marker"), MARKER, topic=topic, partition=partition)
+    return values(read(reader, PARTITIONS)) == [MARKER] * PARTITIONS
 
 
 def at(partition: int, topic: str = RAW) -> TopicPartition:

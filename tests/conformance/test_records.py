@@ -27,7 +27,7 @@ def test_a_partition_is_read_in_the_order_it_was_written(bench: Bench) -> None:
         assert [int(delivery.value) for delivery in of_it] == list(range(partition, 300, PARTITIONS))
         assert [d.offset for d in of_it] == sorted({d.offset for d in of_it})
         assert [d.appended_at_us for d in of_it] == sorted(d.appended_at_us for d in of_it)
-    assert nothing_more(reader)
+    assert nothing_more(bench, reader)
 
 
 def test_the_writer_says_where_its_last_records_stand(bench: Bench) -> None:
@@ -72,7 +72,7 @@ def test_nobody_reads_a_transaction_before_its_commit(bench: Bench) -> None:
     with writer.transaction() as transaction:
         transaction.append(RAW, 0, b"a")
         transaction.put_state(STATE_AGGREGATION, 0, "key", b"value")
-        assert nothing_more(reader)
+        assert reader.poll(timeout_s=0.3) == []
         assert bench.log.get_state(STATE_AGGREGATION, 0, "key") is None
     assert values(read(reader, 1)) == [b"a"]
     assert bench.log.get_state(STATE_AGGREGATION, 0, "key") == b"value"
@@ -96,7 +96,7 @@ def test_a_reader_begins_where_it_is_told(bench: Bench) -> None:
     a, b, c = read(bench.reader(), 3)
     assert values(read(bench.reader(start=at_positions({at(0): c.offset})), 1)) == [b"c"]
     assert values(read(bench.reader(start=at_time(a.appended_at_us + 2_000)), 2)) == [b"b", b"c"]
-    assert nothing_more(bench.reader(start=at_time(c.appended_at_us + 3_600_000_000)))
+    assert bench.reader(start=at_time(c.appended_at_us + 3_600_000_000)).poll(timeout_s=0.3) == []
     latest = bench.reader(start=LATEST)
     write(writer, b"d")
     assert values(read(latest, 1)) == [b"d"]
@@ -189,9 +189,7 @@ def test_waking_ends_a_poll(bench: Bench) -> None:
     reader.poll(timeout_s=0)
     timer = threading.Timer(0.3, reader.wake)
     timer.start()
-    began_s = time.monotonic()
-    assert reader.poll(timeout_s=30) == []
-    assert time.monotonic() - began_s < 15
+    assert reader.poll(timeout_s=3_600) == []
     timer.join()
     write(bench.writer(), b"a")
     assert values(read(reader, 1)) == [b"a"]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import gzip
 import random
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.support import Answer, ask, rows
+from tests.support.commands import say
 from tests.support.plant import Plant
 
 pytestmark = [pytest.mark.slow]
@@ -111,11 +111,9 @@ def answers(plant: Plant, folder: Path) -> dict[str, Answer]:
     def give(name: str) -> Answer:
         path = folder / (name if name.endswith(".gz") else f"{name}.csv")
         path.write_bytes((REFUSED.get(name) or TAKEN[name])[0])
-        return ask(plant, "replay", path, "--no-wait")
+        return say(plant, "replay", path, "--no-wait")
 
-    names = [*REFUSED, *TAKEN]
-    with ThreadPoolExecutor(3) as pool:
-        found = dict(zip(names, pool.map(give, names), strict=True))
+    found = {name: give(name) for name in [*REFUSED, *TAKEN]}
     (folder / "sound.csv").write_bytes(csv(*some("SOUND")))
     answer = ask(plant, "replay", folder / "sound.csv")
     assert answer.code == 0, answer.err
@@ -176,6 +174,6 @@ def test_times_of_several_zones_become_the_same_instants(dsn: str) -> None:
 
 @pytest.mark.parametrize("path", ["nowhere.csv", "."])
 def test_a_missing_file_and_a_folder_are_refused(plant: Plant, folder: Path, path: str) -> None:
-    answer = ask(plant, "replay", folder / path)
+    answer = say(plant, "replay", folder / path)
     assert answer.code == 2
     assert "there is no file" in answer.err

@@ -14,7 +14,7 @@ from websockets.asyncio.client import connect
 
 from tests.market_data.clients.vendor import StreamVendor, price
 from tests.market_data.support import embedded, read_all, rows, said
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import PATIENCE, eventually
 from tickerplant.core import records, schemas
 from tickerplant.core.rules import Rules
 from tickerplant.core.sessions import Calendars
@@ -28,7 +28,9 @@ from tickerplant.market_data.vendors.port import BarsRequest, ProviderContext
 from tickerplant.sandbox import MarketSettings, SandboxPlace, SandboxSettings, running
 
 SYMBOLS = ("AAPL", "MSFT", "EUR/USD")
-QUICK = StreamSettings(heartbeat_s=0.2, mute_s=0.6, backoff_first_s=0.05, backoff_max_s=0.2)
+QUICK = StreamSettings(
+    heartbeat_s=PATIENCE.seconds(0.2), mute_s=PATIENCE.seconds(0.6), backoff_first_s=0.05, backoff_max_s=0.2
+)
 ALWAYS = Rules(calendars={"*": "24/7"})
 
 
@@ -53,10 +55,7 @@ async def work(service: MarketData, until: Callable[[MarketData], bool]) -> Mark
     """Run the service until something holds, then stop it."""
     stop = asyncio.Event()
     task = asyncio.create_task(service.run(stop))
-    end = time.monotonic() + 15
-    while not until(service) and not task.done():
-        assert time.monotonic() < end, service.counts
-        await asyncio.sleep(0.02)
+    await eventually(lambda: until(service) or task.done(), "the service's work")
     stop.set()
     await task
     return service
@@ -100,11 +99,11 @@ async def test_a_dropped_connection_heals_and_leaves_a_hole(tmp_path: Path, plac
     with embedded(tmp_path, 1) as log:
         service, stop = make(log, place), asyncio.Event()
         task = asyncio.create_task(service.run(stop))
-        await _until(lambda: service.counts.ticks > 50)
+        await eventually(lambda: service.counts.ticks > 50)
         await order(place, "disconnect")
-        await _until(lambda: service.counts.connects == 2)
+        await eventually(lambda: service.counts.connects == 2)
         before = service.counts.ticks
-        await _until(lambda: service.counts.ticks > before + 50)
+        await eventually(lambda: service.counts.ticks > before + 50)
         stop.set()
         await task
         control = [h for h in said(log) if isinstance(h, records.Start | records.Down)]
@@ -117,13 +116,13 @@ async def test_a_mute_vendor_is_down_since_it_was_last_heard(tmp_path: Path, pla
     with embedded(tmp_path, 1) as log:
         service, stop = make(log, place), asyncio.Event()
         task = asyncio.create_task(service.run(stop))
-        await _until(lambda: service.counts.ticks > 50)
+        await eventually(lambda: service.counts.ticks > 50)
         muted_us = time.time_ns() // 1_000
         await order(place, "mute", 1.5)
-        await _until(lambda: service.counts.losses > 0)
-        await _until(lambda: service.counts.connects > 1)
+        await eventually(lambda: service.counts.losses > 0)
+        await eventually(lambda: service.counts.connects > 1)
         before = service.counts.ticks
-        await _until(lambda: service.counts.ticks > before)
+        await eventually(lambda: service.counts.ticks > before)
         stop.set()
         await task
         down = next(h for h in said(log) if isinstance(h, records.Down))
@@ -135,11 +134,11 @@ async def test_garbage_is_a_dead_letter_and_the_stream_goes_on(tmp_path: Path, p
     with embedded(tmp_path, 1) as log:
         service, stop = make(log, place), asyncio.Event()
         task = asyncio.create_task(service.run(stop))
-        await _until(lambda: service.counts.ticks > 50)
+        await eventually(lambda: service.counts.ticks > 50)
         await order(place, "garbage")
-        await _until(lambda: service.counts.dead == 1)
+        await eventually(lambda: service.counts.dead == 1)
         before = service.counts.ticks
-        await _until(lambda: service.counts.ticks > before)
+        await eventually(lambda: service.counts.ticks > before)
         assert service.counts.connects == 1
         stop.set()
         await task
@@ -186,12 +185,12 @@ async def test_what_was_refused_is_expected_once_it_comes(tmp_path: Path) -> Non
             stream = TwelveDataStream(vendor.url, "k", ["AAPL", "NIKK"], settings=QUICK, calendars=Calendars(ALWAYS))
             service, stop = MarketData(log, MarketDataConfig(("AAPL", "NIKK")), stream), asyncio.Event()
             task = asyncio.create_task(service.run(stop))
-            await _until(lambda: service.counts.refused == 1)
+            await eventually(lambda: service.counts.refused == 1)
             await vendor.say(price("AAPL"))
-            await _until(lambda: service.counts.ticks == 1)
+            await eventually(lambda: service.counts.ticks == 1)
             assert service.counts.refused == 1
             await vendor.say(price("NIKK"))
-            await _until(lambda: service.counts.refused == 0)
+            await eventually(lambda: service.counts.refused == 0)
             stop.set()
             await task
             starts = [r.batch["symbol"].to_pylist() for r in read_all(log)[0] if isinstance(r.header, records.Start)]
@@ -208,7 +207,7 @@ async def test_a_fast_clock_makes_marks_no_more_often_and_watermarks_no_less_tru
             service = MarketData(log, MarketDataConfig(symbols), stream, clock=clock)
             stop = asyncio.Event()
             task = asyncio.create_task(service.run(stop))
-            await _until(lambda: service.counts.connected)
+            await eventually(lambda: service.counts.connected)
             end = time.monotonic() + real_s
             while time.monotonic() < end:
                 if end - time.monotonic() > real_s / 2:  # then it is quiet
@@ -238,13 +237,13 @@ async def test_a_clock_that_is_ahead_and_messages_that_are_late_are_measured(tmp
                 asyncio.Event(),
             )
             task = asyncio.create_task(service.run(stop))
-            await _until(lambda: service.counts.connected)
+            await eventually(lambda: service.counts.connected)
             await vendor.say(price("AAPL", second=1_767_700_000 - 8))
-            await _until(lambda: service.counts.ticks == 1)
+            await eventually(lambda: service.counts.ticks == 1)
             assert 8_000_000 <= service.counts.lag_us < 20_000_000
             assert service.counts.skew_us == 0
             await vendor.say(price("AAPL", second=1_767_700_000 + 30))
-            await _until(lambda: service.counts.ticks == 2)
+            await eventually(lambda: service.counts.ticks == 2)
             assert 15_000_000 < service.counts.skew_us <= 29_500_000
             assert service.counts.watermark_us <= clock.now_us()
             stop.set()
@@ -288,12 +287,12 @@ async def test_what_was_missed_is_told_when_the_feed_is_up_again(tmp_path: Path,
     with embedded(tmp_path, 1) as log:
         service, stop = make(log, place, on_hole=missed), asyncio.Event()
         task = asyncio.create_task(service.run(stop))
-        await _until(lambda: service.counts.ticks > 50)
+        await eventually(lambda: service.counts.ticks > 50)
         assert holes == []
         await order(place, "disconnect")
-        await _until(lambda: len(holes) == 1)
+        await eventually(lambda: len(holes) == 1)
         before = service.counts.ticks
-        await _until(lambda: service.counts.ticks > before)
+        await eventually(lambda: service.counts.ticks > before)
         stop.set()
         await task
         down, *_ = [h for h in said(log) if isinstance(h, records.Down)]
@@ -344,10 +343,3 @@ async def test_the_stream_speaks_the_vendors_protocol(place: SandboxPlace) -> No
         await socket.send('{"action":"subscribe","params":{"symbols":[{"symbol":"EUR/USD","type":"Forex"}]}}')
         assert '"status":"ok"' in str(await socket.recv())
         assert "day_volume" not in str(await socket.recv())
-
-
-async def _until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 15
-    while not condition():
-        assert time.monotonic() < end
-        await asyncio.sleep(0.01)

@@ -1,8 +1,10 @@
 """Every TimescaleDB statement of the store, on a real TimescaleDB (one session, no COPY, jobs run by hand)."""
 
 import datetime as dt
-from collections.abc import AsyncIterator
+import itertools
+from collections.abc import AsyncIterator, Iterator
 
+import asyncpg
 import pytest
 
 from tests.store.rows import MINUTE_US, OPEN_US, bars, ticks, values
@@ -24,14 +26,33 @@ from tickerplant.store.repositories.analytics import Analytics
 
 pytestmark = [pytest.mark.timescale]
 
+NUMBERS = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[TimescaleServer]:
+    with TimescaleServer() as server:
+        yield server
+
 
 @pytest.fixture
-async def timescale() -> AsyncIterator[Store]:
-    with TimescaleServer() as server:
-        store = await Store.open(server.dsn, max_size=1, copies=False, connect_args=server.connect_args)
-        await migrate(store)
-        yield store
-        await store.close()
+async def timescale(server: TimescaleServer) -> AsyncIterator[Store]:
+    """Give a store whose tables are in a schema of this test: the server has one database."""
+    name = f"t{next(NUMBERS)}"
+
+    async def enter(connection: asyncpg.Connection) -> None:
+        await connection.execute(f"SET search_path = {name}, public")
+
+    connection = await asyncpg.connect(server.dsn, **server.connect_args)
+    await connection.execute(f"CREATE EXTENSION IF NOT EXISTS timescaledb; CREATE SCHEMA {name}")
+    await connection.close()
+    options = server.connect_args | {"setup": enter}
+    store = await Store.open(server.dsn, max_size=1, copies=False, connect_args=options)
+    await migrate(store)
+    yield store
+    async with store.session() as session:
+        await session.execute(f"DROP SCHEMA {name} CASCADE")
+    await store.close()
 
 
 async def job(store: Store, condition: str) -> int:

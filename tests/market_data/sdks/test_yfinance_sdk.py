@@ -31,6 +31,7 @@ def session_to(url: str) -> Any:
             assert parts.hostname is not None
             assert parts.hostname.endswith("yahoo.com")
             there = urlunsplit(parts._replace(scheme=place.scheme, netloc=place.netloc))
+            options["timeout"] = PATIENCE.seconds(10)  # instead of the SDK's own ten seconds
             answer = super().request(method, there, *args, **options)
             answer.url = url
             return answer
