@@ -26,7 +26,7 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.chaos.test_kills import SESSION_S, Parts, explained
+from tests.chaos.test_kills import Parts, explained, pace
 from tests.support.plant import Plant
 from tests.support.waiting import PATIENCE, Guard, until
 from tickerplant.analytics import compute
@@ -116,7 +116,7 @@ def begin(parts: Parts, name: str, fault: str | None = None) -> None:
     if name == "api" and parts.output("api").exists():
         parts.output("api").rename(parts.folder / f"api-{time.monotonic_ns()}.log")
     prefix = f"{name}." if fault else ""
-    parts.begin(name, speed=SESSION_S / REPLAY_S, fault=f"{prefix}{fault}" if fault else None)
+    parts.begin(name, speed=pace(REPLAY_S), fault=f"{prefix}{fault}" if fault else None)
 
 
 def wait_for_api(parts: Parts) -> str:
@@ -154,6 +154,14 @@ async def bars_and_firings(dsn: str) -> tuple[list[tuple[int, float]], list[tupl
         )
         rows = await connection.fetch("SELECT rule_id, extract(epoch FROM time)::bigint FROM alert_firings")
         return [tuple(row) for row in bars], [tuple(row) for row in rows]
+    finally:
+        await connection.close()
+
+
+async def unposted(dsn: str) -> int:
+    connection = await asyncpg.connect(dsn, statement_cache_size=0)
+    try:
+        return int(await connection.fetchval("SELECT count(*) FROM alert_webhooks WHERE state = 'pending'"))
     finally:
         await connection.close()
 
@@ -240,8 +248,8 @@ def test_rules_cross_while_processes_are_killed_and_each_alert_arrives_once(tmp_
             bars, _ = asyncio.run(bars_and_firings(dsn))
         wanted = crossings(bars)
         until(lambda: parts.dead() or len(receiver.alerts) >= len(wanted), "the last webhooks", 30)
-        time.sleep(1.0)  # what came too much would come now
         with parts.plant.store() as dsn:
+            until(lambda: asyncio.run(unposted(dsn)) == 0, "an empty outbox: what came too much would be in it")
             _, firings = asyncio.run(bars_and_firings(dsn))
         parts.stop()
         assert sorted(killed) == sorted(f"{name}.{point}" for name, points in FAULTS.items() for point in points)

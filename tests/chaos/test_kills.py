@@ -48,6 +48,11 @@ SERVICES = (*STATEFUL, "persistence")
 Tables = dict[str, list[tuple[Any, ...]]]
 
 
+def pace(idle_s: float) -> float:
+    """Return the speed of a replay of the session that takes so long on an idle machine, and longer on a busy one."""
+    return SESSION_S / PATIENCE.seconds(idle_s)
+
+
 def _points() -> list[str]:
     """Return every fault point of the code, so that none is ever forgotten here; those of the API are in
     `test_alerts`, those of the desk and of the backfill in `test_backfill`.
@@ -234,8 +239,8 @@ def parts(request: pytest.FixtureRequest, tmp_path: Path) -> Parts:
 def test_the_whole_plant_is_killed_at_each_named_point(parts: Parts, undisturbed: Tables) -> None:
     not_reached: list[str] = []
     with explained(parts):
-        for point in POINTS if THOROUGH else POINTS[parts.on_kafka :: 3 if parts.on_kafka else 2]:
-            parts.begin_whole(speed=SESSION_S / REPLAY_S, fault=_fault(point))
+        for point in POINTS if THOROUGH else POINTS[parts.on_kafka :: 3]:
+            parts.begin_whole(speed=pace(REPLAY_S), fault=_fault(point))
             codes = parts.wait_for_a_death(PATIENCE.seconds(120))
             if -signal.SIGKILL not in codes.values():
                 not_reached.append(f"{point}: {codes}")
@@ -253,7 +258,7 @@ def test_the_whole_plant_is_killed_at_random_moments(parts: Parts, undisturbed: 
     with explained(parts):
         for number in range(KILLS):
             before = parts.committed() if number else dict.fromkeys(STATEFUL, 0)
-            parts.begin_whole(speed=SESSION_S / REPLAY_S)
+            parts.begin_whole(speed=pace(REPLAY_S))
             # A start takes two seconds: some kills come during it, most in the middle of the work.
             if number % 4 == 3:
                 codes = parts.wait_for_a_death(moments.uniform(0.0, 3.0))
@@ -279,7 +284,7 @@ def test_each_service_is_killed_at_each_named_point(parts: Parts, undisturbed: T
 
     def begin(name: str) -> None:
         point = armed[name] = todo[name].pop(0) if todo[name] else None
-        parts.begin(name, speed=SESSION_S / REPLAY_S, fault=point and _fault(point))
+        parts.begin(name, speed=pace(REPLAY_S), fault=point and _fault(point))
 
     with explained(parts):
         # A replay that finds no service brings a plant of its own, and services then find the folder held: the API,
@@ -307,7 +312,7 @@ def test_each_service_is_killed_at_each_named_point(parts: Parts, undisturbed: T
 
 def test_each_service_is_killed_at_random_moments(parts: Parts, undisturbed: Tables) -> None:
     moments = random.Random(SEED)
-    speed = SESSION_S / REPLAY_S
+    speed = pace(REPLAY_S)
     names = [*SERVICES, "replay"]
     kills = dict.fromkeys(names, 0)
     with explained(parts):
@@ -335,7 +340,7 @@ def test_each_service_is_killed_at_random_moments(parts: Parts, undisturbed: Tab
 def test_the_database_is_killed_while_the_plant_works(tmp_path: Path, undisturbed: Tables) -> None:
     parts = Parts(Plant(tmp_path / "data", {"TICKERPLANT_PARTITIONS": "2"}), tmp_path, on_kafka=False)
     with explained(parts):
-        parts.begin_whole(speed=SESSION_S / 20)
+        parts.begin_whole(speed=pace(20))
         killed: int | None = None
         for _ in range(3):
             killed = _postgres(parts.plant, other_than=killed)
@@ -354,7 +359,7 @@ def test_the_broker_is_killed_while_the_plant_works(
     parts = Parts(Plant(tmp_path / "data", env), tmp_path, on_kafka=True)
     kills = 2 if THOROUGH else 1
     with explained(parts):
-        parts.begin_whole(speed=SESSION_S / (120 if THOROUGH else 20))
+        parts.begin_whole(speed=pace(120 if THOROUGH else 20))
         before = dict.fromkeys(STATEFUL, 0)
         for _ in range(kills):
             parts.wait_for_work(before)

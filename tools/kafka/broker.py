@@ -20,7 +20,7 @@ import subprocess
 import time
 import uuid
 from base64 import urlsafe_b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -119,6 +119,7 @@ class KafkaBroker:
         settings: Mapping[str, str] | None = None,
         heap_mb: int = 512,
         detached: bool = False,
+        java_options: Sequence[str] = (),
     ) -> None:
         """Name a broker; nothing starts yet. `port` 0 chooses a free one; `settings` are Kafka's, over ours."""
         self.data_dir = Path(data_dir).resolve()
@@ -126,6 +127,7 @@ class KafkaBroker:
         self._settings = dict(settings or {})
         self._heap_mb = heap_mb
         self._detached = detached
+        self._java_options = java_options
         self._process: subprocess.Popen[bytes] | None = None
         self._watchdog: subprocess.Popen[bytes] | None = None
 
@@ -163,7 +165,7 @@ class KafkaBroker:
         self._write_settings(identity)
         java = ["java", f"-Xmx{self._heap_mb}m", "-Xms128m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError"]
         java += [f"-Dlog4j2.configurationFile={self.data_dir / 'log4j2.yaml'}", "-Djava.awt.headless=true"]
-        java += ["-cp", f"{jars}/*"]
+        java += [*self._java_options, "-cp", f"{jars}/*"]
         properties = str(self._properties_path)
         with (self.data_dir / "console.log").open("ab") as console:
             if not (self.data_dir / "topics" / "meta.properties").exists():  # Step 3
