@@ -67,7 +67,7 @@ def _points() -> list[str]:
 POINTS = _points()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Tables:
     plant = Plant(tmp_path_factory.mktemp("undisturbed") / "data")
     plant.run("replay", str(session().path))

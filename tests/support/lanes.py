@@ -2,10 +2,11 @@
 
 A file's tests stay on one worker, because they share its fixtures. These do not:
 
-- Tests on Kafka are one group, so that one broker serves a whole run.
-- Tests that wait more than they compute are groups of their own, and begin first: they overlap with each other and
-  with the tests that compute.
-- The files of `APART` have no fixtures to share and run longer than a worker's fair share.
+- Tests on Kafka are two groups, of `tests/chaos` and of the rest, so that two brokers serve a whole run.
+- The files of `APART` share little and run longer than a worker's fair share: each test is a group.
+
+Groups form one queue. Tests that wait for processes are in front, tests that compute are behind. Of four workers three
+take from the front and one takes from the back, so that waiting and computing overlap until the queue is empty.
 """
 
 from __future__ import annotations
@@ -15,12 +16,19 @@ from typing import Any, Final
 
 from xdist.scheduler import LoadScopeScheduling
 
-WAITING: Final = ("tests/chaos/", "tests/e2e/", "tests/app/", "tests/support/", "tests/conformance/")
-"""Folders whose tests wait for processes. They begin first, in this order."""
+ORDER: Final = (
+    "tests/chaos/", "tests/conformance/", "tests/e2e/", "tests/app/", "tests/support/", "tests/store/", "tests/",
+    "tests/analytics/", "tests/market_data/", "tests/aggregation/",
+)  # fmt: skip
+"""Folders from the front of the queue to its back; `tests/` are all others."""
+WAITING: Final = ORDER[:5]
 APART: Final = (
-    "tests/chaos/test_alerts.py", "tests/chaos/test_backfill.py", "tests/chaos/test_live.py", "tests/e2e/test_truth.py",
+    "tests/chaos/test_alerts.py", "tests/chaos/test_backfill.py", "tests/chaos/test_kills.py",
+    "tests/chaos/test_live.py",
     "tests/aggregation/test_laws.py", "tests/aggregation/test_rebuild.py", "tests/market_data/backfill/test_manager.py",
 )  # fmt: skip
+COMPUTING: Final = 1
+"""Of each four workers the number of the one that takes from the back."""
 _KAFKA: Final = re.compile("kafka|broker", re.IGNORECASE)
 
 
@@ -28,15 +36,15 @@ def group_of(nodeid: str) -> str:
     """Return the name of the group that runs on one worker, of a test's id."""
     file, _, test = nodeid.partition("::")
     if file.startswith(WAITING) and _KAFKA.search(test):
-        return "kafka"
+        return "kafka chaos" if file.startswith("tests/chaos/") else "kafka"
     return nodeid if file in APART else file
 
 
 def rank_of(nodeid: str) -> int:
-    """Return the place of a test's group in the order of beginning: smaller is sooner."""
-    if group_of(nodeid) == "kafka":
-        return 0
-    return next((rank for rank, folder in enumerate(WAITING, 1) if nodeid.startswith(folder)), len(WAITING) + 1)
+    """Return the place of a test in the queue: smaller is nearer to the front."""
+    if group_of(nodeid).startswith("kafka"):
+        return -1
+    return ORDER.index(max((folder for folder in ORDER if nodeid.startswith(folder)), key=len, default="tests/"))
 
 
 class Lanes(LoadScopeScheduling):  # type: ignore[misc]
@@ -44,6 +52,11 @@ class Lanes(LoadScopeScheduling):  # type: ignore[misc]
 
     def _split_scope(self, nodeid: str) -> str:
         return group_of(nodeid)
+
+    def _assign_work_unit(self, node: Any) -> None:
+        if int(node.gateway.id.removeprefix("gw")) % 4 == COMPUTING:
+            self.workqueue.move_to_end(next(reversed(self.workqueue)), last=False)
+        super()._assign_work_unit(node)
 
 
 def scheduler(config: Any, log: Any) -> Lanes:
