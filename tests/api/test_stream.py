@@ -155,9 +155,12 @@ async def test_a_wrong_message_gets_an_error_and_the_connection_goes_on(log: Eve
             await receive(socket, "pong")
 
 
-async def test_a_client_that_does_not_read_is_dropped_and_harms_nobody(log: EventLog, source: MemorySource) -> None:
+async def test_a_client_that_does_not_read_is_dropped_and_harms_nobody(
+    log: EventLog, source: MemorySource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tickerplant.api.service.ABORT_S", PATIENCE.seconds(30))  # time to read the reason
     batch = [(T0 + n, "AAPL", float(n)) for n in range(2_000)]
-    with serving(log, source, stall_s=1.0) as (client, address, _):
+    with serving(log, source, stall_s=PATIENCE.seconds(1.0)) as (client, address, _):
         async with connect(address, max_queue=1, compression=None) as slow, connect(address) as fast:
             for socket in (slow, fast):
                 await say(socket, action="subscribe", symbols=["*"], channels=["ticks", "bars"])
