@@ -297,7 +297,7 @@ async def test_a_zombie_changes_nothing_and_stops(log: EmbeddedLog, feed: Feed, 
         await eventually(has(store, "realtime_prices", 10))
     zombie = Persistence(log, dsn)
     task = asyncio.create_task(zombie.run(asyncio.Event()))
-    await asyncio.sleep(0.5)
+    await eventually(lambda: log.members(GROUP) == 1, "the zombie to join its group")
     async with store.session() as session:
         while not task.done():
             # Somebody else moves all the positions for ever, as an owner under another name would.
@@ -506,7 +506,7 @@ async def test_who_takes_over_waits_for_a_commit_that_is_under_way_and_begins_be
         assert await asyncio.to_thread(stale.held.wait, PATIENCE.seconds(30))
         monkeypatch.setattr(service, "GROUP", "another")
         async with running(log, dsn) as other:
-            await asyncio.sleep(0.5)
+            await eventually(lambda: log.members("another") == 1, "the other to join its group")
             assert await count(store, "realtime_prices") == 0
             stale.go_on()
             await eventually(applied_all(log, store))
@@ -528,7 +528,7 @@ async def test_two_owners_at_once_of_all_partitions_double_and_lose_nothing(
         monkeypatch.setattr(service, "GROUP", name)
         owners.append(Persistence(log, dsn))
         tasks.append(asyncio.create_task(owners[-1].run(stop)))
-        await asyncio.sleep(0.3)
+        await eventually(lambda name=name: log.members(name) == 1, "the owner to join its group")
     for version in range(1, 61):
         feed.ticks(10, version % PARTITIONS)
         feed.bars({"version": version, "state": "final" if version % 2 else "forming"})

@@ -400,13 +400,14 @@ class _Stretch:
         """Step 6: let the group's positions follow what the database has flushed."""
         while True:
             await asyncio.sleep(FOLLOW_S)
-            applied, self._applied = self._applied, {}
+            applied = dict(self._applied)  # kept until it is durable: a stop meanwhile commits it
             if applied:
                 written, flushed = await store.wal_positions()
                 while flushed < written:
                     await asyncio.sleep(FOLLOW_S / 4)
                     _, flushed = await store.wal_positions()
                 self._durable.update({tp: at for tp, at in applied.items() if self._owns(tp)})
+                self._applied = {tp: at for tp, at in self._applied.items() if applied.get(tp) != at}
 
     def _owns(self, tp: TopicPartition) -> bool:
         return tp in self._lanes[tp.partition % LANES].gatherings
