@@ -18,7 +18,7 @@ from tickerplant.core import records
 from tickerplant.core.errors import FolderHeld, StoreUnavailable
 from tickerplant.core.schemas import RAW, STALE_FEED_US, STATUS
 from tickerplant.core.times import SECOND_US, iso
-from tickerplant.log.processor import Counts
+from tickerplant.log.processor import ProcessorCounters
 from tickerplant.market_data.feed.writer import FeedWriter
 
 
@@ -145,7 +145,7 @@ def test_a_part_that_cannot_be_asked_has_failed_and_hides_no_other() -> None:
 
 def test_a_scrape_has_the_services_the_lags_and_the_counts(settings: Settings) -> None:
     counts = ServiceCounts()
-    counts.taker("aggregation")(Counts(records=41))
+    counts.taker("aggregation")(ProcessorCounters(records=41))
     with parts.event_log(settings) as event_log:
         parts.ensure_settings(event_log, settings)
         statuses = [Status("api", state="running", restarts=2), Status("analytics", state="waiting")]

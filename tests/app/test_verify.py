@@ -19,7 +19,7 @@ from tests.support.plant import Plant
 from tests.support.waiting import until
 
 from tickerplant.aggregation.service import Aggregation
-from tickerplant.app.wiring.parts import keepers
+from tickerplant.app.wiring.parts import snapshot_retentions
 from tickerplant.core import records
 from tickerplant.core.schemas import DEADLETTER, OHLCV, RAW, STATE_AGGREGATION, STATUS, TOPICS
 from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US, iso
@@ -172,11 +172,11 @@ def test_it_is_equal_on_kafka_too(tmp_path: Path, kafka_broker: KafkaBroker) -> 
     assert (one["equal"], one["records"], one["snapshot"]) == (True, DAY_RECORDS, labels()[1])
     log = open_log(url)
     try:
-        (keeper, _) = keepers(log)
-        assert keeper.look(middle) == 0
+        (retention, _) = snapshot_retentions(log)
+        assert retention.run(middle) == 0
         assert log.trim(middle) == {}
-        assert keeper.look(middle + 100 * DAY_US) == DAYS - 1
-        (left,) = snapshots.kept_in(log, STATE_AGGREGATION, RAW, 0)
+        assert retention.run(middle + 100 * DAY_US) == DAYS - 1
+        (left,) = snapshots.kept_snapshots(log, STATE_AGGREGATION, RAW, 0)
         assert left.label == labels()[-1], "no record has come since, so it holds nothing back"
     finally:
         log.close()
@@ -186,7 +186,7 @@ def test_a_stretch_is_run_from_the_newest_kept_snapshot_before_it(plant: Plant) 
     begin = 2 + 2 * DAY_RECORDS
     with opened(plant) as log:
         from_ = iso(appended_us(log, begin))
-        kept = {one.label: one.position for one in snapshots.kept_in(log, STATE_AGGREGATION, RAW, 0)}
+        kept = {one.label: one.position for one in snapshots.kept_snapshots(log, STATE_AGGREGATION, RAW, 0)}
     (one,) = objects(say(plant, "verify", "--json", "--partition", "0", "--from", from_))
     assert (one["equal"], one["snapshot"], one["begin"], one["records"]) == (True, labels()[1], begin, DAY_RECORDS)
     assert one["states"] == [labels()[2], "the newest"]
@@ -267,10 +267,10 @@ def test_where_retention_has_taken_the_beginning_it_says_how_far_back_it_can(pla
     with opened(plant) as log:
         first_us = appended_us(log, 0)
         now_us = appended_us(log, 2 + 2 * DAY_RECORDS) + 5 * DAY_US + 1
-        for keeper in keepers(log):
-            keeper.look(now_us)
+        for retention in snapshot_retentions(log):
+            retention.run(now_us)
         assert log.trim(now_us)[RAW] > DAY_RECORDS
-        kept = snapshots.kept_in(log, STATE_AGGREGATION, RAW, 0)
+        kept = snapshots.kept_snapshots(log, STATE_AGGREGATION, RAW, 0)
         assert [one.label for one in kept] == labels()[1:]
         assert log.offsets(RAW)[RAW_0][0] == kept[0].oldest < kept[0].position, "its bars' prints lie before it"
     (one,) = objects(say(plant, "verify", "--json", "--partition", "0"))

@@ -144,7 +144,7 @@ class TestEmbedded:
         write(writer, b"x", partition=1)
         now_us = time.time_ns() // 1000
         later_us = now_us + 6 * DAY_US
-        log.keep_from("snapshot", {at(0): 40})
+        log.hold_retention("snapshot", {at(0): 40})
         reader = embedded.reader(group="g")
         read(reader, 101)
         reader.commit({at(0): 30})
@@ -153,7 +153,7 @@ class TestEmbedded:
         assert log.offsets(RAW)[at(0)] == (30, 100)
         reader.commit({at(0): 60})
         assert log.trim(later_us) == {RAW: 10}
-        log.keep_from("snapshot", None)
+        log.hold_retention("snapshot", None)
         assert log.trim(later_us) == {RAW: 20}
         reader.commit({at(0): 100})
         assert log.trim(later_us) == {RAW: 40}
@@ -233,7 +233,7 @@ class TestKafka:
         with kafka.log.reader([RAW], group="g") as reader:
             read(reader, 10)
             reader.commit({at(0): 2})
-        kafka.log.keep_from("snapshot", {at(0): 4})
+        kafka.log.hold_retention("snapshot", {at(0): 4})
         assert kafka.log.trim(0) == {}
         assert not kafka.log.retention_passed
         assert kafka.broker is not None

@@ -16,11 +16,11 @@ from tickerplant.core.adjustment import (
     Adjustment,
     Closes,
     adjustment_for,
-    begins_of,
     check_adjustment,
     closes_before,
     dividend_factors,
     ex_dates_of,
+    session_starts,
     sessions_before,
     split_factors,
 )
@@ -222,7 +222,7 @@ def test_sessions_before_know_weekends_holidays_and_half_days() -> None:
     assert ends[3] == dates[3]
     assert sessions_before(calendar("24/7"), dates)[0].tolist() == (dates - DAY_US).tolist()
     # A Saturday is no session of New York: what is said of it holds from its midnight on.
-    assert begins_of(XNYS, days("2026-11-28")).tolist() == days("2026-11-28").tolist()
+    assert session_starts(XNYS, days("2026-11-28")).tolist() == days("2026-11-28").tolist()
 
 
 def test_an_adjustment_is_one_of_three() -> None:

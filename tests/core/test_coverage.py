@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tickerplant.core import coverage
-from tickerplant.core.coverage import Answers, classify, expected, stretches
+from tickerplant.core.coverage import Answers, classify, expected, status_ranges
 from tickerplant.core.sessions import calendar
 from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, datetime_of, micros_of
 
@@ -82,7 +82,7 @@ def test_each_bar_has_one_status_and_the_newest_answer_counts() -> None:
         "have", "quota", "no_trade", "no_trade", "quota", "no_trade", "partial", "outage", "missing", "pending",
     ]  # fmt: skip
     assert found.counts()["quota"] == 2
-    told = stretches(found, "1m", OPEN - MINUTE_US, int(starts[9]) + 2 * MINUTE_US)
+    told = status_ranges(found, "1m", OPEN - MINUTE_US, int(starts[9]) + 2 * MINUTE_US)
     assert [stretch.status for stretch in told][:4] == ["closed", "have", "quota", "no_trade"]
     assert told[2].note == "25 a day"
     assert told[2].again_us == CLOSE
@@ -97,9 +97,9 @@ def test_nights_are_closed_between_minutes_and_nothing_between_days() -> None:
     found = classify(
         starts, starts, np.ones(len(starts), np.bool_), Answers.none(), silent=NOTHING, down=NOTHING, over_us=two[1]
     )
-    assert [s.status for s in stretches(found, "1m", *two)] == ["closed", "have", "closed", "have", "closed"]
+    assert [s.status for s in status_ranges(found, "1m", *two)] == ["closed", "have", "closed", "have", "closed"]
     days = expected(nyse, "1d", us(2026, 6, 11), us(2026, 6, 17))
     found = classify(
         days, days, np.ones(len(days), np.bool_), Answers.none(), silent=NOTHING, down=NOTHING, over_us=two[1] * 2
     )
-    assert [(s.status, s.bars) for s in stretches(found, "1d", us(2026, 6, 11), us(2026, 6, 17))] == [("have", 4)]
+    assert [(s.status, s.bars) for s in status_ranges(found, "1d", us(2026, 6, 11), us(2026, 6, 17))] == [("have", 4)]

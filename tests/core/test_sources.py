@@ -22,8 +22,8 @@ def test_an_entry_that_cannot_be_read_is_explained(text: str) -> None:
 def test_the_first_entry_that_fits_says_the_place() -> None:
     order = SourceOrder(["yahoo:bars@^* 1d", "official:bars", "*:ticks", "*"])
     index, share = order.scope("^GSPC", "1d"), order.scope("AAPL", "1d")
-    assert [order.place(index, name, BARS) for name in ("yahoo", "official", "other")] == [0, 1, 3]
-    assert [order.place(share, name, BARS) for name in ("yahoo", "official", "other")] == [3, 1, 3]
-    assert order.place(share, "official", TICKS) == 2
-    assert SourceOrder(["a"]).place((0,), "b", BARS) == 1
+    assert [order.rank(index, name, BARS) for name in ("yahoo", "official", "other")] == [0, 1, 3]
+    assert [order.rank(share, name, BARS) for name in ("yahoo", "official", "other")] == [3, 1, 3]
+    assert order.rank(share, "official", TICKS) == 2
+    assert SourceOrder(["a"]).rank((0,), "b", BARS) == 1
     assert order.scope("^GSPC", "5m") == share

@@ -17,7 +17,7 @@ from tickerplant.core.streams import ConsumedRecord, History, Output, Stage, Top
 from tickerplant.log import snapshots
 from tickerplant.log.embedded import EmbeddedLog
 from tickerplant.log.processor import Processor
-from tickerplant.log.snapshots import HELD_RETENTIONS, Keeper
+from tickerplant.log.snapshot_retention import MAX_HOLD_RETENTIONS, SnapshotRetention
 
 IN, OUT, STATE = "in", "out", "state"
 SOURCE = TopicPartition(IN, 0)
@@ -92,8 +92,8 @@ def sessions(log: EmbeddedLog, count: int, factory: Factory | None = None) -> No
     process(log, factory)
 
 
-def keeper(log: EmbeddedLog) -> Keeper:
-    return Keeper(log, "summing", IN, STATE, RETENTION_US)
+def retention_of(log: EmbeddedLog) -> SnapshotRetention:
+    return SnapshotRetention(log, "summing", IN, STATE, RETENTION_US)
 
 
 def appended_us(log: EmbeddedLog, offset: int) -> int:
@@ -102,7 +102,7 @@ def appended_us(log: EmbeddedLog, offset: int) -> int:
 
 
 def kept(log: EmbeddedLog) -> list[tuple[str, int]]:
-    return [(one.label, one.position) for one in snapshots.kept_in(log, STATE, IN, 0)]
+    return [(one.label, one.position) for one in snapshots.kept_snapshots(log, STATE, IN, 0)]
 
 
 def first(log: EmbeddedLog) -> int:
@@ -118,38 +118,38 @@ def test_a_kept_snapshot_goes_with_the_last_record_of_its_session_and_the_log_up
     event_log: EmbeddedLog,
 ) -> None:
     sessions(event_log, 6)
-    look = keeper(event_log).look
+    run = retention_of(event_log).run
     # As old as retention allows: the third session, in which the second snapshot's session ends.
     now_us = appended_us(event_log, 2 * PER_SESSION) + RETENTION_US
-    assert look(now_us) == 1
+    assert run(now_us) == 1
     event_log.trim(now_us)
     assert first(event_log) == PER_SESSION + 1, "held for the oldest kept snapshot, though retention is past it"
     now_us += 1
-    assert look(now_us) == 1
+    assert run(now_us) == 1
     event_log.trim(now_us)
     assert [label for label, _ in kept(event_log)] == ["002", "003", "004", "005"]
     assert first(event_log) == 2 * PER_SESSION + 1
-    assert look(now_us) == 0
-    assert keeper(event_log).look(now_us) == 0, "another who looks finds it done"
+    assert run(now_us) == 0
+    assert retention_of(event_log).run(now_us) == 0, "another process finds nothing to do"
 
 
 def test_what_a_stage_may_look_at_again_is_held_for_the_oldest_kept_snapshot(event_log: EmbeddedLog) -> None:
     sessions(event_log, 6, Factory(back=3))
     now_us = appended_us(event_log, 2 * PER_SESSION) + RETENTION_US + 1
-    assert keeper(event_log).look(now_us) == 2
+    assert retention_of(event_log).run(now_us) == 2
     event_log.trim(now_us)
     assert first(event_log) == 2 * PER_SESSION - 3
 
 
 def test_a_memory_that_reaches_back_for_ever_does_not_hold_the_log_for_ever(event_log: EmbeddedLog) -> None:
     sessions(event_log, 6, Factory(back=1_000))
-    look = keeper(event_log).look
-    now_us = appended_us(event_log, 0) + HELD_RETENTIONS * RETENTION_US
+    run = retention_of(event_log).run
+    now_us = appended_us(event_log, 0) + MAX_HOLD_RETENTIONS * RETENTION_US
     feed(event_log, 501)
-    look(now_us)
+    run(now_us)
     event_log.trim(now_us)
     assert first(event_log) == 0
-    look(now_us + 1)
+    run(now_us + 1)
     event_log.trim(now_us + 1)
     position = 5 * PER_SESSION + 1
     assert first(event_log) == position, "the last session's snapshot is the only one that retention has left"
@@ -161,13 +161,13 @@ def test_a_session_that_never_ends_does_not_hold_the_log_for_ever(event_log: Emb
     for number in range(20):
         feed(event_log, number)
     process(event_log)
-    look = keeper(event_log).look
+    run = retention_of(event_log).run
     began_us = appended_us(event_log, 1)
-    look(began_us + HELD_RETENTIONS * RETENTION_US)
-    event_log.trim(began_us + HELD_RETENTIONS * RETENTION_US)
+    run(began_us + MAX_HOLD_RETENTIONS * RETENTION_US)
+    event_log.trim(began_us + MAX_HOLD_RETENTIONS * RETENTION_US)
     assert (kept(event_log), first(event_log)) == ([("009", 1)], 1)
-    assert look(began_us + HELD_RETENTIONS * RETENTION_US + 1) == 1
-    event_log.trim(began_us + HELD_RETENTIONS * RETENTION_US + 1)
+    assert run(began_us + MAX_HOLD_RETENTIONS * RETENTION_US + 1) == 1
+    event_log.trim(began_us + MAX_HOLD_RETENTIONS * RETENTION_US + 1)
     assert kept(event_log) == []
     assert first(event_log) == 21, "the newest snapshot, which needs nothing before the end, is all that is left"
 
@@ -187,7 +187,7 @@ def test_however_old_the_newest_snapshot_a_restart_goes_on_from_it(event_log: Em
     assert committed == 2 * PER_SESSION + 10
     for _ in range(2):
         later_us = time.time_ns() // 1000 + 100 * DAY_US
-        keeper(event_log).look(later_us)
+        retention_of(event_log).run(later_us)
         event_log.trim(later_us)
     assert kept(event_log) == []
     assert first(event_log) == 2 * PER_SESSION, "the newest snapshot's position, not the group's"

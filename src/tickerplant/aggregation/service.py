@@ -8,7 +8,7 @@ from collections.abc import Callable
 from tickerplant.aggregation.stage import AggregationStageFactory
 from tickerplant.core import schemas
 from tickerplant.log.port import EventLog
-from tickerplant.log.processor import SNAPSHOT_RECORDS, Counts, Processor
+from tickerplant.log.processor import SNAPSHOT_RECORDS, Processor, ProcessorCounters
 
 GROUP = "aggregation"
 
@@ -25,7 +25,7 @@ class Aggregation:
         *,
         instance: str = "0",
         snapshot_records: int = SNAPSHOT_RECORDS,
-        metrics: Callable[[Counts], None] | None = None,
+        metrics: Callable[[ProcessorCounters], None] | None = None,
     ) -> None:
         self.processor = Processor(
             log,

@@ -66,7 +66,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
-class Counts(processor.Counts):
+class Counts(processor.ProcessorCounters):
     """What the processor has done, and what of stored history has been read."""
 
     warm_series: int = 0

@@ -118,7 +118,7 @@ def adjustment_for(
     sessions = times_of(splits.column("time"))
     low = splits.column("denominator").to_numpy()
     ratios: Float64Array = splits.column("numerator").to_numpy() / np.where(low > 0, low, np.nan)
-    begins = begins_of(calendar, sessions)
+    begins = session_starts(calendar, sessions)
     good = (ratios > 0) & np.isfinite(ratios) & (begins <= now_us)
     sessions, begins, ratios = sessions[good], begins[good], ratios[good]
     if dividends is None or closes is None:
@@ -128,7 +128,7 @@ def adjustment_for(
     at = np.searchsorted(ex_dates, times_of(dividends.column("time")))
     np.add.at(amounts, at, dividends.column("amount").to_numpy())
     shares = split_factors(closes.session_us, sessions, ratios) / split_factors(ex_dates, sessions, ratios)
-    ex_begins = begins_of(calendar, ex_dates)
+    ex_begins = session_starts(calendar, ex_dates)
     due = ex_begins <= now_us
     price = closes.price / shares
     return Adjustment(sessions, begins, ratios, ex_dates[due], ex_begins[due], amounts[due], price[due])
@@ -139,7 +139,7 @@ def ex_dates_of(dividends: pa.Table) -> Int64Array:
     return np.unique(times_of(dividends.column("time")))
 
 
-def begins_of(calendar: Calendar, sessions: Int64Array) -> Int64Array:
+def session_starts(calendar: Calendar, sessions: Int64Array) -> Int64Array:
     """Return when sessions begin, extended hours included; the date at 00:00 UTC of one that is no session."""
     begins = sessions.copy()
     for at, session in enumerate(sessions):

@@ -38,7 +38,7 @@ GAPS: Final = (PARTIAL, OUTAGE, QUOTA, UNAVAILABLE, MISSING)
 
 RECENT_SESSIONS: Final = 5
 
-OF_VERDICT: Final = {
+STATUS_OF_VERDICT: Final = {
     schemas.ANSWERED: NO_TRADE,
     schemas.NO_DATA: NO_TRADE,
     schemas.QUOTA: QUOTA,
@@ -83,7 +83,7 @@ def expected(calendar: Calendar, interval: str, from_us: int, to_us: int) -> Int
     return result
 
 
-def recent(calendar: Calendar, interval: str, now_us: int) -> tuple[int, int]:
+def default_range(calendar: Calendar, interval: str, now_us: int) -> tuple[int, int]:
     """Return the stretch that is looked at unless another is asked for: to now, within the day from the beginning of
     the last `RECENT_SESSIONS` sessions on, else of the last year.
     """
@@ -181,7 +181,7 @@ def classify(
     code[np.isin(starts, silent)] = STATUSES.index(NO_TRADE)
     answer = newest_answer(starts, answers)
     if len(answers.verdict):
-        of = np.array([STATUSES.index(OF_VERDICT[verdict]) for verdict in answers.verdict], np.int8)
+        of = np.array([STATUSES.index(STATUS_OF_VERDICT[verdict]) for verdict in answers.verdict], np.int8)
         told = answer >= 0
         code[told] = of[answer[told]]
     code[starts >= over_us] = STATUSES.index(PENDING)
@@ -193,7 +193,7 @@ def classify(
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class StatusRange:
     """Expected bars that follow each other and have one status, or the time between sessions (`closed`, no bars)."""
 
     from_us: int
@@ -205,13 +205,13 @@ class Stretch:
     again_us: int = 0
 
 
-def stretches(found: Statuses, interval: str, from_us: int, to_us: int) -> list[Stretch]:
+def status_ranges(found: Statuses, interval: str, from_us: int, to_us: int) -> list[StatusRange]:
     """Return the stretches of `[from_us, to_us)` in order, without a hole between them.
 
     Bars of one status but of two answers that say different things are two stretches.
     """
     length = intervals.parse(interval)
-    result: list[Stretch] = []
+    result: list[StatusRange] = []
     starts, code, answer = found.starts, found.code, found.answer
     at_us = from_us
     if len(starts):
@@ -227,11 +227,11 @@ def stretches(found: Statuses, interval: str, from_us: int, to_us: int) -> list[
         for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
             first, last = int(starts[begin]), int(starts[end - 1]) + length.us
             if first > at_us and (length.us < DAY_US or not result):
-                result.append(Stretch(at_us, first, CLOSED, 0))
+                result.append(StatusRange(at_us, first, CLOSED, 0))
             number = int(answer[begin])
             told = number >= 0
             result.append(
-                Stretch(
+                StatusRange(
                     first,
                     min(last, to_us) if length.us < DAY_US else last,
                     STATUSES[code[begin]],
@@ -243,5 +243,5 @@ def stretches(found: Statuses, interval: str, from_us: int, to_us: int) -> list[
             )
             at_us = last
     if at_us < to_us:
-        result.append(Stretch(at_us, to_us, CLOSED, 0))
+        result.append(StatusRange(at_us, to_us, CLOSED, 0))
     return result

@@ -69,6 +69,6 @@ class SourceOrder:
         """Return which entries speak of a symbol's bars of an interval; equal scopes order sources equally."""
         return tuple(at for at, entry in enumerate(self.entries) if entry.is_about(symbol, interval))
 
-    def place(self, scope: Sequence[int], source: str, kind: str) -> int:
+    def rank(self, scope: Sequence[int], source: str, kind: str) -> int:
         """Return the place of a source's bars of a kind, 0 the best; after all entries if none fits."""
         return next((at for at in scope if self.entries[at].fits(source, kind)), len(self.entries))

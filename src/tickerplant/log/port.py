@@ -245,11 +245,11 @@ class EventLog(Protocol):
     def trim(self, now_us: int) -> dict[str, int]:
         """Apply retention and return the records dropped by topic; a log that does this by itself returns {}.
 
-        Never passes the position of the slowest group, nor `floors` kept with `keep_from`.
+        Never passes the position of the slowest group, nor `floors` kept with `hold_retention`.
         """
         ...
 
-    def keep_from(self, holder: str, floors: Mapping[TopicPartition, int] | None) -> None:
+    def hold_retention(self, holder: str, floors: Mapping[TopicPartition, int] | None) -> None:
         """Hold retention of these partitions back to these offsets for `holder` (a kept snapshot); None lets go."""
         ...
 

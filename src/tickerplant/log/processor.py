@@ -72,7 +72,7 @@ class BootstrapFactory(Protocol):
 
 
 @dataclass(slots=True)
-class Counts:
+class ProcessorCounters:
     """What the processor has done since it began; the numbers that metrics and tests read."""
 
     records: int = 0
@@ -111,10 +111,10 @@ class Processor:
     """Records of a partition between snapshots: what a restart runs through again, at a millisecond or less each."""
     poll_records: int = 256
     """Records taken in one poll, and so at most in one transaction."""
-    on_batch: Callable[[Counts], None] | None = None
+    on_batch: Callable[[ProcessorCounters], None] | None = None
     bootstrap: BootstrapFactory | None = None
     """Asked for the stage of a partition without a snapshot; for a processor of one topic."""
-    counts: Counts = field(default_factory=Counts)
+    counts: ProcessorCounters = field(default_factory=ProcessorCounters)
     _stages: dict[int, _Partition] = field(default_factory=dict)
     _discarded_before: int = 0
 

@@ -48,7 +48,7 @@ def places_of_bars(bars: pa.Table, order: SourceOrder) -> Int64Array:
     scope, scopes = scopes_of(bars, order)
     source = bars.column("source").cast(pa.utf8()).combine_chunks().dictionary_encode()
     names = source.dictionary.to_pylist()
-    places = np.array([[order.place(one, name, BARS) for name in names] for one in scopes], dtype=np.int64)
+    places = np.array([[order.rank(one, name, BARS) for name in names] for one in scopes], dtype=np.int64)
     result: Int64Array = places.reshape(len(scopes), len(names))[scope, codes(source)]
     return result
 
@@ -64,7 +64,7 @@ def groups(
     scope, scopes = scopes_of(bars, order)
     by_places: dict[Places, list[int]] = {}
     for number, one in enumerate(scopes):
-        found = [[order.place(one, name, kind) for name in names] for kind in (BARS, TICKS)]
+        found = [[order.rank(one, name, kind) for name in names] for kind in (BARS, TICKS)]
         dense = np.unique(np.array(found, dtype=np.int64), return_inverse=True)[1].reshape(2, len(names)).tolist()
         by_places.setdefault(Places(names, tuple(dense[0]), tuple(dense[1])), []).append(number)
     if len(by_places) == 1:

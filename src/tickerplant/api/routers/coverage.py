@@ -26,7 +26,7 @@ from tickerplant.api.routers.market import (
     unknown,
 )
 from tickerplant.api.state import ApiState
-from tickerplant.core.coverage import HAVE, STATUSES, Stretch, recent, share, stretches
+from tickerplant.core.coverage import HAVE, STATUSES, StatusRange, default_range, share, status_ranges
 from tickerplant.core.errors import BadInput
 from tickerplant.core.interval import D1, M1, M5, Interval
 from tickerplant.core.rules import Rules
@@ -147,7 +147,7 @@ async def of_one(
     }  # fmt: skip
 
     def encode() -> tuple[bytes, dict[str, Any] | None]:
-        pieces = stretches(found[name], step.name, begin, end)
+        pieces = status_ranges(found[name], step.name, begin, end)
         following = None
         if len(pieces) > limit:
             at = formats.exact_time(pieces[limit].from_us, zone, times, sessions=not step.is_intraday)
@@ -179,7 +179,7 @@ def _stretch(
     """Return the stretch asked for, or that of the calendar that goes back the furthest. Raises BadInput."""
     span = params.parse_span(from_, to, 1, zone, sessions=not step.is_intraday, names=("from", "to"))
     until = now_us if span.end_us is None else span.end_us
-    usual = [recent(calendar, step.name, until) for calendar in calendars] or [(until - step.us, until)]
+    usual = [default_range(calendar, step.name, until) for calendar in calendars] or [(until - step.us, until)]
     end = max(end for _, end in usual) if span.end_us is None else span.end_us
     begin = min(begin for begin, _ in usual) if span.start_us is None else span.start_us
     if begin >= end:
@@ -209,7 +209,7 @@ def _summaries(counts: Mapping[str, Mapping[str, int]]) -> pa.Table:
     return pa.table(columns)
 
 
-def _table(pieces: Sequence[Stretch], zone: dt.tzinfo, times: str, step: Interval) -> pa.Table:
+def _table(pieces: Sequence[StatusRange], zone: dt.tzinfo, times: str, step: Interval) -> pa.Table:
     whole = not step.is_intraday
     edges = [np.array([getattr(piece, name) for piece in pieces], np.int64) for name in ("from_us", "to_us")]
     begins, ends = (formats.time_column(each, zone, times, sessions=whole) for each in edges)

@@ -19,7 +19,7 @@ from tickerplant.core.errors import BadInput, ConfigError, TickerplantError
 if TYPE_CHECKING:
     from tickerplant.app.config.settings import Loaded, Settings
     from tickerplant.app.runtime.plant import Plant
-    from tickerplant.core.coverage import Stretch
+    from tickerplant.core.coverage import StatusRange
     from tickerplant.market_data.backfill import Order, Progress
 
 LOOK_S: Final = 0.3
@@ -148,13 +148,13 @@ def _check(stop: threading.Event) -> None:
         raise TickerplantError("stopped half-way; the same command goes on where it was")
 
 
-def _gaps(settings: Settings, order: Order) -> list[tuple[str, str, Stretch]]:
+def _gaps(settings: Settings, order: Order) -> list[tuple[str, str, StatusRange]]:
     """Return what stays missing of what was ordered, with its interval and symbol, oldest first.
 
     Of the last minutes and of today's daily bar nothing is said: they are not over for long enough.
     """
     from tickerplant.app.wiring.coverage_query import covered, in_force
-    from tickerplant.core.coverage import GAPS, stretches
+    from tickerplant.core.coverage import GAPS, status_ranges
     from tickerplant.core.interval import parse
     from tickerplant.core.times import DAY_US
 
@@ -171,7 +171,9 @@ def _gaps(settings: Settings, order: Order) -> list[tuple[str, str, Stretch]]:
         seen = covered(settings, order.symbols or settings.symbols, name, from_us, to_us)
         for symbol, statuses in seen.found.items():
             found += [
-                (name, symbol, one) for one in stretches(statuses, name, seen.from_us, seen.to_us) if one.status in GAPS
+                (name, symbol, one)
+                for one in status_ranges(statuses, name, seen.from_us, seen.to_us)
+                if one.status in GAPS
             ]
     return sorted(found, key=lambda gap: (gap[2].from_us, gap[1], gap[0]))
 
@@ -215,7 +217,7 @@ class _Shown:
         self._bars.stop()
 
 
-def _report(done: Progress, gaps: Sequence[tuple[str, str, Stretch]], seconds: float, *, json: bool) -> None:
+def _report(done: Progress, gaps: Sequence[tuple[str, str, StatusRange]], seconds: float, *, json: bool) -> None:
     if json:
         emit(
             {
@@ -245,7 +247,7 @@ def _report(done: Progress, gaps: Sequence[tuple[str, str, Stretch]], seconds: f
         say(f"{len(gaps) - len(newest):,} stretches more; `tickerplant coverage` shows them")
 
 
-def _as_dict(interval: str, symbol: str, one: Stretch) -> dict[str, Any]:
+def _as_dict(interval: str, symbol: str, one: StatusRange) -> dict[str, Any]:
     from tickerplant.core.times import iso
 
     return {

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tickerplant.app.config.settings import Loaded
     from tickerplant.app.terminal.coverage_chart import Picture
     from tickerplant.app.wiring.coverage_query import Covered
-    from tickerplant.core.coverage import Stretch
+    from tickerplant.core.coverage import StatusRange
     from tickerplant.core.interval import Interval
 
 GAPS_SHOWN: Final = 20
@@ -66,7 +66,7 @@ def coverage(
 
 
 def _as_dict(seen: Covered, symbol: str, step: Interval) -> dict[str, Any]:
-    from tickerplant.core.coverage import HAVE, share, stretches
+    from tickerplant.core.coverage import HAVE, share, status_ranges
     from tickerplant.core.times import iso
 
     found = seen.found[symbol]
@@ -80,7 +80,7 @@ def _as_dict(seen: Covered, symbol: str, step: Interval) -> dict[str, Any]:
                 "source": one.source or None, "note": one.note or None,
                 "again_at": iso(one.again_us) if one.again_us else None,
             }
-            for one in stretches(found, step.name, seen.from_us, seen.to_us)
+            for one in status_ranges(found, step.name, seen.from_us, seen.to_us)
         ],
     }  # fmt: skip
 
@@ -137,12 +137,12 @@ def _below(times: Sequence[str], across: int) -> str:
 
 
 def _print_gaps(seen: Covered, step: Interval, count: int) -> None:
-    from tickerplant.core.coverage import GAPS, stretches
+    from tickerplant.core.coverage import GAPS, status_ranges
 
     gaps = [
         (symbol, one)
         for symbol, found in seen.found.items()
-        for one in stretches(found, step.name, seen.from_us, seen.to_us)
+        for one in status_ranges(found, step.name, seen.from_us, seen.to_us)
         if one.status in GAPS
     ]
     newest = sorted(gaps, key=lambda gap: (gap[1].from_us, gap[0]))[-count:] if count else []
@@ -160,7 +160,7 @@ def _print_gaps(seen: Covered, step: Interval, count: int) -> None:
         print(f"{more:,} gap{'s' * (more != 1)}{' more' * bool(newest)}")
 
 
-def _why(one: Stretch) -> str:
+def _why(one: StatusRange) -> str:
     from tickerplant.core.coverage import MISSING, OUTAGE, PARTIAL
 
     said = ": ".join(word for word in (one.source, one.note) if word)
@@ -173,7 +173,7 @@ def _why(one: Stretch) -> str:
     return f"{said}; again at {_moment(one.again_us)}" if one.again_us else said
 
 
-def _end(one: Stretch, step: Interval) -> str:
+def _end(one: StatusRange, step: Interval) -> str:
     """Return the first instant after a stretch, on the same day by its time alone."""
     begin, end = _time(one.from_us, step), _time(one.to_us, step)
     return end[11:] if step.is_intraday and end[:10] == begin[:10] else end

@@ -108,12 +108,12 @@ class Plant:
 
     def maintain(self, stop: threading.Event) -> None:
         """Run what is due in the store and apply the log's retention, to kept snapshots first, until `stop`."""
-        keepers = parts.keepers(self.event_log)
+        retentions = parts.snapshot_retentions(self.event_log)
         while not stop.is_set():
             now_us = time.time_ns() // 1000
             done = parts.run_due(self.dsn, now_us)
-            for keeper in keepers:
-                keeper.look(now_us)
+            for retention in retentions:
+                retention.run(now_us)
             trimmed = {topic: n for topic, n in self.event_log.trim(now_us).items() if n}
             if done or trimmed:
                 log.info("maintenance", jobs=done, trimmed=trimmed)

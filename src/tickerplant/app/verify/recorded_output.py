@@ -15,7 +15,7 @@ from tickerplant.core.errors import UnreadableRecord
 from tickerplant.core.schemas import DEADLETTER, RAW
 from tickerplant.core.version import make_version, split_version
 from tickerplant.log.port import ConsumedRecord, EventLog, TopicPartition
-from tickerplant.log.snapshots import first_from
+from tickerplant.log.snapshots import first_record_from
 
 NOTHING: Final = 1 << 62
 """The version that a topic of which retention has left nothing begins with: none that exists."""
@@ -117,7 +117,7 @@ class Logged:
 
     def _whole_since(self, first: int, begin: int) -> int:
         """Return the first version of which a topic that begins at offset `first` has everything."""
-        found = first_from(self._log, self._source, first, self._end)
+        found = first_record_from(self._log, self._source, first, self._end)
         return NOTHING if found is None else max(begin, self._version(found) + 1)
 
     def _search(self, first: int) -> int:
@@ -125,7 +125,7 @@ class Logged:
         low, high = first, self._end
         while low < high:
             middle = (low + high) // 2
-            found = first_from(self._log, self._source, middle, high)
+            found = first_record_from(self._log, self._source, middle, high)
             if found is None or self._version(found) >= self.since:
                 high = middle
             else:

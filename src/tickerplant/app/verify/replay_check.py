@@ -27,7 +27,7 @@ from tickerplant.core.times import iso
 from tickerplant.core.version import make_version, split_version
 from tickerplant.log import snapshots
 from tickerplant.log.port import ConsumedRecord, EventLog, TopicPartition
-from tickerplant.log.snapshots import Kept, first_from
+from tickerplant.log.snapshots import KeptSnapshot, first_record_from
 
 GROUP: Final = "aggregation"
 FROM_THE_BEGINNING: Final = "none"
@@ -80,7 +80,7 @@ class Plan:
     label: str
     position: int
     end: int
-    checkpoints: Sequence[Kept]
+    checkpoints: Sequence[KeptSnapshot]
     """Snapshots to compare the state with, by position."""
 
 
@@ -94,20 +94,20 @@ def plan(event_log: EventLog, factory: StageFactory, partition: int, asked: Aske
     """
     source = TopicPartition(RAW, partition)
     end = event_log.committed(GROUP).get(source, 0)
-    kept = snapshots.kept_in(event_log, STATE_AGGREGATION, RAW, partition)
+    kept = snapshots.kept_snapshots(event_log, STATE_AGGREGATION, RAW, partition)
     first = event_log.offsets(RAW)[source][0]
     start = _start(event_log, source, first, end, kept, asked)
     later = [one for one in kept if start.position < one.position <= end]
     newest = snapshots.read(event_log, STATE_AGGREGATION, partition, snapshots.SNAPSHOT_KEY)
     if newest is not None and start.position < (at := newest.positions.get(RAW, 0)) <= end:
-        later.append(Kept("", at))
+        later.append(KeptSnapshot("", at))
     return Plan(source, start.label, start.position, max(start.position, end), later)
 
 
 def _start(
-    event_log: EventLog, source: TopicPartition, first: int, end: int, kept: Sequence[Kept], asked: Asked
-) -> Kept:
-    beginning = Kept(FROM_THE_BEGINNING, 0)
+    event_log: EventLog, source: TopicPartition, first: int, end: int, kept: Sequence[KeptSnapshot], asked: Asked
+) -> KeptSnapshot:
+    beginning = KeptSnapshot(FROM_THE_BEGINNING, 0)
     usable = [one for one in kept if one.position >= first]
     if asked.snapshot is not None:
         named = beginning if asked.snapshot == FROM_THE_BEGINNING else _named(asked.snapshot, source, kept)
@@ -116,7 +116,7 @@ def _start(
         return named
     if asked.from_us is not None:
         for one in reversed(usable):
-            found = first_from(event_log, source, one.position, end)
+            found = first_record_from(event_log, source, one.position, end)
             if found is not None and found.appended_at_us <= asked.from_us:
                 return one
     if first == 0:
@@ -129,7 +129,7 @@ def _start(
     return oldest
 
 
-def _named(label: str, source: TopicPartition, kept: Sequence[Kept]) -> Kept:
+def _named(label: str, source: TopicPartition, kept: Sequence[KeptSnapshot]) -> KeptSnapshot:
     for one in kept:
         if one.label == label:
             return one
@@ -137,20 +137,20 @@ def _named(label: str, source: TopicPartition, kept: Sequence[Kept]) -> Kept:
     raise BadInput(f"partition {source.partition} has no kept snapshot {label!r}; it has {have}")
 
 
-def _called(kept: Kept) -> str:
+def _called(kept: KeptSnapshot) -> str:
     return "the beginning of raw" if kept.label == FROM_THE_BEGINNING else f"snapshot {kept.label}"
 
 
 def _too_late(
-    event_log: EventLog, source: TopicPartition, first: int, end: int, usable: Sequence[Kept], what: str
+    event_log: EventLog, source: TopicPartition, first: int, end: int, usable: Sequence[KeptSnapshot], what: str
 ) -> TickerplantError:
     """Return the error that says what retention has taken, and from when on there is all that is needed."""
     since = "raw is empty"
-    if (found := first_from(event_log, source, first, end)) is not None:
+    if (found := first_record_from(event_log, source, first, end)) is not None:
         since = f"raw begins at offset {found.offset}, of {iso(found.appended_at_us)}"
     possible = "no kept snapshot is left to begin from; one is kept with the first record of each UTC day"
     for one in usable:
-        if (record := first_from(event_log, source, one.position, end)) is not None:
+        if (record := first_record_from(event_log, source, one.position, end)) is not None:
             possible = f"the earliest that can be verified is --from {iso(record.appended_at_us)}"
             break
     return TickerplantError(

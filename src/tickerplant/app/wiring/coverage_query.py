@@ -37,7 +37,7 @@ def covered(
 
     Raises NoPlant, StoreUnavailable, and BadInput for a stretch that is too long or that has not begun.
     """
-    from tickerplant.core.coverage import recent
+    from tickerplant.core.coverage import default_range
     from tickerplant.core.errors import BadInput
     from tickerplant.core.sessions import Calendars
 
@@ -48,7 +48,7 @@ def covered(
             known = await reading.statuses.symbols()
             of = Calendars(rules)
             calendars = {symbol: of.of(symbol) for symbol in symbols or known}
-            usual = [recent(calendar, interval, to_us or now_us) for calendar in calendars.values()]
+            usual = [default_range(calendar, interval, to_us or now_us) for calendar in calendars.values()]
             begin = min((begin for begin, _ in usual), default=0) if from_us is None else from_us
             end = max((end for _, end in usual), default=0) if to_us is None else to_us
             if begin > end:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tickerplant.app.health import Part
     from tickerplant.app.ingest_progress import Applied, Progress
     from tickerplant.log.port import EventLog
-    from tickerplant.log.snapshots import Keeper
+    from tickerplant.log.snapshot_retention import SnapshotRetention
     from tickerplant.market_data.clock import Clock
     from tickerplant.market_data.files.replay import ReplayOptions, ReplayProgress, ReplaySummary
     from tickerplant.sandbox import SandboxPlace
@@ -109,12 +109,14 @@ def request_rebuild(log: EventLog, symbols: Sequence[str], from_us: int, to_us: 
     return request(log, symbols, from_us, to_us)
 
 
-def keepers(log: EventLog) -> list[Keeper]:
+def snapshot_retentions(log: EventLog) -> list[SnapshotRetention]:
     """Return who looks after the kept snapshots of each stateful service; to be asked before retention is applied."""
-    from tickerplant.log.snapshots import Keeper
+    from tickerplant.log.snapshot_retention import SnapshotRetention
 
     services = (("aggregation", RAW, STATE_AGGREGATION), ("analytics", OHLCV, STATE_ANALYTICS))
-    return [Keeper(log, name, topic, state, TOPIC[topic].retention_us or 0) for name, topic, state in services]
+    return [
+        SnapshotRetention(log, name, topic, state, TOPIC[topic].retention_us or 0) for name, topic, state in services
+    ]
 
 
 # The embedded PostgreSQL

@@ -270,7 +270,7 @@ class EmbeddedLog:
             stretch = records.droppable(connection, partition_id, before_us)
             return records.drop(connection, partition_id, stretch) if stretch.first < stretch.next else 0
 
-    def keep_from(self, holder: str, floors: Mapping[TopicPartition, int] | None) -> None:
+    def hold_retention(self, holder: str, floors: Mapping[TopicPartition, int] | None) -> None:
         """Hold retention of these partitions back for `holder`, in place of what it held before; None lets go."""
         with self._writing() as connection:
             rows = [(holder, self.catalog.partition_id(connection, *name), at) for name, at in (floors or {}).items()]

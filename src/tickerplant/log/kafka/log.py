@@ -335,7 +335,7 @@ class KafkaLog:
                 )  # fmt: skip
         return {}
 
-    def keep_from(self, holder: str, floors: Mapping[TopicPartition, int] | None) -> None:
+    def hold_retention(self, holder: str, floors: Mapping[TopicPartition, int] | None) -> None:
         """Keep the floors for `trim` to watch; Kafka's retention cannot be held back."""
         kept = None if floors is None else msgspec.json.encode([(t, p, at) for (t, p), at in floors.items()])
         self._keep(f"floors:{holder}", kept)
