@@ -33,7 +33,7 @@ class Ranking:
             scopes = [[self._number(self._order.scope(text, i.name)) for i in INTERVALS] for text in fresh]
             self._scopes = np.concatenate((self._scopes, np.array(scopes, dtype=np.int32)))
         if self._places.shape[:2] != (len(self._numbers), len(self._sources)):
-            place = self._order.place
+            place = self._order.rank
             self._places = np.array(
                 [
                     [[place(scope, text, kind) for kind in _KINDS] for text in self._sources.texts]

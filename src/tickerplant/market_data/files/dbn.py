@@ -87,7 +87,7 @@ class Named:
 
     instrument_id: int
     from_us: int
-    micros_of: int
+    to_us: int
     symbol: str
 
 

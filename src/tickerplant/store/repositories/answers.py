@@ -28,8 +28,8 @@ _NAMES = ", ".join(schemas.ANSWERS.names)
 class Piece:
     """A stretch `[from_us, to_us)` of one symbol and interval, and what was `said` of it, in the columns' order."""
 
-    datetime_of: int
-    micros_of: int
+    from_us: int
+    to_us: int
     said: tuple[Any, ...]
     version: int
 
