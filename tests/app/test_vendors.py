@@ -17,11 +17,12 @@ from tickerplant.app.config import describe
 from tickerplant.app.config.settings import Settings, load
 from tickerplant.app.wiring import vendors
 from tickerplant.core import records, schemas
+from tickerplant.core.clock import Clock
 from tickerplant.core.errors import ConfigError, Fenced
 from tickerplant.core.times import DAY_US, MINUTE_US
-from tickerplant.market_data.clock import Clock, starting_at
 from tickerplant.market_data.vendors.port import BarsRequest, Quota
 from tickerplant.market_data.vendors.scheduler import Choice, Purpose
+from tickerplant.system_clock import SystemClock, starting_at
 
 
 @pytest.fixture(autouse=True)
@@ -135,7 +136,7 @@ def test_no_key_is_ever_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 async def ask(settings: Settings, clock: Clock | None = None) -> None:
     from tickerplant.app.wiring import parts
 
-    clock = clock or Clock()
+    clock = clock or SystemClock()
     with parts.event_log(settings) as log:
         async with vendors.desk(settings, log, clock=clock) as desk:
             now = clock.now_us()
@@ -181,7 +182,7 @@ def test_a_second_desk_on_one_log_fences_the_first(monkeypatch: pytest.MonkeyPat
 
         with parts.event_log(settings) as log:
             async with vendors.desk(settings, log) as first, vendors.desk(settings, log):
-                now = Clock().now_us()
+                now = SystemClock().now_us()
                 choice = first.choose("1d", "AAPL", now - DAY_US, now, Purpose.HEAL)
                 assert isinstance(choice, Choice)
                 with pytest.raises(Fenced, match="run one market_data"):
@@ -193,7 +194,7 @@ def test_a_second_desk_on_one_log_fences_the_first(monkeypatch: pytest.MonkeyPat
 def test_the_sandbox_without_an_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = settings_of(monkeypatch, DAILY="sandbox")
     with pytest.raises(ConfigError, match="the vendor sandbox does not run"):
-        vendors.providers(settings, ["sandbox"], Clock(), None)
+        vendors.providers(settings, ["sandbox"], SystemClock(), None)
 
 
 # The command ---------------------------------------------------------------------------------------------------------

@@ -21,11 +21,11 @@ from tickerplant.core.sessions import Calendars
 from tickerplant.log.port import EventLog
 from tickerplant.market_data.clients.twelvedata.client import provider
 from tickerplant.market_data.clients.twelvedata.stream import StreamSettings, TwelveDataStream
-from tickerplant.market_data.clock import starting_at
 from tickerplant.market_data.service import MarketData, MarketDataConfig
 from tickerplant.market_data.vendors import errors
 from tickerplant.market_data.vendors.port import BarsRequest, ProviderContext
 from tickerplant.sandbox import MarketSettings, SandboxPlace, SandboxSettings, running
+from tickerplant.system_clock import starting_at
 
 SYMBOLS = ("AAPL", "MSFT", "EUR/USD")
 QUICK = StreamSettings(

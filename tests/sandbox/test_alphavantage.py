@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from tests.sandbox.support import NOW, Desk
+from tickerplant.core.quota import Quota
 from tickerplant.core.times import DAY_US, MINUTE_US, datetime_of
-from tickerplant.market_data.vendors.port import Quota
 from tickerplant.sandbox.quotas import FREE_PACE_S, FREE_PLANS
 
 INTRADAY = {"function": "TIME_SERIES_INTRADAY", "symbol": "AAPL", "interval": "1min", "apikey": "k"}

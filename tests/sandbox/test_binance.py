@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from tests.sandbox.support import NOW, Desk
+from tickerplant.core.quota import Quota
 from tickerplant.core.times import DAY_US, MINUTE_US
-from tickerplant.market_data.vendors.port import Quota
 
 KLINES = "/api/v3/klines"
 

@@ -6,8 +6,8 @@ import datetime as dt
 
 import pytest
 
+from tickerplant.core.quota import Quota
 from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, SECOND_US, micros_of
-from tickerplant.market_data.vendors.port import Quota
 from tickerplant.protocols.http_types import BURST, DAY, MINUTE, Request
 from tickerplant.sandbox.quotas import MAX_REQUESTS, Books, window_of
 

@@ -18,9 +18,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.support.waiting import PATIENCE
 from tickerplant.core.times import HOUR_US, SECOND_US
-from tickerplant.market_data.clock import Clock, starting_at
 from tickerplant.sandbox import Market, MarketSettings, SandboxPlace, SandboxSettings, running
 from tickerplant.sandbox.endpoint import place_of
+from tickerplant.system_clock import SystemClock, starting_at
 
 MARKET = MarketSettings(("AAPL", "MSFT", "BTC/USD"), 300.0)
 OPEN_US = 1_773_063_000_000_000  # 2026-03-09T13:30:00Z, a Monday
@@ -224,7 +224,7 @@ async def test_an_hour_goes_by_in_seconds_and_the_script_with_it() -> None:
         first = heard.index(due[0])
         assert heard[first : first + len(due)] == due  # none of what was due is left out
         shown = page(place, "clock")
-        assert Clock(shown["origin_us"], shown["epoch_us"], shown["speed"]) == place.clock
+        assert SystemClock(shown["origin_us"], shown["epoch_us"], shown["speed"]) == place.clock
         taken = page(place, "orders")["taken"]
         assert taken == {"429": 1, "disconnect": 1}
 

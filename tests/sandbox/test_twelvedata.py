@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tests.sandbox.support import NOW, Desk
+from tickerplant.core.quota import Quota
 from tickerplant.core.times import DAY_US, MINUTE_US
-from tickerplant.market_data.vendors.port import Quota
 from tickerplant.protocols.twelvedata.stream import Session
 from tickerplant.sandbox.model import Market, MarketSettings
 

@@ -22,15 +22,16 @@ import numpy as np
 import pyarrow as pa
 import structlog
 
+from tickerplant.core.clock import Clock
 from tickerplant.core.errors import LogUnavailable
 from tickerplant.core.symbols import check_symbol
 from tickerplant.core.times import SECOND_US, times_of
 from tickerplant.log.port import EventLog
-from tickerplant.market_data.clock import Clock
 from tickerplant.market_data.feed import cursor as feed_cursor
 from tickerplant.market_data.feed.validation import FUTURE_US
 from tickerplant.market_data.feed.writer import MARK_EVERY_US, FeedWriter
 from tickerplant.market_data.vendors.port import Connected, Lost, Received, Refused, Said, StreamEvent, TickStream
+from tickerplant.system_clock import SystemClock
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -108,7 +109,7 @@ class MarketData:
         self.counts = FeedCounts()
         self._log = event_log
         self._stream = stream
-        self._clock = clock or Clock()
+        self._clock = clock or SystemClock()
         self._on_hole = on_hole
         self._metrics = metrics
         self._symbols = [check_symbol(symbol) for symbol in config.symbols]

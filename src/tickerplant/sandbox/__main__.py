@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 
 from tickerplant.core.errors import BadInput
-from tickerplant.market_data.vendors.port import Quota
+from tickerplant.core.quota import Quota
 from tickerplant.sandbox.endpoint import clock_of
 from tickerplant.sandbox.fault_script import VENDORS, read_lines
 from tickerplant.sandbox.model import MarketSettings, symbol_names

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from tickerplant.core.times import micros_of
-from tickerplant.market_data.clock import Clock, starting_at
+from tickerplant.system_clock import SystemClock, starting_at
 
 
 class _Numbers(msgspec.Struct):
@@ -33,7 +33,7 @@ class SandboxPlace(NamedTuple):
     url: str
     stream_url: str
     symbols: tuple[str, ...]
-    clock: Clock = Clock()
+    clock: SystemClock = SystemClock()
 
     @property
     def yahoo_stream_url(self) -> str:
@@ -49,26 +49,26 @@ class SandboxPlace(NamedTuple):
 def place_of(greeting: str | bytes, symbols: tuple[str, ...]) -> SandboxPlace:
     """Return the place that a sandbox's greeting tells. Raises ValueError for what is none."""
     said = msgspec.json.decode(greeting, type=_Greeting)
-    clock = Clock(said.clock.origin_us, said.clock.epoch_us, said.clock.speed)
+    clock = SystemClock(said.clock.origin_us, said.clock.epoch_us, said.clock.speed)
     return SandboxPlace(said.url, said.stream_url, symbols, clock)
 
 
-def clock_of(start: str, speed: float) -> Clock:
+def clock_of(start: str, speed: float) -> SystemClock:
     """Return the clock that says `start` now ("" for the machine's time). Raises ValueError for what is no time."""
     if not start and speed == 1.0:
-        return Clock()
+        return SystemClock()
     if not start:
         return starting_at(time.time_ns() // 1_000, speed)
     moment = dt.datetime.fromisoformat(start)
     return starting_at(micros_of(moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)), speed)
 
 
-def clock_text(clock: Clock) -> str:
+def clock_text(clock: SystemClock) -> str:
     """Return the clock as `ORIGIN:EPOCH:SPEED`, which `clock_from` reads."""
     return f"{clock.origin_us}:{clock.epoch_us}:{clock.speed!r}"
 
 
-def clock_from(text: str) -> Clock:
+def clock_from(text: str) -> SystemClock:
     """Return the clock of `clock_text`. Raises ValueError."""
     origin, epoch, speed = text.split(":")
-    return Clock(int(origin), int(epoch), float(speed))
+    return SystemClock(int(origin), int(epoch), float(speed))

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+from tickerplant.core.quota import Quota
 from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US, datetime_of, micros_of
-from tickerplant.market_data.vendors.port import Quota
 from tickerplant.protocols.http_types import BURST, DAY, MINUTE, Refusal, Request, zone_of
 
 MAX_REQUESTS: Final = 5_000

@@ -11,9 +11,8 @@ from typing import Any, Final
 
 from tickerplant.core import interval as intervals
 from tickerplant.core.errors import BadInput
+from tickerplant.core.quota import Quota
 from tickerplant.core.times import DAY_US, MINUTE_US, WEEK_US, datetime_of
-from tickerplant.market_data.clock import Clock
-from tickerplant.market_data.vendors.port import Quota
 from tickerplant.protocols.alphavantage.rest import AlphaVantage
 from tickerplant.protocols.binance.rest import Binance
 from tickerplant.protocols.http_types import (
@@ -35,6 +34,7 @@ from tickerplant.sandbox.fault_injector import malformed
 from tickerplant.sandbox.fault_script import Order, Orders, planned, read_order
 from tickerplant.sandbox.model import MarketSettings
 from tickerplant.sandbox.quotas import Books
+from tickerplant.system_clock import SystemClock
 
 CONTROL: Final = "/sandbox/"
 SLOW: Final = (f"{CONTROL}bars", f"{CONTROL}actions")
@@ -60,7 +60,7 @@ class SandboxSettings:
     errors_200: bool = False
     connections: int = 3
     max_symbols: int = 0
-    clock: Clock = field(default_factory=Clock)
+    clock: SystemClock = field(default_factory=SystemClock)
     quotas: Mapping[str, Sequence[Quota]] = field(default_factory=dict)
     pace_s: Mapping[str, float] = field(default_factory=dict)
     script: Sequence[tuple[float, str]] = ()

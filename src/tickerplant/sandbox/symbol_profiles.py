@@ -7,8 +7,8 @@ from typing import Final
 
 import numpy as np
 
+from tickerplant.core.hashing import mix
 from tickerplant.core.times import Float64Array, Int64Array
-from tickerplant.market_data.feed.cursor import mix
 from tickerplant.sandbox.noise import UInt32Array, hash32, hashed, unit
 
 KNOWN: Final = {

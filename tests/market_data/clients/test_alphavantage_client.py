@@ -9,12 +9,13 @@ import pyarrow as pa
 import pytest
 
 from tests.market_data.clients.canned import Answer, Canned, golden, serving
+from tickerplant.core.clock import Clock
 from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, iso, micros_of
 from tickerplant.market_data.clients.alphavantage import client as alphavantage_client
 from tickerplant.market_data.clients.alphavantage.client import AlphaVantageProvider
-from tickerplant.market_data.clock import Clock, starting_at
 from tickerplant.market_data.vendors import errors
 from tickerplant.market_data.vendors.port import BarsRequest, ProviderContext, Quota
+from tickerplant.system_clock import starting_at
 
 KEY = "K3YK3YK3YK3YK3YK"
 NOW_US = micros_of(dt.datetime(2017, 12, 18, 20, 30, tzinfo=dt.UTC))

@@ -15,9 +15,9 @@ from tickerplant.core.schemas import VENDOR_BARS
 from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US, times_of
 from tickerplant.market_data.clients.ccxt import client as ccxt_client
 from tickerplant.market_data.clients.ccxt.client import CcxtProvider, read_bars
-from tickerplant.market_data.clock import Clock, starting_at
 from tickerplant.market_data.vendors import errors, registry
 from tickerplant.market_data.vendors.port import BarsRequest, ProviderContext
+from tickerplant.system_clock import SystemClock, starting_at
 
 FIRST_US = 1_704_207_000_000_000
 LATER = starting_at(FIRST_US + DAY_US, 1.0)
@@ -171,7 +171,7 @@ def test_other_exchanges_and_markets() -> None:
     assert [offer.lookback_us for offer in made.offer.bars] == [719 * MINUTE_US, 719 * 5 * MINUTE_US, 719 * DAY_US]
     for options, why in (({"exchange": "nyse"}, "no exchange 'nyse'"), ({"exchang": "x"}, "no option 'exchang'")):
         with pytest.raises(ConfigError, match=why):
-            registry.provider(ProviderContext("ccxt", options=options, clock=Clock()))
+            registry.provider(ProviderContext("ccxt", options=options, clock=SystemClock()))
 
 
 def test_without_the_package_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

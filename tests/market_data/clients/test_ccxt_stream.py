@@ -15,14 +15,15 @@ from tests.market_data.clients.binance import BinanceVendor, golden
 from tests.market_data.support import embedded, read_all, rows
 from tests.support.waiting import PATIENCE
 from tickerplant.core import records
+from tickerplant.core.clock import Clock
 from tickerplant.core.schemas import TICKS
 from tickerplant.core.times import DAY_US, MILLISECOND_US, times_of
 from tickerplant.market_data.clients.ccxt import stream as ccxt_stream
 from tickerplant.market_data.clients.ccxt.exchange import Exchange
 from tickerplant.market_data.clients.ccxt.stream import TradesStream
-from tickerplant.market_data.clock import Clock, starting_at
 from tickerplant.market_data.service import MarketData, MarketDataConfig
 from tickerplant.market_data.vendors.port import Connected, Lost, Received, Refused, Said, StreamEvent
+from tickerplant.system_clock import starting_at
 
 FIRST_US = 1_704_207_000_000_000
 SPEED = 20.0

@@ -15,14 +15,15 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.market_data.files import databento
+from tickerplant.core.clock import Clock
 from tickerplant.core.errors import ConfigError
 from tickerplant.core.schemas import VENDOR_BARS
 from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US, iso, times_of
 from tickerplant.market_data.clients.files.client import FilesProvider
-from tickerplant.market_data.clock import Clock, starting_at
 from tickerplant.market_data.files import archive
 from tickerplant.market_data.vendors import errors, registry
 from tickerplant.market_data.vendors.port import BarsRequest, ProviderContext
+from tickerplant.system_clock import starting_at
 
 FIRST_US = databento.OPEN_NS // 1_000
 LATER = starting_at(FIRST_US + 400 * DAY_US, 1.0)

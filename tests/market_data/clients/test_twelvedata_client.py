@@ -13,9 +13,9 @@ from tests.market_data.clients.vendor import RestVendor
 from tickerplant.core.schemas import DIVIDENDS, SPLITS, VENDOR_BARS
 from tickerplant.core.times import DAY_US, MINUTE_US, micros_of
 from tickerplant.market_data.clients.twelvedata.client import TwelveDataProvider, provider
-from tickerplant.market_data.clock import starting_at
 from tickerplant.market_data.vendors import errors
 from tickerplant.market_data.vendors.port import BarsRequest, Credits, Provider, ProviderContext, TickStream
+from tickerplant.system_clock import starting_at
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "twelvedata"
 FROM_US = micros_of(dt.datetime(2021, 9, 16, 19, 50, tzinfo=dt.UTC))

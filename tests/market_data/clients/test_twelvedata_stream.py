@@ -20,8 +20,8 @@ from tickerplant.core.sessions import Calendars
 from tickerplant.core.times import micros_of
 from tickerplant.market_data.clients.twelvedata import stream as twelvedata_stream
 from tickerplant.market_data.clients.twelvedata.stream import StreamSettings, TwelveDataStream
-from tickerplant.market_data.clock import Clock, starting_at
 from tickerplant.market_data.vendors.port import Connected, Lost, Received, Refused, Said, StreamEvent
+from tickerplant.system_clock import starting_at
 
 ALWAYS = Calendars(Rules(calendars={"*": "24/7"}))
 QUICK = StreamSettings(
@@ -329,8 +329,7 @@ async def test_while_the_writer_is_behind_nothing_is_lost_and_nothing_is_mute() 
 
 
 async def test_at_many_times_the_speed_a_hiccup_of_the_machine_is_no_silence() -> None:
-    fast = Clock(origin_us=micros_of(dt.datetime(2026, 6, 15, 15, 0, tzinfo=dt.UTC)), epoch_us=time.time_ns() // 1_000,
-                 speed=500.0)  # fmt: skip
+    fast = starting_at(micros_of(dt.datetime(2026, 6, 15, 15, 0, tzinfo=dt.UTC)), 500.0)
     async with StreamVendor().serving() as vendor, client(vendor, ["AAPL"], settings=None, clock=fast) as td:
         await td.until(lambda: bool(td.said))
         await vendor.say(*[price("AAPL")] * 20)

@@ -15,9 +15,9 @@ from tests.market_data.clients.canned import Answer, Canned, golden, serving
 from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, iso, micros_of, times_of
 from tickerplant.market_data.clients.yahoo import client as yfinance_client
 from tickerplant.market_data.clients.yahoo.client import YahooProvider
-from tickerplant.market_data.clock import starting_at
 from tickerplant.market_data.vendors import errors
 from tickerplant.market_data.vendors.port import BarsAnswer, BarsRequest, ProviderContext
+from tickerplant.system_clock import starting_at
 
 # yfinance calls pandas in ways that pandas deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.support.waiting import PATIENCE
-from tickerplant.market_data.clock import Clock
+from tickerplant.core.clock import Clock
 from tickerplant.sandbox import MarketSettings, SandboxPlace, SandboxSettings, running
 
 SYMBOLS = ("AAPL", "MSFT", "SPY", "EUR/USD", "BTC/USD")

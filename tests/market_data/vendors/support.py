@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from tickerplant.core import schemas
+from tickerplant.core.clock import Clock
 from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US, timestamps
-from tickerplant.market_data.clock import Clock
 from tickerplant.market_data.vendors.errors import VendorError
 from tickerplant.market_data.vendors.port import (
     ActionsAnswer,
@@ -22,6 +22,7 @@ from tickerplant.market_data.vendors.port import (
     Quota,
     TickStream,
 )
+from tickerplant.system_clock import SystemClock
 
 NOON_US = 1_773_057_600_000_000  # 2026-03-09T12:00:00Z
 OFFER = Offer(
@@ -79,7 +80,7 @@ class Vendor:
 
     def __init__(self, name: str, offer: Offer = OFFER, clock: Clock | None = None) -> None:
         self.name, self.offer = name, offer
-        self.clock = clock or Clock()
+        self.clock = clock or SystemClock()
         self.asked: list[BarsRequest] = []
         self.actions_asked: list[str] = []
         self.does: list[VendorError | BarsAnswer | Exception | Callable[[BarsRequest], object]] = []

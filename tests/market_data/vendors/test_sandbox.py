@@ -10,12 +10,12 @@ import pytest
 
 from tests.market_data.vendors.support import Kept
 from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, SECOND_US
-from tickerplant.market_data.clock import starting_at
 from tickerplant.market_data.vendors import registry
 from tickerplant.market_data.vendors.errors import VendorError
 from tickerplant.market_data.vendors.port import BarsRequest, ProviderContext, Quota
 from tickerplant.market_data.vendors.scheduler import Choice, Desk, Purpose
 from tickerplant.sandbox import MarketSettings, SandboxPlace, SandboxSettings, running
+from tickerplant.system_clock import starting_at
 
 BEGIN_US = 1_773_079_200_000_000  # 2026-03-09T18:00:00Z, in regular hours
 PLAN = (Quota(8, MINUTE_US), Quota(90, DAY_US))

@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     from tickerplant.app.ingest_progress import Applied, Progress
     from tickerplant.log.port import EventLog
     from tickerplant.log.snapshot_retention import SnapshotRetention
-    from tickerplant.market_data.clock import Clock
     from tickerplant.market_data.files.replay import ReplayOptions, ReplayProgress, ReplaySummary
     from tickerplant.sandbox import SandboxPlace
     from tickerplant.store import Store
     from tickerplant.store.migrations import MigrationStatus
+    from tickerplant.system_clock import SystemClock
 
 T = TypeVar("T")
 
@@ -224,7 +224,7 @@ def sandbox(settings: Settings, clock: str = "") -> Iterator[SandboxPlace]:
         yield place
 
 
-def sandbox_clock(settings: Settings) -> Clock:
+def sandbox_clock(settings: Settings) -> SystemClock:
     """Return the clock that the sandbox is to have, beginning now."""
     from tickerplant.sandbox.endpoint import clock_of
 

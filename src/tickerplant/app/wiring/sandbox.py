@@ -17,8 +17,8 @@ from tickerplant.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from tickerplant.app.config.settings import Settings
-    from tickerplant.market_data.clock import Clock
     from tickerplant.sandbox import SandboxPlace
+    from tickerplant.system_clock import SystemClock
 
 LOOK_S: Final = 0.5
 
@@ -31,7 +31,7 @@ class SandboxProcess:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._port = settings.sandbox.port
-        self._clock: Clock | None = None
+        self._clock: SystemClock | None = None
         self._child: subprocess.Popen[bytes] | None = None
 
     def start(self) -> SandboxPlace:

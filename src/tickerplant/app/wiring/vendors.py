@@ -13,10 +13,10 @@ from tickerplant.core.errors import ConfigError, NoPlant, UnknownTopic
 
 if TYPE_CHECKING:
     from tickerplant.app.config.settings import Settings
+    from tickerplant.core.clock import Clock
     from tickerplant.core.rules import Rules
     from tickerplant.log.port import EventLog
     from tickerplant.market_data.backfill import BackfillManager, Depth, Order
-    from tickerplant.market_data.clock import Clock
     from tickerplant.market_data.vendors.account import VendorStatus
     from tickerplant.market_data.vendors.port import Provider, Quota
     from tickerplant.market_data.vendors.scheduler import Desk
@@ -91,11 +91,11 @@ async def desk(
     `place`: the sandbox, if it is to be asked; then the clock is its own. `rules`: those of the settings, unless given.
     Raises ConfigError (before anybody's desk is taken), SnapshotRefused, LogError.
     """
-    from tickerplant.market_data.clock import Clock
     from tickerplant.market_data.vendors.scheduler import Desk
     from tickerplant.market_data.vendors.state_store import Keeping
+    from tickerplant.system_clock import SystemClock
 
-    clock = clock or (place.clock if place is not None else Clock())
+    clock = clock or (place.clock if place is not None else SystemClock())
     order = orders(settings, sandbox=place is not None)
     names = [name for names in order.values() for name in names]
     async with contextlib.AsyncExitStack() as stack:
@@ -112,9 +112,9 @@ async def desk(
 
 def clock_of(place: SandboxPlace | None) -> Clock:
     """Return the clock of market_data: the sandbox's own where that is asked."""
-    from tickerplant.market_data.clock import Clock
+    from tickerplant.system_clock import SystemClock
 
-    return place.clock if place is not None else Clock()
+    return place.clock if place is not None else SystemClock()
 
 
 def depths(settings: Settings, *, made_up: bool = False) -> list[Depth]:
@@ -162,9 +162,9 @@ def streams(desk: Desk, symbols: Sequence[str]) -> list[tuple[Provider, tuple[st
 def status(settings: Settings, *, sandbox: bool | None = None) -> list[VendorStatus]:
     """Return how each vendor stands by what is kept on the log, whether a plant runs or not; takes nobody's desk."""
     from tickerplant.app.wiring.coverage_query import in_force
-    from tickerplant.market_data.clock import Clock
     from tickerplant.market_data.vendors.scheduler import standing
     from tickerplant.sandbox import SandboxPlace
+    from tickerplant.system_clock import SystemClock
 
     _, now_us = in_force(settings)  # quotas are counted by a sandbox's clock where one is asked
     asked = settings.wants_sandbox if sandbox is None else sandbox
@@ -173,7 +173,7 @@ def status(settings: Settings, *, sandbox: bool | None = None) -> list[VendorSta
 
     async def look() -> list[VendorStatus]:
         nowhere = SandboxPlace("http://127.0.0.1", "ws://127.0.0.1", ())
-        made = providers(settings, names, Clock(), nowhere)
+        made = providers(settings, names, SystemClock(), nowhere)
         try:
             return standing(
                 made, order, quotas(settings),

@@ -10,11 +10,11 @@ import msgspec
 import pyarrow as pa
 
 from tickerplant.core import faults
+from tickerplant.core.clock import Clock
 from tickerplant.core.schemas import QUOTA
 from tickerplant.core.times import DAY_US
 from tickerplant.market_data.backfill.progress import Progress
 from tickerplant.market_data.backfill.publish import Publisher, Saying
-from tickerplant.market_data.clock import Clock
 from tickerplant.market_data.feed.writer import FeedWriter
 from tickerplant.market_data.vendors.port import ACTIONS
 from tickerplant.market_data.vendors.scheduler import Blocked, Desk, Purpose

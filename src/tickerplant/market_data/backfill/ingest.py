@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tickerplant.core import faults
+from tickerplant.core.clock import Clock
 from tickerplant.core.schemas import ANSWERED, DIFFERS, NO_DATA, NOT_OFFERED
 from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, Int64Array, times_of
 from tickerplant.market_data.backfill.actions import new_actions
@@ -20,7 +21,6 @@ from tickerplant.market_data.backfill.progress import Progress
 from tickerplant.market_data.backfill.publish import Publisher, Saying, Told, in_order, only
 from tickerplant.market_data.backfill.series import Series
 from tickerplant.market_data.backfill.vendor_penalties import HOLDS_US, Setbacks, market_key
-from tickerplant.market_data.clock import Clock
 from tickerplant.market_data.feed.validation import check_bars, without
 from tickerplant.market_data.feed.writer import DeadRow, FeedWriter
 from tickerplant.market_data.vendors import comparison

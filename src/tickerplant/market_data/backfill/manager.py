@@ -30,6 +30,7 @@ import msgspec
 import structlog
 
 from tickerplant.core import faults
+from tickerplant.core.clock import Clock
 from tickerplant.core.errors import LogUnavailable, StoreError
 from tickerplant.core.rules import Rules
 from tickerplant.core.schemas import NOT_OFFERED, OHLCV, PROGRESS_KEY, RAW, STATE_FEEDS
@@ -44,12 +45,12 @@ from tickerplant.market_data.backfill.progress import Order, Progress, read_orde
 from tickerplant.market_data.backfill.publish import Publisher, Saying, Told
 from tickerplant.market_data.backfill.series import Depth, Wanted
 from tickerplant.market_data.backfill.vendor_penalties import Setbacks
-from tickerplant.market_data.clock import Clock
 from tickerplant.market_data.feed.writer import FeedWriter
 from tickerplant.market_data.vendors.errors import NoData, VendorError
 from tickerplant.market_data.vendors.port import BarsAnswer, BarsRequest, kind_of
 from tickerplant.market_data.vendors.scheduler import Blocked, Choice, Desk, Purpose
 from tickerplant.store import Store
+from tickerplant.system_clock import SystemClock
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -116,7 +117,7 @@ class BackfillManager:
         self._dsn = dsn
         self._symbols = list(dict.fromkeys(symbols))
         self._depths = list(depths)
-        self._clock = clock or Clock()
+        self._clock = clock or SystemClock()
         self._asked = tuple(wanted)
         self._once, self._once_wait_s = once, once_wait_s
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="backfill-log")

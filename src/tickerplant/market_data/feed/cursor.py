@@ -15,9 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tickerplant.core.errors import SnapshotRefused
+from tickerplant.core.hashing import UInt64Array, mix
 from tickerplant.core.times import NEVER_US, BoolArray
-
-UInt64Array = npt.NDArray[np.uint64]
 
 FORMAT: Final = 1
 SEGMENT_IDS: Final = 4_096
@@ -118,16 +117,7 @@ class RecentIds:
 
 
 _PRIME = np.uint64(0x9E3779B97F4A7C15)
-_MIX_A = np.uint64(0xBF58476D1CE4E5B9)
-_MIX_B = np.uint64(0x94D049BB133111EB)
 _MAX_ID_BYTES: Final = 64
-
-
-def mix(values: UInt64Array) -> UInt64Array:
-    """Return well spread 64-bit numbers, one to one (the finaliser of splitmix64)."""
-    values = (values ^ (values >> np.uint64(30))) * _MIX_A
-    values = (values ^ (values >> np.uint64(27))) * _MIX_B
-    return values ^ (values >> np.uint64(31))
 
 
 def hash_texts(texts: pa.Array) -> UInt64Array:

@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from tickerplant.core.hashing import UInt64Array
 from tickerplant.core.schemas import TEXT
 from tickerplant.core.symbols import partition_of
-from tickerplant.market_data.feed.cursor import UInt64Array, hash_texts
+from tickerplant.market_data.feed.cursor import hash_texts
 
 Int32Array = npt.NDArray[np.int32]
 

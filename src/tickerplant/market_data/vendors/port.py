@@ -17,13 +17,12 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeAlias
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import pyarrow as pa
 
+from tickerplant.core.clock import Clock
+from tickerplant.core.quota import Quota as Quota
 from tickerplant.core.rules import DEFAULT_RULES, Rules
-from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US
-from tickerplant.market_data.clock import Clock
 from tickerplant.market_data.feed.writer import DeadRow
 from tickerplant.market_data.vendors.errors import VendorError
 
@@ -33,8 +32,6 @@ STREAM, INTRADAY, DAILY, ACTIONS = "stream", "intraday", "daily", "actions"
 KINDS: Final = (STREAM, INTRADAY, DAILY, ACTIONS)
 """Kinds of data, for each of which there is an order of vendors."""
 
-_PERIODS: Final = {"minute": MINUTE_US, "hour": HOUR_US, "day": DAY_US}
-
 
 def kind_of(interval: str) -> str:
     """Return the kind of data that bars of an interval are: INTRADAY or DAILY."""
@@ -42,50 +39,6 @@ def kind_of(interval: str) -> str:
 
 
 # What it offers ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Quota:
-    """At most `credits` in each window of `period_us`. Windows of a minute or an hour begin with it by UTC; those of a
-    day at 00:00 in `zone` (IANA), where the vendor's day begins. `rolling`: the vendor counts back from each request
-    instead, so that any stretch of that length is a window.
-
-    >>> str(Quota.parse("800/day@America/New_York")), str(Quota.parse("5/rolling-minute"))
-    ('800/day@America/New_York', '5/rolling-minute')
-    """
-
-    credits: int
-    period_us: int
-    zone: str = "UTC"
-    rolling: bool = False
-
-    def __str__(self) -> str:
-        name = next((name for name, us in _PERIODS.items() if us == self.period_us), f"{self.period_us} us")
-        zone = f"@{self.zone}" if self.daily and not self.rolling and self.zone != "UTC" else ""
-        return f"{self.credits}/{'rolling-' if self.rolling else ''}{name}{zone}"
-
-    @property
-    def daily(self) -> bool:
-        """Whether it is of a day."""
-        return self.period_us >= DAY_US
-
-    @staticmethod
-    def parse(text: str) -> Quota:
-        """Return what `CREDITS/minute`, `…/hour` or `…/day[@ZONE]` says, the period with `rolling-` before it if so.
-
-        Raises ValueError with how to write it.
-        """
-        number, _, rest = text.strip().partition("/")
-        period, _, zone = (part.strip() for part in rest.partition("@"))
-        length = _PERIODS.get(period.removeprefix("rolling-"))
-        if not number.strip().isdecimal() or int(number) < 1 or length is None:
-            raise ValueError(f"{text!r} is no quota; write credits/minute, credits/hour or credits/day, as in 800/day")
-        if zone:
-            try:
-                ZoneInfo(zone)
-            except (ZoneInfoNotFoundError, ValueError, OSError):
-                raise ValueError(f"{zone!r} in {text!r} is no time zone; write one as America/New_York") from None
-        return Quota(int(number), length, zone or "UTC", period.startswith("rolling-"))
 
 
 @dataclass(frozen=True, slots=True)

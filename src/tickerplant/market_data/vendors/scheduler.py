@@ -24,10 +24,10 @@ from typing import Final, TypeVar
 import structlog
 
 from tickerplant.core import faults
+from tickerplant.core.clock import Clock
 from tickerplant.core.errors import TickerplantError
 from tickerplant.core.schemas import NOT_OFFERED, OUTAGE, QUOTA
 from tickerplant.core.times import HOUR_US, SECOND_US
-from tickerplant.market_data.clock import Clock
 from tickerplant.market_data.vendors.account import Account, Blocked, VendorStatus
 from tickerplant.market_data.vendors.comparison import Comparison
 from tickerplant.market_data.vendors.errors import BadRequest, Malformed, QuotaSpent, VendorDown, VendorError

@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
+from tickerplant.core.clock import Clock
 from tickerplant.core.errors import ConfigError
-from tickerplant.market_data.clock import Clock
 from tickerplant.market_data.vendors.errors import (
     BadKey,
     BadRequest,

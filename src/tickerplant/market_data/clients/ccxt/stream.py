@@ -19,11 +19,11 @@ import numpy as np
 import pyarrow as pa
 import structlog
 
+from tickerplant.core.clock import Clock
 from tickerplant.core.schemas import TEXT, TICKS
 from tickerplant.core.times import MILLISECOND_US, SECOND_US, timestamps
 from tickerplant.market_data.clients.ccxt.exchange import Exchange
 from tickerplant.market_data.clients.columns import repeated
-from tickerplant.market_data.clock import Clock
 from tickerplant.market_data.feed.writer import DeadRow
 from tickerplant.market_data.vendors.errors import (
     BadKey,

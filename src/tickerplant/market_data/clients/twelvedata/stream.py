@@ -25,6 +25,7 @@ import structlog
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus, WebSocketException
 
+from tickerplant.core.clock import Clock
 from tickerplant.core.errors import BadInput
 from tickerplant.core.rules import DEFAULT_RULES
 from tickerplant.core.sessions import Calendars
@@ -35,9 +36,9 @@ from tickerplant.market_data.clients.liveness import SHORTEST_S, Hours, Silence
 from tickerplant.market_data.clients.twelvedata.connection import MANY_FAILURES, Line
 from tickerplant.market_data.clients.twelvedata.messages import SOURCE, without_key
 from tickerplant.market_data.clients.twelvedata.quotes import QuoteColumns, SubscribeStatus, read_messages
-from tickerplant.market_data.clock import Clock
 from tickerplant.market_data.feed.validation import FUTURE_US
 from tickerplant.market_data.vendors.port import Lost, Received, Refused, Said, StreamEvent
+from tickerplant.system_clock import SystemClock
 
 log = structlog.get_logger(__name__)
 
@@ -104,7 +105,7 @@ class TwelveDataStream:
         stamped: bool = False,
     ) -> None:
         self.settings = settings or StreamSettings()
-        self.clock = clock or Clock()
+        self.clock = clock or SystemClock()
         self.silence = Silence(self.stretched(self.settings.silent_s))
         self.beats_answered = False
         """Whether a heartbeat was ever answered."""

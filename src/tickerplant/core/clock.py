@@ -1,0 +1,34 @@
+"""The interface of a clock. Modules that need the time take one as an argument; `system_clock` implements it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """A source of time. It may start at another instant than the machine's clock and run faster.
+
+    Every duration that passes through a clock is in the clock's own seconds. A day of the sandbox therefore runs
+    through in minutes with unchanged quotas, pauses, heartbeats and page sizes.
+    """
+
+    @property
+    def speed(self) -> float:
+        """Return how many seconds of this clock pass in one second of the machine's clock."""
+        ...
+
+    def now_us(self) -> int:
+        """Return the time in microseconds UTC."""
+        ...
+
+    def monotonic(self) -> float:
+        """Return seconds that never decrease, from an arbitrary origin, for measuring durations."""
+        ...
+
+    def real_s(self, seconds: float) -> float:
+        """Convert a duration of this clock to seconds of the machine's clock, as timeouts of libraries expect."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Suspend the task for `seconds` of this clock."""
+        ...
