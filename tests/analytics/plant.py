@@ -119,7 +119,7 @@ class Bench:
         stop = threading.Event()
         loop_stop: list[Callable[[], None]] = []
         failed: list[BaseException] = []
-        made = self.analytics = Analytics(self.log, dsn or self.dsn, snapshot_records=7) if analytics else None
+        made = self.analytics = Analytics(self.log, dsn or self.dsn, snapshot_interval_records=7) if analytics else None
 
         def persist() -> None:
             async def work() -> None:

@@ -198,7 +198,7 @@ def logged_ids(plant: Plant) -> list[str]:
 
 def test_rules_cross_while_processes_are_killed_and_each_alert_arrives_once(tmp_path: Path) -> None:
     env = {
-        "TICKERPLANT_SNAPSHOT_RECORDS": "20",
+        "TICKERPLANT_SNAPSHOT_INTERVAL_RECORDS": "20",
         "TICKERPLANT_PARTITIONS": "2",
         "TICKERPLANT_ALERTS__WEBHOOK_TIMEOUT_S": "1",
     }

@@ -85,7 +85,7 @@ def plant(tmp_path: Path, vendor: str) -> Iterator[Plant]:
 def run(plant: Plant, folder: Path, fault: str | None) -> int:
     """Run one backfill, killed at a point or to its end; return its exit code."""
     output = folder / "backfill.log"
-    more = {"TICKERPLANT_FAULT": fault} if fault else {}
+    more = {"TICKERPLANT_TESTING__CRASH_AT": fault} if fault else {}
     return plant.start("backfill", "--json", output=output, **more).wait(PATIENCE.seconds(240))
 
 

@@ -94,7 +94,7 @@ class Parts:
             "up": ["up", "--no-sandbox", "--port", "0"],
             "api": ["run", "api", "--port", "0"],
         }.get(name, ["run", name])
-        env = {"TICKERPLANT_FAULT": fault} if fault else {}
+        env = {"TICKERPLANT_TESTING__CRASH_AT": fault} if fault else {}
         self.running[name] = self.plant.start(*arguments, output=self.output(name), **env)
 
     def begin_whole(self, *, speed: float | None = None, fault: str | None = None) -> None:
@@ -222,10 +222,10 @@ def explained(parts: Parts) -> Iterator[None]:
 def parts(request: pytest.FixtureRequest, tmp_path: Path) -> Parts:
     on_kafka = request.param == "kafka"
     # Named points of a snapshot must come soon; a random kill just behind one has nothing read again.
-    snapshot_records = "100" if "random" in request.node.name else "20"
+    snapshot_interval_records = "100" if "random" in request.node.name else "20"
     # A replay says what it resumed, as a plant does, only when it is asked for more than warnings.
     env = {
-        "TICKERPLANT_SNAPSHOT_RECORDS": snapshot_records,
+        "TICKERPLANT_SNAPSHOT_INTERVAL_RECORDS": snapshot_interval_records,
         "TICKERPLANT_PARTITIONS": "2",
         "TICKERPLANT_LOG_LEVEL": "info",
     }

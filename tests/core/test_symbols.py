@@ -35,7 +35,7 @@ def test_versions_grow_with_offset_and_generation() -> None:
 
 def test_rules_travel_as_what_differs_from_the_defaults() -> None:
     assert values_of(DEFAULT_RULES) == {}
-    rules = Rules(lateness_us=0, indicators={"5m": ("RSI(14)",)})
+    rules = Rules(allowed_lateness_us=0, indicators={"5m": ("RSI(14)",)})
     assert rules_from(values_of(rules)) == rules
     with pytest.raises(ConfigError, match="latness"):
         rules_from({"latness": 1})

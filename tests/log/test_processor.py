@@ -96,7 +96,7 @@ def feed(log: EmbeddedLog, numbers: range) -> None:
 
 
 def processor(log: EmbeddedLog, factory: Factory | None = None) -> Processor:
-    return Processor(log, "summing", [IN], STATE, factory or Factory(), snapshot_records=3, poll_records=4)
+    return Processor(log, "summing", [IN], STATE, factory or Factory(), snapshot_interval_records=3, poll_records=4)
 
 
 def run_until_read(log: EmbeddedLog, worker: Processor) -> None:

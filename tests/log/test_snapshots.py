@@ -79,7 +79,7 @@ def process(log: EmbeddedLog, factory: Factory | None = None, *, records: int = 
     """Process all that is there, one record a transaction, and stop cleanly; a kill ends it early."""
     stop = threading.Event()
     worker = Processor(
-        log, "summing", [IN], STATE, factory or Factory(), snapshot_records=1000, poll_records=records,
+        log, "summing", [IN], STATE, factory or Factory(), snapshot_interval_records=1000, poll_records=records,
         on_batch=lambda _: stop.set() if not any(log.lag("summing", [IN]).values()) else None,
     )  # fmt: skip
     with suppress(Killed):

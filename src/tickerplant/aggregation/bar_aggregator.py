@@ -384,7 +384,7 @@ class BarAggregator:
             self.state.finished[MINUTES].merge(rows, self.state.ranking, reason, add=add)
 
     def _advance(self, feed: Feed, watermark_us: int, reason: int = LATE) -> None:
-        feed.advance(watermark_us, self.state.rules.lateness_us)
+        feed.advance(watermark_us, self.state.rules.allowed_lateness_us)
         self._close(feed, feed.horizon_us, reason)
 
     def _release(self) -> None:
@@ -467,7 +467,7 @@ class BarAggregator:
             if feed.up and feed.heard_us + STALE_FEED_US < now:
                 self._fall(feed, feed.watermark_us, "silent")
             if not feed.up and (feed.open_fives or feed.open_days):
-                feed.horizon_us = max(feed.horizon_us, min(now - state.rules.lateness_us, feed.cap_us))
+                feed.horizon_us = max(feed.horizon_us, min(now - state.rules.allowed_lateness_us, feed.cap_us))
                 self._close(feed, feed.horizon_us, LATE)
 
     def _declare_intraday(self, feed: Feed, limit_us: int) -> None:

@@ -1,8 +1,8 @@
 """What is remembered: the last sessions of each feed in its own time, and nothing else.
 
-A feed remembers from the beginning of the last `memory_sessions` sessions that have begun, by each symbol's calendar,
-up to the newest time it brought. What no feed remembers is dropped, so memory is bounded by feeds times sessions, and a
-replay of 2012 beside a live feed of 2026 keeps two sessions, not fourteen years.
+A feed remembers from the beginning of the last `revision_window_sessions` sessions that have begun, by each symbol's
+calendar, up to the newest time it brought. What no feed remembers is dropped, so memory is bounded by feeds times
+sessions, and a replay of 2012 beside a live feed of 2026 keeps two sessions, not fourteen years.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def tidy(state: State, feed: Feed) -> None:
     if time_us <= NEVER_US or (time_us < feed.floors_until and len(feed.floors) == len(state.calendars)):
         return
     # What the lateness keeps open must not lose its parts.
-    at = np.array([time_us - max(GRACE_US, feed.lateness_us, state.rules.lateness_us)])
-    floors = [int(known.remembered_from(at, state.rules.memory_sessions)[0]) for known in state.calendars]
+    at = np.array([time_us - max(GRACE_US, feed.lateness_us, state.rules.allowed_lateness_us)])
+    floors = [int(known.remembered_from(at, state.rules.revision_window_sessions)[0]) for known in state.calendars]
     feed.floors_until = time_us + _FLOOR_STEP_US
     if floors != feed.floors:
         feed.floors = floors
@@ -76,7 +76,7 @@ def drop_silent(state: State, sent_at_us: int) -> None:
     """Forget feeds that ended, or fell silent, some days of log time ago: not over a long weekend, for while a feed's
     bars are remembered they must be known to be complete.
     """
-    since = sent_at_us - state.rules.memory_sessions * DAY_US
+    since = sent_at_us - state.rules.revision_window_sessions * DAY_US
     gone = [
         feed
         for feed in state.feeds.values()
@@ -102,7 +102,7 @@ def is_history(state: State, starts: Int64Array, symbols: Numbers) -> BoolArray:
     for number, known in enumerate(state.calendars):
         mine = (state.calendar_of[symbols] == number) & (newest > NEVER_US)
         remembered = known.remembered_from(
-            newest[mine] - max(GRACE_US, state.rules.lateness_us), state.rules.memory_sessions
+            newest[mine] - max(GRACE_US, state.rules.allowed_lateness_us), state.rules.revision_window_sessions
         )
         floors[mine] = np.maximum(floors[mine], remembered)
     result: BoolArray = starts < floors

@@ -24,7 +24,7 @@ class Aggregation:
         log: EventLog,
         *,
         instance: str = "0",
-        snapshot_records: int = SNAPSHOT_RECORDS,
+        snapshot_interval_records: int = SNAPSHOT_RECORDS,
         metrics: Callable[[ProcessorCounters], None] | None = None,
     ) -> None:
         self.processor = Processor(
@@ -34,7 +34,7 @@ class Aggregation:
             schemas.STATE_AGGREGATION,
             AggregationStageFactory(log.identity().generation),
             instance=instance,
-            snapshot_records=snapshot_records,
+            snapshot_interval_records=snapshot_interval_records,
             on_batch=metrics,
         )
 

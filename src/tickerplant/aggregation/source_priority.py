@@ -27,7 +27,7 @@ class Hold(NamedTuple):
 
 def hold(state: State, feed: Feed, rows: Rows) -> None:
     """Mark which of a feed's minutes (sorted by start) wait, and note for whom."""
-    wait_us = state.rules.source_wait_us
+    wait_us = state.rules.source_priority_wait_us
     others = [other for other in state.feeds.values() if other is not feed and _speaks(other)]
     if not wait_us or not others or not len(rows):
         return

@@ -88,7 +88,7 @@ class State:
         fresh.reasons = self.reasons
         fresh.next_feed = self.next_feed
         # Bars by activity are published once, and who waits for whom is over by now.
-        fresh.set_rules(msgspec.structs.replace(self.rules, activity_bars={}, source_wait_us=0))
+        fresh.set_rules(msgspec.structs.replace(self.rules, activity_bars={}, source_priority_wait_us=0))
         for feed in self.feeds.values():
             cap_us = FOREVER_US if feed.ended else feed.horizon_us
             seeded = Feed(feed.name, feed.number, live=feed.live, up=True, settled=True, cap_us=cap_us)

@@ -411,7 +411,7 @@ class Analytics:
         dsn: str = "",
         *,
         instance: str = "0",
-        snapshot_records: int = SNAPSHOT_RECORDS,
+        snapshot_interval_records: int = SNAPSHOT_RECORDS,
         metrics: Callable[[Any], None] | None = None,
     ) -> None:
         for broken in plugins.load():
@@ -425,7 +425,7 @@ class Analytics:
             schemas.STATE_ANALYTICS,
             _Factory(self._plant),
             instance=instance,
-            snapshot_records=snapshot_records,
+            snapshot_interval_records=snapshot_interval_records,
             on_batch=metrics,
             bootstrap=_BootstrapFactory(self._plant),
             counts=self.counts,

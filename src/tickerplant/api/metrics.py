@@ -80,7 +80,7 @@ GIVEN_UP: Final = Spec(
 )  # fmt: skip
 LATE: Final = Spec(
     "tickerplant_late_ticks", "counter", "Ticks older than what is remembered: stored, but in no bar.",
-    "Growing: raise rules.memory_sessions, or have the stretch made again by a rebuild.", ("feed",),
+    "Growing: raise rules.revision_window_sessions, or have the stretch made again by a rebuild.", ("feed",),
 )  # fmt: skip
 UNSUPPORTED: Final = Spec(
     "tickerplant_unsupported_ticks", "counter", "Ticks and vendors' bars that could not be used, or not for all bars.",

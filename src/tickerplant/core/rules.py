@@ -36,13 +36,13 @@ SEED_INDICATORS: Final = (
 class Rules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The rules in force. Patterns are shell patterns on the symbol (`BTC*`, `*/USD`); the first that fits counts."""
 
-    lateness_us: int = 2 * SECOND_US
+    allowed_lateness_us: int = msgspec.field(default=2 * SECOND_US, name="lateness_us")
     """How long after a feed's watermark has passed the end of a window it stays open for late ticks."""
 
     sources: tuple[str, ...] = ("*",)
     """Order of sources, best first, where several know a bar equally completely: entries of `core.sources`."""
 
-    source_wait_us: int = 3 * SECOND_US
+    source_priority_wait_us: int = msgspec.field(default=3 * SECOND_US, name="source_wait_us")
     """How long, in log time, a bar waits for a live feed whose source stands before its own."""
 
     calendars: Mapping[str, str] = msgspec.field(
@@ -56,7 +56,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     extended_hours: bool = False
     """Whether daily bars take extended hours too."""
 
-    memory_sessions: int = 1
+    revision_window_sessions: int = msgspec.field(default=1, name="memory_sessions")
     """For how many sessions finished bars are remembered, so that late ticks revise them."""
 
     activity_bars: Mapping[str, tuple[str, ...]] = msgspec.field(default_factory=dict)

@@ -107,7 +107,7 @@ class Processor:
     state_topic: str
     factory: StageFactory
     instance: str = "0"
-    snapshot_records: int = SNAPSHOT_RECORDS
+    snapshot_interval_records: int = SNAPSHOT_RECORDS
     """Records of a partition between snapshots: what a restart runs through again, at a millisecond or less each."""
     poll_records: int = 256
     """Records taken in one poll, and so at most in one transaction."""
@@ -229,7 +229,7 @@ class Processor:
         due = {
             partition: owned
             for partition, owned in self._stages.items()
-            if owned.records_since_snapshot >= self.snapshot_records
+            if owned.records_since_snapshot >= self.snapshot_interval_records
             or (snapshot_all and owned.records_since_snapshot)
             or partition == snapshot
             or self._keeps(owned)

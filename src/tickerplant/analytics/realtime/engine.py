@@ -103,9 +103,9 @@ class Engine:
         for interval, indicators in planned.items():
             pane = self.panes.get(interval.name)
             if pane is None:
-                pane = Pane(interval, indicators, rules.memory_sessions, self._capacity)
+                pane = Pane(interval, indicators, rules.revision_window_sessions, self._capacity)
             else:
-                pane.change(indicators, rules.memory_sessions)
+                pane.change(indicators, rules.revision_window_sessions)
             panes[interval.name] = pane
         self.panes, self.rules, self._forming = panes, rules, forming
         self._inputs, self._sessions = inputs, sessions

@@ -17,6 +17,8 @@ from tickerplant.core.errors import BadInput, ConfigError, TickerplantError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from tickerplant.app.config.renamed import FormerName
+
 _OPTIONS: Mapping[str, tuple[Any, str]] = {
     "data": (
         Annotated[Path | None, typer.Option("--data", help="Data folder.", rich_help_panel="Settings")],
@@ -96,12 +98,25 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
         if command.__name__ not in LASTING and "log_level" not in loaded.origins:
             level = "warning"  # who waits for an answer reads that, not the life of the parts behind it
         logging.configure(level, loaded.settings.log_format)
-        fault_injection.install(loaded.settings.fault)
+        if not given.get("while_used"):  # the process that started this one has warned
+            _warn_of_former_names(loaded.former_names)
+        fault_injection.install(loaded.settings.testing.crash_at)
         command(loaded, **given)
 
     wrapper.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
     wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *added]}
     return wrapper
+
+
+def _warn_of_former_names(names: Iterable[FormerName]) -> None:
+    import structlog
+
+    log = structlog.get_logger(__name__)
+    for name in names:
+        log.warning(
+            f"{name.former} is now {name.present}: use the new name, the former one stops working in the next version",
+            origin=name.origin,
+        )
 
 
 def _put(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:

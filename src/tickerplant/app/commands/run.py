@@ -117,7 +117,10 @@ def sandbox(
     s_sandbox__seed: Annotated[int | None, typer.Option("--seed", help="Seed of the made-up prices.")] = None,
     s_sandbox__start: Annotated[str | None, typer.Option("--start", help="What its clock says at first.")] = None,
     s_sandbox__speed: Annotated[float | None, typer.Option("--speed", help="How fast its clock runs.")] = None,
-    s_sandbox__chaos: Annotated[int | None, typer.Option("--chaos", help="Seed of troubles by chance.")] = None,
+    s_sandbox__fault_seed: Annotated[
+        int | None, typer.Option("--fault-seed", help="Inject random faults drawn from this seed.")
+    ] = None,
+    s_sandbox__chaos: Annotated[int | None, typer.Option("--chaos", hidden=True)] = None,
     s_symbols: Symbols = None,
     while_used: Annotated[bool, typer.Option("--while-used", hidden=True)] = False,
     clock: Annotated[str, typer.Option("--clock", hidden=True)] = "",

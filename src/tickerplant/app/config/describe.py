@@ -10,9 +10,14 @@ from typing import Any
 
 from pydantic import BaseModel, SecretStr
 
+from tickerplant.app.config.renamed import variable
 from tickerplant.app.config.settings import ENV_PREFIX, Loaded, Settings
 
 HIDDEN = "********"
+
+UNDOCUMENTED = "testing."
+"""Prefix of the settings that docs/settings.md does not list."""
+
 _SECRETS = ("password", "secret", "token", "key")
 """What is in the name of an entry of a free table whose value nobody should read."""
 
@@ -48,7 +53,7 @@ def _rows(kind: type[BaseModel], value: BaseModel, default: BaseModel, loaded: L
         origin = loaded.origins.get(dotted)
         if origin is None:  # a free table may have come key by key
             origin = next((o for n, o in loaded.origins.items() if n.startswith(f"{dotted}.")), "default")
-        environment = ENV_PREFIX + dotted.replace(".", "__").upper()
+        environment = variable(dotted, ENV_PREFIX)
         yield Row(dotted, environment, _shown(here), _shown(otherwise), origin, field.description or "")
 
 
@@ -102,6 +107,8 @@ def markdown() -> str:
     ]
     settings = Settings.model_construct()
     for row in rows(Loaded(settings, {})):
+        if row.name.startswith(UNDOCUMENTED):
+            continue
         default = "`~/.local/share/tickerplant`" if row.name == "data" else _cell(row.default)
         lines.append(
             f"| `{row.name}` | `{row.environment}` | {default} | {row.description.replace('|', chr(92) + '|')} |"

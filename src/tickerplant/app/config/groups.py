@@ -54,7 +54,7 @@ class AlertSettings(_Part):
     webhook_timeout_s: float = Field(
         default=10.0, ge=0.1, le=120, description="How long a receiver has to answer a webhook, in seconds."
     )
-    webhook_hours: float = Field(
+    webhook_retry_hours: float = Field(
         default=24.0, ge=0, le=720, description="For how long a webhook that is not taken is tried again, in hours."
     )
 
@@ -133,7 +133,7 @@ class VendorSettings(_Part):
         description="What a vendor allows, where that is not its free plan: `twelvedata=610/minute, acme=5000/day`; "
         "`NAME=` for no limit.",
     )
-    reserve: float = Field(
+    gap_fill_reserve: float = Field(
         default=0.25, ge=0, le=1, description="The share of every quota that is kept for healing gaps, 0 to 1."
     )
     options: dict[str, dict[str, str]] = Field(
@@ -236,10 +236,10 @@ class SandboxSettings(_Part):
     free_plans: bool = Field(
         default=False, description="Whether the sandbox has the quotas that the vendors give for nothing."
     )
-    script: Names = Field(
+    fault_script: Names = Field(
         default=(), description="Troubles by plan: `SECONDS ORDER`, as in `60 do=mute&seconds=30`; see `sandbox.md`."
     )
-    chaos: int | None = Field(
+    fault_seed: int | None = Field(
         default=None, description="Seed of troubles that come by chance every few minutes; unset: none."
     )
 
@@ -251,11 +251,24 @@ class SandboxSettings(_Part):
         return value
 
 
+class TestingSettings(_Part):
+    """For the project's own tests. docs/settings.md does not list these."""
+
+    __test__ = False  # pytest collects classes of this name otherwise
+
+    crash_at: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9_.\-]+:[0-9.]+$",
+        description="`point:count` kills the process when it reaches the point for the count-th time; `random:seconds` "
+        "kills it at a random instant within that time.",
+    )
+
+
 class RulesSettings(_Part):
     """All that changes outputs. A change is written into the log and holds from there on."""
 
-    lateness_ms: int = Field(
-        default=DEFAULT_RULES.lateness_us // 1000,
+    allowed_lateness_ms: int = Field(
+        default=DEFAULT_RULES.allowed_lateness_us // 1000,
         ge=0,
         le=86_400_000,
         description="How long a bar stays open for late ticks, in milliseconds of the feed's own time.",
@@ -267,8 +280,8 @@ class RulesSettings(_Part):
             "`SOURCE[:ticks|:bars][@SYMBOL[ INTERVAL]]`, each a shell pattern."
         ),
     )
-    source_wait_ms: int = Field(
-        default=DEFAULT_RULES.source_wait_us // 1000,
+    source_priority_wait_ms: int = Field(
+        default=DEFAULT_RULES.source_priority_wait_us // 1000,
         ge=0,
         le=600_000,
         description="How long a bar waits for a live feed of a source that stands before its own, in milliseconds.",
@@ -280,8 +293,8 @@ class RulesSettings(_Part):
     extended_hours: bool = Field(
         default=DEFAULT_RULES.extended_hours, description="Whether daily bars take trades outside regular hours too."
     )
-    memory_sessions: int = Field(
-        default=DEFAULT_RULES.memory_sessions,
+    revision_window_sessions: int = Field(
+        default=DEFAULT_RULES.revision_window_sessions,
         ge=1,
         le=60,
         description="For how many sessions finished bars are remembered, so that late ticks revise them.",
@@ -343,13 +356,13 @@ class RulesSettings(_Part):
     def rules(self) -> Rules:
         """Return the rules as the log carries them, with the version of the calendars' data."""
         return Rules(
-            lateness_us=self.lateness_ms * 1000,
+            allowed_lateness_us=self.allowed_lateness_ms * 1000,
             sources=self.sources,
-            source_wait_us=self.source_wait_ms * 1000,
+            source_priority_wait_us=self.source_priority_wait_ms * 1000,
             calendars=self.calendars,
             calendar_version=metadata.version("exchange_calendars"),
             extended_hours=self.extended_hours,
-            memory_sessions=self.memory_sessions,
+            revision_window_sessions=self.revision_window_sessions,
             activity_bars=self.activity_bars,
             indicators=self.indicators,
             forming_indicators=self.forming_indicators,

@@ -23,8 +23,10 @@ from tickerplant.app.config.groups import (
     Names,
     RulesSettings,
     SandboxSettings,
+    TestingSettings,
     VendorSettings,
 )
+from tickerplant.app.config.renamed import RENAMED, FormerName, rename_keys, rename_variables, variable
 from tickerplant.core.errors import BadInput, ConfigError
 from tickerplant.core.symbols import check_symbol
 
@@ -33,6 +35,13 @@ FILE_NAME = "tickerplant.toml"
 EMBEDDED = "embedded:"
 HISTORY_INTERVALS = ("1m", "5m", "1d")
 """The intervals of which bars are kept."""
+
+
+def child_environment() -> dict[str, str]:
+    """Return this process's environment for a child process: present names only, and no `testing.crash_at`."""
+    own = {name.upper() for name in (variable("testing.crash_at", ENV_PREFIX), variable("fault", ENV_PREFIX))}
+    names = {variable(former, ENV_PREFIX): variable(present, ENV_PREFIX) for former, present in RENAMED.items()}
+    return {names.get(name, name): value for name, value in os.environ.items() if name.upper() not in own}
 
 
 def default_folder() -> Path:
@@ -70,7 +79,7 @@ class Settings(BaseSettings):
         le=1024,
         description="Partitions of each topic; counts when the topics are made and is fixed then.",
     )
-    snapshot_records: int = Field(
+    snapshot_interval_records: int = Field(
         default=2_000,
         ge=1,
         le=10_000_000,
@@ -108,12 +117,7 @@ class Settings(BaseSettings):
         default="auto",
         description="Lines for people (`console`) or machines (`json`); `auto` goes by whether stderr is a terminal.",
     )
-    fault: str | None = Field(
-        default=None,
-        pattern=r"^[A-Za-z0-9_.\-]+:[0-9.]+$",
-        description="For tests only: `point:count` kills the process when the point is reached for the count-th time, "
-        "`random:seconds` within so many seconds.",
-    )
+    testing: TestingSettings = Field(default_factory=TestingSettings, description="For the project's own tests.")
 
     @field_validator("data")
     @classmethod
@@ -197,6 +201,8 @@ class Loaded:
 
     settings: Settings
     origins: Mapping[str, str]
+    former_names: tuple[FormerName, ...] = ()
+    """The settings that were given under a former name, to warn of."""
 
 
 def load(flags: Mapping[str, Any] | None = None, *, config: Path | None = None) -> Loaded:
@@ -204,30 +210,39 @@ def load(flags: Mapping[str, Any] | None = None, *, config: Path | None = None) 
 
     Raises ConfigError in one sentence: the setting's name, where it stood, and what is wrong with it.
     """
-    flags = flags or {}
-    from_env = _environment()
+    flags = _copied(flags or {})
+    from_env, former_names = _environment()
     folder = Path(flags.get("data") or from_env.get("data") or default_folder()).expanduser()
     path = config or folder / FILE_NAME
     from_file = _file(path, must_exist=config is not None)
     merged: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for origin, tree in ((str(path), from_file), ("environment", from_env), ("flag", flags)):
+        former_names += rename_keys(tree, origin)
         _merge(merged, tree, origins, origin, "")
     try:
         settings = Settings(**merged)
     except ValidationError as error:
         raise _explained(error, origins) from None
-    return Loaded(settings, origins)
+    return Loaded(settings, origins, tuple(former_names))
 
 
-def _environment() -> dict[str, Any]:
-    known = {name.upper() for name in Settings.model_fields}
+def _copied(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _copied(value) if isinstance(value, Mapping) else value for name, value in tree.items()}
+
+
+def _environment() -> tuple[dict[str, Any], list[FormerName]]:
+    known = {name.split(".")[0].upper() for name in (*Settings.model_fields, *RENAMED)}
     for name in os.environ:
         head = name.removeprefix(ENV_PREFIX).split("__")[0]
         if name.startswith(ENV_PREFIX) and head not in known and name != "TICKERPLANT_CONFIG":
             raise ConfigError(f"{name} in the environment is no setting; `tickerplant config` lists them")
     try:
-        return dict(EnvSettingsSource(Settings)())
+        source = EnvSettingsSource(Settings)
+        source.env_vars, former_names = rename_variables(source.env_vars, ENV_PREFIX)
+        return dict(source()), former_names
+    except ConfigError:
+        raise
     except Exception as error:  # a SettingsError names only the field; its cause is the JSON that could not be read
         raise ConfigError(f"the environment cannot be read: {error}") from error
 

@@ -13,7 +13,6 @@ A server whose owner was killed is taken over or stopped by the next owner's sta
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
 import sys
 import threading
@@ -24,7 +23,7 @@ from typing import Final
 
 import structlog
 
-from tickerplant.app.config.settings import Settings
+from tickerplant.app.config.settings import Settings, child_environment
 from tickerplant.app.runtime.locks import FolderLock
 from tickerplant.app.wiring import parts
 from tickerplant.core.errors import StoreUnavailable
@@ -179,7 +178,7 @@ class _Keeper:
                     stderr=output,
                     start_new_session=True,  # Ctrl-C in the terminal of one service must not stop the store of all
                     cwd="/",
-                    env={name: value for name, value in os.environ.items() if name != "TICKERPLANT_FAULT"},
+                    env=child_environment(),
                 )
 
     def _output_path(self) -> Path:

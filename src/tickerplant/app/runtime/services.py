@@ -27,7 +27,7 @@ def run_aggregation(settings: Settings, log: EventLog, stop: threading.Event, co
     Aggregation(
         log,
         instance=settings.instance,
-        snapshot_records=settings.snapshot_records,
+        snapshot_interval_records=settings.snapshot_interval_records,
         metrics=counts.taker("aggregation"),
     ).run(stop)
 
@@ -40,7 +40,7 @@ def run_analytics(settings: Settings, log: EventLog, dsn: str, stop: threading.E
         log,
         dsn,
         instance=settings.instance,
-        snapshot_records=settings.snapshot_records,
+        snapshot_interval_records=settings.snapshot_interval_records,
         metrics=counts.taker("analytics"),
     ).run(stop)
 
@@ -131,7 +131,7 @@ async def run_api(settings: Settings, log: EventLog, dsn: str, stop: asyncio.Eve
             member=settings.instance,
             private=settings.alerts.private_webhooks,
             timeout_s=settings.alerts.webhook_timeout_s,
-            hours=settings.alerts.webhook_hours,
+            hours=settings.alerts.webhook_retry_hours,
             agent=f"tickerplant/{metadata.version('tickerplant')}",
         ),
     )  # fmt: skip

@@ -209,16 +209,16 @@ def sandbox(settings: Settings, clock: str = "") -> Iterator[SandboxPlace]:
 
     chosen = settings.sandbox
     try:
-        script = read_lines("\n".join(chosen.script))
+        script = read_lines("\n".join(chosen.fault_script))
     except BadInput as error:
-        raise ConfigError(f"sandbox.script: {error}") from error
+        raise ConfigError(f"sandbox.fault_script: {error}") from error
     asked = SandboxSettings(
         MarketSettings(settings.symbols, chosen.rate, chosen.seed, chosen.sessions),
         clock=clock_from(clock) if clock else sandbox_clock(settings),
         quotas=FREE_PLANS if chosen.free_plans else {},
         pace_s=FREE_PACE_S if chosen.free_plans else {},
         script=script,
-        chaos=chosen.chaos,
+        chaos=chosen.fault_seed,
     )
     with running(asked, "127.0.0.1", chosen.port) as place:
         yield place

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from tickerplant.app.config.settings import child_environment
 from tickerplant.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -41,19 +41,18 @@ class SandboxProcess:
 
         settings = self._settings
         clock = self._clock = self._clock or parts.sandbox_clock(settings)
-        env = {name: value for name, value in os.environ.items() if name != "TICKERPLANT_FAULT"}
-        env |= {
+        env = child_environment() | {
             "TICKERPLANT_DATA": str(settings.data),
             "TICKERPLANT_SYMBOLS": ",".join(settings.symbols),
             "TICKERPLANT_SANDBOX__RATE": repr(settings.sandbox.rate),
             "TICKERPLANT_SANDBOX__SEED": str(settings.sandbox.seed),
             "TICKERPLANT_SANDBOX__PORT": str(self._port),
             "TICKERPLANT_SANDBOX__SESSIONS": settings.sandbox.sessions,
-            "TICKERPLANT_SANDBOX__SCRIPT": ",".join(settings.sandbox.script),
+            "TICKERPLANT_SANDBOX__FAULT_SCRIPT": ",".join(settings.sandbox.fault_script),
             "TICKERPLANT_SANDBOX__FREE_PLANS": str(settings.sandbox.free_plans).lower(),
         }
-        if settings.sandbox.chaos is not None:
-            env["TICKERPLANT_SANDBOX__CHAOS"] = str(settings.sandbox.chaos)
+        if settings.sandbox.fault_seed is not None:
+            env["TICKERPLANT_SANDBOX__FAULT_SEED"] = str(settings.sandbox.fault_seed)
         child = self._child = subprocess.Popen(
             [sys.executable, "-m", "tickerplant.app", "sandbox", "--while-used", "--clock", clock_text(clock)],
             stdin=subprocess.PIPE,

@@ -106,7 +106,7 @@ async def desk(
         stack.push_async_callback(asyncio.to_thread, keeping.close)
         yield Desk(
             made, order, quotas(settings),
-            reserve=settings.vendors.reserve, clock=clock, keep=keeping.keep, kept=keeping.kept,
+            reserve=settings.vendors.gap_fill_reserve, clock=clock, keep=keeping.keep, kept=keeping.kept,
         )  # fmt: skip
 
 
@@ -177,7 +177,7 @@ def status(settings: Settings, *, sandbox: bool | None = None) -> list[VendorSta
         try:
             return standing(
                 made, order, quotas(settings),
-                reserve=settings.vendors.reserve, kept=_kept(settings), now_us=now_us,
+                reserve=settings.vendors.gap_fill_reserve, kept=_kept(settings), now_us=now_us,
             )  # fmt: skip
         finally:
             for provider in made.values():

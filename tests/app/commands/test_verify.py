@@ -59,7 +59,7 @@ def feed(log: EventLog, values: Sequence[bytes], partition: int = 0) -> None:
 @contextlib.contextmanager
 def aggregating(log: EventLog) -> Iterator[None]:
     stop = threading.Event()
-    service = Aggregation(log, snapshot_records=5)
+    service = Aggregation(log, snapshot_interval_records=5)
     thread = threading.Thread(target=service.run, args=(stop,))
     thread.start()
     try:

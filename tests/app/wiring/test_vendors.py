@@ -108,7 +108,7 @@ def test_quotas_are_read_from_one_line_or_a_table(monkeypatch: pytest.MonkeyPatc
     [
         ("QUOTAS", "acme=many", ["vendors.quotas", "'many'", "800/day"]),
         ("QUOTAS", "acme=5/day@Mars", ["vendors.quotas", "'Mars'", "time zone"]),
-        ("RESERVE", "1.5", ["vendors.reserve", "less than or equal to 1"]),
+        ("GAP_FILL_RESERVE", "1.5", ["vendors.gap_fill_reserve", "less than or equal to 1"]),
         ("DAILY", "none,yahoo", ["vendors.daily", "'none' stands alone"]),
     ],
 )

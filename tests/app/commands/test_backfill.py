@@ -144,7 +144,9 @@ def test_two_orders_at_once_are_both_carried_out_by_a_plant_that_fetches_nothing
 
 
 def test_what_stays_missing_is_listed_with_its_reason(tmp_path: Path, vendor: dict[str, Any]) -> None:
-    plant = plant_on(tmp_path, vendor, TICKERPLANT_VENDORS__QUOTAS="sandbox=1/day", TICKERPLANT_VENDORS__RESERVE="0")
+    plant = plant_on(
+        tmp_path, vendor, TICKERPLANT_VENDORS__QUOTAS="sandbox=1/day", TICKERPLANT_VENDORS__GAP_FILL_RESERVE="0"
+    )
     answer = say(plant, "backfill", "-i", "1d", "--from", "2026-02-02", "--to", "2026-02-07")
     assert answer.code == 0, answer
     assert "5 bars of 1 requests" in answer.out

@@ -45,7 +45,7 @@ def test_it_answers_comes_back_at_its_port_and_ends(tmp_path: Path) -> None:
 
 
 def test_its_clock_goes_on_when_it_is_started_again(tmp_path: Path) -> None:
-    sandbox = {"start": "2026-03-09T13:30:00Z", "speed": 60.0, "script": ("0 do=slow&by=0.5",)}
+    sandbox = {"start": "2026-03-09T13:30:00Z", "speed": 60.0, "fault_script": ("0 do=slow&by=0.5",)}
     process = SandboxProcess(load({"data": tmp_path, "sandbox": sandbox}).settings)
     try:
         place = process.start()
@@ -63,7 +63,7 @@ def test_its_clock_goes_on_when_it_is_started_again(tmp_path: Path) -> None:
 
 
 def test_a_script_that_cannot_be_read_is_said(tmp_path: Path) -> None:
-    settings = load({"data": tmp_path, "sandbox": {"script": ("0 do=nonsense",)}}).settings
+    settings = load({"data": tmp_path, "sandbox": {"fault_script": ("0 do=nonsense",)}}).settings
     with pytest.raises(ConfigError, match="no order 'nonsense'"), parts.sandbox(settings):
         pass
 

@@ -57,7 +57,7 @@ def test_rules_are_written_when_they_differ_and_only_then(settings: Settings) ->
 
     assert ends(settings, only_first=True) == 2
     assert ends(settings) == 2
-    later = settings.model_copy(update={"rules": settings.rules.model_copy(update={"lateness_ms": 5})})
+    later = settings.model_copy(update={"rules": settings.rules.model_copy(update={"allowed_lateness_ms": 5})})
     assert ends(later, only_first=True) == 2, "who only feeds a running plant does not change its rules"
     assert ends(later) == 4
 

@@ -1,0 +1,105 @@
+"""Settings under their former names, which work for one more version with a warning. Pure.
+
+Remove an entry of `RENAMED` in the version after the one that renamed it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from tickerplant.core.errors import ConfigError
+
+RENAMED: Final = {
+    "snapshot_records": "snapshot_interval_records",
+    "alerts.webhook_hours": "alerts.webhook_retry_hours",
+    "vendors.reserve": "vendors.gap_fill_reserve",
+    "sandbox.script": "sandbox.fault_script",
+    "sandbox.chaos": "sandbox.fault_seed",
+    "rules.lateness_ms": "rules.allowed_lateness_ms",
+    "rules.source_wait_ms": "rules.source_priority_wait_ms",
+    "rules.memory_sessions": "rules.revision_window_sessions",
+    "fault": "testing.crash_at",
+}
+"""Former dotted name to present dotted name."""
+
+
+@dataclass(frozen=True)
+class FormerName:
+    """A setting that was given under its former name: both names as its origin spells them."""
+
+    origin: str
+    former: str
+    present: str
+
+
+def rename_variables(
+    variables: Mapping[str, str | None], prefix: str
+) -> tuple[dict[str, str | None], list[FormerName]]:
+    """Return environment variables under the settings' present names, and which had a former name.
+
+    The names of `variables` are in lower case, as pydantic reads them. Raises ConfigError for a setting that is given
+    under both names with different values.
+    """
+    result, found = dict(variables), []
+    for former, present in RENAMED.items():
+        old, new = variable(former, prefix), variable(present, prefix)
+        if old.lower() not in result:
+            continue
+        name = FormerName("environment", old, new)
+        found.append(name)
+        value = result.pop(old.lower())
+        _check_same(name, value, result.setdefault(new.lower(), value))
+    return result, found
+
+
+def rename_keys(tree: dict[str, Any], origin: str) -> list[FormerName]:
+    """Move the values of a settings tree to the present names, in place, and return which had a former name.
+
+    Raises ConfigError for a setting that is given under both names with different values.
+    """
+    return list(_rename_keys(tree, origin))
+
+
+def variable(dotted: str, prefix: str) -> str:
+    """Return the environment variable of a setting."""
+    return prefix + dotted.replace(".", "__").upper()
+
+
+def _rename_keys(tree: dict[str, Any], origin: str) -> Iterator[FormerName]:
+    for former, present in RENAMED.items():
+        source, old = _table_of(tree, former)
+        if source is None or old not in source:
+            continue
+        name = FormerName(origin, *(map(_option, (former, present)) if origin == "flag" else (former, present)))
+        value = source.pop(old)
+        target, new = _table_of(tree, present, make=True)
+        if target is not None:  # None: not a table, which the validation reports
+            _check_same(name, value, target.setdefault(new, value))
+        yield name
+
+
+def _table_of(
+    tree: MutableMapping[str, Any], dotted: str, *, make: bool = False
+) -> tuple[MutableMapping[str, Any] | None, str]:
+    """Return the table that contains a setting, None if there is no such table, and the setting's name in it."""
+    *groups, last = dotted.split(".")
+    table: Any = tree
+    for group in groups:
+        table = table.setdefault(group, {}) if make else table.get(group)
+        if not isinstance(table, MutableMapping):
+            return None, last
+    return table, last
+
+
+def _option(dotted: str) -> str:
+    return "--" + dotted.rpartition(".")[2].replace("_", "-")
+
+
+def _check_same(name: FormerName, former: object, present: object) -> None:
+    if str(former) != str(present):  # a variable is text where a file has a number
+        raise ConfigError(
+            f"{name.former} and {name.present} ({name.origin}) are the same setting with two values; remove "
+            f"{name.former}, its former name"
+        )
