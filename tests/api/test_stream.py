@@ -44,11 +44,16 @@ async def prices(socket: ClientConnection, count: int) -> list[float]:
 
 async def test_first_the_state_then_a_snapshot_then_the_stream(log: EventLog, source: MemorySource) -> None:
     with serving(log, source) as (_, address, _):
-        async with connect(address) as socket:
+        async with connect(address) as socket, connect(address) as other:
             await receive(socket, "welcome")
+            await say(other, action="subscribe", symbols=["*"], channels=["ticks", "bars"])
+            await receive(other, "snapshot")
             ticks(log, [(T0, "AAPL", 1.0), (T0, "MSFT", 9.0)])
             bars(log, [{"time": T0, "symbol": "AAPL", "state": "forming"}])
-            await asyncio.sleep(0.5)
+            sent: set[str] = set()  # what another client has been sent, the server has read
+            while not {"ticks", "bars"} <= sent:
+                async with asyncio.timeout(PATIENCE.seconds(10)):
+                    sent.add(json.loads(await other.recv())["type"])
             await say(socket, action="subscribe", symbols=["AAPL"], channels=["ticks", "bars"], id=1)
             state = await receive(socket, "subscription")
             assert state == {

@@ -344,7 +344,7 @@ def test_the_database_is_killed_while_the_plant_works(tmp_path: Path, undisturbe
         killed: int | None = None
         for _ in range(3):
             killed = _postgres(parts.plant, other_than=killed)
-            time.sleep(2)
+            parts.wait_for_work(parts.committed())
             os.kill(killed, signal.SIGKILL)
         parts.finish()
         assert_same(parts.plant.tables(), undisturbed)

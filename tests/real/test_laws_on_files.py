@@ -15,6 +15,7 @@ from tests.aggregation.plant import continued, last, run, same_bars
 from tests.analytics.support import batch, streamed
 from tests.market_data.support import embedded, said
 from tests.real.files import US, Replayed, calendar_of, raw_by_partition, raw_of
+from tests.support.killed import Killed
 from tickerplant.aggregation.stage import AggregationStage
 from tickerplant.analytics import compute
 from tickerplant.analytics.indicator import INDICATORS, parse
@@ -59,9 +60,6 @@ def test_a_killed_replay_goes_on_where_it_was(
 ) -> None:
     monkeypatch.setattr(replay_module, "BATCH_ROWS", 500)
     monkeypatch.setattr(replay_module, "TRANSACTION_BYTES", 50_000)
-
-    class Killed(BaseException):
-        pass
 
     left = 2
 

@@ -124,7 +124,7 @@ def test_the_truth_can_be_asked_for(client: httpx.Client) -> None:
 SUBSCRIBE = '{"action":"subscribe","params":{"symbols":"AAPL"}}'
 
 
-async def until(socket: ClientConnection, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+async def receive_until(socket: ClientConnection, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     async with asyncio.timeout(PATIENCE.seconds(20)):
         while True:
             message: dict[str, Any] = json.loads(await socket.recv())
@@ -139,10 +139,10 @@ def is_price(message: dict[str, Any]) -> bool:
 async def test_a_mute_socket_may_answer_heartbeats(place: SandboxPlace, client: httpx.Client) -> None:
     async with connect(f"{place.stream_url}?apikey=k", close_timeout=0.1) as socket:
         await socket.send(SUBSCRIBE)
-        await until(socket, is_price)
+        await receive_until(socket, is_price)
         order(client, "mute", vendor="twelvedata", heartbeats="yes", seconds=60)
         await socket.send('{"action":"heartbeat"}')
-        await until(socket, lambda message: message["event"] == "heartbeat")
+        await receive_until(socket, lambda message: message["event"] == "heartbeat")
         await asyncio.wait_for(await socket.ping(), PATIENCE.seconds(10))
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(socket.recv(), 0.2)
@@ -152,7 +152,7 @@ async def test_a_mute_socket_may_answer_heartbeats(place: SandboxPlace, client: 
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(pong, 0.3)
         order(client, "clear")
-        await until(socket, is_price)
+        await receive_until(socket, is_price)
     counts = streamed(place)
     assert counts["swallowed"] > 0
     assert counts["sent"] > 0
@@ -190,12 +190,12 @@ async def test_spoiled_prints_are_counted(place: SandboxPlace, client: httpx.Cli
         order(client, "duplicate", share=1, seconds=60)
         order(client, "volume", how="absent", share=1, seconds=60)
         await socket.send(SUBSCRIBE)
-        first = await until(socket, is_price)
+        first = await receive_until(socket, is_price)
         assert "day_volume" not in first
-        assert await until(socket, is_price) == first
+        assert await receive_until(socket, is_price) == first
         order(client, "garbage", vendor="twelvedata")
         with pytest.raises(json.JSONDecodeError):
-            await until(socket, lambda message: False)
+            await receive_until(socket, lambda message: False)
     spoiled = streamed(place)["spoiled"]
     assert spoiled["duplicate"] > 0
     assert spoiled["volume"] > 0

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -130,7 +129,7 @@ def test_a_status_file_that_names_another_program_is_no_server(tmp_path: Path) -
         text = (tmp_path / "cluster" / "postmaster.pid").read_text()
     bystander = subprocess.Popen(["sleep", "100"])
     zombie = subprocess.Popen(["true"])
-    time.sleep(0.2)  # it has ended, and nobody has asked how
+    os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and its status is not collected
     try:
         for process in (bystander, zombie):
             stale = text.replace(text.split("\n")[0], str(process.pid), 1)

@@ -129,7 +129,8 @@ async def test_a_subscription_refused_as_a_whole_is_a_note_and_no_loop(monkeypat
         vendor.answer = answer
         async with client(vendor, ["AAPL"]) as td:
             await td.until(lambda: any(said.notes for said in td.said))
-            await asyncio.sleep(0.3)
+            beats = [message for message in vendor.heard if message["action"] == "heartbeat"]
+            await td.until(lambda: vendor.heard.count({"action": "heartbeat"}) >= len(beats) + 2)
             assert vendor.accepted == 1
             assert len(vendor.subscribed()) == 1
             assert td.said[0].notes[0] == "subscribe-status error: no such plan"
@@ -341,11 +342,9 @@ async def test_at_many_times_the_speed_a_hiccup_of_the_machine_is_no_silence() -
 
 async def test_a_redirect_is_not_followed_and_the_key_goes_nowhere() -> None:
     asked: list[str] = []
-    came = asyncio.Event()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asked.append((await reader.readuntil(b"\r\n\r\n")).decode())
-        came.set()
         writer.write(b"HTTP/1.1 302 Found\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n" % elsewhere.encode())
         await writer.drain()
         writer.close()
@@ -363,8 +362,7 @@ async def test_a_redirect_is_not_followed_and_the_key_goes_nowhere() -> None:
         url = f"ws://127.0.0.1:{here.sockets[0].getsockname()[1]}/"
         stream = TwelveDataStream(url, "SECRET", ["AAPL"])
         task = asyncio.create_task(stream.run(asyncio.Queue(2)))
-        await came.wait()
-        await asyncio.sleep(0.2)
+        await eventually(lambda: len(asked) == 2, "another attempt")
         assert not task.done(), "it goes on trying"
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
