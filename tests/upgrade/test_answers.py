@@ -1,0 +1,39 @@
+"""REST and WebSocket answer on a folder of 28f7935 as it did itself, byte for byte, but for texts that people read."""
+
+from __future__ import annotations
+
+import json
+import lzma
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.upgrade.fixture import open_embedded
+from tests.upgrade.make_answers import collect
+
+HERE = Path(__file__).parent
+WANTED: dict[str, Any] = json.loads(lzma.decompress((HERE / "answers.json.xz").read_bytes()))
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory, postgres: Any) -> Iterator[dict[str, Any]]:
+    name = postgres.new()
+    opened = open_embedded(tmp_path_factory.mktemp("answers") / "data", postgres.dsn_of(name))
+    with opened.running("run", "api", rate=0) as url:
+        yield json.loads(json.dumps(collect(url)))
+    postgres.drop(name)
+
+
+@pytest.mark.parametrize("route", WANTED["rest"])
+def test_rest_answers_as_before(found: dict[str, Any], route: str) -> None:
+    if route == "/metrics":
+        assert not set(WANTED["rest"][route]) - set(found["rest"][route])
+        return
+    assert found["rest"][route] == WANTED["rest"][route]
+
+
+@pytest.mark.parametrize("part", WANTED["stream"])
+def test_the_stream_sends_as_before(found: dict[str, Any], part: str) -> None:
+    assert found["stream"][part] == WANTED["stream"][part]

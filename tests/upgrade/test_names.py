@@ -1,0 +1,95 @@
+"""Every name that a user of 28f7935 may have written down still works: settings, commands, options, metrics.
+
+A name that has changed since is an alias for one version: it has the same effect, and a warning says the new name.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from click import Command
+
+from tickerplant.api.metrics import CATALOGUE as API_METRICS
+from tickerplant.app.cli import app
+from tickerplant.app.describe import rows
+from tickerplant.app.metrics import CATALOGUE as PLANT_METRICS
+from tickerplant.app.settings import load
+
+NAMES: dict[str, Any] = json.loads((Path(__file__).parent / "names.json").read_text())
+SETTINGS: list[dict[str, Any]] = NAMES["settings"]
+
+
+def check(setting: dict[str, Any], flags: dict[str, Any], kept_out: str = "data") -> None:
+    """Load, and find exactly one setting that is not from its default, with the value that the sample means."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        loaded = load(flags)
+    given = [
+        row for row in rows(loaded) if row.origin != "default" and (row.name != kept_out or setting["name"] == "data")
+    ]
+    (row,) = given
+    assert row.value == setting["shown"]
+    if row.name != setting["name"]:
+        assert any(setting["name"] in str(one.message) and row.name in str(one.message) for one in caught), (
+            f"{setting['name']} is {row.name} now, and no warning says so"
+        )
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting["name"])
+def test_a_setting_counts_from_the_environment(
+    setting: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = {} if setting["name"] == "data" else {"data": tmp_path}
+    monkeypatch.setenv(setting["environment"], setting["sample"])
+    check(setting, flags)
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting["name"])
+def test_a_setting_counts_from_the_file(setting: dict[str, Any], tmp_path: Path) -> None:
+    if setting["name"] == "data":
+        return  # it says where the file is
+    *tables, name = setting["name"].split(".")
+    sample = setting["sample"]
+    text = f"[{'.'.join(tables)}]\n" if tables else ""
+    if sample.startswith("{"):
+        text = f"[{setting['name']}]\n" + "".join(_toml(key, value) for key, value in json.loads(sample).items())
+    else:
+        text += f"{name} = {sample if isinstance(setting['shown'], bool | int | float) else json.dumps(sample)}\n"
+    (tmp_path / "tickerplant.toml").write_text(text)
+    check(setting, {"data": tmp_path})
+
+
+def _toml(key: str, value: Any) -> str:
+    if isinstance(value, dict):
+        inner = ", ".join(f"{json.dumps(name)} = {json.dumps(one)}" for name, one in value.items())
+        return f"{json.dumps(key)} = {{ {inner} }}\n"
+    return f"{json.dumps(key)} = {json.dumps(value)}\n"
+
+
+def _commands(command: Command, path: str = "") -> Iterator[tuple[str, Command]]:
+    yield path, command
+    for name, child in getattr(command, "commands", {}).items():
+        yield from _commands(child, f"{path} {name}".strip())
+
+
+COMMANDS = dict(_commands(typer.main.get_command(app)))
+
+
+@pytest.mark.parametrize("path", NAMES["commands"], ids=lambda path: path or "tickerplant")
+def test_a_command_takes_its_options_and_arguments(path: str) -> None:
+    params = COMMANDS[path].params
+    options = {o for p in params if p.param_type_name == "option" for o in (*p.opts, *p.secondary_opts)}
+    assert not set(NAMES["commands"][path]["options"]) - options
+    arguments = [p for p in params if p.param_type_name == "argument"]
+    assert len(arguments) == len(NAMES["commands"][path]["arguments"])
+
+
+def test_every_metric_is_there_with_its_labels() -> None:
+    found = {metric.name: list(metric.labels) for metric in (*API_METRICS, *PLANT_METRICS)}
+    assert {name: found.get(name) for name in NAMES["metrics"]} == NAMES["metrics"]
