@@ -111,13 +111,7 @@ class PlantCollector(Collector):
         for group, topics in health.GROUPS.items():
             for tp, records in _or_nothing(partial(event_log.lag, group, topics)).items():
                 lag.add_metric([group, tp.topic, str(tp.partition)], records)
-        for topic in (
-            "market.prices.raw",
-            "market.prices.ohlcv",
-            "market.analytics",
-            "market.status",
-            "market.deadletter",
-        ):
+        for topic in TOPIC_NAMES:
             for tp, (_, last) in _or_nothing(partial(event_log.offsets, topic)).items():
                 end.add_metric([tp.topic, str(tp.partition)], last)
         yield from (lag, end)

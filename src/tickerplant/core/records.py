@@ -220,7 +220,6 @@ class Record:
     batch: pa.RecordBatch
 
 
-# Not from_pylist: that imports pandas, a second and 50 MB for every process.
 _EMPTY = {
     kind: pa.RecordBatch.from_arrays([pa.array([], field.type) for field in columns], schema=columns)
     for kind, columns in COLUMNS.items()

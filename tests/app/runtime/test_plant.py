@@ -157,6 +157,8 @@ def test_a_scrape_has_the_services_the_lags_and_the_counts(settings: Settings) -
     assert 'tickerplant_service_events_total{event="records",service="aggregation"} 41.0' in text
     assert 'tickerplant_group_lag_records{group="persistence",partition="0",topic="market.prices.raw"} 1.0' in text
     assert 'tickerplant_log_records_total{partition="1",topic="market.prices.raw"} 1.0' in text
+    for topic in ("prices.raw", "prices.ohlcv", "analytics", "alerts", "status", "deadletter"):
+        assert f'tickerplant_log_records_total{{partition="0",topic="market.{topic}"}}' in text
     for entry in CATALOGUE:
         assert entry.name in text
         assert len(entry.advice) > 20

@@ -94,7 +94,8 @@ def _say(
     log: EventLog, header: records.Header, schema: pa.Schema, symbol: str, time_us: int, row: Mapping[str, Any]
 ) -> dict[int, int]:
     full = {"time": datetime_of(time_us), "symbol": symbol, "source": USER, **row}
-    data = records.encode(header, pa.RecordBatch.from_pylist([full], schema=schema))
+    columns = [pa.array([full[field.name]], field.type) for field in schema]
+    data = records.encode(header, pa.RecordBatch.from_arrays(columns, schema=schema))
     partition = partition_of(symbol, log.partitions(RAW))
     with log.writer(_WRITER) as writer:
         with writer.transaction() as transaction:

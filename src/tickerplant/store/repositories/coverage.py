@@ -74,20 +74,27 @@ _OVERS: Final = pa.schema(
 )
 
 
-def _over_row(over: records.Record) -> dict[str, Any]:
-    header = over.header
-    assert isinstance(header, records.Over)
-    silent = over.batch.column("symbol").cast(pa.utf8()).filter(pc.invert(over.batch.column("emitted")))
-    return {
-        "feed": header.feed,
-        "interval": header.interval,
-        "time": datetime_of(header.start_us),
-        "expected": header.expected,
-        "emitted": header.emitted,
-        "silent": " ".join(silent.to_pylist()),
-        "version": header.cause,
-        "whole": header.whole,
-    }
+def _table_of(overs: Sequence[records.Record]) -> pa.RecordBatch:
+    """Return `over` records as rows of `_OVERS`."""
+    headers = [over.header for over in overs if isinstance(over.header, records.Over)]
+    columns: list[Sequence[Any]] = [
+        [header.feed for header in headers],
+        [header.interval for header in headers],
+        [header.start_us for header in headers],
+        [header.expected for header in headers],
+        [header.emitted for header in headers],
+        [" ".join(_silent(over.batch)) for over in overs],
+        [header.cause for header in headers],
+        [header.whole for header in headers],
+    ]
+    arrays = [pa.array(column, kind) for column, kind in zip(columns, _OVERS.types, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=_OVERS)
+
+
+def _silent(batch: pa.RecordBatch) -> list[str]:
+    """Return the expected symbols that did not emit."""
+    symbols: list[str] = batch.column("symbol").cast(pa.utf8()).filter(pc.invert(batch.column("emitted"))).to_pylist()
+    return symbols
 
 
 @dataclass(slots=True)
@@ -126,7 +133,7 @@ class Coverage:
             assert isinstance(over.header, records.Over)
             newest[over.header.feed, over.header.interval, over.header.start_us] = over
         times = np.array([start for _, _, start in newest], dtype=np.int64)
-        batch = pa.RecordBatch.from_pylist([_over_row(over) for over in newest.values()], schema=_OVERS)
+        batch = _table_of(list(newest.values()))
         source, arguments = await source_of(self._session, "coverage", batch)
         await self._session.execute(
             f"""INSERT INTO coverage AS t (feed, "interval", "time", partition, expected, emitted, silent, version,
