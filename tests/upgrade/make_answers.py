@@ -19,8 +19,9 @@ def collect(url: str) -> dict[str, Any]:
 
 def main(out: Path) -> None:
     """Load the fixture into a database of a server of its own, run the API with the clock stopped, and ask it."""
+    from tickerplant.store.embedded import DATABASE, EmbeddedPostgres  # where 28f7935 has it
+
     from tests.upgrade.fixture import open_embedded
-    from tickerplant.store.embedded import DATABASE, EmbeddedPostgres
 
     with tempfile.TemporaryDirectory(dir="/tmp") as name, EmbeddedPostgres(Path(name) / "postgres") as server:
         Path(name).chmod(0o755)

@@ -17,9 +17,9 @@ from click import Command
 
 from tickerplant.api.metrics import CATALOGUE as API_METRICS
 from tickerplant.app.cli import app
-from tickerplant.app.describe import rows
+from tickerplant.app.config.describe import rows
+from tickerplant.app.config.settings import load
 from tickerplant.app.metrics import CATALOGUE as PLANT_METRICS
-from tickerplant.app.settings import load
 
 NAMES: dict[str, Any] = json.loads((Path(__file__).parent / "names.json").read_text())
 SETTINGS: list[dict[str, Any]] = NAMES["settings"]
