@@ -1,4 +1,4 @@
-"""Persistence on a real log and a real PostgreSQL: exactly once, whatever goes away."""
+"""Persistence on a real log and a real PostgreSQL: exactly once, through every outage."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def log(tmp_path: Path) -> Iterator[EmbeddedLog]:
 
 
 class Feed:
-    """Appends records as the services before would."""
+    """Append records as the upstream services would."""
 
     def __init__(self, log: EmbeddedLog) -> None:
         self._log = log
@@ -95,7 +95,7 @@ def has(store: Store, table: str, number: int) -> Callable[[], Awaitable[bool]]:
     return look
 
 
-async def test_all_that_the_log_brings_arrives_in_its_tables(
+async def test_all_records_of_the_log_arrive_in_their_tables(
     log: EmbeddedLog, feed: Feed, store: Store, dsn: str
 ) -> None:
     last = 0
@@ -148,17 +148,17 @@ async def test_all_that_the_log_brings_arrives_in_its_tables(
     assert applied[schemas.RAW, 2].cause == make_version(log.identity().generation, last)
     ends = {tp: end for topic in service.TOPICS for tp, (_, end) in log.offsets(topic).items()}
     assert {tp: found.position for tp, found in applied.items()} == ends
-    # A clean stop leaves nothing to the group to read again.
+    # After a clean stop the group has nothing to read again.
     assert {tp: at for tp, at in log.committed(GROUP).items() if at} == {tp: at for tp, at in ends.items() if at}
 
 
-async def test_a_restart_goes_on_where_the_store_is_and_not_where_the_group_is(
+async def test_a_restart_resumes_at_the_position_of_the_store_not_of_the_group(
     log: EmbeddedLog, feed: Feed, store: Store, dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def never(*_: object) -> None:
         return None
 
-    monkeypatch.setattr(service._Stretch, "_last_commit", never)
+    monkeypatch.setattr(service._StoreSession, "_commit_on_stop", never)
     feed.ticks(100)
     async with running(log, dsn):
         await eventually(has(store, "realtime_prices", 100))
@@ -182,7 +182,7 @@ async def test_the_group_follows_what_the_database_has_flushed(
 
 
 @pytest.mark.parametrize("point", ["before", "within", "after"])
-async def test_killed_around_a_commit_nothing_is_lost_and_nothing_comes_twice(
+async def test_a_kill_around_a_commit_loses_and_doubles_nothing(
     log: EmbeddedLog, feed: Feed, store: Store, dsn: str, point: str
 ) -> None:
     left = 3
@@ -224,7 +224,7 @@ async def test_killed_around_a_commit_nothing_is_lost_and_nothing_comes_twice(
         await eventually(formed)
 
 
-async def test_forming_rows_are_conflated_and_the_last_one_arrives_when_all_is_quiet(
+async def test_forming_rows_are_conflated_and_the_last_one_arrives(
     log: EmbeddedLog, feed: Feed, store: Store, dsn: str
 ) -> None:
     async with running(log, dsn) as persistence:
@@ -240,7 +240,7 @@ async def test_forming_rows_are_conflated_and_the_last_one_arrives_when_all_is_q
     assert persistence.counts.rows <= 4
 
 
-async def test_an_unreadable_record_is_passed_over(log: EmbeddedLog, feed: Feed, store: Store, dsn: str) -> None:
+async def test_an_unreadable_record_is_skipped(log: EmbeddedLog, feed: Feed, store: Store, dsn: str) -> None:
     feed.ticks(10)
     with log.writer("vandal") as writer, writer.transaction() as transaction:
         transaction.append(schemas.RAW, 0, b"nonsense")
@@ -250,7 +250,7 @@ async def test_an_unreadable_record_is_passed_over(log: EmbeddedLog, feed: Feed,
     assert persistence.counts.unreadable == 1
 
 
-async def test_history_competes_by_the_order_that_the_log_says_and_goes_on_with_it_after_a_restart(
+async def test_history_competes_by_the_order_of_the_log_also_after_a_restart(
     log: EmbeddedLog, feed: Feed, store: Store, dsn: str
 ) -> None:
     async def sources(symbol: str) -> list[str]:
@@ -279,7 +279,7 @@ async def test_history_competes_by_the_order_that_the_log_says_and_goes_on_with_
 
         await eventually(competed)
     assert await sources("B") == ["second"]
-    async with store.session() as session:  # kept by another version, which could read it
+    async with store.session() as session:  # stored by another version that could parse it
         await session.execute("UPDATE source_order SET sources = '{first:candles}'")
     history(3, "third")
     async with running(log, dsn) as persistence:
@@ -300,7 +300,7 @@ async def test_a_zombie_changes_nothing_and_stops(log: EmbeddedLog, feed: Feed, 
     await eventually(lambda: log.members(GROUP) == 1, "the zombie to join its group")
     async with store.session() as session:
         while not task.done():
-            # Somebody else moves all the positions for ever, as an owner under another name would.
+            # Another process moves all positions permanently, as an owner under another name would.
             await session.execute("UPDATE positions SET position = position + 1, resume = resume + 1")
             for partition in range(PARTITIONS):
                 for topic in service.TOPICS:
@@ -311,13 +311,13 @@ async def test_a_zombie_changes_nothing_and_stops(log: EmbeddedLog, feed: Feed, 
         assert await session.value("SELECT count(*) FROM realtime_prices") == 10
 
 
-async def test_a_position_that_a_former_owner_moved_late_is_read_anew(
+async def test_reading_restarts_at_a_position_that_a_former_owner_moved_late(
     log: EmbeddedLog, feed: Feed, store: Store, dsn: str
 ) -> None:
     async with running(log, dsn) as persistence:
         feed.ticks(10)
         await eventually(has(store, "realtime_prices", 10))
-        async with store.session() as session:  # it applied the next record, which we are about to get
+        async with store.session() as session:  # the former owner applied the next record
             await session.execute(
                 "UPDATE positions SET position = 2, resume = 2 WHERE topic = $1 AND partition = 0", schemas.RAW
             )
@@ -343,7 +343,7 @@ async def test_a_store_of_another_log_is_refused(
     other.close()
 
 
-async def test_connections_that_are_cut_are_made_again(log: EmbeddedLog, feed: Feed, store: Store, dsn: str) -> None:
+async def test_terminated_connections_are_reopened(log: EmbeddedLog, feed: Feed, store: Store, dsn: str) -> None:
     async with running(log, dsn) as persistence:
         for number in range(30):
             feed.ticks(20, number % PARTITIONS)
@@ -358,7 +358,7 @@ async def test_connections_that_are_cut_are_made_again(log: EmbeddedLog, feed: F
     assert persistence.counts.restarts >= 1
 
 
-async def test_a_killed_server_may_forget_and_all_of_it_comes_again(
+async def test_rows_that_a_killed_server_lost_are_applied_again(
     log: EmbeddedLog, feed: Feed, postgres: Postgres, dsn: str
 ) -> None:
     server = postgres.server
@@ -407,7 +407,7 @@ async def test_two_members_share_the_partitions_and_one_takes_over_from_the_othe
 
 
 class Stale:
-    """A persistence in a thread of its own that can be held inside a commit, while others go on."""
+    """Persistence in its own thread that can be paused inside a commit."""
 
     def __init__(self, log: EmbeddedLog, dsn: str, point: str) -> None:
         self.persistence = Persistence(log, dsn)
@@ -447,7 +447,7 @@ class Stale:
 
 
 def applied_all(log: EmbeddedLog, store: Store) -> Callable[[], Awaitable[bool]]:
-    """Whether the tables have what the log has: ten ticks a raw record, each once, and the newest of the one bar."""
+    """Return whether the tables equal the log: ten ticks per raw record, each once, and the newest bar."""
 
     async def look() -> bool:
         ends = {tp: end for topic in (schemas.RAW, schemas.OHLCV) for tp, (_, end) in log.offsets(topic).items()}
@@ -463,7 +463,7 @@ def applied_all(log: EmbeddedLog, store: Store) -> Callable[[], Awaitable[bool]]
     return look
 
 
-async def test_one_that_was_overtaken_before_its_commit_writes_nothing_of_it_and_goes_on_from_there(
+async def test_an_overtaken_member_rolls_back_and_resumes_behind_the_other(
     log: EmbeddedLog, feed: Feed, store: Store, dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def put(records_: int) -> None:
@@ -477,7 +477,7 @@ async def test_one_that_was_overtaken_before_its_commit_writes_nothing_of_it_and
         stale.hold()
         put(1)
         assert await asyncio.to_thread(stale.held.wait, PATIENCE.seconds(30))
-        monkeypatch.setattr(service, "GROUP", "another")  # whoever has the partitions while the stale one is out cold
+        monkeypatch.setattr(service, "GROUP", "another")  # the owner of the partitions while the stale member is paused
         async with running(log, dsn) as other:
             put(5)
             await eventually(applied_all(log, store))
@@ -495,7 +495,7 @@ async def test_one_that_was_overtaken_before_its_commit_writes_nothing_of_it_and
     assert stale.persistence.counts.restarts == 0
 
 
-async def test_who_takes_over_waits_for_a_commit_that_is_under_way_and_begins_behind_it(
+async def test_a_new_owner_waits_for_a_running_commit_and_starts_behind_it(
     log: EmbeddedLog, feed: Feed, store: Store, dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     feed.bars({"version": 1})
@@ -511,17 +511,17 @@ async def test_who_takes_over_waits_for_a_commit_that_is_under_way_and_begins_be
             stale.go_on()
             await eventually(applied_all(log, store))
 
-            async def counted() -> bool:  # who has committed counts a moment later than others can see the rows
+            async def counted() -> bool:  # counters change a moment after the rows become visible
                 return bool(stale.persistence.counts.ticks + other.counts.ticks)
 
             await eventually(counted)
             assert (stale.persistence.counts.ticks, other.counts.ticks, other.counts.conflicts) == (10, 0, 0)
 
 
-async def test_two_owners_at_once_of_all_partitions_double_and_lose_nothing(
+async def test_two_owners_of_all_partitions_double_and_lose_nothing(
     log: EmbeddedLog, feed: Feed, store: Store, dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # In a group each partition has one owner; two groups are two owners who never learn of each other.
+    # Each partition has one owner in a group; two groups are two independent owners.
     stop = asyncio.Event()
     owners, tasks = [], []
     for name in (GROUP, "another"):
@@ -536,14 +536,14 @@ async def test_two_owners_at_once_of_all_partitions_double_and_lose_nothing(
     await eventually(applied_all(log, store))
     stop.set()
     ended = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), PATIENCE.seconds(30))
-    # The one that always comes too late stops, and says why.
+    # The member that always loses the race stops with the reason.
     assert [error for error in ended if error is not None and not isinstance(error, PositionConflict)] == []
     assert None in ended
     assert sum(owner.counts.conflicts for owner in owners) > 0
     assert sum(owner.counts.ticks for owner in owners) == 600
 
 
-async def test_a_record_is_committed_when_it_comes_and_not_when_a_poll_is_over(
+async def test_a_record_is_committed_on_arrival_not_at_the_end_of_a_poll(
     log: EmbeddedLog, feed: Feed, store: Store, dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "POLL_S", 3_600.0)

@@ -1,16 +1,15 @@
-"""From records of the log to what one database transaction writes: pure, columns in and columns out.
+"""Collect consumed records into what one database transaction writes. Pure, on whole columns.
 
-A `Gathering` belongs to one partition of one topic. It takes deliveries in order and, when asked, hands over a `Work`:
-all ticks of the stretch, the newest version of each bar and of its values, and how far the topic has come.
+A `PartitionBuffer` belongs to one partition of one topic. It adds consumed records in order. `flush` returns a
+`WriteBatch`: all ticks, the newest version of each bar and of its values, and the new position of the topic.
 
-Closed states are handed over at once. Forming ones are conflated: the newest of each key waits until a second after the
-last ones were handed over. So a crash may find rows in memory whose records lie before the applied position: with each
-position goes `resume`, the oldest record of which a forming row still waits, and reading begins there. A record between
-`resume` and the position only brings its forming rows back (`recall`); all else of it has been applied.
+Closed states are flushed at once. Forming states are conflated: the newest of each key waits until a second after the
+last forming rows were flushed. A crash may therefore lose rows in memory that belong to applied records. Each position
+carries `resume`: the offset of the oldest record with a forming row still in memory. Reading starts there. A record
+between `resume` and the position only restores its forming rows; everything else in it has been applied.
 
-Bars and values differ in one thing. A closed bar takes the place of the forming one, which then need not be written.
-The values on a forming bar have a table of their own, so the last of them are written whether or not the bar has closed
-since.
+Bars and values differ in one point. A closed bar replaces the forming one, which then need not be written. The values
+of a forming bar have a table of their own, so their newest state is written even if the bar has closed since.
 """
 
 from __future__ import annotations
@@ -33,19 +32,20 @@ from tickerplant.log.port import ConsumedRecord, TopicPartition
 from tickerplant.store.row_selection import chosen, is_closed, newest_by_key, not_newer
 
 FORMING_EVERY_US: Final = SECOND_US
-"""A forming row of a key goes to the store at most this often."""
+"""Minimum time between two writes of forming rows."""
 FIRST_US: Final = -70 * 365 * DAY_US
 LAST_US: Final = 230 * 365 * DAY_US
-"""Rows outside the years 1900 to 2200 are not of any market; one would make a table partition of its own."""
+"""Range of accepted times, 1900 to 2200. A row outside it would create a table partition of its own."""
 OFFSET: Final = "_offset"
-"""The column that a waiting row carries: the offset of its record."""
+"""Column of a pending row: the offset of its record."""
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
-    """A topic's partition has been read from `expected` to `position`; `cause` is the newest on the way.
+class PositionChange:
+    """A move of one topic partition from `expected` to `position`; `cause` is the newest version on the way.
 
-    `resume` is where reading begins after a restart: `position`, or an earlier record of which forming rows wait.
+    `resume` is the offset at which reading starts after a restart: `position`, or the oldest record with pending
+    forming rows.
     """
 
     expected: int
@@ -55,52 +55,52 @@ class Move:
 
 
 @dataclass(slots=True)
-class Work:
-    """What one transaction writes for one partition of one topic. Tables without rows are None."""
+class WriteBatch:
+    """Rows that one transaction writes for one partition of one topic. Tables without rows are None."""
 
     source: TopicPartition
-    move: Move
+    change: PositionChange
     ticks: pa.Table | None = None
     bars: pa.Table | None = None
     values: list[pa.Table] = field(default_factory=list)
-    """Tables of equal columns each; closed and forming states of one key may both be there."""
+    """One table per set of columns. A closed and a forming state of one key may both be present."""
     splits: list[tuple[pa.Table, int]] = field(default_factory=list)
     dividends: list[tuple[pa.Table, int]] = field(default_factory=list)
-    """With the version of their record, as `splits`."""
+    """With the version of their record, like `splits`."""
     answers: list[tuple[pa.Table, int]] = field(default_factory=list)
-    overs: list[records.Record] = field(default_factory=list)
+    interval_overs: list[records.Record] = field(default_factory=list)
     feeds: list[records.FeedState] = field(default_factory=list)
     differences: list[tuple[records.Differences, int]] = field(default_factory=list)
-    """With how many bars there are that two sources give differently; only the count is kept."""
+    """With the number of bars that differ between two sources; only the count is stored."""
     alerts: list[tuple[pa.Table, int]] = field(default_factory=list)
-    """With the `sent_at_us` of their record, which is when they fired."""
+    """With the `sent_at_us` of their record, the time at which they fired."""
     dead: list[tuple[records.Record, int]] = field(default_factory=list)
     """With the offset of their record."""
     sources: tuple[str, ...] | None = None
-    """The order of sources, if the log has said a new one; it can be read."""
+    """The order of sources, if the log contains a new valid one."""
     unreadable: int = 0
     out_of_range: int = 0
 
     @property
     def rows(self) -> int:
-        """How many rows there are to write."""
+        """Number of rows to write."""
         tables = [self.ticks, self.bars, *self.values, *(t for t, _ in self.splits), *(t for t, _ in self.dividends)]
         rows = sum(int(t.num_rows) for t in tables if t is not None)
         rows += sum(int(table.num_rows) for table, _ in self.alerts)
         rows += sum(int(table.num_rows) for table, _ in self.answers)
-        return rows + len(self.overs) + len(self.feeds) + len(self.dead)
+        return rows + len(self.interval_overs) + len(self.feeds) + len(self.dead)
 
 
-class Gathering:
-    """What has been read of one partition of one topic and not yet been written. Bounded by whoever reads.
+class PartitionBuffer:
+    """Records of one topic partition that were read and not yet written. The reader bounds its size.
 
-    `position`: where the store is; `generation`: of the log.
+    `position` is the store's position; `generation` is that of the log.
     """
 
     def __init__(self, source: TopicPartition, generation: int, position: int) -> None:
         self.source = source
-        self.ticks_waiting = 0
-        self.bytes_waiting = 0
+        self.buffered_ticks = 0
+        self.buffered_bytes = 0
         self._generation = generation
         self._position = position
         self._next = position
@@ -110,122 +110,124 @@ class Gathering:
         self._ticks: list[pa.RecordBatch] = []
         self._bars: list[pa.Table] = []
         self._values: dict[tuple[str, ...], list[pa.Table]] = {}
-        self._waiting_bars: pa.Table | None = None
-        self._waiting_values: dict[tuple[str, ...], pa.Table] = {}
-        self._work = self._empty()
+        self._pending_bars: pa.Table | None = None
+        self._pending_values: dict[tuple[str, ...], pa.Table] = {}
+        self._batch = self._empty()
 
     @property
     def moved(self) -> bool:
-        """Whether records have come since the last Work."""
+        """Return whether records were added since the last flush."""
         return self._next != self._position
 
     @property
     def due_us(self) -> int | None:
-        """When the forming rows that wait are due, in the clock of `hand_over`; None if none wait."""
-        if self._waiting_bars is None and not self._waiting_values:
+        """Time at which pending forming rows are due, in the clock of `flush`; None if none are pending."""
+        if self._pending_bars is None and not self._pending_values:
             return None
         return self._formed_us + FORMING_EVERY_US
 
-    def take(self, delivery: ConsumedRecord) -> None:
-        """Take one record. One that cannot be read only moves the position: aggregation has put it aside."""
-        old = delivery.offset < self._position
+    def add(self, consumed: ConsumedRecord) -> None:
+        """Add one record. An unreadable one only advances the position: aggregation has written its dead letter."""
+        old = consumed.offset < self._position
         try:
-            record = records.decode(delivery.value)
+            record = records.decode(consumed.value)
         except UnreadableRecord:
-            self._work.unreadable += not old
+            self._batch.unreadable += not old
             record = None
         if old:
             if record is not None:
-                self._recall(record, delivery.offset)
+                self._restore_pending(record, consumed.offset)
             return
         cause = 0
         if record is not None:
-            self._sort(record, delivery.offset)
-            # The record that is passed on comes last of what a raw record causes; before it, not all of that is here.
+            self._collect(record, consumed.offset)
+            # A passed-on record is the last output of its raw record. Before it, the outputs are incomplete.
             passed_on = isinstance(record.header, records.Mark | records.End | records.Settings | records.Splits)
             cause = record.header.cause - (not passed_on)
-        if delivery.topic == schemas.RAW:
-            cause = make_version(self._generation, delivery.offset)
-        self.bytes_waiting += len(delivery.value)
-        self._next = delivery.offset + 1
+        if consumed.topic == schemas.RAW:
+            cause = make_version(self._generation, consumed.offset)
+        self.buffered_bytes += len(consumed.value)
+        self._next = consumed.offset + 1
         self._cause = max(self._cause, cause)
 
-    def hand_over(self, now_us: int, *, last: bool = False) -> Work | None:
-        """Return what is due and forget it; None if there is nothing. `last`: everything is due.
+    def flush(self, now_us: int, *, last: bool = False) -> WriteBatch | None:
+        """Return and remove the due rows; None if there are none. With `last` all rows are due.
 
-        `now_us` is any clock that does not go back. The next Work expects that this one was applied.
+        `now_us` is a monotonic clock. The next WriteBatch expects that this one was applied.
         """
         due = last or now_us - self._formed_us >= FORMING_EVERY_US
         if not self.moved and not (due and self.due_us is not None):
             return None
-        work, self._work = self._work, self._empty()
+        output, self._batch = self._batch, self._empty()
         if self._ticks:
-            work.ticks = pa.Table.from_batches(self._ticks)
-        work.bars, self._waiting_bars, formed = self._due_bars(due)
-        work.values, self._waiting_values, formed_values = self._due_values(due)
+            output.ticks = pa.Table.from_batches(self._ticks)
+        output.bars, self._pending_bars, formed = self._due_bars(due)
+        output.values, self._pending_values, formed_values = self._due_values(due)
         if formed or formed_values:
             self._formed_us = now_us
-        waiting = [t for t in (self._waiting_bars, *self._waiting_values.values()) if t is not None]
+        waiting = [t for t in (self._pending_bars, *self._pending_values.values()) if t is not None]
         self._resume = min([self._next, *(int(t.column(OFFSET).to_numpy().min()) for t in waiting)])
-        work.move = Move(self._position, self._next, self._cause, self._resume)
+        output.change = PositionChange(self._position, self._next, self._cause, self._resume)
         self._position = self._next
         self._ticks, self._bars, self._values = [], [], {}
-        self.ticks_waiting = self.bytes_waiting = 0
-        return work
+        self.buffered_ticks = self.buffered_bytes = 0
+        return output
 
-    def _empty(self) -> Work:
-        return Work(self.source, Move(0, 0, 0, 0))
+    def _empty(self) -> WriteBatch:
+        return WriteBatch(self.source, PositionChange(0, 0, 0, 0))
 
-    def _sort(self, record: records.Record, offset: int) -> None:
-        header, work = record.header, self._work
+    def _collect(self, record: records.Record, offset: int) -> None:
+        header, output = record.header, self._batch
         batch = record.batch.replace_schema_metadata(None)
         match header:
             case records.Ticks():
                 batch = self._in_range(batch)
                 self._ticks.append(batch)
-                self.ticks_waiting += batch.num_rows
+                self.buffered_ticks += batch.num_rows
             case records.Bars():
-                self._bars.append(_marked(self._in_range(batch), offset))
+                self._bars.append(_with_offset(self._in_range(batch), offset))
             case records.Values():
-                self._values.setdefault(tuple(batch.schema.names), []).append(_marked(self._in_range(batch), offset))
-            case records.Splits() if self.source.topic == schemas.RAW:  # aggregation passes them on; once is enough
-                work.splits.append((pa.Table.from_batches([batch]), make_version(self._generation, offset)))
+                self._values.setdefault(tuple(batch.schema.names), []).append(
+                    _with_offset(self._in_range(batch), offset)
+                )
+            case records.Splits() if self.source.topic == schemas.RAW:  # aggregation passes them on, too
+                output.splits.append((pa.Table.from_batches([batch]), make_version(self._generation, offset)))
             case records.Dividends():
-                work.dividends.append((pa.Table.from_batches([batch]), make_version(self._generation, offset)))
+                output.dividends.append((pa.Table.from_batches([batch]), make_version(self._generation, offset)))
             case records.Answers():
-                work.answers.append((pa.Table.from_batches([batch]), make_version(self._generation, offset)))
+                output.answers.append((pa.Table.from_batches([batch]), make_version(self._generation, offset)))
             case records.Over() if FIRST_US <= header.start_us < LAST_US:
-                work.overs.append(record)
+                output.interval_overs.append(record)
             case records.FeedState():
-                work.feeds.append(header)
+                output.feeds.append(header)
             case records.Differences():
-                work.differences.append((header, batch.num_rows))
+                output.differences.append((header, batch.num_rows))
             case records.Alerts():
-                work.alerts.append((pa.Table.from_batches([self._in_range(batch)]), header.sent_at_us))
+                output.alerts.append((pa.Table.from_batches([self._in_range(batch)]), header.sent_at_us))
             case records.Dead():
-                work.dead.append((record, offset))
+                output.dead.append((record, offset))
             case records.Settings() if self.source.topic == schemas.OHLCV:
                 try:
                     sources = rules_from(header.values).sources
                     SourceOrder(sources)
                 except ConfigError:
-                    work.unreadable += 1
+                    output.unreadable += 1
                 else:
-                    work.sources = sources
+                    output.sources = sources
             case _:
                 pass
 
-    def _recall(self, record: records.Record, offset: int) -> None:
-        """Bring back the forming rows of a record that has been applied; its closed ones only end their waiting."""
+    def _restore_pending(self, record: records.Record, offset: int) -> None:
+        """Restore the pending forming rows of an applied record. Its closed rows only end the pending state."""
         if not isinstance(record.header, records.Bars | records.Values):
             return
-        table = _marked(self._in_range(record.batch.replace_schema_metadata(None)), offset)
+        table = _with_offset(self._in_range(record.batch.replace_schema_metadata(None)), offset)
         if isinstance(record.header, records.Bars):
-            _, self._waiting_bars, _ = _split_bars([table], self._waiting_bars, due=False)
+            _, self._pending_bars, _ = _split_bars([table], self._pending_bars, due=False)
         else:
             names = tuple(record.batch.schema.names)
             self._values = {names: [table]}
-            _, self._waiting_values, _ = self._due_values(False)
+            _, self._pending_values, _ = self._due_values(False)
             self._values = {}
 
     def _in_range(self, batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -235,20 +237,20 @@ class Gathering:
         if int(times.min()) >= FIRST_US and int(times.max()) < LAST_US:
             return batch
         good = (times >= FIRST_US) & (times < LAST_US)
-        self._work.out_of_range += len(good) - int(good.sum())
+        self._batch.out_of_range += len(good) - int(good.sum())
         return batch.filter(pa.array(good))
 
     def _due_bars(self, due: bool) -> tuple[pa.Table | None, pa.Table | None, bool]:
-        return _split_bars(self._bars, self._waiting_bars, due=due)
+        return _split_bars(self._bars, self._pending_bars, due=due)
 
     def _due_values(self, due: bool) -> tuple[list[pa.Table], dict[tuple[str, ...], pa.Table], bool]:
         now: list[pa.Table] = []
         forming: dict[tuple[str, ...], pa.Table] = {}
         withdrawn: list[pa.Table] = []
-        for names in {**self._waiting_values, **self._values}:
+        for names in {**self._pending_values, **self._values}:
             tables = list(self._values.get(names, ()))
-            if names in self._waiting_values:
-                tables.insert(0, self._waiting_values[names])
+            if names in self._pending_values:
+                tables.insert(0, self._pending_values[names])
             table = pa.concat_tables(tables).unify_dictionaries()
             mask = is_closed(table)
             closed = newest_by_key(chosen(table, mask))
@@ -256,8 +258,8 @@ class Gathering:
                 now.append(closed.drop_columns([OFFSET]))
                 withdrawn.append(closed.filter(pc.equal(closed.column("state").cast(pa.utf8()), schemas.WITHDRAWN)))
             forming[names] = newest_by_key(chosen(table, pc.invert(mask)))
-        for gone in withdrawn:
-            forming = {names: t.filter(pa.array(~not_newer(t, gone))) for names, t in forming.items()}
+        for removed in withdrawn:
+            forming = {names: t.filter(pa.array(~not_newer(t, removed))) for names, t in forming.items()}
         forming = {names: t for names, t in forming.items() if t.num_rows}
         if not due:
             return now, forming, False
@@ -267,9 +269,9 @@ class Gathering:
 def _split_bars(
     batches: Sequence[pa.Table], waiting: pa.Table | None, *, due: bool
 ) -> tuple[pa.Table | None, pa.Table | None, bool]:
-    """Return (rows to write, forming rows that wait, whether forming rows are written).
+    """Return (rows to write, pending forming rows, whether forming rows are written).
 
-    Bars marked `history` compete in the store by rank, so all of them go there.
+    All bars marked `history` are written, because they compete in the store by rank.
     """
     tables = [*([waiting] if waiting is not None else []), *batches]
     if not tables:
@@ -285,6 +287,6 @@ def _split_bars(
     return (now.drop_columns([OFFSET]) if now.num_rows else None), later, formed
 
 
-def _marked(batch: pa.RecordBatch, offset: int) -> pa.Table:
+def _with_offset(batch: pa.RecordBatch, offset: int) -> pa.Table:
     table = pa.Table.from_batches([batch])
     return table.append_column(OFFSET, pa.array(np.full(batch.num_rows, offset, dtype=np.int64)))

@@ -1,24 +1,25 @@
 """Persistence: topics to tables, each position exactly once.
 
-One thread reads the log and is always one poll ahead. What it brings is gathered by partition (`work`); two lanes, each
-with a database connection of its own, share the partitions by number, so that the database takes in one lane's rows
-while the other's are encoded. A lane writes as soon as it is free and has rested: a quiet plant commits each record
-within milliseconds, a busy one tens of thousands of ticks at once.
+One thread reads the log, one poll ahead. `batching` buffers its records per partition. Two lanes share the partitions
+by number. Each lane has a database connection, so that the database stores the rows of one lane while the other
+encodes. A lane writes as soon as it is free and has rested. A quiet plant therefore commits each record within
+milliseconds, a busy one tens of thousands of ticks at once.
 
-Effects, in this order; each is safe to repeat, because whoever repeats it finds another position at Step 3 and stops:
+Effects, in this order. Each is safe to repeat, because a repetition finds another position at Step 3 and stops:
 
-1. The log makes durable what was read of it (`_poll`), so that the store is never ahead of its log.
-2. Table partitions and columns that are missing are made (`applying`, up to Step 5).
-3. In one database transaction: the positions move, from where they are expected to be,
-4. ticks go in by COPY; bars, values and the rest by upsert, where the newest version wins,
-5. and it commits, without waiting for the database's disk.
-6. Once the database has flushed that far, the group's positions follow, so that the log may drop what lies before
-   (`_follow`): with `synchronous_commit` off, a crash of the database forgets its last half second, and needs it again.
+1. The log makes durable what was read (`_poll`), so that the store is never ahead of its log.
+2. Missing table partitions and columns are created (`write_batch`, up to Step 5).
+3. In one database transaction: the positions move from their expected values,
+4. ticks are inserted by COPY; bars, values and the rest are upserted, and the newest version wins,
+5. the transaction commits without waiting for the database's disk.
+6. When the database has flushed that commit, the group's positions follow, so that the log may delete older records
+   (`_follow_flushed`). With `synchronous_commit` off a crash of the database loses its last half second, and reading
+   must start before it.
 
-What goes wrong: the database or the log out of reach ends a `_Stretch`, and after a pause the next begins at the
-positions that the database has by then. A position that is not where it was expected means that somebody else has
-applied it: the transaction is rolled back; if the partition is still ours (its former owner has finished late) reading
-begins again at the database's position, and after `MAX_CONFLICTS` of these the partition is left alone.
+Failures: an unavailable database or log ends a `_StoreSession`. After a pause the next one starts at the database's
+positions. An unexpected position means that another process has applied it, and the transaction is rolled back. If the
+partition is still assigned to this member (its former owner finished late), reading restarts at the database's
+position. After `MAX_CONFLICTS` conflicts the partition is no longer written.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ from tickerplant.core.errors import (
 from tickerplant.core.sources import SourceOrder
 from tickerplant.core.times import SECOND_US
 from tickerplant.log.port import ConsumedRecord, EventLog, Reader, TopicPartition
-from tickerplant.persistence.batching import Gathering, Work
+from tickerplant.persistence.batching import PartitionBuffer, WriteBatch
 from tickerplant.persistence.write_batch import apply
 from tickerplant.store.pool import Session, Store
 from tickerplant.store.repositories.positions import Applied, Log, all_positions, begin
@@ -54,21 +55,21 @@ from tickerplant.store.repositories.positions import Applied, Log, all_positions
 GROUP: Final = "persistence"
 TOPICS: Final = (schemas.RAW, schemas.OHLCV, schemas.ANALYTICS, schemas.ALERTS, schemas.STATUS, schemas.DEADLETTER)
 LANES: Final = 2
-"""Connections that write. Two give 60 % more than one on two cores; more only wait for the same cores."""
+"""Number of writing connections. Two give 60 % more throughput than one on two cores; more compete for the cores."""
 MAX_TICKS: Final = 50_000
-"""Ticks of a transaction: beyond 50,000 a COPY gains nothing and only holds memory. One partition may exceed it."""
-MAX_WAITING_BYTES: Final = 32 * 1024 * 1024
-"""Bytes of records gathered and not yet written: some 700,000 ticks, half a second of a lane's work. Above it nothing
-is read: what is not taken stays in the log."""
-REST: Final = 3.0
-REST_AT_MOST_S: Final = 0.1
-"""After a small transaction a lane rests this many times as long as it took, and what comes meanwhile shares the next:
-a transaction of one tick costs a millisecond of CPU here and one in the database, and there could be hundreds a second.
+"""Maximum ticks per transaction: a larger COPY is not faster and holds memory. One partition alone may exceed it."""
+MAX_BUFFERED_BYTES: Final = 32 * 1024 * 1024
+"""Maximum bytes of buffered records: about 700,000 ticks, half a second of a lane's throughput. Above it the reader
+pauses; the log keeps the records."""
+REST_FACTOR: Final = 3.0
+MAX_REST_S: Final = 0.1
+"""Rest of a lane after a small transaction, as a multiple of its duration; later records share the next transaction.
+A transaction of one tick costs one millisecond of CPU here and one in the database; there could be hundreds a second.
 """
 SMALL_TICKS: Final = 5_000
 POLL_S: Final = 0.25
-FOLLOW_S: Final = 1.0
-"""How often the group's positions follow. The database flushes commits within 0.6 s (three times
+FOLLOW_INTERVAL_S: Final = 1.0
+"""Interval at which the group's positions follow. The database flushes commits within 0.6 s (three times
 `wal_writer_delay`)."""
 MAX_CONFLICTS: Final = 3
 HEALTHY_S: Final = 10.0
@@ -78,53 +79,53 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
-class Counts:
-    """What persistence has done since it began."""
+class PersistenceCounters:
+    """Counters since the start of the service."""
 
     ticks: int = 0
     rows: int = 0
     transactions: int = 0
     unreadable: int = 0
-    """Records that could not be read; aggregation has put them into the dead letter."""
+    """Unreadable records; aggregation has written their dead letters."""
     out_of_range: int = 0
-    """Rows left out because their time is of no market."""
+    """Rows omitted because their time is outside the accepted range."""
     restarts: int = 0
-    """How often log or database were out of reach."""
+    """Number of times the log or the database was unavailable."""
     conflicts: int = 0
     differences: int = 0
-    """Bars that two sources gave differently."""
+    """Bars that differ between two sources."""
 
 
 class Metrics(Protocol):
-    """Who wants to know what was done. Called after each transaction, from the service's loop."""
+    """Receiver of counters, called after each transaction on the service's event loop."""
 
-    def applied(self, counts: Counts, seconds: float) -> None:
-        """`counts` so far, and how long the last transaction took."""
+    def applied(self, counts: PersistenceCounters, seconds: float) -> None:
+        """Record `counts` so far and the duration of the last transaction."""
         ...
 
 
 class Persistence:
-    """The service. It may run in a thread and an event loop of its own."""
+    """The service. It may run in its own thread and event loop."""
 
     def __init__(self, log: EventLog, dsn: str, *, instance: str = "0", metrics: Metrics | None = None) -> None:
-        self.counts = Counts()
+        self.counts = PersistenceCounters()
         self._log = log
         self._dsn = dsn
         self._member = f"{GROUP}-{instance}"
         self._metrics = metrics
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Write what the log brings until `stop` is set, then write the rest of what has been read.
+        """Write consumed records until `stop` is set, then write the remaining buffered ones.
 
-        Raises StoreMismatch when store and log do not belong together, MigrationError when the tables are not there,
-        and PositionConflict when somebody else applies all our partitions. Anything else that fails is tried again.
+        Raises StoreMismatch if store and log do not belong together, MigrationError if tables are missing, and
+        PositionConflict if another process applies all partitions. Retries after any other error.
         """
         attempt = 0
         while not stop.is_set():
             began = time.monotonic()
-            stretch = _Stretch(self._log, self._dsn, self._member, self.counts, self._metrics)
+            session = _StoreSession(self._log, self._dsn, self._member, self.counts, self._metrics)
             try:
-                await stretch.run(stop)
+                await session.run(stop)
                 return
             except (StoreMismatch, MigrationError, PositionConflict):
                 raise
@@ -133,7 +134,7 @@ class Persistence:
                 wait_s = _BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)]
                 attempt += 1
                 self.counts.restarts += 1
-                log.warning("persistence begins again at the store's positions", error=str(error), wait_s=wait_s)
+                log.warning("persistence restarts at the positions of the store", error=str(error), wait_s=wait_s)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(wait_s):
                         await stop.wait()
@@ -141,17 +142,19 @@ class Persistence:
 
 @dataclass(slots=True)
 class _Lane:
-    """The partitions of one connection. `wanted` is set when there may be something to write."""
+    """The partitions of one connection. `wakeup` is set when there may be rows to write."""
 
     number: int
-    wanted: asyncio.Event = field(default_factory=asyncio.Event)
-    gatherings: dict[TopicPartition, Gathering] = field(default_factory=dict)
+    wakeup: asyncio.Event = field(default_factory=asyncio.Event)
+    buffers: dict[TopicPartition, PartitionBuffer] = field(default_factory=dict)
 
 
-class _Stretch:
-    """One stretch of work between two losses of log or database. All that is in memory belongs to it."""
+class _StoreSession:
+    """Work between two outages of the log or the database. Owns all state in memory."""
 
-    def __init__(self, event_log: EventLog, dsn: str, member: str, counts: Counts, metrics: Metrics | None) -> None:
+    def __init__(
+        self, event_log: EventLog, dsn: str, member: str, counts: PersistenceCounters, metrics: Metrics | None
+    ) -> None:
         identity = event_log.identity()
         self._identity = Log(identity.log_id, identity.generation)
         self._log = event_log
@@ -161,7 +164,7 @@ class _Stretch:
         self._metrics = metrics
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="persistence-log")
         self._lanes = [_Lane(number) for number in range(LANES)]
-        self._room = asyncio.Event()
+        self._has_room = asyncio.Event()
         self._stopping = False
         self._sources: dict[int, tuple[str, ...]] = {}
         self._applied: dict[TopicPartition, int] = {}
@@ -170,7 +173,7 @@ class _Stretch:
         self._seeks: dict[TopicPartition, int] = {}
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Read and write until `stop`; raises what ended it."""
+        """Read and write until `stop` is set. Raises the error that ended the session."""
         loop = asyncio.get_running_loop()
         try:
             store = await Store.open(self._dsn, min_size=1, max_size=LANES + 2)
@@ -179,15 +182,15 @@ class _Stretch:
                 await store.check_log(
                     identity.log_id, identity.generation, lambda: loop.run_in_executor(self._thread, self._ends)
                 )
-                async with store.read() as look:
-                    self._sources = self._readable(await look.coverage.source_orders())
+                async with store.read() as session:
+                    self._sources = self._readable(await session.coverage.source_orders())
                 listener = _RebalanceListener(self, store, loop)
                 reader = await loop.run_in_executor(
                     self._thread,
                     lambda: self._log.reader(TOPICS, group=GROUP, member=self._member, listener=listener),
                 )
                 try:
-                    await self._work(stop, reader, store)
+                    await self._run_tasks(stop, reader, store)
                 finally:
                     reader.wake()
                     await loop.run_in_executor(self._thread, reader.close)
@@ -197,37 +200,37 @@ class _Stretch:
             self._thread.shutdown(wait=False)
 
     def _readable(self, orders: Mapping[int, tuple[str, ...]]) -> dict[int, tuple[str, ...]]:
-        """Return the orders of sources that can be read; another version may have kept one that this one cannot."""
+        """Return the valid orders of sources. Another version may have stored one that this version cannot parse."""
         found = {}
         for partition, sources in orders.items():
             try:
                 SourceOrder(sources)
             except ConfigError as error:
                 self._counts.unreadable += 1
-                log.warning("the order of sources that was kept cannot be read", partition=partition, error=str(error))
+                log.warning("stored order of sources is invalid", partition=partition, error=str(error))
             else:
                 found[partition] = sources
         return found
 
-    async def _work(self, stop: asyncio.Event, reader: Reader, store: Store) -> None:
+    async def _run_tasks(self, stop: asyncio.Event, reader: Reader, store: Store) -> None:
         reading = asyncio.create_task(self._read(reader))
-        following = asyncio.create_task(self._follow(store))
+        following = asyncio.create_task(self._follow_flushed(store))
         writing = [asyncio.create_task(self._write(store, lane)) for lane in self._lanes]
         stopping = asyncio.create_task(stop.wait())
         tasks: list[asyncio.Task[None]] = [reading, following, *writing]
         try:
             await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
-            # From here on nothing more is read, and the lanes end when all that has been read is written.
+            # Reading ends here. The lanes end when all buffered records are written.
             self._stopping = True
-            self._room.set()
+            self._has_room.set()
             reader.wake()
             for done in (task for task in tasks if task.done()):
                 done.result()
             await reading
             for lane in self._lanes:
-                lane.wanted.set()
+                lane.wakeup.set()
             await asyncio.gather(*writing)
-            await self._last_commit(reader, store)
+            await self._commit_on_stop(reader, store)
         finally:
             for task in (*tasks, stopping):
                 task.cancel()
@@ -240,63 +243,61 @@ class _Stretch:
         while not self._stopping:
             seeks, self._seeks = self._seeks, {}
             commits, self._durable = self._durable, {}
-            deliveries = await loop.run_in_executor(self._thread, self._poll, reader, seeks, commits)
-            for delivery in deliveries:
-                lane = self._lanes[delivery.partition % LANES]
-                gathering = lane.gatherings.get(delivery.source)
-                # Where a seek has been asked for meanwhile, what came lies elsewhere.
-                if gathering is not None and delivery.source not in self._seeks:
-                    gathering.take(delivery)
-                    lane.wanted.set()
-            while self._waiting_bytes() > MAX_WAITING_BYTES and not self._stopping:
-                self._room.clear()
-                await self._room.wait()
+            consumed_records = await loop.run_in_executor(self._thread, self._poll, reader, seeks, commits)
+            for consumed in consumed_records:
+                lane = self._lanes[consumed.partition % LANES]
+                buffer = lane.buffers.get(consumed.source)
+                # After a pending seek, these records are from the old position.
+                if buffer is not None and consumed.source not in self._seeks:
+                    buffer.add(consumed)
+                    lane.wakeup.set()
+            while self._buffered_bytes() > MAX_BUFFERED_BYTES and not self._stopping:
+                self._has_room.clear()
+                await self._has_room.wait()
 
     def _poll(
         self, reader: Reader, seeks: Mapping[TopicPartition, int], commits: Mapping[TopicPartition, int]
     ) -> list[ConsumedRecord]:
-        """Read on, in the log's thread. Step 1 is here: it costs a sync of the log's file, and the loop need not
-        wait.
-        """
+        """Poll in the log's thread. Step 1 happens here: a sync of the log's file must not block the event loop."""
         mine = reader.assignment()
         if seeks := {tp: position for tp, position in seeks.items() if tp in mine}:
             reader.seek(seeks)
         if commits := {tp: position for tp, position in commits.items() if tp in mine}:
-            with contextlib.suppress(Fenced):  # a partition went away just now; its new owner commits
+            with contextlib.suppress(Fenced):  # the partition was revoked just now; its new owner commits
                 reader.commit(commits)  # Step 6
-        deliveries = reader.poll(timeout_s=POLL_S)
-        if deliveries:
+        consumed_records = reader.poll(timeout_s=POLL_S)
+        if consumed_records:
             self._log.make_durable()  # Step 1
-        return deliveries
+        return consumed_records
 
-    def _waiting_bytes(self) -> int:
-        return sum(g.bytes_waiting for lane in self._lanes for g in lane.gatherings.values())
+    def _buffered_bytes(self) -> int:
+        return sum(g.buffered_bytes for lane in self._lanes for g in lane.buffers.values())
 
     def _ends(self) -> dict[tuple[str, int], int]:
         return {tp: end for topic in TOPICS for tp, (_, end) in self._log.offsets(topic).items()}
 
-    # Partitions that come and go; called on the loop
+    # Assignment and revocation of partitions; called on the event loop
 
     async def opened(self, store: Store, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
-        """Begin partitions at the store's positions and return from where to read them."""
+        """Start partitions at the store's positions and return the offsets to read from."""
         async with store.session() as session:
             await begin(session, self._identity, partitions)
             applied = await all_positions(session)
         for tp in partitions:
-            self._begin(tp, applied[tp])
+            self._start_partition(tp, applied[tp])
         return {tp: applied[tp].resume for tp in partitions}
 
     def closed(self, partitions: Sequence[TopicPartition]) -> None:
-        """Forget what was gathered of partitions that are no longer ours; their new owner reads it again."""
+        """Drop the buffers of revoked partitions; their new owner reads the records again."""
         for tp in partitions:
-            self._lanes[tp.partition % LANES].gatherings.pop(tp, None)
+            self._lanes[tp.partition % LANES].buffers.pop(tp, None)
             self._applied.pop(tp, None)
             self._durable.pop(tp, None)
             self._seeks.pop(tp, None)
 
-    def _begin(self, tp: TopicPartition, applied: Applied) -> None:
-        gathering = Gathering(tp, self._identity.generation, applied.position)
-        self._lanes[tp.partition % LANES].gatherings[tp] = gathering
+    def _start_partition(self, tp: TopicPartition, applied: Applied) -> None:
+        buffer = PartitionBuffer(tp, self._identity.generation, applied.position)
+        self._lanes[tp.partition % LANES].buffers[tp] = buffer
 
     # Writing
 
@@ -305,115 +306,122 @@ class _Stretch:
             await session.script("SET synchronous_commit = off")
             while True:
                 stopping = self._stopping
-                works = self._next_works(lane, last=stopping)
-                if works:
+                batches = self._next_batches(lane, last=stopping)
+                if batches:
                     began = time.monotonic()
-                    await self._apply_all(session, lane, works)
-                    self._room.set()
-                    small = sum(work.ticks.num_rows for work in works if work.ticks is not None) < SMALL_TICKS
+                    await self._apply_all(session, lane, batches)
+                    self._has_room.set()
+                    small = sum(batch.ticks.num_rows for batch in batches if batch.ticks is not None) < SMALL_TICKS
                     took_s = time.monotonic() - began if small and not self._stopping else 0.0
-                    # At least the reader's turn, so that the next transaction is not a small one.
-                    await asyncio.sleep(min(REST_AT_MOST_S, REST * took_s))
+                    # Yield to the reader at least once, so that the next transaction is not a small one.
+                    await asyncio.sleep(min(MAX_REST_S, REST_FACTOR * took_s))
                 elif stopping:
                     return
                 else:
                     await self._wait(lane)
 
     async def _wait(self, lane: _Lane) -> None:
-        due = [at for g in lane.gatherings.values() if (at := g.due_us) is not None]
-        lane.wanted.clear()
+        due = [at for g in lane.buffers.values() if (at := g.due_us) is not None]
+        lane.wakeup.clear()
         if self._stopping:
             return
         timeout_s = max(0.0, (min(due) - _now_us()) / SECOND_US) + 0.001 if due else None
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):  # wait_for can lose a cancellation before Python 3.12
-                await lane.wanted.wait()
+                await lane.wakeup.wait()
 
-    def _next_works(self, lane: _Lane, *, last: bool) -> list[Work]:
+    def _next_batches(self, lane: _Lane, *, last: bool) -> list[WriteBatch]:
         now_us, ticks = _now_us(), 0
-        works: list[Work] = []
-        for gathering in list(lane.gatherings.values()):
-            if ticks and ticks + gathering.ticks_waiting > MAX_TICKS:
-                continue  # first the next time, if the others have less by then
-            ticks += gathering.ticks_waiting
-            work = gathering.hand_over(now_us, last=last)
-            if work is not None:
-                works.append(work)
-                lane.gatherings[gathering.source] = lane.gatherings.pop(gathering.source)  # last the next time
-        return works
+        batches: list[WriteBatch] = []
+        for buffer in list(lane.buffers.values()):
+            if ticks and ticks + buffer.buffered_ticks > MAX_TICKS:
+                continue  # it goes first in the next transaction if the others have fewer ticks then
+            ticks += buffer.buffered_ticks
+            batch = buffer.flush(now_us, last=last)
+            if batch is not None:
+                batches.append(batch)
+                lane.buffers[buffer.source] = lane.buffers.pop(buffer.source)  # it goes last in the next transaction
+        return batches
 
-    async def _apply_all(self, session: Session, lane: _Lane, works: list[Work]) -> None:
-        """Apply works; those whose partition somebody else has applied are left out, and the others tried again."""
-        while works:
+    async def _apply_all(self, session: Session, lane: _Lane, batches: list[WriteBatch]) -> None:
+        """Apply batches. Batches with a position conflict are dropped, and the others are retried."""
+        while batches:
             began = time.monotonic()
             try:
-                await apply(session, self._identity, works, self._sources)
+                await apply(session, self._identity, batches, self._sources)
             except PositionConflict as conflict:
-                lost = conflict.args[1]
-                await self._lose(session, lane, lost, conflict)
-                works = [work for work in works if work.source not in lost]
+                conflicting = conflict.args[1]
+                await self._handle_conflict(session, lane, conflicting, conflict)
+                batches = [batch for batch in batches if batch.source not in conflicting]
             else:
-                self._note(works, time.monotonic() - began)
+                self._count_applied(batches, time.monotonic() - began)
                 return
 
-    def _note(self, works: Sequence[Work], seconds: float) -> None:
+    def _count_applied(self, batches: Sequence[WriteBatch], seconds: float) -> None:
         counts = self._counts
-        for work in works:
-            if work.source in self._lanes[work.source.partition % LANES].gatherings:
-                self._applied[work.source] = work.move.resume
-            if work.sources is not None:
-                self._sources[work.source.partition] = work.sources
-            counts.rows += work.rows
-            counts.ticks += work.ticks.num_rows if work.ticks is not None else 0
-            counts.unreadable += work.unreadable
-            counts.out_of_range += work.out_of_range
-            counts.differences += sum(number for _, number in work.differences)
-            self._conflicts.pop(work.source, None)
+        for batch in batches:
+            if batch.source in self._lanes[batch.source.partition % LANES].buffers:
+                self._applied[batch.source] = batch.change.resume
+            if batch.sources is not None:
+                self._sources[batch.source.partition] = batch.sources
+            counts.rows += batch.rows
+            counts.ticks += batch.ticks.num_rows if batch.ticks is not None else 0
+            counts.unreadable += batch.unreadable
+            counts.out_of_range += batch.out_of_range
+            counts.differences += sum(number for _, number in batch.differences)
+            self._conflicts.pop(batch.source, None)
         counts.transactions += 1
         if self._metrics is not None:
             self._metrics.applied(counts, seconds)
 
-    async def _lose(
-        self, session: Session, lane: _Lane, lost: frozenset[TopicPartition], conflict: PositionConflict
+    async def _handle_conflict(
+        self, session: Session, lane: _Lane, conflicting: frozenset[TopicPartition], conflict: PositionConflict
     ) -> None:
-        left_alone = False
+        abandoned = False
         applied = await all_positions(session)
-        for tp in sorted(lost):
+        for tp in sorted(conflicting):
             tp = TopicPartition(*tp)
-            if lane.gatherings.pop(tp, None) is None:
-                continue  # it was taken from us meanwhile, which is why
+            if lane.buffers.pop(tp, None) is None:
+                continue  # the partition was revoked meanwhile, which explains the conflict
             self._counts.conflicts += 1
             self._conflicts[tp] = self._conflicts.get(tp, 0) + 1
             if self._conflicts[tp] < MAX_CONFLICTS:
-                log.warning("somebody else has applied this; reading again at the store's position", partition=tp)
-                self._begin(tp, applied[tp])
+                log.warning(
+                    "position conflict with another process; reading restarts at the store's position",
+                    partition=tp,
+                )
+                self._start_partition(tp, applied[tp])
                 self._seeks[tp] = applied[tp].resume
             else:
-                left_alone = True
-                log.error("somebody else applies this partition; left alone", partition=tp, error=str(conflict))
-        if left_alone and not any(one.gatherings for one in self._lanes):
+                abandoned = True
+                log.error(
+                    "another process keeps applying this partition; it is no longer written here",
+                    partition=tp,
+                    error=str(conflict),
+                )
+        if abandoned and not any(one.buffers for one in self._lanes):
             raise conflict
 
-    # The group's positions
+    # The positions of the consumer group
 
-    async def _follow(self, store: Store) -> None:
-        """Step 6: let the group's positions follow what the database has flushed."""
+    async def _follow_flushed(self, store: Store) -> None:
+        """Step 6: commit the group's positions up to what the database has flushed."""
         while True:
-            await asyncio.sleep(FOLLOW_S)
-            applied = dict(self._applied)  # kept until it is durable: a stop meanwhile commits it
+            await asyncio.sleep(FOLLOW_INTERVAL_S)
+            applied = dict(self._applied)  # kept until durable: a stop meanwhile commits it
             if applied:
                 written, flushed = await store.wal_positions()
                 while flushed < written:
-                    await asyncio.sleep(FOLLOW_S / 4)
+                    await asyncio.sleep(FOLLOW_INTERVAL_S / 4)
                     _, flushed = await store.wal_positions()
                 self._durable.update({tp: at for tp, at in applied.items() if self._owns(tp)})
                 self._applied = {tp: at for tp, at in self._applied.items() if applied.get(tp) != at}
 
     def _owns(self, tp: TopicPartition) -> bool:
-        return tp in self._lanes[tp.partition % LANES].gatherings
+        return tp in self._lanes[tp.partition % LANES].buffers
 
-    async def _last_commit(self, reader: Reader, store: Store) -> None:
-        """At a clean stop: have the database flush, then commit the group to all that was applied."""
+    async def _commit_on_stop(self, reader: Reader, store: Store) -> None:
+        """On a clean stop: flush the database, then commit the group to all applied positions."""
         await store.flush_wal()
         commits = {tp: at for tp, at in {**self._durable, **self._applied}.items() if self._owns(tp)}
 
@@ -426,17 +434,17 @@ class _Stretch:
 
 
 class _RebalanceListener:
-    """Reading begins where the database is. Called inside `poll`, in the log's thread, while the loop is free."""
+    """Start reading at the database's positions. Called inside `poll`, in the log's thread, while the loop is free."""
 
-    def __init__(self, stretch: _Stretch, store: Store, loop: asyncio.AbstractEventLoop) -> None:
-        self._stretch, self._store, self._loop = stretch, store, loop
+    def __init__(self, session: _StoreSession, store: Store, loop: asyncio.AbstractEventLoop) -> None:
+        self._session, self._store, self._loop = session, store, loop
 
     def on_assigned(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
-        opening = self._stretch.opened(self._store, list(partitions))
+        opening = self._session.opened(self._store, list(partitions))
         return asyncio.run_coroutine_threadsafe(opening, self._loop).result()
 
     def on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
-        self._loop.call_soon_threadsafe(self._stretch.closed, list(partitions))
+        self._loop.call_soon_threadsafe(self._session.closed, list(partitions))
 
 
 def _now_us() -> int:

@@ -102,12 +102,12 @@ async def run_persistence(
     settings: Settings, log: EventLog, dsn: str, stop: asyncio.Event, counts: ServiceCounts
 ) -> None:
     """Run persistence until `stop`."""
-    from tickerplant.persistence.service import Counts, Persistence
+    from tickerplant.persistence.service import Persistence, PersistenceCounters
 
     take = counts.taker("persistence")
 
     class Applied:
-        def applied(self, counts: Counts, seconds: float) -> None:
+        def applied(self, counts: PersistenceCounters, seconds: float) -> None:
             take(counts)
 
     await Persistence(log, dsn, instance=settings.instance, metrics=Applied()).run(stop)

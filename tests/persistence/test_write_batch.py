@@ -1,4 +1,4 @@
-"""One transaction with several partitions, each of which says the same key more than once."""
+"""One transaction with several partitions; each contains the same key more than once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.store.test_coverage import answer
 from tickerplant.core import records, schemas
 from tickerplant.core.times import DAY_US, timestamps
 from tickerplant.log.port import TopicPartition
-from tickerplant.persistence.batching import Move, Work
+from tickerplant.persistence.batching import PositionChange, WriteBatch
 from tickerplant.persistence.write_batch import apply
 from tickerplant.store import Store
 from tickerplant.store.copy_protocol import FEW_ROWS
@@ -21,7 +21,7 @@ from tickerplant.store.repositories.positions import Log, begin
 
 LOG = Log("x", 1)
 MANY = 4 * FEW_ROWS
-"""Rows of a kind in each work, two of each key: more keys than go as arguments, so that they are staged."""
+"""Rows of each kind per batch, two per key: too many keys for arguments, so that they are staged."""
 
 
 def splits(symbol: str) -> pa.Table:
@@ -56,12 +56,12 @@ def over(minute: int, emitted: int) -> records.Record:
     return records.Record(header, batch)
 
 
-def work(topic: str, partition: int, **what: Any) -> Work:
-    return Work(TopicPartition(topic, partition), Move(0, 1, 1, 1), **what)
+def work(topic: str, partition: int, **what: Any) -> WriteBatch:
+    return WriteBatch(TopicPartition(topic, partition), PositionChange(0, 1, 1, 1), **what)
 
 
 def twice(symbol: str, **more: Any) -> list[dict[str, Any]]:
-    """Each minute of a symbol in two versions."""
+    """Return two versions of each minute of a symbol."""
     return [{"symbol": symbol, "minute": n // 2, "version": 1 + n % 2, **more} for n in range(MANY)]
 
 
@@ -78,18 +78,18 @@ async def begun(store: Store) -> Store:
     return store
 
 
-async def test_bars_and_values_of_one_key_are_written_once_the_newest(begun: Store) -> None:
-    works = []
+async def test_only_the_newest_bar_and_values_of_a_key_are_written(begun: Store) -> None:
+    batches = []
     for partition, symbol in enumerate("AB"):
         live, history = twice(symbol), twice(symbol, history=True, source="vendor")
         older = twice(symbol, history=True, source="other", interval="1d", time_us=0)
         forming = twice(symbol, state="forming", interval="5m")
-        works.append(work(schemas.OHLCV, partition, bars=bars(*live, *history, *older, *forming)))
+        batches.append(work(schemas.OHLCV, partition, bars=bars(*live, *history, *older, *forming)))
         several = [values(*twice(symbol), *twice(symbol, state="forming")), values(*twice(symbol), names=["ema_20"])]
-        works.append(work(schemas.ANALYTICS, partition, values=several))
-    works[0].sources, works[2].sources = ("vendor",), ("other", "vendor")  # two orders: two statements
+        batches.append(work(schemas.ANALYTICS, partition, values=several))
+    batches[0].sources, batches[2].sources = ("vendor",), ("other", "vendor")  # two orders: two statements
     async with begun.session() as session:
-        await apply(session, LOG, works, {})
+        await apply(session, LOG, batches, {})
     half = MANY // 2
     assert await count(begun, "intraday_ohlcv", "interval = '1m' AND version = 2") == 2 * half
     assert await count(begun, "intraday_ohlcv", "interval = '5m' AND version = 2") == 2 * half
@@ -99,21 +99,21 @@ async def test_bars_and_values_of_one_key_are_written_once_the_newest(begun: Sto
     assert await count(begun, "symbols") == 2
 
 
-async def test_what_partitions_say_beside_bars_is_kept_apart_and_each_once(begun: Store) -> None:
-    works = []
+async def test_other_rows_of_several_partitions_stay_apart_and_are_written_once(begun: Store) -> None:
+    batches = []
     for partition, symbol in enumerate("AB"):
-        overs = [over(n // 2, n % 2) for n in range(MANY)]
+        interval_overs = [over(n // 2, n % 2) for n in range(MANY)]
         told = [answer(n // 2, n // 2 + 1, "quota" if n % 2 else "outage") for n in range(MANY)]
         feeds = [records.FeedState(sent_at_us=1, cause=n, feed="live", state="up", since_us=OPEN_US) for n in (1, 2)]
-        works.append(
+        batches.append(
             work(
                 schemas.RAW, partition, splits=[(splits(symbol), 1), (splits(symbol), 2)],
-                dividends=[(dividends(symbol), 1), (dividends(symbol), 2)], overs=overs, feeds=feeds,
+                dividends=[(dividends(symbol), 1), (dividends(symbol), 2)], interval_overs=interval_overs, feeds=feeds,
                 answers=[(pa.concat_tables(told).unify_dictionaries(), 1 + partition)],
             )
         )  # fmt: skip
     async with begun.session() as session:
-        await apply(session, LOG, works, {})
+        await apply(session, LOG, batches, {})
     half = MANY // 2
     for relation in ("splits", "dividends"):
         for symbol in "AB":
