@@ -128,7 +128,7 @@ test-parts: .venv/.dev
 
 # Two workers a core: half of the tests wait for processes. More than eight would only collect the tests again.
 WORKERS ?= $(shell n=$$((2 * $$(nproc))); echo $$((n < 8 ? n : 8)))
-PYTEST = .venv/bin/pytest --no-skips -n $(WORKERS)
+PYTEST = .venv/bin/pytest --no-skips --slowest-files=10 -n $(WORKERS)
 
 # The linters run beside the tests. Everything runs even if something fails: one run shows all there is to mend.
 test: test-parts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Generator
 from typing import Any
 
@@ -24,6 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=bool(os.environ.get("CI")),
         help="a skipped test is a failed one (always so where CI is set): nothing goes untested unseen",
     )
+    parser.addoption("--slowest-files", type=int, default=0, metavar="N", help="name the N files that took the longest")
 
 
 def _forbid_skip(report: Any, config: pytest.Config) -> Any:
@@ -64,3 +66,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> lanes.Lanes:
     """Share the tests out to workers by their groups."""
     return lanes.scheduler(config, log)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Name the files whose tests took the longest, set-up and tear-down included."""
+    seconds: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            seconds[getattr(report, "nodeid", "").partition("::")[0]] += getattr(report, "duration", 0.0)
+    if count := config.getoption("--slowest-files"):
+        terminalreporter.section(f"slowest {count} files")
+        for file, took_s in seconds.most_common(count):
+            terminalreporter.write_line(f"{took_s:7.1f} s  {file}")
