@@ -26,7 +26,7 @@ import pyarrow as pa
 from benchmarks.peers.bars import PEERS, Contestant, Prints, Result
 
 from tickerplant.aggregation.bar_aggregator import BarAggregator
-from tickerplant.aggregation.encode import bars_of
+from tickerplant.aggregation.encode import bar_batches
 from tickerplant.aggregation.grouping import TickColumns
 from tickerplant.aggregation.stage import AggregationStage
 from tickerplant.core import records, schemas
@@ -111,7 +111,7 @@ def engine(prints: Prints, batch: int) -> Contestant:
             until = int(part.time[-1])
             engine.begin("bench", until)
             engine.ticks("bench", part, until, offset, offset)
-            published += bars_of(engine.state, engine.finish(), offset, until)
+            published += bar_batches(engine.state, engine.finish(), offset, until)
         return _result(time.perf_counter() - began, published)
 
     return run

@@ -89,7 +89,7 @@ def test_rules_that_change_do_not_stop_what_is_old_from_being_forgotten() -> Non
             raw.append(settings(calendars={"*": "24/7"}, lateness_us=3 * S))
     stage = AggregationStage(1)
     run(raw, stage)
-    assert len(stage._engine.state.finished[0].blocks) < 60
+    assert len(stage._engine.state.candidates[0].blocks) < 60
 
 
 def test_the_source_of_a_bar_is_that_of_its_open_whatever_the_batches() -> None:

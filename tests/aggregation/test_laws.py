@@ -259,7 +259,7 @@ def test_a_file_of_daily_bars_comes_out_as_it_went_in() -> None:
         (row[0], *row[3:8]) for row in rows
     ]
     assert not any(row["history"] for row in published)
-    assert len(stage._engine.state.finished[2].blocks) < 10
+    assert len(stage._engine.state.candidates[2].blocks) < 10
     assert stage.step(consumed(vendor(rows[-1:], rows[-1][0], "file"), 999)) == []
 
 

@@ -115,7 +115,7 @@ def test_memory_does_not_grow_with_rounds() -> None:
         part = [*old_round(*minutes(at(f"2025-12-{day:02d}T14:30"), *range(30))), *nothing()]
         raw += part
         continued(raw, stage, len(raw) - len(part))
-        blocks.append(sum(len(finished.blocks) for finished in stage._engine.state.finished))
+        blocks.append(sum(len(each.blocks) for each in stage._engine.state.candidates))
     assert max(blocks) == blocks[0], "what earlier rounds brought is forgotten"
     assert len(stage._engine.state.feeds) == 2
 

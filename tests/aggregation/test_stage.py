@@ -241,7 +241,7 @@ def test_memory_is_bounded_by_each_feeds_own_time() -> None:
         for day in (first + n * 24 * 60 * M for n in range(4))
     ]
     run(raw, stage)
-    starts = sorted(stage._engine.state.finished[0].blocks)
+    starts = sorted(stage._engine.state.candidates[0].blocks)
     assert starts[0] >= at("2012-06-21")
     assert len(starts) == 390 + 1
     steps = run([ticks([(OPEN + 1, "A", 12.0, 1)], OPEN + 3 * M, "live")], stage, first=100)

@@ -1,1 +1,18 @@
-"""Raw ticks to bars, and the only writer of bars."""
+"""Bars from ticks and vendors' bars: the only writer of `market.prices.ohlcv`.
+
+In: one partition of `market.prices.raw`, record by record. Out: bars (`market.prices.ohlcv`), interval and feed status
+(`market.status`), and dead letters. `service` does the IO; every other module is pure.
+
+Seven concepts, each with its module:
+
+1. window (`windows`): the ticks of one feed, symbol and minute until the feed's watermark passes its end.
+2. candidate (`candidates`): a closed bar of one source. Several candidates of one bar compete.
+3. winner (`candidates`, `source_priority`): the candidate that is published.
+4. roll-up (`rollup`): 1m to 5m to 1d, from the winners.
+5. forming bar (`forming`): the bar as it would be if it closed now.
+6. correction (`corrections`): cancelled and corrected trades; the bar is recomputed from the log.
+7. completeness (`completeness`): whether the feed was up for all of a bar, and which expected symbols had no bar.
+
+Read `bar_aggregator` first: its docstring shows how they work together, its public methods are the raw record types.
+A late tick becomes a revision in `BarAggregator._add_late_ticks`.
+"""

@@ -1,17 +1,16 @@
-"""Bars by trades, volume and turnover: `100t`, `10000v`, `1000000d`.
+"""Activity bars: by trades, volume and turnover (`100t`, `10000v`, `1000000d`).
 
-A feed's prints are counted in the order of their times: they are held back until the feed's horizon has passed them, so
-that any order within the lateness gives the same bars. Counting begins anew with each session. With c of the measure
-counted before a print, it belongs to bar number c // amount: what a large print has too much counts for the bars after
-it, so that the bars of a session end where they would if every share were a print of its own. The last bar of a session
-ends with it, however little it has.
+A feed's ticks are counted in the order of their times. They wait until the feed's horizon has passed them, so any order
+within the allowed lateness gives the same bars. Counting starts again with each session. A tick before which the
+session's count is c belongs to bar number c // amount. So the excess of a large trade counts toward the bars after it,
+and the bars of a session end where they would if each share were a trade of its own. The last bar of a session ends
+with the session.
 
-Sums are exact: volume counts in units of 1e-8, turnover in 1e-4 of the currency, coarser where bars are so large that
-it does not matter. Such a bar is stamped with its first
-print's time (a microsecond after the one before where that is the same). It is published once: what comes later than
-the lateness, cancels and corrections do not change it.
+Sums are exact integers. The unit is 1e-8 of volume and 1e-4 of turnover, coarser for very large amounts. The start of a
+bar is the time of its first tick, or a microsecond after the bar before it if that is later. A bar is published once:
+later ticks, cancels and corrections do not change it.
 
-Sources: M. L\u00f3pez de Prado, Advances in Financial Machine Learning (2018), section 2.3.
+Source: M. L\u00f3pez de Prado, Advances in Financial Machine Learning (2018), section 2.3.
 """
 
 from __future__ import annotations
@@ -23,25 +22,26 @@ import numpy as np
 import numpy.typing as npt
 
 from tickerplant.aggregation.grouping import TickColumns, group_ticks, merge_ticks
-from tickerplant.aggregation.rows import ROW, Rows, join, put, take
+from tickerplant.aggregation.rows import ROW, Codes, Rows, join, put, take
 from tickerplant.core.flags import TickFlag
 from tickerplant.core.interval import Interval
-from tickerplant.core.sessions import NO_SESSION, Calendar
+from tickerplant.core.sessions import NO_SESSION, Calendar, end_of
 from tickerplant.core.times import DAY_US, NEVER_US, BoolArray, Int64Array
 
 _DIGITS: Final = {"t": 0, "v": 8, "d": 4}
-_BAR_DIGITS: Final = 12  # of a bar's amount in units: nine million of the largest bars a session are below 2^63
+_BAR_DIGITS: Final = 12
+"""Digits of a bar's amount in units: nine million of the largest bars in a session are below 2^63."""
 _COLUMNS: Final = ("time", "symbol", "price", "size", "source", "flags")
 _TYPES: Final = ("<i8", "<i4", "<f8", "<f8", "<i4", "<u2")
 
 
 def _units(interval: Interval) -> int:
-    """Return how many units one of the measure is counted in: as fine as a bar's amount allows."""
+    """Return the number of units in one trade, share or currency unit: as fine as the bar's amount allows."""
     return int(10 ** max(0, min(_DIGITS[interval.measure], _BAR_DIGITS - len(str(interval.amount)))))
 
 
-class Count:
-    """The open bars of one interval of a feed, by symbol: `total` is what has been counted in `session`."""
+class _Counter:
+    """The open bars of one interval of a feed, by symbol. `total` is the amount counted so far in `session`."""
 
     def __init__(self, interval: Interval) -> None:
         self.interval = interval
@@ -53,7 +53,7 @@ class Count:
         self.last: Int64Array = np.zeros(0, dtype=np.int64)
 
     def fit(self, symbols: int) -> None:
-        """Make room for so many symbols."""
+        """Extend the arrays to this number of symbols."""
         more = symbols - len(self.open)
         if more > 0:
             self.rows = join((self.rows, np.zeros(more, dtype=ROW)))
@@ -61,8 +61,8 @@ class Count:
             for name, nothing in (("bucket", -1), ("total", 0), ("session", NEVER_US), ("last", NEVER_US)):
                 setattr(self, name, np.concatenate((getattr(self, name), np.full(more, nothing, dtype=np.int64))))
 
-    def take(self, ticks: TickColumns, sessions: Int64Array) -> list[Rows]:
-        """Count prints, in order; return the bars that they end, in pieces."""
+    def count(self, ticks: TickColumns, sessions: Int64Array) -> list[Rows]:
+        """Count ticks, in order of time; return the bars that they end, in parts."""
         order = np.argsort(ticks.symbol, kind="stable")
         ticks, sessions = ticks.at(order), sessions[order]
         symbols = ticks.symbol
@@ -70,14 +70,14 @@ class Count:
         begins[1:] = (symbols[1:] != symbols[:-1]) | (sessions[1:] != sessions[:-1])
         first = np.flatnonzero(begins)
         run = np.cumsum(begins) - 1
-        goes_on = self.session[symbols[first]] == sessions[first]
+        continues = self.session[symbols[first]] == sessions[first]
         amounts = self._amounts(ticks)
         sums = np.cumsum(amounts)
-        base = np.where(goes_on, self.total[symbols[first]], 0) - (sums[first] - amounts[first])
+        base = np.where(continues, self.total[symbols[first]], 0) - (sums[first] - amounts[first])
         before = base[run] + sums - amounts
         size = self.interval.amount * _units(self.interval)
         buckets = before // size
-        # Buckets of one batch by number: a group is a run of prints of one symbol, session and bar.
+        # A group is a run of ticks of one symbol, session and bar.
         new = begins.copy()
         new[1:] |= buckets[1:] != buckets[:-1]
         at = np.flatnonzero(new)
@@ -89,7 +89,7 @@ class Count:
     def _merge(
         self, rows: Rows, buckets: Int64Array, sessions: Int64Array, totals: Int64Array, size: int
     ) -> list[Rows]:
-        """Put groups (sorted by symbol, then in order) behind the open bars; return those that have ended."""
+        """Append groups, sorted by symbol, then in order, to the open bars; return the bars that have ended."""
         symbols = rows["symbol"]
         ended = []
         head = np.ones(len(rows), dtype=np.bool_)
@@ -105,7 +105,7 @@ class Count:
         passed = was & ~same
         if passed.any():
             ended.append(take(self.rows, symbols[passed]))
-        rows["start"] = self._stamped(rows["start"], symbols, head, same)
+        rows["start"] = self._distinct_starts(rows["start"], symbols, head, same)
         tail = np.append(head[1:], True)
         full = ~tail | (totals // size > buckets)
         ended.append(take(rows, full))
@@ -116,10 +116,8 @@ class Count:
         self.last[mine] = rows["start"][tail]
         return ended
 
-    def _stamped(
-        self, starts: Int64Array, symbols: npt.NDArray[np.int32], head: BoolArray, same: BoolArray
-    ) -> Int64Array:
-        """Return the starts, each after that of its predecessor."""
+    def _distinct_starts(self, starts: Int64Array, symbols: Codes, head: BoolArray, same: BoolArray) -> Int64Array:
+        """Return the starts, each after the one before it."""
         starts = np.array(starts)
         fresh = head & ~same
         starts[fresh] = np.maximum(starts[fresh], self.last[symbols[fresh]] + 1)
@@ -128,7 +126,7 @@ class Count:
         return starts
 
     def end(self, over: BoolArray) -> Rows:
-        """End the open bars of the symbols for which `over` holds; return them."""
+        """End the open bars of the symbols in the mask; return them."""
         done = np.flatnonzero(self.open & over)
         self.open[done] = False
         return take(self.rows, done)
@@ -143,39 +141,39 @@ class Count:
         return result
 
     def dump(self) -> dict[str, Any]:
-        """Return what a snapshot keeps."""
+        """Return the values for a snapshot."""
         some = np.flatnonzero(self.last > NEVER_US)
         arrays = {name: getattr(self, name)[some].tobytes() for name in ("open", "bucket", "total", "session", "last")}
         return arrays | {"symbols": some.astype(np.int32).tobytes(), "rows": take(self.rows, some).tobytes()}
 
-    def load(self, kept: dict[str, Any], symbols: int) -> None:
-        """Take what `dump` gave."""
+    def load(self, stored: dict[str, Any], symbols: int) -> None:
+        """Restore the values from `dump`."""
         self.fit(symbols)
-        some = np.frombuffer(kept["symbols"], dtype=np.int32)
-        self.open[some] = np.frombuffer(kept["open"], dtype=np.bool_)
+        some = np.frombuffer(stored["symbols"], dtype=np.int32)
+        self.open[some] = np.frombuffer(stored["open"], dtype=np.bool_)
         for name in ("bucket", "total", "session", "last"):
-            getattr(self, name)[some] = np.frombuffer(kept[name], dtype=np.int64)
-        put(self.rows, some.astype(np.int64), np.frombuffer(kept["rows"], dtype=ROW))
+            getattr(self, name)[some] = np.frombuffer(stored[name], dtype=np.int64)
+        put(self.rows, some.astype(np.int64), np.frombuffer(stored["rows"], dtype=ROW))
 
 
-class Activity:
-    """What one feed has for bars by activity: prints that wait for its horizon, and open bars.
+class ActivityBars:
+    """Activity bars of one feed: ticks that wait for its horizon, and open bars.
 
-    Bounded by the prints of the lateness and one open bar for each symbol and interval.
+    Bounded by the ticks within the allowed lateness, and one open bar for each symbol and interval.
     """
 
     def __init__(self) -> None:
-        self.counts: list[Count] = []
+        self._counters: list[_Counter] = []
         self.pending: list[TickColumns] = []
         self.released_us = NEVER_US
 
     def fit(self, intervals: Sequence[Interval]) -> None:
-        """Count these intervals from now on; those that were counted before go on."""
-        known = {count.interval: count for count in self.counts}
-        self.counts = [known.get(interval) or Count(interval) for interval in intervals]
+        """Count these intervals from now on; present counters continue."""
+        known = {counter.interval: counter for counter in self._counters}
+        self._counters = [known.get(interval) or _Counter(interval) for interval in intervals]
 
     def add(self, ticks: TickColumns) -> int:
-        """Let prints wait; return how many come too late for that and are left out."""
+        """Add ticks that wait for the horizon; return the number of ticks dropped because they arrived after it."""
         late = ticks.time < self.released_us
         if late.any():
             ticks = ticks.where(~late)
@@ -185,21 +183,21 @@ class Activity:
 
     def release(
         self, until_us: int, members: npt.NDArray[np.bool_], calendars: list[Calendar],
-        calendar_of: npt.NDArray[np.int32],
+        calendar_of: Codes,
     ) -> list[Rows]:  # fmt: skip
-        """Count what waits and lies before `until_us`, and end what ends there; return bars for each interval.
+        """Count the waiting ticks before `until_us`, and end the sessions that end by then; return bars by interval.
 
-        `members[symbol, interval]`: which symbols have bars of which interval.
+        `members[symbol, interval]`: the symbol has bars of the interval.
         """
         self.released_us = max(self.released_us, until_us)
         due = self._due(until_us)
-        sessions = sessions_of(due, calendars, calendar_of) if len(due) else np.empty(0, dtype=np.int64)
+        sessions = _sessions_of(due, calendars, calendar_of) if len(due) else np.empty(0, dtype=np.int64)
         result = []
-        for number, count in enumerate(self.counts):
-            count.fit(len(members))
+        for number, counter in enumerate(self._counters):
+            counter.fit(len(members))
             mine = members[due.symbol, number]
-            ended = count.take(due.where(mine), sessions[mine]) if mine.any() else []
-            ended.append(count.end(self._over(count, until_us, calendars, calendar_of)))
+            ended = counter.count(due.where(mine), sessions[mine]) if mine.any() else []
+            ended.append(counter.end(self._over(counter, until_us, calendars, calendar_of)))
             result.append(join(ended))
         return result
 
@@ -213,47 +211,39 @@ class Activity:
         every = every.where(due)
         return every.at(np.argsort(every.time, kind="stable"))
 
-    def _over(
-        self, count: Count, until_us: int, calendars: list[Calendar], calendar_of: npt.NDArray[np.int32]
-    ) -> BoolArray:
-        over = np.zeros(len(count.open), dtype=np.bool_)
-        some = np.flatnonzero(count.open)
+    def _over(self, counter: _Counter, until_us: int, calendars: list[Calendar], calendar_of: Codes) -> BoolArray:
+        over = np.zeros(len(counter.open), dtype=np.bool_)
+        some = np.flatnonzero(counter.open)
         for number, known in enumerate(calendars):
             mine = some[calendar_of[some] == number]
-            for session in np.unique(count.session[mine]).tolist():
-                if session_over(known, session) <= until_us:
-                    over[mine[count.session[mine] == session]] = True
+            for session in np.unique(counter.session[mine]).tolist():
+                if end_of(known, session, extended=True) <= until_us:
+                    over[mine[counter.session[mine] == session]] = True
         return over
 
     def dump(self) -> dict[str, Any]:
-        """Return what a snapshot keeps."""
+        """Return the values for a snapshot."""
         joined = {n: b"".join(getattr(part, n).tobytes() for part in self.pending) for n in _COLUMNS}
-        counts = {count.interval.name: count.dump() for count in self.counts}
+        counts = {counter.interval.name: counter.dump() for counter in self._counters}
         return {"pending": joined, "released_us": self.released_us, "counts": counts}
 
-    def load(self, kept: dict[str, Any], symbols: int) -> None:
-        """Take what `dump` gave, after `fit`."""
-        self.released_us = kept["released_us"]
-        if kept["pending"]["time"]:
+    def load(self, stored: dict[str, Any], symbols: int) -> None:
+        """Restore the values from `dump`. Call `fit` first."""
+        self.released_us = stored["released_us"]
+        if stored["pending"]["time"]:
             columns = zip(_COLUMNS, _TYPES, strict=True)
-            self.pending = [TickColumns(*(np.frombuffer(kept["pending"][n], dtype=kind).copy() for n, kind in columns))]
-        for count in self.counts:
-            if count.interval.name in kept["counts"]:
-                count.load(kept["counts"][count.interval.name], symbols)
+            self.pending = [
+                TickColumns(*(np.frombuffer(stored["pending"][n], dtype=kind).copy() for n, kind in columns))
+            ]
+        for counter in self._counters:
+            if counter.interval.name in stored["counts"]:
+                counter.load(stored["counts"][counter.interval.name], symbols)
 
 
-def sessions_of(ticks: TickColumns, calendars: list[Calendar], calendar_of: npt.NDArray[np.int32]) -> Int64Array:
-    """Return the session of each print; one between two sessions counts for the UTC day that it is on."""
+def _sessions_of(ticks: TickColumns, calendars: list[Calendar], calendar_of: Codes) -> Int64Array:
+    """Return the session of each tick. A tick between two sessions counts toward its UTC day."""
     result: Int64Array = np.full(len(ticks), NO_SESSION)
     for number, known in enumerate(calendars):
         mine = calendar_of[ticks.symbol] == number
         result[mine] = known.session_of(ticks.time[mine])
     return np.where(result == NO_SESSION, ticks.time - ticks.time % DAY_US, result)
-
-
-def session_over(known: Calendar, session: int) -> int:
-    """Return when a session, or else the UTC day of that date, is over."""
-    try:
-        return int(known.bounds_of(np.array([session]))[1][0])
-    except ValueError:
-        return session + DAY_US

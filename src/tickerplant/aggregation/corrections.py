@@ -1,12 +1,13 @@
-"""Prints taken back and corrected: the bars that they are in are counted again from the log.
+"""Cancelled and corrected trades: the bars that contain them are recomputed from the log.
 
-Memory holds no prints. A finished bar and an open window remember between which raw offsets theirs lie, so a cancel or
-a correction has that stretch read again, once for all it touches, and the bar made anew of what is left. One whose
-print has not come yet is noted: when a print of that minute and time comes, the minute is counted again, so that the
-order in which an original, its correction and its cancel come does not matter.
+The engine keeps no ticks. A closed bar and an open window keep the range of raw offsets that contains their ticks. A
+cancel or a correction reads that range again, once for all the bars that it affects, and recomputes each bar from the
+trades that are left. A cancel or correction that arrives before its trade is kept as unmatched: when a tick of that
+minute and time arrives, the minute is recomputed. So the order in which a trade, its correction and its cancel arrive
+does not matter.
 
-A print is named by symbol, `time` and `trade_id`. A cancel beats every correction; of corrections the last to come
-counts, and replaces price and size alone.
+A trade is identified by symbol, `time` and `trade_id`. A cancel wins over every correction. Of several corrections the
+last to arrive counts; it replaces price and size only.
 """
 
 from __future__ import annotations
@@ -19,11 +20,23 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tickerplant.aggregation.candidates import CANCEL, CORRECTION, LATE
-from tickerplant.aggregation.columns import check, read_ticks
-from tickerplant.aggregation.feed_state import Feed
+from tickerplant.aggregation import retention
+from tickerplant.aggregation.candidates import AUCTION, CANCEL, CORRECTION, LATE, TICKS
+from tickerplant.aggregation.decode import check, read_ticks
+from tickerplant.aggregation.feed_state import FeedState
 from tickerplant.aggregation.grouping import TickColumns, group_ticks
-from tickerplant.aggregation.rows import MINUTES, Rows, emptied, join, keys_of, take
+from tickerplant.aggregation.outcome import Outcome
+from tickerplant.aggregation.rows import (
+    MINUTES,
+    Codes,
+    Rows,
+    emptied,
+    join,
+    minute_keys,
+    starts_in,
+    symbols_in,
+    take,
+)
 from tickerplant.aggregation.state import State
 from tickerplant.core import records
 from tickerplant.core.errors import UnreadableRecord
@@ -32,27 +45,36 @@ from tickerplant.core.sessions import NO_SESSION
 from tickerplant.core.streams import History
 from tickerplant.core.times import MINUTE_US, BoolArray, Int64Array
 
-UNDOES = TickFlag.CANCEL | TickFlag.CORRECTION
+CORRECTIVE = TickFlag.CANCEL | TickFlag.CORRECTION
+"""Flags of ticks that are a cancel or a correction of a trade, not a trade."""
 
 
 @dataclass(frozen=True, slots=True)
-class Recount:
-    """What was counted again: rows to put in the place of those that are there.
+class Corrected:
+    """Closed minutes to replace, by reason, and the reason for the coarser bars that change with them."""
 
-    `reasons`: of each minute's row, why. `unknown`: cancels and corrections that name no print that has come. `lost`:
-    bars left as they are, for the log no longer has their prints.
+    reason: int
+    closed: list[tuple[int, Rows]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Recomputed:
+    """Rows that replace the present ones.
+
+    `reasons`: why each minute changed. `unmatched`: number of cancels and corrections whose trade has not arrived.
+    `lost`: number of bars left unchanged because the log no longer has their ticks.
     """
 
     minutes: Rows
     reasons: npt.NDArray[np.int8]
     auctions: Rows
-    unknown: int
+    unmatched: int
     lost: int
 
 
 @dataclass(slots=True)
-class _Prints:
-    """Prints read again, in the order of their arrival, and the raw offset that each came at."""
+class _ReadTicks:
+    """Ticks read from the log, in the order of arrival, and the raw offset of each."""
 
     parts: list[TickColumns] = field(default_factory=list)
     offsets: list[Int64Array] = field(default_factory=list)
@@ -68,194 +90,250 @@ class _Prints:
         return TickColumns(**columns, ids=ids), np.concatenate(self.offsets)
 
 
-def recount(state: State, feed: Feed, ticks: TickColumns, offset: int, version: int, history: History) -> Recount:
-    """Count again the minutes of a feed that some prints of the record at `offset` touch: `ticks`, all of them.
+def affected_ticks(feed: FeedState, ticks: TickColumns) -> BoolArray | None:
+    """Return a mask of the ticks whose minute must be recomputed; None if there are none.
 
-    Nothing is changed but `feed.undone`, which notes what names a print that has not come.
+    Either this batch cancels or corrects a trade of that minute, or an unmatched correction awaits a trade of that
+    minute and time.
+    """
+    corrective = (ticks.flags & CORRECTIVE) != 0
+    if not len(feed.unmatched) and not corrective.any():
+        return None
+    keys = _keys(ticks)
+    affected: BoolArray = np.isin(keys, keys[corrective | feed.unmatched.awaits(keys, ticks.time)])
+    return affected if affected.any() else None
+
+
+def apply_corrections(
+    state: State, outcome: Outcome, feed: FeedState, ticks: TickColumns, offset: int, version: int, history: History
+) -> Corrected:
+    """Recompute the minutes of these ticks, all of one record. Replace open windows and auctions; return the rest.
+
+    The caller replaces the closed minutes (`Corrected.closed`).
+    """
+    ticks = retention.drop_evicted(state, outcome, feed, ticks)
+    if not len(ticks):
+        return Corrected(LATE, [])
+    again = _recompute(state, feed, ticks, offset, version, history)
+    reports = (
+        ("cancel or correction of a print that has not come", again.unmatched),
+        ("the log no longer has the prints of a bar to correct", again.lost),
+    )
+    for text, count in reports:
+        if count:
+            outcome.unsupported(feed.name, feed.watermark_us, text, count)
+    rows, horizon = again.minutes, feed.horizon_us - feed.horizon_us % MINUTE_US
+    closed = rows["start"] < horizon
+    for start in np.unique(rows["start"]).tolist():
+        here = rows["start"] == start
+        symbols = rows["symbol"][here]
+        feed.windows.drop(start, symbols)
+        # In the minute of a drop the first part is closed already: the recomputed row replaces it as a whole.
+        done = state.candidates[MINUTES].of_feed(start, symbols, feed.number)["symbol"]
+        closed[here] |= np.isin(symbols, done)
+    if not closed.all():
+        window = take(rows, ~closed)
+        window["reason"] = TICKS
+        feed.windows.merge(window, len(state.symbols))
+    by_reason = []
+    for reason in np.unique(again.reasons[closed]).tolist():
+        some = take(rows, closed & (again.reasons == reason))
+        some["reason"] = reason
+        by_reason.append((reason, some))
+    if len(again.auctions):
+        again.auctions["reason"] = AUCTION
+        state.auctions.merge(again.auctions, state.ranking, AUCTION, add=False)
+    flags = int(np.bitwise_or.reduce(ticks.flags))
+    reason = CANCEL if flags & TickFlag.CANCEL else CORRECTION if flags & TickFlag.CORRECTION else LATE
+    return Corrected(reason, by_reason)
+
+
+def _recompute(
+    state: State, feed: FeedState, ticks: TickColumns, offset: int, version: int, history: History
+) -> _Recomputed:
+    """Recompute the minutes of the affected ticks of the record at `offset`.
+
+    Changes only `feed.unmatched`, which gets the cancels and corrections whose trade has not arrived.
     """
     keys = _keys(ticks)
     affected = np.unique(keys)
-    since = feed.undone.since(affected)
-    there = _rows_there(state, feed, affected)
-    spans = [*_spans(there), *((begin, offset) for begin in since[since >= 0].tolist())]
-    prints = _Prints()
-    _read(prints, state, feed, spans, history, lambda found: np.isin(_keys(found), affected))
-    prints.add(ticks, offset)
-    every, offsets = prints.joined()
-    kept, unknown = _undo(every, offsets == offset)
-    result, lost = _counted(every, offsets, kept, _keys, there)
+    first_offsets = feed.unmatched.first_offsets(affected)
+    present = _present_rows(state, feed, affected)
+    ranges = [*_offset_ranges(present), *((first, offset) for first in first_offsets[first_offsets >= 0].tolist())]
+    found = _ReadTicks()
+    _read(found, state, feed, ranges, history, lambda read: np.isin(_keys(read), affected))
+    found.add(ticks, offset)
+    every, offsets = found.joined()
+    kept, unmatched = _apply(every, offsets == offset)
+    result, lost = _regroup(every, offsets, kept, _keys, present)
     _stamp(result, feed, offset, version)
-    feed.undone.note(_keys(every)[unknown], every.time[unknown], offset)
-    auctions = _auctions(state, feed, ticks, every, offset, version, history)
-    return Recount(result, _reasons(result, ticks, keys), auctions, int(np.count_nonzero(unknown)), lost)
+    feed.unmatched.add(_keys(every)[unmatched], every.time[unmatched], offset)
+    auctions = _recompute_auctions(state, feed, ticks, every, offset, version, history)
+    return _Recomputed(result, _reasons(result, ticks, keys), auctions, int(np.count_nonzero(unmatched)), lost)
 
 
 def _keys(ticks: TickColumns) -> Int64Array:
-    return keys_of(ticks.time - ticks.time % MINUTE_US, ticks.symbol)
+    return minute_keys(ticks.time - ticks.time % MINUTE_US, ticks.symbol)
 
 
-def _rows_there(state: State, feed: Feed, keys: Int64Array) -> Rows:
-    """Return the rows that the feed has for these minutes, open and finished: those of a drop's minute may be both."""
+def _present_rows(state: State, feed: FeedState, keys: Int64Array) -> Rows:
+    """Return the feed's rows of these minutes, open and closed. The minute of a drop may have both."""
     found = []
-    minutes = (keys >> 32) * MINUTE_US
+    minutes = starts_in(keys)
     for start in np.unique(minutes).tolist():
-        symbols = (keys[minutes == start] & 0xFFFFFFFF).astype(np.int32)
-        found.append(state.finished[MINUTES].of_feed(start, symbols, feed.number))
-        found.append(feed.windows.of(start, symbols))
+        symbols = symbols_in(keys[minutes == start])
+        found.append(state.candidates[MINUTES].of_feed(start, symbols, feed.number))
+        found.append(feed.windows.minute_rows(start, symbols))
     return join(found)
 
 
-def _spans(rows: Rows) -> Iterable[tuple[int, int]]:
+def _offset_ranges(rows: Rows) -> Iterable[tuple[int, int]]:
     return zip(rows["first_offset"].tolist(), (rows["last_offset"] + 1).tolist(), strict=True)
 
 
 def _read(
-    prints: _Prints, state: State, feed: Feed, spans: Sequence[tuple[int, int]], history: History,
+    into: _ReadTicks, state: State, feed: FeedState, ranges: Sequence[tuple[int, int]], history: History,
     wanted: Callable[[TickColumns], BoolArray],
 ) -> None:  # fmt: skip
-    """Add what the feed said in these stretches and is wanted."""
+    """Add the feed's wanted ticks of these offset ranges. Each offset is read once."""
     read_to = -1
-    for begin, end in sorted(spans):
-        for arrived in history(max(begin, read_to), end) if end > read_to else ():
+    for begin, end in sorted(ranges):
+        for consumed in history(max(begin, read_to), end) if end > read_to else ():
             try:
-                record = records.decode(arrived.value)
+                record = records.decode(consumed.value)
                 if not isinstance(record.header, records.Ticks) or record.header.feed != feed.name:
                     continue
                 check(record.batch)
-                found, _ = read_ticks(record.batch, state.symbols, state.sources, f"{feed.name} again")
+                ticks, _ = read_ticks(record.batch, state.symbols, state.sources, f"{feed.name} again")
             except UnreadableRecord:
-                continue  # it was put aside when it came
-            mask = wanted(found)
+                continue  # it became a dead letter when it arrived
+            mask = wanted(ticks)
             if mask.any():
-                prints.add(found.where(mask), arrived.offset)
+                into.add(ticks.where(mask), consumed.offset)
         read_to = max(read_to, end)
 
 
-def _undo(prints: TickColumns, fresh: BoolArray) -> tuple[BoolArray, BoolArray]:
-    """Return which prints are left, corrected in place, and which of the fresh cancels and corrections name none."""
-    undoes = (prints.flags & UNDOES) != 0
-    groups = _groups(prints)
+def _apply(ticks: TickColumns, fresh: BoolArray) -> tuple[BoolArray, BoolArray]:
+    """Correct the trades in place. Return a mask of the trades left, and one of fresh corrections without a trade."""
+    corrective = (ticks.flags & CORRECTIVE) != 0
+    groups = _groups(ticks)
     named = groups >= 0
-    cancels = ((prints.flags & TickFlag.CANCEL) != 0) & named
-    corrections = undoes & ~cancels & named
-    kept = ~undoes & ~(named & np.isin(groups, groups[cancels]))
+    cancels = ((ticks.flags & TickFlag.CANCEL) != 0) & named
+    corrections = corrective & ~cancels & named
+    kept = ~corrective & ~(named & np.isin(groups, groups[cancels]))
     if corrections.any():
         at = np.flatnonzero(corrections)[::-1]
         which, last = np.unique(groups[at], return_index=True)
         place = np.minimum(np.searchsorted(which, groups), len(which) - 1)
         corrected = kept & named & (which[place] == groups)
         source = at[last[place[corrected]]]
-        prints.price[corrected], prints.size[corrected] = prints.price[source], prints.size[source]
-    unknown: BoolArray = undoes & fresh & ~(named & np.isin(groups, groups[~undoes & named]))
-    return kept, unknown
+        ticks.price[corrected], ticks.size[corrected] = ticks.price[source], ticks.size[source]
+    unmatched: BoolArray = corrective & fresh & ~(named & np.isin(groups, groups[~corrective & named]))
+    return kept, unmatched
 
 
-def _groups(prints: TickColumns) -> Int64Array:
-    """Return equal numbers for prints of equal symbol, time and trade id, and -1 where there is no id."""
-    codes = pc.dictionary_encode(prints.ids).indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-    _, groups = np.unique(np.stack((prints.symbol, prints.time, codes), axis=1), axis=0, return_inverse=True)
+def _groups(ticks: TickColumns) -> Int64Array:
+    """Return equal numbers for ticks of equal symbol, time and trade id; -1 for a tick without an id."""
+    codes = pc.dictionary_encode(ticks.ids).indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    _, groups = np.unique(np.stack((ticks.symbol, ticks.time, codes), axis=1), axis=0, return_inverse=True)
     result: Int64Array = np.where(codes < 0, -1, groups.reshape(-1))
     return result
 
 
-def _counted(
-    prints: TickColumns, offsets: Int64Array, kept: BoolArray, key: Callable[[TickColumns], Int64Array], there: Rows,
+def _regroup(
+    ticks: TickColumns, offsets: Int64Array, kept: BoolArray, key: Callable[[TickColumns], Int64Array], present: Rows,
     buckets: Int64Array | None = None,
 ) -> tuple[Rows, int]:  # fmt: skip
-    """Return a row for each bar that has prints left or had a row, and how many bars the log has lost prints of.
+    """Return a row for each bar that has trades left or had a row, and the number of bars that the log lost ticks of.
 
-    A lost bar is left out. `buckets`: where each print's bar begins, unless by the minute.
+    A lost bar is omitted. `buckets`: the start of each tick's bar, the minute by default.
     """
-    keys = key(prints)
+    keys = key(ticks)
     firsts, where = np.unique(keys, return_inverse=True)
-    begins = np.full(len(firsts), np.iinfo(np.int64).max)
-    np.minimum.at(begins, where.reshape(-1), offsets)
-    known = keys_of(there["start"], there["symbol"])
+    first_offsets = np.full(len(firsts), np.iinfo(np.int64).max)
+    np.minimum.at(first_offsets, where.reshape(-1), offsets)
+    known = minute_keys(present["start"], present["symbol"])
     place = np.minimum(np.searchsorted(firsts, known), len(firsts) - 1)
-    lost = np.unique(known[(firsts[place] != known) | (begins[place] > there["first_offset"])])
+    lost = np.unique(known[(firsts[place] != known) | (first_offsets[place] > present["first_offset"])])
     counts = kept & ~np.isin(keys, lost)
     parts = []
     if counts.any():
-        rows = group_ticks(prints.where(counts), None if buckets is None else buckets[counts])
+        rows = group_ticks(ticks.where(counts), None if buckets is None else buckets[counts])
         parts.append(rows)
-        left = keys_of(rows["start"], rows["symbol"])
+        left = minute_keys(rows["start"], rows["symbol"])
     else:
         left = np.empty(0, dtype=np.int64)
     _, once = np.unique(known, return_index=True)
     empty = once[~np.isin(known[once], left) & ~np.isin(known[once], lost)]
-    parts.append(emptied(take(there, empty)))
+    parts.append(emptied(take(present, empty)))
     result = join(parts)
     result = take(result, np.lexsort((result["symbol"], result["start"])))
-    made = keys_of(result["start"], result["symbol"])
-    result["first_offset"] = begins[np.searchsorted(firsts, made)]
+    made = minute_keys(result["start"], result["symbol"])
+    result["first_offset"] = first_offsets[np.searchsorted(firsts, made)]
     result["arrival"] = -1
     hit = np.isin(made, known)
-    result["arrival"][hit] = there["arrival"][once[np.searchsorted(known[once], made[hit])]]
+    result["arrival"][hit] = present["arrival"][once[np.searchsorted(known[once], made[hit])]]
     return result, len(lost)
 
 
-def _stamp(rows: Rows, feed: Feed, offset: int, version: int) -> None:
-    rows["feed"] = rows["feed_hi"] = feed.number
+def _stamp(rows: Rows, feed: FeedState, offset: int, version: int) -> None:
+    rows["feed"] = rows["last_feed"] = feed.number
     rows["last_offset"] = offset
     rows["arrival"] = np.where(rows["arrival"] < 0, version, rows["arrival"])
 
 
 def _reasons(rows: Rows, ticks: TickColumns, keys: Int64Array) -> npt.NDArray[np.int8]:
-    made = keys_of(rows["start"], rows["symbol"])
+    made = minute_keys(rows["start"], rows["symbol"])
     reasons = np.full(len(rows), LATE, dtype=np.int8)
     for flag, reason in ((TickFlag.CORRECTION, CORRECTION), (TickFlag.CANCEL, CANCEL)):
         reasons[np.isin(made, keys[(ticks.flags & flag) != 0])] = reason
     return reasons
 
 
-def _auctions(
-    state: State, feed: Feed, ticks: TickColumns, every: TickColumns, offset: int, version: int, history: History
+def _recompute_auctions(
+    state: State, feed: FeedState, ticks: TickColumns, every: TickColumns, offset: int, version: int, history: History
 ) -> Rows:
-    """Return the closing auctions' rows of the sessions whose prints the record touches, counted again."""
+    """Return the closing auctions' rows, recomputed, of the sessions whose auction trades the record affects."""
     sessions = auction_sessions(state, every)
-    touched = np.unique(_by_session(sessions, every.symbol)[sessions != NO_SESSION])
-    if not len(touched):
+    affected = np.unique(minute_keys(sessions, every.symbol)[sessions != NO_SESSION])
+    if not len(affected):
         return join(())
-    there = _auction_rows(state, feed, touched)
-    symbols = (touched & 0xFFFFFFFF).astype(np.int32)
+    present = _auction_rows(state, feed, affected)
+    symbols = symbols_in(affected)
 
-    def wanted(found: TickColumns) -> BoolArray:
-        some: BoolArray = (found.flags & (UNDOES | TickFlag.CLOSING_AUCTION)) != 0
-        return some & np.isin(found.symbol, symbols)
+    def wanted(read: TickColumns) -> BoolArray:
+        some: BoolArray = (read.flags & (CORRECTIVE | TickFlag.CLOSING_AUCTION)) != 0
+        return some & np.isin(read.symbol, symbols)
 
-    noted = feed.undone.offsets[np.isin((feed.undone.keys & 0xFFFFFFFF).astype(np.int32), symbols)]
-    spans = [*_spans(there), *([(int(noted.min()), offset)] if len(noted) else [])]
-    prints = _Prints()
-    _read(prints, state, feed, spans, history, wanted)
-    prints.add(ticks.where(wanted(ticks)), offset)
-    again, offsets = prints.joined()
-    kept, _ = _undo(again, offsets == offset)
+    noted = feed.unmatched.offsets[np.isin(symbols_in(feed.unmatched.keys), symbols)]
+    ranges = [*_offset_ranges(present), *([(int(noted.min()), offset)] if len(noted) else [])]
+    found = _ReadTicks()
+    _read(found, state, feed, ranges, history, wanted)
+    found.add(ticks.where(wanted(ticks)), offset)
+    again, offsets = found.joined()
+    kept, _ = _apply(again, offsets == offset)
     sessions = auction_sessions(state, again)
-    inside = (sessions != NO_SESSION) & np.isin(_by_session(sessions, again.symbol), touched)
+    inside = (sessions != NO_SESSION) & np.isin(minute_keys(sessions, again.symbol), affected)
     again, offsets, kept, sessions = again.where(inside), offsets[inside], kept[inside], sessions[inside]
     if not len(again):
         return join(())
-    rows, _ = _counted(again, offsets, kept, lambda found: _by_session(sessions, found.symbol), there, sessions)
+    rows, _ = _regroup(again, offsets, kept, lambda read: minute_keys(sessions, read.symbol), present, sessions)
     _stamp(rows, feed, offset, version)
     rows["complete"] = True
     return rows
 
 
-def _by_session(sessions: Int64Array, symbols: npt.NDArray[np.int32]) -> Int64Array:
-    return keys_of(sessions, symbols)
-
-
-def _auction_rows(state: State, feed: Feed, keys: Int64Array) -> Rows:
+def _auction_rows(state: State, feed: FeedState, keys: Int64Array) -> Rows:
     found = []
-    sessions = (keys >> 32) * MINUTE_US
+    sessions = starts_in(keys)
     for session in np.unique(sessions).tolist():
-        symbols = (keys[sessions == session] & 0xFFFFFFFF).astype(np.int32)
+        symbols: Codes = symbols_in(keys[sessions == session])
         found.append(state.auctions.of_feed(session, symbols, feed.number))
     return join(found)
 
 
 def auction_sessions(state: State, ticks: TickColumns) -> Int64Array:
-    """Return for each print of a closing auction after the close its session, and NO_SESSION for all others."""
+    """Return the session of each closing auction trade after the close, and NO_SESSION for every other tick."""
     sessions = np.full(len(ticks), NO_SESSION)
     flagged = (ticks.flags & TickFlag.CLOSING_AUCTION) != 0
     if not flagged.any():

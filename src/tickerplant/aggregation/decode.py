@@ -1,125 +1,97 @@
-"""One raw record to the engine's methods: what the log says, column by column. Pure, and the only reader of raw."""
+"""Columns of raw records → columns of the engine. Unreadable columns raise; unusable rows are counted."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final
+import datetime as dt
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tickerplant.aggregation.bar_aggregator import BarAggregator
-from tickerplant.aggregation.candidates import REASONS
-from tickerplant.aggregation.columns import check, read_ticks, read_vendor_bars
-from tickerplant.core import records
-from tickerplant.core.errors import UnreadableRecord
-from tickerplant.core.rules import rules_from
-from tickerplant.core.streams import EMPTY_HISTORY, ConsumedRecord, History
-from tickerplant.core.times import FOREVER_US, NEVER_US
-from tickerplant.core.version import make_version
+from tickerplant.aggregation.grouping import TickColumns
+from tickerplant.aggregation.rows import FROM_VENDOR, INTERVALS, Interner, Rows, empty_rows
+from tickerplant.core.errors import BadInput, UnreadableRecord
+from tickerplant.core.interval import parse
+from tickerplant.core.times import BoolArray, Int64Array, micros_of, times_of
 
-_MAX_REASONS: Final = 100  # the reason of a published bar is an int8 dictionary
+FIRST_US: Final = micros_of(dt.datetime(1800, 1, 1, tzinfo=dt.UTC))
+LAST_US: Final = micros_of(dt.datetime(2261, 1, 1, tzinfo=dt.UTC))
+_LENGTHS: Final = np.array([interval.us for interval in INTERVALS])
 
 
-class Intake:
-    """Brings raw records to an engine. `take` is followed by the engine's `finish`.
+def check(batch: pa.RecordBatch) -> None:
+    """Raise UnreadableRecord if a column that must not have nulls has some."""
+    for declared, column in zip(batch.schema, batch.columns, strict=True):
+        if column.null_count and not declared.nullable:
+            raise UnreadableRecord(f"column {declared.name} has nulls")
+        if isinstance(column, pa.DictionaryArray) and column.dictionary.null_count:
+            raise UnreadableRecord(f"the dictionary of column {declared.name} has nulls")
 
-    `only`: for a rebuild, the symbols whose prints and bars are taken, under the rules that the engine has.
+
+def read_ticks(batch: pa.RecordBatch, symbols: Interner, sources: Interner, feed: str) -> tuple[TickColumns, int]:
+    """Return the ticks of a checked TICKS batch, and the number of ticks dropped: price or size is not finite.
+
+    `feed` is the key of the cached dictionaries. Raises UnreadableRecord for timestamps outside 1800–2260.
     """
-
-    def __init__(self, engine: BarAggregator, generation: int, *, only: npt.NDArray[np.int32] | None = None) -> None:
-        self._engine, self._generation, self._only = engine, generation, only
-        self._handlers: dict[type[records.Header], Callable[[Any, pa.RecordBatch, int, History], None]] = {
-            records.Start: self._start,
-            records.Ticks: self._ticks,
-            records.VendorBars: self._vendor_bars,
-            records.Mark: self._mark,
-            records.Down: self._down,
-            records.End: self._end,
-            records.Settings: self._settings if only is None else self._nothing,
-            records.Splits: self._nothing,
-            records.Dividends: self._nothing,
-            records.Answers: self._nothing,
-            records.Rebuild: self._nothing,
-            records.AlertRule: self._nothing,
-        }
-
-    def take(self, arrived: ConsumedRecord, history: History = EMPTY_HISTORY) -> records.Record:
-        """Give one record to the engine and return it.
-
-        Raises UnreadableRecord or ConfigError, with the engine as it was, for a record that cannot be taken.
-        """
-        record = records.decode(arrived.value)
-        handler = self._handlers.get(type(record.header))
-        if handler is None:
-            raise UnreadableRecord(f"{type(record.header).__name__} does not belong into {arrived.topic}")
-        check(record.batch)
-        handler(record.header, record.batch, arrived.offset, history)
-        return record
-
-    def version(self, offset: int) -> int:
-        """Return the version of the raw record at `offset`."""
-        return make_version(self._generation, offset)
-
-    def _begin(self, header: records.Header) -> BarAggregator:
-        self._engine.begin(header.feed, header.sent_at_us)
-        return self._engine
-
-    def _start(self, header: records.Start, batch: pa.RecordBatch, offset: int, history: History) -> None:
-        engine = self._begin(header)
-        symbols = engine.state.symbols.codes(batch.column(0), header.feed)
-        engine.state.refresh()
-        engine.start(
-            header.feed, _time(header.from_us), symbols, hole=header.hole, live=header.live, whole=header.whole
-        )
-
-    def _ticks(self, header: records.Ticks, batch: pa.RecordBatch, offset: int, history: History) -> None:
-        state = self._engine.state
-        ticks, unsound = read_ticks(batch, state.symbols, state.sources, header.feed)
-        engine = self._begin(header)
-        if self._only is not None:
-            ticks = ticks.where(np.isin(ticks.symbol, self._only))
-        if unsound:
-            engine.unsupported(header.feed, "price or size is no number", unsound)
-        engine.ticks(header.feed, ticks, _time(header.watermark_us), offset, self.version(offset), history)
-
-    def _vendor_bars(self, header: records.VendorBars, batch: pa.RecordBatch, offset: int, history: History) -> None:
-        state = self._engine.state
-        rows, intervals, usable = read_vendor_bars(batch, state.symbols, state.sources, header.feed)
-        engine = self._begin(header)
-        rows["first_offset"] = rows["last_offset"] = offset
-        rows["arrival"] = self.version(offset)
-        rows["reason"] = self._reason(header.reason)
-        if not usable.all():
-            reason = "bar of another interval, off its bucket, or without prices"
-            engine.unsupported(header.feed, reason, int(np.count_nonzero(~usable)))
-        if self._only is not None:
-            usable &= np.isin(rows["symbol"], self._only)
-        engine.vendor_bars(header.feed, rows[usable], intervals[usable], _time(header.watermark_us))
-
-    def _reason(self, text: str) -> int:
-        reasons = self._engine.state.reasons
-        if len(reasons) < _MAX_REASONS or text in reasons.texts:
-            return reasons.code(text)
-        return len(REASONS)
-
-    def _mark(self, header: records.Mark, batch: pa.RecordBatch, offset: int, history: History) -> None:
-        self._begin(header).mark(header.feed, _time(header.watermark_us))
-
-    def _down(self, header: records.Down, batch: pa.RecordBatch, offset: int, history: History) -> None:
-        self._begin(header).down(header.feed, _time(header.since_us), header.reason)
-
-    def _end(self, header: records.End, batch: pa.RecordBatch, offset: int, history: History) -> None:
-        self._begin(header).end(header.feed, whole=header.whole)
-
-    def _settings(self, header: records.Settings, batch: pa.RecordBatch, offset: int, history: History) -> None:
-        self._engine.settings(rules_from(header.values))
-        self._engine.begin("", header.sent_at_us)
-
-    def _nothing(self, header: records.Header, batch: pa.RecordBatch, offset: int, history: History) -> None:
-        self._engine.begin("", header.sent_at_us)
+    times = _times(batch.column(0))
+    ticks = TickColumns(
+        time=times,
+        symbol=symbols.codes(batch.column(1), feed),
+        price=batch.column(2).to_numpy(),
+        size=batch.column(3).to_numpy(),
+        source=sources.codes(batch.column(4), feed),
+        flags=batch.column(6).to_numpy(),
+        ids=batch.column(5),
+    )
+    finite = np.isfinite(ticks.price) & np.isfinite(ticks.size)
+    if finite.all():
+        return ticks, 0
+    return ticks.where(finite), int(np.count_nonzero(~finite))
 
 
-def _time(us: int) -> int:
-    return min(max(us, NEVER_US), FOREVER_US)
+def read_vendor_bars(
+    batch: pa.RecordBatch, symbols: Interner, sources: Interner, feed: str
+) -> tuple[Rows, npt.NDArray[np.int8], BoolArray]:
+    """Return the rows of a checked VENDOR_BARS batch, the code of each row's interval, and a mask of usable rows.
+
+    `feed` is the key of the cached dictionaries. Raises UnreadableRecord for timestamps outside 1800–2260.
+    """
+    times = _times(batch.column(0))
+    rows = empty_rows(batch.num_rows)
+    rows["start"] = times
+    rows["symbol"] = symbols.codes(batch.column(1), feed)
+    for name, column in (("open", 3), ("high", 4), ("low", 5), ("close", 6), ("volume", 7)):
+        rows[name] = batch.column(column).to_numpy()
+    rows["vwap"] = batch.column(8).to_numpy(zero_copy_only=False)
+    rows["pv"] = np.where(rows["volume"] == 0, 0.0, rows["vwap"] * rows["volume"])
+    rows["trades"] = batch.column(9).fill_null(-1).to_numpy()
+    rows["source"] = sources.codes(batch.column(10), feed)
+    rows["complete"] = batch.column(11).to_numpy(zero_copy_only=False)
+    rows["kind"] = FROM_VENDOR
+    rows["open_time"] = rows["close_time"] = times
+    codes = _interval_codes(batch.column(2))
+    usable: BoolArray = (codes >= 0) & (times % _LENGTHS[codes] == 0)
+    for name in ("open", "high", "low", "close", "volume"):
+        usable &= np.isfinite(rows[name])
+    return rows, codes, usable
+
+
+def _times(column: pa.Array) -> Int64Array:
+    times = times_of(column)
+    if len(times) and (times.min() < FIRST_US or times.max() > LAST_US):
+        raise UnreadableRecord("times before 1800 or after 2260")
+    return times
+
+
+def _interval_codes(column: pa.DictionaryArray) -> npt.NDArray[np.int8]:
+    """Return the code of each interval, -1 for an interval that is not the engine's."""
+    codes = []
+    for name in column.dictionary.to_pylist():
+        try:
+            interval = parse(name)
+        except BadInput:
+            interval = None
+        codes.append(INTERVALS.index(interval) if interval in INTERVALS else -1)
+    result: npt.NDArray[np.int8] = np.array(codes, dtype=np.int8)[column.indices.to_numpy()]
+    return result

@@ -1,4 +1,4 @@
-"""Rows of the engine to the Arrow columns of published records."""
+"""Rows of the engine → Arrow columns of published records."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tickerplant.aggregation.bar_aggregator import Outcome, OverRow
-from tickerplant.aggregation.candidates import SAID
-from tickerplant.aggregation.rows import INTERVALS, Names, Rows, join, take
+from tickerplant.aggregation.candidates import COMPARED
+from tickerplant.aggregation.outcome import IntervalOver, Outcome
+from tickerplant.aggregation.rows import INTERVALS, Codes, Interner, Rows, join, take
 from tickerplant.aggregation.state import State
 from tickerplant.core import schemas
 from tickerplant.core.times import timestamps
 
 MAX_ROWS = 100_000
-"""Bars of one record: at some 140 bytes a row half of what a log takes at most."""
+"""Maximum bars of one record: at about 140 bytes a row, half of the largest log record."""
 
 _STATES = pa.array(schemas.STATES)
 _FORMING, _FINAL, _WITHDRAWN = range(len(schemas.STATES))
 _INTERVALS = pa.array([interval.name for interval in INTERVALS])
 
 
-def bars_of(state: State, outcome: Outcome, version: int, published_at_us: int) -> list[pa.RecordBatch]:
-    """Return the published bars of a step, sorted by (interval, time, symbol as the partition numbers them).
+def bar_batches(state: State, outcome: Outcome, version: int, published_at_us: int) -> list[pa.RecordBatch]:
+    """Return the published bars of a step, sorted by (interval, time, number of the symbol).
 
-    One batch, or several where it would be too large for a record; [] where nothing is published.
+    One batch, or several if one would be too large for a record; [] if the step publishes no bar.
     """
     parts: list[Rows] = []
     codes: list[int] = []
@@ -42,7 +42,7 @@ def bars_of(state: State, outcome: Outcome, version: int, published_at_us: int) 
     rows = join(parts)
     interval = np.repeat(np.array(codes, dtype=np.int8), lengths)
     bar_state = np.repeat(np.array(states, dtype=np.int8), lengths)
-    bar_state[rows["gone"]] = _WITHDRAWN
+    bar_state[rows["withdrawn"]] = _WITHDRAWN
     order = np.lexsort((rows["symbol"], rows["start"], interval))
     result = []
     for begin in range(0, len(order), MAX_ROWS):
@@ -62,7 +62,7 @@ def _batch(
     trades = np.ascontiguousarray(rows["trades"])
     columns = [
         timestamps(rows["start"]),
-        named(rows["symbol"], state.symbols),
+        dictionary_column(rows["symbol"], state.symbols),
         pa.DictionaryArray.from_arrays(pa.array(interval), _intervals(state)),
         *(_nullable(rows[name]) for name in ("open", "high", "low", "close")),
         pa.array(np.ascontiguousarray(rows["volume"])),
@@ -74,7 +74,7 @@ def _batch(
         pa.array(np.ascontiguousarray(rows["revision"])),
         pa.array(np.full(count, version)),
         pa.DictionaryArray.from_arrays(pa.array(rows["reason"].astype(np.int8)), pa.array(state.reasons.texts)),
-        named(rows["source"], state.sources),
+        dictionary_column(rows["source"], state.sources),
         timestamps(np.full(count, published_at_us)),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=schemas.BARS)
@@ -91,8 +91,8 @@ def _nullable(values: npt.NDArray[np.float64]) -> pa.Array:
     return pa.array(values, mask=np.isnan(values))
 
 
-def named(codes: npt.NDArray[np.int32], names: Names) -> pa.DictionaryArray:
-    """Return numbers as a dictionary column: of all names when it is long, else of those that occur."""
+def dictionary_column(codes: Codes, names: Interner) -> pa.DictionaryArray:
+    """Return codes as a dictionary column. A long column has all names in its dictionary, a short one only its own."""
     codes = np.ascontiguousarray(codes, dtype=np.int32)
     if len(codes) * 4 >= len(names):
         return pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(names.texts, type=pa.utf8()))
@@ -101,27 +101,27 @@ def named(codes: npt.NDArray[np.int32], names: Names) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(pa.array(places.astype(np.int32)), texts)
 
 
-def coverage_of(state: State, over: OverRow) -> pa.RecordBatch:
+def coverage_batch(state: State, over: IntervalOver) -> pa.RecordBatch:
     """Return the rows of an `over` record."""
     return pa.RecordBatch.from_arrays(
-        [named(over.symbols, state.symbols), pa.array(over.emitted)], schema=schemas.COVERAGE
+        [dictionary_column(over.symbols, state.symbols), pa.array(over.emitted)], schema=schemas.COVERAGE
     )
 
 
-def differences_of(state: State, outcome: Outcome) -> pa.RecordBatch | None:
-    """Return the rows of a `differences` record, or None where there is nothing to tell."""
-    if not outcome.differing:
+def differences_batch(state: State, outcome: Outcome) -> pa.RecordBatch | None:
+    """Return the rows of a `differences` record, or None if no sources differ."""
+    if not outcome.differences:
         return None
-    lengths = {code: sum(len(one) for one, _ in pairs) for code, pairs in outcome.differing.items()}
-    ones = join([one for pairs in outcome.differing.values() for one, _ in pairs])
-    others = join([other for pairs in outcome.differing.values() for _, other in pairs])
+    lengths = {code: sum(len(one) for one, _ in pairs) for code, pairs in outcome.differences.items()}
+    ones = join([one for pairs in outcome.differences.values() for one, _ in pairs])
+    others = join([other for pairs in outcome.differences.values() for _, other in pairs])
     codes = np.repeat(np.array(list(lengths), dtype=np.int8), list(lengths.values()))
     columns = [
         timestamps(ones["start"]),
-        named(ones["symbol"], state.symbols),
+        dictionary_column(ones["symbol"], state.symbols),
         pa.DictionaryArray.from_arrays(pa.array(codes), _INTERVALS),
-        named(ones["source"], state.sources),
-        named(others["source"], state.sources),
-        *(_nullable(rows[name]) for rows in (ones, others) for name in SAID),
+        dictionary_column(ones["source"], state.sources),
+        dictionary_column(others["source"], state.sources),
+        *(_nullable(rows[name]) for rows in (ones, others) for name in COMPARED),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=schemas.DIFFERENCES)

@@ -1,23 +1,71 @@
-"""What is known of one feed: how far it has come, when it was up, what it brings, what of it is remembered."""
+"""The state of one feed: watermark and horizon, coverage, expected symbols, open windows, retention."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-from tickerplant.aggregation.activity_bars import Activity
-from tickerplant.aggregation.undone import Undone
+from tickerplant.aggregation.activity_bars import ActivityBars
+from tickerplant.aggregation.rows import Codes
 from tickerplant.aggregation.windows import Windows
 from tickerplant.core.times import DAY_US, FOREVER_US, NEVER_US, BoolArray, Int64Array
 
-_MOST_PIECES = 512
-"""Of coverage: each is looked at when minutes close, at some 3 µs."""
+Coverage = list[tuple[int, int]]
+"""Disjoint ranges `[start, end)` in microseconds, in order."""
+
+_MAX_COVERAGE_RANGES: Final = 512
+"""Maximum coverage ranges kept per feed; each costs about 3 µs whenever a minute closes."""
+
+
+class UnmatchedCorrections:
+    """Cancels and corrections of a feed that arrived before their trade. Bounded by what the feed retains.
+
+    Three parallel arrays, sorted by `keys` (`rows.minute_keys`): the time of the named trade, and the raw offset of the
+    cancel or correction.
+    """
+
+    def __init__(
+        self, keys: Int64Array | None = None, times: Int64Array | None = None, offsets: Int64Array | None = None
+    ) -> None:
+        nothing = np.empty(0, dtype=np.int64)
+        self.keys = nothing if keys is None else keys
+        self.times = nothing if times is None else times
+        self.offsets = nothing if offsets is None else offsets
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def awaits(self, keys: Int64Array, times: Int64Array) -> BoolArray:
+        """Return a mask of the ticks that may be an awaited trade: the minute and the time are equal."""
+        hit: BoolArray = np.isin(times, self.times)
+        if hit.any():
+            hit[hit] = np.isin(keys[hit], self.keys)
+        return hit
+
+    def first_offsets(self, keys: Int64Array) -> Int64Array:
+        """Return the smallest raw offset of each minute, -1 if the minute has none."""
+        if not len(self.keys):
+            return np.full(len(keys), -1, dtype=np.int64)
+        at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        return np.where(self.keys[at] == keys, self.offsets[at], -1)
+
+    def add(self, keys: Int64Array, times: Int64Array, offset: int) -> None:
+        """Add trades that are named by a record at `offset` and have not arrived."""
+        if len(keys):
+            every = np.concatenate((self.keys, keys))
+            order = np.argsort(every, kind="stable")  # the first entry of a minute remains the first
+            self.keys, self.times = every[order], np.concatenate((self.times, times))[order]
+            self.offsets = np.concatenate((self.offsets, np.full(len(keys), offset, dtype=np.int64)))[order]
+
+    def keep(self, mask: BoolArray) -> None:
+        """Drop the entries outside the mask."""
+        self.keys, self.times, self.offsets = self.keys[mask], self.times[mask], self.offsets[mask]
 
 
 @dataclass(slots=True)
-class Feed:
+class FeedState:
     """One feed in one partition."""
 
     name: str
@@ -26,115 +74,121 @@ class Feed:
     live: bool = False
     ended: bool = False
     watermark_us: int = NEVER_US
-    top_us: int = NEVER_US
-    """The newest time among what it brought; a daily bar counts with its end."""
-    heard_us: int = NEVER_US
+    newest_us: int = NEVER_US
+    """Newest time among its ticks and bars; a daily bar counts with its end."""
+    last_sent_us: int = NEVER_US
     """`sent_at_us` of its last record."""
     lateness_us: int = 0
-    """Of its windows, by the rules in force when its watermark last moved; so that `horizon_us` never goes back."""
+    """Allowed lateness of its windows, by the rules in force when the watermark last moved. So the horizon never
+    decreases."""
     horizon_us: int = NEVER_US
-    """What ends at or before this is closed."""
-    over_us: int = NEVER_US
-    """Up to here its minutes have been declared over."""
-    coverage: list[tuple[int, int]] = field(default_factory=list)
-    """When it was up, `[from, to)`, in order; the last is open (FOREVER_US) while it is up."""
-    cap_us: int = FOREVER_US
-    """Its horizon goes no further (in a rebuild: than that of the feed that is run again)."""
-    settled: bool = False
-    """Its coverage is known for all time (in a rebuild): what the log says of it on the way changes nothing."""
-    expected: npt.NDArray[np.int32] = field(default_factory=lambda: np.empty(0, dtype=np.int32))
+    """Windows that end at or before this are closed."""
+    declared_until_us: int = NEVER_US
+    """Its minutes up to here have been declared over."""
+    coverage: Coverage = field(default_factory=list)
+    """When the feed was up; the last range is open (FOREVER_US) while it is up."""
+    max_horizon_us: int = FOREVER_US
+    """Upper bound of the horizon. In a rebuild: the horizon of the original feed."""
+    coverage_fixed: bool = False
+    """The coverage is final. In a rebuild: it was copied from the original feed, and replayed records do not change
+    it."""
+    expected: Codes = field(default_factory=lambda: np.empty(0, dtype=np.int32))
+    """Symbols that the feed is subscribed to, sorted."""
     sources: set[int] = field(default_factory=set)
-    """Those that its prints have named."""
+    """Sources of its ticks so far."""
     windows: Windows = field(default_factory=Windows)
-    undone: Undone = field(default_factory=Undone)
-    activity: Activity = field(default_factory=Activity)
+    unmatched: UnmatchedCorrections = field(default_factory=UnmatchedCorrections)
+    activity: ActivityBars = field(default_factory=ActivityBars)
     open_fives: set[int] = field(default_factory=set)
-    """5m bars that have parts of this feed and wait for its horizon."""
+    """Starts of 5m bars that have parts of this feed and close with its horizon."""
     open_days: set[tuple[int, int]] = field(default_factory=set)
-    """(calendar, session) likewise."""
-    floors: list[int] = field(default_factory=list)
-    """By calendar: where its memory begins."""
-    floors_until: int = NEVER_US
-    """Until its time passes this, `floors` hold."""
+    """(calendar, session) of such daily bars."""
+    retained_from: list[int] = field(default_factory=list)
+    """By calendar: the start of what the feed retains."""
+    retained_until_us: int = NEVER_US
+    """`retained_from` is recomputed when the feed's time reaches this."""
 
     @property
     def time_us(self) -> int:
-        """How far it has come in its own time: its watermark, but not beyond what it brought (an end is FOREVER)."""
-        return min(self.watermark_us, self.top_us)
+        """Progress of the feed in its own time: the watermark, at most its newest time (`end` makes it FOREVER_US)."""
+        return min(self.watermark_us, self.newest_us)
 
     def advance(self, watermark_us: int, lateness_us: int) -> None:
-        """Move the watermark; it never goes back."""
+        """Advance watermark and horizon; neither decreases."""
         self.watermark_us = max(self.watermark_us, watermark_us)
         self.lateness_us = lateness_us
         if self.watermark_us > NEVER_US:
-            self.horizon_us = max(self.horizon_us, min(self.watermark_us - lateness_us, self.cap_us))
+            self.horizon_us = max(self.horizon_us, min(self.watermark_us - lateness_us, self.max_horizon_us))
 
-    def begin_again(self, from_us: int) -> None:
-        """A feed that has ended comes once more, with a stretch of its own that may lie before what it brought.
+    def start_new_round(self, start_us: int) -> None:
+        """Restart a feed that has ended, with a range that may be older than its former one (a backfill).
 
-        It counts as up from `from_us` on, beside when it was up before, and remembers by the times of now.
+        The feed counts as up from `start_us`, in addition to its former coverage. Its retention starts over.
         """
-        self.watermark_us = self.top_us = self.horizon_us = self.over_us = self.floors_until = NEVER_US
-        self.floors, self.ended = [], False
-        if not self.settled:
-            self.coverage.append((from_us, FOREVER_US))
+        self.watermark_us = self.newest_us = self.horizon_us = NEVER_US
+        self.declared_until_us = self.retained_until_us = NEVER_US
+        self.retained_from, self.ended = [], False
+        if not self.coverage_fixed:
+            self.coverage.append((start_us, FOREVER_US))
 
-    def rise(self, from_us: int, *, hole: bool, whole: bool) -> None:
-        """The feed is up from `from_us` on; without a hole what it was up for before goes on."""
-        if self.settled:
+    def mark_up(self, start_us: int, *, hole: bool, whole: bool) -> None:
+        """Add coverage from `start_us`. Without a hole the former range continues.
+
+        `whole`: the first minute, five minutes and session of the feed count as covered.
+        """
+        if self.coverage_fixed:
             return
         former = self.coverage[-1] if self.coverage else None
         if former is not None and not hole:
             self.coverage[-1] = (former[0], FOREVER_US)
             return
-        if whole and from_us > NEVER_US:
-            # Its first minute, five minutes and session count as covered: two days hold any session.
-            from_us = from_us - from_us % DAY_US - DAY_US
+        if whole and start_us > NEVER_US:
+            start_us = start_us - start_us % DAY_US - DAY_US  # two days contain any session
         if former is not None:
-            from_us = max(from_us, former[1])
-        self.coverage.append((from_us, FOREVER_US))
+            start_us = max(start_us, former[1])
+        self.coverage.append((start_us, FOREVER_US))
 
-    def fall(self, since_us: int) -> None:
-        """The feed has brought nothing since `since_us`."""
-        if self.settled:
+    def mark_down(self, since_us: int) -> None:
+        """Remove coverage after `since_us`."""
+        if self.coverage_fixed:
             return
-        if not self.live and self.coverage:  # what it was up for in former rounds is not touched by the end of this one
-            begin, end = self.coverage.pop()
-            if begin < since_us:
-                self.coverage.append((begin, min(end, since_us)))
+        if not self.live and self.coverage:  # the end of a backfill's round leaves the coverage of former rounds
+            start, end = self.coverage.pop()
+            if start < since_us:
+                self.coverage.append((start, min(end, since_us)))
         else:
             self.coverage = [(start, min(end, since_us)) for start, end in self.coverage if start < since_us]
 
-    def seal(self) -> None:
-        """The feed has ended whole: its last minute, five minutes and session count as covered."""
-        if not self.settled and self.coverage and self.coverage[-1][1] == FOREVER_US:
-            begin = self.coverage[-1][0]
-            self.coverage[-1] = (begin, max(begin, self.top_us - self.top_us % DAY_US + 2 * DAY_US))
+    def close_coverage(self) -> None:
+        """Close the open range of a feed that has ended, so that its last minute and session count as covered."""
+        if not self.coverage_fixed and self.coverage and self.coverage[-1][1] == FOREVER_US:
+            start = self.coverage[-1][0]
+            self.coverage[-1] = (start, max(start, self.newest_us - self.newest_us % DAY_US + 2 * DAY_US))
 
     def covers(self, starts: Int64Array, ends: Int64Array) -> BoolArray:
-        """Return whether the feed was up for all of each `[start, end)`."""
+        """Return a mask of the ranges `[start, end)` for which the feed was up throughout."""
         return covered(self.coverage, starts, ends)
 
-    def forget_before(self, time_us: int) -> None:
-        """Drop coverage that ended before `time_us`, and the oldest of too many pieces (of a feed that flaps)."""
-        kept = [piece for piece in self.coverage if piece[1] >= time_us] or self.coverage[-1:]
-        self.coverage = kept[-_MOST_PIECES:]
+    def drop_coverage_before(self, time_us: int) -> None:
+        """Drop coverage that ended before `time_us`, and the oldest ranges beyond the maximum."""
+        kept = [each for each in self.coverage if each[1] >= time_us] or self.coverage[-1:]
+        self.coverage = kept[-_MAX_COVERAGE_RANGES:]
 
 
-def covered(pieces: list[tuple[int, int]], starts: Int64Array, ends: Int64Array) -> BoolArray:
-    """Return whether one of the disjoint pieces holds all of each `[start, end)`."""
+def covered(coverage: Coverage, starts: Int64Array, ends: Int64Array) -> BoolArray:
+    """Return a mask of the ranges `[start, end)` that one range of the coverage contains."""
     result = np.zeros(len(starts), dtype=np.bool_)
-    for begin, end in pieces:
-        result |= (starts >= begin) & (ends <= end)
+    for start, end in coverage:
+        result |= (starts >= start) & (ends <= end)
     return result
 
 
-def union(one: list[tuple[int, int]], other: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return the pieces that either holds, joined where they touch."""
-    joined: list[tuple[int, int]] = []
-    for begin, end in sorted(one + other):
-        if joined and begin <= joined[-1][1]:
-            joined[-1] = (joined[-1][0], max(joined[-1][1], end))
+def union(one: Coverage, other: Coverage) -> Coverage:
+    """Return the ranges that either contains; ranges that touch are merged."""
+    merged: Coverage = []
+    for start, end in sorted(one + other):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], end))
         else:
-            joined.append((begin, end))
-    return joined
+            merged.append((start, end))
+    return merged

@@ -1,4 +1,4 @@
-"""Ticks to groups: columns of prints in, one row for each (minute, symbol) out. No loop over prints or symbols."""
+"""Grouping: columns of ticks in, one row for each (minute, symbol) out. No loop over ticks or symbols."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tickerplant.aggregation.rows import FROM_TICKS, Rows, empty_rows
+from tickerplant.aggregation.rows import FROM_TICKS, Codes, Rows, empty_rows, numbers_in, pack
 from tickerplant.core.flags import TickFlag
-from tickerplant.core.times import FOREVER_US, MINUTE_US, NEVER_US, Float64Array, Int64Array
+from tickerplant.core.times import FOREVER_US, MINUTE_US, NEVER_US, BoolArray, Float64Array, Int64Array
 
 
 @dataclass(frozen=True, slots=True)
 class TickColumns:
-    """The columns of one batch of prints that bars are made of; `symbol` and `source` are the engine's numbers.
+    """The columns of a batch of ticks that bars are made of. `symbol` and `source` are codes of the engine.
 
-    `ids` is the Arrow column of trade ids, or None where nobody will ask for them.
+    `ids` is the Arrow column of trade ids, or None where no correction can need them.
     """
 
     time: Int64Array
-    symbol: npt.NDArray[np.int32]
+    symbol: Codes
     price: Float64Array
     size: Float64Array
-    source: npt.NDArray[np.int32]
+    source: Codes
     flags: npt.NDArray[np.uint16]
     ids: Any = None
 
@@ -33,14 +33,14 @@ class TickColumns:
         return len(self.time)
 
     def at(self, order: Int64Array) -> TickColumns:
-        """Return the prints at these places, without their ids."""
+        """Return the ticks at these positions, without their ids."""
         return TickColumns(
             self.time[order], self.symbol[order], self.price[order],
             self.size[order], self.source[order], self.flags[order],
         )  # fmt: skip
 
-    def where(self, mask: npt.NDArray[np.bool_]) -> TickColumns:
-        """Return the prints for which `mask` holds."""
+    def where(self, mask: BoolArray) -> TickColumns:
+        """Return the ticks that `mask` selects."""
         return TickColumns(
             self.time[mask], self.symbol[mask], self.price[mask],
             self.size[mask], self.source[mask], self.flags[mask],
@@ -49,10 +49,11 @@ class TickColumns:
 
 
 def group_ticks(ticks: TickColumns, buckets: Int64Array | None = None) -> Rows:
-    """Return a row for each (bucket, symbol), sorted by them; the bucket is the minute unless `buckets` says another.
+    """Return a row for each (bucket, symbol), sorted by them.
 
-    Prints of one instant keep their order. `open_time` and `close_time` are of prints that may set a price; a group
-    without any has NaN prices and the times that lose every comparison. Prints whose size does not count are no trades.
+    `buckets`: the bucket of each tick, its minute by default. Ticks of equal time keep their order. `open_time` and
+    `close_time` are the times of ticks that may set a price. A group without such a tick has NaN prices, and times that
+    lose every comparison. A tick whose size does not count is not a trade.
     """
     count = len(ticks)
     starts = ticks.time - ticks.time % MINUTE_US if buckets is None else buckets
@@ -69,7 +70,7 @@ def group_ticks(ticks: TickColumns, buckets: Int64Array | None = None) -> Rows:
     last = np.concatenate((first[1:], [count])) - 1
     prices, sizes, flags = ticks.price[order], ticks.size[order], ticks.flags[order]
     rows = empty_rows(len(first))
-    rows["start"] = starts[order[first]] if codes is None else codes[keys[first] >> 32]
+    rows["start"] = starts[order[first]] if codes is None else codes[numbers_in(keys[first])]
     rows["symbol"] = ticks.symbol[order[first]]
     rows["source"] = ticks.source[order[first]]
     rows["kind"] = FROM_TICKS
@@ -88,19 +89,19 @@ def group_ticks(ticks: TickColumns, buckets: Int64Array | None = None) -> Rows:
     return rows
 
 
-def _keys(starts: Int64Array, symbols: npt.NDArray[np.int32]) -> tuple[Int64Array, Int64Array | None]:
-    """Return one sort key for each print and, unless all are of one bucket, the buckets that its upper half numbers."""
+def _keys(starts: Int64Array, symbols: Codes) -> tuple[Int64Array, Int64Array | None]:
+    """Return one sort key for each tick, and the buckets that the keys number; None if all ticks are in one bucket."""
     low, high = int(starts.min()), int(starts.max())
     if low == high:
         return symbols.astype(np.int64), None
     buckets, number = np.unique(starts, return_inverse=True)
-    return number.astype(np.int64) << 32 | symbols, buckets
+    return pack(number.astype(np.int64), symbols), buckets
 
 
 def _order(keys: Int64Array) -> tuple[Int64Array, Int64Array]:
-    """Return the stable order of the keys, and the keys in it.
+    """Return the stable order of the keys, and the sorted keys.
 
-    Where key and position fit in 62 bits together, sorting their combination is five times as fast as a stable argsort.
+    If key and position fit into 62 bits together, their combination is sorted: five times as fast as a stable argsort.
     """
     bits = len(keys).bit_length()
     if int(keys.max()).bit_length() + bits < 63:
@@ -112,9 +113,9 @@ def _order(keys: Int64Array) -> tuple[Int64Array, Int64Array]:
 
 def _flagged(
     rows: Rows, times: Int64Array, prices: Float64Array, sizes: Float64Array,
-    flags: npt.NDArray[np.uint16], sources: npt.NDArray[np.int32], first: Int64Array,
+    flags: npt.NDArray[np.uint16], sources: Codes, first: Int64Array,
 ) -> Float64Array:  # fmt: skip
-    """Fill prices, times, source and trades where some prints may not set a price; return the sizes that count."""
+    """Set prices, times, source and trades of ticks of which some may not set a price; return the sizes that count."""
     count = len(times)
     at = np.arange(count)
     eligible = (flags & TickFlag.NO_OHLC) == 0
@@ -136,9 +137,9 @@ def _flagged(
 
 
 def merge_ticks(into: Rows, more: Rows) -> None:
-    """Merge bars from ticks of the same buckets into one another, row by row, in place: `more` arrived later.
+    """Merge bars from ticks row by row in place. Both have the same buckets; `more` arrived later.
 
-    Of prints of one instant the earlier to arrive is the open, the later the close. The source is that of the open.
+    Of ticks of equal time the first to arrive sets the open, the last the close. The source is that of the open.
     """
     earlier = more["open_time"] < into["open_time"]
     later = more["close_time"] >= into["close_time"]
@@ -152,7 +153,7 @@ def merge_ticks(into: Rows, more: Rows) -> None:
     into["low"] = np.fmin(into["low"], more["low"])
     for name in ("volume", "pv", "trades"):
         into[name] += more[name]
-    into["gone"] &= more["gone"]
+    into["withdrawn"] &= more["withdrawn"]
     into["unsized"] |= more["unsized"]
     into["first_offset"] = np.minimum(into["first_offset"], more["first_offset"])
     into["last_offset"] = np.maximum(into["last_offset"], more["last_offset"])

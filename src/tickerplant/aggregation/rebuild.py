@@ -1,27 +1,28 @@
-"""A stretch run again from raw, under the rules of now: what a `Rebuild` record asks for.
+"""Rebuild: recompute a range of bars from raw records under the present rules. Implements the `Rebuild` record.
 
-The raw partition is read again from well before the stretch, by an engine of its own that takes the named symbols alone
-and knows from the beginning when each feed was up. What it closes within the stretch takes the place of what is
-remembered, and is published with the rebuild's version whether it differs or not, so that a store that has lost or
-changed a bar has it again. Of bars that nobody remembers the last state that the new run gave is published as it is.
+A second engine reads the raw partition again from well before the range. It applies the named symbols only, and has
+the final coverage of each feed from the start. Bars that it closes in the range replace the retained ones. They are
+published with the version of the `Rebuild` record whether they differ or not, so that a store that has lost or changed
+a bar gets it again. A bar that is no longer retained is published in its last recomputed state.
 
-The stretch is widened to whole sessions, so that each coarser bar remains what its published parts say. What is open
-stays open, and what is closed is closed, whatever the lateness of now.
+The range is widened to whole sessions, so that each coarser bar still equals its published parts. Open bars stay open
+and closed bars stay closed, whatever the present allowed lateness.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from tickerplant.aggregation import retention
-from tickerplant.aggregation.bar_aggregator import BarAggregator, StateRow
+from tickerplant.aggregation.bar_aggregator import BarAggregator
 from tickerplant.aggregation.candidates import REBUILD
-from tickerplant.aggregation.columns import FIRST_US, LAST_US
-from tickerplant.aggregation.decode import Intake
-from tickerplant.aggregation.rows import DAYS, FROM_VENDOR, INTERVALS, Rows, join, take
+from tickerplant.aggregation.decode import FIRST_US, LAST_US
+from tickerplant.aggregation.dispatch import Dispatcher
+from tickerplant.aggregation.outcome import FeedStatus
+from tickerplant.aggregation.rows import DAYS, FROM_VENDOR, INTERVALS, Codes, Rows, join, take
 from tickerplant.aggregation.state import State
 from tickerplant.core import records
 from tickerplant.core.errors import ConfigError, UnreadableRecord
@@ -30,16 +31,17 @@ from tickerplant.core.sessions import NO_SESSION, Calendar
 from tickerplant.core.streams import ConsumedRecord, History
 from tickerplant.core.times import DAY_US, HOUR_US, BoolArray
 
-FEED = "rebuild"
-"""The name under which `market.status` hears of a stretch that cannot be run again."""
+FEED: Final = "rebuild"
+"""Feed name in `market.status` of a rebuild that is not possible."""
 
-_MARGIN_US = HOUR_US  # clocks of senders differ by seconds
+_MARGIN_US: Final = HOUR_US
+"""Time before the range from which raw is read. Clocks of senders differ by seconds."""
 
 
 def rebuild(engine: BarAggregator, generation: int, record: records.Record, offset: int, history: History) -> None:
-    """Run the stretch of a `Rebuild` record again and put the outcome into the engine; `finish` publishes it.
+    """Recompute the range of a `Rebuild` record and put the result into the engine; `finish` publishes it.
 
-    Where raw no longer reaches back to before the stretch, nothing is changed and `market.status` says so.
+    If the retained raw records do not reach back to before the range, nothing changes, and `market.status` reports it.
     """
     state, header = engine.state, record.header
     assert isinstance(header, records.Rebuild)
@@ -48,37 +50,36 @@ def rebuild(engine: BarAggregator, generation: int, record: records.Record, offs
     symbols = np.array(sorted({known[name] for name in names if name in known}), dtype=np.int32)
     if not len(symbols) or header.to_us <= header.from_us:
         return
-    from_us, to_us = _widened(state, symbols, max(header.from_us, FIRST_US), min(header.to_us, LAST_US))
-    begin_us = from_us
-    first = state.offset_before(begin_us - _MARGIN_US)
-    raw = _checked(history(first, offset), first, begin_us - _MARGIN_US)
+    start_us, end_us = _widened(state, symbols, max(header.from_us, FIRST_US), min(header.to_us, LAST_US))
+    first = state.offset_before(start_us - _MARGIN_US)
+    raw = _checked(history(first, offset), first, start_us - _MARGIN_US)
     if raw is None:
         reason = "raw does not reach back to before the stretch: nothing is changed"
-        engine.say(StateRow(FEED, "unsupported", header.from_us, reason, len(symbols)))
+        engine.report(FeedStatus(FEED, "unsupported", header.from_us, reason, len(symbols)))
         return
     fresh, closed = _run_again(state, generation, symbols, raw, history)
     state.next_feed = max(state.next_feed, fresh.next_feed)
-    inside = _Stretch(state, from_us, to_us, header)
+    inside = _Range(state, start_us, end_us, header)
     for interval in range(len(INTERVALS)):
         published = _last(closed[interval])
         published = take(published, inside.has(interval, published))
-        blocks = fresh.finished[interval].blocks
-        remembered = retention.is_remembered(state, published["start"])
-        remembered &= np.isin(published["start"], np.array(sorted(blocks), dtype=np.int64))
-        alone = set(published["start"][~remembered].tolist())
-        ours = {start for start in state.finished[interval].blocks if inside.has_start(interval, start)} - alone
-        starts = ours | set(published["start"][remembered].tolist())
-        state.finished[interval].replace(symbols, starts, fresh.finished[interval], state.ranking, REBUILD)
-        engine.publish(interval, _rebuilt(take(published, ~remembered)))
+        blocks = fresh.candidates[interval].blocks
+        retained = retention.is_retained(state, published["start"])
+        retained &= np.isin(published["start"], np.array(sorted(blocks), dtype=np.int64))
+        evicted = set(published["start"][~retained].tolist())
+        ours = {start for start in state.candidates[interval].blocks if inside.has_start(interval, start)} - evicted
+        starts = ours | set(published["start"][retained].tolist())
+        state.candidates[interval].replace(symbols, starts, fresh.candidates[interval], state.ranking, REBUILD)
+        engine.publish(interval, _with_reason(take(published, ~retained)))
     state.day_cache.clear()
 
 
-def _widened(state: State, symbols: npt.NDArray[np.int32], from_us: int, to_us: int) -> tuple[int, int]:
-    """Return the stretch with the whole of the 5m bars and of the sessions of these symbols that it touches."""
-    begin, end = M5.floor(from_us), M5.end(M5.floor(to_us - 1))
+def _widened(state: State, symbols: Codes, start_us: int, end_us: int) -> tuple[int, int]:
+    """Return the range widened to whole 5m bars and to the whole sessions of these symbols."""
+    begin, end = M5.floor(start_us), M5.end(M5.floor(end_us - 1))
     for number in np.unique(state.calendar_of[symbols]).tolist():
         known = state.calendars[number]
-        for session in known.session_of(np.array([from_us, to_us - 1])).tolist():
+        for session in known.session_of(np.array([start_us, end_us - 1])).tolist():
             if session != NO_SESSION:
                 first, last = (int(bound[0]) for bound in known.bounds_of(np.array([session])))
                 begin, end = min(begin, first), max(end, last)
@@ -86,7 +87,7 @@ def _widened(state: State, symbols: npt.NDArray[np.int32], from_us: int, to_us: 
 
 
 def _checked(raw: Iterable[ConsumedRecord], first: int, before_us: int) -> Iterable[ConsumedRecord] | None:
-    """Return the records, or None if they do not begin where they must: at `first`, or with one sent before a time."""
+    """Return the records; None if they start too late: neither at offset `first` nor with one sent by `before_us`."""
     records_ = iter(raw)
     head = next(records_, None)
     if head is None:
@@ -106,25 +107,25 @@ def _checked(raw: Iterable[ConsumedRecord], first: int, before_us: int) -> Itera
 
 
 def _run_again(
-    state: State, generation: int, symbols: npt.NDArray[np.int32], raw: Iterable[ConsumedRecord], history: History
+    state: State, generation: int, symbols: Codes, raw: Iterable[ConsumedRecord], history: History
 ) -> tuple[State, list[list[Rows]]]:
-    """Return the state after the new run, and by interval all that it closed, in order."""
-    fresh = state.beginning()
+    """Return the state of the second engine, and all bars that it closed, by interval and in order."""
+    fresh = state.for_rebuild()
     engine = BarAggregator(fresh)
-    intake = Intake(engine, generation, only=symbols)
+    dispatcher = Dispatcher(engine, generation, only=symbols)
     closed: list[list[Rows]] = [[] for _ in INTERVALS]
-    for arrived in raw:
+    for consumed in raw:
 
-        def before(begin: int, end: int, limit: int = arrived.offset) -> Iterator[ConsumedRecord]:
+        def before(begin: int, end: int, limit: int = consumed.offset) -> Iterator[ConsumedRecord]:
             return history(begin, min(end, limit))
 
         try:
-            intake.take(arrived, before)
+            dispatcher.apply(consumed, before)
         except (UnreadableRecord, ConfigError):
-            continue  # it was put aside when it came
+            continue  # it became a dead letter when it arrived
         for interval, blocks in engine.finish().closed.items():
             closed[interval] += blocks
-    engine.close_like(state.feeds)
+    engine.close_as(state.feeds)
     for interval, blocks in engine.finish().closed.items():
         closed[interval] += blocks
     return fresh, closed
@@ -140,37 +141,37 @@ def _last(parts: list[Rows]) -> Rows:
     return take(rows, last)
 
 
-def _rebuilt(rows: Rows) -> Rows:
+def _with_reason(rows: Rows) -> Rows:
     rows["reason"][rows["kind"] != FROM_VENDOR] = REBUILD
     return rows
 
 
-class _Stretch:
-    """Which bars lie in `[from_us, to_us)`, or have a part there."""
+class _Range:
+    """The bars that are in `[start_us, end_us)`, in whole or in part."""
 
-    def __init__(self, state: State, from_us: int, to_us: int, asked: records.Rebuild) -> None:
-        self._from, self._to = from_us, to_us
-        times = np.append(np.arange(from_us, to_us, HOUR_US), to_us - 1)
+    def __init__(self, state: State, start_us: int, end_us: int, requested: records.Rebuild) -> None:
+        self._start, self._end = start_us, end_us
+        times = np.append(np.arange(start_us, end_us, HOUR_US), end_us - 1)
         sessions = [known.session_of(times) for known in state.calendars]
-        # By date too: a bar of a day that the calendar of now has no session for must be found to be withdrawn.
-        first, last = max(asked.from_us, from_us), min(asked.to_us, to_us) - 1
+        # Dates too: a daily bar of a date without a session in the present calendar must be found to be withdrawn.
+        first, last = max(requested.from_us, start_us), min(requested.to_us, end_us) - 1
         dates = np.arange(first - first % DAY_US, last + 1, DAY_US)
         days = [day for day in dates.tolist() if not any(_is_session(known, day) for known in state.calendars)]
         self._sessions = np.unique(np.concatenate([*sessions, np.array(days, dtype=np.int64)]))
 
     def has(self, interval: int, rows: Rows) -> BoolArray:
-        """Return which rows of an interval (code) do."""
+        """Return a mask of the rows of an interval (code) that are in the range."""
         starts = rows["start"]
         if interval == DAYS:
             return np.isin(starts, self._sessions)
-        result: BoolArray = (starts + INTERVALS[interval].us > self._from) & (starts < self._to)
+        result: BoolArray = (starts + INTERVALS[interval].us > self._start) & (starts < self._end)
         return result
 
     def has_start(self, interval: int, start: int) -> bool:
-        """Return whether a bar of an interval that begins then does."""
+        """Return whether the bar of an interval (code) with this start is in the range."""
         if interval == DAYS:
             return bool(np.isin(start, self._sessions))
-        return start + INTERVALS[interval].us > self._from and start < self._to
+        return start + INTERVALS[interval].us > self._start and start < self._end
 
 
 def _is_session(known: Calendar, day: int) -> bool:

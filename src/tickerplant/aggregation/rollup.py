@@ -1,82 +1,101 @@
-"""From closed minutes to five minutes to days: which coarser bars are due, and their making."""
+"""Roll-up: 1m to 5m to 1d. When a coarser bar is due, and how it is made from the winners of the finer interval.
+
+A 5m bar is due when its feed's horizon passes its end, a daily bar when the horizon passes the session's end. A coarser
+bar that exists is made again whenever one of its parts changes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
-import numpy.typing as npt
 
-from tickerplant.aggregation import source_priority
 from tickerplant.aggregation.candidates import PARTS
-from tickerplant.aggregation.cascade import feeds_cover, only_parts, roll_up
-from tickerplant.aggregation.feed_state import Feed
-from tickerplant.aggregation.rows import DAYS, FIVES, FROM_PARTS, MINUTES, ROW, Rows, join, take
+from tickerplant.aggregation.completeness import feeds_cover
+from tickerplant.aggregation.feed_state import FeedState
+from tickerplant.aggregation.rows import (
+    DAYS,
+    FIVES,
+    FROM_PARTS,
+    FROM_VENDOR,
+    FROM_VENDOR_PARTS,
+    MINUTES,
+    ROW,
+    Codes,
+    Rows,
+    empty_rows,
+    join,
+    pack,
+    symbols_in,
+    take,
+)
 from tickerplant.aggregation.state import State
 from tickerplant.core.interval import M5
-from tickerplant.core.sessions import NO_SESSION
-from tickerplant.core.times import MINUTE_US, Int64Array
+from tickerplant.core.sessions import NO_SESSION, end_of
+from tickerplant.core.times import DAY_US, MINUTE_US, BoolArray, Int64Array
 
-Symbols = npt.NDArray[np.int32]
+_DayKey = tuple[int, int]
+"""(calendar, session) of a daily bar."""
 
 
-def settle(
-    state: State, feed: Feed, limit_us: int, reason: int, redo_since_us: int | None = None
-) -> list[tuple[int, int]]:
-    """Carry what has changed into coarser bars; close those of `feed` that end at or before `limit_us`.
+def close_coarser(
+    state: State, feed: FeedState, limit_us: int, reason: int, redo_since_us: int | None = None
+) -> list[_DayKey]:
+    """Close the 5m and daily bars of `feed` that end at or before `limit_us`, and remake those whose parts changed.
 
-    A coarser bar that was built already is built again at once, whosever horizon decided it. `redo_since_us`: build
-    again all bars of the feed that end after it, for its coverage has changed. Returns the (calendar, session)
-    that were closed for the feed, in the order of sessions.
+    A bar that exists is remade at once, also if another feed's horizon closed it. `redo_since_us`: remake all bars of
+    the feed that end after it, because its coverage has changed. Returns the (calendar, session) closed for the feed,
+    by session.
     """
-    redo = _built_since(state, FIVES, feed, redo_since_us)
-    for start, symbols in state.finished[MINUTES].take_fresh().items():
+    redo = _rollups_since(state, FIVES, feed, redo_since_us)
+    for start, symbols in state.candidates[MINUTES].drain_new().items():
         five = M5.floor(start)
-        symbols = _remembered(state, feed, start, symbols)
+        symbols = _retained(state, feed, start, symbols)
         if len(symbols):
             feed.open_fives.add(five)
-            redo.setdefault(five, []).append(symbols[state.finished[FIVES].built(five, symbols)])
-    waiting = source_priority.undecided_fives(state) if state.holds else set()
+            redo.setdefault(five, []).append(symbols[state.candidates[FIVES].has_rollup(five, symbols)])
+    waiting = state.pending.fives() if state.pending else set()
     due = {five for five in feed.open_fives if five + M5.us <= limit_us and five not in waiting}
     feed.open_fives -= due
-    _build_fives(state, feed, due, redo, reason)
+    _make_fives(state, feed, due, redo, reason)
 
-    redo_days: dict[tuple[int, int], list[Symbols]] = {}
-    for start, lists in _built_since(state, DAYS, feed, redo_since_us).items():
-        _sort_by_calendar(state, start, np.concatenate(lists), redo_days)
-    fresh = state.finished[FIVES].take_fresh()
-    starts = np.array(list(fresh), dtype=np.int64)
-    sessions = [five_belongs(state, calendar, starts).tolist() for calendar in range(len(state.calendars))]
-    for at, (start, symbols) in enumerate(fresh.items()):
-        there = [of_calendar[at] for of_calendar in sessions]
-        _note_days(state, feed, there, _remembered(state, feed, start, symbols), redo_days)
-    for session, symbols in state.auctions.take_fresh().items():
-        _note_session(state, feed, session, symbols, redo_days)
-    closed = {key for key in feed.open_days if session_end(state, *key) <= limit_us and not _waits(state, key, waiting)}
+    redo_days: dict[_DayKey, list[Codes]] = {}
+    for session, lists in _rollups_since(state, DAYS, feed, redo_since_us).items():
+        for calendar, mine in _by_calendar(state, np.concatenate(lists)):
+            redo_days.setdefault((calendar, session), []).append(mine)
+    new = state.candidates[FIVES].drain_new()
+    starts = np.array(list(new), dtype=np.int64)
+    sessions = [sessions_of_fives(state, calendar, starts).tolist() for calendar in range(len(state.calendars))]
+    for at, (start, symbols) in enumerate(new.items()):
+        by_calendar = [of_calendar[at] for of_calendar in sessions]
+        _mark_days_changed(state, feed, by_calendar, _retained(state, feed, start, symbols), redo_days)
+    for session, symbols in state.auctions.drain_new().items():
+        for calendar, mine in _by_calendar(state, symbols):
+            _mark_day_changed(state, feed, (calendar, session), mine, redo_days)
+    closed = {
+        key for key in feed.open_days if _day_end(state, *key) <= limit_us and not _contains_any(state, key, waiting)
+    }
     feed.open_days -= closed
     for key in sorted(closed | redo_days.keys()):
-        _build_day(state, feed, key, key in closed, redo_days.get(key, []), reason)
-    state.finished[DAYS].take_fresh()
+        _make_day(state, feed, key, key in closed, redo_days.get(key, []), reason)
+    state.candidates[DAYS].drain_new()
     return sorted(closed, key=lambda key: (key[1], key[0]))
 
 
-def _waits(state: State, key: tuple[int, int], fives: set[int]) -> bool:
-    """Return whether a session has one of these 5m bars."""
+def _day_end(state: State, calendar: int, session: int) -> int:
+    return end_of(state.calendars[calendar], session, extended=state.rules.extended_hours)
+
+
+def _contains_any(state: State, key: _DayKey, fives: set[int]) -> bool:
+    """Return whether the session contains one of these 5m bars."""
     if not fives:
         return False
     calendar, session = key
-    return bool((five_belongs(state, calendar, np.array(sorted(fives))) == session).any())
+    return bool((sessions_of_fives(state, calendar, np.array(sorted(fives))) == session).any())
 
 
-def session_end(state: State, calendar: int, session: int) -> int:
-    """Return when the daily bar of a session is over."""
-    known, sessions = state.calendars[calendar], np.array([session])
-    ends = known.bounds_of(sessions)[1] if state.rules.extended_hours else known.close_of(sessions)
-    return int(ends[0])
-
-
-def belongs(state: State, calendar: int, starts: Int64Array) -> Int64Array:
-    """Return the session whose daily bar each bar or print belongs to, or NO_SESSION."""
+def sessions_of(state: State, calendar: int, starts: Int64Array) -> Int64Array:
+    """Return the session whose daily bar includes each time, or NO_SESSION."""
     known = state.calendars[calendar]
     sessions = known.session_of(starts)
     if state.rules.extended_hours:
@@ -84,161 +103,164 @@ def belongs(state: State, calendar: int, starts: Int64Array) -> Int64Array:
     return np.where(known.is_regular(starts), sessions, NO_SESSION)
 
 
-def five_belongs(state: State, calendar: int, starts: Int64Array) -> Int64Array:
-    """Return the session that each 5m bar has a part in, or NO_SESSION: hours may begin or end within one."""
-    first, last = belongs(state, calendar, starts), belongs(state, calendar, starts + M5.us - 1)
+def sessions_of_fives(state: State, calendar: int, starts: Int64Array) -> Int64Array:
+    """Return the session that contains a part of each 5m bar, or NO_SESSION: hours may start or end within a bar."""
+    first, last = sessions_of(state, calendar, starts), sessions_of(state, calendar, starts + M5.us - 1)
     return np.where(first == NO_SESSION, last, first)
 
 
-def _remembered(state: State, feed: Feed, start: int, symbols: Symbols) -> Symbols:
-    """Leave out symbols for which a time is older than the feed's memory: the other parts of the bar are gone."""
-    if len(feed.floors) < len(state.calendars):
+def _retained(state: State, feed: FeedState, start: int, symbols: Codes) -> Codes:
+    """Return the symbols for which the feed retains bars of this start. For others, parts of the bar are evicted."""
+    if len(feed.retained_from) < len(state.calendars):
         return symbols
-    return symbols[np.array(feed.floors)[state.calendar_of[symbols]] <= start]
+    return symbols[np.array(feed.retained_from)[state.calendar_of[symbols]] <= start]
 
 
-def _built_since(state: State, interval: int, feed: Feed, since_us: int | None) -> dict[int, list[Symbols]]:
+def _rollups_since(state: State, interval: int, feed: FeedState, since_us: int | None) -> dict[int, list[Codes]]:
+    """Return by start the symbols that have a roll-up of this feed that ends after `since_us`; {} for None."""
     if since_us is None:
         return {}
-    # A session ends less than two days after the midnight that names it.
-    length = M5.us if interval == FIVES else 2 * 24 * 60 * MINUTE_US
+    length = M5.us if interval == FIVES else 2 * DAY_US  # a session ends within two days of the date that names it
     result = {}
-    for start, block in state.finished[interval].blocks.items():
+    for start, block in state.candidates[interval].blocks.items():
         if start + length > since_us:
-            ours = (block["kind"] >= FROM_PARTS) & ((block["feed"] == feed.number) | (block["feed_hi"] == feed.number))
-            result[start] = [block["symbol"][ours]]
+            ours = (block["feed"] == feed.number) | (block["last_feed"] == feed.number)
+            result[start] = [block["symbol"][(block["kind"] >= FROM_PARTS) & ours]]
     return result
 
 
-def _build_fives(state: State, feed: Feed, due: Iterable[int], redo: dict[int, list[Symbols]], reason: int) -> None:
+def _make_fives(state: State, feed: FeedState, due: Iterable[int], redo: dict[int, list[Codes]], reason: int) -> None:
     fives = sorted({*due, *(five for five, lists in redo.items() if any(len(s) for s in lists))})
     if not fives:
         return
-    parts = state.finished[MINUTES].gather(minute for five in fives for minute in range(five, five + M5.us, MINUTE_US))
+    parts = state.candidates[MINUTES].gather(
+        minute for five in fives for minute in range(five, five + M5.us, MINUTE_US)
+    )
     if not len(parts):
         return
     starts = M5.floor(parts["start"])
-    keys = (starts // M5.us) << 32 | parts["symbol"]
-    wanted = [keys[_closes(state, feed, parts) & np.isin(starts, np.array(sorted(due), dtype=np.int64))]]
-    wanted += [(five // M5.us) << 32 | s.astype(np.int64) for five, lists in redo.items() for s in lists]
+    keys = five_keys(starts, parts["symbol"])
+    wanted = [keys[_closed_by(state, feed, parts) & np.isin(starts, np.array(sorted(due), dtype=np.int64))]]
+    wanted += [five_keys(np.full(len(s), five), s) for five, lists in redo.items() for s in lists]
     chosen = parts["winner"] & np.isin(keys, np.concatenate(wanted))
     if not chosen.any():
         return
-    rows = roll_up(parts[chosen], starts[chosen], state.ranking.places(parts[chosen], MINUTES), PARTS)
+    rows = roll_up(parts[chosen], starts[chosen], state.ranking.ranks(parts[chosen], MINUTES), PARTS)
     rows["complete"] &= feeds_cover(rows, state.feeds, rows["start"], rows["start"] + M5.us)
     rows["arrival"] = _arrival(parts)
-    rows = take(rows, ~only_parts(rows, state.feeds, rows["start"], rows["start"] + M5.us))
-    state.finished[FIVES].merge(rows, state.ranking, reason)
+    rows = take(rows, ~_is_fragment(rows, state.feeds, rows["start"], rows["start"] + M5.us))
+    state.candidates[FIVES].merge(rows, state.ranking, reason)
 
 
-def _closes(state: State, feed: Feed, parts: Rows) -> npt.NDArray[np.bool_]:
-    """Return which parts' bars this feed's horizon closes: its own, and what ended feeds have left to it."""
-    going_on = [other.number for other in state.feeds.values() if not other.ended and other is not feed]
-    mine: npt.NDArray[np.bool_] = (parts["feed"] == feed.number) | (parts["feed_hi"] == feed.number)
+def five_keys(starts: Int64Array, symbols: Codes) -> Int64Array:
+    """Return one key for each (five minutes, symbol)."""
+    return pack(starts // M5.us, symbols)
+
+
+def _closed_by(state: State, feed: FeedState, parts: Rows) -> BoolArray:
+    """Return a mask of the parts whose bar this feed's horizon closes: its own, and for a live feed those that ended
+    feeds left open.
+    """
+    active = [other.number for other in state.feeds.values() if not other.ended and other is not feed]
+    mine: BoolArray = (parts["feed"] == feed.number) | (parts["last_feed"] == feed.number)
     if not feed.live:
         return mine
-    return mine | ~(np.isin(parts["feed"], going_on) | np.isin(parts["feed_hi"], going_on))
+    return mine | ~(np.isin(parts["feed"], active) | np.isin(parts["last_feed"], active))
 
 
 def _arrival(parts: Rows) -> int:
-    # Only its order against other candidates matters; the newest part decides when the whole was first known.
+    # Only the order among candidates matters: a roll-up was first known with its newest part.
     return int(parts["arrival"].max())
 
 
-def _note_days(
-    state: State, feed: Feed, sessions: list[int], symbols: Symbols, redo: dict[tuple[int, int], list[Symbols]]
+def _by_calendar(state: State, symbols: Codes) -> Iterable[tuple[int, Codes]]:
+    calendars = state.calendar_of[symbols]
+    return ((number, symbols[calendars == number]) for number in np.unique(calendars).tolist())
+
+
+def _mark_days_changed(
+    state: State, feed: FeedState, sessions: list[int], symbols: Codes, redo: dict[_DayKey, list[Codes]]
 ) -> None:
-    """Note what these symbols' bar changes; `sessions`: by calendar, that which the bar has a part in."""
+    """Mark the daily bars that a 5m bar of these symbols is part of. `sessions`: its session by calendar."""
     for calendar, session in enumerate(sessions):
         if session == NO_SESSION:
             continue
         mine = symbols[state.calendar_of[symbols] == calendar] if len(sessions) > 1 else symbols
         if len(mine):
-            _note(state, feed, (calendar, session), mine, redo)
+            _mark_day_changed(state, feed, (calendar, session), mine, redo)
 
 
-def _note_session(
-    state: State, feed: Feed, session: int, symbols: Symbols, redo: dict[tuple[int, int], list[Symbols]]
-) -> None:
-    for calendar in np.unique(state.calendar_of[symbols]).tolist():
-        _note(state, feed, (calendar, session), symbols[state.calendar_of[symbols] == calendar], redo)
-
-
-def _note(
-    state: State, feed: Feed, key: tuple[int, int], symbols: Symbols, redo: dict[tuple[int, int], list[Symbols]]
+def _mark_day_changed(
+    state: State, feed: FeedState, key: _DayKey, symbols: Codes, redo: dict[_DayKey, list[Codes]]
 ) -> None:
     feed.open_days.add(key)
-    redo.setdefault(key, []).append(symbols[state.finished[DAYS].built(key[1], symbols)])
+    redo.setdefault(key, []).append(symbols[state.candidates[DAYS].has_rollup(key[1], symbols)])
     cached = state.day_cache.get(key[1])
     if cached is not None:
         known = symbols[symbols < len(cached[1])]
         cached[1][known] = False
 
 
-def _sort_by_calendar(state: State, session: int, symbols: Symbols, redo: dict[tuple[int, int], list[Symbols]]) -> None:
-    for calendar in np.unique(state.calendar_of[symbols]).tolist():
-        redo.setdefault((calendar, session), []).append(symbols[state.calendar_of[symbols] == calendar])
-
-
 def day_parts(state: State, calendar: int, session: int) -> Rows:
-    """Return the candidates that a calendar's daily bars of a session are made of: 5m bars, then auction prints."""
+    """Return the candidates that a calendar's daily bars of a session consist of: 5m bars, then auction trades."""
     known, sessions = state.calendars[calendar], np.array([session])
     begin, end = (int(bound[0]) for bound in known.bounds_of(sessions))
     starts = np.arange(M5.floor(begin), end, M5.us)
-    starts = starts[five_belongs(state, calendar, starts) == session]
-    parts = state.finished[FIVES].gather(starts.tolist())
+    starts = starts[sessions_of_fives(state, calendar, starts) == session]
+    parts = state.candidates[FIVES].gather(starts.tolist())
     minutes = starts[:, None] + np.arange(0, M5.us, MINUTE_US)
-    inside = (belongs(state, calendar, minutes.ravel()) == session).reshape(minutes.shape)
+    inside = (sessions_of(state, calendar, minutes.ravel()) == session).reshape(minutes.shape)
     if not inside.all():
-        parts = _with_edges(state, parts, minutes[~inside.all(axis=1)], inside[~inside.all(axis=1)])
+        parts = _with_edge_minutes(state, parts, minutes[~inside.all(axis=1)], inside[~inside.all(axis=1)])
     auction = state.auctions.blocks.get(session)
     if auction is not None and not state.rules.extended_hours:
-        # After all 5m bars of the session: an auction's prints come after the close.
+        # After all 5m bars of the session: auction trades arrive after the close.
         auction = auction.copy()
         auction["start"] = end
         parts = join((parts, auction))
     return parts[state.calendar_of[parts["symbol"]] == calendar] if len(state.calendars) > 1 else parts
 
 
-def reopen_days(state: State) -> None:
-    """Note anew, under new rules, which sessions each feed has parts of that have no daily bar yet."""
-    for feed in state.feeds.values():
-        feed.open_days.clear()
-    blocks = [(start, block, False) for start, block in state.finished[FIVES].blocks.items()]
-    blocks += [(session, block, True) for session, block in state.auctions.blocks.items()]
-    for start, block, auction in blocks:
-        for calendar in np.unique(state.calendar_of[block["symbol"]]).tolist():
-            session = start if auction else int(five_belongs(state, calendar, np.array([start]))[0])
-            mine = block[state.calendar_of[block["symbol"]] == calendar]
-            if session == NO_SESSION or state.finished[DAYS].built(session, mine["symbol"]).all():
-                continue
-            feeds = {*mine["feed"].tolist(), *mine["feed_hi"].tolist()}
-            for feed in state.feeds.values():
-                # What ended feeds have left open is the live ones' to close.
-                if not feed.ended and (feed.number in feeds or feed.live):
-                    feed.open_days.add((calendar, session))
+def _with_edge_minutes(state: State, parts: Rows, minutes: Int64Array, inside: BoolArray) -> Rows:
+    """Return the parts with the 5m bars that are only partly inside the session replaced by their minutes inside it.
 
-
-def _with_edges(state: State, parts: Rows, minutes: Int64Array, inside: npt.NDArray[np.bool_]) -> Rows:
-    """Return the parts with those minutes that lie inside in place of 5m bars half outside, if there are any."""
+    A 5m bar without retained minutes stays as it is.
+    """
     edge = np.isin(parts["start"], minutes[:, 0])
-    within = state.finished[MINUTES].gather(minutes[inside].tolist())
-    every = state.finished[MINUTES].gather(minutes.ravel().tolist())
-    known = np.isin(
-        parts["start"] // M5.us << 32 | parts["symbol"], M5.floor(every["start"]) // M5.us << 32 | every["symbol"]
-    )
+    within = state.candidates[MINUTES].gather(minutes[inside].tolist())
+    every = state.candidates[MINUTES].gather(minutes.ravel().tolist())
+    known = np.isin(five_keys(parts["start"], parts["symbol"]), five_keys(every["start"], every["symbol"]))
     joined = join((parts[~(edge & known)], within))
     return joined[np.argsort(joined["start"], kind="stable")]
 
 
-def _build_day(state: State, feed: Feed, key: tuple[int, int], closed: bool, redo: list[Symbols], reason: int) -> None:
+def reopen_days(state: State) -> None:
+    """Recompute, under new rules, the sessions of which each feed has parts and no daily bar exists yet."""
+    for feed in state.feeds.values():
+        feed.open_days.clear()
+    blocks = [(start, block, False) for start, block in state.candidates[FIVES].blocks.items()]
+    blocks += [(session, block, True) for session, block in state.auctions.blocks.items()]
+    for start, block, auction in blocks:
+        for calendar in np.unique(state.calendar_of[block["symbol"]]).tolist():
+            session = start if auction else int(sessions_of_fives(state, calendar, np.array([start]))[0])
+            mine = block[state.calendar_of[block["symbol"]] == calendar]
+            if session == NO_SESSION or state.candidates[DAYS].has_rollup(session, mine["symbol"]).all():
+                continue
+            feeds = {*mine["feed"].tolist(), *mine["last_feed"].tolist()}
+            for feed in state.feeds.values():
+                # Live feeds close what ended feeds left open.
+                if not feed.ended and (feed.number in feeds or feed.live):
+                    feed.open_days.add((calendar, session))
+
+
+def _make_day(state: State, feed: FeedState, key: _DayKey, closed: bool, redo: list[Codes], reason: int) -> None:
     if not closed and not any(len(symbols) for symbols in redo):
         return
     calendar, session = key
     parts = day_parts(state, calendar, session)
     if not len(parts):
         return
-    wanted = [parts["symbol"][_closes(state, feed, parts)]] if closed else []
+    wanted = [parts["symbol"][_closed_by(state, feed, parts)]] if closed else []
     chosen = parts["winner"] & np.isin(parts["symbol"], np.concatenate([*wanted, *redo]))
     if not chosen.any():
         return
@@ -250,14 +272,78 @@ def _build_day(state: State, feed: Feed, key: tuple[int, int], closed: bool, red
     else:
         begins, ends = known.open_of(sessions), known.close_of(sessions)
     rows["complete"] &= feeds_cover(rows, state.feeds, begins, ends)
-    rows = take(rows, ~only_parts(rows, state.feeds, begins, ends))
-    state.finished[DAYS].merge(rows, state.ranking, reason)
+    rows = take(rows, ~_is_fragment(rows, state.feeds, begins, ends))
+    state.candidates[DAYS].merge(rows, state.ranking, reason)
 
 
 def sum_days(state: State, parts: Rows, session: int) -> Rows:
-    """Return daily rows, sorted by symbol, of parts of one session."""
+    """Return daily rows, sorted by symbol, of the parts of one session."""
     if not len(parts):
         return np.zeros(0, dtype=ROW)
-    rows = roll_up(parts, np.full(len(parts), session), state.ranking.places(parts, FIVES), PARTS)
+    rows = roll_up(parts, np.full(len(parts), session), state.ranking.ranks(parts, FIVES), PARTS)
     rows["arrival"] = _arrival(parts)
     return rows
+
+
+def roll_up(parts: Rows, starts: Int64Array, ranks: Int64Array, reason: int) -> Rows:
+    """Return one row for each (start, symbol), sorted by them, from parts in any order.
+
+    `starts`: start of the bar that each part belongs to. `ranks`: rank of each part in the order of sources. Volume,
+    volume times price and trades are summed (unknown if one part's is unknown). The source is the worst-ranked one of
+    the parts. A bar is withdrawn if all its parts are. `complete`: all parts are complete; the caller also checks that
+    the feeds were up between them.
+    """
+    order = np.lexsort((parts["start"], parts["symbol"], starts))
+    parts, starts, ranks = parts[order], starts[order], ranks[order]
+    symbols = parts["symbol"]
+    new = (symbols[1:] != symbols[:-1]) | (starts[1:] != starts[:-1])
+    first = np.concatenate(([0], np.flatnonzero(new) + 1))
+    last = np.concatenate((first[1:], [len(parts)])) - 1
+    rows = empty_rows(len(first))
+    rows["start"], rows["symbol"] = starts[first], symbols[first]
+    rows["reason"] = reason
+    _roll_up_prices(rows, parts, first, last)
+    rows["volume"] = np.add.reduceat(np.ascontiguousarray(parts["volume"]), first)
+    rows["pv"] = np.add.reduceat(np.ascontiguousarray(parts["pv"]), first)
+    trades = np.ascontiguousarray(parts["trades"])
+    rows["trades"] = np.where(np.minimum.reduceat(trades, first) < 0, -1, np.add.reduceat(trades, first))
+    rows["open_time"] = np.minimum.reduceat(parts["open_time"], first)
+    rows["close_time"] = np.maximum.reduceat(parts["close_time"], first)
+    rows["first_offset"] = np.minimum.reduceat(parts["first_offset"], first)
+    rows["last_offset"] = np.maximum.reduceat(parts["last_offset"], first)
+    rows["feed"] = np.minimum.reduceat(parts["feed"], first)
+    rows["last_feed"] = np.maximum.reduceat(parts["last_feed"], first)
+    rows["source"] = symbols_in(np.maximum.reduceat(pack(ranks, parts["source"]), first))
+    rows["complete"] = np.logical_and.reduceat(parts["complete"], first)
+    rows["withdrawn"] = np.logical_and.reduceat(parts["withdrawn"], first)
+    rows["history"] = np.logical_or.reduceat(parts["history"], first)
+    vendors = (parts["kind"] == FROM_VENDOR) | (parts["kind"] == FROM_VENDOR_PARTS)
+    rows["kind"] = np.where(np.logical_and.reduceat(vendors, first), FROM_VENDOR_PARTS, FROM_PARTS)
+    return rows
+
+
+def _roll_up_prices(rows: Rows, parts: Rows, first: Int64Array, last: Int64Array) -> None:
+    opens, closes = first, last
+    priceless = np.isnan(parts["open"])
+    if priceless.any():
+        count = len(parts)
+        at = np.arange(count)
+        opens = np.minimum(np.minimum.reduceat(np.where(priceless, count, at), first), last)
+        closes = np.maximum(np.maximum.reduceat(np.where(priceless, -1, at), first), first)
+    rows["open"], rows["close"] = parts["open"][opens], parts["close"][closes]
+    rows["high"] = np.fmax.reduceat(np.ascontiguousarray(parts["high"]), first)
+    rows["low"] = np.fmin.reduceat(np.ascontiguousarray(parts["low"]), first)
+
+
+def _is_fragment(rows: Rows, feeds: Mapping[int, FeedState], starts: Int64Array, ends: Int64Array) -> BoolArray:
+    """Return a mask of roll-ups that must not be published because only some of their parts are known.
+
+    Such a row is made of vendors' bars and incomplete. It is also either history (the store may hold more), or in a
+    range `[start, end)` that none of its feeds covers even in part.
+    """
+    fragment: BoolArray = (rows["kind"] == FROM_VENDOR_PARTS) & ~rows["complete"]
+    for at in np.flatnonzero(fragment & ~rows["history"]).tolist():
+        both = (feeds.get(int(rows[name][at])) for name in ("feed", "last_feed"))
+        coverage = [each for feed in both if feed is not None for each in feed.coverage]
+        fragment[at] = not any(begin < ends[at] and starts[at] < end for begin, end in coverage)
+    return fragment

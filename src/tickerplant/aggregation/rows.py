@@ -1,4 +1,4 @@
-"""The row that every bar is inside the engine: a structured array, so that blocks move, sort and snapshot as bytes."""
+"""The row type of all bars inside the engine: a structured array, so that blocks move, sort and snapshot as bytes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ import numpy.typing as npt
 from tickerplant.core.interval import D1, M1, M5
 from tickerplant.core.times import FOREVER_US, MINUTE_US, NEVER_US, Int64Array
 
+Codes: TypeAlias = npt.NDArray[np.int32]
+"""Numbers of symbols or sources, as an `Interner` assigns them."""
+
 ROW: Final = np.dtype(
     [
         ("start", "<i8"),
         ("symbol", "<i4"),
         ("feed", "<i4"),
-        ("feed_hi", "<i4"),
+        ("last_feed", "<i4"),
         ("source", "<i4"),
         ("revision", "<i4"),
         ("kind", "u1"),
@@ -24,8 +27,8 @@ ROW: Final = np.dtype(
         ("complete", "?"),
         ("history", "?"),
         ("winner", "?"),
-        ("gone", "?"),
-        ("held", "?"),
+        ("withdrawn", "?"),
+        ("pending", "?"),
         ("unsized", "?"),
         ("open", "<f8"),
         ("high", "<f8"),
@@ -42,63 +45,71 @@ ROW: Final = np.dtype(
         ("arrival", "<i8"),
     ]
 )
-"""`feed` and `feed_hi`: the least and greatest feed that gave a part (equal for a bar of one feed). `vwap` is NaN where
-`pv / volume` says it. `trades` is -1 where the vendor gives none. `first_offset` and `last_offset`: the raw offsets
-between which the bar's ticks lie. `arrival`: version of the record that first brought it. `revision`: -1 until it is
-published. `gone`: all its prints were taken back. `held`: it waits for a better-placed feed (see `arbitration`).
-`unsized`: the size of one of its prints is not known."""
+"""Fields that need a word. A snapshot contains the bytes of rows, so the order and the types are its format.
+
+- `feed`, `last_feed`: smallest and largest number of the feeds that contributed; equal for a bar of one feed.
+- `vwap`: NaN where it is `pv / volume`.
+- `trades`: -1 if the vendor gives none.
+- `first_offset`, `last_offset`: range of raw offsets that contains the bar's ticks, both inclusive.
+- `arrival`: version of the record that first contributed.
+- `revision`: -1 until the bar is published.
+- `withdrawn`: all its trades were cancelled.
+- `pending`: it waits for a feed of a better source (see `source_priority`).
+- `unsized`: the size of one of its trades is unknown.
+"""
 
 Rows: TypeAlias = npt.NDArray[Any]
 
 FROM_TICKS, FROM_VENDOR, FROM_PARTS, FROM_VENDOR_PARTS = range(4)
-"""Kinds of bar: from ticks; as a vendor gave it; rolled up from finer bars; rolled up from vendors' bars alone."""
+"""Kinds of bar: from ticks; from a vendor; rolled up from finer bars; rolled up from vendors' bars only."""
 
 INTERVALS: Final = (M1, M5, D1)
-"""The intervals of this engine; a code is a position here."""
+"""The time intervals of the engine. The code of an interval is its position here."""
 MINUTES, FIVES, DAYS = range(3)
 
 VALUES: Final = ("open", "high", "low", "close", "volume", "pv", "vwap")
-"""Float columns that readers see, directly or as vwap."""
+"""Float columns that are published, directly or as vwap."""
 
 
-class Names:
-    """Texts by number, in the order in which they were first seen; and the numbers of the last dictionary seen."""
+class Interner:
+    """Texts by number, in the order in which they first appeared. Caches the numbers of each feed's last dictionary."""
 
     def __init__(self, texts: list[str] | None = None) -> None:
         self.texts: list[str] = texts if texts is not None else []
         self._codes = {text: code for code, text in enumerate(self.texts)}
-        self._cached: dict[str, tuple[Any, npt.NDArray[np.int32]]] = {}
+        self._cached: dict[str, tuple[Any, Codes]] = {}
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def code(self, text: str) -> int:
-        """Return the number of a text, a new one if need be."""
+        """Return the number of a text. A text that is not present gets the next number."""
         found = self._codes.get(text)
         if found is None:
             found = self._codes[text] = len(self.texts)
             self.texts.append(text)
         return found
 
-    def codes(self, column: Any, feed: str) -> npt.NDArray[np.int32]:
+    def codes(self, column: Any, feed: str) -> Codes:
         """Return the numbers of an Arrow dictionary column: int32[n].
 
-        A feed sends the same dictionary again and again: its numbers are kept and only looked up when it differs.
+        A feed sends the same dictionary in record after record. Its numbers are cached and looked up only if the
+        dictionary differs.
         """
         dictionary = column.dictionary
         cached = self._cached.get(feed)
         if cached is None or not cached[0].equals(dictionary):
             codes = np.array([self.code(text) for text in dictionary.to_pylist()], dtype=np.int32)
-            # The dictionary's memory is the record's: hold a copy, not the whole record. Bounded by feeds in use.
+            # The dictionary's memory belongs to the record: cache a copy, not the whole record. Bounded by feeds.
             if len(self._cached) >= 256:
                 self._cached.clear()
             self._cached[feed] = cached = (dictionary.take(np.arange(len(dictionary))), codes)
-        found: npt.NDArray[np.int32] = cached[1][column.indices.to_numpy(zero_copy_only=False)]
+        found: Codes = cached[1][column.indices.to_numpy(zero_copy_only=False)]
         return found
 
 
 def empty_rows(count: int) -> Rows:
-    """Return rows of zeros with the values that mean 'nothing yet'."""
+    """Return rows of zeros, unpublished and without a vwap."""
     rows = np.zeros(count, dtype=ROW)
     rows["revision"] = -1
     rows["vwap"] = np.nan
@@ -106,30 +117,58 @@ def empty_rows(count: int) -> Rows:
 
 
 def emptied(rows: Rows) -> Rows:
-    """Return copies of bars from ticks as they are when all their prints were taken back."""
+    """Return copies of bars from ticks as they are after the last of their trades was cancelled."""
     rows = rows.copy()
     for name in ("open", "high", "low", "close", "vwap"):
         rows[name] = np.nan
     for name in ("volume", "pv", "trades"):
         rows[name] = 0
     rows["open_time"], rows["close_time"] = FOREVER_US, NEVER_US
-    rows["gone"] = True
+    rows["withdrawn"] = True
     return rows
 
 
-def keys_of(starts: Int64Array, symbols: npt.NDArray[np.int32]) -> Int64Array:
-    """Return one number for each (minute, symbol), in the order of minutes, then symbols."""
-    keys: Int64Array = starts // MINUTE_US << 32 | symbols
+_SYMBOL_BITS: Final = 32
+_SYMBOL_MASK: Final = (1 << _SYMBOL_BITS) - 1
+
+
+def pack(numbers: Int64Array, codes: Any) -> Int64Array:
+    """Return one key for each (number, code), ordered by number, then code: int64[n].
+
+    A number is a minute, a bucket, a rank or a feed; a code is 32 bits, of a symbol in most uses.
+    """
+    keys: Int64Array = numbers << _SYMBOL_BITS | codes
     return keys
+
+
+def symbols_in(keys: Int64Array) -> Codes:
+    """Return the codes of packed keys."""
+    codes: Codes = (keys & _SYMBOL_MASK).astype(np.int32)
+    return codes
+
+
+def numbers_in(keys: Int64Array) -> Int64Array:
+    """Return the numbers of packed keys."""
+    return keys >> _SYMBOL_BITS
+
+
+def minute_keys(starts: Int64Array, symbols: Codes) -> Int64Array:
+    """Return one key for each (minute, symbol), ordered by minute, then symbol."""
+    return pack(starts // MINUTE_US, symbols)
+
+
+def starts_in(keys: Int64Array) -> Int64Array:
+    """Return the starts of `minute_keys`, in microseconds."""
+    return numbers_in(keys) * MINUTE_US
 
 
 _BYTES: Final = np.dtype((np.void, ROW.itemsize))
 
 
 def join(parts: Sequence[Rows]) -> Rows:
-    """Return the parts one after another; none is an empty result.
+    """Return the parts concatenated; no parts give no rows.
 
-    As plain bytes: concatenating arrays with fields compares their types field by field, 30 µs an array.
+    Rows are concatenated as plain bytes: NumPy compares structured types field by field, 30 µs an array of 100 rows.
     """
     if not parts:
         return np.zeros(0, dtype=ROW)
@@ -138,11 +177,14 @@ def join(parts: Sequence[Rows]) -> Rows:
 
 
 def take(rows: Rows, where: npt.NDArray[Any]) -> Rows:
-    """Return a copy of the rows at these places, or where a mask holds; as plain bytes too, five times as fast."""
+    """Return a copy of the rows at these positions, or of those that a mask selects.
+
+    Copying plain bytes is four times as fast as copying fields for 100 rows, and ten times for 1,000.
+    """
     taken: Rows = rows.view(_BYTES)[where].view(ROW)
     return taken
 
 
 def put(rows: Rows, where: npt.NDArray[Any], values: Rows) -> None:
-    """Set the rows at these places, as plain bytes."""
+    """Set the rows at these positions, as plain bytes."""
     rows.view(_BYTES)[where] = values.view(_BYTES)

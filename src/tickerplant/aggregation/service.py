@@ -1,4 +1,4 @@
-"""The aggregation service: `market.prices.raw` in, `market.prices.ohlcv`, `market.status` and dead letters out."""
+"""The aggregation service: `market.prices.raw` in; `market.prices.ohlcv`, `market.status` and dead letters out."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ GROUP = "aggregation"
 
 
 class Aggregation:
-    """Aggregates the partitions that its group gives it. Belongs to the thread that calls `run`.
+    """Aggregates the partitions that its consumer group assigns. Used by the thread that calls `run` only.
 
-    `metrics` is called after each batch with what the processor has counted.
+    `metrics` is called after each batch with the counters of the processor.
     """
 
     def __init__(
@@ -39,5 +39,5 @@ class Aggregation:
         )
 
     def run(self, stop: threading.Event) -> None:
-        """Work until `stop` is set. Raises what `Processor.run` does."""
+        """Process records until `stop` is set. Raises what `Processor.run` raises."""
         self.processor.run(stop)

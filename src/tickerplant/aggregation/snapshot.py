@@ -1,6 +1,7 @@
-"""The state of a partition as bytes: msgpack of plain values, with arrays of rows as they lie in memory.
+"""The snapshot of a partition's state: msgpack of plain values, with arrays of rows as raw bytes.
 
-Equal states give equal bytes, and `restore` of them behaves as the state itself would have.
+Equal states give equal bytes. A restored state behaves exactly as the original. Stored names are part of the format;
+they differ from the attributes' names where `_FEED_FIELDS` maps them.
 """
 
 from __future__ import annotations
@@ -10,23 +11,35 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from tickerplant.aggregation.candidates import Finished
-from tickerplant.aggregation.feed_state import Feed
-from tickerplant.aggregation.rows import ROW, Names, Rows, join
-from tickerplant.aggregation.source_priority import Hold
+from tickerplant.aggregation.candidates import CandidateBlocks
+from tickerplant.aggregation.feed_state import FeedState, UnmatchedCorrections
+from tickerplant.aggregation.rows import ROW, Interner, Rows, join
+from tickerplant.aggregation.source_priority import Wait
 from tickerplant.aggregation.state import State
-from tickerplant.aggregation.undone import Undone
 from tickerplant.core.rules import rules_from, values_of
 
 FORMAT: Final = 2
 
-_PLAIN = (
-    "name", "number", "up", "live", "ended", "watermark_us", "top_us", "heard_us", "lateness_us", "horizon_us",
-    "over_us", "coverage", "floors", "floors_until",
-)  # fmt: skip
+_FEED_FIELDS: Final = {
+    "name": "name",
+    "number": "number",
+    "up": "up",
+    "live": "live",
+    "ended": "ended",
+    "watermark_us": "watermark_us",
+    "top_us": "newest_us",
+    "heard_us": "last_sent_us",
+    "lateness_us": "lateness_us",
+    "horizon_us": "horizon_us",
+    "over_us": "declared_until_us",
+    "coverage": "coverage",
+    "floors": "retained_from",
+    "floors_until": "retained_until_us",
+}
+"""Stored name and attribute of a feed's plain values, in the order of the format."""
 
 
-def dump(state: State) -> bytes:
+def encode_snapshot(state: State) -> bytes:
     """Return the state between two steps as bytes."""
     return msgspec.msgpack.encode(
         {
@@ -36,44 +49,47 @@ def dump(state: State) -> bytes:
             "reasons": state.reasons.texts,
             "calendars": [calendar.name for calendar in state.calendars],
             "newest": state.newest.tobytes(),
-            "forgotten": state.forgotten.tobytes(),
+            "forgotten": state.evicted_before.tobytes(),
             "next_feed": state.next_feed,
             "hours": state.hours,
-            "holds": [(*key, *hold) for key, hold in sorted(state.holds.items())],
+            "holds": [(*key, *wait) for key, wait in sorted(state.pending.waits.items())],
             "next_check_us": state.next_check_us,
             "last_sent_us": state.last_sent_us,
-            "feeds": [_dump_feed(feed) for _, feed in sorted(state.feeds.items())],
-            "finished": [_dump_blocks(finished) for finished in (*state.finished, state.auctions)],
+            "feeds": [_encode_feed(feed) for _, feed in sorted(state.feeds.items())],
+            "finished": [_encode_blocks(each) for each in (*state.candidates, state.auctions)],
         }
     )
 
 
-def restore(data: bytes) -> State:
-    """Return the state that `dump` was given."""
-    kept: dict[str, Any] = msgspec.msgpack.decode(data)
-    state = State(Names(kept["symbols"]), Names(kept["sources"]))
-    state.reasons = Names(kept["reasons"])
-    state.newest = np.frombuffer(kept["newest"], dtype=np.int64).copy()
-    state.forgotten = np.frombuffer(kept["forgotten"], dtype=np.int64).copy()
-    state.set_rules(rules_from(kept["rules"]))
-    state.next_feed = kept["next_feed"]
-    state.hours = [(sent, offset) for sent, offset in kept["hours"]]
-    state.holds = {(start, feed): Hold(deadline, tuple(feeds)) for start, feed, deadline, feeds in kept["holds"]}
-    state.next_check_us, state.last_sent_us = kept["next_check_us"], kept["last_sent_us"]
-    for feed in kept["feeds"]:
-        state.add_feed(_restore_feed(feed, state))
-    for finished, blocks in zip((*state.finished, state.auctions), kept["finished"], strict=True):
-        _restore_blocks(finished, blocks)
+def decode_snapshot(data: bytes) -> State:
+    """Return the state that `encode_snapshot` encoded."""
+    stored: dict[str, Any] = msgspec.msgpack.decode(data)
+    state = State(Interner(stored["symbols"]), Interner(stored["sources"]))
+    state.reasons = Interner(stored["reasons"])
+    state.newest = np.frombuffer(stored["newest"], dtype=np.int64).copy()
+    state.evicted_before = np.frombuffer(stored["forgotten"], dtype=np.int64).copy()
+    state.set_rules(rules_from(stored["rules"]))
+    state.next_feed = stored["next_feed"]
+    state.hours = [(sent, offset) for sent, offset in stored["hours"]]
+    state.pending.waits = {
+        (start, feed): Wait(deadline, tuple(feeds)) for start, feed, deadline, feeds in stored["holds"]
+    }
+    state.next_check_us, state.last_sent_us = stored["next_check_us"], stored["last_sent_us"]
+    for feed in stored["feeds"]:
+        state.add_feed(_decode_feed(feed, state))
+    for candidates, blocks in zip((*state.candidates, state.auctions), stored["finished"], strict=True):
+        _decode_blocks(candidates, blocks)
     return state
 
 
-def _dump_feed(feed: Feed) -> dict[str, Any]:
+def _encode_feed(feed: FeedState) -> dict[str, Any]:
     rows, dirty = feed.windows.dump()
-    return {name: getattr(feed, name) for name in _PLAIN} | {
+    unmatched = feed.unmatched
+    return {name: getattr(feed, attribute) for name, attribute in _FEED_FIELDS.items()} | {
         "expected": feed.expected.tobytes(),
         "sources": sorted(feed.sources),
         "activity": feed.activity.dump(),
-        "undone": tuple(part.tobytes() for part in (feed.undone.keys, feed.undone.times, feed.undone.offsets)),
+        "undone": tuple(part.tobytes() for part in (unmatched.keys, unmatched.times, unmatched.offsets)),
         "windows": rows.tobytes(),
         "dirty": dirty.tobytes(),
         "any_dirty": feed.windows.any_dirty,
@@ -82,25 +98,25 @@ def _dump_feed(feed: Feed) -> dict[str, Any]:
     }
 
 
-def _restore_feed(kept: dict[str, Any], state: State) -> Feed:
+def _decode_feed(stored: dict[str, Any], state: State) -> FeedState:
     symbols = len(state.symbols)
-    feed = Feed(**{name: kept[name] for name in _PLAIN})
-    feed.coverage = [(begin, end) for begin, end in feed.coverage]
-    feed.expected = np.frombuffer(kept["expected"], dtype=np.int32).copy()
-    feed.sources = set(kept["sources"])
+    feed = FeedState(**{attribute: stored[name] for name, attribute in _FEED_FIELDS.items()})
+    feed.coverage = [(start, end) for start, end in feed.coverage]
+    feed.expected = np.frombuffer(stored["expected"], dtype=np.int32).copy()
+    feed.sources = set(stored["sources"])
     feed.activity.fit(state.activities)
-    feed.activity.load(kept["activity"], symbols)
-    feed.undone = Undone(*(np.frombuffer(part, dtype=np.int64).copy() for part in kept["undone"]))
-    feed.windows.load(_rows(kept["windows"]), np.frombuffer(kept["dirty"], dtype=np.bool_), symbols)
-    feed.windows.any_dirty = kept["any_dirty"]
-    feed.open_fives = set(kept["open_fives"])
-    feed.open_days = {(calendar, session) for calendar, session in kept["open_days"]}
+    feed.activity.load(stored["activity"], symbols)
+    feed.unmatched = UnmatchedCorrections(*(np.frombuffer(part, dtype=np.int64).copy() for part in stored["undone"]))
+    feed.windows.load(_rows(stored["windows"]), np.frombuffer(stored["dirty"], dtype=np.bool_), symbols)
+    feed.windows.any_dirty = stored["any_dirty"]
+    feed.open_fives = set(stored["open_fives"])
+    feed.open_days = {(calendar, session) for calendar, session in stored["open_days"]}
     return feed
 
 
-def _dump_blocks(finished: Finished) -> dict[str, Any]:
-    starts = sorted(finished.blocks)
-    blocks = [finished.blocks[start] for start in starts]
+def _encode_blocks(candidates: CandidateBlocks) -> dict[str, Any]:
+    starts = sorted(candidates.blocks)
+    blocks = [candidates.blocks[start] for start in starts]
     return {
         "starts": starts,
         "lengths": [len(block) for block in blocks],
@@ -108,11 +124,11 @@ def _dump_blocks(finished: Finished) -> dict[str, Any]:
     }
 
 
-def _restore_blocks(finished: Finished, kept: dict[str, Any]) -> None:
-    rows = _rows(kept["rows"])
+def _decode_blocks(candidates: CandidateBlocks, stored: dict[str, Any]) -> None:
+    rows = _rows(stored["rows"])
     begin = 0
-    for start, length in zip(kept["starts"], kept["lengths"], strict=True):
-        finished.blocks[start] = rows[begin : begin + length].copy()
+    for start, length in zip(stored["starts"], stored["lengths"], strict=True):
+        candidates.blocks[start] = rows[begin : begin + length].copy()
         begin += length
 
 

@@ -1,20 +1,22 @@
-"""Records in, records out: the pure stage of one partition around the engine.
+"""Raw records in, published records out: the pure stage of one partition, around the engine.
 
-Of one step's outputs the bars come first, then the record that is passed on to those behind, then what `market.status`
-hears. Every output names the version of the raw record that caused it, and carries that record's `sent_at_us`.
+The outputs of one step are ordered: bars, then the record that is passed on to analytics and persistence, then the
+records of `market.status`. Each output contains the version of the raw record that caused it, and its `sent_at_us`.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
 from tickerplant.aggregation import snapshot
-from tickerplant.aggregation.bar_aggregator import BarAggregator, Outcome
-from tickerplant.aggregation.columns import FIRST_US, LAST_US
-from tickerplant.aggregation.decode import Intake
-from tickerplant.aggregation.encode import bars_of, coverage_of, differences_of
+from tickerplant.aggregation.bar_aggregator import BarAggregator
+from tickerplant.aggregation.decode import FIRST_US, LAST_US
+from tickerplant.aggregation.dispatch import Dispatcher
+from tickerplant.aggregation.encode import bar_batches, coverage_batch, differences_batch
+from tickerplant.aggregation.outcome import Outcome
 from tickerplant.aggregation.rebuild import rebuild
 from tickerplant.aggregation.rows import INTERVALS
 from tickerplant.core import records, schemas
@@ -24,75 +26,82 @@ from tickerplant.core.times import datetime_of
 
 FORMAT: Final = snapshot.FORMAT
 
+_Header = TypeVar("_Header", bound=records.Header)
+
 
 class AggregationStage(Stage):
-    """The state of one partition; `step` never raises for what a record says: that goes to the dead letter."""
+    """The state of one partition. `step` never raises for the content of a record: that becomes a dead letter."""
 
     def __init__(self, generation: int, kept: bytes | None = None) -> None:
         self._generation = generation
-        self._engine = BarAggregator(None if kept is None else snapshot.restore(kept))
-        self._intake = Intake(self._engine, generation)
+        self._engine = BarAggregator(None if kept is None else snapshot.decode_snapshot(kept))
+        self._dispatcher = Dispatcher(self._engine, generation)
 
     def step(self, consumed: ConsumedRecord, history: History = EMPTY_HISTORY) -> list[Output]:
         """Apply one raw record and return the records that it causes."""
+        version = self._dispatcher.version(consumed.offset)
         try:
-            record = self._intake.take(consumed, history)
+            record = self._dispatcher.apply(consumed, history)
             if isinstance(record.header, records.Rebuild):
                 rebuild(self._engine, self._generation, record, consumed.offset, history)
         except (UnreadableRecord, ConfigError) as error:
-            sent_at_us, version = self._engine.state.last_sent_us, self._intake.version(consumed.offset)
-            return [dead_letter(consumed, str(error), sent_at_us, cause=version)]
-        self._engine.state.note_hour(consumed.offset)
-        return self._publish(record, self._engine.finish(), self._intake.version(consumed.offset))
+            return [dead_letter(consumed, str(error), self._engine.state.last_sent_us, cause=version)]
+        self._engine.state.record_hour(consumed.offset)
+        return list(self._outputs(record, self._engine.finish(), version))
 
     def snapshot(self) -> bytes:
         """Return the whole state."""
-        return snapshot.dump(self._engine.state)
+        return snapshot.encode_snapshot(self._engine.state)
 
     def oldest_offset(self) -> int | None:
-        """Return the least raw offset that a later step may read again (see `recount`), or None if there is none."""
+        """Return the smallest raw offset that a correction may read again; None if no bar is retained."""
         return self._engine.state.oldest_offset()
 
     def keep_label(self) -> str | None:
-        """Return the UTC day of the log's clock: retention counts in days of it."""
+        """Return the UTC date of the log's clock: one snapshot a day is kept."""
         sent = self._engine.state.last_sent_us
         return datetime_of(sent).date().isoformat() if FIRST_US <= sent <= LAST_US else None
 
-    def _publish(self, record: records.Record, outcome: Outcome, version: int) -> list[Output]:
-        header, state = record.header, self._engine.state
-        said: dict[str, Any] = {"feed": header.feed, "sent_at_us": header.sent_at_us, "cause": version}
-        result = [
-            Output(schemas.OHLCV, records.encode(records.Bars(**said), batch))
-            for batch in bars_of(state, outcome, version, header.sent_at_us)
-        ]
-        passed = _passed_on(header, said)
-        if passed is not None:
-            batch = record.batch if isinstance(passed, records.Splits) else None
-            result.append(Output(schemas.OHLCV, records.encode(passed, batch)))
+    def _outputs(self, record: records.Record, outcome: Outcome, version: int) -> Iterator[Output]:
+        state, cause = self._engine.state, record.header
+
+        def header(kind: type[_Header], feed: str, **more: Any) -> _Header:
+            return kind(feed=feed, sent_at_us=cause.sent_at_us, cause=version, **more)
+
+        for batch in bar_batches(state, outcome, version, cause.sent_at_us):
+            yield Output(schemas.OHLCV, records.encode(header(records.Bars, cause.feed), batch))
+        match cause:
+            case records.Mark():
+                passed = header(records.Mark, cause.feed, watermark_us=cause.watermark_us)
+                yield Output(schemas.OHLCV, records.encode(passed))
+            case records.End():
+                yield Output(schemas.OHLCV, records.encode(header(records.End, cause.feed, whole=cause.whole)))
+            case records.Settings():
+                yield Output(schemas.OHLCV, records.encode(header(records.Settings, cause.feed, values=cause.values)))
+            case records.Splits():
+                yield Output(schemas.OHLCV, records.encode(header(records.Splits, cause.feed), record.batch))
+            case records.AlertRule():
+                rule = header(records.AlertRule, cause.feed, rule=cause.rule, removed=cause.removed)
+                yield Output(schemas.OHLCV, records.encode(rule))
         for over in outcome.over:
-            said["feed"] = over.feed
-            emitted = int(np.count_nonzero(over.emitted))
-            interval = INTERVALS[over.interval].name
-            told = records.Over(
-                **said,
-                interval=interval,
+            interval_over = header(
+                records.Over,
+                over.feed,
+                interval=INTERVALS[over.interval].name,
                 start_us=over.start_us,
                 expected=len(over.symbols),
-                emitted=emitted,
+                emitted=int(np.count_nonzero(over.emitted)),
                 whole=over.whole,
             )
-            result.append(Output(schemas.STATUS, records.encode(told, coverage_of(state, over))))
-        differences = differences_of(state, outcome)
+            yield Output(schemas.STATUS, records.encode(interval_over, coverage_batch(state, over)))
+        differences = differences_batch(state, outcome)
         if differences is not None:
-            said["feed"] = header.feed
-            result.append(Output(schemas.STATUS, records.encode(records.Differences(**said), differences)))
-        for row in outcome.states:
-            said["feed"] = row.feed
-            feed_state = records.FeedState(
-                **said, state=row.state, since_us=row.since_us, reason=row.reason, count=row.count
+            yield Output(schemas.STATUS, records.encode(header(records.Differences, cause.feed), differences))
+        for row in outcome.statuses:
+            status = header(
+                records.FeedState, row.feed, state=row.state, since_us=row.since_us, reason=row.reason, count=row.count
             )
-            result.append(Output(schemas.STATUS, records.encode(feed_state)))
-        return result
+            yield Output(schemas.STATUS, records.encode(status))
 
 
 class AggregationStageFactory(StageFactory):
@@ -104,20 +113,5 @@ class AggregationStageFactory(StageFactory):
         self._generation = generation
 
     def __call__(self, partition: int, snapshot: bytes | None) -> AggregationStage:
-        """Return the stage restored from `snapshot`, or a new one for None."""
+        """Return the stage restored from `snapshot`; None: a new one."""
         return AggregationStage(self._generation, snapshot)
-
-
-def _passed_on(header: records.Header, said: dict[str, Any]) -> records.Header | None:
-    match header:
-        case records.Mark():
-            return records.Mark(**said, watermark_us=header.watermark_us)
-        case records.End():
-            return records.End(**said, whole=header.whole)
-        case records.Settings():
-            return records.Settings(**said, values=header.values)
-        case records.Splits():
-            return records.Splits(**said)
-        case records.AlertRule():
-            return records.AlertRule(**said, rule=header.rule, removed=header.removed)
-    return None

@@ -1,136 +1,129 @@
-"""The state of one partition: everything that a snapshot holds, and what follows from it at once."""
+"""The state of one partition: everything that a snapshot contains, and caches derived from it."""
 
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import Final
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from tickerplant.aggregation.candidates import REASONS, Finished
-from tickerplant.aggregation.feed_state import Feed
-from tickerplant.aggregation.ranking import Ranking
-from tickerplant.aggregation.rows import DAYS, FIVES, MINUTES, ROW, Names, Rows
+from tickerplant.aggregation.candidates import REASONS, CandidateBlocks
+from tickerplant.aggregation.feed_state import FeedState
+from tickerplant.aggregation.rows import DAYS, FIVES, MINUTES, ROW, Codes, Interner, Rows
+from tickerplant.aggregation.source_priority import PendingMinutes, SourceRanking
 from tickerplant.core.errors import BadInput, ConfigError
 from tickerplant.core.interval import Interval, parse
 from tickerplant.core.rules import DEFAULT_RULES, Rules
 from tickerplant.core.sessions import Calendar, Calendars
-from tickerplant.core.times import FOREVER_US, HOUR_US, NEVER_US, Int64Array
+from tickerplant.core.times import FOREVER_US, HOUR_US, NEVER_US, BoolArray, Int64Array
 
-if TYPE_CHECKING:
-    from tickerplant.aggregation.source_priority import Hold
-
-
-_MOST_HOURS = 24 * 8
+_MAX_HOURS: Final = 24 * 8
 
 
 class State:
     """Names, feeds, bars and rules of one partition."""
 
-    def __init__(self, symbols: Names | None = None, sources: Names | None = None) -> None:
+    def __init__(self, symbols: Interner | None = None, sources: Interner | None = None) -> None:
         self.rules: Rules = DEFAULT_RULES
-        self.symbols = symbols or Names()
-        self.sources = sources or Names()
-        self.reasons = Names(list(REASONS))
-        self.feeds: dict[int, Feed] = {}
+        self.symbols = symbols or Interner()
+        self.sources = sources or Interner()
+        self.reasons = Interner(list(REASONS))
+        self.feeds: dict[int, FeedState] = {}
         self.next_feed = 0
-        self.finished = (Finished(MINUTES), Finished(FIVES), Finished(DAYS))
-        """Bars of 1m, 5m, 1d: see `rows.INTERVALS`."""
-        self.auctions = Finished(FIVES)
-        """Prints of the closing auction after the close, by session: parts of the daily bar alone."""
+        self.candidates = (CandidateBlocks(MINUTES), CandidateBlocks(FIVES), CandidateBlocks(DAYS))
+        """Closed bars of 1m, 5m, 1d: see `rows.INTERVALS`."""
+        self.auctions = CandidateBlocks(FIVES)
+        """Closing auction trades after the close, by session: parts of the daily bar only."""
         self.newest: Int64Array = np.empty(0, dtype=np.int64)
-        """By symbol: the start of the newest bar published."""
-        self.forgotten: Int64Array = np.empty(0, dtype=np.int64)
-        """By symbol: bars that begin before this may have been published and are not remembered."""
-        self.holds: dict[tuple[int, int], Hold] = {}
-        """By (minute, feed): for whom it waits."""
+        """By symbol: start of the newest published bar."""
+        self.evicted_before: Int64Array = np.empty(0, dtype=np.int64)
+        """By symbol: bars that start before this may have been published and evicted."""
+        self.pending = PendingMinutes()
         self.hours: list[tuple[int, int]] = []
-        """Log times at least an hour apart, and the raw offset of the first record sent then or after."""
+        """Log times at least an hour apart, each with the raw offset of the first record sent then or later."""
         self.next_check_us = NEVER_US
-        """Log time of the next look at feeds that are silent."""
+        """Log time of the next check for silent feeds."""
         self.last_sent_us = NEVER_US
-        # What follows from the above, and what is only remembered to save work.
+        """The clock of the log: the greatest `sent_at_us` so far."""
+        # Derived from the above, or cached.
         self.calendars: list[Calendar] = []
-        self.calendar_of: npt.NDArray[np.int32] = np.empty(0, dtype=np.int32)
-        self.ranking = Ranking(self.rules, self.symbols, self.sources)
+        self.calendar_of: Codes = np.empty(0, dtype=np.int32)
+        self.ranking = SourceRanking(self.rules, self.symbols, self.sources)
         self.activities: list[Interval] = []
-        """Intervals by activity that the rules name; their codes follow those of `rows.INTERVALS`."""
+        """Activity intervals in the rules; their codes follow those of `rows.INTERVALS`."""
         self.members: npt.NDArray[np.bool_] = np.empty((0, 0), dtype=np.bool_)
-        """By symbol and such interval: whether the symbol has bars of it."""
-        self.day_cache: dict[int, tuple[Rows, npt.NDArray[np.bool_]]] = {}
+        """`members[symbol, activity interval]`: the symbol has bars of the interval."""
+        self.day_cache: dict[int, tuple[Rows, BoolArray]] = {}
         self._calendars = Calendars(self.rules)
         self._feed_numbers: dict[str, int] = {}
 
-    def note_hour(self, offset: int) -> None:
-        """Remember where the log's clock stands, once an hour, for as long as raw is kept and may be rebuilt."""
+    def record_hour(self, offset: int) -> None:
+        """Record the log's clock once an hour, for as long as raw records are retained and may be rebuilt."""
         if not self.hours or self.last_sent_us >= self.hours[-1][0] + HOUR_US:
-            self.hours = [*self.hours[-_MOST_HOURS + 1 :], (self.last_sent_us, offset)]
+            self.hours = [*self.hours[-_MAX_HOURS + 1 :], (self.last_sent_us, offset)]
 
     def offset_before(self, time_us: int) -> int:
-        """Return a raw offset before which nothing was sent after `time_us`: the latest that is known."""
+        """Return the largest known raw offset that has only records sent by `time_us` before it."""
         return max((offset for sent, offset in self.hours if sent <= time_us), default=0)
 
     def oldest_offset(self) -> int | None:
-        """Return the least raw offset of a print that is in a bar which is remembered, or of what undid one."""
-        found = [
-            int(block["first_offset"].min()) for f in (*self.finished, self.auctions) for block in f.blocks.values()
-        ]
+        """Return the smallest raw offset of a tick in a retained bar, or of an unmatched correction; None if none."""
+        blocks = (block for each in (*self.candidates, self.auctions) for block in each.blocks.values())
+        found = [int(block["first_offset"].min()) for block in blocks]
         for feed in self.feeds.values():
             found += [int(rows["first_offset"].min()) for rows in [feed.windows.dump()[0]] if len(rows)]
-            found += [int(feed.undone.offsets.min())] if len(feed.undone) else []
+            found += [int(feed.unmatched.offsets.min())] if len(feed.unmatched) else []
         return min(found, default=None)
 
-    def beginning(self) -> State:
-        """Return a state without bars under the same rules and numbers, which knows when each feed was up."""
+    def for_rebuild(self) -> State:
+        """Return a state without bars, with the same rules and numbers, and with the final coverage of each feed."""
         fresh = State(self.symbols, self.sources)
         fresh.reasons = self.reasons
         fresh.next_feed = self.next_feed
-        # Bars by activity are published once, and who waits for whom is over by now.
+        # Activity bars are published once, and no minute waits for a better source any more.
         fresh.set_rules(msgspec.structs.replace(self.rules, activity_bars={}, source_priority_wait_us=0))
         for feed in self.feeds.values():
-            cap_us = FOREVER_US if feed.ended else feed.horizon_us
-            seeded = Feed(feed.name, feed.number, live=feed.live, up=True, settled=True, cap_us=cap_us)
-            seeded.coverage, seeded.heard_us = list(feed.coverage), FOREVER_US
-            seeded.expected, seeded.sources = feed.expected, set(feed.sources)
-            fresh.add_feed(seeded)
+            limit_us = FOREVER_US if feed.ended else feed.horizon_us
+            copied = FeedState(
+                feed.name, feed.number, live=feed.live, up=True, coverage_fixed=True, max_horizon_us=limit_us
+            )
+            copied.coverage, copied.last_sent_us = list(feed.coverage), FOREVER_US
+            copied.expected, copied.sources = feed.expected, set(feed.sources)
+            fresh.add_feed(copied)
         return fresh
 
-    def feed(self, name: str) -> Feed:
-        """Return the feed of that name, a new one if need be."""
+    def feed(self, name: str) -> FeedState:
+        """Return the feed of that name. A name that is not present gets a new feed."""
         number = self._feed_numbers.get(name)
         if number is None:
             number = self._feed_numbers[name] = self.next_feed
             self.next_feed += 1
-            self.feeds[number] = Feed(name, number)
+            self.feeds[number] = FeedState(name, number)
             self.feeds[number].activity.fit(self.activities)
         return self.feeds[number]
 
-    def add_feed(self, feed: Feed) -> None:
-        """Put back a feed from a snapshot."""
+    def add_feed(self, feed: FeedState) -> None:
+        """Add a feed that has its number already."""
         self.feeds[feed.number] = feed
         self._feed_numbers[feed.name] = feed.number
 
-    def drop_feed(self, feed: Feed) -> None:
-        """Forget a feed."""
+    def drop_feed(self, feed: FeedState) -> None:
+        """Remove a feed."""
         del self.feeds[feed.number]
         del self._feed_numbers[feed.name]
 
-    def knows_feed(self, name: str) -> bool:
-        """Return whether a feed of that name is remembered."""
-        return name in self._feed_numbers
-
     def set_rules(self, rules: Rules) -> None:
-        """Live by other rules from now on.
+        """Apply these rules from now on.
 
-        Raises ConfigError, and changes nothing, when a calendar is unknown, or the order of sources or an interval
-        cannot be read.
+        Raises ConfigError, and changes nothing, if a calendar is unknown, or the order of sources or an interval is
+        invalid.
         """
         calendars = Calendars(rules)
         calendars.check()
-        ranking = Ranking(rules, self.symbols, self.sources)
-        activities = _activities(rules)
+        ranking = SourceRanking(rules, self.symbols, self.sources)
+        activities = _activity_intervals(rules)
         self.rules = rules
         self._calendars = calendars
         self.calendars, self.calendar_of = [], np.empty(0, dtype=np.int32)
@@ -139,28 +132,28 @@ class State:
         self.members = np.empty((0, len(self.activities)), dtype=np.bool_)
         self.day_cache.clear()
         for feed in self.feeds.values():
-            feed.floors, feed.floors_until = [], NEVER_US
+            feed.retained_from, feed.retained_until_us = [], NEVER_US
             feed.activity.fit(self.activities)
         self.refresh()
 
     def refresh(self) -> None:
-        """Fit the arrays by symbol and by source to the names known now."""
+        """Extend the arrays by symbol and by source to all present names."""
         if len(self.calendar_of) < len(self.symbols):
-            fresh = self.symbols.texts[len(self.calendar_of) :]
-            numbers = [self._calendar_number(text) for text in fresh]
+            added = self.symbols.texts[len(self.calendar_of) :]
+            numbers = [self._calendar_number(text) for text in added]
             self.calendar_of = np.concatenate((self.calendar_of, np.array(numbers, dtype=np.int32)))
         more = len(self.symbols) - len(self.newest)
         if more:
             never = np.full(more, NEVER_US, dtype=np.int64)
             self.newest = np.concatenate((self.newest, never))
-            self.forgotten = np.concatenate((self.forgotten, never))
+            self.evicted_before = np.concatenate((self.evicted_before, never))
         self.ranking.refresh()
         if len(self.members) < len(self.symbols):
-            has = [self._activities_of(text) for text in self.symbols.texts[len(self.members) :]]
+            has = [self._membership(text) for text in self.symbols.texts[len(self.members) :]]
             fits = np.array(has, dtype=np.bool_).reshape(len(has), len(self.activities))
             self.members = np.concatenate((self.members, fits))
 
-    def _activities_of(self, symbol: str) -> list[bool]:
+    def _membership(self, symbol: str) -> list[bool]:
         chosen = next((n for pattern, n in self.rules.activity_bars.items() if fnmatchcase(symbol, pattern)), ())
         return [interval.name in chosen for interval in self.activities]
 
@@ -172,8 +165,8 @@ class State:
         self.calendars.append(calendar)
         return len(self.calendars) - 1
 
-    def day_rows(self, session: int) -> tuple[Rows, npt.NDArray[np.bool_]]:
-        """Return the remembered sums of a session by symbol, and which of them hold; both may be written to."""
+    def day_rows(self, session: int) -> tuple[Rows, BoolArray]:
+        """Return the cached daily sums of a session by symbol, and a mask of the valid ones. Both are writable."""
         found = self.day_cache.get(session)
         count = len(self.symbols)
         if found is None or len(found[1]) < count:
@@ -182,8 +175,8 @@ class State:
         return found
 
 
-def _activities(rules: Rules) -> list[Interval]:
-    """Return the intervals by activity that the rules name, each once. Raises ConfigError for any other."""
+def _activity_intervals(rules: Rules) -> list[Interval]:
+    """Return the activity intervals in the rules, each once. Raises ConfigError for any other interval."""
     names = sorted({name for names in rules.activity_bars.values() for name in names})
     try:
         found = [parse(name) for name in names]

@@ -1,17 +1,16 @@
-"""Open windows of one feed: a row for each (minute, symbol) that has had a print and is not closed yet.
+"""Open windows of one feed: one row for each (minute, symbol) that has ticks and is not closed yet.
 
-Rows lie in one pool; for each open minute an array over all symbols says where. So merging a batch costs a few array
-operations however many minutes it touches, and closing a minute gives its rows sorted by symbol.
+All rows are in one pool. Each open minute has an array over all symbols with the positions of its rows in the pool. So
+merging a batch costs a few array operations for any number of minutes, and a minute closes in the order of symbols.
 """
 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from tickerplant.aggregation.grouping import merge_ticks
-from tickerplant.aggregation.rows import ROW, Rows, join, put, take
-from tickerplant.core.times import FOREVER_US, MINUTE_US, Int64Array
+from tickerplant.aggregation.rows import ROW, Codes, Rows, join, put, take
+from tickerplant.core.times import FOREVER_US, MINUTE_US, BoolArray, Int64Array
 
 _NO_SLOT = -1
 
@@ -22,17 +21,18 @@ class Windows:
     def __init__(self) -> None:
         self._pool: Rows = np.zeros(1024, dtype=ROW)
         self._dirty = np.zeros(1024, dtype=np.bool_)
-        self._free: npt.NDArray[np.int64] = np.arange(1024)
-        self._slots: dict[int, npt.NDArray[np.int32]] = {}
+        self._free: Int64Array = np.arange(1024)
+        self._slots: dict[int, Codes] = {}
         self.first_start = FOREVER_US
-        """The earliest minute that is open."""
+        """Start of the earliest open minute."""
         self.any_dirty = False
+        """A row has changed since the last `drain_dirty`."""
 
     def __len__(self) -> int:
         return len(self._pool) - len(self._free)
 
     def merge(self, rows: Rows, symbols: int) -> None:
-        """Merge groups (sorted by minute, symbol); `symbols` is how many symbols there are."""
+        """Merge groups of ticks, sorted by (minute, symbol). `symbols` is the number of known symbols."""
         starts = rows["start"]
         edges = np.concatenate(([0], np.flatnonzero(starts[1:] != starts[:-1]) + 1, [len(rows)]))
         slots = np.empty(len(rows), dtype=np.int64)
@@ -49,7 +49,7 @@ class Windows:
         self._dirty[slots] = True
         self.any_dirty = True
 
-    def _index(self, start: int, symbols: int) -> npt.NDArray[np.int32]:
+    def _index(self, start: int, symbols: int) -> Codes:
         index = self._slots.get(start)
         if index is None:
             index = self._slots[start] = np.full(symbols, _NO_SLOT, dtype=np.int32)
@@ -59,7 +59,7 @@ class Windows:
             index = self._slots[start] = np.concatenate((index, more))
         return index
 
-    def _insert(self, rows: Rows, slots: Int64Array, fresh: npt.NDArray[np.bool_], edges: Int64Array) -> None:
+    def _insert(self, rows: Rows, slots: Int64Array, fresh: BoolArray, edges: Int64Array) -> None:
         count = int(np.count_nonzero(fresh))
         if count > len(self._free):
             self._grow(count)
@@ -81,7 +81,7 @@ class Windows:
         merge_ticks(present, rows)
         put(self._pool, slots, present)
 
-    def take_before(self, end_us: int) -> Rows:
+    def close_before(self, end_us: int) -> Rows:
         """Close the minutes that end at or before `end_us`; return their rows, sorted by (minute, symbol)."""
         closing = sorted(start for start in self._slots if start + MINUTE_US <= end_us)
         if not closing:
@@ -94,13 +94,8 @@ class Windows:
         self.first_start = min(self._slots, default=FOREVER_US)
         return rows
 
-    def of(self, start: int, symbols: npt.NDArray[np.int32]) -> Rows:
-        """Return copies of the rows of these symbols in one minute, sorted by symbol."""
-        rows = self.rows_of([start])
-        return take(rows, np.isin(rows["symbol"], symbols))
-
-    def drop(self, start: int, symbols: npt.NDArray[np.int32]) -> None:
-        """Forget the rows of these symbols in one minute."""
+    def drop(self, start: int, symbols: Codes) -> None:
+        """Discard the rows of these symbols in one minute."""
         index = self._slots.get(start)
         if index is None:
             return
@@ -114,15 +109,20 @@ class Windows:
             self.first_start = min(self._slots, default=FOREVER_US)
 
     def starts(self) -> list[int]:
-        """Return the open minutes in order."""
+        """Return the starts of the open minutes, ascending."""
         return sorted(self._slots)
 
     def rows_of(self, starts: list[int]) -> Rows:
         """Return copies of the rows of these minutes, sorted by (minute, symbol)."""
         return self._gather(starts)[0]
 
-    def dirty_rows(self) -> Rows:
-        """Return copies of the rows touched since this was last asked, sorted by (minute, symbol)."""
+    def minute_rows(self, start: int, symbols: Codes) -> Rows:
+        """Return copies of the rows of these symbols in one minute, sorted by symbol."""
+        rows = self.rows_of([start])
+        return take(rows, np.isin(rows["symbol"], symbols))
+
+    def drain_dirty(self) -> Rows:
+        """Return copies of the rows that changed since the last call, sorted by (minute, symbol)."""
         rows, slots = self._gather(self.starts())
         rows = take(rows, self._dirty[slots])
         self._dirty[:] = False
@@ -134,13 +134,13 @@ class Windows:
         slots = np.concatenate(found).astype(np.int64) if found else np.empty(0, dtype=np.int64)
         return take(self._pool, slots), slots
 
-    def dump(self) -> tuple[Rows, npt.NDArray[np.bool_]]:
-        """Return all rows in order and which are dirty: what `load` takes."""
+    def dump(self) -> tuple[Rows, BoolArray]:
+        """Return all rows in order, and a mask of the dirty ones: the arguments of `load`."""
         rows, slots = self._gather(self.starts())
         return rows, self._dirty[slots]
 
-    def load(self, rows: Rows, dirty: npt.NDArray[np.bool_], symbols: int) -> None:
-        """Take what `dump` gave, into windows that are new."""
+    def load(self, rows: Rows, dirty: BoolArray, symbols: int) -> None:
+        """Restore rows from `dump` into new windows."""
         if len(rows):
             self.merge(rows, symbols)
             slots = self._gather(self.starts())[1]
