@@ -86,7 +86,7 @@ class FeedState:
     declared_until_us: int = NEVER_US
     """Its minutes up to here have been declared over."""
     coverage: Coverage = field(default_factory=list)
-    """When the feed was up; the last range is open (FOREVER_US) while it is up."""
+    """Ranges in which the feed was up; the last one is open (FOREVER_US) while it is up."""
     max_horizon_us: int = FOREVER_US
     """Upper bound of the horizon. In a rebuild: the horizon of the original feed."""
     coverage_fixed: bool = False

@@ -115,7 +115,7 @@ def _flagged(
     rows: Rows, times: Int64Array, prices: Float64Array, sizes: Float64Array,
     flags: npt.NDArray[np.uint16], sources: Codes, first: Int64Array,
 ) -> Float64Array:  # fmt: skip
-    """Set prices, times, source and trades of ticks of which some may not set a price; return the sizes that count."""
+    """Set prices, times, source and trades where some ticks may not set a price; return the sizes that count."""
     count = len(times)
     at = np.arange(count)
     eligible = (flags & TickFlag.NO_OHLC) == 0

@@ -2,11 +2,11 @@
 
 A second engine reads the raw partition again from well before the range. It applies the named symbols only, and has
 the final coverage of each feed from the start. Bars that it closes in the range replace the retained ones. They are
-published with the version of the `Rebuild` record whether they differ or not, so that a store that has lost or changed
-a bar gets it again. A bar that is no longer retained is published in its last recomputed state.
+published with the version of the `Rebuild` record, also if they do not differ: a store that has lost or changed a bar
+gets it again. A bar that is no longer retained is published in its last recomputed state.
 
-The range is widened to whole sessions, so that each coarser bar still equals its published parts. Open bars stay open
-and closed bars stay closed, whatever the present allowed lateness.
+The range is widened to whole sessions, so that each coarser bar still equals its published parts. A change of the
+allowed lateness opens no closed bar and closes no open one.
 """
 
 from __future__ import annotations

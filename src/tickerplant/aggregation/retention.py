@@ -1,8 +1,8 @@
 """Retention: the engine keeps the last sessions of each feed in the feed's own time, and evicts everything else.
 
-A feed retains bars from the start of its last `revision_window_sessions` sessions, by each symbol's calendar, up to its newest
-time. Bars that no feed retains are evicted. So memory is bounded by feeds times sessions: a replay of 2012 beside a
-live feed of 2026 keeps two sessions, not fourteen years.
+A feed retains bars from the start of its last `rules.revision_window_sessions` sessions, by each symbol's calendar, up
+to its newest time. Bars that no feed retains are evicted. So memory is bounded by feeds times sessions: a replay of
+2012 beside a live feed of 2026 keeps two sessions, not fourteen years.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def advance(state: State, feed: FeedState) -> None:
         return
     # A bar that the lateness keeps open needs its parts.
     at = np.array([time_us - max(GRACE_US, feed.lateness_us, state.rules.allowed_lateness_us)])
-    retained_from = [int(known.remembered_from(at, state.rules.revision_window_sessions)[0]) for known in state.calendars]
+    sessions = state.rules.revision_window_sessions
+    retained_from = [int(known.remembered_from(at, sessions)[0]) for known in state.calendars]
     feed.retained_until_us = time_us + _STEP_US
     if retained_from != feed.retained_from:
         feed.retained_from = retained_from

@@ -235,7 +235,7 @@ def _with_edge_minutes(state: State, parts: Rows, minutes: Int64Array, inside: B
 
 
 def reopen_days(state: State) -> None:
-    """Recompute, under new rules, the sessions of which each feed has parts and no daily bar exists yet."""
+    """Recompute, under new rules, the sessions that have parts of each feed and no daily bar yet."""
     for feed in state.feeds.values():
         feed.open_days.clear()
     blocks = [(start, block, False) for start, block in state.candidates[FIVES].blocks.items()]

@@ -1,7 +1,7 @@
 """The order of sources: which source's bar is better, and which minutes wait for a better live feed.
 
-A minute that a feed closes is *pending* while a live feed with a better source is expected to deliver the symbol and
-has not reached the minute's end. The wait ends when that feed reaches it, goes down or ends, or after
+A closed minute of a feed is *pending* while a live feed of a better source has not reached the minute's end. That feed
+must be expected to deliver the symbol. The wait ends when that feed reaches it, goes down or ends, or after
 `rules.source_priority_wait_us` of log time. Feeds of equal rank do not wait for each other.
 """
 
