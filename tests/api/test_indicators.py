@@ -351,7 +351,7 @@ def test_bars_before_a_split_are_adjusted_and_one_to_come_is_none() -> None:
     bars = table("MSFT", "1d", times, columns).select(on_demand.COLUMNS)
     at = bars.schema.get_field_index("state")
     bars = bars.set_column(at, "state", bars.column("state").cast(pa.utf8()))
-    stretch = on_demand.Stretch("MSFT", "1d", bars, 0, False, splits, int(times[500]))
+    stretch = on_demand.InputBars("MSFT", "1d", bars, 0, False, splits, int(times[500]))
     found = on_demand.values(stretch, [read("SMA(20)"), read("RSI(14)")], RULES)
     close = columns["close"] / np.where(np.arange(len(times)) < 100, 4.0, 1.0)
     for name, expected in (("sma_20", talib.SMA(close, 20)), ("rsi_14", talib.RSI(close, 14))):

@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol, TypeAlias
 import pyarrow as pa
 
 from tickerplant.api.http.errors import ApiError
+from tickerplant.core.bar_request import BarRequest
 from tickerplant.core.interval import Interval
 
 AT_ONCE: Final = 2
@@ -42,10 +43,7 @@ class Indicators(Protocol):
     def choose(self, name: str, parameters: Mapping[str, str]) -> Any:
         """Return the indicator. Raises UnknownIndicator for the name, BadInput for the parameters."""
 
-    async def gather(
-        self, read_bars: ReadBars, chosen: Any, symbol: str, interval: Interval, start_us: int | None,
-        end_us: int | None, limit: int, splits: pa.Table, clock_us: int,
-    ) -> Any:  # fmt: skip
+    async def gather(self, read_bars: ReadBars, chosen: Any, request: BarRequest) -> Any:
         """Return the `Stretch` that the values of the asked bars need; splits that are still to come are none."""
 
     def values(self, stretch: Any, chosen: Any) -> pa.Table:

@@ -24,6 +24,7 @@ from tickerplant.analytics.ondemand.dataframes import read_frame
 from tickerplant.analytics.realtime.engine import LARGEST, PRICES, plan
 from tickerplant.analytics.realtime.splits import DIVIDED, MULTIPLIED, Splits, splits_of
 from tickerplant.core import schemas
+from tickerplant.core.bar_request import BarRequest
 from tickerplant.core.errors import BadInput
 from tickerplant.core.interval import Interval
 from tickerplant.core.interval import parse as parse_interval
@@ -42,7 +43,7 @@ ReadBars: TypeAlias = Callable[[int | None, int | None, int], Awaitable[pa.Table
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class InputBars:
     """Bars to compute over: `lead` of them come before those that were asked for.
 
     `limited`: there may be older bars that decide the values, and were not read.
@@ -63,24 +64,15 @@ class Stretch:
         return int(times_of(self.bars.column("time"))[0]) if self.bars.num_rows else None
 
 
-async def gather(
-    read_bars: ReadBars,
-    calculations: Sequence[Calculation],
-    symbol: str,
-    interval: str,
-    start_us: int | None,
-    end_us: int | None,
-    limit: int,
-    splits: pa.Table | None = None,
-    clock_us: int = FOREVER_US,
-) -> Stretch:
-    """Read the bars of `[start_us, end_us)`, at most `limit` (with no start the newest), and those before them.
+async def gather(read_bars: ReadBars, calculations: Sequence[Calculation], request: BarRequest) -> InputBars:
+    """Read the requested bars, and the earlier bars that their values depend on.
 
-    Bars without prices do not count among those that a window needs.
+    Bars without prices do not count towards the bars that a window needs.
     """
-    asked = _plain(await read_bars(start_us, end_us, limit))
+    symbol, interval = request.symbol, request.interval.name
+    asked = _plain(await read_bars(request.start_us, request.end_us, request.limit))
     if not asked.num_rows:
-        return Stretch(symbol, interval, asked, 0, limited=False)
+        return InputBars(symbol, interval, asked, 0, limited=False)
     memories = [calculation.memory for calculation in calculations]
     windows = [memory for memory in memories if memory is not None]
     recursive = len(windows) < len(memories)
@@ -98,19 +90,19 @@ async def gather(
             have += int(usable(page).sum())
             rows += page.num_rows
     limited = more and (recursive or have < max(windows, default=0))
-    known = schemas.SPLITS.empty_table() if splits is None else splits
-    return Stretch(symbol, interval, pa.concat_tables(pages), rows, limited, known, clock_us)
+    splits = schemas.SPLITS.empty_table() if request.splits is None else request.splits
+    return InputBars(symbol, interval, pa.concat_tables(pages), rows, limited, splits, request.clock_us)
 
 
-def values(stretch: Stretch, calculations: Sequence[Calculation], rules: Rules) -> pa.Table:
+def values(inputs: InputBars, calculations: Sequence[Calculation], rules: Rules) -> pa.Table:
     """Return `time`, `state` and the calculations' columns for the bars asked for, null where there is no value.
 
     `rules` say the calendar of the symbol, for indicators that begin anew with each session.
     """
-    bars = stretch.bars
+    bars = inputs.bars
     here = usable(bars)
-    counted = _adjusted(bars.filter(pa.array(here)), stretch, rules)
-    for name, word in (("symbol", stretch.symbol), ("interval", stretch.interval)):
+    counted = _adjusted(bars.filter(pa.array(here)), inputs, rules)
+    for name, word in (("symbol", inputs.symbol), ("interval", inputs.interval)):
         codes = pa.array(np.zeros(counted.num_rows, dtype=np.int8))
         counted = counted.append_column(name, pa.DictionaryArray.from_arrays(codes, pa.array([word])))
     if any("session" in calculation.inputs for calculation in calculations):
@@ -120,22 +112,22 @@ def values(stretch: Stretch, calculations: Sequence[Calculation], rules: Rules) 
         column = np.full(bars.num_rows, np.nan)
         column[here] = found
         shown = shown.append_column(name, pa.array(column, mask=np.isnan(column)))
-    return shown.slice(stretch.lead)
+    return shown.slice(inputs.lead)
 
 
-def _adjusted(bars: pa.Table, stretch: Stretch, rules: Rules) -> pa.Table:
+def _adjusted(bars: pa.Table, inputs: InputBars, rules: Rules) -> pa.Table:
     """Return bars adjusted for splits, as the stream's indicators have them."""
     splits = Splits()
     splits.follow(rules)
-    if not splits.say(splits_of(stretch.splits), stretch.clock_us):
+    if not splits.say(splits_of(inputs.splits), inputs.clock_us):
         return bars
     names = [name for name in bars.schema.names if name in DIVIDED | MULTIPLIED]
     columns = {name: bars.column(name).cast(pa.float64()).to_numpy() for name in names}
     rows = np.zeros(bars.num_rows, dtype=np.int64)
-    daily = not parse_interval(stretch.interval).is_intraday
+    daily = not parse_interval(inputs.interval).is_intraday
     times = times_of(bars.column("time"))
-    before = np.flatnonzero(times < splits.latest([stretch.symbol])[0])
-    made = splits.columns(columns, times, rows, [stretch.symbol], before, daily=daily)
+    before = np.flatnonzero(times < splits.latest([inputs.symbol])[0])
+    made = splits.columns(columns, times, rows, [inputs.symbol], before, daily=daily)
     for name, values in made.items():
         bars = bars.set_column(bars.schema.get_field_index(name), name, pa.array(values, mask=np.isnan(values)))
     return bars
@@ -161,12 +153,12 @@ def _one(column: pa.ChunkedArray) -> pa.DictionaryArray:
     return whole.chunk(0) if isinstance(whole, pa.ChunkedArray) else whole
 
 
-def remaining(stretch: Stretch, calculations: Sequence[Calculation], beyond: int = 0) -> dict[str, int]:
+def remaining(inputs: InputBars, calculations: Sequence[Calculation], beyond: int = 0) -> dict[str, int]:
     """Return the columns that are not warm yet at the last bar, and how many bars more each needs.
 
     `beyond`: so many of the bars at the end do not count.
     """
-    bars = stretch.bars.slice(0, stretch.bars.num_rows - beyond)
+    bars = inputs.bars.slice(0, inputs.bars.num_rows - beyond)
     if not bars.num_rows:
         return {}
     count = int(usable(bars).sum())
@@ -199,20 +191,17 @@ class OnDemand:
         """Return the indicator of that name. Raises UnknownIndicator, and BadInput for parameters."""
         return choose(name, parameters)
 
-    async def gather(
-        self, read_bars: ReadBars, chosen: Calculation, symbol: str, interval: Interval, start_us: int | None,
-        end_us: int | None, limit: int, splits: pa.Table, clock_us: int,
-    ) -> Stretch:  # fmt: skip
-        """Read what one indicator needs; see `gather`."""
-        return await gather(read_bars, [chosen], symbol, interval.name, start_us, end_us, limit, splits, clock_us)
+    async def gather(self, read_bars: ReadBars, chosen: Calculation, request: BarRequest) -> InputBars:
+        """Read the bars that one indicator needs; see `gather`."""
+        return await gather(read_bars, [chosen], request)
 
-    def values(self, stretch: Stretch, chosen: Calculation) -> pa.Table:
+    def values(self, inputs: InputBars, chosen: Calculation) -> pa.Table:
         """Return one indicator's values; see `values`. Work for a thread."""
-        return values(stretch, [chosen], self._rules)
+        return values(inputs, [chosen], self._rules)
 
-    def remaining(self, stretch: Stretch, chosen: Calculation, beyond: int) -> dict[str, int]:
+    def remaining(self, inputs: InputBars, chosen: Calculation, beyond: int) -> dict[str, int]:
         """Return how many bars more the columns need that are not warm; see `remaining`."""
-        return remaining(stretch, [chosen], beyond)
+        return remaining(inputs, [chosen], beyond)
 
     def warmups(self, interval: Interval) -> Mapping[str, int]:
         """Return the columns that the stream computes in an interval: each one's first bar with a value, from 1."""

@@ -33,6 +33,7 @@ from tickerplant.api.routers.market import (
 from tickerplant.api.state import ApiState
 from tickerplant.api.store_reader import Reading
 from tickerplant.core.adjustment import Adjustment, adjustment_for
+from tickerplant.core.bar_request import BarRequest
 from tickerplant.core.errors import BadInput, UnknownIndicator
 from tickerplant.core.interval import D1, H1, M1, M5, M15, M30, W1, Interval
 
@@ -175,9 +176,8 @@ async def compute(
             if step in BASE:  # adjusted before they are built: a week across a split is wrong afterwards
                 adjustment, splits = adjustment_for(splits, calendar, now_us), splits.slice(0, 0)
             bars = _bars(reading, asked, step, adjustment)
-            stretch = await known.gather(
-                bars, chosen, asked, step, span.start_us, span.end_us, span.limit + 1, splits, now_us
-            )
+            wanted = BarRequest(asked, step, span.start_us, span.end_us, span.limit + 1, splits, now_us)
+            stretch = await known.gather(bars, chosen, wanted)
             if stretch.computed_from_us is None:
                 await require(reading, asked)
             position = reading.position

@@ -13,7 +13,7 @@ from tickerplant.core.errors import BadInput
 
 if TYPE_CHECKING:
     from tickerplant.analytics.ondemand.calculation import Calculation
-    from tickerplant.analytics.ondemand.query import Stretch
+    from tickerplant.analytics.ondemand.query import InputBars
     from tickerplant.app.config.settings import Loaded
 
 COLUMNS = ("time", "open", "high", "low", "close", "volume", "vwap", "trades", "complete", "revision", "source")
@@ -87,7 +87,7 @@ def _title(symbol: str, interval: str, adjust: str) -> str:
     return f"{symbol} {interval}{how.get(adjust, '')}"
 
 
-def _say_of(stretch: Stretch, chosen: list[Calculation]) -> None:
+def _say_of(stretch: InputBars, chosen: list[Calculation]) -> None:
     """Tell what a person may want to know of values: which are not there yet, and which lack some history."""
     from tickerplant.analytics.ondemand.query import MAX_BARS, remaining
     from tickerplant.core.times import iso

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from tickerplant.analytics.ondemand.calculation import Calculation
-    from tickerplant.analytics.ondemand.query import OnDemand, Stretch
+    from tickerplant.analytics.ondemand.query import InputBars, OnDemand
     from tickerplant.core.adjustment import Adjustment
     from tickerplant.market_data.files.bars import FileBars
     from tickerplant.store import Store
@@ -109,17 +109,18 @@ def values(
     to_us: int | None,
     limit: int,
     adjust: str = "none",
-) -> tuple[list[dict[str, Any]], Stretch]:
+) -> tuple[list[dict[str, Any]], InputBars]:
     """Return the newest `limit` stored bars of `[from_us, to_us)` with indicator values, oldest first.
 
     The bars are adjusted as `core.adjustment` has it, the values for splits. Besides, the bars that they were computed
     from.
     """
     from tickerplant.analytics.ondemand import query
+    from tickerplant.core.bar_request import BarRequest
     from tickerplant.core.interval import parse
     from tickerplant.core.sessions import Calendars
 
-    async def read(store: Store) -> tuple[Stretch, Adjustment]:
+    async def read(store: Store) -> tuple[InputBars, Adjustment]:
         calendar = Calendars(settings.rules.rules()).of(symbol)
         async with store.read() as reading:
 
@@ -131,7 +132,8 @@ def values(
 
             splits, now_us = await reading.actions.newest_splits(symbol), time.time_ns() // 1000
             made = await reading.actions.adjustment(symbol, adjust, calendar, now_us)
-            return await query.gather(bars, chosen, symbol, interval, from_us, to_us, limit, splits, now_us), made
+            request = BarRequest(symbol, parse(interval), from_us, to_us, limit, splits, now_us)
+            return await query.gather(bars, chosen, request), made
 
     stretch, made = with_store(dsn, read)
     table = made.bars(stretch.bars.slice(stretch.lead), daily=not parse(interval).is_intraday)
