@@ -24,7 +24,7 @@ from tickerplant.core import schemas
 from tickerplant.core.times import timestamps
 from tickerplant.store import Store
 from tickerplant.store.migrations import migrate
-from tickerplant.store.pool import Look
+from tickerplant.store.pool import ReadSession
 from tickerplant.store.repositories.ohlcv import Ohlcv
 from tickerplant.store.repositories.positions import Advance, Log, advance_all, begin
 from tickerplant.store.repositories.prices import Prices, sorted_ticks
@@ -94,8 +94,8 @@ async def upsert(store: Store, symbols: int, minutes: int) -> None:
                 await ohlcv.upsert(table, 0)
 
 
-async def newest(look: Look) -> None:
-    found = await look.ohlcv.newest_of_each([f"S{i:05d}" for i in range(1000)], "1m", limit=20)
+async def newest(session: ReadSession) -> None:
+    found = await session.ohlcv.newest_of_each([f"S{i:05d}" for i in range(1000)], "1m", limit=20)
     assert found.num_rows == 20_000
 
 
@@ -122,10 +122,10 @@ async def run(dsn: str, total: int, symbols: int) -> None:
 
             await timed(f"COPY of {batch:6,} ticks, {connections} connection(s)", total, all_at_once)
     await timed("upsert of 10,000 bars a transaction", 200_000, lambda: upsert(store, 10_000, 20))
-    async with store.read() as look:
-        await look.prices.read("S2000000", limit=500)
-        await timed("read of a symbol's newest 500 ticks", 500, lambda: look.prices.read("S2000001", limit=500))
-        await timed("the newest 20 bars of 1,000 symbols in one read", 20_000, lambda: newest(look))
+    async with store.read() as session:
+        await session.prices.read("S2000000", limit=500)
+        await timed("read of a symbol's newest 500 ticks", 500, lambda: session.prices.read("S2000001", limit=500))
+        await timed("the newest 20 bars of 1,000 symbols in one read", 20_000, lambda: newest(session))
     await store.close()
 
 

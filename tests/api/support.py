@@ -26,7 +26,7 @@ from tickerplant.core.symbols import partition_of
 from tickerplant.core.times import timestamps
 from tickerplant.core.version import make_version
 from tickerplant.log.port import EventLog, TopicPartition
-from tickerplant.store.repositories.coverage import LEFT_OUT
+from tickerplant.store.repositories.coverage import EXCLUSION_COUNTS
 
 T0 = 1_773_063_000_000_000  # 2026-03-09T13:30:00Z, the first day of summer time in New York
 MINUTE = 60_000_000
@@ -96,7 +96,7 @@ class MemorySource(Source):
             "prices": schemas.TICKS.empty_table(),
             "ohlcv": schemas.BARS.empty_table(),
             "analytics": schemas.ANALYTICS_KEY.empty_table(),
-            "left_out": LEFT_OUT.empty_table(),
+            "left_out": EXCLUSION_COUNTS.empty_table(),
         }
 
     @contextlib.asynccontextmanager

@@ -16,7 +16,7 @@ from tests.api.support import PARTITIONS, serving
 from tests.store.rows import MINUTE_US, OPEN_US, bars
 from tests.store.test_coverage import answer
 from tests.store.test_coverage import put as put_answer
-from tests.store.test_statuses import lay, over
+from tests.store.test_interval_status import lay, over
 from tickerplant.api.log_state import OTHER_CLOCK_US, market_now
 from tickerplant.api.positions import HEADER
 from tickerplant.api.store_reader import Source

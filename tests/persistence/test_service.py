@@ -87,12 +87,12 @@ async def count(store: Store, table: str) -> int:
 
 
 def has(store: Store, table: str, number: int) -> Callable[[], Awaitable[bool]]:
-    async def look() -> bool:
+    async def condition() -> bool:
         found = await count(store, table)
         assert found <= number, f"{found} rows in {table}: something came twice"
         return found == number
 
-    return look
+    return condition
 
 
 async def test_all_records_of_the_log_arrive_in_their_tables(
@@ -134,17 +134,17 @@ async def test_all_records_of_the_log_arrive_in_their_tables(
     assert [await count(store, t) for t in ("intraday_ohlcv", "historical_ohlcv", "intraday_analytics")] == [1, 1, 1]
     assert persistence.counts.ticks == 100 * PARTITIONS
     assert persistence.counts.differences == 4
-    async with store.read() as look:
-        assert (await look.actions.splits("A")).equals(split)
-        assert (await look.actions.dividends("A")).equals(dividend)
-        assert (await look.coverage.read("f", "1m")).column("silent").to_pylist() == [["B"]]
+    async with store.read() as session:
+        assert (await session.actions.splits("A")).equals(split)
+        assert (await session.actions.dividends("A")).equals(dividend)
+        assert (await session.coverage.read("f", "1m")).column("silent").to_pylist() == [["B"]]
         names = ("partition", "state", "late_ticks", "unsupported", "differences")
-        feeds = (await look.coverage.feeds()).select(names).to_pylist()
+        feeds = (await session.coverage.feeds()).select(names).to_pylist()
         assert [tuple(row.values()) for row in feeds] == [(1, "unknown", 0, 5, 2), (2, "up", 3, 0, 2)]
-        assert (await look.coverage.left_out()).to_pylist() == [
+        assert (await session.coverage.exclusion_counts()).to_pylist() == [
             {"feed": "f", "late_ticks": 3, "unsupported": 5, "differences": 4}
         ]
-        applied = await look.applied()
+        applied = await session.applied()
     assert applied[schemas.RAW, 2].cause == make_version(log.identity().generation, last)
     ends = {tp: end for topic in service.TOPICS for tp, (_, end) in log.offsets(topic).items()}
     assert {tp: found.position for tp, found in applied.items()} == ends
@@ -254,8 +254,8 @@ async def test_history_competes_by_the_order_of_the_log_also_after_a_restart(
     log: EmbeddedLog, feed: Feed, store: Store, dsn: str
 ) -> None:
     async def sources(symbol: str) -> list[str]:
-        async with store.read() as look:
-            return (await look.ohlcv.read(symbol, "1m")).column("source").to_pylist()
+        async with store.read() as session:
+            return (await session.ohlcv.read(symbol, "1m")).column("source").to_pylist()
 
     def history(version: int, source: str) -> None:
         feed.bars(
@@ -269,8 +269,8 @@ async def test_history_competes_by_the_order_of_the_log_also_after_a_restart(
     async with running(log, dsn) as persistence:
         await eventually(has(store, "intraday_ohlcv", 2))
         assert persistence.counts.unreadable == 1
-        async with store.read() as look:
-            assert await look.coverage.source_orders() == {0: tuple(order)}
+        async with store.read() as session:
+            assert await session.coverage.source_orders() == {0: tuple(order)}
     history(2, "first")
     async with running(log, dsn):
 
@@ -306,7 +306,7 @@ async def test_a_zombie_changes_nothing_and_stops(log: EmbeddedLog, feed: Feed, 
                 for topic in service.TOPICS:
                     feed.put(topic, partition, records.Mark(sent_at_us=1, watermark_us=1))
             await asyncio.sleep(0.05)
-        with pytest.raises(PositionConflict, match="somebody else"):
+        with pytest.raises(PositionConflict, match="another process"):
             await task
         assert await session.value("SELECT count(*) FROM realtime_prices") == 10
 
@@ -449,7 +449,7 @@ class Stale:
 def applied_all(log: EmbeddedLog, store: Store) -> Callable[[], Awaitable[bool]]:
     """Return whether the tables equal the log: ten ticks per raw record, each once, and the newest bar."""
 
-    async def look() -> bool:
+    async def condition() -> bool:
         ends = {tp: end for topic in (schemas.RAW, schemas.OHLCV) for tp, (_, end) in log.offsets(topic).items()}
         async with store.session() as session:
             rows = await session.rows("SELECT topic, partition, position FROM positions")
@@ -460,7 +460,7 @@ def applied_all(log: EmbeddedLog, store: Store) -> Callable[[], Awaitable[bool]]
         positions = {(row["topic"], row["partition"]): row["position"] for row in rows}
         return found == ticks_there and version == ends[schemas.OHLCV, 0] and ends.items() <= positions.items()
 
-    return look
+    return condition
 
 
 async def test_an_overtaken_member_rolls_back_and_resumes_behind_the_other(

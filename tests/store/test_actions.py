@@ -1,4 +1,4 @@
-"""Corporate actions: which of several count, and the closes that dividends are measured by."""
+"""Corporate actions: which of several are valid, and the closes that dividends refer to."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def day(text: str) -> int:
 
 
 async def pay(store: Store, version: int, source: str, *rows: tuple[str, float], symbol: str = "GOOG") -> None:
-    """Keep dividends of one record."""
+    """Store dividends of one record."""
     table = pa.table(
         {
             "time": timestamps(np.array([day(row[0]) for row in rows])), "symbol": [symbol] * len(rows),
@@ -47,12 +47,12 @@ async def split(store: Store, version: int, source: str, date: str, numerator: f
 
 
 async def paid(store: Store) -> list[tuple[str, float, str]]:
-    async with store.read() as look:
-        rows = (await look.actions.newest_dividends("GOOG")).to_pylist()
+    async with store.read() as session:
+        rows = (await session.actions.newest_dividends("GOOG")).to_pylist()
     return [(row["time"].date().isoformat(), row["amount"], row["source"]) for row in rows]
 
 
-async def test_of_an_ex_date_all_dividends_of_the_source_heard_last_count(store: Store) -> None:
+async def test_all_dividends_of_the_newest_source_of_an_ex_date_count(store: Store) -> None:
     await pay(store, 1, "yahoo", ("2026-03-09", 0.25), ("2026-06-08", 0.26))
     await pay(store, 2, "polygon", ("2026-03-09", 0.25), ("2026-03-09", 3.0))
     await pay(store, 3, "user", ("2026-09-08", 0.5), symbol="MSFT")
@@ -65,7 +65,7 @@ async def test_of_an_ex_date_all_dividends_of_the_source_heard_last_count(store:
     assert await paid(store) == [("2026-03-09", 0.25, "yahoo"), ("2026-06-08", 0.26, "yahoo")]
 
 
-async def test_the_close_before_is_that_of_the_session_before_wherever_it_is_stored(store: Store) -> None:
+async def test_the_close_before_an_ex_date_is_that_of_the_previous_session(store: Store) -> None:
     def daily(date: str, price: float | None) -> dict[str, object]:
         return {"interval": "1d", "time_us": day(date), "price": price}
 
@@ -84,33 +84,33 @@ async def test_the_close_before_is_that_of_the_session_before_wherever_it_is_sto
         ),
     )  # fmt: skip
     dates = np.array([day(text) for text in ("2026-03-04", "2026-03-05", "2026-03-09", "2026-03-10", "2026-03-12")])
-    async with store.read() as look:
-        found = await look.actions.closes_before("GOOG", dates, XNYS)
-        none = await look.actions.closes_before("GOOG", dates[:0], XNYS)
+    async with store.read() as session:
+        found = await session.actions.closes_before("GOOG", dates, XNYS)
+        none = await session.actions.closes_before("GOOG", dates[:0], XNYS)
     assert np.isnan(found.price[0])
     assert found.price.tolist()[1:] == [40.0, 61.0, 70.0, 81.0]
     assert found.session_us.tolist()[1:] == [day("2026-03-04"), friday, day("2026-03-09"), day("2026-03-11")]
     assert len(none.price) == 0
 
 
-async def test_an_older_day_counts_where_nothing_later_is_stored(store: Store) -> None:
+async def test_an_older_day_is_used_if_nothing_later_is_stored(store: Store) -> None:
     old = {"interval": "1m", "time_us": day("2026-02-02") + 16 * HOUR_US, "price": 10.0}
     await put(store, bars({"interval": "1d", "time_us": day("2026-02-27"), "price": 20.0}, old))
-    async with store.read() as look:
-        found = await look.actions.closes_before("GOOG", np.array([day("2026-03-09")]), XNYS)
+    async with store.read() as session:
+        found = await session.actions.closes_before("GOOG", np.array([day("2026-03-09")]), XNYS)
     assert (found.price.tolist(), found.session_us.tolist()) == ([20.0], [day("2026-02-27")])
 
 
-async def test_an_adjustment_has_what_counts_and_has_begun(store: Store) -> None:
+async def test_an_adjustment_contains_valid_actions_that_took_effect(store: Store) -> None:
     await split(store, 1, "yahoo", "2026-03-09", 4, 1)
     await split(store, 2, "user", "2026-03-09", 2, 1)
     await pay(store, 3, "yahoo", ("2026-03-09", 1.0), ("2026-03-16", 1.0))
     await put(store, bars({"interval": "1d", "time_us": day("2026-03-06"), "price": 40.0}))
-    async with store.read() as look:
-        nothing = await look.actions.adjustment("GOOG", "none", XNYS, FOREVER_US)
-        splits = await look.actions.adjustment("GOOG", "splits", XNYS, FOREVER_US)
-        every = await look.actions.adjustment("GOOG", "all", XNYS, day("2026-03-12"))
-        bars_of = await look.ohlcv.read("GOOG", "1d")
+    async with store.read() as session:
+        nothing = await session.actions.adjustment("GOOG", "none", XNYS, FOREVER_US)
+        splits = await session.actions.adjustment("GOOG", "splits", XNYS, FOREVER_US)
+        every = await session.actions.adjustment("GOOG", "all", XNYS, day("2026-03-12"))
+        bars_of = await session.ohlcv.read("GOOG", "1d")
     assert len(nothing.ratios) == len(nothing.amounts) == 0
     assert (splits.ratios.tolist(), splits.amounts.tolist()) == ([2.0], [])
     assert (every.amounts.tolist(), every.closes.tolist()) == ([1.0], [20.0]), "in shares of the ex-date"

@@ -1,4 +1,4 @@
-"""Alert rules, firings and the outbox in the database."""
+"""Alert rules, fired alerts and the outbox in the database."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ async def kept(store: Store, name: str = "r", webhook: str | None = "http://a/")
 async def tell(store: Store) -> list[tuple[str, int, bool]]:
     async with store.session() as session, session.transaction():
         rules = AlertRules(session)
-        unsent = await rules.unsent(10)
-        await rules.sent(unsent)
+        unsent = await rules.unlogged(10)
+        await rules.mark_logged(unsent)
     return [(one.rule.id, one.rule.revision, one.removed) for one in unsent]
 
 
-async def test_each_revision_is_told_once_and_a_removed_rule_is_forgotten_when_told(store: Store) -> None:
+async def test_each_revision_is_logged_once_and_a_removed_rule_is_deleted_then(store: Store) -> None:
     await kept(store)
     assert await tell(store) == [("r", 1, False)]
     assert await tell(store) == []
@@ -66,14 +66,14 @@ async def test_each_revision_is_told_once_and_a_removed_rule_is_forgotten_when_t
         assert await session.value("SELECT count(*) FROM alerts") == 0
 
 
-async def test_two_who_tell_at_once_do_it_once_and_in_order(store: Store) -> None:
+async def test_concurrent_loggers_log_each_revision_once_and_in_order(store: Store) -> None:
     for number in range(5):
         await kept(store, f"r{number}")
     told = await asyncio.gather(*(tell(store) for _ in range(3)))
     assert sorted(map(len, told)) == [0, 0, 5]
 
 
-async def test_a_new_log_is_told_all_rules_again(store: Store) -> None:
+async def test_a_new_log_gets_all_rules_again(store: Store) -> None:
     await kept(store)
 
     async def ends() -> dict[tuple[str, int], int]:
@@ -87,7 +87,7 @@ async def test_a_new_log_is_told_all_rules_again(store: Store) -> None:
     assert await tell(store) == [("r", 1, False)]
 
 
-async def test_a_firing_is_kept_once_and_says_how_its_webhook_went(store: Store) -> None:
+async def test_a_fired_alert_is_stored_once_with_the_state_of_its_webhook(store: Store) -> None:
     await kept(store)
     async with store.session() as session, session.transaction():
         for _ in range(2):
@@ -95,14 +95,14 @@ async def test_a_firing_is_kept_once_and_says_how_its_webhook_went(store: Store)
         await Firings(session).put(alerts(*(f"q.1.{i}.0" for i in range(50)), rule="q"), OPEN_US + MINUTE_US)
         assert await Outbox(session).put([("r.1.0.0", "r", "{}"), ("q.1.0.0", "q", "{}")]) == 1
         assert await Outbox(session).put([("r.1.0.0", "r", "{}")]) == 0
-    async with store.read() as look:
-        rows = await look.firings.read("r", None, None, None, 10)
+    async with store.read() as session:
+        rows = await session.firings.read("r", None, None, None, 10)
         assert [(row["alert_id"], row["webhook"]) for row in rows] == [("r.1.1.0", None), ("r.1.0.0", "pending")]
-        assert len(await look.firings.read(None, "A", OPEN_US, OPEN_US + MINUTE_US, 10)) == 2
-        assert len(await look.firings.read(None, None, None, None, 100)) == 52
+        assert len(await session.firings.read(None, "A", OPEN_US, OPEN_US + MINUTE_US, 10)) == 2
+        assert len(await session.firings.read(None, None, None, None, 100)) == 52
 
 
-async def test_what_is_due_is_claimed_once_and_no_receiver_takes_all_the_room(store: Store) -> None:
+async def test_due_webhooks_are_claimed_once_and_fairly_among_receivers(store: Store) -> None:
     await kept(store, "a", "http://a/")
     await kept(store, "b", "http://b/")
     async with store.session() as session:
@@ -115,7 +115,7 @@ async def test_what_is_due_is_claimed_once_and_no_receiver_takes_all_the_room(st
         assert {post.url for post in second} == {"http://b/"}
         assert not {post.alert_id for post in first} & {post.alert_id for post in second}
         await outbox.finish(first[0].alert_id, DELIVERED, "")
-        await outbox.finish(first[1].alert_id, FAILED, "gone")
+        await outbox.finish(first[1].alert_id, FAILED, "removed")
         await outbox.retry(first[2].alert_id, 0.0, "it answered 503")
         [again] = [p for p in await outbox.claim(100, 100, [], 60.0) if p.alert_id == first[2].alert_id]
         assert (again.attempts, again.secret) == (2, "s" * 16)
@@ -126,7 +126,7 @@ async def test_what_is_due_is_claimed_once_and_no_receiver_takes_all_the_room(st
         assert {post.url for post in await outbox.claim(100, 100, [], 60.0)} == {None, "http://b/"}
 
 
-async def test_a_claim_comes_back_when_whoever_took_it_has_died(store: Store) -> None:
+async def test_a_claim_expires_when_its_owner_has_died(store: Store) -> None:
     await kept(store)
     async with store.session() as session:
         outbox = Outbox(session)

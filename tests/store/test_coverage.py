@@ -1,4 +1,4 @@
-"""What is stored of a symbol's bars, and what vendors answered."""
+"""Stored bars of a symbol, and vendors' answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tickerplant.core.symbols import partition_of
 from tickerplant.core.times import timestamps
 from tickerplant.store import Store
 from tickerplant.store.maintenance import retention
-from tickerplant.store.repositories.answers import Piece, VendorAnswers, joined, laid_over
+from tickerplant.store.repositories.answers import Segment, VendorAnswers, merge_adjacent, overlay
 
 END_US = OPEN_US + 10 * MINUTE_US
 
@@ -41,30 +41,30 @@ async def put(store: Store, table: pa.Table, version: int) -> None:
 
 
 async def said(store: Store, interval: str = "1m") -> list[tuple[int, int, str, str]]:
-    """Minutes, verdict and source of each stored answer, in the order of time."""
-    async with store.read() as look:
-        found = (await look.answers.read(["GOOG"], interval, 0, OPEN_US + 100 * MINUTE_US)).get("GOOG")
+    """Return minutes, verdict and source of each stored answer, in time order."""
+    async with store.read() as session:
+        found = (await session.answers.read(["GOOG"], interval, 0, OPEN_US + 100 * MINUTE_US)).get("GOOG")
     if found is None:
         return []
     minutes = [((us - OPEN_US) // MINUTE_US).tolist() for us in (found.from_us, found.to_us)]
     return sorted(zip(*minutes, found.verdict, found.source, strict=True))
 
 
-async def test_of_each_minute_the_newest_answer_counts_whoever_gave_it(store: Store) -> None:
+async def test_the_newest_answer_of_each_minute_wins_from_any_vendor(store: Store) -> None:
     await put(store, answer(0, 5, "quota", note="25 a day"), 1)
     await put(store, answer(3, 8, "outage", source="b"), 2)
     assert await said(store) == [(0, 3, "quota", "a"), (3, 8, "outage", "b")]
     await put(store, answer(4, 6, "answered"), 3)
     assert await said(store) == [(0, 3, "quota", "a"), (3, 4, "outage", "b"), (4, 6, "answered", "a"),
                                  (6, 8, "outage", "b")]  # fmt: skip
-    async with store.read() as look:
-        found = (await look.answers.read(["GOOG", "NONE"], "1m", OPEN_US, OPEN_US + 10 * MINUTE_US))["GOOG"]
+    async with store.read() as session:
+        found = (await session.answers.read(["GOOG", "NONE"], "1m", OPEN_US, OPEN_US + 10 * MINUTE_US))["GOOG"]
         assert found.verdict == ["quota", "outage", "outage", "answered"], "the oldest first"
         assert found.again_us.tolist() == [0, 0, 0, 0]
-        assert await look.answers.read(["GOOG"], "1m", OPEN_US + 8 * MINUTE_US, OPEN_US + 9 * MINUTE_US) == {}
+        assert await session.answers.read(["GOOG"], "1m", OPEN_US + 8 * MINUTE_US, OPEN_US + 9 * MINUTE_US) == {}
 
 
-async def test_neighbours_that_say_the_same_are_one_row(store: Store) -> None:
+async def test_adjacent_equal_answers_are_one_row(store: Store) -> None:
     for version, (first, last) in enumerate([(0, 5), (10, 15), (5, 10), (14, 20)], 1):
         await put(store, answer(first, last, "answered"), version)
     assert await said(store) == [(0, 20, "answered", "a")]
@@ -83,19 +83,21 @@ async def test_an_answer_applied_again_changes_nothing(store: Store) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(1, 8), st.sampled_from("ab")), max_size=8), st.data())
-def test_pieces_say_of_each_instant_what_was_said_last(told: list[tuple[int, int, str]], data: st.DataObject) -> None:
-    pieces: list[Piece] = []
+def test_segments_contain_the_newest_answer_of_each_instant(
+    answers: list[tuple[int, int, str]], data: st.DataObject
+) -> None:
+    pieces: list[Segment] = []
     wanted: dict[int, tuple[int, str]] = {}
-    order = data.draw(st.permutations(range(len(told))))
-    for version in [*range(len(told)), *order]:  # applied once, and once more in any order
-        begin, length, text = told[version]
-        pieces = joined(laid_over(pieces, Piece(begin, begin + length, (text,), version)))
+    order = data.draw(st.permutations(range(len(answers))))
+    for version in [*range(len(answers)), *order]:  # applied once, and once more in any order
+        begin, length, text = answers[version]
+        pieces = merge_adjacent(overlay(pieces, Segment(begin, begin + length, (text,), version)))
         for instant in range(begin, begin + length):
             wanted[instant] = max(wanted.get(instant, (version, text)), (version, text))
-        assert {i: p.said[0] for p in pieces for i in range(p.from_us, p.to_us)} == {
+        assert {i: p.answer[0] for p in pieces for i in range(p.start_us, p.end_us)} == {
             i: text for i, (_, text) in wanted.items()
         }
-        assert sum(p.to_us - p.from_us for p in pieces) == len(wanted), "none overlap"
+        assert sum(p.end_us - p.start_us for p in pieces) == len(wanted), "none overlap"
 
 
 async def test_answers_are_kept_as_long_as_the_bars_of_their_interval(store: Store) -> None:
@@ -124,7 +126,7 @@ async def test_answers_are_kept_as_long_as_the_bars_of_their_interval(store: Sto
     assert len(await said(store, "1d")) == len(await said(store, "1w")) == 1, "daily bars are kept for good"
 
 
-async def test_have_and_counts_are_of_final_bars(store: Store) -> None:
+async def test_stored_bars_and_counts_contain_final_bars_only(store: Store) -> None:
     table = bars(
         {"minute": 0},
         {"minute": 1, "complete": False},
@@ -134,13 +136,13 @@ async def test_have_and_counts_are_of_final_bars(store: Store) -> None:
         {"minute": 0, "interval": "1d", "time_us": OPEN_US - OPEN_US % 86_400_000_000},
     )
     await lay(store, table)
-    async with store.read() as look:
-        starts, complete = await look.coverage.have("GOOG", "1m", OPEN_US, OPEN_US + 10 * MINUTE_US)
+    async with store.read() as session:
+        starts, complete = await session.coverage.stored_bars("GOOG", "1m", OPEN_US, OPEN_US + 10 * MINUTE_US)
         assert ((starts - OPEN_US) // MINUTE_US).tolist() == [0, 1, 3]
         assert complete.tolist() == [True, False, True]
-        counts = await look.coverage.counts(["GOOG", "MSFT", "NONE"], "1m", OPEN_US, OPEN_US + 10 * MINUTE_US)
+        counts = await session.coverage.counts(["GOOG", "MSFT", "NONE"], "1m", OPEN_US, OPEN_US + 10 * MINUTE_US)
         assert {symbol: number.tolist() for symbol, (_, number) in counts.items()} == {"GOOG": [2], "MSFT": [1]}
-        starts, _ = await look.coverage.have("GOOG", "1d", 0, OPEN_US)
+        starts, _ = await session.coverage.stored_bars("GOOG", "1d", 0, OPEN_US)
         assert len(starts) == 1
 
 
@@ -154,9 +156,9 @@ async def look_at_many(store: Store) -> None:
         {"minute": 1, "symbol": "MSFT"}, {"minute": 10, "symbol": "LATE"}, {"minute": 0, "interval": "5m"},
     )  # fmt: skip
     await lay(store, table)
-    async with store.read() as look:
-        found = await look.coverage.have_of(["NONE", "MSFT", "GOOG", "LATE", "GOOG"], "1m", OPEN_US, END_US)
-        assert await look.coverage.have_of([], "1m", OPEN_US, END_US) == {}
+    async with store.read() as session:
+        found = await session.coverage.stored_bars_of(["NONE", "MSFT", "GOOG", "LATE", "GOOG"], "1m", OPEN_US, END_US)
+        assert await session.coverage.stored_bars_of([], "1m", OPEN_US, END_US) == {}
     assert {symbol: minutes(starts) for symbol, (starts, _) in found.items()} == {"MSFT": [1], "GOOG": [0, 1, 3]}
     assert found["GOOG"][1].tolist() == [True, False, True]
 
@@ -167,31 +169,31 @@ async def look_at_silences(store: Store) -> None:
     await over(store, [4], both)
     await over(store, [2], ["MSFT"])
     await over(store, [3], both, whole=False)
-    await over(store, [4], ["MSFT"], feed="other")  # which brought GOOG, or does not know it: it counts the same
+    await over(store, [4], ["MSFT"], feed="other")  # GOOG traded in it, or it does not carry GOOG; both count the same
     await over(store, [5], both)
-    await over(store, [5], ["GOOG"], feed="other", whole=False)  # it was not up for all of it
+    await over(store, [5], ["GOOG"], feed="other", whole=False)  # it was not up throughout
     await over(store, [6], ["GOOG"], feed="other")
     await over(store, [6], both)
     await over(store, [5], both, interval="5m")
     symbols = ["BUSY", "MSFT", "NONE", "GOOG", "MSFT"]
     here = partition_of("GOOG", MANY)
-    async with store.read() as look:
-        found = await look.coverage.silences_of(symbols, "1m", here, OPEN_US, END_US)
+    async with store.read() as session:
+        found = await session.coverage.silent_intervals(symbols, "1m", here, OPEN_US, END_US)
         assert {name: minutes(starts) for name, starts in found.items()} == {"MSFT": [1, 2, 4, 5], "GOOG": [1, 5, 6]}
-        assert await look.coverage.silences_of(["BUSY"], "1m", here, OPEN_US, END_US) == {}
-        assert await look.coverage.silences_of(symbols, "1m", here + 1, OPEN_US, END_US) == {}
-        assert await look.coverage.silences_of([], "1m", here, OPEN_US, END_US) == {}
+        assert await session.coverage.silent_intervals(["BUSY"], "1m", here, OPEN_US, END_US) == {}
+        assert await session.coverage.silent_intervals(symbols, "1m", here + 1, OPEN_US, END_US) == {}
+        assert await session.coverage.silent_intervals([], "1m", here, OPEN_US, END_US) == {}
 
 
-async def test_many_symbols_are_looked_at_together(store: Store) -> None:
+async def test_many_symbols_are_read_together(store: Store) -> None:
     await look_at_many(store)
 
 
-async def test_a_symbol_was_silent_where_every_feed_that_was_up_lists_it(store: Store) -> None:
+async def test_a_symbol_was_silent_if_every_covering_feed_lists_it(store: Store) -> None:
     await look_at_silences(store)
 
 
-async def test_looks_at_many_symbols_agree_with_looks_at_each(store: Store) -> None:
+async def test_reading_many_symbols_equals_reading_each(store: Store) -> None:
     random = np.random.default_rng(3)
     symbols = [f"S{number}" for number in range(40)]
     rows = [
@@ -208,9 +210,9 @@ async def test_looks_at_many_symbols_agree_with_looks_at_each(store: Store) -> N
             if whole:
                 listed.setdefault(minute, []).append({*silent})
     here = partition_of("GOOG", MANY)
-    async with store.read() as look:
-        have = await look.coverage.have_of(symbols, "1m", OPEN_US, END_US)
-        silences = await look.coverage.silences_of(symbols, "1m", here, OPEN_US, END_US)
+    async with store.read() as session:
+        have = await session.coverage.stored_bars_of(symbols, "1m", OPEN_US, END_US)
+        silences = await session.coverage.silent_intervals(symbols, "1m", here, OPEN_US, END_US)
         for symbol in symbols:
             mine = sorted((r["minute"], r["complete"]) for r in rows if r["symbol"] == symbol and r["minute"] < 10)
             starts, complete = have.get(symbol, (np.empty(0, np.int64), np.empty(0, np.bool_)))

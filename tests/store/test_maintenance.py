@@ -1,4 +1,4 @@
-"""The schedule on plain PostgreSQL: retention by the later of time and arrival, roll-ups as the bars say."""
+"""Scheduled jobs on plain PostgreSQL: retention by the later of time and arrival, and roll-ups."""
 
 import datetime as dt
 
@@ -15,19 +15,19 @@ NOW = dt.datetime.now(dt.UTC)
 DAY = dt.timedelta(days=1)
 
 
-async def test_rows_stay_for_as_long_after_their_arrival_as_after_their_time(store: Store) -> None:
-    await put_ticks(store, ticks(100))  # of 2012, but they came in now
+async def test_retention_counts_from_the_later_of_time_and_arrival(store: Store) -> None:
+    await put_ticks(store, ticks(100))  # of 2012, arriving now
     async with store.session() as session:
         for days, left in ((4, 100), (6, 0)):
             assert await run_job(session, "retention", NOW + days * DAY)
             assert await session.value("SELECT count(*) FROM realtime_prices") == left
         assert await session.value("SELECT count(*) FROM arrivals") == 0
-    await put_ticks(store, ticks(100))  # its partition is made anew
+    await put_ticks(store, ticks(100))  # its partition is created again
     async with store.session() as session:
         assert await session.value("SELECT count(*) FROM realtime_prices") == 100
 
 
-async def test_daily_bars_stay_for_ever(store: Store) -> None:
+async def test_daily_bars_have_no_retention(store: Store) -> None:
     await put_bars(store, bars({"interval": "1d", "time_us": 0}, {"minute": 0}))
     async with store.session() as session:
         assert await run_job(session, "retention", NOW + 800 * DAY)
@@ -41,13 +41,13 @@ async def test_a_partition_in_use_is_left_for_the_next_run(store: Store, monkeyp
     async with store.read() as look, store.session() as session:
         await look.prices.read("S0000")
         assert await run_job(session, "retention", NOW + 6 * DAY)
-        assert "left for the next run" in await session.value("SELECT detail FROM jobs WHERE name = 'retention'")
+        assert "retried in the next run" in await session.value("SELECT detail FROM jobs WHERE name = 'retention'")
     async with store.session() as session:
         assert await run_job(session, "retention", NOW + 6 * DAY)
         assert await session.value("SELECT count(*) FROM arrivals") == 0
 
 
-async def test_roll_ups_take_what_came_since_and_nothing_else(store: Store) -> None:
+async def test_roll_ups_recompute_only_buckets_with_new_rows(store: Store) -> None:
     await put_ticks(store, ticks(1200, step_us=1_000_000))  # twenty minutes
     async with store.session() as session:
         assert await run_job(session, "rollup_5m", NOW)
@@ -67,7 +67,7 @@ async def test_roll_ups_take_what_came_since_and_nothing_else(store: Store) -> N
         assert (first["high"], first["low"]) == (max(prices), min(prices))
 
 
-async def test_days_come_from_final_minutes(store: Store) -> None:
+async def test_daily_roll_ups_are_made_of_final_minutes(store: Store) -> None:
     rows = [{"minute": i, "price": float(i)} for i in (3, 1, 2)]
     by_trades = {"interval": "100t", "time_us": OPEN_US + 17, "price": 99.0}
     await put_bars(store, bars(*rows, {"minute": 4, "price": 99.0, "state": "forming"}, by_trades))
@@ -83,7 +83,7 @@ async def test_days_come_from_final_minutes(store: Store) -> None:
     assert (day["high"], day["close"], day["trades"]) == (2, 2, 6), "a withdrawn minute leaves the day too"
 
 
-async def test_the_comparison_counts_what_differs_and_names_one(store: Store) -> None:
+async def test_the_comparison_counts_differences_and_names_one(store: Store) -> None:
     start_us = OPEN_US
     table = ticks(300, start_us=start_us, step_us=1_000_000)
     prices, sizes = table.column("price").to_pylist(), table.column("size").to_pylist()
@@ -94,15 +94,15 @@ async def test_the_comparison_counts_what_differs_and_names_one(store: Store) ->
     async with store.session() as session:
         await run_job(session, "rollup_5m", soon)
         await run_job(session, "compare", soon)
-        assert (await session.value("SELECT detail FROM jobs WHERE name = 'compare'")).startswith("0 of 1 bars")
+        assert (await session.value("SELECT detail FROM jobs WHERE name = 'compare'")).startswith("0 of 1 5m bars")
     await put_bars(store, bars({"symbol": "S0000", "interval": "5m", **good, "high": 1e6, "version": 2}))
     async with store.session() as session:
         await run_job(session, "compare", soon)
-        assert "1 of 1 bars" in (detail := await session.value("SELECT detail FROM jobs WHERE name = 'compare'"))
+        assert "1 of 1 5m bars" in (detail := await session.value("SELECT detail FROM jobs WHERE name = 'compare'"))
         assert "S0000 2012-06-21" in detail
 
 
-async def test_jobs_run_when_due_and_their_failures_are_seen(store: Store) -> None:
+async def test_jobs_run_when_due_and_failures_are_recorded(store: Store) -> None:
     names = ["rollup_5m", "rollup_1d", "retention", "compare"]
     assert await run_due(store, NOW) == names
     assert await run_due(store, NOW) == []

@@ -1,4 +1,4 @@
-"""Migrations: in order, once, and never over something else."""
+"""Migrations: in order, once, and never on a foreign schema."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ from tickerplant.store.migrations import all_migrations, migrate, render, status
 NAMES = [migration.name for migration in all_migrations()]
 
 
-async def test_migrating_twice_is_harmless_and_status_says_what_is_there(empty_dsn: str) -> None:
+async def test_migrating_twice_is_harmless_and_status_lists_the_applied(empty_dsn: str) -> None:
     store = await Store.open(empty_dsn, max_size=2)
     assert (await status(store)).pending == tuple(NAMES)
     assert await migrate(store) == NAMES
@@ -21,7 +21,7 @@ async def test_migrating_twice_is_harmless_and_status_says_what_is_there(empty_d
     await store.close()
 
 
-async def test_two_that_migrate_at_once_do_it_once(empty_dsn: str) -> None:
+async def test_concurrent_migrations_run_once(empty_dsn: str) -> None:
     stores = [await Store.open(empty_dsn, max_size=1) for _ in range(3)]
     done = await asyncio.gather(*(migrate(store) for store in stores))
     assert sorted(map(len, done)) == [0, 0, len(NAMES)]
@@ -29,10 +29,10 @@ async def test_two_that_migrate_at_once_do_it_once(empty_dsn: str) -> None:
         await store.close()
 
 
-async def test_a_migration_of_another_text_or_a_newer_database_is_refused(store: Store) -> None:
+async def test_a_changed_migration_or_a_newer_database_is_refused(store: Store) -> None:
     async with store.session() as session:
         await session.script("UPDATE schema_migrations SET checksum = 'x' WHERE number = 2")
-    with pytest.raises(MigrationError, match="another text"):
+    with pytest.raises(MigrationError, match="differs from the one"):
         await migrate(store)
     async with store.session() as session:
         await session.script("UPDATE schema_migrations SET number = 900, name = '0900_later.sql' WHERE number = 2")
@@ -40,7 +40,7 @@ async def test_a_migration_of_another_text_or_a_newer_database_is_refused(store:
         await status(store)
 
 
-async def test_answers_of_before_become_what_counts_of_each_instant(
+async def test_former_answers_are_migrated_to_the_newest_of_each_instant(
     empty_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = await Store.open(empty_dsn, max_size=1)
@@ -77,11 +77,11 @@ async def test_answers_of_before_become_what_counts_of_each_instant(
     await store.close()
 
 
-def test_each_flavour_is_rendered_alone() -> None:
+def test_each_flavour_is_rendered_separately() -> None:
     text = "a\n-- only: postgresql\nb\n-- end\n-- only: timescaledb\nc\n-- end\nd"
     assert render(text, "postgresql").split() == ["a", "b", "d"]
     assert render(text, "timescaledb").split() == ["a", "c", "d"]
-    with pytest.raises(MigrationError, match="no flavour"):
+    with pytest.raises(MigrationError, match="unknown flavour"):
         render("-- only: mysql\n-- end", "postgresql")
     with pytest.raises(MigrationError, match="does not end"):
         render("-- only: postgresql\nx", "postgresql")

@@ -22,7 +22,7 @@ BARS = ("market.prices.ohlcv", 0)
 LOG = Log("one", 1)
 
 
-async def test_a_position_moves_from_where_it_is_expected_and_from_nowhere_else(store: Store) -> None:
+async def test_a_position_moves_only_from_its_expected_value(store: Store) -> None:
     async with store.session() as session:
         await advance(session, RAW, "one", 1, None, 5, 40)
         await advance(session, RAW, "one", 1, 5, 9, 30)
@@ -36,7 +36,7 @@ async def test_a_position_moves_from_where_it_is_expected_and_from_nowhere_else(
     assert (found[RAW].position, found[RAW].cause) == (9, 40)
 
 
-async def test_a_conflict_names_the_partitions_that_are_lost_and_moves_none(store: Store) -> None:
+async def test_a_conflict_names_the_partitions_and_moves_none(store: Store) -> None:
     async with store.session() as session:
         await begin(session, LOG, [RAW, BARS])
         await begin(session, LOG, [RAW, BARS])
@@ -50,7 +50,7 @@ async def test_a_conflict_names_the_partitions_that_are_lost_and_moves_none(stor
     assert (found[RAW].position, found[BARS].position) == (4, 0)
 
 
-async def test_of_two_owners_at_once_one_gets_through(store: Store) -> None:
+async def test_one_of_two_concurrent_owners_succeeds(store: Store) -> None:
     async with store.session() as session:
         await begin(session, LOG, [RAW])
 
@@ -68,7 +68,7 @@ async def test_of_two_owners_at_once_one_gets_through(store: Store) -> None:
 
 
 def ends(there: dict[Partition, int]) -> Ends:
-    """A log that ends there."""
+    """Return a log with these end offsets."""
 
     async def ask() -> dict[Partition, int]:
         return there
@@ -76,11 +76,11 @@ def ends(there: dict[Partition, int]) -> Ends:
     return ask
 
 
-async def test_the_log_is_asked_where_it_ends_after_the_store_was_asked_where_it_is(store: Store) -> None:
+async def test_the_ends_of_the_log_are_read_after_the_positions_of_the_store(store: Store) -> None:
     await store.check_log("one", 1, ends({}))
 
     async def goes_on() -> dict[Partition, int]:
-        async with store.session() as session:  # a plant that runs: the log is written, and applied at once
+        async with store.session() as session:  # a running plant: a record is appended and applied at once
             await advance(session, RAW, "one", 1, None, 10, 0)
         return {RAW: 5}
 
@@ -100,7 +100,7 @@ async def test_a_store_follows_one_log_and_is_never_ahead_of_it(store: Store) ->
         await store.check_log("one", 1, ends({RAW: 9}))
 
 
-async def test_an_adopted_log_has_a_greater_generation_and_begins_anew(store: Store) -> None:
+async def test_an_adopted_log_has_a_greater_generation_and_starts_at_its_beginning(store: Store) -> None:
     await store.check_log("one", 1, ends({}))
     async with store.session() as session:
         await advance(session, RAW, "one", 1, None, 10, 0)

@@ -1,4 +1,4 @@
-"""Ticks: all of them, in order, beside the positions that brought them."""
+"""Ticks: all of them, in order, together with their positions."""
 
 import asyncio
 
@@ -22,34 +22,34 @@ async def put(store: Store, table: pa.Table, partition: int = 0) -> None:
             await prices.append(sorted_ticks(table), partition)
 
 
-async def test_ticks_come_back_with_every_column_to_the_microsecond(store: Store) -> None:
+async def test_ticks_are_read_with_every_column_to_the_microsecond(store: Store) -> None:
     table = ticks(1000, start_us=4_102_444_799_000_001)  # the end of 2099
     await put(store, table)
-    async with store.read() as look:
-        assert (await look.prices.read("S0000")).equals(table)
+    async with store.read() as session:
+        assert (await session.prices.read("S0000")).equals(table)
 
 
 async def test_ticks_of_one_instant_keep_their_order(store: Store) -> None:
     table = ticks(500, step_us=0)
     await put(store, table)
-    async with store.read() as look:
-        assert (await look.prices.read("S0000", limit=100)).column("price").to_pylist() == table.column(
+    async with store.read() as session:
+        assert (await session.prices.read("S0000", limit=100)).column("price").to_pylist() == table.column(
             "price"
         ).to_pylist()[-100:]
 
 
-async def test_the_newest_ticks_of_many_symbols_come_in_one_read_and_in_order(store: Store) -> None:
-    many = ticks(600, symbols=3, step_us=0)  # all of one instant, as feeds of whole seconds have them
+async def test_the_newest_ticks_of_many_symbols_are_read_at_once_and_in_order(store: Store) -> None:
+    many = ticks(600, symbols=3, step_us=0)  # all of one instant, like feeds with whole seconds
     await put(store, many)
-    async with store.read() as look:
-        found = await look.prices.newest_of_each(["S0002", "S0000", "NONE"], limit=4)
+    async with store.read() as session:
+        found = await session.prices.newest_of_each(["S0002", "S0000", "NONE"], limit=4)
         for symbol in ("S0000", "S0002"):
             mine = found.filter(pc.equal(found.column("symbol").cast(pa.utf8()), symbol))
-            assert mine.to_pylist() == (await look.prices.read(symbol, limit=4)).to_pylist()
+            assert mine.to_pylist() == (await session.prices.read(symbol, limit=4)).to_pylist()
     assert found.num_rows == 8
 
 
-def test_sorting_keeps_what_is_equal_in_order() -> None:
+def test_sorting_is_stable() -> None:
     table = pa.concat_tables([ticks(50, symbols=3, step_us=0, seed=s) for s in (1, 2)])
     done = sorted_ticks(table)
     for symbol in ("S0000", "S0001", "S0002"):
@@ -59,13 +59,13 @@ def test_sorting_keeps_what_is_equal_in_order() -> None:
         assert done.filter(pa.array(mask)).column("price").to_pylist() == want
 
 
-async def test_many_writers_make_the_same_partitions_at_once(store: Store) -> None:
+async def test_concurrent_writers_create_the_same_partitions(store: Store) -> None:
     async def write(number: int) -> None:
         for day in range(6):
             await put(store, ticks(200, symbols=5, start_us=OPEN_US + day * DAY_US, seed=number), number)
 
     async def write_anew(number: int) -> None:
-        store.known.forget()
+        store.known.clear()
         await write(number)
 
     await asyncio.gather(*(write_anew(i) for i in range(6)))
@@ -74,22 +74,22 @@ async def test_many_writers_make_the_same_partitions_at_once(store: Store) -> No
         assert await session.value("SELECT count(*) FROM arrivals") == 6 * 6
 
 
-async def test_a_look_sees_rows_and_positions_of_one_moment(store: Store) -> None:
+async def test_a_read_session_has_rows_and_positions_of_one_moment(store: Store) -> None:
     async with store.session() as session:
         await session.script("INSERT INTO positions VALUES ('raw', 0, 'x', 1, 0, 0, 0)")
     await put(store, ticks(1))
-    async with store.read() as look:
-        before = await look.positions()
+    async with store.read() as reading:
+        before = await reading.positions()
         async with store.session() as session, session.transaction():
             await session.script("UPDATE positions SET position = 7")
             await Prices(session).append(ticks(5), 0)
-        assert await look.positions() == before == {("raw", 0): 0}
-        assert (await look.prices.read("S0000")).num_rows == 1
-    async with store.read() as look:
-        assert await look.positions() == {("raw", 0): 7}
+        assert await reading.positions() == before == {("raw", 0): 0}
+        assert (await reading.prices.read("S0000")).num_rows == 1
+    async with store.read() as reading:
+        assert await reading.positions() == {("raw", 0): 7}
 
 
-async def test_what_the_server_refuses_and_what_is_out_of_reach_are_told_apart(store: Store, empty_dsn: str) -> None:
+async def test_refusal_and_unavailability_of_the_server_are_distinct_errors(store: Store, empty_dsn: str) -> None:
     async with store.session() as session:
         with pytest.raises(StoreError) as refused:
             await session.script("SELECT 1 / 0")
@@ -104,6 +104,6 @@ async def test_what_the_server_refuses_and_what_is_out_of_reach_are_told_apart(s
         await Store.open("postgresql://x:y@127.0.0.1:1/x")
     bare = await Store.open(empty_dsn)
     with pytest.raises(StoreError, match="init-db"):
-        async with bare.read() as look:
-            await look.prices.read("S0000")
+        async with bare.read() as session:
+            await session.prices.read("S0000")
     await bare.close()

@@ -13,8 +13,8 @@ from tests.store.test_alerts import kept as kept_rule
 from tests.store.test_bars import closes, put, put_values
 from tests.store.test_coverage import answer, look_at_many, look_at_silences
 from tests.store.test_coverage import put as put_answer
+from tests.store.test_interval_status import look, partitions, state
 from tests.store.test_prices import put as put_ticks
-from tests.store.test_statuses import look, partitions, state
 from tests.store.writes import lay, over
 from tests.support.timescale import TimescaleServer
 from tickerplant.core.sources import SourceOrder
@@ -37,7 +37,7 @@ def server() -> Iterator[TimescaleServer]:
 
 @pytest.fixture
 async def timescale(server: TimescaleServer) -> AsyncIterator[Store]:
-    """Give a store whose tables are in a schema of this test: the server has one database."""
+    """Yield a store with tables in a schema of this test: the server has one database."""
     name = f"t{next(NUMBERS)}"
 
     async def enter(connection: asyncpg.Connection) -> None:
@@ -111,20 +111,20 @@ async def test_compressed_chunks_take_newer_versions_withdrawals_and_columns(tim
     await put(timescale, bars({"minute": 1, "price": 10.0, "version": 2}, {"minute": 2, "price": 9.0, "version": 0}))
     await put(timescale, bars({"minute": 3, "state": "withdrawn", "version": 2}))
     assert [close for _, close, _ in await closes(timescale)] == [0.0, 10.0, 2.0, 4.0]
-    async with timescale.read() as look:
-        [known] = (await look.symbols.list()).to_pylist()
+    async with timescale.read() as session:
+        [known] = (await session.symbols.list()).to_pylist()
     assert known["last_price"] == 4.0
     async with timescale.session() as session:
         await Analytics(session).ensure_columns(["macd_12_26_9"])
     await put_values(timescale, values({"minute": 0, "version": 2, "macd_12_26_9": 5.0}, names=["macd_12_26_9"]))
-    async with timescale.read() as look:
-        table = await look.analytics.read("GOOG", "1m", names=["sma_20", "macd_12_26_9"])
-    # A newer version of a row says all that there is of it: what it lacks is not left over from the older one.
+    async with timescale.read() as session:
+        table = await session.analytics.read("GOOG", "1m", names=["sma_20", "macd_12_26_9"])
+    # A newer version replaces the whole row: it keeps no value of the older one.
     assert table.column("sma_20").to_pylist() == [None, 1.0, 2.0, 4.0]
     assert table.column("macd_12_26_9").to_pylist() == [5.0, None, None, None]
 
 
-async def test_history_competes_by_rank_here_too(timescale: Store) -> None:
+async def test_history_competes_by_rank_on_timescaledb(timescale: Store) -> None:
     for version, source in ((1, "b"), (2, "c"), (3, "a")):
         row = {"version": version, "source": source, "history": True, "price": float(version)}
         await put(timescale, bars(row), sources=SourceOrder(["a", "b"]))
@@ -134,7 +134,7 @@ async def test_history_competes_by_rank_here_too(timescale: Store) -> None:
 async def test_continuous_aggregates_follow_ticks_and_bars(timescale: Store) -> None:
     await put_ticks(timescale, ticks(1200, step_us=1_000_000))
     await put(timescale, bars(*({"minute": i, "price": float(i)} for i in (3, 1, 2))))
-    await put(timescale, bars({"interval": "100t", "time_us": OPEN_US + 17, "price": 99.0}))  # no minute
+    await put(timescale, bars({"interval": "100t", "time_us": OPEN_US + 17, "price": 99.0}))  # not a minute bar
     await run(timescale, "proc_name = 'policy_refresh_continuous_aggregate' AND schedule_interval = '5 minutes'")
     await run(timescale, "proc_name = 'policy_refresh_continuous_aggregate' AND schedule_interval = '1 hour'")
     async with timescale.session() as session:
@@ -150,7 +150,7 @@ async def test_continuous_aggregates_follow_ticks_and_bars(timescale: Store) -> 
 
 
 async def test_retention_counts_from_the_later_of_time_and_arrival(timescale: Store) -> None:
-    await put_ticks(timescale, ticks(100))  # of 2012, but they came in now
+    await put_ticks(timescale, ticks(100))  # of 2012, arriving now
     await put(timescale, bars({"interval": "1d", "time_us": 0}))
     await run(timescale, "proc_name = 'tickerplant_retention'")
     async with timescale.session() as session:
@@ -164,7 +164,7 @@ async def test_retention_counts_from_the_later_of_time_and_arrival(timescale: St
         assert await session.value("SELECT count(*) FROM historical_ohlcv") == 1
 
 
-async def test_the_health_of_all_jobs_is_told(timescale: Store) -> None:
+async def test_the_status_of_all_jobs_is_reported(timescale: Store) -> None:
     assert await run_due(timescale, dt.datetime.now(dt.UTC)) == ["retention", "compare"]
     await run(timescale, "proc_name = 'tickerplant_retention'")
     found = {job.name: job for job in await jobs_status(timescale)}
@@ -174,7 +174,7 @@ async def test_the_health_of_all_jobs_is_told(timescale: Store) -> None:
     assert found["compare"].last_run_at is not None
 
 
-async def test_coverage_is_put_together_here_too(timescale: Store) -> None:
+async def test_coverage_statuses_on_timescaledb(timescale: Store) -> None:
     await partitions(timescale)
     await lay(timescale, bars({"minute": 0, "source": "live"}, {"minute": 9, "complete": False, "source": "live"}))
     await over(timescale, [0, 8, 9])
@@ -194,24 +194,24 @@ async def test_coverage_is_put_together_here_too(timescale: Store) -> None:
         assert await session.value("SELECT count(*) FROM answers") == 0
 
 
-async def test_many_symbols_are_looked_at_together_here_too(timescale: Store) -> None:
+async def test_many_symbols_are_read_together_on_timescaledb(timescale: Store) -> None:
     await look_at_many(timescale)
     await look_at_silences(timescale)
 
 
-async def test_a_table_read_in_one_look_is_consistent_here_too(timescale: Store) -> None:
+async def test_a_read_session_is_consistent_on_timescaledb(timescale: Store) -> None:
     await put_ticks(timescale, ticks(50, step_us=0))
-    async with timescale.read() as look:
-        found = await look.prices.read("S0000", limit=10)
-        newest = await look.prices.newest_of_each(["S0000", "NONE"], limit=3)
-        assert (await look.ohlcv.newest_of_each(["GOOG"], "1m", limit=1, forming=True)).num_rows == 0
-        assert (await look.realtime_analytics.of_each(["GOOG"])).num_rows == 0
-        assert await look.positions() == {}
+    async with timescale.read() as session:
+        found = await session.prices.read("S0000", limit=10)
+        newest = await session.prices.newest_of_each(["S0000", "NONE"], limit=3)
+        assert (await session.ohlcv.newest_of_each(["GOOG"], "1m", limit=1, forming=True)).num_rows == 0
+        assert (await session.realtime_analytics.of_each(["GOOG"])).num_rows == 0
+        assert await session.positions() == {}
     assert newest.num_rows == 3
     assert found.num_rows == 10
 
 
-async def test_alerts_are_kept_claimed_and_forgotten_here_too(timescale: Store) -> None:
+async def test_alerts_are_stored_claimed_and_deleted_on_timescaledb(timescale: Store) -> None:
     await kept_rule(timescale)
     assert await tell(timescale) == [("r", 1, False)]
     async with timescale.session() as session:
@@ -220,8 +220,8 @@ async def test_alerts_are_kept_claimed_and_forgotten_here_too(timescale: Store) 
         [post] = await Outbox(session).claim(10, 4, [], 30.0)
         assert (post.url, post.attempts) == ("http://a/", 1)
         await Outbox(session).finish(post.alert_id, "delivered", "")
-    async with timescale.read() as look:
-        assert [row["webhook"] for row in await look.firings.read("r", None, None, None, 9)] == [None, "delivered"]
+    async with timescale.read() as session:
+        assert [row["webhook"] for row in await session.firings.read("r", None, None, None, 9)] == [None, "delivered"]
     await run_due(timescale, dt.datetime.now(dt.UTC))
     async with timescale.session() as session:
         assert await session.value("SELECT count(*) FROM alert_firings") == 0, "they fired in 2012"

@@ -1,4 +1,4 @@
-"""Writing bars and what feeds say of intervals, for tests of the store."""
+"""Write bars and completed intervals of feeds, for tests of the store."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def over(
     step_us: int = MINUTE_US,
     begin_us: int = OPEN_US,
 ) -> None:
-    """A feed says in the partition of GOOG that these intervals are over: a symbol that it brought, and silent ones."""
+    """Store completed intervals of a feed in the partition of GOOG: one traded symbol, and silent ones."""
     names = ["BUSY", *silent]
     batch = pa.RecordBatch.from_arrays(
         [pa.array(names).dictionary_encode(), pa.array([name == "BUSY" for name in names])], schema=schemas.COVERAGE

@@ -44,8 +44,7 @@ from tickerplant.log.port import EventLog
 from tickerplant.log.processor import SNAPSHOT_RECORDS, Bootstrap, Processor
 
 if TYPE_CHECKING:
-    from tickerplant.store.pool import Look as StoreLook
-    from tickerplant.store.pool import Store
+    from tickerplant.store.pool import ReadSession, Store
 
 GROUP: Final = "analytics"
 PIECE_BARS: Final = 100_000
@@ -367,7 +366,7 @@ class _Stored:
             reader.run(lambda _: context.__aexit__(None, None, None))
 
 
-async def _begin_reading(store: Store) -> tuple[Any, StoreLook]:
+async def _begin_reading(store: Store) -> tuple[Any, ReadSession]:
     context = store.read()
     return context, await context.__aenter__()
 
@@ -375,7 +374,7 @@ async def _begin_reading(store: Store) -> tuple[Any, StoreLook]:
 class _Look:
     """One look, of one partition."""
 
-    def __init__(self, reader: StoreReader, look: StoreLook, position: int, partition: int, partitions: int) -> None:
+    def __init__(self, reader: StoreReader, look: ReadSession, position: int, partition: int, partitions: int) -> None:
         self._reader, self._store, self.position = reader, look, position
         self._partition, self._partitions = partition, partitions
 

@@ -33,7 +33,7 @@ from tickerplant.core.schemas import RAW
 from tickerplant.core.symbols import partition_of
 from tickerplant.log.port import EventLog
 from tickerplant.store.pool import Session, Store
-from tickerplant.store.repositories.alerts import AlertRules, Kept, Unsent
+from tickerplant.store.repositories.alerts import AlertRules, StoredRule, UnloggedRule
 
 LOOK_S: Final = 30.0
 AT_ONCE: Final = 500
@@ -95,17 +95,17 @@ class Rulebook:
             await session.script("SET LOCAL synchronous_commit = on")  # what a person has said is not forgotten
             yield session
 
-    async def all(self, symbol: str | None = None) -> list[Kept]:
+    async def all(self, symbol: str | None = None) -> list[StoredRule]:
         """Return all rules, or those of a symbol, oldest first."""
         async with self._session() as session:
             return await AlertRules(session).all(symbol)
 
-    async def get(self, name: str) -> Kept | None:
+    async def get(self, name: str) -> StoredRule | None:
         """Return a rule, or None."""
         async with self._session() as session:
             return await AlertRules(session).get(name)
 
-    async def add(self, given: NewRule) -> Kept:
+    async def add(self, given: NewRule) -> StoredRule:
         """Keep a new rule under an id of its own and tell the log. Raises BadInput, StoreError."""
         check_webhook(given.webhook, given.secret)
         said = {name: getattr(given, name) for name in _CHANGES} | {"right": _text(given.right)}
@@ -114,7 +114,7 @@ class Rulebook:
             await AlertRules(session).add(rule, given.webhook, given.secret)  # Step 1
         return await self._told(rule.id)
 
-    async def change(self, name: str, change: RuleChange) -> Kept | None:
+    async def change(self, name: str, change: RuleChange) -> StoredRule | None:
         """Change a rule and tell the log, unless only its webhook changes; None if there is none. Raises BadInput."""
         said = msgspec.to_builtins(change)
         if "right" in said:
@@ -141,7 +141,7 @@ class Rulebook:
                 await rules.set_secret(name, said.get("secret"))
         return await self._told(name)
 
-    async def set_active(self, name: str, *, active: bool) -> Kept | None:
+    async def set_active(self, name: str, *, active: bool) -> StoredRule | None:
         """Pause a rule, or let it begin anew, even if it is active: so one that has fired its once is armed again."""
         async with self._session() as session:
             rules = AlertRules(session)
@@ -161,7 +161,7 @@ class Rulebook:
             await self._try_to_tell()
         return removed
 
-    async def _told(self, name: str) -> Kept:
+    async def _told(self, name: str) -> StoredRule:
         await self._try_to_tell()
         kept = await self.get(name)
         if kept is None:
@@ -183,16 +183,16 @@ class Rulebook:
         while True:
             async with self._session() as session:
                 rules = AlertRules(session)
-                unsent = await rules.unsent(AT_ONCE)
+                unsent = await rules.unlogged(AT_ONCE)
                 if not unsent:
                     return told
                 faults.reach("api.rules.tell.before")
                 await asyncio.to_thread(self._append, unsent)  # Step 2
                 faults.reach("api.rules.tell.after")
-                await rules.sent(unsent)  # Step 3
+                await rules.mark_logged(unsent)  # Step 3
             told += len(unsent)
 
-    def _append(self, unsent: Sequence[Unsent]) -> None:
+    def _append(self, unsent: Sequence[UnloggedRule]) -> None:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 with self._log.writer(_WRITER) as writer, writer.transaction() as transaction:
@@ -238,7 +238,7 @@ def check_webhook(url: str | None, secret: str | None) -> None:
         raise BadInput("`secret` is 16 to 256 printable ASCII characters")
 
 
-def shown(kept: Kept) -> dict[str, Any]:
+def shown(kept: StoredRule) -> dict[str, Any]:
     """Return a rule as users see it: all but the secret."""
     rule = kept.rule
     return {

@@ -122,7 +122,7 @@ class Reading:
 
     async def left_out(self) -> pa.Table:
         """Return what was left out of bars, by feed: late ticks, unsupported ones, differences between sources."""
-        return _table(await self._reader.coverage.left_out())
+        return _table(await self._reader.coverage.exclusion_counts())
 
 
 class Source:

@@ -36,7 +36,7 @@ from tickerplant.core.schemas import ALERTS
 from tickerplant.core.times import iso, times_of
 from tickerplant.log.port import ConsumedRecord, EventLog, Reader
 from tickerplant.store.pool import Store
-from tickerplant.store.repositories.alerts import DELIVERED, FAILED, Outbox, Post
+from tickerplant.store.repositories.alerts import DELIVERED, FAILED, Outbox, PendingWebhook
 
 if TYPE_CHECKING:
     from tickerplant.api.webhook_client import Receivers
@@ -181,7 +181,7 @@ class Webhooks:
         options = self.options
         return Receivers(timeout_s=options.timeout_s, private=options.private, agent=options.agent)
 
-    async def _claim(self) -> list[Post]:
+    async def _claim(self) -> list[PendingWebhook]:
         room = IN_FLIGHT - len(self._flying)
         if room <= 0:
             return []
@@ -201,7 +201,7 @@ class Webhooks:
         # One that is due and was not claimed waits for its receiver, which wakes us when it has answered.
         return min(LOOK_S, next_s) if next_s > 0 else LOOK_S
 
-    async def _post(self, receivers: Receivers, post: Post) -> None:
+    async def _post(self, receivers: Receivers, post: PendingWebhook) -> None:
         from tickerplant.api.webhook_client import PostFailed
 
         try:
@@ -222,7 +222,7 @@ class Webhooks:
             self._flying.pop(post.alert_id, None)
             self._wanted.set()
 
-    async def _again(self, post: Post, failure: Any) -> None:
+    async def _again(self, post: PendingWebhook, failure: Any) -> None:
         self.counts.failed_attempts += 1
         age_s = time.time() - post.created_at.timestamp()
         if failure.gone or age_s > self.options.hours * 3600:
@@ -234,7 +234,7 @@ class Webhooks:
         if post.attempts == 1:
             log.warning("a webhook was not taken, and is tried again", alert=post.alert_id, reason=str(failure))
 
-    async def _finish(self, post: Post, state: str, error: str) -> None:
+    async def _finish(self, post: PendingWebhook, state: str, error: str) -> None:
         if state == FAILED:
             self.counts.given_up += 1
             log.error("a webhook is given up", alert=post.alert_id, attempts=post.attempts, reason=error)
@@ -243,7 +243,7 @@ class Webhooks:
             await Outbox(session).finish(post.alert_id, state, error)
 
 
-def headers_of(post: Post, now_s: int) -> dict[str, str]:
+def headers_of(post: PendingWebhook, now_s: int) -> dict[str, str]:
     """Return the headers of a webhook; it is signed where there is a secret."""
     from tickerplant.api.webhook_client import ALERT_ID, SIGNATURE, signature
 

@@ -29,7 +29,7 @@ from tickerplant.core.sources import SourceOrder
 from tickerplant.core.times import DAY_US, NEVER_US, SECOND_US, times_of
 from tickerplant.core.version import make_version
 from tickerplant.log.port import ConsumedRecord, TopicPartition
-from tickerplant.store.row_selection import chosen, is_closed, newest_by_key, not_newer
+from tickerplant.store.row_selection import filter_rows, is_closed, newest_by_key, not_newer
 
 FORMING_EVERY_US: Final = SECOND_US
 """Minimum time between two writes of forming rows."""
@@ -253,11 +253,11 @@ class PartitionBuffer:
                 tables.insert(0, self._pending_values[names])
             table = pa.concat_tables(tables).unify_dictionaries()
             mask = is_closed(table)
-            closed = newest_by_key(chosen(table, mask))
+            closed = newest_by_key(filter_rows(table, mask))
             if closed.num_rows:
                 now.append(closed.drop_columns([OFFSET]))
                 withdrawn.append(closed.filter(pc.equal(closed.column("state").cast(pa.utf8()), schemas.WITHDRAWN)))
-            forming[names] = newest_by_key(chosen(table, pc.invert(mask)))
+            forming[names] = newest_by_key(filter_rows(table, pc.invert(mask)))
         for removed in withdrawn:
             forming = {names: t.filter(pa.array(~not_newer(t, removed))) for names, t in forming.items()}
         forming = {names: t for names, t in forming.items() if t.num_rows}
@@ -278,11 +278,11 @@ def _split_bars(
         return None, None, False
     table = pa.concat_tables(tables).unify_dictionaries()
     history = table.column("history")
-    rows = newest_by_key(chosen(table, pc.invert(history)))
+    rows = newest_by_key(filter_rows(table, pc.invert(history)))
     closed = is_closed(rows)
-    forming = chosen(rows, pc.invert(closed))
+    forming = filter_rows(rows, pc.invert(closed))
     formed = due and forming.num_rows > 0
-    now = pa.concat_tables([rows if due else chosen(rows, closed), chosen(table, history)])
+    now = pa.concat_tables([rows if due else filter_rows(rows, closed), filter_rows(table, history)])
     later = forming if forming.num_rows and not due else None
     return (now.drop_columns([OFFSET]) if now.num_rows else None), later, formed
 

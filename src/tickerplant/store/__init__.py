@@ -1,4 +1,8 @@
-"""The PostgreSQL/TimescaleDB store: migrations, repositories, pool, embedded server."""
+"""The store: PostgreSQL, with TimescaleDB where the extension is installed. Arrow tables in, Arrow tables out.
+
+Start at `pool` (connections, write and read sessions). `repositories` has one module per table, `migrations` the
+schema, `maintenance` the scheduled jobs, `server` the embedded PostgreSQL.
+"""
 
 from tickerplant.store.pool import Store
 

@@ -1,4 +1,4 @@
-"""Between Arrow and PostgreSQL: COPY and arrays on the way in, Arrow tables on the way out."""
+"""Conversion between Arrow and PostgreSQL: COPY and array arguments for writing, Arrow tables for reading."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from tickerplant.store.pool import Session
 
 FEW_ROWS: Final = 32
-"""Below this many rows one INSERT from arrays is faster than COPY into a staging table and an INSERT from there: it
-spares a round trip, and its cost is some microseconds a row."""
+"""Maximum rows of an INSERT from arrays. For more rows, COPY into a staging table and an INSERT from it is faster: it
+costs another round trip, and arrays cost some microseconds a row."""
 
 _COPY_HEAD: Final = 19
 _COPY_TAIL: Final = 2
-"""Bytes of the binary COPY format around its rows: signature, flags and length of nothing more; the end's mark."""
+"""Bytes around the rows of the binary COPY format: signature, flags and an empty header extension; the trailer."""
 _POSTGRES_EPOCH_US: Final = 946_684_800_000_000
-"""2000-01-01 UTC, from which PostgreSQL counts."""
+"""2000-01-01 UTC, the epoch of PostgreSQL."""
 
 _SQL_TYPES: Final = {
     pa.utf8(): "text",
@@ -43,7 +43,7 @@ def quoted(names: Sequence[str], prefix: str = "") -> str:
 
 
 def plain(table: pa.Table | pa.RecordBatch) -> pa.RecordBatch:
-    """Return the rows as one batch of the types that the database has: no dictionaries, no unsigned integers."""
+    """Return the rows as one batch of PostgreSQL's types: without dictionaries and unsigned integers."""
     columns, fields = [], []
     for name in table.schema.names:
         column = table.column(name)
@@ -54,7 +54,7 @@ def plain(table: pa.Table | pa.RecordBatch) -> pa.RecordBatch:
         elif column.type in (pa.uint16(), pa.int8(), pa.int16()):
             column = column.cast(pa.int32())
         if column.type == pa.utf8() and _has_zero(column.buffers()[2]):
-            column = pc.replace_substring(column, "\0", "\ufffd")  # PostgreSQL's text has no zero byte
+            column = pc.replace_substring(column, "\0", "\ufffd")  # PostgreSQL's text cannot contain a zero byte
         columns.append(column)
         fields.append(pa.field(name, column.type))
     return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields))
@@ -65,17 +65,17 @@ def _has_zero(characters: pa.Buffer | None) -> bool:
 
 
 async def copy(session: Session, relation: str, batch: pa.RecordBatch) -> None:
-    """Copy a plain batch into a table, in PostgreSQL's binary format, or by INSERT where the server has no COPY."""
+    """Copy a plain batch into a table by binary COPY, or by INSERT if the server has no COPY."""
     if not batch.num_rows:
         return
     names = batch.schema.names
     if not session.copies:
-        source, arguments = arrays_of(batch)
+        source, arguments = unnest_rows(batch)
         await session.execute(f'INSERT INTO "{relation}" ({quoted(names)}) SELECT * FROM {source}', *arguments)
         return
-    from tickerplant.store.pool import mapped
+    from tickerplant.store.pool import translate_errors
 
-    with mapped():
+    with translate_errors():
         await session.connection.copy_to_table(relation, source=_encoded(batch), columns=names, format="binary")
 
 
@@ -86,14 +86,14 @@ async def _encoded(batch: pa.RecordBatch) -> AsyncIterator[bytes]:
     yield encoder.finish()
 
 
-async def source_of(session: Session, name: str, batch: pa.RecordBatch) -> tuple[str, list[Any]]:
-    """Return (what to write after FROM, its arguments) to use the rows in a statement of the open transaction.
+async def stage_rows(session: Session, name: str, batch: pa.RecordBatch) -> tuple[str, list[Any]]:
+    """Return (FROM item, its arguments) that provide the rows to a statement of the open transaction.
 
-    Many rows are copied into a temporary table, which holds them until the end of the transaction or the next call with
-    this `name` and these columns. The columns are those of the batch.
+    Many rows are copied into a temporary table. It holds them until the end of the transaction or the next call with
+    the same `name` and columns. The columns are those of the batch.
     """
     if batch.num_rows <= FEW_ROWS or not session.copies:
-        return arrays_of(batch)
+        return unnest_rows(batch)
     digest = hashlib.sha256(",".join(batch.schema.names).encode()).hexdigest()[:8]
     relation = f"staging_{name}_{digest}"
     if relation in session.filled:
@@ -106,19 +106,19 @@ async def source_of(session: Session, name: str, batch: pa.RecordBatch) -> tuple
     return f"pg_temp.{relation} AS s", []
 
 
-def arrays_of(batch: pa.RecordBatch) -> tuple[str, list[Any]]:
-    """Return the rows of a plain batch as `source_of` does, always as arguments: for some thousand at most."""
+def unnest_rows(batch: pa.RecordBatch) -> tuple[str, list[Any]]:
+    """Return the rows of a plain batch like `stage_rows`, always as arguments: a few thousand rows at most."""
     casts = ", ".join(f"${i}::{_SQL_TYPES[field.type]}[]" for i, field in enumerate(batch.schema, 1))
     return f"unnest({casts}) AS s ({quoted(batch.schema.names)})", [column.to_pylist() for column in batch.columns]
 
 
 async def read_numbers(session: Session, query: str, values: int, *arguments: Any) -> list[Any]:
-    """Return the columns of a query for a time, an int64 and `values` float64, none of them null, as arrays.
+    """Return the columns of a query as arrays: a time, an int64 and `values` float64, all without nulls.
 
-    Times are int64 microseconds since 1970. By COPY in PostgreSQL's binary format, which is read without a loop over
-    rows: 1 M bars a second and more.
+    Times are int64 microseconds since 1970. Binary COPY is decoded without a loop over rows: more than 1 M bars a
+    second.
     """
-    from tickerplant.store.pool import mapped
+    from tickerplant.store.pool import translate_errors
 
     if not session.copies:
         rows = await session.rows(query, *arguments)
@@ -126,11 +126,11 @@ async def read_numbers(session: Session, query: str, values: int, *arguments: An
         return [times, *(np.array([row[i] for row in rows]) for i in range(1, values + 2))]
     received = bytearray()
 
-    async def take(data: bytes) -> None:
+    async def receive(data: bytes) -> None:
         received.extend(data)
 
-    with mapped():
-        await session.connection.copy_from_query(query, *arguments, output=take, format="binary")
+    with translate_errors():
+        await session.connection.copy_from_query(query, *arguments, output=receive, format="binary")
     numbers = [(f"v{i}", ">f8") for i in range(values)]
     fields = [("time", ">i8"), ("whole", ">i8"), *numbers]
     row = np.dtype(
@@ -145,18 +145,16 @@ async def read_numbers(session: Session, query: str, values: int, *arguments: An
 
 
 def selected(schema: pa.Schema, prefix: str = "") -> str:
-    """Return the select list for `table_of`: times as seconds, which the driver reads ten times faster than
-    datetimes.
-    """
+    """Return the select list for `table_of`. Times are selected as seconds: ten times faster than datetimes."""
     return ", ".join(
         f"date_part('epoch', {prefix}\"{f.name}\")" if f.type == TIMESTAMP else f'{prefix}"{f.name}"' for f in schema
     )
 
 
 def table_of(rows: Sequence[Any], schema: pa.Schema) -> pa.Table:
-    """Return rows that were selected with `selected(schema)` as an Arrow table of that schema.
+    """Return rows selected with `selected(schema)` as an Arrow table of that schema.
 
-    Seconds since 1970 as float64 are exact to 0.24 µs until the year 2106, so that rounding gives the microsecond back.
+    Seconds since 1970 as float64 are exact to 0.24 µs until the year 2106, so rounding restores the microsecond.
     """
     if not rows:
         return schema.empty_table()

@@ -1,8 +1,8 @@
-"""The schedule: retention, roll-ups and their comparison with the bars; and how each job went.
+"""Scheduled jobs: retention, roll-ups, and the comparison of roll-ups with bars; the status of each job.
 
-On TimescaleDB its own scheduler runs the policies and the retention of hypertables; the plant adds what that cannot do
-(`compare`, and retention of tables that are no hypertables). On plain PostgreSQL the plant does all of it. Every job is
-safe to repeat and to interrupt; only one process at a time runs them.
+On TimescaleDB its own scheduler runs the policies and the retention of hypertables. The plant adds `compare` and the
+retention of tables that are not hypertables. On plain PostgreSQL the plant runs all jobs. Every job is safe to repeat
+and to interrupt. Only one process runs them at a time.
 """
 
 from __future__ import annotations
@@ -27,14 +27,13 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 LOCK_WAIT: Final = "2s"
-"""Dropping a partition waits at most this long for its readers, because new readers queue behind it; then it is left
-for
-the next run."""
+"""Maximum wait for a partition's readers before it is dropped, because new readers queue behind the drop. After it the
+partition is left for the next run."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
-    """How a scheduled job does. `error` is empty when its last run went well; `detail` says what that run did."""
+    """Status of a scheduled job. `error` is empty if the last run succeeded; `detail` describes that run."""
 
     name: str
     last_run_at: dt.datetime | None
@@ -46,9 +45,9 @@ class JobStatus:
 
 
 async def run_due(store: Store, now: dt.datetime) -> list[str]:
-    """Run the plant's own jobs that are due and return their names; [] while another process is at it.
+    """Run the plant's due jobs and return their names; [] while another process runs them.
 
-    A job that fails is recorded as failed, and the others run.
+    A job that fails is recorded as failed, and the others still run.
     """
     done: list[str] = []
     async with store.session() as session:
@@ -59,7 +58,7 @@ async def run_due(store: Store, now: dt.datetime) -> list[str]:
                 """SELECT name FROM jobs WHERE started_at IS NULL OR started_at > $1 OR started_at + every <= $1
                    ORDER BY name DESC""",
                 now,
-            )  # a start in the future is a clock that was wrong
+            )  # a start in the future comes from a wrong clock
             for row in due:
                 await run_job(session, row["name"], now)
                 done.append(row["name"])
@@ -69,8 +68,9 @@ async def run_due(store: Store, now: dt.datetime) -> list[str]:
 
 
 async def run_job(session: Session, name: str, now: dt.datetime) -> bool:
-    """Run one job, record how it went, and return whether it went well. Raises StoreError only when that cannot be
-    kept.
+    """Run one job, record the result, and return whether it succeeded.
+
+    Raises StoreError only if the result cannot be recorded.
     """
     await session.execute("UPDATE jobs SET started_at = $2, runs = runs + 1 WHERE name = $1", name, now)
     try:
@@ -94,7 +94,7 @@ async def run_job(session: Session, name: str, now: dt.datetime) -> bool:
 
 
 async def jobs_status(store: Store) -> list[JobStatus]:
-    """Return how every job did last, TimescaleDB's own included, by name."""
+    """Return the status of every job, including TimescaleDB's own, by name."""
     async with store.session() as session:
         rows = await session.rows("SELECT * FROM jobs")
         found = [
@@ -132,17 +132,17 @@ def _of_timescale(row: Any) -> JobStatus:
     name = row["proc_name"] if row["target"] is None else f"{row['proc_name']} {row['target']}"
     return JobStatus(
         name,
-        _moment(row["last_run_started_at"]),
-        _moment(row["last_successful_finish"]),
-        (row["error"] or "failed, the reason is in the database's log") if failed else "",
+        _time_or_none(row["last_run_started_at"]),
+        _time_or_none(row["last_successful_finish"]),
+        (row["error"] or "failed; see the log of the database for the reason") if failed else "",
         "",
         row["total_runs"] or 0,
         row["total_failures"] or 0,
     )
 
 
-def _moment(value: Any) -> dt.datetime | None:
-    # −infinity stands for never; the driver gives it as the first moment that Python knows.
+def _time_or_none(value: Any) -> dt.datetime | None:
+    # −infinity means never; the driver returns it as the smallest datetime.
     return None if value is None or value.year < 1970 else value
 
 
@@ -150,7 +150,7 @@ def _moment(value: Any) -> dt.datetime | None:
 
 
 async def retention(session: Session, now: dt.datetime) -> str:
-    """Drop what is older than kept, from the later of its time and its arrival; return what went."""
+    """Drop expired rows, by the later of their time and their arrival; return a description of what was dropped."""
     rules = await session.rows("SELECT relation, keep FROM retention WHERE keep IS NOT NULL ORDER BY relation")
     dropped: list[str] = []
     busy = 0
@@ -159,7 +159,7 @@ async def retention(session: Session, now: dt.datetime) -> str:
         if relation == "dead_letters":
             await session.execute("DELETE FROM dead_letters WHERE sent_at < $1", before)
         elif relation == "answers":
-            await _forget_answers(session, rule["keep"], now)
+            await _delete_answers(session, rule["keep"], now)
         elif relation == "alert_firings":
             await session.execute("DELETE FROM alert_firings WHERE fired_at < $1", before)
         elif relation == "alert_webhooks":
@@ -174,14 +174,14 @@ async def retention(session: Session, now: dt.datetime) -> str:
             names, held = await _drop_partitions(session, relation, before)
             dropped += names
             busy += held
-    left = f"; {busy} in use, left for the next run" if busy else ""
+    left = f"; {busy} in use, retried in the next run" if busy else ""
     return f"dropped {', '.join(dropped) if dropped else 'nothing'}{left}"
 
 
-async def _forget_answers(session: Session, keep: dt.timedelta, now: dt.datetime) -> None:
-    """Delete answers about bars that are no longer kept, from the later of their stretch's end and their arrival.
+async def _delete_answers(session: Session, keep: dt.timedelta, now: dt.datetime) -> None:
+    """Delete answers about bars past retention, by the later of the end of their range and their arrival.
 
-    While bars of the stretch are there the answer stays: without it what nobody traded would be asked for again.
+    An answer stays while bars of its range exist: without it, bars without trades would be requested again.
     """
     for relation in (INTRADAY, HISTORICAL):
         await session.execute(
@@ -212,7 +212,7 @@ async def _drop_partitions(session: Session, relation: str, before: dt.datetime)
                     "DELETE FROM arrivals WHERE relation = $1 AND starts_at = $2", relation, row["starts_at"]
                 )
         except StoreError as error:
-            log.warning("a partition is in use and stays for now", partition=name, error=str(error))
+            log.warning("partition in use; dropped in a later run", partition=name, error=str(error))
             busy += 1
         else:
             dropped.append(name)
@@ -251,12 +251,12 @@ async def _rollup_1d(session: Session, now: dt.datetime) -> str:
 
 
 async def _roll_up(session: Session, relation: str, rollup: str, bucket_us: int, select: str) -> str:
-    """Compute again what is out of date, by partition, from the first bucket that got rows to the partition's end.
+    """Recompute outdated buckets, per partition, from the first bucket with new rows to the end of the partition.
 
-    1. Claim: what is dirty becomes claimed. Writers mark it in their own transactions, so all that was marked by now is
-       committed and will be seen; what comes later is dirty anew.
-    2. Compute and replace, in one transaction with forgetting the claim. If that fails, the claim stays for the next
-    run.
+    1. Claim: dirty ranges become claimed. Writers mark ranges as dirty in their own transactions, so all marks visible
+       now belong to committed rows. Later rows set a new mark.
+    2. Recompute and replace, in one transaction with the removal of the claim. After a failure the claim stays for the
+       next run.
     """
     await session.execute(
         """UPDATE arrivals SET claimed_from = least(claimed_from, dirty_from), dirty_from = NULL
@@ -286,14 +286,15 @@ async def _roll_up(session: Session, relation: str, rollup: str, bucket_us: int,
     return f"{rows} rows in {len(claims)} partitions"
 
 
-# The second opinion
+# Comparison of bars and roll-ups
 
 
 async def compare(session: Session, now: dt.datetime) -> str:
-    """Say how many complete 5 m bars of the last day differ from the roll-up of their source's ticks, and one of them.
+    """Return how many complete 5m bars of the last day differ from the roll-up of their source's ticks, with an
+    example.
 
-    A difference is no error: the roll-up knows no cancels, corrections and sessions. What looks wrong is repaired
-    through the log, by a `rebuild`.
+    A difference is not an error: the roll-up ignores cancels, corrections and sessions. `rebuild` repairs a wrong bar
+    through the log.
     """
     row = (
         await session.rows(
@@ -311,11 +312,11 @@ async def compare(session: Session, now: dt.datetime) -> str:
                    min(symbol || ' ' || time::text) FILTER (WHERE differs) AS example
                FROM both_sides""",
             now - dt.timedelta(days=1),
-            now - dt.timedelta(minutes=10),  # the roll-up follows by at most five minutes
+            now - dt.timedelta(minutes=10),  # the roll-up lags by at most five minutes
         )
     )[0]
     example = f", e.g. {row['example']}" if row["differing"] else ""
-    return f"{row['differing']} of {row['bars']} bars of 5 m differ from the roll-up of their ticks{example}"
+    return f"{row['differing']} of {row['bars']} 5m bars differ from the roll-up of their ticks{example}"
 
 
 _JOBS: Final[dict[str, Callable[[Session, dt.datetime], Awaitable[str]]]] = {

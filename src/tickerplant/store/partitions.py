@@ -1,8 +1,7 @@
-"""Table partitions of plain PostgreSQL: made on demand, before rows come; dropped whole by retention.
+"""Table partitions of plain PostgreSQL: created on demand before rows are written, dropped whole by retention.
 
-There is no default partition: rows in one would have to be moved when theirs is made. A partition is made as a table of
-its own and attached, which readers and writers of the others do not notice (CREATE … PARTITION OF would lock them all
-out).
+There is no default partition: its rows would have to move when their partition is created. A partition is created as a
+separate table and attached. This does not block readers and writers of other partitions; CREATE … PARTITION OF would.
 """
 
 from __future__ import annotations
@@ -28,8 +27,7 @@ LENGTHS: Final = {
     "historical_ohlcv": DECADE_US,
     "daily_analytics": DECADE_US,
 }
-"""How much time a partition holds. A day of ticks goes at once; ten years of daily bars of one symbol are one range of
-one index."""
+"""Time span of a partition. Retention drops whole days of ticks. Ten years of daily bars are one index range."""
 
 
 def starts(relation: str, times: Int64Array) -> Int64Array:
@@ -42,7 +40,7 @@ def starts(relation: str, times: Int64Array) -> Int64Array:
 
 
 def end(relation: str, start_us: int) -> int:
-    """Return the first instant after the partition that begins at `start_us`."""
+    """Return the end, exclusive, of the partition that begins at `start_us`."""
     length = LENGTHS[relation]
     if length == DECADE_US:
         return int(_year_us(np.array([datetime_of(start_us).year + 10]))[0])
@@ -59,9 +57,9 @@ def _year_us(years: Int64Array) -> Int64Array:
 
 
 async def ensure_partitions(session: Session, relation: str, times: Int64Array) -> None:
-    """Make the partitions for these times that are missing. Not inside a transaction: each is there at once, for all.
+    """Create the missing partitions for these times. Call it outside a transaction, so that each is visible at once.
 
-    What is known to be there is not asked for again. On TimescaleDB there is nothing to do.
+    Existing partitions are cached. On TimescaleDB this does nothing.
     """
     if session.timescale or not len(times):
         return
@@ -72,7 +70,7 @@ async def ensure_partitions(session: Session, relation: str, times: Int64Array) 
         known.add(key)
 
 
-# Read from the catalogue's tables: to_regclass would answer from a cache that waiting for a lock does not freshen.
+# Reads the catalogue's tables: to_regclass uses a cache that waiting for a lock does not refresh.
 _ATTACHED: Final = """
     SELECT count(*) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
     WHERE i.inhparent = $1::text::regclass AND c.relname = $2
@@ -86,17 +84,17 @@ async def _make(session: Session, relation: str, start_us: int) -> None:
     async with session.transaction():
         await session.execute("SELECT pg_advisory_xact_lock($1, $2)", LOCK, LOCK_PARTITIONS)
         if await session.value(_ATTACHED, relation, name):
-            return  # somebody was faster
+            return  # another process created it
         bounds = f"FROM ('{iso(start_us)}') TO ('{iso(end(relation, start_us))}')"
         await session.script(f'CREATE TABLE "{name}" (LIKE "{relation}" INCLUDING ALL)')
         await session.script(f'ALTER TABLE "{relation}" ATTACH PARTITION "{name}" FOR VALUES {bounds}')
 
 
 async def record_arrivals(session: Session, relation: str, partition: int, times: Int64Array) -> None:
-    """Record in the open transaction that rows of these times came in now, from that partition of the log.
+    """Record in the open transaction that rows of these times arrived now, from this partition of the log.
 
-    Retention counts from there, and the roll-ups know what is out of date. One row for each log partition, so that two
-    connections never wait for each other.
+    Retention counts from this arrival, and it marks roll-ups as outdated. Each log partition has its own row, so that
+    two connections never wait for each other.
     """
     if session.timescale or not len(times):
         return

@@ -1,4 +1,4 @@
-"""Connections to the database: a pool, sessions for writing, and one consistent look for reading."""
+"""Connections to the database: a pool, sessions for writing, and consistent read sessions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tickerplant.store.repositories.symbols import Symbols
 
 CONNECT_S: Final = 10.0
 COMMAND_S: Final = 120.0
-"""A statement that takes longer is cancelled; the longest of the plant, a roll-up of a whole day, takes seconds."""
+"""Statement timeout in seconds. The longest statement of the plant, the roll-up of a whole day, takes seconds."""
 
 _PASSING: Final = (
     asyncpg.PostgresConnectionError,
@@ -35,27 +35,27 @@ _PASSING: Final = (
     asyncpg.InsufficientResourcesError,
     asyncpg.TransactionRollbackError,  # deadlock, serialization
     asyncpg.LockNotAvailableError,
-    asyncpg.InvalidCachedStatementError,  # a column was added; the cache is new now
+    asyncpg.InvalidCachedStatementError,  # a column was added; the driver has dropped its cache
     asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # the connection ended between two messages that the driver expects together
+    asyncpg.InternalClientError,  # the connection ended between two messages of one exchange
     OSError,
     TimeoutError,
 )
 
 
 @contextmanager
-def mapped() -> Iterator[None]:
-    """Turn the driver's errors into the plant's: StoreUnavailable where trying again may help, else StoreError."""
+def translate_errors() -> Iterator[None]:
+    """Translate the driver's errors: StoreUnavailable where a retry may help, otherwise StoreError."""
     try:
         yield
     except asyncpg.UndefinedTableError as error:
-        raise MigrationError(f"{_text(error)}; `tickerplant init-db` makes the tables") from error
+        raise MigrationError(f"{_text(error)}; run `tickerplant init-db` to create the tables") from error
     except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
-        raise StoreError(f"the database refuses us: {_text(error)}; check --store") from error
+        raise StoreError(f"the database refuses the login: {_text(error)}; check --store") from error
     except _PASSING as error:
-        raise StoreUnavailable(f"the database is out of reach: {_text(error)}") from error
+        raise StoreUnavailable(f"the database is unavailable: {_text(error)}") from error
     except asyncpg.PostgresError as error:
-        raise StoreError(f"the database refused: {_text(error)}") from error
+        raise StoreError(f"the database refused a statement: {_text(error)}") from error
 
 
 def _text(error: BaseException) -> str:
@@ -63,22 +63,20 @@ def _text(error: BaseException) -> str:
 
 
 @dataclass(slots=True)
-class Known:
-    """What the process knows of the database and need not ask again. Wrong only until the next failure: see
-    `forget`.
-    """
+class SchemaCache:
+    """Cached facts about the schema of the database. A stale entry causes one failure, after which `clear` runs."""
 
     partitions: set[tuple[str, int]] = field(default_factory=set)
     columns: set[str] = field(default_factory=set)
 
-    def forget(self) -> None:
-        """Ask again. To be called when a write has failed."""
+    def clear(self) -> None:
+        """Drop the cache. Called when a write has failed."""
         self.partitions.clear()
         self.columns.clear()
 
 
 class Session:
-    """One connection, to write with. Belongs to one task at a time."""
+    """One connection for writing. Belongs to one task at a time."""
 
     def __init__(self, connection: Any, store: Store) -> None:
         self.connection = connection
@@ -87,50 +85,50 @@ class Session:
         self.direct_compress = store.direct_compress
         self.known = store.known
         self.filled: set[str] = set()
-        """Temporary tables that have rows of the open transaction."""
+        """Temporary tables with rows of the open transaction."""
 
     @property
     def timescale(self) -> bool:
-        """Whether the tables are hypertables."""
+        """Return whether the tables are hypertables."""
         return self.flavour == TIMESCALEDB
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:
-        """Begin; leaving the block commits, an exception rolls back."""
-        with mapped():
+        """Begin a transaction. Leaving the block commits; an exception rolls back."""
+        with translate_errors():
             if not self.connection.is_in_transaction():
                 self.filled.clear()
             async with self.connection.transaction():
                 yield
 
     async def execute(self, sql: str, *arguments: Any) -> int:
-        """Run one statement and return how many rows it changed."""
-        with mapped():
+        """Run one statement and return the number of changed rows."""
+        with translate_errors():
             tag = await self.connection.execute(sql, *arguments)
         count = str(tag).rsplit(" ", 1)[-1]
         return int(count) if count.isdecimal() else 0
 
     async def script(self, sql: str) -> None:
-        """Run several statements without arguments; a text of comments alone is none."""
+        """Run several statements without arguments. A text with comments only is skipped."""
         if all(not line.strip() or line.startswith("--") for line in sql.splitlines()):
             return
-        with mapped():
+        with translate_errors():
             await self.connection.execute(sql)
 
     async def value(self, sql: str, *arguments: Any) -> Any:
         """Return the first column of the first row, or None."""
-        with mapped():
+        with translate_errors():
             return await self.connection.fetchval(sql, *arguments)
 
     async def rows(self, sql: str, *arguments: Any) -> Sequence[Any]:
         """Return all rows."""
-        with mapped():
+        with translate_errors():
             rows: Sequence[Any] = await self.connection.fetch(sql, *arguments)
         return rows
 
 
-class Look:
-    """One consistent look: every read sees the store at the same positions."""
+class ReadSession:
+    """One consistent read session: every read returns the store at the same positions."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -161,14 +159,14 @@ class Look:
 
 
 class Store:
-    """A pool of connections to one database; made by `open`. Safe for all tasks of one event loop."""
+    """A pool of connections to one database, created by `open`. Safe for all tasks of one event loop."""
 
     def __init__(self, pool: Any, *, copies: bool) -> None:
         self._pool = pool
         self.copies = copies
         self.flavour = ""
         self.direct_compress = False
-        self.known = Known()
+        self.known = SchemaCache()
 
     @classmethod
     async def open(
@@ -180,9 +178,9 @@ class Store:
         copies: bool = True,
         connect_args: Mapping[str, Any] | None = None,
     ) -> Store:
-        """Connect. `copies` False: write without COPY; `connect_args` go to the driver (both for servers that need it).
+        """Connect. `copies` False writes without COPY; `connect_args` are passed to the driver.
 
-        Raises StoreUnavailable when the database is out of reach, StoreError when it refuses us.
+        Raises StoreUnavailable if the database is unavailable, StoreError if it refuses the login.
         """
         options: dict[str, Any] = {
             "server_settings": {"application_name": "tickerplant", "timezone": "UTC"},
@@ -190,29 +188,29 @@ class Store:
             "command_timeout": COMMAND_S,
             **(connect_args or {}),
         }
-        with mapped():
+        with translate_errors():
             pool = await asyncpg.create_pool(dsn, min_size=min_size, max_size=max_size, **options)
         store = cls(pool, copies=copies)
         try:
-            await store.look()
+            await store.detect_flavour()
         except BaseException:
             await store.close()
             raise
         return store
 
-    async def look(self) -> None:
-        """Find out what kind of database it is (after a migration: again)."""
-        self.known.forget()
+    async def detect_flavour(self) -> None:
+        """Detect whether the tables are hypertables. Repeated after a migration."""
+        self.known.clear()
         async with self.session() as session:
             self.flavour = await flavour_of(session)
-            # The extension's settings are there once the session has touched it, which flavour_of does not do.
+            # The extension's settings exist once the session has used it; flavour_of does not use it.
             if self.flavour == TIMESCALEDB:
                 await session.value("SELECT count(*) FROM timescaledb_information.hypertables")
                 name = "timescaledb.enable_direct_compress_copy"
                 self.direct_compress = await session.value("SELECT current_setting($1, true)", name) is not None
 
     async def close(self) -> None:
-        """Close all connections, waiting for those in use at most a few seconds. Harmless twice."""
+        """Close all connections; wait at most 5 seconds for those in use. May be called twice."""
         with contextlib.suppress(*_PASSING):
             await asyncio.wait_for(self._pool.close(), 5.0)
             return
@@ -220,8 +218,8 @@ class Store:
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Session]:
-        """Take a connection out of the pool for the block; waits when all are in use."""
-        with mapped():
+        """Acquire a connection for the block. Waits if all are in use."""
+        with translate_errors():
             connection = await self._pool.acquire(timeout=CONNECT_S)
         try:
             yield Session(connection, self)
@@ -230,12 +228,15 @@ class Store:
                 await self._pool.release(connection, timeout=CONNECT_S)
 
     async def check_log(self, log_id: str, generation: int, ends: position_rows.Ends) -> None:
-        """Bind a new store to this log, or see that an old one follows it and is not ahead: `positions.check_log`."""
+        """Bind a new store to this log, or check that an existing one follows it and is not ahead.
+
+        See `positions.check_log`.
+        """
         async with self.session() as session:
             await position_rows.check_log(session, position_rows.Log(log_id, generation), ends)
 
     async def wal_positions(self) -> tuple[int, int]:
-        """Return (written, flushed): where the database's own log stands, and how much of it a power cut leaves."""
+        """Return (written, flushed) positions of the write-ahead log; a power cut loses what was not flushed."""
         async with self.session() as session:
             [row] = await session.rows(
                 "SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn AS written,"
@@ -244,13 +245,13 @@ class Store:
         return int(row["written"]), int(row["flushed"])
 
     async def flush_wal(self) -> None:
-        """Return when all that is committed would survive a power cut: commits one row and waits for the disk."""
+        """Commit one row and wait for the disk, so that all earlier commits survive a power cut."""
         async with self.session() as session, session.transaction():
             await session.execute("SET LOCAL synchronous_commit = on")
             await session.execute("UPDATE plant SET bound_at = bound_at")
 
     async def adopt(self, log_id: str, generation: int) -> None:
-        """Let the store follow this log from its beginning: `positions.adopt`."""
+        """Rebind the store to the beginning of this log; see `positions.adopt`."""
         async with self.session() as session:
             await position_rows.adopt(session, position_rows.Log(log_id, generation))
 
@@ -260,16 +261,14 @@ class Store:
             return await position_rows.bound_to(session)
 
     @asynccontextmanager
-    async def read(self) -> AsyncIterator[Look]:
-        """Begin one REPEATABLE READ READ ONLY transaction: rows and positions in it are one copy of the log up to
-        there.
-        """
+    async def read(self) -> AsyncIterator[ReadSession]:
+        """Open one REPEATABLE READ READ ONLY transaction: its rows and positions are a consistent copy of the log."""
         async with self.session() as session:
-            with mapped():
+            with translate_errors():
                 transaction = session.connection.transaction(isolation="repeatable_read", readonly=True)
                 await transaction.start()
             try:
-                yield Look(session)
+                yield ReadSession(session)
             finally:
                 with contextlib.suppress(asyncpg.PostgresError, *_PASSING):
                     await transaction.rollback()

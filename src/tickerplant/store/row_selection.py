@@ -1,4 +1,4 @@
-"""Which of several rows of one key counts: on whole columns, before they go to the database."""
+"""Selection of the valid row among several rows of one key, on whole columns, before writing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tickerplant.core.times import Int64Array, times_of
 
 KEY: Final = ("symbol", "interval", "time")
 OLDER: Final = "(t.version < s.version OR (t.version = s.version AND t.state = 'forming'))"
-"""Which rows `t` a withdrawn one `s` of their key deletes. Of one version a closed state counts."""
+"""SQL condition: withdrawn row `s` deletes stored row `t` of the same key. On equal versions a closed row wins."""
 DAILY: Final = pa.array([interval.name for interval in INTERVALS if not interval.is_intraday])
 _CLOSED: Final = pa.array([schemas.FINAL, schemas.WITHDRAWN])
 
@@ -38,8 +38,8 @@ def is_closed(table: pa.Table) -> Any:
     return pc.is_in(table.column("state").cast(pa.utf8()), _CLOSED)
 
 
-def chosen(table: pa.Table, mask: Any) -> pa.Table:
-    """Return the rows where an Arrow mask is true. Mostly that is all of them or none, which costs nothing here."""
+def filter_rows(table: pa.Table, mask: Any) -> pa.Table:
+    """Return the rows where an Arrow mask is true. All rows or none, the usual cases, cost nothing."""
     count = pc.sum(mask).as_py() or 0
     if count == table.num_rows:
         return table
@@ -47,14 +47,14 @@ def chosen(table: pa.Table, mask: Any) -> pa.Table:
 
 
 def is_daily(table: pa.Table) -> Any:
-    """Return a mask of the rows whose interval goes by sessions."""
+    """Return a mask of the rows with a daily interval."""
     return pc.is_in(table.column("interval").cast(pa.utf8()), DAILY)
 
 
 def newest_by_key(table: pa.Table, *ranks: npt.NDArray[Any]) -> pa.Table:
-    """Return for each (symbol, interval, time) the row of the highest rank, then newest version.
+    """Return for each (symbol, interval, time) the row of the highest rank, then of the newest version.
 
-    `ranks` count before the version, most important first. Of equal versions a closed state counts, then the later row.
+    `ranks` precede the version, most important first. Among equal versions a closed state wins, then the later row.
     """
     if table.num_rows < 2:
         return table
@@ -77,7 +77,7 @@ def newest_by_key(table: pa.Table, *ranks: npt.NDArray[Any]) -> pa.Table:
 
 
 def groups_by_key(first: pa.Table, second: pa.Table) -> tuple[Int64Array, Int64Array]:
-    """Return for the rows of two tables equal numbers where their keys are equal."""
+    """Return a number per row of both tables; rows with equal keys have equal numbers."""
     both = [
         pa.chunked_array([*_plain(first, name).chunks, *_plain(second, name).chunks]) for name in ("symbol", "interval")
     ]
@@ -89,7 +89,7 @@ def groups_by_key(first: pa.Table, second: pa.Table) -> tuple[Int64Array, Int64A
 
 
 def not_newer(table: pa.Table, others: pa.Table) -> npt.NDArray[np.bool_]:
-    """Return for each row of `table` whether `others` has a row of its key with the same version or a newer one."""
+    """Return a mask of the rows of `table` for which `others` has the key with an equal or newer version."""
     if not table.num_rows or not others.num_rows:
         return np.zeros(table.num_rows, dtype=np.bool_)
     mine, theirs = groups_by_key(table, others)

@@ -1,4 +1,4 @@
-"""The order of sources on whole columns: where each bar of history stands, and what SQL needs to compare it."""
+"""The order of sources on whole columns: the rank of each historical bar, and the arguments to compare ranks in SQL."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tickerplant.store.row_selection import codes
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
-    """How some sources stand to each other: the places of their bars and of their ticks, by name, 0 the best."""
+class SourceRanks:
+    """Ranks of some sources, for their bars and for bars made of their ticks, by name; 0 is the best."""
 
     names: tuple[str, ...]
     of_bars: tuple[int, ...]
@@ -24,9 +24,9 @@ class Places:
 
 
 def scopes_of(bars: pa.Table, order: SourceOrder) -> tuple[Int64Array, list[tuple[int, ...]]]:
-    """Return the number of each bar's scope and the scopes: which entries of the order speak of the bar.
+    """Return the scope number of each bar, and the scopes: the entries of the order that match the bar.
 
-    The patterns are tried once for each (symbol, interval), and not at all where no entry names either.
+    Patterns are matched once for each (symbol, interval), and not at all if no entry names either.
     """
     everywhere = all(entry.symbol == "*" and entry.interval == "*" for entry in order.entries)
     if everywhere or not bars.num_rows:
@@ -43,30 +43,30 @@ def scopes_of(bars: pa.Table, order: SourceOrder) -> tuple[Int64Array, list[tupl
     return np.array(of_pair, dtype=np.int64)[which.reshape(-1)], list(numbers)
 
 
-def places_of_bars(bars: pa.Table, order: SourceOrder) -> Int64Array:
-    """Return the place of each row's source, as bars that it gave: int64[rows], 0 the best."""
+def ranks_of_bars(bars: pa.Table, order: SourceOrder) -> Int64Array:
+    """Return the rank of each row's source as a source of bars: int64[rows]; 0 is the best."""
     scope, scopes = scopes_of(bars, order)
     source = bars.column("source").cast(pa.utf8()).combine_chunks().dictionary_encode()
     names = source.dictionary.to_pylist()
-    places = np.array([[order.rank(one, name, BARS) for name in names] for one in scopes], dtype=np.int64)
-    result: Int64Array = places.reshape(len(scopes), len(names))[scope, codes(source)]
+    ranks = np.array([[order.rank(one, name, BARS) for name in names] for one in scopes], dtype=np.int64)
+    result: Int64Array = ranks.reshape(len(scopes), len(names))[scope, codes(source)]
     return result
 
 
 def groups(
     bars: pa.Table, order: SourceOrder, sources: Sequence[str]
-) -> list[tuple[Places, npt.NDArray[np.bool_] | None]]:
-    """Return how these sources stand, and the mask of the rows for which they stand so (None: for all).
+) -> list[tuple[SourceRanks, npt.NDArray[np.bool_] | None]]:
+    """Return the ranks of these sources, and the mask of the rows to which they apply (None: all rows).
 
-    Mostly that is one group: scopes that differ only in entries about other sources are one.
+    Usually the result is one group: scopes that differ only in entries about other sources are merged.
     """
     names = tuple(sorted(sources))
     scope, scopes = scopes_of(bars, order)
-    by_places: dict[Places, list[int]] = {}
+    by_ranks: dict[SourceRanks, list[int]] = {}
     for number, one in enumerate(scopes):
         found = [[order.rank(one, name, kind) for name in names] for kind in (BARS, TICKS)]
         dense = np.unique(np.array(found, dtype=np.int64), return_inverse=True)[1].reshape(2, len(names)).tolist()
-        by_places.setdefault(Places(names, tuple(dense[0]), tuple(dense[1])), []).append(number)
-    if len(by_places) == 1:
-        return [(places, None) for places in by_places]
-    return [(places, np.isin(scope, numbers)) for places, numbers in by_places.items()]
+        by_ranks.setdefault(SourceRanks(names, tuple(dense[0]), tuple(dense[1])), []).append(number)
+    if len(by_ranks) == 1:
+        return [(ranks, None) for ranks in by_ranks]
+    return [(ranks, np.isin(scope, numbers)) for ranks, numbers in by_ranks.items()]

@@ -9,7 +9,7 @@ import pytest
 from tests.store.rows import MINUTE_US, OPEN_US, bars
 from tests.store.test_coverage import answer
 from tests.store.test_coverage import put as put_answer
-from tests.store.test_statuses import lay, over
+from tests.store.test_interval_status import lay, over
 from tests.support.commands import assert_refused, objects, say
 from tests.support.plant import Plant
 

@@ -82,7 +82,7 @@ class Bench:
 
     async def have(self, symbol: str, interval: str, from_us: int, to_us: int) -> tuple[Int64Array, BoolArray]:
         async with self.store.read() as look:
-            return await look.coverage.have(symbol, interval, from_us, to_us)
+            return await look.coverage.stored_bars(symbol, interval, from_us, to_us)
 
     async def answers(self, symbol: str, interval: str) -> coverage.Answers:
         async with self.store.read() as look:

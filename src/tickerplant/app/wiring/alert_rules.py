@@ -10,7 +10,7 @@ from tickerplant.app.wiring.parts import plain, with_store
 if TYPE_CHECKING:
     from tickerplant.log.port import EventLog
     from tickerplant.store import Store
-    from tickerplant.store.repositories.alerts import Kept
+    from tickerplant.store.repositories.alerts import StoredRule
 
 T = TypeVar("T")
 
@@ -52,7 +52,7 @@ class Rules:
         return await self._book.remove(name)
 
 
-def _shown(kept: Kept) -> dict[str, Any]:
+def _shown(kept: StoredRule) -> dict[str, Any]:
     from tickerplant.api.alert_rules import shown
 
     return plain(shown(kept))

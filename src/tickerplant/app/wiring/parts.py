@@ -377,7 +377,7 @@ def left_out(dsn: str, patience_s: float | None = None) -> list[dict[str, Any]]:
 
     async def read(store: Store) -> list[dict[str, Any]]:
         async with store.read() as reading:
-            return [plain(row) for row in (await reading.coverage.left_out()).to_pylist()]
+            return [plain(row) for row in (await reading.coverage.exclusion_counts()).to_pylist()]
 
     return with_store(dsn, read, patience_s)
 

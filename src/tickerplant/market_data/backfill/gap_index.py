@@ -166,10 +166,10 @@ class Ledger:
         nothing = np.empty(0, np.int64)
         silent: dict[str, Int64Array] = {}
         async with store.read() as look:
-            have = await look.coverage.have_of(symbols, interval, from_us, to_us)
+            have = await look.coverage.stored_bars_of(symbols, interval, from_us, to_us)
             answers = await look.answers.read(symbols, interval, from_us, to_us)
             for partition, names in by_partition.items():
-                silent |= await look.coverage.silences_of(names, interval, partition, from_us, to_us)
+                silent |= await look.coverage.silent_intervals(names, interval, partition, from_us, to_us)
 
         def note() -> None:
             for one in some:

@@ -1,8 +1,8 @@
-"""Numbered SQL, applied in order under an advisory lock and recorded with a checksum; running it again is harmless.
+"""Numbered SQL files, applied in order under an advisory lock and recorded with a checksum. Applying twice is harmless.
 
-A file is one source for two flavours: lines between `-- only: timescaledb` (or `-- only: postgresql`) and `-- end` are
-for that flavour alone. A flavour is chosen once, when the first migration runs, and recorded: a TimescaleDB that is
-installed later does not change tables that are there.
+One file serves two flavours: lines between `-- only: timescaledb` (or `-- only: postgresql`) and `-- end` belong to
+that flavour only. The flavour is chosen and recorded when the first migration runs. A TimescaleDB that is installed
+later does not change existing tables.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql\Z")
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One file. `checksum` is over both flavours."""
+    """One file. `checksum` covers both flavours."""
 
     number: int
     name: str
@@ -36,13 +36,13 @@ class Migration:
 
     @property
     def checksum(self) -> str:
-        """SHA-256 of the file."""
+        """Return the SHA-256 of the file."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class MigrationStatus:
-    """Which migrations a database has; `pending` is empty when it fits this code."""
+    """Applied and pending migrations of a database; `pending` is empty if it matches this code."""
 
     flavour: str
     applied: tuple[str, ...]
@@ -50,7 +50,7 @@ class MigrationStatus:
 
 
 def all_migrations() -> list[Migration]:
-    """Return the migrations of this code in order."""
+    """Return the migrations of this code, in order."""
     found = []
     for entry in resources.files(__name__).iterdir():
         match = _NAME.match(entry.name)
@@ -71,7 +71,7 @@ def render(text: str, flavour: str) -> str:
         if line.startswith("-- only: "):
             only = line.removeprefix("-- only: ").strip()
             if only not in (TIMESCALEDB, POSTGRESQL):
-                raise MigrationError(f"a migration has a section for {only!r}, which is no flavour")
+                raise MigrationError(f"a migration has a section for the unknown flavour {only!r}")
         elif line == "-- end":
             only = None
         elif only is None or only == flavour:
@@ -82,10 +82,10 @@ def render(text: str, flavour: str) -> str:
 
 
 async def migrate(store: Store) -> list[str]:
-    """Bring the database to this code; return the names of what was applied.
+    """Apply the pending migrations and return their names.
 
-    Each migration is a transaction of its own, so an interrupted run goes on where it was. Raises MigrationError for a
-    database that is newer than this code, or whose migrations were other ones.
+    Each migration is one transaction, so an interrupted run can be resumed. Raises MigrationError for a database that
+    is newer than this code or was created with other migrations.
     """
     async with store.session() as session:
         await session.execute("SELECT pg_advisory_lock($1, $2)", LOCK, LOCK_MIGRATIONS)
@@ -93,12 +93,12 @@ async def migrate(store: Store) -> list[str]:
             done = await _migrate(session, store)
         finally:
             await session.execute("SELECT pg_advisory_unlock($1, $2)", LOCK, LOCK_MIGRATIONS)
-    await store.look()
+    await store.detect_flavour()
     return done
 
 
 async def status(store: Store) -> MigrationStatus:
-    """Return which migrations the database has. Raises MigrationError as `migrate` does."""
+    """Return the applied and pending migrations. Raises MigrationError like `migrate`."""
     async with store.session() as session:
         applied = await _applied(session)
     migrations = all_migrations()
@@ -115,7 +115,7 @@ async def _migrate(session: Session, store: Store) -> list[str]:
     migrations = all_migrations()
     _check(migrations, applied)
     if not applied:
-        await _first(session)
+        await _create_migrations_table(session)
     flavour = await flavour_of(session)
     done = []
     for migration in migrations:
@@ -134,7 +134,7 @@ async def _migrate(session: Session, store: Store) -> list[str]:
     return done
 
 
-async def _first(session: Session) -> None:
+async def _create_migrations_table(session: Session) -> None:
     await session.script(
         """CREATE TABLE IF NOT EXISTS schema_migrations (
             number integer PRIMARY KEY,
@@ -149,7 +149,7 @@ async def _first(session: Session) -> None:
 
 
 async def flavour_of(session: Session) -> str:
-    """Return the recorded flavour or, before the first migration, that of the extensions."""
+    """Return the recorded flavour or, before the first migration, the one implied by the installed extensions."""
     if await session.value("SELECT to_regclass('schema_migrations') IS NOT NULL"):
         recorded = await session.value("SELECT max(flavour) FROM schema_migrations")
         if recorded is not None:
@@ -170,11 +170,11 @@ def _check(migrations: list[Migration], applied: Mapping[int, Any]) -> None:
     for number, row in sorted(applied.items()):
         if number not in known:
             raise MigrationError(
-                f"the database has migration {row['name']}, which this version does not know: "
-                "it belongs to a newer Tickerplant; upgrade this one"
+                f"the database has migration {row['name']}, which this version does not contain: "
+                "it belongs to a newer Tickerplant; upgrade this installation"
             )
         if row["checksum"] != known[number].checksum:
             raise MigrationError(
-                f"migration {row['name']} has another text than the one this database was made with: run the version "
-                "that made it, or make a new database and replay into it"
+                f"migration {row['name']} differs from the one that created this database: run the version "
+                "that created it, or create a new database and replay into it"
             )

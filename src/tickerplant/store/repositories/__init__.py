@@ -1,1 +1,1 @@
-"""The tables, one module each: what is written in a transaction of persistence, and what is read in a look."""
+"""Repositories, one module per table: writes inside a transaction of persistence, reads inside a `ReadSession`."""

@@ -20,29 +20,29 @@ from tickerplant.core.adjustment import (
 )
 from tickerplant.core.sessions import Calendar
 from tickerplant.core.times import NEVER_US, Int64Array, datetime_of, micros_of
-from tickerplant.store.copy_protocol import plain, selected, source_of, table_of
+from tickerplant.store.copy_protocol import plain, selected, stage_rows, table_of
 
 if TYPE_CHECKING:
     from tickerplant.store.pool import Session
 
 
 class Actions:
-    """Splits and dividends of one session or look. The table keeps what each source said last."""
+    """Splits and dividends of one session. The tables keep the newest row of each source."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
     async def put_splits(self, splits: pa.Table, version: int) -> None:
-        """Keep splits (`schemas.SPLITS`) of one record."""
+        """Store the splits (`schemas.SPLITS`) of one record."""
         await self._put("splits", splits, version, "symbol, time, source", ("numerator", "denominator", "version"))
 
     async def put_dividends(self, dividends: pa.Table, version: int) -> None:
-        """Keep dividends (`schemas.DIVIDENDS`) of one record."""
+        """Store the dividends (`schemas.DIVIDENDS`) of one record."""
         await self._put("dividends", dividends, version, "symbol, time, source, amount", ("currency", "version"))
 
     async def _put(self, relation: str, rows: pa.Table, version: int, key: str, changes: tuple[str, ...]) -> None:
         names = ", ".join(rows.schema.names)
-        source, arguments = await source_of(self._session, relation, plain(rows))
+        source, arguments = await stage_rows(self._session, relation, plain(rows))
         sets = ", ".join(f"{name} = excluded.{name}" for name in changes)
         await self._session.execute(
             f"INSERT INTO {relation} AS t ({names}, version)"
@@ -56,7 +56,7 @@ class Actions:
         return await self._read("splits", schemas.SPLITS, symbol)
 
     async def newest_splits(self, symbol: str | None = None) -> pa.Table:
-        """Return of all symbols, or of one, the split that was said last of each session (`schemas.SPLITS`)."""
+        """Return the newest split of each symbol and session (`schemas.SPLITS`), for all symbols or one."""
         rows = await self._session.rows(
             f"SELECT DISTINCT ON (symbol, time) {selected(schemas.SPLITS)} FROM splits"
             " WHERE $1::text IS NULL OR symbol = $1 ORDER BY symbol, time, version DESC, source",
@@ -69,9 +69,9 @@ class Actions:
         return await self._read("dividends", schemas.DIVIDENDS, symbol)
 
     async def newest_dividends(self, symbol: str) -> pa.Table:
-        """Return a symbol's dividends (`schemas.DIVIDENDS`): of each ex-date all of the source that was heard last.
+        """Return a symbol's dividends (`schemas.DIVIDENDS`): for each ex-date all rows of the newest source.
 
-        So one that two sources say counts once, and a regular and a special one of one source are both there.
+        A dividend from two sources therefore counts once; a regular and a special one of one source both count.
         """
         rows = await self._session.rows(
             f"""SELECT {selected(schemas.DIVIDENDS)} FROM dividends AS d
@@ -84,7 +84,7 @@ class Actions:
         return table_of(rows, schemas.DIVIDENDS)
 
     async def adjustment(self, symbol: str, how: str, calendar: Calendar, now_us: int) -> Adjustment:
-        """Return what a symbol's bars are adjusted for: `how` is one of `core.adjustment.ADJUSTMENTS`."""
+        """Return the adjustment of a symbol's bars; `how` is one of `core.adjustment.ADJUSTMENTS`."""
         if how == AS_TRADED:
             return Adjustment()
         splits = await self.newest_splits(symbol)
@@ -95,10 +95,10 @@ class Actions:
         return adjustment_for(splits, calendar, now_us, dividends, closes)
 
     async def closes_before(self, symbol: str, ex_dates: Int64Array, calendar: Calendar) -> Closes:
-        """Return the last close before each ex-date: of the daily bar of the session before it.
+        """Return the last close before each ex-date: the close of the daily bar of the session before it.
 
-        Where that is not stored, of the last bar of a minute or five up to that session's close, or of an older day if
-        that is later.
+        If that bar is not stored, the later of two closes is used: the last 1m or 5m bar up to that session's close, or
+        an older daily bar.
         """
         sessions, ends = sessions_before(calendar, ex_dates)
         rows = await self._session.rows(

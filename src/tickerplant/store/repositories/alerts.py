@@ -1,6 +1,6 @@
-"""`alerts`, `alert_firings` and `alert_webhooks`: the rules that users keep, what they fired, and what is to be posted.
+"""`alerts`, `alert_firings` and `alert_webhooks`: users' rules, fired alerts, and the outbox of webhooks.
 
-Rules and the outbox are written by whoever talks to users; firings by whoever applies the log.
+The API and the command line write rules. Alert delivery writes the outbox. Persistence writes fired alerts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from tickerplant.core.alerts import Rule
 from tickerplant.core.times import datetime_of
-from tickerplant.store.copy_protocol import plain, source_of
+from tickerplant.store.copy_protocol import plain, stage_rows
 from tickerplant.store.migrations import LOCK, LOCK_ALERTS
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ PENDING, DELIVERED, FAILED = "pending", "delivered", "failed"
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """A rule as it is kept. `signed`: there is a secret, which nobody is told. `logged`: the log has this revision."""
+class StoredRule:
+    """A stored rule. `signed`: it has a secret, which is never returned. `logged`: the log contains this revision."""
 
     rule: Rule
     webhook: str | None
@@ -42,16 +42,16 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
-class Unsent:
-    """What the log has to be told of a rule."""
+class UnloggedRule:
+    """A revision of a rule that is not on the log yet."""
 
     rule: Rule
     removed: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Post:
-    """A webhook that is due. `url` is None where the rule is gone or has none any more."""
+class PendingWebhook:
+    """A webhook that is due. `url` is None if the rule was removed or has no webhook any more."""
 
     alert_id: str
     body: str
@@ -62,36 +62,36 @@ class Post:
 
 
 class AlertRules:
-    """The rules of one session or look."""
+    """The rules of one session."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    async def all(self, symbol: str | None = None) -> list[Kept]:
+    async def all(self, symbol: str | None = None) -> list[StoredRule]:
         """Return all rules, or those of a symbol, oldest first."""
         rows = await self._session.rows(
             f"{_SELECT} WHERE NOT removed AND ($1::text IS NULL OR symbol = $1) ORDER BY created_at, id", symbol
         )
-        return [_kept(row) for row in rows]
+        return [_stored_rule(row) for row in rows]
 
-    async def get(self, name: str, *, lock: bool = False) -> Kept | None:
-        """Return a rule, or None. `lock`: for a change in the open transaction."""
+    async def get(self, name: str, *, lock: bool = False) -> StoredRule | None:
+        """Return a rule, or None. `lock` locks it for a change in the open transaction."""
         more = " FOR UPDATE" if lock else ""
         rows = await self._session.rows(f"{_SELECT} WHERE NOT removed AND id = $1{more}", name)
-        return _kept(rows[0]) if rows else None
+        return _stored_rule(rows[0]) if rows else None
 
     async def add(self, rule: Rule, webhook: str | None, secret: str | None) -> bool:
-        """Keep a new rule; False if there is one of that id."""
-        places = ", ".join(f"${number}" for number in range(4, 4 + len(_FIELDS)))
+        """Store a new rule; return False if its id exists."""
+        placeholders = ", ".join(f"${number}" for number in range(4, 4 + len(_FIELDS)))
         added = await self._session.execute(
-            f"INSERT INTO alerts (id, webhook, secret, {_COLUMNS}) VALUES ($1, $2, $3, {places})"
+            f"INSERT INTO alerts (id, webhook, secret, {_COLUMNS}) VALUES ($1, $2, $3, {placeholders})"
             " ON CONFLICT (id) DO NOTHING",
             rule.id, webhook, secret, *(getattr(rule, name) for name in _FIELDS),
         )  # fmt: skip
         return bool(added)
 
     async def change(self, rule: Rule) -> None:
-        """Keep another revision of a rule."""
+        """Store another revision of a rule."""
         sets = ", ".join(f'"{name}" = ${number}' for number, name in enumerate(_FIELDS, 2))
         await self._session.execute(
             f"UPDATE alerts SET {sets}, changed_at = now() WHERE id = $1",
@@ -100,15 +100,15 @@ class AlertRules:
         )
 
     async def set_webhook(self, name: str, webhook: str | None) -> None:
-        """Post a rule's alerts there from now on, or nowhere; those still to be posted too."""
+        """Set the address of a rule's webhooks, or remove it; this includes pending ones."""
         await self._session.execute("UPDATE alerts SET webhook = $2, changed_at = now() WHERE id = $1", name, webhook)
 
     async def set_secret(self, name: str, secret: str | None) -> None:
-        """Sign a rule's webhooks with another secret, or not at all."""
+        """Set the secret that signs a rule's webhooks, or remove it."""
         await self._session.execute("UPDATE alerts SET secret = $2, changed_at = now() WHERE id = $1", name, secret)
 
     async def remove(self, name: str) -> bool:
-        """Take a rule away; False if there is none. The log is still to be told (`unsent`)."""
+        """Remove a rule; return False if there is none. The removal must still be appended to the log (`unlogged`)."""
         return bool(
             await self._session.execute(
                 "UPDATE alerts SET removed = true, revision = revision + 1, webhook = NULL, secret = NULL,"
@@ -117,17 +117,17 @@ class AlertRules:
             )
         )
 
-    async def unsent(self, most: int) -> list[Unsent]:
-        """Return what the log has not been told, in the open transaction, in which nobody else can ask."""
+    async def unlogged(self, most: int) -> list[UnloggedRule]:
+        """Return revisions that are not on the log, under a lock until the open transaction ends."""
         await self._session.execute("SELECT pg_advisory_xact_lock($1, $2)", LOCK, LOCK_ALERTS)
         rows = await self._session.rows(
             f"SELECT id, removed, {_COLUMNS} FROM alerts WHERE logged_revision < revision ORDER BY id LIMIT $1", most
         )
-        return [Unsent(_rule(row), row["removed"]) for row in rows]
+        return [UnloggedRule(_rule(row), row["removed"]) for row in rows]
 
-    async def sent(self, told: Sequence[Unsent]) -> None:
-        """The log has been told: mark the revisions, and forget the rules that were removed."""
-        names, revisions = [one.rule.id for one in told], [one.rule.revision for one in told]
+    async def mark_logged(self, logged: Sequence[UnloggedRule]) -> None:
+        """Mark revisions as logged, and delete removed rules."""
+        names, revisions = [one.rule.id for one in logged], [one.rule.revision for one in logged]
         given = "(SELECT * FROM unnest($1::text[], $2::integer[])) AS s (id, revision)"
         await self._session.execute(
             f"UPDATE alerts AS t SET logged_revision = s.revision FROM {given} WHERE t.id = s.id", names, revisions
@@ -140,15 +140,15 @@ class AlertRules:
 
 
 class Firings:
-    """The alerts that fired, of one session or look."""
+    """Fired alerts of one session."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
     async def put(self, rows: pa.Table, fired_us: int) -> None:
-        """Keep alerts (`schemas.ALERT`) of one record; one that is there already stays as it is."""
+        """Store the alerts (`schemas.ALERT`) of one record; an existing alert is unchanged."""
         names = ", ".join(f'"{name}"' for name in rows.schema.names)
-        source, arguments = await source_of(self._session, "alert_firings", plain(rows))
+        source, arguments = await stage_rows(self._session, "alert_firings", plain(rows))
         await self._session.execute(
             f"INSERT INTO alert_firings ({names}, fired_at)"
             f" SELECT {names}, to_timestamp({fired_us:d} / 1000000.0) FROM {source} ON CONFLICT (alert_id) DO NOTHING",
@@ -177,15 +177,15 @@ class Firings:
 
 
 class Outbox:
-    """The webhooks that are to be posted."""
+    """The outbox: webhooks to deliver."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
     async def put(self, alerts: Sequence[tuple[str, str, str]]) -> int:
-        """Queue (alert_id, rule_id, body) of those whose rule has a webhook; one that was queued before stays as it is.
+        """Queue (alert_id, rule_id, body) for rules with a webhook; an alert that is already queued is unchanged.
 
-        Returns how many are new.
+        Returns the number of new ones.
         """
         ids, rules, bodies = zip(*alerts, strict=True)
         return await self._session.execute(
@@ -196,10 +196,10 @@ class Outbox:
             [*ids], [*rules], [*bodies],
         )  # fmt: skip
 
-    async def claim(self, most: int, each: int, busy: Sequence[str], lease_s: float) -> list[Post]:
-        """Take up to `most` that are due, `each` of a receiver, none of the receivers `busy`.
+    async def claim(self, most: int, each: int, busy: Sequence[str], lease_s: float) -> list[PendingWebhook]:
+        """Claim up to `most` due webhooks, at most `each` per receiver, none for the receivers `busy`.
 
-        They are due again after `lease_s`, should whoever took them die. Two who ask at once get different ones.
+        A claim ends after `lease_s`, in case its owner dies. Concurrent calls claim different webhooks.
         """
         rows = await self._session.rows(
             """WITH due AS (
@@ -217,19 +217,19 @@ class Outbox:
             most, each, [*busy], lease_s,
         )  # fmt: skip
         return [
-            Post(row["alert_id"], row["body"], row["attempts"], row["created_at"], row["url"], row["secret"])
+            PendingWebhook(row["alert_id"], row["body"], row["attempts"], row["created_at"], row["url"], row["secret"])
             for row in rows
         ]
 
     async def finish(self, alert_id: str, state: str, error: str) -> None:
-        """It was delivered, or is given up."""
+        """Record that a webhook was delivered or has failed permanently."""
         await self._session.execute(
             "UPDATE alert_webhooks SET state = $2, error = $3, finished_at = now() WHERE alert_id = $1",
             alert_id, state, error,
         )  # fmt: skip
 
     async def retry(self, alert_id: str, after_s: float, error: str) -> None:
-        """It is to be tried again after so long."""
+        """Schedule another attempt after `after_s`."""
         await self._session.execute(
             """UPDATE alert_webhooks SET next_at = now() + make_interval(secs => $2), error = $3
                WHERE alert_id = $1 AND state = 'pending'""",
@@ -237,16 +237,14 @@ class Outbox:
         )  # fmt: skip
 
     async def next_s(self) -> float | None:
-        """Return in how many seconds the next one is due, or None if there is none."""
+        """Return the seconds until the next webhook is due, or None if there is none."""
         found = await self._session.value(
             "SELECT extract(epoch FROM min(next_at) - now())::float8 FROM alert_webhooks WHERE state = 'pending'"
         )
         return None if found is None else float(found)
 
     async def counts(self) -> dict[str, float]:
-        """Return how many wait (`pending`), for how long the oldest has (`oldest_s`), and how many were given up in a
-        day (`failed`).
-        """
+        """Return the number of `pending` webhooks, the age of the oldest (`oldest_s`), and failures of the last day."""
         [row] = await self._session.rows(
             """SELECT (SELECT count(*) FROM alert_webhooks WHERE state = 'pending') AS pending,
                    (SELECT coalesce(extract(epoch FROM now() - min(created_at)), 0)::float8 FROM alert_webhooks
@@ -265,5 +263,5 @@ def _rule(row: Any) -> Rule:
     return Rule(id=row["id"], **{name: row[name] for name in _FIELDS})
 
 
-def _kept(row: Any) -> Kept:
-    return Kept(_rule(row), row["webhook"], row["signed"], row["created_at"], row["changed_at"], row["logged"])
+def _stored_rule(row: Any) -> StoredRule:
+    return StoredRule(_rule(row), row["webhook"], row["signed"], row["created_at"], row["changed_at"], row["logged"])

@@ -13,11 +13,11 @@ from tickerplant.core import schemas
 from tickerplant.core.errors import StoreError
 from tickerplant.core.interval import parse
 from tickerplant.core.times import times_of
-from tickerplant.store.copy_protocol import plain, quoted, selected, source_of, table_of
+from tickerplant.store.copy_protocol import plain, quoted, selected, stage_rows, table_of
 from tickerplant.store.migrations import LOCK, LOCK_COLUMNS
 from tickerplant.store.partitions import ensure_partitions, record_arrivals
 from tickerplant.store.repositories.ranges import read_newest_of_each, read_range
-from tickerplant.store.row_selection import KEY, OLDER, chosen, newest_by_key, not_newer
+from tickerplant.store.row_selection import KEY, OLDER, filter_rows, newest_by_key, not_newer
 
 if TYPE_CHECKING:
     from tickerplant.store.pool import Session
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 INTRADAY, DAILY, REALTIME = "intraday_analytics", "daily_analytics", "realtime_analytics"
 RELATIONS: Final = (INTRADAY, DAILY, REALTIME)
 _OWN: Final = frozenset([*schemas.ANALYTICS_KEY.names, "updated_at"])
-_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,62}\Z")  # 63 bytes are what PostgreSQL keeps of a name
+_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,62}\Z")  # PostgreSQL truncates names at 63 bytes
 
 
 def relation_of(interval: str) -> str:
@@ -39,21 +39,19 @@ def outputs_of(values: pa.Table) -> list[str]:
 
 
 class Analytics:
-    """Values of one session or look."""
+    """Indicator values of one session."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
     async def ensure_columns(self, names: Iterable[str]) -> None:
-        """Add the columns that are missing in the three tables; outside a transaction. Raises StoreError for a bad
-        name.
-        """
+        """Add missing columns to the three tables, outside a transaction. Raises StoreError for an invalid name."""
         missing = sorted(set(names) - self._session.known.columns)
         if not missing:
             return
         for name in missing:
             if not _NAME.match(name) or name in _OWN:
-                raise StoreError(f"{name!r} cannot be a column of indicator values: [a-z0-9_], 63 characters at most")
+                raise StoreError(f"{name!r} is no valid column name: use [a-z0-9_], at most 63 characters")
         if set(missing) - await self._columns():
             async with self._session.transaction():
                 await self._session.execute("SELECT pg_advisory_xact_lock($1, $2)", LOCK, LOCK_COLUMNS)
@@ -73,29 +71,29 @@ class Analytics:
         return {row["attname"] for row in rows}
 
     async def prepare(self, values: pa.Table) -> None:
-        """Make room and columns for these values; before the transaction."""
+        """Create missing partitions and columns for these values, before the transaction."""
         await self.ensure_columns(outputs_of(values))
         for relation, part in _by_relation(values):
             if relation != REALTIME:
                 await ensure_partitions(self._session, relation, times_of(part.column("time")))
 
     async def upsert(self, values: pa.Table, partition: int) -> int:
-        """Apply values of one log partition in a transaction; return how many rows changed. The newest version wins.
+        """Apply values of one log partition in a transaction; return the number of changed rows.
 
-        Of one version the later row counts: a stretch that is computed again carries the newest cause so far.
-        Values of forming bars go to `realtime_analytics` and stay there when the bar closes, of final ones to the table
-        of their interval; `withdrawn` deletes older ones from all. A row of closed values is all that there is of its
-        bar: columns that are not in `values` become null, for their indicators have left the set. Of forming ones only
+        The newest version wins. Among equal versions the later row wins: a recomputed range carries the newest cause.
+        Values of forming bars go to `realtime_analytics` and stay there when the bar closes. Values of final bars go to
+        the table of their interval. `withdrawn` deletes older rows from all tables. A row of a closed bar is complete:
+        columns that are not in `values` become null, because their indicators have left the set. For forming bars only
         the columns of `values` are written.
         """
         states = values.column("state").cast(pa.utf8())
-        forming = newest_by_key(chosen(values, pc.equal(states, schemas.FORMING)))
-        closed = newest_by_key(chosen(values, pc.not_equal(states, schemas.FORMING)))
+        forming = newest_by_key(filter_rows(values, pc.equal(states, schemas.FORMING)))
+        closed = newest_by_key(filter_rows(values, pc.not_equal(states, schemas.FORMING)))
         withdrawn = pc.equal(closed.column("state").cast(pa.utf8()), schemas.WITHDRAWN)
-        gone = chosen(closed, withdrawn)
-        changed = await self._delete(gone)
-        forming = chosen(forming, pa.array(~not_newer(forming, gone)))
-        for relation, part in _by_relation(pa.concat_tables([chosen(closed, pc.invert(withdrawn)), forming])):
+        removed = filter_rows(closed, withdrawn)
+        changed = await self._delete(removed)
+        forming = filter_rows(forming, pa.array(~not_newer(forming, removed)))
+        for relation, part in _by_relation(pa.concat_tables([filter_rows(closed, pc.invert(withdrawn)), forming])):
             changed += await self._write(relation, part)
             if relation != REALTIME:
                 await record_arrivals(self._session, relation, partition, times_of(part.column("time")))
@@ -108,7 +106,7 @@ class Analytics:
             others += sorted(await self._columns() - {*others})
         changes = ", ".join(f'"{name}" = excluded."{name}"' for name in others)
         stamp = ", updated_at = now()" if relation == REALTIME else ""
-        source, arguments = await source_of(self._session, relation, plain(values))
+        source, arguments = await stage_rows(self._session, relation, plain(values))
         return await self._session.execute(
             f'INSERT INTO "{relation}" AS t ({quoted(names)}) SELECT {quoted(names, "s.")} FROM {source}'
             f' ON CONFLICT (symbol, "interval", "time") DO UPDATE SET {changes}{stamp}'
@@ -121,7 +119,7 @@ class Analytics:
         if not values.num_rows:
             return 0
         changed = 0
-        source, arguments = await source_of(self._session, "gone_values", plain(values.select([*KEY, "version"])))
+        source, arguments = await stage_rows(self._session, "gone_values", plain(values.select([*KEY, "version"])))
         for relation in RELATIONS:
             changed += await self._session.execute(
                 f'DELETE FROM "{relation}" AS t USING {source}'
@@ -161,24 +159,26 @@ class Analytics:
         return await read_newest_of_each(self._session, relation, symbols, interval, schema, before_us, limit)
 
     async def schema(self, names: Sequence[str] | None) -> pa.Schema:
-        """Return the Arrow schema that `read` answers with."""
+        """Return the Arrow schema of `read`."""
         known = await self._columns()
-        chosen = sorted(known) if names is None else list(names)
-        unknown = [name for name in chosen if name not in known]
+        selected_names = sorted(known) if names is None else list(names)
+        unknown = [name for name in selected_names if name not in known]
         if unknown:
-            raise StoreError(f"no indicator values named {', '.join(unknown)}; there are {', '.join(sorted(known))}")
-        return pa.schema([*schemas.ANALYTICS_KEY, *(pa.field(name, pa.float64()) for name in chosen)])
+            raise StoreError(
+                f"there are no indicator values named {', '.join(unknown)}; available: {', '.join(sorted(known))}"
+            )
+        return pa.schema([*schemas.ANALYTICS_KEY, *(pa.field(name, pa.float64()) for name in selected_names)])
 
 
 class RealtimeAnalytics:
-    """Values on forming bars, of one look."""
+    """Values of forming bars, of one session."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._analytics = Analytics(session)
 
     async def read(self, symbol: str) -> pa.Table:
-        """Return the newest values on the forming bar of each interval of a symbol, as `Analytics.read` does."""
+        """Return the newest values of the forming bar of each interval of a symbol, like `Analytics.read`."""
         schema = await self._analytics.schema(None)
         rows = await self._session.rows(
             f'SELECT DISTINCT ON ("interval") {selected(schema)} FROM "{REALTIME}" WHERE symbol = $1'
@@ -188,7 +188,7 @@ class RealtimeAnalytics:
         return table_of(rows, schema)
 
     async def of_each(self, symbols: Sequence[str]) -> pa.Table:
-        """Return what `read` does for several symbols, sorted by (symbol, interval)."""
+        """Return `read` for several symbols, sorted by (symbol, interval)."""
         schema = await self._analytics.schema(None)
         rows = await self._session.rows(
             f'SELECT DISTINCT ON (symbol, "interval") {selected(schema)} FROM "{REALTIME}"'
@@ -202,6 +202,6 @@ def _by_relation(values: pa.Table) -> list[tuple[str, pa.Table]]:
     from tickerplant.store.repositories.ohlcv import by_relation
 
     forming = pc.equal(values.column("state").cast(pa.utf8()), schemas.FORMING)
-    parts = by_relation(chosen(values, pc.invert(forming)), INTRADAY, DAILY)
-    live = chosen(values, forming)
+    parts = by_relation(filter_rows(values, pc.invert(forming)), INTRADAY, DAILY)
+    live = filter_rows(values, forming)
     return [*parts, (REALTIME, live)] if live.num_rows else parts

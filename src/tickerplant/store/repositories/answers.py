@@ -1,8 +1,8 @@
-"""`answers`: what vendors said of the stretches that they were asked for.
+"""`answers`: vendors' answers for requested ranges.
 
-Of each instant the answer that came last counts, whoever gave it, so the table holds that one alone: its rows do not
-overlap, and neighbours that say the same are one row, however many requests they come from. Then a row may take the
-version of the newest that went into it without hiding anything: what was said otherwise in between has its own stretch.
+For each instant the newest answer wins, from any vendor, and the table contains only that one. Rows do not overlap, and
+adjacent rows with the same content are merged, even if they come from several requests. A merged row takes the version
+of the newest request in it. This hides nothing: a different answer in between has its own range.
 """
 
 from __future__ import annotations
@@ -25,84 +25,83 @@ _NAMES = ", ".join(schemas.ANSWERS.names)
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """A stretch `[from_us, to_us)` of one symbol and interval, and what was `said` of it, in the columns' order."""
+class Segment:
+    """A range `[start_us, end_us)` of one symbol and interval, and its `answer` in the order of the columns."""
 
-    from_us: int
-    to_us: int
-    said: tuple[Any, ...]
+    start_us: int
+    end_us: int
+    answer: tuple[Any, ...]
     version: int
 
 
-def laid_over(pieces: Iterable[Piece], new: Piece) -> list[Piece]:
-    """Return the pieces with another laid over those of older versions and under the others; none overlap.
+def overlay(segments: Iterable[Segment], new: Segment) -> list[Segment]:
+    """Return the segments with `new` laid over those of older versions and under the others; none overlap.
 
-    Said again, of the same version or a later one, what is there stays as it is.
+    Segments of the same or a later version stay unchanged, so a repeated overlay changes nothing.
     """
-    result: list[Piece] = []
-    free = [(new.from_us, new.to_us)]
-    for old in pieces:
+    result: list[Segment] = []
+    free = [(new.start_us, new.end_us)]
+    for old in segments:
         if old.version >= new.version:
             result.append(old)
             free = [part for begin, end in free for part in _outside(begin, end, old)]
         else:
-            result += [replace(old, from_us=a, to_us=b) for a, b in _outside(old.from_us, old.to_us, new)]
-    return [*result, *(replace(new, from_us=begin, to_us=end) for begin, end in free)]
+            result += [replace(old, start_us=a, end_us=b) for a, b in _outside(old.start_us, old.end_us, new)]
+    return [*result, *(replace(new, start_us=begin, end_us=end) for begin, end in free)]
 
 
-def _outside(begin: int, end: int, piece: Piece) -> list[tuple[int, int]]:
-    """Return what of `[begin, end)` lies before and behind the piece."""
-    parts = ((begin, min(end, piece.from_us)), (max(begin, piece.to_us), end))
+def _outside(begin: int, end: int, segment: Segment) -> list[tuple[int, int]]:
+    """Return the parts of `[begin, end)` before and after the segment."""
+    parts = ((begin, min(end, segment.start_us)), (max(begin, segment.end_us), end))
     return [(a, b) for a, b in parts if a < b]
 
 
-def joined(pieces: Iterable[Piece]) -> list[Piece]:
-    """Return the pieces, none of which overlap, in order; those that touch and say the same as one, of the newer
-    version.
+def merge_adjacent(segments: Iterable[Segment]) -> list[Segment]:
+    """Return non-overlapping segments in order, with adjacent equal ones merged; the newer version is kept.
 
-    >>> joined([Piece(5, 8, ("a",), 2), Piece(0, 5, ("a",), 1), Piece(8, 9, ("b",), 1)])[0]
-    Piece(from_us=0, to_us=8, said=('a',), version=2)
+    >>> merge_adjacent([Segment(5, 8, ("a",), 2), Segment(0, 5, ("a",), 1), Segment(8, 9, ("b",), 1)])[0]
+    Segment(start_us=0, end_us=8, answer=('a',), version=2)
     """
-    result: list[Piece] = []
-    for piece in sorted(pieces, key=lambda each: each.from_us):
+    result: list[Segment] = []
+    for segment in sorted(segments, key=lambda each: each.start_us):
         last = result[-1] if result else None
-        if last is not None and last.to_us == piece.from_us and last.said == piece.said:
-            result[-1] = replace(last, to_us=piece.to_us, version=max(last.version, piece.version))
+        if last is not None and last.end_us == segment.start_us and last.answer == segment.answer:
+            result[-1] = replace(last, end_us=segment.end_us, version=max(last.version, segment.version))
         else:
-            result.append(piece)
+            result.append(segment)
     return result
 
 
 class VendorAnswers:
-    """Answers of one session or look."""
+    """Answers of one session."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
     async def put(self, answers: pa.Table, version: int) -> None:
-        """Keep the answers (`schemas.ANSWERS`) of one record, in a transaction; of its rows a later one counts.
+        """Store the answers (`schemas.ANSWERS`) of one record, in a transaction. A later row of it wins.
 
-        They replace what older records say of their stretches, of any source. Applied again they change nothing.
+        They replace older answers for their ranges, of any source. Applying them twice changes nothing.
         """
-        told = _told(answers, version)
-        if not told:
+        new = _segments_of(answers, version)
+        if not new:
             return
-        bounds = [(*key, min(p.from_us for p in of), max(p.to_us for p in of)) for key, of in told.items()]
+        bounds = [(*key, min(p.start_us for p in of), max(p.end_us for p in of)) for key, of in new.items()]
         stored = await self._touching(bounds)
-        gone: list[tuple[str, str, Piece]] = []
-        come: list[tuple[str, str, Piece]] = []
-        for key, pieces in told.items():
+        removed: list[tuple[str, str, Segment]] = []
+        added: list[tuple[str, str, Segment]] = []
+        for key, segments in new.items():
             before = stored.get(key, [])
             after = before
-            for piece in pieces:
-                after = laid_over(after, piece)
-            after = joined(after)
-            gone += [(*key, piece) for piece in set(before).difference(after)]
-            come += [(*key, piece) for piece in set(after).difference(before)]
-        await self._replace(gone, come)
+            for segment in segments:
+                after = overlay(after, segment)
+            after = merge_adjacent(after)
+            removed += [(*key, segment) for segment in set(before).difference(after)]
+            added += [(*key, segment) for segment in set(after).difference(before)]
+        await self._replace(removed, added)
 
-    async def _touching(self, bounds: Sequence[tuple[str, str, int, int]]) -> dict[tuple[str, str], list[Piece]]:
-        """Return by symbol and interval the rows that touch `[from, to]`."""
+    async def _touching(self, bounds: Sequence[tuple[str, str, int, int]]) -> dict[tuple[str, str], list[Segment]]:
+        """Return by symbol and interval the rows that touch `[start, end]`."""
         symbols, intervals, begins, ends = zip(*bounds, strict=True)
         rows = await self._session.rows(
             """SELECT t.symbol, t.interval, t.from_time, t.to_time, t.source, t.verdict, t.note, t.again_at, t.version
@@ -112,25 +111,27 @@ class VendorAnswers:
                    AND t.from_time <= s.to_time AND t.to_time >= s.from_time""",
             symbols, intervals, [datetime_of(us) for us in begins], [datetime_of(us) for us in ends],
         )  # fmt: skip
-        found: dict[tuple[str, str], list[Piece]] = {}
-        for symbol, interval, from_time, to_time, *said, version in rows:
-            piece = Piece(micros_of(from_time), micros_of(to_time), tuple(said), version)
-            found.setdefault((symbol, interval), []).append(piece)
+        found: dict[tuple[str, str], list[Segment]] = {}
+        for symbol, interval, from_time, to_time, *answer, version in rows:
+            segment = Segment(micros_of(from_time), micros_of(to_time), tuple(answer), version)
+            found.setdefault((symbol, interval), []).append(segment)
         return found
 
-    async def _replace(self, gone: Sequence[tuple[str, str, Piece]], come: Sequence[tuple[str, str, Piece]]) -> None:
-        if gone:
+    async def _replace(
+        self, removed: Sequence[tuple[str, str, Segment]], added: Sequence[tuple[str, str, Segment]]
+    ) -> None:
+        if removed:
             await self._session.execute(
                 """DELETE FROM answers AS t
                    USING unnest($1::text[], $2::text[], $3::timestamptz[]) AS s (symbol, interval, from_time)
                    WHERE t.symbol = s.symbol AND t.interval = s.interval AND t.from_time = s.from_time""",
-                [symbol for symbol, _, _ in gone],
-                [interval for _, interval, _ in gone],
-                [datetime_of(piece.from_us) for _, _, piece in gone],
+                [symbol for symbol, _, _ in removed],
+                [interval for _, interval, _ in removed],
+                [datetime_of(segment.start_us) for _, _, segment in removed],
             )
-        if come:
+        if added:
             columns = zip(
-                *((s, i, datetime_of(p.from_us), datetime_of(p.to_us), *p.said, p.version) for s, i, p in come),
+                *((s, i, datetime_of(p.start_us), datetime_of(p.end_us), *p.answer, p.version) for s, i, p in added),
                 strict=True,
             )
             await self._session.execute(
@@ -141,9 +142,9 @@ class VendorAnswers:
             )
 
     async def read(
-        self, symbols: Sequence[str], interval: str, from_us_: int, to_us: int
+        self, symbols: Sequence[str], interval: str, start_us: int, end_us: int
     ) -> dict[str, coverage.Answers]:
-        """Return by symbol the answers that touch `[from, to)`, oldest first; symbols without any are left out."""
+        """Return by symbol the answers that touch `[start, end)`, oldest first; symbols without answers are omitted."""
         rows = await self._session.rows(
             """SELECT symbol, date_part('epoch', from_time), date_part('epoch', to_time), verdict, source,
                    coalesce(note, ''), coalesce(date_part('epoch', again_at), 0)
@@ -151,8 +152,8 @@ class VendorAnswers:
                ORDER BY symbol, version, from_time""",
             list(symbols),
             interval,
-            datetime_of(from_us_),
-            datetime_of(to_us),
+            datetime_of(start_us),
+            datetime_of(end_us),
         )
         by_symbol: dict[str, list[Any]] = {}
         for row in rows:
@@ -160,16 +161,19 @@ class VendorAnswers:
         return {symbol: _columns(some) for symbol, some in by_symbol.items()}
 
 
-def _told(answers: pa.Table, version: int) -> dict[tuple[str, str], list[Piece]]:
-    """Return by symbol and interval what one record says; stretches without length say nothing."""
-    found: dict[tuple[str, str], list[Piece]] = {}
+def _segments_of(answers: pa.Table, version: int) -> dict[tuple[str, str], list[Segment]]:
+    """Return the segments of one record by symbol and interval; empty ranges are skipped."""
+    found: dict[tuple[str, str], list[Segment]] = {}
     for number, row in enumerate(plain(answers).to_pylist()):
-        said = (row["source"], row["verdict"], row["note"] or None, row["again_at"])
-        piece = Piece(micros_of(row["from_time"]), micros_of(row["to_time"]), said, number)
-        if piece.from_us < piece.to_us:
+        answer = (row["source"], row["verdict"], row["note"] or None, row["again_at"])
+        segment = Segment(micros_of(row["from_time"]), micros_of(row["to_time"]), answer, number)
+        if segment.start_us < segment.end_us:
             key = (row["symbol"], row["interval"])
-            found[key] = laid_over(found.get(key, []), piece)
-    return {key: joined(replace(piece, version=version) for piece in pieces) for key, pieces in found.items()}
+            found[key] = overlay(found.get(key, []), segment)
+    return {
+        key: merge_adjacent(replace(segment, version=version) for segment in segments)
+        for key, segments in found.items()
+    }
 
 
 def _columns(rows: Sequence[Any]) -> coverage.Answers:

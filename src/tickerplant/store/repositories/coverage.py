@@ -1,4 +1,4 @@
-"""`coverage`, `feeds` and `dead_letters`: what is complete, what is missing, what could not be read."""
+"""`coverage`, `feeds`, `dead_letters` and `source_order`: completeness, feed states, unreadable records."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import pyarrow.compute as pc
 
 from tickerplant.core import records
 from tickerplant.core.times import DAY_US, FOREVER_US, NEVER_US, TIMESTAMP, BoolArray, Int64Array, datetime_of
-from tickerplant.store.copy_protocol import source_of, table_of
+from tickerplant.store.copy_protocol import stage_rows, table_of
 from tickerplant.store.partitions import ensure_partitions, record_arrivals
 from tickerplant.store.repositories.ohlcv import relation_of
-from tickerplant.store.repositories.ranges import by_place, in_order, read_places, read_range
+from tickerplant.store.repositories.ranges import in_order, read_numbered, read_range, slices_by_name
 
 if TYPE_CHECKING:
     from tickerplant.store.pool import Session
 
 MAX_PAYLOAD_BYTES: Final = 64 * 1024
-"""What is kept of an unreadable payload: enough to see what it was; the log keeps all of it for as long."""
+"""Maximum stored bytes of an unreadable payload; the log keeps the whole payload as long."""
 
 COVERAGE: Final = pa.schema(
     [
@@ -47,10 +47,10 @@ FEEDS: Final = pa.schema(
         pa.field("sent_at", TIMESTAMP, nullable=False),
     ]
 )
-"""A feed in a log partition. `unsupported`: ticks and bars that could not be used; `differences`: bars that another
-source gives differently; both and `late_ticks` count from the beginning of the store.
+"""A feed in a log partition. `unsupported` counts unusable ticks and bars. `differences` counts bars that differ from
+another source's. These and `late_ticks` count since the store was created.
 """
-LEFT_OUT: Final = pa.schema(
+EXCLUSION_COUNTS: Final = pa.schema(
     [
         pa.field("feed", pa.utf8(), nullable=False),
         pa.field("late_ticks", pa.int64(), nullable=False),
@@ -58,16 +58,16 @@ LEFT_OUT: Final = pa.schema(
         pa.field("differences", pa.int64(), nullable=False),
     ]
 )
-"""The counts of `FEEDS` over all partitions, of feeds of which something was counted."""
+"""The counters of `FEEDS` summed over all partitions, for feeds with a count above 0."""
 
-_OVERS: Final = pa.schema(
+_INTERVAL_OVERS: Final = pa.schema(
     [
         ("feed", pa.utf8()),
         ("interval", pa.utf8()),
         ("time", TIMESTAMP),
         ("expected", pa.int32()),
         ("emitted", pa.int32()),
-        ("silent", pa.utf8()),  # symbols have no spaces
+        ("silent", pa.utf8()),  # symbols contain no spaces
         ("version", pa.int64()),
         ("whole", pa.bool_()),
     ]
@@ -75,7 +75,7 @@ _OVERS: Final = pa.schema(
 
 
 def _table_of(overs: Sequence[records.Record]) -> pa.RecordBatch:
-    """Return `over` records as rows of `_OVERS`."""
+    """Return `over` records as rows of `_INTERVAL_OVERS`."""
     headers = [over.header for over in overs if isinstance(over.header, records.Over)]
     columns: list[Sequence[Any]] = [
         [header.feed for header in headers],
@@ -87,19 +87,19 @@ def _table_of(overs: Sequence[records.Record]) -> pa.RecordBatch:
         [header.cause for header in headers],
         [header.whole for header in headers],
     ]
-    arrays = [pa.array(column, kind) for column, kind in zip(columns, _OVERS.types, strict=True)]
-    return pa.RecordBatch.from_arrays(arrays, schema=_OVERS)
+    arrays = [pa.array(column, kind) for column, kind in zip(columns, _INTERVAL_OVERS.types, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=_INTERVAL_OVERS)
 
 
 def _silent(batch: pa.RecordBatch) -> list[str]:
-    """Return the expected symbols that did not emit."""
+    """Return the expected symbols without a bar."""
     symbols: list[str] = batch.column("symbol").cast(pa.utf8()).filter(pc.invert(batch.column("emitted"))).to_pylist()
     return symbols
 
 
 @dataclass(slots=True)
-class _News:
-    """What a stretch of records says of one feed."""
+class _FeedUpdate:
+    """Changes of one feed in a batch of records."""
 
     first: records.Header
     state: records.FeedState | None = None
@@ -108,33 +108,33 @@ class _News:
     differences: int = 0
 
 
-def _two_columns(pairs: Sequence[tuple[int, int]]) -> tuple[Int64Array, Int64Array]:
+def _day_counts(pairs: Sequence[tuple[int, int]]) -> tuple[Int64Array, Int64Array]:
     found = np.array(pairs, np.int64)
     return found[:, 0], found[:, 1]
 
 
 class Coverage:
-    """Coverage of one session or look."""
+    """Coverage of one session."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
     async def prepare(self, overs: Sequence[records.Record]) -> None:
-        """Make room for these `over` records; before the transaction."""
+        """Create missing partitions for these `over` records, before the transaction."""
         times = np.array(
             [over.header.start_us for over in overs if isinstance(over.header, records.Over)], dtype=np.int64
         )
         await ensure_partitions(self._session, "coverage", times)
 
     async def put_overs(self, overs: Sequence[records.Record], partition: int) -> None:
-        """Keep `over` records of one log partition, in a transaction; the newest for each interval wins."""
+        """Store `over` records of one log partition, in a transaction; the newest record of each interval wins."""
         newest: dict[tuple[str, str, int], records.Record] = {}
         for over in overs:
             assert isinstance(over.header, records.Over)
             newest[over.header.feed, over.header.interval, over.header.start_us] = over
         times = np.array([start for _, _, start in newest], dtype=np.int64)
         batch = _table_of(list(newest.values()))
-        source, arguments = await source_of(self._session, "coverage", batch)
+        source, arguments = await stage_rows(self._session, "coverage", batch)
         await self._session.execute(
             f"""INSERT INTO coverage AS t (feed, "interval", "time", partition, expected, emitted, silent, version,
                     whole)
@@ -154,13 +154,14 @@ class Coverage:
         partition: int,
         differences: Sequence[tuple[records.Differences, int]] = (),
     ) -> None:
-        """Keep how feeds do, in order, in a transaction that applies them once.
+        """Store feed states in order, in a transaction that applies them once.
 
-        `late` and `unsupported` add to a feed's counts and leave its state, and so do `differences` (with how many).
+        `late` and `unsupported` add to a feed's counters and leave its state unchanged; so do `differences` (record,
+        count).
         """
-        news: dict[str, _News] = {}
+        updates: dict[str, _FeedUpdate] = {}
         for state in states:
-            one = news.setdefault(state.feed, _News(state))
+            one = updates.setdefault(state.feed, _FeedUpdate(state))
             if state.state == "late":
                 one.late += state.count
             elif state.state == "unsupported":
@@ -168,15 +169,15 @@ class Coverage:
             else:
                 one.state = state
         for header, count in differences:
-            news.setdefault(header.feed, _News(header)).differences += count
-        for feed, one in news.items():
+            updates.setdefault(header.feed, _FeedUpdate(header)).differences += count
+        for feed, one in updates.items():
             await self._put_feed(feed, one, partition)
 
-    async def _put_feed(self, feed: str, news: _News, partition: int) -> None:
-        said = news.state or records.FeedState(
-            sent_at_us=news.first.sent_at_us, cause=news.first.cause, state="unknown", since_us=NEVER_US
+    async def _put_feed(self, feed: str, update: _FeedUpdate, partition: int) -> None:
+        state = update.state or records.FeedState(
+            sent_at_us=update.first.sent_at_us, cause=update.first.cause, state="unknown", since_us=NEVER_US
         )
-        since = None if said.since_us in (NEVER_US, FOREVER_US) else datetime_of(said.since_us)
+        since = None if state.since_us in (NEVER_US, FOREVER_US) else datetime_of(state.since_us)
         await self._session.execute(
             """INSERT INTO feeds AS t (feed, partition, state, since, reason, late_ticks, unsupported, differences,
                    version, sent_at)
@@ -191,19 +192,19 @@ class Coverage:
                    version = excluded.version, sent_at = excluded.sent_at""",
             feed,
             partition,
-            said.state,
+            state.state,
             since,
-            said.reason,
-            news.late,
-            news.unsupported,
-            news.differences,
-            said.cause,
-            datetime_of(said.sent_at_us),
-            news.state is not None,
+            state.reason,
+            update.late,
+            update.unsupported,
+            update.differences,
+            state.cause,
+            datetime_of(state.sent_at_us),
+            update.state is not None,
         )
 
     async def put_dead(self, dead: records.Record, partition: int, offset: int) -> None:
-        """Keep what could not be read, by the place of its record in the dead-letter topic."""
+        """Store a dead letter, keyed by its offset in the dead-letter topic."""
         rows = dead.batch.to_pylist()
         await self._session.execute(
             """INSERT INTO dead_letters (partition, "offset", row, from_topic, from_partition, from_offset, reason,
@@ -219,7 +220,7 @@ class Coverage:
         )  # fmt: skip
 
     async def put_source_order(self, sources: tuple[str, ...], partition: int) -> None:
-        """Keep the order of sources in force, so that bars of history compete by it after a restart too."""
+        """Store the order of sources in force, so that historical bars compete by it after a restart, too."""
         await self._session.execute(
             """INSERT INTO source_order VALUES ($1, $2)
                ON CONFLICT (partition) DO UPDATE SET sources = excluded.sources""",
@@ -228,87 +229,87 @@ class Coverage:
         )
 
     async def source_orders(self) -> dict[int, tuple[str, ...]]:
-        """Return the order of sources in force by log partition; {} before the log has said one."""
+        """Return the order of sources by log partition; {} until the log contains one."""
         rows = await self._session.rows("SELECT partition, sources FROM source_order")
         return {row["partition"]: tuple(row["sources"]) for row in rows}
 
     async def read(
         self, feed: str, interval: str, start_us: int | None = None, end_us: int | None = None, limit: int | None = None
     ) -> pa.Table:
-        """Return a feed's intervals that are over (`COVERAGE`), a row for each log partition; as in `read_range`."""
+        """Return a feed's completed intervals (`COVERAGE`), one row per log partition. Bounds as in `read_range`."""
         keys = [("feed", feed), ("interval", interval)]
         return await read_range(self._session, "coverage", keys, COVERAGE, start_us, end_us, limit)
 
-    async def have(self, symbol: str, interval: str, from_us_: int, to_us: int) -> tuple[Int64Array, BoolArray]:
-        """Return starts (ascending) and completeness of a symbol's final bars that start in `[from, to)`."""
-        found = await self.have_of([symbol], interval, from_us_, to_us)
+    async def stored_bars(self, symbol: str, interval: str, start_us: int, end_us: int) -> tuple[Int64Array, BoolArray]:
+        """Return starts (ascending) and completeness of a symbol's final bars that start in `[start, end)`."""
+        found = await self.stored_bars_of([symbol], interval, start_us, end_us)
         return found.get(symbol, (np.empty(0, np.int64), np.empty(0, np.bool_)))
 
-    async def have_of(
-        self, symbols: Sequence[str], interval: str, from_us_: int, to_us: int
+    async def stored_bars_of(
+        self, symbols: Sequence[str], interval: str, start_us: int, end_us: int
     ) -> dict[str, tuple[Int64Array, BoolArray]]:
-        """Return by symbol what `have` returns, in one query; symbols without final bars there are left out."""
+        """Return `stored_bars` by symbol, in one query; symbols without final bars in the range are omitted."""
         query = f"""SELECT t."time", n.number * 2 + t.complete::integer
             FROM unnest($1::text[]) WITH ORDINALITY AS n (symbol, number)
             JOIN "{relation_of(interval)}" AS t ON t.symbol = n.symbol
             WHERE t."interval" = $2 AND t.state = 'final' AND t."time" >= $3 AND t."time" < $4"""
-        names, times, codes = await read_places(
-            self._session, query, symbols, interval, datetime_of(from_us_), datetime_of(to_us)
+        names, times, codes = await read_numbered(
+            self._session, query, symbols, interval, datetime_of(start_us), datetime_of(end_us)
         )
         order = in_order(codes >> 1, times)
         times, codes = times[order], codes[order]
         complete = (codes & 1).astype(np.bool_)
-        return {symbol: (times[rows], complete[rows]) for symbol, rows in by_place(names, codes >> 1).items()}
+        return {symbol: (times[rows], complete[rows]) for symbol, rows in slices_by_name(names, codes >> 1).items()}
 
     async def counts(
-        self, symbols: Sequence[str], interval: str, from_us_: int, to_us: int
+        self, symbols: Sequence[str], interval: str, start_us: int, end_us: int
     ) -> dict[str, tuple[Int64Array, Int64Array]]:
-        """Return by symbol how many complete final bars start on each UTC day of `[from, to)`: (days, counts).
+        """Return by symbol the number of complete final bars per UTC day of `[start, end)`: (days, counts).
 
-        Days are 00:00 UTC, ascending; those without a bar are left out.
+        Days are 00:00 UTC, ascending; days without a bar are omitted.
         """
         rows = await self._session.rows(
             f"""SELECT symbol, floor(date_part('epoch', "time") / 86400)::bigint AS day, count(*)
                 FROM {relation_of(interval)} WHERE symbol = ANY ($1) AND "interval" = $2 AND state = 'final'
                     AND complete AND "time" >= $3 AND "time" < $4
                 GROUP BY 1, 2 ORDER BY 1, 2""",
-            list(symbols), interval, datetime_of(from_us_), datetime_of(to_us),
+            list(symbols), interval, datetime_of(start_us), datetime_of(end_us),
         )  # fmt: skip
         found: dict[str, list[tuple[int, int]]] = {}
         for row in rows:
             found.setdefault(row[0], []).append((row[1] * DAY_US, row[2]))
-        return {symbol: _two_columns(pairs) for symbol, pairs in found.items()}
+        return {symbol: _day_counts(pairs) for symbol, pairs in found.items()}
 
-    async def silences_of(
-        self, symbols: Sequence[str], interval: str, partition: int, from_us_: int, to_us: int
+    async def silent_intervals(
+        self, symbols: Sequence[str], interval: str, partition: int, start_us: int, end_us: int
     ) -> dict[str, Int64Array]:
-        """Return by symbol of a log partition the starts (ascending) of the intervals of `[from, to)` that were over
-        for a feed that was up for all of it, and in which no such feed brought anything of the symbol.
+        """Return by symbol the starts (ascending) of intervals in `[start, end)` without trades in any covering feed.
 
-        A feed lists what it expected and did not bring; what it does not list, it counts as brought, though it may not
-        know the symbol. Symbols without such an interval are left out.
+        A covering feed was up for the whole interval. It lists expected symbols without trades; a symbol that it does
+        not list counts as traded, even if the feed does not carry it. Symbols without such an interval are omitted. All
+        symbols belong to the given log partition.
         """
-        # A row for each feed, of number 0, and one for each symbol that it lists: counted here, for the database would
-        # sort or write to disk what it counts.
+        # One row per feed (number 0) and one per listed symbol. They are counted here, because the database would sort
+        # them or write them to disk.
         query = """SELECT c."time", x.number FROM coverage AS c CROSS JOIN LATERAL (
                 SELECT 0::bigint AS number UNION ALL SELECT n.number FROM unnest(c.silent) AS q (symbol)
                 JOIN unnest($1::text[]) WITH ORDINALITY AS n (symbol, number) ON n.symbol = q.symbol
             ) AS x
             WHERE c."interval" = $2 AND c.partition = $3 AND c.whole AND c."time" >= $4 AND c."time" < $5"""
-        names, times, places = await read_places(
-            self._session, query, symbols, interval, partition, datetime_of(from_us_), datetime_of(to_us)
+        names, times, numbers = await read_numbered(
+            self._session, query, symbols, interval, partition, datetime_of(start_us), datetime_of(end_us)
         )
-        over, feeds = np.unique(times[places == 0], return_counts=True)
-        times, places = times[places > 0], places[places > 0]
-        order = in_order(places, times)
-        times, places = times[order], places[order]
-        first = np.flatnonzero((np.diff(places, prepend=0) > 0) | (np.diff(times, prepend=0) != 0))
+        over, feeds = np.unique(times[numbers == 0], return_counts=True)
+        times, numbers = times[numbers > 0], numbers[numbers > 0]
+        order = in_order(numbers, times)
+        times, numbers = times[order], numbers[order]
+        first = np.flatnonzero((np.diff(numbers, prepend=0) > 0) | (np.diff(times, prepend=0) != 0))
         silent = first[np.diff(first, append=len(times)) == feeds[np.searchsorted(over, times[first])]]
-        times, places = times[silent], places[silent]
-        return {symbol: times[rows] for symbol, rows in by_place(names, places).items()}
+        times, numbers = times[silent], numbers[silent]
+        return {symbol: times[rows] for symbol, rows in slices_by_name(names, numbers).items()}
 
     async def feeds(self) -> pa.Table:
-        """Return how each feed does in each log partition (`FEEDS`)."""
+        """Return the state of each feed in each log partition (`FEEDS`)."""
         rows = await self._session.rows(
             """SELECT feed, partition, state, date_part('epoch', since), reason, late_ticks, unsupported,
                    differences, date_part('epoch', sent_at)
@@ -316,10 +317,10 @@ class Coverage:
         )
         return table_of(rows, FEEDS)
 
-    async def left_out(self) -> pa.Table:
-        """Return what was left out of bars, by feed (`LEFT_OUT`)."""
+    async def exclusion_counts(self) -> pa.Table:
+        """Return the ticks excluded from bars, by feed (`EXCLUSION_COUNTS`)."""
         rows = await self._session.rows(
             """SELECT feed, sum(late_ticks)::bigint, sum(unsupported)::bigint, sum(differences)::bigint
                FROM feeds GROUP BY feed HAVING sum(late_ticks + unsupported + differences) > 0 ORDER BY feed"""
         )
-        return table_of(rows, LEFT_OUT)
+        return table_of(rows, EXCLUSION_COUNTS)

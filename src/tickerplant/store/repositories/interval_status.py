@@ -1,9 +1,9 @@
-"""What there is of many symbols' bars, and why the rest is missing: bars, answers and feeds put together.
+"""Status of every expected bar of many symbols: stored, or the reason why it is missing.
 
-Beside bars and answers three things count. An interval that was over for a feed says which symbols were silent in it.
-A live feed says so of every minute while it is up, so where its minutes have a hole it was down. And a feed that is
-down now has been since it said so. A feed is a symbol's where the symbol was silent in it, or has bars of that source,
-in the stretch or at last before it.
+Inputs are stored bars, vendors' answers and three facts about feeds. A completed interval of a feed lists the expected
+symbols without trades. A live feed records every minute while it is up, so a gap in its minutes means that it was down.
+A feed in state `down` has been down since that record. A feed belongs to a symbol in two cases: it lists the symbol as
+silent, or the symbol has bars of that source in the range or as its last bar before it.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ if TYPE_CHECKING:
     from tickerplant.store.pool import Session
 
 GRACE_US: Final = MINUTE_US
-"""A bar that ended less than this ago may be on its way: lateness, a better source that is waited for, the store."""
+"""Time after the end of a bar before it counts as missing: lateness, the wait for a better source, the store."""
 AT_ONCE: Final = 64
-"""Symbols whose bars are in memory together; a year of minutes of each is 100 MB."""
+"""Number of symbols per query; a year of minutes of each takes 100 MB."""
 
 MAX_BARS: Final = 2_000_000
-"""Intervals of a stretch, market closed or not: a year of minutes is half a million."""
+"""Maximum intervals of a range, including closed hours: a year of minutes is half a million."""
 MAX_BARS_OF_ALL: Final = 20_000_000
-"""Those of all symbols together: 500 symbols have 3.6 million minutes in five sessions round the clock."""
+"""Maximum over all symbols: 500 symbols have 3.6 million minutes in five sessions round the clock."""
 
 Span = tuple[int, int]
 
 
 @dataclass(slots=True)
 class _Feed:
-    """When a live feed was up in one log partition: pieces in order, of the stretch `[begin, end)` that is known."""
+    """Times at which a live feed was up in one log partition: ordered pieces within the known range `[begin, end)`."""
 
     begin_us: int
     end_us: int
     pieces: list[Span] = field(default_factory=list)
 
-    def look(self, starts: Int64Array, ends: Int64Array) -> tuple[BoolArray, BoolArray]:
-        """Return for each `[start, end)` whether the feed was up for all of it, and whether that is known."""
+    def covers(self, starts: Int64Array, ends: Int64Array) -> tuple[BoolArray, BoolArray]:
+        """Return for each `[start, end)` whether the feed was up throughout, and whether that is known."""
         known: BoolArray = (starts >= self.begin_us) & (ends <= self.end_us)
         if not self.pieces:
             return np.zeros(len(starts), np.bool_), known
@@ -61,13 +61,13 @@ class _Feed:
 
 
 class CoverageStatuses:
-    """Statuses of one look."""
+    """Statuses of one session."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
     async def symbols(self) -> list[str]:
-        """Return every symbol that has bars, or of which a vendor has said something, sorted."""
+        """Return every symbol with bars or vendor answers, sorted."""
         rows = await self._session.rows("SELECT symbol FROM symbols UNION SELECT symbol FROM answers ORDER BY 1")
         return [row["symbol"] for row in rows]
 
@@ -75,32 +75,32 @@ class CoverageStatuses:
         self,
         calendars: Mapping[str, Calendar],
         interval: str,
-        from_us: int,
-        to_us: int,
+        start_us: int,
+        end_us: int,
         now_us: int,
         *,
         extended_hours: bool = False,
     ) -> dict[str, Statuses]:
-        """Return for each symbol of `calendars` the status of every bar expected in `[from_us, to_us)`.
+        """Return for each symbol of `calendars` the status of every bar expected in `[start_us, end_us)`.
 
-        `extended_hours`: daily bars are over at the end of those. Raises as `core.coverage.expected`, and BadInput for
-        more than `MAX_BARS` of a symbol or `MAX_BARS_OF_ALL`.
+        With `extended_hours` a daily bar ends with the extended session. Raises like `core.coverage.expected`, and
+        BadInput for more than `MAX_BARS` per symbol or `MAX_BARS_OF_ALL` in total.
         """
         step = parse(interval)
-        _check(step, len(calendars), from_us, to_us)
-        starts, over = _expected(calendars, step, from_us, to_us, now_us, extended_hours=extended_hours)
+        _check(step, len(calendars), start_us, end_us)
+        starts, over = _expected(calendars, step, start_us, end_us, now_us, extended_hours=extended_hours)
         count = await self._session.value("SELECT count(*) FROM positions WHERE topic = $1", schemas.RAW)
         symbols = [*calendars]
-        # Before the log's first record is applied it is not known how many partitions there are: then any will do.
+        # The number of partitions is unknown until the log's first record is applied; all partitions are used then.
         partition = {symbol: partition_of(symbol, count) for symbol in symbols} if count else {}
-        feeds = await self._feeds(from_us, to_us, now_us, partition)
+        feeds = await self._feeds(start_us, end_us, now_us, partition)
         found: dict[str, Statuses] = {}
         for at in range(0, len(symbols), AT_ONCE):
             some = symbols[at : at + AT_ONCE]
-            answers = await VendorAnswers(self._session).read(some, step.name, from_us, to_us)
-            have = await self._have(some, step, from_us, to_us)
-            silent = await self._silent(some, step, from_us, to_us, partition)
-            theirs = await self._feeds_of(some, step, from_us, to_us, partition) if feeds else {}
+            answers = await VendorAnswers(self._session).read(some, step.name, start_us, end_us)
+            have = await self._have(some, step, start_us, end_us)
+            silent = await self._silent(some, step, start_us, end_us, partition)
+            theirs = await self._feeds_of(some, step, start_us, end_us, partition) if feeds else {}
             for number, symbol in enumerate(some):
                 calendar = calendars[symbol]
                 expected_here = starts[calendar.name]
@@ -111,13 +111,13 @@ class CoverageStatuses:
                 ]
                 down = _down(mine, calendar, step, expected_here)
                 quiet, whole = silent[number]
-                # A day is told to be over whether or not its feed was up for all of it: its minutes know.
-                told = quiet[whole] if step.is_intraday else np.setdiff1d(quiet, down)
+                # A daily `over` record does not depend on the feed having been up; its minutes decide.
+                silent_starts = quiet[whole] if step.is_intraday else np.setdiff1d(quiet, down)
                 found[symbol] = classify(
                     expected_here,
                     *have[number],
                     answers.get(symbol, Answers.none()),
-                    silent=told,
+                    silent=silent_starts,
                     down=np.concatenate([down, quiet[~whole]]),
                     over_us=over[calendar.name],
                 )
@@ -126,7 +126,7 @@ class CoverageStatuses:
     async def _have(
         self, symbols: Sequence[str], step: Interval, start_us: int, end_us: int
     ) -> list[tuple[Int64Array, BoolArray]]:
-        """Return by symbol the starts of its final bars, and whether each is complete."""
+        """Return the starts of final bars by symbol, and whether each is complete."""
         query = f"""SELECT t."time", n.number * 2 + t.complete::integer
             FROM unnest($1::text[]) WITH ORDINALITY AS n (symbol, number)
             JOIN "{relation_of(step.name)}" AS t ON t.symbol = n.symbol
@@ -136,18 +136,18 @@ class CoverageStatuses:
     async def _silent(
         self, symbols: Sequence[str], step: Interval, start_us: int, end_us: int, partition: Mapping[str, int]
     ) -> list[tuple[Int64Array, BoolArray]]:
-        """Return by symbol the intervals in which a feed brought nothing of it, and whether it was up for all of it."""
+        """Return by symbol the intervals without trades in a feed, and whether the feed was up throughout."""
         query = """SELECT c."time", n.number * 2 + bool_or(c.whole)::integer
             FROM coverage AS c CROSS JOIN LATERAL unnest(c.silent) AS s (symbol)
             JOIN unnest($1::text[]) WITH ORDINALITY AS n (symbol, number) ON n.symbol = s.symbol
             WHERE c."interval" = $2 AND c."time" >= $3 AND c."time" < $4
                 AND ($5::integer[] IS NULL OR c.partition = ANY ($5)) GROUP BY c."time", n.number"""
-        return await self._by_symbol(query, symbols, step, start_us, end_us, _these(partition, symbols))
+        return await self._by_symbol(query, symbols, step, start_us, end_us, _partitions_of(partition, symbols))
 
     async def _by_symbol(
         self, query: str, symbols: Sequence[str], step: Interval, start_us: int, end_us: int, *more: Any
     ) -> list[tuple[Int64Array, BoolArray]]:
-        """Return the (time, flag) of each symbol, for a query whose whole number is 2 · ordinal + flag."""
+        """Return (time, flag) by symbol, for a query with the number 2 · ordinal + flag."""
         times, codes = await read_numbers(
             self._session, query, 0, [*symbols], step.name, datetime_of(start_us), datetime_of(end_us), *more
         )
@@ -160,7 +160,7 @@ class CoverageStatuses:
     async def _feeds(
         self, start_us: int, end_us: int, now_us: int, partition: Mapping[str, int]
     ) -> dict[tuple[str, int], _Feed]:
-        """Return by (feed, log partition) when live feeds were up, as far as their minutes say."""
+        """Return the times at which live feeds were up, by (feed, log partition), derived from their minutes."""
         rows = await self._session.rows(
             """SELECT feed, partition, min("time") AS begin, max("time") AS last
                FROM (SELECT feed, partition, "time", "time" - interval '1 minute'
@@ -170,13 +170,13 @@ class CoverageStatuses:
                GROUP BY feed, partition, piece ORDER BY feed, partition, begin""",
             datetime_of(start_us),
             datetime_of(end_us),
-            _these(partition, partition) or [],
+            _partitions_of(partition, partition) or [],
         )
         pieces: dict[tuple[str, int], list[Span]] = {}
         for row in rows:
             span = micros_of(row["begin"]), micros_of(row["last"]) + MINUTE_US
             pieces.setdefault((row["feed"], row["partition"]), []).append(span)
-        # Of a feed that came before, its first minute here ends a hole; of one that is down, the hole goes on.
+        # The first minute of a known feed ends a gap; for a feed that is down the gap continues.
         earlier = await self._session.rows(
             """SELECT f.feed, f.partition, f.state, EXISTS (SELECT FROM coverage AS c WHERE c.feed = f.feed
                    AND c.partition = f.partition AND c."interval" = '1m' AND c."time" < $1) AS came_before
@@ -198,7 +198,7 @@ class CoverageStatuses:
     async def _feeds_of(
         self, symbols: Sequence[str], step: Interval, start_us: int, end_us: int, partition: Mapping[str, int]
     ) -> dict[str, list[str]]:
-        """Return which feeds are each symbol's."""
+        """Return the feeds that belong to each symbol."""
         rows = await self._session.rows(
             f"""SELECT symbol, source AS feed FROM "{relation_of(step.name)}"
                 WHERE symbol = ANY ($1::text[]) AND "interval" = $2 AND "time" >= $3 AND "time" < $4
@@ -215,7 +215,7 @@ class CoverageStatuses:
             step.name,
             datetime_of(start_us),
             datetime_of(end_us),
-            _these(partition, symbols),
+            _partitions_of(partition, symbols),
         )
         found: dict[str, list[str]] = {}
         for row in rows:
@@ -223,8 +223,8 @@ class CoverageStatuses:
         return found
 
 
-def _these(partition: Mapping[str, int], symbols: Iterable[str]) -> list[int] | None:
-    """Return the partitions of these symbols, or None where they are not known."""
+def _partitions_of(partition: Mapping[str, int], symbols: Iterable[str]) -> list[int] | None:
+    """Return the partitions of these symbols, or None if they are unknown."""
     return sorted({partition[symbol] for symbol in symbols}) if partition else None
 
 
@@ -233,7 +233,7 @@ def _check(step: Interval, symbols: int, start_us: int, end_us: int) -> None:
     if bars > MAX_BARS or bars * symbols > MAX_BARS_OF_ALL:
         of = "a symbol has" if bars > MAX_BARS else f"{symbols} symbols have"
         most = MAX_BARS if bars > MAX_BARS else MAX_BARS_OF_ALL
-        raise BadInput(f"{of} more than {most:,} intervals of {step} there: ask for less time or fewer symbols")
+        raise BadInput(f"{of} more than {most:,} intervals of {step}; request a shorter range or fewer symbols")
 
 
 def _expected(
@@ -245,7 +245,7 @@ def _expected(
     *,
     extended_hours: bool,
 ) -> tuple[dict[str, Int64Array], dict[str, int]]:
-    """Return by calendar the expected starts, and from which start on none needs to be there yet."""
+    """Return by calendar the expected starts, and the first start that is not due yet."""
     starts, over = {}, {}
     for name, calendar in {each.name: each for each in calendars.values()}.items():
         starts[name] = expected(calendar, step.name, start_us, end_us)
@@ -258,7 +258,7 @@ def _expected(
 
 
 def _down(feeds: Sequence[_Feed], calendar: Calendar, step: Interval, starts: Int64Array) -> Int64Array:
-    """Return the starts of the intervals for all of which no feed was up, though one is known not to have been."""
+    """Return the starts of intervals during which no feed was up and at least one is known to have been down."""
     if not feeds or not len(starts):
         return starts[:0]
     begins, ends = starts, starts + step.us
@@ -266,7 +266,7 @@ def _down(feeds: Sequence[_Feed], calendar: Calendar, step: Interval, starts: In
         begins, ends = calendar.open_of(starts), calendar.close_of(starts)
     up, known = np.zeros(len(starts), np.bool_), np.zeros(len(starts), np.bool_)
     for feed in feeds:
-        was_up, is_known = feed.look(begins, ends)
+        was_up, is_known = feed.covers(begins, ends)
         up |= was_up
         known |= is_known
     return starts[known & ~up]

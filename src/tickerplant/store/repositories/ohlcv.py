@@ -15,12 +15,12 @@ from tickerplant.core.reasons import OF_TICKS
 from tickerplant.core.rules import DEFAULT_RULES
 from tickerplant.core.sources import SourceOrder
 from tickerplant.core.times import times_of, timestamps
-from tickerplant.store.copy_protocol import plain, quoted, read_numbers, source_of
+from tickerplant.store.copy_protocol import plain, quoted, read_numbers, stage_rows
 from tickerplant.store.partitions import ensure_partitions, record_arrivals
 from tickerplant.store.repositories.ranges import read_newest_of_each, read_range
-from tickerplant.store.repositories.symbols import forget_prices, note_symbols
-from tickerplant.store.row_selection import KEY, OLDER, chosen, is_daily, newest_by_key, not_newer
-from tickerplant.store.source_rank_sql import Places, groups, places_of_bars
+from tickerplant.store.repositories.symbols import record_symbols, update_withdrawn_symbols
+from tickerplant.store.row_selection import KEY, OLDER, filter_rows, is_daily, newest_by_key, not_newer
+from tickerplant.store.source_rank_sql import SourceRanks, groups, ranks_of_bars
 
 if TYPE_CHECKING:
     from tickerplant.store.pool import Session
@@ -47,7 +47,7 @@ HISTORY: Final = pa.schema(
         if field.name not in ("trades", "complete", "revision", "reason", "source", "published_at")
     ]
 )
-"""The columns that `history` answers with."""
+"""The columns of `history`."""
 DEFAULT_ORDER: Final = SourceOrder(DEFAULT_RULES.sources)
 
 
@@ -57,35 +57,36 @@ def relation_of(interval: str) -> str:
 
 
 def by_relation(rows: pa.Table, intraday: str, daily: str) -> list[tuple[str, pa.Table]]:
-    """Return the rows by table, leaving out tables without rows."""
+    """Return the rows by table, without empty tables."""
     mask = is_daily(rows)
-    parts = [(intraday, chosen(rows, pc.invert(mask))), (daily, chosen(rows, mask))]
+    parts = [(intraday, filter_rows(rows, pc.invert(mask))), (daily, filter_rows(rows, mask))]
     return [(name, part) for name, part in parts if part.num_rows]
 
 
 class Ohlcv:
-    """Bars of one session or look."""
+    """Bars of one session."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
     async def prepare(self, bars: pa.Table) -> None:
-        """Make room for these bars; before the transaction."""
+        """Create missing partitions for these bars, before the transaction."""
         for relation, part in by_relation(bars, INTRADAY, HISTORICAL):
             await ensure_partitions(self._session, relation, times_of(part.column("time")))
 
     async def upsert(self, bars: pa.Table, partition: int, *, sources: SourceOrder = DEFAULT_ORDER) -> int:
-        """Apply published bars (`schemas.BARS`) of one log partition in a transaction; return how many rows changed.
+        """Apply published bars (`schemas.BARS`) of one log partition in a transaction; return the number of changed
+        rows.
 
-        The newest version of a key wins. A `withdrawn` one deletes older rows: the bar and its values. Bars marked
-        `history` compete with what is there by rank instead: complete first, then the order of `sources` in the scope
-        of their symbol and interval, and only with rows of an older version. They are of kind `bars` in that order;
-        what is there may be of kind `ticks` (`core.reasons`).
+        The newest version of a key wins. A `withdrawn` bar deletes older rows: the bar and its values. Bars marked
+        `history` compete with stored rows of older versions by rank: complete first, then the order of `sources` in the
+        scope of their symbol and interval. They have kind `bars` in that order; stored rows may have kind `ticks`
+        (`core.reasons`).
         """
         history = bars.column("history")
-        competing = newest_by_rank(chosen(bars, history), sources)
-        live = newest_by_key(chosen(bars, pc.invert(history)))
-        # A newer live bar has the last word over history that came before it, whatever its rank.
+        competing = best_by_rank(filter_rows(bars, history), sources)
+        live = newest_by_key(filter_rows(bars, pc.invert(history)))
+        # A newer live bar always wins over earlier history, independent of rank.
         competing = competing.filter(pa.array(~not_newer(competing, live)))
         changed = 0
         for relation, part in by_relation(live, INTRADAY, HISTORICAL):
@@ -94,16 +95,16 @@ class Ohlcv:
             changed += await self._compete(relation, part, sources)
         for relation, part in by_relation(bars, INTRADAY, HISTORICAL):
             await record_arrivals(self._session, relation, partition, times_of(part.column("time")))
-        await note_symbols(self._session, live, competing)
+        await record_symbols(self._session, live, competing)
         return changed
 
     async def _apply(self, relation: str, bars: pa.Table) -> int:
         withdrawn = pc.equal(bars.column("state").cast(pa.utf8()), schemas.WITHDRAWN)
-        changed = await self._write(relation, "bars", chosen(bars, pc.invert(withdrawn)), _NEWER)
-        gone = chosen(bars, withdrawn)
-        if gone.num_rows:
-            key = plain(gone.select([*KEY, "version"]))
-            source, arguments = await source_of(self._session, f"gone_{relation}", key)
+        changed = await self._write(relation, "bars", filter_rows(bars, pc.invert(withdrawn)), _NEWER)
+        removed = filter_rows(bars, withdrawn)
+        if removed.num_rows:
+            key = plain(removed.select([*KEY, "version"]))
+            source, arguments = await stage_rows(self._session, f"gone_{relation}", key)
             for table in (relation, *ANALYTICS[relation]):
                 changed += await self._session.execute(
                     f'DELETE FROM "{table}" AS t USING {source}'
@@ -111,11 +112,11 @@ class Ohlcv:
                     f' AND t."time" = s."time" AND {OLDER}',
                     *arguments,
                 )
-            await forget_prices(self._session, relation, gone)
+            await update_withdrawn_symbols(self._session, relation, removed)
         return changed
 
     async def _compete(self, relation: str, bars: pa.Table, sources: SourceOrder) -> int:
-        """Write bars of history where they stand before what is there: one statement for each way sources stand."""
+        """Write historical bars that outrank stored rows, with one statement per group of ranks."""
         names = set(bars.column("source").cast(pa.utf8()).unique().to_pylist())
         stored = await self._session.rows(
             f"""SELECT DISTINCT t.source FROM unnest($1::text[], $2::text[]) AS s (symbol, "interval")
@@ -126,24 +127,24 @@ class Ohlcv:
             pc.max(bars.column("time")).as_py(),
         )
         changed = 0
-        for number, (places, mask) in enumerate(groups(bars, sources, [*names.union(row["source"] for row in stored)])):
+        for number, (ranks, mask) in enumerate(groups(bars, sources, [*names.union(row["source"] for row in stored)])):
             part = bars if mask is None else bars.filter(pa.array(mask))
-            changed += await self._write(relation, f"history{number}", part, _BETTER, places)
+            changed += await self._write(relation, f"history{number}", part, _BETTER, ranks)
         return changed
 
     async def _write(
-        self, relation: str, staging: str, bars: pa.Table, condition: str, places: Places | None = None
+        self, relation: str, staging: str, bars: pa.Table, condition: str, ranks: SourceRanks | None = None
     ) -> int:
         if not bars.num_rows:
             return 0
-        source, arguments = await source_of(self._session, f"{staging}_{relation}", plain(bars.select(_NAMES)))
-        if places is not None:
+        source, arguments = await stage_rows(self._session, f"{staging}_{relation}", plain(bars.select(_NAMES)))
+        if ranks is not None:
             at = len(arguments)
             condition = condition.format(
                 names=f"${at + 1}::text[]", bars=f"${at + 2}::integer[]", ticks=f"${at + 3}::integer[]",
                 reasons=f"${at + 4}::text[]",
             )  # fmt: skip
-            arguments = [*arguments, places.names, places.of_bars, places.of_ticks, OF_TICKS]
+            arguments = [*arguments, ranks.names, ranks.of_bars, ranks.of_ticks, OF_TICKS]
         return await self._session.execute(
             f'INSERT INTO "{relation}" AS t ({quoted(_NAMES)}) SELECT {quoted(_NAMES, "s.")} FROM {source}'
             f' ON CONFLICT (symbol, "interval", "time") DO UPDATE SET {_SET} WHERE {condition}',
@@ -161,8 +162,9 @@ class Ohlcv:
         names: Sequence[str] | None = None,
         newest_first: bool = False,
     ) -> pa.Table:
-        """Return a symbol's bars as `schemas.BARS` (of it the columns `names` alone, in its order), the forming one
-        included; as in `ranges.read_range`.
+        """Return a symbol's bars as `schemas.BARS`, or only its columns `names`, including the forming bar.
+
+        Bounds and limit as in `ranges.read_range`.
         """
         keys: list[tuple[str, Any]] = [("symbol", symbol), ("interval", interval)]
         schema = schemas.BARS if names is None else pa.schema([f for f in schemas.BARS if f.name in names])
@@ -171,10 +173,10 @@ class Ohlcv:
         )
 
     async def history(self, symbol: str, interval: str) -> pa.RecordBatch:
-        """Return all final bars of a symbol that have prices, in order of time: `HISTORY`. For computing on."""
+        """Return all final bars of a symbol with prices, in time order (`HISTORY`), as input for computations."""
         names = [field.name for field in HISTORY if field.type == pa.float64()]
         numbers = ", ".join(f"coalesce(\"{name}\", 'NaN')" for name in names)
-        # The driver writes arguments of COPY into the statement's text, quoted.
+        # The driver inserts arguments of COPY into the statement's text, quoted.
         query = (
             f'SELECT "time", version, {numbers} FROM "{relation_of(interval)}"'
             ' WHERE symbol = $1 AND "interval" = $2 AND state = \'final\' AND close IS NOT NULL ORDER BY "time"'
@@ -198,8 +200,9 @@ class Ohlcv:
     async def newest_of_each(
         self, symbols: Sequence[str], interval: str, *, limit: int, before_us: int | None = None, forming: bool = False
     ) -> pa.Table:
-        """Return the newest `limit` bars of each symbol before a time, sorted by (symbol, time): final, or any state
-        with `forming`.
+        """Return the newest `limit` bars of each symbol before a time, sorted by (symbol, time).
+
+        Only final bars, or bars of any state with `forming`.
         """
         condition = "true" if forming else "t.state = 'final'"
         return await read_newest_of_each(
@@ -207,15 +210,15 @@ class Ohlcv:
         )
 
 
-def newest_by_rank(bars: pa.Table, sources: SourceOrder) -> pa.Table:
-    """Return for each key the bar that competes: complete first, then by source, then the newest."""
+def best_by_rank(bars: pa.Table, sources: SourceOrder) -> pa.Table:
+    """Return the best bar of each key: complete first, then by rank of source, then the newest."""
     if bars.num_rows < 2:
         return bars
-    return newest_by_key(bars, bars.column("complete").to_numpy(), -places_of_bars(bars, sources))
+    return newest_by_key(bars, bars.column("complete").to_numpy(), -ranks_of_bars(bars, sources))
 
 
 def _pairs(bars: pa.Table) -> tuple[list[str], list[str]]:
-    """Return the symbols and the intervals of the (symbol, interval) that there are."""
+    """Return the symbols and the intervals of the distinct (symbol, interval) pairs."""
     named = pa.table({name: bars.column(name).cast(pa.utf8()) for name in ("symbol", "interval")})
     found = named.group_by(["symbol", "interval"]).aggregate([])
     return found.column("symbol").to_pylist(), found.column("interval").to_pylist()

@@ -1,4 +1,4 @@
-"""`realtime_prices`: ticks, as the feeds gave them."""
+"""`realtime_prices`: ticks as received from feeds."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ RELATION: Final = "realtime_prices"
 
 
 def sorted_ticks(table: pa.Table) -> pa.Table:
-    """Return ticks sorted by (symbol, time), those of one instant in the order in which they came.
+    """Return ticks sorted by (symbol, time); ticks of one instant keep their order of arrival.
 
-    Sorted batches go into the index on (symbol, time) a sixth faster.
+    Sorted batches are indexed on (symbol, time) a sixth faster.
     """
     if table.num_rows < 2:
         return table
@@ -37,17 +37,17 @@ def sorted_ticks(table: pa.Table) -> pa.Table:
 
 
 class Prices:
-    """Ticks of one session or look."""
+    """Ticks of one session."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
     async def prepare(self, ticks: pa.Table) -> None:
-        """Make room for these ticks; before the transaction."""
+        """Create missing partitions for these ticks, before the transaction."""
         await ensure_partitions(self._session, RELATION, times_of(ticks.column("time")))
 
     async def append(self, ticks: pa.Table, partition: int) -> None:
-        """Copy ticks (`schemas.TICKS`, best sorted) of one log partition in, inside a transaction."""
+        """Copy ticks (`schemas.TICKS`, preferably sorted) of one log partition, inside a transaction."""
         if self._session.direct_compress:
             await self._session.script("SET LOCAL timescaledb.enable_direct_compress_copy = on")
         await copy(self._session, RELATION, plain(ticks))

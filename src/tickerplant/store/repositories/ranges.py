@@ -1,4 +1,4 @@
-"""Reading a stretch of rows in order of time."""
+"""Reading ranges of rows in time order."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ async def read_range(
 ) -> pa.Table:
     """Return rows with these key columns and `start_us` <= time < `end_us`, ascending (or descending, `newest_first`).
 
-    With a limit and no start: the newest `limit` rows, in the asked order. With a start: those nearest to it, or with
-    `newest_first` the newest ones. `in_order_of_arrival`: rows of one instant come in the order in which they
-    were written, which a table without deletes has in `ctid` (compressed chunks have none, but keep the order).
+    With a limit and no start: the newest `limit` rows, in the requested order. With a start: the rows nearest to it, or
+    with `newest_first` the newest ones. `in_order_of_arrival`: rows of one instant keep the order of writing. A table
+    without deletes has that order in `ctid`. Compressed chunks have no `ctid`, but keep the order.
     """
     arguments: list[Any] = [value for _, value in keys]
     conditions = [f'"{name}" = ${i}' for i, (name, _) in enumerate(keys, 1)]
@@ -71,7 +71,7 @@ async def read_newest_of_each(
 ) -> pa.Table:
     """Return the newest `limit` rows of each symbol before a time, sorted by (symbol, time): one index range each.
 
-    `interval` is None for a table that has none; `in_order_of_arrival` as in `read_range`.
+    `interval` is None for a table without intervals; `in_order_of_arrival` as in `read_range`.
     """
     by_arrival = in_order_of_arrival and not session.timescale
     place, newest, ascending = (", t.ctid AS place", ", t.ctid DESC", ", b.place") if by_arrival else ("", "", "")
@@ -90,31 +90,31 @@ async def read_newest_of_each(
     return table_of(rows, schema)
 
 
-async def read_places(
+async def read_numbered(
     session: Session, query: str, symbols: Sequence[str], *arguments: Any
 ) -> tuple[list[str], Int64Array, Int64Array]:
-    """Return the names of many symbols, and the columns of a query for a time and a number: each int64[rows].
+    """Return symbol names, and two columns of a query: times and numbers, each int64[rows].
 
-    The query's `$1` are the names: the symbols, each once. `by_place` takes apart what it says of each.
+    The query's `$1` is the list of distinct names. `slices_by_name` splits the rows by name.
     """
     names = list(dict.fromkeys(symbols))
     times, numbers = await read_numbers(session, query, 0, names, *arguments)
     return names, times, numbers.astype(np.int64)
 
 
-def in_order(places: Int64Array, times: Int64Array) -> Int64Array | slice:
-    """Return what brings rows into the order of (place, time): nothing to do where they are."""
-    steps = np.diff(places)
+def in_order(numbers: Int64Array, times: Int64Array) -> Int64Array | slice:
+    """Return an index that sorts rows by (number, time); a full slice if they are sorted."""
+    steps = np.diff(numbers)
     if np.all((steps > 0) | ((steps == 0) & (np.diff(times) >= 0))):
         return slice(None)
-    result: Int64Array = np.lexsort((times, places))
+    result: Int64Array = np.lexsort((times, numbers))
     return result
 
 
-def by_place(names: Sequence[str], places: Int64Array) -> dict[str, slice]:
-    """Return by name where its rows are. `places`: int64[rows], ascending, 1 for the first name; some have none."""
-    edges = [*np.flatnonzero(np.diff(places, prepend=0)).tolist(), len(places)]
-    return {names[places[begin] - 1]: slice(begin, end) for begin, end in itertools.pairwise(edges)}
+def slices_by_name(names: Sequence[str], numbers: Int64Array) -> dict[str, slice]:
+    """Return the rows of each name. `numbers`: int64[rows], ascending, 1 for the first name; names may have none."""
+    edges = [*np.flatnonzero(np.diff(numbers, prepend=0)).tolist(), len(numbers)]
+    return {names[numbers[begin] - 1]: slice(begin, end) for begin, end in itertools.pairwise(edges)}
 
 
-_END_US = 253_370_764_800_000_000  # the year 9999: after all rows
+_END_US = 253_370_764_800_000_000  # the year 9999, after all rows

