@@ -35,7 +35,7 @@ from tickerplant.market_data.feed.commands import ensure_settings
 from tickerplant.market_data.vendors.port import KINDS, ProviderContext, Quota
 from tickerplant.market_data.vendors.scheduler import Desk
 from tickerplant.market_data.vendors.state_store import Keeping
-from tickerplant.sandbox.endpoint import SandboxPlace, place_of
+from tickerplant.sandbox.endpoint import SandboxEndpoint, parse_greeting
 from tickerplant.sandbox.model import symbol_names
 from tickerplant.store import Store
 from tickerplant.store.migrations import migrate
@@ -84,7 +84,7 @@ async def lateness(found: list[float]) -> None:
 
 
 async def fill(
-    folder: Path, dsn: str, place: SandboxPlace, symbols: tuple[str, ...], seconds: float, quotas: Sequence[Quota]
+    folder: Path, dsn: str, place: SandboxEndpoint, symbols: tuple[str, ...], seconds: float, quotas: Sequence[Quota]
 ) -> list[str]:  # fmt: skip
     log = open_log("embedded:", data=folder)
     context = ProviderContext(VENDOR, "key", {}, place.url, place.stream_url, place.clock, RULES)
@@ -134,7 +134,7 @@ def main() -> None:
         text=True,
     )
     assert process.stdout is not None
-    place = place_of(process.stdout.readline(), names)
+    place = parse_greeting(process.stdout.readline(), names)
     spawn = multiprocessing.get_context("spawn")
     stop = spawn.Event()
     try:

@@ -33,7 +33,7 @@ from tickerplant.market_data.clients.twelvedata.stream import TwelveDataStream
 from tickerplant.market_data.service import FeedCounts, MarketData, MarketDataConfig
 from tickerplant.market_data.vendors.port import Connected, Received, StreamEvent
 from tickerplant.protocols.twelvedata.stream import Frames
-from tickerplant.sandbox.model import Market, MarketSettings, symbol_names
+from tickerplant.sandbox.model import MarketSettings, SimulatedMarket, symbol_names
 
 CALENDARS = Calendars(Rules(calendars={"*": "24/7"}))
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
@@ -47,9 +47,9 @@ def pin(core: int, pid: int = 0) -> None:
 def frames(messages: int, symbols: int) -> list[bytes]:
     """Return frames of prints of the last seconds, no symbol's volume going back."""
     rate = 20_000.0
-    market = Market(MarketSettings(symbol_names(symbols), rate))
+    market = SimulatedMarket(MarketSettings(symbol_names(symbols), rate))
     now_us = time.time_ns() // 1_000
-    prints = market.prints(now_us - int(2 * messages / rate * SECOND_US), now_us)  # its rate is one of the day's mean
+    prints = market.trades(now_us - int(2 * messages / rate * SECOND_US), now_us)  # its rate is one of the day's mean
     found = Frames(market).make(prints, None)[-messages:]
     assert len(found) == messages
     return found

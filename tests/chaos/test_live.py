@@ -42,7 +42,7 @@ from tickerplant.core.times import MINUTE_US, SECOND_US, datetime_of, micros_of
 from tickerplant.log.open import open_log
 from tickerplant.log.port import EventLog, TopicPartition
 from tickerplant.market_data.backfill.progress import read_progress
-from tickerplant.sandbox import Market, MarketSettings
+from tickerplant.sandbox import MarketSettings, SimulatedMarket
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -324,9 +324,9 @@ def said_ticks(live: Live) -> list[tuple[dt.datetime, str, float, float, int]]:
 
 def assert_nothing_twice(said: Sequence[tuple[dt.datetime, str, float, float, int]]) -> None:
     """Each tick is another print of the vendor's market, in the market's order."""
-    market = Market(MarketSettings(SYMBOLS, RATE, SEED))
+    market = SimulatedMarket(MarketSettings(SYMBOLS, RATE, SEED))
     times = [micros_of(row[0]) for row in said]
-    prints = market.prints(min(times) - SECOND_US, max(times) + 2 * SECOND_US)
+    prints = market.trades(min(times) - SECOND_US, max(times) + 2 * SECOND_US)
     for symbol, code in market.code.items():
         mine = prints.codes == code
         seconds = (prints.times_us[mine] // SECOND_US * SECOND_US).tolist()

@@ -24,7 +24,7 @@ from tickerplant.market_data.clients.twelvedata.stream import StreamSettings, Tw
 from tickerplant.market_data.service import MarketData, MarketDataConfig
 from tickerplant.market_data.vendors import errors
 from tickerplant.market_data.vendors.port import BarsRequest, ProviderContext
-from tickerplant.sandbox import MarketSettings, SandboxPlace, SandboxSettings, running
+from tickerplant.sandbox import MarketSettings, SandboxEndpoint, SandboxSettings, running
 from tickerplant.system_clock import starting_at
 
 SYMBOLS = ("AAPL", "MSFT", "EUR/USD")
@@ -35,12 +35,12 @@ ALWAYS = Rules(calendars={"*": "24/7"})
 
 
 @pytest.fixture
-def place() -> Iterator[SandboxPlace]:
+def place() -> Iterator[SandboxEndpoint]:
     with running(SandboxSettings(MarketSettings(SYMBOLS, 300.0))) as found:
         yield found
 
 
-def make(log: EventLog, place: SandboxPlace, **changes: object) -> MarketData:
+def make(log: EventLog, place: SandboxEndpoint, **changes: object) -> MarketData:
     """Return the service of a feed from the sandbox."""
     symbols = changes.pop("symbols", SYMBOLS)
     key = str(changes.pop("key", "secret-key"))
@@ -61,12 +61,12 @@ async def work(service: MarketData, until: Callable[[MarketData], bool]) -> Mark
     return service
 
 
-async def order(place: SandboxPlace, what: str, seconds: float = 1.0) -> None:
+async def order(place: SandboxEndpoint, what: str, seconds: float = 1.0) -> None:
     async with httpx.AsyncClient(timeout=PATIENCE.seconds(30)) as client:
         (await client.get(f"{place.url}/sandbox/orders", params={"do": what, "seconds": seconds})).raise_for_status()
 
 
-async def test_prints_arrive_between_start_and_down(tmp_path: Path, place: SandboxPlace) -> None:
+async def test_prints_arrive_between_start_and_down(tmp_path: Path, place: SandboxEndpoint) -> None:
     with embedded(tmp_path) as log:
         service = await work(make(log, place), lambda s: s.counts.ticks > 200)
         found = rows(log, records.Ticks)
@@ -84,7 +84,7 @@ async def test_prints_arrive_between_start_and_down(tmp_path: Path, place: Sandb
                     assert header.watermark_us <= header.sent_at_us
 
 
-async def test_ticks_never_lie_before_a_watermark(tmp_path: Path, place: SandboxPlace) -> None:
+async def test_ticks_never_lie_before_a_watermark(tmp_path: Path, place: SandboxEndpoint) -> None:
     with embedded(tmp_path) as log:
         await work(make(log, place), lambda s: s.counts.ticks > 900)
         for part in read_all(log).values():
@@ -95,7 +95,7 @@ async def test_ticks_never_lie_before_a_watermark(tmp_path: Path, place: Sandbox
                 watermark_us = max(watermark_us, getattr(record.header, "watermark_us", 0))
 
 
-async def test_a_dropped_connection_heals_and_leaves_a_hole(tmp_path: Path, place: SandboxPlace) -> None:
+async def test_a_dropped_connection_heals_and_leaves_a_hole(tmp_path: Path, place: SandboxEndpoint) -> None:
     with embedded(tmp_path, 1) as log:
         service, stop = make(log, place), asyncio.Event()
         task = asyncio.create_task(service.run(stop))
@@ -112,7 +112,7 @@ async def test_a_dropped_connection_heals_and_leaves_a_hole(tmp_path: Path, plac
         assert not control[0].hole  # type: ignore[union-attr]
 
 
-async def test_a_mute_vendor_is_down_since_it_was_last_heard(tmp_path: Path, place: SandboxPlace) -> None:
+async def test_a_mute_vendor_is_down_since_it_was_last_heard(tmp_path: Path, place: SandboxEndpoint) -> None:
     with embedded(tmp_path, 1) as log:
         service, stop = make(log, place), asyncio.Event()
         task = asyncio.create_task(service.run(stop))
@@ -130,7 +130,7 @@ async def test_a_mute_vendor_is_down_since_it_was_last_heard(tmp_path: Path, pla
         assert down.sent_at_us >= down.since_us + 500_000
 
 
-async def test_garbage_is_a_dead_letter_and_the_stream_goes_on(tmp_path: Path, place: SandboxPlace) -> None:
+async def test_garbage_is_a_dead_letter_and_the_stream_goes_on(tmp_path: Path, place: SandboxEndpoint) -> None:
     with embedded(tmp_path, 1) as log:
         service, stop = make(log, place), asyncio.Event()
         task = asyncio.create_task(service.run(stop))
@@ -147,7 +147,7 @@ async def test_garbage_is_a_dead_letter_and_the_stream_goes_on(tmp_path: Path, p
 
 
 async def test_a_symbol_that_is_refused_is_not_expected_and_no_reason_to_reconnect(
-    tmp_path: Path, place: SandboxPlace
+    tmp_path: Path, place: SandboxEndpoint
 ) -> None:
     with embedded(tmp_path, 1) as log:
         service = await work(make(log, place, symbols=("AAPL", "NIKK")), lambda s: s.counts.ticks > 50)
@@ -167,7 +167,9 @@ async def test_quiet_times_move_the_watermark_by_the_clock(tmp_path: Path) -> No
         assert any(isinstance(h, records.Mark) for h in said(log))
 
 
-async def test_every_partition_is_marked_in_its_turn_however_busy_the_feed(tmp_path: Path, place: SandboxPlace) -> None:
+async def test_every_partition_is_marked_in_its_turn_however_busy_the_feed(
+    tmp_path: Path, place: SandboxEndpoint
+) -> None:
     with embedded(tmp_path, 4) as log:
         began = time.monotonic()
         await work(make(log, place), lambda s: time.monotonic() - began > 3.3)
@@ -250,7 +252,7 @@ async def test_a_clock_that_is_ahead_and_messages_that_are_late_are_measured(tmp
             await task
 
 
-async def test_a_spent_quota_is_told_from_a_bad_key(place: SandboxPlace) -> None:
+async def test_a_spent_quota_is_told_from_a_bad_key(place: SandboxEndpoint) -> None:
     async def ask(key: str) -> None:
         vendor = provider(ProviderContext("twelvedata", key, url=place.url))
         try:
@@ -265,7 +267,9 @@ async def test_a_spent_quota_is_told_from_a_bad_key(place: SandboxPlace) -> None
         await ask("good")
 
 
-async def test_a_key_is_shown_nowhere(place: SandboxPlace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_key_is_shown_nowhere(
+    place: SandboxEndpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert "secret-key" not in repr(ProviderContext("twelvedata", "secret-key"))
     with embedded(tmp_path, 1) as log:
         service = make(log, place, stream_url=place.stream_url.replace("quotes", "nowhere"))
@@ -278,7 +282,7 @@ async def test_a_key_is_shown_nowhere(place: SandboxPlace, tmp_path: Path, capsy
     assert "secret-key" not in captured.out + captured.err
 
 
-async def test_what_was_missed_is_told_when_the_feed_is_up_again(tmp_path: Path, place: SandboxPlace) -> None:
+async def test_what_was_missed_is_told_when_the_feed_is_up_again(tmp_path: Path, place: SandboxEndpoint) -> None:
     holes: list[tuple[int, int, Sequence[str]]] = []
 
     def missed(*hole: Any) -> None:
@@ -303,7 +307,7 @@ async def test_what_was_missed_is_told_when_the_feed_is_up_again(tmp_path: Path,
         assert holes[1][0] == stopped
 
 
-async def test_the_sandbox_answers_as_the_vendor_does(place: SandboxPlace) -> None:
+async def test_the_sandbox_answers_as_the_vendor_does(place: SandboxEndpoint) -> None:
     async with httpx.AsyncClient(base_url=place.url, params={"apikey": "k"}, timeout=PATIENCE.seconds(30)) as client:
         one = (await client.get("/time_series", params={"symbol": "AAPL", "interval": "1min", "dp": "5"})).json()
         assert len(one["values"]) == 30
@@ -330,7 +334,7 @@ async def test_the_sandbox_answers_as_the_vendor_does(place: SandboxPlace) -> No
         assert (await client.get("/price", params={"symbol": "AAPL"})).status_code == 401
 
 
-async def test_the_stream_speaks_the_vendors_protocol(place: SandboxPlace) -> None:
+async def test_the_stream_speaks_the_vendors_protocol(place: SandboxEndpoint) -> None:
     async with connect(f"{place.stream_url}?apikey=k") as socket:
         await socket.send('{"action":"subscribe","params":{"symbols":"aapl,NIKK"}}')
         assert '"status":"warning"' in str(await socket.recv())

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from tickerplant.core.times import DAY_US, MINUTE_US
-from tickerplant.sandbox.model import Market, MarketSettings
+from tickerplant.sandbox.model import MarketSettings, SimulatedMarket
 
 SEED = 13
 SESSION = dt.date(2012, 6, 21)
@@ -102,7 +102,9 @@ def session(minutes: int = 390) -> Ticks:
 def _session() -> tuple[list[str], set[str]]:
     """Return the lines of the whole session, and those of them that occur twice without a trade id."""
     open_us = _us(SESSION, 13, 30)
-    made = Market(MarketSettings(("GOOG",), 0.4, SEED, sessions="us")).prints(open_us, open_us + 390 * MINUTE_US)
+    made = SimulatedMarket(MarketSettings(("GOOG",), 0.4, SEED, sessions="us")).trades(
+        open_us, open_us + 390 * MINUTE_US
+    )
     minute = (made.times_us - open_us) // MINUTE_US
     kept = ~np.isin(minute, SILENT_MINUTES)
     times, prices, sizes = made.times_us[kept], made.prices[kept], made.sizes[kept]
@@ -153,7 +155,7 @@ def trades() -> Ticks:
     The columns are timestamp, trade_id, price, quantity and buyer_maker. The symbol is not in the file.
     """
     begin = _us(dt.date(2021, 1, 8), 0)
-    made = Market(MarketSettings(("BTC/USD",), 0.9, SEED)).prints(begin, begin + 36 * MINUTE_US)
+    made = SimulatedMarket(MarketSettings(("BTC/USD",), 0.9, SEED)).trades(begin, begin + 36 * MINUTE_US)
     random = np.random.default_rng(SEED)
     count = len(made.prices)
     again = np.sort(random.choice(count - 20, 25, replace=False))
@@ -181,7 +183,7 @@ def trades() -> Ticks:
 def round_the_clock(days: int = 5) -> Path:
     """Return minutes of a coin over the turn of a year, none missing: times in UTC, volumes with four decimals."""
     begin = _us(dt.date(2021, 12, 31), 23, 1)
-    bars = Market(MarketSettings(("BTC/USD",), 0.9, SEED)).bars(
+    bars = SimulatedMarket(MarketSettings(("BTC/USD",), 0.9, SEED)).bars(
         "BTC/USD", begin, _us(dt.date(2022, 1, 1) + dt.timedelta(days), 0), MINUTE_US
     )
     lines = [
@@ -198,7 +200,7 @@ def new_york() -> Path:
     The file begins with a byte-order mark. Bars are stamped at their start; one at 16:00 has the closing auction.
     """
     lines = []
-    market = Market(MarketSettings(("SPY",), 2.0, SEED, sessions="us"))
+    market = SimulatedMarket(MarketSettings(("SPY",), 2.0, SEED, sessions="us"))
     for date in (dt.date(2020, 10, 29), dt.date(2020, 10, 30), dt.date(2020, 11, 2), dt.date(2020, 11, 3)):
         for time, (open_, high, low, close, volume) in _rows(
             market.bars("SPY", _us(date, 0), _us(date, 24), MINUTE_US)
@@ -217,7 +219,7 @@ def years() -> Path:
     """
     lines = []
     rows = _rows(
-        Market(MarketSettings(("SPY",), 2.0, SEED, sessions="us")).bars(
+        SimulatedMarket(MarketSettings(("SPY",), 2.0, SEED, sessions="us")).bars(
             "SPY", _us(dt.date(1990, 1, 1), 0), _us(dt.date(2004, 1, 1), 0), DAY_US
         )
     )

@@ -18,7 +18,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 ORDER: Final = (
     "tests/chaos/", "tests/conformance/", "tests/e2e/", "tests/app/", "tests/support/", "tests/store/", "tests/",
-    "tests/analytics/", "tests/market_data/", "tests/sandbox/", "tests/aggregation/",
+    "tests/analytics/", "tests/market_data/", "tests/protocols/", "tests/sandbox/", "tests/aggregation/",
 )  # fmt: skip
 """Folders from the front of the queue to its back; `tests/` are all others."""
 WAITING: Final = ORDER[:5]

@@ -1,4 +1,4 @@
-"""What the sandbox is asked and answers over HTTP, whoever's protocol it is. Pure."""
+"""HTTP requests and responses, and the interface that every vendor's REST protocol implements. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from tickerplant.sandbox.corporate_actions import Tape
+from tickerplant.protocols.market import Market
 
 MINUTE, DAY, BURST = "minute", "day", "burst"
 PREMIUM, DOWN = "premium", "down"
@@ -18,9 +18,10 @@ PREMIUM, DOWN = "premium", "down"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request. Names of `headers` are lower case; `query` holds the last of parameters of one name.
+    """A request. Names in `headers` are lower case; `query` contains the last parameter of each name.
 
-    `used`, `limit`: credits of this minute that its key has spent, this request's among them, and how many there are.
+    `credits_used` and `credit_limit`: what the caller's key has spent this minute, this request included, and its
+    limit; 0 means no limit.
     """
 
     path: str
@@ -28,86 +29,82 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=dict)
     method: str = "GET"
     body: bytes = b""
-    used: int = 0
-    limit: int = 0
+    credits_used: int = 0
+    credit_limit: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """An answer. `reset`: none, the connection breaks instead. `cut`: it breaks after half of the body.
-
-    `wait_s`: what it waits for before it goes, in seconds of the sandbox's clock.
-    """
+class Response:
+    """A response."""
 
     status: int
     body: bytes = b""
     content_type: str = "application/json"
     headers: Mapping[str, str] = field(default_factory=dict)
-    reset: bool = False
-    cut: bool = False
-    wait_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a vendor turns a request away before it looks at it; each vendor has words of its own for it.
+    """The reason why a request is not served. Each vendor has its own response to it.
 
-    `kind`: MINUTE or DAY (a quota is spent), BURST, PREMIUM, DOWN. `used` counts this request too.
+    `kind`: MINUTE or DAY (a quota is spent), BURST (too close together), PREMIUM (not in the plan) or DOWN. `used`:
+    credits asked for in the window, this request included. `retry_after_s`: seconds until a retry can succeed.
+    `status`: the HTTP status for DOWN.
     """
 
     kind: str
     used: int = 0
     limit: int = 0
-    again_s: int = 60
+    retry_after_s: int = 60
     status: int = 503
 
 
-class Vendor(Protocol):
-    """One vendor's REST API. Methods are pure; `answer` may take long, it runs in a thread."""
+class RestProtocol(Protocol):
+    """One vendor's REST API. Methods are pure; `respond` may take long."""
 
     name: str
 
-    def speaks(self, request: Request) -> bool:
-        """Whether the request is to this vendor."""
+    def matches(self, request: Request) -> bool:
+        """Return True if the request's path belongs to this API."""
         ...
 
-    def key(self, request: Request) -> str:
-        """Return the key of the request, or "" where the vendor knows none: then quotas are the address's."""
+    def api_key(self, request: Request) -> str | None:
+        """Return the request's key, "" if it has none; None if the API has no keys."""
         ...
 
     def cost(self, request: Request) -> int:
-        """Return the credits that the request takes; 0 for what is free."""
+        """Return the credits that the request costs; 0 if it is free."""
         ...
 
-    def bad_key(self, request: Request) -> Reply | None:
-        """Return the answer to a missing or wrong key, or None for a good one."""
+    def key_error(self) -> Response:
+        """Return the response to a missing or invalid key."""
         ...
 
-    def refuse(self, refusal: Refusal, request: Request) -> Reply:
-        """Return how the vendor tells a refusal."""
+    def refuse(self, refusal: Refusal, request: Request) -> Response:
+        """Return the vendor's response to a request that is not served."""
         ...
 
-    def answer(self, request: Request, tape: Tape, now_us: int) -> Reply:
-        """Return the answer to a request that was let in. Errors are answers too."""
+    def respond(self, request: Request, market: Market) -> Response:
+        """Return the response to an admitted request, errors included."""
         ...
 
-    def credit_headers(self, used: int, limit: int) -> Mapping[str, str]:
-        """Return the headers that tell the quota of the minute; `limit` 0: there is none."""
+    def quota_headers(self, used: int, limit: int) -> Mapping[str, str]:
+        """Return the headers that report the minute's credits; limit 0 means no limit."""
         ...
 
 
-def json_reply(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Reply:
-    """Return an answer of JSON."""
-    return Reply(status, msgspec.json.encode(body), headers=headers or {})
+def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Return a JSON response."""
+    return Response(status, msgspec.json.encode(body), headers=headers or {})
 
 
-def text_reply(text: str, status: int = 200) -> Reply:
-    """Return an answer of plain text."""
-    return Reply(status, text.encode(), "text/plain; charset=utf-8")
+def text_response(text: str, status: int = 200) -> Response:
+    """Return a plain text response."""
+    return Response(status, text.encode(), "text/plain; charset=utf-8")
 
 
-def zone_of(name: str) -> dt.tzinfo | None:
-    """Return the IANA time zone of that name, letter case included, or None."""
+def find_zone(name: str) -> dt.tzinfo | None:
+    """Return the IANA time zone of a case-sensitive name; None if there is none."""
     try:
         return dt.UTC if name == "UTC" else zoneinfo.ZoneInfo(name)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):

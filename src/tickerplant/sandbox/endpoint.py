@@ -1,4 +1,4 @@
-"""Where a sandbox answers and by what clock, and how that is told from one process to another."""
+"""A sandbox's addresses and clock, and their text formats for other processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tickerplant.core.times import micros_of
 from tickerplant.system_clock import SystemClock, starting_at
 
 
-class _Numbers(msgspec.Struct):
+class _ClockNumbers(msgspec.Struct):
     origin_us: int
     epoch_us: int
     speed: float
@@ -21,13 +21,13 @@ class _Numbers(msgspec.Struct):
 class _Greeting(msgspec.Struct):
     url: str
     stream_url: str
-    clock: _Numbers
+    clock: _ClockNumbers
 
 
-class SandboxPlace(NamedTuple):
-    """Where a running sandbox answers, and by what clock. Any key but one that begins with `bad` is good.
+class SandboxEndpoint(NamedTuple):
+    """Addresses, symbols and clock of a running sandbox. Every key is valid unless it begins with `bad`.
 
-    `stream_url` is Twelve Data's; `yahoo_stream_url` the other one.
+    `stream_url` is the address of Twelve Data's stream.
     """
 
     url: str
@@ -41,20 +41,20 @@ class SandboxPlace(NamedTuple):
         return f"ws://{self.url.removeprefix('http://')}/?version=2"
 
     def greeting(self) -> str:
-        """Return the line of JSON that `place_of` reads."""
-        clock = _Numbers(self.clock.origin_us, self.clock.epoch_us, self.clock.speed)
+        """Return the line of JSON that `parse_greeting` reads."""
+        clock = _ClockNumbers(self.clock.origin_us, self.clock.epoch_us, self.clock.speed)
         return msgspec.json.encode(_Greeting(self.url, self.stream_url, clock)).decode()
 
 
-def place_of(greeting: str | bytes, symbols: tuple[str, ...]) -> SandboxPlace:
-    """Return the place that a sandbox's greeting tells. Raises ValueError for what is none."""
-    said = msgspec.json.decode(greeting, type=_Greeting)
-    clock = SystemClock(said.clock.origin_us, said.clock.epoch_us, said.clock.speed)
-    return SandboxPlace(said.url, said.stream_url, symbols, clock)
+def parse_greeting(greeting: str | bytes, symbols: tuple[str, ...]) -> SandboxEndpoint:
+    """Parse a sandbox's greeting. Raises ValueError if it is malformed."""
+    found = msgspec.json.decode(greeting, type=_Greeting)
+    clock = SystemClock(found.clock.origin_us, found.clock.epoch_us, found.clock.speed)
+    return SandboxEndpoint(found.url, found.stream_url, symbols, clock)
 
 
-def clock_of(start: str, speed: float) -> SystemClock:
-    """Return the clock that says `start` now ("" for the machine's time). Raises ValueError for what is no time."""
+def make_clock(start: str, speed: float) -> SystemClock:
+    """Return a clock that reads `start` now, or the machine's time for "". Raises ValueError if it is malformed."""
     if not start and speed == 1.0:
         return SystemClock()
     if not start:
@@ -63,12 +63,12 @@ def clock_of(start: str, speed: float) -> SystemClock:
     return starting_at(micros_of(moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)), speed)
 
 
-def clock_text(clock: SystemClock) -> str:
-    """Return the clock as `ORIGIN:EPOCH:SPEED`, which `clock_from` reads."""
+def format_clock(clock: SystemClock) -> str:
+    """Return the clock as `ORIGIN:EPOCH:SPEED`, which `parse_clock` reads."""
     return f"{clock.origin_us}:{clock.epoch_us}:{clock.speed!r}"
 
 
-def clock_from(text: str) -> SystemClock:
-    """Return the clock of `clock_text`. Raises ValueError."""
+def parse_clock(text: str) -> SystemClock:
+    """Parse the result of `format_clock`. Raises ValueError if it is malformed."""
     origin, epoch, speed = text.split(":")
     return SystemClock(int(origin), int(epoch), float(speed))

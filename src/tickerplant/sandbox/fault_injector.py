@@ -1,140 +1,153 @@
-"""What orders do to prints on their way into a stream, and to the text of an answer. Pure; chance comes from a seed."""
+"""Applies faults to trades before they are streamed, and to responses. Pure: random numbers come from a seed."""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import msgspec
 import numpy as np
 
 from tickerplant.core.times import SECOND_US, BoolArray, Int64Array
-from tickerplant.protocols.twelvedata.stream import NO_VOLUME
-from tickerplant.sandbox.fault_script import Order, Orders
-from tickerplant.sandbox.model import Prints
+from tickerplant.protocols.http_types import Response
+from tickerplant.protocols.market import NO_VOLUME, TradeBatch
+from tickerplant.sandbox.fault_script import Fault, FaultSchedule
 
-MAX_HELD: Final = 1_000_000
-"""Prints held back at most; beyond that they are sent at once, and not late."""
-_BACK: Final = 0.9
-_JUMP: Final = 3
+MAX_DELAYED: Final = 1_000_000
+"""Maximum delayed trades. Further trades are sent without delay."""
+_BACK_FACTOR: Final = 0.9
+_JUMP_FACTOR: Final = 3
 
 
-class Mangler:
-    """Prints of one vendor's stream, as its orders spoil them. Keeps those that are to come late."""
+@dataclass(frozen=True, slots=True)
+class FaultyResponse(Response):
+    """A response with faults of the connection.
+
+    `reset`: the connection is reset instead. `truncated`: it is closed after half of the body. `delay_s`: seconds of
+    the sandbox's clock before the response is sent.
+    """
+
+    reset: bool = False
+    truncated: bool = False
+    delay_s: float = 0.0
+
+
+class TradeFaults:
+    """Applies a vendor's faults to the trades of its stream. Keeps the delayed ones."""
 
     def __init__(self, vendor: str, seed: int, symbols: int) -> None:
         self._vendor = vendor
-        self._dice = np.random.default_rng([seed % (1 << 63), *vendor.encode()])
-        self._held: Prints | None = None
+        self._rng = np.random.default_rng([seed % (1 << 63), *vendor.encode()])
+        self._delayed: TradeBatch | None = None
         self._release_us: Int64Array = np.empty(0, np.int64)
         self._reset_from: Int64Array | None = None
         self._symbols = symbols
         self.counts: Counter[str] = Counter()
-        """How many prints were spoiled, by the order's name."""
+        """Number of trades affected, by the fault's name."""
 
-    def mangle(self, prints: Prints, orders: Orders, now_us: int) -> Prints:
-        """Return what is to be sent now."""
+    def apply(self, trades: TradeBatch, faults: FaultSchedule, now_us: int) -> TradeBatch:
+        """Return the trades to send now: the batch after its faults, and delayed trades that are due."""
         vendor = self._vendor
-        if order := orders.active("skew", vendor, now_us):
-            prints = replace(prints, times_us=prints.times_us + int(order.number("by") * SECOND_US))
-            self._count("skew", len(prints.codes))
-        order = orders.active("volume", vendor, now_us)
-        if order is not None:
-            prints = self._volume(prints, order)
-        if order is None or order.choice("how") != "reset":
+        if fault := faults.active("skew", vendor, now_us):
+            trades = replace(trades, times_us=trades.times_us + int(fault.number("by") * SECOND_US))
+            self._count("skew", len(trades.codes))
+        fault = faults.active("volume", vendor, now_us)
+        if fault is not None:
+            trades = self._volume(trades, fault)
+        if fault is None or fault.choice("how") != "reset":
             self._reset_from = None
-        if order := orders.active("duplicate", vendor, now_us):
-            again = self._some(order, len(prints.codes))
-            prints = _take(prints, np.repeat(np.arange(len(again)), 1 + again))
+        if fault := faults.active("duplicate", vendor, now_us):
+            again = self._sample(fault, len(trades.codes))
+            trades = _take(trades, np.repeat(np.arange(len(again)), 1 + again))
             self._count("duplicate", int(again.sum()))
         for do in ("reorder", "late"):
-            if order := orders.active(do, vendor, now_us):
-                prints = self._hold(prints, order, now_us)
-        return self._released(prints, now_us)
+            if fault := faults.active(do, vendor, now_us):
+                trades = self._delay(trades, fault, now_us)
+        return self._release_due(trades, now_us)
 
-    def _count(self, do: str, prints: int) -> None:
-        if prints:
-            self.counts[do] += prints
+    def _count(self, do: str, trades: int) -> None:
+        if trades:
+            self.counts[do] += trades
 
-    def _some(self, order: Order, rows: int, share: float | None = None) -> BoolArray:
-        result: BoolArray = self._dice.random(rows) < order.number("share", share)
+    def _sample(self, fault: Fault, rows: int, share: float | None = None) -> BoolArray:
+        result: BoolArray = self._rng.random(rows) < fault.number("share", share)
         return result
 
-    def _volume(self, prints: Prints, order: Order) -> Prints:
-        volumes, how = prints.day_volumes, order.choice("how")
+    def _volume(self, trades: TradeBatch, fault: Fault) -> TradeBatch:
+        volumes, how = trades.day_volumes, fault.choice("how")
         rows = len(volumes)
         if how == "absent":
-            which = self._some(order, rows, 1.0)
+            which = self._sample(fault, rows, 1.0)
             volumes = np.where(which, NO_VOLUME, volumes)
         elif how == "reset":
             if self._reset_from is None:
                 self._reset_from = np.full(self._symbols, -1, np.int64)
-            codes, first = np.unique(prints.codes, return_index=True)
+            codes, first = np.unique(trades.codes, return_index=True)
             new = self._reset_from[codes] < 0
             self._reset_from[codes[new]] = volumes[first[new]]
             which = np.ones(rows, np.bool_)
-            volumes = np.maximum(volumes - self._reset_from[prints.codes], 0)
+            volumes = np.maximum(volumes - self._reset_from[trades.codes], 0)
         else:
-            which = self._some(order, rows)
-            factor = _BACK if how == "back" else _JUMP
+            which = self._sample(fault, rows)
+            factor = _BACK_FACTOR if how == "back" else _JUMP_FACTOR
             volumes = np.where(which, (volumes * factor).astype(np.int64), volumes)
         self._count("volume", int(which.sum()))
-        return replace(prints, day_volumes=volumes)
+        return replace(trades, day_volumes=volumes)
 
-    def _hold(self, prints: Prints, order: Order, now_us: int) -> Prints:
+    def _delay(self, trades: TradeBatch, fault: Fault, now_us: int) -> TradeBatch:
         held = len(self._release_us)
-        which = self._some(order, len(prints.codes)) if held < MAX_HELD else np.zeros(len(prints.codes), np.bool_)
+        which = self._sample(fault, len(trades.codes)) if held < MAX_DELAYED else np.zeros(len(trades.codes), np.bool_)
         if not which.any():
-            return prints
-        by_us = order.number("by") * SECOND_US
-        delay = self._dice.random(int(which.sum())) * by_us if order.do == "reorder" else np.full(which.sum(), by_us)
-        late = _take(prints, np.flatnonzero(which))
-        self._held = late if self._held is None else _joined(self._held, late)
+            return trades
+        by_us = fault.number("by") * SECOND_US
+        delay = self._rng.random(int(which.sum())) * by_us if fault.do == "reorder" else np.full(which.sum(), by_us)
+        late = _take(trades, np.flatnonzero(which))
+        self._delayed = late if self._delayed is None else _concatenate(self._delayed, late)
         self._release_us = np.concatenate([self._release_us, now_us + delay.astype(np.int64)])
-        self._count(order.do, len(late.codes))
-        return _take(prints, np.flatnonzero(~which))
+        self._count(fault.do, len(late.codes))
+        return _take(trades, np.flatnonzero(~which))
 
-    def _released(self, prints: Prints, now_us: int) -> Prints:
-        if self._held is None:
-            return prints
+    def _release_due(self, trades: TradeBatch, now_us: int) -> TradeBatch:
+        if self._delayed is None:
+            return trades
         due = self._release_us <= now_us
         if due.any():
-            prints = _joined(prints, _take(self._held, np.flatnonzero(due)))
-            self._held = _take(self._held, np.flatnonzero(~due)) if not due.all() else None
+            trades = _concatenate(trades, _take(self._delayed, np.flatnonzero(due)))
+            self._delayed = _take(self._delayed, np.flatnonzero(~due)) if not due.all() else None
             self._release_us = self._release_us[~due]
-        return prints
+        return trades
 
 
-def _take(prints: Prints, rows: Int64Array) -> Prints:
-    return Prints(
-        prints.codes[rows], prints.times_us[rows], prints.prices[rows], prints.day_volumes[rows], prints.sizes[rows]
+def _take(trades: TradeBatch, rows: Int64Array) -> TradeBatch:
+    return TradeBatch(
+        trades.codes[rows], trades.times_us[rows], trades.prices[rows], trades.day_volumes[rows], trades.sizes[rows]
     )
 
 
-def _joined(a: Prints, b: Prints) -> Prints:
-    return Prints(
+def _concatenate(a: TradeBatch, b: TradeBatch) -> TradeBatch:
+    return TradeBatch(
         np.concatenate([a.codes, b.codes]), np.concatenate([a.times_us, b.times_us]),
         np.concatenate([a.prices, b.prices]), np.concatenate([a.day_volumes, b.day_volumes]),
         np.concatenate([a.sizes, b.sizes]),
     )  # fmt: skip
 
 
-def malformed(body: bytes, how: str) -> bytes:
-    """Return a body that nobody can read: `json` breaks it off in the middle, `types` makes text of numbers."""
+def malform(body: bytes, how: str) -> bytes:
+    """Return a malformed body: `json` cuts it into invalid JSON, `types` changes the types of all values."""
     if how == "types":
         try:
-            return msgspec.json.encode(_other_types(msgspec.json.decode(body)))
+            return msgspec.json.encode(_change_types(msgspec.json.decode(body)))
         except msgspec.MsgspecError:
             return body[::-1]
     return body[: len(body) * 2 // 3] + b'{"'
 
 
-def _other_types(value: Any) -> Any:
+def _change_types(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _other_types(inner) for key, inner in value.items()}
+        return {key: _change_types(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_other_types(inner) for inner in value]
+        return [_change_types(inner) for inner in value]
     if isinstance(value, bool) or value is None:
         return "maybe"
     if isinstance(value, int | float):

@@ -1,8 +1,8 @@
-"""Orders that make the sandbox misbehave: read, kept for as long as they last, planned, and made up by chance. Pure.
+"""Faults that the sandbox simulates: parsing, the faults in force, scripts, and random faults. Pure.
 
-An order is a query string, `do=429&vendor=twelvedata&kind=day&seconds=600`, over HTTP (`/sandbox/orders?…`), in a
-script (`60 do=mute&seconds=30`: a minute after the start), or by chaos, which is a script without end made of a seed.
-All times are of the sandbox's clock. `docs/sandbox.md` has the table.
+A fault is a query string: `do=429&vendor=twelvedata&kind=day&seconds=600`. It arrives over HTTP
+(`/sandbox/faults?do=...`), from a script (`60 do=mute&seconds=30`: one minute after the start), or from a seed that
+generates an endless script. All times are of the sandbox's clock. `docs/sandbox.md` lists the faults.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ONCE: Final[Mapping[str, Mapping[str, tuple[str, ...] | None]]] = {
     "split": {"symbol": None, "ratio": None},
     "clear": {},
 }
-"""Orders that are done when they are given, with their options: the values allowed, or None for any."""
+"""Faults that act once, with their options: the allowed values (the first is the default), or None for any."""
 LASTING: Final[Mapping[str, Mapping[str, tuple[str, ...] | None]]] = {
     "429": {"kind": ("minute", "day", "burst")},
     "down": {"how": ("status", "reset"), "status": None},
@@ -42,13 +42,13 @@ LASTING: Final[Mapping[str, Mapping[str, tuple[str, ...] | None]]] = {
     "volume": {"how": ("absent", "reset", "back", "jump"), "share": None},
     "skew": {"by": None},
 }
-"""Orders that last for `seconds`."""
-_NUMBERS: Final = {"by": 1.0, "share": 0.1, "status": 503.0, "ratio": 2.0}
+"""Faults that last for `seconds`."""
+_DEFAULTS: Final = {"by": 1.0, "share": 0.1, "status": 503.0, "ratio": 2.0}
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """An order. `vendor`: one of VENDORS, or "*" for all."""
+class Fault:
+    """A fault. `vendor`: one of VENDORS, or "*" for all."""
 
     do: str
     vendor: str = "*"
@@ -56,31 +56,31 @@ class Order:
     options: Mapping[str, str] = field(default_factory=dict)
 
     def number(self, name: str, default: float | None = None) -> float:
-        """Return a number among the options, or what it is unless given."""
-        return float(self.options.get(name, _NUMBERS[name] if default is None else default))
+        """Return a numeric option, or its default."""
+        return float(self.options.get(name, _DEFAULTS[name] if default is None else default))
 
     def choice(self, name: str) -> str:
-        """Return the option of a few values; the first of them unless given."""
+        """Return an option with a fixed set of values; the first of them by default."""
         allowed = (ONCE | LASTING)[self.do][name] or ("",)  # type: ignore[operator]
         return self.options.get(name, allowed[0])
 
-    def of(self, vendor: str) -> bool:
-        """Whether it concerns the vendor."""
+    def affects(self, vendor: str) -> bool:
+        """Return True if the fault affects the vendor."""
         return self.vendor in ("*", vendor)
 
 
-def read_order(query: str | Mapping[str, str]) -> Order:
-    """Return the order of a query string. Raises BadInput that says what can be ordered."""
+def parse_fault(query: str | Mapping[str, str]) -> Fault:
+    """Parse a query string. Raises BadInput that lists the allowed values."""
     values = dict(parse_qsl(query)) if isinstance(query, str) else dict(query)
     do, vendor = values.pop("do", ""), values.pop("vendor", "*")
     options = {**ONCE, **LASTING}.get(do)
     if do == "cancel":
-        raise BadInput("none of the sandbox's protocols can say that a trade was cancelled")
+        raise BadInput("none of the sandbox's protocols can report a cancelled trade")
     if options is None:
-        raise BadInput(f"no order {do!r}; there are {', '.join([*ONCE, *LASTING])}")
+        raise BadInput(f"no fault {do!r}; there are {', '.join([*ONCE, *LASTING])}")
     if vendor not in ("*", *VENDORS):
         raise BadInput(f"no vendor {vendor!r}; there are {', '.join(VENDORS)}, and * for all")
-    numbers = {name: values[name] for name in ("seconds", *_NUMBERS) if name in values}
+    numbers = {name: values[name] for name in ("seconds", *_DEFAULTS) if name in values}
     try:
         for text in numbers.values():
             float(text)
@@ -92,13 +92,13 @@ def read_order(query: str | Mapping[str, str]) -> Order:
         if allowed is not None and value not in allowed:
             known = ", ".join(options) if name not in options else ", ".join(allowed)
             raise BadInput(f"{do} has no {name}={value}; it takes {known or 'nothing'}")
-    return Order(do, vendor, seconds, values)
+    return Fault(do, vendor, seconds, values)
 
 
-def read_lines(lines: str) -> list[tuple[float, str]]:
-    """Return the plan of a script: one order a line, `SECONDS ORDER`; empty lines and `#` are passed over.
+def parse_script(lines: str) -> list[tuple[float, str]]:
+    """Parse a script of lines `SECONDS FAULT`; empty lines and lines that begin with `#` are ignored.
 
-    >>> read_lines("# troubles" + chr(10) + "60 do=mute&seconds=30")
+    >>> parse_script("# comment" + chr(10) + "60 do=mute&seconds=30")
     [(60.0, 'do=mute&seconds=30')]
     """
     plan = []
@@ -106,78 +106,80 @@ def read_lines(lines: str) -> list[tuple[float, str]]:
         text = line.strip()
         if not text or text.startswith("#"):
             continue
-        at, _, order = text.partition(" ")
+        at, _, fault = text.partition(" ")
         try:
             seconds = float(at)
         except ValueError:
-            raise BadInput(f"{text!r}: a line of a script is SECONDS ORDER, as in 60 do=mute&seconds=30") from None
-        read_order(order.strip())
-        plan.append((seconds, order.strip()))
+            raise BadInput(f"{text!r}: a line of a script is SECONDS FAULT, as in 60 do=mute&seconds=30") from None
+        parse_fault(fault.strip())
+        plan.append((seconds, fault.strip()))
     return plan
 
 
-class Orders:
-    """The orders in force, and those that are planned for a time after `start_us`."""
+class FaultSchedule:
+    """The faults in force, and the plan of faults by seconds after `start_us`."""
 
-    def __init__(self, start_us: int, script: Iterator[tuple[float, Order]]) -> None:
+    def __init__(self, start_us: int, script: Iterator[tuple[float, Fault]]) -> None:
         self._start_us = start_us
         self._script = script
         self._next = next(script, None)
-        self._lasting: list[tuple[int, Order]] = []
+        self._lasting: list[tuple[int, Fault]] = []
         self.taken: dict[str, int] = {}
-        """How many orders of each kind were taken."""
+        """Number of faults applied, by kind."""
 
-    def take(self, order: Order, now_us: int) -> None:
-        """Keep an order that lasts for as long as it does; a newer one of the same kind and vendor replaces it."""
-        self.taken[order.do] = self.taken.get(order.do, 0) + 1
-        if order.do == "clear":
+    def apply(self, fault: Fault, now_us: int) -> None:
+        """Apply a fault. A lasting one replaces an older one of the same kind, vendor and symbol; `clear` ends all."""
+        self.taken[fault.do] = self.taken.get(fault.do, 0) + 1
+        if fault.do == "clear":
             self._lasting.clear()
-        elif order.do in LASTING:
-            same = (order.do, order.vendor, order.options.get("symbol"))
+        elif fault.do in LASTING:
+            same = (fault.do, fault.vendor, fault.options.get("symbol"))
             self._lasting = [
                 (until, old) for until, old in self._lasting
                 if until > now_us and (old.do, old.vendor, old.options.get("symbol")) != same
             ]  # fmt: skip
-            self._lasting.append((now_us + int(order.seconds * SECOND_US), order))
+            self._lasting.append((now_us + int(fault.seconds * SECOND_US), fault))
 
-    def due(self, now_us: int) -> list[Order]:
-        """Return the planned orders whose time has come since the last call."""
+    def due(self, now_us: int) -> list[Fault]:
+        """Return the planned faults that have become due since the last call."""
         found = []
         while self._next is not None and self._start_us + self._next[0] * SECOND_US <= now_us:
             found.append(self._next[1])
             self._next = next(self._script, None)
         return found
 
-    def active(self, do: str, vendor: str, now_us: int) -> Order | None:
-        """Return the order of a kind that is in force for a vendor, the last given."""
-        for until_us, order in reversed(self._lasting):
-            if order.do == do and now_us < until_us and order.of(vendor):
-                return order
+    def active(self, do: str, vendor: str, now_us: int) -> Fault | None:
+        """Return the newest fault of a kind in force for a vendor; None if there is none."""
+        for until_us, fault in reversed(self._lasting):
+            if fault.do == do and now_us < until_us and fault.affects(vendor):
+                return fault
         return None
 
-    def all_active(self, do: str, vendor: str, now_us: int) -> list[Order]:
-        """Return all orders of a kind that are in force for a vendor."""
-        return [order for until_us, order in self._lasting if order.do == do and now_us < until_us and order.of(vendor)]
+    def all_active(self, do: str, vendor: str, now_us: int) -> list[Fault]:
+        """Return all faults of a kind in force for a vendor."""
+        return [
+            fault for until_us, fault in self._lasting if fault.do == do and now_us < until_us and fault.affects(vendor)
+        ]
 
     def shown(self, now_us: int) -> list[dict[str, object]]:
-        """Return the orders in force, for people."""
+        """Return the faults in force as JSON values."""
         return [
-            {"do": order.do, "vendor": order.vendor, **order.options, "until_us": until_us}
-            for until_us, order in self._lasting
+            {"do": fault.do, "vendor": fault.vendor, **fault.options, "until_us": until_us}
+            for until_us, fault in self._lasting
             if now_us < until_us
         ]
 
 
-def planned(script: list[tuple[float, Order]], chaos: int | None) -> Iterator[tuple[float, Order]]:
-    """Return the orders of a script and of chaos, in the order of time."""
+def merge_plans(script: list[tuple[float, Fault]], fault_seed: int | None) -> Iterator[tuple[float, Fault]]:
+    """Return the faults of a script and the random ones of a seed, in time order."""
     plans = [iter(sorted(script, key=lambda entry: entry[0]))]
-    if chaos is not None:
-        plans.append(chaos_of(chaos))
+    if fault_seed is not None:
+        plans.append(random_faults(fault_seed))
     return heapq.merge(*plans, key=lambda entry: entry[0])
 
 
-_CHAOS: Final = (
-    # (mean minutes between two, order, the least and the most seconds that it lasts)
+_RANDOM_FAULTS: Final = (
+    # (mean minutes between two, fault, minimum and maximum duration in seconds)
     (4, "do=disconnect", 0, 0),
     (7, "do=mute", 20, 90),
     (9, "do=mute&heartbeats=yes", 20, 90),
@@ -198,17 +200,17 @@ _CHAOS: Final = (
 )
 
 
-def chaos_of(seed: int) -> Iterator[tuple[float, Order]]:
-    """Yield orders without end: troubles of every kind, each coming every few minutes by chance, for some vendor.
+def random_faults(seed: int) -> Iterator[tuple[float, Fault]]:
+    """Yield seconds and faults without end: each kind at random times with its mean interval, for a random vendor.
 
-    The same seed gives the same troubles.
+    The same seed gives the same faults.
     """
-    dice = random.Random(seed)
-    queue = [(dice.expovariate(1 / (minutes * 60)), at) for at, (minutes, *_) in enumerate(_CHAOS)]
+    rng = random.Random(seed)
+    queue = [(rng.expovariate(1 / (minutes * 60)), at) for at, (minutes, *_) in enumerate(_RANDOM_FAULTS)]
     heapq.heapify(queue)
     while True:
         seconds, at = heapq.heappop(queue)
-        minutes, text, least, most = _CHAOS[at]
-        vendor = dice.choice(("*", *VENDORS))
-        yield seconds, read_order(f"{text}&vendor={vendor}&seconds={dice.uniform(least, most):.1f}")
-        heapq.heappush(queue, (seconds + dice.expovariate(1 / (minutes * 60)), at))
+        minutes, text, least, most = _RANDOM_FAULTS[at]
+        vendor = rng.choice(("*", *VENDORS))
+        yield seconds, parse_fault(f"{text}&vendor={vendor}&seconds={rng.uniform(least, most):.1f}")
+        heapq.heappush(queue, (seconds + rng.expovariate(1 / (minutes * 60)), at))

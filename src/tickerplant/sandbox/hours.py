@@ -1,22 +1,39 @@
-"""When the sandbox's market is open, and how activity goes over its day: U-shaped on an exchange, gentle elsewhere."""
+"""Trading hours of the simulated market, and the share of each minute in a day's activity.
+
+Activity is U-shaped in an exchange's session and nearly flat round the clock.
+"""
 
 from __future__ import annotations
 
+import datetime as dt
+import functools
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from tickerplant.core.sessions import NO_SESSION, Calendar, calendar
-from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, BoolArray, Float64Array, Int64Array
+from tickerplant.core.times import (
+    DAY_US,
+    HOUR_US,
+    MINUTE_US,
+    BoolArray,
+    Float64Array,
+    Int64Array,
+    datetime_of,
+    micros_of,
+)
+from tickerplant.protocols.market import NEW_YORK
 
 BLOCK: Final = 30
-"""Minutes in a block: activity is shared out over a day's blocks, then over a block's minutes."""
+"""Minutes per block. Activity is distributed over a day's blocks, then over a block's minutes."""
 _DAY_MINUTES: Final = 1_440
+_SESSION_MINUTES: Final = (570, 960)
+"""The usual session in minutes after midnight, New York: 09:30 to 16:00."""
 
 
 class Hours:
-    """The stretch of each UTC day in which symbols are traded: all of it, or the regular session of a calendar."""
+    """The part of each UTC day in which symbols trade: all of it, or the regular session of a calendar."""
 
     def __init__(self, calendar_name: str | None) -> None:
         self._calendar: Calendar | None = None if calendar_name is None else calendar(calendar_name)
@@ -24,15 +41,15 @@ class Hours:
 
     @property
     def is_always(self) -> bool:
-        """Whether every day is open from midnight to midnight."""
+        """Return True if every day is open from midnight to midnight."""
         return self._calendar is None
 
     def of(self, days: Int64Array) -> tuple[Int64Array, Int64Array]:
-        """Return when each day (days since 1970) opens, in microseconds, and for how many minutes: 0 if it does not."""
+        """Return open (microseconds) and length (minutes, 0 if closed) of each day, given as days since 1970."""
         opens = days * DAY_US
         if self._calendar is None:
             return opens, np.full(len(days), _DAY_MINUTES, np.int64)
-        # 17:00 UTC is noon or 13:00 in New York: in the session, early closes with their late trading included.
+        # 17:00 UTC is 12:00 or 13:00 in New York. It is in the session on days with an early close too.
         sessions = self._calendar.session_of(opens + 17 * HOUR_US)
         open_ = sessions != NO_SESSION
         minutes = np.zeros(len(days), np.int64)
@@ -41,15 +58,16 @@ class Hours:
         return opens, minutes
 
     def is_open(self, times_us: Int64Array) -> BoolArray:
-        """Return whether there is trade at each time."""
+        """Return a mask of the times at which symbols trade."""
         if self._calendar is None:
             return np.ones(len(times_us), np.bool_)
         return self._calendar.is_regular(times_us)
 
     def shapes(self, minutes: Int64Array) -> tuple[Float64Array, npt.NDArray[np.int64]]:
-        """Return how active each minute is in days of such lengths, by block, and which of these each day has.
+        """Return the activity of each minute for days of such lengths, and the index of each day's length.
 
-        float64[lengths, blocks, BLOCK], about 1 on the average, 0 after the last minute; and int64[days].
+        The activity is float64[lengths, blocks, BLOCK]. Its mean is about 1; minutes after the last are 0. The index is
+        int64[days].
         """
         lengths, which = np.unique(minutes, return_inverse=True)
         blocks = max(1, -(-int(minutes.max(initial=0)) // BLOCK))
@@ -63,10 +81,29 @@ class Hours:
     def _shape(self, length: int) -> Float64Array:
         minute = np.arange(length)
         if self._calendar is None:
-            # Most at 15:00 UTC, when Europe and America are both awake, least at 03:00.
+            # The maximum is at 15:00 UTC, during the day of Europe and America; the minimum is at 03:00.
             return 1 + 0.2 * np.sin((minute / _DAY_MINUTES - 0.375) * 2 * np.pi)
         to_close = length - 1 - minute
         shape = 0.55 + 2.0 * np.exp(-minute / 18) + 0.7 * np.exp(-minute / 70) + 1.6 * np.exp(-to_close / 12)
         shape += 0.6 * np.exp(-to_close / 60)
         result: Float64Array = shape / shape.mean() if length else shape
         return result
+
+
+EXCHANGE: Final = Hours("XNYS")
+
+
+def in_session(times_us: Int64Array) -> BoolArray:
+    """Return a mask of the times within New York's regular session. It ignores the market's own hours."""
+    return EXCHANGE.is_open(times_us)
+
+
+@functools.lru_cache(4096)
+def session_of(day_us: int) -> tuple[int, int]:
+    """Return start and end of New York's session on a date (00:00 UTC); 09:30 and 16:00 if there is none."""
+    opens, minutes = EXCHANGE.of(np.array([day_us // DAY_US], np.int64))
+    if minutes[0]:
+        return int(opens[0]), int(opens[0] + minutes[0] * MINUTE_US)
+    midnight = datetime_of(day_us).replace(tzinfo=NEW_YORK)
+    begin, end = _SESSION_MINUTES
+    return micros_of(midnight + dt.timedelta(minutes=begin)), micros_of(midnight + dt.timedelta(minutes=end))

@@ -1,8 +1,8 @@
-"""The sandbox's market: prices, sizes and times of prints as a pure function of (seed, symbol, time).
+"""The simulated market: prices, sizes and times of trades as a pure function of (seed, symbol, time).
 
-So the stream of now and the history of any day agree, whoever asks and whenever, and a run can be repeated; bars are
-those of the prints, to the last tick. It looks like a market: `days` says how a day goes, `hours` when there is one,
-`traits` what each symbol is like.
+The stream and the history of any day therefore agree in every query, and a run can be repeated. Bars equal those of the
+trades, to the last price increment. `days` models a trading day, `hours` the trading hours, `symbol_profiles` each
+symbol's properties.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ import numpy.typing as npt
 
 from tickerplant.core.errors import ConfigError
 from tickerplant.core.times import DAY_US, MINUTE_US, BoolArray, Float64Array, Int64Array
+from tickerplant.protocols.market import Bars, TradeBatch
 from tickerplant.sandbox.days import DayModel, Days, Minutes
 from tickerplant.sandbox.hours import BLOCK, Hours
-from tickerplant.sandbox.symbol_profiles import KNOWN, Traits
+from tickerplant.sandbox.symbol_profiles import KNOWN, SymbolProfiles
 
-_DAYS_AT_ONCE: Final = 128
-"""Days that are worked out together for bars: 184,320 minutes round the clock, some 50 MB at the most."""
-_DAYS_BACK: Final = 10
-"""Days that are searched for a symbol's last print; the longest stretch without a session is shorter."""
+_DAYS_PER_BATCH: Final = 128
+"""Days computed together for bars. 128 days have 184,320 minutes round the clock and need about 50 MB."""
+_LOOKBACK_DAYS: Final = 10
+"""Days searched for a symbol's last trade. The longest period without a session is shorter."""
 
 
 def symbol_names(count: int) -> tuple[str, ...]:
@@ -38,11 +39,11 @@ def symbol_names(count: int) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class MarketSettings:
-    """What is traded. `rate`: prints a second over all symbols, on the average while their markets are open.
+    """The settings of a market. `rate`: average trades per second over all symbols while their markets are open.
 
-    `sessions`: `always`, or `us` (stocks in the regular session of New York, with its holidays and half days; the rest
-    round the clock). With `always` stocks trade round the clock too, so that a demo lives at any hour: give the plant
-    the calendar `24/7`.
+    `sessions`: `always`, or `us` (stocks trade in New York's regular sessions, with holidays and half days; other
+    symbols round the clock). With `always` stocks trade round the clock too, so that a demo shows trades at any hour;
+    the plant then needs the calendar `24/7`.
     """
 
     symbols: Sequence[str] = field(default_factory=lambda: symbol_names(12))
@@ -51,36 +52,10 @@ class MarketSettings:
     sessions: str = "always"
 
 
-@dataclass(frozen=True, slots=True)
-class Prints:
-    """Prints in the order of time: symbol codes, microseconds, prices, each symbol's volume of the UTC day so far.
+class SimulatedMarket:
+    """A simulated market. Methods may be called for any time, in any order, from any thread.
 
-    That volume includes the print, whose own size is in `sizes`.
-    """
-
-    codes: npt.NDArray[np.int64]
-    times_us: Int64Array
-    prices: Float64Array
-    day_volumes: Int64Array
-    sizes: Int64Array
-
-
-@dataclass(frozen=True, slots=True)
-class Bars:
-    """Bars of one symbol by time; those without a print are left out."""
-
-    starts_us: Int64Array
-    open: Float64Array
-    high: Float64Array
-    low: Float64Array
-    close: Float64Array
-    volume: Int64Array
-
-
-class Market:
-    """The market of some settings. Every method may be called for any time, in any order, from any thread.
-
-    All it remembers is what it worked out last, for the next 10 ms of a stream.
+    The only state is a cache of the last day and minute, for the next 10 ms of a stream.
     """
 
     def __init__(self, settings: MarketSettings) -> None:
@@ -91,69 +66,69 @@ class Market:
         self.settings = settings
         self.symbols = tuple(dict.fromkeys(settings.symbols))
         self.code = {symbol: at for at, symbol in enumerate(self.symbols)}
-        self._traits = Traits(self.symbols, settings.seed)
-        self.forex, self.stock = self._traits.forex, self._traits.stock
-        self._model = DayModel(self._traits, settings.rate)
+        self._profiles = SymbolProfiles(self.symbols, settings.seed)
+        self.forex, self.stock = self._profiles.forex, self._profiles.stock
+        self._model = DayModel(self._profiles, settings.rate)
         always, exchange = Hours(None), Hours("XNYS")
         self._stock_hours = exchange if settings.sessions == "us" else always
         round_the_clock = ~self.stock | self._stock_hours.is_always
-        groups = ((always, np.flatnonzero(round_the_clock)), (exchange, np.flatnonzero(~round_the_clock)))
-        self._boards = [_Board(hours, codes) for hours, codes in groups if len(codes)]
+        by_hours = ((always, np.flatnonzero(round_the_clock)), (exchange, np.flatnonzero(~round_the_clock)))
+        self._groups = [_HoursGroup(hours, codes) for hours, codes in by_hours if len(codes)]
 
-    def prints(self, from_us: int, to_us: int) -> Prints:
-        """Return the prints of `[from_us, to_us)`. A second of 20,000 prints over 5,000 symbols costs 0.1 s or less."""
-        return self._prints_of(self._boards, from_us, to_us)
+    def trades(self, start_us: int, end_us: int) -> TradeBatch:
+        """Return all symbols' trades in the range. A second of 20,000 trades over 5,000 symbols takes at most 0.1 s."""
+        return self._all_trades(self._groups, start_us, end_us)
 
-    def prints_of(self, symbol: str, from_us: int, to_us: int) -> Prints:
-        """Return one symbol's prints of `[from_us, to_us)`. A minute costs some milliseconds, however many symbols."""
+    def trades_of(self, symbol: str, start_us: int, end_us: int) -> TradeBatch:
+        """Return one symbol's trades in the range. A minute takes a few milliseconds for any number of symbols."""
         code = self.code[symbol]
-        board = next(board for board in self._boards if code in board.codes)
-        return self._prints_of([_Board(board.hours, np.array([code]))], from_us, to_us)
+        group = next(group for group in self._groups if code in group.codes)
+        return self._all_trades([_HoursGroup(group.hours, np.array([code]))], start_us, end_us)
 
-    def _prints_of(self, boards: Sequence[_Board], from_us: int, to_us: int) -> Prints:
+    def _all_trades(self, groups: Sequence[_HoursGroup], start_us: int, end_us: int) -> TradeBatch:
         parts = []
-        minute_us = from_us // MINUTE_US * MINUTE_US
-        while minute_us < to_us:
-            for board in boards:
-                part = self._prints(board, minute_us, from_us - minute_us, to_us - minute_us)
+        minute_us = start_us // MINUTE_US * MINUTE_US
+        while minute_us < end_us:
+            for group in groups:
+                part = self._minute_trades(group, minute_us, start_us - minute_us, end_us - minute_us)
                 if part is not None:
                     parts.append(part)
             minute_us += MINUTE_US
         if not parts:
             nothing = np.empty(0, np.int64)
-            return Prints(nothing, nothing, np.empty(0), nothing, nothing)
+            return TradeBatch(nothing, nothing, np.empty(0), nothing, nothing)
         columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
         order = np.lexsort((columns[0], columns[1]))
-        return Prints(*(column[order] for column in columns))
+        return TradeBatch(*(column[order] for column in columns))
 
-    def bars(self, symbol: str, from_us: int, to_us: int, length_us: int) -> Bars:
-        """Return a symbol's bars that start in `[from_us, to_us)`, which lie on the grid of `length_us` from `from_us`.
+    def bars(self, symbol: str, start_us: int, end_us: int, length_us: int) -> Bars:
+        """Return a symbol's bars that start in the range, on the grid of `length_us` from `start_us`.
 
-        They are those of the symbol's prints, to the last tick. Years of daily bars cost little where `from_us` is
-        00:00 UTC, as a day knows its own. Raises ValueError where length or beginning are not whole minutes.
+        They equal the bars of the symbol's trades. Years of daily bars are cheap if `start_us` is 00:00 UTC: the model
+        computes a day's bar without its minutes. Raises ValueError if length or start are not whole minutes.
         """
-        by_day = not (length_us % DAY_US or from_us % DAY_US)
-        if length_us <= 0 or length_us % MINUTE_US or from_us % MINUTE_US:
-            raise ValueError(f"bars of {length_us} µs from {from_us} do not go by whole minutes")
+        by_day = not (length_us % DAY_US or start_us % DAY_US)
+        if length_us <= 0 or length_us % MINUTE_US or start_us % MINUTE_US:
+            raise ValueError(f"bars of {length_us} µs from {start_us} are not aligned to whole minutes")
         code = self.code[symbol]
-        board = next(board for board in self._boards if code in board.codes)
-        count = -(-max(0, to_us - from_us) // length_us)
-        end_us = from_us + count * length_us
-        days = np.arange(from_us // DAY_US, -(-end_us // DAY_US))
+        group = next(group for group in self._groups if code in group.codes)
+        count = -(-max(0, end_us - start_us) // length_us)
+        end_us = start_us + count * length_us
+        days = np.arange(start_us // DAY_US, -(-end_us // DAY_US))
         rows = self._day_rows if by_day else self._minute_rows
         parts = [
-            rows(board.hours, code, days[at : at + _DAYS_AT_ONCE]) for at in range(0, len(days), _DAYS_AT_ONCE)
-        ] or [rows(board.hours, code, days)]
+            rows(group.hours, code, days[at : at + _DAYS_PER_BATCH]) for at in range(0, len(days), _DAYS_PER_BATCH)
+        ] or [rows(group.hours, code, days)]
         start, first, close, low, high, volume = (np.concatenate(column) for column in zip(*parts, strict=True))
-        inside = (start >= from_us) & (start < end_us)
-        bar = (start[inside] - from_us) // length_us
+        inside = (start >= start_us) & (start < end_us)
+        bar = (start[inside] - start_us) // length_us
         begins = np.flatnonzero(np.diff(bar, prepend=-1))
         ends = np.append(begins[1:], len(bar)) - 1
-        starts = from_us + bar[begins] * length_us
+        starts = start_us + bar[begins] * length_us
         if not len(begins):
             nothing = np.empty(0)
             return Bars(starts, nothing, nothing, nothing, nothing, np.empty(0, np.int64))
-        per_unit = self._traits.per_unit[code]
+        per_unit = self._profiles.per_unit[code]
         return Bars(
             starts,
             first[inside][begins] / per_unit,
@@ -164,48 +139,50 @@ class Market:
         )
 
     def price(self, codes: npt.NDArray[np.int64], times_us: Int64Array) -> Float64Array:
-        """Return the price of each symbol at each time: that of its last print at or before it.
+        """Return each symbol's price at each time: the price of its last trade at or before the time.
 
-        Of a symbol without a print in the ten days before it: where its path is.
+        Without a trade in the ten days before, it is the value of the price path.
         """
         result = np.empty(len(codes))
-        for board in self._boards:
-            at = np.flatnonzero(np.isin(codes, board.codes))
+        for group in self._groups:
+            at = np.flatnonzero(np.isin(codes, group.codes))
             if len(at):
-                result[at] = self._last_prices(board.hours, codes[at], times_us[at])
+                result[at] = self._last_prices(group.hours, codes[at], times_us[at])
         return result
 
     def spread(self, codes: npt.NDArray[np.int64], prices: Float64Array) -> Float64Array:
-        """Return how far the ask lies above the bid at such prices; a print is at one of the two."""
-        per_unit = self._traits.per_unit[codes]
-        result: Float64Array = np.maximum(np.rint(prices * per_unit * self._traits.spread[codes]), 1) / per_unit
+        """Return the spread between ask and bid at such prices. A trade is at one of the two."""
+        per_unit = self._profiles.per_unit[codes]
+        result: Float64Array = np.maximum(np.rint(prices * per_unit * self._profiles.spread[codes]), 1) / per_unit
         return result
 
     def is_open(self, times_us: Int64Array) -> BoolArray:
-        """Return whether stocks are traded: always, or in New York's regular session, holidays and half days known."""
+        """Return a mask of the times at which stocks trade: always, or in New York's regular sessions."""
         return self._stock_hours.is_open(times_us)
 
-    def _prints(self, board: _Board, minute_us: int, from_us: int, to_us: int) -> list[npt.NDArray[Any]] | None:
-        """Return the columns of the board's prints of a minute, from and to so many µs after its start."""
+    def _minute_trades(
+        self, group: _HoursGroup, minute_us: int, start_us: int, end_us: int
+    ) -> list[npt.NDArray[Any]] | None:
+        """Return the columns of a group's trades between two offsets (µs) of a minute; None if it is closed."""
         day = minute_us // DAY_US
-        found = board.day
+        found = group.day
         if found is None or found[0] != day:
-            codes = board.codes
-            found = board.day = (day, self._model.days(board.hours, codes, np.full(len(codes), day)))
+            codes = group.codes
+            found = group.day = (day, self._model.days(group.hours, codes, np.full(len(codes), day)))
         days = found[1]
         if not days.minutes[0] or not 0 <= minute_us - int(days.open_us[0]) < int(days.minutes[0]) * MINUTE_US:
             return None
-        kept = board.minute
+        kept = group.minute
         if kept is None or kept[0] != minute_us:
-            rows = np.arange(len(board.codes))
+            rows = np.arange(len(group.codes))
             minute = (minute_us - int(days.open_us[0])) // MINUTE_US
-            edges = self._model.edges(board.hours, days, rows, np.full(len(rows), minute // BLOCK))
+            edges = self._model.edges(group.hours, days, rows, np.full(len(rows), minute // BLOCK))
             first, count = edges[:, minute % BLOCK], np.diff(edges, axis=1)[:, minute % BLOCK]
             rows = np.flatnonzero(count)
             ranged = self._model.ranged(days, rows, np.full(len(rows), minute_us), first[rows], count[rows])
-            kept = board.minute = (minute_us, ranged, days.take(rows))
+            kept = group.minute = (minute_us, ranged, days.take(rows))
         _, minutes, mine = kept
-        bounds = [np.full(len(minutes.row), min(max(bound, 0), MINUTE_US)) for bound in (from_us, to_us)]
+        bounds = [np.full(len(minutes.row), min(max(bound, 0), MINUTE_US)) for bound in (start_us, end_us)]
         begin, end = (self._model.before(mine, minutes.first, minutes.count, bound) for bound in bounds)
         of = np.repeat(np.arange(len(begin)), end - begin)
         at = np.arange(len(of)) - np.repeat(np.cumsum(end - begin) - end, end - begin)
@@ -216,7 +193,7 @@ class Market:
         return [each.code, times, self._model.price(each, ticks), after, after - before]
 
     def _day_rows(self, hours: Hours, code: int, numbers: Int64Array) -> tuple[Int64Array, ...]:
-        """Return the days with prints: start, first, last, low and high in ticks, volume."""
+        """Return the days with trades: start; first, last, low and high price in increments; volume."""
         days = self._model.days(hours, np.full(len(numbers), code), numbers)
         days = days.take(np.flatnonzero(days.count))
         first = np.zeros(len(days.count), np.int64)
@@ -225,7 +202,7 @@ class Market:
         return days.open_us // DAY_US * DAY_US, *edges, days.low, days.high, volume
 
     def _minute_rows(self, hours: Hours, code: int, numbers: Int64Array) -> tuple[Int64Array, ...]:
-        """Return the same of minutes."""
+        """Return the minutes with trades, in the columns of `_day_rows`."""
         days = self._model.days(hours, np.full(len(numbers), code), numbers)
         blocks = -(-days.minutes // BLOCK)
         rows = np.repeat(np.arange(len(numbers)), blocks)
@@ -238,16 +215,16 @@ class Market:
 
     def _last_prices(self, hours: Hours, codes: npt.NDArray[np.int64], times_us: Int64Array) -> Float64Array:
         model, result, left = self._model, np.empty(len(codes)), np.arange(len(codes))
-        for back in range(_DAYS_BACK):
+        for back in range(_LOOKBACK_DAYS):
             days = model.days(hours, codes[left], times_us[left] // DAY_US - back)
             if back == 0:
-                result[:] = self._traits.base[codes] * np.exp(days.level)
+                result[:] = self._profiles.base[codes] * np.exp(days.level)
             rows = np.arange(len(left))
             passed = np.clip(times_us[left] - days.open_us, 0, np.maximum(days.minutes * MINUTE_US - 1, 0))
             minute = passed // MINUTE_US
             edges = model.edges(hours, days, rows, minute // BLOCK)
             first, end = edges[rows, minute % BLOCK], edges[rows, minute % BLOCK + 1]
-            # A print of this very microsecond counts, so does every print of a day that is over.
+            # A trade at exactly this microsecond counts. So does every trade of a day that is over.
             offset = np.where(times_us[left] < days.open_us, 0, passed - minute * MINUTE_US + 1)
             done = np.where(end > first, model.before(days, first, np.maximum(end - first, 1), offset), 0)
             last = first + done - 1
@@ -262,11 +239,11 @@ class Market:
 
 
 @dataclass(slots=True)
-class _Board:
-    """Symbols that are traded at the same hours, and what was worked out last of all of them together."""
+class _HoursGroup:
+    """Symbols with the same trading hours, and the cache of their last day and minute."""
 
     hours: Hours
     codes: npt.NDArray[np.int64]
     day: tuple[int, Days] | None = None
     minute: tuple[int, Minutes, Days] | None = None
-    """The minute's start, its symbols with prints, and their days."""
+    """The minute's start, its symbols with trades, and their days."""

@@ -1,9 +1,9 @@
-"""Random functions that can be asked anywhere: hashes, and Brownian paths by Lévy's construction.
+"""Random functions that can be evaluated at any point: hashes, and Brownian paths by Lévy's construction.
 
-A path is a sum over levels of tents, each half as wide as those of the level before and lower by the square root of
-two, with a hashed height: between two points at a level's distance it wanders as a random walk does, and any point of
-it costs a hash a level, whatever lies between. Times are 30-bit integers, so that a path has the same value to the
-last bit in whatever array it is asked for.
+A path is a sum over levels of tent functions with hashed heights. The tents of each level are half as wide as those of
+the level before, and lower by the square root of two. Between two points at a level's distance the path is a random
+walk. A point costs one hash per level, independent of its distance to other points. Times are 30-bit integers, so that
+a path has the same bits in every array.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from tickerplant.core.times import Float64Array, Int64Array
 UInt32Array = npt.NDArray[np.uint32]
 
 ONE: Final = 1 << 30
-"""The end of a path; its beginning is 0."""
+"""The end of a path; it begins at 0."""
 _GOLDEN = np.uint32(0x9E3779B1)
 _CHUNK: Final = 1_024
-"""Points at once: 14 levels of them are 57 KB, so the work stays in a core's cache (twice as fast as 16 times more)."""
+"""Points per batch. 14 levels of them are 57 KB and fit in a core's cache: twice as fast as 16 times more."""
 
 
 def hash32(values: UInt32Array) -> UInt32Array:
-    """Return well spread 32-bit numbers, one to one (`lowbias32` of Chris Wellons, public domain)."""
+    """Return a bijective hash of 32-bit numbers (`lowbias32` by Chris Wellons, public domain)."""
     values = values ^ (values >> np.uint32(16))
     values *= np.uint32(0x7FEB352D)
     values ^= values >> np.uint32(15)
@@ -35,27 +35,27 @@ def hash32(values: UInt32Array) -> UInt32Array:
 
 
 def hashed(keys: UInt32Array, salt: int, numbers: npt.NDArray[np.integer] | int = 0) -> UInt32Array:
-    """Return a 32-bit number for each key and number; another `salt` is another such function."""
+    """Return a 32-bit hash of each key and number. Each `salt` selects another function."""
     spread = np.asarray(numbers).astype(np.uint32) * _GOLDEN
     return hash32(hash32(keys ^ np.uint32(salt * 0x85EBCA6B & 0xFFFFFFFF)) ^ spread)
 
 
 def unit(values: UInt32Array) -> Float64Array:
-    """Return numbers in (0, 1)."""
+    """Convert hashes to numbers in (0, 1)."""
     return (values.astype(np.float64) + 0.5) / 2.0**32
 
 
 class Paths:
-    """Brownian bridges from 0 to 0, of variance `at (ONE - at) / ONE²` at a point, one for each key.
+    """Brownian bridges from 0 to 0, one per key, with variance `at (ONE - at) / ONE²` at a point.
 
-    `weights` multiplies the height of each level's tents, coarsest first; there are as many levels.
+    `weights` multiplies the height of each level's tents, coarsest first. Its length is the number of levels.
     """
 
     def __init__(self, weights: tuple[float, ...]) -> None:
         levels = np.arange(len(weights))
         self._down = (30 - levels).astype(np.uint32)[:, None]
         self._up = (levels + 2).astype(np.uint32)[:, None]
-        # Heights are uniform in ±√3, of variance 1: sums of a few are normal enough, and cost no logarithm.
+        # Heights are uniform in ±√3 (variance 1). Sums of a few are nearly normal and need no logarithm.
         amplitudes = np.sqrt(3.0) * 2.0 ** (-levels / 2 - 1) * np.asarray(weights)
         self._amplitudes = (amplitudes * 2.0**-31 * 2.0**-30).astype(np.float32)
 
@@ -68,18 +68,19 @@ class Paths:
         return result
 
     def _some(self, keys: UInt32Array, points: Int64Array) -> npt.NDArray[np.float32]:
-        place = (points + ONE).astype(np.uint32)
-        # The tent's number in a heap: level 0 has tent 1, level 1 has 2 and 3. What is shifted out tells where in it.
-        heights = place >> self._down
+        position = (points + ONE).astype(np.uint32)
+        # The tent's number in heap order: level 0 has tent 1, level 1 has 2 and 3. The bits shifted out are the
+        # position in the tent.
+        heights = position >> self._down
         heights *= _GOLDEN
         heights ^= keys
         heights = hash32(heights)
-        within = place << self._up
+        within = position << self._up
         tents = np.minimum(within, np.uint32(0) - within) >> np.uint32(1)
         terms = heights.view(np.int32).astype(np.float32)
         terms *= tents.view(np.int32).astype(np.float32)
         total = np.zeros(len(points), np.float32)
-        # One level after the other: NumPy's own sum adds in an order that depends on the array's shape.
+        # Level by level: the order of NumPy's own sum depends on the array's shape.
         for level, amplitude in enumerate(self._amplitudes):
             total += terms[level] * amplitude
         return total

@@ -1,4 +1,4 @@
-"""What the sandbox was asked, what that cost, and what each key has left: quotas by vendor and key. Pure."""
+"""Quotas by vendor and key, counters, and a log of recent requests. Pure."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any, Final
 
 from tickerplant.core.quota import Quota
 from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US, datetime_of, micros_of
-from tickerplant.protocols.http_types import BURST, DAY, MINUTE, Refusal, Request, zone_of
+from tickerplant.protocols.http_types import BURST, DAY, MINUTE, Refusal, Request, find_zone
 
 MAX_REQUESTS: Final = 5_000
-"""Requests remembered; older ones are forgotten, the counts stay."""
+"""Maximum requests in the log. The oldest is dropped; counters include it."""
 SECRETS: Final = frozenset({"apikey", "crumb", "signature", "token"})
 
 FREE_PLANS: Final[Mapping[str, tuple[Quota, ...]]] = {
@@ -22,13 +22,14 @@ FREE_PLANS: Final[Mapping[str, tuple[Quota, ...]]] = {
     "yahoo": (Quota(2_000, 60 * MINUTE_US),),
     "binance": (Quota(6_000, MINUTE_US),),
 }
-"""What the vendors give for nothing. Yahoo says nothing of its own; that is what its users report."""
+"""Quotas of the vendors' free plans. Yahoo publishes none; its value is what users report."""
 FREE_PACE_S: Final[Mapping[str, float]] = {"alphavantage": 1.0}
+"""Minimum seconds between two requests of a key in the free plans."""
 
 
 @dataclass(slots=True)
 class _Window:
-    """A window of a quota: what was spent in it, and asked for in vain."""
+    """A window of a quota. `spent`: credits granted; `asked`: credits requested, refused ones included."""
 
     number: int = -1
     spent: int = 0
@@ -36,8 +37,8 @@ class _Window:
 
 
 @dataclass(slots=True)
-class _Count:
-    """Counts of a vendor. `largest`: credits spent in the fullest window of each quota; `asked` with the refused."""
+class _VendorCounters:
+    """A vendor's counters. `largest`: most credits spent in a window, by quota; `asked`: with refused ones."""
 
     requests: int = 0
     credits: int = 0
@@ -48,8 +49,8 @@ class _Count:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A request as it is remembered, without its key."""
+class LoggedRequest:
+    """An entry of the request log, without the key."""
 
     time_us: int
     vendor: str
@@ -60,10 +61,10 @@ class Asked:
     refused: bool
 
 
-class Books:
-    """Quotas and counts. `quotas` by vendor; `pace_s`: the least time between two requests of a key, by vendor.
+class QuotaTracker:
+    """Tracks quotas and counters. `pace_s`: minimum seconds between two requests of a key, by vendor.
 
-    Where a vendor has no quota of the minute or day its credits are counted in such windows all the same.
+    Credits per minute and per day are counted even for a vendor without such a quota.
     """
 
     def __init__(self, quotas: Mapping[str, Sequence[Quota]], pace_s: Mapping[str, float]) -> None:
@@ -71,18 +72,18 @@ class Books:
         self._pace_us = {vendor: int(pace * SECOND_US) for vendor, pace in pace_s.items()}
         self._windows: dict[tuple[str, str, str], _Window] = {}
         self._last_us: dict[tuple[str, str], int] = {}
-        self._counts: dict[str, _Count] = {}
-        self._requests: deque[Asked] = deque(maxlen=MAX_REQUESTS)
+        self._counters: dict[str, _VendorCounters] = {}
+        self._requests: deque[LoggedRequest] = deque(maxlen=MAX_REQUESTS)
 
-    def take(self, vendor: str, key: str, credits: int, now_us: int) -> Refusal | None:
-        """Spend a key's credits, all or none; return why that cannot be."""
+    def spend(self, vendor: str, key: str, credits: int, now_us: int) -> Refusal | None:
+        """Spend a key's credits, all or none; return the refusal, or None if they were spent."""
         if not credits:
             return None
         last_us = self._last_us.get((vendor, key))
         if last_us is not None and now_us - last_us < self._pace_us.get(vendor, 0):
-            return Refusal(BURST, again_s=1)
+            return Refusal(BURST, retry_after_s=1)
         self._last_us[vendor, key] = now_us
-        count = self._counts.setdefault(vendor, _Count())
+        counters = self._counters.setdefault(vendor, _VendorCounters())
         refusal = None
         windows = []
         for name, quota, limit in self._limits(vendor):
@@ -91,7 +92,7 @@ class Books:
             if window.number != number:
                 window.number, window.spent, window.asked = number, 0, 0
             window.asked += credits
-            count.asked[name] = max(count.asked.get(name, 0), window.asked)
+            counters.asked[name] = max(counters.asked.get(name, 0), window.asked)
             windows.append((name, window))
             if limit and window.spent + credits > limit and (refusal is None or quota.daily):
                 kind = DAY if quota.daily else MINUTE
@@ -99,48 +100,48 @@ class Books:
         if refusal is None:
             for name, window in windows:
                 window.spent += credits
-                count.largest[name] = max(count.largest.get(name, 0), window.spent)
-            count.credits += credits
+                counters.largest[name] = max(counters.largest.get(name, 0), window.spent)
+            counters.credits += credits
         return refusal
 
     def minute(self, vendor: str, key: str, now_us: int) -> tuple[int, int]:
-        """Return the credits that a key has spent in this minute, and the limit; 0: there is none."""
+        """Return a key's credits spent this minute and the limit; 0 means no limit."""
         for name, quota, limit in self._limits(vendor):
             if quota.period_us == MINUTE_US:
                 window = self._windows.get((vendor, key, name), _Window())
                 return (window.spent if window.number == window_of(quota, now_us)[0] else 0), limit
         return 0, 0
 
-    def note(self, now_us: int, vendor: str, request: Request, status: int, credits: int, *, refused: bool) -> None:
-        """Remember a request and how it ended. `status` 0: the connection was broken."""
-        count = self._counts.setdefault(vendor, _Count())
-        count.requests += 1
-        count.refused += refused
-        count.statuses[status] = count.statuses.get(status, 0) + 1
+    def record(self, now_us: int, vendor: str, request: Request, status: int, credits: int, *, refused: bool) -> None:
+        """Count a finished request and add it to the log. `status` 0: the connection was reset."""
+        counters = self._counters.setdefault(vendor, _VendorCounters())
+        counters.requests += 1
+        counters.refused += refused
+        counters.statuses[status] = counters.statuses.get(status, 0) + 1
         query = {name: value for name, value in request.query.items() if name.lower() not in SECRETS}
-        self._requests.append(Asked(now_us, vendor, request.path, query, status, credits, refused))
+        self._requests.append(LoggedRequest(now_us, vendor, request.path, query, status, credits, refused))
 
     def requests(self, vendor: str = "") -> list[dict[str, Any]]:
-        """Return the last requests, oldest first, of one vendor or of all."""
+        """Return the logged requests of one vendor (all by default), oldest first."""
         return [asdict(asked) for asked in self._requests if vendor in ("", asked.vendor)]
 
     def counts(self) -> dict[str, Any]:
-        """Return what was counted, by vendor."""
+        """Return the counters by vendor."""
         return {
             vendor: {
-                "requests": count.requests,
-                "credits": count.credits,
-                "refused": count.refused,
-                "statuses": {str(status): number for status, number in sorted(count.statuses.items())},
+                "requests": counters.requests,
+                "credits": counters.credits,
+                "refused": counters.refused,
+                "statuses": {str(status): number for status, number in sorted(counters.statuses.items())},
                 "windows": [
                     {
-                        "quota": name, "limit": limit or None, "largest": count.largest.get(name, 0),
-                        "largest_asked": count.asked.get(name, 0),
+                        "quota": name, "limit": limit or None, "largest": counters.largest.get(name, 0),
+                        "largest_asked": counters.asked.get(name, 0),
                     }
                     for name, _, limit in self._limits(vendor)
                 ],
             }
-            for vendor, count in sorted(self._counts.items())
+            for vendor, counters in sorted(self._counters.items())
         }  # fmt: skip
 
     def _limits(self, vendor: str) -> list[tuple[str, Quota, int]]:
@@ -160,10 +161,10 @@ def _name(quota: Quota) -> str:
 
 
 def window_of(quota: Quota, now_us: int) -> tuple[int, int]:
-    """Return the number of the quota's window at a time, and when that ends."""
+    """Return the number of the quota's window at a time, and the window's end."""
     if not quota.daily or quota.zone == "UTC":
         number = now_us // quota.period_us
         return number, (number + 1) * quota.period_us
-    local = datetime_of(now_us).astimezone(zone_of(quota.zone))
+    local = datetime_of(now_us).astimezone(find_zone(quota.zone))
     tomorrow = dt.datetime.combine(local.date() + dt.timedelta(days=1), dt.time(), local.tzinfo)
     return local.toordinal(), micros_of(tomorrow)

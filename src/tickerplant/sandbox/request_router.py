@@ -1,6 +1,7 @@
-"""The sandbox's counter: which vendor a request is for, whether it is let in, and what orders make of the answer.
+"""Routes a request to its vendor's protocol, behind quotas, keys and faults. Answers the control routes too. Pure.
 
-Pure: time is an argument, sockets are the server's. What concerns no vendor, `/sandbox/…`, is answered here too.
+The order for a vendor's request: faults of availability, the key, quotas (all in `admit`); the protocol's response
+(`AdmittedRequest.respond`); faults of the response (`finish`). Time is an argument; the server owns the sockets.
 """
 
 from __future__ import annotations
@@ -22,36 +23,41 @@ from tickerplant.protocols.http_types import (
     MINUTE,
     PREMIUM,
     Refusal,
-    Reply,
     Request,
-    Vendor,
-    json_reply,
+    Response,
+    RestProtocol,
+    json_response,
 )
 from tickerplant.protocols.twelvedata.rest import TwelveData
 from tickerplant.protocols.yahoo.chart import Yahoo
-from tickerplant.sandbox.corporate_actions import NewSplit, Tape
-from tickerplant.sandbox.fault_injector import malformed
-from tickerplant.sandbox.fault_script import Order, Orders, planned, read_order
+from tickerplant.sandbox.corporate_actions import ScheduledSplit, TradedMarket
+from tickerplant.sandbox.fault_injector import FaultyResponse, malform
+from tickerplant.sandbox.fault_script import Fault, FaultSchedule, merge_plans, parse_fault
+from tickerplant.sandbox.market_view import MarketView
 from tickerplant.sandbox.model import MarketSettings
-from tickerplant.sandbox.quotas import Books
+from tickerplant.sandbox.quotas import QuotaTracker
 from tickerplant.system_clock import SystemClock
 
 CONTROL: Final = "/sandbox/"
-SLOW: Final = (f"{CONTROL}bars", f"{CONTROL}actions")
-"""What may take long, and reads nothing that requests change: it may be answered in another thread."""
+SLOW_ROUTES: Final = (f"{CONTROL}bars", f"{CONTROL}actions")
+"""Control routes that may take long. They read nothing that requests change, so another thread may answer them."""
+FAULT_ROUTES: Final = (f"{CONTROL}faults", f"{CONTROL}orders")
+"""The route of faults, and its former name."""
 _BARS: Final = {"1m": MINUTE_US, "5m": 5 * MINUTE_US, "15m": 15 * MINUTE_US, "30m": 30 * MINUTE_US,
                 "1h": 60 * MINUTE_US, "1d": DAY_US, "1w": WEEK_US}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class SandboxSettings:
-    """The sandbox's market and manners. `stamp` adds `sent_ns` (the clock at sending) to each message of the stream.
+    """The sandbox's market and behaviour.
 
-    `credits_per_minute`: Twelve Data's, 0 means no limit; `quotas` says it for every vendor, and `pace_s` the least
-    time between two requests of a key. `errors_200`: Twelve Data's errors come with HTTP 200, as they sometimes do.
-    `connections`: streams of a vendor that may be open; one more closes the oldest. `max_symbols`: of one connection to
-    Twelve Data; 0: no limit. `clock`: the sandbox's own time. `script`: orders (see `sandbox.orders`) by seconds after
-    the start; `chaos`: a seed of made-up troubles.
+    `stamp` adds `sent_ns` (the clock at sending) to each message of Twelve Data's stream. `quotas`: by vendor;
+    `credits_per_minute` is a shorthand for Twelve Data's, 0 means no limit. `pace_s`: minimum seconds between two
+    requests of a key, by vendor. `errors_200`: Twelve Data's errors have HTTP status 200, as the vendor's sometimes do.
+
+    `connections`: maximum open streams of a vendor; a further one closes the oldest. `max_symbols`: maximum
+    subscriptions of one connection to Twelve Data, 0 means no limit. `clock`: the sandbox's time. `fault_script`:
+    faults by seconds after the start. `fault_seed`: the seed of random faults, None for none.
     """
 
     market: MarketSettings = field(default_factory=MarketSettings)
@@ -63,12 +69,12 @@ class SandboxSettings:
     clock: SystemClock = field(default_factory=SystemClock)
     quotas: Mapping[str, Sequence[Quota]] = field(default_factory=dict)
     pace_s: Mapping[str, float] = field(default_factory=dict)
-    script: Sequence[tuple[float, str]] = ()
-    chaos: int | None = None
-    splits: Sequence[NewSplit] = ()
+    fault_script: Sequence[tuple[float, str]] = ()
+    fault_seed: int | None = None
+    splits: Sequence[ScheduledSplit] = ()
 
     def all_quotas(self) -> dict[str, Sequence[Quota]]:
-        """Return the quotas by vendor, `credits_per_minute` among them."""
+        """Return the quotas by vendor, `credits_per_minute` included."""
         quotas = dict(self.quotas)
         if self.credits_per_minute:
             quotas["twelvedata"] = (*quotas.get("twelvedata", ()), Quota(self.credits_per_minute, MINUTE_US))
@@ -76,108 +82,126 @@ class SandboxSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Admitted:
-    """A request that was let in: what is to be answered, by whom, from what."""
+class AdmittedRequest:
+    """A request that passed keys, quotas and faults, with its protocol and market."""
 
-    vendor: Vendor
+    protocol: RestProtocol
     request: Request
-    tape: Tape
+    market: MarketView
     credits: int
-    now_us: int
 
-    def answer(self) -> Reply:
-        """Return the vendor's answer. May take long; touches nothing that others change."""
-        return self.vendor.answer(self.request, self.tape, self.now_us)
+    def respond(self) -> Response:
+        """Return the protocol's response. May take long; changes no state."""
+        return self.protocol.respond(self.request, self.market)
 
 
-class Front:
-    """Books, orders and vendors of a sandbox. To be used by one thread."""
+def key_is_valid(key: str) -> bool:
+    """Return True for every key that is not empty and does not begin with `bad`."""
+    return bool(key) and not key.startswith("bad")
 
-    def __init__(self, settings: SandboxSettings, tape: Tape, now_us: int) -> None:
-        self.tape = tape
-        self.books = Books(settings.all_quotas(), settings.pace_s)
-        plan = [(seconds, read_order(text)) for seconds, text in settings.script]
-        script: Iterator[tuple[float, Order]] = planned(plan, settings.chaos)
-        self.orders = Orders(now_us, script)
+
+class RequestRouter:
+    """Quotas, faults and protocols of a sandbox. Not thread-safe."""
+
+    def __init__(self, settings: SandboxSettings, market: TradedMarket, now_us: int) -> None:
+        self.market = market
+        self.quotas = QuotaTracker(settings.all_quotas(), settings.pace_s)
+        plan = [(seconds, parse_fault(text)) for seconds, text in settings.fault_script]
+        script: Iterator[tuple[float, Fault]] = merge_plans(plan, settings.fault_seed)
+        self.faults = FaultSchedule(now_us, script)
         self._clock = settings.clock
-        self._vendors: tuple[Vendor, ...] = (
-            TwelveData(errors_200=settings.errors_200), AlphaVantage(), Yahoo(), Binance(),
+        self._errors_200 = settings.errors_200
+        self._protocols: tuple[RestProtocol, ...] = (
+            TwelveData(plan="sandbox"), AlphaVantage(), Yahoo("A3=d=sandbox", "sandbox.crumb"), Binance(),
         )  # fmt: skip
 
     # Vendors ---------------------------------------------------------------------------------------------------------
 
-    def admit(self, request: Request, now_us: int) -> Admitted | Reply:
-        """Return the request let in, or the answer to one that was not. Takes credits."""
-        vendor = next((vendor for vendor in self._vendors if vendor.speaks(request)), None)
-        if vendor is None:
+    def admit(self, request: Request, now_us: int) -> AdmittedRequest | FaultyResponse:
+        """Spend the request's credits and return it, or return the response if it is refused."""
+        protocol = next((protocol for protocol in self._protocols if protocol.matches(request)), None)
+        if protocol is None:
             message = f"The requested resource {request.path} was not found."
-            return json_reply({"code": 404, "message": message, "status": "error"}, 404)
-        if down := self.orders.active("down", vendor.name, now_us):
-            return self._down(vendor, down, request, now_us)
-        if bad := vendor.bad_key(request):
-            return self._refused(vendor, bad, request, now_us)
-        key, credits = vendor.key(request), vendor.cost(request)
-        refusal = self._ordered(vendor, credits, now_us) or self.books.take(vendor.name, key, credits, now_us)
-        used, limit = self.books.minute(vendor.name, key, now_us)
+            return _plain(json_response({"code": 404, "message": message, "status": "error"}, 404))
+        vendor = protocol.name
+        if down := self.faults.active("down", vendor, now_us):
+            return self._down(protocol, down, request, now_us)
+        key = protocol.api_key(request)
+        if key is not None and not key_is_valid(key):
+            return self._refused(protocol, protocol.key_error(), request, now_us)
+        key, credits = key or "", protocol.cost(request)
+        refusal = self._fault_refusal(vendor, credits, now_us) or self.quotas.spend(vendor, key, credits, now_us)
+        used, limit = self.quotas.minute(vendor, key, now_us)
         if refusal is not None:
-            reply = vendor.refuse(refusal, request)
-            reply = replace(reply, headers={**vendor.credit_headers(used, limit), **reply.headers})
-            return self._refused(vendor, reply, request, now_us)
-        tape, hidden = self.tape, self.unknown(vendor.name, now_us)
-        if hidden:
-            tape = tape.without(hidden)
-        return Admitted(vendor, replace(request, used=used, limit=limit), tape, credits, now_us)
+            response = protocol.refuse(refusal, request)
+            response = replace(response, headers={**protocol.quota_headers(used, limit), **response.headers})
+            return self._refused(protocol, response, request, now_us)
+        market = MarketView(self.market, now_us, self.hidden(vendor, now_us))
+        return AdmittedRequest(protocol, replace(request, credits_used=used, credit_limit=limit), market, credits)
 
-    def finish(self, admitted: Admitted, reply: Reply, now_us: int) -> Reply:
-        """Return the answer as it goes out, and write it into the books."""
-        vendor, request = admitted.vendor, admitted.request
-        headers = {**vendor.credit_headers(request.used, request.limit), **reply.headers}
-        reply = replace(reply, headers=headers)
-        if slow := self.orders.active("slow", vendor.name, now_us):
-            reply = replace(reply, wait_s=slow.number("by"))
-        if spoiled := self.orders.active("malformed", vendor.name, now_us):
-            how = spoiled.choice("how")
-            reply = replace(reply, cut=True) if how == "truncated" else replace(reply, body=malformed(reply.body, how))
-        self.books.note(now_us, vendor.name, request, reply.status, admitted.credits, refused=False)
-        return reply
+    def finish(self, admitted: AdmittedRequest, response: Response, now_us: int) -> FaultyResponse:
+        """Apply quota headers and faults to a protocol's response, and record the request."""
+        protocol, request = admitted.protocol, admitted.request
+        headers = {**protocol.quota_headers(request.credits_used, request.credit_limit), **response.headers}
+        faulty = self._with_status(protocol, replace(response, headers=headers))
+        if slow := self.faults.active("slow", protocol.name, now_us):
+            faulty = replace(faulty, delay_s=slow.number("by"))
+        if fault := self.faults.active("malformed", protocol.name, now_us):
+            how = fault.choice("how")
+            faulty = replace(faulty, truncated=True) if how == "truncated" else replace(
+                faulty, body=malform(faulty.body, how)
+            )  # fmt: skip
+        self.quotas.record(now_us, protocol.name, request, faulty.status, admitted.credits, refused=False)
+        return faulty
 
-    def unknown(self, vendor: str, now_us: int) -> set[str]:
-        """Return the symbols that a vendor is ordered not to know."""
-        return {order.options["symbol"] for order in self.orders.all_active("unknown", vendor, now_us)}
+    def hidden(self, vendor: str, now_us: int) -> set[str]:
+        """Return the symbols that a fault makes unknown to a vendor."""
+        return {fault.options["symbol"] for fault in self.faults.all_active("unknown", vendor, now_us)}
 
-    def _down(self, vendor: Vendor, order: Order, request: Request, now_us: int) -> Reply:
-        if order.choice("how") == "reset":
-            return self._refused(vendor, Reply(0, reset=True), request, now_us)
-        reply = vendor.refuse(Refusal(DOWN, status=int(order.number("status"))), request)
-        return self._refused(vendor, reply, request, now_us)
+    def _with_status(self, protocol: RestProtocol, response: Response) -> FaultyResponse:
+        """Return the response; with `errors_200` an error of Twelve Data's gets status 200."""
+        is_error = response.status >= 400 and response.content_type == "application/json"
+        if self._errors_200 and is_error and protocol.name == "twelvedata":
+            response = replace(response, status=200)
+        return _plain(response)
 
-    def _ordered(self, vendor: Vendor, credits: int, now_us: int) -> Refusal | None:
+    def _down(self, protocol: RestProtocol, fault: Fault, request: Request, now_us: int) -> FaultyResponse:
+        if fault.choice("how") == "reset":
+            self.quotas.record(now_us, protocol.name, request, 0, 0, refused=True)
+            return FaultyResponse(0, reset=True)
+        response = protocol.refuse(Refusal(DOWN, status=int(fault.number("status"))), request)
+        return self._refused(protocol, response, request, now_us)
+
+    def _fault_refusal(self, vendor: str, credits: int, now_us: int) -> Refusal | None:
         if not credits:
             return None
-        if self.orders.active("premium", vendor.name, now_us):
+        if self.faults.active("premium", vendor, now_us):
             return Refusal(PREMIUM)
-        order = self.orders.active("429", vendor.name, now_us)
-        if order is None:
+        fault = self.faults.active("429", vendor, now_us)
+        if fault is None:
             return None
-        return Refusal({"minute": MINUTE, "day": DAY, "burst": BURST}[order.choice("kind")], again_s=1)
+        return Refusal({"minute": MINUTE, "day": DAY, "burst": BURST}[fault.choice("kind")], retry_after_s=1)
 
-    def _refused(self, vendor: Vendor, reply: Reply, request: Request, now_us: int) -> Reply:
-        self.books.note(now_us, vendor.name, request, reply.status, 0, refused=True)
-        return reply
+    def _refused(self, protocol: RestProtocol, response: Response, request: Request, now_us: int) -> FaultyResponse:
+        faulty = self._with_status(protocol, response)
+        self.quotas.record(now_us, protocol.name, request, faulty.status, 0, refused=True)
+        return faulty
 
-    # The sandbox itself ----------------------------------------------------------------------------------------------
+    # Control routes --------------------------------------------------------------------------------------------------
 
-    def take(self, order: Order, now_us: int) -> None:
-        """Take an order; what it does to connections is the server's part."""
-        self.orders.take(order, now_us)
-        if order.do == "split":
-            numerator, _, denominator = order.options.get("ratio", "2").partition(":")
+    def apply(self, fault: Fault, now_us: int) -> None:
+        """Apply a fault. Its effect on open connections is the server's part."""
+        self.faults.apply(fault, now_us)
+        if fault.do == "split":
+            numerator, _, denominator = fault.options.get("ratio", "2").partition(":")
             tomorrow = datetime_of(now_us + DAY_US).date()
-            self.tape.add(NewSplit(order.options.get("symbol", ""), tomorrow, int(numerator), int(denominator or 1)))
+            self.market.add(
+                ScheduledSplit(fault.options.get("symbol", ""), tomorrow, int(numerator), int(denominator or 1))
+            )
 
-    def control(self, request: Request, now_us: int, streams: Mapping[str, Any]) -> Reply:
-        """Answer `/sandbox/…`, but for orders that are given. `streams`: what the server counted of its streams."""
-        query = request.query
+    def control(self, request: Request, now_us: int, streams: Mapping[str, Any]) -> Response:
+        """Respond to `/sandbox/...`, except to requests that apply a fault. `streams`: counters of the streams."""
+        query, market = request.query, self.market
         try:
             match request.path.removeprefix(CONTROL):
                 case "clock":
@@ -186,43 +210,48 @@ class Front:
                         "origin_us": clock.origin_us, "epoch_us": clock.epoch_us, "speed": clock.speed,
                         "now_us": now_us,
                     }  # fmt: skip
-                case "orders":
-                    body = {"in_force": self.orders.shown(now_us), "taken": self.orders.taken}
+                case "faults" | "orders":
+                    body = {"in_force": self.faults.shown(now_us), "taken": self.faults.taken}
                 case "counts":
-                    body = {"now_us": now_us, "vendors": self.books.counts(), "streams": streams}
+                    body = {"now_us": now_us, "vendors": self.quotas.counts(), "streams": streams}
                 case "requests":
-                    body = {"requests": self.books.requests(query.get("vendor", ""))}
+                    body = {"requests": self.quotas.requests(query.get("vendor", ""))}
                 case "bars":
                     body = self._bars(query, now_us)
                 case "actions":
                     symbol = self._symbol(query)
                     body = {
                         "symbol": symbol,
-                        "splits": [split._asdict() for split in self.tape.splits(symbol, 0, now_us)],
-                        "dividends": [paid._asdict() for paid in self.tape.dividends(symbol, 0, now_us)],
+                        "splits": [split._asdict() for split in market.splits(symbol, 0, now_us)],
+                        "dividends": [paid._asdict() for paid in market.dividends(symbol, 0, now_us)],
                     }
                 case _:
-                    return json_reply({"error": "the sandbox has no such page"}, 404)
+                    return json_response({"error": "the sandbox has no such page"}, 404)
         except (BadInput, ValueError) as error:
-            return json_reply({"error": str(error)}, 400)
-        return json_reply(body)
+            return json_response({"error": str(error)}, 400)
+        return json_response(body)
 
     def _symbol(self, query: Mapping[str, str]) -> str:
         symbol = query.get("symbol", "")
-        if symbol not in self.tape.market.code:
+        if symbol not in self.market.model.code:
             raise BadInput(f"the sandbox has no symbol {symbol!r}")
         return symbol
 
     def _bars(self, query: Mapping[str, str], now_us: int) -> dict[str, Any]:
-        """Return bars of the market as traded: the truth."""
+        """Return the market's bars as traded: the reference to compare answers with."""
         symbol, name = self._symbol(query), intervals.parse(query.get("interval", "1m")).name
         if name not in _BARS:
             raise BadInput(f"the sandbox has no bars of {name}; there are {', '.join(_BARS)}")
-        to_us = int(query.get("to_us", str(now_us)))
-        from_us_ = int(query.get("from_us", str(to_us - 60 * _BARS[name])))
-        bars = self.tape.bars(symbol, from_us_, to_us, _BARS[name], now_us)
+        end_us = int(query.get("to_us", str(now_us)))
+        start_us = int(query.get("from_us", str(end_us - 60 * _BARS[name])))
+        bars = self.market.bars(symbol, start_us, end_us, _BARS[name], now_us)
         return {
             "symbol": symbol, "interval": name, "now_us": now_us, "time_us": bars.starts_us.tolist(),
             "open": bars.open.tolist(), "high": bars.high.tolist(), "low": bars.low.tolist(),
             "close": bars.close.tolist(), "volume": bars.volume.tolist(),
         }  # fmt: skip
+
+
+def _plain(response: Response) -> FaultyResponse:
+    """Return the response without faults."""
+    return FaultyResponse(response.status, response.body, response.content_type, response.headers)

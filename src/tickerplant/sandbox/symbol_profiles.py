@@ -1,4 +1,4 @@
-"""What each symbol of the sandbox is like: its price, tick, volatility, spread, sizes, and its share of the prints."""
+"""Each symbol's properties: base price, price increment, volatility, spread, trade sizes and share of all trades."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ KNOWN: Final = {
     "AAPL": 230.0, "MSFT": 420.0, "GOOG": 175.0, "AMZN": 190.0, "NVDA": 125.0, "TSLA": 250.0, "META": 560.0,
     "JPM": 215.0, "SPY": 570.0, "QQQ": 485.0, "EUR/USD": 1.09, "BTC/USD": 64_000.0,
 }  # fmt: skip
-"""The first symbols and about where their prices lie; then come SYM0001, SYM0002 and so on."""
+"""The first symbols with their approximate prices; SYM0001, SYM0002 and so on follow."""
 
 SIZES: Final = 1 << 16
-"""Length of the table of sizes; a symbol's prints of a day take theirs from it one after the other."""
+"""Length of the table of sizes. A symbol's trades of a day use consecutive entries."""
 _G = np.uint64(0x9E3779B97F4A7C15)
 _SALT_LEVEL, _SALT_SIGMA, _SALT_ACTIVE, _SALT_SPREAD, _SALT_ODD, _SALT_LOTS, _SALT_SMALL = range(1, 8)
 
 
-class Traits:
-    """Arrays with an element a symbol; `seed` and the symbol's name decide, but for the share of the prints."""
+class SymbolProfiles:
+    """Arrays with one element per symbol. They depend on `seed` and its name; `share` depends on all symbols."""
 
     def __init__(self, symbols: Sequence[str], seed: int) -> None:
         names = np.array([_name_hash(symbol) for symbol in symbols], np.uint64)
@@ -37,23 +37,23 @@ class Traits:
         self.forex = np.array(["/" in symbol and not symbol.startswith("BTC") for symbol in symbols])
         self.tick: Float64Array = np.where(self.forex, 1e-5, 1e-2)
         self.per_unit: Float64Array = np.where(self.forex, 1e5, 1e2)
-        """1 / tick, which is a whole number: a price is ticks / per_unit, the nearest float to its decimals."""
+        """1 / tick, an integer. A price is increments / per_unit, the float nearest to its decimal form."""
         self.sigma: Float64Array = np.where(self.forex, 0.08, 0.2 + 0.3 * self._unit(_SALT_SIGMA))
-        """Volatility a year."""
+        """Annual volatility."""
         spread = np.where(known, 0.4, 2.0 + 6.0 * self._unit(_SALT_SPREAD)) + 0.4 * self._unit(_SALT_SPREAD)
         self.spread: Float64Array = spread * 1e-4
-        """Ask less bid, as a share of the price; at least a tick in the end."""
-        # Pareto's tail of exponent 1.1: of 5,000 symbols the 500 most active have two thirds of the prints.
+        """Ask minus bid as a fraction of the price, before it is raised to at least one tick."""
+        # Pareto tail with exponent 1.1: of 5,000 symbols the 500 most active have two thirds of the trades.
         active = self._unit(_SALT_ACTIVE)
         weight = np.where(known, 25 + 35 * active, np.minimum(active**-0.9, 300.0))
         self.share: Float64Array = weight / weight.sum()
-        """Of all prints."""
+        """Fraction of all trades."""
         is_small = ~self.stock
         self.sizes: Int64Array = is_small.astype(np.int64)
-        """Row of the table of sizes."""
+        """Row of the table of sizes: 0 for shares, 1 for units."""
         multiple = np.where(self.forex, 1_000, np.where(is_small, 1, np.clip(np.rint(60 / self.base), 1, 8)))
         self.multiple: Int64Array = multiple.astype(np.int64)
-        """What the table's sizes are multiplied by: cheap stocks change hands by more shares."""
+        """Multiplier of the table's sizes: trades of cheap stocks have more shares."""
 
     def _unit(self, salt: int) -> Float64Array:
         return unit(hashed(self.key, salt))
@@ -62,8 +62,8 @@ class Traits:
 def size_sums() -> Int64Array:
     """Return the running sums of two tables of sizes, from 0: int64[2, SIZES + 1].
 
-    The first is of shares: a third odd lots, the rest round lots of 100 with a heavy tail (Pareto's, exponent 1.5) up
-    to 50,000. The second is of units (coins, lots of a currency) with the same tail up to 200.
+    Row 0 contains shares: a third odd lots, the rest round lots of 100 with a Pareto tail (exponent 1.5) up to 50,000.
+    Row 1 contains units (coins, lots of a currency) with the same tail up to 200.
     """
     numbers = np.arange(SIZES, dtype=np.uint32)
     keys = hash32(numbers)

@@ -64,7 +64,7 @@ def test_its_clock_goes_on_when_it_is_started_again(tmp_path: Path) -> None:
 
 def test_a_script_that_cannot_be_read_is_said(tmp_path: Path) -> None:
     settings = load({"data": tmp_path, "sandbox": {"fault_script": ("0 do=nonsense",)}}).settings
-    with pytest.raises(ConfigError, match="no order 'nonsense'"), parts.sandbox(settings):
+    with pytest.raises(ConfigError, match="no fault 'nonsense'"), parts.sandbox(settings):
         pass
 
 

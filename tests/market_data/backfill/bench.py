@@ -27,7 +27,7 @@ from tickerplant.market_data.vendors.port import KINDS, Provider, ProviderContex
 from tickerplant.market_data.vendors.scheduler import Desk
 from tickerplant.market_data.vendors.state_store import Keeping
 from tickerplant.persistence.service import Persistence
-from tickerplant.sandbox.endpoint import SandboxPlace, clock_of
+from tickerplant.sandbox.endpoint import SandboxEndpoint, make_clock
 from tickerplant.sandbox.model import MarketSettings
 from tickerplant.sandbox.request_router import SandboxSettings
 from tickerplant.sandbox.server import running
@@ -40,9 +40,9 @@ VENDOR = "twelvedata"
 
 
 @contextmanager
-def sandbox(speed: float = 1.0, **quotas: Sequence[Quota]) -> Iterator[SandboxPlace]:
+def sandbox(speed: float = 1.0, **quotas: Sequence[Quota]) -> Iterator[SandboxEndpoint]:
     market = MarketSettings(SYMBOLS, rate=12.0)
-    with running(SandboxSettings(market, clock=clock_of(START, speed), quotas=quotas)) as place:
+    with running(SandboxSettings(market, clock=make_clock(START, speed), quotas=quotas)) as place:
         yield place
 
 
@@ -52,7 +52,7 @@ class Bench:
 
     log: EventLog
     dsn: str
-    place: SandboxPlace
+    place: SandboxEndpoint
     store: Store
     quotas: dict[str, Sequence[Quota]] = field(default_factory=dict)
     wrap: Callable[[Provider], Provider] = field(default=lambda made: made)
@@ -110,14 +110,14 @@ class Bench:
         _get(self.place, "orders", **order)
 
 
-def _get(place: SandboxPlace, what: str, **params: Any) -> Any:
+def _get(place: SandboxEndpoint, what: str, **params: Any) -> Any:
     answer = httpx.get(f"{place.url}/sandbox/{what}", params=params, timeout=PATIENCE.seconds(30))
     assert answer.status_code == 200, answer.text
     return answer.json()
 
 
 @asynccontextmanager
-async def bench(folder: Path, dsn: str, place: SandboxPlace, partitions: int = 2) -> AsyncIterator[Bench]:
+async def bench(folder: Path, dsn: str, place: SandboxEndpoint, partitions: int = 2) -> AsyncIterator[Bench]:
     """Run aggregation and persistence for the block."""
     from tickerplant.core.rules import values_of
     from tickerplant.market_data.feed.commands import ensure_settings

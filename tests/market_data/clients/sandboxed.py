@@ -17,8 +17,8 @@ from tickerplant.core import interval as intervals
 from tickerplant.core.times import DAY_US, times_of
 from tickerplant.market_data.vendors.errors import Burst, QuotaSpent, VendorDown, VendorError
 from tickerplant.market_data.vendors.port import BarsRequest, Provider, ProviderContext
-from tickerplant.sandbox import MarketSettings, SandboxPlace, SandboxSettings, running
-from tickerplant.sandbox.endpoint import clock_of
+from tickerplant.sandbox import MarketSettings, SandboxEndpoint, SandboxSettings, running
+from tickerplant.sandbox.endpoint import make_clock
 
 OF_ANY: Final = [
     ({"do": "429", "kind": "minute"}, Burst | QuotaSpent),
@@ -31,7 +31,7 @@ START = "2019-10-02T18:13:20Z"
 
 @dataclass
 class Sandboxed:
-    place: SandboxPlace
+    place: SandboxEndpoint
 
     def get(self, page: str, **query: Any) -> dict[str, Any]:
         found: dict[str, Any] = (
@@ -78,5 +78,5 @@ class Sandboxed:
 @contextmanager
 def sandboxed() -> Iterator[Sandboxed]:
     market = MarketSettings(("AAPL", "EUR/USD", "BTC/USD"), 20.0, 7, "us")
-    with running(SandboxSettings(market, clock=clock_of(START, 1.0))) as place:
+    with running(SandboxSettings(market, clock=make_clock(START, 1.0))) as place:
         yield Sandboxed(place)

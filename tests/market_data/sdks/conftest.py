@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.waiting import PATIENCE
 from tickerplant.core.clock import Clock
-from tickerplant.sandbox import MarketSettings, SandboxPlace, SandboxSettings, running
+from tickerplant.sandbox import MarketSettings, SandboxEndpoint, SandboxSettings, running
 
 SYMBOLS = ("AAPL", "MSFT", "SPY", "EUR/USD", "BTC/USD")
 
@@ -20,7 +20,7 @@ SYMBOLS = ("AAPL", "MSFT", "SPY", "EUR/USD", "BTC/USD")
 class Vendor:
     """A running sandbox: its place, and orders and truth over HTTP."""
 
-    place: SandboxPlace
+    place: SandboxEndpoint
 
     def order(self, do: str, **options: object) -> None:
         query = {"do": do, **options}

@@ -14,7 +14,7 @@ from tickerplant.market_data.vendors import registry
 from tickerplant.market_data.vendors.errors import VendorError
 from tickerplant.market_data.vendors.port import BarsRequest, ProviderContext, Quota
 from tickerplant.market_data.vendors.scheduler import Choice, Desk, Purpose
-from tickerplant.sandbox import MarketSettings, SandboxPlace, SandboxSettings, running
+from tickerplant.sandbox import MarketSettings, SandboxEndpoint, SandboxSettings, running
 from tickerplant.system_clock import starting_at
 
 BEGIN_US = 1_773_079_200_000_000  # 2026-03-09T18:00:00Z, in regular hours
@@ -22,7 +22,7 @@ PLAN = (Quota(8, MINUTE_US), Quota(90, DAY_US))
 SPEED = 600.0
 
 
-def desk_at(place: SandboxPlace, kept: Kept) -> Desk:
+def desk_at(place: SandboxEndpoint, kept: Kept) -> Desk:
     vendor = registry.provider(ProviderContext("twelvedata", "k", url=place.url, clock=place.clock))
     return Desk(
         {"twelvedata": vendor}, {"intraday": ["twelvedata"]}, {"twelvedata": PLAN}, reserve=0.25, clock=place.clock,
@@ -30,12 +30,12 @@ def desk_at(place: SandboxPlace, kept: Kept) -> Desk:
     )  # fmt: skip
 
 
-def counted(place: SandboxPlace) -> Any:
+def counted(place: SandboxEndpoint) -> Any:
     with urllib.request.urlopen(f"{place.url}/sandbox/counts") as answer:
         return json.load(answer)["vendors"]["twelvedata"]
 
 
-async def ask(desk: Desk, place: SandboxPlace, purpose: Purpose) -> bool:
+async def ask(desk: Desk, place: SandboxEndpoint, purpose: Purpose) -> bool:
     """Ask for an hour of two symbols as soon as it may be; return False when that is not today."""
     while True:
         now = place.clock.now_us()

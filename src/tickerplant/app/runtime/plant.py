@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from tickerplant.app.wiring.sandbox import SandboxElsewhere, SandboxProcess
     from tickerplant.log.port import EventLog
-    from tickerplant.sandbox import SandboxPlace
+    from tickerplant.sandbox import SandboxEndpoint
 
 PATIENCE_S: Final = 30.0
 """How long a service that is to last waits at its start for a store that does not answer yet."""
@@ -70,7 +70,7 @@ class Plant:
     counts: ServiceCounts = field(default_factory=ServiceCounts)
 
     def supervise(
-        self, names: Iterable[str], *, vendor: tuple[SandboxProcess | SandboxElsewhere, SandboxPlace] | None = None
+        self, names: Iterable[str], *, vendor: tuple[SandboxProcess | SandboxElsewhere, SandboxEndpoint] | None = None
     ) -> Supervisor:
         """Make the supervisor of these services (not started). `persistence` brings the maintenance with it.
 
@@ -88,7 +88,7 @@ class Plant:
         self.supervisor = Supervisor(services)
         return self.supervisor
 
-    def _service(self, name: str, vendor: SandboxPlace | None) -> Service:
+    def _service(self, name: str, vendor: SandboxEndpoint | None) -> Service:
         settings, event_log, dsn, counts = self.settings, self.event_log, self.dsn, self.counts
         if name == "market_data":
             return Service(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tickerplant.core.streams import StageFactory
     from tickerplant.log.port import EventLog
     from tickerplant.market_data.backfill import Order, Progress
-    from tickerplant.sandbox import SandboxPlace
+    from tickerplant.sandbox import SandboxEndpoint
 
 
 def run_aggregation(settings: Settings, log: EventLog, stop: threading.Event, counts: ServiceCounts) -> None:
@@ -46,7 +46,7 @@ def run_analytics(settings: Settings, log: EventLog, dsn: str, stop: threading.E
 
 
 async def run_market_data(
-    settings: Settings, log: EventLog, dsn: str, stop: asyncio.Event, vendor: SandboxPlace | None
+    settings: Settings, log: EventLog, dsn: str, stop: asyncio.Event, vendor: SandboxEndpoint | None
 ) -> None:
     """Run the vendors' feeds, or those of the sandbox `vendor`, and the backfill, until `stop`."""
     from tickerplant.app.wiring import vendors
@@ -71,7 +71,7 @@ async def run_market_data(
 
 
 async def backfill(
-    plant: Plant, order: Order, vendor: SandboxPlace | None, stop: threading.Event,
+    plant: Plant, order: Order, vendor: SandboxEndpoint | None, stop: threading.Event,
     look: Callable[[Progress], None],
 ) -> Progress:  # fmt: skip
     """Fetch what is ordered, with vendors of our own, until nothing is left that can be had now; return what was done.

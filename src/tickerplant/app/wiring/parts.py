@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from tickerplant.log.port import EventLog
     from tickerplant.log.snapshot_retention import SnapshotRetention
     from tickerplant.market_data.files.replay import ReplayOptions, ReplayProgress, ReplaySummary
-    from tickerplant.sandbox import SandboxPlace
+    from tickerplant.sandbox import SandboxEndpoint
     from tickerplant.store import Store
     from tickerplant.store.migrations import MigrationStatus
     from tickerplant.system_clock import SystemClock
@@ -196,29 +196,29 @@ def replay(
 
 
 @contextlib.contextmanager
-def sandbox(settings: Settings, clock: str = "") -> Iterator[SandboxPlace]:
+def sandbox(settings: Settings, clock: str = "") -> Iterator[SandboxEndpoint]:
     """Run the sandbox vendor in a thread for the block, and give its addresses.
 
-    `clock`: one that runs already (`sandbox.place.clock_text`); without it the settings say when the clock begins.
+    `clock`: one that runs already (`sandbox.endpoint.format_clock`); without it the settings say when the clock begins.
     Raises ConfigError for a script that cannot be read.
     """
     from tickerplant.sandbox import MarketSettings, SandboxSettings, running
-    from tickerplant.sandbox.endpoint import clock_from
-    from tickerplant.sandbox.fault_script import read_lines
+    from tickerplant.sandbox.endpoint import parse_clock
+    from tickerplant.sandbox.fault_script import parse_script
     from tickerplant.sandbox.quotas import FREE_PACE_S, FREE_PLANS
 
     chosen = settings.sandbox
     try:
-        script = read_lines("\n".join(chosen.fault_script))
+        script = parse_script("\n".join(chosen.fault_script))
     except BadInput as error:
         raise ConfigError(f"sandbox.fault_script: {error}") from error
     asked = SandboxSettings(
         MarketSettings(settings.symbols, chosen.rate, chosen.seed, chosen.sessions),
-        clock=clock_from(clock) if clock else sandbox_clock(settings),
+        clock=parse_clock(clock) if clock else sandbox_clock(settings),
         quotas=FREE_PLANS if chosen.free_plans else {},
         pace_s=FREE_PACE_S if chosen.free_plans else {},
-        script=script,
-        chaos=chosen.fault_seed,
+        fault_script=script,
+        fault_seed=chosen.fault_seed,
     )
     with running(asked, "127.0.0.1", chosen.port) as place:
         yield place
@@ -226,16 +226,16 @@ def sandbox(settings: Settings, clock: str = "") -> Iterator[SandboxPlace]:
 
 def sandbox_clock(settings: Settings) -> SystemClock:
     """Return the clock that the sandbox is to have, beginning now."""
-    from tickerplant.sandbox.endpoint import clock_of
+    from tickerplant.sandbox.endpoint import make_clock
 
-    return clock_of(settings.sandbox.start, settings.sandbox.speed)
+    return make_clock(settings.sandbox.start, settings.sandbox.speed)
 
 
-def sandbox_place(greeting: bytes, symbols: tuple[str, ...]) -> SandboxPlace:
+def sandbox_place(greeting: bytes, symbols: tuple[str, ...]) -> SandboxEndpoint:
     """Return the place of a sandbox that runs elsewhere, from what it said when it was up."""
-    from tickerplant.sandbox.endpoint import place_of
+    from tickerplant.sandbox.endpoint import parse_greeting
 
-    return place_of(greeting, symbols)
+    return parse_greeting(greeting, symbols)
 
 
 def live_since_us(log: EventLog, feed: str) -> int | None:

@@ -17,7 +17,7 @@ from tickerplant.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from tickerplant.app.config.settings import Settings
-    from tickerplant.sandbox import SandboxPlace
+    from tickerplant.sandbox import SandboxEndpoint
     from tickerplant.system_clock import SystemClock
 
 LOOK_S: Final = 0.5
@@ -34,10 +34,10 @@ class SandboxProcess:
         self._clock: SystemClock | None = None
         self._child: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> SandboxPlace:
+    def start(self) -> SandboxEndpoint:
         """Start it and return where it answers: if it was started before at the same port, its clock going on."""
         from tickerplant.app.wiring import parts
-        from tickerplant.sandbox.endpoint import clock_text
+        from tickerplant.sandbox.endpoint import format_clock
 
         settings = self._settings
         clock = self._clock = self._clock or parts.sandbox_clock(settings)
@@ -54,7 +54,7 @@ class SandboxProcess:
         if settings.sandbox.fault_seed is not None:
             env["TICKERPLANT_SANDBOX__FAULT_SEED"] = str(settings.sandbox.fault_seed)
         child = self._child = subprocess.Popen(
-            [sys.executable, "-m", "tickerplant.app", "sandbox", "--while-used", "--clock", clock_text(clock)],
+            [sys.executable, "-m", "tickerplant.app", "sandbox", "--while-used", "--clock", format_clock(clock)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for the plant, whose feeds still say good-bye
@@ -99,7 +99,7 @@ class SandboxElsewhere:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
-    def start(self) -> SandboxPlace:
+    def start(self) -> SandboxEndpoint:
         """Ask it by what clock it goes, and return where it answers. Raises ConfigError when it does not."""
         import httpx
 
@@ -123,7 +123,7 @@ class SandboxElsewhere:
 
 
 @contextlib.contextmanager
-def sandbox_process(settings: Settings) -> Iterator[tuple[SandboxProcess | SandboxElsewhere, SandboxPlace]]:
+def sandbox_process(settings: Settings) -> Iterator[tuple[SandboxProcess | SandboxElsewhere, SandboxEndpoint]]:
     """Run the sandbox vendor beside us for the block, unless one runs already, and give it with its addresses."""
     process = SandboxElsewhere(settings) if settings.sandbox.url else SandboxProcess(settings)
     try:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tickerplant.market_data.vendors.account import VendorStatus
     from tickerplant.market_data.vendors.port import Provider, Quota
     from tickerplant.market_data.vendors.scheduler import Desk
-    from tickerplant.sandbox import SandboxPlace
+    from tickerplant.sandbox import SandboxEndpoint
 
 SANDBOX: Final = "sandbox"
 SANDBOX_DAYS: Final = {"1d": 3_650, "5m": 6, "1m": 6}
@@ -57,7 +57,7 @@ def quotas(settings: Settings) -> dict[str, tuple[Quota, ...]]:
 
 
 def providers(
-    settings: Settings, names: Sequence[str], clock: Clock, place: SandboxPlace | None, rules: Rules | None = None
+    settings: Settings, names: Sequence[str], clock: Clock, place: SandboxEndpoint | None, rules: Rules | None = None
 ) -> dict[str, Provider]:
     """Return the vendors of these names; `rules` are those of the settings, unless given.
 
@@ -83,7 +83,7 @@ def providers(
 
 @contextlib.asynccontextmanager
 async def desk(
-    settings: Settings, log: EventLog, *, clock: Clock | None = None, place: SandboxPlace | None = None,
+    settings: Settings, log: EventLog, *, clock: Clock | None = None, place: SandboxEndpoint | None = None,
     rules: Rules | None = None,
 ) -> AsyncIterator[Desk]:  # fmt: skip
     """Open the desk for the block, in this process alone: it takes the desk from any other process.
@@ -110,7 +110,7 @@ async def desk(
         )  # fmt: skip
 
 
-def clock_of(place: SandboxPlace | None) -> Clock:
+def clock_of(place: SandboxEndpoint | None) -> Clock:
     """Return the clock of market_data: the sandbox's own where that is asked."""
     from tickerplant.system_clock import SystemClock
 
@@ -163,7 +163,7 @@ def status(settings: Settings, *, sandbox: bool | None = None) -> list[VendorSta
     """Return how each vendor stands by what is kept on the log, whether a plant runs or not; takes nobody's desk."""
     from tickerplant.app.wiring.coverage_query import in_force
     from tickerplant.market_data.vendors.scheduler import standing
-    from tickerplant.sandbox import SandboxPlace
+    from tickerplant.sandbox import SandboxEndpoint
     from tickerplant.system_clock import SystemClock
 
     _, now_us = in_force(settings)  # quotas are counted by a sandbox's clock where one is asked
@@ -172,7 +172,7 @@ def status(settings: Settings, *, sandbox: bool | None = None) -> list[VendorSta
     names = [name for names in order.values() for name in names]
 
     async def look() -> list[VendorStatus]:
-        nowhere = SandboxPlace("http://127.0.0.1", "ws://127.0.0.1", ())
+        nowhere = SandboxEndpoint("http://127.0.0.1", "ws://127.0.0.1", ())
         made = providers(settings, names, SystemClock(), nowhere)
         try:
             return standing(

@@ -1,6 +1,7 @@
-"""Alpha Vantage's `/query` as the sandbox answers it: failures come as HTTP 200, told apart by key and text. Pure.
+"""Alpha Vantage's `/query`. Pure.
 
-Only stocks are known. Bars that are forming are not shown, as on the vendor's free plan.
+Failures have HTTP status 200; the key and the text of the body differ. Only stocks are known. Forming bars are not
+served, as on the vendor's free plan.
 """
 
 from __future__ import annotations
@@ -15,9 +16,8 @@ from typing import Any, Final
 import numpy as np
 
 from tickerplant.core.times import DAY_US, MINUTE_US, datetime_of, micros_of
-from tickerplant.protocols.http_types import BURST, DAY, DOWN, PREMIUM, Refusal, Reply, Request, json_reply
-from tickerplant.sandbox.corporate_actions import ALL, NEW_YORK, NONE, Tape, in_session
-from tickerplant.sandbox.model import Bars
+from tickerplant.protocols.http_types import BURST, DAY, DOWN, PREMIUM, Refusal, Request, Response, json_response
+from tickerplant.protocols.market import AS_TRADED, FOR_ALL, NEW_YORK, STOCK, Bars, Instrument, Market
 
 INTERVALS: Final = {f"{minutes}min": minutes * MINUTE_US for minutes in (1, 5, 15, 30, 60)}
 COMPACT: Final = 100
@@ -28,8 +28,8 @@ _PREMIUM: Final = ("TIME_SERIES_DAILY_ADJUSTED", "REALTIME_BULK_QUOTES")
 _COLUMNS: Final = ("1. open", "2. high", "3. low", "4. close", "5. volume")
 
 
-class _Failed(Exception):
-    """What is answered instead of data: a key and a text."""
+class _ApiError(Exception):
+    """An error, answered as one key with a text."""
 
     def __init__(self, key: str, text: str) -> None:
         super().__init__(text)
@@ -37,66 +37,64 @@ class _Failed(Exception):
 
 
 class AlphaVantage:
-    """The vendor."""
+    """The protocol."""
 
     name = "alphavantage"
 
-    def speaks(self, request: Request) -> bool:
-        """Whether the request is to this vendor."""
+    def matches(self, request: Request) -> bool:
+        """Return True if the request's path belongs to this API."""
         return request.path.rstrip("/") == "/query"
 
-    def key(self, request: Request) -> str:
-        """Return the key."""
+    def api_key(self, request: Request) -> str:
+        """Return the query's key, "" if it has none."""
         return request.query.get("apikey", "")
 
     def cost(self, request: Request) -> int:
-        """Return 1: every call counts, whatever its answer."""
+        """Return 1: every call counts, failed ones included."""
         return 1
 
-    def bad_key(self, request: Request) -> Reply | None:
-        """Return the answer to no key, or to one that begins with `bad`."""
-        if self.key(request) and not self.key(request).startswith("bad"):
-            return None
-        return json_reply({
+    def key_error(self) -> Response:
+        """Return the response to a missing or invalid key."""
+        return json_response({
             "Error Message": "the parameter apikey is invalid or missing. Please claim your free API key on "
             "(https://www.alphavantage.co/support/#api-key). It should take less than 20 seconds."
         })  # fmt: skip
 
-    def refuse(self, refusal: Refusal, request: Request) -> Reply:
-        """Return `Note` for the minute; `Information` for the day (with the key in it), a burst and what costs."""
+    def refuse(self, refusal: Refusal, request: Request) -> Response:
+        """Return `Note` for MINUTE; `Information` for DAY (with the key), BURST and PREMIUM; the status of DOWN."""
         if refusal.kind == DOWN:
             page = f"<html><head><title>{refusal.status}</title></head><body>Service Unavailable</body></html>"
-            return Reply(refusal.status, page.encode(), "text/html")
+            return Response(refusal.status, page.encode(), "text/html")
         if refusal.kind == PREMIUM:
-            return json_reply(_premium().body)
+            return json_response(_premium().body)
         if refusal.kind == BURST:
             text = (
                 "Burst pattern detected. Please consider spreading out your free API requests more sparingly "
                 "(1 request per second). You may subscribe to any of the premium plans at "
                 "https://www.alphavantage.co/premium/ to lift the free key rate limit"
             )
-            return json_reply({"Information": text})
+            return json_response({"Information": text})
         if refusal.kind == DAY:
-            # The vendor does repeat the key: whoever logs the text has logged the key.
+            # The vendor repeats the key: a client that logs the text logs its key.
             text = (
-                f"We have detected your API key as {self.key(request)} and our standard API rate limit is "
+                f"We have detected your API key as {self.api_key(request)} and our standard API rate limit is "
                 f"{refusal.limit or 25} requests per day. Please subscribe to any of the premium plans at "
                 "https://www.alphavantage.co/premium/ to instantly remove all daily rate limits."
             )
-            return json_reply({"Information": text})
+            return json_response({"Information": text})
         text = (
             f"Thank you for using Alpha Vantage! Our standard API call frequency is {refusal.limit or 5} calls per "
             "minute and 500 calls per day. Please visit https://www.alphavantage.co/premium/ if you would like to "
             "target a higher API call frequency."
         )
-        return json_reply({"Note": text})
+        return json_response({"Note": text})
 
-    def credit_headers(self, used: int, limit: int) -> Mapping[str, str]:
-        """Return nothing: the vendor tells no quota."""
+    def quota_headers(self, used: int, limit: int) -> Mapping[str, str]:
+        """Return no headers: the vendor reports no quota."""
         return {}
 
-    def answer(self, request: Request, tape: Tape, now_us: int) -> Reply:
-        """Return the answer. Errors are answers too, of JSON even where CSV was asked for."""
+    def respond(self, request: Request, market: Market) -> Response:
+        """Return the response, errors included; an error is JSON even if CSV was requested."""
         query = request.query
         name = query.get("function", "").upper()
         function = _FUNCTIONS.get(name)
@@ -104,61 +102,64 @@ class AlphaVantage:
             if name in _PREMIUM:
                 raise _premium()
             if function is None:
-                raise _Failed("Error Message", f"This API function ({name}) does not exist.")
+                raise _ApiError("Error Message", f"This API function ({name}) does not exist.")
             if not query.get("symbol"):
                 raise _invalid(name)
-            body, table = function(tape, query["symbol"].upper(), query, now_us)
-        except _Failed as failed:
-            return json_reply(failed.body)
+            body, table = function(market, query["symbol"].upper(), query)
+        except _ApiError as error:
+            return json_response(error.body)
         if query.get("datatype", "json") == "csv":
-            return Reply(200, _csv(table), "application/x-download")
-        return json_reply(body)
+            return Response(200, _csv(table), "application/x-download")
+        return json_response(body)
 
 
-def _premium() -> _Failed:
-    return _Failed(
+def _premium() -> _ApiError:
+    return _ApiError(
         "Information",
         "Thank you for using Alpha Vantage! This is a premium endpoint. You may subscribe to any of the premium plans "
         "at https://www.alphavantage.co/premium/ to instantly unlock all premium endpoints",
     )
 
 
-def _invalid(function: str) -> _Failed:
-    return _Failed(
+def _invalid(function: str) -> _ApiError:
+    return _ApiError(
         "Error Message", f"Invalid API call. Please retry or visit the documentation ({_DOCS}) for {function}."
     )
 
 
-def _stock(tape: Tape, symbol: str, function: str) -> str:
-    if not tape.knows(symbol) or not tape.market.stock[tape.market.code[symbol]]:
-        raise _invalid(function)
-    return symbol
+def _stock(market: Market, symbol: str) -> Instrument | None:
+    """Return the stock of a symbol; None if there is none."""
+    instrument = market.find(symbol)
+    return instrument if instrument is not None and instrument.kind == STOCK else None
 
 
 Answer = tuple[dict[str, Any], Sequence[Sequence[str]]]
-"""The JSON body, and the same as a table with its header first."""
+"""The JSON body, and the same data as a table whose first row is the header."""
 
 
-def _intraday(tape: Tape, symbol: str, query: Mapping[str, str], now_us: int) -> Answer:
+def _intraday(market: Market, symbol: str, query: Mapping[str, str]) -> Answer:
     function = "TIME_SERIES_INTRADAY"
-    _stock(tape, symbol, function)
+    stock = _stock(market, symbol)
+    if stock is None:
+        raise _invalid(function)
+    now_us = market.now_us
     interval = query.get("interval", "")
     length = INTERVALS.get(interval)
     if length is None:
         raise _invalid(function)
     full = query.get("outputsize", "compact") == "full"
-    from_us_, end_us = (
+    start_us, end_us = (
         _month(query["month"], function) if query.get("month") else (now_us - _FULL_DAYS * DAY_US, now_us)
     )
     end_us = min(end_us, now_us // length * length)
     if not full:
-        from_us_ = max(from_us_, end_us - 8 * COMPACT * length - 4 * DAY_US * tape.gaps(symbol))
-    adjust = ALL if query.get("adjusted", "true").lower() == "true" else NONE
-    bars = tape.bars(symbol, from_us_, max(from_us_, end_us), length, now_us, adjust=adjust)
+        start_us = max(start_us, end_us - 8 * COMPACT * length - 4 * DAY_US * stock.has_sessions)
+    adjustment = FOR_ALL if query.get("adjusted", "true").lower() == "true" else AS_TRADED
+    bars = market.bars(symbol, start_us, max(start_us, end_us), length, adjustment)
     if query.get("extended_hours", "true").lower() == "false":
-        bars = _only(bars, in_session(bars.starts_us))
-    whole = np.flatnonzero(bars.starts_us + length <= now_us)
-    bars = _only(bars, whole if full else whole[-COMPACT:])
+        bars = bars.take(market.in_session(symbol, bars.starts_us))
+    closed = np.flatnonzero(bars.starts_us + length <= now_us)
+    bars = bars.take(closed if full else closed[-COMPACT:])
     if not len(bars.starts_us):
         raise _invalid(function)
     times = [datetime_of(us).astimezone(NEW_YORK).strftime("%Y-%m-%d %H:%M:%S") for us in bars.starts_us.tolist()]
@@ -170,14 +171,15 @@ def _intraday(tape: Tape, symbol: str, query: Mapping[str, str], now_us: int) ->
     return _series(meta, f"Time Series ({interval})", times, bars)
 
 
-def _daily(tape: Tape, symbol: str, query: Mapping[str, str], now_us: int) -> Answer:
-    _stock(tape, symbol, "TIME_SERIES_DAILY")
+def _daily(market: Market, symbol: str, query: Mapping[str, str]) -> Answer:
+    if _stock(market, symbol) is None:
+        raise _invalid("TIME_SERIES_DAILY")
     full = query.get("outputsize", "compact") == "full"
-    today = now_us // DAY_US * DAY_US
-    back = 366 * _FULL_YEARS if full else 2 * COMPACT
-    bars = tape.bars(symbol, today - back * DAY_US, today, DAY_US, now_us)
+    today = market.now_us // DAY_US * DAY_US
+    lookback_days = 366 * _FULL_YEARS if full else 2 * COMPACT
+    bars = market.bars(symbol, today - lookback_days * DAY_US, today, DAY_US)
     if not full:
-        bars = _only(bars, np.arange(len(bars.starts_us))[-COMPACT:])
+        bars = bars.take(slice(-COMPACT, None))
     if not len(bars.starts_us):
         raise _invalid("TIME_SERIES_DAILY")
     times = [datetime_of(us).strftime("%Y-%m-%d") for us in bars.starts_us.tolist()]
@@ -189,48 +191,40 @@ def _daily(tape: Tape, symbol: str, query: Mapping[str, str], now_us: int) -> An
     return _series(meta, "Time Series (Daily)", times, bars)
 
 
-def _quote(tape: Tape, symbol: str, query: Mapping[str, str], now_us: int) -> Answer:
-    if not tape.knows(symbol) or not tape.market.stock[tape.market.code[symbol]]:
+def _quote(market: Market, symbol: str, query: Mapping[str, str]) -> Answer:
+    if _stock(market, symbol) is None:
         return {"Global Quote": {}}, [["symbol"]]
-    bars = tape.bars(symbol, now_us // DAY_US * DAY_US - 8 * DAY_US, now_us, DAY_US, now_us)
+    now_us = market.now_us
+    bars = market.bars(symbol, now_us // DAY_US * DAY_US - 8 * DAY_US, now_us, DAY_US)
     open_, high, low, price = (float(column[-1]) for column in (bars.open, bars.high, bars.low, bars.close))
-    before = float(bars.close[-2])
+    previous = float(bars.close[-2])
     values = [
         symbol, *(f"{number:.4f}" for number in (open_, high, low, price)), str(int(bars.volume[-1])),
-        datetime_of(int(bars.starts_us[-1])).strftime("%Y-%m-%d"), f"{before:.4f}", f"{price - before:.4f}",
-        f"{(price / before - 1) * 100:.4f}%",
+        datetime_of(int(bars.starts_us[-1])).strftime("%Y-%m-%d"), f"{previous:.4f}", f"{price - previous:.4f}",
+        f"{(price / previous - 1) * 100:.4f}%",
     ]  # fmt: skip
     names = (
         "01. symbol", "02. open", "03. high", "04. low", "05. price", "06. volume", "07. latest trading day",
         "08. previous close", "09. change", "10. change percent",
     )  # fmt: skip
     header = [
-        "symbol",
-        "open",
-        "high",
-        "low",
-        "price",
-        "volume",
-        "latestDay",
-        "previousClose",
-        "change",
-        "changePercent",
-    ]
+        "symbol", "open", "high", "low", "price", "volume", "latestDay", "previousClose", "change", "changePercent",
+    ]  # fmt: skip
     return {"Global Quote": dict(zip(names, values, strict=True))}, [header, values]
 
 
-def _splits(tape: Tape, symbol: str, query: Mapping[str, str], now_us: int) -> Answer:
+def _splits(market: Market, symbol: str, query: Mapping[str, str]) -> Answer:
     rows = []
-    if tape.knows(symbol):
-        for split in reversed(tape.splits(symbol, 0, now_us)):
+    if market.find(symbol) is not None:
+        for split in reversed(market.splits(symbol)):
             rows.append([_date(split.us), f"{split.numerator / split.denominator:.4f}"])
     return _actions(symbol, ["effective_date", "split_factor"], rows)
 
 
-def _dividends(tape: Tape, symbol: str, query: Mapping[str, str], now_us: int) -> Answer:
+def _dividends(market: Market, symbol: str, query: Mapping[str, str]) -> Answer:
     rows = []
-    if tape.knows(symbol):
-        for paid in reversed(tape.dividends(symbol, 0, now_us)):
+    if market.find(symbol) is not None:
+        for paid in reversed(market.dividends(symbol)):
             declared, due = _date(paid.us - 14 * DAY_US), _date(paid.us + 28 * DAY_US)
             rows.append([_date(paid.us), declared, _date(paid.us), due, f"{paid.amount:g}"])
     header = ["ex_dividend_date", "declaration_date", "record_date", "payment_date", "amount"]
@@ -252,7 +246,7 @@ def _date(us: int) -> str:
 
 
 def _month(text: str, function: str) -> tuple[int, int]:
-    """Return the first and the end of a month of New York."""
+    """Return start and end of a month (YYYY-MM) in New York."""
     try:
         first = dt.datetime.strptime(text, "%Y-%m").replace(tzinfo=NEW_YORK)
     except ValueError:
@@ -261,14 +255,8 @@ def _month(text: str, function: str) -> tuple[int, int]:
     return micros_of(first), micros_of(first + dt.timedelta(days=days))
 
 
-def _only(bars: Bars, rows: Any) -> Bars:
-    return Bars(
-        bars.starts_us[rows], bars.open[rows], bars.high[rows], bars.low[rows], bars.close[rows], bars.volume[rows]
-    )
-
-
 def _series(meta: dict[str, str], name: str, times: list[str], bars: Bars) -> Answer:
-    """Return bars newest first, prices with four digits."""
+    """Return the bars newest first, prices with four digits."""
     prices = [[f"{price:.4f}" for price in column.tolist()] for column in (bars.open, bars.high, bars.low, bars.close)]
     rows = list(zip(*prices, map(str, bars.volume.tolist()), strict=True))
     rows.reverse()

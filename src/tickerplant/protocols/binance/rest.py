@@ -1,21 +1,19 @@
-"""The public REST API of Binance's spot market as the sandbox answers it, for the sandbox's crypto symbols. Pure.
+"""The public REST API of Binance's spot market, for the market's crypto symbols. Pure.
 
-`BTC/USD` is the market BTCUSDT: the exchange has no dollars, and what its users take for a dollar price is Tether's.
-Trades are said one by one with ids that grow; no endpoint can say that one was cancelled or corrected.
+The market name of `BTC/USD` is BTCUSDT: the exchange trades no dollars, and its users take prices in Tether for dollar
+prices. Trade ids increase with time. The API cannot report a cancelled or corrected trade.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-import msgspec
 import numpy as np
 
 from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, WEEK_US, Float64Array, Int64Array
-from tickerplant.protocols.http_types import DAY, DOWN, PREMIUM, Refusal, Reply, Request, json_reply
-from tickerplant.sandbox.corporate_actions import Tape
-from tickerplant.sandbox.model import Bars, Prints
+from tickerplant.protocols.http_types import DAY, DOWN, PREMIUM, Refusal, Request, Response, json_response
+from tickerplant.protocols.market import CRYPTO, Bars, Market, Trades
 
 ROOT: Final = "/api/v3/"
 INTERVALS: Final = {
@@ -31,101 +29,102 @@ _ALL_TICKERS: Final = 80
 _LIMIT: Final = 1_000
 _LIMIT_DEFAULT: Final = 500
 _STEP_US: Final = 10 * MINUTE_US
-_MAX_STEPS: Final = 144  # a day is looked through for one request; then the answer is what was found
+_MAX_STEPS: Final = 144  # one request searches at most a day and returns the trades found until then
 _MS_US: Final = 1_000
 
 
-class _Refused(Exception):
+class _ApiError(Exception):
     def __init__(self, code: int, message: str, status: int = 400) -> None:
         super().__init__(message)
-        self.reply = json_reply({"code": code, "msg": message}, status)
+        self.response = json_response({"code": code, "msg": message}, status)
 
 
 class Binance:
-    """The vendor. It has no keys for public data: quotas (weights) are the address's."""
+    """The protocol. Public data need no key: quotas (weights) are counted by address."""
 
     name = "binance"
 
-    def speaks(self, request: Request) -> bool:
-        """Whether the request is to this vendor."""
+    def matches(self, request: Request) -> bool:
+        """Return True if the request's path belongs to this API."""
         return request.path.startswith(ROOT)
 
-    def key(self, request: Request) -> str:
-        """Return "": the vendor needs no keys."""
-        return ""
+    def api_key(self, request: Request) -> None:
+        """Return None: public data need no key."""
 
     def cost(self, request: Request) -> int:
-        """Return the weight."""
+        """Return the request's weight."""
         name = _name(request)
         if name.startswith("ticker/") and "symbol" not in request.query:
             return _ALL_TICKERS
         return _WEIGHTS.get(name, 1)
 
-    def bad_key(self, request: Request) -> Reply | None:
-        """Return None."""
-        return None
+    def key_error(self) -> Response:
+        """Return the response to an invalid key, which no public path checks."""
+        return json_response({"code": -2015, "msg": "Invalid API-key, IP, or permissions for action."}, 401)
 
-    def refuse(self, refusal: Refusal, request: Request) -> Reply:
-        """Return 429; 418, a ban, where the day is meant, which the vendor does not have; 451 for a wrong place."""
+    def refuse(self, refusal: Refusal, request: Request) -> Response:
+        """Return 429; 418 (a ban) for DAY, which the exchange does not have; 451 for PREMIUM; the status of DOWN."""
         if refusal.kind == DOWN:
-            return Reply(refusal.status, b"<html><body>Service Temporarily Unavailable</body></html>", "text/html")
+            return Response(refusal.status, b"<html><body>Service Temporarily Unavailable</body></html>", "text/html")
         if refusal.kind == PREMIUM:
             text = (
                 "Service unavailable from a restricted location according to 'b. Eligibility' in "
                 "https://www.binance.com/en/terms. Please contact customer service if you believe you received this "
                 "message in error."
             )
-            return json_reply({"code": 0, "msg": text}, 451)
-        again = {"Retry-After": str(refusal.again_s)}
+            return json_response({"code": 0, "msg": text}, 451)
+        retry = {"Retry-After": str(refusal.retry_after_s)}
         if refusal.kind == DAY:
             text = "Way too much request weight used; IP banned. Please use WebSocket Streams to avoid bans."
-            return json_reply({"code": -1003, "msg": text}, 418, again)
+            return json_response({"code": -1003, "msg": text}, 418, retry)
         text = (
             f"Too much request weight used; current limit is {refusal.limit or 6_000} request weight per 1 MINUTE. "
             "Please use WebSocket Streams for live updates to avoid polling the API."
         )
-        return json_reply({"code": -1003, "msg": text}, 429, again)
+        return json_response({"code": -1003, "msg": text}, 429, retry)
 
-    def credit_headers(self, used: int, limit: int) -> Mapping[str, str]:
-        """Return the weight used in this minute."""
+    def quota_headers(self, used: int, limit: int) -> Mapping[str, str]:
+        """Return the headers with the weight used in this minute."""
         return {"X-MBX-USED-WEIGHT": str(used), "X-MBX-USED-WEIGHT-1M": str(used)}
 
-    def answer(self, request: Request, tape: Tape, now_us: int) -> Reply:
-        """Return the answer. Errors are answers too."""
+    def respond(self, request: Request, market: Market) -> Response:
+        """Return the response, errors included."""
         function = _FUNCTIONS.get(_name(request))
         if function is None:
-            return Reply(404, b"<html><body><h2>404 Not found</h2></body></html>", "text/html")
+            return Response(404, b"<html><body><h2>404 Not found</h2></body></html>", "text/html")
         try:
-            return json_reply(function(tape, request.query, now_us))
-        except _Refused as refused:
-            return refused.reply
+            return json_response(function(market, request.query))
+        except _ApiError as error:
+            return error.response
 
 
 def _name(request: Request) -> str:
     return request.path.removeprefix(ROOT).rstrip("/")
 
 
-def markets_of(tape: Tape) -> dict[str, str]:
-    """Return the sandbox's symbols of the exchange's markets: BTCUSDT is BTC/USDT if there is one, else BTC/USD."""
-    market = tape.market
+def markets_of(market: Market) -> dict[str, str]:
+    """Return the market's symbol by the exchange's market name.
+
+    BTCUSDT is BTC/USDT if the market has it, else BTC/USD.
+    """
     found: dict[str, str] = {}
-    for code, symbol in enumerate(market.symbols):
-        base, slash, quote = symbol.partition("/")
-        if not slash or market.forex[code] or not tape.knows(symbol):
+    for instrument in market.instruments:
+        if instrument.kind != CRYPTO:
             continue
+        symbol, (base, quote) = instrument.symbol, instrument.pair
         name = base + ("USDT" if quote == "USD" else quote)
         if quote != "USD" or name not in found:
             found[name] = symbol
     return found
 
 
-def _market(tape: Tape, query: Mapping[str, str]) -> str:
+def _symbol(market: Market, query: Mapping[str, str]) -> str:
     name = query.get("symbol", "")
     if not name:
-        raise _Refused(-1102, "Mandatory parameter 'symbol' was not sent, was empty/null, or malformed.")
-    symbol = markets_of(tape).get(name)
+        raise _ApiError(-1102, "Mandatory parameter 'symbol' was not sent, was empty/null, or malformed.")
+    symbol = markets_of(market).get(name)
     if symbol is None:
-        raise _Refused(-1121, "Invalid symbol.")
+        raise _ApiError(-1121, "Invalid symbol.")
     return symbol
 
 
@@ -136,7 +135,7 @@ def _number(query: Mapping[str, str], name: str) -> int | None:
     try:
         return int(text)
     except ValueError:
-        raise _Refused(
+        raise _ApiError(
             -1100, f"Illegal characters found in parameter '{name}'; legal range is '^[0-9]{{1,20}}$'."
         ) from None
 
@@ -150,21 +149,21 @@ def _price(value: float) -> str:
     return f"{value:.8f}"
 
 
-def _ping(tape: Tape, query: Mapping[str, str], now_us: int) -> Any:
+def _ping(market: Market, query: Mapping[str, str]) -> Any:
     return {}
 
 
-def _time(tape: Tape, query: Mapping[str, str], now_us: int) -> Any:
-    return {"serverTime": now_us // _MS_US}
+def _time(market: Market, query: Mapping[str, str]) -> Any:
+    return {"serverTime": market.now_us // _MS_US}
 
 
-def _exchange_info(tape: Tape, query: Mapping[str, str], now_us: int) -> Any:
-    markets = markets_of(tape)
+def _exchange_info(market: Market, query: Mapping[str, str]) -> Any:
+    markets = markets_of(market)
     if "symbol" in query:
-        _market(tape, query)
+        _symbol(market, query)
     wanted = [query["symbol"]] if "symbol" in query else list(markets)
     return {
-        "timezone": "UTC", "serverTime": now_us // _MS_US,
+        "timezone": "UTC", "serverTime": market.now_us // _MS_US,
         "rateLimits": [
             {"rateLimitType": "REQUEST_WEIGHT", "interval": "MINUTE", "intervalNum": 1, "limit": 6_000},
             {"rateLimitType": "RAW_REQUESTS", "interval": "MINUTE", "intervalNum": 5, "limit": 61_000},
@@ -195,11 +194,11 @@ def _exchange_info(tape: Tape, query: Mapping[str, str], now_us: int) -> Any:
     }  # fmt: skip
 
 
-def _klines(tape: Tape, query: Mapping[str, str], now_us: int) -> Any:
-    symbol, name = _market(tape, query), query.get("interval", "")
+def _klines(market: Market, query: Mapping[str, str]) -> Any:
+    symbol, name, now_us = _symbol(market, query), query.get("interval", ""), market.now_us
     length = INTERVALS.get(name)
     if length is None:
-        raise _Refused(-1120, "Invalid interval.")
+        raise _ApiError(-1120, "Invalid interval.")
     limit, start, end = _limit(query), _number(query, "startTime"), _number(query, "endTime")
     end_us = min(now_us, (end + 1) * _MS_US if end is not None else now_us)
     if start is not None:
@@ -209,12 +208,12 @@ def _klines(tape: Tape, query: Mapping[str, str], now_us: int) -> Any:
         first = -(-end_us // length) * length - limit * length
     if length == WEEK_US:
         first += 4 * DAY_US if start is None else (4 * DAY_US - first) % WEEK_US
-    bars = tape.bars(symbol, first, max(first, end_us), length, now_us)
+    bars = market.bars(symbol, first, max(first, end_us), length)
     return _candles(_filled(bars, length), length, limit)
 
 
 def _filled(bars: Bars, length_us: int) -> Bars:
-    """Return the bars with those between that had no trade: flat at the last close, as the exchange has them."""
+    """Return the bars with the missing ones between them added: flat at the last close, as the exchange serves them."""
     if len(bars.starts_us) < 2:
         return bars
     grid = np.arange(bars.starts_us[0], bars.starts_us[-1] + 1, length_us)
@@ -243,80 +242,81 @@ def _candles(bars: Bars, length_us: int, limit: int) -> list[list[Any]]:
     return rows
 
 
-class _Trades(msgspec.Struct):
-    """Trades of one symbol, oldest first. An id is the microsecond of the trade."""
+def _trades_of(market: Market, symbol: str, start_us: int, end_us: int, limit: int, *, newest: bool) -> Trades:
+    """Return up to `limit` trades of a range, the oldest or the newest.
 
-    times_us: Int64Array
-    prices: Float64Array
-    sizes: Int64Array
-
-
-def _trades_of(tape: Tape, symbol: str, from_us: int, end_us: int, limit: int, *, newest: bool) -> _Trades:
-    """Return up to `limit` trades of `[from, end)`, the oldest or the newest; some minutes after the other."""
-    found: list[Prints] = []
-    count = looked = 0
-    while from_us < end_us and count < limit and looked < _MAX_STEPS:
-        first, end = (max(from_us, end_us - _STEP_US), end_us) if newest else (from_us, min(end_us, from_us + _STEP_US))
-        part = tape.market.prints_of(symbol, first, end)
-        count, looked = count + len(part.codes), looked + 1
+    The range is searched in steps of ten minutes from that end.
+    """
+    found: list[Trades] = []
+    count = steps = 0
+    while start_us < end_us and count < limit and steps < _MAX_STEPS:
+        if newest:
+            first, end = max(start_us, end_us - _STEP_US), end_us
+        else:
+            first, end = start_us, min(end_us, start_us + _STEP_US)
+        part = market.trades(symbol, first, end)
+        count, steps = count + len(part.times_us), steps + 1
         found = [part, *found] if newest else [*found, part]
-        from_us, end_us = (from_us, first) if newest else (end, end_us)
-    cut = slice(-limit, None) if newest else slice(limit)
+        start_us, end_us = (start_us, first) if newest else (end, end_us)
+    kept = slice(-limit, None) if newest else slice(limit)
     nothing = np.empty(0, np.int64)
-    return _Trades(
-        np.concatenate([nothing, *(part.times_us for part in found)])[cut],
-        np.concatenate([np.empty(0), *(part.prices for part in found)])[cut],
-        np.concatenate([nothing, *(part.sizes for part in found)])[cut],
+    return Trades(
+        np.concatenate([nothing, *(part.times_us for part in found)])[kept],
+        np.concatenate([np.empty(0), *(part.prices for part in found)])[kept],
+        np.concatenate([nothing, *(part.sizes for part in found)])[kept],
     )
 
 
-def _recent(tape: Tape, query: Mapping[str, str], now_us: int) -> Any:
-    trades = _trades_of(tape, _market(tape, query), now_us - HOUR_US, now_us, _limit(query), newest=True)
+def _rows_of(trades: Trades) -> Iterator[tuple[int, float, int]]:
+    """Yield time, price and size of each trade. The time in microseconds is the trade's id."""
+    return zip(trades.times_us.tolist(), trades.prices.tolist(), trades.sizes.tolist(), strict=True)
+
+
+def _recent(market: Market, query: Mapping[str, str]) -> Any:
+    now_us = market.now_us
+    trades = _trades_of(market, _symbol(market, query), now_us - HOUR_US, now_us, _limit(query), newest=True)
     return [
         {
             "id": us, "price": _price(price), "qty": _price(size), "quoteQty": _price(price * size),
             "time": us // _MS_US, "isBuyerMaker": us % 2 == 0, "isBestMatch": True,
         }
-        for us, price, size in zip(
-            trades.times_us.tolist(), trades.prices.tolist(), trades.sizes.tolist(), strict=True
-        )
+        for us, price, size in _rows_of(trades)
     ]  # fmt: skip
 
 
-def _aggregated(tape: Tape, query: Mapping[str, str], now_us: int) -> Any:
-    symbol, limit = _market(tape, query), _limit(query)
+def _aggregated(market: Market, query: Mapping[str, str]) -> Any:
+    symbol, limit = _symbol(market, query), _limit(query)
     first_id, start, end = (_number(query, name) for name in ("fromId", "startTime", "endTime"))
     if first_id is not None and (start is not None or end is not None):
-        raise _Refused(-1128, "Combination of optional parameters invalid.")
+        raise _ApiError(-1128, "Combination of optional parameters invalid.")
+    now_us = market.now_us
     end_us = min(now_us, (end + 1) * _MS_US) if end is not None else now_us
     if first_id is not None:
-        trades = _trades_of(tape, symbol, first_id, end_us, limit, newest=False)
+        trades = _trades_of(market, symbol, first_id, end_us, limit, newest=False)
     elif start is not None:
-        trades = _trades_of(tape, symbol, start * _MS_US, end_us, limit, newest=False)
+        trades = _trades_of(market, symbol, start * _MS_US, end_us, limit, newest=False)
     else:
-        trades = _trades_of(tape, symbol, end_us - HOUR_US, end_us, limit, newest=True)
+        trades = _trades_of(market, symbol, end_us - HOUR_US, end_us, limit, newest=True)
     return [
         {
             "a": us, "p": _price(price), "q": _price(size), "f": us, "l": us, "T": us // _MS_US, "m": us % 2 == 0,
             "M": True,
         }
-        for us, price, size in zip(
-            trades.times_us.tolist(), trades.prices.tolist(), trades.sizes.tolist(), strict=True
-        )
+        for us, price, size in _rows_of(trades)
     ]  # fmt: skip
 
 
-def _ticker(tape: Tape, query: Mapping[str, str], now_us: int) -> Any:
-    markets = markets_of(tape)
+def _ticker(market: Market, query: Mapping[str, str]) -> Any:
     if "symbol" in query:
-        return _day_of(tape, query["symbol"], _market(tape, query), now_us)
-    return [_day_of(tape, name, symbol, now_us) for name, symbol in markets.items()]
+        return _day_of(market, query["symbol"], _symbol(market, query))
+    return [_day_of(market, name, symbol) for name, symbol in markets_of(market).items()]
 
 
-def _day_of(tape: Tape, name: str, symbol: str, now_us: int) -> dict[str, Any]:
-    bars = tape.bars(symbol, (now_us - DAY_US) // MINUTE_US * MINUTE_US, now_us, MINUTE_US, now_us)
+def _day_of(market: Market, name: str, symbol: str) -> dict[str, Any]:
+    now_us = market.now_us
+    bars = market.bars(symbol, (now_us - DAY_US) // MINUTE_US * MINUTE_US, now_us, MINUTE_US)
     if not len(bars.open):
-        raise _Refused(-1121, "Invalid symbol.")
+        raise _ApiError(-1121, "Invalid symbol.")
     first, last, volume = float(bars.open[0]), float(bars.close[-1]), int(bars.volume.sum())
     quote = float((bars.volume * bars.close).sum())
     return {
@@ -330,10 +330,10 @@ def _day_of(tape: Tape, name: str, symbol: str, now_us: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _last(tape: Tape, query: Mapping[str, str], now_us: int) -> Any:
+def _last(market: Market, query: Mapping[str, str]) -> Any:
     if "symbol" in query:
-        return {"symbol": query["symbol"], "price": _price(tape.price(_market(tape, query), now_us))}
-    return [{"symbol": name, "price": _price(tape.price(symbol, now_us))} for name, symbol in markets_of(tape).items()]
+        return {"symbol": query["symbol"], "price": _price(market.price(_symbol(market, query)))}
+    return [{"symbol": name, "price": _price(market.price(symbol))} for name, symbol in markets_of(market).items()]
 
 
 _FUNCTIONS: Final = {

@@ -1,51 +1,41 @@
-"""Twelve Data's WebSocket as the sandbox speaks it: what a connection is answered, and prices as whole frames. Pure."""
+"""Twelve Data's WebSocket: answers to a client's messages, and prices as frames. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
 import numpy as np
 
 from tickerplant.core.times import SECOND_US
-from tickerplant.protocols.twelvedata.rest import meta_of
-from tickerplant.sandbox.model import Market, Prints
+from tickerplant.protocols.market import FOREX, NO_VOLUME, Instrument, TradeBatch
+from tickerplant.protocols.twelvedata.instruments import meta_of
 
 PATH: Final = "/v1/quotes/price"
-NO_VOLUME: Final = -1
-"""In `Prints.day_volumes`: the message leaves the volume out."""
 
 
-def frame(body: bytes) -> bytes:
-    """Return a text as one WebSocket frame of a server."""
-    size = len(body)
-    if size < 126:
-        return b"\x81" + bytes((size,)) + body
-    return b"\x81" + (b"\x7e" + size.to_bytes(2, "big") if size < 65_536 else b"\x7f" + size.to_bytes(8, "big")) + body
+class TwelveDataFrames:
+    """Encodes trades as frames: complete, unmasked WebSocket frames that can be joined and written to a socket."""
 
-
-class Frames:
-    """Makes the frames of prints: whole WebSocket frames, unmasked, ready to be joined and written to a socket."""
-
-    def __init__(self, market: Market) -> None:
+    def __init__(self, instruments: Sequence[Instrument]) -> None:
         self._heads = []
-        self._forex = market.forex
-        for symbol in market.symbols:
-            meta = {k: v for k, v in meta_of(symbol).items() if k not in ("exchange_timezone", "mic_code")}
+        self._forex = np.array([instrument.kind == FOREX for instrument in instruments])
+        for instrument in instruments:
+            meta = {k: v for k, v in meta_of(instrument).items() if k not in ("exchange_timezone", "mic_code")}
             text = msgspec.json.encode({"event": "price", **meta}).decode()
             self._heads.append(text[:-1] + ',"timestamp":')
 
-    def make(self, prints: Prints, sent_ns: int | None) -> list[bytes]:
-        """Return one frame for each print. `sent_ns` is added to each message when it is given."""
+    def encode(self, trades: TradeBatch, sent_ns: int | None = None) -> list[bytes]:
+        """Return one frame per trade, with the field `sent_ns` if it is given."""
         tail = "}" if sent_ns is None else f',"sent_ns":{sent_ns}}}'
-        seconds = (prints.times_us // SECOND_US).tolist()
-        volumes = np.where(self._forex[prints.codes], NO_VOLUME, prints.day_volumes).tolist()
+        seconds = (trades.times_us // SECOND_US).tolist()
+        volumes = np.where(self._forex[trades.codes], NO_VOLUME, trades.day_volumes).tolist()
         heads = self._heads
         frames = []
-        # One JSON text a message is what the protocol asks for: this loop is the sandbox's cost, about 1 µs a print.
+        # The protocol requires one JSON text per message. This loop costs about 1 µs a trade (benchmarks/stream.py).
         for code, second, price, volume in zip(
-            prints.codes.tolist(), seconds, prints.prices.tolist(), volumes, strict=True
+            trades.codes.tolist(), seconds, trades.prices.tolist(), volumes, strict=True
         ):
             middle = f',"day_volume":{volume}' if volume >= 0 else ""
             body = f'{heads[code]}{second},"price":{price!r}{middle}{tail}'.encode()
@@ -55,7 +45,7 @@ class Frames:
         return frames
 
 
-class _Wanted(msgspec.Struct):
+class _Item(msgspec.Struct):
     symbol: str
     exchange: str | None = None
     mic_code: str | None = None
@@ -63,7 +53,7 @@ class _Wanted(msgspec.Struct):
 
 
 class _Params(msgspec.Struct):
-    symbols: str | list[_Wanted | str] = ""
+    symbols: str | list[_Item | str] = ""
 
 
 class _Action(msgspec.Struct):
@@ -74,20 +64,17 @@ class _Action(msgspec.Struct):
 _ACTIONS = msgspec.json.Decoder(_Action)
 
 
-class Session:
-    """One connection: what it has subscribed to, and what it is answered.
+class TwelveDataSession:
+    """One connection. `max_symbols`: the plan's limit of subscriptions (the free plan has 8); 0 means no limit."""
 
-    `max_symbols` 0: no limit; the vendor's trial has 8.
-    """
-
-    def __init__(self, market: Market, max_symbols: int = 0) -> None:
-        self._market = market
+    def __init__(self, instruments: Sequence[Instrument], max_symbols: int = 0) -> None:
+        self._instruments = instruments
+        self._codes = {instrument.symbol: code for code, instrument in enumerate(instruments)}
         self._max = max_symbols
-        self.wanted = np.zeros(len(market.symbols), dtype=np.bool_)
-        """Whether each symbol is subscribed to: bool[symbols]."""
+        self.subscribed = np.zeros(len(instruments), dtype=np.bool_)
 
-    def receive(self, text: str | bytes, unknown: Iterable[str] = ()) -> dict[str, Any]:
-        """Return the answer to a message of the client. `unknown`: symbols that are not known for now."""
+    def receive(self, text: str | bytes, hidden: Iterable[str] = ()) -> dict[str, Any]:
+        """Return the answer to a client's message. Symbols in `hidden` are treated as unknown."""
         try:
             action = _ACTIONS.decode(text)
         except msgspec.MsgspecError:
@@ -95,29 +82,29 @@ class Session:
         if action.action == "heartbeat":
             return {"event": "heartbeat", "status": "ok"}
         if action.action == "reset":
-            self.wanted[:] = False
+            self.subscribed[:] = False
             return {"event": "reset-status", "status": "ok"}
         if action.action in ("subscribe", "unsubscribe"):
-            return self._subscribe(action, set(unknown), on=action.action == "subscribe")
+            return self._subscribe(action, set(hidden), on=action.action == "subscribe")
         return {"event": "error", "status": "error", "messages": [f"unknown action {action.action!r}"]}
 
-    def _subscribe(self, action: _Action, unknown: set[str], *, on: bool) -> dict[str, Any]:
+    def _subscribe(self, action: _Action, hidden: set[str], *, on: bool) -> dict[str, Any]:
         given = action.params.symbols
         items = given.split(",") if isinstance(given, str) else given
-        names = [(item.symbol if isinstance(item, _Wanted) else item).strip().upper() for item in items]
+        names = [(item.symbol if isinstance(item, _Item) else item).strip().upper() for item in items]
         success, fails = [], []
         for name in filter(None, names):
-            plain = name.partition(":")[0]
-            code = self._market.code.get(plain)
-            if code is None or plain in unknown:
+            symbol = name.partition(":")[0]
+            code = self._codes.get(symbol)
+            if code is None or symbol in hidden:
                 fails.append({"symbol": name, "message": "symbol not found"})
                 continue
-            if on and self._max and not self.wanted[code] and self.wanted.sum() >= self._max:
+            if on and self._max and not self.subscribed[code] and self.subscribed.sum() >= self._max:
                 fails.append({"symbol": name, "message": f"the plan allows {self._max} symbols at a time"})
                 continue
-            self.wanted[code] = on
-            meta = meta_of(plain)
-            found = {"symbol": plain, "exchange": meta.get("exchange", "FOREX"), "type": meta["type"]}
+            self.subscribed[code] = on
+            meta = meta_of(self._instruments[code])
+            found = {"symbol": symbol, "exchange": meta.get("exchange", "FOREX"), "type": meta["type"]}
             success.append({**found, "country": "United States"} if "mic_code" in meta else found)
         event = f"{action.action}-status"
         if not success:

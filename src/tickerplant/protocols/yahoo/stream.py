@@ -1,26 +1,26 @@
-"""Yahoo's stream as the sandbox speaks it: JSON with a protobuf `PricingData` in base64, written out here. Pure.
+"""Yahoo's stream: JSON messages that contain a protobuf `PricingData` in base64. Pure.
 
-The fields' numbers and types are those of the message definition that yfinance ships (`pricing.proto`).
+The protobuf fields are encoded here. Numbers and types are those of the definition that yfinance ships
+(`pricing.proto`).
 """
 
 from __future__ import annotations
 
 import base64
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
 import numpy as np
 
-from tickerplant.protocols.twelvedata.stream import NO_VOLUME, frame
-from tickerplant.protocols.yahoo.chart import name_of, symbol_of
-from tickerplant.sandbox.corporate_actions import Tape
-from tickerplant.sandbox.model import Prints
+from tickerplant.protocols.market import CRYPTO, FOREX, NO_VOLUME, STOCK, Instrument, TradeBatch
+from tickerplant.protocols.stream_types import text_frame
+from tickerplant.protocols.yahoo.symbols import name_of, symbol_of
 
 PATH: Final = "/"
 _REGULAR_MARKET: Final = 1
-_EQUITY, _CURRENCY, _CRYPTO = 8, 14, 41
+_QUOTE_TYPES: Final = {STOCK: (8, "NMS"), FOREX: (14, "CCY"), CRYPTO: (41, "CCC")}
 
 
 def _varint(value: int) -> bytes:
@@ -42,31 +42,30 @@ def _text(number: int, text: str) -> bytes:
 
 
 class YahooFrames:
-    """Makes the frames of prints. Times are of the millisecond; a volume of the day of 0 is not sent."""
+    """Encodes trades as frames. Times are in milliseconds; a day's volume of 0 is omitted."""
 
-    def __init__(self, tape: Tape) -> None:
-        market = tape.market
+    def __init__(self, instruments: Sequence[Instrument]) -> None:
         self._heads, self._tails = [], []
-        for code, symbol in enumerate(market.symbols):
-            kind = _EQUITY if market.stock[code] else _CURRENCY if market.forex[code] else _CRYPTO
-            exchange = {_EQUITY: "NMS", _CURRENCY: "CCY", _CRYPTO: "CCC"}[kind]
-            self._heads.append(_text(1, name_of(tape, symbol)) + b"\x15")
+        for instrument in instruments:
+            quote_type, exchange = _QUOTE_TYPES[instrument.kind]
+            self._heads.append(_text(1, name_of(instrument)) + b"\x15")
             self._tails.append(
-                _text(4, "USD") + _text(5, exchange) + b"\x30" + _varint(kind) + b"\x38" + _varint(_REGULAR_MARKET)
-            )
-        self._forex = market.forex
+                _text(4, "USD") + _text(5, exchange) + b"\x30" + _varint(quote_type) + b"\x38"
+                + _varint(_REGULAR_MARKET)
+            )  # fmt: skip
+        self._forex = np.array([instrument.kind == FOREX for instrument in instruments])
 
-    def make(self, prints: Prints, sent_ns: int | None) -> list[bytes]:
-        """Return one frame for each print. `sent_ns` is not said: the message has no place for it."""
-        volumes = np.where(self._forex[prints.codes], NO_VOLUME, prints.day_volumes).tolist()
+    def encode(self, trades: TradeBatch, sent_ns: int | None = None) -> list[bytes]:
+        """Return one frame per trade. `sent_ns` is ignored: the message has no field for it."""
+        volumes = np.where(self._forex[trades.codes], NO_VOLUME, trades.day_volumes).tolist()
         frames = []
         for code, us, price, volume in zip(
-            prints.codes.tolist(), prints.times_us.tolist(), prints.prices.tolist(), volumes, strict=True
+            trades.codes.tolist(), trades.times_us.tolist(), trades.prices.tolist(), volumes, strict=True
         ):
             message = self._heads[code] + struct.pack("<f", price) + b"\x18" + _zigzag(us // 1_000) + self._tails[code]
             if volume > 0:
                 message += b"\x48" + _zigzag(volume)
-            frames.append(frame(b'{"type":"pricing","message":"' + base64.b64encode(message) + b'"}'))
+            frames.append(text_frame(b'{"type":"pricing","message":"' + base64.b64encode(message) + b'"}'))
         return frames
 
 
@@ -79,22 +78,21 @@ _MESSAGES = msgspec.json.Decoder(_Message)
 
 
 class YahooSession:
-    """One connection. It is answered nothing but prices; who asks for an unknown symbol hears nothing of it."""
+    """One connection. The API answers no message; unknown symbols and unreadable messages are ignored."""
 
-    def __init__(self, tape: Tape) -> None:
-        self._tape = tape
-        self.wanted = np.zeros(len(tape.market.symbols), dtype=np.bool_)
-        """Whether each symbol is subscribed to: bool[symbols]."""
+    def __init__(self, instruments: Sequence[Instrument]) -> None:
+        self._codes = {instrument.symbol: code for code, instrument in enumerate(instruments)}
+        self.subscribed = np.zeros(len(instruments), dtype=np.bool_)
 
-    def receive(self, text: str | bytes, unknown: Iterable[str] = ()) -> dict[str, Any] | None:
-        """Take a subscription; return None."""
+    def receive(self, text: str | bytes, hidden: Iterable[str] = ()) -> dict[str, Any] | None:
+        """Apply a subscription; return None."""
         try:
             message = _MESSAGES.decode(text)
         except msgspec.MsgspecError:
             return None
         for names, on in ((message.subscribe, True), (message.unsubscribe, False)):
             for name in names:
-                symbol = symbol_of(self._tape, name)
-                if symbol is not None and symbol not in unknown:
-                    self.wanted[self._tape.market.code[symbol]] = on
+                symbol = symbol_of(name)
+                if symbol in self._codes and symbol not in hidden:
+                    self.subscribed[self._codes[symbol]] = on
         return None

@@ -1,4 +1,4 @@
-"""Yahoo's chart, its oddities included."""
+"""Yahoo's chart API, over the sandbox's market."""
 
 from __future__ import annotations
 
@@ -8,52 +8,52 @@ import msgspec
 import numpy as np
 import pytest
 
-from tests.sandbox.support import NOW, Desk
+from tests.sandbox.support import NOW, SandboxClient
 from tickerplant.core.times import DAY_US, HOUR_US, SECOND_US
-from tickerplant.sandbox.corporate_actions import session_of
+from tickerplant.sandbox.hours import session_of
 
 CHART = "/v8/finance/chart/AAPL"
 
 
-def result(desk: Desk, path: str = CHART, **query: Any) -> dict[str, Any]:
-    body = desk.json(path, **query)["chart"]
+def result(client: SandboxClient, path: str = CHART, **query: Any) -> dict[str, Any]:
+    body = client.json(path, **query)["chart"]
     assert body["error"] is None
     found: dict[str, Any] = body["result"][0]
     return found
 
 
-def test_the_cookie_and_the_crumb() -> None:
-    desk = Desk()
-    cookie = desk.ask("/")
+def test_cookie_and_crumb_are_issued() -> None:
+    client = SandboxClient()
+    cookie = client.ask("/")
     assert (cookie.status, cookie.headers["Set-Cookie"][:3]) == (404, "A3=")
-    assert desk.ask("/v1/test/getcrumb").content_type.startswith("text/plain")
-    assert desk.ask("/v10/finance/quoteSummary/NIKK").status == 404
+    assert client.ask("/v1/test/getcrumb").content_type.startswith("text/plain")
+    assert client.ask("/v10/finance/quoteSummary/NIKK").status == 404
 
 
-def test_the_live_row_is_off_the_grid_and_prices_are_float32() -> None:
-    desk = Desk()
-    found = result(desk, range="1d", interval="5m")
+def test_the_live_row_is_not_aligned_and_prices_are_float32() -> None:
+    client = SandboxClient()
+    found = result(client, range="1d", interval="5m")
     assert found["timestamp"][-2:] == [NOW // SECOND_US // 300 * 300, NOW // SECOND_US]
     quote = found["indicators"]["quote"][0]
     assert (quote["volume"][-1], quote["open"][-1]) == (0, quote["close"][-2])
     assert all(float(np.float32(price)) == price for price in quote["close"])
     assert "adjclose" not in found["indicators"]
-    day = result(desk, range="5d", interval="1d")
+    day = result(client, range="5d", interval="1d")
     assert day["timestamp"][-1] == NOW // SECOND_US
     assert day["timestamp"][-2] == session_of(NOW // DAY_US * DAY_US - DAY_US)[0] // SECOND_US
     assert day["indicators"]["adjclose"][0]["adjclose"][-1] == day["indicators"]["quote"][0]["close"][-1]
 
 
 def test_minutes_without_a_trade_are_null() -> None:
-    quote = result(Desk(rate=0.05), range="1d", interval="1m")["indicators"]["quote"][0]
+    quote = result(SandboxClient(rate=0.05), range="1d", interval="1m")["indicators"]["quote"][0]
     empty = [at for at, close in enumerate(quote["close"]) if close is None]
     assert empty
     assert all(quote[name][empty[0]] is None for name in ("open", "high", "low", "volume"))
 
 
-def test_sessions_and_their_periods() -> None:
-    desk = Desk(sessions="us")
-    found = result(desk, range="1d", interval="1m", includePrePost="true")
+def test_trading_periods_follow_the_sessions() -> None:
+    client = SandboxClient(sessions="us")
+    found = result(client, range="1d", interval="1m", includePrePost="true")
     opens, closes = (us // SECOND_US for us in session_of(NOW // DAY_US * DAY_US))
     assert found["timestamp"][0] == opens
     periods = found["meta"]["tradingPeriods"]
@@ -61,21 +61,23 @@ def test_sessions_and_their_periods() -> None:
     assert periods["pre"][0][0]["end"] == opens
     assert periods["post"][0][0]["start"] == closes
     assert found["meta"]["currentTradingPeriod"]["regular"]["timezone"] == "EDT"
-    regular = result(desk, range="5d", interval="60m")
+    regular = result(client, range="5d", interval="60m")
     assert len(regular["meta"]["tradingPeriods"]) == 5
     assert regular["timestamp"][0] % 3_600 == 1_800
 
 
-def test_ranges_and_periods() -> None:
-    desk = Desk()
+def test_ranges_and_periods_select_the_bars() -> None:
+    client = SandboxClient()
     for name, least in (("5d", 5), ("1mo", 30), ("ytd", 265), ("1y", 365), ("2wk", 14), ("max", 7_000)):
-        assert len(result(desk, range=name, interval="1d")["timestamp"]) >= least
-    found = result(desk, period1=NOW // SECOND_US - 7_200, period2=NOW // SECOND_US - 3_600, interval="1m")
+        assert len(result(client, range=name, interval="1d")["timestamp"]) >= least
+    found = result(client, period1=NOW // SECOND_US - 7_200, period2=NOW // SECOND_US - 3_600, interval="1m")
     assert len(found["timestamp"]) == 60
     assert (found["meta"]["range"], found["meta"]["dataGranularity"]) == ("", "1m")
-    assert len(result(desk, range="1y", interval="3mo")["timestamp"]) == 5
-    assert result(desk, "/v8/finance/chart/EURUSD=X", range="1d", interval="1m")["meta"]["instrumentType"] == "CURRENCY"
-    assert result(desk, "/v8/finance/chart/BTC-USD", range="1d", interval="1m")["meta"]["symbol"] == "BTC-USD"
+    assert len(result(client, range="1y", interval="3mo")["timestamp"]) == 5
+    assert (
+        result(client, "/v8/finance/chart/EURUSD=X", range="1d", interval="1m")["meta"]["instrumentType"] == "CURRENCY"
+    )
+    assert result(client, "/v8/finance/chart/BTC-USD", range="1d", interval="1m")["meta"]["symbol"] == "BTC-USD"
 
 
 @pytest.mark.parametrize(
@@ -93,39 +95,41 @@ def test_ranges_and_periods() -> None:
         (CHART, {"interval": "1d", "period1": "now"}, 400, "are seconds"),
     ],
 )
-def test_what_cannot_be_asked_for(path: str, query: dict[str, Any], status: int, words: str) -> None:
-    reply = Desk().ask(path, **query)
-    assert reply.status == status
-    body = msgspec.json.decode(reply.body)["chart"]
+def test_an_invalid_request_gets_the_vendor_s_error(path: str, query: dict[str, Any], status: int, words: str) -> None:
+    response = SandboxClient().ask(path, **query)
+    assert response.status == status
+    body = msgspec.json.decode(response.body)["chart"]
     assert body["result"] is None
     assert words in body["error"]["description"]
 
 
 def test_splits_and_dividends_are_events() -> None:
-    desk = Desk()
-    split = desk.tape.splits("AAPL", 0, NOW)[-1]
+    client = SandboxClient()
+    split = client.market.splits("AAPL", 0, NOW)[-1]
     first, end = (split.us - 200 * DAY_US) // SECOND_US, (split.us + DAY_US) // SECOND_US
-    found = result(desk, period1=first, period2=end, interval="1d", events="div,splits,capitalGains")
+    found = result(client, period1=first, period2=end, interval="1d", events="div,splits,capitalGains")
     stamp = session_of(split.us)[0] // SECOND_US
     assert found["events"]["splits"][str(stamp)]["numerator"] == split.numerator
-    paid = [each for each in desk.tape.dividends("AAPL", 0, NOW) if first <= session_of(each.us)[0] // SECOND_US < end]
+    paid = [
+        each for each in client.market.dividends("AAPL", 0, NOW) if first <= session_of(each.us)[0] // SECOND_US < end
+    ]
     amounts = [event["amount"] for event in found["events"]["dividends"].values()]
     rate = split.denominator / split.numerator
     assert amounts == [pytest.approx(each.amount * (rate if each.us < split.us else 1)) for each in paid]
-    assert "events" not in result(desk, period1=first, period2=end, interval="1d")
+    assert "events" not in result(client, period1=first, period2=end, interval="1d")
 
 
-def test_too_many_is_a_line_of_text() -> None:
-    desk = Desk()
-    desk.order("do=429&vendor=yahoo&kind=day")
-    reply = desk.ask(CHART)
-    assert (reply.status, reply.body) == (429, b"Too Many Requests\r\n")
-    assert desk.ask("/v1/test/getcrumb").status == 200
+def test_a_spent_quota_is_a_429_of_plain_text() -> None:
+    client = SandboxClient()
+    client.fault("do=429&vendor=yahoo&kind=day")
+    response = client.ask(CHART)
+    assert (response.status, response.body) == (429, b"Too Many Requests\r\n")
+    assert client.ask("/v1/test/getcrumb").status == 200
 
 
-def test_an_intraday_stretch_without_trades_is_empty() -> None:
-    desk = Desk(sessions="us")
+def test_an_intraday_range_without_trades_is_empty() -> None:
+    client = SandboxClient(sessions="us")
     sunday = NOW // DAY_US * DAY_US - 3 * DAY_US
-    found = result(desk, period1=sunday // SECOND_US, period2=(sunday + HOUR_US) // SECOND_US, interval="1m")
+    found = result(client, period1=sunday // SECOND_US, period2=(sunday + HOUR_US) // SECOND_US, interval="1m")
     assert "timestamp" not in found
     assert found["indicators"]["quote"] == [{}]
