@@ -11,7 +11,7 @@ from alpha_vantage.timeseries import TimeSeries
 
 from tests.market_data.sdks.conftest import Vendor
 from tickerplant.core.times import DAY_US, MINUTE_US, datetime_of
-from tickerplant.sandbox.corporate_actions import NEW_YORK
+from tickerplant.protocols.market import NEW_YORK
 
 
 @pytest.fixture
