@@ -32,7 +32,8 @@ from tickerplant.log.embedded import EmbeddedLog
 from tickerplant.market_data.clients.twelvedata.stream import TwelveDataStream
 from tickerplant.market_data.service import FeedCounts, MarketData, MarketDataConfig
 from tickerplant.market_data.vendors.port import Connected, Received, StreamEvent
-from tickerplant.protocols.twelvedata.stream import Frames
+from tickerplant.protocols.twelvedata.stream import TwelveDataFrames
+from tickerplant.sandbox.corporate_actions import TradedMarket
 from tickerplant.sandbox.model import MarketSettings, SimulatedMarket, symbol_names
 
 CALENDARS = Calendars(Rules(calendars={"*": "24/7"}))
@@ -49,8 +50,8 @@ def frames(messages: int, symbols: int) -> list[bytes]:
     rate = 20_000.0
     market = SimulatedMarket(MarketSettings(symbol_names(symbols), rate))
     now_us = time.time_ns() // 1_000
-    prints = market.trades(now_us - int(2 * messages / rate * SECOND_US), now_us)  # its rate is one of the day's mean
-    found = Frames(market).make(prints, None)[-messages:]
+    trades = market.trades(now_us - int(2 * messages / rate * SECOND_US), now_us)  # its rate is one of the day's mean
+    found = TwelveDataFrames(TradedMarket(market).instruments).encode(trades)[-messages:]
     assert len(found) == messages
     return found
 
