@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 
-import numpy as np
 import pytest
 
 from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, SECOND_US, WEEK_US, micros_of
@@ -81,10 +80,7 @@ def test_a_split_is_invisible_before_its_day() -> None:
 def test_full_adjustment_removes_the_gap_of_a_dividend() -> None:
     found = traded()
     paid = found.dividends("AAPL", ANCHOR_US, NOW)[0]
-    at = np.array([paid.us - DAY_US, paid.us], np.int64)
-    factor = found._dividend_factors("AAPL", at, paid.us + DAY_US)
     close = found.bars("AAPL", paid.us - DAY_US, paid.us, DAY_US, NOW).close[-1]
-    assert factor.tolist() == pytest.approx([1 - paid.amount / close, 1])
     both = found.bars("AAPL", paid.us - DAY_US, paid.us + DAY_US, DAY_US, paid.us + DAY_US, adjustment=FOR_ALL)
     assert both.close[0] == pytest.approx(close - paid.amount)
 

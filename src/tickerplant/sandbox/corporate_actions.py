@@ -56,15 +56,15 @@ class ScheduledSplit:
 class TradedMarket:
     """The simulated market with its corporate actions. No method returns anything later than its `now_us`."""
 
-    def __init__(self, model: SimulatedMarket, new_splits: Sequence[ScheduledSplit] = ()) -> None:
+    def __init__(self, model: SimulatedMarket, added_splits: Sequence[ScheduledSplit] = ()) -> None:
         self.model = model
         self.instruments = tuple(_instrument(model, code) for code in range(len(model.symbols)))
         """One per symbol, in the order of the model's codes."""
-        self._new: dict[str, list[Split]] = {}
-        self._splits = functools.lru_cache(8192)(self._all_splits)
-        self._dividends = functools.lru_cache(1024)(self._all_dividends)
-        self._levels = functools.lru_cache(2)(self._all_levels)
-        for split in new_splits:
+        self._added: dict[str, list[Split]] = {}
+        self._splits = functools.lru_cache(8192)(self._compute_splits)
+        self._dividends = functools.lru_cache(1024)(self._compute_dividends)
+        self._day_factors = functools.lru_cache(2)(self._compute_day_factors)
+        for split in added_splits:
             self.add(split)
 
     # Corporate actions -----------------------------------------------------------------------------------------------
@@ -73,9 +73,9 @@ class TradedMarket:
         """Add a split. From its day on the stream has the new price. Unknown symbols are ignored."""
         if split.symbol in self.model.code:
             day = micros_of(dt.datetime.combine(split.date, dt.time(), dt.UTC))
-            self._new.setdefault(split.symbol, []).append(Split(day, split.numerator, split.denominator))
-            for kept in (self._splits, self._dividends, self._levels):
-                kept.cache_clear()
+            self._added.setdefault(split.symbol, []).append(Split(day, split.numerator, split.denominator))
+            for cache in (self._splits, self._dividends, self._day_factors):
+                cache.cache_clear()
 
     def splits(self, symbol: str, start_us: int, now_us: int) -> list[Split]:
         """Return the splits in force, from a day on, oldest first."""
@@ -85,30 +85,30 @@ class TradedMarket:
         """Return the dividends whose ex-date has begun, from a day on, oldest first."""
         return [paid for paid in self._dividends(symbol, datetime_of(now_us).year) if start_us <= paid.us <= now_us]
 
-    def _all_splits(self, symbol: str) -> list[Split]:
+    def _compute_splits(self, symbol: str) -> list[Split]:
         model = self.model
         code = model.code[symbol]
-        found = list(self._new.get(symbol, ()))
+        found = list(self._added.get(symbol, ()))
         if model.stock[code]:
-            dice = np.random.default_rng([model.settings.seed % (1 << 63), *symbol.encode()])
+            rng = np.random.default_rng([model.settings.seed % (1 << 63), *symbol.encode()])
             first = dt.date(_FIRST_YEAR, 1, 2).toordinal()
             last = datetime_of(ANCHOR_US).toordinal() - 2
             for day, ratio in zip(
-                dice.integers(first, last, 1 + int(dice.integers(2))).tolist(),
-                dice.permutation(len(_RATIOS)).tolist(),
+                rng.integers(first, last, 1 + int(rng.integers(2))).tolist(),
+                rng.permutation(len(_RATIOS)).tolist(),
                 strict=False,
             ):
                 numerator, denominator = _RATIOS[ratio]
                 found.append(Split(_session_day(dt.date.fromordinal(day)), numerator, denominator))
         return sorted(found)
 
-    def _all_dividends(self, symbol: str, last_year: int) -> list[Dividend]:
+    def _compute_dividends(self, symbol: str, last_year: int) -> list[Dividend]:
         model = self.model
         code = model.code[symbol]
-        dice = np.random.default_rng([model.settings.seed % (1 << 63), *symbol.encode(), 1])
-        if not model.stock[code] or dice.random() < 0.4:
+        rng = np.random.default_rng([model.settings.seed % (1 << 63), *symbol.encode(), 1])
+        if not model.stock[code] or rng.random() < 0.4:
             return []
-        month, day, quarterly = int(dice.integers(1, 4)), int(dice.integers(1, 28)), float(dice.uniform(0.001, 0.008))
+        month, day, quarterly = int(rng.integers(1, 4)), int(rng.integers(1, 28)), float(rng.uniform(0.001, 0.008))
         days = [
             _session_day(dt.date(year, month + 3 * quarter, day))
             for year in range(_FIRST_YEAR, last_year + 1)
@@ -146,18 +146,18 @@ class TradedMarket:
     def trades(self, start_us: int, end_us: int) -> TradeBatch:
         """Return the trades of all symbols in the range, at prices as traded."""
         batch = self.model.trades(start_us, end_us)
-        if start_us >= ANCHOR_US and not self._new:
+        if start_us >= ANCHOR_US and not self._added:
             return batch
         days = batch.times_us // DAY_US
         factor = np.ones(len(days))
         for day in np.unique(days).tolist():
-            here = days == day
-            factor[here] = self._levels(day)[batch.codes[here]]
+            rows = days == day
+            factor[rows] = self._day_factors(day)[batch.codes[rows]]
         volumes = np.rint(batch.day_volumes / factor).astype(np.int64)
         sizes = np.rint(batch.sizes / factor).astype(np.int64)
         return TradeBatch(batch.codes, batch.times_us, _scaled(batch.prices, factor), volumes, sizes)
 
-    def _all_levels(self, day: int) -> Float64Array:
+    def _compute_day_factors(self, day: int) -> Float64Array:
         """Return each symbol's factor on a day since 1970. It changes only at 00:00 UTC."""
         at = np.array([day * DAY_US], np.int64)
         return np.array([float(self._factor(symbol, at)[0]) for symbol in self.model.symbols])
@@ -179,8 +179,8 @@ class TradedMarket:
         if length_us == WEEK_US:
             first = (start_us - _MONDAY_US) // WEEK_US * WEEK_US + _MONDAY_US
             days = self.bars(symbol, first, end_us + WEEK_US, DAY_US, now_us, adjustment=adjustment)
-            return _between(
-                grouped(days, (days.starts_us - _MONDAY_US) // WEEK_US * WEEK_US + _MONDAY_US), start_us, end_us
+            return _in_range(
+                merge_bars(days, (days.starts_us - _MONDAY_US) // WEEK_US * WEEK_US + _MONDAY_US), start_us, end_us
             )
         if self._has_sessions(symbol) and 30 * MINUTE_US < length_us < DAY_US:
             found = self._by_session(symbol, start_us, end_us, length_us, now_us)
@@ -210,7 +210,7 @@ class TradedMarket:
         """Return bars of 1 or 3 months, from the month of the start on, built from adjusted days before the end."""
         first = month_of(np.array([start_us], np.int64), months).tolist()[0]
         days = self.bars(symbol, first, end_us, DAY_US, now_us, adjustment=adjustment)
-        return grouped(days, month_of(days.starts_us, months))
+        return merge_bars(days, month_of(days.starts_us, months))
 
     def _has_sessions(self, symbol: str) -> bool:
         return self.instruments[self.model.code[symbol]].has_sessions
@@ -219,24 +219,26 @@ class TradedMarket:
         """Return the model's bars. The forming bar is built from closed minutes and the current minute's trades."""
         first = -(-start_us // length_us) * length_us
         done = min(-(-end_us // length_us) * length_us, now_us // length_us * length_us)
-        whole = self._whole(symbol, first, done, length_us)
+        closed = self._closed_bars(symbol, first, done, length_us)
         if not first <= done < min(end_us, now_us):
-            return whole
+            return closed
         minute = now_us // MINUTE_US * MINUTE_US
-        forming = _joined([self._whole(symbol, done, minute, minute - done), self._begun(symbol, minute, now_us)])
-        return _joined([whole, grouped(forming, np.full(len(forming.starts_us), done))])
+        forming = _concatenate(
+            [self._closed_bars(symbol, done, minute, minute - done), self._current_minute(symbol, minute, now_us)]
+        )
+        return _concatenate([closed, merge_bars(forming, np.full(len(forming.starts_us), done))])
 
-    def _whole(self, symbol: str, start_us: int, end_us: int, length_us: int) -> Bars:
+    def _closed_bars(self, symbol: str, start_us: int, end_us: int, length_us: int) -> Bars:
         if end_us > start_us:
             return self.model.bars(symbol, start_us, end_us, length_us)
         nothing, none = np.empty(0), np.empty(0, np.int64)
         return Bars(none, nothing, nothing, nothing, nothing, none)
 
-    def _begun(self, symbol: str, minute_us: int, now_us: int) -> Bars:
+    def _current_minute(self, symbol: str, minute_us: int, now_us: int) -> Bars:
         """Return the bar of a minute until now, built from its trades."""
         trades = self.model.trades_of(symbol, minute_us, now_us)
         starts, price = np.full(len(trades.prices), minute_us), trades.prices
-        return grouped(Bars(starts, price, price, price, price, trades.sizes), starts)
+        return merge_bars(Bars(starts, price, price, price, price, trades.sizes), starts)
 
     def _by_session(self, symbol: str, start_us: int, end_us: int, length_us: int, now_us: int) -> Bars:
         """Return bars longer than 30 minutes, aligned to the session's open and built from shorter bars."""
@@ -245,7 +247,7 @@ class TradedMarket:
         days, which = np.unique(pieces.starts_us // DAY_US, return_inverse=True)
         opens = np.array([session_of(day * DAY_US)[0] for day in days.tolist()], np.int64)
         passed = pieces.starts_us - opens[which] if len(days) else pieces.starts_us
-        return _between(grouped(pieces, pieces.starts_us - passed % length_us), start_us, end_us)
+        return _in_range(merge_bars(pieces, pieces.starts_us - passed % length_us), start_us, end_us)
 
 
 def _instrument(model: SimulatedMarket, code: int) -> Instrument:
@@ -272,12 +274,12 @@ def _columns(bars: Bars) -> tuple[Int64Array, Float64Array, Float64Array, Float6
     return bars.starts_us, bars.open, bars.high, bars.low, bars.close, bars.volume
 
 
-def _joined(parts: list[Bars]) -> Bars:
+def _concatenate(parts: list[Bars]) -> Bars:
     columns = [np.concatenate(column) for column in zip(*(_columns(part) for part in parts), strict=True)]
     return Bars(*columns)
 
 
-def _between(bars: Bars, start_us: int, end_us: int) -> Bars:
+def _in_range(bars: Bars, start_us: int, end_us: int) -> Bars:
     return bars.take((bars.starts_us >= start_us) & (bars.starts_us < end_us))
 
 
@@ -287,7 +289,7 @@ def month_of(times_us: Int64Array, months: int) -> Int64Array:
     return month.astype("datetime64[M]").astype("datetime64[us]").astype(np.int64)
 
 
-def grouped(bars: Bars, starts_us: Int64Array) -> Bars:
+def merge_bars(bars: Bars, starts_us: Int64Array) -> Bars:
     """Merge consecutive bars that have the same new start."""
     if not len(starts_us):
         return bars

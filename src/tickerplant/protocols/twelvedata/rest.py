@@ -43,7 +43,7 @@ MAX_BATCH: Final = 120
 _ACTION_CREDITS: Final = 20  # splits and dividends, from the vendor's price list
 _FREE: Final = ("/technical_indicators", "/api_usage")
 _NO_LIMIT: Final = 1_000_000
-_SESSION_SHARE: Final = 8  # at least an eighth of the minutes between two bars asked for are in session
+_LOOKBACK_FACTOR: Final = 8  # lookback per requested minute: sessions are a fifth of a week, less with holidays
 
 
 class ApiError(Exception):
@@ -225,7 +225,7 @@ def _time_series(market: Market, name: str, query: Mapping[str, str]) -> dict[st
     dated = "start_date" in query or "end_date" in query
     size = _integer(query, "outputsize", MAX_OUTPUT if dated else 30, 1, MAX_OUTPUT)
     digits = _integer(query, "dp", 5, 0, 11)
-    spacing = _SESSION_SHARE if instrument.has_sessions and length < DAY_US else 2 if length == DAY_US else 1
+    spacing = _LOOKBACK_FACTOR if instrument.has_sessions and length < DAY_US else 2 if length == DAY_US else 1
     lookback_us = size * length * spacing + length
     end_us = min(_moment(query, "end_date", zone, now_us), now_us - 1) + 1
     start_us = max(_moment(query, "start_date", zone, end_us - lookback_us), end_us - lookback_us)
