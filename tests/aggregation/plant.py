@@ -18,7 +18,7 @@ SENT = micros_of(dt.datetime(2026, 1, 5, 14, 0, tzinfo=dt.UTC))
 
 
 def at(text: str) -> int:
-    """'2025-11-28T14:30' (UTC) in microseconds."""
+    """Return a time such as '2025-11-28T14:30' (UTC) in microseconds."""
     return micros_of(dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC))
 
 
@@ -34,7 +34,7 @@ def start(feed: str = "a", from_us: int = 0, symbols: Sequence[str] = (), **more
 
 
 def ticks(rows: Iterable[Sequence[Any]], watermark: int, feed: str = "a", source: str = "s", sent: int = SENT) -> bytes:
-    """Rows: (time, symbol, price, size[, flags[, trade_id]])."""
+    """Return a `ticks` record. Rows: (time, symbol, price, size[, flags[, trade_id]])."""
     rows = list(rows)
     columns = [
         timestamps(np.array([row[0] for row in rows], dtype=np.int64)),
@@ -58,7 +58,7 @@ def vendor(
     complete: bool = True,
     reason: str = "vendor",
 ) -> bytes:
-    """Rows: (time, symbol, interval, open, high, low, close, volume[, vwap, trades])."""
+    """Return a `vendor_bars` record. Rows: (time, symbol, interval, open, high, low, close, volume[, vwap, trades])."""
     made = [
         {
             "time": dt.datetime.fromtimestamp(0, tz=dt.UTC) + dt.timedelta(microseconds=row[0]),
@@ -98,13 +98,13 @@ def settings(**values: Any) -> bytes:
 
 
 def run(raw: Sequence[bytes], stage: AggregationStage | None = None, first: int = 0) -> list[list[Output]]:
-    """Step through the records; what came before those of `raw`, nobody remembers."""
+    """Step through the records; a correction cannot read records before those of `raw`."""
     stage = stage or AggregationStage(1)
     return continued(raw, stage, first, first)
 
 
 def continued(raw: Sequence[bytes], stage: AggregationStage, first: int, kept_from: int = 0) -> list[list[Output]]:
-    """Step through the records of a log from `first` on; `raw` is what it has from `kept_from` on."""
+    """Step through the records of a log from offset `first` on. `raw`: its records from offset `kept_from` on."""
     log = [consumed(value, kept_from + place) for place, value in enumerate(raw)]
 
     def step(arrived: ConsumedRecord) -> list[Output]:
@@ -121,7 +121,7 @@ def decoded(steps: Iterable[Iterable[Output]], topic: str = schemas.OHLCV) -> li
 
 
 def bars(steps: Iterable[Iterable[Output]], state: str | None = None) -> list[dict[str, Any]]:
-    """Every published bar in order; times as microseconds."""
+    """Return every published bar in order, with times in microseconds."""
     found = []
     for record in decoded(steps):
         if isinstance(record.header, records.Bars):
@@ -135,7 +135,7 @@ def bars(steps: Iterable[Iterable[Output]], state: str | None = None) -> list[di
 
 
 def last(steps: Iterable[Iterable[Output]]) -> dict[tuple[str, str, int], dict[str, Any]]:
-    """The last closed state of every bar by (interval, symbol, time); withdrawn ones are not there any more."""
+    """Return the last closed state of each bar by (interval, symbol, time), without withdrawn bars."""
     found: dict[tuple[str, str, int], dict[str, Any]] = {}
     for row in bars(steps):
         key = (row["interval"], row["symbol"], row["time"])
@@ -150,7 +150,7 @@ PRICES = ("open", "high", "low", "close", "trades", "complete", "source")
 
 
 def same_bars(one: dict[Any, dict[str, Any]], other: dict[Any, dict[str, Any]]) -> None:
-    """Assert equality as it is promised: prices, counts, times exactly; volume and vwap to 1e-12."""
+    """Assert the documented equality: prices, counts and times exactly; volume and vwap to 1e-12."""
     assert one.keys() == other.keys()
     for key, row in one.items():
         for name in PRICES:

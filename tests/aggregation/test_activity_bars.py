@@ -1,4 +1,4 @@
-"""Bars by trades, volume and turnover, against a plain loop over the prints."""
+"""Bars by trades, volume and turnover, against a plain loop over the ticks."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def by_activity(steps: list[list[Output]]) -> dict[tuple[str, str], list[dict[st
 
 
 def by_hand(rows: list[Any], name: str) -> list[dict[str, Any]]:
-    """One symbol's bars of one session, print by print: amounts of cents and whole sizes, so that sums are exact."""
+    """Return one symbol's bars of one session, tick by tick. Prices in cents and whole sizes make the sums exact."""
     interval, total, made = parse(name), 0, []
     number, last = None, -1
     for time, _, price, size, flags in rows:
@@ -73,7 +73,7 @@ def by_hand(rows: list[Any], name: str) -> list[dict[str, Any]]:
     return made
 
 
-def test_bars_of_trades_close_when_the_last_trade_has_come_and_the_session_ends_the_rest() -> None:
+def test_a_bar_of_trades_closes_with_its_last_trade_and_the_session_closes_the_open_one() -> None:
     rows = [(OPEN + i * S, "A", 10.0 + i, 1.0) for i in range(5)]
     raw = [RULES, start(from_us=OPEN - M, symbols=["A"]), ticks(rows, OPEN + 4 * S), mark(OPEN + 4 * S)]
     assert [r["close"] for r in by_activity(run(raw)).get(("3t", "A"), [])] == []
@@ -86,15 +86,15 @@ def test_bars_of_trades_close_when_the_last_trade_has_come_and_the_session_ends_
     ]  # fmt: skip
 
 
-def test_what_a_large_print_has_too_much_counts_for_the_bars_after_it() -> None:
+def test_the_excess_of_a_large_trade_counts_toward_the_bars_after_it() -> None:
     rows = [(OPEN + i * S, "A", 10.0 + i, size) for i, size in enumerate([4.0, 25.0, 1.0, 9.0, 2.0])]
     raw = [RULES, start(from_us=OPEN - M, symbols=["A"]), ticks(rows, OPEN + 4 * S), end()]
     found = by_activity(run(raw))["10v", "A"]
-    # Cumulated before each print: 0, 4, 29, 30, 39.
+    # Cumulated before each tick: 0, 4, 29, 30, 39.
     assert [(r["open"], r["volume"]) for r in found] == [(10.0, 29.0), (12.0, 1.0), (13.0, 11.0)]
 
 
-def test_bars_that_begin_in_one_instant_have_times_of_their_own() -> None:
+def test_bars_that_start_at_one_time_get_distinct_times() -> None:
     raw = [RULES, start(from_us=OPEN - M, symbols=["A"])]
     raw += [ticks([(OPEN, "A", 10.0 + i, 1.0) for i in range(9)], OPEN), end()]
     assert [(r["time"] - OPEN, r["open"]) for r in by_activity(run(raw))["3t", "A"]] == [
@@ -104,7 +104,7 @@ def test_bars_that_begin_in_one_instant_have_times_of_their_own() -> None:
     ]
 
 
-def test_each_session_counts_anew_and_only_the_symbols_of_a_pattern_have_such_bars() -> None:
+def test_counting_restarts_with_each_session_for_the_symbols_of_a_pattern_only() -> None:
     rows = [(OPEN + day * DAY_US + i * S, name, 10.0, 1.0) for day in (0, 1) for i in range(4) for name in ("A", "X")]
     raw = [RULES, start(from_us=OPEN - M, symbols=["A", "X"]), ticks(rows, rows[-1][0]), end()]
     found = by_activity(run(raw))
@@ -112,24 +112,24 @@ def test_each_session_counts_anew_and_only_the_symbols_of_a_pattern_have_such_ba
     assert [r["trades"] for r in found["3t", "A"]] == [3, 1, 3, 1]
 
 
-def test_bars_as_large_as_a_name_can_say_neither_overflow_nor_refuse() -> None:
+def test_the_largest_possible_amounts_do_not_overflow() -> None:
     rules = settings_record(activity_bars={"*": ["100000000000v", "999999999999999d"]})
     rows = [(OPEN + i * S, "A", 0.5, 4e10) for i in range(7)]
     raw = [rules, start(from_us=OPEN - M, symbols=["A"]), ticks(rows, OPEN + 6 * S), end()]
     found = by_activity(run(raw))
-    # Cumulated before each print: 0, 4, 8, 12, 16, 20, 24 times 1e10.
+    # Cumulated before each tick: 0, 4, 8, 12, 16, 20, 24 times 1e10.
     assert [r["trades"] for r in found["100000000000v", "A"]] == [3, 2, 2]
     assert [r["trades"] for r in found["999999999999999d", "A"]] == [7]
 
 
-def test_what_comes_too_late_is_counted() -> None:
+def test_ticks_after_the_lateness_are_counted() -> None:
     raw = [RULES, start(from_us=OPEN - M, symbols=["A"]), ticks([(OPEN + M, "A", 1.0, 1.0)], OPEN + M)]
     steps = run([*raw, ticks([(OPEN, "A", 1.0, 1.0)], OPEN + M), end()])
-    told = [r.header for r in decoded(steps, schemas.STATUS) if isinstance(r.header, records.FeedState)]
-    assert [(s.reason, s.count) for s in told if s.state == "unsupported"] == [("too late for bars by activity", 1)]
+    statuses = [r.header for r in decoded(steps, schemas.STATUS) if isinstance(r.header, records.FeedState)]
+    assert [(s.reason, s.count) for s in statuses if s.state == "unsupported"] == [("too late for bars by activity", 1)]
 
 
-def test_rules_that_change_let_the_intervals_that_stay_go_on() -> None:
+def test_intervals_that_a_change_of_rules_keeps_continue() -> None:
     rows = [(OPEN + i * S, "A", 10.0, 1.0) for i in range(6)]
     raw = [RULES, start(from_us=OPEN - M, symbols=["A"]), ticks(rows[:2], OPEN + S)]
     raw += [settings_record(activity_bars={"*": ["3t"]}), ticks(rows[2:], OPEN + 10 * S), end()]
@@ -152,11 +152,11 @@ one = st.tuples(
     st.integers(0, 40),
 )
 @examples(100)
-def test_any_order_within_the_lateness_any_batches_and_any_snapshot_give_the_bars_of_a_plain_loop(
+def test_any_order_within_the_lateness_gives_the_bars_of_a_plain_loop(
     rows: list[Any], cuts: list[int], random: Any, where: int
 ) -> None:
-    held = {time: random.randrange(2 * S) for time in {row[0] for row in rows}}
-    shaken = sorted(rows, key=lambda row: row[0] + held[row[0]])
+    delays = {time: random.randrange(2 * S) for time in {row[0] for row in rows}}
+    shaken = sorted(rows, key=lambda row: row[0] + delays[row[0]])
     edges = sorted({0, len(rows), *(cut % (len(rows) + 1) for cut in cuts)})
     raw, newest = [RULES, start(from_us=OPEN, symbols=["A", "AA", "B", "C", "X"])], 0
     for begin, stop in pairwise(edges):
@@ -184,7 +184,7 @@ def test_any_order_within_the_lateness_any_batches_and_any_snapshot_give_the_bar
     assert second.snapshot() == whole.snapshot()
 
 
-def test_rules_that_name_no_such_interval_are_refused() -> None:
+def test_rules_with_an_invalid_activity_interval_are_rejected() -> None:
     for wrong in ("5x", "5m"):
         steps = run([settings_record(activity_bars={"*": [wrong]})])
         assert len(decoded(steps, schemas.DEADLETTER)) == 1

@@ -1,4 +1,4 @@
-"""Sessions as bars show them: every instant here is from the exchanges' published hours, turned into UTC by hand.
+"""Sessions in published bars. Every time is from the exchanges' published hours, converted to UTC by hand.
 
 New York (NYSE): 9:30 a.m. to 4:00 p.m. Eastern Time, to 1:00 p.m. on the day after Thanksgiving and on Christmas Eve;
 early trading from 4:00 a.m., late trading to 8:00 p.m., to 5:00 p.m. on those days. UTC-5, in summer UTC-4.
@@ -75,7 +75,7 @@ def test_the_last_bars_and_the_day_close_at_the_close(symbol: str, session: str,
         start(from_us=first - HOUR_US, symbols=[symbol]),
         ticks([(first - 1, symbol, 1.0, 1000, EXTENDED)], first),
         ticks([(first, symbol, 10.0, 1), (first + 7 * M, symbol, 14.0, 2), (over - 1, symbol, 11.0, 4)], over),
-        # At the close and after it: what is flagged as the closing auction counts, what is not does not.
+        # At the close and after it, only ticks flagged as closing auction count.
         ticks([(over, symbol, 99.0, 70), (over, symbol, 12.0, 50, AUCTION), (over + S, symbol, 98.0, 9)], over + S),
         mark(over + LATE - 1),
         mark(over + LATE),
@@ -88,11 +88,11 @@ def test_the_last_bars_and_the_day_close_at_the_close(symbol: str, session: str,
     assert [day[name] for name in NUMBERS] == [10.0, 14.0, 10.0, 12.0, 57.0, 4, True]
     assert day["vwap"] == pytest.approx((10 + 2 * 14 + 4 * 11 + 50 * 12) / 57, rel=1e-12)
     assert (day["revision"], day["history"]) == (0, False)
-    told = [record.header for record in decoded(steps, schemas.STATUS)]
+    statuses = [record.header for record in decoded(steps, schemas.STATUS)]
     assert [
-        (said.start_us, said.expected, said.emitted)
-        for said in told
-        if isinstance(said, records.Over) and said.interval == "1d"
+        (status.start_us, status.expected, status.emitted)
+        for status in statuses
+        if isinstance(status, records.Over) and status.interval == "1d"
     ] == [(at(session), 1, 1)]
 
 
@@ -103,13 +103,13 @@ def test_a_forming_day_has_the_same_hours(symbol: str, session: str, opens: str,
         rules(),
         start(from_us=first - HOUR_US, symbols=[symbol]),
         ticks([(first - 1, symbol, 1.0, 1000, EXTENDED)], first - 1),
-        mark(first - 1),  # not begun
+        mark(first - 1),  # before the session
         ticks([(first, symbol, 10.0, 1)], first),
         mark(first),
         ticks([(over - 1, symbol, 11.0, 4)], over - 1),
         mark(over - 1),
         ticks([(over + LATE, symbol, 99.0, 70)], over + LATE),
-        mark(over + LATE),  # over: what comes now belongs to no day
+        mark(over + LATE),  # the session is over: later ticks belong to no day
     ]
     steps = run(raw)
     forming = [[(row["time"], row["close"], row["volume"]) for row in days([step], "forming")] for step in steps]
@@ -132,7 +132,7 @@ def test_a_forming_day_has_the_same_hours(symbol: str, session: str, opens: str,
         ("2025-11-03", "2025-11-03T09:00", "2025-11-03T14:30", "2025-11-03T21:00", "2025-11-04T01:00"),
     ],
 )
-def test_with_extended_hours_the_day_takes_them_and_closes_at_their_end(
+def test_with_extended_hours_the_day_includes_them_and_closes_at_their_end(
     session: str, begins: str, opens: str, closes: str, ends: str
 ) -> None:
     raw = [
@@ -148,7 +148,7 @@ def test_with_extended_hours_the_day_takes_them_and_closes_at_their_end(
     extended = run([rules(extended_hours=True), *raw])
     assert not days(extended[:-1])
     (day,) = days(extended[-1:])
-    # The auction's print lies in extended hours, and counts once.
+    # The auction trade is in extended hours, and counts once.
     assert [day[name] for name in ("time", *NUMBERS)] == [at(session), 9.0, 12.0, 8.0, 8.0, 63.0, 5, True]
     regular = run([rules(), *raw])
     (day,) = days(regular)
@@ -157,7 +157,7 @@ def test_with_extended_hours_the_day_takes_them_and_closes_at_their_end(
 
 
 def test_londons_auction_after_the_close_revises_the_day() -> None:
-    close = at("2025-03-31T15:30")  # 16:30 in London; the auction's trades come at 16:35
+    close = at("2025-03-31T15:30")  # 16:30 in London; the auction's trades arrive at 16:35
     raw = [
         rules(),
         start(from_us=at("2025-03-31T06:00"), symbols=["VOD.L"]),
@@ -174,7 +174,7 @@ def test_londons_auction_after_the_close_revises_the_day() -> None:
     assert last(steps)["5m", "VOD.L", close + 5 * M]["volume"] == 503.0
 
 
-def test_an_auction_of_a_half_day_in_hong_kong_counts_though_it_is_at_lunch_time() -> None:
+def test_an_auction_at_lunch_time_of_a_half_day_in_hong_kong_counts() -> None:
     noon = at("2025-12-24T04:00")
     raw = [
         rules(),
@@ -193,7 +193,7 @@ def test_an_auction_of_a_half_day_in_hong_kong_counts_though_it_is_at_lunch_time
         ("7203.T", "2024-11-05", "2024-11-05T00:00", "2024-11-05T02:30", "2024-11-05T03:30", "2024-11-05T06:30"),
     ],
 )
-def test_the_morning_closes_at_lunch_and_the_day_goes_on_after_it(
+def test_the_morning_closes_at_lunch_and_the_day_continues_after_it(
     symbol: str, session: str, morning: str, noon: str, afternoon: str, close: str
 ) -> None:
     lunch, again, over = at(noon), at(afternoon), at(close)
@@ -211,7 +211,7 @@ def test_the_morning_closes_at_lunch_and_the_day_goes_on_after_it(
     assert not days(steps[:-1])
     (day,) = days(steps)
     assert [day[name] for name in ("time", *NUMBERS)] == [at(session), 10.0, 13.0, 10.0, 13.0, 15.0, 4, True]
-    # Intraday bars go by time alone: those of the break are there.
+    # Intraday bars depend on the time only: the break has some.
     starts = [at(morning), lunch - M, lunch, again - M, again, over - M]
     assert of("1m", symbol, steps) == [iso(start) for start in starts]
     assert of("5m", symbol, steps) == [iso(start - start % (5 * M)) for start in starts]
@@ -222,7 +222,7 @@ def test_the_morning_closes_at_lunch_and_the_day_goes_on_after_it(
 
 @pytest.mark.parametrize("extended", [False, True])
 @pytest.mark.parametrize(
-    ("symbol", "prints", "following"),
+    ("symbol", "tick_time", "following"),
     [
         ("IBM", "2025-11-27T17:00", "2025-11-28T18:00"),  # Thanksgiving: noon in New York
         ("IBM", "2025-12-25T17:00", "2025-12-26T21:00"),
@@ -232,8 +232,10 @@ def test_the_morning_closes_at_lunch_and_the_day_goes_on_after_it(
         ("IBM", "2025-03-09T17:00", "2025-03-10T20:00"),  # a Sunday
     ],
 )
-def test_a_holiday_has_intraday_bars_and_no_day(symbol: str, prints: str, following: str, extended: bool) -> None:
-    time, close = at(prints), at(following)
+def test_a_holiday_has_intraday_bars_and_no_daily_bar(
+    symbol: str, tick_time: str, following: str, extended: bool
+) -> None:
+    time, close = at(tick_time), at(following)
     raw = [
         rules(extended_hours=extended),
         start(from_us=time - HOUR_US, symbols=[symbol, "BTC-USD"]),
@@ -241,7 +243,7 @@ def test_a_holiday_has_intraday_bars_and_no_day(symbol: str, prints: str, follow
         mark(time + S),
         mark(time + 24 * HOUR_US),
         ticks([(close - M, symbol, 20.0, 2)], close - S),
-        mark(close + 12 * HOUR_US),  # after the end of its extended hours, too
+        mark(close + 12 * HOUR_US),  # after the end of its extended hours
     ]
     steps = run(raw)
     holiday = time - time % (24 * HOUR_US)
@@ -252,7 +254,7 @@ def test_a_holiday_has_intraday_bars_and_no_day(symbol: str, prints: str, follow
 
 
 @pytest.mark.parametrize("day", ["2025-03-09", "2025-03-30", "2025-11-02", "2025-12-25", "2025-11-29"])
-def test_a_round_the_clock_day_is_the_utc_day_whatever_the_season(day: str) -> None:
+def test_a_day_of_a_24_7_market_is_the_utc_day_in_every_season(day: str) -> None:
     midnight = at(day)
     following = midnight + 24 * HOUR_US
     raw = [
@@ -277,11 +279,11 @@ CHRISTMAS_EVE = [
     ("IBM", "2025-12-24T18:00"),
     ("BTC-USD", "2025-12-25T00:00"),
 ]
-"""When the session of 2025-12-24 closes, in order: half a day everywhere but in Tokyo."""
+"""Closing times of the session of 2025-12-24, in order: half a day everywhere except Tokyo."""
 
 
 def christmas_eve(live: bool = False) -> list[bytes]:
-    """Each symbol has a print half an hour before its close and no other."""
+    """Return a log in which each symbol has one tick, half an hour before its close."""
     raw = [rules(), start(from_us=at("2025-12-23T20:00"), symbols=[symbol for symbol, _ in CHRISTMAS_EVE], live=live)]
     for symbol, closes in CHRISTMAS_EVE:
         close = at(closes)
@@ -349,10 +351,10 @@ def test_a_snapshot_between_two_closes_changes_nothing() -> None:
         ),
     ],
 )
-def test_across_a_change_of_the_clocks_intraday_bars_go_by_utc_and_days_by_the_session(
+def test_across_a_clock_change_intraday_bars_follow_utc_and_days_the_session(
     symbol: str, weeks: list[tuple[str, str, str]]
 ) -> None:
-    """Before the change a print an hour from the open is in the day at one side and out of it at the other."""
+    """A tick next to the open is in the day on one side of it and not on the other, before and after the change."""
     raw = [rules(), start(from_us=at(weeks[0][1]) - HOUR_US, symbols=[symbol])]
     closed = {}
     for session, opens, closes in weeks:
@@ -376,7 +378,7 @@ def test_across_a_change_of_the_clocks_intraday_bars_go_by_utc_and_days_by_the_s
 
 
 def test_in_the_weeks_between_two_changes_london_and_new_york_overlap_an_hour_longer() -> None:
-    """One print at 13:45Z, one at 15:45Z, one at 16:15Z: who is open is a matter of each one's clock."""
+    """Ticks at 13:45Z, 15:45Z and 16:15Z: the local clock of each exchange decides which of them are in session."""
     weeks = {
         "2025-03-07": ({"15:45", "16:15"}, {"13:45", "15:45", "16:15"}),  # winter: 14:30-21:00 and 08:00-16:30
         "2025-03-14": ({"13:45", "15:45", "16:15"}, {"13:45", "15:45", "16:15"}),  # 13:30-20:00 and 08:00-16:30
@@ -393,7 +395,7 @@ def test_in_the_weeks_between_two_changes_london_and_new_york_overlap_an_hour_lo
         assert {time for interval, _, time in found if interval == "1m"} == {row[0] for row in rows}
 
 
-def test_a_quiet_symbol_closes_at_the_close_without_a_print_near_it() -> None:
+def test_a_quiet_symbol_closes_at_the_close_without_a_tick_near_it() -> None:
     open_, close = at("2025-11-28T14:30"), at("2025-11-28T18:00")
     raw = [
         rules(),
@@ -407,22 +409,22 @@ def test_a_quiet_symbol_closes_at_the_close_without_a_print_near_it() -> None:
     assert [[row["symbol"] for row in days([step])] for step in steps] == [[], [], [], [], ["QUIET"], []]
 
 
-def test_a_late_print_of_a_half_day_revises_its_day_and_one_after_the_early_close_does_not() -> None:
+def test_a_late_tick_revises_a_half_day_and_one_after_its_close_does_not() -> None:
     close = at("2025-11-28T18:00")
     raw = [
         rules(),
         start(from_us=at("2025-11-28T14:00"), symbols=["IBM"]),
         ticks([(close - M, "IBM", 10.0, 1)], close + M),
         ticks([(close - 2 * M, "IBM", 12.0, 2)], close + 2 * M),
-        ticks([(close + M, "IBM", 50.0, 100)], close + 4 * M),  # an ordinary day's hours would take it
+        ticks([(close + M, "IBM", 50.0, 100)], close + 4 * M),  # within the hours of a full day
     ]
     assert [(row["high"], row["volume"], row["revision"], row["reason"]) for row in days(run(raw))] == [
         (10.0, 1.0, 0, "parts"), (12.0, 3.0, 1, "late"),
     ]  # fmt: skip
 
 
-def test_a_week_of_prints_on_every_hour_makes_each_exchanges_days() -> None:
-    """Thanksgiving week of 2025, all exchanges in one feed: each one's own holidays, hours and lunch."""
+def test_a_week_of_hourly_ticks_makes_the_days_of_each_exchange() -> None:
+    """Thanksgiving week of 2025 with all exchanges in one feed: each has its own holidays, hours and lunch."""
     symbols = ["BHP.AX", "7203.T", "0700.HK", "VOD.L", "IBM", "BTC-USD"]
     first, over = at("2025-11-23T22:00"), at("2025-11-29T02:00")
     raw = [rules(), start(from_us=first, symbols=symbols)]

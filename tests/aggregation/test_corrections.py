@@ -1,4 +1,4 @@
-"""Cancels and corrections: in the end the bars are those of the prints that are left."""
+"""Cancels and corrections: the final bars are those of the trades that are left."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ AUCTION = int(TickFlag.CLOSING_AUCTION)
 SYMBOLS = ["A", "B", "C"]
 
 
-def prints(*rows: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-    """Rows of (seconds after the open, symbol, price, size, flags, id)."""
+def trades(*rows: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+    """Return rows for `ticks` from (seconds after the open, symbol, price, size, flags, id)."""
     return [(OPEN + int(row[0] * S), *row[1:]) for row in rows]
 
 
-THREE = prints((1, "A", 10.0, 1, 0, "1"), (2, "A", 15.0, 2, 0, "2"), (3, "A", 11.0, 4, 0, "3"))
+THREE = trades((1, "A", 10.0, 1, 0, "1"), (2, "A", 15.0, 2, 0, "2"), (3, "A", 11.0, 4, 0, "3"))
 
 
-def test_a_cancel_before_the_close_takes_the_print_out_of_the_bar() -> None:
+def test_a_cancel_before_the_close_removes_the_trade_from_the_bar() -> None:
     raw = [start(from_us=OPEN, symbols=["A"]), ticks(THREE, OPEN + 3 * S), mark(OPEN + 3 * S)]
-    raw += [ticks(prints((2, "A", 15.0, 2, CANCEL, "2")), OPEN + 4 * S), mark(OPEN + 4 * S), end()]
+    raw += [ticks(trades((2, "A", 15.0, 2, CANCEL, "2")), OPEN + 4 * S), mark(OPEN + 4 * S), end()]
     steps = run(raw)
     assert {row["high"] for row in bars(steps[4:5])} == {11.0}
     bar = last(steps)["1m", "A", OPEN]
@@ -66,11 +66,11 @@ def test_a_cancel_before_the_close_takes_the_print_out_of_the_bar() -> None:
         ((3, "A", 12.5, 3, CORRECTION, "3"), "correction", (10.0, 15.0, 10.0, 12.5, 6.0, 3)),
     ],
 )
-def test_after_the_close_it_revises_the_minute_the_five_minutes_and_the_day(
+def test_a_cancel_after_the_close_revises_the_minute_the_five_minutes_and_the_day(
     undo: Any, reason: str, expected: tuple[float, ...]
 ) -> None:
     raw = [start(from_us=at("2026-01-05T09:00"), symbols=["A"]), ticks(THREE, OPEN + 3 * S), mark(CLOSE + 2 * S)]
-    raw.append(ticks(prints(undo), CLOSE + 3 * S))
+    raw.append(ticks(trades(undo), CLOSE + 3 * S))
     steps = run(raw)
     for interval, time in (("1m", OPEN), ("5m", OPEN), ("1d", DAY)):
         (bar,) = [row for row in bars(steps[3:]) if row["interval"] == interval]
@@ -78,9 +78,9 @@ def test_after_the_close_it_revises_the_minute_the_five_minutes_and_the_day(
         assert (bar["time"], bar["state"], bar["reason"], bar["revision"]) == (time, "final", reason, 1)
 
 
-def test_a_bar_without_a_print_left_is_withdrawn_with_all_that_was_made_of_it() -> None:
+def test_a_bar_without_a_trade_left_is_withdrawn_with_its_roll_ups() -> None:
     raw = [start(from_us=at("2026-01-05T09:00"), symbols=["A"]), ticks(THREE[:1], OPEN + 3 * S), mark(CLOSE + 2 * S)]
-    raw.append(ticks(prints((1, "A", 10.0, 1, CANCEL, "1")), CLOSE + 3 * S))
+    raw.append(ticks(trades((1, "A", 10.0, 1, CANCEL, "1")), CLOSE + 3 * S))
     steps = run(raw)
     gone = bars(steps[3:])
     assert {(row["interval"], row["time"], row["state"]) for row in gone} == {
@@ -88,16 +88,16 @@ def test_a_bar_without_a_print_left_is_withdrawn_with_all_that_was_made_of_it() 
     }  # fmt: skip
     assert all(row["open"] is None and row["vwap"] is None and row["volume"] == 0 for row in gone)
     assert last(steps) == {}
-    raw.append(ticks(prints((30, "A", 9.0, 5, 0, "9")), CLOSE + 3 * S))
+    raw.append(ticks(trades((30, "A", 9.0, 5, 0, "9")), CLOSE + 3 * S))
     back = last(run(raw))
     assert {key[0]: (row["close"], row["volume"], row["revision"]) for key, row in back.items()} == {
         "1m": (9.0, 5.0, 2), "5m": (9.0, 5.0, 2), "1d": (9.0, 5.0, 2),
     }  # fmt: skip
 
 
-def test_a_forming_bar_without_a_print_left_is_withdrawn_too() -> None:
+def test_a_forming_bar_without_a_trade_left_is_withdrawn() -> None:
     raw = [start(from_us=OPEN, symbols=["A"]), ticks(THREE[:1], OPEN + S), mark(OPEN + S)]
-    raw += [ticks(prints((1, "A", 10.0, 1, CANCEL, "1")), OPEN + 2 * S), mark(OPEN + 2 * S)]
+    raw += [ticks(trades((1, "A", 10.0, 1, CANCEL, "1")), OPEN + 2 * S), mark(OPEN + 2 * S)]
     steps = run(raw)
     assert {row["state"] for row in bars(steps[2:3])} == {"forming"}
     assert {(row["interval"], row["state"]) for row in bars(steps[4:])} == {
@@ -105,8 +105,8 @@ def test_a_forming_bar_without_a_print_left_is_withdrawn_too() -> None:
     }  # fmt: skip
 
 
-def test_a_cancel_may_come_before_what_it_cancels() -> None:
-    raw = [start(from_us=OPEN, symbols=["A"]), ticks(prints((2, "A", 15.0, 2, CANCEL, "2")), OPEN)]
+def test_a_cancel_may_arrive_before_its_trade() -> None:
+    raw = [start(from_us=OPEN, symbols=["A"]), ticks(trades((2, "A", 15.0, 2, CANCEL, "2")), OPEN)]
     raw += [ticks([row], OPEN + 3 * S) for row in THREE]
     steps = run([*raw, end()])
     assert last(steps)["1m", "A", OPEN]["high"] == 11.0
@@ -116,7 +116,7 @@ def test_a_cancel_may_come_before_what_it_cancels() -> None:
     ]
 
 
-def test_a_cancelled_auction_print_leaves_the_day() -> None:
+def test_a_cancelled_auction_trade_is_removed_from_the_day() -> None:
     late = (CLOSE + 5 * S, "A", 20.0, 100, AUCTION, "x")
     raw = [start(from_us=at("2026-01-05T09:00"), symbols=["A"]), ticks(THREE, OPEN + 3 * S)]
     raw += [ticks([late, (CLOSE + 6 * S, "A", 19.0, 7, AUCTION, "y")], CLOSE + 6 * S), mark(CLOSE + 2 * M)]
@@ -130,7 +130,7 @@ def test_a_cancelled_auction_print_leaves_the_day() -> None:
     assert (gone["close"], gone["volume"]) == (11.0, 7.0)
 
 
-def test_a_cancel_of_an_auction_print_may_come_before_it() -> None:
+def test_a_cancel_may_arrive_before_its_auction_trade() -> None:
     early = (CLOSE + 5 * S, "A", 20.0, 100, AUCTION | CANCEL, "x")
     raw = [start(from_us=at("2026-01-05T09:00"), symbols=["A"]), ticks(THREE, OPEN + 3 * S), ticks([early], CLOSE)]
     raw += [ticks([(CLOSE + 9 * S, "A", 9.0, 7, AUCTION, "y")], CLOSE), ticks([(*early[:4], AUCTION, "x")], CLOSE)]
@@ -138,7 +138,7 @@ def test_a_cancel_of_an_auction_print_may_come_before_it() -> None:
     assert (day["high"], day["low"], day["close"], day["volume"]) == (15.0, 9.0, 9.0, 14.0)
 
 
-def test_after_a_cancel_the_rest_of_its_minute_is_not_read_again_and_again() -> None:
+def test_later_ticks_of_a_cancelled_minute_do_not_read_the_log_again() -> None:
     raw = [start(from_us=OPEN, symbols=["A"])]
     raw += [ticks([(OPEN + i, "A", 10.0, 1, 0, str(i))], OPEN + i) for i in range(10)]
     raw.append(ticks([(OPEN + 3, "A", 10.0, 1, CANCEL, "3")], OPEN + 10))
@@ -159,25 +159,25 @@ def test_after_a_cancel_the_rest_of_its_minute_is_not_read_again_and_again() -> 
     assert (bar["trades"], bar["volume"]) == (49, 49.0)
 
 
-def test_what_is_older_than_memory_or_gone_from_the_log_is_counted_and_changes_nothing() -> None:
+def test_corrections_of_evicted_bars_or_lost_ticks_are_counted_and_change_nothing() -> None:
     raw = [start(from_us=OPEN, symbols=["A"]), ticks(THREE, OPEN + 3 * S), mark(OPEN + 2 * M)]
     stage = AggregationStage(1)
     run(raw, stage)
-    steps = run([ticks(prints((2, "A", 15.0, 2, CANCEL, "2")), OPEN + 2 * M)], stage, first=50)
-    said = [r.header for r in decoded(steps, schemas.STATUS) if isinstance(r.header, records.FeedState)]
-    assert [(s.state, s.reason, s.count) for s in said] == [
+    steps = run([ticks(trades((2, "A", 15.0, 2, CANCEL, "2")), OPEN + 2 * M)], stage, first=50)
+    statuses = [r.header for r in decoded(steps, schemas.STATUS) if isinstance(r.header, records.FeedState)]
+    assert [(s.state, s.reason, s.count) for s in statuses] == [
         ("unsupported", "cancel or correction of a print that has not come", 1),
         ("unsupported", "the log no longer has the prints of a bar to correct", 1),
     ]
     assert bars(steps) == []
     later = at("2026-01-07T15:00")
-    raw += [ticks([(later, "A", 9.0, 1)], later), ticks(prints((2, "A", 15.0, 2, CANCEL, "2")), later)]
+    raw += [ticks([(later, "A", 9.0, 1)], later), ticks(trades((2, "A", 15.0, 2, CANCEL, "2")), later)]
     steps = run(raw)
-    said = [r.header for r in decoded(steps[-1:], schemas.STATUS) if isinstance(r.header, records.FeedState)]
-    assert [(s.state, s.reason, s.count) for s in said] == [("late", "older than memory", 1)]
+    statuses = [r.header for r in decoded(steps[-1:], schemas.STATUS) if isinstance(r.header, records.FeedState)]
+    assert [(s.state, s.reason, s.count) for s in statuses] == [("late", "older than memory", 1)]
 
 
-def test_hundreds_of_cancels_at_once_read_each_stretch_of_the_log_once() -> None:
+def test_hundreds_of_cancels_in_one_record_read_each_range_of_the_log_once() -> None:
     rows = [(OPEN + i * S, SYMBOLS[i % 3], 10.0 + i % 7, 1.0, 0, str(i)) for i in range(900)]
     raw = [start(from_us=OPEN, symbols=SYMBOLS)]
     raw += [ticks(rows[i : i + 10], rows[i][0]) for i in range(0, 900, 10)]
@@ -187,15 +187,15 @@ def test_hundreds_of_cancels_at_once_read_each_stretch_of_the_log_once() -> None
     same_bars(last(run(expected)), last(run([*raw, end()])))
 
 
-def test_in_the_minute_of_a_drop_both_parts_are_counted_again_together() -> None:
+def test_both_parts_of_the_minute_of_a_drop_are_recomputed_together() -> None:
     raw = [
         start(from_us=OPEN - M, symbols=["A"], live=True),
         ticks(THREE[:2], OPEN + 2 * S),
         down(OPEN + 10 * S),
         start(from_us=OPEN + 20 * S, symbols=["A"], live=True, hole=True),
-        ticks(prints((30, "A", 20.0, 8, 0, "4")), OPEN + 30 * S),
-        ticks(prints((2, "A", 15.0, 2, CANCEL, "2")), OPEN + 31 * S),
-        ticks(prints((40, "A", 12.0, 16, 0, "5")), OPEN + 40 * S),
+        ticks(trades((30, "A", 20.0, 8, 0, "4")), OPEN + 30 * S),
+        ticks(trades((2, "A", 15.0, 2, CANCEL, "2")), OPEN + 31 * S),
+        ticks(trades((40, "A", 12.0, 16, 0, "5")), OPEN + 40 * S),
         mark(OPEN + 2 * M),
     ]
     bar = last(run(raw))["1m", "A", OPEN]
@@ -220,7 +220,7 @@ one = st.tuples(
     st.integers(0, 70),
 )
 @examples(120)
-def test_after_a_cancel_the_print_never_was_and_after_a_correction_it_always_was_so(
+def test_bars_equal_those_of_a_log_without_cancelled_and_with_corrected_trades(
     rows: list[Any], undo: list[Any], cuts: list[int], where: int
 ) -> None:
     named = [(*row, str(number)) for number, row in enumerate(rows)]

@@ -22,7 +22,7 @@ def days(steps: Iterable[Iterable[Output]]) -> list[dict[str, Any]]:
     return [row for row in bars(steps, "final") if row["interval"] == "1d"]
 
 
-def test_an_open_that_is_off_five_minutes_counts_from_its_first_minute_and_no_earlier() -> None:
+def test_a_day_that_opens_within_five_minutes_starts_at_its_first_minute() -> None:
     # Pakistan Stock Exchange, Monday to Thursday: 09:32 to 15:30 in Karachi, UTC+5.
     opens, closes = at("2025-11-26T04:32"), at("2025-11-26T10:30")
     rows = [(opens - 1, "A", 99.0, 7), (opens, "A", 10.0, 1), (opens + 10 * M, "A", 11.0, 2)]
@@ -31,7 +31,7 @@ def test_an_open_that_is_off_five_minutes_counts_from_its_first_minute_and_no_ea
     assert (day["open"], day["high"], day["volume"]) == (10.0, 11.0, 3.0)
 
 
-def test_a_close_that_is_off_five_minutes_leaves_out_what_comes_after() -> None:
+def test_a_day_that_closes_within_five_minutes_ends_at_its_last_minute() -> None:
     # Euronext Dublin: continuous trading to 16:28 in Dublin.
     closes = at("2025-11-26T16:28")
     rows = [(closes - HOUR_US, "A", 10.0, 1), (closes - M, "A", 11.0, 2), (closes + M, "A", 50.0, 100)]
@@ -40,21 +40,21 @@ def test_a_close_that_is_off_five_minutes_leaves_out_what_comes_after() -> None:
     assert [(row["close"], row["volume"]) for row in days(run(raw))] == [(11.0, 3.0)]
 
 
-def test_a_day_is_whole_however_long_the_lateness() -> None:
+def test_a_day_is_whole_with_a_lateness_of_hours() -> None:
     day = at("2025-11-29")
     raw = [settings(calendars={"*": "24/7"}, lateness_us=2 * HOUR_US), start(from_us=day, symbols=["A"])]
     raw += [ticks([(day + h * HOUR_US, "A", 10.0, 1)], day + h * HOUR_US) for h in range(30)]
     assert [row["volume"] for row in days(run(raw))] == [24.0]
 
 
-def test_rules_that_change_between_the_last_trade_and_the_close_lose_no_day() -> None:
+def test_a_change_of_rules_between_the_last_trade_and_the_close_loses_no_day() -> None:
     opens, closes = at("2025-11-28T14:30"), at("2025-11-28T18:00")  # New York's half day
     raw = [start(from_us=opens - HOUR_US, symbols=["A"]), ticks([(opens, "A", 10.0, 1)], opens + 30 * M)]
     raw += [settings(lateness_us=3 * S), mark(closes + 5 * S), ticks([], closes + HOUR_US)]
     assert [row["volume"] for row in days(run(raw))] == [1.0]
 
 
-def test_a_day_under_rules_that_changed_within_it_closes_by_the_new_ones() -> None:
+def test_a_day_in_which_rules_change_closes_by_the_new_rules() -> None:
     opens, closes = at("2025-11-28T14:30"), at("2025-11-28T18:00")
     raw = [start(from_us=opens - HOUR_US, symbols=["A"]), ticks([(opens, "A", 10.0, 1)], opens + 30 * M)]
     raw += [settings(extended_hours=True), ticks([(closes - M, "A", 10.0, 5)], closes), mark(closes + 5 * S)]
@@ -62,11 +62,11 @@ def test_a_day_under_rules_that_changed_within_it_closes_by_the_new_ones() -> No
     assert [row["volume"] for row in days(run([*raw, mark(closes + 4 * HOUR_US + 5 * S)]))] == [6.0]
 
 
-def test_a_calendar_that_cannot_be_made_goes_to_the_dead_letter() -> None:
+def test_settings_with_an_unusable_calendar_become_a_dead_letter() -> None:
     assert len(decoded(run([settings(calendars={"*": "ASEX"})]), schemas.DEADLETTER)) == 1
 
 
-def test_an_evening_session_has_the_next_days_date() -> None:
+def test_a_session_that_opens_in_the_evening_has_the_date_of_the_next_day() -> None:
     # CME Globex: 17:00 in Chicago the evening before to 16:00 or 17:00.
     known, session = calendar("CMES"), at("2025-11-25")
     opens, closes = int(known.open_of(np.array([session]))[0]), int(known.close_of(np.array([session]))[0])
@@ -77,7 +77,7 @@ def test_an_evening_session_has_the_next_days_date() -> None:
     assert [(row["time"], row["volume"]) for row in days(steps)] == [(session, 3.0)]
 
 
-def test_rules_that_change_do_not_stop_what_is_old_from_being_forgotten() -> None:
+def test_a_change_of_rules_does_not_prevent_eviction() -> None:
     day = at("2025-11-01")
     dead = ticks([(day, "A", 1.0, 1.0)], day, "killed file")
     raw = [settings(calendars={"*": "24/7"}), start("killed file", day, ["A"]), dead]
@@ -92,7 +92,7 @@ def test_rules_that_change_do_not_stop_what_is_old_from_being_forgotten() -> Non
     assert len(stage._engine.state.candidates[0].blocks) < 60
 
 
-def test_the_source_of_a_bar_is_that_of_its_open_whatever_the_batches() -> None:
+def test_the_source_of_a_bar_is_that_of_its_open_in_any_batches() -> None:
     day = at("2026-01-05T15:00")
     first, second = [(day + S, "A", 1.0, 1.0)], [(day, "A", 2.0, 1.0)]
     raw = [start(from_us=day, symbols=["A"]), ticks(first, day, source="later"), ticks(second, day, source="opening")]

@@ -1,4 +1,4 @@
-"""The laws of aggregation as properties: what may not change the bars, and what may not change a byte."""
+"""The laws of aggregation as properties: changes of the input that must not change the bars, or a byte."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ feed_ticks = st.lists(tick, min_size=1, max_size=60).map(lambda rows: sorted(row
 
 
 def in_batches(rows: list[Any], cuts: list[int], feed: str = "a") -> list[bytes]:
-    """The rows cut at these places, each batch with the least time still to come as its watermark."""
+    """Return the rows divided into batches at these positions. A batch's watermark is the smallest later time."""
     edges = sorted({0, len(rows), *(cut % (len(rows) + 1) for cut in cuts)})
     raw = [start(feed, OPEN, SYMBOLS)]
     for begin, stop in pairwise(edges):
@@ -61,7 +61,7 @@ def in_batches(rows: list[Any], cuts: list[int], feed: str = "a") -> list[bytes]
 
 @given(feed_ticks, st.lists(st.integers(0, 60), max_size=8), st.lists(st.integers(0, 60), max_size=8))
 @examples(60)
-def test_any_cut_into_batches_gives_the_same_bars(rows: list[Any], one: list[int], other: list[int]) -> None:
+def test_any_division_into_batches_gives_the_same_bars(rows: list[Any], one: list[int], other: list[int]) -> None:
     same_bars(last(run(in_batches(rows, one))), last(run(in_batches(rows, other))))
 
 
@@ -70,9 +70,9 @@ def test_any_cut_into_batches_gives_the_same_bars(rows: list[Any], one: list[int
 def test_any_order_within_the_lateness_gives_the_same_bars_and_no_revision(
     rows: list[Any], cuts: list[int], random: Any
 ) -> None:
-    # Each tick is held up by less than the lateness; those of one instant by the same, so that they keep their order.
-    held = {time: random.randrange(2 * SECOND_US) for time in {row[0] for row in rows}}
-    shaken = sorted(rows, key=lambda row: row[0] + held[row[0]])
+    # Each tick is delayed by less than the lateness. Ticks of equal time have equal delays, so they keep their order.
+    delays = {time: random.randrange(2 * SECOND_US) for time in {row[0] for row in rows}}
+    shaken = sorted(rows, key=lambda row: row[0] + delays[row[0]])
     edges = sorted({0, len(rows), *(cut % (len(rows) + 1) for cut in cuts)})
     raw, newest = [start(from_us=OPEN, symbols=SYMBOLS)], 0
     for begin, stop in pairwise(edges):
@@ -86,7 +86,7 @@ def test_any_order_within_the_lateness_gives_the_same_bars_and_no_revision(
 
 @given(feed_ticks, st.randoms(use_true_random=False))
 @examples(40)
-def test_ticks_that_come_after_the_close_give_the_same_bars_by_revision(rows: list[Any], random: Any) -> None:
+def test_ticks_that_arrive_after_the_close_give_the_same_bars_by_revision(rows: list[Any], random: Any) -> None:
     shaken = list(rows)
     random.shuffle(shaken)
     place = {time: [row for row in rows if row[0] == time] for time in {row[0] for row in rows}}
@@ -100,7 +100,7 @@ def test_ticks_that_come_after_the_close_give_the_same_bars_by_revision(rows: li
 
 @given(feed_ticks, st.integers(1, 5))
 @examples(30)
-def test_the_number_of_partitions_does_not_matter(rows: list[Any], partitions: int) -> None:
+def test_any_number_of_partitions_gives_the_same_bars(rows: list[Any], partitions: int) -> None:
     together = last(run(in_batches(rows, [20, 40])))
     apart: dict[Any, Any] = {}
     for partition in range(partitions):
@@ -138,18 +138,23 @@ action = st.one_of(
 
 
 def records_of(actions: list[Any]) -> list[bytes]:
-    """A wild log: two feeds, one vendor, drops, ends, cancels, corrections, rebuilds, settings, silence and garbage."""
-    clock, sent, said = OPEN, SENT, {"a": [], "b": []}
+    """Return a log with two feeds, a vendor, drops, ends, corrections, rebuilds, settings, silence and garbage."""
+    clock, sent = OPEN, SENT
+    sent_ticks: dict[str, list[Any]] = {"a": [], "b": []}
     raw = [start("a", OPEN, SYMBOLS, live=True), start("b", OPEN, SYMBOLS)]
     for number, (kind, *rest) in enumerate(actions):
         clock += 40 * SECOND_US
         sent += SECOND_US
         if kind == "ticks":
             rows = [(*row, f"{number}-{place}") for place, row in enumerate(rest[1])]
-            said[rest[0]] += rows
+            sent_ticks[rest[0]] += rows
             raw.append(ticks(rows, clock, rest[0], source=rest[0], sent=sent))
         elif kind == "undo":
-            row = said[rest[0]][rest[1] % len(said[rest[0]])] if said[rest[0]] else (clock, "X", 1.0, 1.0, 0, "none")
+            row = (
+                sent_ticks[rest[0]][rest[1] % len(sent_ticks[rest[0]])]
+                if sent_ticks[rest[0]]
+                else (clock, "X", 1.0, 1.0, 0, "none")
+            )
             flag = TickFlag.CANCEL if rest[2] else TickFlag.CORRECTION
             raw.append(ticks([(*row[:2], row[2] + 0.5, 3.0, int(flag), row[5])], clock, rest[0], rest[0], sent))
         elif kind == "rebuild":
@@ -182,7 +187,7 @@ def records_of(actions: list[Any]) -> list[bytes]:
 
 @given(st.lists(action, max_size=25), st.integers(0, 30))
 @examples(150)
-def test_a_snapshot_anywhere_changes_no_byte(actions: list[Any], where: int) -> None:
+def test_a_restore_from_a_snapshot_at_any_record_changes_no_byte(actions: list[Any], where: int) -> None:
     raw = records_of(actions)
     where %= len(raw) + 1
     whole = AggregationStage(1)
@@ -202,8 +207,8 @@ def test_a_snapshot_anywhere_changes_no_byte(actions: list[Any], where: int) -> 
 
 @given(st.lists(action, max_size=25))
 @examples(60)
-def test_coarser_bars_are_what_their_published_parts_say(actions: list[Any]) -> None:
-    """After any log of ticks that has ended, 5m and 1d bars equal a roll-up of the last published finer bars."""
+def test_coarser_bars_equal_the_roll_up_of_their_published_parts(actions: list[Any]) -> None:
+    """After any log of ticks whose feeds have ended, 5m bars equal a roll-up of the last published minutes."""
     kept = [a for a in actions if a[0] not in ("vendor", "order")]
     found = last(run([*records_of(kept), end("a"), end("b")]))
     for (interval, symbol, time), row in found.items():
@@ -248,7 +253,7 @@ def test_the_stream_equals_the_batch_over_a_session(batch: int) -> None:
             assert row["vwap"] == pytest.approx(want["vwap"], rel=1e-12)
 
 
-def test_a_file_of_daily_bars_comes_out_as_it_went_in() -> None:
+def test_a_file_of_daily_bars_is_published_unchanged() -> None:
     frame = data.read_bars(data.years(), "%m/%d/%Y")
     rows = [(time, "MSFT", "1d", *bar) for time, *bar in frame.with_columns(pl.col("time").dt.timestamp("us")).rows()]
     raw = [start("file", rows[0][0], ["MSFT"], whole=True)]
@@ -264,7 +269,7 @@ def test_a_file_of_daily_bars_comes_out_as_it_went_in() -> None:
 
 
 @pytest.mark.parametrize("batch", [200, 1_000])
-def test_minutes_round_the_clock_come_out_with_their_five_minutes_and_days(batch: int) -> None:
+def test_minutes_of_a_24_7_market_are_published_with_their_five_minutes_and_days(batch: int) -> None:
     frame = data.read_bars(data.round_the_clock(), "%Y-%m-%d %H:%M:%S%.f")
     us = frame["time"].dt.timestamp("us").to_list()
     values = [frame[name].to_list() for name in ("open", "high", "low", "close", "volume")]

@@ -1,4 +1,4 @@
-"""A stretch run again from raw: the same bars, or those of the rules of now, with the rebuild's version."""
+"""A range rebuilt from raw records: the same bars, or those of the present rules, with the rebuild's version."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ M, S = MINUTE_US, SECOND_US
 
 
 def session(day: int, *, symbols: tuple[str, ...] = ("A", "B"), feed: str = "a") -> list[bytes]:
-    """A live feed's ticks of one session, `day` days after the first, one every 20 minutes, and its marks."""
+    """Return a live feed's records of the session `day` days after the first: a tick every 20 minutes, and marks."""
     raw = []
     for number in range(20):
         time = OPEN + day * DAY_US + number * 20 * M
@@ -58,7 +58,7 @@ def final(steps: list[list[Output]]) -> dict[tuple[str, str, int], dict[str, Any
     return {(row["interval"], row["symbol"], row["time"]): row for row in bars(steps) if row["state"] != "forming"}
 
 
-def test_a_rebuild_publishes_the_same_bars_with_its_version_and_touches_no_other_symbol() -> None:
+def test_a_rebuild_publishes_the_same_bars_of_its_symbols_with_its_version() -> None:
     raw = [LIVE, *session(0)]
     before = last(run(raw))
     raw.append(rebuild(["A"], OPEN, CLOSE, sent=CLOSE + M))
@@ -71,11 +71,11 @@ def test_a_rebuild_publishes_the_same_bars_with_its_version_and_touches_no_other
         assert (row["version"], row["reason"], row["revision"]) == (make_version(1, len(raw) - 1), "rebuild", 1)
 
 
-def test_a_stretch_is_widened_to_the_sessions_that_it_touches() -> None:
+def test_a_range_is_widened_to_whole_sessions() -> None:
     raw = [LIVE, *session(0), *session(1), rebuild(["A"], OPEN + 41 * M, OPEN + 41 * M + 1, sent=CLOSE + DAY_US + M)]
     before = {key for key in last(run(raw[:-1])) if key[1] == "A" and key[2] < DAY + DAY_US}
     assert final(run(raw)[-1:]).keys() == before
-    night = CLOSE + 6 * HOUR_US  # in no session: the five minutes alone
+    night = CLOSE + 6 * HOUR_US  # outside any session: only the five minutes
     assert final(run([*raw[:-1], rebuild(["A"], night, night + 1, sent=CLOSE + DAY_US + M)])[-1:]) == {}
 
 
@@ -86,7 +86,7 @@ def minutes_of(count: int, feed: str = "a", symbol: str = "A") -> list[bytes]:
     ]
 
 
-def test_raised_or_lowered_lateness_closes_nothing_that_is_open_and_opens_nothing_that_is_closed() -> None:
+def test_another_lateness_closes_no_open_bar_and_opens_no_closed_one() -> None:
     for was, now in ((2 * S, 10 * M), (10 * M, 2 * S)):
         raw = [settings(lateness_us=was), LIVE, *minutes_of(12)]
         asked = [settings(lateness_us=now), rebuild(["A"], OPEN, CLOSE, sent=OPEN + 11 * M + S)]
@@ -98,7 +98,7 @@ def test_raised_or_lowered_lateness_closes_nothing_that_is_open_and_opens_nothin
         same_bars(expected, last(steps))
 
 
-def test_the_bars_of_a_feed_that_fell_silent_are_built_again() -> None:
+def test_the_bars_of_a_feed_that_is_silent_now_are_rebuilt() -> None:
     raw = [LIVE, start("b", OPEN - HOUR_US, ["B"], live=True, sent_at_us=OPEN - HOUR_US), *minutes_of(7)]
     raw += [mark(OPEN + i * M, "b", sent=OPEN + i * M) for i in range(7, 420)]
     before = {key: row for key, row in last(run(raw)).items() if key[1] == "A"}
@@ -106,7 +106,7 @@ def test_the_bars_of_a_feed_that_fell_silent_are_built_again() -> None:
     same_bars(before, final(run([*raw, rebuild(["A"], OPEN, CLOSE, sent=OPEN + 420 * M)])[-1:]))
 
 
-def test_after_a_rebuild_of_a_part_the_coarser_bars_are_still_what_the_finer_ones_say() -> None:
+def test_after_a_partial_rebuild_coarser_bars_equal_the_roll_up_of_finer_ones() -> None:
     both = [start(f, OPEN - M, ["A"], live=True, sent_at_us=OPEN - M) for f in ("a", "b")]
     raw = [*both]
     for i in range(20):
@@ -121,7 +121,7 @@ def test_after_a_rebuild_of_a_part_the_coarser_bars_are_still_what_the_finer_one
     assert found["1d", "A", DAY]["volume"] == sum(fives) == sum(minutes) > 1900.0
 
 
-def test_a_rebuild_of_several_symbols_leaves_all_others_alone_and_may_span_everything() -> None:
+def test_a_rebuild_of_all_times_changes_no_other_symbol() -> None:
     raw = [LIVE, *session(0)]
     far = at("2029-01-01")
     steps = run([*raw, rebuild(["A", "C"], at("1900-01-01"), far, sent=CLOSE + M)])
@@ -130,7 +130,7 @@ def test_a_rebuild_of_several_symbols_leaves_all_others_alone_and_may_span_every
     assert run([*raw, rebuild(["A"], -(1 << 63), (1 << 63) - 1, sent=CLOSE + M)])[-1] != []
 
 
-def test_it_runs_under_the_rules_of_now() -> None:
+def test_a_rebuild_applies_the_present_rules() -> None:
     early = (OPEN - 30 * M, "A", 5.0, 100.0)
     raw = [LIVE, ticks([early], OPEN - 30 * M), *session(0)]
     assert last(run(raw))["1d", "A", DAY]["low"] == 10.0
@@ -141,7 +141,7 @@ def test_it_runs_under_the_rules_of_now() -> None:
     assert (day["low"], day["open"], day["state"], day["complete"]) == (5.0, 5.0, "final", False)
 
 
-def test_older_than_memory_it_comes_through_as_the_new_run_says() -> None:
+def test_a_rebuild_of_evicted_bars_publishes_the_recomputed_bars() -> None:
     raw = [LIVE, *session(0), *session(1), *session(2)]
     before = last(run(raw))
     raw.append(rebuild(["B"], DAY, DAY + DAY_US, sent=CLOSE + 2 * DAY_US + M))
@@ -152,7 +152,7 @@ def test_older_than_memory_it_comes_through_as_the_new_run_says() -> None:
     assert {row["reason"] for row in again.values()} == {"rebuild"}
 
 
-def test_drops_are_known_though_the_new_run_begins_after_them() -> None:
+def test_drops_before_the_first_record_that_is_read_again_are_known() -> None:
     raw = [LIVE, *session(0)]
     raw.insert(5, down(OPEN + 30 * M, sent=OPEN + 31 * M))
     raw.insert(6, start("a", OPEN + 33 * M, ["A", "B"], live=True, hole=True, sent_at_us=OPEN + 33 * M))
@@ -163,7 +163,7 @@ def test_drops_are_known_though_the_new_run_begins_after_them() -> None:
     same_bars(before, final(run(raw)[-1:]))
 
 
-def test_cancels_and_late_ticks_and_vendors_bars_are_run_again_too() -> None:
+def test_cancels_late_ticks_and_vendors_bars_are_applied_again() -> None:
     raw = [LIVE, *session(0)]
     raw += [ticks([(OPEN, "A", 10.0, 1.0, int(TickFlag.CANCEL), "0-0")], CLOSE + M, sent=CLOSE + M)]
     raw += [ticks([(OPEN + 70 * S, "A", 3.0, 1.0)], CLOSE + M, sent=CLOSE + M)]
@@ -175,7 +175,7 @@ def test_cancels_and_late_ticks_and_vendors_bars_are_run_again_too() -> None:
     assert {key for key, row in after.items() if row["state"] == "withdrawn"} == {("1m", "A", OPEN)}
 
 
-def test_a_bar_that_the_new_run_does_not_give_is_withdrawn() -> None:
+def test_a_bar_that_the_rebuild_does_not_produce_is_withdrawn() -> None:
     for time in (at("2026-01-05T22:00"), at("2026-01-04T15:00")):  # after New York's hours, and on a Sunday
         day, midnight = time - time % DAY_US, time - time % DAY_US + DAY_US + 10 * S
         raw = [settings(calendars={"*": "24/7"}), start("a", time - M, ["A"], live=True, sent_at_us=time - M)]
@@ -187,23 +187,23 @@ def test_a_bar_that_the_new_run_does_not_give_is_withdrawn() -> None:
         assert after["5m", "A", time]["close"] == 9.0
 
 
-def test_where_raw_does_not_reach_back_nothing_changes_and_the_status_says_so() -> None:
+def test_without_the_raw_records_before_the_range_nothing_changes_and_status_reports_it() -> None:
     raw = [LIVE, *session(0)]
     stage = AggregationStage(1)
     run(raw, stage)
     kept = stage.snapshot()
     steps = continued([*raw, rebuild(["A"], OPEN, CLOSE, sent=CLOSE + M)][10:], stage, len(raw), kept_from=10)
     assert bars(steps) == []
-    (told,) = [r.header for r in decoded(steps, schemas.STATUS) if isinstance(r.header, records.FeedState)]
-    assert (told.feed, told.state, told.count) == ("rebuild", "unsupported", 1)
-    assert "raw does not reach back" in told.reason
+    (status,) = [r.header for r in decoded(steps, schemas.STATUS) if isinstance(r.header, records.FeedState)]
+    assert (status.feed, status.state, status.count) == ("rebuild", "unsupported", 1)
+    assert "raw does not reach back" in status.reason
     assert len(stage.snapshot()) == len(kept)
 
 
 @pytest.mark.parametrize(
     ("symbols", "from_us", "to_us"), [(["ZZZ"], OPEN, CLOSE), ([], OPEN, CLOSE), (["A"], CLOSE, OPEN)]
 )
-def test_what_names_nothing_does_nothing(symbols: list[str], from_us: int, to_us: int) -> None:
+def test_a_rebuild_without_known_symbols_or_times_does_nothing(symbols: list[str], from_us: int, to_us: int) -> None:
     raw = [LIVE, *session(0), rebuild(symbols, from_us, to_us, sent=CLOSE + M)]
     assert run(raw)[-1] == []
 

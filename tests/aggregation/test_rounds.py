@@ -1,4 +1,4 @@
-"""A feed that comes in rounds, as a backfill does: each claims its own stretch, and coarser bars say what is true."""
+"""A feed in rounds, as of a backfill: each round covers its own range, and coarser bars have the right completeness."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def minutes(begin: int, *offsets: int) -> list[tuple[Any, ...]]:
 
 
 def live() -> list[bytes]:
-    """A stream that is up from the open on, and down in minutes 2 to 4."""
+    """Return the records of a stream that is up from the open, and down in minutes 2 and 3."""
     return [
         start("live", OPEN, ["A"], live=True),
         ticks([(OPEN + n * MINUTE_US, "A", 10.0, 1) for n in (0, 1)], OPEN + 2 * MINUTE_US, "live"),
@@ -44,35 +44,35 @@ def nothing() -> list[bytes]:
     return [start("b", FOREVER_US, [], hole=True), end("b", whole=False)]
 
 
-def test_a_part_of_an_old_day_makes_no_coarser_bar_and_leaves_the_vendors_own_alone() -> None:
+def test_fragments_of_an_old_day_are_not_rolled_up_and_keep_the_vendors_daily_bar() -> None:
     raw = [*live(), *old_round(bar(OLD_DAY, "1d", 5.0, 999.0)), *nothing()]
     raw += old_round(*minutes(OLD, 0, 1, 7))
     raw += [*nothing(), *old_round(*minutes(OLD, 3)), *nothing()]
     published = [row for row in bars(run(raw), "final") if row["history"]]
     assert [(row["interval"], row["volume"]) for row in published if row["interval"] != "1m"] == [("1d", 999.0)]
     assert [row["time"] for row in published if row["interval"] == "1m"] == [OLD + n * MINUTE_US for n in (0, 1, 7, 3)]
-    assert all(row["complete"] for row in published), "a vendor's bar is as complete as the vendor says"
+    assert all(row["complete"] for row in published), "a vendor's bar has the completeness that the vendor gives"
 
 
-def test_nor_does_a_part_of_the_newest_day_where_no_stream_has_been() -> None:
+def test_fragments_of_the_newest_day_without_a_stream_are_not_rolled_up() -> None:
     other = at("2026-01-02")
     raw = [*old_round(bar(OLD_DAY, "1d", 5.0, 999.0), bar(other, "1d", 5.0, 999.0)), *nothing()]
-    raw += [*old_round(*minutes(OLD, 0)), *nothing()]  # memory goes elsewhere
+    raw += [*old_round(*minutes(OLD, 0)), *nothing()]  # the retained range moves
     raw += [*old_round(*minutes(at("2026-01-02T14:30"), 0, 1, 7)), *nothing()]
     found = last(run(raw))
     assert (found["1d", "A", other]["volume"], found["1d", "A", other]["complete"]) == (999.0, True)
     assert not any(interval == "5m" for interval, _, _ in found)
 
 
-def test_a_round_that_claims_nothing_says_of_no_day_that_it_was_silent() -> None:
+def test_a_round_without_coverage_declares_no_day_whole() -> None:
     raw = [*live(), *old_round(bar(OLD, "5m")), *nothing()]
-    said = [record.header for record in decoded(run(raw), schemas.STATUS)]
-    days = [header for header in said if isinstance(header, records.Over) and header.interval == "1d"]
+    statuses = [record.header for record in decoded(run(raw), schemas.STATUS)]
+    days = [header for header in statuses if isinstance(header, records.Over) and header.interval == "1d"]
     assert days
     assert not any(header.whole for header in days)
 
 
-def test_a_round_that_fills_a_hole_makes_the_five_minutes_whole() -> None:
+def test_a_round_that_fills_a_gap_completes_the_five_minutes() -> None:
     raw = [*nothing(), *live()]
     before = last(run(raw))
     assert not before["5m", "A", OPEN]["complete"]
@@ -81,33 +81,33 @@ def test_a_round_that_fills_a_hole_makes_the_five_minutes_whole() -> None:
     assert (five["complete"], five["volume"], five["revision"]) == (True, 5.0, 1)
 
 
-def test_a_round_that_fills_a_part_of_a_hole_does_not() -> None:
+def test_a_round_that_fills_a_part_of_a_gap_does_not_complete_them() -> None:
     raw = [*nothing(), *live(), *present_round(OPEN + 2 * MINUTE_US, OPEN + 3 * MINUTE_US, *minutes(OPEN, 2))]
     five = last(run(raw))["5m", "A", OPEN]
     assert (five["complete"], five["volume"]) == (False, 4.0)
-    # The rest comes in a round of its own: what both claim touches.
+    # The remainder is in another round; the coverage of both rounds touches.
     raw += present_round(OPEN + 3 * MINUTE_US, OPEN + 5 * MINUTE_US, *minutes(OPEN, 3))
     five = last(run(raw))["5m", "A", OPEN]
     assert (five["complete"], five["volume"]) == (True, 5.0)
 
 
-def test_rounds_may_go_back_in_time_and_leave_what_was_claimed_before() -> None:
+def test_an_older_round_keeps_the_coverage_of_former_rounds() -> None:
     raw = [*live(), *present_round(OPEN + 2 * MINUTE_US, OPEN + 5 * MINUTE_US, *minutes(OPEN, 2, 3))]
     raw += [*old_round(*minutes(OLD, 0)), *nothing()]
-    # A late print revises a minute of the healed five: it is rolled up again, and is whole still.
+    # A late tick revises a minute: the five minutes are rolled up again and stay complete.
     raw += [ticks([(OPEN + 30_000_000, "A", 12.0, 1)], OPEN + 8 * MINUTE_US, "live")]
     five = last(run(raw))["5m", "A", OPEN]
     assert (five["complete"], five["high"], five["volume"]) == (True, 12.0, 6.0)
 
 
-def test_a_round_that_was_killed_claims_nothing_of_what_it_did_not_bring() -> None:
+def test_a_killed_round_covers_nothing_that_it_did_not_deliver() -> None:
     raw = [*live(), start("b", FOREVER_US, ["A"], hole=True), vendor(minutes(OPEN, 2), OLD, "b")]
-    raw += [end("b", whole=False), *nothing()]  # as the next process says, first of all
+    raw += [end("b", whole=False), *nothing()]  # the first records of the next process
     five = last(run(raw))["5m", "A", OPEN]
     assert (five["complete"], five["volume"]) == (False, 4.0)
 
 
-def test_memory_does_not_grow_with_rounds() -> None:
+def test_retained_bars_do_not_grow_with_rounds() -> None:
     stage = AggregationStage(1)
     raw, blocks = live(), []
     run(raw, stage)
@@ -116,11 +116,11 @@ def test_memory_does_not_grow_with_rounds() -> None:
         raw += part
         continued(raw, stage, len(raw) - len(part))
         blocks.append(sum(len(each.blocks) for each in stage._engine.state.candidates))
-    assert max(blocks) == blocks[0], "what earlier rounds brought is forgotten"
+    assert max(blocks) == blocks[0], "the bars of earlier rounds are evicted"
     assert len(stage._engine.state.feeds) == 2
 
 
-def test_rounds_go_on_after_a_snapshot_as_if_nothing_had_happened() -> None:
+def test_rounds_continue_after_a_restore_without_a_difference() -> None:
     raw = [*live(), *present_round(OPEN + 2 * MINUTE_US, OPEN + 3 * MINUTE_US, *minutes(OPEN, 2)), *nothing()]
     rest = [*old_round(*minutes(OLD, 0)), *present_round(OPEN + 3 * MINUTE_US, OPEN + 5 * MINUTE_US, *minutes(OPEN, 3))]
     stage = AggregationStage(1)

@@ -1,4 +1,4 @@
-"""Two live feeds on one symbol: one bar a minute, of the better source, and nobody waits for long."""
+"""Two live feeds on one symbol: one bar a minute, from the better source, after a bounded wait."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ M, S = MINUTE_US, SECOND_US
 
 
 def ticks(second: float, price: float, feed: str, watermark: float | None = None, symbol: str = "A") -> bytes:
-    """One print of a feed, whose source is named as the feed, and its watermark (seconds after the open)."""
+    """Return one tick of a feed and its watermark, in seconds after the open. The source has the feed's name."""
     mark_us = OPEN + int((second if watermark is None else watermark) * S)
     return tick_record([(OPEN + int(second * S), symbol, price, 1.0)], mark_us, feed, source=feed, sent=mark_us)
 
@@ -27,7 +27,7 @@ def marked(second: float, feed: str, sent: float | None = None) -> bytes:
 
 
 def minutes(steps: list[list[Output]], state: str = "final") -> list[tuple[int, float, str, str, int]]:
-    """(minute after the open, close, source, reason, revision) of the 1m bars, in order."""
+    """Return (minute after the open, close, source, reason, revision) of the 1m bars, in order."""
     return [
         ((row["time"] - OPEN) // M, row["close"], row["source"], row["reason"], row["revision"])
         for row in bars(steps, state)
@@ -36,21 +36,21 @@ def minutes(steps: list[list[Output]], state: str = "final") -> list[tuple[int, 
 
 
 def two(**rules: Any) -> list[bytes]:
-    """`good` stands before `poor`; both are live since before the open and have brought something."""
+    """Return a log: `good` ranks before `poor`, both are live from before the open and have delivered a tick."""
     both = [start(feed, OPEN - M, ["A"], live=True, sent_at_us=OPEN - M) for feed in ("good", "poor")]
     return [
         settings(sources=["good", "*"], **rules), *both, ticks(1, 10.0, "good"), ticks(1, 20.0, "poor"),
     ]  # fmt: skip
 
 
-def test_the_worse_waits_for_the_better_and_one_bar_is_published() -> None:
+def test_a_worse_source_waits_for_a_better_one_and_one_bar_is_published() -> None:
     raw = [*two(), ticks(62, 21.0, "poor"), ticks(62.5, 11.0, "good")]
     steps = run(raw)
     assert minutes(steps) == [(0, 10.0, "good", "ticks", 0)]
     assert minutes(steps[:-1]) == []
 
 
-def test_it_waits_no_longer_than_the_setting_says_in_log_time_and_the_better_one_is_a_revision() -> None:
+def test_the_wait_ends_after_the_setting_in_log_time_and_the_better_bar_is_a_revision() -> None:
     raw = [*two(source_wait_us=2 * S), ticks(62, 21.0, "poor"), marked(63.9, "poor")]
     assert minutes(run(raw)) == []
     raw.append(marked(64.1, "poor"))
@@ -59,7 +59,7 @@ def test_it_waits_no_longer_than_the_setting_says_in_log_time_and_the_better_one
     assert minutes(run(raw)) == [(0, 20.0, "poor", "ticks", 0), (0, 10.0, "good", "source", 1)]
 
 
-def test_it_waits_no_longer_when_the_better_one_is_silent_about_the_minute_goes_down_or_ends() -> None:
+def test_the_wait_ends_when_the_better_feed_passes_the_minute_goes_down_or_ends() -> None:
     raw = [settings(sources=["good", "*"])]
     raw += [start(feed, OPEN - M, ["A", "B"], live=True, sent_at_us=OPEN - M) for feed in ("good", "poor")]
     raw += [ticks(1, 10.0, "good", symbol="B"), ticks(1, 20.0, "poor"), ticks(62, 21.0, "poor")]
@@ -71,13 +71,13 @@ def test_it_waits_no_longer_when_the_better_one_is_silent_about_the_minute_goes_
     assert (0, 20.0, "poor", "ticks", 0) in minutes(run([*raw, end("good")]))
 
 
-def test_equal_places_wait_for_nobody_and_the_default_order_has_but_one_place() -> None:
+def test_feeds_of_equal_rank_do_not_wait_and_by_default_all_ranks_are_equal() -> None:
     raw = two()
     raw[0] = settings()
     assert minutes(run([*raw, ticks(62, 21.0, "poor")])) == [(0, 20.0, "poor", "ticks", 0)]
 
 
-def test_the_coarser_bar_waits_for_the_minute_that_waits() -> None:
+def test_a_coarser_bar_waits_for_a_pending_minute() -> None:
     raw = [*two(), marked(299, "good"), ticks(299, 29.0, "poor"), ticks(302, 30.0, "poor")]
     steps = run(raw)
     assert [row for row in bars(steps, "final") if row["interval"] == "5m"] == []
@@ -94,7 +94,7 @@ def test_a_complete_bar_of_a_worse_source_beats_an_incomplete_one() -> None:
     assert (bar["source"], bar["close"], bar["complete"]) == ("poor", 20.0, True)
 
 
-def test_forming_bars_are_of_one_feed_at_a_time() -> None:
+def test_forming_bars_come_from_one_feed() -> None:
     raw = [*two(), ticks(2, 21.0, "poor"), marked(3, "poor"), marked(3, "good")]
     assert [(close, source) for _, close, source, _, _ in minutes(run(raw), "forming")] == [(10.0, "good")]
     raw += [down(OPEN + 4 * S, "good", sent=OPEN + 4 * S), ticks(65, 22.0, "poor"), marked(66, "poor")]
@@ -103,7 +103,7 @@ def test_forming_bars_are_of_one_feed_at_a_time() -> None:
     assert minutes(run(equal), "forming") == []
 
 
-def test_an_official_bar_comes_before_or_after_one_from_ticks_as_the_order_says() -> None:
+def test_the_order_ranks_an_official_bar_before_or_after_one_from_ticks() -> None:
     bar = vendor([(OPEN, "A", "1m", 9.0, 12.0, 8.0, 11.0, 500.0)], OPEN + M, feed="v", source="x", reason="official")
     raw = [start("x", OPEN - M, ["A"], live=True), ticks(1, 10.0, "x"), marked(62, "x"), bar]
     assert minutes(run([settings(sources=["*:bars", "*"]), *raw])) == [
@@ -114,19 +114,21 @@ def test_an_official_bar_comes_before_or_after_one_from_ticks_as_the_order_says(
     assert minutes(run([only, *raw])) == [(0, 10.0, "x", "ticks", 0)]
 
 
-def test_what_two_sources_say_otherwise_is_told() -> None:
+def test_differences_between_two_sources_are_reported() -> None:
     bar = vendor([(OPEN, "A", "1m", 10.0, 10.0, 10.0, 10.5, 1.0)], OPEN + M, feed="v", source="x")
     raw = [start("good", OPEN - M, ["A"], live=True), ticks(1, 10.0, "good"), marked(62, "good"), bar]
-    told = [r for r in decoded(run(raw), schemas.STATUS) if isinstance(r.header, records.Differences)]
-    (row,) = [row for record in told for row in record.batch.to_pylist()]
+    differences = [r for r in decoded(run(raw), schemas.STATUS) if isinstance(r.header, records.Differences)]
+    (row,) = [row for record in differences for row in record.batch.to_pylist()]
     assert (row["symbol"], row["interval"], row["source"], row["other_source"]) == ("A", "1m", "good", "x")
     assert (row["close"], row["other_close"], row["volume"], row["other_volume"]) == (10.0, 10.5, 1.0, 1.0)
     same = vendor([(OPEN, "A", "1m", 10.0, 10.0, 10.0, 10.0, 1.0)], OPEN + M, feed="v", source="x")
-    told = [r for r in decoded(run([*raw[:3], same]), schemas.STATUS) if isinstance(r.header, records.Differences)]
-    assert told == []
+    differences = [
+        r for r in decoded(run([*raw[:3], same]), schemas.STATUS) if isinstance(r.header, records.Differences)
+    ]
+    assert differences == []
 
 
-def test_a_snapshot_while_something_waits_changes_no_byte() -> None:
+def test_a_restore_with_a_pending_minute_changes_no_byte() -> None:
     raw = [
         *two(),
         ticks(62, 21.0, "poor"),
@@ -145,7 +147,7 @@ def test_a_snapshot_while_something_waits_changes_no_byte() -> None:
         ]
 
 
-def test_two_that_waited_for_one_each_get_their_coarser_bars() -> None:
+def test_two_feeds_that_waited_for_one_each_get_their_coarser_bars() -> None:
     raw = [settings(sources=["good", "*"], source_wait_us=2 * S)]
     raw += [start(f, OPEN - M, ["A", "B"], live=True, sent_at_us=OPEN - M) for f in ("good", "b", "c")]
     raw += [ticks(1, 10.0, "good", symbol="B"), ticks(299, 20.0, "b"), ticks(299, 30.0, "c", symbol="B")]
@@ -156,7 +158,7 @@ def test_two_that_waited_for_one_each_get_their_coarser_bars() -> None:
     assert fives >= {("A", 20.0), ("B", 30.0)}
 
 
-def test_an_heir_that_ends_closes_what_was_left_to_it() -> None:
+def test_a_successor_that_ends_closes_the_bars_that_it_took_over() -> None:
     bar = vendor([(OPEN, "B", "1m", 9.0, 12.0, 8.0, 11.0, 500.0)], OPEN + M, feed="back")
     raw = [start("live", OPEN - M, ["A", "B"], live=True), marked(30, "live")]
     raw += [start("back", OPEN - M, ["B"], whole=True), bar, end("back"), ticks(40, 1.0, "live"), end("live")]

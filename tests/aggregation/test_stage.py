@@ -1,4 +1,4 @@
-"""What aggregation publishes, record by record, with expected values written by hand."""
+"""The published records of aggregation, with expected values written by hand."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_window_closes_when_the_watermark_less_the_lateness_passes_its_end() -
     assert {header.sent_at_us for header in headers} == {SENT}
 
 
-def test_prints_that_may_not_set_the_price_count_by_size_alone() -> None:
+def test_ticks_that_may_not_set_the_price_count_by_size_only() -> None:
     odd, silent = int(TickFlag.NO_OHLC), int(TickFlag.NO_VOLUME)
     rows = [
         (OPEN, "A", 99.0, 5, odd),
@@ -66,7 +66,7 @@ def test_prints_that_may_not_set_the_price_count_by_size_alone() -> None:
     assert [b[n] for n in ("open", "high", "low", "close", "volume", "trades")] == [None] * 4 + [4.0, 1]
 
 
-def test_forming_bars_come_at_marks_alone_and_only_of_what_was_touched() -> None:
+def test_forming_bars_are_published_at_marks_and_only_if_touched() -> None:
     raw = [
         start(from_us=OPEN),
         ticks([(OPEN, "A", 10.0, 1), (OPEN, "B", 20.0, 1)], OPEN + S),
@@ -96,12 +96,12 @@ def test_a_forming_day_adds_the_closed_bars_to_the_forming_ones() -> None:
         )
 
 
-def test_the_day_closes_at_the_close_with_the_auction_kept_for_it() -> None:
+def test_the_day_closes_at_the_close_and_includes_the_auction() -> None:
     close = at("2026-01-05T21:00")
     auction = int(TickFlag.CLOSING_AUCTION)
     raw = [
         start(from_us=at("2026-01-05T09:00"), symbols=["A"]),
-        ticks([(at("2026-01-05T13:00"), "A", 1.0, 1000)], at("2026-01-05T13:00")),  # before the open: in no day
+        ticks([(at("2026-01-05T13:00"), "A", 1.0, 1000)], at("2026-01-05T13:00")),  # before the open: in no daily bar
         ticks([(OPEN, "A", 10.0, 1), (close - 1, "A", 11.0, 2)], close),
         ticks([(close + S, "A", 12.0, 50, auction), (close + S, "A", 5.0, 70)], close + S),
         mark(close + 2 * S),
@@ -132,7 +132,7 @@ def test_a_late_tick_revises_the_minute_the_five_minutes_and_the_day() -> None:
     assert revised["1d"]["close"] == 11.0
 
 
-def test_ticks_older_than_memory_are_counted() -> None:
+def test_ticks_of_evicted_bars_are_counted() -> None:
     later = at("2026-01-06T16:00")
     raw = [
         start(from_us=OPEN, symbols=["A"]),
@@ -147,7 +147,7 @@ def test_ticks_older_than_memory_are_counted() -> None:
     assert (late.state, late.count) == ("late", 2)
 
 
-def test_a_drop_makes_what_ends_after_it_incomplete_and_the_first_minute_back_too() -> None:
+def test_bars_that_end_after_a_drop_and_the_first_minute_back_are_incomplete() -> None:
     raw = [start(from_us=OPEN, symbols=["A"], live=True)]
     raw += [ticks([(OPEN + i * M + S, "A", 10.0 + i, 1) for i in range(3)], OPEN + 2 * M + 30 * S)]
     raw += [down(OPEN + M + 30 * S), start(from_us=OPEN + 3 * M + S, symbols=["A"], live=True, hole=True)]
@@ -157,7 +157,7 @@ def test_a_drop_makes_what_ends_after_it_incomplete_and_the_first_minute_back_to
     assert [found["5m", "A", OPEN + i * 5 * M]["complete"] for i in range(2)] == [False, True]
 
 
-def test_a_live_feed_not_heard_of_is_down_since_its_watermark() -> None:
+def test_a_silent_live_feed_is_down_since_its_watermark() -> None:
     raw = [
         start("a", OPEN, ["A"], live=True, sent_at_us=SENT),
         ticks([(OPEN + S, "A", 1.0, 1)], OPEN + 10 * S, "a", sent=SENT),
@@ -168,13 +168,13 @@ def test_a_live_feed_not_heard_of_is_down_since_its_watermark() -> None:
     assert not bars(steps[:3], "final")
     row = last(steps)["1m", "A", OPEN]
     assert (row["close"], row["complete"]) == (1.0, False)
-    said = [r.header for r in decoded(steps[3:], schemas.STATUS)]
-    assert [(s.feed, s.state, s.since_us) for s in said if isinstance(s, records.FeedState)] == [
+    statuses = [r.header for r in decoded(steps[3:], schemas.STATUS)]
+    assert [(s.feed, s.state, s.since_us) for s in statuses if isinstance(s, records.FeedState)] == [
         ("a", "down", OPEN + 10 * S)
     ]
 
 
-def test_of_two_feeds_one_bar_is_published_and_a_better_one_revises_it() -> None:
+def test_two_feeds_give_one_bar_and_the_better_source_revises_it() -> None:
     raw = [settings(sources=["good", "*"])]
     raw += [start(feed, OPEN, ["A"]) for feed in ("x", "y")]
     raw += [ticks([(OPEN, "A", 10.0, 1)], OPEN + 2 * M, "x", source="poor")]
@@ -206,7 +206,7 @@ def test_a_complete_vendor_bar_beats_an_incomplete_one_from_ticks() -> None:
     assert (five["open"], five["close"], five["volume"], five["trades"]) == (9.0, 11.0, 6.0, 3)
 
 
-def test_vendor_minutes_become_five_minutes_where_no_vendor_gave_them() -> None:
+def test_vendor_minutes_are_rolled_up_if_no_vendor_gave_the_five_minutes() -> None:
     raw = [start("v", OPEN, ["A"], whole=True)]
     raw += [vendor([(OPEN + 5 * M, "A", "5m", 1.0, 1.0, 1.0, 1.0, 99.0)], OPEN, reason="file")]
     raw += [vendor([(OPEN + i * M, "A", "1m", 2.0, 2.0, 2.0, 2.0, 1.0) for i in range(10)], OPEN + 10 * M)]
@@ -219,7 +219,7 @@ def test_vendor_minutes_become_five_minutes_where_no_vendor_gave_them() -> None:
     assert found["5m", "A", OPEN]["trades"] is None
 
 
-def test_a_backfill_beside_a_live_feed_passes_as_history_with_its_coarser_bars() -> None:
+def test_a_backfill_beside_a_live_feed_is_published_as_history_with_its_roll_ups() -> None:
     old = at("2025-06-02T13:30")
     raw = [start(from_us=OPEN, symbols=["A"], live=True), ticks([(OPEN, "A", 10.0, 1)], OPEN + 3 * M)]
     raw += [start("b", old, ["A"], whole=True)]
@@ -231,7 +231,7 @@ def test_a_backfill_beside_a_live_feed_passes_as_history_with_its_coarser_bars()
     assert found["5m", "A", OPEN]["close"] == 11.0
 
 
-def test_memory_is_bounded_by_each_feeds_own_time() -> None:
+def test_retention_is_bounded_by_the_time_of_each_feed() -> None:
     stage = AggregationStage(1)
     raw = [start("live", OPEN, ["A"]), ticks([(OPEN, "A", 10.0, 1)], OPEN + 3 * M, "live")]
     first = at("2012-06-18T13:30")
@@ -248,7 +248,7 @@ def test_memory_is_bounded_by_each_feeds_own_time() -> None:
     assert last(steps)["1m", "A", OPEN]["revision"] == 1
 
 
-def test_what_cannot_be_read_goes_to_the_dead_letter_and_the_plant_goes_on() -> None:
+def test_an_unreadable_record_becomes_a_dead_letter_and_the_stage_continues() -> None:
     stage = AggregationStage(1)
     steps = run(
         [start(from_us=OPEN), b"garbage", ticks([(OPEN, "A", 1.0, 1)], OPEN), settings(lateness_us="x"), end()], stage
@@ -262,16 +262,16 @@ def test_what_cannot_be_read_goes_to_the_dead_letter_and_the_plant_goes_on() -> 
     assert [out.topic for out in stage.step(consumed(bars_in_raw, 9))] == [schemas.DEADLETTER]
 
 
-def test_cancels_and_prices_that_are_no_numbers_are_counted() -> None:
+def test_unmatched_cancels_and_prices_that_are_not_numbers_are_counted() -> None:
     rows = [(OPEN, "A", 1.0, 1), (OPEN, "A", 1.0, 1, int(TickFlag.CANCEL)), (OPEN, "A", float("nan"), 1)]
     steps = run([start(from_us=OPEN), ticks(rows, OPEN + S), end()])
-    said = [r.header for r in decoded(steps, schemas.STATUS)]
-    counts = {s.reason: s.count for s in said if isinstance(s, records.FeedState) and s.state == "unsupported"}
+    statuses = [r.header for r in decoded(steps, schemas.STATUS)]
+    counts = {s.reason: s.count for s in statuses if isinstance(s, records.FeedState) and s.state == "unsupported"}
     assert counts == {"cancel or correction of a print that has not come": 1, "price or size is no number": 1}
     assert last(steps)["1m", "A", OPEN]["trades"] == 1
 
 
-def test_a_live_feed_declares_each_minute_over_with_who_was_silent() -> None:
+def test_a_live_feed_declares_each_minute_over_with_its_silent_symbols() -> None:
     raw = [start(from_us=OPEN, symbols=["A", "B"], live=True), ticks([(OPEN, "A", 1.0, 1)], OPEN + 2 * M + 2 * S)]
     over = [r for r in decoded(run(raw), schemas.STATUS) if isinstance(r.header, records.Over)]
     assert [(r.header.interval, r.header.start_us, r.header.expected, r.header.emitted) for r in over] == [
@@ -280,27 +280,27 @@ def test_a_live_feed_declares_each_minute_over_with_who_was_silent() -> None:
     assert over[0].batch.to_pylist() == [{"symbol": "A", "emitted": True}, {"symbol": "B", "emitted": False}]
 
 
-def test_only_symbols_whose_exchange_is_open_are_expected_and_coarser_intervals_are_declared_too() -> None:
+def test_symbols_of_open_exchanges_are_expected_in_each_interval() -> None:
     rules = settings(calendars={"L": "XLON", "C": "24/7", "*": "XNYS"})
     close = at("2026-01-05T21:00")  # New York's; London has closed, and its extended hours are over at 20:00
     raw = [rules, start(from_us=close - 6 * M, symbols=["A", "C", "L"], live=True)]
     raw += [ticks([(close - 3 * M, "A", 1.0, 1)], close + 2 * S), mark(close + 2 * S)]
-    told = [r for r in decoded(run(raw), schemas.STATUS) if isinstance(r.header, records.Over)]
-    said = {
+    over = [r for r in decoded(run(raw), schemas.STATUS) if isinstance(r.header, records.Over)]
+    statuses = {
         (r.header.interval, (r.header.start_us - close) // M): [
             (row["symbol"], row["emitted"]) for row in r.batch.to_pylist()
         ]
-        for r in told
+        for r in over
     }
     silent = [("A", False), ("C", False)]
-    assert {key: value for key, value in said.items() if key[0] == "1m"} == {
+    assert {key: value for key, value in statuses.items() if key[0] == "1m"} == {
         ("1m", -minute): [("A", True), ("C", False)] if minute == 3 else silent for minute in range(1, 7)
     }
-    assert said["5m", -5] == [("A", True), ("C", False)]
-    assert said["1d", (DAY - close) // M] == [("A", True)]
+    assert statuses["5m", -5] == [("A", True), ("C", False)]
+    assert statuses["1d", (DAY - close) // M] == [("A", True)]
 
 
-def test_a_round_the_clock_day_closes_at_midnight() -> None:
+def test_a_day_of_a_24_7_market_closes_at_midnight() -> None:
     night = at("2026-01-03T23:59")
     raw = [
         start(from_us=at("2026-01-03"), symbols=["BTC-USD"]),
@@ -310,7 +310,7 @@ def test_a_round_the_clock_day_closes_at_midnight() -> None:
     assert (day["close"], day["complete"]) == (5.0, True)
 
 
-def test_the_day_takes_extended_hours_only_where_the_rules_say_so() -> None:
+def test_the_day_includes_extended_hours_only_by_rule() -> None:
     early = at("2026-01-05T13:00")
     rows = [(early, "A", 5.0, 7), (OPEN, "A", 10.0, 1)]
     raw = [start(from_us=early, symbols=["A"]), ticks(rows, OPEN), end()]
@@ -319,7 +319,7 @@ def test_the_day_takes_extended_hours_only_where_the_rules_say_so() -> None:
     assert (day["open"], day["volume"]) == (5.0, 8.0)
 
 
-def test_a_feed_that_comes_back_without_a_hole_was_up_all_the_time() -> None:
+def test_a_feed_that_resumes_without_a_hole_was_up_throughout() -> None:
     raw = [
         start(from_us=OPEN, symbols=["A"]),
         ticks([(OPEN + S, "A", 10.0, 1)], OPEN + 30 * S),

@@ -1,4 +1,4 @@
-"""A backfill that ends in the present leaves its last five minutes and its day to the live feed of the symbol."""
+"""A backfill that ends in the present: the live feed of the symbol closes its last five minutes and its day."""
 
 from tests.aggregation.plant import at, bars, end, last, mark, run, start, ticks, vendor
 from tickerplant.aggregation.stage import AggregationStage
@@ -9,7 +9,7 @@ TEN = at("2026-01-05T10:00")
 
 
 def backfilled() -> tuple[AggregationStage, list[bytes]]:
-    """Live from 10:02:30 on; a backfill of 09:55 to 10:02 of both symbols comes and ends."""
+    """Return a stage and a log: live from 10:02:30, and a backfill of both symbols from 09:55 to 10:02 that ends."""
     minutes = [
         (TEN + n * MINUTE, name, "1m", 10.0 + n, 12.0 + n, 9.0 + n, 11.0 + n, 5.0)
         for n in range(-5, 2)
@@ -25,13 +25,13 @@ def backfilled() -> tuple[AggregationStage, list[bytes]]:
     ]
 
 
-def test_what_is_not_over_stays_open_and_what_is_over_closes() -> None:
+def test_at_the_end_of_a_backfill_only_bars_that_are_over_close() -> None:
     stage, raw = backfilled()
     closed = last(run(raw, stage))
     assert {key for key in closed if key[0] != "1m"} == {("5m", name, TEN - 5 * MINUTE) for name in SYMBOLS}
 
 
-def test_forming_bars_count_what_the_backfill_brought() -> None:
+def test_forming_bars_include_the_minutes_of_the_backfill() -> None:
     stage, raw = backfilled()
     run(raw, stage)
     later = [
@@ -46,7 +46,7 @@ def test_forming_bars_count_what_the_backfill_brought() -> None:
     assert forming["1d"]["volume"] == 36.0
 
 
-def test_the_live_feed_closes_them_for_silent_symbols_too() -> None:
+def test_the_live_feed_closes_open_bars_also_of_silent_symbols() -> None:
     stage, raw = backfilled()
     run(raw, stage)
     later = [
@@ -62,7 +62,7 @@ def test_the_live_feed_closes_them_for_silent_symbols_too() -> None:
     assert {key for key in closed if key[0] == "1d"} == {("1d", name, at("2026-01-05T00:00")) for name in SYMBOLS}
 
 
-def test_without_a_live_feed_the_end_closes_all() -> None:
+def test_without_a_live_feed_the_end_closes_all_bars() -> None:
     _, raw = backfilled()
     closed = last(run(raw[2:]))
     assert {key[0] for key in closed} == {"1m", "5m", "1d"}
