@@ -26,11 +26,11 @@ def consumed(value: Any, offset: int) -> ConsumedRecord:
     return ConsumedRecord(schemas.RAW, 0, offset, SENT, value)
 
 
-def start(feed: str = "a", from_us: int = 0, symbols: Sequence[str] = (), **more: Any) -> bytes:
+def start(feed: str = "a", start_us: int = 0, symbols: Sequence[str] = (), **more: Any) -> bytes:
     column = pa.array(list(symbols), type=pa.utf8()).dictionary_encode()
     batch = pa.RecordBatch.from_arrays([column], schema=schemas.SYMBOLS)
     more.setdefault("sent_at_us", SENT)
-    return records.encode(records.Start(feed=feed, from_us=from_us, **more), batch).to_pybytes()
+    return records.encode(records.Start(feed=feed, from_us=start_us, **more), batch).to_pybytes()
 
 
 def ticks(rows: Iterable[Sequence[Any]], watermark: int, feed: str = "a", source: str = "s", sent: int = SENT) -> bytes:
@@ -87,10 +87,10 @@ def end(feed: str = "a", whole: bool = True) -> bytes:
     return records.encode(records.End(feed=feed, sent_at_us=SENT, whole=whole)).to_pybytes()
 
 
-def rebuild(symbols: Sequence[str], from_us: int, to_us: int, sent: int = SENT) -> bytes:
+def rebuild(symbols: Sequence[str], start_us: int, end_us: int, sent: int = SENT) -> bytes:
     column = pa.array(list(symbols), type=pa.utf8()).dictionary_encode()
     batch = pa.RecordBatch.from_arrays([column], schema=schemas.SYMBOLS)
-    return records.encode(records.Rebuild(sent_at_us=sent, from_us=from_us, to_us=to_us), batch).to_pybytes()
+    return records.encode(records.Rebuild(sent_at_us=sent, from_us=start_us, to_us=end_us), batch).to_pybytes()
 
 
 def settings(**values: Any) -> bytes:

@@ -75,7 +75,7 @@ def by_hand(rows: list[Any], name: str) -> list[dict[str, Any]]:
 
 def test_a_bar_of_trades_closes_with_its_last_trade_and_the_session_closes_the_open_one() -> None:
     rows = [(OPEN + i * S, "A", 10.0 + i, 1.0) for i in range(5)]
-    raw = [RULES, start(from_us=OPEN - M, symbols=["A"]), ticks(rows, OPEN + 4 * S), mark(OPEN + 4 * S)]
+    raw = [RULES, start(start_us=OPEN - M, symbols=["A"]), ticks(rows, OPEN + 4 * S), mark(OPEN + 4 * S)]
     assert [r["close"] for r in by_activity(run(raw)).get(("3t", "A"), [])] == []
     raw.append(mark(OPEN + 4 * S + 1))
     assert [(r["open"], r["close"], r["trades"]) for r in by_activity(run(raw))["3t", "A"]] == [(10.0, 12.0, 3)]
@@ -88,14 +88,14 @@ def test_a_bar_of_trades_closes_with_its_last_trade_and_the_session_closes_the_o
 
 def test_the_excess_of_a_large_trade_counts_toward_the_bars_after_it() -> None:
     rows = [(OPEN + i * S, "A", 10.0 + i, size) for i, size in enumerate([4.0, 25.0, 1.0, 9.0, 2.0])]
-    raw = [RULES, start(from_us=OPEN - M, symbols=["A"]), ticks(rows, OPEN + 4 * S), end()]
+    raw = [RULES, start(start_us=OPEN - M, symbols=["A"]), ticks(rows, OPEN + 4 * S), end()]
     found = by_activity(run(raw))["10v", "A"]
     # Cumulated before each tick: 0, 4, 29, 30, 39.
     assert [(r["open"], r["volume"]) for r in found] == [(10.0, 29.0), (12.0, 1.0), (13.0, 11.0)]
 
 
 def test_bars_that_start_at_one_time_get_distinct_times() -> None:
-    raw = [RULES, start(from_us=OPEN - M, symbols=["A"])]
+    raw = [RULES, start(start_us=OPEN - M, symbols=["A"])]
     raw += [ticks([(OPEN, "A", 10.0 + i, 1.0) for i in range(9)], OPEN), end()]
     assert [(r["time"] - OPEN, r["open"]) for r in by_activity(run(raw))["3t", "A"]] == [
         (0, 10.0),
@@ -106,7 +106,7 @@ def test_bars_that_start_at_one_time_get_distinct_times() -> None:
 
 def test_counting_restarts_with_each_session_for_the_symbols_of_a_pattern_only() -> None:
     rows = [(OPEN + day * DAY_US + i * S, name, 10.0, 1.0) for day in (0, 1) for i in range(4) for name in ("A", "X")]
-    raw = [RULES, start(from_us=OPEN - M, symbols=["A", "X"]), ticks(rows, rows[-1][0]), end()]
+    raw = [RULES, start(start_us=OPEN - M, symbols=["A", "X"]), ticks(rows, rows[-1][0]), end()]
     found = by_activity(run(raw))
     assert {key[1] for key in found} == {"A"}
     assert [r["trades"] for r in found["3t", "A"]] == [3, 1, 3, 1]
@@ -115,7 +115,7 @@ def test_counting_restarts_with_each_session_for_the_symbols_of_a_pattern_only()
 def test_the_largest_possible_amounts_do_not_overflow() -> None:
     rules = settings_record(activity_bars={"*": ["100000000000v", "999999999999999d"]})
     rows = [(OPEN + i * S, "A", 0.5, 4e10) for i in range(7)]
-    raw = [rules, start(from_us=OPEN - M, symbols=["A"]), ticks(rows, OPEN + 6 * S), end()]
+    raw = [rules, start(start_us=OPEN - M, symbols=["A"]), ticks(rows, OPEN + 6 * S), end()]
     found = by_activity(run(raw))
     # Cumulated before each tick: 0, 4, 8, 12, 16, 20, 24 times 1e10.
     assert [r["trades"] for r in found["100000000000v", "A"]] == [3, 2, 2]
@@ -123,7 +123,7 @@ def test_the_largest_possible_amounts_do_not_overflow() -> None:
 
 
 def test_ticks_after_the_lateness_are_counted() -> None:
-    raw = [RULES, start(from_us=OPEN - M, symbols=["A"]), ticks([(OPEN + M, "A", 1.0, 1.0)], OPEN + M)]
+    raw = [RULES, start(start_us=OPEN - M, symbols=["A"]), ticks([(OPEN + M, "A", 1.0, 1.0)], OPEN + M)]
     steps = run([*raw, ticks([(OPEN, "A", 1.0, 1.0)], OPEN + M), end()])
     statuses = [r.header for r in decoded(steps, schemas.STATUS) if isinstance(r.header, records.FeedState)]
     assert [(s.reason, s.count) for s in statuses if s.state == "unsupported"] == [("too late for bars by activity", 1)]
@@ -131,7 +131,7 @@ def test_ticks_after_the_lateness_are_counted() -> None:
 
 def test_intervals_that_a_change_of_rules_keeps_continue() -> None:
     rows = [(OPEN + i * S, "A", 10.0, 1.0) for i in range(6)]
-    raw = [RULES, start(from_us=OPEN - M, symbols=["A"]), ticks(rows[:2], OPEN + S)]
+    raw = [RULES, start(start_us=OPEN - M, symbols=["A"]), ticks(rows[:2], OPEN + S)]
     raw += [settings_record(activity_bars={"*": ["3t"]}), ticks(rows[2:], OPEN + 10 * S), end()]
     assert [r["trades"] for r in by_activity(run(raw))["3t", "A"]] == [3, 3]
 
@@ -158,7 +158,7 @@ def test_any_order_within_the_lateness_gives_the_bars_of_a_plain_loop(
     delays = {time: random.randrange(2 * S) for time in {row[0] for row in rows}}
     shaken = sorted(rows, key=lambda row: row[0] + delays[row[0]])
     edges = sorted({0, len(rows), *(cut % (len(rows) + 1) for cut in cuts)})
-    raw, newest = [RULES, start(from_us=OPEN, symbols=["A", "AA", "B", "C", "X"])], 0
+    raw, newest = [RULES, start(start_us=OPEN, symbols=["A", "AA", "B", "C", "X"])], 0
     for begin, stop in pairwise(edges):
         newest = max(newest, *(row[0] for row in shaken[begin:stop]))
         raw.append(ticks(shaken[begin:stop], newest))

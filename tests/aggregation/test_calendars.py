@@ -72,7 +72,7 @@ def test_the_last_bars_and_the_day_close_at_the_close(symbol: str, session: str,
     first, over = at(opens), at(closes)
     raw = [
         rules(),
-        start(from_us=first - HOUR_US, symbols=[symbol]),
+        start(start_us=first - HOUR_US, symbols=[symbol]),
         ticks([(first - 1, symbol, 1.0, 1000, EXTENDED)], first),
         ticks([(first, symbol, 10.0, 1), (first + 7 * M, symbol, 14.0, 2), (over - 1, symbol, 11.0, 4)], over),
         # At the close and after it, only ticks flagged as closing auction count.
@@ -101,7 +101,7 @@ def test_a_forming_day_has_the_same_hours(symbol: str, session: str, opens: str,
     first, over = at(opens), at(closes)
     raw = [
         rules(),
-        start(from_us=first - HOUR_US, symbols=[symbol]),
+        start(start_us=first - HOUR_US, symbols=[symbol]),
         ticks([(first - 1, symbol, 1.0, 1000, EXTENDED)], first - 1),
         mark(first - 1),  # before the session
         ticks([(first, symbol, 10.0, 1)], first),
@@ -136,7 +136,7 @@ def test_with_extended_hours_the_day_includes_them_and_closes_at_their_end(
     session: str, begins: str, opens: str, closes: str, ends: str
 ) -> None:
     raw = [
-        start(from_us=at(begins) - HOUR_US, symbols=["IBM"]),
+        start(start_us=at(begins) - HOUR_US, symbols=["IBM"]),
         ticks([(at(begins) - 1, "IBM", 1.0, 1000, EXTENDED), (at(begins), "IBM", 9.0, 3, EXTENDED)], at(begins)),
         ticks([(at(opens), "IBM", 10.0, 1), (at(closes) - 1, "IBM", 11.0, 4)], at(closes)),
         ticks([(at(closes) + S, "IBM", 12.0, 50, AUCTION)], at(closes) + S),
@@ -160,7 +160,7 @@ def test_londons_auction_after_the_close_revises_the_day() -> None:
     close = at("2025-03-31T15:30")  # 16:30 in London; the auction's trades arrive at 16:35
     raw = [
         rules(),
-        start(from_us=at("2025-03-31T06:00"), symbols=["VOD.L"]),
+        start(start_us=at("2025-03-31T06:00"), symbols=["VOD.L"]),
         ticks([(at("2025-03-31T07:00"), "VOD.L", 70.0, 10), (close - 1, "VOD.L", 71.0, 20)], close),
         mark(close + LATE),
         ticks([(close + 5 * M, "VOD.L", 72.0, 500, AUCTION), (close + 5 * M, "VOD.L", 60.0, 3)], close + 5 * M),
@@ -178,7 +178,7 @@ def test_an_auction_at_lunch_time_of_a_half_day_in_hong_kong_counts() -> None:
     noon = at("2025-12-24T04:00")
     raw = [
         rules(),
-        start(from_us=at("2025-12-24T01:00"), symbols=["0700.HK"]),
+        start(start_us=at("2025-12-24T01:00"), symbols=["0700.HK"]),
         ticks([(noon - 1, "0700.HK", 600.0, 10)], noon),
         mark(noon + LATE),
         ticks([(noon + 8 * M, "0700.HK", 601.0, 90, AUCTION)], noon + 9 * M),  # 12:08 in Hong Kong
@@ -198,7 +198,7 @@ def test_the_morning_closes_at_lunch_and_the_day_continues_after_it(
 ) -> None:
     lunch, again, over = at(noon), at(afternoon), at(close)
     raw = [
-        start(from_us=at(morning) - HOUR_US, symbols=[symbol]),
+        start(start_us=at(morning) - HOUR_US, symbols=[symbol]),
         ticks([(at(morning), symbol, 10.0, 1), (lunch - 1, symbol, 11.0, 2)], lunch),
         mark(lunch + LATE - 1),
         mark(lunch + LATE),
@@ -238,7 +238,7 @@ def test_a_holiday_has_intraday_bars_and_no_daily_bar(
     time, close = at(tick_time), at(following)
     raw = [
         rules(extended_hours=extended),
-        start(from_us=time - HOUR_US, symbols=[symbol, "BTC-USD"]),
+        start(start_us=time - HOUR_US, symbols=[symbol, "BTC-USD"]),
         ticks([(time, symbol, 10.0, 1), (time, symbol, 11.0, 5, AUCTION), (time, "BTC-USD", 9.0, 1)], time),
         mark(time + S),
         mark(time + 24 * HOUR_US),
@@ -259,7 +259,7 @@ def test_a_day_of_a_24_7_market_is_the_utc_day_in_every_season(day: str) -> None
     following = midnight + 24 * HOUR_US
     raw = [
         rules(),
-        start(from_us=midnight - HOUR_US, symbols=["BTC-USD"]),
+        start(start_us=midnight - HOUR_US, symbols=["BTC-USD"]),
         ticks([(midnight - 1, "BTC-USD", 1.0, 1), (midnight, "BTC-USD", 5.0, 2)], midnight),
         ticks([(following - 1, "BTC-USD", 6.0, 4), (following, "BTC-USD", 7.0, 8)], following),
         mark(following + LATE - 1),
@@ -284,7 +284,7 @@ CHRISTMAS_EVE = [
 
 def christmas_eve(live: bool = False) -> list[bytes]:
     """Return a log in which each symbol has one tick, half an hour before its close."""
-    raw = [rules(), start(from_us=at("2025-12-23T20:00"), symbols=[symbol for symbol, _ in CHRISTMAS_EVE], live=live)]
+    raw = [rules(), start(start_us=at("2025-12-23T20:00"), symbols=[symbol for symbol, _ in CHRISTMAS_EVE], live=live)]
     for symbol, closes in CHRISTMAS_EVE:
         close = at(closes)
         raw += [ticks([(close - 30 * M, symbol, 10.0, 3)], close - 30 * M), mark(close + LATE - 1), mark(close + LATE)]
@@ -355,7 +355,7 @@ def test_across_a_clock_change_intraday_bars_follow_utc_and_days_the_session(
     symbol: str, weeks: list[tuple[str, str, str]]
 ) -> None:
     """A tick next to the open is in the day on one side of it and not on the other, before and after the change."""
-    raw = [rules(), start(from_us=at(weeks[0][1]) - HOUR_US, symbols=[symbol])]
+    raw = [rules(), start(start_us=at(weeks[0][1]) - HOUR_US, symbols=[symbol])]
     closed = {}
     for session, opens, closes in weeks:
         first, over = at(opens), at(closes)
@@ -389,7 +389,7 @@ def test_in_the_weeks_between_two_changes_london_and_new_york_overlap_an_hour_lo
     sizes = {"13:45": 1, "15:45": 2, "16:15": 4}
     for day, (new_york, london) in weeks.items():
         rows = [(at(f"{day}T{time}"), symbol, 1.0, size) for time, size in sizes.items() for symbol in ("IBM", "VOD.L")]
-        found = last(run([rules(), start(from_us=at(day), symbols=["IBM", "VOD.L"]), ticks(rows, at(f"{day}T22:00"))]))
+        found = last(run([rules(), start(start_us=at(day), symbols=["IBM", "VOD.L"]), ticks(rows, at(f"{day}T22:00"))]))
         assert found["1d", "IBM", at(day)]["volume"] == sum(sizes[time] for time in new_york), day
         assert found["1d", "VOD.L", at(day)]["volume"] == sum(sizes[time] for time in london), day
         assert {time for interval, _, time in found if interval == "1m"} == {row[0] for row in rows}
@@ -399,7 +399,7 @@ def test_a_quiet_symbol_closes_at_the_close_without_a_tick_near_it() -> None:
     open_, close = at("2025-11-28T14:30"), at("2025-11-28T18:00")
     raw = [
         rules(),
-        start(from_us=open_, symbols=["IBM", "QUIET", "SILENT"], live=True),
+        start(start_us=open_, symbols=["IBM", "QUIET", "SILENT"], live=True),
         ticks([(open_ + 30 * M, "QUIET", 10.0, 1)], open_ + 31 * M),
         mark(close + LATE - 1),
         mark(close + LATE),
@@ -413,7 +413,7 @@ def test_a_late_tick_revises_a_half_day_and_one_after_its_close_does_not() -> No
     close = at("2025-11-28T18:00")
     raw = [
         rules(),
-        start(from_us=at("2025-11-28T14:00"), symbols=["IBM"]),
+        start(start_us=at("2025-11-28T14:00"), symbols=["IBM"]),
         ticks([(close - M, "IBM", 10.0, 1)], close + M),
         ticks([(close - 2 * M, "IBM", 12.0, 2)], close + 2 * M),
         ticks([(close + M, "IBM", 50.0, 100)], close + 4 * M),  # within the hours of a full day
@@ -427,7 +427,7 @@ def test_a_week_of_hourly_ticks_makes_the_days_of_each_exchange() -> None:
     """Thanksgiving week of 2025 with all exchanges in one feed: each has its own holidays, hours and lunch."""
     symbols = ["BHP.AX", "7203.T", "0700.HK", "VOD.L", "IBM", "BTC-USD"]
     first, over = at("2025-11-23T22:00"), at("2025-11-29T02:00")
-    raw = [rules(), start(from_us=first, symbols=symbols)]
+    raw = [rules(), start(start_us=first, symbols=symbols)]
     for time in range(first, over, HOUR_US):
         raw.append(ticks([(time, symbol, 1.0, 1) for symbol in symbols], time))
     week = ["2025-11-24", "2025-11-25", "2025-11-26", "2025-11-27", "2025-11-28"]

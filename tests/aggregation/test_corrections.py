@@ -50,7 +50,7 @@ THREE = trades((1, "A", 10.0, 1, 0, "1"), (2, "A", 15.0, 2, 0, "2"), (3, "A", 11
 
 
 def test_a_cancel_before_the_close_removes_the_trade_from_the_bar() -> None:
-    raw = [start(from_us=OPEN, symbols=["A"]), ticks(THREE, OPEN + 3 * S), mark(OPEN + 3 * S)]
+    raw = [start(start_us=OPEN, symbols=["A"]), ticks(THREE, OPEN + 3 * S), mark(OPEN + 3 * S)]
     raw += [ticks(trades((2, "A", 15.0, 2, CANCEL, "2")), OPEN + 4 * S), mark(OPEN + 4 * S), end()]
     steps = run(raw)
     assert {row["high"] for row in bars(steps[4:5])} == {11.0}
@@ -69,7 +69,7 @@ def test_a_cancel_before_the_close_removes_the_trade_from_the_bar() -> None:
 def test_a_cancel_after_the_close_revises_the_minute_the_five_minutes_and_the_day(
     undo: Any, reason: str, expected: tuple[float, ...]
 ) -> None:
-    raw = [start(from_us=at("2026-01-05T09:00"), symbols=["A"]), ticks(THREE, OPEN + 3 * S), mark(CLOSE + 2 * S)]
+    raw = [start(start_us=at("2026-01-05T09:00"), symbols=["A"]), ticks(THREE, OPEN + 3 * S), mark(CLOSE + 2 * S)]
     raw.append(ticks(trades(undo), CLOSE + 3 * S))
     steps = run(raw)
     for interval, time in (("1m", OPEN), ("5m", OPEN), ("1d", DAY)):
@@ -79,7 +79,7 @@ def test_a_cancel_after_the_close_revises_the_minute_the_five_minutes_and_the_da
 
 
 def test_a_bar_without_a_trade_left_is_withdrawn_with_its_roll_ups() -> None:
-    raw = [start(from_us=at("2026-01-05T09:00"), symbols=["A"]), ticks(THREE[:1], OPEN + 3 * S), mark(CLOSE + 2 * S)]
+    raw = [start(start_us=at("2026-01-05T09:00"), symbols=["A"]), ticks(THREE[:1], OPEN + 3 * S), mark(CLOSE + 2 * S)]
     raw.append(ticks(trades((1, "A", 10.0, 1, CANCEL, "1")), CLOSE + 3 * S))
     steps = run(raw)
     gone = bars(steps[3:])
@@ -96,7 +96,7 @@ def test_a_bar_without_a_trade_left_is_withdrawn_with_its_roll_ups() -> None:
 
 
 def test_a_forming_bar_without_a_trade_left_is_withdrawn() -> None:
-    raw = [start(from_us=OPEN, symbols=["A"]), ticks(THREE[:1], OPEN + S), mark(OPEN + S)]
+    raw = [start(start_us=OPEN, symbols=["A"]), ticks(THREE[:1], OPEN + S), mark(OPEN + S)]
     raw += [ticks(trades((1, "A", 10.0, 1, CANCEL, "1")), OPEN + 2 * S), mark(OPEN + 2 * S)]
     steps = run(raw)
     assert {row["state"] for row in bars(steps[2:3])} == {"forming"}
@@ -106,7 +106,7 @@ def test_a_forming_bar_without_a_trade_left_is_withdrawn() -> None:
 
 
 def test_a_cancel_may_arrive_before_its_trade() -> None:
-    raw = [start(from_us=OPEN, symbols=["A"]), ticks(trades((2, "A", 15.0, 2, CANCEL, "2")), OPEN)]
+    raw = [start(start_us=OPEN, symbols=["A"]), ticks(trades((2, "A", 15.0, 2, CANCEL, "2")), OPEN)]
     raw += [ticks([row], OPEN + 3 * S) for row in THREE]
     steps = run([*raw, end()])
     assert last(steps)["1m", "A", OPEN]["high"] == 11.0
@@ -118,7 +118,7 @@ def test_a_cancel_may_arrive_before_its_trade() -> None:
 
 def test_a_cancelled_auction_trade_is_removed_from_the_day() -> None:
     late = (CLOSE + 5 * S, "A", 20.0, 100, AUCTION, "x")
-    raw = [start(from_us=at("2026-01-05T09:00"), symbols=["A"]), ticks(THREE, OPEN + 3 * S)]
+    raw = [start(start_us=at("2026-01-05T09:00"), symbols=["A"]), ticks(THREE, OPEN + 3 * S)]
     raw += [ticks([late, (CLOSE + 6 * S, "A", 19.0, 7, AUCTION, "y")], CLOSE + 6 * S), mark(CLOSE + 2 * M)]
     before = last(run(raw))["1d", "A", DAY]
     assert (before["high"], before["close"], before["volume"]) == (20.0, 19.0, 114.0)
@@ -132,14 +132,14 @@ def test_a_cancelled_auction_trade_is_removed_from_the_day() -> None:
 
 def test_a_cancel_may_arrive_before_its_auction_trade() -> None:
     early = (CLOSE + 5 * S, "A", 20.0, 100, AUCTION | CANCEL, "x")
-    raw = [start(from_us=at("2026-01-05T09:00"), symbols=["A"]), ticks(THREE, OPEN + 3 * S), ticks([early], CLOSE)]
+    raw = [start(start_us=at("2026-01-05T09:00"), symbols=["A"]), ticks(THREE, OPEN + 3 * S), ticks([early], CLOSE)]
     raw += [ticks([(CLOSE + 9 * S, "A", 9.0, 7, AUCTION, "y")], CLOSE), ticks([(*early[:4], AUCTION, "x")], CLOSE)]
     day = last(run([*raw, mark(CLOSE + 2 * M)]))["1d", "A", DAY]
     assert (day["high"], day["low"], day["close"], day["volume"]) == (15.0, 9.0, 9.0, 14.0)
 
 
 def test_later_ticks_of_a_cancelled_minute_do_not_read_the_log_again() -> None:
-    raw = [start(from_us=OPEN, symbols=["A"])]
+    raw = [start(start_us=OPEN, symbols=["A"])]
     raw += [ticks([(OPEN + i, "A", 10.0, 1, 0, str(i))], OPEN + i) for i in range(10)]
     raw.append(ticks([(OPEN + 3, "A", 10.0, 1, CANCEL, "3")], OPEN + 10))
     raw.append(ticks([(OPEN + 3, "A", 10.0, 1, CANCEL, "nobody")], OPEN + 10))
@@ -160,7 +160,7 @@ def test_later_ticks_of_a_cancelled_minute_do_not_read_the_log_again() -> None:
 
 
 def test_corrections_of_evicted_bars_or_lost_ticks_are_counted_and_change_nothing() -> None:
-    raw = [start(from_us=OPEN, symbols=["A"]), ticks(THREE, OPEN + 3 * S), mark(OPEN + 2 * M)]
+    raw = [start(start_us=OPEN, symbols=["A"]), ticks(THREE, OPEN + 3 * S), mark(OPEN + 2 * M)]
     stage = AggregationStage(1)
     run(raw, stage)
     steps = run([ticks(trades((2, "A", 15.0, 2, CANCEL, "2")), OPEN + 2 * M)], stage, first=50)
@@ -179,20 +179,20 @@ def test_corrections_of_evicted_bars_or_lost_ticks_are_counted_and_change_nothin
 
 def test_hundreds_of_cancels_in_one_record_read_each_range_of_the_log_once() -> None:
     rows = [(OPEN + i * S, SYMBOLS[i % 3], 10.0 + i % 7, 1.0, 0, str(i)) for i in range(900)]
-    raw = [start(from_us=OPEN, symbols=SYMBOLS)]
+    raw = [start(start_us=OPEN, symbols=SYMBOLS)]
     raw += [ticks(rows[i : i + 10], rows[i][0]) for i in range(0, 900, 10)]
     raw.append(mark(OPEN + 20 * M))
     raw.append(ticks([(*row[:4], CANCEL, row[5]) for row in rows[::2]], OPEN + 20 * M))
-    expected = [start(from_us=OPEN, symbols=SYMBOLS), ticks(rows[1::2], OPEN + 20 * M), end()]
+    expected = [start(start_us=OPEN, symbols=SYMBOLS), ticks(rows[1::2], OPEN + 20 * M), end()]
     same_bars(last(run(expected)), last(run([*raw, end()])))
 
 
 def test_both_parts_of_the_minute_of_a_drop_are_recomputed_together() -> None:
     raw = [
-        start(from_us=OPEN - M, symbols=["A"], live=True),
+        start(start_us=OPEN - M, symbols=["A"], live=True),
         ticks(THREE[:2], OPEN + 2 * S),
         down(OPEN + 10 * S),
-        start(from_us=OPEN + 20 * S, symbols=["A"], live=True, hole=True),
+        start(start_us=OPEN + 20 * S, symbols=["A"], live=True, hole=True),
         ticks(trades((30, "A", 20.0, 8, 0, "4")), OPEN + 30 * S),
         ticks(trades((2, "A", 15.0, 2, CANCEL, "2")), OPEN + 31 * S),
         ticks(trades((40, "A", 12.0, 16, 0, "5")), OPEN + 40 * S),
@@ -236,7 +236,7 @@ def test_bars_equal_those_of_a_log_without_cancelled_and_with_corrected_trades(
             corrected[row[5]] = (row[2] + 0.05, row[3] + 1)
             order.insert(place, (*row[:2], *corrected[row[5]], CORRECTION, row[5]))
     edges = sorted({0, len(order), *(cut % (len(order) + 1) for cut in cuts)})
-    raw, watermark = [start(from_us=OPEN, symbols=SYMBOLS)], OPEN
+    raw, watermark = [start(start_us=OPEN, symbols=SYMBOLS)], OPEN
     for begin, stop in pairwise(edges):
         watermark = max(watermark, *(row[0] for row in order[begin:stop]))
         raw.append(ticks(order[begin:stop], watermark))
@@ -245,7 +245,7 @@ def test_bars_equal_those_of_a_log_without_cancelled_and_with_corrected_trades(
     whole = AggregationStage(1)
     steps = run(raw, whole)
     left = [(*row[:2], *corrected.get(row[5], row[2:4]), row[4]) for row in named if row[5] not in cancelled]
-    expected = run([start(from_us=OPEN, symbols=SYMBOLS), *([ticks(left, watermark)] if left else []), end()])
+    expected = run([start(start_us=OPEN, symbols=SYMBOLS), *([ticks(left, watermark)] if left else []), end()])
     same_bars(last(expected), last(steps))
     where %= len(raw)
     first = AggregationStage(1)

@@ -26,7 +26,7 @@ def test_a_day_that_opens_within_five_minutes_starts_at_its_first_minute() -> No
     # Pakistan Stock Exchange, Monday to Thursday: 09:32 to 15:30 in Karachi, UTC+5.
     opens, closes = at("2025-11-26T04:32"), at("2025-11-26T10:30")
     rows = [(opens - 1, "A", 99.0, 7), (opens, "A", 10.0, 1), (opens + 10 * M, "A", 11.0, 2)]
-    raw = [settings(calendars={"*": "XKAR"}), start(from_us=opens - HOUR_US, symbols=["A"])]
+    raw = [settings(calendars={"*": "XKAR"}), start(start_us=opens - HOUR_US, symbols=["A"])]
     (day,) = days(run([*raw, ticks(rows, opens + 10 * M), mark(closes + LATENESS)]))
     assert (day["open"], day["high"], day["volume"]) == (10.0, 11.0, 3.0)
 
@@ -35,28 +35,28 @@ def test_a_day_that_closes_within_five_minutes_ends_at_its_last_minute() -> None
     # Euronext Dublin: continuous trading to 16:28 in Dublin.
     closes = at("2025-11-26T16:28")
     rows = [(closes - HOUR_US, "A", 10.0, 1), (closes - M, "A", 11.0, 2), (closes + M, "A", 50.0, 100)]
-    raw = [settings(calendars={"*": "XDUB"}), start(from_us=closes - 10 * HOUR_US, symbols=["A"])]
+    raw = [settings(calendars={"*": "XDUB"}), start(start_us=closes - 10 * HOUR_US, symbols=["A"])]
     raw += [ticks(rows, closes + M), mark(closes + LATENESS), mark(closes + 2 * M + LATENESS)]
     assert [(row["close"], row["volume"]) for row in days(run(raw))] == [(11.0, 3.0)]
 
 
 def test_a_day_is_whole_with_a_lateness_of_hours() -> None:
     day = at("2025-11-29")
-    raw = [settings(calendars={"*": "24/7"}, lateness_us=2 * HOUR_US), start(from_us=day, symbols=["A"])]
+    raw = [settings(calendars={"*": "24/7"}, lateness_us=2 * HOUR_US), start(start_us=day, symbols=["A"])]
     raw += [ticks([(day + h * HOUR_US, "A", 10.0, 1)], day + h * HOUR_US) for h in range(30)]
     assert [row["volume"] for row in days(run(raw))] == [24.0]
 
 
 def test_a_change_of_rules_between_the_last_trade_and_the_close_loses_no_day() -> None:
     opens, closes = at("2025-11-28T14:30"), at("2025-11-28T18:00")  # New York's half day
-    raw = [start(from_us=opens - HOUR_US, symbols=["A"]), ticks([(opens, "A", 10.0, 1)], opens + 30 * M)]
+    raw = [start(start_us=opens - HOUR_US, symbols=["A"]), ticks([(opens, "A", 10.0, 1)], opens + 30 * M)]
     raw += [settings(lateness_us=3 * S), mark(closes + 5 * S), ticks([], closes + HOUR_US)]
     assert [row["volume"] for row in days(run(raw))] == [1.0]
 
 
 def test_a_day_in_which_rules_change_closes_by_the_new_rules() -> None:
     opens, closes = at("2025-11-28T14:30"), at("2025-11-28T18:00")
-    raw = [start(from_us=opens - HOUR_US, symbols=["A"]), ticks([(opens, "A", 10.0, 1)], opens + 30 * M)]
+    raw = [start(start_us=opens - HOUR_US, symbols=["A"]), ticks([(opens, "A", 10.0, 1)], opens + 30 * M)]
     raw += [settings(extended_hours=True), ticks([(closes - M, "A", 10.0, 5)], closes), mark(closes + 5 * S)]
     assert days(run(raw)) == []
     assert [row["volume"] for row in days(run([*raw, mark(closes + 4 * HOUR_US + 5 * S)]))] == [6.0]
@@ -70,7 +70,7 @@ def test_a_session_that_opens_in_the_evening_has_the_date_of_the_next_day() -> N
     # CME Globex: 17:00 in Chicago the evening before to 16:00 or 17:00.
     known, session = calendar("CMES"), at("2025-11-25")
     opens, closes = int(known.open_of(np.array([session]))[0]), int(known.close_of(np.array([session]))[0])
-    raw = [settings(calendars={"*": "CMES"}), start(from_us=opens - HOUR_US, symbols=["A"])]
+    raw = [settings(calendars={"*": "CMES"}), start(start_us=opens - HOUR_US, symbols=["A"])]
     raw += [ticks([(opens, "A", 1.0, 1)], opens), ticks([(closes - 1, "A", 2.0, 2), (closes, "A", 2.0, 4)], closes)]
     steps = run([*raw, mark(closes + LATENESS), mark(closes + 3 * HOUR_US)])
     assert opens < session
@@ -95,6 +95,6 @@ def test_a_change_of_rules_does_not_prevent_eviction() -> None:
 def test_the_source_of_a_bar_is_that_of_its_open_in_any_batches() -> None:
     day = at("2026-01-05T15:00")
     first, second = [(day + S, "A", 1.0, 1.0)], [(day, "A", 2.0, 1.0)]
-    raw = [start(from_us=day, symbols=["A"]), ticks(first, day, source="later"), ticks(second, day, source="opening")]
+    raw = [start(start_us=day, symbols=["A"]), ticks(first, day, source="later"), ticks(second, day, source="opening")]
     minutes = [row for row in bars(run([*raw, mark(day + 2 * M)]), "final") if row["interval"] == "1m"]
     assert [(row["open"], row["source"]) for row in minutes] == [(2.0, "opening")]

@@ -74,7 +74,7 @@ def test_any_order_within_the_lateness_gives_the_same_bars_and_no_revision(
     delays = {time: random.randrange(2 * SECOND_US) for time in {row[0] for row in rows}}
     shaken = sorted(rows, key=lambda row: row[0] + delays[row[0]])
     edges = sorted({0, len(rows), *(cut % (len(rows) + 1) for cut in cuts)})
-    raw, newest = [start(from_us=OPEN, symbols=SYMBOLS)], 0
+    raw, newest = [start(start_us=OPEN, symbols=SYMBOLS)], 0
     for begin, stop in pairwise(edges):
         newest = max(newest, *(row[0] for row in shaken[begin:stop]))
         raw.append(ticks(shaken[begin:stop], newest))
@@ -91,7 +91,7 @@ def test_ticks_that_arrive_after_the_close_give_the_same_bars_by_revision(rows: 
     random.shuffle(shaken)
     place = {time: [row for row in rows if row[0] == time] for time in {row[0] for row in rows}}
     shaken = [place[row[0]].pop(0) for row in shaken]
-    raw, newest = [start(from_us=OPEN, symbols=SYMBOLS)], 0
+    raw, newest = [start(start_us=OPEN, symbols=SYMBOLS)], 0
     for row in shaken:
         newest = max(newest, row[0])
         raw.append(ticks([row], newest))

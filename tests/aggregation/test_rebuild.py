@@ -201,10 +201,10 @@ def test_without_the_raw_records_before_the_range_nothing_changes_and_status_rep
 
 
 @pytest.mark.parametrize(
-    ("symbols", "from_us", "to_us"), [(["ZZZ"], OPEN, CLOSE), ([], OPEN, CLOSE), (["A"], CLOSE, OPEN)]
+    ("symbols", "start_us", "end_us"), [(["ZZZ"], OPEN, CLOSE), ([], OPEN, CLOSE), (["A"], CLOSE, OPEN)]
 )
-def test_a_rebuild_without_known_symbols_or_times_does_nothing(symbols: list[str], from_us: int, to_us: int) -> None:
-    raw = [LIVE, *session(0), rebuild(symbols, from_us, to_us, sent=CLOSE + M)]
+def test_a_rebuild_without_known_symbols_or_times_does_nothing(symbols: list[str], start_us: int, end_us: int) -> None:
+    raw = [LIVE, *session(0), rebuild(symbols, start_us, end_us, sent=CLOSE + M)]
     assert run(raw)[-1] == []
 
 

@@ -18,7 +18,7 @@ OPEN = at("2026-01-05T14:30")
 
 
 def test_over_restarts_the_service_commits_the_outputs_of_the_stage(tmp_path: Path) -> None:
-    raw = [start(from_us=OPEN, symbols=["A"], whole=True)]
+    raw = [start(start_us=OPEN, symbols=["A"], whole=True)]
     raw += [ticks([(OPEN + i * MINUTE_US, "A", 10.0 + i, 1)], OPEN + i * MINUTE_US) for i in range(20)]
     raw += [end()]
     log = open_log("embedded:", data=tmp_path)

@@ -10,7 +10,6 @@ from tests.aggregation.plant import (
     bars,
     consumed,
     decoded,
-    down,
     end,
     last,
     mark,
@@ -34,7 +33,7 @@ S = SECOND_US
 
 def test_a_window_closes_when_the_watermark_less_the_lateness_passes_its_end() -> None:
     raw = [
-        start(from_us=OPEN, symbols=["A"]),
+        start(start_us=OPEN, symbols=["A"]),
         ticks([(OPEN + 1, "A", 10.0, 2), (OPEN + 2 * S, "A", 12.0, 1), (OPEN + 3 * S, "A", 9.0, 1)], OPEN + 4 * S),
         mark(OPEN + M + 2 * S - 1),
         mark(OPEN + M + 2 * S),
@@ -60,7 +59,7 @@ def test_ticks_that_may_not_set_the_price_count_by_size_only() -> None:
         (OPEN + 2, "A", 11.0, 7, silent),
         (OPEN + 3, "B", 1.0, 4, odd),
     ]
-    found = last(run([start(from_us=OPEN), ticks(rows, OPEN + S), end()]))
+    found = last(run([start(start_us=OPEN), ticks(rows, OPEN + S), end()]))
     a, b = found["1m", "A", OPEN], found["1m", "B", OPEN]
     assert [a[n] for n in ("open", "high", "low", "close", "volume", "trades")] == [10.0, 11.0, 10.0, 11.0, 6.0, 2]
     assert [b[n] for n in ("open", "high", "low", "close", "volume", "trades")] == [None] * 4 + [4.0, 1]
@@ -68,7 +67,7 @@ def test_ticks_that_may_not_set_the_price_count_by_size_only() -> None:
 
 def test_forming_bars_are_published_at_marks_and_only_if_touched() -> None:
     raw = [
-        start(from_us=OPEN),
+        start(start_us=OPEN),
         ticks([(OPEN, "A", 10.0, 1), (OPEN, "B", 20.0, 1)], OPEN + S),
         mark(OPEN + S),
         ticks([(OPEN + 2 * S, "A", 11.0, 1)], OPEN + 2 * S),
@@ -83,7 +82,7 @@ def test_forming_bars_are_published_at_marks_and_only_if_touched() -> None:
 
 
 def test_a_forming_day_adds_the_closed_bars_to_the_forming_ones() -> None:
-    raw = [start(from_us=OPEN)]
+    raw = [start(start_us=OPEN)]
     for minute in range(12):
         time = OPEN + minute * M
         raw += [ticks([(time, "A", 10.0 + minute, 1)], time + 30 * S), mark(time + 30 * S)]
@@ -100,7 +99,7 @@ def test_the_day_closes_at_the_close_and_includes_the_auction() -> None:
     close = at("2026-01-05T21:00")
     auction = int(TickFlag.CLOSING_AUCTION)
     raw = [
-        start(from_us=at("2026-01-05T09:00"), symbols=["A"]),
+        start(start_us=at("2026-01-05T09:00"), symbols=["A"]),
         ticks([(at("2026-01-05T13:00"), "A", 1.0, 1000)], at("2026-01-05T13:00")),  # before the open: in no daily bar
         ticks([(OPEN, "A", 10.0, 1), (close - 1, "A", 11.0, 2)], close),
         ticks([(close + S, "A", 12.0, 50, auction), (close + S, "A", 5.0, 70)], close + S),
@@ -120,7 +119,7 @@ def test_the_day_closes_at_the_close_and_includes_the_auction() -> None:
 def test_a_late_tick_revises_the_minute_the_five_minutes_and_the_day() -> None:
     close = at("2026-01-05T21:00")
     raw = [
-        start(from_us=OPEN, symbols=["A"]),
+        start(start_us=OPEN, symbols=["A"]),
         ticks([(OPEN + S, "A", 10.0, 1), (OPEN + 6 * M, "A", 11.0, 1)], close + M),
         ticks([(OPEN + 2 * S, "A", 30.0, 4)], close + M),
     ]
@@ -135,7 +134,7 @@ def test_a_late_tick_revises_the_minute_the_five_minutes_and_the_day() -> None:
 def test_ticks_of_evicted_bars_are_counted() -> None:
     later = at("2026-01-06T16:00")
     raw = [
-        start(from_us=OPEN, symbols=["A"]),
+        start(start_us=OPEN, symbols=["A"]),
         ticks([(OPEN, "A", 10.0, 1)], OPEN + M),
         ticks([(later, "A", 11.0, 1)], later),
         ticks([(OPEN + 1, "A", 10.0, 1), (OPEN + 2, "A", 10.0, 1)], later),
@@ -145,33 +144,6 @@ def test_ticks_of_evicted_bars_are_counted() -> None:
     (late,) = [r.header for r in decoded(steps[3:], schemas.STATUS)]
     assert isinstance(late, records.FeedState)
     assert (late.state, late.count) == ("late", 2)
-
-
-def test_bars_that_end_after_a_drop_and_the_first_minute_back_are_incomplete() -> None:
-    raw = [start(from_us=OPEN, symbols=["A"], live=True)]
-    raw += [ticks([(OPEN + i * M + S, "A", 10.0 + i, 1) for i in range(3)], OPEN + 2 * M + 30 * S)]
-    raw += [down(OPEN + M + 30 * S), start(from_us=OPEN + 3 * M + S, symbols=["A"], live=True, hole=True)]
-    raw += [ticks([(OPEN + i * M + 2 * S, "A", 20.0, 1) for i in range(3, 12)], OPEN + 12 * M)]
-    found = last(run(raw))
-    assert [found["1m", "A", OPEN + i * M]["complete"] for i in range(11)] == [True, *[False] * 3, *[True] * 7]
-    assert [found["5m", "A", OPEN + i * 5 * M]["complete"] for i in range(2)] == [False, True]
-
-
-def test_a_silent_live_feed_is_down_since_its_watermark() -> None:
-    raw = [
-        start("a", OPEN, ["A"], live=True, sent_at_us=SENT),
-        ticks([(OPEN + S, "A", 1.0, 1)], OPEN + 10 * S, "a", sent=SENT),
-        mark(OPEN, "b", sent=SENT + schemas.STALE_FEED_US),
-        mark(OPEN, "b", sent=SENT + schemas.STALE_FEED_US + 2 * S),
-    ]
-    steps = run(raw)
-    assert not bars(steps[:3], "final")
-    row = last(steps)["1m", "A", OPEN]
-    assert (row["close"], row["complete"]) == (1.0, False)
-    statuses = [r.header for r in decoded(steps[3:], schemas.STATUS)]
-    assert [(s.feed, s.state, s.since_us) for s in statuses if isinstance(s, records.FeedState)] == [
-        ("a", "down", OPEN + 10 * S)
-    ]
 
 
 def test_two_feeds_give_one_bar_and_the_better_source_revises_it() -> None:
@@ -191,7 +163,7 @@ def test_two_feeds_give_one_bar_and_the_better_source_revises_it() -> None:
 def test_a_complete_vendor_bar_beats_an_incomplete_one_from_ticks() -> None:
     raw = [
         settings(sources=["s", "vendor"]),
-        start(from_us=OPEN + 1, symbols=["A"]),
+        start(start_us=OPEN + 1, symbols=["A"]),
         ticks([(OPEN + S, "A", 10.0, 1), (OPEN + M, "A", 11.0, 1)], OPEN + 3 * M),
         start("v", OPEN, ["A"]),
         vendor(
@@ -221,7 +193,7 @@ def test_vendor_minutes_are_rolled_up_if_no_vendor_gave_the_five_minutes() -> No
 
 def test_a_backfill_beside_a_live_feed_is_published_as_history_with_its_roll_ups() -> None:
     old = at("2025-06-02T13:30")
-    raw = [start(from_us=OPEN, symbols=["A"], live=True), ticks([(OPEN, "A", 10.0, 1)], OPEN + 3 * M)]
+    raw = [start(start_us=OPEN, symbols=["A"], live=True), ticks([(OPEN, "A", 10.0, 1)], OPEN + 3 * M)]
     raw += [start("b", old, ["A"], whole=True)]
     raw += [vendor([(old + i * M, "A", "1m", 2.0, 2.0, 2.0, 2.0, 1.0) for i in range(5)], old + 5 * M, "b"), end("b")]
     raw += [ticks([(OPEN + 4 * M, "A", 11.0, 1)], OPEN + 8 * M)]
@@ -251,7 +223,7 @@ def test_retention_is_bounded_by_the_time_of_each_feed() -> None:
 def test_an_unreadable_record_becomes_a_dead_letter_and_the_stage_continues() -> None:
     stage = AggregationStage(1)
     steps = run(
-        [start(from_us=OPEN), b"garbage", ticks([(OPEN, "A", 1.0, 1)], OPEN), settings(lateness_us="x"), end()], stage
+        [start(start_us=OPEN), b"garbage", ticks([(OPEN, "A", 1.0, 1)], OPEN), settings(lateness_us="x"), end()], stage
     )
     dead = decoded(steps, schemas.DEADLETTER)
     assert dead[0].batch.to_pylist()[0]["offset"] == 1
@@ -264,46 +236,17 @@ def test_an_unreadable_record_becomes_a_dead_letter_and_the_stage_continues() ->
 
 def test_unmatched_cancels_and_prices_that_are_not_numbers_are_counted() -> None:
     rows = [(OPEN, "A", 1.0, 1), (OPEN, "A", 1.0, 1, int(TickFlag.CANCEL)), (OPEN, "A", float("nan"), 1)]
-    steps = run([start(from_us=OPEN), ticks(rows, OPEN + S), end()])
+    steps = run([start(start_us=OPEN), ticks(rows, OPEN + S), end()])
     statuses = [r.header for r in decoded(steps, schemas.STATUS)]
     counts = {s.reason: s.count for s in statuses if isinstance(s, records.FeedState) and s.state == "unsupported"}
     assert counts == {"cancel or correction of a print that has not come": 1, "price or size is no number": 1}
     assert last(steps)["1m", "A", OPEN]["trades"] == 1
 
 
-def test_a_live_feed_declares_each_minute_over_with_its_silent_symbols() -> None:
-    raw = [start(from_us=OPEN, symbols=["A", "B"], live=True), ticks([(OPEN, "A", 1.0, 1)], OPEN + 2 * M + 2 * S)]
-    over = [r for r in decoded(run(raw), schemas.STATUS) if isinstance(r.header, records.Over)]
-    assert [(r.header.interval, r.header.start_us, r.header.expected, r.header.emitted) for r in over] == [
-        ("1m", OPEN, 2, 1), ("1m", OPEN + M, 2, 0),
-    ]  # fmt: skip
-    assert over[0].batch.to_pylist() == [{"symbol": "A", "emitted": True}, {"symbol": "B", "emitted": False}]
-
-
-def test_symbols_of_open_exchanges_are_expected_in_each_interval() -> None:
-    rules = settings(calendars={"L": "XLON", "C": "24/7", "*": "XNYS"})
-    close = at("2026-01-05T21:00")  # New York's; London has closed, and its extended hours are over at 20:00
-    raw = [rules, start(from_us=close - 6 * M, symbols=["A", "C", "L"], live=True)]
-    raw += [ticks([(close - 3 * M, "A", 1.0, 1)], close + 2 * S), mark(close + 2 * S)]
-    over = [r for r in decoded(run(raw), schemas.STATUS) if isinstance(r.header, records.Over)]
-    statuses = {
-        (r.header.interval, (r.header.start_us - close) // M): [
-            (row["symbol"], row["emitted"]) for row in r.batch.to_pylist()
-        ]
-        for r in over
-    }
-    silent = [("A", False), ("C", False)]
-    assert {key: value for key, value in statuses.items() if key[0] == "1m"} == {
-        ("1m", -minute): [("A", True), ("C", False)] if minute == 3 else silent for minute in range(1, 7)
-    }
-    assert statuses["5m", -5] == [("A", True), ("C", False)]
-    assert statuses["1d", (DAY - close) // M] == [("A", True)]
-
-
 def test_a_day_of_a_24_7_market_closes_at_midnight() -> None:
     night = at("2026-01-03T23:59")
     raw = [
-        start(from_us=at("2026-01-03"), symbols=["BTC-USD"]),
+        start(start_us=at("2026-01-03"), symbols=["BTC-USD"]),
         ticks([(night, "BTC-USD", 5.0, 1)], night + M + 2 * S),
     ]
     day = last(run(raw))["1d", "BTC-USD", at("2026-01-03")]
@@ -313,21 +256,7 @@ def test_a_day_of_a_24_7_market_closes_at_midnight() -> None:
 def test_the_day_includes_extended_hours_only_by_rule() -> None:
     early = at("2026-01-05T13:00")
     rows = [(early, "A", 5.0, 7), (OPEN, "A", 10.0, 1)]
-    raw = [start(from_us=early, symbols=["A"]), ticks(rows, OPEN), end()]
+    raw = [start(start_us=early, symbols=["A"]), ticks(rows, OPEN), end()]
     assert last(run(raw))["1d", "A", DAY]["volume"] == 1.0
     day = last(run([settings(extended_hours=True), *raw]))["1d", "A", DAY]
     assert (day["open"], day["volume"]) == (5.0, 8.0)
-
-
-def test_a_feed_that_resumes_without_a_hole_was_up_throughout() -> None:
-    raw = [
-        start(from_us=OPEN, symbols=["A"]),
-        ticks([(OPEN + S, "A", 10.0, 1)], OPEN + 30 * S),
-        down(OPEN + 30 * S),
-        start(from_us=OPEN + 30 * S, symbols=["A"]),
-        ticks([(OPEN + 40 * S, "A", 11.0, 1)], OPEN + 2 * M),
-    ]
-    steps = run(raw)
-    assert not last(steps[:3])["1m", "A", OPEN]["complete"]
-    row = last(steps)["1m", "A", OPEN]
-    assert (row["open"], row["close"], row["volume"], row["complete"]) == (10.0, 11.0, 2.0, True)

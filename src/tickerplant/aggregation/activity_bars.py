@@ -9,7 +9,7 @@ Sums are exact integers. The unit is 1e-8 of volume and 1e-4 of turnover, coarse
 bar is the time of its first tick, or a microsecond after the bar before it if that is later. A bar is published once:
 later ticks, cancels and corrections do not change it.
 
-Source: M. L\u00f3pez de Prado, Advances in Financial Machine Learning (2018), section 2.3.
+Source: M. López de Prado, Advances in Financial Machine Learning (2018), section 2.3.
 """
 
 from __future__ import annotations

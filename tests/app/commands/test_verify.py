@@ -73,7 +73,7 @@ def aggregating(log: EventLog) -> Iterator[None]:
 def fill(log: EventLog, partitions: int = 2) -> None:
     """Three days in partition 0, each by a service started anew; rubbish in it, and almost nothing in the other."""
     log.create_topics(TOPICS, partitions)
-    feed(log, [start(from_us=OPEN, symbols=["A"], sent_at_us=SENT, whole=True)])
+    feed(log, [start(start_us=OPEN, symbols=["A"], sent_at_us=SENT, whole=True)])
     feed(log, [b"rubbish"])
     feed(log, [mark(OPEN, feed="b", sent=SENT)], 1)
     for number in range(DAYS):
