@@ -1,13 +1,13 @@
-"""How fast one partition's engine makes bars of ticks, beside others that do, in one run; and what it remembers.
+"""Rate of one partition's engine from ticks to bars, compared with other systems in one run; memory of its state.
 
     python -m benchmarks.aggregation [--ticks 2000000] [--symbols 10000] [--rounds 5] [--only engine stage polars ...]
 
-`engine`: columns in, batches of published bars out: windows, closing, 1m to 5m to 1d. `stage`: the same from a raw
-record's bytes to the bytes of what is published. Both also say which symbols had no bar. The ticks are of the last six
-minutes of a session and 40 s more, so every run closes six minutes, two five-minutes and a day of every symbol.
+`engine`: columns in, batches of published bars out: windows, closing, 1m to 5m to 1d. `stage`: the same from the bytes
+of a raw record to the bytes of the published records. Both also report symbols without a bar. The ticks are from the
+last six minutes of a session and 40 s more, so every run closes six 1m bars, two 5m bars and one 1d bar per symbol.
 
-The contestants take turns, so that a slow moment of the machine meets all of them; the table has medians of the rounds,
-their range, and how many times as fast the engine is. What is measured of the others, and how: `benchmarks/peers`.
+The contestants take turns, so that a slow moment of the machine affects all of them. The table contains the medians of
+the rounds, their range, and the ratio to the engine. `benchmarks/peers` describes the other systems.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ LATENESS_US = 2 * SECOND_US
 
 
 def make_prints(count: int, symbols: int, seed: int = 1) -> Prints:
-    """`count` ticks over `SPAN_US`, sorted by time; symbols as likely as 1 / rank^0.5."""
+    """Return `count` ticks over `SPAN_US`, sorted by time; a symbol's probability is proportional to 1 / rank^0.5."""
     rng = np.random.default_rng(seed)
     weight = 1 / np.sqrt(np.arange(1, symbols + 1))
     return Prints(
@@ -137,7 +137,7 @@ def stage(prints: Prints, batch: int) -> Contestant:
 
 
 def _result(seconds: float, published: list[pa.RecordBatch]) -> Result:
-    """Count the bars, having looked that the whole cascade was run."""
+    """Count the bars; check that the whole cascade ran."""
     table = pa.Table.from_batches(published)
     by_interval = Counter(table["interval"].to_pylist())
     assert by_interval.keys() == {"1m", "5m", "1d"}, by_interval
@@ -146,7 +146,7 @@ def _result(seconds: float, published: list[pa.RecordBatch]) -> Result:
 
 
 def check(name: str, prints: Prints, result: Result) -> None:
-    """Raise where a contestant's bars do not hold all that was traded: then its time says nothing."""
+    """Raise if a contestant's bars do not contain all traded volume: its time is then meaningless."""
     last = int(prints.time[-1])
     closed_us = (last - LATENESS_US) // MINUTE_US * MINUTE_US if name in OURS else last + 1
     wanted = prints.size[prints.time < closed_us].sum()
@@ -171,7 +171,7 @@ def race(prints: Prints, rounds: int, only: list[str]) -> None:
                 if key not in runs:
                     runs[key] = fewer, peer.prepare(fewer, batch)
     gc.collect()
-    gc.freeze()  # what was prepared, millions of tuples for some, is not to be looked through in others' time
+    gc.freeze()  # keep prepared data, millions of tuples for some, out of garbage collection
     rates: dict[tuple[str, int], list[float]] = {key: [] for key in runs}
     for number in range(rounds + 1):
         keys = list(runs)
@@ -180,7 +180,7 @@ def race(prints: Prints, rounds: int, only: list[str]) -> None:
             gc.collect()
             result = run()
             check(key[0], given, result)
-            if number:  # the first round loads calendars and warms caches
+            if number:  # the first round loads calendars and fills caches
                 rates[key].append(len(given) / result.seconds)
     show(rates)
 
@@ -225,7 +225,7 @@ def memory(symbols: int) -> None:
         part = TickColumns(times, everyone, prices, prices, zeros, zeros.astype(np.uint16))
         return say(encoded_ticks(part, names, begin + 30 * SECOND_US))
 
-    warm = AggregationStage(1)  # the calendar and Arrow's own
+    warm = AggregationStage(1)  # load the calendar and Arrow
     warm.step(consumed(encoded_start(names, OPEN_US), 0))
     gc.collect()
     tracemalloc.start()
@@ -239,7 +239,7 @@ def memory(symbols: int) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     kept = len(pure.snapshot())
     tracemalloc.stop()
-    # From minute to minute: one bar of 1m; from the second to the 302nd also 60 bars of 5m.
+    # Each minute adds one 1m bar; minutes 2 to 302 also add 60 5m bars.
     one = (traced[4] - traced[2]) / 2
     five = (traced[302] - traced[2] - 300 * one) / 60
     day = closed - before - (started - before) - 390 * one - 78 * five - (traced[0] - started)

@@ -1,18 +1,18 @@
-"""Indicator outputs a second: the default set over 10,000 symbols, beside talipp and TA-Lib.
+"""Indicator outputs per second: the default set over 10,000 symbols, compared with talipp and TA-Lib.
 
     python benchmarks/analytics.py [--symbols 10000] [--bars 300] [--rounds 3]
 
-One core, one thread. An output is one value of one symbol and bar; the 18 of the default set that all have are counted
-(%B and bandwidth come with ours besides). In each round, one after the other:
+One core, one thread. An output is one value of one symbol and bar. The 18 outputs of the default set that all systems
+have are counted; ours also computes %B and bandwidth. In each round, one after the other:
 
-- engine: a batch of decoded bars to arrays of values, one closed bar of each symbol a batch; `together` where all
-  symbols have had equally many bars, `ragged` where each has begun at another bar and misses one in ten;
-- stage: the same from the record's bytes to the bytes of the values' records;
+- engine: a batch of decoded bars to arrays of values, one closed bar per symbol and batch; `together` if all symbols
+  have the same number of bars, `ragged` if each starts at another bar and lacks one in ten;
+- stage: the same from the bytes of the input record to the bytes of the output records;
 - talipp: its objects, bar by bar (the state of the art of streaming in Python);
 - TA-Lib by window: its functions again on the last 250 bars of a symbol, for each bar (what people do);
 - TA-Lib batch: its functions once over each symbol's whole history (the bound: compiled, no state, no stream).
 
-Then what else a day brings: forming bars, a revision, a snapshot, a long history of one symbol.
+Then forming bars, a revision, a snapshot, and a long history of one symbol.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ WINDOW = 250
 def record(
     times: np.ndarray, codes: np.ndarray, symbols: list[str], close: np.ndarray, interval: str, state: str, version: int
 ) -> ConsumedRecord:
-    """Return bars as aggregation writes them, as the log delivers them."""
+    """Return bars as a consumed record of aggregation."""
     n = len(close)
 
     def constant(value: str, kind: pa.DataType) -> pa.Array:
@@ -69,7 +69,7 @@ def record(
 
 
 class Market:
-    """Bars of 5 minutes, one record a bar."""
+    """5m bars, one record per bar."""
 
     def __init__(self, count: int, *, ragged: bool) -> None:
         self.rng = np.random.default_rng(0)
@@ -103,7 +103,7 @@ class Ours:
             self.stage.step(self.market.next())
 
     def measure(self, bars: int, act: Callable[[ConsumedRecord], Callable[[], object]]) -> tuple[float, float]:
-        """Return outputs a second over all bars, and by the median bar."""
+        """Return outputs per second over all bars, and by the median bar."""
         seconds, outputs = [], []
         for _ in range(bars):
             delivery = self.market.next()
@@ -173,7 +173,7 @@ def talipp_stream(bars: int) -> float:
 
 
 def rates(count: int, bars: int) -> Iterator[tuple[str, float]]:
-    """Yield what each does, in outputs a second."""
+    """Yield outputs per second of each system."""
     for kind in ("together", "ragged"):
         ours = Ours(count, ragged=kind == "ragged")
         for name, measure in (("engine", ours.engine), ("stage", ours.whole)):

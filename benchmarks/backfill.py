@@ -1,11 +1,11 @@
-"""A first start with hundreds of symbols: how fast is history fetched, and does the plan leave the event loop free?
+"""A first start with hundreds of symbols: rate of fetched history, and delay of the event loop during planning.
 
 python -m benchmarks.backfill                          500 symbols, ten years of days, two of 1m and 5m, for a minute
 python -m benchmarks.backfill --symbols 100 --seconds 30
-python -m benchmarks.backfill --credits 8 --seconds 150         as of a free plan: nearly everything is put off
+python -m benchmarks.backfill --credits 8 --seconds 150         like a free plan: most requests wait
 
-The sandbox (Twelve Data's protocol, without quotas) is a process of its own, and so are aggregation and persistence;
-the manager has this one. Beside it a clock ticks every 5 ms: what it is late by, a stream's messages would wait.
+The sandbox (Twelve Data's protocol, without quotas), aggregation and persistence are separate processes. The manager
+runs in this one. A timer beside it fires every 5 ms; its delay is the delay of a stream's messages.
 """
 
 from __future__ import annotations

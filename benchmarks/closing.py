@@ -1,12 +1,12 @@
-"""How long after a minute ends all its bars can be read: 10,000 symbols, the aggregation service, both logs.
+"""Time from the end of a minute until all its bars are readable: 10,000 symbols, the aggregation service, both logs.
 
     python -m benchmarks.closing [embedded] [kafka] [--partitions 1 4] [--symbols 10000] [--minutes 20]
 
-The service is a process of its own. Each minute every symbol trades some times, and two seconds before it closes its
-forming bars are published, as in a live plant; when all of that is read the watermark that closes the minute is
-appended, in one transaction to every partition. The time runs from before that transaction is begun until a reader has
-decoded the last of the minute's bars. Every fifth minute closes the bars of five minutes in the same step. The broker
-runs on this machine beside its clients.
+The service is a separate process. Each minute every symbol trades a few times. Two seconds before the minute closes its
+forming bars are published, as in a live plant. When all of that was read, the watermark that closes the minute is
+appended to every partition in one transaction. The time runs from before that transaction until a reader has decoded
+the last bar of the minute. Every fifth minute also closes the 5m bars in the same step. The broker runs on the same
+machine.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from tickerplant.log.port import LATEST, EventLog, Reader, Writer
 
 OPEN_US = 1_767_623_400_000_000  # 2026-01-05T14:30Z, the open in New York
 LATENESS_US = 2 * SECOND_US
-WARM = {"embedded": 3, "kafka": 10}  # a JVM begins slowly
+WARM = {"embedded": 3, "kafka": 10}  # a JVM starts slowly
 AIM_MS = 250
 DEADLINE_S = 30.0
 
 
 def serve(url: str) -> None:
-    """Aggregate until the standard input ends."""
+    """Aggregate until standard input ends."""
     stop = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), daemon=True).start()
     log = open_log(url)
@@ -54,7 +54,7 @@ def serve(url: str) -> None:
 
 @contextmanager
 def service(url: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the service in a process of its own; it cannot outlive this one."""
+    """Run the service in a child process that cannot outlive this one."""
     command = [sys.executable, "-m", "benchmarks.closing", "--serve", url]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, cwd=Path(__file__).parents[1])
     try:
@@ -69,7 +69,7 @@ def service(url: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 class Feed:
-    """A live feed of all symbols, split over the partitions as feeds do."""
+    """A live feed of all symbols, split over the partitions like real feeds."""
 
     def __init__(self, writer: Writer, symbols: int, partitions: int, each: int, batch: int) -> None:
         self._writer, self._each, self._batch = writer, each, batch
@@ -87,7 +87,7 @@ class Feed:
                 transaction.append(schemas.RAW, partition, records.encode(header, batch))
 
     def minute(self, begin_us: int) -> None:
-        """Say a minute's ticks, and a mark at its end: it is over, but not closed."""
+        """Append the ticks of a minute and a mark at its end, which does not close it."""
         for partition, names in enumerate(self._names):
             count = len(names) * self._each
             times = begin_us + np.sort(self._chance.integers(0, MINUTE_US, count))
@@ -122,7 +122,7 @@ class Feed:
 
 
 def settle(log: EventLog, reader: Reader, process: subprocess.Popen[bytes]) -> None:
-    """Return when the service has read everything and the reader all that came of it."""
+    """Return once the service has read everything and the reader has read its outputs."""
     until = time.monotonic() + DEADLINE_S
     while not (lag := log.lag(GROUP, [schemas.RAW])) or any(lag.values()):
         if time.monotonic() > until or process.poll() is not None:
@@ -133,7 +133,7 @@ def settle(log: EventLog, reader: Reader, process: subprocess.Popen[bytes]) -> N
 
 
 def closed_bars(value: Any, start_us: int) -> int:
-    """Return how many closed bars of the minute a record holds."""
+    """Return the number of closed bars of the minute in a record."""
     record = records.decode(value)
     if not isinstance(record.header, records.Bars):
         return 0
@@ -143,7 +143,7 @@ def closed_bars(value: Any, start_us: int) -> int:
 
 
 def measure(log: EventLog, url: str, asked: argparse.Namespace, partitions: int, warm: int) -> list[tuple[bool, float]]:
-    """Return for each minute whether five minutes closed too, and the milliseconds."""
+    """Return for each minute whether it also closed 5m bars, and the milliseconds."""
     log.create_topics(schemas.TOPICS, partitions)
     chance, found = np.random.default_rng(2), []
     with service(url) as process, log.writer("bench") as writer, log.reader([schemas.OHLCV], start=LATEST) as reader:
@@ -168,7 +168,7 @@ def measure(log: EventLog, url: str, asked: argparse.Namespace, partitions: int,
 
 @contextmanager
 def address(kind: str, folder: Path) -> Iterator[str]:
-    """Give the address of a log without its options."""
+    """Return the address of a log without its options."""
     if kind == "embedded":
         yield f"sqlite://{folder}"
         return

@@ -1,11 +1,12 @@
-"""A trading day with vendors that misbehave, at 60 times real time: are all bars there, and right, within the quotas?
+"""A trading day with faulty vendors at 60 times real time: check that all bars are stored, correct and within quotas.
 
 python -m benchmarks.day                       24 hours of 50 symbols in 24 minutes
 python -m benchmarks.day --hours 2 --symbols 12
 
-The sandbox is three vendors (Twelve Data with its stream, Alpha Vantage, Yahoo) by its own clock. The stream breaks
-every few minutes, goes mute, 429s come, a daily quota is used up, and a vendor is down for hours. At the end every
-minute bar of the tables is laid beside the sandbox's own, and coverage must name a reason for each that is missing.
+The sandbox simulates three vendors (Twelve Data with its stream, Alpha Vantage, Yahoo) with its own clock. The stream
+disconnects every few minutes and goes mute. 429 errors occur, a daily quota is exhausted, and a vendor is down for
+hours. At the end every stored minute bar is compared with the sandbox's own. Coverage must name a reason for each
+missing bar.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How fast feeds bring ticks into the embedded log: a file, and the client against the sandbox.
+"""Rate of feeds into the embedded log: a file, and the client connected to the sandbox.
 
 python -m benchmarks.feed file --ticks 5000000 --symbols 1000 --partitions 4
 python -m benchmarks.feed stream --rate 20000 --symbols 1000 --seconds 10

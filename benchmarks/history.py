@@ -1,11 +1,11 @@
-"""How fast vendors' bars go in: ten years of days and two of five minutes for 500 symbols, some 20 M bars, seeded.
+"""Rate of vendors' bars: ten years of 1d and two years of 5m bars for 500 symbols, 20 M seeded bars.
 
     python -m benchmarks.history [--bars 3000000] [--ways time symbol slices replay] [--replay-bars 1000000]
 
-`time`, `symbol`: the aggregation stage alone, bytes to bytes, given the records that a replay of such a file writes
-into one partition: a file of days, then one of five minutes, sorted by time or by symbol (the whole length of fewer
-symbols). `slices`: the same bars by time as a backfill says them, a thousand a record. `replay`: a Parquet file of five
-minutes through the whole plant on embedded defaults until all of it is in the tables. Making the records is not timed.
+`time`, `symbol`: the aggregation stage alone, bytes to bytes, with the records that a replay writes into one partition:
+a file of 1d bars, then one of 5m bars, sorted by time or by symbol (the whole length of fewer symbols). `slices`: the
+same bars by time in records of a backfill, 1,000 bars each. `replay`: a Parquet file of 5m bars through the whole plant
+with default settings until all rows are stored. The creation of records is not timed.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from tickerplant.core import records, schemas
 from tickerplant.core.times import MINUTE_US, timestamps
 
 AIM = 200_000
-BLOCK_ROWS = 16_384  # of a replay's batch
-SLICE_ROWS = 1_000  # of a backfill's
+BLOCK_ROWS = 16_384  # batch size of a replay
+SLICE_ROWS = 1_000  # batch size of a backfill
 FIVE_US = 5 * MINUTE_US
 SYMBOL_BARS = 200_000
 """In a file by symbol the watermark stands still until the last one, so all of it is remembered: 140 bytes a bar."""
@@ -44,7 +44,7 @@ SLICES_BARS = 4_000_000
 
 @dataclass(frozen=True)
 class Stretch:
-    """Bars of one interval: every symbol has one at each of these times."""
+    """Bars of one interval: one per symbol at each of these times."""
 
     interval: str
     times: np.ndarray
@@ -58,7 +58,7 @@ class Stretch:
 
 
 def stretches(symbols: int, bars: int | None) -> list[Stretch]:
-    """Return the days of 2016 to 2025 and the five minutes of 2024 and 2025, or as large a part of each as asked."""
+    """Return the days of 2016 to 2025 and the 5m bars of 2024 and 2025, or a requested part of each."""
     calendar = exchange_calendars.get_calendar("XNYS", start="2016-01-01", end="2025-12-31")
     days = calendar.sessions.values.astype("datetime64[us]").astype(np.int64)
     recent = calendar.sessions.year >= 2024
@@ -100,7 +100,7 @@ def said(stretch: Stretch, order: str, symbols: int, size: int) -> Iterator[pa.B
             pa.DictionaryArray.from_arrays(zeros[1], pa.array(["file"])),
             pa.array(np.ones(count, np.bool_)),
         ]
-        # The least time still to come: by symbol that is the first one until the last symbol, in a backfill always.
+        # The smallest remaining time: sorted by symbol it is the first one until the last symbol; in a backfill always.
         behind = min(begin + size, total - 1)
         moves = order == "time" or (order == "symbol" and behind >= total - len(stretch.times))
         watermark = int(stretch.rows(order, symbols, behind, behind + 1)[0][0]) if moves else first
@@ -169,7 +169,7 @@ def through_plant(symbols: int, bars: int) -> None:
 
 
 def main() -> None:
-    """Run the ways that are asked for."""
+    """Run the requested ways."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ways", nargs="+", choices=["time", "symbol", "slices", "replay"])
     parser.add_argument("--symbols", type=int, default=500)

@@ -1,9 +1,8 @@
-"""How fast the event log is: `python -m benchmarks.log [embedded] [kafka] [--seconds 3]`.
+"""Throughput and latency of the event log: `python -m benchmarks.log [embedded] [kafka] [--seconds 3]`.
 
-Records are batches of 4,096 ticks as feeds write them. Appending is in transactions of one, four and twenty records
-over four partitions; reading is one reader without a group; waking is the time from before a transaction of one small
-record is begun until a reader asleep in another thread has it, so it holds a commit. The brokers run on this machine
-beside their clients.
+Records are batches of 4,096 ticks, like those of feeds. Appending uses transactions of one, four and twenty records
+over four partitions. Reading uses one reader without a group. Waking is the time from before a transaction of one small
+record until a sleeping reader in another thread has it; this includes the commit. The brokers run on the same machine.
 """
 
 from __future__ import annotations
@@ -69,7 +68,7 @@ def append(log: EventLog, record: pa.Buffer, per_transaction: int, seconds: floa
 
 
 def read(log: EventLog, seconds: float) -> float:
-    """Return ticks/s of one reader from the beginning, stopped at the end of the log or after so long."""
+    """Return ticks/s of one reader from the beginning until the end of the log or a timeout."""
     count = 0
     with log.reader([RAW]) as reader:
         first = reader.poll(timeout_s=5)
@@ -85,7 +84,7 @@ def read(log: EventLog, seconds: float) -> float:
 
 
 def wake(log: EventLog, rounds: int) -> list[float]:
-    """Return seconds from beginning a transaction until a sleeping reader has its record."""
+    """Return the seconds from the start of a transaction until a sleeping reader has its record."""
     times: list[float] = []
     with log.reader([RAW], start=LATEST) as reader, log.writer("bench") as writer:
         reader.poll(timeout_s=0.2)
@@ -101,7 +100,7 @@ def wake(log: EventLog, rounds: int) -> list[float]:
         thread = threading.Thread(target=listen)
         thread.start()
         for _ in range(rounds):
-            time.sleep(0.01)  # so that it sleeps again
+            time.sleep(0.01)  # let the reader sleep again
             began = time.perf_counter()
             with writer.transaction() as transaction:
                 transaction.append(RAW, 0, b"x" * 400)
@@ -112,7 +111,7 @@ def wake(log: EventLog, rounds: int) -> list[float]:
 
 
 def idle(log: EventLog, seconds: float) -> float:
-    """Return the share of a core that eight sleeping readers cost."""
+    """Return the share of a core used by eight sleeping readers."""
     readers = [log.reader([RAW], group=f"group {i}", start=LATEST) for i in range(8)]
     for reader in readers:
         reader.poll(timeout_s=2)
@@ -164,7 +163,7 @@ def main() -> None:
     for kind in arguments.kinds:
         with tempfile.TemporaryDirectory() as folder, opened(kind, Path(folder)) as log:
             log.create_topics(TOPICS, PARTITIONS)
-            append(log, record, 4, arguments.seconds if kind == "embedded" else 8.0)  # a JVM begins slowly
+            append(log, record, 4, arguments.seconds if kind == "embedded" else 8.0)  # a JVM starts slowly
             for per_transaction in (1, 4, 20):
                 rate, times = append(log, record, per_transaction, arguments.seconds)
                 print(

@@ -1,16 +1,16 @@
-"""The whole way: ticks from a file feed to committed rows, with everything on, and ticks from a socket to WebSockets.
+"""The whole plant: ticks from a file to committed rows with all services, and ticks from a socket to WebSocket clients.
 
     python benchmarks/plant.py                          # both logs, 5 M ticks, 1,000 symbols
     python benchmarks/plant.py --ticks 20000000 --log embedded
     python benchmarks/plant.py --only latency --rate 10000 [--history]
 
 Everything is pinned to two cores: the plant, the feed, the clients and (with `--log kafka`) the broker share them. The
-plant is `tickerplant up`: five services, forming bars, indicators, API; ten WebSocket clients in a process of their own
-are subscribed to ticks, bars and values of twenty symbols each. The feed is `tickerplant replay` of a Parquet file, a
-process of its own. Memory is the sum of the proportional set sizes of the plant's processes, database server left out.
+plant is `tickerplant up`: five services, forming bars, indicators, API. Ten WebSocket clients in a separate process
+subscribe to ticks, bars and values of twenty symbols each. The feed is `tickerplant replay` of a Parquet file in a
+separate process. Memory is the sum of the proportional set sizes of the plant's processes, without the database server.
 
-Other work on the two cores makes the measured rate smaller, so the CPU seconds of all that took part are counted too:
-`bound_ticks_per_s` is what two idle cores would do if they were always busy, which is more than they will do.
+Other work on the two cores reduces the measured rate, so the CPU seconds of all participants are measured too.
+`bound_ticks_per_s` is the rate of two cores that are always busy, an upper bound.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ sys.path.insert(0, str(ROOT))
 CLIENTS = 10
 SYMBOLS_OF_A_CLIENT = 20
 WARM_S = {"embedded": 15.0, "kafka": 45.0}
-"""A broker's virtual machine compiles what it runs again and again, which takes most of a minute."""
+"""Warm-up seconds. A broker's virtual machine compiles for most of a minute."""
 
 
 def make_ticks(path: Path, count: int, symbols: int, *, minutes: float = 120, seed: int = 1) -> None:
@@ -119,7 +119,7 @@ def cpu_of(pids: Iterable[int]) -> float:
 
 
 class Cpu:
-    """CPU seconds by part: the plant, its database server and the clients from now on, the feed when it is done."""
+    """CPU seconds by component: plant, database server and clients from now on; the feed when it has ended."""
 
     def __init__(self, plant: int, clients: int) -> None:
         below = [p for p in descendants(plant) if Path(f"/proc/{p}/comm").read_text().startswith("postgres")]
@@ -139,14 +139,14 @@ class Cpu:
         return used.ru_utime + used.ru_stime
 
     def used(self) -> dict[str, float]:
-        """Return the seconds used since the beginning."""
+        """Return the seconds used since the start."""
         now = self._now()
         parts = {name: round(now[name] - self._first[name], 1) for name in now}
         return {**parts, "feed": round(self._children() - self._feed, 1)}
 
 
 class Memory(threading.Thread):
-    """Samples the plant's memory once a second."""
+    """Sampler of the plant's memory, once a second."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
@@ -164,7 +164,7 @@ class Memory(threading.Thread):
 
 
 def _watch(url: str, number: int, seconds_left: Any, results: Any) -> None:
-    """One process with all clients; reports rows received and, for ticks, how old they were."""
+    """Run all clients in one process; report received rows and the age of ticks."""
     import websockets
 
     async def client(which: int, counts: dict[str, int], ages_ms: list[float]) -> None:
@@ -200,7 +200,7 @@ def _watch(url: str, number: int, seconds_left: Any, results: Any) -> None:
 
 @contextmanager
 def clients(url: str, number: int = CLIENTS) -> Iterator[dict[str, Any]]:
-    """Run the WebSocket clients in a process of their own; what they saw is in the dict afterwards."""
+    """Run the WebSocket clients in a separate process; the dict contains their results afterwards."""
     context = multiprocessing.get_context("spawn")
     queue, stop, measuring = context.Queue(), context.Event(), context.Value("b", 0)
     process = context.Process(target=_watch, args=(url, number, measuring, {"queue": queue, "stop": stop}), daemon=True)
@@ -247,7 +247,7 @@ def environment(log: str) -> dict[str, str]:
 
 
 def throughput(log: str, ticks: Path, folder: Path) -> dict[str, Any]:
-    """Return ticks a second from feed to committed rows, and the memory on the way."""
+    """Return ticks per second from feed to committed rows, and the memory meanwhile."""
     env = environment(log)
     with (
         plant(folder, env, "--no-sandbox") as (process, url),
@@ -285,7 +285,7 @@ def throughput(log: str, ticks: Path, folder: Path) -> dict[str, Any]:
 def latency(
     log: str, rate: float, seconds: float, folder: Path, *, warm_s: float, history: bool = False
 ) -> dict[str, Any]:
-    """Return the age of ticks as ten clients got them, from when the vendor's client had them off its socket.
+    """Return the age of ticks at ten clients, measured from their receipt at the vendor's socket.
 
     The sandbox is a process that the plant brings along. The first `warm_s` seconds are not counted. With `history` the
     first start's backfill of all symbols (1.8 M bars) goes on meanwhile.
@@ -322,7 +322,7 @@ def latency(
 
 @contextmanager
 def log_url(which: str, folder: Path) -> Iterator[str]:
-    """Give the address of a fresh log."""
+    """Return the address of a fresh log."""
     if which == "embedded":
         yield "embedded:"
         return
@@ -337,7 +337,7 @@ def log_url(which: str, folder: Path) -> Iterator[str]:
 
 
 def main() -> None:
-    """Run what the arguments ask for and print it."""
+    """Run the requested parts and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ticks", type=int, default=5_000_000)
     parser.add_argument("--symbols", type=int, default=1_000)
@@ -354,7 +354,7 @@ def main() -> None:
     parser.add_argument("--warm", type=float, help="seconds before latency is measured")
     parser.add_argument("--history", action="store_true", help="latency beside the first start's backfill")
     asked = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the plant is stopped
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the plant stops
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
     for which in ("embedded", "kafka") if asked.log == "both" else (asked.log,):

@@ -1,10 +1,10 @@
-"""The benchmarks, one after the other, and a table of what they said: `make bench ARGS='...'`.
+"""Run the benchmarks one after the other and print a table: `make bench ARGS='...'`.
 
-    python benchmarks/run.py                        # the whole plant on both logs, then each room alone
-    python benchmarks/run.py plant --log embedded   # one part, the other arguments are its own
+    python benchmarks/run.py                        # the whole plant on both logs, then each package alone
+    python benchmarks/run.py plant --log embedded   # one benchmark with its own arguments
     python benchmarks/run.py --list
 
-Numbers of a machine that does other work are worth little: the load before each part is printed with it.
+Results of a busy machine mean little, so the load before each benchmark is printed.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ FOLDER = Path(__file__).parent
 
 
 def parts() -> dict[str, str]:
-    """Return the name of each part and what its module says of itself first, the plant before its rooms."""
+    """Return the name and the first docstring line of each benchmark, the plant first."""
     names = sorted((path.stem for path in FOLDER.glob("*.py") if path.stem != "run"), key=lambda n: (n != "plant", n))
     return {name: (FOLDER / f"{name}.py").read_text().split('"""')[1].splitlines()[0] for name in names}
 
 
 def run(name: str, arguments: list[str]) -> tuple[int, float]:
-    """Run one part; return its exit code and how long it took."""
+    """Run one benchmark; return its exit code and duration."""
     load = os.getloadavg()[0]
     print(f"== {name}: {parts()[name]}\n   load before: {load:.1f}", flush=True)
     began = time.monotonic()
@@ -33,12 +33,12 @@ def run(name: str, arguments: list[str]) -> tuple[int, float]:
     return code.returncode, time.monotonic() - began
 
 
-# What a part needs where nothing is asked for.
+# Default arguments of benchmarks that need some.
 ARGUMENTS = {"feed": ["stream"]}
 
 
 def main() -> None:
-    """Run what the arguments ask for."""
+    """Run the requested benchmarks."""
     known, arguments = parts(), sys.argv[1:]
     if arguments[:1] in (["-h"], ["--help"]):
         print(__doc__)

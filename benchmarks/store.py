@@ -1,9 +1,9 @@
-"""How fast ticks go into PostgreSQL: the repository's COPY with the positions in the same transaction.
+"""Rate of ticks into PostgreSQL: the repository's COPY with the positions in the same transaction.
 
     python -m benchmarks.store [--ticks 1000000] [--symbols 500] [--dsn postgresql://…]
 
-Without `--dsn` it runs an embedded server in a temporary folder. Prints rows a second for batches of 1,000, 10,000 and
-50,000 rows, by one connection and by two that split the symbols; then upserts of bars; then reads.
+Without `--dsn` it starts an embedded server in a temporary folder. It prints rows per second for batches of 1,000,
+10,000 and 50,000 rows, with one connection and with two that split the symbols; then upserts of bars; then reads.
 """
 
 from __future__ import annotations

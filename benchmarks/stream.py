@@ -1,9 +1,9 @@
-"""One Twelve Data-like socket, 5,000 symbols: does the client keep up on one core, and what is its limit.
+"""One socket with Twelve Data's protocol and 5,000 symbols: the client's load on one core, and its limit.
 
 python -m benchmarks.stream                      # parse alone, the socket at full speed, then 20,000 messages/s
 python -m benchmarks.stream --only steady --rate 20000 --seconds 180
 
-The vendor runs as a process of its own on the second core, the client on the first.
+The vendor is a separate process on the second core; the client runs on the first.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ def pin(core: int, pid: int = 0) -> None:
 
 
 def frames(messages: int, symbols: int) -> list[bytes]:
-    """Return frames of prints of the last seconds, no symbol's volume going back."""
+    """Return frames of prints of the last seconds; no symbol's volume decreases."""
     rate = 20_000.0
     market = SimulatedMarket(MarketSettings(symbol_names(symbols), rate))
     now_us = time.time_ns() // 1_000
-    trades = market.trades(now_us - int(2 * messages / rate * SECOND_US), now_us)  # its rate is one of the day's mean
+    trades = market.trades(now_us - int(2 * messages / rate * SECOND_US), now_us)  # the rate is the mean of the day
     found = TwelveDataFrames(TradedMarket(market).instruments).encode(trades)[-messages:]
     assert len(found) == messages
     return found
@@ -93,7 +93,7 @@ def vendor(*command: str) -> Iterator[tuple[dict[str, str], int]]:
             process.terminate()
 
 
-# What is measured ------------------------------------------------------------------------------------------------
+# Measurements ----------------------------------------------------------------------------------------------------
 
 
 def parse(args: argparse.Namespace) -> None:
@@ -189,7 +189,7 @@ async def _steady(args: argparse.Namespace, log: EmbeddedLog, url: str, vendor_p
     symbols = symbol_names(args.symbols)
 
     def note(counts: FeedCounts) -> None:
-        # The prints bear the time they were sent at; the watermark follows the newest at a second's distance.
+        # Prints carry the time of sending; the watermark follows the newest print by one second.
         ages.append(time.time_ns() // 1_000 - counts.watermark_us - SECOND_US)
 
     stream = TwelveDataStream(url, "key", symbols, calendars=CALENDARS, stamped=True)

@@ -1,8 +1,8 @@
-"""How fast analytics begins on a store that has history: `python -m benchmarks.warmup [scale]`.
+"""Start of analytics on a store with history: `python -m benchmarks.warmup [scale]`.
 
 At scale 1: 500 symbols of a stock exchange with 10 years of daily bars (2,520) and 2 years of 5m bars (39,312), 21 M
-bars in one partition; the default set on `5m` and `1d`. A scale of 0.02 is ten symbols, and bars a second are the same.
-The store is an embedded PostgreSQL with its files in memory or not, as the folder for temporary files is.
+bars in one partition, and the default set on `5m` and `1d`. A scale of 0.02 is ten symbols at the same rate. The store
+is an embedded PostgreSQL in the folder for temporary files, which may be in memory.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def history(symbol: str, interval: str, count: int, seed: int) -> pa.RecordBatch
     close = 100 * np.exp(np.cumsum(np.random.default_rng(seed).normal(0, 0.001, count)))
     number = np.arange(count)
     times = FIRST_US - (DAYS - number) * DAY_US
-    if interval == "5m":  # 78 a session
+    if interval == "5m":  # 78 per session
         times = FIRST_US - (count // 78 - number // 78) * DAY_US + 810 * MINUTE_US + number % 78 * 5 * MINUTE_US
 
     def constant(value: str, kind: pa.DataType) -> pa.Array:

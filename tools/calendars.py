@@ -1,6 +1,6 @@
-"""Write the schedules that the package brings along: `python tools/calendars.py`, after each new exchange_calendars.
+"""Write the packaged schedules: `python tools/calendars.py`, after each release of exchange_calendars.
 
-A schedule is read in milliseconds; made by the library it costs a second and 50 MB, mostly pandas.
+Reading a packaged schedule takes milliseconds. Computing it with the library costs a second and 50 MB, mostly pandas.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ FOLDER = Path(__file__).parents[1] / "src" / "tickerplant" / "core" / "calendars
 
 
 def main() -> None:
-    """Write each schedule and the version that it is of."""
+    """Write each schedule and the version of its source."""
     version = np.array(metadata.version("exchange_calendars"))
     for name in KEPT_CALENDARS:
         steps = {part: np.diff(values, prepend=np.int64(0)) for part, values in made_schedule(name).items()}

@@ -1,7 +1,7 @@
 """Fuzz the parsers of vendors' answers: `python tools/fuzz.py --runs 100000 [TARGET …]`, or `make fuzz`.
 
-Coverage-guided by Atheris, one process a target, one after the other. A payload that breaks a parser ends its target
-and is kept in `.data/fuzz`; the command then ends with 1.
+Atheris guides by coverage. Each target has its own process, one after the other. A payload that breaks a parser ends
+its target and is stored in `.data/fuzz`; the exit code is then 1.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import warnings
 from pathlib import Path
 
 KEEP = Path(".data/fuzz")
-LONGEST = 8_192  # bytes; seeds have two thousand
+LONGEST = 8_192  # bytes; seeds have about 2,000
 HANG_S = 20
 
 
 def main() -> int:
-    """Run the targets and say of each how many payloads it took in what time."""
+    """Run the targets and print the number of payloads and the time of each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("targets", nargs="*")
     parser.add_argument("--runs", type=int, default=100_000)
@@ -48,8 +48,8 @@ def _outside(name: str, runs: int, seed: int) -> int:
     began = time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     seconds = time.monotonic() - began
-    told = re.findall(r"Done (\d+) runs|^#(\d+)\s", done.stderr, re.MULTILINE)
-    count = max((int(a or b) for a, b in told), default=0)
+    counts = re.findall(r"Done (\d+) runs|^#(\d+)\s", done.stderr, re.MULTILINE)
+    count = max((int(a or b) for a, b in counts), default=0)
     failed = done.returncode != 0
     print(f"{name:24} {count:>10,} payloads {seconds:8.1f} s {'FAILED' if failed else 'ok'}", flush=True)
     if failed:

@@ -1,7 +1,7 @@
-"""What is fuzzed: each parser of vendors' answers, with its seeds and what must hold; and a mutator that knows JSON.
+"""Fuzz targets: each parser of vendors' answers with its seeds and invariants; and a mutator for JSON.
 
-A parser gives batches of the right schema that are valid in full, or a VendorError, or dead letters. Never another
-exception, and it comes to an end.
+A parser returns valid batches of the right schema, or raises VendorError, or returns dead letters. It never raises
+another exception, and it terminates.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from tickerplant.market_data.clients.yahoo import messages as yahoo
 from tickerplant.market_data.vendors.errors import VendorError
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "market_data" / "golden"
-NOW_US = 1_893_456_000_000_000  # 2030: all that seeds say is over
+NOW_US = 1_893_456_000_000_000  # 2030: after all times in seeds
 FROM_US, TO_US = -FOREVER_US, FOREVER_US
 STATUSES = (200, 400, 200, 429, 200, 500, 302)
 
 
 @dataclass(frozen=True)
 class Target:
-    """A parser: `run` takes a payload and raises AssertionError, or whatever the parser should not have raised."""
+    """A parser. `run` parses a payload; it raises AssertionError or an unexpected exception of the parser."""
 
     run: Callable[[bytes], None]
     seeds: Sequence[bytes]
 
 
 def good(batch: pa.RecordBatch, schema: pa.Schema) -> None:
-    """Check that a batch is whole and of the schema, oldest first."""
+    """Check that a batch is valid, has the schema, and is sorted by time."""
     assert batch.schema.equals(schema), batch.schema
     batch.validate(full=True)
     for name, field in zip(schema.names, schema, strict=True):
@@ -49,7 +49,7 @@ def good(batch: pa.RecordBatch, schema: pa.Schema) -> None:
 
 
 def _seeds(vendor: str, *beginnings: str) -> list[bytes]:
-    """Return the golden answers of those names; those of the first, which are data, several times."""
+    """Return the golden answers of these names; the first ones, which contain data, several times."""
     paths = sorted((GOLDEN / vendor).glob("*.json"))
     data = [path for path in paths if path.name.startswith(beginnings[:1])]
     return [path.read_bytes().strip() for path in data * 4 + paths if path.name.startswith(beginnings)]
@@ -71,7 +71,7 @@ def _alphavantage_series(interval: str) -> Callable[[bytes], None]:
 
 
 def alphavantage_actions(body: bytes) -> None:
-    """Splits and dividends."""
+    """Parse splits and dividends."""
     for parse, schema in ((alphavantage.parse_splits, SPLITS), (alphavantage.parse_dividends, DIVIDENDS)):
         try:
             good(parse(body, "IBM", FROM_US, TO_US, NOW_US, "alphavantage"), schema)
@@ -85,7 +85,7 @@ _NUMBERS = ("open", "high", "low", "close", "volume", "splits", "dividends")
 
 
 def yahoo_columns(body: bytes) -> None:
-    """Columns, as yfinance gives them: numbers of any kind in columns of one length."""
+    """Parse columns like those of yfinance: numbers of any kind in columns of one length."""
     try:
         said = msgspec.json.decode(body, type=dict[str, list[float | None]])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -116,7 +116,7 @@ def _read_yahoo(columns: yahoo.Columns) -> None:
 
 
 def yahoo_refusal(body: bytes) -> None:
-    """Refused charts."""
+    """Parse refused charts."""
     try:
         yahoo.raise_refusal(STATUSES[len(body) % len(STATUSES)], body)
     except VendorError:
@@ -124,7 +124,7 @@ def yahoo_refusal(body: bytes) -> None:
 
 
 class _Answer:
-    """As much of a response as yfinance looks at."""
+    """The part of a response that yfinance reads."""
 
     def __init__(self, body: bytes) -> None:
         self.content, self.status_code, self.url = body, 200, ""
@@ -141,7 +141,7 @@ class _Answer:
 
 
 class _Chart:
-    """Charts through yfinance itself, and what we make of them; yfinance is imported with the first."""
+    """Charts through yfinance itself and our conversion; yfinance is imported with the first one."""
 
     def __init__(self) -> None:
         self._door: Any = None
@@ -158,7 +158,7 @@ class _Chart:
         from yfinance import cache
 
         kept, cache._TzCacheManager._tz_cache = cache._TzCacheManager._tz_cache, cache._TzCacheDummy()
-        try:  # the zone comes from each chart, not from the one before
+        try:  # use the zone of each chart, not of the previous one
             interval = "1d" if b'"1d"' in body[:2_000] else "1m"
             columns = self._door.history(
                 "AAPL", interval=interval, start=1, end=NOW_US // 1_000_000, prepost=False, auto_adjust=False, timeout=1
@@ -190,7 +190,7 @@ def _twelvedata_series(symbols: Sequence[str], interval: str) -> Callable[[bytes
 
 
 def twelvedata_actions(body: bytes) -> None:
-    """Splits and dividends."""
+    """Parse splits and dividends."""
     for parse, schema in ((twelvedata.parse_splits, SPLITS), (twelvedata.parse_dividends, DIVIDENDS)):
         try:
             good(parse(body, "AAPL", FROM_US, TO_US), schema)
@@ -199,7 +199,7 @@ def twelvedata_actions(body: bytes) -> None:
 
 
 def twelvedata_stream(body: bytes) -> None:
-    """Messages, one a line, twice: as they come over two connections."""
+    """Parse messages, one per line, twice: as over two connections."""
     columns = quotes.QuoteColumns(stamped=len(body) % 2 == 0)
     columns.expect(["AAPL"])
     texts = body.split(b"\n")
@@ -293,7 +293,7 @@ _BYTES = (
 
 
 def mutate(data: bytes, seeds: Sequence[bytes], dice: random.Random) -> bytes:
-    """Return the payload changed in one to four places: nodes of its JSON mostly, at times its bytes."""
+    """Return the payload with one to four changes: mostly JSON nodes, sometimes bytes."""
     if dice.random() < 0.1:
         data = dice.choice(seeds)
     for _ in range(dice.choice((1, 1, 1, 2, 2, 4))):
@@ -327,7 +327,7 @@ def _bytes_changed(data: bytes, dice: random.Random) -> bytes:
 
 
 def _node_changed(tree: Any, dice: random.Random) -> Any:
-    """Go down to a node and change it there. The tree is changed in place as far as it can be."""
+    """Descend to a node and change it, in place where possible."""
     here, parent, key = tree, None, None
     while isinstance(here, dict | list) and here and dice.random() < 0.95:
         parent, key = here, dice.choice(list(here)) if isinstance(here, dict) else dice.randrange(len(here))

@@ -1,4 +1,4 @@
-"""Write the list in docs/indicators.md anew from the declarations: `.venv/bin/python tools/indicators.py`."""
+"""Regenerate the list in docs/indicators.md from the declarations: `.venv/bin/python tools/indicators.py`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ BEGIN, END = "<!-- the list, made by tools/indicators.py -->\n", "<!-- end of th
 
 
 def listed() -> str:
-    """Return the list: a heading and a table for each family."""
+    """Return the list: a heading and a table per family."""
     return "\n".join(_family(family) for family in FAMILIES)
 
 
 def renewed(page: str) -> str:
-    """Return the page with the list between its two marks replaced."""
+    """Return the page with the list between its markers replaced."""
     before, rest = page.split(BEGIN)
     _, after = rest.split(END)
     return f"{before}{BEGIN}\n{listed()}\n{END}{after}"

@@ -1,8 +1,8 @@
-"""Others that make bars of one minute, each as its manual says and spared what can be: their best case.
+"""Other systems that build 1m bars, each used as its manual recommends, in its best case.
 
-Every one gets the same prints, sorted by time. What a print becomes before it can be given to a peer (a tuple with a
-datetime, a data frame) is made beforehand and not timed, nor is the building of a graph. None of them keeps
-finished bars, takes a late print into one, rolls up to five minutes and days, or says what is complete.
+All systems get the same prints, sorted by time. Conversions of prints (tuples with datetimes, data frames) and the
+construction of graphs are not timed. None of the systems stores closed bars, adds a late print to one, rolls up to 5m
+and 1d, or reports completeness.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 @dataclass(frozen=True)
 class Prints:
-    """Columns sorted by time (int64 µs UTC, beginning on a minute); `symbol` is a number below `symbols`."""
+    """Columns sorted by time (int64 µs UTC, starting on a minute); `symbol` is a number below `symbols`."""
 
     time: np.ndarray
     symbol: np.ndarray
@@ -39,7 +39,7 @@ class Prints:
 
 
 class Result(NamedTuple):
-    """Seconds, and what proves that the work was done: bars (the groups of all batches) and the volume in them."""
+    """Seconds, and proof of the work: the number of bars (groups of all batches) and their volume."""
 
     seconds: float
     bars: int
@@ -51,7 +51,7 @@ Contestant = Callable[[], Result]
 
 @dataclass(frozen=True)
 class Peer:
-    """`prepare(prints, batch)` returns what is timed. `ticks`: enough for a steady rate, few enough for a short run."""
+    """`prepare(prints, batch)` returns the timed function. `ticks`: enough for a steady rate and a short run."""
 
     name: str
     package: str | None
@@ -74,7 +74,7 @@ def _slices(count: int, batch: int) -> list[slice]:
 
 
 def polars(prints: Prints, batch: int) -> Contestant:
-    """Group each batch by symbol and minute, and forget it."""
+    """Group each batch by symbol and minute, without state."""
     import polars as pl
 
     whole = pl.DataFrame({name: getattr(prints, name) for name in ("time", "symbol", "price", "size")})
@@ -99,7 +99,7 @@ def polars(prints: Prints, batch: int) -> Contestant:
 
 
 def plain(prints: Prints, batch: int) -> Contestant:
-    """A dict of open bars; a minute's are taken out when the clock of the prints has passed it by two seconds."""
+    """Build bars in a dict; a minute closes when the newest print is two seconds past its end."""
     columns = (prints.time, prints.symbol, prints.price, prints.size)
     batches = [list(zip(*(c[part].tolist() for c in columns), strict=True)) for part in _slices(len(prints), batch)]
 
@@ -138,9 +138,9 @@ def plain(prints: Prints, batch: int) -> Contestant:
 
 
 def bytewax(prints: Prints, batch: int) -> Contestant:
-    """One worker: keyed by symbol, a tumbling window of event time that waits two seconds, and a fold.
+    """Run one worker: keyed by symbol, a tumbling window of event time that waits two seconds, and a fold.
 
-    `ordered=False` is the faster choice, and right for what is in order already.
+    `ordered=False` is the faster choice, and correct for sorted input.
     """
     import bytewax.operators as op
     from bytewax.dataflow import Dataflow
@@ -192,9 +192,9 @@ def bytewax(prints: Prints, batch: int) -> Contestant:
 
 
 def csp(prints: Prints, batch: int) -> Contestant:
-    """A graph with a node a symbol behind one stream taken apart by symbol; it has no batches.
+    """Run a graph with one node per symbol behind one demultiplexed stream, without batches.
 
-    Faster, with this many symbols, than a stream a symbol from the start, or its own statistics (C++) for each value.
+    With this many symbols this is faster than one stream per symbol, or its own statistics (C++) per value.
     """
     from benchmarks.peers.csp_graph import build
 

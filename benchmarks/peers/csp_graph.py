@@ -1,4 +1,4 @@
-"""The graph of `bars.csp`, in a module of its own: csp reads a node's source, and its annotations may be no strings."""
+"""The graph of `bars.csp`, in a separate module: csp parses a node's source, which must not have string annotations."""
 
 import datetime as dt
 
@@ -66,7 +66,7 @@ def total(bars: [ts[Bar]]) -> ts[object]:
 
 @csp.graph(memoize=False)
 def _bars(time: object, symbol: object, price: object, size: object, symbols: int):
-    # Minutes of the stream: it begins on one, so the timer's first tick is the end of the first minute.
+    # The stream starts on a full minute, so the timer's first tick is the end of the first minute.
     closing = csp.timer(MINUTE, True)
     keys = list(range(symbols))
     which = csp.curve(int, (time, symbol))
@@ -76,6 +76,6 @@ def _bars(time: object, symbol: object, price: object, size: object, symbols: in
 
 
 def build(prints: Prints) -> object:
-    """Return the graph, its prints loaded."""
+    """Return the graph with loaded prints."""
     times = prints.time.astype("datetime64[us]")
     return csp.build_graph(_bars, times, prints.symbol.astype(np.int64), prints.price, prints.size, prints.symbols)

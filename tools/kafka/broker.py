@@ -1,7 +1,7 @@
-"""One Apache Kafka broker for tests, benchmarks and trying out: a KRaft node on 127.0.0.1, its data in one folder.
+"""One Apache Kafka broker for tests, benchmarks and demos: a KRaft node on 127.0.0.1 with its data in one folder.
 
-Standard library only, so that it works before anything is installed. It needs a JVM (17 or newer) and, once, Maven:
-the jars are copied into a cache and never fetched again while `pom.xml` stays the same.
+It uses only the standard library, so that it works before anything is installed. It needs a JVM (17 or newer) and,
+once, Maven: the jars are cached and not fetched again while `pom.xml` is unchanged.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ SETTINGS = {
     "default.replication.factor": "1",
     "min.insync.replicas": "1",
     "offsets.topic.replication.factor": "1",
-    "offsets.topic.num.partitions": "5",  # 50 by default, each a folder and a file handle or five to open at start
+    "offsets.topic.num.partitions": "5",  # 50 by default; each is a folder and up to five file handles at start
     "transaction.state.log.replication.factor": "1",
     "transaction.state.log.min.isr": "1",
     "transaction.state.log.num.partitions": "5",
     "share.coordinator.state.topic.replication.factor": "1",
     "share.coordinator.state.topic.min.isr": "1",
     "group.initial.rebalance.delay.ms": "0",
-    # A broker killed may come back only when its former session is over: 9 s by default.
+    # A killed broker can restart only after its former session has ended: 9 s by default.
     "broker.session.timeout.ms": "1500",
     "broker.heartbeat.interval.ms": "300",
     "auto.create.topics.enable": "false",  # a misspelt topic is an error, not a new topic
@@ -76,13 +76,13 @@ Configuration:
 
 
 class KafkaError(Exception):
-    """The broker could not be had, started or reached; the text says what to do or where its log is."""
+    """The broker could not be installed, started or reached; the text contains instructions or the path of its log."""
 
 
 def get_jars(cache: Path | None = None) -> Path:
-    """Return the folder of the broker's jars, copying them first if they are missing or of another `pom.xml`.
+    """Return the folder of the broker's jars; copy them first if they are missing or `pom.xml` has changed.
 
-    Blocks for some seconds the first time. Safe to call from several processes at once: one copies, the others wait.
+    Blocks for some seconds the first time. Several processes may call it at once: one copies, the others wait.
     """
     cache = cache or Path(os.environ.get("TICKERPLANT_KAFKA_CACHE") or DEFAULT_CACHE)
     wanted = hashlib.sha256((HERE / "pom.xml").read_bytes()).hexdigest()
@@ -106,10 +106,10 @@ def get_jars(cache: Path | None = None) -> Path:
 
 
 class KafkaBroker:
-    """A broker whose topics, port and identity live in `data_dir`: start again after a kill and all is as it was.
+    """A broker with topics, ports and identity in `data_dir`: a restart after a kill restores all of them.
 
-    Unless `detached`, the broker cannot outlive this process, however this process dies. Its log is
-    `data_dir/broker.log`. Not for use from two processes at a time.
+    Unless `detached`, the broker cannot outlive this process, even if it is killed. Its log is `data_dir/broker.log`.
+    Only one process may use it at a time.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class KafkaBroker:
         detached: bool = False,
         java_options: Sequence[str] = (),
     ) -> None:
-        """Name a broker; nothing starts yet. `port` 0 chooses a free one; `settings` are Kafka's, over ours."""
+        """Configure a broker without starting it. `port` 0 chooses a free one; `settings` override the defaults."""
         self.data_dir = Path(data_dir).resolve()
         self._wanted_port = port
         self._settings = dict(settings or {})
@@ -133,17 +133,17 @@ class KafkaBroker:
 
     @property
     def port(self) -> int:
-        """The port it answers at; known once it was started, and the same ever after."""
+        """Return the port; it is known after the first start and never changes."""
         return int(self._identity()["port"])
 
     @property
     def bootstrap(self) -> str:
-        """What a client takes as `bootstrap.servers`."""
+        """Return the value for a client's `bootstrap.servers`."""
         return f"127.0.0.1:{self.port}"
 
     @property
     def pid(self) -> int | None:
-        """The pid of the JVM, or None if it is not running, whoever started it."""
+        """Return the pid of the JVM, or None if it does not run; any process may have started it."""
         try:
             pid = int((self.data_dir / "pid").read_text())
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -152,10 +152,10 @@ class KafkaBroker:
         return pid if os.fsencode(self._properties_path) in command else None
 
     def start(self, timeout_s: float = 60.0) -> str:
-        """Start, wait until it answers, and return `bootstrap`. Does nothing if it runs. Blocks about 4 s.
+        """Start, wait until the broker answers, and return `bootstrap`. Does nothing if it runs. Blocks about 4 s.
 
-        1. the jars are there; 2. ports are chosen, kept in `data_dir`; 3. the folder is formatted, if it is new;
-        4. the JVM starts, its pid is written; 5. the watchdog that ties it to us; 6. it answers.
+        1. Get the jars. 2. Choose ports and store them in `data_dir`. 3. Format the folder if it is new. 4. Start the
+        JVM and write its pid. 5. Start the watchdog that ties it to this process. 6. Wait for an answer.
         """
         if self.pid is not None:
             return self.bootstrap
@@ -190,15 +190,15 @@ class KafkaBroker:
         return self.bootstrap
 
     def stop(self, timeout_s: float = 30.0) -> None:
-        """Shut down in order, and wait; kill after `timeout_s`. Does nothing if it does not run."""
+        """Shut down in order and wait; kill after `timeout_s`. Does nothing if the broker does not run."""
         self._end(signal.SIGTERM, timeout_s)
 
     def kill(self) -> None:
-        """SIGKILL, as a crash would, and wait until the process is gone. The data stay."""
+        """Send SIGKILL, like a crash, and wait until the process has ended. The data stays."""
         self._end(signal.SIGKILL, 10.0)
 
     def restart(self) -> str:
-        """Start again, stopping first if it runs: the same data at the same port."""
+        """Restart with the same data at the same port."""
         self.stop()
         return self.start()
 
@@ -218,7 +218,7 @@ class KafkaBroker:
         return self.data_dir / "server.properties"
 
     def _identity(self) -> dict[str, str | int]:
-        """Return the ports and the cluster's id, chosen at the first call and kept in the folder."""
+        """Return the ports and the cluster's id; they are chosen at the first call and stored in the folder."""
         path = self.data_dir / "identity.json"
         if path.exists():
             kept: dict[str, str | int] = json.loads(path.read_text())
@@ -243,10 +243,10 @@ class KafkaBroker:
         (self.data_dir / "log4j2.yaml").write_text(LOG4J.format(path=self.data_dir / "broker.log"))
 
     def _watch(self, pid: int) -> None:
-        """Kill the broker when we are gone.
+        """Kill the broker when this process ends.
 
-        A shell waits for the end of a pipe whose other end only we hold. PR_SET_PDEATHSIG would be shorter, but it
-        fires when the starting *thread* ends, and test fixtures start brokers from worker threads.
+        A shell waits for the end of a pipe; only this process holds the other end. PR_SET_PDEATHSIG would be shorter,
+        but it fires when the starting *thread* ends, and test fixtures start brokers from worker threads.
         """
         self._watchdog = subprocess.Popen(
             ["/bin/sh", "-c", f"read _; kill -9 {pid} 2>/dev/null"], stdin=subprocess.PIPE, start_new_session=True
@@ -268,11 +268,11 @@ class KafkaBroker:
             deadline = time.monotonic() + timeout_s
             while self.pid is not None:
                 if self._process is not None:
-                    self._process.poll()  # reaps it: a zombie has no command line, but keeps its pid
+                    self._process.poll()  # reap it: a zombie has no command line, but keeps its pid
                 if time.monotonic() > deadline:
                     os.kill(pid, signal.SIGKILL)
                 time.sleep(0.02)
-        if self._watchdog is not None:  # only now: had we died meanwhile, it would have been needed
+        if self._watchdog is not None:  # only now: until here this process could have died
             self._watchdog.kill()
             self._watchdog.communicate()
             self._watchdog = None
@@ -290,14 +290,14 @@ class KafkaBroker:
 
 
 def _cluster_id() -> str:
-    """Return a new id in Kafka's own form. One that begins with `-` its tools would take for an option."""
+    """Return a new id in Kafka's format. Its tools would parse an id that begins with `-` as an option."""
     while (text := urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")).startswith("-"):
         pass
     return text
 
 
 def free_port() -> int:
-    """Return a port of `PORTS` that nobody listens at; nothing keeps it free until it is used."""
+    """Return a free port of `PORTS`; it is not reserved."""
     for port in random.sample(PORTS, k=100):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -307,7 +307,7 @@ def free_port() -> int:
 
 
 def answers(port: int) -> bool:
-    """Ask the broker which requests it knows (ApiVersions); True if it says. An open port alone is not yet a broker."""
+    """Send an ApiVersions request; return whether the broker answers. An open port alone is not yet a broker."""
     request = struct.pack(">hhih", 18, 0, 1, -1)  # key, version, correlation id, no client id
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=2) as connection:
