@@ -69,7 +69,7 @@ def maker(log: EventLog) -> None:
 def asker(log: EventLog, group: str) -> None:
     """Ask for a group's positions again and again, with little patience; say each new answer, and when none comes."""
     assert isinstance(log, KafkaLog)
-    impatient = KafkaLog(log.cluster.bootstrap, topic_prefix=log.named(""), patience_s=1.0)
+    impatient = KafkaLog(log.cluster.bootstrap, topic_prefix=log.prefix, patience_s=1.0)
     last = ""
     while True:
         try:

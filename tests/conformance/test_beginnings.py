@@ -52,7 +52,7 @@ def test_of_many_that_make_the_topics_at_once_all_have_one_log(bench: Bench) -> 
 def test_of_many_that_come_after_one_who_died_making_the_topics_all_have_one_log(
     kafka: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kafka_log, "_IDENTITY_S", 0.5)
+    monkeypatch.setattr(kafka_log, "_IDENTITY_TIMEOUT_S", 0.5)
     forget(kafka)
     logs = [kafka.open() for _ in range(MAKERS)]
     assert kafka.broker is not None

@@ -221,8 +221,8 @@ class TestEmbedded:
         folder = embedded.folder / ("a" * 100) / ("b" * 100)
         with EmbeddedLog(folder / "market.log") as log:
             log.create_topics([], 1)
-            assert log.bells.is_dir()
-            log.bells.rmdir()
+            assert log._context.sockets.is_dir()
+            log._context.sockets.rmdir()
 
 
 @pytest.mark.kafka

@@ -39,8 +39,8 @@ def test_a_commit_is_noted_while_the_partition_is_read(monkeypatch: pytest.Monke
 
 
 def test_a_client_does_not_repeat_itself(caplog: pytest.LogCaptureFixture) -> None:
-    words = [connection._Words(), connection._Words()]
-    connection._Words._said_s.clear()
+    words = [connection.ClientLogFilter(), connection.ClientLogFilter()]
+    connection.ClientLogFilter._logged_s.clear()
     for number in range(50):
         words[number % 2].log(40, "%s [%s] refused (after %dms)", "FAIL", f"consumer-{number}", number)
     words[0].log(40, "something else")

@@ -1,4 +1,4 @@
-"""Topics and partitions by name and by number. Neither ever changes once made, so what was found is kept."""
+"""Cache of topics and partitions, by name and by row id. Both are immutable once created."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tickerplant.log.port import TopicPartition
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """A topic as the file knows it; `partition_ids[i]` is partition i's row."""
+    """A topic in the file. `partition_ids[i]` is the row id of partition i."""
 
     id: int
     name: str
@@ -22,7 +22,7 @@ class Topic:
 
 
 class Catalog:
-    """The topics found so far. Safe between threads; a miss reads the file through the caller's connection."""
+    """The topics read so far. Thread-safe. A miss reads the file through the caller's connection."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
@@ -36,23 +36,23 @@ class Catalog:
             self._read(connection)
             found = self._topics.get(name)
         if found is None:
-            raise UnknownTopic(f"the event log has no topic {name}; `tickerplant create-topics` makes the topics")
+            raise UnknownTopic(f"the event log has no topic {name}; `tickerplant create-topics` creates the topics")
         return found
 
     def topics(self, connection: sqlite3.Connection) -> list[Topic]:
-        """Return all topics there are now."""
+        """Return all topics of the file, read again."""
         self._read(connection)
         return list(self._topics.values())
 
     def partition_id(self, connection: sqlite3.Connection, topic: str, partition: int) -> int:
-        """Return a partition's row. Raises UnknownTopic for a partition outside the topic, too."""
+        """Return a partition's row id. Raises UnknownTopic also for a partition outside the topic."""
         ids = self.topic(connection, topic).partition_ids
         if not 0 <= partition < len(ids):
             raise UnknownTopic(f"topic {topic} has {len(ids)} partitions, no partition {partition}")
         return ids[partition]
 
     def names(self, connection: sqlite3.Connection, partition_ids: Iterable[int]) -> dict[int, TopicPartition]:
-        """Return the topic and partition of each row."""
+        """Return the topic and partition of each row id."""
         wanted = list(partition_ids)
         if any(partition_id not in self._names for partition_id in wanted):
             self._read(connection)

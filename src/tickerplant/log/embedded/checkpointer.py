@@ -1,9 +1,11 @@
-"""Moves what was committed from the -wal into the file, in one thread of one process on the machine.
+"""Moves committed pages from the -wal into the file, in one thread of one process on the machine.
 
-SQLite before 3.51.3 can damage a file when a checkpoint begins on a log that is already wholly moved while a commit
-starts that log over. So: one checkpointer at a time (a lock says who); it checkpoints beside writers only when a commit
-has come after its last checkpoint ended (then the log is not wholly moved, and cannot start over); else under their
-lock.
+SQLite before 3.51.3 can damage a file when a checkpoint of a fully moved -wal starts while a commit resets that -wal.
+Two rules prevent this:
+
+1. A lock elects one checkpointer on the machine.
+2. It checkpoints beside writers only if a commit followed its last checkpoint. Then the -wal is not fully moved and
+   cannot be reset. Otherwise it checkpoints under the writers' lock.
 """
 
 from __future__ import annotations
@@ -18,34 +20,34 @@ import structlog
 
 from tickerplant.core.errors import LogUnavailable
 from tickerplant.log.embedded import file
-from tickerplant.log.embedded.locks import WriterLock, try_lead
+from tickerplant.log.embedded.locks import WriterLock, try_lock
 
-_RESTART_BYTES = 64 << 20  # a longer log makes readers search longer, and recovery after a crash too
+_RESTART_BYTES = 64 << 20  # a longer -wal slows the lookups of readers, and recovery after a crash
 _BUSY_BYTES = 8 << 20
 _BUSY_PAUSE_S, _IDLE_PAUSE_S = 0.1, 1.0
-_RESTART_PATIENCE_MS = 50  # writers wait while we wait for readers
-_PATIENCE_S = 30.0
+_RESTART_TIMEOUT_MS = 50  # writers are blocked while the checkpoint waits for readers
+_TIMEOUT_S = 30.0
 
 _log = structlog.get_logger(__name__)
 
 
 class Checkpointer:
-    """The thread, from the constructor until `close`."""
+    """The checkpointer's thread. It runs from the constructor until `close`."""
 
     def __init__(self, path: Path, lock_path: Path, writers: WriterLock) -> None:
         self._path, self._lock_path, self._writers = path, lock_path, writers
         self._stop = threading.Event()
-        self._seen = -1  # SQLite's count of others' commits as of the end of our last checkpoint
+        self._seen = -1  # SQLite's `data_version` at the end of the last checkpoint
         self._thread = threading.Thread(target=self._run, name="log-checkpoint", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Stop, after the checkpoint that runs."""
+        """Stop after the current checkpoint."""
         self._stop.set()
         self._thread.join()
 
     def _run(self) -> None:
-        while (lead := try_lead(self._lock_path)) is None:
+        while (fd := try_lock(self._lock_path)) is None:
             if self._stop.wait(_IDLE_PAUSE_S):
                 return
         try:
@@ -55,7 +57,7 @@ class Checkpointer:
             finally:
                 connection.close()
         finally:
-            os.close(lead)
+            os.close(fd)
 
     def _checkpoint_often(self, connection: sqlite3.Connection) -> None:
         pause_s = _IDLE_PAUSE_S
@@ -68,29 +70,29 @@ class Checkpointer:
                 if moved_bytes > _BUSY_BYTES:
                     pause_s = _BUSY_PAUSE_S
             except (sqlite3.OperationalError, LogUnavailable) as error:
-                _log.warning("checkpoint failed; trying again", path=str(self._path), error=str(error))
+                _log.warning("checkpoint failed, retrying", path=str(self._path), error=str(error))
 
     def _passive(self, connection: sqlite3.Connection) -> int:
-        """Move what no reader needs any more in the log; return its size, or 0 if no commit came since the last."""
+        """Move the pages that no reader needs in the -wal; return its size in bytes, 0 if there was no new commit."""
         (version,) = connection.execute("PRAGMA data_version").fetchone()
         if version == self._seen:
             return 0
-        with contextlib.nullcontext() if self._seen >= 0 else self._writers.hold(_PATIENCE_S):
+        with contextlib.nullcontext() if self._seen >= 0 else self._writers.hold(_TIMEOUT_S):
             _, pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         (self._seen,) = connection.execute("PRAGMA data_version").fetchone()
         return int(pages) * file.PAGE_BYTES
 
     def _restart(self, connection: sqlite3.Connection) -> None:
-        """Make the next commit begin the log anew.
+        """Make the next commit write the -wal from its beginning.
 
-        Writers have to wait for it, and of a log of 64 MB they would wait 0.7 s, most of it for the sync of the file
-        that SQLite makes when all is moved. So first move most and sync, then what has come meanwhile, then do it.
+        Writers wait meanwhile. With a -wal of 64 MB they would wait 0.7 s, mostly for SQLite's sync of the file after
+        the move. So most pages are moved and synced before the lock is held.
         """
         for _ in range(2):
             self._passive(connection)
             self._writers.sync(self._path)
-        connection.execute(f"PRAGMA busy_timeout = {_RESTART_PATIENCE_MS}")
-        with self._writers.hold(_PATIENCE_S):
+        connection.execute(f"PRAGMA busy_timeout = {_RESTART_TIMEOUT_MS}")
+        with self._writers.hold(_TIMEOUT_S):
             connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
             (self._seen,) = connection.execute("PRAGMA data_version").fetchone()
         connection.execute("PRAGMA busy_timeout = 1000")

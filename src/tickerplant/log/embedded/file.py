@@ -1,4 +1,4 @@
-"""The SQLite file: its tables, how it is opened, and how its errors are told."""
+"""The SQLite file: its tables, its connections, and the translation of its errors."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ APPLICATION_ID: Final = 0x54504C47  # "TPLG"
 FORMAT: Final = 1
 
 PAGE_BYTES: Final = 16_384
-"""Measured with 56 KB records: reading 2.1 GB/s at 4 KB, 4.6 at 16 KB, 5.4 at 64 KB, but a commit of two small records
-writes at least three pages, and at 64 KB takes three times as long as at 4 KB."""
+"""Page size. Reads of 56 KB records reach 2.1 GB/s with 4 KB pages, 4.6 with 16 KB and 5.4 with 64 KB.
+
+A commit of two small records writes at least three pages; with 64 KB it takes three times as long as with 4 KB."""
 
 _CACHE_KB = 2_048
 _MMAP_BYTES = 0
-_WAL_KEPT_BYTES = 128 << 20  # what the -wal file is cut back to when a large snapshot has blown it up
+_WAL_LIMIT_BYTES = 128 << 20  # size to which SQLite truncates the -wal after a large snapshot
 
 _TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -55,8 +56,8 @@ CREATE TABLE floors (
 
 
 @contextlib.contextmanager
-def told(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors in the block into ours."""
+def translate_errors(path: Path) -> Iterator[None]:
+    """Raise a LogError or LogUnavailable for each SQLite error in the block."""
     try:
         yield
     except sqlite3.DatabaseError as error:
@@ -68,20 +69,20 @@ def told(path: Path) -> Iterator[None]:
         if code == sqlite3.SQLITE_NOTADB:
             raise LogError(f"{path} is not an event log, not even an SQLite file; nothing was changed") from error
         if code == sqlite3.SQLITE_CORRUPT:
-            raise LogError(f"the event log {path} is damaged ({error}); restore it, or begin a new one") from error
+            raise LogError(f"the event log {path} is damaged ({error}); restore a backup or start a new log") from error
         raise LogError(f"the event log {path} failed: {error}") from error
 
 
 def connect(path: Path, patience_s: float) -> sqlite3.Connection:
-    """Return a connection for one thread at a time. `patience_s` is for locks that other programs hold."""
+    """Return a connection for one thread at a time. `patience_s`: how long it waits for other programs' locks."""
     connection = sqlite3.connect(path, timeout=patience_s, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute("PRAGMA wal_autocheckpoint = 0")  # inside a COMMIT it would be the 7 ms tail
-        connection.execute("PRAGMA secure_delete = OFF")  # some builds zero what retention drops
+        connection.execute("PRAGMA wal_autocheckpoint = 0")  # a checkpoint inside COMMIT adds a tail of 7 ms
+        connection.execute("PRAGMA secure_delete = OFF")  # some builds overwrite deleted records with zeros
         connection.execute(f"PRAGMA cache_size = -{_CACHE_KB}")
         connection.execute(f"PRAGMA mmap_size = {_MMAP_BYTES}")
-        connection.execute(f"PRAGMA journal_size_limit = {_WAL_KEPT_BYTES}")
+        connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT_BYTES}")
     except BaseException:
         connection.close()
         raise
@@ -89,7 +90,7 @@ def connect(path: Path, patience_s: float) -> sqlite3.Connection:
 
 
 def prepare(connection: sqlite3.Connection, path: Path) -> None:
-    """Make the tables in a new file; refuse a file that is no event log of ours. Call with the writers' lock held."""
+    """Create the tables in a new file. Raises LogError for any other file. Call with the writers' lock held."""
     (application_id,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -104,7 +105,7 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
         raise LogError(f"{path} is an SQLite file of another program, not an event log; nothing was changed")
     elif version != FORMAT:
         raise LogError(f"the event log {path} has format {version}; this version reads format {FORMAT}")
-    connection.execute("SELECT count(*) FROM meta").fetchone()  # opens the -wal, which exists from here on
+    connection.execute("SELECT count(*) FROM meta").fetchone()  # opens the -wal; the file exists from here on
 
 
 @contextlib.contextmanager
@@ -122,7 +123,7 @@ def immediate(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
 
 @contextlib.contextmanager
 def snapshot(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    """Run the block's reads on one state of the file."""
+    """Run all reads of the block on one snapshot of the file."""
     connection.execute("BEGIN")
     try:
         yield connection

@@ -1,8 +1,8 @@
-"""Locks that the kernel releases when their holder dies: the writers' queue, and signs of life.
+"""Locks that the kernel releases when their holder dies: the writers' queue, and locks of one process a machine.
 
-All of them are `flock` on files of their own. SQLite's own locks are POSIX locks, which any close of the same file in
-the process releases. So nothing in this package opens the database's files by hand, except the -wal, on which SQLite
-takes none, and the file itself once for `WriterLock.sync`, closed only after the last of this process's logs on it.
+All of them are `flock` on files of their own. SQLite's own locks are POSIX locks: any close of the same file in the
+process releases them. So this package opens the database's files directly in two places only. One is the -wal, on
+which SQLite takes no lock. The other is the database in `WriterLock.sync`; it is closed after the last log on it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tickerplant.core.errors import LogUnavailable
 
 
 class FairLock:
-    """A lock between threads that is handed over in the order of asking; `threading.Lock` lets the greedy have it."""
+    """A lock between threads that is granted in the order of requests. `threading.Lock` can starve a waiter."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
@@ -28,7 +28,7 @@ class FairLock:
         self._waiters: deque[threading.Lock] = deque()
 
     def acquire(self, timeout_s: float) -> bool:
-        """Take the lock; False when it was not ours within `timeout_s`."""
+        """Acquire the lock; return False on a timeout."""
         with self._guard:
             if not self._held:
                 self._held = True
@@ -42,10 +42,10 @@ class FairLock:
             if turn in self._waiters:
                 self._waiters.remove(turn)
                 return False
-        return True  # it was handed over between the timeout and the guard
+        return True  # it was granted between the timeout and the guard
 
     def release(self) -> None:
-        """Hand the lock to whoever has waited longest."""
+        """Release the lock; the longest waiter acquires it."""
         with self._guard:
             if self._waiters:
                 self._waiters.popleft().release()
@@ -56,7 +56,7 @@ class FairLock:
 class WriterLock:
     """The queue of writers: a fair lock between the threads of this process, then `flock` between processes.
 
-    SQLite alone lets writers poll for its lock, and of three busy ones the worst append waits 2.4 s; in a queue 0.16 s.
+    With SQLite's own lock writers poll. With three busy writers the slowest append then waited 2.4 s, here 0.16 s.
     """
 
     def __init__(self, path: Path) -> None:
@@ -68,7 +68,7 @@ class WriterLock:
 
     @contextlib.contextmanager
     def hold(self, timeout_s: float) -> Iterator[None]:
-        """Hold the lock in the block. Raises LogUnavailable when it is not ours within `timeout_s`."""
+        """Hold the lock inside the block. Raises LogUnavailable if it is not free within `timeout_s`."""
         deadline = time.monotonic() + timeout_s
         if not self._threads.acquire(timeout_s):
             raise LogUnavailable(f"{self._path} was held by another thread for more than {timeout_s:g} s")
@@ -91,9 +91,10 @@ class WriterLock:
         return self._fd
 
     def _wait(self, deadline: float, timeout_s: float) -> int:
-        """Queue in the kernel, in a thread, for a `flock` that waits knows no timeout; and on a descriptor of its own.
+        """Wait in the kernel's queue, which is fair; return the descriptor that holds the lock.
 
-        The kernel's queue is fair where trying again and again is not. An abandoned waiter lets go when it is served.
+        A blocking `flock` has no timeout, so a thread waits, on a descriptor of its own. After a timeout the thread
+        stays behind and releases the lock as soon as it acquires it.
         """
         served, guard, abandoned = threading.Event(), threading.Lock(), [False]
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -115,13 +116,13 @@ class WriterLock:
         return fd
 
     def sync(self, path: Path) -> None:
-        """Sync the database file at `path`, always the same. Needs no lock; for one thread of the process."""
+        """Sync the database file at `path` (always the same). Needs no lock. Call from one thread of the process."""
         if self._synced_fd < 0:
             self._synced_fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         os.fdatasync(self._synced_fd)
 
     def close(self) -> None:
-        """Close the descriptors; nobody may hold the lock any more, nor have the database open."""
+        """Close the descriptors. Call when no thread holds the lock or has the database open."""
         os.close(self._fd)
         if self._synced_fd >= 0:
             os.close(self._synced_fd)
@@ -132,7 +133,7 @@ _registry = threading.Lock()
 
 
 def share_writer_lock(path: Path) -> WriterLock:
-    """Return the one WriterLock of this path in this process; give it back with `return_writer_lock`."""
+    """Return this process's one WriterLock of the path. `return_writer_lock` releases it."""
     with _registry:
         lock, users = _writer_locks.get(path) or (WriterLock(path), 0)
         _writer_locks[path] = (lock, users + 1)
@@ -140,7 +141,7 @@ def share_writer_lock(path: Path) -> WriterLock:
 
 
 def return_writer_lock(path: Path) -> None:
-    """Close the lock of `share_writer_lock` when nobody uses it any more."""
+    """Release a lock of `share_writer_lock`; the last release closes it."""
     with _registry:
         lock, users = _writer_locks.pop(path)
         if users > 1:
@@ -149,40 +150,8 @@ def return_writer_lock(path: Path) -> None:
             lock.close()
 
 
-class LifeSign:
-    """A locked file that says 'I live' to other processes, with no clock: it ends with the process."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
-
-    def close(self) -> None:
-        """Say that we live no more."""
-        if self._fd >= 0:
-            self._path.unlink(missing_ok=True)
-            os.close(self._fd)
-            self._fd = -1
-
-
-def lives(path: Path) -> bool:
-    """Return whether the holder of this sign of life still lives."""
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    else:
-        return False
-    finally:
-        os.close(fd)
-
-
-def try_lead(path: Path) -> int | None:
-    """Return a descriptor that holds `path` alone on this machine, or None while somebody else does."""
+def try_lock(path: Path) -> int | None:
+    """Return a descriptor that holds an exclusive lock on `path`; None while another process holds it."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

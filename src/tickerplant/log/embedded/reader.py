@@ -1,4 +1,4 @@
-"""Reading: sleep at the doorbell, look which partitions have something, take a fair share of each."""
+"""Reading: wait for a notification, find the partitions with new records, and read a fair share of each."""
 
 from __future__ import annotations
 
@@ -7,42 +7,39 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from tickerplant.core.errors import Fenced, LogError
 from tickerplant.log.embedded import file, groups, records
-from tickerplant.log.embedded.locks import LifeSign
-from tickerplant.log.embedded.wakeup import Bell
+from tickerplant.log.embedded.context import LogContext
+from tickerplant.log.embedded.liveness import LivenessLock
+from tickerplant.log.embedded.wakeup import WakeupSocket
 from tickerplant.log.port import ConsumedRecord, RebalanceListener, Start, TopicPartition
 
-if TYPE_CHECKING:
-    from tickerplant.log.embedded.log import EmbeddedLog
+CHECK_S = 0.4
+"""Interval at which a waiting reader checks for commits without a notification and for dead members.
 
-LOOK_S = 0.4
-"""How often a sleeping reader looks by itself: for what nobody rang for, and for members that died.
-
-A look that finds nothing asks SQLite for one number and the kernel for a lock of each other member: some 50 µs with the
-thread's waking, so eight readers cost 0.1 % of a core.
+A check reads one number from SQLite and tries the lock of each other member. It costs about 50 µs with the thread's
+wake-up, so eight readers use 0.1 % of a core.
 """
 
 
 class EmbeddedReader:
-    """Reads in one thread at a time; `wake` alone may come from another."""
+    """A reader for one thread at a time. Only `wake` may be called from other threads."""
 
     def __init__(
         self,
-        log: EmbeddedLog,
+        context: LogContext,
         topics: Sequence[str],
         group: str | None,
         member: str | None,
         start: Start,
         listener: RebalanceListener | None,
     ) -> None:
-        self._log, self.group, self._start, self._listener = log, group, start, listener
-        self._connection = log.connect()
+        self._context, self.group, self._start, self._listener = context, group, start, listener
+        self._connection = context.connect()
         self._incarnation = uuid.uuid4().hex
-        self._life: LifeSign | None = None
-        self._bell: Bell | None = None
+        self._liveness: LivenessLock | None = None
+        self._wakeup: WakeupSocket | None = None
         self._closed = False
         self._woken = threading.Event()
         self._generation = -1
@@ -51,14 +48,14 @@ class EmbeddedReader:
         self._names: dict[int, TopicPartition] = {}
         self._turn = 0
         self._version = -1
-        self._looked_s = 0.0
+        self._checked_s = 0.0
         self._others: list[str] = []
         try:
-            found = [log.catalog.topic(self._connection, name) for name in dict.fromkeys(topics)]
+            found = [context.catalog.topic(self._connection, name) for name in dict.fromkeys(topics)]
             self._partition_ids = [partition_id for topic in found for partition_id in topic.partition_ids]
-            self._names = log.catalog.names(self._connection, self._partition_ids)
-            self._bell = Bell(log.bells, [topic.id for topic in found], first=group is None)
-            # 'latest' means the end as of now: what comes between now and the first poll is read
+            self._names = context.catalog.names(self._connection, self._partition_ids)
+            self._wakeup = WakeupSocket(context.sockets, [topic.id for topic in found], first=group is None)
+            # 'latest' is the end as of now: records between now and the first poll are read
             self._ends = {k: v.next for k, v in records.bounds(self._connection, self._partition_ids).items()}
             if group is not None:
                 self._join(group, member or self._incarnation, [topic.id for topic in found])
@@ -67,66 +64,67 @@ class EmbeddedReader:
             raise
 
     def _join(self, group: str, member: str, topic_ids: list[int]) -> None:
-        self._life = LifeSign(self._log.life_path(self._incarnation))
-        with self._log.writing(self._connection) as connection:
+        self._liveness = LivenessLock(self._context.liveness_path(self._incarnation))
+        with self._context.write_transaction(self._connection) as connection:
             groups.join(connection, group, member, self._incarnation, topic_ids)
-            self._log.bury(groups.reap(connection, group, self._log.lives))
-        self._log.ringer.ring(topic_ids)
+            self._context.remove_members(groups.evict_dead_members(connection, group, self._context.is_alive))
+        self._context.notifier.notify(topic_ids)
 
     def poll(
         self, *, timeout_s: float, max_records: int = 256, max_bytes: int = 8 * 1024 * 1024
     ) -> list[ConsumedRecord]:
-        """Return what has been committed, a fair share of each partition, in order within each; wait for the first."""
+        """Return committed records: a fair share of each partition, in order within each. Waits for the first."""
         deadline = time.monotonic() + timeout_s
-        with file.told(self._log.path):
+        with file.translate_errors(self._context.path):
             while True:
-                bell = self._open_bell()
-                bell.hush()  # before looking: what comes while we look rings again
+                wakeup = self._open_wakeup()
+                wakeup.drain()  # first: a commit during the check below notifies again
                 self._follow_group()
-                deliveries = self._take(max_records, max_bytes)
+                found = self._read_share(max_records, max_bytes)
                 left_s = deadline - time.monotonic()
-                if deliveries or left_s <= 0 or self._woken.is_set():
+                if found or left_s <= 0 or self._woken.is_set():
                     self._woken.clear()
-                    return deliveries
-                self._sleep(bell, deadline)
+                    return found
+                self._wait(wakeup, deadline)
 
-    def _sleep(self, bell: Bell, deadline: float) -> None:
-        """Sleep until something may be there: a ring, a commit of others, a death in the group, the deadline."""
-        while (left_s := deadline - time.monotonic()) > 0 and not bell.wait(min(left_s, LOOK_S)):
-            if self._has_died(time.monotonic()) or self._version_now() != self._version:
+    def _wait(self, wakeup: WakeupSocket, deadline: float) -> None:
+        """Wait for a notification, a commit of another connection, a dead member of the group, or the deadline."""
+        while (left_s := deadline - time.monotonic()) > 0 and not wakeup.wait(min(left_s, CHECK_S)):
+            if self._has_dead_member(time.monotonic()) or self._version_now() != self._version:
                 return
 
     def _version_now(self) -> int:
-        """Return a number that changes with every commit of others; it costs no look at any table."""
+        """Return a number that changes with every commit of other connections. It reads no table."""
         return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
 
-    def _open_bell(self) -> Bell:
-        if self._bell is None or self._closed:
+    def _open_wakeup(self) -> WakeupSocket:
+        if self._wakeup is None or self._closed:
             raise LogError("the reader is closed")
-        return self._bell
+        return self._wakeup
 
-    def _has_died(self, now_s: float) -> bool:
-        """Return whether a member of our group is dead; looked for every `LOOK_S` at most."""
-        if self.group is None or now_s - self._looked_s < LOOK_S:
+    def _has_dead_member(self, now_s: float) -> bool:
+        """Return whether a member of this reader's group is dead. Checks at most once in `CHECK_S`."""
+        if self.group is None or now_s - self._checked_s < CHECK_S:
             return False
-        if any(not self._log.lives(member) for member in self._others):
-            return True  # and again, until it is buried
-        self._looked_s = now_s
+        if any(not self._context.is_alive(member) for member in self._others):
+            return True  # and at each call until a member evicts it
+        self._checked_s = now_s
         return False
 
     def _follow_group(self) -> None:
-        """Notice what has come and gone since the last poll, and tell the listener. First what has gone."""
+        """Apply the rebalances since the last poll and call the listener: first on_revoked, then on_assigned."""
         self._version = self._version_now()
         if self.group is None:
             if self._generation < 0:
                 self._generation = 0
                 self._owned = dict.fromkeys(self._partition_ids, 0)
-                self._gain(self._partition_ids)
+                self._assign(self._partition_ids)
             return
-        if self._has_died(time.monotonic()):
-            with self._log.writing(self._connection) as connection:
-                self._log.bury(groups.reap(connection, self.group, self._log.lives))
-            self._log.ringer.ring()
+        if self._has_dead_member(time.monotonic()):
+            with self._context.write_transaction(self._connection) as connection:
+                dead = groups.evict_dead_members(connection, self.group, self._context.is_alive)
+                self._context.remove_members(dead)
+            self._context.notifier.notify()
         if groups.generation_of(self._connection, self.group) == self._generation:
             return
         with file.snapshot(self._connection) as connection:
@@ -138,27 +136,27 @@ class EmbeddedReader:
         lost = [p for p, since in self._owned.items() if known.get(p) != since]
         gained = [p for p, since in known.items() if self._owned.get(p) != since]
         self._owned, self._generation = known, generation
-        self._lose(lost)
+        self._revoke(lost)
         if owned is None:
-            raise Fenced(f"a newer member of the group {self.group} has this member's name")
-        self._gain(gained)
+            raise Fenced(f"a newer member of group {self.group} has this member's name; stop this one")
+        self._assign(gained)
 
-    def _lose(self, partition_ids: list[int]) -> None:
+    def _revoke(self, partition_ids: list[int]) -> None:
         for partition_id in partition_ids:
             self._positions.pop(partition_id, None)
         if partition_ids and self._listener is not None:
             self._listener.on_revoked(sorted(self._names[p] for p in partition_ids))
 
-    def _gain(self, partition_ids: list[int]) -> None:
-        told: Mapping[TopicPartition, int] = {}
+    def _assign(self, partition_ids: list[int]) -> None:
+        given: Mapping[TopicPartition, int] = {}
         if partition_ids and self._listener is not None:
-            told = self._listener.on_assigned(sorted(self._names[p] for p in partition_ids))
-        committed = {} if self.group is None else self._log.positions_of(self._connection, self.group)
+            given = self._listener.on_assigned(sorted(self._names[p] for p in partition_ids))
+        committed = {} if self.group is None else self._context.positions_of(self._connection, self.group)
         for partition_id in partition_ids:
-            position = told.get(self._names[partition_id], committed.get(partition_id))
-            self._positions[partition_id] = self._begin(partition_id) if position is None else position
+            position = given.get(self._names[partition_id], committed.get(partition_id))
+            self._positions[partition_id] = self._start_position(partition_id) if position is None else position
 
-    def _begin(self, partition_id: int) -> int:
+    def _start_position(self, partition_id: int) -> int:
         start = self._start
         within = records.bounds(self._connection, [partition_id])[partition_id]
         if start.at == "latest":
@@ -167,22 +165,22 @@ class EmbeddedReader:
             return records.offset_at(self._connection, partition_id, start.time_us, within)
         return start.positions.get(self._names[partition_id], within.first)
 
-    def _take(self, max_records: int, max_bytes: int) -> list[ConsumedRecord]:
-        """Take of each partition that has something an equal share of what the limits leave.
+    def _read_share(self, max_records: int, max_bytes: int) -> list[ConsumedRecord]:
+        """Read an equal share of the remaining limits from each partition that has records.
 
-        Who is first to be served changes with every call, so that a partition of huge records starves no other.
+        The first partition changes with every call, so that one with huge records starves no other.
         """
         if not self._positions:
             return []
         within = records.bounds(self._connection, list(self._positions))
-        waiting = [p for p, at in self._positions.items() if at != within[p].next]
-        if not waiting:
+        pending = [p for p, at in self._positions.items() if at != within[p].next]
+        if not pending:
             return []
-        self._turn = (self._turn + 1) % len(waiting)
-        waiting = waiting[self._turn :] + waiting[: self._turn]
+        self._turn = (self._turn + 1) % len(pending)
+        pending = pending[self._turn :] + pending[: self._turn]
         taken: list[ConsumedRecord] = []
-        for served, partition_id in enumerate(waiting):
-            shares = len(waiting) - served
+        for served, partition_id in enumerate(pending):
+            shares = len(pending) - served
             position = self._positions[partition_id]
             self._check(partition_id, position, within[partition_id])
             some = records.read(
@@ -203,16 +201,16 @@ class EmbeddedReader:
             return
         name = self._names[partition_id]
         raise LogError(
-            f"position {position} of {name.topic}/{name.partition} is not in the log, which has {within.first} to "
-            f"{within.next}: " + ("retention has passed it" if position < within.first else "it is of another log")
+            f"position {position} of {name.topic}/{name.partition} is not in the log, which contains {within.first} to "
+            f"{within.next}: " + ("retention dropped it" if position < within.first else "it belongs to another log")
         )
 
     def assignment(self) -> frozenset[TopicPartition]:
-        """Return the partitions that are ours as of the last poll."""
+        """Return the partitions that this reader owned at its last poll."""
         return frozenset(self._names[partition_id] for partition_id in self._owned)
 
     def seek(self, positions: Mapping[TopicPartition, int]) -> None:
-        """Go on from these positions in assigned partitions; before the first poll of a reader without group, too."""
+        """Continue from these positions in assigned partitions. Without a group this works before the first poll."""
         if self.group is None:
             self._follow_group()
         ids = {self._names[partition_id]: partition_id for partition_id in self._owned}
@@ -222,40 +220,40 @@ class EmbeddedReader:
             self._positions[ids[name]] = position
 
     def commit(self, positions: Mapping[TopicPartition, int]) -> None:
-        """Keep positions for the group."""
-        with self._log.writing(self._connection) as connection:
-            self.keep_positions(connection, positions)
+        """Commit positions of the group, without a writer's transaction."""
+        with self._context.write_transaction(self._connection) as connection:
+            self.commit_positions(connection, positions)
 
-    def keep_positions(self, connection: sqlite3.Connection, positions: Mapping[TopicPartition, int]) -> None:
-        """Keep positions within an open transaction. Raises Fenced if one is not ours as of the last poll and now."""
+    def commit_positions(self, connection: sqlite3.Connection, positions: Mapping[TopicPartition, int]) -> None:
+        """Commit positions in an open transaction. Raises Fenced unless this reader owned each since its last poll."""
         if self.group is None:
-            raise LogError("a reader without a group commits nothing")
-        find = self._log.catalog.partition_id
+            raise LogError("a reader without a group cannot commit positions")
+        find = self._context.catalog.partition_id
         by_id = {find(connection, *name): position for name, position in positions.items()}
-        groups.keep_positions(connection, self.group, self._incarnation, self._owned, by_id)
+        groups.commit_positions(connection, self.group, self._incarnation, self._owned, by_id)
 
     def wake(self) -> None:
-        """Make a waiting poll, or else the next, return at once."""
+        """Make the waiting poll return at once, or the next one if none waits."""
         self._woken.set()
-        bell = self._bell
-        if bell is not None:
-            bell.wake()
+        wakeup = self._wakeup
+        if wakeup is not None:
+            wakeup.wake()
 
     def close(self) -> None:
-        """Leave the group, so that others get the partitions at once."""
+        """Leave the group; other members get the partitions at once."""
         if self._closed:
             return
         self._closed = True
         try:
-            if self._life is not None and self.group is not None:
-                with self._log.writing(self._connection) as connection:
+            if self._liveness is not None and self.group is not None:
+                with self._context.write_transaction(self._connection) as connection:
                     groups.leave(connection, self.group, self._incarnation)
-                self._log.ringer.ring()
+                self._context.notifier.notify()
         finally:
-            if self._life is not None:
-                self._life.close()
-            if self._bell is not None:
-                self._bell.close()
+            if self._liveness is not None:
+                self._liveness.close()
+            if self._wakeup is not None:
+                self._wakeup.close()
             self._connection.close()
 
     def __enter__(self) -> EmbeddedReader:
@@ -263,5 +261,5 @@ class EmbeddedReader:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Close."""
+        """Close the reader."""
         self.close()

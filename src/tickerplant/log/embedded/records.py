@@ -1,4 +1,4 @@
-"""The SQL on records: appending, reading a stretch, finding a time, dropping what is old."""
+"""The SQL on records and state: append, read a range, find a time, drop old records."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import NamedTuple
 from tickerplant.log.port import Payload
 
 _DROP_BYTES, _DROP_RECORDS = 8 << 20, 1024
-"""What one transaction of `drop` takes: some 500 pages to walk, a few ms that a writer waits."""
+"""Maximum bytes and records of one `drop` transaction: about 500 pages, which block a writer for a few ms."""
 
 
 class Bounds(NamedTuple):
-    """The oldest offset still there, and the next to be given out."""
+    """The first retained offset, and the next offset to assign."""
 
     first: int
     next: int
@@ -30,7 +30,7 @@ def bounds(connection: sqlite3.Connection, partition_ids: Sequence[int]) -> dict
 
 
 def append(connection: sqlite3.Connection, partition_id: int, values: Iterable[Payload], now_us: int) -> int:
-    """Append values in order; return the last one's offset. A partition's time never goes back, though clocks do."""
+    """Append values in order; return the last offset. A partition's time never decreases, although clocks may."""
     next_offset, last_us = connection.execute(
         "SELECT next_offset, last_us FROM partitions WHERE id = ?", (partition_id,)
     ).fetchone()
@@ -50,9 +50,9 @@ def append(connection: sqlite3.Connection, partition_id: int, values: Iterable[P
 def read(
     connection: sqlite3.Connection, partition_id: int, position: int, max_records: int, max_bytes: int, at_least: int
 ) -> list[tuple[int, int, bytes]]:
-    """Return (offset, appended at, value) from a position on, within the limits, but `at_least` so many.
+    """Return (offset, append time, value) from a position on: within the limits, but at least `at_least` records.
 
-    First the sizes, which cost a page or two, then the values of those that fit.
+    It reads the sizes first, which are on one or two pages, then the values that fit.
     """
     count, room = 0, max_bytes
     for (size,) in connection.execute(
@@ -71,7 +71,7 @@ def read(
 
 
 def offset_at(connection: sqlite3.Connection, partition_id: int, time_us: int, within: Bounds) -> int:
-    """Return the offset of the first record appended at or after a time; the next offset if there is none."""
+    """Return the offset of the first record appended at or after a time; the next offset if none was."""
     low, high = within
     while low < high:
         middle = (low + high) // 2
@@ -83,7 +83,7 @@ def offset_at(connection: sqlite3.Connection, partition_id: int, time_us: int, w
 
 
 def droppable(connection: sqlite3.Connection, partition_id: int, before_us: int) -> Bounds:
-    """Return the offsets that retention may drop: older than the time, and below every group and every floor."""
+    """Return the offsets that retention may drop: older than `before_us`, below all group positions and holds."""
     within = bounds(connection, [partition_id])[partition_id]
     (held,) = connection.execute(
         "SELECT min(position) FROM (SELECT position FROM positions WHERE partition_id = ?1 "
@@ -96,28 +96,28 @@ def droppable(connection: sqlite3.Connection, partition_id: int, before_us: int)
     return Bounds(within.first, min(end, offset_at(connection, partition_id, before_us, within)))
 
 
-def drop(connection: sqlite3.Connection, partition_id: int, stretch: Bounds) -> int:
-    """Drop a bounded number of records from the beginning of a stretch; return how many. Their pages are used again."""
+def drop(connection: sqlite3.Connection, partition_id: int, range_: Bounds) -> int:
+    """Drop a bounded number of records from the start of a range; return how many. SQLite reuses their pages."""
     sizes = connection.execute(
         'SELECT length(value) FROM records WHERE partition_id = ? AND "offset" >= ? AND "offset" < ? '
         'ORDER BY "offset" LIMIT ?',
-        (partition_id, stretch.first, stretch.next, _DROP_RECORDS),
+        (partition_id, range_.first, range_.next, _DROP_RECORDS),
     ).fetchall()
     count, room = 0, _DROP_BYTES
     while count < len(sizes) and (room > 0 or not count):
         room -= sizes[count][0]
         count += 1
-    end = stretch.first + count
+    end = range_.first + count
     connection.execute(
         'DELETE FROM records WHERE partition_id = ? AND "offset" >= ? AND "offset" < ?',
-        (partition_id, stretch.first, end),
+        (partition_id, range_.first, end),
     )
     connection.execute("UPDATE partitions SET first_offset = ? WHERE id = ?", (end, partition_id))
     return count
 
 
 STATE_PART_BYTES = 256 << 20
-"""Kept values are cut at this length: SQLite's rows end at a billion bytes."""
+"""Maximum bytes of one row of a state value; longer values are split. SQLite limits a row to 10^9 bytes."""
 
 
 def put_state(connection: sqlite3.Connection, partition_id: int, key: str, value: Payload | None) -> None:

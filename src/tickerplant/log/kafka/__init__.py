@@ -1,4 +1,8 @@
-"""The event log on Apache Kafka, for a cluster: `KafkaLog(bootstrap)`."""
+"""The event log on Apache Kafka, for a cluster: `KafkaLog(bootstrap)`.
+
+`log` implements the port; `context` is what its readers and writers share. Begin reading at `writer._commit` for a
+transaction, at `reader._on_assign` for a rebalance. `state` stores snapshots in compacted topics.
+"""
 
 from tickerplant.log.kafka.log import KafkaLog
 

@@ -1,4 +1,4 @@
-"""Topics, offsets and groups, asked of the brokers."""
+"""Administrative requests to the brokers: topics, offsets, groups."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ from confluent_kafka.cimpl import NewTopic
 
 from tickerplant.core.errors import LogError, LogUnavailable, UnknownTopic
 from tickerplant.core.schemas import TopicSpec
-from tickerplant.log.kafka.connection import MESSAGE_BYTES, Cluster, checked, error_of, result, told, translate
+from tickerplant.log.kafka.connection import (
+    MESSAGE_BYTES,
+    Cluster,
+    checked,
+    error_of,
+    result,
+    translate,
+    translate_errors,
+)
 
 _EARLIEST: Any = OffsetSpec._earliest
 _LATEST: Any = OffsetSpec._latest
@@ -31,7 +39,7 @@ _KEYED: Mapping[str, str] = {
 
 
 class Admin:
-    """Administrative requests under the names that the brokers know, the prefix included. Safe between threads."""
+    """Administrative requests. Names are those of the brokers, with the prefix. Thread-safe."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -41,20 +49,20 @@ class Admin:
         self._keyed: dict[str, bool] = {}
 
     def partitions(self, topic: str) -> int:
-        """Return the number of partitions; asked once. Raises UnknownTopic."""
+        """Return the number of partitions; cached after the first request. Raises UnknownTopic."""
         with self._guard:
             if topic not in self._partitions:
-                with told(f"asking for {topic}"):
+                with translate_errors(f"describing {topic}"):
                     found = self._client.list_topics(topic, timeout=self._cluster.patience_s).topics[topic]
                 if found.error is not None:
                     if found.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-                        raise UnknownTopic(f"the brokers have no topic {topic}; `tickerplant create-topics` makes it")
-                    raise translate(found.error, f"asking for {topic}")
+                        raise UnknownTopic(f"the brokers have no topic {topic}; `tickerplant create-topics` creates it")
+                    raise translate(found.error, f"describing {topic}")
                 self._partitions[topic] = len(found.partitions)
             return self._partitions[topic]
 
     def partitions_soon(self, topic: str) -> int:
-        """Return the number of partitions of a topic made just now, here or elsewhere: the brokers take a moment."""
+        """Return the number of partitions of a topic that was just created; waits until the brokers return it."""
         deadline = time.monotonic() + self._cluster.patience_s
         while True:
             try:
@@ -65,17 +73,17 @@ class Admin:
                 time.sleep(0.02)
 
     def keyed(self, topic: str) -> bool:
-        """Return whether the topic keeps values by key; asked once."""
+        """Return whether it is a state topic; cached after the first request."""
         with self._guard:
             if topic not in self._keyed:
                 resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
                 (future,) = self._client.describe_configs([resource]).values()
-                config: Any = result(future, f"asking for {topic}", self._cluster.patience_s)
+                config: Any = result(future, f"describing {topic}", self._cluster.patience_s)
                 self._keyed[topic] = "compact" in config["cleanup.policy"].value
             return self._keyed[topic]
 
     def create(self, topic: str, partitions: int, spec: TopicSpec, replication_factor: int) -> bool:
-        """Make a topic; False if it is there. Raises LogError if it is there with another number of partitions."""
+        """Create a topic; False if it exists. Raises LogError if it exists with another number of partitions."""
         config = {
             "message.timestamp.type": "LogAppendTime",
             "max.message.bytes": str(MESSAGE_BYTES),
@@ -84,7 +92,7 @@ class Admin:
         if spec.retention_us is None:
             config |= _KEYED
         else:
-            # a segment is deleted whole, so it must be much shorter than the retention; and not a file a minute
+            # segments are deleted whole: much shorter than the retention, but at least ten minutes each
             retention_ms = max(1, spec.retention_us // 1000)
             config |= {"cleanup.policy": "delete", "retention.ms": str(retention_ms)}
             config |= {"segment.ms": str(max(retention_ms // 10, 600_000))}
@@ -94,22 +102,23 @@ class Admin:
             future.result(self._cluster.patience_s)
         except KafkaException as exception:
             if error_of(exception).code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise translate(error_of(exception), f"making {topic}") from exception
-            there = self.partitions_soon(topic)
-            if there != partitions:
+                raise translate(error_of(exception), f"creating {topic}") from exception
+            existing = self.partitions_soon(topic)
+            if existing != partitions:
                 raise LogError(
-                    f"topic {topic} has {there} partitions, not {partitions}; the number is fixed when a topic is made"
+                    f"topic {topic} has {existing} partitions, not {partitions}; "
+                    "the number is fixed when a topic is created"
                 ) from None
             return False
         except TimeoutError as error:
-            raise LogUnavailable(f"making {topic}: no answer from the brokers") from error
+            raise LogUnavailable(f"creating {topic}: no answer from the brokers") from error
         return True
 
     def topic_ids(self, topics: Iterable[str]) -> dict[str, str]:
-        """Return the brokers' ids of topics, they change when one is deleted and made again. Raises UnknownTopic."""
+        """Return the brokers' ids of topics. A deleted and recreated topic has a new id. Raises UnknownTopic."""
         futures = self._client.describe_topics(TopicCollection(list(topics)))
         return {
-            topic: str(result(future, f"asking for {topic}", self._cluster.patience_s).topic_id)
+            topic: str(result(future, f"describing {topic}", self._cluster.patience_s).topic_id)
             for topic, future in futures.items()
         }
 
@@ -132,37 +141,37 @@ class Admin:
             request_timeout=self._cluster.patience_s,
         )
         return {
-            (part.topic, part.partition): result(future, "asking for offsets", self._cluster.patience_s).offset
+            (part.topic, part.partition): result(future, "fetching offsets", self._cluster.patience_s).offset
             for part, future in futures.items()
         }
 
     def committed(self, group: str, topics: Iterable[str]) -> dict[tuple[str, int], int]:
-        """Return a group's committed positions in these topics, once no open transaction can change them any more.
+        """Return a group's committed positions in these topics. Waits until no open transaction can change them.
 
-        Asked by a consumer that joins nothing: the administrative request for the same (ListConsumerGroupOffsets with
-        require_stable) crashes librdkafka 2.16 when the broker dies while it waits for the answer.
+        A consumer that joins no group makes the request. The equivalent administrative request
+        (ListConsumerGroupOffsets with require_stable) crashes librdkafka 2.16 if the broker dies before it answers.
         """
         parts = [KafkaPartition(topic, i) for topic in topics for i in range(self.partitions(topic))]
         consumer = checked(Consumer, self._cluster.consumer(group))
         try:
-            with told(f"asking for the positions of {group}"):
+            with translate_errors(f"fetching the positions of {group}"):
                 found = consumer.committed(parts, timeout=self._cluster.patience_s)
         finally:
             consumer.close()
         for part in found:
             if part.error is not None:
-                raise translate(part.error, f"asking for the positions of {group}")
+                raise translate(part.error, f"fetching the positions of {group}")
         return {(p.topic, p.partition): p.offset for p in found if p.offset >= 0}
 
     def topics(self, prefix: str) -> list[str]:
-        """Return the names of all topics that begin so, sorted; the brokers' own are left out."""
-        with told("asking for the topics"):
+        """Return the names of all topics with this prefix, sorted, without the brokers' internal topics."""
+        with translate_errors("listing the topics"):
             found = self._client.list_topics(timeout=self._cluster.patience_s).topics
         return sorted(name for name in found if name.startswith(prefix) and not name.startswith("__"))
 
     def groups(self) -> list[str]:
-        """Return the names of all groups. Each broker knows its own: raises LogUnavailable unless all answer."""
-        doing = "asking for the groups"
+        """Return the names of all groups. Each broker lists its own; raises LogUnavailable unless all answer."""
+        doing = "listing the groups"
         listing = self._client.list_consumer_groups(request_timeout=self._cluster.patience_s)
         found: Any = result(listing, doing, self._cluster.patience_s)
         for error in found.errors:
@@ -170,8 +179,8 @@ class Admin:
         return [group.group_id for group in found.valid]
 
     def members(self, group: str) -> int:
-        """Return how many members a group has; 0 for one that nobody knows."""
-        doing, patience_s = f"asking who is in {group}", self._cluster.patience_s
+        """Return the number of members of a group; 0 for an unknown group."""
+        doing, patience_s = f"describing the group {group}", self._cluster.patience_s
         (future,) = self._client.describe_consumer_groups([group], request_timeout=patience_s).values()
         try:
             found: Any = result(future, doing, patience_s)

@@ -1,4 +1,4 @@
-"""How clients of librdkafka are set up, and what its errors mean in ours."""
+"""Settings of librdkafka's clients, and the translation of its errors."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from tickerplant.log.port import MAX_RECORD_BYTES
 T = TypeVar("T")
 
 MESSAGE_BYTES: Final = MAX_RECORD_BYTES + (1 << 20)
-"""`max.message.bytes` of topics and clients: the largest record, its key and framing."""
+"""`max.message.bytes` of topics and clients: the largest record with its key and framing."""
 
-QUIET_S: Final = 30.0
-"""How long the client library says nothing more of a kind that it has just said."""
+REPEAT_S: Final = 30.0
+"""Minimum interval between two log lines of the client library that differ only in their numbers."""
 _KINDS: Final = 256
 _NUMBERS: Final = re.compile(r"\d+")
 
 TRANSACTION_TIMEOUT_MS: Final = 10_000
-"""A dead producer's open transaction holds back the readers of its partitions for this long at most."""
+"""Maximum time for which a dead producer's open transaction blocks the readers of its partitions."""
 
 _CLIENT: Final[Mapping[str, Any]] = {
     "client.id": "tickerplant",
     "socket.nagle.disable": True,
     "reconnect.backoff.ms": 50,
-    "reconnect.backoff.max.ms": 1_000,  # by default 10 s: that much longer away than the broker was
+    "reconnect.backoff.max.ms": 1_000,  # default 10 s, which would prolong each outage by as much
     "message.max.bytes": MESSAGE_BYTES,
     "receive.message.max.bytes": 256 << 20,
     "log.connection.close": False,
@@ -43,8 +43,8 @@ _PRODUCER: Final[Mapping[str, Any]] = {
     "enable.idempotence": True,
     "acks": "all",
     "compression.type": "lz4",  # twenty records of 4,096 ticks: lz4 3.3 M ticks/s, none 3.0, zstd 2.4
-    "linger.ms": 0,  # a commit flushes anyway; waiting would only add to its 5 ms
-    "queue.buffering.max.kbytes": 64 << 10,  # then `append` waits for the broker
+    "linger.ms": 0,  # a commit flushes anyway; lingering would only add to its 5 ms
+    "queue.buffering.max.kbytes": 64 << 10,  # when full, `append` blocks
     "queue.buffering.max.messages": 100_000,
 }
 
@@ -52,49 +52,49 @@ _CONSUMER: Final[Mapping[str, Any]] = {
     "isolation.level": "read_committed",
     "enable.auto.commit": False,
     "enable.auto.offset.store": False,
-    "auto.offset.reset": "error",  # a position that is gone is an error to be told, never a silent jump
+    "auto.offset.reset": "error",  # a dropped position raises an error instead of a silent jump
     "fetch.min.bytes": 1,
-    "fetch.wait.max.ms": 500,  # of an empty fetch alone: with one byte there the broker answers at once
+    "fetch.wait.max.ms": 500,  # applies to empty fetches only: with one byte the broker answers at once
     "fetch.message.max.bytes": 2 << 20,
     "fetch.max.bytes": 64 << 20,
     "queued.min.messages": 2_000,
-    "queued.max.messages.kbytes": 8 << 10,  # what a reader that does not poll keeps in memory
-    "fetch.queue.backoff.ms": 5,  # by default 1 s without fetching each time the queue was full
-    "partition.assignment.strategy": "range",  # a partition number of all topics goes to one member
+    "queued.max.messages.kbytes": 8 << 10,  # maximum prefetch of a reader that does not poll.
+    "fetch.queue.backoff.ms": 5,  # default: 1 s without fetching after each full queue.
+    "partition.assignment.strategy": "range",  # one partition number of all topics goes to one member
     "max.poll.interval.ms": 600_000,
     "heartbeat.interval.ms": 2_000,
     "allow.auto.create.topics": False,
 }
 
 
-class _Words:
-    """What librdkafka logs to. Never raises, and finds `log` in its own class: see `writer._flush`.
+class ClientLogFilter:
+    """The logger of librdkafka's clients. It never raises, and defines `log` in its own class: see `writer._flush`.
 
-    Each client of a broker that is away says so several times a second. Of lines that differ in their numbers alone all
-    clients say one in `QUIET_S`.
+    Each client of an unavailable broker logs several lines a second. Among lines that differ only in their numbers, all
+    clients of the process together log one in `REPEAT_S`.
     """
 
-    _said_s: ClassVar[dict[str, float]] = {}
+    _logged_s: ClassVar[dict[str, float]] = {}
 
     def __init__(self) -> None:
         self._logger = logging.getLogger("tickerplant.log.kafka")
 
     def log(self, level: int, text: str, *arguments: Any) -> None:
-        """Log a line."""
+        """Log a line unless a similar one was logged recently."""
         with contextlib.suppress(Exception):
             line = text % arguments if arguments else text
             kind, now_s = _NUMBERS.sub("#", line), time.monotonic()
-            if now_s - self._said_s.get(kind, -QUIET_S) < QUIET_S:
+            if now_s - self._logged_s.get(kind, -REPEAT_S) < REPEAT_S:
                 return
-            if len(self._said_s) >= _KINDS:
-                self._said_s.clear()
-            self._said_s[kind] = now_s
+            if len(self._logged_s) >= _KINDS:
+                self._logged_s.clear()
+            self._logged_s[kind] = now_s
             self._logger.log(level, "%s", line)
 
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Where the brokers are, how to speak to them, and how patient to be."""
+    """Addresses of the brokers, settings of their clients, and timeouts."""
 
     bootstrap: str
     config: Mapping[str, str] = field(default_factory=dict)
@@ -102,9 +102,9 @@ class Cluster:
     session_timeout_s: float = 10.0
 
     def client(self, kind: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-        """Return the settings of one client; the user's (TLS, SASL) beat those of its kind, never our own promises."""
-        promised = {"bootstrap.servers": self.bootstrap, "logger": _Words()}
-        return {**_CLIENT, **kind, **self.config, **more, **promised}
+        """Return the settings of one client. The user's override those of its kind, not the fixed ones."""
+        fixed = {"bootstrap.servers": self.bootstrap, "logger": ClientLogFilter()}
+        return {**_CLIENT, **kind, **self.config, **more, **fixed}
 
     def producer(self, **more: Any) -> dict[str, Any]:
         """Return the settings of a producer."""
@@ -122,7 +122,7 @@ _FENCED = {
     KafkaError.FENCED_INSTANCE_ID, KafkaError.REBALANCE_IN_PROGRESS, KafkaError.STALE_MEMBER_EPOCH,
     KafkaError.FENCED_MEMBER_EPOCH, KafkaError.PRODUCER_FENCED,
 }  # fmt: skip
-_REFUSED = {
+_PERMANENT = {
     KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED, KafkaError._SSL,
     KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED,
     KafkaError.CLUSTER_AUTHORIZATION_FAILED, KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
@@ -133,7 +133,7 @@ _TOO_LARGE = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE}
 
 
 def translate(error: KafkaError, doing: str) -> LogError:
-    """Return our error for one of Kafka's. What is none of the known kinds counts as passing: LogUnavailable."""
+    """Return the LogError for a Kafka error. Unknown kinds count as temporary: LogUnavailable."""
     code = error.code()
     text = f"{doing}: {error.str()}"
     if code in _FENCED:
@@ -142,20 +142,20 @@ def translate(error: KafkaError, doing: str) -> LogError:
         return UnknownTopic(text)
     if code in _TOO_LARGE:
         return RecordTooLarge(text)
-    if code in _REFUSED or (error.fatal() and not error.retriable()):
+    if code in _PERMANENT or (error.fatal() and not error.retriable()):
         return LogError(text)
     return LogUnavailable(text)
 
 
 def error_of(exception: KafkaException) -> KafkaError:
-    """Return the error that an exception carries."""
+    """Return the error in an exception."""
     error = exception.args[0]
     return error if isinstance(error, KafkaError) else KafkaError(KafkaError._FAIL, str(error))
 
 
 @contextlib.contextmanager
-def told(doing: str) -> Iterator[None]:
-    """Turn Kafka's errors in the block into ours."""
+def translate_errors(doing: str) -> Iterator[None]:
+    """Raise a LogError for each Kafka error in the block; `doing` begins its message."""
     try:
         yield
     except KafkaException as exception:
@@ -163,17 +163,17 @@ def told(doing: str) -> Iterator[None]:
 
 
 def result(future: Future[T], doing: str, patience_s: float) -> T:
-    """Return what an administrative request gives."""
+    """Return the result of an administrative request. Raises LogUnavailable after `patience_s`."""
     try:
-        with told(doing):
+        with translate_errors(doing):
             return future.result(patience_s + min(5.0, patience_s / 4))
     except TimeoutError as error:
         raise LogUnavailable(f"{doing}: no answer") from error
 
 
 def checked(make: Any, settings: dict[str, Any]) -> Any:
-    """Return a client. Raises ConfigError for settings that librdkafka does not take."""
+    """Return a client. Raises ConfigError for settings that librdkafka rejects."""
     try:
         return make(settings)
     except (KafkaException, TypeError, ValueError) as error:
-        raise ConfigError(f"the Kafka client refuses its settings: {error}") from error
+        raise ConfigError(f"the Kafka client rejects its settings: {error}") from error

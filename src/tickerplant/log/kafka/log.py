@@ -1,34 +1,31 @@
-"""The log on Apache Kafka: `KafkaLog`."""
+"""The event log on Apache Kafka: `KafkaLog`, the port's implementation."""
 
 from __future__ import annotations
 
-import threading
 import time
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import structlog
-from confluent_kafka import Consumer, KafkaError, Producer
+from confluent_kafka import Consumer, KafkaError
 from confluent_kafka import TopicPartition as KafkaPartition
 
-from tickerplant.core.errors import LogError, LogUnavailable, UnknownTopic
+from tickerplant.core.errors import LogUnavailable, UnknownTopic
 from tickerplant.core.schemas import TopicSpec
-from tickerplant.log.kafka import range_reader, state
-from tickerplant.log.kafka.admin import Admin
-from tickerplant.log.kafka.connection import Cluster, checked, told, translate
+from tickerplant.log.kafka import range_reader
+from tickerplant.log.kafka.connection import Cluster, checked, translate_errors
+from tickerplant.log.kafka.context import OWN_TOPIC, LogContext
 from tickerplant.log.kafka.reader import KafkaReader
 from tickerplant.log.kafka.writer import KafkaWriter
 from tickerplant.log.port import EARLIEST, ConsumedRecord, Identity, RebalanceListener, Start, TopicPartition
 
-_IDENTITY_S: Final = 10.0
-OWN_TOPIC: Final = "market.state.log"
-"""Where the log keeps its identity, who has claimed which writer's name, and what retention is to be held back for."""
+_IDENTITY_TIMEOUT_S: Final = 10.0
 
-_PEEK = 64
-"""Up to so many offsets behind the end, `lag` reads whether they are records or transaction markers."""
+_EXACT_LAG = 64
+"""Maximum records that `lag` counts by reading them. Beyond, transaction markers count as records."""
 
 _log = structlog.get_logger(__name__)
 
@@ -42,10 +39,10 @@ class _Identity(msgspec.Struct):
 class KafkaLog:
     """The event log in the brokers at `bootstrap` (`host:port,host:port`).
 
-    `config` goes to every client of librdkafka (TLS, SASL). All topics, groups and writers' names begin with
-    `topic_prefix`. `patience_s` is how long a call waits for brokers before LogUnavailable. A dead member is noticed
-    after `session_timeout_s`. Brokers must take fetches and messages of 33 MB between themselves when topics are
-    replicated (`replica.fetch.max.bytes`, which they exceed for a single larger record anyway).
+    `config` configures every client of librdkafka (TLS, SASL). All topics, groups and writers' names begin with
+    `topic_prefix`. A call that waits for brokers longer than `patience_s` raises LogUnavailable. The brokers notice a
+    dead member after `session_timeout_s`. With replicated topics the brokers must accept messages of 33 MB from each
+    other (`replica.fetch.max.bytes`, which they exceed for a single larger record).
     """
 
     def __init__(
@@ -58,146 +55,70 @@ class KafkaLog:
         patience_s: float = 30.0,
         session_timeout_s: float = 10.0,
     ) -> None:
-        self.cluster = Cluster(bootstrap, dict(config or {}), patience_s, session_timeout_s)
-        self._prefix, self._replication_factor = topic_prefix, replication_factor
-        self._admin = Admin(self.cluster)
-        self._guard = threading.Lock()
-        self._states: dict[tuple[str, int], state.Partition] = {}
-        self._chunks: dict[tuple[TopicPartition, str], int] = {}
-        self._producer: Any = None
+        cluster = Cluster(bootstrap, dict(config or {}), patience_s, session_timeout_s)
+        self._context = LogContext(cluster, topic_prefix)
+        self._replication_factor = replication_factor
         self._closed = False
-        self.retention_passed: Counter[str] = Counter()
-        """How often retention was seen to have passed a position that somebody still needed, by topic."""
 
-    # What readers and writers use.
+    @property
+    def cluster(self) -> Cluster:
+        """The brokers and the settings of their clients."""
+        return self._context.cluster
 
-    def named(self, name: str) -> str:
-        """Return the brokers' name of a topic, group or writer."""
-        return self._prefix + name
+    @property
+    def prefix(self) -> str:
+        """The prefix of all topics, groups and writers' names."""
+        return self._context.prefix
 
-    def unnamed(self, name: str) -> str:
-        """Return our name of the brokers' name."""
-        return name.removeprefix(self._prefix)
-
-    def check(self, topic: str, partition: int, *, keyed: bool) -> None:
-        """Raise UnknownTopic for a partition that is not there, LogError for a topic of the other kind."""
-        partitions = self.partitions(topic)
-        if not 0 <= partition < partitions:
-            raise UnknownTopic(f"topic {topic} has {partitions} partitions, no partition {partition}")
-        if self._admin.keyed(self.named(topic)) != keyed:
-            raise LogError(
-                f"{topic} keeps " + ("a stretch of time: use append" if keyed else "values by key: use put_state")
-            )
-
-    def claim(self, name: str) -> str:
-        """Claim a writer's name; the newest claim counts. Returns what `claim_stands` takes."""
-        claim = uuid.uuid4().hex
-        self._keep(f"writer:{name}", claim.encode())
-        return claim
-
-    def claim_stands(self, name: str, claim: str) -> bool:
-        """Return whether nobody has claimed the name since."""
-        return self._get(OWN_TOPIC, 0, f"writer:{name}") == claim.encode()
-
-    def chunk_count(self, source: TopicPartition, key: str) -> int:
-        """Return how many chunks the former value of a key has left; reads the partition if we have not written it."""
-        known = self._chunks.get((source, key))
-        if known is None:
-            self._get(*source, key)
-            known = self._state(*source).chunk_count(key)
-            self._chunks[source, key] = known
-        return known
-
-    def note_chunks(self, chunks: Mapping[tuple[TopicPartition, str], int]) -> None:
-        """Remember how many chunks committed values have."""
-        self._chunks.update(chunks)
-
-    def note_written(self, ends: Mapping[TopicPartition, int]) -> None:
-        """Remember how far this process has committed in partitions of kept state: it reads its own writes."""
-        for source, end in ends.items():
-            self._state(*source).note_written(end)
-
-    def note_passed(self, source: TopicPartition) -> None:
-        """Count a position that retention has passed, and say so."""
-        self.retention_passed[source.topic] += 1
-        _log.error("retention passed a position", topic=source.topic, partition=source.partition)
-
-    def _keep(self, key: str, value: bytes | None) -> None:
-        """Write into our own topic, outside any transaction."""
-        self.partitions(OWN_TOPIC)
-        failed: list[KafkaError] = []
-        with self._guard, told(f"writing to {OWN_TOPIC}"):
-            if self._producer is None:
-                self._producer = checked(Producer, self.cluster.producer())
-            for message_key, part in state.messages(key, value, 0):
-                self._producer.produce(
-                    self.named(OWN_TOPIC),
-                    part,
-                    message_key,
-                    partition=0,
-                    on_delivery=lambda error, _: failed.append(error) if error else None,
-                )
-            if self._producer.flush(self.cluster.patience_s):
-                raise LogUnavailable(f"writing to {OWN_TOPIC}: no answer from the brokers")
-        if failed:
-            raise translate(failed[0], f"writing to {OWN_TOPIC}")
-
-    def _get(self, topic: str, partition: int, key: str) -> bytes | None:
-        return self._state(topic, partition).get(key)
-
-    def _state(self, topic: str, partition: int) -> state.Partition:
-        self.check(topic, partition, keyed=True)
-        with self._guard:
-            found = self._states.get((topic, partition))
-            if found is None:
-                found = state.Partition(self.cluster, self.named(topic), partition)
-                self._states[topic, partition] = found
-            return found
-
-    # The port.
+    @property
+    def retention_passed(self) -> Counter[str]:
+        """Number of times that retention had dropped a position still needed, by topic."""
+        return self._context.retention_passed
 
     def identity(self) -> Identity:
-        """Return which log this is. A topic deleted and made again makes it another log."""
-        kept = self._get(OWN_TOPIC, 0, "identity")
-        if kept is None:
-            raise UnknownTopic("the brokers have no identity for this log; `tickerplant create-topics` gives it one")
-        record = msgspec.json.decode(kept, type=_Identity)
-        ids = self._admin.topic_ids([self.named(topic) for topic in record.topics])
-        text = ",".join(f"{topic}={ids[self.named(topic)]}" for topic in record.topics)
+        """Return the identity of this log. It changes if a topic is deleted and created again."""
+        stored = self._context.get_state(OWN_TOPIC, 0, "identity")
+        if stored is None:
+            raise UnknownTopic("the brokers have no identity of this log; `tickerplant create-topics` creates it")
+        record = msgspec.json.decode(stored, type=_Identity)
+        ids = self._context.admin.topic_ids([self._context.named(topic) for topic in record.topics])
+        text = ",".join(f"{topic}={ids[self._context.named(topic)]}" for topic in record.topics)
         return Identity(str(uuid.uuid5(uuid.UUID(record.seed), text)), record.generation)
 
     def create_topics(self, specs: Iterable[TopicSpec], partitions: int, *, generation: int = 1) -> list[str]:
-        """Make what is missing and return its names. The retention of topics that are there is the brokers' affair."""
+        """Create the missing topics and return their names. The retention of existing topics stays as it is."""
         specs = list(specs)
-        made = [
+        created = [
             spec.name
             for spec in specs
-            if self._admin.create(self.named(spec.name), partitions, spec, self._replication_factor)
+            if self._context.admin.create(self._context.named(spec.name), partitions, spec, self._replication_factor)
         ]
-        own = self._admin.create(self.named(OWN_TOPIC), 1, TopicSpec(OWN_TOPIC, None), self._replication_factor)
+        own = self._context.admin.create(
+            self._context.named(OWN_TOPIC), 1, TopicSpec(OWN_TOPIC, None), self._replication_factor
+        )
         for name in (*(spec.name for spec in specs), OWN_TOPIC):
-            self._admin.partitions_soon(self.named(name))
-        # Of processes that begin together one makes the topic: it alone says which log this is.
-        if self._get(OWN_TOPIC, 0, "identity") is None and (own or not self._identity_comes()):
+            self._context.admin.partitions_soon(self._context.named(name))
+        # If processes start together, the one that created the log's own topic writes the identity.
+        if self._context.get_state(OWN_TOPIC, 0, "identity") is None and (own or not self._wait_for_identity()):
             topics = sorted(spec.name for spec in specs if not spec.keyed)
-            # If he died before, several may follow him: from the topic's own id they all say the same.
-            (own_id,) = self._admin.topic_ids([self.named(OWN_TOPIC)]).values()
+            # If that process died first, several may write it: all derive the same one from the topic's id.
+            (own_id,) = self._context.admin.topic_ids([self._context.named(OWN_TOPIC)]).values()
             record = _Identity(str(uuid.uuid5(uuid.NAMESPACE_OID, own_id)), generation, topics)
-            self._keep("identity", msgspec.json.encode(record))
-        return made
+            self._context.put_own("identity", msgspec.json.encode(record))
+        return created
 
-    def _identity_comes(self) -> bool:
-        """Wait for whoever made our own topic to write the identity; False if he must have died before."""
-        deadline = time.monotonic() + _IDENTITY_S
-        while self._get(OWN_TOPIC, 0, "identity") is None:
+    def _wait_for_identity(self) -> bool:
+        """Wait until the process that created the own topic has written the identity; False if it apparently died."""
+        deadline = time.monotonic() + _IDENTITY_TIMEOUT_S
+        while self._context.get_state(OWN_TOPIC, 0, "identity") is None:
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.05)
         return True
 
     def partitions(self, topic: str) -> int:
-        """Return the number of partitions; asked of the brokers once."""
-        return self._admin.partitions(self.named(topic))
+        """Return the number of partitions; cached after the first request."""
+        return self._context.partitions(topic)
 
     def reader(
         self,
@@ -208,45 +129,46 @@ class KafkaLog:
         start: Start = EARLIEST,
         listener: RebalanceListener | None = None,
     ) -> KafkaReader:
-        """Return a reader; with a group it becomes a member in its first polls.
+        """Return a reader. With a group it becomes a member during its first polls.
 
-        `member` becomes the group's static member id: a member that is killed and started again within the session
-        timeout has its partitions back at once, but one that leaves is waited for as long.
+        `member` is the group's static member id. A member that restarts within the session timeout gets its partitions
+        back at once. The partitions of one that leaves stay unassigned for the session timeout.
         """
-        return KafkaReader(self, topics, group, member, start, listener)
+        return KafkaReader(self._context, topics, group, member, start, listener)
 
     def read_range(self, source: TopicPartition, begin: int, end: int) -> Iterator[ConsumedRecord]:
-        """Yield what one partition has in `[begin, end)`, in order; its own consumer takes some 100 ms to begin."""
-        self.check(source.topic, source.partition, keyed=False)
-        found = range_reader.messages(self.cluster, self.named(source.topic), source.partition, begin, end)
+        """Yield the records of one partition in `[begin, end)`, in order. Its consumer takes about 100 ms to start."""
+        self._context.check(source.topic, source.partition, keyed=False)
+        found = range_reader.messages(self.cluster, self._context.named(source.topic), source.partition, begin, end)
         for message in found:
             at_us = message.timestamp()[1] * 1000
             yield ConsumedRecord(source.topic, source.partition, message.offset() or 0, at_us, message.value() or b"")
 
     def writer(self, name: str) -> KafkaWriter:
-        """Return the writer of that name; it is the transactional id, so any earlier one's transaction is aborted."""
-        return KafkaWriter(self, name)
+        """Return the writer of that name, its transactional id. An earlier writer's open transaction is aborted."""
+        return KafkaWriter(self._context, name)
 
     def get_state(self, topic: str, partition: int, key: str) -> bytes | None:
-        """Return the newest committed value of a key, or None. Reads what came to the partition since the last call."""
-        return self._get(topic, partition, key)
+        """Return the newest committed value of a key, or None. Reads the partition from the last read on."""
+        return self._context.get_state(topic, partition, key)
 
     def state_keys(self, topic: str, partition: int) -> list[str]:
         """Return the keys that have a value, sorted."""
-        return self._state(topic, partition).names()
+        return self._context.state_of(topic, partition).names()
 
     def offsets(self, topic: str, *, read_uncommitted: bool = False) -> dict[TopicPartition, tuple[int, int]]:
-        """Return (earliest, end) of each partition; the end of what is committed, transaction markers included."""
-        found = self._admin.offsets([self.named(topic)], read_uncommitted=read_uncommitted)
-        return {TopicPartition(topic, p): bounds for (_, p), bounds in found.items()}
+        """Return (earliest, end) of each partition. The end includes transaction markers."""
+        return self._context.offsets(topic, read_uncommitted=read_uncommitted)
 
     def committed(self, group: str) -> dict[TopicPartition, int]:
         """Return the positions that a group has committed."""
-        found = self._admin.committed(self.named(group), self._admin.topics(self._prefix))
-        return {TopicPartition(self.unnamed(topic), p): position for (topic, p), position in found.items()}
+        found = self._context.admin.committed(
+            self._context.named(group), self._context.admin.topics(self._context.prefix)
+        )
+        return {TopicPartition(self._context.unnamed(topic), p): position for (topic, p), position in found.items()}
 
     def lag(self, group: str, topics: Sequence[str]) -> dict[TopicPartition, int]:
-        """Return how many records the group has still to read: exact up to 64, above with markers."""
+        """Return the number of unread records by partition: exact up to `_EXACT_LAG`, above it with markers."""
         committed = self.committed(group)
         bounds = {p: b for topic in topics for p, b in self.offsets(topic).items()}
         starts = {p: max(first, committed.get(p, first)) for p, (first, _) in bounds.items()}
@@ -257,7 +179,7 @@ class KafkaLog:
     def _count(
         self, starts: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int]
     ) -> dict[TopicPartition, int]:
-        """Return how many records stand in [start, end), reading at most `_PEEK` of each."""
+        """Return the number of records in [start, end) of each partition; reads at most `_EXACT_LAG` of each."""
         if not starts:
             return {}
         small = {"enable.partition.eof": True, "fetch.message.max.bytes": 65_536, "auto.offset.reset": "earliest"}
@@ -266,22 +188,22 @@ class KafkaLog:
         deadline = time.monotonic() + self.cluster.patience_s
         consumer = checked(Consumer, self.cluster.consumer("tickerplant-lag", **small))
         try:
-            with told("counting what is left to read"):
-                consumer.assign([KafkaPartition(self.named(t), p, at) for (t, p), at in starts.items()])
+            with translate_errors("counting unread records"):
+                consumer.assign([KafkaPartition(self._context.named(t), p, at) for (t, p), at in starts.items()])
                 while open_:
                     message = consumer.poll(0.2)
                     if message is None:
                         if time.monotonic() > deadline:
-                            raise LogUnavailable("counting what is left to read: no answer from the brokers")
+                            raise LogUnavailable("counting unread records: no answer from the brokers")
                         continue
-                    source = TopicPartition(self.unnamed(message.topic() or ""), message.partition() or 0)
+                    source = TopicPartition(self._context.unnamed(message.topic() or ""), message.partition() or 0)
                     if message.error() is not None:
                         if message.error().code() == KafkaError._PARTITION_EOF:
                             open_.discard(source)
                     elif source in open_:
                         offset, end = message.offset() or 0, ends[source]
                         counts[source] += offset < end
-                        if counts[source] >= _PEEK and offset < end:
+                        if counts[source] >= _EXACT_LAG and offset < end:
                             counts[source] += end - offset - 1
                             open_.discard(source)
                         elif offset >= end:
@@ -291,28 +213,28 @@ class KafkaLog:
         return counts
 
     def groups(self) -> list[str]:
-        """Return the names of groups that have committed a position in our topics, sorted."""
-        ours = [group for group in self._admin.groups() if group.startswith(self._prefix)]
-        return sorted(self.unnamed(group) for group in ours if self._positions_in_ours(group))
+        """Return the names of groups that have committed a position in this log's topics, sorted."""
+        candidates = [group for group in self._context.admin.groups() if group.startswith(self._context.prefix)]
+        return sorted(self._context.unnamed(group) for group in candidates if self._has_positions(group))
 
     def members(self, group: str) -> int:
-        """Return how many members of a group live; one that was killed counts until its session has run out."""
-        return self._admin.members(self.named(group))
+        """Return the number of live members of a group. A killed one counts until its session expires."""
+        return self._context.admin.members(self._context.named(group))
 
-    def _positions_in_ours(self, group: str) -> dict[tuple[str, int], int]:
-        return self._admin.committed(group, self._admin.topics(self._prefix))
+    def _has_positions(self, group: str) -> bool:
+        return bool(self._context.admin.committed(group, self._context.admin.topics(self._context.prefix)))
 
     def make_durable(self) -> None:
-        """Return at once: what can be read has been acknowledged by all in-sync replicas.
+        """Return at once: all in-sync replicas have acknowledged what can be read.
 
-        That survives a power cut of all but one of them. Kafka does not sync each message to disk, so with one replica
-        (or all of them on one power supply) it survives the death of the process, not of the machine.
+        It survives a power failure of all but one replica. Kafka does not sync each message to disk. So with one
+        replica (or all on one power supply) it survives the death of the broker's process, not of the machine.
         """
 
     def trim(self, now_us: int) -> dict[str, int]:
-        """Return {}: the brokers apply retention by themselves, heeding neither groups nor floors.
+        """Return {}: the brokers apply retention themselves and respect neither groups nor holds.
 
-        So this looks whether they have passed any, says so in the log, and counts in `retention_passed`.
+        This method detects positions that retention has dropped, logs an error and counts them in `retention_passed`.
         """
         del now_us
         needed: list[tuple[str, TopicPartition, int]] = []
@@ -320,37 +242,38 @@ class KafkaLog:
             needed += [(group, source, at) for source, at in self.committed(group).items()]
         for key in self.state_keys(OWN_TOPIC, 0):
             if key.startswith("floors:"):
-                floors: list[tuple[str, int, int]] = msgspec.json.decode(self._get(OWN_TOPIC, 0, key) or b"[]")
-                needed += [(key.removeprefix("floors:"), TopicPartition(t, p), at) for t, p, at in floors]
+                holds: list[tuple[str, int, int]] = msgspec.json.decode(
+                    self._context.get_state(OWN_TOPIC, 0, key) or b"[]"
+                )
+                needed += [(key.removeprefix("floors:"), TopicPartition(t, p), at) for t, p, at in holds]
         firsts = {
             p: b[0] for topic in {source.topic for _, source, _ in needed} for p, b in self.offsets(topic).items()
         }
         for holder, source, at in needed:
             first = firsts.get(source, 0)
             if at < first:
-                self.retention_passed[source.topic] += 1
+                self._context.retention_passed[source.topic] += 1
                 _log.error(
-                    "retention passed a position that is still needed: make the topic's retention longer",
+                    "retention dropped a position that is still needed: set a longer retention for the topic",
                     holder=holder, topic=source.topic, partition=source.partition, position=at, earliest=first,
                 )  # fmt: skip
         return {}
 
-    def hold_retention(self, holder: str, floors: Mapping[TopicPartition, int] | None) -> None:
-        """Keep the floors for `trim` to watch; Kafka's retention cannot be held back."""
-        kept = None if floors is None else msgspec.json.encode([(t, p, at) for (t, p), at in floors.items()])
-        self._keep(f"floors:{holder}", kept)
+    def hold_retention(self, holder: str, positions: Mapping[TopicPartition, int] | None) -> None:
+        """Store the holds, which `trim` monitors; Kafka's retention cannot be held back."""
+        stored = None if positions is None else msgspec.json.encode([(t, p, at) for (t, p), at in positions.items()])
+        self._context.put_own(f"floors:{holder}", stored)
 
     def close(self) -> None:
-        """Close what the log holds."""
+        """Close the log; close readers and writers first. Harmless twice."""
         if not self._closed:
             self._closed = True
-            if self._producer is not None:
-                self._producer.flush(self.cluster.patience_s)
+            self._context.close()
 
     def __enter__(self) -> KafkaLog:
         """Return the log."""
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Close."""
+        """Close the log."""
         self.close()

@@ -1,4 +1,4 @@
-"""Reading a stretch of one partition, from an offset to another or to the end as of now."""
+"""Reads a range of one partition: from one offset to another, or to the current end."""
 
 from __future__ import annotations
 
@@ -9,24 +9,23 @@ from typing import Any, Final
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from tickerplant.core.errors import LogUnavailable
-from tickerplant.log.kafka.connection import Cluster, checked, error_of, told, translate
+from tickerplant.log.kafka.connection import Cluster, checked, error_of, translate, translate_errors
 
-_MARKERS_S = 0.002
-"""How often to look whether the markers of a transaction are there: they mostly are within a few milliseconds."""
+_MARKER_POLL_S = 0.002
+"""Poll interval for transaction markers, which mostly arrive within a few milliseconds."""
 
 
 def messages(
     cluster: Cluster, topic: str, partition: int, start: int, end: int | None, *, at_least: int = 0
 ) -> Iterator[Message]:
-    """Yield committed messages of [start, end) that are still there; `end` None is the end as of now.
+    """Yield the committed, retained messages of [start, end); `end` None is the current end.
 
-    Brokers say that a transaction is committed before they have marked its partitions. `at_least` waits for that: until
-    everything before it can be read. Raises LogUnavailable when the brokers say nothing for longer than the cluster is
-    patient.
+    Brokers confirm a commit before they have written the markers to its partitions. So this waits until everything
+    before `at_least` can be read. Raises LogUnavailable if the brokers do not answer within the cluster's `patience_s`.
     """
-    with told(f"reading {topic}/{partition}"):
+    with translate_errors(f"reading {topic}/{partition}"):
         settings = cluster.consumer("tickerplant-stretch", **{"enable.partition.eof": True})
-        settings |= {"auto.offset.reset": "earliest"}  # the beginning may go any time, by retention or compaction
+        settings |= {"auto.offset.reset": "earliest"}  # retention or compaction may remove the beginning at any time
         consumer = checked(Consumer, settings)
         try:
             low, high = _bounds(cluster, consumer, TopicPartition(topic, partition), at_least)
@@ -38,8 +37,8 @@ def messages(
             consumer.close()
 
 
-_NOT_YET: Final = {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE}
-"""A broker that has just come back answers before it leads its partitions; librdkafka does not ask again."""
+_NO_LEADER: Final = {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE}
+"""A restarted broker answers so before it leads its partitions; librdkafka does not retry."""
 
 
 def _bounds(cluster: Cluster, consumer: Any, source: TopicPartition, at_least: int) -> tuple[int, int]:
@@ -50,11 +49,11 @@ def _bounds(cluster: Cluster, consumer: Any, source: TopicPartition, at_least: i
             if high >= at_least:
                 return low, high
         except KafkaException as exception:
-            if error_of(exception).code() not in _NOT_YET or time.monotonic() > deadline:
+            if error_of(exception).code() not in _NO_LEADER or time.monotonic() > deadline:
                 raise
         if time.monotonic() > deadline:
-            raise LogUnavailable(f"{source.topic}/{source.partition}: what was committed cannot be read")
-        time.sleep(_MARKERS_S)
+            raise LogUnavailable(f"{source.topic}/{source.partition}: committed records cannot be read yet")
+        time.sleep(_MARKER_POLL_S)
 
 
 def _until(cluster: Cluster, consumer: Any, last: int, doing: str) -> Iterator[Message]:

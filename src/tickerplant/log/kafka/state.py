@@ -1,11 +1,12 @@
-"""Kept state in a compacted topic: values cut into chunks, the manifest last.
+"""State values in a compacted topic: chunks, followed by a manifest.
 
-A message's key is `m` and the name for a manifest, `c`, the index and the name for a chunk. A value of at most
-`CHUNK_BYTES` stands in its manifest; of a longer one the manifest names the size, the number of chunks and the id that
-each chunk begins with. All are written in one transaction, so a reader of committed messages sees all or none; chunks
-of the next value have the same keys, so that compaction takes the old ones away, and what a shorter value leaves over
-is deleted with tombstones. A value whose chunks do not all carry the manifest's id is not trusted: compaction has
-passed the reader, who reads again.
+A manifest's message key is `m` and the name; a chunk's is `c`, the index and the name. A manifest contains a value of
+at most `CHUNK_BYTES` itself. For a longer value it contains the size, the number of chunks, and the id with which each
+chunk begins. All are written in one transaction, so a reader sees all or none.
+
+The chunks of the next value have the same keys, so compaction removes the old ones; tombstones delete the chunks that a
+shorter value no longer needs. If a chunk's id differs from the manifest's, compaction has overtaken the reader, which
+then reads the partition again.
 """
 
 from __future__ import annotations
@@ -24,14 +25,13 @@ from tickerplant.log.kafka.connection import Cluster
 from tickerplant.log.port import Payload
 
 CHUNK_BYTES: Final = 4 << 20
-"""Well below the message limit, and large enough that a snapshot of 1 GB is 256 messages."""
+"""Maximum bytes of a chunk: well below the message limit; a snapshot of 1 GB is 256 messages."""
 
 _ID_BYTES: Final = 16
-_POSITIONS_PER_CALL = 500
 
 
 class Manifest(msgspec.Struct, array_like=True):
-    """What stands under a name: the value itself, or where its chunks are."""
+    """The newest message of a name: the value itself, or the number and id of its chunks."""
 
     id: bytes
     size: int
@@ -49,8 +49,8 @@ def chunk_key(name: str, index: int) -> bytes:
     return b"c%08d" % index + name.encode()
 
 
-def messages(name: str, value: Payload | None, former_chunks: int) -> Iterator[tuple[bytes, bytes | None]]:
-    """Yield the (key, value) messages that keep a value, in the order to write them; None forgets it."""
+def messages(name: str, value: Payload | None, previous_chunks: int) -> Iterator[tuple[bytes, bytes | None]]:
+    """Yield the (key, value) messages of a value, in the order to write them; None deletes the value."""
     chunks = 0
     manifest = None
     if value is not None:
@@ -63,28 +63,27 @@ def messages(name: str, value: Payload | None, former_chunks: int) -> Iterator[t
             for index in range(chunks):
                 part = view[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES]
                 yield chunk_key(name, index), b"".join((manifest.id, part))
-    for index in range(chunks, former_chunks):
+    for index in range(chunks, previous_chunks):
         yield chunk_key(name, index), None
     yield manifest_key(name), None if manifest is None else msgspec.msgpack.encode(manifest)
 
 
 class Partition:
-    """What one partition of a state topic holds, as far as it was read: manifests, and where chunks stand.
+    """The content of one partition of a state topic, as far as it was read: manifests, and offsets of chunks.
 
-    For several threads: one reads at a time, which may take seconds, and no writer ever waits for it to say that it has
-    committed.
+    Thread-safe. One thread reads at a time, which may take seconds. `note_written` never waits for that.
     """
 
     def __init__(self, cluster: Cluster, topic: str, partition: int) -> None:
         self._cluster, self._topic, self._partition = cluster, topic, partition
         self._position = 0
-        self._written = 0  # the end of what this process has committed here: reading goes at least so far
+        self._written = 0  # end of what this process has committed here; reads go at least so far
         self._noting, self._reading = threading.Lock(), threading.Lock()
         self._manifests: dict[str, tuple[int, Manifest]] = {}
         self._chunks: dict[str, dict[int, tuple[int, bytes]]] = {}
 
     def chunk_count(self, name: str) -> int:
-        """Return how many chunks the value that was read last under a name may have left, whole or not."""
+        """Return the maximum number of chunks that earlier values of a name left, complete or not."""
         with self._reading:
             return max(self._chunks.get(name, {}), default=-1) + 1
 
@@ -95,12 +94,12 @@ class Partition:
             return sorted(self._manifests)
 
     def note_written(self, end: int) -> None:
-        """Remember how far this process has committed: it reads its own writes."""
+        """Store how far this process has committed, so that it reads its own writes."""
         with self._noting:
             self._written = max(self._written, end)
 
     def get(self, name: str) -> bytes | None:
-        """Return the newest committed value, or None. Raises LogError for one that stays incomplete."""
+        """Return the newest committed value, or None. Raises LogError if its chunks stay incomplete."""
         with self._reading:
             return self._get(name)
 
@@ -116,9 +115,9 @@ class Partition:
             value = self._collect(name, offset, manifest)
             if value is not None:
                 return value
-            self._position = 0  # compaction took what we knew; begin again
+            self._position = 0  # compaction removed chunks that were read before: read again
             self._manifests, self._chunks = {}, {}
-        raise LogError(f"the value {name} in {self._topic}/{self._partition} lacks chunks")
+        raise LogError(f"the value {name} in {self._topic}/{self._partition} has missing chunks")
 
     def _collect(self, name: str, end: int, manifest: Manifest) -> bytes | None:
         known = self._chunks.get(name, {})

@@ -1,0 +1,136 @@
+"""What the readers and writers of one open log share: brokers, names, state, and claims of writers' names."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Final
+
+import structlog
+from confluent_kafka import KafkaError, Producer
+
+from tickerplant.core.errors import LogError, LogUnavailable, UnknownTopic
+from tickerplant.log.kafka import state
+from tickerplant.log.kafka.admin import Admin
+from tickerplant.log.kafka.connection import Cluster, checked, translate, translate_errors
+from tickerplant.log.port import TopicPartition
+
+OWN_TOPIC: Final = "market.state.log"
+"""The log's own state topic: its identity, the claims of writers' names, and the holds of retention."""
+
+_log = structlog.get_logger(__name__)
+
+
+class LogContext:
+    """One open log, as its readers and writers use it. Thread-safe; `KafkaLog` owns and closes it."""
+
+    def __init__(self, cluster: Cluster, prefix: str) -> None:
+        self.cluster, self.prefix = cluster, prefix
+        self.admin = Admin(cluster)
+        self._guard = threading.Lock()
+        self._states: dict[tuple[str, int], state.Partition] = {}
+        self._chunks: dict[tuple[TopicPartition, str], int] = {}
+        self._producer: Any = None
+        self.retention_passed: Counter[str] = Counter()
+        """Number of times that retention had dropped a position still needed, by topic."""
+
+    def named(self, name: str) -> str:
+        """Return the brokers' name of a topic, group or writer."""
+        return self.prefix + name
+
+    def unnamed(self, name: str) -> str:
+        """Return the name without the prefix."""
+        return name.removeprefix(self.prefix)
+
+    def partitions(self, topic: str) -> int:
+        """Return the number of partitions; cached after the first request. Raises UnknownTopic."""
+        return self.admin.partitions(self.named(topic))
+
+    def offsets(self, topic: str, *, read_uncommitted: bool = False) -> dict[TopicPartition, tuple[int, int]]:
+        """Return (earliest, end) of each partition, as `EventLog.offsets`."""
+        found = self.admin.offsets([self.named(topic)], read_uncommitted=read_uncommitted)
+        return {TopicPartition(topic, p): bounds for (_, p), bounds in found.items()}
+
+    def check(self, topic: str, partition: int, *, keyed: bool) -> None:
+        """Raise UnknownTopic for a missing partition, LogError if a state topic is used as another, or vice versa."""
+        partitions = self.partitions(topic)
+        if not 0 <= partition < partitions:
+            raise UnknownTopic(f"topic {topic} has {partitions} partitions, no partition {partition}")
+        if self.admin.keyed(self.named(topic)) != keyed:
+            raise LogError(
+                f"{topic} " + ("is not a state topic: use append" if keyed else "is a state topic: use put_state")
+            )
+
+    def claim(self, name: str) -> str:
+        """Claim a writer's name; the newest claim is valid. Returns the id of the claim, for `is_claimed_by`."""
+        claim = uuid.uuid4().hex
+        self.put_own(f"writer:{name}", claim.encode())
+        return claim
+
+    def is_claimed_by(self, name: str, claim: str) -> bool:
+        """Return whether this claim is still the newest of the name."""
+        return self.get_state(OWN_TOPIC, 0, f"writer:{name}") == claim.encode()
+
+    def chunk_count(self, source: TopicPartition, key: str) -> int:
+        """Return the number of chunks that the previous value of a key left. May read the partition once."""
+        known = self._chunks.get((source, key))
+        if known is None:
+            self.get_state(*source, key)
+            known = self.state_of(*source).chunk_count(key)
+            self._chunks[source, key] = known
+        return known
+
+    def note_chunks(self, chunks: Mapping[tuple[TopicPartition, str], int]) -> None:
+        """Store how many chunks the committed values have."""
+        self._chunks.update(chunks)
+
+    def note_written(self, ends: Mapping[TopicPartition, int]) -> None:
+        """Store how far this process has committed in state partitions, so that it reads its own writes."""
+        for source, end in ends.items():
+            self.state_of(*source).note_written(end)
+
+    def note_passed(self, source: TopicPartition) -> None:
+        """Count and log a position that retention has dropped."""
+        self.retention_passed[source.topic] += 1
+        _log.error("retention dropped a position", topic=source.topic, partition=source.partition)
+
+    def put_own(self, key: str, value: bytes | None) -> None:
+        """Write a key of the log's own topic, outside any transaction. Raises LogUnavailable."""
+        self.partitions(OWN_TOPIC)
+        failed: list[KafkaError] = []
+        with self._guard, translate_errors(f"writing to {OWN_TOPIC}"):
+            if self._producer is None:
+                self._producer = checked(Producer, self.cluster.producer())
+            for message_key, part in state.messages(key, value, 0):
+                self._producer.produce(
+                    self.named(OWN_TOPIC),
+                    part,
+                    message_key,
+                    partition=0,
+                    on_delivery=lambda error, _: failed.append(error) if error else None,
+                )
+            if self._producer.flush(self.cluster.patience_s):
+                raise LogUnavailable(f"writing to {OWN_TOPIC}: no answer from the brokers")
+        if failed:
+            raise translate(failed[0], f"writing to {OWN_TOPIC}")
+
+    def get_state(self, topic: str, partition: int, key: str) -> bytes | None:
+        """Return the newest committed value of a key, or None. Reads the partition from the last read on."""
+        return self.state_of(topic, partition).get(key)
+
+    def state_of(self, topic: str, partition: int) -> state.Partition:
+        """Return the reader of a state partition. Raises UnknownTopic, LogError."""
+        self.check(topic, partition, keyed=True)
+        with self._guard:
+            found = self._states.get((topic, partition))
+            if found is None:
+                found = state.Partition(self.cluster, self.named(topic), partition)
+                self._states[topic, partition] = found
+            return found
+
+    def close(self) -> None:
+        """Send what is buffered."""
+        if self._producer is not None:
+            self._producer.flush(self.cluster.patience_s)
