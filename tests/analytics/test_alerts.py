@@ -302,10 +302,10 @@ def test_without_rules_bars_are_not_looked_at() -> None:
         (rule("close", "percent_change", "SMA(3)"), "a number of percent"),
         (rule("close", "percent_change", "0"), "other than 0"),
         (rule("close", "percent_change", "5", bars=0), r"1\.\.500"),
-        (rule("close", "greater", "5", bars=2), "has none"),
-        (rule("close", "greater", "5", interval="15m"), "not of 15m"),
+        (rule("close", "greater", "5", bars=2), "leave it out"),
+        (rule("close", "greater", "5", interval="15m"), "no alerts on bars of 15m"),
         (rule("close", "greater", "5", when="tick"), "bar, update"),
-        (rule("close", "greater", "5", id="a.b"), "no id"),
+        (rule("close", "greater", "5", id="a.b"), "not a rule id"),
         (rule("close", "greater", "1e999"), "1e100"),
     ],
 )

@@ -59,7 +59,7 @@ def test_a_mistake_is_one_sentence_without_a_traceback(tmp_path: Path) -> None:
     for arguments, words in (
         (["replay", tmp_path / "none.csv"], "there is no file"),
         (["run", "nonsense"], "is no service"),
-        (["query", "A B"], "is no symbol"),
+        (["query", "A B"], "is not a symbol"),
         (["query", "AAPL", "-i", "7m"], "unknown interval"),
         (["query", "AAPL", "--start", "noon"], "--start 'noon' is no time"),
         (["up", "--log", "redis://x"], "setting log (flag)"),

@@ -28,7 +28,7 @@ def test_kafka_names_brokers_and_a_prefix() -> None:
     log = open_log("kafka://one:9092,two:9093?prefix=mine.&replication=3", config={"security.protocol": "SSL"})
     assert isinstance(log, KafkaLog)
     assert log.cluster.bootstrap == "one:9092,two:9093"
-    assert log.named("market.status") == "mine.market.status"
+    assert log.prefix == "mine."
     log.close()
 
 

@@ -164,7 +164,8 @@ def test_broken_rows_are_dead_letters_with_their_line_and_the_rest_arrives(tmp_p
             "f.csv line 5: 3 values where the header has 4",
             "f.csv line 6: 'never' is no time",
             "f.csv line 7: the size is negative or no finite number",
-            "f.csv line 8: '' is no symbol: 1 to 32 of A-Z 0-9 . - / : = ^ _, beginning with a letter or digit",
+            "f.csv line 8: '' is not a symbol: use 1 to 32 of A-Z 0-9 . - / : = ^ _, "
+            "starting with a letter, a digit or ^",
             "f.csv line 9: the price is missing",
         ]
         assert b"abc" in dead[0]["payload"]

@@ -1,8 +1,8 @@
-"""Factors that make prices before and after a split or a dividend comparable. Stored prices are as traded; adjustment
-happens on reading.
+"""Factors that make prices before and after splits and dividends comparable.
 
-`effective` is the first instant at the new price: of a daily bar the session's date, of intraday bars the session's
-begin. A time before it is before the split. Where several follow, their factors multiply.
+Stored prices are as traded; readers adjust them. `effective` is the first instant at the new price: for daily bars the
+session's date, for intraday bars the start of the session. Earlier times are adjusted. The factors of several events
+multiply.
 """
 
 from __future__ import annotations
@@ -20,54 +20,54 @@ from tickerplant.core.times import DAY_US, NEVER_US, Float64Array, Int64Array, t
 
 AS_TRADED, FOR_SPLITS, FOR_ALL = "none", "splits", "all"
 ADJUSTMENTS: Final = (AS_TRADED, FOR_SPLITS, FOR_ALL)
-"""What bars are adjusted for on reading: nothing, splits, or splits and dividends."""
+"""Adjustments that a reader may request: none, for splits, or for splits and dividends."""
 DIVIDED: Final = ("open", "high", "low", "close", "vwap")
 MULTIPLIED: Final = ("volume",)
 _LONGEST_BREAK_DAYS: Final = 15
-"""No exchange was closed for longer between two sessions since 1980."""
+"""Maximum days between two sessions of any exchange since 1980."""
 
 
 def check_adjustment(text: str) -> str:
-    """Return one of ADJUSTMENTS. Raises BadInput naming them."""
+    """Return `text` if it is one of ADJUSTMENTS. Raises BadInput that lists them."""
     if text not in ADJUSTMENTS:
-        raise BadInput(f"bars are adjusted for {', '.join(ADJUSTMENTS[:-1])} or {ADJUSTMENTS[-1]}, not {text[:64]!r}")
+        raise BadInput(f"unknown adjustment {text[:64]!r}; use {', '.join(ADJUSTMENTS[:-1])} or {ADJUSTMENTS[-1]}")
     return text
 
 
 def split_factors(times: Int64Array, effective: Int64Array, ratios: Float64Array) -> Float64Array:
-    """Return for each time how many shares of now one share of then has become: float64[times].
+    """Return the number of current shares that one share of each time has become: float64[times].
 
-    A price of then is divided by it, a size multiplied. `ratios`: new shares for an old one, 4 for a 4-for-1 split, 0.1
-    for a reverse split of 1-for-10. Any order of splits gives the same bits: they are multiplied from the newest back.
+    Divide prices by it and multiply sizes. `ratios`: new shares per old share, 4 for a 4-for-1 split, 0.1 for a reverse
+    split of 1-for-10. The factors multiply from the newest back, so any order of splits gives the same bits.
 
     >>> split_factors(np.array([0, 5, 9]), np.array([9, 3]), np.array([4.0, 2.0])).tolist()
     [8.0, 4.0, 1.0]
     """
-    return _from_the_newest(times, effective, ratios)
+    return _products_from_newest(times, effective, ratios)
 
 
 def dividend_factors(
     times: Int64Array, effective: Int64Array, amounts: Float64Array, closes_before: Float64Array
 ) -> Float64Array:
-    """Return for each time what a price of then is multiplied by: 1 − amount / close before, for every later ex-date.
+    """Return the price factor of each time: the product of 1 − amount / previous close over all later ex-dates.
 
-    That is how CRSP and the vendors do it. Amounts and closes are as paid and as traded. A dividend without a positive
-    close before it, or not below that close, changes nothing.
+    CRSP and the vendors use the same formula. Amounts are as paid, closes as traded. A dividend without a positive
+    previous close, or not below that close, has the factor 1.
     """
     usable = (closes_before > 0) & (amounts >= 0) & (amounts < closes_before)
     ratios = 1.0 - amounts[usable] / closes_before[usable]
-    return _from_the_newest(times, effective[usable], ratios)
+    return _products_from_newest(times, effective[usable], ratios)
 
 
 def closes_before(times: Int64Array, closes: Float64Array, effective: Int64Array) -> Float64Array:
-    """Return the last close before each ex-date, NaN where there is none; `times` ascend."""
+    """Return the last close before each ex-date, NaN if there is none. `times` ascend."""
     at = np.searchsorted(times, effective, side="left") - 1
     return np.where(at >= 0, closes[np.maximum(at, 0)] if len(closes) else np.nan, np.nan)
 
 
 @dataclass(frozen=True, slots=True)
 class Closes:
-    """The last close before each ex-date as traded, NaN where there is none, and the session that it is of."""
+    """The last close before each ex-date, as traded, and its session. The price is NaN if there is none."""
 
     price: Float64Array
     session_us: Int64Array
@@ -75,22 +75,22 @@ class Closes:
 
 @dataclass(frozen=True, slots=True)
 class Adjustment:
-    """What one symbol's bars are adjusted for. `sessions` are dates, `begins` when these sessions begin."""
+    """The splits and dividends of one symbol. `sessions` are their dates, `begins` the starts of these sessions."""
 
     sessions: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
     begins: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
     ratios: Float64Array = field(default_factory=lambda: np.empty(0))
-    """New shares for an old one."""
+    """New shares per old share."""
     ex_dates: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
     ex_begins: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
     amounts: Float64Array = field(default_factory=lambda: np.empty(0))
     closes: Float64Array = field(default_factory=lambda: np.empty(0))
-    """The close before each ex-date, in its shares."""
+    """The close before each ex-date, in shares of the ex-date."""
 
     def bars(self, bars: pa.Table, *, daily: bool) -> pa.Table:
-        """Return bars (`time` and any of `schemas.BARS`) adjusted; nulls stay null, other columns as they are.
+        """Return adjusted bars (`time` and any columns of `schemas.BARS`). Nulls and other columns stay unchanged.
 
-        `daily` bars are stamped with their session's date, others with an instant.
+        The time of `daily` bars is their session's date; other bars have an instant.
         """
         times = times_of(bars.column("time"))
         splits = split_factors(times, self.sessions if daily else self.begins, self.ratios)
@@ -111,9 +111,9 @@ def adjustment_for(
 ) -> Adjustment:
     """Return the adjustment for one symbol's splits (`schemas.SPLITS`), and for dividends (`schemas.DIVIDENDS`).
 
-    `closes` are those before `ex_dates_of(dividends)`. What is paid on one ex-date is one dividend. A split or an
-    ex-date whose session has not begun by `now_us` adjusts nothing yet. Where a split lies between a close and the
-    ex-date, the close is taken in the ex-date's shares: amounts are those of a share of that day.
+    `closes` are those before `ex_dates_of(dividends)`. All payments of one ex-date are one dividend. A split or an
+    ex-date takes effect when its session has begun by `now_us`. If a split is between a close and the ex-date, the
+    close is converted to the ex-date's shares, because amounts are per share of that day.
     """
     sessions = times_of(splits.column("time"))
     low = splits.column("denominator").to_numpy()
@@ -135,12 +135,12 @@ def adjustment_for(
 
 
 def ex_dates_of(dividends: pa.Table) -> Int64Array:
-    """Return the ex-dates of dividends, each once, ascending."""
+    """Return the distinct ex-dates of dividends, ascending."""
     return np.unique(times_of(dividends.column("time")))
 
 
 def session_starts(calendar: Calendar, sessions: Int64Array) -> Int64Array:
-    """Return when sessions begin, extended hours included; the date at 00:00 UTC of one that is no session."""
+    """Return the starts of sessions, extended hours included. A date without a session starts at 00:00 UTC."""
     begins = sessions.copy()
     for at, session in enumerate(sessions):
         try:
@@ -151,7 +151,7 @@ def session_starts(calendar: Calendar, sessions: Int64Array) -> Int64Array:
 
 
 def sessions_before(calendar: Calendar, dates: Int64Array) -> tuple[Int64Array, Int64Array]:
-    """Return the last session before each date, and its close; where there is none, the day before and its end."""
+    """Return the last session before each date, and its close; without one, the previous day and its end."""
     before, closes = dates - DAY_US, dates.copy()
     for at, date in enumerate(dates.tolist()):
         for back in range(1, _LONGEST_BREAK_DAYS + 1):
@@ -166,12 +166,12 @@ def sessions_before(calendar: Calendar, dates: Int64Array) -> tuple[Int64Array, 
 
 
 def session_or_day(calendar: Calendar, times: Int64Array) -> Int64Array:
-    """Return the session that each time lies in, its UTC day where it lies in none."""
+    """Return the session of each time, or its UTC day if it is in no session."""
     sessions = calendar.session_of(times)
     return np.where(sessions == NEVER_US, times - times % DAY_US, sessions)
 
 
-def _from_the_newest(times: Int64Array, effective: Int64Array, ratios: Float64Array) -> Float64Array:
+def _products_from_newest(times: Int64Array, effective: Int64Array, ratios: Float64Array) -> Float64Array:
     order = np.argsort(effective, kind="stable")
     products = np.append(np.multiply.accumulate(ratios[order][::-1])[::-1], 1.0)
     factors: Float64Array = products[np.searchsorted(effective[order], times, side="right")]

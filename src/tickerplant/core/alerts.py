@@ -1,8 +1,8 @@
-"""What an alert rule is, what it is written as, and the identity of what it fires: see docs/alerts.md.
+"""Alert rules: their fields, their validation, and the identity of the alerts that they fire (docs/alerts.md).
 
-A rule compares a left side with a right side on the bars of one (symbol, interval). Its identity is its `id`; each
-change of it, a pause too, is a greater `revision`, and begins anew. The log carries rules without the address and the
-secret of their webhook, which stay in the store.
+A rule compares a left side with a right side on the bars of one (symbol, interval). `id` identifies it. Each change,
+including a pause, increases `revision` and resets the rule's state. The log contains rules without the address and the
+secret of their webhook, which only the store contains.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ OPERATORS: Final = (CROSSES_ABOVE, CROSSES_BELOW, GREATER, LESS, PERCENT_CHANGE)
 ON_BAR, ON_UPDATE = "bar", "update"
 WHEN: Final = (ON_BAR, ON_UPDATE)
 PRICES: Final = ("open", "high", "low", "close", "volume")
-"""The columns of a bar that a side may be."""
+"""The columns of a bar that a side may name."""
 MAX_BARS: Final = 500
-"""The longest window of a percent change: its ring is kept with every 32nd bar's state, 500 · 8 B · 58 = 232 kB a
-symbol of 1-minute bars."""
+"""Maximum window of a percent change, in bars. Its ring is stored with every 32nd bar's state: 500 · 8 B · 58 = 232 kB
+for a symbol of 1-minute bars."""
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?\Z")
@@ -33,7 +33,7 @@ _STORED: Final = ("1m", "5m", "1d")
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One alert rule. Sides are text: a number (right only), one of `PRICES`, or `RSI(14)`, `BBANDS(20,2).upper`."""
+    """One alert rule. A side is text: a number (right only), one of `PRICES`, or `RSI(14)`, `BBANDS(20,2).upper`."""
 
     id: str
     revision: int = 1
@@ -45,9 +45,9 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     bars: int = 1
     """The window of `percent_change`, in bars."""
     when: str = ON_BAR
-    """`bar`: closed bars alone; `update`: forming ones too."""
+    """`bar`: closed bars only; `update`: forming bars too."""
     once: bool = False
-    """Whether it fires once in all, or at every crossing."""
+    """True: it fires once in total. False: at every crossing."""
     active: bool = True
 
     def __str__(self) -> str:
@@ -57,22 +57,21 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def number_of(side: str) -> float | None:
-    """Return the number that a side is, or None for a price or an indicator."""
+    """Return the number of a side, or None for a price or an indicator."""
     return float(side) if _NUMBER.match(side) else None
 
 
 def check(rule: Rule) -> Rule:
-    """Return the rule in the plant's form. Raises BadInput that says what is wrong.
+    """Return the rule in canonical form. Raises BadInput that describes the error.
 
-    Whether an indicator is known, and has that output, is for the room that has the indicators.
+    `analytics` checks the names and outputs of indicators.
     """
     if not _ID.match(rule.id):
-        raise BadInput(f"{rule.id[:80]!r} is no id of a rule: 1 to 64 letters, digits, - and _")
+        raise BadInput(f"{rule.id[:80]!r} is not a rule id: use 1 to 64 letters, digits, - and _")
     interval = parse(rule.interval)
     if interval.name not in _STORED and not interval.is_activity:
         raise BadInput(
-            f"there are alerts on bars of {', '.join(_STORED)} and by activity (100t, 10000v, 1000000d), "
-            f"not of {interval.name}"
+            f"no alerts on bars of {interval.name}; use {', '.join(_STORED)} or activity bars (100t, 10000v, 1000000d)"
         )
     for name, value, known in (("operator", rule.operator, OPERATORS), ("when", rule.when, WHEN)):
         if value not in known:
@@ -86,9 +85,9 @@ def check(rule: Rule) -> Rule:
         if not number_of(right):
             raise BadInput("`right` of percent_change is a number of percent other than 0: 5 for a rise, -5 for a fall")
         if not 1 <= rule.bars <= MAX_BARS:
-            raise BadInput(f"`bars` is {rule.bars}; it must lie in 1..{MAX_BARS}")
+            raise BadInput(f"`bars` is {rule.bars}; it must be in 1..{MAX_BARS}")
     elif rule.bars != 1:
-        raise BadInput(f"`bars` is the window of {PERCENT_CHANGE}; {rule.operator} has none")
+        raise BadInput(f"`bars` is the window of {PERCENT_CHANGE}; leave it out for {rule.operator}")
     return msgspec.structs.replace(
         rule, symbol=check_symbol(rule.symbol), interval=interval.name, left=left, right=right
     )
@@ -97,20 +96,20 @@ def check(rule: Rule) -> Rule:
 def _side(text: str, name: str) -> str:
     side = text.strip()
     if len(side) > 100 or not side:
-        raise BadInput(f"`{name}` is to be a price, an indicator or a number, in 1 to 100 characters")
+        raise BadInput(f"`{name}` must be a price, an indicator or a number, in 1 to 100 characters")
     if side.lower() in PRICES:
         return side.lower()
     value = number_of(side)
     if value is not None:
         if abs(value) > 1e100:
-            raise BadInput(f"`{name}` is {side}; a number must lie within ±1e100")
+            raise BadInput(f"`{name}` is {side}; a number must be within ±1e100")
         return f"{value:.17g}" if float(f"{value:g}") != value else f"{value:g}"
     return side
 
 
 def alert_id(rule: str, revision: int, time_us: int, number: int) -> str:
-    """Return the identity of the alert that a rule fires for the `number`-th crossing (from 0) at the bar of that time.
+    """Return the identity of the alert that a rule fires for the `number`-th crossing (from 0) of the bar at `time_us`.
 
-    It says nothing of when or why it was found, so whoever meets the same crossing again gives it the same name.
+    It does not depend on when or why the crossing was found. So a replay of the same crossing gives the same identity.
     """
     return f"{rule}.{revision}.{time_us}.{number}"

@@ -1,23 +1,23 @@
-"""Every error that a user or an operator of the plant may meet, and what each asks of him."""
+"""The errors that users and operators see, and the reaction that each requires."""
 
 from __future__ import annotations
 
 
 class TickerplantError(Exception):
-    """Base of all errors that the plant raises on purpose.
+    """Base of all errors that Tickerplant raises deliberately.
 
-    The message is one sentence that says what is wrong and, where anything can be done, what to do.
+    The message is one sentence: what is wrong and, if possible, what to do.
     """
 
 
 class ConfigError(TickerplantError):
-    """A setting is missing, contradicts another, or cannot be read."""
+    """A setting is missing, contradicts another one, or is invalid."""
 
 
 class BadInput(TickerplantError):
-    """Input from a user (a file, a parameter) cannot be understood.
+    """Input from a user (a file, a parameter) is invalid.
 
-    `line` is the 1-based line of a text file (the header is line 1), or None where there are no lines.
+    `line` is the 1-based line of a text file (the header is line 1), or None for other input.
     """
 
     def __init__(self, message: str, *, line: int | None = None) -> None:
@@ -26,63 +26,63 @@ class BadInput(TickerplantError):
 
 
 class UnknownIndicator(BadInput):
-    """There is no indicator of that name; the message says which are like it."""
+    """No indicator has that name; the message lists similar names."""
 
 
 class UnreadableRecord(TickerplantError):
-    """The bytes of a log record are not a record of ours, or one of a newer version.
+    """The bytes of a log record are not a Tickerplant record, or one of a newer version.
 
-    Whoever reads the log puts such a record into `market.deadletter` with this reason and goes on.
+    A reader appends such a record to `market.deadletter` with this reason and continues.
     """
 
 
 class LogError(TickerplantError):
-    """The event log refused or failed. The transaction that was open has left nothing."""
+    """The event log rejected a call or failed. An open transaction has written nothing."""
 
 
 class LogUnavailable(LogError):
-    """The log cannot be reached now (a broker is down, a file is locked); trying again may help."""
+    """The log is unavailable (a broker is down, a file is locked). A retry may succeed."""
 
 
 class Fenced(LogError):
-    """A newer owner has taken this writer's name or this reader's partitions: stop and start again."""
+    """A newer owner has this writer's name or this reader's partitions: stop and restart."""
 
 
 class UnknownTopic(LogError):
-    """The topic does not exist; `tickerplant create-topics` makes it."""
+    """The topic does not exist; `tickerplant create-topics` creates it."""
 
 
 class RecordTooLarge(LogError):
-    """One record is larger than the log takes; split the batch."""
+    """A record or transaction exceeds the log's maximum size; split the batch."""
 
 
 class StoreError(TickerplantError):
-    """The database refused or failed."""
+    """The database rejected a call or failed."""
 
 
 class StoreUnavailable(StoreError):
-    """The database cannot be reached now; trying again may help."""
+    """The database is unavailable. A retry may succeed."""
 
 
 class PositionConflict(StoreError):
-    """Somebody else has applied these positions: this owner must roll back and stop (a zombie is harmless)."""
+    """Another process has applied these positions: roll back and stop."""
 
 
 class StoreMismatch(StoreError):
-    """The store belongs to another log, or is ahead of its log; `tickerplant adopt` begins a new generation."""
+    """The store belongs to another log, or is ahead of its log; `tickerplant adopt` starts a new generation."""
 
 
 class MigrationError(StoreError):
-    """The database's schema is not one that these migrations can continue."""
+    """These migrations do not apply to the database's schema."""
 
 
 class FolderHeld(TickerplantError):
-    """The data folder is in use by another plant."""
+    """Another Tickerplant process uses the data folder."""
 
 
 class NoPlant(TickerplantError):
-    """There is no plant where a command was to look at one; nothing was made there."""
+    """The folder or address of a read-only command contains no Tickerplant data; nothing was created."""
 
 
 class SnapshotRefused(TickerplantError):
-    """A snapshot has a format that this code does not read: run the version that wrote it, or start anew."""
+    """A snapshot has an unsupported format: run the version that wrote it, or start with empty state."""

@@ -1,7 +1,7 @@
-"""Named points at which a test may kill the process; in a plant nothing is installed and a point costs one comparison.
+"""Named failpoints at which a test may kill the process. Without a hook a failpoint costs one comparison.
 
-The points are named `room.effect.when`, e.g. `processor.commit.before`. `app` installs a hook when the setting
-`fault` is given; the chaos tests do.
+Names are `service.effect.when`, for example `aggregation.commit.before`. `app` installs a hook if the setting
+`testing.crash_at` is set, as in the chaos tests.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ _hook: Callable[[str], None] | None = None
 
 
 def install(hook: Callable[[str], None] | None) -> None:
-    """Call `hook(name)` at every point from now on; None removes it."""
+    """Call `hook(name)` at every failpoint from now on; None removes the hook."""
     global _hook
     _hook = hook
 
 
 def reach(name: str) -> None:
-    """Say that the point `name` has been reached."""
+    """Call the hook, if one is installed, at the failpoint `name`."""
     if _hook is not None:
         _hook(name)

@@ -1,10 +1,10 @@
-"""Bar intervals: names, lengths and bucket arithmetic. Buckets are half-open, `[start, end)`, and start in UTC.
+"""Bar intervals: names, lengths and bucket arithmetic. Buckets are half-open, `[start, end)`, in UTC.
 
-Beside the intervals of time there are those of activity: `100t` is a bar of 100 trades, `10000v` one of 10,000 shares
+Besides intervals of time there are intervals of activity: `100t` is a bar of 100 trades, `10000v` one of 10,000 shares
 or units, `1000000d` one of a turnover of 1,000,000 in the symbol's currency (dollar bars). They have no length in time.
 
-Intraday buckets are counted from midnight UTC. A `1d` bar is stamped 00:00 UTC of its trading session's date (which
-session a tick belongs to is the calendar's matter, see `sessions`); a `1w` bar 00:00 UTC of the session week's Monday.
+Intraday buckets are aligned to midnight UTC. The time of a `1d` bar is 00:00 UTC of its session's date; `sessions`
+assigns ticks to sessions. The time of a `1w` bar is 00:00 UTC of the Monday of its week.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ _MONDAY_OFFSET_US = 4 * DAY_US  # 1970-01-01 was a Thursday; the first Monday is
 
 @dataclass(frozen=True, slots=True, order=True)
 class Interval:
-    """A bar interval. Compare and sort by length; use the constants of this module or `parse`.
+    """A bar interval. It compares by length. Use the constants of this module or `parse`.
 
-    `us` is its length, 0 for one of activity; then `measure` is `t`, `v` or `d` and `amount` how much of it.
+    `us` is its length in microseconds, 0 for an interval of activity. Then `measure` is `t`, `v` or `d`, and `amount`
+    its quantity.
     """
 
     us: int
@@ -39,32 +40,32 @@ class Interval:
 
     @property
     def is_intraday(self) -> bool:
-        """Whether bars are stamped with an instant of the day; False for `1d` and `1w`, which go by sessions."""
+        """Return whether a bar's time is an instant. False for `1d` and `1w`, which count sessions."""
         return self.us < DAY_US
 
     @property
     def is_activity(self) -> bool:
-        """Whether a bar ends when so much has traded, instead of when so much time has passed."""
+        """Return whether a bar ends after an amount of activity instead of a length of time."""
         return bool(self.measure)
 
     def floor(self, times_us: TimesUs) -> TimesUs:
-        """Return the start of the bucket that holds each time (`1d`, `1w`: each session date). Works before 1970.
+        """Return the start of the bucket of each time (`1d`, `1w`: of each session date). Works before 1970.
 
         >>> M5.floor(7 * 60_000_000) // 60_000_000
         5
         """
-        self._must_have_a_length()
+        self._require_length()
         origin = _MONDAY_OFFSET_US if self.us == WEEK_US else 0
         return times_us - (times_us - origin) % self.us
 
     def end(self, starts_us: TimesUs) -> TimesUs:
-        """Return the first instant after the bucket that begins at each start."""
-        self._must_have_a_length()
+        """Return the end of the bucket at each start, exclusive."""
+        self._require_length()
         return starts_us + self.us
 
-    def _must_have_a_length(self) -> None:
+    def _require_length(self) -> None:
         if self.is_activity:
-            raise ValueError(f"bars of {self.name} have no buckets of time")
+            raise ValueError(f"{self.name} is an interval of activity: it has no buckets of time")
 
 
 M1: Final = Interval(MINUTE_US, "1m")
@@ -84,13 +85,13 @@ _ALIASES = {
 
 
 _ACTIVITY = re.compile(r"([1-9][0-9]{0,14})([tvd])")
-_LEAST_TURNOVER = 100  # `5d` is somebody's idea of a week, not a bar for every five dollars
+_MIN_TURNOVER = 100  # a user who writes `5d` means days, not a bar per five dollars
 
 
 def parse(name: str) -> Interval:
-    """Return the interval of that name (`5m`), or of a vendor's name for it (`5min`, `1day`).
+    """Return the interval of a name (`5m`), or of a vendor's name for it (`5min`, `1day`).
 
-    Raises BadInput naming the supported ones.
+    Raises BadInput that lists the supported names.
 
     >>> parse("5min") is M5, parse("100t").amount
     (True, 100)
@@ -99,7 +100,7 @@ def parse(name: str) -> Interval:
     if found is None:
         raise BadInput(
             f"unknown interval {name!r}; use one of {', '.join(_BY_NAME)}, "
-            "or bars by activity such as 100t (trades), 10000v (volume), 1000000d (turnover)"
+            "or activity bars such as 100t (trades), 10000v (volume), 1000000d (turnover)"
         )
     return found
 
@@ -109,4 +110,4 @@ def _activity(name: str) -> Interval | None:
     if match is None:
         return None
     amount, measure = int(match[1]), match[2]
-    return None if measure == "d" and amount < _LEAST_TURNOVER else Interval(0, name, measure, amount)
+    return None if measure == "d" and amount < _MIN_TURNOVER else Interval(0, name, measure, amount)

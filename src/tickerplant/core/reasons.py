@@ -1,6 +1,6 @@
-"""Why aggregation published a bar (the column `reason`), and of which kind that makes it in the order of sources.
+"""Reasons for which aggregation publishes a bar (column `reason`), and the kind of bar that each implies.
 
-A bar that passes a vendor's bar on has the reason that its feed gave: `vendor`, `backfill`, `official`, `file`.
+A passed-through vendor bar has its feed's reason: `vendor`, `backfill`, `official` or `file`.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from typing import Final
 from tickerplant.core.sources import BARS, TICKS
 
 OF_TICKS: Final = ("ticks", "parts", "late", "down", "auction", "cancel", "correction", "rebuild")
-"""Reasons of bars that aggregation built itself: at first from prints or from finer bars, and whenever it revised one.
+"""Reasons of bars that aggregation builds itself, from prints or finer bars, including their revisions.
 
-`source` is not among them: another source's bar has taken the place, and that may be of either kind.
+`source` is not one of them: it marks a bar that another source's bar replaced, which may be of either kind.
 """
 
 
 def kind_of(reason: str, *, history: bool) -> str:
     """Return the kind of a published bar in the order of sources (`core.sources`): TICKS or BARS.
 
-    Bars of history are vendors' bars that were passed through.
+    Bars of history are passed-through vendor bars.
 
     >>> kind_of("late", history=False), kind_of("ticks", history=True), kind_of("backfill", history=False)
     ('ticks', 'bars', 'bars')

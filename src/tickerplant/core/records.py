@@ -1,14 +1,17 @@
-"""The records of the log: a header that says what happened, and a batch of columns.
+"""The records of the log: a header of one kind, and a batch of columns.
 
-Feeds write `Start`, `Ticks`, `VendorBars`, `Mark`, `Down`, `End`, `Settings`, `Splits`, `Dividends`, `Answers` and
-`Rebuild` into every partition of `market.prices.raw`, and whoever manages alerts `AlertRule` into the symbol's, and
-into every one when a rule is removed. Aggregation writes `Bars` to `market.prices.ohlcv` and passes `Mark`, `End`,
-`Splits`, `Settings` and `AlertRule` on in order; analytics writes `Values` to `market.analytics` and passes `Mark` and
-`End` on, so that progress is visible at the end of the way, and `Alerts` to `market.alerts`.
+| topic | writer | kinds |
+|---|---|---|
+| `market.prices.raw` | feeds, in every partition | `Start`, `Ticks`, `VendorBars`, `Mark`, `Down`, `End`, `Settings` |
+| | | `Splits`, `Dividends`, `Answers`, `Rebuild` |
+| | API and CLI | `AlertRule` in the symbol's partition; a removal in every partition |
+| `market.prices.ohlcv` | aggregation | `Bars`; it forwards `Mark`, `End`, `Splits`, `Settings`, `AlertRule` in order |
+| `market.analytics` | analytics | `Values`; it forwards `Mark` and `End`, which show its progress |
+| `market.alerts` | analytics | `Alerts` |
 
-Times in headers are int64 microseconds UTC. `sent_at_us` is the only clock that readers have: what a reader
-publishes carries the `sent_at_us` of the record that caused it. `cause` is the version (see `version`) of the raw
-record whose step made this one, and 0 on the raw topic itself, where a record's own offset says it.
+Times in headers are int64 microseconds UTC. `sent_at_us` is the only clock of a reader: its outputs have the
+`sent_at_us` of the record that caused them. `cause` is the version (see `version`) of the raw record whose step
+produced this one. On the raw topic it is 0, because the record's own offset identifies it.
 
 On the wire a record is one Arrow IPC stream: schema (metadata key `tickerplant`: the header as JSON, with its `kind`
 and `v`), dictionaries, one record batch. Any Arrow reader opens it.
@@ -28,17 +31,17 @@ from tickerplant.core.alerts import Rule
 from tickerplant.core.errors import UnreadableRecord
 
 VERSION: Final = 1
-"""The version of headers and columns that this code writes. It reads this and all before."""
+"""Version of headers and columns that this code writes. It reads this one and all earlier ones."""
 
 METADATA_KEY: Final = b"tickerplant"
 
 
 FILE_FEED: Final = "file:"
-"""What the names of files' feeds begin with; whatever the time of what they bring, somebody has just asked for it."""
+"""Prefix of the names of file feeds. A user has just requested their data, which may be old."""
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind"):
-    """What every record says of itself."""
+    """Fields of every record's header."""
 
     v: int = VERSION
     sent_at_us: int
@@ -47,11 +50,11 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_
 
 
 class Start(Header, frozen=True, kw_only=True, tag="start"):
-    """The feed is up (rows: the symbols it is expected to bring in this partition, all of them, old ones replaced).
+    """The feed is up. Rows: all symbols that it is expected to send in this partition, replacing earlier ones.
 
-    `from_us`: it brings everything from here on. `hole`: between its former watermark and `from_us` something may be
-    missing. `live`: it must be heard of (marks) or is taken as down; a file need not. `whole`: its first interval
-    counts as complete though `from_us` lies inside it (a file's does unless told otherwise).
+    `from_us`: the feed is complete from here on. `hole`: data between its previous watermark and `from_us` may be
+    missing. `live`: without marks the feed counts as down; a file needs none. `whole`: its first interval is complete
+    although `from_us` is inside it (the default for files).
     """
 
     from_us: int
@@ -61,15 +64,15 @@ class Start(Header, frozen=True, kw_only=True, tag="start"):
 
 
 class Ticks(Header, frozen=True, kw_only=True, tag="ticks"):
-    """Rows: prints (`schemas.TICKS`). No tick before `watermark_us` will be sent in order any more."""
+    """Rows: prints (`schemas.TICKS`). A later tick before `watermark_us` is late."""
 
     watermark_us: int
 
 
 class VendorBars(Header, frozen=True, kw_only=True, tag="vendor_bars"):
-    """Rows: finished bars (`schemas.VENDOR_BARS`), with the feed's watermark and why they were fetched.
+    """Rows: finished bars (`schemas.VENDOR_BARS`), with the feed's watermark and the reason for the request.
 
-    `reason` is free text of one word for the published bars: `vendor`, `backfill`, `official`, `file`.
+    `reason` is one word, which the published bars also have: `vendor`, `backfill`, `official`, `file`.
     """
 
     watermark_us: int
@@ -77,29 +80,29 @@ class VendorBars(Header, frozen=True, kw_only=True, tag="vendor_bars"):
 
 
 class Mark(Header, frozen=True, kw_only=True, tag="mark"):
-    """A watermark alone; it lets forming bars be published."""
+    """A watermark without data. Forming bars are published at marks."""
 
     watermark_us: int
 
 
 class Down(Header, frozen=True, kw_only=True, tag="down"):
-    """The feed brings nothing since `since_us`, which may lie before its watermark (a socket found mute)."""
+    """The feed has sent nothing since `since_us`, which may be before its watermark (a silent socket)."""
 
     since_us: int
     reason: str = ""
 
 
 class End(Header, frozen=True, kw_only=True, tag="end"):
-    """The feed has brought all it had: everything it had open closes.
+    """The feed has sent all its data: its open windows close.
 
-    `whole`: its last interval counts as complete (a file's does unless told otherwise).
+    `whole`: its last interval is complete (the default for files).
     """
 
     whole: bool = False
 
 
 class Settings(Header, frozen=True, kw_only=True, tag="settings"):
-    """All that changes outputs, from this record on: names and values, only those that differ from the defaults."""
+    """The rules from this record on: names and values that differ from the defaults of `core.rules`."""
 
     values: Mapping[str, Any] = {}
 
@@ -113,20 +116,20 @@ class Dividends(Header, frozen=True, kw_only=True, tag="dividend"):
 
 
 class Answers(Header, frozen=True, kw_only=True, tag="answers"):
-    """Rows: what vendors said of the stretches that they were asked for (`schemas.ANSWERS`), behind the bars."""
+    """Rows: vendors' answers about requested ranges (`schemas.ANSWERS`). They follow the bars of the answer."""
 
 
 class Rebuild(Header, frozen=True, kw_only=True, tag="rebuild"):
-    """Run `[from_us, to_us)` of the symbols in the rows again from raw, under the settings of now."""
+    """Recompute `[from_us, to_us)` of the symbols in the rows from raw records, with the current rules."""
 
     from_us: int
     to_us: int
 
 
 class AlertRule(Header, frozen=True, kw_only=True, tag="alert_rule"):
-    """From here on this rule is in force in place of its former revisions; `removed`: there is none any more.
+    """From here on this revision of the rule is in force. `removed`: the rule is removed.
 
-    One of a revision that is known already changes nothing. It stands in the symbol's partition; `removed` in all.
+    A revision that is already in force changes nothing. The record is in the symbol's partition; a removal is in all.
     """
 
     rule: Rule
@@ -146,9 +149,9 @@ class Alerts(Header, frozen=True, kw_only=True, tag="alerts"):
 
 
 class Over(Header, frozen=True, kw_only=True, tag="over"):
-    """An interval is over for a feed and this partition; rows: expected symbols and which emitted (`COVERAGE`).
+    """An interval has ended for a feed and this partition. Rows: expected symbols with or without a bar (`COVERAGE`).
 
-    `whole`: the feed was up for all of it, so that a symbol without a bar was not traded.
+    `whole`: the feed was up for the whole interval, so a symbol without a bar had no trades.
     """
 
     interval: str
@@ -159,9 +162,10 @@ class Over(Header, frozen=True, kw_only=True, tag="over"):
 
 
 class FeedState(Header, frozen=True, kw_only=True, tag="feed_state"):
-    """On `market.status`: the feed is `up`, `down` or `ended`; or its state stays and something was left out of bars.
+    """On `market.status`: the feed is `up`, `down` or `ended`. Two more states report data excluded from bars.
 
-    `late`: `count` ticks were older than memory; `unsupported`: `count` ticks or bars could not be used, and `reason`.
+    `late`: `count` ticks were older than the revision window. `unsupported`: `count` ticks or bars were unusable, for
+    `reason`.
     """
 
     state: str
@@ -171,11 +175,11 @@ class FeedState(Header, frozen=True, kw_only=True, tag="feed_state"):
 
 
 class Differences(Header, frozen=True, kw_only=True, tag="differences"):
-    """On `market.status`: bars of one (symbol, interval, time) that two sources give otherwise (`DIFFERENCES`)."""
+    """On `market.status`, rows: bars with different values from two sources (`DIFFERENCES`)."""
 
 
 class Dead(Header, frozen=True, kw_only=True, tag="dead"):
-    """Rows: what could not be read (`schemas.DEAD`)."""
+    """Rows: records that could not be decoded or applied (`schemas.DEAD`)."""
 
 
 RAW_KINDS: Final = (Start, Ticks, VendorBars, Mark, Down, End, Settings, Splits, Dividends, Answers, Rebuild, AlertRule)
@@ -202,7 +206,7 @@ COLUMNS: Final[Mapping[type[Header], pa.Schema]] = {
     Differences: schemas.DIFFERENCES,
     Dead: schemas.DEAD,
 }
-"""The columns of each kind; those of `Values` are followed by one float64 column for each output."""
+"""Columns of each kind. `Values` has one more float64 column for each output."""
 
 _AnyHeader: TypeAlias = (
     Start | Ticks | VendorBars | Mark | Down | End | Settings | Splits | Dividends | Answers
@@ -214,7 +218,7 @@ _decoder: msgspec.json.Decoder[Header] = msgspec.json.Decoder(_AnyHeader)
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record: what happened and its rows. Control records have a batch of no columns."""
+    """One record: header and rows. The batch of a control record has no columns."""
 
     header: Header
     batch: pa.RecordBatch
@@ -227,15 +231,15 @@ _EMPTY = {
 
 
 def no_rows(kind: type[Header]) -> pa.RecordBatch:
-    """Return the batch of a kind's columns without rows."""
+    """Return an empty batch with the columns of a kind."""
     return _EMPTY[kind]
 
 
 def encode(header: Header, batch: pa.RecordBatch | None = None) -> pa.Buffer:
     """Return the record's bytes as an Arrow buffer (it supports the buffer protocol; `len()` is its size).
 
-    `batch` has the columns of its kind, in order and of these very types; None means no rows. Raises ValueError when
-    the columns are not those of the kind.
+    `batch` has the columns of its kind, in order and of the same types; None: no rows. Raises ValueError for other
+    columns.
     """
     kind = type(header)
     if batch is None:
@@ -256,10 +260,9 @@ def encode(header: Header, batch: pa.RecordBatch | None = None) -> pa.Buffer:
 
 
 def decode(data: Any) -> Record:
-    """Return the record in `data` (bytes, memoryview or Arrow buffer), whose memory its columns share.
+    """Return the record in `data` (bytes, memoryview or Arrow buffer). Its columns share that memory.
 
-    Raises UnreadableRecord, and nothing else, when it is none, is of a version newer than this code, or has other
-    columns than its kind.
+    Raises only UnreadableRecord: if it is not a record, is of a newer version, or has other columns than its kind.
     """
     try:
         with pa.ipc.open_stream(data) as stream:
@@ -270,8 +273,8 @@ def decode(data: Any) -> Record:
         raise
     except StopIteration:
         raise UnreadableRecord("the Arrow stream has no record batch") from None
-    except Exception as error:  # Arrow raises a dozen kinds of error for broken bytes; each means the same here
-        raise UnreadableRecord(f"no Arrow IPC stream: {type(error).__name__}: {error}") from error
+    except Exception as error:  # Arrow raises a dozen kinds of errors for broken bytes
+        raise UnreadableRecord(f"not an Arrow IPC stream: {type(error).__name__}: {error}") from error
     try:
         _check(type(header), batch)
     except (pa.ArrowException, UnicodeDecodeError) as error:
@@ -280,27 +283,27 @@ def decode(data: Any) -> Record:
 
 
 def _check(kind: type[Header], batch: pa.RecordBatch) -> None:
-    """Raise unless the batch has the kind's columns, and they are sound to the last index and letter."""
+    """Raise unless the batch has the kind's columns and each index and string in them is valid."""
     expected = COLUMNS[kind]
     if batch.num_columns < len(expected) or (batch.num_columns > len(expected) and kind is not Values):
         raise UnreadableRecord(f"{kind.__name__} has {batch.num_columns} columns, not {len(expected)}")
     for want, have in zip(expected, batch.schema, strict=False):
         if want.name != have.name or want.type != have.type:
-            raise UnreadableRecord(f"column {have.name}: {have.type} where {want.name}: {want.type} should be")
+            raise UnreadableRecord(f"column {have.name}: {have.type} instead of {want.name}: {want.type}")
     batch.validate(full=True)
 
 
 def _read_header(schema: pa.Schema) -> Header:
     text = (schema.metadata or {}).get(METADATA_KEY)
     if text is None:
-        raise UnreadableRecord("an Arrow stream, but without a tickerplant header")
+        raise UnreadableRecord("an Arrow stream without a tickerplant header")
     try:
         version = msgspec.json.decode(text, type=_VersionOnly).v
         if version > VERSION:
             raise UnreadableRecord(f"record version {version} is newer than this code, which reads up to {VERSION}")
         return _decoder.decode(text)
     except msgspec.MsgspecError as error:
-        raise UnreadableRecord(f"header cannot be read: {error}") from error
+        raise UnreadableRecord(f"invalid header: {error}") from error
 
 
 class _VersionOnly(msgspec.Struct):
@@ -308,11 +311,11 @@ class _VersionOnly(msgspec.Struct):
 
 
 def header_of(data: Any) -> Header:
-    """Return the header alone, without touching the columns. Raises UnreadableRecord as `decode` does."""
+    """Return the header without reading the columns. Raises UnreadableRecord, as `decode`."""
     try:
         with pa.ipc.open_stream(data) as stream:
             return _read_header(stream.schema)
     except UnreadableRecord:
         raise
     except Exception as error:
-        raise UnreadableRecord(f"no Arrow IPC stream: {type(error).__name__}: {error}") from error
+        raise UnreadableRecord(f"not an Arrow IPC stream: {type(error).__name__}: {error}") from error

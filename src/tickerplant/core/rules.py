@@ -1,9 +1,8 @@
-"""Rules: all settings that change outputs, as they travel in `Settings` records (Law: settings are data).
+"""Rules: all settings that change outputs, as `Settings` records contain them.
 
-A `Settings` record says the values that differ from the defaults here; it replaces all that was said before. Every
-stateful service takes its rules from its input log alone, so that the same log gives the same bytes whatever the
-environment of the reader. `app` compares the user's settings with the last record written and has a new one written
-when they differ.
+A `Settings` record contains the values that differ from the defaults here, and replaces all earlier ones. Every
+stateful service reads its rules from its input log only. So the same log gives the same bytes in any environment.
+`app` compares the user's settings with the newest record and appends a new one if they differ.
 """
 
 from __future__ import annotations
@@ -34,16 +33,16 @@ SEED_INDICATORS: Final = (
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The rules in force. Patterns are shell patterns on the symbol (`BTC*`, `*/USD`); the first that fits counts."""
+    """The rules in force. Patterns are shell patterns on the symbol (`BTC*`, `*/USD`); the first match applies."""
 
     allowed_lateness_us: int = msgspec.field(default=2 * SECOND_US, name="lateness_us")
-    """How long after a feed's watermark has passed the end of a window it stays open for late ticks."""
+    """Time for which a window accepts late ticks after a feed's watermark has passed its end."""
 
     sources: tuple[str, ...] = ("*",)
-    """Order of sources, best first, where several know a bar equally completely: entries of `core.sources`."""
+    """Order of sources with equally complete bars, best first: entries of `core.sources`."""
 
     source_priority_wait_us: int = msgspec.field(default=3 * SECOND_US, name="source_wait_us")
-    """How long, in log time, a bar waits for a live feed whose source stands before its own."""
+    """Log time for which a bar waits for a live feed with a better rank than its own source."""
 
     calendars: Mapping[str, str] = msgspec.field(
         default_factory=lambda: {"*/*": "24/7", "*USDT": "24/7", "*USDC": "24/7", "BTC*": "24/7", "*": "XNYS"}
@@ -51,16 +50,16 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Pattern of symbols to calendar: a name of exchange_calendars (`XNYS`, `XLON`, `XHKG`) or `24/7`."""
 
     calendar_version: str = ""
-    """The version of the calendars' data that the rules were written under."""
+    """Version of the calendar data with which the rules were written."""
 
     extended_hours: bool = False
-    """Whether daily bars take extended hours too."""
+    """Daily bars include extended hours."""
 
     revision_window_sessions: int = msgspec.field(default=1, name="memory_sessions")
-    """For how many sessions finished bars are remembered, so that late ticks revise them."""
+    """Number of sessions whose closed bars stay in memory, so that late ticks revise them."""
 
     activity_bars: Mapping[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
-    """Pattern of symbols to intervals by activity (`100t`, `10000v`, `1000000d`); the first that fits counts."""
+    """Pattern of symbols to intervals by activity (`100t`, `10000v`, `1000000d`); the first match applies."""
 
     indicators: Mapping[str, tuple[str, ...]] = msgspec.field(
         default_factory=lambda: {"5m": SEED_INDICATORS, "1d": SEED_INDICATORS}
@@ -68,18 +67,18 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Indicators by bar interval, written as `NAME(parameter,…)`."""
 
     forming_indicators: tuple[str, ...] = ("SMA(20)", "RSI(14)", "BBANDS(20,2)")
-    """Those of `indicators` that are also computed on the forming bar."""
+    """Indicators of `indicators` that are also computed on the forming bar."""
 
 
 DEFAULT_RULES: Final = Rules()
 
 
 def rules_from(values: Mapping[str, Any]) -> Rules:
-    """Return the rules that a `Settings` record's values describe. Raises ConfigError naming the value at fault."""
+    """Return the rules of a `Settings` record's values. Raises ConfigError that names the invalid value."""
     try:
         return msgspec.convert(dict(values), Rules)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"rules cannot be read: {error}") from error
+        raise ConfigError(f"invalid rules: {error}") from error
 
 
 def values_of(rules: Rules) -> dict[str, Any]:

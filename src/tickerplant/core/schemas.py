@@ -1,9 +1,8 @@
-"""Topics and the Arrow schemas of what travels in them, by version.
+"""Topics, and the Arrow schemas of their records.
 
-A record on the log is one Arrow IPC stream of one record batch, whose schema metadata carries the record's header
-(see `records`). The columns of each kind are listed here, newest version; a column is only ever added at the end, with
-a new version, and `upgrade` fills it for records of older versions. Each version of each kind has a golden file in
-`tests/core/golden`.
+A record on the log is one Arrow IPC stream of one record batch; its schema metadata contains the header (see
+`records`). This module lists the columns of each kind in their newest version. New columns go at the end, with a new
+version. Each version of each kind has a golden file in `tests/core/golden`.
 """
 
 from __future__ import annotations
@@ -25,21 +24,21 @@ STATE_FEEDS: Final = "market.state.feeds"
 STATE_AGGREGATION: Final = "market.state.aggregation"
 STATE_ANALYTICS: Final = "market.state.analytics"
 SETTINGS_KEY: Final = "settings"
-"""Under it, in partition 0 of `STATE_FEEDS`, stand the values of the newest `Settings` record, as JSON."""
+"""State key in partition 0 of `STATE_FEEDS`: the values of the newest `Settings` record, as JSON."""
 PROGRESS_KEY: Final = "backfill:progress"
-"""Under it, in some partition of `STATE_FEEDS`, the backfill says as a JSON object how far it has come."""
+"""State key in one partition of `STATE_FEEDS`: the progress of the backfill, a JSON object."""
 
 
 @dataclass(frozen=True, slots=True)
 class TopicSpec:
-    """What a topic is made with. `retention_us` is None for a topic whose newest value by key is kept for ever."""
+    """Properties of a topic. `retention_us` is None for a state topic, which keeps the newest value of each key."""
 
     name: str
     retention_us: int | None
 
     @property
     def keyed(self) -> bool:
-        """Whether the topic keeps the newest value by key (a state topic) instead of a stretch of time."""
+        """Return whether it is a state topic: it keeps the newest value of each key instead of a range of time."""
         return self.retention_us is None
 
 
@@ -57,17 +56,17 @@ TOPICS: Final = (
 TOPIC: Final = {spec.name: spec for spec in TOPICS}
 
 STALE_FEED_US: Final = 90 * SECOND_US
-"""A live feed that has written nothing for this long of log time is taken as down since its watermark.
+"""Log time without a record after which a live feed counts as down since its watermark.
 
-One and a half of the longest pause between marks that a living feed may make (one a minute outside the session).
+It is 1.5 times the longest interval between a live feed's marks, which is one minute outside the session.
 """
 
 FORMING, FINAL, WITHDRAWN = "forming", "final", "withdrawn"
 STATES: Final = (FORMING, FINAL, WITHDRAWN)
-"""States of a bar; their positions are the int8 codes that the engines work with."""
+"""States of a bar. Their indices are the int8 codes of the engines."""
 
 TEXT: Final = pa.dictionary(pa.int32(), pa.utf8())
-"""Text that repeats (symbols, sources, intervals): a dictionary, so that readers work on integers."""
+"""Type of repeated text (symbols, sources, intervals): a dictionary, so that readers compare integers."""
 SMALL_TEXT: Final = pa.dictionary(pa.int8(), pa.utf8())
 
 SYMBOLS: Final = pa.schema([pa.field("symbol", TEXT, nullable=False)])
@@ -84,7 +83,7 @@ TICKS: Final = pa.schema(
         pa.field("received_at", TIMESTAMP, nullable=False),
     ]
 )
-"""One row a print. `size` 0 where the vendor gives none; `trade_id` null where there is none."""
+"""One row per print. `size` is 0 and `trade_id` null if the vendor sends none."""
 
 VENDOR_BARS: Final = pa.schema(
     [
@@ -102,7 +101,7 @@ VENDOR_BARS: Final = pa.schema(
         pa.field("complete", pa.bool_(), nullable=False),
     ]
 )
-"""Finished bars as a vendor or a file gave them, as traded (turned back from any adjustment), stamped at the start."""
+"""Finished bars of a vendor or a file. Prices are as traded: adjustments are reversed. `time` is the start."""
 
 SPLITS: Final = pa.schema(
     [
@@ -130,9 +129,15 @@ ANSWERED, NO_DATA, QUOTA, OUTAGE, NOT_OFFERED, DIFFERS = (
     "answered", "no_data", "quota", "outage", "not_offered", "differs",
 )  # fmt: skip
 VERDICTS: Final = (ANSWERED, NO_DATA, QUOTA, OUTAGE, NOT_OFFERED, DIFFERS)
-"""What a row of `ANSWERS` may say of its stretch: `answered` (what the vendor did not bring was not traded), `no_data`
-(it has nothing there), or why it was not filled: the `quota` was spent, the vendor was out of reach (`outage`), it does
-not offer it (plan, symbol, look-back), its bars were refused because they are not those of the others (`differs`)."""
+"""Verdicts of a row of `ANSWERS` about its range:
+
+- `answered`: the vendor returned its bars; missing ones had no trades,
+- `no_data`: the vendor has no data of the range,
+- `quota`: the vendor's quota was used up,
+- `outage`: the vendor was unavailable,
+- `not_offered`: the vendor does not offer the range (plan, symbol, look-back),
+- `differs`: its bars were rejected because they differ from those of other vendors.
+"""
 
 ANSWERS: Final = pa.schema(
     [
@@ -146,9 +151,10 @@ ANSWERS: Final = pa.schema(
         pa.field("again_at", TIMESTAMP),
     ]
 )
-"""What a vendor, asked for bars that start in `[from_time, to_time)`, has said, beyond the bars themselves.
+"""A vendor's answers to requests for bars that start in `[from_time, to_time)`, without the bars.
 
-`source` is "" where no vendor was left to ask. `again_at`: when asking again may help; null for never, or for answered.
+`source` is "" if no vendor was left. `again_at`: the time from which a new request may succeed; null for `answered`, or
+if none can.
 """
 
 BARS: Final = pa.schema(
@@ -175,8 +181,8 @@ BARS: Final = pa.schema(
 )
 """Published bars, at most one row for each (symbol, interval, time) in a record.
 
-Prices are null in a bar all of whose prints may not set a price, and in a withdrawn one. `vwap` is null without volume.
-`trades` is null where the vendor gives none. `revision` counts from 0, over closed states only.
+Prices are null in a withdrawn bar, and if none of its prints may set a price. `vwap` is null without volume. `trades`
+is null if the vendor sends none. `revision` counts from 0 and includes closed states only.
 """
 
 ANALYTICS_KEY: Final = pa.schema(
@@ -188,9 +194,9 @@ ANALYTICS_KEY: Final = pa.schema(
         pa.field("version", pa.int64(), nullable=False),
     ]
 )
-"""The first columns of indicator values; one nullable float64 column per indicator output follows (`rsi_14`).
+"""The first columns of indicator values. One nullable float64 column per indicator output follows (`rsi_14`).
 
-A `withdrawn` row has nulls alone and deletes the values of its bar.
+The values of a `withdrawn` row are null; it deletes the values of its bar.
 """
 
 ALERT: Final = pa.schema(
@@ -209,9 +215,11 @@ ALERT: Final = pa.schema(
         pa.field("version", pa.int64(), nullable=False),
     ]
 )
-"""Alerts that fired, one row a crossing. `time` is the bar's, `state` whether it was forming or final, `rule` the
-condition as text, `left` and `right` the values of its sides. `revised`: a revision of the bar, or of one before it,
-showed the crossing. `alert_id` is the same however often, and in whatever log, a crossing is found (`core.alerts`).
+"""Fired alerts, one row per crossing.
+
+`time` and `state` are those of the bar, `rule` is the condition as text, `left` and `right` are the values of its
+sides. `revised`: a revision of the bar, or of an earlier one, caused the crossing. `alert_id` is the same each time
+that the crossing is found, in any log (`core.alerts`).
 """
 
 COVERAGE: Final = pa.schema(
@@ -220,7 +228,7 @@ COVERAGE: Final = pa.schema(
         pa.field("emitted", pa.bool_(), nullable=False),
     ]
 )
-"""Rows of an `over` record: every symbol that was expected in the interval, and whether it has a bar."""
+"""Rows of an `over` record: every symbol expected in the interval, and whether it has a bar."""
 
 DIFFERENCES: Final = pa.schema(
     [
@@ -233,7 +241,7 @@ DIFFERENCES: Final = pa.schema(
         *(pa.field(f"other_{name}", pa.float64()) for name in ("open", "high", "low", "close", "volume")),
     ]
 )
-"""Where two sources know a bar and do not say the same: the published bar, then the other one. Both are complete."""
+"""Bars with different values from two sources: the published bar, then the other one. Both are complete."""
 
 DEAD: Final = pa.schema(
     [
@@ -244,7 +252,10 @@ DEAD: Final = pa.schema(
         pa.field("payload", pa.binary(), nullable=False),
     ]
 )
-"""What could not be read: where it stood (offset −1 and the feed's name as topic where it never reached the log)."""
+"""Data that could not be decoded or applied, with its place in the log.
+
+Data that never reached the log has offset −1 and the feed's name as topic.
+"""
 
 NOTHING: Final = pa.schema([])
-"""The columns of a record that says all in its header."""
+"""The columns of a record that has only a header."""

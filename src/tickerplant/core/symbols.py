@@ -1,4 +1,4 @@
-"""Symbols, and which partition each belongs to."""
+"""Symbols and their partitions."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ _SYMBOL = re.compile(r"[A-Z0-9^][A-Z0-9.\-/:=^_]{0,31}\Z")
 
 
 def check_symbol(text: str) -> str:
-    """Return the symbol in the plant's form: trimmed, upper case, e.g. `AAPL`, `BRK.B`, `EUR/USD`, `^GSPC`, `RY:TSX`.
+    """Return the symbol in canonical form, trimmed and upper case: `AAPL`, `BRK.B`, `EUR/USD`, `^GSPC`, `RY:TSX`.
 
-    Raises BadInput for anything else, with the reason.
+    Raises BadInput, with the reason, for any other text.
     """
     symbol = text.strip().upper()
     if not _SYMBOL.match(symbol):
         raise BadInput(
-            f"{text!r} is no symbol: 1 to {MAX_SYMBOL_CHARS} of A-Z 0-9 . - / : = ^ _, beginning with a letter or digit"
+            f"{text!r} is not a symbol: use 1 to {MAX_SYMBOL_CHARS} of A-Z 0-9 . - / : = ^ _, "
+            "starting with a letter, a digit or ^"
         )
     return symbol
 
@@ -34,5 +35,5 @@ def partition_of(symbol: str, partitions: int) -> int:
 
 
 def partitions_of(symbols: Sequence[str], partitions: int) -> npt.NDArray[np.int32]:
-    """Return `partition_of` for each symbol: int32[len(symbols)]. Meant for dictionaries, not for columns of ticks."""
+    """Return `partition_of` of each symbol: int32[len(symbols)]. For dictionaries, not for columns of ticks."""
     return np.fromiter((zlib.crc32(s.encode()) % partitions for s in symbols), dtype=np.int32, count=len(symbols))

@@ -1,4 +1,4 @@
-"""Times are int64 microseconds since 1970 UTC inside the plant; this module holds the units and conversions."""
+"""Units and conversions of time. Internally a time is int64 microseconds since 1970 UTC."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ DAY_US: Final = 24 * HOUR_US
 WEEK_US: Final = 7 * DAY_US
 
 NEVER_US: Final = -(1 << 62)
-"""A time before all times: 'no watermark yet'. Not the int64 minimum, so that subtracting a lateness cannot wrap."""
+"""A time before all times: no watermark yet. Not the int64 minimum, so that subtracting a lateness cannot overflow."""
 FOREVER_US: Final = 1 << 62
-"""A time after all times: the watermark of a feed that has ended."""
+"""A time after all times: the watermark of an ended feed."""
 
 TIMESTAMP: Final = pa.timestamp("us", tz="UTC")
 
@@ -72,14 +72,14 @@ def check_range(start_us: int | None, end_us: int | None, start: str, end: str) 
 
 
 def times_of(column: Any) -> Int64Array:
-    """Return a timestamp column (Array or ChunkedArray, no nulls) as int64 microseconds, without a copy if it can."""
+    """Return a timestamp column (Array or ChunkedArray, no nulls) as int64 microseconds. Copies only to convert."""
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     if column.type != TIMESTAMP:
         column = column.cast(TIMESTAMP)
     if not len(column):
         return np.empty(0, np.int64)
-    # What the column stands on, without the detours of cast and view: small records are many.
+    # Reads the column's buffer directly, because `cast` and `view` are slow for the many small records.
     result: Int64Array = np.frombuffer(column.buffers()[1], np.int64, len(column), column.offset * 8)
     return result
 

@@ -1,8 +1,8 @@
-"""Versions: which raw record caused an output.
+"""Versions: they identify the raw record that caused an output.
 
 A version is one int64, `generation << 40 | offset`: the generation of the log and the offset of the raw record whose
-step made the output. Within one partition versions only grow, so "the newest version wins" is a comparison of numbers
-in NumPy, in SQL and in JavaScript alike (2^53 holds generation 8,191).
+step produced the output. Versions of one partition only increase. So the newest version is the largest number, in
+NumPy, SQL and JavaScript alike (2^53 contains generation 8,191).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ MAX_GENERATION = (1 << 13) - 1
 def make_version(generation: int, offset: int) -> int:
     """Return the version of the raw record at `offset` in log generation `generation`.
 
-    Raises ValueError when either is out of its range.
+    Raises ValueError if either is out of range.
     """
     if not 0 <= offset <= MAX_OFFSET:
         raise ValueError(f"offset {offset} is outside 0..{MAX_OFFSET}")

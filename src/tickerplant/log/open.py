@@ -1,4 +1,4 @@
-"""Opening a log by its address."""
+"""Opens a log by its address."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from tickerplant.core.errors import ConfigError
 from tickerplant.log.port import EventLog
 
 FILE_NAME = "market.log"
-"""The file of an embedded log in the data folder."""
+"""File name of an embedded log in the data folder."""
 
 PATIENCE_S = 30.0
-"""How long services wait: a broker is back within seconds of its restart."""
+"""Default timeout of services: a restarted broker answers within seconds."""
 
 _FORMS = "`embedded:`, `sqlite:///path/of/a/file` or `kafka://host:port[,host:port][?prefix=...&replication=3]`"
 
 
 def has_file(url: str, data: Path) -> bool:
-    """Whether the file of an embedded log is there; True for brokers, who have none."""
+    """Return whether the file of an embedded log exists; True for brokers, which need none."""
     parts = urlsplit(url)
     path = data / FILE_NAME if parts.scheme == "embedded" else Path(parts.path)
     return parts.scheme == "kafka" or path.exists()
@@ -28,10 +28,10 @@ def has_file(url: str, data: Path) -> bool:
 def open_log(
     url: str, *, data: Path | None = None, config: Mapping[str, str] | None = None, patience_s: float = PATIENCE_S
 ) -> EventLog:
-    """Return the log at `url`: `embedded:` in the folder `data`, a file by name, or Kafka's brokers.
+    """Return the log at `url`: `embedded:` in the folder `data`, a file by path, or Kafka's brokers.
 
-    `config` are settings of Kafka's clients (TLS, SASL); `patience_s` is how long a call waits for other writers or for
-    brokers. Raises ConfigError for an address that is none of these, and what the adapters raise.
+    `config`: settings of Kafka's clients (TLS, SASL). `patience_s`: timeout of a call that waits for other writers or
+    for brokers. Raises ConfigError for any other address, and the errors of the adapters.
     """
     parts = urlsplit(url)
     try:
@@ -41,7 +41,7 @@ def open_log(
             else {}
         )
     except ValueError as error:
-        raise ConfigError(f"the options of the event log's address {url!r} cannot be read: {error}") from error
+        raise ConfigError(f"cannot parse the options of the event log's address {url!r}: {error}") from error
     if parts.scheme == "embedded" and not parts.netloc and not parts.path and not options:
         if data is None:
             raise ConfigError("the embedded event log needs a data folder")
@@ -55,11 +55,11 @@ def open_log(
         and options.keys() <= {"prefix", "replication"}
     ):
         return _kafka(parts.netloc, options, config or {}, patience_s)
-    raise ConfigError(f"{url!r} is no address of an event log; use {_FORMS}")
+    raise ConfigError(f"{url!r} is not an address of an event log; use {_FORMS}")
 
 
 def _embedded(path: Path, patience_s: float) -> EventLog:
-    from tickerplant.log.embedded import EmbeddedLog  # each adapter's libraries load only where it is used
+    from tickerplant.log.embedded import EmbeddedLog  # an adapter's libraries are imported only if it is used
 
     return EmbeddedLog(path, patience_s=patience_s)
 
@@ -69,7 +69,7 @@ def _kafka(bootstrap: str, options: Mapping[str, str], config: Mapping[str, str]
 
     replication = options.get("replication", "1")
     if not replication.isdigit() or not int(replication):
-        raise ConfigError(f"replication={replication} in the event log's address is no number of replicas")
+        raise ConfigError(f"replication={replication} in the event log's address is not a number of replicas")
     for broker in bootstrap.split(","):
         host, _, port = broker.rpartition(":")
         if not host or not port.isdigit():

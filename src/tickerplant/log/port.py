@@ -1,14 +1,14 @@
-"""The event log, as everything else sees it.
+"""The event log's interface: the only part of it that other packages use.
 
-A log has topics; a topic has partitions; a partition is one sequence of records by offset. Whoever wants to write takes
-a `Writer` and makes transactions; whoever wants to read takes a `Reader`. There are two adapters, Apache Kafka and one
-SQLite file, and one conformance suite that both pass (`tests/conformance`).
+A log has topics, a topic has partitions, and a partition is one sequence of records by offset. A `Writer` appends in
+transactions; a `Reader` reads. There are two adapters, Apache Kafka and one SQLite file. Both pass one conformance
+suite (`tests/conformance`).
 
-Calls block (none longer than its timeout) and release the GIL while they wait; a Reader or a Writer belongs to one
+Calls block, no longer than their timeout, and release the GIL while they wait. A Reader or a Writer belongs to one
 thread at a time. An event loop calls them from an executor.
 
-Offsets grow and never repeat, but need not be dense: Kafka spends some on transaction markers. A *position* is the
-offset of the next record to read.
+Offsets increase and never repeat, but are not always dense: Kafka uses some for transaction markers. A *position* is
+the offset of the next record to read.
 
     with log.writer("aggregation-0") as writer, log.reader([RAW], group="aggregation") as reader:
         consumed = reader.poll(timeout_s=1.0)
@@ -16,7 +16,7 @@ offset of the next record to read.
             transaction.append(OHLCV, 0, encode(...))
             transaction.put_state(STATE_AGGREGATION, 0, "snapshot", blob)
             transaction.send_positions(reader, {TopicPartition(RAW, 0): consumed[-1].offset + 1})
-        # leaving the block commits; an exception aborts, and leaves nothing
+        # leaving the block commits; an exception aborts and writes nothing
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from tickerplant.core.streams import Payload as Payload
 from tickerplant.core.streams import TopicPartition as TopicPartition
 
 MAX_RECORD_BYTES: Final = 32 * 1024 * 1024
-"""The largest record that any adapter takes; a snapshot may be larger, adapters cut it."""
+"""Maximum bytes of a record. A state value may be larger; adapters split it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where to begin in partitions for which nothing else says so (no committed position, none from `assigned`)."""
+    """Start of reading in partitions without a committed position and without one from `on_assigned`."""
 
     at: str = "earliest"
     time_us: int = 0
@@ -49,71 +49,74 @@ LATEST: Final = Start("latest")
 
 
 def at_time(time_us: int) -> Start:
-    """Begin at the first record appended at or after `time_us`."""
+    """Return a start at the first record appended at or after `time_us`."""
     return Start("time", time_us=time_us)
 
 
 def at_positions(positions: Mapping[TopicPartition, int]) -> Start:
-    """Begin at these positions; partitions that are not named begin at the earliest record."""
+    """Return a start at these positions. Other partitions start at the earliest record."""
     return Start("positions", positions=positions)
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Which log this is. A drain into new topics is a new generation; versions carry it."""
+    """Identity of a log. A log that continues an older one in new topics has a new generation, as in versions."""
 
     log_id: str
     generation: int
 
 
 class RebalanceListener(Protocol):
-    """Whoever keeps state by partition: told, from inside `poll`, what comes and what goes."""
+    """An owner of state by partition. `poll` calls it when partitions are assigned or revoked."""
 
     def on_assigned(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
-        """These partitions are ours now. Return where to read from; those left out begin at the committed position."""
+        """Open the state of newly assigned partitions; return the positions to read from.
+
+        A partition without a returned position starts at its committed one.
+        """
         ...
 
     def on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
-        """These are no longer ours: drop their state, and never commit for them again."""
+        """Drop the state of revoked partitions. The owner must not commit for them again."""
         ...
 
 
 class Reader(Protocol):
-    """Reads partitions in order, as a member of a group or, with no group, all partitions for itself."""
+    """Reads partitions in order: as a member of a group, or all partitions if it has no group."""
 
     def poll(
         self, *, timeout_s: float, max_records: int = 256, max_bytes: int = 8 * 1024 * 1024
     ) -> list[ConsumedRecord]:
-        """Return what has been committed to the log, in order within each partition; wait for the first record.
+        """Return committed records, in order within each partition. Waits for the first; returns [] after `timeout_s`.
 
-        Returns [] after `timeout_s`. Returns at once when anything is there, and never more than the limits (but one
-        record at least): what is not taken stays in the log, that is the back-pressure. Delivers at least once: what
-        was not committed to the group is read again by whoever has the partition next. Raises LogUnavailable when the
-        log is out of reach for longer than the adapter is patient; calling again is allowed.
+        Returns available records at once: at least one, and no more than the limits allow. The remainder stays in the
+        log, which is the back-pressure. Delivery is at least once: the next owner of a partition reads records again
+        that the group has not committed. Raises LogUnavailable if the log is unavailable for longer than the adapter's
+        `patience_s`; the caller may poll again.
         """
         ...
 
     def assignment(self) -> frozenset[TopicPartition]:
-        """Return the partitions that are ours."""
+        """Return the partitions that this reader owns."""
         ...
 
     def seek(self, positions: Mapping[TopicPartition, int]) -> None:
-        """Go on from these positions in assigned partitions."""
+        """Continue from these positions in assigned partitions."""
         ...
 
     def commit(self, positions: Mapping[TopicPartition, int]) -> None:
-        """Keep positions for the group, without a transaction; none, and nothing is done.
+        """Commit positions of the group, without a transaction. An empty mapping does nothing.
 
-        Raises Fenced if a partition is not ours any more.
+        Raises Fenced if this reader no longer owns a partition.
         """
         ...
 
     def wake(self) -> None:
-        """Make a `poll` that waits in another thread return at once. The only method that other threads may call."""
+        """Make a `poll` that waits in another thread return at once. Only this method is thread-safe."""
         ...
 
     def close(self) -> None:
-        """Leave the group, so that others get the partitions at once. Harmless twice."""
+        """Leave the group; other members get the partitions at once. Harmless twice."""
         ...
 
     def __enter__(self) -> Reader: ...
@@ -121,38 +124,38 @@ class Reader(Protocol):
 
 
 class Transaction(Protocol):
-    """What is appended, kept and committed together, or not at all. Nobody reads any of it before the commit."""
+    """Records, state values and positions that commit together or not at all. Invisible before the commit."""
 
     def append(self, topic: str, partition: int, value: Payload) -> None:
-        """Append one record. Raises RecordTooLarge above `MAX_RECORD_BYTES`, UnknownTopic for a topic not made."""
+        """Append one record. Raises RecordTooLarge above `MAX_RECORD_BYTES`, UnknownTopic for a missing topic."""
         ...
 
     def put_state(self, topic: str, partition: int, key: str, value: Payload | None) -> None:
-        """Keep the newest value of a key in a state topic, of any size; None forgets the key."""
+        """Set the value of a key in a state topic, of any size; None deletes the key."""
         ...
 
     def send_positions(self, reader: Reader, positions: Mapping[TopicPartition, int]) -> None:
-        """Commit the reader's group to these positions; committing raises Fenced if one is no longer the reader's."""
+        """Commit positions of the reader's group. The commit raises Fenced if the reader lost one of the partitions."""
         ...
 
 
 class Writer(Protocol):
-    """Appends in transactions. Its name stays the same over restarts: a later writer of a name fences the earlier."""
+    """Appends in transactions. Its name is the same after a restart: a newer writer of a name fences the older."""
 
     def transaction(self) -> AbstractContextManager[Transaction]:
-        """Begin; leaving the block commits, an exception in it aborts. One at a time.
+        """Begin a transaction; leaving the block commits, an exception in it aborts. One at a time.
 
-        Committing raises Fenced (stop: somebody else owns the name or the partitions) or LogUnavailable (nothing is
-        known to be written; begin again from the state of the last commit).
+        The commit raises Fenced (stop: another process owns the name or the partitions) or LogUnavailable (nothing is
+        known to be written: resume from the last commit).
         """
         ...
 
     def committed(self) -> Mapping[TopicPartition, int]:
-        """Return, for each partition appended to in the last committed transaction, the offset of its last record."""
+        """Return the last offset of each partition that the last committed transaction appended to."""
         ...
 
     def close(self) -> None:
-        """Abort what is open. Harmless twice."""
+        """Close the writer. An open transaction is aborted. Harmless twice."""
         ...
 
     def __enter__(self) -> Writer: ...
@@ -160,17 +163,17 @@ class Writer(Protocol):
 
 
 class EventLog(Protocol):
-    """One event log. Safe to share between threads; open one per process."""
+    """One event log. Thread-safe; open one per process."""
 
     def identity(self) -> Identity:
-        """Return which log this is. Raises UnknownTopic before `create_topics`."""
+        """Return the identity of this log. Raises UnknownTopic before `create_topics`."""
         ...
 
     def create_topics(self, specs: Iterable[TopicSpec], partitions: int, *, generation: int = 1) -> list[str]:
-        """Make what is missing and return its names; the first call also gives the log its identity.
+        """Create the missing topics and return their names. The first call also creates the log's identity.
 
-        `generation` is for a log that continues an older one's store; later calls leave the identity as it is.
-        Raises LogError when a topic is there with another number of partitions: that number is fixed when it is made.
+        `generation` is for a log that continues an older one's store; later calls do not change it. Raises LogError if
+        a topic exists with another number of partitions, which is fixed at its creation.
         """
         ...
 
@@ -187,23 +190,23 @@ class EventLog(Protocol):
         start: Start = EARLIEST,
         listener: RebalanceListener | None = None,
     ) -> Reader:
-        """Return a reader. Without `group` it has all partitions, commits nothing and holds back no retention.
+        """Return a reader. Without `group` it owns all partitions, commits nothing and holds back no retention.
 
-        `member` names a member of the group over restarts (so that it gets its partitions back without a wait); two
-        living members must not share one.
+        `member` is a name that stays the same after a restart, so that the member gets its partitions back without a
+        wait. Two live members must have different names.
         """
         ...
 
     def read_range(self, source: TopicPartition, begin: int, end: int) -> Iterator[ConsumedRecord]:
         """Yield the committed, retained records of one partition in `[begin, end)`, in order.
 
-        For reading again what has been read: it waits for no new record and holds back no retention. Memory is bounded
-        however long the range. Raises LogUnavailable.
+        It does not wait for new records and holds back no retention. Memory is bounded for a range of any length.
+        Raises LogUnavailable.
         """
         ...
 
     def writer(self, name: str) -> Writer:
-        """Return the writer of that name and fence any earlier one, whose open transaction is aborted."""
+        """Return the writer of that name. It fences any earlier one, whose open transaction is aborted."""
         ...
 
     def get_state(self, topic: str, partition: int, key: str) -> bytes | None:
@@ -215,19 +218,19 @@ class EventLog(Protocol):
         ...
 
     def offsets(self, topic: str, *, read_uncommitted: bool = False) -> dict[TopicPartition, tuple[int, int]]:
-        """Return (earliest, end) of each partition: the oldest offset still there and the first not yet committed.
+        """Return (earliest, end) of each partition: the first retained offset and the first uncommitted one.
 
-        `read_uncommitted`: the end includes records of open transactions. Other readers may see a transaction's records
-        a little after its positions.
+        `read_uncommitted`: the end includes records of open transactions. Other readers may see the records of a
+        transaction shortly after its positions.
         """
         ...
 
     def committed(self, group: str) -> dict[TopicPartition, int]:
-        """Return the positions that a group has committed; {} for a group that never has."""
+        """Return the committed positions of a group; {} if it has none."""
         ...
 
     def lag(self, group: str, topics: Sequence[str]) -> dict[TopicPartition, int]:
-        """Return how many records of each partition the group has still to read; markers do not count."""
+        """Return the number of records of each partition that the group has not read; markers do not count."""
         ...
 
     def groups(self) -> list[str]:
@@ -235,24 +238,24 @@ class EventLog(Protocol):
         ...
 
     def members(self, group: str) -> int:
-        """Return how many members of a group live, as far as is known: a dead one may count for a few seconds more."""
+        """Return the number of live members of a group. A dead one may count for a few more seconds."""
         ...
 
     def make_durable(self) -> None:
-        """Return when all that can be read now would survive a power cut."""
+        """Block until everything readable now would survive a power failure."""
         ...
 
     def trim(self, now_us: int) -> dict[str, int]:
-        """Apply retention and return the records dropped by topic; a log that does this by itself returns {}.
+        """Apply retention; return the number of dropped records by topic. {}: the log applies it by itself.
 
-        Never passes the position of the slowest group, nor `floors` kept with `hold_retention`.
+        It drops no record at or after the position of a group or a hold of `hold_retention`.
         """
         ...
 
-    def hold_retention(self, holder: str, floors: Mapping[TopicPartition, int] | None) -> None:
-        """Hold retention of these partitions back to these offsets for `holder` (a kept snapshot); None lets go."""
+    def hold_retention(self, holder: str, positions: Mapping[TopicPartition, int] | None) -> None:
+        """Retain partitions from these offsets on for `holder`, replacing its earlier holds; None releases them."""
         ...
 
     def close(self) -> None:
-        """Close what the log holds; readers and writers first. Harmless twice."""
+        """Close the log. Close its readers and writers first. Harmless twice."""
         ...

@@ -1,19 +1,21 @@
-"""The loop of the stateful services: one record is one step, and each step's effects happen exactly once.
+"""The loop of the stateful services: each record is one step, and each step's effects happen exactly once.
 
 A *stage* (`core/streams.py`) is the pure state of one input partition: a record goes in, output records come out. The
-processor owns all IO around it. Its effects, in this order, in `_commit`; each is safe to repeat, because none is
+processor does all IO around it. `_commit` applies the effects in this order. Each is safe to repeat, because none is
 visible before Step 4:
 
 1. append the outputs of the steps since the last commit,
-2. put a snapshot of each partition that is due, taken of the very state being committed,
+2. put a snapshot of each partition whose snapshot is due, of the state that is being committed,
 3. send the input positions,
 4. commit the log's transaction.
 
-Between two batches a stage may have work of its own (`Stage.run_background_work`). Its outputs are no function of the
-input, so they commit in one transaction with a snapshot of the state after them, and no restart repeats the work.
+Between two batches a stage may do background work (`Stage.run_background_work`). Its outputs are not a function of the
+input. So they commit in one transaction with a snapshot of the state after them, and no restart repeats the work.
 
-Restart: newest snapshot, run on to the committed positions and discard what comes out, go on. After any failed
-transaction the state in memory is ahead of the log, so it is thrown away and the same way taken.
+A restart loads the newest snapshot, replays up to the committed positions, discards those outputs and continues. After
+a failed transaction the state in memory is ahead of the log. So the processor discards it and restarts the same way.
+
+`_StageLifecycle` handles rebalances.
 """
 
 from __future__ import annotations
@@ -41,20 +43,20 @@ from tickerplant.log.snapshots import KEPT_PREFIX, SNAPSHOT_KEY, Snapshot
 
 SNAPSHOT_RECORDS: Final = 2_000
 FEW_RECORDS: Final = 32
-REST: Final = 2.0
-REST_AT_MOST_S: Final = 0.05
-"""After few records the processor rests this many times as long as they took, and what comes meanwhile shares the next
-transaction: each costs as much as some records.
+PAUSE_FACTOR: Final = 2.0
+MAX_PAUSE_S: Final = 0.05
+"""After fewer than `FEW_RECORDS` records the processor pauses for this multiple of their processing time, at most
+`MAX_PAUSE_S`. Records that arrive meanwhile share one transaction, which costs as much as some records.
 """
 WAITING_POLL_S: Final = 0.05
 """Maximum duration of a poll while a stage has background work."""
-_MAX_OUTPUT_BYTES: Final = 16 * 1024 * 1024  # outputs held in memory before a commit is made between two polls' records
+_MAX_OUTPUT_BYTES: Final = 16 * 1024 * 1024  # maximum outputs in memory; above it a batch commits before its end
 
 log = structlog.get_logger(__name__)
 
 
 class Bootstrap(NamedTuple):
-    """A stage that starts with a state of its own, and the position to read on from."""
+    """A stage with an initial state, and the position from which it reads."""
 
     position: int
     stage: Stage
@@ -73,7 +75,7 @@ class BootstrapFactory(Protocol):
 
 @dataclass(slots=True)
 class ProcessorCounters:
-    """What the processor has done since it began; the numbers that metrics and tests read."""
+    """Counters of a processor since its start, for metrics and tests."""
 
     records: int = 0
     outputs: int = 0
@@ -86,7 +88,7 @@ class ProcessorCounters:
 
 @dataclass(slots=True)
 class _Partition:
-    """A partition that is ours: its stage, the position up to which its outputs are already on the log, what is due."""
+    """An owned partition: its stage, its positions, and the positions up to which its outputs are committed."""
 
     stage: Stage
     positions: dict[TopicPartition, int]
@@ -108,34 +110,32 @@ class Processor:
     factory: StageFactory
     instance: str = "0"
     snapshot_interval_records: int = SNAPSHOT_RECORDS
-    """Records of a partition between snapshots: what a restart runs through again, at a millisecond or less each."""
+    """Records of a partition between snapshots. A restart replays so many, at a millisecond or less each."""
     poll_records: int = 256
-    """Records taken in one poll, and so at most in one transaction."""
+    """Maximum records of one poll, and so of one transaction."""
     on_batch: Callable[[ProcessorCounters], None] | None = None
     bootstrap: BootstrapFactory | None = None
-    """Asked for the stage of a partition without a snapshot; for a processor of one topic."""
+    """Makes the stage of a partition without a snapshot; for a processor of one topic."""
     counts: ProcessorCounters = field(default_factory=ProcessorCounters)
     _stages: dict[int, _Partition] = field(default_factory=dict)
     _discarded_before: int = 0
 
     def run(self, stop: threading.Event, *, poll_s: float = 0.5) -> None:
-        """Work until `stop` is set, then snapshot what is ours and leave.
+        """Process records until `stop` is set, then snapshot all owned partitions and return.
 
-        Raises Fenced when another member of this name has taken over, SnapshotRefused when a kept snapshot is of
-        another format. LogUnavailable is waited out.
+        Raises Fenced if another member of this name took over, SnapshotRefused if a snapshot has another format. After
+        LogUnavailable it restarts.
         """
         while not stop.is_set():
             self._stages.clear()
             try:
-                self._work(stop, poll_s)
+                self._process(stop, poll_s)
             except LogUnavailable as error:
                 self.counts.restarts += 1
-                log.warning(
-                    "log out of reach, starting again from the last commit", service=self.name, error=str(error)
-                )
+                log.warning("log unavailable, restarting from the last commit", service=self.name, error=str(error))
                 stop.wait(1.0)
 
-    def _work(self, stop: threading.Event, poll_s: float) -> None:
+    def _process(self, stop: threading.Event, poll_s: float) -> None:
         member = f"{self.name}-{self.instance}"
         with (
             self.event_log.writer(member) as writer,
@@ -152,17 +152,17 @@ class Processor:
                 try:
                     self._run_background_work(writer, reader)
                     if consumed:
-                        self._take(consumed, writer, reader)
+                        self._step_all(consumed, writer, reader)
                 except Fenced:
                     if reader.assignment():
                         raise
                     self._stages.clear()
                 if consumed and len(consumed) < FEW_RECORDS:
-                    stop.wait(min(REST_AT_MOST_S, REST * (time.monotonic() - began)))
+                    stop.wait(min(MAX_PAUSE_S, PAUSE_FACTOR * (time.monotonic() - began)))
             if self._stages:
                 self._commit(writer, reader, [], snapshot_all=True)
 
-    def _take(self, consumed: Sequence[ConsumedRecord], writer: Writer, reader: Reader) -> None:
+    def _step_all(self, consumed: Sequence[ConsumedRecord], writer: Writer, reader: Reader) -> None:
         outputs: list[tuple[int, Output]] = []
         size = 0
         for record in consumed:
@@ -186,7 +186,7 @@ class Processor:
                 self._commit(writer, reader, outputs)
                 outputs, size = [], 0
         self._commit(writer, reader, outputs)
-        self._say_resumed()
+        self._log_resumed()
         if self.on_batch is not None:
             self.on_batch(self.counts)
 
@@ -222,9 +222,9 @@ class Processor:
         snapshot_all: bool = False,
         snapshot: int | None = None,
     ) -> None:
-        """Commit what has been stepped since the last commit: the four effects of the module's docstring.
+        """Commit the steps since the last commit: the four effects of the module's docstring.
 
-        A partition's snapshot is due after so many records, at the first of a session, or when it is asked for.
+        A partition's snapshot is due after `snapshot_interval_records` records, at the first record of a session, or on request.
         """
         due = {
             partition: owned
@@ -232,15 +232,15 @@ class Processor:
             if owned.records_since_snapshot >= self.snapshot_interval_records
             or (snapshot_all and owned.records_since_snapshot)
             or partition == snapshot
-            or self._keeps(owned)
+            or self._has_new_label(owned)
         }
         moved = {
             source: position
             for partition, owned in self._stages.items()
-            if owned.touched or partition == snapshot  # whoever has lost the partition must not leave a snapshot
+            if owned.touched or partition == snapshot  # sending positions fences a member that has lost the partition
             for source, position in owned.positions.items()
         }
-        # A stage that is still running up to its committed position must not snapshot: its positions lie before it.
+        # A stage that still replays up to its committed position must not snapshot: its positions are before it.
         due = {p: owned for p, owned in due.items() if not _behind(owned)}
         if not moved and not due:
             return
@@ -258,7 +258,7 @@ class Processor:
             # Step 3
             if moved:
                 transaction.send_positions(reader, moved)
-            # Step 4: leaving the block
+            # Step 4: at the end of the block
         faults.reach(f"{self.name}.commit.after")
         self.counts.commits += 1
         self.counts.outputs += len(outputs)
@@ -267,14 +267,14 @@ class Processor:
         for owned in due.values():
             owned.records_since_snapshot = 0
 
-    def _say_resumed(self) -> None:
-        """Log once that a restart has run on to the committed positions, and what it discarded on the way."""
-        again = self.counts.discarded_records - self._discarded_before
-        if again and not any(map(_behind, self._stages.values())):
-            log.info("resumed", service=self.name, records=again, discarded_outputs=self.counts.discarded_outputs)
+    def _log_resumed(self) -> None:
+        """Log once that a restart has replayed up to the committed positions, and how much it discarded."""
+        replayed = self.counts.discarded_records - self._discarded_before
+        if replayed and not any(map(_behind, self._stages.values())):
+            log.info("resumed", service=self.name, records=replayed, discarded_outputs=self.counts.discarded_outputs)
             self._discarded_before = self.counts.discarded_records
 
-    def _keeps(self, owned: _Partition) -> bool:
+    def _has_new_label(self, owned: _Partition) -> bool:
         label = owned.stage.keep_label()
         return label is not None and label != owned.kept
 
@@ -303,12 +303,12 @@ class Processor:
             tp: position for tp, position in committed.items() if tp.partition == partition and tp.topic in self.topics
         }
         if newest is None:
-            return self._begin(partition, here)
+            return self._open_new(partition, here)
         snapshots.check(newest, self.name, partition, self.factory.format)
         positions = {TopicPartition(topic, partition): position for topic, position in newest.positions.items()}
         return _Partition(self.factory(partition, newest.state), positions, here, newest.kept)
 
-    def _begin(self, partition: int, committed: dict[TopicPartition, int]) -> _Partition:
+    def _open_new(self, partition: int, committed: dict[TopicPartition, int]) -> _Partition:
         if self.bootstrap is not None:
             source = TopicPartition(self.topics[0], partition)
             earliest, _ = self.event_log.offsets(source.topic)[source]
@@ -323,7 +323,7 @@ def _behind(owned: _Partition) -> bool:
 
 
 class _StageLifecycle(RebalanceListener):
-    """Opens and drops stages as partitions come and go; reading begins at the snapshot's positions."""
+    """Opens stages of assigned partitions and drops those of revoked ones. Reading starts at snapshot positions."""
 
     def __init__(self, processor: Processor) -> None:
         self._processor = processor
@@ -337,7 +337,7 @@ class _StageLifecycle(RebalanceListener):
         start: dict[TopicPartition, int] = {}
         for tp in partitions:
             owned = processor._stages[tp.partition]
-            # Without a snapshot the state begins at the beginning: from the first record that the log still has.
+            # Without a snapshot the state starts at the first retained record.
             start[tp] = owned.positions.get(tp, processor.event_log.offsets(tp.topic)[tp][0])
         return start
 

@@ -120,7 +120,7 @@ def test_what_cannot_be_said_is_one_sentence(plant: Plant, tmp_path: Path) -> No
     assert_refused(say(plant, *split, "0020-08-31", "4:1"), 2, "outside the years")
     assert_refused(say(plant, *split, "2020-08-31", "4"), 2, "is no ratio")
     assert_refused(say(plant, *split, "2020-08-31", "4:0"), 2, "'0' is no positive number")
-    assert_refused(say(plant, "action", "split", "A B", "2020-08-31", "4:1"), 2, "is no symbol")
+    assert_refused(say(plant, "action", "split", "A B", "2020-08-31", "4:1"), 2, "is not a symbol")
     assert_refused(say(plant, "action", "dividend", "ACME", "2020-08-31", "-1"), 2, "'-1' is no positive number")
     assert_refused(say(plant, "action", "dividend", "ACME", "2020-08-31", "1", "--currency", "$"), 2, "is no currency")
     assert_refused(say(Plant(tmp_path / "none"), *split, "2020-08-31", "4:1"), 1, "there is no plant in")

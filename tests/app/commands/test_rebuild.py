@@ -116,7 +116,7 @@ def test_what_cannot_be_rebuilt_is_one_sentence(plant: Plant, tmp_path: Path) ->
     before = orders(plant)
     assert_refused(say(plant, "rebuild", "ACME", "--from", TO, "--to", TO), 2, "is not before --to")
     assert_refused(say(plant, "rebuild", "ACME", "--from", "noon", "--to", TO), 2, "--from 'noon' is no time")
-    assert_refused(say(plant, "rebuild", "A B", *STRETCH), 2, "is no symbol")
+    assert_refused(say(plant, "rebuild", "A B", *STRETCH), 2, "is not a symbol")
     assert_refused(say(Plant(tmp_path / "none"), "rebuild", "ACME", *STRETCH), 1, "there is no plant in")
     assert say(plant, "rebuild", "ACME", "--from", FROM).code == 2
     assert {p: [o for o, _ in found] for p, found in orders(plant).items()} == {
