@@ -224,7 +224,7 @@ class Processor:
     ) -> None:
         """Commit the steps since the last commit: the four effects of the module's docstring.
 
-        A partition's snapshot is due after `snapshot_interval_records` records, at the first record of a session, or on request.
+        A snapshot is due after `snapshot_interval_records` records, at the first record of a session, or on request.
         """
         due = {
             partition: owned
