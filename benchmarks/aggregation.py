@@ -103,7 +103,7 @@ def engine(prints: Prints, batch: int) -> Contestant:
         engine.state.refresh()
         engine.begin("bench", FROM_US)
         expected = np.arange(prints.symbols, dtype=np.int32)
-        engine.start("bench", FROM_US, expected, hole=False, live=True, whole=False)
+        engine.start("bench", FROM_US, expected, gap=False, live=True, whole=False)
         engine.finish()
         published: list[pa.RecordBatch] = []
         began = time.perf_counter()

@@ -80,7 +80,7 @@ def test_symbols_of_open_exchanges_are_expected_in_each_interval() -> None:
     assert statuses["1d", (DAY - close) // M] == [("A", True)]
 
 
-def test_a_feed_that_resumes_without_a_hole_was_up_throughout() -> None:
+def test_a_feed_that_resumes_without_a_gap_was_up_throughout() -> None:
     raw = [
         start(start_us=OPEN, symbols=["A"]),
         ticks([(OPEN + S, "A", 10.0, 1)], OPEN + 30 * S),

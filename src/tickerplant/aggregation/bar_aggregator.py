@@ -89,7 +89,7 @@ class BarAggregator:
         outcome, self._outcome = self._outcome, Outcome()
         return outcome
 
-    def start(self, name: str, start_us: int, symbols: Codes, *, hole: bool, live: bool, whole: bool) -> None:
+    def start(self, name: str, start_us: int, symbols: Codes, *, gap: bool, live: bool, whole: bool) -> None:
         """Mark the feed up from `start_us`, and expect it to deliver `symbols`."""
         feed = self.state.feed(name)
         if feed.up and live:
@@ -102,9 +102,9 @@ class BarAggregator:
             self._outcome.statuses.append(FeedStatus(name, "up", start_us))
             return
         former_end = feed.coverage[-1][1] if feed.coverage else FOREVER_US
-        feed.mark_up(start_us, hole=hole, whole=whole)
+        feed.mark_up(start_us, gap=gap, whole=whole)
         feed.declared_until_us = max(feed.declared_until_us, start_us - start_us % MINUTE_US)
-        if not hole and former_end < FOREVER_US:
+        if not gap and former_end < FOREVER_US:
             self._recompute_completeness(feed, former_end)
         self._outcome.statuses.append(FeedStatus(name, "up", start_us))
 
@@ -226,7 +226,7 @@ class BarAggregator:
         feed = self.state.feed(name)
         if not feed.up and not feed.coverage:
             feed.up = True
-            feed.mark_up(watermark_us, hole=True, whole=False)
+            feed.mark_up(watermark_us, gap=True, whole=False)
         return feed
 
     def _count_activity(self, feed: FeedState, ticks: TickColumns) -> None:

@@ -72,7 +72,7 @@ class Dispatcher:
         symbols = engine.state.symbols.codes(batch.column(0), header.feed)
         engine.state.refresh()
         engine.start(
-            header.feed, _clipped(header.from_us), symbols, hole=header.hole, live=header.live, whole=header.whole
+            header.feed, _clipped(header.from_us), symbols, gap=header.hole, live=header.live, whole=header.whole
         )
 
     def _ticks(self, header: records.Ticks, batch: pa.RecordBatch, offset: int, history: History) -> None:

@@ -131,15 +131,15 @@ class FeedState:
         if not self.coverage_fixed:
             self.coverage.append((start_us, FOREVER_US))
 
-    def mark_up(self, start_us: int, *, hole: bool, whole: bool) -> None:
-        """Add coverage from `start_us`. Without a hole the former range continues.
+    def mark_up(self, start_us: int, *, gap: bool, whole: bool) -> None:
+        """Add coverage from `start_us`. Without a gap the former range continues.
 
         `whole`: the first minute, five minutes and session of the feed count as covered.
         """
         if self.coverage_fixed:
             return
         former = self.coverage[-1] if self.coverage else None
-        if former is not None and not hole:
+        if former is not None and not gap:
             self.coverage[-1] = (former[0], FOREVER_US)
             return
         if whole and start_us > NEVER_US:
