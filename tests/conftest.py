@@ -48,7 +48,7 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, A
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
-    """Scale the test's hang guard with the machine."""
+    """Scale the test's timeout with the machine."""
     marker = item.get_closest_marker("timeout")
     idle_s = marker.args[0] if marker is not None else float(item.config.getini("timeout"))
     item.add_marker(pytest.mark.timeout(PATIENCE.seconds(idle_s)), append=False)

@@ -1,4 +1,4 @@
-"""What is left to `make chaos`: `make test` names it as deselected."""
+"""Tests for `make chaos` only; `make test` reports them as deselected."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _MINUTES = ("test_each_service_is_killed_at_each_named_point[kafka]",)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect what takes minutes more."""
+    """Deselect tests that take minutes."""
     if not _THOROUGH:
         config.hook.pytest_deselected(items=[item for item in items if item.name in _MINUTES])
         items[:] = [item for item in items if item.name not in _MINUTES]

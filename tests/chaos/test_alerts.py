@@ -1,6 +1,6 @@
-"""kill -9 while rules cross: a receiver that knows alerts by their id gets each exactly once, and none is missed.
+"""kill -9 while rules cross: a receiver that deduplicates alerts by id gets each exactly once, and none is missed.
 
-What must fire is worked out from the bars in the tables, by a comparison of neighbours, when all is over.
+The expected alerts are computed at the end from neighbouring bars in the tables.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from tickerplant.log.open import open_log
 pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(300)]
 
 REPLAY_S = 60.0
-"""The pace must outlast the kills; when they are over it is given up."""
+"""The pace must outlast the kills; afterwards the replay continues unpaced."""
 SECRET = "a secret of the receiver"
 RULES = {
     "crosses_above": ("close", "crosses_above", "SMA(3)"),
@@ -53,7 +53,7 @@ FAULTS = {
 
 
 class Receiver:
-    """Takes webhooks, knows alerts by their id, checks signatures, and now and then refuses the first attempt."""
+    """Receiver of webhooks that deduplicates by id, checks signatures, and refuses some first attempts."""
 
     def __init__(self) -> None:
         self.alerts: dict[str, dict[str, Any]] = {}
@@ -66,7 +66,7 @@ class Receiver:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 name = self.headers["X-Tickerplant-Alert-Id"]
                 status = receiver.take(name, self.headers["X-Tickerplant-Signature"] or "", body)
-                with suppress(OSError):  # who asked was killed
+                with suppress(OSError):  # the client was killed
                     self.send_response(status)
                     self.send_header("Content-Length", "0")
                     self.end_headers()
@@ -107,7 +107,7 @@ class Receiver:
 
 
 def api_url(parts: Parts) -> str | None:
-    """Return where the API that was started last listens."""
+    """Return the address of the API that was started last."""
     found = re.findall(r"the API listens on (http://[0-9.:]+)", parts.output("api").read_text())
     return found[-1] if found else None
 
@@ -167,7 +167,7 @@ async def unposted(dsn: str) -> int:
 
 
 def crossings(bars: list[tuple[int, float]]) -> set[tuple[str, int]]:
-    """Return (name of the rule, second of the bar) of all that must fire: where a truth is, and was not before."""
+    """Return (rule, second of the bar) of all expected alerts: the condition is true, and was false before."""
     close = np.array([price for _, price in bars])
     values = {"close": close, "SMA(3)": compute(close, "SMA(3)")["sma_3"], "RSI(5)": compute(close, "RSI(5)")["rsi_5"]}
     found = set()
@@ -196,7 +196,7 @@ def logged_ids(plant: Plant) -> list[str]:
     return [name for batch in found for name in batch.column("alert_id").to_pylist()]
 
 
-def test_rules_cross_while_processes_are_killed_and_each_alert_arrives_once(tmp_path: Path) -> None:
+def test_each_alert_arrives_once_while_processes_are_killed(tmp_path: Path) -> None:
     env = {
         "TICKERPLANT_SNAPSHOT_INTERVAL_RECORDS": "20",
         "TICKERPLANT_PARTITIONS": "2",
@@ -217,7 +217,7 @@ def test_rules_cross_while_processes_are_killed_and_each_alert_arrives_once(tmp_
             armed[name] = todo[name].pop(0) if todo[name] else None
             begin(parts, name, armed[name])
 
-        # A replay that finds no service brings a plant of its own: aggregation, which nobody kills yet, is there.
+        # A replay without services starts its own plant, so aggregation runs here; it is not killed yet.
         begin(parts, "aggregation")
         wait_for_services(parts, "aggregation")
         for name in todo:
@@ -268,7 +268,7 @@ def test_rules_cross_while_processes_are_killed_and_each_alert_arrives_once(tmp_
 
 
 @pytest.mark.parametrize("point", ["before", "after"])
-def test_a_rule_that_was_kept_when_the_api_died_reaches_the_log_once(tmp_path: Path, point: str) -> None:
+def test_a_rule_stored_when_the_api_died_reaches_the_log_once(tmp_path: Path, point: str) -> None:
     parts = Parts(Plant(tmp_path / "data", {"TICKERPLANT_PARTITIONS": "2"}), tmp_path, on_kafka=False)
     with explained(parts):
         begin(parts, "api", f"rules.tell.{point}:1")

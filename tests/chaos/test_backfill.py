@@ -1,7 +1,7 @@
-"""kill -9 in the middle of a backfill, at every point of its way and at any moment: it goes on without a hole.
+"""kill -9 during a backfill, at every named point and at random moments: it resumes without a gap.
 
-The vendor is the sandbox, a process that no kill touches, and it keeps the books: what it was asked, and how much of
-its quota that was. A request that was on its way when the process died may be asked for once more; nothing else may.
+The vendor is the sandbox, a process that is never killed. It records all requests and their cost. A request in flight
+at the kill may be repeated once; no other request may be repeated.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ POINTS = (
     "desk.debited:1", "backfill.asking:2", "desk.answered:1", "backfill.answered:1", "backfill.saying:1",
     "backfill.said:1", "feed.append.before:4", "feed.append.after:4", "feed.commit.before:5", "feed.commit.after:5",
 )  # fmt: skip
-"""Each kills one run. The first three transactions of a run may have no bars: its barrier, and a round's beginning."""
+"""Each kills one run. The first three transactions of a run may have no bars: its barrier, and the start of a round."""
 SOME = ("desk.debited:1", "backfill.answered:1", "feed.append.after:4", "backfill.said:1")
-"""Without `make chaos`."""
+"""Number of kills outside `make chaos`."""
 
 
 @pytest.fixture
 def vendor() -> Iterator[str]:
-    """The sandbox's address."""
+    """Return the sandbox's address."""
     process = subprocess.Popen(
         [
             sys.executable, "-m", "tickerplant.sandbox", "--names", ",".join(SYMBOLS), "--rate", "12",
@@ -77,7 +77,7 @@ def plant(tmp_path: Path, vendor: str) -> Iterator[Plant]:
         },
     )
     yield plant
-    # The server of a plant that was killed outlives it; the next command would take it over.
+    # The server of a killed plant outlives it; the next command would take it over.
     store = FolderLock(plant.data, "store.lock")
     until(lambda: not store.is_held(), "the store to be free")
 
@@ -94,7 +94,7 @@ def ask(url: str, what: str, **params: Any) -> Any:
 
 
 def overlapping(vendor: str) -> list[str]:
-    """Return the requests for bars that have a bar in common with one before, for the same symbol and interval."""
+    """Return the requests that overlap an earlier one for the same symbol and interval."""
     seen: dict[tuple[str, str], list[tuple[str, str]]] = {}
     found = []
     for asked in ask(vendor, "requests", vendor="twelvedata")["requests"]:
@@ -128,12 +128,12 @@ async def _stored(dsn: str, relation: str, interval: str, begin: int, end: int) 
 
 
 def assert_whole(plant: Plant, vendor: str, began_us: int) -> None:
-    """The tables have each bar that the market has, and it is whole."""
+    """Check that the tables contain each complete bar of the market."""
     today_us = began_us - began_us % DAY_US
     last = {"1d": today_us, "5m": today_us, "1m": began_us - began_us % MINUTE_US - 3 * MINUTE_US}
     with plant.store() as dsn:
         for interval, days in DAYS.items():
-            # The first whole day: what "so many days" begins with has moved on from run to run.
+            # The first whole day: the start of "so many days" advances from run to run.
             begin, end = today_us - (days - 1) * DAY_US, last[interval]
             relation = "historical_ohlcv" if interval == "1d" else "intraday_ohlcv"
             stored = asyncio.run(_stored(dsn, relation, interval, begin, end))
@@ -144,7 +144,7 @@ def assert_whole(plant: Plant, vendor: str, began_us: int) -> None:
 
 
 def assert_books(vendor: str, kills: int) -> None:
-    """The vendor was asked again for no more than what was on its way, and refused nothing."""
+    """Check that only requests in flight were repeated, and none was refused."""
     repeated = overlapping(vendor)
     assert len(repeated) <= kills, repeated
     counts = ask(vendor, "counts")["vendors"]["twelvedata"]
@@ -152,7 +152,7 @@ def assert_books(vendor: str, kills: int) -> None:
     assert all(window["largest_asked"] <= window["limit"] for window in counts["windows"] if window["limit"]), counts
 
 
-def test_killed_at_every_point_it_goes_on_without_a_hole(tmp_path: Path, plant: Plant, vendor: str) -> None:
+def test_a_backfill_killed_at_every_point_resumes_without_a_gap(tmp_path: Path, plant: Plant, vendor: str) -> None:
     began_us = time.time_ns() // 1_000
     points = POINTS if THOROUGH else SOME
     for point in points:
@@ -162,7 +162,7 @@ def test_killed_at_every_point_it_goes_on_without_a_hole(tmp_path: Path, plant: 
     assert_books(vendor, len(points))
 
 
-def test_killed_at_any_moment_it_goes_on_without_a_hole(tmp_path: Path, plant: Plant, vendor: str) -> None:
+def test_a_backfill_killed_at_any_moment_resumes_without_a_gap(tmp_path: Path, plant: Plant, vendor: str) -> None:
     began_us, moments, kills = time.time_ns() // 1_000, random.Random(SEED), 0
     print(f"CHAOS_SEED={SEED}")
     for _ in range(KILLS if THOROUGH else 1):

@@ -1,4 +1,4 @@
-"""Part of a trading day with vendors that misbehave, run through fast: every bar is there, right, within the quotas.
+"""Part of a trading day with faulty vendors at high speed: every bar is stored, correct, within the quotas.
 
 The whole day is `python -m benchmarks.day`; this is its opening hour with fewer symbols.
 """
@@ -17,7 +17,7 @@ from tickerplant.sandbox.model import symbol_names
 pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(280)]
 
 
-def test_after_an_hour_of_troubles_every_bar_is_there_and_no_quota_was_overspent(tmp_path: Path) -> None:
+def test_after_an_hour_of_faults_every_bar_is_stored_and_no_quota_overspent(tmp_path: Path) -> None:
     hours = 1.0
     day = Day(
         symbols=(*symbol_names(6), "EUR/USD", "BTC/USD"),

@@ -1,10 +1,10 @@
-"""kill -9 of the whole plant and of each service, again and again during one paced replay: the tables do not notice.
+"""kill -9 of the whole plant and of each service, repeatedly during one paced replay: the tables stay correct.
 
-Ticks, closed bars and their values must equal those of a replay that nobody disturbed. Each test also asserts that its
-kills bit: that processes died where they should, and that restarts read records again and discarded what came of them.
+Ticks, closed bars and their values must equal those of an undisturbed replay. Each test also asserts that its kills
+took effect: processes died at the expected points, and restarts read records again and discarded the outputs.
 
 `make chaos` kills 25 times at random moments of a replay of more than a minute, and the whole plant at every named
-point; without it a few times, and the whole plant at some of the points. Single services die at all of them always.
+point. `make test` kills a few times, and the whole plant at some points. Single services die at all points in both.
 `make test` kills at the same moments each time, `make chaos` at new ones; `CHAOS_SEED` repeats those of a run.
 """
 
@@ -41,7 +41,7 @@ SEED = int(os.environ.get("CHAOS_SEED", "7"))
 SESSION_S = 6.5 * 3600
 THOROUGH = KILLS >= 25
 REPLAY_S = 150.0 if THOROUGH else 60.0
-"""How long the session would take in one piece. The pace must outlast the kills; when they are over it is given up."""
+"""Duration of an undisturbed replay. The pace must outlast the kills; afterwards the replay continues unpaced."""
 STATEFUL = ("aggregation", "analytics")
 SERVICES = (*STATEFUL, "persistence")
 
@@ -49,13 +49,14 @@ Tables = dict[str, list[tuple[Any, ...]]]
 
 
 def pace(idle_s: float) -> float:
-    """Return the speed of a replay of the session that takes so long on an idle machine, and longer on a busy one."""
+    """Return the replay speed that takes this long on an idle machine, and longer on a busy one."""
     return SESSION_S / PATIENCE.seconds(idle_s)
 
 
 def _points() -> list[str]:
-    """Return every fault point of the code, so that none is ever forgotten here; those of the API are in
-    `test_alerts`, those of the desk and of the backfill in `test_backfill`.
+    """Return every crash point of the code, so that none is missing here.
+
+    `test_alerts` covers those of the API, `test_backfill` those of the scheduler and the backfill.
     """
     code = "".join(path.read_text() for path in sorted((Path(__file__).parents[2] / "src").rglob("*.py")))
     found = set(re.findall(r'faults\.reach\("([a-z.]+)"\)', code))
@@ -98,19 +99,19 @@ class Parts:
         self.running[name] = self.plant.start(*arguments, output=self.output(name), **env)
 
     def begin_whole(self, *, speed: float | None = None, fault: str | None = None) -> None:
-        """Start all that turns the file into tables, and the feed: with the embedded log that is one process."""
+        """Start the services and the feed; with the embedded log this is one process."""
         if not self.on_kafka:
             self.begin("replay", speed=speed, fault=fault)
             return
         of_the_feed = fault is not None and fault.startswith("feed.")
         self.begin("up", fault=None if of_the_feed else fault)
         store = FolderLock(self.plant.data, "store.lock")
-        # Whoever comes first owns the database, and takes it along when it ends: that must be `up`.
+        # The first process owns the database and stops it at its end: this must be `up`.
         until(lambda: self.dead() or (store.is_held() and store.holder().get("dsn")), "the store")
         self.begin("replay", speed=speed, fault=fault if of_the_feed else None)
 
     def begin_services(self) -> None:
-        """Start each service as a process of its own, and wait until all are up."""
+        """Start each service as a separate process, and wait until all are up."""
         for name in SERVICES:
             self.begin(name)
         outputs = [self.output(name) for name in SERVICES]
@@ -118,18 +119,18 @@ class Parts:
         assert not self.dead()
 
     def committed(self) -> dict[str, int]:
-        """Return how far each stateful service has committed, all partitions together."""
+        """Return the committed positions of each stateful service, summed over partitions."""
         if self._log is None:
             settings = load(
                 {"data": self.plant.data, "log": self.plant.env.get("TICKERPLANT_LOG", "embedded:")}
             ).settings
             self._log = open_log(settings.log, data=settings.data)
-        with suppress(LogUnavailable):  # a broker that was killed just now: no progress is known
+        with suppress(LogUnavailable):  # the broker was just killed: the positions are unknown
             return {group: sum(self._log.committed(group).values()) for group in STATEFUL}
         return dict.fromkeys(STATEFUL, 0)
 
     def wait_for_work(self, before: dict[str, int]) -> None:
-        """Wait until both stateful services have come further than `before`."""
+        """Wait until both stateful services have advanced beyond `before`."""
 
         def further() -> bool:
             return bool(self.dead()) or all(now > before[group] for group, now in self.committed().items())
@@ -137,7 +138,7 @@ class Parts:
         until(further, "work")
 
     def close(self) -> None:
-        """Leave no process behind."""
+        """End all processes."""
         self.kill_all()
         if self._log is not None:
             self._log.close()
@@ -146,18 +147,18 @@ class Parts:
         return self.folder / f"{name}.log"
 
     def dead(self) -> list[str]:
-        """Return the names of those that have ended, however."""
+        """Return the names of the processes that have ended."""
         return [name for name, process in self.running.items() if process.poll() is not None]
 
     def wait_for_a_death(self, timeout_s: float) -> dict[str, int]:
-        """Return the exit codes of those that have ended once one has, or {} after the timeout."""
+        """Wait until a process has ended and return the exit codes, or {} after the timeout."""
         deadline = time.monotonic() + timeout_s
         while not (dead := self.dead()) and time.monotonic() < deadline:
             time.sleep(0.02)
         return {name: self.running[name].returncode for name in dead}
 
     def kill(self, name: str) -> bool:
-        """kill -9 one process, not what it has started; False if it had ended."""
+        """kill -9 one process without its children; return False if it had ended."""
         process = self.running[name]
         if process.poll() is not None:
             return False
@@ -171,23 +172,23 @@ class Parts:
         self.running.clear()
 
     def finish(self, timeout_s: float = 180) -> None:
-        """Let the replay come to its end, then stop what else runs in order."""
+        """Wait for the end of the replay, then stop the other processes in order."""
         code = self.running["replay"].wait(PATIENCE.seconds(timeout_s))
         assert code == 0, f"replay ended with {code}"
         del self.running["replay"]
         self.stop()
 
     def stop(self) -> None:
-        """SIGTERM to all; fail if one does not end in order."""
+        """Send SIGTERM to all; fail if one does not end in order."""
         for process in self.running.values():
             process.send_signal(signal.SIGTERM)
         codes = {name: process.wait(PATIENCE.seconds(30)) for name, process in self.running.items()}
         self.running.clear()
-        # One that was started just now dies of the signal itself: it has nothing to put in order yet.
+        # A process that just started dies of the signal itself.
         assert set(codes.values()) <= {0, -signal.SIGTERM}, f"not all ended in order: {codes}"
 
     def resumed(self) -> dict[str, tuple[int, int]]:
-        """Return, by service, how many records restarts have read again and how many outputs they discarded."""
+        """Return the records read again and the discarded outputs of restarts, by service."""
         found = dict.fromkeys(STATEFUL, (0, 0))
         for path in self.folder.glob("*.log"):
             for line in json_lines(path):
@@ -197,14 +198,14 @@ class Parts:
         return found
 
     def assert_kills_bit(self, *, each: bool) -> None:
-        """Each stateful service, or one at least, has read again what it had done, and thrown away what came out."""
+        """Check that each stateful service, or at least one, has replayed records and discarded outputs."""
         bitten = [service for service, (records, outputs) in self.resumed().items() if records and outputs]
         assert len(bitten) >= (len(STATEFUL) if each else 1), f"seed {SEED}: {self.resumed()}"
 
 
 @contextmanager
 def explained(parts: Parts) -> Iterator[None]:
-    """Leave no process behind; show what they have said if the test fails."""
+    """End all processes; show their output if the test fails."""
     try:
         yield
     except BaseException:
@@ -221,9 +222,9 @@ def explained(parts: Parts) -> Iterator[None]:
 @pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
 def parts(request: pytest.FixtureRequest, tmp_path: Path) -> Parts:
     on_kafka = request.param == "kafka"
-    # Named points of a snapshot must come soon; a random kill just behind one has nothing read again.
+    # Named points of snapshots must occur soon; a random kill right after a snapshot replays nothing.
     snapshot_interval_records = "100" if "random" in request.node.name else "20"
-    # A replay says what it resumed, as a plant does, only when it is asked for more than warnings.
+    # Replays and plants log what they resumed only below the level of warnings.
     env = {
         "TICKERPLANT_SNAPSHOT_INTERVAL_RECORDS": snapshot_interval_records,
         "TICKERPLANT_PARTITIONS": "2",
@@ -287,8 +288,8 @@ def test_each_service_is_killed_at_each_named_point(parts: Parts, undisturbed: T
         parts.begin(name, speed=pace(REPLAY_S), fault=point and _fault(point))
 
     with explained(parts):
-        # A replay that finds no service brings a plant of its own, and services then find the folder held: the API,
-        # which nobody kills, is there all the time.
+        # A replay without services starts its own plant, and services then find the folder in use. The API runs all the
+        # time and is not killed.
         parts.begin("api")
         until(lambda: parts.dead() or "is up" in parts.output("api").read_text(), "the API")
         for name in todo:
@@ -321,7 +322,7 @@ def test_each_service_is_killed_at_random_moments(parts: Parts, undisturbed: Tab
         number_of_kills = max(KILLS, len(names))
         for number in range(number_of_kills):
             before = parts.committed() if number else dict.fromkeys(STATEFUL, 0)
-            parts.wait_for_work(before)  # all are there again
+            parts.wait_for_work(before)  # all services have resumed
             time.sleep(moments.uniform(0.0, min(3.0, 1.6 * REPLAY_S / number_of_kills)))
             if parts.running["replay"].poll() == 0:
                 break
@@ -354,7 +355,7 @@ def test_the_database_is_killed_while_the_plant_works(tmp_path: Path, undisturbe
 def test_the_broker_is_killed_while_the_plant_works(
     tmp_path: Path, kafka_broker: KafkaBroker, undisturbed: Tables
 ) -> None:
-    """Plant and feed go on by themselves."""
+    """Check that plant and feed resume by themselves."""
     env = {"TICKERPLANT_LOG": f"kafka://{kafka_broker.bootstrap}?prefix=broker.", "TICKERPLANT_PARTITIONS": "2"}
     parts = Parts(Plant(tmp_path / "data", env), tmp_path, on_kafka=True)
     kills = 2 if THOROUGH else 1
@@ -363,7 +364,7 @@ def test_the_broker_is_killed_while_the_plant_works(
         before = dict.fromkeys(STATEFUL, 0)
         for _ in range(kills):
             parts.wait_for_work(before)
-            parts.wait_for_work(parts.committed())  # the rules are work too: now the ticks are on their way
+            parts.wait_for_work(parts.committed())  # the rules count as progress; from here on the ticks are processed
             assert not parts.dead(), "it was over before the kill"
             kafka_broker.kill()
             kafka_broker.start()
@@ -373,12 +374,12 @@ def test_the_broker_is_killed_while_the_plant_works(
 
 
 def _fault(point: str) -> str:
-    """Return when to die: snapshots come every 20 records; the rest all the time, and the first are of the start."""
+    """Return the hit at which to die: snapshots occur every 20 records, other points continuously."""
     return f"{point}:{1 if 'snapshot' in point else 3}"
 
 
 def _postgres(plant: Plant, *, other_than: int | None = None) -> int:
-    """Wait until the embedded server answers, and return its pid; not that of a server that was killed."""
+    """Wait until the embedded server answers, and return its pid; ignore a killed server."""
     found: list[int] = []
 
     def answers() -> bool:

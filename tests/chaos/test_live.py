@@ -1,8 +1,7 @@
-"""kill -9 of the two services at the plant's edges while it lives on a vendor's stream: of its feed, and of its API.
+"""kill -9 of the services at the plant's edges, feed and API, while the plant consumes a vendor's stream.
 
-Each service is a process of its own, and the vendor is the sandbox: WebSocket and REST. What must hold is read from the
-log, from the vendor's own model and from what clients were told, never from a run that looks like this one: no two live
-runs are alike.
+Each service is a separate process, and the vendor is the sandbox: WebSocket and REST. Expected values come from the
+log, the vendor's model and the clients' messages, never from another run: no two live runs are alike.
 """
 
 from __future__ import annotations
@@ -53,12 +52,12 @@ RATE = 15.0
 SEED = 7
 PARTITIONS = 2
 FASTER = 5
-"""How much faster the clock goes where minutes must pass, on an idle machine."""
+"""Clock rate where minutes must pass, on an idle machine."""
 CLOCK = Path(__file__).parents[1] / "support" / "clock"
 
 
 class Live:
-    """A plant of five processes on the made-up vendor, and its log to read in."""
+    """A plant of five processes on the sandbox, and its log."""
 
     def __init__(self, folder: Path, **env: str) -> None:
         self.folder = folder
@@ -92,7 +91,7 @@ class Live:
             self.running[name] = self.plant.start("run", name, output=self.output(name))
 
     def begin_all(self) -> None:
-        """Start all five at once, and wait until they are up, the tables made and ticks on their way."""
+        """Start all five at once; wait until they are up, tables exist and ticks arrive."""
         self.begin(*SERVICES)
         for name in SERVICES:
             self.wait_for(name, lambda name=name: "is up" in self.output(name).read_text())
@@ -102,7 +101,7 @@ class Live:
         return self.folder / f"{name}.log"
 
     def kill(self, name: str) -> None:
-        """kill -9 one service. What it has started (the vendor) ends by itself, as it would."""
+        """kill -9 one service. Its child (the vendor) ends by itself."""
         process = self.running.pop(name)
         assert process.poll() is None, f"{name} had ended with {process.returncode}"
         process.send_signal(signal.SIGKILL)
@@ -110,7 +109,7 @@ class Live:
         self.killed.append(name)
 
     def wait_for(self, what: str, condition: Callable[[], Any], timeout_s: float = 90) -> None:
-        """Wait until it is so, and fail at once when a service ends meanwhile."""
+        """Wait until the condition holds; fail at once if a service ends meanwhile."""
 
         def so() -> Any:
             ended = {name: process.returncode for name, process in self.running.items() if process.poll() is not None}
@@ -120,14 +119,14 @@ class Live:
         until(so, what, timeout_s)
 
     def assert_undisturbed(self, *names: str) -> None:
-        """These have run on (`wait_for` has seen to that) and had nothing to complain of."""
+        """Check that these services logged no warning; `wait_for` checked that they run."""
         for name in names:
             lines = json_lines(self.output(name))
             said = [line for line in lines if line.get("level") in ("warning", "error") and not is_start(line)]
             assert not said, (name, said)
 
     def stop(self) -> None:
-        """SIGTERM to all, feeds first; fail if one does not end in order."""
+        """Send SIGTERM to all, feeds first; fail if one does not end in order."""
         for name in reversed(SERVICES):
             self.running[name].send_signal(signal.SIGTERM)
             assert self.running.pop(name).wait(PATIENCE.seconds(30)) == 0, name
@@ -138,14 +137,14 @@ class Live:
         self.running.clear()
         if self._log is not None:
             self._log.close()
-        # The store belongs to none of them, and would go some seconds after its last user.
+        # The store is owned by none of them; it stops some seconds after its last user.
         store = FolderLock(self.plant.data, "store.lock")
         if store.is_held():
             os.kill(int(store.holder()["pid"]), signal.SIGTERM)
         until(lambda: not store.is_held(), "the store to stop")
 
     def read(self, topic: str, feed: str | None = None) -> dict[int, list[tuple[int, Record]]]:
-        """Return offsets and records of a topic by partition, those of one feed; {} before the log is made."""
+        """Return offsets and records of one feed in a topic, by partition; {} before the log exists."""
         try:
             ends = self.log.offsets(topic)
         except LogError:
@@ -164,13 +163,13 @@ class Live:
 
 
 def is_start(line: Mapping[str, Any]) -> bool:
-    """Return whether a service waited for the tables, which another service makes at the same time."""
+    """Return whether a service waited for the tables, which another service creates at the same time."""
     return str(line.get("event", "")).startswith("waiting for the store")
 
 
 @contextmanager
 def explained(live: Live) -> Iterator[Live]:
-    """Leave no process behind; show what they have said if the test fails."""
+    """End all processes; show their output if the test fails."""
     try:
         yield live
     except BaseException:
@@ -187,7 +186,7 @@ def explained(live: Live) -> Iterator[Live]:
 # The feed ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_feed_is_killed_while_it_streams_and_the_log_knows_what_is_missing(tmp_path: Path) -> None:
+def test_the_log_records_the_gaps_of_a_feed_killed_while_streaming(tmp_path: Path) -> None:
     now_ns = time.time_ns()
     fast = {
         "PYTHONPATH": str(CLOCK),
@@ -196,13 +195,13 @@ def test_the_feed_is_killed_while_it_streams_and_the_log_knows_what_is_missing(t
     }
     with explained(Live(tmp_path, **fast)) as live:
         live.begin(*SERVICES)
-        # The first kill: while the history is on its way, in the first minute.
+        # The first kill: during the backfill, in the first minute.
         live.wait_for("history beside ticks", lambda: history_of(live).said and newest_us(live))
         live.kill("market_data")
         assert not history_of(live).over, "the history was over before the kill"
         live.begin("market_data")
         live.wait_for("the second start", lambda: len(starts_of(live)) == 2)
-        # The second: a whole minute later, in the middle of one that would be complete.
+        # The second: a whole minute later, in the middle of a complete minute.
         whole_us = starts_of(live)[1].from_us // MINUTE_US * MINUTE_US + 2 * MINUTE_US
         live.wait_for("a whole minute", lambda: newest_us(live) > whole_us + 10 * SECOND_US)
         live.kill("market_data")
@@ -243,7 +242,7 @@ MINUTES = (
 
 @dataclass
 class History:
-    """What the history of days has said, and whether that is all. Minutes are left to the feed alone here."""
+    """Return the records of the daily backfill, and whether it has ended. Only the feed writes minutes here."""
 
     said: int = 0
     over: bool = False
@@ -262,7 +261,7 @@ def history_of(live: Live) -> History:
 
 
 def of_feed(live: Live, kind: type[Any]) -> list[Any]:
-    """Return what the feed said of a kind in the first partition."""
+    """Return the feed's records of one kind in the first partition."""
     first = live.read(RAW, FEED).get(0, [])
     return [record.header for _, record in first if isinstance(record.header, kind)]
 
@@ -276,7 +275,7 @@ def downs_of(live: Live) -> list[Down]:
 
 
 def newest_us(live: Live) -> int:
-    """Return the newest time that the feed has come to; 0 before its first tick."""
+    """Return the newest time of the feed; 0 before its first tick."""
     return max((header.watermark_us for header in of_feed(live, Ticks)), default=0)
 
 
@@ -287,7 +286,7 @@ def finals(live: Live, time_us: int) -> list[Any]:
 
 
 def assert_each_kill_is_a_hole(live: Live, *, kills: int) -> None:
-    """After each kill the feed says that it was down since its watermark, then that it is up again behind a hole."""
+    """Check the records after each kill: `down` since the watermark, then `start` after the gap."""
     every = live.read(RAW, FEED)
     reported = live.read(STATUS, FEED)
     for partition, pairs in every.items():
@@ -311,7 +310,7 @@ def assert_each_kill_is_a_hole(live: Live, *, kills: int) -> None:
 
 
 def said_ticks(live: Live) -> list[tuple[dt.datetime, str, float, float, int]]:
-    """Return all that the feed has said, by symbol in the log's order."""
+    """Return all rows of the feed by symbol, in log order."""
     found = []
     for pairs in live.read(RAW, FEED).values():
         for _, record in pairs:
@@ -323,7 +322,7 @@ def said_ticks(live: Live) -> list[tuple[dt.datetime, str, float, float, int]]:
 
 
 def assert_nothing_twice(said: Sequence[tuple[dt.datetime, str, float, float, int]]) -> None:
-    """Each tick is another print of the vendor's market, in the market's order."""
+    """Check that each tick is a distinct print of the vendor's market, in its order."""
     market = SimulatedMarket(MarketSettings(SYMBOLS, RATE, SEED))
     times = [micros_of(row[0]) for row in said]
     prints = market.trades(min(times) - SECOND_US, max(times) + 2 * SECOND_US)
@@ -338,7 +337,7 @@ def assert_nothing_twice(said: Sequence[tuple[dt.datetime, str, float, float, in
 
 
 def coverage_of(live: Live) -> list[tuple[int, int]]:
-    """Return when the feed was up, by its own words."""
+    """Return the times at which the feed was up, from its records."""
     ups = [header.from_us for header in starts_of(live)]
     return list(zip(ups, [header.since_us for header in downs_of(live)], strict=True))
 
@@ -350,8 +349,10 @@ def assert_minutes(
     covered: list[tuple[int, int]],
     closed_until: dt.datetime,
 ) -> None:
-    """The minutes are a batch over the ticks; complete if nothing is missing."""
-    ticks = sorted((row for row in said if row[1] == symbol), key=lambda row: row[0])  # one second's stay in order
+    """Check that the minutes equal a batch over the ticks, and are complete if no tick is missing."""
+    ticks = sorted(
+        (row for row in said if row[1] == symbol), key=lambda row: row[0]
+    )  # the sort keeps ticks of one second in order
     frame = pl.DataFrame([(row[0], row[2], row[3]) for row in ticks], schema=["time", "price", "size"], orient="row")
     wanted = {row[0]: row[1:] for row in bars_of_ticks(frame, "1m")}
     live = {row[0]: row[1:] for row in found}
@@ -371,7 +372,7 @@ def assert_minutes(
 
 @dataclass
 class Client:
-    """One client of the stream, in a thread: as docs/stream.md has it, it goes on from its position whenever it can."""
+    """One stream client in a thread; it resumes from its position as docs/stream.md describes."""
 
     address: str
     symbols: list[str]
@@ -407,7 +408,7 @@ class Client:
         return sum(map(len, list(self.rows[channel].values())))
 
     def is_past(self, ends: Mapping[str, Mapping[TopicPartition, tuple[int, int]]]) -> bool:
-        """Whether it has come to these ends, where something of its own lies."""
+        """Return whether the client has reached these end offsets in its topics."""
         mine = {partition_of(symbol, PARTITIONS) for symbol in SYMBOLS if self.wants(symbol)}
         return all(
             self.position["offsets"][topic][str(source.partition)] >= end
@@ -430,7 +431,7 @@ class Client:
                     self.connects += 1
                     self._follow(socket)
                 was_live, self.is_live = self.is_live, False
-                if not was_live:  # the old position counts until `live`, and what has come since comes again
+                if not was_live:  # the old position is valid until `live`; later rows are sent again
                     self.position, self.rows, self.conflated = before
                 time.sleep(0.02)
         except BaseException as error:
@@ -462,8 +463,8 @@ class Client:
         self.position["offsets"][message["topic"]].update(message["offsets"])
 
 
-def test_the_api_is_killed_and_its_clients_go_on_with_no_gap_and_nothing_twice(tmp_path: Path) -> None:
-    # Bars of ten trades close all the time: no minute needs to pass.
+def test_clients_of_a_killed_api_resume_without_gaps_or_duplicates(tmp_path: Path) -> None:
+    # Ten-trade bars close continuously, so no minute must pass.
     rules = {"TICKERPLANT_RULES__ACTIVITY_BARS": '{"*": ["10t"]}', "TICKERPLANT_HISTORY": "none"}
     rules["TICKERPLANT_RULES__INDICATORS"] = '{"10t": ["SMA(3)"]}'
     with explained(Live(tmp_path, **rules)) as live:
@@ -472,7 +473,7 @@ def test_the_api_is_killed_and_its_clients_go_on_with_no_gap_and_nothing_twice(t
         clients = [Client(address, ["*"]), Client(address, ["AAPL"]), Client(address, list(SYMBOLS[1:]))]
         with following(clients):
             for number in range(KILLS_OF_API):
-                if number == 1:  # just when they come back, before what they have missed is sent
+                if number == 1:  # during reconnection, before the missed rows are sent
                     back = sum(client.connects for client in clients)
                     live.wait_for("a client to be back", lambda n=back: sum(c.connects for c in clients) > n)
                 else:
@@ -508,7 +509,7 @@ def following(clients: Sequence[Client]) -> Iterator[None]:
 
 
 def stream(live: Live, clients: Sequence[Client]) -> None:
-    """Wait until every client is past `live` in its connection of now, and has had ticks and a closed bar there."""
+    """Wait until every client has received `live`, ticks and a closed bar on its current connection."""
     live.wait_for("clients to be live", lambda: all(client.is_live for client in clients))
     had = [(client.count("ticks"), client.count("bars")) for client in clients]
 
@@ -524,9 +525,9 @@ def stream(live: Live, clients: Sequence[Client]) -> None:
 
 
 def assert_told(client: Client, live: Live) -> None:
-    """What a client was told is what the log has between its first position and its last: all of it, once, in order.
+    """Check that a client received all rows of the log between its first and last position, once, in order.
 
-    Ticks may be left out of a stream that is said to be conflated; closed bars and their values never are.
+    A conflated stream may omit ticks; it never omits closed bars and their values.
     """
     for topic, channel in CHANNEL_OF.items():
         wanted: dict[str, list[tuple[Any, ...]]] = defaultdict(list)

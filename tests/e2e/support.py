@@ -1,4 +1,4 @@
-"""What the end-to-end tests share: rows of a store, and what they must be by somebody else's arithmetic."""
+"""Shared code of the end-to-end tests: rows of a store, and independently computed expected rows."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ CONTENTS = {
         for table in ("intraday_analytics", "daily_analytics")
     },
 }
-"""Every table whose last state is promised, less what may differ between runs (version, revision, reason, clocks)."""
+"""Every table with a guaranteed final state, without columns that differ between runs (version, revision, clocks)."""
 
 ROUNDED = {"intraday_ohlcv": (2, 1e-12), "historical_ohlcv": (2, 1e-12),
            "intraday_analytics": (17, 1e-9), "daily_analytics": (17, 1e-9)}  # fmt: skip
-"""How many of the last columns are float sums, and how far these may differ, relatively."""
+"""Number of trailing columns that are float sums, and their relative tolerance."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """How a command ended, and what it said."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -54,7 +54,7 @@ class Answer:
 
     @property
     def lines(self) -> list[dict[str, Any]]:
-        """The JSON objects that it printed, one a line."""
+        """Return the printed JSON objects, one per line."""
         return [json.loads(line) for line in self.out.splitlines()]
 
 
@@ -113,18 +113,18 @@ def near(a: float | None, b: float | None, tolerance: float) -> bool:
     return math.isclose(a, b, rel_tol=tolerance, abs_tol=0)
 
 
-# By somebody else's arithmetic ---------------------------------------------------------------------------------------
+# Expected values by other libraries ---------------------------------------------------------------------------------
 
 
 def bars_of_ticks(ticks: pl.DataFrame, every: str) -> list[Row]:
-    """Return bars of `ticks` (time, price, size in the file's order), as in `BAR`."""
+    """Return bars of `ticks` (time, price, size in file order) with the columns of `BAR`."""
     bars = (
         ticks.with_columns(bar=pl.col("time").dt.truncate(every))
         .group_by("bar", maintain_order=True)
         .agg(
             open=pl.col("price").first(), high=pl.col("price").max(), low=pl.col("price").min(),
             close=pl.col("price").last(), volume=pl.col("size").sum(),
-            # Where no size is known there is none, and not 0 / 0.
+            # Without any known size there is no vwap, instead of 0 / 0.
             vwap=((pl.col("price") * pl.col("size")).sum() / pl.col("size").sum()).fill_nan(None), trades=pl.len(),
         )
     )  # fmt: skip
@@ -145,7 +145,7 @@ def bars_of_bars(bars: pl.DataFrame, start: pl.Expr) -> list[Row]:
 
 
 def assert_bars(found: Sequence[Row], wanted: Sequence[Row]) -> None:
-    """Times, prices and counts to the last digit, volume and vwap to 1e-12; `wanted` may end before vwap."""
+    """Compare times, prices and counts exactly, volume and vwap to 1e-12; `wanted` may lack vwap."""
     assert [row[0] for row in found] == [row[0] for row in wanted]
     for mine, theirs in zip(found, wanted, strict=True):
         assert mine[:5] == theirs[:5]
@@ -156,7 +156,7 @@ def assert_bars(found: Sequence[Row], wanted: Sequence[Row]) -> None:
 
 
 def assert_indicators(dsn: str, symbol: str, interval: str, bars: Sequence[Row]) -> None:
-    """The stored values on these bars are TA-Lib's to 1e-9, and null exactly where TA-Lib has none."""
+    """Compare stored values with TA-Lib's to 1e-9; nulls must coincide."""
     high, low, close = (np.array([bar[column] for bar in bars], dtype=np.float64) for column in (2, 3, 4))
     macd, signal, hist = talib.MACD(close, 12, 26, 9)
     slow_k, slow_d = talib.STOCH(high, low, close, 14, 3, 0, 3, 0)

@@ -1,4 +1,4 @@
-"""Files that are broken, wholly or in places: a clear error, or dead letters beside everything else; no traceback."""
+"""Broken files: wholly broken ones give a clear error, partly broken ones dead letters; never a traceback."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def csv(*lines: str, header: str = HEADER, end: str = "\n") -> bytes:
 
 
 def some(symbol: str, **instead: str) -> list[str]:
-    """Return six rows of a symbol; `row3="…"` stands instead of the fourth, in line 5."""
+    """Return six rows of a symbol; `row3="…"` replaces the fourth row, on line 5."""
     return [instead.get(f"row{number}", line(number, symbol)) for number in range(6)]
 
 
@@ -54,7 +54,7 @@ REFUSED = {
     "cut_in_its_head.gz": (_PACKED[:12], ["line 1", "breaks off"]),
     "garbage_behind.gz": (_PACKED + b"garbage", ["line 4002", "breaks off"]),
 }
-"""Files that nothing is taken of, and what the error says."""
+"""Refused files and the text of the error."""
 
 TAKEN = {
     "TXT": (csv(*some("TXT", row2=line(2, "TXT", "hello"))), 5, ["line 4: price 'hello' is no number"]),
@@ -71,7 +71,7 @@ TAKEN = {
         ["line 3: the price is no finite number", "line 4: the price is no finite number",
          "line 5: the size is negative", "line 6: the price is"],
     ),
-    # Prices below zero are real: crude oil on 2020-04-20.
+    # Prices below zero are valid: crude oil on 2020-04-20.
     "OIL": (csv(*some("OIL", row3=line(3, "OIL", -37.63))), 6, []),
     "Y3000": (
         csv(*some("Y3000", row2=line(2, "Y3000", year=3000), row5=line(5, "Y3000", year=3000))),
@@ -89,7 +89,7 @@ TAKEN = {
     "SEMI": (csv(*some("SEMI")).replace(b",", b";"), 6, []),
     "SYM": (csv(*some("SYM", row2=line(2, "no way!"), row3=line(3, ""))), 4, ["line 4: 'no way!'", "line 5: "]),
 }  # fmt: skip
-"""Files by the symbol in them: the bytes, how many ticks arrive, and the dead letters."""
+"""Files by symbol: the bytes, the number of stored ticks, and the dead letters."""
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def answers(plant: Plant, folder: Path) -> dict[str, Answer]:
-    """What `replay` said of each file, into the log alone; then a sound file waits until all is in the tables."""
+    """Replay each file into the log and return the outputs; a valid file then waits until all rows are stored."""
 
     def give(name: str) -> Answer:
         path = folder / (name if name.endswith(".gz") else f"{name}.csv")
@@ -142,12 +142,12 @@ def test_a_file_that_cannot_be_read_is_refused_with_the_reason(answers: dict[str
     assert answer.out == ""
 
 
-def test_nothing_of_a_refused_file_is_taken(dsn: str) -> None:
+def test_no_row_of_a_refused_file_is_stored(dsn: str) -> None:
     assert rows(dsn, "SELECT count(*) FROM realtime_prices WHERE symbol IN ('X', 'CUT')") == [(0,)]
 
 
 @pytest.mark.parametrize("symbol", TAKEN)
-def test_what_is_sound_in_a_broken_file_arrives_and_the_rest_is_dead_lettered(
+def test_valid_rows_of_a_broken_file_are_stored_and_others_are_dead_letters(
     answers: dict[str, Answer], letters: list[str], dsn: str, symbol: str
 ) -> None:
     _, ticks, reasons = TAKEN[symbol]
@@ -165,7 +165,7 @@ def test_an_unknown_column_is_named(answers: dict[str, Answer]) -> None:
     assert "columns not used: mood" in answers["MOOD"].err
 
 
-def test_times_of_several_zones_become_the_same_instants(dsn: str) -> None:
+def test_times_in_several_zones_are_the_same_instants(dsn: str) -> None:
     found = rows(dsn, "SELECT time, price FROM realtime_prices WHERE symbol = 'ZONES' ORDER BY time")
     assert [(time.hour, time.minute, price - 100) for time, price in found] == [
         (13, 30 + n, n) for n in (0, 1, 2, 3, 5)

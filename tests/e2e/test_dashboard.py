@@ -1,4 +1,4 @@
-"""The dashboard as a person uses it: a plant of the command line, Debian's Chromium, and what is on the screen."""
+"""The dashboard in Debian's Chromium, with a plant that the command line starts."""
 
 import os
 import re
@@ -31,7 +31,7 @@ expect.set_options(timeout=PATIENCE.seconds(5) * 1_000)
 
 @dataclass
 class Seen:
-    """What a page did besides being looked at."""
+    """Errors and requests of a page."""
 
     errors: list[str] = field(default_factory=list)
     strangers: list[str] = field(default_factory=list)
@@ -39,7 +39,7 @@ class Seen:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Plant]]:
-    """Run a plant with an API key and give its address."""
+    """Run a plant with an API key and yield its address."""
     assert STATIC.is_file(), "the dashboard is not built: make web"
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -72,7 +72,7 @@ def _healthy(base: str) -> bool:
 
 @pytest.fixture
 def page(site: tuple[str, Plant]) -> Iterator[tuple[Page, Seen]]:
-    """Open a browser of its own; afterwards nothing may have gone wrong in it or left this host."""
+    """Open a browser; afterwards check that no error occurred and no request left this host."""
     chromium = shutil.which("chromium")
     assert chromium, "the tests need chromium: apt-get install chromium"
     seen = Seen()
@@ -109,7 +109,7 @@ def stored(base: str, symbol: str, interval: str) -> list[object]:
 
 
 def picture(page: Page, name: str) -> None:
-    """Take a screenshot where somebody wants to look at it."""
+    """Save a screenshot if a folder for screenshots is set."""
     folder = os.environ.get("SCREENSHOTS")
     if folder:
         page.screenshot(path=Path(folder) / f"{name}.png")
@@ -121,7 +121,7 @@ def open_dashboard(page: Page, base: str, fragment: str = "#apikey=open%20sesame
 
 
 def wait_for_chart(page: Page, shown: str) -> None:
-    """Wait until the chart shows this symbol and interval, with something in it."""
+    """Wait until the chart shows bars of this symbol and interval."""
     expect(page.locator("#chart")).to_have_attribute("data-shown", shown, timeout=START_MS)
     expect(page.locator("#message")).to_have_text("", timeout=START_MS)
     page.wait_for_timeout(500)
@@ -129,7 +129,7 @@ def wait_for_chart(page: Page, shown: str) -> None:
 
 
 def ink(page: Page) -> int:
-    """Count the colours in the chart's canvases: an empty chart has hardly any."""
+    """Count the colours in the chart's canvases; an empty chart has few."""
     return int(
         page.evaluate(
             """() => {
@@ -149,7 +149,7 @@ def ink(page: Page) -> int:
     )
 
 
-def test_ten_symbols_live_and_their_charts(site, page) -> None:
+def test_ten_live_symbols_and_their_charts(site, page) -> None:
     (base, _), (page, _) = site, page
     open_dashboard(page, base)
     prices = page.locator("#symbols tr td:nth-child(2)").filter(has_text=re.compile(r"\d\.\d"))
@@ -198,7 +198,7 @@ def test_a_narrow_screen_has_the_list_and_the_chart(site, page) -> None:
     picture(page, "narrow")
 
 
-def test_without_the_key_the_page_asks_for_it(site, page) -> None:
+def test_the_page_requests_a_missing_key(site, page) -> None:
     (base, _), (page, seen) = site, page
     asked = []
 
@@ -216,7 +216,7 @@ def test_without_the_key_the_page_asks_for_it(site, page) -> None:
     seen.errors[:] = [text for text in seen.errors if text not in refused]
 
 
-def test_the_documentation_works_offline_and_brings_the_key(site, page) -> None:
+def test_the_documentation_works_offline_and_sends_the_key(site, page) -> None:
     (base, _), (page, _) = site, page
     page.goto(f"{base}/docs#apikey=open%20sesame%20%26%20more")
     operation = page.locator("#operations-plant-symbols_v1_symbols_get")

@@ -45,7 +45,7 @@ def replays() -> tuple[tuple[str | Path, ...], ...]:
 
 @pytest.fixture(scope="module")
 def plant(tmp_path_factory: pytest.TempPathFactory) -> Plant:
-    """A plant that has all the files: all but the last into the log alone, the last one waits for everything."""
+    """Return a plant with all files; only the replay of the last one waits until all rows are stored."""
     plant = Plant(tmp_path_factory.mktemp("files") / "data")
     for file, *options in replays()[:-1]:
         assert ask(plant, "replay", file, *options, "--no-wait").code == 0
@@ -68,7 +68,7 @@ def spy_minutes() -> pl.DataFrame:
 
 
 def spy_stored(dsn: str, *, minutes: bool) -> list[Row]:
-    """Return SPY's daily bars that came of the minutes, or those of the daily file."""
+    """Return SPY's daily bars, rolled up from minutes or of the daily file."""
     return [bar for bar in stored_bars(dsn, "SPY", "1d") if (bar[0] >= SPY_FROM_MINUTES) == minutes]
 
 
@@ -81,7 +81,7 @@ def test_trades_of_a_parquet_file_are_stored_once_and_make_bars(dsn: str) -> Non
         assert_bars(stored_bars(dsn, "BTCUSDT", interval), bars_of_ticks(trades, interval))
 
 
-def test_minutes_round_the_clock_are_stored_as_the_file_has_them(dsn: str) -> None:
+def test_minutes_round_the_clock_are_stored_unchanged(dsn: str) -> None:
     assert [bar[:6] for bar in stored_bars(dsn, "BTCPERP", "1m")] == coin().rows()
 
 
@@ -90,12 +90,12 @@ def test_minutes_round_the_clock_make_five_minutes_and_utc_days(dsn: str) -> Non
     assert_bars(stored_bars(dsn, "BTCPERP", "1d"), bars_of_bars(coin(), pl.col("time").dt.truncate("1d")))
 
 
-def test_indicators_on_minutes_round_the_clock_are_those_of_ta_lib(dsn: str) -> None:
+def test_indicators_on_minutes_round_the_clock_equal_ta_lib(dsn: str) -> None:
     for interval in ("5m", "1d"):
         assert_indicators(dsn, "BTCPERP", interval, stored_bars(dsn, "BTCPERP", interval))
 
 
-def test_minutes_in_new_york_time_are_stored_in_utc_as_the_file_has_them(dsn: str) -> None:
+def test_minutes_in_new_york_time_are_stored_in_utc(dsn: str) -> None:
     stored = stored_bars(dsn, "SPY", "1m")
     # New York's sessions begin at 09:30: 13:30 UTC until 2020-11-01, 14:30 UTC after it.
     opens = [stored[391 * session][0].isoformat()[5:16] for session in range(4)]
@@ -103,7 +103,7 @@ def test_minutes_in_new_york_time_are_stored_in_utc_as_the_file_has_them(dsn: st
     assert [bar[:6] for bar in stored] == spy_minutes().rows()
 
 
-def test_a_day_of_minutes_takes_the_regular_session_alone(dsn: str) -> None:
+def test_a_day_of_minutes_contains_the_regular_session_only(dsn: str) -> None:
     assert_bars(stored_bars(dsn, "SPY", "5m"), bars_of_bars(spy_minutes(), FIVE))
     local = pl.col("time").dt.convert_time_zone(NEW_YORK)
     regular = spy_minutes().filter(local.dt.time() >= dt.time(9, 30), local.dt.time() < dt.time(16))
@@ -113,13 +113,13 @@ def test_a_day_of_minutes_takes_the_regular_session_alone(dsn: str) -> None:
     assert_bars(spy_stored(dsn, minutes=True), wanted)
 
 
-def test_daily_bars_are_stored_as_the_files_have_them(dsn: str) -> None:
+def test_daily_bars_are_stored_unchanged(dsn: str) -> None:
     assert [bar[:6] for bar in spy_stored(dsn, minutes=False)] == read_bars(data.years(), "%m/%d/%Y").rows()
     assert [bar[:6] for bar in stored_bars(dsn, "MSFT", "1d")] == read_bars(data.real_days("MSFT"), "%Y-%m-%d").rows()
 
 
 @pytest.mark.parametrize("symbol", ["SPY", "MSFT"])
-def test_indicators_on_years_of_days_are_those_of_ta_lib(dsn: str, symbol: str) -> None:
+def test_indicators_on_years_of_days_equal_ta_lib(dsn: str, symbol: str) -> None:
     assert_indicators(dsn, symbol, "1d", stored_bars(dsn, symbol, "1d"))
 
 
@@ -131,13 +131,13 @@ def test_indicators_on_years_of_days_are_those_of_ta_lib(dsn: str, symbol: str) 
         (("--symbol", "SPY", "--interval", "1m"), "--tz"),
     ],
 )
-def test_what_a_file_does_not_say_is_asked_for(plant: Plant, arguments: tuple[str, ...], asked: str) -> None:
+def test_missing_information_about_a_file_is_requested(plant: Plant, arguments: tuple[str, ...], asked: str) -> None:
     answer = ask(plant, "replay", data.new_york(), *arguments, "--no-wait")
     assert answer.code == 2
     assert asked in answer.err
 
 
-def test_the_symbol_of_trades_is_asked_for(plant: Plant) -> None:
+def test_a_missing_symbol_of_trades_is_requested(plant: Plant) -> None:
     answer = ask(plant, "replay", data.trades().path, "--no-wait")
     assert (answer.code, "--symbol" in answer.err) == (2, True)
 

@@ -1,4 +1,4 @@
-"""A file through the whole plant as a user does it: `replay`, `query`, and the same again."""
+"""A file through the whole plant by user commands: `replay`, `query`, and the same file again."""
 
 import csv
 import gzip
@@ -31,7 +31,7 @@ def tickerplant(*arguments: str | Path, code: int = 0) -> str:
 
 @pytest.fixture
 def session(tmp_path: Path) -> tuple[Path, dict[str, list[tuple[float, int]]]]:
-    """A made-up session of one symbol, 2012-06-21 in New York, and its prints by minute."""
+    """A generated session of one symbol, 2012-06-21 in New York, and its prints by minute."""
     path, minutes = tmp_path / "session.csv.gz", defaultdict(list)
     with gzip.open(path, "wt", newline="") as file:
         writer = csv.writer(file)
@@ -46,7 +46,7 @@ def session(tmp_path: Path) -> tuple[Path, dict[str, list[tuple[float, int]]]]:
 
 
 @pytest.mark.slow
-def test_a_replayed_session_is_in_the_tables_and_again_changes_nothing(session, tmp_path_factory) -> None:
+def test_a_replayed_session_is_stored_and_a_second_replay_changes_nothing(session, tmp_path_factory) -> None:
     path, minutes = session
     data = tmp_path_factory.mktemp("d")
     summary = json.loads(tickerplant("replay", path, "--data", data, "--json"))
@@ -78,4 +78,6 @@ def test_a_replayed_session_is_in_the_tables_and_again_changes_nothing(session, 
     assert tickerplant("query", "GOOG", "--interval", "1m", "--csv", "--data", data) == text
 
     health = json.loads(tickerplant("health", "--data", data, "--json", code=1))
-    assert [part["name"] for part in health["parts"] if part["state"] != "ok"] == ["plant"], health  # it does not run
+    assert [part["name"] for part in health["parts"] if part["state"] != "ok"] == ["plant"], (
+        health
+    )  # the plant does not run

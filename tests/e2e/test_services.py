@@ -1,4 +1,4 @@
-"""The five services side by side on one data folder, a process each, as in a cluster."""
+"""The five services as separate processes on one data folder, as in a cluster."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def free_port() -> int:
 def services(tmp_path: Path) -> Iterator[tuple[str, dict[str, subprocess.Popen[bytes]]]]:
     env = {"TICKERPLANT_SYMBOLS": "AAPL", "TICKERPLANT_HISTORY": "none", "TICKERPLANT_API__PORT": str(free_port())}
     plant = Plant(tmp_path / "data", env)
-    # All at once and on nothing: whoever comes first makes the database and the topics.
+    # All start at once in an empty folder: the first one creates the database and the topics.
     running = {name: plant.start("run", name, output=tmp_path / f"{name}.log") for name in SERVICES}
     try:
         yield f"http://127.0.0.1:{env['TICKERPLANT_API__PORT']}", running
     finally:
         kill_trees(list(running.values()))
-        # The store belongs to none of them, and would go some seconds after its last user.
+        # The store is owned by none of them; it stops some seconds after its last user.
         store = FolderLock(plant.data, "store.lock")
         if store.is_held():
             os.kill(int(store.holder()["pid"]), signal.SIGTERM)
@@ -48,7 +48,7 @@ def services(tmp_path: Path) -> Iterator[tuple[str, dict[str, subprocess.Popen[b
 
 
 def get(url: str, **params: Any) -> dict[str, Any]:
-    """Return what the API says; {} while there is none."""
+    """Return the API's answer; {} while there is none."""
     try:
         answer = httpx.get(url, params=params, timeout=PATIENCE.seconds(10))
     except httpx.TransportError:
@@ -58,7 +58,7 @@ def get(url: str, **params: Any) -> dict[str, Any]:
     return said if answer.status_code == 200 else {}
 
 
-def test_five_services_of_their_own_are_one_plant_and_each_stops_when_it_is_told(
+def test_five_separate_services_form_one_plant_and_stop_in_order(
     services: tuple[str, dict[str, subprocess.Popen[bytes]]], tmp_path: Path
 ) -> None:
     base, running = services
@@ -80,7 +80,7 @@ def test_five_services_of_their_own_are_one_plant_and_each_stops_when_it_is_told
     until(comes(lambda: get(f"{base}/health").get("status") == "ok"), "health", 30)
     assert (first["source"], first["state"]) == ("sandbox", "forming")
     assert first["trades"] > 0
-    for name, process in running.items():  # feeds first, as `up` does
+    for name, process in running.items():  # feeds first, like `up`
         process.send_signal(signal.SIGTERM)
         log = tmp_path / f"{name}.log"
         assert process.wait(STOP_S) == 0, (name, log.read_text())

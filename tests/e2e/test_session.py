@@ -1,4 +1,4 @@
-"""A session of ticks from its file to the tables: exact, once, and the same whatever carries it."""
+"""A session of ticks from its file to the tables: exact, once, and independent of log and store."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ SERVICES = ("aggregation", "analytics", "persistence")
 
 @pytest.fixture(scope="module")
 def ticks() -> pl.DataFrame:
-    """The file as another library reads it, without repeats and in order of time."""
+    """Return the file as another library reads it, without repeats and in time order."""
     assert min(session().repeats, session().late, session().twins) > 20
     return session().frame
 
 
 @pytest.fixture(scope="module")
 def plant(tmp_path_factory: pytest.TempPathFactory) -> Plant:
-    """A plant on embedded defaults into which the file was replayed."""
+    """Return a plant with default settings and the replayed file."""
     plant = Plant(tmp_path_factory.mktemp("session") / "data")
     summary = replay(plant, session().path)
     assert summary["changed"]
@@ -67,7 +67,7 @@ def goog(dsn: str) -> dict[str, list[Row]]:
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The session beside itself dealt out to other symbols, so that several partitions have something to do."""
+    """Return the session together with a copy distributed over other symbols, so that several partitions have rows."""
     path = tmp_path_factory.mktemp("many") / "many.csv.gz"
     with gzip.open(session().path, "rt") as source, gzip.open(path, "wt") as target:
         target.write(next(source))
@@ -95,7 +95,7 @@ def test_every_tick_of_the_file_is_stored_exactly_once(dsn: str, ticks: pl.DataF
 
 
 @pytest.mark.parametrize(("interval", "most"), [("1m", 390 - len(SILENT_MINUTES)), ("5m", 78)])
-def test_intraday_bars_are_those_of_an_independent_computation(
+def test_intraday_bars_equal_an_independent_computation(
     dsn: str, ticks: pl.DataFrame, interval: str, most: int
 ) -> None:
     wanted = bars_of_ticks(ticks, interval)
@@ -103,14 +103,14 @@ def test_intraday_bars_are_those_of_an_independent_computation(
     assert_bars(stored_bars(dsn, "GOOG", interval), wanted)
 
 
-def test_the_daily_bar_is_that_of_the_regular_session(dsn: str, ticks: pl.DataFrame) -> None:
+def test_the_daily_bar_contains_the_regular_session(dsn: str, ticks: pl.DataFrame) -> None:
     clock = pl.col("time").dt.convert_time_zone("America/New_York").dt.time()
     (wanted,) = bars_of_ticks(ticks.filter(clock >= dt.time(9, 30), clock < dt.time(16)), "1d")
     assert_bars(stored_bars(dsn, "GOOG", "1d"), [(midnight(SESSION), *wanted[1:])])
 
 
 @pytest.mark.parametrize("interval", ["5m", "1d"])
-def test_stored_indicators_are_those_of_ta_lib(dsn: str, ticks: pl.DataFrame, interval: str) -> None:
+def test_stored_indicators_equal_ta_lib(dsn: str, ticks: pl.DataFrame, interval: str) -> None:
     wanted = bars_of_ticks(ticks, interval)
     assert_indicators(dsn, "GOOG", interval, wanted)
 
@@ -130,9 +130,7 @@ def test_the_same_file_again_changes_nothing(plant: Plant, dsn: str) -> None:
     assert {table: rows(dsn, sql) for table, sql in everything.items()} == before
 
 
-def test_other_symbols_beside_it_change_nothing_of_a_symbol(
-    four: dict[str, list[Row]], goog: dict[str, list[Row]]
-) -> None:
+def test_other_symbols_do_not_change_a_symbol(four: dict[str, list[Row]], goog: dict[str, list[Row]]) -> None:
     assert_same_contents({table: [r for r in found if r[0] == "GOOG"] for table, found in four.items()}, goog)
 
 
@@ -144,7 +142,7 @@ def test_the_number_of_partitions_does_not_matter(
 
 
 @pytest.mark.kafka
-def test_kafka_and_a_postgresql_of_ones_own_give_the_same_tables(
+def test_kafka_and_an_external_postgresql_give_the_same_tables(
     many: Path, tmp_path: Path, four: dict[str, list[Row]], kafka_broker: KafkaBroker
 ) -> None:
     with EmbeddedPostgres(tmp_path / "postgres") as server:

@@ -1,6 +1,6 @@
-"""What is said late reaches whoever listens: bars, tables, `tail`, the stream; and raw run again gives the same tables.
+"""Late records reach bars, tables, `tail` and the stream; and a replay of raw records gives the same tables.
 
-A feed of the test's own writes raw records into the log of a running plant.
+A feed of the test writes raw records into the log of a running plant.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TABLES = ("intraday_ohlcv", "historical_ohlcv", "intraday_analytics", "daily_ana
 
 
 class Feed:
-    """Writes records of one feed into every partition, as feeds do."""
+    """Writer of one feed's records into every partition."""
 
     def __init__(self, plant: Plant) -> None:
         self.log = open_log("embedded:", data=plant.data)
@@ -50,7 +50,7 @@ class Feed:
                 transaction.append(RAW, partition, record(mine))
 
     def ticks(self, watermark: int, *prints: tuple[Any, ...]) -> None:
-        """Rows: (seconds after the open, symbol, price, size, flags, id)."""
+        """Append rows (seconds after the open, symbol, price, size, flags, id)."""
         every = [(OPEN + int(row[0] * S), *row[1:]) for row in prints]
         self.say(lambda mine: ticks([r for r in every if r[1] in mine], watermark, "test", sent=watermark))
         self.say(lambda mine: mark(watermark, "test", sent=watermark))
@@ -84,7 +84,7 @@ def plant(tmp_path: Path) -> Iterator[tuple[Plant, str]]:
 
 
 def told(stream: ClientConnection, until: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
-    """Return the bars that the stream brings, up to the first that fits."""
+    """Return the bars of the stream, up to the first match."""
     found: list[dict[str, Any]] = []
     while True:
         message = json.loads(stream.recv(timeout=PATIENCE.seconds(20)))
@@ -94,7 +94,7 @@ def told(stream: ClientConnection, until: Callable[[dict[str, Any]], bool]) -> l
                 return found
 
 
-def test_a_late_tick_a_cancel_and_a_correction_reach_everybody_and_a_bar_without_prints_goes(
+def test_late_ticks_cancels_and_corrections_revise_and_withdraw_bars_everywhere(
     plant: tuple[Plant, str], tmp_path: Path
 ) -> None:
     running, base = plant
@@ -185,7 +185,7 @@ def test_a_late_tick_a_cancel_and_a_correction_reach_everybody_and_a_bar_without
 
 
 def run_again(feed: Feed, plant: Plant, output: Path) -> None:
-    """Copy raw, record by record, into the log of a new plant, and let that run until it has read all."""
+    """Copy raw, record by record, into the log of a new plant, and run it until it has read everything."""
     log = open_log("embedded:", data=plant.data)
     partitions = feed.log.partitions(RAW)
     log.create_topics(TOPICS, partitions)

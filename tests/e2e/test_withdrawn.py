@@ -1,4 +1,4 @@
-"""A bar whose prints were all cancelled goes away everywhere: tables, REST, stream, values; real log, real database."""
+"""A bar with only cancelled prints disappears everywhere: tables, REST, stream, values; real log, real database."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def analytics(log: EmbeddedLog) -> Iterator[None]:
 
 
 class Bars:
-    """Appends bars as aggregation would, each record with the next version."""
+    """Appender of bars like aggregation, each record with the next version."""
 
     def __init__(self, log: EmbeddedLog) -> None:
         self._writer = log.writer("aggregation")
@@ -57,7 +57,7 @@ class Bars:
 
     @property
     def version(self) -> int:
-        """The version of the last record."""
+        """Return the version of the last record."""
         return make_version(1, self._version)
 
     def say(self, **values: Any) -> None:
@@ -90,7 +90,7 @@ async def snapshot(socket: ClientConnection) -> dict[str, Any]:
 
 
 async def told(socket: ClientConnection, kind: str, state: str, time_us: int) -> list[Any]:
-    """Return the row of that state and time, once it comes."""
+    """Wait for the row with this state and time, and return it."""
     async with asyncio.timeout(PATIENCE.seconds(20)):
         while True:
             message = json.loads(await socket.recv())
@@ -133,7 +133,7 @@ async def test_a_withdrawn_bar_leaves_no_trace(log: EmbeddedLog, analytics: None
         assert closes("15m") == {"13:30": 102.0, "13:45": 105.0, "14:00": 121.0}
         async with connect(address) as socket:
             await snapshot(socket)
-            # All prints of a forming minute are cancelled, then those of the last bars and of one amid the others.
+            # Cancel all prints of a forming minute, then those of the last bars and of one in the middle.
             feed.put(bar(40, 0.0) | NOTHING, bar(8, 0.0, "5m") | NOTHING, bar(0, 0.0) | seconds | NOTHING)
             gone = await told(socket, "bars", "withdrawn", T0 + 40 * MINUTE)
             assert gone[3:10] == [None, None, None, None, 0.0, None, 0]
@@ -143,14 +143,14 @@ async def test_a_withdrawn_bar_leaves_no_trace(log: EmbeddedLog, analytics: None
         async def left() -> bool:
             return await count("intraday_ohlcv") == 38 + 7 and await count("intraday_analytics") == 38 + 7
 
-        async def revised() -> bool:  # a withdrawn bar takes its values along; those of later bars come by their topic
+        async def revised() -> bool:  # a withdrawn bar removes its values; values of later bars arrive on their topic
             return await count("intraday_analytics", f"\"interval\" = '1m' AND version = {feed.version}") == 28
 
         await eventually(left)
         await eventually(revised)
         assert await count("realtime_analytics") == 0
 
-        # REST: gone from what is stored and from what is built of it.
+        # REST: absent from stored bars and from bars derived from them.
         found = closes("1m")
         assert list(found.values()) == [price for n, price in enumerate(prices) if n not in (10, 39)]
         assert closes("15m") == {"13:30": 102.0, "13:45": 105.0, "14:00": 106.0}
@@ -160,7 +160,7 @@ async def test_a_withdrawn_bar_leaves_no_trace(log: EmbeddedLog, analytics: None
         (symbol,) = client.get("/v1/symbols").json()["symbols"]
         assert symbol["last_price"] == prices[38]
 
-        # Values: those of later bars are a batch over the bars that are left.
+        # Values of later bars equal a batch over the remaining bars.
         rows = client.get("/v1/analytics/A", params={"interval": "1m", "indicators": "sma_20,rsi_14"}).json()["values"]
         kept = np.array(list(found.values()))
         for text, column in zip(INDICATORS, ("sma_20", "rsi_14"), strict=True):
@@ -168,14 +168,14 @@ async def test_a_withdrawn_bar_leaves_no_trace(log: EmbeddedLog, analytics: None
             shown = np.array([np.nan if row[column] is None else row[column] for row in rows])
             np.testing.assert_allclose(shown, expected, rtol=1e-9)
 
-        # The stream: a later snapshot has neither the bars nor their values.
+        # The stream: a later snapshot contains neither the bars nor their values.
         async with connect(address) as socket:
             message = await snapshot(socket)
         states = [row[10] for row in message["bars"]["rows"]] + [r[3] for t in message["analytics"] for r in t["rows"]]
         assert set(states) <= {"final"}
         assert all(row[0] < T0 + 39 * MINUTE for row in message["bars"]["rows"] if row[2] == "1m")
 
-        # Prints come again: the bar is there again.
+        # New prints restore the bar.
         feed.put(bar(39, 101.5))
 
         async def again() -> bool:
@@ -184,7 +184,7 @@ async def test_a_withdrawn_bar_leaves_no_trace(log: EmbeddedLog, analytics: None
         await eventually(again)
         assert closes("1m")["14:09"] == 101.5
 
-        # A day alone in its week, withdrawn.
+        # Withdraw the only day of a week.
         def days(interval: str) -> list[dict[str, Any]]:
             rows: list[dict[str, Any]] = client.get(f"/v1/historical/A?interval={interval}").json()["bars"]
             return rows

@@ -1,4 +1,4 @@
-"""Commands run in this process, by the same `main` as a user's: a process each would cost ten times as much."""
+"""Run commands in this process, by the `main` of the command line; separate processes would cost ten times as much."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def say(plant: Plant, *arguments: str | Path) -> Answer:
 
 
 def objects(answer: Answer) -> list[dict[str, Any]]:
-    """What a command with --json says: one object a line, times with Z, nothing on stderr."""
+    """Return the output of a command with --json: one object per line, times with Z, nothing on stderr."""
     assert answer.err == ""
     for found in ANY_TIME.findall(answer.out):
         assert TIME.fullmatch(found), found
@@ -52,7 +52,7 @@ def objects(answer: Answer) -> list[dict[str, Any]]:
 
 
 def assert_refused(answer: Answer, code: int, *words: str) -> None:
-    """Nothing on stdout, one sentence on stderr."""
+    """Check for an empty stdout and one sentence on stderr."""
     assert (answer.code, answer.out) == (code, ""), answer
     assert len(answer.err.splitlines()) == 1, answer.err
     assert all(word in answer.err for word in words), answer.err

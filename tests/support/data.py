@@ -60,12 +60,12 @@ class Ticks:
 
     @property
     def count(self) -> int:
-        """Ticks that are stored."""
+        """Return the number of stored ticks."""
         return self.rows - self.repeats
 
     @cached_property
     def frame(self) -> pl.DataFrame:
-        """The stored ticks (time, symbol, price, size, trade_id) as Polars reads them, in order of time."""
+        """Return the stored ticks (time, symbol, price, size, trade_id) as Polars reads them, in time order."""
         if self.path.suffix == ".parquet":
             read = pl.read_parquet(self.path).select(
                 time=pl.col("timestamp").cast(pl.Datetime("us", "UTC")), symbol=pl.lit(self.symbol), price="price",
@@ -85,7 +85,7 @@ class Ticks:
 
 @cache
 def session(minutes: int = 390) -> Ticks:
-    """Return a session of GOOG in New York, or its first minutes, with all that makes ticks difficult.
+    """Return a session of GOOG in New York, or its first minutes, with all difficulties of real ticks.
 
     The file is a compressed CSV: time (UTC), symbol, price, size, trade_id. It has bursts within milliseconds, equal
     times, ticks that are equal in everything, late prints, repeats after a reconnect, and minutes without a print.
@@ -118,7 +118,7 @@ def _session() -> tuple[list[str], set[str]]:
     twins = np.unique(random.integers(0, (count - 1) // 10, 40) * 10).tolist()
     for at in twins:
         times[at + 1], prices[at + 1], sizes[at + 1], ids[at + 1] = times[at], prices[at], sizes[at], ""
-    times = np.maximum.accumulate(times)  # an equal time may lie before that of the tick in between
+    times = np.maximum.accumulate(times)  # an equal time may precede that of the tick in between
     rows = [
         f"{_iso(time)},GOOG,{price:.4f},{size},{trade_id}"
         for time, price, size, trade_id in zip(times.tolist(), prices.tolist(), sizes.tolist(), ids, strict=True)
@@ -238,7 +238,7 @@ class Days:
     dates: list[str]
     bars: list[Bar]
     adjusted: list[float]
-    """The close adjusted for splits and dividends by another's arithmetic."""
+    """The vendor's close, adjusted for splits and dividends."""
 
 
 @cache

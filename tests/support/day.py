@@ -1,9 +1,9 @@
-"""A trading day with vendors that misbehave, run through fast: the sandbox by its clock, a plant on it, and a judge.
+"""A trading day with faulty vendors at high speed: the sandbox with its own clock, a plant, and a comparison.
 
-`Day` says what is run: symbols, when, how fast, which quotas, which troubles. `run` starts the sandbox and the plant as
-a user would, waits until the day is over and the plant says that nothing is left that it could fetch, and returns a
-`Verdict`: bars of the tables beside those of the sandbox's own market, what coverage says of each gap, what vendors
-were asked. It judges nothing by how long things take.
+`Day` contains the parameters: symbols, start, speed, quotas, faults. `run` starts the sandbox and the plant by user
+commands. It waits until the day is over and the plant reports no fetchable gap. The returned `Verdict` compares the
+stored bars with the sandbox's market, lists the coverage of each gap, and the requests to vendors. Durations are not
+judged.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ VENDORS = ("twelvedata", "alphavantage", "yahoo")
 
 @dataclass(frozen=True)
 class Day:
-    """What is run. `script`: orders for the sandbox, one a line, by seconds after `start` (see docs/sandbox.md)."""
+    """Parameters of a day. `script`: fault commands, one per line, by seconds after `start` (see docs/sandbox.md)."""
 
     symbols: Sequence[str]
     start: str
@@ -47,11 +47,11 @@ class Day:
     script: str = ""
     history: str = "1d:10,1m:1"
     settle_s: float = 180.0
-    """Seconds that the plant has at most to fetch the rest once the day is over; more on a busy machine."""
+    """Maximum seconds for the remaining requests after the end of the day; more on a busy machine."""
 
 
 def troubles(hours: float, seed: int) -> str:
-    """Return the day's troubles, by seconds from its start."""
+    """Return the day's faults, by seconds from its start."""
     dice = random.Random(seed)
     lines: list[tuple[float, str]] = []
 
@@ -75,24 +75,24 @@ _AFTER_S: Final = 900.0
 
 @dataclass
 class Verdict:
-    """What came of it."""
+    """Result of a day."""
 
     bars: int = 0
     missing: list[tuple[str, int]] = field(default_factory=list)
-    """Bars that the market has and the tables have not: symbol, start."""
+    """Bars of the market that are not stored: symbol, start."""
     unknown: list[tuple[str, int]] = field(default_factory=list)
-    """Bars that the tables have and the market has not."""
+    """Stored bars that the market does not have."""
     different: list[tuple[str, int, Any, Any]] = field(default_factory=list)
     incomplete: list[tuple[str, int]] = field(default_factory=list)
     coverage: dict[str, dict[str, int]] = field(default_factory=dict)
-    """By symbol: bars by status."""
+    """Bars by status, by symbol."""
     gaps: list[dict[str, Any]] = field(default_factory=list)
     counts: dict[str, Any] = field(default_factory=dict)
     sources: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
 
     def overspent(self) -> list[str]:
-        """Return the quotas of which a vendor was asked for more than it allows."""
+        """Return the exceeded quotas."""
         return [
             f"{vendor} {window['quota']}: {window['largest_asked']} of {window['limit']}"
             for vendor, count in self.counts.items()
@@ -101,7 +101,7 @@ class Verdict:
         ]
 
     def lines(self) -> list[str]:
-        """Return the verdict for people."""
+        """Return the verdict as text."""
         statuses: Counter[str] = Counter()
         for counts in self.coverage.values():
             statuses.update(counts)
@@ -127,7 +127,7 @@ class Verdict:
 
 @contextlib.contextmanager
 def sandbox(folder: Path, day: Day) -> Iterator[dict[str, Any]]:
-    """Run the sandbox as a process and give its greeting: url, stream_url, clock."""
+    """Run the sandbox as a process and yield its first output: url, stream_url, clock."""
     script = folder / "script.txt"
     script.write_text(day.script)
     quotas = [argument for quota in day.quotas for argument in ("--quota", quota)]
@@ -151,7 +151,7 @@ def sandbox(folder: Path, day: Day) -> Iterator[dict[str, Any]]:
 
 
 def plant_on(folder: Path, day: Day, vendor: Mapping[str, Any], port: int) -> Plant:
-    """Return the plant that asks this sandbox, as three vendors."""
+    """Return a plant that uses this sandbox as three vendors."""
     return Plant(
         folder / "data",
         {
@@ -168,7 +168,7 @@ def plant_on(folder: Path, day: Day, vendor: Mapping[str, Any], port: int) -> Pl
 
 
 def run(folder: Path, day: Day, port: int, *, say: Any = lambda text: None) -> Verdict:
-    """Run the day and judge it."""
+    """Run the day and return the verdict."""
     start_us = micros_of(_moment(day.start))
     end_us = start_us + int(day.hours * 3_600 * SECOND_US)
     with sandbox(folder, day) as vendor:
@@ -187,7 +187,7 @@ def run(folder: Path, day: Day, port: int, *, say: Any = lambda text: None) -> V
                 if time.monotonic() - told > 30:
                     told = time.monotonic()
                     say(f"{datetime_of(now_us()):%H:%M} {_progress(port)}")
-            time.sleep(_AFTER_S / day.speed)  # until the last minute, too, has been over for long enough to be missed
+            time.sleep(_AFTER_S / day.speed)  # until the last minute is old enough to count as missing
             _settle(port, day.settle_s, say)
             return judge(plant, day, vendor, port, start_us, end_us)
         finally:
@@ -211,7 +211,7 @@ def _progress(port: int) -> Any:
 
 
 def _settle(port: int, patience_s: float, say: Any) -> None:
-    """Wait until the backfill has had nothing to fetch for three looks."""
+    """Wait until the backfill has had nothing to fetch in three checks."""
     guard, idle = Guard(patience_s), 0
     while not guard.is_over() and idle < 3:
         time.sleep(1)
@@ -244,7 +244,7 @@ def judge(plant: Plant, day: Day, vendor: Mapping[str, Any], port: int, start_us
                 verdict.incomplete.append((symbol, time_us))
             ours = [mine[name] for name in names]
             if "/" in symbol and not symbol.startswith("BTC"):
-                theirs[4] = ours[4] = 0.0  # no vendor tells a volume of currencies
+                theirs[4] = ours[4] = 0.0  # no vendor reports a volume of currencies
             if any(abs(a - b) > 1e-9 * max(1.0, abs(b)) for a, b in zip(ours, theirs, strict=True)):
                 verdict.different.append((symbol, time_us, ours, theirs))
         verdict.unknown += [(symbol, time_us) for time_us in have]

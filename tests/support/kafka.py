@@ -1,7 +1,7 @@
 """A real Kafka broker for tests; see `tools/kafka/broker.py`, which the command `tools/kafka/kafka` shares.
 
 The fixture `kafka_broker` is one broker for the session. A test that kills it starts it again; the next test finds it
-running in any case. Topics of tests are told apart by a prefix.
+running in any case. The topics of each test have a prefix.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ __all__ = ["KafkaBroker", "KafkaError", "get_jars", "kafka_broker"]
 
 START_S = 60.0
 QUICK = ("-XX:TieredStopAtLevel=1",)
-"""A broker of some minutes: without the optimising compiler it needs 5.5 s of CPU for 200 transactions, not 9.7 s."""
+"""JVM options for short runs: without the optimising compiler 200 transactions cost 5.5 s of CPU, not 9.7 s."""
 
 
 class KafkaBroker(broker.KafkaBroker):
-    """A broker for minutes, that a busy machine has more time to start."""
+    """A broker for short runs, with a start timeout that scales with the machine."""
 
     def __init__(self, data_dir: Path | str) -> None:
         super().__init__(data_dir, java_options=QUICK)
 
     def start(self, timeout_s: float | None = None) -> str:
-        """Do as the broker of the tools does; `timeout_s` scales with the machine."""
+        """Start the broker; `timeout_s` scales with the machine."""
         return super().start(PATIENCE.seconds(timeout_s or START_S))
 
 
@@ -41,6 +41,6 @@ def _broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
 
 @pytest.fixture
 def kafka_broker(_broker: KafkaBroker) -> KafkaBroker:
-    """Give the session's broker, running."""
+    """Yield the session's broker, running."""
     _broker.start()
     return _broker

@@ -1,5 +1,5 @@
-"""What a fault point raises in tests, in place of a kill."""
+"""The exception that a crash point raises in tests instead of a kill."""
 
 
 class Killed(BaseException):
-    """A kill within the process. It is no `Exception`, so that no handler of the code under test catches it."""
+    """A simulated kill. It is not an `Exception`, so that no handler of the code under test catches it."""

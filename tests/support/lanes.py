@@ -1,4 +1,4 @@
-"""Which tests run on one worker of `pytest -n`, and in which order.
+"""Assignment of tests to workers of `pytest -n`, and their order.
 
 A file's tests stay on one worker, because they share its fixtures. These do not:
 
@@ -20,7 +20,7 @@ ORDER: Final = (
     "tests/chaos/", "tests/conformance/", "tests/e2e/", "tests/app/", "tests/support/", "tests/store/", "tests/",
     "tests/analytics/", "tests/market_data/", "tests/protocols/", "tests/sandbox/", "tests/aggregation/",
 )  # fmt: skip
-"""Folders from the front of the queue to its back; `tests/` are all others."""
+"""Folders from the front of the queue to its back; `tests/` stands for all others."""
 WAITING: Final = ORDER[:5]
 APART: Final = (
     "tests/chaos/test_alerts.py", "tests/chaos/test_backfill.py", "tests/chaos/test_kills.py",
@@ -28,12 +28,12 @@ APART: Final = (
     "tests/aggregation/test_laws.py", "tests/aggregation/test_rebuild.py", "tests/market_data/backfill/test_manager.py",
 )  # fmt: skip
 COMPUTING: Final = 1
-"""Of each four workers the number of the one that takes from the back."""
+"""Index, among four workers, of the one that takes from the back."""
 _KAFKA: Final = re.compile("kafka|broker", re.IGNORECASE)
 
 
 def group_of(nodeid: str) -> str:
-    """Return the name of the group that runs on one worker, of a test's id."""
+    """Return the name of a test's group, which runs on one worker."""
     file, _, test = nodeid.partition("::")
     if file.startswith(WAITING) and _KAFKA.search(test):
         return "kafka chaos" if file.startswith("tests/chaos/") else "kafka"
@@ -41,14 +41,14 @@ def group_of(nodeid: str) -> str:
 
 
 def rank_of(nodeid: str) -> int:
-    """Return the place of a test in the queue: smaller is nearer to the front."""
+    """Return the position of a test in the queue; smaller is nearer to the front."""
     if group_of(nodeid).startswith("kafka"):
         return -1
     return ORDER.index(max((folder for folder in ORDER if nodeid.startswith(folder)), key=len, default="tests/"))
 
 
 class Lanes(LoadScopeScheduling):  # type: ignore[misc]
-    """Gives the next group to the worker that is free first."""
+    """Scheduler that assigns the next group to the first free worker."""
 
     def _split_scope(self, nodeid: str) -> str:
         return group_of(nodeid)

@@ -1,4 +1,4 @@
-"""A plant as a user starts it: by the command line, in processes of its own, on a data folder of its own."""
+"""A plant started by the command line, in separate processes, on its own data folder."""
 
 from __future__ import annotations
 
@@ -27,11 +27,10 @@ EXACT = {
     "intraday_analytics": "symbol, interval, time, state",
     "daily_analytics": "symbol, interval, time, state",
 }
-"""What must be equal to the last bit, whatever happened on the way.
+"""Columns that must be equal to the last bit after any disturbance.
 
-`realtime_analytics` is not: it has the last state of forming bars, and which of them were published depends on the
-marks that a paced feed sends by its clock. Nor are `version`, `published_at` and `received_at`: they say which run
-wrote the row."""
+`realtime_analytics` is excluded: it contains the last state of forming bars, and their publication depends on the
+marks that a paced feed sends by its clock. `version`, `published_at` and `received_at` depend on the run."""
 
 ROUNDED = {
     "intraday_ohlcv": ("volume", "vwap"),
@@ -39,12 +38,12 @@ ROUNDED = {
     "intraday_analytics": ("sma_20", "ema_12", "rsi_14", "bbands_20_2_upper", "bbands_20_2_lower", "atr_14"),
     "daily_analytics": ("sma_20", "ema_12", "rsi_14", "atr_14"),
 }
-"""What may differ in the last digits, because float sums depend on how ticks were cut into batches."""
+"""Columns that may differ in the last digits, because float sums depend on the batches of ticks."""
 
 
 @dataclass
 class Plant:
-    """Where a plant keeps its things, and how its commands are run."""
+    """A data folder and environment, and the commands that use them."""
 
     data: Path
     env: Mapping[str, str] = field(default_factory=dict)
@@ -71,7 +70,7 @@ class Plant:
         return done.stdout
 
     def start(self, *arguments: str, output: Path, **env: str) -> subprocess.Popen[bytes]:
-        """Start a command that goes on; its output is appended to a file."""
+        """Start a long-running command; its output is appended to a file."""
         with open(output, "ab") as sink:
             return subprocess.Popen(
                 self.command(*arguments),
@@ -83,13 +82,13 @@ class Plant:
             )
 
     def tables(self) -> dict[str, list[tuple[Any, ...]]]:
-        """Return every row of the tables of `EXACT`, in the order of their keys; starts the store if it is down."""
+        """Return every row of the tables of `EXACT`, in key order; start the store if it is down."""
         with self.store() as dsn:
             return asyncio.run(_tables(dsn))
 
     @contextmanager
     def store(self) -> Iterator[str]:
-        """Give the address of the store: the running one, or else the embedded one, started for the block."""
+        """Yield the address of the running store, or of the embedded one, started for the block."""
         flags: dict[str, Any] = {"data": self.data}
         if "TICKERPLANT_STORE" in self.env:
             flags["store"] = self.env["TICKERPLANT_STORE"]
@@ -125,12 +124,12 @@ def assert_same(
 
 
 def kill_tree(process: subprocess.Popen[bytes]) -> None:
-    """kill -9 a process and all that it has started, at once: what a power switch does to a machine's programs."""
+    """kill -9 a process and its descendants at once, like a power failure."""
     kill_trees([process])
 
 
 def kill_trees(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """kill -9 several processes at once, and all that they have started."""
+    """kill -9 several processes and their descendants at once."""
     for pid in [pid for process in processes for pid in (process.pid, *_descendants(process.pid))]:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

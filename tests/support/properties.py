@@ -1,4 +1,4 @@
-"""How many examples property tests try: fewer and always the same in `make test`, many and new in `make test-all`.
+"""Number of examples of property tests: few and fixed in `make test`, many and new in `make test-all`.
 
     @examples(150)
     @given(...)
@@ -13,7 +13,7 @@ from typing import Final
 from hypothesis import HealthCheck, settings
 
 THOROUGH: Final = "thorough"
-_SLOW: Final = (HealthCheck.too_slow,)  # a loaded machine generates slowly: that is no fault of a test
+_SLOW: Final = (HealthCheck.too_slow,)  # slow generation on a busy machine is not an error
 
 settings.register_profile("ci", max_examples=34, derandomize=True, deadline=None, suppress_health_check=_SLOW)
 settings.register_profile(THOROUGH, max_examples=200, deadline=None, suppress_health_check=_SLOW)

@@ -1,4 +1,4 @@
-"""The parts that other tests stand on: do they do what a real one does?"""
+"""The shared test servers behave like real ones."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def read(bootstrap: str, group: str, count: int) -> list[bytes]:
 
 
 @pytest.mark.kafka
-def test_a_killed_broker_comes_back_at_its_port_with_what_was_committed(tmp_path: Path) -> None:
+def test_a_killed_broker_restarts_at_its_port_with_committed_records(tmp_path: Path) -> None:
     with KafkaBroker(tmp_path) as broker:
         before = broker.bootstrap
         admin = AdminClient({"bootstrap.servers": before, "log_level": 0})
@@ -124,7 +124,7 @@ async def test_timescaledb_compresses_aggregates_and_runs_jobs(timescale: Timesc
 
 
 @pytest.mark.timescale
-async def test_a_session_forgets_the_one_before_it(timescale: TimescaleServer) -> None:
+async def test_a_session_keeps_no_state_of_the_previous_one(timescale: TimescaleServer) -> None:
     first = await asyncpg.connect(timescale.dsn, **timescale.connect_args)
     await first.execute("create table kept (x int)")
     await first.execute("set application_name = 'first'")
@@ -132,7 +132,7 @@ async def test_a_session_forgets_the_one_before_it(timescale: TimescaleServer) -
     assert await statement.fetchval() == 1
     await first.execute("begin")
     await first.execute("insert into kept values (1)")
-    first.terminate()  # as a kill would: no rollback, no goodbye
+    first.terminate()  # like a kill: no rollback, no close message
 
     second = await asyncpg.connect(timescale.dsn, **timescale.connect_args)
     try:

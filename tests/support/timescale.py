@@ -16,7 +16,7 @@ SERVER = Path(__file__).resolve().parents[2] / "tools" / "timescale" / "serve.mj
 
 
 class TimescaleError(Exception):
-    """The database could not be started; the text says what is missing or what it printed."""
+    """The database could not start; the text contains the missing part or its output."""
 
 
 class TimescaleServer:
@@ -25,7 +25,7 @@ class TimescaleServer:
     Connect with `asyncpg.connect(server.dsn, **server.connect_args)`; a pool must be of one connection.
     """
 
-    # Named prepared statements gain nothing in a database of one backend, and outlive a cancelled session.
+    # Named prepared statements have no benefit with one backend, and outlive a cancelled session.
     connect_args: dict[str, Any] = {"ssl": False, "statement_cache_size": 0}  # noqa: RUF012
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class TimescaleServer:
 
     @property
     def dsn(self) -> str:
-        """Where it is, while it runs."""
+        """Return the address while it runs."""
         return f"postgresql://postgres@127.0.0.1:{self._port}/postgres?sslmode=disable"
 
     def start(self, timeout_s: float = 60.0) -> str:
@@ -42,7 +42,7 @@ class TimescaleServer:
         node = shutil.which("node")
         if node is None or not (SERVER.parent / "node_modules").is_dir():
             raise TimescaleError(f"TimescaleDB for tests needs node, and `npm ci` in {SERVER.parent}")
-        # It lives until its standard input ends: whichever way this process dies, it does not outlive it.
+        # It runs until its standard input ends, so it cannot outlive this process.
         self._process = process = subprocess.Popen(
             [node, str(SERVER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
         )
@@ -57,7 +57,7 @@ class TimescaleServer:
         return self.dsn
 
     def stop(self) -> None:
-        """End it, and what it holds."""
+        """Stop the server and discard its data."""
         if self._process is not None:
             self._process.kill()
             self._process.communicate()

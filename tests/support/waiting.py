@@ -1,4 +1,4 @@
-"""Waiting for conditions, with guards against hanging that scale with the machine.
+"""Waiting for conditions, with timeouts that scale with the machine.
 
 No test waits for a time. It waits for a condition, and a guard fails it when the condition never comes true. The
 guard's seconds are those of an idle, ordinary machine: `Guard` counts them slower on a slow or busy one.
@@ -24,7 +24,7 @@ HANG_S: Final = 60.0
 
 
 class Patience:
-    """How many times slower than an idle, ordinary machine this one is now; at least 1."""
+    """Slowness of this machine relative to an idle, ordinary one; at least 1."""
 
     def __init__(self) -> None:
         self._slowness = max(1.0, min(_spin() for _ in range(5)) / _SPIN_S)
@@ -68,7 +68,7 @@ class Guard:
         self._left_s, self._looked_s = idle_s, time.monotonic()
 
     def is_over(self) -> bool:
-        """Return whether the time is over. Call it again and again: each call counts the time since the last."""
+        """Return whether the time is over. Call it repeatedly: each call counts the time since the previous one."""
         now = time.monotonic()
         self._left_s -= (now - self._looked_s) / PATIENCE.factor()
         self._looked_s = now
@@ -93,7 +93,7 @@ def until(
 async def eventually(
     condition: Callable[[], Any | Awaitable[Any]], what: str = "a condition", idle_s: float = HANG_S
 ) -> Any:
-    """Do as `until` does, in an event loop. The condition may be a coroutine function."""
+    """Wait like `until`, in an event loop. The condition may be a coroutine function."""
     guard = Guard(idle_s)
     while True:
         found = condition()

@@ -1,4 +1,4 @@
-"""Ask an API of any version for its answers on the fixture: each REST route, and what the WebSocket sends."""
+"""Collect an API's answers on the fixture, for any version: each REST route, and the WebSocket messages."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ ROUTES = (
     "/v1/symbols?prefx=A",
 )  # fmt: skip
 TIMED = {"tail_lag_s"}
-"""Keys whose values depend on when they were asked for."""
+"""Keys with values that depend on the time of the request."""
 CHANNELS = ["ticks", "bars", "analytics", "alerts", "status"]
 FREE_TEXT = {"description", "summary", "message", "hint", "detail", "title", "text", "sentence", "wrong", "note"}
-"""Keys whose texts are for people. Their values may change; that they are there may not."""
+"""Keys with texts for people. Their values may change; their presence may not."""
 
 
 def without_texts(value: Any) -> Any:
@@ -95,7 +95,7 @@ def rest(url: str) -> dict[str, Any]:
 
 
 def stream(url: str) -> dict[str, Any]:
-    """Return what the WebSocket sends: the snapshot of a fresh subscription, and all after a position of 0."""
+    """Return the WebSocket messages: the snapshot of a fresh subscription, and all rows after position 0."""
     return asyncio.run(_stream(url.replace("http", "ws", 1) + "/v1/stream"))
 
 
@@ -124,7 +124,7 @@ async def _stream(url: str) -> dict[str, Any]:
 
 
 def _sorted(value: Any) -> Any:
-    """Return a part of a snapshot with its rows sorted: their order is that in which partitions were read."""
+    """Return a part of a snapshot with sorted rows: their order depends on the order of partitions."""
     if isinstance(value, Mapping) and "rows" in value:
         return {**value, "rows": sorted(value["rows"], key=json.dumps)}
     if isinstance(value, list):
@@ -135,7 +135,7 @@ def _sorted(value: Any) -> Any:
 def _by_symbol(messages: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the rows of all frames by type and symbol, in order; events of the status sorted; where each topic ends.
 
-    How many rows a frame has, and of which partitions, depends on when the log was read.
+    The number of rows in a frame, and their partitions, depend on the time of reading.
     """
     found: dict[str, Any] = {}
     ends: dict[str, dict[str, int]] = {}

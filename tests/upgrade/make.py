@@ -32,9 +32,9 @@ from tests.upgrade.ticks import START, write_days, write_ticks
 
 HERE = Path(__file__).resolve().parent
 RATE = 10
-"""Virtual seconds for each real one."""
+"""Virtual seconds per real second."""
 LIVE_S = 50.0
-"""Real seconds that the plant runs before it is killed."""
+"""Real seconds until the plant is killed."""
 KILLED_AT = "feed.commit.after:120"
 SETTINGS = {
     "TICKERPLANT_PARTITIONS": "3",
@@ -105,7 +105,7 @@ def until(what: str, condition: Any, timeout_s: float = 120) -> None:
 
 
 def descendants(pid: int) -> list[int]:
-    """Return the processes that a process has started, and theirs."""
+    """Return the descendants of a process."""
     found: list[int] = []
     try:
         for task in Path(f"/proc/{pid}/task").iterdir():
@@ -117,7 +117,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def kill_tree(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process and all that it has started, at once."""
+    """Kill a process and its descendants at once."""
     for pid in (process.pid, *descendants(process.pid)):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -126,7 +126,7 @@ def kill_tree(process: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def store_of(data: Path, env: dict[str, str]) -> Iterator[str]:
-    """Run the embedded store alone and give the folder of its socket."""
+    """Run the embedded store alone and yield the folder of its socket."""
     process = subprocess.Popen([sys.executable, "-m", "tickerplant.app", "run", "store", "--data", str(data)], env=env)
     folder = data / "postgres" / "socket"
     until("the store", lambda: list(folder.glob(".s.PGSQL.*")))
@@ -159,7 +159,7 @@ def dump(data: Path, env: dict[str, str], out: Path) -> None:
             if time.monotonic() - began > 60:
                 raise SystemExit(done.stderr.decode())
             time.sleep(0.5)
-    # psql of other versions does not know these.
+    # psql of other versions does not support these.
     kept = [
         line for line in done.stdout.splitlines(keepends=True) if not line.startswith((b"\\restrict", b"\\unrestrict"))
     ]
@@ -167,7 +167,7 @@ def dump(data: Path, env: dict[str, str], out: Path) -> None:
 
 
 def pack(folder: Path, out: Path, wanted: Any) -> None:
-    """Write the files of a folder that are wanted as a compressed archive."""
+    """Write selected files of a folder as a compressed archive."""
     with lzma.open(out, "wb", preset=9 | lzma.PRESET_EXTREME) as stream, tarfile.open(fileobj=stream, mode="w") as tar:
         for path in sorted(folder.rglob("*")):
             if path.is_file() and wanted(path.relative_to(folder)):
@@ -179,7 +179,7 @@ def pack(folder: Path, out: Path, wanted: Any) -> None:
 
 
 def make(log: str, out: Path) -> None:
-    """Run the plant, kill a replay and then the plant, and pack what is left."""
+    """Run the plant, kill a replay and then the plant, and archive the folder."""
     work = Path(tempfile.mkdtemp(prefix="upgrade-", dir="/tmp"))
     work.chmod(0o755)
     data = work / "data"

@@ -98,7 +98,7 @@ PLUGIN_MODULES = {
     ),
     "tickerplant.core.errors": "BadInput UnknownIndicator TickerplantError ConfigError",
 }
-"""What the pages on vendors, indicators and the library import, and what stands beside it in the same module."""
+"""Names imported by the pages on vendors, indicators and the library, and other names of the same modules."""
 
 
 def plugins() -> dict[str, Any]:
@@ -110,7 +110,7 @@ def plugins() -> dict[str, Any]:
 
 
 def described(value: Any) -> dict[str, Any]:
-    """Return what a plug-in may rely on: parameters by name, and members of a class with their parameters."""
+    """Return the public interface of a name: parameters, and members of a class with their parameters."""
     found: dict[str, Any] = {}
     if callable(value) and not (isinstance(value, type) and getattr(value, "_is_protocol", False)):
         with contextlib.suppress(TypeError, ValueError):

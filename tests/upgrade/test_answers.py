@@ -1,4 +1,4 @@
-"""REST and WebSocket answer on a folder of 28f7935 as it did itself, byte for byte, but for texts that people read."""
+"""REST and WebSocket answers on a folder of 28f7935 equal its own, byte for byte, except texts for people."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Every name that a user of 28f7935 may have written down still works: settings, commands, options, metrics.
 
-A name that has changed since is an alias for one version: it has the same effect, and a warning says the new name.
+A renamed name is an alias for one version: it has the same effect, and a warning contains the new name.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SETTINGS: list[dict[str, Any]] = NAMES["settings"]
 
 
 def check(setting: dict[str, Any], flags: dict[str, Any], kept_out: str = "data") -> None:
-    """Load, and find exactly one setting that is not from its default, with the value that the sample means."""
+    """Load the settings and return the only one without its default value; check its value."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         loaded = load(flags)
@@ -53,7 +53,7 @@ def test_a_setting_counts_from_the_environment(
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting["name"])
 def test_a_setting_counts_from_the_file(setting: dict[str, Any], tmp_path: Path) -> None:
     if setting["name"] == "data":
-        return  # it says where the file is
+        return  # this setting is the path of the file
     *tables, name = setting["name"].split(".")
     sample = setting["sample"]
     text = f"[{'.'.join(tables)}]\n" if tables else ""

@@ -1,4 +1,4 @@
-"""What the pages of 28f7935 tell writers of plug-ins still works, word for word: imports, names, fields, arguments.
+"""Plug-in code of the pages of 28f7935 still works unchanged: imports, names, fields, arguments.
 
 A path or a name that has moved since works for one version, with a DeprecationWarning.
 """
@@ -53,7 +53,7 @@ def _takes(function: Callable[..., Any], wanted: list[str]) -> None:
 
 @pytest.mark.parametrize("module", PLUGINS)
 def test_a_path_that_has_moved_says_where(module: str) -> None:
-    """The import in a process of its own: it works, and if it warns, the warning says the new path."""
+    """Import in a separate process: it works, and a warning contains the new path."""
     code = f"import {module}\nfrom {module} import {', '.join(PLUGINS[module])}"
     done = subprocess.run(
         [sys.executable, "-W", "always::DeprecationWarning", "-c", code], capture_output=True, text=True, check=False
@@ -101,7 +101,7 @@ print(len(compute([1.0 + i % 3 for i in range(99)], "TRIXEXAMPLE(5)")["trixexamp
 
 
 def installed(folder: Path) -> None:
-    """Install a package with the pages' vendor and indicators, as pip would."""
+    """Install a package with the pages' vendor and indicators, like pip."""
     (folder / "acme_tickerplant.py").write_text("\n".join([*page("vendors"), *page("acme")]))
     (folder / "my_package").mkdir()
     indicators = "\n".join(["from __future__ import annotations", *page("indicators")[1:]])

@@ -1,7 +1,7 @@
-"""What 28f7935 left behind, killed in the middle of its work, is taken up by this version where it was.
+"""This version resumes a killed plant of 28f7935 at its positions.
 
-The fixtures have a killed feed of a file, a finished one, a live feed and a backfill, snapshots of aggregation and
-analytics with the log running on behind them, a store that is behind the log, retention floors, alerts and settings.
+The fixtures contain a killed file feed, a finished one, a live feed and a backfill. They contain snapshots of
+aggregation and analytics older than the log's end, a store behind the log, retention holds, alerts and settings.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ async def _rows(dsn: str, sql: str, *arguments: Any) -> list[tuple[Any, ...]]:
 
 
 def stored(dsn: str, symbols: tuple[str, ...]) -> Counter[tuple[Any, ...]]:
-    """Return the stored ticks of these symbols, each with how often it is there."""
+    """Return the stored ticks of these symbols with their counts."""
     sql = "SELECT symbol, time, price, size, trade_id FROM realtime_prices WHERE symbol = ANY($1)"
     return Counter(asyncio.run(_rows(dsn, sql, list(symbols))))
 
 
 def in_file() -> Counter[tuple[Any, ...]]:
-    """Return the ticks of the file whose replay was killed."""
+    """Return the ticks of the killed replay's file."""
     return Counter(
         (symbol, datetime.fromisoformat(time), float(price), float(size), trade_id)
         for time, symbol, price, size, trade_id in ticks.rows()
@@ -58,7 +58,7 @@ def in_file() -> Counter[tuple[Any, ...]]:
 
 
 def logged(opened: Opened) -> Counter[tuple[Any, ...]]:
-    """Return the live ticks that the raw topic has."""
+    """Return the live ticks of the raw topic."""
     found: Counter[tuple[Any, ...]] = Counter()
     for line in opened.run("tail", "raw", "--json", "--from", "earliest", "-n", "1000000", rate=0).splitlines():
         row = json.loads(line)
@@ -74,7 +74,7 @@ def verified(opened: Opened) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_folder_of_28f7935_is_taken_up_where_it_was(opened: Opened, tmp_path: Path) -> None:
+def test_a_folder_of_28f7935_resumes_at_its_positions(opened: Opened, tmp_path: Path) -> None:
     file, days = ticks.write_ticks(tmp_path / "ticks.csv"), ticks.write_days(tmp_path / "days.csv")
     part, live = stored(opened.dsn, ticks.SYMBOLS), stored(opened.dsn, LIVE)
     assert 0 < part.total() < ticks.TICKS, "the fixture's replay was killed in the middle"
@@ -86,14 +86,14 @@ def test_a_folder_of_28f7935_is_taken_up_where_it_was(opened: Opened, tmp_path: 
     assert all(one["equal"] and one["records"] > 0 for one in before), before
 
     with opened.running("up", rate=10) as url, httpx.Client(base_url=url, timeout=60) as client:
-        # The file's feed resumes: each of its ticks is there once, and none was read again that had been committed.
+        # The file's feed resumes: each tick is stored once, and no committed tick was read again.
         resumed = json.loads(opened.run("replay", str(file), "--json", rate=10).splitlines()[-1])
         assert (resumed["ticks"], resumed["repeats"], resumed["dead_lettered"]) == (ticks.TICKS, 0, 0)
         assert stored(opened.dsn, ticks.SYMBOLS) == in_file()
         again = json.loads(opened.run("replay", str(days), "--symbol", "FILEDAYS", "--interval", "1d", "--json",
                                       rate=10).splitlines()[-1])  # fmt: skip
         assert not again["changed"]
-        # The live feed and the backfill go on.
+        # The live feed and the backfill continue.
         until(
             lambda: any(tick not in live and tick[1] > max(t[1] for t in live) for tick in stored(opened.dsn, LIVE)),
             "live ticks",
@@ -112,7 +112,7 @@ def test_a_folder_of_28f7935_is_taken_up_where_it_was(opened: Opened, tmp_path: 
 
 
 def _indicators_are_those_of_all_bars(client: httpx.Client) -> None:
-    """The values of the stream, from an old snapshot on, are those computed over all stored bars."""
+    """Check that streamed values after an old snapshot equal those computed over all stored bars."""
     span = {"start": "2026-03-04T15:00:00Z", "end": "2026-03-04T15:20:00Z", "limit": 100}
     for symbol, interval, name, column in (
         ("FILEA", "1m", "SMA", "sma_5"), ("FILEB", "1m", "RSI", "rsi_14"), ("FILEC", "5m", "EMA", "ema_12"),

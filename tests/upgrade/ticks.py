@@ -1,4 +1,4 @@
-"""The files that the fixtures were fed with, made from a seed: the same bytes on every machine."""
+"""The input files of the fixtures, generated from a seed: the same bytes on every machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 START = dt.datetime(2026, 3, 4, 15, 0, tzinfo=dt.UTC)
-"""The first instant of the files; the virtual clock of the plant that made the fixtures began there too."""
+"""Start of the files and of the virtual clock of the plant that made the fixtures."""
 SYMBOLS = ("FILEA", "FILEB", "FILEC", "FILED")
 TICKS = 3_000
 SECONDS = 1_200
