@@ -32,7 +32,7 @@ OFFER = Offer(
 )
 
 
-class Hand(Clock):
+class Hand(SystemClock):
     """A clock that stands still until it is moved; whoever sleeps moves it."""
 
     def __init__(self, now_us: int = NOON_US) -> None:

@@ -25,6 +25,7 @@ from tickerplant.core.quota import Quota as Quota
 from tickerplant.core.rules import DEFAULT_RULES, Rules
 from tickerplant.market_data.feed.writer import DeadRow
 from tickerplant.market_data.vendors.errors import VendorError
+from tickerplant.system_clock import SystemClock
 
 ENTRY_POINTS: Final = "tickerplant.providers"
 
@@ -215,7 +216,7 @@ class ProviderContext:
     options: Mapping[str, str] = field(default_factory=dict)
     url: str = ""
     stream_url: str = ""
-    clock: Clock = field(default_factory=Clock)
+    clock: Clock = field(default_factory=SystemClock)
     rules: Rules = DEFAULT_RULES
 
 
