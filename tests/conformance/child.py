@@ -16,58 +16,58 @@ from tickerplant.log.open import open_log
 from tickerplant.log.port import EventLog
 
 
-def say(text: str) -> None:
+def emit(text: str) -> None:
     print(text, flush=True)
 
 
 def member(log: EventLog, group: str) -> None:
-    """Be a member that reads and commits nothing; say which partitions are ours whenever that changes."""
+    """Run a member that reads and commits nothing; print its partitions after each change."""
     with log.reader([RAW], group=group) as reader:
         last: frozenset[object] = frozenset()
         while True:
             reader.poll(timeout_s=0.2)
             if reader.assignment() != last:
                 last = reader.assignment()
-                say("owns " + " ".join(str(source.partition) for source in sorted(reader.assignment())))
+                emit("owns " + " ".join(str(source.partition) for source in sorted(reader.assignment())))
 
 
 def stuck(log: EventLog, name: str) -> None:
-    """Open a transaction, append, keep a state, and wait to be killed."""
-    kafka_writer.TRANSACTION_TIMEOUT_MS = 600_000  # so long the broker would keep the transaction open
+    """Open a transaction, append a record, put a state value, and wait for a kill."""
+    kafka_writer.TRANSACTION_TIMEOUT_MS = 600_000  # for so long the broker would keep the transaction open
     with log.writer(name) as writer, writer.transaction() as transaction:
         transaction.append(RAW, 0, b"never committed")
         transaction.put_state(STATE_AGGREGATION, 0, "key", b"never committed")
         time.sleep(0.5)  # Kafka's producer has sent it by now
-        say("open")
+        emit("open")
         time.sleep(600)
 
 
 def copier(log: EventLog, name: str) -> None:
-    """Copy raw to ohlcv exactly once, with the number of copies as kept state; say so after each commit."""
+    """Copy raw to ohlcv exactly once, with the last value as state; print a line after each commit."""
     with log.reader([RAW], group="copier", member=name) as reader, log.writer(name) as writer:
         while True:
-            deliveries = reader.poll(timeout_s=0.2, max_records=7)
-            if not deliveries:
+            found = reader.poll(timeout_s=0.2, max_records=7)
+            if not found:
                 continue
             with writer.transaction() as transaction:
-                for delivery in deliveries:
-                    transaction.append(OHLCV, delivery.partition, delivery.value)
-                    last = {delivery.source: delivery.offset + 1}
-                    transaction.put_state(STATE_AGGREGATION, delivery.partition, "last", delivery.value)
+                for record in found:
+                    transaction.append(OHLCV, record.partition, record.value)
+                    last = {record.source: record.offset + 1}
+                    transaction.put_state(STATE_AGGREGATION, record.partition, "last", record.value)
                     transaction.send_positions(reader, last)
-            say(f"copied {len(deliveries)}")
-            time.sleep(0.01)  # so that a kill comes in the middle
+            emit(f"copied {len(found)}")
+            time.sleep(0.01)  # so that a kill arrives between two commits
 
 
 def maker(log: EventLog) -> None:
-    """Make the topics and say which log it is."""
+    """Create the topics and print the identity of the log."""
     log.create_topics([TopicSpec(RAW, DAY_US), TopicSpec(STATE_AGGREGATION, None)], 3)
     identity = log.identity()
-    say(f"{identity.log_id} {identity.generation}")
+    emit(f"{identity.log_id} {identity.generation}")
 
 
 def asker(log: EventLog, group: str) -> None:
-    """Ask for a group's positions again and again, with little patience; say each new answer, and when none comes."""
+    """Request a group's positions repeatedly with a short timeout; print each new answer, `away` for none."""
     assert isinstance(log, KafkaLog)
     impatient = KafkaLog(log.cluster.bootstrap, topic_prefix=log.prefix, patience_s=1.0)
     last = ""
@@ -78,14 +78,14 @@ def asker(log: EventLog, group: str) -> None:
             answer = "away"
         if answer != last:
             last = answer
-            say(answer)
+            emit(answer)
 
 
 def holder(path: str, for_s: str) -> None:
     """Hold the lock of the embedded log's writers."""
     with Path(path).open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        say("held")
+        emit("held")
         time.sleep(float(for_s))
 
 

@@ -30,7 +30,7 @@ _numbers = itertools.count()
 
 
 class Bench:
-    """A log under test, and other programs that use it."""
+    """A log under test, and other processes that use it."""
 
     def __init__(self, kind: str, folder: Path, broker: KafkaBroker | None) -> None:
         self.kind, self.folder, self.broker = kind, folder, broker
@@ -41,7 +41,7 @@ class Bench:
         self.log.create_topics(SPECS, PARTITIONS)
 
     def open(self, patience_s: float | None = None) -> EventLog:
-        """Open the log once more, as another program would."""
+        """Open the log again, as another process does."""
         patience_s = patience_s or PATIENCE.seconds(30.0)
         if self.broker is None:
             log: EventLog = EmbeddedLog(self.path, patience_s=patience_s)
@@ -60,7 +60,7 @@ class Bench:
         return self._stack.enter_context(self.log.writer(name))
 
     def child(self, role: str, *arguments: str) -> subprocess.Popen[bytes]:
-        """Start a program of `child.py` on this log; it is killed at the end of the test at the latest."""
+        """Start a role of `child.py` on this log. The end of the test kills it."""
         url = (
             f"sqlite://{self.path}" if self.broker is None else f"kafka://{self.broker.bootstrap}?prefix={self.prefix}"
         )
@@ -68,7 +68,7 @@ class Bench:
             [sys.executable, "-m", "tests.conformance.child", role, url, *arguments],
             cwd=ROOT,
             stdout=subprocess.PIPE,
-            bufsize=0,  # so that what `line` selects on is all there is
+            bufsize=0,  # unbuffered, so that `select` in `line` sees all output
         )
         self._stack.callback(kill, process)
         return process
@@ -78,7 +78,7 @@ class Bench:
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
-    """kill -9."""
+    """Kill a child with SIGKILL."""
     process.kill()
     process.wait()
     assert process.stdout is not None
@@ -86,7 +86,7 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def line(process: subprocess.Popen[bytes]) -> str:
-    """Return the next line that a child says; fails when it says none."""
+    """Return the next line that a child prints. Fails after `DEADLINE_S`."""
     assert process.stdout is not None
     assert select.select([process.stdout], [], [], PATIENCE.seconds(DEADLINE_S))[0], "the child printed nothing"
     return process.stdout.readline().decode().strip()
@@ -115,14 +115,14 @@ def kafka(kafka_broker: KafkaBroker, tmp_path: Path) -> Iterator[Bench]:
 
 
 def write(writer: Writer, *values: bytes, topic: str = RAW, partition: int = 0) -> None:
-    """Append in one transaction."""
+    """Append values in one transaction."""
     with writer.transaction() as transaction:
         for value in values:
             transaction.append(topic, partition, value)
 
 
 def read(reader: Reader, count: int, **limits: int) -> list[ConsumedRecord]:
-    """Poll until so many records have come; fails when they do not."""
+    """Poll until `count` records have arrived. Fails after `DEADLINE_S`."""
     taken: list[ConsumedRecord] = []
     guard = Guard(DEADLINE_S)
     while len(taken) < count:
@@ -131,8 +131,8 @@ def read(reader: Reader, count: int, **limits: int) -> list[ConsumedRecord]:
     return taken
 
 
-def values(deliveries: list[ConsumedRecord]) -> list[bytes]:
-    return [bytes(delivery.value) for delivery in deliveries]
+def values(found: list[ConsumedRecord]) -> list[bytes]:
+    return [bytes(record.value) for record in found]
 
 
 def nothing_more(bench: Bench, reader: Reader, topic: str = RAW) -> bool:

@@ -1,4 +1,4 @@
-"""A log that many begin at once: services that start together make its topics, and it must be one log to all."""
+"""Creation of one log by several processes that start together."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ MAKERS = 4
 
 
 def forget(bench: Bench) -> None:
-    """Let the bench's next `open` be of a log that nobody has made."""
+    """Make the bench's next `open` return a log that does not exist yet."""
     bench.prefix += "new."
     bench.path = bench.folder / "new" / "market.log"
 
 
-def test_of_many_that_make_the_topics_at_once_all_have_one_log(bench: Bench) -> None:
+def test_concurrent_creators_get_one_log(bench: Bench) -> None:
     forget(bench)
     logs = [bench.open() for _ in range(MAKERS)]
     with pytest.raises(UnknownTopic, match="tickerplant create-topics"):
@@ -41,7 +41,7 @@ def test_of_many_that_make_the_topics_at_once_all_have_one_log(bench: Bench) -> 
     identities = {identity for _, identity in found}
     assert identities == {bench.open().identity()}
     assert sorted(name for made, _ in found for name in made) == sorted([RAW, OHLCV, STATE_AGGREGATION])
-    # What one of them writes the others read: it is one log, not only one name.
+    # The others can read a record of one of them: it is one log, not only one name.
     with logs[0].writer("maker") as writer:
         write(writer, b"a")
     with logs[-1].reader([RAW]) as reader:
@@ -49,9 +49,7 @@ def test_of_many_that_make_the_topics_at_once_all_have_one_log(bench: Bench) -> 
 
 
 @pytest.mark.kafka
-def test_of_many_that_come_after_one_who_died_making_the_topics_all_have_one_log(
-    kafka: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_concurrent_creators_get_one_log_after_a_creator_died(kafka: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kafka_log, "_IDENTITY_TIMEOUT_S", 0.5)
     forget(kafka)
     logs = [kafka.open() for _ in range(MAKERS)]
@@ -70,7 +68,7 @@ def test_of_many_that_come_after_one_who_died_making_the_topics_all_have_one_log
     assert identities == {kafka.open().identity()}
 
 
-def test_programs_that_begin_together_have_one_log(bench: Bench) -> None:
+def test_processes_that_start_together_get_one_log(bench: Bench) -> None:
     forget(bench)
     children = [bench.child("maker") for _ in range(2)]
     identities = {line(child) for child in children}

@@ -1,4 +1,4 @@
-"""Programs killed at any instant, zombies, and a log that is away for a while."""
+"""Killed processes, fenced writers, and an unavailable log."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def test_a_later_writer_of_a_name_fences_the_earlier(bench: Bench) -> None:
     assert nothing_more(bench, reader)
 
 
-def test_a_writer_that_appends_on_after_it_was_fenced_is_told_so(bench: Bench) -> None:
+def test_a_fenced_writer_that_keeps_appending_gets_fenced(bench: Bench) -> None:
     earlier = bench.writer("w")
     write(earlier, b"before")
     with pytest.raises(Fenced), earlier.transaction() as transaction:  # noqa: PT012
         later = bench.writer("w")
-        for _ in range(100):  # on Kafka the brokers' answer to the first makes a later one fail
+        for _ in range(100):  # on Kafka the brokers' answer to the first append fails a later one
             transaction.append(RAW, 0, b"zombie's")
             time.sleep(0.01)
     with pytest.raises(Fenced):
@@ -68,7 +68,7 @@ def test_a_writer_that_appends_on_after_it_was_fenced_is_told_so(bench: Bench) -
     assert values(read(bench.reader(), 2)) == [b"before", b"after"]
 
 
-def test_a_writer_fenced_inside_its_transaction_leaves_nothing(bench: Bench) -> None:
+def test_a_writer_fenced_inside_its_transaction_writes_nothing(bench: Bench) -> None:
     earlier = bench.writer("name")
     with pytest.raises(Fenced), earlier.transaction() as transaction:  # noqa: PT012
         transaction.append(RAW, 0, b"zombie's")
@@ -79,17 +79,17 @@ def test_a_writer_fenced_inside_its_transaction_leaves_nothing(bench: Bench) -> 
     assert bench.log.get_state(STATE_AGGREGATION, 0, "key") is None
 
 
-def test_readers_do_not_wait_long_for_a_writer_killed_inside_its_transaction(bench: Bench) -> None:
+def test_a_writer_killed_inside_its_transaction_blocks_readers_only_briefly(bench: Bench) -> None:
     child = bench.child("stuck", "name")
     assert line(child) == "open"
     kill(child)
     write(bench.writer("name"), b"again")
     reader = bench.reader()
-    assert values(read(reader, 1)) == [b"again"]  # the broker would end the transaction after ten minutes
+    assert values(read(reader, 1)) == [b"again"]  # the broker's timeout of this transaction is ten minutes
     assert bench.log.get_state(STATE_AGGREGATION, 0, "key") is None
 
 
-def test_what_is_copied_under_kills_is_copied_once(bench: Bench) -> None:
+def test_a_copy_under_kills_is_exactly_once(bench: Bench) -> None:
     each, kills = 60, 3
     count = each * kills
     writer = bench.writer("source")
@@ -104,7 +104,7 @@ def test_what_is_copied_under_kills_is_copied_once(bench: Bench) -> None:
         kill(child)
     child = bench.child("copier", "copier")
     copies = read(bench.reader(OHLCV), count)
-    until(lambda: not any(bench.log.lag("copier", [RAW]).values()), "all is committed")
+    until(lambda: not any(bench.log.lag("copier", [RAW]).values()), "everything is committed")
     for partition in range(PARTITIONS):
         expected = list(range(partition, count, PARTITIONS))
         assert [int(d.value) for d in copies if d.partition == partition] == expected
@@ -114,7 +114,7 @@ def test_what_is_copied_under_kills_is_copied_once(bench: Bench) -> None:
 
 
 class TestEmbedded:
-    def test_a_writer_waits_for_a_lock_that_another_program_holds(self, embedded: Bench) -> None:
+    def test_a_writer_waits_for_the_lock_of_another_process(self, embedded: Bench) -> None:
         writer = embedded.writer()
         impatient = embedded.open(patience_s=0.2).writer("impatient")
         child = embedded.child("holder", f"{embedded.path}.d/writer.lock", "2")
@@ -126,7 +126,7 @@ class TestEmbedded:
         impatient.close()
         assert values(read(embedded.reader(), 2)) == [b"a", b"b"]
 
-    def test_a_writer_waits_for_another_program_in_the_file(self, embedded: Bench) -> None:
+    def test_a_writer_waits_for_another_program_in_the_database(self, embedded: Bench) -> None:
         other = sqlite3.connect(embedded.path, isolation_level=None, check_same_thread=False)
         other.execute("BEGIN IMMEDIATE")
         impatient = embedded.open(patience_s=0.2)
@@ -138,7 +138,7 @@ class TestEmbedded:
         timer.join()
         other.close()
 
-    def test_retention_never_passes_a_group_or_a_floor(self, embedded: Bench) -> None:
+    def test_retention_stops_at_positions_of_groups_and_at_holds(self, embedded: Bench) -> None:
         log, writer = embedded.log, embedded.writer()
         write(writer, *[b"%d" % i for i in range(100)])
         write(writer, b"x", partition=1)
@@ -163,7 +163,7 @@ class TestEmbedded:
         with pytest.raises(LogError, match="retention"):
             late.poll(timeout_s=1)
 
-    def test_dropped_space_is_used_again(self, embedded: Bench) -> None:
+    def test_dropped_space_is_reused(self, embedded: Bench) -> None:
         writer = embedded.writer()
         for round_ in range(6):
             for _ in range(10):
@@ -174,7 +174,7 @@ class TestEmbedded:
         EmbeddedLog(embedded.path).close()
         assert embedded.path.stat().st_size < 25 << 20
 
-    def test_a_foreign_file_is_refused_and_left_alone(self, embedded: Bench) -> None:
+    def test_another_kind_of_file_is_rejected_unchanged(self, embedded: Bench) -> None:
         text = embedded.folder / "letter.txt"
         text.write_text("Dear Sir or Madam, " * 1000)
         with pytest.raises(LogError, match="not an event log"):
@@ -187,7 +187,7 @@ class TestEmbedded:
         with pytest.raises(LogError, match="another program"):
             EmbeddedLog(other)
 
-    def test_a_damaged_file_is_told(self, embedded: Bench) -> None:
+    def test_a_damaged_file_raises_log_error(self, embedded: Bench) -> None:
         writer = embedded.writer()
         write(writer, *[os.urandom(1 << 16)] * 50)
         embedded.close()
@@ -217,7 +217,7 @@ class TestEmbedded:
             thread.join()
         assert len(set(values(taken))) == 400
 
-    def test_a_long_path_is_no_obstacle(self, embedded: Bench) -> None:
+    def test_a_path_may_be_longer_than_a_socket_address(self, embedded: Bench) -> None:
         folder = embedded.folder / ("a" * 100) / ("b" * 100)
         with EmbeddedLog(folder / "market.log") as log:
             log.create_topics([], 1)
@@ -227,7 +227,7 @@ class TestEmbedded:
 
 @pytest.mark.kafka
 class TestKafka:
-    def test_a_position_that_retention_has_passed_is_told_and_counted(self, kafka: Bench) -> None:
+    def test_a_position_that_retention_dropped_raises_and_is_counted(self, kafka: Bench) -> None:
         assert isinstance(kafka.log, KafkaLog)
         write(kafka.writer(), *[b"%d" % i for i in range(10)])
         with kafka.log.reader([RAW], group="g") as reader:
@@ -253,7 +253,7 @@ class TestKafka:
         reader.seek({at(0): 5})
         assert values(read(reader, 5)) == [b"5", b"6", b"7", b"8", b"9"]
 
-    def test_topics_made_again_are_another_log(self, kafka: Bench) -> None:
+    def test_recreated_topics_are_another_log(self, kafka: Bench) -> None:
         identity = kafka.log.identity()
         assert kafka.broker is not None
         admin = AdminClient({"bootstrap.servers": kafka.broker.bootstrap})
@@ -264,12 +264,12 @@ class TestKafka:
         again.create_topics(SPECS, PARTITIONS)
         assert again.identity() != identity
 
-    def test_what_is_kept_can_be_read_once_a_broker_that_came_back_leads_its_partitions(
+    def test_state_is_read_as_soon_as_a_restarted_broker_leads_its_partitions(
         self, kafka: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         codes = [KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE]
 
-        class JustBack(Consumer):
+        class RestartedBroker(Consumer):
             def get_watermark_offsets(self, *arguments: object, **more: object) -> object:
                 if codes:
                     raise KafkaException(KafkaError(codes.pop()))
@@ -277,11 +277,11 @@ class TestKafka:
 
         with kafka.writer().transaction() as transaction:
             transaction.put_state(STATE_AGGREGATION, 0, "key", b"value")
-        monkeypatch.setattr(range_reader, "Consumer", JustBack)
+        monkeypatch.setattr(range_reader, "Consumer", RestartedBroker)
         assert kafka.open().get_state(STATE_AGGREGATION, 0, "key") == b"value"
         assert not codes
 
-    def test_work_goes_on_after_the_broker_was_away(self, kafka: Bench) -> None:
+    def test_readers_and_writers_work_after_a_broker_outage(self, kafka: Bench) -> None:
         assert kafka.broker is not None
         writer, reader = kafka.writer(), kafka.reader(group="g")
         write(writer, b"before")
@@ -314,7 +314,7 @@ class TestKafka:
 
         until(commit, "positions are committed again")
 
-    def test_whoever_asks_or_commits_while_the_broker_is_away_is_told_so_in_time(
+    def test_calls_during_a_broker_outage_raise_log_unavailable_in_time(
         self, kafka: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(kafka_writer, "TRANSACTION_TIMEOUT_MS", 3_000)
@@ -336,23 +336,26 @@ class TestKafka:
                     transaction.append(OHLCV, 0, b"from a")
                     transaction.send_positions(reader, {at(0): taken[1].offset})
 
-            def told(*calls: Callable[[], object]) -> None:
+            def expect_no_log(*calls: Callable[[], object]) -> None:
                 for call in calls:
                     with pytest.raises(LogUnavailable):
                         call()
 
             object.__setattr__(log.cluster, "patience_s", 1.0)
-            # The broker hears and does not answer: requests are under way when it dies.
+            # The suspended broker does not answer, so requests are in flight when it dies.
             assert kafka.broker.pid is not None
             os.kill(kafka.broker.pid, signal.SIGSTOP)
             with ThreadPoolExecutor(2) as pool:
-                under_way = [pool.submit(told, copy), pool.submit(told, lambda: log.committed("g"))]
+                under_way = [
+                    pool.submit(expect_no_log, copy),
+                    pool.submit(expect_no_log, lambda: log.committed("g")),
+                ]
                 time.sleep(1)
                 kafka.broker.kill()
                 for future in under_way:
                     future.result(PATIENCE.seconds(60))
             assert line(asker) == "away"
-            told(lambda: log.committed("g"), log.groups, log.identity, lambda: write(writer, b"perhaps"), copy)
+            expect_no_log(lambda: log.committed("g"), log.groups, log.identity, lambda: write(writer, b"perhaps"), copy)
             kafka.broker.start()
             assert line(asker) == "0:1"
             assert asker.poll() is None

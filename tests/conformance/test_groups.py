@@ -1,4 +1,4 @@
-"""Groups: members that come, go and die, and positions that only their owner may commit."""
+"""Groups: members that join, leave and die, and positions that only the owner may commit."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from tickerplant.core.schemas import OHLCV, RAW
 from tickerplant.log.port import LATEST, Reader, TopicPartition
 
 
-class Keeper:
+class Recorder:
     """A listener that records its calls."""
 
     def __init__(self, positions: Mapping[TopicPartition, int] | None = None) -> None:
         self.positions = positions or {}
         self.owned: set[TopicPartition] = set()
-        self.told: list[str] = []
+        self.calls: list[str] = []
 
     def on_assigned(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
         assert self.owned.isdisjoint(partitions)
         self.owned |= set(partitions)
-        self.told.append("assigned")
+        self.calls.append("assigned")
         return {p: position for p, position in self.positions.items() if p in partitions}
 
     def on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
         assert self.owned.issuperset(partitions)
         self.owned -= set(partitions)
-        self.told.append("revoked")
+        self.calls.append("revoked")
 
 
 def settle(*readers: Reader) -> None:
-    """Poll all members until the partitions are shared out evenly."""
+    """Poll all members until the partitions are distributed evenly."""
 
     def even() -> bool:
         for reader in readers:
@@ -42,10 +42,10 @@ def settle(*readers: Reader) -> None:
         owned = [len({p.partition for p in reader.assignment()}) for reader in readers]
         return sum(owned) == PARTITIONS and max(owned) - min(owned) <= 1
 
-    until(even, "the partitions were not shared out")
+    until(even, "the partitions are distributed")
 
 
-def test_a_group_goes_on_where_it_has_committed(bench: Bench) -> None:
+def test_a_group_resumes_at_its_committed_positions(bench: Bench) -> None:
     writer = bench.writer()
     write(writer, b"a", b"b", b"c")
     with bench.log.reader([RAW], group="g") as reader:
@@ -58,7 +58,7 @@ def test_a_group_goes_on_where_it_has_committed(bench: Bench) -> None:
     assert values(read(bench.reader(group="other"), 3)) == [b"a", b"b", b"c"]
 
 
-def test_no_positions_are_committed_without_a_word(bench: Bench) -> None:
+def test_a_commit_of_no_positions_does_nothing(bench: Bench) -> None:
     write(bench.writer(), b"a")
     with bench.log.reader([RAW], group="g") as reader:
         (taken,) = read(reader, 1)
@@ -81,7 +81,7 @@ def test_positions_commit_with_the_transaction(bench: Bench) -> None:
         assert values(read(reader, 1)) == [b"b"]
 
 
-def test_lag_is_zero_after_all_was_read(bench: Bench) -> None:
+def test_lag_is_zero_after_everything_was_read(bench: Bench) -> None:
     writer, reader = bench.writer(), bench.reader(group="g")
     for i in range(5):
         write(writer, b"a", b"b", partition=i % 2)
@@ -90,29 +90,29 @@ def test_lag_is_zero_after_all_was_read(bench: Bench) -> None:
         raise ZeroDivisionError
     assert bench.log.lag("g", [RAW]) == {at(0): 6, at(1): 4, at(2): 0}
     taken = read(reader, 10)
-    reader.commit({delivery.source: delivery.offset + 1 for delivery in taken[:-1]})
+    reader.commit({record.source: record.offset + 1 for record in taken[:-1]})
     assert sum(bench.log.lag("g", [RAW]).values()) == 1
-    reader.commit({delivery.source: delivery.offset + 1 for delivery in taken})
+    reader.commit({record.source: record.offset + 1 for record in taken})
     assert bench.log.lag("g", [RAW]) == {at(p): 0 for p in range(PARTITIONS)}
 
 
-def test_the_assignee_says_where_to_read_from(bench: Bench) -> None:
+def test_the_listener_returns_the_start_positions(bench: Bench) -> None:
     write(bench.writer(), b"a", b"b", b"c")
     last = read(bench.reader(), 3)[-1]
     for group in (None, "g"):
-        keeper = Keeper({at(0): last.offset})
-        reader = bench.reader(group=group, listener=keeper)
+        recorder = Recorder({at(0): last.offset})
+        reader = bench.reader(group=group, listener=recorder)
         assert values(read(reader, 1)) == [b"c"]
-        assert keeper.owned == reader.assignment() == {at(p) for p in range(PARTITIONS)}
+        assert recorder.owned == reader.assignment() == {at(p) for p in range(PARTITIONS)}
 
 
-def test_members_share_the_partitions_and_one_number_of_all_topics_stays_together(bench: Bench) -> None:
-    keepers = [Keeper(), Keeper()]
-    readers = [bench.reader(RAW, OHLCV, group="g", listener=keeper) for keeper in keepers]
+def test_a_partition_number_of_all_topics_is_assigned_to_one_member(bench: Bench) -> None:
+    recorders = [Recorder(), Recorder()]
+    readers = [bench.reader(RAW, OHLCV, group="g", listener=recorder) for recorder in recorders]
     settle(*readers)
-    for reader, keeper in zip(readers, keepers, strict=True):
+    for reader, recorder in zip(readers, recorders, strict=True):
         owned = reader.assignment()
-        assert owned == keeper.owned
+        assert owned == recorder.owned
         assert {p.partition for p in owned if p.topic == RAW} == {p.partition for p in owned if p.topic == OHLCV}
     writer = bench.writer()
     with writer.transaction() as transaction:
@@ -123,10 +123,10 @@ def test_members_share_the_partitions_and_one_number_of_all_topics_stays_togethe
         assert {d.source for d in read(reader, len(own))} == set(own)
     readers[0].close()
     settle(readers[1])
-    assert keepers[1].owned == {at(p, topic) for p in range(PARTITIONS) for topic in (RAW, OHLCV)}
+    assert recorders[1].owned == {at(p, topic) for p in range(PARTITIONS) for topic in (RAW, OHLCV)}
 
 
-def test_a_member_cannot_commit_for_what_went_to_another(bench: Bench) -> None:
+def test_a_member_cannot_commit_for_a_partition_of_another_member(bench: Bench) -> None:
     writer = bench.writer()
     with writer.transaction() as transaction:
         for partition in range(PARTITIONS):
@@ -134,7 +134,7 @@ def test_a_member_cannot_commit_for_what_went_to_another(bench: Bench) -> None:
     first = bench.reader(group="g")
     taken = read(first, PARTITIONS)
     second = bench.reader(group="g")
-    # Kafka waits for the first member's poll before it shares out anew; from then on the old positions are void
+    # Kafka waits for the first member's poll before it rebalances; then the old positions are invalid
     settle(first, second)
     lost = {d.source: d.offset + 1 for d in taken if d.source not in first.assignment()}
     assert lost
@@ -151,7 +151,7 @@ def test_a_member_cannot_commit_for_what_went_to_another(bench: Bench) -> None:
     assert sorted(values(read(bench.reader(OHLCV), PARTITIONS + 1))) == [MARKER] * PARTITIONS + [b"owner's"]
 
 
-def test_a_killed_members_partitions_go_to_the_living(bench: Bench) -> None:
+def test_the_partitions_of_a_killed_member_go_to_live_ones(bench: Bench) -> None:
     child = bench.child("member", "g")
     assert line(child) == "owns 0 1 2"
     reader = bench.reader(group="g")
@@ -160,21 +160,24 @@ def test_a_killed_members_partitions_go_to_the_living(bench: Bench) -> None:
         reader.poll(timeout_s=0.1)
         return len(reader.assignment()) in (1, 2)
 
-    until(shared, "the living share")
+    until(shared, "the live members share")
     kill(child)
-    until(lambda: not reader.poll(timeout_s=0.1) and len(reader.assignment()) == PARTITIONS, "the dead one's share")
+    until(
+        lambda: not reader.poll(timeout_s=0.1) and len(reader.assignment()) == PARTITIONS,
+        "its partitions",
+    )
 
 
-def test_members_are_counted_while_they_live(bench: Bench) -> None:
+def test_only_live_members_are_counted(bench: Bench) -> None:
     assert bench.log.members("g") == 0
     child = bench.child("member", "g")
     assert line(child) == "owns 0 1 2"
     assert bench.log.members("g") == 1
     kill(child)
-    until(lambda: bench.log.members("g") == 0, "the dead one is counted no more")
+    until(lambda: bench.log.members("g") == 0, "the dead member is not counted")
 
 
-def test_a_named_member_that_comes_again_has_its_partitions_back(bench: Bench) -> None:
+def test_a_named_member_gets_its_partitions_back_after_a_restart(bench: Bench) -> None:
     writer = bench.writer()
     write(writer, *[b"%d" % i for i in range(20)])
     first = bench.child("copier", "c")

@@ -1,4 +1,4 @@
-"""What a record may count on: order, completeness, atomicity, size."""
+"""Guarantees for records: order, completeness, atomicity, size."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ def test_a_partition_is_read_in_the_order_it_was_written(bench: Bench) -> None:
                 transaction.append(RAW, i % PARTITIONS, b"%d" % (batch * 60 + i))
     taken = read(reader, 300)
     for partition in range(PARTITIONS):
-        of_it = [delivery for delivery in taken if delivery.partition == partition]
-        assert [int(delivery.value) for delivery in of_it] == list(range(partition, 300, PARTITIONS))
+        of_it = [record for record in taken if record.partition == partition]
+        assert [int(record.value) for record in of_it] == list(range(partition, 300, PARTITIONS))
         assert [d.offset for d in of_it] == sorted({d.offset for d in of_it})
         assert [d.appended_at_us for d in of_it] == sorted(d.appended_at_us for d in of_it)
     assert nothing_more(bench, reader)
 
 
-def test_the_writer_says_where_its_last_records_stand(bench: Bench) -> None:
+def test_the_writer_returns_the_offsets_of_its_last_records(bench: Bench) -> None:
     writer, reader = bench.writer(), bench.reader()
     write(writer, b"a", b"b")
     write(writer, b"c", partition=2)
     assert set(writer.committed()) == {at(2)}
     write(writer, b"d", b"e")
-    last = {delivery.source: delivery.offset for delivery in read(reader, 5)}
+    last = {record.source: record.offset for record in read(reader, 5)}
     assert writer.committed() == {at(0): last[at(0)]}
 
 
-def test_a_record_says_when_it_was_appended(bench: Bench) -> None:
+def test_a_record_has_the_time_of_its_append(bench: Bench) -> None:
     before_us = time.time_ns() // 1000
     write(bench.writer(), b"a")
-    (delivery,) = read(bench.reader(), 1)
-    assert before_us - 5_000 <= delivery.appended_at_us <= time.time_ns() // 1000 + 5_000
+    (record,) = read(bench.reader(), 1)
+    assert before_us - 5_000 <= record.appended_at_us <= time.time_ns() // 1000 + 5_000
 
 
 def test_an_aborted_transaction_leaves_nothing(bench: Bench) -> None:
@@ -67,7 +67,7 @@ def test_an_aborted_transaction_leaves_nothing(bench: Bench) -> None:
     assert bench.log.committed("g") == {}
 
 
-def test_nobody_reads_a_transaction_before_its_commit(bench: Bench) -> None:
+def test_a_transaction_is_invisible_before_its_commit(bench: Bench) -> None:
     writer, reader = bench.writer(), bench.reader()
     with writer.transaction() as transaction:
         transaction.append(RAW, 0, b"a")
@@ -88,7 +88,7 @@ def test_a_reader_without_a_group_reads_everything_and_commits_nothing(bench: Be
         first.commit({at(0): 1})
 
 
-def test_a_reader_begins_where_it_is_told(bench: Bench) -> None:
+def test_a_reader_starts_at_the_given_start(bench: Bench) -> None:
     writer = bench.writer()
     write(writer, b"a")
     time.sleep(0.05)
@@ -104,7 +104,7 @@ def test_a_reader_begins_where_it_is_told(bench: Bench) -> None:
     assert values(read(latest, 3)) == [b"b", b"c", b"d"]
 
 
-def test_a_stretch_of_a_partition_is_read_again(bench: Bench) -> None:
+def test_a_range_of_a_partition_can_be_read_again(bench: Bench) -> None:
     writer = bench.writer()
     for batch in range(3):
         write(writer, *(b"%d" % (batch * 400 + i) for i in range(400)))
@@ -112,7 +112,7 @@ def test_a_stretch_of_a_partition_is_read_again(bench: Bench) -> None:
     with pytest.raises(ZeroDivisionError), writer.transaction() as transaction:  # noqa: PT012
         transaction.append(RAW, 0, b"aborted")
         raise ZeroDivisionError
-    taken = [delivery for delivery in read(bench.reader(), 1203) if delivery.partition == 0]
+    taken = [record for record in read(bench.reader(), 1203) if record.partition == 0]
     again = list(bench.log.read_range(at(0), taken[5].offset, taken[900].offset))
     assert again == taken[5:900]
     assert list(bench.log.read_range(at(0), 0, 1 << 40)) == taken
@@ -122,7 +122,7 @@ def test_a_stretch_of_a_partition_is_read_again(bench: Bench) -> None:
         list(bench.log.read_range(at(PARTITIONS), 0, 1))
 
 
-def test_a_position_that_is_not_in_the_log_is_an_error_until_sought_elsewhere(bench: Bench) -> None:
+def test_a_position_outside_the_log_is_an_error_until_a_seek(bench: Bench) -> None:
     write(bench.writer(), b"a")
     reader = bench.reader(start=at_positions({at(0): 1000}))
 
@@ -136,41 +136,41 @@ def test_a_position_that_is_not_in_the_log_is_an_error_until_sought_elsewhere(be
     assert values(read(reader, 1)) == [b"a"]
 
 
-def test_a_poll_is_bounded_in_records_and_bytes_but_gives_one_record(bench: Bench) -> None:
+def test_a_poll_is_bounded_in_records_and_bytes_but_returns_at_least_one(bench: Bench) -> None:
     writer, reader = bench.writer(), bench.reader()
     with writer.transaction() as transaction:
         for i in range(30):
             transaction.append(RAW, i % PARTITIONS, b"%02d" % i + bytes(1000))
     sizes: list[int] = []
     while sum(sizes) < 30:
-        deliveries = reader.poll(timeout_s=5, max_bytes=4008)
-        assert sum(len(d.value) for d in deliveries) <= 4008
-        sizes.append(len(deliveries))
+        found = reader.poll(timeout_s=5, max_bytes=4008)
+        assert sum(len(d.value) for d in found) <= 4008
+        sizes.append(len(found))
     assert max(sizes) > 1
     reader.seek({at(p): 0 for p in range(PARTITIONS)})
     taken = []
     while len(taken) < 30:
-        deliveries = reader.poll(timeout_s=5, max_records=4)
-        assert len(deliveries) <= 4
-        taken += deliveries
+        found = reader.poll(timeout_s=5, max_records=4)
+        assert len(found) <= 4
+        taken += found
     reader.seek({at(0): 0})
     assert len(reader.poll(timeout_s=10, max_bytes=1)) == 1
 
 
-def test_no_partition_starves_behind_another(bench: Bench) -> None:
+def test_no_partition_starves_another(bench: Bench) -> None:
     writer, reader = bench.writer(), bench.reader()
     write(writer, *[bytes(10_000)] * 500)
     write(writer, b"small", partition=1)
     seen = 0
     while True:
-        deliveries = read(reader, 1, max_bytes=100_000)
-        if any(d.partition == 1 for d in deliveries):
+        found = read(reader, 1, max_bytes=100_000)
+        if any(d.partition == 1 for d in found):
             break
-        seen += len(deliveries)
+        seen += len(found)
     assert seen <= 500
 
 
-def test_a_large_record_is_taken_and_a_larger_one_is_not(bench: Bench) -> None:
+def test_the_largest_record_is_accepted_and_a_larger_one_is_not(bench: Bench) -> None:
     writer, reader = bench.writer(), bench.reader()
     large = os.urandom(MAX_RECORD_BYTES)
     write(writer, large)
@@ -195,7 +195,7 @@ def test_waking_ends_a_poll(bench: Bench) -> None:
     assert values(read(reader, 1)) == [b"a"]
 
 
-def test_topics_are_made_once_and_keep_their_number_of_partitions(bench: Bench) -> None:
+def test_topics_are_created_once_with_a_fixed_number_of_partitions(bench: Bench) -> None:
     assert bench.log.create_topics(SPECS, PARTITIONS) == []
     assert bench.log.create_topics([*SPECS, TopicSpec("market.status", DAY_US)], PARTITIONS) == ["market.status"]
     assert bench.log.partitions("market.status") == PARTITIONS
@@ -210,7 +210,7 @@ def test_a_log_has_one_identity(bench: Bench) -> None:
     assert bench.open().identity() == identity
 
 
-def test_topics_that_are_not_there_are_unknown(bench: Bench) -> None:
+def test_missing_topics_raise_unknown_topic(bench: Bench) -> None:
     with pytest.raises(UnknownTopic):
         bench.log.partitions("market.nothing")
     with pytest.raises(UnknownTopic):
@@ -232,7 +232,7 @@ def test_offsets_begin_and_end_around_the_records(bench: Bench) -> None:
 
 
 class TestState:
-    def test_the_newest_value_of_a_key_is_kept(self, bench: Bench) -> None:
+    def test_a_key_has_its_newest_value(self, bench: Bench) -> None:
         writer, log = bench.writer(), bench.log
         for value in (b"1", b"2", b""):
             with writer.transaction() as transaction:
@@ -257,7 +257,7 @@ class TestState:
             assert bench.log.get_state(STATE_AGGREGATION, 0, "snapshot") == value
             assert bench.open().get_state(STATE_AGGREGATION, 0, "snapshot") == value
 
-    def test_a_topic_is_of_one_kind(self, bench: Bench) -> None:
+    def test_a_topic_has_either_records_or_state(self, bench: Bench) -> None:
         writer = bench.writer()
         with pytest.raises(LogError), writer.transaction() as transaction:
             transaction.put_state(RAW, 0, "key", b"")

@@ -1,4 +1,4 @@
-"""One record of every kind, as this version writes it; `python -m tests.core.samples` writes missing golden files.
+"""One record of each kind, as this version writes it. `python -m tests.core.samples` writes missing golden files.
 
 A golden file is never rewritten: a new version of a kind gets a new file, and the old ones must stay readable.
 """

@@ -1,4 +1,4 @@
-"""Adjustment against examples that others have worked."""
+"""Adjustment against published examples."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_reverse_split_makes_prices_larger_and_sizes_smaller() -> None:
     assert (12.95 / before, 800 * before, after) == (103.6, 100.0, 1.0)
 
 
-def test_the_order_in_which_splits_are_named_is_of_no_account() -> None:
+def test_the_order_of_splits_does_not_matter() -> None:
     rng = np.random.default_rng(1)
     effective, ratios = rng.permutation(50), rng.uniform(0.1, 7, 50)
     times, order = np.arange(-5, 60), rng.permutation(50)
@@ -78,7 +78,7 @@ def test_the_order_in_which_splits_are_named_is_of_no_account() -> None:
     assert split_factors(times, np.array([], dtype=np.int64), np.array([])).tolist() == [1.0] * len(times)
 
 
-def test_a_dividend_without_a_close_before_it_or_as_large_as_that_changes_nothing() -> None:
+def test_a_dividend_without_a_smaller_previous_close_changes_nothing() -> None:
     times, closes = np.array([10, 20]), np.array([5.0, 5.0])
     ex = np.array([10, 20])
     before = closes_before(times, closes, ex)
@@ -88,7 +88,7 @@ def test_a_dividend_without_a_close_before_it_or_as_large_as_that_changes_nothin
 
 
 def splits(*rows: tuple[int, float, float]) -> pa.Table:
-    """Rows of (session, numerator, denominator)."""
+    """Return splits from rows of (session, numerator, denominator)."""
     return pa.table(
         {
             "time": timestamps(np.array([row[0] for row in rows], dtype=np.int64)), "symbol": ["A"] * len(rows),
@@ -99,7 +99,7 @@ def splits(*rows: tuple[int, float, float]) -> pa.Table:
 
 
 def dividends(*rows: tuple[int, float]) -> pa.Table:
-    """Rows of (ex-date, amount)."""
+    """Return dividends from rows of (ex-date, amount)."""
     return pa.table(
         {
             "time": timestamps(np.array([row[0] for row in rows], dtype=np.int64)), "symbol": ["A"] * len(rows),
@@ -120,7 +120,7 @@ def daily(adjustment: Adjustment, times: np.ndarray, closes: np.ndarray) -> list
 
 
 def stored(times: np.ndarray, closes: np.ndarray, ex_dates: np.ndarray) -> Closes:
-    """The last close before each ex-date among daily bars."""
+    """Return the last close before each ex-date among daily bars."""
     at = np.searchsorted(times, ex_dates) - 1
     return Closes(closes_before(times, closes, ex_dates), np.where(at >= 0, times[at], 0))
 
@@ -140,7 +140,7 @@ def test_the_vendors_example_as_bars() -> None:
     assert Adjustment().bars(table, daily=True) is table
 
 
-def test_a_regular_and_a_special_dividend_of_one_day_are_one_as_a_vendor_has_it() -> None:
+def test_two_dividends_of_one_day_are_one_as_in_a_vendors_series() -> None:
     # Microsoft paid $0.08 and $3.00 by the ex-date 2004-11-15, after closing at $29.97; it closed at $27.39 then.
     times, closes = days("2004-11-12", "2004-11-15"), np.array([29.97, 27.39])
     paid = dividends((day("2004-11-15"), 3.0), (day("2004-11-15"), 0.08))
@@ -150,7 +150,7 @@ def test_a_regular_and_a_special_dividend_of_one_day_are_one_as_a_vendor_has_it(
     assert made == pytest.approx([29.97 - 3.08, 27.39], rel=1e-12)
     have = real("MSFT")
     before, after = (have.adjusted[have.dates.index(date)] for date in ("2004-11-12", "2004-11-15"))
-    # That vendor adds the dividend to the close of the ex-date: (27.39 + dividend) / 29.97 is its change of the day.
+    # The vendor adds the dividend to the close of the ex-date: (27.39 + dividend) / 29.97 is its change of the day.
     assert after / before * 29.97 - 27.39 == pytest.approx(3.08, rel=1e-9)
 
 
@@ -161,14 +161,14 @@ def test_prices_as_traded_become_a_vendors_series_adjusted_for_splits() -> None:
     times, traded = days(*have.dates[:count]), np.array([bar[3] for bar in have.bars[:count]])
     said = splits((day("2000-06-21"), 2, 1), (day("2005-02-28"), 2, 1))
     found = np.array(daily(adjustment_for(said, XNYS, FOREVER_US), times, traded))
-    # The vendor's series also has what came later, which is one factor over all of it.
+    # The vendor's series also contains later events, which are one common factor.
     adjusted = np.array(have.adjusted[:count])
     np.testing.assert_allclose(found / found[-1], adjusted / adjusted[-1], rtol=1e-9)
     assert traded[0] / found[0] == pytest.approx(4.0)
     assert found[-1] == traded[-1]
 
 
-def test_bars_within_the_day_change_where_the_session_begins() -> None:
+def test_intraday_bars_change_at_the_start_of_the_session() -> None:
     # Apple's 4-for-1 of Monday, 2020-08-31: the session begins at 04:00 in New York, 08:00 UTC.
     begin = day("2020-08-31") + 8 * HOUR_US
     times = np.array([day("2020-08-28") + 20 * HOUR_US, begin - 1, begin, begin + HOUR_US])
@@ -182,20 +182,20 @@ def test_bars_within_the_day_change_where_the_session_begins() -> None:
     assert round_the_clock.column("close").to_pylist() == [125.0, 500.0, 500.0, 500.0]
 
 
-def test_what_has_not_begun_adjusts_nothing() -> None:
+def test_a_session_that_has_not_begun_adjusts_nothing() -> None:
     begin = day("2020-08-31") + 8 * HOUR_US
     said, paid = splits((day("2020-08-31"), 4, 1)), dividends((day("2020-08-31"), 5.0))
     times, closes = days("2020-08-27", "2020-08-28"), np.array([500.0, 400.0])
     before = stored(times, closes, ex_dates_of(paid))
     assert daily(adjustment_for(said, XNYS, begin - 1, paid, before), times, closes) == [500.0, 400.0]
-    # The amount is of a share after the split: of a close of $100.
+    # The amount is per share after the split, at a close of $100.
     assert daily(adjustment_for(said, XNYS, begin, paid, before), times, closes) == [
         pytest.approx(125 * 0.95),
         pytest.approx(95.0),
     ]
 
 
-def test_nulls_stay_null_and_columns_that_are_not_there_are_not_missed() -> None:
+def test_nulls_stay_null_and_columns_may_be_missing() -> None:
     times = days("2020-08-27", "2020-08-28", "2020-08-31")
     table = pa.table({"time": timestamps(times), "close": pa.array([None, 400.0, 129.0]), "volume": [0.0, 8.0, 1.0]})
     made = adjustment_for(splits((day("2020-08-31"), 4, 1)), XNYS, FOREVER_US).bars(table, daily=True)
@@ -206,7 +206,7 @@ def test_nulls_stay_null_and_columns_that_are_not_there_are_not_missed() -> None
     assert empty.num_rows == 0
 
 
-def test_splits_that_are_none_and_dividends_above_the_close_are_passed_over() -> None:
+def test_invalid_splits_and_dividends_above_the_close_are_ignored() -> None:
     times, closes = days("2020-08-27", "2020-08-28"), np.array([50.0, 50.0])
     nonsense = splits((day("2020-08-28"), 0, 1), (day("2020-08-29"), 1, 0), (day("2020-08-30"), np.nan, 1))
     paid = dividends((day("2020-08-28"), 50.0), (day("2020-08-31"), np.nan))
@@ -214,14 +214,14 @@ def test_splits_that_are_none_and_dividends_above_the_close_are_passed_over() ->
     assert daily(made, times, closes) == [50.0, 50.0]
 
 
-def test_sessions_before_know_weekends_holidays_and_half_days() -> None:
+def test_sessions_before_respects_weekends_holidays_and_half_days() -> None:
     dates = days("2026-11-30", "2026-11-27", "2026-11-25", "1975-01-06")
     sessions, ends = sessions_before(XNYS, dates)
     assert sessions.tolist() == days("2026-11-27", "2026-11-25", "2026-11-24", "1975-01-05").tolist()
     assert ends.tolist()[:2] == [day("2026-11-27") + 18 * HOUR_US, day("2026-11-25") + 21 * HOUR_US]
     assert ends[3] == dates[3]
     assert sessions_before(calendar("24/7"), dates)[0].tolist() == (dates - DAY_US).tolist()
-    # A Saturday is no session of New York: what is said of it holds from its midnight on.
+    # A Saturday is no session of New York: it starts at its midnight UTC.
     assert session_starts(XNYS, days("2026-11-28")).tolist() == days("2026-11-28").tolist()
 
 
@@ -240,21 +240,21 @@ events = st.lists(
 
 
 @given(events, st.randoms(use_true_random=False), st.integers(0, 60))
-def test_adjusting_is_what_a_walk_back_through_the_days_does(
+def test_adjusting_equals_a_loop_back_through_the_days(
     said: list[tuple[int, tuple[int, int] | float]], random: object, now: int
 ) -> None:
     times = np.arange(0, 60) * DAY_US
     closes = 50 + 10 * np.sin(np.arange(60))
     kept = [(at, what) for at, what in said if at <= now]
     expected, factor, shares = [0.0] * 60, 1.0, 1.0
-    for at in range(59, -1, -1):  # from the newest back, as a spreadsheet would
+    for at in range(59, -1, -1):  # from the newest back, as in a spreadsheet
         expected[at] = closes[at] * factor / shares
         for _, what in ((e, w) for e, w in kept if e == at and at > 0):
             if isinstance(what, tuple):
                 shares *= what[0] / what[1]
             elif what < closes[at - 1]:
                 factor *= 1 - what / closes[at - 1]
-    # What comes after the last day has all of them after it.
+    # An event after the last day affects all days.
     late = [what for at, what in kept if at == 60]
     for what in late:
         if isinstance(what, tuple):

@@ -1,4 +1,4 @@
-"""Which bars are expected, and what those that are missing are."""
+"""Expected bars and their statuses."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_the_bounds_are_half_open() -> None:
     assert not len(expected(calendar("XNYS"), "1m", CLOSE, OPEN))
 
 
-def test_each_bar_has_one_status_and_the_newest_answer_counts() -> None:
+def test_each_bar_has_one_status_by_the_newest_answer() -> None:
     starts = OPEN + np.arange(10) * MINUTE_US
     answers = Answers(
         np.array([OPEN, OPEN + 2 * MINUTE_US]),
@@ -82,15 +82,15 @@ def test_each_bar_has_one_status_and_the_newest_answer_counts() -> None:
         "have", "quota", "no_trade", "no_trade", "quota", "no_trade", "partial", "outage", "missing", "pending",
     ]  # fmt: skip
     assert found.counts()["quota"] == 2
-    told = status_ranges(found, "1m", OPEN - MINUTE_US, int(starts[9]) + 2 * MINUTE_US)
-    assert [stretch.status for stretch in told][:4] == ["closed", "have", "quota", "no_trade"]
-    assert told[2].note == "25 a day"
-    assert told[2].again_us == CLOSE
-    assert all(a.to_us == b.from_us for a, b in itertools.pairwise(told))
-    assert sum(stretch.bars for stretch in told) == 10
+    found_ranges = status_ranges(found, "1m", OPEN - MINUTE_US, int(starts[9]) + 2 * MINUTE_US)
+    assert [one.status for one in found_ranges][:4] == ["closed", "have", "quota", "no_trade"]
+    assert found_ranges[2].note == "25 a day"
+    assert found_ranges[2].again_us == CLOSE
+    assert all(a.to_us == b.from_us for a, b in itertools.pairwise(found_ranges))
+    assert sum(stretch.bars for stretch in found_ranges) == 10
 
 
-def test_nights_are_closed_between_minutes_and_nothing_between_days() -> None:
+def test_nights_are_closed_for_minutes_but_not_for_days() -> None:
     nyse = calendar("XNYS")
     two = (DAY, DAY + 2 * DAY_US)
     starts = expected(nyse, "1m", *two)

@@ -45,13 +45,13 @@ def test_buckets_are_half_open_and_cover_all_time(time: int, which: interval.Int
     assert which.floor(np.array([time]))[0] == start
 
 
-def test_vendors_names_are_understood_and_unknown_ones_are_answered_with_the_list() -> None:
+def test_vendors_names_are_parsed_and_errors_list_the_known_ones() -> None:
     assert interval.parse("1day") is interval.D1
     with pytest.raises(BadInput, match="1m, 5m, 15m, 30m, 1h, 1d, 1w"):
         interval.parse("7m")
 
 
-def test_times_are_written_with_z_and_read_back_exactly() -> None:
+def test_times_are_written_with_z_and_parsed_back_exactly() -> None:
     assert iso(us("2012-06-21T13:30:00")) == "2012-06-21T13:30:00Z"
     assert micros_of(datetime_of(1_340_285_400_000_001)) == 1_340_285_400_000_001
 

@@ -1,4 +1,4 @@
-"""Records on the wire: every kind of every version reads back, and nothing else reads at all."""
+"""Records on the wire: each kind of each version is decoded; other bytes raise UnreadableRecord."""
 
 import pyarrow as pa
 import pytest
@@ -13,7 +13,7 @@ SAMPLES = samples()
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_the_golden_file_of_each_kind_reads_as_what_was_written(name: str) -> None:
+def test_the_golden_file_of_each_kind_decodes_to_its_sample(name: str) -> None:
     record = records.decode(golden_path(name).read_bytes())
     assert record.header == SAMPLES[name].header
     assert record.batch.replace_schema_metadata(None).equals(SAMPLES[name].batch)
@@ -34,18 +34,18 @@ def test_a_record_is_a_plain_arrow_stream_and_encodes_to_the_same_bytes_each_tim
     assert records.header_of(data) == sample.header
 
 
-def test_columns_of_another_kind_are_refused_when_written() -> None:
+def test_encoding_columns_of_another_kind_raises() -> None:
     with pytest.raises(ValueError, match="columns of a Mark record"):
         records.encode(SAMPLES["mark"].header, SAMPLES["ticks"].batch)
 
 
-def test_a_record_of_a_newer_version_is_refused_with_its_number() -> None:
+def test_the_error_for_a_newer_version_contains_its_number() -> None:
     header = records.Mark(v=records.VERSION + 1, sent_at_us=0, watermark_us=0)
     with pytest.raises(UnreadableRecord, match=f"version {records.VERSION + 1} is newer"):
         records.decode(records.encode(header))
 
 
-def test_an_arrow_stream_without_a_header_is_refused() -> None:
+def test_an_arrow_stream_without_a_header_is_unreadable() -> None:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, schemas.SYMBOLS) as stream:
         stream.write_batch(SAMPLES["start"].batch)
@@ -54,7 +54,7 @@ def test_an_arrow_stream_without_a_header_is_refused() -> None:
 
 
 @given(data=st.binary(max_size=400))
-def test_bytes_that_are_no_record_raise_unreadable_and_nothing_else(data: bytes) -> None:
+def test_other_bytes_raise_only_unreadable_record(data: bytes) -> None:
     with pytest.raises(UnreadableRecord):
         records.decode(data)
 

@@ -1,4 +1,4 @@
-"""Calendars against hours written down by hand from the exchanges' own pages."""
+"""Calendars against hours copied by hand from the exchanges' own pages."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def times(*texts: str) -> np.ndarray:
         ("24/7", "2026-01-03", "2026-01-03", "2026-01-04"),
     ],
 )
-def test_a_session_opens_and_closes_when_the_exchange_says(name: str, session: str, opens: str, closes: str) -> None:
+def test_a_session_has_the_published_open_and_close(name: str, session: str, opens: str, closes: str) -> None:
     known = calendar(name)
     assert iso(int(known.open_of(times(session))[0])) == iso(at(opens))
     assert iso(int(known.close_of(times(session))[0])) == iso(at(closes))
@@ -171,7 +171,7 @@ def test_tokyo_breaks_for_lunch_at_half_past_eleven_and_hong_kong_not_on_a_half_
     assert calendar("XHKG").is_regular(half).tolist() == [True, False, False, False]
 
 
-def test_regular_hours_are_half_open_and_leave_out_the_lunch_break() -> None:
+def test_regular_hours_are_half_open_and_exclude_the_lunch_break() -> None:
     known = calendar("XHKG")
     asked = times(
         "2026-01-05T01:29:59.999999", "2026-01-05T01:30", "2026-01-05T03:59:59.999999", "2026-01-05T04:00",
@@ -192,7 +192,7 @@ def test_extended_hours_belong_to_the_sessions_date_and_nights_and_holidays_to_n
     assert not known.is_regular(asked).any()
 
 
-def test_outside_of_what_is_known_there_is_no_session() -> None:
+def test_there_is_no_session_outside_the_calendars_bounds() -> None:
     known = calendar("XNYS")
     asked = np.array([NEVER_US, at("1900-01-02T15:00"), at("2100-01-04T15:00"), FOREVER_US])
     assert known.session_of(asked).tolist() == [NO_SESSION] * 4
@@ -203,7 +203,7 @@ def test_outside_of_what_is_known_there_is_no_session() -> None:
         known.open_of(times("2026-01-03"))
 
 
-def test_the_last_sessions_that_have_begun_are_remembered() -> None:
+def test_remembered_from_counts_sessions_that_have_begun() -> None:
     known = calendar("XNYS")
     asked = times("2026-01-05T08:00", "2026-01-05T15:00", "2026-01-06T08:59")  # Monday before and in session, Tuesday
     found = known.remembered_from(asked, 1).tolist()
@@ -213,14 +213,14 @@ def test_the_last_sessions_that_have_begun_are_remembered() -> None:
     assert always == [at("2026-01-04"), at("2026-01-04"), at("2026-01-05")]
 
 
-def test_sessions_do_not_overlap_even_where_trading_goes_on_all_day() -> None:
+def test_sessions_do_not_overlap_even_if_trading_never_stops() -> None:
     known = calendar("CMES")
     hours = np.arange(at("2026-01-05"), at("2026-01-09"), DAY_US // 96)
     sessions = known.session_of(hours)
     assert (np.diff(sessions[sessions != NO_SESSION]) >= 0).all()
 
 
-def test_a_symbols_calendar_is_the_first_pattern_that_fits() -> None:
+def test_a_symbols_calendar_is_that_of_the_first_matching_pattern() -> None:
     found = Calendars(Rules())
     assert [found.of(s).name for s in ("AAPL", "BTC-USD", "ETH/USD", "ETHUSDT")] == ["XNYS", "24/7", "24/7", "24/7"]
     assert Calendars(Rules(calendars={"*.L": "XLON"})).of("AAPL").name == "24/7"
@@ -228,7 +228,7 @@ def test_a_symbols_calendar_is_the_first_pattern_that_fits() -> None:
         Calendars(Rules(calendars={"*": "NOWHERE"})).check()
 
 
-def test_a_calendar_that_the_library_cannot_make_is_refused_as_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_calendar_that_the_library_cannot_create_is_a_config_error(monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken:
         bound_min = bound_max = staticmethod(lambda: None)
 
@@ -240,7 +240,7 @@ def test_a_calendar_that_the_library_cannot_make_is_refused_as_a_setting(monkeyp
         Calendars(Rules(calendars={"*": "XBRK"})).check()
 
 
-def test_the_kept_schedules_are_the_library_s() -> None:
+def test_the_packaged_schedules_equal_the_librarys() -> None:
     for name in sessions.KEPT_CALENDARS:
         kept, made = sessions.kept_schedule(name), sessions.made_schedule(name)
         assert kept is not None, "written under another version of exchange_calendars: run tools/calendars.py"

@@ -11,12 +11,12 @@ from tickerplant.core.version import MAX_OFFSET, make_version, split_version
 
 
 @pytest.mark.parametrize("text", ["AAPL", "BRK.B", "EUR/USD", "^GSPC", "RY:TSX", "ES=F", "2330.TW", "BTC-USD"])
-def test_symbols_of_the_field_are_symbols(text: str) -> None:
+def test_common_symbols_are_valid(text: str) -> None:
     assert check_symbol(f" {text.lower()} ") == text
 
 
 @pytest.mark.parametrize("text", ["", " ", "A B", "x" * 33, "A\nB", "é", ".A", "A;DROP"])
-def test_other_text_is_refused(text: str) -> None:
+def test_other_text_is_rejected(text: str) -> None:
     with pytest.raises(BadInput, match="is not a symbol"):
         check_symbol(text)
 
@@ -33,7 +33,7 @@ def test_versions_grow_with_offset_and_generation() -> None:
         make_version(0, MAX_OFFSET + 1)
 
 
-def test_rules_travel_as_what_differs_from_the_defaults() -> None:
+def test_a_settings_record_contains_the_differences_from_the_defaults() -> None:
     assert values_of(DEFAULT_RULES) == {}
     rules = Rules(allowed_lateness_us=0, indicators={"5m": ("RSI(14)",)})
     assert rules_from(values_of(rules)) == rules

@@ -1,4 +1,4 @@
-"""Kept state on Kafka, where a writer never waits for who reads; and what the client library may say."""
+"""State values on Kafka: a writer never waits for a reader. Also the log lines of the client library."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tickerplant.log.kafka.state import Partition
 
 
 def test_a_commit_is_noted_while_the_partition_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    begun, go_on, told = threading.Event(), threading.Event(), []
+    begun, go_on, bounds = threading.Event(), threading.Event(), []
 
     def slow(*_: Any, at_least: int, **__: Any) -> Iterator[Any]:
-        told.append(at_least)
+        bounds.append(at_least)
         begun.set()
         assert go_on.wait(PATIENCE.seconds(60))
         return iter(())
@@ -35,15 +35,15 @@ def test_a_commit_is_noted_while_the_partition_is_read(monkeypatch: pytest.Monke
     go_on.set()
     reading.join(PATIENCE.seconds(60))
     partition.names()
-    assert told == [0, 7]
+    assert bounds == [0, 7]
 
 
-def test_a_client_does_not_repeat_itself(caplog: pytest.LogCaptureFixture) -> None:
-    words = [connection.ClientLogFilter(), connection.ClientLogFilter()]
+def test_similar_log_lines_of_clients_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    loggers = [connection.ClientLogFilter(), connection.ClientLogFilter()]
     connection.ClientLogFilter._logged_s.clear()
     for number in range(50):
-        words[number % 2].log(40, "%s [%s] refused (after %dms)", "FAIL", f"consumer-{number}", number)
-    words[0].log(40, "something else")
+        loggers[number % 2].log(40, "%s [%s] refused (after %dms)", "FAIL", f"consumer-{number}", number)
+    loggers[0].log(40, "something else")
     assert [record.getMessage() for record in caplog.records] == [
         "FAIL [consumer-0] refused (after 0ms)",
         "something else",

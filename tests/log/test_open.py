@@ -1,4 +1,4 @@
-"""A log's address."""
+"""Addresses of logs."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def test_embedded_is_a_file_in_the_data_folder(tmp_path: Path) -> None:
     assert (tmp_path / "market.log").exists()
 
 
-def test_sqlite_names_the_file(tmp_path: Path) -> None:
+def test_a_sqlite_address_contains_the_path_of_the_file(tmp_path: Path) -> None:
     log = open_log(f"sqlite://{tmp_path}/here.log")
     assert isinstance(log, EmbeddedLog)
     assert log.path == tmp_path / "here.log"
     log.close()
 
 
-def test_kafka_names_brokers_and_a_prefix() -> None:
+def test_a_kafka_address_contains_brokers_and_a_prefix() -> None:
     log = open_log("kafka://one:9092,two:9093?prefix=mine.&replication=3", config={"security.protocol": "SSL"})
     assert isinstance(log, KafkaLog)
     assert log.cluster.bootstrap == "one:9092,two:9093"
@@ -39,7 +39,7 @@ def test_kafka_names_brokers_and_a_prefix() -> None:
         "kafka://a:1?replication=0", "kafka://a:1?prefix", "embedded:/path", "sqlite:///", "sqlite://host/path", "redis://a",
     ],
 )  # fmt: skip
-def test_any_other_address_is_refused(url: str, tmp_path: Path) -> None:
+def test_any_other_address_is_rejected(url: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         open_log(url, data=tmp_path)
 
@@ -49,6 +49,6 @@ def test_embedded_needs_a_folder() -> None:
         open_log("embedded:")
 
 
-def test_settings_that_no_client_takes_are_refused() -> None:
+def test_unknown_client_settings_are_rejected() -> None:
     with pytest.raises(ConfigError, match=r"no\.such"):
         open_log("kafka://127.0.0.1:1", config={"no.such": "1"})

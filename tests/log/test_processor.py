@@ -1,4 +1,4 @@
-"""The loop of the stateful services: whatever is interrupted, the outputs are those of an uninterrupted run."""
+"""The loop of the stateful services: after any interruption the outputs equal those of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ POINTS = (
 
 
 class Summing(Stage):
-    """Sums the numbers that come in and says the sum after each: any lost or doubled step shows for ever after."""
+    """Sums its input and outputs each sum, so a lost or repeated step changes all later outputs."""
 
     def __init__(self, snapshot: bytes | None) -> None:
         self.total = int(snapshot or b"0")
@@ -100,7 +100,7 @@ def processor(log: EmbeddedLog, factory: Factory | None = None) -> Processor:
 
 
 def run_until_read(log: EmbeddedLog, worker: Processor) -> None:
-    """Run until everything in the log is processed, then stop cleanly; a kill ends it early."""
+    """Run until the whole log is processed, then stop cleanly. A kill ends it early."""
     stop = threading.Event()
     done = dict.fromkeys(range(PARTITIONS), False)
 
@@ -119,8 +119,8 @@ def outputs(log: EmbeddedLog) -> dict[int, list[bytes]]:
     found: dict[int, list[bytes]] = {partition: [] for partition in range(PARTITIONS)}
     with log.reader([OUT]) as reader:
         while batch := reader.poll(timeout_s=0.05):
-            for delivery in batch:
-                found[delivery.partition].append(bytes(delivery.value))
+            for record in batch:
+                found[record.partition].append(bytes(record.value))
     return found
 
 
@@ -140,7 +140,7 @@ def test_each_record_is_one_step_in_order(event_log: EmbeddedLog) -> None:
 
 @pytest.mark.parametrize("point", POINTS)
 @pytest.mark.parametrize("times", [1, 2, 3])
-def test_a_kill_at_any_point_changes_nothing_in_the_end(event_log: EmbeddedLog, point: str, times: int) -> None:
+def test_a_kill_at_any_failpoint_does_not_change_the_outputs(event_log: EmbeddedLog, point: str, times: int) -> None:
     killed = 0
     for round_ in range(6):
         feed(event_log, range(round_ * 20, round_ * 20 + 20))
@@ -163,7 +163,7 @@ def test_a_kill_at_any_point_changes_nothing_in_the_end(event_log: EmbeddedLog, 
     assert killed
 
 
-def test_a_step_may_look_at_the_records_before_it_and_at_none_after(event_log: EmbeddedLog) -> None:
+def test_the_history_of_a_step_contains_only_earlier_records(event_log: EmbeddedLog) -> None:
     class Looking(Summing):
         def step(self, consumed: ConsumedRecord, history: History) -> Sequence[Output]:
             super().step(consumed, history)
@@ -179,7 +179,7 @@ def test_a_step_may_look_at_the_records_before_it_and_at_none_after(event_log: E
     assert outputs(event_log)[0] == [b"[]", b"[0]", b"[0, 2]", b"[2, 4]"]
 
 
-def test_a_restart_runs_from_the_snapshot_and_discards_what_is_already_out(event_log: EmbeddedLog) -> None:
+def test_a_restart_replays_from_the_snapshot_and_discards_committed_outputs(event_log: EmbeddedLog) -> None:
     feed(event_log, range(60))
     run_until_read(event_log, processor(event_log))
 
@@ -187,7 +187,7 @@ def test_a_restart_runs_from_the_snapshot_and_discards_what_is_already_out(event
         if name == "summing.commit.after":
             raise Killed
 
-    for at in range(60, 72, 4):  # commits too small for a snapshot
+    for at in range(60, 72, 4):  # commits with too few records for a snapshot
         feed(event_log, range(at, at + 4))
         faults.install(hook)
         run_until_read(event_log, processor(event_log))
@@ -200,7 +200,7 @@ def test_a_restart_runs_from_the_snapshot_and_discards_what_is_already_out(event
     assert outputs(event_log) == expected(80)
 
 
-def test_a_snapshot_of_another_format_is_refused_with_both_numbers(event_log: EmbeddedLog) -> None:
+def test_the_error_for_an_unsupported_snapshot_contains_both_formats(event_log: EmbeddedLog) -> None:
     feed(event_log, range(60))
     run_until_read(event_log, processor(event_log))
     feed(event_log, range(60, 62))
@@ -221,7 +221,7 @@ def test_a_clean_stop_leaves_a_snapshot_at_the_committed_positions(event_log: Em
 
 
 class Working(Summing):
-    """Adds a thousand of its own once the sum has passed 100: what no record is the cause of."""
+    """Adds 1000 as background work when the sum exceeds 100."""
 
     def __init__(self, snapshot: bytes | None) -> None:
         total, _, own = (snapshot or b"0:0").partition(b":")
@@ -249,7 +249,7 @@ class WorkingFactory(Factory):
 
 @pytest.mark.parametrize("point", POINTS)
 @pytest.mark.parametrize("number", [1, 2, 5, 8])
-def test_work_between_records_is_done_once_with_its_snapshot_whatever_is_killed(
+def test_background_work_and_its_snapshot_commit_once_despite_kills(
     event_log: EmbeddedLog, point: str, number: int
 ) -> None:
     left = number
@@ -277,7 +277,7 @@ def test_work_between_records_is_done_once_with_its_snapshot_whatever_is_killed(
         assert [line for line in made if line != own] == [f"{i}:{total}".encode() for i, total in enumerate(sums)]
 
 
-def test_a_stage_that_begins_elsewhere_is_snapshot_first_and_reads_on_from_there(event_log: EmbeddedLog) -> None:
+def test_a_bootstrapped_stage_is_snapshotted_first_and_reads_from_its_position(event_log: EmbeddedLog) -> None:
     feed(event_log, range(20))
     asked: list[tuple[int, int, int]] = []
 
@@ -296,7 +296,7 @@ def test_a_stage_that_begins_elsewhere_is_snapshot_first_and_reads_on_from_there
 
 
 class PureAnalytics:
-    """Makes the stages of analytics without a store."""
+    """Makes stages of analytics without a store."""
 
     format = analytics.FORMAT
 
@@ -312,7 +312,7 @@ SERVICES = {
 
 
 def dead_letters_of(tmp_path: Path, name: str, bad: bytes) -> tuple[dict[str, Any], int]:
-    """Return the dead letter that a service writes for `bad`, and the number of its outputs for the mark after it."""
+    """Return the dead letter that a service writes for `bad`, and the number of its outputs for the next mark."""
     topic, state, factory = SERVICES[name]
     log = EmbeddedLog(tmp_path / "log.sqlite")
     log.create_topics(TOPICS, 1)
@@ -333,7 +333,7 @@ def dead_letters_of(tmp_path: Path, name: str, bad: bytes) -> tuple[dict[str, An
 
 @pytest.mark.parametrize("name", SERVICES)
 @pytest.mark.parametrize("size", GARBAGE_BYTES)
-def test_an_unreadable_record_of_any_size_becomes_a_dead_letter_that_fits(tmp_path: Path, name: str, size: int) -> None:
+def test_the_dead_letter_of_an_unreadable_record_of_any_size_fits(tmp_path: Path, name: str, size: int) -> None:
     bad = b"garbage" + bytes(size - len(b"garbage"))
     row, passed_on = dead_letters_of(tmp_path, name, bad)
     assert (row["topic"], row["partition"], row["offset"]) == (SERVICES[name][0], 0, 0)
@@ -343,7 +343,7 @@ def test_an_unreadable_record_of_any_size_becomes_a_dead_letter_that_fits(tmp_pa
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_a_reason_that_quotes_a_huge_value_is_cut(tmp_path: Path, name: str) -> None:
+def test_a_reason_that_quotes_a_huge_value_is_truncated(tmp_path: Path, name: str) -> None:
     bad = records.encode(records.Settings(sent_at_us=1, values={"nothing_" + "x" * (20 << 20): 1}))
     row, passed_on = dead_letters_of(tmp_path, name, bad)
     assert "nothing_xxx" in row["reason"]
@@ -351,7 +351,7 @@ def test_a_reason_that_quotes_a_huge_value_is_cut(tmp_path: Path, name: str) -> 
     assert passed_on == 1
 
 
-def test_a_short_reason_and_payload_are_kept_whole() -> None:
+def test_a_short_reason_and_payload_are_not_truncated() -> None:
     (row,) = records.decode(
         dead_letter(ConsumedRecord(RAW, 3, 7, 0, b"abc"), "why", 5, cause=9).value
     ).batch.to_pylist()

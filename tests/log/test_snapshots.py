@@ -1,4 +1,4 @@
-"""Kept snapshots: how long they stay, and from where the log is kept for them."""
+"""Retention of kept snapshots and of the records that they need."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PER_SESSION = 4
 
 
 class Sessions(Stage):
-    """Sums numbers; the sessions are hundreds. It may look `back` records behind the session's first."""
+    """Sums numbers. A session is a hundred. It may read `back` records before the session's first."""
 
     def __init__(self, snapshot: bytes | None, back: int | None) -> None:
         self.total, self.session, self.first = (int(part) for part in (snapshot or b"0 -1 0").split())
@@ -69,14 +69,14 @@ def event_log(tmp_path: Path) -> Iterator[EmbeddedLog]:
 
 
 def feed(log: EmbeddedLog, *numbers: int) -> None:
-    time.sleep(0.002)  # each call appends at a time of its own
+    time.sleep(0.002)  # each call appends at a different time
     with log.writer("feed") as writer, writer.transaction() as transaction:
         for number in numbers:
             transaction.append(IN, 0, str(number).encode())
 
 
 def process(log: EmbeddedLog, factory: Factory | None = None, *, records: int = 1) -> None:
-    """Process all that is there, one record a transaction, and stop cleanly; a kill ends it early."""
+    """Process the whole log, one record per transaction, and stop cleanly. A kill ends it early."""
     stop = threading.Event()
     worker = Processor(
         log, "summing", [IN], STATE, factory or Factory(), snapshot_interval_records=1000, poll_records=records,
@@ -114,16 +114,16 @@ def test_one_snapshot_is_kept_for_each_session(event_log: EmbeddedLog) -> None:
     assert kept(event_log) == [("000", 1), ("001", 5), ("002", 9)]
 
 
-def test_a_kept_snapshot_goes_with_the_last_record_of_its_session_and_the_log_up_to_the_next(
+def test_a_kept_snapshot_is_dropped_with_the_last_record_of_its_session(
     event_log: EmbeddedLog,
 ) -> None:
     sessions(event_log, 6)
     run = retention_of(event_log).run
-    # As old as retention allows: the third session, in which the second snapshot's session ends.
+    # The third session, in which the second snapshot's session ends, is as old as retention allows.
     now_us = appended_us(event_log, 2 * PER_SESSION) + RETENTION_US
     assert run(now_us) == 1
     event_log.trim(now_us)
-    assert first(event_log) == PER_SESSION + 1, "held for the oldest kept snapshot, though retention is past it"
+    assert first(event_log) == PER_SESSION + 1, "held for the oldest kept snapshot beyond retention"
     now_us += 1
     assert run(now_us) == 1
     event_log.trim(now_us)
@@ -133,7 +133,7 @@ def test_a_kept_snapshot_goes_with_the_last_record_of_its_session_and_the_log_up
     assert retention_of(event_log).run(now_us) == 0, "another process finds nothing to do"
 
 
-def test_what_a_stage_may_look_at_again_is_held_for_the_oldest_kept_snapshot(event_log: EmbeddedLog) -> None:
+def test_records_that_a_stage_may_still_read_are_held_for_the_oldest_snapshot(event_log: EmbeddedLog) -> None:
     sessions(event_log, 6, Factory(back=3))
     now_us = appended_us(event_log, 2 * PER_SESSION) + RETENTION_US + 1
     assert retention_of(event_log).run(now_us) == 2
@@ -141,7 +141,7 @@ def test_what_a_stage_may_look_at_again_is_held_for_the_oldest_kept_snapshot(eve
     assert first(event_log) == 2 * PER_SESSION - 3
 
 
-def test_a_memory_that_reaches_back_for_ever_does_not_hold_the_log_for_ever(event_log: EmbeddedLog) -> None:
+def test_the_log_is_held_for_a_bounded_time_if_a_stage_reads_far_back(event_log: EmbeddedLog) -> None:
     sessions(event_log, 6, Factory(back=1_000))
     run = retention_of(event_log).run
     now_us = appended_us(event_log, 0) + MAX_HOLD_RETENTIONS * RETENTION_US
@@ -152,11 +152,11 @@ def test_a_memory_that_reaches_back_for_ever_does_not_hold_the_log_for_ever(even
     run(now_us + 1)
     event_log.trim(now_us + 1)
     position = 5 * PER_SESSION + 1
-    assert first(event_log) == position, "the last session's snapshot is the only one that retention has left"
+    assert first(event_log) == position, "retention leaves only the snapshot of the last session"
 
 
-def test_a_session_that_never_ends_does_not_hold_the_log_for_ever(event_log: EmbeddedLog) -> None:
-    feed(event_log, 900)  # a clock that is far ahead: no later session follows
+def test_the_log_is_held_for_a_bounded_time_if_a_session_never_ends(event_log: EmbeddedLog) -> None:
+    feed(event_log, 900)  # as if a clock runs far ahead: no later session follows
     process(event_log)
     for number in range(20):
         feed(event_log, number)
@@ -172,7 +172,7 @@ def test_a_session_that_never_ends_does_not_hold_the_log_for_ever(event_log: Emb
     assert first(event_log) == 21, "the newest snapshot, which needs nothing before the end, is all that is left"
 
 
-def test_however_old_the_newest_snapshot_a_restart_goes_on_from_it(event_log: EmbeddedLog) -> None:
+def test_a_restart_resumes_from_the_newest_snapshot_of_any_age(event_log: EmbeddedLog) -> None:
     sessions(event_log, 2)
     feed(event_log, *range(150, 170))
 
@@ -181,7 +181,7 @@ def test_however_old_the_newest_snapshot_a_restart_goes_on_from_it(event_log: Em
             raise Killed
 
     faults.install(kill)
-    process(event_log, records=10)  # killed behind its first commit, which needs no snapshot
+    process(event_log, records=10)  # killed after its first commit, which has no snapshot
     faults.install(None)
     committed = event_log.committed("summing")[SOURCE]
     assert committed == 2 * PER_SESSION + 10
@@ -201,7 +201,7 @@ def test_however_old_the_newest_snapshot_a_restart_goes_on_from_it(event_log: Em
         assert int(found[str(offset).encode()]) == sum(numbers[: offset + 1])
 
 
-def test_a_snapshot_of_a_version_that_knew_no_oldest_offset_is_read(event_log: EmbeddedLog) -> None:
+def test_a_snapshot_without_an_oldest_offset_is_read(event_log: EmbeddedLog) -> None:
     sessions(event_log, 1)
     whole = snapshots.read(event_log, STATE, 0, snapshots.SNAPSHOT_KEY)
     assert whole is not None
