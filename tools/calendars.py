@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tickerplant.core.sessions import KEPT_CALENDARS, made_schedule
+from tickerplant.core.sessions import PACKAGED_CALENDARS, library_schedule
 
 FOLDER = Path(__file__).parents[1] / "src" / "tickerplant" / "core" / "calendars"
 
@@ -18,8 +18,8 @@ FOLDER = Path(__file__).parents[1] / "src" / "tickerplant" / "core" / "calendars
 def main() -> None:
     """Write each schedule and the version of its source."""
     version = np.array(metadata.version("exchange_calendars"))
-    for name in KEPT_CALENDARS:
-        steps = {part: np.diff(values, prepend=np.int64(0)) for part, values in made_schedule(name).items()}
+    for name in PACKAGED_CALENDARS:
+        steps = {part: np.diff(values, prepend=np.int64(0)) for part, values in library_schedule(name).items()}
         np.savez_compressed(FOLDER / f"{name}.npz", version=version, **steps)
         print(f"{name}: {(FOLDER / f'{name}.npz').stat().st_size:,} bytes, of exchange_calendars {version}")
 

@@ -203,13 +203,13 @@ def test_there_is_no_session_outside_the_calendars_bounds() -> None:
         known.open_of(times("2026-01-03"))
 
 
-def test_remembered_from_counts_sessions_that_have_begun() -> None:
+def test_start_of_last_sessions_counts_sessions_that_have_begun() -> None:
     known = calendar("XNYS")
     asked = times("2026-01-05T08:00", "2026-01-05T15:00", "2026-01-06T08:59")  # Monday before and in session, Tuesday
-    found = known.remembered_from(asked, 1).tolist()
+    found = known.start_of_last_sessions(asked, 1).tolist()
     assert found == times("2026-01-02", "2026-01-05", "2026-01-05").tolist()
-    assert known.remembered_from(asked, 2).tolist() == times("2025-12-31", "2026-01-02", "2026-01-02").tolist()
-    always = calendar("24/7").remembered_from(asked, 2).tolist()
+    assert known.start_of_last_sessions(asked, 2).tolist() == times("2025-12-31", "2026-01-02", "2026-01-02").tolist()
+    always = calendar("24/7").start_of_last_sessions(asked, 2).tolist()
     assert always == [at("2026-01-04"), at("2026-01-04"), at("2026-01-05")]
 
 
@@ -236,18 +236,18 @@ def test_a_calendar_that_the_library_cannot_create_is_a_config_error(monkeypatch
             raise NotImplementedError("implemented by subclasses")
 
     monkeypatch.setitem(global_calendar_dispatcher._calendar_factories, "XBRK", Broken)
-    with pytest.raises(ConfigError, match=r"cannot make the calendar 'XBRK'.*implemented by subclasses"):
+    with pytest.raises(ConfigError, match=r"cannot create the calendar 'XBRK'.*implemented by subclasses"):
         Calendars(Rules(calendars={"*": "XBRK"})).check()
 
 
 def test_the_packaged_schedules_equal_the_librarys() -> None:
-    for name in sessions.KEPT_CALENDARS:
-        kept, made = sessions.kept_schedule(name), sessions.made_schedule(name)
-        assert kept is not None, "written under another version of exchange_calendars: run tools/calendars.py"
-        assert kept.keys() == made.keys()
+    for name in sessions.PACKAGED_CALENDARS:
+        packaged, made = sessions.packaged_schedule(name), sessions.library_schedule(name)
+        assert packaged is not None, "written under another version of exchange_calendars: run tools/calendars.py"
+        assert packaged.keys() == made.keys()
         for part, values in made.items():
-            assert kept[part].dtype == values.dtype
-            assert (kept[part] == values).all()
+            assert packaged[part].dtype == values.dtype
+            assert (packaged[part] == values).all()
 
 
 @pytest.mark.parametrize(

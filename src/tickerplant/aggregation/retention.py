@@ -34,7 +34,7 @@ def advance(state: State, feed: FeedState) -> None:
     # A bar that the lateness keeps open needs its parts.
     at = np.array([time_us - max(GRACE_US, feed.lateness_us, state.rules.allowed_lateness_us)])
     sessions = state.rules.revision_window_sessions
-    retained_from = [int(known.remembered_from(at, sessions)[0]) for known in state.calendars]
+    retained_from = [int(known.start_of_last_sessions(at, sessions)[0]) for known in state.calendars]
     feed.retained_until_us = time_us + _STEP_US
     if retained_from != feed.retained_from:
         feed.retained_from = retained_from
@@ -117,7 +117,7 @@ def is_history(state: State, starts: Int64Array, symbols: Codes) -> BoolArray:
     floors = state.evicted_before[symbols].copy()
     for number, known in enumerate(state.calendars):
         mine = (state.calendar_of[symbols] == number) & (newest > NEVER_US)
-        retained = known.remembered_from(
+        retained = known.start_of_last_sessions(
             newest[mine] - max(GRACE_US, state.rules.allowed_lateness_us), state.rules.revision_window_sessions
         )
         floors[mine] = np.maximum(floors[mine], retained)

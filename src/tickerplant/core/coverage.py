@@ -2,14 +2,14 @@
 
 Expected bars are those of regular hours by the symbol's calendar. Each has one status:
 
-    have         stored and complete
-    partial      stored, but its feed was not up for the whole interval
-    no_trade     no trades: a live feed that was up had none, or a vendor returned no bar
-    outage       no feed was up, and no vendor was available
-    quota        a vendor's quota is used up; it will be requested later
-    unavailable  no vendor offers it, or its bars were rejected; the note contains the reason
-    missing      not stored, and not requested yet
-    pending      its interval has not ended, or only just
+- `have`: stored and complete.
+- `partial`: stored, but its feed was not up for the whole interval.
+- `no_trade`: no trades. A live feed that was up had none, or a vendor returned no bar.
+- `outage`: no feed was up, and no vendor was available.
+- `quota`: a vendor's quota is used up; the bar will be requested later.
+- `unavailable`: no vendor offers it, or its bars were rejected; the note contains the reason.
+- `missing`: not stored, and not requested yet.
+- `pending`: its interval has not ended, or only just.
 
 The time between expected bars is `closed`: the market is not in session.
 """
@@ -92,7 +92,7 @@ def default_range(calendar: Calendar, interval: str, now_us: int) -> tuple[int, 
     if not intervals.parse(interval).is_intraday:
         today = now_us - now_us % DAY_US
         return today - 365 * DAY_US, today + DAY_US
-    begin = int(calendar.remembered_from(np.array([now_us], np.int64), RECENT_SESSIONS)[0])
+    begin = int(calendar.start_of_last_sessions(np.array([now_us], np.int64), RECENT_SESSIONS)[0])
     end = now_us - now_us % MINUTE_US + MINUTE_US
     return (begin if begin > NEVER_US else end - RECENT_SESSIONS * DAY_US), end
 

@@ -1,13 +1,19 @@
-"""Trading sessions: which session a time belongs to, when it opens and closes, and which calendar a symbol follows.
+"""Trading sessions: the session of a time, its open and close, and the calendar of a symbol.
 
-A session is named by its date, at 00:00 UTC in microseconds. Its *regular* hours are half-open, `[open, close)`, less
-the lunch break where the exchange has one. Around them lie its extended hours: a session begins at 04:00 local time (or
-at its open, if that is earlier) and ends at 20:00 local time or four hours after its close, whichever is first (or at
-its close, if that is later), but never before its predecessor has ended nor after its successor opens. Times between
-two sessions belong to none: an overnight print is in the intraday bars, which go by time alone, and in no daily bar.
+The key of a session is its date, at 00:00 UTC in microseconds. Its *regular* hours are half-open, `[open, close)`,
+without the lunch break if the exchange has one. Extended hours surround them:
 
-Schedules cover fixed years (`FIRST_DAY` to `LAST_DAY`, or as far as the exchange's calendar is known), so that no clock
-decides what a session is; outside of them there is no session.
+- A session begins at 04:00 local time, or at its open if that is earlier.
+- It ends at 20:00 local time, or four hours after its close if that is earlier, but not before its close.
+- It begins after its predecessor has ended, and ends before its successor opens.
+
+Times between two sessions belong to none. An overnight print is in intraday bars, which depend on time only, and in no
+daily bar.
+
+Schedules cover fixed years, `FIRST_DAY` to `LAST_DAY` or the exchange calendar's own bounds. So sessions do not depend
+on the clock; there is no session outside these years.
+
+This is the one module of `core` that reads files: the packaged schedules.
 """
 
 from __future__ import annotations
@@ -28,60 +34,60 @@ from tickerplant.core.rules import Rules
 from tickerplant.core.times import DAY_US, FOREVER_US, HOUR_US, NEVER_US, BoolArray, Int64Array, micros_of
 
 NO_SESSION: Final = NEVER_US
-"""What `session_of` says of a time in no session."""
+"""Result of `session_of` for a time in no session."""
 
 ALWAYS_OPEN: Final = "24/7"
 FIRST_DAY: Final = dt.date(1980, 1, 1)
 LAST_DAY: Final = dt.date(2039, 12, 31)
-KEPT_CALENDARS: Final = ("XNYS",)
-"""Those whose schedule is in the package (`tools/calendars.py` writes them): the one of the default rules."""
+PACKAGED_CALENDARS: Final = ("XNYS",)
+"""Calendars whose schedules are in the package (`tools/calendars.py` writes them): that of the default rules."""
 Schedule: TypeAlias = Mapping[str, Int64Array]
-"""A calendar's arrays by name, one element a session."""
+"""Arrays of a calendar by name, one element per session."""
 _EXTENDED_FROM: Final = dt.time(4)
 _EXTENDED_TO: Final = dt.time(20)
 _EXTENDED_FOR_US: Final = 4 * HOUR_US
-"""At most so long after the close: New York's late trading ends at 20:00, and at 17:00 after a close at 13:00."""
+"""Maximum time from the close to the session's end. New York's late trading ends at 20:00, on half days at 17:00."""
 
 
 class Calendar(Protocol):
-    """One exchange's sessions, vectorised: int64[n] in, int64[n] or bool[n] out. Times are microseconds UTC."""
+    """The sessions of one exchange, vectorised: int64[n] in, int64[n] or bool[n] out. Times are microseconds UTC."""
 
     name: str
 
     def session_of(self, times: Int64Array) -> Int64Array:
-        """Return the date of the session that each time lies in, extended hours included, or NO_SESSION."""
+        """Return the date of the session of each time, extended hours included, or NO_SESSION."""
         ...
 
     def is_regular(self, times: Int64Array) -> BoolArray:
-        """Return whether each time lies in regular hours."""
+        """Return whether each time is in regular hours."""
         ...
 
     def open_of(self, sessions: Int64Array) -> Int64Array:
-        """Return the open of each session. Raises ValueError when one is no session."""
+        """Return the open of each session. Raises ValueError for a date without a session."""
         ...
 
     def close_of(self, sessions: Int64Array) -> Int64Array:
-        """Return the close of each session, the first instant after its regular hours. Raises ValueError likewise."""
+        """Return the close of each session, exclusive. Raises ValueError as `open_of`."""
         ...
 
     def bounds_of(self, sessions: Int64Array) -> tuple[Int64Array, Int64Array]:
-        """Return begin and end of each session, extended hours included. Raises ValueError likewise."""
+        """Return start and end of each session, extended hours included. Raises ValueError as `open_of`."""
         ...
 
-    def remembered_from(self, times: Int64Array, sessions: int) -> Int64Array:
-        """Return where the last `sessions` sessions that have begun by each time begin, or their date if earlier.
+    def start_of_last_sessions(self, times: Int64Array, sessions: int) -> Int64Array:
+        """Return the start, or the date if earlier, of the `sessions`-th last session that has begun by each time.
 
-        NEVER_US where not so many have begun.
+        NEVER_US if fewer sessions have begun.
         """
         ...
 
     def bounds(self) -> tuple[int, int]:
-        """Return the stretch that the calendar knows, `[begin, end)`."""
+        """Return the range that the calendar covers, `[start, end)`."""
         ...
 
 
 class AlwaysOpen:
-    """The calendar `24/7`: every UTC day is a session, all of it regular."""
+    """The calendar `24/7`: each UTC day is a session of regular hours."""
 
     name = ALWAYS_OPEN
 
@@ -105,8 +111,8 @@ class AlwaysOpen:
         """Return open and close of each session."""
         return self.open_of(sessions), self.close_of(sessions)
 
-    def remembered_from(self, times: Int64Array, sessions: int) -> Int64Array:
-        """Return the beginning of the last `sessions` UTC days."""
+    def start_of_last_sessions(self, times: Int64Array, sessions: int) -> Int64Array:
+        """Return the start of the last `sessions` UTC days."""
         return self.session_of(times) - (sessions - 1) * DAY_US
 
     def bounds(self) -> tuple[int, int]:
@@ -116,12 +122,12 @@ class AlwaysOpen:
     @staticmethod
     def _checked(sessions: Int64Array) -> Int64Array:
         if np.any(sessions % DAY_US):
-            raise ValueError("a session is named by 00:00 UTC of its date")
+            raise ValueError("the key of a session is 00:00 UTC of its date")
         return sessions
 
 
 class ExchangeCalendar:
-    """An exchange's schedule as sorted arrays, one element a session."""
+    """An exchange's schedule as sorted arrays, one element per session."""
 
     def __init__(
         self,
@@ -142,13 +148,13 @@ class ExchangeCalendar:
         self._begins, self._ends = begins, ends
 
     def session_of(self, times: Int64Array) -> Int64Array:
-        """Return the date of the session that each time lies in, or NO_SESSION."""
+        """Return the date of the session of each time, or NO_SESSION."""
         at = np.searchsorted(self._begins, times, side="right") - 1
         inside = (at >= 0) & (times < self._ends[at])
         return np.where(inside, self._dates[at], NO_SESSION)
 
     def is_regular(self, times: Int64Array) -> BoolArray:
-        """Return whether each time lies in `[open, close)` and not in the lunch break."""
+        """Return whether each time is in `[open, close)` and not in the lunch break."""
         at = np.searchsorted(self._opens, times, side="right") - 1
         regular: BoolArray = (at >= 0) & (times < self._closes[at])
         regular &= ~((times >= self._break_starts[at]) & (times < self._break_ends[at]))
@@ -163,18 +169,18 @@ class ExchangeCalendar:
         return self._closes[self._at(sessions)]
 
     def bounds_of(self, sessions: Int64Array) -> tuple[Int64Array, Int64Array]:
-        """Return begin and end of each session, extended hours included."""
+        """Return start and end of each session, extended hours included."""
         at = self._at(sessions)
         return self._begins[at], self._ends[at]
 
-    def remembered_from(self, times: Int64Array, sessions: int) -> Int64Array:
-        """Return where the last `sessions` sessions that have begun by each time begin, or their date if earlier."""
+    def start_of_last_sessions(self, times: Int64Array, sessions: int) -> Int64Array:
+        """Return the start, or the date if earlier, of the `sessions`-th last session that has begun by each time."""
         at = np.searchsorted(self._begins, times, side="right") - sessions
         found = np.minimum(self._begins[at], self._dates[at])
         return np.where(at >= 0, found, NEVER_US)
 
     def bounds(self) -> tuple[int, int]:
-        """Return the begin of the first session and the end of the last."""
+        """Return the start of the first session and the end of the last."""
         return int(self._begins[0]), int(self._ends[-1])
 
     def _at(self, sessions: Int64Array) -> Int64Array:
@@ -186,31 +192,33 @@ class ExchangeCalendar:
 
 @cache
 def calendar(name: str) -> Calendar:
-    """Return the calendar of that name: `24/7`, or a name of exchange_calendars such as `XNYS`.
+    """Return the calendar of a name: `24/7`, or a name of exchange_calendars, for example `XNYS`.
 
-    The first call of a name takes about a quarter of a second (and some seconds for the library's import), unless its
-    schedule is in the package; later ones nothing. Raises ConfigError for an unknown name, or where the library fails.
+    Results are cached. Without a packaged schedule the first call takes about 0.25 s, plus some seconds for the
+    library's import. Raises ConfigError for an unknown name, or if the library fails.
     """
     if name == ALWAYS_OPEN:
         return AlwaysOpen()
-    return _from_schedule(name, kept_schedule(name) or made_schedule(name))
+    return _from_schedule(name, packaged_schedule(name) or library_schedule(name))
 
 
-def kept_schedule(name: str) -> Schedule | None:
-    """Return the schedule that the package has, if it is of the version of exchange_calendars that is installed."""
-    if name not in KEPT_CALENDARS:
+def packaged_schedule(name: str) -> Schedule | None:
+    """Return the packaged schedule; None without one for the installed version of exchange_calendars."""
+    if name not in PACKAGED_CALENDARS:
         return None
     with (
         resources.as_file(resources.files("tickerplant.core") / "calendars" / f"{name}.npz") as path,
-        np.load(path) as kept,
+        np.load(path) as stored,
     ):
-        if str(kept["version"]) != metadata.version("exchange_calendars"):
+        if str(stored["version"]) != metadata.version("exchange_calendars"):
             return None
-        return {part: np.cumsum(kept[part]) for part in kept.files if part != "version"}  # differences: a tenth
+        return {
+            part: np.cumsum(stored[part]) for part in stored.files if part != "version"
+        }  # stored as differences, a tenth of the size
 
 
-def made_schedule(name: str) -> Schedule:
-    """Return the schedule as the library makes it. Raises ConfigError for an unknown name or where it fails."""
+def library_schedule(name: str) -> Schedule:
+    """Return the schedule of exchange_calendars. Raises ConfigError for an unknown name, or if the library fails."""
     import exchange_calendars
     from exchange_calendars.calendar_utils import global_calendar_dispatcher
 
@@ -218,10 +226,12 @@ def made_schedule(name: str) -> Schedule:
         known = global_calendar_dispatcher.resolve_alias(name)
         factory = global_calendar_dispatcher._calendar_factories[known]
     except (exchange_calendars.errors.InvalidCalendarName, KeyError) as error:
-        raise ConfigError(f"unknown calendar {name!r}; use 24/7 or a name such as XNYS, XLON, XHKG") from error
+        raise ConfigError(
+            f"unknown calendar {name!r}; use 24/7 or a name of exchange_calendars: XNYS, XLON, XHKG"
+        ) from error
     first, last = factory.bound_min(), factory.bound_max()
     with warnings.catch_warnings():
-        # The library's use of pandas is its own matter: a deprecation there must stop nobody who forbids warnings.
+        # Deprecation warnings of pandas inside the library must not fail a process that turns warnings into errors.
         warnings.simplefilter("ignore")
         try:
             made = factory(
@@ -229,10 +239,12 @@ def made_schedule(name: str) -> Schedule:
                 end=LAST_DAY.isoformat() if last is None else min(LAST_DAY, last.date()).isoformat(),
             )
         except Exception as error:
-            # With pandas 3.1 exchange_calendars 4.13 makes neither ASEX (NotImplementedError) nor XTAE (ValueError). A
-            # name in the rules that cannot be used is refused as such: it must not stop whoever reads them in a log.
+            # With pandas 3.1, exchange_calendars 4.13 fails for ASEX (NotImplementedError) and XTAE (ValueError).
+            # ConfigError lets a reader of the rules reject the name and continue.
             why = f"{type(error).__name__}: {str(error)[:200]}"
-            raise ConfigError(f"exchange_calendars cannot make the calendar {name!r}, use another: {why}") from error
+            raise ConfigError(
+                f"exchange_calendars cannot create the calendar {name!r}; use another one: {why}"
+            ) from error
     schedule, zone = made.schedule, ZoneInfo(str(made.tz))
     days = [moment.date() for moment in schedule.index]
     hours = {part: _microseconds(schedule[part]) for part in ("open", "close", "break_start", "break_end")}
@@ -271,7 +283,7 @@ def end_of(calendar: Calendar, session: int, *, extended: bool) -> int:
 def _microseconds(values: Any) -> Int64Array:
     moments = np.asarray(values.to_numpy(dtype="datetime64[us]"))
     result: Int64Array = moments.astype(np.int64)
-    # No break (NaT) becomes an empty one at the end of time.
+    # A missing break (NaT) becomes an empty one at FOREVER_US.
     result[np.isnat(moments)] = FOREVER_US
     return result
 
@@ -281,14 +293,14 @@ def _local(days: list[dt.date], at: dt.time, zone: ZoneInfo) -> Int64Array:
 
 
 class Calendars:
-    """Which calendar each symbol follows, by the rules' patterns; the first pattern that fits counts."""
+    """The calendar of each symbol by the rules' patterns. The first matching pattern applies."""
 
     def __init__(self, rules: Rules) -> None:
         self._patterns: Mapping[str, str] = dict(rules.calendars)
         self._found: dict[str, Calendar] = {}
 
     def of(self, symbol: str) -> Calendar:
-        """Return the symbol's calendar (24/7 where no pattern fits). Raises ConfigError for an unknown calendar."""
+        """Return the symbol's calendar, 24/7 if no pattern matches. Raises ConfigError for an unknown calendar."""
         found = self._found.get(symbol)
         if found is None:
             names = (name for pattern, name in self._patterns.items() if fnmatchcase(symbol, pattern))
@@ -296,6 +308,6 @@ class Calendars:
         return found
 
     def check(self) -> None:
-        """Load every calendar that the rules name. Raises ConfigError for an unknown one."""
+        """Load all calendars of the rules. Raises ConfigError for an unknown one."""
         for name in self._patterns.values():
             calendar(name)

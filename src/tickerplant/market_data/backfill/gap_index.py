@@ -206,7 +206,9 @@ class Ledger:
         calendar = self._calendars.of(symbol)
         if calendar.name not in self._floors:
             at = np.array([self._now_us - 2 * HOUR_US], np.int64)
-            self._floors[calendar.name] = int(calendar.remembered_from(at, self._rules.revision_window_sessions)[0])
+            self._floors[calendar.name] = int(
+                calendar.start_of_last_sessions(at, self._rules.revision_window_sessions)[0]
+            )
         return self._floors[calendar.name]
 
     def before_us(self, one: Series, now_us: int) -> int:
