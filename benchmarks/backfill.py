@@ -33,8 +33,8 @@ from tickerplant.market_data.backfill import BackfillManager, Depth
 from tickerplant.market_data.clients.twelvedata.client import provider
 from tickerplant.market_data.feed.commands import ensure_settings
 from tickerplant.market_data.vendors.port import KINDS, ProviderContext, Quota
-from tickerplant.market_data.vendors.scheduler import Desk
-from tickerplant.market_data.vendors.state_store import Keeping
+from tickerplant.market_data.vendors.scheduler import RequestScheduler, VendorPlan
+from tickerplant.market_data.vendors.state_store import StateStore
 from tickerplant.sandbox.endpoint import SandboxEndpoint, parse_greeting
 from tickerplant.sandbox.model import symbol_names
 from tickerplant.store import Store
@@ -88,9 +88,9 @@ async def fill(
 ) -> list[str]:  # fmt: skip
     log = open_log("embedded:", data=folder)
     context = ProviderContext(VENDOR, "key", {}, place.url, place.stream_url, place.clock, RULES)
-    made, keeping = provider(context), await asyncio.to_thread(Keeping, log)
-    desk = Desk({VENDOR: made}, {kind: (VENDOR,) for kind in KINDS}, {VENDOR: quotas}, reserve=0.25, clock=place.clock,
-                keep=keeping.keep, kept=keeping.kept)  # fmt: skip
+    made, keeping = provider(context), await asyncio.to_thread(StateStore, log)
+    plan = VendorPlan({VENDOR: made}, {kind: (VENDOR,) for kind in KINDS}, {VENDOR: quotas}, reserve=0.25)
+    desk = RequestScheduler(plan, clock=place.clock, save=keeping.save, stored=keeping.stored)
     depths = [Depth("1d", 3_650), Depth("5m", None), Depth("1m", None)]
     late: list[float] = []
     began, cpu = time.perf_counter(), time.process_time()

@@ -26,6 +26,7 @@ from tickerplant.core import records, schemas
 from tickerplant.core.times import times_of
 from tickerplant.log.embedded import EmbeddedLog
 from tickerplant.log.port import LATEST
+from tickerplant.market_data.clients.twelvedata.session import StreamConfig
 from tickerplant.market_data.clients.twelvedata.stream import TwelveDataStream
 from tickerplant.market_data.files.replay import ReplayOptions, replay
 from tickerplant.market_data.service import MarketData, MarketDataConfig
@@ -88,8 +89,8 @@ def stream(args: argparse.Namespace) -> None:
 
 async def _stream(args: argparse.Namespace, log: EmbeddedLog, place: dict[str, str], vendor: int) -> None:
     symbols = symbol_names(args.symbols)
-    tape = TwelveDataStream(place["stream_url"], "key", symbols, stamped=True)
-    service, stop = MarketData(log, MarketDataConfig(symbols), tape), asyncio.Event()
+    ticks = TwelveDataStream(StreamConfig(place["stream_url"], "key", symbols, stamped=True))
+    service, stop = MarketData(log, MarketDataConfig(symbols), ticks), asyncio.Event()
     latencies: list[np.ndarray] = []
     reading = threading.Event()
     reader = threading.Thread(target=_read, args=(log, latencies, reading))

@@ -29,9 +29,11 @@ from tickerplant.core.rules import Rules
 from tickerplant.core.sessions import Calendars
 from tickerplant.core.times import SECOND_US
 from tickerplant.log.embedded import EmbeddedLog
+from tickerplant.market_data.clients.twelvedata.quotes import read_messages
+from tickerplant.market_data.clients.twelvedata.session import StreamConfig
 from tickerplant.market_data.clients.twelvedata.stream import TwelveDataStream
-from tickerplant.market_data.service import FeedCounts, MarketData, MarketDataConfig
-from tickerplant.market_data.vendors.port import Connected, Received, StreamEvent
+from tickerplant.market_data.service import FeedCounters, MarketData, MarketDataConfig
+from tickerplant.market_data.vendors.port import Connected, StreamEvent, Ticks
 from tickerplant.protocols.twelvedata.stream import TwelveDataFrames
 from tickerplant.sandbox.corporate_actions import TradedMarket
 from tickerplant.sandbox.model import MarketSettings, SimulatedMarket, symbol_names
@@ -99,11 +101,11 @@ def vendor(*command: str) -> Iterator[tuple[dict[str, str], int]]:
 def parse(args: argparse.Namespace) -> None:
     texts: list[str | bytes] = [payload(frame) for frame in frames(400_000, args.symbols)]
     for size in (20, 200, 2_000, 16_000):
-        stream = TwelveDataStream("ws://nowhere", "", symbol_names(args.symbols), calendars=CALENDARS)
-        batches = [Received(texts[at : at + size], 0) for at in range(0, len(texts), size)]
+        stream = TwelveDataStream(StreamConfig("ws://nowhere", "", symbol_names(args.symbols), calendars=CALENDARS))
+        batches = [texts[at : at + size] for at in range(0, len(texts), size)]
         began = time.process_time()
         for batch in batches:
-            stream.read(batch)
+            stream.session.parser.ticks(read_messages(batch), len(batch), 0, 0.0)
         print(f"parse alone, batches of {size:>6,}: {len(texts) / (time.process_time() - began):>9,.0f} messages/s")
 
 
@@ -117,27 +119,17 @@ async def library(url: str, messages: int, symbols: int) -> None:
         told("`recv` of the library, nothing read", messages, began, used)
 
 
-async def socket_alone(url: str, messages: int, symbols: int) -> None:
-    await drained(url, messages, symbols, read=False)
-
-
 async def socket_and_parse(url: str, messages: int, symbols: int) -> None:
-    await drained(url, messages, symbols, read=True)
-
-
-async def drained(url: str, messages: int, symbols: int, *, read: bool) -> None:
-    stream = TwelveDataStream(url, "key", symbol_names(symbols), calendars=CALENDARS)
+    stream = TwelveDataStream(StreamConfig(url, "key", symbol_names(symbols), calendars=CALENDARS))
     queue: asyncio.Queue[StreamEvent] = asyncio.Queue(2)
     task = asyncio.create_task(stream.run(queue))
     assert isinstance(await queue.get(), Connected)
     seen, began, used = 0, time.perf_counter(), time.process_time()
     while seen < messages:
         event = await queue.get()
-        assert isinstance(event, Received), event
-        seen += len(event.texts)
-        if read:
-            stream.read(event)
-    told("the client's socket" + (" and parse" if read else " alone"), messages, began, used)
+        assert isinstance(event, Ticks), event
+        seen += event.messages
+    told("the client's socket and parse", messages, began, used)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
@@ -145,7 +137,7 @@ async def drained(url: str, messages: int, symbols: int, *, read: bool) -> None:
 async def into_the_log(url: str, messages: int, symbols: int) -> None:
     with tempfile.TemporaryDirectory() as folder, EmbeddedLog(Path(folder) / "market.log") as log:
         log.create_topics(schemas.TOPICS, 4)
-        stream = TwelveDataStream(url, "key", symbol_names(symbols), calendars=CALENDARS)
+        stream = TwelveDataStream(StreamConfig(url, "key", symbol_names(symbols), calendars=CALENDARS))
         service = MarketData(log, MarketDataConfig(symbol_names(symbols)), stream)
         stop = asyncio.Event()
         task = asyncio.create_task(service.run(stop))
@@ -167,7 +159,7 @@ def told(what: str, messages: int, began: float, used: float) -> None:
 
 
 def full_speed(args: argparse.Namespace) -> None:
-    parts: list[Callable[[str, int, int], Awaitable[None]]] = [library, socket_alone, socket_and_parse, into_the_log]
+    parts: list[Callable[[str, int, int], Awaitable[None]]] = [library, socket_and_parse, into_the_log]
     with vendor("benchmarks.stream", "--blast", "--symbols", str(args.symbols)) as (place, _):
         for part in parts:
             asyncio.run(part(place["url"], args.messages, args.symbols))  # type: ignore[arg-type]
@@ -188,11 +180,11 @@ async def _steady(args: argparse.Namespace, log: EmbeddedLog, url: str, vendor_p
     ages: list[int] = []
     symbols = symbol_names(args.symbols)
 
-    def note(counts: FeedCounts) -> None:
+    def note(counts: FeedCounters) -> None:
         # Prints carry the time of sending; the watermark follows the newest print by one second.
         ages.append(time.time_ns() // 1_000 - counts.watermark_us - SECOND_US)
 
-    stream = TwelveDataStream(url, "key", symbols, calendars=CALENDARS, stamped=True)
+    stream = TwelveDataStream(StreamConfig(url, "key", symbols, calendars=CALENDARS, stamped=True))
     service = MarketData(log, MarketDataConfig(symbols), stream, metrics=note)
     stop = asyncio.Event()
     task = asyncio.create_task(service.run(stop))

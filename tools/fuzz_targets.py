@@ -200,17 +200,19 @@ def twelvedata_actions(body: bytes) -> None:
 
 def twelvedata_stream(body: bytes) -> None:
     """Parse messages, one per line, twice: as over two connections."""
-    columns = quotes.QuoteColumns(stamped=len(body) % 2 == 0)
-    columns.expect(["AAPL"])
+    decoder = quotes.QuoteDecoder(stamped=len(body) % 2 == 0)
+    decoder.add_symbols(["AAPL"])
     texts = body.split(b"\n")
     for _ in range(2):
-        said = quotes.read_messages(texts)
-        assert len(said.prices) + len(said.statuses) + len(said.dead) + said.others == len(texts)
-        batch, dead = columns.ticks(said.prices, NOW_US)
+        messages = quotes.read_messages(texts)
+        counted = len(messages.prices) + len(messages.statuses) + len(messages.dead)
+        assert counted + messages.heartbeats + messages.others == len(texts)
+        columns, dead = decoder.columns(messages.prices)
+        batch = decoder.ticks(columns, NOW_US)
         good(batch, TICKS)
-        assert batch.num_rows + len(dead) == len(said.prices)
+        assert batch.num_rows + len(dead) == len(messages.prices)
         assert all(len(row.payload) and row.reason for row in dead)
-        columns.forget_volumes()
+        decoder.forget_volumes()
 
 
 def _messages() -> list[bytes]:

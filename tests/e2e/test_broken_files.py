@@ -68,7 +68,7 @@ TAKEN = {
         csv(*some("NAN", row1=line(1, "NAN", "NaN"), row2=line(2, "NAN", "-inf"), row3=line(3, "NAN", size=-3),
                   row4=line(4, "NAN", ""))),
         2,
-        ["line 3: the price is no finite number", "line 4: the price is no finite number",
+        ["line 3: the price is not a finite number", "line 4: the price is not a finite number",
          "line 5: the size is negative", "line 6: the price is"],
     ),
     # Prices below zero are valid: crude oil on 2020-04-20.
@@ -76,7 +76,7 @@ TAKEN = {
     "Y3000": (
         csv(*some("Y3000", row2=line(2, "Y3000", year=3000), row5=line(5, "Y3000", year=3000))),
         4,
-        ["line 4: the time lies in the future", "line 7: the time lies in the future"],
+        ["line 4: the time is in the future", "line 7: the time is in the future"],
     ),
     "Y1": (csv(*some("Y1", row0="0001-01-01T00:00:00Z,Y1,1,1")), 5, ["line 2: the time lies before"]),
     "ZONES": (

@@ -64,7 +64,7 @@ def read_all(log: EventLog, topic: str = schemas.RAW) -> dict[int, list[records.
     return dict(result)
 
 
-def said(log: EventLog, partition: int = 0, topic: str = schemas.RAW) -> list[records.Header]:
+def headers(log: EventLog, partition: int = 0, topic: str = schemas.RAW) -> list[records.Header]:
     return [record.header for record in read_all(log, topic).get(partition, [])]
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.market_data.support import OPEN_US, SECOND, Clock, embedded, read_all, rows, said, ticks
+from tests.market_data.support import OPEN_US, SECOND, Clock, embedded, headers, read_all, rows, ticks
 from tests.support.killed import Killed
 from tickerplant.core import faults, records, schemas
 from tickerplant.core.errors import Fenced, LogError, LogUnavailable
@@ -12,21 +12,22 @@ from tickerplant.core.symbols import partition_of
 from tickerplant.log.port import EventLog
 from tickerplant.market_data.feed import cursor as feed_cursor
 from tickerplant.market_data.feed.commands import ensure_settings, request_rebuild
-from tickerplant.market_data.feed.writer import DeadRow, FeedWriter
+from tickerplant.market_data.feed.dead_letters import DeadRow
+from tickerplant.market_data.feed.writer import FeedWriter
 
 SYMBOLS = ["AAPL", "MSFT", "GOOG", "EUR/USD", "BTC/USD"]
 
 
 def live(log: EventLog, clock: Clock, name: str = "vendor") -> FeedWriter:
     feed = FeedWriter(log, name, clock=clock)
-    feed.start(SYMBOLS, from_us=clock.us, live=True)
+    feed.start(SYMBOLS, start_us=clock.us, live=True)
     return feed
 
 
 def test_each_symbol_is_in_its_partition_and_the_dictionary_stays_the_same(tmp_path: Path) -> None:
     with embedded(tmp_path) as log, live(log, Clock(OPEN_US + 60 * SECOND)) as feed:
-        feed.ticks(ticks(SYMBOLS), OPEN_US)
-        feed.ticks(ticks(list(reversed(SYMBOLS))), OPEN_US)
+        feed.append_ticks(ticks(SYMBOLS), OPEN_US)
+        feed.append_ticks(ticks(list(reversed(SYMBOLS))), OPEN_US)
         for partition, found in read_all(log).items():
             start, *others = found
             assert isinstance(start.header, records.Start)
@@ -41,7 +42,7 @@ def test_each_symbol_is_in_its_partition_and_the_dictionary_stays_the_same(tmp_p
 
 def test_ticks_keep_their_order_within_a_symbol(tmp_path: Path) -> None:
     with embedded(tmp_path) as log, live(log, Clock(OPEN_US + 60 * SECOND)) as feed:
-        feed.ticks(ticks(["AAPL", "MSFT"] * 50, times_us=[OPEN_US] * 100), OPEN_US)
+        feed.append_ticks(ticks(["AAPL", "MSFT"] * 50, times_us=[OPEN_US] * 100), OPEN_US)
         prices = [row["price"] for row in rows(log, records.Ticks) if row["symbol"] == "AAPL"]
         assert prices == [100.0 + i for i in range(0, 100, 2)]
 
@@ -49,9 +50,9 @@ def test_ticks_keep_their_order_within_a_symbol(tmp_path: Path) -> None:
 def test_a_partition_without_ticks_still_learns_the_watermark(tmp_path: Path) -> None:
     clock = Clock(OPEN_US + 60 * SECOND)
     with embedded(tmp_path) as log, live(log, clock) as feed:
-        feed.ticks(ticks(["AAPL"]), OPEN_US + 5 * SECOND)
+        feed.append_ticks(ticks(["AAPL"]), OPEN_US + 5 * SECOND)
         for partition in range(3):
-            assert said(log, partition)[-1].watermark_us == OPEN_US + 5 * SECOND  # type: ignore[attr-defined]
+            assert headers(log, partition)[-1].watermark_us == OPEN_US + 5 * SECOND  # type: ignore[attr-defined]
 
 
 def test_marks_come_at_most_four_a_second(tmp_path: Path) -> None:
@@ -60,7 +61,7 @@ def test_marks_come_at_most_four_a_second(tmp_path: Path) -> None:
         for _ in range(100):
             clock.us += SECOND // 50
             feed.mark(clock.us - SECOND)
-        marks = [header for header in said(log) if isinstance(header, records.Mark)]
+        marks = [header for header in headers(log) if isinstance(header, records.Mark)]
         assert 7 <= len(marks) <= 8
         assert [m.watermark_us for m in marks] == sorted(m.watermark_us for m in marks)
 
@@ -69,12 +70,12 @@ def test_a_live_feed_killed_while_open_was_down_since_its_watermark(tmp_path: Pa
     clock = Clock(OPEN_US + 60 * SECOND)
     with embedded(tmp_path) as log:
         with live(log, clock) as feed:
-            feed.ticks(ticks(["AAPL"]), OPEN_US + 5 * SECOND)
+            feed.append_ticks(ticks(["AAPL"]), OPEN_US + 5 * SECOND)
         clock.us += 600 * SECOND
         with live(log, clock):
             pass
         for partition in range(3):
-            down, start = said(log, partition)[-2:]
+            down, start = headers(log, partition)[-2:]
             assert isinstance(down, records.Down)
             assert down.since_us == OPEN_US + 5 * SECOND
             assert isinstance(start, records.Start)
@@ -90,7 +91,7 @@ def test_a_feed_stopped_cleanly_says_down_once(tmp_path: Path) -> None:
             feed.down(reason="stopped")
         with live(log, clock):
             pass
-        assert [type(h) for h in said(log)] == [records.Start, records.Down, records.Start]
+        assert [type(h) for h in headers(log)] == [records.Start, records.Down, records.Start]
 
 
 def test_a_file_left_open_goes_on_without_a_word(tmp_path: Path) -> None:
@@ -98,14 +99,14 @@ def test_a_file_left_open_goes_on_without_a_word(tmp_path: Path) -> None:
     with embedded(tmp_path) as log:
         for row in (b"1", b"2"):
             with FeedWriter(log, "file:x", clock=clock) as feed:
-                feed.start(SYMBOLS, from_us=OPEN_US)
-                feed.ticks(ticks(["AAPL"]), OPEN_US, row)
+                feed.start(SYMBOLS, start_us=OPEN_US)
+                feed.append_ticks(ticks(["AAPL"]), OPEN_US, row)
         with FeedWriter(log, "file:x", clock=clock) as feed:
-            assert feed.cursor.place == b"2"
+            assert feed.cursor.resume_token == b"2"
             feed.end()
             with pytest.raises(LogError, match="ended"):
-                feed.start(SYMBOLS, from_us=OPEN_US)
-        assert [type(h) for h in said(log, partition_of("AAPL", 3))] == [
+                feed.start(SYMBOLS, start_us=OPEN_US)
+        assert [type(h) for h in headers(log, partition_of("AAPL", 3))] == [
             records.Start,
             records.Ticks,
             records.Ticks,
@@ -118,12 +119,12 @@ def test_what_cannot_be_is_a_dead_letter_and_moves_no_watermark(tmp_path: Path) 
     far = OPEN_US + 10**15
     with embedded(tmp_path) as log, live(log, clock) as feed:
         batch = ticks(["AAPL"] * 4, times_us=[OPEN_US, far, 0, OPEN_US], prices=[1.0, 2.0, 3.0, float("nan")])
-        assert feed.ticks(batch, far) == 1
+        assert feed.append_ticks(batch, far) == 1
         dead = rows(log, records.Dead, schemas.DEADLETTER)
         assert sorted(row["reason"] for row in dead) == [
-            "the price is no finite number",
-            "the time lies before there were any markets' data",
-            "the time lies in the future",
+            "the price is not a finite number",
+            "the time is before any market data existed",
+            "the time is in the future",
         ]
         assert {(row["topic"], row["offset"]) for row in dead} == {("vendor", -1)}
         assert feed.cursor.watermark_us <= clock.us
@@ -134,7 +135,7 @@ def test_dead_rows_of_any_size_fit_into_the_log(tmp_path: Path) -> None:
     mib = 1 << 20
     with embedded(tmp_path) as log, live(log, Clock(OPEN_US)) as feed:
         payloads = [b"a" * 40 * mib, *(b"b" * 5 * mib for _ in range(8)), b"c"]
-        feed.dead([DeadRow(f"row {number}", payload) for number, payload in enumerate(payloads)])
+        feed.append_dead_letters([DeadRow(f"row {number}", payload) for number, payload in enumerate(payloads)])
         feed.commit()
         dead = rows(log, records.Dead, schemas.DEADLETTER)
     assert [row["reason"] for row in dead] == [
@@ -148,12 +149,12 @@ def test_a_repeat_is_the_same_symbol_trade_id_and_kind(tmp_path: Path) -> None:
     clock = Clock(OPEN_US + 60 * SECOND)
     with embedded(tmp_path) as log:
         with live(log, clock) as feed:
-            assert feed.ticks(ticks(["AAPL", "AAPL", "MSFT"], trade_ids=["1", "1", "1"]), OPEN_US) == 2
-            assert feed.ticks(ticks(["AAPL", "AAPL"], trade_ids=["1", None]), OPEN_US) == 1
-            assert feed.ticks(ticks(["AAPL", "AAPL"], trade_ids=["1", "1"], flags=[4, 8]), OPEN_US) == 2
+            assert feed.append_ticks(ticks(["AAPL", "AAPL", "MSFT"], trade_ids=["1", "1", "1"]), OPEN_US) == 2
+            assert feed.append_ticks(ticks(["AAPL", "AAPL"], trade_ids=["1", None]), OPEN_US) == 1
+            assert feed.append_ticks(ticks(["AAPL", "AAPL"], trade_ids=["1", "1"], flags=[4, 8]), OPEN_US) == 2
             assert feed.cursor.repeats == 2
         with live(log, clock) as feed:  # the ids are kept with the cursor
-            assert feed.ticks(ticks(["AAPL"], trade_ids=["1"]), OPEN_US) == 0
+            assert feed.append_ticks(ticks(["AAPL"], trade_ids=["1"]), OPEN_US) == 0
         assert len(rows(log, records.Ticks)) == 5
 
 
@@ -163,9 +164,9 @@ def test_the_window_of_ids_outlives_a_restart_over_many_segments(tmp_path: Path)
     clock = Clock(OPEN_US + n * SECOND)
     with embedded(tmp_path) as log:
         with live(log, clock) as feed:
-            assert feed.ticks(ticks(["AAPL"] * n, trade_ids=ids), OPEN_US) == n
+            assert feed.append_ticks(ticks(["AAPL"] * n, trade_ids=ids), OPEN_US) == n
         with live(log, clock) as feed:
-            assert feed.ticks(ticks(["AAPL"] * n, trade_ids=ids), OPEN_US) == 0
+            assert feed.append_ticks(ticks(["AAPL"] * n, trade_ids=ids), OPEN_US) == 0
 
 
 POINTS = ["feed.append.before", "feed.append.after", "feed.commit.before", "feed.commit.after"]
@@ -185,10 +186,10 @@ def test_killed_anywhere_each_tick_is_there_exactly_once(tmp_path: Path, point: 
 
     def run(log: EventLog) -> None:
         with FeedWriter(log, "file:x", clock=clock, hold_bytes=4_000) as feed:
-            feed.start(SYMBOLS, from_us=OPEN_US)
-            for number in range(int(feed.cursor.place or b"0"), 20):
+            feed.start(SYMBOLS, start_us=OPEN_US)
+            for number in range(int(feed.cursor.resume_token or b"0"), 20):
                 at = OPEN_US + number * SECOND
-                feed.ticks(ticks(SYMBOLS, [at] * 5, [float(number)] * 5), at, str(number + 1).encode())
+                feed.append_ticks(ticks(SYMBOLS, [at] * 5, [float(number)] * 5), at, str(number + 1).encode())
             feed.end()
 
     with embedded(tmp_path) as log:
@@ -201,7 +202,7 @@ def test_killed_anywhere_each_tick_is_there_exactly_once(tmp_path: Path, point: 
         run(log)
         brought = [(row["symbol"], row["price"]) for row in rows(log, records.Ticks)]
         assert sorted(brought) == sorted((s, float(n)) for s in SYMBOLS for n in range(20))
-        assert [type(h) for h in said(log)].count(records.End) == 1
+        assert [type(h) for h in headers(log)].count(records.End) == 1
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -216,18 +217,18 @@ def test_a_commit_of_unknown_outcome_is_neither_lost_nor_doubled(tmp_path: Path,
         faults.install(hook)
         try:
             with pytest.raises(LogUnavailable):
-                feed.ticks(ticks(SYMBOLS), OPEN_US, b"7")
+                feed.append_ticks(ticks(SYMBOLS), OPEN_US, b"7")
         finally:
             faults.install(None)
         feed.recover()
-        feed.ticks(ticks(["AAPL"]), OPEN_US, b"8")
+        feed.append_ticks(ticks(["AAPL"]), OPEN_US, b"8")
         assert len(rows(log, records.Ticks)) == 6
 
 
 def test_a_second_writer_of_a_feed_fences_the_first(tmp_path: Path) -> None:
     clock = Clock(OPEN_US + 60 * SECOND)
     with embedded(tmp_path) as log, live(log, clock) as elder, live(log, clock), pytest.raises(Fenced):
-        elder.ticks(ticks(["AAPL"]), OPEN_US)
+        elder.append_ticks(ticks(["AAPL"]), OPEN_US)
 
 
 def test_settings_are_written_when_they_differ(tmp_path: Path) -> None:
@@ -236,7 +237,7 @@ def test_settings_are_written_when_they_differ(tmp_path: Path) -> None:
         assert not ensure_settings(log, {"calendars": {"*": "24/7"}, "lateness_us": 1})
         assert ensure_settings(log, {})
         for partition in range(3):
-            written = [h.values for h in said(log, partition) if isinstance(h, records.Settings)]
+            written = [h.values for h in headers(log, partition) if isinstance(h, records.Settings)]
             assert written == [{"lateness_us": 1, "calendars": {"*": "24/7"}}, {}]
 
 

@@ -12,7 +12,7 @@ import pyarrow.parquet
 import pytest
 
 import tickerplant.market_data.files.replay as replay_module
-from tests.market_data.support import OPEN_US, SECOND, Clock, embedded, read_all, rows, said
+from tests.market_data.support import OPEN_US, SECOND, Clock, embedded, headers, read_all, rows
 from tests.support import data
 from tests.support.data import Ticks
 from tests.support.killed import Killed
@@ -49,12 +49,12 @@ def test_files_of_each_form_arrive_whole_and_once(tmp_path: Path, name: str) -> 
     with embedded(tmp_path, 1) as log:
         summary = replay(log, path, options)
         assert (summary.ticks + summary.bars + summary.repeats, summary.dead) == (len(read), 0)
-        kinds = [type(header) for header in said(log)]
+        kinds = [type(header) for header in headers(log)]
         assert kinds[0] is records.Start
         assert kinds[-1] is records.End
         again = replay(log, path, options)
         assert again.already
-        assert len(said(log)) == len(kinds)
+        assert len(headers(log)) == len(kinds)
         assert summary.ends == {0: len(kinds) - 1}
 
 
@@ -163,7 +163,7 @@ def test_broken_rows_are_dead_letters_with_their_line_and_the_rest_arrives(tmp_p
             "f.csv line 3: price 'abc' is no number",
             "f.csv line 5: 3 values where the header has 4",
             "f.csv line 6: 'never' is no time",
-            "f.csv line 7: the size is negative or no finite number",
+            "f.csv line 7: the size is negative or not a finite number",
             "f.csv line 8: '' is not a symbol: use 1 to 32 of A-Z 0-9 . - / : = ^ _, "
             "starting with a letter, a digit or ^",
             "f.csv line 9: the price is missing",
@@ -282,7 +282,7 @@ def test_a_killed_replay_goes_on_where_it_was(
         prices = np.sort(column(log, "price"))
         assert prices.tolist() == [n for n in range(count) if n % 1000 != 5]
         assert len(rows(log, records.Dead, schemas.DEADLETTER)) == count // 1000
-        assert [type(h) for h in said(log)].count(records.Start) == 1
+        assert [type(h) for h in headers(log)].count(records.Start) == 1
 
 
 def column(log: EventLog, name: str) -> np.ndarray:
@@ -298,10 +298,10 @@ def test_a_stopped_replay_says_down_and_goes_on(tmp_path: Path) -> None:
         first = replay(log, path, progress=lambda p: stop.set(), stop=stop)
         assert first.stopped
         assert 0 < first.ticks < 40_000
-        assert isinstance(said(log)[-1], records.Down)
+        assert isinstance(headers(log)[-1], records.Down)
         second = replay(log, path)
         assert second.ticks == 40_000
-        start = [h for h in said(log) if isinstance(h, records.Start)][-1]
+        start = [h for h in headers(log) if isinstance(h, records.Start)][-1]
         assert not start.hole
         assert np.sort(column(log, "price")).tolist() == list(range(40_000))
 
@@ -317,11 +317,10 @@ def test_a_speed_paces_by_the_times_of_the_file(tmp_path: Path) -> None:
     with embedded(tmp_path, 1) as log:
         replay(log, write(tmp_path, text), ReplayOptions(speed=60), clock=clock, sleep=sleep)
         assert clock.us - began == pytest.approx(590 / 60 * SECOND, abs=SECOND)
-        headers = said(log)
-        for header in headers:
+        for header in headers(log):
             watermark_us = getattr(header, "watermark_us", OPEN_US)
             assert watermark_us <= OPEN_US + (header.sent_at_us - began) * 60 + 1
-        marks = [h for h in headers if isinstance(h, records.Mark)]
+        marks = [h for h in headers(log) if isinstance(h, records.Mark)]
         assert len(marks) <= 4 * 11
 
 

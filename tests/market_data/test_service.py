@@ -13,14 +13,15 @@ import pytest
 from websockets.asyncio.client import connect
 
 from tests.market_data.clients.vendor import StreamVendor, price
-from tests.market_data.support import embedded, read_all, rows, said
+from tests.market_data.support import embedded, headers, read_all, rows
 from tests.support.waiting import PATIENCE, eventually
 from tickerplant.core import records, schemas
 from tickerplant.core.rules import Rules
 from tickerplant.core.sessions import Calendars
 from tickerplant.log.port import EventLog
 from tickerplant.market_data.clients.twelvedata.client import provider
-from tickerplant.market_data.clients.twelvedata.stream import StreamSettings, TwelveDataStream
+from tickerplant.market_data.clients.twelvedata.session import StreamConfig, StreamSettings
+from tickerplant.market_data.clients.twelvedata.stream import TwelveDataStream
 from tickerplant.market_data.service import MarketData, MarketDataConfig
 from tickerplant.market_data.vendors import errors
 from tickerplant.market_data.vendors.port import BarsRequest, ProviderContext
@@ -45,10 +46,10 @@ def make(log: EventLog, place: SandboxEndpoint, **changes: object) -> MarketData
     symbols = changes.pop("symbols", SYMBOLS)
     key = str(changes.pop("key", "secret-key"))
     url = str(changes.pop("stream_url", place.stream_url))
-    on_hole = changes.pop("on_hole", None)
+    on_gap = changes.pop("on_gap", None)
     config = MarketDataConfig(symbols, **changes)  # type: ignore[arg-type]
-    stream = TwelveDataStream(url, key, config.symbols, settings=QUICK, calendars=Calendars(ALWAYS))
-    return MarketData(log, config, stream, on_hole=on_hole)  # type: ignore[arg-type]
+    stream = TwelveDataStream(StreamConfig(url, key, config.symbols, settings=QUICK, calendars=Calendars(ALWAYS)))
+    return MarketData(log, config, stream, on_gap=on_gap)  # type: ignore[arg-type]
 
 
 async def work(service: MarketData, until: Callable[[MarketData], bool]) -> MarketData:
@@ -106,7 +107,7 @@ async def test_a_dropped_connection_heals_and_leaves_a_hole(tmp_path: Path, plac
         await eventually(lambda: service.counts.ticks > before + 50)
         stop.set()
         await task
-        control = [h for h in said(log) if isinstance(h, records.Start | records.Down)]
+        control = [h for h in headers(log) if isinstance(h, records.Start | records.Down)]
         assert [type(h) for h in control] == [records.Start, records.Down, records.Start, records.Down]
         assert control[2].hole  # type: ignore[union-attr]
         assert not control[0].hole  # type: ignore[union-attr]
@@ -125,7 +126,7 @@ async def test_a_mute_vendor_is_down_since_it_was_last_heard(tmp_path: Path, pla
         await eventually(lambda: service.counts.ticks > before)
         stop.set()
         await task
-        down = next(h for h in said(log) if isinstance(h, records.Down))
+        down = next(h for h in headers(log) if isinstance(h, records.Down))
         assert down.since_us <= muted_us + QUICK.heartbeat_s * 1_000_000
         assert down.sent_at_us >= down.since_us + 500_000
 
@@ -164,7 +165,7 @@ async def test_quiet_times_move_the_watermark_by_the_clock(tmp_path: Path) -> No
         began_us = time.time_ns() // 1_000
         service = make(log, place, symbols=("AAPL",), quiet_slack_us=500_000)
         await work(service, lambda s: s.counts.watermark_us > began_us)
-        assert any(isinstance(h, records.Mark) for h in said(log))
+        assert any(isinstance(h, records.Mark) for h in headers(log))
 
 
 async def test_every_partition_is_marked_in_its_turn_however_busy_the_feed(
@@ -184,15 +185,17 @@ async def test_what_was_refused_is_expected_once_it_comes(tmp_path: Path) -> Non
     async with StreamVendor().serving() as vendor:
         vendor.unknown = {"NIKK"}
         with embedded(tmp_path, 1) as log:
-            stream = TwelveDataStream(vendor.url, "k", ["AAPL", "NIKK"], settings=QUICK, calendars=Calendars(ALWAYS))
+            stream = TwelveDataStream(
+                StreamConfig(vendor.url, "k", ["AAPL", "NIKK"], settings=QUICK, calendars=Calendars(ALWAYS))
+            )
             service, stop = MarketData(log, MarketDataConfig(("AAPL", "NIKK")), stream), asyncio.Event()
             task = asyncio.create_task(service.run(stop))
-            await eventually(lambda: service.counts.refused == 1)
+            await eventually(lambda: service.counts.rejected == 1)
             await vendor.say(price("AAPL"))
             await eventually(lambda: service.counts.ticks == 1)
-            assert service.counts.refused == 1
+            assert service.counts.rejected == 1
             await vendor.say(price("NIKK"))
-            await eventually(lambda: service.counts.refused == 0)
+            await eventually(lambda: service.counts.rejected == 0)
             stop.set()
             await task
             starts = [r.batch["symbol"].to_pylist() for r in read_all(log)[0] if isinstance(r.header, records.Start)]
@@ -205,7 +208,7 @@ async def test_a_fast_clock_makes_marks_no_more_often_and_watermarks_no_less_tru
     async with StreamVendor().serving() as vendor:
         with embedded(tmp_path, 4) as log:
             symbols = [f"S{at}" for at in range(8)]
-            stream = TwelveDataStream(vendor.url, "k", symbols, clock=clock, calendars=Calendars(ALWAYS))
+            stream = TwelveDataStream(StreamConfig(vendor.url, "k", symbols, clock=clock, calendars=Calendars(ALWAYS)))
             service = MarketData(log, MarketDataConfig(symbols), stream, clock=clock)
             stop = asyncio.Event()
             task = asyncio.create_task(service.run(stop))
@@ -233,7 +236,7 @@ async def test_a_clock_that_is_ahead_and_messages_that_are_late_are_measured(tmp
     clock = starting_at(1_767_700_000_500_000, 1.0)
     async with StreamVendor().serving() as vendor:
         with embedded(tmp_path, 1) as log:
-            stream = TwelveDataStream(vendor.url, "k", ["AAPL"], clock=clock, calendars=Calendars(ALWAYS))
+            stream = TwelveDataStream(StreamConfig(vendor.url, "k", ["AAPL"], clock=clock, calendars=Calendars(ALWAYS)))
             service, stop = (
                 MarketData(log, MarketDataConfig(("AAPL",)), stream, clock=clock),
                 asyncio.Event(),
@@ -289,7 +292,7 @@ async def test_what_was_missed_is_told_when_the_feed_is_up_again(tmp_path: Path,
         holes.append(hole)
 
     with embedded(tmp_path, 1) as log:
-        service, stop = make(log, place, on_hole=missed), asyncio.Event()
+        service, stop = make(log, place, on_gap=missed), asyncio.Event()
         task = asyncio.create_task(service.run(stop))
         await eventually(lambda: service.counts.ticks > 50)
         assert holes == []
@@ -299,11 +302,11 @@ async def test_what_was_missed_is_told_when_the_feed_is_up_again(tmp_path: Path,
         await eventually(lambda: service.counts.ticks > before)
         stop.set()
         await task
-        down, *_ = [h for h in said(log) if isinstance(h, records.Down)]
-        starts = [h for h in said(log) if isinstance(h, records.Start)]
+        down, *_ = [h for h in headers(log) if isinstance(h, records.Down)]
+        starts = [h for h in headers(log) if isinstance(h, records.Start)]
         assert holes[0] == (down.since_us, starts[1].from_us, list(SYMBOLS))
-        stopped = [h for h in said(log) if isinstance(h, records.Mark | records.Ticks)][-1].watermark_us
-        await work(make(log, place, on_hole=missed), lambda s: len(holes) == 2)
+        stopped = [h for h in headers(log) if isinstance(h, records.Mark | records.Ticks)][-1].watermark_us
+        await work(make(log, place, on_gap=missed), lambda s: len(holes) == 2)
         assert holes[1][0] == stopped
 
 

@@ -13,7 +13,7 @@ import talib
 import tickerplant.market_data.files.replay as replay_module
 from tests.aggregation.plant import continued, last, run, same_bars
 from tests.analytics.support import batch, streamed
-from tests.market_data.support import embedded, said
+from tests.market_data.support import embedded, headers
 from tests.real.files import US, Replayed, calendar_of, raw_by_partition, raw_of
 from tests.support.killed import Killed
 from tickerplant.aggregation.stage import AggregationStage
@@ -80,7 +80,7 @@ def test_a_killed_replay_goes_on_where_it_was(
         summary = replay(log, file.path, file.options)
         counts = ("ticks", "bars", "dead", "repeats")
         assert [getattr(summary, name) for name in counts] == [getattr(file.summary, name) for name in counts]
-        assert [type(header) for header in said(log)].count(records.Start) == 1
+        assert [type(header) for header in headers(log)].count(records.Start) == 1
         same_bars(bars, last(run(raw_of(log))))
 
 

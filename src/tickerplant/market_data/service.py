@@ -1,12 +1,15 @@
-"""The service of a live feed: a vendor's stream into the log, beside the backfill of what it did not bring.
+"""The service of live feeds: vendors' streams into the log, beside the backfill of what they did not bring.
 
-A feed has two tasks: the stream's socket, and the writer. Between socket and writer is a queue of
-`QUEUE_EVENTS` events, each what came within a few milliseconds or, while the queue was full, since then: a busy plant
-takes fewer and larger batches. When the largest has gathered the socket is not read, and the vendor decides what a slow
-client is. All calls of the log run in one thread, so they never block the loop.
+In: parsed batches of a vendor's stream. Out: ticks, watermarks and the state of the feed on `market.prices.raw`, and
+the gaps that the backfill must fill. Begin with `MarketData.run`.
 
-Time is the clock's, which may be fast. What a feed may cost the log (marks) then goes by the machine's clock, and what
-is said of the market's time allows for the longer stretches of it that pass while a message is on its way.
+A feed has two tasks: the stream with its socket, and the writer. Between them is a queue of `QUEUE_EVENTS` events. An
+event holds what arrived within a few milliseconds or, while the queue was full, since then: a busy process handles
+fewer and larger batches. Once the largest batch is full the socket is not read, and the vendor's limit for slow
+clients applies. All calls of the log run in one thread, so they never block the event loop.
+
+Times are those of `Clock`, which may run fast. The rate of marks then follows the machine's clock, and watermarks allow
+for the longer market time that passes while a message is on its way.
 """
 
 from __future__ import annotations
@@ -30,34 +33,43 @@ from tickerplant.log.port import EventLog
 from tickerplant.market_data.feed import cursor as feed_cursor
 from tickerplant.market_data.feed.validation import FUTURE_US
 from tickerplant.market_data.feed.writer import MARK_EVERY_US, FeedWriter
-from tickerplant.market_data.vendors.port import Connected, Lost, Received, Refused, Said, StreamEvent, TickStream
+from tickerplant.market_data.vendors.legacy_streams import LegacyTickStream, adapt
+from tickerplant.market_data.vendors.port import (
+    Connected,
+    Disconnected,
+    KeyRejected,
+    StreamEvent,
+    Ticks,
+    TickStream,
+)
 from tickerplant.system_clock import SystemClock
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
-OnHole = Callable[[int, int, Sequence[str]], None]
-"""Told of a stretch `[since_us, until_us)` that the feed has not brought, and of which symbols; must be quick."""
+OnGap = Callable[[int, int, Sequence[str]], None]
+"""Called with a range `[start_us, end_us)` that the feed did not bring, and the symbols concerned; must be quick."""
 
-QUEUE_EVENTS: Final = 2  # one is written, one waits, the next gathers
+QUEUE_EVENTS: Final = 2  # one is written, one waits, the next is gathered
 MARK_EVERY_S: Final = 1.0
 MARK_TURNS: Final = 20
-"""In how many turns the partitions of a feed are marked, at most."""
-_MARK_REAL_S: Final = 0.5  # in turn, and half as often beside batches
-_MARK_LONGEST_S: Final = 45.0  # a feed that is silent for 90 s of log time is taken as down
+"""Maximum number of turns in which the partitions of a feed are marked."""
+_MARK_REAL_S: Final = 0.5  # for all partitions in turn; half as often while batches arrive
+_MARK_LONGEST_S: Final = 45.0  # a feed that is silent for 90 s of log time is considered down
 _TURN_REAL_S: Final = 0.05
 _QUIET_REAL_S: Final = 0.2
-_RETRY_S: Final = 1.0  # of the machine's clock, as the log's troubles are
+_RETRY_S: Final = 1.0  # by the machine's clock, as outages of the log are
 _SKEW_TURN_US: Final = 60 * SECOND_US
 
 
 @dataclass(frozen=True, slots=True)
 class MarketDataConfig:
-    """Which feed, which symbols.
+    """The name and the symbols of a feed.
 
-    `order_slack_us`: the vendor's times are whole seconds, and messages of one second may come in any order: nothing
-    before the newest second less this comes in order. `quiet_slack_us`: with no prints the watermark follows our clock
-    less this, and less the delay that the feed has shown; by a fast clock at least 0.2 s of the machine's.
+    `order_slack_us`: allowed disorder. Vendors' times are whole seconds, and messages of one second may come in any
+    order, so the watermark follows the newest tick at this distance. `quiet_slack_us`: without ticks the watermark
+    follows our clock at this distance, plus the delay that the feed has shown; with a fast clock at least 0.2 s of the
+    machine's clock.
     """
 
     symbols: Sequence[str]
@@ -67,11 +79,11 @@ class MarketDataConfig:
 
 
 @dataclass(slots=True)
-class FeedCounts:
-    """What the feed has done since the service began; the numbers that metrics and tests read.
+class FeedCounters:
+    """Counters of a feed since the service started, for metrics and tests.
 
-    `lag_us`: how long after the time it bears a message came, at worst of late; 0 where times are ahead. `skew_us`: how
-    far the vendor's clock is ahead of ours at least (then messages come before their time), 0 if it need not be.
+    `lag_us`: the worst recent delay of a message behind its own time; 0 where times are ahead. `skew_us`: the minimum
+    lead of the vendor's clock over ours, from messages that arrived before their own time; 0 without such messages.
     """
 
     messages: int = 0
@@ -80,7 +92,7 @@ class FeedCounts:
     batches: int = 0
     connects: int = 0
     losses: int = 0
-    refused: int = 0
+    rejected: int = 0
     log_waits: int = 0
     watermark_us: int = 0
     lag_us: int = 0
@@ -89,34 +101,34 @@ class FeedCounts:
 
 
 class MarketData:
-    """Runs one feed of a stream. `metrics` is called with the counts after each batch, from the event loop.
+    """Runs one feed of a stream. `metrics` is called with the counters after each batch, in the event loop.
 
-    `on_hole` is told, from the event loop, what
-    the feed has missed, whenever it is up again: since it was lost, or since the service's last run.
+    `on_gap` is called in the event loop with the range that the feed missed, whenever it is up again: since the
+    connection was lost, or since the last run of the service.
     """
 
     def __init__(
         self,
         event_log: EventLog,
         config: MarketDataConfig,
-        stream: TickStream,
+        stream: TickStream | LegacyTickStream,
         *,
         clock: Clock | None = None,
-        on_hole: OnHole | None = None,
-        metrics: Callable[[FeedCounts], None] | None = None,
+        on_gap: OnGap | None = None,
+        metrics: Callable[[FeedCounters], None] | None = None,
     ) -> None:
         self.config = config
-        self.counts = FeedCounts()
+        self.counts = FeedCounters()
         self._log = event_log
-        self._stream = stream
+        self._stream = adapt(stream)
         self._clock = clock or SystemClock()
-        self._on_hole = on_hole
+        self._on_gap = on_gap
         self._metrics = metrics
         self._symbols = [check_symbol(symbol) for symbol in config.symbols]
-        self._refused: set[str] = set()
-        self._lost_us: int | None = None
-        self._before = (0, 0)
-        self._from_us = 0
+        self._rejected: set[str] = set()
+        self._down_since_us: int | None = None
+        self._counted_before = (0, 0)
+        self._start_us = 0
         self._newest_us = 0
         self._skew = (0, 0, 0)
         self._mark_s = max(MARK_EVERY_S, min(_MARK_REAL_S * self._clock.speed, _MARK_LONGEST_S))
@@ -124,16 +136,16 @@ class MarketData:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="market-data-log")
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until `stop` is set, then say `down` and leave. Once only.
+        """Run until `stop` is set, then append `down` and return. Call it once.
 
-        Raises Fenced when another process has taken over the feed. LogUnavailable is waited out: meanwhile the queue
+        Raises Fenced when another process has taken over the feed. While the log is unavailable it waits: the queue
         fills and the socket is not read.
         """
         queue: asyncio.Queue[StreamEvent] = asyncio.Queue(QUEUE_EVENTS)
         writer = await self._open()
-        self._before = (writer.cursor.ticks, writer.cursor.dead)
+        self._counted_before = (writer.cursor.ticks, writer.cursor.dead)
         if writer.cursor.state != feed_cursor.NEW:
-            self._lost_us = max(writer.cursor.watermark_us, 0)
+            self._down_since_us = max(writer.cursor.watermark_us, 0)
         tasks = [
             asyncio.create_task(self._stream.run(queue), name="stream"),
             asyncio.create_task(self._write(writer, queue), name="writer"),
@@ -144,25 +156,26 @@ class MarketData:
             while not stopping.done():
                 done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
-                    task.result()  # what ends here has failed
+                    task.result()  # a task that ends here has failed
         finally:
             stopping.cancel()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(stopping, *tasks, return_exceptions=True)
-            await self._leave(writer, queue)
+            await self._finish(writer, queue)
 
-    async def _leave(self, writer: FeedWriter, queue: asyncio.Queue[StreamEvent]) -> None:
-        """Write what was already received, say down, let go."""
+    async def _finish(self, writer: FeedWriter, queue: asyncio.Queue[StreamEvent]) -> None:
+        """Write the events that already arrived, append `down`, and close the writer."""
         try:
             while not queue.empty():
-                await self._take(writer, queue.get_nowait())
+                await self._handle(writer, queue.get_nowait())
             await self._call(lambda: writer.down(reason="stopped"))
         except LogUnavailable as error:
-            log.warning("stopped without a word: the log is out of reach", feed=self.config.feed, error=str(error))
+            log.warning("feed stopped without writing `down`: event log unavailable",
+                        feed=self.config.feed, error=str(error))  # fmt: skip
         finally:
             await self._call(writer.close)
-            self._counted(writer)
+            self._update_counters(writer)
             self._executor.shutdown(wait=False)
 
     # The log ---------------------------------------------------------------------------------------------------------
@@ -184,13 +197,13 @@ class MarketData:
                 self.counts.log_waits += 1
                 await asyncio.sleep(_RETRY_S)
 
-    async def _say(self, writer: FeedWriter, work: Callable[[], object]) -> None:
-        """Say something, and wait until the log has it however long that takes."""
+    async def _append(self, writer: FeedWriter, work: Callable[[], object]) -> None:
+        """Call the writer, and wait until the log has the records, however long that takes."""
         try:
             await self._call(work)
             return
         except LogUnavailable as error:
-            log.warning("log out of reach, holding what came", feed=self.config.feed, error=str(error))
+            log.warning("event log unavailable, records are held", feed=self.config.feed, error=str(error))
         while True:
             self.counts.log_waits += 1
             await asyncio.sleep(_RETRY_S)
@@ -213,107 +226,125 @@ class MarketData:
                 async with asyncio.timeout(clock.real_s(wait_s)):
                     event = await queue.get()
             if event is not None:
-                await self._take(writer, event)
+                await self._handle(writer, event)
             if clock.monotonic() - marked_s >= every_s:
                 marked_s, turn = clock.monotonic(), (turn + 1) % turns
                 if self.counts.connected:
-                    # What waits in the queue may be older than our clock says: then the feed's own times alone count.
-                    said_us = self._heard_to_us() if queue.empty() else self._newest_us - self.config.order_slack_us
-                    await self._mark(writer, said_us, range(turn, writer.partitions, turns))
+                    # Ticks in the queue may be older than our clock: then only the feed's own times count.
+                    by_ticks_us = self._newest_us - self.config.order_slack_us
+                    watermark_us = self._watermark_by_clock_us() if queue.empty() else by_ticks_us
+                    await self._mark(writer, watermark_us, range(turn, writer.partitions, turns))
 
     async def _mark(self, writer: FeedWriter, watermark_us: int, partitions: range) -> None:
-        await self._say(writer, lambda: writer.mark(watermark_us, partitions=partitions))
-        self._counted(writer)
+        await self._append(writer, lambda: writer.mark(watermark_us, partitions=partitions))
+        self._update_counters(writer)
 
-    async def _take(self, writer: FeedWriter, event: StreamEvent) -> None:
-        counts = self.counts
-        if isinstance(event, Received):
-            await self._received(writer, event)
+    async def _handle(self, writer: FeedWriter, event: StreamEvent) -> None:
+        if isinstance(event, Ticks):
+            await self._on_ticks(writer, event)
         elif isinstance(event, Connected):
-            await self._connected(writer, event)
-        elif isinstance(event, Lost):
-            counts.losses += 1
-            counts.connected = False
-            since_us = min(self._surely_heard_us(event.since_us), max(writer.cursor.watermark_us, 0) or event.since_us)
-            self._lost_us = since_us if self._lost_us is None else min(self._lost_us, since_us)
-            await self._say(writer, lambda: writer.down(since_us, event.reason[:200]))
-        elif isinstance(event, Refused):
-            log.error("the vendor does not take the key", feed=self.config.feed, reason=event.reason)
+            await self._on_connected(writer, event)
+        elif isinstance(event, Disconnected):
+            await self._on_disconnected(writer, event)
+        elif isinstance(event, KeyRejected):
+            log.error("the vendor rejected the key", feed=self.config.feed, reason=event.reason)
         if self._metrics is not None:
-            self._metrics(counts)
+            self._metrics(self.counts)
 
-    async def _connected(self, writer: FeedWriter, event: Connected) -> None:
+    async def _on_connected(self, writer: FeedWriter, event: Connected) -> None:
         self.counts.connects += 1
         self.counts.connected = True
-        self._stream.reconnected()
-        # A subscription that was sent is in force a moment later.
-        self._from_us = event.at_us + self._quiet_us
-        hole = writer.cursor.state != feed_cursor.NEW
-        await self._say(writer, lambda: self._start(writer, hole=hole))
-        lost_us, self._lost_us = self._lost_us, None
-        if self._on_hole is not None and lost_us is not None and lost_us < self._from_us:
-            self._on_hole(lost_us, self._from_us, self._expected())
+        # A subscription takes effect a moment after it was sent.
+        self._start_us = event.at_us + self._quiet_us
+        gap = writer.cursor.state != feed_cursor.NEW
+        await self._append(writer, lambda: self._start(writer, gap=gap))
+        since_us, self._down_since_us = self._down_since_us, None
+        if self._on_gap is not None and since_us is not None and since_us < self._start_us:
+            self._on_gap(since_us, self._start_us, self._expected())
 
-    def _expected(self) -> list[str]:
-        return [symbol for symbol in self._symbols if symbol not in self._refused]
+    async def _on_disconnected(self, writer: FeedWriter, event: Disconnected) -> None:
+        self.counts.losses += 1
+        self.counts.connected = False
+        watermark_us = max(writer.cursor.watermark_us, 0) or event.since_us
+        since_us = min(self._complete_until_us(event.since_us), watermark_us)
+        self._down_since_us = since_us if self._down_since_us is None else min(self._down_since_us, since_us)
+        await self._append(writer, lambda: writer.down(since_us, event.reason[:200]))
 
-    def _start(self, writer: FeedWriter, *, hole: bool) -> None:
-        writer.start(self._expected(), from_us=self._from_us, hole=hole, live=True)
-
-    async def _received(self, writer: FeedWriter, event: Received) -> None:
+    async def _on_ticks(self, writer: FeedWriter, event: Ticks) -> None:
         counts = self.counts
-        said = self._stream.read(event)
-        counts.messages += said.messages
+        counts.messages += event.messages
         counts.batches += 1
-        for note in said.notes:
-            log.warning("the vendor says", feed=self.config.feed, message=note[:500])
-        await self._note_refused(writer, said)
-        if said.hole is not None:
-            await self._missed(writer, *said.hole)
-        if said.ticks is not None and said.ticks.num_rows:
-            batch, dead = said.ticks, said.dead
-            self._note_times(event.at_us, batch)
+        for note in event.notes:
+            log.warning("message from the vendor", feed=self.config.feed, message=note[:500])
+        await self._update_rejected(writer, event)
+        if event.gap is not None:
+            await self._on_live_gap(writer, *event.gap)
+        batch, dead = event.batch, event.dead
+        if batch is not None and batch.num_rows:
+            self._note_times(event.received_us, batch)
             watermark_us = self._newest_us - self.config.order_slack_us
 
-            def say() -> None:
-                writer.dead(dead)
-                writer.ticks(batch, watermark_us)
+            def append() -> None:
+                writer.append_dead_letters(dead)
+                writer.append_ticks(batch, watermark_us)
 
-            await self._say(writer, say)
-        elif said.dead:
+            await self._append(writer, append)
+        elif dead:
 
-            def bury() -> None:
-                writer.dead(said.dead)
+            def append_dead() -> None:
+                writer.append_dead_letters(dead)
                 writer.commit()
 
-            await self._say(writer, bury)
-        self._counted(writer)
+            await self._append(writer, append_dead)
+        self._update_counters(writer)
 
-    async def _missed(self, writer: FeedWriter, since_us: int, until_us: int) -> None:
-        """Say of a connection that lives that it has brought nothing of a stretch."""
-        seconds = (until_us - since_us) / SECOND_US
-        log.warning("prints were missed, though the connection lives", feed=self.config.feed, seconds=seconds)
+    async def _on_live_gap(self, writer: FeedWriter, start_us: int, end_us: int) -> None:
+        """Append that a live connection delivered nothing of a range."""
+        seconds = (end_us - start_us) / SECOND_US
+        log.warning("ticks were missed on a live connection", feed=self.config.feed, seconds=seconds)
         self.counts.losses += 1
-        self._from_us = until_us
+        self._start_us = end_us
 
-        def say() -> None:
-            writer.down(since_us, f"no prints for {seconds:g} s")
-            self._start(writer, hole=True)
+        def append() -> None:
+            writer.down(start_us, f"no prints for {seconds:g} s")
+            self._start(writer, gap=True)
 
-        await self._say(writer, say)
-        if self._on_hole is not None:
-            self._on_hole(since_us, until_us, self._expected())
+        await self._append(writer, append)
+        if self._on_gap is not None:
+            self._on_gap(start_us, end_us, self._expected())
+
+    async def _update_rejected(self, writer: FeedWriter, event: Ticks) -> None:
+        """Update the symbols that the vendor does not deliver, without a reconnect."""
+        before = len(self._rejected)
+        if event.rejected:
+            log.warning("symbols not subscribed", feed=self.config.feed, symbols=event.rejected)
+            self._rejected.update(event.rejected)
+        elif self._rejected and event.batch is not None:
+            column = event.batch["symbol"]
+            names = column.dictionary.take(pa.array(np.unique(column.indices.to_numpy(zero_copy_only=False))))
+            self._rejected.difference_update(names.to_pylist())
+        if len(self._rejected) != before:
+            self.counts.rejected = len(self._rejected)
+            await self._append(writer, lambda: self._start(writer, gap=False))
+
+    # State -----------------------------------------------------------------------------------------------------------
+
+    def _expected(self) -> list[str]:
+        return [symbol for symbol in self._symbols if symbol not in self._rejected]
+
+    def _start(self, writer: FeedWriter, *, gap: bool) -> None:
+        writer.start(self._expected(), start_us=self._start_us, gap=gap, live=True)
 
     def _note_times(self, at_us: int, batch: pa.RecordBatch) -> None:
-        """Take note of how far the feed has come, how late it is, and how its clock differs from ours."""
+        """Update the newest time of the feed, its lag, and the difference of its clock from ours."""
         times = times_of(batch["time"])
-        sound = times[times <= at_us + FUTURE_US]  # a time that the feed will refuse must not move the watermark
-        if not len(sound):
+        valid = times[times <= at_us + FUTURE_US]  # a time that the writer rejects must not advance the watermark
+        if not len(valid):
             return
-        newest_us, counts = int(sound.max()), self.counts
+        newest_us, counts = int(valid.max()), self.counts
         self._newest_us = max(self._newest_us, newest_us)
         counts.lag_us = max(at_us - newest_us, counts.lag_us - counts.lag_us // 1_000, 0)
-        # The most that messages came before their time, of this minute and the one before.
+        # The largest lead of messages over our clock, of this minute and of the one before.
         began_us, before, now = self._skew
         if at_us - began_us > _SKEW_TURN_US:
             began_us, before, now = at_us, now, 0
@@ -321,42 +352,28 @@ class MarketData:
         self._skew = (began_us, before, now)
         counts.skew_us = max(before, now)
 
-    def _counted(self, writer: FeedWriter) -> None:
-        """Take the numbers from the feed's cursor, which counts over all runs."""
+    def _update_counters(self, writer: FeedWriter) -> None:
+        """Set the counters from the feed's cursor, which counts over all runs."""
         cursor, counts = writer.cursor, self.counts
-        counts.ticks = cursor.ticks - self._before[0]
-        counts.dead = cursor.dead - self._before[1]
+        counts.ticks = cursor.ticks - self._counted_before[0]
+        counts.dead = cursor.dead - self._counted_before[1]
         counts.watermark_us = cursor.watermark_us
 
-    async def _note_refused(self, writer: FeedWriter, said: Said) -> None:
-        """Take note of what the vendor does not bring, and of what it brings after all; no reason to connect again."""
-        before = len(self._refused)
-        if said.refused:
-            log.warning("symbols not subscribed", feed=self.config.feed, symbols=said.refused)
-            self._refused.update(said.refused)
-        elif self._refused and said.ticks is not None:
-            column = said.ticks["symbol"]
-            names = column.dictionary.take(pa.array(np.unique(column.indices.to_numpy(zero_copy_only=False))))
-            self._refused.difference_update(names.to_pylist())
-        if len(self._refused) != before:
-            self.counts.refused = len(self._refused)
-            await self._say(writer, lambda: self._start(writer, hole=False))
+    def _complete_until_us(self, since_us: int) -> int:
+        """Return the time up to which all ticks surely arrived, for a connection that was alive until `since_us`.
 
-    def _surely_heard_us(self, since_us: int) -> int:
-        """Return up to when all has come of a feed that was heard by our clock until `since_us`: the last print.
-
-        That it lived after it (it answered a heartbeat) does not show that prints of then have come. What was not
-        traded since is asked for in vain, which costs little.
+        That is the newest tick. A heartbeat that was answered later does not show that later ticks arrived. Requesting
+        a range without trades costs little.
         """
         return min(self._newest_us, since_us) if self._newest_us else since_us
 
-    def _heard_to_us(self) -> int:
-        by_clock = self._clock.now_us() - self._quiet_us - self.counts.lag_us
-        return max(by_clock, self._newest_us - self.config.order_slack_us)
+    def _watermark_by_clock_us(self) -> int:
+        by_clock_us = self._clock.now_us() - self._quiet_us - self.counts.lag_us
+        return max(by_clock_us, self._newest_us - self.config.order_slack_us)
 
 
-async def together(stop: asyncio.Event, feeds: Sequence[MarketData], backfill: Awaitable[None] | None) -> None:
-    """Run feeds and the backfill until `stop`, then have the feeds say good-bye. Raises what any of them raises."""
+async def run_feeds(stop: asyncio.Event, feeds: Sequence[MarketData], backfill: Awaitable[None] | None) -> None:
+    """Run feeds and the backfill until `stop`, then end the feeds with `down`. Raises the first error of any."""
     stopping = asyncio.Event()
     tasks = [asyncio.create_task(feed.run(stopping), name=feed.config.feed) for feed in feeds]
     if backfill is not None:

@@ -105,7 +105,7 @@ def test_the_time_is_that_of_the_feeds_where_these_have_a_clock_of_their_own(pla
     with EmbeddedLog(plant.data / "market.log") as log:
         log.create_topics(TOPICS, 2)
         with FeedWriter(log, "sandbox", clock=lambda: OPEN_US + 20 * MINUTE_US) as feed:
-            feed.start(["GOOG"], from_us=OPEN_US, live=True)
+            feed.start(["GOOG"], start_us=OPEN_US, live=True)
     goog, _ = objects(say(plant, "coverage", "--json"))
     assert (goog["from"], goog["to"]) == ("2012-06-15T00:00:00Z", "2012-06-21T13:51:00Z")
     assert (goog["expected"], goog["have"], goog["counts"]["pending"]) == (4 * 390 + 21, 15, 0)

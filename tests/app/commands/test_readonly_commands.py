@@ -115,9 +115,9 @@ def test_tail_goes_back_to_the_last_rows_of_a_symbol_wherever_they_stand(tmp_pat
     with EmbeddedLog(plant.data / "market.log") as log:
         log.create_topics(TOPICS, 2)
         with FeedWriter(log, "feed", clock=count(2_000_000_000_000_000, 1_000_000).__next__) as feed:
-            feed.start(["A", "B"], from_us=0)
+            feed.start(["A", "B"], start_us=0)
             for price in range(1, 7):
-                feed.ticks(ticks([("A", price), ("A", price + 0.5)] if price < 4 else [("B", price)]), 0)
+                feed.append_ticks(ticks([("A", price), ("A", price + 0.5)] if price < 4 else [("B", price)]), 0)
             for second in range(100):
                 assert feed.mark(1_400_000_000_000_000 + second)
     found = objects(say(plant, "tail", "raw", "--symbol", "a", "-n", "4", "--json"))

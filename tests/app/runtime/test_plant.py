@@ -86,9 +86,9 @@ def test_health_says_that_a_live_feed_is_down_that_was_not_heard_of_for_long(set
     heard_us = time.time_ns() // 1_000
     with parts.event_log(settings) as event_log:
         with FeedWriter(event_log, "vendor") as live, FeedWriter(event_log, "file:1") as file:
-            live.start(["A"], from_us=heard_us, live=True)
+            live.start(["A"], start_us=heard_us, live=True)
             live.mark(heard_us)
-            file.start(["A"], from_us=0)
+            file.start(["A"], start_us=0)
         with event_log.writer("test") as writer, writer.transaction() as transaction:
             for feed in ("vendor", "file:1"):
                 header = records.FeedState(sent_at_us=heard_us, feed=feed, state="up", since_us=0)

@@ -183,10 +183,10 @@ def test_a_second_desk_on_one_log_fences_the_first(monkeypatch: pytest.MonkeyPat
         with parts.event_log(settings) as log:
             async with vendors.desk(settings, log) as first, vendors.desk(settings, log):
                 now = SystemClock().now_us()
-                choice = first.choose("1d", "AAPL", now - DAY_US, now, Purpose.HEAL)
+                choice = first.choose("1d", "AAPL", now - DAY_US, now, Purpose.GAP_FILL)
                 assert isinstance(choice, Choice)
                 with pytest.raises(Fenced, match="run one market_data"):
-                    await first.bars(choice, BarsRequest(("AAPL",), "1d", now - DAY_US, now), Purpose.HEAL)
+                    await first.bars(choice, BarsRequest(("AAPL",), "1d", now - DAY_US, now), Purpose.GAP_FILL)
 
     asyncio.run(both())
 

@@ -24,8 +24,8 @@ from tickerplant.log.port import EventLog
 from tickerplant.market_data.backfill import BackfillManager, Depth
 from tickerplant.market_data.clients.twelvedata.client import provider
 from tickerplant.market_data.vendors.port import KINDS, Provider, ProviderContext, Quota
-from tickerplant.market_data.vendors.scheduler import Desk
-from tickerplant.market_data.vendors.state_store import Keeping
+from tickerplant.market_data.vendors.scheduler import RequestScheduler, VendorPlan
+from tickerplant.market_data.vendors.state_store import StateStore
 from tickerplant.persistence.service import Persistence
 from tickerplant.sandbox.endpoint import SandboxEndpoint, make_clock
 from tickerplant.sandbox.model import MarketSettings
@@ -58,15 +58,14 @@ class Bench:
     wrap: Callable[[Provider], Provider] = field(default=lambda made: made)
 
     @asynccontextmanager
-    async def desk(self) -> AsyncIterator[Desk]:
+    async def desk(self) -> AsyncIterator[RequestScheduler]:
         context = ProviderContext(VENDOR, "key", {}, self.place.url, self.place.stream_url, self.place.clock, RULES)
         made = self.wrap(provider(context))
-        keeping = await asyncio.to_thread(Keeping, self.log)
+        keeping = await asyncio.to_thread(StateStore, self.log)
         try:
-            yield Desk(
-                {VENDOR: made}, {kind: (VENDOR,) for kind in KINDS}, {VENDOR: (), **self.quotas},
-                reserve=0.25, clock=self.place.clock, keep=keeping.keep, kept=keeping.kept,
-            )  # fmt: skip
+            orders = {kind: (VENDOR,) for kind in KINDS}
+            plan = VendorPlan({VENDOR: made}, orders, {VENDOR: (), **self.quotas}, reserve=0.25)
+            yield RequestScheduler(plan, clock=self.place.clock, save=keeping.save, stored=keeping.stored)
         finally:
             await made.close()
             await asyncio.to_thread(keeping.close)

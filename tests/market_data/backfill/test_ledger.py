@@ -37,7 +37,7 @@ async def test_a_history_is_wanted_when_all_of_it_was_looked_at(store: Store, mo
         holes, history = ledger.task(one, NOW, heal=True), ledger.task(one, NOW, heal=False)
         assert holes is not None
         assert history is not None
-        assert (holes.purpose, history.purpose) == (Purpose.HEAL, Purpose.HISTORY)
+        assert (holes.purpose, history.purpose) == (Purpose.GAP_FILL, Purpose.HISTORY)
         assert holes.from_us >= NOW - HEAL_US > history.newest_us
         assert 0 <= history.from_us - (NOW - 200 * DAY_US) < MINUTE_US
     expected = len(SYMBOLS) * (200 * 1_440 - 2)  # the last one and a half minutes are not over for long enough

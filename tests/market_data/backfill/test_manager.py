@@ -69,15 +69,15 @@ async def test_a_hole_of_the_stream_is_filled_and_its_five_minutes_become_whole(
 
             def live() -> None:
                 with FeedWriter(parts.log, "live", clock=place.clock.now_us) as writer:
-                    writer.start(SYMBOLS, from_us=begin, live=True)
+                    writer.start(SYMBOLS, start_us=begin, live=True)
                     for minute in range(30):
                         if minute == 10:
                             writer.down(begin + 10 * MINUTE_US + 20_000_000)
                         if minute == 13:
-                            writer.start(SYMBOLS, from_us=begin + 13 * MINUTE_US + 7, hole=True, live=True)
+                            writer.start(SYMBOLS, start_us=begin + 13 * MINUTE_US + 7, gap=True, live=True)
                         if not 10 < minute < 13:
                             times = [begin + minute * MINUTE_US + 30_000_000] * len(SYMBOLS)
-                            writer.ticks(prints(list(SYMBOLS), times), begin + (minute + 1) * MINUTE_US)
+                            writer.append_ticks(prints(list(SYMBOLS), times), begin + (minute + 1) * MINUTE_US)
 
             await asyncio.to_thread(live)
             wanted = [Wanted(symbol, "1m", begin, begin + 25 * MINUTE_US) for symbol in SYMBOLS]
@@ -229,7 +229,7 @@ class Beside:
 
     async def bars(self, request: BarsRequest) -> BarsAnswer:
         answer = await self._made.bars(request)
-        return replace(answer, covers=dict.fromkeys(request.symbols, (request.to_us, request.to_us)))
+        return replace(answer, covers=dict.fromkeys(request.symbols, (request.end_us, request.end_us)))
 
 
 async def test_a_vendor_that_answers_for_other_times_is_asked_once(tmp_path: Path, dsn: str) -> None:

@@ -154,7 +154,7 @@ def test_holes_come_first_then_days_and_symbols_that_miss_the_same_go_together()
     every = [days, series("A"), series("B"), series("C", missing=False)]
     found = agenda_of(every)
     assert [(task.series.symbol, task.series.interval, task.purpose) for task in found] == [
-        ("A", "1m", Purpose.HEAL), ("B", "1m", Purpose.HEAL), ("A", "1d", Purpose.HEAL),
+        ("A", "1m", Purpose.GAP_FILL), ("B", "1m", Purpose.GAP_FILL), ("A", "1d", Purpose.GAP_FILL),
     ]  # fmt: skip
     offer = BarsOffer("1m", 5_000, symbols=8)
     stretch = page(found[0], offer, NOW)

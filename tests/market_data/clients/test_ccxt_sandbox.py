@@ -16,7 +16,7 @@ from tickerplant.core.times import SECOND_US, times_of
 from tickerplant.market_data.clients.ccxt import client as ccxt_client
 from tickerplant.market_data.clients.ccxt.client import CcxtProvider
 from tickerplant.market_data.vendors import errors
-from tickerplant.market_data.vendors.port import BarsRequest, Connected, Received, StreamEvent
+from tickerplant.market_data.vendors.port import BarsRequest, Connected, StreamEvent, Ticks
 
 
 @pytest.fixture
@@ -56,9 +56,8 @@ async def test_the_stream_brings_the_markets_trades(sandbox: Sandboxed, provider
             assert isinstance(await queue.get(), Connected)
             while len(ids) < 3:
                 event = await queue.get()
-                assert isinstance(event, Received)
-                said = stream.read(event)
-                ids += said.ticks["trade_id"].to_pylist() if said.ticks is not None else []
+                assert isinstance(event, Ticks)
+                ids += event.batch["trade_id"].to_pylist() if event.batch is not None else []
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

@@ -22,7 +22,7 @@ from tickerplant.market_data.clients.ccxt import stream as ccxt_stream
 from tickerplant.market_data.clients.ccxt.exchange import Exchange
 from tickerplant.market_data.clients.ccxt.stream import TradesStream
 from tickerplant.market_data.service import MarketData, MarketDataConfig
-from tickerplant.market_data.vendors.port import Connected, Lost, Received, Refused, Said, StreamEvent
+from tickerplant.market_data.vendors.port import Connected, Disconnected, KeyRejected, StreamEvent, Ticks
 from tickerplant.system_clock import starting_at
 
 FIRST_US = 1_704_207_000_000_000
@@ -37,7 +37,7 @@ class Feed:
         self.stream, self.clock = stream, clock
         self.queue: asyncio.Queue[StreamEvent] = asyncio.Queue(2)
         self.events: list[StreamEvent] = []
-        self.said: list[Said] = []
+        self.ticks: list[Ticks] = []
 
     def now_ms(self) -> int:
         return self.clock.now_us() // MILLISECOND_US
@@ -48,10 +48,9 @@ class Feed:
             async with asyncio.timeout(PATIENCE.seconds(20)):
                 event = await self.queue.get()
             self.events.append(event)
-            if isinstance(event, Received):
-                said = self.stream.read(event)
-                self.said.append(said)
-                if kind is Received and said.ticks is None:
+            if isinstance(event, Ticks):
+                self.ticks.append(event)
+                if kind is Ticks and event.batch is None:
                     continue
             if isinstance(event, kind):
                 return event
@@ -59,14 +58,14 @@ class Feed:
     async def ids(self, *wanted: int) -> None:
         """Take events until these trades came; no other may."""
         while not set(map(str, wanted)) <= set(self.found()):
-            await self.until(Received)
+            await self.until(Ticks)
         assert sorted(self.found()) == sorted(map(str, wanted))
 
     def found(self) -> list[str]:
-        return [name for said in self.said if said.ticks is not None for name in said.ticks["trade_id"].to_pylist()]
+        return [name for event in self.ticks if event.batch is not None for name in event.batch["trade_id"].to_pylist()]
 
     def kinds(self) -> list[str]:
-        return [type(event).__name__ for event in self.events if not isinstance(event, Received)]
+        return [type(event).__name__ for event in self.events if not isinstance(event, Ticks)]
 
 
 @pytest.fixture
@@ -98,7 +97,7 @@ async def test_trades_since_the_connection_once_each(vendor: BinanceVendor, by_i
         for at in range(5):
             vendor.trade("BTCUSDT", at, made.now_ms() - 500 + at)
         await made.until(Connected)
-        assert not made.said
+        assert not made.ticks
         wanted = []
         for at in range(10, 40):
             vendor.trade("BTCUSDT", at, made.now_ms(), 42_000 + at / 8, at / 4)
@@ -106,7 +105,7 @@ async def test_trades_since_the_connection_once_each(vendor: BinanceVendor, by_i
             wanted += [at, at + 100]
             await asyncio.sleep(0.01)
         await made.ids(*wanted)
-        batch = pa.Table.from_batches([said.ticks for said in made.said if said.ticks is not None])
+        batch = pa.Table.from_batches([event.batch for event in made.ticks if event.batch is not None])
         batch.validate(full=True)
         assert batch.schema == TICKS
         first = next(row for row in batch.to_pylist() if row["trade_id"] == "12")
@@ -116,9 +115,9 @@ async def test_trades_since_the_connection_once_each(vendor: BinanceVendor, by_i
         assert made.kinds() == ["Connected"]
         # No message has a trade that is older than one before it, by more than the plant bears.
         newest = 0
-        for said in made.said:
-            if said.ticks is not None:
-                times = times_of(said.ticks["time"])
+        for event in made.ticks:
+            if event.batch is not None:
+                times = times_of(event.batch["time"])
                 assert int(times.min()) > newest - 1_000_000
                 newest = max(newest, int(times.max()))
 
@@ -157,8 +156,8 @@ async def test_a_page_that_does_not_reach_back_is_a_hole(vendor: BinanceVendor) 
         await made.ids(2)
         vendor.trades["BTCUSDT"] = []
         vendor.trade("BTCUSDT", 50, made.now_ms())
-        lost = await made.until(Lost)
-        assert isinstance(lost, Lost)
+        lost = await made.until(Disconnected)
+        assert isinstance(lost, Disconnected)
         assert lost.since_us == last_ms * MILLISECOND_US
         assert "BTC/USDT are missing" in lost.reason
         again = await made.until(Connected)
@@ -174,12 +173,12 @@ async def test_more_in_one_millisecond_than_a_page_has_is_a_hole_and_not_the_end
         now_ms = made.now_ms()
         for at in range(100):
             vendor.trade("BTCUSDT", 100 + at, now_ms)
-        await made.until(Received)
+        await made.until(Ticks)
         vendor.trade("BTCUSDT", 900, now_ms + 1)
-        await made.until(Lost)
+        await made.until(Disconnected)
         await made.until(Connected)
         while "900" not in made.found():
-            await made.until(Received)
+            await made.until(Ticks)
 
 
 async def test_an_outage_is_said_and_the_trades_meanwhile_come_late(vendor: BinanceVendor) -> None:
@@ -191,13 +190,13 @@ async def test_an_outage_is_said_and_the_trades_meanwhile_come_late(vendor: Bina
         began_us = made.clock.now_us()
         vendor.failing["aggTrades"] = (503, {}, b"")
         vendor.trade("BTCUSDT", 3, made.now_ms())
-        lost = await made.until(Lost)
+        lost = await made.until(Disconnected)
         assert lost.since_us < began_us + 2_000_000
         del vendor.failing["aggTrades"]
         await made.until(Connected)
         vendor.trade("BTCUSDT", 4, made.now_ms())
         await made.ids(2, 3, 4)
-        assert made.kinds() == ["Connected", "Lost", "Connected"]
+        assert made.kinds() == ["Connected", "Disconnected", "Connected"]
 
 
 async def test_a_short_failure_is_none_of_the_plants_business(vendor: BinanceVendor) -> None:
@@ -216,15 +215,15 @@ async def test_symbols_that_the_exchange_does_not_have(vendor: BinanceVendor) ->
         await made.until(Connected)
         vendor.trade("BTCUSDT", 2, made.now_ms())
         await made.ids(2)
-        assert [sorted(said.refused) for said in made.said if said.refused] == [["AAA/USDT"]]
+        assert [sorted(event.rejected) for event in made.ticks if event.rejected] == [["AAA/USDT"]]
 
 
 @pytest.mark.parametrize("status", [401, 451])
 async def test_an_exchange_that_lets_nobody_in(vendor: BinanceVendor, status: int) -> None:
     vendor.failing["aggTrades"] = (status, {}, golden("error_place"))
     async with feed(vendor, speed=200.0) as made:
-        await made.until(Refused)
-        await made.until(Refused)
+        await made.until(KeyRejected)
+        await made.until(KeyRejected)
         del vendor.failing["aggTrades"]
         await made.until(Connected)
 
@@ -245,7 +244,7 @@ async def test_a_trade_without_a_price_is_a_dead_letter(vendor: BinanceVendor) -
         vendor.trade("BTCUSDT", 3, made.now_ms())
         vendor.trades["BTCUSDT"][0]["p"] = None
         await made.ids(3)
-        dead = [row for said in made.said for row in said.dead]
+        dead = [row for event in made.ticks for row in event.dead]
         assert dead[0].reason == "the trade 2 has no price"
 
 
@@ -253,9 +252,9 @@ async def test_golden_trades(vendor: BinanceVendor) -> None:
     async with feed(vendor) as made:
         await made.until(Connected)
         vendor.failing["aggTrades"] = (200, {"Content-Type": "application/json"}, golden("aggTrades"))
-        made.stream._places[0].last_ms = FIRST_US // 1_000
+        made.stream._symbols[0].last_ms = FIRST_US // 1_000
         await made.ids(26129, 26130)
-        rows = [row for said in made.said if said.ticks is not None for row in said.ticks.to_pylist()]
+        rows = [row for event in made.ticks if event.batch is not None for row in event.batch.to_pylist()]
         assert [(row["price"], row["size"]) for row in rows] == [(42000.1, 0.0047), (42000.2, 1.5)]
         assert {row["time"].isoformat() for row in rows} == {"2024-01-02T14:50:00.123000+00:00"}
 

@@ -60,7 +60,7 @@ async def received(url: str) -> tuple[list[bytes], int | None]:
     ) as connection:  # fmt: skip
         assert isinstance(connection, FrameConnection)
         await asyncio.sleep(0)
-        connection.take = found.extend
+        connection.on_messages = found.extend
         async with asyncio.timeout(PATIENCE.seconds(10)):
             await connection.wait_closed()
         return found, connection.close_code

@@ -18,9 +18,10 @@ from tests.support.waiting import PATIENCE, eventually
 from tickerplant.core.rules import DEFAULT_RULES, Rules
 from tickerplant.core.sessions import Calendars
 from tickerplant.core.times import micros_of
-from tickerplant.market_data.clients.twelvedata import stream as twelvedata_stream
-from tickerplant.market_data.clients.twelvedata.stream import StreamSettings, TwelveDataStream
-from tickerplant.market_data.vendors.port import Connected, Lost, Received, Refused, Said, StreamEvent
+from tickerplant.market_data.clients.twelvedata import session as twelvedata_session
+from tickerplant.market_data.clients.twelvedata.session import StreamConfig, StreamSettings
+from tickerplant.market_data.clients.twelvedata.stream import TwelveDataStream
+from tickerplant.market_data.vendors.port import Connected, Disconnected, KeyRejected, StreamEvent, Ticks
 from tickerplant.system_clock import starting_at
 
 ALWAYS = Calendars(Rules(calendars={"*": "24/7"}))
@@ -38,22 +39,20 @@ class Client:
         self.stream = stream
         self.queue: asyncio.Queue[StreamEvent] = asyncio.Queue(queue_events)
         self.events: list[StreamEvent] = []
-        self.said: list[Said] = []
+        self.ticks: list[Ticks] = []
 
     def take(self) -> None:
         while not self.queue.empty():
             event = self.queue.get_nowait()
             self.events.append(event)
-            if isinstance(event, Connected):
-                self.stream.reconnected()
-            if isinstance(event, Received):
-                self.said.append(self.stream.read(event))
+            if isinstance(event, Ticks):
+                self.ticks.append(event)
 
     def of(self, kind: type[Any]) -> list[Any]:
         return [event for event in self.events if isinstance(event, kind)]
 
     def rows(self) -> list[dict[str, Any]]:
-        return [row for said in self.said if said.ticks is not None for row in said.ticks.to_pylist()]
+        return [row for event in self.ticks if event.batch is not None for row in event.batch.to_pylist()]
 
     async def until(self, condition: Callable[[], bool]) -> None:
         def so() -> bool:
@@ -66,7 +65,7 @@ class Client:
 @contextlib.asynccontextmanager
 async def client(vendor: StreamVendor, symbols: list[str], **changes: Any) -> AsyncIterator[Client]:
     options = {"settings": QUICK, "calendars": ALWAYS, **changes}
-    found = Client(TwelveDataStream(vendor.url, KEY, symbols, **options))
+    found = Client(TwelveDataStream(StreamConfig(vendor.url, KEY, symbols, **options)))
     task = asyncio.create_task(found.stream.run(found.queue))
     try:
         yield found
@@ -77,7 +76,7 @@ async def client(vendor: StreamVendor, symbols: list[str], **changes: Any) -> As
 
 async def test_it_subscribes_says_so_and_brings_prices() -> None:
     async with StreamVendor().serving() as vendor, client(vendor, ["AAPL", "EUR/USD"]) as td:
-        await td.until(lambda: bool(td.said))
+        await td.until(lambda: bool(td.ticks))
         await vendor.say(price("AAPL", 10.0, 100), price("AAPL", 11.0, 103), price("EUR/USD", 1.1))
         await td.until(lambda: len(td.rows()) == 3)
         assert [(row["symbol"], row["price"], row["size"]) for row in td.rows()] == [
@@ -95,19 +94,19 @@ async def test_a_warning_is_no_reason_to_connect_again_and_is_told_once() -> Non
     async with StreamVendor().serving() as vendor:
         vendor.unknown = {"NIKK"}
         async with client(vendor, ["AAPL", "NIKK"]) as td:
-            await td.until(lambda: any(said.refused for said in td.said))
+            await td.until(lambda: any(event.rejected for event in td.ticks))
             for connection in list(vendor.connections):
                 connection.transport.abort()
             await td.until(lambda: len(td.of(Connected)) == 2)
             await td.until(lambda: vendor.subscribed() == ["AAPL", "NIKK", "AAPL"])
-            assert [said.refused for said in td.said if said.refused] == [{"NIKK": "symbol not found"}]
-            assert [said.notes for said in td.said if said.notes] == []
+            assert [event.rejected for event in td.ticks if event.rejected] == [{"NIKK": "symbol not found"}]
+            assert [event.notes for event in td.ticks if event.notes] == []
 
 
 async def test_what_was_refused_is_asked_for_again_after_hours() -> None:
     async with StreamVendor().serving() as vendor:
         vendor.unknown = {"NIKK"}
-        settings = StreamSettings(heartbeat_s=0.1, mute_s=5, refused_s=0.3)
+        settings = StreamSettings(heartbeat_s=0.1, mute_s=5, rejected_s=0.3)
         async with client(vendor, ["AAPL", "NIKK"], settings=settings) as td:
             await td.until(lambda: vendor.subscribed().count("NIKK") == 2)
             vendor.unknown = set()
@@ -115,7 +114,7 @@ async def test_what_was_refused_is_asked_for_again_after_hours() -> None:
             await vendor.say(price("NIKK"))
             await td.until(lambda: len(td.rows()) == 1)
             assert len(td.of(Connected)) == 1
-            assert [said.refused for said in td.said if said.refused] == [{"NIKK": "symbol not found"}]
+            assert [event.rejected for event in td.ticks if event.rejected] == [{"NIKK": "symbol not found"}]
 
 
 async def test_a_subscription_refused_as_a_whole_is_a_note_and_no_loop(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,17 +127,17 @@ async def test_a_subscription_refused_as_a_whole_is_a_note_and_no_loop(monkeypat
 
         vendor.answer = answer
         async with client(vendor, ["AAPL"]) as td:
-            await td.until(lambda: any(said.notes for said in td.said))
+            await td.until(lambda: any(event.notes for event in td.ticks))
             beats = [message for message in vendor.heard if message["action"] == "heartbeat"]
             await td.until(lambda: vendor.heard.count({"action": "heartbeat"}) >= len(beats) + 2)
             assert vendor.accepted == 1
             assert len(vendor.subscribed()) == 1
-            assert td.said[0].notes[0] == "subscribe-status error: no such plan"
+            assert td.ticks[0].notes[0] == "subscribe-status error: no such plan"
 
 
 async def test_symbols_may_come_and_go_and_a_new_connection_knows() -> None:
     async with StreamVendor().serving() as vendor, client(vendor, ["AAPL", "MSFT"]) as td:
-        await td.until(lambda: bool(td.said))
+        await td.until(lambda: bool(td.ticks))
         td.stream.subscribe(["IBM", "AAPL"])
         td.stream.unsubscribe(["MSFT"])
         await td.until(lambda: any(message["action"] == "unsubscribe" for message in vendor.heard))
@@ -160,10 +159,10 @@ async def test_many_symbols_go_in_few_messages_of_less_than_a_megabyte() -> None
 
 
 async def test_no_more_events_a_minute_than_the_vendor_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(twelvedata_stream, "CLIENT_EVENTS", 5)
+    monkeypatch.setattr(twelvedata_session, "CLIENT_EVENTS", 5)
     settings = StreamSettings(heartbeat_s=60, mute_s=5)
     async with StreamVendor().serving() as vendor, client(vendor, ["AAPL"], settings=settings) as td:
-        await td.until(lambda: bool(td.said))
+        await td.until(lambda: bool(td.ticks))
         for at in range(10):
             td.stream.subscribe([f"S{at}"])
         await td.until(lambda: len(vendor.heard) == 5)
@@ -173,21 +172,21 @@ async def test_no_more_events_a_minute_than_the_vendor_takes(monkeypatch: pytest
 
 async def test_listed_elsewhere_is_known_by_its_exchange() -> None:
     async with StreamVendor().serving() as vendor, client(vendor, ["RY:TSX", "BP:LSE", "BP:NYSE"]) as td:
-        await td.until(lambda: bool(td.said))
+        await td.until(lambda: bool(td.ticks))
         london, new_york = ({**price("BP"), "exchange": name} for name in ("LSE", "NYSE"))
         await vendor.say({**price("RY"), "exchange": "TSX"}, london, new_york)
         await td.until(lambda: len(td.rows()) == 3)
         assert [row["symbol"] for row in td.rows()] == ["RY:TSX", "BP:LSE", "BP:NYSE"]
-        assert not any(said.refused or said.notes for said in td.said)
+        assert not any(event.rejected or event.notes for event in td.ticks)
 
 
 async def test_a_mute_connection_is_lost_since_the_last_message() -> None:
     async with StreamVendor().serving() as vendor, client(vendor, ["AAPL"]) as td:
-        await td.until(lambda: td.stream.beats_answered)
+        await td.until(lambda: td.stream.session.heartbeats_answered)
         vendor.answer = lambda message: None
-        await td.until(lambda: bool(td.of(Lost)))
-        assert td.of(Lost)[0].reason == "mute"
-        assert td.of(Lost)[0].since_us <= td.of(Received)[-1].at_us
+        await td.until(lambda: bool(td.of(Disconnected)))
+        assert td.of(Disconnected)[0].reason == "mute"
+        assert td.of(Disconnected)[0].since_us <= td.of(Ticks)[-1].received_us
 
 
 async def test_where_heartbeats_get_no_answer_pings_do_from_the_second_time_on() -> None:
@@ -197,29 +196,29 @@ async def test_where_heartbeats_get_no_answer_pings_do_from_the_second_time_on()
             await td.until(lambda: len(td.of(Connected)) == 2)
             await asyncio.sleep(2.5 * QUICK.mute_s)
             td.take()
-            assert [lost.reason for lost in td.of(Lost)] == ["mute"]
+            assert [lost.reason for lost in td.of(Disconnected)] == ["mute"]
 
 
 async def test_a_subscription_without_an_answer_is_a_dead_connection() -> None:
     async with StreamVendor().serving() as vendor:
         vendor.answer = lambda message: {"event": "heartbeat"} if message["action"] == "heartbeat" else None
         async with client(vendor, ["AAPL"]) as td:
-            await td.until(lambda: bool(td.of(Lost)))
-            assert td.of(Lost)[0].reason == "no answer to the subscription"
+            await td.until(lambda: bool(td.of(Disconnected)))
+            assert td.of(Disconnected)[0].reason == "no answer to the subscription"
 
 
 async def test_heartbeats_without_prices_are_found_and_one_silent_symbol_is_not() -> None:
     async with StreamVendor().serving() as vendor, client(vendor, ["AAPL", "MSFT"]) as td:
-        await td.until(lambda: bool(td.said))
+        await td.until(lambda: bool(td.ticks))
         for at in range(120):
             await vendor.say(price("AAPL" if at < 10 else "MSFT"))
             await asyncio.sleep(0.01)
         td.take()
-        assert not td.of(Lost)
-        last_us = td.of(Received)[-1].at_us
-        await td.until(lambda: bool(td.of(Lost)))
-        lost = td.of(Lost)[0]
-        assert lost.reason == "no prices, though the connection lives"
+        assert not td.of(Disconnected)
+        last_us = td.of(Ticks)[-1].received_us
+        await td.until(lambda: bool(td.of(Disconnected)))
+        lost = td.of(Disconnected)[0]
+        assert lost.reason == "no prices on a live connection"
         assert abs(lost.since_us - last_us) < QUICK.silent_s * 1_000_000
         await td.until(lambda: len(td.of(Connected)) == 2)
 
@@ -231,14 +230,14 @@ async def test_out_of_all_sessions_it_is_calm() -> None:
     async with StreamVendor().serving() as vendor:
         with capture_logs() as logs:
             async with client(vendor, ["AAPL"], **options) as td:
-                await td.until(lambda: bool(td.said))
+                await td.until(lambda: bool(td.ticks))
                 await vendor.say(*[price("AAPL")] * 20)
                 await asyncio.sleep(1.5 * QUICK.mute_s)
                 td.take()
-                assert not td.of(Lost), "no prices are no alarm"
+                assert not td.of(Disconnected), "no prices are no alarm"
                 for connection in list(vendor.connections):
                     connection.transport.abort()
-                await td.until(lambda: bool(td.of(Lost)))
+                await td.until(lambda: bool(td.of(Disconnected)))
                 lost_s = time.monotonic()
                 await td.until(lambda: len(td.of(Connected)) == 2)
                 assert time.monotonic() - lost_s > 0.25, "it does not hurry"
@@ -247,7 +246,7 @@ async def test_out_of_all_sessions_it_is_calm() -> None:
 
 async def test_prices_of_before_and_after_a_drop_are_not_subtracted() -> None:
     async with StreamVendor().serving() as vendor, client(vendor, ["AAPL"]) as td:
-        await td.until(lambda: bool(td.said))
+        await td.until(lambda: bool(td.ticks))
         await vendor.say(price("AAPL", 1.0, 1_000), price("AAPL", 1.0, 1_010))
         await td.until(lambda: len(td.rows()) == 2)
         for connection in list(vendor.connections):
@@ -277,8 +276,8 @@ async def test_a_refused_handshake_slows_it_down(
             async with client(vendor, ["AAPL"], settings=settings) as td:
                 await td.until(lambda: bool(logs))
                 td.take()
-        assert bool(td.of(Refused)) == refused
-        assert not td.of(Lost)
+        assert bool(td.of(KeyRejected)) == refused
+        assert not td.of(Disconnected)
         assert logs[0]["reason"] == f"HTTP {status}"
         assert (logs[0]["pause_s"] >= 0.3) == longest
         assert KEY not in str(logs)
@@ -293,11 +292,11 @@ async def test_what_a_close_says_is_told(code: int, words: str, slow: bool) -> N
     async with StreamVendor().serving() as vendor:
         with capture_logs() as logs:
             async with client(vendor, ["AAPL"], settings=settings) as td:
-                await td.until(lambda: bool(td.said))
+                await td.until(lambda: bool(td.ticks))
                 for connection in list(vendor.connections):
                     await connection.close(code, "bye")
-                await td.until(lambda: bool(td.of(Lost) and logs))
-        assert words in td.of(Lost)[0].reason
+                await td.until(lambda: bool(td.of(Disconnected) and logs))
+        assert words in td.of(Disconnected)[0].reason
         assert (logs[0]["pause_s"] > 0.02) == slow
 
 
@@ -315,15 +314,15 @@ async def test_a_vendor_out_of_reach_is_tried_again_ever_more_slowly() -> None:
 
 async def test_while_the_writer_is_behind_nothing_is_lost_and_nothing_is_mute() -> None:
     async with StreamVendor().serving() as vendor:
-        stream = TwelveDataStream(vendor.url, KEY, ["AAPL"], settings=QUICK, calendars=ALWAYS)
+        stream = TwelveDataStream(StreamConfig(vendor.url, KEY, ["AAPL"], settings=QUICK, calendars=ALWAYS))
         td = Client(stream, queue_events=1)
         task = asyncio.create_task(stream.run(td.queue))
-        await td.until(lambda: bool(td.said))
+        await td.until(lambda: bool(td.ticks))
         for at in range(40):
             await vendor.say(*[price("AAPL", float(at * 100 + k)) for k in range(100)])
         await asyncio.sleep(2.5 * QUICK.mute_s)  # nobody takes from the queue
         await td.until(lambda: len(td.rows()) == 4_000)
-        assert not td.of(Lost)
+        assert not td.of(Disconnected)
         assert [row["price"] for row in td.rows()] == [float(at) for at in range(4_000)]
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -331,12 +330,15 @@ async def test_while_the_writer_is_behind_nothing_is_lost_and_nothing_is_mute() 
 
 async def test_at_many_times_the_speed_a_hiccup_of_the_machine_is_no_silence() -> None:
     fast = starting_at(micros_of(dt.datetime(2026, 6, 15, 15, 0, tzinfo=dt.UTC)), 500.0)
-    async with StreamVendor().serving() as vendor, client(vendor, ["AAPL"], settings=None, clock=fast) as td:
-        await td.until(lambda: bool(td.said))
+    async with (
+        StreamVendor().serving() as vendor,
+        client(vendor, ["AAPL"], settings=StreamSettings(), clock=fast) as td,
+    ):
+        await td.until(lambda: bool(td.ticks))
         await vendor.say(*[price("AAPL")] * 20)
         await asyncio.sleep(0.5)  # 250 s of the clock, ten times `mute_s`
         td.take()
-        assert not td.of(Lost)
+        assert not td.of(Disconnected)
         assert len(td.rows()) == 20
 
 
@@ -360,7 +362,7 @@ async def test_a_redirect_is_not_followed_and_the_key_goes_nowhere() -> None:
     ):
         elsewhere = f"ws://127.0.0.1:{there.sockets[0].getsockname()[1]}/"
         url = f"ws://127.0.0.1:{here.sockets[0].getsockname()[1]}/"
-        stream = TwelveDataStream(url, "SECRET", ["AAPL"])
+        stream = TwelveDataStream(StreamConfig(url, "SECRET", ["AAPL"]))
         task = asyncio.create_task(stream.run(asyncio.Queue(2)))
         await eventually(lambda: len(asked) == 2, "another attempt")
         assert not task.done(), "it goes on trying"

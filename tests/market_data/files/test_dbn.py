@@ -25,7 +25,7 @@ from tests.market_data.files.databento import (
     write,
     zstd,
 )
-from tests.market_data.support import embedded, rows, said
+from tests.market_data.support import embedded, headers, rows
 from tests.support.killed import Killed
 from tickerplant.core import faults, records
 from tickerplant.core.errors import BadInput
@@ -219,7 +219,7 @@ def test_what_is_no_sound_file_is_refused(tmp_path: Path, data: bytes, why: str)
     with embedded(tmp_path, 1) as log:
         with pytest.raises(BadInput, match=why):
             replay(log, path, ReplayOptions(symbol=None if b"AAPL" in data else "AAPL"))
-        assert not said(log)
+        assert not headers(log)
 
 
 def test_bytes_that_were_turned_are_read_or_refused_and_nothing_else(tmp_path: Path) -> None:

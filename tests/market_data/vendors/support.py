@@ -106,7 +106,7 @@ class Vendor:
                 raise does
             if isinstance(does, BarsAnswer):
                 return does
-            return BarsAnswer({s: bars_batch(s, request.from_us, 3) for s in request.symbols}, credits=self.credits)
+            return BarsAnswer({s: bars_batch(s, request.start_us, 3) for s in request.symbols}, credits=self.credits)
         finally:
             self.at_once -= 1
 

@@ -114,7 +114,7 @@ def test_a_broken_plug_in_is_told_with_its_package_and_the_cause(packages: Path)
         "the vendor broken of the package one-that-breaks cannot be loaded: RuntimeError: no licence"
     )
     assert "package many-faults is no provider: it lacks name, offer, cost" in refusal("forgetful")
-    assert "package many-faults calls itself 'someone'" in refusal("misnamed")
+    assert "package many-faults has the name 'someone'" in refusal("misnamed")
     assert "package many-faults is no factory" in refusal("number")
     assert "package many-faults cannot be loaded: AttributeError" in refusal("gone")
     said = refusal("failing", "hush")
@@ -124,7 +124,7 @@ def test_a_broken_plug_in_is_told_with_its_package_and_the_cause(packages: Path)
 def test_two_packages_of_one_name_are_both_told(packages: Path) -> None:
     install(packages, "acme-one", {"acme": "acme_one:provider"})
     install(packages, "acme-two", {"acme": "acme_two:provider"})
-    assert refusal("acme") == "the vendor 'acme' is brought by several packages: acme-one, acme-two"
+    assert refusal("acme") == "the vendor 'acme' is in several packages: acme-one, acme-two"
 
 
 def test_only_what_is_wanted_is_imported(packages: Path) -> None:

@@ -13,7 +13,7 @@ from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, SECOND_US
 from tickerplant.market_data.vendors import registry
 from tickerplant.market_data.vendors.errors import VendorError
 from tickerplant.market_data.vendors.port import BarsRequest, ProviderContext, Quota
-from tickerplant.market_data.vendors.scheduler import Choice, Desk, Purpose
+from tickerplant.market_data.vendors.scheduler import Choice, Purpose, RequestScheduler, VendorPlan
 from tickerplant.sandbox import MarketSettings, SandboxEndpoint, SandboxSettings, running
 from tickerplant.system_clock import starting_at
 
@@ -22,12 +22,10 @@ PLAN = (Quota(8, MINUTE_US), Quota(90, DAY_US))
 SPEED = 600.0
 
 
-def desk_at(place: SandboxEndpoint, kept: Kept) -> Desk:
+def desk_at(place: SandboxEndpoint, kept: Kept) -> RequestScheduler:
     vendor = registry.provider(ProviderContext("twelvedata", "k", url=place.url, clock=place.clock))
-    return Desk(
-        {"twelvedata": vendor}, {"intraday": ["twelvedata"]}, {"twelvedata": PLAN}, reserve=0.25, clock=place.clock,
-        keep=kept, kept=kept.values,
-    )  # fmt: skip
+    plan = VendorPlan({"twelvedata": vendor}, {"intraday": ["twelvedata"]}, {"twelvedata": PLAN}, reserve=0.25)
+    return RequestScheduler(plan, clock=place.clock, save=kept, stored=kept.values)
 
 
 def counted(place: SandboxEndpoint) -> Any:
@@ -35,7 +33,7 @@ def counted(place: SandboxEndpoint) -> Any:
         return json.load(answer)["vendors"]["twelvedata"]
 
 
-async def ask(desk: Desk, place: SandboxEndpoint, purpose: Purpose) -> bool:
+async def ask(desk: RequestScheduler, place: SandboxEndpoint, purpose: Purpose) -> bool:
     """Ask for an hour of two symbols as soon as it may be; return False when that is not today."""
     while True:
         now = place.clock.now_us()
@@ -59,7 +57,7 @@ async def test_asked_as_fast_as_it_may_be_the_vendor_refuses_nothing() -> None:
     )
     kept = Kept()
     with running(settings) as place:
-        for purpose in (Purpose.HISTORY, Purpose.HEAL):
+        for purpose in (Purpose.HISTORY, Purpose.GAP_FILL):
             desk = desk_at(place, kept)
             while await ask(desk, place, purpose):
                 pass

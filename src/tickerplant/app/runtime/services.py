@@ -50,7 +50,7 @@ async def run_market_data(
 ) -> None:
     """Run the vendors' feeds, or those of the sandbox `vendor`, and the backfill, until `stop`."""
     from tickerplant.app.wiring import vendors
-    from tickerplant.market_data.service import MarketData, MarketDataConfig, together
+    from tickerplant.market_data.service import MarketData, MarketDataConfig, run_feeds
 
     rules = rules_of(settings, always_open=always_open(settings, vendor is not None))
     async with vendors.desk(settings, log, place=vendor, rules=rules) as desk:
@@ -62,12 +62,12 @@ async def run_market_data(
                 MarketDataConfig(symbols, provider.name),
                 stream,
                 clock=clock,
-                on_hole=backfill.wake if backfill is not None else None,
+                on_gap=backfill.wake if backfill is not None else None,
             )
             for provider, symbols in vendors.streams(desk, settings.symbols)
             if (stream := provider.stream(symbols)) is not None
         ]
-        await together(stop, feeds, backfill.run() if backfill is not None else None)
+        await run_feeds(stop, feeds, backfill.run() if backfill is not None else None)
 
 
 async def backfill(

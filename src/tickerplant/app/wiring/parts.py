@@ -241,7 +241,7 @@ def sandbox_place(greeting: bytes, symbols: tuple[str, ...]) -> SandboxEndpoint:
 def live_since_us(log: EventLog, feed: str) -> int | None:
     """Return how far a live feed has come, or None for a feed that need not be heard of, as a file's."""
     from tickerplant.market_data.feed import cursor as feed_cursor
-    from tickerplant.market_data.feed.writer import state_key, state_partition
+    from tickerplant.market_data.feed.committer import state_key, state_partition
 
     kept = log.get_state(STATE_FEEDS, state_partition(feed, log.partitions(STATE_FEEDS)), state_key(feed))
     cursor = feed_cursor.decode(kept, feed)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tickerplant.market_data.backfill import BackfillManager, Depth, Order
     from tickerplant.market_data.vendors.account import VendorStatus
     from tickerplant.market_data.vendors.port import Provider, Quota
-    from tickerplant.market_data.vendors.scheduler import Desk
+    from tickerplant.market_data.vendors.scheduler import RequestScheduler
     from tickerplant.sandbox import SandboxEndpoint
 
 SANDBOX: Final = "sandbox"
@@ -85,14 +85,14 @@ def providers(
 async def desk(
     settings: Settings, log: EventLog, *, clock: Clock | None = None, place: SandboxEndpoint | None = None,
     rules: Rules | None = None,
-) -> AsyncIterator[Desk]:  # fmt: skip
+) -> AsyncIterator[RequestScheduler]:  # fmt: skip
     """Open the desk for the block, in this process alone: it takes the desk from any other process.
 
     `place`: the sandbox, if it is to be asked; then the clock is its own. `rules`: those of the settings, unless given.
     Raises ConfigError (before anybody's desk is taken), SnapshotRefused, LogError.
     """
-    from tickerplant.market_data.vendors.scheduler import Desk
-    from tickerplant.market_data.vendors.state_store import Keeping
+    from tickerplant.market_data.vendors.scheduler import RequestScheduler, VendorPlan
+    from tickerplant.market_data.vendors.state_store import StateStore
     from tickerplant.system_clock import SystemClock
 
     clock = clock or (place.clock if place is not None else SystemClock())
@@ -102,12 +102,10 @@ async def desk(
         made = providers(settings, names, clock, place, rules)
         for provider in made.values():
             stack.push_async_callback(provider.close)
-        keeping = await asyncio.to_thread(Keeping, log)
+        keeping = await asyncio.to_thread(StateStore, log)
         stack.push_async_callback(asyncio.to_thread, keeping.close)
-        yield Desk(
-            made, order, quotas(settings),
-            reserve=settings.vendors.gap_fill_reserve, clock=clock, keep=keeping.keep, kept=keeping.kept,
-        )  # fmt: skip
+        plan = VendorPlan(made, order, quotas(settings), settings.vendors.gap_fill_reserve)
+        yield RequestScheduler(plan, clock=clock, save=keeping.save, stored=keeping.stored)
 
 
 def clock_of(place: SandboxEndpoint | None) -> Clock:
@@ -130,7 +128,7 @@ def depths(settings: Settings, *, made_up: bool = False) -> list[Depth]:
 
 
 def backfill(
-    settings: Settings, log: EventLog, dsn: str, desk: Desk, clock: Clock, rules: Rules, *,
+    settings: Settings, log: EventLog, dsn: str, desk: RequestScheduler, clock: Clock, rules: Rules, *,
     order: Order | None = None,
 ) -> BackfillManager:  # fmt: skip
     """Return the manager that fetches what is missing, not yet running.
@@ -146,7 +144,7 @@ def backfill(
     )  # fmt: skip
 
 
-def streams(desk: Desk, symbols: Sequence[str]) -> list[tuple[Provider, tuple[str, ...]]]:
+def streams(desk: RequestScheduler, symbols: Sequence[str]) -> list[tuple[Provider, tuple[str, ...]]]:
     """Return whose streams bring which symbols: each symbol is of the first vendor in the order that may know it."""
     rest, found = list(symbols), []
     for provider in desk.providers("stream"):
@@ -162,7 +160,7 @@ def streams(desk: Desk, symbols: Sequence[str]) -> list[tuple[Provider, tuple[st
 def status(settings: Settings, *, sandbox: bool | None = None) -> list[VendorStatus]:
     """Return how each vendor stands by what is kept on the log, whether a plant runs or not; takes nobody's desk."""
     from tickerplant.app.wiring.coverage_query import in_force
-    from tickerplant.market_data.vendors.scheduler import standing
+    from tickerplant.market_data.vendors.scheduler import VendorPlan, vendor_statuses
     from tickerplant.sandbox import SandboxEndpoint
     from tickerplant.system_clock import SystemClock
 
@@ -175,10 +173,8 @@ def status(settings: Settings, *, sandbox: bool | None = None) -> list[VendorSta
         nowhere = SandboxEndpoint("http://127.0.0.1", "ws://127.0.0.1", ())
         made = providers(settings, names, SystemClock(), nowhere)
         try:
-            return standing(
-                made, order, quotas(settings),
-                reserve=settings.vendors.gap_fill_reserve, kept=_kept(settings), now_us=now_us,
-            )  # fmt: skip
+            plan = VendorPlan(made, order, quotas(settings), settings.vendors.gap_fill_reserve)
+            return vendor_statuses(plan, stored=_kept(settings), now_us=now_us)
         finally:
             for provider in made.values():
                 await provider.close()
@@ -188,10 +184,10 @@ def status(settings: Settings, *, sandbox: bool | None = None) -> list[VendorSta
 
 def _kept(settings: Settings) -> Mapping[str, bytes]:
     from tickerplant.app.wiring import open_readonly
-    from tickerplant.market_data.vendors.state_store import kept
+    from tickerplant.market_data.vendors.state_store import stored_state
 
     try:
         with open_readonly.log_of(settings) as log:
-            return kept(log)
+            return stored_state(log)
     except (NoPlant, UnknownTopic):  # nobody has asked anything yet
         return {}

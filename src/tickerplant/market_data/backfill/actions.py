@@ -17,7 +17,7 @@ from tickerplant.market_data.backfill.progress import Progress
 from tickerplant.market_data.backfill.publish import Publisher, Saying
 from tickerplant.market_data.feed.writer import FeedWriter
 from tickerplant.market_data.vendors.port import ACTIONS
-from tickerplant.market_data.vendors.scheduler import Blocked, Desk, Purpose
+from tickerplant.market_data.vendors.scheduler import Blocked, Purpose, RequestScheduler
 from tickerplant.store import Store
 
 EVERY_US: Final = DAY_US
@@ -34,7 +34,7 @@ class _Place(msgspec.Struct):
 class Actions:
     """Whose turn it is, kept with the feed's cursor."""
 
-    def __init__(self, desk: Desk, publisher: Publisher, progress: Progress, clock: Clock) -> None:
+    def __init__(self, desk: RequestScheduler, publisher: Publisher, progress: Progress, clock: Clock) -> None:
         self._desk = desk
         self._publisher = publisher
         self._progress = progress

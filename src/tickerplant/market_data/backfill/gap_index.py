@@ -223,7 +223,7 @@ class Ledger:
         """
         before_us = self.before_us(one, now_us)
         task = task_of(one, now_us, before_us, now_us - HEAL_US, heal=heal)
-        if task is None or task.purpose is Purpose.HEAL:
+        if task is None or task.purpose is Purpose.GAP_FILL:
             return task
         for from_us, to_us in self._ordered.get((one.symbol, one.interval), ()) if not self._hidden[id(one)] else ():
             if runs := one.ready(now_us, from_us, min(to_us, before_us)):

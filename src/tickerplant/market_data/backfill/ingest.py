@@ -21,13 +21,14 @@ from tickerplant.market_data.backfill.progress import Progress
 from tickerplant.market_data.backfill.publish import Publisher, Saying, Told, in_order, only
 from tickerplant.market_data.backfill.series import Series
 from tickerplant.market_data.backfill.vendor_penalties import HOLDS_US, Setbacks, market_key
+from tickerplant.market_data.feed.dead_letters import DeadRow
 from tickerplant.market_data.feed.validation import check_bars, without
-from tickerplant.market_data.feed.writer import DeadRow, FeedWriter
+from tickerplant.market_data.feed.writer import FeedWriter
 from tickerplant.market_data.vendors import comparison
 from tickerplant.market_data.vendors.errors import Malformed, NoData, VendorError
 from tickerplant.market_data.vendors.port import BarsAnswer, BarsRequest
 from tickerplant.market_data.vendors.rejections import sure_until
-from tickerplant.market_data.vendors.scheduler import Choice, Desk
+from tickerplant.market_data.vendors.scheduler import Choice, RequestScheduler
 from tickerplant.store import Store
 
 LATER_US: Final = {"1d": HOUR_US}
@@ -71,7 +72,8 @@ class Taker:
     """Takes answers. `symbols`: returns those that the feed of the backfill speaks of."""
 
     def __init__(
-        self, desk: Desk, ledger: Ledger, setbacks: Setbacks, publisher: Publisher, progress: Progress, clock: Clock,
+        self, desk: RequestScheduler, ledger: Ledger, setbacks: Setbacks, publisher: Publisher, progress: Progress,
+        clock: Clock,
         symbols: Callable[[], list[str]],
     ) -> None:  # fmt: skip
         self._desk = desk
@@ -95,7 +97,7 @@ class Taker:
         for task in chosen:
             one = task.series
             found = answer.found.get(one.symbol)
-            stretch = answer.covers.get(one.symbol, (request.from_us, request.to_us))
+            stretch = answer.covers.get(one.symbol, (request.start_us, request.end_us))
             if not isinstance(found, pa.RecordBatch):
                 error = found or Malformed(f"the answer does not speak of {one.symbol}")
                 self._refused(brought, choice.name, one, stretch, error)
@@ -232,13 +234,13 @@ class Taker:
     ) -> None:  # fmt: skip
         """Say the bars of an answer: the old ones first, then those of the present with all that came along."""
         symbols = [each.series.symbol for each in settled]
-        floor_us = min((self._ledger.derived_from(symbol) for symbol in symbols), default=request.to_us)
-        if request.interval == "1d" or request.to_us <= floor_us or bars is None:
-            await self._publisher.old(writer, self._symbols(), bars, request.from_us, saying)
+        floor_us = min((self._ledger.derived_from(symbol) for symbol in symbols), default=request.end_us)
+        if request.interval == "1d" or request.end_us <= floor_us or bars is None:
+            await self._publisher.old(writer, self._symbols(), bars, request.start_us, saying)
             return
         cut = int(np.searchsorted(times_of(bars["time"]), floor_us))
         if cut:
-            await self._publisher.old(writer, self._symbols(), bars.slice(0, cut), request.from_us, Saying())
+            await self._publisher.old(writer, self._symbols(), bars.slice(0, cut), request.start_us, Saying())
         # Only what was answered of all of them, to the last bar, may be claimed.
         from_us = max(floor_us, *(each.from_us for each in settled))
         to_us = min(each.to_us for each in settled)

@@ -48,7 +48,7 @@ from tickerplant.market_data.backfill.vendor_penalties import Setbacks
 from tickerplant.market_data.feed.writer import FeedWriter
 from tickerplant.market_data.vendors.errors import NoData, VendorError
 from tickerplant.market_data.vendors.port import BarsAnswer, BarsRequest, kind_of
-from tickerplant.market_data.vendors.scheduler import Blocked, Choice, Desk, Purpose
+from tickerplant.market_data.vendors.scheduler import Blocked, Choice, Purpose, RequestScheduler
 from tickerplant.store import Store
 from tickerplant.system_clock import SystemClock
 
@@ -99,7 +99,7 @@ class BackfillManager:
     def __init__(
         self,
         event_log: EventLog,
-        desk: Desk,
+        desk: RequestScheduler,
         dsn: str,
         symbols: Sequence[str],
         depths: Sequence[Depth],
@@ -177,7 +177,7 @@ class BackfillManager:
         store: Store | None = None
         try:
             store = await Store.open(self._dsn, min_size=1, max_size=2)
-            self._actions.begin(writer.cursor.place)
+            self._actions.begin(writer.cursor.resume_token)
             if not self.progress.orders:
                 former = await self._call(lambda: read_progress(self._log))
                 self.progress.orders = former.orders if former is not None else []
@@ -385,7 +385,7 @@ class BackfillManager:
         round_.requests += 1
         self.progress.requests += 1
         self.progress.request = _shown(choice.name, request)
-        if first.purpose is Purpose.HEAL:
+        if first.purpose is Purpose.GAP_FILL:
             self._healed_s = self._clock.monotonic()
         answer = await self._ask(choice, request, first.purpose)
         if answer is not None:
@@ -498,4 +498,4 @@ def _shown(name: str, request: BarsRequest) -> str:
     symbols = ", ".join(request.symbols[:3]) + (
         f" and {len(request.symbols) - 3} more" if len(request.symbols) > 3 else ""
     )
-    return f"{name}: {request.interval} of {symbols}, {iso(request.from_us)} to {iso(request.to_us)}"
+    return f"{name}: {request.interval} of {symbols}, {iso(request.start_us)} to {iso(request.end_us)}"

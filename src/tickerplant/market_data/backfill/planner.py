@@ -47,7 +47,7 @@ class Task:
         and the newest before older ones.
         """
         of_interval = {"1d": 0, "1m": 1}.get(self.series.interval, 2)
-        heal = self.purpose is Purpose.HEAL
+        heal = self.purpose is Purpose.GAP_FILL
         return (0 if heal else 1 if self.ordered else 2, 0 if heal else of_interval, -self.newest_us)
 
     def runs(self) -> list[tuple[int, int]]:
@@ -62,7 +62,7 @@ def task_of(one: Series, now_us: int, before_us: int, heal_from_us: int, *, heal
     missing bars from here on are holes, which are left alone without `heal`.
     """
     if heal and (holes := one.ready(now_us, heal_from_us, before_us)):
-        return Task(one, holes[0][0], holes[-1][1], now_us, Purpose.HEAL)
+        return Task(one, holes[0][0], holes[-1][1], now_us, Purpose.GAP_FILL)
     if older := one.ready(now_us, 0, min(heal_from_us, before_us)):
         return Task(one, older[0][0], older[-1][1], now_us, Purpose.HISTORY)
     return None

@@ -28,7 +28,8 @@ from tickerplant.core.interval import M5
 from tickerplant.core.schemas import ANSWERS, RAW, SMALL_TEXT, TEXT, VENDOR_BARS
 from tickerplant.core.times import FOREVER_US, times_of, timestamps
 from tickerplant.log.port import EventLog
-from tickerplant.market_data.feed.writer import DeadRow, FeedWriter
+from tickerplant.market_data.feed.dead_letters import DeadRow
+from tickerplant.market_data.feed.writer import FeedWriter
 
 SLICE_BARS: Final = 1_000
 _FOLLOWER: Final = "aggregation"
@@ -140,14 +141,14 @@ class Saying:
 
     def say(self, writer: FeedWriter) -> None:
         """Say it, in the transaction of the next commit."""
-        writer.dead(self.dead)
+        writer.append_dead_letters(self.dead)
         if self.splits is not None and self.splits.num_rows:
-            writer.splits(self.splits, commit=False)
+            writer.append_splits(self.splits, commit=False)
         if self.dividends is not None and self.dividends.num_rows:
-            writer.dividends(self.dividends, commit=False)
+            writer.append_dividends(self.dividends, commit=False)
         if self.told:
-            writer.answers(answers_batch(self.told))
-        writer.keep_place(self.place)
+            writer.append_answers(answers_batch(self.told))
+        writer.set_resume_token(self.place)
 
 
 class Publisher:
@@ -163,12 +164,12 @@ class Publisher:
         """Write a record behind all that raw holds that is passed on to bars; return its offset by partition."""
 
         def say() -> None:
-            writer.start((), from_us=FOREVER_US, hole=True, again=True)
+            writer.start((), start_us=FOREVER_US, gap=True, new_round=True)
             writer.end()
 
         await self._call(say)
         self._in_round = False
-        return dict(writer.ends)
+        return dict(writer.last_offsets)
 
     async def old(
         self, writer: FeedWriter, symbols: Sequence[str], bars: pa.RecordBatch | None, from_us: int, saying: Saying
@@ -176,11 +177,11 @@ class Publisher:
         """Bring bars older than what aggregation remembers, in a round that claims nothing; it stays open."""
 
         def begin() -> None:
-            writer.start(symbols, from_us=FOREVER_US, hole=True, again=True)
+            writer.start(symbols, start_us=FOREVER_US, gap=True, new_round=True)
             writer.commit()
 
         def say(part: Slice, last: Saying | None) -> None:
-            writer.vendor_bars(part.bars, from_us, reason="backfill")
+            writer.append_bars(part.bars, from_us, reason="backfill")
             if last is not None:
                 last.say(writer)
             writer.commit()
@@ -194,7 +195,7 @@ class Publisher:
             self._in_round = True
         for at, part in enumerate(parts):
             await self._call(partial(say, part, saying if at == len(parts) - 1 else None))
-            await self._rest(writer.ends)
+            await self._rest(writer.last_offsets)
 
     async def present(
         self, writer: FeedWriter, symbols: Sequence[str], bars: pa.RecordBatch | None,
@@ -207,8 +208,8 @@ class Publisher:
 
         def say(part: Slice, last: Saying | None) -> None:
             from_us = FOREVER_US if claim is None else part.from_us
-            writer.start(symbols, from_us=from_us, hole=True, again=True)
-            writer.vendor_bars(part.bars, part.to_us, reason="backfill")
+            writer.start(symbols, start_us=from_us, gap=True, new_round=True)
+            writer.append_bars(part.bars, part.to_us, reason="backfill")
             if last is not None:
                 last.say(writer)
             writer.end()
@@ -222,7 +223,7 @@ class Publisher:
         parts = slices_of(bars, from_us, to_us, fives=True)
         for at, part in enumerate(parts):
             await self._call(partial(say, part, saying if at == len(parts) - 1 else None))
-            await self._rest(writer.ends)
+            await self._rest(writer.last_offsets)
 
     async def note(self, writer: FeedWriter, saying: Saying) -> None:
         """Say what comes without bars."""

@@ -1,9 +1,9 @@
-"""A WebSocket client connection that hands over text messages in bulk.
+"""A WebSocket client connection that delivers text messages in bulk.
 
-Feeds send many small text frames; the library makes an object, an event and a wake-up of each. Here whole unmasked text
-frames are cut out of what the socket gave in one loop, and everything else (the handshake, control frames, fragments,
-binary messages, the close, whatever is against the protocol) goes to the library, frame by frame and in order, which
-answers, assembles, refuses and closes as ever. `recv` gets nothing on such a connection.
+Feeds send many small text frames, and the library makes an object, an event and a wake-up for each. This class cuts
+whole unmasked text frames out of the socket's data in one loop. Everything else goes to the library, frame by frame
+and in order: the handshake, control frames, fragments, binary messages, the close, and protocol errors. The library
+answers, assembles, refuses and closes as usual. `recv` returns nothing on such a connection.
 """
 
 from __future__ import annotations
@@ -15,106 +15,106 @@ from websockets.asyncio.client import ClientConnection
 from websockets.frames import Frame, Opcode
 from websockets.protocol import Event, State
 
-Take = Callable[[list[bytes]], None]
+OnMessages = Callable[[list[bytes]], None]
 
 MAX_MESSAGE_BYTES: Final = 1 << 24
-"""An answer to a subscription to 2,000 symbols is 200 KB; what is larger than this is no message of a feed."""
+"""Maximum bytes of a message. The answer to a subscription to 2,000 symbols has 200 KB."""
 _TEXT: Final = 0x81  # FIN and the opcode of a text
 _END_OF_HEAD: Final = b"\r\n\r\n"
 _DATA: Final = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
 
 
 class FrameConnection(ClientConnection):
-    """Give it to `websockets.connect(create_connection=…, max_size=MAX_MESSAGE_BYTES, compression=None)`.
+    """Pass it to `websockets.connect(create_connection=…, max_size=MAX_MESSAGE_BYTES, compression=None)`.
 
-    Set `take` before the loop runs on after `connect`: it gets the messages of each read, undecoded, in order, from
-    within the event loop, and must be quick. `heard` is called for every read whatever is in it.
+    Set `on_messages` before the loop continues after `connect`: it is called with the messages of each read, undecoded
+    and in order, in the event loop, and must be quick. `on_read` is called for every read, whatever it contains.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.heard: Callable[[], None] = _nothing
-        self._take: Take | None = None
+        self.on_read: Callable[[], None] = _nothing
+        self._on_messages: OnMessages | None = None
         self._early: list[bytes] = []
-        self._rest = b""
+        self._buffer = b""
         self._head_tail = b""
-        self._pieces: list[bytes] = []
+        self._fragments: list[bytes] = []
         self._texts: list[bytes] = []
-        self._library_alone = False
+        self._library_only = False
         self._ending = False
 
     @property
-    def take(self) -> Take | None:
-        """Who gets the messages; what came before it was set is given at once."""
-        return self._take
+    def on_messages(self) -> OnMessages | None:
+        """The receiver of messages. Messages that arrived before it was set are delivered when it is."""
+        return self._on_messages
 
-    @take.setter
-    def take(self, take: Take) -> None:
-        self._take = take
+    @on_messages.setter
+    def on_messages(self, receive: OnMessages) -> None:
+        self._on_messages = receive
         early, self._early = self._early, []
         if early:
-            take(early)
+            receive(early)
 
     def data_received(self, data: bytes) -> None:
-        """Take what the socket gave (a method of `asyncio.Protocol`)."""
-        self.heard()
+        """Process the socket's data (a method of `asyncio.Protocol`)."""
+        self.on_read()
         if self.response is None:
             data = self._handshake(data)
         if data:
-            if self._library_alone or self.protocol.state is not State.OPEN:
+            if self._library_only or self.protocol.state is not State.OPEN:
                 super().data_received(data)
             else:
-                self._rest = self._cut(self._rest + data if self._rest else bytes(data))
+                self._buffer = self._cut(self._buffer + data if self._buffer else bytes(data))
         if self.protocol.state is State.CLOSING and not self._ending:
-            self._ending = True  # the vendor should close the socket now; whether it does is not waited for
+            self._ending = True  # the vendor should now close the socket, but may not
             self.loop.call_later(self.close_timeout or 0.0, self.transport.abort)
         if self._texts:
             texts, self._texts = self._texts, []
-            if self._take is None:
+            if self._on_messages is None:
                 self._early += texts
             else:
-                self._take(texts)
+                self._on_messages(texts)
 
     def process_event(self, event: Event) -> None:
-        """Put messages that the library has read among the others."""
+        """Add messages that the library has read to the others."""
         if isinstance(event, Frame) and event.opcode in _DATA and self.response is not None:
-            self._pieces.append(bytes(event.data))
+            self._fragments.append(bytes(event.data))
             if event.fin:
-                self._texts.append(b"".join(self._pieces))
-                self._pieces.clear()
+                self._texts.append(b"".join(self._fragments))
+                self._fragments.clear()
         else:
             super().process_event(event)
 
     def _handshake(self, data: bytes) -> bytes:
-        """Give the library the answer's head and no more; return what follows it."""
+        """Pass the head of the answer to the library, and no more; return what follows it."""
         seen = self._head_tail + data
         end = seen.find(_END_OF_HEAD)
         if end < 0:
             self._head_tail = seen[-3:]
             super().data_received(data)
             return b""
-        rest = end + len(_END_OF_HEAD) - len(self._head_tail)
-        super().data_received(data[:rest])
-        if self.protocol.state is not State.OPEN:  # refused: a body follows, which is the library's
-            super().data_received(data[rest:])
+        end += len(_END_OF_HEAD) - len(self._head_tail)
+        super().data_received(data[:end])
+        if self.protocol.state is not State.OPEN:  # refused: the body belongs to the library
+            super().data_received(data[end:])
             return b""
-        return data[rest:]
+        return data[end:]
 
     def _cut(self, buffer: bytes) -> bytes:
-        """Cut whole frames off; return the rest, which is less than one."""
+        """Cut whole frames off; return the remainder, which is less than one frame."""
         texts, at, size = self._texts, 0, len(buffer)
         while size - at >= 2:
             length = buffer[at + 1]
             begin = at + 2
             if length >= 126:
-                if length > 127:  # masked: against the protocol
-                    return self._leave(buffer[at:])
+                if length > 127:  # masked: a protocol error
+                    return self._use_library(buffer[at:])
                 begin += 2 if length == 126 else 8
                 if begin > size:
                     break
                 length = int.from_bytes(buffer[at + 2 : begin], "big")
                 if length > MAX_MESSAGE_BYTES:
-                    return self._leave(buffer[at:])
+                    return self._use_library(buffer[at:])
             end = begin + length
             if end > size:
                 break
@@ -123,13 +123,13 @@ class FrameConnection(ClientConnection):
             else:
                 super().data_received(buffer[at:end])
                 if self.protocol.state is not State.OPEN:
-                    return self._leave(buffer[end:])
+                    return self._use_library(buffer[end:])
             at = end
         return buffer[at:]
 
-    def _leave(self, buffer: bytes) -> bytes:
-        """Leave this and all that comes to the library."""
-        self._library_alone = True
+    def _use_library(self, buffer: bytes) -> bytes:
+        """Pass this and all later data to the library; return an empty remainder."""
+        self._library_only = True
         if buffer:
             super().data_received(buffer)
         return b""

@@ -1,8 +1,8 @@
-"""When a feed that is up but brings no prices is silent too long: by the sessions, and by what it brought before. Pure.
+"""Detects a feed that is connected but delivers no prices, from trading hours and the feed's own rate. Pure.
 
-A vendor may go on answering heartbeats while its prices have stopped. How long without one is too long depends on how
-often they come, which is learned, apart for each set of calendars that are in regular hours together: with stocks
-closed a few crypto pairs bring less. Outside of all regular hours nothing is expected.
+A vendor may answer heartbeats while its prices have stopped. The allowed time without a price depends on the usual
+rate, which is measured separately for each set of calendars that are in regular hours together: with stocks closed, a
+few crypto pairs deliver less. Outside all regular hours no price is expected.
 """
 
 from __future__ import annotations
@@ -17,48 +17,50 @@ import numpy as np
 from tickerplant.core.sessions import NO_SESSION, Calendars
 from tickerplant.core.times import MINUTE_US
 
-Regime = tuple[bool, ...]
-"""Which of a feed's calendars are in regular hours."""
+OpenMarkets = tuple[bool, ...]
+"""For each of a feed's calendars: True if it is in regular hours."""
 
 SHORTEST_S: Final = 20.0
-GAPS: Final = 50
-"""No price for as many expected gaps, and never less than `SHORTEST_S`: gaps that are exponential exceed 50 of their
-mean once in 10^21; openings, lunch and halts of many symbols make them a tenth as frequent, not a fiftieth."""
+INTERVALS: Final = 50
+"""Allowed time without a price, in mean times between prices, but never less than `SHORTEST_S`. Exponential times
+between prices exceed 50 means once in 10^21; openings, lunch breaks and halts of many symbols make the rate a tenth of
+the mean, not a fiftieth."""
 UNKNOWN_S: Final = 1_800.0
-"""Where nothing has been learned: half an hour, for one illiquid symbol may well be silent for minutes."""
+"""Allowed time without a price while no rate is known: one illiquid symbol may be silent for minutes."""
 LONGEST_S: Final = 3_600.0
-HOLE_S: Final = 5.0
-"""Prices that come again after so long without one, and after as many expected gaps, show that some were missed."""
+GAP_S: Final = 5.0
+"""Shortest time without a price, on a live connection, after which prices are known to be missing; also at least
+`INTERVALS` mean times."""
 _MEMORY_S: Final = 1_800.0
 _ENOUGH: Final = 10.0
 
 
-class Hours:
-    """Which of the calendars of some symbols are open; looked up once a minute of the time asked for."""
+class OpenHours:
+    """The calendars of some symbols: which are open. Evaluated once a minute of the requested time."""
 
     def __init__(self, calendars: Calendars, symbols: Iterable[str]) -> None:
         found = {calendar.name: calendar for calendar in (calendars.of(symbol) for symbol in symbols)}
         self._calendars = list(found.values())
         self._minute = -1
-        self._regime: Regime = ()
+        self._open_markets: OpenMarkets = ()
         self._in_session = False
 
-    def regime(self, now_us: int) -> Regime:
+    def open_markets(self, now_us: int) -> OpenMarkets:
         """Return for each calendar whether it is in regular hours."""
-        self._look(now_us)
-        return self._regime
+        self._update(now_us)
+        return self._open_markets
 
     def in_session(self, now_us: int) -> bool:
-        """Return whether any symbol is in a session, extended hours included."""
-        self._look(now_us)
+        """Return True if any symbol is in a session, extended hours included."""
+        self._update(now_us)
         return self._in_session
 
-    def _look(self, now_us: int) -> None:
+    def _update(self, now_us: int) -> None:
         minute = now_us // MINUTE_US
         if minute != self._minute:
             times = np.array([now_us])
             self._minute = minute
-            self._regime = tuple(bool(one.is_regular(times)[0]) for one in self._calendars)
+            self._open_markets = tuple(bool(one.is_regular(times)[0]) for one in self._calendars)
             self._in_session = any(int(one.session_of(times)[0]) != NO_SESSION for one in self._calendars)
 
 
@@ -68,54 +70,55 @@ class _Rate:
     prices: float = 0.0
 
 
-class Silence:
-    """Learns how often prices come, and says when they have been gone for too long. Times are seconds of one clock.
+class PriceLiveness:
+    """Measures the rate of prices and detects that they have stopped. Times are seconds of one monotonic clock.
 
-    No shorter time than `shortest_s` is too long.
+    `shortest_s`: lower bound of the allowed time without a price.
     """
 
     def __init__(self, shortest_s: float = SHORTEST_S) -> None:
         self._shortest_s = shortest_s
-        self._rates: dict[Regime, _Rate] = {}
-        self._regime: Regime = ()
+        self._rates: dict[OpenMarkets, _Rate] = {}
+        self._markets: OpenMarkets = ()
         self._since_s = 0.0
-        self._in_vain = 0
+        self._silent_connections = 0
 
-    def connected(self, now_s: float, regime: Regime) -> None:
-        """Begin to listen: what was learned stays, the time without a connection counts for nothing."""
-        self._regime, self._since_s = regime, now_s
+    def start(self, now_s: float, markets: OpenMarkets) -> None:
+        """Start a connection. Measured rates are kept; the time without a connection does not count."""
+        self._markets, self._since_s = markets, now_s
 
-    def heard(self, now_s: float, regime: Regime, prices: int) -> None:
-        """Take note of prices that have come."""
-        if regime == self._regime:
-            rate = self._rates.setdefault(regime, _Rate())
+    def observe(self, now_s: float, markets: OpenMarkets, prices: int) -> None:
+        """Update the rate with prices that arrived."""
+        if markets == self._markets:
+            rate = self._rates.setdefault(markets, _Rate())
             passed = now_s - self._since_s
-            kept = math.exp(-passed / _MEMORY_S)
-            rate.seconds = rate.seconds * kept + passed
-            rate.prices = rate.prices * kept + prices
-        self._regime, self._since_s, self._in_vain = regime, now_s, 0
+            weight = math.exp(-passed / _MEMORY_S)
+            rate.seconds = rate.seconds * weight + passed
+            rate.prices = rate.prices * weight + prices
+        self._markets, self._since_s, self._silent_connections = markets, now_s, 0
 
-    def allowed_s(self, regime: Regime) -> float:
-        """Return how long no price may come; twice as long for each connection that brought none."""
-        if not any(regime):
+    def allowed_s(self, markets: OpenMarkets) -> float:
+        """Return the allowed time without a price; doubled for each connection that delivered none."""
+        if not any(markets):
             return math.inf
-        rate = self._rates.get(regime)
+        rate = self._rates.get(markets)
         known = rate is not None and rate.prices >= _ENOUGH
-        shortest = max(self._shortest_s, GAPS * rate.seconds / rate.prices) if rate is not None and known else UNKNOWN_S
-        return max(shortest, min(shortest * 2.0 ** min(self._in_vain, 16), LONGEST_S))
+        usual_s = INTERVALS * rate.seconds / rate.prices if rate is not None and known else UNKNOWN_S
+        shortest_s = max(self._shortest_s, usual_s) if known else UNKNOWN_S
+        return max(shortest_s, min(shortest_s * 2.0 ** min(self._silent_connections, 16), LONGEST_S))
 
-    def hole_s(self, regime: Regime) -> float:
-        """Return after how long without a price those that come again show that some were missed in between."""
-        rate = self._rates.get(regime)
-        if rate is None or rate.prices < _ENOUGH or not any(regime):
+    def min_gap_s(self, markets: OpenMarkets) -> float:
+        """Return the time without a price after which, once prices continue, some were missed in between."""
+        rate = self._rates.get(markets)
+        if rate is None or rate.prices < _ENOUGH or not any(markets):
             return math.inf
-        return max(HOLE_S, GAPS * rate.seconds / rate.prices)
+        return max(GAP_S, INTERVALS * rate.seconds / rate.prices)
 
-    def too_long(self, now_s: float, regime: Regime) -> bool:
-        """Return whether it is; then the next connection is given more time."""
-        if regime != self._regime:  # an opening or a close: what was expected before says nothing of now
-            self._regime, self._since_s = regime, now_s
-        if now_s - self._since_s <= self.allowed_s(regime):
+    def is_too_long(self, now_s: float, markets: OpenMarkets) -> bool:
+        """Return True if no price arrived for too long; the next connection is then allowed more time."""
+        if markets != self._markets:  # an opening or a close: the former rate does not apply any more
+            self._markets, self._since_s = markets, now_s
+        if now_s - self._since_s <= self.allowed_s(markets):
             return False
-        self._in_vain += 1
+        self._silent_connections += 1
         return True

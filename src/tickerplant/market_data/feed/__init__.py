@@ -1,20 +1,19 @@
-"""Feeds into `market.prices.raw`.
+"""One ordered stream into `market.prices.raw`.
 
-`writer` appends, `cursor` is what a feed stores of itself, `commands` are records that no feed writes.
+In: batches of ticks, vendors' bars, corporate actions and rows that could not be read. Out: records of the raw topic,
+dead letters, and the cursor of the feed, committed in one transaction.
+
+Begin with `writer.FeedWriter`. `committer` owns the transaction and its recovery, `cursor` what a feed stores about
+itself, `validation` the checks of each row, `partitioner` the split of a batch, `dead_letters` the rows that were
+rejected. `commands` writes records that belong to no feed: settings, rebuilds, a user's splits and dividends.
 """
 
 from __future__ import annotations
 
-import warnings
-from typing import Any
+from typing import TYPE_CHECKING
 
+from tickerplant.core.deprecation import renamed
+from tickerplant.market_data.feed import dead_letters
 
-def __getattr__(name: str) -> Any:
-    """Return `DeadRow`, which plug-ins of earlier versions import from here, with a warning."""
-    if name != "DeadRow":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from tickerplant.market_data.feed.writer import DeadRow
-
-    text = f"{__name__}.DeadRow is now tickerplant.market_data.feed.writer.DeadRow; the old name will be removed"
-    warnings.warn(text, DeprecationWarning, stacklevel=2)
-    return DeadRow
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__, {"DeadRow": ("dead_letters.DeadRow", dead_letters.DeadRow)})

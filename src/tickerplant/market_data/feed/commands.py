@@ -1,4 +1,4 @@
-"""What is written into `market.prices.raw` by no feed: settings in force, orders to rebuild, and a user's splits."""
+"""Records of `market.prices.raw` that belong to no feed: settings, rebuilds, and corporate actions by a user."""
 
 from __future__ import annotations
 
@@ -16,29 +16,28 @@ from tickerplant.core.schemas import DIVIDENDS, RAW, SETTINGS_KEY, SPLITS, STATE
 from tickerplant.core.symbols import partition_of
 from tickerplant.core.times import datetime_of
 from tickerplant.log.port import EventLog
-from tickerplant.market_data.feed.partitioner import Parter
+from tickerplant.market_data.feed.partitioner import SymbolPartitioner
 from tickerplant.market_data.feed.writer import now_us
 
 USER: Final = "user"
-"""The source of what a user says."""
+"""Source of the rows that a user enters."""
 
 _WRITER: Final = "control"
 _ATTEMPTS: Final = 5
 
 
 def ensure_settings(log: EventLog, values: Mapping[str, Any], *, clock: Callable[[], int] = now_us) -> bool:
-    """Append a `Settings` record to every partition if these values differ from the last written; return whether.
+    """Append a `Settings` record to every partition if these values differ from the last ones; return True if it did.
 
-    `values` are those that differ from the defaults (`rules.values_of`). Processes that start together do this at the
-    same time and fence each other: who is fenced looks again, and mostly finds it done. Raises Fenced or LogUnavailable
-    when that is of no use.
+    `values` are those that differ from the defaults (`rules.values_of`). Processes that start together fence each
+    other: a fenced one tries again and usually finds the record. Raises Fenced or LogUnavailable after five attempts.
     """
     text = msgspec.json.encode(values, order="deterministic")
     for attempt in range(1, _ATTEMPTS):
         try:
             return _ensure(log, values, text, clock)
         except (Fenced, LogUnavailable):
-            time.sleep(random.uniform(0.1, 0.5) * attempt)  # not all of them again at once
+            time.sleep(random.uniform(0.1, 0.5) * attempt)  # so that the processes do not retry at once
     return _ensure(log, values, text, clock)
 
 
@@ -55,16 +54,16 @@ def _ensure(log: EventLog, values: Mapping[str, Any], text: bytes, clock: Callab
 
 
 def request_rebuild(
-    log: EventLog, symbols: Sequence[str], from_us: int, to_us: int, *, clock: Callable[[], int] = now_us
+    log: EventLog, symbols: Sequence[str], start_us: int, end_us: int, *, clock: Callable[[], int] = now_us
 ) -> dict[int, int]:
-    """Append a `Rebuild` of `[from_us, to_us)` of the symbols to every partition; return its offset in each."""
-    parter = Parter(log.partitions(RAW))
-    parter.expect(symbols)
-    header = records.Rebuild(sent_at_us=clock(), from_us=from_us, to_us=to_us)
+    """Append a `Rebuild` of `[start_us, end_us)` of the symbols to every partition; return its offset in each."""
+    partitioner = SymbolPartitioner(log.partitions(RAW))
+    partitioner.add(symbols)
+    header = records.Rebuild(sent_at_us=clock(), from_us=start_us, to_us=end_us)
     with log.writer(_WRITER) as writer:
         with writer.transaction() as transaction:
-            for partition in range(parter.partitions):
-                rows = pa.RecordBatch.from_arrays([parter.symbols_in(partition, symbols)], schema=SYMBOLS)
+            for partition in range(partitioner.partitions):
+                rows = pa.RecordBatch.from_arrays([partitioner.symbols_in(partition, symbols)], schema=SYMBOLS)
                 transaction.append(RAW, partition, records.encode(header, rows))
         return {source.partition: offset for source, offset in writer.committed().items() if source.topic == RAW}
 
@@ -75,10 +74,10 @@ def append_split(
 ) -> dict[int, int]:  # fmt: skip
     """Append a split, `numerator` new shares for `denominator` old ones; return {the symbol's partition: its offset}.
 
-    `session_us`: 00:00 UTC of the first session at the new price. What is said last of a session counts.
+    `session_us`: 00:00 UTC of the first session at the new price. The last split that was entered for a session wins.
     """
     row = {"numerator": numerator, "denominator": denominator}
-    return _say(log, records.Splits(sent_at_us=clock()), SPLITS, symbol, session_us, row)
+    return _append_action(log, records.Splits(sent_at_us=clock()), SPLITS, symbol, session_us, row)
 
 
 def append_dividend(
@@ -87,10 +86,10 @@ def append_dividend(
 ) -> dict[int, int]:  # fmt: skip
     """Append a dividend per share with its ex-date (00:00 UTC); return {the symbol's partition: its offset}."""
     row = {"amount": amount, "currency": currency}
-    return _say(log, records.Dividends(sent_at_us=clock()), DIVIDENDS, symbol, ex_date_us, row)
+    return _append_action(log, records.Dividends(sent_at_us=clock()), DIVIDENDS, symbol, ex_date_us, row)
 
 
-def _say(
+def _append_action(
     log: EventLog, header: records.Header, schema: pa.Schema, symbol: str, time_us: int, row: Mapping[str, Any]
 ) -> dict[int, int]:
     full = {"time": datetime_of(time_us), "symbol": symbol, "source": USER, **row}

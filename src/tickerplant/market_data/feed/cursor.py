@@ -1,7 +1,7 @@
-"""What a feed keeps of itself: where it stands, and which trade ids it has brought lately.
+"""The stored state of a feed: its position, and the trade ids that it appended recently.
 
-The cursor is kept state (`market.state.feeds`, key `feed:<name>`) and commits in the transaction that appends, so it
-says exactly what the log holds. Pure: bytes in, bytes out.
+The cursor is a state value (`market.state.feeds`, key `feed:<name>`). It commits in the transaction that appends, so it
+matches exactly what the log holds. Pure: bytes in, bytes out.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from tickerplant.core.times import NEVER_US, BoolArray
 
 FORMAT: Final = 1
 SEGMENT_IDS: Final = 4_096
-"""Ids in one kept segment: 32 KB, of which a live feed's commit rewrites one."""
+"""Ids in one stored segment: 32 KB. A commit of a live feed rewrites one segment."""
 SEGMENTS: Final = 16
-"""Full segments that are remembered: 65,536 ids, half a minute of a feed of 2,000 prints a second."""
+"""Number of full segments that are stored: 65,536 ids, half a minute of a feed of 2,000 prints a second."""
 
 NEW, OPEN, DOWN, ENDED = "new", "open", "down", "ended"
 
 
 class Cursor(msgspec.Struct, kw_only=True):
-    """Where a feed stands. `place` is the feed's own (a row of a file, a page), unread here.
+    """The state of a feed. `resume_token` belongs to the feed (a row of a file, a page) and is not read here.
 
-    `commits` counts the transactions, so that after a commit of unknown outcome one can tell whether it took place.
-    `ids` holds the hashed trade ids since the last full segment, `segments` how many have been filled ever.
+    `commits` counts the transactions; after a commit of unknown outcome it shows whether the commit took place. `ids`
+    holds the hashed trade ids since the last full segment; `segments` counts all segments that were ever filled.
     """
 
     format: int = FORMAT
@@ -39,7 +39,7 @@ class Cursor(msgspec.Struct, kw_only=True):
     state: str = NEW
     live: bool = False
     watermark_us: int = NEVER_US
-    place: bytes = b""
+    resume_token: bytes = msgspec.field(default=b"", name="place")
     commits: int = 0
     symbols_digest: int = 0
     ticks: int = 0
@@ -51,14 +51,14 @@ class Cursor(msgspec.Struct, kw_only=True):
 
 
 def encode(cursor: Cursor) -> bytes:
-    """Return the bytes to keep."""
+    """Return the bytes to store."""
     return msgspec.msgpack.encode(cursor)
 
 
 def decode(data: bytes | None, feed: str) -> Cursor:
-    """Return the kept cursor, or a new feed's when nothing is kept.
+    """Return the stored cursor, or a new feed's if `data` is None.
 
-    Raises SnapshotRefused when another version of the plant wrote it in another format.
+    Raises SnapshotRefused when another version wrote it in another format.
     """
     if data is None:
         return Cursor(feed=feed)
@@ -72,25 +72,25 @@ def decode(data: bytes | None, feed: str) -> Cursor:
 
 
 class RecentIds:
-    """The trade ids brought lately, as 64-bit hashes, to find repeats in whole columns.
+    """The recent trade ids as 64-bit hashes, to find repeats in whole columns.
 
-    Bounded to `SEGMENTS` full segments and the one being filled; the oldest segment is forgotten as a new one fills, so
-    a repeat is found if fewer than 65,536 ids lie between. Two different ids share a hash once in 10^14 comparisons
-    with a full window; such a tick is taken for a repeat.
+    Bounded to `SEGMENTS` full segments and the one being filled. The oldest segment is dropped when a new one is full,
+    so a repeat is found if fewer than 65,536 ids came in between. Two different ids share a hash once in 10^14
+    comparisons with a full window; such a tick is dropped as a repeat.
     """
 
-    def __init__(self, segments: list[UInt64Array] | None = None, young: UInt64Array | None = None) -> None:
+    def __init__(self, segments: list[UInt64Array] | None = None, filling: UInt64Array | None = None) -> None:
         self._segments = segments or []
-        self._young = young if young is not None else np.empty(0, np.uint64)
+        self._filling = filling if filling is not None else np.empty(0, np.uint64)
         self._sorted = self._merge()
 
     def _merge(self) -> UInt64Array:
-        return np.sort(np.concatenate([*self._segments, self._young]))
+        return np.sort(np.concatenate([*self._segments, self._filling]))
 
-    def take(self, keys: UInt64Array) -> tuple[BoolArray, list[UInt64Array], UInt64Array]:
-        """Remember `keys` and return (which are new, segments that became full, the segment being filled).
+    def add(self, keys: UInt64Array) -> tuple[BoolArray, list[UInt64Array], UInt64Array]:
+        """Add `keys`; return (mask of the new ones, segments that became full, the segment being filled).
 
-        Of equal keys in one call the first is the new one.
+        If keys of one call are equal, the first of them is new.
         """
         fresh = np.zeros(len(keys), dtype=np.bool_)
         order = np.argsort(keys, kind="stable")
@@ -102,18 +102,18 @@ class RecentIds:
             first &= self._sorted[at] != ordered
         fresh[order] = first
         full: list[UInt64Array] = []
-        young = np.concatenate([self._young, keys[fresh]])
-        while len(young) >= SEGMENT_IDS:
-            full.append(young[:SEGMENT_IDS])
-            young = young[SEGMENT_IDS:]
-        self._young = young
+        filling = np.concatenate([self._filling, keys[fresh]])
+        while len(filling) >= SEGMENT_IDS:
+            full.append(filling[:SEGMENT_IDS])
+            filling = filling[SEGMENT_IDS:]
+        self._filling = filling
         if full:
             self._segments = [*self._segments, *full][-SEGMENTS:]
             self._sorted = self._merge()
         elif fresh.any():
-            # Two sorted runs: the stable sort merges them.
+            # Both parts are sorted: the stable sort merges them.
             self._sorted = np.sort(np.concatenate([self._sorted, ordered[first]]), kind="stable")
-        return fresh, full, young
+        return fresh, full, filling
 
 
 _PRIME = np.uint64(0x9E3779B97F4A7C15)
@@ -121,7 +121,7 @@ _MAX_ID_BYTES: Final = 64
 
 
 def hash_texts(texts: pa.Array) -> UInt64Array:
-    """Return a 64-bit hash of each text (nulls like the empty text), column-wise; only the first 64 bytes count.
+    """Return a 64-bit hash of each text ; a null is hashed as the empty text. Only the first 64 bytes count.
 
     >>> import pyarrow as pa
     >>> bool(hash_texts(pa.array(["a1"]))[0] == hash_texts(pa.array(["zzz", "a1"]))[1])
@@ -141,14 +141,14 @@ def hash_texts(texts: pa.Array) -> UInt64Array:
     result: UInt64Array = lengths.astype(np.uint64)
     with np.errstate(over="ignore"):
         for word in range(words):
-            # A word of zeros is padding and leaves the hash alone, so that a longer neighbour changes nothing.
+            # A word of zeros is padding and does not change the hash, so a longer text in the column has no effect.
             word_hash = mix(columns[:, word] + _PRIME * np.uint64(word + 1))
             result = np.where(lengths > word * 8, mix(result ^ word_hash), result)
     return result
 
 
 def _bytes_of(texts: pa.Array) -> npt.NDArray[np.uint8]:
-    """Return the values of a binary array without nulls, end to end."""
+    """Return the values of a binary array without nulls, concatenated."""
     _, offsets, data = texts.buffers()
     if data is None or not len(texts):
         return np.empty(0, np.uint8)
@@ -157,7 +157,7 @@ def _bytes_of(texts: pa.Array) -> npt.NDArray[np.uint8]:
 
 
 def id_keys(symbol_hashes: UInt64Array, trade_ids: pa.Array, kinds: npt.NDArray[np.uint16]) -> UInt64Array:
-    """Return what a repeat is known by: the hash of symbol, trade id and kind (print, cancel, correction)."""
+    """Return the key that repeats share: a hash of symbol, trade id and kind (print, cancel, correction)."""
     with np.errstate(over="ignore"):
         result: UInt64Array = mix(
             symbol_hashes ^ hash_texts(trade_ids) * _PRIME ^ kinds.astype(np.uint64) << np.uint64(32)

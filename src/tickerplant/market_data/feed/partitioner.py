@@ -1,8 +1,8 @@
-"""Splitting a batch by partition, in whole columns. Pure.
+"""The split of a batch by partition, in whole columns. Pure.
 
-A tick costs an index lookup and a take; symbols cost something only when a dictionary is seen for the first time. The
-dictionary of a partition is the same object from record to record (all symbols of the partition, in the order in which
-they became known, growing at its end only), so a reader maps it once and then compares.
+A tick costs an index lookup and a take; a symbol costs something only when its dictionary is seen for the first time.
+The dictionary of a partition is the same object from record to record: all symbols of the partition in the order in
+which they were added, growing at its end only. So a reader maps it once and afterwards only compares it.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from tickerplant.market_data.feed.cursor import hash_texts
 Int32Array = npt.NDArray[np.int32]
 
 
-class Parter:
-    """The symbols of a feed, their partitions, and the split of a batch."""
+class SymbolPartitioner:
+    """The symbols of a feed and their partitions; splits batches by them."""
 
     def __init__(self, partitions: int) -> None:
         self.partitions = partitions
         self._code: dict[str, int] = {}
-        self._part = np.empty(0, np.int32)
+        self._partition = np.empty(0, np.int32)
         self._local = np.empty(0, np.int32)
         self._hash = np.empty(0, np.uint64)
         self._names: list[list[str]] = [[] for _ in range(partitions)]
@@ -35,36 +35,36 @@ class Parter:
         self._seen: pa.Array | None = None
         self._seen_codes = np.empty(0, np.int32)
 
-    def expect(self, symbols: Iterable[str]) -> None:
-        """Make these symbols known, in this order, behind those that are."""
+    def add(self, symbols: Iterable[str]) -> None:
+        """Add symbols, in this order, behind those that are present."""
         new = [symbol for symbol in dict.fromkeys(symbols) if symbol not in self._code]
         if not new:
             return
-        parts, local = [], []
+        partitions, local = [], []
         for symbol in new:
-            part = partition_of(symbol, self.partitions)
+            partition = partition_of(symbol, self.partitions)
             self._code[symbol] = len(self._code)
-            parts.append(part)
-            local.append(len(self._names[part]))
-            self._names[part].append(symbol)
-        self._part = np.concatenate([self._part, np.array(parts, np.int32)])
+            partitions.append(partition)
+            local.append(len(self._names[partition]))
+            self._names[partition].append(symbol)
+        self._partition = np.concatenate([self._partition, np.array(partitions, np.int32)])
         self._local = np.concatenate([self._local, np.array(local, np.int32)])
         self._hash = np.concatenate([self._hash, hash_texts(pa.array(new, pa.utf8()))])
-        for part in set(parts):
-            self._dictionaries[part] = pa.array(self._names[part], pa.utf8())
+        for partition in set(partitions):
+            self._dictionaries[partition] = pa.array(self._names[partition], pa.utf8())
 
     def symbols_in(self, partition: int, symbols: Sequence[str]) -> pa.Array:
         """Return those of `symbols` that belong to the partition, as a column in the partition's dictionary."""
-        codes = [self._code[s] for s in symbols if self._part[self._code[s]] == partition]
+        codes = [self._code[s] for s in symbols if self._partition[self._code[s]] == partition]
         indices = pa.array(self._local[codes] if codes else np.empty(0, np.int32), pa.int32())
         return pa.DictionaryArray.from_arrays(indices, self._dictionaries[partition])
 
     def codes(self, column: pa.DictionaryArray) -> Int32Array:
-        """Return the code of each row's symbol: int32[rows]. Symbols that are new become known."""
+        """Return the code of each row's symbol: int32[rows]. New symbols are added."""
         dictionary = column.dictionary
         if self._seen is None or not (dictionary is self._seen or dictionary.equals(self._seen)):
             names = dictionary.to_pylist()
-            self.expect(names)
+            self.add(names)
             self._seen_codes = np.array([self._code[name] for name in names], np.int32)
             self._seen = dictionary
         indices: Int32Array = column.indices.to_numpy(zero_copy_only=False)
@@ -79,19 +79,19 @@ class Parter:
         """Return (partition, its rows in their order) for each partition that has rows."""
         where = batch.schema.get_field_index("symbol")
         if self.partitions == 1:
-            parts, bounds = [0], [0, len(codes)]
+            found, bounds = [0], [0, len(codes)]
         else:
-            part = self._part[codes].astype(np.uint8 if self.partitions <= 256 else np.uint16)
-            order = np.argsort(part, kind="stable")  # a radix sort on 8 and 16 bits
-            counts = np.bincount(part, minlength=self.partitions)
+            partition = self._partition[codes].astype(np.uint8 if self.partitions <= 256 else np.uint16)
+            order = np.argsort(partition, kind="stable")  # a radix sort on 8 and 16 bits
+            counts = np.bincount(partition, minlength=self.partitions)
             bounds = [0, *np.cumsum(counts).tolist()]
-            parts = [p for p in range(self.partitions) if counts[p]]
-            if len(parts) > 1:
+            found = [p for p in range(self.partitions) if counts[p]]
+            if len(found) > 1:
                 batch = batch.take(pa.array(order))
                 codes = codes[order]
         local = pa.array(self._local[codes], pa.int32())
         result = []
-        for p in parts:
+        for p in found:
             start, stop = bounds[p], bounds[p + 1]
             rows = batch.slice(start, stop - start)
             symbols = pa.DictionaryArray.from_arrays(local.slice(start, stop - start), self._dictionaries[p])

@@ -1,15 +1,7 @@
-"""The one way into `market.prices.raw`: a feed's writer, with its cursor.
+"""The writer of one feed: everything that enters `market.prices.raw` from a vendor, a file or the backfill.
 
-A feed is one ordered stream. Whatever it says is appended in transactions that also keep its cursor, so a feed that is
-killed at any instant goes on exactly behind what the log holds. One call of `commit` does, in this order:
-
-1. append the records said since the last commit, in the order in which they were said,
-2. keep the segments of trade ids that became full,
-3. keep the cursor, which counts the commit,
-4. commit the log's transaction.
-
-Nobody sees any of it before Step 4. When Step 4 fails with LogUnavailable its outcome may be unknown (a broker that
-died before it answered): `recover` reads the kept cursor and says again what is not on the log.
+A feed is one ordered stream. Its records are appended in transactions that also store its cursor, so a feed that is
+killed at any instant resumes exactly behind what the log holds. `committer` lists the effects of a commit in order.
 """
 
 from __future__ import annotations
@@ -18,62 +10,54 @@ import time
 import zlib
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 
-from tickerplant.core import faults, records
+from tickerplant.core import records
 from tickerplant.core.errors import LogError
 from tickerplant.core.flags import TickFlag
-from tickerplant.core.schemas import DEAD, DEADLETTER, RAW, STATE_FEEDS, SYMBOLS
-from tickerplant.core.streams import MAX_DEAD_PAYLOAD_BYTES, cut_to_fit
+from tickerplant.core.schemas import DEADLETTER, RAW, SYMBOLS
 from tickerplant.core.times import FOREVER_US, MILLISECOND_US, NEVER_US
-from tickerplant.log.port import EventLog, Writer
+from tickerplant.log.port import EventLog
 from tickerplant.market_data.feed import cursor as feed_cursor
-from tickerplant.market_data.feed.cursor import Cursor, RecentIds
-from tickerplant.market_data.feed.partitioner import Int32Array, Parter
+from tickerplant.market_data.feed.committer import Committer, state_partition
+from tickerplant.market_data.feed.cursor import Cursor
+from tickerplant.market_data.feed.dead_letters import DeadRow, dead_batches, dead_rows
+from tickerplant.market_data.feed.partitioner import Int32Array, SymbolPartitioner
 from tickerplant.market_data.feed.validation import FUTURE_US, Reasons, check_bars, check_ticks, without
 
 MARK_EVERY_US: Final = 250 * MILLISECOND_US
-"""Marks at most four a second: each lets every forming bar be published."""
-_DEAD_ROWS: Final = 1_000
-"""Maximum rows of one dead-letter record: below a megabyte with rows of a few hundred bytes. A record also
-ends before its payloads exceed `MAX_DEAD_PAYLOAD_BYTES`."""
+"""Shortest time between two marks: four a second. Each mark lets every forming bar be published."""
 _KINDS: Final = int(TickFlag.CANCEL | TickFlag.CORRECTION)
 
 
 def now_us() -> int:
-    """Return the time by the machine's clock: what feeds stamp their records with unless given another clock."""
+    """Return the time by the machine's clock: the default stamp of a feed's records."""
     return time.time_ns() // 1_000
 
 
-def state_key(feed: str) -> str:
-    """Return the key under which a feed's cursor is kept in `market.state.feeds`."""
-    return f"feed:{feed}"
-
-
-def state_partition(feed: str, partitions: int) -> int:
-    """Return the partition of `market.state.feeds` that keeps a feed's cursor."""
-    return zlib.crc32(feed.encode()) % partitions
-
-
 @dataclass(frozen=True, slots=True)
-class DeadRow:
-    """A row that could not be taken: why, and as much of it as there is."""
+class _RowKind:
+    """How rows of one kind are checked and wrapped in a record."""
 
-    reason: str
-    payload: bytes
+    check: Callable[[pa.RecordBatch, int], Reasons]
+    header: Callable[..., records.Header]
+
+
+_TICKS: Final = _RowKind(check_ticks, records.Ticks)
+_BARS: Final = _RowKind(check_bars, records.VendorBars)
 
 
 class FeedWriter:
     """Writes one feed into every partition of `market.prices.raw`. Belongs to one thread at a time.
 
-    Two living writers of one feed fence each other: the elder's next commit raises Fenced. `hold_bytes` lets several
-    batches share a transaction: what is said is committed once that much is waiting, or at `commit`; 0 commits at every
-    call. What waits is in memory, so it is bounded by `hold_bytes` and one batch. `clock` gives microseconds UTC; by a
-    fast one `mark_every_us` is longer, so that marks are no more often.
+    Two writers of one feed fence each other: the next commit of the older one raises Fenced. `hold_bytes` lets several
+    batches share a transaction: records are committed once that many bytes are pending, or at `commit`; 0 commits at
+    every call. Pending records are in memory, bounded by `hold_bytes` and one batch. `clock` returns microseconds UTC;
+    with a fast one `mark_every_us` is longer, so that marks are not more frequent.
     """
 
     def __init__(
@@ -86,270 +70,188 @@ class FeedWriter:
         mark_every_us: int = MARK_EVERY_US,
     ) -> None:
         self.feed = feed
-        self.ends: dict[int, int] = {}
-        """The offset of the last raw record written, by partition."""
-        self._log = log
+        self.partitions = log.partitions(RAW)
         self._clock = clock
         self._hold_bytes = hold_bytes
         self._mark_every_us = mark_every_us
-        self.partitions = log.partitions(RAW)
-        self._parter = Parter(self.partitions)
-        self._state = state_partition(feed, log.partitions(STATE_FEEDS))
+        self._partitioner = SymbolPartitioner(self.partitions)
         self._dead_partition = state_partition(feed, log.partitions(DEADLETTER))
-        self._pending: list[tuple[str, int, pa.Buffer]] = []
-        self._pending_segments: list[tuple[int, bytes]] = []
-        self._pending_bytes = 0
-        self._dirty = False
         self._symbols: list[str] = []
         self._started = False
         self._sent_us = NEVER_US
         self._marked_us = NEVER_US
-        self._said = [NEVER_US] * self.partitions
-        self._writer: Writer = log.writer(state_key(feed))
-        self._cursor, self._ids = self._read_cursor()
+        self._appended_watermarks_us = [NEVER_US] * self.partitions
+        self._committer = Committer(log, feed)
+        self._cursor, self._ids = self._committer.load()
 
     @property
     def cursor(self) -> Cursor:
-        """Where the feed stands, what is said but not yet committed included. Not to be changed."""
+        """The state of the feed, records that are not yet committed included. Read-only."""
         return self._cursor
 
     @property
     def symbols(self) -> Sequence[str]:
-        """The symbols that the feed is expected to bring, as of its last `start` by this writer."""
+        """The symbols that the feed is expected to bring, as of the last `start` by this writer."""
         return self._symbols
 
-    # What a feed says ------------------------------------------------------------------------------------------------
+    @property
+    def last_offsets(self) -> dict[int, int]:
+        """The offset of the last raw record that was committed, by partition."""
+        return self._committer.last_offsets
+
+    # State of the feed -----------------------------------------------------------------------------------------------
 
     def start(
         self,
         symbols: Sequence[str],
         *,
-        from_us: int,
-        hole: bool = False,
+        start_us: int,
+        gap: bool = False,
         live: bool = False,
         whole: bool = False,
-        again: bool = False,
+        new_round: bool = False,
     ) -> None:
-        """Say that the feed is up and which symbols it is expected to bring; commits, unless `again`.
+        """Append that the feed is up, and which symbols it is expected to bring; commits, unless `new_round`.
 
-        A live feed whose cursor is still open was killed: it is said to be down since its watermark first, and the hole
-        is there whatever the caller thinks. A file that is open goes on without a word. Called again while up it
-        replaces the expected symbols. Raises LogError when the feed has ended, unless it begins `again`: a backfill has
-        rounds, a file that is given twice has not. A round has a watermark of its own; what was left open is ended
-        first. All that goes with the next commit, so that a whole round may be one transaction.
+        A live feed whose cursor is still open was killed: a `down` since its watermark is appended first, and `gap` is
+        True then. An open file continues without a record. A call while the feed is up replaces the expected symbols.
+        `new_round` begins a round with a watermark of its own, after the end of a round that was left open; it is part
+        of the next commit, so that a whole round may be one transaction. A backfill has rounds; a file has none.
+        Raises LogError when the feed has ended, unless `new_round`.
         """
         cursor = self._cursor
-        if again:
-            self._begin_round()
+        if new_round:
+            self._start_new_round()
         elif cursor.state == feed_cursor.ENDED:
             raise LogError(f"feed {self.feed} has ended and cannot start again")
         self._symbols = list(dict.fromkeys(symbols))
-        self._parter.expect(self._symbols)
+        self._partitioner.add(self._symbols)
         digest = zlib.crc32("\n".join(self._symbols).encode())
         left_open = cursor.state == feed_cursor.OPEN and not self._started
         self._started = True
         if left_open and not live and not cursor.live and digest == cursor.symbols_digest:
             return
         if left_open and live:
-            self._say_down(max(cursor.watermark_us, 0), "not stopped cleanly")
-            hole = True
+            self._append_down(max(cursor.watermark_us, 0), "not stopped cleanly")
+            gap = True
         for partition in range(self.partitions):
-            rows = pa.RecordBatch.from_arrays([self._parter.symbols_in(partition, self._symbols)], schema=SYMBOLS)
+            rows = pa.RecordBatch.from_arrays([self._partitioner.symbols_in(partition, self._symbols)], schema=SYMBOLS)
             header = records.Start(
-                sent_at_us=self._now(), feed=self.feed, from_us=from_us, hole=hole, live=live, whole=whole
+                sent_at_us=self._now(), feed=self.feed, from_us=start_us, hole=gap, live=live, whole=whole
             )
-            self._put(partition, header, rows)
+            self._append(partition, header, rows)
         cursor.state, cursor.live, cursor.symbols_digest = feed_cursor.OPEN, live, digest
-        if not again:
+        if not new_round:
             self.commit()
 
-    def ticks(self, batch: pa.RecordBatch, watermark_us: int, place: bytes | None = None) -> int:
-        """Say prints (columns `schemas.TICKS`) and return how many were taken.
+    def mark(
+        self, watermark_us: int, resume_token: bytes | None = None, *, partitions: Collection[int] | None = None
+    ) -> bool:
+        """Append the watermark, which also shows that the feed is alive. Return False if the last mark is too recent.
 
-        Rows that cannot be go to the dead letters; repeats of a trade id are dropped and counted. `watermark_us`: no
-        tick before it will be sent in order any more. `place` is kept with the commit that these ticks are in.
-        """
-        live = self._cursor.live
-        reasons = check_ticks(batch, self._clock() + FUTURE_US if live else FOREVER_US)
-        if reasons:
-            self.dead(dead_rows(batch, reasons))
-            batch = without(batch, reasons)
-        codes = self._parter.codes(batch["symbol"])
-        if batch["trade_id"].null_count < batch.num_rows:
-            batch, codes = self._without_repeats(batch, codes)
-        self._cursor.ticks += batch.num_rows
-        watermark_us = self._advance(watermark_us)
-        for partition, rows in self._parter.split(batch, codes) if batch.num_rows else ():
-            header = records.Ticks(sent_at_us=self._now(), feed=self.feed, watermark_us=watermark_us)
-            self._put(partition, header, rows)
-            self._said[partition] = watermark_us
-        self._end_of_call(place)
-        return int(batch.num_rows)
-
-    def vendor_bars(
-        self, batch: pa.RecordBatch, watermark_us: int, place: bytes | None = None, *, reason: str = "vendor"
-    ) -> int:
-        """Say finished bars (columns `schemas.VENDOR_BARS`, as traded) and return how many were taken."""
-        reasons = check_bars(batch, self._clock() + FUTURE_US if self._cursor.live else FOREVER_US)
-        if reasons:
-            self.dead(dead_rows(batch, reasons))
-            batch = without(batch, reasons)
-        codes = self._parter.codes(batch["symbol"])
-        self._cursor.bars += batch.num_rows
-        watermark_us = self._advance(watermark_us)
-        for partition, rows in self._parter.split(batch, codes) if batch.num_rows else ():
-            header = records.VendorBars(
-                sent_at_us=self._now(), feed=self.feed, watermark_us=watermark_us, reason=reason
-            )
-            self._put(partition, header, rows)
-            self._said[partition] = watermark_us
-        self._end_of_call(place)
-        return int(batch.num_rows)
-
-    def mark(self, watermark_us: int, place: bytes | None = None, *, partitions: Collection[int] | None = None) -> bool:
-        """Say how far the feed has come, and that it lives. Return False when it was too soon after the last mark.
-
-        Then the watermark is remembered and goes with the next record. Call it once a second while the market is open,
-        once a minute otherwise; or for some `partitions` at a time, each as often, so that what a mark causes (the
-        forming bars of all symbols of the partition) is spread over the second.
+        The watermark is then part of the next record. Call it once a second while the market is open, and once a minute
+        otherwise. With `partitions` only these are marked, without a limit: marks in turn spread their work (the
+        forming bars of all symbols of a partition) over the second.
         """
         self._advance(watermark_us)
         if partitions is not None:
-            self._mark(partitions)
+            self._append_marks(partitions)
         elif self._clock() - self._marked_us < self._mark_every_us:
             return False
         else:
-            self._mark_all(force=True)
-        self._note_place(place)
+            self._mark_partitions(force=True)
+        self.set_resume_token(resume_token)
         self.commit()
         return True
 
     def down(self, since_us: int | None = None, reason: str = "") -> None:
-        """Say that the feed brings nothing since then (default: its watermark); commits. No-op unless it is up."""
+        """Append that the feed brings nothing since then (default: its watermark); commits. No-op unless it is up."""
         if self._cursor.state == feed_cursor.OPEN:
-            self._say_down(self._watermark() if since_us is None else since_us, reason)
+            self._append_down(self._watermark() if since_us is None else since_us, reason)
             self.commit()
 
-    def end(self, place: bytes | None = None, *, whole: bool = False) -> None:
-        """Say that the feed has brought all it had; commits. It cannot start again."""
+    def end(self, resume_token: bytes | None = None, *, whole: bool = False) -> None:
+        """Append that the feed is complete; commits. It cannot start again."""
         if self._cursor.state == feed_cursor.ENDED:
             return
         for partition in range(self.partitions):
-            self._put(partition, records.End(sent_at_us=self._now(), feed=self.feed, whole=whole))
+            self._append(partition, records.End(sent_at_us=self._now(), feed=self.feed, whole=whole))
         self._cursor.state = feed_cursor.ENDED
-        self._note_place(place)
+        self.set_resume_token(resume_token)
         self.commit()
 
-    def splits(self, batch: pa.RecordBatch, *, commit: bool = True) -> None:
-        """Say splits (columns `schemas.SPLITS`), each in the partition of its symbol; commits unless told not to."""
-        for partition, rows in self._parter.split(batch, self._parter.codes(batch["symbol"])):
-            self._put(partition, records.Splits(sent_at_us=self._now(), feed=self.feed), rows)
+    def set_resume_token(self, resume_token: bytes | None) -> None:
+        """Store this token with the next commit; None leaves the stored one."""
+        if resume_token is not None:
+            self._cursor.resume_token = resume_token
+            self._committer.cursor_changed()
+
+    # Rows ------------------------------------------------------------------------------------------------------------
+
+    def append_ticks(self, batch: pa.RecordBatch, watermark_us: int, resume_token: bytes | None = None) -> int:
+        """Append ticks (columns `schemas.TICKS`) and return how many were accepted.
+
+        Invalid rows become dead letters; repeats of a trade id are dropped and counted. `watermark_us`: no later batch
+        has a tick before it in order. `resume_token` is stored with the commit that these ticks are in.
+        """
+        batch, codes = self._valid(_TICKS, batch)
+        if batch["trade_id"].null_count < batch.num_rows:
+            batch, codes = self._without_repeats(batch, codes)
+        self._cursor.ticks += batch.num_rows
+        self._append_rows(_TICKS, batch, codes, watermark_us)
+        self._end_of_call(resume_token)
+        return int(batch.num_rows)
+
+    def append_bars(
+        self, batch: pa.RecordBatch, watermark_us: int, resume_token: bytes | None = None, *, reason: str = "vendor"
+    ) -> int:
+        """Append finished bars (columns `schemas.VENDOR_BARS`, as traded) and return how many were accepted."""
+        batch, codes = self._valid(_BARS, batch)
+        self._cursor.bars += batch.num_rows
+        self._append_rows(_BARS, batch, codes, watermark_us, reason=reason)
+        self._end_of_call(resume_token)
+        return int(batch.num_rows)
+
+    def append_splits(self, batch: pa.RecordBatch, *, commit: bool = True) -> None:
+        """Append splits (columns `schemas.SPLITS`), each in the partition of its symbol; commits if `commit`."""
+        self._append_by_symbol(records.Splits, batch)
         if commit:
             self.commit()
 
-    def dividends(self, batch: pa.RecordBatch, *, commit: bool = True) -> None:
-        """Say dividends (columns `schemas.DIVIDENDS`), each in its symbol's partition; commits unless told not to."""
-        for partition, rows in self._parter.split(batch, self._parter.codes(batch["symbol"])):
-            self._put(partition, records.Dividends(sent_at_us=self._now(), feed=self.feed), rows)
+    def append_dividends(self, batch: pa.RecordBatch, *, commit: bool = True) -> None:
+        """Append dividends (columns `schemas.DIVIDENDS`), each in its symbol's partition; commits if `commit`."""
+        self._append_by_symbol(records.Dividends, batch)
         if commit:
             self.commit()
 
-    def put_state(self, topic: str, partition: int, key: str, value: bytes) -> None:
-        """Keep the newest value of a key, in a transaction of its own, as this feed's only writer."""
-        with self._writer.transaction() as transaction:
-            transaction.put_state(topic, partition, key, value)
+    def append_answers(self, batch: pa.RecordBatch) -> None:
+        """Append vendors' answers (columns `schemas.ANSWERS`) to the transaction of the next commit."""
+        self._append_by_symbol(records.Answers, batch)
 
-    def keep_place(self, place: bytes | None) -> None:
-        """Have this place kept with the next commit."""
-        self._note_place(place)
-
-    def answers(self, batch: pa.RecordBatch) -> None:
-        """Say what vendors answered (columns `schemas.ANSWERS`), in the transaction of the next commit."""
-        for partition, rows in self._parter.split(batch, self._parter.codes(batch["symbol"])):
-            self._put(partition, records.Answers(sent_at_us=self._now(), feed=self.feed), rows)
-
-    def dead(self, rows: Sequence[DeadRow]) -> None:
-        """Put rows into the dead letters, in the transaction of the next commit."""
-        some: list[tuple[bytes, str]] = []
-        size = 0
-        for row in rows:
-            payload, reason = cut_to_fit(row.payload, row.reason)
-            if some and (len(some) == _DEAD_ROWS or size + len(payload) > MAX_DEAD_PAYLOAD_BYTES):
-                self._append_dead(some)
-                some, size = [], 0
-            some.append((payload, reason))
-            size += len(payload)
-        if some:
-            self._append_dead(some)
+    def append_dead_letters(self, rows: Sequence[DeadRow]) -> None:
+        """Append rows to the dead-letter topic, in the transaction of the next commit."""
+        for batch in dead_batches(self.feed, rows):
+            data = records.encode(records.Dead(sent_at_us=self._now(), feed=self.feed), batch)
+            self._committer.append(DEADLETTER, self._dead_partition, data)
         self._cursor.dead += len(rows)
-
-    def _append_dead(self, rows: Sequence[tuple[bytes, str]]) -> None:
-        batch = pa.RecordBatch.from_arrays(
-            [
-                pa.array([self.feed] * len(rows), pa.utf8()),
-                pa.array([0] * len(rows), pa.int32()),
-                pa.array([-1] * len(rows), pa.int64()),
-                pa.array([reason for _, reason in rows], pa.utf8()),
-                pa.array([payload for payload, _ in rows], pa.binary()),
-            ],
-            schema=DEAD,
-        )
-        data = records.encode(records.Dead(sent_at_us=self._now(), feed=self.feed), batch)
-        self._queue(DEADLETTER, self._dead_partition, data)
 
     # Commits ---------------------------------------------------------------------------------------------------------
 
     def commit(self) -> None:
-        """Commit what has been said: the four effects of the module's docstring. Nothing said, nothing done.
-
-        Raises Fenced when a newer writer has the feed, LogUnavailable when the log is out of reach; what was said is
-        still held then, and `recover` goes on.
-        """
-        if not self._dirty and not self._pending:
-            return
-        self._cursor.commits += 1
-        try:
-            self._commit()
-        except BaseException:
-            self._cursor.commits -= 1
-            raise
-        for source, offset in self._writer.committed().items():
-            if source.topic == RAW:
-                self.ends[source.partition] = offset
-        self._forget_pending()
-
-    def _commit(self) -> None:
-        faults.reach("feed.append.before")
-        with self._writer.transaction() as transaction:
-            # Step 1
-            for topic, partition, data in self._pending:
-                transaction.append(topic, partition, data)
-            faults.reach("feed.append.after")
-            # Step 2
-            for slot, ids in self._pending_segments:
-                transaction.put_state(STATE_FEEDS, self._state, f"{state_key(self.feed)}/ids/{slot}", ids)
-            # Step 3
-            transaction.put_state(STATE_FEEDS, self._state, state_key(self.feed), feed_cursor.encode(self._cursor))
-            faults.reach("feed.commit.before")
-            # Step 4: leaving the block
-        faults.reach("feed.commit.after")
+        """Commit all pending records with the cursor; see `Committer.commit`. Raises Fenced, LogUnavailable."""
+        self._committer.commit(self._cursor)
 
     def recover(self) -> None:
-        """After LogUnavailable: take the feed's name anew, and commit what was said unless that already happened.
+        """Continue after LogUnavailable, with nothing lost or doubled; see `Committer.recover`."""
+        self._committer.recover(self._cursor)
 
-        Raises LogUnavailable again while the log stays out of reach, with everything still held.
-        """
-        self._writer.close()
-        self._writer = self._log.writer(state_key(self.feed))
-        kept = self._log.get_state(STATE_FEEDS, self._state, state_key(self.feed))
-        if kept is not None and feed_cursor.decode(kept, self.feed).commits > self._cursor.commits:
-            self._cursor.commits += 1
-            self._forget_pending()
-        self.commit()
+    def put_state(self, topic: str, partition: int, key: str, value: bytes) -> None:
+        """Store the newest value of a key in a transaction of its own, as this feed's only writer."""
+        self._committer.put_state(topic, partition, key, value)
 
     def close(self) -> None:
-        """Let go of the feed's name; what was not committed is lost, and the cursor knows. Harmless twice."""
-        self._writer.close()
+        """Release the feed's name. Pending records are lost; the stored cursor does not count them. May be repeated."""
+        self._committer.close()
 
     def __enter__(self) -> FeedWriter:
         return self
@@ -359,32 +261,46 @@ class FeedWriter:
 
     # Helpers ---------------------------------------------------------------------------------------------------------
 
-    def _read_cursor(self) -> tuple[Cursor, RecentIds]:
-        key = state_key(self.feed)
-        cursor = feed_cursor.decode(self._log.get_state(STATE_FEEDS, self._state, key), self.feed)
-        segments = []
-        for number in range(max(0, cursor.segments - feed_cursor.SEGMENTS), cursor.segments):
-            kept = self._log.get_state(STATE_FEEDS, self._state, f"{key}/ids/{number % feed_cursor.SEGMENTS}")
-            segments.append(np.frombuffer(kept or b"", dtype=np.uint64))
-        return cursor, RecentIds(segments, np.frombuffer(cursor.ids, dtype=np.uint64))
+    def _valid(self, kind: _RowKind, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, Int32Array]:
+        """Return the valid rows and their symbols' codes; the other rows become dead letters."""
+        reasons = kind.check(batch, self._clock() + FUTURE_US if self._cursor.live else FOREVER_US)
+        if reasons:
+            self.append_dead_letters(dead_rows(batch, reasons))
+            batch = without(batch, reasons)
+        return batch, self._partitioner.codes(batch["symbol"])
+
+    def _append_rows(
+        self, kind: _RowKind, batch: pa.RecordBatch, codes: Int32Array, watermark_us: int, **header: Any
+    ) -> None:
+        watermark_us = self._advance(watermark_us)
+        make = partial(kind.header, feed=self.feed, watermark_us=watermark_us, **header)
+        for partition, rows in self._partitioner.split(batch, codes) if batch.num_rows else ():
+            self._append(partition, make(sent_at_us=self._now()), rows)
+            self._appended_watermarks_us[partition] = watermark_us
+
+    def _append_by_symbol(self, header: Callable[..., records.Header], batch: pa.RecordBatch) -> None:
+        for partition, rows in self._partitioner.split(batch, self._partitioner.codes(batch["symbol"])):
+            self._append(partition, header(sent_at_us=self._now(), feed=self.feed), rows)
+
+    def _append(self, partition: int, header: records.Header, rows: pa.RecordBatch | None = None) -> None:
+        self._committer.append(RAW, partition, records.encode(header, rows))
 
     def _without_repeats(self, batch: pa.RecordBatch, codes: Int32Array) -> tuple[pa.RecordBatch, Int32Array]:
         trade_ids = batch["trade_id"]
         kinds = batch["flags"].to_numpy(zero_copy_only=False) & np.uint16(_KINDS)
-        named = np.flatnonzero(trade_ids.is_valid().to_numpy(zero_copy_only=False))
-        keys = feed_cursor.id_keys(self._parter.hashes(codes), trade_ids, kinds)[named]
-        fresh, full, young = self._ids.take(keys)
+        with_id = np.flatnonzero(trade_ids.is_valid().to_numpy(zero_copy_only=False))
+        keys = feed_cursor.id_keys(self._partitioner.hashes(codes), trade_ids, kinds)[with_id]
+        fresh, full, filling = self._ids.add(keys)
         for segment in full:
-            slot = self._cursor.segments % feed_cursor.SEGMENTS
-            self._pending_segments.append((slot, segment.tobytes()))
+            self._committer.store_segment(self._cursor.segments % feed_cursor.SEGMENTS, segment.tobytes())
             self._cursor.segments += 1
-        self._cursor.ids = young.tobytes()
+        self._cursor.ids = filling.tobytes()
         if fresh.all():
             return batch, codes
         self._cursor.repeats += int((~fresh).sum())
         keep = np.ones(batch.num_rows, dtype=np.bool_)
-        keep[named[~fresh]] = False
-        self._dirty = True
+        keep[with_id[~fresh]] = False
+        self._committer.cursor_changed()
         return batch.filter(pa.array(keep)), codes[keep]
 
     def _now(self) -> int:
@@ -395,72 +311,46 @@ class FeedWriter:
         return max(self._cursor.watermark_us, 0)
 
     def _advance(self, watermark_us: int) -> int:
-        """Move the watermark forward, never back, and that of a live feed not past now."""
+        """Advance the watermark and return it. It never goes back, and that of a live feed never passes now."""
         if self._cursor.live:
             watermark_us = min(watermark_us, self._clock())
         if watermark_us > self._cursor.watermark_us:
             self._cursor.watermark_us = watermark_us
-            self._dirty = True
+            self._committer.cursor_changed()
         return self._cursor.watermark_us
 
-    def _put(self, partition: int, header: records.Header, rows: pa.RecordBatch | None = None) -> None:
-        self._queue(RAW, partition, records.encode(header, rows))
-
-    def _queue(self, topic: str, partition: int, data: pa.Buffer) -> None:
-        self._pending.append((topic, partition, data))
-        self._pending_bytes += len(data)
-
-    def _begin_round(self) -> None:
-        """End the round that was left open (by a kill, mostly), and forget how far it had come."""
+    def _start_new_round(self) -> None:
+        """End a round that was left open (mostly by a kill), and reset the watermark."""
         if self._cursor.state == feed_cursor.OPEN:
             for partition in range(self.partitions):
-                self._put(partition, records.End(sent_at_us=self._now(), feed=self.feed))
+                self._append(partition, records.End(sent_at_us=self._now(), feed=self.feed))
         self._cursor.state, self._cursor.watermark_us = feed_cursor.ENDED, NEVER_US
-        self._said = [NEVER_US] * self.partitions
+        self._appended_watermarks_us = [NEVER_US] * self.partitions
 
-    def _say_down(self, since_us: int, reason: str) -> None:
+    def _append_down(self, since_us: int, reason: str) -> None:
         for partition in range(self.partitions):
             header = records.Down(sent_at_us=self._now(), feed=self.feed, since_us=since_us, reason=reason)
-            self._put(partition, header)
+            self._append(partition, header)
         self._cursor.state = feed_cursor.DOWN
 
-    def _mark_all(self, *, force: bool) -> None:
+    def _mark_partitions(self, *, force: bool) -> None:
+        """Mark the partitions whose last record has an older watermark; all of them if `force`."""
         watermark_us = self._cursor.watermark_us
-        behind = [p for p in range(self.partitions) if force or self._said[p] < watermark_us]
-        self._mark(behind)
+        behind = [p for p in range(self.partitions) if force or self._appended_watermarks_us[p] < watermark_us]
+        self._append_marks(behind)
         if behind:
             self._marked_us = self._clock()
 
-    def _mark(self, partitions: Iterable[int]) -> None:
+    def _append_marks(self, partitions: Iterable[int]) -> None:
         watermark_us = self._cursor.watermark_us
         for partition in partitions:
-            header = records.Mark(sent_at_us=self._now(), feed=self.feed, watermark_us=watermark_us)
-            self._put(partition, header)
-            self._said[partition] = watermark_us
+            self._append(partition, records.Mark(sent_at_us=self._now(), feed=self.feed, watermark_us=watermark_us))
+            self._appended_watermarks_us[partition] = watermark_us
 
-    def _note_place(self, place: bytes | None) -> None:
-        if place is not None:
-            self._cursor.place = place
-            self._dirty = True
-
-    def _end_of_call(self, place: bytes | None) -> None:
-        """Tell the partitions that had no rows, keep the place, and commit unless more may share the transaction."""
+    def _end_of_call(self, resume_token: bytes | None) -> None:
+        """Mark the partitions without rows, note the token, and commit unless more batches share the transaction."""
         if self._clock() - self._marked_us >= self._mark_every_us:
-            self._mark_all(force=False)
-        self._note_place(place)
-        if self._pending_bytes >= self._hold_bytes:
+            self._mark_partitions(force=False)
+        self.set_resume_token(resume_token)
+        if self._committer.pending_bytes >= self._hold_bytes:
             self.commit()
-
-    def _forget_pending(self) -> None:
-        self._pending.clear()
-        self._pending_segments.clear()
-        self._pending_bytes = 0
-        self._dirty = False
-
-
-def dead_rows(batch: pa.RecordBatch, reasons: Reasons) -> list[DeadRow]:
-    """Return the rows that have a reason, each as JSON."""
-    numbers = sorted(reasons)
-    rows = batch.take(pa.array(numbers)).to_pylist()
-    encoder = msgspec.json.Encoder(enc_hook=str)
-    return [DeadRow(reasons[number], encoder.encode(row)) for number, row in zip(numbers, rows, strict=True)]

@@ -28,7 +28,8 @@ from tickerplant.core.schemas import RAW
 from tickerplant.core.times import FOREVER_US, SECOND_US, Int64Array
 from tickerplant.log.port import EventLog, at_positions
 from tickerplant.market_data.feed import cursor as feed_cursor
-from tickerplant.market_data.feed.writer import DeadRow, FeedWriter, now_us
+from tickerplant.market_data.feed.dead_letters import DeadRow
+from tickerplant.market_data.feed.writer import FeedWriter, now_us
 from tickerplant.market_data.files.column_roles import BARS, Shape, recognise
 from tickerplant.market_data.files.detect import DataFile, open_file
 from tickerplant.market_data.files.feed_identity import effect_of
@@ -159,7 +160,7 @@ def replay(
         cursor = writer.cursor
         summary.ticks, summary.bars = cursor.ticks, cursor.bars
         summary.dead, summary.repeats = cursor.dead, cursor.repeats
-        summary.ends = _last_records(log) if summary.already else dict(writer.ends)
+        summary.ends = _last_records(log) if summary.already else dict(writer.last_offsets)
     summary.seconds = time.monotonic() - began
     return summary
 
@@ -203,7 +204,7 @@ class _Run:
 
     def go(self) -> None:
         scan = self._scan()
-        done = int(self.writer.cursor.place or b"0")
+        done = int(self.writer.cursor.resume_token or b"0")
         reader = self._reader()
         summary = self.summary
         summary.symbols, summary.rows_total = len(scan.symbols), scan.rows
@@ -216,7 +217,7 @@ class _Run:
             rows = reader.read(block)
             if not at:
                 _refuse_nonsense(rows)
-                self.writer.start(scan.symbols, from_us=from_us, whole=self.options.whole or stopped_before)
+                self.writer.start(scan.symbols, start_us=from_us, whole=self.options.whole or stopped_before)
                 self._began_us, self._origin_us = self.clock(), origin_us
             if rows.end > done and not self._send(rows, scan.still_to_come_us[at], done):
                 summary.stopped = True
@@ -289,13 +290,13 @@ class _Run:
             sending = dead_at
             while dead_at < len(dead) and dead[dead_at].number < place:
                 dead_at += 1
-            self.writer.dead([DeadRow(row.reason, row.payload) for row in dead[sending:dead_at]])
+            self.writer.append_dead_letters([DeadRow(row.reason, row.payload) for row in dead[sending:dead_at]])
             watermark_us = min(int(still[to]), ceiling_us)
             batch = rows.batch.slice(at, to - at)
             if self.shape.kind == BARS:
-                self.writer.vendor_bars(batch, watermark_us, str(place).encode(), reason="file")
+                self.writer.append_bars(batch, watermark_us, str(place).encode(), reason="file")
             else:
-                self.writer.ticks(batch, watermark_us, str(place).encode())
+                self.writer.append_ticks(batch, watermark_us, str(place).encode())
             self.summary.rows_read += to - at + dead_at - sending
             if self.progress is not None and to > at:
                 self.progress(ReplayProgress(place - 1, self.summary.rows_total, int(rows.times[to - 1])))

@@ -27,9 +27,9 @@ from tickerplant.market_data.feed.validation import (
     EARLIEST_BAR_US,
     EARLIEST_TICK_US,
     Reasons,
-    can_be,
     check_bars,
     check_ticks,
+    is_plausible,
 )
 from tickerplant.market_data.files import conditions
 from tickerplant.market_data.files.blocks import Block, BrokenRow
@@ -129,7 +129,7 @@ class RowReader:
     def scan(self, block: Block) -> Int64Array:
         """Return the times of a block's rows that can be, and remember its symbols; other columns may be absent."""
         times, _, _, reasons = self._time_and_symbol(block)
-        good = can_be(times, EARLIEST_BAR_US if self.kind == BARS else EARLIEST_TICK_US)
+        good = is_plausible(times, EARLIEST_BAR_US if self.kind == BARS else EARLIEST_TICK_US)
         good[list(reasons)] = False
         return times[good]
 

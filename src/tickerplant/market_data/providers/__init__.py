@@ -1,1 +1,1 @@
-"""Former place of `tickerplant.market_data.vendors`; it works for one more version."""
+"""Former place of `tickerplant.market_data.vendors`; works for one more version."""

@@ -1,6 +1,9 @@
-"""Vendors as the plant sees them, and the one place that sends them requests.
+"""The vendors' port, and the request scheduler that all requests to vendors pass.
 
-`port` is the interface of a vendor, `registry` lists the installed ones. `scheduler` decides which vendor is asked and
-when: it debits `rate_limits` before a request, it obeys `circuit_breaker`, `rejections` and `comparison`. These are
-pure. `account` is the stored state of one vendor; `state_store` keeps it on the event log.
+In: requests for bars, splits and dividends from the backfill. Out: answers of vendors, or the reason why none can be
+asked now. No more than the quotas allow is ever spent, also over kills.
+
+Begin with `port`, the interface of a vendor, and `scheduler.RequestScheduler`, which chooses a vendor and sends the
+request. It obeys `rate_limits`, `circuit_breaker`, `rejections` and `comparison`, all pure. `account` is the stored
+state of one vendor; `state_store` stores it in the event log. `registry` lists the installed vendors.
 """

@@ -1,4 +1,4 @@
-"""All that the desk knows of one vendor: budget, breaker, refusals, comparisons. Pure; kept as two values by key."""
+"""The state of one vendor: rate limits, circuit breaker, rejections, comparisons. Pure; stored as two values by key."""
 
 from __future__ import annotations
 
@@ -14,29 +14,30 @@ from tickerplant.core.interval import parse
 from tickerplant.core.schemas import NOT_OFFERED, OUTAGE, QUOTA
 from tickerplant.core.times import DAY_US, HOUR_US, NEVER_US, SECOND_US, iso
 from tickerplant.market_data.vendors import rejections
-from tickerplant.market_data.vendors.circuit_breaker import HALF_OPEN, OPEN, Breaker, BreakerState
+from tickerplant.market_data.vendors.circuit_breaker import HALF_OPEN, OPEN, BreakerState, CircuitBreaker
 from tickerplant.market_data.vendors.comparison import TOO_FEW, Comparison
 from tickerplant.market_data.vendors.errors import BadKey, Burst, Malformed, QuotaSpent, VendorDown, VendorError
 from tickerplant.market_data.vendors.port import ActionsAnswer, BarsAnswer, BarsOffer, BarsRequest, Provider, Quota
-from tickerplant.market_data.vendors.rate_limits import FLIGHT_US, Budget, Charge, Purpose, WindowStatus
-from tickerplant.market_data.vendors.rejections import Refusals, RefusalsState
+from tickerplant.market_data.vendors.rate_limits import FLIGHT_US, Charge, Purpose, RateLimits, WindowStatus
+from tickerplant.market_data.vendors.rejections import Rejections, RejectionsState
 
 T = TypeVar("T")
 
 FORMAT: Final = 1
-REFUSALS: Final = "/refusals"
-"""Refusals are kept under the vendor's name and this: they are many, and most requests change none."""
+REJECTIONS_SUFFIX: Final = "/refusals"
+"""Suffix of the key of the rejections. They have a key of their own: they are many, and most requests change none."""
 COMPARED_US: Final = DAY_US
+"""Validity of a comparison."""
 TOO_FEW_US: Final = HOUR_US
-"""For how long a comparison holds; too few bars are soon more."""
-MOST_COMPARED: Final = 5_000
+"""Validity of a comparison with too few bars: more bars arrive soon."""
+MAX_COMPARISONS: Final = 5_000
 
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
-    """Why nobody can be asked now. `verdict`: `schemas.QUOTA`, `OUTAGE` or `NOT_OFFERED`.
+    """The reason why no vendor can be asked now. `verdict`: `schemas.QUOTA`, `OUTAGE` or `NOT_OFFERED`.
 
-    `again_us`: when asking again may help; None: not by itself.
+    `again_us`: when another request may help; None: not by itself.
     """
 
     verdict: str
@@ -44,27 +45,27 @@ class Blocked:
     again_us: int | None = None
 
 
-class _Compared(msgspec.Struct, array_like=True, frozen=True):
+class _StoredComparison(msgspec.Struct, array_like=True, frozen=True):
     verdict: str
     note: str
     usable: bool
     until_us: int
 
 
-class _Kept(msgspec.Struct, kw_only=True):
+class _Stored(msgspec.Struct, kw_only=True):
     format: int = FORMAT
-    budget: bytes
+    limits: bytes = msgspec.field(name="budget")
     breaker: BreakerState
-    compared: dict[str, _Compared] = {}
+    compared: dict[str, _StoredComparison] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class VendorStatus:
-    """One row of `Desk.status`: how a vendor stands.
+    """One row of `RequestScheduler.status`.
 
-    `kinds`: its place in the order of each kind of data, from 1. `blocked_us`: until when it wants to hear nothing of
-    us. Of the breaker, `since_us` is the first failure in a row, `until_us` when it is tried again. None where there
-    is nothing to say.
+    `kinds`: the vendor's rank in the order of each kind of data, from 1. `blocked_us`: until when a rejection blocks
+    requests. `since_us`: the first failure in a row; `until_us`: when the circuit breaker allows a trial. Times are
+    None where they do not apply.
     """
 
     vendor: str
@@ -72,7 +73,7 @@ class VendorStatus:
     windows: Sequence[WindowStatus]
     requests: int
     credits: int
-    refusals: int
+    rejections: int
     breaker: str
     since_us: int | None
     until_us: int | None
@@ -83,7 +84,11 @@ class VendorStatus:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the row for programs: quotas as text, times as ISO 8601."""
-        row = {name: value for name, value in asdict(self).items() if name != "windows"}
+        row = {
+            "refusals" if name == "rejections" else name: value
+            for name, value in asdict(self).items()
+            if name != "windows"
+        }
         for name in ("since_us", "until_us", "blocked_us", "last_error_us"):
             value = row.pop(name)
             row[name.replace("_us", "_at")] = None if value is None else iso(value)
@@ -98,165 +103,177 @@ class VendorStatus:
 
 
 class Account:
-    """One vendor. Raises SnapshotRefused for a kept state of another format."""
+    """The state of one vendor. Raises SnapshotRefused for a stored state of another format."""
 
     def __init__(
-        self, provider: Provider, quotas: Sequence[Quota] | None, kept: Mapping[str, bytes], *, reserve: float,
+        self,
+        provider: Provider,
+        quotas: Sequence[Quota] | None,
+        stored: Mapping[str, bytes],
+        *,
+        reserve: float,
         flight_us: int = FLIGHT_US,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.provider = provider
         self.name = provider.name
-        former = _decoded(kept.get(self.name), self.name)
-        self.budget = Budget(
+        former = _decoded(stored.get(self.name), self.name)
+        self.limits = RateLimits(
             provider.offer.quotas if quotas is None else quotas,
             reserve=reserve,
             pace_s=provider.offer.pace_s,
             flight_us=flight_us,
-            kept=former.budget if former else None,
+            stored=former.limits if former else None,
         )
-        self.breaker = Breaker(former.breaker if former else None)
-        self.refusals = Refusals(_refusals(kept.get(self.name + REFUSALS), self.name))
+        self.breaker = CircuitBreaker(former.breaker if former else None)
+        self.rejections = Rejections(_rejections(stored.get(self.name + REJECTIONS_SUFFIX), self.name))
         self._compared = former.compared if former else {}
-        self._refusals_kept = b""
+        self._saved_rejections = b""
 
     def encode(self) -> dict[str, bytes]:
-        """Return what is to be kept, by key: what has changed of it since the last time."""
-        kept = _Kept(budget=self.budget.encode(), breaker=self.breaker.state, compared=self._compared)
-        result = {self.name: msgspec.msgpack.encode(kept)}
-        said = msgspec.msgpack.encode(self.refusals.state)
-        if said != self._refusals_kept:
-            result[self.name + REFUSALS] = self._refusals_kept = said
+        """Return the values to store, by key: those that changed since the last call."""
+        values = _Stored(limits=self.limits.encode(), breaker=self.breaker.state, compared=self._compared)
+        result = {self.name: msgspec.msgpack.encode(values)}
+        encoded = msgspec.msgpack.encode(self.rejections.state)
+        if encoded != self._saved_rejections:
+            result[self.name + REJECTIONS_SUFFIX] = self._saved_rejections = encoded
         return result
 
-    def not_kept(self) -> None:
-        """Say that what `encode` gave last may not have been kept."""
-        self._refusals_kept = b""
+    def not_saved(self) -> None:
+        """Record that the values of the last `encode` may not have been stored."""
+        self._saved_rejections = b""
 
-    # May it be asked? ------------------------------------------------------------------------------------------------
+    # Availability ----------------------------------------------------------------------------------------------------
 
-    def has(self, symbol: str, interval: str, from_us: int, to_us: int, now_us: int) -> BarsOffer | Blocked:
-        """Return the vendor's offer of these bars, or why it has none."""
+    def offer_of(self, symbol: str, interval: str, start_us: int, end_us: int, now_us: int) -> BarsOffer | Blocked:
+        """Return the vendor's offer of these bars, or the reason why it has none."""
         offer = self.provider.offer.of(interval)
         if offer is None:
             return Blocked(NOT_OFFERED, f"{self.name} has no {interval} bars")
-        if not self.knows(symbol):
+        if not self.may_have(symbol):
             return Blocked(NOT_OFFERED, f"{self.name} has no market of {symbol}")
-        if offer.lookback_us is not None and from_us < now_us - offer.lookback_us:
+        if offer.lookback_us is not None and start_us < now_us - offer.lookback_us:
             days = offer.lookback_us / DAY_US
             return Blocked(NOT_OFFERED, f"{interval} bars of {self.name} reach back {days:g} days")
-        refusal = self.refusals.of(symbol, interval, from_us, to_us, now_us)
-        return offer if refusal is None else Blocked(NOT_OFFERED, f"{self.name}: {refusal.note}", refusal.until_us)
+        rejection = self.rejections.of(symbol, interval, start_us, end_us, now_us)
+        if rejection is not None:
+            return Blocked(NOT_OFFERED, f"{self.name}: {rejection.note}", rejection.until_us)
+        return offer
 
-    def knows(self, symbol: str) -> bool:
-        """Whether the symbol is of a market that the vendor may know."""
+    def may_have(self, symbol: str) -> bool:
+        """Return True if the symbol is of a market that the vendor may have."""
         return any(fnmatchcase(symbol, pattern) for pattern in self.provider.offer.markets)
 
     def blocked(self, cost: int, purpose: Purpose, now_us: int, *, busy: bool) -> Blocked | None:
-        """Return why a request of that cost may not go out now, or None. The pace is no reason: it is waited for."""
+        """Return why a request of that cost may not be sent now, or None. The pace does not block: it is waited for."""
         until = self.breaker.open_until(now_us)
         if until is not None:
             return Blocked(OUTAGE, f"{self.name}: {self.breaker.state.last_error}", until)
         if busy and self.breaker.name(now_us) == HALF_OPEN:
             return Blocked(OUTAGE, f"{self.name} is being tried again", now_us + 5 * SECOND_US)
-        earliest = self.budget.earliest(now_us, cost, purpose)
+        earliest = self.limits.earliest(now_us, cost, purpose)
         if earliest is None:
-            most = self.budget.most(purpose)
-            return Blocked(NOT_OFFERED, f"{self.name}: a request of {cost} credits never fits, {most} are the most")
+            most = self.limits.most(purpose)
+            return Blocked(NOT_OFFERED, f"{self.name}: a request of {cost} credits exceeds the maximum of {most}")
         if earliest - now_us <= self.provider.offer.pace_s * SECOND_US:
             return None
-        refused = self.budget.blocked(now_us)
-        why = refused[1] if refused else "the credits of its quota are spent"
-        return Blocked(QUOTA, f"{self.name}: {why}", earliest)
+        rejected = self.limits.blocked(now_us)
+        reason = rejected[1] if rejected else "the credits of its quota are spent"
+        return Blocked(QUOTA, f"{self.name}: {reason}", earliest)
 
-    def cost(self, symbol: str, offer: BarsOffer, from_us: int, to_us: int) -> int:
-        """Return what the first page of a stretch costs, for one symbol."""
-        page_us = min(to_us - from_us, offer.page_bars * parse(offer.interval).us, offer.page_us or to_us - from_us)
-        return self.provider.cost(BarsRequest((symbol,), offer.interval, from_us, from_us + page_us))
+    def cost(self, symbol: str, offer: BarsOffer, start_us: int, end_us: int) -> int:
+        """Return the credits of the first page of a range, for one symbol."""
+        range_us = end_us - start_us
+        page_us = min(range_us, offer.page_bars * parse(offer.interval).us, offer.page_us or range_us)
+        return self.provider.cost(BarsRequest((symbol,), offer.interval, start_us, start_us + page_us))
 
-    # What it said ----------------------------------------------------------------------------------------------------
+    # Answers ---------------------------------------------------------------------------------------------------------
 
     def settle(self, charge: Charge, now_us: int) -> None:
-        """Say that the request is over."""
-        self.budget.settle(charge, now_us)
+        """Record that the request has ended."""
+        self.limits.settle(charge, now_us)
 
-    def learn_answer(
-        self, answer: BarsAnswer | ActionsAnswer, request: BarsRequest | None, charge: Charge, jitter: float,
+    def record_answer(
+        self,
+        answer: BarsAnswer | ActionsAnswer,
+        request: BarsRequest | None,
+        charge: Charge,
+        jitter: float,
         now_us: int,
-    ) -> None:  # fmt: skip
-        """Take what an answer says besides the data."""
-        self.budget.heard(answer.credits, charge, now_us)
+    ) -> None:
+        """Record what an answer shows of the vendor: credits, errors of symbols, that it is reachable."""
+        self.limits.record_credits(answer.credits, charge, now_us)
         found = answer.found if isinstance(answer, BarsAnswer) else {}
-        errors = {symbol: said for symbol, said in found.items() if isinstance(said, VendorError)}
+        errors = {symbol: result for symbol, result in found.items() if isinstance(result, VendorError)}
         worst = [error for error in errors.values() if error.about_vendor or isinstance(error, Malformed)]
         if len(worst) < len(found) or not found:
-            self.budget.answered()
+            self.limits.answered()
             self.breaker.answered()
         if worst:
-            self.learn_error(worst[0], None, jitter, now_us)
+            self.record_error(worst[0], None, jitter, now_us)
         if request is not None:
             covers = answer.covers if isinstance(answer, BarsAnswer) else {}
             for symbol in found:
                 if symbol in errors:
-                    from_us, to_us = covers.get(symbol, (request.from_us, request.to_us))
-                    self.refusals.learn(symbol, request.interval, from_us, to_us, errors[symbol], now_us)
+                    start_us, end_us = covers.get(symbol, (request.start_us, request.end_us))
+                    self.rejections.record(symbol, request.interval, start_us, end_us, errors[symbol], now_us)
                 else:
-                    self.refusals.answered(symbol, request.interval)
+                    self.rejections.answered(symbol, request.interval)
 
-    def learn_error(self, error: VendorError, request: BarsRequest | None, jitter: float, now_us: int) -> None:
-        """Take an error of a whole request."""
-        said = str(error)
+    def record_error(self, error: VendorError, request: BarsRequest | None, jitter: float, now_us: int) -> None:
+        """Record an error of a whole request."""
+        text = str(error)
         if isinstance(error, QuotaSpent):
-            self.budget.quota_spent(now_us, error.retry_after_s or 0.0, daily=error.daily, reason=said)
-            self.breaker.note(now_us, said)
+            self.limits.quota_spent(now_us, error.retry_after_s or 0.0, daily=error.daily, reason=text)
+            self.breaker.note(now_us, text)
         elif isinstance(error, Burst):
-            self.budget.burst(now_us, error.retry_after_s or 0.0, said)
-            self.breaker.note(now_us, said)
+            self.limits.burst(now_us, error.retry_after_s or 0.0, text)
+            self.breaker.note(now_us, text)
         elif isinstance(error, BadKey):
-            self.breaker.bad_key(now_us, said)
+            self.breaker.bad_key(now_us, text)
         elif isinstance(error, VendorDown | Malformed):
-            self.breaker.failed(now_us, said, jitter, retry_after_s=error.retry_after_s or 0.0)
+            self.breaker.failed(now_us, text, jitter, retry_after_s=error.retry_after_s or 0.0)
         else:
-            self.budget.answered()
+            self.limits.answered()
             self.breaker.answered()
-            self.breaker.note(now_us, said)
+            self.breaker.note(now_us, text)
             if request is not None:
                 sure = len(request.symbols) == 1
                 for symbol in request.symbols:
-                    self.refusals.learn(
-                        symbol, request.interval, request.from_us, request.to_us, error, now_us, sure=sure
+                    self.rejections.record(
+                        symbol, request.interval, request.start_us, request.end_us, error, now_us, sure=sure
                     )
 
     # Comparisons -----------------------------------------------------------------------------------------------------
 
     def compared(self, symbol: str, interval: str, comparison: Comparison, now_us: int) -> None:
-        """Remember how its bars compare with those of others."""
-        holds = TOO_FEW_US if comparison.verdict == TOO_FEW else COMPARED_US
-        self._compared[f"{interval}|{symbol}"] = _Compared(
-            comparison.verdict, str(comparison), comparison.usable, now_us + holds
+        """Record how the vendor's bars compare with others'."""
+        valid_us = TOO_FEW_US if comparison.verdict == TOO_FEW else COMPARED_US
+        self._compared[f"{interval}|{symbol}"] = _StoredComparison(
+            comparison.verdict, str(comparison), comparison.usable, now_us + valid_us
         )
-        if len(self._compared) > MOST_COMPARED:
-            self._compared = {key: said for key, said in self._compared.items() if said.until_us > now_us}
-            while len(self._compared) > MOST_COMPARED:
+        if len(self._compared) > MAX_COMPARISONS:
+            self._compared = {key: one for key, one in self._compared.items() if one.until_us > now_us}
+            while len(self._compared) > MAX_COMPARISONS:
                 del self._compared[next(iter(self._compared))]
 
-    def comparison(self, symbol: str, interval: str, now_us: int) -> _Compared | None:
-        """Return what is remembered, while it holds."""
-        said = self._compared.get(f"{interval}|{symbol}")
-        return said if said is not None and now_us < said.until_us <= now_us + COMPARED_US else None
+    def comparison(self, symbol: str, interval: str, now_us: int) -> _StoredComparison | None:
+        """Return the recorded comparison while it is valid, else None."""
+        found = self._compared.get(f"{interval}|{symbol}")
+        return found if found is not None and now_us < found.until_us <= now_us + COMPARED_US else None
 
-    # Looking ---------------------------------------------------------------------------------------------------------
+    # Status ----------------------------------------------------------------------------------------------------------
 
     def status(self, kinds: Mapping[str, int], now_us: int) -> VendorStatus:
-        """Return how the vendor stands."""
-        state, blocked = self.breaker.state, self.budget.blocked(now_us)
+        """Return the status of the vendor."""
+        state, blocked = self.breaker.state, self.limits.blocked(now_us)
         is_open = self.breaker.name(now_us) == OPEN
         return VendorStatus(
             vendor=self.name,
             kinds=kinds,
-            windows=self.budget.status(now_us),
-            requests=self.budget.requests,
-            credits=self.budget.credits,
-            refusals=self.refusals.count(now_us),
+            windows=self.limits.status(now_us),
+            requests=self.limits.requests,
+            credits=self.limits.credits,
+            rejections=self.rejections.count(now_us),
             breaker=self.breaker.name(now_us),
             since_us=None if state.since_us == NEVER_US else state.since_us,
             until_us=state.until_us if is_open else None,
@@ -267,27 +284,27 @@ class Account:
         )
 
 
-def _decoded(kept: bytes | None, vendor: str) -> _Kept | None:
-    if kept is None:
+def _decoded(stored: bytes | None, vendor: str) -> _Stored | None:
+    if stored is None:
         return None
-    return _read(kept, _Kept, FORMAT, f"what is kept of the vendor {vendor}")
+    return _read(stored, _Stored, FORMAT, f"the stored state of the vendor {vendor}")
 
 
-def _refusals(kept: bytes | None, vendor: str) -> RefusalsState | None:
-    if kept is None:
+def _rejections(stored: bytes | None, vendor: str) -> RejectionsState | None:
+    if stored is None:
         return None
-    return _read(kept, RefusalsState, rejections.FORMAT, f"the refusals kept of the vendor {vendor}")
+    return _read(stored, RejectionsState, rejections.FORMAT, f"the stored rejections of the vendor {vendor}")
 
 
 class _Format(msgspec.Struct):
     format: int
 
 
-def _read(kept: bytes, kind: type[T], format_: int, what: str) -> T:
+def _read(stored: bytes, kind: type[T], format_: int, what: str) -> T:
     try:
-        version = msgspec.msgpack.decode(kept, type=_Format).format
+        version = msgspec.msgpack.decode(stored, type=_Format).format
         if version == format_:
-            return msgspec.msgpack.decode(kept, type=kind)
+            return msgspec.msgpack.decode(stored, type=kind)
     except msgspec.MsgspecError as error:
         raise SnapshotRefused(f"{what} cannot be read: {error}") from error
     raise SnapshotRefused(f"{what} has format {version}, this code reads {format_}")

@@ -1,8 +1,8 @@
-"""Whether two sources say the same bars: before one stands in for the other, their bars are laid side by side. Pure.
+"""Comparison of the bars of two sources, before one replaces the other. Pure.
 
-Of each common bar the four prices count; volumes are of different venues and are told, not judged. Everything is
-measured against how much prices move from bar to bar: what does not move tells nothing of a shift, so flat stretches
-and a handful of bars give `too_few`.
+The four prices of each common bar are compared; volumes come from different venues and are reported only. Differences
+are measured against the moves from bar to bar. Flat prices do not show a shift, so a flat range or a handful of bars
+give `too_few`.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ SAME, STAMPED_AT_END, ADJUSTED, DIFFERENT, TOO_FEW = "same", "stamped_at_end", "
 
 MIN_BARS: Final = 20
 MIN_MOVES: Final = 10
-"""Common bars, and those of them that moved by more than the rounding, below which nothing is said."""
+"""Minimum of common bars, and of those that moved by more than the rounding, for a verdict."""
 NOISE: Final = 5e-4
-"""Five basis points: what two vendors of one market differ by in honest bars (odd lots, late prints, bid or mid)."""
+"""Five basis points: usual difference of two vendors of one market (odd lots, late prints, bid or mid)."""
 NOISE_MAX: Final = 2e-3
 NOISE_OF_MOVE: Final = 0.25
-"""In coarser bars a quarter of the usual move, but no more than `NOISE_MAX`: other auctions, other last prints."""
+"""Noise of coarser bars, as a share of the usual move, up to `NOISE_MAX`: other auctions, other last prints."""
 SHARE: Final = 0.10
-"""The share of bars that may differ by more than that."""
+"""Share of bars that may differ by more than noise."""
 BETTER: Final = 0.3
-"""A shift is believed when it leaves so little of what is left without it."""
+"""A shift is accepted if the remaining difference is at most this share of the difference without it."""
 _CUTS: Final = 3
 _PART: Final = 5
 _UNITS: Final = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
@@ -47,7 +47,7 @@ class Bars:
 
     @staticmethod
     def of(batch: pa.RecordBatch | pa.Table) -> Bars:
-        """Take the columns of `schemas.VENDOR_BARS` or `BARS`, of one symbol and interval."""
+        """Return the bars of a batch (`schemas.VENDOR_BARS` or `BARS`) of one symbol and interval."""
         names = ("open", "high", "low", "close")
         prices = np.stack([_floats(batch[name]) for name in names]) if len(batch) else np.empty((4, 0))
         return Bars(times_of(batch["time"]), prices, _floats(batch["volume"]) if len(batch) else np.empty(0))
@@ -55,11 +55,12 @@ class Bars:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What came out, of the candidate as seen from the reference.
+    """The result: the candidate relative to the reference.
 
-    `ratio`: candidate's prices over the reference's; of several stretches (a dividend in between) the oldest's.
-    `shift`: by how many intervals the candidate's stamps are later. `share`: of `bars` common ones that differ by more
-    than noise; `worst`: the largest relative difference. `volume_ratio`: the median of volumes, 0.0 without any.
+    `ratio`: candidate's prices over the reference's; with several levels (a dividend in between) the oldest one.
+    `shift`: number of intervals by which the candidate's times are later. `share`: share of the `bars` common ones that
+    differ by more than noise; `worst`: the largest relative difference. `volume_ratio`: median ratio of volumes, 0.0
+    without any.
     """
 
     verdict: str
@@ -72,17 +73,17 @@ class Comparison:
 
     @property
     def usable(self) -> bool:
-        """Whether the candidate may stand in for the reference, as far as is known."""
+        """True if the candidate may replace the reference, as far as is known."""
         return self.verdict in (SAME, TOO_FEW)
 
     def __str__(self) -> str:
         if self.verdict == TOO_FEW:
-            return f"too few common bars that move ({self.bars}) to say anything"
+            return f"too few common bars that move ({self.bars}) for a comparison"
         if self.verdict == STAMPED_AT_END:
             which = "end" if self.shift > 0 else "start, and the reference at the end"
             return f"the same bars stamped at the {which}"
         if self.verdict == ADJUSTED:
-            return f"prices are {self.ratio:.6g} times the reference's: adjusted otherwise"
+            return f"prices are {self.ratio:.6g} times the reference's: adjusted differently"
         if self.verdict == DIFFERENT:
             return f"{self.share:.0%} of {self.bars} common bars differ, by {self.worst:.2%} at the most"
         return f"{self.bars} common bars are the same ({self.share:.0%} differ by more than noise)"
@@ -90,7 +91,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class _Side:
-    """The common bars at one shift, in logarithms of prices; `rounding`: what rounding alone may make of each."""
+    """The common bars at one shift, as logarithms of prices; `rounding`: the difference that rounding may cause."""
 
     a: Float64Array
     b: Float64Array
@@ -102,22 +103,22 @@ class _Side:
         return int(self.a.shape[1])
 
     @property
-    def gap(self) -> Float64Array:
-        """How much higher the candidate is, bar by bar."""
+    def excess(self) -> Float64Array:
+        """Excess of the candidate over the reference, bar by bar."""
         return np.asarray(np.median(self.b - self.a, axis=0))
 
     def left(self, level: Float64Array | float) -> Float64Array:
-        """The largest difference of each bar's four prices beside a level."""
+        """Return the largest difference of each bar's four prices after the level is subtracted."""
         return np.asarray(np.abs(self.b - self.a - level).max(axis=0))
 
     def moves(self) -> Float64Array:
-        """How much the reference's close moved from bar to bar, where that is more than rounding."""
+        """Return the moves of the reference's close from bar to bar that exceed rounding."""
         moved = np.abs(np.diff(self.a[3]))
         return np.asarray(moved[moved > 2 * self.rounding[1:]])
 
 
 def compare(reference: Bars, candidate: Bars, interval_us: int) -> Comparison:
-    """Compare the bars that both have; stamps may be an interval apart."""
+    """Compare the common bars; the times of the two may be an interval apart."""
     straight = _side(reference, candidate, 0)
     sides = {shift: _side(reference, candidate, shift * interval_us) for shift in (1, -1)}
     best, side = 0, straight
@@ -126,7 +127,7 @@ def compare(reference: Bars, candidate: Bars, interval_us: int) -> Comparison:
             best, side = shift, other
     if not _enough(side):
         return Comparison(TOO_FEW, max(straight.bars, side.bars))
-    if best and not _fits(side, _level(side)):  # a shift that explains nothing is none
+    if best and not _fits(side, _level(side)):  # the shift does not explain the difference
         best, side = 0, straight if _enough(straight) else side
     return _judged(side, best)
 
@@ -137,7 +138,7 @@ def _judged(side: _Side, shift: int) -> Comparison:
     left = side.left(level)
     share = float(np.mean(left > tolerance))
     if np.count_nonzero(left > tolerance) >= _PART:
-        steps = _steps(side.gap, side.rounding)
+        steps = _steps(side.excess, side.rounding)
         beside = side.left(steps)
         explained = float(np.mean(beside > tolerance))
         if np.ptp(steps) > float(np.median(tolerance)) and explained <= min(SHARE, share / 2):
@@ -161,7 +162,7 @@ def _side(reference: Bars, candidate: Bars, later_us: int) -> _Side:
         reference.times[a_ok] + later_us, candidate.times[b_ok], assume_unique=False, return_indices=True
     )
     a, b = reference.prices[:, a_ok][:, at_a], candidate.prices[:, b_ok][:, at_b]
-    # Both sides are rounded: half a unit each, of the coarser.
+    # Both sides are rounded, by half a unit of the coarser each.
     unit = max(_unit(a), _unit(b))
     rounding = 1.01 * unit / a.min(axis=0) if a.size else np.empty(0)
     return _Side(
@@ -170,7 +171,7 @@ def _side(reference: Bars, candidate: Bars, later_us: int) -> _Side:
 
 
 def _unit(prices: Float64Array) -> float:
-    """Return the coarsest unit that all prices are multiples of, as cents; 0.0 where it is finer than all known."""
+    """Return the coarsest unit (as 0.01) that divides all prices; 0.0 if it is finer than all known units."""
     for unit in _UNITS:
         scaled = prices / unit
         if np.all(np.abs(scaled - np.rint(scaled)) < 1e-6 * np.maximum(1.0, np.abs(scaled))):
@@ -202,22 +203,22 @@ def _tolerance(side: _Side) -> Float64Array:
 
 
 def _is_adjusted(side: _Side, level: Float64Array | float) -> bool:
-    """Whether a level is more than noise: than what is usual between vendors, and than chance by what is left."""
-    chance = 4 * 1.4826 * float(np.median(np.abs(side.gap - level))) / np.sqrt(side.bars)
+    """Return True if a level exceeds the noise between vendors, and the chance given the remaining difference."""
+    chance = 4 * 1.4826 * float(np.median(np.abs(side.excess - level))) / np.sqrt(side.bars)
     return bool(float(np.abs(level).max()) > max(NOISE, chance))
 
 
-def _steps(gap: Float64Array, rounding: Float64Array) -> Float64Array:
-    """Return the gap as a few constant stretches, as splits and dividends in between make it."""
-    cuts = [0, len(gap)]
+def _steps(excess: Float64Array, rounding: Float64Array) -> Float64Array:
+    """Return the excess as a few constant levels, as splits and dividends in between cause them."""
+    cuts = [0, len(excess)]
     for _ in range(_CUTS):
-        best = max(((*_cut(gap[a:b]), a) for a, b in _pairs(cuts)), default=(0.0, 0, 0))
+        best = max(((*_cut(excess[a:b]), a) for a, b in _pairs(cuts)), default=(0.0, 0, 0))
         if best[0] <= (NOISE + float(np.median(rounding))) ** 2:
             break
         cuts = sorted({*cuts, best[1] + best[2]})
-    steps = np.empty_like(gap)
+    steps = np.empty_like(excess)
     for a, b in _pairs(cuts):
-        steps[a:b] = np.median(gap[a:b])
+        steps[a:b] = np.median(excess[a:b])
     return steps
 
 
@@ -225,12 +226,12 @@ def _pairs(cuts: list[int]) -> Iterator[tuple[int, int]]:
     return itertools.pairwise(cuts)
 
 
-def _cut(gap: Float64Array) -> tuple[float, int]:
-    """Return how much a cut into two levels gains (the squares of what is left), and where the best one is."""
-    n = len(gap)
+def _cut(excess: Float64Array) -> tuple[float, int]:
+    """Return the gain of the best cut into two levels (in squared differences), and its position."""
+    n = len(excess)
     if n < 2 * _PART:
         return 0.0, 0
-    sums: npt.NDArray[np.float64] = np.cumsum(gap)
+    sums: npt.NDArray[np.float64] = np.cumsum(excess)
     at = np.arange(_PART, n - _PART + 1)
     mean_left, mean_right = sums[at - 1] / at, (sums[-1] - sums[at - 1]) / (n - at)
     gains = at * (n - at) / n * (mean_left - mean_right) ** 2

@@ -1,4 +1,4 @@
-"""What a vendor may refuse, by what to do about it. Every client raises these and nothing else."""
+"""Errors of vendors, by what the caller must do. Every client raises these and nothing else."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from tickerplant.core.errors import TickerplantError
 
 
 class VendorError(TickerplantError):
-    """A vendor refused or failed. `retry_after_s`: when asking again may help; None: not by itself.
+    """A vendor refused or failed. `retry_after_s`: when another try may help; None: not by itself.
 
-    No message carries a key. `about_vendor`: whether it says something of the vendor as a whole (then another one is
-    asked, and this one is left in peace for a while) and not of what was asked for.
+    No message contains a key. `about_vendor`: the error is about the vendor as a whole and not about the request. Then
+    another vendor is asked, and this one is not asked for a while.
     """
 
     retry_after_s: float | None = None
@@ -17,7 +17,7 @@ class VendorError(TickerplantError):
 
 
 class QuotaSpent(VendorError):
-    """No credits are left of the minute or the day; `retry_after_s` says for how long. `daily`: it is the day's."""
+    """No credits of the minute, or of the day if `daily`, are left for `retry_after_s`."""
 
     about_vendor = True
 
@@ -28,7 +28,7 @@ class QuotaSpent(VendorError):
 
 
 class Burst(VendorError):
-    """Requests came too close together: a pause of seconds helps, no quota is spent."""
+    """Requests came too close together: a pause of seconds helps; no quota is spent."""
 
     about_vendor = True
 
@@ -44,27 +44,27 @@ class BadKey(VendorError):
 
 
 class NotEntitled(VendorError):
-    """The key is good, but its plan does not have this endpoint, interval or market; asking again never helps."""
+    """The key is valid, but its plan lacks this endpoint, interval or market; another try never helps."""
 
 
 class UnknownSymbol(VendorError):
-    """The vendor does not know the symbol."""
+    """The vendor does not have the symbol."""
 
 
 class NoData(VendorError):
-    """The vendor has nothing for this symbol and range; that is an answer."""
+    """The vendor has nothing for this symbol and range; that is a complete answer."""
 
 
 class BadRequest(VendorError):
-    """The vendor does not take the request as it is: a mistake of ours."""
+    """The vendor rejects the form of the request: an error on our side."""
 
 
 class VendorDown(VendorError):
-    """The vendor is out of reach or fails (a timeout, a 5xx); asking again later may help."""
+    """The vendor cannot be reached or fails (a timeout, a 5xx); another try later may help."""
 
     retry_after_s = 5.0
     about_vendor = True
 
 
 class Malformed(VendorError):
-    """The answer is none of the shapes that are known."""
+    """The answer has no known shape."""

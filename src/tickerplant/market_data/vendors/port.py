@@ -1,14 +1,14 @@
-"""The provider port: what a vendor is to the plant. A package adds one by an entry point.
+"""The plug-in port: what a vendor offers, how it is asked, and what it answers. A package adds one by an entry point.
 
-The group is `tickerplant.providers`, the entry point a factory, `Callable[[ProviderContext], Provider]`; its name is
-the vendor's, as settings say it:
+The group is `tickerplant.providers`. The entry point is a factory, `Callable[[ProviderContext], Provider]`; its name is
+the name of the vendor in the settings:
 
     [project.entry-points."tickerplant.providers"]
     acme = "acme_tickerplant:provider"
 
-A provider asks the vendor and understands the answer, nothing more: it keeps no quota, does not retry, does not choose.
-That is the desk's (`market_data.vendors`), which debits the budget before it asks, and the backfill manager's. Methods
-raise the classes of `vendors.errors` and nothing else; keys stand in no message and no log.
+A provider sends requests and parses answers. It counts no quota, does not retry and does not choose: the request
+scheduler (`vendors.scheduler`) debits the quota before each request, and the backfill plans the requests. Methods
+raise the classes of `vendors.errors` and nothing else. A key is never part of a message or a log line.
 """
 
 from __future__ import annotations
@@ -23,31 +23,33 @@ import pyarrow as pa
 from tickerplant.core.clock import Clock
 from tickerplant.core.quota import Quota as Quota
 from tickerplant.core.rules import DEFAULT_RULES, Rules
-from tickerplant.market_data.feed.writer import DeadRow
+from tickerplant.market_data.feed.dead_letters import DeadRow
 from tickerplant.market_data.vendors.errors import VendorError
+from tickerplant.market_data.vendors.renamed import renamed_fields
 from tickerplant.system_clock import SystemClock
 
 ENTRY_POINTS: Final = "tickerplant.providers"
+"""Group of the entry points of vendors."""
 
 STREAM, INTRADAY, DAILY, ACTIONS = "stream", "intraday", "daily", "actions"
 KINDS: Final = (STREAM, INTRADAY, DAILY, ACTIONS)
-"""Kinds of data, for each of which there is an order of vendors."""
+"""Kinds of data; the settings have an order of vendors for each."""
 
 
 def kind_of(interval: str) -> str:
-    """Return the kind of data that bars of an interval are: INTRADAY or DAILY."""
+    """Return the kind of data of an interval's bars: INTRADAY or DAILY."""
     return DAILY if interval in ("1d", "1w") else INTRADAY
 
 
-# What it offers ------------------------------------------------------------------------------------------------------
+# Offer ---------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class BarsOffer:
-    """The bars of one interval that a vendor gives.
+    """The bars of one interval that a vendor offers.
 
-    `page_bars`: at most so many a symbol in one answer; `page_us`: and of no longer a stretch (None: any).
-    `lookback_us`: no further back than this from now (None: no limit is known). `symbols`: in one request.
+    `page_bars`: maximum bars of a symbol in one answer. `page_us`: maximum range of one answer; None: no limit.
+    `lookback_us`: maximum age; None: no known limit. `symbols`: maximum symbols of one request.
     """
 
     interval: str
@@ -59,11 +61,11 @@ class BarsOffer:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """All that a vendor offers. `quotas`: by its free plan, unless settings say otherwise.
+    """Everything that a vendor offers. `quotas`: those of its free plan; the settings may replace them.
 
-    `pace_s`: the least time between two requests. `actions`: splits and dividends can be asked for, for
-    `actions_credits` a symbol. `stream`: it has one. `markets`: shell patterns of symbols that it may know (a crypto
-    exchange knows no `AAPL`).
+    `pace_s`: minimum time between two requests. `actions`: splits and dividends are offered, at `actions_credits` a
+    symbol. `stream`: a live stream is offered. `markets`: shell patterns of the symbols that the vendor may have; a
+    crypto exchange has no `AAPL`.
     """
 
     bars: tuple[BarsOffer, ...] = ()
@@ -82,19 +84,20 @@ class Offer:
 # Bars and corporate actions ------------------------------------------------------------------------------------------
 
 
+@renamed_fields(from_us="start_us", to_us="end_us")
 @dataclass(frozen=True, slots=True)
 class BarsRequest:
-    """Bars of `[from_us, to_us)` (starts of bars) of some symbols; within what the offer allows."""
+    """Bars of some symbols that start in `[start_us, end_us)`, within the limits of the offer."""
 
     symbols: Sequence[str]
     interval: str
-    from_us: int
-    to_us: int
+    start_us: int
+    end_us: int
 
 
 @dataclass(frozen=True, slots=True)
 class Credits:
-    """What an answer's headers say of the quota, of the minute unless `daily`; None where they say nothing."""
+    """The quota that an answer's headers contain: of the minute, or of the day if `daily`. None: no such header."""
 
     used: int | None = None
     left: int | None = None
@@ -103,14 +106,14 @@ class Credits:
 
 @dataclass(frozen=True, slots=True)
 class BarsAnswer:
-    """What a vendor answered.
+    """The answer to a request for bars.
 
-    `found`: by symbol asked, bars (`schemas.VENDOR_BARS`, as traded, stamped at the start, oldest first, none of an
-    interval that is not over by the vendor's clock, none outside of what was asked), or the error of that symbol.
-    `covers`: the stretch that the answer speaks for, where that is not all that was asked (a page that was full, a plan
-    that reaches less far back). The rest is asked for again; a vendor that speaks of nothing that was missing is left
-    alone for an hour, so say what is true, be it an empty stretch.
-    `splits`, `dividends`: those that came along (`schemas.SPLITS`, `DIVIDENDS`).
+    `found`: for each symbol of the request its bars or its error. Bars are `schemas.VENDOR_BARS`, as traded, stamped at
+    the start, oldest first, all within the request, and all finished by the vendor's clock.
+    `covers`: the range that the answer is complete for, where that is not the whole request (a full page, a plan with a
+    shorter history). The remainder is requested again. A vendor whose answer covers none of the missing bars is not
+    asked for an hour, so return the true range even if it has no bars.
+    `splits`, `dividends`: those that the answer contained (`schemas.SPLITS`, `DIVIDENDS`).
     """
 
     found: Mapping[str, pa.RecordBatch | VendorError]
@@ -134,69 +137,56 @@ class ActionsAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """A connection is up, the subscription is sent."""
+    """A connection is open and its subscription is sent."""
 
     at_us: int
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
-    """Messages that came together, as they came, and when by our clock."""
-
-    texts: list[str | bytes]
-    at_us: int
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """The connection is gone, or mute since `since_us`."""
+class Disconnected:
+    """The connection is closed, or has delivered nothing since `since_us`."""
 
     since_us: int
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
-    """The vendor turned the key away: trying goes on, at the longest pause."""
+class KeyRejected:
+    """The vendor rejected the key. The stream keeps trying, at its longest pause."""
 
     reason: str
 
 
-StreamEvent: TypeAlias = Connected | Received | Lost | Refused
-
-
 @dataclass(slots=True)
-class Said:
-    """What messages said: prints (`schemas.TICKS`), what could not be read, symbols that the vendor does not bring.
+class Ticks:
+    """Messages that arrived together, parsed. `received_us`: the time of arrival by our clock.
 
-    `notes`: what a person should know. `messages`: how many there were. `hole`: prints of `[from, to)` were missed
-    though the connection lives, by their times; the prints said here come after it.
+    `batch`: ticks (`schemas.TICKS`), or None. `dead`: messages that could not be parsed. `rejected`: symbols that the
+    vendor does not deliver, with the reason. `notes`: warnings of the vendor for the log. `messages`: number of
+    messages. `gap`: ticks of this range `[start, end)` were missed on a live connection; `batch` is after it.
     """
 
-    ticks: pa.RecordBatch | None = None
+    received_us: int
+    batch: pa.RecordBatch | None = None
     dead: list[DeadRow] = field(default_factory=list)
-    refused: dict[str, str] = field(default_factory=dict)
+    rejected: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     messages: int = 0
-    hole: tuple[int, int] | None = None
+    gap: tuple[int, int] | None = None
+
+
+StreamEvent: TypeAlias = Connected | Ticks | Disconnected | KeyRejected
 
 
 class TickStream(Protocol):
-    """One stream of prints, kept up."""
+    """One live stream of ticks that reconnects by itself."""
 
     async def run(self, out: asyncio.Queue[StreamEvent]) -> None:
-        """Connect, subscribe, listen, and again, until cancelled. Never raises for what network or vendor do.
+        """Connect, subscribe and put events on `out`, again and again, until cancelled.
 
-        `out` is bounded: while it is full nothing more is read.
+        Never raises for errors of the network or the vendor. `out` is bounded: while it is full the stream reads
+        nothing more. Events are parsed batches: whole columns, no object per tick beyond the parser's.
         """
-        ...
-
-    def read(self, event: Received) -> Said:
-        """Return what messages say. Whole columns; keeps what it needs of a connection (volumes so far)."""
-        ...
-
-    def reconnected(self) -> None:
-        """Forget what belonged to the connection before."""
         ...
 
 
@@ -205,10 +195,10 @@ class TickStream(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ProviderContext:
-    """What a factory is given. `key`: "" if none is set. `options`: the vendor's part of the settings, as text.
+    """The arguments of a factory. `key`: "" if none is set. `options`: the vendor's options of the settings, as text.
 
-    `url`, `stream_url`: where to ask instead of at the vendor's own address ("" for that): a sandbox, a proxy.
-    `rules`: by their calendars a stream knows when prices can be expected.
+    `url`, `stream_url`: addresses to use instead of the vendor's own (a sandbox, a proxy); "" for the vendor's own.
+    `rules`: their calendars show a stream when prices can be expected.
     """
 
     name: str
@@ -221,27 +211,27 @@ class ProviderContext:
 
 
 class Provider(Protocol):
-    """A vendor. `name` is the `source` of all it says."""
+    """A vendor. `name` is the `source` of all its rows."""
 
     name: str
     offer: Offer
 
     def cost(self, request: BarsRequest) -> int:
-        """Return how many credits the request will take, by what the vendor says of it."""
+        """Return the credits that the vendor charges for the request."""
         ...
 
     async def bars(self, request: BarsRequest) -> BarsAnswer:
-        """Ask for bars; one request. Raises VendorError for what concerns all of it."""
+        """Send one request for bars. Raises VendorError for an error of the whole request."""
         ...
 
-    async def actions(self, symbol: str, from_us: int, to_us: int) -> ActionsAnswer:
-        """Ask for splits and dividends; one request. Raises VendorError (BadRequest where there is no such offer)."""
+    async def actions(self, symbol: str, start_us: int, end_us: int) -> ActionsAnswer:
+        """Send one request for splits and dividends. Raises VendorError; BadRequest if they are not offered."""
         ...
 
     def stream(self, symbols: Sequence[str]) -> TickStream | None:
-        """Return a stream of these symbols' prints, or None where there is no such offer."""
+        """Return a stream of these symbols' ticks, or None if the vendor offers no stream."""
         ...
 
     async def close(self) -> None:
-        """Close the connections. Harmless twice."""
+        """Close the connections. May be called twice."""
         ...

@@ -1,4 +1,4 @@
-"""The windows in which vendors count. Pure."""
+"""The time windows in which vendors count credits. Pure."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _DAY = dt.timedelta(days=1)
 
 
 def window_of(quota: Quota, us: int) -> tuple[int, int]:
-    """Return `[start, end)` of the quota's window that holds this time.
+    """Return `[start, end)` of the quota's window that contains this time.
 
-    A day begins at 00:00 in the quota's zone and so has 23 to 25 hours; where clocks go forward over midnight it
-    begins at the first time that there is.
+    A day begins at 00:00 in the quota's zone and has 23 to 25 hours. Where clocks go forward over midnight it begins at
+    the first time of the date.
 
     >>> from tickerplant.core.times import DAY_US, HOUR_US
     >>> start, end = window_of(Quota(25, DAY_US, "America/New_York"), 1_773_000_000_000_000)
@@ -31,11 +31,11 @@ def window_of(quota: Quota, us: int) -> tuple[int, int]:
     return _midnight(date, quota.zone), _midnight(date + _DAY, quota.zone)
 
 
-def touched(quota: Quota, from_us_: int, to_us_: int) -> Iterator[tuple[int, int]]:
-    """Yield the windows that have a part of `[from, to]`, oldest first."""
-    start, end = window_of(quota, from_us_)
+def touched(quota: Quota, start_us: int, end_us: int) -> Iterator[tuple[int, int]]:
+    """Yield the windows that overlap `[start_us, end_us]`, oldest first."""
+    start, end = window_of(quota, start_us)
     yield start, end
-    while end <= to_us_:
+    while end <= end_us:
         start, end = window_of(quota, end)
         yield start, end
 

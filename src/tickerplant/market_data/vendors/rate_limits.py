@@ -1,10 +1,10 @@
-"""The budget of one vendor: what has been spent of each quota, and when a request may go out. Pure.
+"""The rate limits of one vendor: the credits spent of each quota, and when a request may be sent. Pure.
 
-A vendor counts a request by its own clock, when it comes in; we know when it went out and, later, when its answer was
-here. So a request counts in every window that it may have fallen into: from `GUARD_US` before it went out to
-`GUARD_US` behind its answer, or, while there is none (it is on its way; a kill came in between), behind the longest
-flight. With the vendor's clock no more than the guard away from ours, the vendor never counts more than we do in any
-window, and we never spend more than the limit.
+A vendor counts a request by its own clock, at its arrival. We know the time of sending and, later, that of the answer.
+So a request counts in every window that it may have arrived in: from `GUARD_US` before it was sent to `GUARD_US` after
+its answer. Without an answer (in flight, or lost by a kill) the end is the longest flight plus the guard. While the
+vendor's clock differs by no more than the guard, the vendor never counts more than we do in any window, and we never
+spend more than the limit.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from tickerplant.market_data.vendors.quota_windows import touched, window_of
 
 FORMAT: Final = 1
 GUARD_US: Final = SECOND_US
-"""How far a vendor's clock may be from ours."""
+"""Allowed difference of a vendor's clock from ours."""
 FLIGHT_US: Final = 60 * SECOND_US
-"""A request is given up after this long (the desk sees to it), so later than this it does not come in."""
+"""Longest flight of a request: the scheduler abandons it after this time, so it cannot arrive later."""
 UNLIMITED: Final = 1 << 40
-"""Credits available where no quota is known."""
+"""Credits available without a quota."""
 _BURST_MAX_US: Final = MINUTE_US
 _REFUSED_MAX_US: Final = HOUR_US
 _ROLLING_PARTS: Final = 120
-"""A rolling minute is counted in half seconds: spending is remembered at the end of its part."""
+"""Parts of a rolling window: a minute is counted in half seconds. Spending counts at the end of its part."""
 
 
 class Purpose(enum.Enum):
-    """What a request is for. HISTORY leaves the reserve untouched; HEAL (of gaps) may take it."""
+    """The purpose of a request. HISTORY does not use the reserve; GAP_FILL may."""
 
     HISTORY = "history"
-    HEAL = "heal"
+    GAP_FILL = "heal"
 
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """What was debited for one request, and when."""
+    """The credits debited for one request, and the time."""
 
     credits: int
     at_us: int
@@ -51,9 +51,9 @@ class Charge:
 
 @dataclass(frozen=True, slots=True)
 class WindowStatus:
-    """How a quota stands in the window of now. `history_left`: what of `left` is not kept back for gaps.
+    """A quota in its current window. `history_left`: the part of `left` that is not reserved for gaps.
 
-    `resets_us`: when the window ends; of a rolling quota, when all that was spent will be forgotten.
+    `resets_us`: end of the window; of a rolling quota, the time when no spent credit counts any more.
     """
 
     quota: Quota
@@ -64,7 +64,7 @@ class WindowStatus:
 
 
 class _Entry(msgspec.Struct, array_like=True):
-    """Credits that count in `[start_us, end_us)`; of a rolling quota both are when they were spent, at the latest."""
+    """Credits that count in `[start_us, end_us)`; of a rolling quota both are the latest time of spending."""
 
     start_us: int
     end_us: int
@@ -72,56 +72,56 @@ class _Entry(msgspec.Struct, array_like=True):
 
 
 class _State(msgspec.Struct, kw_only=True):
-    """What is kept. `spent`: by period, so that a new limit or zone in the settings forgets nothing."""
+    """The stored state. `spent`: by period, so that it survives a new limit or zone in the settings."""
 
     format: int = FORMAT
     spent: dict[str, list[_Entry]] = {}
     blocked_us: int = NEVER_US
     blocked_by: str = ""
-    refusals: int = 0
+    rejections: int = msgspec.field(default=0, name="refusals")
     last_us: int = NEVER_US
     requests: int = 0
     credits: int = 0
 
 
-class Budget:
-    """One vendor's budget. `reserve`: the share of every quota, 0 to 1, that HISTORY leaves; rounded down.
+class RateLimits:
+    """The quotas of one vendor. `reserve`: the share of every quota, 0 to 1, that HISTORY does not use; rounded down.
 
-    `spend` debits before a request goes out; `settle` says that it is over, `refund` that it never went out. Times are
-    microseconds UTC and may go back a little (clocks are set): what was spent in a window stays known for two more.
-    `flight_us`: the longest that a request takes to come in. Raises SnapshotRefused for a kept state of another format.
+    `spend` debits before a request is sent; `settle` records its end, `refund` that it was never sent. Times are
+    microseconds UTC and may go back a little (clocks are set): spending is stored for two more windows. `flight_us`:
+    longest flight of a request. Raises SnapshotRefused for a stored state of another format.
     """
 
     def __init__(
         self, quotas: Sequence[Quota], *, reserve: float, pace_s: float = 0.0, flight_us: int = FLIGHT_US,
-        kept: bytes | None = None,
+        stored: bytes | None = None,
     ) -> None:  # fmt: skip
         self.quotas = tuple(quotas)
         self._reserve = reserve
         self._flight_us = flight_us
         self._pace_us = int(pace_s * SECOND_US)
-        self._state = _decoded(kept)
+        self._state = _decoded(stored)
 
-    # May it go out? --------------------------------------------------------------------------------------------------
+    # Availability ----------------------------------------------------------------------------------------------------
 
     def allowed(self, quota: Quota, purpose: Purpose) -> int:
-        """Return how many credits of a whole window are there for a purpose."""
+        """Return the credits of a whole window for a purpose."""
         return quota.credits - (int(quota.credits * self._reserve) if purpose is Purpose.HISTORY else 0)
 
     def most(self, purpose: Purpose) -> int:
-        """Return the greatest cost that a request can ever have."""
+        """Return the maximum cost of a request."""
         return min((self.allowed(quota, purpose) for quota in self.quotas), default=UNLIMITED)
 
     def available(self, now_us: int, purpose: Purpose) -> int:
-        """Return how many credits may be spent at this instant; the pace is not asked."""
+        """Return the credits that may be spent now, regardless of the pace."""
         if self.blocked(now_us) is not None:
             return 0
         return max(
-            0, min((self.allowed(q, purpose) - self._used_about(q, now_us) for q in self.quotas), default=UNLIMITED)
+            0, min((self.allowed(q, purpose) - self._used_around(q, now_us) for q in self.quotas), default=UNLIMITED)
         )
 
     def earliest(self, now_us: int, cost: int, purpose: Purpose) -> int | None:
-        """Return when a request of that cost may go out, `now_us` if at once; None: never, it costs too much."""
+        """Return when a request of that cost may be sent, `now_us` if at once; None: it exceeds the quota."""
         if cost > self.most(purpose):
             return None
         blocked = self.blocked(now_us)
@@ -135,7 +135,7 @@ class Budget:
 
     def _free_at(self, quota: Quota, at_us: int, cost: int, allowed: int) -> int:
         if quota.rolling:
-            used, free = self._used_about(quota, at_us), at_us
+            used, free = self._used_around(quota, at_us), at_us
             for entry in sorted(self._entries(quota), key=lambda entry: entry.end_us):
                 if used + cost <= allowed:
                     break
@@ -143,13 +143,13 @@ class Budget:
                     used -= entry.used
                     free = entry.end_us + quota.period_us + GUARD_US
             return free
-        full = [end for start, end in self._reach(quota, at_us) if self._used(quota, start, end) + cost > allowed]
+        full = [end for start, end in self._windows_at(quota, at_us) if self._used(quota, start, end) + cost > allowed]
         return full[-1] + GUARD_US if full else at_us
 
     # Spending --------------------------------------------------------------------------------------------------------
 
     def spend(self, now_us: int, cost: int) -> Charge:
-        """Debit a request that is about to go out. The caller has asked `earliest`."""
+        """Debit a request that is about to be sent. Call `earliest` before."""
         for quota in self._periods():
             for start, end in self._counted_in(quota, now_us, now_us + self._flight_us):
                 self._add(quota, start, end, cost)
@@ -160,9 +160,9 @@ class Budget:
         return Charge(cost, now_us)
 
     def settle(self, charge: Charge, now_us: int) -> None:
-        """Say that the vendor has counted the request by now, because it has answered or was given up.
+        """Record that a request has ended, by an answer or a timeout, so that the vendor has counted it by now.
 
-        The pace counts from here: when the request came in is not known, and the next may be quicker on its way.
+        The pace counts from here: the arrival is not known, and the next request may be faster.
         """
         self._state.last_us = max(self._state.last_us, now_us)
         for quota in self._periods():
@@ -174,91 +174,92 @@ class Budget:
                 self._add(quota, start, end, charge.credits)
 
     def refund(self, charge: Charge) -> None:
-        """Say that the request never went out."""
+        """Record that a request was never sent."""
         for quota in self._periods():
             for start, end in self._counted_in(quota, charge.at_us, charge.at_us + self._flight_us):
                 self._add(quota, start, end, -charge.credits)
         self._state.requests -= 1
         self._state.credits -= charge.credits
 
-    # Learning --------------------------------------------------------------------------------------------------------
+    # Answers ---------------------------------------------------------------------------------------------------------
 
     def answered(self) -> None:
-        """Say that the vendor gave an answer: it does not turn us away."""
-        self._state.refusals = 0
+        """Record that the vendor answered: it does not reject us."""
+        self._state.rejections = 0
         self._state.blocked_by = ""
 
-    def heard(self, credits: Credits, charge: Charge, now_us: int) -> None:
-        """Take what an answer's headers say, wherever that is worse than what we know: others may use the same key.
+    def record_credits(self, credits: Credits, charge: Charge, now_us: int) -> None:
+        """Record the credits of an answer's headers where they are fewer than ours: others may use the same key.
 
-        A header that may be of either side of midnight is taken for the day before: the next answer says it of the new
-        one, and a whole day is not given up for an old number.
+        Near midnight a header counts for the day before. The next answer has the number of the new day, and an old
+        number must not block a whole day.
         """
-        for quota in self._meant(daily=credits.daily):
-            said = max(credits.used or 0, quota.credits - credits.left if credits.left is not None else 0)
-            said = min(said, quota.credits)
+        for quota in self._quotas_meant(daily=credits.daily):
+            used = max(credits.used or 0, quota.credits - credits.left if credits.left is not None else 0)
+            used = min(used, quota.credits)
             if quota.rolling:
-                if (more := said - self._used_about(quota, now_us)) > 0:
+                if (more := used - self._used_around(quota, now_us)) > 0:
                     at = _part_end(quota, now_us)
                     self._add(quota, at, at, more)
                 continue
             windows = list(touched(quota, charge.at_us - GUARD_US, max(now_us, charge.at_us) + GUARD_US))
             for start, end in windows[:1] if quota.daily else windows:
-                if (more := said - self._used(quota, start, end)) > 0:
+                if (more := used - self._used(quota, start, end)) > 0:
                     self._add(quota, start, end, more)
 
     def quota_spent(self, now_us: int, retry_after_s: float, *, daily: bool, reason: str) -> int:
-        """Take a refusal for want of credits: nothing goes out until the window is over; return until when.
+        """Block requests after a quota rejection; return until when.
 
-        Of a day that is the vendor's, whatever it says; of a minute no less than it says; when other windows end it
-        knows better than we do. Longer each time in a row, for it may refuse all day without saying so.
+        A daily rejection blocks until our window ends, whatever Retry-After contains; a minute's until the later of
+        both; other periods until Retry-After. Consecutive rejections back off exponentially, since a vendor may reject
+        all day without a reason.
         """
         until = now_us + int(min(max(retry_after_s, 1.0), DAY_US / SECOND_US) * SECOND_US)
-        meant = [q for q in self._meant(daily=daily) if not q.rolling and (q.daily or q.period_us == MINUTE_US)]
+        meant = [q for q in self._quotas_meant(daily=daily) if not q.rolling and (q.daily or q.period_us == MINUTE_US)]
         ends = [window_of(quota, now_us - GUARD_US)[1] + GUARD_US for quota in meant]
         if daily:
             until = max(ends, default=until)
         else:
-            wait = min(_REFUSED_MAX_US, (until - now_us) << min(self._state.refusals, 16))
+            wait = min(_REFUSED_MAX_US, (until - now_us) << min(self._state.rejections, 16))
             until = max([until, now_us + wait, *ends])
         return self._block(until, reason)
 
     def burst(self, now_us: int, retry_after_s: float, reason: str) -> int:
-        """Take a refusal for haste: nothing goes out for a while, longer each time in a row; return until when."""
-        wait = min(int(retry_after_s * SECOND_US) << min(self._state.refusals, 16), _BURST_MAX_US)
+        """Block requests after a rejection of a burst, with exponential backoff; return until when."""
+        wait = min(int(retry_after_s * SECOND_US) << min(self._state.rejections, 16), _BURST_MAX_US)
         return self._block(now_us + max(wait, int(retry_after_s * SECOND_US)), reason)
 
     def _block(self, until_us: int, reason: str) -> int:
-        self._state.refusals += 1
+        self._state.rejections += 1
         if until_us >= self._state.blocked_us:
             self._state.blocked_us, self._state.blocked_by = until_us, reason
         return self._state.blocked_us
 
-    # Looking ---------------------------------------------------------------------------------------------------------
+    # Status ----------------------------------------------------------------------------------------------------------
 
     @property
     def requests(self) -> int:
-        """Requests debited, ever."""
+        """Number of requests debited since the state exists."""
         return self._state.requests
 
     @property
     def credits(self) -> int:
-        """Credits debited, ever."""
+        """Number of credits debited since the state exists."""
         return self._state.credits
 
     def blocked(self, now_us: int) -> tuple[int, str] | None:
-        """Return until when the vendor wants to hear nothing of us, and why; None if it does."""
+        """Return until when a rejection blocks requests, and its reason; None if none does."""
         until = self._state.blocked_us
-        # No block is longer than a vendor's day: one that is was made by a clock that was wrong.
+        # No block is longer than a vendor's day: a longer one was made with a wrong clock.
         return (until, self._state.blocked_by) if now_us < until < now_us + 2 * DAY_US else None
 
     def status(self, now_us: int) -> list[WindowStatus]:
-        """Return how each quota stands."""
+        """Return the status of each quota."""
         return [self._status(quota, now_us) for quota in self.quotas]
 
     def _status(self, quota: Quota, now_us: int) -> WindowStatus:
         if quota.rolling:
-            used = self._used_about(quota, now_us)
+            used = self._used_around(quota, now_us)
             ends = max((entry.end_us for entry in self._entries(quota)), default=NEVER_US)
             resets = max(now_us, ends + quota.period_us + GUARD_US)
         else:
@@ -268,43 +269,43 @@ class Budget:
         return WindowStatus(quota, used, left, max(0, self.allowed(quota, Purpose.HISTORY) - used), resets)
 
     def encode(self) -> bytes:
-        """Return the bytes to keep."""
+        """Return the bytes to store."""
         return msgspec.msgpack.encode(self._state)
 
-    # What counts where -----------------------------------------------------------------------------------------------
+    # Windows ---------------------------------------------------------------------------------------------------------
 
     def _periods(self) -> Iterator[Quota]:
-        """Yield one quota of each set of windows: two limits of one window share what is spent."""
+        """Yield one quota of each set of windows: two limits of one window share the spent credits."""
         yield from {(_key(quota), quota.zone): quota for quota in self.quotas}.values()
 
-    def _meant(self, *, daily: bool) -> list[Quota]:
-        """Return the quotas that a vendor means by `the day` or else `the minute`."""
+    def _quotas_meant(self, *, daily: bool) -> list[Quota]:
+        """Return the daily quotas, or the quotas with the shortest period (`the minute` in a vendor's message)."""
         shortest = min((quota.period_us for quota in self.quotas if not quota.daily), default=0)
         return [q for q in self.quotas if (q.daily if daily else q.period_us == shortest)]
 
-    def _counted_in(self, quota: Quota, from_us: int, to_us: int) -> Iterator[tuple[int, int]]:
+    def _counted_in(self, quota: Quota, start_us: int, end_us: int) -> Iterator[tuple[int, int]]:
         if quota.rolling:
-            at = _part_end(quota, to_us)
+            at = _part_end(quota, end_us)
             yield at, at
         else:
-            yield from touched(quota, from_us - GUARD_US, to_us + GUARD_US)
+            yield from touched(quota, start_us - GUARD_US, end_us + GUARD_US)
 
-    def _reach(self, quota: Quota, at_us: int) -> list[tuple[int, int]]:
-        """Return the windows that a request of this instant may fall into."""
+    def _windows_at(self, quota: Quota, at_us: int) -> list[tuple[int, int]]:
+        """Return the windows that a request sent now may arrive in."""
         return list(touched(quota, at_us - GUARD_US, at_us + self._flight_us + GUARD_US))
 
     def _entries(self, quota: Quota) -> list[_Entry]:
         return self._state.spent.setdefault(_key(quota), [])
 
     def _used(self, quota: Quota, start_us: int, end_us: int) -> int:
-        """Return what counts in a window. After a change of zone, what was spent in any day that it has a part of."""
+        """Return the credits that count in a window. After a change of zone, those of every day that overlaps it."""
         return sum(e.used for e in self._entries(quota) if e.start_us < end_us and start_us < e.end_us)
 
-    def _used_about(self, quota: Quota, at_us: int) -> int:
-        """Return what counts in the worst of the windows that a request of this instant may fall into."""
+    def _used_around(self, quota: Quota, at_us: int) -> int:
+        """Return the credits in the fullest of the windows that a request sent now may arrive in."""
         if quota.rolling:
             return sum(e.used for e in self._entries(quota) if e.end_us > _counts_back_to(quota, at_us))
-        return max(self._used(quota, start, end) for start, end in self._reach(quota, at_us))
+        return max(self._used(quota, start, end) for start, end in self._windows_at(quota, at_us))
 
     def _add(self, quota: Quota, start_us: int, end_us: int, credits: int) -> None:
         entries = self._entries(quota)
@@ -316,7 +317,7 @@ class Budget:
             entries.append(_Entry(start_us, end_us, credits))
 
     def _forget(self, quota: Quota, now_us: int) -> None:
-        """Drop what lies two periods back; what lies so far ahead was spent by a clock that was wrong."""
+        """Drop entries two periods back, and those as far ahead, which were made with a wrong clock."""
         span = 2 * quota.period_us + self._flight_us
         self._state.spent[_key(quota)] = [
             e for e in self._entries(quota) if e.used and e.end_us > now_us - span and e.start_us < now_us + span
@@ -336,13 +337,13 @@ def _part_end(quota: Quota, us: int) -> int:
     return us - us % part + part
 
 
-def _decoded(kept: bytes | None) -> _State:
-    if kept is None:
+def _decoded(stored: bytes | None) -> _State:
+    if stored is None:
         return _State()
     try:
-        state = msgspec.msgpack.decode(kept, type=_State)
+        state = msgspec.msgpack.decode(stored, type=_State)
     except msgspec.MsgspecError as error:
-        raise SnapshotRefused(f"a vendor's budget cannot be read: {error}") from error
+        raise SnapshotRefused(f"a vendor's rate limits cannot be read: {error}") from error
     if state.format != FORMAT:
-        raise SnapshotRefused(f"a vendor's budget has format {state.format}, this code reads {FORMAT}")
+        raise SnapshotRefused(f"a vendor's rate limits have format {state.format}, this code reads {FORMAT}")
     return state

@@ -1,6 +1,6 @@
-"""Who is there: the vendors of all installed packages, ours too, by the entry points of `port.ENTRY_POINTS`.
+"""The installed vendors, of all packages and of this one, by the entry points of `port.ENTRY_POINTS`.
 
-Nothing of a vendor is imported before it is wanted, so a broken plug-in breaks nobody else.
+A vendor is imported only when it is used, so a broken plug-in does not affect the others.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ def names() -> list[str]:
 def factory(name: str) -> Callable[[ProviderContext], Provider]:
     """Import a vendor and return its factory.
 
-    Raises ConfigError for a name that no package has or several have, and for a plug-in that cannot be imported: it
-    says which package, and why.
+    Raises ConfigError if no package or several packages have the name, and if the plug-in cannot be imported; the
+    message contains the package and the cause.
     """
     found = {entry.value: entry for entry in entry_points(group=ENTRY_POINTS, name=name)}
     if not found:
         raise ConfigError(f"there is no vendor {name!r}; known are {', '.join(names()) or 'none'}")
     if len(found) > 1:
-        raise ConfigError(f"the vendor {name!r} is brought by several packages: {_packages(found.values())}")
+        raise ConfigError(f"the vendor {name!r} is in several packages: {_packages(found.values())}")
     entry = next(iter(found.values()))
     try:
         loaded = entry.load()
-    except (Exception, SystemExit) as error:  # whatever a stranger's module does when it is imported
+    except (Exception, SystemExit) as error:  # an import of a foreign module may raise anything
         raise _broken(entry, f"cannot be loaded: {type(error).__name__}: {error}") from error
     if not callable(loaded):
         raise _broken(entry, f"is no factory: {entry.value} cannot be called")
@@ -45,7 +45,7 @@ def factory(name: str) -> Callable[[ProviderContext], Provider]:
 def provider(context: ProviderContext) -> Provider:
     """Return the vendor `context.name`, made with this context.
 
-    Raises ConfigError as `factory` does, the vendor's own (a key that it needs), or one that says that it failed.
+    Raises ConfigError as `factory` does, the vendor's own (a missing key), and one with the cause if the factory fails.
     """
     make = factory(context.name)
     entry = next(iter(entry_points(group=ENTRY_POINTS, name=context.name)))
@@ -53,13 +53,13 @@ def provider(context: ProviderContext) -> Provider:
         made = make(context)
     except ConfigError:
         raise
-    except Exception as error:  # only the kind of error: its text may hold the key
+    except Exception as error:  # only the type: the text may contain the key
         raise _broken(entry, f"cannot be made: {type(error).__name__}") from error
     missing = [name for name in _MEMBERS if not hasattr(made, name)]
     if missing:
         raise _broken(entry, f"is no provider: it lacks {', '.join(missing)}")
     if made.name != context.name:
-        raise _broken(entry, f"calls itself {made.name!r}: a vendor's name is the source of all that it says")
+        raise _broken(entry, f"has the name {made.name!r}: a vendor's name is the source of its rows")
     return made
 
 

@@ -1,14 +1,14 @@
-"""The desk: whoever needs bars or corporate actions of a vendor asks here, and nobody else asks a vendor.
+"""The request scheduler: every request for bars or corporate actions goes through it, within the vendors' quotas.
 
 One request does, in this order:
 
 1. wait for its turn at the vendor (one request in flight each) and for the pace,
-2. debit the budget,
-3. keep that, durably (`desk.debited`): a kill from here on has spent the credits, whatever the vendor counted,
-4. ask (`desk.answered`): what comes after a minute is given up,
-5. learn from the answer or the error, and keep what was learnt.
+2. debit the quota,
+3. store the debit, durably (`desk.debited`): after a kill from here on the credits count as spent,
+4. send the request (`desk.answered`): it is abandoned after a minute,
+5. record the outcome of the answer or error, and store it.
 
-Before Step 3 nothing has gone out; between Steps 3 and 5 a kill loses only what the answer would have taught.
+Before Step 3 nothing has been sent. A kill between Steps 3 and 5 loses only the outcome.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, TypeVar
 
@@ -46,24 +46,24 @@ from tickerplant.market_data.vendors.port import (
 )
 from tickerplant.market_data.vendors.rate_limits import FLIGHT_US, Charge, Purpose
 
-__all__ = ["Blocked", "Choice", "Desk", "Keep", "Purpose"]
+__all__ = ["Blocked", "Choice", "Purpose", "RequestScheduler", "SaveState", "VendorPlan", "vendor_statuses"]
 
 log = structlog.get_logger(__name__)
 A = TypeVar("A", BarsAnswer, ActionsAnswer)
-Keep = Callable[[Mapping[str, bytes]], Awaitable[None]]
-"""Keeps values by key, durably when it returns; calls that overlap are kept in the order in which they began."""
+SaveState = Callable[[Mapping[str, bytes]], Awaitable[None]]
+"""Stores values by key, durably when it returns; calls that overlap are stored in the order in which they began."""
 
-WAIT_US: Final = {Purpose.HISTORY: 60 * SECOND_US, Purpose.HEAL: 5 * SECOND_US}
-"""A vendor that is out of credits for no longer than this is waited for; a minute's credits are back in a minute, and
-another source in the middle of history is worth more than that. A gap in what is live now is not left open for it."""
+WAIT_US: Final = {Purpose.HISTORY: 60 * SECOND_US, Purpose.GAP_FILL: 5 * SECOND_US}
+"""Longest wait for a vendor's credits before another vendor is asked. A minute's credits are back in a minute, and that
+is better than another source within a history. A gap in live data is not left open that long."""
 _REAL_FLIGHT_S: Final = 25.0
-"""However fast the clock runs, a request has so long by the machine's: networks are no faster. Clients give theirs
-10 s, and some make two for one of ours."""
+"""Longest time of a request by the machine's clock, however fast the clock runs. Clients use a timeout of 10 s, and
+some send two requests for one of ours."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The vendor to ask, its offer of the interval, and how many credits may be spent there now."""
+    """The vendor to ask, its offer of the interval, and the credits that may be spent there now."""
 
     provider: Provider
     offer: BarsOffer
@@ -75,68 +75,85 @@ class Choice:
         return self.provider.name
 
 
-class Desk:
-    """Chooses among vendors and asks them.
+@dataclass(frozen=True, slots=True)
+class VendorPlan:
+    """The vendors, and the order in which they are asked.
 
-    `providers`: by name. `orders`: by kind of data, names, best first; names without a provider are left out.
-    `quotas`: in place of what the vendor's offer says. `reserve`: the share of every quota, 0 to 1, that only HEAL may
-    spend. `keep` and `kept`: see `keeping`; both speak of the desk alone, so only one process may have it. `jitter`:
-    numbers in [0, 1). Raises SnapshotRefused for a kept state of a newer version.
+    `providers`: by name. `orders`: names by kind of data, best first; names without a provider are ignored. `quotas`:
+    by name, in place of those of the offer. `reserve`: the share of every quota, 0 to 1, for GAP_FILL only.
+    """
 
-    Belongs to one event loop. Waiting requests queue at their vendor without a bound of its own: callers bound
-    themselves by how many requests they make at once.
+    providers: Mapping[str, Provider]
+    orders: Mapping[str, Sequence[str]]
+    quotas: Mapping[str, Sequence[Quota]] = field(default_factory=dict)
+    reserve: float = 0.0
+
+
+class RequestScheduler:
+    """Chooses a vendor for each request and sends the request.
+
+    `save` and `stored`: see `state_store`; only one process may have them. `jitter` returns numbers in [0, 1). Raises
+    SnapshotRefused for a stored state of a newer version.
+
+    Belongs to one event loop. Requests queue at their vendor without a bound: callers limit the number of requests that
+    they make at once.
     """
 
     def __init__(
-        self, providers: Mapping[str, Provider], orders: Mapping[str, Sequence[str]],
-        quotas: Mapping[str, Sequence[Quota]], *, reserve: float, clock: Clock, keep: Keep,
-        kept: Mapping[str, bytes], jitter: Callable[[], float] = random.random,
-    ) -> None:  # fmt: skip
+        self,
+        plan: VendorPlan,
+        *,
+        clock: Clock,
+        save: SaveState,
+        stored: Mapping[str, bytes],
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
         self._clock = clock
-        self._keep = keep
+        self._save = save
         self._jitter = jitter
         self._flight_s = max(FLIGHT_US / SECOND_US, _REAL_FLIGHT_S * clock.speed)
         flight_us = int(self._flight_s * SECOND_US)
         self._accounts = {
-            name: Account(provider, quotas.get(name), kept, reserve=reserve, flight_us=flight_us)
-            for name, provider in providers.items()
+            name: Account(provider, plan.quotas.get(name), stored, reserve=plan.reserve, flight_us=flight_us)
+            for name, provider in plan.providers.items()
         }
         for account in self._accounts.values():
             account.breaker.restarted()
         self._orders = {
-            kind: tuple(name for name in dict.fromkeys(orders.get(kind, ())) if name in providers) for kind in KINDS
+            kind: tuple(name for name in dict.fromkeys(plan.orders.get(kind, ())) if name in plan.providers)
+            for kind in KINDS
         }
-        self._learnt_aside: set[str] = set()
-        self._locks = {name: asyncio.Lock() for name in providers}
+        self._unsaved: set[str] = set()
+        self._locks = {name: asyncio.Lock() for name in plan.providers}
 
-    # Choosing --------------------------------------------------------------------------------------------------------
+    # Choice of a vendor ----------------------------------------------------------------------------------------------
 
     def choose(
-        self, interval: str, symbol: str, from_us: int, to_us: int, purpose: Purpose, *, without: Sequence[str] = ()
+        self, interval: str, symbol: str, start_us: int, end_us: int, purpose: Purpose, *, without: Sequence[str] = ()
     ) -> Choice | Blocked:
-        """Return whom to ask for bars of `[from_us, to_us)`: the first in the order that has them and may be asked.
+        """Return the vendor to ask for bars of `[start_us, end_us)`: the first in the order that has them and is free.
 
-        A vendor whose bars differ from the others' is passed over while anybody else has them, even if those cannot
-        be asked now. Who will be free again within `WAIT_US` is waited for: then the answer is Blocked until then.
+        A vendor whose bars differ from the others' is skipped while any other has them, even if those cannot be asked
+        now. If a vendor is free again within `WAIT_US` the answer is Blocked until then.
         """
         now = self._clock.now_us()
         having: list[tuple[Account, BarsOffer]] = []
         blocks: list[Blocked] = []
         for account in self._in_order(kind_of(interval), without):
-            offer = account.has(symbol, interval, from_us, to_us, now)
+            offer = account.offer_of(symbol, interval, start_us, end_us, now)
             if isinstance(offer, Blocked):
                 blocks.append(offer)
             else:
                 having.append((account, offer))
-        trusted = [pair for pair in having if not self._differs(pair[0], symbol, interval, now)]
+        trusted = [(account, offer) for account, offer in having if not self._differs(account, symbol, interval, now)]
         for account, offer in trusted or having:
-            blocked = self._blocked(account, account.cost(symbol, offer, from_us, to_us), purpose, now)
+            blocked = self._blocked(account, account.cost(symbol, offer, start_us, end_us), purpose, now)
             if blocked is None:
-                return Choice(account.provider, offer, account.budget.available(now, purpose))
+                return Choice(account.provider, offer, account.limits.available(now, purpose))
             blocks.append(blocked)
             if _worth_waiting(blocked, purpose, now):
                 return blocked
-        return _most_hopeful(blocks, kind_of(interval))
+        return _soonest(blocks, kind_of(interval))
 
     def _in_order(self, kind: str, without: Sequence[str] = ()) -> list[Account]:
         return [self._accounts[name] for name in self._orders[kind] if name not in without]
@@ -145,79 +162,80 @@ class Desk:
         return account.blocked(cost, purpose, now_us, busy=self._locks[account.name].locked())
 
     def _differs(self, account: Account, symbol: str, interval: str, now_us: int) -> bool:
-        said = account.comparison(symbol, interval, now_us)
-        return said is not None and not said.usable
+        result = account.comparison(symbol, interval, now_us)
+        return result is not None and not result.usable
 
-    # Asking ----------------------------------------------------------------------------------------------------------
+    # Requests --------------------------------------------------------------------------------------------------------
 
     async def bars(self, choice: Choice, request: BarsRequest, purpose: Purpose) -> BarsAnswer:
-        """Ask for bars, one request.
+        """Send one request for bars.
 
-        Raises VendorError; QuotaSpent also where the credits are gone since the choice was made, and BadRequest where
-        it costs more than the quota ever has, without asking. Raises LogError if it cannot be kept, without asking.
+        Raises VendorError; without sending it also QuotaSpent, if the credits were spent since the choice was made,
+        and BadRequest, if it costs more than the quota ever allows. Raises LogError, without sending it, if the debit
+        cannot be stored.
         """
         account, cost = self._accounts[choice.name], choice.provider.cost(request)
-        return await self._ask(account, cost, purpose, request, partial(account.provider.bars, request))
+        return await self._request(account, cost, purpose, request, partial(account.provider.bars, request))
 
-    async def actions(self, symbol: str, from_us: int, to_us: int, purpose: Purpose) -> ActionsAnswer | Blocked:
-        """Ask for splits and dividends of `[from_us, to_us)`: the first vendor of the order that gives an answer.
+    async def actions(self, symbol: str, start_us: int, end_us: int, purpose: Purpose) -> ActionsAnswer | Blocked:
+        """Request splits and dividends of `[start_us, end_us)` from the first vendor of the order that answers.
 
-        Blocked when none can be asked, or none of those asked has an answer. Raises LogError as `bars` does.
+        Blocked if no vendor can be asked, or no vendor answers. Raises LogError as `bars` does.
         """
         blocks: list[Blocked] = []
         for account in self._in_order(ACTIONS):
             now, offer = self._clock.now_us(), account.provider.offer
-            if not offer.actions or not account.knows(symbol):
+            if not offer.actions or not account.may_have(symbol):
                 blocks.append(Blocked(NOT_OFFERED, f"{account.name} has no splits and dividends of {symbol}"))
                 continue
-            refusal = account.refusals.of(symbol, ACTIONS, from_us, to_us, now)
-            if refusal is not None:
-                blocks.append(Blocked(NOT_OFFERED, f"{account.name}: {refusal.note}", refusal.until_us))
+            rejection = account.rejections.of(symbol, ACTIONS, start_us, end_us, now)
+            if rejection is not None:
+                blocks.append(Blocked(NOT_OFFERED, f"{account.name}: {rejection.note}", rejection.until_us))
                 continue
             blocked = self._blocked(account, offer.actions_credits, purpose, now)
             if blocked is None:
-                request = BarsRequest((symbol,), ACTIONS, from_us, to_us)
-                ask = partial(account.provider.actions, symbol, from_us, to_us)
+                request = BarsRequest((symbol,), ACTIONS, start_us, end_us)
+                send = partial(account.provider.actions, symbol, start_us, end_us)
                 try:
-                    return await self._ask(account, offer.actions_credits, purpose, request, ask)
+                    return await self._request(account, offer.actions_credits, purpose, request, send)
                 except VendorError as error:
                     now = self._clock.now_us()
                     blocked = self._blocked(account, offer.actions_credits, purpose, now)
-                    blocked = blocked or _because(account, error, now)
+                    blocked = blocked or _blocked_by(account, error, now)
             blocks.append(blocked)
             if _worth_waiting(blocked, purpose, now):
                 return blocked
-        return _most_hopeful(blocks, ACTIONS)
+        return _soonest(blocks, ACTIONS)
 
-    async def _ask(
-        self, account: Account, cost: int, purpose: Purpose, request: BarsRequest, ask: Callable[[], Awaitable[A]]
+    async def _request(
+        self, account: Account, cost: int, purpose: Purpose, request: BarsRequest, send: Callable[[], Awaitable[A]]
     ) -> A:
         async with self._locks[account.name]:  # Step 1
-            await self._turn(account, cost, purpose)
-            charge = account.budget.spend(self._clock.now_us(), cost)  # Step 2
-            await self._debited(account, charge)  # Step 3
+            await self._wait_for_turn(account, cost, purpose)
+            charge = account.limits.spend(self._clock.now_us(), cost)  # Step 2
+            await self._save_debit(account, charge)  # Step 3
             faults.reach("desk.debited")
             try:
-                answer = await self._answer(account, ask)  # Step 4
+                answer = await self._send(account, send)  # Step 4
             except VendorError as error:
                 faults.reach("desk.answered")
                 now = self._clock.now_us()
                 account.settle(charge, now)
-                account.learn_error(error, request, self._jitter(), now)
-                await self._learnt(account)
+                account.record_error(error, request, self._jitter(), now)
+                await self._save_outcome(account)
                 raise
             except asyncio.CancelledError:
-                account.settle(charge, self._clock.now_us())  # kept with the next request; until then too much is
+                account.settle(charge, self._clock.now_us())  # stored with the next request; until then too much is
                 raise
             faults.reach("desk.answered")
             now = self._clock.now_us()
             account.settle(charge, now)  # Step 5
-            account.learn_answer(answer, request, charge, self._jitter(), now)
-            await self._learnt(account)
+            account.record_answer(answer, request, charge, self._jitter(), now)
+            await self._save_outcome(account)
             return answer
 
-    async def _turn(self, account: Account, cost: int, purpose: Purpose) -> None:
-        """Wait for the pace. Raises VendorError when the vendor must not be asked any more."""
+    async def _wait_for_turn(self, account: Account, cost: int, purpose: Purpose) -> None:
+        """Wait for the pace. Raises VendorError if the vendor must not be asked any more."""
         blocked = account.blocked(cost, purpose, self._clock.now_us(), busy=False)
         if blocked is not None:
             now = self._clock.now_us()
@@ -229,100 +247,98 @@ class Desk:
             raise _down(blocked.note, wait_s)
         while True:
             now = self._clock.now_us()
-            earliest = account.budget.earliest(now, cost, purpose)
+            earliest = account.limits.earliest(now, cost, purpose)
             if earliest is None or earliest <= now:
                 return
             await self._clock.sleep((earliest - now) / SECOND_US)
 
-    async def _debited(self, account: Account, charge: Charge) -> None:
-        try:
-            await self._kept(account)
-        except BaseException:
-            account.budget.refund(charge)  # nothing has gone out
-            raise
-
-    async def _answer(self, account: Account, ask: Callable[[], Awaitable[A]]) -> A:
+    async def _send(self, account: Account, send: Callable[[], Awaitable[A]]) -> A:
         try:
             async with asyncio.timeout(self._clock.real_s(self._flight_s)):
-                return await ask()
+                return await send()
         except VendorError:
             raise
         except TimeoutError:
             raise VendorDown(f"{account.name} did not answer within {self._flight_s:g} s") from None
         except Exception as error:
-            # A plug-in that breaks the port's promise. Its words are kept back: a stranger's may hold the key.
+            # A plug-in that violates the port. Its message is not logged: it may contain the key.
             log.warning("vendor_plugin_failed", vendor=account.name, error=type(error).__name__)
             raise Malformed(f"the client of {account.name} failed: {type(error).__name__}") from None
 
-    async def _learnt(self, account: Account) -> None:
+    async def _save_debit(self, account: Account, charge: Charge) -> None:
         try:
-            await self._kept(account)
-        except TickerplantError as error:
-            # The answer is here and its debit is kept; what it taught is kept with the next request's debit, which is
-            # where a log that is gone for good is told to the caller.
-            log.warning("desk_not_kept", vendor=account.name, error=str(error))
+            await self._save_accounts(account)
+        except BaseException:
+            account.limits.refund(charge)  # nothing was sent
+            raise
 
-    async def _kept(self, account: Account) -> None:
-        """Keep what is known of a vendor, and what was learnt of others without asking them."""
-        names, self._learnt_aside = {account.name, *self._learnt_aside}, set()
+    async def _save_outcome(self, account: Account) -> None:
+        try:
+            await self._save_accounts(account)
+        except TickerplantError as error:
+            # The answer is here and its debit is stored. The outcome is stored with the next request's debit; if the
+            # log is unavailable for good, that debit raises.
+            log.warning("vendor_state_not_stored", vendor=account.name, error=str(error))
+
+    async def _save_accounts(self, account: Account) -> None:
+        """Store the state of a vendor, and of others that changed without a request."""
+        names, self._unsaved = {account.name, *self._unsaved}, set()
         accounts = [self._accounts[name] for name in sorted(names)]
         try:
-            await self._keep({key: value for each in accounts for key, value in each.encode().items()})
+            await self._save({key: value for each in accounts for key, value in each.encode().items()})
         except BaseException:
             for each in accounts:
-                each.not_kept()
-            self._learnt_aside |= names
+                each.not_saved()
+            self._unsaved |= names
             raise
 
     # Comparisons -----------------------------------------------------------------------------------------------------
 
     def needs_comparison(self, name: str, symbol: str, interval: str) -> bool:
-        """Whether a vendor's bars ought to be compared before they stand in for others'.
+        """Return True if a vendor's bars must be compared with others' before they are used.
 
-        That is so for whoever is not the first in the order to have them, once a day.
+        That applies once a day to each vendor that is not the first in the order with these bars.
         """
         now = self._clock.now_us()
         order = self._in_order(kind_of(interval))
-        first = next((a for a in order if a.provider.offer.of(interval) and a.knows(symbol)), None)
+        first = next((a for a in order if a.provider.offer.of(interval) and a.may_have(symbol)), None)
         account = self._accounts[name]
         return first is not account and account.comparison(symbol, interval, now) is None
 
     def compared(self, name: str, symbol: str, interval: str, verdict: Comparison) -> None:
-        """Remember how a vendor's bars compare with those of others; kept with the next request to anybody."""
+        """Record how a vendor's bars compare with others'; stored with the next request to any vendor."""
         self._accounts[name].compared(symbol, interval, verdict, self._clock.now_us())
-        self._learnt_aside.add(name)
+        self._unsaved.add(name)
         if not verdict.usable:
             log.warning("vendors_differ", vendor=name, symbol=symbol, interval=interval, how=str(verdict))
 
-    # Looking ---------------------------------------------------------------------------------------------------------
+    # Status ----------------------------------------------------------------------------------------------------------
 
     def providers(self, kind: str) -> list[Provider]:
         """Return the vendors of a kind of data, best first."""
         return [account.provider for account in self._in_order(kind)]
 
     def status(self, now_us: int | None = None) -> list[VendorStatus]:
-        """Return how each vendor stands, by name."""
-        return _standing(self._accounts, self._orders, self._clock.now_us() if now_us is None else now_us)
+        """Return the status of each vendor, by name."""
+        return _statuses(self._accounts, self._orders, self._clock.now_us() if now_us is None else now_us)
 
     async def close(self) -> None:
-        """Close the vendors' connections. Harmless twice."""
+        """Close the vendors' connections. May be called twice."""
         for account in self._accounts.values():
             with suppress(VendorError):
                 await account.provider.close()
 
 
-def standing(
-    providers: Mapping[str, Provider], orders: Mapping[str, Sequence[str]], quotas: Mapping[str, Sequence[Quota]], *,
-    reserve: float, kept: Mapping[str, bytes], now_us: int,
-) -> list[VendorStatus]:  # fmt: skip
-    """Return how each vendor stands by what is kept alone, by name: what `Desk.status` says, for who has no desk."""
-    accounts = {name: Account(made, quotas.get(name), kept, reserve=reserve) for name, made in providers.items()}
-    return _standing(accounts, orders, now_us)
+def vendor_statuses(plan: VendorPlan, *, stored: Mapping[str, bytes], now_us: int) -> list[VendorStatus]:
+    """Return the status of each vendor by name, as `RequestScheduler.status`, from the stored state alone."""
+    accounts = {
+        name: Account(provider, plan.quotas.get(name), stored, reserve=plan.reserve)
+        for name, provider in plan.providers.items()
+    }
+    return _statuses(accounts, plan.orders, now_us)
 
 
-def _standing(
-    accounts: Mapping[str, Account], orders: Mapping[str, Sequence[str]], now_us: int
-) -> list[VendorStatus]:  # fmt: skip
+def _statuses(accounts: Mapping[str, Account], orders: Mapping[str, Sequence[str]], now_us: int) -> list[VendorStatus]:
     return [
         account.status({kind: order.index(name) + 1 for kind, order in orders.items() if name in order}, now_us)
         for name, account in sorted(accounts.items())
@@ -330,25 +346,23 @@ def _standing(
 
 
 def _worth_waiting(blocked: Blocked, purpose: Purpose, now_us: int) -> bool:
-    again = blocked.again_us
-    return blocked.verdict == QUOTA and again is not None and again - now_us <= WAIT_US[purpose]
+    again_us = blocked.again_us
+    return blocked.verdict == QUOTA and again_us is not None and again_us - now_us <= WAIT_US[purpose]
 
 
-def _most_hopeful(blocks: Sequence[Blocked], kind: str) -> Blocked:
-    """Return who can be asked again soonest; what is not offered comes last, whatever it says."""
+def _soonest(blocks: Sequence[Blocked], kind: str) -> Blocked:
+    """Return the block that ends first; blocks because a vendor does not offer the data come last."""
     if not blocks:
         what = {INTRADAY: "intraday bars", DAILY: "daily bars", ACTIONS: "splits and dividends"}[kind]
         return Blocked(NOT_OFFERED, f"no vendor is left to ask for {what}")
     never = 1 << 62
-    return min(
-        blocks, key=lambda b: (b.verdict == NOT_OFFERED, never if b.again_us is None else b.again_us)
-    )  # fmt: skip
+    return min(blocks, key=lambda b: (b.verdict == NOT_OFFERED, never if b.again_us is None else b.again_us))
 
 
-def _because(account: Account, error: VendorError, now_us: int) -> Blocked:
+def _blocked_by(account: Account, error: VendorError, now_us: int) -> Blocked:
     verdict = OUTAGE if error.about_vendor or isinstance(error, Malformed) else NOT_OFFERED
-    again = None if error.retry_after_s is None else now_us + int(error.retry_after_s * SECOND_US)
-    return Blocked(verdict, f"{account.name}: {error}", again)
+    again_us = None if error.retry_after_s is None else now_us + int(error.retry_after_s * SECOND_US)
+    return Blocked(verdict, f"{account.name}: {error}", again_us)
 
 
 def _down(note: str, retry_after_s: float) -> VendorDown:

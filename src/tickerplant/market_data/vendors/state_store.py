@@ -1,7 +1,7 @@
-"""The desk's state on the event log: kept state of `market.state.feeds`, by vendor, under the writer's name `desk`.
+"""The stored state of the request scheduler: state values of `market.state.feeds`, by vendor, under the writer `desk`.
 
-The writer's name is the lock of the desk: whoever takes it fences the former owner, whose next debit fails, so that it
-asks no vendor any more. What it had debited is on the log before the new owner reads.
+The writer's name is the lock of the scheduler. A process that takes it fences the former owner, whose next debit fails,
+so that it sends no more requests. All debits of the former owner are in the log before the new owner reads them.
 """
 
 from __future__ import annotations
@@ -19,45 +19,45 @@ WRITER: Final = "desk"
 PREFIX: Final = "desk:"
 
 
-def kept(log: EventLog) -> dict[str, bytes]:
-    """Return what is kept of all vendors, by key without the prefix; for looking, takes nobody's desk."""
+def stored_state(log: EventLog) -> dict[str, bytes]:
+    """Return the stored state of all vendors, by key without the prefix. Read-only: the lock is not taken."""
     keys = [key for key in log.state_keys(STATE_FEEDS, 0) if key.startswith(PREFIX)]
     values = ((key, log.get_state(STATE_FEEDS, 0, key)) for key in keys)
     return {key.removeprefix(PREFIX): value for key, value in values if value is not None}
 
 
-class Keeping:
-    """Keeps the desk's state, as its only owner. The log is called in a thread of its own. Close it."""
+class StateStore:
+    """Stores the scheduler's state, as its only owner. Calls the log in a thread of its own. Close it after use."""
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
         self._closed = False
-        self._thread = ThreadPoolExecutor(1, "desk")
+        self._thread = ThreadPoolExecutor(1, "vendor-state")
         self._writer = self._thread.submit(log.writer, WRITER).result()
-        self.kept: Mapping[str, bytes] = self._thread.submit(kept, log).result()
-        """What was kept when the desk was taken over."""
+        self.stored: Mapping[str, bytes] = self._thread.submit(stored_state, log).result()
+        """The state at the time when the lock was taken."""
 
-    async def keep(self, values: Mapping[str, bytes]) -> None:
-        """Keep values by key; durable when it returns.
+    async def save(self, values: Mapping[str, bytes]) -> None:
+        """Store values by key; durable when it returns.
 
-        Raises Fenced when another process has taken the desk, and LogUnavailable.
+        Raises Fenced when another process has taken the lock, and LogUnavailable.
         """
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._keep, dict(values))
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._save, dict(values))
 
-    def _keep(self, values: Mapping[str, bytes]) -> None:
+    def _save(self, values: Mapping[str, bytes]) -> None:
         try:
             with self._writer.transaction() as transaction:
                 for key, value in values.items():
                     transaction.put_state(STATE_FEEDS, 0, f"{PREFIX}{key}", value)
         except Fenced as error:
             raise Fenced(
-                "another process asks vendors by the same log and has taken over their quotas; only one may, so this "
-                "one stops asking: run one market_data (or one backfill) at a time"
+                "another process sends requests to vendors with the same log and has taken over their quotas; only one "
+                "may, so this process stops: run one market_data (or one backfill) at a time"
             ) from error
         self._log.make_durable()
 
     def close(self) -> None:
-        """Close the writer. Harmless twice."""
+        """Close the writer. May be called twice."""
         if not self._closed:
             self._closed = True
             self._thread.submit(self._writer.close).result()

@@ -82,7 +82,7 @@ class AlphaVantageProvider:
 
     async def bars(self, request: BarsRequest) -> BarsAnswer:
         """Ask for bars of one symbol, once. Raises VendorError for what concerns all of it."""
-        if len(request.symbols) != 1 or request.to_us <= request.from_us:
+        if len(request.symbols) != 1 or request.end_us <= request.start_us:
             raise BadRequest("one symbol and a stretch are asked for at a time")
         try:
             return await self._bars(request)
@@ -97,7 +97,7 @@ class AlphaVantageProvider:
         try:
             series = await asyncio.to_thread(parse_series, *read) if len(body) > _LARGE_BYTES else parse_series(*read)
         except (UnknownSymbol, NoData) as error:
-            if (begin, end) != (request.from_us, request.to_us):
+            if (begin, end) != (request.start_us, request.end_us):
                 # Of the other months nothing is said.
                 return BarsAnswer({symbol: no_bars(symbol, interval, self.name)}, {symbol: (begin, end)})
             # Of a month that it does not have, the vendor says the same as of a symbol that it does not know.
@@ -132,7 +132,7 @@ class AlphaVantageProvider:
 
         Of a stretch over several months that is the last one.
         """
-        begin, end = request.from_us, request.to_us
+        begin, end = request.start_us, request.end_us
         if request.interval == "1d":
             compact = begin >= now_us - _COMPACT_DAYS * DAY_US
             return {"function": "TIME_SERIES_DAILY", "outputsize": "compact" if compact else "full"}, begin, end

@@ -75,11 +75,11 @@ class CcxtProvider:
     async def bars(self, request: BarsRequest) -> BarsAnswer:
         """Ask for one page of bars of one symbol. Raises VendorError for what concerns all of it."""
         offer = self.offer.of(request.interval)
-        if offer is None or len(request.symbols) != 1 or request.to_us <= request.from_us:
+        if offer is None or len(request.symbols) != 1 or request.end_us <= request.start_us:
             raise BadRequest(f"one symbol and a stretch of {self._lengths()} are asked for at a time")
         symbol, length_us = request.symbols[0], intervals.parse(request.interval).us
-        since_us = -(-request.from_us // length_us) * length_us
-        count = min(offer.page_bars, max(1, -(-(request.to_us - since_us) // length_us)))
+        since_us = -(-request.start_us // length_us) * length_us
+        count = min(offer.page_bars, max(1, -(-(request.end_us - since_us) // length_us)))
         try:
             rows = await self._exchange.ask(
                 lambda own: own.fetch_ohlcv(symbol, request.interval, since_us // MILLISECOND_US, count)
@@ -131,7 +131,7 @@ def read_bars(
     begins later does so too, on an exchange that gives so many bars back from now. Raises Malformed.
     """
     symbol, length_us = request.symbols[0], intervals.parse(request.interval).us
-    from_us, to_us = request.from_us, request.to_us
+    from_us, to_us = request.start_us, request.end_us
     settled_us = max(from_us, min(to_us, (now_us - _SETTLED_US) // length_us * length_us))
     if not rows:
         return NoData(f"no bars of {symbol} there"), (from_us, settled_us)

@@ -77,7 +77,7 @@ class FilesProvider:
 
     async def bars(self, request: BarsRequest) -> BarsAnswer:
         """Return what the files have. Raises VendorError for what concerns all of it."""
-        if not request.symbols or self.offer.of(request.interval) is None or request.to_us <= request.from_us:
+        if not request.symbols or self.offer.of(request.interval) is None or request.end_us <= request.start_us:
             raise BadRequest(f"symbols and a stretch of {', '.join(length.name for length in KEPT)} are asked for")
         async with self._lock:
             try:
@@ -105,8 +105,8 @@ class FilesProvider:
             self._looked_s = now_s
         length_us = intervals.parse(request.interval).us
         over_us = now_us - now_us % length_us
-        to_us = min(request.to_us, over_us)  # no bar that is not over
-        found, failed = self._archive.bars(request.symbols, request.interval, request.from_us, to_us, self.name)
+        to_us = min(request.end_us, over_us)  # no bar that is not over
+        found, failed = self._archive.bars(request.symbols, request.interval, request.start_us, to_us, self.name)
         self._tell(failed)
         known = self._archive.symbols
         answers = {symbol: self._found(found, symbol, known) for symbol in request.symbols}

@@ -1,4 +1,6 @@
-"""Twelve Data.
+"""Twelve Data: bars and corporate actions over REST, ticks over one WebSocket.
 
-`messages` and `quotes` parse (pure), `client` sends requests, `stream` and `connection` receive prices.
+REST: `client` sends requests, `messages` parses answers (pure). Stream: `stream` keeps one `connection` open;
+`session` is the state that outlives a connection. `quotes` and `day_volume` turn messages into ticks (pure), `parser`
+adds the detection of gaps, and `subscriptions` holds the symbols.
 """

@@ -21,6 +21,7 @@ from tickerplant.market_data.clients.twelvedata.messages import (
     vendor_interval,
     without_key,
 )
+from tickerplant.market_data.clients.twelvedata.session import StreamConfig
 from tickerplant.market_data.clients.twelvedata.stream import TwelveDataStream
 from tickerplant.market_data.vendors.errors import BadRequest, Malformed, NoData, VendorDown, VendorError
 from tickerplant.market_data.vendors.port import (
@@ -83,16 +84,16 @@ class TwelveDataProvider:
 
     async def bars(self, request: BarsRequest) -> BarsAnswer:
         """Ask `/time_series` once. Raises VendorError for what concerns all of it."""
-        asked = Asked(request.symbols, request.interval, request.from_us, request.to_us, PAGE_BARS, self.name)
-        if not request.symbols or len(request.symbols) > MAX_BATCH or request.to_us <= request.from_us:
+        asked = Asked(request.symbols, request.interval, request.start_us, request.end_us, PAGE_BARS, self.name)
+        if not request.symbols or len(request.symbols) > MAX_BATCH or request.end_us <= request.start_us:
             raise BadRequest(f"1 to {MAX_BATCH} symbols and a stretch are asked for at a time")
         answer = await self._get(
             "/time_series",
             {
                 "symbol": ",".join(request.symbols),
                 "interval": vendor_interval(request.interval),
-                "start_date": datetime_of(request.from_us).strftime("%Y-%m-%d %H:%M:%S"),
-                "end_date": datetime_of(request.to_us - 1).strftime("%Y-%m-%d %H:%M:%S"),
+                "start_date": datetime_of(request.start_us).strftime("%Y-%m-%d %H:%M:%S"),
+                "end_date": datetime_of(request.end_us - 1).strftime("%Y-%m-%d %H:%M:%S"),
                 "outputsize": str(PAGE_BARS),
                 "timezone": "UTC",
                 "order": "desc",
@@ -108,7 +109,7 @@ class TwelveDataProvider:
         for found in series.found.values():
             if isinstance(found, VendorError):
                 self._without_key(found)
-        covers = {symbol: (since_us, request.to_us) for symbol, since_us in series.full_since_us.items()}
+        covers = {symbol: (since_us, request.end_us) for symbol, since_us in series.full_since_us.items()}
         return BarsAnswer(series.found, covers, credits_of(answer.headers))
 
     async def actions(self, symbol: str, from_us_: int, to_us: int) -> ActionsAnswer:
@@ -129,7 +130,7 @@ class TwelveDataProvider:
     def stream(self, symbols: Sequence[str]) -> TwelveDataStream:
         """Return a stream of these symbols' prints."""
         context = self._context
-        return TwelveDataStream(
+        config = StreamConfig(
             context.stream_url or STREAM_URL,
             context.key,
             symbols,
@@ -138,6 +139,7 @@ class TwelveDataProvider:
             calendars=Calendars(context.rules),
             stamped=context.options.get("stamped", "").lower() == "true",
         )
+        return TwelveDataStream(config)
 
     async def close(self) -> None:
         """Close the connections. Harmless twice."""

@@ -1,42 +1,40 @@
-"""One connection of Twelve Data's stream: what came and goes on together, and whether the line is dead."""
+"""One connection of Twelve Data's stream: gathers and parses messages, sends heartbeats, detects a dead connection."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from websockets.exceptions import ConnectionClosed
 
 from tickerplant.market_data.clients.frames import FrameConnection
-from tickerplant.market_data.clients.twelvedata.quotes import is_answer, is_heartbeat, is_price
-from tickerplant.market_data.vendors.port import Connected, Received, StreamEvent
-
-if TYPE_CHECKING:
-    from tickerplant.market_data.clients.twelvedata.stream import TwelveDataStream
+from tickerplant.market_data.clients.twelvedata.quotes import ParsedMessages, read_messages
+from tickerplant.market_data.clients.twelvedata.session import Session
+from tickerplant.market_data.vendors.port import Connected, StreamEvent, Ticks
 
 GATHER_MESSAGES: Final = 16_384
 HEARTBEAT: Final = '{"action":"heartbeat"}'
 MANY_FAILURES: Final = 6
-"""For so many counts a connection that was turned away: the next is not tried at once."""
+"""Number of failures that a refused connection counts for: the next attempt is not immediate."""
 
 
-class Line:
-    """One connection: what came and is not passed on yet, when it was heard, what is to be sent.
+class Connection:
+    """One connection: messages that are not delivered yet, the times of the last ones, and messages to send.
 
-    Between socket and queue wait at most two lists: one that the queue has no room for, and one that gathers, up to
-    `GATHER_MESSAGES` and what one read brings; then the socket is not read.
+    Between socket and queue are at most two batches: a parsed one that waits for room in the queue, and one that is
+    gathered, of `GATHER_MESSAGES` and the messages of one read at most. Beyond that the socket is not read.
     """
 
-    def __init__(self, stream: TwelveDataStream, connection: FrameConnection, out: asyncio.Queue[StreamEvent]) -> None:
-        self.since_us = stream.clock.now_us()
-        """Since when nothing more came, once it has ended."""
+    def __init__(self, session: Session, socket: FrameConnection, out: asyncio.Queue[StreamEvent]) -> None:
+        self.since_us = session.clock.now_us()
+        """The time since which nothing arrived, once the connection has ended."""
         self.connected = False
-        self._stream = stream
-        self._connection = connection
+        self._session = session
+        self._socket = socket
         self._out = out
-        self._clock = stream.clock
+        self._clock = session.clock
         self._began_s = self._read_s = self._message_s = self._clock.monotonic()
         self._priced_us = self.since_us
         self._answered = False
@@ -44,35 +42,35 @@ class Line:
         self._paused = False
         self._gathered: list[bytes] = []
         self._gathered_us = 0
-        self._passing: Received | None = None
+        self._delivering: Ticks | None = None
         self._due = asyncio.Event()
         self._outbox: asyncio.Queue[str] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
 
     @property
     def answered(self) -> bool:
-        """Whether the vendor has said anything to the subscription; a socket that opens and is mute is no good one."""
+        """True once the vendor has answered the subscription; an open socket alone does not show that it works."""
         return self._answered
 
     def send(self, texts: Sequence[str]) -> None:
-        """Send these, in order, as soon as the vendor's limit lets."""
+        """Send messages, in order, as soon as the vendor's limit allows."""
         for text in texts:
             self._outbox.put_nowait(text)
 
     async def listen(self, subscriptions: Sequence[str]) -> tuple[str, int]:
-        """Subscribe and pass on what comes; return why it ended, and for how many failures that counts at least."""
-        connection, clock = self._connection, self._clock
-        connection.heard = self._heard
-        connection.take = self._take
+        """Subscribe and deliver messages until the end; return the reason, and the failures it counts for at least."""
+        socket, clock, session = self._socket, self._clock, self._session
+        socket.on_read = self._on_read
+        socket.on_messages = self._on_messages
         for text in subscriptions:
-            await self._stream.turn()
-            await connection.send(text)
+            await session.wait_to_send()
+            await socket.send(text)
         await self._out.put(Connected(clock.now_us()))
         self.connected = True
-        self._stream.silence.connected(clock.monotonic(), self._stream.hours.regime(clock.now_us()))
-        self._stream.begin(clock.now_us())
-        closed = asyncio.create_task(connection.wait_closed())
-        tasks = [asyncio.create_task(work()) for work in (self._pass_on, self._send, self._watch)]
+        session.liveness.start(clock.monotonic(), session.subscriptions.hours.open_markets(clock.now_us()))
+        session.parser.start_connection(clock.now_us())
+        closed = asyncio.create_task(socket.wait_closed())
+        tasks = [asyncio.create_task(work()) for work in (self._deliver, self._send, self._watch)]
         try:
             waiting = {closed, *tasks}
             while not closed.done():
@@ -83,20 +81,20 @@ class Line:
             for task in (closed, *tasks):
                 task.cancel()
             await asyncio.gather(closed, *tasks, return_exceptions=True)
-            rest = self._rest()
+            remaining = self._remaining()
             if not closed.cancelled():
-                for event in rest:
+                for event in remaining:
                     await self._out.put(event)
-            else:  # told to stop: what there is room for
+            else:  # cancelled: deliver what the queue has room for
                 with contextlib.suppress(asyncio.QueueFull):
-                    for event in rest:
+                    for event in remaining:
                         self._out.put_nowait(event)
-        return self._why()
+        return self._close_reason()
 
-    def _why(self) -> tuple[str, int]:
+    def _close_reason(self) -> tuple[str, int]:
         if self._reason:
             return self._reason, 0
-        code, text = self._connection.close_code, (self._connection.close_reason or "")[:200]
+        code, text = self._socket.close_code, (self._socket.close_reason or "")[:200]
         if code in (None, 1006):
             return "connection dropped", 0
         reason = f"closed by the vendor: {code} {text}".rstrip()
@@ -104,92 +102,100 @@ class Line:
             return f"{reason} (a key has 3 connections, the oldest is closed for a fourth)", MANY_FAILURES
         return reason, MANY_FAILURES - 2 if code in (1012, 1013) else 0
 
-    def _heard(self) -> None:
+    # Messages --------------------------------------------------------------------------------------------------------
+
+    def _on_read(self) -> None:
         self._read_s = self._clock.monotonic()
 
-    def _take(self, texts: list[bytes]) -> None:
+    def _on_messages(self, texts: list[bytes]) -> None:
         self._message_s = self._read_s
         if not self._gathered:
             self._gathered_us = self.since_us = self._clock.now_us()
-            if self._passing is None:
-                self._loop.call_later(self._stream.settings.gather_s, self._due.set)
+            if self._delivering is None:
+                self._loop.call_later(self._session.settings.gather_s, self._due.set)
         self._gathered += texts
         if len(self._gathered) >= GATHER_MESSAGES and not self._paused:
             self._paused = True
-            self._connection.transport.pause_reading()
+            self._socket.transport.pause_reading()
             self._due.set()
 
-    async def _pass_on(self) -> None:
+    async def _deliver(self) -> None:
         while True:
             await self._due.wait()
             self._due.clear()
             while self._gathered:
-                texts: list[str | bytes] = list(self._gathered)
-                self._passing = Received(texts, self._gathered_us)
-                self._note(self._gathered, self._gathered_us)
-                self._gathered = []
+                self._delivering = self._parse()
                 if self._paused:
                     self._paused = False
                     self._read_s = self._message_s = self._clock.monotonic()
-                    self._connection.transport.resume_reading()
-                await self._out.put(self._passing)
-                self._passing = None
+                    self._socket.transport.resume_reading()
+                await self._out.put(self._delivering)
+                self._delivering = None
 
-    def _rest(self) -> list[Received]:
-        rest = [] if self._passing is None else [self._passing]
+    def _parse(self) -> Ticks:
+        """Return the gathered messages as one event."""
+        texts, self._gathered = self._gathered, []
+        messages = read_messages(texts)
+        self._note(messages, self._gathered_us)
+        return self._session.parser.ticks(messages, len(texts), self._gathered_us, self._clock.monotonic())
+
+    def _remaining(self) -> list[Ticks]:
+        remaining = [] if self._delivering is None else [self._delivering]
         if self._gathered:
-            rest.append(Received(list(self._gathered), self._gathered_us))
-        return rest
+            remaining.append(self._parse())
+        return remaining
 
-    def _note(self, texts: list[bytes], at_us: int) -> None:
-        """Take note of what kinds of messages came."""
-        stream = self._stream
-        if not self._answered:
-            self._answered = any(map(is_answer, texts))
-        if not stream.beats_answered:
-            stream.beats_answered = any(map(is_heartbeat, texts))
-            stream.pongs_count = stream.pongs_count and not stream.beats_answered
-        if any(map(is_price, reversed(texts))):
+    def _note(self, messages: ParsedMessages, at_us: int) -> None:
+        """Update what is known of the vendor from the kinds of messages."""
+        session = self._session
+        subscribed = any(status.event == "subscribe-status" for status in messages.statuses)
+        self._answered = self._answered or subscribed or bool(messages.prices)
+        if messages.heartbeats and not session.heartbeats_answered:
+            session.heartbeats_answered, session.pongs_count = True, False
+        if messages.prices:
             self._priced_us = at_us
-            stream.silence.heard(self._clock.monotonic(), stream.hours.regime(at_us), len(texts))
+            markets = session.subscriptions.hours.open_markets(at_us)
+            session.liveness.observe(self._clock.monotonic(), markets, len(messages.prices))
+
+    # Liveness --------------------------------------------------------------------------------------------------------
 
     async def _send(self) -> None:
         with contextlib.suppress(ConnectionClosed):
             while True:
                 text = await self._outbox.get()
-                await self._stream.turn()
-                await self._connection.send(text)
+                await self._session.wait_to_send()
+                await self._socket.send(text)
                 if text == HEARTBEAT:
-                    await self._connection.ping()
+                    await self._socket.ping()
 
     async def _watch(self) -> None:
-        """Send heartbeats; end the connection when nothing, or no price, came for too long."""
-        stream, clock, settings = self._stream, self._clock, self._stream.settings
-        mute_s, beat_s = stream.stretched(settings.mute_s), stream.stretched(settings.heartbeat_s)
-        step_s = min(mute_s, beat_s, stream.stretched(settings.silent_s)) / 4
-        beat_at_s = self._began_s + beat_s
+        """Send heartbeats; end the connection when no message, or no price, arrived for too long."""
+        session, clock, settings = self._session, self._clock, self._session.settings
+        mute_s, heartbeat_s = session.stretched(settings.mute_s), session.stretched(settings.heartbeat_s)
+        step_s = min(mute_s, heartbeat_s, session.stretched(settings.silent_s)) / 4
+        heartbeat_at_s = self._began_s + heartbeat_s
         while True:
             await clock.sleep(step_s)
             now_s, now_us = clock.monotonic(), clock.now_us()
-            regime = stream.hours.regime(now_us)
-            if self._passing is not None:  # the writer is behind: what is not read says nothing of the vendor
+            markets = session.subscriptions.hours.open_markets(now_us)
+            if self._delivering is not None:  # the writer is behind: an unread socket does not show that it is dead
                 self._read_s = self._message_s = self._began_s = now_s
-                stream.silence.connected(now_s, regime)
+                session.liveness.start(now_s, markets)
                 continue
-            heard_s = self._read_s if stream.pongs_count else self._message_s
-            if now_s - heard_s > mute_s:
-                stream.pongs_count = not stream.beats_answered and now_s - self._read_s <= mute_s
+            alive_s = self._read_s if session.pongs_count else self._message_s
+            if now_s - alive_s > mute_s:
+                session.pongs_count = not session.heartbeats_answered and now_s - self._read_s <= mute_s
                 return self._end("mute", self.since_us)
             if not self._answered and now_s - self._began_s > mute_s:
                 return self._end("no answer to the subscription", self.since_us)
-            if stream.silence.too_long(now_s, regime):
-                return self._end("no prices, though the connection lives", self._priced_us)
-            if now_s >= beat_at_s:
-                beat_at_s = now_s + beat_s
+            if session.liveness.is_too_long(now_s, markets):
+                return self._end("no prices on a live connection", self._priced_us)
+            if now_s >= heartbeat_at_s:
+                heartbeat_at_s = now_s + heartbeat_s
                 if self._outbox.empty():
                     self.send([HEARTBEAT])
-            self.send(stream.due(now_s))
+            self.send(session.subscriptions.due_messages(now_s))
 
     def _end(self, reason: str, since_us: int) -> None:
         self._reason, self.since_us = reason, since_us
-        self._connection.transport.abort()
+        self._socket.transport.abort()

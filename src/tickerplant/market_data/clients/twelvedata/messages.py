@@ -146,8 +146,8 @@ class Asked:
 
     symbols: Sequence[str]
     interval: str
-    from_us: int
-    to_us: int
+    start_us: int
+    end_us: int
     page: int
     source: str = SOURCE
 
@@ -242,7 +242,7 @@ def _bars(symbol: str, asked: Asked, values: list[_Value], now_us: int) -> pa.Re
     prices = [number(name) for name in ("open", "high", "low", "close")]
     us = time.cast(pa.int64())
     over_us = now_us - intervals.parse(asked.interval).us
-    wanted = pc.and_(pc.greater_equal(us, asked.from_us), pc.less(us, asked.to_us))
+    wanted = pc.and_(pc.greater_equal(us, asked.start_us), pc.less(us, asked.end_us))
     wanted = pc.and_(wanted, pc.less_equal(us, over_us))
     for price in prices:  # a bar without a price is none
         wanted = pc.and_(wanted, pc.is_valid(price))

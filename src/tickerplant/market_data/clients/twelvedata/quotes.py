@@ -1,6 +1,6 @@
-"""Twelve Data's messages over WebSocket into columns. Pure.
+"""Twelve Data's WebSocket messages into columns. Pure.
 
-There is no trade id and no size: a print's size is the growth of `day_volume`, its time a whole second.
+A message has no trade id and no size: the size of a tick is the growth of `day_volume`, its time a whole second.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from tickerplant.core.errors import BadInput
@@ -20,11 +21,11 @@ from tickerplant.core.symbols import check_symbol
 from tickerplant.core.times import SECOND_US, Float64Array, Int64Array, timestamps
 from tickerplant.market_data.clients.twelvedata.day_volume import DayVolumes
 from tickerplant.market_data.clients.twelvedata.messages import SOURCE
-from tickerplant.market_data.feed.writer import DeadRow
+from tickerplant.market_data.feed.dead_letters import DeadRow
 
 
 class Price(msgspec.Struct, gc=False):
-    """One message of the stream; `event` other than `price` leaves the numbers out."""
+    """One message of the stream; messages other than `price` have no numbers."""
 
     event: str
     symbol: str = ""
@@ -45,7 +46,7 @@ _prices = msgspec.json.Decoder(list[Price])
 
 @dataclass(frozen=True, slots=True)
 class SubscribeStatus:
-    """The answer to a subscription. A warning (some symbols refused) is no reason to connect again."""
+    """The answer to a subscription. A warning (some symbols rejected) does not require a reconnect."""
 
     event: str
     status: str
@@ -55,30 +56,41 @@ class SubscribeStatus:
 
 
 @dataclass(slots=True)
-class Messages:
-    """What came over the stream: prices, answers to subscriptions, what could not be read."""
+class ParsedMessages:
+    """Messages of the stream by kind: prices, answers to subscriptions, heartbeats, others, and unreadable ones."""
 
     prices: list[Price] = field(default_factory=list)
     statuses: list[SubscribeStatus] = field(default_factory=list)
     dead: list[DeadRow] = field(default_factory=list)
+    heartbeats: int = 0
     others: int = 0
 
 
-def read_messages(texts: Sequence[str | bytes]) -> Messages:
-    """Return what these messages say. They are decoded as one list, and one by one only if that fails."""
-    result = Messages()
+@dataclass(frozen=True, slots=True)
+class PriceColumns:
+    """Price messages as columns, in the order of arrival. `codes`: symbols; `volumes`: of the day, NaN for none."""
+
+    codes: npt.NDArray[np.int32]
+    times: Int64Array
+    prices: Float64Array
+    volumes: Float64Array
+
+
+def read_messages(texts: Sequence[str | bytes]) -> ParsedMessages:
+    """Parse messages. They are decoded as one list, and one by one only if that fails."""
+    result = ParsedMessages()
     raw = [text.encode() if isinstance(text, str) else text for text in texts]
     try:
         found = _prices.decode(b"[" + b",".join(raw) + b"]")
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         found = []
-    if len(found) != len(raw):  # also when texts are lists or joined pieces of each other
+    if len(found) != len(raw):  # also if a text is a list, or a text ends within the next one
         found = []
         for text in raw:
             try:
                 found.append(_price.decode(text))
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-                result.dead.append(DeadRow(f"the message cannot be read: {error}", text[:65_536]))
+                result.dead.append(DeadRow(f"the message cannot be parsed: {error}", text[:65_536]))
     result.prices = [message for message in found if message.event == "price"]
     if len(result.prices) != len(found):
         for message in found:
@@ -86,24 +98,11 @@ def read_messages(texts: Sequence[str | bytes]) -> Messages:
                 continue
             if message.success is not None or message.fails is not None or message.event.endswith("-status"):
                 result.statuses.append(_status(message))
+            elif message.event == "heartbeat":
+                result.heartbeats += 1
             else:
                 result.others += 1
     return result
-
-
-def is_price(text: bytes) -> bool:
-    """Return whether a message looks like a price, without reading it."""
-    return b'"price"' in text
-
-
-def is_answer(text: bytes) -> bool:
-    """Return whether a message shows that the subscription arrived: its status, or a price."""
-    return b"subscribe-status" in text or b'"price"' in text
-
-
-def is_heartbeat(text: bytes) -> bool:
-    """Return whether a message answers a heartbeat."""
-    return b'"heartbeat"' in text
 
 
 def _status(message: Price) -> SubscribeStatus:
@@ -116,11 +115,11 @@ def _name(item: Mapping[str, Any]) -> str:
     return str(item.get("symbol", "")).strip().upper()
 
 
-class QuoteColumns:
-    """Turns prices into columns `schemas.TICKS`; remembers each symbol's volume of the day (see `day_volume`).
+class QuoteDecoder:
+    """Turns price messages into ticks (`schemas.TICKS`); stores each symbol's volume of the day (see `day_volume`).
 
-    Names are those expected: the vendor answers `RY:TSX` with symbol RY and exchange TSX. `stamped`: take `sent_ns`,
-    which the sandbox may send, as the time.
+    Symbols are written as subscribed: the vendor answers `RY:TSX` with symbol RY and exchange TSX. `stamped`: use
+    `sent_ns`, which the sandbox may send, as the time.
     """
 
     def __init__(self, *, source: str = SOURCE, stamped: bool = False) -> None:
@@ -133,57 +132,60 @@ class QuoteColumns:
         self._by_exchange: set[str] = set()
 
     def forget_volumes(self) -> None:
-        """Say that a new connection begins."""
+        """Drop the volumes so far, for a new connection: trades in between belong to no tick."""
         self._volumes.forget()
 
-    def expect(self, symbols: Sequence[str]) -> None:
-        """Make symbols known."""
+    def add_symbols(self, symbols: Sequence[str]) -> None:
+        """Add symbols that are subscribed."""
         for symbol in symbols:
-            self._learn(symbol)
+            self._code_of(symbol)
         for symbol in symbols:
             plain, _, exchange = symbol.partition(":")
             if exchange and self._codes.setdefault(plain, self._codes[symbol]) != self._codes[symbol]:
-                self._by_exchange.add(plain)  # several of one ticker: the exchange tells them apart
-        self._renew()
+                self._by_exchange.add(plain)  # several symbols have this ticker: the exchange distinguishes them
+        self._grow()
 
-    def ticks(self, prices: Sequence[Price], received_us: int) -> tuple[pa.RecordBatch, list[DeadRow]]:
-        """Return the prints, and what is no print."""
+    def columns(self, prices: Sequence[Price]) -> tuple[PriceColumns, list[DeadRow]]:
+        """Return the messages as columns, and the messages that are no tick."""
         dead: list[DeadRow] = []
         codes_of = self._codes
         known = len(codes_of)
         codes = [codes_of.get(message.symbol, -1) for message in prices]
         found = [message.price for message in prices]
         if -1 in codes or None in found or self._by_exchange:
-            prices, codes = self._odd(prices, dead)
+            prices, codes = self._one_by_one(prices, dead)
             found = [message.price for message in prices]
         if len(codes_of) != known:
-            self._renew()
-        which = np.array(codes, np.int32)
-        rows = len(prices)
-        day = np.array([message.day_volume for message in prices], np.float64)  # None becomes nan
+            self._grow()
+        volumes = np.array([message.day_volume for message in prices], np.float64)  # None becomes NaN
         if self._stamped and all(message.sent_ns is not None for message in prices):
             times = np.array([message.sent_ns for message in prices], np.int64) // 1_000
         else:
-            times = _whole_times(np.array([message.timestamp for message in prices], np.float64))
-        price = np.array(found, np.float64)
-        sizes, place = self._volumes.sizes(which, day, times)
-        if len(place):
-            which, times, price = which[place], times[place], price[place]
+            times = _micros(np.array([message.timestamp for message in prices], np.float64))
+        return PriceColumns(np.array(codes, np.int32), times, np.array(found, np.float64), volumes), dead
+
+    def ticks(self, columns: PriceColumns, received_us: int) -> pa.RecordBatch:
+        """Return the columns as ticks, with their sizes; the volumes of the day advance."""
+        codes, times, prices = columns.codes, columns.times, columns.prices
+        rows = len(codes)
+        sizes, order = self._volumes.sizes(codes, columns.volumes, times)
+        if len(order):
+            codes, times, prices = codes[order], times[order], prices[order]
         unknown = np.isnan(sizes)
-        columns = [
+        arrays = [
             timestamps(times),
-            pa.DictionaryArray.from_arrays(pa.array(which), self._dictionary),
-            pa.array(price),
+            pa.DictionaryArray.from_arrays(pa.array(codes), self._dictionary),
+            pa.array(prices),
             pa.array(np.where(unknown, 0.0, sizes)),
             pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), self._source),
             pa.nulls(rows, pa.utf8()),
             pa.array(unknown * np.uint16(TickFlag.SIZE_UNKNOWN)),
             timestamps(np.full(rows, received_us, np.int64)),
         ]
-        return pa.RecordBatch.from_arrays(columns, schema=TICKS), dead
+        return pa.RecordBatch.from_arrays(arrays, schema=TICKS)
 
-    def _odd(self, prices: Sequence[Price], dead: list[DeadRow]) -> tuple[list[Price], list[int]]:
-        good: list[Price] = []
+    def _one_by_one(self, prices: Sequence[Price], dead: list[DeadRow]) -> tuple[list[Price], list[int]]:
+        valid: list[Price] = []
         codes = []
         for message in prices:
             name = message.symbol
@@ -191,18 +193,19 @@ class QuoteColumns:
                 listed = f"{name}:{message.exchange}".upper()
                 name = listed if listed in self._codes else name
             try:
-                code = self._learn(name)
+                code = self._code_of(name)
             except BadInput as error:
                 dead.append(DeadRow(str(error), msgspec.json.encode(message)))
                 continue
             if message.price is None:
                 dead.append(DeadRow("a price message without a price", msgspec.json.encode(message)))
                 continue
-            good.append(message)
+            valid.append(message)
             codes.append(code)
-        return good, codes
+        return valid, codes
 
-    def _learn(self, name: str) -> int:
+    def _code_of(self, name: str) -> int:
+        """Return the code of a name; a new name gets the next code. Raises BadInput for an invalid symbol."""
         code = self._codes.get(name)
         if code is None:
             symbol = check_symbol(name)
@@ -213,14 +216,14 @@ class QuoteColumns:
             self._codes[name] = code
         return code
 
-    def _renew(self) -> None:
+    def _grow(self) -> None:
         if len(self._names) != len(self._dictionary):
             self._dictionary = pa.array(self._names, pa.utf8())
             self._volumes.grow(len(self._names))
 
 
-def _whole_times(seconds: Float64Array) -> Int64Array:
-    """Return microseconds; what no clock says becomes 0, which the feed refuses."""
-    sound = np.isfinite(seconds) & (np.abs(seconds) < 1e11)
-    result: Int64Array = np.rint(np.where(sound, seconds, 0) * SECOND_US).astype(np.int64)
+def _micros(seconds: Float64Array) -> Int64Array:
+    """Return microseconds; an impossible time becomes 0, which the feed writer rejects."""
+    valid = np.isfinite(seconds) & (np.abs(seconds) < 1e11)
+    result: Int64Array = np.rint(np.where(valid, seconds, 0) * SECOND_US).astype(np.int64)
     return result

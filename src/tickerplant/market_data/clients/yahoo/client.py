@@ -139,10 +139,10 @@ class YahooProvider:
     async def bars(self, request: BarsRequest) -> BarsAnswer:
         """Ask for bars of one symbol. Raises VendorError for what concerns all of it."""
         name = INTERVAL_NAMES.get(request.interval)
-        if len(request.symbols) != 1 or request.to_us <= request.from_us or name is None:
+        if len(request.symbols) != 1 or request.end_us <= request.start_us or name is None:
             raise BadRequest(f"one symbol and a stretch of {', '.join(INTERVAL_NAMES)} are asked for at a time")
         symbol, now_us = request.symbols[0], self._clock.now_us()
-        from_us, to_us = request.from_us, request.to_us
+        from_us, to_us = request.start_us, request.end_us
         try:
             if name == "1d":
                 # To the present day, for the splits since; and a day more at both ends, whatever the zone.

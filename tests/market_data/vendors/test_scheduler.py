@@ -29,9 +29,16 @@ from tickerplant.market_data.vendors.errors import (
     VendorError,
 )
 from tickerplant.market_data.vendors.port import BarsAnswer, BarsOffer, BarsRequest, Credits, Offer, Quota
-from tickerplant.market_data.vendors.scheduler import Blocked, Choice, Desk, Purpose, standing
+from tickerplant.market_data.vendors.scheduler import (
+    Blocked,
+    Choice,
+    Purpose,
+    RequestScheduler,
+    VendorPlan,
+    vendor_statuses,
+)
 
-HISTORY, HEAL = Purpose.HISTORY, Purpose.HEAL
+HISTORY, GAP_FILL = Purpose.HISTORY, Purpose.GAP_FILL
 FROM_US, TO_US = NOON_US - 3 * HOUR_US, NOON_US - 2 * HOUR_US
 
 
@@ -47,10 +54,10 @@ class Place:
         self.kept = kept or Kept()
         names = list(self.vendors)
         self.orders = orders if orders is not None else {"intraday": names, "daily": names, "actions": names}
-        self.desk = Desk(
-            self.vendors, self.orders, quotas or {}, reserve=reserve, clock=self.clock, keep=self.kept,
-            kept=self.kept.values, jitter=lambda: 0.5,
-        )  # fmt: skip
+        self.plan = VendorPlan(self.vendors, self.orders, quotas or {}, reserve)
+        self.desk = RequestScheduler(
+            self.plan, clock=self.clock, save=self.kept, stored=self.kept.values, jitter=lambda: 0.5
+        )
 
     def again(self, **more: Any) -> Place:
         """The desk after a restart, with what was kept."""
@@ -80,7 +87,7 @@ class Place:
     async def ask_in_vain(self, name: str, error: VendorError, *symbols: str) -> None:
         self.vendors[name].does.append(error)
         with pytest.raises(type(error)):
-            await self.ask(name, HEAL, *symbols)
+            await self.ask(name, GAP_FILL, *symbols)
 
     def used(self, name: str = "a", window: int = 0) -> int:
         return next(row for row in self.desk.status() if row.vendor == name).windows[window].used
@@ -129,14 +136,14 @@ async def test_out_of_the_minutes_credits_history_waits_and_a_gap_takes_the_rese
     assert wait.verdict == QUOTA
     assert wait.again_us == NOON_US + 61 * SECOND_US
     assert wait.note.startswith("a: ")
-    assert place.name(HEAL) == "a"
-    await place.ask("a", HEAL)
-    await place.ask("a", HEAL)
-    assert place.name(HEAL) == "b"
+    assert place.name(GAP_FILL) == "a"
+    await place.ask("a", GAP_FILL)
+    await place.ask("a", GAP_FILL)
+    assert place.name(GAP_FILL) == "b"
     place.clock.forward(37 * SECOND_US)  # four seconds are waited for by anybody
-    assert place.blocked(HEAL).again_us == NOON_US + 61 * SECOND_US
+    assert place.blocked(GAP_FILL).again_us == NOON_US + 61 * SECOND_US
     place.clock.forward(4 * SECOND_US)
-    assert place.name() == place.name(HEAL) == "a"
+    assert place.name() == place.name(GAP_FILL) == "a"
 
 
 async def test_out_of_the_days_credits_the_next_vendor_is_asked_and_in_the_end_the_soonest_is_told() -> None:
@@ -145,7 +152,7 @@ async def test_out_of_the_days_credits_the_next_vendor_is_asked_and_in_the_end_t
         for _ in range(3):
             assert place.name() == name
             await place.ask(name)
-    assert place.name(HEAL) == "a"
+    assert place.name(GAP_FILL) == "a"
     wait = place.blocked()
     assert wait.verdict == QUOTA
     assert wait.again_us == NOON_US + HOUR_US + SECOND_US
@@ -154,9 +161,9 @@ async def test_out_of_the_days_credits_the_next_vendor_is_asked_and_in_the_end_t
 
 async def test_a_request_that_never_fits_is_refused_without_asking() -> None:
     place = Place(Vendor("a"))
-    with pytest.raises(BadRequest, match="7 credits never fits, 6 are the most"):
+    with pytest.raises(BadRequest, match="7 credits exceeds the maximum of 6"):
         await place.ask("a", HISTORY, *"ABCDEFG")
-    await place.ask("a", HEAL, *"ABCDEFG")
+    await place.ask("a", GAP_FILL, *"ABCDEFG")
     assert len(place.vendors["a"].asked) == 1
 
 
@@ -357,7 +364,7 @@ async def test_nonsense_in_a_row_is_an_outage_too_and_so_is_a_plug_in_that_break
     garbled = Place(Vendor("a"))
     for _ in range(3):
         garbled.vendors["a"].does.append(BarsAnswer({"AAPL": Malformed("what"), "MSFT": Malformed("what")}))
-        await garbled.ask("a", HEAL, "AAPL", "MSFT")
+        await garbled.ask("a", GAP_FILL, "AAPL", "MSFT")
     assert garbled.blocked().verdict == OUTAGE
 
 
@@ -368,9 +375,7 @@ async def test_a_bad_key_closes_the_vendor_until_the_plant_starts_again() -> Non
     place.clock.forward(HOUR_US)
     assert place.name() == "b"
     assert place.again().name() == "a"
-    looked = standing(
-        place.vendors, place.orders, {}, reserve=0.25, kept=place.kept.values, now_us=place.clock.now_us()
-    )
+    looked = vendor_statuses(place.plan, stored=place.kept.values, now_us=place.clock.now_us())
     assert (looked[0].breaker, looked[0].last_error) == ("open", "a: the key is wrong")
 
 
@@ -379,7 +384,7 @@ async def test_a_refusal_for_want_of_credits_is_the_quotas_and_not_the_breakers(
     place.clock.forward(20 * SECOND_US)
     await place.ask_in_vain("a", QuotaSpent("run out of API credits", 10.0))
     assert place.blocked() == Blocked(QUOTA, "a: run out of API credits", NOON_US + 61 * SECOND_US)
-    assert place.name(HEAL) == "b"
+    assert place.name(GAP_FILL) == "b"
     place.clock.forward(61 * SECOND_US)
     assert place.name() == "a"
     await place.ask_in_vain("a", QuotaSpent("25 requests per day", 10.0, daily=True))
@@ -507,15 +512,13 @@ async def test_the_status_says_all() -> None:
     assert row["windows"][0] == {
         "quota": "8/minute", "used": 3, "limit": 8, "left": 5, "history_left": 3, "resets": "2026-03-09T12:01:00Z",
     }  # fmt: skip
-    looked = standing(
-        place.vendors, place.orders, {}, reserve=0.25, kept=place.kept.values, now_us=place.clock.now_us()
-    )
+    looked = vendor_statuses(place.plan, stored=place.kept.values, now_us=place.clock.now_us())
     assert looked == [a, b]
 
 
 async def test_settings_beat_the_vendors_own_quotas_and_none_is_no_limit() -> None:
     place = Place(quotas={"a": [Quota(610, MINUTE_US)], "b": []})
-    choice, other = place.choose(HEAL), place.choose(HEAL, without=["a"])
+    choice, other = place.choose(GAP_FILL), place.choose(GAP_FILL, without=["a"])
     assert isinstance(choice, Choice)
     assert isinstance(other, Choice)
     assert choice.credits == 610
@@ -550,7 +553,7 @@ async def test_what_a_newer_version_kept_is_refused(key: str) -> None:
 def test_a_price_by_the_page_is_that_of_the_first_page() -> None:
     class ByBars(Vendor):
         def cost(self, request: BarsRequest) -> int:
-            return (request.to_us - request.from_us) // MINUTE_US // 1_000
+            return (request.end_us - request.start_us) // MINUTE_US // 1_000
 
     place = Place(ByBars("a", Offer(bars=(BarsOffer("1m", 5_000),), quotas=(Quota(8, MINUTE_US),))))
     assert place.name(from_us=NOON_US - 300 * DAY_US) == "a"

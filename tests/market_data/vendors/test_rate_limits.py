@@ -1,4 +1,4 @@
-"""The budget: a vendor never counts more than it allows, whatever clock it goes by and whenever we are killed."""
+"""The limits: a vendor never counts more than it allows, whatever clock it goes by and whenever we are killed."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from tickerplant.core.errors import SnapshotRefused
 from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, SECOND_US
 from tickerplant.market_data.vendors.port import Credits, Quota
 from tickerplant.market_data.vendors.quota_windows import window_of
-from tickerplant.market_data.vendors.rate_limits import GUARD_US, UNLIMITED, Budget, Purpose
+from tickerplant.market_data.vendors.rate_limits import GUARD_US, UNLIMITED, Purpose, RateLimits
 
 NOON_US = 1_773_057_600_000_000  # 2026-03-09T12:00:00Z
 MINUTE, DAY = Quota(8, MINUTE_US), Quota(20, DAY_US)
-HISTORY, HEAL = Purpose.HISTORY, Purpose.HEAL
+HISTORY, GAP_FILL = Purpose.HISTORY, Purpose.GAP_FILL
 
 
-def used(budget: Budget, now_us: int, place: int = 0) -> int:
-    return budget.status(now_us)[place].used
+def used(limits: RateLimits, now_us: int, place: int = 0) -> int:
+    return limits.status(now_us)[place].used
 
 
-def spend(budget: Budget, now_us: int, cost: int = 1, took_us: int = 200_000) -> int:
+def spend(limits: RateLimits, now_us: int, cost: int = 1, took_us: int = 200_000) -> int:
     """One request that is answered; return when."""
-    charge = budget.spend(now_us, cost)
-    budget.settle(charge, now_us + took_us)
+    charge = limits.spend(now_us, cost)
+    limits.settle(charge, now_us + took_us)
     return now_us + took_us
 
 
@@ -110,17 +110,17 @@ def test_no_window_of_ours_or_of_a_vendor_half_a_second_off_exceeds_its_limit(
     reserve: float,
 ) -> None:
     vendors = [Vendor(quotas, skew) for skew in (skew_us, 0, -500_000, 500_000)]
-    now, budget = NOON_US - DAY_US + begin_us, Budget(quotas, reserve=reserve)
+    now, limits = NOON_US - DAY_US + begin_us, RateLimits(quotas, reserve=reserve)
     for idle_us, cost, took_us, part, fate, heal in requests:
-        at = budget.earliest(now + idle_us, cost, HEAL if heal else HISTORY)
+        at = limits.earliest(now + idle_us, cost, GAP_FILL if heal else HISTORY)
         if at is None:
             continue
         assert at >= now + idle_us
-        assert budget.earliest(at, cost, HEAL if heal else HISTORY) == at
-        charge = budget.spend(at, cost)
-        kept = budget.encode()
+        assert limits.earliest(at, cost, GAP_FILL if heal else HISTORY) == at
+        charge = limits.spend(at, cost)
+        kept = limits.encode()
         if fate == "cancelled before":
-            budget.refund(charge)
+            limits.refund(charge)
             now = at
             continue
         if fate != "killed before":
@@ -128,9 +128,9 @@ def test_no_window_of_ours_or_of_a_vendor_half_a_second_off_exceeds_its_limit(
                 vendor.comes(at + int(took_us * part), cost)
         if fate == "answered":
             now = at + took_us
-            budget.settle(charge, now)
+            limits.settle(charge, now)
         else:  # it begins anew from what was kept, at once
-            now, budget = at, Budget(quotas, reserve=reserve, kept=kept)
+            now, limits = at, RateLimits(quotas, reserve=reserve, stored=kept)
             now += int(took_us * part)
     for quota in quotas:
         for vendor in vendors:
@@ -142,14 +142,14 @@ def test_no_window_of_ours_or_of_a_vendor_half_a_second_off_exceeds_its_limit(
 def test_two_requests_never_come_in_closer_than_the_pace(
     requests: list[tuple[int, int, int, float, str, bool]], pace_s: float
 ) -> None:
-    budget, now, came = Budget([], reserve=0, pace_s=pace_s), NOON_US, []
+    limits, now, came = RateLimits([], reserve=0, pace_s=pace_s), NOON_US, []
     for idle_us, cost, took_us, part, _, _ in requests:
-        at = budget.earliest(now + idle_us, cost, HEAL)
+        at = limits.earliest(now + idle_us, cost, GAP_FILL)
         assert at is not None
-        charge = budget.spend(at, cost)
+        charge = limits.spend(at, cost)
         came.append(at + int(took_us * part))
         now = at + took_us
-        budget.settle(charge, now)
+        limits.settle(charge, now)
     assert all(later - former >= int(pace_s * SECOND_US) for former, later in itertools.pairwise(came))
 
 
@@ -158,79 +158,79 @@ def test_two_requests_never_come_in_closer_than_the_pace(
 @example(requests=[(0, 1, 0, 0.0, "answered", False)] * 60)
 def test_a_quota_is_used_up_to_the_last_credit(requests: list[tuple[int, int, int, float, str, bool]]) -> None:
     """Caution costs seconds, not credits: whoever asks all the time gets a whole minute's credits every minute."""
-    budget, now, spent = Budget([MINUTE], reserve=0.0), NOON_US, 0
+    limits, now, spent = RateLimits([MINUTE], reserve=0.0), NOON_US, 0
     minutes: Counter[int] = Counter()
     for _, cost, _, _, _, _ in requests:
-        at = budget.earliest(now, cost, HEAL)
+        at = limits.earliest(now, cost, GAP_FILL)
         assert at is not None
         assert at <= window_of(MINUTE, now)[1] + GUARD_US + SECOND_US
-        now = spend(budget, at, cost, 10_000)
+        now = spend(limits, at, cost, 10_000)
         minutes[window_of(MINUTE, at)[0]] += cost
         spent += cost
-    assert budget.credits == spent
+    assert limits.credits == spent
     assert all(count >= MINUTE.credits - 3 for minute, count in minutes.items() if minute < max(minutes))
 
 
 def test_a_burst_at_each_side_of_the_minutes_end_waits_for_the_guard() -> None:
-    budget = Budget([MINUTE], reserve=0)
+    limits = RateLimits([MINUTE], reserve=0)
     end = NOON_US + MINUTE_US
     for _ in range(8):
-        spend(budget, end - 10 * SECOND_US)
-    assert budget.earliest(end - SECOND_US, 1, HEAL) == end + GUARD_US
-    assert budget.earliest(end, 1, HEAL) == end + GUARD_US  # the vendor's clock may be behind
-    assert budget.available(end, HEAL) == 0
-    assert budget.available(end + GUARD_US, HEAL) == 8
+        spend(limits, end - 10 * SECOND_US)
+    assert limits.earliest(end - SECOND_US, 1, GAP_FILL) == end + GUARD_US
+    assert limits.earliest(end, 1, GAP_FILL) == end + GUARD_US  # the vendor's clock may be behind
+    assert limits.available(end, GAP_FILL) == 0
+    assert limits.available(end + GUARD_US, GAP_FILL) == 8
     # What was answered within a second of the end may count in either minute.
-    late = Budget([MINUTE], reserve=0)
+    late = RateLimits([MINUTE], reserve=0)
     late.settle(late.spend(end - 300_000, 3), end - 100_000)
     assert used(late, NOON_US) == used(late, end) == 3
 
 
 def test_a_request_on_its_way_counts_wherever_it_may_come_in() -> None:
-    budget = Budget([MINUTE], reserve=0)
-    charge = budget.spend(NOON_US + 50 * SECOND_US, 5)
-    assert [used(budget, NOON_US + n * MINUTE_US) for n in range(3)] == [5, 5, 0]
-    budget.settle(charge, NOON_US + 51 * SECOND_US)
-    assert [used(budget, NOON_US + n * MINUTE_US) for n in range(3)] == [5, 0, 0]
+    limits = RateLimits([MINUTE], reserve=0)
+    charge = limits.spend(NOON_US + 50 * SECOND_US, 5)
+    assert [used(limits, NOON_US + n * MINUTE_US) for n in range(3)] == [5, 5, 0]
+    limits.settle(charge, NOON_US + 51 * SECOND_US)
+    assert [used(limits, NOON_US + n * MINUTE_US) for n in range(3)] == [5, 0, 0]
 
 
 # Purposes ------------------------------------------------------------------------------------------------------------
 
 
 def test_history_leaves_the_reserve_and_gaps_may_take_it() -> None:
-    budget = Budget([MINUTE, DAY], reserve=0.25)
-    assert (budget.available(NOON_US, HISTORY), budget.available(NOON_US, HEAL)) == (6, 8)
-    now = spend(budget, NOON_US, 6)
-    assert (budget.available(now, HISTORY), budget.available(now, HEAL)) == (0, 2)
-    assert budget.earliest(now, 1, HISTORY) == NOON_US + MINUTE_US + GUARD_US
-    assert budget.earliest(now, 2, HEAL) == now
+    limits = RateLimits([MINUTE, DAY], reserve=0.25)
+    assert (limits.available(NOON_US, HISTORY), limits.available(NOON_US, GAP_FILL)) == (6, 8)
+    now = spend(limits, NOON_US, 6)
+    assert (limits.available(now, HISTORY), limits.available(now, GAP_FILL)) == (0, 2)
+    assert limits.earliest(now, 1, HISTORY) == NOON_US + MINUTE_US + GUARD_US
+    assert limits.earliest(now, 2, GAP_FILL) == now
     for minute in range(1, 4):
-        now = spend(budget, NOON_US + minute * MINUTE_US + GUARD_US, 3)
+        now = spend(limits, NOON_US + minute * MINUTE_US + GUARD_US, 3)
     now += MINUTE_US
-    assert used(budget, now, 1) == 15
+    assert used(limits, now, 1) == 15
     midnight = window_of(DAY, now)[1]
-    assert budget.earliest(now, 1, HISTORY) == midnight + GUARD_US
-    assert budget.earliest(now, 5, HEAL) == now
-    rows = budget.status(now)
+    assert limits.earliest(now, 1, HISTORY) == midnight + GUARD_US
+    assert limits.earliest(now, 5, GAP_FILL) == now
+    rows = limits.status(now)
     assert (rows[1].left, rows[1].history_left, rows[1].resets_us) == (5, 0, midnight)
 
 
 def test_what_never_fits_is_said_at_once() -> None:
-    budget = Budget([MINUTE], reserve=0.25)
-    assert budget.earliest(NOON_US, 8, HISTORY) is None
-    assert budget.earliest(NOON_US, 8, HEAL) == NOON_US
-    assert (budget.most(HISTORY), budget.most(HEAL)) == (6, 8)
-    assert Budget([MINUTE], reserve=1.0).earliest(NOON_US, 1, HISTORY) is None
-    assert Budget([Quota(1, MINUTE_US)], reserve=0.25).earliest(NOON_US, 1, HISTORY) == NOON_US
+    limits = RateLimits([MINUTE], reserve=0.25)
+    assert limits.earliest(NOON_US, 8, HISTORY) is None
+    assert limits.earliest(NOON_US, 8, GAP_FILL) == NOON_US
+    assert (limits.most(HISTORY), limits.most(GAP_FILL)) == (6, 8)
+    assert RateLimits([MINUTE], reserve=1.0).earliest(NOON_US, 1, HISTORY) is None
+    assert RateLimits([Quota(1, MINUTE_US)], reserve=0.25).earliest(NOON_US, 1, HISTORY) == NOON_US
 
 
 def test_without_quotas_only_the_pace_counts() -> None:
-    budget = Budget([], reserve=0.25, pace_s=2.0)
-    assert budget.available(NOON_US, HISTORY) == UNLIMITED
-    charge = budget.spend(NOON_US, 1)
-    assert budget.earliest(NOON_US, 1, HISTORY) == NOON_US + 2 * SECOND_US
-    budget.settle(charge, NOON_US + SECOND_US)  # it may have come in no sooner than this
-    assert budget.earliest(NOON_US + SECOND_US, 1, HISTORY) == NOON_US + 3 * SECOND_US
+    limits = RateLimits([], reserve=0.25, pace_s=2.0)
+    assert limits.available(NOON_US, HISTORY) == UNLIMITED
+    charge = limits.spend(NOON_US, 1)
+    assert limits.earliest(NOON_US, 1, HISTORY) == NOON_US + 2 * SECOND_US
+    limits.settle(charge, NOON_US + SECOND_US)  # it may have come in no sooner than this
+    assert limits.earliest(NOON_US + SECOND_US, 1, HISTORY) == NOON_US + 3 * SECOND_US
 
 
 # What vendors say ----------------------------------------------------------------------------------------------------
@@ -242,11 +242,11 @@ def test_without_quotas_only_the_pace_counts() -> None:
     left=st.one_of(st.none(), st.integers(0, 800)),
 )
 def test_headers_never_make_us_believe_that_more_is_left(ours: int, said: int | None, left: int | None) -> None:
-    budget, now = Budget([MINUTE, DAY], reserve=0), NOON_US + 5 * SECOND_US
-    charge = budget.spend(now, ours)
-    budget.settle(charge, now + SECOND_US)
-    budget.heard(Credits(said, left), charge, now + SECOND_US)
-    minute, day = budget.status(now + SECOND_US)
+    limits, now = RateLimits([MINUTE, DAY], reserve=0), NOON_US + 5 * SECOND_US
+    charge = limits.spend(now, ours)
+    limits.settle(charge, now + SECOND_US)
+    limits.record_credits(Credits(said, left), charge, now + SECOND_US)
+    minute, day = limits.status(now + SECOND_US)
     assert minute.used == min(8, max(ours, said or 0, 8 - left if left is not None else 0))
     assert left is None or minute.left <= left
     assert day.used == ours
@@ -254,123 +254,123 @@ def test_headers_never_make_us_believe_that_more_is_left(ours: int, said: int | 
 
 def test_others_who_use_the_key_are_counted_in() -> None:
     for quota in (MINUTE, Quota(8, MINUTE_US, rolling=True)):
-        budget = Budget([quota], reserve=0)
-        charge = budget.spend(NOON_US + 5 * SECOND_US, 1)
+        limits = RateLimits([quota], reserve=0)
+        charge = limits.spend(NOON_US + 5 * SECOND_US, 1)
         now = NOON_US + 6 * SECOND_US
-        budget.settle(charge, now)
-        budget.heard(Credits(used=7, left=1), charge, now)
-        assert used(budget, now) == 7
-        assert budget.earliest(now, 1, HEAL) == now
-        later = budget.earliest(now, 2, HEAL)
+        limits.settle(charge, now)
+        limits.record_credits(Credits(used=7, left=1), charge, now)
+        assert used(limits, now) == 7
+        assert limits.earliest(now, 1, GAP_FILL) == now
+        later = limits.earliest(now, 2, GAP_FILL)
         assert later is not None
         assert later > now + 50 * SECOND_US
 
 
 def test_a_header_about_midnight_is_not_taken_for_the_new_day() -> None:
-    budget = Budget([DAY], reserve=0)
+    limits = RateLimits([DAY], reserve=0)
     midnight = window_of(DAY, NOON_US)[1]
-    charge = budget.spend(midnight - 200_000, 1)
-    budget.settle(charge, midnight + 100_000)
-    budget.heard(Credits(used=20, left=0, daily=True), charge, midnight + 100_000)
-    assert used(budget, midnight - 1) == 20
-    assert used(budget, midnight + GUARD_US) == 1
-    assert budget.earliest(midnight + GUARD_US, 10, HEAL) == midnight + GUARD_US
+    charge = limits.spend(midnight - 200_000, 1)
+    limits.settle(charge, midnight + 100_000)
+    limits.record_credits(Credits(used=20, left=0, daily=True), charge, midnight + 100_000)
+    assert used(limits, midnight - 1) == 20
+    assert used(limits, midnight + GUARD_US) == 1
+    assert limits.earliest(midnight + GUARD_US, 10, GAP_FILL) == midnight + GUARD_US
 
 
 def test_a_minutes_refusal_holds_to_its_end_and_longer_each_time_in_a_row() -> None:
-    budget = Budget([MINUTE, DAY], reserve=0)
+    limits = RateLimits([MINUTE, DAY], reserve=0)
     assert (
-        budget.quota_spent(NOON_US + 50 * SECOND_US, 1.0, daily=False, reason="spent") == NOON_US + MINUTE_US + GUARD_US
+        limits.quota_spent(NOON_US + 50 * SECOND_US, 1.0, daily=False, reason="spent") == NOON_US + MINUTE_US + GUARD_US
     )
-    assert budget.blocked(NOON_US + 59 * SECOND_US) == (NOON_US + MINUTE_US + GUARD_US, "spent")
-    assert budget.available(NOON_US + 59 * SECOND_US, HEAL) == 0
-    assert budget.earliest(NOON_US + 50 * SECOND_US, 1, HEAL) == NOON_US + MINUTE_US + GUARD_US
+    assert limits.blocked(NOON_US + 59 * SECOND_US) == (NOON_US + MINUTE_US + GUARD_US, "spent")
+    assert limits.available(NOON_US + 59 * SECOND_US, GAP_FILL) == 0
+    assert limits.earliest(NOON_US + 50 * SECOND_US, 1, GAP_FILL) == NOON_US + MINUTE_US + GUARD_US
     now, waits = NOON_US + 2 * MINUTE_US, []
     for _ in range(12):
-        until = budget.quota_spent(now, 60.0, daily=False, reason="spent")
+        until = limits.quota_spent(now, 60.0, daily=False, reason="spent")
         waits.append((until - now) // MINUTE_US)
         now = until
     assert waits[:4] == [2, 4, 8, 16]
     assert waits[-1] == 60  # a vendor that refuses all day is asked once an hour
-    budget.answered()
-    assert budget.quota_spent(now, 60.0, daily=False, reason="spent") - now <= MINUTE_US + GUARD_US
+    limits.answered()
+    assert limits.quota_spent(now, 60.0, daily=False, reason="spent") - now <= MINUTE_US + GUARD_US
 
 
 @pytest.mark.parametrize("zone", ["UTC", "America/New_York"])
 def test_a_days_refusal_holds_until_the_vendors_next_day(zone: str) -> None:
     quota = Quota(25, DAY_US, zone)
-    budget = Budget([MINUTE, quota], reserve=0)
-    until = budget.quota_spent(NOON_US, 5.0, daily=True, reason="the day's")
+    limits = RateLimits([MINUTE, quota], reserve=0)
+    until = limits.quota_spent(NOON_US, 5.0, daily=True, reason="the day's")
     assert until == window_of(quota, NOON_US)[1] + GUARD_US
-    assert budget.earliest(NOON_US + HOUR_US, 1, HEAL) == until
-    assert Budget([quota], reserve=0, kept=budget.encode()).earliest(NOON_US, 1, HEAL) == until
+    assert limits.earliest(NOON_US + HOUR_US, 1, GAP_FILL) == until
+    assert RateLimits([quota], reserve=0, stored=limits.encode()).earliest(NOON_US, 1, GAP_FILL) == until
 
 
 def test_a_days_refusal_of_a_vendor_without_a_known_quota_holds_as_long_as_it_says() -> None:
-    budget = Budget([], reserve=0)
-    assert budget.quota_spent(NOON_US, 3600.0, daily=True, reason="") == NOON_US + HOUR_US
-    assert budget.quota_spent(NOON_US, 1e9, daily=True, reason="") == NOON_US + DAY_US
+    limits = RateLimits([], reserve=0)
+    assert limits.quota_spent(NOON_US, 3600.0, daily=True, reason="") == NOON_US + HOUR_US
+    assert limits.quota_spent(NOON_US, 1e9, daily=True, reason="") == NOON_US + DAY_US
 
 
 def test_haste_costs_seconds_and_no_quota() -> None:
-    budget = Budget([MINUTE], reserve=0)
-    assert [budget.burst(NOON_US, 2.0, "burst") - NOON_US for _ in range(3)] == [
+    limits = RateLimits([MINUTE], reserve=0)
+    assert [limits.burst(NOON_US, 2.0, "burst") - NOON_US for _ in range(3)] == [
         2 * SECOND_US, 4 * SECOND_US, 8 * SECOND_US,
     ]  # fmt: skip
-    assert used(budget, NOON_US) == 0
-    assert budget.available(NOON_US + 8 * SECOND_US, HEAL) == 8
+    assert used(limits, NOON_US) == 0
+    assert limits.available(NOON_US + 8 * SECOND_US, GAP_FILL) == 8
 
 
 # What is kept --------------------------------------------------------------------------------------------------------
 
 
 def test_what_is_kept_is_all_there_is() -> None:
-    budget = Budget([MINUTE, DAY, Quota(5, HOUR_US, rolling=True)], reserve=0.25, pace_s=1.0)
-    now = spend(budget, NOON_US, 4)
-    budget.burst(now, 2.0, "too fast")
-    again = Budget(budget.quotas, reserve=0.25, pace_s=1.0, kept=budget.encode())
-    assert again.status(now) == budget.status(now)
-    assert again.blocked(now) == budget.blocked(now)
+    limits = RateLimits([MINUTE, DAY, Quota(5, HOUR_US, rolling=True)], reserve=0.25, pace_s=1.0)
+    now = spend(limits, NOON_US, 4)
+    limits.burst(now, 2.0, "too fast")
+    again = RateLimits(limits.quotas, reserve=0.25, pace_s=1.0, stored=limits.encode())
+    assert again.status(now) == limits.status(now)
+    assert again.blocked(now) == limits.blocked(now)
     assert (again.requests, again.credits) == (1, 4)
-    assert again.encode() == budget.encode()
+    assert again.encode() == limits.encode()
 
 
 def test_another_limit_or_zone_in_the_settings_forgets_nothing_that_was_spent() -> None:
-    budget = Budget([MINUTE, Quota(20, DAY_US)], reserve=0)
-    now = spend(budget, NOON_US, 7)
-    more = Budget([Quota(610, MINUTE_US), Quota(20, DAY_US, "America/New_York")], reserve=0, kept=budget.encode())
+    limits = RateLimits([MINUTE, Quota(20, DAY_US)], reserve=0)
+    now = spend(limits, NOON_US, 7)
+    more = RateLimits([Quota(610, MINUTE_US), Quota(20, DAY_US, "America/New_York")], reserve=0, stored=limits.encode())
     assert [row.used for row in more.status(now)] == [7, 7]
-    assert more.available(now, HEAL) == 13
+    assert more.available(now, GAP_FILL) == 13
 
 
 def test_it_stays_small() -> None:
     quotas = [Quota(610, MINUTE_US), Quota(10_000, HOUR_US, rolling=True), Quota(800_000, DAY_US, rolling=True)]
-    budget, now = Budget(quotas, reserve=0), NOON_US
+    limits, now = RateLimits(quotas, reserve=0), NOON_US
     for _ in range(3_000):
-        now = spend(budget, now + 2 * SECOND_US)
-    assert len(budget.encode()) < 8_000
-    assert [row.used for row in budget.status(now)][2] == 3_000
+        now = spend(limits, now + 2 * SECOND_US)
+    assert len(limits.encode()) < 8_000
+    assert [row.used for row in limits.status(now)][2] == 3_000
 
 
 def test_a_clock_that_was_wrong_blocks_nobody_for_long() -> None:
-    budget = Budget([MINUTE, DAY], reserve=0, pace_s=1.0)
+    limits = RateLimits([MINUTE, DAY], reserve=0, pace_s=1.0)
     ahead = NOON_US + 400 * DAY_US
-    spend(budget, ahead)
-    budget.quota_spent(ahead, 60.0, daily=True, reason="")
-    at = budget.earliest(NOON_US, 1, HEAL)
+    spend(limits, ahead)
+    limits.quota_spent(ahead, 60.0, daily=True, reason="")
+    at = limits.earliest(NOON_US, 1, GAP_FILL)
     assert at == NOON_US
-    assert budget.earliest(at + 1, 1, HEAL) == at + 1
-    spend(budget, at)
-    assert len(budget.encode()) < 300
+    assert limits.earliest(at + 1, 1, GAP_FILL) == at + 1
+    spend(limits, at)
+    assert len(limits.encode()) < 300
     # A clock that is set back by seconds forgets nothing.
-    back = Budget([MINUTE], reserve=0)
+    back = RateLimits([MINUTE], reserve=0)
     spend(back, NOON_US + SECOND_US, 8)
-    assert back.available(NOON_US - 2 * SECOND_US, HEAL) == 0
+    assert back.available(NOON_US - 2 * SECOND_US, GAP_FILL) == 0
 
 
 def test_a_newer_format_is_refused() -> None:
-    newer = msgspec.msgpack.encode({**msgspec.msgpack.decode(Budget([], reserve=0).encode()), "format": 2})
+    newer = msgspec.msgpack.encode({**msgspec.msgpack.decode(RateLimits([], reserve=0).encode()), "format": 2})
     with pytest.raises(SnapshotRefused, match="format 2"):
-        Budget([], reserve=0, kept=newer)
+        RateLimits([], reserve=0, stored=newer)
     with pytest.raises(SnapshotRefused, match="cannot be read"):
-        Budget([], reserve=0, kept=b"\xff")
+        RateLimits([], reserve=0, stored=b"\xff")

@@ -17,19 +17,21 @@ from tickerplant.core.schemas import STATE_FEEDS
 from tickerplant.core.times import HOUR_US
 from tickerplant.log.port import EventLog
 from tickerplant.market_data.vendors.port import BarsRequest
-from tickerplant.market_data.vendors.scheduler import Choice, Desk, Purpose
-from tickerplant.market_data.vendors.state_store import Keeping, kept
+from tickerplant.market_data.vendors.scheduler import Choice, Purpose, RequestScheduler, VendorPlan
+from tickerplant.market_data.vendors.state_store import StateStore, stored_state
 
 ORDERS = {"intraday": ["a"]}
 
 
-def desk(log: EventLog, vendor: Vendor) -> tuple[Keeping, Desk]:
-    keeping = Keeping(log)
-    made = Desk({"a": vendor}, ORDERS, {}, reserve=0.25, clock=Hand(), keep=keeping.keep, kept=keeping.kept)
+def desk(log: EventLog, vendor: Vendor) -> tuple[StateStore, RequestScheduler]:
+    keeping = StateStore(log)
+    made = RequestScheduler(
+        VendorPlan({"a": vendor}, ORDERS, reserve=0.25), clock=Hand(), save=keeping.save, stored=keeping.stored
+    )
     return keeping, made
 
 
-async def ask(asked: Desk) -> None:
+async def ask(asked: RequestScheduler) -> None:
     choice = asked.choose("1m", "AAPL", NOON_US - HOUR_US, NOON_US, Purpose.HISTORY)
     assert isinstance(choice, Choice)
     await asked.bars(choice, BarsRequest(("AAPL",), "1m", NOON_US - HOUR_US, NOON_US), Purpose.HISTORY)
@@ -45,7 +47,7 @@ async def test_what_is_kept_is_there_after_a_restart(tmp_path: Path) -> None:
     with embedded(tmp_path) as log:
         keeping, second = desk(log, Vendor("a"))
         assert second.status()[0].windows[0].used == 1
-        assert dict(keeping.kept) == kept(log)
+        assert dict(keeping.stored) == stored_state(log)
         keeping.close()
 
 
@@ -55,7 +57,7 @@ async def test_who_comes_later_takes_the_desk_and_the_former_owner_asks_no_more(
         keeping, first = desk(log, former)
         await ask(first)
         taking, second = desk(log, later)
-        with pytest.raises(Fenced, match="another process asks vendors by the same log"):
+        with pytest.raises(Fenced, match="another process sends requests to vendors with the same log"):
             await ask(first)
         assert len(former.asked) == 1
         await ask(second)
@@ -68,9 +70,9 @@ async def test_who_comes_later_takes_the_desk_and_the_former_owner_asks_no_more(
 async def test_whoever_only_looks_takes_nobodys_desk(tmp_path: Path) -> None:
     with embedded(tmp_path) as log:
         keeping, first = desk(log, Vendor("a"))
-        assert kept(log) == {}
+        assert stored_state(log) == {}
         await ask(first)
-        assert set(kept(log)) == {"a", "a/refusals"}
+        assert set(stored_state(log)) == {"a", "a/refusals"}
         await ask(first)
         keeping.close()
 
@@ -79,7 +81,7 @@ CODE = """
 import asyncio, sys
 from pathlib import Path
 from tests.market_data.vendors.support import Vendor
-from tests.market_data.vendors.test_keeping import ask, desk
+from tests.market_data.vendors.test_state_store import ask, desk
 from tests.market_data.support import embedded
 from tickerplant.app.runtime import fault_injection as fault
 

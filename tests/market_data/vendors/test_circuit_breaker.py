@@ -15,15 +15,15 @@ from tickerplant.market_data.vendors.circuit_breaker import (
     OPEN,
     PAUSE_MAX_US,
     PAUSE_US,
-    Breaker,
     BreakerState,
+    CircuitBreaker,
 )
 
 NOON_US = 1_773_057_600_000_000
 
 
-def failing(times: int, jitter: float = 0.5) -> Breaker:
-    breaker = Breaker()
+def failing(times: int, jitter: float = 0.5) -> CircuitBreaker:
+    breaker = CircuitBreaker()
     for n in range(times):
         breaker.failed(NOON_US + n * SECOND_US, f"down {n}", jitter)
     return breaker
@@ -72,10 +72,10 @@ def test_jitter_is_a_quarter_and_a_vendor_may_ask_for_more_within_an_hour(jitter
 
 
 def test_a_bad_key_opens_it_at_once_until_the_plant_starts_again() -> None:
-    breaker = Breaker()
+    breaker = CircuitBreaker()
     breaker.bad_key(NOON_US, "the key is wrong")
     assert breaker.open_until(NOON_US) == NOON_US + BAD_KEY_PAUSE_US
-    again = Breaker(msgspec.msgpack.decode(msgspec.msgpack.encode(breaker.state), type=BreakerState))
+    again = CircuitBreaker(msgspec.msgpack.decode(msgspec.msgpack.encode(breaker.state), type=BreakerState))
     assert again.open_until(NOON_US) == NOON_US + BAD_KEY_PAUSE_US
     again.restarted()
     assert again.name(NOON_US) == CLOSED
@@ -86,7 +86,7 @@ def test_a_bad_key_opens_it_at_once_until_the_plant_starts_again() -> None:
 
 
 def test_a_clock_that_was_wrong_opens_it_for_no_longer_than_a_day() -> None:
-    breaker = Breaker()
+    breaker = CircuitBreaker()
     for _ in range(FAILURES):
         breaker.failed(NOON_US + 300 * DAY_US, "down", 0.5)
     assert breaker.open_until(NOON_US) is None

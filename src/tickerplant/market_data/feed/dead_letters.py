@@ -1,0 +1,65 @@
+"""Rows that could not be used, as batches of the dead-letter topic. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+import pyarrow as pa
+
+from tickerplant.core.schemas import DEAD
+from tickerplant.core.streams import MAX_DEAD_PAYLOAD_BYTES, cut_to_fit
+from tickerplant.market_data.feed.validation import Reasons
+
+_MAX_ROWS: Final = 1_000
+"""Maximum rows of one dead-letter record: below a megabyte with rows of a few hundred bytes. A record also
+ends before its payloads exceed `MAX_DEAD_PAYLOAD_BYTES`."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadRow:
+    """A row that could not be used: the reason, and the row as far as it could be read."""
+
+    reason: str
+    payload: bytes
+
+
+def dead_rows(batch: pa.RecordBatch, reasons: Reasons) -> list[DeadRow]:
+    """Return the rows that have a reason, each as JSON."""
+    numbers = sorted(reasons)
+    rows = batch.take(pa.array(numbers)).to_pylist()
+    encoder = msgspec.json.Encoder(enc_hook=str)
+    return [DeadRow(reasons[number], encoder.encode(row)) for number, row in zip(numbers, rows, strict=True)]
+
+
+def dead_batches(feed: str, rows: Sequence[DeadRow]) -> Iterator[pa.RecordBatch]:
+    """Yield the rows as batches (`schemas.DEAD`), each small enough for one record of the log.
+
+    A payload that is too large is cut; its reason then contains both lengths.
+    """
+    pending: list[tuple[bytes, str]] = []
+    size = 0
+    for row in rows:
+        payload, reason = cut_to_fit(row.payload, row.reason)
+        if pending and (len(pending) == _MAX_ROWS or size + len(payload) > MAX_DEAD_PAYLOAD_BYTES):
+            yield _batch(feed, pending)
+            pending, size = [], 0
+        pending.append((payload, reason))
+        size += len(payload)
+    if pending:
+        yield _batch(feed, pending)
+
+
+def _batch(feed: str, rows: Sequence[tuple[bytes, str]]) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.array([feed] * len(rows), pa.utf8()),
+            pa.array([0] * len(rows), pa.int32()),
+            pa.array([-1] * len(rows), pa.int64()),
+            pa.array([reason for _, reason in rows], pa.utf8()),
+            pa.array([payload for payload, _ in rows], pa.binary()),
+        ],
+        schema=DEAD,
+    )
