@@ -104,7 +104,7 @@ def yahoo_columns(body: bytes) -> None:
 
 
 def _read_yahoo(columns: yahoo.Columns) -> None:
-    splits = yahoo.Splits().with_those_of(columns)
+    splits = yahoo.Splits().merged_with(columns)
     for interval in ("1m", "1h", "1d"):
         try:
             said = yahoo.read_columns(columns, "AAPL", interval, FROM_US, TO_US, NOW_US, splits, "yahoo")
@@ -118,7 +118,7 @@ def _read_yahoo(columns: yahoo.Columns) -> None:
 def yahoo_refusal(body: bytes) -> None:
     """Parse refused charts."""
     try:
-        yahoo.raise_refusal(STATUSES[len(body) % len(STATUSES)], body)
+        yahoo.raise_error(STATUSES[len(body) % len(STATUSES)], body)
     except VendorError:
         return
 
@@ -144,15 +144,15 @@ class _Chart:
     """Charts through yfinance itself and our conversion; yfinance is imported with the first one."""
 
     def __init__(self) -> None:
-        self._door: Any = None
+        self._yfinance: Any = None
         self._body = b""
 
     def __call__(self, body: bytes) -> None:
         from tickerplant.market_data.clients.yahoo import client as client
 
-        if self._door is None:
-            self._door = client._Door(client._import(""), "http://127.0.0.1:1")
-            data = self._door._data
+        if self._yfinance is None:
+            self._yfinance = client._Yfinance(client._import(""), "http://127.0.0.1:1")
+            data = self._yfinance._data
             data.get = data.cache_get = lambda *args, **options: _Answer(self._body)
         self._body = body
         from yfinance import cache
@@ -160,7 +160,7 @@ class _Chart:
         kept, cache._TzCacheManager._tz_cache = cache._TzCacheManager._tz_cache, cache._TzCacheDummy()
         try:  # use the zone of each chart, not of the previous one
             interval = "1d" if b'"1d"' in body[:2_000] else "1m"
-            columns = self._door.history(
+            columns = self._yfinance.history(
                 "AAPL", interval=interval, start=1, end=NOW_US // 1_000_000, prepost=False, auto_adjust=False, timeout=1
             )
         except VendorError:

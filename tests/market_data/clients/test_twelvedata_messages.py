@@ -79,8 +79,8 @@ def test_bars_that_are_not_over_or_were_not_asked_for_are_left_out() -> None:
     assert found(times[1] + MINUTE_US) == 2
     assert found(times[1] + MINUTE_US - 1) == 1
     assert found(times[0]) == 0
-    assert found(NOW_US, replace(ASKED, from_us=times[1])) == 1
-    assert found(NOW_US, replace(ASKED, to_us=times[1])) == 1
+    assert found(NOW_US, replace(ASKED, start_us=times[1])) == 1
+    assert found(NOW_US, replace(ASKED, end_us=times[1])) == 1
 
 
 def test_a_full_page_says_since_when_it_speaks() -> None:

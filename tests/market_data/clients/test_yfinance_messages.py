@@ -11,12 +11,12 @@ from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, Float64Array, iso
 from tickerplant.market_data.clients.yahoo.messages import (
     DELAY_US,
     NOTHING,
+    Answer,
     Columns,
-    Said,
     Splits,
-    raise_refusal,
+    error_of,
+    raise_error,
     read_columns,
-    refusal_of,
     yahoo_symbol,
 )
 from tickerplant.market_data.vendors import errors
@@ -34,7 +34,7 @@ def columns(times_s: list[int], price: list[float], volume: list[float] | None =
     return dataclasses.replace(made, **others)  # type: ignore[arg-type]
 
 
-def read(found: Columns, interval: str = "1m", splits: Splits | None = None, now_us: int = OPEN_US + DAY_US) -> Said:
+def read(found: Columns, interval: str = "1m", splits: Splits | None = None, now_us: int = OPEN_US + DAY_US) -> Answer:
     said = read_columns(
         found, "AAPL", interval, OPEN_US - DAY_US, OPEN_US + HOUR_US, now_us, splits or Splits(), "yahoo"
     )
@@ -99,7 +99,7 @@ def test_splits_and_dividends_come_along_as_paid() -> None:
     time = OPEN_US + np.arange(-3, 1) * DAY_US
     split, paid = np.array([0.0, 0.0, 4.0, np.nan]), np.array([0.0, 0.205, 0.0, 0.2])
     some = Columns(time, time + EASTERN_US, *[np.ones(4)] * 5, split, paid, "USD")
-    splits = Splits().with_those_of(some)
+    splits = Splits().merged_with(some)
     said = read_columns(some, "AAPL", "1d", time[1], time[3] + 1, OPEN_US + 9 * DAY_US, splits, "yahoo")
     days = [iso(us)[:10] for us in time.tolist()]
     assert [
@@ -116,7 +116,7 @@ def test_splits_and_dividends_come_along_as_paid() -> None:
 def test_of_a_day_known_twice_the_newer_ratio_holds() -> None:
     day = (OPEN_US + EASTERN_US) // DAY_US * DAY_US
     known = Splits(np.array([day, day - DAY_US]), np.array([2.0, 3.0]))
-    found = known.with_those_of(columns([0], [1.0], splits=np.array([4.0])))
+    found = known.merged_with(columns([0], [1.0], splits=np.array([4.0])))
     assert sorted(zip(found.day.tolist(), found.ratio.tolist(), strict=True)) == [(day - DAY_US, 3.0), (day, 4.0)]
 
 
@@ -149,11 +149,11 @@ def test_names(symbol: str, name: str) -> None:
 )
 def test_a_refused_chart_is_told_by_its_words(name: str, status: int, kind: type[errors.VendorError]) -> None:
     with pytest.raises(kind):
-        raise_refusal(status, golden("yahoo", name))
+        raise_error(status, golden("yahoo", name))
 
 
 def test_what_says_nothing_that_is_known_is_left_to_the_library() -> None:
     for body in (b"", b"<html>", b"[]", b'{"chart":{"error":null}}', golden("yahoo", "error_new")):
-        raise_refusal(400, body)
-    assert isinstance(refusal_of(""), errors.NoData)
-    assert isinstance(refusal_of("Short and stout"), errors.Malformed)
+        raise_error(400, body)
+    assert isinstance(error_of(""), errors.NoData)
+    assert isinstance(error_of("Short and stout"), errors.Malformed)

@@ -1,1 +1,8 @@
-"""Vendors' clients: for each, `messages` (pure parsing) and what does IO."""
+"""The vendors' clients: one package for each vendor.
+
+In: requests of the scheduler, symbols of a stream. Out: answers as batches, typed errors, events of a stream. Each
+package has `messages` (pure parsing) and `client` (requests); those with a live stream have `stream`.
+
+Begin with `twelvedata`. Shared: `columns` makes batches, `frames` reads WebSocket messages in bulk, `liveness` detects
+that prices have stopped.
+"""

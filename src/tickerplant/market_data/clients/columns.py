@@ -1,4 +1,4 @@
-"""Batches of what vendors' answers said, from columns: bars, splits, dividends. Pure."""
+"""Batches of bars, splits and dividends, from columns of a vendor's answer. Pure."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tickerplant.core.schemas import DIVIDENDS, SMALL_TEXT, SPLITS, TEXT, VENDOR
 from tickerplant.core.times import BoolArray, Float64Array, Int64Array, timestamps
 
 _MOST_SHARES: Final = 1_000
-"""A split's terms are small numbers: 20 for 1, 3 for 2, 1 for 100. Beyond that the ratio stands for itself."""
+"""Maximum term of a split: terms are small numbers (20 for 1, 3 for 2, 1 for 100). Beyond it the ratio is kept."""
 
 
 def repeated(text: str, rows: int, kind: pa.DataType = TEXT) -> pa.Array:
-    """Return a column that says the same in every row."""
+    """Return a column with the same text in every row."""
     index = pa.array(np.zeros(rows, np.int8)).cast(kind.index_type)
     return pa.DictionaryArray.from_arrays(index, pa.array([text], pa.utf8()))
 
@@ -25,9 +25,9 @@ def repeated(text: str, rows: int, kind: pa.DataType = TEXT) -> pa.Array:
 def bars_batch(
     symbol: str, interval: str, time: Int64Array, prices: tuple[Float64Array, ...], volume: Float64Array, source: str
 ) -> pa.RecordBatch:
-    """Return bars (`schemas.VENDOR_BARS`), oldest first, of each time the first; `prices` are open, high, low, close.
+    """Return bars (`schemas.VENDOR_BARS`), oldest first, the first of each time; `prices` are open, high, low, close.
 
-    All of them are complete: who calls has left out those that are not over.
+    All of them are complete: the caller has removed unfinished bars.
     """
     _, rows = np.unique(time, return_index=True)
     count = len(rows)
@@ -47,13 +47,13 @@ def bars_batch(
 
 
 def no_bars(symbol: str, interval: str, source: str) -> pa.RecordBatch:
-    """Return no bars."""
+    """Return an empty batch of bars."""
     nothing = np.empty(0)
     return bars_batch(symbol, interval, np.empty(0, np.int64), (nothing,) * 4, nothing, source)
 
 
 def splits_batch(symbol: str, time: Int64Array, ratios: Float64Array, source: str, *, error: float) -> pa.RecordBatch:
-    """Return splits (`schemas.SPLITS`), oldest first; `ratios` are new shares for an old one, known to `error`."""
+    """Return splits (`schemas.SPLITS`), oldest first; `ratios`: new shares for an old one, exact to `error`."""
     order = np.argsort(time, kind="stable")
     terms = [terms_of(ratio, error) for ratio in ratios[order].tolist()]
     return pa.RecordBatch.from_arrays(
@@ -69,7 +69,7 @@ def splits_batch(symbol: str, time: Int64Array, ratios: Float64Array, source: st
 
 
 def dividends_batch(symbol: str, time: Int64Array, amounts: Float64Array, currency: str, source: str) -> pa.RecordBatch:
-    """Return dividends (`schemas.DIVIDENDS`), oldest first; `currency` "" where the vendor does not say it."""
+    """Return dividends (`schemas.DIVIDENDS`), oldest first; `currency`: "" if unknown."""
     order = np.argsort(time, kind="stable")
     return pa.RecordBatch.from_arrays(
         [
@@ -84,7 +84,7 @@ def dividends_batch(symbol: str, time: Int64Array, amounts: Float64Array, curren
 
 
 def terms_of(ratio: float, error: float) -> tuple[float, float]:
-    """Return the numerator and denominator of a split with that ratio: the smallest that fit it within `error`.
+    """Return the smallest numerator and denominator of a split whose ratio is within `error`.
 
     >>> terms_of(4.0, 1e-9), terms_of(1.5, 1e-9), terms_of(0.0667, 5e-5)
     ((4.0, 1.0), (3.0, 2.0), (1.0, 15.0))
@@ -99,6 +99,6 @@ def terms_of(ratio: float, error: float) -> tuple[float, float]:
 
 
 def on_the_grid(time: Int64Array, interval: str) -> BoolArray:
-    """Return which times are starts of the interval."""
+    """Return a mask of the times that are starts of the interval."""
     result: BoolArray = intervals.parse(interval).floor(time) == time
     return result

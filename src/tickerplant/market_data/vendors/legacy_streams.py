@@ -55,7 +55,7 @@ class LegacyTickStream(Protocol):
 def adapt(stream: TickStream | LegacyTickStream) -> TickStream:
     """Return the stream itself; for one with `read` a wrapper that parses, after a DeprecationWarning."""
     if not _is_legacy(stream):
-        return stream  # type: ignore[return-value]
+        return stream
     message = (
         f"{type(stream).__name__}.read is deprecated: put vendors.port.Ticks on the queue of run() instead; "
         "streams with read() and reconnected() work for one more version"

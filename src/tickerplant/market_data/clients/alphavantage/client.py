@@ -39,27 +39,27 @@ FREE_QUOTAS: Final = (Quota(5, MINUTE_US), Quota(25, DAY_US, ZONE_NAME))
 PACE_S: Final = 1.0
 
 _COMPACT_ROWS: Final = 100
-_COMPACT_DAYS: Final = 138  # 100 sessions, five a week, last no shorter than that
-_TRAILING_US: Final = 29 * DAY_US  # 30 without a month, and one for the clocks
+_COMPACT_DAYS: Final = 138  # 100 sessions, five a week, last at least that long
+_TRAILING_US: Final = 29 * DAY_US  # an answer without a month has 30 days; one day for the difference of clocks
 _MONTH_US: Final = 31 * DAY_US
 _SETTLED_US: Final = 36 * HOUR_US
 _DAYS: Final = 10_000  # "20+ years"
 _TIMEOUT_S: Final = 30.0
-_LEAST_TIMEOUT_S: Final = 10.0  # by the machine's clock: a network is no faster because a clock is
-_LARGE_BYTES: Final = 1 << 18  # read in a thread: a month of minutes is 2 MB, and 50 ms of the event loop
+_LEAST_TIMEOUT_S: Final = 10.0  # by the machine's clock: a fast clock does not make the network faster
+_LARGE_BYTES: Final = 1 << 18  # parsed in a thread: a month of minutes has 2 MB and takes 50 ms
 
 
 def provider(context: ProviderContext) -> AlphaVantageProvider:
-    """Return the provider. Option `extended_hours` (`true`): what trades before and after the session too."""
+    """Return the provider. Option `extended_hours` (`true`): bars before and after the session too."""
     return AlphaVantageProvider(context)
 
 
 class AlphaVantageProvider:
     """The vendor for one key; see `vendors.port.Provider`.
 
-    Minutes come by calendar months of New York, or as the trailing 30 days; days as the newest 100 or all. On the free
-    plan the newest day comes after its end: what is younger than the newest bar and than 36 hours, an answer does not
-    speak for (`covers`).
+    Minutes are returned by calendar months of New York, or as the trailing 30 days; days as the newest 100 or all. On
+    the free plan the newest day arrives after its end: an answer does not cover times after its newest bar that are
+    younger than 36 hours.
     """
 
     def __init__(self, context: ProviderContext) -> None:
@@ -81,9 +81,9 @@ class AlphaVantageProvider:
         return 1
 
     async def bars(self, request: BarsRequest) -> BarsAnswer:
-        """Ask for bars of one symbol, once. Raises VendorError for what concerns all of it."""
+        """Send one request for bars of one symbol. Raises VendorError for an error of the whole request."""
         if len(request.symbols) != 1 or request.end_us <= request.start_us:
-            raise BadRequest("one symbol and a stretch are asked for at a time")
+            raise BadRequest("a request has one symbol and a range that is not empty")
         try:
             return await self._bars(request)
         except VendorError as error:
@@ -98,39 +98,39 @@ class AlphaVantageProvider:
             series = await asyncio.to_thread(parse_series, *read) if len(body) > _LARGE_BYTES else parse_series(*read)
         except (UnknownSymbol, NoData) as error:
             if (begin, end) != (request.start_us, request.end_us):
-                # Of the other months nothing is said.
+                # The answer does not cover the other months of the request.
                 return BarsAnswer({symbol: no_bars(symbol, interval, self.name)}, {symbol: (begin, end)})
-            # Of a month that it does not have, the vendor says the same as of a symbol that it does not know.
-            said = NoData(str(error)) if "month" in params else error
-            return BarsAnswer({symbol: self._without_key(said)})
+            # The vendor has one message for a month without data and for an unknown symbol.
+            result = NoData(str(error)) if "month" in params else error
+            return BarsAnswer({symbol: self._without_key(result)})
         if series.rows >= _COMPACT_ROWS and params["outputsize"] == "compact":
             begin = max(begin, series.first_us)
         end = min(end, max(series.last_us + intervals.parse(interval).us, now_us - _SETTLED_US))
         return BarsAnswer({symbol: series.bars}, {symbol: (begin, max(begin, end))})
 
-    async def actions(self, symbol: str, from_us: int, to_us: int) -> ActionsAnswer:
-        """Ask for splits, and for dividends. Raises VendorError."""
-        stretch = (symbol, from_us, to_us, self._clock.now_us(), self.name)
+    async def actions(self, symbol: str, start_us: int, end_us: int) -> ActionsAnswer:
+        """Request splits, then dividends. Raises VendorError."""
+        arguments = (symbol, start_us, end_us, self._clock.now_us(), self.name)
         try:
-            splits = parse_splits(await self._ask({"function": "SPLITS", "symbol": symbol}), *stretch)
+            splits = parse_splits(await self._ask({"function": "SPLITS", "symbol": symbol}), *arguments)
             await self._clock.sleep(PACE_S)
-            dividends = parse_dividends(await self._ask({"function": "DIVIDENDS", "symbol": symbol}), *stretch)
+            dividends = parse_dividends(await self._ask({"function": "DIVIDENDS", "symbol": symbol}), *arguments)
         except VendorError as error:
             raise self._without_key(error) from None
         return ActionsAnswer(splits, dividends)
 
     def stream(self, symbols: Sequence[str]) -> TickStream | None:
-        """Return None: there is none."""
+        """Return None: the vendor has no stream."""
         return None
 
     async def close(self) -> None:
-        """Close the connections. Harmless twice."""
+        """Close the connections. May be called twice."""
         await self._client.aclose()
 
     def _page(self, request: BarsRequest, now_us: int) -> tuple[dict[str, str], int, int]:
-        """Return what to ask for, and the stretch of the request that its answer speaks for.
+        """Return the parameters of the request, and the range that its answer covers.
 
-        Of a stretch over several months that is the last one.
+        For a range of several months that is the last month.
         """
         begin, end = request.start_us, request.end_us
         if request.interval == "1d":
@@ -168,7 +168,7 @@ class AlphaVantageProvider:
 
 
 def _offer(*, extended: bool) -> Offer:
-    """Return what it offers. Without extended hours its hours begin at half past: they are none of the plant's."""
+    """Return the offer. Without extended hours there are no bars of 1 h: they begin at half past the hour."""
     names = [name for name in INTERVAL_NAMES if extended or name != "1h"]
     months = (BarsOffer(name, page_bars=_MONTH_US // intervals.parse(name).us, page_us=_MONTH_US) for name in names)
     return Offer(
@@ -176,16 +176,16 @@ def _offer(*, extended: bool) -> Offer:
         quotas=FREE_QUOTAS,
         pace_s=PACE_S,
         actions=True,
-        # Stocks and funds alone: no pairs, no indices.
+        # Stocks and funds only: no pairs, no indices.
         markets=tuple("[!/=^:]" * length for length in range(1, 17)),
         actions_credits=2,
     )
 
 
 class _WithKey(httpx.AsyncBaseTransport):
-    """Puts the key into the address below whatever logs, keeps or repeats addresses: the vendor takes it nowhere else.
+    """Adds the key to the address at the lowest layer, since the vendor accepts it only there.
 
-    The request that httpx logs, and that responses and errors carry, has none.
+    The request that httpx logs, and that responses and errors contain, has no key.
     """
 
     def __init__(self, key: str, proxy: str | None) -> None:
@@ -193,7 +193,7 @@ class _WithKey(httpx.AsyncBaseTransport):
         self._transport = httpx.AsyncHTTPTransport(proxy=proxy)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a copy of the request that has the key."""
+        """Send a copy of the request with the key."""
         url = request.url.copy_merge_params({"apikey": self._key}) if self._key else request.url
         return await self._transport.handle_async_request(
             httpx.Request(
@@ -207,7 +207,7 @@ class _WithKey(httpx.AsyncBaseTransport):
 
 
 def _proxy_of(url: str) -> str | None:
-    """Return the proxy that the environment names for an address, as httpx does where it has no transport of ours."""
+    """Return the proxy of the environment for an address, as httpx does for its own transport."""
     parts = httpx.URL(url)
     if urllib.request.proxy_bypass(parts.host):
         return None

@@ -1,7 +1,7 @@
-"""Alpha Vantage's answers into columns and typed errors. Pure.
+"""Alpha Vantage's answers as columns and typed errors. Pure.
 
-Failures come as HTTP 200 with one of three keys (`Error Message`, `Note`, `Information`) and are told apart by their
-text. Numbers before names (`5. volume`) shift from function to function, so names are matched by what follows them.
+Errors have HTTP 200 and one of three keys (`Error Message`, `Note`, `Information`); their text distinguishes them.
+Numbers before names (`5. volume`) differ between functions, so names are matched without them.
 """
 
 from __future__ import annotations
@@ -45,17 +45,17 @@ from tickerplant.market_data.vendors.errors import (
 )
 
 ZONE_NAME: Final = "America/New_York"
-"""Where the vendor's day begins, and what its times are of unless it says another zone."""
+"""Zone of the vendor's day, and of its times unless the answer contains another zone."""
 ZONE: Final = ZoneInfo(ZONE_NAME)
 INTERVAL_NAMES: Final = {"1m": "1min", "5m": "5min", "15m": "15min", "30m": "30min", "1h": "60min"}
-"""Our intraday intervals' names to the vendor's."""
+"""The vendor's name of each intraday interval."""
 
 _BURST: Final = ("burst", "sparingly", "per second")
 _BURST_S: Final = 2.0
 _MESSAGE_CHARS: Final = 300
 _SERIES: Final = "Time Series"
 _COLUMNS: Final = ("open", "high", "low", "close", "volume")
-_SPLIT_ERROR: Final = 5e-5  # factors are told with four digits
+_SPLIT_ERROR: Final = 5e-5  # factors have four digits
 
 _Cell = str | float | None
 _whole = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -69,47 +69,47 @@ _any = msgspec.json.Decoder()
 
 
 def without_key(text: str, key: str = "") -> str:
-    """Return the text without the key, which the vendor likes to repeat."""
+    """Return the text without the key, which the vendor may repeat."""
     if key:
         text = text.replace(key, "***")
     return re.sub(r"(?i)(apikey=|api key as )[^&\s'\"]+", r"\1***", text)
 
 
 def error_of(key: str, text: str, now_us: int) -> VendorError:
-    """Return the error that a failure's key and text mean. The vendor may repeat the API key in the text."""
-    said, message = text.lower(), text[:_MESSAGE_CHARS]
-    if any(words in said for words in _BURST):
+    """Return the error for the key and text of an answer. The text may contain the API key."""
+    lower, message = text.lower(), text[:_MESSAGE_CHARS]
+    if any(words in lower for words in _BURST):
         return Burst(message, _BURST_S)
-    if "per minute" in said:
+    if "per minute" in lower:
         return QuotaSpent(message, (MINUTE_US - now_us % MINUTE_US) / SECOND_US)
-    if "per day" in said or "daily rate limit" in said:
+    if "per day" in lower or "daily rate limit" in lower:
         return QuotaSpent(message, (_tomorrow_us(now_us) - now_us) / SECOND_US, daily=True)
-    if "call frequency" in said or "rate limit" in said:
+    if "call frequency" in lower or "rate limit" in lower:
         return QuotaSpent(message, (MINUTE_US - now_us % MINUTE_US) / SECOND_US)
-    if "demo" in said and "key" in said:
+    if "demo" in lower and "key" in lower:
         return BadKey(message)
-    if "premium" in said:
+    if "premium" in lower:
         return NotEntitled(message)
-    if "apikey" in said or "api key" in said:
+    if "apikey" in lower or "api key" in lower:
         return BadKey(message)
-    if "invalid api call" in said:
+    if "invalid api call" in lower:
         return UnknownSymbol(message)
     return BadRequest(message) if key == "Error Message" else Malformed(f"{key}: {message}")
 
 
 def raise_error(body: Mapping[str, Any], now_us: int) -> None:
-    """Raise what an answer says instead of data; `{}` is NoData. Values may be raw JSON. Returns for all else."""
+    """Raise the error of an answer without data; `{}` is NoData. Values may be raw JSON."""
     if not body:
         raise NoData("the answer is empty")
     for key in ("Error Message", "Information", "Note"):
         if key in body:
             value = body[key]
-            said = _decode(_any, value) if isinstance(value, msgspec.Raw) else value
-            raise error_of(key, said if isinstance(said, str) else repr(said), now_us)
+            text = _decode(_any, value) if isinstance(value, msgspec.Raw) else value
+            raise error_of(key, text if isinstance(text, str) else repr(text), now_us)
 
 
 def raise_status(status: int, body: bytes) -> None:
-    """Raise what an HTTP status says that is none of an answer."""
+    """Raise the error of an HTTP status other than 2xx."""
     if status < 300:
         return
     message = f"HTTP {status}: {body[:_MESSAGE_CHARS].decode('utf-8', 'replace')}"
@@ -121,7 +121,7 @@ def raise_status(status: int, body: bytes) -> None:
 
 
 def _tomorrow_us(now_us: int) -> int:
-    """Return when the vendor's next day begins."""
+    """Return the start of the vendor's next day."""
     today = datetime_of(now_us).astimezone(ZONE).date()
     return micros_of(dt.datetime.combine(today + dt.timedelta(days=1), dt.time(), tzinfo=ZONE))
 
@@ -130,7 +130,7 @@ def _tomorrow_us(now_us: int) -> int:
 
 
 def month_of(us: int) -> tuple[str, int, int]:
-    """Return the month of the vendor's that an instant lies in, `2009-01`, with its first instant and its end."""
+    """Return the vendor's month of an instant, as `2009-01`, with its start and end."""
     first = datetime_of(us).astimezone(ZONE).date().replace(day=1)
     following = (first + dt.timedelta(days=31)).replace(day=1)
     begin, end = (micros_of(dt.datetime.combine(day, dt.time(), tzinfo=ZONE)) for day in (first, following))
@@ -139,8 +139,9 @@ def month_of(us: int) -> tuple[str, int, int]:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Bars of `[from, to)` that are over (`schemas.VENDOR_BARS`); and of all that the answer had, how many `rows` and
-    from the first start to the last.
+    """Finished bars of the requested range (`schemas.VENDOR_BARS`).
+
+    `rows`, `first_us`, `last_us`: number of rows, first and last start of the whole answer.
     """
 
     bars: pa.RecordBatch
@@ -150,21 +151,21 @@ class Series:
 
 
 def parse_series(
-    body: bytes, symbol: str, interval: str, from_us_: int, to_us_: int, now_us: int, source: str
+    body: bytes, symbol: str, interval: str, start_us: int, end_us: int, now_us: int, source: str
 ) -> Series:
-    """Return what an answer says of bars, which must have been asked for as traded.
+    """Return the bars of an answer. The request must have been for prices as traded.
 
-    Times are in the zone that the answer names; where clocks go back, the first of two equal times is taken. A row
-    without a price, and one that is not on the grid, is left out. Raises VendorError.
+    Times are in the zone of the answer; where clocks go back, the first of two equal times is used. Rows without a
+    price, and rows off the grid, are dropped. Raises VendorError.
     """
     whole = _decode(_whole, body)
     raise_error(whole, now_us)
     name = next((name for name in whole if _SERIES in name), None)
     if name is None:
-        raise Malformed(f"there is no time series among {', '.join(whole)[:_MESSAGE_CHARS]}")
+        raise Malformed(f"no time series among {', '.join(whole)[:_MESSAGE_CHARS]}")
     wanted = "Daily" if interval == "1d" else INTERVAL_NAMES[interval]
     if wanted not in name:
-        raise Malformed(f"{name!r} where {wanted} was asked for")
+        raise Malformed(f"{name!r} instead of {wanted}")
     rows = _decode(_rows, whole[name])
     if not rows:
         raise NoData(f"no {interval} bars of {symbol}")
@@ -178,7 +179,7 @@ def parse_series(
     *prices, volume = columns
     known = ~np.isnan(np.array(prices)).any(axis=0)
     length = intervals.parse(interval).us
-    keep = known & on_the_grid(time, interval) & (time >= from_us_) & (time < to_us_) & (time <= now_us - length)
+    keep = known & on_the_grid(time, interval) & (time >= start_us) & (time < end_us) & (time <= now_us - length)
     kept = tuple(price[keep] for price in prices)
     traded = np.where(np.isnan(volume), 0.0, volume)[keep]
     bars = bars_batch(symbol, interval, time[keep], kept, traded, source)
@@ -186,7 +187,7 @@ def parse_series(
 
 
 def _times(texts: list[str], zone: str | None) -> Int64Array:
-    """Return microseconds UTC of local times of a zone, or of dates (00:00 UTC) where it is None."""
+    """Return microseconds UTC of local times in a zone, or of dates (00:00 UTC) if it is None."""
     naive = pa.array(texts, pa.utf8()).cast(pa.timestamp("us"))
     if zone is None:
         days: Int64Array = times_of(naive) // DAY_US * DAY_US
@@ -199,7 +200,7 @@ def _times(texts: list[str], zone: str | None) -> Int64Array:
 
 
 def _by_suffix(named: Mapping[str, Any], suffix: str) -> Any:
-    """Return the value whose name is the suffix, whatever number stands before it; None if there is none."""
+    """Return the value of a name without its number; None if there is none."""
     return next((value for name, value in named.items() if _bare(name) == suffix), None)
 
 
@@ -208,12 +209,12 @@ def _bare(name: str) -> str:
 
 
 def _numbers(rows: Iterable[Mapping[str, _Cell]], suffix: str) -> Float64Array:
-    """Return a column; NaN where a row has none of that name. Raises ValueError."""
+    """Return a column; NaN for rows without it. Raises ValueError."""
     name = ""
     found: list[_Cell] = []
     for row in rows:
         cell = row.get(name)
-        if cell is None:  # the first row, or one that is numbered differently
+        if cell is None:  # the first row, or a row with another number
             name = next((name for name in row if _bare(name) == suffix), name)
             cell = row.get(name)
         found.append(np.nan if cell is None or cell == "" else cell)
@@ -223,32 +224,32 @@ def _numbers(rows: Iterable[Mapping[str, _Cell]], suffix: str) -> Float64Array:
 # Splits and dividends ------------------------------------------------------------------------------------------------
 
 
-def parse_splits(body: bytes, symbol: str, from_us_: int, to_us_: int, now_us: int, source: str) -> pa.RecordBatch:
-    """Return the splits of `[from, to)` (`schemas.SPLITS`). Raises VendorError."""
+def parse_splits(body: bytes, symbol: str, start_us: int, end_us: int, now_us: int, source: str) -> pa.RecordBatch:
+    """Return the splits of `[start_us, end_us)` (`schemas.SPLITS`). Raises VendorError."""
     time, ratios, _ = _read_actions(body, "effective_date", "split_factor", now_us)
-    keep = (time >= from_us_) & (time < to_us_) & (ratios > 0) & np.isfinite(ratios)
+    keep = (time >= start_us) & (time < end_us) & (ratios > 0) & np.isfinite(ratios)
     return splits_batch(symbol, time[keep], ratios[keep], source, error=_SPLIT_ERROR)
 
 
-def parse_dividends(body: bytes, symbol: str, from_us_: int, to_us_: int, now_us: int, source: str) -> pa.RecordBatch:
-    """Return the dividends of `[from, to)` (`schemas.DIVIDENDS`). Raises VendorError."""
+def parse_dividends(body: bytes, symbol: str, start_us: int, end_us: int, now_us: int, source: str) -> pa.RecordBatch:
+    """Return the dividends of `[start_us, end_us)` (`schemas.DIVIDENDS`). Raises VendorError."""
     time, amounts, currency = _read_actions(body, "ex_dividend_date", "amount", now_us)
-    keep = (time >= from_us_) & (time < to_us_) & (amounts > 0) & np.isfinite(amounts)
+    keep = (time >= start_us) & (time < end_us) & (amounts > 0) & np.isfinite(amounts)
     return dividends_batch(symbol, time[keep], amounts[keep], currency, source)
 
 
 def _read_actions(body: bytes, date: str, number: str, now_us: int) -> tuple[Int64Array, Float64Array, str]:
-    """Return dates, numbers and the currency; without the rows where either is missing, as `None` or an empty text."""
+    """Return dates, numbers and the currency. Rows with a missing date or number are dropped."""
     whole = _decode(_whole, body)
     raise_error(whole, now_us)
     if "data" not in whole:
-        raise Malformed(f"there are no data among {', '.join(whole)[:_MESSAGE_CHARS]}")
+        raise Malformed(f"no data among {', '.join(whole)[:_MESSAGE_CHARS]}")
     rows = _decode(_actions, whole["data"])
-    told = [row for row in rows if not {row.get(date), row.get(number)} & {None, "", "None", "none", "-"}]
-    currency = next((row["currency"] for row in told if isinstance(row.get("currency"), str)), "")
+    complete = [row for row in rows if not {row.get(date), row.get(number)} & {None, "", "None", "none", "-"}]
+    currency = next((row["currency"] for row in complete if isinstance(row.get("currency"), str)), "")
     try:
-        time = _times([str(row[date]) for row in told], None)
-        numbers = np.array([float(cell) for row in told if (cell := row[number]) is not None], np.float64)
+        time = _times([str(row[date]) for row in complete], None)
+        numbers = np.array([float(cell) for row in complete if (cell := row[number]) is not None], np.float64)
     except (pa.ArrowInvalid, ValueError, OverflowError) as error:
         raise Malformed(f"corporate actions cannot be read: {str(error)[:_MESSAGE_CHARS]}") from error
     return time, numbers, str(currency)

@@ -1,4 +1,4 @@
-"""Crypto exchanges as providers, through ccxt: bars, and a stream that is made by polling trades. No key."""
+"""Crypto exchanges as providers, through ccxt: bars, and a stream of polled trades. No key is used."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ DEFAULT_EXCHANGE: Final = "binance"
 DEFAULT_MARKETS: Final = "*/*"
 INTERVALS: Final = (intervals.M1, intervals.M5, intervals.D1)
 
-_PAGE_BARS: Final = 500  # where ccxt does not say: an answer that has fewer speaks for no more than it has
+_PAGE_BARS: Final = 500  # if ccxt has no limit: a shorter answer covers no more than its bars
 _NEWEST_BARS_ALONE: Final = {"kraken": 720}
-"""Exchanges that give so many bars back from now, whatever is asked for."""
+"""Exchanges that return only this number of newest bars, whatever the request."""
 _SETTLED_US: Final = 2 * SECOND_US
-"""A bar that ended less than this ago by our clock may not be over by the exchange's."""
+"""Safety margin: a bar that ended more recently by our clock may be unfinished by the exchange's."""
 _OPTIONS: Final = {"exchange", "markets"}
 
 
 def provider(context: ProviderContext) -> CcxtProvider:
     """Return the provider.
 
-    Options: `exchange`, an id of ccxt (default `binance`); `markets`, shell patterns of the symbols that it is asked
-    for, separated by commas (default `*/*`, all spot markets). Raises ConfigError for others, and without ccxt.
+    Options: `exchange`, an id of ccxt (default `binance`); `markets`, shell patterns of symbols, separated by commas
+    (default `*/*`, all spot markets). Raises ConfigError for other options, and if ccxt is not installed.
     """
     unknown = sorted(set(context.options) - _OPTIONS)
     if unknown:
@@ -52,7 +52,7 @@ def provider(context: ProviderContext) -> CcxtProvider:
 class CcxtProvider:
     """One exchange; see `vendors.port.Provider`. Symbols are as ccxt writes them: `BTC/USDT`.
 
-    What goes out is paced by ccxt, as the exchange asks for, over bars and stream together.
+    ccxt paces the requests of bars and stream together, by the limits of the exchange.
     """
 
     def __init__(self, context: ProviderContext) -> None:
@@ -69,14 +69,14 @@ class CcxtProvider:
         self.offer = _offer(self._exchange, markets)
 
     def cost(self, request: BarsRequest) -> int:
-        """Return 1: no quota is counted, ccxt paces what goes out."""
+        """Return 1: there is no quota, ccxt paces the requests."""
         return 1
 
     async def bars(self, request: BarsRequest) -> BarsAnswer:
-        """Ask for one page of bars of one symbol. Raises VendorError for what concerns all of it."""
+        """Request one page of bars of one symbol. Raises VendorError for an error of the whole request."""
         offer = self.offer.of(request.interval)
         if offer is None or len(request.symbols) != 1 or request.end_us <= request.start_us:
-            raise BadRequest(f"one symbol and a stretch of {self._lengths()} are asked for at a time")
+            raise BadRequest(f"a request has one symbol, a range and an interval of {self._intervals()}")
         symbol, length_us = request.symbols[0], intervals.parse(request.interval).us
         since_us = -(-request.start_us // length_us) * length_us
         count = min(offer.page_bars, max(1, -(-(request.end_us - since_us) // length_us)))
@@ -92,26 +92,26 @@ class CcxtProvider:
             return BarsAnswer({symbol: error})
         return BarsAnswer({symbol: found}, {symbol: covers})
 
-    def _lengths(self) -> str:
+    def _intervals(self) -> str:
         return ", ".join(offer.interval for offer in self.offer.bars)
 
-    async def actions(self, symbol: str, from_us: int, to_us: int) -> ActionsAnswer:
-        """Raise NotEntitled: there are neither splits nor dividends."""
+    async def actions(self, symbol: str, start_us: int, end_us: int) -> ActionsAnswer:
+        """Raise NotEntitled: crypto currencies have no splits and dividends."""
         raise NotEntitled("exchanges of crypto currencies have no splits and dividends")
 
     def stream(self, symbols: Sequence[str]) -> TradesStream | None:
-        """Return a stream of these symbols' trades; None for an exchange that does not tell them."""
+        """Return a stream of these symbols' trades; None for an exchange without public trades."""
         return TradesStream(self._exchange, symbols, self.name, self._clock) if self.offer.stream else None
 
     async def close(self) -> None:
-        """Close the connections. Harmless twice."""
+        """Close the connections. May be called twice."""
         await self._exchange.close()
 
 
 def _offer(exchange: Exchange, markets: tuple[str, ...]) -> Offer:
     own = exchange.own
-    told: Mapping[str, Any] = ((own.features or {}).get("spot") or {}).get("fetchOHLCV") or {}
-    page = told.get("limit") or _PAGE_BARS
+    features: Mapping[str, Any] = ((own.features or {}).get("spot") or {}).get("fetchOHLCV") or {}
+    page = features.get("limit") or _PAGE_BARS
     newest = _NEWEST_BARS_ALONE.get(exchange.id)
     bars = tuple(
         BarsOffer(length.name, page_bars=int(page), lookback_us=newest and (newest - 1) * length.us)
@@ -124,17 +124,17 @@ def _offer(exchange: Exchange, markets: tuple[str, ...]) -> Offer:
 def read_bars(
     rows: Any, request: BarsRequest, now_us: int, source: str, *, newest_alone: bool = False
 ) -> tuple[pa.RecordBatch | NoData, tuple[int, int]]:
-    """Return the bars of `[from, to)` that are over, and the stretch that the answer speaks for.
+    """Return the finished bars of the request, and the range that the answer covers.
 
-    `rows`: lists of time (ms), open, high, low, close, volume, oldest first, as ccxt has them. An answer that ends
-    before what was asked speaks for no more than its bars: it may have been a full page. `newest_alone`: one that
-    begins later does so too, on an exchange that gives so many bars back from now. Raises Malformed.
+    `rows`: lists of time (ms), open, high, low, close, volume, oldest first, as ccxt returns them. An answer that ends
+    early covers no more than its bars: it may be a full page. `newest_alone`: so does one that begins late, on an
+    exchange that returns only the newest bars. Raises Malformed.
     """
     symbol, length_us = request.symbols[0], intervals.parse(request.interval).us
-    from_us, to_us = request.start_us, request.end_us
-    settled_us = max(from_us, min(to_us, (now_us - _SETTLED_US) // length_us * length_us))
+    start_us, end_us = request.start_us, request.end_us
+    settled_us = max(start_us, min(end_us, (now_us - _SETTLED_US) // length_us * length_us))
     if not rows:
-        return NoData(f"no bars of {symbol} there"), (from_us, settled_us)
+        return NoData(f"no bars of {symbol} in the range"), (start_us, settled_us)
     try:
         table = np.array([[math.nan if value is None else value for value in row[:6]] for row in rows], np.float64)
         if table.shape[1] < 5:
@@ -142,15 +142,15 @@ def read_bars(
         time = np.rint(table[:, 0]).astype(np.int64) * MILLISECOND_US
     except (TypeError, ValueError, IndexError) as error:
         raise Malformed(f"bars of {symbol} of an unknown shape: {error}") from None
-    sound = np.isfinite(table[:, :5]).all(axis=1) & on_the_grid(time, request.interval)
-    if not sound.any():
+    valid = np.isfinite(table[:, :5]).all(axis=1) & on_the_grid(time, request.interval)
+    if not valid.any():
         raise Malformed(f"no bar of {symbol} has its time and prices: {str(rows[0])[:100]}")
-    first_us, end_us = int(time[sound].min()), int(time[sound].max()) + length_us
-    begins_us = min(settled_us, max(from_us, first_us)) if newest_alone else from_us
-    covers = (begins_us, max(begins_us, min(settled_us, end_us)))
-    keep = sound & (time >= from_us) & (time + length_us <= settled_us)
+    first_us, last_end_us = int(time[valid].min()), int(time[valid].max()) + length_us
+    begins_us = min(settled_us, max(start_us, first_us)) if newest_alone else start_us
+    covers = (begins_us, max(begins_us, min(settled_us, last_end_us)))
+    keep = valid & (time >= start_us) & (time + length_us <= settled_us)
     if not keep.any():
-        return NoData(f"no bars of {symbol} there"), (from_us, settled_us)
+        return NoData(f"no bars of {symbol} in the range"), (start_us, settled_us)
     time, table = time[keep], table[keep]
     prices = tuple(np.ascontiguousarray(table[:, at]) for at in (1, 2, 3, 4))
     volume = np.nan_to_num(table[:, 5]) if table.shape[1] > 5 else np.zeros(len(table))

@@ -1,7 +1,7 @@
-"""An exchange of ccxt as our vendors are: asked elsewhere if need be, by our clock, its errors ours, closed cleanly.
+"""One exchange of ccxt, with our addresses, clock and errors.
 
-ccxt is an extra of the package (`tickerplant[ccxt]`), and importing it takes seconds: this module does so only when an
-exchange is made. Its errors are told apart by the classes of `ccxt.base.errors` and by the HTTP status.
+ccxt is an extra of the package (`tickerplant[ccxt]`). Its import takes seconds and happens only when an exchange is
+made. Its errors are converted by the classes of `ccxt.base.errors` and by the HTTP status.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from tickerplant.market_data.vendors.errors import (
 T = TypeVar("T")
 
 _TIMEOUT_S: Final = 30.0
-_LEAST_TIMEOUT_S: Final = 10.0  # by the machine's clock: a network is no faster because a clock is
-_BURST_S: Final = 60.0  # what the exchange asks to wait for no longer than this is haste
+_LEAST_TIMEOUT_S: Final = 10.0  # by the machine's clock: a fast clock does not make the network faster
+_BURST_S: Final = 60.0  # a requested wait of at most this length is a burst, not a quota
 _BANNED_S: Final = 600.0
 _TOO_FAST_S: Final = 10.0
 _MARKETS_FOR_S: Final = 6 * 3_600.0
 
 
 class Exchange:
-    """One exchange. `spot_alone`: its other markets are not asked for, where it has them at other addresses.
+    """One exchange. `spot_alone`: markets at other addresses than the spot market's are not loaded.
 
-    Raises ConfigError where ccxt is not there or has no such exchange.
+    Raises ConfigError if ccxt is not installed or has no such exchange.
     """
 
     def __init__(self, name: str, clock: Clock, url: str = "", *, spot_alone: bool = True) -> None:
@@ -57,18 +57,18 @@ class Exchange:
             self.own.tokenBucket = None
             self.own.init_rest_rate_limiter()
         if url:
-            self.own.urls["api"] = _elsewhere(self.own.urls["api"], url)
+            self.own.urls["api"] = _redirected(self.own.urls["api"], url)
             if url.startswith("http:"):
-                self.own.timeout_on_exit = 0  # it waits for the ends of TLS connections
+                self.own.timeout_on_exit = 0  # a wait for the end of TLS connections
         if spot_alone and "fetchMarkets" in self.own.options:
             self.own.options["fetchMarkets"] = {"types": ["spot"]}
         self._markets_s = 0.0
         self._closed = False
 
     async def ask(self, work: Callable[[Any], Awaitable[T]]) -> T:
-        """Return what `work`, given ccxt's exchange, returns. Raises VendorError and nothing else.
+        """Return the result of `work`, which is called with ccxt's exchange. Raises VendorError and nothing else.
 
-        A symbol that is not known is looked for among the markets of now, if those that are known are some hours old.
+        For an unknown symbol the markets are loaded again if they are some hours old.
         """
         if self._closed:
             raise VendorDown("the provider is closed")
@@ -81,7 +81,7 @@ class Exchange:
             return await self._ask(work)
 
     async def close(self) -> None:
-        """Close the connections. Harmless twice."""
+        """Close the connections. May be called twice."""
         self._closed = True
         await self.own.close()
 
@@ -100,11 +100,11 @@ class Exchange:
             raise self.error_of(error) from None
         except OSError as error:
             raise VendorDown(f"{self.id}: {type(error).__name__}: {error}") from None
-        except Exception as error:  # whatever a library meets in an answer of no known shape
+        except Exception as error:  # a library may raise anything for an answer of unknown shape
             raise Malformed(f"ccxt cannot read the answer of {self.id}: {type(error).__name__}: {error}") from None
 
     def error_of(self, error: Exception) -> VendorError:
-        """Return the error of ours for one of ccxt's."""
+        """Return the VendorError for an error of ccxt."""
         known, status = self._library, self.own.last_status
         text = f"{type(error).__name__}: {str(error)[:300]}"
         if isinstance(error, known.DDoSProtection | known.RateLimitExceeded):
@@ -125,8 +125,8 @@ class Exchange:
 
     def _too_fast(self, text: str, *, banned: bool) -> VendorError:
         headers = {str(name).lower(): value for name, value in (self.own.last_response_headers or {}).items()}
-        told = str(headers.get("retry-after", ""))
-        wait_s = float(told) if told.isdecimal() and len(told) < 7 else _BANNED_S if banned else _TOO_FAST_S
+        text_s = str(headers.get("retry-after", ""))
+        wait_s = float(text_s) if text_s.isdecimal() and len(text_s) < 7 else _BANNED_S if banned else _TOO_FAST_S
         return Burst(text, wait_s) if wait_s <= _BURST_S else QuotaSpent(text, wait_s)
 
 
@@ -142,9 +142,9 @@ def _import() -> Any:
 
 
 def _subclass(base: Any, malformed: type[Exception]) -> Any:
-    """Return a class of the exchange that keeps the last HTTP status, and makes a session that warns of nothing."""
+    """Return a class of the exchange that stores the last HTTP status, and whose session emits no warnings."""
 
-    class Kept(base):  # type: ignore[misc]
+    class StatusExchange(base):  # type: ignore[misc]
         last_status = 0
         last_text: Any = None
         session: Any
@@ -152,7 +152,7 @@ def _subclass(base: Any, malformed: type[Exception]) -> Any:
         def open(self) -> None:
             import aiohttp
 
-            if self.session is None:  # its own asks for what newer versions of aiohttp say is of no use
+            if self.session is None:  # its own session uses an option that newer versions of aiohttp deprecate
                 context = ssl.create_default_context(cafile=self.cafile)
                 self.session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context))
             super().open()
@@ -165,19 +165,19 @@ def _subclass(base: Any, malformed: type[Exception]) -> Any:
         def parse_json(self, text: Any) -> Any:
             found = super().parse_json(text)
             if found is None and text is self.last_text and 200 <= self.last_status < 300:
-                # Some exchanges' readers make an empty list of it: an answer that there is nothing.
-                raise malformed(f"{self.id} answers with what is no JSON: {str(text)[:100]!r}")
+                # Some parsers turn it into an empty list, which would mean that there are no data.
+                raise malformed(f"{self.id} answers with invalid JSON: {str(text)[:100]!r}")
             return found
 
-    return Kept
+    return StatusExchange
 
 
-def _elsewhere(addresses: Any, url: str) -> Any:
-    """Return the addresses of an exchange with scheme and host of `url`, and its path before theirs."""
+def _redirected(addresses: Any, url: str) -> Any:
+    """Return the addresses of an exchange with the scheme and host of `url`, and its path as a prefix."""
     if isinstance(addresses, dict):
-        return {name: _elsewhere(address, url) for name, address in addresses.items()}
+        return {name: _redirected(address, url) for name, address in addresses.items()}
     if not isinstance(addresses, str):
         return addresses
-    place, theirs = urlsplit(url), urlsplit(addresses)
-    path = place.path.rstrip("/") + theirs.path
-    return urlunsplit(theirs._replace(scheme=place.scheme, netloc=place.netloc, path=path))
+    target, own = urlsplit(url), urlsplit(addresses)
+    path = target.path.rstrip("/") + own.path
+    return urlunsplit(own._replace(scheme=target.scheme, netloc=target.netloc, path=path))

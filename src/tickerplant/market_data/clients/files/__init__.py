@@ -1,1 +1,1 @@
-"""A folder of files as a vendor of bars."""
+"""A folder of files as a vendor of bars: `client` answers requests from the files."""

@@ -1,4 +1,4 @@
-"""A folder of files as a provider: bars that the user has already, for the backfill to fill gaps from."""
+"""A folder of files as a provider: the backfill fills gaps from the user's own bars."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ log = structlog.get_logger(__name__)
 
 PAGE_BARS: Final = 50_000
 MAX_SYMBOLS: Final = 20
-"""In one request, so that a file of many symbols is read less often: a million bars, 100 MB, at worst."""
-_LOOK_S: Final = 5.0
-"""So often the folder is looked at for files that are new or changed."""
+"""Maximum symbols of a request: a file of many symbols is read less often. At most a million bars, 100 MB."""
+_SCAN_EVERY_S: Final = 5.0
+"""Time between two scans of the folder for new or changed files."""
 _OPTIONS: Final = ("path", "interval", "tz", "date_order")
 
 
@@ -48,7 +48,7 @@ def provider(context: ProviderContext) -> FilesProvider:
     """Return the provider.
 
     Options: `path`, a folder or a file of CSV, Parquet or DBN; `interval` (1m, 5m, 1d), `tz` and `date_order` (mdy,
-    dmy) for files that do not say theirs. Raises ConfigError for others, and without a path that is there.
+    dmy) for files without their own. Raises ConfigError for other options, and if the path does not exist.
     """
     unknown = sorted(set(context.options) - set(_OPTIONS))
     if unknown:
@@ -57,9 +57,9 @@ def provider(context: ProviderContext) -> FilesProvider:
 
 
 class FilesProvider:
-    """The vendor; see `vendors.port.Provider`. Files are looked at with the first request, in a thread.
+    """The vendor; see `vendors.port.Provider`. Files are first scanned with the first request, in a thread.
 
-    A file that cannot be read is told in one line of the log, with the reason, and again when it has changed.
+    A file that cannot be read is logged once, with the reason, and again after it has changed.
     """
 
     offer = Offer(bars=tuple(BarsOffer(length.name, page_bars=PAGE_BARS, symbols=MAX_SYMBOLS) for length in KEPT))
@@ -67,8 +67,8 @@ class FilesProvider:
     def __init__(self, context: ProviderContext) -> None:
         self.name = context.name
         self._clock = context.clock
-        self._archive = Archive(*_place_of(context))
-        self._looked_s: float | None = None
+        self._archive = Archive(*_archive_arguments(context))
+        self._scanned_s: float | None = None
         self._lock = asyncio.Lock()
 
     def cost(self, request: BarsRequest) -> int:
@@ -76,38 +76,40 @@ class FilesProvider:
         return 0
 
     async def bars(self, request: BarsRequest) -> BarsAnswer:
-        """Return what the files have. Raises VendorError for what concerns all of it."""
+        """Return the bars of the files. Raises VendorError for an error of the whole request."""
         if not request.symbols or self.offer.of(request.interval) is None or request.end_us <= request.start_us:
-            raise BadRequest(f"symbols and a stretch of {', '.join(length.name for length in KEPT)} are asked for")
+            raise BadRequest(
+                f"a request has symbols, a range and an interval of {', '.join(length.name for length in KEPT)}"
+            )
         async with self._lock:
             try:
                 return await asyncio.to_thread(self._answer, request, self._clock.now_us())
             except OSError as error:
                 raise VendorDown(f"the files cannot be read: {error}") from None
 
-    async def actions(self, symbol: str, from_us: int, to_us: int) -> ActionsAnswer:
-        """Raise NotEntitled: files have no splits and dividends."""
+    async def actions(self, symbol: str, start_us: int, end_us: int) -> ActionsAnswer:
+        """Raise NotEntitled: files contain no splits and dividends."""
         raise NotEntitled("files have no splits and dividends")
 
     def stream(self, symbols: Sequence[str]) -> TickStream | None:
-        """Return None: there is no such offer."""
+        """Return None: files have no stream."""
         return None
 
     async def close(self) -> None:
-        """Do nothing: files are open only while they are read."""
+        """Return at once: files are open only while they are read."""
 
     # In a thread -----------------------------------------------------------------------------------------------------
 
     def _answer(self, request: BarsRequest, now_us: int) -> BarsAnswer:
         now_s = self._clock.monotonic()
-        if self._looked_s is None or now_s - self._looked_s >= _LOOK_S:
-            self._tell(self._archive.look())
-            self._looked_s = now_s
+        if self._scanned_s is None or now_s - self._scanned_s >= _SCAN_EVERY_S:
+            self._log_problems(self._archive.look())
+            self._scanned_s = now_s
         length_us = intervals.parse(request.interval).us
-        over_us = now_us - now_us % length_us
-        to_us = min(request.end_us, over_us)  # no bar that is not over
-        found, failed = self._archive.bars(request.symbols, request.interval, request.start_us, to_us, self.name)
-        self._tell(failed)
+        finished_us = now_us - now_us % length_us
+        end_us = min(request.end_us, finished_us)  # finished bars only
+        found, failed = self._archive.bars(request.symbols, request.interval, request.start_us, end_us, self.name)
+        self._log_problems(failed)
         known = self._archive.symbols
         answers = {symbol: self._found(found, symbol, known) for symbol in request.symbols}
         covers = {symbol: (one.from_us, one.to_us) for symbol, one in found.items()}
@@ -118,10 +120,10 @@ class FilesProvider:
         if one is not None and one.bars is not None and one.bars.num_rows:
             return one.bars
         if symbol in known:
-            return NoData(f"no file has bars of {symbol} there")
+            return NoData(f"no file has bars of {symbol} in the range")
         return UnknownSymbol(f"no file has bars of {symbol}")
 
-    def _tell(self, looked: Sequence[Held]) -> None:
+    def _log_problems(self, looked: Sequence[Held]) -> None:
         for held in looked:
             if held.why_not is not None:
                 log.warning("file not read", vendor=self.name, file=str(held.path), reason=_as_option(held.why_not))
@@ -129,18 +131,18 @@ class FilesProvider:
                 log.warning("rows of a file not read", vendor=self.name, file=str(held.path), rows=held.broken)
 
 
-def _place_of(context: ProviderContext) -> tuple[Path, Reading]:
+def _archive_arguments(context: ProviderContext) -> tuple[Path, Reading]:
     options = context.options
     if not options.get("path"):
         raise ConfigError(f"the vendor {context.name} needs the option path: a folder or a file of bars")
     path = Path(options["path"]).expanduser()
     if not path.exists():
-        raise ConfigError(f"the vendor {context.name} has the path {path}, where nothing is")
+        raise ConfigError(f"the vendor {context.name} has the path {path}, which does not exist")
     interval, order = options.get("interval"), options.get("date_order")
     try:
         length = intervals.parse(interval) if interval else None
         if length is not None and length not in KEPT:
-            raise BadInput(f"the plant keeps bars of {', '.join(kept.name for kept in KEPT)}, not of {length}")
+            raise BadInput(f"bars of {', '.join(kept.name for kept in KEPT)} are stored, not of {length}")
         if order not in (None, "mdy", "dmy"):
             raise BadInput(f"a date_order is mdy or dmy, not {order!r}")
         tz = zone(options["tz"]) if options.get("tz") else None
@@ -150,7 +152,7 @@ def _place_of(context: ProviderContext) -> tuple[Path, Reading]:
 
 
 def _as_option(reason: str) -> str:
-    """Return a reason that names options of a command with those of the vendor.
+    """Return a reason with the options of the vendor in place of the command's.
 
     >>> _as_option("say which with --date-order")
     'say which with the option date_order'

@@ -1,4 +1,4 @@
-"""Twelve Data as a provider: bars, splits and dividends over REST, prints over its stream."""
+"""Twelve Data as a provider: bars, splits and dividends over REST, ticks over its stream."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ STREAM_URL: Final = "wss://ws.twelvedata.com/v1/quotes/price"
 PAGE_BARS: Final = 5_000
 MAX_BATCH: Final = 120
 ACTIONS_CREDITS: Final = 40
-"""What `actions` takes: 20 for the splits of a symbol and 20 for its dividends."""
+"""Credits of `actions`: 20 for the splits of a symbol and 20 for its dividends."""
 FREE_QUOTAS: Final = (Quota(8, MINUTE_US), Quota(800, DAY_US))
 
 _TIMEOUT_S: Final = 30.0
-_LEAST_TIMEOUT_S: Final = 10.0  # by the machine's clock: a network is no faster because a clock is
-_LARGE_BYTES: Final = 1 << 20  # read in a thread: 20 ms of the event loop
+_LEAST_TIMEOUT_S: Final = 10.0  # by the machine's clock: a fast clock does not make the network faster
+_LARGE_BYTES: Final = 1 << 20  # parsed in a thread: takes 20 ms
 
 
 def provider(context: ProviderContext) -> TwelveDataProvider:
@@ -70,7 +70,7 @@ class TwelveDataProvider:
         self._context = context
         self._clock = context.clock
         timeout_s = max(self._clock.real_s(_TIMEOUT_S), _LEAST_TIMEOUT_S)
-        # The key goes in the header, so that it stands in no address and no log of one.
+        # The key is sent in a header, so that it is in no address and in no log of one.
         self._client = httpx.AsyncClient(
             base_url=context.url or REST_URL,
             headers={"Authorization": f"apikey {context.key}"} if context.key else {},
@@ -83,10 +83,10 @@ class TwelveDataProvider:
         return len(request.symbols)
 
     async def bars(self, request: BarsRequest) -> BarsAnswer:
-        """Ask `/time_series` once. Raises VendorError for what concerns all of it."""
+        """Request `/time_series` once. Raises VendorError for an error of the whole request."""
         asked = Asked(request.symbols, request.interval, request.start_us, request.end_us, PAGE_BARS, self.name)
         if not request.symbols or len(request.symbols) > MAX_BATCH or request.end_us <= request.start_us:
-            raise BadRequest(f"1 to {MAX_BATCH} symbols and a stretch are asked for at a time")
+            raise BadRequest(f"a request has 1 to {MAX_BATCH} symbols and a range that is not empty")
         answer = await self._get(
             "/time_series",
             {
@@ -112,23 +112,23 @@ class TwelveDataProvider:
         covers = {symbol: (since_us, request.end_us) for symbol, since_us in series.full_since_us.items()}
         return BarsAnswer(series.found, covers, credits_of(answer.headers))
 
-    async def actions(self, symbol: str, from_us_: int, to_us: int) -> ActionsAnswer:
-        """Ask `/splits` and `/dividends`. Raises VendorError, NotEntitled where the plan has neither."""
+    async def actions(self, symbol: str, start_us: int, end_us: int) -> ActionsAnswer:
+        """Request `/splits` and `/dividends`. Raises VendorError; NotEntitled if the plan lacks them."""
         dates = {
             "symbol": symbol,
-            "start_date": datetime_of(from_us_).strftime("%Y-%m-%d"),
-            "end_date": datetime_of(to_us - 1).strftime("%Y-%m-%d"),
+            "start_date": datetime_of(start_us).strftime("%Y-%m-%d"),
+            "end_date": datetime_of(end_us - 1).strftime("%Y-%m-%d"),
         }
         splits, credits = await self._ask_actions("/splits", dates)
         dividends, credits = await self._ask_actions("/dividends", {**dates, "adjust": "false"})
         return ActionsAnswer(
-            parse_splits(splits, symbol, from_us_, to_us, self.name),
-            parse_dividends(dividends, symbol, from_us_, to_us, self.name),
+            parse_splits(splits, symbol, start_us, end_us, self.name),
+            parse_dividends(dividends, symbol, start_us, end_us, self.name),
             credits,
         )
 
     def stream(self, symbols: Sequence[str]) -> TwelveDataStream:
-        """Return a stream of these symbols' prints."""
+        """Return a stream of these symbols' ticks."""
         context = self._context
         config = StreamConfig(
             context.stream_url or STREAM_URL,
@@ -142,7 +142,7 @@ class TwelveDataProvider:
         return TwelveDataStream(config)
 
     async def close(self) -> None:
-        """Close the connections. Harmless twice."""
+        """Close the connections. May be called twice."""
         await self._client.aclose()
 
     async def _ask_actions(self, path: str, params: dict[str, str]) -> tuple[bytes, Credits]:
@@ -165,7 +165,7 @@ class TwelveDataProvider:
             raise VendorDown(without_key(f"{type(error).__name__}: {error}", self._context.key)) from None
 
     def _without_key(self, error: VendorError) -> VendorError:
-        """Strike the key out of an error's message, for a vendor that repeats what it was asked."""
+        """Remove the key from an error's message: the vendor may repeat the request."""
         error.args = tuple(without_key(str(part), self._context.key) for part in error.args)
         return error
 

@@ -1,16 +1,16 @@
-"""Sizes of prints from volumes of the day, for feeds that say no size. Pure.
+"""Sizes of ticks from volumes of the day, for feeds without sizes. Pure.
 
-A print's size is the growth of its symbol's volume since the print before. The first of a symbol after a connection has
-a size that is unknown, NaN: what was traded before is not its own. Where a volume is absent, so is the size, 0.
+The size of a tick is the growth of its symbol's volume since the tick before. The first tick of a symbol after a
+connection has an unknown size, NaN: earlier trades do not belong to it. A tick without a volume has size 0.
 
-A volume that goes back has one of four causes, and the next prints show which:
+A volume that decreases has one of four causes, and the next ticks show which:
 
-- Messages that came together in the wrong order: those of one symbol and second are put in the order of their volumes.
-- A late message, or a correction by less than half: size 0, and the volume counts on from where it was.
-- A new day (less than half of what it was, or less after hours of silence): all of it is new.
-- A slip (one volume far too high, or far too low, that is taken back): the two volumes live side by side for a minute,
-  and each print is taken to belong to the one that it continues. So the sizes after a slip are right; that of the slip
-  itself is said as it came, unless both came together.
+- Messages in the wrong order within one batch: those of one symbol and second are sorted by their volumes.
+- A late message, or a correction by less than half: size 0, and the former volume is kept.
+- A new day (less than half of the volume, or less after hours of silence): the whole volume is new.
+- An error (one volume far too high or too low that is corrected): both volumes are kept for a minute, and each tick
+  belongs to the one that it continues. So the sizes after an error are right. The size of the error itself is
+  delivered unless the correction is in the same batch.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from tickerplant.core.times import HOUR_US, NEVER_US, SECOND_US, Float64Array, I
 Int32Array = npt.NDArray[np.int32]
 
 RECENT_US: Final = 60 * SECOND_US
-"""How long two volumes of one symbol live side by side; late messages come within seconds."""
+"""How long two volumes of one symbol are kept; late messages arrive within seconds."""
 NEW_DAY_US: Final = 4 * HOUR_US
-"""So long without a print, and a lower volume is a new day's: no market pauses as long within one."""
+"""Time without a tick after which a lower volume is that of a new day: no market pauses that long within a day."""
 
 
 class DayVolumes:
-    """The volumes so far of symbols by code, and the sizes that follow from new ones."""
+    """The volumes of the day by symbol code; computes sizes from new volumes."""
 
     def __init__(self) -> None:
         self._level = np.empty(0)
         self._at = np.empty(0, np.int64)
-        # The volume that a jump or fall left behind, and when it was last continued; nan for none.
+        # The volume before a jump or fall, and when it was last continued; NaN for none.
         self._other = np.empty(0)
         self._other_at = np.empty(0, np.int64)
         self._above_until_us = NEVER_US
 
     def grow(self, symbols: int) -> None:
-        """Make room for as many symbols."""
+        """Extend the state to this number of symbols."""
         new = symbols - len(self._level)
         if new > 0:
             self._level = np.concatenate([self._level, np.full(new, np.nan)])
@@ -51,19 +51,19 @@ class DayVolumes:
             self._other_at = np.concatenate([self._other_at, np.full(new, NEVER_US)])
 
     def forget(self) -> None:
-        """Say that a new connection begins."""
+        """Drop all volumes, for a new connection."""
         self._level[:] = np.nan
         self._other[:] = np.nan
 
     def sizes(self, codes: Int32Array, volumes: Float64Array, times: Int64Array) -> tuple[Float64Array, Int64Array]:
-        """Return the size of each print, and in which order the rows belong; sizes are in that order already.
+        """Return the size of each tick, and the right order of the rows; sizes are in that order.
 
-        `volumes` is nan (or negative) where there is none. The order differs from how they came only among prints of
-        one symbol and second; it is empty when they are in order.
+        `volumes` is NaN (or negative) for ticks without one. The order differs from that of arrival only among ticks of
+        one symbol and second; it is empty if the rows are in order.
         """
         sizes = np.zeros(len(codes))
-        told = np.flatnonzero(volumes >= 0)
-        order = told[np.argsort(codes[told], kind="stable")]
+        with_volume = np.flatnonzero(volumes >= 0)
+        order = with_volume[np.argsort(codes[with_volume], kind="stable")]
         symbol, volume, at = codes[order], volumes[order], times[order]
         first = np.ones(len(order), dtype=np.bool_)
         first[1:] = symbol[1:] != symbol[:-1]
@@ -71,54 +71,54 @@ class DayVolumes:
         before[1:] = volume[:-1]
         before[first] = self._level[symbol[first]]
         grown = volume - before
-        odd = grown < 0
+        decreased = grown < 0
         if len(at) and int(at.min()) <= self._above_until_us:
-            odd |= self._other[symbol] > self._level[symbol]
-        place = np.empty(0, np.int64)
-        if odd.any():
-            mended = np.zeros(len(self._level), dtype=np.bool_)
-            mended[symbol[odd]] = True
-            apart = mended[symbol]
-            place = self._mend(order[apart], codes, volumes, times, sizes)
-            plain = ~apart  # whole symbols: `first` and `before` stay what they are
+            decreased |= self._other[symbol] > self._level[symbol]
+        row_order = np.empty(0, np.int64)
+        if decreased.any():
+            affected = np.zeros(len(self._level), dtype=np.bool_)
+            affected[symbol[decreased]] = True
+            apart = affected[symbol]
+            row_order = self._walk_symbols(order[apart], codes, volumes, times, sizes)
+            plain = ~apart  # whole symbols: `first` and `before` do not change
             order, symbol, volume, at = order[plain], symbol[plain], volume[plain], at[plain]
             first, before, grown = first[plain], before[plain], grown[plain]
         if len(order):
             jump = grown > before
             if jump.any():
-                which = symbol[jump][::-1]  # the first of several counts
+                which = symbol[jump][::-1]  # the first of several wins
                 self._other[which] = before[jump][::-1]
                 self._other_at[which] = at[jump][::-1]
-            sizes[order] = grown  # NaN where nothing was known before
+            sizes[order] = grown  # NaN for the first tick of a symbol
             last = np.append(first[1:], True)
             self._level[symbol[last]] = volume[last]
             self._at[symbol[last]] = at[last]
-        return (sizes[place], place) if len(place) else (sizes, place)
+        return (sizes[row_order], row_order) if len(row_order) else (sizes, row_order)
 
-    # Where a volume goes back --------------------------------------------------------------------------------------
+    # Decreasing volumes --------------------------------------------------------------------------------------------
 
-    def _mend(
+    def _walk_symbols(
         self, rows: Int64Array, codes: Int32Array, volumes: Float64Array, times: Int64Array, sizes: Float64Array
     ) -> Int64Array:
-        """Set the sizes of these rows (by symbol, as they came); return the order of all rows."""
-        place = np.arange(len(codes))
+        """Set the sizes of these rows (by symbol, in order of arrival); return the order of all rows."""
+        row_order = np.arange(len(codes))
         bounds = np.flatnonzero(np.diff(codes[rows])) + 1
         for group in np.split(rows, bounds):
             found = _in_order(group.tolist(), volumes[group].tolist(), times[group].tolist())
-            place[group] = [row for row, _, _ in found]
+            row_order[group] = [row for row, _, _ in found]
             self._walk(int(codes[group[0]]), found, sizes)
-        return place
+        return row_order
 
-    def _walk(self, code: int, prints: list[tuple[int, float, int]], sizes: Float64Array) -> None:
+    def _walk(self, code: int, ticks: list[tuple[int, float, int]], sizes: Float64Array) -> None:
         level, other = float(self._level[code]), float(self._other[code])
         at, other_at = int(self._at[code]), int(self._other_at[code])
         jumped: int | None = None
-        for row, volume, now in prints:
+        for row, volume, now in ticks:
             if now - other_at > RECENT_US:
                 other = np.nan
             if np.isnan(level):
                 sizes[row], level = np.nan, volume
-            elif other > level and volume >= other / 2:  # of the higher one
+            elif other > level and volume >= other / 2:  # continues the higher volume
                 if volume >= other:
                     sizes[row] = volume - other
                     level, other, other_at = volume, level, at
@@ -129,7 +129,7 @@ class DayVolumes:
                 elif other < level:
                     jumped = None
                 level = volume
-            elif volume < level / 2 and volume >= other and other < level:  # of the lower one
+            elif volume < level / 2 and volume >= other and other < level:  # continues the lower volume
                 sizes[row] = volume - other
                 if jumped is not None:
                     sizes[jumped], jumped = 0.0, None
@@ -140,7 +140,7 @@ class DayVolumes:
                 sizes[row] = volume
                 level, other, other_at = volume, level, now
             else:
-                now = at  # late: it says nothing of now
+                now = at  # late: the state does not change
             at = now
         self._level[code], self._at[code] = level, at
         self._other[code], self._other_at[code] = other, other_at
@@ -149,17 +149,17 @@ class DayVolumes:
 
 
 def _in_order(rows: list[int], volumes: list[float], times: list[int]) -> list[tuple[int, float, int]]:
-    """Return (row, volume, time) of one symbol's prints, those of a second in the order of volumes.
+    """Return (row, volume, time) of one symbol's ticks, those of a second sorted by volume.
 
-    Not across a fall by more than half: behind it the volumes are others.
+    Ticks are not moved across a fall by more than half: the volumes after it belong to another sequence.
     """
     result: list[tuple[int, float, int]] = []
-    stretch: list[tuple[int, float, int]] = []
+    run: list[tuple[int, float, int]] = []
     highest = 0.0
     for row, volume, time in zip(rows, volumes, times, strict=True):
         if volume < highest / 2:
-            result += sorted(stretch, key=lambda one: one[2:0:-1])
-            stretch, highest = [], 0.0
-        stretch.append((row, volume, time))
+            result += sorted(run, key=lambda one: one[2:0:-1])
+            run, highest = [], 0.0
+        run.append((row, volume, time))
         highest = max(highest, volume)
-    return result + sorted(stretch, key=lambda one: one[2:0:-1])
+    return result + sorted(run, key=lambda one: one[2:0:-1])

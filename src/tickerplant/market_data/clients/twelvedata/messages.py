@@ -1,4 +1,4 @@
-"""Twelve Data's answers over REST into columns and typed errors. Pure."""
+"""Twelve Data's REST answers as columns and typed errors. Pure."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SOURCE: Final = "twelvedata"
 INTERVAL_NAMES: Final = {
     "1m": "1min", "5m": "5min", "15m": "15min", "30m": "30min", "1h": "1h", "1d": "1day", "1w": "1week",
 }  # fmt: skip
-"""Our intervals' names to the vendor's."""
+"""The vendor's name of each interval."""
 
 # Errors and credits --------------------------------------------------------------------------------------------------
 
@@ -44,10 +44,10 @@ _BURST: Final = ("per second", "too many requests", "burst", "slow down")
 
 
 def credits_of(headers: Mapping[str, str]) -> Credits:
-    """Return the quota that an answer's headers (lower-case names) tell.
+    """Return the quota in an answer's headers (lower-case names).
 
-    Of the minute: `api-credits-used` and `-left`. A header of that beginning which speaks of a day counts for the day;
-    it is what is told when nothing is left of it, or when nothing is said of the minute.
+    `api-credits-used` and `-left` are those of the minute; with `day` in the name they are those of the day. The day is
+    returned if none of its credits are left, or if there is no header of the minute.
     """
     found: dict[tuple[bool, str], int] = {}
     for name, text in headers.items():
@@ -60,7 +60,7 @@ def credits_of(headers: Mapping[str, str]) -> Credits:
 
 
 def error_of(code: int, message: str, now_us: int, retry_after_s: float | None = None) -> VendorError:
-    """Return the error that a code and message of the vendor mean. `retry_after_s`: what a header said."""
+    """Return the error for a code and message of the vendor. `retry_after_s`: value of the header."""
     text = message.lower()
     if code == 429 or "out of api credits" in text:
         return _quota(message, text, now_us, retry_after_s)
@@ -89,7 +89,7 @@ def _quota(message: str, text: str, now_us: int, retry_after_s: float | None) ->
 
 
 def without_key(text: str, key: str = "") -> str:
-    """Return the text with the key, and the value of every `apikey=`, struck out: for logs and errors."""
+    """Return the text without the key and the value of every `apikey=`, for logs and errors."""
     if key:
         text = text.replace(key, "***")
     return re.sub(r"(?i)(apikey[=: ]+)[^&\s'\"]+", r"\1***", text)
@@ -120,7 +120,7 @@ class _Body(msgspec.Struct):
 
 
 class _Error(msgspec.Struct):
-    """What tells whether an answer is an error of the whole request, without reading the rest of it."""
+    """The fields that show an error of the whole request, without the remaining answer."""
 
     status: str | None = None
     code: int | None = None
@@ -134,7 +134,7 @@ _keyed = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 @dataclass(slots=True)
 class Series:
-    """What an answer to `/time_series` said: by symbol asked its bars or error, and whose page was full since when."""
+    """The answer to `/time_series`: bars or error by symbol, and the oldest time of each full page."""
 
     found: dict[str, pa.RecordBatch | VendorError] = field(default_factory=dict)
     full_since_us: dict[str, int] = field(default_factory=dict)
@@ -142,7 +142,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What was asked of `/time_series`: starts of bars in `[from_us, to_us)`, at most `page` a symbol."""
+    """The request to `/time_series`: starts of bars in `[start_us, end_us)`, at most `page` a symbol."""
 
     symbols: Sequence[str]
     interval: str
@@ -153,7 +153,7 @@ class Asked:
 
 
 def raise_error(body: bytes, status: int, now_us: int, retry_after_s: float | None = None) -> None:
-    """Raise what an answer says of the whole request, which may come with any HTTP status. Else return."""
+    """Raise the error of a whole request, which may have any HTTP status; return if there is none."""
     try:
         whole = _error.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -167,10 +167,10 @@ def raise_error(body: bytes, status: int, now_us: int, retry_after_s: float | No
 
 
 def parse_series(body: bytes, status: int, asked: Asked, now_us: int, retry_after_s: float | None = None) -> Series:
-    """Return what the answer says. Bars are `schemas.VENDOR_BARS`, oldest first, none that is not over at `now_us`.
+    """Return the answer. Bars are `schemas.VENDOR_BARS`, oldest first, all finished at `now_us`.
 
-    The request must have had `timezone=UTC`, `adjust=none` and `order=desc`. An error of the whole request is raised,
-    one of the classes of `vendors.errors`; of a single symbol, what concerns it alone is its answer.
+    The request must have had `timezone=UTC`, `adjust=none` and `order=desc`. Raises VendorError for an error of the
+    whole request; an error of one symbol is that symbol's result.
     """
     symbols = asked.symbols
     try:
@@ -197,7 +197,7 @@ def parse_series(body: bytes, status: int, asked: Asked, now_us: int, retry_afte
 
 
 def _by_symbol(symbols: Sequence[str], bodies: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the bodies by symbol asked, however the vendor spells it: in upper case, without its exchange."""
+    """Return the bodies by requested symbol; the vendor may use upper case, or omit the exchange."""
     spelled = {name.upper(): body for name, body in bodies.items()}
     plain: dict[str, list[str]] = {}
     for symbol in symbols:
@@ -215,7 +215,7 @@ def _by_symbol(symbols: Sequence[str], bodies: Mapping[str, Any]) -> dict[str, A
 
 def _one_series(symbol: str, answer: Any, asked: Asked, now_us: int, series: Series) -> pa.RecordBatch | VendorError:
     if answer is None:
-        return Malformed(f"the answer does not speak of {symbol}")
+        return Malformed(f"the answer does not contain {symbol}")
     body = answer if isinstance(answer, _Body) else _body.decode(answer)
     if body.status == "error" or body.code is not None:
         return error_of(body.code or 400, body.message, now_us)
@@ -244,7 +244,7 @@ def _bars(symbol: str, asked: Asked, values: list[_Value], now_us: int) -> pa.Re
     over_us = now_us - intervals.parse(asked.interval).us
     wanted = pc.and_(pc.greater_equal(us, asked.start_us), pc.less(us, asked.end_us))
     wanted = pc.and_(wanted, pc.less_equal(us, over_us))
-    for price in prices:  # a bar without a price is none
+    for price in prices:  # a bar without a price is dropped
         wanted = pc.and_(wanted, pc.is_valid(price))
     columns = [
         time,
@@ -262,7 +262,7 @@ def _bars(symbol: str, asked: Asked, values: list[_Value], now_us: int) -> pa.Re
 
 
 def vendor_interval(interval: str) -> str:
-    """Return the vendor's name of an interval of ours. Raises BadInput for one that it does not have."""
+    """Return the vendor's name of an interval. Raises BadInput if it has none."""
     name = INTERVAL_NAMES.get(intervals.parse(interval).name)
     if name is None:
         raise BadInput(f"Twelve Data has no interval {interval}")
@@ -294,17 +294,17 @@ class _Actions(msgspec.Struct):
 _actions = msgspec.json.Decoder(_Actions, strict=False)
 
 
-def parse_splits(body: bytes, symbol: str, from_us: int, to_us: int, source: str = SOURCE) -> pa.RecordBatch:
-    """Return the splits of `[from, to)` (columns `schemas.SPLITS`). Raises Malformed.
+def parse_splits(body: bytes, symbol: str, start_us: int, end_us: int, source: str = SOURCE) -> pa.RecordBatch:
+    """Return the splits of `[start_us, end_us)` (columns `schemas.SPLITS`). Raises Malformed.
 
-    The vendor says of a 4-for-1 split: ratio 0.25, from_factor 4, to_factor 1.
+    A 4-for-1 split has ratio 0.25, from_factor 4, to_factor 1.
     """
     rows = []
     for split in _read_actions(body).splits:
         terms = _terms(split)
         if terms is not None:
             rows.append((_day(split.date), *terms))
-    rows = sorted(row for row in rows if from_us <= row[0] < to_us)
+    rows = sorted(row for row in rows if start_us <= row[0] < end_us)
     return pa.RecordBatch.from_arrays(
         [
             timestamps(np.array([row[0] for row in rows], np.int64)),
@@ -317,14 +317,14 @@ def parse_splits(body: bytes, symbol: str, from_us: int, to_us: int, source: str
     )
 
 
-def parse_dividends(body: bytes, symbol: str, from_us: int, to_us: int, source: str = SOURCE) -> pa.RecordBatch:
-    """Return the dividends of `[from, to)` (columns `schemas.DIVIDENDS`). Raises Malformed.
+def parse_dividends(body: bytes, symbol: str, start_us: int, end_us: int, source: str = SOURCE) -> pa.RecordBatch:
+    """Return the dividends of `[start_us, end_us)` (columns `schemas.DIVIDENDS`). Raises Malformed.
 
-    They must have been asked for with `adjust=false`, as paid.
+    The request must have had `adjust=false`: amounts as paid.
     """
     found = _read_actions(body)
     rows = sorted((_day(one.ex_date), amount) for one in found.dividends if (amount := _number(one.amount)) is not None)
-    rows = [row for row in rows if from_us <= row[0] < to_us]
+    rows = [row for row in rows if start_us <= row[0] < end_us]
     currency = found.meta.currency if found.meta is not None else None
     return pa.RecordBatch.from_arrays(
         [
@@ -346,7 +346,7 @@ def _read_actions(body: bytes) -> _Actions:
 
 
 def _terms(split: _Split) -> tuple[float, float] | None:
-    """Return numerator and denominator: as the factors say, or the description, or the ratio."""
+    """Return numerator and denominator from the factors, else the description, else the ratio; None without any."""
     if split.from_factor and split.to_factor:
         return float(split.from_factor), float(split.to_factor)
     found = re.match(r"\s*([\d.]+)\s*-?(?:for|:)-?\s*([\d.]+)", split.description or "")
@@ -367,7 +367,7 @@ def _day(text: str) -> int:
     try:
         return int(np.datetime64(text[:10], "us").astype(np.int64))
     except ValueError as error:
-        raise Malformed(f"{text[:40]!r} is no date") from error
+        raise Malformed(f"{text[:40]!r} is not a date") from error
 
 
 def _texts(text: str, rows: int) -> pa.Array:

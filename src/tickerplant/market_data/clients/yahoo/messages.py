@@ -1,7 +1,8 @@
-"""What yfinance says of Yahoo, as columns, into batches of as-traded bars; names and refusals. Pure.
+"""Yahoo's answers, as columns of yfinance, into bars as traded; symbols and errors. Pure.
 
-Yahoo's prices are float32, adjusted for all splits up to now, volumes and dividends too. They are multiplied back by
-the splits that came after them, and freed of float32's noise where a decimal of up to eight digits lies within it.
+Yahoo's prices, volumes and dividends are adjusted for all splits up to now, and prices are float32. They are multiplied
+back by the later splits. Then each price is rounded to the shortest decimal, of up to eight digits, within the noise of
+float32.
 """
 
 from __future__ import annotations
@@ -30,19 +31,19 @@ from tickerplant.market_data.vendors.errors import (
 )
 
 INTERVAL_NAMES: Final = {"1m": "1m", "5m": "5m", "15m": "15m", "30m": "30m", "1h": "1h", "1d": "1d"}
-"""Our intervals' names to the vendor's."""
+"""The vendor's name of each interval."""
 MARKETS: Final = ("[!:]*",)
-"""Symbols that it may know. Exchanges are endings of its own (`VOD.L`), never `RY:TSX`."""
+"""Symbols that the vendor may have. Exchanges are its own suffixes (`VOD.L`), never `RY:TSX`."""
 
 DELAY_US: Final = 20 * MINUTE_US
-"""Quotes of some exchanges come so late: for so long a bar is held back that the vendor's clock has not passed."""
+"""Longest delay of quotes: a bar that the vendor's clock has not passed is held back this long."""
 
 _FLOAT32: Final = 6e-8  # half of its last digit, relative
 _CURRENCIES: Final = re.compile(
     "(AED|ARS|AUD|BRL|CAD|CHF|CLP|CNH|CNY|COP|CZK|DKK|EGP|EUR|GBP|HKD|HUF|IDR|ILS|INR|ISK|JPY|KRW|KWD|MXN|MYR|NOK|NZD"
     "|PEN|PHP|PKR|PLN|QAR|RON|RUB|SAR|SEK|SGD|THB|TRY|TWD|UAH|USD|VND|XAG|XAU|XPD|XPT|ZAR)"
 )
-_REFUSALS: Final = (
+_ERRORS: Final = (
     ("*no data found*", UnknownSymbol),
     ("*not found*", UnknownSymbol),
     ("*delisted*", UnknownSymbol),
@@ -61,7 +62,7 @@ _REFUSALS: Final = (
 
 
 def yahoo_symbol(symbol: str) -> str:
-    """Return the vendor's name of a symbol: of currency pairs, of crypto pairs, of classes of shares.
+    """Return the vendor's name of a currency pair, a crypto pair, a class of shares, or another symbol.
 
     >>> yahoo_symbol("EUR/USD"), yahoo_symbol("BTC/USD"), yahoo_symbol("BRK.B"), yahoo_symbol("VOD.L")
     ('EURUSD=X', 'BTC-USD', 'BRK-B', 'VOD.L')
@@ -73,15 +74,15 @@ def yahoo_symbol(symbol: str) -> str:
     return re.sub(r"\.([AB])$", r"-\1", symbol)
 
 
-def refusal_of(reason: str) -> VendorError:
-    """Return the error that Yahoo's reason for having no prices means; "" where it gave none."""
-    said = reason.lower()
-    if not said:
-        return NoData("Yahoo has no prices there")
-    for pattern, kind in _REFUSALS:
-        if fnmatch.fnmatchcase(said, pattern):
+def error_of(reason: str) -> VendorError:
+    """Return the error for Yahoo's reason; "" if it returned none."""
+    lower = reason.lower()
+    if not lower:
+        return NoData("Yahoo has no prices in the range")
+    for pattern, kind in _ERRORS:
+        if fnmatch.fnmatchcase(lower, pattern):
             return kind(reason[:300])
-    return Malformed(f"Yahoo refuses in words that are not known: {reason[:300]}")
+    return Malformed(f"unknown error of Yahoo: {reason[:300]}")
 
 
 class _Error(msgspec.Struct):
@@ -99,15 +100,15 @@ class _Body(msgspec.Struct):
 _body = msgspec.json.Decoder(_Body)
 
 
-def raise_refusal(status: int, body: bytes) -> None:
-    """Raise what the body of a chart with a status of 400 or more says, if it says so in words that are known."""
+def raise_error(status: int, body: bytes) -> None:
+    """Raise the error in the body of a chart with a status of 400 or more, if it is known."""
     try:
         chart = _body.decode(body).chart
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return
     if chart is None or chart.error is None or not chart.error.description:
         return
-    error = refusal_of(chart.error.description)
+    error = error_of(chart.error.description)
     if not isinstance(error, Malformed):
         raise error
     if status == 404:
@@ -118,9 +119,8 @@ def raise_refusal(status: int, body: bytes) -> None:
 class Columns:
     """A frame of `Ticker.history(auto_adjust=False)` as columns, in its order.
 
-    `time`: microseconds UTC of the starts; `local`: the same on the exchange's clocks (a day's is its midnight).
-    `splits`, `dividends`: 0 in rows without one. `market_us`: how far the vendor's clock is, by the last trade that it
-    knows, None where it does not say.
+    `time`: starts in microseconds UTC; `local`: the same in the exchange's local time (midnight for days). `splits`,
+    `dividends`: 0 in rows without one. `market_us`: the vendor's clock, by its last trade; None if unknown.
     """
 
     time: Int64Array
@@ -137,26 +137,26 @@ class Columns:
 
 
 NOTHING: Final = Columns(np.empty(0, np.int64), np.empty(0, np.int64), *[np.empty(0)] * 7)  # type: ignore[arg-type]
-"""An empty frame's columns."""
+"""Columns of an empty frame."""
 
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """A symbol's splits: `day`, 00:00 UTC of the first session at the new price, and new shares for an old one."""
+    """The splits of a symbol. `day`: 00:00 UTC of the first session at the new price. `ratio`: new per old shares."""
 
     day: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
     ratio: Float64Array = field(default_factory=lambda: np.empty(0))
 
-    def with_those_of(self, columns: Columns) -> Splits:
-        """Return these and those of the columns; of a day that both know, the columns'."""
+    def merged_with(self, columns: Columns) -> Splits:
+        """Return these splits and those of the columns; if both have a day, the columns' split wins."""
         day, ratio = splits_of(columns)
         mine = ~np.isin(self.day, day)
         return Splits(np.concatenate([self.day[mine], day]), np.concatenate([self.ratio[mine], ratio]))
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """What columns say: bars of `[from, to)`, and up to when they speak for that stretch; splits and dividends."""
+class Answer:
+    """Bars of the requested range, the end of the range they cover, splits and dividends."""
 
     bars: pa.RecordBatch
     until_us: int
@@ -171,13 +171,13 @@ def splits_of(columns: Columns) -> tuple[Int64Array, Float64Array]:
 
 
 def read_columns(
-    columns: Columns, symbol: str, interval: str, from_us: int, to_us: int, now_us: int, splits: Splits, source: str
-) -> Said:
-    """Return what the columns say of `[from, to)`; `splits` are all of the symbol's from there up to now.
+    columns: Columns, symbol: str, interval: str, start_us: int, end_us: int, now_us: int, splits: Splits, source: str
+) -> Answer:
+    """Return the answer for `[start_us, end_us)`; `splits` are all of the symbol from there up to now.
 
-    Left out are rows without a price, those that are not on the grid (the live last row), and bars that are not over by
-    the vendor's clock. Raises NotEntitled if none of the rows with a price is on the grid: the hours of exchanges that
-    open at half past are none of the plant's.
+    Rows without a price, rows off the grid (the live last row) and bars that are unfinished by the vendor's clock are
+    dropped. Raises NotEntitled if no row with a price is on the grid: exchanges that open at half past the hour have
+    bars of 1 h at half past.
     """
     daily = interval == "1d"
     length = intervals.parse(interval).us
@@ -190,28 +190,28 @@ def read_columns(
     if not daily:
         market_us = columns.market_us if columns.market_us is not None else now_us - DELAY_US
         settled_us = min(now_us, max(market_us, now_us - DELAY_US))
-    keep = fits & (time >= from_us) & (time < to_us) & (time <= settled_us - length)
+    keep = fits & (time >= start_us) & (time < end_us) & (time <= settled_us - length)
     if known.sum() > 1 and not fits.any():
         raise NotEntitled(f"Yahoo's {interval} bars of {symbol} do not begin with the hour")
     volume = np.where(np.isfinite(columns.volume), columns.volume, 0.0)
     with np.errstate(over="ignore", invalid="ignore"):
         traded = np.where(factor == 1.0, volume, np.rint(volume / factor))
     bars = bars_batch(symbol, interval, time[keep], tuple(price[keep] for price in prices), traded[keep], source)
-    until_us = max(from_us, min(to_us, intervals.parse(interval).floor(settled_us)))
-    split_rows, dividend_rows = read_actions(columns, symbol, from_us, to_us, splits, source)
-    return Said(bars, until_us, split_rows, dividend_rows)
+    until_us = max(start_us, min(end_us, intervals.parse(interval).floor(settled_us)))
+    split_rows, dividend_rows = read_actions(columns, symbol, start_us, end_us, splits, source)
+    return Answer(bars, until_us, split_rows, dividend_rows)
 
 
 def read_actions(
-    columns: Columns, symbol: str, from_us: int, to_us: int, splits: Splits, source: str
+    columns: Columns, symbol: str, start_us: int, end_us: int, splits: Splits, source: str
 ) -> tuple[pa.RecordBatch, pa.RecordBatch]:
-    """Return the splits and dividends whose day, 00:00 UTC, lies in `[from, to)` or holds `from`; amounts as paid."""
-    first_us = from_us // DAY_US * DAY_US
+    """Return the splits and dividends of days from that of `start_us` to `end_us`; amounts as paid."""
+    first_us = start_us // DAY_US * DAY_US
     day, ratio = splits_of(columns)
-    wanted = (day >= first_us) & (day < to_us)
+    wanted = (day >= first_us) & (day < end_us)
     split_rows = splits_batch(symbol, day[wanted], ratio[wanted], source, error=1e-6)
     paid_day = columns.local // DAY_US * DAY_US
-    paid = np.isfinite(columns.dividends) & (columns.dividends > 0) & (paid_day >= first_us) & (paid_day < to_us)
+    paid = np.isfinite(columns.dividends) & (columns.dividends > 0) & (paid_day >= first_us) & (paid_day < end_us)
     factor = split_factors(paid_day[paid], splits.day, splits.ratio)
     amounts = _as_traded(columns.dividends[paid], factor)
     sound = np.isfinite(amounts)
@@ -219,7 +219,7 @@ def read_actions(
 
 
 def _as_traded(prices: Float64Array, factor: Float64Array) -> Float64Array:
-    """Return adjusted prices multiplied back, each the shortest decimal that float32's noise cannot tell from it."""
+    """Return adjusted prices multiplied back, each as the shortest decimal within the noise of float32."""
     with np.errstate(over="ignore", invalid="ignore"):
         result: Float64Array = prices * factor
         open_ = np.isfinite(result)
