@@ -69,7 +69,7 @@ async def ask(
 
     Under `covers` stand the stretches of which bars came, newest first.
     """
-    made._looked_s = None
+    made._scanned_s = None
     found: dict[str, Any] = {"covers": {}}
     for symbol in symbols:
         bars: list[dict[str, Any]] = []
@@ -153,7 +153,7 @@ async def test_holes_between_files_are_not_spoken_for(tmp_path: Path) -> None:
         (FIRST_US + 30 * DAY_US, end_us + 30 * DAY_US),
         (FIRST_US, end_us + 3 * DAY_US),
     ]
-    made._looked_s = None
+    made._scanned_s = None
     hole = BarsRequest(("AAPL",), "1m", FIRST_US, FIRST_US + 30 * DAY_US)
     answer = await made.bars(hole)
     assert isinstance(answer.found["AAPL"], errors.NoData)
@@ -272,9 +272,9 @@ async def test_large_files_are_read_by_blocks_and_small_ones_kept(
     ("options", "why"),
     [
         ({}, "needs the option path"),
-        ({"path": "/no/such/folder"}, "where nothing is"),
+        ({"path": "/no/such/folder"}, "which does not exist"),
         ({"path": "/", "pat": "x"}, "no option 'pat'"),
-        ({"path": "/", "interval": "1h"}, "keeps bars of 1m, 5m, 1d, not of 1h"),
+        ({"path": "/", "interval": "1h"}, "bars of 1m, 5m, 1d are stored, not of 1h"),
         ({"path": "/", "interval": "soon"}, "unknown interval"),
         ({"path": "/", "tz": "Mars"}, "no time zone 'Mars'"),
         ({"path": "/", "date_order": "ymd"}, "is mdy or dmy"),
