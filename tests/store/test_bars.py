@@ -340,7 +340,7 @@ async def test_history_returns_all_final_bars_with_prices_with_and_without_copy(
     await put(store, bars(*rows, {"minute": 7, "vwap": None}))
     found = []
     for copies in (True, False):
-        store.copies = copies
+        store.database.copies = copies
         async with store.read() as session:
             found.append(await session.ohlcv.history("GOOG", "1m"))
             assert (await session.ohlcv.history("O'HARA", "1m")).num_rows == 1

@@ -65,7 +65,7 @@ async def test_concurrent_writers_create_the_same_partitions(store: Store) -> No
             await put(store, ticks(200, symbols=5, start_us=OPEN_US + day * DAY_US, seed=number), number)
 
     async def write_anew(number: int) -> None:
-        store.known.clear()
+        store.database.known.clear()
         await write(number)
 
     await asyncio.gather(*(write_anew(i) for i in range(6)))

@@ -32,8 +32,9 @@ from tickerplant.core.errors import BadInput, Fenced, LogUnavailable, StoreError
 from tickerplant.core.schemas import RAW
 from tickerplant.core.symbols import partition_of
 from tickerplant.log.port import EventLog
-from tickerplant.store.pool import Session, Store
+from tickerplant.store.pool import Store
 from tickerplant.store.repositories.alerts import AlertRules, StoredRule, UnloggedRule
+from tickerplant.store.session import Session
 
 LOOK_S: Final = 30.0
 AT_ONCE: Final = 500

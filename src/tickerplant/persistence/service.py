@@ -49,8 +49,9 @@ from tickerplant.core.times import SECOND_US
 from tickerplant.log.port import ConsumedRecord, EventLog, Reader, TopicPartition
 from tickerplant.persistence.batching import PartitionBuffer, WriteBatch
 from tickerplant.persistence.write_batch import apply
-from tickerplant.store.pool import Session, Store
+from tickerplant.store.pool import Store
 from tickerplant.store.repositories.positions import Applied, Log, all_positions, begin
+from tickerplant.store.session import Session
 
 GROUP: Final = "persistence"
 TOPICS: Final = (schemas.RAW, schemas.OHLCV, schemas.ANALYTICS, schemas.ALERTS, schemas.STATUS, schemas.DEADLETTER)

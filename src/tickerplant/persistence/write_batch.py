@@ -10,7 +10,6 @@ from tickerplant.core import faults
 from tickerplant.core.rules import DEFAULT_RULES
 from tickerplant.core.sources import SourceOrder
 from tickerplant.persistence.batching import WriteBatch
-from tickerplant.store.pool import Session
 from tickerplant.store.repositories.actions import Actions
 from tickerplant.store.repositories.alerts import Firings
 from tickerplant.store.repositories.analytics import Analytics
@@ -19,6 +18,7 @@ from tickerplant.store.repositories.coverage import Coverage
 from tickerplant.store.repositories.ohlcv import Ohlcv
 from tickerplant.store.repositories.positions import Advance, Log, advance_all
 from tickerplant.store.repositories.prices import Prices, sorted_ticks
+from tickerplant.store.session import Session
 
 
 async def apply(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -12,9 +12,7 @@ import pyarrow.compute as pc
 from pgpq import ArrowToPostgresBinaryEncoder
 
 from tickerplant.core.times import TIMESTAMP, micros_of, timestamps
-
-if TYPE_CHECKING:
-    from tickerplant.store.pool import Session
+from tickerplant.store.session import Session, translate_errors
 
 FEW_ROWS: Final = 32
 """Maximum rows of an INSERT from arrays. For more rows, COPY into a staging table and an INSERT from it is faster: it
@@ -73,8 +71,6 @@ async def copy(session: Session, relation: str, batch: pa.RecordBatch) -> None:
         source, arguments = unnest_rows(batch)
         await session.execute(f'INSERT INTO "{relation}" ({quoted(names)}) SELECT * FROM {source}', *arguments)
         return
-    from tickerplant.store.pool import translate_errors
-
     with translate_errors():
         await session.connection.copy_to_table(relation, source=_encoded(batch), columns=names, format="binary")
 
@@ -118,8 +114,6 @@ async def read_numbers(session: Session, query: str, values: int, *arguments: An
     Times are int64 microseconds since 1970. Binary COPY is decoded without a loop over rows: more than 1 M bars a
     second.
     """
-    from tickerplant.store.pool import translate_errors
-
     if not session.copies:
         rows = await session.rows(query, *arguments)
         times = np.array([micros_of(row[0]) for row in rows], dtype=np.int64)

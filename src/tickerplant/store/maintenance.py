@@ -16,13 +16,14 @@ import structlog
 
 from tickerplant.core.errors import StoreError
 from tickerplant.core.times import DAY_US, MINUTE_US, datetime_of, micros_of
-from tickerplant.store.migrations import LOCK, LOCK_JOBS
 from tickerplant.store.partitions import end, name_of
 from tickerplant.store.repositories.ohlcv import HISTORICAL, INTRADAY
 from tickerplant.store.row_selection import DAILY
+from tickerplant.store.session import LOCK, LOCK_JOBS
 
 if TYPE_CHECKING:
-    from tickerplant.store.pool import Session, Store
+    from tickerplant.store.pool import Store
+    from tickerplant.store.session import Session
 
 log = structlog.get_logger(__name__)
 

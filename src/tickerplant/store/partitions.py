@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from tickerplant.core.times import DAY_US, WEEK_US, Int64Array, datetime_of, iso
-from tickerplant.store.migrations import LOCK, LOCK_PARTITIONS
+from tickerplant.store.session import LOCK, LOCK_PARTITIONS
 
 if TYPE_CHECKING:
-    from tickerplant.store.pool import Session
+    from tickerplant.store.session import Session
 
 DECADE_US: Final = 0
 """Calendar decades, which have no fixed length."""

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import asyncpg
 
-from tickerplant.core.errors import MigrationError, StoreError, StoreUnavailable
-from tickerplant.store.migrations import TIMESCALEDB, flavour_of
 from tickerplant.store.repositories import positions as position_rows
 from tickerplant.store.repositories.actions import Actions
 from tickerplant.store.repositories.alerts import AlertRules, Firings, Outbox
@@ -23,108 +20,11 @@ from tickerplant.store.repositories.interval_status import CoverageStatuses
 from tickerplant.store.repositories.ohlcv import Ohlcv
 from tickerplant.store.repositories.prices import Prices
 from tickerplant.store.repositories.symbols import Symbols
+from tickerplant.store.session import PASSING, TIMESCALEDB, Database, Session, flavour_of, translate_errors
 
 CONNECT_S: Final = 10.0
 COMMAND_S: Final = 120.0
 """Statement timeout in seconds. The longest statement of the plant, the roll-up of a whole day, takes seconds."""
-
-_PASSING: Final = (
-    asyncpg.PostgresConnectionError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.TransactionRollbackError,  # deadlock, serialization
-    asyncpg.LockNotAvailableError,
-    asyncpg.InvalidCachedStatementError,  # a column was added; the driver has dropped its cache
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # the connection ended between two messages of one exchange
-    OSError,
-    TimeoutError,
-)
-
-
-@contextmanager
-def translate_errors() -> Iterator[None]:
-    """Translate the driver's errors: StoreUnavailable where a retry may help, otherwise StoreError."""
-    try:
-        yield
-    except asyncpg.UndefinedTableError as error:
-        raise MigrationError(f"{_text(error)}; run `tickerplant init-db` to create the tables") from error
-    except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
-        raise StoreError(f"the database refuses the login: {_text(error)}; check --store") from error
-    except _PASSING as error:
-        raise StoreUnavailable(f"the database is unavailable: {_text(error)}") from error
-    except asyncpg.PostgresError as error:
-        raise StoreError(f"the database refused a statement: {_text(error)}") from error
-
-
-def _text(error: BaseException) -> str:
-    return str(error) or type(error).__name__
-
-
-@dataclass(slots=True)
-class SchemaCache:
-    """Cached facts about the schema of the database. A stale entry causes one failure, after which `clear` runs."""
-
-    partitions: set[tuple[str, int]] = field(default_factory=set)
-    columns: set[str] = field(default_factory=set)
-
-    def clear(self) -> None:
-        """Drop the cache. Called when a write has failed."""
-        self.partitions.clear()
-        self.columns.clear()
-
-
-class Session:
-    """One connection for writing. Belongs to one task at a time."""
-
-    def __init__(self, connection: Any, store: Store) -> None:
-        self.connection = connection
-        self.flavour = store.flavour
-        self.copies = store.copies
-        self.direct_compress = store.direct_compress
-        self.known = store.known
-        self.filled: set[str] = set()
-        """Temporary tables with rows of the open transaction."""
-
-    @property
-    def timescale(self) -> bool:
-        """Return whether the tables are hypertables."""
-        return self.flavour == TIMESCALEDB
-
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[None]:
-        """Begin a transaction. Leaving the block commits; an exception rolls back."""
-        with translate_errors():
-            if not self.connection.is_in_transaction():
-                self.filled.clear()
-            async with self.connection.transaction():
-                yield
-
-    async def execute(self, sql: str, *arguments: Any) -> int:
-        """Run one statement and return the number of changed rows."""
-        with translate_errors():
-            tag = await self.connection.execute(sql, *arguments)
-        count = str(tag).rsplit(" ", 1)[-1]
-        return int(count) if count.isdecimal() else 0
-
-    async def script(self, sql: str) -> None:
-        """Run several statements without arguments. A text with comments only is skipped."""
-        if all(not line.strip() or line.startswith("--") for line in sql.splitlines()):
-            return
-        with translate_errors():
-            await self.connection.execute(sql)
-
-    async def value(self, sql: str, *arguments: Any) -> Any:
-        """Return the first column of the first row, or None."""
-        with translate_errors():
-            return await self.connection.fetchval(sql, *arguments)
-
-    async def rows(self, sql: str, *arguments: Any) -> Sequence[Any]:
-        """Return all rows."""
-        with translate_errors():
-            rows: Sequence[Any] = await self.connection.fetch(sql, *arguments)
-        return rows
 
 
 class ReadSession:
@@ -163,10 +63,12 @@ class Store:
 
     def __init__(self, pool: Any, *, copies: bool) -> None:
         self._pool = pool
-        self.copies = copies
-        self.flavour = ""
-        self.direct_compress = False
-        self.known = SchemaCache()
+        self.database = Database(copies=copies)
+
+    @property
+    def flavour(self) -> str:
+        """Return `TIMESCALEDB` or `POSTGRESQL`."""
+        return self.database.flavour
 
     @classmethod
     async def open(
@@ -200,18 +102,20 @@ class Store:
 
     async def detect_flavour(self) -> None:
         """Detect whether the tables are hypertables. Repeated after a migration."""
-        self.known.clear()
+        self.database.known.clear()
         async with self.session() as session:
-            self.flavour = await flavour_of(session)
+            self.database.flavour = await flavour_of(session)
             # The extension's settings exist once the session has used it; flavour_of does not use it.
-            if self.flavour == TIMESCALEDB:
+            if self.database.flavour == TIMESCALEDB:
                 await session.value("SELECT count(*) FROM timescaledb_information.hypertables")
                 name = "timescaledb.enable_direct_compress_copy"
-                self.direct_compress = await session.value("SELECT current_setting($1, true)", name) is not None
+                self.database.direct_compress = (
+                    await session.value("SELECT current_setting($1, true)", name) is not None
+                )
 
     async def close(self) -> None:
         """Close all connections; wait at most 5 seconds for those in use. May be called twice."""
-        with contextlib.suppress(*_PASSING):
+        with contextlib.suppress(*PASSING):
             await asyncio.wait_for(self._pool.close(), 5.0)
             return
         self._pool.terminate()
@@ -222,9 +126,9 @@ class Store:
         with translate_errors():
             connection = await self._pool.acquire(timeout=CONNECT_S)
         try:
-            yield Session(connection, self)
+            yield Session(connection, self.database)
         finally:
-            with contextlib.suppress(asyncpg.PostgresError, *_PASSING):
+            with contextlib.suppress(asyncpg.PostgresError, *PASSING):
                 await self._pool.release(connection, timeout=CONNECT_S)
 
     async def check_log(self, log_id: str, generation: int, ends: position_rows.Ends) -> None:
@@ -270,5 +174,5 @@ class Store:
             try:
                 yield ReadSession(session)
             finally:
-                with contextlib.suppress(asyncpg.PostgresError, *_PASSING):
+                with contextlib.suppress(asyncpg.PostgresError, *PASSING):
                     await transaction.rollback()

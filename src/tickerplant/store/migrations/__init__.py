@@ -12,17 +12,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from tickerplant.core.errors import MigrationError
+from tickerplant.store.session import LOCK, LOCK_MIGRATIONS, POSTGRESQL, TIMESCALEDB, Session, flavour_of
 
 if TYPE_CHECKING:
-    from tickerplant.store.pool import Session, Store
+    from tickerplant.store.pool import Store
 
-LOCK: Final = 0x7469636B  # "tick": the plant's advisory locks are (LOCK, n)
-LOCK_MIGRATIONS, LOCK_PARTITIONS, LOCK_COLUMNS, LOCK_JOBS, LOCK_ALERTS = 1, 2, 3, 4, 5
-
-TIMESCALEDB, POSTGRESQL = "timescaledb", "postgresql"
 _NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql\Z")
 
 
@@ -146,16 +143,6 @@ async def _create_migrations_table(session: Session) -> None:
     )
     if await session.value("SELECT count(*) FROM pg_available_extensions WHERE name = 'timescaledb'"):
         await session.script("CREATE EXTENSION IF NOT EXISTS timescaledb")
-
-
-async def flavour_of(session: Session) -> str:
-    """Return the recorded flavour or, before the first migration, the one implied by the installed extensions."""
-    if await session.value("SELECT to_regclass('schema_migrations') IS NOT NULL"):
-        recorded = await session.value("SELECT max(flavour) FROM schema_migrations")
-        if recorded is not None:
-            return str(recorded)
-    installed = await session.value("SELECT count(*) FROM pg_extension WHERE extname = 'timescaledb'")
-    return TIMESCALEDB if installed else POSTGRESQL
 
 
 async def _applied(session: Session) -> Mapping[int, Any]:

@@ -23,7 +23,7 @@ from tickerplant.core.times import NEVER_US, Int64Array, datetime_of, micros_of
 from tickerplant.store.copy_protocol import plain, selected, stage_rows, table_of
 
 if TYPE_CHECKING:
-    from tickerplant.store.pool import Session
+    from tickerplant.store.session import Session
 
 
 class Actions:

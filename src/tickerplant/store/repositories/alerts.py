@@ -15,10 +15,10 @@ import pyarrow as pa
 from tickerplant.core.alerts import Rule
 from tickerplant.core.times import datetime_of
 from tickerplant.store.copy_protocol import plain, stage_rows
-from tickerplant.store.migrations import LOCK, LOCK_ALERTS
+from tickerplant.store.session import LOCK, LOCK_ALERTS
 
 if TYPE_CHECKING:
-    from tickerplant.store.pool import Session
+    from tickerplant.store.session import Session
 
 _FIELDS: Final = ("revision", "symbol", "interval", "left", "operator", "right", "bars", "when", "once", "active")
 _COLUMNS: Final = ", ".join(f'"{name}"' for name in _FIELDS)

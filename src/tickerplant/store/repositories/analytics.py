@@ -14,13 +14,14 @@ from tickerplant.core.errors import StoreError
 from tickerplant.core.interval import parse
 from tickerplant.core.times import times_of
 from tickerplant.store.copy_protocol import plain, quoted, selected, stage_rows, table_of
-from tickerplant.store.migrations import LOCK, LOCK_COLUMNS
 from tickerplant.store.partitions import ensure_partitions, record_arrivals
+from tickerplant.store.repositories.ohlcv import by_relation
 from tickerplant.store.repositories.ranges import read_newest_of_each, read_range
 from tickerplant.store.row_selection import KEY, OLDER, filter_rows, newest_by_key, not_newer
+from tickerplant.store.session import LOCK, LOCK_COLUMNS
 
 if TYPE_CHECKING:
-    from tickerplant.store.pool import Session
+    from tickerplant.store.session import Session
 
 INTRADAY, DAILY, REALTIME = "intraday_analytics", "daily_analytics", "realtime_analytics"
 RELATIONS: Final = (INTRADAY, DAILY, REALTIME)
@@ -199,8 +200,6 @@ class RealtimeAnalytics:
 
 
 def _by_relation(values: pa.Table) -> list[tuple[str, pa.Table]]:
-    from tickerplant.store.repositories.ohlcv import by_relation
-
     forming = pc.equal(values.column("state").cast(pa.utf8()), schemas.FORMING)
     parts = by_relation(filter_rows(values, pc.invert(forming)), INTRADAY, DAILY)
     live = filter_rows(values, forming)

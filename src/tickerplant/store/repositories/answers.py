@@ -19,7 +19,7 @@ from tickerplant.core.times import datetime_of, micros_of
 from tickerplant.store.copy_protocol import plain
 
 if TYPE_CHECKING:
-    from tickerplant.store.pool import Session
+    from tickerplant.store.session import Session
 
 _NAMES = ", ".join(schemas.ANSWERS.names)
 

@@ -18,7 +18,7 @@ from tickerplant.store.repositories.ohlcv import relation_of
 from tickerplant.store.repositories.ranges import in_order, read_numbered, read_range, slices_by_name
 
 if TYPE_CHECKING:
-    from tickerplant.store.pool import Session
+    from tickerplant.store.session import Session
 
 MAX_PAYLOAD_BYTES: Final = 64 * 1024
 """Maximum stored bytes of an unreadable payload; the log keeps the whole payload as long."""

@@ -27,7 +27,7 @@ from tickerplant.store.repositories.answers import VendorAnswers
 from tickerplant.store.repositories.ohlcv import relation_of
 
 if TYPE_CHECKING:
-    from tickerplant.store.pool import Session
+    from tickerplant.store.session import Session
 
 GRACE_US: Final = MINUTE_US
 """Time after the end of a bar before it counts as missing: lateness, the wait for a better source, the store."""

@@ -23,7 +23,7 @@ from tickerplant.store.row_selection import KEY, OLDER, filter_rows, is_daily, n
 from tickerplant.store.source_rank_sql import SourceRanks, groups, ranks_of_bars
 
 if TYPE_CHECKING:
-    from tickerplant.store.pool import Session
+    from tickerplant.store.session import Session
 
 INTRADAY, HISTORICAL = "intraday_ohlcv", "historical_ohlcv"
 ANALYTICS: Final = {

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from tickerplant.core.errors import PositionConflict, StoreMismatch
 
 if TYPE_CHECKING:
-    from tickerplant.store.pool import Session
+    from tickerplant.store.session import Session
 
 Partition = tuple[str, int]
 """(topic, partition number); the log's `TopicPartition` is one."""

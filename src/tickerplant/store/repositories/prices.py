@@ -16,7 +16,7 @@ from tickerplant.store.repositories.ranges import read_newest_of_each, read_rang
 from tickerplant.store.row_selection import codes
 
 if TYPE_CHECKING:
-    from tickerplant.store.pool import Session
+    from tickerplant.store.session import Session
 
 RELATION: Final = "realtime_prices"
 

@@ -13,7 +13,7 @@ from tickerplant.core.times import Int64Array, datetime_of
 from tickerplant.store.copy_protocol import quoted, read_numbers, selected, table_of
 
 if TYPE_CHECKING:
-    from tickerplant.store.pool import Session
+    from tickerplant.store.session import Session
 
 
 async def read_range(

@@ -14,7 +14,7 @@ from tickerplant.core.times import TIMESTAMP
 from tickerplant.store.copy_protocol import plain, stage_rows, table_of
 
 if TYPE_CHECKING:
-    from tickerplant.store.pool import Session
+    from tickerplant.store.session import Session
 
 SYMBOLS: Final = pa.schema(
     [

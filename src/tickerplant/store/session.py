@@ -1,0 +1,139 @@
+"""A session: one connection for writing, with the driver's errors translated."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import asyncpg
+
+from tickerplant.core.errors import MigrationError, StoreError, StoreUnavailable
+
+TIMESCALEDB, POSTGRESQL = "timescaledb", "postgresql"
+"""Flavours of the schema: with hypertables, or with table partitions."""
+
+LOCK: Final = 0x7469636B  # "tick": the plant's advisory locks are (LOCK, n)
+LOCK_MIGRATIONS, LOCK_PARTITIONS, LOCK_COLUMNS, LOCK_JOBS, LOCK_ALERTS = 1, 2, 3, 4, 5
+
+PASSING: Final = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.TransactionRollbackError,  # deadlock, serialization
+    asyncpg.LockNotAvailableError,
+    asyncpg.InvalidCachedStatementError,  # a column was added; the driver has dropped its cache
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # the connection ended between two messages of one exchange
+    OSError,
+    TimeoutError,
+)
+
+
+@contextmanager
+def translate_errors() -> Iterator[None]:
+    """Translate the driver's errors: StoreUnavailable where a retry may help, otherwise StoreError."""
+    try:
+        yield
+    except asyncpg.UndefinedTableError as error:
+        raise MigrationError(f"{_text(error)}; run `tickerplant init-db` to create the tables") from error
+    except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
+        raise StoreError(f"the database refuses the login: {_text(error)}; check --store") from error
+    except PASSING as error:
+        raise StoreUnavailable(f"the database is unavailable: {_text(error)}") from error
+    except asyncpg.PostgresError as error:
+        raise StoreError(f"the database refused a statement: {_text(error)}") from error
+
+
+def _text(error: BaseException) -> str:
+    return str(error) or type(error).__name__
+
+
+@dataclass(slots=True)
+class SchemaCache:
+    """Cached facts about the schema of the database. A stale entry causes one failure, after which `clear` runs."""
+
+    partitions: set[tuple[str, int]] = field(default_factory=set)
+    columns: set[str] = field(default_factory=set)
+
+    def clear(self) -> None:
+        """Drop the cache. Called when a write has failed."""
+        self.partitions.clear()
+        self.columns.clear()
+
+
+@dataclass(slots=True)
+class Database:
+    """Properties of a database that all its sessions share."""
+
+    copies: bool = True
+    """Whether the server supports COPY."""
+    flavour: str = ""
+    """`TIMESCALEDB` or `POSTGRESQL`; "" until it was detected."""
+    direct_compress: bool = False
+    """Whether COPY can write compressed chunks."""
+    known: SchemaCache = field(default_factory=SchemaCache)
+
+
+class Session:
+    """One connection for writing. Belongs to one task at a time."""
+
+    def __init__(self, connection: Any, database: Database) -> None:
+        self.connection = connection
+        self.flavour = database.flavour
+        self.copies = database.copies
+        self.direct_compress = database.direct_compress
+        self.known = database.known
+        self.filled: set[str] = set()
+        """Temporary tables with rows of the open transaction."""
+
+    @property
+    def timescale(self) -> bool:
+        """Return whether the tables are hypertables."""
+        return self.flavour == TIMESCALEDB
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[None]:
+        """Begin a transaction. Leaving the block commits; an exception rolls back."""
+        with translate_errors():
+            if not self.connection.is_in_transaction():
+                self.filled.clear()
+            async with self.connection.transaction():
+                yield
+
+    async def execute(self, sql: str, *arguments: Any) -> int:
+        """Run one statement and return the number of changed rows."""
+        with translate_errors():
+            tag = await self.connection.execute(sql, *arguments)
+        count = str(tag).rsplit(" ", 1)[-1]
+        return int(count) if count.isdecimal() else 0
+
+    async def script(self, sql: str) -> None:
+        """Run several statements without arguments. A text with comments only is skipped."""
+        if all(not line.strip() or line.startswith("--") for line in sql.splitlines()):
+            return
+        with translate_errors():
+            await self.connection.execute(sql)
+
+    async def value(self, sql: str, *arguments: Any) -> Any:
+        """Return the first column of the first row, or None."""
+        with translate_errors():
+            return await self.connection.fetchval(sql, *arguments)
+
+    async def rows(self, sql: str, *arguments: Any) -> Sequence[Any]:
+        """Return all rows."""
+        with translate_errors():
+            rows: Sequence[Any] = await self.connection.fetch(sql, *arguments)
+        return rows
+
+
+async def flavour_of(session: Session) -> str:
+    """Return the recorded flavour or, before the first migration, the one implied by the installed extensions."""
+    if await session.value("SELECT to_regclass('schema_migrations') IS NOT NULL"):
+        recorded = await session.value("SELECT max(flavour) FROM schema_migrations")
+        if recorded is not None:
+            return str(recorded)
+    installed = await session.value("SELECT count(*) FROM pg_extension WHERE extname = 'timescaledb'")
+    return TIMESCALEDB if installed else POSTGRESQL
