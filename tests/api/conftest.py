@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.api.support import PARTITIONS, MemorySource
+from tests.api.support import PARTITIONS, MemoryStore
 from tickerplant.core import schemas
 from tickerplant.log.embedded.log import EmbeddedLog
 from tickerplant.log.port import EventLog
@@ -19,5 +19,5 @@ def log(tmp_path: Path) -> Iterator[EventLog]:
 
 
 @pytest.fixture
-def source(log: EventLog) -> MemorySource:
-    return MemorySource(log)
+def store(log: EventLog) -> MemoryStore:
+    return MemoryStore(log)

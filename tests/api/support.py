@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 
 from tests.support.waiting import PATIENCE
 from tickerplant.api.positions import Position
-from tickerplant.api.service import Api
-from tickerplant.api.store_reader import Reading, Source
+from tickerplant.api.service import Api, ApiOptions
+from tickerplant.api.store_reader import ReadTransaction, StoreReader
 from tickerplant.core import records, schemas
 from tickerplant.core.adjustment import Adjustment
 from tickerplant.core.coverage import Answers, Statuses, classify, expected
@@ -85,7 +85,7 @@ def bars(log: EventLog, rows: list[dict[str, Any]], writer: str = "b") -> None:
                 )
 
 
-class MemorySource(Source):
+class MemoryStore(StoreReader):
     """A store's tables in memory, with the positions that they claim to be at."""
 
     def __init__(self, log: EventLog) -> None:
@@ -100,11 +100,11 @@ class MemorySource(Source):
         }
 
     @contextlib.asynccontextmanager
-    async def read(self) -> AsyncIterator[Reading]:
+    async def read(self) -> AsyncIterator[ReadTransaction]:
         if self.broken:
             raise StoreUnavailable("the database is away")
         identity = self.log.identity()
-        yield Reading(self, Position.of(identity.log_id, identity.generation, self.at))
+        yield ReadTransaction(self, Position.of(identity.log_id, identity.generation, self.at))
 
     async def close(self) -> None:
         pass
@@ -139,7 +139,7 @@ class MemorySource(Source):
     async def adjustment(self, symbol: str, how: str, calendar: Calendar, now_us: int) -> Adjustment:
         return Adjustment()
 
-    async def left_out(self) -> pa.Table:
+    async def exclusion_counts(self) -> pa.Table:
         return self.tables["left_out"]
 
     @property
@@ -164,11 +164,11 @@ class MemorySource(Source):
 class _NothingStored:
     """Coverage of a store that has none of the bars; with some it is in `test_coverage`, on a database."""
 
-    def __init__(self, source: MemorySource) -> None:
-        self._source = source
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
 
     async def symbols(self) -> Any:
-        return (await self._source.list()).column("symbol").to_pylist()
+        return (await self._store.list()).column("symbol").to_pylist()
 
     async def of(
         self, calendars: Mapping[str, Calendar], interval: str, from_us: int, to_us: int, now_us: int, **_: Any
@@ -212,11 +212,11 @@ class _Rows:
 
 
 @contextlib.contextmanager
-def serving(log: EventLog, source: Source, **options: Any) -> Iterator[tuple[httpx.Client, str, Api]]:
+def serving(log: EventLog, store: StoreReader, **options: Any) -> Iterator[tuple[httpx.Client, str, Api]]:
     """A real server in a thread: a client of it, its WebSocket address, and the service."""
     loop = asyncio.new_event_loop()
     stop = asyncio.Event()
-    api = Api(log, "", port=0, source=source, **options)
+    api = Api(log, "", ApiOptions(port=0, **options), store=store)
     failed: list[BaseException] = []
 
     def run() -> None:

@@ -19,7 +19,7 @@ from tests.api.support import PARTITIONS, serving
 from tests.api.test_indicators import ask, table
 from tests.support.postgres import Postgres
 from tickerplant.analytics.ondemand.query import OnDemand
-from tickerplant.api.store_reader import Source
+from tickerplant.api.store_reader import StoreReader
 from tickerplant.core import schemas
 from tickerplant.core.rules import Rules
 from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, micros_of, timestamps
@@ -83,7 +83,7 @@ def client(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iter
     path: Path = tmp_path_factory.mktemp("log") / "log.sqlite"
     with EmbeddedLog(path) as log:
         log.create_topics(schemas.TOPICS, PARTITIONS)
-        with serving(log, Source(dsn, log.identity()), indicators=OnDemand(Rules())) as (client, _, _):
+        with serving(log, StoreReader(dsn, log.identity()), indicators=OnDemand(Rules())) as (client, _, _):
             yield client
     postgres.drop(name)
 

@@ -19,7 +19,7 @@ from tests.store.test_coverage import put as put_answer
 from tests.store.test_interval_status import lay, over
 from tickerplant.api.log_state import OTHER_CLOCK_US, market_now
 from tickerplant.api.positions import HEADER
-from tickerplant.api.store_reader import Source
+from tickerplant.api.store_reader import StoreReader
 from tickerplant.core import records
 from tickerplant.core.coverage import STATUSES
 from tickerplant.core.rules import Rules, values_of
@@ -50,7 +50,7 @@ async def fill(dsn: str) -> None:
 @pytest.fixture
 def client(dsn: str, log: EmbeddedLog) -> Iterator[httpx.Client]:
     asyncio.run(fill(dsn))
-    with serving(log, Source(dsn, log.identity()), now_us=lambda: NOW) as (client, _, _):
+    with serving(log, StoreReader(dsn, log.identity()), now_us=lambda: NOW) as (client, _, _):
         yield client
 
 
@@ -154,12 +154,12 @@ def test_the_calendars_are_those_of_the_rules_in_force(client: httpx.Client, log
         ("/v1/coverage/GOGO", 404, "did you mean GOOG?"),
         ("/v1/coverage/GOOG?interval=15m", 400, "which has 1m, 5m, 1d"),
         ("/v1/coverage/GOOG?interval=100t", 400, "is not at /v1/coverage"),
-        ("/v1/coverage/GOOG?start=2012-06-21", 400, "there is no parameter `start`"),
-        ("/v1/coverage/GOOG?from=noon", 400, "`from` 'noon' is no time"),
+        ("/v1/coverage/GOOG?start=2012-06-21", 400, "unknown parameter `start`"),
+        ("/v1/coverage/GOOG?from=noon", 400, "`from` 'noon' is not a time"),
         ("/v1/coverage/GOOG?from=2012-06-22&to=2012-06-21", 400, "`from` '2012-06-22' is not before `to`"),
         ("/v1/coverage?from=2012-06-22", 400, "is not before now"),
         ("/v1/coverage/GOOG?from=0001-01-02", 400, "ask for less time"),
-        ("/v1/coverage/GOOG?limit=0", 400, "`limit` is 1 to"),
+        ("/v1/coverage/GOOG?limit=0", 400, "`limit` must be 1 to"),
         ("/v1/coverage?to=9999-12-31", 400, "ask for less time"),
         ("/v1/coverage?from=9999-12-30&to=9999-12-31", 200, ""),
         ("/v1/coverage?from=0001-01-01&to=0001-01-02", 200, ""),

@@ -20,7 +20,7 @@ from tickerplant.api.websockets.protocol import (
     pairs_of,
     parse_command,
 )
-from tickerplant.api.websockets.rows import Part, Words, digest
+from tickerplant.api.websockets.rows import DictionaryCache, StreamRecord, decode_record
 from tickerplant.core import records, schemas
 from tickerplant.core.flags import TickFlag
 from tickerplant.core.version import make_version
@@ -29,17 +29,19 @@ from tickerplant.log.port import ConsumedRecord, Identity, TopicPartition
 RAW0, BARS0 = TopicPartition(schemas.RAW, 0), TopicPartition(schemas.OHLCV, 0)
 
 
-def part(topic: str, offset: int, header: records.Header, batch: object = None) -> Part:
-    return digest(ConsumedRecord(topic, 0, offset, T0, memoryview(records.encode(header, batch))), Words())
+def log_record(topic: str, offset: int, header: records.Header, batch: object = None) -> StreamRecord:
+    return decode_record(
+        ConsumedRecord(topic, 0, offset, T0, memoryview(records.encode(header, batch))), DictionaryCache()
+    )
 
 
-def tick_part(offset: int, rows: list[tuple[int, str, float]], flags: int = 0) -> Part:
+def tick_record(offset: int, rows: list[tuple[int, str, float]], flags: int = 0) -> StreamRecord:
     header = records.Ticks(sent_at_us=T0, watermark_us=T0)
-    return part(schemas.RAW, offset, header, tick_batch(rows, flags=flags))
+    return log_record(schemas.RAW, offset, header, tick_batch(rows, flags=flags))
 
 
-def bar_part(offset: int, *rows: dict[str, object]) -> Part:
-    return part(schemas.OHLCV, offset, records.Bars(sent_at_us=T0), bar_batch(list(rows)))
+def bar_record(offset: int, *rows: dict[str, object]) -> StreamRecord:
+    return log_record(schemas.OHLCV, offset, records.Bars(sent_at_us=T0), bar_batch(list(rows)))
 
 
 def make_hub(**options: int) -> Hub:
@@ -48,7 +50,7 @@ def make_hub(**options: int) -> Hub:
 
 def drain(client: Outbox) -> list[dict[str, Any]]:
     found = []
-    while (text := client.take()) is not None:
+    while (text := client.pop()) is not None:
         found.append(json.loads(text))
     return found
 
@@ -58,8 +60,8 @@ def test_clients_of_one_subscription_get_the_same_text() -> None:
     clients = [hub.join(lambda: None) for _ in range(3)]
     for client in clients:
         hub.subscribe(client, pairs_of(["ticks"], ["AAPL"]))
-    hub.apply([tick_part(0, [(T0, "AAPL", 1.5), (T0, "MSFT", 2.5)])])
-    texts = [client.take() for client in clients]
+    hub.apply([tick_record(0, [(T0, "AAPL", 1.5), (T0, "MSFT", 2.5)])])
+    texts = [client.pop() for client in clients]
     assert texts[0] is texts[1] is texts[2]
     frame = json.loads(texts[0] or "")
     assert frame["rows"] == [[T0, "AAPL", 1.5, 1.0, "test", None, 0, T0]]
@@ -70,9 +72,9 @@ def test_who_wants_nothing_of_a_record_gets_no_frame() -> None:
     hub = make_hub()
     client = hub.join(lambda: None)
     hub.subscribe(client, pairs_of(["bars.5m", "status"], ["AAPL"]))
-    hub.apply([tick_part(0, [(T0, "AAPL", 1.0)]), bar_part(0, {"time": T0, "symbol": "AAPL"})])
+    hub.apply([tick_record(0, [(T0, "AAPL", 1.0)]), bar_record(0, {"time": T0, "symbol": "AAPL"})])
     assert drain(client) == []
-    hub.apply([bar_part(1, {"time": T0, "symbol": "AAPL", "interval": "5m"})])
+    hub.apply([bar_record(1, {"time": T0, "symbol": "AAPL", "interval": "5m"})])
     assert len(drain(client)) == 1
 
 
@@ -82,8 +84,8 @@ def test_a_slow_client_gets_every_closed_bar_and_the_newest_of_the_rest() -> Non
     hub.subscribe(client, pairs_of(["ticks", "bars"], ["*"]))
     for n in range(50):
         hub.apply([
-            tick_part(n, [(T0 + n, "AAPL", float(n))]),
-            bar_part(
+            tick_record(n, [(T0 + n, "AAPL", float(n))]),
+            bar_record(
                 n,
                 {"time": T0 + n * MINUTE, "symbol": "AAPL", "version": make_version(1, n)},
                 {"time": T0 + (n + 1) * MINUTE, "symbol": "AAPL", "state": "forming", "version": make_version(1, n)},
@@ -108,7 +110,7 @@ def test_a_client_that_never_reads_fails_and_costs_bounded_memory() -> None:
         hub.subscribe(each, pairs_of(["bars"], ["*"]))
     got = 0
     for n in range(100):
-        hub.apply([bar_part(n, {"time": T0 + n * MINUTE, "symbol": "A"})])
+        hub.apply([bar_record(n, {"time": T0 + n * MINUTE, "symbol": "A"})])
         got += len(drain(other))
     assert client.failure is not None
     assert "too slow" in client.failure
@@ -118,8 +120,8 @@ def test_a_client_that_never_reads_fails_and_costs_bounded_memory() -> None:
 
 def test_last_tick_is_the_newest_that_may_set_a_price() -> None:
     hub = make_hub()
-    hub.apply([tick_part(0, [(T0 + 5, "A", 5.0), (T0 + 3, "A", 3.0)])])
-    hub.apply([tick_part(1, [(T0 + 9, "A", 9.0)], flags=int(TickFlag.NO_OHLC)), tick_part(2, [(T0, "A", 1.0)])])
+    hub.apply([tick_record(0, [(T0 + 5, "A", 5.0), (T0 + 3, "A", 3.0)])])
+    hub.apply([tick_record(1, [(T0 + 9, "A", 9.0)], flags=int(TickFlag.NO_OHLC)), tick_record(2, [(T0, "A", 1.0)])])
     rows = hub.snapshot(Filter(pairs_of(["ticks"], ["A"])))["ticks"]["rows"]
     assert [row[2] for row in rows] == [5.0]
 
@@ -127,9 +129,9 @@ def test_last_tick_is_the_newest_that_may_set_a_price() -> None:
 def test_snapshot_has_the_newest_bar_of_each_interval_and_no_withdrawn_one() -> None:
     hub = make_hub()
     hub.apply([
-        bar_part(0, {"time": T0, "symbol": "A"}, {"time": T0 + MINUTE, "symbol": "A", "state": "forming"}),
-        bar_part(1, {"time": T0, "symbol": "A", "interval": "5m", "state": "withdrawn", "version": 7}),
-        bar_part(2, {"time": T0, "symbol": "B/C", "trades": None, "open": None}),
+        bar_record(0, {"time": T0, "symbol": "A"}, {"time": T0 + MINUTE, "symbol": "A", "state": "forming"}),
+        bar_record(1, {"time": T0, "symbol": "A", "interval": "5m", "state": "withdrawn", "version": 7}),
+        bar_record(2, {"time": T0, "symbol": "B/C", "trades": None, "open": None}),
     ])  # fmt: skip
     found = hub.snapshot(Filter(pairs_of(["bars"], ["*"])))["bars"]["rows"]
     assert {(row[1], row[2], row[10]) for row in found} == {("A", "1m", "forming"), ("B/C", "1m", "final")}
@@ -143,9 +145,9 @@ def test_a_withdrawn_bar_is_told_and_then_left_out_and_the_one_before_is_the_new
     base = {"symbol": "A", "version": make_version(1, 1)}
     nothing = {"open": None, "high": None, "low": None, "close": None, "volume": 0.0, "trades": 0, "state": "withdrawn"}
     hub.apply([
-        bar_part(0, base | {"time": T0}, base | {"time": T0, "interval": "1d"}),
-        bar_part(1, base | {"time": T0 + MINUTE, "state": "forming"}),
-        bar_part(2, base | nothing | {"time": T0 + MINUTE, "version": make_version(1, 2)}),
+        bar_record(0, base | {"time": T0}, base | {"time": T0, "interval": "1d"}),
+        bar_record(1, base | {"time": T0 + MINUTE, "state": "forming"}),
+        bar_record(2, base | nothing | {"time": T0 + MINUTE, "version": make_version(1, 2)}),
     ])  # fmt: skip
     rows = [row for message in drain(client) for row in message["rows"]]
     assert rows[-1][:11] == [T0 + MINUTE, "A", "1m", None, None, None, None, 0.0, None, 0, "withdrawn"]
@@ -157,11 +159,11 @@ def test_a_withdrawn_bar_is_told_and_then_left_out_and_the_one_before_is_the_new
     assert there("bars") == {(T0, "1m", "final"), (T0, "1d", "final")}
     assert there("bars.1m") == {(T0, "1m", "final")}
     # What the store, which is behind, still has of it changes nothing.
-    hub.seed([bar_part(0, base | {"time": T0 + MINUTE, "state": "forming"})])
+    hub.seed([bar_record(0, base | {"time": T0 + MINUTE, "state": "forming"})])
     assert there("bars.1m") == {(T0, "1m", "final")}
-    hub.apply([bar_part(3, base | nothing | {"time": T0, "version": make_version(1, 3)})])
+    hub.apply([bar_record(3, base | nothing | {"time": T0, "version": make_version(1, 3)})])
     assert there("bars.1m") == set()
-    hub.apply([bar_part(4, base | {"time": T0 + MINUTE, "state": "forming", "version": make_version(1, 4)})])
+    hub.apply([bar_record(4, base | {"time": T0 + MINUTE, "state": "forming", "version": make_version(1, 4)})])
     assert there("bars.1m") == {(T0 + MINUTE, "1m", "forming")}
 
 
@@ -171,7 +173,7 @@ def test_a_slow_client_hears_of_a_withdrawal_and_gets_no_forming_state_of_it() -
     hub.subscribe(client, pairs_of(["bars"], ["A"]))
     for n, state in enumerate(("forming", "forming", "withdrawn")):
         row = {"time": T0, "symbol": "A", "state": state, "version": make_version(1, n)}
-        hub.apply([bar_part(n, row)])
+        hub.apply([bar_record(n, row)])
     told = [row[10] for message in drain(client) for row in message["rows"]]
     assert told == ["forming", "withdrawn"]
     assert json.loads(hub.conflated(client) or "")["bars"]["rows"] == []
@@ -185,7 +187,7 @@ def test_values_of_a_withdrawn_bar_leave_the_snapshot_and_those_before_stay() ->
         if state == "withdrawn":
             row["rsi_14"] = None
         header = records.Values(sent_at_us=T0)
-        hub.apply([part(schemas.ANALYTICS, offset, header, value_batch([row], outputs))])
+        hub.apply([log_record(schemas.ANALYTICS, offset, header, value_batch([row], outputs))])
 
     def there() -> list[tuple[object, ...]]:
         tables = hub.snapshot(Filter(pairs_of(["analytics"], ["A"])))["analytics"]
@@ -205,7 +207,9 @@ def test_values_of_a_withdrawn_bar_leave_the_snapshot_and_those_before_stay() ->
 
 def test_values_of_changing_columns_come_in_frames_of_their_own() -> None:
     parts = [
-        part(schemas.ANALYTICS, n, records.Values(sent_at_us=T0), value_batch([{"time": T0, "symbol": "A"}], outputs))
+        log_record(
+            schemas.ANALYTICS, n, records.Values(sent_at_us=T0), value_batch([{"time": T0, "symbol": "A"}], outputs)
+        )
         for n, outputs in enumerate([("rsi_14",), ("rsi_14",), ("sma_20",), ("rsi_14",)])
     ]
     frames = [json.loads(frame.text) for frame in frames_of(Filter(pairs_of(["analytics"], ["*"])), parts)]
@@ -220,7 +224,7 @@ def test_status_tells_where_sources_differ_and_a_late_tick_does_not_hide_how_a_f
     up = records.FeedState(sent_at_us=T0, feed="f", state="up", since_us=T0)
     late = records.FeedState(sent_at_us=T0, feed="f", state="late", since_us=T0, count=4)
     parts = [
-        part(schemas.STATUS, n, header, batch)
+        log_record(schemas.STATUS, n, header, batch)
         for n, (header, batch) in enumerate([(up, None), (late, None), (differing.header, differing.batch)])
     ]
     client = hub.join(lambda: None)
@@ -240,16 +244,16 @@ def test_status_tells_where_sources_differ_and_a_late_tick_does_not_hide_how_a_f
 
 def test_recent_records_are_given_from_a_position_or_not_at_all() -> None:
     hub = make_hub(ring_records=3)
-    hub.apply([tick_part(n, [(T0 + n, "A", 1.0)]) for n in range(10)])
+    hub.apply([tick_record(n, [(T0 + n, "A", 1.0)]) for n in range(10)])
     assert [p.offset for p in hub.recent({RAW0: 8}) or []] == [8, 9]
     assert hub.recent({RAW0: 6}) is None
-    hub.apply([tick_part(9, [(T0, "A", 1.0)])])
-    assert hub.counts.records == 10  # read again: applied once
+    hub.apply([tick_record(9, [(T0, "A", 1.0)])])
+    assert hub.counters.records == 10  # read again: applied once
 
 
 def test_an_addition_brings_only_what_was_not_there_before() -> None:
     wanted = Filter(pairs_of(["ticks"], ["*"]), without=pairs_of(["ticks"], ["A"]))
-    frames = frames_of(wanted, [tick_part(0, [(T0, "A", 1.0), (T0, "B", 2.0)])])
+    frames = frames_of(wanted, [tick_record(0, [(T0, "A", 1.0), (T0, "B", 2.0)])])
     assert [row[1] for row in json.loads(frames[0].text)["rows"]] == ["B"]
 
 
@@ -284,7 +288,7 @@ def test_channels_may_be_of_any_interval_by_activity() -> None:
     client = hub.join(lambda: None)
     hub.subscribe(client, found.pairs)
     rows = [{"time": T0 + n, "symbol": "A", "interval": name} for n, name in enumerate(("100t", "1m", "10000v"))]
-    hub.apply([bar_part(0, *rows)])
+    hub.apply([bar_record(0, *rows)])
     (frame,) = drain(client)
     assert [row[:3] for row in frame["rows"]] == [[T0, "A", "100t"]]
     assert [row[2] for row in hub.snapshot(Filter(found.pairs))["bars"]["rows"]] == ["100t"]
@@ -292,7 +296,7 @@ def test_channels_may_be_of_any_interval_by_activity() -> None:
     assert [row[2] for row in everything["bars"]["rows"]] == ["100t"]
     left = parse_command('{"action":"unsubscribe","channels":["bars.100t"]}')
     assert isinstance(left, Unsubscribe)
-    assert describe(left.left(found.pairs)) == {"analytics.1000000d": ["A"]}
+    assert describe(left.apply(found.pairs)) == {"analytics.1000000d": ["A"]}
 
 
 def test_commands_are_read() -> None:
@@ -308,4 +312,4 @@ def test_commands_are_read() -> None:
     assert parse_command('{"action":"ping","id":7}') == Ping(7)
     left = parse_command('{"action":"unsubscribe","channels":["bars"]}')
     assert isinstance(left, Unsubscribe)
-    assert describe(left.left(pairs_of(["bars.1m", "ticks"], ["A"]))) == {"ticks": ["A"]}
+    assert describe(left.apply(pairs_of(["bars.1m", "ticks"], ["A"]))) == {"ticks": ["A"]}

@@ -24,8 +24,8 @@ from tickerplant.analytics.ondemand import query as on_demand
 from tickerplant.analytics.ondemand.calculation import read
 from tickerplant.analytics.realtime.engine import Engine
 from tickerplant.api.http.errors import ApiError
-from tickerplant.api.on_demand import AT_ONCE, WAITING, Turns
-from tickerplant.api.store_reader import Source
+from tickerplant.api.on_demand import MAX_CONCURRENT, MAX_WAITING, ConcurrencyLimiter
+from tickerplant.api.store_reader import StoreReader
 from tickerplant.core import schemas
 from tickerplant.core.rules import Rules
 from tickerplant.core.times import DAY_US, timestamps
@@ -122,7 +122,7 @@ def client(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iter
     path: Path = tmp_path_factory.mktemp("log") / "log.sqlite"
     with EmbeddedLog(path) as log:
         log.create_topics(schemas.TOPICS, PARTITIONS)
-        source = Source(dsn, log.identity())
+        source = StoreReader(dsn, log.identity())
         with serving(log, source, indicators=on_demand.OnDemand(RULES)) as (client, _, _):
             yield client
     postgres.drop(name)
@@ -256,7 +256,7 @@ def test_csv_has_the_rest_in_headers(client: httpx.Client) -> None:
         ("RSII/MSFT", 404, "unknown_indicator", "did you mean"),
         ("RSII", 404, "unknown_indicator", "did you mean"),
         ("MAVP/MSFT", 404, "unknown_indicator", "no indicator"),
-        ("RSI/NOBODY", 404, "unknown_symbol", "never been seen"),
+        ("RSI/NOBODY", 404, "unknown_symbol", "unknown symbol"),
         ("RSI/MSFT?period=1", 400, "bad_parameter", "2..1000"),
         ("RSI/MSFT?period=x", 400, "bad_parameter", "no number"),
         ("RSI/MSFT?period=", 400, "bad_parameter", "no number"),
@@ -316,27 +316,27 @@ def test_values_say_how_many_bars_more_they_need(client: httpx.Client) -> None:
 
 
 async def test_only_so_many_wait() -> None:
-    turns, go = Turns(at_once=1, waiting=1), asyncio.Event()
+    limiter, go = ConcurrencyLimiter(max_concurrent=1, max_waiting=1), asyncio.Event()
 
     async def work() -> None:
-        async with turns.take():
+        async with limiter.acquire():
             await go.wait()
 
     tasks = [asyncio.create_task(work()) for _ in range(2)]
     await asyncio.sleep(0)
     with pytest.raises(ApiError, match="2 requests wait"):
-        async with turns.take():
+        async with limiter.acquire():
             pass
     go.set()
     await asyncio.gather(*tasks)
-    async with turns.take():
+    async with limiter.acquire():
         pass
 
 
 def test_the_page_says_the_bounds() -> None:
     page = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
     assert f"up to {on_demand.MAX_BARS:,} before" in page
-    assert (AT_ONCE, WAITING) == (2, 32)
+    assert (MAX_CONCURRENT, MAX_WAITING) == (2, 32)
     assert "Two such requests are computed at a time and 32 wait" in page
 
 

@@ -13,14 +13,14 @@ import pyarrow as pa
 import pytest
 from structlog.testing import capture_logs
 
-from tests.api.support import MINUTE, T0, MemorySource, bar_batch, serving, tick_batch, value_batch
+from tests.api.support import MINUTE, T0, MemoryStore, bar_batch, serving, tick_batch, value_batch
 from tickerplant.analytics.ondemand.query import OnDemand
 from tickerplant.api.http.asgi import Message, Receive, Scope, Send
-from tickerplant.api.http.errors import AnswerFailures
+from tickerplant.api.http.errors import CatchExceptions
 from tickerplant.api.http.formats import offsets_us, to_csv
-from tickerplant.api.http.params import parse_span, parse_time, parse_zone
+from tickerplant.api.http.params import parse_range, parse_time, parse_zone
 from tickerplant.api.positions import HEADER
-from tickerplant.api.service import Api
+from tickerplant.api.service import Api, ApiOptions
 from tickerplant.core import schemas
 from tickerplant.core.errors import BadInput, ConfigError
 from tickerplant.core.flags import TickFlag
@@ -32,8 +32,8 @@ DAY = 1440 * MINUTE
 MIDNIGHT = T0 - T0 % DAY
 
 
-def fill(source: MemorySource) -> None:
-    source.tables["prices"] = pa.Table.from_batches(
+def fill(store: MemoryStore) -> None:
+    store.tables["prices"] = pa.Table.from_batches(
         [tick_batch([(T0, "AAPL", 1.0), (T0 + 1, "AAPL", 2.0), (T0 + 1, "AAPL", 3.0), (T0 + 2, "AAPL", 4.0)])]
     )
     rows: list[dict[str, object]] = [
@@ -43,16 +43,16 @@ def fill(source: MemorySource) -> None:
     rows += [{"time": T0, "symbol": "EUR/USD", "volume": 0.0, "open": float("nan"), "trades": None}]
     # Friday, and the Monday on which New York has summer time.
     rows += [{"time": MIDNIGHT + n * DAY, "symbol": "AAPL", "interval": "1d", "open": 10.0 + n} for n in (-4, -3, 0, 1)]
-    source.tables["ohlcv"] = pa.Table.from_batches([bar_batch(rows)])
+    store.tables["ohlcv"] = pa.Table.from_batches([bar_batch(rows)])
     values: list[dict[str, object]] = [{"time": T0 + n * MINUTE, "symbol": "AAPL", "rsi_14": None} for n in range(3)]
-    source.tables["analytics"] = pa.Table.from_batches([value_batch(values, ("rsi_14", "sma_20"))])
-    source.at = {TopicPartition(schemas.RAW, 0): 7, TopicPartition(schemas.OHLCV, 0): 3}
+    store.tables["analytics"] = pa.Table.from_batches([value_batch(values, ("rsi_14", "sma_20"))])
+    store.at = {TopicPartition(schemas.RAW, 0): 7, TopicPartition(schemas.OHLCV, 0): 3}
 
 
 @pytest.fixture
-def client(log: EventLog, source: MemorySource) -> Iterator[httpx.Client]:
-    fill(source)
-    with serving(log, source, indicators=OnDemand(DEFAULT_RULES)) as (client, _, _):
+def client(log: EventLog, store: MemoryStore) -> Iterator[httpx.Client]:
+    fill(store)
+    with serving(log, store, indicators=OnDemand(DEFAULT_RULES)) as (client, _, _):
         yield client
 
 
@@ -79,10 +79,10 @@ def test_pages_meet_exactly(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("times", ["iso", "s", "us"])
-def test_pages_of_ticks_meet_amid_an_instant(client: httpx.Client, source: MemorySource, times: str) -> None:
+def test_pages_of_ticks_meet_amid_an_instant(client: httpx.Client, store: MemoryStore, times: str) -> None:
     instants = [0, 0, 0, 1, 2, 2, 3]
     rows = [(T0 + at, "AAPL", float(number)) for number, at in enumerate(instants)]
-    source.tables["prices"] = pa.Table.from_batches([tick_batch(rows)])
+    store.tables["prices"] = pa.Table.from_batches([tick_batch(rows)])
     spans: list[dict[str, str]] = [{"start": "2026-03-09"}, {"end": "2026-03-10"}, {}]
     for limit, span in itertools.product(range(1, 9), spans):
         pages, query = [], span | {"limit": str(limit), "times": times}
@@ -97,10 +97,10 @@ def test_pages_of_ticks_meet_amid_an_instant(client: httpx.Client, source: Memor
         assert [price for page in in_order for price in page] == list(range(len(instants)))
 
 
-def test_bars_by_activity_come_as_stored_and_their_pages_meet(client: httpx.Client, source: MemorySource) -> None:
+def test_bars_by_activity_come_as_stored_and_their_pages_meet(client: httpx.Client, store: MemoryStore) -> None:
     times = [T0 + us for us in (3, 4, 5, 2 * MINUTE, 2 * MINUTE + 1)]
     rows = [{"time": time, "symbol": "AAPL", "interval": "100t", "open": float(n)} for n, time in enumerate(times)]
-    source.tables["ohlcv"] = pa.concat_tables([source.tables["ohlcv"], pa.Table.from_batches([bar_batch(rows)])])
+    store.tables["ohlcv"] = pa.concat_tables([store.tables["ohlcv"], pa.Table.from_batches([bar_batch(rows)])])
     for form in ("iso", "s", "us"):
         found, query = [], {"interval": "100t", "start": "2026-03-09", "limit": "2", "times": form}
         while True:
@@ -208,12 +208,12 @@ def test_realtime_as_csv_is_ticks_or_the_last_one(client: httpx.Client) -> None:
     assert (bars_only.status_code, len(bars_only.text.splitlines())) == (200, 1)
 
 
-def test_the_last_tick_is_one_that_may_set_a_price(client: httpx.Client, source: MemorySource) -> None:
+def test_the_last_tick_is_one_that_may_set_a_price(client: httpx.Client, store: MemoryStore) -> None:
     rows = [(TickFlag(0), 1.0), (TickFlag.EXTENDED, 2.0), (TickFlag.NO_OHLC, 3.0), (TickFlag.CANCEL, 1.0)]
     batches = [tick_batch([(T0 + n, "AAPL", price)], flags=flag) for n, (flag, price) in enumerate(rows)]
-    source.tables["prices"] = pa.Table.from_batches(batches)
+    store.tables["prices"] = pa.Table.from_batches(batches)
     assert client.get("/v1/realtime/AAPL").json()["tick"]["price"] == 2.0
-    source.tables["prices"] = pa.Table.from_batches(batches[2:])
+    store.tables["prices"] = pa.Table.from_batches(batches[2:])
     assert client.get("/v1/realtime/AAPL").json()["tick"] is None
 
 
@@ -250,7 +250,7 @@ def test_csv_has_the_name_of_a_file(client: httpx.Client) -> None:
         ("/v1/stream", 426, "wss://"),
         ("/v1/intraday/AAPL?intervall=5m", 400, "did you mean `interval`?"),
         ("/v1/historical/AAPL?Limit=5", 400, "did you mean `limit`?"),
-        ("/v1/ticks/AAPL?end=2026-03-10&begin=2026-03-09", 400, "no parameter `begin`"),
+        ("/v1/ticks/AAPL?end=2026-03-10&begin=2026-03-09", 400, "unknown parameter `begin`"),
         ("/v1/realtime/EUR/USD?timezone=UTC", 400, "All are: start, end, limit, skip, tz, format, times, apikey"),
         ("/v1/analytics/AAPL?indicator=rsi", 400, "did you mean `indicators`?"),
         ("/v1/analytics/AAPL?api_key=x", 400, "did you mean `apikey`?"),
@@ -311,7 +311,7 @@ def test_a_wrong_method_is_told_the_right_ones(client: httpx.Client) -> None:
             answer = client.request(method, path)
             assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD")
             error = answer.json()["error"]
-            assert (error["code"], error["message"]) == ("method_not_allowed", f"{path} does not take {method}")
+            assert (error["code"], error["message"]) == ("method_not_allowed", f"{path} does not allow {method}")
 
 
 def test_head_has_the_headers_of_get(client: httpx.Client) -> None:
@@ -324,10 +324,10 @@ def test_head_has_the_headers_of_get(client: httpx.Client) -> None:
     assert client.head("/health").status_code == 200
 
 
-def test_what_nobody_foresaw_is_an_error_like_any_other(log: EventLog, source: MemorySource) -> None:
-    fill(source)
-    source.tables["ohlcv"] = source.tables["ohlcv"].drop_columns(["interval"])
-    with serving(log, source) as (client, _, _):
+def test_what_nobody_foresaw_is_an_error_like_any_other(log: EventLog, store: MemoryStore) -> None:
+    fill(store)
+    store.tables["ohlcv"] = store.tables["ohlcv"].drop_columns(["interval"])
+    with serving(log, store) as (client, _, _):
         with capture_logs() as logged:
             answer = client.get("/v1/intraday/AAPL")
         assert client.get("/v1/ticks/AAPL").status_code == 200
@@ -354,7 +354,7 @@ async def test_a_failure_amid_an_answer_is_left_to_the_server() -> None:
         sent.append(message)
 
     with capture_logs() as logged, pytest.raises(ValueError, match="amid"):
-        await AnswerFailures(half)({"type": "http", "method": "GET", "path": "/"}, receive, send)
+        await CatchExceptions(half)({"type": "http", "method": "GET", "path": "/"}, receive, send)
     assert [message["type"] for message in sent] == ["http.response.start"]
     assert logged[0]["began"] is True
 
@@ -373,24 +373,24 @@ def test_health_metrics_docs_and_front_page(client: httpx.Client) -> None:
     assert client.get("/").status_code == 200
 
 
-def test_a_failed_part_makes_health_503(log: EventLog, source: MemorySource) -> None:
+def test_a_failed_part_makes_health_503(log: EventLog, store: MemoryStore) -> None:
     part = {"name": "feeds", "state": "failed", "sentence": "none is up"}
-    with serving(log, source, health=lambda: {"parts": [part]}) as (client, _, _):
+    with serving(log, store, health=lambda: {"parts": [part]}) as (client, _, _):
         answer = client.get("/health")
     assert answer.status_code == 503
     assert answer.json()["wrong"] == ["feeds: none is up"]
 
 
-def test_a_scrape_says_by_feed_what_was_left_out_of_bars(log: EventLog, source: MemorySource) -> None:
+def test_a_scrape_says_by_feed_what_was_left_out_of_bars(log: EventLog, store: MemoryStore) -> None:
     def lines() -> list[str]:
         text = client.get("/metrics").text
         return [line for line in text.splitlines() if line.startswith(("tickerplant_late", "tickerplant_unsupported"))]
 
-    with serving(log, source) as (client, _, _):
+    with serving(log, store) as (client, _, _):
         assert lines() == [], "nothing was counted"
         rows = [{"feed": "a", "late_ticks": 3, "unsupported": 0, "differences": 7}]
         rows += [{"feed": "b", "late_ticks": 1, "unsupported": 2, "differences": 0}]
-        source.tables["left_out"] = pa.Table.from_pylist(rows, schema=source.tables["left_out"].schema)
+        store.tables["left_out"] = pa.Table.from_pylist(rows, schema=store.tables["left_out"].schema)
         assert lines() == [
             'tickerplant_late_ticks_total{feed="a"} 3.0',
             'tickerplant_late_ticks_total{feed="b"} 1.0',
@@ -398,13 +398,13 @@ def test_a_scrape_says_by_feed_what_was_left_out_of_bars(log: EventLog, source: 
         ]
         text = client.get("/metrics").text
         assert 'tickerplant_source_differences_total{feed="a"} 7.0' in text
-        assert "# HELP tickerplant_late_ticks_total Ticks older than what is remembered" in text
-        source.broken = True
+        assert "# HELP tickerplant_late_ticks_total Ticks older than the revision window" in text
+        store.broken = True
         assert len(lines()) == 3, "a store that does not answer leaves the counts as they were"
 
 
-def test_a_key_is_asked_for_where_one_is_set(log: EventLog, source: MemorySource) -> None:
-    with serving(log, source, api_key="secret") as (client, _, _):
+def test_a_key_is_asked_for_where_one_is_set(log: EventLog, store: MemoryStore) -> None:
+    with serving(log, store, api_key="secret") as (client, _, _):
         assert client.get("/v1/symbols").status_code == 401
         assert client.get("/v1/symbols", headers={"X-API-Key": "wrong"}).status_code == 401
         assert client.get("/v1/symbols", headers={"X-API-Key": "secret"}).status_code == 200
@@ -412,13 +412,13 @@ def test_a_key_is_asked_for_where_one_is_set(log: EventLog, source: MemorySource
         assert client.get("/health").status_code == 200
 
 
-async def test_a_taken_port_is_said_clearly(log: EventLog, source: MemorySource) -> None:
+async def test_a_taken_port_is_said_clearly(log: EventLog, store: MemoryStore) -> None:
     import asyncio
 
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        api = Api(log, "", port=taken.getsockname()[1], source=source)
+        api = Api(log, "", ApiOptions(port=taken.getsockname()[1]), store=store)
         with pytest.raises(ConfigError, match="is taken"):
             await api.run(asyncio.Event())
 
@@ -429,7 +429,7 @@ def test_times_are_read_in_every_form() -> None:
         assert parse_time(text, zone, "start") == T0
     assert iso(parse_time("2026-03-08", zone, "start")) == "2026-03-08T05:00:00Z"
     assert iso(parse_time("2026-03-09", zone, "start")) == "2026-03-09T04:00:00Z"
-    span = parse_span("2026-03-06", "2026-03-09T12:00", 5, zone, sessions=True)
+    span = parse_range("2026-03-06", "2026-03-09T12:00", 5, zone, sessions=True)
     assert (iso(span.start_us or 0), iso(span.end_us or 0)) == ("2026-03-06T00:00:00Z", "2026-03-10T00:00:00Z")
     with pytest.raises(BadInput):
         parse_time("99999999999999999999", zone, "start")
@@ -467,7 +467,7 @@ def test_text_in_csv_is_quoted_only_where_it_must_be() -> None:
         assert rows == [["name", "open"], ["c", "1.5"], [odd, "1.5"]]
 
 
-def test_frames_do_not_wait_for_acknowledgements(log: EventLog, source: MemorySource) -> None:
+def test_frames_do_not_wait_for_acknowledgements(log: EventLog, store: MemoryStore) -> None:
     """Asyncio sets TCP_NODELAY only on sockets that say they are TCP; without it p99 was 45 ms instead of 5 ms."""
-    with Api(log, "", port=0, source=source)._listen() as listener:
+    with Api(log, "", ApiOptions(port=0), store=store)._listen() as listener:
         assert listener.proto == socket.IPPROTO_TCP

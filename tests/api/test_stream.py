@@ -9,7 +9,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from tests.api.support import MINUTE, PARTITIONS, T0, MemorySource, bar_batch, bars, serving, tick_batch, ticks
+from tests.api.support import MINUTE, PARTITIONS, T0, MemoryStore, bar_batch, bars, serving, tick_batch, ticks
 from tests.support.waiting import PATIENCE, eventually
 from tickerplant.api.websockets.hub import Hub
 from tickerplant.core import records, schemas
@@ -42,8 +42,8 @@ async def prices(socket: ClientConnection, count: int) -> list[float]:
     return found
 
 
-async def test_first_the_state_then_a_snapshot_then_the_stream(log: EventLog, source: MemorySource) -> None:
-    with serving(log, source) as (_, address, _):
+async def test_first_the_state_then_a_snapshot_then_the_stream(log: EventLog, store: MemoryStore) -> None:
+    with serving(log, store) as (_, address, _):
         async with connect(address) as socket, connect(address) as other:
             await receive(socket, "welcome")
             await say(other, action="subscribe", symbols=["*"], channels=["ticks", "bars"])
@@ -70,22 +70,22 @@ async def test_first_the_state_then_a_snapshot_then_the_stream(log: EventLog, so
             assert await receive(socket, "pong") == {"type": "pong", "id": "x"}
 
 
-async def test_a_snapshot_has_what_only_the_store_knows(log: EventLog, source: MemorySource) -> None:
+async def test_a_snapshot_has_what_only_the_store_knows(log: EventLog, store: MemoryStore) -> None:
     import pyarrow as pa
 
-    source.tables["prices"] = pa.Table.from_batches([tick_batch([(T0, "OLD", 7.0)])])
-    with serving(log, source) as (_, address, _):
+    store.tables["prices"] = pa.Table.from_batches([tick_batch([(T0, "OLD", 7.0)])])
+    with serving(log, store) as (_, address, _):
         async with connect(address) as socket:
             await say(socket, action="subscribe", symbols=["OLD"])
             assert [row[2] for row in (await receive(socket, "snapshot"))["ticks"]["rows"]] == [7.0]
 
 
-async def test_a_snapshot_has_stored_bars_by_activity(log: EventLog, source: MemorySource) -> None:
+async def test_a_snapshot_has_stored_bars_by_activity(log: EventLog, store: MemoryStore) -> None:
     import pyarrow as pa
 
     rows = [{"time": T0 + n, "symbol": "OLD", "interval": "100t", "open": float(n)} for n in range(3)]
-    source.tables["ohlcv"] = pa.Table.from_batches([bar_batch(rows)])
-    with serving(log, source) as (_, address, _):
+    store.tables["ohlcv"] = pa.Table.from_batches([bar_batch(rows)])
+    with serving(log, store) as (_, address, _):
         async with connect(address) as socket:
             for symbol in ("OLD", "*"):
                 await say(socket, action="subscribe", symbols=[symbol], channels=["bars.100t"])
@@ -96,11 +96,11 @@ async def test_a_snapshot_has_stored_bars_by_activity(log: EventLog, source: Mem
 
 @pytest.mark.parametrize("behind", [5, 300])
 async def test_since_goes_on_with_no_gap_and_nothing_twice(
-    log: EventLog, source: MemorySource, behind: int, monkeypatch: pytest.MonkeyPatch
+    log: EventLog, store: MemoryStore, behind: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """5: out of the recent records; 300: more than those are kept, so out of the log."""
     monkeypatch.setattr("tickerplant.api.service.Hub", partial(Hub, ring_records=50))
-    with serving(log, source) as (client, address, _):
+    with serving(log, store) as (client, address, _):
         ticks(log, [(T0, "AAPL", -1.0)])
         position = client.get("/v1/status").json()["end"]
         for n in range(behind):
@@ -120,8 +120,8 @@ async def test_since_goes_on_with_no_gap_and_nothing_twice(
             await receive(socket, "pong")
 
 
-async def test_a_position_of_another_log_is_answered_with_resync(log: EventLog, source: MemorySource) -> None:
-    with serving(log, source) as (_, address, _):
+async def test_a_position_of_another_log_is_answered_with_resync(log: EventLog, store: MemoryStore) -> None:
+    with serving(log, store) as (_, address, _):
         async with connect(address) as socket:
             since = {"log_id": "other", "generation": 1, "offsets": {}}
             await say(socket, action="subscribe", symbols=["AAPL"], since=since)
@@ -131,11 +131,11 @@ async def test_a_position_of_another_log_is_answered_with_resync(log: EventLog, 
             assert await prices(socket, 1) == [1.0]
 
 
-async def test_rest_and_stream_meet_at_the_position(log: EventLog, source: MemorySource) -> None:
+async def test_rest_and_stream_meet_at_the_position(log: EventLog, store: MemoryStore) -> None:
     ticks(log, [(T0, "AAPL", 1.0)])
     partition = partition_of("AAPL", PARTITIONS)
-    source.at = {TopicPartition(schemas.RAW, partition): 1}
-    with serving(log, source) as (client, address, _):
+    store.at = {TopicPartition(schemas.RAW, partition): 1}
+    with serving(log, store) as (client, address, _):
         ticks(log, [(T0 + 1, "AAPL", 2.0)])
         position = client.get("/v1/symbols").json()["position"]
         async with connect(address) as socket:
@@ -149,8 +149,8 @@ async def test_rest_and_stream_meet_at_the_position(log: EventLog, source: Memor
             assert [row[2] for message in found if message["type"] == "ticks" for row in message["rows"]] == [2.0]
 
 
-async def test_a_wrong_message_gets_an_error_and_the_connection_goes_on(log: EventLog, source: MemorySource) -> None:
-    with serving(log, source) as (_, address, _):
+async def test_a_wrong_message_gets_an_error_and_the_connection_goes_on(log: EventLog, store: MemoryStore) -> None:
+    with serving(log, store) as (_, address, _):
         async with connect(address) as socket:
             await socket.send("{")
             assert (await receive(socket, "error"))["code"] == "bad_json"
@@ -161,11 +161,11 @@ async def test_a_wrong_message_gets_an_error_and_the_connection_goes_on(log: Eve
 
 
 async def test_a_client_that_does_not_read_is_dropped_and_harms_nobody(
-    log: EventLog, source: MemorySource, monkeypatch: pytest.MonkeyPatch
+    log: EventLog, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tickerplant.api.service.ABORT_S", PATIENCE.seconds(30))  # time to read the reason
     batch = [(T0 + n, "AAPL", float(n)) for n in range(2_000)]
-    with serving(log, source, stall_s=PATIENCE.seconds(1.0)) as (client, address, _):
+    with serving(log, store, stall_s=PATIENCE.seconds(1.0)) as (client, address, _):
         async with connect(address, max_queue=1, compression=None) as slow, connect(address) as fast:
             for socket in (slow, fast):
                 await say(socket, action="subscribe", symbols=["*"], channels=["ticks", "bars"])
@@ -196,8 +196,8 @@ async def test_a_client_that_does_not_read_is_dropped_and_harms_nobody(
             assert "too slow" in gone.value.rcvd.reason
 
 
-async def test_a_wrong_key_closes_with_a_reason(log: EventLog, source: MemorySource) -> None:
-    with serving(log, source, api_key="secret") as (_, address, _):
+async def test_a_wrong_key_closes_with_a_reason(log: EventLog, store: MemoryStore) -> None:
+    with serving(log, store, api_key="secret") as (_, address, _):
         async with connect(address) as socket:
             with pytest.raises(ConnectionClosed) as gone:
                 await socket.recv()
@@ -207,8 +207,8 @@ async def test_a_wrong_key_closes_with_a_reason(log: EventLog, source: MemorySou
             await receive(socket, "welcome")
 
 
-async def test_an_unreadable_record_is_passed_over(log: EventLog, source: MemorySource) -> None:
-    with serving(log, source) as (_, address, _):
+async def test_an_unreadable_record_is_passed_over(log: EventLog, store: MemoryStore) -> None:
+    with serving(log, store) as (_, address, _):
         async with connect(address) as socket:
             await say(socket, action="subscribe", symbols=["*"], channels=["ticks", "status"])
             await receive(socket, "snapshot")

@@ -17,7 +17,7 @@ from tests.api.support import MINUTE, T0, bar_batch, serving
 from tests.support.waiting import PATIENCE, eventually
 from tickerplant.analytics import compute
 from tickerplant.analytics.service import Analytics
-from tickerplant.api.store_reader import Source
+from tickerplant.api.store_reader import StoreReader
 from tickerplant.core import records, schemas
 from tickerplant.core.version import make_version
 from tickerplant.log.embedded import EmbeddedLog
@@ -122,7 +122,7 @@ async def test_a_withdrawn_bar_leaves_no_trace(log: EmbeddedLog, analytics: None
         return await count("intraday_ohlcv", "state = 'forming'") == 3 and await count("realtime_analytics") == 2
 
     await eventually(arrived)
-    source = Source(dsn, log.identity())
+    source = StoreReader(dsn, log.identity())
     with serving(log, source) as (client, address, _):
 
         def closes(interval: str) -> dict[str, float]:

@@ -1,15 +1,15 @@
-"""Alert rules on their way from users to the store and the log.
+"""Changes of alert rules: stored in the database, then published to the event log.
 
 Effects of each change, in this order; each is safe to repeat:
 
-1. The rule is kept in the store, as a revision that the log has not been told (one transaction, on the disk).
-2. The log is told: one `AlertRule` into the symbol's partition of `market.prices.raw`; that a rule is gone, into every
-   partition, so that it is gone wherever any revision of it has ever been told.
-3. The revision is marked as told, and a removed rule is forgotten.
+1. Store the new revision of the rule as unpublished (one transaction, flushed to disk).
+2. Append one `AlertRule` to the symbol's partition of `market.prices.raw`. A removal goes to every partition, so that
+   it reaches each partition that ever had a revision of the rule.
+3. Mark the revision as published, or delete the removed rule.
 
-A kill between them leaves a revision that is not marked: whoever comes next, and the API every `LOOK_S`, tells the log
-again, and who reads the log takes no revision twice. Steps 2 and 3 are one transaction of the store under a lock, so
-that revisions reach the log in order.
+A kill between them leaves an unpublished revision. The next change, or `run` every `REPUBLISH_S`, publishes it again;
+readers of the log ignore a revision that they have seen. Steps 2 and 3 are one transaction of the store under a lock,
+so revisions reach the log in order.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 from urllib.parse import urlsplit
 
 import msgspec
@@ -36,21 +36,24 @@ from tickerplant.store.pool import Store
 from tickerplant.store.repositories.alerts import AlertRules, StoredRule, UnloggedRule
 from tickerplant.store.session import Session
 
-LOOK_S: Final = 30.0
-AT_ONCE: Final = 500
+REPUBLISH_S: Final = 30.0
+"""Seconds between two searches for unpublished revisions."""
+MAX_REVISIONS: Final = 500
+"""Maximum revisions that one transaction publishes."""
 MAX_URL_CHARS: Final = 2_000
 SECRET_CHARS: Final = range(16, 257)
 _WRITER: Final = "alerts"
 _ATTEMPTS: Final = 4
-_CHANGES: Final = ("symbol", "interval", "left", "operator", "right", "bars", "when", "once", "active")
+_RULE_FIELDS: Final = ("symbol", "interval", "left", "operator", "right", "bars", "when", "once", "active")
 
 log = structlog.get_logger(__name__)
 
-Check = Callable[[Rule], Rule]
+CheckRule: TypeAlias = Callable[[Rule], Rule]
+"""Returns the rule in canonical form. Raises BadInput for a rule that cannot be evaluated."""
 
 
 class NewRule(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """A rule as a user gives it; see `core.alerts.Rule`."""
+    """A rule as a client sends it; see `core.alerts.Rule`."""
 
     symbol: str
     interval: str = "1m"
@@ -66,7 +69,7 @@ class NewRule(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class RuleChange(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What is to be different; what is left out stays. `symbol` and `interval` can only be said as they are."""
+    """Fields to change; the others stay. `symbol` and `interval` are accepted only with their present values."""
 
     symbol: str | msgspec.UnsetType = msgspec.UNSET
     interval: str | msgspec.UnsetType = msgspec.UNSET
@@ -81,19 +84,19 @@ class RuleChange(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_
     secret: str | msgspec.UnsetType | None = msgspec.UNSET
 
 
-class Rulebook:
-    """The rules of a plant: kept in `store`, told to `log`. `check` raises BadInput for a rule that nobody can read."""
+class AlertRuleManager:
+    """Creates, changes and removes alert rules. `store` returns the open store."""
 
-    def __init__(self, log: EventLog, store: Callable[[], Any], check: Check) -> None:
+    def __init__(self, log: EventLog, store: Callable[[], Awaitable[Store]], check: CheckRule) -> None:
         self._log = log
         self._store = store
         self._check = check
 
     @asynccontextmanager
     async def _session(self) -> AsyncIterator[Session]:
-        store: Store = await self._store()
+        store = await self._store()
         async with store.session() as session, session.transaction():
-            await session.script("SET LOCAL synchronous_commit = on")  # what a person has said is not forgotten
+            await session.script("SET LOCAL synchronous_commit = on")  # a user's change must survive a power cut
             yield session
 
     async def all(self, symbol: str | None = None) -> list[StoredRule]:
@@ -107,123 +110,123 @@ class Rulebook:
             return await AlertRules(session).get(name)
 
     async def add(self, given: NewRule) -> StoredRule:
-        """Keep a new rule under an id of its own and tell the log. Raises BadInput, StoreError."""
+        """Store a new rule under a new id and publish it. Raises BadInput, StoreError."""
         check_webhook(given.webhook, given.secret)
-        said = {name: getattr(given, name) for name in _CHANGES} | {"right": _text(given.right)}
-        rule = self._check(Rule(id=secrets.token_hex(6), **said))
+        fields = {name: getattr(given, name) for name in _RULE_FIELDS} | {"right": _text(given.right)}
+        rule = self._check(Rule(id=secrets.token_hex(6), **fields))
         async with self._session() as session:
             await AlertRules(session).add(rule, given.webhook, given.secret)  # Step 1
-        return await self._told(rule.id)
+        return await self._publish_and_get(rule.id)
 
     async def change(self, name: str, change: RuleChange) -> StoredRule | None:
-        """Change a rule and tell the log, unless only its webhook changes; None if there is none. Raises BadInput."""
-        said = msgspec.to_builtins(change)
-        if "right" in said:
-            said["right"] = _text(said["right"])
+        """Change a rule and publish it, unless only its webhook changes; None if it does not exist. Raises BadInput."""
+        given = msgspec.to_builtins(change)
+        if "right" in given:
+            given["right"] = _text(given["right"])
         async with self._session() as session:
             rules = AlertRules(session)
-            kept = await rules.get(name, lock=True)
-            if kept is None:
+            stored = await rules.get(name, lock=True)
+            if stored is None:
                 return None
-            webhook = said.get("webhook", kept.webhook)
-            check_webhook(webhook, said.get("secret") if "secret" in said or not kept.signed else None)
-            others = {field: said[field] for field in _CHANGES if field in said}
-            rule = self._check(msgspec.structs.replace(kept.rule, **others))
-            if (rule.symbol, rule.interval) != (kept.rule.symbol, kept.rule.interval):
+            webhook = given.get("webhook", stored.webhook)
+            check_webhook(webhook, given.get("secret") if "secret" in given or not stored.signed else None)
+            fields = {field: given[field] for field in _RULE_FIELDS if field in given}
+            rule = self._check(msgspec.structs.replace(stored.rule, **fields))
+            if (rule.symbol, rule.interval) != (stored.rule.symbol, stored.rule.interval):
                 raise BadInput(
-                    f"the rule {name} is of {kept.rule.symbol} on bars of {kept.rule.interval}, and stays so: "
-                    "make another rule, and remove this one"
+                    f"the rule {name} is for {stored.rule.symbol} on bars of {stored.rule.interval}, which cannot "
+                    "change; create another rule, and remove this one"
                 )
-            if rule != kept.rule or said.get("active"):  # `active` said again lets it begin anew: `once` is armed
-                await rules.change(msgspec.structs.replace(rule, revision=kept.rule.revision + 1))  # Step 1
-            if "webhook" in said:
+            if rule != stored.rule or given.get("active"):  # an explicit `active` arms a `once` rule again
+                await rules.change(msgspec.structs.replace(rule, revision=stored.rule.revision + 1))  # Step 1
+            if "webhook" in given:
                 await rules.set_webhook(name, webhook)
-            if "secret" in said or webhook is None:
-                await rules.set_secret(name, said.get("secret"))
-        return await self._told(name)
+            if "secret" in given or webhook is None:
+                await rules.set_secret(name, given.get("secret"))
+        return await self._publish_and_get(name)
 
     async def set_active(self, name: str, *, active: bool) -> StoredRule | None:
-        """Pause a rule, or let it begin anew, even if it is active: so one that has fired its once is armed again."""
+        """Pause or resume a rule; None if it does not exist. Resuming an active `once` rule arms it again."""
         async with self._session() as session:
             rules = AlertRules(session)
-            kept = await rules.get(name, lock=True)
-            if kept is None:
+            stored = await rules.get(name, lock=True)
+            if stored is None:
                 return None
-            if active or kept.rule.active:
-                revision = kept.rule.revision + 1
-                await rules.change(msgspec.structs.replace(kept.rule, active=active, revision=revision))  # Step 1
-        return await self._told(name)
+            if active or stored.rule.active:
+                revision = stored.rule.revision + 1
+                await rules.change(msgspec.structs.replace(stored.rule, active=active, revision=revision))  # Step 1
+        return await self._publish_and_get(name)
 
     async def remove(self, name: str) -> bool:
-        """Take a rule away and tell the log; False if there is none. Its webhooks still to be posted are given up."""
+        """Remove a rule and publish the removal; False if it does not exist. Its pending webhooks are given up."""
         async with self._session() as session:
             removed = await AlertRules(session).remove(name)  # Step 1
         if removed:
-            await self._try_to_tell()
+            await self._try_to_publish()
         return removed
 
-    async def _told(self, name: str) -> StoredRule:
-        await self._try_to_tell()
-        kept = await self.get(name)
-        if kept is None:
-            raise BadInput(f"the rule {name} has just been removed")
-        return kept
+    async def _publish_and_get(self, name: str) -> StoredRule:
+        await self._try_to_publish()
+        stored = await self.get(name)
+        if stored is None:
+            raise BadInput(f"the rule {name} was removed at the same time")
+        return stored
 
-    async def _try_to_tell(self) -> None:
+    async def _try_to_publish(self) -> None:
         try:
-            await self.tell()
+            await self.publish()
         except (Fenced, LogUnavailable, StoreError) as error:
-            log.warning("the log has not been told of a change of alert rules yet", error=str(error))
+            log.warning("alert rules not published to the log yet; retrying later", error=str(error))
 
-    async def tell(self) -> int:
-        """Tell the log all that it has not been told, and return how much.
+    async def publish(self) -> int:
+        """Append all unpublished revisions to the log and return their number.
 
         Raises Fenced, LogUnavailable or StoreError.
         """
-        told = 0
+        published = 0
         while True:
             async with self._session() as session:
                 rules = AlertRules(session)
-                unsent = await rules.unlogged(AT_ONCE)
-                if not unsent:
-                    return told
-                faults.reach("api.rules.tell.before")
-                await asyncio.to_thread(self._append, unsent)  # Step 2
-                faults.reach("api.rules.tell.after")
-                await rules.mark_logged(unsent)  # Step 3
-            told += len(unsent)
+                unlogged = await rules.unlogged(MAX_REVISIONS)
+                if not unlogged:
+                    return published
+                faults.reach("api.rules.publish.before")
+                await asyncio.to_thread(self._append, unlogged)  # Step 2
+                faults.reach("api.rules.publish.after")
+                await rules.mark_logged(unlogged)  # Step 3
+            published += len(unlogged)
 
-    def _append(self, unsent: Sequence[UnloggedRule]) -> None:
+    def _append(self, unlogged: Sequence[UnloggedRule]) -> None:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 with self._log.writer(_WRITER) as writer, writer.transaction() as transaction:
                     partitions = self._log.partitions(RAW)
-                    for one in unsent:
-                        header = records.AlertRule(sent_at_us=_now_us(), rule=one.rule, removed=one.removed)
-                        own = partition_of(one.rule.symbol, partitions)
-                        for partition in range(partitions) if one.removed else (own,):
+                    for revision in unlogged:
+                        header = records.AlertRule(sent_at_us=_now_us(), rule=revision.rule, removed=revision.removed)
+                        own = partition_of(revision.rule.symbol, partitions)
+                        for partition in range(partitions) if revision.removed else (own,):
                             transaction.append(RAW, partition, records.encode(header))
                 return
-            except Fenced:  # another process of ours, that had the lock before and was slow: it has stopped now
+            except Fenced:  # another API process held the store's lock before and was slow; it has stopped now
                 if attempt == _ATTEMPTS:
                     raise
                 time.sleep(0.1 * attempt)
 
-    async def watch(self) -> None:
-        """Tell the log what others have left, now and every `LOOK_S`, until cancelled."""
+    async def run(self) -> None:
+        """Publish revisions that an earlier process left unpublished, now and every `REPUBLISH_S`, until cancelled."""
         while True:
             with contextlib.suppress(StoreError, Fenced, LogUnavailable):
-                told = await self.tell()
-                if told:
-                    log.info("told the log of alert rules", rules=told)
-            await asyncio.sleep(LOOK_S)
+                published = await self.publish()
+                if published:
+                    log.info("alert rules published to the log", rules=published)
+            await asyncio.sleep(REPUBLISH_S)
 
 
 def check_webhook(url: str | None, secret: str | None) -> None:
-    """Raise BadInput unless these can be a webhook's address and secret."""
+    """Raise BadInput unless these are a valid address and secret of a webhook."""
     if url is None:
         if secret is not None:
-            raise BadInput("`secret` signs webhooks; give `webhook`, where they go, too")
+            raise BadInput("`secret` signs webhooks; send `webhook`, their address, too")
         return
     try:
         parts = urlsplit(url)
@@ -232,31 +235,31 @@ def check_webhook(url: str | None, secret: str | None) -> None:
         host, port, parts = None, None, urlsplit("")
     plain = url.isascii() and url.isprintable() and " " not in url and len(url) <= MAX_URL_CHARS
     if parts.scheme not in ("http", "https") or not host or port == 0 or not plain:
-        raise BadInput("`webhook` is an address that begins with http:// or https://, and names a host")
+        raise BadInput("`webhook` must be an address that starts with http:// or https:// and has a host")
     if parts.username is not None or parts.password is not None:
-        raise BadInput("`webhook` may not hold a user or a password; `secret` signs what is posted")
+        raise BadInput("`webhook` must not contain a user or a password; `secret` signs the requests")
     if secret is not None and (len(secret) not in SECRET_CHARS or not secret.isascii() or not secret.isprintable()):
-        raise BadInput("`secret` is 16 to 256 printable ASCII characters")
+        raise BadInput("`secret` must be 16 to 256 printable ASCII characters")
 
 
-def shown(kept: StoredRule) -> dict[str, Any]:
-    """Return a rule as users see it: all but the secret."""
-    rule = kept.rule
+def rule_json(stored: StoredRule) -> dict[str, Any]:
+    """Return a rule in the form of the REST answers, without the secret."""
+    rule = stored.rule
     return {
         "id": rule.id,
         "revision": rule.revision,
-        **{name: getattr(rule, name) for name in _CHANGES},
+        **{name: getattr(rule, name) for name in _RULE_FIELDS},
         "rule": str(rule),
-        "webhook": kept.webhook,
-        "signed": kept.signed,
-        "in_log": kept.logged,
-        "created_at": kept.created_at,
-        "changed_at": kept.changed_at,
+        "webhook": stored.webhook,
+        "signed": stored.signed,
+        "in_log": stored.logged,
+        "created_at": stored.created_at,
+        "changed_at": stored.changed_at,
     }
 
 
-def shown_firing(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a firing as users see it; `webhook` is null where none was to be posted."""
+def firing_json(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a fired alert in the form of the REST answers; `webhook` is null if the rule had none."""
     state = row["webhook"]
     webhook = None
     if state is not None:

@@ -1,99 +1,74 @@
-"""The API's own metrics: a catalogue whose texts say what to do about a bad value.
+"""The API's own metrics: a catalogue in which each help text contains advice for a bad value.
 
-Numbers that the hub counts anyway are read when somebody scrapes; only requests are counted as they happen. What was
-left out of bars is counted in the store, once for each position of the log, and so outlives every service.
+A scrape reads the numbers that the stream counts anyway; only requests are counted as they happen. The store counts the
+data excluded from bars, once for each position of the log, so these counts survive a restart of any service.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from tickerplant.api.http.asgi import App, Receive, Scope, Send
+from tickerplant.core.metrics import MetricSpec
 
-
-@dataclass(frozen=True, slots=True)
-class Spec:
-    """One metric: what it says, and what to do when it looks bad."""
-
-    name: str
-    kind: Literal["counter", "gauge", "histogram"]
-    text: str
-    action: str
-    labels: tuple[str, ...] = ()
-
-
-REQUESTS: Final = Spec(
+REQUESTS: Final = MetricSpec(
     "tickerplant_api_requests", "counter", "REST requests answered, by path and status.",
-    "Many 4xx: read the error's sentence, a client asks wrongly. 5xx: see the plant's log and /health.",
+    "Many 4xx: read the error message; a client sends invalid requests. 5xx: see the log of Tickerplant and /health.",
     ("path", "status"),
 )  # fmt: skip
-SECONDS: Final = Spec(
-    "tickerplant_api_request_seconds", "histogram", "Seconds from request to the answer's last byte.",
-    "Above a second: ask for fewer rows, or look at the database's load.", ("path",),
+SECONDS: Final = MetricSpec(
+    "tickerplant_api_request_seconds", "histogram", "Seconds from the request to the last byte of the answer.",
+    "Above 1: ask for fewer rows, or check the load of the database.", ("path",),
 )  # fmt: skip
-CLIENTS: Final = Spec(
-    "tickerplant_api_stream_clients", "gauge", "WebSocket clients connected.",
-    "Near the most (1,000): some client reconnects without closing, or another API process is due.",
+CLIENTS: Final = MetricSpec(
+    "tickerplant_api_stream_clients", "gauge", "Connected WebSocket clients.",
+    "Near the maximum (1,000): a client reconnects without closing, or you need another API process.",
 )  # fmt: skip
-FRAMES: Final = Spec(
-    "tickerplant_api_stream_frames", "counter", "Frames queued to WebSocket clients.",
-    "Flat while ticks come in: see the tail's lag.",
+FRAMES: Final = MetricSpec(
+    "tickerplant_api_stream_frames", "counter", "Frames queued for WebSocket clients.",
+    "Flat while ticks arrive: check the lag of the tail.",
 )  # fmt: skip
-CONFLATED: Final = Spec(
+CONFLATED: Final = MetricSpec(
     "tickerplant_api_stream_conflated_rows", "counter",
-    "Ticks and forming rows that slow clients got as newest state only.",
-    "Growing steadily: a client reads too slowly or the tail lags; closed bars are not affected.",
+    "Ticks and forming rows that slow clients received only as newest state.",
+    "Growing steadily: a client reads too slowly or the tail lags. Closed bars are not affected.",
 )  # fmt: skip
-DROPPED: Final = Spec(
+DROPPED: Final = MetricSpec(
     "tickerplant_api_stream_dropped", "counter", "Clients dropped because they did not read (close code 4008).",
-    "Find the client that reconnects; it must read faster or subscribe to less.",
+    "Find the client that reconnects. It must read faster or subscribe to less.",
 )  # fmt: skip
-RESYNCS: Final = Spec(
-    "tickerplant_api_stream_resyncs", "counter", "Subscriptions whose `since` could not be gone on from.",
-    "After a retention or a new log: none. Otherwise clients keep positions for longer than the log keeps records.",
+RESYNCS: Final = MetricSpec(
+    "tickerplant_api_stream_resyncs", "counter", "Subscriptions that could not resume from `since`.",
+    "Normal after retention or a new log. Otherwise clients keep positions for longer than the log keeps records.",
 )  # fmt: skip
-LAG: Final = Spec(
-    "tickerplant_api_stream_tail_lag_seconds", "gauge", "Age of the newest record when the stream's tail applied it.",
-    "Above 2: clients get newest state only; the machine is too busy, or a replay runs faster than the stream.",
+LAG: Final = MetricSpec(
+    "tickerplant_api_stream_tail_lag_seconds", "gauge", "Age of the newest record when the stream's tail read it.",
+    "Above 2: clients receive the newest state only. The machine is too busy, or a replay is faster than the stream.",
 )  # fmt: skip
-UNREADABLE: Final = Spec(
-    "tickerplant_api_stream_unreadable", "counter", "Records of the log that the stream could not read.",
+UNREADABLE: Final = MetricSpec(
+    "tickerplant_api_stream_unreadable", "counter", "Log records that the stream could not read.",
     "Above 0: see market.deadletter, or a newer version writes to the log than this one reads.",
 )  # fmt: skip
-DELIVERED: Final = Spec(
-    "tickerplant_alert_webhooks_delivered", "counter", "Webhooks of alerts that a receiver has taken.",
-    "Flat while /v1/alerts/firings has new ones: see their `webhook`.",
+LATE: Final = MetricSpec(
+    "tickerplant_late_ticks", "counter", "Ticks older than the revision window: stored, but in no bar.",
+    "Growing: raise rules.revision_window_sessions, or rebuild the range.", ("feed",),
 )  # fmt: skip
-FAILED_ATTEMPTS: Final = Spec(
-    "tickerplant_alert_webhooks_failed_attempts", "counter", "Attempts to post a webhook that failed.",
-    "Growing: a receiver is away or refuses; /v1/alerts/firings says which and why.",
+UNSUPPORTED: Final = MetricSpec(
+    "tickerplant_unsupported_ticks", "counter", "Ticks and vendor bars that could not be used, or not for all bars.",
+    "Growing: `tickerplant tail status` shows the reasons; the feed sends data that cannot be read.", ("feed",),
 )  # fmt: skip
-GIVEN_UP: Final = Spec(
-    "tickerplant_alert_webhooks_given_up", "counter", "Webhooks that were given up: too old, or their rule is gone.",
-    "Above 0: these alerts have reached nobody by webhook; /v1/alerts/firings has them.",
-)  # fmt: skip
-LATE: Final = Spec(
-    "tickerplant_late_ticks", "counter", "Ticks older than what is remembered: stored, but in no bar.",
-    "Growing: raise rules.revision_window_sessions, or have the stretch made again by a rebuild.", ("feed",),
-)  # fmt: skip
-UNSUPPORTED: Final = Spec(
-    "tickerplant_unsupported_ticks", "counter", "Ticks and vendors' bars that could not be used, or not for all bars.",
-    "Growing: `tickerplant tail status` shows the reasons; the feed sends what the plant cannot read.", ("feed",),
-)  # fmt: skip
-DIFFERENCES: Final = Spec(
-    "tickerplant_source_differences", "counter",
-    "Bars that another source gives differently, by the feed that said so.",
-    "Growing fast: `tickerplant tail status` shows both bars; see whose prints count, and the order rules.sources.",
+DIFFERENCES: Final = MetricSpec(
+    "tickerplant_source_differences", "counter", "Bars for which a second source has other values, by feed.",
+    "Growing fast: `tickerplant tail status` shows both bars. Check whose prints count, and the order rules.sources.",
     ("feed",),
 )  # fmt: skip
 LEFT_OUT: Final = {"late_ticks": LATE, "unsupported": UNSUPPORTED, "differences": DIFFERENCES}
-"""By the store's name of each count."""
+"""Metrics of data excluded from bars, by the store's name of the count."""
 CATALOGUE: Final = (
     REQUESTS,
     SECONDS,
@@ -104,9 +79,6 @@ CATALOGUE: Final = (
     RESYNCS,
     LAG,
     UNREADABLE,
-    DELIVERED,
-    FAILED_ATTEMPTS,
-    GIVEN_UP,
     *LEFT_OUT.values(),
 )
 
@@ -114,30 +86,30 @@ CATALOGUE: Final = (
 class ApiMetrics:
     """The catalogue in a registry.
 
-    `stream` returns the stream's numbers by spec, or {} while there is none; `left_out` the store's counts by spec and
-    feed, or {} before they have been read.
+    `stream` returns the stream's numbers by metric, {} while there is none. `left_out` returns the store's counts by
+    metric and feed, {} before the first read.
     """
 
     def __init__(
         self,
         registry: CollectorRegistry,
-        stream: Callable[[], dict[Spec, float]],
-        left_out: Callable[[], Mapping[Spec, Mapping[str, float]]] = dict,
+        stream: Callable[[], dict[MetricSpec, float]],
+        left_out: Callable[[], Mapping[MetricSpec, Mapping[str, float]]] = dict,
     ) -> None:
         self.registry = registry
         self._stream = stream
         self._left_out = left_out
-        self._requests = Counter(REQUESTS.name, _help(REQUESTS), REQUESTS.labels, registry=registry)
-        self._seconds = Histogram(SECONDS.name, _help(SECONDS), SECONDS.labels, registry=registry)
+        self._requests = Counter(REQUESTS.name, REQUESTS.text, REQUESTS.labels, registry=registry)
+        self._seconds = Histogram(SECONDS.name, SECONDS.text, SECONDS.labels, registry=registry)
         registry.register(self)
 
     def collect(self) -> Iterable[Metric]:
-        """Return the stream's numbers and the store's counts (called by prometheus_client)."""
+        """Return the stream's numbers and the store's counts. Called by prometheus_client."""
         for spec, value in self._stream().items():
             family = CounterMetricFamily if spec.kind == "counter" else GaugeMetricFamily
-            yield family(spec.name, _help(spec), value=value)
+            yield family(spec.name, spec.text, value=value)
         for spec, by_feed in self._left_out().items():
-            counter = CounterMetricFamily(spec.name, _help(spec), labels=spec.labels)
+            counter = CounterMetricFamily(spec.name, spec.text, labels=spec.labels)
             for feed, count in by_feed.items():
                 counter.add_metric([feed], count)
             yield counter
@@ -148,38 +120,34 @@ class ApiMetrics:
         self._seconds.labels(path).observe(seconds)
 
     def close(self) -> None:
-        """Take the metrics out of the registry again, so that the API can be started anew in this process."""
+        """Unregister the metrics, so that the API can start again in this process."""
         for collector in (self, self._requests, self._seconds):
             self.registry.unregister(collector)
 
 
-def _help(spec: Spec) -> str:
-    return f"{spec.text} {spec.action}"
-
-
 class CountRequests:
-    """Middleware that counts requests by the route's template, never by the raw path, which users make up."""
+    """Middleware that counts requests by route template. Clients can invent raw paths, so those are not labels."""
 
     def __init__(self, app: App, metrics: ApiMetrics) -> None:
         self._app = app
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on; count when answered."""
+        """Call the application and count its answer."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
         status = 500
 
-        async def noting(message: MutableMapping[str, Any]) -> None:
+        async def observe(message: MutableMapping[str, Any]) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
         try:
-            await self._app(scope, receive, noting)
+            await self._app(scope, receive, observe)
         finally:
             route = scope.get("route")
             path = getattr(route, "path", None) or "other"

@@ -1,6 +1,6 @@
-"""Indicators computed when asked: what the API wants of whoever computes them, and the turns that requests take.
+"""Indicators computed on request: the interface of the calculator, and the limit of concurrent requests.
 
-The API knows no indicators; `app` brings them.
+The API does not import the indicators; `app` passes an object with this interface.
 """
 
 from __future__ import annotations
@@ -16,74 +16,78 @@ from tickerplant.api.http.errors import ApiError
 from tickerplant.core.bar_request import BarRequest
 from tickerplant.core.interval import Interval
 
-AT_ONCE: Final = 2
-"""Requests that compute at the same time: each takes a thread, a connection, and some ten megabytes at the most."""
-WAITING: Final = 32
-"""Requests that wait for that. One more is told to try again."""
+MAX_CONCURRENT: Final = 2
+"""Maximum requests that compute at the same time. Each needs a thread, a connection, and up to 10 MB or so."""
+MAX_WAITING: Final = 32
+"""Maximum requests that wait for their turn. One more is refused with 503."""
 
 ReadBars: TypeAlias = Callable[[int | None, int | None, int], Awaitable[pa.Table]]
-"""(start, end, count) to bars in order of time; with no start the newest before `end`."""
+"""(start_us, end_us, count) to bars in ascending order of time; without a start the newest ones before the end."""
 
 
-class Stretch(Protocol):
+class InputBars(Protocol):
     """The bars that values are computed from."""
 
     @property
     def computed_from_us(self) -> int | None:
-        """The time of the first of them."""
+        """Time of the first bar; None if there is none."""
 
     @property
     def limited(self) -> bool:
-        """Whether older ones would count too, and were too many to be read."""
+        """Whether older bars would influence the values, but were too many to read."""
 
 
-class Indicators(Protocol):
-    """What can be computed. `choose` gives what `gather` and `values` take; only its text matters here."""
+class IndicatorCalculator(Protocol):
+    """Computes indicators. `choose` returns an opaque object for the other methods; its text names the indicator."""
 
     def choose(self, name: str, parameters: Mapping[str, str]) -> Any:
         """Return the indicator. Raises UnknownIndicator for the name, BadInput for the parameters."""
 
     async def gather(self, read_bars: ReadBars, chosen: Any, request: BarRequest) -> Any:
-        """Return the `Stretch` that the values of the asked bars need; splits that are still to come are none."""
+        """Return the `InputBars` for the values of the requested bars. Splits after the request's clock are ignored."""
 
-    def values(self, stretch: Any, chosen: Any) -> pa.Table:
-        """Return `time`, `state` and a column for each output, for the bars asked for. Takes long: for a thread."""
+    def values(self, inputs: Any, chosen: Any) -> pa.Table:
+        """Return `time`, `state` and a column for each output, for the requested bars. Slow: run it in a thread."""
 
-    def remaining(self, stretch: Any, chosen: Any, beyond: int) -> Mapping[str, int]:
-        """Return how many bars more each column needs that is not warm at the last bar but `beyond`."""
+    def remaining(self, inputs: Any, chosen: Any, beyond: int) -> Mapping[str, int]:
+        """Return the columns that are not warm at the last bar, with the number of bars that each still needs.
+
+        The newest `beyond` bars are ignored.
+        """
         ...
 
     def warmups(self, interval: Interval) -> Mapping[str, int]:
-        """Return for each column that the stream computes on an interval the bar, from 1, that has the first value."""
+        """Return the number of the first bar with a value, from 1, for each column of the analytics service."""
         ...
 
     def listing(self) -> Sequence[Mapping[str, Any]]:
-        """Return all that there are."""
+        """Return the description of every indicator."""
         ...
 
     def describe(self, name: str) -> Mapping[str, Any]:
-        """Return the one of that name. Raises UnknownIndicator."""
+        """Return the description of one indicator. Raises UnknownIndicator."""
         ...
 
 
-class Turns:
-    """Lets a few requests work at once, some wait, and refuses the others (503)."""
+class ConcurrencyLimiter:
+    """Limits concurrent requests: a few run, some wait, and the others are refused (503)."""
 
-    def __init__(self, at_once: int = AT_ONCE, waiting: int = WAITING) -> None:
-        self._free = asyncio.Semaphore(at_once)
-        self._most = at_once + waiting
-        self._here = 0
+    def __init__(self, max_concurrent: int = MAX_CONCURRENT, max_waiting: int = MAX_WAITING) -> None:
+        self._slots = asyncio.Semaphore(max_concurrent)
+        self._max_admitted = max_concurrent + max_waiting
+        self._admitted = 0
 
     @asynccontextmanager
-    async def take(self) -> AsyncIterator[None]:
-        """Wait for a turn and have it for the block. Raises ApiError when too many wait already."""
-        if self._here >= self._most:
+    async def acquire(self) -> AsyncIterator[None]:
+        """Wait for a slot and hold it for the block. Raises ApiError if too many requests wait already."""
+        if self._admitted >= self._max_admitted:
             raise ApiError(
-                503, "busy", f"{self._here} requests wait for indicators to be computed", "try again in a few seconds"
-            )
-        self._here += 1
+                503, "busy", f"{self._admitted} requests wait for indicators to be computed",
+                "try again in a few seconds",
+            )  # fmt: skip
+        self._admitted += 1
         try:
-            async with self._free:
+            async with self._slots:
                 yield
         finally:
-            self._here -= 1
+            self._admitted -= 1

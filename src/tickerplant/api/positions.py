@@ -1,4 +1,4 @@
-"""Positions of the log as users see them: what a REST answer was read at, and what a subscription goes on from."""
+"""Log positions in REST answers and on the stream: where data was read, and where a subscription resumes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from tickerplant.core.errors import BadInput
 from tickerplant.log.port import TopicPartition
 
 HEADER: Final = "X-Log-Position"
-"""Every answer that was read from the store carries its position in this header too, as JSON on one line."""
+"""Header with the position of an answer from the store, as JSON on one line. The body contains it too."""
 
 
 class Position(msgspec.Struct, frozen=True):
-    """Where in the log: for each topic and partition the offset of the next record."""
+    """A position in the log: the offset of the next record, for each topic and partition."""
 
     log_id: str
     generation: int
@@ -23,14 +23,14 @@ class Position(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, log_id: str, generation: int, positions: Mapping[TopicPartition, int]) -> Position:
-        """Return the position made of offsets by partition."""
+        """Return the position with these offsets."""
         offsets: dict[str, dict[int, int]] = {}
         for (topic, partition), offset in sorted(positions.items()):
             offsets.setdefault(topic, {})[partition] = offset
         return cls(log_id, generation, offsets)
 
     def flat(self) -> dict[TopicPartition, int]:
-        """Return offsets by partition, as the log's port has them."""
+        """Return offsets by partition, in the form of `log.port`."""
         return {
             TopicPartition(topic, partition): offset
             for topic, partitions in self.offsets.items()
@@ -43,16 +43,16 @@ class Position(msgspec.Struct, frozen=True):
 
 
 def parse_position(value: Any) -> Position:
-    """Return the position that a client sent: the object of an answer's body, or the header's text.
+    """Return the position that a client sent: the object from an answer's body, or the header's text.
 
-    Raises BadInput saying what a position looks like.
+    Raises BadInput, which explains the form of a position.
     """
     try:
         if isinstance(value, str):
             return msgspec.json.decode(value, type=Position)
-        # Keys of JSON objects are text; `str_keys` lets them be the numbers of partitions again.
+        # Keys of JSON objects are text; `str_keys` converts them to partition numbers.
         return msgspec.convert(value, Position, str_keys=True)
     except msgspec.MsgspecError as error:
         raise BadInput(
-            f"`since` is no position ({error}); send the `position` of a REST answer or of a message unchanged"
+            f"`since` is not a position ({error}); send the `position` of a REST answer or of a message unchanged"
         ) from None

@@ -1,4 +1,4 @@
-"""Coarser bars out of stored ones: 15m, 30m and 1h from 5m, 1w from 1d. Pure, whole columns at a time."""
+"""Coarser bars built from stored ones: 15m, 30m and 1h from 5m, and 1w from 1d. Pure; works on whole columns."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from tickerplant.core.interval import D1, H1, M5, M15, M30, W1, Interval
 from tickerplant.core.times import Float64Array, times_of, timestamps
 
 BASE: Final = {M15: M5, M30: M5, H1: M5, W1: D1}
-"""Which stored interval an interval is built from."""
+"""Stored interval from which each interval is built."""
 
 
 def ratio(interval: Interval) -> int:
-    """Return the most base bars that one bar of the interval has."""
+    """Return the maximum number of base bars in one bar of the interval."""
     return interval.us // BASE[interval].us
 
 
 def resample(bars: pa.Table, interval: Interval) -> pa.Table:
-    """Return bars of `interval` from base bars in ascending order, withdrawn ones left out.
+    """Return bars of `interval` built from base bars in ascending order. Withdrawn base bars are left out.
 
-    A bar is `forming` while its newest part is or while the bucket may still get parts (the last one, unless its end is
-    reached), complete when all its parts are, and has the newest version among them. Its `vwap` is weighted by volume.
+    A bar is `forming` if one of its parts is, or if it is the last bar and its end has not been reached. It is complete
+    if all its parts are. Its version is the newest one among its parts. Its `vwap` is weighted by volume.
     """
     bars = bars.filter(pa.array(np.asarray(bars.column("state").to_pylist(), dtype=object) != schemas.WITHDRAWN))
     if not bars.num_rows:
@@ -37,16 +37,16 @@ def resample(bars: pa.Table, interval: Interval) -> pa.Table:
     column = {name: _floats(bars, name) for name in ("open", "high", "low", "close", "volume", "vwap", "trades")}
     weight = np.where(np.isnan(column["vwap"]), 0.0, column["volume"])
     weights = np.add.reduceat(weight, first)
-    money = np.add.reduceat(np.nan_to_num(column["vwap"]) * weight, first)
+    turnover = np.add.reduceat(np.nan_to_num(column["vwap"]) * weight, first)
     with np.errstate(invalid="ignore", divide="ignore"):
-        vwap = np.where(weights > 0, money / weights, np.nan)
+        vwap = np.where(weights > 0, turnover / weights, np.nan)
     trades = np.add.reduceat(column["trades"], first)
     forming = np.asarray(bars.column("state").to_pylist(), dtype=object) == schemas.FORMING
-    open_still = np.logical_or.reduceat(forming, first)
+    still_forming = np.logical_or.reduceat(forming, first)
     if base.end(int(times[-1])) < interval.end(int(buckets[-1])):
-        open_still[-1] = True
+        still_forming[-1] = True
     newest = _at_largest(bars, "version", first, last)
-    made: dict[str, Any] = {
+    built: dict[str, Any] = {
         "time": timestamps(buckets[first]),
         "open": _nullable(_first_known(column["open"], first, last)),
         "high": _nullable(np.fmax.reduceat(column["high"], first)),
@@ -55,7 +55,7 @@ def resample(bars: pa.Table, interval: Interval) -> pa.Table:
         "volume": pa.array(np.add.reduceat(column["volume"], first)),
         "vwap": _nullable(vwap),
         "trades": pa.array(trades, pa.int64(), mask=np.isnan(trades), safe=False),
-        "state": pa.array(np.where(open_still, schemas.FORMING, schemas.FINAL).astype(object), pa.utf8()),
+        "state": pa.array(np.where(still_forming, schemas.FORMING, schemas.FINAL).astype(object), pa.utf8()),
         "complete": pa.array(
             np.logical_and.reduceat(np.asarray(bars.column("complete").to_pylist(), dtype=bool), first)
         ),
@@ -63,7 +63,7 @@ def resample(bars: pa.Table, interval: Interval) -> pa.Table:
         "version": bars.column("version").take(pa.array(newest)),
         "source": bars.column("source").take(pa.array(last)),
     }
-    return pa.table({name: value for name, value in made.items() if name in bars.schema.names})
+    return pa.table({name: value for name, value in built.items() if name in bars.schema.names})
 
 
 def _floats(bars: pa.Table, name: str) -> Float64Array:

@@ -1,4 +1,4 @@
-"""The types of ASGI, as far as our middleware speaks it."""
+"""The ASGI types that the middleware uses."""
 
 from __future__ import annotations
 

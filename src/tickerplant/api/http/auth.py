@@ -1,7 +1,7 @@
-"""The optional API key: header `X-API-Key` or `?apikey=`, for REST and the stream alike. Off unless a key is set.
+"""The optional API key of REST and the stream: header `X-API-Key` or parameter `apikey`. Off unless a key is set.
 
-Open without a key in any case: `/health` (probes have none), the dashboard's files and the documentation. A browser
-cannot set headers on a WebSocket, so there the parameter is the way.
+These paths need no key: `/health` (probes have none), the dashboard's files, and the documentation. Browsers cannot
+set headers on a WebSocket, so the stream accepts the parameter.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tickerplant.api.websockets.protocol import CLOSE_KEY
 
 KEY_PARAMETER: Final = "apikey"
 PROTECTED: Final = ("/v1/", "/metrics")
-HINT: Final = "send the key in the header X-API-Key, or as ?apikey= where headers cannot be set"
+HINT: Final = "send the key in the header X-API-Key, or as ?apikey= if you cannot set headers"
 
 
 class RequireKey:
@@ -27,16 +27,16 @@ class RequireKey:
         self._key = key.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on, or refuse."""
+        """Call the application, or refuse."""
         if scope["type"] == "lifespan" or not scope["path"].startswith(PROTECTED) or self._has_key(scope):
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
             await receive()
-            # Accepted first: a refused handshake reaches a browser as code 1006 without a word.
+            # The socket is accepted first: a refused handshake reaches a browser as code 1006 without a reason.
             await send({"type": "websocket.accept"})
             await send({"type": "websocket.close", "code": CLOSE_KEY, "reason": f"no valid API key; {HINT}"[:123]})
         else:
-            response = error_response(401, "no_key", "this needs a valid API key", HINT)
+            response = error_response(401, "no_key", "missing or invalid API key", HINT)
             await response(scope, receive, send)
 
     def _has_key(self, scope: Scope) -> bool:

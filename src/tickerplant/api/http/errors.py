@@ -1,4 +1,4 @@
-"""Errors as users get them: `{"error": {"code", "message", "hint"}}`, with a sentence that says what to do."""
+"""Errors in the form that clients receive: `{"error": {"code", "message", "hint"}}`. The hint explains what to do."""
 
 from __future__ import annotations
 
@@ -13,30 +13,14 @@ from starlette.exceptions import HTTPException
 from tickerplant.api.http.asgi import App, Message, Receive, Scope, Send
 from tickerplant.core.errors import BadInput, StoreError, StoreUnavailable, TickerplantError
 
-METHODS: Final = "GET, HEAD"
-"""What every path takes that only reads."""
-
-_REFERENCE: Final = {"$ref": "#/components/schemas/Error"}
-_TEXT: Final = {"type": "string"}
-_SCHEMA: Final[dict[str, Any]] = {
-    "title": "Error",
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["code", "message", "hint"],
-            "properties": {"code": _TEXT, "message": _TEXT, "hint": _TEXT},
-            "example": {"code": "unknown_symbol", "message": "APPL has never been seen", "hint": "did you mean AAPL?"},
-        }
-    },
-}
+READ_METHODS: Final = "GET, HEAD"
+"""The methods of every path that only reads."""
 
 log = structlog.get_logger(__name__)
 
 
 class ApiError(Exception):
-    """An answer that is an error."""
+    """An error answer: HTTP status, a code for programs, a message, and a hint."""
 
     def __init__(self, status: int, code: str, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -52,57 +36,58 @@ def error_body(code: str, message: str, hint: str = "") -> bytes:
 
 
 def error_response(status: int, code: str, message: str, hint: str = "") -> Response:
-    """Return an error as a response; one that passes by itself (503) says when to try again."""
+    """Return an error as a response. A 503 has `Retry-After`."""
     headers = {"Retry-After": "2"} if status == 503 else None
     return Response(error_body(code, message, hint), status, headers, media_type="application/json")
 
 
-class AnswerFailures:
-    """Middleware that answers what nobody foresaw: 500 in the shape of every error, and the traceback to the log only.
+class CatchExceptions:
+    """Middleware that answers an unexpected exception with a 500 in the usual form. Only the log has the traceback.
 
-    When the answer had begun, the failure goes on to the server, which breaks the connection: half a body is no answer.
+    If the answer has started, the exception goes on to the server, which breaks the connection. The client must not
+    take half a body for an answer.
     """
 
     def __init__(self, app: App) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on, and answer for who could not."""
+        """Call the application and answer for it if it raises."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         began = False
 
-        async def noting(message: Message) -> None:
+        async def observe(message: Message) -> None:
             nonlocal began
             began = began or message["type"] == "http.response.start"
             await send(message)
 
         try:
-            await self._app(scope, receive, noting)
+            await self._app(scope, receive, observe)
         except Exception:
-            log.exception("a request failed", method=scope["method"], path=scope["path"], began=began)
+            log.exception("request failed", method=scope["method"], path=scope["path"], began=began)
             if began:
                 raise
-            response = error_response(500, "internal_error", "the plant failed at this", "see the log of the plant")
+            response = error_response(500, "internal_error", "internal error", "see the log of Tickerplant")
             await response(scope, receive, send)
 
 
 def install(app: FastAPI) -> None:
-    """Have every error of the application leave in this shape."""
+    """Register handlers that turn every exception of the application into an error answer."""
 
     @app.exception_handler(ApiError)
     async def _api(_: Request, error: ApiError) -> Response:
         return error_response(error.status, error.code, error.message, error.hint)
 
     @app.exception_handler(TickerplantError)
-    async def _ours(_: Request, error: TickerplantError) -> Response:
+    async def _tickerplant(_: Request, error: TickerplantError) -> Response:
         if isinstance(error, BadInput):
             return error_response(400, "bad_parameter", str(error), "see /docs for all parameters")
         if isinstance(error, StoreUnavailable):
-            return error_response(503, "store_unavailable", str(error), "see /health; trying again helps")
+            return error_response(503, "store_unavailable", str(error), "see /health; try again later")
         if isinstance(error, StoreError):
-            return error_response(500, "store_error", str(error), "see the log of the plant")
+            return error_response(500, "store_error", str(error), "see the log of Tickerplant")
         return error_response(503, "unavailable", str(error), "see /health")
 
     @app.exception_handler(RequestValidationError)
@@ -114,51 +99,30 @@ def install(app: FastAPI) -> None:
         return _http_error(request.method, request.url.path, error)
 
 
-def describe(app: FastAPI) -> None:
-    """Have OpenAPI say errors as they are: a bad parameter is a 400, and what has no body of its own has ours."""
-    made = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            schema = made()
-            schemas = schema.setdefault("components", {}).setdefault("schemas", {})
-            for theirs in ("HTTPValidationError", "ValidationError"):
-                schemas.pop(theirs, None)
-            schemas["Error"] = _SCHEMA
-            for operation in (one for path in schema["paths"].values() for one in path.values()):
-                operation["responses"].pop("422", None)
-                for code, response in operation["responses"].items():
-                    if code >= "400":
-                        response.setdefault("content", {"application/json": {"schema": _REFERENCE}})
-        return made()
-
-    app.openapi = openapi  # type: ignore[method-assign]
-
-
 def _http_error(method: str, path: str, error: HTTPException) -> Response:
     if error.status_code == 404:
-        return error_response(404, "not_found", f"there is nothing at {path}", "see /docs for all paths")
+        return error_response(404, "not_found", f"no resource at {path}", "see /docs for all paths")
     if error.status_code != 405:
         return error_response(error.status_code, "http_error", str(error.detail))
     allowed = _methods(path)
-    response = error_response(405, "method_not_allowed", f"{path} does not take {method}", f"it takes {allowed}")
+    response = error_response(405, "method_not_allowed", f"{path} does not allow {method}", f"use {allowed}")
     response.headers["Allow"] = allowed
     return response
 
 
 def _methods(path: str) -> str:
-    """Return what a path takes: rules of alerts are written too."""
+    """Return the methods of a path. Only alert rules can be written."""
     if path == "/v1/alerts":
-        return f"{METHODS}, POST"
+        return f"{READ_METHODS}, POST"
     if path.startswith("/v1/alerts/") and not path.endswith("/firings"):
-        return f"{METHODS}, PATCH, DELETE"
-    return METHODS
+        return f"{READ_METHODS}, PATCH, DELETE"
+    return READ_METHODS
 
 
 def _sentence(error: RequestValidationError) -> str:
     parts = []
-    for one in error.errors():
-        where: tuple[Any, ...] = tuple(one.get("loc", ()))
-        name = ".".join(str(word) for word in where[1:]) or "request"
-        parts.append(f"`{name}`: {one.get('msg', 'cannot be read')}, got {one.get('input')!r}")
+    for detail in error.errors():
+        where: tuple[Any, ...] = tuple(detail.get("loc", ()))
+        name = ".".join(str(part) for part in where[1:]) or "request"
+        parts.append(f"`{name}`: {detail.get('msg', 'is invalid')}, got {detail.get('input')!r}")
     return "; ".join(parts)

@@ -1,13 +1,13 @@
-"""Arrow tables as JSON and CSV, with times in a zone. Whole columns at a time.
+"""Arrow tables as JSON and CSV, with times in a zone. Works on whole columns.
 
-Numbers are numbers, missing is null (JSON) or empty (CSV), NaN and infinity never leave.
+A missing value is null in JSON and empty in CSV. NaN and infinity become missing values.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -27,17 +27,17 @@ _QUARTER_US = 15 * MINUTE_US
 def offsets_us(times_us: Int64Array, zone: dt.tzinfo) -> Int64Array:
     """Return the zone's offset from UTC at each time, in µs.
 
-    Asks the zone once a day that occurs, and once a quarter of an hour on days on which the clocks change (all changes
-    since 1900 fall on one).
+    Looks up the zone once per distinct day. On days with a clock change it looks up each quarter of an hour: all
+    changes since 1900 are at one.
     """
     if not len(times_us):
         return times_us
     days, which = np.unique(times_us // DAY_US, return_inverse=True)
     by_day = np.empty(len(days), dtype=np.int64)
     changing = np.zeros(len(days), dtype=bool)
-    for number, day in enumerate(days.tolist()):
-        by_day[number] = _offset_us(day * DAY_US, zone)
-        changing[number] = by_day[number] != _offset_us((day + 1) * DAY_US, zone)
+    for index, day in enumerate(days.tolist()):
+        by_day[index] = _offset_us(day * DAY_US, zone)
+        changing[index] = by_day[index] != _offset_us((day + 1) * DAY_US, zone)
     result = by_day[which]
     rows = np.flatnonzero(changing[which])
     if len(rows):
@@ -56,7 +56,7 @@ def _offset_us(us: int, zone: dt.tzinfo) -> int:
 
 
 def iso_times(times_us: Int64Array, zone: dt.tzinfo) -> npt.NDArray[np.str_]:
-    """Return ISO 8601 with the zone's offset, `2026-03-09T09:30:00-04:00`; microseconds where any time has them."""
+    """Return ISO 8601 with the zone's offset, `2026-03-09T09:30:00-04:00`; with microseconds if any time has them."""
     offsets = offsets_us(times_us, zone)
     unit = "s" if not (times_us % SECOND_US).any() else "us"
     moments = (times_us + offsets).astype("datetime64[us]")
@@ -77,7 +77,7 @@ def _suffix(offset_us: int) -> str:
 
 
 def time_column(times_us: Int64Array, zone: dt.tzinfo, style: str, *, sessions: bool) -> pa.Array:
-    """Return times as users asked for them; daily bars (`sessions`) have dates instead of instants."""
+    """Return times in the requested style (`TIME_STYLES`). Daily bars (`sessions`) have dates instead of instants."""
     if style != "iso":
         return pa.array(times_us // EPOCHS[style])
     if sessions:
@@ -86,21 +86,21 @@ def time_column(times_us: Int64Array, zone: dt.tzinfo, style: str, *, sessions: 
 
 
 def exact_time(us: int, zone: dt.tzinfo, style: str, *, sessions: bool) -> str | int:
-    """Return one time as users asked for them, but in µs where their unit would lose some of it."""
+    """Return one time in the requested style, or in µs if that style would round it."""
     if style != "iso" and us % EPOCHS[style]:
         style = "us"
     found: str | int = time_column(np.array([us], dtype=np.int64), zone, style, sessions=sessions)[0].as_py()
     return found
 
 
-def for_users(table: pa.Table, zone: dt.tzinfo, style: str = "iso", *, sessions: bool = False) -> pa.Table:
-    """Return the table with plain columns: times as text or numbers, text out of dictionaries, NaN as null."""
+def format_columns(table: pa.Table, zone: dt.tzinfo, style: str = "iso", *, sessions: bool = False) -> pa.Table:
+    """Return the table with columns ready to encode: times as text or numbers, plain text, null instead of NaN."""
     columns: dict[str, Any] = {}
     for name in table.schema.names:
         column = table.column(name)
         kind = column.type
         if pa.types.is_timestamp(kind) and column.null_count == 0:
-            # Only the bar's own time is a session's date; when it was published is an instant.
+            # Only the bar's time is a session's date; the time of publication is an instant.
             column = time_column(times_of(column), zone, style, sessions=sessions and name == "time")
         elif pa.types.is_timestamp(kind):
             whole = times_of(column.drop_null())
@@ -115,7 +115,7 @@ def for_users(table: pa.Table, zone: dt.tzinfo, style: str = "iso", *, sessions:
 
 
 def to_rows(table: pa.Table) -> list[Any]:
-    """Return the rows of a table from `for_users` as objects that msgspec encodes with their column names."""
+    """Return the rows of a table from `format_columns` as objects that msgspec encodes under the column names."""
     names = table.schema.names
     if not names:
         return []
@@ -131,19 +131,19 @@ def to_json(head: Mapping[str, Any], key: str, table: pa.Table) -> bytes:
 
 
 def to_csv(table: pa.Table) -> bytes:
-    """Return a table from `for_users` as CSV with a header line, lists as words between spaces.
+    """Return a table from `format_columns` as CSV with a header line. A list becomes words separated by spaces.
 
-    Text is quoted only in answers where some must be.
+    Text is quoted only if at least one text of the answer needs quotes.
     """
-    for number, field in enumerate(table.schema):
+    for index, field in enumerate(table.schema):
         if pa.types.is_list(field.type):
-            table = table.set_column(number, field.name, pc.binary_join(table.column(number), " "))
+            table = table.set_column(index, field.name, pc.binary_join(table.column(index), " "))
     head = (",".join(table.schema.names) + "\n").encode()
     if not table.num_rows:
         return head
     try:
         return head + _csv_rows(table, "none")
-    except pa.ArrowInvalid:  # a text has a comma, a quote or a line's end; Arrow's "needed" then quotes every text
+    except pa.ArrowInvalid:  # a text has a comma, a quote or a line end; Arrow's "needed" quotes every text
         return head + _csv_rows(table, "needed")
 
 
@@ -156,3 +156,8 @@ def _csv_rows(table: pa.Table, quoting: str) -> bytes:
 def encode(message: Any) -> bytes:
     """Return a small message as JSON; NaN becomes null."""
     return msgspec.json.encode(message)
+
+
+def without(table: pa.Table, names: Iterable[str]) -> pa.Table:
+    """Return the table without these columns. Names that it does not have are ignored."""
+    return table.drop_columns([name for name in names if name in table.schema.names])

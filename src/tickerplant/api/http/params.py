@@ -1,4 +1,4 @@
-"""Parameters of the REST endpoints: times, zones, limits. Pure; each error says what to send instead."""
+"""Parsing of request parameters: times, zones, ranges, intervals, symbols. Pure; each error explains what to send."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from tickerplant.core.times import DAY_US, datetime_of, micros_of
 DEFAULT_LIMIT: Final = 1_000
 MAX_LIMIT: Final = 50_000
 MAX_SKIP: Final = 200_000
-"""Rows of one instant that pages can get past; each page reads them again."""
+"""Maximum rows of one instant that pages can skip; each page reads the skipped rows again."""
+ACTIVITY_NAMES: Final = "bars by activity (100t trades, 10000v volume, 1000000d turnover)"
 _NUMBER = re.compile(r"-?\d{1,19}(\.\d+)?\Z")
-_DATE = re.compile(r"\d{4}-\d{2}-\d{2}\Z")
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
-    """What to read: `[start_us, end_us)`, at most `limit` rows; None is open. With no start, the newest rows.
+class RowRange:
+    """Range to read: `[start_us, end_us)`, at most `limit` rows. None is unbounded; without a start the newest rows.
 
-    `skip`: so many rows at the side where reading begins belong to the page before.
+    `skip`: number of rows at the side where reading starts that the previous page contained.
     """
 
     start_us: int | None
@@ -46,9 +46,10 @@ def parse_zone(name: str) -> zoneinfo.ZoneInfo:
 
 
 def parse_time(text: str, zone: dt.tzinfo, name: str) -> int:
-    """Return µs UTC of ISO 8601, a date, or a number since 1970 (s, ms or µs by its size); naive times are in `zone`.
+    """Return a time in µs UTC. `name` is the parameter's name in errors. Raises BadInput.
 
-    A local time that a change of the clocks skips or repeats is read as the first of the two.
+    Accepts ISO 8601, a date, or a number since 1970 (seconds, milliseconds or microseconds, by its size). A time
+    without an offset is in `zone`. A local time that a clock change skips or repeats means the first of the two.
 
     >>> parse_time("2026-03-09", dt.UTC, "start") == parse_time("1773014400", dt.UTC, "start")
     True
@@ -57,59 +58,59 @@ def parse_time(text: str, zone: dt.tzinfo, name: str) -> int:
     if _NUMBER.match(text):
         value = float(text) if "." in text else int(text)
         size = abs(value)
-        # Seconds reach year 5138 at 1e11, milliseconds begin in 1973 there; the same holds a thousand times up.
+        # 1e11 is the year 5138 in seconds and 1973 in milliseconds; 1e14 separates milliseconds from microseconds.
         scale = 1_000_000 if size < 1e11 else 1_000 if size < 1e14 else 1
-        return _within(round(value * scale), text, name)
+        return _check_years(round(value * scale), text, name)
     try:
         moment = dt.datetime.fromisoformat(text.replace(" ", "+") if re.search(r" \d{2}:?\d{2}\Z", text) else text)
     except ValueError:
         raise BadInput(
-            f"`{name}` {text!r} is no time; use ISO 8601 (2026-03-09T09:30:00, 2026-03-09T14:30:00Z), a date "
+            f"`{name}` {text!r} is not a time; use ISO 8601 (2026-03-09T09:30:00, 2026-03-09T14:30:00Z), a date "
             "(2026-03-09), or seconds, milliseconds or microseconds since 1970"
         ) from None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=zone)
     try:
-        return _within(micros_of(moment), text, name)
+        return _check_years(micros_of(moment), text, name)
     except OverflowError:
-        raise BadInput(f"`{name}` {text!r} lies outside the years 1 to 9999") from None
+        raise BadInput(f"`{name}` {text!r} is outside the years 1 to 9999") from None
 
 
-def _within(us: int, text: str, name: str) -> int:
+def _check_years(us: int, text: str, name: str) -> int:
     try:
         datetime_of(us)
     except OverflowError:
-        raise BadInput(f"`{name}` {text!r} lies outside the years 1 to 9999") from None
+        raise BadInput(f"`{name}` {text!r} is outside the years 1 to 9999") from None
     return us
 
 
-def parse_span(
+def parse_range(
     start: str | None, end: str | None, limit: int, zone: dt.tzinfo, *, sessions: bool = False, skip: int = 0,
     names: tuple[str, str] = ("start", "end"),
-) -> Span:  # fmt: skip
-    """Return the span of the parameters, which are called `names`. Raises BadInput.
+) -> RowRange:  # fmt: skip
+    """Return the range that the parameters describe; `names` are the parameters' names in errors. Raises BadInput.
 
-    `sessions`: the times stand for dates of trading sessions (daily bars), in the zone; an `end` within a day takes
-    that day's session too.
+    `sessions`: the times mean dates of trading sessions (daily bars) in the zone. An `end` within a day includes that
+    day's session.
     """
     first, last = names
     start_us = None if not start else parse_time(start, zone, first)
     end_us = None if not end else parse_time(end, zone, last)
     if sessions:
         try:
-            start_us, end_us = _session_span(start_us, end_us, zone)
+            start_us, end_us = _session_range(start_us, end_us, zone)
         except OverflowError:
-            raise BadInput(f"`{first}` and `{last}` must lie within the years 1 to 9999 in the zone of `tz`") from None
+            raise BadInput(f"`{first}` and `{last}` must be within the years 1 to 9999 in the zone of `tz`") from None
     if start_us is not None and end_us is not None and start_us >= end_us:
         raise BadInput(f"`{first}` {start!r} is not before `{last}` {end!r} (`{last}` is exclusive)")
     if not 1 <= limit <= MAX_LIMIT:
-        raise BadInput(f"`limit` is 1 to {MAX_LIMIT}, not {limit}; ask again from `next` for more")
+        raise BadInput(f"`limit` must be 1 to {MAX_LIMIT}, not {limit}; use `next` to read more pages")
     if not 0 <= skip <= MAX_SKIP:
-        raise BadInput(f"`skip` is 0 to {MAX_SKIP}, not {skip}; send the one of `next`")
-    return Span(start_us, end_us, limit, skip)
+        raise BadInput(f"`skip` must be 0 to {MAX_SKIP}, not {skip}; send the value of `next`")
+    return RowRange(start_us, end_us, limit, skip)
 
 
-def _session_span(start_us: int | None, end_us: int | None, zone: dt.tzinfo) -> tuple[int | None, int | None]:
+def _session_range(start_us: int | None, end_us: int | None, zone: dt.tzinfo) -> tuple[int | None, int | None]:
     start_us = None if start_us is None else _date_us(start_us, zone)
     if end_us is not None:
         midnight = datetime_of(end_us).astimezone(zone).time() == dt.time(0)
@@ -122,13 +123,10 @@ def _date_us(us: int, zone: dt.tzinfo) -> int:
     return micros_of(dt.datetime.combine(date, dt.time(0), dt.UTC))
 
 
-ACTIVITY_NAMES: Final = "bars by activity (100t trades, 10000v volume, 1000000d turnover)"
-
-
 def parse_interval(name: str, allowed: tuple[Interval, ...], path: str, *, activity: bool = False) -> Interval:
-    """Return one of the allowed intervals, or with `activity` any by activity.
+    """Return one of the allowed intervals, or with `activity` any interval by activity.
 
-    Raises BadInput naming them, and where the other ones are.
+    Raises BadInput, which names the allowed intervals and the path of the others.
     """
     found = intervals.parse(name)
     if found not in allowed and not (activity and found.is_activity):
@@ -139,20 +137,20 @@ def parse_interval(name: str, allowed: tuple[Interval, ...], path: str, *, activ
 
 
 def parse_symbol(text: str) -> str:
-    """Return the symbol in the plant's form. Raises BadInput."""
+    """Return the symbol in canonical form. Raises BadInput."""
     return check_symbol(text)
 
 
 def parse_names(text: str | None) -> list[str] | None:
-    """Return the names of a comma-separated list, None for all."""
+    """Return the names of a comma-separated list; None means all."""
     names = [name.strip() for name in (text or "").split(",") if name.strip()]
     return names or None
 
 
 def check_names(given: Iterable[str], known: Sequence[str]) -> None:
-    """Raise BadInput for a name that is none of the known ones, saying which is nearest and which there are."""
+    """Raise BadInput for an unknown parameter name. The error contains the nearest name and all known names."""
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(name.lower(), known, n=1)
             guess = f"; did you mean `{near[0]}`?" if near else "."
-            raise BadInput(f"there is no parameter `{name[:64]}` here{guess} All are: {', '.join(known)}")
+            raise BadInput(f"unknown parameter `{name[:64]}`{guess} All are: {', '.join(known)}")

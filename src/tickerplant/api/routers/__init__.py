@@ -1,1 +1,1 @@
-"""The REST endpoints, by what they read."""
+"""The REST routes, one module for each kind of data that they read."""

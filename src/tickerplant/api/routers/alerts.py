@@ -1,4 +1,4 @@
-"""Alert rules, and what they fired."""
+"""`/v1/alerts`: alert rules, and the alerts that they fired."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Annotated, Any, Final, TypeVar
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
 
-from tickerplant.api.alert_rules import NewRule, Rulebook, RuleChange, shown, shown_firing
-from tickerplant.api.http import formats, params
+from tickerplant.api.alert_rules import AlertRuleManager, NewRule, RuleChange, firing_json, rule_json
+from tickerplant.api.http import params
 from tickerplant.api.http.errors import ApiError
+from tickerplant.api.http.openapi import REFUSALS
 from tickerplant.api.http.params import MAX_LIMIT
-from tickerplant.api.routers.market import REFUSALS
+from tickerplant.api.http.responses import json_response
 from tickerplant.api.state import ApiState
 from tickerplant.core.errors import BadInput
 
@@ -26,72 +27,78 @@ _RULE: Final = {
 _BODY: Final[dict[str, Any]] = {
     "requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}, "example": _RULE}}}
 }
-Symbol = Annotated[str | None, Query(description="Only those of this symbol.", examples=["AAPL"])]
-Limit = Annotated[int, Query(description=f"At most this many, up to {MAX_LIMIT:,}, the newest.")]
-Start = Annotated[str | None, Query(description="Only what fired from this instant on (UTC unless it says).")]
-End = Annotated[str | None, Query(description="Only what fired before this instant; to page back, the oldest's.")]
+Symbol = Annotated[str | None, Query(description="Only rules or alerts of this symbol.", examples=["AAPL"])]
+Limit = Annotated[int, Query(description=f"Maximum number of alerts, up to {MAX_LIMIT:,}; the newest are returned.")]
+Start = Annotated[str | None, Query(description="Only alerts fired at or after this time (UTC if it has no offset).")]
+End = Annotated[
+    str | None,
+    Query(description="Only alerts fired before this time. For the previous page send the time of the oldest alert."),
+]
 
 router = APIRouter(
-    prefix="/v1/alerts", tags=["alerts"], responses=REFUSALS | {404: {"description": "There is no such rule."}}
+    prefix="/v1/alerts", tags=["alerts"], responses=REFUSALS | {404: {"description": "Unknown alert rule."}}
 )
 
 
-@router.get("", summary="All alert rules")
+@router.get("", summary="List alert rules")
 async def rules(request: Request, symbol: Symbol = None) -> Response:
-    """Every rule, oldest first. `signed` says whether webhooks are signed; the secret is never given back."""
+    """Every rule, oldest first. `signed` is true if webhooks are signed. The secret is never returned."""
     name = None if symbol is None else params.parse_symbol(symbol)
-    found = [shown(kept) for kept in await _book(request).all(name)]
-    return _answer({"count": len(found), "alerts": found})
+    found = [rule_json(stored) for stored in await _manager(request).all(name)]
+    return json_response({"count": len(found), "alerts": found})
 
 
-@router.post("", summary="A new alert rule", status_code=201, openapi_extra=_BODY)
+@router.post("", summary="Create an alert rule", status_code=201, openapi_extra=_BODY)
 async def add(request: Request) -> Response:
-    """Keep a rule, under an id of its own. It holds from when the log has it (`in_log`), mostly at once."""
-    return _answer(shown(await _book(request).add(await _read(request, NewRule))), 201)
+    """Store a rule under a new id. It takes effect when the event log contains it (`in_log`), usually at once."""
+    return json_response(rule_json(await _manager(request).add(await _read(request, NewRule))), 201)
 
 
-@router.get("/firings", summary="What fired")
+@router.get("/firings", summary="Fired alerts")
 async def firings(
     request: Request, symbol: Symbol = None, start: Start = None, end: End = None, limit: Limit = 100
 ) -> Response:
-    """The newest alerts that fired, of all rules, newest first, and how their webhooks went."""
+    """The newest fired alerts of all rules, newest first, with the state of their webhooks."""
     name = None if symbol is None else params.parse_symbol(symbol)
     return await _firings(request, None, name, start, end, limit)
 
 
-@router.get("/{id}", summary="One alert rule")
+@router.get("/{id}", summary="Read an alert rule")
 async def rule(request: Request, id: str) -> Response:
-    """The rule as it is kept."""
-    kept = await _book(request).get(id)
-    if kept is None:
+    """The stored rule."""
+    stored = await _manager(request).get(id)
+    if stored is None:
         raise _unknown(id)
-    return _answer(shown(kept))
+    return json_response(rule_json(stored))
 
 
 @router.patch("/{id}", summary="Change an alert rule", openapi_extra=_BODY)
 async def change(request: Request, id: str) -> Response:
-    """Change what is given and leave the rest. A changed rule begins anew; `active` false pauses it.
+    """Change the given fields. A changed rule starts again as a new revision; `active` false pauses it.
 
-    `symbol` and `interval` cannot be changed: make another rule, and remove this one.
-    A change of `webhook` and `secret` alone does not: what is still to be posted goes to the new address.
+    `symbol` and `interval` cannot change: create another rule and remove this one. A change of only `webhook` and
+    `secret` makes no new revision; pending webhooks go to the new address.
     """
-    kept = await _book(request).change(id, await _read(request, RuleChange))
-    if kept is None:
+    stored = await _manager(request).change(id, await _read(request, RuleChange))
+    if stored is None:
         raise _unknown(id)
-    return _answer(shown(kept))
+    return json_response(rule_json(stored))
 
 
 @router.delete("/{id}", summary="Remove an alert rule", status_code=204)
 async def remove(request: Request, id: str) -> Response:
-    """Take a rule away. What it fired stays; what of that is still to be posted is given up."""
-    if not await _book(request).remove(id):
+    """Remove a rule. Its fired alerts remain; its pending webhooks are given up."""
+    if not await _manager(request).remove(id):
         raise _unknown(id)
     return Response(status_code=204)
 
 
-@router.get("/{id}/firings", summary="What a rule fired")
+@router.get("/{id}/firings", summary="Fired alerts of a rule")
 async def firings_of(request: Request, id: str, start: Start = None, end: End = None, limit: Limit = 100) -> Response:
-    """The newest alerts that the rule fired, newest first, and how their webhooks went. A removed rule's stay."""
+    """The newest alerts that the rule fired, newest first, with the state of their webhooks.
+
+    The alerts of a removed rule remain.
+    """
     return await _firings(request, id, None, start, end, limit)
 
 
@@ -99,22 +106,22 @@ async def _firings(
     request: Request, rule: str | None, symbol: str | None, start: str | None, end: str | None, limit: int
 ) -> Response:
     state: ApiState = request.app.state.api
-    span = params.parse_span(start, end, limit, params.parse_zone("UTC"))
-    async with state.source.read() as reading:
-        rows = await reading.firings(rule, symbol, span.start_us, span.end_us, span.limit)
-        position = reading.position
-    return _answer({"position": position, "count": len(rows), "firings": [shown_firing(row) for row in rows]})
+    asked = params.parse_range(start, end, limit, params.parse_zone("UTC"))
+    async with state.store.read() as transaction:
+        rows = await transaction.firings(rule, symbol, asked.start_us, asked.end_us, asked.limit)
+        position = transaction.position
+    return json_response({"position": position, "count": len(rows), "firings": [firing_json(row) for row in rows]})
 
 
-def _book(request: Request) -> Rulebook:
+def _manager(request: Request) -> AlertRuleManager:
     state: ApiState = request.app.state.api
-    if state.rulebook is None:
-        raise ApiError(503, "unavailable", "this API keeps no alert rules", "see /health")
-    return state.rulebook
+    if state.alert_rules is None:
+        raise ApiError(503, "unavailable", "this API stores no alert rules", "see /health")
+    return state.alert_rules
 
 
 async def _read(request: Request, kind: type[T]) -> T:
-    """Return the body. It must say that it is JSON, which a page of another site cannot without asking first."""
+    """Return the body. It must have the content type of JSON, which another site's page cannot send without CORS."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise ApiError(415, "not_json", "the body must be JSON", "send the header Content-Type: application/json")
     body = b""
@@ -122,17 +129,13 @@ async def _read(request: Request, kind: type[T]) -> T:
         body += chunk
         if len(body) > MAX_BODY_BYTES:
             raise ApiError(
-                413, "too_large", f"the body has more than {MAX_BODY_BYTES} bytes", "a rule has a few hundred"
+                413, "too_large", f"the body has more than {MAX_BODY_BYTES} bytes", "a rule has a few hundred bytes"
             )
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise BadInput(f"the body cannot be read: {error}") from None
+        raise BadInput(f"the body is invalid: {error}") from None
 
 
 def _unknown(name: str) -> ApiError:
-    return ApiError(404, "unknown_alert", f"there is no alert rule {name[:64]!r}", "/v1/alerts lists them")
-
-
-def _answer(body: dict[str, Any], status: int = 200) -> Response:
-    return Response(formats.encode(body), status, media_type="application/json")
+    return ApiError(404, "unknown_alert", f"unknown alert rule {name[:64]!r}", "see /v1/alerts for all rules")

@@ -1,4 +1,4 @@
-"""Any indicator over stored bars, computed when asked."""
+"""`/v1/indicators`: the list of indicators, and any of them computed over stored bars on request."""
 
 from __future__ import annotations
 
@@ -7,49 +7,38 @@ import time
 from typing import Annotated, Any, Final
 
 import pyarrow as pa
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
 
-from tickerplant.api.http import formats, params
+from tickerplant.api.bars import read_resampled
+from tickerplant.api.http import params
 from tickerplant.api.http.auth import KEY_PARAMETER
 from tickerplant.api.http.errors import ApiError
-from tickerplant.api.http.params import DEFAULT_LIMIT
-from tickerplant.api.on_demand import Indicators, ReadBars
+from tickerplant.api.http.openapi import EXAMPLE, REFUSALS, Interval, Symbol
+from tickerplant.api.http.queries import RowQuery
+from tickerplant.api.http.responses import json_response, page_response, require_symbol
+from tickerplant.api.on_demand import IndicatorCalculator, ReadBars
 from tickerplant.api.resample import BASE
-from tickerplant.api.routers.market import (
-    EXAMPLE,
-    REFUSALS,
-    End,
-    Format,
-    Limit,
-    Start,
-    Step,
-    Symbol,
-    Times,
-    Zone,
-    coarser,
-    require,
-    respond,
-)
 from tickerplant.api.state import ApiState
-from tickerplant.api.store_reader import Reading
+from tickerplant.api.store_reader import ReadTransaction
+from tickerplant.core import interval as intervals
 from tickerplant.core.adjustment import Adjustment, adjustment_for
 from tickerplant.core.bar_request import BarRequest
 from tickerplant.core.errors import BadInput, UnknownIndicator
-from tickerplant.core.interval import D1, H1, M1, M5, M15, M30, W1, Interval
+from tickerplant.core.interval import D1, H1, M1, M5, M15, M30, W1
 
 router = APIRouter(prefix="/v1", tags=["indicators"])
 
 INTERVALS: Final = (M1, M5, M15, M30, H1, D1, W1)
 OWN: Final = ("interval", "start", "end", "limit", "tz", "format", "times", KEY_PARAMETER)
-"""The parameters of the request itself; all others are the indicator's."""
+"""Parameters of the request itself. All other parameters belong to the indicator."""
 COMPUTE: Final = "/v1/indicators/{name}/{symbol:path}"
-_READ: Final = ("time", "open", "high", "low", "close", "volume", "vwap", "state")
+_BAR_COLUMNS: Final = ("time", "open", "high", "low", "close", "volume", "vwap", "state")
 
 _Name = Annotated[
     str,
     Path(
-        description="An indicator of `/v1/indicators`, in any case. `TA_` before it means TA-Lib's function where both "
-        "have the name.",
+        description="Name of an indicator in `/v1/indicators`, in any case. The prefix `TA_` selects TA-Lib's function "
+        "if both have the name.",
         examples=["RSI"],
     ),
 ]
@@ -59,10 +48,10 @@ _FREE: Final[dict[str, Any]] = {
             "name": "parameters",
             "in": "query",
             "required": False,
-            "description": "The indicator's own parameters by their names, each a query parameter: `period=14`, "
-            "`fastperiod=12&slowperiod=26`, `matype=ema`. Case, underscores and the words `time` and `period` do not "
-            "matter: `time_period=14`. `series_type=open` reads another column than the close, `dialect=tradingview` "
-            "chooses a dialect. Those left out have their defaults.",
+            "description": "The indicator's parameters, each as a query parameter: `period=14`, "
+            "`fastperiod=12&slowperiod=26`, `matype=ema`. Case, underscores and the words `time` and `period` are "
+            "ignored: `time_period=14`. `series_type=open` reads another column than the close. `dialect=tradingview` "
+            "selects a dialect. A missing parameter has its default.",
             "style": "form",
             "explode": True,
             "schema": {"type": "object", "additionalProperties": {"type": "string"}},
@@ -72,7 +61,7 @@ _FREE: Final[dict[str, Any]] = {
 }
 _VALUES: Final[dict[int | str, dict[str, Any]]] = EXAMPLE | {
     200: {
-        "description": "Values in ascending order of time, and the log position that the bars were read at.",
+        "description": "Values in ascending order of time, and the log position at which the bars were read.",
         "headers": EXAMPLE[200]["headers"],
         "content": {
             "application/json": {
@@ -93,9 +82,9 @@ _VALUES: Final[dict[int | str, dict[str, Any]]] = EXAMPLE | {
             "text/csv": {"example": "time,state,rsi_14\n2026-03-09,final,61.2\n"},
         },
     },
-    400: {"description": "A parameter cannot be understood; the message says which there are."},
-    404: {"description": "There is no such indicator, or the symbol is not known."},
-    503: {"description": "The database is out of reach, or too many requests wait to be computed; try again."},
+    400: {"description": "A parameter is invalid. The message names the valid ones."},
+    404: {"description": "Unknown indicator or unknown symbol."},
+    503: {"description": "The database is unavailable, or too many requests are waiting. Try again."},
 }
 _LIST: Final[dict[int | str, dict[str, Any]]] = REFUSALS | {
     200: {
@@ -121,15 +110,16 @@ _LIST: Final[dict[int | str, dict[str, Any]]] = REFUSALS | {
 }  # fmt: skip
 
 
-@router.get("/indicators", responses=_LIST, summary="All indicators that can be computed")
+@router.get("/indicators", responses=_LIST, summary="List of indicators")
 async def listing(request: Request) -> Response:
-    """Every declared indicator, and every function of TA-Lib: parameters, defaults, bounds, inputs, columns, warm-up.
+    """Every declared indicator and every TA-Lib function: parameters, defaults, bounds, inputs, columns, warm-up.
 
-    `columns` and `warmup` are those of the defaults: `warmup` is the bar, counted from 1, that has the first value.
-    `recursive` ones count from the first stored bar, the others look back only so far. Bounds are null for TA-Lib's.
+    `columns` and `warmup` are for the default parameters. `warmup` is the number of the first bar with a value, from 1.
+    A `recursive` indicator depends on all bars since the first stored one, the others on a window. The bounds of TA-Lib
+    functions are null.
     """
-    found = await asyncio.to_thread(_indicators(request).listing)
-    return _json({"count": len(found), "indicators": found})
+    found = await asyncio.to_thread(_calculator(request).listing)
+    return json_response({"count": len(found), "indicators": found})
 
 
 @router.get(
@@ -140,74 +130,72 @@ async def listing(request: Request) -> Response:
 async def one(request: Request, name: _Name) -> Response:
     """One entry of `/v1/indicators`."""
     try:
-        return _json(await asyncio.to_thread(_indicators(request).describe, name))
+        return json_response(await asyncio.to_thread(_calculator(request).describe, name))
     except UnknownIndicator as error:
         raise _unknown(error) from None
 
 
-@router.get("/indicators/{name}/{symbol:path}", responses=_VALUES, summary="Any indicator over stored bars",
+@router.get("/indicators/{name}/{symbol:path}", responses=_VALUES, summary="Compute an indicator over stored bars",
             openapi_extra=_FREE)  # fmt: skip
 async def compute(
-    request: Request, name: _Name, symbol: Symbol, interval: Step = "1d", start: Start = None, end: End = None,
-    limit: Limit = DEFAULT_LIMIT, tz: Zone = "UTC", format: Format = "json", times: Times = "iso",
-) -> Response:  # fmt: skip
-    """Values of any indicator on stored bars of any interval, the forming bar as if it closed now.
+    request: Request, name: _Name, symbol: Symbol, query: Annotated[RowQuery, Depends()], interval: Interval = "1d"
+) -> Response:
+    """Values of any indicator over stored bars of any interval. A forming bar is treated as if it closed now.
 
-    The bars that decide the first value asked for are read too: those of its window, or for a recursive indicator all
-    from the first stored one on, up to 200,000. `computed_from` says from where, and `limited` that there were more;
-    `warmup_remaining` how many bars more there must be where the last row has no value yet.
+    The computation also reads earlier bars: those of the indicator's window, or for a recursive indicator all stored
+    bars, up to 200,000. `computed_from` is the time of the first bar that was read. `limited` is true if more bars
+    exist. `warmup_remaining` contains the columns without a value in the last row, and how many bars each still needs.
     """
     state: ApiState = request.app.state.api
-    known = _indicators(request)
-    asked, zone = params.parse_symbol(symbol), params.parse_zone(tz)
+    calculator = _calculator(request)
     step = params.parse_interval(interval, INTERVALS, "/v1/indicators", activity=True)
-    sessions = not step.is_intraday
-    span = params.parse_span(start, end, limit, zone, sessions=sessions)
-    given = _parameters(request)
+    page = query.page(symbol, step)
+    given = _own_parameters(request)
     try:
-        chosen = await asyncio.to_thread(known.choose, name, given)
+        chosen = await asyncio.to_thread(calculator.choose, name, given)
     except UnknownIndicator as error:
         raise _unknown(error) from None
-    calendar = await asyncio.to_thread(state.calendars.of, asked)
-    async with state.turns.take():
-        async with state.source.read() as reading:
-            splits, now_us = await reading.splits(asked), time.time_ns() // 1000
+    calendar = await asyncio.to_thread(state.calendars.of, page.symbol)
+    async with state.limiter.acquire():
+        async with state.store.read() as transaction:
+            splits, now_us = await transaction.splits(page.symbol), time.time_ns() // 1000
             adjustment = None
-            if step in BASE:  # adjusted before they are built: a week across a split is wrong afterwards
+            if step in BASE:  # adjusted before they are built: a week across a split would be wrong afterwards
                 adjustment, splits = adjustment_for(splits, calendar, now_us), splits.slice(0, 0)
-            bars = _bars(reading, asked, step, adjustment)
-            wanted = BarRequest(asked, step, span.start_us, span.end_us, span.limit + 1, splits, now_us)
-            stretch = await known.gather(bars, chosen, wanted)
-            if stretch.computed_from_us is None:
-                await require(reading, asked)
-            position = reading.position
-        table = await asyncio.to_thread(known.values, stretch, chosen)
-    first = stretch.computed_from_us
-    beyond = int(span.start_us is not None and table.num_rows > span.limit)  # the row that tells that there is more
-    head = {"symbol": asked, "interval": step.name, "tz": tz, "indicator": str(chosen)}
+            read_bars = _bar_reader(transaction, page.symbol, step, adjustment)
+            asked = page.range
+            bar_request = BarRequest(page.symbol, step, asked.start_us, asked.end_us, asked.limit + 1, splits, now_us)
+            bars = await calculator.gather(read_bars, chosen, bar_request)
+            if bars.computed_from_us is None:
+                await require_symbol(transaction, page.symbol)
+            position = transaction.position
+        table = await asyncio.to_thread(calculator.values, bars, chosen)
+    first_us = bars.computed_from_us
+    beyond = int(asked.start_us is not None and table.num_rows > asked.limit)  # the row that shows a next page
     extra = {
-        "computed_from": None if first is None else formats.exact_time(first, zone, times, sessions=sessions),
-        "limited": stretch.limited,
-        "warmup_remaining": known.remaining(stretch, chosen, beyond),
+        "computed_from": None if first_us is None else page.time(first_us),
+        "limited": bars.limited,
+        "warmup_remaining": calculator.remaining(bars, chosen, beyond),
     }
-    return await respond(
-        table, span, head, "values", position, zone, format, times, sessions=sessions, extra=extra
-    )  # fmt: skip
+    head = page.head() | {"indicator": str(chosen)}
+    return await page_response(table, page, head, "values", position, extra)
 
 
-def _bars(reading: Reading, symbol: str, step: Interval, adjustment: Adjustment | None) -> ReadBars:
-    """Return how the bars are read: as traded where they are stored, adjusted where they are built."""
+def _bar_reader(
+    transaction: ReadTransaction, symbol: str, step: intervals.Interval, adjustment: Adjustment | None
+) -> ReadBars:
+    """Return a reader of bars: stored intervals as traded, built intervals from adjusted bars."""
 
-    async def read(first: int | None, last: int | None, count: int) -> pa.Table:
+    async def read(start_us: int | None, end_us: int | None, count: int) -> pa.Table:
         if step in BASE:
-            return await coarser(reading, symbol, step, first, last, count, adjustment)
-        return await reading.bars(symbol, step, first, last, count, _READ)
+            return await read_resampled(transaction, symbol, step, start_us, end_us, count, adjustment)
+        return await transaction.bars(symbol, step, start_us, end_us, count, _BAR_COLUMNS)
 
     return read
 
 
-def _parameters(request: Request) -> dict[str, str]:
-    """Return the indicator's own parameters. Raises BadInput for one that is said twice."""
+def _own_parameters(request: Request) -> dict[str, str]:
+    """Return the indicator's parameters. Raises BadInput for a parameter that is given twice."""
     found: dict[str, str] = {}
     for key, value in request.query_params.multi_items():
         if key in OWN:
@@ -218,7 +206,7 @@ def _parameters(request: Request) -> dict[str, str]:
     return found
 
 
-def _indicators(request: Request) -> Indicators:
+def _calculator(request: Request) -> IndicatorCalculator:
     state: ApiState = request.app.state.api
     if state.indicators is None:
         raise ApiError(
@@ -228,8 +216,4 @@ def _indicators(request: Request) -> Indicators:
 
 
 def _unknown(error: UnknownIndicator) -> ApiError:
-    return ApiError(404, "unknown_indicator", str(error), "see /v1/indicators for all that there are")
-
-
-def _json(body: Any) -> Response:
-    return Response(formats.encode(body), media_type="application/json")
+    return ApiError(404, "unknown_indicator", str(error), "see /v1/indicators for all indicators")

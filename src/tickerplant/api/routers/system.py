@@ -1,4 +1,4 @@
-"""The plant itself: symbols, status, health, metrics."""
+"""`/v1/symbols`, `/v1/status`, `/health` and `/metrics`."""
 
 from __future__ import annotations
 
@@ -9,27 +9,29 @@ from fastapi import APIRouter, Query, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from tickerplant.api.http import formats
+from tickerplant.api.http.openapi import REFUSALS, Format, Times, Zone
 from tickerplant.api.http.params import parse_zone
-from tickerplant.api.positions import HEADER, Position
-from tickerplant.api.routers.market import REFUSALS, Format, Times, Zone, csv_response
+from tickerplant.api.http.responses import csv_response, json_response, positioned_response
+from tickerplant.api.positions import Position
 from tickerplant.api.state import ApiState
 from tickerplant.api.websockets.rows import TOPICS
 from tickerplant.core.errors import TickerplantError
 
-MAX_TAIL_LAG_S = 60.0
+MAX_TAIL_LAG_S: Final = 60.0
+"""Seconds behind the log above which the stream is degraded."""
 
 _PARTS: Final = [{"name": "feed sandbox", "state": "ok", "sentence": "up", "details": {"state": "up"}}]
-_DOWN: Final = [{"name": "store", "state": "failed", "sentence": "the database is out of reach", "details": {}}]
+_DOWN: Final = [{"name": "store", "state": "failed", "sentence": "the database is unavailable", "details": {}}]
 _HEALTH: Final[dict[int | str, dict[str, Any]]] = {
     200: {
-        "description": "`ok` or `degraded`: it works; `wrong` says what to look at.",
+        "description": "`ok` or `degraded`: the service works. `wrong` lists what needs attention.",
         "content": {"application/json": {"example": {"status": "ok", "wrong": [], "parts": _PARTS}}},
     },
     503: {
-        "description": "`failed`: something does not work; `wrong` says what.",
+        "description": "`failed`: a component does not work. `wrong` lists what failed.",
         "content": {
             "application/json": {
-                "example": {"status": "failed", "wrong": ["store: the database is out of reach"], "parts": _DOWN}
+                "example": {"status": "failed", "wrong": ["store: the database is unavailable"], "parts": _DOWN}
             }
         },
     },
@@ -38,30 +40,31 @@ _HEALTH: Final[dict[int | str, dict[str, Any]]] = {
 router = APIRouter(tags=["plant"])
 
 
-@router.get("/v1/symbols", responses=REFUSALS, summary="All symbols")
+@router.get("/v1/symbols", responses=REFUSALS, summary="List symbols")
 async def symbols(
     request: Request, tz: Zone = "UTC", format: Format = "json", times: Times = "iso",
-    prefix: Annotated[str, Query(description="Only symbols that begin so.", examples=["AA"])] = "",
+    prefix: Annotated[str, Query(description="Only symbols that start with this text.", examples=["AA"])] = "",
 ) -> Response:  # fmt: skip
-    """Every symbol that the store has seen, with what it knows of it."""
+    """Every symbol in the store, with the times of its first and last closed bar, its intervals, and its last
+    close.
+    """
     state: ApiState = request.app.state.api
     zone = parse_zone(tz)
-    async with state.source.read() as reading:
-        table, position = await reading.symbols(), reading.position
+    async with state.store.read() as transaction:
+        table, position = await transaction.symbols(), transaction.position
     if prefix:
         wanted = prefix.upper()
         table = table.filter([name.startswith(wanted) for name in table.column("symbol").to_pylist()])
-    plain = formats.for_users(table, zone, times)
+    plain = formats.format_columns(table, zone, times)
     if format == "csv":
         return csv_response(formats.to_csv(plain), "symbols", position)
     head = {"position": position, "count": plain.num_rows}
-    body = formats.to_json(head, "symbols", plain)
-    return Response(body, media_type="application/json", headers={HEADER: position.json()})
+    return positioned_response(formats.to_json(head, "symbols", plain), position)
 
 
-@router.get("/v1/status", responses=REFUSALS, summary="Where log, store and stream are")
+@router.get("/v1/status", responses=REFUSALS, summary="Positions of log, store and stream")
 async def status(request: Request) -> Response:
-    """The log's identity and ends, how far store and stream have come, and the stream's numbers."""
+    """The log's identity and end offsets, the positions of store and stream, and the stream's counters."""
     state: ApiState = request.app.state.api
     identity = await asyncio.to_thread(state.log.identity)
     ends = {}
@@ -75,7 +78,7 @@ async def status(request: Request) -> Response:
         "stream": None,
     }
     try:
-        applied = await state.source.positions()
+        applied = await state.store.positions()
     except TickerplantError as error:
         body["store"] = {"error": str(error)}
     else:
@@ -83,65 +86,67 @@ async def status(request: Request) -> Response:
         position = Position.of(identity.log_id, identity.generation, applied)
         body["store"] = {"position": position, "records_behind": sum(behind.values())}
     if state.stream is not None and state.tail is not None:
-        counts = state.stream.hub.counts
+        counters = state.stream.hub.counters
         body["stream"] = {
             "position": state.stream.hub.position,
             "clients": len(state.stream.connections),
             "tail_lag_s": round(state.tail.lag_s, 3),
-            "frames": counts.frames,
-            "conflated_rows": counts.conflated_rows,
-            "dropped": counts.dropped,
-            "resyncs": counts.resyncs,
+            "frames": counters.frames,
+            "conflated_rows": counters.conflated_rows,
+            "dropped": counters.dropped,
+            "resyncs": counters.resyncs,
         }
-    return Response(formats.encode(body), media_type="application/json")
+    return json_response(body)
 
 
-@router.get("/health", responses=_HEALTH, summary="Whether all is well")
+@router.get("/health", responses=_HEALTH, summary="Health of all components")
 async def health(request: Request) -> Response:
-    """200 with `{"status": "ok"}` (or `degraded`) and the parts, or 503 with what has `failed`. Needs no key."""
+    """200 with the status `ok` or `degraded`, or 503 with `failed`; `parts` has each component. Needs no API key."""
     state: ApiState = request.app.state.api
-    parts = [_stream_part(state)]
+    parts = [_stream_health(state)]
     if state.health is None:
-        parts.append(await _store_part(state))
+        parts.append(await _store_health(state))
     else:
         try:
             found = await asyncio.to_thread(state.health)
             parts += [dict(part) for part in found["parts"]]
         except Exception as error:
-            parts.append(_part("plant", "failed", f"cannot be asked: {error}"))
+            parts.append(_component("plant", "failed", f"health check failed: {error}"))
     states = {part["state"] for part in parts}
     worst = next((name for name in ("failed", "degraded") if name in states), "ok")
     wrong = [f"{part['name']}: {part['sentence']}" for part in parts if part["state"] != "ok"]
     body = {"status": worst, "wrong": wrong, "parts": parts}
-    return Response(formats.encode(body), 503 if worst == "failed" else 200, media_type="application/json")
+    return json_response(body, 503 if worst == "failed" else 200)
 
 
-def _part(name: str, state: str, sentence: str) -> dict[str, Any]:
+def _component(name: str, state: str, sentence: str) -> dict[str, Any]:
     return {"name": name, "state": state, "sentence": sentence, "details": {}}
 
 
-def _stream_part(state: ApiState) -> dict[str, Any]:
+def _stream_health(state: ApiState) -> dict[str, Any]:
     tail = state.tail
     if tail is None or not tail.alive:
-        return _part("stream", "failed", "the stream does not run; see the log of the plant")
+        return _component("stream", "failed", "the stream is not running; see the log of Tickerplant")
     if tail.error is not None:
-        return _part("stream", "failed", f"the log cannot be read: {tail.error}")
+        return _component("stream", "failed", f"the log cannot be read: {tail.error}")
     if tail.lag_s > MAX_TAIL_LAG_S:
-        return _part("stream", "degraded", f"{tail.lag_s:.0f} s behind; clients get the newest state only")
-    return _part("stream", "ok", "up to date")
+        return _component(
+            "stream", "degraded", f"{tail.lag_s:.0f} s behind the log; clients receive the newest state only"
+        )
+    return _component("stream", "ok", "up to date")
 
 
-async def _store_part(state: ApiState) -> dict[str, Any]:
+async def _store_health(state: ApiState) -> dict[str, Any]:
     try:
-        await state.source.positions()
+        await state.store.positions()
     except Exception as error:
-        return _part("store", "failed", str(error))
-    return _part("store", "ok", "answers")
+        return _component("store", "failed", str(error))
+    return _component("store", "ok", "available")
 
 
 @router.get("/metrics", summary="Metrics for Prometheus")
 async def metrics(request: Request) -> Response:
-    """Prometheus text; each metric's help says what to do about a bad value."""
+    """Metrics in Prometheus text format. Each help text contains advice for a bad value."""
     state: ApiState = request.app.state.api
-    await state.read_left_out()
+    await state.refresh_left_out()
     return Response(generate_latest(state.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})

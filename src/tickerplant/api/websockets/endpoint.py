@@ -1,8 +1,8 @@
-"""The WebSocket `/v1/stream`: sockets in and out of the hub. Plain ASGI: no middleware per message.
+"""The WebSocket endpoint `/v1/stream`: sockets in and out of the hub. Plain ASGI, no middleware per message.
 
-Queues: each client has one outbox (see `hub`); a client whose socket has taken nothing for `STALL_S` or whose outbox is
-full is dropped with close code 4008. Messages from clients are handled one after the other; what a client sends
-meanwhile waits in its socket.
+Queues: each client has one outbox (see `hub`). A client whose socket accepts nothing for `STALL_S`, or whose outbox is
+full, is dropped with close code 4008. Commands of one client are handled one after the other; further commands wait in
+its socket.
 """
 
 from __future__ import annotations
@@ -29,42 +29,54 @@ from tickerplant.api.websockets.protocol import (
     Subscribe,
     describe,
 )
-from tickerplant.api.websockets.rows import ANALYTICS, BARS, KINDS, TICKS, TOPIC_OF, Part, Words, digest
+from tickerplant.api.websockets.rows import (
+    ANALYTICS,
+    BARS,
+    KINDS,
+    TICKS,
+    TOPIC_OF,
+    DictionaryCache,
+    StreamRecord,
+    decode_record,
+)
 from tickerplant.core.errors import LogError
 from tickerplant.log.port import EventLog, TopicPartition, at_positions
 
-Seeder: TypeAlias = Callable[[set[str] | None], Awaitable[list[Part]]]
+ReadNewest: TypeAlias = Callable[[set[str] | None], Awaitable[list[StreamRecord]]]
+"""(symbols, None for all) to their newest rows in the store."""
 
-SEEDED: Final = (TICKS, BARS, ANALYTICS)
-"""The channels that have a newest state, which a subscription begins with."""
+STATEFUL: Final = (TICKS, BARS, ANALYTICS)
+"""Channels with a newest state, which a snapshot contains."""
 
 DROP_EXTENSION: Final = "tickerplant.drop"
-"""The server's own WebSocket protocol offers `drop(text, code, reason)` here: it does not wait for a full socket."""
+"""ASGI extension of this server: `drop(text, code, reason)` closes a connection without waiting for a full socket."""
 
 STALL_S: Final = 15.0
-"""A healthy client takes a frame within milliseconds; 15 s is longer than any pause of a garbage collector."""
-BEAT_S: Final = 5.0
+"""Seconds without a read after which a client is dropped. 15 s is longer than any pause of a garbage collector."""
+POSITION_S: Final = 5.0
+"""Seconds between two `position` messages."""
 MAX_CLIENTS: Final = 1_000
 CATCH_UP_S: Final = 120.0
+"""Maximum seconds of sending the records since a position."""
 CHUNK_BYTES: Final = 1024 * 1024
-ARRIVE_S: Final = 10.0
-"""How long to wait for the tail to reach a `since` that the store has reached before it."""
+TAIL_WAIT_S: Final = 10.0
+"""Maximum seconds to wait for the tail to reach a `since` that the store has already reached."""
 
 logger = logging.getLogger(__name__)
 
 
 class Resync(Exception):
-    """A `since` cannot be gone on from: the client begins again with a snapshot."""
+    """The stream cannot resume from a `since`; the client starts again with a snapshot."""
 
 
 class Stream:
-    """All that the stream's connections share. `hub` belongs to the loop that runs this."""
+    """The state that all connections share. `hub` belongs to the event loop that runs this."""
 
     def __init__(
         self,
         log: EventLog,
         hub: Hub,
-        seeder: Seeder | None = None,
+        read_newest: ReadNewest | None = None,
         *,
         stall_s: float = STALL_S,
         max_clients: int = MAX_CLIENTS,
@@ -73,43 +85,43 @@ class Stream:
         self.hub = hub
         self.max_clients = max_clients
         self.connections: set[Connection] = set()
-        self._seeder = seeder
-        self._seeded: set[str] = set()
-        self._seeded_all = False
-        self._seed_lock = asyncio.Lock()
+        self._read_newest = read_newest
+        self._loaded: set[str] = set()
+        self._loaded_all = False
+        self._load_lock = asyncio.Lock()
         self._stall_s = stall_s
 
     async def watch(self) -> None:
-        """Say positions and drop stalled clients, until cancelled."""
-        beat_at = time.monotonic() + BEAT_S
+        """Send positions and drop stalled clients, until cancelled."""
+        position_at = time.monotonic() + POSITION_S
         while True:
             await asyncio.sleep(min(1.0, self._stall_s / 4))
             now = time.monotonic()
             for connection in list(self.connections):
                 connection.check(now, self._stall_s)
-            if now >= beat_at:
-                beat_at = now + BEAT_S
-                self.hub.beat()
+            if now >= position_at:
+                position_at = now + POSITION_S
+                self.hub.send_position()
 
-    async def ensure(self, wanted: Filter) -> None:
-        """Have the hub know the newest state of what is wanted, from the store where the log's end did not say it."""
-        if self._seeder is None or self._seeded_all:
+    async def load_state(self, wanted: Filter) -> None:
+        """Add the newest state of the selected symbols from the store to the hub, unless it was read before."""
+        if self._read_newest is None or self._loaded_all:
             return
-        everything = any(wanted.every(kind) for kind in SEEDED)
-        named = wanted.named() if any(wanted.wants(kind) for kind in SEEDED) else set()
-        missing = None if everything else named - self._seeded
+        everything = any(wanted.every(kind) for kind in STATEFUL)
+        named = wanted.named() if any(wanted.wants(kind) for kind in STATEFUL) else set()
+        missing = None if everything else named - self._loaded
         if missing is not None and not missing:
             return
-        async with self._seed_lock:
+        async with self._load_lock:
             try:
-                self.hub.seed(await self._seeder(missing))
-            except Exception as error:  # the stream goes on without the past; the store's health is said elsewhere
-                logger.warning("a snapshot goes without the store's state: %s", error)
+                self.hub.seed(await self._read_newest(missing))
+            except Exception as error:  # the stream works without the store; the health check reports the store
+                logger.warning("snapshot sent without the store's state: %s", error)
                 return
             if missing is None:
-                self._seeded_all = True
+                self._loaded_all = True
             else:
-                self._seeded |= missing
+                self._loaded |= missing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
@@ -122,7 +134,7 @@ class Stream:
                 {
                     "type": "websocket.close",
                     "code": CLOSE_FULL,
-                    "reason": f"{self.max_clients} clients are connected, which is the most; try again later",
+                    "reason": f"the maximum of {self.max_clients} clients is connected; try again later",
                 }
             )
             return
@@ -136,7 +148,7 @@ class Stream:
 
 
 class Connection:
-    """One client: a task that receives commands and one that sends what its outbox has."""
+    """One client: one task receives commands, one task sends the messages of its outbox."""
 
     def __init__(
         self, stream: Stream, receive: Receive, send: Send, drop: Callable[[str, int, str], None] | None
@@ -159,10 +171,10 @@ class Connection:
             self._failed.set()
 
     def check(self, now: float, stall_s: float) -> None:
-        """Fail the client when its socket has taken nothing for too long."""
+        """Fail the client if its socket has accepted nothing for `stall_s` seconds."""
         since = self._sending_since
         if since is not None and now - since > stall_s and self.outbox.failure is None:
-            self.outbox.failure = f"too slow: nothing was read for {now - since:.0f} s; read faster"
+            self.outbox.failure = f"too slow: the client read nothing for {now - since:.0f} s; read faster"
             self._failed.set()
 
     async def run(self) -> None:
@@ -188,10 +200,10 @@ class Connection:
             results = await asyncio.gather(*tasks, return_exceptions=True)
         for result in results[:2]:
             if isinstance(result, Exception) and not _is_disconnect(result):
-                logger.error("a stream connection failed", exc_info=result)
+                logger.error("stream connection failed", exc_info=result)
         if self.outbox.failure is not None:
-            self._hub.counts.dropped += 1
-            logger.info("a stream client is dropped: %s", self.outbox.failure)
+            self._hub.counters.dropped += 1
+            logger.info("stream client dropped: %s", self.outbox.failure)
             await self._close(CLOSE_SLOW, self.outbox.failure)
 
     async def _close(self, code: int, reason: str) -> None:
@@ -210,7 +222,7 @@ class Connection:
             ready.clear()
             self._sending_since = time.monotonic()
             while True:
-                text = outbox.take()
+                text = outbox.pop()
                 if text is None:
                     text = self._hub.conflated(outbox) if outbox.conflating else None
                 if text is None:
@@ -229,7 +241,7 @@ class Connection:
                 await self._handle(message.get("text") or message.get("bytes") or "")
             except Refusal as refusal:
                 self.outbox.put(to_text({"type": "error", "code": refusal.code, "message": refusal.message}))
-            # Answers are small, but a client may ask without reading: it asks again when it has read.
+            # A client may send commands without reading the answers. Its next command waits until it has read.
             await self._drain()
 
     async def _drain(self) -> None:
@@ -240,14 +252,14 @@ class Connection:
     async def _handle(self, text: str | bytes) -> None:
         command = protocol.parse_command(text)
         if isinstance(command, Ping):
-            self._say("pong", command.id)
+            self._reply("pong", command.id)
         elif isinstance(command, Subscribe):
             await self._subscribe(command)
         else:
-            self._hub.subscribe(self.outbox, command.left(self.outbox.subscription))
-            self._say("subscription", command.id, channels=describe(self.outbox.subscription))
+            self._hub.subscribe(self.outbox, command.apply(self.outbox.subscription))
+            self._reply("subscription", command.id, channels=describe(self.outbox.subscription))
 
-    def _say(self, kind: str, tag: Any, **fields: Any) -> None:
+    def _reply(self, kind: str, tag: Any, **fields: Any) -> None:
         message = {"type": kind, **fields}
         if tag is not None:
             message["id"] = tag
@@ -260,55 +272,55 @@ class Connection:
         wanted = Filter(command.pairs, without=outbox.subscription)
         resync: str | None = None
         if command.since is not None:
-            self._say("subscription", command.id, channels=describe(subscription))
+            self._reply("subscription", command.id, channels=describe(subscription))
             outbox.catching_up = True
             try:
                 await self._catch_up(wanted, command.since, subscription)
-                self._say("live", command.id, position=self._hub.position)
+                self._reply("live", command.id, position=self._hub.position)
                 return
             except Resync as reason:
                 resync = str(reason)
-                self._hub.counts.resyncs += 1
+                self._hub.counters.resyncs += 1
             finally:
                 outbox.catching_up = False
-        await self._stream.ensure(wanted)
-        # No await from here on: the snapshot and the stream after it meet exactly.
+        await self._stream.load_state(wanted)
+        # No await from here on, so that no record falls between the snapshot and the stream.
         if resync is None:
-            self._say("subscription", command.id, channels=describe(subscription))
+            self._reply("subscription", command.id, channels=describe(subscription))
         else:
-            self._say("resync", command.id, message=resync)
+            self._reply("resync", command.id, message=resync)
         outbox.put(to_text(self._hub.snapshot(Filter(command.pairs))), counted=False)
         self._hub.subscribe(outbox, subscription)
 
     async def _catch_up(self, wanted: Filter, since: Position, subscription: protocol.Subscription) -> None:
-        """Send what lies between `since` and now, then join the stream. Raises Resync."""
+        """Send the records since a position, then join the stream. Raises Resync."""
         hub, outbox = self._hub, self.outbox
-        positions = await self._checked(wanted, since)
+        positions = await self._start_positions(wanted, since)
         deadline = time.monotonic() + CATCH_UP_S
         while True:
             recent = hub.recent(positions)
             if recent is None:
                 await self._from_log(wanted, positions, deadline)
                 continue
-            chunk = _first_bytes([part for part in recent if part.source in positions], CHUNK_BYTES)
+            chunk = _first_bytes([record for record in recent if record.source in positions], CHUNK_BYTES)
             for frame in frames_of(wanted, chunk):
                 outbox.put(frame.text, counted=False)
-            for part in chunk:
-                positions[part.source] = part.offset + 1
+            for record in chunk:
+                positions[record.source] = record.offset + 1
             if all(positions[source] >= hub.positions.get(source, 0) for source in positions):
                 hub.subscribe(outbox, subscription)
                 return
-            if not chunk:  # only markers lie between: nothing to send, and nothing missed
+            if not chunk:  # only records without rows are left, so the client misses nothing
                 hub.subscribe(outbox, subscription)
                 return
             await self._drain()
             if time.monotonic() > deadline:
-                raise Resync("the stretch since that position is read too slowly; ask REST for it")
+                raise Resync("the client reads the records since that position too slowly; use REST for them")
 
-    async def _checked(self, wanted: Filter, since: Position) -> dict[TopicPartition, int]:
+    async def _start_positions(self, wanted: Filter, since: Position) -> dict[TopicPartition, int]:
         hub, log = self._hub, self._stream.log
         if (since.log_id, since.generation) != (hub.identity.log_id, hub.identity.generation):
-            raise Resync("the position is of another log (the plant's data was made anew or moved to a new log)")
+            raise Resync("the position belongs to another log (the data folder is new, or the log was replaced)")
         topics = {TOPIC_OF[kind] for kind in KINDS if wanted.wants(kind)}
         positions = {source: offset for source, offset in hub.positions.items() if source.topic in topics}
         positions.update((source, offset) for source, offset in since.flat().items() if source in positions)
@@ -317,59 +329,61 @@ class Connection:
             for source, (earliest, end) in (await loop.run_in_executor(None, log.offsets, topic)).items():
                 offset = positions.get(source, end)
                 if offset < earliest:
-                    raise Resync(f"the log no longer keeps {topic} from that position on; ask REST for the stretch")
+                    raise Resync(f"the log no longer contains {topic} from that position on; use REST for the range")
                 if offset > end:
-                    raise Resync(f"the position lies after the end of {topic}, so it is of another log")
-        give_up = time.monotonic() + ARRIVE_S
+                    raise Resync(f"the position is after the end of {topic}, so it belongs to another log")
+        deadline = time.monotonic() + TAIL_WAIT_S
         while any(hub.positions[source] < offset for source, offset in positions.items()):
-            if time.monotonic() > give_up:
-                raise Resync("the stream lags behind that position; try again later")
+            if time.monotonic() > deadline:
+                raise Resync("the stream is behind that position; try again later")
             await asyncio.sleep(0.02)
         return positions
 
     async def _from_log(self, wanted: Filter, positions: dict[TopicPartition, int], deadline: float) -> None:
-        """Send from the log until the hub's recent records cover the positions, which are moved on."""
+        """Send records from the log and advance `positions`, until the hub's recent records cover them."""
         log, hub = self._stream.log, self._hub
         loop = asyncio.get_running_loop()
         topics = sorted({source.topic for source in positions})
         reader = await loop.run_in_executor(None, lambda: log.reader(topics, start=at_positions(positions)))
 
-        def read() -> list[Part]:
-            deliveries = reader.poll(timeout_s=0.1, max_records=256, max_bytes=CHUNK_BYTES)
-            words = Words()
-            return [digest(delivery, words) for delivery in deliveries]
+        def read() -> list[StreamRecord]:
+            consumed = reader.poll(timeout_s=0.1, max_records=256, max_bytes=CHUNK_BYTES)
+            dictionaries = DictionaryCache()
+            return [decode_record(each, dictionaries) for each in consumed]
 
         try:
             while hub.recent(positions) is None:
                 reached = dict(hub.positions)
-                parts = await loop.run_in_executor(None, read)
-                if not parts:  # all that had been committed is read: up to where the hub was, nothing is left
+                records = await loop.run_in_executor(None, read)
+                if not records:  # everything committed has been read, at least up to where the hub was
                     for source in positions:
                         positions[source] = max(positions[source], reached.get(source, 0))
-                for frame in frames_of(wanted, parts):
+                for frame in frames_of(wanted, records):
                     self.outbox.put(frame.text, counted=False)
-                for part in parts:
-                    positions[part.source] = part.offset + 1
+                for record in records:
+                    positions[record.source] = record.offset + 1
                 await self._drain()
                 if time.monotonic() > deadline:
-                    raise Resync("the stretch since that position is too long to be streamed; ask REST for it")
+                    raise Resync("too many records since that position; use REST for them")
         except LogError as error:
             raise Resync(f"the log cannot be read from that position: {error}") from error
         finally:
             await loop.run_in_executor(None, reader.close)
 
 
-def _first_bytes(parts: list[Part], limit: int) -> list[Part]:
+def _first_bytes(records: list[StreamRecord], limit: int) -> list[StreamRecord]:
     total = 0
-    for number, part in enumerate(parts):
-        total += part.size_bytes
-        if total > limit and number:
-            return parts[:number]
-    return parts
+    for index, record in enumerate(records):
+        total += record.size_bytes
+        if total > limit and index:
+            return records[:index]
+    return records
 
 
 def _is_disconnect(error: Exception) -> bool:
-    """Say whether an error is only that the connection is over, which the server says in several ways."""
-    closed = isinstance(error, RuntimeError) and "websocket.close" in str(error)  # a frame that was too large, say
+    """Return whether an error only means that the connection is closed; the server raises several kinds."""
+    closed = isinstance(error, RuntimeError) and "websocket.close" in str(
+        error
+    )  # for example after a frame that was too large
     names = ("ClientDisconnected", "WebSocketDisconnect", "InvalidState")
     return closed or isinstance(error, OSError) or type(error).__name__ in names

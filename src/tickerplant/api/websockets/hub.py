@@ -1,10 +1,10 @@
-"""The hub: records of the log in, frames for many clients out. Pure state; the endpoint owns sockets and clocks.
+"""The hub: log records in, frames for many clients out. Pure state; the endpoint owns sockets and clocks.
 
-Clients with the same subscription form a group. A batch of records is filtered and encoded once for each group, and the
-same text goes to every client of it. Each client has an `Outbox` that is bounded; a client that does not keep up is
-*conflated*: closed bars and final values stay queued one by one, while ticks and forming rows are only remembered by
-key, and when the queue has drained the newest state of those keys goes out as one `conflated` frame. A client whose
-queue passes the hard limit all the same is failed, and the endpoint drops it.
+Clients with the same subscription form a group. A batch of records is filtered and encoded once per group, and all its
+clients receive the same text. Each client has a bounded `Outbox`. A client that reads too slowly is *conflated*: closed
+bars and final values stay queued one by one, but of ticks and forming rows only the keys are stored. When the queue has
+drained, one `conflated` message sends the newest state of those keys. A client whose queue still exceeds the hard limit
+fails, and the endpoint drops it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tickerplant.api.websockets.rows import (
     TICK_COLUMNS,
     TICKS,
     VALUE_KEY,
-    Part,
+    StreamRecord,
     plain,
 )
 from tickerplant.core import schemas
@@ -38,13 +38,14 @@ from tickerplant.log.port import Identity, TopicPartition
 
 _STATE: Final = BAR_COLUMNS.index("state")
 RING_RECORDS: Final = 4_096
+"""Maximum recent records kept in memory. `since` within them needs no read of the log. At 200/s they are 20 s."""
 RING_BYTES: Final = 16 * 1024 * 1024
-"""What `since` can be answered from without reading the log again; at 200 records a second the last 20 seconds."""
+"""Maximum bytes of the recent records."""
 
 
 @dataclass(slots=True)
-class Counts:
-    """What the hub did, for the metrics."""
+class HubCounters:
+    """Counters of the hub, for the metrics."""
 
     records: int = 0
     unreadable: int = 0
@@ -55,7 +56,7 @@ class Counts:
 
 
 class Hub:
-    """The newest state, the recent records, and the clients by subscription. Belongs to one thread."""
+    """The newest state, the recent records, and the clients grouped by subscription. Belongs to one thread."""
 
     def __init__(
         self,
@@ -69,41 +70,41 @@ class Hub:
     ) -> None:
         self.identity = identity
         self.positions = dict(positions)
-        self.counts = Counts()
+        self.counters = HubCounters()
         self.clients: set[Outbox] = set()
         self._soft_bytes = soft_bytes
         self._hard_bytes = hard_bytes
         self._ring_records = ring_records
         self._ring_bytes = ring_bytes
-        self._ring: deque[Part] = deque()
+        self._ring: deque[StreamRecord] = deque()
         self._ring_size = 0
         self._ring_floor = dict(positions)
         self._groups: dict[Subscription, tuple[Filter, set[Outbox]]] = {}
         self._ticks = Latest()
         self._bars = Latest()
-        self._finals = Latest()  # what is newest where the newest of `_bars` is withdrawn
+        self._finals = Latest()  # the newest closed bar, for keys whose newest bar is withdrawn
         self._values: dict[tuple[str, bool], Latest] = {}
         self._feeds: dict[tuple[str, int], dict[str, Any]] = {}
 
     # clients
 
     def join(self, wake: Callable[[], None]) -> Outbox:
-        """Return the outbox of a new client that has subscribed to nothing."""
+        """Return the outbox of a new client without a subscription."""
         client = Outbox(wake, soft_bytes=self._soft_bytes, hard_bytes=self._hard_bytes)
         self.clients.add(client)
         return client
 
     def leave(self, client: Outbox) -> None:
-        """Forget a client. Harmless twice."""
+        """Remove a client. Safe to call twice."""
         self.subscribe(client, NOTHING)
         self.clients.discard(client)
 
     def subscribe(self, client: Outbox, subscription: Subscription) -> None:
-        """From the next record on the client gets what this subscription wants, and nothing of its former one."""
-        former = self._groups.get(client.subscription)
-        if former is not None:
-            former[1].discard(client)
-            if not former[1]:
+        """Replace the client's subscription, effective with the next record."""
+        previous = self._groups.get(client.subscription)
+        if previous is not None:
+            previous[1].discard(client)
+            if not previous[1]:
                 del self._groups[client.subscription]
         client.subscription = subscription
         if subscription:
@@ -119,116 +120,112 @@ class Hub:
 
     # records
 
-    def apply(self, parts: Sequence[Part], *, lagging: bool = False) -> None:
-        """Take records in the order of the log and queue what each client wants of them.
+    def apply(self, records: Sequence[StreamRecord], *, lagging: bool = False) -> None:
+        """Apply records in log order and queue each client's rows.
 
-        `lagging`: the tail is far behind; clients are brought up to the newest state instead of through every tick.
+        `lagging`: the tail is far behind, so clients receive the newest state instead of every tick.
         """
         fresh = []
-        for part in parts:
-            if part.offset < self.positions.get(part.source, 0):
+        for record in records:
+            if record.offset < self.positions.get(record.source, 0):
                 continue
-            self.positions[part.source] = part.offset + 1
-            self._remember(part)
-            fresh.append(part)
-            self._take(part)
-        self.counts.records += len(fresh)
+            self.positions[record.source] = record.offset + 1
+            self._append_to_ring(record)
+            fresh.append(record)
+            self._update_state(record)
+        self.counters.records += len(fresh)
         if lagging:
             for client in self.clients:
                 client.conflating = True
         for chosen, clients in self._groups.values():
             for frame in frames_of(chosen, fresh):
-                self.counts.frames += len(clients)
+                self.counters.frames += len(clients)
                 for client in clients:
-                    self.counts.conflated_rows += client.offer(frame)
-        for part in fresh:
-            part.forget()
+                    self.counters.conflated_rows += client.offer(frame)
+        for record in fresh:
+            record.release_tuples()
 
-    def beat(self) -> None:
-        """Tell every client that is up to date the position, so that a quiet one goes on from near the end."""
+    def send_position(self) -> None:
+        """Send the position to every client that is up to date, so that an idle client can resume near the end."""
         text = ""
         for client in self.clients:
             if client.subscription and not client.conflating and not client.catching_up:
                 text = text or to_text({"type": "position", "position": self.position})
                 client.put(text)
 
-    def recent(self, positions: Mapping[TopicPartition, int]) -> list[Part] | None:
-        """Return the recent records from these positions on, or None when some are no longer kept."""
+    def recent(self, positions: Mapping[TopicPartition, int]) -> list[StreamRecord] | None:
+        """Return the recent records from these positions on, or None if memory no longer has all of them."""
         for source, offset in positions.items():
             if offset < self._ring_floor.get(source, 0):
                 return None
-        return [part for part in self._ring if part.offset >= positions.get(part.source, part.offset)]
+        return [record for record in self._ring if record.offset >= positions.get(record.source, record.offset)]
 
-    def seed(self, parts: Iterable[Part]) -> None:
-        """Take rows that were read from the store into the newest state; older ones change nothing."""
-        for part in parts:
-            self._take(part)
+    def seed(self, records: Iterable[StreamRecord]) -> None:
+        """Add rows from the store to the newest state. Rows older than the present state change nothing."""
+        for record in records:
+            self._update_state(record)
 
-    def knows(self, symbol: str) -> bool:
-        """Whether the newest state has a tick of the symbol."""
-        return symbol in self._ticks
-
-    def _remember(self, part: Part) -> None:
-        self._ring.append(part)
-        self._ring_size += part.size_bytes
+    def _append_to_ring(self, record: StreamRecord) -> None:
+        self._ring.append(record)
+        self._ring_size += record.size_bytes
         while len(self._ring) > self._ring_records or self._ring_size > self._ring_bytes:
-            gone = self._ring.popleft()
-            self._ring_size -= gone.size_bytes
-            self._ring_floor[gone.source] = gone.offset + 1
+            oldest = self._ring.popleft()
+            self._ring_size -= oldest.size_bytes
+            self._ring_floor[oldest.source] = oldest.offset + 1
 
-    def _take(self, part: Part) -> None:
-        if part.unreadable:
-            self.counts.unreadable += 1
-        elif part.kind == TICKS:
-            self._take_ticks(part)
-        elif part.kind == BARS:
-            self._take_bars(part)
-        elif part.kind == ANALYTICS:
-            self._take_values(part)
-        elif part.event is not None and part.event["event"] == "feed":
-            key = (part.event["feed"], part.event["partition"])
-            if part.event["state"] == "ended":
+    def _update_state(self, record: StreamRecord) -> None:
+        if record.unreadable:
+            self.counters.unreadable += 1
+        elif record.kind == TICKS:
+            self._update_ticks(record)
+        elif record.kind == BARS:
+            self._update_bars(record)
+        elif record.kind == ANALYTICS:
+            self._update_values(record)
+        elif record.event is not None and record.event["event"] == "feed":
+            key = (record.event["feed"], record.event["partition"])
+            if record.event["state"] == "ended":
                 self._feeds.pop(key, None)
-            elif part.event["state"] in ("up", "down"):  # others tell of some ticks, not of how the feed is
-                self._feeds[key] = part.event
+            elif record.event["state"] in ("up", "down"):  # the other states report ticks, not whether the feed is up
+                self._feeds[key] = record.event
 
-    def _take_ticks(self, part: Part) -> None:
-        columns = part.columns
+    def _update_ticks(self, record: StreamRecord) -> None:
+        columns = record.columns
         eligible = (columns["flags"] & NOT_LAST) == 0
         if eligible.all():
-            self._ticks.put(part.symbols, part.codes, columns["time_us"], None, columns)
+            self._ticks.put(record.symbols, record.codes, columns["time_us"], None, columns)
         elif eligible.any():
             chosen = {name: column[eligible] for name, column in columns.items()}
-            self._ticks.put(part.symbols, part.codes[eligible], chosen["time_us"], None, chosen)
+            self._ticks.put(record.symbols, record.codes[eligible], chosen["time_us"], None, chosen)
 
-    def _take_bars(self, part: Part) -> None:
-        keys, which = _by_interval(part)
-        self._bars.put(keys, which, part.columns["time_us"], part.columns["version"], part.columns)
-        states = part.columns["state"]
+    def _update_bars(self, record: StreamRecord) -> None:
+        keys, which = _by_interval(record)
+        self._bars.put(keys, which, record.columns["time_us"], record.columns["version"], record.columns)
+        states = record.columns["state"]
         for state in (schemas.FINAL, schemas.WITHDRAWN):
-            _put_some(self._finals, keys, which, states == state, part.columns, in_place=state == schemas.WITHDRAWN)
+            _put_some(self._finals, keys, which, states == state, record.columns, in_place=state == schemas.WITHDRAWN)
 
-    def _take_values(self, part: Part) -> None:
-        """Take values, those on forming bars apart; a withdrawn row takes away whichever of them there are."""
-        intervals, forming = part.columns["interval"], part.forming
-        withdrawn = part.columns["state"] == schemas.WITHDRAWN
+    def _update_values(self, record: StreamRecord) -> None:
+        """Update values, separately for forming bars. A withdrawn row removes the value of its bar from both."""
+        intervals, forming = record.columns["interval"], record.forming
+        withdrawn = record.columns["state"] == schemas.WITHDRAWN
         for interval in set(intervals.tolist()):
             here = intervals == interval
             final, live = (self._values.setdefault((interval, is_forming), Latest()) for is_forming in (False, True))
-            _put_some(final, part.symbols, part.codes, here & ~forming & ~withdrawn, part.columns)
-            _put_some(final, part.symbols, part.codes, here & withdrawn, part.columns, in_place=True)
-            _put_some(live, part.symbols, part.codes, here & (forming | withdrawn), part.columns)
+            _put_some(final, record.symbols, record.codes, here & ~forming & ~withdrawn, record.columns)
+            _put_some(final, record.symbols, record.codes, here & withdrawn, record.columns, in_place=True)
+            _put_some(live, record.symbols, record.codes, here & (forming | withdrawn), record.columns)
 
     # newest state
 
     def snapshot(self, wanted: Filter) -> dict[str, Any]:
-        """Return the newest state of what a filter wants, as a `snapshot` message."""
+        """Return the newest state of the selected rows, as a `snapshot` message."""
         message: dict[str, Any] = {"type": "snapshot", "position": self.position}
         if wanted.wants(TICKS):
             keys = None if wanted.every(TICKS) else [symbol for symbol, _ in wanted.keys(TICKS)]
             message["ticks"] = _table(self._ticks, keys, TICK_COLUMNS)
         if wanted.wants(BARS):
-            message["bars"] = self._bars_there(self._bar_keys(wanted))
+            message["bars"] = self._present_bars(self._bar_keys(wanted))
         if wanted.wants(ANALYTICS):
             message["analytics"] = self._value_tables(wanted)
         if wanted.wants(STATUS):
@@ -236,8 +233,8 @@ class Hub:
         return message
 
     def conflated(self, client: Outbox) -> str | None:
-        """Return the newest state of what the client has missed as a `conflated` message, None if there is nothing."""
-        keys, skipped = client.take_keys()
+        """Return the newest state of the client's conflated rows, as a `conflated` message; None if there are none."""
+        keys, skipped = client.pop_conflated()
         if not keys:
             return None
         message: dict[str, Any] = {"type": "conflated", "skipped": skipped, "position": self.position}
@@ -258,14 +255,16 @@ class Hub:
             ]
         return to_text(message)
 
-    def _bars_there(self, keys: list[Hashable] | None) -> dict[str, Any]:
-        """Return the newest bar of each key; where that is withdrawn, the final one before it."""
+    def _present_bars(self, keys: list[Hashable] | None) -> dict[str, Any]:
+        """Return the newest bar of each key. If it is withdrawn, return the final bar before it."""
         found = _table(self._bars, keys, BAR_COLUMNS)
-        gone = {(row[1], row[2]): row[0] for row in found["rows"] if row[_STATE] == schemas.WITHDRAWN}
-        if gone:
-            before = _table(self._finals, list(gone), BAR_COLUMNS)["rows"]
+        withdrawn = {(row[1], row[2]): row[0] for row in found["rows"] if row[_STATE] == schemas.WITHDRAWN}
+        if withdrawn:
+            before = _table(self._finals, list(withdrawn), BAR_COLUMNS)["rows"]
             found["rows"] = [row for row in found["rows"] if row[_STATE] != schemas.WITHDRAWN]
-            found["rows"] += [row for row in before if row[_STATE] == schemas.FINAL and row[0] < gone[row[1], row[2]]]
+            found["rows"] += [
+                row for row in before if row[_STATE] == schemas.FINAL and row[0] < withdrawn[row[1], row[2]]
+            ]
         return found
 
     def _bar_keys(self, wanted: Filter) -> list[Hashable] | None:
@@ -296,14 +295,14 @@ class Hub:
         return tables
 
 
-def _by_interval(part: Part) -> tuple[list[Hashable], npt.NDArray[np.int64]]:
-    intervals = part.columns["interval"]
+def _by_interval(record: StreamRecord) -> tuple[list[Hashable], npt.NDArray[np.int64]]:
+    intervals = record.columns["interval"]
     names = sorted(set(intervals.tolist()))
-    codes = np.zeros(len(part), dtype=np.int64)
+    codes = np.zeros(len(record), dtype=np.int64)
     for number, name in enumerate(names):
         codes[intervals == name] = number
-    unique, which = np.unique(part.codes * len(names) + codes, return_inverse=True)
-    keys: list[Hashable] = [(part.symbols[code // len(names)], names[code % len(names)]) for code in unique.tolist()]
+    unique, which = np.unique(record.codes * len(names) + codes, return_inverse=True)
+    keys: list[Hashable] = [(record.symbols[code // len(names)], names[code % len(names)]) for code in unique.tolist()]
     return keys, which
 
 

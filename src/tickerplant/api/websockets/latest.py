@@ -1,9 +1,9 @@
-"""The newest row by key, kept as columns: what a snapshot says and what a slow client is brought up to."""
+"""The newest row of each key, stored as columns: the content of snapshots and of `conflated` messages."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -12,20 +12,21 @@ from tickerplant.api.websockets.rows import Array, ascending
 from tickerplant.core.times import NEVER_US, Int64Array
 
 MAX_KEYS = 200_000
-"""Keys beyond this are not kept (they are counted): 10,000 symbols at 7 intervals fit twice over."""
-MAX_KEPT = 64
+"""Maximum keys; more are refused and counted. 10,000 symbols with 7 intervals each need a third of it."""
+MAX_CACHED_KEYS: Final = 64
+"""Maximum key lists whose slots are cached; the cache is cleared when full."""
 
 
 class Latest:
-    """One row for each key, newest time first wins and, at equal times, the newest version (`tie`).
+    """One row for each key: the row with the newest time and, at equal times, with the newest version (`ties`).
 
-    Columns are NumPy arrays that double when full; a column that a batch does not have becomes null in its rows.
+    The columns are NumPy arrays that double when full. A column that a batch does not have becomes null in its rows.
     """
 
     def __init__(self) -> None:
         self.refused = 0
         self._slots: dict[Hashable, int] = {}
-        self._kept: dict[int, tuple[Sequence[Hashable], npt.NDArray[np.int64]]] = {}
+        self._cached: dict[int, tuple[Sequence[Hashable], npt.NDArray[np.int64]]] = {}
         self._times: Int64Array = np.full(16, NEVER_US, dtype=np.int64)
         self._ties: Int64Array = np.zeros(16, dtype=np.int64)
         self._columns: dict[str, Array] = {}
@@ -37,7 +38,7 @@ class Latest:
         return key in self._slots
 
     def __iter__(self) -> Iterator[Hashable]:
-        """Return the keys, in the order in which they came."""
+        """Return the keys in the order of arrival."""
         return iter(self._slots)
 
     def put(
@@ -50,15 +51,15 @@ class Latest:
         *,
         in_place: bool = False,
     ) -> None:
-        """Take rows: row i belongs to `keys[which[i]]`. Those older than what is kept change nothing.
+        """Store rows; row i belongs to `keys[which[i]]`. A row older than the stored one changes nothing.
 
-        `in_place`: a row only replaces the one of its own time, so newer times change nothing either.
+        `in_place`: a row replaces only a stored row of the same time, so a newer row changes nothing either.
         """
         if in_place:
             slots = np.array([self._slots.get(key, -1) for key in keys], dtype=np.int64)[which]
             chosen = (slots >= 0) & (times == self._times[slots])
         else:
-            slots = self._places(keys, which)
+            slots = self._slots_of(keys, which)
             chosen = slots >= 0
         if ties is None:
             ties = np.zeros(len(times), dtype=np.int64)
@@ -69,33 +70,33 @@ class Latest:
             order = order[resort]
         if not len(order):
             return
-        # Of repeated slots the last assignment stays, and rows are in ascending order of time.
+        # Rows are in ascending order of time, so the last assignment to a repeated slot is the newest row.
         slots = slots[order]
         self._times[slots] = times[order]
         self._ties[slots] = ties[order]
         for name, column in columns.items():
-            kept = self._column(name, column.dtype)
-            kept[slots] = column[order]
+            stored = self._column(name, column.dtype)
+            stored[slots] = column[order]
         for name in self._columns.keys() - columns.keys():
-            kept = self._columns[name]
-            kept[slots] = np.nan if kept.dtype == np.float64 else None
+            stored = self._columns[name]
+            stored[slots] = np.nan if stored.dtype == np.float64 else None
 
-    def _places(self, keys: Sequence[Hashable], which: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Return each row's slot, -1 without one. Of a list of keys that comes again the slots are kept."""
-        kept = self._kept.get(id(keys))
-        if kept is None or kept[0] is not keys:
-            if len(self._kept) >= MAX_KEPT:
-                self._kept.clear()
-            kept = self._kept[id(keys)] = (keys, np.full(len(keys), -1, dtype=np.int64))
-        slots = kept[1][which]
+    def _slots_of(self, keys: Sequence[Hashable], which: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return each row's slot, -1 for a refused key. The slots of a repeated list of keys are cached."""
+        cached = self._cached.get(id(keys))
+        if cached is None or cached[0] is not keys:
+            if len(self._cached) >= MAX_CACHED_KEYS:
+                self._cached.clear()
+            cached = self._cached[id(keys)] = (keys, np.full(len(keys), -1, dtype=np.int64))
+        slots = cached[1][which]
         if slots.min(initial=0) < 0:
-            for number in np.unique(which[slots < 0]).tolist():  # only keys that have rows get a slot
-                kept[1][number] = self._slot(keys[number])
-            slots = kept[1][which]
+            for index in np.unique(which[slots < 0]).tolist():  # only keys that have rows get a slot
+                cached[1][index] = self._slot(keys[index])
+            slots = cached[1][which]
         return slots
 
     def columns(self, keys: Iterable[Hashable] | None, names: Sequence[str]) -> dict[str, Array]:
-        """Return these columns of the rows of those of `keys` that are known (None: of all)."""
+        """Return these columns of the rows of the known keys among `keys` (None: all keys)."""
         if keys is None:
             slots = np.arange(len(self._slots))
         else:

@@ -1,4 +1,4 @@
-"""What goes to the clients: frames of rows, encoded once for a group, and the bounded outbox of each client."""
+"""Messages to clients: frames of rows, encoded once for each group, and the bounded outbox of each client."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tickerplant.api.websockets.protocol import NOTHING, Filter, Subscription
-from tickerplant.api.websockets.rows import ALERTS, STATUS, TICKS, TOPIC_OF, Part
+from tickerplant.api.websockets.rows import ALERTS, STATUS, TICKS, TOPIC_OF, StreamRecord
 
 SOFT_LIMIT_BYTES: Final = 512 * 1024
-"""Above this a client is conflated: some 5,000 ticks, half a second of 10,000 a second."""
+"""Queued bytes above which a client is conflated: about 5,000 ticks, half a second at 10,000 ticks/s."""
 HARD_LIMIT_BYTES: Final = 8 * 1024 * 1024
-"""Above this a client is dropped: some 40,000 closed bars that it did not fetch."""
+"""Queued bytes above which a client is dropped: about 40,000 closed bars that it did not read."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -27,11 +27,11 @@ def to_text(message: Mapping[str, Any]) -> str:
 
 
 class Frame:
-    """Rows for one group, encoded when first asked for and then shared by its clients."""
+    """Rows for one group of clients. They are encoded at the first use and shared by the group."""
 
     def __init__(
         self, kind: str, offsets: dict[int, int], names: tuple[str, ...],
-        chosen: list[tuple[Part, npt.NDArray[np.bool_] | None]], events: list[dict[str, Any]] | None = None,
+        chosen: list[tuple[StreamRecord, npt.NDArray[np.bool_] | None]], events: list[dict[str, Any]] | None = None,
     ) -> None:  # fmt: skip
         self.kind = kind
         self._offsets = offsets
@@ -45,24 +45,24 @@ class Frame:
 
     @property
     def text(self) -> str:
-        """All rows, as JSON."""
+        """All rows as JSON."""
         if self._text is None:
             self._text = self._encoded(self._chosen)
         return self._text
 
     @property
     def closed(self) -> str:
-        """The rows that may not be conflated, as JSON; "" when there are none."""
+        """The rows that must not be conflated, as JSON; "" if there are none."""
         if self.kind in (STATUS, ALERTS):
             return self.text
         if self.kind == TICKS:
             return ""
         if self._closed is None:
-            kept: list[tuple[Part, npt.NDArray[np.bool_] | None]] = []
-            for part, mask in self._chosen:
-                final = ~part.forming if mask is None else mask & ~part.forming
+            kept: list[tuple[StreamRecord, npt.NDArray[np.bool_] | None]] = []
+            for record, mask in self._chosen:
+                final = ~record.forming if mask is None else mask & ~record.forming
                 if final.any():
-                    kept.append((part, final))
+                    kept.append((record, final))
             self._closed = self._encoded(kept) if kept else ""
         return self._closed
 
@@ -72,69 +72,69 @@ class Frame:
         if self._keys is None:
             self._keys = set()
             if self.kind not in (STATUS, ALERTS):
-                for part, mask in self._chosen:
-                    self._add_keys(part, mask)
+                for record, mask in self._chosen:
+                    self._add_keys(record, mask)
         return self._keys
 
     @property
     def conflatable(self) -> int:
-        """How many rows may be conflated."""
+        """Number of rows that may be conflated."""
         _ = self.keys
         return self._conflatable
 
-    def _add_keys(self, part: Part, mask: npt.NDArray[np.bool_] | None) -> None:
+    def _add_keys(self, record: StreamRecord, mask: npt.NDArray[np.bool_] | None) -> None:
         assert self._keys is not None
         if self.kind == TICKS:
-            codes = part.codes if mask is None else part.codes[mask]
+            codes = record.codes if mask is None else record.codes[mask]
             self._conflatable += len(codes)
-            self._keys.update(part.symbols[code] for code in np.unique(codes).tolist())
+            self._keys.update(record.symbols[code] for code in np.unique(codes).tolist())
             return
-        rows = np.flatnonzero(part.forming if mask is None else mask & part.forming)
+        rows = np.flatnonzero(record.forming if mask is None else mask & record.forming)
         self._conflatable += len(rows)
         self._keys.update(
-            zip(part.columns["symbol"][rows].tolist(), part.columns["interval"][rows].tolist(), strict=True)
+            zip(record.columns["symbol"][rows].tolist(), record.columns["interval"][rows].tolist(), strict=True)
         )
 
-    def _encoded(self, chosen: list[tuple[Part, npt.NDArray[np.bool_] | None]]) -> str:
+    def _encoded(self, chosen: list[tuple[StreamRecord, npt.NDArray[np.bool_] | None]]) -> str:
         message: dict[str, Any] = {"type": self.kind, "topic": TOPIC_OF[self.kind], "offsets": self._offsets}
         if self._events is not None:
             message["events"] = self._events
         else:
             rows: list[tuple[Any, ...]] = []
-            for part, mask in chosen:
-                rows.extend(part.rows(mask))
+            for record, mask in chosen:
+                rows.extend(record.rows(mask))
             message["columns"] = self._names
             message["rows"] = rows
         return to_text(message)
 
 
-def frames_of(wanted: Filter, parts: Sequence[Part]) -> list[Frame]:
-    """Return the frames that a filter wants of these records, one for each kind and run of equal columns.
+def frames_of(wanted: Filter, records: Sequence[StreamRecord]) -> list[Frame]:
+    """Return the frames with the rows that a filter selects, one for each kind and run of equal columns.
 
-    Frames of one kind are in the order of the log, so that a frame's offsets are true of all that was sent before it.
+    Frames of one kind are in log order, so a frame's offsets cover everything that was sent before it.
     """
-    runs: list[tuple[str, tuple[str, ...], list[tuple[Part, npt.NDArray[np.bool_] | None]]]] = []
+    runs: list[tuple[str, tuple[str, ...], list[tuple[StreamRecord, npt.NDArray[np.bool_] | None]]]] = []
     open_runs: dict[str, int] = {}
     events: list[dict[str, Any]] = []
     event_offsets: dict[int, int] = {}
-    for part in parts:
-        if part.event is not None:
+    for record in records:
+        if record.event is not None:
             if wanted.status():
-                events.append(part.event)
-                event_offsets[part.source.partition] = part.offset + 1
+                events.append(record.event)
+                event_offsets[record.source.partition] = record.offset + 1
             continue
-        mask = wanted.rows(part) if part.kind else False
+        mask = wanted.rows(record) if record.kind else False
         if mask is False:
             continue
-        chosen = (part, None if isinstance(mask, bool) else mask)
-        run = open_runs.get(part.kind)
-        if run is not None and runs[run][1] == part.names:
+        chosen = (record, None if isinstance(mask, bool) else mask)
+        run = open_runs.get(record.kind)
+        if run is not None and runs[run][1] == record.names:
             runs[run][2].append(chosen)
         else:
-            open_runs[part.kind] = len(runs)
-            runs.append((part.kind, part.names, [chosen]))
+            open_runs[record.kind] = len(runs)
+            runs.append((record.kind, record.names, [chosen]))
     frames = [
-        Frame(kind, {part.source.partition: part.offset + 1 for part, _ in found}, names, found)
+        Frame(kind, {record.source.partition: record.offset + 1 for record, _ in found}, names, found)
         for kind, names, found in runs
     ]
     if events:
@@ -143,9 +143,9 @@ def frames_of(wanted: Filter, parts: Sequence[Part]) -> list[Frame]:
 
 
 class Outbox:
-    """What waits to be sent to one client. Full (`HARD_LIMIT_BYTES`): `failure` is set and nothing more is taken.
+    """The queue of one client. When it exceeds `hard_bytes`, `failure` is set and nothing more is queued.
 
-    `wake` is called whenever there is something to take.
+    `wake` is called whenever a message becomes available.
     """
 
     def __init__(self, wake: Callable[[], None], *, soft_bytes: int, hard_bytes: int) -> None:
@@ -166,14 +166,14 @@ class Outbox:
 
     @property
     def ready(self) -> bool:
-        """Whether there is anything to send."""
+        """Whether the outbox has anything to send."""
         return bool(self._texts) or bool(self._keys)
 
     def put(self, text: str, *, counted: bool = True) -> None:
-        """Queue a message that may not be conflated.
+        """Queue a message that must not be conflated.
 
-        What the client asked for itself (a snapshot, a stretch since a position) is not counted against its limits; the
-        endpoint lets it have one such answer at a time.
+        `counted` False: the size does not count against the limits. That is for answers to the client's own requests
+        (a snapshot, records since a position); the endpoint allows one such answer at a time.
         """
         if self.failure is not None:
             return
@@ -181,13 +181,13 @@ class Outbox:
         self._texts.append((text, size))
         self.waiting_bytes += size
         if self.waiting_bytes > self._hard_bytes:
-            self.failure = f"too slow: {self.waiting_bytes >> 10} KiB wait to be sent; read faster or subscribe to less"
+            self.failure = f"too slow: {self.waiting_bytes >> 10} KiB are queued; read faster or subscribe to less"
             self._texts.clear()
             self._keys.clear()
         self._wake()
 
     def offer(self, frame: Frame) -> int:
-        """Queue a frame, or what may not be conflated of it. Return how many rows were conflated."""
+        """Queue a frame, or only its rows that must not be conflated. Return the number of conflated rows."""
         if self.failure is not None:
             return 0
         if not self.conflating and self.waiting_bytes > self._soft_bytes:
@@ -203,16 +203,16 @@ class Outbox:
             self.put(frame.closed)
         return frame.conflatable
 
-    def take(self) -> str | None:
-        """Return the next message, or None when the queue is empty (see `take_keys`)."""
+    def pop(self) -> str | None:
+        """Return the next message, or None if the queue is empty (see `pop_conflated`)."""
         if not self._texts:
             return None
         text, size = self._texts.popleft()
         self.waiting_bytes -= size
         return text
 
-    def take_keys(self) -> tuple[dict[str, set[Hashable]], int]:
-        """Return what was conflated since, by kind, and how many rows; conflation is over."""
+    def pop_conflated(self) -> tuple[dict[str, set[Hashable]], int]:
+        """Return the keys of the conflated rows, by kind, and the number of rows. Conflation ends."""
         keys, skipped = self._keys, self.skipped
         self._keys, self.skipped, self.conflating = {}, 0, False
         return keys, skipped

@@ -1,8 +1,8 @@
-"""What clients say on the stream and what they are answered: pure, text in and objects out. See docs/stream.md.
+"""Commands of stream clients, and subscriptions. Pure: text in, objects out. See docs/stream.md.
 
-A subscription is a set of (channel, symbol) pairs. Channels are `ticks`, `bars`, `analytics`, `alerts`, `status`;
-`bars.1m` and `analytics.5m` take one interval only, which may be one by activity (`bars.100t`). The symbol `*` is every
-symbol; `status` has no symbols and is kept as `*`.
+A subscription is a set of (channel, symbol) pairs. Channels are `ticks`, `bars`, `analytics`, `alerts`, `status`.
+`bars.1m` and `analytics.5m` select one interval, which may be one by activity (`bars.100t`). The symbol `*` means every
+symbol. `status` has no symbols; its pair has `*`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tickerplant.api.positions import Position, parse_position
-from tickerplant.api.websockets.rows import ANALYTICS, BARS, KINDS, STATUS, Part
+from tickerplant.api.websockets.rows import ANALYTICS, BARS, KINDS, STATUS, StreamRecord
 from tickerplant.core.errors import BadInput
 from tickerplant.core.interval import INTERVALS, parse
 from tickerplant.core.symbols import check_symbol
@@ -25,9 +25,9 @@ EVERY: Final = "*"
 DEFAULT_CHANNELS: Final = ("ticks", "bars", "analytics")
 CHANNELS: Final = (*KINDS, *(f"{kind}.{interval}" for kind in (BARS, ANALYTICS) for interval in INTERVALS))
 MAX_SYMBOLS: Final = 1_000
-"""Symbols by name in one connection's subscription; who wants more subscribes to `*`."""
+"""Maximum symbols by name in one connection's subscription. A client that needs more subscribes to `*`."""
 MAX_MESSAGE_BYTES: Final = 256 * 1024
-"""1,000 symbols of 32 characters with a position of 16 partitions are 40 KB."""
+"""Maximum size of a command. 1,000 symbols of 32 characters and a position of 16 partitions are 40 KB."""
 
 CLOSE_SLOW: Final = 4008
 CLOSE_FULL: Final = 4006
@@ -39,7 +39,7 @@ NOTHING: Final[Subscription] = frozenset()
 
 
 class Refusal(Exception):
-    """What a client asked for cannot be done; the connection goes on. `code` is one word for programs."""
+    """A command cannot be executed; the connection stays open. `code` is a word for programs."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -49,7 +49,7 @@ class Refusal(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Subscribe:
-    """Add these pairs; with `since`, go on from there instead of beginning with a snapshot."""
+    """Add these pairs. With `since` the stream resumes there instead of starting with a snapshot."""
 
     pairs: Subscription
     since: Position | None = None
@@ -58,17 +58,17 @@ class Subscribe:
 
 @dataclass(frozen=True, slots=True)
 class Unsubscribe:
-    """Take these away: symbols and channels, None for all of them."""
+    """Remove these symbols and channels; None means all."""
 
     symbols: frozenset[str] | None
     channels: frozenset[str] | None
     id: Any = None
 
-    def left(self, subscription: Subscription) -> Subscription:
-        """Return what is left of a subscription; taking `bars` takes `bars.1m` too."""
-        return frozenset(pair for pair in subscription if not self._takes(pair))
+    def apply(self, subscription: Subscription) -> Subscription:
+        """Return the rest of a subscription. Removing `bars` removes `bars.1m` too."""
+        return frozenset(pair for pair in subscription if not self._removes(pair))
 
-    def _takes(self, pair: Pair) -> bool:
+    def _removes(self, pair: Pair) -> bool:
         channel, symbol = pair
         by_channel = self.channels is None or channel in self.channels or channel.split(".")[0] in self.channels
         by_symbol = self.symbols is None or symbol in self.symbols or (channel == STATUS and self.channels is not None)
@@ -86,11 +86,11 @@ Command: TypeAlias = Subscribe | Unsubscribe | Ping
 
 
 def parse_command(text: str | bytes) -> Command:
-    """Return what the client asks for. Raises Refusal with a code and a sentence that says what to send instead."""
+    """Return the client's command. Raises Refusal with a code and a message that explains what to send."""
     try:
         message = msgspec.json.decode(text)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise Refusal("bad_json", f"the message is no JSON ({error}); send one JSON object in each message") from None
+        raise Refusal("bad_json", f"the message is not JSON ({error}); send one JSON object per message") from None
     if not isinstance(message, dict):
         raise Refusal("bad_json", 'send a JSON object, for example {"action":"subscribe","symbols":["AAPL"]}')
     action, tag = message.get("action"), message.get("id")
@@ -100,7 +100,7 @@ def parse_command(text: str | bytes) -> Command:
         channels = _channels(message, DEFAULT_CHANNELS)
         symbols = _symbols(message)
         if symbols is None and channels != (STATUS,):
-            raise Refusal("no_symbols", 'say which symbols: "symbols":["AAPL","EUR/USD"], or ["*"] for all')
+            raise Refusal("no_symbols", 'send symbols: "symbols":["AAPL","EUR/USD"], or ["*"] for all')
         since = message.get("since")
         try:
             position = None if since is None else parse_position(since)
@@ -119,18 +119,18 @@ def parse_command(text: str | bytes) -> Command:
 def _channels(message: dict[str, Any], default: tuple[str, ...]) -> tuple[str, ...]:
     value = message.get("channels", default)
     if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
-        raise Refusal("bad_channels", '"channels" is a list of names, for example ["ticks","bars.1m"]')
+        raise Refusal("bad_channels", '"channels" must be a list of names, for example ["ticks","bars.1m"]')
     for name in value:
         if name not in CHANNELS and not _is_by_activity(name):
             raise Refusal(
                 "unknown_channel",
-                f"unknown channel {name!r}; use some of {', '.join(CHANNELS)}, or bars and analytics of an interval by "
+                f"unknown channel {name!r}; use {', '.join(CHANNELS)}, or bars and analytics of an interval by "
                 "activity, such as bars.100t, bars.10000v or bars.1000000d",
             )
     if not value and not default:
         return ()
     if not value:
-        raise Refusal("bad_channels", f'"channels" is empty; leave it out for {", ".join(default)}')
+        raise Refusal("bad_channels", f'"channels" is empty; omit it for {", ".join(default)}')
     return tuple(value)
 
 
@@ -149,7 +149,7 @@ def _symbols(message: dict[str, Any]) -> tuple[str, ...] | None:
     if isinstance(value, str):
         value = value.split(",")
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise Refusal("bad_symbols", '"symbols" is a list of texts, for example ["AAPL","EUR/USD"] or ["*"]')
+        raise Refusal("bad_symbols", '"symbols" must be a list of texts, for example ["AAPL","EUR/USD"] or ["*"]')
     if not value:
         return None
     if len(value) > MAX_SYMBOLS:
@@ -161,7 +161,7 @@ def _symbols(message: dict[str, Any]) -> tuple[str, ...] | None:
 
 
 def pairs_of(channels: Iterable[str], symbols: Iterable[str]) -> Subscription:
-    """Return the pairs of every channel with every symbol; `status` goes with `*`."""
+    """Return every pair of a channel and a symbol; `status` is paired with `*`."""
     symbols = tuple(symbols)
     return frozenset(
         (channel, symbol) for channel in channels for symbol in ((EVERY,) if channel == STATUS else symbols)
@@ -169,7 +169,7 @@ def pairs_of(channels: Iterable[str], symbols: Iterable[str]) -> Subscription:
 
 
 def check_size(subscription: Subscription) -> None:
-    """Raise Refusal when the subscription names more symbols than a connection may."""
+    """Raise Refusal if the subscription names more than `MAX_SYMBOLS` symbols."""
     symbols = {symbol for _, symbol in subscription}
     if len(symbols) > MAX_SYMBOLS:
         raise Refusal(
@@ -179,7 +179,7 @@ def check_size(subscription: Subscription) -> None:
 
 
 def describe(subscription: Subscription) -> dict[str, list[str]]:
-    """Return the whole subscription as the server says it: symbols by channel, sorted."""
+    """Return the whole subscription as in the server's messages: symbols by channel, sorted."""
     state: dict[str, list[str]] = {}
     for channel, symbol in sorted(subscription):
         state.setdefault(channel, []).append(symbol)
@@ -187,39 +187,39 @@ def describe(subscription: Subscription) -> dict[str, list[str]]:
 
 
 class Filter:
-    """A subscription made ready to choose rows by columns; `without` takes out what another one already has."""
+    """A subscription prepared for selecting rows by columns. Rows of the subscription `without` are left out."""
 
     def __init__(self, subscription: Subscription, without: Subscription = NOTHING) -> None:
         self.subscription = subscription
-        self._kinds = {kind: _Wanted(kind, subscription) for kind in KINDS}
-        self._without = {kind: _Wanted(kind, without) for kind in KINDS} if without else None
+        self._kinds = {kind: _KindFilter(kind, subscription) for kind in KINDS}
+        self._without = {kind: _KindFilter(kind, without) for kind in KINDS} if without else None
 
     def wants(self, kind: str) -> bool:
-        """Whether any row of this kind may be wanted."""
+        """Return whether the subscription contains any row of this kind."""
         return bool(self._kinds[kind].by_interval)
 
     def every(self, kind: str) -> bool:
-        """Whether all symbols of this kind are wanted."""
+        """Return whether the subscription contains all symbols of this kind, at some interval."""
         return any(symbols is None for symbols in self._kinds[kind].by_interval.values())
 
     def named(self) -> set[str]:
-        """Return the symbols that are wanted by name."""
+        """Return the symbols that the subscription names."""
         return {symbol for _, symbol in self.subscription if symbol != EVERY}
 
     def keys(self, kind: str) -> list[tuple[str, str | None]]:
-        """Return the (symbol, interval or None for all) that are wanted by name in this kind."""
+        """Return the named symbols of this kind as (symbol, interval); the interval None means all."""
         return [
             (symbol, interval)
             for interval, symbols in self._kinds[kind].by_interval.items()
             for symbol in sorted(symbols or ())
         ]
 
-    def rows(self, part: Part) -> npt.NDArray[np.bool_] | bool:
-        """Return which rows of a part are wanted: a mask, True for all, False for none."""
-        mask = self._kinds[part.kind].mask(part)
+    def rows(self, record: StreamRecord) -> npt.NDArray[np.bool_] | bool:
+        """Return the selected rows of a record: a mask, True for all, False for none."""
+        mask = self._kinds[record.kind].mask(record)
         if mask is False or self._without is None:
             return mask
-        known = self._without[part.kind].mask(part)
+        known = self._without[record.kind].mask(record)
         if known is False:
             return mask
         if known is True:
@@ -228,15 +228,16 @@ class Filter:
         return chosen if chosen.any() else False
 
     def status(self) -> bool:
-        """Whether status events are wanted and not already had."""
+        """Return whether status events are selected."""
         return self.wants(STATUS) and not (self._without and self._without[STATUS].by_interval)
 
 
 MAX_MASKS: Final = 256
+"""Maximum symbol masks cached per kind; the cache is cleared when full."""
 
 
-class _Wanted:
-    """Which symbols (None: all) are wanted at which interval (None: any) of one kind."""
+class _KindFilter:
+    """The selected symbols (None: all) of one kind, by interval (None: any)."""
 
     def __init__(self, kind: str, subscription: Subscription) -> None:
         self.by_interval: dict[str | None, frozenset[str] | None] = {}
@@ -249,17 +250,19 @@ class _Wanted:
         for interval_name, symbols in names.items():
             self.by_interval[interval_name] = None if EVERY in symbols else frozenset(symbols)
 
-    def _known(self, words: list[str], interval: str | None, symbols: frozenset[str]) -> npt.NDArray[np.bool_]:
-        """Return which words are among the symbols. A feed's records share one list of words, so it is kept."""
-        kept = self._masks.get((id(words), interval))
-        if kept is None or kept[0] is not words:
+    def _symbol_mask(
+        self, dictionary: list[str], interval: str | None, symbols: frozenset[str]
+    ) -> npt.NDArray[np.bool_]:
+        """Return which texts of a dictionary are among the symbols. A feed's records share one dictionary."""
+        cached = self._masks.get((id(dictionary), interval))
+        if cached is None or cached[0] is not dictionary:
             if len(self._masks) >= MAX_MASKS:
                 self._masks.clear()
-            wanted = np.fromiter((name in symbols for name in words), dtype=bool, count=len(words))
-            kept = self._masks[id(words), interval] = (words, wanted)
-        return kept[1]
+            selected = np.fromiter((name in symbols for name in dictionary), dtype=bool, count=len(dictionary))
+            cached = self._masks[id(dictionary), interval] = (dictionary, selected)
+        return cached[1]
 
-    def mask(self, part: Part) -> npt.NDArray[np.bool_] | bool:
+    def mask(self, record: StreamRecord) -> npt.NDArray[np.bool_] | bool:
         if not self.by_interval:
             return False
         if None in self.by_interval and self.by_interval[None] is None:
@@ -267,10 +270,10 @@ class _Wanted:
         chosen: npt.NDArray[np.bool_] | None = None
         for interval, symbols in self.by_interval.items():
             if symbols is None:
-                rows = np.ones(len(part), dtype=bool)
+                rows = np.ones(len(record), dtype=bool)
             else:
-                rows = self._known(part.symbols, interval, symbols)[part.codes]
+                rows = self._symbol_mask(record.symbols, interval, symbols)[record.codes]
             if interval is not None:
-                rows = rows & (part.columns["interval"] == interval)
+                rows = rows & (record.columns["interval"] == interval)
             chosen = rows if chosen is None else chosen | rows
         return chosen if chosen is not None and chosen.any() else False

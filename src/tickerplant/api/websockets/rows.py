@@ -1,6 +1,6 @@
-"""Records of the log as columns that can be filtered by symbol and turned into rows for JSON.
+"""Log records as columns that can be filtered by symbol and converted to rows for JSON.
 
-`digest` runs in the tail's thread, once per record; what it returns is shared by all clients and never changed.
+`decode_record` runs in the tail's thread, once per record. All clients share its result, which never changes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tickerplant.log.port import ConsumedRecord, TopicPartition
 
 TICKS, BARS, ANALYTICS, STATUS, ALERTS = "ticks", "bars", "analytics", "status", "alerts"
 KINDS: Final = (TICKS, BARS, ANALYTICS, STATUS, ALERTS)
-"""What a record can be to a subscriber: the names of the channels."""
+"""Kinds of records for subscribers: the names of the channels."""
 
 TOPIC_OF: Final = {
     TICKS: schemas.RAW,
@@ -32,10 +32,10 @@ TOPIC_OF: Final = {
 }
 TOPICS: Final = tuple(TOPIC_OF.values())
 _STORED: Final = {"time_us": "time", "received_us": "received_at"}
-"""Columns whose name on the wire says their unit."""
+"""Column names of the store, by the name on the wire, which contains the unit."""
 
 NOT_LAST: Final = int(TickFlag.CANCEL | TickFlag.NO_OHLC)
-"""Flags of ticks that are never a symbol's last one."""
+"""Flags of ticks that never set a symbol's last price."""
 TICK_COLUMNS: Final = ("time_us", "symbol", "price", "size", "source", "trade_id", "flags", "received_us")
 BAR_COLUMNS: Final = (
     "time_us", "symbol", "interval", "open", "high", "low", "close", "volume", "vwap", "trades",
@@ -45,20 +45,24 @@ ALERT_COLUMNS: Final = ("time_us", *(name for name in schemas.ALERT.names if nam
 VALUE_KEY: Final = ("time_us", "symbol", "interval", "state", "version")
 
 SMALL_ROWS: Final = 256
+"""Maximum rows of a record whose tuples are kept for the other clients."""
 MAX_DICTIONARIES: Final = 4_096
-MAX_SILENT_NAMES = 100
-"""How many silent symbols, or bars that differ, a status event names; the count is always exact."""
+"""Maximum dictionaries kept by `DictionaryCache`; it is cleared when full."""
+MAX_LISTED: Final = 100
+"""Maximum silent symbols, or differing bars, that a status event lists. The count is always exact."""
 
 Array = npt.NDArray[Any]
 
 
 @dataclass(slots=True)
-class Part:
-    """One record of the log. `kind` is "" for a record that no subscriber sees: it only moves the position.
+class StreamRecord:
+    """One log record. `kind` is "" if no subscriber receives it; such a record only advances the position.
 
-    `columns` are NumPy arrays by name (text as objects, null numbers as NaN), `names` their order on the wire,
-    `symbols` the dictionary that `codes` index, `event` a status event instead of columns. `trade_ids` stay in Arrow
-    until somebody wants them, because each becomes a Python object.
+    - `columns`: NumPy arrays by name. Text is an object array, a null number is NaN.
+    - `names`: the order of the columns on the wire.
+    - `symbols`: the dictionary that `codes` index.
+    - `event`: a status event, which has no columns.
+    - `trade_ids`: an Arrow array until a client needs it, because each id becomes a Python object.
     """
 
     source: TopicPartition
@@ -80,14 +84,14 @@ class Part:
 
     @property
     def forming(self) -> npt.NDArray[np.bool_]:
-        """Which rows are of forming bars."""
+        """Mask of the rows of forming bars."""
         mask: npt.NDArray[np.bool_] = self.columns["state"] == schemas.FORMING
         return mask
 
     def rows(self, mask: npt.NDArray[np.bool_] | None) -> list[tuple[Any, ...]]:
-        """Return the rows where `mask` is true (all for None), as tuples in the order of `names`.
+        """Return the rows where `mask` is true (None: all) as tuples in the order of `names`.
 
-        A small part is turned into tuples once, for all who want some of it, until `forget`.
+        The tuples of a small record are made once and kept for the other clients, until `release_tuples`.
         """
         if len(self) > SMALL_ROWS:
             return list(zip(*(self._list(name, mask) for name in self.names), strict=True))
@@ -95,8 +99,8 @@ class Part:
             self._tuples = list(zip(*(self._list(name, None) for name in self.names), strict=True))
         return self._tuples if mask is None else [self._tuples[row] for row in np.flatnonzero(mask).tolist()]
 
-    def forget(self) -> None:
-        """Let go of the tuples, which are many times the columns' size."""
+    def release_tuples(self) -> None:
+        """Free the tuples, which are many times as large as the columns."""
         self._tuples = None
 
     def _list(self, name: str, mask: npt.NDArray[np.bool_] | None) -> list[Any]:
@@ -111,42 +115,43 @@ class Part:
 def plain(name: str, column: Array) -> list[Any]:
     """Return a column as a list for JSON."""
     values: list[Any] = column.tolist()
-    if name == "trades":  # kept as float64 so that null can be NaN
+    if name == "trades":  # float64, so that NaN can represent null
         return [None if value != value else int(value) for value in values]
     return values
 
 
-class Words:
-    """The dictionaries of text columns. A feed's records carry the same one again and again, with all its symbols in
-    it: its words become Python objects once. Belongs to one thread.
+class DictionaryCache:
+    """Python objects of the dictionaries of text columns. Belongs to one thread.
+
+    The records of a feed repeat one dictionary with all its symbols. Its texts become Python objects once.
     """
 
     def __init__(self) -> None:
-        self._seen: dict[Hashable, tuple[Any, list[str], Array]] = {}
+        self._cached: dict[Hashable, tuple[Any, list[str], Array]] = {}
 
-    def of(self, key: Hashable, column: Any) -> tuple[list[str], Array, npt.NDArray[np.int64]]:
-        """Return (words, the same as objects and None behind them, codes) of a text column without nulls.
+    def encode(self, key: Hashable, column: Any) -> tuple[list[str], Array, npt.NDArray[np.int64]]:
+        """Return (texts, the texts as an object array with None appended, codes) of a text column without nulls.
 
-        The list of words is the same object as before when the last dictionary with this key was equal.
+        The list of texts is the same object as before if the last dictionary with this key was equal.
         """
         if isinstance(column, pa.ChunkedArray):
             column = column.combine_chunks()
         if not pa.types.is_dictionary(column.type):
             column = column.dictionary_encode()
         dictionary = column.dictionary
-        seen = self._seen.get(key)
-        if seen is None or not seen[0].equals(dictionary):
-            if len(self._seen) >= MAX_DICTIONARIES:
-                self._seen.clear()
-            words = dictionary.to_pylist()
-            # Its memory is the record's: a copy is kept, not the whole record.
-            kept = dictionary.take(pa.array(np.arange(len(words))))
-            seen = self._seen[key] = (kept, words, np.array([*words, None], dtype=object))
+        cached = self._cached.get(key)
+        if cached is None or not cached[0].equals(dictionary):
+            if len(self._cached) >= MAX_DICTIONARIES:
+                self._cached.clear()
+            texts = dictionary.to_pylist()
+            # A copy, because the dictionary shares the memory of the whole record.
+            copy = dictionary.take(pa.array(np.arange(len(texts))))
+            cached = self._cached[key] = (copy, texts, np.array([*texts, None], dtype=object))
         codes = column.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-        return seen[1], seen[2], codes
+        return cached[1], cached[2], codes
 
 
-def column_array(column: Any, words: Words, key: Hashable = None) -> Array:
+def column_array(column: Any, dictionaries: DictionaryCache, key: Hashable = None) -> Array:
     """Return an Arrow column as NumPy: numbers with NaN for null, booleans, times as int64 µs, text as objects."""
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
@@ -154,7 +159,7 @@ def column_array(column: Any, words: Words, key: Hashable = None) -> Array:
     if pa.types.is_timestamp(kind):
         return times_of(column)
     if pa.types.is_dictionary(kind):
-        _, objects, codes = words.of(key, column)
+        _, objects, codes = dictionaries.encode(key, column)
         result: Array = objects[codes]
         return result
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
@@ -166,17 +171,19 @@ def column_array(column: Any, words: Words, key: Hashable = None) -> Array:
     return np.asarray(column.to_numpy(zero_copy_only=False))
 
 
-def columns_of(table: Any, names: Sequence[str], words: Words, key: Hashable = None) -> dict[str, Array]:
-    """Return these columns of an Arrow table or batch as NumPy; `time_us` is the column `time`, missing ones null.
+def columns_of(
+    table: Any, names: Sequence[str], dictionaries: DictionaryCache, key: Hashable = None
+) -> dict[str, Array]:
+    """Return these columns of an Arrow table or batch as NumPy. `time_us` is the column `time`. Missing ones are null.
 
-    `key` names where the table comes from, for its dictionaries.
+    `key` identifies the origin of the table for the dictionary cache.
     """
     found: dict[str, Array] = {}
-    have = set(table.schema.names)
+    stored_names = set(table.schema.names)
     for name in names:
         stored = _STORED.get(name, name)
-        if stored in have:
-            found[name] = column_array(table.column(stored), words, (key, stored))
+        if stored in stored_names:
+            found[name] = column_array(table.column(stored), dictionaries, (key, stored))
         else:
             found[name] = np.full(table.num_rows, None, dtype=object)
     if "trades" in found:
@@ -184,52 +191,54 @@ def columns_of(table: Any, names: Sequence[str], words: Words, key: Hashable = N
     return found
 
 
-def digest(delivery: ConsumedRecord, words: Words) -> Part:
-    """Return the record as a Part. An unreadable record becomes one without a kind: it is counted and passed over."""
-    part = Part(delivery.source, delivery.offset, len(delivery.value), delivery.appended_at_us)
+def decode_record(consumed: ConsumedRecord, dictionaries: DictionaryCache) -> StreamRecord:
+    """Return a log record for the stream. An unreadable record has no kind and is only counted."""
+    made = StreamRecord(consumed.source, consumed.offset, len(consumed.value), consumed.appended_at_us)
     try:
-        record = records.decode(delivery.value)
+        record = records.decode(consumed.value)
     except UnreadableRecord:
-        part.unreadable = True
-        return part
+        made.unreadable = True
+        return made
     header, batch = record.header, record.batch
     match header:
         case records.Ticks():
-            _fill(part, TICKS, TICK_COLUMNS, batch, words, header.feed)
+            _fill(made, TICKS, TICK_COLUMNS, batch, dictionaries, header.feed)
         case records.Bars():
-            _fill(part, BARS, BAR_COLUMNS, batch, words, header.feed)
+            _fill(made, BARS, BAR_COLUMNS, batch, dictionaries, header.feed)
         case records.Values():
             names = VALUE_KEY + tuple(batch.schema.names[len(VALUE_KEY) :])
-            _fill(part, ANALYTICS, names, batch, words, header.feed)
+            _fill(made, ANALYTICS, names, batch, dictionaries, header.feed)
         case records.Alerts():
-            _fill(part, ALERTS, ALERT_COLUMNS, batch, words, header.feed)
+            _fill(made, ALERTS, ALERT_COLUMNS, batch, dictionaries, header.feed)
         case records.Over():
-            part.kind, part.event = STATUS, _over(delivery.partition, header, batch)
+            made.kind, made.event = STATUS, _over(consumed.partition, header, batch)
         case records.FeedState():
-            part.kind, part.event = STATUS, {
-                "event": "feed", "feed": header.feed, "partition": delivery.partition, "state": header.state,
+            made.kind, made.event = STATUS, {
+                "event": "feed", "feed": header.feed, "partition": consumed.partition, "state": header.state,
                 "since_us": header.since_us, "reason": header.reason, "count": header.count,
                 "at_us": header.sent_at_us,
             }  # fmt: skip
         case records.Differences():
-            part.kind, part.event = STATUS, _differences(delivery.partition, header, batch)
+            made.kind, made.event = STATUS, _differences(consumed.partition, header, batch)
         case _:
             pass
-    return part
+    return made
 
 
-def _fill(part: Part, kind: str, names: tuple[str, ...], batch: Any, words: Words, feed: str) -> None:
+def _fill(
+    made: StreamRecord, kind: str, names: tuple[str, ...], batch: Any, dictionaries: DictionaryCache, feed: str
+) -> None:
     if batch.num_rows == 0:
         return
-    key = (part.source, feed)
-    part.kind, part.names = kind, names
-    part.symbols, objects, part.codes = words.of((key, "symbol"), batch.column("symbol"))
+    key = (made.source, feed)
+    made.kind, made.names = kind, names
+    made.symbols, objects, made.codes = dictionaries.encode((key, "symbol"), batch.column("symbol"))
     if kind == TICKS:
-        part.trade_ids = batch.column("trade_id")
+        made.trade_ids = batch.column("trade_id")
         names = tuple(name for name in names if name not in ("symbol", "trade_id"))
     else:
         names = tuple(name for name in names if name != "symbol")
-    part.columns = {"symbol": objects[part.codes], **columns_of(batch, names, words, key)}
+    made.columns = {"symbol": objects[made.codes], **columns_of(batch, names, dictionaries, key)}
 
 
 def _over(partition: int, header: records.Over, batch: Any) -> dict[str, Any]:
@@ -238,12 +247,12 @@ def _over(partition: int, header: records.Over, batch: Any) -> dict[str, Any]:
     return {
         "event": "over", "feed": header.feed, "partition": partition, "interval": header.interval,
         "start_us": header.start_us, "expected": header.expected, "emitted": header.emitted,
-        "silent_count": len(silent), "silent": silent[:MAX_SILENT_NAMES], "at_us": header.sent_at_us,
+        "silent_count": len(silent), "silent": silent[:MAX_LISTED], "at_us": header.sent_at_us,
     }  # fmt: skip
 
 
 def _differences(partition: int, header: records.Differences, batch: Any) -> dict[str, Any]:
-    bars = batch.slice(0, MAX_SILENT_NAMES)
+    bars = batch.slice(0, MAX_LISTED)
     rows = [
         {"time_us": time_us, **{name: value for name, value in row.items() if name != "time"}}
         for time_us, row in zip(times_of(bars.column("time")).tolist(), bars.to_pylist(), strict=True)
@@ -255,7 +264,7 @@ def _differences(partition: int, header: records.Differences, batch: Any) -> dic
 
 
 def ascending(times: Int64Array) -> npt.NDArray[np.int64] | None:
-    """Return the order that sorts times ascending and keeps equal ones as they are; None when they are sorted."""
+    """Return the indices that sort times ascending, with equal times in their present order; None if already sorted."""
     if len(times) < 2 or bool((times[1:] >= times[:-1]).all()):
         return None
     return np.argsort(times, kind="stable")

@@ -1,4 +1,4 @@
-"""The tail: one thread that reads the end of the log, decodes each record once and hands batches to the hub's loop."""
+"""The tail: one thread that reads new log records, decodes each once, and passes batches to the hub's event loop."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from tickerplant.api.websockets.rows import TOPICS, Part, Words, digest
+from tickerplant.api.websockets.rows import TOPICS, DictionaryCache, StreamRecord, decode_record
 from tickerplant.core.errors import LogError
 from tickerplant.log.port import EventLog, Reader, TopicPartition, at_positions
 
 MAX_BATCH_BYTES: Final = 1024 * 1024
-"""Some 20,000 ticks: what the loop may be held up by at once, about 30 ms with a subscriber to everything."""
+"""Maximum bytes of one batch: about 20,000 ticks, which occupy the loop for 30 ms with a subscriber to everything."""
 MAX_BATCH_RECORDS: Final = 256
 PACE_S: Final = 0.003
-"""Polls are at least this far apart, so that records appended by several partitions' writers share one frame."""
+"""Minimum seconds between polls, so that records of several partitions' writers share one frame."""
 LAGGING_S: Final = 2.0
+"""Age of the newest record above which all clients are conflated."""
 RETRY_S: Final = 1.0
 JOIN_S: Final = 5.0
 
@@ -26,10 +27,10 @@ logger = logging.getLogger(__name__)
 
 
 class Tail:
-    """Reads all partitions without a group from `positions` on and calls `apply(parts, lagging)` in the loop.
+    """Reads all partitions from `positions` on, without a group, and calls `apply(records, lagging)` in the loop.
 
-    The next batch is read only after the former has been applied: what is not read stays in the log.
-    `lag_s` is how old the newest record applied was when it arrived here.
+    It reads the next batch only after the previous one has been applied; unread records stay in the log. `lag_s` is the
+    age of the newest record at the time it was read. `error` is the text of the last failure, None while reading works.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class Tail:
         log: EventLog,
         positions: Mapping[TopicPartition, int],
         loop: asyncio.AbstractEventLoop,
-        apply: Callable[[Sequence[Part], bool], None],
+        apply: Callable[[Sequence[StreamRecord], bool], None],
     ) -> None:
         self.lag_s = 0.0
         self.error: str | None = None
@@ -55,11 +56,11 @@ class Tail:
         return self._thread.is_alive()
 
     def start(self) -> None:
-        """Begin to read."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop and wait for the thread. Blocks; call from an executor."""
+        """Stop the thread and wait for its end. Blocks; call it from an executor."""
         self._stopping.set()
         reader = self._reader
         if reader is not None:
@@ -74,40 +75,40 @@ class Tail:
                     self._follow(reader)
             except LogError as error:
                 self.error = str(error)
-                logger.warning("the stream's tail cannot read the log and tries again: %s", error)
+                logger.warning("the tail of the stream cannot read the log and retries: %s", error)
                 self._stopping.wait(RETRY_S)
             except Exception as error:
                 self.error = f"{type(error).__name__}: {error}"
-                logger.exception("the stream's tail failed and begins again")
+                logger.exception("the tail of the stream failed and restarts")
                 self._stopping.wait(RETRY_S)
             finally:
                 self._reader = None
 
     def _follow(self, reader: Reader) -> None:
-        words = Words()
+        dictionaries = DictionaryCache()
         while not self._stopping.is_set():
             began = time.monotonic()
-            deliveries = reader.poll(timeout_s=0.5, max_records=MAX_BATCH_RECORDS, max_bytes=MAX_BATCH_BYTES)
+            consumed = reader.poll(timeout_s=0.5, max_records=MAX_BATCH_RECORDS, max_bytes=MAX_BATCH_BYTES)
             self.error = None
-            if not deliveries:
+            if not consumed:
                 self.lag_s = 0.0
                 continue
-            parts = [digest(delivery, words) for delivery in deliveries]
-            self.lag_s = max(0.0, time.time() - deliveries[-1].appended_at_us / 1e6)
-            if not self._hand_over(parts, self.lag_s > LAGGING_S):
+            records = [decode_record(each, dictionaries) for each in consumed]
+            self.lag_s = max(0.0, time.time() - consumed[-1].appended_at_us / 1e6)
+            if not self._hand_over(records, self.lag_s > LAGGING_S):
                 return
-            for delivery in deliveries:
-                self._positions[delivery.source] = delivery.offset + 1
-            rest = PACE_S - (time.monotonic() - began)
-            if rest > 0:
-                time.sleep(rest)
+            for each in consumed:
+                self._positions[each.source] = each.offset + 1
+            remaining_s = PACE_S - (time.monotonic() - began)
+            if remaining_s > 0:
+                time.sleep(remaining_s)
 
-    def _hand_over(self, parts: Sequence[Part], lagging: bool) -> bool:
+    def _hand_over(self, records: Sequence[StreamRecord], lagging: bool) -> bool:
         done = threading.Event()
 
         def in_loop() -> None:
             try:
-                self._apply(parts, lagging)
+                self._apply(records, lagging)
             finally:
                 done.set()
 

@@ -12,6 +12,8 @@ from tickerplant.app.config.settings import Settings
 from tickerplant.app.wiring.parts import always_open, rules_of
 
 if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
     from tickerplant.app.metrics import ServiceCounts
     from tickerplant.app.runtime.plant import Plant
     from tickerplant.core.streams import StageFactory
@@ -114,28 +116,41 @@ async def run_persistence(
 
 
 async def run_api(settings: Settings, log: EventLog, dsn: str, stop: asyncio.Event, plant: Plant) -> None:
-    """Serve the API until `stop`."""
+    """Serve the API until `stop`, and deliver fired alerts to webhooks next to it."""
     from tickerplant.analytics.alerts.rule_operands import check_rule
-    from tickerplant.api.service import Api
-    from tickerplant.api.webhooks import WebhookOptions
+    from tickerplant.api.service import Api, ApiOptions
     from tickerplant.app.wiring.on_demand import on_demand
 
     def health() -> dict[str, Any]:
         return plant.health().as_dict()
 
     key = settings.api.key.get_secret_value() if settings.api.key is not None else None
-    api = Api(
-        log, dsn, host=settings.api.host, port=settings.api.port, health=health, registry=plant.registry(),
-        api_key=key, indicators=on_demand(settings), check_rule=check_rule, rules=settings.rules.rules(),
-        webhooks=WebhookOptions(
-            member=settings.instance,
-            private=settings.alerts.private_webhooks,
-            timeout_s=settings.alerts.webhook_timeout_s,
-            hours=settings.alerts.webhook_retry_hours,
-            agent=f"tickerplant/{metadata.version('tickerplant')}",
-        ),
+    registry = plant.registry()
+    options = ApiOptions(
+        host=settings.api.host, port=settings.api.port, api_key=key, health=health, registry=registry,
+        indicators=on_demand(settings), check_rule=check_rule, rules=settings.rules.rules(),
     )  # fmt: skip
-    await api.run(stop)
+    delivering = asyncio.create_task(deliver_alerts(settings, log, dsn, registry))
+    try:
+        await Api(log, dsn, options).run(stop)
+    finally:
+        delivering.cancel()
+        await asyncio.gather(delivering, return_exceptions=True)
+
+
+async def deliver_alerts(settings: Settings, log: EventLog, dsn: str, registry: CollectorRegistry) -> None:
+    """Deliver fired alerts to webhooks until cancelled."""
+    from tickerplant.alerts.service import AlertDelivery
+    from tickerplant.alerts.webhooks import WebhookOptions
+
+    options = WebhookOptions(
+        member=settings.instance,
+        private=settings.alerts.private_webhooks,
+        timeout_s=settings.alerts.webhook_timeout_s,
+        retry_hours=settings.alerts.webhook_retry_hours,
+        agent=f"tickerplant/{metadata.version('tickerplant')}",
+    )
+    await AlertDelivery(log, dsn, options, registry=registry).run()
 
 
 def aggregation_stages(log: EventLog) -> StageFactory:

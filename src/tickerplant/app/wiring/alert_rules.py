@@ -20,42 +20,42 @@ class Rules:
 
     def __init__(self, store: Store, log: EventLog) -> None:
         from tickerplant.analytics.alerts.rule_operands import check_rule
-        from tickerplant.api.alert_rules import Rulebook
+        from tickerplant.api.alert_rules import AlertRuleManager
 
         async def opened() -> Store:
             return store
 
-        self._book = Rulebook(log, opened, check_rule)
+        self._manager = AlertRuleManager(log, opened, check_rule)
 
     async def add(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Keep a new rule."""
         from tickerplant.api.alert_rules import NewRule
 
-        return _shown(await self._book.add(NewRule(**given)))
+        return _shown(await self._manager.add(NewRule(**given)))
 
     async def all(self, symbol: str | None) -> list[dict[str, Any]]:
         """Return all rules, or a symbol's."""
-        return [_shown(kept) for kept in await self._book.all(symbol)]
+        return [_shown(kept) for kept in await self._manager.all(symbol)]
 
     async def get(self, name: str) -> dict[str, Any] | None:
         """Return a rule, or None."""
-        kept = await self._book.get(name)
+        kept = await self._manager.get(name)
         return None if kept is None else _shown(kept)
 
     async def set_active(self, name: str, *, active: bool) -> dict[str, Any] | None:
         """Pause a rule, or let it begin anew; None if there is none."""
-        kept = await self._book.set_active(name, active=active)
+        kept = await self._manager.set_active(name, active=active)
         return None if kept is None else _shown(kept)
 
     async def remove(self, name: str) -> bool:
         """Take a rule away; False if there is none."""
-        return await self._book.remove(name)
+        return await self._manager.remove(name)
 
 
 def _shown(kept: StoredRule) -> dict[str, Any]:
-    from tickerplant.api.alert_rules import shown
+    from tickerplant.api.alert_rules import rule_json
 
-    return plain(shown(kept))
+    return plain(rule_json(kept))
 
 
 def with_rules(dsn: str, log: EventLog, work: Callable[[Rules], Awaitable[T]]) -> T:
@@ -67,12 +67,12 @@ def firings(
     dsn: str, rule: str | None, symbol: str | None, from_us: int | None, to_us: int | None, limit: int
 ) -> list[dict[str, Any]]:
     """Return the newest alerts that fired in `[from_us, to_us)`, newest first."""
-    from tickerplant.api.alert_rules import shown_firing
+    from tickerplant.api.alert_rules import firing_json
 
     async def read(store: Store) -> list[dict[str, Any]]:
         async with store.read() as reading:
             rows = await reading.firings.read(rule, symbol, from_us, to_us, limit)
-        return [plain(shown_firing(row)) for row in rows]
+        return [plain(firing_json(row)) for row in rows]
 
     return with_store(dsn, read)
 

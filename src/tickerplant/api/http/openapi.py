@@ -1,0 +1,125 @@
+"""Documentation of the REST interface: parameter types that routes share, responses, examples, and the error schema."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+
+from fastapi import FastAPI, Path, Query
+
+from tickerplant.api.http.params import MAX_LIMIT
+from tickerplant.api.positions import HEADER
+
+Symbol = Annotated[
+    str, Path(description="The symbol, in upper or lower case. A slash is part of it: `EUR/USD`.", examples=["AAPL"])
+]
+Interval = Annotated[str, Query(description="The interval of the bars.", examples=["5m", "100t"])]
+Start = Annotated[
+    str | None,
+    Query(
+        description="Start of the range, inclusive: ISO 8601, a date, or seconds, milliseconds or microseconds since "
+        "1970. A time without an offset is in `tz`. Without `start` the answer has the newest `limit` rows.",
+        examples=["2026-03-09T09:30:00"],
+    ),
+]
+End = Annotated[str | None, Query(description="End of the range, exclusive.", examples=["2026-03-10"])]
+Limit = Annotated[
+    int, Query(description=f"Maximum number of rows, up to {MAX_LIMIT:,}. `next` contains the start of the next page.")
+]
+Skip = Annotated[
+    int,
+    Query(description="Number of ticks at the page's first instant that the previous page contained. Copy it from "
+          "`next`."),
+]  # fmt: skip
+Zone = Annotated[
+    str,
+    Query(description="IANA time zone of times in the request and in the answer. Daily and weekly bars have dates.",
+          examples=["America/New_York"]),
+]  # fmt: skip
+Format = Annotated[Literal["json", "csv"], Query(description="JSON, or CSV with a header line.")]
+Times = Annotated[
+    Literal["iso", "s", "ms", "us"], Query(description="Times as ISO 8601 with offset, or as numbers since 1970 UTC.")
+]
+Adjust = Annotated[
+    Literal["none", "splits", "all"],
+    Query(description="Price adjustment: `none` (as traded), `splits`, or `all` (splits and dividends)."),
+]
+
+REFUSALS: Final[dict[int | str, dict[str, Any]]] = {
+    400: {"description": "A parameter is invalid. The message explains what to send instead."},
+    401: {"description": "Missing or invalid API key."},
+    503: {"description": "The database or the event log is unavailable. Try again."},
+}
+"""Error responses of every path under `/v1`."""
+EXAMPLE: Final[dict[int | str, dict[str, Any]]] = REFUSALS | {
+    200: {
+        "description": "Rows in ascending order of time, and the log position at which they were read.",
+        "headers": {HEADER: {"description": "The position, as JSON.", "schema": {"type": "string"}}},
+        "content": {
+            "application/json": {
+                "example": {
+                    "symbol": "AAPL",
+                    "interval": "5m",
+                    "tz": "America/New_York",
+                    "adjust": "none",
+                    "position": {
+                        "log_id": "3f0c",
+                        "generation": 1,
+                        "offsets": {"market.prices.raw": {"0": 812}, "market.prices.ohlcv": {"0": 344}},
+                    },
+                    "count": 1,
+                    "next": None,
+                    "bars": [
+                        {
+                            "time": "2026-03-09T09:30:00-04:00", "open": 257.1, "high": 257.9, "low": 256.8,
+                            "close": 257.4, "volume": 1204511.0, "vwap": 257.35, "trades": 9123, "state": "final",
+                            "complete": True, "revision": 0, "version": 1099511628588, "source": "sandbox",
+                        }
+                    ],
+                }
+            },
+            "text/csv": {"example": "time,open,high,low,close\n2026-03-09T09:30:00-04:00,257.1,257.9,256.8,257.4\n"},
+        },
+    },
+    404: {"description": "Unknown symbol."},
+}  # fmt: skip
+"""Responses of a path that returns rows of one symbol."""
+
+_ERROR_REFERENCE: Final = {"$ref": "#/components/schemas/Error"}
+_TEXT: Final = {"type": "string"}
+_ERROR_SCHEMA: Final[dict[str, Any]] = {
+    "title": "Error",
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["code", "message", "hint"],
+            "properties": {"code": _TEXT, "message": _TEXT, "hint": _TEXT},
+            "example": {"code": "unknown_symbol", "message": "unknown symbol APPL", "hint": "did you mean AAPL?"},
+        }
+    },
+}
+
+
+def document_errors(app: FastAPI) -> None:
+    """Replace FastAPI's 422 responses by this API's errors in the OpenAPI document.
+
+    An error response without a body of its own gets the `Error` schema.
+    """
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = generate()
+            schemas = document.setdefault("components", {}).setdefault("schemas", {})
+            for unused in ("HTTPValidationError", "ValidationError"):
+                schemas.pop(unused, None)
+            schemas["Error"] = _ERROR_SCHEMA
+            for operation in (operation for path in document["paths"].values() for operation in path.values()):
+                operation["responses"].pop("422", None)
+                for code, response in operation["responses"].items():
+                    if code >= "400":
+                        response.setdefault("content", {"application/json": {"schema": _ERROR_REFERENCE}})
+        return generate()
+
+    app.openapi = openapi  # type: ignore[method-assign]

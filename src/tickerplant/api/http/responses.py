@@ -1,0 +1,144 @@
+"""Answers of the REST routes: JSON and CSV with the log position, pages of rows, and the 404 for an unknown symbol."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, TypeAlias
+
+import pyarrow as pa
+from fastapi import Response
+
+from tickerplant.api.http import formats
+from tickerplant.api.http.errors import ApiError
+from tickerplant.api.http.params import RowRange
+from tickerplant.api.http.queries import PageRequest
+from tickerplant.api.positions import HEADER, Position
+from tickerplant.api.state import ApiState
+from tickerplant.api.store_reader import ReadTransaction
+from tickerplant.core.times import times_of
+
+THREAD_ROWS: Final = 5_000
+"""Rows above which an answer is encoded in a thread, so that the event loop continues to serve the stream."""
+INTERNAL_COLUMNS: Final = ("symbol", "interval", "history", "published_at", "received_at")
+"""Columns that an answer omits: the head contains them already, or only the services use them."""
+
+ReadRows: TypeAlias = Callable[[ReadTransaction, int | None, int | None, int], Awaitable[pa.Table]]
+"""(transaction, start_us, end_us, count) to rows in ascending order of time; without a start the newest ones."""
+ReadExtra: TypeAlias = Callable[[ReadTransaction, pa.Table], Awaitable[dict[str, Any]]]
+"""(transaction, the page's rows) to fields that the answer contains beside the rows."""
+
+
+def json_response(body: Any, status: int = 200) -> Response:
+    """Return a small message as JSON."""
+    return Response(formats.encode(body), status, media_type="application/json")
+
+
+def positioned_response(body: bytes, position: Position) -> Response:
+    """Return JSON that was read from the store, with the position in the header too."""
+    return Response(body, media_type="application/json", headers={HEADER: position.json()})
+
+
+def csv_response(
+    body: bytes, name: str, position: Position, following: Mapping[str, Any] | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> Response:  # fmt: skip
+    """Return CSV under a file name.
+
+    Headers contain the fields that JSON has beside the rows: the position, `X-Next`, and one header for each field of
+    `extra`. Fields that are None or {} are omitted.
+    """
+    headers = {HEADER: position.json(), "Content-Disposition": f'inline; filename="{name.replace("/", "-")}.csv"'}
+    for field, value in {"next": following, **(extra or {})}.items():
+        if value is not None and value != {}:
+            headers[f"X-{field.replace('_', '-').title()}"] = formats.encode(value).decode()
+    return Response(body, media_type="text/csv; charset=utf-8", headers=headers)
+
+
+async def read_page(
+    state: ApiState, page: PageRequest, key: str, read: ReadRows, read_extra: ReadExtra | None = None
+) -> Response:
+    """Read one row more than the page has, which shows whether a next page exists, and return the answer.
+
+    `key` names the rows in JSON. `read_extra` runs in the same transaction as `read`.
+    """
+    asked = page.range
+    async with state.store.read() as transaction:
+        table = await read(transaction, asked.start_us, asked.end_us, asked.skip + asked.limit + 1)
+        if not table.num_rows:
+            await require_symbol(transaction, page.symbol)
+        extra = {} if read_extra is None else await read_extra(transaction, _cut(table, page)[0])
+        position = transaction.position
+    return await page_response(table, page, page.head(), key, position, extra)
+
+
+async def page_response(
+    table: pa.Table, page: PageRequest, head: Mapping[str, Any], key: str, position: Position,
+    extra: Mapping[str, Any],
+) -> Response:  # fmt: skip
+    """Return a page of a table that contains one row more than the page if a next page exists.
+
+    `head` identifies the rows. JSON contains `extra` beside the rows, CSV in headers such as `X-Computed-From`.
+    """
+    table, following = _cut(table, page)
+    if following is not None:
+        side = "start" if page.range.start_us is not None else "end"
+        following[side] = page.time(following[side])
+
+    def encode() -> bytes:
+        plain = formats.format_columns(without_internal(table), page.zone, page.times, sessions=page.by_session)
+        if page.format == "csv":
+            return formats.to_csv(plain)
+        whole = {**head, **extra, "position": position, "count": plain.num_rows, "next": following}
+        return formats.to_json(whole, key, plain)
+
+    body = await asyncio.to_thread(encode) if table.num_rows > THREAD_ROWS else encode()
+    if page.format == "csv":
+        return csv_response(body, f"{page.symbol}-{key}", position, following, extra)
+    return positioned_response(body, position)
+
+
+def _cut(table: pa.Table, page: PageRequest) -> tuple[pa.Table, dict[str, Any] | None]:
+    """Return the page's rows and the parameters of the next page (times in µs); None if this is the last page.
+
+    Several ticks may have one time. If the page ends among them, the next page starts at that time and skips the rows
+    that this page contains: the first ones after `start`, else the last ones before `end`.
+    """
+    asked: RowRange = page.range
+    ticks = page.interval is None
+    rows = table.num_rows - asked.skip
+    if rows <= asked.limit:
+        return table.slice(0 if asked.start_us is None else asked.skip, max(0, rows)), None
+    instants = times_of(table.column("time"))
+    if asked.start_us is not None:
+        cut = asked.skip + asked.limit
+        following = {"start": int(instants[cut])}
+        if ticks:
+            following["skip"] = int((instants[:cut] == instants[cut]).sum())
+        return table.slice(asked.skip, asked.limit), following
+    cut = rows - asked.limit
+    following = {"end": int(instants[cut])}
+    if ticks:
+        contained = following["skip"] = int((instants[cut:] == instants[cut - 1]).sum())
+        following["end"] += 1 if contained else 0
+    return table.slice(cut, asked.limit), following
+
+
+def without_internal(table: pa.Table) -> pa.Table:
+    """Return the table without `INTERNAL_COLUMNS`."""
+    return formats.without(table, INTERNAL_COLUMNS)
+
+
+async def require_symbol(transaction: ReadTransaction, symbol: str) -> None:
+    """Raise a 404 for a symbol that the store does not contain. A known symbol without rows is no error."""
+    known = (await transaction.symbols()).column("symbol").to_pylist()
+    if symbol not in known:
+        raise unknown_symbol(symbol, known)
+
+
+def unknown_symbol(symbol: str, known: list[str]) -> ApiError:
+    """Return the 404 for a symbol that is not among the known ones. The hint names the nearest ones."""
+    near = difflib.get_close_matches(symbol, known, n=3)
+    hint = f"did you mean {', '.join(near)}?" if near else "see /v1/symbols for all known symbols"
+    return ApiError(404, "unknown_symbol", f"unknown symbol {symbol}", hint)

@@ -1,0 +1,125 @@
+"""`/v1/realtime` and `/v1/ticks`: a symbol's newest state, and its ticks."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+import numpy as np
+import pyarrow as pa
+from fastapi import APIRouter, Depends, Request, Response
+
+from tickerplant.api.http import formats
+from tickerplant.api.http.openapi import EXAMPLE, Symbol
+from tickerplant.api.http.queries import PageRequest, RealtimeQuery, TickQuery
+from tickerplant.api.http.responses import (
+    csv_response,
+    positioned_response,
+    read_page,
+    require_symbol,
+    without_internal,
+)
+from tickerplant.api.state import ApiState
+from tickerplant.api.store_reader import ReadTransaction
+from tickerplant.api.websockets.rows import NOT_LAST
+from tickerplant.core.interval import D1, M1, M5
+
+LAST_TICK_ROWS: Final = 100
+"""Number of newest ticks that are searched for the last one that may set a price."""
+
+_TICK: Final = {
+    "time": "2026-03-09T09:30:00.118000-04:00", "price": 257.4, "size": 100.0, "source": "sandbox", "trade_id": None,
+    "flags": 0,
+}  # fmt: skip
+_STATE: Final = {
+    "symbol": "AAPL",
+    "tz": "America/New_York",
+    "position": {"log_id": "3f0c", "generation": 1, "offsets": {"market.prices.raw": {"0": 812}}},
+}
+_STATE_EXAMPLE: Final[dict[int | str, dict[str, Any]]] = EXAMPLE | {
+    200: {
+        "description": "The newest state, or ticks in ascending order of time, and the log position at which they "
+        "were read.",
+        "headers": EXAMPLE[200]["headers"],
+        "content": {
+            "application/json": {
+                "examples": {
+                    "state": {
+                        "summary": "without `start`, `end` and `limit`",
+                        "value": _STATE
+                        | {"tick": _TICK, "bars": {"1m": None, "5m": None, "1d": None}, "analytics": []},
+                    },
+                    "ticks": {
+                        "summary": "with one of them",
+                        "value": _STATE | {"count": 1, "next": None, "ticks": [_TICK]},
+                    },
+                }
+            },
+            "text/csv": {"example": f"{','.join(_TICK)}\n2026-03-09T09:30:00.118000-04:00,257.4,100,sandbox,,0\n"},
+        },
+    },
+}
+
+router = APIRouter(prefix="/v1", tags=["market data"])
+
+
+@router.get("/ticks/{symbol:path}", responses=EXAMPLE, summary="Ticks")
+async def ticks(request: Request, symbol: Symbol, query: Annotated[TickQuery, Depends()]) -> Response:
+    """All ticks as the feed sent them, including cancels and corrections (`flags`).
+
+    Ticks of one instant are in the order of arrival. If a page ends among them, `next` contains `skip`.
+    """
+    return await _ticks_response(request.app.state.api, query.page(symbol))
+
+
+@router.get("/realtime/{symbol:path}", responses=_STATE_EXAMPLE, summary="Newest state of a symbol, or its ticks")
+async def realtime(request: Request, symbol: Symbol, query: Annotated[RealtimeQuery, Depends()]) -> Response:
+    """The last tick that may set a price, the newest bar of each interval, and values of forming bars.
+
+    All are read at one log position. Forming bars in the store are up to a second old; `/v1/stream` has them at once.
+    CSV contains the last tick only, on one line. With any of `start`, `end` and `limit` the answer is ticks, as from
+    `/v1/ticks`: without `start` the newest ones, in ascending order of time.
+    """
+    state: ApiState = request.app.state.api
+    if query.wants_ticks:
+        return await _ticks_response(state, query.page(symbol))
+    page = query.page(symbol)
+    async with state.store.read() as transaction:
+        newest_ticks = await transaction.ticks(page.symbol, None, None, LAST_TICK_ROWS)
+        bars = {step: await transaction.bars(page.symbol, step, None, None, 1) for step in (M1, M5, D1)}
+        values = await transaction.forming_values(page.symbol)
+        if not newest_ticks.num_rows and not any(table.num_rows for table in bars.values()):
+            await require_symbol(transaction, page.symbol)
+        position = transaction.position
+    tick = _last_tick(newest_ticks)
+    if page.format == "csv":
+        plain = formats.format_columns(without_internal(tick), page.zone, page.times)
+        return csv_response(formats.to_csv(plain), f"{page.symbol}-tick", position)
+
+    def first_row(table: pa.Table, *, sessions: bool = False) -> Any:
+        plain = formats.format_columns(without_internal(table), page.zone, page.times, sessions=sessions)
+        return next(iter(formats.to_rows(plain)), None)
+
+    body = {
+        "symbol": page.symbol,
+        "tz": page.tz,
+        "position": position,
+        "tick": first_row(tick),
+        "bars": {step.name: first_row(table, sessions=not step.is_intraday) for step, table in bars.items()},
+        "analytics": formats.to_rows(
+            formats.format_columns(formats.without(values, ("symbol",)), page.zone, page.times)
+        ),
+    }
+    return positioned_response(formats.encode(body), position)
+
+
+async def _ticks_response(state: ApiState, page: PageRequest) -> Response:
+    async def read(transaction: ReadTransaction, start_us: int | None, end_us: int | None, count: int) -> pa.Table:
+        return await transaction.ticks(page.symbol, start_us, end_us, count)
+
+    return await read_page(state, page, "ticks", read)
+
+
+def _last_tick(ticks: pa.Table) -> pa.Table:
+    """Return the last tick that may set a price, as in the stream's snapshot; an empty table if none may."""
+    rows = np.flatnonzero((ticks.column("flags").to_numpy() & NOT_LAST) == 0)
+    return ticks.slice(int(rows[-1]), 1) if len(rows) else ticks.slice(0, 0)

@@ -1,0 +1,60 @@
+"""The newest rows of symbols from the store, for snapshots of symbols that the recent log does not contain."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from tickerplant.api.store_reader import StoreReader
+from tickerplant.api.websockets.rows import (
+    ANALYTICS,
+    BAR_COLUMNS,
+    BARS,
+    TICK_COLUMNS,
+    TICKS,
+    VALUE_KEY,
+    DictionaryCache,
+    StreamRecord,
+    columns_of,
+)
+from tickerplant.core.interval import D1, M1, M5, Interval, parse
+from tickerplant.log.port import TopicPartition
+
+MAX_SYMBOLS: Final = 5_000
+"""Maximum symbols that a subscription to all symbols reads from the store: nine statements in all, and two for each
+interval by activity."""
+NEWEST_TICKS: Final = 10
+"""Newest ticks of a symbol that are read to find the last one that may set a price."""
+
+
+async def read_newest(store: StoreReader, symbols: set[str] | None) -> list[StreamRecord]:
+    """Return the newest rows of these symbols from the store. None: of the first `MAX_SYMBOLS` known symbols."""
+    async with store.read() as transaction:
+        known = await transaction.symbols(None if symbols is None else sorted(symbols))
+        names = (sorted(symbols) if symbols is not None else known.column("symbol").to_pylist())[:MAX_SYMBOLS]
+        found = [(TICKS, await transaction.newest_ticks(names, NEWEST_TICKS))]
+        for step in (M1, M5, D1, *_activity_intervals(known)):
+            found.append((BARS, await transaction.newest_bars(names, step)))
+            found.append((ANALYTICS, await transaction.newest_values(names, step)))
+        found.append((ANALYTICS, await transaction.newest_forming_values(names)))
+    return [_record(kind, table) for kind, table in found if table.num_rows]
+
+
+def _activity_intervals(symbols: Any) -> list[Interval]:
+    """Return the intervals by activity for which any of these symbols has bars."""
+    names = {name for row in symbols.column("intervals").to_pylist() for name in row}
+    return sorted(step for step in map(parse, names) if step.is_activity)
+
+
+def _record(kind: str, table: Any) -> StreamRecord:
+    """Return a non-empty table in the form of a log record."""
+    names = {TICKS: TICK_COLUMNS, BARS: BAR_COLUMNS}.get(kind) or _value_names(table)
+    record = StreamRecord(TopicPartition("", 0), 0, 0, 0, kind, names)
+    dictionaries = DictionaryCache()
+    record.symbols, _, record.codes = dictionaries.encode(None, table.column("symbol"))
+    record.columns = columns_of(table, names, dictionaries)
+    return record
+
+
+def _value_names(table: Any) -> tuple[str, ...]:
+    kinds = {field.name: str(field.type) for field in table.schema}
+    return VALUE_KEY + tuple(name for name, kind in kinds.items() if kind == "double" and name not in VALUE_KEY)
