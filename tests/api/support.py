@@ -171,12 +171,12 @@ class _NothingStored:
         return (await self._store.list()).column("symbol").to_pylist()
 
     async def of(
-        self, calendars: Mapping[str, Calendar], interval: str, from_us: int, to_us: int, now_us: int, **_: Any
+        self, calendars: Mapping[str, Calendar], interval: str, start_us: int, end_us: int, now_us: int, **_: Any
     ) -> dict[str, Statuses]:
         nothing = np.empty(0, np.int64)
         return {
             symbol: classify(
-                expected(calendar, interval, from_us, to_us), nothing, nothing == 0, Answers.none(),
+                expected(calendar, interval, start_us, end_us), nothing, nothing == 0, Answers.none(),
                 silent=nothing, down=nothing, over_us=now_us,
             )
             for symbol, calendar in calendars.items()

@@ -69,7 +69,7 @@ async def fill(dsn: str) -> None:
                 .cast(schemas.SPLITS),
                 1,
             )
-            for version, source in enumerate(("yahoo", "polygon"), 2):  # two say the same one
+            for version, source in enumerate(("yahoo", "polygon"), 2):  # both sources report the same dividend
                 rows = pa.table(paid | {"source": [source]}).select(schemas.DIVIDENDS.names).cast(schemas.DIVIDENDS)
                 await actions.put_dividends(rows, version)
     await store.close()
@@ -109,7 +109,7 @@ def test_days_are_adjusted_for_splits(client: httpx.Client) -> None:
     assert [row["trades"] for row in answer["bars"]] == [1] * len(DAYS)
 
 
-def test_days_are_adjusted_for_dividends_too_and_two_that_say_one_are_one(client: httpx.Client) -> None:
+def test_days_are_adjusted_for_dividends_and_two_reports_of_one_count_once(client: httpx.Client) -> None:
     expected = CLOSES / SHARES * np.where(DAYS < EX_DATE, FACTOR, 1.0)
     np.testing.assert_allclose(column(client, "/v1/historical/ACME?adjust=all"), expected, rtol=1e-12)
     assert column(client, "/v1/historical/ACME?adjust=all", "volume") == [1_000.0] * len(DAYS)
@@ -121,7 +121,7 @@ def test_a_page_is_adjusted_for_what_comes_after_it(client: httpx.Client) -> Non
     assert column(client, "/v1/historical/ACME?adjust=all&end=2026-03-07") == whole[:3]
 
 
-def test_a_week_across_a_split_is_built_of_adjusted_days(client: httpx.Client) -> None:
+def test_a_week_across_a_split_is_built_from_adjusted_days(client: httpx.Client) -> None:
     weeks = ask(client, "/v1/historical/ACME?interval=1w&adjust=splits")["bars"]
     adjusted = CLOSES / SHARES
     expected = [adjusted[:3], adjusted[3:8], adjusted[8:]]
@@ -134,7 +134,7 @@ def test_a_week_across_a_split_is_built_of_adjusted_days(client: httpx.Client) -
     assert as_traded[1]["high"] == pytest.approx(408 * 1.01)
 
 
-def test_bars_within_the_day_change_where_the_session_begins(client: httpx.Client) -> None:
+def test_intraday_bars_are_adjusted_from_the_session_start(client: httpx.Client) -> None:
     fives = column(client, "/v1/intraday/ACME?interval=5m&adjust=splits")
     assert fives == [102.0] * 12 + [103.0] * 12
     assert column(client, "/v1/intraday/ACME?interval=5m&adjust=splits", "volume") == [40.0] * 12 + [10.0] * 12
@@ -149,21 +149,21 @@ def test_a_symbol_without_actions_is_as_traded(client: httpx.Client) -> None:
     assert [row["close"] for row in answer["bars"]] == CLOSES.tolist()
 
 
-def test_indicators_run_on_weeks_that_are_built_of_adjusted_days(client: httpx.Client) -> None:
+def test_indicators_run_on_weeks_built_from_adjusted_days(client: httpx.Client) -> None:
     weeks = ask(client, "/v1/historical/ACME?interval=1w&adjust=splits")["bars"]
     values = ask(client, "/v1/indicators/TA_MEDPRICE/ACME?interval=1w")["values"]
     expected = [(row["high"] + row["low"]) / 2 for row in weeks]
     assert [row["ta_medprice"] for row in values] == pytest.approx(expected, rel=1e-12)
 
 
-def test_csv_says_it_in_a_header(client: httpx.Client) -> None:
+def test_csv_has_the_adjustment_in_a_header(client: httpx.Client) -> None:
     answer = client.get("/v1/historical/ACME?adjust=splits&format=csv")
     assert answer.headers["X-Adjust"] == '"splits"'
     rows = list(csv.DictReader(io.StringIO(answer.text)))
     np.testing.assert_allclose([float(row["close"]) for row in rows], CLOSES / SHARES, rtol=1e-12)
 
 
-def test_another_word_is_refused(client: httpx.Client) -> None:
+def test_an_unknown_adjustment_is_refused(client: httpx.Client) -> None:
     for path in ("historical", "intraday"):
         answer = client.get(f"/v1/{path}/ACME?adjust=back")
         assert answer.status_code == 400

@@ -1,4 +1,4 @@
-"""Coverage as the API tells it, over bars, answers and feeds in a real database."""
+"""Coverage over REST, with bars, vendor answers and feed states in a real database."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ def keep(log: EventLog, partition: int, key: str, value: Any) -> None:
         transaction.put_state(STATE_FEEDS, partition, key, json.dumps(value).encode())
 
 
-def test_a_stretch_is_cut_into_pieces_of_one_status(client: httpx.Client) -> None:
+def test_a_range_is_split_into_parts_of_one_status(client: httpx.Client) -> None:
     answered = client.get("/v1/coverage/goog", params=HOUR)
     body = answered.json()
-    told = [(piece["from"][11:16], piece["to"][11:16], piece["status"], piece["bars"]) for piece in body["stretches"]]
-    assert told == [
+    parts = [(piece["from"][11:16], piece["to"][11:16], piece["status"], piece["bars"]) for piece in body["stretches"]]
+    assert parts == [
         ("09:30", "09:40", "have", 10), ("09:40", "09:41", "no_trade", 1), ("09:41", "09:42", "missing", 1),
         ("09:42", "09:44", "quota", 2), ("09:44", "09:45", "unavailable", 1), ("09:45", "09:46", "missing", 1),
         ("09:46", "09:50", "have", 4), ("09:50", "09:51", "partial", 1), ("09:51", "10:30", "have", 39),
@@ -81,7 +81,7 @@ def test_a_stretch_is_cut_into_pieces_of_one_status(client: httpx.Client) -> Non
     assert json.loads(answered.headers[HEADER]) == body["position"]
 
 
-def test_unless_said_it_is_the_last_five_sessions_or_a_year_of_days(client: httpx.Client) -> None:
+def test_the_default_range_is_five_sessions_or_a_year_of_days(client: httpx.Client) -> None:
     body = client.get("/v1/coverage/GOOG").json()
     # Friday to Thursday, from where the first session or its date begins; the newest minute is over.
     assert (body["from"], body["to"]) == ("2012-06-15T00:00:00+00:00", "2012-06-21T20:31:00+00:00")
@@ -102,7 +102,7 @@ def test_unless_said_it_is_the_last_five_sessions_or_a_year_of_days(client: http
     assert (later["from"][:10], later["expected"]) == ("2012-06-15", 4 * 390 + 30)
 
 
-def test_pages_of_stretches_meet(client: httpx.Client) -> None:
+def test_pages_of_parts_are_consecutive(client: httpx.Client) -> None:
     whole, found, query = client.get("/v1/coverage/GOOG", params=HOUR).json(), [], HOUR | {"limit": "4"}
     while True:
         body = client.get("/v1/coverage/GOOG", params=query).json()
@@ -113,7 +113,7 @@ def test_pages_of_stretches_meet(client: httpx.Client) -> None:
     assert found == whole["stretches"]
 
 
-def test_the_stretches_as_csv_and_times_as_numbers(client: httpx.Client) -> None:
+def test_parts_as_csv_with_numeric_times(client: httpx.Client) -> None:
     answered = client.get("/v1/coverage/GOOG", params=HOUR | {"format": "csv", "limit": "5", "times": "s"})
     rows = list(csv.DictReader(io.StringIO(answered.text)))
     assert list(rows[0]) == ["from", "to", "status", "bars", "source", "note", "again_at"]
@@ -123,7 +123,7 @@ def test_the_stretches_as_csv_and_times_as_numbers(client: httpx.Client) -> None
     assert 'filename="GOOG-coverage-1m.csv"' in answered.headers["content-disposition"]
 
 
-def test_all_symbols_have_a_row_each(client: httpx.Client, log: EmbeddedLog) -> None:
+def test_every_symbol_has_one_row(client: httpx.Client, log: EmbeddedLog) -> None:
     progress = {"working": True, "done": 3, "of": 12, "eta_s": 40.5}
     keep(log, PARTITIONS - 1, PROGRESS_KEY, progress)
     body = client.get("/v1/coverage", params=HOUR).json()
@@ -166,7 +166,7 @@ def test_the_calendars_are_those_of_the_rules_in_force(client: httpx.Client, log
         ("/v1/coverage?interval=1d&from=1900-01-01", 200, ""),
     ],
 )
-def test_what_cannot_be_answered_says_why(client: httpx.Client, path: str, status: int, words: str) -> None:
+def test_an_invalid_request_gets_a_reason(client: httpx.Client, path: str, status: int, words: str) -> None:
     answered = client.get(path)
     assert answered.status_code == status, answered.text
     if status != 200:
@@ -174,7 +174,7 @@ def test_what_cannot_be_answered_says_why(client: httpx.Client, path: str, statu
         assert words in f"{error['message']} {error['hint']}"
 
 
-def test_the_markets_time_is_the_machines_unless_the_feeds_have_another(log: EmbeddedLog) -> None:
+def test_the_market_time_is_the_machines_unless_a_feed_has_its_own_clock(log: EmbeddedLog) -> None:
     import time
 
     def now() -> int:
@@ -191,7 +191,7 @@ def test_the_markets_time_is_the_machines_unless_the_feeds_have_another(log: Emb
     assert before <= market_now(log) <= now()
     feed("sandbox", OPEN_US)
     assert market_now(log) == OPEN_US
-    feed("", now())  # what somebody says by hand has the machine's time
+    feed("", now())  # a record without a feed has the machine's time
     assert market_now(log) == OPEN_US
     feed("sandbox", now() + 10 * OTHER_CLOCK_US)
     assert market_now(log) > now() + 5 * OTHER_CLOCK_US

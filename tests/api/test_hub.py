@@ -68,7 +68,7 @@ def test_clients_of_one_subscription_get_the_same_text() -> None:
     assert frame["offsets"] == {"0": 1}
 
 
-def test_who_wants_nothing_of_a_record_gets_no_frame() -> None:
+def test_a_client_without_matching_rows_gets_no_frame() -> None:
     hub = make_hub()
     client = hub.join(lambda: None)
     hub.subscribe(client, pairs_of(["bars.5m", "status"], ["AAPL"]))
@@ -78,7 +78,7 @@ def test_who_wants_nothing_of_a_record_gets_no_frame() -> None:
     assert len(drain(client)) == 1
 
 
-def test_a_slow_client_gets_every_closed_bar_and_the_newest_of_the_rest() -> None:
+def test_a_slow_client_gets_every_closed_bar_and_the_newest_of_other_rows() -> None:
     hub = make_hub(soft_bytes=600)
     client = hub.join(lambda: None)
     hub.subscribe(client, pairs_of(["ticks", "bars"], ["*"]))
@@ -138,7 +138,7 @@ def test_snapshot_has_the_newest_bar_of_each_interval_and_no_withdrawn_one() -> 
     assert [row[9] for row in found if row[1] == "B/C"] == [None]
 
 
-def test_a_withdrawn_bar_is_told_and_then_left_out_and_the_one_before_is_the_newest() -> None:
+def test_a_withdrawn_bar_is_sent_once_and_the_bar_before_is_the_newest() -> None:
     hub = make_hub()
     client = hub.join(lambda: None)
     hub.subscribe(client, pairs_of(["bars"], ["A"]))
@@ -158,7 +158,7 @@ def test_a_withdrawn_bar_is_told_and_then_left_out_and_the_one_before_is_the_new
 
     assert there("bars") == {(T0, "1m", "final"), (T0, "1d", "final")}
     assert there("bars.1m") == {(T0, "1m", "final")}
-    # What the store, which is behind, still has of it changes nothing.
+    # An older state from the store, which is behind, changes nothing.
     hub.seed([bar_record(0, base | {"time": T0 + MINUTE, "state": "forming"})])
     assert there("bars.1m") == {(T0, "1m", "final")}
     hub.apply([bar_record(3, base | nothing | {"time": T0, "version": make_version(1, 3)})])
@@ -167,7 +167,7 @@ def test_a_withdrawn_bar_is_told_and_then_left_out_and_the_one_before_is_the_new
     assert there("bars.1m") == {(T0 + MINUTE, "1m", "forming")}
 
 
-def test_a_slow_client_hears_of_a_withdrawal_and_gets_no_forming_state_of_it() -> None:
+def test_a_slow_client_gets_a_withdrawal_and_no_forming_state_after_it() -> None:
     hub = make_hub(soft_bytes=1)
     client = hub.join(lambda: None)
     hub.subscribe(client, pairs_of(["bars"], ["A"]))
@@ -179,7 +179,7 @@ def test_a_slow_client_hears_of_a_withdrawal_and_gets_no_forming_state_of_it() -
     assert json.loads(hub.conflated(client) or "")["bars"]["rows"] == []
 
 
-def test_values_of_a_withdrawn_bar_leave_the_snapshot_and_those_before_stay() -> None:
+def test_values_of_a_withdrawn_bar_are_removed_and_earlier_ones_stay() -> None:
     hub = make_hub()
 
     def take(offset: int, time: int, state: str, outputs: tuple[str, ...] = ("rsi_14", "sma_20")) -> None:
@@ -205,7 +205,7 @@ def test_values_of_a_withdrawn_bar_leave_the_snapshot_and_those_before_stay() ->
     assert there() == [(T0, "final", 55.0)]
 
 
-def test_values_of_changing_columns_come_in_frames_of_their_own() -> None:
+def test_values_with_other_columns_are_in_separate_frames() -> None:
     parts = [
         log_record(
             schemas.ANALYTICS, n, records.Values(sent_at_us=T0), value_batch([{"time": T0, "symbol": "A"}], outputs)
@@ -218,7 +218,7 @@ def test_values_of_changing_columns_come_in_frames_of_their_own() -> None:
     assert frames[0]["rows"][0][-1] is None
 
 
-def test_status_tells_where_sources_differ_and_a_late_tick_does_not_hide_how_a_feed_is() -> None:
+def test_status_has_source_differences_and_late_ticks_keep_the_feed_state() -> None:
     hub, status = make_hub(), Filter(pairs_of(["status"], ["*"]))
     differing = samples()["differences"]
     up = records.FeedState(sent_at_us=T0, feed="f", state="up", since_us=T0)
@@ -242,16 +242,16 @@ def test_status_tells_where_sources_differ_and_a_late_tick_does_not_hide_how_a_f
     assert [feed["state"] for feed in hub.snapshot(status)["status"]] == ["up"]
 
 
-def test_recent_records_are_given_from_a_position_or_not_at_all() -> None:
+def test_recent_records_are_complete_from_a_position_or_none() -> None:
     hub = make_hub(ring_records=3)
     hub.apply([tick_record(n, [(T0 + n, "A", 1.0)]) for n in range(10)])
     assert [p.offset for p in hub.recent({RAW0: 8}) or []] == [8, 9]
     assert hub.recent({RAW0: 6}) is None
     hub.apply([tick_record(9, [(T0, "A", 1.0)])])
-    assert hub.counters.records == 10  # read again: applied once
+    assert hub.counters.records == 10  # a repeated record is applied once
 
 
-def test_an_addition_brings_only_what_was_not_there_before() -> None:
+def test_an_added_subscription_sends_only_new_rows() -> None:
     wanted = Filter(pairs_of(["ticks"], ["*"]), without=pairs_of(["ticks"], ["A"]))
     frames = frames_of(wanted, [tick_record(0, [(T0, "A", 1.0), (T0, "B", 2.0)])])
     assert [row[1] for row in json.loads(frames[0].text)["rows"]] == ["B"]
@@ -274,7 +274,7 @@ def test_an_addition_brings_only_what_was_not_there_before() -> None:
         (json.dumps({"action": "subscribe", "symbols": [f"S{n}" for n in range(1001)]}), "too_many_symbols"),
     ],
 )
-def test_a_bad_message_gets_a_code_and_a_sentence(text: str, code: str) -> None:
+def test_an_invalid_message_gets_a_code_and_a_message(text: str, code: str) -> None:
     with pytest.raises(Refusal) as refused:
         parse_command(text)
     assert refused.value.code == code
@@ -299,7 +299,7 @@ def test_channels_may_be_of_any_interval_by_activity() -> None:
     assert describe(left.apply(found.pairs)) == {"analytics.1000000d": ["A"]}
 
 
-def test_commands_are_read() -> None:
+def test_commands_are_parsed() -> None:
     position = Position.of("log", 1, {RAW0: 5})
     found = parse_command(json.dumps({"action": "subscribe", "symbols": "aapl,EUR/USD", "since": position.json()}))
     assert isinstance(found, Subscribe)

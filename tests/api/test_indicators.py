@@ -1,4 +1,4 @@
-"""Indicators computed when asked, over bars in a real database."""
+"""Indicators computed on request, over bars in a real database."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ TABLES = {("MSFT", "1d"): daily, ("EUR/USD", "5m"): within_the_day, ("ACME", "5m
 
 
 def streamed(bars: pa.Table) -> pa.Table:
-    """What the stream makes of these bars."""
+    """Return the values that the analytics engine computes from these bars."""
     (made,) = Engine(RULES).bars(bars.combine_chunks().to_batches()[0])
     columns = {name: [] for name in made.columns}
     times = np.concatenate([chunk.times for chunk in made.chunks])
@@ -153,7 +153,7 @@ def column(rows: list[dict[str, Any]], name: str) -> np.ndarray:
     ],
 )
 @pytest.mark.parametrize("limit", [1, 100, 2_000])
-def test_values_are_those_of_the_stream(
+def test_values_equal_those_of_the_stream(
     client: httpx.Client, symbol: str, step: str, path: str, names: list[str], limit: int
 ) -> None:
     name, _, query = path.partition("?")
@@ -187,21 +187,23 @@ def test_pages_of_a_span_have_the_same_values_as_the_whole(client: httpx.Client)
     assert [row["time"] for row in whole["values"] if row["bbands_20_2_upper"] is None] == [times[400]]
 
 
-def test_what_it_was_computed_from_is_said(client: httpx.Client) -> None:
+def test_the_answer_has_the_time_of_the_first_bar_used(client: httpx.Client) -> None:
     times, _ = daily()
     day = np.datetime_as_string((times // DAY_US).astype("datetime64[D]"))
     window = ask(client, "/v1/indicators/SMA/MSFT?period=50&limit=1")
     assert window["indicator"] == "SMA(50)"
-    assert window["computed_from"] == day[-2 - 100]  # two blocks before the row asked for, and the one that tells more
+    assert (
+        window["computed_from"] == day[-2 - 100]
+    )  # two blocks before the requested row, and the row that shows a next page
     assert ask(client, "/v1/indicators/RSI/MSFT?limit=1")["computed_from"] == day[0]
     assert ask(client, "/v1/indicators/TA_SMA/MSFT?timeperiod=50&limit=1")["computed_from"] == day[-2 - 49]
-    # Bars without prices are none of those of a window.
+    # Bars without prices do not count in a window.
     times, _ = within_the_day()
     asked = f"interval=5m&start={times[405]}&limit=1&times=us&timeperiod=10"
     assert ask(client, f"/v1/indicators/TA_SMA/EUR/USD?{asked}")["computed_from"] == times[395]
 
 
-def test_a_history_that_is_too_long_is_said(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_history_that_is_too_long_is_reported(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(on_demand, "MAX_BARS", 1_000)
     monkeypatch.setattr(on_demand, "PAGE", 300)
     times, columns = daily()
@@ -229,7 +231,7 @@ def test_any_function_of_talib_over_any_interval(client: httpx.Client) -> None:
     assert {row["cdldoji"] for row in ask(client, "/v1/indicators/CDLDOJI/MSFT")["values"]} == {0.0, 100.0}
 
 
-def test_every_one_of_the_list_answers(client: httpx.Client) -> None:
+def test_every_listed_indicator_can_be_computed(client: httpx.Client) -> None:
     found = ask(client, "/v1/indicators")
     assert found["count"] == len(found["indicators"]) > 150
     for one in found["indicators"]:
@@ -241,7 +243,7 @@ def test_every_one_of_the_list_answers(client: httpx.Client) -> None:
     assert (rsi["warmup"], rsi["recursive"], rsi["inputs"]) == (15, True, ["close"])
 
 
-def test_csv_has_the_rest_in_headers(client: httpx.Client) -> None:
+def test_csv_has_the_other_fields_in_headers(client: httpx.Client) -> None:
     answer = client.get("/v1/indicators/RSI/MSFT?format=csv&limit=2")
     rows = [*csv.DictReader(io.StringIO(answer.text))]
     assert [*rows[0]] == ["time", "state", "rsi_14"]
@@ -272,7 +274,7 @@ def test_csv_has_the_rest_in_headers(client: httpx.Client) -> None:
         ("?prefix=a", 400, "bad_parameter", "prefix"),
     ],
 )
-def test_what_cannot_be_answered_says_what_there_is(
+def test_an_invalid_request_gets_the_valid_choices(
     client: httpx.Client, path: str, status: int, code: str, says: str
 ) -> None:
     error = ask(client, f"/v1/indicators/{path}".replace("/?", "?"), status)["error"]
@@ -292,7 +294,7 @@ def test_another_column_than_the_close(client: httpx.Client) -> None:
     np.testing.assert_allclose(column(made["values"], "sma_5_open"), talib.SMA(columns["open"], 5)[-10:], rtol=1e-9)
 
 
-def test_openapi_tells_of_the_indicators_own_parameters(client: httpx.Client) -> None:
+def test_openapi_documents_the_indicators_parameters(client: httpx.Client) -> None:
     paths = ask(client, "/openapi.json")["paths"]
     found = {one["name"]: one for one in paths["/v1/indicators/{name}/{symbol}"]["get"]["parameters"]}
     assert found["parameters"]["schema"] == {"type": "object", "additionalProperties": {"type": "string"}}
@@ -301,7 +303,7 @@ def test_openapi_tells_of_the_indicators_own_parameters(client: httpx.Client) ->
     assert "/v1/indicators/{name}" in paths
 
 
-def test_values_say_how_many_bars_more_they_need(client: httpx.Client) -> None:
+def test_warmup_remaining_counts_the_missing_bars(client: httpx.Client) -> None:
     young = ask(client, "/v1/analytics/YOUNG")
     assert young["warmup_remaining"] == {"sma_200": 50}
     assert young["values"][-1]["sma_200"] is None
@@ -315,7 +317,7 @@ def test_values_say_how_many_bars_more_they_need(client: httpx.Client) -> None:
     assert "X-Warmup-Remaining" not in client.get("/v1/analytics/MSFT?format=csv").headers
 
 
-async def test_only_so_many_wait() -> None:
+async def test_requests_beyond_the_limit_are_refused() -> None:
     limiter, go = ConcurrencyLimiter(max_concurrent=1, max_waiting=1), asyncio.Event()
 
     async def work() -> None:
@@ -333,14 +335,14 @@ async def test_only_so_many_wait() -> None:
         pass
 
 
-def test_the_page_says_the_bounds() -> None:
+def test_the_page_documents_the_limits() -> None:
     page = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
     assert f"up to {on_demand.MAX_BARS:,} before" in page
     assert (MAX_CONCURRENT, MAX_WAITING) == (2, 32)
-    assert "Two such requests are computed at a time and 32 wait" in page
+    assert "two such requests are computed at a time and 32 wait" in page
 
 
-def test_bars_before_a_split_are_adjusted_and_one_to_come_is_none() -> None:
+def test_bars_before_a_split_are_adjusted_but_not_for_a_future_split() -> None:
     times, columns = daily()
     splits = pa.table(
         {

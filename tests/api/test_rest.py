@@ -66,7 +66,7 @@ def test_bars_have_times_in_the_zone_and_the_position(client: httpx.Client) -> N
     assert body["next"] == {"end": "2026-03-09T11:20:00-04:00"}
 
 
-def test_pages_meet_exactly(client: httpx.Client) -> None:
+def test_pages_are_consecutive(client: httpx.Client) -> None:
     found, query = [], {"interval": "5m", "start": "2026-03-09", "limit": "7"}
     while True:
         body = client.get("/v1/intraday/AAPL", params=query).json()
@@ -79,7 +79,7 @@ def test_pages_meet_exactly(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("times", ["iso", "s", "us"])
-def test_pages_of_ticks_meet_amid_an_instant(client: httpx.Client, store: MemoryStore, times: str) -> None:
+def test_pages_of_ticks_are_consecutive_within_an_instant(client: httpx.Client, store: MemoryStore, times: str) -> None:
     instants = [0, 0, 0, 1, 2, 2, 3]
     rows = [(T0 + at, "AAPL", float(number)) for number, at in enumerate(instants)]
     store.tables["prices"] = pa.Table.from_batches([tick_batch(rows)])
@@ -97,7 +97,7 @@ def test_pages_of_ticks_meet_amid_an_instant(client: httpx.Client, store: Memory
         assert [price for page in in_order for price in page] == list(range(len(instants)))
 
 
-def test_bars_by_activity_come_as_stored_and_their_pages_meet(client: httpx.Client, store: MemoryStore) -> None:
+def test_bars_by_activity_are_returned_as_stored_in_pages(client: httpx.Client, store: MemoryStore) -> None:
     times = [T0 + us for us in (3, 4, 5, 2 * MINUTE, 2 * MINUTE + 1)]
     rows = [{"time": time, "symbol": "AAPL", "interval": "100t", "open": float(n)} for n, time in enumerate(times)]
     store.tables["ohlcv"] = pa.concat_tables([store.tables["ohlcv"], pa.Table.from_batches([bar_batch(rows)])])
@@ -127,7 +127,7 @@ def test_daily_bars_have_dates_in_any_zone(client: httpx.Client) -> None:
         assert [bar["time"] for bar in body["bars"]] == ["2026-03-06", "2026-03-09"]
 
 
-def test_weeks_and_hours_are_built_on_reading(client: httpx.Client) -> None:
+def test_weeks_and_hours_are_built_when_read(client: httpx.Client) -> None:
     weeks = client.get("/v1/historical/AAPL", params={"interval": "1w"}).json()["bars"]
     assert [(week["time"], week["open"], week["state"]) for week in weeks] == [
         ("2026-03-02", 6.0, "final"), ("2026-03-09", 10.0, "forming"),
@@ -175,7 +175,7 @@ def test_realtime_and_symbols_and_status(client: httpx.Client) -> None:
     assert status["log"]["generation"] == 1
 
 
-def test_realtime_of_a_span_is_its_ticks(client: httpx.Client) -> None:
+def test_realtime_of_a_range_returns_ticks(client: httpx.Client) -> None:
     zone = "America/New_York"
     query = {"start": "2026-03-09T09:30", "end": "2026-03-09T09:30:00.000002", "tz": zone}
     body = client.get("/v1/realtime/AAPL", params=query).json()
@@ -265,7 +265,7 @@ def test_errors_say_what_to_do(client: httpx.Client, path: str, status: int, wor
     assert words in f"{error['message']} {error['hint']}"
 
 
-def test_the_documented_errors_are_those_that_come(client: httpx.Client) -> None:
+def test_documented_errors_are_the_real_ones(client: httpx.Client) -> None:
     schema = client.get("/openapi.json").json()
     assert "HTTPValidationError" not in schema["components"]["schemas"]
     for path, operations in schema["paths"].items():
@@ -283,7 +283,7 @@ def test_the_documented_errors_are_those_that_come(client: httpx.Client) -> None
     assert schema["paths"]["/health"]["get"]["responses"].keys() == {"200", "503"}
 
 
-def test_every_documented_parameter_is_taken(client: httpx.Client) -> None:
+def test_every_documented_parameter_is_accepted(client: httpx.Client) -> None:
     values = {"interval": "", "start": "2026-03-09", "end": "2026-03-10", "limit": "5", "tz": "Asia/Tokyo",
               "times": "ms", "format": "csv", "indicators": "rsi", "prefix": "A", "skip": "1",
                   "adjust": "all", "from": "2026-03-09", "to": "2026-03-10"}  # fmt: skip
@@ -297,7 +297,7 @@ def test_every_documented_parameter_is_taken(client: httpx.Client) -> None:
         query = {name: values[name] or steps[path] for name in names if name != "parameters"}
         answer = client.get(
             path.replace("{symbol}", "AAPL").replace("{name}", "rsi").replace("{name}", "RSI"),
-            params=query | {"apikey": "of no use here"},
+            params=query | {"apikey": "unused"},
         )
         assert answer.status_code == 200, (path, answer.text)
     assert {"start", "end", "limit", "tz", "format"} <= {
@@ -305,7 +305,7 @@ def test_every_documented_parameter_is_taken(client: httpx.Client) -> None:
     }
 
 
-def test_a_wrong_method_is_told_the_right_ones(client: httpx.Client) -> None:
+def test_a_wrong_method_gets_the_allowed_ones(client: httpx.Client) -> None:
     for path in ("/v1/symbols", "/v1/intraday/EUR/USD", "/health", "/"):
         for method in ("POST", "PUT", "DELETE", "OPTIONS"):
             answer = client.request(method, path)
@@ -314,7 +314,7 @@ def test_a_wrong_method_is_told_the_right_ones(client: httpx.Client) -> None:
             assert (error["code"], error["message"]) == ("method_not_allowed", f"{path} does not allow {method}")
 
 
-def test_head_has_the_headers_of_get(client: httpx.Client) -> None:
+def test_head_returns_the_headers_of_get(client: httpx.Client) -> None:
     for path in ("/v1/intraday/AAPL?format=csv", "/v1/symbols", "/v1/realtime/AAPL", "/openapi.json", "/", "/v1/none"):
         got, head = client.get(path), client.head(path)
         assert head.content == b""
@@ -324,7 +324,7 @@ def test_head_has_the_headers_of_get(client: httpx.Client) -> None:
     assert client.head("/health").status_code == 200
 
 
-def test_what_nobody_foresaw_is_an_error_like_any_other(log: EventLog, store: MemoryStore) -> None:
+def test_an_unexpected_exception_is_answered_like_other_errors(log: EventLog, store: MemoryStore) -> None:
     fill(store)
     store.tables["ohlcv"] = store.tables["ohlcv"].drop_columns(["interval"])
     with serving(log, store) as (client, _, _):
@@ -340,7 +340,7 @@ def test_what_nobody_foresaw_is_an_error_like_any_other(log: EventLog, store: Me
     assert logged[0]["exc_info"]
 
 
-async def test_a_failure_amid_an_answer_is_left_to_the_server() -> None:
+async def test_an_exception_during_an_answer_reaches_the_server() -> None:
     sent: list[Message] = []
 
     async def half(scope: Scope, receive: Receive, send: Send) -> None:
@@ -359,7 +359,7 @@ async def test_a_failure_amid_an_answer_is_left_to_the_server() -> None:
     assert logged[0]["began"] is True
 
 
-def test_a_known_symbol_without_rows_in_the_span_is_no_error(client: httpx.Client) -> None:
+def test_a_known_symbol_without_rows_in_the_range_is_no_error(client: httpx.Client) -> None:
     body = client.get("/v1/intraday/AAPL", params={"start": "2020-01-01", "end": "2020-01-02"}).json()
     assert (body["bars"], body["next"]) == ([], None)
 
@@ -381,13 +381,13 @@ def test_a_failed_part_makes_health_503(log: EventLog, store: MemoryStore) -> No
     assert answer.json()["wrong"] == ["feeds: none is up"]
 
 
-def test_a_scrape_says_by_feed_what_was_left_out_of_bars(log: EventLog, store: MemoryStore) -> None:
+def test_a_scrape_has_the_data_excluded_from_bars_by_feed(log: EventLog, store: MemoryStore) -> None:
     def lines() -> list[str]:
         text = client.get("/metrics").text
         return [line for line in text.splitlines() if line.startswith(("tickerplant_late", "tickerplant_unsupported"))]
 
     with serving(log, store) as (client, _, _):
-        assert lines() == [], "nothing was counted"
+        assert lines() == [], "no count yet"
         rows = [{"feed": "a", "late_ticks": 3, "unsupported": 0, "differences": 7}]
         rows += [{"feed": "b", "late_ticks": 1, "unsupported": 2, "differences": 0}]
         store.tables["left_out"] = pa.Table.from_pylist(rows, schema=store.tables["left_out"].schema)
@@ -400,10 +400,10 @@ def test_a_scrape_says_by_feed_what_was_left_out_of_bars(log: EventLog, store: M
         assert 'tickerplant_source_differences_total{feed="a"} 7.0' in text
         assert "# HELP tickerplant_late_ticks_total Ticks older than the revision window" in text
         store.broken = True
-        assert len(lines()) == 3, "a store that does not answer leaves the counts as they were"
+        assert len(lines()) == 3, "the counts remain while the store is unavailable"
 
 
-def test_a_key_is_asked_for_where_one_is_set(log: EventLog, store: MemoryStore) -> None:
+def test_a_key_is_required_if_one_is_set(log: EventLog, store: MemoryStore) -> None:
     with serving(log, store, api_key="secret") as (client, _, _):
         assert client.get("/v1/symbols").status_code == 401
         assert client.get("/v1/symbols", headers={"X-API-Key": "wrong"}).status_code == 401
@@ -412,7 +412,7 @@ def test_a_key_is_asked_for_where_one_is_set(log: EventLog, store: MemoryStore) 
         assert client.get("/health").status_code == 200
 
 
-async def test_a_taken_port_is_said_clearly(log: EventLog, store: MemoryStore) -> None:
+async def test_a_taken_port_gets_a_clear_error(log: EventLog, store: MemoryStore) -> None:
     import asyncio
 
     with socket.socket() as taken:
@@ -423,7 +423,7 @@ async def test_a_taken_port_is_said_clearly(log: EventLog, store: MemoryStore) -
             await api.run(asyncio.Event())
 
 
-def test_times_are_read_in_every_form() -> None:
+def test_times_are_parsed_in_every_format() -> None:
     zone = parse_zone("America/New_York")
     for text in ("2026-03-09T09:30", "2026-03-09T13:30:00Z", "1773063000", "1773063000000", "1773063000000000"):
         assert parse_time(text, zone, "start") == T0
@@ -436,7 +436,7 @@ def test_times_are_read_in_every_form() -> None:
 
 
 @pytest.mark.parametrize("zone", ["America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu", "Europe/London"])
-def test_offsets_are_those_of_the_zone_at_every_quarter_hour_of_a_year(zone: str) -> None:
+def test_offsets_match_the_zone_at_every_quarter_hour_of_a_year(zone: str) -> None:
     import datetime as dt
 
     found = parse_zone(zone)
@@ -457,7 +457,7 @@ def test_a_list_in_csv_is_its_words() -> None:
     assert to_csv(table) == b"symbol,intervals\nA,1d 1m\nB,\n"
 
 
-def test_text_in_csv_is_quoted_only_where_it_must_be() -> None:
+def test_text_in_csv_is_quoted_only_if_necessary() -> None:
     def table(*texts: str | None) -> pa.Table:
         return pa.table({"name": pa.array(texts, pa.utf8()), "open": [1.5] * len(texts)})
 
@@ -468,6 +468,6 @@ def test_text_in_csv_is_quoted_only_where_it_must_be() -> None:
 
 
 def test_frames_do_not_wait_for_acknowledgements(log: EventLog, store: MemoryStore) -> None:
-    """Asyncio sets TCP_NODELAY only on sockets that say they are TCP; without it p99 was 45 ms instead of 5 ms."""
+    """Asyncio sets TCP_NODELAY only on sockets with the TCP protocol; without it p99 was 45 ms instead of 5 ms."""
     with Api(log, "", ApiOptions(port=0), store=store)._listen() as listener:
         assert listener.proto == socket.IPPROTO_TCP

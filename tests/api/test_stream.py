@@ -42,7 +42,7 @@ async def prices(socket: ClientConnection, count: int) -> list[float]:
     return found
 
 
-async def test_first_the_state_then_a_snapshot_then_the_stream(log: EventLog, store: MemoryStore) -> None:
+async def test_a_subscription_gets_a_snapshot_and_then_the_stream(log: EventLog, store: MemoryStore) -> None:
     with serving(log, store) as (_, address, _):
         async with connect(address) as socket, connect(address) as other:
             await receive(socket, "welcome")
@@ -70,7 +70,7 @@ async def test_first_the_state_then_a_snapshot_then_the_stream(log: EventLog, st
             assert await receive(socket, "pong") == {"type": "pong", "id": "x"}
 
 
-async def test_a_snapshot_has_what_only_the_store_knows(log: EventLog, store: MemoryStore) -> None:
+async def test_a_snapshot_contains_rows_of_the_store(log: EventLog, store: MemoryStore) -> None:
     import pyarrow as pa
 
     store.tables["prices"] = pa.Table.from_batches([tick_batch([(T0, "OLD", 7.0)])])
@@ -95,7 +95,7 @@ async def test_a_snapshot_has_stored_bars_by_activity(log: EventLog, store: Memo
 
 
 @pytest.mark.parametrize("behind", [5, 300])
-async def test_since_goes_on_with_no_gap_and_nothing_twice(
+async def test_since_resumes_without_gap_or_repeat(
     log: EventLog, store: MemoryStore, behind: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """5: out of the recent records; 300: more than those are kept, so out of the log."""
@@ -115,12 +115,12 @@ async def test_since_goes_on_with_no_gap_and_nothing_twice(
             await say(socket, action="subscribe", symbols=["*"], channels=["ticks"], since=position)
             assert await prices(socket, behind + 100) == [float(n) for n in range(behind + 100)]
             await writing
-            # And again from what the frames said.
+            # Then from the offsets of the frames.
             await say(socket, action="ping")
             await receive(socket, "pong")
 
 
-async def test_a_position_of_another_log_is_answered_with_resync(log: EventLog, store: MemoryStore) -> None:
+async def test_a_position_of_another_log_gets_resync(log: EventLog, store: MemoryStore) -> None:
     with serving(log, store) as (_, address, _):
         async with connect(address) as socket:
             since = {"log_id": "other", "generation": 1, "offsets": {}}
@@ -149,7 +149,9 @@ async def test_rest_and_stream_meet_at_the_position(log: EventLog, store: Memory
             assert [row[2] for message in found if message["type"] == "ticks" for row in message["rows"]] == [2.0]
 
 
-async def test_a_wrong_message_gets_an_error_and_the_connection_goes_on(log: EventLog, store: MemoryStore) -> None:
+async def test_an_invalid_message_gets_an_error_and_the_connection_stays_open(
+    log: EventLog, store: MemoryStore
+) -> None:
     with serving(log, store) as (_, address, _):
         async with connect(address) as socket:
             await socket.send("{")
@@ -160,7 +162,7 @@ async def test_a_wrong_message_gets_an_error_and_the_connection_goes_on(log: Eve
             await receive(socket, "pong")
 
 
-async def test_a_client_that_does_not_read_is_dropped_and_harms_nobody(
+async def test_a_client_that_does_not_read_is_dropped_without_effect_on_others(
     log: EventLog, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tickerplant.api.service.ABORT_S", PATIENCE.seconds(30))  # time to read the reason
@@ -207,7 +209,7 @@ async def test_a_wrong_key_closes_with_a_reason(log: EventLog, store: MemoryStor
             await receive(socket, "welcome")
 
 
-async def test_an_unreadable_record_is_passed_over(log: EventLog, store: MemoryStore) -> None:
+async def test_an_unreadable_record_is_skipped(log: EventLog, store: MemoryStore) -> None:
     with serving(log, store) as (_, address, _):
         async with connect(address) as socket:
             await say(socket, action="subscribe", symbols=["*"], channels=["ticks", "status"])

@@ -54,7 +54,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class WebhookOptions:
-    """How webhooks are delivered. `private` allows receivers with addresses that are not public."""
+    """Options of webhook delivery. `private` allows receivers with addresses that are not public."""
 
     member: str = "0"
     private: bool = True

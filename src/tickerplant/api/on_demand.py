@@ -34,7 +34,7 @@ class InputBars(Protocol):
 
     @property
     def limited(self) -> bool:
-        """Whether older bars would influence the values, but were too many to read."""
+        """True if older bars influence the values but were too many to read."""
 
 
 class IndicatorCalculator(Protocol):

@@ -30,7 +30,7 @@ class PageRequest:
 
     @property
     def by_session(self) -> bool:
-        """Whether rows have dates of trading sessions instead of instants: daily and weekly bars."""
+        """True for daily and weekly bars: their rows have dates of trading sessions instead of instants."""
         return self.interval is not None and not self.interval.is_intraday
 
     def head(self) -> dict[str, Any]:
@@ -105,7 +105,7 @@ class RealtimeQuery:
 
     @property
     def wants_ticks(self) -> bool:
-        """Whether the client asked for ticks instead of the newest state."""
+        """True if the client asked for ticks instead of the newest state."""
         return bool(self.start or self.end or self.limit is not None or self.skip)
 
     def page(self, symbol: str) -> PageRequest:

@@ -100,10 +100,16 @@ async def of_all(
 async def of_one(request: Request, symbol: Symbol, query: Annotated[CoverageQuery, Depends()]) -> Response:
     """The range as consecutive parts (`stretches`), each with one status.
 
-    `have`, `partial` (the feed was down for part of the bar), `no_trade`, `outage`, `quota`, `unavailable` (no vendor
-    has it, or its bars were rejected), `missing` (no vendor has been asked yet), `pending` (not over yet), and `closed`
-    between sessions. `source` and `note` are the vendor's answer; `again_at` is when the next request may succeed. CSV
-    contains the parts.
+    - `have`: stored
+    - `partial`: stored, but the feed was down for part of the bar
+    - `no_trade`, `outage`, `quota`: a vendor's answer or a feed explains the gap
+    - `unavailable`: no vendor has the bar, or its bars were rejected
+    - `missing`: no vendor has been asked yet
+    - `pending`: not over yet
+    - `closed`: between sessions
+
+    `source` and `note` are the vendor's answer. `again_at` is when the next request may succeed. CSV contains the
+    parts.
     """
     state: ApiState = request.app.state.api
     name, zone = params.parse_symbol(symbol), params.parse_zone(query.tz)

@@ -1,6 +1,11 @@
 """The WebSocket stream: log records in, JSON messages to clients out.
 
-`tail` reads the log, `rows` decodes its records, `hub` groups clients and keeps the newest state (`latest`), `outbox`
-bounds the queue of each client, `protocol` parses commands, and `endpoint` owns the sockets. `stored_state` reads the
-newest rows from the store. `rows`, `latest`, `protocol`, `outbox` and `hub` are pure. Begin reading at `hub`.
+- `tail` reads new log records, and `rows` decodes them
+- `hub` groups clients and holds the newest state (`latest`)
+- `outbox` bounds the queue of each client
+- `protocol` parses commands and selects rows
+- `endpoint` owns the sockets
+- `stored_state` reads the newest rows from the store
+
+`rows`, `latest`, `protocol`, `outbox` and `hub` are pure. Begin reading at `hub`.
 """

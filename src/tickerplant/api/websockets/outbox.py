@@ -166,7 +166,7 @@ class Outbox:
 
     @property
     def ready(self) -> bool:
-        """Whether the outbox has anything to send."""
+        """True if the outbox has anything to send."""
         return bool(self._texts) or bool(self._keys)
 
     def put(self, text: str, *, counted: bool = True) -> None:

@@ -52,7 +52,7 @@ class Tail:
 
     @property
     def alive(self) -> bool:
-        """Whether the thread runs."""
+        """True while the thread runs."""
         return self._thread.is_alive()
 
     def start(self) -> None:
