@@ -96,7 +96,7 @@ class MemoryStore(StoreReader):
             "prices": schemas.TICKS.empty_table(),
             "ohlcv": schemas.BARS.empty_table(),
             "analytics": schemas.ANALYTICS_KEY.empty_table(),
-            "left_out": EXCLUSION_COUNTS.empty_table(),
+            "exclusions": EXCLUSION_COUNTS.empty_table(),
         }
 
     @contextlib.asynccontextmanager
@@ -140,7 +140,7 @@ class MemoryStore(StoreReader):
         return Adjustment()
 
     async def exclusion_counts(self) -> pa.Table:
-        return self.tables["left_out"]
+        return self.tables["exclusions"]
 
     @property
     def statuses(self) -> Any:

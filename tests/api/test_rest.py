@@ -390,7 +390,7 @@ def test_a_scrape_has_the_data_excluded_from_bars_by_feed(log: EventLog, store: 
         assert lines() == [], "no count yet"
         rows = [{"feed": "a", "late_ticks": 3, "unsupported": 0, "differences": 7}]
         rows += [{"feed": "b", "late_ticks": 1, "unsupported": 2, "differences": 0}]
-        store.tables["left_out"] = pa.Table.from_pylist(rows, schema=store.tables["left_out"].schema)
+        store.tables["exclusions"] = pa.Table.from_pylist(rows, schema=store.tables["exclusions"].schema)
         assert lines() == [
             'tickerplant_late_ticks_total{feed="a"} 3.0',
             'tickerplant_late_ticks_total{feed="b"} 1.0',

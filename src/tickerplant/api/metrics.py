@@ -67,7 +67,7 @@ DIFFERENCES: Final = MetricSpec(
     "Growing fast: `tickerplant tail status` shows both bars. Check whose prints count, and the order rules.sources.",
     ("feed",),
 )  # fmt: skip
-LEFT_OUT: Final = {"late_ticks": LATE, "unsupported": UNSUPPORTED, "differences": DIFFERENCES}
+EXCLUSIONS: Final = {"late_ticks": LATE, "unsupported": UNSUPPORTED, "differences": DIFFERENCES}
 """Metrics of data excluded from bars, by the store's name of the count."""
 CATALOGUE: Final = (
     REQUESTS,
@@ -79,14 +79,14 @@ CATALOGUE: Final = (
     RESYNCS,
     LAG,
     UNREADABLE,
-    *LEFT_OUT.values(),
+    *EXCLUSIONS.values(),
 )
 
 
 class ApiMetrics:
     """The catalogue in a registry.
 
-    `stream` returns the stream's numbers by metric, {} while there is none. `left_out` returns the store's counts by
+    `stream` returns the stream's numbers by metric, {} while there is none. `exclusions` returns the store's counts by
     metric and feed, {} before the first read.
     """
 
@@ -94,11 +94,11 @@ class ApiMetrics:
         self,
         registry: CollectorRegistry,
         stream: Callable[[], dict[MetricSpec, float]],
-        left_out: Callable[[], Mapping[MetricSpec, Mapping[str, float]]] = dict,
+        exclusions: Callable[[], Mapping[MetricSpec, Mapping[str, float]]] = dict,
     ) -> None:
         self.registry = registry
         self._stream = stream
-        self._left_out = left_out
+        self._exclusions = exclusions
         self._requests = Counter(REQUESTS.name, REQUESTS.text, REQUESTS.labels, registry=registry)
         self._seconds = Histogram(SECONDS.name, SECONDS.text, SECONDS.labels, registry=registry)
         registry.register(self)
@@ -108,7 +108,7 @@ class ApiMetrics:
         for spec, value in self._stream().items():
             family = CounterMetricFamily if spec.kind == "counter" else GaugeMetricFamily
             yield family(spec.name, spec.text, value=value)
-        for spec, by_feed in self._left_out().items():
+        for spec, by_feed in self._exclusions().items():
             counter = CounterMetricFamily(spec.name, spec.text, labels=spec.labels)
             for feed, count in by_feed.items():
                 counter.add_metric([feed], count)

@@ -131,7 +131,7 @@ class Api:
         tasks: list[asyncio.Task[None]] = []
         try:
             state = await self._open_state()
-            metrics = ApiMetrics(self._registry, state.stream_numbers, state.left_out_numbers)
+            metrics = ApiMetrics(self._registry, state.stream_numbers, state.exclusion_numbers)
             # Step 2
             tasks = await self._start_stream(state)
             if state.alert_rules is not None:

@@ -51,24 +51,24 @@ class ApiState:
     tail: Tail | None = None
     limiter: ConcurrencyLimiter = field(default_factory=ConcurrencyLimiter)
     alert_rules: AlertRuleManager | None = None
-    left_out: dict[MetricSpec, dict[str, float]] = field(default_factory=dict)
+    exclusions: dict[MetricSpec, dict[str, float]] = field(default_factory=dict)
     """The store's counts of data excluded from bars, by metric and feed, as of the last scrape."""
 
-    async def refresh_left_out(self) -> None:
-        """Read `left_out` from the store. If the store does not answer in time, the old counts remain."""
+    async def refresh_exclusions(self) -> None:
+        """Read `exclusions` from the store. If the store does not answer in time, the old counts remain."""
         try:
             async with asyncio.timeout(SCRAPE_TIMEOUT_S), self.store.read() as transaction:
-                table = await transaction.left_out()
+                table = await transaction.exclusion_counts()
         except (TickerplantError, TimeoutError):  # the health check reports the store's error
             return
         feeds = table.column("feed").to_pylist()
-        for name, spec in metrics.LEFT_OUT.items():
+        for name, spec in metrics.EXCLUSIONS.items():
             counts = table.column(name).to_pylist()
-            self.left_out[spec] = {feed: count for feed, count in zip(feeds, counts, strict=True) if count}
+            self.exclusions[spec] = {feed: count for feed, count in zip(feeds, counts, strict=True) if count}
 
-    def left_out_numbers(self) -> Mapping[MetricSpec, Mapping[str, float]]:
-        """Return `left_out` for the metrics."""
-        return self.left_out
+    def exclusion_numbers(self) -> Mapping[MetricSpec, Mapping[str, float]]:
+        """Return `exclusions` for the metrics."""
+        return self.exclusions
 
     def stream_numbers(self) -> dict[MetricSpec, float]:
         """Return the stream's counters and gauges for the metrics; {} before it runs."""

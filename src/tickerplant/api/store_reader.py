@@ -111,7 +111,7 @@ class ReadTransaction:
             calendars, interval.name, start_us, end_us, now_us, extended_hours=extended_hours
         )
 
-    async def left_out(self) -> pa.Table:
+    async def exclusion_counts(self) -> pa.Table:
         """Return counts of data excluded from bars, by feed: late ticks, unsupported ticks, source differences."""
         return await self._session.coverage.exclusion_counts()
 

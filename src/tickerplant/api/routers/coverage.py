@@ -102,7 +102,9 @@ async def of_one(request: Request, symbol: Symbol, query: Annotated[CoverageQuer
 
     - `have`: stored
     - `partial`: stored, but the feed was down for part of the bar
-    - `no_trade`, `outage`, `quota`: a vendor's answer or a feed explains the gap
+    - `no_trade`: no trades in the bar
+    - `outage`: no feed was up, or no vendor was reachable
+    - `quota`: requested as soon as a vendor's quota allows it
     - `unavailable`: no vendor has the bar, or its bars were rejected
     - `missing`: no vendor has been asked yet
     - `pending`: not over yet

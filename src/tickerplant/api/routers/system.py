@@ -148,5 +148,5 @@ async def _store_health(state: ApiState) -> dict[str, Any]:
 async def metrics(request: Request) -> Response:
     """Metrics in Prometheus text format. Each help text contains advice for a bad value."""
     state: ApiState = request.app.state.api
-    await state.refresh_left_out()
+    await state.refresh_exclusions()
     return Response(generate_latest(state.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -382,8 +382,7 @@ def _first_bytes(records: list[StreamRecord], limit: int) -> list[StreamRecord]:
 
 def _is_disconnect(error: Exception) -> bool:
     """Return whether an error only means that the connection is closed; the server raises several kinds."""
-    closed = isinstance(error, RuntimeError) and "websocket.close" in str(
-        error
-    )  # for example after a frame that was too large
+    # For example after a frame that was too large:
+    closed = isinstance(error, RuntimeError) and "websocket.close" in str(error)
     names = ("ClientDisconnected", "WebSocketDisconnect", "InvalidState")
     return closed or isinstance(error, OSError) or type(error).__name__ in names
