@@ -54,8 +54,8 @@ async def fill(dsn: str) -> None:
         table("ACME", "5m", FIVES, columns(fives, np.full(len(FIVES), 10.0))),
         table("BTC/USD", "1d", DAYS, columns(CLOSES, np.full(len(DAYS), 5.0))),
     ]
-    said = {"time": timestamps(np.array([SPLIT])), "symbol": ["ACME"], "source": ["user"]}
-    paid = {"time": timestamps(np.array([EX_DATE])), "symbol": ["ACME"], "amount": [PAID], "currency": ["USD"]}
+    split = {"time": timestamps(np.array([SPLIT])), "symbol": ["ACME"], "source": ["user"]}
+    dividend = {"time": timestamps(np.array([EX_DATE])), "symbol": ["ACME"], "amount": [PAID], "currency": ["USD"]}
     async with store.session() as session:
         actions, ohlcv = Actions(session), Ohlcv(session)
         for bars in tables:
@@ -64,13 +64,13 @@ async def fill(dsn: str) -> None:
                 await ohlcv.upsert(bars, 0)
         async with session.transaction():
             await actions.put_splits(
-                pa.table(said | {"numerator": [4.0], "denominator": [1.0]})
+                pa.table(split | {"numerator": [4.0], "denominator": [1.0]})
                 .select(schemas.SPLITS.names)
                 .cast(schemas.SPLITS),
                 1,
             )
             for version, source in enumerate(("yahoo", "polygon"), 2):  # both sources report the same dividend
-                rows = pa.table(paid | {"source": [source]}).select(schemas.DIVIDENDS.names).cast(schemas.DIVIDENDS)
+                rows = pa.table(dividend | {"source": [source]}).select(schemas.DIVIDENDS.names).cast(schemas.DIVIDENDS)
                 await actions.put_dividends(rows, version)
     await store.close()
 

@@ -152,19 +152,19 @@ def test_a_withdrawn_bar_is_sent_once_and_the_bar_before_is_the_newest() -> None
     rows = [row for message in drain(client) for row in message["rows"]]
     assert rows[-1][:11] == [T0 + MINUTE, "A", "1m", None, None, None, None, 0.0, None, 0, "withdrawn"]
 
-    def there(*channels: str) -> set[tuple[object, ...]]:
+    def present(*channels: str) -> set[tuple[object, ...]]:
         found = hub.snapshot(Filter(pairs_of(channels, ["A"])))["bars"]["rows"]
         return {(row[0], row[2], row[10]) for row in found}
 
-    assert there("bars") == {(T0, "1m", "final"), (T0, "1d", "final")}
-    assert there("bars.1m") == {(T0, "1m", "final")}
+    assert present("bars") == {(T0, "1m", "final"), (T0, "1d", "final")}
+    assert present("bars.1m") == {(T0, "1m", "final")}
     # An older state from the store, which is behind, changes nothing.
     hub.seed([bar_record(0, base | {"time": T0 + MINUTE, "state": "forming"})])
-    assert there("bars.1m") == {(T0, "1m", "final")}
+    assert present("bars.1m") == {(T0, "1m", "final")}
     hub.apply([bar_record(3, base | nothing | {"time": T0, "version": make_version(1, 3)})])
-    assert there("bars.1m") == set()
+    assert present("bars.1m") == set()
     hub.apply([bar_record(4, base | {"time": T0 + MINUTE, "state": "forming", "version": make_version(1, 4)})])
-    assert there("bars.1m") == {(T0 + MINUTE, "1m", "forming")}
+    assert present("bars.1m") == {(T0 + MINUTE, "1m", "forming")}
 
 
 def test_a_slow_client_gets_a_withdrawal_and_no_forming_state_after_it() -> None:
@@ -174,35 +174,35 @@ def test_a_slow_client_gets_a_withdrawal_and_no_forming_state_after_it() -> None
     for n, state in enumerate(("forming", "forming", "withdrawn")):
         row = {"time": T0, "symbol": "A", "state": state, "version": make_version(1, n)}
         hub.apply([bar_record(n, row)])
-    told = [row[10] for message in drain(client) for row in message["rows"]]
-    assert told == ["forming", "withdrawn"]
+    states = [row[10] for message in drain(client) for row in message["rows"]]
+    assert states == ["forming", "withdrawn"]
     assert json.loads(hub.conflated(client) or "")["bars"]["rows"] == []
 
 
 def test_values_of_a_withdrawn_bar_are_removed_and_earlier_ones_stay() -> None:
     hub = make_hub()
 
-    def take(offset: int, time: int, state: str, outputs: tuple[str, ...] = ("rsi_14", "sma_20")) -> None:
+    def publish(offset: int, time: int, state: str, outputs: tuple[str, ...] = ("rsi_14", "sma_20")) -> None:
         row = {"time": time, "symbol": "A", "state": state, "version": make_version(1, offset), "rsi_14": 50.0 + offset}
         if state == "withdrawn":
             row["rsi_14"] = None
         header = records.Values(sent_at_us=T0)
         hub.apply([log_record(schemas.ANALYTICS, offset, header, value_batch([row], outputs))])
 
-    def there() -> list[tuple[object, ...]]:
+    def present() -> list[tuple[object, ...]]:
         tables = hub.snapshot(Filter(pairs_of(["analytics"], ["A"])))["analytics"]
         return [(row[0], row[3], row[5]) for table in tables for row in table["rows"]]
 
-    take(0, T0, "forming", ("rsi_14",))
-    take(1, T0, "final")
-    take(2, T0 + MINUTE, "forming", ("rsi_14",))
-    assert there() == [(T0, "final", 51.0), (T0 + MINUTE, "forming", 52.0)]
-    take(3, T0 + MINUTE, "withdrawn")
-    assert there() == [(T0, "final", 51.0)]
-    take(4, T0, "withdrawn")
-    assert there() == []
-    take(5, T0, "final")
-    assert there() == [(T0, "final", 55.0)]
+    publish(0, T0, "forming", ("rsi_14",))
+    publish(1, T0, "final")
+    publish(2, T0 + MINUTE, "forming", ("rsi_14",))
+    assert present() == [(T0, "final", 51.0), (T0 + MINUTE, "forming", 52.0)]
+    publish(3, T0 + MINUTE, "withdrawn")
+    assert present() == [(T0, "final", 51.0)]
+    publish(4, T0, "withdrawn")
+    assert present() == []
+    publish(5, T0, "final")
+    assert present() == [(T0, "final", 55.0)]
 
 
 def test_values_with_other_columns_are_in_separate_frames() -> None:
