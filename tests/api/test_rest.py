@@ -237,7 +237,7 @@ def test_csv_has_the_name_of_a_file(client: httpx.Client) -> None:
         ("/v1/intraday/AAPL?limit=many", 400, "limit"),
         ("/v1/intraday/AAPL?tz=Mars/Base", 400, "IANA"),
         ("/v1/intraday/AAPL?format=xml", 400, "csv"),
-        ("/v1/ticks/a%20b", 400, "no symbol"),
+        ("/v1/ticks/a%20b", 400, "symbol"),
         ("/v1/realtime/APPL", 404, "did you mean AAPL"),
         ("/v1/realtime/APPL?format=csv", 404, "did you mean AAPL"),
         ("/v1/realtime/APPL?limit=5", 404, "did you mean AAPL"),
