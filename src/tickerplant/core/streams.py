@@ -44,7 +44,7 @@ class ConsumedRecord:
 
     @property
     def source(self) -> TopicPartition:
-        """The partition that contains the record."""
+        """Return the partition that contains the record."""
         return TopicPartition(self.topic, self.partition)
 
 
@@ -75,19 +75,19 @@ class Stage(Protocol):
     """The pure state of one partition: no IO, no clock."""
 
     def step(self, consumed: ConsumedRecord, history: History) -> Sequence[Output]:
-        """Apply one record and return the records that it causes. Never raises for its content: that is a dead letter.
+        """Apply one record and return the records that it causes. Invalid content becomes a dead letter.
 
-        A stage reads what it no longer remembers through `history`. Do so seldom: a read costs milliseconds. The log
+        A stage reads records that are no longer in its state through `history`. Each read costs milliseconds. The log
         before a record never changes, so the step remains a function of its arguments.
         """
         ...
 
     def snapshot(self) -> bytes:
-        """Return the whole state, from which the stage's factory makes an equal one."""
+        """Return the complete state, from which the factory restores an equal stage."""
         ...
 
     def keep_label(self) -> str | None:
-        """Return the name of the session that the state is in; the first snapshot of each session is kept.
+        """Return the current session's name. The first snapshot of each session is kept.
 
         None: no session yet.
         """
@@ -96,8 +96,8 @@ class Stage(Protocol):
     def oldest_offset(self) -> int | None:
         """Return the smallest offset that this stage may still read through `history`.
 
-        The log retains records from there on, within the bounds of `snapshots`. Never decreases. None (the default):
-        the stage reads nothing older than its position.
+        The log retains records from there on, within the bounds of `log.snapshot_retention`. It never decreases. None
+        (the default): the stage reads nothing older than its position.
         """
         return None
 
@@ -106,7 +106,7 @@ class Stage(Protocol):
         return False
 
     def run_background_work(self, position: int) -> Sequence[Output] | None:
-        """Do one piece of work that no record causes, and return its outputs; None if there is no work.
+        """Run one unit of work that no record causes; return its outputs, or None if there is no work.
 
         It may do IO, and should take a fraction of a second. `position` is the offset of the next input record. The
         loop does not call it while the stage still replays records up to the committed positions.

@@ -1,4 +1,4 @@
-"""Locks that the kernel releases when their holder dies: the writers' queue, and locks of one process a machine.
+"""Locks that the kernel releases when their holder dies: the writers' queue, and exclusive locks of a machine.
 
 All of them are `flock` on files of their own. SQLite's own locks are POSIX locks: any close of the same file in the
 process releases them. So this package opens the database's files directly in two places only. One is the -wal, on

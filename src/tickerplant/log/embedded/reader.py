@@ -257,7 +257,7 @@ class EmbeddedReader:
             self._connection.close()
 
     def __enter__(self) -> EmbeddedReader:
-        """Return the reader."""
+        """Return the reader itself."""
         return self
 
     def __exit__(self, *exc: object) -> None:
