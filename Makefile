@@ -1,4 +1,4 @@
-# `make run` to see the plant, `make test` for all that CI checks, `make help` for the rest.
+# `make run` starts the plant, `make test` runs all that CI checks, `make help` lists all targets.
 
 PYTHON ?= python3
 ARGS ?=
@@ -14,22 +14,22 @@ STATIC := src/tickerplant/api/static/index.html
 .PHONY: help run venv web test test-all test-real test-parts lint lint-ruff lint-format lint-mypy lint-imports web-check bench chaos fuzz kafka lock
 
 help:
-	@echo "make run     the whole plant on embedded defaults; ARGS='...' go to \`tickerplant up\`"
-	@echo "make test    all that CI checks: style, types, arrows between rooms, dashboard, every test"
-	@echo "make test-all  the same, with many more examples and kills, and what takes minutes more"
-	@echo "make test-real DATA=FOLDER  laws over your own CSV and Parquet files; ZONE=... for times that have none"
-	@echo "make lint    style, types and arrows only"
-	@echo "make venv    the developers' environment, .venv"
-	@echo "make web     the dashboard, built into the package"
-	@echo "make bench   the benchmarks; ARGS='...' go to them"
-	@echo "make chaos   25 kills at new moments instead of few at fixed ones; KILLS=n, SEED=n for others"
-	@echo "make fuzz    changed answers of vendors for their parsers; RUNS=n for each (100000)"
-	@echo "make kafka   one Kafka broker in the background"
-	@echo "make lock    the requirements again from pyproject.toml"
+	@echo "make run     run the whole plant with embedded defaults; ARGS='...' are options of \`tickerplant up\`"
+	@echo "make test    run all that CI checks: style, types, imports between packages, dashboard, every test"
+	@echo "make test-all  the same with more examples and kills, and the tests that take minutes"
+	@echo "make test-real DATA=FOLDER  check your own CSV and Parquet files; ZONE=... for times without a zone"
+	@echo "make lint    check style, types and imports only"
+	@echo "make venv    create the developers' environment, .venv"
+	@echo "make web     build the dashboard into the package"
+	@echo "make bench   run the benchmarks; ARGS='...' are their options"
+	@echo "make chaos   kill processes at 25 new moments; KILLS=n sets the number, SEED=n repeats a run"
+	@echo "make fuzz    fuzz the parsers with mutated vendor answers; RUNS=n for each parser (100000)"
+	@echo "make kafka   start one Kafka broker in the background"
+	@echo "make lock    write the locked requirements from pyproject.toml; ARGS=--upgrade upgrades them"
 
 # --- environment ------------------------------------------------------------------------------------------------------
-# Two stamps: a first run installs only what the plant needs. uv installs in a third of pip's time, and is itself
-# installed by pip, with a hash like everything else.
+# Two stamps: `make run` installs only what the plant needs. uv needs a third of pip's time. pip installs uv, checked by
+# hash like all other packages.
 
 .venv/.installer: tools/requirements-install.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -47,9 +47,9 @@ help:
 	@$(STEP) "install what the checks need" $(UV) pip install --python $(PY) --require-hashes -r requirements-dev.txt
 	@touch $@
 
-# Without looking at what they ask for: the lock overrides what csp does, see pyproject.toml.
+# --no-deps: the lock overrides csp's requirement of PyArrow, see pyproject.toml.
 .venv/.bench: .venv/.dev requirements-bench.txt
-	@$(STEP) "install what the benchmarks compare with" \
+	@$(STEP) "install the systems to compare with" \
 		$(UV) pip install --python $(PY) --no-deps --require-hashes -r requirements-bench.txt
 	@touch $@
 
@@ -58,7 +58,7 @@ venv: .venv/.dev
 COMPILE = $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--custom-compile-command "make lock"
 
-# Keeps what is locked where it can; ARGS=--upgrade takes the newest of everything.
+# Keeps locked versions if possible. ARGS=--upgrade takes the newest of all packages.
 lock: .venv/.installer
 	@$(COMPILE) $(ARGS) pyproject.toml -o requirements.txt
 	@$(COMPILE) $(ARGS) --extra dev -c requirements.txt pyproject.toml -o requirements-dev.txt
@@ -67,17 +67,17 @@ lock: .venv/.installer
 
 # --- run --------------------------------------------------------------------------------------------------------------
 
-# Everything a clone makes stays in the clone; `make run ARGS='--data FOLDER'` or TICKERPLANT_DATA says otherwise.
+# Data stays in the clone unless `make run ARGS='--data FOLDER'` or TICKERPLANT_DATA names another folder.
 run: export TICKERPLANT_DATA ?= $(CURDIR)/.data/plant
 
 run: .venv/.runtime
 	@if [ -n "$(WEB)" ] && command -v npm >/dev/null; then $(MAKE) --no-print-directory web; \
-	elif [ -e $(STATIC) ]; then echo "  npm is not there: the dashboard is the one built before"; \
-	else echo "  no dashboard: it needs npm to be built; the API works without it"; fi
+	elif [ -e $(STATIC) ]; then echo "  npm not found: using the dashboard built before"; \
+	else echo "  npm not found: no dashboard; the API works without it"; fi
 	@exec .venv/bin/tickerplant up $(ARGS)
 
 kafka:
-	@address=$$(tools/kafka/kafka start) && echo "Kafka answers at $$address, its data are in .data/kafka." && \
+	@address=$$(tools/kafka/kafka start) && echo "Kafka runs at $$address; its data is in .data/kafka." && \
 		echo "    make run ARGS='--log kafka://$$address'" && echo "    tools/kafka/kafka stop"
 
 # --- dashboard --------------------------------------------------------------------------------------------------------
@@ -92,7 +92,7 @@ $(STATIC): web/node_modules/.package-lock.json \
 	@touch $@
 
 web/node_modules/.package-lock.json: web/package.json web/package-lock.json
-	@PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1 $(STEP) "install what the dashboard needs" npm --prefix web ci
+	@PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1 $(STEP) "install the packages of the dashboard" npm --prefix web ci
 	@touch $@
 
 web-check: web
@@ -100,7 +100,7 @@ web-check: web
 	@CI=true $(STEP) "dashboard: tests" npm --prefix web run --if-present test
 else
 web web-check:
-	@echo "  no web/ folder: there is no dashboard to build or check"
+	@echo "  no folder web/: no dashboard to build or check"
 endif
 
 # --- checks -----------------------------------------------------------------------------------------------------------
@@ -126,11 +126,11 @@ test-parts: .venv/.dev
 	@$(STEP) "get Kafka for tests" tools/kafka/kafka get
 	@$(MAKE) --no-print-directory tools/timescale/node_modules/.package-lock.json
 
-# Two workers a core: half of the tests wait for processes. More than eight would only collect the tests again.
+# Two workers a core, because half of the tests wait for processes. At most eight: each worker also collects all tests.
 WORKERS ?= $(shell n=$$((2 * $$(nproc))); echo $$((n < 8 ? n : 8)))
 PYTEST = .venv/bin/pytest --no-skips --slowest-files=10 -n $(WORKERS)
 
-# The linters run beside the tests. Everything runs even if something fails: one run shows all there is to mend.
+# The linters run beside the tests. All checks run even if one fails, so that one run shows all failures.
 test: test-parts
 	@MAKE="$(MAKE)" tools/beside "lint web-check" $(PYTEST) $(ARGS)
 
@@ -141,9 +141,9 @@ test-all: test-parts
 	@CHAOS_KILLS=$(KILLS) CHAOS_SEED=$(SEED) MAKE="$(MAKE)" \
 		tools/beside "lint web-check" $(PYTEST) --hypothesis-profile=thorough $(ARGS)
 
-# Laws over files that the user brings. `make test` needs no such file.
+# Properties of real data, checked on the user's files. `make test` needs no such file.
 test-real: .venv/.dev
-	@[ -n "$(DATA)" ] || { echo "Set the folder of your files: make test-real DATA=FOLDER [ZONE=America/New_York]"; exit 1; }
+	@[ -n "$(DATA)" ] || { echo "Set DATA to the folder of your files: make test-real DATA=FOLDER [ZONE=America/New_York]"; exit 1; }
 	@.venv/bin/pytest tests/real --data "$(DATA)" $(if $(ZONE),--zone "$(ZONE)") $(ARGS)
 
 chaos: test-parts
@@ -151,10 +151,10 @@ chaos: test-parts
 
 RUNS ?= 100000
 
-# One parser after the other; ARGS names them. What breaks one is kept in .data/fuzz.
+# Fuzzes one parser after the other; ARGS names them. A payload that breaks a parser is stored in .data/fuzz.
 fuzz: .venv/.dev
 	@$(PY) tools/fuzz.py --runs $(RUNS) $(ARGS)
 
 bench: .venv/.bench
-	@[ -e benchmarks/run.py ] || { echo "  there is no benchmarks/run.py"; exit 1; }
+	@[ -e benchmarks/run.py ] || { echo "  benchmarks/run.py not found"; exit 1; }
 	@$(PY) benchmarks/run.py $(ARGS)

@@ -26,7 +26,7 @@ from tickerplant.market_data.vendors.errors import VendorError
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "market_data" / "golden"
 NOW_US = 1_893_456_000_000_000  # 2030: after all times in seeds
-FROM_US, TO_US = -FOREVER_US, FOREVER_US
+START_US, END_US = -FOREVER_US, FOREVER_US
 STATUSES = (200, 400, 200, 429, 200, 500, 302)
 
 
@@ -61,7 +61,7 @@ def _seeds(vendor: str, *beginnings: str) -> list[bytes]:
 def _alphavantage_series(interval: str) -> Callable[[bytes], None]:
     def run(body: bytes) -> None:
         try:
-            series = alphavantage.parse_series(body, "IBM", interval, FROM_US, TO_US, NOW_US, "alphavantage")
+            series = alphavantage.parse_series(body, "IBM", interval, START_US, END_US, NOW_US, "alphavantage")
         except VendorError:
             return
         good(series.bars, VENDOR_BARS)
@@ -74,7 +74,7 @@ def alphavantage_actions(body: bytes) -> None:
     """Parse splits and dividends."""
     for parse, schema in ((alphavantage.parse_splits, SPLITS), (alphavantage.parse_dividends, DIVIDENDS)):
         try:
-            good(parse(body, "IBM", FROM_US, TO_US, NOW_US, "alphavantage"), schema)
+            good(parse(body, "IBM", START_US, END_US, NOW_US, "alphavantage"), schema)
         except VendorError:
             continue
 
@@ -87,13 +87,15 @@ _NUMBERS = ("open", "high", "low", "close", "volume", "splits", "dividends")
 def yahoo_columns(body: bytes) -> None:
     """Parse columns like those of yfinance: numbers of any kind in columns of one length."""
     try:
-        said = msgspec.json.decode(body, type=dict[str, list[float | None]])
+        decoded = msgspec.json.decode(body, type=dict[str, list[float | None]])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return
-    rows = min((len(said.get(name, ())) for name in ("time", *_NUMBERS)), default=0)
+    rows = min((len(decoded.get(name, ())) for name in ("time", *_NUMBERS)), default=0)
 
     def column(name: str) -> Any:
-        values = [np.nan if value is None else np.inf * value if abs(value) > 1e300 else value for value in said[name]]
+        values = [
+            np.nan if value is None else np.inf * value if abs(value) > 1e300 else value for value in decoded[name]
+        ]
         return np.array(values[:rows], np.float64)
 
     time = np.zeros(0, np.int64)
@@ -107,12 +109,12 @@ def _read_yahoo(columns: yahoo.Columns) -> None:
     splits = yahoo.Splits().merged_with(columns)
     for interval in ("1m", "1h", "1d"):
         try:
-            said = yahoo.read_columns(columns, "AAPL", interval, FROM_US, TO_US, NOW_US, splits, "yahoo")
+            series = yahoo.read_columns(columns, "AAPL", interval, START_US, END_US, NOW_US, splits, "yahoo")
         except VendorError:
             continue
-        good(said.bars, VENDOR_BARS)
-        good(said.splits, SPLITS)
-        good(said.dividends, DIVIDENDS)
+        good(series.bars, VENDOR_BARS)
+        good(series.splits, SPLITS)
+        good(series.dividends, DIVIDENDS)
 
 
 def yahoo_refusal(body: bytes) -> None:
@@ -174,7 +176,7 @@ class _Chart:
 
 
 def _twelvedata_series(symbols: Sequence[str], interval: str) -> Callable[[bytes], None]:
-    asked = twelvedata.Asked(symbols, interval, FROM_US, TO_US, 2)
+    asked = twelvedata.Asked(symbols, interval, START_US, END_US, 2)
 
     def run(body: bytes) -> None:
         try:
@@ -193,7 +195,7 @@ def twelvedata_actions(body: bytes) -> None:
     """Parse splits and dividends."""
     for parse, schema in ((twelvedata.parse_splits, SPLITS), (twelvedata.parse_dividends, DIVIDENDS)):
         try:
-            good(parse(body, "AAPL", FROM_US, TO_US), schema)
+            good(parse(body, "AAPL", START_US, END_US), schema)
         except VendorError:
             continue
 
@@ -261,7 +263,7 @@ _ODD: list[Any] = [
     "1600-01-01", "US/Eastern", "UTC", "../etc/passwd", "America/Atlantis", [], {}, [[]], [None], {"": None}, "AAPL",
     "ok", "error", 429, 404, "premium", "per day", "4:1",
 ]  # fmt: skip
-_NUMBERS_TOLD = (
+_NUMBER_TEXTS = (
     "0",
     "-0.0",
     "86.5",
@@ -355,7 +357,7 @@ def _changed(node: Any, dice: random.Random) -> Any:
     if what < 0.3:
         return dice.choice(_ODD)
     if what < 0.6 and isinstance(node, str | int | float):
-        return dice.choice(_NUMBERS_TOLD) if isinstance(node, str) else float(dice.choice(_NUMBERS_TOLD))
+        return dice.choice(_NUMBER_TEXTS) if isinstance(node, str) else float(dice.choice(_NUMBER_TEXTS))
     if isinstance(node, bool) or node is None:
         return not node
     if isinstance(node, int | float):

@@ -93,7 +93,7 @@ def get_jars(cache: Path | None = None) -> Path:
         if stamp.exists() and stamp.read_text() == wanted:
             return jars
         if not shutil.which("mvn"):
-            raise KafkaError("Kafka's jars are not there yet, and Maven (mvn) is needed to get them")
+            raise KafkaError("Kafka's jars are missing; install Maven (mvn) to get them")
         stamp.unlink(missing_ok=True)
         shutil.rmtree(jars, ignore_errors=True)
         command = ["mvn", "-q", "-B", "-f", str(HERE / "pom.xml"), "dependency:copy-dependencies"]
@@ -171,7 +171,7 @@ class KafkaBroker:
             if not (self.data_dir / "topics" / "meta.properties").exists():  # Step 3
                 format_ = ["kafka.tools.StorageTool", "format", "-t", str(identity["cluster"]), "-c", properties]
                 if subprocess.run(java + format_, stdout=console, stderr=console, check=False).returncode:
-                    raise KafkaError(f"Kafka could not format its folder: {self._last_words()}")
+                    raise KafkaError(f"Kafka could not format its folder: {self._log_tail()}")
             self._process = subprocess.Popen(  # Step 4
                 [*java, "kafka.Kafka", properties],
                 stdin=subprocess.DEVNULL,
@@ -256,9 +256,9 @@ class KafkaBroker:
         deadline = time.monotonic() + timeout_s
         while not answers(self.port):
             if self._process is not None and self._process.poll() is not None:
-                raise KafkaError(f"Kafka ended while it was starting: {self._last_words()}")
+                raise KafkaError(f"Kafka ended while it was starting: {self._log_tail()}")
             if time.monotonic() > deadline:
-                raise KafkaError(f"Kafka did not answer within {timeout_s:g} s: {self._last_words()}")
+                raise KafkaError(f"Kafka did not answer within {timeout_s:g} s: {self._log_tail()}")
             time.sleep(0.05)
 
     def _end(self, how: signal.Signals, timeout_s: float) -> None:
@@ -272,7 +272,7 @@ class KafkaBroker:
                 if time.monotonic() > deadline:
                     os.kill(pid, signal.SIGKILL)
                 time.sleep(0.02)
-        if self._watchdog is not None:  # only now: until here this process could have died
+        if self._watchdog is not None:  # only now: it guards against the end of this process until here
             self._watchdog.kill()
             self._watchdog.communicate()
             self._watchdog = None
@@ -281,12 +281,12 @@ class KafkaBroker:
             self._process = None
         (self.data_dir / "pid").unlink(missing_ok=True)
 
-    def _last_words(self) -> str:
-        words = [f"see {self.data_dir}"]
+    def _log_tail(self) -> str:
+        lines = [f"see {self.data_dir}"]
         for name in ("console.log", "broker.log"):
             with contextlib.suppress(OSError):
-                words += (self.data_dir / name).read_text(errors="replace").splitlines()[-15:]
-        return "\n".join(words)
+                lines += (self.data_dir / name).read_text(errors="replace").splitlines()[-15:]
+        return "\n".join(lines)
 
 
 def _cluster_id() -> str:

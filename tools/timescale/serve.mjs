@@ -1,6 +1,6 @@
 // Serves one fresh in-memory TimescaleDB on 127.0.0.1 until its standard input ends.
 //
-//   node serve.mjs [port]      port 0, the default: a free one; prints "ready <port>" on a line
+//   node serve.mjs [port]      prints "ready <port>"; port 0, the default, chooses a free one
 //
 // The database is PostgreSQL compiled to WebAssembly: one backend, so one session at a time (a second connection waits
 // until the first is closed), no COPY FROM STDIN, no background workers (run jobs with CALL run_job), no NOTIFY to
@@ -15,7 +15,7 @@ const PROTOCOL_3 = 196608
 const TERMINATE = 0x58
 const READY_FOR_QUERY = [0x5a, 0, 0, 0, 5]
 
-/** What the socket server calls and this build of PGlite lacks or answers differently. */
+/** Methods that the socket server calls and that this build of PGlite lacks or implements differently. */
 class Database extends PGlite {
   #status = 'I'
   onTerminate = () => {}
@@ -29,22 +29,22 @@ class Database extends PGlite {
     return answer
   }
 
-  // PGlite's own answer comes from its parser, which raw messages pass by.
+  // PGlite's own method relies on its parser, which does not see raw messages.
   isInTransaction() {
     return this.#status !== 'I'
   }
 
   async execProtocolRawStream(message, { onRawData }) {
-    // Ends a session; here it would end the backend, and with it the database.
+    // This message ends a session. Here it would end the only backend and the database.
     if (message[0] === TERMINATE) return this.onTerminate()
     const isStartup = message.length >= 8 && new DataView(message.buffer, message.byteOffset).getInt32(4) === PROTOCOL_3
-    // All sessions share the backend: forget the last one's settings, prepared statements, locks and temporary tables.
+    // All sessions share the backend: discard the last one's settings, prepared statements, locks, temporary tables.
     if (isStartup) await this.execProtocolRaw(simpleQuery('DISCARD ALL'))
     onRawData(await this.execProtocolRaw(message))
   }
 }
 
-/** One session at a time: a connection is served when those before it have closed. */
+/** Serves one session at a time: a connection waits until all earlier ones have closed. */
 class PatientServer extends PGLiteSocketServer {
   #last = Promise.resolve()
 
@@ -54,10 +54,10 @@ class PatientServer extends PGLiteSocketServer {
     socket.on('error', () => {})
     socket.pause()
     await turn
-    // The handler of the closed connection rolls its transaction back after the event that ended our wait.
+    // The handler of the closed connection rolls its transaction back shortly after the `close` event.
     await new Promise((resolve) => setTimeout(resolve, 5))
     if (socket.destroyed) return
-    this.db.onTerminate = () => socket.end() // clients wait for that
+    this.db.onTerminate = () => socket.end() // clients wait for the end of the connection
     await super.handleConnection(socket)
     socket.resume()
   }
@@ -71,7 +71,7 @@ function simpleQuery(sql) {
   return new Uint8Array(Buffer.concat([head, text]))
 }
 
-// Last resort: whoever started us is gone.
+// Standard input ends when the parent process ends.
 process.stdin.resume()
 process.stdin.on('end', () => process.exit(0))
 process.stdin.on('error', () => process.exit(0))
