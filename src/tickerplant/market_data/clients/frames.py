@@ -28,7 +28,7 @@ class FrameConnection(ClientConnection):
     """Pass it to `websockets.connect(create_connection=…, max_size=MAX_MESSAGE_BYTES, compression=None)`.
 
     Set `on_messages` before the loop continues after `connect`: it is called with the messages of each read, undecoded
-    and in order, in the event loop, and must be quick. `on_read` is called for every read, whatever it contains.
+    and in order, in the event loop, and must be quick. `on_read` is called for every read.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

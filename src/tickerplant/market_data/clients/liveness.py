@@ -18,7 +18,7 @@ from tickerplant.core.sessions import NO_SESSION, Calendars
 from tickerplant.core.times import MINUTE_US
 
 OpenMarkets = tuple[bool, ...]
-"""For each of a feed's calendars: True if it is in regular hours."""
+"""One flag for each calendar of a feed: True if it is in regular hours."""
 
 SHORTEST_S: Final = 20.0
 INTERVALS: Final = 50

@@ -3,9 +3,9 @@
 In: batches of ticks, vendors' bars, corporate actions and rows that could not be read. Out: records of the raw topic,
 dead letters, and the cursor of the feed, committed in one transaction.
 
-Begin with `writer.FeedWriter`. `committer` owns the transaction and its recovery, `cursor` what a feed stores about
-itself, `validation` the checks of each row, `partitioner` the split of a batch, `dead_letters` the rows that were
-rejected. `commands` writes records that belong to no feed: settings, rebuilds, a user's splits and dividends.
+Begin with `writer.FeedWriter`. `committer` owns the transaction and its recovery. `cursor` is the stored state of a
+feed. `validation` checks rows, `dead_letters` holds those that were rejected, and `partitioner` splits batches.
+`commands` writes records that belong to no feed: settings, rebuilds, a user's splits and dividends.
 """
 
 from __future__ import annotations

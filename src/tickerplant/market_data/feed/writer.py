@@ -41,7 +41,7 @@ def now_us() -> int:
 
 @dataclass(frozen=True, slots=True)
 class _RowKind:
-    """How rows of one kind are checked and wrapped in a record."""
+    """The check and the record header of one kind of rows."""
 
     check: Callable[[pa.RecordBatch, int], Reasons]
     header: Callable[..., records.Header]

@@ -1,10 +1,10 @@
 """The rate limits of one vendor: the credits spent of each quota, and when a request may be sent. Pure.
 
-A vendor counts a request by its own clock, at its arrival. We know the time of sending and, later, that of the answer.
+A vendor counts a request by its own clock, at its arrival. This process has the time of sending and, later, that of the answer.
 So a request counts in every window that it may have arrived in: from `GUARD_US` before it was sent to `GUARD_US` after
 its answer. Without an answer (in flight, or lost by a kill) the end is the longest flight plus the guard. While the
-vendor's clock differs by no more than the guard, the vendor never counts more than we do in any window, and we never
-spend more than the limit.
+vendor's clock differs by no more than the guard, no window of the vendor counts more than ours. So the limit is never
+exceeded.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ class RateLimits:
     def quota_spent(self, now_us: int, retry_after_s: float, *, daily: bool, reason: str) -> int:
         """Block requests after a quota rejection; return until when.
 
-        A daily rejection blocks until our window ends, whatever Retry-After contains; a minute's until the later of
+        A daily rejection blocks until our window ends, regardless of Retry-After; a minute's until the later of
         both; other periods until Retry-After. Consecutive rejections back off exponentially, since a vendor may reject
         all day without a reason.
         """

@@ -58,7 +58,7 @@ WAIT_US: Final = {Purpose.HISTORY: 60 * SECOND_US, Purpose.GAP_FILL: 5 * SECOND_
 is better than another source within a history. A gap in live data is not left open that long."""
 _REAL_FLIGHT_S: Final = 25.0
 """Longest time of a request by the machine's clock, however fast the clock runs. Clients use a timeout of 10 s, and
-some send two requests for one of ours."""
+some send two HTTP requests for one request."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ INTERVALS: Final = (intervals.M1, intervals.M5, intervals.D1)
 
 _PAGE_BARS: Final = 500  # if ccxt has no limit: a shorter answer covers no more than its bars
 _NEWEST_BARS_ALONE: Final = {"kraken": 720}
-"""Exchanges that return only this number of newest bars, whatever the request."""
+"""Exchanges that return only this number of newest bars for every request."""
 _SETTLED_US: Final = 2 * SECOND_US
 """Safety margin: a bar that ended more recently by our clock may be unfinished by the exchange's."""
 _OPTIONS: Final = {"exchange", "markets"}

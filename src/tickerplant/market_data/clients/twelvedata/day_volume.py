@@ -25,7 +25,7 @@ from tickerplant.core.times import HOUR_US, NEVER_US, SECOND_US, Float64Array, I
 Int32Array = npt.NDArray[np.int32]
 
 RECENT_US: Final = 60 * SECOND_US
-"""How long two volumes of one symbol are kept; late messages arrive within seconds."""
+"""Longest time for which two volumes of one symbol are kept; late messages arrive within seconds."""
 NEW_DAY_US: Final = 4 * HOUR_US
 """Time without a tick after which a lower volume is that of a new day: no market pauses that long within a day."""
 

@@ -24,7 +24,7 @@ _LEAST_REAL_S: Final = 2.0  # a fast clock does not make the network and this pr
 
 @dataclass(frozen=True, slots=True)
 class StreamSettings:
-    """How the stream is kept alive; all but `gather_s` in seconds of the clock.
+    """Timeouts and pauses of the stream; all but `gather_s` in seconds of the clock.
 
     `mute_s`: longest time without any message (answers to heartbeats count), or without an answer to the subscription,
     before the connection is considered dead. `silent_s`: lower bound of the allowed time without a price.
