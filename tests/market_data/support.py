@@ -80,7 +80,7 @@ def rows(log: EventLog, kind: type[records.Header], topic: str = schemas.RAW) ->
 
 
 class Clock:
-    """A clock that moves when told to."""
+    """A clock that a test moves."""
 
     def __init__(self, us: int = OPEN_US) -> None:
         self.us = us

@@ -47,7 +47,7 @@ def test_ticks_keep_their_order_within_a_symbol(tmp_path: Path) -> None:
         assert prices == [100.0 + i for i in range(0, 100, 2)]
 
 
-def test_a_partition_without_ticks_still_learns_the_watermark(tmp_path: Path) -> None:
+def test_a_partition_without_ticks_still_gets_the_watermark(tmp_path: Path) -> None:
     clock = Clock(OPEN_US + 60 * SECOND)
     with embedded(tmp_path) as log, live(log, clock) as feed:
         feed.append_ticks(ticks(["AAPL"]), OPEN_US + 5 * SECOND)
@@ -83,7 +83,7 @@ def test_a_live_feed_killed_while_open_was_down_since_its_watermark(tmp_path: Pa
             assert start.from_us == clock.us
 
 
-def test_a_feed_stopped_cleanly_says_down_once(tmp_path: Path) -> None:
+def test_a_feed_stopped_cleanly_appends_down_once(tmp_path: Path) -> None:
     clock = Clock(OPEN_US + 60 * SECOND)
     with embedded(tmp_path) as log:
         with live(log, clock) as feed:
@@ -94,7 +94,7 @@ def test_a_feed_stopped_cleanly_says_down_once(tmp_path: Path) -> None:
         assert [type(h) for h in headers(log)] == [records.Start, records.Down, records.Start]
 
 
-def test_a_file_left_open_goes_on_without_a_word(tmp_path: Path) -> None:
+def test_a_file_left_open_continues_without_a_record(tmp_path: Path) -> None:
     clock = Clock(OPEN_US + 60 * SECOND)
     with embedded(tmp_path) as log:
         for row in (b"1", b"2"):
@@ -114,7 +114,7 @@ def test_a_file_left_open_goes_on_without_a_word(tmp_path: Path) -> None:
         ]
 
 
-def test_what_cannot_be_is_a_dead_letter_and_moves_no_watermark(tmp_path: Path) -> None:
+def test_invalid_rows_are_dead_letters_and_do_not_advance_the_watermark(tmp_path: Path) -> None:
     clock = Clock(OPEN_US + 60 * SECOND)
     far = OPEN_US + 10**15
     with embedded(tmp_path) as log, live(log, clock) as feed:
@@ -158,7 +158,7 @@ def test_a_repeat_is_the_same_symbol_trade_id_and_kind(tmp_path: Path) -> None:
         assert len(rows(log, records.Ticks)) == 5
 
 
-def test_the_window_of_ids_outlives_a_restart_over_many_segments(tmp_path: Path) -> None:
+def test_the_window_of_ids_survives_a_restart(tmp_path: Path) -> None:
     n = feed_cursor.SEGMENT_IDS * 2 + 100
     ids: list[str | None] = [f"trade-{i}" for i in range(n)]
     clock = Clock(OPEN_US + n * SECOND)
@@ -241,7 +241,7 @@ def test_settings_are_written_when_they_differ(tmp_path: Path) -> None:
             assert written == [{"lateness_us": 1, "calendars": {"*": "24/7"}}, {}]
 
 
-def test_a_rebuild_is_asked_for_in_every_partition(tmp_path: Path) -> None:
+def test_a_rebuild_is_appended_to_every_partition(tmp_path: Path) -> None:
     with embedded(tmp_path) as log:
         assert set(request_rebuild(log, SYMBOLS, 0, 60 * SECOND)) == {0, 1, 2}
         assert {row["symbol"] for row in rows(log, records.Rebuild)} == set(SYMBOLS)

@@ -85,7 +85,7 @@ async def test_prints_arrive_between_start_and_down(tmp_path: Path, place: Sandb
                     assert header.watermark_us <= header.sent_at_us
 
 
-async def test_ticks_never_lie_before_a_watermark(tmp_path: Path, place: SandboxEndpoint) -> None:
+async def test_ticks_are_never_before_a_watermark(tmp_path: Path, place: SandboxEndpoint) -> None:
     with embedded(tmp_path) as log:
         await work(make(log, place), lambda s: s.counts.ticks > 900)
         for part in read_all(log).values():
@@ -96,7 +96,7 @@ async def test_ticks_never_lie_before_a_watermark(tmp_path: Path, place: Sandbox
                 watermark_us = max(watermark_us, getattr(record.header, "watermark_us", 0))
 
 
-async def test_a_dropped_connection_heals_and_leaves_a_hole(tmp_path: Path, place: SandboxEndpoint) -> None:
+async def test_a_dropped_connection_reconnects_and_leaves_a_gap(tmp_path: Path, place: SandboxEndpoint) -> None:
     with embedded(tmp_path, 1) as log:
         service, stop = make(log, place), asyncio.Event()
         task = asyncio.create_task(service.run(stop))
@@ -113,7 +113,7 @@ async def test_a_dropped_connection_heals_and_leaves_a_hole(tmp_path: Path, plac
         assert not control[0].hole  # type: ignore[union-attr]
 
 
-async def test_a_mute_vendor_is_down_since_it_was_last_heard(tmp_path: Path, place: SandboxEndpoint) -> None:
+async def test_a_mute_vendor_is_down_since_its_last_message(tmp_path: Path, place: SandboxEndpoint) -> None:
     with embedded(tmp_path, 1) as log:
         service, stop = make(log, place), asyncio.Event()
         task = asyncio.create_task(service.run(stop))
@@ -147,9 +147,7 @@ async def test_garbage_is_a_dead_letter_and_the_stream_goes_on(tmp_path: Path, p
         assert dead["payload"] == b"{oops"
 
 
-async def test_a_symbol_that_is_refused_is_not_expected_and_no_reason_to_reconnect(
-    tmp_path: Path, place: SandboxEndpoint
-) -> None:
+async def test_a_rejected_symbol_is_not_expected_and_needs_no_reconnect(tmp_path: Path, place: SandboxEndpoint) -> None:
     with embedded(tmp_path, 1) as log:
         service = await work(make(log, place, symbols=("AAPL", "NIKK")), lambda s: s.counts.ticks > 50)
         assert service.counts.connects == 1
@@ -181,7 +179,7 @@ async def test_every_partition_is_marked_in_its_turn_however_busy_the_feed(
         assert firsts[-1] - firsts[0] > 400_000, "they are spread over the second"
 
 
-async def test_what_was_refused_is_expected_once_it_comes(tmp_path: Path) -> None:
+async def test_a_rejected_symbol_is_expected_once_a_tick_arrives(tmp_path: Path) -> None:
     async with StreamVendor().serving() as vendor:
         vendor.unknown = {"NIKK"}
         with embedded(tmp_path, 1) as log:
@@ -202,7 +200,7 @@ async def test_what_was_refused_is_expected_once_it_comes(tmp_path: Path) -> Non
             assert starts == [["AAPL", "NIKK"], ["AAPL"], ["AAPL", "NIKK"]]
 
 
-async def test_a_fast_clock_makes_marks_no_more_often_and_watermarks_no_less_true(tmp_path: Path) -> None:
+async def test_a_fast_clock_keeps_the_rate_of_marks_and_right_watermarks(tmp_path: Path) -> None:
     speed, real_s = 60.0, 2.0
     clock = starting_at(1_767_700_000_000_000, speed)
     async with StreamVendor().serving() as vendor:
@@ -232,7 +230,7 @@ async def test_a_fast_clock_makes_marks_no_more_often_and_watermarks_no_less_tru
                     watermark_us = max(watermark_us, getattr(record.header, "watermark_us", 0))
 
 
-async def test_a_clock_that_is_ahead_and_messages_that_are_late_are_measured(tmp_path: Path) -> None:
+async def test_lag_and_skew_of_the_vendors_clock_are_measured(tmp_path: Path) -> None:
     clock = starting_at(1_767_700_000_500_000, 1.0)
     async with StreamVendor().serving() as vendor:
         with embedded(tmp_path, 1) as log:
@@ -255,7 +253,7 @@ async def test_a_clock_that_is_ahead_and_messages_that_are_late_are_measured(tmp
             await task
 
 
-async def test_a_spent_quota_is_told_from_a_bad_key(place: SandboxEndpoint) -> None:
+async def test_a_spent_quota_is_distinguished_from_a_bad_key(place: SandboxEndpoint) -> None:
     async def ask(key: str) -> None:
         vendor = provider(ProviderContext("twelvedata", key, url=place.url))
         try:
@@ -285,7 +283,7 @@ async def test_a_key_is_shown_nowhere(
     assert "secret-key" not in captured.out + captured.err
 
 
-async def test_what_was_missed_is_told_when_the_feed_is_up_again(tmp_path: Path, place: SandboxEndpoint) -> None:
+async def test_the_gap_is_reported_when_the_feed_is_up_again(tmp_path: Path, place: SandboxEndpoint) -> None:
     holes: list[tuple[int, int, Sequence[str]]] = []
 
     def missed(*hole: Any) -> None:

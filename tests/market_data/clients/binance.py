@@ -1,4 +1,4 @@
-"""An exchange that speaks as Binance does, over real sockets, and has the trades that a test gives it."""
+"""An exchange with the protocol of Binance, over real sockets, with the trades of a test."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class BinanceVendor:
         self._came = asyncio.Event()
 
     def trade(self, market: str, name: int, time_ms: int, price: float = 42_000.0, size: float = 1.0) -> None:
-        """Have a trade happen."""
+        """Add a trade."""
         self.trades[market].append({
             "a": name, "p": f"{price:.8f}", "q": f"{size:.8f}", "f": name, "l": name, "T": time_ms, "m": False,
             "M": True,

@@ -25,7 +25,7 @@ OF_ANY: Final = [
     ({"do": "down", "status": "503"}, VendorDown),
     ({"do": "down", "how": "reset"}, VendorDown),
 ]
-"""Orders of troubles that every client tells alike, and as what."""
+"""Faults, and the error that every client raises for them."""
 START = "2019-10-02T18:13:20Z"
 
 
@@ -58,7 +58,7 @@ class Sandboxed:
         return caught.value
 
     async def equal(self, provider: Provider, symbol: str, interval: str, days: int, *, volume: bool = True) -> int:
-        """Check that the bars of so many days are the market's, to the digits that are told; return how many."""
+        """Check that the bars of these days equal the market's, to the vendor's digits; return their number."""
         length = intervals.parse(interval)
         now_us = length.floor(self.place.clock.now_us())
         from_us = now_us - days * intervals.D1.us

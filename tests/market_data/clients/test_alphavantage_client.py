@@ -72,7 +72,7 @@ async def test_bars_as_traded_with_the_key_in_the_query(vendor: Canned, asking: 
         ("1d", 500 * DAY_US, "full", None),
     ],
 )
-async def test_it_asks_for_no_more_than_is_needed(
+async def test_the_smallest_sufficient_answer_is_requested(
     vendor: Canned, asking: AlphaVantageProvider, interval: str, back_us: int, size: str, month: str | None
 ) -> None:
     vendor.put("/query", golden("alphavantage", "empty"))
@@ -82,12 +82,12 @@ async def test_it_asks_for_no_more_than_is_needed(
     if month is None:
         assert isinstance(answer.found["IBM"], errors.NoData)
         assert not answer.covers
-    else:  # of the part of the stretch that lies in other months, nothing was said
+    else:  # the answer does not cover the other months of the request
         assert answer.found["IBM"].num_rows == 0  # type: ignore[union-attr]
         assert [iso(us) for us in answer.covers["IBM"]] == ["2017-12-01T05:00:00Z", iso(NOW_US)]
 
 
-async def test_a_full_page_speaks_of_what_it_has(vendor: Canned, asking: AlphaVantageProvider) -> None:
+async def test_a_full_page_covers_only_its_bars(vendor: Canned, asking: AlphaVantageProvider) -> None:
     day = dt.date(2017, 12, 17)
     cells = {f"{at}. {name}": "1.0" for at, name in enumerate(("open", "high", "low", "close", "volume"), 1)}
     series = {str(day - dt.timedelta(days=back)): cells for back in range(100)}
@@ -96,7 +96,7 @@ async def test_a_full_page_speaks_of_what_it_has(vendor: Canned, asking: AlphaVa
     assert [iso(us)[:10] for us in answer.covers["IBM"]] == ["2017-09-09", "2017-12-18"]
 
 
-async def test_of_a_month_unknown_is_no_data(vendor: Canned, asking: AlphaVantageProvider) -> None:
+async def test_an_unknown_symbol_of_a_month_is_no_data(vendor: Canned, asking: AlphaVantageProvider) -> None:
     vendor.put("/query", golden("alphavantage", "error_call"))
     old = await asking.bars(ask("1m", 60 * DAY_US, DAY_US))
     assert isinstance(old.found["IBM"], errors.NoData)
@@ -112,7 +112,7 @@ async def test_splits_and_dividends(vendor: Canned, asking: AlphaVantageProvider
 
 
 @pytest.mark.parametrize("level", [logging.DEBUG, logging.INFO])
-async def test_the_key_stands_in_no_log_and_no_error(
+async def test_the_key_is_in_no_log_and_no_error(
     vendor: Canned, asking: AlphaVantageProvider, caplog: pytest.LogCaptureFixture, level: int
 ) -> None:
     for name in (None, "httpx", "httpcore"):  # the plant's own logging quiets them
@@ -141,7 +141,7 @@ async def test_the_key_stands_in_no_log_and_no_error(
     assert KEY not in repr(vars(asking)["_client"])
 
 
-async def test_who_does_not_answer_is_down(vendor: Canned, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_timeout_means_that_the_vendor_is_down(vendor: Canned, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(alphavantage_client, "_LEAST_TIMEOUT_S", 0.05)
     vendor.put("/query", Answer(golden("alphavantage", "daily"), delay_s=0.4))
     slow = provider(vendor.url, starting_at(NOW_US, 1_000))
@@ -153,7 +153,7 @@ async def test_who_does_not_answer_is_down(vendor: Canned, monkeypatch: pytest.M
         await one.close()
 
 
-async def test_what_it_does_not_offer_is_a_bad_request(asking: AlphaVantageProvider) -> None:
+async def test_a_request_outside_the_offer_is_a_bad_request(asking: AlphaVantageProvider) -> None:
     for wrong in (
         BarsRequest(("A", "B"), "1d", 0, DAY_US),
         BarsRequest(("A",), "1d", DAY_US, DAY_US),
@@ -165,7 +165,7 @@ async def test_what_it_does_not_offer_is_a_bad_request(asking: AlphaVantageProvi
     assert asking.stream(["A"]) is None
 
 
-async def test_what_it_offers() -> None:
+async def test_the_offer() -> None:
     plain, extended = provider(""), provider("", extended_hours="true")
     assert [offer.interval for offer in plain.offer.bars] == ["1m", "5m", "15m", "30m", "1d"]
     assert extended.offer.of("1h") is not None

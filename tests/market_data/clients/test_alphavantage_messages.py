@@ -53,17 +53,17 @@ def test_on_both_sides_of_a_change_of_clocks_the_time_is_right() -> None:
     assert times(read("intraday_summer", "5m").bars) == ["2018-03-09T20:55:00Z", "2018-03-12T13:30:00Z"]
 
 
-def test_names_are_matched_whatever_number_stands_before_them() -> None:
+def test_names_are_matched_with_any_number_before_them() -> None:
     rows = read("intraday_shifted", "1m").bars.to_pylist()
     assert [(row["open"], row["close"], row["volume"]) for row in rows] == [(86.49, 86.5, 10494.0), (86.5, 86.51, 0.0)]
-    assert iso(micros_of(rows[0]["time"])) == "2017-12-18T19:56:00Z"  # the answer says that its times are UTC
+    assert iso(micros_of(rows[0]["time"])) == "2017-12-18T19:56:00Z"  # the times of the answer are UTC
 
 
 def test_a_day_is_stamped_midnight_utc() -> None:
     assert times(read("daily", "1d").bars) == ["2017-12-15T00:00:00Z", "2017-12-18T00:00:00Z"]
 
 
-def test_only_bars_that_were_asked_for_and_are_over() -> None:
+def test_only_finished_bars_of_the_request_are_returned() -> None:
     at = micros_of(dt.datetime(2017, 12, 18, 19, 57, tzinfo=dt.UTC))
     assert times(read("intraday", "1m", from_us=at).bars) == ["2017-12-18T19:57:00Z"]
     assert times(read("intraday", "1m", to_us=at).bars) == ["2017-12-18T19:56:00Z"]
@@ -118,7 +118,7 @@ def test_dividends_without_an_amount_are_left_out() -> None:
         ("global_quote", errors.Malformed, None),
     ],
 )
-def test_a_failure_is_told_by_its_text(name: str, kind: type[errors.VendorError], wait_s: float | None) -> None:
+def test_an_error_is_recognised_by_its_text(name: str, kind: type[errors.VendorError], wait_s: float | None) -> None:
     body = golden("alphavantage", name)
     for parse in (parse_splits, parse_dividends):
         with pytest.raises(kind):
@@ -152,7 +152,7 @@ def test_the_day_is_new_yorks() -> None:
         b'{"Information":{"no":"text"}}',
     ],
 )
-def test_what_is_none_of_it_is_malformed(body: bytes) -> None:
+def test_an_answer_of_unknown_shape_is_malformed(body: bytes) -> None:
     with pytest.raises(errors.Malformed):
         parse_series(body, "IBM", "1m", 0, FOREVER_US, NOW_US, "alphavantage")
 
@@ -173,7 +173,7 @@ def test_a_status_that_is_no_answer(status: int, kind: type[errors.VendorError])
         raise_status(status, b"no such luck")
 
 
-def test_a_key_is_struck_out_wherever_it_stands() -> None:
+def test_a_key_is_removed_from_every_text() -> None:
     for text in (f"at /query?apikey={KEY}&x=1", f"your API key as {KEY} and", "at ?apikey=other", f"key {KEY}"):
         assert KEY not in without_key(text, KEY)
         assert "other" not in without_key(text, KEY)

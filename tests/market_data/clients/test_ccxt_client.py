@@ -60,7 +60,7 @@ async def test_bars_as_the_exchange_has_them(vendor: BinanceVendor, provider: Cc
     assert query == {"interval": "1m", "limit": "5", "symbol": "BTCUSDT", "startTime": str(FIRST_US // 1_000)}
 
 
-async def test_an_answer_that_ends_early_speaks_for_no_more(provider: CcxtProvider) -> None:
+async def test_an_answer_that_ends_early_covers_no_more(provider: CcxtProvider) -> None:
     answer = await provider.bars(request(to_us=FIRST_US + 60 * MINUTE_US))
     assert answer.covers == {"BTC/USDT": (FIRST_US, FIRST_US + 5 * MINUTE_US)}
     answer = await provider.bars(request(FIRST_US + MINUTE_US, FIRST_US + 3 * MINUTE_US))
@@ -71,7 +71,7 @@ async def test_an_answer_that_ends_early_speaks_for_no_more(provider: CcxtProvid
 
 
 @pytest.mark.parametrize(("after_s", "bars"), [(0, 4), (59, 4), (61, 4), (63, 5)])
-def test_a_bar_that_may_still_form_is_left_out(after_s: int, bars: int) -> None:
+def test_a_bar_that_may_still_change_is_dropped(after_s: int, bars: int) -> None:
     rows = [[(FIRST_US + at * MINUTE_US) // 1_000, 1.0, 2.0, 0.5, 1.5, 10.0] for at in range(5)]
     now_us = FIRST_US + 4 * MINUTE_US + after_s * SECOND_US + (3 * SECOND_US if not after_s else 0)
     found, covers = read_bars(rows, request(to_us=FIRST_US + 9 * MINUTE_US), now_us, "x")
@@ -80,7 +80,7 @@ def test_a_bar_that_may_still_form_is_left_out(after_s: int, bars: int) -> None:
     assert covers == (FIRST_US, FIRST_US + bars * MINUTE_US)
 
 
-def test_what_rows_may_hold() -> None:
+def test_values_that_rows_may_have() -> None:
     at = FIRST_US // 1_000
     found, covers = read_bars([], request(), FIRST_US + DAY_US, "x")
     assert isinstance(found, errors.NoData)
@@ -114,7 +114,7 @@ def test_what_rows_may_hold() -> None:
         ((200, {"Content-Type": "application/json"}, b'{"a":'), errors.Malformed, None),
     ],
 )
-async def test_errors_are_told_apart(
+async def test_errors_are_distinguished(
     vendor: BinanceVendor,
     provider: CcxtProvider,
     answer: tuple[int, dict[str, str], bytes] | None,
@@ -151,7 +151,7 @@ async def test_a_symbol_that_was_listed_later_is_found(vendor: BinanceVendor) ->
         await made.close()
 
 
-async def test_what_is_not_offered(provider: CcxtProvider) -> None:
+async def test_data_that_are_not_offered(provider: CcxtProvider) -> None:
     assert [offer.interval for offer in provider.offer.bars] == ["1m", "5m", "1d"]
     assert provider.offer.markets == ("*/*",)
     assert provider.cost(request()) == 1

@@ -31,7 +31,7 @@ SPEED = 20.0
 
 
 class Feed:
-    """A stream that runs, its events, and what they said."""
+    """A running stream and its events."""
 
     def __init__(self, stream: TradesStream, clock: Clock) -> None:
         self.stream, self.clock = stream, clock
@@ -43,7 +43,7 @@ class Feed:
         return self.clock.now_us() // MILLISECOND_US
 
     async def until(self, kind: type[Any], count: int = 1) -> Any:
-        """Take events until one of a kind; return the last. A message counts if it has ticks."""
+        """Get events until one of a kind; return the last. A message counts if it has ticks."""
         while True:
             async with asyncio.timeout(PATIENCE.seconds(20)):
                 event = await self.queue.get()
@@ -56,7 +56,7 @@ class Feed:
                 return event
 
     async def ids(self, *wanted: int) -> None:
-        """Take events until these trades came; no other may."""
+        """Get events until these trades came; no other may."""
         while not set(map(str, wanted)) <= set(self.found()):
             await self.until(Ticks)
         assert sorted(self.found()) == sorted(map(str, wanted))
@@ -134,7 +134,7 @@ async def test_trades_of_one_instant_are_different_trades(vendor: BinanceVendor)
 
 
 @pytest.mark.parametrize("by_id", [True, False])
-async def test_more_than_a_page_is_no_hole(vendor: BinanceVendor, monkeypatch: pytest.MonkeyPatch, by_id: bool) -> None:
+async def test_more_than_a_page_is_no_gap(vendor: BinanceVendor, monkeypatch: pytest.MonkeyPatch, by_id: bool) -> None:
     vendor.page = 60
     monkeypatch.setattr(ccxt_stream, "PAGE", 60)
     async with feed(vendor, by_id=by_id) as made:
@@ -147,7 +147,7 @@ async def test_more_than_a_page_is_no_hole(vendor: BinanceVendor, monkeypatch: p
         assert made.kinds() == ["Connected"]
 
 
-async def test_a_page_that_does_not_reach_back_is_a_hole(vendor: BinanceVendor) -> None:
+async def test_a_page_that_does_not_reach_back_is_a_gap(vendor: BinanceVendor) -> None:
     async with feed(vendor, by_id=False) as made:
         vendor.trade("BTCUSDT", 1, made.now_ms())
         await made.until(Connected)
@@ -165,7 +165,7 @@ async def test_a_page_that_does_not_reach_back_is_a_hole(vendor: BinanceVendor) 
         await made.ids(2, 50)
 
 
-async def test_more_in_one_millisecond_than_a_page_has_is_a_hole_and_not_the_end(vendor: BinanceVendor) -> None:
+async def test_a_millisecond_with_more_than_a_page_is_a_gap_and_not_the_end(vendor: BinanceVendor) -> None:
     vendor.page = 60
     async with feed(vendor, by_id=False) as made:
         vendor.trade("BTCUSDT", 1, made.now_ms())
@@ -181,7 +181,7 @@ async def test_more_in_one_millisecond_than_a_page_has_is_a_hole_and_not_the_end
             await made.until(Ticks)
 
 
-async def test_an_outage_is_said_and_the_trades_meanwhile_come_late(vendor: BinanceVendor) -> None:
+async def test_after_an_outage_its_trades_arrive_late(vendor: BinanceVendor) -> None:
     async with feed(vendor) as made:
         vendor.trade("BTCUSDT", 1, made.now_ms())
         await made.until(Connected)
@@ -199,7 +199,7 @@ async def test_an_outage_is_said_and_the_trades_meanwhile_come_late(vendor: Bina
         assert made.kinds() == ["Connected", "Disconnected", "Connected"]
 
 
-async def test_a_short_failure_is_none_of_the_plants_business(vendor: BinanceVendor) -> None:
+async def test_a_short_failure_is_not_a_disconnection(vendor: BinanceVendor) -> None:
     async with feed(vendor, speed=3.0) as made:
         await made.until(Connected)
         vendor.failing["aggTrades"] = None
@@ -219,7 +219,7 @@ async def test_symbols_that_the_exchange_does_not_have(vendor: BinanceVendor) ->
 
 
 @pytest.mark.parametrize("status", [401, 451])
-async def test_an_exchange_that_lets_nobody_in(vendor: BinanceVendor, status: int) -> None:
+async def test_an_exchange_that_rejects_the_client(vendor: BinanceVendor, status: int) -> None:
     vendor.failing["aggTrades"] = (status, {}, golden("error_place"))
     async with feed(vendor, speed=200.0) as made:
         await made.until(KeyRejected)
@@ -228,7 +228,7 @@ async def test_an_exchange_that_lets_nobody_in(vendor: BinanceVendor, status: in
         await made.until(Connected)
 
 
-async def test_it_waits_as_long_as_the_exchange_says(vendor: BinanceVendor) -> None:
+async def test_it_waits_for_the_retry_after_of_the_exchange(vendor: BinanceVendor) -> None:
     vendor.failing["aggTrades"] = (429, {"Retry-After": "30"}, golden("error_weight"))
     async with feed(vendor, speed=100.0) as made:
         await vendor.until_asked("aggTrades")
@@ -259,9 +259,7 @@ async def test_golden_trades(vendor: BinanceVendor) -> None:
         assert {row["time"].isoformat() for row in rows} == {"2024-01-02T14:50:00.123000+00:00"}
 
 
-async def test_the_plants_log_has_every_trade_once_and_none_before_a_watermark(
-    tmp_path: Path, vendor: BinanceVendor
-) -> None:
+async def test_the_log_has_every_trade_once_and_none_before_a_watermark(tmp_path: Path, vendor: BinanceVendor) -> None:
     clock = starting_at(FIRST_US + DAY_US, SPEED)
     symbols = ("BTC/USDT", "ETH/USDT")
     with embedded(tmp_path) as log:

@@ -20,7 +20,7 @@ def volumes_of(symbols: int = 3) -> DayVolumes:
 
 
 def say(volumes: DayVolumes, *told: Told) -> list[float]:
-    """Give one batch of (symbol, volume, second); return the sizes in the order of the rows returned."""
+    """Process one batch of (symbol, volume, second); return the sizes in the order of the rows returned."""
     sizes, _ = order(volumes, *told)
     return sizes
 
@@ -42,7 +42,7 @@ def test_the_first_has_no_size_and_an_absent_volume_has_none() -> None:
     assert say(volumes, (0, 500), (0, 501)) == [UNKNOWN, 1]
 
 
-def test_those_of_a_second_that_came_in_the_wrong_order_are_put_right() -> None:
+def test_ticks_of_a_second_in_the_wrong_order_are_sorted() -> None:
     volumes = volumes_of()
     say(volumes, (0, 100))
     sizes, place = order(volumes, (0, 103, 5), (1, 7, 5), (0, 102, 5), (0, 106, 5))
@@ -50,20 +50,20 @@ def test_those_of_a_second_that_came_in_the_wrong_order_are_put_right() -> None:
     assert sizes == [2, UNKNOWN, 1, 3]
 
 
-def test_an_earlier_second_that_came_later_is_put_before() -> None:
+def test_an_earlier_second_that_arrived_later_is_sorted_before() -> None:
     volumes = volumes_of()
     say(volumes, (0, 100, 1))
     sizes, place = order(volumes, (0, 106, 6), (0, 103, 5))
     assert (sizes, place) == ([3, 3], [1, 0])
 
 
-def test_late_in_another_batch_it_has_no_size_and_the_sum_is_right() -> None:
+def test_a_late_tick_in_another_batch_has_no_size_and_the_sum_is_right() -> None:
     volumes = volumes_of()
     say(volumes, (0, 100))
     assert say(volumes, (0, 103)) + say(volumes, (0, 102)) + say(volumes, (0, 106)) == [3, 0, 3]
 
 
-def test_a_correction_downwards_counts_on_from_where_it_was() -> None:
+def test_a_downward_correction_keeps_the_former_volume() -> None:
     volumes = volumes_of()
     say(volumes, (0, 1_000))
     assert say(volumes, (0, 980)) + say(volumes, (0, 990)) + say(volumes, (0, 1_010)) == [0, 0, 10]
@@ -76,7 +76,7 @@ def test_a_new_day_begins_at_nothing() -> None:
     assert say(volumes, (0, 70)) == [20]
 
 
-def test_of_the_day_before_a_late_one_is_told_from_a_leap() -> None:
+def test_a_late_tick_of_the_day_before_differs_from_a_jump() -> None:
     volumes = volumes_of()
     say(volumes, (0, 1_000))
     assert say(volumes, (0, 40), (0, 1_005), (0, 45)) == [40, 5, 5]
@@ -84,7 +84,7 @@ def test_of_the_day_before_a_late_one_is_told_from_a_leap() -> None:
     assert say(volumes, (0, 47)) == [2]
 
 
-def test_after_hours_of_silence_a_lower_volume_is_a_new_days() -> None:
+def test_after_hours_of_silence_a_lower_volume_begins_a_new_day() -> None:
     volumes = volumes_of()
     say(volumes, (0, 100, 0), (1, 100, 0))
     hours = NEW_DAY_US // SECOND
@@ -92,26 +92,26 @@ def test_after_hours_of_silence_a_lower_volume_is_a_new_days() -> None:
     assert say(volumes, (0, 90, hours + 1)) == [10]
 
 
-def test_a_leap_that_is_taken_back_in_the_same_batch_has_no_size() -> None:
+def test_a_jump_that_is_corrected_in_the_same_batch_has_no_size() -> None:
     volumes = volumes_of()
     say(volumes, (0, 1_000))
     assert say(volumes, (0, 90_000_000), (0, 1_010), (0, 1_015)) == [0, 10, 5]
 
 
-def test_behind_a_leap_that_was_said_already_sizes_are_right() -> None:
+def test_sizes_after_a_jump_that_was_delivered_are_right() -> None:
     volumes = volumes_of()
     say(volumes, (0, 1_000))
     assert say(volumes, (0, 90_000_000)) == [89_999_000]
     assert say(volumes, (0, 1_010)) + say(volumes, (0, 1_015)) == [10, 5]
 
 
-def test_a_fall_that_is_taken_back_has_no_size() -> None:
+def test_a_fall_that_is_corrected_has_no_size() -> None:
     volumes = volumes_of()
     say(volumes, (0, 1_000))
     assert say(volumes, (0, 0)) + say(volumes, (0, 1_004)) + say(volumes, (0, 1_005)) == [0, 4, 1]
 
 
-def test_an_auction_is_no_slip() -> None:
+def test_an_auction_is_not_an_error() -> None:
     volumes = volumes_of()
     say(volumes, (0, 100, 0))
     assert say(volumes, (0, 50_000, 1)) + say(volumes, (0, 50_010, 2)) == [49_900, 10]
@@ -120,7 +120,7 @@ def test_an_auction_is_no_slip() -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_whatever_the_order_within_a_second_the_sum_is_what_was_traded(seed: int) -> None:
+def test_the_sum_is_right_for_every_order_within_a_second(seed: int) -> None:
     rng = np.random.default_rng(seed)
     sizes = rng.integers(0, 50, (3, 300))
     told: list[Told] = []
@@ -134,7 +134,7 @@ def test_whatever_the_order_within_a_second_the_sum_is_what_was_traded(seed: int
     assert found == sizes[:, 1:].sum()
 
 
-def test_a_symbol_that_goes_back_does_not_disturb_the_others() -> None:
+def test_a_decreasing_volume_does_not_affect_other_symbols() -> None:
     rng = np.random.default_rng(1)
     plain = [(code, float(volume), 0) for volume in range(100, 160) for code in (1, 2)]
     mixed = [row for one in plain for row in (one, (0, float(rng.integers(0, 1_000)), 0))]

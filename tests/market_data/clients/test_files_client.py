@@ -43,7 +43,7 @@ def rows(
 
 
 def bare(first_us: int = FIRST_US, count: int = 20, step_us: int = MINUTE_US, price: float = 100.0) -> str:
-    """Return a file that says neither symbol nor interval."""
+    """Return a file without symbol and interval."""
     lines = [f"{iso(first_us + at * step_us)},{price},{price},{price},{price},1\n" for at in range(count)]
     return "time,open,high,low,close,volume\n" + "".join(lines)
 
@@ -65,7 +65,7 @@ async def ask(
     made: FilesProvider, symbols: Sequence[str] = ("AAPL",), interval: str = "1m", from_us: int = FIRST_US - DAY_US,
     to_us: int = FIRST_US + 90 * DAY_US,
 ) -> dict[str, Any]:  # fmt: skip
-    """Return what is answered by symbol, asked newest first until all is spoken for: bars as rows, or the error.
+    """Return bars as rows, or the error, by symbol; requests go on, newest first, until the whole range is covered.
 
     Under `covers` stand the stretches of which bars came, newest first.
     """
@@ -135,13 +135,13 @@ async def test_exactly_what_was_asked_for(tmp_path: Path) -> None:
     await made.close()
 
 
-async def test_a_bar_that_is_not_over_is_left_out(tmp_path: Path) -> None:
+async def test_an_unfinished_bar_is_dropped(tmp_path: Path) -> None:
     clock = starting_at(FIRST_US + 10 * MINUTE_US + 30 * SECOND_US, 1.0)
     found = await ask(provider(put(tmp_path, "a.csv", HEAD + rows()), clock))
     assert len(found["AAPL"]) == 10
 
 
-async def test_holes_between_files_are_not_spoken_for(tmp_path: Path) -> None:
+async def test_holes_between_files_are_not_covered(tmp_path: Path) -> None:
     put(tmp_path, "1.csv", HEAD + rows(FIRST_US))
     put(tmp_path, "2.csv", HEAD + rows(FIRST_US + 3 * DAY_US))
     put(tmp_path, "3.csv", HEAD + rows(FIRST_US + 30 * DAY_US))
@@ -160,7 +160,7 @@ async def test_holes_between_files_are_not_spoken_for(tmp_path: Path) -> None:
     assert answer.covers["AAPL"] == (end_us + 3 * DAY_US, FIRST_US + 30 * DAY_US)
 
 
-async def test_of_a_bar_twice_the_last_file_by_name_counts(tmp_path: Path) -> None:
+async def test_if_two_files_have_a_bar_the_last_by_name_wins(tmp_path: Path) -> None:
     put(tmp_path, "b.csv", HEAD + rows(price=200.0, count=3))
     put(tmp_path, "a.csv", HEAD + rows() + rows(price=300.0, count=1))
     found = await ask(provider(tmp_path))
@@ -180,7 +180,7 @@ async def test_of_a_bar_twice_the_last_file_by_name_counts(tmp_path: Path) -> No
          {"interval": "1m", "tz": "America/New_York", "date_order": "mdy"}, "AAPL", "1m"),
     ],
 )  # fmt: skip
-async def test_what_a_file_does_not_say(
+async def test_options_replace_what_a_file_lacks(
     tmp_path: Path, name: str, text: str, options: dict[str, str], symbol: str, interval: str
 ) -> None:
     put(tmp_path, name, text)
@@ -206,7 +206,7 @@ async def test_what_a_file_does_not_say(
         ("a.csv", HEAD + rows(count=1).replace("101.0", "x"), "none of its 1 rows can be read"),
     ],
 )
-async def test_a_file_that_cannot_be_read_is_told_once_and_again_when_it_changed(
+async def test_an_unreadable_file_is_logged_once_and_again_after_a_change(
     tmp_path: Path, name: str, text: str | bytes, why: str
 ) -> None:
     bad = put(tmp_path, name, text)
@@ -280,6 +280,6 @@ async def test_large_files_are_read_by_blocks_and_small_ones_kept(
         ({"path": "/", "date_order": "ymd"}, "is mdy or dmy"),
     ],
 )
-def test_options_that_cannot_be(options: dict[str, str], why: str) -> None:
+def test_invalid_options_are_refused(options: dict[str, str], why: str) -> None:
     with pytest.raises(ConfigError, match=why):
         registry.provider(ProviderContext("files", options=options))

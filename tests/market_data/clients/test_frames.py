@@ -1,4 +1,4 @@
-"""The bulk reader against real sockets: whatever the pieces that TCP makes, messages are what the vendor sent."""
+"""The bulk reader against real sockets: messages are the same for every split by TCP."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ async def test_pings_are_answered_and_the_close_too() -> None:
     ],
     ids=["masked", "reserved bit", "unknown opcode", "too large", "fragment of nothing"],
 )
-async def test_what_is_against_the_protocol_ends_the_connection(frame: bytes, code: int) -> None:
+async def test_a_protocol_error_ends_the_connection(frame: bytes, code: int) -> None:
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answer: bytes) -> None:
         writer.write(answer + text(b"good") + frame + text(b"never read"))
         sent = await reader.read()
@@ -145,7 +145,7 @@ async def test_what_is_against_the_protocol_ends_the_connection(frame: bytes, co
         assert found == [b"good"]
 
 
-async def test_a_dropped_connection_is_told_from_a_closed_one() -> None:
+async def test_a_dropped_connection_differs_from_a_closed_one() -> None:
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answer: bytes) -> None:
         writer.write(answer + text(b"one") + text(b"half a message")[:5])
         await writer.drain()

@@ -31,7 +31,7 @@ def asking(rest: RestVendor, now_us: int = TO_US + DAY_US) -> TwelveDataProvider
     return provider(ProviderContext("td", KEY, url=rest.url, clock=starting_at(now_us, 1.0)))
 
 
-async def test_bars_are_asked_for_as_traded_in_utc_with_the_key_in_a_header(caplog: pytest.LogCaptureFixture) -> None:
+async def test_bars_are_requested_as_traded_in_utc_with_the_key_in_a_header(caplog: pytest.LogCaptureFixture) -> None:
     async with RestVendor().serving() as rest:
         credits = {"api-credits-used": "2", "api-credits-left": "6"}
         rest.answers["/time_series"] = (200, credits, golden("series_batch"))
@@ -64,7 +64,7 @@ async def test_bars_are_asked_for_as_traded_in_utc_with_the_key_in_a_header(capl
         assert KEY not in repr(vendor)
 
 
-async def test_a_full_page_says_what_it_covers() -> None:
+async def test_a_full_page_covers_no_more_than_its_bars() -> None:
     minutes = [f"2021-09-{13 + at // 1440:02d} {at // 60 % 24:02d}:{at % 60:02d}:00" for at in range(5_000)]
     values = [dict.fromkeys(("open", "high", "low", "close"), "1.0") | {"datetime": at} for at in reversed(minutes)]
     async with RestVendor().serving() as rest:
@@ -76,7 +76,7 @@ async def test_a_full_page_says_what_it_covers() -> None:
     assert answer.covers == {"AAPL": (start, TO_US)}
 
 
-async def test_bars_that_are_not_over_by_the_clock_are_no_answer() -> None:
+async def test_unfinished_bars_are_not_in_the_answer() -> None:
     async with RestVendor().serving() as rest:
         rest.answers["/time_series"] = (200, {}, golden("series_intraday"))
         last_us = micros_of(dt.datetime(2021, 9, 16, 19, 59, tzinfo=dt.UTC))
@@ -97,7 +97,7 @@ async def test_bars_that_are_not_over_by_the_clock_are_no_answer() -> None:
         (200, {"Content-Encoding": "gzip"}, b"no gzip", errors.Malformed, None),
     ],
 )
-async def test_failures_are_typed_and_tell_no_key(
+async def test_errors_are_typed_and_contain_no_key(
     status: int, headers: dict[str, str], body: bytes, kind: type[errors.VendorError], retry_after_s: float | None
 ) -> None:
     async with RestVendor().serving() as rest:
@@ -118,7 +118,7 @@ async def test_a_vendor_out_of_reach_is_down() -> None:
     await vendor.close()
 
 
-async def test_more_than_the_vendor_takes_is_not_sent() -> None:
+async def test_requests_above_the_vendors_limits_are_not_sent() -> None:
     async with RestVendor().serving() as rest:
         vendor = asking(rest)
         with pytest.raises(errors.BadRequest):

@@ -68,7 +68,7 @@ def test_forex_has_no_volume() -> None:
     assert bar["volume"] == 0.0
 
 
-def test_bars_that_are_not_over_or_were_not_asked_for_are_left_out() -> None:
+def test_unfinished_bars_and_those_outside_the_request_are_dropped() -> None:
     times = [int(bar["time"].timestamp()) * 1_000_000 for bar in bars("series_intraday", "AAPL", "1m")]  # type: ignore[attr-defined]
 
     def found(now_us: int, asked: Asked = ASKED) -> int:
@@ -83,7 +83,7 @@ def test_bars_that_are_not_over_or_were_not_asked_for_are_left_out() -> None:
     assert found(NOW_US, replace(ASKED, end_us=times[1])) == 1
 
 
-def test_a_full_page_says_since_when_it_speaks() -> None:
+def test_a_full_page_covers_the_time_since_its_oldest_bar() -> None:
     whole = parse_series(golden("series_intraday"), 200, replace(ASKED, page=3), NOW_US)
     full = parse_series(golden("series_intraday"), 200, replace(ASKED, page=2), NOW_US)
     assert whole.full_since_us == {}
@@ -91,7 +91,7 @@ def test_a_full_page_says_since_when_it_speaks() -> None:
     assert full.full_since_us == {"AAPL": first}
 
 
-def test_a_bar_without_a_price_is_none() -> None:
+def test_a_bar_without_a_price_is_dropped() -> None:
     body = golden("series_intraday").replace(b'"open":"148.72"', b'"open":null')
     assert parse(body).found["AAPL"].num_rows == 1  # type: ignore[union-attr]
 
@@ -103,14 +103,14 @@ def test_in_a_batch_each_symbol_has_its_bars_or_its_error() -> None:
     assert isinstance(found["MSFT"], errors.Malformed)
 
 
-def test_one_that_cannot_be_read_does_not_spoil_the_others() -> None:
+def test_an_unreadable_symbol_does_not_affect_the_others() -> None:
     body = golden("series_batch").replace(b'"NIKK":{', b'"IBM":{"values":[{"datetime":5}],"x":{}},"NIKK":{')
     found = parse(body, "AAPL", "IBM").found
     assert found["AAPL"].num_rows == 1  # type: ignore[union-attr]
     assert isinstance(found["IBM"], errors.Malformed)
 
 
-def test_symbols_are_known_however_the_vendor_spells_them() -> None:
+def test_symbols_are_matched_in_every_spelling_of_the_vendor() -> None:
     body = golden("series_batch").replace(b'"AAPL":', b'"RY":', 1)
     found = parse(body, "ry:TSX", "nikk").found
     assert found["ry:TSX"].num_rows == 1  # type: ignore[union-attr]
@@ -136,12 +136,12 @@ def test_symbols_are_known_however_the_vendor_spells_them() -> None:
         ("error_server", errors.VendorDown),
     ],
 )
-def test_an_error_is_told_by_its_body_whatever_the_status(status: int, name: str, kind: type[Exception]) -> None:
+def test_an_error_is_recognised_by_its_body_for_every_status(status: int, name: str, kind: type[Exception]) -> None:
     with pytest.raises(kind):
         parse(golden(name), "AAPL", "MSFT", status=status)
 
 
-def test_a_minute_is_waited_out_until_it_ends_and_a_day_until_the_next() -> None:
+def test_a_spent_minute_waits_for_the_next_minute_and_a_day_for_the_next_day() -> None:
     now_us = NOW_US - NOW_US % DAY_US + DAY_US // 2 + 20_000_000
     minute, day = (error_of(429, golden(name).decode(), now_us) for name in ("error_minute", "error_day"))
     assert isinstance(minute, errors.QuotaSpent)
@@ -168,12 +168,12 @@ def test_a_status_alone_is_enough(status: int, kind: type[Exception]) -> None:
 
 
 @pytest.mark.parametrize("name", ["error_no_data", "error_symbol", "error_plan_symbol"])
-def test_of_one_symbol_what_concerns_it_alone_is_its_answer(name: str) -> None:
+def test_an_error_of_a_single_symbol_is_its_result(name: str) -> None:
     assert isinstance(parse(golden(name), status=400).found["AAPL"], errors.VendorError)
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"values": 3}', b'{"status":"ok"}'])
-def test_what_is_none_of_it_is_malformed(body: bytes) -> None:
+def test_an_answer_of_unknown_shape_is_malformed(body: bytes) -> None:
     try:
         found = parse(body).found["AAPL"]
     except errors.Malformed:
@@ -218,7 +218,7 @@ def test_splits_and_dividends() -> None:
         (b'"from_factor":"3","to_factor":"2"', (3.0, 2.0)),
     ],
 )
-def test_the_terms_of_a_split_are_found_in_whatever_is_told(split: bytes, terms: tuple[float, float]) -> None:
+def test_the_terms_of_a_split_are_found_in_each_field(split: bytes, terms: tuple[float, float]) -> None:
     body = b'{"splits":[{"date":"2020-08-31",' + split + b'},{"date":"2020-09-01"}]}'
     (row,) = parse_splits(body, "A", 0, NOW_US).to_pylist()
     assert (row["numerator"], row["denominator"]) == terms
@@ -230,6 +230,6 @@ def test_actions_that_cannot_be_read_are_malformed(body: bytes) -> None:
         parse_splits(body, "A", 0, NOW_US)
 
 
-def test_keys_are_struck_out() -> None:
+def test_keys_are_removed() -> None:
     assert "secret" not in without_key("GET /x?apikey=secret&a=1 Authorization: apikey secret")
     assert "secret" not in without_key("you sent 'secret'", "secret")

@@ -1,4 +1,4 @@
-"""Answers of Twelve Data to other questions, read as if they were bars: told apart, never taken for data."""
+"""Answers of Twelve Data to other questions, read as if they were bars: recognised, never used as data."""
 
 from __future__ import annotations
 
@@ -30,6 +30,6 @@ def test_in_a_batch_of_prices_only_the_error_can_be_read() -> None:
 
 
 @pytest.mark.parametrize("status", [200, 414])
-def test_too_long_a_request_is_a_mistake_of_ours(status: int) -> None:
+def test_a_request_that_is_too_long_is_a_bad_request(status: int) -> None:
     with pytest.raises(errors.BadRequest):
         parse_series(golden("twelvedata", "error_long"), status, asked("AAPL", "MSFT"), 0)

@@ -1,4 +1,4 @@
-"""The stream against a vendor that does what the test tells it, over real sockets."""
+"""The stream against a vendor that a test controls, over real sockets."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ KEY = "hush-hush"
 
 
 class Client:
-    """A stream that runs, and what came of it."""
+    """A running stream and its events."""
 
     def __init__(self, stream: TwelveDataStream, queue_events: int = 1_000) -> None:
         self.stream = stream
@@ -74,7 +74,7 @@ async def client(vendor: StreamVendor, symbols: list[str], **changes: Any) -> As
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_it_subscribes_says_so_and_brings_prices() -> None:
+async def test_it_subscribes_and_delivers_prices() -> None:
     async with StreamVendor().serving() as vendor, client(vendor, ["AAPL", "EUR/USD"]) as td:
         await td.until(lambda: bool(td.ticks))
         await vendor.say(price("AAPL", 10.0, 100), price("AAPL", 11.0, 103), price("EUR/USD", 1.1))
@@ -90,7 +90,7 @@ async def test_it_subscribes_says_so_and_brings_prices() -> None:
         await td.until(lambda: {"action": "heartbeat"} in vendor.heard)
 
 
-async def test_a_warning_is_no_reason_to_connect_again_and_is_told_once() -> None:
+async def test_a_warning_needs_no_reconnect_and_is_reported_once() -> None:
     async with StreamVendor().serving() as vendor:
         vendor.unknown = {"NIKK"}
         async with client(vendor, ["AAPL", "NIKK"]) as td:
@@ -103,7 +103,7 @@ async def test_a_warning_is_no_reason_to_connect_again_and_is_told_once() -> Non
             assert [event.notes for event in td.ticks if event.notes] == []
 
 
-async def test_what_was_refused_is_asked_for_again_after_hours() -> None:
+async def test_a_rejected_symbol_is_subscribed_again_after_hours() -> None:
     async with StreamVendor().serving() as vendor:
         vendor.unknown = {"NIKK"}
         settings = StreamSettings(heartbeat_s=0.1, mute_s=5, rejected_s=0.3)
@@ -117,7 +117,7 @@ async def test_what_was_refused_is_asked_for_again_after_hours() -> None:
             assert [event.rejected for event in td.ticks if event.rejected] == [{"NIKK": "symbol not found"}]
 
 
-async def test_a_subscription_refused_as_a_whole_is_a_note_and_no_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_subscription_rejected_as_a_whole_is_a_note_and_no_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     async with StreamVendor().serving() as vendor:
 
         def answer(message: dict[str, Any]) -> object:
@@ -135,7 +135,7 @@ async def test_a_subscription_refused_as_a_whole_is_a_note_and_no_loop(monkeypat
             assert td.ticks[0].notes[0] == "subscribe-status error: no such plan"
 
 
-async def test_symbols_may_come_and_go_and_a_new_connection_knows() -> None:
+async def test_added_and_removed_symbols_apply_to_a_new_connection() -> None:
     async with StreamVendor().serving() as vendor, client(vendor, ["AAPL", "MSFT"]) as td:
         await td.until(lambda: bool(td.ticks))
         td.stream.subscribe(["IBM", "AAPL"])
@@ -158,7 +158,7 @@ async def test_many_symbols_go_in_few_messages_of_less_than_a_megabyte() -> None
         assert len([message for message in vendor.heard if message["action"] == "subscribe"]) == 3
 
 
-async def test_no_more_events_a_minute_than_the_vendor_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_more_messages_a_minute_than_the_vendors_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(twelvedata_session, "CLIENT_EVENTS", 5)
     settings = StreamSettings(heartbeat_s=60, mute_s=5)
     async with StreamVendor().serving() as vendor, client(vendor, ["AAPL"], settings=settings) as td:
@@ -170,7 +170,7 @@ async def test_no_more_events_a_minute_than_the_vendor_takes(monkeypatch: pytest
         assert len(vendor.heard) == 5
 
 
-async def test_listed_elsewhere_is_known_by_its_exchange() -> None:
+async def test_a_symbol_of_another_exchange_is_found_by_it() -> None:
     async with StreamVendor().serving() as vendor, client(vendor, ["RY:TSX", "BP:LSE", "BP:NYSE"]) as td:
         await td.until(lambda: bool(td.ticks))
         london, new_york = ({**price("BP"), "exchange": name} for name in ("LSE", "NYSE"))
@@ -189,7 +189,7 @@ async def test_a_mute_connection_is_lost_since_the_last_message() -> None:
         assert td.of(Disconnected)[0].since_us <= td.of(Ticks)[-1].received_us
 
 
-async def test_where_heartbeats_get_no_answer_pings_do_from_the_second_time_on() -> None:
+async def test_pings_count_where_heartbeats_get_no_answer() -> None:
     async with StreamVendor().serving() as vendor:
         vendor.answer = lambda message: None if message["action"] == "heartbeat" else vendor.as_ever(message)
         async with client(vendor, ["AAPL"]) as td:
@@ -207,7 +207,7 @@ async def test_a_subscription_without_an_answer_is_a_dead_connection() -> None:
             assert td.of(Disconnected)[0].reason == "no answer to the subscription"
 
 
-async def test_heartbeats_without_prices_are_found_and_one_silent_symbol_is_not() -> None:
+async def test_silence_of_all_prices_is_found_and_that_of_one_symbol_is_not() -> None:
     async with StreamVendor().serving() as vendor, client(vendor, ["AAPL", "MSFT"]) as td:
         await td.until(lambda: bool(td.ticks))
         for at in range(120):
@@ -223,7 +223,7 @@ async def test_heartbeats_without_prices_are_found_and_one_silent_symbol_is_not(
         await td.until(lambda: len(td.of(Connected)) == 2)
 
 
-async def test_out_of_all_sessions_it_is_calm() -> None:
+async def test_outside_all_sessions_it_reconnects_slowly() -> None:
     night_us = micros_of(dt.datetime(2026, 6, 15, 3, 0, tzinfo=dt.UTC))
     settings = replace(QUICK, silent_s=PATIENCE.seconds(0.2), backoff_first_s=0.01, backoff_max_s=0.6)
     options = {"settings": settings, "calendars": Calendars(DEFAULT_RULES), "clock": starting_at(night_us, 1.0)}
@@ -244,7 +244,7 @@ async def test_out_of_all_sessions_it_is_calm() -> None:
         assert [entry["log_level"] for entry in logs if "again" in entry["event"]] == ["info"]
 
 
-async def test_prices_of_before_and_after_a_drop_are_not_subtracted() -> None:
+async def test_volumes_before_and_after_a_drop_are_not_subtracted() -> None:
     async with StreamVendor().serving() as vendor, client(vendor, ["AAPL"]) as td:
         await td.until(lambda: bool(td.ticks))
         await vendor.say(price("AAPL", 1.0, 1_000), price("AAPL", 1.0, 1_010))
@@ -287,7 +287,7 @@ async def test_a_refused_handshake_slows_it_down(
     ("code", "words", "slow"),
     [(1000, "closed by the vendor: 1000 bye", False), (1008, "3 connections", True), (1013, "1013 bye", True)],
 )
-async def test_what_a_close_says_is_told(code: int, words: str, slow: bool) -> None:
+async def test_the_reason_of_a_close_is_reported(code: int, words: str, slow: bool) -> None:
     settings = StreamSettings(backoff_first_s=0.01, backoff_max_s=30.0)
     async with StreamVendor().serving() as vendor:
         with capture_logs() as logs:
@@ -300,7 +300,7 @@ async def test_what_a_close_says_is_told(code: int, words: str, slow: bool) -> N
         assert (logs[0]["pause_s"] > 0.02) == slow
 
 
-async def test_a_vendor_out_of_reach_is_tried_again_ever_more_slowly() -> None:
+async def test_an_unreachable_vendor_is_retried_with_growing_pauses() -> None:
     with capture_logs() as logs:
         vendor = StreamVendor()
         vendor.url = "ws://127.0.0.1:1/"
@@ -320,7 +320,7 @@ async def test_while_the_writer_is_behind_nothing_is_lost_and_nothing_is_mute() 
         await td.until(lambda: bool(td.ticks))
         for at in range(40):
             await vendor.say(*[price("AAPL", float(at * 100 + k)) for k in range(100)])
-        await asyncio.sleep(2.5 * QUICK.mute_s)  # nobody takes from the queue
+        await asyncio.sleep(2.5 * QUICK.mute_s)  # the queue is not read
         await td.until(lambda: len(td.rows()) == 4_000)
         assert not td.of(Disconnected)
         assert [row["price"] for row in td.rows()] == [float(at) for at in range(4_000)]
@@ -328,7 +328,7 @@ async def test_while_the_writer_is_behind_nothing_is_lost_and_nothing_is_mute() 
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_at_many_times_the_speed_a_hiccup_of_the_machine_is_no_silence() -> None:
+async def test_with_a_fast_clock_a_delay_of_the_machine_is_no_silence() -> None:
     fast = starting_at(micros_of(dt.datetime(2026, 6, 15, 15, 0, tzinfo=dt.UTC)), 500.0)
     async with (
         StreamVendor().serving() as vendor,

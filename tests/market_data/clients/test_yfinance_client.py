@@ -43,7 +43,7 @@ Making = Callable[[int], YahooProvider]
 
 @pytest.fixture
 async def making(vendor: Canned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Making]:
-    """Give providers whose clock says what is wanted."""
+    """Return a function that makes providers with a given clock."""
     made: list[YahooProvider] = []
     monkeypatch.setattr(yf, yfinance_client._MARK, False, raising=False)  # caches of its own for each test
 
@@ -60,7 +60,7 @@ async def making(vendor: Canned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def charts(vendor: Canned) -> list[tuple[str, str]]:
-    """Return the charts asked for, apart from those for the time zone: name and interval."""
+    """Return the requested charts, without those for the time zone: name and interval."""
     return [
         (path.removeprefix(CHART), query["interval"])
         for path, query in vendor.asked
@@ -98,7 +98,7 @@ async def test_minutes_without_nulls_and_without_the_live_row(vendor: Canned, ma
     assert (query["includePrePost"], query["interval"]) == ("false", "1m")
 
 
-async def test_a_live_row_that_stands_alone_is_no_bar(vendor: Canned, making: Making) -> None:
+async def test_a_single_live_row_is_no_bar(vendor: Canned, making: Making) -> None:
     answer = await ask(vendor, making, "chart_5m_live_alone", "5m", OPEN_US + 607_000_000)
     assert [iso(us)[11:16] for us in times_of(bars(answer)["time"])] == ["13:30", "13:35"]
 
@@ -110,7 +110,7 @@ async def test_half_hours_are_made_of_quarters(vendor: Canned, making: Making) -
     assert found["volume"].to_pylist() == [30, 70]
 
 
-async def test_hours_of_new_york_are_none_of_the_plants(vendor: Canned, making: Making) -> None:
+async def test_hours_of_new_york_are_not_offered(vendor: Canned, making: Making) -> None:
     answer = await ask(vendor, making, "chart_1h", "1h", OPEN_US + 2 * HOUR_US + 5_000_000)
     assert isinstance(answer.found["AAPL"], errors.NotEntitled)
 
@@ -131,7 +131,7 @@ async def test_days_are_as_traded_with_splits_and_dividends(vendor: Canned, maki
     assert int(vendor.asked[-1][1]["period2"]) * 1_000_000 > now_us  # for the splits up to now
 
 
-async def test_the_day_so_far_is_no_bar(vendor: Canned, making: Making) -> None:
+async def test_an_unfinished_day_is_no_bar(vendor: Canned, making: Making) -> None:
     found = bars(
         await ask(vendor, making, "chart_1d_live", "1d", micros_of(dt.datetime(2020, 9, 1, 18, tzinfo=dt.UTC)))
     )
@@ -147,7 +147,7 @@ async def test_days_of_currencies_begin_at_midnight_of_london(vendor: Canned, ma
 
 
 async def test_minutes_before_a_split_are_turned_back_too(vendor: Canned, making: Making) -> None:
-    # Of the minutes of 2020-08-28 it is the days since that know of the split.
+    # The split after the minutes of 2020-08-28 is part of the later days.
     now_us = micros_of(dt.datetime(2020, 9, 2, 20, tzinfo=dt.UTC))
     minutes = golden("yahoo", "chart_5m_live_alone").decode()
     shift = (micros_of(dt.datetime(2020, 8, 28, tzinfo=dt.UTC)) - OPEN_US // DAY_US * DAY_US) // 1_000_000
@@ -187,7 +187,7 @@ async def test_splits_and_dividends(vendor: Canned, making: Making) -> None:
         ("error_lookback", 422, errors.NotEntitled),
     ],
 )
-async def test_a_refusal_is_the_symbols_answer(
+async def test_a_rejection_is_the_result_of_its_symbol(
     vendor: Canned, making: Making, name: str, status: int, kind: type[errors.VendorError]
 ) -> None:
     vendor.put(CHART, Answer(golden("yahoo", name), status))
@@ -196,7 +196,7 @@ async def test_a_refusal_is_the_symbols_answer(
     assert len(charts(vendor)) == 1  # it is not asked again with another cookie
 
 
-async def test_of_the_last_minutes_nothing_may_be_a_delay(vendor: Canned, making: Making) -> None:
+async def test_missing_bars_of_the_last_minutes_may_be_delayed(vendor: Canned, making: Making) -> None:
     vendor.put(CHART, golden("yahoo", "chart_1d"))
     provider = making(OPEN_US)
     await provider._splits_since("AAPL", OPEN_US)
@@ -208,7 +208,7 @@ async def test_of_the_last_minutes_nothing_may_be_a_delay(vendor: Canned, making
     assert isinstance(old.found["AAPL"], errors.NoData)
 
 
-async def test_a_symbol_that_is_not_known_is_asked_for_once(vendor: Canned, making: Making) -> None:
+async def test_an_unknown_symbol_is_requested_once(vendor: Canned, making: Making) -> None:
     vendor.put(CHART, Answer(golden("yahoo", "error_unknown"), 404))
     answer = await making(OPEN_US).bars(BarsRequest(("NIKK",), "1d", OPEN_US - DAY_US, OPEN_US))
     assert isinstance(answer.found["NIKK"], errors.UnknownSymbol)
@@ -227,7 +227,7 @@ async def test_a_symbol_that_is_not_known_is_asked_for_once(vendor: Canned, maki
         (Answer(golden("yahoo", "error_long"), 422), errors.BadRequest, None),
     ],
 )
-async def test_what_concerns_all_is_raised(
+async def test_an_error_of_the_whole_request_is_raised(
     vendor: Canned, making: Making, answer: Answer, kind: type[errors.VendorError], wait_s: float | None
 ) -> None:
     provider = making(OPEN_US)
@@ -250,13 +250,15 @@ async def test_what_concerns_all_is_raised(
         golden("yahoo", "chart_1d").replace(b'"numerator":4.0', b'"numerator":"four"'),
     ],
 )  # fmt: skip
-async def test_what_cannot_be_read_is_malformed(vendor: Canned, making: Making, body: bytes) -> None:
+async def test_an_unreadable_answer_is_malformed(vendor: Canned, making: Making, body: bytes) -> None:
     vendor.put(CHART, body)
     answer = await making(OPEN_US).bars(BarsRequest(("AAPL",), "1d", OPEN_US - DAY_US, OPEN_US))
     assert isinstance(answer.found["AAPL"], errors.Malformed | errors.NoData), answer.found
 
 
-async def test_who_does_not_answer_is_down(vendor: Canned, making: Making, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_timeout_means_that_the_vendor_is_down(
+    vendor: Canned, making: Making, monkeypatch: pytest.MonkeyPatch
+) -> None:
     provider = making(OPEN_US)
     request = BarsRequest(("AAPL",), "1d", OPEN_US - DAY_US, OPEN_US)
     await provider.bars(request)
@@ -290,7 +292,7 @@ async def test_another_user_of_the_library_is_left_alone(
     assert capfd.readouterr() == ("", "")
 
 
-async def test_what_it_does_not_offer_is_a_bad_request(making: Making) -> None:
+async def test_a_request_outside_the_offer_is_a_bad_request(making: Making) -> None:
     provider = making(OPEN_US)
     for wrong in (
         BarsRequest(("A", "B"), "1d", 0, DAY_US),
@@ -302,7 +304,7 @@ async def test_what_it_does_not_offer_is_a_bad_request(making: Making) -> None:
     assert provider.stream(["A"]) is None
 
 
-def test_what_it_offers() -> None:
+def test_the_offer() -> None:
     offer = YahooProvider.offer
     assert {one.interval: (one.lookback_us or 0) // DAY_US for one in offer.bars} == {
         "1m": 8, "5m": 60, "15m": 60, "30m": 60, "1h": 730, "1d": 0,

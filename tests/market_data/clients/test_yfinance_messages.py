@@ -72,7 +72,7 @@ def test_hours_that_begin_at_half_past_are_not_offered() -> None:
     assert read(columns([7200], [1.0]), "1h").bars.num_rows == 0  # a single one may be the live row
 
 
-def test_a_bar_is_over_by_the_clock_of_the_vendor() -> None:
+def test_a_bar_is_finished_by_the_clock_of_the_vendor() -> None:
     found = columns([0, 60, 120], [1.0, 2.0, 3.0], market_us=OPEN_US + 150_000_000)
     assert read(found, now_us=OPEN_US + 119_999_999).bars.num_rows == 1
     late = read(found, now_us=OPEN_US + 900_000_000)  # quotes that come a quarter of an hour late
@@ -113,14 +113,14 @@ def test_splits_and_dividends_come_along_as_paid() -> None:
     ]
 
 
-def test_of_a_day_known_twice_the_newer_ratio_holds() -> None:
+def test_if_a_day_has_two_ratios_the_newer_wins() -> None:
     day = (OPEN_US + EASTERN_US) // DAY_US * DAY_US
     known = Splits(np.array([day, day - DAY_US]), np.array([2.0, 3.0]))
     found = known.merged_with(columns([0], [1.0], splits=np.array([4.0])))
     assert sorted(zip(found.day.tolist(), found.ratio.tolist(), strict=True)) == [(day - DAY_US, 3.0), (day, 4.0)]
 
 
-def test_nothing_is_nothing() -> None:
+def test_an_empty_answer_is_empty() -> None:
     said = read(NOTHING)
     assert (said.bars.num_rows, said.splits.num_rows, said.dividends.num_rows) == (0, 0, 0)
 
@@ -147,12 +147,12 @@ def test_names(symbol: str, name: str) -> None:
         ("error_new", 404, errors.UnknownSymbol),
     ],
 )
-def test_a_refused_chart_is_told_by_its_words(name: str, status: int, kind: type[errors.VendorError]) -> None:
+def test_a_rejected_chart_is_recognised_by_its_text(name: str, status: int, kind: type[errors.VendorError]) -> None:
     with pytest.raises(kind):
         raise_error(status, golden("yahoo", name))
 
 
-def test_what_says_nothing_that_is_known_is_left_to_the_library() -> None:
+def test_an_unknown_error_is_left_to_the_library() -> None:
     for body in (b"", b"<html>", b"[]", b'{"chart":{"error":null}}', golden("yahoo", "error_new")):
         raise_error(400, body)
     assert isinstance(error_of(""), errors.NoData)

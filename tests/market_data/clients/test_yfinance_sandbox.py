@@ -42,7 +42,7 @@ async def provider(sandbox: Sandboxed, tmp_path: Path) -> AsyncIterator[YahooPro
 async def test_bars_are_the_markets(
     sandbox: Sandboxed, provider: YahooProvider, symbol: str, interval: str, days: int, least: int
 ) -> None:
-    # AAPL was split two days ago: the bars before are turned back. Of currencies Yahoo knows no volume.
+    # AAPL was split two days ago: earlier bars are multiplied back. Yahoo has no volume of currencies.
     assert await sandbox.equal(provider, symbol, interval, days, volume="EUR" not in symbol) >= least
 
 
@@ -60,7 +60,7 @@ async def test_troubles(
     assert isinstance(await sandbox.trouble(provider, "AAPL", {**order, "vendor": "yahoo"}), kind)
 
 
-async def test_refusals_of_one_symbol(sandbox: Sandboxed, provider: YahooProvider) -> None:
+async def test_rejections_of_one_symbol(sandbox: Sandboxed, provider: YahooProvider) -> None:
     now_us = sandbox.place.clock.now_us()
     for symbol, interval, back_us, kind in (
         ("NIKK", "1d", 9, errors.UnknownSymbol),

@@ -1,4 +1,4 @@
-"""A vendor that does what a test tells it: real sockets, scripted answers."""
+"""A vendor that a test controls: real sockets, scripted answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from websockets.http11 import Request, Response
 
 
 class StreamVendor:
-    """A stream that answers subscriptions and heartbeats, and says what the test has it say."""
+    """A stream that answers subscriptions and heartbeats, and sends the messages of a test."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -28,9 +28,9 @@ class StreamVendor:
         self.keys: list[str] = []
         self.unknown: set[str] = set()
         self.answer: Callable[[dict[str, Any]], object] = self.as_ever
-        """What a message of the client is answered with: a message, or None."""
+        """Function that returns the answer to a message of the client, or None."""
         self.status: tuple[int, dict[str, str]] | None = None
-        """With what status and headers connections are refused."""
+        """Status and headers with which connections are refused."""
 
     def as_ever(self, message: dict[str, Any]) -> object:
         """Answer as the vendor does."""
@@ -45,12 +45,12 @@ class StreamVendor:
         return {"event": f"{message['action']}-status", "status": status, "success": success, "fails": fails}
 
     def subscribed(self) -> list[str]:
-        """Return the symbols of every subscription heard, in order."""
+        """Return the symbols of every subscription received, in order."""
         asked = [message for message in self.heard if message["action"] == "subscribe"]
         return [name for message in asked for name in message["params"]["symbols"].split(",")]
 
     async def say(self, *messages: object) -> None:
-        """Say messages on every connection; texts as they are."""
+        """Send messages on every connection; texts unchanged."""
         for connection in list(self.connections):
             for message in messages:
                 await connection.send(message if isinstance(message, str) else json.dumps(message))
@@ -96,7 +96,7 @@ def price(symbol: str, value: float = 1.5, volume: float | None = None, second: 
 
 
 class RestVendor:
-    """A REST server that answers by path what the test has laid down, and remembers what it was asked."""
+    """A REST server with one answer per path, which records its requests."""
 
     def __init__(self) -> None:
         self.url = ""

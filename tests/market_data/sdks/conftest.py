@@ -1,4 +1,4 @@
-"""One sandbox for the vendors' own SDKs, and what its market really did."""
+"""One sandbox for the vendors' own SDKs, and the true data of its market."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SYMBOLS = ("AAPL", "MSFT", "SPY", "EUR/USD", "BTC/USD")
 
 @dataclass
 class Vendor:
-    """A running sandbox: its place, and orders and truth over HTTP."""
+    """A running sandbox: its address, faults and true data over HTTP."""
 
     place: SandboxEndpoint
 
@@ -55,6 +55,6 @@ def running_vendor() -> Iterator[Vendor]:
 
 @pytest.fixture
 def vendor(running_vendor: Vendor) -> Iterator[Vendor]:
-    """Give the sandbox, and take back what a test ordered."""
+    """Return the sandbox; clear its faults afterwards."""
     yield running_vendor
     running_vendor.order("clear")

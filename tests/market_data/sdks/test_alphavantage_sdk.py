@@ -60,7 +60,7 @@ def test_a_quote_and_csv(series: Callable[..., Any]) -> None:
         ({"do": "premium"}, "premium endpoint"),
     ],
 )
-def test_refusals_are_told_by_text(
+def test_rejections_are_recognised_by_text(
     vendor: Vendor, series: Callable[..., Any], order: dict[str, str], text: str
 ) -> None:
     options = dict(order)

@@ -100,7 +100,7 @@ def test_errors_are_the_sdk_s_own(vendor: Vendor) -> None:
 
 @pytest.fixture
 def stream(vendor: Vendor) -> Iterator[tuple[Any, Callable[[Callable[[dict[str, Any]], bool]], dict[str, Any]]]]:
-    """Give the SDK's WebSocket and a function that waits for an event of its."""
+    """Return the SDK's WebSocket and a function that waits for one of its events."""
     events: queue.Queue[dict[str, Any]] = queue.Queue()
     log = logging.getLogger("twelvedata-test")
     log.addHandler(logging.NullHandler())
@@ -116,8 +116,8 @@ def stream(vendor: Vendor) -> Iterator[tuple[Any, Callable[[Callable[[dict[str, 
 
     socket.connect()
     yield socket, wait
-    socket.self_heal = lambda: None  # the SDK connects again for ever otherwise
-    vendor.order("disconnect")  # closed from its own end it would look for an answer for ten seconds
+    socket.self_heal = lambda: None  # otherwise the SDK keeps reconnecting
+    vendor.order("disconnect")  # a close by the SDK would wait ten seconds for an answer
     socket.event_receiver.join(PATIENCE.seconds(10))
 
 

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of pand
 
 
 def session_to(url: str) -> Any:
-    """Return a session that asks a sandbox for what is Yahoo's, and says that it was Yahoo."""
+    """Return a session that sends requests for Yahoo to a sandbox; its answers have Yahoo's address."""
     place = urlsplit(url)
 
     class Session(curl.Session):  # type: ignore[type-arg]
@@ -106,7 +106,7 @@ def test_several_at_once(session: Any) -> None:
     assert len(frame) >= 4
 
 
-def test_refusals(vendor: Vendor, session: Any) -> None:
+def test_rejections_have_types(vendor: Vendor, session: Any) -> None:
     with pytest.raises(YFPricesMissingError, match="Only 8 days worth of 1m"):
         ticker(session).history(start="2020-01-01", end="2020-03-01", interval="1m")
     with pytest.raises(YFPricesMissingError, match="within the last 60 days"):
@@ -118,7 +118,7 @@ def test_refusals(vendor: Vendor, session: Any) -> None:
         ticker(session, "SPY").history(period="1d")
 
 
-async def test_the_stream_says_prices(vendor: Vendor) -> None:
+async def test_the_stream_delivers_prices(vendor: Vendor) -> None:
     heard: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     async with yf.AsyncWebSocket(url=vendor.place.yahoo_stream_url, verbose=False) as stream:
         await stream.subscribe(["AAPL", "EURUSD=X"])

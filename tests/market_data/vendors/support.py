@@ -1,4 +1,4 @@
-"""Vendors that live in this process and do what a test tells them."""
+"""Vendors in this process that a test controls."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OFFER = Offer(
 
 
 class Hand(SystemClock):
-    """A clock that stands still until it is moved; whoever sleeps moves it."""
+    """A clock that only a test or a sleep moves."""
 
     def __init__(self, now_us: int = NOON_US) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ class Vendor:
 
 
 class Kept:
-    """What was kept, and how often; `refuses` is raised in place of keeping."""
+    """The stored values and the number of calls; `refuses` is raised instead of storing."""
 
     def __init__(self) -> None:
         self.values: dict[str, bytes] = {}

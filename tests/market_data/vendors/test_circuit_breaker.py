@@ -62,7 +62,7 @@ def test_a_trial_closes_it_or_opens_it_for_twice_as_long_up_to_a_bound() -> None
 
 
 @given(jitter=st.floats(0, 1, exclude_max=True), said_s=st.floats(0, 1e9))
-def test_jitter_is_a_quarter_and_a_vendor_may_ask_for_more_within_an_hour(jitter: float, said_s: float) -> None:
+def test_jitter_is_a_quarter_and_retry_after_counts_up_to_an_hour(jitter: float, said_s: float) -> None:
     breaker = failing(FAILURES - 1)
     breaker.failed(NOON_US, "down", jitter, retry_after_s=said_s)
     until = breaker.open_until(NOON_US)
@@ -71,7 +71,7 @@ def test_jitter_is_a_quarter_and_a_vendor_may_ask_for_more_within_an_hour(jitter
     assert until - NOON_US >= min(said_s * SECOND_US, HOUR_US) - 1
 
 
-def test_a_bad_key_opens_it_at_once_until_the_plant_starts_again() -> None:
+def test_a_bad_key_opens_the_breaker_until_a_restart() -> None:
     breaker = CircuitBreaker()
     breaker.bad_key(NOON_US, "the key is wrong")
     assert breaker.open_until(NOON_US) == NOON_US + BAD_KEY_PAUSE_US
@@ -85,7 +85,7 @@ def test_a_bad_key_opens_it_at_once_until_the_plant_starts_again() -> None:
     assert down.name(NOON_US) == OPEN  # being out of reach has nothing to do with us
 
 
-def test_a_clock_that_was_wrong_opens_it_for_no_longer_than_a_day() -> None:
+def test_a_wrong_clock_opens_the_breaker_for_at_most_a_day() -> None:
     breaker = CircuitBreaker()
     for _ in range(FAILURES):
         breaker.failed(NOON_US + 300 * DAY_US, "down", 0.5)

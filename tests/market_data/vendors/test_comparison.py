@@ -1,4 +1,4 @@
-"""Two sources' bars side by side: the same, shifted, scaled, other ones, or too few to say."""
+"""Comparison of the bars of two sources: the same, shifted, scaled, different, or too few."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def changed(bars: Bars, *, ratio: object = 1.0, later_us: int = 0, decimals: int
     return Bars(bars.times + later_us, np.round(bars.prices * ratio, decimals), bars.volumes * volumes)
 
 
-def test_the_same_bars_are_the_same_whatever_the_volumes() -> None:
+def test_the_same_bars_are_the_same_with_any_volumes() -> None:
     bars = market()
     assert compare(bars, bars, MINUTE_US).verdict == SAME
     found = compare(bars, changed(bars, volumes=0.03), MINUTE_US)
@@ -97,7 +97,7 @@ def test_a_constant_ratio_is_an_adjustment(ratio: float) -> None:
 
 @pytest.mark.parametrize("before", [0.25, 0.995])
 @pytest.mark.parametrize("at", [10, 60, 110])
-def test_a_split_or_dividend_in_between_is_an_adjustment_of_what_lies_before(before: float, at: int) -> None:
+def test_a_split_or_dividend_in_between_adjusts_the_earlier_prices(before: float, at: int) -> None:
     bars = market(interval_us=DAY_US, sigma=1e-2)
     found = compare(bars, changed(bars, ratio=np.where(np.arange(120) < at, before, 1.0)), DAY_US)
     assert found.verdict == ADJUSTED
@@ -130,12 +130,12 @@ def test_highs_and_lows_count_too() -> None:
     assert found.worst == pytest.approx(0.003, rel=0.05)
 
 
-def test_flat_prices_tell_nothing() -> None:
+def test_flat_prices_give_no_verdict() -> None:
     bars = market()
     flat = Bars(bars.times, np.full_like(bars.prices, 100.0), bars.volumes)
     assert compare(flat, flat, MINUTE_US).verdict == TOO_FEW
     assert compare(flat, changed(flat, later_us=MINUTE_US), MINUTE_US).verdict == TOO_FEW
-    # Flat but for one step: shifted or not, there is one bar to tell by.
+    # Flat except for one step: a single bar shows the shift.
     stepped = flat.prices.copy()
     stepped[:, 60:] = 101.0
     step = Bars(bars.times, stepped, bars.volumes)
@@ -147,7 +147,7 @@ def test_flat_prices_tell_nothing() -> None:
 
 
 @pytest.mark.parametrize("n", [0, 1, 5, 19])
-def test_few_bars_tell_nothing(n: int) -> None:
+def test_few_bars_give_no_verdict(n: int) -> None:
     bars = market(n)
     assert compare(bars, bars, MINUTE_US).verdict == TOO_FEW
     assert compare(market(), bars, MINUTE_US).verdict == TOO_FEW
@@ -155,7 +155,7 @@ def test_few_bars_tell_nothing(n: int) -> None:
     assert compare(market(), apart, MINUTE_US).bars == 0
 
 
-def test_bars_that_are_no_prices_are_left_out() -> None:
+def test_bars_without_prices_are_dropped() -> None:
     bars = market()
     prices = bars.prices.copy()
     prices[0, 3], prices[3, 5], prices[:, 7] = np.nan, 0.0, -1.0
@@ -181,7 +181,7 @@ def test_it_always_has_a_verdict(seed: int, n: int, sigma: float, ratio: float, 
         assert found.verdict in (DIFFERENT, TOO_FEW)
 
 
-def test_columns_are_taken_from_a_batch() -> None:
+def test_columns_are_read_from_a_batch() -> None:
     batch = bars_batch("AAPL", OPEN_US, 30)
     bars = Bars.of(batch)
     assert bars.prices.shape == (4, 30)

@@ -1,4 +1,4 @@
-"""What a quota says as text, and back."""
+"""Quotas as text, and back."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_quota_is_read_and_written(text: str, quota: Quota) -> None:
 @pytest.mark.parametrize(
     "text", ["8", "8/", "0/day", "-1/day", "8.5/day", "8/fortnight", "x/day", "8/day@Mars/One", "8/day@/"]
 )
-def test_what_is_none_is_refused_with_how_to_write_it(text: str) -> None:
+def test_an_invalid_quota_is_refused_with_the_right_form(text: str) -> None:
     with pytest.raises(ValueError, match="write"):
         Quota.parse(text)
 

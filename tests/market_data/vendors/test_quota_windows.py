@@ -28,7 +28,7 @@ QUOTAS = [Quota(1, MINUTE_US), Quota(1, HOUR_US), *(Quota(1, DAY_US, zone) for z
 
 
 @given(quota=st.sampled_from(QUOTAS), us=st.integers(1_200_000_000_000_000, 1_900_000_000_000_000))
-def test_a_time_lies_in_its_window_and_windows_tile(quota: Quota, us: int) -> None:
+def test_a_time_is_in_its_window_and_windows_tile(quota: Quota, us: int) -> None:
     start, end = window_of(quota, us)
     assert start <= us < end
     assert window_of(quota, start) == window_of(quota, end - 1) == (start, end)
@@ -41,7 +41,7 @@ def test_a_time_lies_in_its_window_and_windows_tile(quota: Quota, us: int) -> No
     us=st.integers(1_500_000_000_000_000, 1_600_000_000_000_000),
     more=st.integers(0, 3 * HOUR_US),
 )
-def test_the_windows_of_a_stretch_are_all_that_it_has_a_part_of(quota: Quota, us: int, more: int) -> None:
+def test_the_windows_of_a_range_are_all_that_overlap_it(quota: Quota, us: int, more: int) -> None:
     found = list(touched(quota, us, us + more))
     assert found[0] == window_of(quota, us)
     assert found[-1] == window_of(quota, us + more)

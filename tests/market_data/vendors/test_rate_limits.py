@@ -1,4 +1,4 @@
-"""The limits: a vendor never counts more than it allows, whatever clock it goes by and whenever we are killed."""
+"""Rate limits: a vendor never counts more than its limit, with a clock half a second off and after kills."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def used(limits: RateLimits, now_us: int, place: int = 0) -> int:
 
 
 def spend(limits: RateLimits, now_us: int, cost: int = 1, took_us: int = 200_000) -> int:
-    """One request that is answered; return when."""
+    """Send one request that is answered; return the time."""
     charge = limits.spend(now_us, cost)
     limits.settle(charge, now_us + took_us)
     return now_us + took_us
@@ -39,7 +39,7 @@ def spend(limits: RateLimits, now_us: int, cost: int = 1, took_us: int = 200_000
 
 @dataclass
 class Vendor:
-    """Counts by its own clock, as vendors do: by window, or back from each request."""
+    """A vendor that counts by its own clock: by window, or back from each request."""
 
     quotas: list[Quota]
     skew_us: int
@@ -51,7 +51,7 @@ class Vendor:
         self.came.append((at_us + self.skew_us, credits))
 
     def most(self, quota: Quota) -> int:
-        """The most that it has counted in a window."""
+        """Return the largest count of a window."""
         if quota.rolling:
             return max(
                 (sum(c for at, c in self.came if last - quota.period_us < at <= last) for last, _ in self.came),
@@ -129,7 +129,7 @@ def test_no_window_of_ours_or_of_a_vendor_half_a_second_off_exceeds_its_limit(
         if fate == "answered":
             now = at + took_us
             limits.settle(charge, now)
-        else:  # it begins anew from what was kept, at once
+        else:  # a restart from the stored state
             now, limits = at, RateLimits(quotas, reserve=reserve, stored=kept)
             now += int(took_us * part)
     for quota in quotas:
@@ -139,7 +139,7 @@ def test_no_window_of_ours_or_of_a_vendor_half_a_second_off_exceeds_its_limit(
 
 @examples(100)
 @given(requests=REQUESTS, pace_s=st.floats(0.1, 5.0))
-def test_two_requests_never_come_in_closer_than_the_pace(
+def test_two_requests_never_arrive_closer_than_the_pace(
     requests: list[tuple[int, int, int, float, str, bool]], pace_s: float
 ) -> None:
     limits, now, came = RateLimits([], reserve=0, pace_s=pace_s), NOON_US, []
@@ -157,7 +157,7 @@ def test_two_requests_never_come_in_closer_than_the_pace(
 @given(requests=REQUESTS)
 @example(requests=[(0, 1, 0, 0.0, "answered", False)] * 60)
 def test_a_quota_is_used_up_to_the_last_credit(requests: list[tuple[int, int, int, float, str, bool]]) -> None:
-    """Caution costs seconds, not credits: whoever asks all the time gets a whole minute's credits every minute."""
+    """Continuous requests get a whole minute's credits every minute: the guard costs seconds, not credits."""
     limits, now, spent = RateLimits([MINUTE], reserve=0.0), NOON_US, 0
     minutes: Counter[int] = Counter()
     for _, cost, _, _, _, _ in requests:
@@ -186,7 +186,7 @@ def test_a_burst_at_each_side_of_the_minutes_end_waits_for_the_guard() -> None:
     assert used(late, NOON_US) == used(late, end) == 3
 
 
-def test_a_request_on_its_way_counts_wherever_it_may_come_in() -> None:
+def test_a_request_in_flight_counts_in_every_window_it_may_arrive_in() -> None:
     limits = RateLimits([MINUTE], reserve=0)
     charge = limits.spend(NOON_US + 50 * SECOND_US, 5)
     assert [used(limits, NOON_US + n * MINUTE_US) for n in range(3)] == [5, 5, 0]
@@ -197,7 +197,7 @@ def test_a_request_on_its_way_counts_wherever_it_may_come_in() -> None:
 # Purposes ------------------------------------------------------------------------------------------------------------
 
 
-def test_history_leaves_the_reserve_and_gaps_may_take_it() -> None:
+def test_history_does_not_use_the_reserve_and_gaps_may() -> None:
     limits = RateLimits([MINUTE, DAY], reserve=0.25)
     assert (limits.available(NOON_US, HISTORY), limits.available(NOON_US, GAP_FILL)) == (6, 8)
     now = spend(limits, NOON_US, 6)
@@ -215,7 +215,7 @@ def test_history_leaves_the_reserve_and_gaps_may_take_it() -> None:
     assert (rows[1].left, rows[1].history_left, rows[1].resets_us) == (5, 0, midnight)
 
 
-def test_what_never_fits_is_said_at_once() -> None:
+def test_a_cost_above_the_quota_is_reported_at_once() -> None:
     limits = RateLimits([MINUTE], reserve=0.25)
     assert limits.earliest(NOON_US, 8, HISTORY) is None
     assert limits.earliest(NOON_US, 8, GAP_FILL) == NOON_US
@@ -233,7 +233,7 @@ def test_without_quotas_only_the_pace_counts() -> None:
     assert limits.earliest(NOON_US + SECOND_US, 1, HISTORY) == NOON_US + 3 * SECOND_US
 
 
-# What vendors say ----------------------------------------------------------------------------------------------------
+# Answers of vendors -------------------------------------------------------------------------------------------------
 
 
 @given(
@@ -241,7 +241,7 @@ def test_without_quotas_only_the_pace_counts() -> None:
     said=st.one_of(st.none(), st.integers(0, 12)),
     left=st.one_of(st.none(), st.integers(0, 800)),
 )
-def test_headers_never_make_us_believe_that_more_is_left(ours: int, said: int | None, left: int | None) -> None:
+def test_headers_never_increase_the_remaining_credits(ours: int, said: int | None, left: int | None) -> None:
     limits, now = RateLimits([MINUTE, DAY], reserve=0), NOON_US + 5 * SECOND_US
     charge = limits.spend(now, ours)
     limits.settle(charge, now + SECOND_US)
@@ -252,7 +252,7 @@ def test_headers_never_make_us_believe_that_more_is_left(ours: int, said: int | 
     assert day.used == ours
 
 
-def test_others_who_use_the_key_are_counted_in() -> None:
+def test_other_users_of_the_key_count() -> None:
     for quota in (MINUTE, Quota(8, MINUTE_US, rolling=True)):
         limits = RateLimits([quota], reserve=0)
         charge = limits.spend(NOON_US + 5 * SECOND_US, 1)
@@ -266,7 +266,7 @@ def test_others_who_use_the_key_are_counted_in() -> None:
         assert later > now + 50 * SECOND_US
 
 
-def test_a_header_about_midnight_is_not_taken_for_the_new_day() -> None:
+def test_a_header_near_midnight_counts_for_the_day_before() -> None:
     limits = RateLimits([DAY], reserve=0)
     midnight = window_of(DAY, NOON_US)[1]
     charge = limits.spend(midnight - 200_000, 1)
@@ -277,7 +277,7 @@ def test_a_header_about_midnight_is_not_taken_for_the_new_day() -> None:
     assert limits.earliest(midnight + GUARD_US, 10, GAP_FILL) == midnight + GUARD_US
 
 
-def test_a_minutes_refusal_holds_to_its_end_and_longer_each_time_in_a_row() -> None:
+def test_a_minutes_rejection_blocks_to_its_end_and_longer_each_time() -> None:
     limits = RateLimits([MINUTE, DAY], reserve=0)
     assert (
         limits.quota_spent(NOON_US + 50 * SECOND_US, 1.0, daily=False, reason="spent") == NOON_US + MINUTE_US + GUARD_US
@@ -297,7 +297,7 @@ def test_a_minutes_refusal_holds_to_its_end_and_longer_each_time_in_a_row() -> N
 
 
 @pytest.mark.parametrize("zone", ["UTC", "America/New_York"])
-def test_a_days_refusal_holds_until_the_vendors_next_day(zone: str) -> None:
+def test_a_daily_rejection_blocks_until_the_vendors_next_day(zone: str) -> None:
     quota = Quota(25, DAY_US, zone)
     limits = RateLimits([MINUTE, quota], reserve=0)
     until = limits.quota_spent(NOON_US, 5.0, daily=True, reason="the day's")
@@ -306,13 +306,13 @@ def test_a_days_refusal_holds_until_the_vendors_next_day(zone: str) -> None:
     assert RateLimits([quota], reserve=0, stored=limits.encode()).earliest(NOON_US, 1, GAP_FILL) == until
 
 
-def test_a_days_refusal_of_a_vendor_without_a_known_quota_holds_as_long_as_it_says() -> None:
+def test_a_daily_rejection_without_a_quota_blocks_for_retry_after() -> None:
     limits = RateLimits([], reserve=0)
     assert limits.quota_spent(NOON_US, 3600.0, daily=True, reason="") == NOON_US + HOUR_US
     assert limits.quota_spent(NOON_US, 1e9, daily=True, reason="") == NOON_US + DAY_US
 
 
-def test_haste_costs_seconds_and_no_quota() -> None:
+def test_a_burst_costs_seconds_and_no_quota() -> None:
     limits = RateLimits([MINUTE], reserve=0)
     assert [limits.burst(NOON_US, 2.0, "burst") - NOON_US for _ in range(3)] == [
         2 * SECOND_US, 4 * SECOND_US, 8 * SECOND_US,
@@ -324,7 +324,7 @@ def test_haste_costs_seconds_and_no_quota() -> None:
 # What is kept --------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_kept_is_all_there_is() -> None:
+def test_the_stored_state_is_complete() -> None:
     limits = RateLimits([MINUTE, DAY, Quota(5, HOUR_US, rolling=True)], reserve=0.25, pace_s=1.0)
     now = spend(limits, NOON_US, 4)
     limits.burst(now, 2.0, "too fast")
@@ -335,7 +335,7 @@ def test_what_is_kept_is_all_there_is() -> None:
     assert again.encode() == limits.encode()
 
 
-def test_another_limit_or_zone_in_the_settings_forgets_nothing_that_was_spent() -> None:
+def test_spent_credits_survive_another_limit_or_zone_in_the_settings() -> None:
     limits = RateLimits([MINUTE, Quota(20, DAY_US)], reserve=0)
     now = spend(limits, NOON_US, 7)
     more = RateLimits([Quota(610, MINUTE_US), Quota(20, DAY_US, "America/New_York")], reserve=0, stored=limits.encode())
@@ -352,7 +352,7 @@ def test_it_stays_small() -> None:
     assert [row.used for row in limits.status(now)][2] == 3_000
 
 
-def test_a_clock_that_was_wrong_blocks_nobody_for_long() -> None:
+def test_a_wrong_clock_does_not_block_for_long() -> None:
     limits = RateLimits([MINUTE, DAY], reserve=0, pace_s=1.0)
     ahead = NOON_US + 400 * DAY_US
     spend(limits, ahead)
@@ -362,7 +362,7 @@ def test_a_clock_that_was_wrong_blocks_nobody_for_long() -> None:
     assert limits.earliest(at + 1, 1, GAP_FILL) == at + 1
     spend(limits, at)
     assert len(limits.encode()) < 300
-    # A clock that is set back by seconds forgets nothing.
+    # A clock that is set back by seconds drops nothing.
     back = RateLimits([MINUTE], reserve=0)
     spend(back, NOON_US + SECOND_US, 8)
     assert back.available(NOON_US - 2 * SECOND_US, GAP_FILL) == 0

@@ -63,7 +63,7 @@ number = 7
 
 
 def install(folder: Path, package: str, entries: dict[str, str], source: str = ACME) -> None:
-    """Leave what an installer would: the module and the folder of its metadata."""
+    """Write the module and the folder of its metadata, as an installer does."""
     module = package.replace("-", "_")
     (folder / f"{module}.py").write_text(source)
     info = folder / f"{module}-1.0.dist-info"
@@ -97,16 +97,16 @@ async def test_a_package_adds_a_vendor(packages: Path) -> None:
     assert vendor.options == {"plan": "gold"}  # type: ignore[attr-defined]
 
 
-def test_ours_are_there_the_same_way() -> None:
+def test_built_in_vendors_are_installed_the_same_way() -> None:
     assert {"twelvedata", "alphavantage", "yahoo", "sandbox"} <= set(registry.names())
 
 
-def test_an_unknown_vendor_is_answered_with_the_known_ones(packages: Path) -> None:
+def test_the_error_of_an_unknown_vendor_lists_the_known_ones(packages: Path) -> None:
     install(packages, "acme-tickerplant", {"acme": "acme_tickerplant:provider"})
     assert refusal("acne").startswith("there is no vendor 'acne'; known are acme, alphavantage,")
 
 
-def test_a_broken_plug_in_is_told_with_its_package_and_the_cause(packages: Path) -> None:
+def test_the_error_of_a_broken_plug_in_has_its_package_and_the_cause(packages: Path) -> None:
     install(packages, "one-that-breaks", {"broken": "one_that_breaks:provider"}, "raise RuntimeError('no licence')")
     entries = {name: f"many_faults:{name}" for name in ("forgetful", "misnamed", "failing", "number", "gone")}
     install(packages, "many-faults", entries)
@@ -121,13 +121,13 @@ def test_a_broken_plug_in_is_told_with_its_package_and_the_cause(packages: Path)
     assert said.endswith("package many-faults cannot be made: ValueError")
 
 
-def test_two_packages_of_one_name_are_both_told(packages: Path) -> None:
+def test_two_packages_with_one_name_are_both_reported(packages: Path) -> None:
     install(packages, "acme-one", {"acme": "acme_one:provider"})
     install(packages, "acme-two", {"acme": "acme_two:provider"})
     assert refusal("acme") == "the vendor 'acme' is in several packages: acme-one, acme-two"
 
 
-def test_only_what_is_wanted_is_imported(packages: Path) -> None:
+def test_only_the_used_vendor_is_imported(packages: Path) -> None:
     install(packages, "acme-tickerplant", {"acme": "acme_tickerplant:provider"})
     install(packages, "one-that-breaks", {"broken": "one_that_breaks:provider"}, "raise RuntimeError('no licence')")
     code = (

@@ -35,7 +35,7 @@ def learnt(error: VendorError, *symbols: str, interval: str = "1m") -> Rejection
 @pytest.mark.parametrize(
     ("error", "for_us"), [(NotEntitled("no"), DAY_US), (UnknownSymbol("no"), DAY_US), (BadRequest("no"), HOUR_US)]
 )
-def test_a_refusal_holds_for_a_while(error: VendorError, for_us: int) -> None:
+def test_a_rejection_is_valid_for_a_while(error: VendorError, for_us: int) -> None:
     rejections = learnt(error)
     assert refused(rejections) == "no"
     assert refused(rejections, at_us=NOON_US + for_us - 1) == "no"
@@ -45,7 +45,7 @@ def test_a_refusal_holds_for_a_while(error: VendorError, for_us: int) -> None:
     assert not rejections.state.rejections
 
 
-def test_no_data_of_the_last_minutes_is_not_remembered() -> None:
+def test_no_data_of_the_last_minutes_is_not_recorded() -> None:
     rejections = Rejections()
     rejections.record("AAPL", "1m", NOON_US - 20 * MINUTE_US, NOON_US, NoData("not yet"), NOON_US)
     assert not rejections.state.rejections
@@ -57,12 +57,12 @@ def test_no_data_of_the_last_minutes_is_not_remembered() -> None:
     assert rejections.of("AAPL", "1d", NOON_US - DAY_US, NOON_US, NOON_US) is None
 
 
-def test_an_unknown_symbol_is_unknown_at_any_interval_and_a_plan_is_of_one() -> None:
+def test_an_unknown_symbol_counts_for_all_intervals_and_a_plan_for_one() -> None:
     assert refused(learnt(UnknownSymbol("no")), interval="1d") == "no"
     assert refused(learnt(NotEntitled("no")), interval="1d") is None
 
 
-def test_no_data_holds_for_the_stretch_alone_and_stretches_grow_together() -> None:
+def test_no_data_is_valid_for_its_range_and_adjacent_ranges_merge() -> None:
     rejections = learnt(NoData("nothing"))
     assert rejections.of("AAPL", "1m", 10, 20, NOON_US) is not None
     assert rejections.of("AAPL", "1m", 10, HOUR_US + 1, NOON_US) is None
@@ -72,7 +72,7 @@ def test_no_data_holds_for_the_stretch_alone_and_stretches_grow_together() -> No
     assert rejections.of("AAPL", "1m", 10, HOUR_US, NOON_US) is None  # one stretch is remembered, the newest
 
 
-def test_two_symbols_refused_by_the_plan_and_none_answered_are_the_whole_interval() -> None:
+def test_two_symbols_outside_the_plan_stand_for_their_market() -> None:
     rejections = learnt(NotEntitled("premium"), "AAPL", "MSFT")
     assert refused(rejections, "GOOG") == "premium"
     assert refused(rejections, "GOOG", "1d") is None
@@ -89,7 +89,7 @@ def test_two_symbols_refused_by_the_plan_and_none_answered_are_the_whole_interva
     assert refused(known, "SPY") == "premium"
 
 
-def test_what_is_said_of_several_symbols_at_once_holds_for_an_hour() -> None:
+def test_a_rejection_of_several_symbols_is_valid_for_an_hour() -> None:
     rejections = Rejections()
     for symbol in ("AAPL", "MSFT", "BTC/USD"):
         rejections.record(symbol, "1m", 0, HOUR_US, NotEntitled("premium"), NOON_US, sure=False)
@@ -104,11 +104,11 @@ def test_a_symbol_without_splits_and_dividends_may_have_bars() -> None:
     assert refused(rejections) is None
 
 
-def test_what_may_be_better_in_a_minute_is_not_remembered() -> None:
+def test_temporary_errors_are_not_recorded() -> None:
     assert learnt(VendorDown("down")).count(NOON_US) == learnt(Malformed("what")).count(NOON_US) == 0
 
 
-def test_it_is_bounded_and_forgets_what_ends_first() -> None:
+def test_rejections_are_bounded_and_those_that_end_first_are_dropped() -> None:
     rejections = Rejections()
     for n in range(MOST + 1):
         rejections.record(f"S{n}", "1m", 0, 1, UnknownSymbol("no"), NOON_US + n)

@@ -51,7 +51,7 @@ async def ask(desk: RequestScheduler, place: SandboxEndpoint, purpose: Purpose) 
 
 
 @pytest.mark.timeout(120)
-async def test_asked_as_fast_as_it_may_be_the_vendor_refuses_nothing() -> None:
+async def test_at_the_maximum_rate_the_vendor_rejects_nothing() -> None:
     settings = SandboxSettings(
         MarketSettings(("AAPL", "MSFT"), 5.0), quotas={"twelvedata": PLAN}, clock=starting_at(BEGIN_US, SPEED)
     )

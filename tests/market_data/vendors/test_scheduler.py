@@ -1,4 +1,4 @@
-"""The desk: whom it chooses, that it debits before it asks, and what it learns."""
+"""The request scheduler: its choice of a vendor, debits before requests, and recorded outcomes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ FROM_US, TO_US = NOON_US - 3 * HOUR_US, NOON_US - 2 * HOUR_US
 
 
 class Place:
-    """A desk with vendors `a` and `b`, a clock that stands, and what it keeps."""
+    """A scheduler with vendors `a` and `b`, a stopped clock, and its stored state."""
 
     def __init__(
         self, *vendors: Vendor, orders: Mapping[str, Sequence[str]] | None = None, kept: Kept | None = None,
@@ -60,7 +60,7 @@ class Place:
         )
 
     def again(self, **more: Any) -> Place:
-        """The desk after a restart, with what was kept."""
+        """Return the scheduler after a restart, from the stored state."""
         return Place(*self.vendors.values(), orders=self.orders, kept=self.kept, clock=self.clock, **more)
 
     def choose(
@@ -118,7 +118,7 @@ def test_each_kind_of_data_has_its_order() -> None:
     assert "daily bars" in nobody.blocked(interval="1d").note
 
 
-def test_what_nobody_offers_is_said() -> None:
+def test_data_that_no_vendor_offers_are_reported() -> None:
     place = Place(Vendor("a"))
     assert place.blocked(interval="5m").verdict == NOT_OFFERED
     far = place.blocked(from_us=NOON_US - 31 * DAY_US)
@@ -126,7 +126,7 @@ def test_what_nobody_offers_is_said() -> None:
     assert Place(Vendor("c", replace(OFFER, markets=("*/USD",)))).blocked().note == "c has no market of AAPL"
 
 
-async def test_out_of_the_minutes_credits_history_waits_and_a_gap_takes_the_reserve_then_another_vendor() -> None:
+async def test_without_credits_of_the_minute_history_waits_and_a_gap_does_not() -> None:
     place = Place()
     place.clock.forward(20 * SECOND_US)
     for _ in range(6):
@@ -146,7 +146,7 @@ async def test_out_of_the_minutes_credits_history_waits_and_a_gap_takes_the_rese
     assert place.name() == place.name(GAP_FILL) == "a"
 
 
-async def test_out_of_the_days_credits_the_next_vendor_is_asked_and_in_the_end_the_soonest_is_told() -> None:
+async def test_without_credits_of_the_day_the_next_vendor_is_asked() -> None:
     place = Place(quotas={"a": [Quota(4, DAY_US)], "b": [Quota(4, HOUR_US)]})
     for name in ("a", "b"):
         for _ in range(3):
@@ -159,7 +159,7 @@ async def test_out_of_the_days_credits_the_next_vendor_is_asked_and_in_the_end_t
     assert wait.note.startswith("b: ")
 
 
-async def test_a_request_that_never_fits_is_refused_without_asking() -> None:
+async def test_a_request_that_exceeds_the_quota_is_not_sent() -> None:
     place = Place(Vendor("a"))
     with pytest.raises(BadRequest, match="7 credits exceeds the maximum of 6"):
         await place.ask("a", HISTORY, *"ABCDEFG")
@@ -167,7 +167,7 @@ async def test_a_request_that_never_fits_is_refused_without_asking() -> None:
     assert len(place.vendors["a"].asked) == 1
 
 
-async def test_credits_that_are_gone_since_the_choice_are_not_spent_twice() -> None:
+async def test_credits_spent_since_the_choice_are_not_spent_twice() -> None:
     place = Place(Vendor("a"))
     results = await asyncio.gather(*(place.ask() for _ in range(9)), return_exceptions=True)
     refused = [result for result in results if isinstance(result, QuotaSpent)]
@@ -189,7 +189,7 @@ async def test_the_pace_is_waited_for_and_is_no_reason_to_switch() -> None:
 # The debit comes first -----------------------------------------------------------------------------------------------
 
 
-async def test_it_is_debited_and_kept_before_it_goes_out() -> None:
+async def test_a_request_is_debited_and_stored_before_it_is_sent() -> None:
     place, seen = Place(Vendor("a")), []
 
     def look(request: BarsRequest) -> None:
@@ -227,7 +227,7 @@ async def test_a_kill_at_any_point_has_spent_the_credits(point: str, asked: int,
     assert choice.credits == 4
 
 
-async def test_killed_again_and_again_no_vendor_is_asked_more_than_it_allows() -> None:
+async def test_after_repeated_kills_no_quota_is_exceeded() -> None:
     place = Place(Vendor("a"), reserve=0.0)
 
     def kill(name: str) -> None:
@@ -245,7 +245,7 @@ async def test_killed_again_and_again_no_vendor_is_asked_more_than_it_allows() -
     assert len(place.vendors["a"].asked) <= 8
 
 
-async def test_what_cannot_be_kept_does_not_go_out_and_costs_nothing() -> None:
+async def test_a_request_whose_debit_cannot_be_stored_is_not_sent() -> None:
     place = Place(Vendor("a"))
     place.kept.refuses = LogUnavailable("the disk is gone")
     with pytest.raises(LogUnavailable):
@@ -257,7 +257,7 @@ async def test_what_cannot_be_kept_does_not_go_out_and_costs_nothing() -> None:
     assert place.used() == place.again().used() == 1
 
 
-async def test_an_answer_is_given_though_what_it_taught_cannot_be_kept() -> None:
+async def test_an_answer_is_returned_even_if_its_outcome_cannot_be_stored() -> None:
     place = Place(Vendor("a"))
 
     def gone(request: BarsRequest) -> BarsAnswer:
@@ -291,7 +291,7 @@ async def test_a_request_that_is_cancelled_stays_debited() -> None:
     await place.ask()
 
 
-async def test_what_does_not_answer_is_given_up() -> None:
+async def test_a_request_without_an_answer_is_abandoned() -> None:
     place = Place(Vendor("a"))
     place.desk._flight_s = 0.01
 
@@ -306,7 +306,7 @@ async def test_what_does_not_answer_is_given_up() -> None:
 # Learning ------------------------------------------------------------------------------------------------------------
 
 
-async def test_headers_are_believed_where_they_are_worse() -> None:
+async def test_headers_count_where_they_are_worse() -> None:
     place = Place(Vendor("a"), Vendor("b"))
     place.vendors["a"].credits = Credits(used=7, left=1)
     await place.ask()
@@ -315,7 +315,7 @@ async def test_headers_are_believed_where_they_are_worse() -> None:
     assert place.again().used() == 7
 
 
-async def test_a_vendor_that_is_down_is_left_for_the_next_and_tried_again() -> None:
+async def test_a_vendor_that_is_down_is_replaced_and_tried_again() -> None:
     place = Place()
     for _ in range(2):
         await place.ask_in_vain("a", VendorDown("ConnectTimeout"))
@@ -340,7 +340,7 @@ async def test_a_vendor_that_is_down_is_left_for_the_next_and_tried_again() -> N
     assert next(row for row in place.desk.status() if row.vendor == "a").breaker == "closed"
 
 
-async def test_of_a_half_open_vendor_one_request_is_the_trial() -> None:
+async def test_a_half_open_vendor_gets_one_trial_request() -> None:
     place = Place()
     for _ in range(3):
         await place.ask_in_vain("a", VendorDown("ConnectTimeout"))
@@ -352,7 +352,7 @@ async def test_of_a_half_open_vendor_one_request_is_the_trial() -> None:
     assert seen == ["b"]
 
 
-async def test_nonsense_in_a_row_is_an_outage_too_and_so_is_a_plug_in_that_breaks() -> None:
+async def test_repeated_invalid_answers_and_plug_in_failures_are_outages() -> None:
     place = Place()
     for _ in range(2):
         await place.ask_in_vain("a", Malformed("what is this"))
@@ -368,7 +368,7 @@ async def test_nonsense_in_a_row_is_an_outage_too_and_so_is_a_plug_in_that_break
     assert garbled.blocked().verdict == OUTAGE
 
 
-async def test_a_bad_key_closes_the_vendor_until_the_plant_starts_again() -> None:
+async def test_a_bad_key_blocks_the_vendor_until_a_restart() -> None:
     place = Place()
     await place.ask_in_vain("a", BadKey("a: the key is wrong"))
     assert place.name() == "b"
@@ -379,7 +379,7 @@ async def test_a_bad_key_closes_the_vendor_until_the_plant_starts_again() -> Non
     assert (looked[0].breaker, looked[0].last_error) == ("open", "a: the key is wrong")
 
 
-async def test_a_refusal_for_want_of_credits_is_the_quotas_and_not_the_breakers() -> None:
+async def test_a_quota_rejection_does_not_open_the_breaker() -> None:
     place = Place()
     place.clock.forward(20 * SECOND_US)
     await place.ask_in_vain("a", QuotaSpent("run out of API credits", 10.0))
@@ -399,15 +399,15 @@ async def test_a_refusal_for_want_of_credits_is_the_quotas_and_not_the_breakers(
     assert again - place.clock.now_us() >= 3 * SECOND_US
 
 
-async def test_what_is_refused_for_good_is_not_asked_again() -> None:
+async def test_a_permanent_rejection_is_not_requested_again() -> None:
     place = Place()
     await place.ask_in_vain("a", NotEntitled("premium endpoint"))
     assert place.name() == "b"
     assert place.name(symbol="MSFT") == place.name(interval="1d") == "a"
     await place.ask_in_vain("a", UnknownSymbol("one of them is unknown"), "X", "Y")
-    assert place.name(symbol="X") == "b"  # which one is not said, so
+    assert place.name(symbol="X") == "b"  # the error may concern either symbol
     place.clock.forward(HOUR_US)
-    assert place.name(symbol="X") == "a"  # it holds for an hour
+    assert place.name(symbol="X") == "a"  # it was valid for an hour
     await place.ask_in_vain("b", UnknownSymbol("no AAPL"))
     block = place.again().blocked()
     assert (block.verdict, block.note) == (NOT_OFFERED, "a: premium endpoint")
@@ -416,7 +416,7 @@ async def test_what_is_refused_for_good_is_not_asked_again() -> None:
     assert place.name(from_us=TO_US) == "a"
 
 
-async def test_each_symbol_of_an_answer_is_learnt_from() -> None:
+async def test_each_symbol_of_an_answer_is_recorded() -> None:
     place = Place()
     found = {
         "AAPL": bars_batch("AAPL", FROM_US, 3),
@@ -439,7 +439,7 @@ async def test_each_symbol_of_an_answer_is_learnt_from() -> None:
 # Comparisons ---------------------------------------------------------------------------------------------------------
 
 
-def test_who_is_not_the_first_is_to_be_compared_once_a_day() -> None:
+def test_a_vendor_that_is_not_the_first_is_compared_once_a_day() -> None:
     place = Place()
     assert not place.desk.needs_comparison("a", "AAPL", "1m")
     assert place.desk.needs_comparison("b", "AAPL", "1m")
@@ -453,7 +453,7 @@ def test_who_is_not_the_first_is_to_be_compared_once_a_day() -> None:
     assert place.desk.needs_comparison("b", "AAPL", "1m")
 
 
-async def test_a_source_that_differs_is_passed_over_unless_nobody_else_has_it() -> None:
+async def test_a_source_that_differs_is_skipped_unless_it_is_the_only_one() -> None:
     place = Place()
     place.desk.compared("a", "AAPL", "1m", Comparison(ADJUSTED, 120, ratio=4.0))
     assert place.name() == "b"
@@ -471,7 +471,7 @@ async def test_a_source_that_differs_is_passed_over_unless_nobody_else_has_it() 
 # Corporate actions ---------------------------------------------------------------------------------------------------
 
 
-async def test_corporate_actions_come_from_the_first_that_gives_an_answer() -> None:
+async def test_corporate_actions_come_from_the_first_vendor_that_answers() -> None:
     place = Place(
         Vendor("n", replace(OFFER, actions=False)),
         Vendor("dear", replace(OFFER, actions_credits=40)),
@@ -498,7 +498,7 @@ async def test_corporate_actions_come_from_the_first_that_gives_an_answer() -> N
 # Looking -------------------------------------------------------------------------------------------------------------
 
 
-async def test_the_status_says_all() -> None:
+async def test_the_status_has_all_fields() -> None:
     place = Place(orders={"intraday": ["b", "a"], "daily": ["a"]})
     place.clock.forward(20 * SECOND_US)
     await place.ask("a", HISTORY, "AAPL", "MSFT")
@@ -536,7 +536,7 @@ async def test_connections_are_closed_also_where_one_fails_to() -> None:
 
 
 @pytest.mark.parametrize("key", ["a", "a/refusals"])
-async def test_what_a_newer_version_kept_is_refused(key: str) -> None:
+async def test_the_state_of_a_newer_version_is_refused(key: str) -> None:
     import msgspec
 
     place = Place(Vendor("a"))

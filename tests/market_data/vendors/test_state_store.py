@@ -1,4 +1,4 @@
-"""The desk on a real log: kept before a request, taken over by whoever comes later, and killed for good."""
+"""The scheduler on a real log: stored before a request, taken over by a later process, and killed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def ask(asked: RequestScheduler) -> None:
     await asked.bars(choice, BarsRequest(("AAPL",), "1m", NOON_US - HOUR_US, NOON_US), Purpose.HISTORY)
 
 
-async def test_what_is_kept_is_there_after_a_restart(tmp_path: Path) -> None:
+async def test_the_stored_state_is_read_after_a_restart(tmp_path: Path) -> None:
     with embedded(tmp_path) as log:
         keeping, first = desk(log, Vendor("a"))
         await ask(first)
@@ -51,7 +51,7 @@ async def test_what_is_kept_is_there_after_a_restart(tmp_path: Path) -> None:
         keeping.close()
 
 
-async def test_who_comes_later_takes_the_desk_and_the_former_owner_asks_no_more(tmp_path: Path) -> None:
+async def test_a_later_process_takes_the_lock_and_the_former_one_stops(tmp_path: Path) -> None:
     with embedded(tmp_path) as log:
         former, later = Vendor("a"), Vendor("a")
         keeping, first = desk(log, former)
@@ -67,7 +67,7 @@ async def test_who_comes_later_takes_the_desk_and_the_former_owner_asks_no_more(
         taking.close()
 
 
-async def test_whoever_only_looks_takes_nobodys_desk(tmp_path: Path) -> None:
+async def test_a_reader_of_the_state_does_not_take_the_lock(tmp_path: Path) -> None:
     with embedded(tmp_path) as log:
         keeping, first = desk(log, Vendor("a"))
         assert stored_state(log) == {}

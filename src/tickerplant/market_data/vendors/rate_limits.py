@@ -1,10 +1,10 @@
 """The rate limits of one vendor: the credits spent of each quota, and when a request may be sent. Pure.
 
-A vendor counts a request by its own clock, at its arrival. This process has the time of sending and, later, that of the answer.
-So a request counts in every window that it may have arrived in: from `GUARD_US` before it was sent to `GUARD_US` after
-its answer. Without an answer (in flight, or lost by a kill) the end is the longest flight plus the guard. While the
-vendor's clock differs by no more than the guard, no window of the vendor counts more than ours. So the limit is never
-exceeded.
+A vendor counts a request by its own clock, at its arrival. Only the time of sending and, later, that of the answer are
+known here. So a request counts in every window that it may have arrived in: from `GUARD_US` before it was sent to
+`GUARD_US` after its answer. Without an answer (in flight, or lost by a kill) the end is the longest flight plus the
+guard. While the vendor's clock differs by no more than the guard, no window of the vendor counts more than ours. So the
+limit is never exceeded.
 """
 
 from __future__ import annotations
