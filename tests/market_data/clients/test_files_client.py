@@ -67,7 +67,7 @@ async def ask(
 ) -> dict[str, Any]:  # fmt: skip
     """Return bars as rows, or the error, by symbol; requests go on, newest first, until the whole range is covered.
 
-    Under `covers` stand the stretches of which bars came, newest first.
+    `covers` has the ranges with bars, newest first.
     """
     made._scanned_s = None
     found: dict[str, Any] = {"covers": {}}
