@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tickerplant.core.sessions import PACKAGED_CALENDARS, library_schedule
+from tickerplant.core.schedules import PACKAGED_CALENDARS, library_schedule
 
 FOLDER = Path(__file__).parents[1] / "src" / "tickerplant" / "core" / "calendars"
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from exchange_calendars.calendar_utils import global_calendar_dispatcher
 
-from tickerplant.core import sessions
+from tickerplant.core import schedules
 from tickerplant.core.errors import ConfigError
 from tickerplant.core.rules import Rules
 from tickerplant.core.sessions import NO_SESSION, Calendars, calendar, end_of
@@ -241,8 +241,8 @@ def test_a_calendar_that_the_library_cannot_create_is_a_config_error(monkeypatch
 
 
 def test_the_packaged_schedules_equal_the_librarys() -> None:
-    for name in sessions.PACKAGED_CALENDARS:
-        packaged, made = sessions.packaged_schedule(name), sessions.library_schedule(name)
+    for name in schedules.PACKAGED_CALENDARS:
+        packaged, made = schedules.packaged_schedule(name), schedules.library_schedule(name)
         assert packaged is not None, "written under another version of exchange_calendars: run tools/calendars.py"
         assert packaged.keys() == made.keys()
         for part, values in made.items():

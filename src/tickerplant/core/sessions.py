@@ -10,43 +10,27 @@ without the lunch break if the exchange has one. Extended hours surround them:
 Times between two sessions belong to none. An overnight print is in intraday bars, which depend on time only, and in no
 daily bar.
 
-Schedules cover fixed years, `FIRST_DAY` to `LAST_DAY` or the exchange calendar's own bounds. So sessions do not depend
-on the clock; there is no session outside these years.
-
-This is the one module of `core` that reads files: the packaged schedules.
+`core.schedules` loads the schedules. They cover fixed years, so sessions do not depend on the clock. There is no
+session outside these years.
 """
 
 from __future__ import annotations
 
-import datetime as dt
-import warnings
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from functools import cache
-from importlib import metadata, resources
-from typing import Any, Final, Protocol, TypeAlias
-from zoneinfo import ZoneInfo
+from typing import Final, Protocol
 
 import numpy as np
 
-from tickerplant.core.errors import ConfigError
 from tickerplant.core.rules import Rules
-from tickerplant.core.times import DAY_US, FOREVER_US, HOUR_US, NEVER_US, BoolArray, Int64Array, micros_of
+from tickerplant.core.schedules import Schedule, library_schedule, packaged_schedule
+from tickerplant.core.times import DAY_US, FOREVER_US, NEVER_US, BoolArray, Int64Array
 
 NO_SESSION: Final = NEVER_US
 """Result of `session_of` for a time in no session."""
 
 ALWAYS_OPEN: Final = "24/7"
-FIRST_DAY: Final = dt.date(1980, 1, 1)
-LAST_DAY: Final = dt.date(2039, 12, 31)
-PACKAGED_CALENDARS: Final = ("XNYS",)
-"""Calendars whose schedules are in the package (`tools/calendars.py` writes them): that of the default rules."""
-Schedule: TypeAlias = Mapping[str, Int64Array]
-"""Arrays of a calendar by name, one element per session."""
-_EXTENDED_FROM: Final = dt.time(4)
-_EXTENDED_TO: Final = dt.time(20)
-_EXTENDED_FOR_US: Final = 4 * HOUR_US
-"""Maximum time from the close to the session's end. New York's late trading ends at 20:00, on half days at 17:00."""
 
 
 class Calendar(Protocol):
@@ -202,60 +186,6 @@ def calendar(name: str) -> Calendar:
     return _from_schedule(name, packaged_schedule(name) or library_schedule(name))
 
 
-def packaged_schedule(name: str) -> Schedule | None:
-    """Return the packaged schedule; None without one for the installed version of exchange_calendars."""
-    if name not in PACKAGED_CALENDARS:
-        return None
-    with (
-        resources.as_file(resources.files("tickerplant.core") / "calendars" / f"{name}.npz") as path,
-        np.load(path) as stored,
-    ):
-        if str(stored["version"]) != metadata.version("exchange_calendars"):
-            return None
-        return {
-            part: np.cumsum(stored[part]) for part in stored.files if part != "version"
-        }  # stored as differences, a tenth of the size
-
-
-def library_schedule(name: str) -> Schedule:
-    """Return the schedule of exchange_calendars. Raises ConfigError for an unknown name, or if the library fails."""
-    import exchange_calendars
-    from exchange_calendars.calendar_utils import global_calendar_dispatcher
-
-    try:
-        known = global_calendar_dispatcher.resolve_alias(name)
-        factory = global_calendar_dispatcher._calendar_factories[known]
-    except (exchange_calendars.errors.InvalidCalendarName, KeyError) as error:
-        raise ConfigError(
-            f"unknown calendar {name!r}; use 24/7 or a name of exchange_calendars: XNYS, XLON, XHKG"
-        ) from error
-    first, last = factory.bound_min(), factory.bound_max()
-    with warnings.catch_warnings():
-        # Deprecation warnings of pandas inside the library must not fail a process that turns warnings into errors.
-        warnings.simplefilter("ignore")
-        try:
-            made = factory(
-                start=FIRST_DAY.isoformat() if first is None else max(FIRST_DAY, first.date()).isoformat(),
-                end=LAST_DAY.isoformat() if last is None else min(LAST_DAY, last.date()).isoformat(),
-            )
-        except Exception as error:
-            # With pandas 3.1, exchange_calendars 4.13 fails for ASEX (NotImplementedError) and XTAE (ValueError).
-            # ConfigError lets a reader of the rules reject the name and continue.
-            why = f"{type(error).__name__}: {str(error)[:200]}"
-            raise ConfigError(
-                f"exchange_calendars cannot create the calendar {name!r}; use another one: {why}"
-            ) from error
-    schedule, zone = made.schedule, ZoneInfo(str(made.tz))
-    days = [moment.date() for moment in schedule.index]
-    hours = {part: _microseconds(schedule[part]) for part in ("open", "close", "break_start", "break_end")}
-    return {
-        "dates": _microseconds(schedule.index),
-        **hours,
-        "extended_from": _local(days, _EXTENDED_FROM, zone),
-        "extended_to": np.minimum(_local(days, _EXTENDED_TO, zone), hours["close"] + _EXTENDED_FOR_US),
-    }
-
-
 def _from_schedule(name: str, schedule: Schedule) -> ExchangeCalendar:
     return ExchangeCalendar(
         name,
@@ -278,18 +208,6 @@ def end_of(calendar: Calendar, session: int, *, extended: bool) -> int:
     except ValueError:
         return session + DAY_US
     return int(ends[0])
-
-
-def _microseconds(values: Any) -> Int64Array:
-    moments = np.asarray(values.to_numpy(dtype="datetime64[us]"))
-    result: Int64Array = moments.astype(np.int64)
-    # A missing break (NaT) becomes an empty one at FOREVER_US.
-    result[np.isnat(moments)] = FOREVER_US
-    return result
-
-
-def _local(days: list[dt.date], at: dt.time, zone: ZoneInfo) -> Int64Array:
-    return np.array([micros_of(dt.datetime.combine(day, at, tzinfo=zone)) for day in days], dtype=np.int64)
 
 
 class Calendars:
