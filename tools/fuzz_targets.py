@@ -23,6 +23,7 @@ from tickerplant.market_data.clients.twelvedata import messages as twelvedata
 from tickerplant.market_data.clients.twelvedata import quotes as quotes
 from tickerplant.market_data.clients.yahoo import messages as yahoo
 from tickerplant.market_data.vendors.errors import VendorError
+from tickerplant.market_data.vendors.port import BarsRequest
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "market_data" / "golden"
 NOW_US = 1_893_456_000_000_000  # 2030: after all times in seeds
@@ -109,7 +110,9 @@ def _read_yahoo(columns: yahoo.Columns) -> None:
     splits = yahoo.Splits().merged_with(columns)
     for interval in ("1m", "1h", "1d"):
         try:
-            series = yahoo.read_columns(columns, "AAPL", interval, START_US, END_US, NOW_US, splits, "yahoo")
+            series = yahoo.read_columns(
+                columns, BarsRequest(("AAPL",), interval, START_US, END_US), NOW_US, splits, "yahoo"
+            )
         except VendorError:
             continue
         good(series.bars, VENDOR_BARS)

@@ -20,6 +20,7 @@ from tickerplant.market_data.clients.yahoo.messages import (
     yahoo_symbol,
 )
 from tickerplant.market_data.vendors import errors
+from tickerplant.market_data.vendors.port import BarsRequest
 
 OPEN_US = micros_of(dt.datetime(2021, 9, 16, 13, 30, tzinfo=dt.UTC))
 EASTERN_US = -4 * HOUR_US
@@ -35,12 +36,11 @@ def columns(times_s: list[int], price: list[float], volume: list[float] | None =
 
 
 def read(found: Columns, interval: str = "1m", splits: Splits | None = None, now_us: int = OPEN_US + DAY_US) -> Answer:
-    said = read_columns(
-        found, "AAPL", interval, OPEN_US - DAY_US, OPEN_US + HOUR_US, now_us, splits or Splits(), "yahoo"
-    )
-    for batch in (said.bars, said.splits, said.dividends):
+    request = BarsRequest(("AAPL",), interval, OPEN_US - DAY_US, OPEN_US + HOUR_US)
+    answer = read_columns(found, request, now_us, splits or Splits(), "yahoo")
+    for batch in (answer.bars, answer.splits, answer.dividends):
         batch.validate(full=True)
-    return said
+    return answer
 
 
 def test_a_float32_is_the_decimal_that_it_was() -> None:
@@ -90,9 +90,9 @@ def test_a_day_is_the_exchanges_and_over_at_its_end_in_utc() -> None:
     found = dataclasses.replace(columns([0], [1.0]), time=at, local=at + 10 * HOUR_US)
     day = micros_of(dt.datetime(2021, 9, 17, tzinfo=dt.UTC))
     for now_us, rows in ((day + DAY_US - 1, 0), (day + DAY_US, 1)):
-        said = read_columns(found, "BHP.AX", "1d", day, day + DAY_US, now_us, Splits(), "yahoo")
-        assert [iso(us) for us in times_of(said.bars["time"])] == ["2021-09-17T00:00:00Z"][:rows]
-        assert said.until_us == day + rows * DAY_US
+        answer = read_columns(found, BarsRequest(("BHP.AX",), "1d", day, day + DAY_US), now_us, Splits(), "yahoo")
+        assert [iso(us) for us in times_of(answer.bars["time"])] == ["2021-09-17T00:00:00Z"][:rows]
+        assert answer.until_us == day + rows * DAY_US
 
 
 def test_splits_and_dividends_come_along_as_paid() -> None:
@@ -100,13 +100,14 @@ def test_splits_and_dividends_come_along_as_paid() -> None:
     split, paid = np.array([0.0, 0.0, 4.0, np.nan]), np.array([0.0, 0.205, 0.0, 0.2])
     some = Columns(time, time + EASTERN_US, *[np.ones(4)] * 5, split, paid, "USD")
     splits = Splits().merged_with(some)
-    said = read_columns(some, "AAPL", "1d", time[1], time[3] + 1, OPEN_US + 9 * DAY_US, splits, "yahoo")
+    request = BarsRequest(("AAPL",), "1d", int(time[1]), int(time[3]) + 1)
+    answer = read_columns(some, request, OPEN_US + 9 * DAY_US, splits, "yahoo")
     days = [iso(us)[:10] for us in time.tolist()]
     assert [
-        (iso(micros_of(row["time"]))[:10], row["numerator"], row["denominator"]) for row in said.splits.to_pylist()
+        (iso(micros_of(row["time"]))[:10], row["numerator"], row["denominator"]) for row in answer.splits.to_pylist()
     ] == [(days[2], 4.0, 1.0)]
     assert [
-        (iso(micros_of(row["time"]))[:10], row["amount"], row["currency"]) for row in said.dividends.to_pylist()
+        (iso(micros_of(row["time"]))[:10], row["amount"], row["currency"]) for row in answer.dividends.to_pylist()
     ] == [
         (days[1], 0.82, "USD"),
         (days[3], 0.2, "USD"),
@@ -121,8 +122,8 @@ def test_if_a_day_has_two_ratios_the_newer_wins() -> None:
 
 
 def test_an_empty_answer_is_empty() -> None:
-    said = read(NOTHING)
-    assert (said.bars.num_rows, said.splits.num_rows, said.dividends.num_rows) == (0, 0, 0)
+    answer = read(NOTHING)
+    assert (answer.bars.num_rows, answer.splits.num_rows, answer.dividends.num_rows) == (0, 0, 0)
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,7 @@ class YahooProvider:
                 since = await self._splits_since(symbol, now_us)
                 columns = await self._ask(symbol, name, start_us, end_us)
                 splits = since.merged_with(columns)
-            found = read_columns(columns, symbol, request.interval, start_us, end_us, now_us, splits, self.name)
+            found = read_columns(columns, request, now_us, splits, self.name)
         except VendorError as error:
             if error.about_vendor or isinstance(error, BadRequest):
                 raise

@@ -29,6 +29,7 @@ from tickerplant.market_data.vendors.errors import (
     VendorDown,
     VendorError,
 )
+from tickerplant.market_data.vendors.port import BarsRequest
 
 INTERVAL_NAMES: Final = {"1m": "1m", "5m": "5m", "15m": "15m", "30m": "30m", "1h": "1h", "1d": "1d"}
 """The vendor's name of each interval."""
@@ -170,15 +171,14 @@ def splits_of(columns: Columns) -> tuple[Int64Array, Float64Array]:
     return columns.local[there] // DAY_US * DAY_US, columns.splits[there]
 
 
-def read_columns(
-    columns: Columns, symbol: str, interval: str, start_us: int, end_us: int, now_us: int, splits: Splits, source: str
-) -> Answer:
-    """Return the answer for `[start_us, end_us)`; `splits` are all of the symbol from there up to now.
+def read_columns(columns: Columns, request: BarsRequest, now_us: int, splits: Splits, source: str) -> Answer:
+    """Return the answer to a request of one symbol; `splits` are all of the symbol from its start up to now.
 
     Rows without a price, rows off the grid (the live last row) and bars that are unfinished by the vendor's clock are
     dropped. Raises NotEntitled if no row with a price is on the grid: exchanges that open at half past the hour have
     bars of 1 h at half past.
     """
+    symbol, interval, start_us, end_us = request.symbols[0], request.interval, request.start_us, request.end_us
     daily = interval == "1d"
     length = intervals.parse(interval).us
     time = columns.local // DAY_US * DAY_US if daily else columns.time
