@@ -29,7 +29,7 @@ from tickerplant.core.rules import Rules, values_of
 from tickerplant.core.schemas import TOPICS
 from tickerplant.core.times import MINUTE_US
 from tickerplant.log.open import open_log
-from tickerplant.market_data.backfill import BackfillManager, Depth
+from tickerplant.market_data.backfill import BackfillManager, BackfillPlan, Depth
 from tickerplant.market_data.clients.twelvedata.client import provider
 from tickerplant.market_data.feed.commands import ensure_settings
 from tickerplant.market_data.vendors.port import KINDS, ProviderContext, Quota
@@ -95,7 +95,7 @@ async def fill(
     late: list[float] = []
     began, cpu = time.perf_counter(), time.process_time()
     base_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    manager = BackfillManager(log, desk, dsn, symbols, depths, rules=RULES, clock=place.clock)
+    manager = BackfillManager(log, desk, dsn, BackfillPlan(symbols, depths), rules=RULES, clock=place.clock)
     running, ticking = asyncio.create_task(manager.run()), asyncio.create_task(lateness(late))
     first_s = 0.0
     while (passed := time.perf_counter() - began) < seconds and not running.done():

@@ -37,11 +37,12 @@ DAYS = {"1d": 40, "5m": 120 if THOROUGH else 20, "1m": 40 if THOROUGH else 6}
 QUOTA = 400
 
 POINTS = (
-    "desk.debited:1", "backfill.asking:2", "desk.answered:1", "backfill.answered:1", "backfill.saying:1",
-    "backfill.said:1", "feed.append.before:4", "feed.append.after:4", "feed.commit.before:5", "feed.commit.after:5",
+    "desk.debited:1", "backfill.request.before:2", "desk.answered:1", "backfill.request.after:1",
+    "backfill.append.before:1", "backfill.append.after:1", "feed.append.before:4", "feed.append.after:4",
+    "feed.commit.before:5", "feed.commit.after:5",
 )  # fmt: skip
 """Each kills one run. The first three transactions of a run may have no bars: its barrier, and the start of a round."""
-SOME = ("desk.debited:1", "backfill.answered:1", "feed.append.after:4", "backfill.said:1")
+SOME = ("desk.debited:1", "backfill.request.after:1", "feed.append.after:4", "backfill.append.after:1")
 """Number of kills outside `make chaos`."""
 
 

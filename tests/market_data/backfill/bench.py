@@ -1,4 +1,4 @@
-"""A plant around the manager: a real log, aggregation, persistence, PostgreSQL, and the sandbox over its sockets."""
+"""A plant around the manager: a log, aggregation, persistence, PostgreSQL, and the sandbox behind its sockets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tickerplant.core.rules import Rules
 from tickerplant.core.sessions import calendar
 from tickerplant.core.times import BoolArray, Int64Array
 from tickerplant.log.port import EventLog
-from tickerplant.market_data.backfill import BackfillManager, Depth
+from tickerplant.market_data.backfill import BackfillManager, BackfillPlan, Depth
 from tickerplant.market_data.clients.twelvedata.client import provider
 from tickerplant.market_data.vendors.port import KINDS, Provider, ProviderContext, Quota
 from tickerplant.market_data.vendors.scheduler import RequestScheduler, VendorPlan
@@ -48,7 +48,7 @@ def sandbox(speed: float = 1.0, **quotas: Sequence[Quota]) -> Iterator[SandboxEn
 
 @dataclass
 class Bench:
-    """The parts, running. `vendors`: by name, best first."""
+    """The running parts."""
 
     log: EventLog
     dsn: str
@@ -70,30 +70,31 @@ class Bench:
             await made.close()
             await asyncio.to_thread(keeping.close)
 
-    async def fill(self, *depths: Depth, **more: Any) -> BackfillManager:
-        """Run a manager until nothing is left that could be fetched, and return it."""
+    async def fill(self, *depths: Depth, **plan: Any) -> BackfillManager:
+        """Run a manager until no request is possible, and return it. `plan`: other fields of its plan."""
         async with self.desk() as desk:
-            manager = BackfillManager(
-                self.log, desk, self.dsn, SYMBOLS, depths, rules=RULES, clock=self.place.clock, once=True, **more
-            )
+            manager = self.manager(desk, BackfillPlan(SYMBOLS, depths, once=True, **plan))
             await manager.run()
             return manager
 
-    async def have(self, symbol: str, interval: str, from_us: int, to_us: int) -> tuple[Int64Array, BoolArray]:
-        async with self.store.read() as look:
-            return await look.coverage.stored_bars(symbol, interval, from_us, to_us)
+    def manager(self, desk: RequestScheduler, plan: BackfillPlan) -> BackfillManager:
+        return BackfillManager(self.log, desk, self.dsn, plan, rules=RULES, clock=self.place.clock)
+
+    async def have(self, symbol: str, interval: str, start_us: int, end_us: int) -> tuple[Int64Array, BoolArray]:
+        async with self.store.read() as session:
+            return await session.coverage.stored_bars(symbol, interval, start_us, end_us)
 
     async def answers(self, symbol: str, interval: str) -> coverage.Answers:
-        async with self.store.read() as look:
-            found = await look.answers.read([symbol], interval, 0, 1 << 51)
+        async with self.store.read() as session:
+            found = await session.answers.read([symbol], interval, 0, 1 << 51)
         return found.get(symbol, coverage.Answers.none())
 
-    def expected(self, interval: str, from_us: int, to_us: int) -> Int64Array:
-        return coverage.expected(calendar("24/7"), interval, from_us, to_us)
+    def expected(self, interval: str, start_us: int, end_us: int) -> Int64Array:
+        return coverage.expected(calendar("24/7"), interval, start_us, end_us)
 
-    def truth(self, symbol: str, interval: str, from_us: int, to_us: int) -> list[int]:
-        """The starts of the bars that the market has."""
-        asked = {"symbol": symbol, "interval": interval, "from_us": from_us, "to_us": to_us}
+    def truth(self, symbol: str, interval: str, start_us: int, end_us: int) -> list[int]:
+        """Return the starts of the bars that the simulated market has."""
+        asked = {"symbol": symbol, "interval": interval, "from_us": start_us, "to_us": end_us}
         found: list[int] = _get(self.place, "bars", **asked)["time_us"]
         return found
 
@@ -101,7 +102,7 @@ class Bench:
         return [asked for asked in _get(self.place, "requests", vendor=VENDOR)["requests"] if asked["path"] == path]
 
     def repeated(self) -> int:
-        """How many requests have been made before, word for word."""
+        """Return the number of requests that repeat an earlier one exactly."""
         seen = Counter(str(sorted(asked["query"].items())) for asked in self.requests())
         return sum(seen.values()) - len(seen)
 
@@ -117,7 +118,7 @@ def _get(place: SandboxEndpoint, what: str, **params: Any) -> Any:
 
 @asynccontextmanager
 async def bench(folder: Path, dsn: str, place: SandboxEndpoint, partitions: int = 2) -> AsyncIterator[Bench]:
-    """Run aggregation and persistence for the block."""
+    """Run aggregation and persistence inside the block."""
     from tickerplant.core.rules import values_of
     from tickerplant.market_data.feed.commands import ensure_settings
 

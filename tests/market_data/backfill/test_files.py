@@ -1,4 +1,4 @@
-"""The manager fills the store from a folder of files, around the holes that the folder has, and comes to an end."""
+"""The manager fills the store from a folder of files that has gaps of its own, and ends."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.market_data.backfill.bench import SYMBOLS, VENDOR, bench, sandbox
 from tests.support.waiting import PATIENCE
 from tickerplant.core.schemas import NO_DATA
 from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, iso
-from tickerplant.market_data.backfill import Wanted
+from tickerplant.market_data.backfill import WantedRange
 from tickerplant.market_data.clients.files import client as files_client
 from tickerplant.market_data.vendors.port import BarsAnswer, BarsRequest, Provider, ProviderContext
 
@@ -23,7 +23,7 @@ def minutes(symbol: str, first_us: int, count: int) -> str:
 
 
 class Counting:
-    """The provider, and what it was asked."""
+    """A provider that records its requests."""
 
     def __init__(self, made: Provider, asked: list[BarsRequest]) -> None:
         self._made, self._asked = made, asked
@@ -35,7 +35,7 @@ class Counting:
         return await self._made.bars(request)
 
 
-async def test_gaps_are_filled_from_files_and_holes_of_the_archive_are_no_data(tmp_path: Path, dsn: str) -> None:
+async def test_gaps_are_filled_from_files_and_gaps_of_the_files_are_no_data(tmp_path: Path, dsn: str) -> None:
     folder = tmp_path / "archive"
     folder.mkdir()
     asked: list[BarsRequest] = []
@@ -54,7 +54,7 @@ async def test_gaps_are_filled_from_files_and_holes_of_the_archive_are_no_data(t
             parts.wrap = wrap
             end = begin + 9 * DAY_US + 3 * HOUR_US
             async with asyncio.timeout(PATIENCE.seconds(30)):
-                await parts.fill(wanted=[Wanted(symbol, "1m", begin, end) for symbol in SYMBOLS])
+                await parts.fill(ranges=[WantedRange(symbol, "1m", begin, end) for symbol in SYMBOLS])
             have, complete = await parts.have(SYMBOLS[0], "1m", begin, end)
             later = begin + 9 * DAY_US
             expected = [*range(begin, begin + 120 * MINUTE_US, MINUTE_US), *range(later, later + HOUR_US, MINUTE_US)]
@@ -64,9 +64,9 @@ async def test_gaps_are_filled_from_files_and_holes_of_the_archive_are_no_data(t
             assert have.tolist() == expected[:120]
             have, _ = await parts.have(SYMBOLS[2], "1m", begin, end)
             assert not len(have)
-            told = await parts.answers(SYMBOLS[0], "1m")
-            assert NO_DATA in told.verdict.tolist() if isinstance(told.verdict, np.ndarray) else told
+            answers = await parts.answers(SYMBOLS[0], "1m")
+            assert NO_DATA in answers.verdict.tolist() if isinstance(answers.verdict, np.ndarray) else answers
             assert len(asked) < 30
             before = len(asked)
-            await parts.fill(wanted=[Wanted(symbol, "1m", begin, end) for symbol in SYMBOLS[:2]])
-            assert len(asked) == before, "what is there and what is nowhere is not asked for again"
+            await parts.fill(ranges=[WantedRange(symbol, "1m", begin, end) for symbol in SYMBOLS[:2]])
+            assert len(asked) == before, "stored bars and bars that no file has are not requested again"

@@ -1,4 +1,4 @@
-"""The manager on real parts: what should be stored is, nothing is asked for twice, and bars say what is true."""
+"""The manager with real parts: all wanted bars are stored, no request is repeated, and bars equal the market's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from tests.market_data.backfill.bench import RULES, SYMBOLS, Bench, bench, sandbox
+from tests.market_data.backfill.bench import SYMBOLS, Bench, bench, sandbox
 from tests.market_data.support import read_all
 from tests.market_data.support import ticks as prints
 from tests.support.waiting import PATIENCE
@@ -19,8 +19,9 @@ from tickerplant.core import records
 from tickerplant.core.errors import Fenced
 from tickerplant.core.schemas import ANSWERED, NO_DATA, NOT_OFFERED, QUOTA
 from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, times_of
-from tickerplant.market_data.backfill import BackfillManager, Depth, Order, Wanted
-from tickerplant.market_data.backfill.progress import place_order, read_progress
+from tickerplant.market_data.backfill import BackfillPlan, Depth, Order, WantedRange
+from tickerplant.market_data.backfill.orders import place_order
+from tickerplant.market_data.backfill.progress import read_progress
 from tickerplant.market_data.feed.writer import FeedWriter
 from tickerplant.market_data.vendors.errors import NoData, UnknownSymbol
 from tickerplant.market_data.vendors.port import ActionsAnswer, BarsAnswer, BarsRequest, Provider, Quota
@@ -28,14 +29,14 @@ from tickerplant.market_data.vendors.port import ActionsAnswer, BarsAnswer, Bars
 GRACE_US = 2 * MINUTE_US
 
 
-async def assert_whole(parts: Bench, interval: str, from_us: int, to_us: int) -> None:
+async def assert_whole(parts: Bench, interval: str, start_us: int, end_us: int) -> None:
     for symbol in SYMBOLS:
-        have, complete = await parts.have(symbol, interval, from_us, to_us)
-        assert have.tolist() == parts.truth(symbol, interval, from_us, to_us), (symbol, interval)
+        have, complete = await parts.have(symbol, interval, start_us, end_us)
+        assert have.tolist() == parts.truth(symbol, interval, start_us, end_us), (symbol, interval)
         assert complete.all(), (symbol, interval)
 
 
-async def test_history_is_fetched_once_whole_and_a_second_run_asks_for_nothing(tmp_path: Path, dsn: str) -> None:
+async def test_history_is_fetched_once_and_a_second_run_sends_no_requests(tmp_path: Path, dsn: str) -> None:
     with sandbox() as place:
         now_us = place.clock.now_us()
         async with bench(tmp_path, dsn, place) as parts:
@@ -46,7 +47,7 @@ async def test_history_is_fetched_once_whole_and_a_second_run_asks_for_nothing(t
             await assert_whole(parts, "5m", today_us - 3 * DAY_US, today_us - DAY_US)
             since_us = now_us - 2 * DAY_US
             await assert_whole(parts, "1m", since_us - since_us % MINUTE_US + MINUTE_US, now_us - GRACE_US)
-            # What is rolled up from the minutes of today is whole where all of it is there.
+            # 5m bars of today are rolled up, and complete where all of their minutes are stored.
             await assert_whole(parts, "5m", today_us, now_us - now_us % HOUR_US)
             assert parts.repeated() == 0
             assert manager.progress.missing == manager.progress.later
@@ -54,14 +55,14 @@ async def test_history_is_fetched_once_whole_and_a_second_run_asks_for_nothing(t
             assert asked == manager.progress.requests - len(parts.requests("/splits"))
             again = await parts.fill(*depths)
             newest = [call for call in parts.requests()[asked:] if call["query"]["interval"] != "1min"]
-            assert newest == [], "only minutes have gone by meanwhile"
+            assert newest == [], "only new minutes were due"
             assert again.progress.requests <= 1
-            said = read_progress(parts.log)
-            assert said is not None
-            assert not said.working
+            stored = read_progress(parts.log)
+            assert stored is not None
+            assert not stored.working
 
 
-async def test_a_hole_of_the_stream_is_filled_and_its_five_minutes_become_whole(tmp_path: Path, dsn: str) -> None:
+async def test_a_gap_of_the_stream_is_filled_and_its_5m_bars_become_complete(tmp_path: Path, dsn: str) -> None:
     with sandbox() as place:
         now_us = place.clock.now_us()
         begin = now_us - now_us % HOUR_US - HOUR_US  # 17:00
@@ -80,22 +81,22 @@ async def test_a_hole_of_the_stream_is_filled_and_its_five_minutes_become_whole(
                             writer.append_ticks(prints(list(SYMBOLS), times), begin + (minute + 1) * MINUTE_US)
 
             await asyncio.to_thread(live)
-            wanted = [Wanted(symbol, "1m", begin, begin + 25 * MINUTE_US) for symbol in SYMBOLS]
-            await parts.fill(wanted=wanted)
+            wanted = [WantedRange(symbol, "1m", begin, begin + 25 * MINUTE_US) for symbol in SYMBOLS]
+            await parts.fill(ranges=wanted)
             for symbol in SYMBOLS:
                 minutes, complete = await parts.have(symbol, "1m", begin, begin + 25 * MINUTE_US)
                 assert len(minutes) == 25
                 assert complete.all()
                 fives, whole = await parts.have(symbol, "5m", begin, begin + 25 * MINUTE_US)
                 assert len(fives) == 5
-                assert whole.all(), "ten minutes past are of the stream and of the backfill, and whole"
-            # Nothing is asked of what the stream has brought.
+                assert whole.all(), "a 5m bar of the stream's and the backfill's minutes is complete"
+            # No request covers minutes that the stream brought.
             [asked] = parts.requests()
             assert asked["query"]["start_date"].endswith("17:10:00")
             assert asked["query"]["end_date"] < "2026-03-10 17:14:00"
 
 
-async def test_an_answer_that_holds_a_part_of_a_day_makes_no_whole_day(tmp_path: Path, dsn: str) -> None:
+async def test_an_answer_for_a_part_of_a_day_makes_no_complete_day(tmp_path: Path, dsn: str) -> None:
     with sandbox() as place:
         now_us = place.clock.now_us()
         day_us = now_us - now_us % DAY_US - 5 * DAY_US
@@ -104,10 +105,10 @@ async def test_an_answer_that_holds_a_part_of_a_day_makes_no_whole_day(tmp_path:
             before = [await parts.have(symbol, "1d", day_us, day_us + DAY_US) for symbol in SYMBOLS]
             versions = await day_versions(parts, day_us)
             noon_us = day_us + 12 * HOUR_US
-            await parts.fill(wanted=[Wanted(s, "1m", noon_us, noon_us + 7 * MINUTE_US) for s in SYMBOLS])
-            await parts.fill()  # the barrier of another round: what the one before brought is in the tables
+            await parts.fill(ranges=[WantedRange(s, "1m", noon_us, noon_us + 7 * MINUTE_US) for s in SYMBOLS])
+            await parts.fill()  # the barrier of this round: the bars of the last round are stored
             assert all(len(have) == 1 and whole.all() for have, whole in before)
-            assert await day_versions(parts, day_us) == versions, "the vendor's own day stands"
+            assert await day_versions(parts, day_us) == versions, "the vendor's own daily bar is unchanged"
             for symbol in SYMBOLS:
                 fives, whole = await parts.have(symbol, "5m", day_us, day_us + DAY_US)
                 assert not len(fives) or not whole.any()
@@ -120,7 +121,7 @@ async def day_versions(parts: Bench, day_us: int) -> list[int]:
 
 
 class Late:
-    """A vendor who is behind with some symbols: of the last minutes it has nothing yet."""
+    """A vendor that is late for some symbols: it does not have the last minutes yet."""
 
     def __init__(self, made: Any, behind_us: int, symbols: Sequence[str] = SYMBOLS) -> None:
         self._made, self.behind_us, self.symbols = made, behind_us, symbols
@@ -141,7 +142,7 @@ class Late:
         return replace(answer, found=found)
 
 
-async def test_what_a_late_vendor_has_not_brought_is_asked_for_again(tmp_path: Path, dsn: str) -> None:
+async def test_bars_that_a_late_vendor_does_not_have_yet_are_requested_again(tmp_path: Path, dsn: str) -> None:
     with sandbox(speed=100.0) as place:
         async with bench(tmp_path, dsn, place) as parts:
             late: list[Late] = []
@@ -153,37 +154,37 @@ async def test_what_a_late_vendor_has_not_brought_is_asked_for_again(tmp_path: P
             parts.wrap = wrap
             now_us = place.clock.now_us()
             begin, end = now_us - now_us % HOUR_US - HOUR_US, now_us - now_us % MINUTE_US - 4 * MINUTE_US
-            wanted = [Wanted(symbol, "1m", begin, end) for symbol in SYMBOLS]
-            await parts.fill(wanted=wanted, once_wait_s=0.0)
-            told = await parts.answers("AAPL", "1m")
-            assert {ANSWERED, NO_DATA} == set(told.verdict)
-            assert int(told.to_us[told.verdict.index(ANSWERED)]) <= place.clock.now_us() - 15 * MINUTE_US
-            assert all(again > 0 for again, v in zip(told.again_us, told.verdict, strict=True) if v == NO_DATA)
-            await parts.fill(wanted=wanted, once_wait_s=1_200.0)
+            wanted = [WantedRange(symbol, "1m", begin, end) for symbol in SYMBOLS]
+            await parts.fill(ranges=wanted, once_wait_s=0.0)
+            answers = await parts.answers("AAPL", "1m")
+            assert {ANSWERED, NO_DATA} == set(answers.verdict)
+            assert int(answers.to_us[answers.verdict.index(ANSWERED)]) <= place.clock.now_us() - 15 * MINUTE_US
+            assert all(again > 0 for again, v in zip(answers.again_us, answers.verdict, strict=True) if v == NO_DATA)
+            await parts.fill(ranges=wanted, once_wait_s=1_200.0)
             for symbol in SYMBOLS:
                 have, complete = await parts.have(symbol, "1m", begin, end)
                 assert have.tolist() == parts.truth(symbol, "1m", begin, end)
                 assert complete.all()
 
 
-async def test_shares_are_late_whatever_has_come_of_crypto(tmp_path: Path, dsn: str) -> None:
+async def test_a_delay_of_shares_does_not_follow_from_bars_of_crypto(tmp_path: Path, dsn: str) -> None:
     with sandbox() as place:
         async with bench(tmp_path, dsn, place) as parts:
             parts.wrap = lambda made: Late(made, 15 * MINUTE_US, ("AAPL", "MSFT"))
             now_us = place.clock.now_us()
             begin, end = now_us - now_us % HOUR_US - HOUR_US, now_us - now_us % MINUTE_US - 4 * MINUTE_US
-            await parts.fill(wanted=[Wanted(symbol, "1m", begin, end) for symbol in SYMBOLS], once_wait_s=0.0)
+            await parts.fill(ranges=[WantedRange(symbol, "1m", begin, end) for symbol in SYMBOLS], once_wait_s=0.0)
             [asked] = parts.requests()
             assert len(asked["query"]["symbol"].split(",")) == len(SYMBOLS), "in one request"
             for symbol in SYMBOLS:
-                told = await parts.answers(symbol, "1m")
-                answered_us = max(int(b) for b, v in zip(told.to_us, told.verdict, strict=True) if v == ANSWERED)
-                late = any(v == NO_DATA and again for v, again in zip(told.verdict, told.again_us, strict=True))
+                answers = await parts.answers(symbol, "1m")
+                answered_us = max(int(b) for b, v in zip(answers.to_us, answers.verdict, strict=True) if v == ANSWERED)
+                late = any(v == NO_DATA and again for v, again in zip(answers.verdict, answers.again_us, strict=True))
                 assert (answered_us < end) == late == (symbol != "BTC/USD"), symbol
 
 
 class Nothing:
-    """A vendor who says `no data` of what it is asked for, the first time."""
+    """A vendor that answers its first request with `no data`."""
 
     def __init__(self, made: Any) -> None:
         self._made, self.times = made, 1
@@ -200,25 +201,25 @@ class Nothing:
         return answer
 
 
-async def test_no_data_of_the_last_minutes_is_not_final_and_of_older_ones_is(tmp_path: Path, dsn: str) -> None:
+async def test_no_data_is_final_for_older_minutes_only(tmp_path: Path, dsn: str) -> None:
     with sandbox(speed=100.0) as place:
         now_us = place.clock.now_us()
         begin, end = now_us - now_us % HOUR_US - 2 * HOUR_US, now_us - now_us % MINUTE_US - 4 * MINUTE_US
         async with bench(tmp_path, dsn, place) as parts:
             parts.wrap = Nothing
-            await parts.fill(wanted=[Wanted("AAPL", "1m", begin, end)], once_wait_s=600.0)
+            await parts.fill(ranges=[WantedRange("AAPL", "1m", begin, end)], once_wait_s=600.0)
             have, complete = await parts.have("AAPL", "1m", begin, end)
             truth = parts.truth("AAPL", "1m", begin, end)
             young = [us for us in truth if us >= now_us - 29 * MINUTE_US]
             assert [us for us in have.tolist() if us >= young[0]] == young
             assert complete.all()
-            assert len(have) < len(young) + 10, "what it does not have after half an hour is not asked for again"
-            told = await parts.answers("AAPL", "1m")
-            assert any(v == NO_DATA and not again for v, again in zip(told.verdict, told.again_us, strict=True))
+            assert len(have) < len(young) + 10, "no data after half an hour is final"
+            answers = await parts.answers("AAPL", "1m")
+            assert any(v == NO_DATA and not again for v, again in zip(answers.verdict, answers.again_us, strict=True))
 
 
-class Beside:
-    """A vendor whose answers are always about other times than it was asked for."""
+class OtherTimes:
+    """A vendor whose answers always cover other times than the request."""
 
     def __init__(self, made: Any) -> None:
         self._made = made
@@ -232,15 +233,15 @@ class Beside:
         return replace(answer, covers=dict.fromkeys(request.symbols, (request.end_us, request.end_us)))
 
 
-async def test_a_vendor_that_answers_for_other_times_is_asked_once(tmp_path: Path, dsn: str) -> None:
+async def test_a_vendor_that_answers_for_other_times_is_not_asked_again(tmp_path: Path, dsn: str) -> None:
     with sandbox() as place:
         async with bench(tmp_path, dsn, place) as parts:
-            parts.wrap = Beside
+            parts.wrap = OtherTimes
             manager = await parts.fill(Depth("1d", 10))
             assert manager.progress.requests - len(parts.requests("/splits")) == 1
-            told = await parts.answers("AAPL", "1d")
-            assert set(told.verdict) == {NOT_OFFERED}
-            assert "other times" in told.note[0]
+            answers = await parts.answers("AAPL", "1d")
+            assert set(answers.verdict) == {NOT_OFFERED}
+            assert "other times" in answers.note[0]
 
 
 class Unlisted:
@@ -253,14 +254,14 @@ class Unlisted:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._made, name)
 
-    async def actions(self, symbol: str, from_us: int, to_us: int) -> ActionsAnswer:
+    async def actions(self, symbol: str, start_us: int, end_us: int) -> ActionsAnswer:
         if symbol == "AAPL":
             raise UnknownSymbol("not listed: AAPL")
-        answer: ActionsAnswer = await self._made.actions(symbol, from_us, to_us)
+        answer: ActionsAnswer = await self._made.actions(symbol, start_us, end_us)
         return answer
 
 
-async def test_splits_that_nobody_has_hold_up_no_other_symbol(tmp_path: Path, dsn: str) -> None:
+async def test_splits_that_no_vendor_has_do_not_delay_other_symbols(tmp_path: Path, dsn: str) -> None:
     with sandbox() as place:
         async with bench(tmp_path, dsn, place) as parts:
             parts.wrap = Unlisted
@@ -268,26 +269,27 @@ async def test_splits_that_nobody_has_hold_up_no_other_symbol(tmp_path: Path, ds
             assert {asked["query"]["symbol"] for asked in parts.requests("/splits")} == {"MSFT"}
 
 
-async def test_every_order_is_carried_out_and_none_twice(tmp_path: Path, dsn: str) -> None:
-    with sandbox() as place:
-        now_us = place.clock.now_us()
+async def test_every_order_is_carried_out_once(tmp_path: Path, dsn: str) -> None:
+    with sandbox() as vendor:
+        now_us = vendor.clock.now_us()
         today_us = now_us - now_us % DAY_US
-        async with bench(tmp_path, dsn, place) as parts, parts.desk() as desk:
+        async with bench(tmp_path, dsn, vendor) as parts, parts.desk() as desk:
 
-            def leave(number: int) -> None:
+            def place(number: int) -> None:
                 symbol = SYMBOLS[number % 2]
-                stretch = (today_us - (number + 10) * DAY_US, today_us - (number + 9) * DAY_US)
-                place_order(parts.log, Order(id=f"o{number}", symbols=[symbol], intervals=["1d"],
-                                             from_us=stretch[0], to_us=stretch[1]))  # fmt: skip
+                start_us = today_us - (number + 10) * DAY_US
+                order = Order(id=f"o{number}", symbols=[symbol], intervals=["1d"],
+                              start_us=start_us, end_us=start_us + DAY_US)  # fmt: skip
+                place_order(parts.log, order)
 
-            await asyncio.gather(*(asyncio.to_thread(leave, number) for number in range(6)))
-            manager = BackfillManager(parts.log, desk, dsn, SYMBOLS, [], rules=RULES, clock=place.clock)
+            await asyncio.gather(*(asyncio.to_thread(place, number) for number in range(6)))
+            manager = parts.manager(desk, BackfillPlan(SYMBOLS))
             running = asyncio.create_task(manager.run())
             async with asyncio.timeout(PATIENCE.seconds(60)):
                 while len(manager.progress.orders) < 6:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
                 asked = manager.progress.requests
-                await asyncio.to_thread(leave, 6)
+                await asyncio.to_thread(place, 6)
                 while len(manager.progress.orders) < 7:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
             running.cancel()
@@ -300,31 +302,31 @@ async def test_every_order_is_carried_out_and_none_twice(tmp_path: Path, dsn: st
                 assert complete.all()
 
 
-async def test_who_has_ordered_does_not_wait_for_the_history_of_others(tmp_path: Path, dsn: str) -> None:
+async def test_an_order_does_not_wait_for_the_history_of_other_symbols(tmp_path: Path, dsn: str) -> None:
     with sandbox() as place:
         now_us = place.clock.now_us()
         today_us = now_us - now_us % DAY_US
         async with bench(tmp_path, dsn, place) as parts, parts.desk() as desk:
             depths = [Depth("1d", 1_000), Depth("1m", 60)]
-            manager = BackfillManager(parts.log, desk, dsn, SYMBOLS, depths, rules=RULES, clock=place.clock)
+            manager = parts.manager(desk, BackfillPlan(SYMBOLS, depths))
             running = asyncio.create_task(manager.run())
             async with asyncio.timeout(PATIENCE.seconds(120)):
                 while not manager.progress.bars:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
                 begin, end = today_us - 3_000 * DAY_US, today_us - 2_900 * DAY_US
-                order = Order(id="now", symbols=["MSFT"], intervals=["1d"], from_us=begin, to_us=end)
+                order = Order(id="now", symbols=["MSFT"], intervals=["1d"], start_us=begin, end_us=end)
                 await asyncio.to_thread(place_order, parts.log, order)
                 while not manager.progress.orders:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
-            assert manager.progress.missing > 0, "there is more to come for others"
+            assert manager.progress.missing > 0, "history of other symbols is still missing"
             have, complete = await parts.have("MSFT", "1d", begin, end)
-            assert have.tolist() == parts.truth("MSFT", "1d", begin, end), "what was ordered is in the tables"
+            assert have.tolist() == parts.truth("MSFT", "1d", begin, end), "the ordered bars are stored"
             assert complete.all()
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
 
 
-async def test_quotas_are_kept_and_what_they_leave_is_said_with_when_it_comes(tmp_path: Path, dsn: str) -> None:
+async def test_quotas_are_respected_and_postponed_bars_are_reported_with_a_time(tmp_path: Path, dsn: str) -> None:
     day = Quota(12, DAY_US)
     with sandbox(twelvedata=(day,)) as place:
         async with bench(tmp_path, dsn, place) as parts:
@@ -338,10 +340,10 @@ async def test_quotas_are_kept_and_what_they_leave_is_said_with_when_it_comes(tm
             for symbol in SYMBOLS:
                 today_us = place.clock.now_us() - place.clock.now_us() % DAY_US
                 days, complete = await parts.have(symbol, "1d", 0, today_us)
-                assert len(days) >= 28, "days come first"
+                assert len(days) >= 28, "daily bars come first"
                 assert complete.all(), (today_us, days[~complete])
-            told = [await parts.answers(symbol, "1m") for symbol in SYMBOLS]
-            assert any(QUOTA in one.verdict for one in told)
+            answers = [await parts.answers(symbol, "1m") for symbol in SYMBOLS]
+            assert any(QUOTA in one.verdict for one in answers)
 
 
 def parts_counts(parts: Bench) -> Any:
@@ -350,26 +352,23 @@ def parts_counts(parts: Bench) -> Any:
     return httpx.get(f"{parts.place.url}/sandbox/counts", timeout=PATIENCE.seconds(30)).json()["vendors"]
 
 
-async def test_bars_and_answers_of_a_request_are_one_transaction_and_each_round_ends(tmp_path: Path, dsn: str) -> None:
+async def test_bars_and_answers_of_a_request_are_adjacent_and_each_round_ends(tmp_path: Path, dsn: str) -> None:
     with sandbox() as place:
         async with bench(tmp_path, dsn, place, partitions=1) as parts:
             await parts.fill(Depth("1d", 30))
-            said = [record.header for record in read_all(parts.log)[0] if record.header.feed == "backfill"]
-            kinds = [type(header) for header in said]
+            headers = [record.header for record in read_all(parts.log)[0] if record.header.feed == "backfill"]
+            kinds = [type(header) for header in headers]
             assert kinds.count(records.Start) == kinds.count(records.End)
             assert kinds[-1] is records.End
             bars = kinds.index(records.VendorBars)
             assert records.Answers in (kinds[bars - 1], kinds[bars + 1])
 
 
-async def test_another_manager_takes_over_and_the_former_stops(tmp_path: Path, dsn: str) -> None:
+async def test_a_second_manager_takes_over_and_the_first_one_stops(tmp_path: Path, dsn: str) -> None:
     with sandbox() as place:
         async with bench(tmp_path, dsn, place) as parts, parts.desk() as desk:
             first, second = (
-                BackfillManager(
-                    parts.log, desk, dsn, SYMBOLS, [Depth("1d", 5)], rules=RULES, clock=place.clock, once=once
-                )
-                for once in (False, True)
+                parts.manager(desk, BackfillPlan(SYMBOLS, [Depth("1d", 5)], once=once)) for once in (False, True)
             )
             running = asyncio.create_task(first.run())
             async with asyncio.timeout(PATIENCE.seconds(60)):

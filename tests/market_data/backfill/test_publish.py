@@ -1,4 +1,4 @@
-"""How bars are cut into slices, and the pace at which they are said."""
+"""Bars are cut into slices, and appended at the pace of aggregation."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tickerplant.core.times import MINUTE_US, times_of
 from tickerplant.log.port import TopicPartition
 from tickerplant.market_data.backfill.publish import (
     SLICE_BARS,
+    AnswerRecords,
+    AnswerRow,
     Publisher,
-    Saying,
-    Told,
     answers_batch,
-    in_order,
+    merge_by_time,
     slices_of,
 )
 from tickerplant.market_data.feed.writer import FeedWriter
@@ -32,31 +32,31 @@ SYMBOLS = ("AAPL", "MSFT", "IBM")
 
 
 def day() -> pa.RecordBatch:
-    found = in_order([bars_batch(symbol, BEGIN, 1_440) for symbol in SYMBOLS])
+    found = merge_by_time([bars_batch(symbol, BEGIN, 1_440) for symbol in SYMBOLS])
     assert found is not None
     return found
 
 
-@pytest.mark.parametrize("fives", [False, True])
-def test_slices_touch_each_other_and_part_no_instant(fives: bool) -> None:
+@pytest.mark.parametrize("align_to_5m", [False, True])
+def test_slices_are_adjacent_and_keep_each_instant_whole(align_to_5m: bool) -> None:
     end = BEGIN + 1_440 * MINUTE_US
-    found = slices_of(day(), BEGIN, end, fives=fives)
-    assert [one.from_us for one in found] == [BEGIN, *(one.to_us for one in found[:-1])]
-    assert found[-1].to_us == end
+    found = slices_of(day(), BEGIN, end, align_to_5m=align_to_5m)
+    assert [one.start_us for one in found] == [BEGIN, *(one.end_us for one in found[:-1])]
+    assert found[-1].end_us == end
     assert sum(one.bars.num_rows for one in found) == 3 * 1_440
     assert max(one.bars.num_rows for one in found) <= SLICE_BARS
     for one in found:
         times = times_of(one.bars["time"])
         assert (np.diff(times) >= 0).all(), "in the order of time"
-        assert one.from_us <= times[0]
-        assert times[-1] < one.to_us
+        assert one.start_us <= times[0]
+        assert times[-1] < one.end_us
         assert (np.unique(times, return_counts=True)[1] == 3).all(), "all symbols of a minute"
-    if fives:
-        assert all(one.to_us % M5.us == 0 for one in found)
+    if align_to_5m:
+        assert all(one.end_us % M5.us == 0 for one in found)
 
 
-def test_more_symbols_than_a_slice_has_bars_are_one_slice_an_instant() -> None:
-    many = in_order([bars_batch(f"S{at}", BEGIN, 2) for at in range(SLICE_BARS + 1)])
+def test_an_instant_with_more_bars_than_a_slice_is_one_slice() -> None:
+    many = merge_by_time([bars_batch(f"S{at}", BEGIN, 2) for at in range(SLICE_BARS + 1)])
     assert [one.bars.num_rows for one in slices_of(many, BEGIN, BEGIN + 2 * MINUTE_US)] == 2 * [SLICE_BARS + 1]
 
 
@@ -64,24 +64,26 @@ def test_no_bars_are_no_slices() -> None:
     assert slices_of(None, 0, 1) == slices_of(day().slice(0, 0), 0, 1) == []
 
 
-def test_answers_are_columns_of_their_schema() -> None:
-    batch = answers_batch([Told("A", "1m", 0, 1, "v", "answered"), Told("A", "1m", 1, 2, "", "quota", "n", 7)])
+def test_answer_rows_become_a_batch_of_the_schema() -> None:
+    batch = answers_batch(
+        [AnswerRow("A", "1m", 0, 1, "v", "answered"), AnswerRow("A", "1m", 1, 2, "", "quota", "n", 7)]
+    )
     assert batch.schema.equals(schemas.ANSWERS)
     assert batch["again_at"].null_count == batch["note"].null_count == 1
 
 
-async def test_a_slice_waits_until_the_one_before_is_taken(tmp_path: Path) -> None:
+async def test_a_slice_waits_until_aggregation_has_read_the_one_before(tmp_path: Path) -> None:
     with embedded(tmp_path, 1) as log, log.reader([RAW], group="aggregation") as reader:
-        place = TopicPartition(RAW, 0)
+        partition = TopicPartition(RAW, 0)
 
         def follow() -> int:
-            """Take what is there and commit; return how many bars were waiting."""
+            """Read all records and commit; return the number of bars among them."""
             waiting = 0
-            while deliveries := reader.poll(timeout_s=0.0):
-                for delivery in deliveries:
-                    record = records.decode(delivery.value)
+            while received := reader.poll(timeout_s=0.0):
+                for one in received:
+                    record = records.decode(one.value)
                     waiting += record.batch.num_rows if isinstance(record.header, records.VendorBars) else 0
-                reader.commit({place: deliveries[-1].offset + 1})
+                reader.commit({partition: received[-1].offset + 1})
             return waiting
 
         slept: list[float] = []
@@ -93,36 +95,38 @@ async def test_a_slice_waits_until_the_one_before_is_taken(tmp_path: Path) -> No
         writer = FeedWriter(log, "backfill", hold_bytes=1 << 40)
         publisher = Publisher(log, asyncio.to_thread, sleep)
         await publisher.barrier(writer)
-        follow()  # the group has a position from now on
-        filling = asyncio.create_task(publisher.old(writer, SYMBOLS, day(), BEGIN, Saying()))
+        follow()  # the group now has a position
+        filling = asyncio.create_task(publisher.append_history(writer, SYMBOLS, day(), BEGIN, AnswerRecords()))
         most = total = 0
         while not filling.done():
             await asyncio.sleep(0.03)
             waiting = follow()
             most, total = max(most, waiting), total + waiting
         await filling
-        await publisher.finish(writer)
+        await publisher.end_round(writer)
         assert total + follow() == 3 * 1_440
-        assert most <= SLICE_BARS, "a second slice was said before the first was taken"
+        assert most <= SLICE_BARS, "a second slice was appended before the first one was read"
         assert slept
         writer.close()
 
 
-async def test_bars_of_the_present_are_a_round_a_slice_and_what_was_left_open_is_ended(tmp_path: Path) -> None:
+async def test_recent_bars_are_one_round_per_slice_and_an_open_round_is_ended(tmp_path: Path) -> None:
     with embedded(tmp_path, 1) as log:
         publisher = Publisher(log, asyncio.to_thread)
         with FeedWriter(log, "backfill", hold_bytes=1 << 40) as writer:
-            await publisher.old(writer, SYMBOLS, day().slice(0, 3), BEGIN, Saying())
+            await publisher.append_history(writer, SYMBOLS, day().slice(0, 3), BEGIN, AnswerRecords())
         end = BEGIN + 1_440 * MINUTE_US
-        with FeedWriter(log, "backfill", hold_bytes=1 << 40) as writer:  # that one was killed: its round is open
+        with FeedWriter(
+            log, "backfill", hold_bytes=1 << 40
+        ) as writer:  # the first writer was killed: its round is open
             publisher = Publisher(log, asyncio.to_thread)
-            told = [Told("AAPL", "1m", BEGIN, end, "v", "answered")]
-            await publisher.present(writer, SYMBOLS, day(), (BEGIN, end), Saying(told))
-        said = [record.header for record in read_all(log)[0]]
-        kinds = [type(header) for header in said]
+            rows = [AnswerRow("AAPL", "1m", BEGIN, end, "v", "answered")]
+            await publisher.append_recent(writer, SYMBOLS, day(), (BEGIN, end), AnswerRecords(rows))
+        headers = [record.header for record in read_all(log)[0]]
+        kinds = [type(header) for header in headers]
         assert kinds[:4] == [records.Start, records.VendorBars, records.End, records.Start]
-        starts = [header for header in said[3:] if isinstance(header, records.Start)]
-        bars = [header for header in said[3:] if isinstance(header, records.VendorBars)]
+        starts = [header for header in headers[3:] if isinstance(header, records.Start)]
+        bars = [header for header in headers[3:] if isinstance(header, records.VendorBars)]
         assert [header.from_us for header in starts] == [BEGIN, *(header.watermark_us for header in bars[:-1])]
         assert bars[-1].watermark_us == end
         assert kinds[-3:] == [records.VendorBars, records.Answers, records.End]

@@ -89,8 +89,8 @@ def _order(symbols: Sequence[str], intervals: Sequence[str], from_: str | None, 
         id=uuid.uuid4().hex[:12],
         symbols=[*dict.fromkeys(check_symbol(symbol) for symbol in symbols)],
         intervals=[*dict.fromkeys(names)],
-        from_us=from_us,
-        to_us=to_us,
+        start_us=from_us,
+        end_us=to_us,
     )
 
 
@@ -118,7 +118,8 @@ def _ours(plant: Plant, order: Order, made_up: bool, stop: threading.Event, show
 def _theirs(plant: Plant, order: Order, stop: threading.Event, shown: _Shown) -> Progress:
     """Leave the order to the plant that runs, and watch."""
     from tickerplant.market_data.backfill import Progress
-    from tickerplant.market_data.backfill.progress import place_order, read_progress
+    from tickerplant.market_data.backfill.orders import place_order
+    from tickerplant.market_data.backfill.progress import read_progress
 
     log = plant.event_log
     before = read_progress(log) or Progress()
@@ -164,8 +165,8 @@ def _gaps(settings: Settings, order: Order) -> list[tuple[str, str, StatusRange]
     for name in order.intervals or days:
         length = parse(name)
         over_us = int(length.floor(now_us - (0 if name == "1d" else YOUNG_US)))
-        to_us = min(order.to_us or over_us, over_us)
-        from_us = order.from_us or (None if days.get(name, "max") == "max" else now_us - int(days[name]) * DAY_US)
+        to_us = min(order.end_us or over_us, over_us)
+        from_us = order.start_us or (None if days.get(name, "max") == "max" else now_us - int(days[name]) * DAY_US)
         if from_us is not None and from_us >= to_us:
             continue
         seen = covered(settings, order.symbols or settings.symbols, name, from_us, to_us)

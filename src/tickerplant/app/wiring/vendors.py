@@ -135,13 +135,11 @@ def backfill(
 
     With an `order` it fetches that alone, and ends when nothing is left that could be asked for now.
     """
-    from tickerplant.market_data.backfill import BackfillManager
+    from tickerplant.market_data.backfill import BackfillManager, BackfillPlan
 
     made_up = any(provider.name == SANDBOX for provider in desk.providers("intraday"))
-    return BackfillManager(
-        log, desk, dsn, settings.symbols, depths(settings, made_up=made_up), rules=rules, clock=clock, order=order,
-        once=order is not None,
-    )  # fmt: skip
+    plan = BackfillPlan(settings.symbols, depths(settings, made_up=made_up), order=order, once=order is not None)
+    return BackfillManager(log, desk, dsn, plan, rules=rules, clock=clock)
 
 
 def streams(desk: RequestScheduler, symbols: Sequence[str]) -> list[tuple[Provider, tuple[str, ...]]]:

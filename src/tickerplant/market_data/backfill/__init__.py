@@ -1,12 +1,19 @@
-"""The backfill: what is missing of history, and every hole that a disconnection left, fetched from vendors.
+"""The backfill: it finds the bars that are missing in the store, and fetches them from vendors.
 
-`series` knows what is missing of one symbol, `ledger` of all, `plan` cuts requests out of it, `taking` makes of answers
-what `publish` brings into the log, `setbacks` remembers whom not to ask, `actions` asks for splits and dividends, and
-`manager` runs all of it.
+In: the calendar's expected bars, the bars and answers in the store, users' orders, and the gaps that a stream reports.
+Out: records of the feed `backfill` in `market.prices.raw`: bars, splits, dividends, and the vendors' answers.
+
+Begin with `manager.BackfillManager`, the loop:
+
+- `targets` defines the bars that should be stored; `orders` adds those that users ordered.
+- `gap_index` finds the missing bars, with one `series` for each symbol and interval.
+- `rounds` and `planner` choose the next request; `vendor_penalties` lists vendors that cannot help.
+- `ingest` checks an answer, and `publish` appends it. `actions` requests splits and dividends.
+- `progress` is stored in the log for other processes.
 """
 
 from tickerplant.market_data.backfill.manager import BackfillManager
-from tickerplant.market_data.backfill.progress import Order, Progress
-from tickerplant.market_data.backfill.series import Depth, Wanted
+from tickerplant.market_data.backfill.progress import Progress
+from tickerplant.market_data.backfill.targets import BackfillPlan, Depth, Order, WantedRange
 
-__all__ = ["BackfillManager", "Depth", "Order", "Progress", "Wanted"]
+__all__ = ["BackfillManager", "BackfillPlan", "Depth", "Order", "Progress", "WantedRange"]

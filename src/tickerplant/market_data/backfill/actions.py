@@ -1,4 +1,4 @@
-"""Splits and dividends: asked for once a day of each symbol, a few symbols a round, and said if they are new."""
+"""Splits and dividends: requested once a day for each symbol, a few symbols a round, and appended if they are new."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tickerplant.core.clock import Clock
 from tickerplant.core.schemas import QUOTA
 from tickerplant.core.times import DAY_US
 from tickerplant.market_data.backfill.progress import Progress
-from tickerplant.market_data.backfill.publish import Publisher, Saying
+from tickerplant.market_data.backfill.publish import AnswerRecords, Publisher
 from tickerplant.market_data.feed.writer import FeedWriter
 from tickerplant.market_data.vendors.port import ACTIONS
 from tickerplant.market_data.vendors.scheduler import Blocked, Purpose, RequestScheduler
@@ -22,64 +22,66 @@ from tickerplant.store import Store
 
 EVERY_US: Final = DAY_US
 DEPTH_US: Final = 3_653 * DAY_US
-A_ROUND: Final = 5
+"""Range of a request: ten years."""
+SYMBOLS_PER_ROUND: Final = 5
 
 
-class _Place(msgspec.Struct):
-    """What the feed's cursor keeps: when splits and dividends of each symbol were asked for last."""
+class _ResumeToken(msgspec.Struct):
+    """The resume token of the feed: time of the last request for splits and dividends, by symbol."""
 
     actions: dict[str, int] = {}
 
 
-class Actions:
-    """Whose turn it is, kept with the feed's cursor."""
+class ActionsRequester:
+    """Requests splits and dividends. The times of the last requests are stored in the feed's cursor."""
 
-    def __init__(self, desk: RequestScheduler, publisher: Publisher, progress: Progress, clock: Clock) -> None:
-        self._desk = desk
+    def __init__(self, scheduler: RequestScheduler, publisher: Publisher, progress: Progress, clock: Clock) -> None:
+        self._scheduler = scheduler
         self._publisher = publisher
         self._progress = progress
         self._clock = clock
-        self._place = _Place()
+        self._state = _ResumeToken()
 
-    def begin(self, place: bytes | None) -> None:
-        """Go on from what the cursor keeps; what cannot be read is of another version, and all are asked for again."""
-        if place:
+    def restore(self, token: bytes | None) -> None:
+        """Restore the state from the feed's cursor. A token of another version is ignored: all symbols are due."""
+        if token:
             with contextlib.suppress(msgspec.MsgspecError):
-                self._place = msgspec.msgpack.decode(place, type=_Place)
+                self._state = msgspec.msgpack.decode(token, type=_ResumeToken)
 
-    def place(self) -> bytes:
-        """Return what the cursor is to keep."""
-        return msgspec.msgpack.encode(self._place)
+    def resume_token(self) -> bytes:
+        """Return the state to store in the feed's cursor."""
+        return msgspec.msgpack.encode(self._state)
 
-    async def ask(self, writer: FeedWriter, store: Store, symbols: Sequence[str]) -> int:
-        """Ask for some of the symbols whose turn it is; return how many requests that were."""
-        if not self._desk.providers(ACTIONS):
+    async def request_due(self, writer: FeedWriter, store: Store, symbols: Sequence[str]) -> int:
+        """Request the actions of some symbols that are due; return the number of requests."""
+        if not self._scheduler.providers(ACTIONS):
             return 0
-        now_us, asked = self._clock.now_us(), self._place.actions
-        due = [one for one in symbols if "/" not in one and now_us - asked.get(one, 0) >= EVERY_US]
+        now_us, requested = self._clock.now_us(), self._state.actions
+        due = [symbol for symbol in symbols if "/" not in symbol and now_us - requested.get(symbol, 0) >= EVERY_US]
         requests = 0
-        for symbol in due[:A_ROUND]:
-            faults.reach("backfill.asking")
-            answer = await self._desk.actions(symbol, now_us - DEPTH_US, now_us, Purpose.HISTORY)
+        for symbol in due[:SYMBOLS_PER_ROUND]:
+            faults.reach("backfill.request.before")
+            answer = await self._scheduler.actions(symbol, now_us - DEPTH_US, now_us, Purpose.HISTORY)
             if isinstance(answer, Blocked):
                 if answer.verdict == QUOTA and answer.again_us is not None:
-                    break  # credits are back later, for this symbol and those behind it
-                # Nobody has it now; its turn comes again tomorrow, and it holds up nobody.
-                asked[symbol] = now_us
+                    break  # credits come back later, for this symbol and the next ones
+                # No vendor has it now. The symbol is due again tomorrow and does not delay the others.
+                requested[symbol] = now_us
                 continue
             requests += 1
             self._progress.requests += 1
-            asked[symbol] = now_us
+            requested[symbol] = now_us
             splits, dividends = await new_actions(store, answer.splits, answer.dividends)
-            faults.reach("backfill.saying")
-            await self._publisher.note(writer, Saying(splits=splits, dividends=dividends, place=self.place()))
+            faults.reach("backfill.append.before")
+            records = AnswerRecords(splits=splits, dividends=dividends, resume_token=self.resume_token())
+            await self._publisher.append_records(writer, records)
         return requests
 
 
 async def new_actions(
     store: Store, splits: pa.RecordBatch | None, dividends: pa.RecordBatch | None
 ) -> tuple[pa.RecordBatch | None, pa.RecordBatch | None]:
-    """Return what the store does not have of these."""
+    """Return the splits and dividends that are not in the store; None for none."""
     result: list[pa.RecordBatch | None] = []
     for batch, relation, values in (
         (splits, "splits", ("numerator", "denominator")),
@@ -89,12 +91,12 @@ async def new_actions(
             result.append(None)
             continue
         known: set[Any] = set()
-        async with store.read() as look:
+        async with store.read() as session:
             for symbol in set(batch["symbol"].to_pylist()):
-                stored = await getattr(look.actions, relation)(symbol)
+                stored = await getattr(session.actions, relation)(symbol)
                 known |= {_key(row, values) for row in stored.to_pylist()}
-        keep = [_key(row, values) not in known for row in batch.to_pylist()]
-        result.append(batch.filter(pa.array(keep, pa.bool_())) if any(keep) else None)
+        new = [_key(row, values) not in known for row in batch.to_pylist()]
+        result.append(batch.filter(pa.array(new, pa.bool_())) if any(new) else None)
     return result[0], result[1]
 
 

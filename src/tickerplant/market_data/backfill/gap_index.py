@@ -1,8 +1,8 @@
-"""The ledger: every series that is wanted, what is missing of it, and what of it was not looked at yet.
+"""The gap index: every wanted series, its missing bars, and the ranges that are not scanned yet.
 
-What is there and what vendors have answered is read from the store: of the last minutes in every round, of holes when
-they are reported, of a history once, the newest first and a few seconds in a round, so that requests for what matters
-most do not wait until ten years of everything have been looked through.
+A scan reads stored bars and vendors' answers. The last minutes are scanned in every round, gaps when a stream reports
+them, and a history once: the newest part first, a few seconds a round. So the most valuable requests do not wait until
+ten years of all series are scanned.
 """
 
 from __future__ import annotations
@@ -21,31 +21,38 @@ from tickerplant.core.rules import Rules
 from tickerplant.core.sessions import Calendars
 from tickerplant.core.symbols import partition_of
 from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, Int64Array
-from tickerplant.market_data.backfill.planner import Task, task_of
-from tickerplant.market_data.backfill.series import Grid, Series, Wanted
+from tickerplant.market_data.backfill.planner import Task, next_task
+from tickerplant.market_data.backfill.series import Grid, Series
+from tickerplant.market_data.backfill.targets import WantedRange
 from tickerplant.market_data.vendors.rate_limits import Purpose
 from tickerplant.store import Store
 
-HEAL_US: Final = 2 * DAY_US
-"""Missing bars that are no older are holes: they may be asked for by the credits that are kept in reserve."""
-SHORT_US: Final = HEAL_US + DAY_US
-PIECE_US: Final = 60 * DAY_US
-"""Of a longer history is looked at so much at once: the silences of many symbols are read in one go."""
-LOOK_BACK_US: Final = 15 * MINUTE_US
-"""Of the last minutes is looked again in every round: what a feed declares down afterwards becomes incomplete."""
-LOOK_S: Final = 5.0
-"""So long a round looks into history that it has not seen yet."""
-_ORDER: Final = {"1d": 0, "1m": 1}
-_MANY: Final = 100
-_SOME: Final = 25
-"""Symbols of which one query asks; of months of minutes of some: 2 M rows at most."""
-_AT_ONCE: Final = 50
+GAP_FILL_US: Final = 2 * DAY_US
+"""Maximum age of a recent gap. Requests for recent gaps may use the credits that are held in reserve."""
+SHORT_US: Final = GAP_FILL_US + DAY_US
+"""Length of the newest part of a history, scanned first."""
+PART_US: Final = 60 * DAY_US
+"""Length of the other parts: the silent intervals of many symbols are read in one query."""
+RESCAN_US: Final = 15 * MINUTE_US
+"""Length of the last minutes that every round scans: a bar becomes incomplete if its feed declares an outage later."""
+SCAN_S: Final = 5.0
+"""Time that one round spends on ranges that are not scanned yet."""
+_INTERVAL_RANK: Final = {"1d": 0, "1m": 1}
+_SYMBOLS: Final = 100
+"""Maximum number of symbols of one query."""
+_SYMBOLS_LONG: Final = 25
+"""Maximum number of symbols of one query over PART_US of minutes: 2 M rows."""
+_YIELD_EVERY: Final = 50
+"""Series handled between two yields to the event loop."""
 
-_Stretch = tuple[int, int]
+_Range = tuple[int, int]
 
 
-class Ledger:
-    """What is wanted and missing. `grace_us`: for so long an interval must be over before its bar is missing."""
+class GapIndex:
+    """The wanted series and their missing bars.
+
+    `grace_us`: a bar is missing only if its interval ended at least this long ago.
+    """
 
     def __init__(self, rules: Rules, partitions: int, grace_us: int) -> None:
         self._rules = rules
@@ -54,130 +61,131 @@ class Ledger:
         self._grace_us = grace_us
         self._grids: dict[tuple[str, str], Grid] = {}
         self._series: dict[tuple[str, str], Series] = {}
-        self._unseen: deque[tuple[Series, int, int]] = deque()
-        self._ordered: dict[tuple[str, str], list[_Stretch]] = {}
-        self._hidden: Counter[int] = Counter()  # pieces of a series that were not looked at yet
+        self._unscanned: deque[tuple[Series, int, int]] = deque()
+        self._ordered: dict[tuple[str, str], list[_Range]] = {}
+        self._unscanned_parts: Counter[int] = Counter()
         self._counts: dict[int, tuple[int, int]] = {}
-        self._floors: dict[str, int] = {}
+        self._derived_from_us: dict[str, int] = {}
         self._now_us = 0
 
     def clear(self) -> None:
-        """Forget everything: another store, or one that has been away."""
+        """Drop all state, because the store may have changed."""
         self._series.clear()
-        self._unseen.clear()
-        self._hidden.clear()
+        self._unscanned.clear()
+        self._unscanned_parts.clear()
         self._counts.clear()
 
     @property
     def series(self) -> Iterable[Series]:
-        """Return all series."""
+        """All series."""
         return self._series.values()
 
     @property
-    def unseen(self) -> bool:
-        """Whether something has not been looked at yet."""
-        return bool(self._unseen)
+    def has_unscanned(self) -> bool:
+        """True if a range is not scanned yet."""
+        return bool(self._unscanned)
 
     def calendar_name(self, symbol: str) -> str:
         """Return the name of a symbol's calendar."""
         return self._calendars.of(symbol).name
 
-    # Looking ---------------------------------------------------------------------------------------------------------
+    # Scans -----------------------------------------------------------------------------------------------------------
 
-    async def look(self, store: Store, wanted: Iterable[Wanted], holes: Sequence[_Stretch], now_us: int) -> None:
-        """Bring what is known up to date. `holes`: stretches of which a stream has brought nothing."""
+    async def scan(self, store: Store, wanted: Iterable[WantedRange], gaps: Sequence[_Range], now_us: int) -> None:
+        """Update the index from the store. `gaps`: ranges in which a stream was down."""
         self._now_us = now_us
-        self._floors.clear()
+        self._derived_from_us.clear()
         recent: dict[tuple[str, int, int], list[Series]] = {}
         for number, one in enumerate(wanted):
-            for series, from_us, to_us in self._want(one, holes):
-                recent.setdefault((series.interval, from_us, to_us), []).append(series)
-            if not number % _AT_ONCE:
+            for series, start_us, end_us in self._add_wanted(one, gaps):
+                recent.setdefault((series.interval, start_us, end_us), []).append(series)
+            if not number % _YIELD_EVERY:
                 await asyncio.sleep(0)
-        for (interval, from_us, to_us), some in recent.items():
-            for at in range(0, len(some), _MANY):
-                await self._read(store, some[at : at + _MANY], interval, from_us, to_us)
-        await self._look_further(store)
+        for (interval, start_us, end_us), same in recent.items():
+            for at in range(0, len(same), _SYMBOLS):
+                await self._read(store, same[at : at + _SYMBOLS], interval, start_us, end_us)
+        await self._scan_history(store)
         for number, series in enumerate(self._series.values()):
-            self.count(series)
-            if not number % _AT_ONCE:
+            self.recount(series)
+            if not number % _YIELD_EVERY:
                 await asyncio.sleep(0)
 
-    def _want(self, wanted: Wanted, holes: Sequence[_Stretch]) -> list[tuple[Series, int, int]]:
-        """Return what is to be looked at now of a series; what is wanted of its history is noted as unseen."""
+    def _add_wanted(self, wanted: WantedRange, gaps: Sequence[_Range]) -> list[tuple[Series, int, int]]:
+        """Return the ranges of a series to scan now; the new parts of its history are queued."""
         key = (wanted.symbol, wanted.interval)
-        one = self._series.get(key)
-        if one is None:
-            one = self._series[key] = Series(*key, self._grid(*key))
-        back_us = max(LOOK_BACK_US, 2 * self._grace_us) + one.grid.length_us
-        since_us = wanted.to_us
-        for from_us, to_us in one.want(wanted.from_us, wanted.to_us):
-            if wanted.from_us < from_us and to_us == wanted.to_us and to_us - from_us <= HEAL_US:
-                since_us = from_us  # it goes on where it ended before
+        series = self._series.get(key)
+        if series is None:
+            series = self._series[key] = Series(*key, self._grid(*key))
+        back_us = max(RESCAN_US, 2 * self._grace_us) + series.grid.length_us
+        since_us = wanted.end_us
+        for start_us, end_us in series.extend(wanted.start_us, wanted.end_us):
+            if wanted.start_us < start_us and end_us == wanted.end_us and end_us - start_us <= GAP_FILL_US:
+                since_us = start_us  # the range continues where it ended in the last round
             else:
-                self._note_unseen(one, from_us, to_us)
-        stretches = [(since_us - back_us, wanted.to_us)]
-        stretches += [(begin - one.grid.length_us, end + one.grid.length_us) for begin, end in holes]
-        inside = [(max(wanted.from_us, begin), min(wanted.to_us, end)) for begin, end in stretches]
-        return [(one, begin, end) for begin, end in inside if end > begin]
+                self._queue(series, start_us, end_us)
+        ranges = [(since_us - back_us, wanted.end_us)]
+        ranges += [(start - series.grid.length_us, end + series.grid.length_us) for start, end in gaps]
+        inside = [(max(wanted.start_us, start), min(wanted.end_us, end)) for start, end in ranges]
+        return [(series, start, end) for start, end in inside if end > start]
 
-    def _note_unseen(self, one: Series, from_us: int, to_us: int) -> None:
-        """Take note of a stretch to look at, in pieces from the newest back: the last days, then months of minutes."""
-        cut_us = max(from_us, to_us - SHORT_US)
-        pieces = [(cut_us, to_us)]
-        while cut_us > from_us:
-            begin_us = from_us if one.interval == "1d" else max(from_us, cut_us - PIECE_US)
-            pieces.append((begin_us, cut_us))
-            cut_us = begin_us
-        self._unseen.extend((one, begin, end) for begin, end in pieces)
-        self._hidden[id(one)] += len(pieces)
+    def _queue(self, series: Series, start_us: int, end_us: int) -> None:
+        """Queue a range to scan, in parts from the newest back: the last days, then months of minutes."""
+        cut_us = max(start_us, end_us - SHORT_US)
+        parts = [(cut_us, end_us)]
+        while cut_us > start_us:
+            part_us = start_us if series.interval == "1d" else max(start_us, cut_us - PART_US)
+            parts.append((part_us, cut_us))
+            cut_us = part_us
+        self._unscanned.extend((series, start, end) for start, end in parts)
+        self._unscanned_parts[id(series)] += len(parts)
 
-    async def _look_further(self, store: Store) -> None:
-        """Look at what has not been looked at, the most valuable first, for a few seconds."""
-        began = time.monotonic()
-        self._unseen = deque(sorted(self._unseen, key=self._worth))
-        while self._unseen and time.monotonic() - began < LOOK_S:
-            one, from_us, to_us = self._unseen[0]
-            most = _MANY if one.interval == "1d" or to_us - from_us <= SHORT_US else _SOME
-            same = [one]
-            for other, *stretch in itertools.islice(self._unseen, 1, most):
-                if other.interval != one.interval or stretch != [from_us, to_us]:
+    async def _scan_history(self, store: Store) -> None:
+        """Scan queued parts for SCAN_S, the most valuable first."""
+        started_s = time.monotonic()
+        self._unscanned = deque(sorted(self._unscanned, key=self._scan_rank))
+        while self._unscanned and time.monotonic() - started_s < SCAN_S:
+            first, start_us, end_us = self._unscanned[0]
+            limit = _SYMBOLS if first.interval == "1d" or end_us - start_us <= SHORT_US else _SYMBOLS_LONG
+            same = [first]
+            for other, *part in itertools.islice(self._unscanned, 1, limit):
+                if other.interval != first.interval or part != [start_us, end_us]:
                     break
                 same.append(other)
-            await self._read(store, same, one.interval, from_us, to_us)
+            await self._read(store, same, first.interval, start_us, end_us)
             for series in same:
-                self._unseen.popleft()
-                self._hidden[id(series)] -= 1
+                self._unscanned.popleft()
+                self._unscanned_parts[id(series)] -= 1
 
-    def _worth(self, piece: tuple[Series, int, int]) -> tuple[bool, int, int, int, int]:
-        """Return what is looked at first: the last days, then days, then minutes; and symbols of a partition together,
-        for what feeds say of them is read by partition.
+    def _scan_rank(self, part: tuple[Series, int, int]) -> tuple[bool, int, int, int, int]:
+        """Return the order of scans, lowest first: the last days, then daily bars, then minutes.
+
+        Symbols of a partition are adjacent, because the statements of feeds are read by partition.
         """
-        one, from_us, to_us = piece
-        partition = partition_of(one.symbol, self._partitions)
-        return (to_us - from_us > SHORT_US, _ORDER.get(one.interval, 2), -to_us, -from_us, partition)
+        series, start_us, end_us = part
+        partition = partition_of(series.symbol, self._partitions)
+        return (end_us - start_us > SHORT_US, _INTERVAL_RANK.get(series.interval, 2), -end_us, -start_us, partition)
 
-    async def _read(self, store: Store, some: Sequence[Series], interval: str, from_us: int, to_us: int) -> None:
-        """Look at a stretch of several series in the store."""
-        symbols = [one.symbol for one in some]
+    async def _read(self, store: Store, some: Sequence[Series], interval: str, start_us: int, end_us: int) -> None:
+        """Update a range of several series from the store."""
+        symbols = [series.symbol for series in some]
         by_partition: dict[int, list[str]] = {}
         for symbol in symbols:
             by_partition.setdefault(partition_of(symbol, self._partitions), []).append(symbol)
         nothing = np.empty(0, np.int64)
         silent: dict[str, Int64Array] = {}
-        async with store.read() as look:
-            have = await look.coverage.stored_bars_of(symbols, interval, from_us, to_us)
-            answers = await look.answers.read(symbols, interval, from_us, to_us)
+        async with store.read() as session:
+            stored = await session.coverage.stored_bars_of(symbols, interval, start_us, end_us)
+            answers = await session.answers.read(symbols, interval, start_us, end_us)
             for partition, names in by_partition.items():
-                silent |= await look.coverage.silent_intervals(names, interval, partition, from_us, to_us)
+                silent |= await session.coverage.silent_intervals(names, interval, partition, start_us, end_us)
 
-        def note() -> None:
-            for one in some:
-                times, complete = have.get(one.symbol, (nothing, nothing.astype(np.bool_)))
-                told = answers.get(one.symbol, Answers.none())
-                one.look(from_us, to_us, times, complete, told, silent.get(one.symbol, nothing))
+        def update() -> None:
+            for series in some:
+                bars = stored.get(series.symbol, (nothing, nothing.astype(np.bool_)))
+                answered = answers.get(series.symbol, Answers.none())
+                series.update(start_us, end_us, bars, answered, silent.get(series.symbol, nothing))
 
-        await asyncio.to_thread(note)
+        await asyncio.to_thread(update)
 
     def _grid(self, symbol: str, interval: str) -> Grid:
         calendar = self._calendars.of(symbol)
@@ -186,67 +194,71 @@ class Ledger:
             self._grids[key] = Grid(calendar, interval)
         return self._grids[key]
 
-    def order(self, ordered: Iterable[Wanted]) -> None:
-        """Let these come before other history."""
+    # Orders ----------------------------------------------------------------------------------------------------------
+
+    def set_ordered(self, ranges: Iterable[WantedRange]) -> None:
+        """Set the ranges of users' orders; they come before other history."""
         self._ordered.clear()
-        for one in ordered:
-            self._ordered.setdefault((one.symbol, one.interval), []).append((one.from_us, one.to_us))
+        for one in ranges:
+            self._ordered.setdefault((one.symbol, one.interval), []).append((one.start_us, one.end_us))
 
-    def is_done(self, wanted: Wanted, now_us: int, patience_us: int) -> bool:
-        """Whether nothing is left of this that can be asked for now, or within `patience_us`."""
-        one = self._series.get((wanted.symbol, wanted.interval))
-        if one is None or self._hidden[id(one)]:
+    def is_filled(self, wanted: WantedRange, now_us: int, patience_us: int) -> bool:
+        """Return whether a range is scanned and no request for it is possible within `patience_us`."""
+        series = self._series.get((wanted.symbol, wanted.interval))
+        if series is None or self._unscanned_parts[id(series)]:
             return False
-        return not one.ready(now_us + patience_us, wanted.from_us, min(wanted.to_us, self.before_us(one, now_us)))
+        end_us = min(wanted.end_us, self.before_us(series, now_us))
+        return not series.ready(now_us + patience_us, wanted.start_us, end_us)
 
-    # What is missing -------------------------------------------------------------------------------------------------
+    # Missing bars ----------------------------------------------------------------------------------------------------
 
     def derived_from(self, symbol: str) -> int:
-        """Return from where on a symbol's coarser bars are made of 1m bars: as far as aggregation remembers."""
+        """Return the start of aggregation's revision window: from there on coarser bars are rolled up from 1m bars."""
         calendar = self._calendars.of(symbol)
-        if calendar.name not in self._floors:
+        if calendar.name not in self._derived_from_us:
             at = np.array([self._now_us - 2 * HOUR_US], np.int64)
-            self._floors[calendar.name] = int(
-                calendar.start_of_last_sessions(at, self._rules.revision_window_sessions)[0]
-            )
-        return self._floors[calendar.name]
+            start = calendar.start_of_last_sessions(at, self._rules.revision_window_sessions)
+            self._derived_from_us[calendar.name] = int(start[0])
+        return self._derived_from_us[calendar.name]
 
-    def before_us(self, one: Series, now_us: int) -> int:
-        """Return before which time a bar must start to be missing: over for long enough, and not made of 1m bars."""
-        limit_us = now_us - self._grace_us - one.grid.length_us
-        return limit_us if one.interval == "1m" else min(limit_us, self.derived_from(one.symbol))
+    def before_us(self, series: Series, now_us: int) -> int:
+        """Return the time before which a missing bar must start: it is due, and not rolled up from 1m bars."""
+        limit_us = now_us - self._grace_us - series.grid.length_us
+        return limit_us if series.interval == "1m" else min(limit_us, self.derived_from(series.symbol))
 
-    def task(self, one: Series, now_us: int, *, heal: bool) -> Task | None:
-        """Return what the series wants next, None for nothing.
+    def task(self, series: Series, now_us: int, *, fill_gaps: bool) -> Task | None:
+        """Return the next need of the series; None if it has none.
 
-        Its history is wanted when all of it has been looked at: a page that is cut at what is known costs a whole one.
+        History is requested only when all of it is scanned: a page cut at the scanned part costs as much as a full one.
         """
-        before_us = self.before_us(one, now_us)
-        task = task_of(one, now_us, before_us, now_us - HEAL_US, heal=heal)
-        if task is None or task.purpose is Purpose.GAP_FILL:
+        before_us = self.before_us(series, now_us)
+        task = next_task(series, now_us, before_us, now_us - GAP_FILL_US, fill_gaps=fill_gaps)
+        if task is not None and task.purpose is Purpose.GAP_FILL:
             return task
-        for from_us, to_us in self._ordered.get((one.symbol, one.interval), ()) if not self._hidden[id(one)] else ():
-            if runs := one.ready(now_us, from_us, min(to_us, before_us)):
-                return Task(one, runs[0][0], runs[-1][1], now_us, Purpose.HISTORY, ordered=True)
-        return None if self._hidden[id(one)] else task
+        if task is None or self._unscanned_parts[id(series)]:
+            return None
+        for start_us, end_us in self._ordered.get((series.symbol, series.interval), ()):
+            if runs := series.ready(now_us, start_us, min(end_us, before_us)):
+                return Task(series, runs[0][0], runs[-1][1], now_us, Purpose.HISTORY, ordered=True)
+        return task
 
-    def holes(self, interval: str, now_us: int) -> int:
-        """Return how many series of the interval have holes that may be asked for now."""
+    def series_with_gaps(self, interval: str, now_us: int) -> int:
+        """Return the number of series of the interval with recent gaps that may be requested now."""
         return sum(
-            bool(one.ready(now_us, now_us - HEAL_US, self.before_us(one, now_us)))
-            for one in self._series.values()
-            if one.interval == interval
+            bool(series.ready(now_us, now_us - GAP_FILL_US, self.before_us(series, now_us)))
+            for series in self._series.values()
+            if series.interval == interval
         )
 
-    def count(self, one: Series) -> None:
-        """Count again what is missing of a series."""
-        self._counts[id(one)] = one.counts(self._now_us, self.before_us(one, self._now_us))
+    def recount(self, series: Series) -> None:
+        """Update the counts of a series."""
+        self._counts[id(series)] = series.counts(self._now_us, self.before_us(series, self._now_us))
 
     def counts(self) -> tuple[int, int]:
-        """Return how many bars are missing, and for how many of them nobody can be asked yet; by the last counts."""
+        """Return the number of missing bars, and how many of them are postponed, as of the last `recount`."""
         return sum(missing for missing, _ in self._counts.values()), sum(later for _, later in self._counts.values())
 
     def due_us(self, now_us: int) -> int | None:
-        """Return when the first missing bar of those that wait may be asked for, None for none that waits."""
-        times = [one.due_us(now_us, self.before_us(one, now_us)) for one in self._series.values()]
+        """Return when the first postponed bar is due; None if none is postponed."""
+        times = [series.due_us(now_us, self.before_us(series, now_us)) for series in self._series.values()]
         return min((us for us in times if us is not None), default=None)

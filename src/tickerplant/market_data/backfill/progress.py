@@ -1,30 +1,25 @@
-"""How far the backfill is, and what a user has ordered of it: both kept state, for other processes to see and say."""
+"""The progress of the backfill, stored in the event log for other processes."""
 
 from __future__ import annotations
 
-import random
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
 
-from tickerplant.core.errors import Fenced, LogError
 from tickerplant.core.schemas import PROGRESS_KEY, STATE_FEEDS
 from tickerplant.log.port import EventLog
 
-ORDERS_KEY: Final = "backfill:orders"
-MOST_ORDERS: Final = 50
-_ORDERS: Final = "backfill-orders"
-_TRIES: Final = 20
+MAX_ORDERS: Final = 50
+"""Maximum number of finished orders in the progress; the oldest are dropped."""
 
 
 class Progress(msgspec.Struct, kw_only=True):
-    """How far the backfill is. Times are microseconds UTC by the clock of market_data.
+    """The progress of the backfill. Times are microseconds UTC by the clock of market_data.
 
-    `working`: something is left that can be fetched now. `missing`: bars that are to be fetched; `later`: those of them
-    for which nobody can be asked yet, because of what `blocked` says, until `again_us`. `request`: what was asked last.
-    `orders`: ids of users' orders of which nothing is left that could be fetched now, newest last.
+    `working`: a request is possible now. `missing`: bars that should be fetched; `later`: the part of them that no
+    vendor can be asked for until `again_us`, for the reason `blocked`. `request`: the last request. `orders`: ids of
+    the finished orders of users (no request for them is possible now), newest last.
     """
 
     working: bool = True
@@ -39,49 +34,15 @@ class Progress(msgspec.Struct, kw_only=True):
     orders: list[str] = []
     at_us: int = 0
 
-    def finished(self, orders: Iterable[str]) -> None:
-        """Take these orders as carried out."""
-        self.orders = [*self.orders, *orders][-MOST_ORDERS:]
-
-
-class Order(msgspec.Struct, kw_only=True):
-    """What a user wants to have, beyond the depths of the settings. Empty `intervals` and `symbols` stand for all."""
-
-    id: str
-    symbols: Sequence[str] = ()
-    intervals: Sequence[str] = ()
-    from_us: int = 0
-    to_us: int = 0
+    def finish_orders(self, orders: Iterable[str]) -> None:
+        """Add orders to the finished ones."""
+        self.orders = [*self.orders, *orders][-MAX_ORDERS:]
 
 
 def read_progress(log: EventLog) -> Progress | None:
-    """Return how far the backfill on this log was lately, or None if there has been none."""
-    kept = log.get_state(STATE_FEEDS, 0, PROGRESS_KEY)
+    """Return the last progress of the backfill on this log; None if there is none or another version wrote it."""
+    stored = log.get_state(STATE_FEEDS, 0, PROGRESS_KEY)
     try:
-        return None if kept is None else msgspec.json.decode(kept, type=Progress)
+        return None if stored is None else msgspec.json.decode(stored, type=Progress)
     except msgspec.MsgspecError:
-        return None  # of another version, and soon written anew
-
-
-def place_order(log: EventLog, order: Order) -> None:
-    """Leave an order for the backfill that runs on this log, behind those that others have left."""
-    for _ in range(_TRIES):
-        try:
-            # The writer fences off who does the same at the same time, so that nobody's order is written over.
-            with log.writer(_ORDERS) as writer:
-                left = [*read_orders(log), order][-MOST_ORDERS:]
-                with writer.transaction() as transaction:
-                    transaction.put_state(STATE_FEEDS, 0, ORDERS_KEY, msgspec.json.encode(left))
-            return
-        except Fenced:
-            time.sleep(random.uniform(0.05, 0.2))
-    raise LogError("the order of the backfill could not be left: others leave theirs all the time; try again")
-
-
-def read_orders(log: EventLog) -> list[Order]:
-    """Return the last orders, oldest first, carried out or not. Raises LogError for what cannot be read."""
-    kept = log.get_state(STATE_FEEDS, 0, ORDERS_KEY)
-    try:
-        return [] if kept is None else msgspec.json.decode(kept, type=list[Order])
-    except msgspec.MsgspecError as error:
-        raise LogError(f"the orders of the backfill cannot be read: {error}") from error
+        return None  # another version; overwritten soon

@@ -1,13 +1,16 @@
-"""From a vendor's answer to the log: what is missing of it as bars, and what it says of the stretch that was asked.
+"""The publisher: it appends the missing bars of an answer, and the answer itself, to the log.
 
-Bars go in slices in the order of time over all symbols, each when aggregation has taken the one before, so that live
-ticks find most of the plant free; what the answer says comes with the last slice, in one transaction.
+Bars are appended in slices, in time order over all symbols. Each slice waits until aggregation has processed the one
+before, so that live ticks are not delayed. The answer is appended with the last slice, in one transaction.
 
-The feed comes in rounds (`start`, bars, `end`), and what a round claims to cover decides which coarser bars, rolled up
-from its bars, count as complete. Bars older than aggregation's memory go into a round that claims nothing, for it never
-has all of a day at hand: the vendor's own coarser bars are asked for. Bars of the present fill holes of what a stream
-brings: each slice of them is a round of its own, in one transaction, which claims exactly its stretch. So at rest, and
-after a kill, the feed never claims what it has not brought.
+The feed is a sequence of rounds (`start`, bars, `end`). The coverage that a round claims decides which coarser bars,
+rolled up from its bars, are complete:
+
+- Bars older than aggregation's revision window belong to a round that claims no coverage, because a round never has all
+  bars of a day. Coarser bars are requested from the vendor.
+- Recent bars fill gaps of a stream. Each slice is a round and a transaction of its own, and claims exactly its range.
+
+So the feed never claims coverage of bars that it did not append, also after a kill.
 """
 
 from __future__ import annotations
@@ -26,37 +29,40 @@ import pyarrow.compute as pc
 
 from tickerplant.core.interval import M5
 from tickerplant.core.schemas import ANSWERS, RAW, SMALL_TEXT, TEXT, VENDOR_BARS
-from tickerplant.core.times import FOREVER_US, times_of, timestamps
+from tickerplant.core.times import FOREVER_US, Int64Array, times_of, timestamps
 from tickerplant.log.port import EventLog
 from tickerplant.market_data.feed.dead_letters import DeadRow
 from tickerplant.market_data.feed.writer import FeedWriter
 
 SLICE_BARS: Final = 1_000
+"""Maximum number of bars of one slice, unless one instant has more."""
 _FOLLOWER: Final = "aggregation"
-_LOOK_S: Final = 0.02
-_REST: Final = 2.0
-_PATIENCE_S: Final = 10.0
+_POLL_S: Final = 0.02
+_IDLE_FACTOR: Final = 2.0
+"""Pause after a slice, as a multiple of the time that aggregation took for it."""
+_MAX_WAIT_S: Final = 10.0
+_MAX_NOTE_CHARS: Final = 500
 
 Call = Callable[[Callable[[], Any]], Awaitable[Any]]
-"""Runs what blocks (the log) in a thread, one call at a time."""
+"""Runs a blocking call on the log in a thread, one at a time."""
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """One row of `schemas.ANSWERS`; `again_us` None: never, or answered."""
+class AnswerRow:
+    """One row of `schemas.ANSWERS`. `again_us` None: the vendor is not asked again."""
 
     symbol: str
     interval: str
-    from_us: int
-    to_us: int
+    start_us: int
+    end_us: int
     source: str
     verdict: str
     note: str = ""
     again_us: int | None = None
 
 
-def answers_batch(rows: Sequence[Told]) -> pa.RecordBatch:
-    """Return the rows as columns of `schemas.ANSWERS`."""
+def answers_batch(rows: Sequence[AnswerRow]) -> pa.RecordBatch:
+    """Return the rows as a batch of `schemas.ANSWERS`."""
 
     def text(values: list[str], kind: pa.DataType = TEXT) -> pa.Array:
         return pa.array(values, pa.utf8()).dictionary_encode().cast(kind)
@@ -69,25 +75,25 @@ def answers_batch(rows: Sequence[Told]) -> pa.RecordBatch:
         [
             text([row.symbol for row in rows]),
             text([row.interval for row in rows], SMALL_TEXT),
-            times([row.from_us for row in rows]),
-            times([row.to_us for row in rows]),
+            times([row.start_us for row in rows]),
+            times([row.end_us for row in rows]),
             text([row.source for row in rows]),
             text([row.verdict for row in rows], SMALL_TEXT),
-            pa.array([row.note[:500] or None for row in rows], pa.utf8()),
+            pa.array([row.note[:_MAX_NOTE_CHARS] or None for row in rows], pa.utf8()),
             again,
         ],
         schema=ANSWERS,
     )
 
 
-def only(batch: pa.RecordBatch, starts: Any) -> pa.RecordBatch:
+def bars_at(batch: pa.RecordBatch, starts: Int64Array) -> pa.RecordBatch:
     """Return the bars that start at one of these times."""
     keep = np.isin(times_of(batch["time"]), starts)
     return batch if keep.all() else batch.filter(pa.array(keep))
 
 
-def in_order(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch | None:
-    """Return the bars of several symbols in the order of time, or None for none."""
+def merge_by_time(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch | None:
+    """Return the bars of several symbols as one batch in time order; None for none."""
     batches = [batch for batch in batches if batch.num_rows]
     if not batches:
         return None
@@ -98,61 +104,64 @@ def in_order(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch | None:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Bars in the order of time, and the stretch of which they are all that was brought."""
+    """Bars in time order; they are all that was found in `[start_us, end_us)`."""
 
     bars: pa.RecordBatch
-    from_us: int
-    to_us: int
+    start_us: int
+    end_us: int
 
 
-def slices_of(bars: pa.RecordBatch | None, from_us: int, to_us: int, *, fives: bool = False) -> list[Slice]:
-    """Cut bars in the order of time into slices of some SLICE_BARS that touch each other from `from_us` to `to_us`.
+def slices_of(bars: pa.RecordBatch | None, start_us: int, end_us: int, *, align_to_5m: bool = False) -> list[Slice]:
+    """Cut bars in time order into adjacent slices of about SLICE_BARS, from `start_us` to `end_us`.
 
-    All bars of an instant are in one: what a kill leaves is missing of every symbol alike, and is one request. With
-    `fives` cuts lie between five minutes, so that no 5m bar has its parts in two.
+    All bars of an instant are in one slice: after a kill, all symbols lack the same range, which is one request. With
+    `align_to_5m` cuts are multiples of five minutes, so that the parts of a 5m bar are in one slice.
     """
     if bars is None or not bars.num_rows:
         return []
     times = times_of(bars["time"])
-    marks = np.asarray(M5.floor(times)) if fives else times
+    marks = np.asarray(M5.floor(times)) if align_to_5m else times
     edges = [0]
     while edges[-1] < len(times):
-        begin, end = edges[-1], min(edges[-1] + SLICE_BARS, len(times))
-        if end < len(times):
-            before = int(np.searchsorted(marks, marks[end]))
-            end = before if before > begin else int(np.searchsorted(marks, marks[end], side="right"))
-        edges.append(end)
-    cuts = [from_us, *(max(from_us, int(marks[at])) for at in edges[1:-1]), to_us]
+        first, last = edges[-1], min(edges[-1] + SLICE_BARS, len(times))
+        if last < len(times):
+            before = int(np.searchsorted(marks, marks[last]))
+            last = before if before > first else int(np.searchsorted(marks, marks[last], side="right"))
+        edges.append(last)
+    cuts = [start_us, *(max(start_us, int(marks[at])) for at in edges[1:-1]), end_us]
     return [
-        Slice(bars.slice(begin, end - begin), cuts[at], cuts[at + 1])
-        for at, (begin, end) in enumerate(itertools.pairwise(edges))
+        Slice(bars.slice(first, last - first), cuts[at], cuts[at + 1])
+        for at, (first, last) in enumerate(itertools.pairwise(edges))
     ]
 
 
 @dataclass(frozen=True, slots=True)
-class Saying:
-    """What goes with the last of a request's bars."""
+class AnswerRecords:
+    """The records of an answer besides its bars."""
 
-    told: Sequence[Told] = ()
+    answers: Sequence[AnswerRow] = ()
     splits: pa.RecordBatch | None = None
     dividends: pa.RecordBatch | None = None
     dead: Sequence[DeadRow] = ()
-    place: bytes | None = None
+    resume_token: bytes | None = None
 
-    def say(self, writer: FeedWriter) -> None:
-        """Say it, in the transaction of the next commit."""
+    def append_to(self, writer: FeedWriter) -> None:
+        """Append the records to the transaction of the next commit."""
         writer.append_dead_letters(self.dead)
         if self.splits is not None and self.splits.num_rows:
             writer.append_splits(self.splits, commit=False)
         if self.dividends is not None and self.dividends.num_rows:
             writer.append_dividends(self.dividends, commit=False)
-        if self.told:
-            writer.append_answers(answers_batch(self.told))
-        writer.set_resume_token(self.place)
+        if self.answers:
+            writer.append_answers(answers_batch(self.answers))
+        writer.set_resume_token(self.resume_token)
 
 
 class Publisher:
-    """Says what requests brought, at a pace that leaves room. The writer holds what is said until it is committed."""
+    """Appends bars and answers at a pace that leaves time for live ticks.
+
+    The writer must not commit by itself (a large `hold_bytes`): a slice and its answer are one transaction.
+    """
 
     def __init__(
         self, event_log: EventLog, call: Call, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
@@ -161,94 +170,101 @@ class Publisher:
         self._in_round = False
 
     async def barrier(self, writer: FeedWriter) -> dict[int, int]:
-        """Write a record behind all that raw holds that is passed on to bars; return its offset by partition."""
+        """Append an empty round to every partition, behind all present records; return its offsets by partition.
 
-        def say() -> None:
+        Aggregation passes it on, so its effect in the store shows that all records before it are applied.
+        """
+
+        def append() -> None:
             writer.start((), start_us=FOREVER_US, gap=True, new_round=True)
             writer.end()
 
-        await self._call(say)
+        await self._call(append)
         self._in_round = False
         return dict(writer.last_offsets)
 
-    async def old(
-        self, writer: FeedWriter, symbols: Sequence[str], bars: pa.RecordBatch | None, from_us: int, saying: Saying
-    ) -> None:
-        """Bring bars older than what aggregation remembers, in a round that claims nothing; it stays open."""
+    async def append_history(
+        self, writer: FeedWriter, symbols: Sequence[str], bars: pa.RecordBatch | None, start_us: int,
+        records: AnswerRecords,
+    ) -> None:  # fmt: skip
+        """Append bars older than the revision window, in a round that claims no coverage; the round stays open."""
 
-        def begin() -> None:
+        def start() -> None:
             writer.start(symbols, start_us=FOREVER_US, gap=True, new_round=True)
             writer.commit()
 
-        def say(part: Slice, last: Saying | None) -> None:
-            writer.append_bars(part.bars, from_us, reason="backfill")
+        def append(part: Slice, last: AnswerRecords | None) -> None:
+            writer.append_bars(part.bars, start_us, reason="backfill")
             if last is not None:
-                last.say(writer)
+                last.append_to(writer)
             writer.commit()
 
-        parts = slices_of(bars, from_us, FOREVER_US)
+        parts = slices_of(bars, start_us, FOREVER_US)
         if not parts:
-            await self.note(writer, saying)
+            await self.append_records(writer, records)
             return
         if not self._in_round:
-            await self._call(begin)
+            await self._call(start)
             self._in_round = True
         for at, part in enumerate(parts):
-            await self._call(partial(say, part, saying if at == len(parts) - 1 else None))
-            await self._rest(writer.last_offsets)
+            await self._call(partial(append, part, records if at == len(parts) - 1 else None))
+            await self._wait_for_aggregation(writer.last_offsets)
 
-    async def present(
+    async def append_recent(
         self, writer: FeedWriter, symbols: Sequence[str], bars: pa.RecordBatch | None,
-        claim: tuple[int, int] | None, saying: Saying,
+        coverage: tuple[int, int] | None, records: AnswerRecords,
     ) -> None:  # fmt: skip
-        """Bring bars of the present. `claim`: the stretch of which these are all there are, of every symbol; or None.
+        """Append recent bars. `coverage`: the range in which these are all bars of every symbol; None: not known.
 
-        What the vendor did not bring of it was not traded.
+        Intervals of `coverage` without a bar had no trades.
         """
 
-        def say(part: Slice, last: Saying | None) -> None:
-            from_us = FOREVER_US if claim is None else part.from_us
-            writer.start(symbols, start_us=from_us, gap=True, new_round=True)
-            writer.append_bars(part.bars, part.to_us, reason="backfill")
+        def append(part: Slice, last: AnswerRecords | None) -> None:
+            covered_from_us = FOREVER_US if coverage is None else part.start_us
+            writer.start(symbols, start_us=covered_from_us, gap=True, new_round=True)
+            writer.append_bars(part.bars, part.end_us, reason="backfill")
             if last is not None:
-                last.say(writer)
+                last.append_to(writer)
             writer.end()
 
         times = times_of(bars["time"]) if bars is not None else None
         if bars is None or times is None or not len(times):
-            await self.note(writer, saying)
+            await self.append_records(writer, records)
             return
-        await self.finish(writer)
-        from_us, to_us = claim or (int(times[0]), int(times[-1]) + 1)
-        parts = slices_of(bars, from_us, to_us, fives=True)
+        await self.end_round(writer)
+        start_us, end_us = coverage or (int(times[0]), int(times[-1]) + 1)
+        parts = slices_of(bars, start_us, end_us, align_to_5m=True)
         for at, part in enumerate(parts):
-            await self._call(partial(say, part, saying if at == len(parts) - 1 else None))
-            await self._rest(writer.last_offsets)
+            await self._call(partial(append, part, records if at == len(parts) - 1 else None))
+            await self._wait_for_aggregation(writer.last_offsets)
 
-    async def note(self, writer: FeedWriter, saying: Saying) -> None:
-        """Say what comes without bars."""
+    async def append_records(self, writer: FeedWriter, records: AnswerRecords) -> None:
+        """Append and commit records of an answer that has no bars."""
 
-        def say() -> None:
-            saying.say(writer)
+        def append() -> None:
+            records.append_to(writer)
             writer.commit()
 
-        await self._call(say)
+        await self._call(append)
 
-    async def finish(self, writer: FeedWriter, place: bytes | None = None) -> None:
-        """End the round of old bars if one is open: indicators of what it brought are computed now."""
+    async def end_round(self, writer: FeedWriter, resume_token: bytes | None = None) -> None:
+        """End the round of old bars if it is open, so that analytics recomputes the indicators of these bars."""
         if self._in_round:
-            await self._call(partial(writer.end, place))
+            await self._call(partial(writer.end, resume_token))
             self._in_round = False
 
-    async def _rest(self, ends: Mapping[int, int]) -> None:
-        """Return when aggregation is past these offsets and has rested; at once for a log that nobody follows."""
-        began = time.monotonic()
-        while (waited := time.monotonic() - began) < _PATIENCE_S:
+    async def _wait_for_aggregation(self, offsets: Mapping[int, int]) -> None:
+        """Return when aggregation has committed past these offsets and had a pause, or after _MAX_WAIT_S.
+
+        Returns at once if no group `aggregation` reads the log.
+        """
+        started_s = time.monotonic()
+        while (waited := time.monotonic() - started_s) < _MAX_WAIT_S:
             committed = await asyncio.to_thread(self._log.committed, _FOLLOWER)
-            at = {tp.partition: position for tp, position in committed.items() if tp.topic == RAW}
-            if not at:
+            positions = {tp.partition: position for tp, position in committed.items() if tp.topic == RAW}
+            if not positions:
                 return
-            if all(at.get(partition, 0) > end for partition, end in ends.items()):
-                await self._sleep(max(_LOOK_S, _REST * waited))
+            if all(positions.get(partition, 0) > offset for partition, offset in offsets.items()):
+                await self._sleep(max(_POLL_S, _IDLE_FACTOR * waited))
                 return
-            await self._sleep(max(_LOOK_S, waited / 4))
+            await self._sleep(max(_POLL_S, waited / 4))

@@ -1,7 +1,7 @@
-"""Which vendors were no help with a series lately, and why: until then others are asked for it. Pure.
+"""Vendors that are not asked for a series for a while, and the reasons. Pure.
 
-The desk remembers what is a vendor's own to say (it refuses a symbol, its plan lacks an interval). Here is what came
-out when its answers were used: bars that differ from those of others, bars that cannot be, stretches without any.
+The request scheduler stores what a vendor itself reports (an unknown symbol, an interval that its plan lacks). A
+penalty follows from the use of its answers: bars that differ from other vendors' bars, invalid bars, empty ranges.
 """
 
 from __future__ import annotations
@@ -15,80 +15,83 @@ from tickerplant.market_data.vendors.account import Blocked
 from tickerplant.market_data.vendors.errors import VendorError
 from tickerplant.market_data.vendors.rejections import market_of
 
-HOLDS_US: Final = HOUR_US
+PENALTY_US: Final = HOUR_US
+"""Duration of a penalty, if the caller does not choose one."""
 
-Key = tuple[str, str]
+SeriesKey = tuple[str, str]
 """Symbol and interval."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Setback:
+class _Penalty:
     until_us: int
     verdict: str
     note: str
 
 
 @dataclass(frozen=True, slots=True)
-class _Empty:
-    from_us: int
-    to_us: int
+class _EmptyRange:
+    start_us: int
+    end_us: int
     until_us: int
 
 
-class Setbacks:
-    """What vendors were no help with."""
+class VendorPenalties:
+    """Penalties by series and vendor, and the ranges that a vendor reported as empty."""
 
     def __init__(self) -> None:
-        self._avoid: dict[Key, dict[str, _Setback]] = {}
-        self._empty: dict[Key, list[_Empty]] = {}
+        self._penalties: dict[SeriesKey, dict[str, _Penalty]] = {}
+        self._empty: dict[SeriesKey, list[_EmptyRange]] = {}
 
-    def avoid(self, key: Key, name: str, until_us: int, verdict: str, note: str) -> None:
-        """Ask this vendor for nothing more of a series until then; verdict and note: why, where nobody else has it."""
-        self._avoid.setdefault(key, {})[name] = _Setback(until_us, verdict, note)
+    def add(self, key: SeriesKey, vendor: str, until_us: int, verdict: str, note: str) -> None:
+        """Exclude a vendor from a series until then. `verdict` and `note`: the reason if no other vendor has it."""
+        self._penalties.setdefault(key, {})[vendor] = _Penalty(until_us, verdict, note)
 
-    def refused(self, key: Key, name: str, error: VendorError, now_us: int) -> None:
-        """Ask this vendor for nothing more of a series for an hour, because of what it answered."""
-        self.avoid(key, name, now_us + HOLDS_US, NOT_OFFERED, f"{name}: {error}")
+    def add_error(self, key: SeriesKey, vendor: str, error: VendorError, now_us: int) -> None:
+        """Exclude a vendor from a series for PENALTY_US because of an error."""
+        self.add(key, vendor, now_us + PENALTY_US, NOT_OFFERED, f"{vendor}: {error}")
 
-    def empty(self, key: Key, from_us: int, to_us: int, until_us: int) -> None:
-        """Say that some vendor has nothing of `[from_us, to_us)`."""
-        self._empty.setdefault(key, []).append(_Empty(from_us, to_us, until_us))
+    def add_empty(self, key: SeriesKey, start_us: int, end_us: int, until_us: int) -> None:
+        """Record that a vendor has no bars in `[start_us, end_us)`."""
+        self._empty.setdefault(key, []).append(_EmptyRange(start_us, end_us, until_us))
 
-    def avoided(self, key: Key, now_us: int) -> list[str]:
-        """Return the vendors that are not to be asked."""
-        return [name for name, said in self._avoid.get(key, {}).items() if said.until_us > now_us]
+    def excluded(self, key: SeriesKey, now_us: int) -> list[str]:
+        """Return the vendors that must not be asked for a series now."""
+        return [vendor for vendor, one in self._penalties.get(key, {}).items() if one.until_us > now_us]
 
-    def reason(self, key: Key, why: Blocked, newest_us: int, now_us: int) -> tuple[Blocked, list[tuple[int, int]]]:
-        """Return why nobody has a series' bars, when the desk says that no vendor is left to ask (`why`), and of which
-        stretches that is true; [] for all of them. `newest_us`: the bar that the desk was asked for.
+    def reason(
+        self, key: SeriesKey, blocked: Blocked, newest_us: int, now_us: int
+    ) -> tuple[Blocked, list[tuple[int, int]]]:
+        """Return the reason why no vendor can supply a series, and the ranges it applies to ([]: all).
+
+        `blocked` is the reason of the request scheduler; `newest_us` the bar that it was asked for.
         """
-        avoided = [said for said in self._avoid.get(key, {}).values() if said.until_us > now_us]
-        if avoided:
-            first = min(avoided, key=lambda said: said.until_us)
-            again_us = first.until_us if why.again_us is None else min(first.until_us, why.again_us)
+        penalties = [one for one in self._penalties.get(key, {}).values() if one.until_us > now_us]
+        if penalties:
+            first = min(penalties, key=lambda one: one.until_us)
+            again_us = first.until_us if blocked.again_us is None else min(first.until_us, blocked.again_us)
             return Blocked(first.verdict, first.note, again_us), []
-        empty = [(said.from_us, said.to_us) for said in self._empty.get(key, ()) if said.until_us > now_us]
-        if any(a <= newest_us < b for a, b in empty):
-            return Blocked(NO_DATA, "no vendor has anything"), empty
-        return why, []
+        empty = [(one.start_us, one.end_us) for one in self._empty.get(key, ()) if one.until_us > now_us]
+        if any(start_us <= newest_us < end_us for start_us, end_us in empty):
+            return Blocked(NO_DATA, "no vendor has data"), empty
+        return blocked, []
 
     def forget(self, now_us: int) -> None:
-        """Drop what holds no more."""
-        self._avoid = {
+        """Drop what has expired."""
+        self._penalties = {
             key: left
-            for key, said in self._avoid.items()
-            if (left := {name: one for name, one in said.items() if one.until_us > now_us})
+            for key, penalties in self._penalties.items()
+            if (left := {vendor: one for vendor, one in penalties.items() if one.until_us > now_us})
         }
         self._empty = {
-            key: young
-            for key, empty in self._empty.items()
-            if (young := [one for one in empty if one.until_us > now_us])
+            key: left for key, empty in self._empty.items() if (left := [one for one in empty if one.until_us > now_us])
         }
 
 
 def market_key(symbol: str, calendar: str) -> tuple[str, str]:
-    """Return what delays are common to: symbols written alike of one calendar. A pair (`BTC/USD`) is its own market.
+    """Return the key of symbols that share a vendor's delay: the same form of symbol, the same calendar.
 
-    Shares of an exchange are delayed together by a plan, whatever comes of crypto or currencies.
+    A plan delays all shares of an exchange alike, and crypto or currencies differently. A pair (`BTC/USD`) has a key of
+    its own.
     """
     return (symbol, calendar) if "/" in symbol else (market_of(symbol), calendar)

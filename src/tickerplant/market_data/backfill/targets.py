@@ -1,0 +1,100 @@
+"""The bars that should be stored: depths of the settings, ranges, and users' orders. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from tickerplant.core.times import DAY_US, HOUR_US
+
+MAX_DAYS: Final = {"1d": 3_653, "5m": 731, "1m": 731}
+"""Days that `max` covers if no vendor has a shorter limit: ten years of daily bars, the retention of the others."""
+
+ONCE_WAIT_S: Final = 90.0
+"""Longest wait of a manager that runs once: a minute's credits are worth it, those of tomorrow are not."""
+
+Lookback = Callable[[str], int | None]
+"""Returns how far back, in microseconds, vendors have an interval; None: without a limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """The days of one interval that should be stored. `days` None: as far as vendors go, at most MAX_DAYS."""
+
+    interval: str
+    days: int | None
+
+    def start_us(self, now_us: int, lookback_us: int | None) -> int:
+        """Return the start of the range. `lookback_us`: the longest lookback of a vendor; None: without a limit."""
+        if self.days is not None:
+            return now_us - self.days * DAY_US
+        max_us = MAX_DAYS.get(self.interval, 731) * DAY_US
+        # An hour less than the vendor's limit: the oldest request is sent a while after it was planned.
+        return now_us - (max_us if lookback_us is None else min(max_us, max(0, lookback_us - HOUR_US)))
+
+
+@dataclass(frozen=True, slots=True)
+class WantedRange:
+    """A range of a symbol's bars that should be stored, `[start_us, end_us)`."""
+
+    symbol: str
+    interval: str
+    start_us: int
+    end_us: int
+
+
+class Order(msgspec.Struct, kw_only=True):
+    """A user's order of bars, beyond the depths of the settings.
+
+    Empty `intervals` and `symbols` mean all. `start_us` 0: as far back as the depth of the interval; `end_us` 0: now.
+    """
+
+    id: str
+    symbols: Sequence[str] = ()
+    intervals: Sequence[str] = ()
+    start_us: int = msgspec.field(default=0, name="from_us")
+    end_us: int = msgspec.field(default=0, name="to_us")
+
+
+@dataclass(frozen=True, slots=True)
+class BackfillPlan:
+    """The work of one manager: `symbols` to the `depths`, and these `ranges`, for as long as it runs.
+
+    `once`: the manager ends when no request is possible now, or within `once_wait_s` of the clock; for a command.
+    `order`: the manager fetches this order in place of the depths; the depths then only limit how far back it goes.
+    Without depths and ranges the manager only carries out orders.
+    """
+
+    symbols: Sequence[str]
+    depths: Sequence[Depth] = ()
+    ranges: Sequence[WantedRange] = ()
+    order: Order | None = None
+    once: bool = False
+    once_wait_s: float = ONCE_WAIT_S
+
+    def wanted(self, now_us: int, lookback_us: Lookback) -> Iterator[WantedRange]:
+        """Yield the ranges that should be stored at `now_us`, orders excluded."""
+        for depth in self.depths if self.order is None else ():
+            start_us = depth.start_us(now_us, lookback_us(depth.interval))
+            for symbol in self.all_symbols:
+                yield WantedRange(symbol, depth.interval, start_us, now_us)
+        yield from self.ranges
+
+    def ranges_of(self, order: Order, now_us: int, lookback_us: Lookback) -> list[WantedRange]:
+        """Return the ranges that an order means."""
+        symbols = list(order.symbols) or self.all_symbols
+        found = []
+        for interval in list(order.intervals) or [depth.interval for depth in self.depths]:
+            depth = next((depth for depth in self.depths if depth.interval == interval), Depth(interval, None))
+            start_us = order.start_us or depth.start_us(now_us, lookback_us(interval))
+            found += [WantedRange(symbol, interval, start_us, order.end_us or now_us) for symbol in symbols]
+        return found
+
+    @property
+    def all_symbols(self) -> list[str]:
+        """The symbols, each once; those of the `order` if it names some."""
+        ordered = self.order.symbols if self.order is not None else ()
+        return list(ordered or dict.fromkeys(self.symbols))
