@@ -22,8 +22,8 @@ from tickerplant.core import records, schemas
 from tickerplant.core.errors import BadInput
 from tickerplant.core.rules import Rules
 from tickerplant.log.port import EventLog
-from tickerplant.market_data.files.column_roles import Shape, recognise
-from tickerplant.market_data.files.detect import open_file
+from tickerplant.market_data.files.layout import FileLayout, detect_layout
+from tickerplant.market_data.files.open_file import open_file
 from tickerplant.market_data.files.replay import ReplayOptions, ReplaySummary, replay
 
 US = "epoch_us(time)"
@@ -41,9 +41,9 @@ class Replayed:
     """Raw records of the only partition, in order."""
 
     @cached_property
-    def shape(self) -> Shape:
+    def shape(self) -> FileLayout:
         file = open_file(self.path)
-        return recognise(file.header, line=file.header_number)
+        return detect_layout(file.header, line=file.header_number)
 
     @cached_property
     def rows(self) -> pa.Table:
@@ -62,7 +62,7 @@ class Replayed:
             texts = ", ".join(f"{name}::VARCHAR AS {name}" for name in names)
             connection.execute(f"CREATE VIEW rows AS SELECT * REPLACE ({texts}) FROM stored")
             if "sessions" in sql:
-                connection.register("sessions", sessions(self.summary.from_us, self.summary.to_us))
+                connection.register("sessions", sessions(self.summary.start_us, self.summary.end_us))
             return connection.execute(sql).fetchall()
 
     def numbers_of(self, name: str) -> list[float]:
@@ -125,7 +125,7 @@ def _with(options: ReplayOptions, asked: list[str], path: Path, zone: str, error
 
 def _interval_of(path: Path) -> str:
     """Return the interval that most neighbouring bars are apart."""
-    name = recognise(open_file(path).header).columns["time"]
+    name = detect_layout(open_file(path).header).columns["time"]
     if path.suffix == ".parquet":
         frame = pd.read_parquet(path)
     else:

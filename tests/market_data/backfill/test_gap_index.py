@@ -21,9 +21,7 @@ def wanted(days: int, now_us: int = NOW) -> list[WantedRange]:
     return [WantedRange(symbol, "1m", NOW - days * DAY_US, now_us) for symbol in SYMBOLS]
 
 
-async def test_history_is_requested_after_all_of_it_is_scanned(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_history_is_requested_after_all_of_it_is_scanned(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     index = GapIndex(RULES, 2, GRACE_US)
     monkeypatch.setattr(module, "SCAN_S", 0.0)
     await index.scan(store, wanted(200), [], NOW)

@@ -20,7 +20,7 @@ from tickerplant.core.errors import ConfigError
 from tickerplant.core.schemas import VENDOR_BARS
 from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US, iso, times_of
 from tickerplant.market_data.clients.files.client import FilesProvider
-from tickerplant.market_data.files import archive
+from tickerplant.market_data.files import bar_folder
 from tickerplant.market_data.vendors import errors, registry
 from tickerplant.market_data.vendors.port import BarsRequest, ProviderContext
 from tickerplant.system_clock import starting_at
@@ -256,12 +256,12 @@ async def test_large_files_are_read_by_blocks_and_small_ones_kept(
     text = HEAD + "".join(rows(FIRST_US + at * DAY_US, 300, symbol=f"S{at % 3}") for at in range(9))
     small, large = provider(put(tmp_path, "a.csv", text)), provider(tmp_path / "a.csv")
     kept = await ask(small, ("S0", "S1"))
-    monkeypatch.setattr(archive, "CACHE_BYTES", 1_000)
-    monkeypatch.setattr("tickerplant.market_data.files.blocks.BLOCK_BYTES", 4_096)
+    monkeypatch.setattr(bar_folder, "CACHE_BYTES", 1_000)
+    monkeypatch.setattr("tickerplant.market_data.files.csv_file.BLOCK_BYTES", 4_096)
     read = await ask(large, ("S0", "S1"))
     assert read == kept
     assert len(read["S0"]) == 900
-    assert (len(small._archive._cache), len(large._archive._cache)) == (1, 0)
+    assert (len(small._folder._cache), len(large._folder._cache)) == (1, 0)
     part = await ask(large, ("S1",), from_us=FIRST_US + 4 * DAY_US, to_us=FIRST_US + 4 * DAY_US + 9 * MINUTE_US)
     assert times_of(pa.array([row["time"] for row in part["S1"]])).tolist() == [
         FIRST_US + 4 * DAY_US + at * MINUTE_US for at in range(9)

@@ -1,4 +1,4 @@
-"""Our reader of DBN; Databento's own library writes the files and says what is in them."""
+"""Our reader of DBN files. Databento's library writes the files and supplies the expected content."""
 
 from __future__ import annotations
 
@@ -30,12 +30,13 @@ from tests.support.killed import Killed
 from tickerplant.core import faults, records
 from tickerplant.core.errors import BadInput
 from tickerplant.core.times import FOREVER_US
-from tickerplant.market_data.files import dbn as ours
+from tickerplant.market_data.files import dbn_file as ours
+from tickerplant.market_data.files import dbn_metadata
 from tickerplant.market_data.files.bars import read_bars
-from tickerplant.market_data.files.dbn import DbnFile
-from tickerplant.market_data.files.detect import open_file
+from tickerplant.market_data.files.dbn_file import DbnFile
+from tickerplant.market_data.files.open_file import open_file
+from tickerplant.market_data.files.options import ReadOptions
 from tickerplant.market_data.files.replay import ReplayOptions, replay
-from tickerplant.market_data.files.rows import Reading
 
 TRADES, M1 = dbn.Schema.TRADES, dbn.Schema.OHLCV_1M
 
@@ -53,11 +54,11 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("version", [1, 2, 3])
-@pytest.mark.parametrize("packed", [False, True])
-def test_trades_are_as_databento_reads_them(tmp_path: Path, version: int, packed: bool) -> None:
+@pytest.mark.parametrize("compressed", [False, True])
+def test_trades_equal_those_of_databentos_reader(tmp_path: Path, version: int, compressed: bool) -> None:
     made = [trade(at, 187 + at * 0.0137, at + 1) for at in range(500)]
     data = encoded(metadata(TRADES, version=version), made)
-    found = read(write(tmp_path, zstd(data) if packed else data))
+    found = read(write(tmp_path, zstd(data) if compressed else data))
     assert found == [
         {"ts_event": one.ts_event // 1_000, "symbol": "AAPL", "price": one.pretty_price, "size": float(one.size)}
         for one in made
@@ -73,7 +74,9 @@ def test_trades_are_as_databento_reads_them(tmp_path: Path, version: int, packed
         (dbn.Schema.OHLCV_1D, dbn.RType.OHLCV_1D, 86_400, "1d"),
     ],
 )
-def test_bars_of_every_length(tmp_path: Path, schema: dbn.Schema, rtype: dbn.RType, step_s: int, interval: str) -> None:
+def test_bars_of_every_interval(
+    tmp_path: Path, schema: dbn.Schema, rtype: dbn.RType, step_s: int, interval: str
+) -> None:
     made = [bar(at, 100 + at / 7, rtype=rtype, step_s=step_s, volume=10**9 * at) for at in range(20)]
     (first, *_), found = made, read(write(tmp_path, encoded(metadata(schema), made)))
     assert found[0] == {
@@ -85,7 +88,7 @@ def test_bars_of_every_length(tmp_path: Path, schema: dbn.Schema, rtype: dbn.RTy
 
 
 @pytest.mark.parametrize("schema", [dbn.Schema.MBP_1, dbn.Schema.TBBO])
-def test_of_a_book_the_trades_alone(tmp_path: Path, schema: dbn.Schema) -> None:
+def test_only_the_trades_of_a_book_are_read(tmp_path: Path, schema: dbn.Schema) -> None:
     made = [
         dbn.MBP1Msg(
             2, 38, OPEN_NS + at * 1_000, (100 + at) * 10**9, 5, dbn.Action.TRADE if at % 3 == 0 else dbn.Action.ADD,
@@ -99,7 +102,7 @@ def test_of_a_book_the_trades_alone(tmp_path: Path, schema: dbn.Schema) -> None:
     assert (block.numbers.tolist(), block.end) == ([1, 4, 7], 10)
 
 
-def test_names_change_by_date_and_between_instruments(tmp_path: Path) -> None:
+def test_symbols_change_by_date_and_by_instrument(tmp_path: Path) -> None:
     names = {
         "FB": [("2024-01-02", "2024-01-04", 7)],
         "META": [("2024-01-04", "2024-02-01", 7)],
@@ -132,21 +135,21 @@ def test_a_trade_belongs_to_the_date_on_which_it_was_received(tmp_path: Path) ->
     assert [row["symbol"] for row in as_csv(data)[:2]] == ["B", "A"]
 
 
-def test_names_that_were_asked_for_by_number(tmp_path: Path) -> None:
+def test_symbols_of_a_request_by_instrument_id(tmp_path: Path) -> None:
     names = {"38": [("2024-01-02", "2024-02-01", "AAPL")]}
     head = metadata(TRADES, names, stype_in=dbn.SType.INSTRUMENT_ID, stype_out=dbn.SType.RAW_SYMBOL)
     data = encoded(head, [trade()])
     assert read(write(tmp_path, data))[0]["symbol"] == as_csv(data)[0]["symbol"] == "AAPL"
 
 
-def test_prices_and_times_that_are_undefined_are_null(tmp_path: Path) -> None:
+def test_undefined_prices_and_times_are_null(tmp_path: Path) -> None:
     made = [trade(fixed=dbn.UNDEF_PRICE), trade(fixed=-5), trade(ns=dbn.UNDEF_TIMESTAMP, recv=OPEN_NS)]
     found = read(write(tmp_path, encoded(metadata(TRADES), made)))
     assert [row["price"] for row in found] == [None, -5e-9, 187.15]
     assert found[2]["ts_event"] is None
 
 
-def test_records_with_a_time_of_sending(tmp_path: Path) -> None:
+def test_records_with_a_sending_time(tmp_path: Path) -> None:
     made = [bytes(trade(at, 1 + at)) for at in range(3)]
     longer = [bytes([len(one) // 4 + 2, *one[1:48], *struct.pack("<Q", OPEN_NS)]) for one in made]
     assert {len(one) for one in longer} == {56}
@@ -155,7 +158,7 @@ def test_records_with_a_time_of_sending(tmp_path: Path) -> None:
 
 
 def test_golden_bytes_of_version_one() -> None:
-    """Written by hand from the published layout: nothing of it was made by a library."""
+    """The bytes are written by hand from the published layout, without a library."""
     text = {name: name.encode().ljust(22, b"\0") for name in ("MSFT", "77")}
     fixed = struct.pack("<16sHQQQQBBB", b"XNAS.ITCH", 4, 1, 2, 0, 1, 1, 0, 0).ljust(100, b"\0")
     lists = struct.pack("<I", 0) + struct.pack("<I", 1) + text["MSFT"] + struct.pack("<II", 0, 0)
@@ -163,18 +166,18 @@ def test_golden_bytes_of_version_one() -> None:
     data = memoryview(b"DBN\x01" + struct.pack("<I", len(fixed + lists)) + fixed + lists)
     at = 0
 
-    def take(size: int) -> bytes:
+    def read_next(size: int) -> bytes:
         nonlocal at
         at += size
         return bytes(data[at - size : at])
 
-    found = ours.read_metadata(take, "f")
+    found = dbn_metadata.read_metadata(read_next, "f")
     assert (found.version, found.dataset, found.schema, found.ts_out) == (1, "XNAS.ITCH", "trades", False)
-    assert found.names == (ours.Named(77, 1_704_153_600_000_000, FOREVER_US, "MSFT"),)
+    assert found.names == (dbn_metadata.InstrumentName(77, 1_704_153_600_000_000, FOREVER_US, "MSFT"),)
     assert at == len(data)
 
 
-def test_blocks_join_without_a_seam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_are_adjacent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = [trade(at, 1 + at) for at in range(25)]
     path = write(tmp_path, zstd(encoded(metadata(TRADES), made)))
     monkeypatch.setattr(ours, "BLOCK_ROWS", 10)
@@ -188,41 +191,44 @@ def test_several_frames_of_zstd_are_one_file(tmp_path: Path) -> None:
     assert len(read(path)) == 2
 
 
-# What cannot be read --------------------------------------------------------------------------------------------------
+# Invalid files --------------------------------------------------------------------------------------------------------
 
 WHOLE = encoded(metadata(TRADES), [trade(at) for at in range(50)])
 
 
 @pytest.mark.parametrize(
-    ("data", "why"),
+    ("data", "reason"),
     [
-        (b"DBN\x04" + WHOLE[4:], "version 4; versions 1 to 3"),
+        (b"DBN\x04" + WHOLE[4:], "version 4; supported are 1 to 3"),
         (b"DBN\x00" + WHOLE[4:], "version 0"),
-        (b"DBN", "breaks off within its metadata"),
-        (WHOLE[:150], "breaks off within its metadata"),
+        (b"DBN", "ends inside its metadata"),
+        (WHOLE[:150], "ends inside its metadata"),
         (b"DBN\x03\xff\xff\xff\xff" + WHOLE[8:], "bytes of metadata"),
-        (zstd(b"time,price\n1,2\n"), "is no DBN file"),
-        (zstd(WHOLE)[:40], "breaks off"),
-        (ours.ZSTD_MAGIC + b"nonsense", "breaks off"),
-        (metadata(dbn.Schema.MBO), "has records of mbo; read are trades"),
-        (metadata(None), "mixes records of several schemas"),
+        (zstd(b"time,price\n1,2\n"), "is not a DBN file"),
+        (zstd(WHOLE)[:40], "is truncated"),
+        (ours.ZSTD_MAGIC + b"nonsense", "is truncated"),
+        (metadata(dbn.Schema.MBO), "has records of mbo; supported are trades"),
+        (metadata(None), "has records of several schemas"),
         (metadata(TRADES), "no rows"),
-        (WHOLE[:-1], "breaks off within record 50"),
-        (zstd(WHOLE)[:-20], "breaks off"),
-        (WHOLE + bytes(bar()), "record 51 has type 0x21 and 56 bytes, and those of trades have 0x00 and 48"),
+        (WHOLE[:-1], "ends inside record 50"),
+        (zstd(WHOLE)[:-20], "is truncated"),
+        (
+            WHOLE + bytes(bar()),
+            "record 51 has type 0x21 and 56 bytes, but records of trades have type 0x00 and 48 bytes",
+        ),
         (encoded(metadata(M1), [bar(), bar(publisher=7)]), r"several venues for one instrument \(publishers 2 and 7\)"),
-        (encoded(metadata(TRADES, {}), [trade(), trade(instrument=39)]), "has several: 38, 39"),
+        (encoded(metadata(TRADES, {}), [trade(), trade(instrument=39)]), "several instruments: 38, 39"),
     ],
 )
-def test_what_is_no_sound_file_is_refused(tmp_path: Path, data: bytes, why: str) -> None:
+def test_an_invalid_file_is_rejected(tmp_path: Path, data: bytes, reason: str) -> None:
     path = write(tmp_path, data)
     with embedded(tmp_path, 1) as log:
-        with pytest.raises(BadInput, match=why):
+        with pytest.raises(BadInput, match=reason):
             replay(log, path, ReplayOptions(symbol=None if b"AAPL" in data else "AAPL"))
         assert not headers(log)
 
 
-def test_bytes_that_were_turned_are_read_or_refused_and_nothing_else(tmp_path: Path) -> None:
+def test_changed_bytes_are_read_or_rejected(tmp_path: Path) -> None:
     choose = random.Random(4)
     for _ in range(400):
         data = bytearray(WHOLE)
@@ -233,16 +239,16 @@ def test_bytes_that_were_turned_are_read_or_refused_and_nothing_else(tmp_path: P
             read(path)
 
 
-# Through the plant ----------------------------------------------------------------------------------------------------
+# Replays --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_a_replay_of_trades(tmp_path: Path, packed: bool) -> None:
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_replay_of_trades(tmp_path: Path, compressed: bool) -> None:
     names = {**AAPL, "MSFT": [("2024-01-02", "2024-02-01", 39)], "IBM": [("2024-01-02", "2024-02-01", 40)]}
     made = [trade(at, 100 + at, instrument=38 + at % 2) for at in range(20)]
     made.append(trade(21, fixed=dbn.UNDEF_PRICE))
     data = encoded(metadata(TRADES, names), made)
-    path = write(tmp_path, zstd(data) if packed else data, "any.name")
+    path = write(tmp_path, zstd(data) if compressed else data, "any.name")
     with embedded(tmp_path, 1) as log:
         summary = replay(log, path)
         found = rows(log, records.Ticks)
@@ -253,7 +259,7 @@ def test_a_replay_of_trades(tmp_path: Path, packed: bool) -> None:
         assert replay(log, path).already
 
 
-def test_a_replay_of_bars_and_of_one_nameless_instrument(tmp_path: Path) -> None:
+def test_a_replay_of_bars_of_one_instrument_without_a_symbol(tmp_path: Path) -> None:
     path = write(tmp_path, encoded(metadata(M1, {}), [bar(at) for at in range(3)]))
     with embedded(tmp_path, 1) as log:
         with pytest.raises(BadInput, match="--symbol"):
@@ -263,17 +269,17 @@ def test_a_replay_of_bars_and_of_one_nameless_instrument(tmp_path: Path) -> None
         assert [(row["symbol"], row["interval"], row["open"]) for row in found] == [("MSFT", "1m", 1.1)] * 3
 
 
-def test_bars_of_an_hour_are_refused_with_what_is_kept(tmp_path: Path) -> None:
+def test_bars_of_an_hour_are_rejected_with_the_supported_intervals(tmp_path: Path) -> None:
     made = [bar(rtype=dbn.RType.OHLCV_1H, ns=OPEN_NS - OPEN_NS % (3_600 * 10**9))]
     with (
         embedded(tmp_path, 1) as log,
-        pytest.raises(BadInput, match="has bars of 1h; the plant keeps those of 1m, 5m, 1d"),
+        pytest.raises(BadInput, match="has 1h bars; supported are 1m, 5m, 1d"),
     ):
         replay(log, write(tmp_path, encoded(metadata(dbn.Schema.OHLCV_1H), made)))
 
 
 @pytest.mark.parametrize("point", ["feed.append.after", "feed.commit.before", "feed.commit.after"])
-def test_a_killed_replay_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str) -> None:
+def test_a_killed_replay_resumes_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str) -> None:
     monkeypatch.setattr("tickerplant.market_data.files.replay.BATCH_ROWS", 16)
     monkeypatch.setattr("tickerplant.market_data.files.replay.TRANSACTION_BYTES", 1_000)
     monkeypatch.setattr(ours, "BLOCK_ROWS", 50)
@@ -298,12 +304,12 @@ def test_a_killed_replay_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytes
         assert [row["price"] for row in rows(log, records.Ticks)] == [1.0 + at for at in range(200)]
 
 
-def test_bars_to_compute_over(tmp_path: Path) -> None:
-    found = read_bars(write(tmp_path, encoded(metadata(M1), [bar(at) for at in range(3)])), Reading())
+def test_all_bars_of_a_file(tmp_path: Path) -> None:
+    found = read_bars(write(tmp_path, encoded(metadata(M1), [bar(at) for at in range(3)])), ReadOptions())
     assert (found.bars.num_rows, found.broken) == (3, [])
 
 
-def test_a_file_is_known_by_its_first_bytes(tmp_path: Path) -> None:
+def test_the_format_is_detected_by_the_first_bytes(tmp_path: Path) -> None:
     for data in (WHOLE, zstd(WHOLE)):
         file = open_file(write(tmp_path, data, "prices.csv"))
         assert isinstance(file, DbnFile)

@@ -52,10 +52,10 @@ def file_bars(
 ) -> FileBars:
     """Return all bars of a file. Raises BadInput when it cannot be read."""
     from tickerplant.market_data.files.bars import read_bars
-    from tickerplant.market_data.files.rows import Reading
+    from tickerplant.market_data.files.options import ReadOptions
 
     check_date_order(date_order)
-    return read_bars(file, Reading(symbol, interval, tz, date_order))
+    return read_bars(file, ReadOptions(symbol, interval, tz, date_order))
 
 
 def computed(

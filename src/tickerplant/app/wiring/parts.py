@@ -160,7 +160,7 @@ def replay_options(
     conditions: str | None,
 ) -> ReplayOptions:
     """Return what a replay is told besides its file."""
-    from tickerplant.market_data.files.conditions import named
+    from tickerplant.market_data.files.conditions import table_named
     from tickerplant.market_data.files.replay import ReplayOptions
 
     check_date_order(date_order)
@@ -171,7 +171,7 @@ def replay_options(
         date_order=date_order,
         speed=speed,
         source=source or "file",
-        conditions=named(conditions).name if conditions else None,
+        conditions=table_named(conditions).name if conditions else None,
     )
 
 

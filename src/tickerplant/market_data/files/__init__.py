@@ -1,1 +1,9 @@
-"""Files of ticks or bars (CSV, gzipped CSV, Parquet): what is in them, read in blocks of bounded size."""
+"""Files of ticks or bars: CSV, gzipped CSV, Parquet and DBN.
+
+In: files and the user's `options`. Out: records of a file's feed (`replay`), all bars of one file (`bars`), or bars by
+symbol and range from a folder (`bar_folder`).
+
+Begin with `open_file`, which detects the format. `csv_file`, `parquet_file` and `dbn_file` read blocks of bounded size.
+`layout` maps a header to roles, and `row_reader` turns a block into rows of the log's schemas. It uses `time_column`
+for times and `conditions` for trade conditions.
+"""

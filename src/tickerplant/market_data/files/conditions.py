@@ -1,24 +1,24 @@
-"""Trade conditions: what vendors and tapes say of a trade, as the bits of `core.flags`. Pure, and column-wise.
+"""Trade conditions: the codes of vendors and tapes, converted to the flags of `core.flags`. Pure, column-wise.
 
-A trade carries up to four codes (settlement, trade-through exemption, time, detail). Each code has bits; a trade has
-the bits of all its codes together, so the strictest rule wins. A code that the table does not know adds no bit: the
-trade counts as an ordinary one, and the code is counted (`Conditions.unknown`) for whoever reads the file to say.
+A trade has up to four codes (settlement, trade-through exemption, time, detail). Each code has flags. A trade has the
+flags of all its codes, so the strictest rule wins. An unknown code adds no flag: the trade counts as an ordinary one,
+and the code is counted in `ConditionDecoder.unknown`.
 
-The tapes publish, for each code, whether it updates the consolidated last, the high and low, and the volume. Our bits
-hold one answer for all four prices, and bars are of a minute while the tapes speak of the day. What that makes of it:
+The tapes publish for each code whether it updates the consolidated last, the high and low, and the volume of the day.
+Our flags have one rule for all four prices, and bars are of a minute. The mapping:
 
 ============================  ==========================  ==============================================================
 the tapes: last / high and    codes                       here
 low / volume
 ============================  ==========================  ==============================================================
-yes / yes / yes               @ A B(UTP) D E F K O S X    no bit
+yes / yes / yes               @ A B(UTP) D E F K O S X    no flag
                               Y 1 5
 yes / yes / yes, at the       6                           CLOSING_AUCTION
 closing auction
 no / no / yes                 B(CTA) C H I N R V W 7 8    NO_OHLC
-if the day's first / yes /    G P Z 4                     NO_OHLC: the price was made earlier, most likely in another
+if the day's first / yes /    G P Z 4                     NO_OHLC: the trade is older, most likely from another
 yes                                                       minute
-if from the last's own        L                           no bit: late, but in its sequence
+if from the last's own        L                           no flag: late, but in sequence
 market or in time / yes /
 yes
 no / no / yes, outside        T                           EXTENDED: it may set the price of its own minute; the daily
@@ -26,12 +26,12 @@ regular hours                                             bar takes regular hour
 the same, out of sequence     U                           EXTENDED and NO_OHLC
 no / no / no                  M Q                         NO_OHLC and NO_VOLUME: they repeat the opening or closing
                                                           trade
-yes / yes / no                9                           CLOSING_AUCTION and NO_VOLUME: the listing market mends the
-                                                          day's close after hours
+yes / yes / no                9                           CLOSING_AUCTION and NO_VOLUME: the listing market corrects
+                                                          the day's close after hours
 ============================  ==========================  ==============================================================
 
-A print marked T whose time lies in regular hours (made before the open, it came in after it) would set the open: see
-`without_price_in_regular_hours`.
+A print with code T and a time in regular hours was traded before the open and reported after it. It would set the open:
+see `without_price_in_regular_hours`.
 """
 
 from __future__ import annotations
@@ -62,23 +62,23 @@ CLOSING: Final = TickFlag.CLOSING_AUCTION
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Table:
-    """One vendor's or tape's codes and their bits.
+    """The codes of one vendor or tape, with their flags.
 
-    `words`: codes are whole words between separators (as numbers are); else each character is a code, and a word longer
-    than a trade has codes is one that is not known. `unclear`: codes that mean different things on the tapes that this
-    table stands for.
+    `words`: codes are whole words between separators, like numbers. Otherwise each character is a code, and a word that
+    is longer than the number of codes of a trade is one unknown code. `ambiguous`: codes with different meanings on the
+    tapes that this table combines.
     """
 
     name: str
     codes: Mapping[str, TickFlag]
     words: bool = False
-    unclear: frozenset[str] = frozenset()
+    ambiguous: frozenset[str] = frozenset()
 
 
 CTA: Final = Table(
     "cta",
     {
-        "@": ORDINARY,  # regular sale; CTA itself leaves the place empty
+        "@": ORDINARY,  # regular sale; CTA itself leaves the field empty
         "B": NO_OHLC,  # average price
         "C": NO_OHLC,  # cash, cleared the same day
         "E": ORDINARY,  # automatic execution
@@ -102,7 +102,7 @@ CTA: Final = Table(
         "5": ORDINARY,  # market center reopening trade
         "6": CLOSING,  # market center closing trade
         "7": NO_OHLC,  # qualified contingent
-        "8": NO_OHLC,  # reserved; the matrix has it as no price already
+        "8": NO_OHLC,  # reserved; no price in the matrix
         "9": CLOSING | TickFlag.NO_VOLUME,  # corrected consolidated close
     },
 )
@@ -148,7 +148,7 @@ UTP: Final = Table(
         "9": CLOSING | TickFlag.NO_VOLUME,  # corrected consolidated close
     },
 )
-"""Tape C: Nasdaq's listings. E and 8 are placeholders without a rule, so they are not known here.
+"""Tape C: Nasdaq's listings. E and 8 are placeholders without a rule, and therefore unknown codes.
 
 Source: UTP Plan, "UTP Data Feed Services Specification", binary version 1.8 (April 2024), the sale condition matrix of
 the trade messages (UTDF), columns "consolidated processing guidelines" and "update volume".
@@ -190,17 +190,17 @@ POLYGON: Final = Table(
         "36": ORDINARY,
         "37": NO_OHLC,  # odd lot
         "38": CLOSING | TickFlag.NO_VOLUME,
-        "41": ORDINARY,  # trade-through exempt: why it was allowed, no rule for the statistics
+        "41": ORDINARY,  # trade-through exempt: the reason for permission, no rule for prices
         "52": NO_OHLC,  # contingent
         "53": NO_OHLC,  # qualified contingent
     },
     words=True,
 )
-"""Numbers in place of letters, as Polygon (now Massive) gives both tapes' conditions.
+"""The numbers of Polygon (now Massive) for the conditions of both tapes.
 
-Source: Polygon, glossary "Conditions & Indicators", trade conditions with their mapping to the tapes' codes; each
-number has the bits of the code that it is mapped to (17, 18 and 19 are CTA's names of O, 5 and 6). Numbers that the
-glossary gives no rule are not known here.
+Source: Polygon, glossary "Conditions & Indicators", trade conditions with their mapping to the tapes' codes. Each
+number has the flags of its code (17, 18 and 19 are CTA's names of O, 5 and 6). Numbers without a rule in the glossary
+are unknown codes.
 """
 
 CORRECTIONS: Final = Table(
@@ -211,52 +211,52 @@ CORRECTIONS: Final = Table(
     },
     words=True,
 )
-"""Correction indicators of files that were put in order afterwards (TAQ and what follows it).
+"""Correction indicators of files that were consolidated afterwards (TAQ, and files in its format).
 
-0 is a trade never corrected, 1 one that was and has the corrected values: both count. 7 and 8 were later found in error
-or cancelled; 10, 11 and 12 say so again, or repeat the values that were wrong: none of these counts. Source: NYSE Daily
-TAQ, trades file, "Trade Correction Indicator".
+0 is a trade without correction, 1 a trade with its corrected values: both count. 7 and 8 were later found wrong or
+cancelled; 10, 11 and 12 are the cancel and correction records: these do not count. Source: NYSE Daily TAQ, trades file,
+"Trade Correction Indicator".
 """
 
 
 def _either(*tables: Table) -> Table:
-    """Return the codes of all tables; where two differ, the bits of both, and the code is unclear."""
+    """Return a table of all codes. A code that differs between tables has the flags of both, and is ambiguous."""
     codes: dict[str, TickFlag] = {}
-    unclear = set()
+    ambiguous = set()
     for table in tables:
         for code, flags in table.codes.items():
             if codes.setdefault(code, flags) != flags:
-                unclear.add(code)
+                ambiguous.add(code)
                 codes[code] |= flags
-    return Table(" or ".join(table.name for table in tables), codes, unclear=frozenset(unclear))
+    return Table(" or ".join(table.name for table in tables), codes, ambiguous=frozenset(ambiguous))
 
 
-EITHER: Final = _either(CTA, UTP)
-"""What both tapes agree on, and what one alone knows. B is CTA's average price and UTP's bunched trade: it may not set
-a price here, since a wrong price is worse than one print less, and it is counted as unclear."""
+EITHER_TAPE: Final = _either(CTA, UTP)
+"""The codes of both tapes, for trades without a tape. B is CTA's average price and UTP's bunched trade. It is ambiguous
+and sets no price, because a wrong price is worse than a missing print."""
 
 TABLES: Final[Mapping[str, Table]] = {table.name: table for table in (CTA, UTP, POLYGON)}
-"""The tables that can be asked for by name. A vendor's is added by declaring it and naming it here."""
+"""The tables by name. To add the table of a vendor, declare it and list it here."""
 
 TAPES: Final[Mapping[str, Table]] = {"A": CTA, "B": CTA, "C": UTP, "1": POLYGON, "2": POLYGON, "3": POLYGON}
-"""Which table a trade's tape stands for; only Polygon numbers the tapes, and its conditions are numbers too."""
+"""The table of each tape. Only Polygon has numbers for tapes, and numbers for conditions too."""
 
-_MOST_CODES: Final = 4
+_MAX_CODES: Final = 4
 _SEPARATORS: Final = re.compile(r"[\s,;|\[\]'\"]+")
 
 
 @dataclass(slots=True)
-class Conditions:
-    """What columns of conditions said: how many trades carry each code that is unknown, or unclear."""
+class ConditionDecoder:
+    """Decodes columns of conditions, and counts the trades with each unknown or ambiguous code."""
 
     unknown: dict[str, int] = field(default_factory=dict)
-    unclear: dict[str, int] = field(default_factory=dict)
+    ambiguous: dict[str, int] = field(default_factory=dict)
 
-    def read(self, column: pa.Array | pa.ChunkedArray, table: Table, tapes: pa.Array | None = None) -> UInt16Array:
-        """Return the bits of each trade, uint16[n], and count the codes that are unknown or unclear.
+    def flags(self, column: pa.Array | pa.ChunkedArray, table: Table, tapes: pa.Array | None = None) -> UInt16Array:
+        """Return the flags of each trade, uint16[n], and count the unknown and ambiguous codes.
 
-        `column` holds text, numbers, or lists of either; `tapes` holds each trade's tape, where known, and goes before
-        `table`. Empty and null are ordinary trades. Raises BadInput for a column of another type.
+        `column` contains text, numbers, or lists of either. `tapes` contains the tape of each trade; a known tape takes
+        precedence over `table`. Empty and null values are ordinary trades. Raises BadInput for another column type.
         """
         texts = _encoded(column)
         distinct = ["" if text is None else text for text in texts.dictionary.to_pylist()] or [""]
@@ -264,51 +264,51 @@ class Conditions:
         at = texts.indices.fill_null(-1).to_numpy(zero_copy_only=False) + 1  # 0: null
         found = [[_resolve(text, each) for text in ("", *distinct)] for each in tables]
         bits = np.array([[flags for flags, _, _ in row] for row in found], dtype=np.uint16)
-        if any(unknown or unclear for row in found for _, unknown, unclear in row):
+        if any(unknown or ambiguous for row in found for _, unknown, ambiguous in row):
             self._count(found, which * len(found[0]) + at)
         result: UInt16Array = bits[which, at]
         return result
 
-    def _count(self, found: list[list[_Resolved]], place: npt.NDArray[np.int64]) -> None:
+    def _count(self, found: list[list[_Resolved]], pair: npt.NDArray[np.int64]) -> None:
         flat = [each for row in found for each in row]
-        for (_, unknown, unclear), times in zip(flat, np.bincount(place, minlength=len(flat)).tolist(), strict=True):
-            for codes, counts in ((unknown, self.unknown), (unclear, self.unclear)):
+        for (_, unknown, ambiguous), times in zip(flat, np.bincount(pair, minlength=len(flat)).tolist(), strict=True):
+            for codes, counts in ((unknown, self.unknown), (ambiguous, self.ambiguous)):
                 for code in codes if times else ():
                     counts[code] = counts.get(code, 0) + times
 
 
 def flags_of(column: pa.Array | pa.ChunkedArray, tape: str) -> UInt16Array:
-    """Return the bits of each trade, uint16[n], by a table of TABLES. Raises BadInput when there is no such table.
+    """Return the flags of each trade, uint16[n], by a table of TABLES. Raises BadInput if the table does not exist.
 
     >>> flags_of(pa.array(["@ TI", "@", "Q", None]), "utp").tolist()
     [17, 0, 3, 0]
     """
-    return Conditions().read(column, named(tape))
+    return ConditionDecoder().flags(column, table_named(tape))
 
 
 def unknown_of(column: pa.Array | pa.ChunkedArray, tape: str) -> dict[str, int]:
-    """Return the codes that a table of TABLES does not know, and how many trades carry each. Raises BadInput likewise.
+    """Return the number of trades for each code that a table of TABLES does not contain. Raises BadInput likewise.
 
     >>> unknown_of(pa.array(["@ I", "@J", "J,F"]), "cta")
     {'J': 2}
     """
-    conditions = Conditions()
-    conditions.read(column, named(tape))
-    return conditions.unknown
+    decoder = ConditionDecoder()
+    decoder.flags(column, table_named(tape))
+    return decoder.unknown
 
 
-def named(name: str) -> Table:
-    """Return the table of that name. Raises BadInput that says which there are."""
+def table_named(name: str) -> Table:
+    """Return a table by name. Raises BadInput with the existing names."""
     table = TABLES.get(name.strip().lower())
     if table is None:
-        raise BadInput(f"no table of conditions {name!r}; there are {', '.join(TABLES)}")
+        raise BadInput(f"unknown table of conditions {name!r}; use one of {', '.join(TABLES)}")
     return table
 
 
 def without_price_in_regular_hours(flags: UInt16Array, regular: BoolArray) -> UInt16Array:
-    """Return the bits with NO_OHLC added to prints of extended hours whose time lies in regular ones.
+    """Return the flags with NO_OHLC added to prints of extended hours whose time is in regular hours.
 
-    They were made before the open and came in after it; the tapes let no such print set the day's prices.
+    They were traded before the open and reported after it. On the tapes such a print does not set the day's prices.
     """
     late = ((flags & TickFlag.EXTENDED) != 0) & regular
     result: UInt16Array = np.where(late, flags | np.uint16(TickFlag.NO_OHLC), flags)
@@ -316,45 +316,45 @@ def without_price_in_regular_hours(flags: UInt16Array, regular: BoolArray) -> UI
 
 
 _Resolved = tuple[int, tuple[str, ...], tuple[str, ...]]
-"""Bits, unknown codes, unclear codes; each code once."""
+"""Flags, unknown codes, ambiguous codes; each code once."""
 
 
-@lru_cache(maxsize=4096)  # a session's file has about a hundred spellings; garbage must not fill memory
+@lru_cache(maxsize=4096)  # a session's file has about a hundred spellings; invalid files must not fill the memory
 def _resolve(text: str, table: Table) -> _Resolved:
-    flags, unknown, unclear = ORDINARY, [], []
+    flags, unknown, ambiguous = ORDINARY, [], []
     for code in _codes(text, table):
         if code in table.codes:
             flags |= table.codes[code]
         else:
             unknown.append(code)
-        if code in table.unclear:
-            unclear.append(code)
-    return int(flags), tuple(unknown), tuple(unclear)
+        if code in table.ambiguous:
+            ambiguous.append(code)
+    return int(flags), tuple(unknown), tuple(ambiguous)
 
 
 def _codes(text: str, table: Table) -> list[str]:
-    """Return the codes in a field, each once; `@ TI`, `@,T,I`, `T|I`, `['@', 'T']` and `12;37` are fields."""
+    """Return the codes of a field, each once. Examples of fields: `@ TI`, `@,T,I`, `T|I`, `['@', 'T']`, `12;37`."""
     codes: dict[str, None] = {}
     for word in filter(None, _SEPARATORS.split(text)):
-        # Of two digits or more it is a number, not two codes: no tape says 12 or 37, vendors that count do.
-        whole = table.words or len(word) > _MOST_CODES or (len(word) > 1 and word.isdigit())
+        # Two or more digits are one number, not two codes: tapes have no such pairs, vendors have such numbers.
+        whole = table.words or len(word) > _MAX_CODES or (len(word) > 1 and word.isdigit())
         codes.update(dict.fromkeys((word,) if whole else word))
     return list(codes)
 
 
 def _tables(table: Table, tapes: pa.Array | None, rows: int) -> tuple[list[Table], npt.NDArray[np.int64]]:
-    """Return the tables, and for each row which of them is its own."""
+    """Return the tables in use, and the index of the table of each row."""
     if tapes is None:
         return [table], np.zeros(rows, dtype=np.int64)
     column = _encoded(tapes)
-    said = [TAPES.get((text or "").strip().upper(), table) for text in column.dictionary.to_pylist()]
-    tables = list(dict.fromkeys((table, *said)))
-    own = np.array([0, *(tables.index(each) for each in said)], dtype=np.int64)
+    by_tape = [TAPES.get((text or "").strip().upper(), table) for text in column.dictionary.to_pylist()]
+    tables = list(dict.fromkeys((table, *by_tape)))
+    own = np.array([0, *(tables.index(each) for each in by_tape)], dtype=np.int64)
     return tables, own[column.indices.fill_null(-1).to_numpy(zero_copy_only=False) + 1]
 
 
 def _encoded(column: pa.Array | pa.ChunkedArray) -> pa.DictionaryArray:
-    """Return a column as a dictionary of texts. Raises BadInput for a type that holds no codes."""
+    """Return a column as a dictionary of texts. Raises BadInput for a type without codes."""
     if isinstance(column, pa.ChunkedArray):
         column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], pa.utf8())
     kind = column.type
@@ -368,7 +368,7 @@ def _encoded(column: pa.Array | pa.ChunkedArray) -> pa.DictionaryArray:
             column = pc.binary_join(pa.ListArray.from_arrays(lists.offsets, _texts(lists.values)), ",")
         return _texts(column).dictionary_encode()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise BadInput(f"a column of conditions holds text, numbers or lists of these, not {kind}") from error
+        raise BadInput(f"a column of conditions must contain text, numbers or lists of these, not {kind}") from error
 
 
 def _texts(values: pa.Array) -> pa.Array:
@@ -376,6 +376,6 @@ def _texts(values: pa.Array) -> pa.Array:
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
         if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_string_view(kind)):
             raise pa.ArrowNotImplementedError(str(kind))
-        if pa.types.is_floating(kind):  # whole numbers with gaps, as pandas writes them
+        if pa.types.is_floating(kind):  # pandas writes whole numbers with missing values as floats
             values = values.cast(pa.int64())
     return values.cast(pa.utf8()).fill_null("")

@@ -13,9 +13,9 @@ import structlog
 
 from tickerplant.core import interval as intervals
 from tickerplant.core.errors import BadInput, ConfigError
-from tickerplant.market_data.files.archive import Archive, Found, Held
-from tickerplant.market_data.files.rows import KEPT, Reading
-from tickerplant.market_data.files.times import zone
+from tickerplant.market_data.files.bar_folder import BarFolder, FoundBars, IndexedFile
+from tickerplant.market_data.files.options import INTERVAL_NAMES, INTERVALS, ReadOptions
+from tickerplant.market_data.files.time_column import check_zone
 from tickerplant.market_data.vendors.errors import (
     BadRequest,
     NoData,
@@ -62,12 +62,12 @@ class FilesProvider:
     A file that cannot be read is logged once, with the reason, and again after it has changed.
     """
 
-    offer = Offer(bars=tuple(BarsOffer(length.name, page_bars=PAGE_BARS, symbols=MAX_SYMBOLS) for length in KEPT))
+    offer = Offer(bars=tuple(BarsOffer(length.name, page_bars=PAGE_BARS, symbols=MAX_SYMBOLS) for length in INTERVALS))
 
     def __init__(self, context: ProviderContext) -> None:
         self.name = context.name
         self._clock = context.clock
-        self._archive = Archive(*_archive_arguments(context))
+        self._folder = BarFolder(*_folder_arguments(context))
         self._scanned_s: float | None = None
         self._lock = asyncio.Lock()
 
@@ -78,9 +78,7 @@ class FilesProvider:
     async def bars(self, request: BarsRequest) -> BarsAnswer:
         """Return the bars of the files. Raises VendorError for an error of the whole request."""
         if not request.symbols or self.offer.of(request.interval) is None or request.end_us <= request.start_us:
-            raise BadRequest(
-                f"a request has symbols, a range and an interval of {', '.join(length.name for length in KEPT)}"
-            )
+            raise BadRequest(f"a request has symbols, a range and an interval of {INTERVAL_NAMES}")
         async with self._lock:
             try:
                 return await asyncio.to_thread(self._answer, request, self._clock.now_us())
@@ -103,19 +101,19 @@ class FilesProvider:
     def _answer(self, request: BarsRequest, now_us: int) -> BarsAnswer:
         now_s = self._clock.monotonic()
         if self._scanned_s is None or now_s - self._scanned_s >= _SCAN_EVERY_S:
-            self._log_problems(self._archive.look())
+            self._log_problems(self._folder.scan())
             self._scanned_s = now_s
         length_us = intervals.parse(request.interval).us
         finished_us = now_us - now_us % length_us
         end_us = min(request.end_us, finished_us)  # finished bars only
-        found, failed = self._archive.bars(request.symbols, request.interval, request.start_us, end_us, self.name)
+        found, failed = self._folder.bars(request.symbols, request.interval, request.start_us, end_us, self.name)
         self._log_problems(failed)
-        known = self._archive.symbols
+        known = self._folder.symbols
         answers = {symbol: self._found(found, symbol, known) for symbol in request.symbols}
-        covers = {symbol: (one.from_us, one.to_us) for symbol, one in found.items()}
+        covers = {symbol: (one.start_us, one.end_us) for symbol, one in found.items()}
         return BarsAnswer(answers, covers)
 
-    def _found(self, found: Mapping[str, Found], symbol: str, known: set[str]) -> pa.RecordBatch | VendorError:
+    def _found(self, found: Mapping[str, FoundBars], symbol: str, known: set[str]) -> pa.RecordBatch | VendorError:
         one = found.get(symbol)
         if one is not None and one.bars is not None and one.bars.num_rows:
             return one.bars
@@ -123,15 +121,15 @@ class FilesProvider:
             return NoData(f"no file has bars of {symbol} in the range")
         return UnknownSymbol(f"no file has bars of {symbol}")
 
-    def _log_problems(self, looked: Sequence[Held]) -> None:
-        for held in looked:
-            if held.why_not is not None:
-                log.warning("file not read", vendor=self.name, file=str(held.path), reason=_as_option(held.why_not))
-            elif held.broken:
-                log.warning("rows of a file not read", vendor=self.name, file=str(held.path), rows=held.broken)
+    def _log_problems(self, files: Sequence[IndexedFile]) -> None:
+        for file in files:
+            if file.error is not None:
+                log.warning("file not read", vendor=self.name, file=str(file.path), reason=_as_option(file.error))
+            elif file.broken:
+                log.warning("rows of a file not read", vendor=self.name, file=str(file.path), rows=file.broken)
 
 
-def _archive_arguments(context: ProviderContext) -> tuple[Path, Reading]:
+def _folder_arguments(context: ProviderContext) -> tuple[Path, ReadOptions]:
     options = context.options
     if not options.get("path"):
         raise ConfigError(f"the vendor {context.name} needs the option path: a folder or a file of bars")
@@ -141,14 +139,14 @@ def _archive_arguments(context: ProviderContext) -> tuple[Path, Reading]:
     interval, order = options.get("interval"), options.get("date_order")
     try:
         length = intervals.parse(interval) if interval else None
-        if length is not None and length not in KEPT:
-            raise BadInput(f"bars of {', '.join(kept.name for kept in KEPT)} are stored, not of {length}")
+        if length is not None and length not in INTERVALS:
+            raise BadInput(f"bars of {INTERVAL_NAMES} are stored, not of {length}")
         if order not in (None, "mdy", "dmy"):
             raise BadInput(f"a date_order is mdy or dmy, not {order!r}")
-        tz = zone(options["tz"]) if options.get("tz") else None
+        tz = check_zone(options["tz"]) if options.get("tz") else None
     except BadInput as error:
         raise ConfigError(f"the vendor {context.name}: {error}") from None
-    return path, Reading(interval=length.name if length is not None else None, tz=tz, date_order=order)
+    return path, ReadOptions(interval=length.name if length is not None else None, tz=tz, date_order=order)
 
 
 def _as_option(reason: str) -> str:

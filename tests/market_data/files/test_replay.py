@@ -1,3 +1,5 @@
+"""A replay appends every row of a file once, and its options change only what they should."""
+
 from __future__ import annotations
 
 import gzip
@@ -20,10 +22,11 @@ from tickerplant.core import faults, records, schemas
 from tickerplant.core.errors import BadInput
 from tickerplant.core.times import MINUTE_US
 from tickerplant.log.port import EventLog
-from tickerplant.market_data.files import blocks
-from tickerplant.market_data.files.column_roles import Shape
+from tickerplant.market_data.files import csv_file
+from tickerplant.market_data.files.layout import FileLayout
+from tickerplant.market_data.files.options import ReadOptions
 from tickerplant.market_data.files.replay import ReplayOptions, ReplayProgress, replay
-from tickerplant.market_data.files.rows import Reading, RowReader
+from tickerplant.market_data.files.row_reader import RowReader
 
 
 def write(folder: Path, text: str | bytes, name: str = "f.csv") -> Path:
@@ -43,7 +46,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_files_of_each_form_arrive_whole_and_once(tmp_path: Path, name: str) -> None:
+def test_each_form_of_file_is_appended_completely_and_once(tmp_path: Path, name: str) -> None:
     path, options = FILES[name][0](), FILES[name][1]
     read = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path, infer_schema=False)
     with embedded(tmp_path, 1) as log:
@@ -114,7 +117,7 @@ def _folder(parent: Path, at: int) -> Path:
     return folder
 
 
-def test_dates_alone_are_midnight_and_day_first_is_seen_or_asked_for(tmp_path: Path) -> None:
+def test_dates_are_midnight_and_an_ambiguous_order_needs_an_option(tmp_path: Path) -> None:
     head = "date,ticker,interval,open,high,low,close,volume\n"
     text = head + "1/2/1990,A,1d,1,1,1,1,0\n"
     with embedded(tmp_path, 1) as log:
@@ -142,7 +145,7 @@ def test_delimiters_marks_and_line_ends(tmp_path: Path, delimiter: str, mark: st
         assert found == [("AAPL", 1.5, 2.0, "x1"), ("MSFT", 2.5, 3.0, None)]
 
 
-def test_broken_rows_are_dead_letters_with_their_line_and_the_rest_arrives(tmp_path: Path) -> None:
+def test_broken_rows_are_dead_letters_with_their_line_and_others_are_appended(tmp_path: Path) -> None:
     text = (
         "time,symbol,price,size\n"
         "1340285400,A,1,1\n"
@@ -160,9 +163,9 @@ def test_broken_rows_are_dead_letters_with_their_line_and_the_rest_arrives(tmp_p
         assert (summary.ticks, summary.dead, summary.rows_read) == (2, 6, 8)
         dead = rows(log, records.Dead, schemas.DEADLETTER)
         assert [row["reason"] for row in dead] == [
-            "f.csv line 3: price 'abc' is no number",
+            "f.csv line 3: price 'abc' is not a number",
             "f.csv line 5: 3 values where the header has 4",
-            "f.csv line 6: 'never' is no time",
+            "f.csv line 6: 'never' is not a time",
             "f.csv line 7: the size is negative or not a finite number",
             "f.csv line 8: '' is not a symbol: use 1 to 32 of A-Z 0-9 . - / : = ^ _, "
             "starting with a letter, a digit or ^",
@@ -173,33 +176,33 @@ def test_broken_rows_are_dead_letters_with_their_line_and_the_rest_arrives(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("text", "why"),
+    ("text", "reason"),
     [
         ("", "line 1: .* is empty"),
         ("time,symbol,price\n", "line 2: .* no rows"),
         ("when,symbol,price\n1,A,1\n", "line 1: no column for time: .* found when, symbol, price"),
-        ("1340285400,1.5\n", "line 1: the first line must name the columns"),
+        ("1340285400,1.5\n", "line 1: the first line contains numbers"),
         ("time,price\n1,1\n", "line 1: .*--symbol"),
         ("time,symbol,open,high,low,close\n1,A,1,1,1,1\n", "line 1: .*--interval"),
         ("time;symbol;price\n1340285400;A;1,5\n", "none of the first 1 rows can be read; f.csv line 2: price '1,5'"),
-        ("time,symbol,price\nyesterday,A,1\n", "line 2: 'yesterday' is no time"),
+        ("time,symbol,price\nyesterday,A,1\n", "line 2: 'yesterday' is not a time"),
         ("\n\ntime,symbol,price\n2020-01-01 10:00,A,1\n", "line 4: .*--tz"),
     ],
 )
-def test_what_cannot_be_told_is_asked_for_and_nothing_is_written(tmp_path: Path, text: str, why: str) -> None:
+def test_a_missing_option_is_named_and_nothing_is_appended(tmp_path: Path, text: str, reason: str) -> None:
     with embedded(tmp_path, 1) as log:
-        with pytest.raises(BadInput, match=why):
+        with pytest.raises(BadInput, match=reason):
             replay(log, write(tmp_path, text))
         assert read_all(log) == {}
 
 
-def test_columns_that_mean_nothing_are_named_in_the_summary(tmp_path: Path) -> None:
+def test_unused_columns_are_named_in_the_summary(tmp_path: Path) -> None:
     with embedded(tmp_path, 1) as log:
         summary = replay(log, write(tmp_path, "time,symbol,price,mood\n1340285400,A,1,good\n"))
-        assert summary.notes == ("no column for size: taken as 0", "columns not used: mood")
+        assert summary.notes == ("no column for size: 0 is used", "columns not used: mood")
 
 
-def test_the_hour_that_happens_twice_is_taken_in_order(tmp_path: Path) -> None:
+def test_the_hour_that_occurs_twice_is_converted_in_order(tmp_path: Path) -> None:
     local = ["00:30", "01:15", "01:45", "01:15", "01:45", "02:30"]
     text = "time,symbol,price\n" + "".join(f"2021-11-07 {at},A,1\n" for at in local)
     with embedded(tmp_path, 1) as log:
@@ -213,7 +216,7 @@ def test_a_time_that_the_clocks_skip_is_a_dead_letter(tmp_path: Path) -> None:
     with embedded(tmp_path, 1) as log:
         assert replay(log, write(tmp_path, text), ReplayOptions(tz="America/New_York")).ticks == 2
         (dead,) = rows(log, records.Dead, schemas.DEADLETTER)
-        assert dead["reason"] == "f.csv line 3: the clocks of America/New_York skip this time"
+        assert dead["reason"] == "f.csv line 3: this local time does not exist in America/New_York: the clocks skip it"
 
 
 def parquet(folder: Path, count: int, symbols: int, *, by_symbol: bool = False) -> Path:
@@ -234,7 +237,7 @@ def parquet(folder: Path, count: int, symbols: int, *, by_symbol: bool = False) 
 
 
 @pytest.mark.parametrize("by_symbol", [False, True])
-def test_no_tick_lies_before_a_watermark_that_was_said(tmp_path: Path, by_symbol: bool) -> None:
+def test_no_tick_is_older_than_an_earlier_watermark(tmp_path: Path, by_symbol: bool) -> None:
     path = parquet(tmp_path, 40_000, 10, by_symbol=by_symbol)
     with embedded(tmp_path) as log:
         replay(log, path)
@@ -253,13 +256,13 @@ CASES = [(20_000, point, hits) for point in POINTS for hits in (1, 2, 3)]
 
 
 @pytest.mark.parametrize(("count", "point", "hits"), [*CASES, (200_000, "feed.commit.after", 2)])
-def test_a_killed_replay_goes_on_where_it_was(
+def test_a_killed_replay_resumes_where_it_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, point: str, hits: int
 ) -> None:
-    if count < 200_000:  # as many batches, transactions and blocks as of a file ten times as large
+    if count < 200_000:  # a file ten times as large has as many batches, transactions and blocks
         monkeypatch.setattr(replay_module, "BATCH_ROWS", replay_module.BATCH_ROWS // 10)
         monkeypatch.setattr(replay_module, "TRANSACTION_BYTES", replay_module.TRANSACTION_BYTES // 10)
-        monkeypatch.setattr(blocks, "BLOCK_BYTES", blocks.BLOCK_BYTES // 10)
+        monkeypatch.setattr(csv_file, "BLOCK_BYTES", csv_file.BLOCK_BYTES // 10)
     lines = [f"{1340285400 + n},S{n % 7},{n},{'x' if n % 1000 == 5 else 1}\n" for n in range(count)]
     path = write(tmp_path, "time,symbol,price,size\n" + "".join(lines))
     left = hits
@@ -286,12 +289,12 @@ def test_a_killed_replay_goes_on_where_it_was(
 
 
 def column(log: EventLog, name: str) -> np.ndarray:
-    """Return a column of all ticks, without a Python object each."""
+    """Return a column of all ticks as an array."""
     batches = [r.batch for part in read_all(log).values() for r in part if isinstance(r.header, records.Ticks)]
     return np.concatenate([batch[name].to_numpy() for batch in batches])
 
 
-def test_a_stopped_replay_says_down_and_goes_on(tmp_path: Path) -> None:
+def test_a_stopped_replay_appends_down_and_resumes(tmp_path: Path) -> None:
     path = parquet(tmp_path, 40_000, 10)
     stop = threading.Event()
     with embedded(tmp_path) as log:
@@ -324,7 +327,7 @@ def test_a_speed_paces_by_the_times_of_the_file(tmp_path: Path) -> None:
         assert len(marks) <= 4 * 11
 
 
-def test_a_killed_replay_with_a_speed_goes_on_at_the_time_where_it_was(tmp_path: Path) -> None:
+def test_a_killed_replay_with_a_speed_resumes_at_its_time(tmp_path: Path) -> None:
     path = write(tmp_path, "time,symbol,price\n" + "".join(f"{1340285400 + n},A,1\n" for n in range(0, 600, 10)))
     clock = Clock(2_000_000_000 * SECOND)
 
@@ -367,7 +370,7 @@ SAME = {
 
 
 @pytest.mark.parametrize(("text", "given"), SAME.values(), ids=SAME.keys())
-def test_an_option_that_has_no_effect_makes_no_other_feed(tmp_path: Path, text: str, given: dict[str, str]) -> None:
+def test_an_option_without_effect_keeps_the_feed(tmp_path: Path, text: str, given: dict[str, str]) -> None:
     path = write(tmp_path, text)
     with embedded(tmp_path, 1) as log:
         replay(log, path)
@@ -383,7 +386,7 @@ def test_an_option_that_has_no_effect_makes_no_other_feed(tmp_path: Path, text: 
         (f"date,{BAR}\n2012-06-21,1,1,1,1\n", {"symbol": "A", "interval": "1day"}, {"symbol": "A", "interval": "1d"}),
     ],
 )
-def test_another_spelling_of_an_option_makes_no_other_feed(
+def test_another_spelling_of_an_option_keeps_the_feed(
     tmp_path: Path, text: str, given: dict[str, str], other: dict[str, str]
 ) -> None:
     path = write(tmp_path, text)
@@ -401,14 +404,14 @@ def test_another_spelling_of_an_option_makes_no_other_feed(
         (f"date,symbol,interval,{BAR}\n1/13/2012,A,1d,1,1,1,1\n3/4/2012,A,1d,1,1,1,1\n", {"date_order": "dmy"}),
     ],
 )
-def test_an_option_that_has_an_effect_makes_another_feed(tmp_path: Path, text: str, given: dict[str, str]) -> None:
+def test_an_option_with_an_effect_is_another_feed(tmp_path: Path, text: str, given: dict[str, str]) -> None:
     path = write(tmp_path, text)
     with embedded(tmp_path, 1) as log:
         replay(log, path)
         assert not replay(log, path, ReplayOptions(**given)).already  # type: ignore[arg-type]
 
 
-def test_an_option_without_effect_is_said(tmp_path: Path) -> None:
+def test_an_option_without_effect_is_noted(tmp_path: Path) -> None:
     path = write(tmp_path, "time,symbol,price,size\n1340285400,A,1,1\n")
     with embedded(tmp_path, 1) as log:
         summary = replay(log, path, ReplayOptions(tz="Asia/Tokyo", date_order="mdy"))
@@ -417,7 +420,7 @@ def test_an_option_without_effect_is_said(tmp_path: Path) -> None:
         ]  # fmt: skip
 
 
-def test_a_bar_that_cannot_be_is_a_dead_letter(tmp_path: Path) -> None:
+def test_an_invalid_bar_is_a_dead_letter(tmp_path: Path) -> None:
     minute = OPEN_US // MINUTE_US * 60
     text = (
         "time,symbol,interval,open,high,low,close,volume,vwap,trades\n"
@@ -441,7 +444,7 @@ def test_a_bar_that_cannot_be_is_a_dead_letter(tmp_path: Path) -> None:
 TRADES = (
     "time,symbol,price,size,{}\n"
     "2024-03-05T14:29:59Z,A,9,100,{}\n"  # before the open
-    "2024-03-05T14:30:00Z,A,9.5,100,{}\n"  # made before the open, came in after it
+    "2024-03-05T14:30:00Z,A,9.5,100,{}\n"  # traded before the open, reported after it
     "2024-03-05T14:30:01Z,A,10,100,{}\n"
     "2024-03-05T14:30:02Z,A,11,7,{}\n"
     "2024-03-05T21:00:01Z,A,12,5000,{}\n"
@@ -452,7 +455,7 @@ TRADES = (
 @pytest.mark.parametrize(
     "name", ["conditions", "condition", "Conds", "cond", "sale_condition", "Sale Conditions", "trade_conditions"]
 )
-def test_conditions_become_flags_under_every_name_that_is_common(tmp_path: Path, name: str) -> None:
+def test_conditions_become_flags_under_every_common_column_name(tmp_path: Path, name: str) -> None:
     with embedded(tmp_path, 1) as log:
         path = write(tmp_path, TRADES.format(name, "@ T", "@ T", "@", "@ I", '"6,X"', "@  M"))
         summary = replay(log, path)
@@ -460,7 +463,7 @@ def test_conditions_become_flags_under_every_name_that_is_common(tmp_path: Path,
         assert (summary.dead, summary.unknown_conditions, summary.notes) == (0, {}, ())
 
 
-def test_a_parquet_file_may_hold_lists_of_conditions_and_bits_too(tmp_path: Path) -> None:
+def test_a_parquet_file_may_have_lists_of_conditions_and_flags(tmp_path: Path) -> None:
     table = pa.table(
         {
             "time": pa.array([OPEN_US + n * SECOND for n in range(4)]).view(schemas.TIMESTAMP),
@@ -477,17 +480,17 @@ def test_a_parquet_file_may_hold_lists_of_conditions_and_bits_too(tmp_path: Path
         assert [row["flags"] for row in rows(log, records.Ticks)] == [0, 17, 0, 32]
 
 
-def test_a_column_of_flags_alone_is_taken_as_bits(tmp_path: Path) -> None:
+def test_a_column_of_flags_is_used_as_it_is(tmp_path: Path) -> None:
     with embedded(tmp_path, 1) as log:
         replay(
             log, write(tmp_path, "time,symbol,price,flags\n1340285400,A,1,33\n1340285401,A,2,\n1340285402,A,3,4096\n")
         )
         assert [row["flags"] for row in rows(log, records.Ticks)] == [33, 0]
         (dead,) = rows(log, records.Dead, schemas.DEADLETTER)
-        assert dead["reason"] == "f.csv line 4: the flags are not bits that are known"
+        assert dead["reason"] == "f.csv line 4: the flags contain unknown bits"
 
 
-def test_the_tape_says_whose_conditions_they_are_unless_the_user_does(tmp_path: Path) -> None:
+def test_the_tape_selects_the_table_of_conditions_unless_the_user_does(tmp_path: Path) -> None:
     text = "time,symbol,price,size,tape,conditions\n" + "".join(
         f"{1340285400 + n},A,1,1,{tape},{code}\n" for n, (tape, code) in enumerate(["AB", "BB", "CB", " B", "3I"])
     )
@@ -498,9 +501,9 @@ def test_the_tape_says_whose_conditions_they_are_unless_the_user_does(tmp_path: 
         assert [row["flags"] for row in rows(log, records.Ticks)] == [1, 1, 0, 1, 0, 1]
         assert by_tape.unknown_conditions == {"I": 1}
         assert by_tape.notes == (
-            "conditions not known, taken as ordinary trades: I (1)",
-            "conditions that CTA and UTP read differently, taken as not setting a price (say --conditions cta or utp): "
-            "B (1)",
+            "unknown conditions, treated as ordinary trades: I (1)",
+            "conditions that CTA and UTP define differently, treated as setting no price (set --conditions cta or "
+            "utp): B (1)",
         )
     with embedded(_folder(tmp_path, 1), 1) as log:
         by_user = replay(log, path, ReplayOptions(conditions="utp"))
@@ -517,34 +520,34 @@ def test_conditions_are_counted_over_all_blocks_of_a_file(tmp_path: Path) -> Non
         assert sum(row["flags"] for row in rows(log, records.Ticks)) == 100
 
 
-def test_trades_that_were_taken_back_later_have_no_price_and_no_volume(tmp_path: Path) -> None:
+def test_cancelled_trades_set_no_price_and_no_volume(tmp_path: Path) -> None:
     lines = "".join(f"{1340285400 + n},A,1,@,{text}\n" for n, text in enumerate(["00", "01", "08", "10", "12", "33"]))
     with embedded(tmp_path, 1) as log:
         summary = replay(log, write(tmp_path, "time,symbol,price,cond,correction\n" + lines))
         assert [row["flags"] for row in rows(log, records.Ticks)] == [0, 0, 3, 3, 3, 0]
-        assert summary.notes[-1] == "corrections not known, taken as ordinary trades: 33 (1)"
+        assert summary.notes[-1] == "unknown corrections, treated as ordinary trades: 33 (1)"
 
 
-def test_a_table_of_conditions_without_conditions_is_said(tmp_path: Path) -> None:
+def test_a_table_of_conditions_without_conditions_is_noted(tmp_path: Path) -> None:
     with embedded(tmp_path, 1) as log:
         path = write(tmp_path, "time,symbol,price,size,tape\n1340285400,A,1,1,A\n")
         summary = replay(log, path, ReplayOptions(conditions="cta"))
-        assert summary.notes == ("columns not used: tape", "no column for conditions: none were read")
-        with pytest.raises(BadInput, match="no table of conditions 'otc'"):
+        assert summary.notes == ("columns not used: tape", "no column for conditions: --conditions has no effect")
+        with pytest.raises(BadInput, match="unknown table of conditions 'otc'"):
             replay(log, path, ReplayOptions(conditions="otc"))
 
 
 @pytest.mark.parametrize(
-    ("kind", "columns", "reading", "why"),
+    ("kind", "columns", "options", "reason"),
     [
-        ("ticks", ("time", "symbol", "price", "size"), Reading(symbol="X"), "leave --symbol out"),
-        ("ticks", ("time", "price", "size"), Reading(symbol="X", interval="1m"), "leave --interval out"),
-        ("bars", ("time", "open"), Reading(symbol="X", interval="15m"), "keeps bars of 1m, 5m, 1d"),
-        ("bars", ("time", "interval"), Reading(symbol="X", interval="1m"), "leave --interval out"),
+        ("ticks", ("time", "symbol", "price", "size"), ReadOptions(symbol="X"), "omit --symbol"),
+        ("ticks", ("time", "price", "size"), ReadOptions(symbol="X", interval="1m"), "omit --interval"),
+        ("bars", ("time", "open"), ReadOptions(symbol="X", interval="15m"), "may have bars of 1m, 5m, 1d"),
+        ("bars", ("time", "interval"), ReadOptions(symbol="X", interval="1m"), "omit --interval"),
     ],
 )
-def test_an_option_that_could_have_no_effect_or_no_bars_is_refused(
-    kind: str, columns: tuple[str, ...], reading: Reading, why: str
+def test_an_option_that_contradicts_the_file_is_rejected(
+    kind: str, columns: tuple[str, ...], options: ReadOptions, reason: str
 ) -> None:
-    with pytest.raises(BadInput, match=why):
-        RowReader("file", "line", Shape(kind, {name: name for name in columns}), reading)
+    with pytest.raises(BadInput, match=reason):
+        RowReader("file", "line", FileLayout(kind, {name: name for name in columns}), options)

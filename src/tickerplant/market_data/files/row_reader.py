@@ -1,7 +1,7 @@
-"""From a file's columns to the log's: blocks of text or typed columns in, TICKS or VENDOR_BARS out. Pure.
+"""Conversion of a file's columns to the log's: blocks of text or typed columns in, TICKS or VENDOR_BARS out. Pure.
 
-A row that cannot be read becomes a dead letter with file, line and reason; the others arrive. Whole columns are cast at
-once, and only where that fails the values that cannot be are looked for.
+A row that cannot be read becomes a dead letter with file, line and reason; the other rows are unaffected. A column is
+cast as a whole. Only if that fails are its values parsed one by one.
 """
 
 from __future__ import annotations
@@ -32,33 +32,21 @@ from tickerplant.market_data.feed.validation import (
     is_plausible,
 )
 from tickerplant.market_data.files import conditions
-from tickerplant.market_data.files.blocks import Block, BrokenRow
-from tickerplant.market_data.files.column_roles import BARS, Shape
-from tickerplant.market_data.files.times import TimeReader
+from tickerplant.market_data.files.block import Block, BrokenRow
+from tickerplant.market_data.files.layout import BARS, FileLayout
+from tickerplant.market_data.files.open_file import DataFile
+from tickerplant.market_data.files.options import INTERVAL_NAMES, INTERVALS, ReadOptions
+from tickerplant.market_data.files.time_column import TimeColumn
 
 Int32Array = npt.NDArray[np.int32]
 
-DEFAULT_SOURCE = "file"
-"""Who says it where neither the file nor the user names anybody."""
 _EXCHANGE = "XNYS"
-"""Whose regular hours the tapes' conditions speak of."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """How a file is to be read, where it does not say so itself. `conditions`: a table of `conditions.TABLES`."""
-
-    symbol: str | None = None
-    interval: str | None = None
-    tz: str | None = None
-    date_order: str | None = None
-    source: str = DEFAULT_SOURCE
-    conditions: str | None = None
+"""The calendar of the regular hours in the tapes' conditions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What a block says: the good rows with their numbers and times, the broken ones, and where the block ends."""
+    """The rows of a block: valid rows with their numbers and times, the broken rows, and the end of the block."""
 
     batch: pa.RecordBatch
     numbers: Int64Array
@@ -67,88 +55,94 @@ class Rows:
     end: int
 
 
-KEPT = (intervals.M1, intervals.M5, intervals.D1)
-"""The intervals of which a file's bars are taken."""
-_KEPT_NAMES = ", ".join(interval.name for interval in KEPT)
-
-
 class RowReader:
-    """Reads the blocks of one file in order. Raises BadInput for what the user must say or that no row can heal.
+    """Reads the blocks of one file in order. Raises BadInput for missing options, and if no row can be read.
 
-    `conditions` and `corrections` count what of these columns was not understood, over all blocks read.
+    `unit`: `line`, `row` or `record`. `header`: the line of the header. `conditions` and `corrections` count the
+    unknown codes of these columns over all blocks.
     """
 
-    def __init__(self, name: str, unit: str, shape: Shape, reading: Reading, *, header: int | None = None) -> None:
-        self.kind = shape.kind
+    def __init__(
+        self, name: str, unit: str, layout: FileLayout, options: ReadOptions, *, header: int | None = None
+    ) -> None:
+        self.kind = layout.kind
         self._name = name
         self._unit = unit
-        self._shape = shape
-        self._reading = reading
-        self._line = header
-        self._times: TimeReader | None = None
+        self._layout = layout
+        self._options = options
+        self._times: TimeColumn | None = None
         self._symbol_codes: dict[str, int] = {}
-        self.conditions, self.corrections = conditions.Conditions(), conditions.Conditions()
-        self._table = conditions.named(reading.conditions) if reading.conditions else conditions.EITHER
-        self._given_symbol = check_symbol(reading.symbol) if reading.symbol else None
-        self._given_interval = intervals.parse(reading.interval) if reading.interval else None
+        self.conditions, self.corrections = conditions.ConditionDecoder(), conditions.ConditionDecoder()
+        self._table = conditions.table_named(options.conditions) if options.conditions else conditions.EITHER_TAPE
+        self._given_symbol = check_symbol(options.symbol) if options.symbol else None
+        self._given_interval = intervals.parse(options.interval) if options.interval else None
         if self._given_interval is not None and self._given_interval.is_activity:
-            raise BadInput(f"a file has no bars of {self._given_interval}: the plant makes those from ticks")
-        if self._given_interval is not None and self._given_interval not in KEPT:
-            raise BadInput(f"the plant keeps bars of {_KEPT_NAMES}; it makes those of {self._given_interval} from them")
-        if "symbol" in shape.columns and self._given_symbol is not None:
-            raise BadInput("the file says its symbols itself: leave --symbol out")
-        if shape.kind != BARS and self._given_interval is not None:
-            raise BadInput("the file has ticks, which have no interval: leave --interval out")
-        if "interval" in shape.columns and self._given_interval is not None:
-            raise BadInput("the file says its bars' intervals itself: leave --interval out")
-        if "symbol" not in shape.columns and self._given_symbol is None:
-            raise BadInput("no column says the symbol; name it with --symbol", line=header)
-        if shape.kind == BARS and "interval" not in shape.columns and self._given_interval is None:
-            raise BadInput("no column says the bars' interval; name it with --interval (as 1m, 1d)", line=header)
+            raise BadInput(f"bars of {self._given_interval} are aggregated from ticks; a file cannot supply them")
+        if self._given_interval is not None and self._given_interval not in INTERVALS:
+            raise BadInput(
+                f"a file may have bars of {INTERVAL_NAMES}; {self._given_interval} bars are derived from these"
+            )
+        if "symbol" in layout.columns and self._given_symbol is not None:
+            raise BadInput("the file has a column of symbols: omit --symbol")
+        if layout.kind != BARS and self._given_interval is not None:
+            raise BadInput("the file has ticks, which have no interval: omit --interval")
+        if "interval" in layout.columns and self._given_interval is not None:
+            raise BadInput("the file has a column of intervals: omit --interval")
+        if "symbol" not in layout.columns and self._given_symbol is None:
+            raise BadInput("no column has the symbol; set it with --symbol", line=header)
+        if layout.kind == BARS and "interval" not in layout.columns and self._given_interval is None:
+            raise BadInput(
+                "no column has the interval of the bars; set it with --interval (1m or 1d, say)", line=header
+            )
+
+    @classmethod
+    def of(cls, file: DataFile, layout: FileLayout, options: ReadOptions) -> RowReader:
+        """Return a reader for the blocks of a file."""
+        return cls(file.path.name, file.unit, layout, options, header=file.header_number)
 
     @property
-    def times(self) -> TimeReader | None:
-        """How the file's times are read; None before the first row."""
+    def times(self) -> TimeColumn | None:
+        """The reader of the time column; None before the first row."""
         return self._times
 
     @property
     def given_symbol(self) -> str | None:
-        """The symbol that stands in for a column, as the plant spells it."""
+        """The symbol of the options, in normal form."""
         return self._given_symbol
 
     @property
     def given_interval(self) -> str | None:
-        """The interval that stands in for a column, as the plant spells it."""
+        """The interval of the options, in normal form."""
         return self._given_interval.name if self._given_interval is not None else None
 
     @property
     def symbols(self) -> list[str]:
-        """The symbols seen so far, in the order in which they came."""
+        """The symbols read so far, in the order of their first rows."""
         return list(self._symbol_codes)
 
     def scan(self, block: Block) -> Int64Array:
-        """Return the times of a block's rows that can be, and remember its symbols; other columns may be absent."""
+        """Return the plausible times of a block, and record its symbols. Other columns may be absent."""
         times, _, _, reasons = self._time_and_symbol(block)
         good = is_plausible(times, EARLIEST_BAR_US if self.kind == BARS else EARLIEST_TICK_US)
         good[list(reasons)] = False
         return times[good]
 
     def scan_columns(self) -> list[str]:
-        """Return the file's columns that `scan` reads."""
+        """Return the names of the columns that `scan` reads."""
         roles = ("time", "symbol", "interval")
-        names = [self._shape.columns[role] for role in roles if role in self._shape.columns]
-        return [*names, *([self._shape.clock] if self._shape.clock else [])]
+        names = [self._layout.columns[role] for role in roles if role in self._layout.columns]
+        return [*names, *([self._layout.clock] if self._layout.clock else [])]
 
     def read(self, block: Block) -> Rows:
-        """Return a block's rows in the log's columns."""
+        """Return the rows of a block in the schema of the log."""
         times, symbols, grid, reasons = self._time_and_symbol(block)
         batch = (
             self._bars(block, times, symbols, grid, reasons)
             if self.kind == BARS
             else self._ticks(block, times, symbols, reasons)
         )
-        for row, why in (check_bars(batch) if self.kind == BARS else check_ticks(batch)).items():
-            reasons.setdefault(row, why)
+        for row, reason in (check_bars(batch) if self.kind == BARS else check_ticks(batch)).items():
+            reasons.setdefault(row, reason)
         dead = [*block.broken, *self._dead(block, reasons)]
         numbers = block.numbers
         if reasons:
@@ -165,29 +159,29 @@ class RowReader:
         rows = len(block.numbers)
         symbols, codes = self._symbols(block, rows, reasons)
         grid = self._intervals(block, rows, reasons) if self.kind == BARS else None
-        column = block.columns[self._shape.columns["time"]]
-        if self._shape.clock:
-            column = pc.binary_join_element_wise(column.cast(pa.utf8()), block.columns[self._shape.clock], " ")
+        column = block.columns[self._layout.columns["time"]]
+        if self._layout.clock:
+            column = pc.binary_join_element_wise(column.cast(pa.utf8()), block.columns[self._layout.clock], " ")
         if not rows:
             return np.empty(0, np.int64), symbols, grid, reasons
         if self._times is None:
-            self._times = TimeReader(
+            self._times = TimeColumn(
                 column,
-                tz=self._reading.tz,
-                date_order=self._reading.date_order,
+                tz=self._options.tz,
+                date_order=self._options.date_order,
                 daily=grid is not None and all(intervals.parse(g).us >= DAY_US for g in grid.dictionary.to_pylist()),
                 line=int(block.numbers[0]) if self._unit == "line" else None,
             )
         times, unread = self._times.read(column, codes)
-        for row, why in unread.items():
-            reasons.setdefault(row, why)
+        for row, reason in unread.items():
+            reasons.setdefault(row, reason)
         if grid is not None and "1w" in grid.dictionary.to_pylist():
             weekly = pc.equal(grid.cast(pa.utf8()), "1w").to_numpy(zero_copy_only=False)
             times = np.where(weekly, Interval(WEEK_US, "1w").floor(times), times)
         return times, symbols, grid, reasons
 
     def _symbols(self, block: Block, rows: int, reasons: Reasons) -> tuple[pa.Array, Int32Array]:
-        name = self._shape.columns.get("symbol")
+        name = self._layout.columns.get("symbol")
         if name is None:
             assert self._given_symbol is not None
             self._symbol_codes.setdefault(self._given_symbol, 0)
@@ -196,50 +190,50 @@ class RowReader:
         column = block.columns[name]
         if not pa.types.is_dictionary(column.type):
             column = column.cast(pa.utf8()).dictionary_encode()
-        known, wrong = [], {}
+        known, invalid = [], {}
         for at, text in enumerate(column.dictionary.cast(pa.utf8()).to_pylist()):
             try:
                 known.append(check_symbol(text or ""))
             except BadInput as error:
-                wrong[at] = str(error)
+                invalid[at] = str(error)
                 known.append("?")
         unique = list(dict.fromkeys(known))
         for symbol in unique:
             if symbol != "?":
                 self._symbol_codes.setdefault(symbol, len(self._symbol_codes))
-        place = {symbol: at for at, symbol in enumerate(unique)}
-        to_unique = np.array([place[symbol] for symbol in known] or [0], np.int32)
+        index_of = {symbol: at for at, symbol in enumerate(unique)}
+        to_unique = np.array([index_of[symbol] for symbol in known] or [0], np.int32)
         indices = column.indices.fill_null(0).cast(pa.int32()).to_numpy(zero_copy_only=False)
         for row in np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)).tolist():
             reasons[row] = "the symbol is missing"
-        for at, why in wrong.items():
+        for at, reason in invalid.items():
             for row in np.flatnonzero(indices == at).tolist():
-                reasons.setdefault(row, why)
+                reasons.setdefault(row, reason)
         local = to_unique[indices]
         codes = np.array([self._symbol_codes.get(s, -1) for s in unique] or [0], np.int32)[local]
         return pa.DictionaryArray.from_arrays(pa.array(local), pa.array(unique or ["?"], pa.utf8())), codes
 
     def _intervals(self, block: Block, rows: int, reasons: Reasons) -> pa.Array:
-        name = self._shape.columns.get("interval")
+        name = self._layout.columns.get("interval")
         if name is None:
             assert self._given_interval is not None
             names, indices = [self._given_interval.name], np.zeros(rows, np.int8)
             return pa.DictionaryArray.from_arrays(pa.array(indices), pa.array(names))
         column = block.columns[name].cast(pa.utf8()).dictionary_encode()
-        plain: list[str] = []
+        names: list[str] = []
         for at, text in enumerate(column.dictionary.to_pylist()):
             try:
                 found = intervals.parse((text or "").strip())
-                if found not in KEPT and not found.is_activity:
-                    raise BadInput(f"the plant keeps bars of {_KEPT_NAMES}, not of {found}")
-                plain.append(found.name)
+                if found not in INTERVALS and not found.is_activity:
+                    raise BadInput(f"a file may have bars of {INTERVAL_NAMES}, not of {found}")
+                names.append(found.name)
             except BadInput as error:
-                plain.append("1m")
+                names.append("1m")
                 for row in np.flatnonzero(column.indices.to_numpy(zero_copy_only=False) == at).tolist():
                     reasons[row] = str(error)
-        unique = list(dict.fromkeys(plain)) or ["1m"]
-        place = np.array([unique.index(p) for p in plain] or [0], np.int8)
-        local = place[column.indices.fill_null(0).to_numpy(zero_copy_only=False)]
+        unique = list(dict.fromkeys(names)) or ["1m"]
+        index_of = np.array([unique.index(p) for p in names] or [0], np.int8)
+        local = index_of[column.indices.fill_null(0).to_numpy(zero_copy_only=False)]
         return pa.DictionaryArray.from_arrays(pa.array(local, pa.int8()), pa.array(unique))
 
     def _ticks(self, block: Block, times: Int64Array, symbols: pa.Array, reasons: Reasons) -> pa.RecordBatch:
@@ -247,7 +241,7 @@ class RowReader:
         flags = self._floats(block, "flags", reasons, absent=0.0)
         known = (flags >= 0) & (flags <= KNOWN_BITS) & (flags == np.floor(flags))
         for row in np.flatnonzero(~known).tolist():
-            reasons.setdefault(row, "the flags are not bits that are known")
+            reasons.setdefault(row, "the flags contain unknown bits")
         trade_id = self._texts(block, "trade_id")
         columns = [
             timestamps(times),
@@ -262,17 +256,17 @@ class RowReader:
         return pa.RecordBatch.from_arrays(columns, schema=TICKS)
 
     def _conditions(self, block: Block, times: Int64Array) -> npt.NDArray[np.uint16]:
-        """Return the bits of a block's conditions and corrections. A table that was named goes before the tapes."""
-        columns = self._shape.columns
+        """Return the flags of a block's conditions and corrections. A table of the options precedes the tapes."""
+        columns = self._layout.columns
         bits = np.zeros(len(times), dtype=np.uint16)
         if "conditions" in columns:
-            tapes = None if self._reading.conditions or "tape" not in columns else block.columns[columns["tape"]]
-            bits = self.conditions.read(block.columns[columns["conditions"]], self._table, tapes)
+            tapes = None if self._options.conditions or "tape" not in columns else block.columns[columns["tape"]]
+            bits = self.conditions.flags(block.columns[columns["conditions"]], self._table, tapes)
             if (bits & TickFlag.EXTENDED).any():
                 regular = calendar(_EXCHANGE).is_regular(times)
                 bits = conditions.without_price_in_regular_hours(bits, regular)
         if "correction" in columns:
-            bits = bits | self.corrections.read(block.columns[columns["correction"]], conditions.CORRECTIONS)
+            bits = bits | self.corrections.flags(block.columns[columns["correction"]], conditions.CORRECTIONS)
         return bits
 
     def _bars(
@@ -298,20 +292,20 @@ class RowReader:
     def _sources(self, block: Block, rows: int) -> pa.Array:
         texts = self._texts(block, "source")
         if texts is None:
-            return pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array([self._reading.source]))
-        return texts.fill_null(self._reading.source).dictionary_encode().cast(TEXT)
+            return pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array([self._options.source]))
+        return texts.fill_null(self._options.source).dictionary_encode().cast(TEXT)
 
     def _texts(self, block: Block, role: str) -> pa.Array | None:
-        """Return a column as text, empty values as nulls; None when the file has no such column."""
-        name = self._shape.columns.get(role)
+        """Return a column as text with nulls for empty values; None if the file has no such column."""
+        name = self._layout.columns.get(role)
         if name is None:
             return None
         texts = block.columns[name].cast(pa.utf8())
         return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.utf8()), texts)
 
     def _floats(self, block: Block, role: str, reasons: Reasons, *, absent: float | None = None) -> Float64Array:
-        """Return a column as numbers. Empty values are `absent`, or broken when that is None."""
-        name = self._shape.columns.get(role)
+        """Return a column as numbers. An empty value becomes `absent`; if that is None, the row is broken."""
+        name = self._layout.columns.get(role)
         if name is None:
             assert absent is not None
             return np.full(len(block.numbers), absent)
@@ -329,7 +323,7 @@ class RowReader:
             if text or absent is None:
                 number = _number(text)
                 if number is None:
-                    reasons.setdefault(row, f"{role} {text!r} is no number" if text else f"the {role} is missing")
+                    reasons.setdefault(row, f"{role} {text!r} is not a number" if text else f"the {role} is missing")
                     number = 0.0
                 values[row] = number
         return values

@@ -1,7 +1,7 @@
-"""Reading a file block by block, in bounded memory: columns, and for every row the line or row it stands in.
+"""CSV files, gzipped or not, read in blocks of bounded size.
 
-A CSV file is cut at line ends into blocks of about a megabyte, and each is parsed by itself, so that line numbers are
-exact whatever is broken above. Quoted values may hold delimiters but not line ends.
+A file is cut at line ends into blocks of about a megabyte. Each block is parsed separately, so that line numbers are
+exact below a broken line too. Quoted values may contain delimiters but no line ends.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, cast
 
@@ -20,46 +19,23 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.parquet
 
 from tickerplant.core.errors import BadInput
 from tickerplant.core.times import Int64Array
+from tickerplant.market_data.files.block import Block, BrokenRow
 
 BLOCK_BYTES: Final = 1 << 20
-PARQUET_ROWS: Final = 65_536
 _MAX_LINE_BYTES: Final = 1 << 20
 _DELIMITERS: Final = ",;\t|"
-_UTF8_MARK: Final = b"\xef\xbb\xbf"
-_NO_TEXT: Final = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
-_LOOK_BYTES: Final = 1024
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+_BINARY: Final = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
+_HEAD_BYTES: Final = 1024
 _CUT_SHORT: Final = (EOFError, OSError, zlib.error)
-"""What reading a gzipped file raises when it is cut short or damaged."""
+"""Errors of reading a gzipped file that is truncated or damaged."""
 
 
-@dataclass(frozen=True, slots=True)
-class BrokenRow:
-    """A row that has no columns: where it stands, why, and its bytes."""
-
-    number: int
-    reason: str
-    payload: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """Some rows: the columns asked for by the file's names, each row's number, the broken rows between, the end.
-
-    `end`: the number after the last row of the block, broken ones included.
-    """
-
-    columns: Mapping[str, pa.Array]
-    numbers: Int64Array
-    end: int
-    broken: Sequence[BrokenRow] = field(default=())
-
-
-class TextFile:
-    """A CSV file, gzipped or not. Rows are numbered by line; the header is line 1, or the first that is not empty."""
+class CsvFile:
+    """A CSV file. Rows are numbered by line; the header is the first line that is not empty."""
 
     unit: Final = "line"
 
@@ -67,42 +43,42 @@ class TextFile:
         self.path = path
         try:
             with self._open() as stream:
-                head = stream.read1(_LOOK_BYTES)
+                head = stream.read1(_HEAD_BYTES)
             if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
                 raise BadInput(f"{path.name} is UTF-16 text; save it as UTF-8")
-            if _NO_TEXT.search(head):
-                raise BadInput(f"{path.name} is neither CSV nor Parquet")
+            if _BINARY.search(head):
+                raise BadInput(f"{path.name} is neither a CSV nor a Parquet file")
             line, number = self._first_line()
         except _CUT_SHORT as error:
-            raise BadInput(f"{path.name} breaks off: {_why(error)}", line=1) from error
+            raise BadInput(f"{path.name} is truncated: {_reason(error)}", line=1) from error
         if b"\r" in line:
             raise BadInput(f"the lines of {path.name} end in CR alone; save it with LF or CRLF", line=number)
         text = line.decode("utf-8", "replace")
         self.delimiter = max(_DELIMITERS, key=text.count)
         self.header = [name.strip() for name in next(csv.reader([text], delimiter=self.delimiter))]
         self.header_number = number
-        # Columns without a name (as of an index) get one, so that they can be named in a note.
+        # A column without a name (an index, for example) gets one, so that a note can name it.
         self.header = [name or f"column {at + 1}" for at, name in enumerate(self.header)]
 
     def blocks(self, wanted: Sequence[str]) -> Iterator[Block]:
-        """Yield the file's blocks from the beginning. Raises BadInput when the file cannot be read on."""
-        number, rest = 1, b""
+        """Yield the blocks from the start of the file. Raises BadInput when the rest of the file cannot be read."""
+        number, tail = 1, b""
         with self._open() as stream:
             while True:
-                data, broke = _read(stream, BLOCK_BYTES)
-                if broke is not None:
-                    at = number + rest.count(b"\n") + data.count(b"\n")
-                    raise BadInput(f"{self.path.name} breaks off: {_why(broke)}", line=at) from broke
+                data, error = _read(stream, BLOCK_BYTES)
+                if error is not None:
+                    at = number + tail.count(b"\n") + data.count(b"\n")
+                    raise BadInput(f"{self.path.name} is truncated: {_reason(error)}", line=at) from error
                 if data:
                     cut = data.rfind(b"\n") + 1
-                    if not cut and len(rest) + len(data) > BLOCK_BYTES + _MAX_LINE_BYTES:
-                        raise BadInput("the line is longer than a megabyte", line=number)
+                    if not cut and len(tail) + len(data) > BLOCK_BYTES + _MAX_LINE_BYTES:
+                        raise BadInput("a line is longer than a megabyte", line=number)
                     if not cut:
-                        rest += data
+                        tail += data
                         continue
-                    chunk, rest = rest + data[:cut], data[cut:]
+                    chunk, tail = tail + data[:cut], data[cut:]
                 else:
-                    chunk, rest = rest, b""
+                    chunk, tail = tail, b""
                 if chunk:
                     block = self._parse(chunk, number, wanted)
                     number = block.end
@@ -119,11 +95,11 @@ class TextFile:
         numbers = filled + number
         end = number + lines
         broken: list[BrokenRow] = []
-        wrong: list[int] = []
+        invalid: list[int] = []
 
-        def on_wrong(row: pa.csv.InvalidRow) -> str:
+        def on_invalid(row: pa.csv.InvalidRow) -> str:
             at = row.number - 1
-            wrong.append(at)
+            invalid.append(at)
             broken.append(
                 BrokenRow(
                     int(numbers[at]),
@@ -142,7 +118,7 @@ class TextFile:
             strings_can_be_null=False,
             quoted_strings_can_be_null=False,
         )
-        parse = pa.csv.ParseOptions(delimiter=self.delimiter, invalid_row_handler=on_wrong)
+        parse = pa.csv.ParseOptions(delimiter=self.delimiter, invalid_row_handler=on_invalid)
         read = pa.csv.ReadOptions(use_threads=False, column_names=self.header, block_size=max(len(chunk) + 1, 1024))
         try:
             table = pa.csv.read_csv(pa.BufferReader(chunk), read, parse, options)
@@ -150,65 +126,36 @@ class TextFile:
             clean = chunk.decode("utf-8", "replace").encode()
             if clean == chunk:
                 raise BadInput(f"{self.path.name} cannot be read: {error}", line=int(numbers[0])) from error
-            wrong.clear()
+            invalid.clear()
             broken.clear()
             table = pa.csv.read_csv(pa.BufferReader(clean), read, parse, options)
-        if wrong:
-            numbers = np.delete(numbers, wrong)
+        if invalid:
+            numbers = np.delete(numbers, invalid)
         if len(numbers) != table.num_rows:
             raise BadInput(
-                f"a quote that is opened and not closed, or a line end within quotes, in the {table.num_rows} rows "
-                "from here on",
+                f"an unclosed quote, or a line end inside quotes, in the next {table.num_rows} rows",
                 line=int(numbers[0]) if len(numbers) else number,
             )
-        columns = {name: _one(table[name]) for name in wanted}
+        columns = {name: _single_array(table[name]) for name in wanted}
         return Block(columns, numbers, end, broken)
 
     def _first_line(self) -> tuple[bytes, int]:
         with self._open() as stream:
             for number, line in enumerate(iter(lambda: stream.readline(_MAX_LINE_BYTES), b""), 1):
-                line = line.removeprefix(_UTF8_MARK) if number == 1 else line
+                line = line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
                 if line.strip():
                     return line.rstrip(b"\r\n"), number
         raise BadInput(f"{self.path.name} is empty", line=1)
 
     def _open(self) -> io.BufferedReader:
         with self.path.open("rb") as stream:
-            packed = stream.read(2) == b"\x1f\x8b"
-        # GzipFile has all of BufferedReader that is used here, and is buffered itself.
-        return cast("io.BufferedReader", gzip.open(self.path, "rb")) if packed else self.path.open("rb")
-
-
-class ParquetFile:
-    """A Parquet file. Rows are numbered from 1."""
-
-    unit: Final = "row"
-    header_number = None
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            with pa.parquet.ParquetFile(path) as file:
-                self.header = list(file.schema_arrow.names)
-        except (pa.ArrowException, OSError) as error:
-            raise BadInput(f"{path.name} is no Parquet file: {error}") from error
-
-    def blocks(self, wanted: Sequence[str]) -> Iterator[Block]:
-        """Yield the file's blocks from the beginning. Raises BadInput when the file cannot be read on."""
-        number = 1
-        try:
-            with pa.parquet.ParquetFile(self.path) as file:
-                for batch in file.iter_batches(PARQUET_ROWS, columns=list(dict.fromkeys(wanted)), use_threads=False):
-                    end = number + batch.num_rows
-                    columns = {name: batch[name] for name in wanted}
-                    yield Block(columns, np.arange(number, end, dtype=np.int64), end)
-                    number = end
-        except (pa.ArrowException, OSError) as error:
-            raise BadInput(f"{self.path.name} breaks off behind row {number - 1}: {error}") from error
+            is_gzipped = stream.read(2) == b"\x1f\x8b"
+        # GzipFile has the methods of BufferedReader that are used here, and has a buffer of its own.
+        return cast("io.BufferedReader", gzip.open(self.path, "rb")) if is_gzipped else self.path.open("rb")
 
 
 def _read(stream: io.BufferedReader, size: int) -> tuple[bytes, Exception | None]:
-    """Return (about `size` bytes, fewer at the end; what broke the file off behind them)."""
+    """Return up to `size` bytes, fewer at the end, and the error that ended the file after them."""
     pieces: list[bytes] = []
     have = 0
     try:
@@ -220,12 +167,12 @@ def _read(stream: io.BufferedReader, size: int) -> tuple[bytes, Exception | None
     return b"".join(pieces), None
 
 
-def _why(error: Exception) -> str:
-    return "the gzipped file is cut short" if isinstance(error, EOFError) else str(error)
+def _reason(error: Exception) -> str:
+    return "the gzipped file ends too early" if isinstance(error, EOFError) else str(error)
 
 
 def _filled_lines(chunk: bytes) -> tuple[Int64Array, int]:
-    """Return (numbers from 0 of the lines that are not empty, number of lines)."""
+    """Return the indices of the lines that are not empty, and the number of lines."""
     data = np.frombuffer(chunk, dtype=np.uint8)
     ends = np.flatnonzero(data == 10)
     if chunk and not chunk.endswith(b"\n"):
@@ -237,6 +184,6 @@ def _filled_lines(chunk: bytes) -> tuple[Int64Array, int]:
     return np.flatnonzero(~empty).astype(np.int64), len(ends)
 
 
-def _one(column: pa.ChunkedArray) -> pa.Array:
+def _single_array(column: pa.ChunkedArray) -> pa.Array:
     whole = column.combine_chunks()
     return whole.chunk(0) if isinstance(whole, pa.ChunkedArray) else whole

@@ -1,10 +1,10 @@
-"""Times as files write them, to microseconds UTC, in whole columns. Pure.
+"""The time column of a file, converted to microseconds UTC. Pure, column-wise.
 
-Understood: seconds, milliseconds, microseconds or nanoseconds since 1970 (told apart by size), ISO 8601 with or without
-offset, `20201215`, `20201215 093000`, `12/15/2020 9:30` (which of day and month comes first is found in the values, or
-asked for), dates alone. A time without offset is local to the zone that the user names; where clocks are set back, an
-hour happens twice: its times are taken in order, so the first run of them is summer time, and from where a symbol's
-times go back it is winter time. A time that the clocks skip does not exist and is refused.
+Supported forms: seconds, milliseconds, microseconds or nanoseconds since 1970 (detected by size), ISO 8601 with or
+without offset, `20201215`, `20201215 093000`, `12/15/2020 9:30`, and dates. The order of day and month follows from the
+values or from the options. A time without offset is local to the zone of the options. When clocks are set back, an hour
+occurs twice: a symbol's times are in summer time until they decrease, then in winter time. A time that the clocks skip
+is invalid.
 """
 
 from __future__ import annotations
@@ -31,23 +31,20 @@ _ISO: Final = re.compile(r"(\d{4})-(\d\d)-(\d\d)(?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\
 _SLASHED: Final = re.compile(r"(\d{1,2})[/.](\d{1,2})[/.]\d{4}\b.*")
 _COMPACT: Final = re.compile(r"(?:19|20|21)\d\d[01]\d[0-3]\d(?:[ T]\d{2}:?\d{2}(?::?\d{2})?)?")
 _UNITS: Final = ((1e11, 1_000_000, 1), (1e14, 1_000, 1), (1e17, 1, 1), (float("inf"), 1, 1_000))
-"""Up to which size of number, and what makes microseconds of it (times, divided by).
-
-1e11 s is the year 5138, 1e11 ms is 1973.
-"""
+"""Limits of the absolute number, with factor and divisor to microseconds. 1e11 s is the year 5138, 1e11 ms is 1973."""
 
 
-def zone(name: str) -> str:
-    """Return the zone's name if there is such a zone. Raises BadInput."""
+def check_zone(name: str) -> str:
+    """Return the name of an existing time zone. Raises BadInput for other names."""
     try:
         zoneinfo.ZoneInfo(name)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
-        raise BadInput(f"no time zone {name!r}; use a name like UTC or America/New_York") from None
+        raise BadInput(f"unknown time zone {name!r}; use a name like UTC or America/New_York") from None
     return name
 
 
-def same_zone(name: str) -> str:
-    """Return one name for all that are links to one zone: `America/New_York` for `US/Eastern`, `UTC` for `Zulu`."""
+def canonical_zone(name: str) -> str:
+    """Return the canonical name of a zone: `America/New_York` for `US/Eastern`, `UTC` for `Zulu`."""
     links = _links()
     while name in links:
         name = links[name]
@@ -56,7 +53,7 @@ def same_zone(name: str) -> str:
 
 @lru_cache(maxsize=1)
 def _links() -> dict[str, str]:
-    """Return the names that IANA keeps for zones of another name, each with that; none if the list is not there."""
+    """Return IANA's aliases with the zone of each; {} if the list is not installed."""
     try:
         text = importlib.resources.files("tzdata.zoneinfo").joinpath("tzdata.zi").read_text(encoding="ascii")
     except (ModuleNotFoundError, OSError):
@@ -65,12 +62,12 @@ def _links() -> dict[str, str]:
     return {link: target for _, target, link in lines}
 
 
-class TimeReader:
-    """Reads a file's time column, block by block and in order: what was told once holds for the whole file.
+class TimeColumn:
+    """Converts a file's time column block by block, in order. The form of the first values applies to the whole file.
 
-    `line` names the place of the first value in errors. Keeps each symbol's last time of the hour that happens twice.
-    `is_slashed`: dates are written with slashes or dots. `takes_zone` and `takes_order` say whether the zone and the
-    order of day and month that were given change what is read.
+    `line`: the line of the first value, for errors. `is_slashed`: dates have slashes or dots. `takes_zone` and
+    `takes_order`: the given zone, and the given order of day and month, have an effect. The last time of each symbol in
+    an hour that occurs twice is state.
     """
 
     def __init__(
@@ -82,27 +79,27 @@ class TimeReader:
         daily: bool = False,
         line: int | None = None,
     ) -> None:
-        self._tz = zone(tz) if tz else None
+        self._tz = check_zone(tz) if tz else None
         self._daily = daily
         self._order = date_order
         self._scale: tuple[int, int] = (1, 1)
         self.is_slashed = self.takes_order = False
-        self.form = self._told_by(sample, line)
+        self.form = self._detect_form(sample, line)
         if not self.is_slashed:
             self._order = None
         self.takes_zone = self._tz is not None and self.form == (ZONED if daily else NAIVE)
         if self.form == NAIVE and self._tz is None and not daily:
             example = next((str(v) for v in sample.slice(0, 50).to_pylist() if v is not None), "")
             raise BadInput(
-                f"the time {example} has no zone; say which it is with --tz (as UTC, America/New_York)", line=line
+                f"the time {example} has no zone; set it with --tz (UTC or America/New_York, say)", line=line
             )
         self._last_local: dict[int, int] = {}
         self._folded: dict[int, bool] = {}
 
     def read(self, column: pa.Array, codes: npt.NDArray[np.int32]) -> tuple[Int64Array, Reasons]:
-        """Return each row's microseconds and, for rows that cannot be read (value 0), why not.
+        """Return the microseconds of each row, and a reason for each invalid row, whose value is 0.
 
-        `codes`: a number for each row's symbol.
+        `codes`: the symbol number of each row.
         """
         reasons: Reasons = {}
         if self.form == EPOCH:
@@ -111,7 +108,7 @@ class TimeReader:
             local, bad = self._moments(column)
             us = local
             for row in np.flatnonzero(bad).tolist():
-                reasons[row] = f"{column[row].as_py()!r} is no time"
+                reasons[row] = f"{column[row].as_py()!r} is not a time"
             if self.form == NAIVE and self._tz is not None and not self._daily:
                 us = self._to_utc(local, ~bad, codes, reasons)
             elif self._daily and self.form == ZONED and self._tz is not None:
@@ -123,9 +120,9 @@ class TimeReader:
             us[list(reasons)] = 0
         return us, reasons
 
-    # Telling -----------------------------------------------------------------------------------------------------
+    # Detection ---------------------------------------------------------------------------------------------------
 
-    def _told_by(self, sample: pa.Array, line: int | None) -> str:
+    def _detect_form(self, sample: pa.Array, line: int | None) -> str:
         kind = sample.type
         if pa.types.is_timestamp(kind):
             return ZONED if kind.tz else NAIVE
@@ -151,63 +148,61 @@ class TimeReader:
             self._order = self._order or found_order
             if self._order is None:
                 raise BadInput(
-                    f"whether {first} begins with the day or the month cannot be told; use --date-order", line=line
+                    f"the order of day and month in {first} is ambiguous; set it with --date-order", line=line
                 )
             self.is_slashed, self.takes_order = True, self._order != found_order
             return NAIVE if ":" in first else DATES
-        plain = _plain_text(first)
-        found = _ISO.fullmatch(plain)
+        text = _normalised(first)
+        found = _ISO.fullmatch(text)
         if found is None:
-            raise BadInput(
-                f"{first!r} is no time that can be read; ISO 8601 or seconds since 1970 always can", line=line
-            )
-        return DATES if len(plain) == 10 else ZONED if found[4] else NAIVE
+            raise BadInput(f"{first!r} is not a time in a supported form; use ISO 8601 or Unix seconds", line=line)
+        return DATES if len(text) == 10 else ZONED if found[4] else NAIVE
 
-    # Reading -----------------------------------------------------------------------------------------------------
+    # Conversion --------------------------------------------------------------------------------------------------
 
     def _epochs(self, column: pa.Array, reasons: Reasons) -> Int64Array:
-        times, divided = self._scale
+        factor, divisor = self._scale
         if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-            column, bad = numbers(column, pa.int64())
+            column, bad = _numbers(column, pa.int64())
             if bad.any():
-                # Seconds with a fraction: as decimal text, so that microseconds survive.
+                # Seconds with a fraction are parsed as decimal text, which keeps the microseconds.
                 return self._epochs_by_row(column, bad, reasons)
         if pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
             values = column.cast(pa.float64()).fill_null(np.nan).to_numpy(zero_copy_only=False)
             bad = ~np.isfinite(values)
-            result: Int64Array = np.rint(np.where(bad, 0, values) * times / divided).astype(np.int64)
+            result: Int64Array = np.rint(np.where(bad, 0, values) * factor / divisor).astype(np.int64)
         else:
             bad = column.is_null().to_numpy(zero_copy_only=False)
             result = column.fill_null(0).cast(pa.int64()).to_numpy(zero_copy_only=False)
             result = self._checked_scale(result, bad)
         for row in np.flatnonzero(bad).tolist():
-            reasons[row] = "the time is missing or of another unit than the first one"
+            reasons[row] = "the time is missing, or has another unit than the first one"
         return result
 
     def _checked_scale(self, values: Int64Array, bad: BoolArray) -> Int64Array:
-        times, divided = self._scale
-        limit = (1 << 62) // times
+        factor, divisor = self._scale
+        limit = (1 << 62) // factor
         bad |= (values > limit) | (values < -limit)
-        return np.where(bad, 0, values) // divided * times
+        return np.where(bad, 0, values) // divisor * factor
 
     def _epochs_by_row(self, column: pa.Array, bad: BoolArray, reasons: Reasons) -> Int64Array:
-        times, divided = self._scale
+        factor, divisor = self._scale
         result = np.zeros(len(column), dtype=np.int64)
         for row, value in enumerate(column.to_pylist()):
             text = str(value).strip() if value is not None else ""
             if re.fullmatch(r"-?\d{1,19}(\.\d*)?", text):
                 whole, _, fraction = text.partition(".")
-                scaled = int(whole) * times // divided
-                if fraction and times > 1:
-                    digits = len(str(times)) - 1
+                scaled = int(whole) * factor // divisor
+                if fraction and factor > 1:
+                    digits = len(str(factor)) - 1
                     scaled += int(fraction[:digits].ljust(digits, "0")) * (-1 if text[0] == "-" else 1)
                 result[row] = scaled
             else:
-                reasons[row] = f"{text!r} is no time"
+                reasons[row] = f"{text!r} is not a time"
         return result
 
     def _moments(self, column: pa.Array) -> tuple[Int64Array, BoolArray]:
-        """Return microseconds (local ones for NAIVE) and which rows cannot be read."""
+        """Return microseconds (local for NAIVE), and a mask of the invalid rows."""
         kind = column.type
         if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
             bad = column.is_null().to_numpy(zero_copy_only=False)
@@ -223,17 +218,17 @@ class TimeReader:
         except pa.ArrowInvalid:
             pass
         texts = self._as_iso(texts)
-        for unit, divided in (("us", 1), ("ns", 1_000)):
+        for unit, divisor in (("us", 1), ("ns", 1_000)):
             try:
                 read = pc.cast(texts, pa.timestamp(unit, tz=wanted.tz))
             except pa.ArrowInvalid:
                 continue
             bad = read.is_null().to_numpy(zero_copy_only=False)
-            return read.view(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False) // divided, bad
+            return read.view(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False) // divisor, bad
         return self._by_row(texts)
 
     def _as_iso(self, texts: pa.Array) -> pa.Array:
-        """Return the texts rewritten as ISO 8601, as far as they are of one of the other forms."""
+        """Rewrite the other supported forms as ISO 8601."""
         texts = pc.utf8_trim_whitespace(texts)
         if self._order:
             texts = pc.replace_substring_regex(texts, r"^(\d)([/.])", r"0\1\2")
@@ -250,7 +245,7 @@ class TimeReader:
         return texts
 
     def _by_row(self, texts: pa.Array) -> tuple[Int64Array, BoolArray]:
-        """Read value by value: only for blocks in which some value cannot be read."""
+        """Parse value by value; used only for blocks with an invalid value."""
         result = np.zeros(len(texts), dtype=np.int64)
         bad = np.zeros(len(texts), dtype=np.bool_)
         for row, text in enumerate(texts.to_pylist()):
@@ -277,10 +272,10 @@ class TimeReader:
         if not twice.any():
             return first
         result = first.copy()
-        missing = twice & (self._local(first) != local)
-        for row in np.flatnonzero(missing).tolist():
-            reasons[row] = f"the clocks of {self._tz} skip this time"
-        for row in np.flatnonzero(twice & ~missing).tolist():
+        skipped = twice & (self._local(first) != local)
+        for row in np.flatnonzero(skipped).tolist():
+            reasons[row] = f"this local time does not exist in {self._tz}: the clocks skip it"
+        for row in np.flatnonzero(twice & ~skipped).tolist():
             code, at = int(codes[row]), int(local[row])
             last = self._last_local.get(code)
             if last is None or abs(at - last) > DAY_US:
@@ -297,8 +292,8 @@ _EPOCH_UTC = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _EPOCH_NAIVE = _EPOCH_UTC.replace(tzinfo=None)
 
 
-def numbers(texts: pa.Array, kind: pa.DataType) -> tuple[pa.Array, BoolArray]:
-    """Return (the texts as numbers, which are none). When some are none the texts come back instead."""
+def _numbers(texts: pa.Array, kind: pa.DataType) -> tuple[pa.Array, BoolArray]:
+    """Return the texts as numbers and a mask of none; the texts and a mask of all if a text is not a number."""
     try:
         return pc.cast(texts, kind), np.zeros(len(texts), dtype=np.bool_)
     except pa.ArrowInvalid:
@@ -306,11 +301,11 @@ def numbers(texts: pa.Array, kind: pa.DataType) -> tuple[pa.Array, BoolArray]:
 
 
 def _scale_of(value: float) -> tuple[int, int]:
-    return next((times, divided) for limit, times, divided in _UNITS if value < limit)
+    return next((factor, divisor) for limit, factor, divisor in _UNITS if value < limit)
 
 
 def _order_of(texts: list[str]) -> str | None:
-    """Return `mdy` or `dmy`, as the values tell, or None when they do not."""
+    """Return `mdy` or `dmy` if a value decides it, otherwise None."""
     pairs = [(int(m[1]), int(m[2])) for m in map(_SLASHED.fullmatch, texts) if m]
     if any(a > 12 for a, _ in pairs):
         return "dmy"
@@ -319,7 +314,7 @@ def _order_of(texts: list[str]) -> str | None:
     return None
 
 
-def _plain_text(text: str) -> str:
+def _normalised(text: str) -> str:
     text = re.sub(r"\s*(UTC|GMT)$", "Z", text)
     return re.sub(r"^(\d{4})/(\d\d)/(\d\d)", r"\1-\2-\3", text)
 

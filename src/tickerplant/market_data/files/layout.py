@@ -1,4 +1,4 @@
-"""Which column of a file is what: names as vendors, exchanges and data frames write them. Pure."""
+"""The layout of a file: which column contains what, by the names that vendors, exchanges and data frames use. Pure."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ _DATE, _CLOCK = "date", "time"
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
-    """What a file holds: `columns` maps our names to the file's, `clock` is a second column with the time of day.
+class FileLayout:
+    """The layout: `columns` maps roles to the file's column names; `clock` is a separate column with the time of day.
 
-    `ignored` are columns that mean nothing to us; `notes` say to the user what was assumed.
+    `ignored`: columns that are not used. `notes`: assumptions, for the user.
     """
 
     kind: str
@@ -60,36 +60,36 @@ class Shape:
     notes: tuple[str, ...] = field(default=())
 
     @property
-    def wanted(self) -> list[str]:
-        """The file's columns that are read."""
+    def used_columns(self) -> list[str]:
+        """The names of the columns that are read."""
         return [*self.columns.values(), *([self.clock] if self.clock else [])]
 
 
-def recognise(header: Sequence[str], *, line: int | None = None) -> Shape:
-    """Return what the columns mean. Raises BadInput that says which column is missing and what was found.
+def detect_layout(header: Sequence[str], *, line: int | None = None) -> FileLayout:
+    """Return the layout of a header. Raises BadInput with the missing columns and the ones found.
 
-    >>> recognise(["Date", "Open", "High", "Low", "Close", "Volume"]).kind
+    >>> detect_layout(["Date", "Open", "High", "Low", "Close", "Volume"]).kind
     'bars'
     """
-    plain: dict[str, str] = {}
+    normalised: dict[str, str] = {}
     for name in header:
-        plain.setdefault(re.sub(r"[^a-z0-9]", "", name.lower()), name)
+        normalised.setdefault(re.sub(r"[^a-z0-9]", "", name.lower()), name)
     if len(set(header)) != len(header):
         twice = sorted({name for name in header if list(header).count(name) > 1})
         raise BadInput(f"two columns have the same name: {', '.join(twice)}", line=line)
     if header and all(re.fullmatch(r"[-+]?[\d.:/T Z-]+", name) for name in header):
-        raise BadInput("the first line must name the columns, and it holds numbers; add a header", line=line)
-    is_bars = all(_find(plain, name) for name in ("open", "high", "low", "close"))
+        raise BadInput("the first line contains numbers; it must contain the names of the columns", line=line)
+    is_bars = all(_find(normalised, name) for name in ("open", "high", "low", "close"))
     columns: dict[str, str] = {}
     for role in _OF_BARS if is_bars else _OF_TICKS:
-        found = _find(plain, role)
+        found = _find(normalised, role)
         if found is not None and found not in columns.values():
             columns[role] = found
     if "conditions" not in columns:
-        columns.pop("tape", None)  # it says nothing but how to read them
+        columns.pop("tape", None)  # it only selects the table of conditions
     clock = None
-    if columns.get("time") == plain.get(_CLOCK) and _DATE in plain and _CLOCK in plain:
-        columns["time"], clock = plain[_DATE], plain[_CLOCK]
+    if columns.get("time") == normalised.get(_CLOCK) and _DATE in normalised and _CLOCK in normalised:
+        columns["time"], clock = normalised[_DATE], normalised[_CLOCK]
     required = ("time", "open", "high", "low", "close") if is_bars else ("time", "price")
     missing = [role for role in required if role not in columns]
     if missing:
@@ -101,13 +101,13 @@ def recognise(header: Sequence[str], *, line: int | None = None) -> Shape:
     notes = []
     amount = "volume" if is_bars else "size"
     if amount not in columns:
-        notes.append(f"no column for {amount}: taken as 0")
+        notes.append(f"no column for {amount}: 0 is used")
     used = {*columns.values(), clock}
     ignored = tuple(name for name in header if name not in used)
     if ignored:
         notes.append(f"columns not used: {', '.join(ignored)}")
-    return Shape(BARS if is_bars else TICKS, columns, clock, ignored, tuple(notes))
+    return FileLayout(BARS if is_bars else TICKS, columns, clock, ignored, tuple(notes))
 
 
-def _find(plain: Mapping[str, str], role: str) -> str | None:
-    return next((plain[name] for name in _NAMES[role] if name in plain), None)
+def _find(normalised: Mapping[str, str], role: str) -> str | None:
+    return next((normalised[name] for name in _NAMES[role] if name in normalised), None)

@@ -1,4 +1,4 @@
-"""Expected bits were typed from the tapes' matrices: 1 no price, 2 no volume, 16 extended, 32 closing auction."""
+"""Expected flags were typed from the tapes' matrices: 1 no price, 2 no volume, 16 extended, 32 closing auction."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from tickerplant.core.flags import TickFlag
 from tickerplant.market_data.files.conditions import (
     CORRECTIONS,
     CTA,
-    EITHER,
+    EITHER_TAPE,
     POLYGON,
     UTP,
-    Conditions,
+    ConditionDecoder,
     flags_of,
     unknown_of,
     without_price_in_regular_hours,
 )
 
-# CTS Pillar Multicast Output Binary Specification, sale condition matrix: code, last, high/low, volume, our bits.
-# "2", "3": the matrix's notes, by which the price counts for the last only if nothing else has set it.
+# CTS Pillar Multicast Output Binary Specification, sale condition matrix: code, last, high/low, volume, our flags.
+# "2", "3": notes of the matrix; the price counts for the last only if no other trade has set it.
 CTS_MATRIX = """
 @ yes yes yes 0
 B no  no  yes 1
@@ -54,7 +54,7 @@ Z 2   yes yes 1
 9 yes yes no  34
 """
 
-# UTP Data Feed Services Specification, sale condition matrix. "1": only if it is the day's first.
+# UTP Data Feed Services Specification, sale condition matrix. "1": only if it is the first of the day.
 UTDF_MATRIX = """
 @ yes yes yes 0
 A yes yes yes 0
@@ -95,7 +95,7 @@ def matrix(text: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize(("tape", "text"), [("cta", CTS_MATRIX), ("utp", UTDF_MATRIX)])
-def test_every_code_of_a_tape_has_the_bits_that_its_matrix_asks_for(tape: str, text: str) -> None:
+def test_every_code_of_a_tape_has_the_flags_of_its_matrix(tape: str, text: str) -> None:
     rows = matrix(text)
     codes = pa.array([row[0] for row in rows])
     assert flags_of(codes, tape).tolist() == [int(row[4]) for row in rows]
@@ -110,12 +110,12 @@ def test_every_code_of_a_tape_has_the_bits_that_its_matrix_asks_for(tape: str, t
             assert TickFlag.NO_OHLC not in flags, code
 
 
-def test_the_tables_know_no_code_beyond_the_matrices() -> None:
+def test_the_tables_have_exactly_the_codes_of_the_matrices() -> None:
     assert set(CTA.codes) == {row[0] for row in matrix(CTS_MATRIX)}
     assert set(UTP.codes) == {row[0] for row in matrix(UTDF_MATRIX)}
 
 
-def test_polygons_numbers_have_the_bits_of_the_codes_that_its_glossary_maps_them_to() -> None:
+def test_polygons_numbers_have_the_flags_of_the_codes_in_its_glossary() -> None:
     mapped = {
         "0": "@", "1": "A", "2": "W", "4": "B", "5": "G", "7": "C", "8": "6", "9": "X", "10": "4", "11": "D",
         "12": "T", "13": "U", "14": "F", "15": "M", "16": "Q", "20": "N", "21": "H", "22": "P", "23": "K", "25": "O",
@@ -151,7 +151,7 @@ SPELLINGS = [
 
 
 @pytest.mark.parametrize(("text", "bits"), SPELLINGS, ids=[repr(text) for text, _ in SPELLINGS])
-def test_several_conditions_in_one_field_are_read_however_they_are_spelled(text: str | None, bits: int) -> None:
+def test_several_conditions_in_one_field_are_decoded_in_every_spelling(text: str | None, bits: int) -> None:
     assert flags_of(pa.array([text], pa.utf8()), "utp").tolist() == [bits]
     assert unknown_of(pa.array([text], pa.utf8()), "utp") == {}
 
@@ -168,11 +168,11 @@ TYPES: list[tuple[str, Callable[[list[Any]], Any]]] = [
 
 
 @pytest.mark.parametrize("make", [make for _, make in TYPES], ids=[name for name, _ in TYPES])
-def test_a_column_may_be_of_any_type_that_holds_codes(make: Callable[[list[Any]], Any]) -> None:
+def test_a_column_of_any_type_with_codes_is_decoded(make: Callable[[list[Any]], Any]) -> None:
     assert flags_of(make([["12", "37"], None, ["15"], ["0"], ["37"]]), "polygon").tolist() == [17, 0, 3, 0, 1]
 
 
-def test_numbers_alone_are_codes_and_truth_values_are_not() -> None:
+def test_numbers_are_codes_and_booleans_are_not() -> None:
     assert flags_of(pa.array([37, None, 12]), "polygon").tolist() == [1, 0, 16]
     assert flags_of(pa.array([37.0, None, 12.0]), "polygon").tolist() == [1, 0, 16]
     with pytest.raises(BadInput, match="text, numbers or lists of these, not bool"):
@@ -181,34 +181,34 @@ def test_numbers_alone_are_codes_and_truth_values_are_not() -> None:
     assert flags_of(pa.chunked_array([], pa.utf8()), "cta").tolist() == []
 
 
-def test_a_code_that_is_not_known_is_counted_once_a_trade_and_changes_nothing() -> None:
+def test_an_unknown_code_is_counted_once_per_trade_and_adds_no_flag() -> None:
     column = pa.array(["@J I", "J", "JJ", "@", "ODD_LOT", "ODD_LOT", "12,37", "I"])
     assert flags_of(column, "cta").tolist() == [1, 0, 0, 0, 0, 0, 0, 1]
     assert unknown_of(column, "cta") == {"J": 3, "ODD_LOT": 2, "12": 1, "37": 1}
     assert unknown_of(pa.array(["@ E", "@8"]), "utp") == {"E": 1, "8": 1}
 
 
-def test_counts_go_on_from_column_to_column() -> None:
-    conditions = Conditions()
-    conditions.read(pa.array(["J", "I"]), CTA)
-    conditions.read(pa.array(["J", "G"]), CTA)
-    assert conditions.unknown == {"J": 2, "G": 1}
+def test_counts_continue_from_column_to_column() -> None:
+    decoder = ConditionDecoder()
+    decoder.flags(pa.array(["J", "I"]), CTA)
+    decoder.flags(pa.array(["J", "G"]), CTA)
+    assert decoder.unknown == {"J": 2, "G": 1}
 
 
-def test_each_trade_is_read_by_its_own_tape() -> None:
-    conditions = Conditions()
+def test_each_trade_is_decoded_by_its_own_tape() -> None:
+    decoder = ConditionDecoder()
     column = pa.array(["B", "B", "B", "B", "37", "E", "E"])
     tapes = pa.array(["A", "b", "C", None, "3", "C", ""])
-    assert conditions.read(column, EITHER, tapes).tolist() == [1, 1, 0, 1, 1, 0, 0]
-    assert conditions.unknown == {"E": 1}
-    assert conditions.unclear == {"B": 1}
+    assert decoder.flags(column, EITHER_TAPE, tapes).tolist() == [1, 1, 0, 1, 1, 0, 0]
+    assert decoder.unknown == {"E": 1}
+    assert decoder.ambiguous == {"B": 1}
 
 
-def test_without_a_tape_only_a_code_that_the_tapes_read_differently_is_unclear() -> None:
-    assert EITHER.unclear == {"B"}
-    conditions = Conditions()
-    assert conditions.read(pa.array(["@ E", "W", "G", "B", "@ TB"]), EITHER).tolist() == [0, 1, 1, 1, 17]
-    assert (conditions.unknown, conditions.unclear) == ({}, {"B": 2})
+def test_without_a_tape_only_codes_that_differ_between_tapes_are_ambiguous() -> None:
+    assert EITHER_TAPE.ambiguous == {"B"}
+    decoder = ConditionDecoder()
+    assert decoder.flags(pa.array(["@ E", "W", "G", "B", "@ TB"]), EITHER_TAPE).tolist() == [0, 1, 1, 1, 17]
+    assert (decoder.unknown, decoder.ambiguous) == ({}, {"B": 2})
 
 
 def test_an_extended_print_in_regular_hours_sets_no_price() -> None:
@@ -217,14 +217,14 @@ def test_an_extended_print_in_regular_hours_sets_no_price() -> None:
     assert without_price_in_regular_hours(flags, regular).tolist() == [17, 16, 0, 49, 17]
 
 
-def test_trades_taken_back_later_count_for_nothing_and_corrected_ones_count() -> None:
+def test_cancelled_trades_do_not_count_and_corrected_ones_do() -> None:
     column = pa.array(["00", "01", "07", "08", "10", "11", "12", "0", "7", "", "02"])
-    conditions = Conditions()
-    assert conditions.read(column, CORRECTIONS).tolist() == [0, 0, 3, 3, 3, 3, 3, 0, 3, 0, 0]
-    assert conditions.unknown == {"02": 1}
-    assert Conditions().read(pa.array([0, 1, 7, 8, 10, 11, 12]), CORRECTIONS).tolist() == [0, 0, 3, 3, 3, 3, 3]
+    decoder = ConditionDecoder()
+    assert decoder.flags(column, CORRECTIONS).tolist() == [0, 0, 3, 3, 3, 3, 3, 0, 3, 0, 0]
+    assert decoder.unknown == {"02": 1}
+    assert ConditionDecoder().flags(pa.array([0, 1, 7, 8, 10, 11, 12]), CORRECTIONS).tolist() == [0, 0, 3, 3, 3, 3, 3]
 
 
-def test_a_table_that_does_not_exist_is_named_with_those_that_do() -> None:
-    with pytest.raises(BadInput, match="no table of conditions 'opra'; there are cta, utp, polygon"):
+def test_an_unknown_table_is_rejected_with_the_existing_names() -> None:
+    with pytest.raises(BadInput, match="unknown table of conditions 'opra'; use one of cta, utp, polygon"):
         flags_of(pa.array(["@"]), "opra")

@@ -1,0 +1,32 @@
+"""A block: some rows of a file as columns, each with its line or row number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from tickerplant.core.times import Int64Array
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenRow:
+    """A row that cannot be split into columns: its number, the reason, and its bytes."""
+
+    number: int
+    reason: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Some rows: the requested columns by the file's names, the number of each row, and the broken rows among them.
+
+    `end`: the number after the last row of the block, broken rows included.
+    """
+
+    columns: Mapping[str, pa.Array]
+    numbers: Int64Array
+    end: int
+    broken: Sequence[BrokenRow] = field(default=())

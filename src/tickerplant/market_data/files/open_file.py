@@ -1,0 +1,35 @@
+"""Detection of a file's format by its first bytes, not by its name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeAlias
+
+from tickerplant.core.errors import BadInput
+from tickerplant.market_data.files.csv_file import CsvFile
+from tickerplant.market_data.files.dbn_file import DbnFile, is_dbn
+from tickerplant.market_data.files.options import INTERVAL_NAMES, INTERVALS
+from tickerplant.market_data.files.parquet_file import ParquetFile
+
+DataFile: TypeAlias = CsvFile | ParquetFile | DbnFile
+
+
+def open_file(path: Path) -> DataFile:
+    """Open a CSV, Parquet or DBN file. Raises BadInput if it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(4)
+        if start and is_dbn(path):
+            return _check_interval(DbnFile(path))
+    except OSError as error:
+        raise BadInput(f"{path} cannot be opened: {error.strerror}") from error
+    if not start:
+        raise BadInput(f"{path.name} is empty", line=1)
+    return ParquetFile(path) if start == b"PAR1" else CsvFile(path)
+
+
+def _check_interval(file: DbnFile) -> DbnFile:
+    """Return the file. Raises BadInput if its bars have an interval that is not stored."""
+    if file.interval and file.interval not in [interval.name for interval in INTERVALS]:
+        raise BadInput(f"{file.path.name} has {file.interval} bars; supported are {INTERVAL_NAMES}")
+    return file

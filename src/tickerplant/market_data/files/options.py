@@ -1,0 +1,29 @@
+"""The options for reading a file, for what the file itself does not contain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from tickerplant.core import interval as intervals
+
+DEFAULT_SOURCE: Final = "file"
+"""The source of rows if neither the file nor the user names one."""
+INTERVALS: Final = (intervals.M1, intervals.M5, intervals.D1)
+"""The intervals of bars that a file may have."""
+INTERVAL_NAMES: Final = ", ".join(interval.name for interval in INTERVALS)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """The user's options. The feed of a file is named by a hash of this object as JSON: keep the fields' names.
+
+    `tz` is an IANA name, `date_order` is `mdy` or `dmy`, `conditions` a table of `conditions.TABLES`.
+    """
+
+    symbol: str | None = None
+    interval: str | None = None
+    tz: str | None = None
+    date_order: str | None = None
+    source: str = DEFAULT_SOURCE
+    conditions: str | None = None

@@ -1,0 +1,44 @@
+"""Parquet files, read in blocks of bounded size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+
+from tickerplant.core.errors import BadInput
+from tickerplant.market_data.files.block import Block
+
+BLOCK_ROWS: Final = 65_536
+
+
+class ParquetFile:
+    """A Parquet file. Rows are numbered from 1."""
+
+    unit: Final = "row"
+    header_number = None
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with pa.parquet.ParquetFile(path) as file:
+                self.header = list(file.schema_arrow.names)
+        except (pa.ArrowException, OSError) as error:
+            raise BadInput(f"{path.name} is not a Parquet file: {error}") from error
+
+    def blocks(self, wanted: Sequence[str]) -> Iterator[Block]:
+        """Yield the blocks from the start of the file. Raises BadInput when the rest of the file cannot be read."""
+        number = 1
+        try:
+            with pa.parquet.ParquetFile(self.path) as file:
+                for batch in file.iter_batches(BLOCK_ROWS, columns=list(dict.fromkeys(wanted)), use_threads=False):
+                    end = number + batch.num_rows
+                    columns = {name: batch[name] for name in wanted}
+                    yield Block(columns, np.arange(number, end, dtype=np.int64), end)
+                    number = end
+        except (pa.ArrowException, OSError) as error:
+            raise BadInput(f"{self.path.name} is damaged after row {number - 1}: {error}") from error
