@@ -43,21 +43,21 @@ REFUSED = {
     "header_only": (csv(), ["line 2", "no rows"]),
     "header_without_line_end": (HEADER.encode(), ["line 2", "no rows"]),
     "twice_the_same_column": (csv("2012-06-21T13:30:00Z,X,1,2", header="time,symbol,price,price"), ["line 1", "price"]),
-    "binary": (_NOISE, ["neither CSV nor Parquet"]),
-    "binary_without_zeros": (_NOISE.replace(b"\0", b"\1"), ["neither CSV nor Parquet"]),
-    "no_parquet": (b"PAR1" + _NOISE, ["no Parquet"]),
+    "binary": (_NOISE, ["neither a CSV nor a Parquet file"]),
+    "binary_without_zeros": (_NOISE.replace(b"\0", b"\1"), ["neither a CSV nor a Parquet file"]),
+    "no_parquet": (b"PAR1" + _NOISE, ["not a Parquet file"]),
     "utf16": (csv(*some("X")).decode().encode("utf-16"), ["UTF-16"]),
     "lines_end_in_cr": (csv(*some("X"), end="\r"), ["line 1", "CR"]),
     "first_time_is_text": (csv(*some("X", row0="yesterday,X,1,1")), ["line 2", "yesterday"]),
-    "cut_in_the_middle.gz": (_PACKED[: len(_PACKED) // 2], ["line ", "breaks off"]),
-    "cut_before_its_checksum.gz": (_PACKED[:-4], ["line 4002", "breaks off"]),
-    "cut_in_its_head.gz": (_PACKED[:12], ["line 1", "breaks off"]),
-    "garbage_behind.gz": (_PACKED + b"garbage", ["line 4002", "breaks off"]),
+    "cut_in_the_middle.gz": (_PACKED[: len(_PACKED) // 2], ["line ", "is damaged"]),
+    "cut_before_its_checksum.gz": (_PACKED[:-4], ["line 4002", "is damaged"]),
+    "cut_in_its_head.gz": (_PACKED[:12], ["line 1", "is damaged"]),
+    "garbage_behind.gz": (_PACKED + b"garbage", ["line 4002", "is damaged"]),
 }
 """Refused files and the text of the error."""
 
 TAKEN = {
-    "TXT": (csv(*some("TXT", row2=line(2, "TXT", "hello"))), 5, ["line 4: price 'hello' is no number"]),
+    "TXT": (csv(*some("TXT", row2=line(2, "TXT", "hello"))), 5, ["line 4: price 'hello' is not a number"]),
     "FEW": (
         csv(*some("FEW", row2="2012-06-21T13:32:00.5Z,FEW", row4=line(4, "FEW") + ",9,9")),
         4,

@@ -193,16 +193,16 @@ async def test_options_replace_what_a_file_lacks(
 @pytest.mark.parametrize(
     ("name", "text", "why"),
     [
-        ("AAPL.csv", bare(count=5), "interval cannot be told"),
-        ("AAPL.csv", bare(step_us=60 * MINUTE_US), "interval cannot be told"),
-        ("my file.csv", bare(), "neither does its name"),
-        ("AAPL.csv", bare().replace("Z", ""), "has no zone; say which it is with the option tz"),
-        ("AAPL_1d.csv", bare().replace("2024-01-02T14:50:00Z", "3/4/2024"), "use the option date_order"),
+        ("AAPL.csv", bare(count=5), "does not follow from their times"),
+        ("AAPL.csv", bare(step_us=60 * MINUTE_US), "does not follow from their times"),
+        ("my file.csv", bare(), "its name is not a symbol"),
+        ("AAPL.csv", bare().replace("Z", ""), "has no zone; set it with the option tz"),
+        ("AAPL_1d.csv", bare().replace("2024-01-02T14:50:00Z", "3/4/2024"), "set it with the option date_order"),
         ("a.csv", "time,symbol,price\n2024-01-02T14:50:00Z,A,1\n", "it has ticks"),
         ("a.csv", "", "is empty"),
-        ("a.parquet", b"PAR1nonsense", "is no Parquet file"),
-        ("a.dbn", b"DBN\x03", "breaks off"),
-        ("a.csv", HEAD + "x,AAPL,1m,1,1,1,1,1,1,1\n", "no time that can be read"),
+        ("a.parquet", b"PAR1nonsense", "is not a Parquet file"),
+        ("a.dbn", b"DBN\x03", "ends inside its metadata"),
+        ("a.csv", HEAD + "x,AAPL,1m,1,1,1,1,1,1,1\n", "not a time in a supported form"),
         ("a.csv", HEAD + rows(count=1).replace("101.0", "x"), "none of its 1 rows can be read"),
     ],
 )
@@ -276,7 +276,7 @@ async def test_large_files_are_read_by_blocks_and_small_ones_kept(
         ({"path": "/", "pat": "x"}, "no option 'pat'"),
         ({"path": "/", "interval": "1h"}, "bars of 1m, 5m, 1d are stored, not of 1h"),
         ({"path": "/", "interval": "soon"}, "unknown interval"),
-        ({"path": "/", "tz": "Mars"}, "no time zone 'Mars'"),
+        ({"path": "/", "tz": "Mars"}, "unknown time zone 'Mars'"),
         ({"path": "/", "date_order": "ymd"}, "is mdy or dmy"),
     ],
 )

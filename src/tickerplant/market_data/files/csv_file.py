@@ -50,7 +50,7 @@ class CsvFile:
                 raise BadInput(f"{path.name} is neither a CSV nor a Parquet file")
             line, number = self._first_line()
         except _CUT_SHORT as error:
-            raise BadInput(f"{path.name} is truncated: {_reason(error)}", line=1) from error
+            raise BadInput(f"{path.name} is damaged: {_reason(error)}", line=1) from error
         if b"\r" in line:
             raise BadInput(f"the lines of {path.name} end in CR alone; save it with LF or CRLF", line=number)
         text = line.decode("utf-8", "replace")
@@ -68,7 +68,7 @@ class CsvFile:
                 data, error = _read(stream, BLOCK_BYTES)
                 if error is not None:
                     at = number + tail.count(b"\n") + data.count(b"\n")
-                    raise BadInput(f"{self.path.name} is truncated: {_reason(error)}", line=at) from error
+                    raise BadInput(f"{self.path.name} is damaged: {_reason(error)}", line=at) from error
                 if data:
                     cut = data.rfind(b"\n") + 1
                     if not cut and len(tail) + len(data) > BLOCK_BYTES + _MAX_LINE_BYTES:

@@ -222,7 +222,7 @@ def _reader(stream: pa.NativeFile, name: str) -> Callable[[int], bytes]:
                 pieces.append(piece)
                 have += len(piece)
         except (OSError, pa.ArrowException) as error:
-            raise BadInput(f"{name} is truncated: {error}") from error
+            raise BadInput(f"{name} is damaged: {error}") from error
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     return read
