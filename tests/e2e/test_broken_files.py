@@ -78,7 +78,7 @@ TAKEN = {
         4,
         ["line 4: the time is in the future", "line 7: the time is in the future"],
     ),
-    "Y1": (csv(*some("Y1", row0="0001-01-01T00:00:00Z,Y1,1,1")), 5, ["line 2: the time lies before"]),
+    "Y1": (csv(*some("Y1", row0="0001-01-01T00:00:00Z,Y1,1,1")), 5, ["line 2: the time is before"]),
     "ZONES": (
         csv(*some("ZONES", row1="2012-06-21T09:31:00.5-04:00,ZONES,101,10",
                   row2="2012-06-21 15:32:00.5+0200,ZONES,102,10", row4="2012-06-21T13:34:00.5,ZONES,104,10")),

@@ -241,9 +241,8 @@ class BarFolder:
         layout = detect_layout(file.header, line=file.header_number)
         reader = RowReader.of(file, layout, indexed.options)
         for at, block in enumerate(file.blocks(layout.used_columns)):
-            if (
-                start_us is not None and end_us is not None and indexed.options.tz is None
-            ):  # with a zone, the hour that happens twice needs all rows before
+            # With a zone, the hour that occurs twice needs all rows before it.
+            if start_us is not None and end_us is not None and indexed.options.tz is None:
                 least, newest = indexed.blocks[at] if at < len(indexed.blocks) else (start_us, end_us)
                 if least >= end_us or newest < start_us:
                     continue

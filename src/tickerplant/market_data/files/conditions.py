@@ -214,8 +214,8 @@ CORRECTIONS: Final = Table(
 """Correction indicators of files that were consolidated afterwards (TAQ, and files in its format).
 
 0 is a trade without correction, 1 a trade with its corrected values: both count. 7 and 8 were later found wrong or
-cancelled; 10, 11 and 12 are the cancel and correction records: these do not count. Source: NYSE Daily TAQ, trades file,
-"Trade Correction Indicator".
+cancelled; 10, 11 and 12 are cancel, error and correction records about such a trade: these do not count. Source: NYSE
+Daily TAQ, trades file, "Trade Correction Indicator".
 """
 
 
