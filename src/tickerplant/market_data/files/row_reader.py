@@ -217,8 +217,8 @@ class RowReader:
         name = self._layout.columns.get("interval")
         if name is None:
             assert self._given_interval is not None
-            names, indices = [self._given_interval.name], np.zeros(rows, np.int8)
-            return pa.DictionaryArray.from_arrays(pa.array(indices), pa.array(names))
+            indices = np.zeros(rows, np.int8)
+            return pa.DictionaryArray.from_arrays(pa.array(indices), pa.array([self._given_interval.name]))
         column = block.columns[name].cast(pa.utf8()).dictionary_encode()
         names: list[str] = []
         for at, text in enumerate(column.dictionary.to_pylist()):
