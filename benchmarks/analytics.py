@@ -115,7 +115,7 @@ class Ours:
     def engine(self, bars: int) -> tuple[float, float]:
         def act(delivery: ConsumedRecord) -> Callable[[], object]:
             batch = records.decode(delivery.value).batch
-            return lambda: self.stage.engine.bars(batch)
+            return lambda: self.stage.engine.apply_bars(batch)
 
         return self.measure(bars, act)
 

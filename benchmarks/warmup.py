@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from tickerplant.analytics.realtime.recompute_queue import Series
+from tickerplant.analytics.realtime.series import Series
 from tickerplant.analytics.service import Analytics, _BootstrapFactory
 from tickerplant.analytics.stage import AnalyticsStage
 from tickerplant.core import records, schemas
@@ -88,14 +88,14 @@ def main(scale: float) -> None:
             transaction.append(schemas.OHLCV, 0, records.encode(rules))
         before = resource.getrusage(resource.RUSAGE_SELF)
         analytics = Analytics(log, server.dsn)
-        stored = analytics._plant.stored(0)
+        stored = analytics._shared.stored(0)
         assert stored is not None
-        with stored.look() as look:
+        with stored.session() as session:
             began = time.perf_counter()
-            read = sum(look.bars(Series(name, f"S{n}")).num_rows for n in range(symbols) for name in ("1d", "5m"))
+            read = sum(session.bars(Series(name, f"S{n}")).num_rows for n in range(symbols) for name in ("1d", "5m"))
             reading = time.perf_counter() - began
         began = time.perf_counter()
-        begun = _BootstrapFactory(analytics._plant)(TopicPartition(schemas.OHLCV, 0), 0, 0)
+        begun = _BootstrapFactory(analytics._shared)(TopicPartition(schemas.OHLCV, 0), 0, 0)
         warming = time.perf_counter() - began
         assert begun is not None
         began = time.perf_counter()
@@ -103,25 +103,25 @@ def main(scale: float) -> None:
         snapshot = time.perf_counter() - began
         after = resource.getrusage(resource.RUSAGE_SELF)
         busy = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        with stored.look() as look:
-            batches = [look.bars(Series("5m", f"S{n}")) for n in range(min(symbols, 5))]
+        with stored.session() as session:
+            batches = [session.bars(Series("5m", f"S{n}")) for n in range(min(symbols, 5))]
         pure = AnalyticsStage()
         pure.step(ConsumedRecord(schemas.OHLCV, 0, 0, 0, records.encode(rules)))
         began = time.perf_counter()
         for number, batch in enumerate(batches):
-            pure.again.mark(Series("5m", f"S{number}"), 0, 0)
-            made = list(pure.compute_again(Series("5m", f"S{number}"), batch))
+            pure.recompute_queue.add(Series("5m", f"S{number}"), 0, 0)
+            made = list(pure.recompute(Series("5m", f"S{number}"), batch))
         again = (time.perf_counter() - began) / len(batches)
         said = sum(len(one.value) for one in made)
         print(f"computed again, {FIVES:,} bars: {again * 1e3:.0f} ms, {said / 1e6:.1f} MB of values")
         print(f"read alone: {read / reading / 1e6:.2f} M bars/s")
         rate = rows / warming / 1e6
-        outputs = len(pure.engine.panes["5m"].columns)
+        outputs = len(pure.engine.interval_engines["5m"].columns)
         print(f"begun: {warming:.1f} s, {rate:.2f} M bars/s, {rate * outputs:.1f} M outputs/s ({outputs} a bar)")
         print(f"at that rate {SYMBOLS} symbols take {SYMBOLS * (DAYS + FIVES) / rate / 1e6:.0f} s")
         print(f"snapshot: {size / symbols / 1e3:.0f} kB a symbol in {snapshot * 1e3:.0f} ms")
         print(f"cpu of this process: {busy:.1f} s; peak memory {after.ru_maxrss / 1024:.0f} MB")
-        analytics._plant.close()
+        analytics._shared.close()
         log.close()
 
 

@@ -1,4 +1,4 @@
-"""Regenerate the list in docs/indicators.md from the declarations: `.venv/bin/python tools/indicators.py`."""
+"""Update the list in docs/indicators.md from the declarations: `.venv/bin/python tools/indicators.py`."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ PAGE = Path(__file__).parents[1] / "docs" / "indicators.md"
 BEGIN, END = "<!-- the list, made by tools/indicators.py -->\n", "<!-- end of the list -->\n"
 
 
-def listed() -> str:
-    """Return the list: a heading and a table per family."""
+def indicator_list() -> str:
+    """Return the list: a heading and a table for each family."""
     return "\n".join(_family(family) for family in FAMILIES)
 
 
-def renewed(page: str) -> str:
-    """Return the page with the list between its markers replaced."""
+def updated_page(page: str) -> str:
+    """Return the page with an updated list between its two markers."""
     before, rest = page.split(BEGIN)
     _, after = rest.split(END)
-    return f"{before}{BEGIN}\n{listed()}\n{END}{after}"
+    return f"{before}{BEGIN}\n{indicator_list()}\n{END}{after}"
 
 
 def _family(family: str) -> str:
@@ -58,4 +58,4 @@ def _parameter(parameter: Parameter) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(renewed(PAGE.read_text()))
+    PAGE.write_text(updated_page(PAGE.read_text()))

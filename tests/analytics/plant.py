@@ -1,4 +1,4 @@
-"""Persistence and analytics on a real log and a real PostgreSQL, and what the tables should hold in the end."""
+"""Persistence and analytics on a real log and a real PostgreSQL, and the expected content of the tables."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def bars(
 
 
 class Bench:
-    """One partition. `say` appends a raw record's outputs as aggregation would, each with a cause of its own."""
+    """One partition. `append` appends a record as aggregation would, each with its own cause."""
 
     def __init__(self, folder: Path, dsn: str, generation: int = 1) -> None:
         self.log = EmbeddedLog(folder / "market.log")
@@ -90,7 +90,7 @@ class Bench:
         header = records.Bars(sent_at_us=self.tick(), feed=feed, cause=cause)
         self.put(schemas.OHLCV, header, bars(symbol, times, closes, interval, cause, **options))
 
-    def say(self, kind: type[records.Header], batch: pa.RecordBatch | None = None, **fields: Any) -> None:
+    def append(self, kind: type[records.Header], batch: pa.RecordBatch | None = None, **fields: Any) -> None:
         if kind is records.Settings:
             with self.log.writer("control") as writer, writer.transaction() as transaction:
                 text = msgspec.json.encode(fields["values"])
@@ -98,24 +98,24 @@ class Bench:
         self.put(schemas.OHLCV, kind(sent_at_us=self.tick(), cause=self.cause(), **fields), batch)
 
     def split(self, symbol: str, session_us: int, numerator: float, denominator: float = 1.0) -> None:
-        """Say a split, on the raw topic too, from which the store has it."""
+        """Append a split, also to the raw topic, from which persistence stores it."""
         text = [pa.array([word]).dictionary_encode() for word in (symbol, "test")]
         arrays = [timestamps(np.array([session_us])), text[0], pa.array([numerator]), pa.array([denominator]), text[1]]
         batch = pa.RecordBatch.from_arrays(arrays, schema=schemas.SPLITS)
         self.put(schemas.RAW, records.Splits(sent_at_us=self.tick()), batch)
-        self.say(records.Splits, batch)
+        self.append(records.Splits, batch)
         self.splits.append((session_us, numerator / denominator))
 
     def tick(self, seconds: float = 0.001) -> int:
         self._clock_us += int(seconds * 1e6)
         return self._clock_us
 
-    # The services
+    # Services
 
     def run(
         self, *, analytics: bool = True, store: bool = True, until: Callable[[], bool] | None = None, dsn: str = ""
     ) -> None:
-        """Run the services until all is applied and nothing is pending, or analytics is killed."""
+        """Run the services until every record is applied and no series is queued, or analytics is killed."""
         stop = threading.Event()
         loop_stop: list[Callable[[], None]] = []
         failed: list[BaseException] = []
@@ -141,7 +141,7 @@ class Bench:
         for thread in threads:
             thread.start()
         try:
-            over = until or (lambda: self.quiet(analytics=analytics))
+            over = until or (lambda: self.idle(analytics=analytics))
             waiting.until(lambda: failed or over(), "the services to come to rest")
         finally:
             while store and not loop_stop:
@@ -158,45 +158,45 @@ class Bench:
         lag = self.log.lag("analytics", [schemas.OHLCV])
         return bool(lag) and not any(lag.values())
 
-    def quiet(self, *, analytics: bool = True) -> bool:
-        """Whether everybody has read everything, twice in a row, and nothing is pending."""
+    def idle(self, *, analytics: bool = True) -> bool:
+        """Return whether both services have read every record, twice in a row, and no series is queued."""
         for _ in range(2):
             if analytics and (not self.read_all() or self.pending()):
                 return False
             ends = {tp: end for topic in TOPICS for tp, (_, end) in self.log.offsets(topic).items()}
-            positions = self.ask(lambda look: look.positions())
+            positions = self.query_store(lambda session: session.positions())
             if any(positions.get(tp, 0) != end for tp, end in ends.items() if end):
                 return False
             time.sleep(0.15)
         return True
 
     def pending(self) -> int:
-        """How much is marked, by the newest snapshot if the service is not there."""
+        """Return the number of queued series, plus the stages that started cold."""
         assert self.analytics is not None
         stages = list(self.analytics.processor._stages.values())
-        return sum(len(owned.stage._pure.again.marks) + owned.stage._pure.cold for owned in stages)
+        return sum(len(owned.stage._pure.recompute_queue.marks) + owned.stage._pure.cold for owned in stages)
 
-    # The tables
+    # Tables
 
-    def ask(self, question: Callable[[Any], Any]) -> Any:
+    def query_store(self, query: Callable[[Any], Any]) -> Any:
         async def run() -> Any:
             store = await Store.open(self.dsn, min_size=1, max_size=1)
             try:
-                async with store.read() as look:
-                    return await question(look)
+                async with store.read() as session:
+                    return await query(session)
             finally:
                 await store.close()
 
         return asyncio.run(run())
 
     def values(self, symbol: str, interval: str, names: Sequence[str]) -> dict[int, tuple[float | None, ...]]:
-        table = self.ask(lambda look: look.analytics.read(symbol, interval, names=names))
+        table = self.query_store(lambda session: session.analytics.read(symbol, interval, names=names))
         columns = [table.column(name).to_pylist() for name in names]
         return dict(zip(times_of(table.column("time")).tolist(), zip(*columns, strict=True), strict=True))
 
     def expected(self, symbol: str, interval: str, indicators: Sequence[str]) -> dict[int, tuple[float | None, ...]]:
-        """A batch over the stored bars, adjusted for splits."""
-        table = self.ask(lambda look: look.ohlcv.read(symbol, interval))
+        """Return the values of a batch over the stored bars, adjusted for splits."""
+        table = self.query_store(lambda session: session.ohlcv.read(symbol, interval))
         table = table.filter(pa.array([state == "final" and close is not None for state, close in zip(
             table.column("state").to_pylist(), table.column("close").to_pylist(), strict=True)]))  # fmt: skip
         times = times_of(table.column("time"))

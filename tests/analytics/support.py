@@ -1,4 +1,4 @@
-"""Bars for the tests: those of files, random ones, and records of both."""
+"""Bars for the tests: from files, random, and as records."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from tests.support import data
 from tickerplant.analytics.indicator.declaration import Indicator
-from tickerplant.analytics.realtime.indicator_state import Study
+from tickerplant.analytics.realtime.indicator_state import IndicatorState
 from tickerplant.core import records, schemas
 from tickerplant.core.streams import ConsumedRecord
 from tickerplant.core.times import MINUTE_US, timestamps
@@ -25,7 +25,7 @@ FILES = {"real_days": data.real_days, "years": data.years, "new_york": data.new_
 
 @cache
 def ohlcv(name: str) -> dict[str, np.ndarray]:
-    """The inputs of every bar of a file: a session is a UTC day, the vwap the typical price."""
+    """Return the inputs of every bar of a file. A session is a UTC day, the vwap is the typical price."""
     path = FILES[name]()
     with gzip.open(path, "rt") if path.suffix == ".gz" else path.open(encoding="utf-8-sig") as file:
         rows = [{key.lower(): value for key, value in row.items()} for row in csv.DictReader(file)]
@@ -44,7 +44,7 @@ def closes(name: str) -> np.ndarray:
 
 
 def random_bars(bars: int, symbols: int, seed: int = 1) -> dict[str, np.ndarray]:
-    """Made bars that hang together, float64[bars, symbols] an input."""
+    """Return consistent random bars: float64[bars, symbols] per input."""
     rng = np.random.default_rng(seed)
     close = 100 * np.exp(np.cumsum(rng.normal(0, 0.01, (bars, symbols)), axis=0))
     open_ = np.concatenate([close[:1], close[:-1]]) * np.exp(rng.normal(0, 0.002, close.shape))
@@ -66,21 +66,24 @@ def inputs_of(indicator: Indicator, bars: Mapping[str, np.ndarray]) -> tuple[np.
 
 
 def streamed(indicator: Indicator, bars: Mapping[str, np.ndarray], *, sliced: bool = False) -> np.ndarray:
-    """Values bar by bar for all symbols, from float64[bars, symbols] an input: float64[outputs, bars, symbols]."""
+    """Return values computed bar by bar for all symbols: float64[outputs, bars, symbols].
+
+    Each input is float64[bars, symbols].
+    """
     series = inputs_of(indicator, bars)
     count, symbols = series[0].shape
-    study = Study(indicator, 64, symbols)
+    state = IndicatorState(indicator, 64, symbols)
     rows = slice(0, symbols) if sliced else np.arange(symbols)
     made = []
     for bar in range(count):
         before = bar if sliced else np.full(symbols, bar)
-        made.append(study.step(rows, before, tuple(values[bar] for values in series), keep=True))
+        made.append(state.step(rows, before, tuple(values[bar] for values in series), keep=True))
     return np.array(made).transpose(1, 0, 2)
 
 
 def batch(indicator: Indicator, bars: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Values over one symbol's bars, float64[bars] an input: float64[outputs, bars]."""
-    return Study(indicator, 0, 1).run(0, 0, inputs_of(indicator, bars))
+    """Return values over one symbol's bars: float64[outputs, bars]. Each input is float64[bars]."""
+    return IndicatorState(indicator, 0, 1).run(0, 0, inputs_of(indicator, bars))
 
 
 class Bar(NamedTuple):
@@ -118,23 +121,23 @@ def bars(rows: Sequence[Bar]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, schema=schemas.BARS)
 
 
-def delivery(header: records.Header, batch: pa.RecordBatch | None = None, offset: int = 0) -> ConsumedRecord:
+def consumed(header: records.Header, batch: pa.RecordBatch | None = None, offset: int = 0) -> ConsumedRecord:
     return ConsumedRecord(schemas.OHLCV, 0, offset, T0, records.encode(header, batch))
 
 
-def bar_delivery(rows: Sequence[Bar], offset: int = 0, feed: str = "f") -> ConsumedRecord:
-    return delivery(records.Bars(sent_at_us=T0, feed=feed, cause=offset + 1), bars(rows), offset)
+def consumed_bars(rows: Sequence[Bar], offset: int = 0, feed: str = "f") -> ConsumedRecord:
+    return consumed(records.Bars(sent_at_us=T0, feed=feed, cause=offset + 1), bars(rows), offset)
 
 
 class Table:
-    """What a store would hold after the outputs: the newest row of each (symbol, interval, time)."""
+    """The expected content of the store: the newest row of each (symbol, interval, time)."""
 
     def __init__(self) -> None:
         self.closed: dict[tuple[str, str, int], dict[str, float | None]] = {}
         self.forming: dict[tuple[str, str, int], dict[str, float | None]] = {}
         self.versions: dict[tuple[str, str, int], int] = {}
 
-    def take(self, produced: Sequence[Any]) -> None:
+    def apply(self, produced: Sequence[Any]) -> None:
         for output in produced:
             record = records.decode(output.value)
             if not isinstance(record.header, records.Values):

@@ -1,4 +1,4 @@
-"""docs/indicators.md says what the code does: its list, its dialects, and its examples."""
+"""docs/indicators.md agrees with the code: the list, the dialects, and the examples."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "indicators.md").read_text()
 
 
-def renewed(page: str) -> str:
+def updated_page(page: str) -> str:
     spec = spec_from_file_location("indicators_tool", ROOT / "tools" / "indicators.py")
     assert spec is not None
     assert spec.loader is not None
     tool = module_from_spec(spec)
     spec.loader.exec_module(tool)
-    made: str = tool.renewed(page)
+    made: str = tool.updated_page(page)
     return made
 
 
-def test_the_list_is_made_of_the_declarations() -> None:
-    assert renewed(PAGE) == PAGE, "run tools/indicators.py"
+def test_the_list_equals_the_declarations() -> None:
+    assert updated_page(PAGE) == PAGE, "run tools/indicators.py"
     assert all(f"| `{name}` |" in PAGE for name in INDICATORS)
 
 
@@ -46,7 +46,7 @@ def test_every_dialect_is_in_the_table() -> None:
 
 @pytest.fixture
 def examples() -> Iterator[dict[str, Any]]:
-    """The names that the page's Python makes, with its indicators registered."""
+    """Run the page's examples, register their indicators, and yield the names that they define."""
     names: dict[str, Any] = {"__name__": "examples"}
     for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
         exec(compile("from __future__ import annotations\n" + block, "docs/indicators.md", "exec"), names)
@@ -60,7 +60,7 @@ def examples() -> Iterator[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_the_examples_are_talibs(examples: dict[str, Any], name: str) -> None:
+def test_the_examples_equal_talib(examples: dict[str, Any], name: str) -> None:
     x = closes(name)
     for text, theirs in (("ROCPEXAMPLE(7)", talib.ROCP(x, 7)), ("TRIXEXAMPLE(30)", talib.TRIX(x, 30))):
         (ours,) = compute(x, text).values()

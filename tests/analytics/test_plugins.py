@@ -1,4 +1,4 @@
-"""Indicators of other packages, found by their entry points: packages as an installer leaves them, in a folder."""
+"""Indicators of other packages, through entry points. The packages are folders as an installer writes them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class {name}(Windowed):
 
 
 def install(folder: Path, package: str, entries: dict[str, str], source: str) -> None:
-    """Leave what an installer would: the module and the folder of its metadata."""
+    """Write the files of an installed package: the module and its metadata."""
     module = package.replace("-", "_")
     (folder / f"{module}.py").write_text(source)
     info = folder / f"{module}-1.0.dist-info"
@@ -59,7 +59,7 @@ def test_a_package_adds_its_indicators(tmp_path: Path) -> None:
     assert made.endswith("()\n")
 
 
-def test_a_broken_one_is_named_and_the_others_work(tmp_path: Path) -> None:
+def test_a_broken_plugin_is_reported_and_the_others_work(tmp_path: Path) -> None:
     install(tmp_path, "good", {"good": "good:GOOD"}, INDICATOR.format(name="GOOD"))
     install(tmp_path, "fails", {"fails": "fails"}, "1 / 0")
     install(tmp_path, "leaves", {"leaves": "leaves"}, "raise SystemExit(3)")
@@ -79,28 +79,28 @@ def test_a_broken_one_is_named_and_the_others_work(tmp_path: Path) -> None:
         ("empty", "the module empty declares no indicator"),
         ("fails", "ZeroDivisionError: division by zero"),
         ("leaves", "SystemExit: 3"),
-        ("other", "it is neither a subclass of Indicator nor a module of them"),
-        ("taken", "there is an indicator RSI already"),
+        ("other", "the entry is neither a subclass of Indicator nor a module of such"),
+        ("taken", "the indicator name RSI is already in use"),
     ]
     for line, (name, reason) in zip(lines, begins, strict=True):
         assert line.startswith(f"the plug-in {name} of the package {name} cannot be loaded: {reason}")
 
 
-def test_an_unknown_indicator_mentions_the_broken_plug_ins(tmp_path: Path) -> None:
+def test_the_error_for_an_unknown_indicator_names_broken_plugins(tmp_path: Path) -> None:
     install(tmp_path, "fails", {"fails": "fails"}, "1 / 0")
-    said = run(
+    output = run(
         tmp_path,
         "from tickerplant.analytics import compute\n"
         "try: compute([1.], 'MINE')\n"
         "except Exception as error: print(error)",
     )
-    assert "the plug-in fails of the package fails cannot be loaded" in said
+    assert "the plug-in fails of the package fails cannot be loaded" in output
 
 
-def test_the_service_and_the_settings_know_plug_ins(tmp_path: Path) -> None:
+def test_service_and_settings_load_plugins(tmp_path: Path) -> None:
     install(tmp_path, "good", {"good": "good:GOOD"}, INDICATOR.format(name="GOOD"))
     install(tmp_path, "fails", {"fails": "fails"}, "1 / 0")
-    said = run(
+    output = run(
         tmp_path,
         "import logging, sys\n"
         "logging.basicConfig(stream=sys.stdout)\n"
@@ -116,6 +116,6 @@ def test_the_service_and_the_settings_know_plug_ins(tmp_path: Path) -> None:
         "try: Analytics(Log())\n"
         "except AttributeError: pass\n",
     )
-    assert "{'1d': ('GOOD(2)',)}" in said
-    assert "setting rules.indicators (flag): 1d: unknown indicator 'BAD'" in said
-    assert said.count("the plug-in fails of the package fails cannot be loaded") == 2
+    assert "{'1d': ('GOOD(2)',)}" in output
+    assert "setting rules.indicators (flag): 1d: unknown indicator 'BAD'" in output
+    assert output.count("the plug-in fails of the package fails cannot be loaded") == 2

@@ -1,4 +1,4 @@
-"""The service on a real log: what it commits is what the pure stage says."""
+"""The service on a real log: its commits equal the outputs of the pure stage."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tickerplant.log.open import open_log
 from tickerplant.log.port import EventLog
 
 
-def test_the_service_commits_what_the_stage_says_over_restarts(tmp_path: Path) -> None:
+def test_the_service_commits_the_outputs_of_the_stage_across_restarts(tmp_path: Path) -> None:
     values = [
         bytes(
             records.encode(records.Bars(sent_at_us=T0, cause=i + 1), bars([Bar(T0 + i * MINUTE_US, "A", 1.0 + i % 7)]))
@@ -35,7 +35,7 @@ def test_the_service_commits_what_the_stage_says_over_restarts(tmp_path: Path) -
         stage = AnalyticsStage()
         produced = [out for value in values for out in stage.step(ConsumedRecord(schemas.OHLCV, 0, 0, T0, value))]
         with log.reader([schemas.ANALYTICS]) as reader:
-            found = [bytes(delivery.value) for delivery in reader.poll(timeout_s=1.0)]
+            found = [bytes(consumed.value) for consumed in reader.poll(timeout_s=1.0)]
         assert found == [bytes(out.value) for out in produced if out.topic == schemas.ANALYTICS]
         with log.reader([schemas.DEADLETTER]) as reader:
             (dead,) = reader.poll(timeout_s=1.0)

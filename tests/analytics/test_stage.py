@@ -1,4 +1,4 @@
-"""Records in, records out: what the stage publishes, revises, keeps and refuses."""
+"""The stage: values, revisions, snapshots and dead letters."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.analytics.support import T0, Bar, Table, bar_delivery, bars, delivery
+from tests.analytics.support import T0, Bar, Table, bars, consumed, consumed_bars
 from tests.support.properties import examples
 from tickerplant.analytics import compute
 from tickerplant.analytics.stage import AnalyticsStage
@@ -24,7 +24,7 @@ SMALL = {"indicators": {"1m": ["SMA(3)", "EMA(4)", "RSI(3)", "BBANDS(4,2)"]}, "f
 def stage(values: dict | None = None) -> AnalyticsStage:
     made = AnalyticsStage()
     if values is not None:
-        assert made.step(delivery(records.Settings(sent_at_us=T0, values=values))) == []
+        assert made.step(consumed(records.Settings(sent_at_us=T0, values=values))) == []
     return made
 
 
@@ -43,13 +43,13 @@ def batch_of(series: dict[int, float], texts: list[str] | tuple[str, ...]) -> di
     }
 
 
-def held(table: Table, symbol: str, interval: str = "1m") -> dict[int, dict[str, float | None]]:
+def values_of(table: Table, symbol: str, interval: str = "1m") -> dict[int, dict[str, float | None]]:
     return {time: row for (name, at, time), row in table.closed.items() if (name, at) == (symbol, interval)}
 
 
-def test_values_have_the_bars_key_version_and_the_columns_of_the_set() -> None:
+def test_values_have_the_key_and_version_of_the_bars() -> None:
     made = AnalyticsStage().step(
-        bar_delivery([Bar(minute(0), "B", 2.0, interval="5m", version=7), Bar(minute(0), "A", 1.0, interval="5m")], 6)
+        consumed_bars([Bar(minute(0), "B", 2.0, interval="5m", version=7), Bar(minute(0), "A", 1.0, interval="5m")], 6)
     )
     assert [output.topic for output in made] == [schemas.ANALYTICS]
     record = records.decode(made[0].value)
@@ -65,15 +65,15 @@ def test_values_have_the_bars_key_version_and_the_columns_of_the_set() -> None:
     assert all(row["rsi_14"] is None for row in rows)
 
 
-def test_marks_and_ends_are_passed_on_with_their_cause_and_settings_are_not() -> None:
+def test_marks_and_ends_are_passed_on_and_settings_are_not() -> None:
     made = stage({})
     mark = records.Mark(sent_at_us=T0, feed="f", cause=5, watermark_us=T0)
     end = records.End(sent_at_us=T0, feed="f", cause=6, whole=True)
     for header in (mark, end):
-        (output,) = made.step(delivery(header))
+        (output,) = made.step(consumed(header))
         assert output.topic == schemas.ANALYTICS
         assert records.decode(output.value).header == header
-    assert made.step(delivery(records.Splits(sent_at_us=T0), records.no_rows(records.Splits))) == []
+    assert made.step(consumed(records.Splits(sent_at_us=T0), records.no_rows(records.Splits))) == []
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_marks_and_ends_are_passed_on_with_their_cause_and_settings_are_not() ->
         records.encode(records.Down(sent_at_us=T0, since_us=T0)),
     ],
 )
-def test_what_cannot_be_read_goes_to_the_dead_letter_and_changes_nothing(value: bytes) -> None:
+def test_an_unreadable_record_becomes_a_dead_letter_and_changes_nothing(value: bytes) -> None:
     made = stage(SMALL)
     before = made.snapshot()
     (output,) = made.step(ConsumedRecord(schemas.OHLCV, 3, 17, T0, value))
@@ -98,137 +98,139 @@ def test_what_cannot_be_read_goes_to_the_dead_letter_and_changes_nothing(value: 
     assert made.snapshot() == before
 
 
-def test_forming_bars_have_the_forming_columns_and_leave_no_trace() -> None:
+def test_forming_bars_have_the_forming_columns_and_change_no_state() -> None:
     with_forming, without = stage(SMALL), stage(SMALL)
     x = np.random.default_rng(3).uniform(90, 110, 30)
     for i, price in enumerate(x):
         table = Table()
-        forming = with_forming.step(bar_delivery([Bar(minute(i), "A", price, "forming")]))
+        forming = with_forming.step(consumed_bars([Bar(minute(i), "A", price, "forming")]))
         assert records.decode(forming[0].value).batch.schema.names[5:] == ["rsi_3"]
-        table.take(forming)
-        closed = with_forming.step(bar_delivery([Bar(minute(i), "A", price)]))
-        table.take(closed)
+        table.apply(forming)
+        closed = with_forming.step(consumed_bars([Bar(minute(i), "A", price)]))
+        table.apply(closed)
         assert table.forming["A", "1m", minute(i)]["rsi_3"] == table.closed["A", "1m", minute(i)]["rsi_3"]
-        without.step(bar_delivery([Bar(minute(i), "A", price)]))
+        without.step(consumed_bars([Bar(minute(i), "A", price)]))
     assert with_forming.snapshot() == without.snapshot()
 
 
-def test_a_withdrawn_bar_takes_its_values_away_and_later_ones_are_a_batch_over_what_is_left() -> None:
+def test_a_withdrawal_removes_values_and_later_ones_equal_a_batch_over_the_rest() -> None:
     x = np.random.default_rng(8).uniform(90, 110, 60)
     series = {minute(i): float(price) for i, price in enumerate(x)}
     made, table = stage(SMALL), Table()
-    table.take(made.step(bar_delivery([Bar(time, "A", price) for time, price in series.items()])))
-    for offset, at in enumerate((30, 59, 0), start=2):  # amid, the newest, the first
-        table.take(made.step(bar_delivery([Bar(minute(at), "A", None, "withdrawn", version=offset)], offset)))
+    table.apply(made.step(consumed_bars([Bar(time, "A", price) for time, price in series.items()])))
+    for offset, at in enumerate((30, 59, 0), start=2):  # in the middle, the newest, the first
+        table.apply(made.step(consumed_bars([Bar(minute(at), "A", None, "withdrawn", version=offset)], offset)))
         del series[minute(at)]
-        assert held(table, "A") == batch_of(series, SMALL["indicators"]["1m"])
-    # The next bars, forming and final, go on from what is left.
-    forming = made.step(bar_delivery([Bar(minute(59), "A", 95.0, "forming", version=5)], 5))
-    table.take(forming)
+        assert values_of(table, "A") == batch_of(series, SMALL["indicators"]["1m"])
+    # The next bars, forming and final, continue from the remaining ones.
+    forming = made.step(consumed_bars([Bar(minute(59), "A", 95.0, "forming", version=5)], 5))
+    table.apply(forming)
     expected = batch_of(series | {minute(59): 95.0}, SMALL["indicators"]["1m"])[minute(59)]
     assert table.forming["A", "1m", minute(59)] == {"rsi_3": pytest.approx(expected["rsi_3"], rel=1e-12)}
-    table.take(made.step(bar_delivery([Bar(minute(59), "A", 96.0, version=6)], 6)))
+    table.apply(made.step(consumed_bars([Bar(minute(59), "A", 96.0, version=6)], 6)))
     series[minute(59)] = 96.0
-    assert held(table, "A") == batch_of(series, SMALL["indicators"]["1m"])
+    assert values_of(table, "A") == batch_of(series, SMALL["indicators"]["1m"])
 
 
-def test_of_a_bar_that_was_only_forming_the_withdrawal_is_said_and_nothing_else_changes() -> None:
+def test_the_withdrawal_of_a_forming_bar_is_published_and_changes_no_state() -> None:
     made = stage(SMALL)
-    made.step(bar_delivery([Bar(minute(i), "A", 100.0 + i) for i in range(9)]))
+    made.step(consumed_bars([Bar(minute(i), "A", 100.0 + i) for i in range(9)]))
     before = made.snapshot()
-    made.step(bar_delivery([Bar(minute(9), "A", 120.0, "forming", version=2)], 2))
-    (output,) = made.step(bar_delivery([Bar(minute(9), "A", None, "withdrawn", version=3)], 3))
+    made.step(consumed_bars([Bar(minute(9), "A", 120.0, "forming", version=2)], 2))
+    (output,) = made.step(consumed_bars([Bar(minute(9), "A", None, "withdrawn", version=3)], 3))
     (row,) = records.decode(output.value).batch.to_pylist()
     assert (row["state"], row["version"], row["rsi_3"], row["sma_3"]) == ("withdrawn", 3, None, None)
     assert made.snapshot() == before
 
 
-def test_bars_by_activity_count_where_the_rules_name_their_interval_and_nowhere_else() -> None:
-    assert stage(SMALL).step(bar_delivery([Bar(T0 + 17, "A", 1.0, interval="100t")])) == []
+def test_activity_bars_are_processed_if_the_rules_contain_their_interval() -> None:
+    assert stage(SMALL).step(consumed_bars([Bar(T0 + 17, "A", 1.0, interval="100t")])) == []
     indicators = ["SMA(3)", "RSI(3)"]
     rules = {"indicators": {"100t": indicators, "5m": indicators}, "forming_indicators": ["RSI(3)"]}
     made, table = stage(rules), Table()
     x = np.random.default_rng(9).uniform(90, 110, 2_000)
-    # Two bars within a millisecond, and none for an hour.
+    # Some bars follow within a millisecond, others after an hour.
     times = T0 + np.cumsum(np.random.default_rng(9).choice([1, 17, 3_600_000_000], len(x)))
     series = dict(zip(times.tolist(), x.tolist(), strict=True))
     rows = [Bar(time, "A", price, interval="100t") for time, price in series.items()]
     for some in (rows[:700], rows[700:701], rows[701:]):
-        table.take(made.step(bar_delivery(some)))
-    assert held(table, "A", "100t") == batch_of(series, indicators)
+        table.apply(made.step(consumed_bars(some)))
+    assert values_of(table, "A", "100t") == batch_of(series, indicators)
     gone = times[-600].item()
-    table.take(made.step(bar_delivery([Bar(gone, "A", None, "withdrawn", "100t", 2)], 2)))
+    table.apply(made.step(consumed_bars([Bar(gone, "A", None, "withdrawn", "100t", 2)], 2)))
     del series[gone]
-    assert held(table, "A", "100t") == batch_of(series, indicators)
+    assert values_of(table, "A", "100t") == batch_of(series, indicators)
     again = AnalyticsStage(made.snapshot())
     assert again.snapshot() == made.snapshot()
-    following = bar_delivery([Bar(times[-1].item() + 1, "A", 99.0, "forming", "100t", 3)], 3)
+    following = consumed_bars([Bar(times[-1].item() + 1, "A", 99.0, "forming", "100t", 3)], 3)
     assert [out.value for out in again.step(following)] == [out.value for out in made.step(following)]
 
 
 def test_a_bar_without_prices_is_skipped() -> None:
     made = stage(SMALL)
     table = Table()
-    table.take(made.step(bar_delivery([Bar(minute(i), "A", None if i == 4 else 1.0 + i) for i in range(9)])))
-    assert held(table, "A") == batch_of({minute(i): 1.0 + i for i in range(9) if i != 4}, SMALL["indicators"]["1m"])
-    assert made.engine.counts.without_prices == 1
+    table.apply(made.step(consumed_bars([Bar(minute(i), "A", None if i == 4 else 1.0 + i) for i in range(9)])))
+    assert values_of(table, "A") == batch_of(
+        {minute(i): 1.0 + i for i in range(9) if i != 4}, SMALL["indicators"]["1m"]
+    )
+    assert made.engine.counters.without_prices == 1
 
 
-def test_thousands_of_bars_of_one_symbol_are_what_one_by_one_gives() -> None:
+def test_thousands_of_bars_in_one_record_equal_single_records() -> None:
     x = np.random.default_rng(4).uniform(90, 110, 2500)
     rows = [Bar(i * DAY_US, "A", float(price), interval="1d") for i, price in enumerate(x)]
     bulk, single, table, other = AnalyticsStage(), AnalyticsStage(), Table(), Table()
-    table.take(bulk.step(bar_delivery(rows)))
+    table.apply(bulk.step(consumed_bars(rows)))
     for row in rows:
-        other.take(single.step(bar_delivery([row])))
-    assert held(table, "A", "1d") == batch_of({row.time: row.close for row in rows}, SEED_INDICATORS)
+        other.apply(single.step(consumed_bars([row])))
+    assert values_of(table, "A", "1d") == batch_of({row.time: row.close for row in rows}, SEED_INDICATORS)
     assert table.closed == other.closed
     assert bulk.snapshot() == single.snapshot()
 
 
-def test_a_revision_deep_in_a_long_history_is_a_batch_over_the_revised_bars() -> None:
+def test_a_revision_deep_in_a_long_history_equals_a_batch_over_the_revised_bars() -> None:
     x = np.random.default_rng(5).uniform(90, 110, 2600)
     series = {minute(i): float(price) for i, price in enumerate(x)}
     made, table = stage({"indicators": {"1m": list(SEED_INDICATORS)}}), Table()
-    table.take(made.step(bar_delivery([Bar(time, "A", price) for time, price in series.items()])))
+    table.apply(made.step(consumed_bars([Bar(time, "A", price) for time, price in series.items()])))
     for offset, (at, price) in enumerate([(2599, 50.0), (1500, 70.0), (2000, None), (1160, 60.0)], start=2):
         state = "final" if price is not None else "withdrawn"
-        produced = made.step(bar_delivery([Bar(minute(at), "A", price, state, version=offset)], offset))
-        table.take(produced)
+        produced = made.step(consumed_bars([Bar(minute(at), "A", price, state, version=offset)], offset))
+        table.apply(produced)
         if price is None:
             del series[minute(at)]
         else:
             series[minute(at)] = price
-        assert held(table, "A") == batch_of(series, SEED_INDICATORS)
+        assert values_of(table, "A") == batch_of(series, SEED_INDICATORS)
         assert table.versions["A", "1m", minute(2599)] == offset
-    assert made.step(bar_delivery([Bar(minute(100), "A", 1.0, version=9)])) == []
-    assert made.engine.counts.beyond_memory == 1
+    assert made.step(consumed_bars([Bar(minute(100), "A", 1.0, version=9)])) == []
+    assert made.engine.counters.beyond_memory == 1
     following = series | {minute(2600): 99.0}
-    table.take(made.step(bar_delivery([Bar(minute(2600), "A", 99.0, version=10)])))
-    assert held(table, "A") == batch_of(following, SEED_INDICATORS)
+    table.apply(made.step(consumed_bars([Bar(minute(2600), "A", 99.0, version=10)])))
+    assert values_of(table, "A") == batch_of(following, SEED_INDICATORS)
 
 
-def test_a_revision_that_changes_no_price_publishes_its_bar_alone() -> None:
+def test_a_revision_without_a_price_change_publishes_only_its_bar() -> None:
     made = stage(SMALL)
-    made.step(bar_delivery([Bar(minute(i), "A", 1.0 + i % 3) for i in range(20)]))
-    (output,) = made.step(bar_delivery([Bar(minute(10), "A", 1.0 + 10 % 3, version=5)]))
+    made.step(consumed_bars([Bar(minute(i), "A", 1.0 + i % 3) for i in range(20)]))
+    (output,) = made.step(consumed_bars([Bar(minute(10), "A", 1.0 + 10 % 3, version=5)]))
     rows = records.decode(output.value).batch.to_pylist()
     assert [(row["version"], row["state"]) for row in rows] == [(5, "final")]
 
 
-def test_backfill_before_and_between_known_bars() -> None:
+def test_a_backfill_may_precede_and_interleave_known_bars() -> None:
     made, table = AnalyticsStage(), Table()
     x = np.random.default_rng(6).uniform(90, 110, 1800)
     day = {i * DAY_US: float(price) for i, price in enumerate(x)}
-    table.take(made.step(bar_delivery([Bar(1799 * DAY_US, "A", day[1799 * DAY_US], interval="1d")])))
+    table.apply(made.step(consumed_bars([Bar(1799 * DAY_US, "A", day[1799 * DAY_US], interval="1d")])))
     for part, start in enumerate(range(0, 1799, 600), start=2):
         rows = [Bar(t, "A", day[t], interval="1d", version=part) for t in sorted(day)[start : min(start + 600, 1799)]]
-        table.take(made.step(bar_delivery(rows)))
-    assert held(table, "A", "1d") == batch_of(day, SEED_INDICATORS)
-    assert made.engine.counts.beyond_memory == 0
+        table.apply(made.step(consumed_bars(rows)))
+    assert values_of(table, "A", "1d") == batch_of(day, SEED_INDICATORS)
+    assert made.engine.counters.beyond_memory == 0
 
 
-def test_symbols_in_any_order_and_company_have_the_same_values() -> None:
+def test_values_are_independent_of_order_and_grouping() -> None:
     rng = np.random.default_rng(7)
     rows = [Bar(minute(i), s, float(rng.uniform(90, 110))) for i in range(60) for s in "ABCDE" if rng.random() < 0.8]
     tables = []
@@ -238,26 +240,26 @@ def test_symbols_in_any_order_and_company_have_the_same_values() -> None:
         for value in sorted({key(row) for row in rows}):
             part = [row for row in rows if key(row) == value]
             rng.shuffle(part)
-            table.take(made.step(bar_delivery(part)))
+            table.apply(made.step(consumed_bars(part)))
         tables.append(table.closed)
     assert tables[0] == tables[1] == tables[2]
 
 
-def test_a_set_that_changes_keeps_what_stays_and_begins_what_is_new_with_the_remembered_bars() -> None:
+def test_changed_settings_keep_states_and_start_new_indicators_on_retained_bars() -> None:
     made, table = stage({"indicators": {"1m": ["EMA(4)"]}}), Table()
     x = np.random.default_rng(8).uniform(90, 110, 5000)
     series = {minute(i): float(price) for i, price in enumerate(x)}
     rows = [Bar(time, "A", price) for time, price in series.items()]
-    made.step(bar_delivery(rows[:4990]))
-    made.step(delivery(records.Settings(sent_at_us=T0, values={"indicators": {"1m": ["SMA(200)", "EMA(4)"]}})))
-    table.take(made.step(bar_delivery(rows[4990:])))
+    made.step(consumed_bars(rows[:4990]))
+    made.step(consumed(records.Settings(sent_at_us=T0, values={"indicators": {"1m": ["SMA(200)", "EMA(4)"]}})))
+    table.apply(made.step(consumed_bars(rows[4990:])))
     expect = batch_of(series, ["EMA(4)"])
-    for time, row in held(table, "A").items():
+    for time, row in values_of(table, "A").items():
         assert row["ema_4"] == expect[time]["ema_4"]
         assert row["sma_200"] == pytest.approx(batch_of(series, ["SMA(200)"])[time]["sma_200"], rel=1e-12)
-    table.take(made.step(bar_delivery([Bar(minute(4500), "A", 42.0, version=2)])))
+    table.apply(made.step(consumed_bars([Bar(minute(4500), "A", 42.0, version=2)])))
     series[minute(4500)] = 42.0
-    assert held(table, "A")[minute(4999)]["ema_4"] == batch_of(series, ["EMA(4)"])[minute(4999)]["ema_4"]
+    assert values_of(table, "A")[minute(4999)]["ema_4"] == batch_of(series, ["EMA(4)"])[minute(4999)]["ema_4"]
     restored = AnalyticsStage(made.snapshot())
     assert restored.snapshot() == made.snapshot()
 
@@ -268,8 +270,8 @@ def test_a_snapshot_of_other_bytes_is_refused() -> None:
             AnalyticsStage(data)
 
 
-def test_an_empty_record_makes_nothing() -> None:
-    assert AnalyticsStage().step(delivery(records.Bars(sent_at_us=T0), records.no_rows(records.Bars))) == []
+def test_an_empty_record_gives_no_output() -> None:
+    assert AnalyticsStage().step(consumed(records.Bars(sent_at_us=T0), records.no_rows(records.Bars))) == []
 
 
 def test_compute_reads_an_arrow_table_by_symbol() -> None:
@@ -297,7 +299,7 @@ steps = st.lists(
 
 @examples(150)
 @given(steps, st.data())
-def test_any_bars_are_as_a_batch_over_what_is_left_and_a_snapshot_anywhere_changes_nothing(
+def test_any_bars_equal_a_batch_and_a_snapshot_anywhere_changes_nothing(
     many: list[list[tuple[int, str, float | None, str]]], data: st.DataObject
 ) -> None:
     made, table = stage(SMALL), Table()
@@ -307,9 +309,9 @@ def test_any_bars_are_as_a_batch_over_what_is_left_and_a_snapshot_anywhere_chang
     for offset, rows in enumerate(many):
         if offset == cut:
             other = AnalyticsStage(made.snapshot())
-        step = bar_delivery([Bar(minute(i), s, p, state, version=offset + 1) for i, s, p, state in rows], offset)
+        step = consumed_bars([Bar(minute(i), s, p, state, version=offset + 1) for i, s, p, state in rows], offset)
         produced = made.step(step)
-        table.take(produced)
+        table.apply(produced)
         if other is not None:
             assert [bytes(output.value) for output in other.step(step)] == [bytes(o.value) for o in produced]
         for i, symbol, price, state in rows:
@@ -318,19 +320,19 @@ def test_any_bars_are_as_a_batch_over_what_is_left_and_a_snapshot_anywhere_chang
             elif state == "final" and price is not None:
                 left[symbol][minute(i)] = price
     for symbol, series in left.items():
-        assert held(table, symbol) == batch_of(series, SMALL["indicators"]["1m"])
+        assert values_of(table, symbol) == batch_of(series, SMALL["indicators"]["1m"])
     if other is not None:
         assert other.snapshot() == made.snapshot()
 
 
-def test_a_revision_within_the_warm_up_of_a_long_average_is_a_batch_over_the_revised_bars() -> None:
+def test_a_revision_within_a_long_warm_up_equals_a_batch_over_the_revised_bars() -> None:
     made = stage({"indicators": {"1m": ["EMA(200)"]}, "forming_indicators": []})
     prices = {minute(i): 100.0 + (i * 7) % 11 for i in range(300)}
     table = Table()
     first = [Bar(time, "A", price) for time, price in prices.items()][:100]
-    table.take(made.step(bar_delivery(first, 1)))
+    table.apply(made.step(consumed_bars(first, 1)))
     prices[minute(70)] = 250.0
-    table.take(made.step(bar_delivery([Bar(minute(70), "A", 250.0, version=2)], 2)))
+    table.apply(made.step(consumed_bars([Bar(minute(70), "A", 250.0, version=2)], 2)))
     for place, time in enumerate(list(prices)[100:], start=3):
-        table.take(made.step(bar_delivery([Bar(time, "A", prices[time], version=place)], place)))
-    assert held(table, "A") == batch_of(prices, ["EMA(200)"])
+        table.apply(made.step(consumed_bars([Bar(time, "A", prices[time], version=place)], place)))
+    assert values_of(table, "A") == batch_of(prices, ["EMA(200)"])

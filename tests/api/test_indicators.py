@@ -21,7 +21,7 @@ from tests.api.support import MINUTE, PARTITIONS, T0, serving
 from tests.support.postgres import Postgres
 from tickerplant.analytics.indicator import parse
 from tickerplant.analytics.ondemand import query as on_demand
-from tickerplant.analytics.ondemand.calculation import read
+from tickerplant.analytics.ondemand.calculation import parse_calculation
 from tickerplant.analytics.realtime.engine import Engine
 from tickerplant.api.http.errors import ApiError
 from tickerplant.api.on_demand import MAX_CONCURRENT, MAX_WAITING, ConcurrencyLimiter
@@ -77,7 +77,7 @@ TABLES = {("MSFT", "1d"): daily, ("EUR/USD", "5m"): within_the_day, ("ACME", "5m
 
 def streamed(bars: pa.Table) -> pa.Table:
     """Return the values that the analytics engine computes from these bars."""
-    (made,) = Engine(RULES).bars(bars.combine_chunks().to_batches()[0])
+    (made,) = Engine(RULES).apply_bars(bars.combine_chunks().to_batches()[0])
     columns = {name: [] for name in made.columns}
     times = np.concatenate([chunk.times for chunk in made.chunks])
     for name, *parts in zip(made.columns, *(chunk.values for chunk in made.chunks), strict=True):
@@ -260,11 +260,11 @@ def test_csv_has_the_other_fields_in_headers(client: httpx.Client) -> None:
         ("MAVP/MSFT", 404, "unknown_indicator", "no indicator"),
         ("RSI/NOBODY", 404, "unknown_symbol", "unknown symbol"),
         ("RSI/MSFT?period=1", 400, "bad_parameter", "2..1000"),
-        ("RSI/MSFT?period=x", 400, "bad_parameter", "no number"),
-        ("RSI/MSFT?period=", 400, "bad_parameter", "no number"),
+        ("RSI/MSFT?period=x", 400, "bad_parameter", "not a number"),
+        ("RSI/MSFT?period=", 400, "bad_parameter", "not a number"),
         ("RSI/MSFT?period=3&period=4", 400, "bad_parameter", "twice"),
         ("RSI/MSFT?period=3&time_period=4", 400, "bad_parameter", "twice"),
-        ("RSI/MSFT?limt=3", 400, "bad_parameter", "there are period, series_type, dialect"),
+        ("RSI/MSFT?limt=3", 400, "bad_parameter", "known are period, series_type, dialect"),
         ("RSI/MSFT?dialect=mine", 400, "bad_parameter", "there are talib"),
         ("RSI/MSFT?series_type=mid", 400, "bad_parameter", "close, open"),
         ("APO/MSFT?matype=best", 400, "bad_parameter", "sma, ema"),
@@ -354,7 +354,7 @@ def test_bars_before_a_split_are_adjusted_but_not_for_a_future_split() -> None:
     at = bars.schema.get_field_index("state")
     bars = bars.set_column(at, "state", bars.column("state").cast(pa.utf8()))
     stretch = on_demand.InputBars("MSFT", "1d", bars, 0, False, splits, int(times[500]))
-    found = on_demand.values(stretch, [read("SMA(20)"), read("RSI(14)")], RULES)
+    found = on_demand.values(stretch, [parse_calculation("SMA(20)"), parse_calculation("RSI(14)")], RULES)
     close = columns["close"] / np.where(np.arange(len(times)) < 100, 4.0, 1.0)
     for name, expected in (("sma_20", talib.SMA(close, 20)), ("rsi_14", talib.RSI(close, 14))):
         np.testing.assert_allclose(found.column(name).to_numpy(), expected, rtol=1e-9)

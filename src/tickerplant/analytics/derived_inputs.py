@@ -1,4 +1,4 @@
-"""The inputs `vwap` and `session`, for the stream and for batches over columns."""
+"""The inputs `vwap` and `session`, derived from other columns where a bar lacks them."""
 
 from __future__ import annotations
 
@@ -12,34 +12,36 @@ from tickerplant.core.sessions import NO_SESSION, Calendar, Calendars
 from tickerplant.core.times import DAY_US, BoolArray, Float64Array, Int64Array
 
 DERIVED = {"vwap": ("high", "low", "close"), "session": ("time",)}
-"""The columns that an input is made of where it has none of its own."""
+"""The columns from which an input is derived if it has none of its own."""
 
 
-def filled(
-    vwap: Float64Array, high: Float64Array, low: Float64Array, close: Float64Array, most: float = sys.float_info.max
+def fill_vwap(
+    vwap: Float64Array, high: Float64Array, low: Float64Array, close: Float64Array, limit: float = sys.float_info.max
 ) -> Float64Array:
-    """Return the vwap of each bar, the typical price where it is NaN or beyond ±`most`."""
-    own = np.abs(vwap) <= most
-    if own.all():
+    """Return the vwap of each bar, replaced by the typical price where it is NaN or beyond ±`limit`."""
+    valid = np.abs(vwap) <= limit
+    if valid.all():
         return vwap
-    with np.errstate(over="ignore", invalid="ignore"):  # such prices make a bar that is not used at all
-        return np.where(own, vwap, (high + low + close) / 3)
+    with np.errstate(over="ignore", invalid="ignore"):  # a bar with such prices is not usable
+        return np.where(valid, vwap, (high + low + close) / 3)
 
 
-def lacking(name: str, names: Collection[str]) -> str | None:
-    """Return the first column that the input `name` cannot do without and that is not among `names`."""
+def missing_column(name: str, names: Collection[str]) -> str | None:
+    """Return the first column that the input `name` needs and that is not in `names`; None if all exist."""
     if name in names:
         return None
     return next((part for part in DERIVED.get(name, (name,)) if part not in names), None)
 
 
-def supplied(
+def input_column(
     name: str, names: Collection[str], floats: Callable[[str], Float64Array], times: Callable[[], Int64Array]
 ) -> Float64Array:
-    """Return an input over columns of bars: its column, or what stands for it where nothing is `lacking`.
+    """Return an input over columns of bars: its own column or the derived one.
 
-    Without a column `vwap` it is the typical price, as for single bars that have none; without a column `session` the
-    UTC date of `times`, which are microseconds since 1970.
+    No column may be missing (`missing_column`).
+
+    Without a column `vwap` the typical price is returned, as for single bars that have none. Without a column `session`
+    the UTC date of `times` is returned, which are microseconds since 1970.
     """
     if name == "session" and name not in names:
         return (times() // DAY_US).astype(np.float64)
@@ -49,53 +51,54 @@ def supplied(
         return floats(name)
     high, low, close = (floats(part) for part in DERIVED["vwap"])
     own = floats(name) if name in names else np.full(len(high), np.nan)
-    return filled(own, high, low, close)
+    return fill_vwap(own, high, low, close)
 
 
 class SessionNumbers:
-    """The number of the session that a bar belongs to: days since 1970 of its date.
+    """The number of a bar's session: its date in days since 1970.
 
-    A time between two sessions has the number of its UTC date and a half: overnight prints are of no session's average.
+    A time between two sessions has the number of its UTC date plus one half, so overnight trades belong to no session.
     """
 
     def __init__(self, rules: Rules) -> None:
-        """Load the calendars. Raises ConfigError for one that is unknown."""
-        self._followed = Calendars(rules)
-        self._followed.check()
+        """Load the calendars. Raises ConfigError for an unknown one."""
+        self._all_calendars = Calendars(rules)
+        self._all_calendars.check()
         self._calendars: list[Calendar] = []
         self._of_symbol = np.empty(0, dtype=np.int64)
 
     def of(self, symbols: Int64Array, known: Sequence[str], times: Int64Array, by_date: BoolArray) -> Float64Array:
-        """Return each bar's number. `symbols` index `known`; `by_date` bars are stamped with their session's date.
+        """Return each bar's session number.
 
-        Each calendar is asked once, for the different times.
+        `symbols` are indices into `known`. `by_date` bars have their session's date as time. Each calendar is evaluated
+        once, for the distinct times.
         """
-        self._follow(known)
+        self._add_symbols(known)
         if by_date.all():
             return (times // DAY_US).astype(np.float64)
         if len(times) and (times == times[0]).all():  # as in most records
-            moments, moment = times[:1], np.zeros(1, dtype=np.int64)
+            distinct, inverse = times[:1], np.zeros(1, dtype=np.int64)
         else:
-            moments, moment = np.unique(times, return_inverse=True)
-        dates = moments // DAY_US
+            distinct, inverse = np.unique(times, return_inverse=True)
+        dates = distinct // DAY_US
         between = dates.astype(np.float64) + 0.5
-        numbers = np.array([self._numbers(calendar, moments, between) for calendar in self._calendars])
-        found: Float64Array = numbers[self._of_symbol[symbols], moment]
-        return np.where(by_date, dates[moment], found) if by_date.any() else found
+        numbers = np.array([self._numbers(calendar, distinct, between) for calendar in self._calendars])
+        found: Float64Array = numbers[self._of_symbol[symbols], inverse]
+        return np.where(by_date, dates[inverse], found) if by_date.any() else found
 
     @staticmethod
-    def _numbers(calendar: Calendar, moments: Int64Array, between: Float64Array) -> Float64Array:
-        sessions = calendar.session_of(moments)
+    def _numbers(calendar: Calendar, distinct: Int64Array, between: Float64Array) -> Float64Array:
+        sessions = calendar.session_of(distinct)
         return np.where(sessions == NO_SESSION, between, sessions / DAY_US)
 
-    def _follow(self, known: Sequence[str]) -> None:
-        """Note the calendars of symbols that are new."""
+    def _add_symbols(self, known: Sequence[str]) -> None:
+        """Look up the calendars of new symbols."""
         new = known[len(self._of_symbol) :]
         if not new:
             return
         codes = []
         for symbol in new:
-            calendar = self._followed.of(symbol)
+            calendar = self._all_calendars.of(symbol)
             if calendar not in self._calendars:
                 self._calendars.append(calendar)
             codes.append(self._calendars.index(calendar))

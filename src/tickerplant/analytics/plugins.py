@@ -1,11 +1,11 @@
 """Indicators of other packages: the entry points of the group `tickerplant.indicators`.
 
-Each entry names a subclass of `Indicator`, or a module of them:
+Each entry is a subclass of `Indicator`, or a module that contains such classes:
 
     [project.entry-points."tickerplant.indicators"]
     mine = "my_package.indicators"
 
-A plug-in that cannot be loaded is reported and left out; the plant goes on without it.
+A plug-in that cannot be loaded is reported and skipped; the other indicators still work.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ GROUP: Final = "tickerplant.indicators"
 
 
 @dataclass(frozen=True, slots=True)
-class Broken:
-    """A plug-in that was left out: its entry, the package that has it, and why."""
+class BrokenPlugin:
+    """A skipped plug-in: its entry, its package, and the error."""
 
     entry: str
     package: str
@@ -37,21 +37,21 @@ class Broken:
 
 
 @cache
-def load() -> tuple[Broken, ...]:
-    """Make the indicators of all plug-ins known, the first time it is called; return those that are broken."""
+def load() -> tuple[BrokenPlugin, ...]:
+    """Register the indicators of all plug-ins on the first call; return the plug-ins that cannot be loaded."""
     found = sorted(entry_points(group=GROUP), key=lambda entry: (entry.name, entry.value))
     return tuple(broken for entry in found if (broken := _load(entry)) is not None)
 
 
-def _load(entry: EntryPoint) -> Broken | None:
+def _load(entry: EntryPoint) -> BrokenPlugin | None:
     package = entry.dist.name if entry.dist is not None else "?"
     try:
         for kind in _indicators(entry.load()):
             register(kind)
     except BadInput as error:
-        return Broken(entry.name, package, str(error))
-    except (Exception, SystemExit) as error:  # whatever a stranger's module does when it is imported
-        return Broken(entry.name, package, f"{type(error).__name__}: {error}")
+        return BrokenPlugin(entry.name, package, str(error))
+    except (Exception, SystemExit) as error:  # importing a foreign module may raise anything
+        return BrokenPlugin(entry.name, package, f"{type(error).__name__}: {error}")
     return None
 
 
@@ -60,11 +60,11 @@ def _indicators(loaded: Any) -> list[type[Indicator]]:
         return [loaded]
     if isinstance(loaded, ModuleType):
         kinds = [kind for _, kind in inspect.getmembers(loaded, inspect.isclass) if issubclass(kind, Indicator)]
-        own = [kind for kind in kinds if not inspect.isabstract(kind) and not kind.__module__.startswith(_OURS)]
+        own = [kind for kind in kinds if not inspect.isabstract(kind) and not kind.__module__.startswith(_OWN_PREFIX)]
         if own:
             return own
         raise BadInput(f"the module {loaded.__name__} declares no indicator")
-    raise BadInput("it is neither a subclass of Indicator nor a module of them")
+    raise BadInput("the entry is neither a subclass of Indicator nor a module of such")
 
 
-_OURS: Final = "tickerplant."
+_OWN_PREFIX: Final = "tickerplant."

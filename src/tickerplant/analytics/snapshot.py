@@ -1,4 +1,4 @@
-"""The whole state of a partition as bytes, and back. Equal states give equal bytes: only what is remembered is kept."""
+"""The whole state of a partition as bytes, and back. Equal states give equal bytes: only retained data is included."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from tickerplant.analytics.alerts.rule_state import Crossings
-from tickerplant.analytics.alerts.rules import Alerts
+from tickerplant.analytics.alerts.evaluator import AlertEvaluator
+from tickerplant.analytics.alerts.rule_state import RuleState
 from tickerplant.analytics.realtime.engine import Engine
-from tickerplant.analytics.realtime.history import History
-from tickerplant.analytics.realtime.indicator_state import Study
-from tickerplant.analytics.realtime.interval_engine import Pane
-from tickerplant.analytics.realtime.recompute_queue import Again, Mark, Series
+from tickerplant.analytics.realtime.history import BarHistory
+from tickerplant.analytics.realtime.indicator_state import IndicatorState
+from tickerplant.analytics.realtime.interval_engine import IntervalEngine
+from tickerplant.analytics.realtime.recompute_queue import RecomputeMark, RecomputeQueue
+from tickerplant.analytics.realtime.series import Series
 from tickerplant.core.errors import SnapshotRefused, TickerplantError
 from tickerplant.core.rules import rules_from, values_of
 from tickerplant.core.times import NEVER_US
@@ -23,16 +24,17 @@ FORMAT: Final = 2
 
 
 @dataclass(slots=True)
-class State:
-    """All that a partition's stage knows. `clock_us` and `cause`: the newest time sent and cause that the log has said.
+class PartitionState:
+    """The state of a partition's stage.
 
-    `known_to`: the state was made from the store and knows all records before that offset; `has_rules`: and under the
-    newest rules; `cold`: it could not be, because the store was out of reach.
+    `clock_us` and `cause` are the newest sending time and the newest cause in the log. `known_to`: the state was made
+    from the store and contains all records before that offset. `has_rules`: it was made under the newest rules.
+    `cold`: it could not be made from the store, because the store was unavailable.
     """
 
     engine: Engine
-    alerts: Alerts
-    again: Again = field(default_factory=Again)
+    alerts: AlertEvaluator
+    recompute_queue: RecomputeQueue = field(default_factory=RecomputeQueue)
     clock_us: int = NEVER_US
     cause: int = 0
     known_to: int = 0
@@ -40,156 +42,162 @@ class State:
     cold: bool = False
 
 
-class _Study(msgspec.Struct, array_like=True):
+class _StoredIndicator(msgspec.Struct, array_like=True):
     indicator: str
     state: bytes
-    born: bytes
+    start: bytes
     checkpoints: bytes
 
 
-class _Pane(msgspec.Struct, array_like=True):
+class _StoredInterval(msgspec.Struct, array_like=True):
     interval: str
     depth: int
     count: bytes
-    kept: bytes
-    last: bytes
+    retained: bytes
+    last_us: bytes
     times: bytes
     columns: dict[str, bytes]
-    studies: list[_Study]
+    indicators: list[_StoredIndicator]
 
 
-class _Alerts(msgspec.Struct, array_like=True):
-    memory: list[Crossings]
+class _StoredAlerts(msgspec.Struct, array_like=True):
+    rule_states: list[RuleState]
     symbols: list[str]
-    panes: list[_Pane]
+    intervals: list[_StoredInterval]
     stale: list[tuple[str, str]] = []
 
 
-class _Mark(msgspec.Struct, array_like=True):
+class _StoredMark(msgspec.Struct, array_like=True):
     interval: str
     symbol: str
-    from_us: int
+    start_us: int
     position: int
     feeds: list[str]
 
 
-class _Kept(msgspec.Struct, array_like=True):
+class _StoredState(msgspec.Struct, array_like=True):
     clock_us: int
     rules: dict[str, Any]
     symbols: list[str]
-    panes: list[_Pane]
-    alerts: _Alerts | None = None
-    """None too in the snapshots of a version that had no alerts. What follows is left out by one that had no marks."""
+    intervals: list[_StoredInterval]
+    alerts: _StoredAlerts | None = None
+    """Also None in snapshots of a version without alerts. Snapshots of a version without marks end here."""
     cause: int = 0
     known_to: int = 0
     has_rules: bool = False
     cold: bool = False
-    marks: list[_Mark] = []
+    marks: list[_StoredMark] = []
     feeds: list[tuple[str, int]] = []
     splits: list[tuple[str, list[tuple[int, float]]]] = []
-    waiting: list[tuple[str, int, float]] = []
+    pending_splits: list[tuple[str, int, float]] = []
 
 
-def take(state: State) -> bytes:
+def encode_snapshot(state: PartitionState) -> bytes:
     """Return the state as bytes."""
-    engine, again, splits = state.engine, state.again, state.engine.splits
-    kept = _Kept(
+    engine, queue, splits = state.engine, state.recompute_queue, state.engine.splits
+    stored = _StoredState(
         state.clock_us,
         values_of(engine.rules),
         engine.symbols,
-        _panes(engine),
-        _alerts(state.alerts),
-        state.cause if again.marks or state.cold else 0,  # what is marked later has a later cause
+        _stored_intervals(engine),
+        _stored_alerts(state.alerts),
+        state.cause if queue.marks or state.cold else 0,  # a mark that is added later has a later cause
         state.known_to,
         state.has_rules,
         state.cold,
-        [_Mark(*series, mark.from_us, mark.position, sorted(mark.feeds)) for series, mark in again.marks.items()],
-        sorted(again.feeds.items()),
+        [
+            _StoredMark(*series, mark.start_us, mark.position, sorted(mark.feeds))
+            for series, mark in queue.marks.items()
+        ],
+        sorted(queue.feeds.items()),
         [(symbol, sorted(ratios.items())) for symbol, ratios in sorted(splits.effective.items())],
-        sorted((*key, ratio) for key, ratio in splits.waiting.items()),
+        sorted((*key, ratio) for key, ratio in splits.pending.items()),
     )
-    return msgspec.msgpack.encode(kept, order="sorted")
+    return msgspec.msgpack.encode(stored, order="sorted")
 
 
-def _alerts(alerts: Alerts) -> _Alerts | None:
-    alerts.settle()
-    memory = [alerts.memory[name] for name in sorted(alerts.memory)]
-    if not (alerts.watch.symbols or memory or alerts.stale):
+def _stored_alerts(alerts: AlertEvaluator) -> _StoredAlerts | None:
+    alerts.sync_states()
+    states = [alerts.rule_states[name] for name in sorted(alerts.rule_states)]
+    if not (alerts.watch.symbols or states or alerts.stale):
         return None
-    return _Alerts(memory, alerts.watch.symbols, _panes(alerts.watch), sorted(alerts.stale))
+    return _StoredAlerts(states, alerts.watch.symbols, _stored_intervals(alerts.watch), sorted(alerts.stale))
 
 
-def restore(data: bytes) -> State:
-    """Return the same state. Raises SnapshotRefused for other bytes."""
+def decode_snapshot(data: bytes) -> PartitionState:
+    """Return the state that `encode_snapshot` encoded. Raises SnapshotRefused for other bytes."""
     try:
-        kept = msgspec.msgpack.decode(data, type=_Kept)
-        engine = Engine(rules_from(kept.rules))
-        engine.add_symbols(kept.symbols)
-        _fill_all(engine, kept.panes)
-        engine.splits.restore({symbol: dict(ratios) for symbol, ratios in kept.splits}, kept.waiting)
-        alerts = Alerts(engine.rules, engine.splits)
-        if kept.alerts is not None:
-            alerts.restore(kept.alerts.memory, kept.alerts.symbols)
-            _fill_all(alerts.watch, kept.alerts.panes)
-            alerts.stale = {Series(*series) for series in kept.alerts.stale}
+        stored = msgspec.msgpack.decode(data, type=_StoredState)
+        engine = Engine(rules_from(stored.rules))
+        engine.add_symbols(stored.symbols)
+        _restore_intervals(engine, stored.intervals)
+        engine.splits.restore({symbol: dict(ratios) for symbol, ratios in stored.splits}, stored.pending_splits)
+        alerts = AlertEvaluator(engine.rules, engine.splits)
+        if stored.alerts is not None:
+            alerts.restore(stored.alerts.rule_states, stored.alerts.symbols)
+            _restore_intervals(alerts.watch, stored.alerts.intervals)
+            alerts.stale = {Series(*series) for series in stored.alerts.stale}
     except (msgspec.MsgspecError, TickerplantError, ValueError, KeyError) as error:
-        raise SnapshotRefused(f"the bytes are no state of analytics: {type(error).__name__}: {error}") from error
-    again = Again()
-    for one in kept.marks:
-        again.marks[Series(one.interval, one.symbol)] = Mark(one.from_us, one.position, set(one.feeds))
-    again.feeds = dict(kept.feeds)
-    return State(engine, alerts, again, kept.clock_us, kept.cause, kept.known_to, kept.has_rules, kept.cold)
+        raise SnapshotRefused(f"not a snapshot of analytics: {type(error).__name__}: {error}") from error
+    queue = RecomputeQueue()
+    for one in stored.marks:
+        queue.marks[Series(one.interval, one.symbol)] = RecomputeMark(one.start_us, one.position, set(one.feeds))
+    queue.feeds = dict(stored.feeds)
+    return PartitionState(
+        engine, alerts, queue, stored.clock_us, stored.cause, stored.known_to, stored.has_rules, stored.cold
+    )
 
 
-def _panes(engine: Engine) -> list[_Pane]:
-    return [_pane(name, pane, len(engine.symbols)) for name, pane in engine.panes.items()]
+def _stored_intervals(engine: Engine) -> list[_StoredInterval]:
+    return [_stored_interval(name, one, len(engine.symbols)) for name, one in engine.interval_engines.items()]
 
 
-def _fill_all(engine: Engine, panes: list[_Pane]) -> None:
-    for saved in panes:
-        _fill(engine.panes[saved.interval], saved, len(engine.symbols))
+def _restore_intervals(engine: Engine, stored: list[_StoredInterval]) -> None:
+    for one in stored:
+        _restore_interval(engine.interval_engines[one.interval], one, len(engine.symbols))
 
 
-def _pane(name: str, pane: Pane, symbols: int) -> _Pane:
-    history = pane.history
-    valid = history.valid(symbols)
-    return _Pane(
+def _stored_interval(name: str, engine: IntervalEngine, symbols: int) -> _StoredInterval:
+    history = engine.history
+    valid = history.valid_slots(symbols)
+    return _StoredInterval(
         name,
         history.depth,
         history.count[:symbols].tobytes(),
-        history.kept[:symbols].tobytes(),
-        history.last[:symbols].tobytes(),
+        history.retained[:symbols].tobytes(),
+        history.last_us[:symbols].tobytes(),
         history.times[:symbols][valid].tobytes(),
         {name: ring[:symbols][valid].tobytes() for name, ring in history.columns.items()},
-        [_study(study, history, symbols) for study in pane.studies],
+        [_stored_indicator(state, history, symbols) for state in engine.states],
     )
 
 
-def _study(study: Study, history: History, symbols: int) -> _Study:
-    valid = study.valid(history.count, symbols)
-    return _Study(
-        str(study.indicator),
-        study.state[:, :symbols].tobytes(),
-        study.born[:symbols].tobytes(),
-        study.checkpoints[:symbols][valid].tobytes(),
+def _stored_indicator(state: IndicatorState, history: BarHistory, symbols: int) -> _StoredIndicator:
+    valid = state.valid_checkpoints(history.count, symbols)
+    return _StoredIndicator(
+        str(state.indicator),
+        state.state[:, :symbols].tobytes(),
+        state.start[:symbols].tobytes(),
+        state.checkpoints[:symbols][valid].tobytes(),
     )
 
 
-def _fill(pane: Pane, saved: _Pane, symbols: int) -> None:
-    history = pane.history
-    if saved.depth != history.depth or [str(study.indicator) for study in pane.studies] != [
-        study.indicator for study in saved.studies
+def _restore_interval(engine: IntervalEngine, stored: _StoredInterval, symbols: int) -> None:
+    history = engine.history
+    if stored.depth != history.depth or [str(state.indicator) for state in engine.states] != [
+        one.indicator for one in stored.indicators
     ]:
-        raise ValueError("depth or indicators are not what the rules say")
-    for part, data in ((history.count, saved.count), (history.kept, saved.kept), (history.last, saved.last)):
-        part[:symbols] = np.frombuffer(data, dtype=np.int64)
-    valid = history.valid(symbols)
-    history.times[:symbols][valid] = np.frombuffer(saved.times, dtype=np.int64)
+        raise ValueError("depth or indicators differ from those of the rules")
+    arrays = ((history.count, stored.count), (history.retained, stored.retained), (history.last_us, stored.last_us))
+    for array, data in arrays:
+        array[:symbols] = np.frombuffer(data, dtype=np.int64)
+    valid = history.valid_slots(symbols)
+    history.times[:symbols][valid] = np.frombuffer(stored.times, dtype=np.int64)
     for name, ring in history.columns.items():
-        ring[:symbols][valid] = np.frombuffer(saved.columns[name], dtype=np.float64)
-    for study, own in zip(pane.studies, saved.studies, strict=True):
-        study.state[:, :symbols] = np.frombuffer(own.state, dtype=np.float64).reshape(study.indicator.width, symbols)
-        study.born[:symbols] = np.frombuffer(own.born, dtype=np.int64)
-        chosen = study.valid(history.count, symbols)
-        states = np.frombuffer(own.checkpoints, dtype=np.float64)
-        study.checkpoints[:symbols][chosen] = states.reshape(-1, study.checkpoints.shape[2] or 1)[: chosen.sum()]
+        ring[:symbols][valid] = np.frombuffer(stored.columns[name], dtype=np.float64)
+    for state, one in zip(engine.states, stored.indicators, strict=True):
+        state.state[:, :symbols] = np.frombuffer(one.state, dtype=np.float64).reshape(state.indicator.width, symbols)
+        state.start[:symbols] = np.frombuffer(one.start, dtype=np.int64)
+        chosen = state.valid_checkpoints(history.count, symbols)
+        states = np.frombuffer(one.checkpoints, dtype=np.float64)
+        state.checkpoints[:symbols][chosen] = states.reshape(-1, state.checkpoints.shape[2] or 1)[: chosen.sum()]

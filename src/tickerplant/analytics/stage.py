@@ -1,15 +1,15 @@
-"""Records in, records out: the pure stage of one partition around the engine.
+"""The pure stage of one partition: records in, records out, around the engine.
 
-Of one step's outputs the closed values come first, then the forming ones, then the alerts that fired. What is made
-carries the `sent_at_us`, `feed` and `cause` of the record that caused it; `Mark` and `End` are passed on as they came,
-so that whoever reads `market.analytics` knows how far it is.
+The outputs of one step are closed values, then forming values, then fired alerts. They carry the `sent_at_us`, `feed`
+and `cause` of the record that caused them. `Mark` and `End` records are passed on unchanged, so that a reader of
+`market.analytics` sees the progress.
 
-What memory is too short for is marked (`again`), and computed from stored history between two records: `due` says
-which series, `compute_again` does one. Its values carry the newest cause that the state has seen: nothing that has been
-published of these bars is newer, and what is published later wins.
+Series that memory is too short for are queued (`recompute_queue`) and computed from stored history between two records:
+`due` returns them, `recompute` computes one. Its values carry the newest cause that the state has seen. Nothing newer
+has been published for these bars, and a later value wins.
 
-A state that was made from the store (`begun`) knows all records before `known_to` already. Those are only looked
-through for what they changed, and that is published, as it is in the state, once `known_to` is reached.
+A state that was made from the store (`begin`) already contains all records before `known_to`. The stage only determines
+which series those records changed. It publishes these series from its state once `known_to` is reached.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from typing import Any, Final
 import pyarrow as pa
 
 from tickerplant.analytics import snapshot
-from tickerplant.analytics.alerts.rules import Alerts, batch_of
-from tickerplant.analytics.publish import batches
+from tickerplant.analytics.alerts.evaluator import AlertEvaluator
+from tickerplant.analytics.alerts.fired_alerts import alert_batch
+from tickerplant.analytics.encode import value_batches
 from tickerplant.analytics.realtime.engine import Engine
-from tickerplant.analytics.realtime.recompute_queue import Series
-from tickerplant.analytics.realtime.splits import Split, splits_of
+from tickerplant.analytics.realtime.series import Series
+from tickerplant.analytics.splits import Split, splits_of
 from tickerplant.core import records, schemas
 from tickerplant.core.errors import BadInput, ConfigError, UnreadableRecord
 from tickerplant.core.rules import Rules, rules_from
@@ -32,38 +33,39 @@ from tickerplant.core.streams import EMPTY_HISTORY, ConsumedRecord, History, Out
 from tickerplant.core.times import FOREVER_US, NEVER_US, iso
 
 FORMAT: Final = snapshot.FORMAT
-_FIRST_US: Final = 0
-_LAST_US: Final = 9_000_000_000_000_000  # in 2255
+_MIN_LABEL_US: Final = 0
+_MAX_LABEL_US: Final = 9_000_000_000_000_000  # in 2255
 
 
 class AnalyticsStage(Stage):
-    """The state of one partition; `step` never raises for what a record says: that goes to the dead letter."""
+    """The state of one partition. `step` never raises for the content of a record; it returns a dead letter."""
 
-    def __init__(self, kept: bytes | None = None) -> None:
-        if kept is None:
+    def __init__(self, data: bytes | None = None) -> None:
+        if data is None:
             engine = Engine()
-            self._state = snapshot.State(engine, Alerts(engine.rules, engine.splits))
+            self._state = snapshot.PartitionState(engine, AlertEvaluator(engine.rules, engine.splits))
         else:
-            self._state = snapshot.restore(kept)
-        self.engine, self.alerts, self.again = self._state.engine, self._state.alerts, self._state.again
+            self._state = snapshot.decode_snapshot(data)
+        self.engine, self.alerts = self._state.engine, self._state.alerts
+        self.recompute_queue = self._state.recompute_queue
 
     def begin(self, rules: Rules | None, known_to: int, *, cold: bool = False) -> None:
-        """Begin with a state that is to know all records before the offset `known_to`.
+        """Initialise a state that will contain all records before the offset `known_to`.
 
-        `rules`: those in force, if they are known. `cold`: the store should have been read, and could not be.
+        `rules`: the current rules, if known. `cold`: the store should have been read, but was unavailable.
         """
         state = self._state
         if rules is not None:
             try:
-                self.engine.apply(rules)
-                self.alerts.apply(rules)
-            except (BadInput, ConfigError):  # what cannot be applied is put aside when its record comes
+                self.engine.apply_rules(rules)
+                self.alerts.apply_rules(rules)
+            except (BadInput, ConfigError):  # its record will become a dead letter
                 rules = None
         state.known_to, state.has_rules, state.cold = known_to, rules is not None, cold
 
-    def say_splits(self, splits: list[Split], clock_us: int) -> None:
-        """Know these splits of the store; of those whose session has begun by `clock_us` the series are not marked."""
-        self.engine.splits.say(splits, clock_us)
+    def load_splits(self, splits: list[Split], clock_us: int) -> None:
+        """Load the splits of the store. Splits whose session has started by `clock_us` do not queue their series."""
+        self.engine.splits.add(splits, clock_us)
 
     def step(self, consumed: ConsumedRecord, history: History = EMPTY_HISTORY) -> list[Output]:
         """Apply one record and return the records that it causes."""
@@ -72,122 +74,124 @@ class AnalyticsStage(Stage):
             record = records.decode(consumed.value)
             state.clock_us = max(state.clock_us, record.header.sent_at_us)
             state.cause = max(state.cause, record.header.cause)
-            self._mark_all(self.engine.splits.due(state.clock_us), consumed.offset)
-            return self._take(record, consumed.offset)
+            self._queue_symbols(self.engine.splits.activate_due(state.clock_us), consumed.offset)
+            return self._apply(record, consumed.offset)
         except (UnreadableRecord, ConfigError, BadInput) as error:
-            return [dead_letter(consumed, str(error), consumed.appended_at_us)]  # its own time is unreadable
+            return [dead_letter(consumed, str(error), consumed.appended_at_us)]  # its own time may be unreadable
 
     def snapshot(self) -> bytes:
         """Return the whole state."""
-        return snapshot.take(self._state)
+        return snapshot.encode_snapshot(self._state)
 
     @property
     def cold(self) -> bool:
-        """Whether the store could not be read at the beginning, so that all is to be computed again when it can."""
+        """True if the store was unavailable at the start, so that every series must be computed again."""
         return self._state.cold
 
-    def warm_up(self, stored: list[Series], splits: list[Split], clock_us: int, position: int) -> None:
-        """Mark all that the store has. What was published of each series so far will be published again.
+    def queue_stored(self, stored: list[Series], splits: list[Split], clock_us: int, position: int) -> None:
+        """Queue all series of the store, and end the cold start. Series with published values are published again.
 
-        `splits` are those of the store, as in `say_splits`. What the log has said of a (symbol, session) counts: that
-        the store has something newer of it, the log is yet to say.
+        `splits` are those of the store, as in `load_splits`. Splits that the log has already delivered take precedence:
+        if the store contains a newer ratio, its record is still to come.
         """
-        said = self.engine.splits
-        said.say([split for split in splits if not said.knows(split.symbol, split.session_us)], clock_us)
-        known = {Series(name, symbol) for name in self.engine.panes for symbol in self.engine.symbols}
+        known_splits = self.engine.splits
+        known_splits.add(
+            [split for split in splits if not known_splits.contains(split.symbol, split.session_us)], clock_us
+        )
+        known = {Series(name, symbol) for name in self.engine.interval_engines for symbol in self.engine.symbols}
         for series in dict.fromkeys([*stored, *sorted(known)]):
-            if series.interval in self.engine.panes:
-                self.again.mark(series, NEVER_US if series in known else FOREVER_US, position)
+            if series.interval in self.engine.interval_engines:
+                self.recompute_queue.add(series, NEVER_US if series in known else FOREVER_US, position)
         self._state.cold = False
 
     def due(self, position: int) -> list[Series]:
-        """Return the series that may be computed again, once the store is as far as their marks' positions.
+        """Return the series that may be computed again, if the store has reached the positions of their marks.
 
-        `position`: that of the next record.
+        `position` is the offset of the next record.
         """
         if position < self._state.known_to:
             return []
-        return self.again.due(self._state.clock_us)
+        return self.recompute_queue.due(self._state.clock_us)
 
-    def compute_again(self, series: Series, bars: pa.RecordBatch) -> Iterator[Output]:
-        """Make a series' state from its whole history (`Engine.again`) and yield the values that are due, as records.
+    def recompute(self, series: Series, bars: pa.RecordBatch) -> Iterator[Output]:
+        """Make a series' state from its whole history (`Engine.rebuild`) and yield the changed values as records.
 
-        To be used up: the state is whole only then.
+        The caller must exhaust the iterator; the state is incomplete before.
         """
-        mark = self.again.done(series)
+        mark = self.recompute_queue.remove(series)
         state = self._state
-        self.alerts.again(series, bars, mark.from_us)
-        if series.interval not in self.engine.panes:
+        self.alerts.rebuild(series, bars, mark.start_us)
+        if series.interval not in self.engine.interval_engines:
             return
-        said = records.Values(sent_at_us=state.clock_us, cause=state.cause)
-        for made in self.engine.again(series, bars, mark.from_us):
+        header = records.Values(sent_at_us=state.clock_us, cause=state.cause)
+        for made in self.engine.rebuild(series, bars, mark.start_us):
             for chunk in made.chunks:
                 chunk.versions[:] = state.cause
-            for values in batches([made], self.engine.known):
-                yield Output(schemas.ANALYTICS, records.encode(said, values))
+            for values in value_batches([made], self.engine.symbol_array):
+                yield Output(schemas.ANALYTICS, records.encode(header, values))
 
     def keep_label(self) -> str | None:
-        """Return the UTC day of the log's clock; None before the first record, and for times that nobody lives in."""
+        """Return the UTC day of the log's clock. None before the first record and for times outside 1970 to 2255."""
         clock_us = self._state.clock_us
-        return iso(clock_us)[:10] if _FIRST_US <= clock_us <= _LAST_US else None
+        return iso(clock_us)[:10] if _MIN_LABEL_US <= clock_us <= _MAX_LABEL_US else None
 
-    def _take(self, record: records.Record, offset: int) -> list[Output]:
+    def _apply(self, record: records.Record, offset: int) -> list[Output]:
         header = record.header
         if isinstance(header, records.Bars):
-            return self._bars(header, record.batch, offset)
+            return self._apply_bars(header, record.batch, offset)
         if isinstance(header, (records.Mark, records.End)):
             if isinstance(header, records.End):
-                self.again.ended(header.feed)
+                self.recompute_queue.end_feed(header.feed)
             return [Output(schemas.ANALYTICS, records.encode(header))]
         if isinstance(header, records.Settings):
-            self._settings(rules_from(header.values), offset)
+            self._apply_settings(rules_from(header.values), offset)
         elif isinstance(header, records.AlertRule):
-            self._rule(header, offset)
+            self._apply_alert_rule(header, offset)
         elif isinstance(header, records.Splits):
-            self._mark_all(self.engine.splits.say(splits_of(record.batch), self._state.clock_us), offset)
+            self._queue_symbols(self.engine.splits.add(splits_of(record.batch), self._state.clock_us), offset)
         elif not isinstance(header, records.Dividends):
-            raise UnreadableRecord(f"a {type(header).__name__} record has no place among bars")
+            raise UnreadableRecord(f"unexpected {type(header).__name__} record among bars")
         return []
 
-    def _bars(self, header: records.Bars, batch: pa.RecordBatch, offset: int) -> list[Output]:
+    def _apply_bars(self, header: records.Bars, batch: pa.RecordBatch, offset: int) -> list[Output]:
         known = offset < self._state.known_to
-        made = self.engine.skim(batch) if known else self.engine.bars(batch)
+        made = self.engine.record_known(batch) if known else self.engine.apply_bars(batch)
         position = self._state.known_to if known else offset + 1
-        said: dict[str, Any] = {"sent_at_us": header.sent_at_us, "feed": header.feed, "cause": header.cause}
+        origin: dict[str, Any] = {"sent_at_us": header.sent_at_us, "feed": header.feed, "cause": header.cause}
         result = [
-            Output(schemas.ANALYTICS, records.encode(records.Values(**said), values))
-            for values in batches(made, self.engine.known)
+            Output(schemas.ANALYTICS, records.encode(records.Values(**origin), values))
+            for values in value_batches(made, self.engine.symbol_array)
         ]
-        fired = self.alerts.bars(batch, header.feed)
+        fired = self.alerts.apply_bars(batch, header.feed)
         if fired:
-            result.append(Output(schemas.ALERTS, records.encode(records.Alerts(**said), batch_of(fired))))
-        missed = [*self.engine.take_missed(), *self.alerts.watch.take_missed()]
-        self.again.missed(missed, position, header.feed, self._state.clock_us)
+            result.append(Output(schemas.ALERTS, records.encode(records.Alerts(**origin), alert_batch(fired))))
+        rejected = [*self.engine.drain_rejected(), *self.alerts.watch.drain_rejected()]
+        self.recompute_queue.add_rejected(rejected, position, header.feed, self._state.clock_us)
         return result
 
-    def _rule(self, header: records.AlertRule, offset: int) -> None:
-        """Take an alert's rule. Its indicators too count from the recorded start, once the store has been asked."""
-        self.alerts.rule(header, self.engine)
+    def _apply_alert_rule(self, header: records.AlertRule, offset: int) -> None:
+        """Apply an alert rule, and queue its series so that its indicators too count from the first stored bar."""
+        self.alerts.apply_alert_rule(header, self.engine)
         series = Series(header.rule.interval, header.rule.symbol)
         if not header.removed and self.alerts.watches(series):
-            self.again.mark(series, FOREVER_US, offset + 1)
+            self.recompute_queue.add(series, FOREVER_US, offset + 1)
 
-    def _settings(self, rules: Rules, offset: int) -> None:
+    def _apply_settings(self, rules: Rules, offset: int) -> None:
         if offset < self._state.known_to and self._state.has_rules:
-            return  # the state was made under the newest rules, which these lead to
-        grown = self.engine.apply(rules)
-        self.alerts.apply(rules)
+            return  # the state was made under rules that are at least as new
+        grown = self.engine.apply_rules(rules)
+        self.alerts.apply_rules(rules)
         for interval in grown:
             for symbol in self.engine.symbols:
-                self.again.mark(Series(interval, symbol), NEVER_US, offset + 1)
-        for series in list(self.again.marks):
-            if series.interval not in self.engine.panes and not self.alerts.watches(series):
-                self.again.done(series)
+                self.recompute_queue.add(Series(interval, symbol), NEVER_US, offset + 1)
+        for series in list(self.recompute_queue.marks):
+            if series.interval not in self.engine.interval_engines and not self.alerts.watches(series):
+                self.recompute_queue.remove(series)
                 self.alerts.stale.discard(series)
 
-    def _mark_all(self, symbols: list[str], offset: int) -> None:
-        """Mark every interval of these symbols, which have been split, from its beginning."""
+    def _queue_symbols(self, symbols: list[str], offset: int) -> None:
+        """Queue every series of symbols that have been split, from the first bar on."""
         for symbol in symbols:
-            self.alerts.split(symbol, self.engine)
-            for interval in dict.fromkeys([*self.engine.panes, *self.alerts.watch.panes]):
-                self.again.mark(Series(interval, symbol), NEVER_US, offset + 1)
+            self.alerts.mark_split(symbol, self.engine)
+            for interval in dict.fromkeys([*self.engine.interval_engines, *self.alerts.watch.interval_engines]):
+                self.recompute_queue.add(Series(interval, symbol), NEVER_US, offset + 1)

@@ -171,7 +171,7 @@ def test_a_lock_is_free_again_after_its_block(settings: Settings) -> None:
 
 
 def test_health_says_how_far_indicators_are_with_stored_history() -> None:
-    from tickerplant.analytics.service import Counts as AnalyticsCounts
+    from tickerplant.analytics.service import AnalyticsCounters
 
     counts = ServiceCounts()
     assert list(health.indicator_parts(counts.of("analytics"))) == []
@@ -183,7 +183,7 @@ def test_health_says_how_far_indicators_are_with_stored_history() -> None:
         {"pending": 2, "store_missing": 1},
         {"store_missing": 1},
     ):
-        counts.taker("analytics")(AnalyticsCounts(**numbers))
+        counts.taker("analytics")(AnalyticsCounters(**numbers))
         (part,) = health.indicator_parts(counts.of("analytics"))
         said.append((part.state, part.sentence))
     assert said == [

@@ -1,6 +1,6 @@
-"""The sides of alert rules as indicators, so that the engine that computes indicators computes them too.
+"""The operands of alert rules as indicators, so that one engine computes all of them.
 
-A price is an indicator that looks at nothing but the bar; a percent change is one made of another.
+A price is an indicator of the bar itself. A percent change is an indicator that wraps another one.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ import msgspec
 import numpy as np
 
 from tickerplant.analytics.indicator import parse
-from tickerplant.analytics.indicator.declaration import Count, Indicator, Place, Run
+from tickerplant.analytics.indicator.declaration import Count, Indicator, RowIndex, Run
 from tickerplant.core import alerts
 from tickerplant.core.alerts import PERCENT_CHANGE, Rule, number_of
 from tickerplant.core.errors import BadInput
 from tickerplant.core.times import Float64Array
 
-_SIDE: Final = re.compile(r"(.*?)(?:\.([A-Za-z_][A-Za-z0-9_]*))?\s*\Z", re.DOTALL)
+_OPERAND: Final = re.compile(r"(.*?)(?:\.([A-Za-z_][A-Za-z0-9_]*))?\s*\Z", re.DOTALL)
 
 
 class Price(Indicator):
-    """A column of the bar itself, named by `INPUTS`."""
+    """One column of the bar, named by `INPUTS`."""
 
     PARAMETERS = ()
     SOURCE = "the bar"
 
     def declare(self) -> None:
-        """Nothing is remembered."""
+        """Set the sizes: no state."""
         self.warmup, self.width, self.block = 1, 0, 1
 
     def step(
-        self, state: Float64Array, rows: Place, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
+        self, state: Float64Array, rows: RowIndex, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
     ) -> tuple[Float64Array, ...]:
         """Return the column."""
         return (inputs[0],)
@@ -68,9 +68,9 @@ _PRICES: Final = {kind.NAME.lower(): kind() for kind in (_Open, _High, _Low, _Cl
 
 
 class Change(Indicator):
-    """The percent by which an output of another indicator has changed over `bars` bars; null where that was 0.
+    """Percent change of another indicator's output over `bars` bars; null if the earlier value was 0.
 
-    The state is the other's, and a ring of its last `bars` values.
+    The state contains that of the other indicator (`of`), then a ring of its last `bars` values.
     """
 
     NAME = "CHANGE"
@@ -81,20 +81,20 @@ class Change(Indicator):
     bars: int
 
     def declare(self) -> None:
-        """Set the sizes: those of the other, and the ring's."""
+        """Set the sizes: those of the other indicator plus the ring."""
         self.warmup = self.of.warmup + self.bars
         self.width = self.of.width + self.bars
 
     def step(
-        self, state: Float64Array, rows: Place, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
+        self, state: Float64Array, rows: RowIndex, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
     ) -> tuple[Float64Array, ...]:
-        """Take one bar of each symbol."""
+        """Process one bar of each symbol."""
         own = self.of.width
         now = self.of.step(state[:own], rows, index, inputs, keep=keep)[self.output]
         slot = own + index % self.bars
         before = state[slot, rows]
-        there = before != 0.0
-        change = np.where(there, 100.0 * (now / np.where(there, before, 1.0) - 1.0), np.nan)
+        known = before != 0.0
+        change = np.where(known, 100.0 * (now / np.where(known, before, 1.0) - 1.0), np.nan)
         if keep:
             state[slot, rows] = now
         return (change,)
@@ -113,8 +113,8 @@ def _change(other: Indicator, of_output: int, over: int) -> Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
-    """One side of a rule: an output of an indicator, or (`indicator` None) a number."""
+class Operand:
+    """One operand of a rule: an output of an indicator, or, if `indicator` is None, a number."""
 
     text: str
     indicator: Indicator | None = None
@@ -123,41 +123,46 @@ class Side:
 
     @property
     def column(self) -> str:
-        """The name of the output's column, "" for a number."""
+        """The name of the value column, "" for a number."""
         return "" if self.indicator is None else self.indicator.columns[self.output]
 
 
 @lru_cache(maxsize=4096)
-def side_of(text: str) -> Side:
-    """Return what a side's text names, with the text in the plant's form. Raises BadInput for what nobody knows."""
+def operand_of(text: str) -> Operand:
+    """Parse an operand; its `text` is in canonical form. Raises BadInput for an unknown name or output."""
     number = number_of(text)
     if number is not None:
-        return Side(text, number=number)
+        return Operand(text, number=number)
     if text in _PRICES:
-        return Side(text, _PRICES[text])
-    found = _SIDE.match(text)
+        return Operand(text, _PRICES[text])
+    found = _OPERAND.match(text)
     call, output = (found.group(1), (found.group(2) or "").lower()) if found is not None else (text, "")
     indicator = parse(call)
     if output not in indicator.OUTPUTS:
-        named = ", ".join(f"{indicator}.{name}" for name in indicator.OUTPUTS if name) or "one, which has no name"
+        named = ", ".join(f"{indicator}.{name}" for name in indicator.OUTPUTS if name) or "one, without a name"
         raise BadInput(f"{text!r}: the outputs of {indicator} are {named}")
     full = f"{indicator}.{output}" if output else str(indicator)
-    return Side(full, indicator, indicator.OUTPUTS.index(output))
+    return Operand(full, indicator, indicator.OUTPUTS.index(output))
 
 
 @lru_cache(maxsize=4096)
-def left_of(text: str, operator: str, bars: int) -> Side:
-    """Return the left side of a rule: with `percent_change` the change of what the text names."""
-    side = side_of(text)
-    if operator != PERCENT_CHANGE or side.indicator is None:
-        return side
-    return Side(side.text, _change(side.indicator, side.output, bars))
+def left_operand(text: str, operator: str, bars: int) -> Operand:
+    """Parse the left operand of a rule. With `percent_change` it is the change of that indicator over `bars` bars."""
+    operand = operand_of(text)
+    if operator != PERCENT_CHANGE or operand.indicator is None:
+        return operand
+    return Operand(operand.text, _change(operand.indicator, operand.output, bars))
+
+
+def operands(rule: Rule) -> tuple[Operand, Operand]:
+    """Return the left and the right operand. Raises BadInput for an unknown one."""
+    return left_operand(rule.left, rule.operator, rule.bars), operand_of(rule.right)
 
 
 def check_rule(rule: Rule) -> Rule:
-    """Return the rule in the plant's form, with known sides. Raises BadInput that says what is wrong."""
+    """Return the rule in canonical form, with valid operands. Raises BadInput with the cause."""
     rule = alerts.check(rule)
-    left, right = side_of(rule.left), side_of(rule.right)
+    left, right = operand_of(rule.left), operand_of(rule.right)
     if left.text == right.text:
-        raise BadInput(f"both sides are {left.text}")
+        raise BadInput(f"both operands are {left.text}")
     return msgspec.structs.replace(rule, left=left.text, right=right.text)

@@ -1,173 +1,183 @@
-"""What one alert rule has seen, and what it says to a row of bars: pure, and small enough to be a snapshot by itself.
+"""The state of one alert rule, and when the rule fires. Pure, and serialised as part of the snapshot.
 
-A rule is a truth that each bar has: true, false or, before the warm-up is over, unknown. It fires where the truth
-becomes true. Of closed bars the changes of the truth are remembered (`spans`), so that a revision is compared with what
-was; of forming bars the newest truth alone (`truth`).
+Each bar has a truth: true, false, or unknown during the warm-up. A rule fires where the truth becomes true. For closed
+bars the state contains every change of the truth (`transitions`), so that a revision is compared with the former
+truth. For forming bars it contains the newest truth only (`truth`).
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from tickerplant.core.alerts import CROSSES_ABOVE, CROSSES_BELOW, Rule
 from tickerplant.core.times import NEVER_US, Int64Array
 
 FALSE, TRUE, UNKNOWN = 0, 1, -1
 ANY_BAR, NEW_BARS, NO_BAR = range(3)
-"""Which bars may fire: whenever they were; those that ended after the rule was made; none."""
-REMEMBERED: Final = 64
-"""Changes of the truth, and bars that fired, that a rule remembers: 32 crossings back a revision fires nothing."""
+"""Bars that may fire: all; those that ended after the rule was created; none."""
+MAX_REMEMBERED: Final = 64
+"""Maximum transitions, and maximum fired bars, that a rule remembers. A revision more than 32 crossings back fires
+nothing."""
 
 
 @dataclass(slots=True)
 class Firing:
-    """A crossing: which bar, the how manieth of it, whether a revision showed it, and the row it was found in."""
+    """One firing: bar, ordinal within the bar (from 0), whether a revision caused it, and its row in the input."""
 
     time_us: int
-    number: int
+    ordinal: int
     revised: bool
     row: int
 
 
-@dataclass(slots=True)
-class Crossings:
-    """The memory of one rule."""
+class RuleState(msgspec.Struct):
+    """The state of one rule. Snapshots contain it with the field names of the first version (`name=`)."""
 
     rule: Rule
-    old_us: int = NEVER_US
-    """Bars up to the one of this time ended before the rule was made."""
-    since_us: int = NEVER_US
-    """The newest bar when the rule came (or when the oldest span was forgotten): it fires for later bars alone."""
+    last_old_us: int = msgspec.field(default=NEVER_US, name="old_us")
+    """Time of the newest bar that ended before the rule was created; it and earlier bars are old."""
+    fires_after_us: int = msgspec.field(default=NEVER_US, name="since_us")
+    """The rule fires for later bars only: the newest bar when it started, or the oldest remembered transition."""
     last_us: int = NEVER_US
-    """The newest closed bar that there is."""
-    ended_us: int = NEVER_US
-    """The newest closed bar that there has been: one that is withdrawn and closes again is no new bar."""
-    seen_us: int = NEVER_US
-    """The bar of the newest observation, forming or closed."""
+    """Time of the newest closed bar that exists."""
+    max_closed_us: int = msgspec.field(default=NEVER_US, name="ended_us")
+    """Time of the newest closed bar that ever existed. A bar that is withdrawn and closes again is not new."""
+    observed_us: int = msgspec.field(default=NEVER_US, name="seen_us")
+    """Time of the newest observed bar, forming or closed."""
     truth: int = UNKNOWN
-    spans: list[tuple[int, int]] = field(default_factory=list)
-    """(time, truth) of each closed bar whose truth is not that of the closed bar before it."""
-    fired: list[tuple[int, int]] = field(default_factory=list)
-    """(time, how often) of the bars that have fired, in order of time."""
-    done: bool = False
-    """Whether it was to fire once, and has."""
+    transitions: list[tuple[int, int]] = msgspec.field(default_factory=list, name="spans")
+    """(time, truth) of each closed bar whose truth differs from that of the closed bar before it."""
+    fired: list[tuple[int, int]] = []
+    """(time, number of firings) of the bars that fired, in order of time."""
+    completed: bool = msgspec.field(default=False, name="done")
+    """True once a rule that fires once has fired."""
 
     def __post_init__(self) -> None:
-        self.ended_us = max(self.ended_us, self.last_us)
+        self.max_closed_us = max(self.max_closed_us, self.last_us)
 
     @property
     def live(self) -> bool:
-        """Whether it may still fire."""
-        return self.rule.active and not self.done
+        """True while the rule may still fire."""
+        return self.rule.active and not self.completed
 
-    def begin(self, time_us: int, truth: int) -> None:
-        """Begin behind a closed bar, whose truth is known to a rule that waits for a crossing of two bars."""
-        self.since_us = self.last_us = self.ended_us = self.seen_us = time_us
-        if self._crosses and truth != UNKNOWN:
+    def start_after(self, time_us: int, truth: int) -> None:
+        """Start after a closed bar. A rule that waits for a crossing of two bars uses the truth of that bar."""
+        self.fires_after_us = self.last_us = self.max_closed_us = self.observed_us = time_us
+        if self._needs_crossing and truth != UNKNOWN:
             self.truth = truth
-            self.spans = [(time_us, truth)]
+            self.transitions = [(time_us, truth)]
 
     @property
     def closed_truth(self) -> int:
-        """The truth on the newest closed bar."""
-        return self.spans[-1][1] if self.spans else UNKNOWN
+        """The truth of the newest closed bar."""
+        return self.transitions[-1][1] if self.transitions else UNKNOWN
 
-    def formed(self, time_us: int, truth: int, *, fire: int = NEW_BARS) -> list[Firing]:
-        """Take the truth on a forming bar. What may not `fire` is not taken to have fired."""
-        if not self._sees(time_us, fire):
+    def observe_forming(self, time_us: int, truth: int, *, fire: int = NEW_BARS) -> list[Firing]:
+        """Observe the truth of a forming bar and return its firing, if any.
+
+        `fire` selects the bars that may fire. A bar that may not fire is not remembered as fired.
+        """
+        if not self._counts(time_us, fire):
             return []
-        before, self.truth, self.seen_us = self.truth, truth, time_us
-        again = time_us <= self.ended_us and self._times_fired(time_us) > 0
-        if truth == TRUE and self._fires(before) and not again and self._may_fire(time_us, fire):
+        before, self.truth, self.observed_us = self.truth, truth, time_us
+        fired_before = time_us <= self.max_closed_us and self._times_fired(time_us) > 0
+        if truth == TRUE and self._fires(before) and not fired_before and self._may_fire(time_us, fire):
             return self._fire(time_us, 0, revised=False)
         return []
 
-    def closed(self, times: Int64Array, truths: list[int], *, fire: int = NEW_BARS) -> list[Firing]:
-        """Take the truth on closed bars in order of time: new ones, or the bars from a revised one on.
+    def observe_closed(self, times: Int64Array, truths: list[int], *, fire: int = NEW_BARS) -> list[Firing]:
+        """Observe the truth of closed bars in order of time: new bars, or all bars from a revised one on.
 
-        `fire` as in `formed`. `row` of what is returned counts the bars given.
+        `fire` as in `observe_forming`. `row` of a firing is the index into the given bars.
         """
         rows = [
             (time_us, truth, row)
             for row, (time_us, truth) in enumerate(zip(times.tolist(), truths, strict=True))
-            if truth != UNKNOWN and time_us >= self.since_us and self._sees(time_us, fire)
+            if truth != UNKNOWN and time_us >= self.fires_after_us and self._counts(time_us, fire)
         ]
         start = next((at for at, (time_us, truth, _) in enumerate(rows) if self._differs(time_us, truth)), None)
         if start is None:
             return []
         first_us = rows[start][0]
-        known_us, ended_us, live = self.last_us, self.ended_us, self.truth
-        del self.spans[bisect_left(self.spans, (first_us, UNKNOWN)) :]
+        last_us, max_closed_us, newest = self.last_us, self.max_closed_us, self.truth
+        del self.transitions[bisect_left(self.transitions, (first_us, UNKNOWN)) :]
         before = self.closed_truth
         found: list[Firing] = []
         for time_us, truth, row in rows[start:]:
-            fresh, first = time_us > known_us, time_us > ended_us
+            appended, new = time_us > last_us, time_us > max_closed_us
             if truth != before:
-                self.spans.append((time_us, truth))
-            # A new bar goes on from the last observation, which may be of its own forming state.
-            former = live if fresh else before
-            due = truth == TRUE and self._fires(former) and time_us > self.since_us and self._may_fire(time_us, fire)
-            if due and (first or not self._times_fired(time_us)):
-                found += self._fire(time_us, row, revised=not first)
+                self.transitions.append((time_us, truth))
+            # A new bar continues from the last observation, which may be its own forming state.
+            former = newest if appended else before
+            due = (
+                truth == TRUE
+                and self._fires(former)
+                and time_us > self.fires_after_us
+                and self._may_fire(time_us, fire)
+            )
+            if due and (new or not self._times_fired(time_us)):
+                found += self._fire(time_us, row, revised=not new)
             before = truth
-            if time_us >= self.seen_us:
-                live = self.truth = truth
-                self.seen_us = time_us
+            if time_us >= self.observed_us:
+                newest = self.truth = truth
+                self.observed_us = time_us
             self.last_us = max(self.last_us, time_us)
-            self.ended_us = max(self.ended_us, time_us)
-        self._forget()
+            self.max_closed_us = max(self.max_closed_us, time_us)
+        self._drop_oldest()
         return found
 
-    def withdrawn(self, time_us: int, last_us: int) -> None:
-        """Forget the bar of that time, forming or closed; `last_us` is the newest closed bar that is left."""
-        at = bisect_left(self.spans, (time_us, UNKNOWN))
-        if at < len(self.spans) and self.spans[at][0] == time_us and time_us > self.since_us:
-            del self.spans[at]
+    def withdraw(self, time_us: int, last_us: int) -> None:
+        """Remove the bar of that time, forming or closed. `last_us` is the newest closed bar that remains."""
+        at = bisect_left(self.transitions, (time_us, UNKNOWN))
+        if at < len(self.transitions) and self.transitions[at][0] == time_us and time_us > self.fires_after_us:
+            del self.transitions[at]
         if self.last_us == time_us:
-            self.last_us = max(last_us, self.since_us)
-        if self.seen_us == time_us:
-            self.seen_us = self.last_us
+            self.last_us = max(last_us, self.fires_after_us)
+        if self.observed_us == time_us:
+            self.observed_us = self.last_us
             self.truth = self.closed_truth
 
     def _differs(self, time_us: int, truth: int) -> bool:
         if time_us > self.last_us:
             return True
-        at = bisect_right(self.spans, (time_us, TRUE))
-        return truth != (self.spans[at - 1][1] if at else UNKNOWN)
+        at = bisect_right(self.transitions, (time_us, TRUE))
+        return truth != (self.transitions[at - 1][1] if at else UNKNOWN)
 
     @property
-    def _crosses(self) -> bool:
-        """Whether it needs a bar that was not true; `greater` and the like do not."""
+    def _needs_crossing(self) -> bool:
+        """True if the rule fires only after a bar that was false: the operators `crosses_above` and `crosses_below`."""
         return self.rule.operator in (CROSSES_ABOVE, CROSSES_BELOW)
 
     def _fires(self, before: int) -> bool:
-        return self.live and (before == FALSE or (before == UNKNOWN and not self._crosses))
+        return self.live and (before == FALSE or (before == UNKNOWN and not self._needs_crossing))
 
     def _may_fire(self, time_us: int, fire: int) -> bool:
-        return fire == ANY_BAR or (fire == NEW_BARS and time_us > self.old_us)
+        return fire == ANY_BAR or (fire == NEW_BARS and time_us > self.last_old_us)
 
-    def _sees(self, time_us: int, fire: int) -> bool:
-        """Say whether a bar counts: one from before the rule is the bar before to a crossing, as in `begin`."""
-        return self._crosses or fire == ANY_BAR or time_us > self.old_us
+    def _counts(self, time_us: int, fire: int) -> bool:
+        """Return whether a bar is observed: an old bar only as the earlier bar of a crossing, as in `start_after`."""
+        return self._needs_crossing or fire == ANY_BAR or time_us > self.last_old_us
 
     def _fire(self, time_us: int, row: int, *, revised: bool) -> list[Firing]:
-        number = self._times_fired(time_us)
+        ordinal = self._times_fired(time_us)
         at = bisect_left(self.fired, (time_us, 0))
-        self.fired[at : at + bool(number)] = [(time_us, number + 1)]
-        for forgotten_us, _ in self.fired[:-REMEMBERED]:
-            self.since_us = max(self.since_us, forgotten_us)
-        del self.fired[:-REMEMBERED]
+        self.fired[at : at + bool(ordinal)] = [(time_us, ordinal + 1)]
+        for dropped_us, _ in self.fired[:-MAX_REMEMBERED]:
+            self.fires_after_us = max(self.fires_after_us, dropped_us)
+        del self.fired[:-MAX_REMEMBERED]
         if self.rule.once:
-            self.done = True
-        return [Firing(time_us, number, revised, row)]
+            self.completed = True
+        return [Firing(time_us, ordinal, revised, row)]
 
     def _times_fired(self, time_us: int) -> int:
         at = bisect_left(self.fired, (time_us, 0))
         return self.fired[at][1] if at < len(self.fired) and self.fired[at][0] == time_us else 0
 
-    def _forget(self) -> None:
-        if len(self.spans) > REMEMBERED:
-            self.spans = self.spans[-REMEMBERED:]
-            self.since_us = max(self.since_us, self.spans[0][0])
+    def _drop_oldest(self) -> None:
+        if len(self.transitions) > MAX_REMEMBERED:
+            self.transitions = self.transitions[-MAX_REMEMBERED:]
+            self.fires_after_us = max(self.fires_after_us, self.transitions[0][0])

@@ -1,66 +1,68 @@
-"""What an indicator declares, and the two functions it gives; the engine owns states, nulls, revisions, snapshots.
+"""The base class of all indicators: what a declaration contains, and the two functions that it implements.
 
-A declaration says its name, parameters with bounds, inputs, outputs, warm-up and the source of its formula. Its state
-is `width` floats a symbol; the states of all symbols of a partition are one array, float64[width, symbols].
+The engine owns states, nulls, revisions and snapshots. A declaration contains the name, the parameters with bounds,
+inputs, outputs, warm-up and the source of the formula. Its state is `width` floats per symbol. The states of all
+symbols of a partition are one array, float64[width, symbols].
 
-`step` takes one bar of each of many symbols, `run` many bars of one symbol. Both must give the same bits, so they do
-the same sums in the same order; `run` may be left out, then it is `step` bar by bar, which is slow. An indicator that
-looks at the last few bars alone says so by being a `window.Windowed`, and has both from there; one whose state goes
-back to the first bar writes its formula as a `recursive.Recursive`.
+`step` processes one bar of each of many symbols, `run` many bars of one symbol. Both must give the same bits, so they
+apply the same operations in the same order. `run` is optional: the default calls `step` bar by bar, which is slow. An
+indicator of the last few bars subclasses `window.Windowed`, one with a state that goes back to the first bar
+`recursive.Recursive`. Both bases implement `step` and `run` from one formula.
 
-`step` is given its symbols in one of two forms: an array of rows with an array of bar numbers, or, where all symbols
-close together and have had equally many bars, a slice of rows with one bar number. Through a slice, what is read from
-the state is a view of it: read everything, compute, and write last; never return a view of the state.
+`step` receives its symbols in one of two forms: an array of rows with an array of bar numbers; or a slice of rows with
+one bar number, if all symbols close together and have equally many bars. Through a slice, reading the state gives a
+view of it: read everything, compute, then write; never return a view of the state.
 
-How the engine returns to a former
-bar, so that a revision gives what a batch over the revised bars would, depends on what the state is made of:
+`block` determines how the engine returns to an earlier bar, so that a revision gives the same values as a batch over
+the revised bars:
 
-- `block` > 0: the state at a bar comes from the bars since the beginning of the block before the last alone, blocks of
-  `block` bars being counted from the symbol's first bar. The engine runs those again from an empty state.
-- `block` = 0: the state goes back to the first bar. The engine keeps one every few bars (`run` gives the states it went
-  through) and runs on from there; `width` must be small.
+- `block` > 0: the state at a bar depends only on the bars since the start of the previous block. Blocks have `block`
+  bars and are counted from the symbol's first bar. The engine replays these bars from an empty state.
+- `block` = 0: the state depends on all bars. The engine stores it every few bars (`run` returns the states) and replays
+  from there; `width` must be small.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
+from tickerplant.core.deprecation import renamed
 from tickerplant.core.errors import BadInput
 from tickerplant.core.times import Float64Array, Int64Array
 
-Place: TypeAlias = Int64Array | slice
+RowIndex: TypeAlias = Int64Array | slice
 """The symbols' rows in the state."""
 Count: TypeAlias = Int64Array | int
-"""Each symbol's number of bars before this one: an array beside an array of rows, one number beside a slice."""
+"""Number of bars before this one: an array of one number per symbol for an array of rows, one number for a slice."""
 
 BAR_INPUTS: Final = ("open", "high", "low", "close", "volume", "vwap", "session")
-"""The columns of a bar that an indicator may name as its inputs.
+"""Columns of a bar that an indicator may declare as inputs.
 
-`vwap` is the bar's own, and the typical price (high + low + close) / 3 of a bar that has none; `session` is a number
-that is the same for all bars of a trading session: days since 1970 of its date (between sessions: of the UTC date, and
-a half).
-"""
+`vwap` is the bar's own, or the typical price (high + low + close) / 3 if the bar has none. `session` is a number that
+is equal for all bars of a trading session: the session's date in days since 1970. Between sessions it is the UTC date
+plus one half."""
 
-SMALLEST: Final = 1e-200
-"""What is nearer to 0 is none to divide by: no price is, and with prices up to 1e100 the quotient stays in float64."""
+MIN_DIVISOR: Final = 1e-200
+"""Smallest absolute value to divide by; smaller ones count as 0. No price is smaller, and with prices up to 1e100 the
+quotient stays within float64."""
 
 TALIB: Final = "talib"
-"""The default dialect."""
+"""The default dialect: TA-Lib in its default compatibility."""
 METATRADER: Final = "metatrader"
-"""As MetaTrader's own indicators do it."""
+"""As MetaTrader's built-in indicators."""
 WILDER: Final = "wilder"
 """As in J. Welles Wilder's book of 1978."""
 TRADINGVIEW: Final = "tradingview"
-"""As the built-in functions of TradingView's Pine Script do it."""
+"""As the built-in functions of TradingView's Pine Script."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A parameter and its bounds, both allowed; `whole` parameters take no fraction."""
+    """A parameter with inclusive bounds. A `whole` parameter must be an integer."""
 
     name: str
     least: float
@@ -69,28 +71,28 @@ class Parameter:
     default: float | None = None
 
     def check(self, value: float, indicator: str) -> float:
-        """Return the value, an int where it must be whole. Raises BadInput naming the bounds."""
+        """Return the value, as an int if it is a whole number. Raises BadInput with the bounds."""
         if not self.least <= value <= self.most:
-            raise BadInput(f"{indicator}: {self.name} is {value:g}, it must lie in {self.least:g}..{self.most:g}")
+            raise BadInput(f"{indicator}: {self.name} is {value:g}, it must be in {self.least:g}..{self.most:g}")
         if self.whole and value != int(value):
             raise BadInput(f"{indicator}: {self.name} is {value:g}, it must be a whole number")
         return int(value) if value == int(value) else value
 
 
 def plain(value: float) -> str:
-    """Return the shortest decimal number, without an exponent, that is this value and no other."""
+    """Return the shortest decimal number, without an exponent, that parses to this value."""
     return np.format_float_positional(value, trim="-")
 
 
 class Run(NamedTuple):
-    """What `run` gives: float64[outputs, bars] and, if recursive, the state after each bar, float64[bars, width]."""
+    """Results of `run`: float64[outputs, bars]; if recursive, also the state after each bar, float64[bars, width]."""
 
     outputs: Float64Array
     trace: Float64Array | None
 
 
 class Indicator(ABC):
-    """One indicator with its parameters. Holds no state of its own: two of equal parameters are the same."""
+    """One indicator with its parameters. Contains no state: two indicators with equal parameters are equal."""
 
     NAME: ClassVar[str]
     PARAMETERS: ClassVar[tuple[Parameter, ...]]
@@ -98,15 +100,15 @@ class Indicator(ABC):
     OUTPUTS: ClassVar[tuple[str, ...]] = ("",)
     """A suffix for each output column; the empty one for an indicator with a single output."""
     SOURCE: ClassVar[str]
-    """Where the formula comes from."""
+    """The source of the formula."""
     DIALECTS: ClassVar[tuple[str, ...]] = (TALIB,)
-    """The ways of seeding and smoothing that it knows, the default first."""
+    """The supported variants of seeding and smoothing, the default first."""
 
     warmup: int
-    """Bars until every output has a value: of bar number `warmup` (from 1) for the first time none is null."""
+    """Number of the first bar, from 1, for which every output has a value."""
     warmups: tuple[int, ...] = ()
-    """The same for each output, in the order of OUTPUTS. `declare` sets it where they do not begin together, and then
-    leaves `warmup` alone."""
+    """The same for each output, in the order of OUTPUTS. `declare` sets it if the outputs start at different bars, and
+    then leaves `warmup` unset."""
     width: int
     block: int = 0
 
@@ -114,7 +116,7 @@ class Indicator(ABC):
         wanted = ", ".join(parameter.name for parameter in self.PARAMETERS)
         given = [*values, *(parameter.default for parameter in self.PARAMETERS[len(values) :])]
         if len(values) > len(self.PARAMETERS) or None in given:
-            raise BadInput(f"{self.NAME} takes ({wanted}), {len(self.PARAMETERS)} in number, not {len(values)}")
+            raise BadInput(f"{self.NAME} takes {len(self.PARAMETERS)} parameters ({wanted}), not {len(values)}")
         self.values = tuple(
             parameter.check(value, self.NAME)
             for parameter, value in zip(self.PARAMETERS, given, strict=True)
@@ -122,7 +124,7 @@ class Indicator(ABC):
         )
         self.dialect = dialect or self.DIALECTS[0]
         if self.dialect not in self.DIALECTS:
-            raise BadInput(f"{self.NAME} has no dialect {self.dialect!r}; there are {', '.join(self.DIALECTS)}")
+            raise BadInput(f"{self.NAME} has no dialect {self.dialect!r}; known are {', '.join(self.DIALECTS)}")
         self._text, self._columns = self._named()
         self.declare()
         if self.warmups:
@@ -131,7 +133,7 @@ class Indicator(ABC):
             self.warmups = (self.warmup,) * len(self.OUTPUTS)
 
     def _named(self) -> tuple[str, tuple[str, ...]]:
-        """Return what tells this indicator from all others, and the names of its columns."""
+        """Return the canonical text of this indicator, and the names of its columns."""
         texts = [plain(value) for value in self.values]
         words = [self.NAME.lower(), *(text.replace(".", "p") for text in texts)]
         call = f"{self.NAME}({','.join(texts)})"
@@ -143,23 +145,26 @@ class Indicator(ABC):
 
     @abstractmethod
     def declare(self) -> None:
-        """Set `warmup` (or `warmups`), `width` and, where it has one, `block` from `values` and `dialect`.
+        """Set `warmup` (or `warmups`), `width` and, for a window, `block` from `values` and `dialect`.
 
-        Raises BadInput for values that do not go together.
+        Raises BadInput for values that exclude each other.
         """
 
     @abstractmethod
     def step(
-        self, state: Float64Array, rows: Place, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
+        self, state: Float64Array, rows: RowIndex, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
     ) -> tuple[Float64Array, ...]:
-        """Take one bar of each symbol in `rows` and return the outputs, an array each of one value a symbol.
+        """Process one bar of each symbol in `rows` and return the outputs: for each an array with one value per symbol.
 
-        `index` is each symbol's number of bars before this one. `keep` False leaves the state as it is: the value as
-        if the bar closed now. What is returned before the warm-up is over does not matter, but may not be a warning.
+        `index` is each symbol's number of bars before this one. With `keep` False the state must not change: the values
+        are those as if the bar closed now. Outputs during the warm-up are ignored, but must not cause a warning.
         """
 
     def run(self, state: Float64Array, index: int, inputs: tuple[Float64Array, ...]) -> Run:
-        """Take many bars of one symbol, whose state is float64[width] and whose first bar here has number `index`."""
+        """Process many bars of one symbol and return their outputs and states.
+
+        `state` is float64[width] and is updated in place. `index` is the number of bars before the first one here.
+        """
         bars = len(inputs[0])
         outputs = np.empty((len(self.OUTPUTS), bars))
         trace = np.empty((bars, self.width))
@@ -175,9 +180,9 @@ class Indicator(ABC):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The names of the output columns: `sma_20`, `bbands_20_2_upper`; a fraction's point is written p.
+        """The names of the output columns: `sma_20`, `bbands_20_2_upper`. A decimal point is written as p.
 
-        A dialect that is not the default stands before the output: `ema_20_tradingview`.
+        A dialect other than the default precedes the output: `ema_20_tradingview`.
         """
         return self._columns
 
@@ -195,8 +200,12 @@ class Indicator(ABC):
 
 
 def period(default: int, name: str = "period", least: int = 2) -> Parameter:
-    """Return the parameter of a moving window.
+    """Return the parameter for the length of a window.
 
-    1,000 bars, the most, are 8 kB of memory a symbol and input; daily, they are four years.
+    The maximum of 1,000 bars needs 8 kB of memory per symbol and input. With daily bars it is four years.
     """
     return Parameter(name, least, 1_000, default=default)
+
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__, {"Place": ("RowIndex", RowIndex), "SMALLEST": ("MIN_DIVISOR", MIN_DIVISOR)})

@@ -1,14 +1,15 @@
-"""Highest and lowest values of the last n bars, in constant time a bar.
+"""Highest and lowest values of the last n bars, in constant time per bar.
 
-As in `moments`, bars are counted in blocks of n from the symbol's first, and the window that ends inside a block is the
-tail of the block before and the head of this one: the running extreme of the head is kept, and those of a block's tails
-are found once, backwards, when it ends. After M. van Herk, "A fast algorithm for local minimum and maximum filters on
-rectangular and octagonal kernels" (1992) and J. Gil and M. Werman, "Computing 2-D min, median, and max filters" (1993).
+As in `moments`, bars are counted in blocks of n from the symbol's first. A window that ends inside a block consists of
+the tail of the previous block and the head of this one. The running extreme of the head is stored. The extremes of all
+tails of a block are computed once, backwards, when the block ends. After M. van Herk, "A fast algorithm for local
+minimum and maximum filters on rectangular and octagonal kernels" (1992) and J. Gil and M. Werman, "Computing 2-D min,
+median, and max filters" (1993).
 
-The extreme of some numbers is one of them, whatever the order; of 0.0 and −0.0, which are equal, it would be now this,
-now that, so −0.0 is taken as 0.0.
+The extreme of a set of numbers does not depend on their order, except for 0.0 and −0.0, which compare equal; −0.0 is
+therefore replaced by 0.0.
 
-A state that begins empty at any bar gives the right extremes after 2n − 1 bars: by then a whole block has ended.
+A state that starts empty at any bar gives correct extremes after 2n − 1 bars: by then a whole block has ended.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ from typing import Final
 
 import numpy as np
 
-from tickerplant.analytics.indicator.declaration import Count, Place
+from tickerplant.analytics.indicator.declaration import Count, RowIndex
 from tickerplant.analytics.indicator.ring_index import read, write
 from tickerplant.core.times import Float64Array
 
 _BY_COLUMN: Final = 64
-"""Symbols below which `accumulate` along a column is cheaper than a call a row."""
+"""Number of symbols below which `accumulate` along columns is faster than one call per row."""
 
 
 @dataclass(frozen=True, slots=True)
 class BlockExtreme:
-    """The highest (or, not `highest`, the lowest) value of windows of `n` bars.
+    """The highest (if `highest`) or lowest value of windows of `n` bars.
 
-    The state, `width` floats: [0, n) the block's values so far and, behind them, the extremes of the former block's
+    The state has `width` floats: in [0, n) the block's values so far, followed by the extremes of the previous block's
     tails; then the extreme of the head.
     """
 
@@ -39,19 +40,19 @@ class BlockExtreme:
 
     @property
     def width(self) -> int:
-        """Floats of state a symbol."""
+        """Floats of state per symbol."""
         return self.n + 1
 
     @property
     def _of(self) -> np.ufunc:
         return np.maximum if self.highest else np.minimum
 
-    def step(self, state: Float64Array, rows: Place, index: Count, x: Float64Array, *, keep: bool) -> Float64Array:
-        """Return the extreme of each symbol's window with `x`, float64[symbols], as its newest value."""
+    def step(self, state: Float64Array, rows: RowIndex, index: Count, x: Float64Array, *, keep: bool) -> Float64Array:
+        """Return the extreme of each symbol's window whose newest value is `x`, float64[symbols]."""
         x = x + 0.0
         slot = index % self.n
         if isinstance(rows, slice):
-            return self._together(state, rows, int(slot), x, keep=keep)
+            return self._step_slice(state, rows, int(slot), x, keep=keep)
         slots = np.asarray(slot)
         n, of = self.n, self._of
         head = np.where(slots == 0, x, of(state[n].take(rows), x))
@@ -64,7 +65,7 @@ class BlockExtreme:
                 self._end_block(state, rows[ends])
         return found
 
-    def _together(self, state: Float64Array, rows: slice, slot: int, x: Float64Array, *, keep: bool) -> Float64Array:
+    def _step_slice(self, state: Float64Array, rows: slice, slot: int, x: Float64Array, *, keep: bool) -> Float64Array:
         n, of = self.n, self._of
         head = x if slot == 0 else of(state[n, rows], x)
         found: Float64Array = head if slot == n - 1 else of(head, state[slot + 1, rows])
@@ -75,7 +76,7 @@ class BlockExtreme:
                 self._end_block(state, rows)
         return found
 
-    def _end_block(self, state: Float64Array, rows: Place) -> None:
+    def _end_block(self, state: Float64Array, rows: RowIndex) -> None:
         n, of = self.n, self._of
         tail = state[n - 1][rows]
         if len(tail) < _BY_COLUMN:
@@ -86,7 +87,7 @@ class BlockExtreme:
             state[bar][rows] = tail
 
     def run(self, state: Float64Array, index: int, x: Float64Array) -> Float64Array:
-        """Return what `step` gives for many bars of one symbol, whose state is float64[width]."""
+        """Return the results of `step` for many bars of one symbol, whose state is float64[width]."""
         n, of = self.n, self._of
         lead = index % n
         total = lead + len(x)
@@ -98,7 +99,7 @@ class BlockExtreme:
         flat[:lead] = state[:lead]
         flat[lead:total] = x + 0.0
         heads = of.accumulate(blocks, axis=1)
-        if lead:  # of values that an empty state does not hold, its head may say more than its block
+        if lead:  # the stored head may cover values that the block of a state that started late does not contain
             heads[0, lead:] = of.accumulate(np.concatenate([state[n:], blocks[0, lead:]]))[1:]
         tails = of.accumulate(blocks[:ended, ::-1], axis=1)[:, ::-1]
         before = np.concatenate([state[None, :n], tails])[: len(blocks)]
@@ -120,13 +121,13 @@ class BlockRange:
 
     @property
     def width(self) -> int:
-        """Floats of state a symbol."""
+        """Floats of state per symbol."""
         return 2 * (self.n + 1)
 
     def step(
-        self, state: Float64Array, rows: Place, index: Count, high: Float64Array, low: Float64Array, *, keep: bool
+        self, state: Float64Array, rows: RowIndex, index: Count, high: Float64Array, low: Float64Array, *, keep: bool
     ) -> tuple[Float64Array, Float64Array]:
-        """Return (highest high, lowest low) of each symbol's window with this bar as its newest."""
+        """Return (highest high, lowest low) of each symbol's window whose newest bar is this one."""
         half = self.n + 1
         return (
             BlockExtreme(self.n, highest=True).step(state[:half], rows, index, high, keep=keep),
@@ -136,7 +137,7 @@ class BlockRange:
     def run(
         self, state: Float64Array, index: int, high: Float64Array, low: Float64Array
     ) -> tuple[Float64Array, Float64Array]:
-        """Return what `step` gives for many bars of one symbol, whose state is float64[width]."""
+        """Return the results of `step` for many bars of one symbol, whose state is float64[width]."""
         half = self.n + 1
         return (
             BlockExtreme(self.n, highest=True).run(state[:half], index, high),

@@ -1,18 +1,18 @@
-"""Mean and squared deviations over the last n bars, in constant time a bar, without drift.
+"""Mean and squared deviations over the last n bars, in constant time per bar, without drift.
 
-Bars are counted in blocks of n from the symbol's first. The window that ends inside a block is the tail of the block
-before and the head of this one. Heads grow by a sum a bar; a block's tails are summed backwards once, when it ends.
-So nothing is ever subtracted from a sum, and what a spike leaves behind is gone when it leaves the window.
+Bars are counted in blocks of n from the symbol's first. A window that ends inside a block consists of the tail of the
+previous block and the head of this one. A head's sum grows by one term per bar. The sums of all tails of a block are
+computed once, backwards, when the block ends. Nothing is subtracted from a sum, so a spike has no effect after it
+leaves the window.
 
-Sums are of differences from a bar that is itself among the summed (a head's first, a tail's last), therefore
-sum(d²) <= n · sum((x − mean)²): the subtraction in the squared deviations loses a factor n of precision at the most,
-whatever the prices. Equal prices give differences of zero: their mean is the price and their deviation 0, exactly. The
-two parts are joined after Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample
-variances" (1979).
+Terms are differences from a bar of the same sum: a head's first bar, a tail's last bar. Therefore sum(d²) <= n · sum((x
+− mean)²): the subtraction in the squared deviations loses at most a factor n of precision, for any prices. Equal prices
+give differences of zero: their mean is exactly the price and their deviation exactly 0. Head and tail are combined
+after Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances" (1979).
 
-The state, `width` floats: [0, n) the block's prices so far and, behind them, the tail sums of the block before; then
-the head's first price, the head's sum, the former block's last price; with squares also the head's sum of squares and n
-tail sums of squares.
+The state has `width` floats: in [0, n) the block's prices so far, followed by the tail sums of the previous block; then
+the head's first price, the head's sum, and the previous block's last price. With squares, the head's sum of squares and
+n tail sums of squares follow.
 """
 
 from __future__ import annotations
@@ -23,17 +23,20 @@ from typing import Final
 
 import numpy as np
 
-from tickerplant.analytics.indicator.declaration import Count, Place
+from tickerplant.analytics.indicator.declaration import Count, RowIndex
 from tickerplant.analytics.indicator.ring_index import read, write
 from tickerplant.core.times import Float64Array
 
 _BY_COLUMN: Final = 64
-"""Symbols below which a sum along a column is cheaper than a call a row."""
+"""Number of symbols below which a sum along columns is faster than one call per row."""
 
 
 @cache
 def _tables(n: int) -> tuple[Float64Array, Float64Array, Float64Array, Float64Array]:
-    """Return, by the number of bars in the head: 1 / that, 1 / the tail's, the tail's share, the weight of the gap."""
+    """Return by the number of bars in the head:
+
+    1 / that, 1 / the tail's number, the tail's share, the weight of the gap.
+    """
     held = np.arange(n + 1)
     rest = n - held
     share = rest / n
@@ -41,7 +44,7 @@ def _tables(n: int) -> tuple[Float64Array, Float64Array, Float64Array, Float64Ar
 
 
 def _deviations(squares: Float64Array, total: Float64Array, per: Float64Array) -> Float64Array:
-    """Return the sum of squared deviations from the mean, from the sums of squares and of differences."""
+    """Return the sum of squared deviations from the mean, given the sums of squares and of differences."""
     found = total * total
     found *= per
     np.subtract(squares, found, out=found)
@@ -51,20 +54,20 @@ def _deviations(squares: Float64Array, total: Float64Array, per: Float64Array) -
 
 @dataclass(frozen=True, slots=True)
 class BlockMoments:
-    """The moments of windows of `n` bars; `squares` False computes the mean alone and returns it twice."""
+    """The moments of windows of `n` bars. Without `squares` only the mean is computed, and returned twice."""
 
     n: int
     squares: bool = False
 
     @property
     def width(self) -> int:
-        """Floats of state a symbol."""
+        """Floats of state per symbol."""
         return 2 * self.n + 4 if self.squares else self.n + 3
 
     def step(
-        self, state: Float64Array, rows: Place, index: Count, x: Float64Array, *, keep: bool
+        self, state: Float64Array, rows: RowIndex, index: Count, x: Float64Array, *, keep: bool
     ) -> tuple[Float64Array, Float64Array]:
-        """Return (mean, sum of squared deviations) of each symbol's window with `x` as its newest bar."""
+        """Return (mean, sum of squared deviations) of each symbol's window whose newest bar is `x`."""
         n = self.n
         slot = index % n
         held = slot + 1
@@ -92,9 +95,12 @@ class BlockMoments:
         return made
 
     def _begun(
-        self, state: Float64Array, rows: Place, slot: Count, x: Float64Array
+        self, state: Float64Array, rows: RowIndex, slot: Count, x: Float64Array
     ) -> tuple[Float64Array, Float64Array, Float64Array | None]:
-        """Return the head's first price, its sum so far and, if there are squares, theirs: of an empty one, 0."""
+        """Return the head's first price, its sum and, with squares, its sum of squares.
+
+        The sums of an empty head are 0.
+        """
         n = self.n
         if isinstance(slot, int):
             if slot:
@@ -115,7 +121,7 @@ class BlockMoments:
         tail: Float64Array,
         tail2: Float64Array | None,
     ) -> tuple[Float64Array, Float64Array]:
-        """Join a head of `held` bars and the tail before it. Where no tail is left its sums are 0 and weigh nothing."""
+        """Combine a head of `held` bars with the tail before it. An empty tail has sums of 0 and a weight of 0."""
         per_head, per_tail, share, weight = (table[held] for table in _tables(self.n))
         head_mean = head * per_head
         head_mean += first
@@ -133,11 +139,11 @@ class BlockMoments:
         squares += gap
         return mean, squares
 
-    def _end_block(self, state: Float64Array, rows: Place) -> None:
-        """Turn the block's prices into the sums, for each symbol, from each bar to the last, added from the last on.
+    def _end_block(self, state: Float64Array, rows: RowIndex) -> None:
+        """Replace the block's prices by the tail sums of each symbol, added from the last bar backwards.
 
-        Along columns `cumsum` takes one number after the other from memory; row by row is a vector at a time, and the
-        same sums.
+        Along columns `cumsum` reads one number after the other from memory. Row by row, each operation processes a
+        vector; the sums are the same.
         """
         n = self.n
         last = state[n - 1][rows].copy()
@@ -158,9 +164,9 @@ class BlockMoments:
         state[n + 2][rows] = last
 
     def run(self, state: Float64Array, index: int, x: Float64Array) -> tuple[Float64Array, Float64Array]:
-        """Return what `step` gives for many bars of one symbol, whose state is float64[width], bit for bit.
+        """Return the results of `step` for many bars of one symbol, whose state is float64[width], bit for bit.
 
-        The blocks lie side by side and are summed along themselves, in the order that `step` sums in.
+        The blocks are the rows of a matrix and are summed along the rows, in the same order as in `step`.
         """
         n = self.n
         lead = index % n

@@ -1,10 +1,9 @@
-"""Indicators whose state goes back to the first bar: one formula, of which the step and the run both are made.
+"""Base class for indicators whose state goes back to the first bar. `step` and `run` share one formula.
 
-A formula is written on arrays with elementwise operations, and asks `Past` for what depends on earlier bars: the value
-that a series had a bar ago, an average or a sum of it that goes on (`smoothing`), or any other recursion. Each such
-request takes the next of the state's floats, so a formula makes the same requests in the same order every time. In a
-step the arrays lie along the symbols, in a run along one symbol's bars; the operations are the same, and so are the
-bits.
+A formula consists of elementwise operations on arrays. It asks `Past` for values that depend on earlier bars: the value
+of a series one bar ago, a running average or sum (`smoothing`), or any other recursion. Each request uses the next
+floats of the state, so a formula must make the same requests in the same order every time. In `step` an array contains
+one value per symbol, in `run` one value per bar. The operations, and therefore the bits, are the same.
 """
 
 from __future__ import annotations
@@ -15,50 +14,50 @@ from typing import Protocol
 
 import numpy as np
 
-from tickerplant.analytics.indicator.declaration import Count, Indicator, Place, Run
+from tickerplant.analytics.indicator.declaration import Count, Indicator, RowIndex, Run
 from tickerplant.core.times import Float64Array
 
 
 class Average(Protocol):
-    """An average or sum whose state is its value: see `smoothing`."""
+    """An average or sum whose state is its value; see `smoothing`."""
 
     def step(self, before: Float64Array, index: Count, x: Float64Array) -> Float64Array:
-        """Take one value of each symbol and return the new state."""
+        """Process one value of each symbol and return the new state."""
         ...
 
     def run(self, before: float, index: int, x: Float64Array) -> Float64Array:
-        """Take many values of one symbol and return the state after each."""
+        """Process many values of one symbol and return the state after each."""
         ...
 
 
 class Recursion(Protocol):
-    """Any other recursion. `step` and `run` do the same operations in the same order."""
+    """Any other recursion. `step` and `run` apply the same operations in the same order."""
 
     @property
     def width(self) -> int:
-        """The floats of its state."""
+        """Floats of state."""
         ...
 
     def step(self, before: tuple[Float64Array, ...], index: Count, *x: Float64Array) -> tuple[Float64Array, ...]:
-        """Take one value of each series for each symbol and return the new state: the old one where `index` < 0.
+        """Process one value of each series for each symbol and return the new state: the old one where `index` < 0.
 
-        The arrays of `before` may be views of the state: write to none of them.
+        The arrays of `before` may be views of the state and must not be modified.
         """
         ...
 
     def run(self, before: tuple[float, ...], index: int, *x: list[float]) -> Iterable[tuple[float, ...]]:
-        """Take many values of each series for one symbol and give the state after each, on plain floats."""
+        """Process many values of each series for one symbol, as plain floats, and return the state after each."""
         ...
 
 
 class Past(Protocol):
-    """What a formula asks about earlier bars. `start`: the bars before that one are not yet part of the series."""
+    """Access of a formula to earlier bars. `start` is the first bar of the series; values before it are ignored."""
 
     index: Count
-    """The number of bars before: of each symbol in a step, of each bar in a run."""
+    """The number of bars before: of each symbol in `step`, of each bar in `run`."""
 
     def last(self, x: Float64Array) -> Float64Array:
-        """Return what `x` was a bar ago, 0 in the first bar."""
+        """Return the value of `x` one bar ago; 0 in the first bar."""
         ...
 
     def smooth(self, average: Average, x: Float64Array, start: int = 0) -> Float64Array:
@@ -71,36 +70,36 @@ class Past(Protocol):
 
 
 class Recursive(Indicator):
-    """A formula over `Past`; `declare` sets `width` to the floats that its requests take."""
+    """A formula over `Past`. `declare` sets `width` to the number of floats that its requests use."""
 
     @abstractmethod
     def formula(self, past: Past, *inputs: Float64Array) -> tuple[Float64Array, ...]:
-        """Return the outputs. May not write to what it is given, nor warn where a series has not begun."""
+        """Return the outputs. Must not modify its arguments, nor cause a warning where a series has not started."""
 
     def step(
-        self, state: Float64Array, rows: Place, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
+        self, state: Float64Array, rows: RowIndex, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
     ) -> tuple[Float64Array, ...]:
-        """Take one bar of each symbol."""
-        past = _Beside(state, rows, index)
+        """Process one bar of each symbol."""
+        past = _StepPast(state, rows, index)
         outputs = self.formula(past, *inputs)
         if keep:
             past.write()
         return outputs
 
     def run(self, state: Float64Array, index: int, inputs: tuple[Float64Array, ...]) -> Run:
-        """Take many bars of one symbol."""
+        """Process many bars of one symbol."""
         bars = len(inputs[0])
-        past = _Along(state, index, bars)
+        past = _RunPast(state, index, bars)
         outputs = np.array(self.formula(past, *inputs)).reshape(len(self.OUTPUTS), bars)
         if bars:
             state[:] = past.trace[:, -1]
         return Run(outputs, past.trace.T)
 
 
-class _Beside:
-    """The past of many symbols, one bar at a time."""
+class _StepPast:
+    """`Past` for one bar of many symbols."""
 
-    def __init__(self, state: Float64Array, rows: Place, index: Count) -> None:
+    def __init__(self, state: Float64Array, rows: RowIndex, index: Count) -> None:
         self.index = index
         self._state, self._rows = state, rows
         self._after: list[Float64Array] = []
@@ -123,13 +122,13 @@ class _Beside:
         return values
 
     def write(self) -> None:
-        # Backwards: what `last` gave may be a view of the state, and be what a later `last` is to remember.
+        # Backwards: a result of `last` may be a view of the state, and the value that a later `last` stores.
         for slot in range(len(self._after) - 1, -1, -1):
             self._state[slot][self._rows] = self._after[slot]
 
 
-class _Along:
-    """The past of one symbol over many bars. `trace` is float64[width, bars], the state after each bar."""
+class _RunPast:
+    """`Past` for many bars of one symbol. `trace` is float64[width, bars], the state after each bar."""
 
     def __init__(self, state: Float64Array, index: int, bars: int) -> None:
         self.index: Count = np.arange(index, index + bars)

@@ -1,19 +1,19 @@
-"""Reading and writing a state where each symbol is at another slot of its ring.
+"""Access to a state in which each symbol is at a different slot of its ring.
 
-A position in the flat array takes a third of the time of two indices, and a row of the state then its symbols half the
-time of both at once (`state[slot][rows]`).
+One index into the flat array takes a third of the time of two indices. `state[slot][rows]` takes half the time of
+`state[slot, rows]`.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from tickerplant.analytics.indicator.declaration import Count, Place
+from tickerplant.analytics.indicator.declaration import Count, RowIndex
 from tickerplant.core.times import Float64Array
 
 
-def read(state: Float64Array, slot: Count, rows: Place) -> Float64Array:
-    """Return what the symbols in `rows` have in their `slot`; for a slice of rows a view."""
+def read(state: Float64Array, slot: Count, rows: RowIndex) -> Float64Array:
+    """Return the values of the symbols in `rows` at their `slot`. A slice of rows gives a view."""
     if isinstance(rows, slice) or not state.flags.c_contiguous:
         found: Float64Array = state[slot, rows]
         return found
@@ -21,8 +21,8 @@ def read(state: Float64Array, slot: Count, rows: Place) -> Float64Array:
     return taken
 
 
-def write(state: Float64Array, slot: Count, rows: Place, values: Float64Array) -> None:
-    """Set what the symbols in `rows` have in their `slot`."""
+def write(state: Float64Array, slot: Count, rows: RowIndex, values: Float64Array) -> None:
+    """Set the values of the symbols in `rows` at their `slot`."""
     if isinstance(rows, slice) or not state.flags.c_contiguous:
         state[slot, rows] = values
     else:

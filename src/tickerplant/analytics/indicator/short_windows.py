@@ -1,6 +1,6 @@
-"""What the last few values of a series that an indicator makes itself are needed for: their mean, or the one of then.
+"""Short windows over a series that an indicator computes itself: its mean, and its value n bars ago.
 
-`window.Windowed` remembers the bars' own columns; these remember values derived from them.
+`window.Windowed` retains the bars' own columns; these classes retain derived values.
 """
 
 from __future__ import annotations
@@ -9,27 +9,27 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tickerplant.analytics.indicator.declaration import Count, Place
+from tickerplant.analytics.indicator.declaration import Count, RowIndex
 from tickerplant.analytics.indicator.ring_index import read, write
 from tickerplant.core.times import Float64Array
 
 
 @dataclass(frozen=True, slots=True)
 class ShortMean:
-    """The mean of the last `n` values, added up anew each time: for a handful, cheaper than `moments`.
+    """The mean of the last `n` values, summed again for each bar. For small n this is faster than `moments`.
 
-    The state is the n − 1 values before, the newest first.
+    The state is the n − 1 previous values, newest first.
     """
 
     n: int
 
     @property
     def width(self) -> int:
-        """Floats of state a symbol."""
+        """Floats of state per symbol."""
         return self.n - 1
 
-    def step(self, state: Float64Array, rows: Place, x: Float64Array, *, keep: bool) -> Float64Array:
-        """Return each symbol's mean with `x`, float64[symbols], as its newest value."""
+    def step(self, state: Float64Array, rows: RowIndex, x: Float64Array, *, keep: bool) -> Float64Array:
+        """Return each symbol's mean whose newest value is `x`, float64[symbols]."""
         total = x
         for lag in range(self.n - 1):
             total = total + state[lag][rows]
@@ -40,7 +40,7 @@ class ShortMean:
         return total / self.n
 
     def run(self, state: Float64Array, x: Float64Array) -> Float64Array:
-        """Return what `step` gives for many bars of one symbol, whose state is float64[width]."""
+        """Return the results of `step` for many bars of one symbol, whose state is float64[width]."""
         before, bars = self.n - 1, len(x)
         series = np.concatenate([state[::-1], x])
         total = x
@@ -52,17 +52,17 @@ class ShortMean:
 
 @dataclass(frozen=True, slots=True)
 class Delay:
-    """The value of `n` bars ago; the state is a ring of them."""
+    """The value `n` bars ago. The state is a ring of n values."""
 
     n: int
 
     @property
     def width(self) -> int:
-        """Floats of state a symbol."""
+        """Floats of state per symbol."""
         return self.n
 
-    def step(self, state: Float64Array, rows: Place, index: Count, x: Float64Array, *, keep: bool) -> Float64Array:
-        """Return each symbol's value of then and remember `x`, float64[symbols]."""
+    def step(self, state: Float64Array, rows: RowIndex, index: Count, x: Float64Array, *, keep: bool) -> Float64Array:
+        """Return each symbol's value n bars ago and store `x`, float64[symbols]."""
         if self.n == 0:
             return x
         slot = index % self.n
@@ -72,7 +72,7 @@ class Delay:
         return then
 
     def run(self, state: Float64Array, index: int, x: Float64Array) -> Float64Array:
-        """Return what `step` gives for many bars of one symbol, whose state is float64[width]."""
+        """Return the results of `step` for many bars of one symbol, whose state is float64[width]."""
         if self.n == 0:
             return x
         series = np.concatenate([state[np.arange(index, index + self.n) % self.n], x])

@@ -1,9 +1,9 @@
-"""Averages and sums that go on from their last value: exponential, Wilder's, and the plain sum.
+"""Running averages and sums: exponential, Wilder's, and the plain sum.
 
-The state of each is one float, and that is its value: until the seed is whole the sum of what came so far, 0 before
-anything came. `index` is how many values came before; where it is negative the series that is smoothed has not begun,
-and nothing is taken. `step` takes one value of each of many symbols, `run` many values of one symbol, by the same
-operations in the same order.
+The state of each is one float. It is the value itself; during the seed, the sum of the values so far; initially 0.
+`index` is the number of values before. While it is negative the smoothed series has not started, and values are
+ignored. `step` processes one value of each of many symbols, `run` many values of one symbol, with the same operations
+in the same order.
 """
 
 from __future__ import annotations
@@ -23,24 +23,30 @@ Value = TypeVar("Value", float, Float64Array)
 
 @dataclass(frozen=True, slots=True)
 class Smoothing(ABC):
-    """One that begins with the mean of the first `seed` values, so that value number `seed` (from 1) is the first."""
+    """A recursion that is seeded with the mean of the first `seed` values:
+
+    value number `seed`, from 1, is the first result.
+    """
 
     seed: int
 
     @abstractmethod
     def follow(self, before: Float64Array, x: Float64Array) -> Float64Array:
-        """Return what comes after `before`, the seed being whole."""
+        """Return the result after `before`, once the seed is complete."""
 
     @abstractmethod
     def follow_all(self, before: float, x: list[float]) -> list[float]:
-        """Return what comes after `before`, value by value: the same on plain floats, 4 times as fast as calls."""
+        """Return the results after `before`, one per value. Equal to `follow`, but on plain floats:
+
+        4 times as fast as calls.
+        """
 
     def begin(self, total: Value) -> Value:
-        """Return the first value, from the sum of the seed."""
+        """Return the first result, given the sum of the seed."""
         return total / self.seed
 
     def step(self, before: Float64Array, index: Count, x: Float64Array) -> Float64Array:
-        """Take one value of each symbol and return the new state."""
+        """Process one value of each symbol and return the new state."""
         value = self.follow(before, x)
         seeding = index < self.seed
         if np.any(seeding):
@@ -50,7 +56,7 @@ class Smoothing(ABC):
         return value
 
     def run(self, before: float, index: int, x: Float64Array) -> Float64Array:
-        """Take many values of one symbol and return the state after each; on plain floats, some 0.05 µs a value."""
+        """Process many values of one symbol and return the state after each. Plain floats: some 0.05 µs per value."""
         values: list[float] = x.tolist()
         idle = min(max(-index, 0), len(values))
         ripe = min(max(self.seed - index, 0), len(values))
@@ -73,24 +79,25 @@ class Exponential(Smoothing):
         return (x - before) * self.k + before
 
     def follow_all(self, before: float, x: list[float]) -> list[float]:
-        """Return the averages that follow."""
+        """Return the following averages."""
         k = self.k
         return [before := (value - before) * k + before for value in x]
 
 
 def exponential(period: int) -> Exponential:
-    """Return the average of k = 2 / (period + 1) that begins with the mean of the first `period` values.
+    """Return the average with k = 2 / (period + 1), seeded with the mean of the first `period` values.
 
-    So it does in TA-Lib (default compatibility), and in TradingView.
+    TA-Lib (default compatibility) and TradingView seed it the same way.
     """
     return Exponential(period, 2.0 / (period + 1))
 
 
 @dataclass(frozen=True, slots=True)
 class Wilder(Smoothing):
-    """Wilder's average over the period `seed`: (before · (seed - 1) + x) · `share`, which is 1 / seed.
+    """Wilder's average over the period `seed`: (before · (seed - 1) + x) · `share`, where `share` is 1 / seed.
 
-    Multiplied, not divided, as in the RSI of TA-Lib 0.8: of a price that stands still STOCHRSI sees the last bits.
+    It multiplies instead of dividing, like the RSI of TA-Lib 0.8. With an unchanged price the difference reaches
+    STOCHRSI through the last bits.
     """
 
     share: float
@@ -100,32 +107,32 @@ class Wilder(Smoothing):
         return (before * (self.seed - 1) + x) * self.share
 
     def follow_all(self, before: float, x: list[float]) -> list[float]:
-        """Return the averages that follow."""
+        """Return the following averages."""
         others, share = self.seed - 1, self.share
         return [before := (before * others + value) * share for value in x]
 
     def begin(self, total: Value) -> Value:
-        """Return the first value, from the sum of the seed."""
+        """Return the first average, given the sum of the seed."""
         return total * self.share
 
 
 def wilder(period: int) -> Wilder:
-    """Return Wilder's average over a period, which begins with the mean of the first `period` values."""
+    """Return Wilder's average over a period, seeded with the mean of the first `period` values."""
     return Wilder(period, 1.0 / period)
 
 
 @dataclass(frozen=True, slots=True)
 class WilderHeld(Wilder):
-    """Wilder's average of values of which some are undefined (NaN): they leave it as it is, and are 0 in the seed."""
+    """Wilder's average of values that may be undefined (NaN). These leave it unchanged, and count as 0 in the seed."""
 
     def step(self, before: Float64Array, index: Count, x: Float64Array) -> Float64Array:
-        """Take one value of each symbol and return the new state."""
+        """Process one value of each symbol and return the new state."""
         undefined = np.isnan(x)
         value = Wilder.step(self, before, index, np.where(undefined, 0.0, x))
         return np.where(undefined & np.greater_equal(index, self.seed), before, value)
 
     def run(self, before: float, index: int, x: Float64Array) -> Float64Array:
-        """Take many values of one symbol and return the state after each."""
+        """Process many values of one symbol and return the state after each."""
         undefined = np.isnan(x)
         taken = ~undefined | (np.arange(index, index + len(x)) < self.seed)
         values = Wilder.run(self, before, index, np.where(undefined, 0.0, x)[taken])
@@ -134,7 +141,7 @@ class WilderHeld(Wilder):
 
 @dataclass(frozen=True, slots=True)
 class WilderSum(Smoothing):
-    """Wilder's sum over `period` values: before - before / period + x, begun with the plain sum of the first `seed`."""
+    """Wilder's sum over `period` values: before - before / period + x, seeded with the sum of the first `seed`."""
 
     period: int
 
@@ -143,7 +150,7 @@ class WilderSum(Smoothing):
         return before - before / self.period + x
 
     def follow_all(self, before: float, x: list[float]) -> list[float]:
-        """Return the sums that follow."""
+        """Return the following sums."""
         period = self.period
         return [before := before - before / period + value for value in x]
 
@@ -156,10 +163,10 @@ class Sum:
     """The sum of all values since the first."""
 
     def step(self, before: Float64Array, index: Count, x: Float64Array) -> Float64Array:
-        """Take one value of each symbol and return the new state."""
+        """Process one value of each symbol and return the new state."""
         return np.where(np.less(index, 0), before, before + x)
 
     def run(self, before: float, index: int, x: Float64Array) -> Float64Array:
-        """Take many values of one symbol and return the state after each."""
+        """Process many values of one symbol and return the state after each."""
         counted = np.where(np.arange(index, index + len(x)) < 0, 0.0, x)
         return np.cumsum(np.concatenate([[before], counted]))[1:]

@@ -1,9 +1,9 @@
-"""Indicators that look at the last few bars alone: one formula, of which the step and the run both are made.
+"""Base class for indicators of the last few bars. `step` and `run` share one formula.
 
-The state is a ring of the last `length` bars of each input, or of what `kept` makes of the inputs. A formula sees the
-bars through `At`: `at(i, lag)` is input `i` (in the order of `INPUTS`), `lag` bars ago. It is made of elementwise
-operations alone, the lags taken one after the other, so that many symbols side by side and many bars in a row give the
-same bits, and nothing is ever subtracted from a running sum. A step costs as many operations as the formula has lags.
+The state is a ring of the last `length` bars of each input, or of the series that `kept` derives from the inputs. A
+formula reads bars through `At`: `at(i, lag)` is input `i`, in the order of `INPUTS`, `lag` bars ago. It consists of
+elementwise operations and processes the lags in order, so many symbols at one bar and many bars of one symbol give the
+same bits. Nothing is subtracted from a running sum. The cost of a step is proportional to the number of lags.
 """
 
 from __future__ import annotations
@@ -14,39 +14,39 @@ from typing import ClassVar, TypeAlias
 
 import numpy as np
 
-from tickerplant.analytics.indicator.declaration import Count, Indicator, Place, Run
+from tickerplant.analytics.indicator.declaration import Count, Indicator, RowIndex, Run
 from tickerplant.analytics.indicator.ring_index import read, write
 from tickerplant.core.times import Float64Array
 
 At: TypeAlias = Callable[[int, int], Float64Array]
-"""(number of the input, lag in bars) to the values then; zeros for a lag before the first bar."""
+"""(index of the input, lag in bars) to the values at that bar; zeros for a lag before the first bar."""
 
 
 class Windowed(Indicator):
-    """A pure function of the last `length` bars, this one among them. `declare` calls `looks_back`."""
+    """A pure function of the last `length` bars, the current one included. `declare` calls `looks_back`."""
 
     KEPT: ClassVar[int] = 0
-    """How many series `kept` returns; 0 where it is left out."""
+    """Number of series that `kept` returns; 0 if `kept` is not overridden."""
 
     length: int
 
     def kept(self, inputs: tuple[Float64Array, ...]) -> tuple[Float64Array, ...]:
-        """Return the series to remember, each of a bar's own columns alone: the inputs unless said otherwise."""
+        """Return the series to retain, each computed from a bar's own columns. The default returns the inputs."""
         return inputs
 
     @abstractmethod
     def formula(self, at: At) -> tuple[Float64Array, ...]:
-        """Return the outputs. May not write to what `at` gives, nor warn where bars are missing (and zeros instead)."""
+        """Return the outputs. Must not modify the arrays of `at`, nor cause a warning for missing bars (zeros)."""
 
     def looks_back(self, bars: int) -> None:
-        """Set the sizes that follow from the number of bars that the formula sees; its value is due from then on."""
+        """Set the sizes for a formula that reads this number of bars; the first value is that of the last of them."""
         self.length = self.warmup = self.block = bars
         self.width = bars * (self.KEPT or len(self.INPUTS))
 
     def step(
-        self, state: Float64Array, rows: Place, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
+        self, state: Float64Array, rows: RowIndex, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
     ) -> tuple[Float64Array, ...]:
-        """Take one bar of each symbol."""
+        """Process one bar of each symbol."""
         length = self.length
         inputs = self.kept(inputs)
 
@@ -63,7 +63,7 @@ class Windowed(Indicator):
         return outputs
 
     def run(self, state: Float64Array, index: int, inputs: tuple[Float64Array, ...]) -> Run:
-        """Take many bars of one symbol."""
+        """Process many bars of one symbol."""
         length, bars = self.length, len(inputs[0])
         inputs = self.kept(inputs)
         rings = state.reshape(len(inputs), length)

@@ -1,4 +1,6 @@
-"""Indicators computed on request, over stored or given bars.
+"""Indicators on demand: over arrays and data frames, and over stored bars.
 
-`query` plans and evaluates a request, `calculation` is one computation.
+`batch.compute` is the public function; `dataframes` adapts its input and output. `calculation` gives declared
+indicators and TA-Lib's functions (`talib_functions`) one interface. `query` selects and reads the stored bars of a
+request. The same `run` functions as in the stream compute the values, so both give the same bits.
 """

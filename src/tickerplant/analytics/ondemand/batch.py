@@ -1,4 +1,4 @@
-"""The batch reading of indicators, by the code of the stream."""
+"""Indicators over whole columns, by the code of the stream."""
 
 from __future__ import annotations
 
@@ -7,37 +7,37 @@ from typing import Any
 
 import numpy as np
 
-from tickerplant.analytics.derived_inputs import lacking, supplied
+from tickerplant.analytics.derived_inputs import input_column, missing_column
 from tickerplant.analytics.indicator.declaration import Indicator
-from tickerplant.analytics.ondemand.calculation import Calculation, read
+from tickerplant.analytics.ondemand.calculation import Calculation, parse_calculation
 from tickerplant.analytics.ondemand.dataframes import TIME, Columns, Frame, read_frame
 from tickerplant.core.errors import BadInput
 from tickerplant.core.times import Float64Array
 
 
 def compute(data: Any, indicator: str | Indicator | Sequence[str | Indicator]) -> Any:
-    """Return the output columns of one indicator or of several over bars, a row for each bar in the order given.
+    """Return the output columns of one or several indicators over bars, with one row per bar in the given order.
 
     `data` is one array of closes; a mapping of arrays by column (`close`, …); an Arrow table or record batch; a pandas
-    or a Polars frame. The answer is of the same kind: a dict of float64 arrays, NaN where there is no value; an Arrow
-    table, or a Polars frame, with nulls; a pandas frame with the same index, with NaN. Case does not matter in names of
-    columns.
+    or Polars frame. The result has the same kind. A mapping or array gives a dict of float64 arrays with NaN for no
+    value. Arrow gives a table, and Polars a frame, with nulls. pandas gives a frame with the same index and NaN. Case
+    is ignored in column names.
 
-    Where there are columns `symbol` and `interval`, each series is computed alone. Where there is a column `time` (or,
-    in pandas, an index of times), a series is taken in order of time, in whatever order its rows stand; without one
-    they stand in order. Without a column `vwap` (or of a bar that has none) the typical price stands for it, and
-    without a column `session` the UTC date of the time. A bar that lacks an input counts for nothing, as in the stream.
+    If there are columns `symbol` and `interval`, each series is computed separately. If there is a column `time` (or,
+    in pandas, an index of times), each series is processed in order of time, in any order of rows. Otherwise it is
+    processed in row order. Without a column `vwap`, or a value in it, the typical price is used. Without a column
+    `session` the UTC date of the time is used. A bar that lacks an input is ignored, as in the stream.
 
-    `indicator` is `RSI(14)`, `BBANDS(period=20, deviations=2)`, `EMA(20)@tradingview`, a declaration with its values,
-    or a function of TA-Lib. Raises UnknownIndicator for a name, and BadInput for parameters, a column that is missing
-    or holds no numbers, and two bars of one time in a series.
+    `indicator` is `RSI(14)`, `BBANDS(period=20, deviations=2)`, `EMA(20)@tradingview`, an `Indicator`, or a function of
+    TA-Lib. Raises UnknownIndicator for an unknown name. Raises BadInput for invalid parameters, a column that is
+    missing or not numeric, and two bars of a series with the same time.
 
     >>> compute([1.0, 2.0, 3.0, 4.0], "SMA(2)")["sma_2"].tolist()
     [nan, 1.5, 2.5, 3.5]
     """
     wanted = _wanted(indicator)
     frame = read_frame(data)
-    return frame.give(values_over(frame, [read(each) for each in wanted]))
+    return frame.to_caller(compute_columns(frame, [parse_calculation(each) for each in wanted]))
 
 
 def _wanted(indicator: Any) -> list[str | Indicator]:
@@ -46,14 +46,12 @@ def _wanted(indicator: Any) -> list[str | Indicator]:
     wanted = list(indicator) if isinstance(indicator, Iterable) else [indicator]
     for each in wanted:
         if not isinstance(each, str | Indicator):
-            raise BadInput(
-                f"{each!r} is no indicator; write 'RSI(14)', a declaration with its values, or a list of such"
-            )
+            raise BadInput(f"{each!r} is not an indicator; pass 'RSI(14)', an Indicator, or a list of such")
     return wanted
 
 
-def values_over(frame: Frame, calculations: Sequence[Calculation]) -> Columns:
-    """Return the calculations' columns over the frame's rows, NaN where there is no value. Raises BadInput."""
+def compute_columns(frame: Frame, calculations: Sequence[Calculation]) -> Columns:
+    """Return the calculations' columns over the frame's rows, NaN for no value. Raises BadInput."""
     series = frame.series()
     columns: Columns = {}
     for calculation in calculations:
@@ -72,6 +70,6 @@ def _inputs(frame: Frame, calculation: Calculation) -> tuple[Float64Array, ...]:
     """Return the columns that the calculation reads, float64[rows] each."""
     names = {**frame.names, TIME: TIME} if frame.times is not None else frame.names
     for name in calculation.inputs:
-        if (missing := lacking(name, names)) is not None:
-            raise BadInput(f"{calculation} needs the column {missing!r}; there are {', '.join(names)}")
-    return tuple(supplied(name, names, frame.floats, frame.times_us) for name in calculation.inputs)
+        if (missing := missing_column(name, names)) is not None:
+            raise BadInput(f"{calculation} needs the column {missing!r}; the columns are {', '.join(names)}")
+    return tuple(input_column(name, names, frame.floats, frame.times_us) for name in calculation.inputs)

@@ -1,8 +1,8 @@
-"""One interface to all that can be computed over bars: a declared indicator, or a function of TA-Lib.
+"""One interface for everything that can be computed over bars: a declared indicator, or a function of TA-Lib.
 
-`read` turns text, `RSI(14)` or `APO(fastperiod=12, matype=ema)`, into one; `choose` does so from a name and parameters
-by name. A name that is declared means the declaration; `TA_` before it, as TA-Lib's own names have it, means TA-Lib's
-function: `TA_RSI(14)`.
+`parse_calculation` parses text, such as `RSI(14)` or `APO(fastperiod=12, matype=ema)`; `choose` uses a name and named
+parameters. A name that is declared selects the declaration. With the prefix `TA_` it selects TA-Lib's function:
+`TA_RSI(14)`.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from tickerplant.analytics import plugins
 from tickerplant.analytics.indicator import INDICATORS
 from tickerplant.analytics.indicator.declaration import Indicator
 from tickerplant.analytics.ondemand import talib_functions
-from tickerplant.analytics.parameter_names import SERIES_TYPE, DuplicateName, match, series_type
-from tickerplant.analytics.realtime.indicator_state import Study
+from tickerplant.analytics.ondemand.parameter_names import SERIES_TYPE, DuplicateName, match_name, series_type
+from tickerplant.analytics.realtime.indicator_state import IndicatorState
 from tickerplant.core.errors import BadInput, UnknownIndicator
 from tickerplant.core.times import Float64Array
 
 DIALECT: Final = "dialect"
 _CALL = re.compile(r"\s*([A-Za-z][A-Za-z0-9_]*)\s*(?:\(([^()]*)\)\s*)?(?:@\s*([A-Za-z]+)\s*)?\Z")
-_LIKE: Final = 5
+_MAX_SUGGESTIONS: Final = 5
 
 
 class Calculation(Protocol):
-    """What one indicator with its parameters needs of bars and makes of them."""
+    """One indicator with its parameters."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The columns of bars that `run` takes, in this order."""
+        """The columns of bars that `run` needs, in this order."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -40,24 +40,27 @@ class Calculation(Protocol):
 
     @property
     def warmups(self) -> tuple[int, ...]:
-        """For each output the bar, counted from 1, that has the first value."""
+        """The number of the bar, from 1, with the first value of each output."""
 
     @property
     def memory(self) -> int | None:
-        """How many bars before a bar decide its value; None where all from the first bar on do."""
+        """Number of earlier bars that determine a bar's value; None if all bars do."""
 
     def run(self, inputs: tuple[Float64Array, ...]) -> Float64Array:
-        """Return float64[outputs, bars] over one symbol's bars in order, all finite; NaN where there is no value."""
+        """Return float64[outputs, bars] over one symbol's bars in order of time; NaN for no value.
+
+        All inputs must be finite.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Declared:
+class DeclaredIndicator:
     """A declared indicator over stored bars, by the code of the stream."""
 
     indicator: Indicator
     series: str = ""
-    """The column that it reads in place of the close."""
+    """The column that is read instead of the close; "" for the close."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -71,47 +74,47 @@ class Declared:
 
     @property
     def warmups(self) -> tuple[int, ...]:
-        """The bars that have the first values."""
+        """The number of the bar with the first value of each output."""
         return self.indicator.warmups
 
     @property
     def memory(self) -> int | None:
-        """Two blocks, wherever in a block the reading begins; None for a recursion."""
+        """Two blocks, because reading may start anywhere inside a block; None for a recursion."""
         block = self.indicator.block
         return max(2 * block, self.indicator.warmup - 1) if block else None
 
     def run(self, inputs: tuple[Float64Array, ...]) -> Float64Array:
         """Return its values over one symbol's bars."""
-        return Study(self.indicator, 0, 1).run(0, 0, inputs)
+        return IndicatorState(self.indicator, 0, 1).run(0, 0, inputs)
 
     def __str__(self) -> str:
         return f"{self.indicator} of {self.series}" if self.series else str(self.indicator)
 
 
-def read(text: str | Indicator) -> Calculation:
-    """Return what `NAME(parameter,…)` names; parameters stand in order, by name, or are left out for their defaults.
+def parse_calculation(text: str | Indicator) -> Calculation:
+    """Parse `NAME(parameter,…)`; parameters are positional, named, or omitted for their defaults.
 
-    Raises UnknownIndicator for the name, BadInput for the form and the parameters.
+    Raises UnknownIndicator for an unknown name, BadInput for the form and the parameters.
 
-    >>> str(read("bbands(deviations=2)"))
+    >>> str(parse_calculation("bbands(deviations=2)"))
     'BBANDS(20,2)'
     """
     if isinstance(text, Indicator):
-        return Declared(text)
+        return DeclaredIndicator(text)
     call = _CALL.match(text)
     if call is None:
-        raise BadInput(f"{text!r} is no indicator; write NAME(parameter,…), such as RSI(14)")
+        raise BadInput(f"{text!r} is not an indicator; write NAME(parameter,…), such as RSI(14)")
     name, inside, dialect = call.group(1), call.group(2) or "", call.group(3)
     ordered: list[str] = []
     named: dict[str, str] = {}
     for word in inside.split(",") if inside.strip() else []:
         key, equals, value = (part.strip() for part in word.partition("="))
         if not equals and named:
-            raise BadInput(f"{text!r}: {key!r} has no name, and stands behind parameters by name")
+            raise BadInput(f"{text!r}: {key!r} has no name, but follows named parameters")
         if not equals:
             ordered.append(key)
         elif key in named:
-            raise BadInput(f"{text!r} says {key} twice")
+            raise BadInput(f"{text!r} contains {key} twice")
         else:
             named[key] = value
     if dialect:
@@ -120,7 +123,7 @@ def read(text: str | Indicator) -> Calculation:
 
 
 def choose(name: str, named: Mapping[str, str], ordered: Sequence[str] = ()) -> Calculation:
-    """Return the indicator of that name with these parameters. Raises UnknownIndicator, BadInput."""
+    """Return the indicator with this name and these parameters. Raises UnknownIndicator and BadInput."""
     plugins.load()
     plain = name.strip().upper()
     kind = INDICATORS.get(plain)
@@ -132,10 +135,10 @@ def choose(name: str, named: Mapping[str, str], ordered: Sequence[str] = ()) -> 
     return talib_functions.choose(plain, named, ordered)
 
 
-def _declared(kind: type[Indicator], named: Mapping[str, str], ordered: Sequence[str]) -> Declared:
+def _declared(kind: type[Indicator], named: Mapping[str, str], ordered: Sequence[str]) -> DeclaredIndicator:
     known = [parameter.name for parameter in kind.PARAMETERS]
     if len(ordered) > len(known):
-        raise BadInput(f"{kind.NAME} takes ({', '.join(known)}), {len(known)} in number, not {len(ordered)}")
+        raise BadInput(f"{kind.NAME} takes {len(known)} parameters ({', '.join(known)}), not {len(ordered)}")
     series, dialect = "", ""
     values = dict(zip(known, ordered, strict=False))
     single = kind.INPUTS == ("close",)
@@ -143,7 +146,7 @@ def _declared(kind: type[Indicator], named: Mapping[str, str], ordered: Sequence
         if given.lower() == DIALECT:
             dialect = value.lower()
             continue
-        chosen = match(given, [*known, *([SERIES_TYPE] if single else [])], kind.NAME, also=(DIALECT,))
+        chosen = match_name(given, [*known, *([SERIES_TYPE] if single else [])], kind.NAME, also=(DIALECT,))
         if chosen in values or (chosen == SERIES_TYPE and series):
             raise DuplicateName(kind.NAME, chosen)
         if chosen == SERIES_TYPE:
@@ -158,21 +161,21 @@ def _declared(kind: type[Indicator], named: Mapping[str, str], ordered: Sequence
             numbers.append(parameter.default)
         else:
             raise BadInput(f"{kind.NAME} takes ({', '.join(known)}); {parameter.name} has no default")
-    return Declared(kind(*numbers, dialect=dialect), "" if series == "close" else series)
+    return DeclaredIndicator(kind(*numbers, dialect=dialect), "" if series == "close" else series)
 
 
 def _number(text: str, indicator: str, parameter: str) -> float:
     if not re.fullmatch(r"[+-]?\d{1,12}(\.\d{1,12})?", text):
-        raise BadInput(f"{indicator}: {parameter} is {text!r}, which is no number")
+        raise BadInput(f"{indicator}: {parameter} is {text!r}, not a number")
     return float(text)
 
 
 def _unknown(name: str) -> str:
     known = {*INDICATORS, *talib_functions.names()}
-    near = difflib.get_close_matches(name, known, n=_LIKE, cutoff=0.5)
+    near = difflib.get_close_matches(name, known, n=_MAX_SUGGESTIONS, cutoff=0.5)
     guess = f"; did you mean {' or '.join(near)}?" if near else ""
     broken = "".join(f"; {problem}" for problem in plugins.load())
     return (
-        f"there is no indicator {name[:64]!r}{guess} Declared are {', '.join(INDICATORS)}, and TA-Lib has "
-        f"{len(talib_functions.names())} functions more, see `tickerplant indicators` or /v1/indicators{broken}"
+        f"there is no indicator {name[:64]!r}{guess} Declared are {', '.join(INDICATORS)}. TA-Lib has "
+        f"{len(talib_functions.names())} more functions; see `tickerplant indicators` or /v1/indicators{broken}"
     )

@@ -1,6 +1,6 @@
-"""Bars in whatever a caller has them (arrays, a mapping, Arrow, pandas, Polars), and columns given back in kind.
+"""Adapters for bars in any container (arrays, a mapping, Arrow, pandas, Polars), and for results of the same kind.
 
-pandas and Polars are never imported here: whoever hands in one of their frames has imported them.
+pandas and Polars are never imported here: a caller that passes one of their frames has already imported them.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from tickerplant.core.times import Float64Array, Int64Array
 
 Columns = dict[str, Float64Array]
 SERIES_KEYS: Final = ("symbol", "interval")
-"""The columns that tell one series from another."""
+"""The columns that identify a series."""
 TIME: Final = "time"
 _READ: Final = frozenset({*BAR_INPUTS, *SERIES_KEYS, TIME})
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """Bars by column. `give` makes of float64 columns, NaN where there is no value, what the caller works with.
+    """Bars by column. `to_caller` converts float64 columns, NaN for no value, into the caller's kind of container.
 
-    `names` maps lower-case names to the caller's own; `times` is an index that stands in for a column `time`.
+    `names` maps lower-case names to the caller's names. `times` is an index that is used if there is no column `time`.
     """
 
     rows: int
     names: Mapping[str, str]
     column: Callable[[str], Any]
-    give: Callable[[Columns], Any]
+    to_caller: Callable[[Columns], Any]
     times: Any = None
 
     def floats(self, name: str) -> Float64Array:
-        """Return a column as float64, NaN for what is null. Raises BadInput when it holds no numbers."""
+        """Return a column as float64, NaN for null. Raises BadInput if it is not numeric."""
         column = self.column(self.names[name])
         try:
             if isinstance(column, pa.Array | pa.ChunkedArray):
@@ -49,15 +49,17 @@ class Frame:
             else:
                 found = np.asarray(column, dtype=np.float64)
         except (TypeError, ValueError, pa.ArrowException) as error:
-            raise BadInput(f"the column {name!r} holds no numbers: {error}") from None
+            raise BadInput(f"the column {name!r} contains values that are not numbers: {error}") from None
         if found.ndim != 1 or len(found) != self.rows:
-            raise BadInput(f"the column {name!r} has the shape {found.shape}; columns are of one dimension and length")
+            raise BadInput(
+                f"the column {name!r} has the shape {found.shape}; columns must have one dimension and the same length"
+            )
         return np.ascontiguousarray(found)
 
     def series(self) -> list[Int64Array]:
-        """Return the row numbers of each series, in order of time; as they stand where nothing says a time.
+        """Return the row numbers of each series, in order of time, or in row order if there are no times.
 
-        Raises BadInput where a series has two bars of one time, or a time is missing.
+        Raises BadInput if a series has two bars with the same time, or a time is missing.
         """
         code = np.zeros(self.rows, dtype=np.int64)
         for name in SERIES_KEYS:
@@ -72,35 +74,35 @@ class Frame:
             if len(again):
                 first, second = sorted(order[again[0] : again[0] + 2].tolist())
                 raise BadInput(
-                    f"two bars of one series have the same time: rows {first} and {second} (from 0); series are told "
-                    f"apart by the columns {' and '.join(SERIES_KEYS)}"
+                    f"two bars of one series have the same time: rows {first} and {second} (from 0); series are "
+                    f"identified by the columns {' and '.join(SERIES_KEYS)}"
                 )
         return np.split(order, np.flatnonzero(changes) + 1)
 
     def times_us(self) -> Int64Array:
-        """Return the times in microseconds since 1970, from moments or from such numbers. Raises BadInput."""
+        """Return the times in microseconds since 1970, from timestamps or from such numbers. Raises BadInput."""
         values = self._times()
         if values is None:
             raise BadInput("the bars have no times")
         try:
             found: Int64Array = values.astype("datetime64[us]").astype(np.int64)
         except (TypeError, ValueError):
-            raise BadInput("the times are no moments, nor microseconds since 1970") from None
+            raise BadInput("the times are neither timestamps nor microseconds since 1970") from None
         return found
 
     def _order_of_times(self) -> Int64Array | None:
-        """Return a number for each row that grows with its time."""
+        """Return the rank of each row's time; None without times."""
         values = self._times()
         if values is None:
             return None
         try:
             rank: Int64Array = np.unique(values, return_inverse=True)[1].astype(np.int64)
         except TypeError:
-            raise BadInput("the times cannot be put in order: they are of several kinds") from None
+            raise BadInput("the times cannot be sorted: they have different types") from None
         return rank
 
     def _times(self) -> np.ndarray[Any, Any] | None:
-        """Return the times as NumPy has them, those with a zone in UTC. Raises BadInput where one is missing."""
+        """Return the times as a NumPy array, those with a zone in UTC. Raises BadInput if one is missing."""
         column = self.column(self.names[TIME]) if TIME in self.names else self.times
         if column is None:
             return None
@@ -108,12 +110,12 @@ class Frame:
             if column.null_count:
                 raise BadInput("a time is missing")
             values: np.ndarray[Any, Any] = column.to_numpy(zero_copy_only=False)
-        elif getattr(getattr(column, "dtype", None), "tz", None) is not None:  # pandas' times with a zone
+        elif getattr(getattr(column, "dtype", None), "tz", None) is not None:  # pandas' timestamps with a zone
             values = np.asarray(getattr(column, "dt", column).tz_convert(None))
         else:
             values = np.asarray(column)
         if values.shape != (self.rows,):
-            raise BadInput(f"the times have the shape {values.shape}; there is one for each of the {self.rows} bars")
+            raise BadInput(f"the times have the shape {values.shape}; expected one for each of the {self.rows} bars")
         missing = np.isnat(values) if values.dtype.kind in "mM" else values != values
         if np.any(missing):
             raise BadInput("a time is missing")
@@ -121,7 +123,7 @@ class Frame:
 
 
 def read_frame(data: Any) -> Frame:
-    """Return the bars. A single array is the closes. Raises BadInput for what holds no bars."""
+    """Return the bars. A single array contains closes. Raises BadInput for anything that contains no bars."""
     package = _package_of(data)
     if isinstance(data, pa.RecordBatch | pa.Table):
         return _of_arrow(data)
@@ -136,58 +138,58 @@ def read_frame(data: Any) -> Frame:
     if not isinstance(data, Mapping):
         data = {"close": data}
     if not data:
-        raise BadInput("there is no column")
+        raise BadInput("there are no columns")
     first = next(iter(data.values()))
     rows = len(first) if hasattr(first, "__len__") else -1
     if rows < 0 or isinstance(first, str):
-        raise BadInput(f"bars are arrays, a mapping of arrays, or a table, not {type(first).__name__}")
+        raise BadInput(f"bars must be arrays, a mapping of arrays, or a table, not {type(first).__name__}")
     return Frame(rows, _names(data), data.__getitem__, dict)
 
 
 def _of_arrow(table: Any) -> Frame:
-    def give(columns: Columns) -> pa.Table:
+    def to_caller(columns: Columns) -> pa.Table:
         return pa.table({name: pa.array(values, mask=np.isnan(values)) for name, values in columns.items()})
 
-    return Frame(table.num_rows, _names(table.schema.names), table.column, give)
+    return Frame(table.num_rows, _names(table.schema.names), table.column, to_caller)
 
 
 def _of_pandas(data: Any) -> Frame:
     pandas = sys.modules["pandas"]
     frame = data.to_frame("close") if data.ndim == 1 else data
 
-    def give(columns: Columns) -> Any:
+    def to_caller(columns: Columns) -> Any:
         return pandas.DataFrame(columns, index=frame.index)
 
     timed = isinstance(frame.index, pandas.DatetimeIndex)
     if frame.index.nlevels > 1:
         raise BadInput(
-            f"the frame's rows have several levels ({', '.join(map(str, frame.index.names))}); hand in "
-            "frame.reset_index(), so that they are columns, such as `symbol` and `time`"
+            f"the frame's index has several levels ({', '.join(map(str, frame.index.names))}); pass "
+            "frame.reset_index(), so that they become columns, such as `symbol` and `time`"
         )
     if frame.columns.nlevels > 1:
-        raise BadInput("the frame's columns have several levels; hand in one symbol's, or symbols in a column `symbol`")
-    return Frame(len(frame), _names(frame.columns), frame.__getitem__, give, frame.index if timed else None)
+        raise BadInput("the frame's columns have several levels; pass one symbol, or symbols in a column `symbol`")
+    return Frame(len(frame), _names(frame.columns), frame.__getitem__, to_caller, frame.index if timed else None)
 
 
 def _of_polars(data: Any) -> Frame:
     polars = sys.modules["polars"]
     if isinstance(data, polars.LazyFrame):
-        raise BadInput("the frame is lazy; collect() it first")
+        raise BadInput("the frame is lazy; call collect() first")
     table = pa.table(data if isinstance(data, polars.DataFrame) else data.to_frame("close"))
 
-    def give(columns: Columns) -> Any:
+    def to_caller(columns: Columns) -> Any:
         return polars.DataFrame(columns).fill_nan(None)
 
-    return Frame(table.num_rows, _names(table.schema.names), table.column, give)
+    return Frame(table.num_rows, _names(table.schema.names), table.column, to_caller)
 
 
 def _names(names: Any) -> dict[str, str]:
-    """Return the columns by lower-case name. Raises BadInput where two of one that is read differ in case alone."""
+    """Return the columns by lower-case name. Raises BadInput if two names of a needed column differ only in case."""
     found: dict[str, str] = {}
     for name in names:
         plain = str(name).lower()
         if plain in found and plain in _READ:
-            raise BadInput(f"there are the columns {found[plain]!r} and {name!r}; hand in one {plain!r}")
+            raise BadInput(f"there are the columns {found[plain]!r} and {name!r}; pass a single {plain!r}")
         found.setdefault(plain, name)
     return found
 
@@ -204,7 +206,7 @@ def _codes(column: Any) -> Int64Array:
 
 
 def _words(chunk: pa.Array) -> pa.Array:
-    """Return text as `large_utf8`, whatever kind of text or dictionary of text it is."""
+    """Return text as `large_utf8`, from any type of text or dictionary of text."""
     if pa.types.is_dictionary(chunk.type):
         return chunk.dictionary.cast(pa.large_utf8()).take(chunk.indices)
     return chunk.cast(pa.large_utf8())

@@ -1,7 +1,7 @@
-"""Indicators over stored bars when somebody asks: which bars to read, and the values over them.
+"""Indicators over stored bars on demand: the bars to read, and the values over them.
 
-Whoever asks brings the reading; nothing here knows a store. What decides a value is read with it: for an indicator with
-a window the bars of that window, for a recursive one all bars from the first stored on, up to `MAX_BARS`.
+The caller supplies the reader; this module does not depend on the store. The bars that influence a value are read too:
+the window of a windowed indicator, or for a recursive one all stored bars, up to `MAX_BARS`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from tickerplant.analytics.derived_inputs import SessionNumbers
 from tickerplant.analytics.indicator import INDICATORS
 from tickerplant.analytics.indicator.declaration import Indicator
 from tickerplant.analytics.ondemand import talib_functions
-from tickerplant.analytics.ondemand.batch import values_over
-from tickerplant.analytics.ondemand.calculation import Calculation, choose, read
+from tickerplant.analytics.ondemand.batch import compute_columns
+from tickerplant.analytics.ondemand.calculation import Calculation, choose, parse_calculation
 from tickerplant.analytics.ondemand.dataframes import read_frame
-from tickerplant.analytics.realtime.engine import LARGEST, PRICES, plan
-from tickerplant.analytics.realtime.splits import DIVIDED, MULTIPLIED, Splits, splits_of
+from tickerplant.analytics.realtime.engine import plan_indicators
+from tickerplant.analytics.splits import Splits, splits_of
+from tickerplant.analytics.usable_bars import PRICES, usable
 from tickerplant.core import schemas
+from tickerplant.core.adjustment import DIVIDED, MULTIPLIED
 from tickerplant.core.bar_request import BarRequest
 from tickerplant.core.errors import BadInput
 from tickerplant.core.interval import Interval
@@ -32,21 +34,22 @@ from tickerplant.core.rules import Rules
 from tickerplant.core.times import FOREVER_US, BoolArray, times_of
 
 MAX_BARS: Final = 200_000
-"""The most bars before the asked ones that are read: two years of minutes of an exchange with regular hours."""
+"""Maximum bars before the requested ones that are read: two years of minutes of an exchange with regular hours."""
 PAGE: Final = 5_000
-"""Bars of one reading, so that no reading takes much memory or keeps others waiting for long."""
+"""Bars per read, so that no read needs much memory or blocks others for long."""
 COLUMNS: Final = ("time", *PRICES, "volume", "vwap", "state")
 """The columns of bars that are read."""
 
 ReadBars: TypeAlias = Callable[[int | None, int | None, int], Awaitable[pa.Table]]
-"""(start, end, count) to bars of one symbol and interval in order of time; with no start the newest before `end`."""
+"""(start_us, end_us, count) to bars of one symbol and interval in order of time; without a start the newest before the
+end."""
 
 
 @dataclass(frozen=True, slots=True)
 class InputBars:
-    """Bars to compute over: `lead` of them come before those that were asked for.
+    """Bars to compute over. The first `lead` bars precede the requested ones.
 
-    `limited`: there may be older bars that decide the values, and were not read.
+    `limited`: older bars that influence the values may exist, but were not read.
     """
 
     symbol: str
@@ -55,12 +58,12 @@ class InputBars:
     lead: int
     limited: bool
     splits: pa.Table = field(default_factory=schemas.SPLITS.empty_table)
-    """The symbol's splits (`schemas.SPLITS`); bars before one that has begun by `clock_us` are adjusted for it."""
+    """The symbol's splits (`schemas.SPLITS`). Bars before a split in effect at `clock_us` are adjusted for it."""
     clock_us: int = FOREVER_US
 
     @property
     def computed_from_us(self) -> int | None:
-        """The time of the first bar that the values are computed from; None where there is no bar."""
+        """The time of the first bar; None if there are no bars."""
         return int(times_of(self.bars.column("time"))[0]) if self.bars.num_rows else None
 
 
@@ -87,7 +90,7 @@ async def gather(read_bars: ReadBars, calculations: Sequence[Calculation], reque
         if page.num_rows:
             pages.insert(0, page)
             before = int(times_of(page.column("time"))[0])
-            have += int(usable(page).sum())
+            have += int(_usable(page).sum())
             rows += page.num_rows
     limited = more and (recursive or have < max(windows, default=0))
     splits = schemas.SPLITS.empty_table() if request.splits is None else request.splits
@@ -95,12 +98,12 @@ async def gather(read_bars: ReadBars, calculations: Sequence[Calculation], reque
 
 
 def values(inputs: InputBars, calculations: Sequence[Calculation], rules: Rules) -> pa.Table:
-    """Return `time`, `state` and the calculations' columns for the bars asked for, null where there is no value.
+    """Return `time`, `state` and the calculations' columns for the requested bars, null for no value.
 
-    `rules` say the calendar of the symbol, for indicators that begin anew with each session.
+    `rules` contain the symbol's calendar, for indicators that restart with each session.
     """
     bars = inputs.bars
-    here = usable(bars)
+    here = _usable(bars)
     counted = _adjusted(bars.filter(pa.array(here)), inputs, rules)
     for name, word in (("symbol", inputs.symbol), ("interval", inputs.interval)):
         codes = pa.array(np.zeros(counted.num_rows, dtype=np.int8))
@@ -108,7 +111,7 @@ def values(inputs: InputBars, calculations: Sequence[Calculation], rules: Rules)
     if any("session" in calculation.inputs for calculation in calculations):
         counted = with_sessions(counted, rules)
     shown = bars.select(["time", "state"])
-    for name, found in values_over(read_frame(counted), calculations).items():
+    for name, found in compute_columns(read_frame(counted), calculations).items():
         column = np.full(bars.num_rows, np.nan)
         column[here] = found
         shown = shown.append_column(name, pa.array(column, mask=np.isnan(column)))
@@ -116,25 +119,25 @@ def values(inputs: InputBars, calculations: Sequence[Calculation], rules: Rules)
 
 
 def _adjusted(bars: pa.Table, inputs: InputBars, rules: Rules) -> pa.Table:
-    """Return bars adjusted for splits, as the stream's indicators have them."""
+    """Return the bars adjusted for splits, as in the stream."""
     splits = Splits()
-    splits.follow(rules)
-    if not splits.say(splits_of(inputs.splits), inputs.clock_us):
+    splits.set_calendars(rules)
+    if not splits.add(splits_of(inputs.splits), inputs.clock_us):
         return bars
-    names = [name for name in bars.schema.names if name in DIVIDED | MULTIPLIED]
+    names = [name for name in bars.schema.names if name in (*DIVIDED, *MULTIPLIED)]
     columns = {name: bars.column(name).cast(pa.float64()).to_numpy() for name in names}
     rows = np.zeros(bars.num_rows, dtype=np.int64)
     daily = not parse_interval(inputs.interval).is_intraday
     times = times_of(bars.column("time"))
-    before = np.flatnonzero(times < splits.latest([inputs.symbol])[0])
-    made = splits.columns(columns, times, rows, [inputs.symbol], before, daily=daily)
+    before = np.flatnonzero(times < splits.unadjusted_from([inputs.symbol])[0])
+    made = splits.adjust(columns, times, rows, [inputs.symbol], before, daily=daily)
     for name, values in made.items():
         bars = bars.set_column(bars.schema.get_field_index(name), name, pa.array(values, mask=np.isnan(values)))
     return bars
 
 
 def with_sessions(bars: pa.Table, rules: Rules) -> pa.Table:
-    """Return bars (`time`, `symbol` and `interval` among their columns) with the number of each one's session."""
+    """Return bars with a column `session`. They must have the columns `time`, `symbol` and `interval`."""
     symbol, interval = (bars.column(name).cast(pa.utf8()).dictionary_encode() for name in ("symbol", "interval"))
     symbol, interval = (_one(symbol), _one(interval))
     daily = np.array([not parse_interval(word).is_intraday for word in interval.dictionary.to_pylist()], dtype=np.bool_)
@@ -154,28 +157,26 @@ def _one(column: pa.ChunkedArray) -> pa.DictionaryArray:
 
 
 def remaining(inputs: InputBars, calculations: Sequence[Calculation], beyond: int = 0) -> dict[str, int]:
-    """Return the columns that are not warm yet at the last bar, and how many bars more each needs.
+    """Return the columns without a value at the last bar, and the number of bars that each still needs.
 
-    `beyond`: so many of the bars at the end do not count.
+    `beyond`: number of bars at the end to ignore.
     """
     bars = inputs.bars.slice(0, inputs.bars.num_rows - beyond)
     if not bars.num_rows:
         return {}
-    count = int(usable(bars).sum())
+    count = int(_usable(bars).sum())
     dues = ((name, due) for each in calculations for name, due in zip(each.columns, each.warmups, strict=True))
     return {name: due - count for name, due in dues if due > count}
 
 
-def usable(bars: pa.Table) -> BoolArray:
-    """Return which bars count for the indicators, as in the stream: all prices and the volume are there."""
-    found: BoolArray = np.ones(bars.num_rows, dtype=np.bool_)
-    for name in (*PRICES, "volume"):
-        found &= np.abs(bars.column(name).cast(pa.float64()).to_numpy()) <= LARGEST
-    return found
+def _usable(bars: pa.Table) -> BoolArray:
+    """Return a mask of the bars that the indicators process, as in the stream."""
+    columns = (bars.column(name).cast(pa.float64()).to_numpy() for name in (*PRICES, "volume"))
+    return usable(columns, bars.num_rows)
 
 
 class OnDemand:
-    """What can be computed when asked, and how far the sets of `rules` look back."""
+    """Computes indicators on demand, and lists the warm-ups of the indicators that the stream computes."""
 
     def __init__(self, rules: Rules) -> None:
         plugins.load()
@@ -184,11 +185,11 @@ class OnDemand:
             interval.name: {
                 name: due for each in indicators for name, due in zip(each.columns, each.warmups, strict=True)
             }
-            for interval, indicators in plan(rules).items()
+            for interval, indicators in plan_indicators(rules).items()
         }
 
     def choose(self, name: str, parameters: Mapping[str, str]) -> Calculation:
-        """Return the indicator of that name. Raises UnknownIndicator, and BadInput for parameters."""
+        """Return the indicator with that name. Raises UnknownIndicator, and BadInput for parameters."""
         return choose(name, parameters)
 
     async def gather(self, read_bars: ReadBars, chosen: Calculation, request: BarRequest) -> InputBars:
@@ -196,28 +197,28 @@ class OnDemand:
         return await gather(read_bars, [chosen], request)
 
     def values(self, inputs: InputBars, chosen: Calculation) -> pa.Table:
-        """Return one indicator's values; see `values`. Work for a thread."""
+        """Return one indicator's values; see `values`. Slow: run it in a thread."""
         return values(inputs, [chosen], self._rules)
 
     def remaining(self, inputs: InputBars, chosen: Calculation, beyond: int) -> dict[str, int]:
-        """Return how many bars more the columns need that are not warm; see `remaining`."""
+        """Return the number of bars that columns without a value still need; see `remaining`."""
         return remaining(inputs, [chosen], beyond)
 
     def warmups(self, interval: Interval) -> Mapping[str, int]:
-        """Return the columns that the stream computes in an interval: each one's first bar with a value, from 1."""
+        """Return the number of the first bar with a value, from 1, for each column of the stream."""
         return self._sets.get(interval.name, {})
 
     def listing(self) -> list[dict[str, Any]]:
-        """Return all indicators: the declared ones, then TA-Lib's functions."""
+        """Return the descriptions of all indicators: declared ones, then TA-Lib's functions."""
         return listing()
 
     def describe(self, name: str) -> dict[str, Any]:
-        """Return one of the listing, a function of TA-Lib by the name asked for. Raises UnknownIndicator."""
+        """Return the description of one indicator, under the requested name. Raises UnknownIndicator."""
         plugins.load()
         plain = name.strip().upper()
         if plain in INDICATORS:
             return _of_declared(INDICATORS[plain])
-        choose(plain, {})  # raises, and says what there is
+        choose(plain, {})  # raises UnknownIndicator with suggestions
         return _of_talib(plain)
 
 
@@ -225,9 +226,9 @@ DECLARED, TALIB = "declared", "talib"
 
 
 def listing() -> list[dict[str, Any]]:
-    """Return all that can be computed, sorted by name within `kind`: `declared` and `talib`.
+    """Return the descriptions of all indicators, sorted by name within each `kind`: `declared`, then `talib`.
 
-    A function of TA-Lib whose name an indicator has too is listed with `TA_` before it.
+    A function of TA-Lib whose name is also declared is listed with the prefix `TA_`.
     """
     plugins.load()
     return [_of_declared(kind) for _, kind in sorted(INDICATORS.items())] + [
@@ -258,7 +259,7 @@ def _of_declared(kind: type[Indicator]) -> dict[str, Any]:
 
 
 def _of_talib(name: str) -> dict[str, Any]:
-    function = read(name)
+    function = parse_calculation(name)
     about = talib_functions.describe(name.removeprefix(talib_functions.PREFIX))
     return {
         "name": name,
@@ -278,7 +279,7 @@ def _of_talib(name: str) -> dict[str, Any]:
 
 
 def _plain(bars: pa.Table) -> pa.Table:
-    """Return the columns that are read, of the same types whoever read them."""
+    """Return the columns that are read, with the same types for every reader."""
     bars = bars.select(COLUMNS)
     at = COLUMNS.index("state")
     return bars.set_column(at, "state", bars.column(at).cast(pa.utf8()))

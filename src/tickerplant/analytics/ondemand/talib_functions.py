@@ -1,10 +1,10 @@
-"""Every function of TA-Lib as a calculation over bars, by its abstract interface.
+"""Every function of TA-Lib as a calculation over bars, through its abstract interface.
 
-TA-Lib is imported when the first of its functions is asked for.
+TA-Lib is imported on the first use of one of its functions.
 
-`WINDOWED` are the functions whose value is decided by the bars of their lookback alone. All others are computed from
-the first bar on: those with an unstable period and those that sum, those made of exponential averages, which TA-Lib
-does not mark, and those that say the number of a bar.
+`WINDOWED` lists the functions whose value depends only on the bars of their lookback. All others are computed from the
+first bar on: those with an unstable period, sums, those made of exponential averages (which TA-Lib does not mark), and
+those that return the number of a bar.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from typing import Any, Final
 import numpy as np
 
 from tickerplant.analytics.indicator.declaration import plain
-from tickerplant.analytics.parameter_names import SERIES_TYPE, DuplicateName, match, series_type
+from tickerplant.analytics.ondemand.parameter_names import SERIES_TYPE, DuplicateName, match_name, series_type
 from tickerplant.core.errors import BadInput
 from tickerplant.core.times import Float64Array
 
 PREFIX: Final = "TA_"
-"""What stands before a name in TA-Lib itself, and here means its function where an indicator is declared too."""
-LEFT_OUT: Final = ("MAVP",)
-"""Functions that want an array of their own for each bar, which bars do not have."""
+"""Prefix that selects TA-Lib's function if an indicator of that name is declared too."""
+UNSUPPORTED: Final = ("MAVP",)
+"""Functions that need an array of periods, one per bar."""
 WINDOWED_GROUPS: Final = ("Pattern Recognition", "Math Transform")
 WINDOWED: Final = frozenset(
     {
@@ -41,7 +41,7 @@ _WINDOWED_AVERAGES: Final = frozenset({0, 2, 5})  # SMA, WMA, TRIMA
 
 @dataclass(frozen=True, slots=True)
 class TalibFunction:
-    """A function of TA-Lib with its parameters. `name` is TA-Lib's; `stem` what its columns begin with."""
+    """A function of TA-Lib with its parameters. `name` is TA-Lib's; `stem` is the beginning of its column names."""
 
     name: str
     stem: str
@@ -62,12 +62,12 @@ class TalibFunction:
 
     @property
     def warmups(self) -> tuple[int, ...]:
-        """The bars that have the first values; TA-Lib begins all outputs of a function together."""
+        """The number of the bar with the first value; all outputs of a TA-Lib function start together."""
         return (self.lookback + 1,) * len(self.outputs)
 
     @property
     def memory(self) -> int | None:
-        """The bars before a bar that decide its value; None where all do."""
+        """Number of earlier bars that determine a bar's value; None if all bars do."""
         return self.lookback if self.windowed else None
 
     def run(self, inputs: tuple[Float64Array, ...]) -> Float64Array:
@@ -77,7 +77,7 @@ class TalibFunction:
         if bars > self.lookback:
             found = getattr(_talib(), self.name)(*inputs, **dict(self.parameters))
             for row, values in zip(made, found if isinstance(found, tuple | list) else (found,), strict=True):
-                row[self.lookback :] = values[self.lookback :]  # whole numbers are 0 before, not NaN
+                row[self.lookback :] = values[self.lookback :]  # integer outputs are 0 during the lookback, not NaN
             made[~np.isfinite(made)] = np.nan
         return made
 
@@ -88,7 +88,10 @@ class TalibFunction:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What TA-Lib says of a function: its inputs by name, a list where several columns go in by one."""
+    """TA-Lib's description of a function.
+
+    `inputs` are by name, with a list where one input consists of several columns.
+    """
 
     name: str
     title: str
@@ -101,18 +104,18 @@ class Description:
 @cache
 def names() -> tuple[str, ...]:
     """Return the names of all functions, sorted."""
-    return tuple(sorted(name for name in _talib().get_functions() if name not in LEFT_OUT))
+    return tuple(sorted(name for name in _talib().get_functions() if name not in UNSUPPORTED))
 
 
 def name_of(text: str) -> str | None:
-    """Return TA-Lib's name of a function, given with or without `TA_`; None where there is none."""
+    """Return TA-Lib's name of a function, given with or without `TA_`; None if there is none."""
     name = text.upper().removeprefix(PREFIX)
     return name if name in names() else None
 
 
 @cache
 def describe(name: str) -> Description:
-    """Return what TA-Lib says of a function of `names()`."""
+    """Return TA-Lib's description of a function in `names()`."""
     info = _abstract(name).info
     return Description(
         name, info["display_name"], info["group"], dict(info["parameters"]), dict(info["input_names"]),
@@ -121,10 +124,10 @@ def describe(name: str) -> Description:
 
 
 def choose(asked: str, named: Mapping[str, str], ordered: Sequence[str] = ()) -> TalibFunction:
-    """Return the function with these parameters: in TA-Lib's order, by its names, or its defaults.
+    """Return the function with these parameters: positional in TA-Lib's order, named, or its defaults.
 
-    Its inputs of one column (`price`, `price0`, `price1`) may be named too; `series_type` is another word for `price`.
-    Raises BadInput that says which parameters there are, or that TA-Lib does not take these values.
+    Its inputs of one column (`price`, `price0`, `price1`) may be named too; `series_type` is a synonym for `price`.
+    Raises BadInput with the known parameters, or if TA-Lib refuses the values.
     """
     name = name_of(asked)
     if name is None:
@@ -132,13 +135,13 @@ def choose(asked: str, named: Mapping[str, str], ordered: Sequence[str] = ()) ->
     about = describe(name)
     known = list(about.parameters)
     if len(ordered) > len(known):
-        raise BadInput(f"{asked} takes ({', '.join(known)}), {len(known)} in number, not {len(ordered)}")
+        raise BadInput(f"{asked} takes {len(known)} parameters ({', '.join(known)}), not {len(ordered)}")
     free = {SERIES_TYPE if key == "price" else key: key for key, of in about.inputs.items() if isinstance(of, str)}
     texts = dict(zip(known, ordered, strict=False))
     inputs = dict(about.inputs)
     replaced: list[str] = []
     for given, value in named.items():
-        chosen = match(given, [*known, *free], asked)
+        chosen = match_name(given, [*known, *free], asked)
         if chosen in texts or chosen in replaced:
             raise DuplicateName(asked, chosen)
         if chosen in free:
@@ -149,8 +152,8 @@ def choose(asked: str, named: Mapping[str, str], ordered: Sequence[str] = ()) ->
     values = tuple((key, _value(asked, key, texts.get(key), default)) for key, default in about.parameters.items())
     lookback = _abstract(name, dict(values)).lookback
     if lookback < 0:
-        said = ", ".join(f"{key}={value:g}" for key, value in values)
-        raise BadInput(f"{asked} cannot be computed with {said}: TA-Lib refuses a value")
+        given = ", ".join(f"{key}={value:g}" for key, value in values)
+        raise BadInput(f"{asked} cannot be computed with {given}: TA-Lib refuses a value")
     columns = tuple(column for of in inputs.values() for column in ((of,) if isinstance(of, str) else of))
     other = "_".join(inputs[key] for key in free.values()) if inputs != about.inputs else ""  # type: ignore[misc]
     windowed = _is_windowed(about, dict(values))
@@ -172,10 +175,12 @@ def _value(name: str, key: str, text: str | None, default: float | int) -> float
     try:
         value = float(text)
     except ValueError:
-        words = f"; it is a number or one of {', '.join(_averages())}" if key.endswith("matype") else ", no number"
+        words = (
+            f"; it must be a number or one of {', '.join(_averages())}" if key.endswith("matype") else ", not a number"
+        )
         raise BadInput(f"{name}: {key} is {text[:64]!r}{words}") from None
     if not np.isfinite(value) or abs(value) > 1e9:
-        raise BadInput(f"{name}: {key} is {text[:64]!r}, which cannot be")
+        raise BadInput(f"{name}: {key} is {text[:64]!r}, which is out of range")
     if isinstance(default, int):
         if value != int(value):
             raise BadInput(f"{name}: {key} is {value:g}, it must be a whole number")

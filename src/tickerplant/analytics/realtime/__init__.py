@@ -1,4 +1,6 @@
-"""Streaming indicators.
+"""Streaming indicators: the state of one partition, updated bar by bar.
 
-`engine` owns one partition, `interval_engine` one interval, `indicator_state` one indicator.
+`engine.Engine` applies `Bars` batches and returns values. It owns one `interval_engine.IntervalEngine` per interval.
+That owns one `indicator_state.IndicatorState` per indicator, and the `history` of closed bars. `recompute_queue` lists
+the series that must be computed again from `stored_history`. Begin with `engine`.
 """

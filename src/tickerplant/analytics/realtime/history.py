@@ -1,9 +1,11 @@
-"""The closed bars that are remembered, so that a revision finds what it revises: rings of one interval, by symbol.
+"""The closed bars that revisions need: one ring of bars per symbol, for one interval.
 
-A bar's *position* is the number of usable bars of its symbol before it. A ring holds those at `[count - kept, count)`;
-the bar at position p lies in slot p mod depth. Rings of symbols without bars cost address space, not memory. To write
-one slot of each of many rings is a cache line a symbol; so where symbols go together, some bars of theirs are put away
-at once (`SETTLE_BARS`).
+The *position* of a bar is the number of usable bars of its symbol before it. A ring contains the positions
+`[count - retained, count)`; the bar at position p is in slot p mod depth. Rings of symbols without bars use address
+space, not memory.
+
+Writing one slot in each of many rings touches one cache line per symbol. Where symbols advance together, several bars
+are therefore buffered and written at once (`FLUSH_BARS`).
 """
 
 from __future__ import annotations
@@ -14,92 +16,95 @@ from typing import Final, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from tickerplant.analytics.indicator.declaration import Count, Place
+from tickerplant.analytics.indicator.declaration import Count, RowIndex
 from tickerplant.core.times import NEVER_US, BoolArray, Float64Array, Int64Array
 
 Columns = Mapping[str, Float64Array]
 _T = TypeVar("_T", bound=np.generic)
 
-SETTLE_BARS: Final = 16
-"""Bars that wait to be put into the rings together: two cache lines of each, and as many records of bars in memory."""
+FLUSH_BARS: Final = 16
+"""Maximum bars that are buffered before they are written: two cache lines of each ring."""
 
 
-class History:
-    """The remembered bars of all symbols in one interval: times and the columns that the indicators read."""
+class BarHistory:
+    """The retained bars of all symbols in one interval: their times, and the columns that the indicators read."""
 
     def __init__(self, inputs: Sequence[str], depth: int, capacity: int = 0) -> None:
         self.depth = depth
         self.count = np.zeros(capacity, dtype=np.int64)
-        self.kept = np.zeros(capacity, dtype=np.int64)
-        self.last = np.full(capacity, NEVER_US, dtype=np.int64)
+        self.retained = np.zeros(capacity, dtype=np.int64)
+        self.last_us = np.full(capacity, NEVER_US, dtype=np.int64)
         self.times = np.zeros((capacity, depth), dtype=np.int64)
         self.columns: dict[str, Float64Array] = {name: np.zeros((capacity, depth)) for name in inputs}
-        self._waiting: list[tuple[int, Columns]] = []
-        self._rows, self._slot = slice(0, 0), 0  # of those that wait: whose they are, and where the first goes
+        self._buffer: list[tuple[int, Columns]] = []
+        self._rows, self._slot = slice(0, 0), 0  # of the buffered bars: their symbols, and the slot of the first
 
     def grow(self, capacity: int) -> None:
-        """Make room for symbols up to row `capacity`, exclusive."""
-        self._settle()
+        """Allocate rings for rows up to `capacity`, exclusive."""
+        self._flush()
         more = capacity - len(self.count)
         self.count = np.concatenate([self.count, np.zeros(more, dtype=np.int64)])
-        self.kept = np.concatenate([self.kept, np.zeros(more, dtype=np.int64)])
-        self.last = np.concatenate([self.last, np.full(more, NEVER_US, dtype=np.int64)])
-        self.times = grown(self.times, capacity)
-        self.columns = {name: grown(former, capacity) for name, former in self.columns.items()}
+        self.retained = np.concatenate([self.retained, np.zeros(more, dtype=np.int64)])
+        self.last_us = np.concatenate([self.last_us, np.full(more, NEVER_US, dtype=np.int64)])
+        self.times = grow_array(self.times, capacity)
+        self.columns = {name: grow_array(former, capacity) for name, former in self.columns.items()}
 
-    def forget(self, row: int) -> None:
-        """Forget a symbol's bars, and how many there were."""
-        self._settle()
-        self.count[row] = self.kept[row] = 0
-        self.last[row] = NEVER_US
+    def reset(self, row: int) -> None:
+        """Remove a symbol's bars and set their count to 0."""
+        self._flush()
+        self.count[row] = self.retained[row] = 0
+        self.last_us[row] = NEVER_US
 
-    def push(self, rows: Place, count: Count, time_us: int, inputs: Columns) -> None:
-        """Add one bar of one time to each of these symbols, which have `count` and none as late."""
+    def append(self, rows: RowIndex, count: Count, time_us: int, inputs: Columns) -> None:
+        """Append one bar with one time to each of these symbols. `count` is their number of bars before it.
+
+        The time must be later than that of all their bars.
+        """
         slot = count % self.depth
         if isinstance(rows, slice):
-            if len(self._waiting) == SETTLE_BARS or (rows, slot) != (self._rows, self._slot + len(self._waiting)):
-                self._settle()
+            if len(self._buffer) == FLUSH_BARS or (rows, slot) != (self._rows, self._slot + len(self._buffer)):
+                self._flush()
                 self._rows, self._slot = rows, int(slot)
-            self._waiting.append((time_us, inputs))
+            self._buffer.append((time_us, inputs))
         else:
-            self._settle()
+            self._flush()
             self.times[rows, slot] = time_us
             for name, ring in self.columns.items():
                 ring[rows, slot] = inputs[name]
         self.count[rows] += 1
-        self.kept[rows] = np.minimum(self.kept[rows] + 1, self.depth)
-        self.last[rows] = time_us
+        self.retained[rows] = np.minimum(self.retained[rows] + 1, self.depth)
+        self.last_us[rows] = time_us
 
-    def _settle(self) -> None:
-        """Put into the rings what waits for it."""
-        if not self._waiting:
+    def _flush(self) -> None:
+        """Write the buffered bars into the rings."""
+        if not self._buffer:
             return
-        slots = slice(self._slot, self._slot + len(self._waiting))
-        self.times[self._rows, slots] = [time_us for time_us, _ in self._waiting]
+        slots = slice(self._slot, self._slot + len(self._buffer))
+        self.times[self._rows, slots] = [time_us for time_us, _ in self._buffer]
         for name, ring in self.columns.items():
-            ring[self._rows, slots] = np.stack([inputs[name] for _, inputs in self._waiting], axis=1)
-        self._waiting = []
+            ring[self._rows, slots] = np.stack([inputs[name] for _, inputs in self._buffer], axis=1)
+        self._buffer = []
         self._rows, self._slot = slice(0, 0), 0
 
     def oldest(self, row: int) -> int:
-        """Return the position of the oldest bar that is remembered."""
-        return int(self.count[row] - self.kept[row])
+        """Return the position of the oldest retained bar."""
+        return int(self.count[row] - self.retained[row])
 
     def read_times(self, row: int) -> Int64Array:
-        """Return the times of the remembered bars, oldest first."""
-        self._settle()
+        """Return the times of the retained bars, oldest first."""
+        self._flush()
         times: Int64Array = self.times[row, self._slots(self.oldest(row), int(self.count[row]))]
         return times
 
     def read(self, row: int, start: int, stop: int) -> dict[str, Float64Array]:
-        """Return the columns of the bars at positions `[start, stop)`, which must be remembered."""
-        self._settle()
+        """Return the columns of the bars at positions `[start, stop)`. All must be retained."""
+        self._flush()
         slots = self._slots(start, stop)
         return {name: ring[row, slots] for name, ring in self.columns.items()}
 
     def replace(self, row: int, start: int, times: Int64Array, inputs: Columns) -> None:
-        """Put these bars at position `start` and behind it, in place of all that were there."""
-        self._settle()
+        """Replace all bars from position `start` on with these bars."""
+        self._flush()
         count = start + len(times)
         oldest = max(min(self.oldest(row), start), count - self.depth)
         skip = max(oldest - start, 0)
@@ -108,29 +113,29 @@ class History:
         for name, ring in self.columns.items():
             ring[row, slots] = inputs[name][skip:]
         self.count[row] = count
-        self.kept[row] = count - oldest
+        self.retained[row] = count - oldest
         if len(times):
-            self.last[row] = times[-1]
+            self.last_us[row] = times[-1]
         else:
-            self.last[row] = self.times[row, (count - 1) % self.depth] if count > oldest else NEVER_US
+            self.last_us[row] = self.times[row, (count - 1) % self.depth] if count > oldest else NEVER_US
 
-    def valid(self, symbols: int) -> BoolArray:
-        """Return which slots of the first `symbols` rings hold a bar: bool[symbols, depth]."""
-        self._settle()
-        oldest = (self.count - self.kept)[:symbols, None]
-        valid: BoolArray = (np.arange(self.depth) - oldest) % self.depth < self.kept[:symbols, None]
+    def valid_slots(self, symbols: int) -> BoolArray:
+        """Return a mask of the slots that contain a bar, for the first `symbols` rings: bool[symbols, depth]."""
+        self._flush()
+        oldest = (self.count - self.retained)[:symbols, None]
+        valid: BoolArray = (np.arange(self.depth) - oldest) % self.depth < self.retained[:symbols, None]
         return valid
 
-    def resized(self, inputs: Sequence[str], depth: int) -> History:
-        """Return a history of another depth or other columns; a column that is new holds zeros."""
-        self._settle()
+    def resized(self, inputs: Sequence[str], depth: int) -> BarHistory:
+        """Return a copy with another depth or other columns. New columns contain zeros."""
+        self._flush()
         capacity = len(self.count)
-        other = History(inputs, depth, capacity)
-        other.count, other.last = self.count, self.last
-        other.kept = np.minimum(self.kept, depth)
-        for row in np.flatnonzero(other.kept):
+        other = BarHistory(inputs, depth, capacity)
+        other.count, other.last_us = self.count, self.last_us
+        other.retained = np.minimum(self.retained, depth)
+        for row in np.flatnonzero(other.retained):
             stop = int(other.count[row])
-            start = stop - int(other.kept[row])
+            start = stop - int(other.retained[row])
             source, target = self._slots(start, stop), other._slots(start, stop)
             other.times[row, target] = self.times[row, source]
             for name in set(other.columns) & set(self.columns):
@@ -141,8 +146,8 @@ class History:
         return np.arange(start, stop) % self.depth
 
 
-def grown(array: npt.NDArray[_T], capacity: int) -> npt.NDArray[_T]:
-    """Return the array with its first axis lengthened to `capacity` by zeros (pages that nobody has touched)."""
+def grow_array(array: npt.NDArray[_T], capacity: int) -> npt.NDArray[_T]:
+    """Return the array with its first axis extended to `capacity` by zeros (untouched pages, so no memory yet)."""
     larger: npt.NDArray[_T] = np.zeros((capacity, *array.shape[1:]), dtype=array.dtype)
     larger[: len(array)] = array
     return larger

@@ -1,7 +1,6 @@
-"""All indicators of one interval, for all symbols of a partition: closing, peeking and revising.
+"""All indicators of one interval, for all symbols of a partition: closing bars, forming bars and revisions.
 
-Whatever way a bar takes through here, symbols side by side or one symbol's bars in a row, its values have the same
-bits.
+Bars are processed in one of two orders: many symbols at one time, or many bars of one symbol. Both give the same bits.
 """
 
 from __future__ import annotations
@@ -12,21 +11,22 @@ from typing import Final
 
 import numpy as np
 
-from tickerplant.analytics.indicator.declaration import Count, Indicator, Place
-from tickerplant.analytics.realtime.history import Columns, History
-from tickerplant.analytics.realtime.indicator_state import CHECKPOINT_BARS, Study
+from tickerplant.analytics.indicator.declaration import Count, Indicator, RowIndex
+from tickerplant.analytics.realtime.history import BarHistory, Columns
+from tickerplant.analytics.realtime.indicator_state import CHECKPOINT_BARS, IndicatorState
 from tickerplant.core.interval import Interval
 from tickerplant.core.times import DAY_US, BoolArray, Float64Array, Int64Array
 
 SESSION_BARS: Final = 64
-"""The least number of bars that can be revised: for daily bars a quarter. Intraday it is a round-the-clock session."""
+"""Minimum number of bars per session that can be revised. For daily bars this is a quarter of a year. Intraday, a
+session counts as a whole day."""
 ACTIVITY_BARS: Final = 1440
-"""How many bars by activity stand for a session: as many as a round-the-clock one has minutes, for as much memory."""
+"""Activity bars that count as one session: the minutes of a day, so that both need the same memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Rows of one interval: values are float64[outputs, rows], NaN where there is none. `state` indexes STATES."""
+    """Value rows of one interval. `values` is float64[outputs, rows], NaN for no value; `state` indexes STATES."""
 
     times: Int64Array
     symbols: Int64Array
@@ -36,8 +36,8 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
-    """Bars of one interval as they come: row of the symbol, time, version, the columns, and which have prices."""
+class BarRows:
+    """Bars of one interval as columns. `symbols` contains row numbers of the engine; `usable` bars have prices."""
 
     symbols: Int64Array
     times: Int64Array
@@ -48,101 +48,103 @@ class Rows:
     def __len__(self) -> int:
         return len(self.symbols)
 
-    def take(self, which: Int64Array | BoolArray) -> Rows:
-        """Return these rows alone."""
+    def take(self, which: Int64Array | BoolArray) -> BarRows:
+        """Return the rows at these indices, or of this mask."""
         if which.dtype == np.bool_ and which.all():
             return self
         columns = {name: values[which] for name, values in self.columns.items()}
-        return Rows(self.symbols[which], self.times[which], self.versions[which], columns, self.usable[which])
+        return BarRows(self.symbols[which], self.times[which], self.versions[which], columns, self.usable[which])
 
 
-class Pane:
-    """States of one interval. `indicators` are unique and in the order of their columns."""
+class IntervalEngine:
+    """The bar history and the indicator states of one interval. `indicators` are unique, in column order."""
 
     def __init__(self, interval: Interval, indicators: Sequence[Indicator], sessions: int, capacity: int = 0) -> None:
         self.interval = interval
         self._capacity = capacity
-        self.studies: list[Study] = []
-        self.history = History((), CHECKPOINT_BARS, capacity)
-        self.change(indicators, sessions)
+        self.states: list[IndicatorState] = []
+        self.history = BarHistory((), CHECKPOINT_BARS, capacity)
+        self.set_indicators(indicators, sessions)
 
-    def change(self, indicators: Sequence[Indicator], sessions: int) -> None:
-        """Go on with another set. What stays keeps its states; what is new begins with the remembered bars.
+    def set_indicators(self, indicators: Sequence[Indicator], sessions: int) -> None:
+        """Replace the set of indicators; retain bars for revisions within `sessions` sessions.
 
-        An indicator that reads a column which nobody read before begins with the next bar.
+        Indicators that are in both sets keep their states. A new one starts with the retained bars. If it reads a
+        column that no former indicator read, it starts with the next bar.
         """
         a_day = ACTIVITY_BARS if self.interval.is_activity else DAY_US // self.interval.us
         session = max(a_day, SESSION_BARS) * max(sessions, 1)
         blocks = [2 * indicator.block for indicator in indicators]
-        self._reach = max([CHECKPOINT_BARS, *blocks])
-        depth = self._reach + session
+        self._replay_bars = max([CHECKPOINT_BARS, *blocks])
+        depth = self._replay_bars + session
         inputs = sorted({name for indicator in indicators for name in indicator.INPUTS})
         former = set(self.history.columns)
         if depth != self.history.depth or set(inputs) != former:
             self.history = self.history.resized(inputs, depth)
-        stay = {study.indicator: study for study in self.studies}
-        self.studies = []
+        kept = {state.indicator: state for state in self.states}
+        self.states = []
         for indicator in indicators:
-            study = stay.get(indicator)
-            if study is None:
-                study = Study(indicator, depth, self._capacity)
-                self._warm(study, known=former.issuperset(indicator.INPUTS))
+            state = kept.get(indicator)
+            if state is None:
+                state = IndicatorState(indicator, depth, self._capacity)
+                self._replay_history(state, known=former.issuperset(indicator.INPUTS))
             else:
-                study.resize(depth, self.history.count)
-            self.studies.append(study)
-        self.columns = tuple(name for study in self.studies for name in study.indicator.columns)
+                state.resize(depth, self.history.count)
+            self.states.append(state)
+        self.columns = tuple(name for state in self.states for name in state.indicator.columns)
 
-    def _warm(self, study: Study, *, known: bool) -> None:
+    def _replay_history(self, state: IndicatorState, *, known: bool) -> None:
+        """Run a new indicator over the retained bars, if the history has all its columns (`known`)."""
         history = self.history
-        study.born = history.count - history.kept if known else history.count.copy()
+        state.start = history.count - history.retained if known else history.count.copy()
         if not known:
             return
-        for row in np.flatnonzero(history.kept).tolist():
+        for row in np.flatnonzero(history.retained).tolist():
             start = history.oldest(row)
             bars = history.read(row, start, int(history.count[row]))
-            study.run(row, start, tuple(bars[name] for name in study.indicator.INPUTS))
+            state.run(row, start, tuple(bars[name] for name in state.indicator.INPUTS))
 
     def grow(self, capacity: int) -> None:
-        """Make room for symbols up to row `capacity`, exclusive."""
+        """Allocate memory for rows up to `capacity`, exclusive."""
         self._capacity = capacity
         self.history.grow(capacity)
-        for study in self.studies:
-            study.grow(capacity)
+        for state in self.states:
+            state.grow(capacity)
 
-    def forget(self, row: int) -> None:
-        """Let a symbol begin anew, as if it had had no bars."""
-        self.history.forget(row)
-        for study in self.studies:
-            study.forget(row)
+    def reset(self, row: int) -> None:
+        """Remove all bars and states of a symbol."""
+        self.history.reset(row)
+        for state in self.states:
+            state.reset(row)
 
-    def newest(self, row: int) -> Float64Array | None:
-        """Return the values of a symbol's newest bar, float64[outputs]; None where an indicator has not begun by then.
+    def newest_values(self, row: int) -> Float64Array | None:
+        """Return the values of a symbol's newest bar: float64[outputs]. None if an indicator starts after that bar.
 
-        Run again from a former state, which leaves everything as it is.
+        Computed again from an earlier state, so that no state changes.
         """
         history = self.history
         position = int(history.count[row]) - 1
-        if history.kept[row] < 1 or any(study.born[row] > position for study in self.studies):
+        if history.retained[row] < 1 or any(state.start[row] > position for state in self.states):
             return None
         bar = history.read(row, position, position + 1)
-        values: Float64Array = self._extend(row, position, history.last[row : row + 1].copy(), bar)[:, 0]
+        values: Float64Array = self._extend(row, position, history.last_us[row : row + 1].copy(), bar)[:, 0]
         return values
 
-    def peek(self, rows: Rows, chosen: Iterable[Indicator]) -> Float64Array:
+    def peek(self, rows: BarRows, chosen: Iterable[Indicator]) -> Float64Array:
         """Return the values of the chosen indicators as if these bars closed now: float64[outputs, rows]."""
-        wanted, place = set(chosen), self._place(rows.symbols)
+        wanted, index = set(chosen), self._row_index(rows.symbols)
         values = [
             output
-            for study in self.studies
-            if study.indicator in wanted
-            for output in self._step(study, *place, rows.columns, keep=False)
+            for state in self.states
+            if state.indicator in wanted
+            for output in self._step(state, *index, rows.columns, keep=False)
         ]
         return np.array(values).reshape(len(values), len(rows))
 
-    def close(self, rows: Rows) -> list[Chunk]:
-        """Take closed bars, each later than all that its symbol has, and return their values.
+    def close(self, rows: BarRows) -> list[Chunk]:
+        """Process closed bars, each later than all bars of its symbol, and return their values.
 
-        One time after the other, or one symbol after the other, whichever are fewer.
+        Bars are grouped by time or by symbol, whichever gives fewer groups.
         """
         if not len(rows):
             return []
@@ -160,8 +162,8 @@ class Pane:
         bounds = np.searchsorted(rows.symbols[order], symbols)[1:]
         return [self._close_symbol(rows.take(part)) for part in np.split(order, bounds)]
 
-    def _place(self, symbols: Int64Array) -> tuple[Place, Count]:
-        """Return where these symbols' states are and how many bars they had: a slice and one number if that fits."""
+    def _row_index(self, symbols: Int64Array) -> tuple[RowIndex, Count]:
+        """Return the symbols' index into the states, and their bar counts: a slice and one number if possible."""
         first, count = int(symbols[0]), len(symbols)
         if int(symbols[-1]) == first + count - 1 and (np.diff(symbols) == 1).all():
             counts = self.history.count[first : first + count]
@@ -169,64 +171,67 @@ class Pane:
                 return slice(first, first + count), int(counts[0])
         return symbols, self.history.count[symbols]
 
-    def _step(self, study: Study, rows: Place, count: Count, columns: Columns, *, keep: bool) -> list[Float64Array]:
-        inputs = tuple(columns[name] for name in study.indicator.INPUTS)
-        if isinstance(rows, slice) and not study.together(rows):
+    def _step(
+        self, state: IndicatorState, rows: RowIndex, count: Count, columns: Columns, *, keep: bool
+    ) -> list[Float64Array]:
+        inputs = tuple(columns[name] for name in state.indicator.INPUTS)
+        if isinstance(rows, slice) and not state.same_start(rows):
             rows, count = np.arange(rows.start, rows.stop), self.history.count[rows]
-        return study.step(rows, count, inputs, keep=keep)
+        return state.step(rows, count, inputs, keep=keep)
 
-    def _close_time(self, rows: Rows, time_us: int) -> Chunk:
-        place, count = self._place(rows.symbols)
+    def _close_time(self, rows: BarRows, time_us: int) -> Chunk:
+        index, count = self._row_index(rows.symbols)
         values = [
-            output for study in self.studies for output in self._step(study, place, count, rows.columns, keep=True)
+            output for state in self.states for output in self._step(state, index, count, rows.columns, keep=True)
         ]
-        self.history.push(place, count, time_us, rows.columns)
+        self.history.append(index, count, time_us, rows.columns)
         matrix = np.array(values).reshape(len(self.columns), len(rows))
         return Chunk(rows.times, rows.symbols, 1, rows.versions, matrix)
 
-    def _close_symbol(self, rows: Rows) -> Chunk:
+    def _close_symbol(self, rows: BarRows) -> Chunk:
         row = int(rows.symbols[0])
         values = self._extend(row, int(self.history.count[row]), rows.times, rows.columns)
         return Chunk(rows.times, rows.symbols, 1, rows.versions, values)
 
     def _extend(self, row: int, position: int, times: Int64Array, columns: Columns) -> Float64Array:
-        """Put a symbol's bars at `position` in place of what was there and return the values of all of them."""
+        """Replace a symbol's bars from `position` on with these bars, and return the values of all of them."""
         history = self.history
-        again = position < history.count[row]
-        starts = [study.rewind(row, position) if again else position for study in self.studies]
-        lead = min(starts, default=position)
-        before = history.read(row, lead, position)
+        revised = position < history.count[row]
+        starts = [state.rewind(row, position) if revised else position for state in self.states]
+        first = min(starts, default=position)
+        before = history.read(row, first, position)
         series = {name: np.concatenate([before[name], columns[name]]) for name in before}
         values = [
-            study.run(row, start, tuple(series[name][start - lead :] for name in study.indicator.INPUTS))[
+            state.run(row, start, tuple(series[name][start - first :] for name in state.indicator.INPUTS))[
                 :, position - start :
             ]
-            for study, start in zip(self.studies, starts, strict=True)
+            for state, start in zip(self.states, starts, strict=True)
         ]
         history.replace(row, position, times, columns)
         return np.concatenate(values) if values else np.empty((0, len(times)))
 
     def extend(self, row: int, times: Int64Array, columns: Columns) -> Float64Array:
-        """Take many bars of a symbol, later than all it has, and return float64[outputs, bars]."""
+        """Append many bars of a symbol, later than all its bars, and return their values: float64[outputs, bars]."""
         return self._extend(row, int(self.history.count[row]), times, columns)
 
-    def revise(self, rows: Rows) -> tuple[Chunk | None, int]:
-        """Take one symbol's bars at or before its newest, in time order; one without prices takes its bar away.
+    def revise(self, rows: BarRows) -> tuple[Chunk | None, int]:
+        """Apply bars of one symbol at or before its newest bar, in order of time. A bar without prices removes its bar.
 
-        Returns the values that change, from the first bar that differs on, with the version of the revision, and how
-        many bars were older than memory: those are left alone, they and what follows them keep the values they have.
+        Returns the changed values, from the first different bar on, with the version of the revision; and the number of
+        rows older than memory. Those rows are not applied: their bars, and the bars after them, keep their values.
         """
         row, history = int(rows.symbols[0]), self.history
         oldest, known = history.oldest(row), history.read_times(row)
-        beyond = 0
-        if oldest:  # something is forgotten, so the first bars here lack what went before them
-            beyond = int(np.searchsorted(rows.times, known[self._reach] if len(known) > self._reach else known[-1] + 1))
-            rows = rows.take(np.arange(beyond, len(rows)))
+        too_old = 0
+        if oldest:  # older bars were dropped, so the first retained bars cannot be computed again
+            replay = self._replay_bars
+            too_old = int(np.searchsorted(rows.times, known[replay] if len(known) > replay else known[-1] + 1))
+            rows = rows.take(np.arange(too_old, len(rows)))
         if not len(rows):
-            return None, beyond
-        place = int(np.searchsorted(known, rows.times[0]))
-        position, count = oldest + place, int(history.count[row])
-        old_times, old = known[place:], history.read(row, position, count)
+            return None, too_old
+        first = int(np.searchsorted(known, rows.times[0]))
+        position, count = oldest + first, int(history.count[row])
+        old_times, old = known[first:], history.read(row, position, count)
         times = np.concatenate([old_times, rows.times])
         order = np.argsort(times, kind="stable")
         newest = np.append(times[order][1:] != times[order][:-1], True)
@@ -239,11 +244,11 @@ class Pane:
         shown = np.isin(revised, rows.times)
         shown[_first_difference(old_times, old, revised, merged) :] = True
         versions = np.full(int(shown.sum()), rows.versions.max())
-        return Chunk(revised[shown], np.full(len(versions), row), 1, versions, values[:, shown]), beyond
+        return Chunk(revised[shown], np.full(len(versions), row), 1, versions, values[:, shown]), too_old
 
 
 def _first_difference(times: Int64Array, columns: Columns, new_times: Int64Array, new_columns: Columns) -> int:
-    """Return the index of the first bar that is not the same in both series; their common length if there is none."""
+    """Return the index of the first bar that differs between both series; if none does, their common length."""
     common = min(len(times), len(new_times))
     same = times[:common] == new_times[:common]
     for name, values in columns.items():

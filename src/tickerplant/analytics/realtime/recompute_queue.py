@@ -1,94 +1,99 @@
-"""What is to be computed again from stored history, and when it is time: marks, by (interval, symbol).
+"""The series that must be computed again from stored history, and when each is due.
 
-Whatever the engine cannot make right from memory marks a series from some bar's time on: bars older than memory, bars
-marked `history` at or before what the symbol has (whether they count is decided by rank, in the store), a split, an
-indicator that is new in the set. A mark is *due* when
+The engine adds a series, with the time of its first wrong bar, whenever memory is too short to correct it:
 
-1. no feed that brought history for it is still at it: its `End` has been passed on, or it has said nothing for
-   `HISTORY_WAIT_US` of log time, so that a backfill is computed once; and
-2. the state has come to where it was marked from (`known_to`).
+- a revision of a bar older than memory;
+- a bar marked `history` at or before the newest bar of its symbol, because source priority is decided in the store;
+- a split, or a new indicator in the settings.
 
-It can be worked off once the store has applied the log up to the mark's `position`: then the whole stored history,
-and behind it what the log has between the store's position and the state's, is the series as a batch would see it.
+A series is *due* when
+
+1. none of the feeds that delivered history for it is still active. A feed is inactive after its `End`, or after
+   `HISTORY_WAIT_US` of log time without history, so that a backfill is computed once;
+2. the state has reached the position up to which it was made from the store (`known_to`).
+
+A due series can be computed as soon as the store has applied the log up to the `position` of its mark. The stored
+history, overlaid with the records between the position of the store and that of the state, is then the whole series.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 
+from tickerplant.analytics.realtime.series import Series
 from tickerplant.core.times import MINUTE_US
 
 HISTORY_WAIT_US: Final = MINUTE_US
-"""Longer than a vendor's quota lasts that counts by the minute, and its answer a little late is only computed twice."""
-
-
-class Series(NamedTuple):
-    """Which bars: the name of the interval, the symbol."""
-
-    interval: str
-    symbol: str
+"""Log time after which a feed without new history counts as inactive. It exceeds the wait for a vendor's per-minute
+quota. If an answer comes later still, the series is computed twice."""
 
 
 @dataclass(slots=True)
-class Mark:
-    """`from_us`: the first bar whose values are to be published again. `feeds`: who brought history for it."""
+class RecomputeMark:
+    """One queued series: values must be published again from `start_us` on.
 
-    from_us: int
+    `position`: the store must have applied the log up to this offset. `feeds`: the feeds that delivered history for it.
+    """
+
+    start_us: int
     position: int
     feeds: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
-class Missed:
-    """A bar that the engine could not take: the series, its time, and whether it is marked `history`."""
+class RejectedBar:
+    """A bar that the engine could not apply. `history` is the bar's own mark."""
 
     series: Series
     time_us: int
     history: bool
 
 
-class Again:
-    """The marks of one partition."""
+class RecomputeQueue:
+    """The queued series of one partition, in the order in which they were first added."""
 
     def __init__(self) -> None:
-        self.marks: dict[Series, Mark] = {}
+        self.marks: dict[Series, RecomputeMark] = {}
         self.feeds: dict[str, int] = {}
-        """Feeds that bring history, by when in log time they last did."""
+        """The active feeds that deliver history, with the log time of their newest history."""
 
-    def mark(self, series: Series, from_us: int, position: int, feed: str = "") -> None:
-        """Mark a series from a bar on, because of the record before `position`; `feed` brings history."""
-        mark = self.marks.setdefault(series, Mark(from_us, position))
-        mark.from_us = min(mark.from_us, from_us)
+    def add(self, series: Series, start_us: int, position: int, feed: str = "") -> None:
+        """Queue a series from a bar's time on; a series that is queued already keeps the earliest time.
+
+        `position` is the offset after the record that caused it. `feed`: the feed that delivered history, if one did.
+        """
+        mark = self.marks.setdefault(series, RecomputeMark(start_us, position))
+        mark.start_us = min(mark.start_us, start_us)
         mark.position = max(mark.position, position)
         if feed:
             mark.feeds.add(feed)
 
-    def missed(self, missed: Iterable[Missed], position: int, feed: str, clock_us: int) -> None:
-        """Mark what the engine could not take of a record of `feed`."""
-        for one in missed:
-            self.mark(one.series, one.time_us, position, feed if one.history else "")
+    def add_rejected(self, rejected: Iterable[RejectedBar], position: int, feed: str, clock_us: int) -> None:
+        """Queue the series of bars that the engine rejected from a record of `feed`."""
+        for one in rejected:
+            self.add(one.series, one.time_us, position, feed if one.history else "")
             if one.history:
                 self.feeds[feed] = clock_us
 
-    def ended(self, feed: str) -> None:
-        """The feed brings no more."""
+    def end_feed(self, feed: str) -> None:
+        """Mark a feed as inactive: it delivers no more history."""
         if self.feeds.pop(feed, None) is not None:
             for mark in self.marks.values():
                 mark.feeds.discard(feed)
 
     def due(self, clock_us: int) -> list[Series]:
-        """Return what no feed holds any more, in the order in which it was marked."""
+        """Return the series without an active feed at log time `clock_us`, in queue order."""
         if not self.marks:
             return []
-        busy = {feed for feed, heard_us in self.feeds.items() if heard_us + HISTORY_WAIT_US >= clock_us}
-        return [series for series, mark in self.marks.items() if not mark.feeds & busy]
+        active = {feed for feed, newest_us in self.feeds.items() if newest_us + HISTORY_WAIT_US >= clock_us}
+        return [series for series, mark in self.marks.items() if not mark.feeds & active]
 
-    def done(self, series: Series) -> Mark:
-        """Forget a mark and return it."""
+    def remove(self, series: Series) -> RecomputeMark:
+        """Remove a series and return its mark; also remove feeds that no other series refers to."""
         mark = self.marks.pop(series)
-        held = {feed for other in self.marks.values() for feed in other.feeds} if mark.feeds else set()
-        for feed in mark.feeds - held:
+        used = {feed for other in self.marks.values() for feed in other.feeds} if mark.feeds else set()
+        for feed in mark.feeds - used:
             self.feeds.pop(feed, None)
         return mark

@@ -1,4 +1,4 @@
-"""Stored bars, as the stage wants them, and how what the log has behind them is laid over them. Pure."""
+"""The interface to stored bars, and the overlay of newer log records on them. Pure."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tickerplant.analytics.realtime.recompute_queue import Series
-from tickerplant.analytics.realtime.splits import Split
+from tickerplant.analytics.realtime.series import Series
+from tickerplant.analytics.splits import Split
 from tickerplant.core import records, schemas
 from tickerplant.core.errors import UnreadableRecord
 from tickerplant.core.times import times_of
@@ -19,19 +19,20 @@ from tickerplant.core.times import times_of
 CLOSED: Final = pa.array([schemas.FINAL, schemas.WITHDRAWN])
 
 
-class Look(Protocol):
-    """One consistent look at the store: all of it is the log up to `position`, exclusive, of the partition's bars."""
+class HistorySession(Protocol):
+    """One consistent read of the store: the effect of the bars partition's log up to `position`, exclusive."""
 
     position: int
 
     def series(self) -> list[Series]:
-        """Return the series of the partition that have bars."""
+        """Return the series of the partition that have stored bars."""
         ...
 
     def bars(self, series: Series) -> pa.RecordBatch:
-        """Return the final bars that have prices, in order of time, as `schemas.BARS` has them (needed columns alone).
+        """Return a series' final bars that have prices, in order of time.
 
-        All of a series: 60 bytes a bar, so a million of them are 60 MB.
+        The columns are those of `schemas.BARS` that indicators need. The whole series is in memory: 60 bytes a bar, 60
+        MB for a million bars.
         """
         ...
 
@@ -40,16 +41,16 @@ class Look(Protocol):
         ...
 
 
-class StoredBars(Protocol):
-    """The store. Each look raises StoreError where it is out of reach."""
+class HistoryStore(Protocol):
+    """The stored bars of one partition."""
 
-    def look(self) -> AbstractContextManager[Look]:
-        """Return one consistent look."""
+    def session(self) -> AbstractContextManager[HistorySession]:
+        """Open a consistent read. Entering it, and each call inside, raises StoreError if the store is unavailable."""
         ...
 
 
-def behind(values: Iterable[object], wanted: Iterable[Series]) -> dict[Series, list[pa.RecordBatch]]:
-    """Return the closed bars that these records (bytes, in order) have of the wanted series."""
+def newer_bars(values: Iterable[object], wanted: Iterable[Series]) -> dict[Series, list[pa.RecordBatch]]:
+    """Return the closed bars of the wanted series in these encoded records, in the records' order."""
     names = set(wanted)
     symbols = pa.array(sorted({series.symbol for series in names}), pa.utf8())
     found: dict[Series, list[pa.RecordBatch]] = {}
@@ -74,12 +75,12 @@ def behind(values: Iterable[object], wanted: Iterable[Series]) -> dict[Series, l
     return found
 
 
-def laid_over(stored: pa.RecordBatch, later: list[pa.RecordBatch]) -> pa.RecordBatch:
-    """Return a series' final bars in order of time: the stored ones, and in their place what came later."""
-    if not later:
+def overlay(stored: pa.RecordBatch, newer: list[pa.RecordBatch]) -> pa.RecordBatch:
+    """Return a series' final bars in order of time: the stored ones, replaced by newer ones of the same time."""
+    if not newer:
         return stored
-    # The store's columns may be null where the log's may not.
-    parts = [pa.Table.from_batches([part.select(stored.schema.names).cast(stored.schema)]) for part in (stored, *later)]
+    # The store's columns are nullable, the log's are not.
+    parts = [pa.Table.from_batches([part.select(stored.schema.names).cast(stored.schema)]) for part in (stored, *newer)]
     table = pa.concat_tables(parts).unify_dictionaries().combine_chunks()
     times = times_of(table.column("time"))
     order = np.argsort(times, kind="stable")

@@ -33,11 +33,11 @@ def on_demand(settings: Settings) -> OnDemand:
 
 def calculations(texts: Sequence[str]) -> list[Calculation]:
     """Return the indicators that the texts name, plug-ins and TA-Lib's functions among them. Raises BadInput."""
-    from tickerplant.analytics.ondemand.calculation import read
+    from tickerplant.analytics.ondemand.calculation import parse_calculation
     from tickerplant.app.runtime.memory_tuning import lean_talib
 
     lean_talib()
-    return [read(text) for text in texts]
+    return [parse_calculation(text) for text in texts]
 
 
 def broken_plugins() -> list[str]:
@@ -72,7 +72,7 @@ def computed(
     """
     import pyarrow as pa
 
-    from tickerplant.analytics.ondemand.batch import values_over
+    from tickerplant.analytics.ondemand.batch import compute_columns
     from tickerplant.analytics.ondemand.dataframes import read_frame
     from tickerplant.analytics.ondemand.query import with_sessions
     from tickerplant.core.times import times_of
@@ -81,7 +81,7 @@ def computed(
     if any("session" in each.inputs for each in chosen):
         bars = with_sessions(bars, settings.rules.rules())
     shown = shown.set_column(1, "symbol", shown.column("symbol").cast(pa.utf8()))
-    for name, values in values_over(read_frame(bars), chosen).items():
+    for name, values in compute_columns(read_frame(bars), chosen).items():
         shown = shown.append_column(name, pa.array(values, mask=np.isnan(values)))
     shown = shown.sort_by([("symbol", "ascending"), ("time", "ascending")])
     times = times_of(shown.column("time"))

@@ -1,4 +1,1 @@
-"""Indicators of momentum: how fast, and how one-sidedly, the price moves.
-
-One module each; every module here is found by itself.
-"""
+"""Momentum indicators: the speed of price moves. One module per indicator, registered automatically."""

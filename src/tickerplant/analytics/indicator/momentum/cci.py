@@ -1,4 +1,12 @@
-"""The commodity channel index."""
+"""Commodity channel index.
+
+Formula: (typical price − its mean) / (0.015 · mean absolute deviation) over the last `period` bars. The typical price
+is (high + low + close) / 3.
+
+Warm-up: period bars.
+
+Source: TA-Lib CCI; D. R. Lambert, Commodity Channel Index, Commodities (October 1980).
+"""
 
 from __future__ import annotations
 
@@ -10,14 +18,14 @@ from tickerplant.analytics.indicator.declaration import period
 from tickerplant.analytics.indicator.window import At, Windowed
 from tickerplant.core.times import Float64Array
 
-_STILL: Final = 1e-14  # relative: typical prices that stray less than this stray by rounding alone
+_MIN_DEVIATION: Final = 1e-14  # relative: a smaller mean deviation is rounding
 
 
 class CCI(Windowed):
     """Commodity channel index: (typical − mean) / (0.015 · mean absolute deviation) over the last `period` bars.
 
-    The typical price is (high + low + close) / 3. Where the typical prices are all the same the index is 0. TA-Lib
-    adds the prices up, this their differences from the newest, which are smaller and lose less.
+    The index is 0 if all typical prices are equal. TA-Lib sums the prices; this sums their differences from the newest
+    one, which are smaller and lose less precision.
     """
 
     NAME = "CCI"
@@ -46,5 +54,5 @@ class CCI(Windowed):
         for lag in range(1, n):
             strayed = strayed + np.abs(at(0, lag) - mean)
         scale = 0.015 * (strayed / n)
-        still = (strayed / n <= _STILL * (np.abs(newest) + np.abs(mean))) | (scale == 0)
+        still = (strayed / n <= _MIN_DEVIATION * (np.abs(newest) + np.abs(mean))) | (scale == 0)
         return (np.where(still, 0.0, (newest - mean) / np.where(still, 1.0, scale)),)

@@ -1,4 +1,11 @@
-"""Moving average convergence/divergence."""
+"""Moving average convergence/divergence.
+
+Formula: line = EMA(fast) − EMA(slow); signal = EMA of the line; histogram = line − signal.
+
+Warm-up: slow + signal − 1 bars. In the dialect `tradingview` the line starts after `slow` bars.
+
+Source: TA-Lib MACD; G. Appel, Technical Analysis: Power Tools for Active Investors (2005).
+"""
 
 from __future__ import annotations
 
@@ -10,11 +17,11 @@ from tickerplant.core.times import Float64Array
 
 
 class MACD(Recursive):
-    """Moving average convergence/divergence: a fast EMA less a slow one, that line's EMA, and the line less its EMA.
+    """Moving average convergence/divergence: fast EMA minus slow EMA, the EMA of that line, and their difference.
 
     In the dialect `talib` the fast average is seeded with the last `fast` closes of the slow one's seed, so that both
-    begin together, and the line is null until its signal has begun too. In `tradingview` each average begins with its
-    own first closes, and the line is there as soon as it can be.
+    start together. The line is null until the signal starts. In `tradingview` each average is seeded with its own first
+    closes, and the line starts as soon as it can.
     """
 
     NAME = "MACD"

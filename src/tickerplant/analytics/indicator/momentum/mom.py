@@ -1,4 +1,11 @@
-"""Momentum: the change of the close over a period."""
+"""Momentum.
+
+Formula: close − close `period` bars ago.
+
+Warm-up: period + 1 bars.
+
+Source: TA-Lib MOM.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +15,7 @@ from tickerplant.core.times import Float64Array
 
 
 class MOM(Windowed):
-    """Momentum: close less the close `period` bars ago, in units of price."""
+    """Momentum: close minus the close `period` bars ago, in units of price."""
 
     NAME = "MOM"
     PARAMETERS = (period(10, least=1),)

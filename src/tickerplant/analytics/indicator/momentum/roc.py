@@ -1,4 +1,11 @@
-"""The rate of change."""
+"""Rate of change.
+
+Formula: 100 · (close / close `period` bars ago − 1).
+
+Warm-up: period + 1 bars.
+
+Source: TA-Lib ROC.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +17,13 @@ from tickerplant.analytics.indicator.declaration import period
 from tickerplant.analytics.indicator.window import At, Windowed
 from tickerplant.core.times import Float64Array
 
-_NO_PRICE: Final = 1e-200  # smaller than any price; a rate from it could leave float64
+_NO_PRICE: Final = 1e-200  # smaller than any price; a rate from such a value could overflow float64
 
 
 class ROC(Windowed):
-    """Rate of change: by how many percent the close differs from that of `period` bars ago.
+    """Rate of change: the change of the close over `period` bars, in percent.
 
-    From a price of 0 (any within ±1e-200) there is no rate: 0, as TA-Lib says.
+    The rate from a price of 0 (within ±1e-200) is 0, as in TA-Lib.
     """
 
     NAME = "ROC"

@@ -1,4 +1,11 @@
-"""The relative strength index."""
+"""Relative strength index.
+
+Formula: 100 · gains / (gains + losses), where both are Wilder's averages of the changes of the close.
+
+Warm-up: period + 1 bars.
+
+Source: TA-Lib RSI; J. Welles Wilder, New Concepts in Technical Trading Systems (1978).
+"""
 
 from __future__ import annotations
 
@@ -13,9 +20,9 @@ from tickerplant.core.times import Float64Array
 
 
 class RSI(Recursive):
-    """Relative strength index: 100 · gains / (gains + losses), averaged after Wilder over `period` changes.
+    """Relative strength index: 100 · gains / (gains + losses), Wilder's averages over `period` changes of the close.
 
-    Where the price has not moved at all TA-Lib says 0 and TradingView 100.
+    If the price has never moved the index is 0, or 100 in the dialect `tradingview`.
     """
 
     NAME = "RSI"
@@ -24,21 +31,24 @@ class RSI(Recursive):
     DIALECTS = (TALIB, TRADINGVIEW)
 
     def declare(self) -> None:
-        """Set the sizes that follow from the period; a change needs two closes."""
+        """Set the sizes that follow from the period."""
         self._average = wilder(int(self.values[0]))
         self.warmup = self._average.seed + 1
         self.width = RSI_WIDTH
 
     def formula(self, past: Past, *inputs: Float64Array) -> tuple[Float64Array, ...]:
         """Return the index."""
-        return (strength(past, self._average, inputs[0], still=0.0 if self.dialect == TALIB else 100.0),)
+        return (relative_strength(past, self._average, inputs[0], still=0.0 if self.dialect == TALIB else 100.0),)
 
 
 RSI_WIDTH: Final = 3
 
 
-def strength(past: Past, average: Wilder, close: Float64Array, still: float = 0.0) -> Float64Array:
-    """Return the relative strength index of a formula's closes; it takes RSI_WIDTH floats of the state."""
+def relative_strength(past: Past, average: Wilder, close: Float64Array, still: float = 0.0) -> Float64Array:
+    """Return the relative strength index of closes, `still` if they have never moved.
+
+    Uses RSI_WIDTH floats of the state.
+    """
     change = close - past.last(close)
     gains = past.smooth(average, np.maximum(change, 0.0), start=1)
     losses = past.smooth(average, np.maximum(-change, 0.0), start=1)

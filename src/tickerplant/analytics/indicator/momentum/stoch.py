@@ -1,4 +1,12 @@
-"""The stochastic oscillator."""
+"""Stochastic oscillator.
+
+Formula: the position of the close is 100 · (close − lowest low) / (highest high − lowest low) over `fastk` bars. `k` is
+its simple mean over `slowk` bars, and `d` the simple mean of `k` over `slowd` bars.
+
+Warm-up: fastk + slowk + slowd − 2 bars; both outputs start together.
+
+Source: TA-Lib STOCH with simple moving averages; G. C. Lane, Lane's Stochastics (1984).
+"""
 
 from __future__ import annotations
 
@@ -12,7 +20,7 @@ from tickerplant.analytics.indicator.declaration import (
     Count,
     Indicator,
     Parameter,
-    Place,
+    RowIndex,
     Run,
     period,
 )
@@ -20,15 +28,14 @@ from tickerplant.analytics.indicator.extremes import BlockRange
 from tickerplant.analytics.indicator.short_windows import ShortMean
 from tickerplant.core.times import Float64Array
 
-_STILL: Final = 1e-14  # TA-Lib's: a range of less than this, relative to its ends, is rounding
+_MIN_RANGE: Final = 1e-14  # TA-Lib's epsilon: a range that is smaller relative to its ends is rounding
 
 
 class STOCH(Indicator):
-    """Stochastic oscillator: where the close lies in the range of the last `fastk` bars, 0 to 100, smoothed twice.
+    """Stochastic oscillator: the position of the close in the range of the last `fastk` bars, 0 to 100, smoothed twice.
 
-    `k` is the simple mean of the last `slowk` such places and `d` that of the last `slowd` values of `k`. The place in
-    a range of no height is 0. Both outputs begin together, as in TA-Lib. The dialect `metatrader` makes `k` the sum of
-    close less lowest over the sum of the ranges, `slowk` bars each, and 100 where the ranges are 0.
+    The position in a range of zero height is 0. In the dialect `metatrader`, `k` is the sum of close − lowest divided
+    by the sum of the ranges, each over `slowk` bars. It is 100 if the ranges are 0.
     """
 
     NAME = "STOCH"
@@ -53,9 +60,9 @@ class STOCH(Indicator):
         self.width = self._ends[-1]
 
     def step(
-        self, state: Float64Array, rows: Place, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
+        self, state: Float64Array, rows: RowIndex, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
     ) -> tuple[Float64Array, ...]:
-        """Take one bar of each symbol."""
+        """Process one bar of each symbol."""
         ranges, slow, signal = self._parts(state)
         high, low, close = inputs
         highest, lowest = self._range.step(ranges, rows, index, high, low, keep=keep)
@@ -64,11 +71,11 @@ class STOCH(Indicator):
             above = self._slow.step(slow[:half], rows, close - lowest, keep=keep)
             k = _share(above, self._slow.step(slow[half:], rows, highest - lowest, keep=keep))
         else:
-            k = self._slow.step(slow, rows, place(close, highest, lowest), keep=keep)
+            k = self._slow.step(slow, rows, stochastic_position(close, highest, lowest), keep=keep)
         return k, self._signal.step(signal, rows, k, keep=keep)
 
     def run(self, state: Float64Array, index: int, inputs: tuple[Float64Array, ...]) -> Run:
-        """Take many bars of one symbol."""
+        """Process many bars of one symbol."""
         ranges, slow, signal = self._parts(state)
         high, low, close = inputs
         highest, lowest = self._range.run(ranges, index, high, low)
@@ -77,7 +84,7 @@ class STOCH(Indicator):
             above = self._slow.run(slow[:half], close - lowest)
             k = _share(above, self._slow.run(slow[half:], highest - lowest))
         else:
-            k = self._slow.run(slow, place(close, highest, lowest))
+            k = self._slow.run(slow, stochastic_position(close, highest, lowest))
         return Run(np.stack([k, self._signal.run(signal, k)]), None)
 
     def _parts(self, state: Float64Array) -> tuple[Float64Array, Float64Array, Float64Array]:
@@ -86,14 +93,14 @@ class STOCH(Indicator):
 
 
 def whole_blocks(bars: int, n: int) -> int:
-    """Return the least number of bars, not fewer than `bars`, that is a multiple of `n`."""
+    """Return the smallest multiple of `n` that is at least `bars`."""
     return -(-bars // n) * n
 
 
-def place(close: Float64Array, highest: Float64Array, lowest: Float64Array) -> Float64Array:
-    """Return where the close lies between the lowest (0) and the highest (100); 0 where they are the same price."""
+def stochastic_position(close: Float64Array, highest: Float64Array, lowest: Float64Array) -> Float64Array:
+    """Return the position of the close between the lowest (0) and the highest (100); 0 if both are equal."""
     height = highest - lowest
-    flat = height <= _STILL * (np.abs(highest) + np.abs(lowest))
+    flat = height <= _MIN_RANGE * (np.abs(highest) + np.abs(lowest))
     return np.where(flat, 0.0, 100.0 * ((close - lowest) / np.where(flat, 1.0, height)))
 
 

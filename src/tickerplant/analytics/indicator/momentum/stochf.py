@@ -1,20 +1,28 @@
-"""The fast stochastic oscillator."""
+"""Fast stochastic oscillator.
+
+Formula: `k` is 100 · (close − lowest low) / (highest high − lowest low) over `fastk` bars. `d` is the simple mean of
+`k` over `fastd` bars.
+
+Warm-up: fastk + fastd − 1 bars; both outputs start together.
+
+Source: TA-Lib STOCHF with a simple moving average.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
-from tickerplant.analytics.indicator.declaration import Count, Indicator, Parameter, Place, Run, period
+from tickerplant.analytics.indicator.declaration import Count, Indicator, Parameter, RowIndex, Run, period
 from tickerplant.analytics.indicator.extremes import BlockRange
-from tickerplant.analytics.indicator.momentum.stoch import place, whole_blocks
+from tickerplant.analytics.indicator.momentum.stoch import stochastic_position, whole_blocks
 from tickerplant.analytics.indicator.short_windows import ShortMean
 from tickerplant.core.times import Float64Array
 
 
 class STOCHF(Indicator):
-    """Fast stochastic: `k`, where the close lies in the range of the last `fastk` bars, and `d`, its short mean.
+    """Fast stochastic: `k`, the position of the close in the range of the last `fastk` bars, and `d`, the mean of `k`.
 
-    The place in a range of no height is 0. Both outputs begin together, as in TA-Lib.
+    The position in a range of zero height is 0.
     """
 
     NAME = "STOCHF"
@@ -32,17 +40,17 @@ class STOCHF(Indicator):
         self.width = self._range.width + self._signal.width
 
     def step(
-        self, state: Float64Array, rows: Place, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
+        self, state: Float64Array, rows: RowIndex, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
     ) -> tuple[Float64Array, ...]:
-        """Take one bar of each symbol."""
+        """Process one bar of each symbol."""
         high, low, close = inputs
         end = self._range.width
-        k = place(close, *self._range.step(state[:end], rows, index, high, low, keep=keep))
+        k = stochastic_position(close, *self._range.step(state[:end], rows, index, high, low, keep=keep))
         return k, self._signal.step(state[end:], rows, k, keep=keep)
 
     def run(self, state: Float64Array, index: int, inputs: tuple[Float64Array, ...]) -> Run:
-        """Take many bars of one symbol."""
+        """Process many bars of one symbol."""
         high, low, close = inputs
         end = self._range.width
-        k = place(close, *self._range.run(state[:end], index, high, low))
+        k = stochastic_position(close, *self._range.run(state[:end], index, high, low))
         return Run(np.stack([k, self._signal.run(state[end:], k)]), None)

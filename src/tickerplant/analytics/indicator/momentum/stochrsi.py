@@ -1,4 +1,12 @@
-"""The stochastic of the relative strength index."""
+"""Stochastic RSI.
+
+Formula: `fastk` is 100 · (RSI − lowest RSI) / (highest RSI − lowest RSI) over `fastk` bars. `fastd` is the simple mean
+of `fastk` over `fastd` bars.
+
+Warm-up: period + fastk + fastd − 1 bars; both outputs start together, as in TA-Lib.
+
+Source: TA-Lib STOCHRSI with a simple average; T. Chande and S. Kroll, The New Technical Trader (1994).
+"""
 
 from __future__ import annotations
 
@@ -7,32 +15,34 @@ from typing import Final
 import numpy as np
 
 from tickerplant.analytics.indicator.declaration import Parameter, period
-from tickerplant.analytics.indicator.momentum.rsi import RSI_WIDTH, strength
+from tickerplant.analytics.indicator.momentum.rsi import RSI_WIDTH, relative_strength
 from tickerplant.analytics.indicator.recursive import Past, Recursive
 from tickerplant.analytics.indicator.smoothing import wilder
 from tickerplant.core.times import Float64Array
 
-_ROUNDING: Final = 1e-14  # TA-Lib's: an RSI that moves less than this part of itself does so by rounding alone
+_ROUNDING: Final = 1e-14  # TA-Lib's epsilon: a smaller relative range of the RSI is rounding
 
 
 class STOCHRSI(Recursive):
-    """Where the RSI lies between its lowest and highest of `fastk` bars, in percent, and that one's mean of `fastd`.
+    """Stochastic RSI:
 
-    Where the RSI has not moved TA-Lib says 0. TradingView's %K (14, 14, 3) is `fastd` of STOCHRSI(14,14,3) here; its %D
-    is the mean of three of those.
+    the position of the RSI in its range of `fastk` bars, in percent, and the mean of that over `fastd`.
+
+    If the RSI has not moved `fastk` is 0, as in TA-Lib. TradingView's %K (14, 14, 3) is `fastd` of STOCHRSI(14,14,3)
+    here. Its %D is the mean of three of those.
     """
 
     NAME = "STOCHRSI"
     PARAMETERS = (
         period(14),
-        Parameter("fastk", 1, 40, default=5),  # with fastd so many floats of a state that is kept every few bars
+        Parameter("fastk", 1, 40, default=5),  # bounded, because checkpoints contain fastk + fastd floats
         Parameter("fastd", 1, 20, default=3),
     )
     OUTPUTS = ("fastk", "fastd")
     SOURCE = "TA-Lib STOCHRSI, fastd a simple average; T. Chande and S. Kroll, The New Technical Trader (1994)"
 
     def declare(self) -> None:
-        """Set the sizes that follow from the periods; both outputs begin together, as in TA-Lib."""
+        """Set the sizes that follow from the periods."""
         n, self._fastk, self._fastd = (int(value) for value in self.values)
         self._average = wilder(n)
         self.warmup = n + 1 + (self._fastk - 1) + (self._fastd - 1)
@@ -40,7 +50,7 @@ class STOCHRSI(Recursive):
 
     def formula(self, past: Past, *inputs: Float64Array) -> tuple[Float64Array, ...]:
         """Return fastk and fastd."""
-        index = strength(past, self._average, inputs[0])
+        index = relative_strength(past, self._average, inputs[0])
         lowest = highest = lagged = index
         for _ in range(self._fastk - 1):
             lagged = past.last(lagged)

@@ -1,18 +1,25 @@
-"""Williams' %R."""
+"""Williams' %R.
+
+Formula: −100 · (highest high − close) / (highest high − lowest low) over the last `period` bars.
+
+Warm-up: period bars.
+
+Source: TA-Lib WILLR; L. Williams, How I Made One Million Dollars … Last Year … Trading Commodities (1973).
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
-from tickerplant.analytics.indicator.declaration import Count, Indicator, Place, Run, period
+from tickerplant.analytics.indicator.declaration import Count, Indicator, RowIndex, Run, period
 from tickerplant.analytics.indicator.extremes import BlockRange
 from tickerplant.core.times import Float64Array
 
 
 class WILLR(Indicator):
-    """Williams' %R: how far the close lies below the highest high, in the range of the last `period` bars, 0 to −100.
+    """Williams' %R: the distance of the close from the highest high in the range of the last `period` bars, 0 to −100.
 
-    In a range of no height it is 0.
+    It is 0 in a range of zero height.
     """
 
     NAME = "WILLR"
@@ -27,14 +34,14 @@ class WILLR(Indicator):
         self.width = self._range.width
 
     def step(
-        self, state: Float64Array, rows: Place, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
+        self, state: Float64Array, rows: RowIndex, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
     ) -> tuple[Float64Array, ...]:
-        """Take one bar of each symbol."""
+        """Process one bar of each symbol."""
         high, low, close = inputs
         return (_percent(close, *self._range.step(state, rows, index, high, low, keep=keep)),)
 
     def run(self, state: Float64Array, index: int, inputs: tuple[Float64Array, ...]) -> Run:
-        """Take many bars of one symbol."""
+        """Process many bars of one symbol."""
         high, low, close = inputs
         return Run(_percent(close, *self._range.run(state, index, high, low))[None], None)
 

@@ -1,4 +1,1 @@
-"""Indicators of trend: where the price is going.
-
-One module each; every module here is found by itself.
-"""
+"""Trend indicators: the direction of the price. One module per indicator, registered automatically."""

@@ -1,4 +1,11 @@
-"""The Aroon lines."""
+"""Aroon lines.
+
+Formula: 100 · (period − bars since the highest high, or the lowest low) / period.
+
+Warm-up: period + 1 bars.
+
+Source: TA-Lib AROON; T. S. Chande, A Time Price Oscillator, Stocks & Commodities (September 1995).
+"""
 
 from __future__ import annotations
 
@@ -10,9 +17,9 @@ from tickerplant.core.times import Float64Array
 
 
 class AROON(Windowed):
-    """Aroon: how lately the highest high (`up`) and the lowest low (`down`) were, 100 for this bar and 0 at the end.
+    """Aroon: how recent the highest high (`up`) and the lowest low (`down`) are, from 0 to 100 (the current bar).
 
-    The window is `period` bars and the one before them; of equal extremes the latest counts.
+    The window contains `period` bars and one earlier bar. Of equal extremes the latest one counts.
     """
 
     NAME = "AROON"
@@ -31,7 +38,7 @@ class AROON(Windowed):
 
 
 def lines(at: At, period: int) -> tuple[Float64Array, Float64Array]:
-    """Return (up, down), 0 to 100, of highs that are input 0 and lows that are input 1."""
+    """Return (up, down), 0 to 100, where input 0 contains the highs and input 1 the lows."""
     highest, lowest = at(0, 0), at(1, 0)
     age_high, age_low = np.zeros(len(highest)), np.zeros(len(lowest))
     for lag in range(1, period + 1):

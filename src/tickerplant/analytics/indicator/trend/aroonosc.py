@@ -1,4 +1,11 @@
-"""The Aroon oscillator."""
+"""Aroon oscillator.
+
+Formula: Aroon up − Aroon down.
+
+Warm-up: period + 1 bars.
+
+Source: TA-Lib AROONOSC.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +16,7 @@ from tickerplant.core.times import Float64Array
 
 
 class AROONOSC(Windowed):
-    """Aroon oscillator: Aroon up less Aroon down, −100 to 100."""
+    """Aroon oscillator: Aroon up minus Aroon down, −100 to 100."""
 
     NAME = "AROONOSC"
     PARAMETERS = (period(14),)

@@ -1,4 +1,11 @@
-"""The double exponential moving average."""
+"""Double exponential moving average.
+
+Formula: 2 · EMA − EMA(EMA).
+
+Warm-up: 2 · period − 1 bars. The second average starts with the first value of the first one.
+
+Source: TA-Lib DEMA; P. Mulloy, Smoothing Data with Faster Moving Averages (TASC, 1994).
+"""
 
 from __future__ import annotations
 
@@ -9,14 +16,14 @@ from tickerplant.core.times import Float64Array
 
 
 class DEMA(Recursive):
-    """Double exponential moving average: 2 · EMA - EMA of the EMA, which lags less than either."""
+    """Double exponential moving average: 2 · EMA - EMA of the EMA. It lags less than an EMA."""
 
     NAME = "DEMA"
     PARAMETERS = (period(20),)
     SOURCE = "TA-Lib DEMA, default compatibility; P. Mulloy, Smoothing Data with Faster Moving Averages (TASC, 1994)"
 
     def declare(self) -> None:
-        """Set the sizes that follow from the period; the second average begins with the first one's first value."""
+        """Set the sizes that follow from the period."""
         self._average = exponential(int(self.values[0]))
         self._lag = self._average.seed - 1
         self.warmup = 2 * self._lag + 1

@@ -1,4 +1,11 @@
-"""The exponential moving average."""
+"""Exponential moving average.
+
+Formula: before + k · (close − before), k = 2 / (period + 1), seeded with the mean of the first `period` closes.
+
+Warm-up: period bars.
+
+Source: TA-Lib EMA, default compatibility.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +16,7 @@ from tickerplant.core.times import Float64Array
 
 
 class EMA(Recursive):
-    """Exponential moving average, k = 2 / (period + 1), begun with the mean of the first `period` closes."""
+    """Exponential moving average: k = 2 / (period + 1), seeded with the mean of the first `period` closes."""
 
     NAME = "EMA"
     PARAMETERS = (period(20),)

@@ -1,4 +1,13 @@
-"""Ichimoku Kinko Hyo, the equilibrium chart."""
+"""Ichimoku Kinko Hyo.
+
+Formula: the middle of a range is (highest high + lowest low) / 2. `tenkan` and `kijun` are the middles of the last
+`tenkan` and `kijun` bars. `senkou_a` is (tenkan + kijun) / 2, and `senkou_b` the middle of the last `senkou` bars, both
+as of `displacement` bars ago.
+
+Warm-up: senkou + displacement bars; all outputs start together.
+
+Source: G. Hosoda, Ichimoku Kinko Hyo (1969); N. Elliott, Ichimoku Charts (2007).
+"""
 
 from __future__ import annotations
 
@@ -10,7 +19,7 @@ from tickerplant.analytics.indicator.declaration import (
     Count,
     Indicator,
     Parameter,
-    Place,
+    RowIndex,
     Run,
     period,
 )
@@ -21,18 +30,15 @@ from tickerplant.core.times import Float64Array
 
 
 class ICHIMOKU(Indicator):
-    """Ichimoku: the middles of three ranges, and the cloud that stands at this bar.
+    """Ichimoku: tenkan and kijun, the middles of two ranges, and the cloud at this bar (`senkou_a`, `senkou_b`).
 
-    The middle of a range is (highest high + lowest low) / 2. `tenkan` and `kijun` are the middles of the last that many
-    bars. The cloud's edges are drawn `displacement` bars ahead of the bar that they are made at, so what stands at this
-    bar was made that many bars ago: `senkou_a` is (tenkan + kijun) / 2 of then, and `senkou_b` the middle of the last
-    `senkou` bars of then. A `displacement` of 0 gives what this bar will have put ahead.
+    Charts draw the cloud `displacement` bars ahead of the bar that it is computed from. The cloud at this bar was
+    therefore computed from earlier bars. A `displacement` of 0 gives the cloud computed from this bar.
 
-    The chikou span has no output: it is the close itself, drawn `displacement` bars back, and a row of its own time
-    could only hold a close from the future.
+    The chikou span has no output: it is the close, drawn `displacement` bars back. A row at that time could only
+    contain a close from the future.
 
-    The dialect `tradingview` counts the bar itself as the first of the displacement: one bar less. All outputs begin
-    together.
+    The dialect `tradingview` counts the current bar as the first of the displacement, so it uses one bar less.
     """
 
     NAME = "ICHIMOKU"
@@ -48,14 +54,14 @@ class ICHIMOKU(Indicator):
     DIALECTS = (TALIB, TRADINGVIEW)
 
     def declare(self) -> None:
-        """Set the sizes that follow from the periods, which must not fall from one to the next."""
+        """Set the sizes that follow from the periods. Raises BadInput unless tenkan <= kijun <= senkou."""
         tenkan, kijun, senkou, displacement = (int(value) for value in self.values)
         if not tenkan <= kijun <= senkou:
             raise BadInput(f"ICHIMOKU: tenkan {tenkan}, kijun {kijun} and senkou {senkou} must not fall")
         if self.dialect == TRADINGVIEW:
             displacement = max(displacement - 1, 0)
         self.warmup = senkou + displacement
-        self.block = 2 * senkou + displacement  # the three ranges have blocks of their own, begun anywhere in this one
+        self.block = 2 * senkou + displacement  # the blocks of the three ranges may start anywhere inside this one
         self._ranges = tuple(BlockRange(bars) for bars in (tenkan, kijun, senkou))
         self._delay = Delay(displacement)
         widths = [*(part.width for part in self._ranges), displacement, displacement]
@@ -64,9 +70,9 @@ class ICHIMOKU(Indicator):
         self.width = ends[-1]
 
     def step(
-        self, state: Float64Array, rows: Place, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
+        self, state: Float64Array, rows: RowIndex, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
     ) -> tuple[Float64Array, ...]:
-        """Take one bar of each symbol."""
+        """Process one bar of each symbol."""
         high, low = inputs
         *ranges, a, b = self._parts
         tenkan, kijun, senkou = (
@@ -77,7 +83,7 @@ class ICHIMOKU(Indicator):
         return tenkan, kijun, senkou_a, self._delay.step(state[b], rows, index, senkou, keep=keep)
 
     def run(self, state: Float64Array, index: int, inputs: tuple[Float64Array, ...]) -> Run:
-        """Take many bars of one symbol."""
+        """Process many bars of one symbol."""
         high, low = inputs
         *ranges, a, b = self._parts
         tenkan, kijun, senkou = (

@@ -1,4 +1,12 @@
-"""Wilder's parabolic stop and reverse."""
+"""Wilder's parabolic stop and reverse.
+
+Formula: stop + share · (extreme price − stop). The share grows by `acceleration` with each new extreme, up to
+`maximum`.
+
+Warm-up: 2 bars.
+
+Source: TA-Lib SAR; J. Welles Wilder, New Concepts in Technical Trading Systems (1978).
+"""
 
 from __future__ import annotations
 
@@ -17,9 +25,9 @@ from tickerplant.core.times import Float64Array
 class SAR(Recursive):
     """Parabolic stop and reverse: the stop of a position that is always long or short, in units of price.
 
-    The stop moves towards the position's best price by a share that grows by `acceleration` with each new best, up to
-    `maximum`. A bar that reaches it turns the position round: the value of that bar is the stop of the new one. The
-    first position is short where the second bar's low falls by more than its high rises, and long otherwise.
+    The stop moves towards the position's extreme price. A bar that reaches the stop reverses the position, and its
+    value is the stop of the new position. The first position is short if the second bar's low falls by more than its
+    high rises, otherwise long.
     """
 
     NAME = "SAR"
@@ -31,7 +39,7 @@ class SAR(Recursive):
     SOURCE = "TA-Lib SAR; J. Welles Wilder, New Concepts in Technical Trading Systems (1978)"
 
     def declare(self) -> None:
-        """Set the sizes. Raises BadInput for an acceleration above its maximum."""
+        """Set the sizes. Raises BadInput for an acceleration above the maximum."""
         acceleration, maximum = self.values
         if acceleration > maximum:
             raise BadInput(f"SAR: acceleration is {acceleration:g}, it must not exceed maximum, which is {maximum:g}")
@@ -48,10 +56,9 @@ class SAR(Recursive):
 
 @dataclass(frozen=True, slots=True)
 class _Stop:
-    """The value shown, the side (1 long, -1 short), the next bar's stop, the best price so far, and the share.
+    """The state: shown value, side (1 long, -1 short), next bar's stop, extreme price, and share.
 
-    Stop and best price are kept as seen from the side: negated where it is short, so that both sides are one formula of
-    a long position.
+    Stop and extreme price of a short position are negated, so that one formula covers both sides.
     """
 
     acceleration: float
@@ -59,7 +66,7 @@ class _Stop:
     width: ClassVar[int] = 5
 
     def step(self, before: tuple[Float64Array, ...], index: Count, *x: Float64Array) -> tuple[Float64Array, ...]:
-        """Take one bar of each symbol: high, low, and those of the bar before."""
+        """Process one bar of each symbol. `x`: high and low, then those of the previous bar."""
         high, low, last_high, last_low = x
         _, side, stop, best, share = before
         first = np.equal(index, 0)
@@ -97,7 +104,7 @@ class _Stop:
         return after
 
     def run(self, before: tuple[float, ...], index: int, *x: list[float]) -> Iterator[tuple[float, ...]]:
-        """Take many bars of one symbol."""
+        """Process many bars of one symbol."""
         shown, side, stop, best, share = before
         step, most = self.acceleration, self.maximum
         for bar, (high, low, last_high, last_low) in enumerate(zip(*x, strict=True), start=index):

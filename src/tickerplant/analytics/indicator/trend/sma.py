@@ -1,8 +1,15 @@
-"""The simple moving average."""
+"""Simple moving average.
+
+Formula: the mean of the last `period` closes, summed without drift (see `moments`).
+
+Warm-up: period bars.
+
+Source: TA-Lib SMA.
+"""
 
 from __future__ import annotations
 
-from tickerplant.analytics.indicator.declaration import Count, Indicator, Place, Run, period
+from tickerplant.analytics.indicator.declaration import Count, Indicator, RowIndex, Run, period
 from tickerplant.analytics.indicator.moments import BlockMoments
 from tickerplant.core.times import Float64Array
 
@@ -21,11 +28,11 @@ class SMA(Indicator):
         self.width = self._moments.width
 
     def step(
-        self, state: Float64Array, rows: Place, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
+        self, state: Float64Array, rows: RowIndex, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
     ) -> tuple[Float64Array, ...]:
-        """Take one bar of each symbol."""
+        """Process one bar of each symbol."""
         return (self._moments.step(state, rows, index, inputs[0], keep=keep)[0],)
 
     def run(self, state: Float64Array, index: int, inputs: tuple[Float64Array, ...]) -> Run:
-        """Take many bars of one symbol."""
+        """Process many bars of one symbol."""
         return Run(self._moments.run(state, index, inputs[0])[0][None], None)

@@ -1,4 +1,12 @@
-"""Supertrend."""
+"""Supertrend.
+
+Formula: bands at (high + low) / 2 ± ranges · ATR. The lower band never falls while the close is above it, and the upper
+band never rises while the close is below it. A close beyond the opposite band reverses the trend.
+
+Warm-up: period + 1 bars; `period` bars in the dialect `tradingview`.
+
+Source: O. Seban's Supertrend, as ta.supertrend of TradingView's Pine Script defines it.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +19,15 @@ import numpy as np
 from tickerplant.analytics.indicator.declaration import TALIB, TRADINGVIEW, Count, Parameter, period
 from tickerplant.analytics.indicator.recursive import Past, Recursive
 from tickerplant.analytics.indicator.smoothing import wilder
-from tickerplant.analytics.indicator.volatility.atr import first_range, true_range
+from tickerplant.analytics.indicator.volatility.atr import first_range_index, true_range
 from tickerplant.core.times import Float64Array
 
 
 class SUPERTREND(Recursive):
-    """Supertrend: a line below the price in a trend up (direction 1), above it in one down (-1).
+    """Supertrend: a line below the price in an uptrend (direction 1), above the price in a downtrend (direction -1).
 
-    The bands lie `ranges` average true ranges from the middle of the bar. The lower one never falls while the close
-    stays above it, nor the upper one rises while it stays below; a close beyond the band turns the trend. It begins as
-    a trend down, as TradingView's does, whose sign of the direction is the other one. The dialects are those of ATR.
+    The first trend is down, as in TradingView, where the direction has the opposite sign. The dialects are those of
+    ATR.
     """
 
     NAME = "SUPERTREND"
@@ -32,7 +39,7 @@ class SUPERTREND(Recursive):
 
     def declare(self) -> None:
         """Set the sizes that follow from the period."""
-        self._average, self._start = wilder(int(self.values[0])), first_range(self.dialect)
+        self._average, self._start = wilder(int(self.values[0])), first_range_index(self.dialect)
         self.warmup = self._average.seed + self._start
         self.width = 2 + _BANDS.width
 
@@ -48,12 +55,12 @@ class SUPERTREND(Recursive):
 
 @dataclass(frozen=True, slots=True)
 class _Bands:
-    """Lower band, upper band, direction, last close; they begin with the bar that has the first average range."""
+    """The state: lower band, upper band, direction, last close. It starts at the bar with the first average range."""
 
     width: ClassVar[int] = 4
 
     def step(self, before: tuple[Float64Array, ...], index: Count, *x: Float64Array) -> tuple[Float64Array, ...]:
-        """Take one bar of each symbol: the bare bands and the close."""
+        """Process one bar of each symbol. `x`: the bands before the ratchet, and the close."""
         bare_lower, bare_upper, close = x
         last_lower, last_upper, last_direction, last = before
         lower = np.where((bare_lower > last_lower) | (last < last_lower), bare_lower, last_lower)
@@ -71,7 +78,7 @@ class _Bands:
         return lower, upper, direction, close
 
     def run(self, before: tuple[float, ...], index: int, *x: list[float]) -> Iterator[tuple[float, ...]]:
-        """Take many bars of one symbol."""
+        """Process many bars of one symbol."""
         lower, upper, direction, last = before
         for bar, (bare_lower, bare_upper, close) in enumerate(zip(*x, strict=True), start=index):
             if bar > 0:

@@ -1,4 +1,11 @@
-"""The triple exponential moving average."""
+"""Triple exponential moving average.
+
+Formula: 3 · EMA − 3 · EMA(EMA) + EMA(EMA(EMA)).
+
+Warm-up: 3 · period − 2 bars. Each average starts with the first value of the previous one.
+
+Source: TA-Lib TEMA; P. Mulloy, Smoothing Data with Faster Moving Averages (TASC, 1994).
+"""
 
 from __future__ import annotations
 
@@ -16,7 +23,7 @@ class TEMA(Recursive):
     SOURCE = "TA-Lib TEMA, default compatibility; P. Mulloy, Smoothing Data with Faster Moving Averages (TASC, 1994)"
 
     def declare(self) -> None:
-        """Set the sizes that follow from the period; each average begins with the first value of the one before."""
+        """Set the sizes that follow from the period."""
         self._average = exponential(int(self.values[0]))
         self._lag = self._average.seed - 1
         self.warmup = 3 * self._lag + 1

@@ -1,4 +1,11 @@
-"""The weighted moving average."""
+"""Weighted moving average.
+
+Formula: Σ weight · close / Σ weight over the last `period` closes, with weights from 1 (oldest) to `period` (newest).
+
+Warm-up: period bars.
+
+Source: TA-Lib WMA.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +17,7 @@ from tickerplant.core.times import Float64Array
 class WMA(Windowed):
     """Weighted moving average: the last `period` closes with weights from 1, the oldest, to `period`, the newest.
 
-    Summed as differences from the newest close, so that equal prices have exactly that price as their average.
+    It sums differences from the newest close, so that equal prices have exactly that price as their average.
     """
 
     NAME = "WMA"

@@ -1,4 +1,1 @@
-"""Indicators of volatility: how far the price strays.
-
-One module each; every module here is found by itself.
-"""
+"""Volatility indicators: the size of price moves. One module per indicator, registered automatically."""

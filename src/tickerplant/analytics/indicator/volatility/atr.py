@@ -1,4 +1,11 @@
-"""The average true range."""
+"""Average true range.
+
+Formula: Wilder's average of max(high − low, |high − last close|, |low − last close|).
+
+Warm-up: period + 1 bars; `period` bars in the dialect `tradingview`.
+
+Source: TA-Lib ATR; J. Welles Wilder, New Concepts in Technical Trading Systems (1978).
+"""
 
 from __future__ import annotations
 
@@ -11,10 +18,10 @@ from tickerplant.core.times import Float64Array
 
 
 class ATR(Recursive):
-    """Average true range: Wilder's average of the range that a bar covers, the last close among it; units of price.
+    """Average true range: Wilder's average of the bar's range including the last close, in units of price.
 
-    In the dialect `talib` the first bar, which has no last close, has no true range; in `tradingview` it is high - low,
-    so that the average begins one bar earlier.
+    In the dialect `talib` the first bar has no true range, because it has no last close. In `tradingview` its true
+    range is high - low, so the average starts one bar earlier.
     """
 
     NAME = "ATR"
@@ -25,7 +32,7 @@ class ATR(Recursive):
 
     def declare(self) -> None:
         """Set the sizes that follow from the period."""
-        self._average, self._start = wilder(int(self.values[0])), first_range(self.dialect)
+        self._average, self._start = wilder(int(self.values[0])), first_range_index(self.dialect)
         self.warmup = self._average.seed + self._start
         self.width = 2
 
@@ -34,15 +41,15 @@ class ATR(Recursive):
         return (past.smooth(self._average, true_range(past, *inputs), self._start),)
 
 
-def first_range(dialect: str) -> int:
-    """Return the number (from 0) of the first bar that has a true range."""
+def first_range_index(dialect: str) -> int:
+    """Return the index, from 0, of the first bar that has a true range."""
     return 1 if dialect == TALIB else 0
 
 
 def true_range(past: Past, high: Float64Array, low: Float64Array, close: Float64Array) -> Float64Array:
-    """Return the largest of high - low, |high - last close|, |low - last close|; high - low of the first bar.
+    """Return the largest of high - low, |high - last close| and |low - last close|; high - low for the first bar.
 
-    Takes one float of the state.
+    Uses one float of the state.
     """
     before = past.last(close)
     own = high - low

@@ -1,4 +1,11 @@
-"""Bollinger Bands."""
+"""Bollinger Bands.
+
+Formula: mean ± deviations · population standard deviation of the last `period` closes.
+
+Warm-up: period bars.
+
+Source: TA-Lib BBANDS with a simple moving average; J. Bollinger, Bollinger on Bollinger Bands (2001).
+"""
 
 from __future__ import annotations
 
@@ -6,19 +13,21 @@ from typing import Final
 
 import numpy as np
 
-from tickerplant.analytics.indicator.declaration import Count, Indicator, Parameter, Place, Run, period
+from tickerplant.analytics.indicator.declaration import Count, Indicator, Parameter, RowIndex, Run, period
 from tickerplant.analytics.indicator.moments import BlockMoments
 from tickerplant.core.times import Float64Array
 
-_ROUNDING: Final = 1e-14  # of the width: a middle nearer to 0 than that is 0 but for rounding
+_ROUNDING: Final = 1e-14  # relative to the width: a middle closer to 0 is a rounding error of 0
 
 
 class BBANDS(Indicator):
-    """Bollinger Bands: the mean of the last `period` closes, and so many population standard deviations around it.
+    """Bollinger Bands:
 
-    `percent_b` is where the close lies: 0 on the lower band, 1 on the upper. In a band of no width every close is the
-    mean, so it is in the middle: 0.5. `bandwidth` is the distance of the bands as a share of the middle one, and 0
-    where that is 0, as it can be of spreads but not of prices.
+    the mean of the last `period` closes, plus and minus `deviations` population standard deviations.
+
+    `percent_b` is the position of the close: 0 at the lower band, 1 at the upper band, and 0.5 if the bands have no
+    width. `bandwidth` is (upper − lower) / middle. It is 0 if the middle is 0, which can happen with spreads but not
+    with prices.
     """
 
     NAME = "BBANDS"
@@ -33,13 +42,13 @@ class BBANDS(Indicator):
         self.width = self._moments.width
 
     def step(
-        self, state: Float64Array, rows: Place, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
+        self, state: Float64Array, rows: RowIndex, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
     ) -> tuple[Float64Array, ...]:
-        """Take one bar of each symbol."""
+        """Process one bar of each symbol."""
         return self._bands(inputs[0], *self._moments.step(state, rows, index, inputs[0], keep=keep))
 
     def run(self, state: Float64Array, index: int, inputs: tuple[Float64Array, ...]) -> Run:
-        """Take many bars of one symbol."""
+        """Process many bars of one symbol."""
         return Run(np.stack(self._bands(inputs[0], *self._moments.run(state, index, inputs[0]))), None)
 
     def _bands(self, x: Float64Array, mean: Float64Array, squares: Float64Array) -> tuple[Float64Array, ...]:

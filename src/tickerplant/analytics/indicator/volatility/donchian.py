@@ -1,18 +1,25 @@
-"""Donchian channels."""
+"""Donchian channel.
+
+Formula: the highest high, the lowest low and their middle over the last `period` bars.
+
+Warm-up: period bars.
+
+Source: R. D. Donchian's weekly rule; C. M. Faith, Way of the Turtle (2007).
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
-from tickerplant.analytics.indicator.declaration import Count, Indicator, Place, Run, period
+from tickerplant.analytics.indicator.declaration import Count, Indicator, RowIndex, Run, period
 from tickerplant.analytics.indicator.extremes import BlockRange
 from tickerplant.core.times import Float64Array
 
 
 class DONCHIAN(Indicator):
-    """Donchian channel: the highest high and the lowest low of the last `period` bars, this one among them.
+    """Donchian channel: the highest high and the lowest low of the last `period` bars, the current one included.
 
-    `middle` is halfway between. A break-out is a close beyond the channel of the bar before.
+    `middle` is halfway between. A break-out is a close beyond the channel of the previous bar.
     """
 
     NAME = "DONCHIAN"
@@ -28,13 +35,13 @@ class DONCHIAN(Indicator):
         self.width = self._range.width
 
     def step(
-        self, state: Float64Array, rows: Place, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
+        self, state: Float64Array, rows: RowIndex, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
     ) -> tuple[Float64Array, ...]:
-        """Take one bar of each symbol."""
+        """Process one bar of each symbol."""
         upper, lower = self._range.step(state, rows, index, *inputs, keep=keep)
         return upper, (upper + lower) / 2.0, lower
 
     def run(self, state: Float64Array, index: int, inputs: tuple[Float64Array, ...]) -> Run:
-        """Take many bars of one symbol."""
+        """Process many bars of one symbol."""
         upper, lower = self._range.run(state, index, *inputs)
         return Run(np.stack([upper, (upper + lower) / 2.0, lower]), None)

@@ -1,16 +1,25 @@
-"""Keltner channels."""
+"""Keltner channels.
+
+Formula: EMA(period) of the close ± ranges · ATR(range).
+
+Warm-up: `period` bars for the middle. The bands need as many bars as the slower of EMA and ATR.
+
+Source: L. B. Raschke's form of C. Keltner, How to Make Money in Commodities (1960); StockCharts, TradingView.
+"""
 
 from __future__ import annotations
 
 from tickerplant.analytics.indicator.declaration import TALIB, TRADINGVIEW, Parameter, period
 from tickerplant.analytics.indicator.recursive import Past, Recursive
 from tickerplant.analytics.indicator.smoothing import exponential, wilder
-from tickerplant.analytics.indicator.volatility.atr import first_range, true_range
+from tickerplant.analytics.indicator.volatility.atr import first_range_index, true_range
 from tickerplant.core.times import Float64Array
 
 
 class KELTNER(Recursive):
-    """Keltner channels: the EMA of the close over `period`, and so many average true ranges over `range` around it.
+    """Keltner channels:
+
+    the EMA of the close over `period`, plus and minus `ranges` average true ranges over `range` bars.
 
     The dialects are those of ATR.
     """
@@ -25,7 +34,7 @@ class KELTNER(Recursive):
     def declare(self) -> None:
         """Set the sizes that follow from the periods."""
         self._middle, self._range = exponential(int(self.values[0])), wilder(int(self.values[1]))
-        self._start = first_range(self.dialect)
+        self._start = first_range_index(self.dialect)
         middle = self._middle.seed
         band = max(middle, self._range.seed + self._start)
         self.warmups = (band, middle, band)

@@ -1,10 +1,17 @@
-"""The average true range in percent of the price."""
+"""Normalised average true range.
+
+Formula: 100 · ATR / close.
+
+Warm-up: period + 1 bars.
+
+Source: TA-Lib NATR; J. Forman, Cross-Market Evaluations with NATR (TASC, 2006).
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
-from tickerplant.analytics.indicator.declaration import SMALLEST, period
+from tickerplant.analytics.indicator.declaration import MIN_DIVISOR, period
 from tickerplant.analytics.indicator.recursive import Past, Recursive
 from tickerplant.analytics.indicator.smoothing import wilder
 from tickerplant.analytics.indicator.volatility.atr import true_range
@@ -12,7 +19,7 @@ from tickerplant.core.times import Float64Array
 
 
 class NATR(Recursive):
-    """Normalised average true range: 100 · ATR / close; 0 where the close is."""
+    """Normalised average true range: 100 · ATR / close; 0 if the close is 0."""
 
     NAME = "NATR"
     PARAMETERS = (period(14),)
@@ -26,8 +33,8 @@ class NATR(Recursive):
         self.width = 2
 
     def formula(self, past: Past, *inputs: Float64Array) -> tuple[Float64Array, ...]:
-        """Return the average in percent."""
+        """Return the average true range in percent."""
         average = past.smooth(self._average, true_range(past, *inputs), start=1)
         close = inputs[2]
-        some = np.abs(close) >= SMALLEST
+        some = np.abs(close) >= MIN_DIVISOR
         return (np.where(some, average / np.where(some, close, 1.0) * 100.0, 0.0),)

@@ -1,16 +1,23 @@
-"""The standard deviation."""
+"""Standard deviation.
+
+Formula: √(Σ(close − mean)² / period) over the last `period` closes, summed without drift (see `moments`).
+
+Warm-up: period bars.
+
+Source: TA-Lib STDDEV with nbdev 1.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
-from tickerplant.analytics.indicator.declaration import Count, Indicator, Place, Run, period
+from tickerplant.analytics.indicator.declaration import Count, Indicator, RowIndex, Run, period
 from tickerplant.analytics.indicator.moments import BlockMoments
 from tickerplant.core.times import Float64Array
 
 
 class STDDEV(Indicator):
-    """Standard deviation of the last `period` closes, the population's: the squares' sum is divided by `period`."""
+    """Population standard deviation of the last `period` closes: the sum of squares is divided by `period`."""
 
     NAME = "STDDEV"
     PARAMETERS = (period(20),)
@@ -23,13 +30,13 @@ class STDDEV(Indicator):
         self.width = self._moments.width
 
     def step(
-        self, state: Float64Array, rows: Place, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
+        self, state: Float64Array, rows: RowIndex, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
     ) -> tuple[Float64Array, ...]:
-        """Take one bar of each symbol."""
+        """Process one bar of each symbol."""
         _, squares = self._moments.step(state, rows, index, inputs[0], keep=keep)
         return (np.sqrt(squares / self.block),)
 
     def run(self, state: Float64Array, index: int, inputs: tuple[Float64Array, ...]) -> Run:
-        """Take many bars of one symbol."""
+        """Process many bars of one symbol."""
         _, squares = self._moments.run(state, index, inputs[0])
         return Run(np.sqrt(squares / self.block)[None], None)

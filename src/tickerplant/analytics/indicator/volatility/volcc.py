@@ -1,20 +1,27 @@
-"""Realised volatility from close to close."""
+"""Realised volatility, close to close.
+
+Formula: √per_year · sample standard deviation of ln(close / last close) over `period` returns.
+
+Warm-up: period + 1 bars.
+
+Source: J. C. Hull, Options, Futures, and Other Derivatives: estimating volatility from historical data.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
-from tickerplant.analytics.indicator.declaration import TALIB, TRADINGVIEW, Count, Indicator, Place, Run
+from tickerplant.analytics.indicator.declaration import TALIB, TRADINGVIEW, Count, Indicator, RowIndex, Run
 from tickerplant.analytics.indicator.moments import BlockMoments
 from tickerplant.analytics.indicator.returns import VOLATILITY, annual, log_ratio
 from tickerplant.core.times import Float64Array
 
 
 class VOLCC(Indicator):
-    """Realised volatility from close to close: the sample's deviation of `period` log returns, a fraction a year.
+    """Realised volatility, close to close: the sample deviation of `period` log returns, as a fraction per year.
 
-    A return from or to a price that is not positive is 0. The dialect `tradingview` is its Historical Volatility: the
-    population's deviation, in percent.
+    A return is 0 if one of its prices is not positive. The dialect `tradingview` is its Historical Volatility: the
+    population deviation, in percent.
     """
 
     NAME = "VOLCC"
@@ -23,16 +30,16 @@ class VOLCC(Indicator):
     DIALECTS = (TALIB, TRADINGVIEW)
 
     def declare(self) -> None:
-        """Set the sizes that follow from the period; a return needs two closes."""
+        """Set the sizes that follow from the period."""
         self.block = int(self.values[0])
         self.warmup = self.block + 1
         self._moments = BlockMoments(self.block, squares=True)
         self.width = self._moments.width + 1
 
     def step(
-        self, state: Float64Array, rows: Place, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
+        self, state: Float64Array, rows: RowIndex, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
     ) -> tuple[Float64Array, ...]:
-        """Take one bar of each symbol."""
+        """Process one bar of each symbol."""
         made = log_ratio(inputs[0], state[-1, rows])
         _, squares = self._moments.step(state[:-1], rows, index, made, keep=keep)
         if keep:
@@ -40,7 +47,7 @@ class VOLCC(Indicator):
         return (self._volatility(squares),)
 
     def run(self, state: Float64Array, index: int, inputs: tuple[Float64Array, ...]) -> Run:
-        """Take many bars of one symbol."""
+        """Process many bars of one symbol."""
         closes = np.concatenate([state[-1:], inputs[0]])
         _, squares = self._moments.run(state[:-1], index, log_ratio(closes[1:], closes[:-1]))
         state[-1] = closes[-1]

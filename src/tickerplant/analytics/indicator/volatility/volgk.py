@@ -1,4 +1,11 @@
-"""Realised volatility after Garman and Klass."""
+"""Realised volatility after Garman and Klass.
+
+Formula: √(per_year · mean of ½ ln(high/low)² − (2 ln 2 − 1) ln(close/open)²) over `period` bars.
+
+Warm-up: period bars.
+
+Source: M. B. Garman and M. J. Klass, On the Estimation of Security Price Volatilities from Historical Data (1980).
+"""
 
 from __future__ import annotations
 
@@ -13,10 +20,9 @@ _BODY: Final = float(2.0 * np.log(2.0) - 1.0)
 
 
 class VOLGK(BarVolatility):
-    """Realised volatility of ranges and bodies: √(per_year · mean of ½ ln(high/low)² − (2 ln 2 − 1) ln(close/open)²).
+    """Realised volatility after Garman and Klass, from ranges and bodies, as a fraction per year.
 
-    A fraction a year. It takes prices to drift nowhere and to open where they closed. A ratio with a price that is not
-    positive counts as none: its logarithm is 0.
+    It assumes no drift and no gaps between bars. A ratio with a price that is not positive has a logarithm of 0.
     """
 
     NAME = "VOLGK"

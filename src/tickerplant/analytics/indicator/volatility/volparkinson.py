@@ -1,4 +1,11 @@
-"""Realised volatility after Parkinson."""
+"""Realised volatility after Parkinson.
+
+Formula: √(per_year · mean of ln(high / low)² / (4 ln 2)) over `period` bars.
+
+Warm-up: period bars.
+
+Source: M. Parkinson, The Extreme Value Method for Estimating the Variance of the Rate of Return (1980).
+"""
 
 from __future__ import annotations
 
@@ -13,10 +20,9 @@ _SCALE: Final = float(1.0 / (4.0 * np.log(2.0)))
 
 
 class VOLPARKINSON(BarVolatility):
-    """Realised volatility of the ranges: √(per_year · mean of ln(high / low)² / (4 ln 2)), a fraction a year.
+    """Realised volatility after Parkinson, from ranges, as a fraction per year.
 
-    It takes prices to drift nowhere and to open where they closed. A bar with a price that is not positive counts as
-    still.
+    It assumes no drift and no gaps between bars. A bar with a price that is not positive has a range of 0.
     """
 
     NAME = "VOLPARKINSON"

@@ -1,21 +1,28 @@
-"""Realised volatility after Yang and Zhang."""
+"""Realised volatility after Yang and Zhang.
+
+Formula: √(per_year · (Vo + k · Vc + (1 − k) · Vrs)) over `period` = n bars. Vo and Vc are the sample variances of
+ln(open / last close) and ln(close / open). Vrs is the mean of ln(high/close) ln(high/open) + ln(low/close)
+ln(low/open), after Rogers and Satchell. k = 0.34 / (1.34 + (n + 1) / (n − 1)).
+
+Warm-up: period + 1 bars.
+
+Source: D. Yang and Q. Zhang, Drift-Independent Volatility Estimation Based on High, Low, Open, and Close (2000).
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
-from tickerplant.analytics.indicator.declaration import Count, Indicator, Place, Run
+from tickerplant.analytics.indicator.declaration import Count, Indicator, RowIndex, Run
 from tickerplant.analytics.indicator.moments import BlockMoments
 from tickerplant.analytics.indicator.returns import VOLATILITY, annual, log_ratio
 from tickerplant.core.times import Float64Array
 
 
 class VOLYZ(Indicator):
-    """Realised volatility of gaps, bodies and ranges, whatever the drift: √(per_year · (Vo + k · Vc + (1 − k) · Vrs)).
+    """Realised volatility after Yang and Zhang, from gaps, bodies and ranges, as a fraction per year.
 
-    A fraction a year. Vo and Vc are the samples' variances of ln(open / close before) and ln(close / open), Vrs the
-    mean of Rogers' and Satchell's ln(high/close) ln(high/open) + ln(low/close) ln(low/open), over `period` = n bars,
-    k = 0.34 / (1.34 + (n + 1) / (n − 1)). A ratio with a price that is not positive counts as none: its logarithm is 0.
+    It is independent of drift. A ratio with a price that is not positive has a logarithm of 0.
     """
 
     NAME = "VOLYZ"
@@ -24,7 +31,7 @@ class VOLYZ(Indicator):
     SOURCE = "D. Yang and Q. Zhang, Drift-Independent Volatility Estimation Based on High, Low, Open, and Close (2000)"
 
     def declare(self) -> None:
-        """Set the sizes that follow from the period; a gap needs the close before."""
+        """Set the sizes that follow from the period."""
         n = self.block = int(self.values[0])
         self.warmup = n + 1
         self._spread, self._mean = BlockMoments(n, squares=True), BlockMoments(n)
@@ -33,9 +40,9 @@ class VOLYZ(Indicator):
         self._k = 0.34 / (1.34 + (n + 1) / (n - 1))
 
     def step(
-        self, state: Float64Array, rows: Place, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
+        self, state: Float64Array, rows: RowIndex, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
     ) -> tuple[Float64Array, ...]:
-        """Take one bar of each symbol."""
+        """Process one bar of each symbol."""
         one, two = self._ends
         gap, body, reach = _terms(inputs, state[-1, rows])
         _, gaps = self._spread.step(state[:one], rows, index, gap, keep=keep)
@@ -46,7 +53,7 @@ class VOLYZ(Indicator):
         return (self._volatility(gaps, bodies, mean),)
 
     def run(self, state: Float64Array, index: int, inputs: tuple[Float64Array, ...]) -> Run:
-        """Take many bars of one symbol."""
+        """Process many bars of one symbol."""
         one, two = self._ends
         closes = np.concatenate([state[-1:], inputs[3]])
         gap, body, reach = _terms(inputs, closes[:-1])

@@ -1,4 +1,1 @@
-"""Indicators of volume: what trades behind the price.
-
-One module each; every module here is found by itself.
-"""
+"""Volume indicators: traded volume in relation to the price. One module per indicator, registered automatically."""

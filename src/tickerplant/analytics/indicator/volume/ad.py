@@ -1,4 +1,11 @@
-"""The accumulation/distribution line."""
+"""Accumulation/distribution line.
+
+Formula: the sum of volume · ((close − low) − (high − close)) / (high − low) over all bars.
+
+Warm-up: 1 bar.
+
+Source: TA-Lib AD; M. Chaikin's line, in S. Achelis, Technical Analysis from A to Z (1995).
+"""
 
 from __future__ import annotations
 
@@ -6,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from tickerplant.analytics.indicator.declaration import SMALLEST
+from tickerplant.analytics.indicator.declaration import MIN_DIVISOR
 from tickerplant.analytics.indicator.recursive import Past, Recursive
 from tickerplant.analytics.indicator.smoothing import Sum
 from tickerplant.core.times import Float64Array
@@ -17,7 +24,7 @@ _SUM: Final = Sum()
 class AD(Recursive):
     """Accumulation/distribution line: the sum of volume · ((close - low) - (high - close)) / (high - low).
 
-    A bar without a range adds nothing. It counts from the first bar, so its level says nothing, its changes do.
+    A bar with high = low adds 0. The sum starts at the first bar, so only its changes are meaningful, not its level.
     """
 
     NAME = "AD"
@@ -34,6 +41,6 @@ class AD(Recursive):
         """Return the sum."""
         high, low, close, volume = inputs
         span = high - low
-        some = span >= SMALLEST
+        some = span >= MIN_DIVISOR
         flow = (((close - low) - (high - close)) / np.where(some, span, 1.0)) * volume
         return (past.smooth(_SUM, np.where(some, flow, 0.0)),)

@@ -1,18 +1,25 @@
-"""Chaikin money flow."""
+"""Chaikin money flow.
+
+Formula: Σ volume · ((close − low) − (high − close)) / (high − low) divided by Σ volume, over the last `period` bars.
+
+Warm-up: period bars.
+
+Source: M. Chaikin, Chaikin Money Flow; StockCharts ChartSchool.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
-from tickerplant.analytics.indicator.declaration import Count, Indicator, Place, Run, period
+from tickerplant.analytics.indicator.declaration import Count, Indicator, RowIndex, Run, period
 from tickerplant.analytics.indicator.moments import BlockMoments
 from tickerplant.core.times import Float64Array
 
 
 class CMF(Indicator):
-    """Chaikin money flow: the last `period` bars' volume, each weighted with where its close lies, per volume; −1 to 1.
+    """Chaikin money flow: volume weighted by the position of the close, per total volume of `period` bars, −1 to 1.
 
-    A close at the high weighs 1, at the low −1, and in a bar of no height 0. Where nothing traded it is 0.
+    The weight is 1 for a close at the high, −1 at the low, and 0 if high = low. Without volume the flow is 0.
     """
 
     NAME = "CMF"
@@ -27,16 +34,16 @@ class CMF(Indicator):
         self.width = 2 * self._mean.width
 
     def step(
-        self, state: Float64Array, rows: Place, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
+        self, state: Float64Array, rows: RowIndex, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
     ) -> tuple[Float64Array, ...]:
-        """Take one bar of each symbol."""
+        """Process one bar of each symbol."""
         half = self._mean.width
         flow, _ = self._mean.step(state[:half], rows, index, _flow(inputs), keep=keep)
         volume, _ = self._mean.step(state[half:], rows, index, inputs[3], keep=keep)
         return (_share(flow, volume),)
 
     def run(self, state: Float64Array, index: int, inputs: tuple[Float64Array, ...]) -> Run:
-        """Take many bars of one symbol."""
+        """Process many bars of one symbol."""
         half = self._mean.width
         flow, _ = self._mean.run(state[:half], index, _flow(inputs))
         volume, _ = self._mean.run(state[half:], index, inputs[3])

@@ -1,4 +1,12 @@
-"""The money flow index."""
+"""Money flow index.
+
+Formula: 100 · flow of rising bars / flow of rising and falling bars, over the last `period` changes. A bar's flow is
+its typical price, (high + low + close) / 3, times its volume.
+
+Warm-up: period + 1 bars.
+
+Source: TA-Lib MFI; G. Quong and A. Soudack, Stocks & Commodities (1989).
+"""
 
 from __future__ import annotations
 
@@ -6,18 +14,18 @@ from typing import Final
 
 import numpy as np
 
-from tickerplant.analytics.indicator.declaration import Count, Indicator, Place, Run, period
+from tickerplant.analytics.indicator.declaration import Count, Indicator, RowIndex, Run, period
 from tickerplant.analytics.indicator.moments import BlockMoments
 from tickerplant.core.times import Float64Array
 
-_STILL: Final = 1e-14  # TA-Lib's: typical prices that differ less than this, relatively, differ by rounding alone
+_MIN_CHANGE: Final = 1e-14  # TA-Lib's epsilon: a smaller relative change of the typical price is rounding
 
 
 class MFI(Indicator):
-    """Money flow index: 100 · flow of rising bars / flow of all bars that moved, over the last `period` changes.
+    """Money flow index: 100 · flow of rising bars / flow of rising and falling bars, over the last `period` changes.
 
-    A bar's flow is its typical price, (high + low + close) / 3, times its volume, and is counted where that price has
-    moved. Where nothing flowed the index is 0. The state has the two flows' moments and the last typical price.
+    A bar rises or falls if its typical price does. Without flow the index is 0. The state contains the moments of both
+    flows and the last typical price.
     """
 
     NAME = "MFI"
@@ -28,16 +36,16 @@ class MFI(Indicator):
     )
 
     def declare(self) -> None:
-        """Set the sizes that follow from the period; a change needs two bars."""
+        """Set the sizes that follow from the period."""
         self.block = int(self.values[0])
         self.warmup = self.block + 1
         self._mean = BlockMoments(self.block)
         self.width = 2 * self._mean.width + 1
 
     def step(
-        self, state: Float64Array, rows: Place, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
+        self, state: Float64Array, rows: RowIndex, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
     ) -> tuple[Float64Array, ...]:
-        """Take one bar of each symbol."""
+        """Process one bar of each symbol."""
         high, low, close, volume = inputs
         half = self._mean.width
         typical = (high + low + close) / 3.0
@@ -49,7 +57,7 @@ class MFI(Indicator):
         return (_index(rose, fell),)
 
     def run(self, state: Float64Array, index: int, inputs: tuple[Float64Array, ...]) -> Run:
-        """Take many bars of one symbol."""
+        """Process many bars of one symbol."""
         high, low, close, volume = inputs
         half = self._mean.width
         typical = np.concatenate([state[-1:], (high + low + close) / 3.0])
@@ -62,7 +70,7 @@ class MFI(Indicator):
 
 def _flows(typical: Float64Array, before: Float64Array, volume: Float64Array) -> tuple[Float64Array, Float64Array]:
     change = typical - before
-    moved = np.abs(change) > _STILL * (np.abs(typical) + np.abs(before))
+    moved = np.abs(change) > _MIN_CHANGE * (np.abs(typical) + np.abs(before))
     flow = np.where(moved, typical * volume, 0.0)
     falls = change < 0
     return np.where(falls, 0.0, flow), np.where(falls, flow, 0.0)

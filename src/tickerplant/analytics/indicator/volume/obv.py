@@ -1,4 +1,11 @@
-"""On-balance volume."""
+"""On-balance volume.
+
+Formula: the sum of volume · sign(close − last close) over all bars; the first bar adds its volume.
+
+Warm-up: 1 bar.
+
+Source: TA-Lib OBV; J. Granville, New Key to Stock Market Profits (1963).
+"""
 
 from __future__ import annotations
 
@@ -14,9 +21,9 @@ _SUM: Final = Sum()
 
 
 class OBV(Recursive):
-    """On-balance volume: the sum of the volumes of bars that closed higher, less those that closed lower.
+    """On-balance volume: the volume of bars that closed higher minus the volume of bars that closed lower.
 
-    It counts from the first bar, whose volume it begins with, so its level says nothing, its changes do.
+    The sum starts with the first bar's volume, so only its changes are meaningful, not its level.
     """
 
     NAME = "OBV"

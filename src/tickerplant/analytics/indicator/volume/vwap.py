@@ -1,4 +1,11 @@
-"""The volume-weighted average price of the session."""
+"""Volume-weighted average price of the session.
+
+Formula: Σ price · volume / Σ volume over the session's bars so far. The price is the bar's vwap, or its typical price.
+
+Warm-up: 1 bar.
+
+Source: S. Berkowitz, D. Logue, E. Noser, The Total Cost of Transactions on the NYSE (1988); updated after West (1979).
+"""
 
 from __future__ import annotations
 
@@ -14,11 +21,11 @@ from tickerplant.core.times import Float64Array
 
 
 class VWAP(Recursive):
-    """Volume-weighted average price of the session so far, begun anew with each session.
+    """Volume-weighted average price of the session so far. It restarts with each session.
 
-    Exact where the bars carry their own vwap, as those made of ticks do: then it is the average over the session's
-    trades. Of a bar that has none the typical price (high + low + close) / 3 stands for it. Until a session has volume
-    it is the newest bar's price.
+    It is exact if the bars contain their own vwap, as bars made of ticks do: the average over the session's trades. A
+    bar without a vwap counts with its typical price (high + low + close) / 3. Until a session has volume, the value is
+    the newest bar's price.
     """
 
     NAME = "VWAP"
@@ -40,12 +47,15 @@ class VWAP(Recursive):
 
 @dataclass(frozen=True, slots=True)
 class _Mean:
-    """Mean price, volume, session. The mean moves by each price's share, so equal prices have exactly theirs."""
+    """The state: mean price, volume and session.
+
+    The mean moves by each price's share, so equal prices give exactly that price.
+    """
 
     width: ClassVar[int] = 3
 
     def step(self, before: tuple[Float64Array, ...], index: Count, *x: Float64Array) -> tuple[Float64Array, ...]:
-        """Take one bar of each symbol."""
+        """Process one bar of each symbol."""
         price, volume, session = x
         mean, total, last = before
         begins = np.equal(index, 0) | (session != last)
@@ -55,7 +65,7 @@ class _Mean:
         return np.where(traded, moved, price), whole, session
 
     def run(self, before: tuple[float, ...], index: int, *x: list[float]) -> Iterator[tuple[float, ...]]:
-        """Take many bars of one symbol."""
+        """Process many bars of one symbol."""
         mean, total, last = before
         for bar, (price, volume, session) in enumerate(zip(*x, strict=True), start=index):
             if bar == 0 or session != last:

@@ -1,4 +1,4 @@
-"""Names of parameters as users of other tools write them: `period`, `time_period`, `timeperiod`, `fast_k_period`."""
+"""Parameter names in the spelling of other tools: `period`, `time_period`, `timeperiod`, `fast_k_period`."""
 
 from __future__ import annotations
 
@@ -8,25 +8,27 @@ from typing import Final
 from tickerplant.core.errors import BadInput
 
 SERIES_TYPE: Final = "series_type"
-"""The parameter that names the column read in place of the close."""
+"""The parameter that selects the column to read instead of the close."""
 SERIES_TYPES: Final = ("close", "open", "high", "low", "volume", "vwap")
 _ALIASES: Final = {"sd": "deviations", "nbdev": "deviations", "stddev": "deviations", "price": SERIES_TYPE}
 
 
 class DuplicateName(BadInput):
-    """A parameter was said twice, perhaps under two of its names."""
+    """A parameter was given twice, possibly under two of its names."""
 
     def __init__(self, indicator: str, name: str) -> None:
         super().__init__(f"{indicator}: {name} is given twice")
 
 
-def match(given: str, known: Sequence[str], indicator: str, *, also: Sequence[str] = ()) -> str:
-    """Return which of the known names is meant; case, underscores and the words `time` and `period` do not matter.
+def match_name(given: str, known: Sequence[str], indicator: str, *, also: Sequence[str] = ()) -> str:
+    """Return the known name that is meant. Case, underscores and the words `time` and `period` are ignored.
 
-    `also` are names that the message mentions besides. Raises BadInput that says which names there are.
+    `also` are further names for the error message. Raises BadInput with the known names.
 
-    >>> match("time_period", ["period"], "RSI"), match("fast_k_period", ["fastk_period", "slowk_period"], "STOCH")
-    ('period', 'fastk_period')
+    >>> match_name("time_period", ["period"], "RSI")
+    'period'
+    >>> match_name("fast_k_period", ["fastk_period", "slowk_period"], "STOCH")
+    'fastk_period'
     """
     for word in (given, _ALIASES.get(given.lower(), given)):
         for form in (_plain, _bare):
@@ -34,13 +36,13 @@ def match(given: str, known: Sequence[str], indicator: str, *, also: Sequence[st
             if len(found) == 1:
                 return found[0]
     names = ", ".join([*known, *also]) or "none"
-    raise BadInput(f"{indicator} has no parameter {given[:64]!r}; there are {names}")
+    raise BadInput(f"{indicator} has no parameter {given[:64]!r}; known are {names}")
 
 
 def series_type(text: str) -> str:
-    """Return the column of bars that `series_type` names. Raises BadInput."""
+    """Return the column of bars that `series_type` selects. Raises BadInput."""
     if text.lower() not in SERIES_TYPES:
-        raise BadInput(f"{SERIES_TYPE} is {text[:64]!r}; it may be {', '.join(SERIES_TYPES)}")
+        raise BadInput(f"{SERIES_TYPE} is {text[:64]!r}; valid are {', '.join(SERIES_TYPES)}")
     return text.lower()
 
 

@@ -1,8 +1,8 @@
-"""What TA-Lib does not have, worked out bar by bar in plain Python as its source says, and compared over whole files.
+"""Recursive indicators that TA-Lib lacks, derived bar by bar in plain Python from their sources, over whole files.
 
 Sources: TradingView's Pine Script reference manual (`ta.ema`, `ta.rma`, `ta.tr`, `ta.atr`, `ta.macd`, `ta.rsi`,
-`ta.dmi`, `ta.supertrend`), whose `ta.ema` and `ta.rma` begin with the simple average of the first values; StockCharts'
-ChartSchool ("Keltner Channels", "Volume-Weighted Average Price"); J. Welles Wilder, New Concepts (1978), for the ADX.
+`ta.dmi`, `ta.supertrend`), whose `ta.ema` and `ta.rma` are seeded with the simple average; StockCharts' ChartSchool
+("Keltner Channels", "Volume-Weighted Average Price"); J. Welles Wilder, New Concepts (1978), for the ADX.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Bars = Mapping[str, list[float]]
 
 
 def averaged(x: list[float], period: int, weight: float) -> list[float]:
-    """weight · x + (1 - weight) · before, from the mean of the first `period` values that are not NaN on."""
+    """Return weight · x + (1 - weight) · before, seeded with the mean of the first `period` values other than NaN."""
     made, seed, before = [], [], nan
     for value in x:
         if value != value:
@@ -47,7 +47,7 @@ def rma(x: list[float], period: int) -> list[float]:
 
 
 def true_ranges(bars: Bars, first: bool) -> list[float]:
-    """The range of every bar with the last close; the first bar has its own range, or none."""
+    """Return the true ranges. The first bar has its own range, or (not `first`) none."""
     rows = list(zip(bars["high"], bars["low"], bars["close"], strict=True))
     made = [rows[0][0] - rows[0][1] if first else nan]
     for (_, _, before), (high, low, _) in pairwise(rows):
@@ -93,7 +93,10 @@ def keltner(bars: Bars, period: int, span: int, ranges: float, first: bool) -> l
 
 
 def supertrend(bars: Bars, period: int, factor: float, first: bool) -> list[list[float]]:
-    """As the manual's own code: which trend it was is read off the line; direction 1 is down there, -1 here."""
+    """Return line and direction as in the manual's code, which derives the last trend from the line.
+
+    There direction 1 is down; here it is -1.
+    """
     average = rma(true_ranges(bars, first), period)
     lines, directions = [], []
     line = lower_before = upper_before = 0.0
@@ -152,7 +155,7 @@ OURS = {
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("text", OURS)
-def test_it_is_what_its_source_says_with_nulls_in_the_same_places(name: str, text: str) -> None:
+def test_values_equal_the_source_with_nulls_in_the_same_places(name: str, text: str) -> None:
     bars = ohlcv(name)
     expected = OURS[text]({field: values.tolist() for field, values in bars.items()})
     for ours, values in zip(compute(bars, text).values(), expected, strict=True):
@@ -160,13 +163,13 @@ def test_it_is_what_its_source_says_with_nulls_in_the_same_places(name: str, tex
         np.testing.assert_allclose(ours, values, rtol=1e-9, atol=1e-9)
 
 
-def test_a_session_of_equal_prices_has_exactly_that_price_and_one_without_volume_the_newest() -> None:
+def test_the_vwap_of_equal_prices_is_exact_and_without_volume_the_newest_price() -> None:
     bars = {"vwap": [0.1] * 9 + [5.0, 6.0, 7.0], "volume": [3.0, 0.0, 7.0] * 3 + [0.0, 0.0, 2.0],
             "session": [1.0] * 9 + [2.0] * 3}  # fmt: skip
     assert compute(bars, "VWAP")["vwap"].tolist() == [0.1] * 9 + [5.0, 6.0, 7.0]
 
 
-def test_a_price_that_stands_still_has_no_strength_or_all_of_it_by_dialect() -> None:
+def test_the_rsi_of_an_unchanged_price_is_0_or_100_by_dialect() -> None:
     assert compute(np.full(20, 7.0), "RSI(14)")["rsi_14"][-1] == 0
     assert compute(np.full(20, 7.0), "RSI(14)@tradingview")["rsi_14_tradingview"][-1] == 100
 
@@ -175,6 +178,6 @@ def test_a_price_that_stands_still_has_no_strength_or_all_of_it_by_dialect() -> 
     ("text", "reason"),
     [("MACD(26,12,9)", "fast is 26"), ("MACD(12,12,9)", "fast is 12"), ("SAR(0.3,0.2)", "acceleration is 0.3")],
 )
-def test_values_that_do_not_go_together_are_refused(text: str, reason: str) -> None:
+def test_values_that_exclude_each_other_are_refused(text: str, reason: str) -> None:
     with pytest.raises(BadInput, match=reason):
         parse(text)

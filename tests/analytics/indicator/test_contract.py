@@ -1,4 +1,4 @@
-"""What holds for every indicator: stream, batch, cuts and peek agree to the bit, and odd bars make no odd values."""
+"""Laws of every indicator: stream, batch, cuts and peek agree to the bit, and extreme bars give finite values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.analytics.support import FILES, batch, inputs_of, ohlcv, random_bars, streamed
 from tickerplant.analytics.indicator import INDICATORS, parse
 from tickerplant.analytics.indicator.declaration import BAR_INPUTS, Indicator
-from tickerplant.analytics.realtime.indicator_state import CHECKPOINT_BARS, Study
+from tickerplant.analytics.realtime.indicator_state import CHECKPOINT_BARS, IndicatorState
 
 EVERY = [parse(name) for name in INDICATORS]
 EVERY += [parse(f"{name}@{dialect}") for name, kind in INDICATORS.items() for dialect in kind.DIALECTS[1:]]
@@ -18,7 +18,7 @@ EVERY += [parse(f"{name}@{dialect}") for name, kind in INDICATORS.items() for di
 
 @pytest.mark.parametrize("sliced", [False, True], ids=["rows", "slice"])
 @pytest.mark.parametrize("indicator", EVERY, ids=str)
-def test_stream_is_batch_to_the_bit_on_real_prices(indicator: Indicator, sliced: bool) -> None:
+def test_the_stream_equals_a_batch_to_the_bit_on_real_prices(indicator: Indicator, sliced: bool) -> None:
     files = [{name: values[:1500] for name, values in ohlcv(file).items()} for file in FILES]
     side = {name: np.stack([file[name] for file in files], axis=1) for name in files[0]}
     made = streamed(indicator, side, sliced=sliced)
@@ -27,7 +27,7 @@ def test_stream_is_batch_to_the_bit_on_real_prices(indicator: Indicator, sliced:
 
 
 @pytest.mark.parametrize("indicator", EVERY, ids=str)
-def test_many_symbols_at_once_are_each_alone(indicator: Indicator) -> None:
+def test_many_symbols_at_once_give_the_values_of_each_alone(indicator: Indicator) -> None:
     bars = random_bars(90, 150, seed=9)
     made = streamed(indicator, bars)
     assert streamed(indicator, bars, sliced=True).tobytes() == made.tobytes()
@@ -38,19 +38,19 @@ def test_many_symbols_at_once_are_each_alone(indicator: Indicator) -> None:
 
 @pytest.mark.parametrize("sliced", [False, True], ids=["rows", "slice"])
 @pytest.mark.parametrize("indicator", EVERY, ids=str)
-def test_peek_changes_nothing_and_then_close_gives_the_same(indicator: Indicator, sliced: bool) -> None:
+def test_peek_changes_no_state_and_equals_the_following_close(indicator: Indicator, sliced: bool) -> None:
     series = inputs_of(indicator, random_bars(300, 3))
-    study, rows = Study(indicator, 64, 3), slice(0, 3) if sliced else np.arange(3)
+    state, rows = IndicatorState(indicator, 64, 3), slice(0, 3) if sliced else np.arange(3)
     for bar in range(300):
-        before, count = study.state.tobytes(), bar if sliced else np.full(3, bar)
+        before, count = state.state.tobytes(), bar if sliced else np.full(3, bar)
         one = tuple(values[bar] for values in series)
-        peeked = np.array(study.step(rows, count, one, keep=False))
-        assert study.state.tobytes() == before
-        assert np.array(study.step(rows, count, one, keep=True)).tobytes() == peeked.tobytes()
+        peeked = np.array(state.step(rows, count, one, keep=False))
+        assert state.state.tobytes() == before
+        assert np.array(state.step(rows, count, one, keep=True)).tobytes() == peeked.tobytes()
 
 
 @pytest.mark.parametrize("indicator", EVERY, ids=str)
-def test_run_left_to_the_base_class_is_the_run_of_the_indicator(indicator: Indicator) -> None:
+def test_the_default_run_equals_the_run_of_the_indicator(indicator: Indicator) -> None:
     series = tuple(values[:, 0] for values in inputs_of(indicator, random_bars(450, 1, seed=2)))
     own, base = np.zeros(indicator.width), np.zeros(indicator.width)
     made, plain = indicator.run(own, 0, series), Indicator.run(indicator, base, 0, series)
@@ -63,15 +63,15 @@ def test_run_left_to_the_base_class_is_the_run_of_the_indicator(indicator: Indic
 
 
 @pytest.mark.parametrize("indicator", EVERY, ids=str)
-def test_rewound_and_run_again_is_as_if_never_otherwise(indicator: Indicator) -> None:
+def test_values_after_a_rewind_equal_the_first_ones(indicator: Indicator) -> None:
     series = tuple(values[:, 0] for values in inputs_of(indicator, random_bars(300, 1, seed=3)))
-    expected = Study(indicator, 0, 1).run(0, 0, series)
+    expected = IndicatorState(indicator, 0, 1).run(0, 0, series)
     for position in (299, 280, 251):
-        study = Study(indicator, 96, 1)
-        study.run(0, 0, series)
-        start = study.rewind(0, position)
+        state = IndicatorState(indicator, 96, 1)
+        state.run(0, 0, series)
+        start = state.rewind(0, position)
         assert position - max(CHECKPOINT_BARS, 2 * indicator.block) <= start <= position
-        again = study.run(0, start, tuple(values[start:] for values in series))
+        again = state.run(0, start, tuple(values[start:] for values in series))
         assert again[:, position - start :].tobytes() == expected[:, position:].tobytes()
 
 
@@ -84,7 +84,7 @@ rows_of_bars = st.lists(
 
 
 @given(rows_of_bars, st.sampled_from(EVERY), st.data())
-def test_any_prices_stream_as_batch_in_any_cuts_without_nan_or_warning(
+def test_any_prices_stream_as_a_batch_in_any_cuts_without_nan_or_warning(
     rows: list[tuple[float, float, float, float, float, bool]], indicator: Indicator, data: st.DataObject
 ) -> None:
     part = np.array([row[:5] for row in rows]).T
@@ -99,16 +99,16 @@ def test_any_prices_stream_as_batch_in_any_cuts_without_nan_or_warning(
         assert np.isnan(values[: due - 1]).all()
     series = inputs_of(indicator, bars)
     cuts = sorted(data.draw(st.sets(st.integers(0, len(rows)), max_size=4)))
-    study = Study(indicator, 64, 1)
+    state = IndicatorState(indicator, 64, 1)
     parts = [
-        study.run(0, a, tuple(values[a:b] for values in series))
+        state.run(0, a, tuple(values[a:b] for values in series))
         for a, b in zip([0, *cuts], [*cuts, len(rows)], strict=True)
     ]
     assert np.concatenate(parts, axis=1).tobytes() == made.tobytes()
 
 
 @pytest.mark.parametrize("indicator", EVERY, ids=str)
-def test_declarations_are_whole(indicator: Indicator) -> None:
+def test_declarations_are_complete(indicator: Indicator) -> None:
     kind = type(indicator)
     assert kind.SOURCE
     assert kind.__doc__
@@ -118,5 +118,5 @@ def test_declarations_are_whole(indicator: Indicator) -> None:
     assert len(indicator.warmups) == len(kind.OUTPUTS)
     assert max(indicator.warmups) == indicator.warmup >= min(indicator.warmups) >= 1
     assert all(parameter.default is not None for parameter in kind.PARAMETERS)
-    if not indicator.block:  # a state is kept every few bars, of every symbol
+    if not indicator.block:  # checkpoints contain the state of every symbol
         assert indicator.width <= 64

@@ -1,7 +1,7 @@
-"""The indicators of windows that TA-Lib has not, against plain derivations from their sources, and the kernels.
+"""Windowed indicators that TA-Lib lacks, against plain derivations from their sources, and the kernels.
 
-A derivation here is what a spreadsheet would do: one bar, its window, the formula as printed, in fractions or in
-decimals of forty digits.
+A derivation evaluates the printed formula on the window of one bar, as a spreadsheet would, in fractions or in decimals
+of forty digits.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.analytics.support import FILES, batch, inputs_of, ohlcv, random_bars,
 from tickerplant.analytics import compute
 from tickerplant.analytics.indicator import parse
 from tickerplant.analytics.indicator.extremes import BlockExtreme
-from tickerplant.analytics.realtime.indicator_state import Study
+from tickerplant.analytics.realtime.indicator_state import IndicatorState
 from tickerplant.core.errors import BadInput
 
 Bars = dict[str, np.ndarray]
@@ -55,14 +55,14 @@ def logs(prices: Sequence[Fraction], bases: Sequence[Fraction]) -> list[Decimal]
 
 
 def donchian(bars: Bars, bar: int) -> list[Fraction]:
-    """Highest high and lowest low of 20 bars and their middle. Source: C. M. Faith, Way of the Turtle, ch. 10."""
+    """Return the extremes of 20 bars and their middle. Source: C. M. Faith, Way of the Turtle, ch. 10."""
     w = window(bars, bar, 20)
     upper, lower = max(w["high"]), min(w["low"])
     return [upper, (upper + lower) / 2, lower]
 
 
 def ichimoku(ahead: int) -> Callable[[Bars, int], list[Fraction]]:
-    """(Highest + lowest) / 2 of 9, 26 and 52 bars, the cloud drawn ahead. Source: StockCharts, Ichimoku Cloud."""
+    """Return (highest + lowest) / 2 of 9, 26 and 52 bars, and the cloud. Source: StockCharts, Ichimoku Cloud."""
 
     def middle(bars: Bars, bar: int, length: int) -> Fraction:
         w = window(bars, bar, length)
@@ -171,7 +171,7 @@ DERIVED: dict[str, tuple[int, Callable[[Bars, int], Sequence[Fraction | Decimal]
 
 @pytest.mark.parametrize("text", DERIVED)
 @pytest.mark.parametrize("name", FILES)
-def test_values_are_those_of_the_source(name: str, text: str) -> None:
+def test_values_equal_those_derived_from_the_source(name: str, text: str) -> None:
     bars = {column: values for column, values in ohlcv(name).items() if column not in ("session", "vwap")}
     warmup, derive = DERIVED[text]
     made = np.array(list(compute(bars, text).values()))
@@ -192,7 +192,7 @@ OTHERS = ["STOCH(2,1,1)", "STOCH(5,4,7)", "STOCH(3,9,2)@metatrader", "STOCHF(4,1
 
 
 @pytest.mark.parametrize("text", OTHERS)
-def test_other_parameters_stream_as_batch_and_rewind_as_if_never_otherwise(text: str) -> None:
+def test_other_parameters_stream_and_rewind_to_the_same_bits_as_a_batch(text: str) -> None:
     indicator = parse(text)
     bars = random_bars(200, 70, seed=4)
     made = streamed(indicator, bars)
@@ -202,10 +202,10 @@ def test_other_parameters_stream_as_batch_and_rewind_as_if_never_otherwise(text:
     assert np.ascontiguousarray(made[:, :, 5]).tobytes() == expected.tobytes()
     series = inputs_of(indicator, one)
     for position in range(60, 200, 13):
-        study = Study(indicator, 96, 1)
-        study.run(0, 0, series)
-        start = study.rewind(0, position)
-        again = study.run(0, start, tuple(values[start:] for values in series))
+        state = IndicatorState(indicator, 96, 1)
+        state.run(0, 0, series)
+        start = state.rewind(0, position)
+        again = state.run(0, start, tuple(values[start:] for values in series))
         assert again[:, position - start :].tobytes() == expected[:, position:].tobytes()
 
 
@@ -215,7 +215,7 @@ def test_other_parameters_stream_as_batch_and_rewind_as_if_never_otherwise(text:
     st.lists(st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.5, 1e100, -1e100, 1e-300]), min_size=1, max_size=60),
     st.integers(0, 20),
 )
-def test_extremes_are_those_of_the_window_wherever_a_state_begins(
+def test_extremes_equal_those_of_the_window_for_a_state_that_starts_anywhere(
     n: int, highest: bool, values: list[float], start: int
 ) -> None:
     kernel, x = BlockExtreme(n, highest=highest), np.array(values)
@@ -232,7 +232,7 @@ def test_extremes_are_those_of_the_window_wherever_a_state_begins(
         assert made[bar] == extreme(values[bar - n + 1 : bar + 1])
 
 
-def test_a_band_of_no_width_has_the_close_in_its_middle_and_no_bandwidth() -> None:
+def test_a_band_of_zero_width_has_the_close_in_its_middle_and_no_bandwidth() -> None:
     bands = compute(np.full(60, 0.1), "BBANDS(20,2)")
     assert (bands["bbands_20_2_percent_b"][19:] == 0.5).all()
     assert (bands["bbands_20_2_bandwidth"][19:] == 0.0).all()
@@ -241,7 +241,7 @@ def test_a_band_of_no_width_has_the_close_in_its_middle_and_no_bandwidth() -> No
     assert (around_zero["bbands_20_2_percent_b"][20:22] == [0.75, 0.25]).all()
 
 
-def test_a_price_that_is_not_positive_moves_no_volatility() -> None:
+def test_a_price_that_is_not_positive_counts_as_no_change() -> None:
     bars = {name: values[:, 0] for name, values in random_bars(60, 1).items()}
     for column in ("open", "high", "low", "close"):
         bars[column][30] = -37.63
@@ -258,7 +258,7 @@ def test_a_price_that_is_not_positive_moves_no_volatility() -> None:
     np.testing.assert_allclose(made[45], np.std(returns[25:45], ddof=1), rtol=1e-12)
 
 
-def test_money_flow_of_no_volume_and_of_bars_without_height_is_none() -> None:
+def test_money_flow_is_zero_without_volume_or_height() -> None:
     bars = {name: values[:, 0] for name, values in random_bars(60, 1).items()}
     assert (compute({**bars, "volume": np.zeros(60)}, "CMF(20)")["cmf_20"][19:] == 0.0).all()
     assert (compute({**bars, "volume": np.zeros(60)}, "MFI(14)")["mfi_14"][14:] == 0.0).all()
@@ -266,7 +266,7 @@ def test_money_flow_of_no_volume_and_of_bars_without_height_is_none() -> None:
     assert (compute(same, "CMF(20)")["cmf_20"][19:] == 0.0).all()
 
 
-def test_money_flow_of_closes_at_the_ends_is_one() -> None:
+def test_money_flow_is_one_for_closes_at_the_ends_of_the_range() -> None:
     bars = {name: values[:, 0] for name, values in random_bars(60, 1).items()}
     np.testing.assert_allclose(compute({**bars, "close": bars["high"]}, "CMF(20)")["cmf_20"][19:], 1.0, rtol=1e-12)
     np.testing.assert_allclose(compute({**bars, "close": bars["low"]}, "CMF(20)")["cmf_20"][19:], -1.0, rtol=1e-12)
@@ -277,13 +277,13 @@ def test_money_flow_of_closes_at_the_ends_is_one() -> None:
     [
         ("ICHIMOKU(26,9,52)", "must not fall"),
         ("ICHIMOKU(9,26,20)", "must not fall"),
-        ("STOCH(1,3,3)", r"fastk is 1, it must lie in 2\.\.1000"),
-        ("STOCH(14,0,3)", r"slowk is 0, it must lie in 1\.\.100"),
+        ("STOCH(1,3,3)", r"fastk is 1, it must be in 2\.\.1000"),
+        ("STOCH(14,0,3)", r"slowk is 0, it must be in 1\.\.100"),
         ("STOCH(14,3,3)@tradingview", "no dialect 'tradingview'"),
         ("VOLCC(20,0)", "per_year is 0"),
         ("VOLCC(1)", "period is 1"),
     ],
 )
-def test_parameters_that_do_not_go_together_are_refused(text: str, reason: str) -> None:
+def test_parameters_that_exclude_each_other_are_refused(text: str, reason: str) -> None:
     with pytest.raises(BadInput, match=reason):
         parse(text)

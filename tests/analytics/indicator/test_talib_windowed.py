@@ -1,6 +1,6 @@
-"""The indicators of windows are TA-Lib's, to 1e-9 over whole files, and null where TA-Lib has nothing.
+"""Windowed indicators equal TA-Lib to 1e-9 over whole files, with nulls in the same places.
 
-Where TA-Lib's running sums lose digits, exact arithmetic says which of the two is right.
+Where TA-Lib's running sums lose digits, exact arithmetic decides which of the two is correct.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ CASES: dict[str, Callable[[Bars], object]] = {
 
 @pytest.mark.parametrize("text", CASES)
 @pytest.mark.parametrize("name", FILES)
-def test_batch_is_talib_with_nulls_in_the_same_places(name: str, text: str) -> None:
+def test_a_batch_equals_talib_with_nulls_in_the_same_places(name: str, text: str) -> None:
     bars = ohlcv(name)
     found = CASES[text](bars)
     wanted = found if isinstance(found, (tuple, list)) else (found,)
@@ -80,12 +80,12 @@ def exact_wma(x: list[Fraction]) -> Fraction:
 
 
 def worst(ours: np.ndarray, theirs: np.ndarray, count: int = 50) -> list[int]:
-    """The bars at which the two differ most."""
+    """Return the bars with the largest differences."""
     return np.argsort(np.nan_to_num(np.abs(ours - theirs)))[-count:].tolist()
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_where_the_deviation_differs_from_talib_it_is_nearer_to_the_exact_one(name: str) -> None:
+def test_where_the_deviation_differs_from_talib_it_is_closer_to_the_exact_value(name: str) -> None:
     close = ohlcv(name)["close"]
     ours, theirs = compute(close, "STDDEV(20)")["stddev_20"], talib.STDDEV(close, 20)
     off = {"ours": 0.0, "theirs": 0.0}
@@ -98,7 +98,7 @@ def test_where_the_deviation_differs_from_talib_it_is_nearer_to_the_exact_one(na
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_where_the_weighted_average_differs_from_talib_it_is_nearer_to_the_exact_one(name: str) -> None:
+def test_where_the_weighted_average_differs_from_talib_it_is_closer_to_exact(name: str) -> None:
     close = ohlcv(name)["close"]
     ours, theirs = compute(close, "WMA(20)")["wma_20"], talib.WMA(close, 20)
     off = {"ours": 0.0, "theirs": 0.0}
@@ -111,7 +111,7 @@ def test_where_the_weighted_average_differs_from_talib_it_is_nearer_to_the_exact
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_the_channel_index_is_the_exact_one_of_its_typical_prices(name: str) -> None:
+def test_the_channel_index_equals_the_exact_one_of_its_typical_prices(name: str) -> None:
     bars = ohlcv(name)
     ours, theirs = compute(bars, "CCI(20)")["cci_20"], talib.CCI(*prices(bars), 20)
     typical = [Fraction(value) for value in ((bars["high"] + bars["low"] + bars["close"]) / 3.0).tolist()]
@@ -127,14 +127,14 @@ def test_the_channel_index_is_the_exact_one_of_its_typical_prices(name: str) -> 
 
 
 def random_ticks(bars: int, seed: int) -> Bars:
-    """Prices on a grid of five: many equal extremes, ranges of no height and bars that do not move."""
+    """Return prices on a grid of five: many equal extremes, ranges of zero height and unchanged bars."""
     rng = np.random.default_rng(seed)
     grid = np.sort(rng.integers(1, 6, (3, bars)).astype(float), axis=0)
     return {"high": grid[2], "low": grid[0], "close": grid[1], "volume": rng.integers(0, 3, bars).astype(float)}
 
 
 @pytest.mark.parametrize("text", ["STOCH(3,2,2)", "STOCHF(2,2)", "WILLR(2)", "MFI(3)", "AROON(6)", "AROONOSC(6)"])
-def test_ties_and_ranges_of_no_height_are_talibs(text: str) -> None:
+def test_ties_and_ranges_of_zero_height_equal_talib(text: str) -> None:
     n = [int(word) for word in text[text.index("(") + 1 : -1].split(",")]
     wanted: dict[str, Callable[[Bars], object]] = {
         "STOCH": lambda bars: talib.STOCH(*prices(bars), n[0], n[1], 0, n[2], 0),
@@ -153,7 +153,7 @@ def test_ties_and_ranges_of_no_height_are_talibs(text: str) -> None:
 
 
 @pytest.mark.parametrize("price", [0.1, 1 / 3, 123.456, 1e-12, 1e12])
-def test_constant_prices_are_as_talib_has_them(price: float) -> None:
+def test_constant_prices_give_the_values_of_talib(price: float) -> None:
     same = np.full(60, price)
     bars = {"high": same, "low": same, "close": same, "volume": same}
     for text, value in [
@@ -166,16 +166,16 @@ def test_constant_prices_are_as_talib_has_them(price: float) -> None:
     assert (talib.CCI(same, same, same, 20)[19:] == 0.0).all()
 
 
-def test_typical_prices_that_differ_by_rounding_alone_have_not_moved() -> None:
+def test_typical_prices_that_differ_by_rounding_count_as_unchanged() -> None:
     high, low, close = np.array([[1.46, 1.44, 1.46], [1.41, 1.41, 1.40], [1.42, 1.44, 1.43]])
-    assert len(set(((high + low + close) / 3).tolist())) > 1  # all are 1.43
+    assert len(set(((high + low + close) / 3).tolist())) > 1  # each is 1.43 before rounding
     volume = np.full(3, 100.0)
     made = compute({"high": high, "low": low, "close": close, "volume": volume}, "MFI(2)")["mfi_2"]
     np.testing.assert_array_equal(made, talib.MFI(high, low, close, volume, 2))
     assert made[2] == 0.0
 
 
-def test_a_rate_from_nothing_is_none() -> None:
+def test_the_rate_of_change_from_zero_is_zero() -> None:
     close = np.array([0.0, 5.0, 0.0, 2.0])
     assert compute(close, "ROC(1)")["roc_1"][1:].tolist() == [0.0, -100.0, 0.0]
     np.testing.assert_array_equal(compute(close, "ROC(1)")["roc_1"], talib.ROC(close, 1))

@@ -1,8 +1,8 @@
-"""What the engine made, as batches of `Values` records.
+"""Engine values as batches of `Values` records.
 
-Intervals with the same columns share a batch. Values on forming bars have the forming indicators' columns alone, so
-they are in batches of their own, after the closed ones. Rows of a batch are ordered by interval, then time, then by
-when the symbol first came; where one time closed for many symbols they have the order of the bars.
+Intervals with the same columns share a batch. Values of forming bars contain the columns of the forming indicators
+only, so they have batches of their own, after those of closed bars. Rows are ordered by interval, then time, then the
+row number of the symbol. If all rows of an interval have one time, they keep the order of the bars.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
-from tickerplant.analytics.realtime.engine import FORMING, Made
+from tickerplant.analytics.realtime.engine import FORMING, IntervalValues
 from tickerplant.core import schemas
 from tickerplant.core.times import Float64Array, Int64Array, timestamps
 
 MAX_ROWS: Final = 100_000
-"""Rows of a record: with 12 columns 13 MB, below the log's 32 MB."""
+"""Maximum rows of a record: 13 MB with 12 columns, below the log's limit of 32 MB."""
 
 _STATES = pa.array(schemas.STATES)
 
 
-def batches(made: Sequence[Made], symbols: pa.Array) -> list[pa.RecordBatch]:
-    """Return the batches of one record's outputs; `symbols` are the engine's, by row."""
+def value_batches(made: Sequence[IntervalValues], symbols: pa.Array) -> list[pa.RecordBatch]:
+    """Return the batches for the values of one input record. `symbols` are those of the engine, in row order."""
     ordered = sorted(made, key=lambda part: (_is_forming(part), part.columns))  # stable: intervals keep their order
     found = []
     for _, group in groupby(ordered, key=lambda part: (_is_forming(part), part.columns)):
@@ -34,16 +34,16 @@ def batches(made: Sequence[Made], symbols: pa.Array) -> list[pa.RecordBatch]:
     return found
 
 
-def _is_forming(part: Made) -> bool:
+def _is_forming(part: IntervalValues) -> bool:
     return part.chunks[0].state == FORMING
 
 
 def _nullable(column: Float64Array) -> pa.Array:
-    nothing = np.isnan(column)
-    return pa.array(column, mask=nothing) if nothing.any() else pa.array(column)
+    nulls = np.isnan(column)
+    return pa.array(column, mask=nulls) if nulls.any() else pa.array(column)
 
 
-def _in_order(part: Made) -> tuple[Int64Array, Int64Array, Int64Array, Int64Array, Float64Array]:
+def _in_order(part: IntervalValues) -> tuple[Int64Array, Int64Array, Int64Array, Int64Array, Float64Array]:
     if len(part.chunks) == 1:
         chunk = part.chunks[0]
         if (chunk.times == chunk.times[0]).all():
@@ -57,7 +57,7 @@ def _in_order(part: Made) -> tuple[Int64Array, Int64Array, Int64Array, Int64Arra
     return times[order], symbols[order], versions[order], states[order], values[:, order]
 
 
-def _batch(parts: Sequence[Made], known: pa.Array) -> pa.RecordBatch:
+def _batch(parts: Sequence[IntervalValues], known: pa.Array) -> pa.RecordBatch:
     pieces = [_in_order(part) for part in parts]
     times, symbols, versions, states, values = (
         piece[0] if len(piece) == 1 else np.concatenate(piece, axis=-1) for piece in zip(*pieces, strict=True)
@@ -65,12 +65,12 @@ def _batch(parts: Sequence[Made], known: pa.Array) -> pa.RecordBatch:
     intervals = np.repeat(np.arange(len(parts)), [len(piece[0]) for piece in pieces])
     used = np.zeros(len(known), dtype=np.bool_)
     used[symbols] = True
-    place = np.cumsum(used) - 1
+    code = np.cumsum(used) - 1
     arrays = [
         timestamps(times),
-        pa.DictionaryArray.from_arrays(pa.array(place[symbols].astype(np.int32)), known.filter(pa.array(used))),
-        _small(intervals, pa.array([part.interval for part in parts])),
-        _small(states, _STATES),
+        pa.DictionaryArray.from_arrays(pa.array(code[symbols].astype(np.int32)), known.filter(pa.array(used))),
+        _small_text(intervals, pa.array([part.interval for part in parts])),
+        _small_text(states, _STATES),
         pa.array(versions),
         *map(_nullable, values),
     ]
@@ -78,5 +78,5 @@ def _batch(parts: Sequence[Made], known: pa.Array) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, schema=pa.schema([*schemas.ANALYTICS_KEY, *columns]))
 
 
-def _small(codes: Int64Array, words: pa.Array) -> pa.DictionaryArray:
+def _small_text(codes: Int64Array, words: pa.Array) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int8)), words)

@@ -1,4 +1,4 @@
-"""The inputs vwap and session: what stands for them, in the stream and over columns."""
+"""The inputs vwap and session, and their substitutes, in the stream and over columns."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.analytics.support import T0, Bar, bar_delivery, bars, delivery
+from tests.analytics.support import T0, Bar, bars, consumed, consumed_bars
 from tickerplant.analytics import compute
 from tickerplant.analytics.derived_inputs import SessionNumbers
 from tickerplant.analytics.stage import AnalyticsStage
@@ -32,8 +32,8 @@ def numbers(symbols: list[str], moments: list[str], *, by_date: bool = False) ->
     return SessionNumbers(DEFAULT_RULES).of(rows, symbols, times, np.full(len(rows), by_date)).tolist()
 
 
-def test_a_session_is_that_of_the_symbols_own_calendar() -> None:
-    # 2012-06-21 was a Thursday: New York from 04:00 to 20:00, which is from 08:00 to 24:00 UTC.
+def test_sessions_follow_the_calendar_of_the_symbol() -> None:
+    # 2012-06-21 was a Thursday. New York trades from 04:00 to 20:00, which is 08:00 to 24:00 UTC.
     made = numbers(
         ["AAPL", "AAPL", "BTC/USD", "MSFT"], ["2012-06-21T13:30", "2012-06-21T23:59"] + ["2012-06-21T23:59"] * 2
     )
@@ -41,25 +41,25 @@ def test_a_session_is_that_of_the_symbols_own_calendar() -> None:
     assert numbers(["BTC/USD"], ["2012-06-24T12:00"]) == [day("2012-06-24")]  # a Sunday
 
 
-def test_a_time_between_sessions_is_of_neither() -> None:
+def test_a_time_between_sessions_belongs_to_neither() -> None:
     assert numbers(["AAPL", "AAPL"], ["2012-06-21T02:00", "2012-06-24T12:00"]) == [
         day("2012-06-21") + 0.5,
         day("2012-06-24") + 0.5,
     ]
 
 
-def test_a_daily_bar_is_of_its_own_date_whatever_the_calendar() -> None:
+def test_a_daily_bar_belongs_to_its_date_under_any_calendar() -> None:
     assert numbers(["AAPL", "BTC/USD"], ["2012-06-21T00:00"] * 2, by_date=True) == [day("2012-06-21")] * 2
 
 
-def test_symbols_that_join_later_have_their_calendars() -> None:
+def test_symbols_added_later_have_their_own_calendars() -> None:
     sessions, times = SessionNumbers(DEFAULT_RULES), np.array([utc("2012-06-24T12:00")])
     plain = np.zeros(1, dtype=np.bool_)
     assert sessions.of(np.array([0]), ["AAPL"], times, plain)[0] % 1 == 0.5
     assert sessions.of(np.array([1]), ["AAPL", "BTC/USD"], times, plain)[0] % 1 == 0
 
 
-def test_an_unknown_calendar_is_refused_where_sessions_are_asked_for() -> None:
+def test_an_unknown_calendar_is_refused() -> None:
     with pytest.raises(ConfigError, match="NOWHERE"):
         SessionNumbers(Rules(calendars={"*": "NOWHERE"}))
 
@@ -71,12 +71,12 @@ def rows(moments: list[str], closes: list[float], interval: str = "1m") -> list[
 def values(given: list[Bar], interval: str = "1m") -> list[float]:
     stage = AnalyticsStage()
     settings = {"indicators": {interval: ["VWAP"]}, "forming_indicators": []}
-    stage.step(delivery(records.Settings(sent_at_us=T0, values=settings)))
-    made = [records.decode(output.value).batch for output in stage.step(bar_delivery(given))]
+    stage.step(consumed(records.Settings(sent_at_us=T0, values=settings)))
+    made = [records.decode(output.value).batch for output in stage.step(consumed_bars(given))]
     return [row["vwap"] for batch in made for row in batch.to_pylist()]
 
 
-def test_the_stream_begins_the_vwap_anew_with_each_session() -> None:
+def test_the_vwap_restarts_with_each_session() -> None:
     moments = ["2012-06-21T13:30", "2012-06-21T19:59", "2012-06-22T02:00", "2012-06-22T13:30", "2012-06-22T13:31"]
     assert values(rows(moments, [1.0, 3.0, 10.0, 5.0, 6.0])) == [1.0, 2.0, 10.0, 5.0, 5.5]
 
@@ -87,20 +87,20 @@ def test_a_snapshot_within_a_session_and_a_revision_after_it_change_nothing() ->
     settings = {"indicators": {"1m": ["VWAP", "ADX(2)@wilder"]}, "forming_indicators": ["VWAP"]}
     whole, cut = AnalyticsStage(), AnalyticsStage()
     for stage in (whole, cut):
-        stage.step(delivery(records.Settings(sent_at_us=T0, values=settings)))
-        stage.step(bar_delivery(given[:3]))
+        stage.step(consumed(records.Settings(sent_at_us=T0, values=settings)))
+        stage.step(consumed_bars(given[:3]))
     cut = AnalyticsStage(cut.snapshot())
     expected = compute({"vwap": [1.0, 9.0, 2.0, 7.0, 5.0, 4.0], "volume": [1.0] * 6, "session": [0] * 6}, "VWAP")[
         "vwap"
     ]
     for stage in (whole, cut):
-        stage.step(bar_delivery(given[3:]))
-        (output,) = stage.step(bar_delivery([revised]))
+        stage.step(consumed_bars(given[3:]))
+        (output,) = stage.step(consumed_bars([revised]))
         assert [row["vwap"] for row in records.decode(output.value).batch.to_pylist()] == expected[1:].tolist()
     assert whole.snapshot() == cut.snapshot()
 
 
-def test_a_daily_bars_vwap_is_its_own() -> None:
+def test_the_vwap_of_a_daily_bar_is_its_own() -> None:
     assert values(rows(["2012-06-21T00:00", "2012-06-22T00:00"], [1.0, 3.0], "1d"), "1d") == [1.0, 3.0]
 
 
@@ -111,12 +111,12 @@ def test_a_bar_without_a_vwap_has_its_typical_price() -> None:
     batch = batch.set_column(8, batch.schema.field("vwap"), pa.array([2.0, None], pa.float64()))
     stage = AnalyticsStage()
     settings = {"indicators": {"1m": ["VWAP"]}, "forming_indicators": ["VWAP"]}
-    stage.step(delivery(records.Settings(sent_at_us=T0, values=settings)))
-    (output,) = stage.step(delivery(records.Bars(sent_at_us=T0, feed="f", cause=1), batch))
+    stage.step(consumed(records.Settings(sent_at_us=T0, values=settings)))
+    (output,) = stage.step(consumed(records.Bars(sent_at_us=T0, feed="f", cause=1), batch))
     assert [row["vwap"] for row in records.decode(output.value).batch.to_pylist()] == [2.0, 3.0]
 
 
-def test_over_columns_the_session_is_the_utc_date_of_the_time_and_the_vwap_the_typical_price() -> None:
+def test_over_columns_the_session_is_the_utc_date_and_the_vwap_the_typical_price() -> None:
     moments = np.array([T0 // DAY_US * DAY_US + i * 700 * MINUTE_US for i in range(4)])
     columns = {
         "high": [2.0, 3.0, 4.0, 9.0],
@@ -136,7 +136,7 @@ def test_over_columns_the_session_is_the_utc_date_of_the_time_and_the_vwap_the_t
     assert compute(partly, "VWAP")["vwap"].tolist() == [1.0, 1.5, 2.75, 6.0]
 
 
-def test_columns_that_lack_what_stands_for_an_input_are_refused_by_name() -> None:
+def test_a_missing_column_of_a_derived_input_is_named() -> None:
     with pytest.raises(BadInput, match="needs the column 'time'"):
         compute({"vwap": [1.0], "volume": [1.0]}, "VWAP")
     with pytest.raises(BadInput, match="needs the column 'low'"):

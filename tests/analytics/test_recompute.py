@@ -1,4 +1,4 @@
-"""What memory is too short for is computed again from stored history: the tables are those of a batch over it."""
+"""Series computed again from stored history: the tables equal those of a batch over the whole history."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.analytics.plant import Bench
 from tests.analytics.support import T0
 from tests.support.killed import Killed
 from tickerplant.analytics.indicator import parse
-from tickerplant.analytics.realtime.recompute_queue import Series
+from tickerplant.analytics.realtime.series import Series
 from tickerplant.analytics.stage import AnalyticsStage
 from tickerplant.core import faults, records, schemas
 from tickerplant.core.alerts import Rule
@@ -60,14 +60,14 @@ def check(bench: Bench, symbol: str = "A", indicators: list[str] = INDICATORS, c
 
 
 def live(bench: Bench, begin: int, end: int, x: np.ndarray, symbol: str = "A") -> None:
-    """Daily bars as a live feed closes them, in a few records."""
+    """Append daily bars as a live feed closes them, in six records."""
     for part in np.array_split(np.arange(begin, end), 6):
         bench.bars(symbol, days(part[0], part[-1] + 1), x[part])
 
 
 def test_a_backfill_is_computed_once_when_it_has_ended(bench: Bench) -> None:
     x = prices(2500 + DAYS)
-    bench.say(records.Settings, values=RULES)
+    bench.append(records.Settings, values=RULES)
     bench.bars("A", days(0, DAYS), x[2500:])
     bench.bars("B", days(0, 300), prices(300, 2))
     bench.run()
@@ -77,48 +77,48 @@ def test_a_backfill_is_computed_once_when_it_has_ended(bench: Bench) -> None:
     bench.bars("B", days(300, 310), prices(10, 3))
     bench.run(until=bench.read_all)
     assert bench.analytics is not None
-    assert bench.analytics.counts.computed_again == 0
-    bench.say(records.End, feed="backfill")
+    assert bench.analytics.counters.computed_again == 0
+    bench.append(records.End, feed="backfill")
     bench.run()
-    assert bench.analytics.counts.computed_again == 1
+    assert bench.analytics.counters.computed_again == 1
     check(bench)
     check(bench, "B")
-    # What comes after goes on from there, and is not computed again.
+    # Later bars continue from there, without another recomputation.
     bench.bars("A", days(DAYS, DAYS + 5), prices(5, 4))
     bench.run()
-    assert bench.analytics.counts.computed_again == 0
+    assert bench.analytics.counters.computed_again == 0
     check(bench)
 
 
-def test_a_backfill_without_an_end_is_computed_a_bounded_log_time_later(bench: Bench) -> None:
+def test_a_backfill_without_an_end_is_computed_after_a_bounded_log_time(bench: Bench) -> None:
     x = prices(DAYS)
-    bench.say(records.Settings, values=RULES)
+    bench.append(records.Settings, values=RULES)
     live(bench, 300, DAYS, x)
     bench.bars("A", days(0, 300), x[:300], feed="backfill", history=True)
     bench.run(until=bench.read_all)
     bench.tick(120)
-    bench.say(records.Mark, feed="live", watermark_us=T0)
+    bench.append(records.Mark, feed="live", watermark_us=T0)
     bench.run()
     check(bench)
 
 
-def test_history_that_a_better_bar_stands_before_changes_nothing(bench: Bench) -> None:
+def test_history_of_lower_source_priority_changes_nothing(bench: Bench) -> None:
     x = prices(100)
-    bench.say(records.Settings, values=RULES)
+    bench.append(records.Settings, values=RULES)
     bench.bars("A", days(0, 100), x)
     bench.bars("A", days(10, 20), x[10:20] * 2, feed="backfill", history=True, complete=False)
     bench.bars("A", days(30, 31), x[30:31] * 2, feed="backfill", history=True)
-    bench.say(records.End, feed="backfill")
+    bench.append(records.End, feed="backfill")
     bench.run()
     check(bench)
-    closes = bench.ask(lambda look: look.ohlcv.read("A", "1d")).column("close").to_numpy()
+    closes = bench.query_store(lambda session: session.ohlcv.read("A", "1d")).column("close").to_numpy()
     assert closes[10] == x[10]
     assert closes[30] == 2 * x[30]
 
 
 @pytest.mark.parametrize("state", ["final", "withdrawn"])
 def test_a_revision_older_than_memory_revises_all_after_it(bench: Bench, state: str) -> None:
-    bench.say(records.Settings, values=RULES)
+    bench.append(records.Settings, values=RULES)
     live(bench, 0, DAYS, prices(DAYS))
     bench.run()
     bench.bars("A", [day(50)], [np.nan if state == "withdrawn" else 250.0], state=state)
@@ -128,18 +128,18 @@ def test_a_revision_older_than_memory_revises_all_after_it(bench: Bench, state: 
     assert (day(50) in bench.values("A", "1d", COLUMNS)) == (state == "final")
 
 
-def test_a_split_revises_what_lies_before_it_and_bars_that_come_later_from_before_it(bench: Bench) -> None:
+def test_a_split_revises_earlier_bars_including_those_that_arrive_later(bench: Bench) -> None:
     x = prices(DAYS)
     x[700:] /= 4
-    bench.say(records.Settings, values=RULES)
+    bench.append(records.Settings, values=RULES)
     live(bench, 300, DAYS, x)
     bench.run()
     bench.split("A", day(700), 4.0)
     bench.run()
     check(bench)
     bench.bars("A", days(0, 300), x[:300], feed="backfill", history=True)
-    bench.say(records.End, feed="backfill")
-    bench.bars("A", [day(690)], [77.0 * 4])  # in memory, before the split
+    bench.append(records.End, feed="backfill")
+    bench.bars("A", [day(690)], [77.0 * 4])  # retained, and before the split
     bench.split("A", day(100), 1.0, 10.0)
     bench.split("A", day(700), 4.0)
     bench.run()
@@ -150,9 +150,9 @@ def test_a_split_revises_what_lies_before_it_and_bars_that_come_later_from_befor
     check(bench)
 
 
-def test_a_split_that_is_announced_takes_effect_when_its_session_begins(bench: Bench) -> None:
+def test_an_announced_split_takes_effect_when_its_session_starts(bench: Bench) -> None:
     x = prices(DAYS)
-    bench.say(records.Settings, values=RULES)
+    bench.append(records.Settings, values=RULES)
     live(bench, 0, DAYS, x)
     tomorrow = (T0 // DAY_US + 1) * DAY_US
     bench.split("A", tomorrow, 2.0)
@@ -161,19 +161,19 @@ def test_a_split_that_is_announced_takes_effect_when_its_session_begins(bench: B
     check(bench)
     bench.splits = announced
     bench.tick((tomorrow - T0) / 1e6)
-    bench.say(records.Mark, feed="live", watermark_us=T0)
+    bench.append(records.Mark, feed="live", watermark_us=T0)
     bench.bars("A", [tomorrow], [50.0])
     bench.run()
     check(bench)
 
 
-def test_a_set_that_grows_is_warmed_by_stored_history_and_its_columns_are_filled(bench: Bench) -> None:
-    bench.say(records.Settings, values=RULES)
+def test_a_new_indicator_is_computed_over_the_stored_history(bench: Bench) -> None:
+    bench.append(records.Settings, values=RULES)
     live(bench, 0, DAYS, prices(DAYS))
     live(bench, 0, DAYS, prices(DAYS, 2), "B")
     bench.run()
     more = [*INDICATORS, "EMA(50)", "SMA(7)"]
-    bench.say(records.Settings, values={**RULES, "indicators": {"1d": more}})
+    bench.append(records.Settings, values={**RULES, "indicators": {"1d": more}})
     bench.bars("A", days(DAYS, DAYS + 3), prices(3, 7))
     bench.run()
     for symbol in "AB":
@@ -181,28 +181,28 @@ def test_a_set_that_grows_is_warmed_by_stored_history_and_its_columns_are_filled
 
 
 def disturb(bench: Bench) -> None:
-    """Everything at once."""
+    """Append a backfill, a late revision, a split, new settings and new bars."""
     x = prices(DAYS)
     bench.bars("A", days(0, 100), x[:100], feed="backfill", history=True)
     bench.bars("B", [day(350)], [99.0])
     bench.split("A", day(700), 4.0)
-    bench.say(records.End, feed="backfill")
+    bench.append(records.End, feed="backfill")
     bench.bars("A", days(DAYS, DAYS + 2), prices(2, 7))
-    bench.say(records.Settings, values={**RULES, "indicators": {"1d": [*INDICATORS, "EMA(50)"]}})
+    bench.append(records.Settings, values={**RULES, "indicators": {"1d": [*INDICATORS, "EMA(50)"]}})
     bench.bars("B", days(DAYS, DAYS + 2), prices(2, 8))
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_killed_anywhere_the_tables_are_the_same(bench: Bench, point: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At each effect of a commit, and (`again`) between two series that are computed again."""
-    compute_again = AnalyticsStage.compute_again
+def test_the_tables_are_equal_after_any_kill(bench: Bench, point: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kill at each effect of a commit, and (`again`) between two recomputed series."""
+    recompute = AnalyticsStage.recompute
 
     def computed(stage: AnalyticsStage, series: Series, history: pa.RecordBatch) -> Iterator[Output]:
-        yield from compute_again(stage, series, history)
+        yield from recompute(stage, series, history)
         faults.reach("analytics.again")
 
-    monkeypatch.setattr(AnalyticsStage, "compute_again", computed)
-    bench.say(records.Settings, values=RULES)
+    monkeypatch.setattr(AnalyticsStage, "recompute", computed)
+    bench.append(records.Settings, values=RULES)
     for symbol, seed in (("A", 1), ("B", 2)):
         live(bench, 100, DAYS, prices(DAYS, seed), symbol)
     bench.run()
@@ -231,8 +231,8 @@ def test_killed_anywhere_the_tables_are_the_same(bench: Bench, point: str, monke
     bench.splits = splits
 
 
-def test_without_a_store_analytics_works_on_and_the_marks_wait_for_it(bench: Bench, tmp_path: Path) -> None:
-    bench.say(records.Settings, values=RULES)
+def test_without_a_store_analytics_continues_and_queued_series_wait(bench: Bench, tmp_path: Path) -> None:
+    bench.append(records.Settings, values=RULES)
     live(bench, 0, DAYS, prices(DAYS))
     bench.run()
     bench.bars("A", [day(50)], [250.0])
@@ -240,21 +240,21 @@ def test_without_a_store_analytics_works_on_and_the_marks_wait_for_it(bench: Ben
     bench.bars("A", days(DAYS, DAYS + 1), [101.0])
 
     def missing() -> bool:
-        return bench.read_all() and bench.analytics is not None and bench.analytics.counts.store_missing == 1
+        return bench.read_all() and bench.analytics is not None and bench.analytics.counters.store_missing == 1
 
     bench.run(store=False, dsn=nowhere, until=missing)
     assert bench.analytics is not None
-    assert bench.analytics.counts.pending == 1
+    assert bench.analytics.counters.pending == 1
     bench.run()
     check(bench)
-    assert bench.analytics.counts.store_missing == 0
+    assert bench.analytics.counters.store_missing == 0
 
 
-def test_minutes_of_a_stock_are_split_by_session_and_not_by_the_day_of_utc(bench: Bench) -> None:
-    # 2020-08-31 is a Monday; the session begins at 04:00 in New York, 08:00 UTC, and the one before ends on Saturday.
+def test_intraday_bars_are_adjusted_by_session_not_by_utc_day(bench: Bench) -> None:
+    # 2020-08-31 is a Monday. Its session starts at 04:00 in New York, 08:00 UTC; the previous one ends on Saturday UTC.
     session = 1_598_832_000_000_000
     begin = session + 8 * 60 * MINUTE_US
-    bench.say(records.Settings, values={"indicators": {"5m": ["SMA(3)"]}, "calendars": {"*": "XNYS"}})
+    bench.append(records.Settings, values={"indicators": {"5m": ["SMA(3)"]}, "calendars": {"*": "XNYS"}})
     times = begin + np.arange(-6, 6) * 5 * MINUTE_US
     closes = np.where(times < begin, 400.0, 100.0)
     bench.bars("A", times, closes, "5m")
@@ -266,16 +266,16 @@ def test_minutes_of_a_stock_are_split_by_session_and_not_by_the_day_of_utc(bench
 
 
 @pytest.mark.parametrize("in_the_set", [True, False])
-def test_an_alerts_indicator_counts_from_the_recorded_start_and_runs_on_adjusted_bars(
+def test_an_alerts_indicator_counts_from_the_first_stored_bar_on_adjusted_bars(
     bench: Bench, *, in_the_set: bool
 ) -> None:
     indicators = {"1d": INDICATORS} if in_the_set else {"5m": INDICATORS}
     x = prices(DAYS)
     x[DAYS - 5 :] /= 4
-    bench.say(records.Settings, values={**RULES, "indicators": indicators})
+    bench.append(records.Settings, values={**RULES, "indicators": indicators})
     live(bench, 0, DAYS, x)
     rule = Rule(id="r", symbol="A", interval="1d", left="close", operator="crosses_above", right="EMA(50)")
-    bench.say(records.AlertRule, rule=rule)
+    bench.append(records.AlertRule, rule=rule)
     bench.run()
     bench.split("A", day(DAYS - 5), 4.0)
     bench.run()

@@ -1,4 +1,4 @@
-"""Alert rules in the stage: what fires, once, over revisions, restarts and forming bars."""
+"""Alert rules in the stage: each fires once, over revisions, restarts and forming bars."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.analytics.support import T0, Bar, bar_delivery, delivery
+from tests.analytics.support import T0, Bar, consumed, consumed_bars
 from tests.analytics.support import bars as rows_of
 from tests.support.properties import examples
 from tickerplant.analytics import compute
 from tickerplant.analytics.alerts.rule_operands import check_rule
-from tickerplant.analytics.alerts.rule_state import UNKNOWN, Crossings
-from tickerplant.analytics.alerts.rules import _book
-from tickerplant.analytics.realtime.engine import FINAL, Made
+from tickerplant.analytics.alerts.rule_state import UNKNOWN, RuleState
+from tickerplant.analytics.alerts.rule_table import make_table
+from tickerplant.analytics.realtime.engine import FINAL
 from tickerplant.analytics.realtime.interval_engine import Chunk
-from tickerplant.analytics.realtime.recompute_queue import Series
+from tickerplant.analytics.realtime.series import Series
 from tickerplant.analytics.stage import AnalyticsStage
 from tickerplant.core import records, schemas
 from tickerplant.core.alerts import Rule
@@ -38,14 +38,14 @@ def rule(left: str, operator: str, right: str, **more: Any) -> Rule:
 
 def stage(*rules: Rule, values: dict[str, Any] | None = None) -> AnalyticsStage:
     made = AnalyticsStage()
-    made.step(delivery(records.Settings(sent_at_us=T0, values=NO_SET if values is None else values)))
+    made.step(consumed(records.Settings(sent_at_us=T0, values=NO_SET if values is None else values)))
     for one in rules:
-        take(made, one)
+        apply_rule(made, one)
     return made
 
 
-def take(made: AnalyticsStage, one: Rule, *, removed: bool = False) -> None:
-    assert made.step(delivery(records.AlertRule(sent_at_us=T0, rule=one, removed=removed))) == []
+def apply_rule(made: AnalyticsStage, one: Rule, *, removed: bool = False) -> None:
+    assert made.step(consumed(records.AlertRule(sent_at_us=T0, rule=one, removed=removed))) == []
 
 
 def minute(i: int) -> int:
@@ -59,7 +59,7 @@ def closes(*prices: float, first: int = 0, symbol: str = "A") -> list[Bar]:
 def fired(made: AnalyticsStage, *batches: list[Bar], first: int = 0, feed: str = "f") -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for number, batch in enumerate(batches, first):
-        for output in made.step(bar_delivery(batch, number, feed)):
+        for output in made.step(consumed_bars(batch, number, feed)):
             if output.topic == schemas.ALERTS:
                 rows += records.decode(output.value).batch.to_pylist()
     return rows
@@ -74,7 +74,7 @@ def at(rows: list[dict[str, Any]]) -> list[int]:
     ("operator", "wanted"),
     [("crosses_above", [2, 6]), ("crosses_below", [4]), ("greater", [2, 6]), ("less", [0, 4])],
 )
-def test_a_rule_fires_when_it_becomes_true_and_not_while_it_is(
+def test_a_rule_fires_when_it_becomes_true_and_not_while_it_stays_true(
     operator: str, wanted: list[int], together: bool
 ) -> None:
     bars = closes(9, 10, 11, 12, 9, 9, 11, 10)
@@ -85,7 +85,7 @@ def test_a_rule_fires_when_it_becomes_true_and_not_while_it_is(
     assert not any(row["revised"] for row in rows)
 
 
-def test_what_fired_says_the_rule_the_bar_both_values_and_the_cause() -> None:
+def test_a_fired_alert_contains_rule_bar_both_values_and_cause() -> None:
     made = stage(rule("close", "crosses_above", "SMA(2)", revision=3))
     (row,) = fired(made, [Bar(minute(0), "A", 2.0)], [Bar(minute(1), "A", 1.0)], [Bar(minute(2), "A", 4.0, version=9)])
     assert row.pop("time").timestamp() * 1_000_000 == minute(2)
@@ -98,13 +98,13 @@ def test_what_fired_says_the_rule_the_bar_both_values_and_the_cause() -> None:
 
 @pytest.mark.parametrize(
     ("percent", "wanted"), [("50", [3]), ("-50", [5]), ("49.9", [3]), ("100", [])]
-)  # over 2 bars: 10 10 12 15 15 7.5 gives 20, 50, 25, -50
-def test_a_percent_change_is_over_so_many_bars_and_includes_the_percent(percent: str, wanted: list[int]) -> None:
+)  # the changes of 10 10 12 15 15 7.5 over 2 bars are 20, 50, 25, -50
+def test_a_percent_change_spans_the_given_bars_and_includes_the_threshold(percent: str, wanted: list[int]) -> None:
     made = stage(rule("close", "percent_change", percent, bars=2))
     assert at(fired(made, *([bar] for bar in closes(10, 10, 12, 15, 15, 7.5)))) == wanted
 
 
-def test_a_change_of_an_indicator_is_that_of_its_values() -> None:
+def test_a_percent_change_of_an_indicator_uses_its_values() -> None:
     prices = 100 + np.cumsum(np.random.default_rng(3).normal(0, 1, 300))
     sma = compute(prices, "SMA(5)")["sma_5"]
     change = 100 * (sma[7:] / sma[:-7] - 1)
@@ -144,10 +144,10 @@ def test_a_snapshot_anywhere_changes_nothing(prices: list[int], cut: int, operat
     changes=st.lists(st.tuples(st.integers(0, 39), st.integers(0, 4)), max_size=12),
 )
 @examples(150)
-def test_every_crossing_of_the_revised_bars_has_fired_and_none_twice(
+def test_every_crossing_of_the_revised_bars_fires_exactly_once(
     prices: list[int], changes: list[tuple[int, int]]
 ) -> None:
-    """A price of 0 withdraws the bar. The first bars are below the line, so the first crossing is one."""
+    """A price of 0 withdraws the bar. The first bar is below the line, so the first bar above it is a crossing."""
     made = stage(rule("close", "crosses_above", "2"))
     now = {0: 1.0} | {i: float(price) for i, price in enumerate(prices, start=1)}
     rows = fired(made, *([Bar(minute(i), "A", price)] for i, price in now.items()))
@@ -165,7 +165,7 @@ def test_every_crossing_of_the_revised_bars_has_fired_and_none_twice(
     assert wanted <= set(at(rows))
 
 
-def test_a_revision_fires_what_it_alone_shows_marked_as_revised_and_nothing_again() -> None:
+def test_a_revision_fires_only_new_crossings_marked_as_revised() -> None:
     made = stage(rule("close", "crosses_above", "10"))
     fired(made, *([bar] for bar in closes(9, 9, 9, 9)))
     (row,) = fired(made, [Bar(minute(2), "A", 11.0, version=2)])
@@ -174,7 +174,7 @@ def test_a_revision_fires_what_it_alone_shows_marked_as_revised_and_nothing_agai
     assert at(fired(made, [Bar(minute(4), "A", 12.0)])) == [4]
 
 
-def test_a_rule_on_updates_fires_each_crossing_within_the_bar_and_not_again_at_its_close() -> None:
+def test_a_rule_on_updates_fires_each_crossing_within_the_bar_but_not_at_its_close() -> None:
     made = stage(rule("close", "crosses_above", "10", when="update"))
     states = [
         (9.0, "final"),
@@ -191,14 +191,14 @@ def test_a_rule_on_updates_fires_each_crossing_within_the_bar_and_not_again_at_i
     assert at(fired(made, [Bar(minute(3), "A", 10.5)])) == [3]
 
 
-def test_a_forming_bar_that_is_withdrawn_takes_its_truth_along() -> None:
+def test_a_withdrawn_forming_bar_resets_the_truth() -> None:
     made = stage(rule("close", "crosses_above", "10", when="update"))
     fired(made, [Bar(minute(0), "A", 9.0)])
     assert len(fired(made, [Bar(minute(1), "A", 11.0, "forming")], [Bar(minute(1), "A", None, "withdrawn")])) == 1
     assert at(fired(made, [Bar(minute(2), "A", 11.0, "forming")])) == [2]
 
 
-def test_forming_bars_of_several_times_are_each_their_own() -> None:
+def test_forming_bars_of_several_times_are_evaluated_separately() -> None:
     made = stage(
         rule("close", "greater", "10", when="update"), rule("close", "greater", "10", id="s", symbol="B", when="update")
     )
@@ -211,58 +211,58 @@ def test_forming_bars_of_several_times_are_each_their_own() -> None:
     assert fired(made, [Bar(minute(0), "A", 9.0), Bar(minute(0), "B", 9.0)]) == []
 
 
-def test_forming_bars_are_nothing_to_a_rule_on_closed_ones() -> None:
+def test_a_rule_on_closed_bars_ignores_forming_bars() -> None:
     made = stage(rule("close", "crosses_above", "10"))
     assert fired(made, [Bar(minute(0), "A", 9.0)], [Bar(minute(1), "A", 11.0, "forming")]) == []
     assert at(fired(made, [Bar(minute(1), "A", 11.0)])) == [1]
 
 
-def test_once_is_once_until_the_rule_is_changed() -> None:
+def test_a_once_rule_fires_once_until_it_is_changed() -> None:
     made = stage(rule("close", "crosses_above", "10", once=True))
     assert at(fired(made, *([bar] for bar in closes(9, 11, 9, 11)))) == [1]
     made = AnalyticsStage(made.snapshot())
     assert fired(made, *([bar] for bar in closes(9, 11, first=4))) == []
-    take(made, rule("close", "crosses_above", "10", once=True, revision=2))
+    apply_rule(made, rule("close", "crosses_above", "10", once=True, revision=2))
     assert at(fired(made, *([bar] for bar in closes(9, 11, 9, 11, first=6)))) == [7]
 
 
-def test_a_revision_of_a_rule_that_is_known_changes_nothing_and_a_pause_or_removal_ends_it() -> None:
+def test_an_old_rule_revision_is_ignored_and_a_pause_or_removal_ends_the_rule() -> None:
     first = rule("close", "crosses_above", "10", revision=2)
     made = stage(first)
     fired(made, closes(9))
-    take(made, first)
-    take(made, rule("close", "crosses_above", "1000", revision=1))
+    apply_rule(made, first)
+    apply_rule(made, rule("close", "crosses_above", "1000", revision=1))
     assert at(fired(made, closes(11, first=1))) == [1]
-    take(made, rule("close", "crosses_above", "10", revision=3, active=False))
+    apply_rule(made, rule("close", "crosses_above", "10", revision=3, active=False))
     assert fired(made, *([bar] for bar in closes(9, 11, first=2))) == []
-    take(made, rule("close", "crosses_above", "10", revision=4))
+    apply_rule(made, rule("close", "crosses_above", "10", revision=4))
     assert at(fired(made, *([bar] for bar in closes(12, 9, 11, first=4)))) == [6]
-    take(made, rule("close", "crosses_above", "10", revision=5), removed=True)
+    apply_rule(made, rule("close", "crosses_above", "10", revision=5), removed=True)
     assert fired(made, *([bar] for bar in closes(9, 11, first=7))) == []
-    assert made.alerts.memory == {}
+    assert made.alerts.rule_states == {}
 
 
-def test_a_rule_begins_with_the_bars_that_the_engine_remembers() -> None:
+def test_a_rule_starts_with_the_retained_bars_of_the_engine() -> None:
     made = stage(values={"indicators": {"1m": ["SMA(3)"]}})
     fired(made, *([bar] for bar in closes(*range(20, 10, -1))))
-    take(made, rule("close", "crosses_above", "SMA(5)"))
-    assert at(fired(made, closes(20, first=10))) == [10], "warm at once, and the bar before was below"
-    take(made, rule("close", "greater", "10", id="already"))
+    apply_rule(made, rule("close", "crosses_above", "SMA(5)"))
+    assert at(fired(made, closes(20, first=10))) == [10], "the rule is warm at once, and the previous bar was below"
+    apply_rule(made, rule("close", "greater", "10", id="already"))
     assert [row["rule_id"] for row in fired(made, closes(20, first=11))] == ["already"]
 
 
-def test_bars_of_history_move_the_state_but_fire_nothing() -> None:
+def test_history_bars_update_the_state_but_fire_nothing() -> None:
     made = stage(rule("close", "crosses_above", "10"), rule("close", "greater", "5", id="once", once=True))
-    batch = bar_delivery(closes(9, 11, 9))
+    batch = consumed_bars(closes(9, 11, 9))
     record = records.decode(batch.value)
     column = record.batch.schema.get_field_index("history")
     history = record.batch.set_column(column, schemas.BARS.field("history"), pa.array([True] * 3))
-    for output in made.step(delivery(record.header, history.replace_schema_metadata(None))):
+    for output in made.step(consumed(record.header, history.replace_schema_metadata(None))):
         assert output.topic == schemas.ANALYTICS
     assert [row["rule_id"] for row in fired(made, *([bar] for bar in closes(4, 12, first=3)))] == ["once", "r"]
 
 
-def test_many_rules_side_by_side_are_each_what_they_are_alone() -> None:
+def test_many_rules_together_fire_as_each_alone() -> None:
     rng = np.random.default_rng(5)
     symbols = [f"S{i}" for i in range(20)]
     texts = [("close", "crosses_above", "SMA(3)"), ("RSI(4)", "less", "40"), ("EMA(3)", "crosses_below", "EMA(6)"),
@@ -282,10 +282,10 @@ def test_many_rules_side_by_side_are_each_what_they_are_alone() -> None:
         assert alone == [row for row in found if row["rule_id"] == one.id]
 
 
-def test_without_rules_bars_are_not_looked_at() -> None:
+def test_without_rules_bars_are_not_processed() -> None:
     made = stage()
     fired(made, closes(1, 2))
-    assert made.alerts.watch.counts.bars == 0
+    assert made.alerts.watch.counters.bars == 0
     assert made.alerts.watch.symbols == []
 
 
@@ -296,9 +296,9 @@ def test_without_rules_bars_are_not_looked_at() -> None:
         (rule("close", "above", "5"), "crosses_above, crosses_below"),
         (rule("close", "greater", "FOO(3)"), "unknown indicator"),
         (rule("BBANDS(20,2)", "greater", "5"), r"BBANDS\(20,2\).upper"),
-        (rule("RSI(14).upper", "greater", "5"), "one, which has no name"),
-        (rule("close", "greater", "close"), "both sides"),
-        (rule("rsi(14)", "greater", "RSI( 14 )"), "both sides"),
+        (rule("RSI(14).upper", "greater", "5"), "one, without a name"),
+        (rule("close", "greater", "close"), "both (sides|operands)"),
+        (rule("rsi(14)", "greater", "RSI( 14 )"), "both (sides|operands)"),
         (rule("close", "percent_change", "SMA(3)"), "a number of percent"),
         (rule("close", "percent_change", "0"), "other than 0"),
         (rule("close", "percent_change", "5", bars=0), r"1\.\.500"),
@@ -309,24 +309,24 @@ def test_without_rules_bars_are_not_looked_at() -> None:
         (rule("close", "greater", "1e999"), "1e100"),
     ],
 )
-def test_a_rule_that_cannot_be_read_is_refused_and_goes_to_the_dead_letter(bad: Rule, reason: str) -> None:
+def test_an_invalid_rule_becomes_a_dead_letter(bad: Rule, reason: str) -> None:
     with pytest.raises(BadInput, match=reason):
         check_rule(bad)
     made = stage()
     before = made.snapshot()
-    (output,) = made.step(delivery(records.AlertRule(sent_at_us=T0, rule=bad)))
+    (output,) = made.step(consumed(records.AlertRule(sent_at_us=T0, rule=bad)))
     assert output.topic == schemas.DEADLETTER
     assert made.snapshot() == before
 
 
-def test_sides_are_written_in_one_way() -> None:
+def test_operands_have_one_canonical_form() -> None:
     one = check_rule(rule("bbands( 20, 2.5 ).Upper", "crosses_above", "  CLOSE "))
     assert (one.left, one.right) == ("BBANDS(20,2.5).upper", "close")
     other = check_rule(rule("ema( 20)@talib", "less", "70.0", symbol="eur/usd"))
     assert (other.symbol, other.left, other.right) == ("EUR/USD", "EMA(20)", "70")
 
 
-def test_rules_over_several_changes_are_each_their_own_and_survive_a_snapshot() -> None:
+def test_changes_over_different_spans_are_separate_and_survive_a_snapshot() -> None:
     rules = [
         rule("close", "percent_change", "5", id="z", bars=1),
         rule("close", "percent_change", "5", id="a", bars=3),
@@ -348,19 +348,19 @@ def test_parameters_that_differ_in_the_seventh_digit_are_two_indicators() -> Non
 
 
 @pytest.mark.parametrize("columns", [("SMA(2)",), ("other", "another"), ()])
-def test_a_side_whose_column_is_not_there_is_unknown_and_not_another_column(columns: tuple[str, ...]) -> None:
-    some = [Crossings(rule("close", "greater", "open")), Crossings(rule("close", "less", "5", id="s"))]
-    book, which, at_row = _book(some, np.zeros(2, np.int64)), np.arange(2), np.zeros(2, np.int64)
+def test_an_operand_without_its_column_is_unknown(columns: tuple[str, ...]) -> None:
+    some = [RuleState(rule("close", "greater", "open")), RuleState(rule("close", "less", "5", id="s"))]
+    table, which, at_row = make_table(some, np.zeros(2, np.int64)), np.arange(2), np.zeros(2, np.int64)
     one = np.zeros(1, np.int64)
     chunk = Chunk(one, one, FINAL, one, np.arange(1.0, len(columns) + 1)[:, None])
-    left, right = book.values(Made("1m", columns, ()), chunk, which, at_row)
+    left, right = table.values(columns, chunk, which, at_row)
     assert np.isnan(left).all()
     assert np.isnan(right[0])
     assert right[1] == 5
-    assert book.truths(which, left, right).tolist() == [UNKNOWN, UNKNOWN]
+    assert table.truths(which, left, right).tolist() == [UNKNOWN, UNKNOWN]
 
 
-def test_a_closed_bar_that_is_withdrawn_and_closes_again_does_not_fire_again() -> None:
+def test_a_bar_that_is_withdrawn_and_closes_again_does_not_fire_again() -> None:
     made = stage(rule("close", "crosses_above", "10"))
     prices = [
         (9.0, 0),
@@ -384,7 +384,7 @@ def test_a_closed_bar_that_is_withdrawn_and_closes_again_does_not_fire_again() -
     assert at(fired(made, closes(9, first=2), closes(11, first=3))) == [3]
 
 
-def test_a_bar_that_had_not_fired_when_it_was_withdrawn_fires_as_revised() -> None:
+def test_a_withdrawn_bar_that_had_not_fired_fires_as_revised() -> None:
     made = stage(rule("close", "crosses_above", "10"))
     assert fired(made, closes(9), closes(8, first=1), [Bar(minute(1), "A", None, "withdrawn", version=2)]) == []
     (row,) = fired(made, [Bar(minute(1), "A", 11.0, version=3)])
@@ -400,10 +400,10 @@ def test_a_bar_that_had_not_fired_when_it_was_withdrawn_fires_as_revised() -> No
     cut=st.integers(0, 80),
 )
 @examples(200)
-def test_a_bar_that_has_closed_fires_at_most_once_whatever_is_withdrawn_and_revised(
+def test_a_closed_bar_fires_at_most_once_under_any_withdrawals_and_revisions(
     moves: list[tuple[int, int, str]], operator: str, when: str, cut: int
 ) -> None:
-    """Each move is a bar relative to the newest so far, with a price; a price of 0 withdraws it."""
+    """Each move is a bar relative to the newest one, with a price. A price of 0 withdraws the bar."""
     made = stage(rule("close", operator, "2", when=when))
     newest, closed, had = 0, set[int](), set[int]()
     ids: list[str] = []
@@ -416,7 +416,7 @@ def test_a_bar_that_has_closed_fires_at_most_once_whatever_is_withdrawn_and_revi
         rows = fired(made, [bar])
         for row, number in zip(rows, at(rows), strict=True):
             if row["state"] == "final" or number in closed:
-                assert number not in had or number not in closed, "it has closed before, and fired"
+                assert number not in had or number not in closed, "a bar that closed before must not fire again"
         had |= set(at(rows))
         ids += [row["alert_id"] for row in rows]
         if price and state == "final":
@@ -426,7 +426,7 @@ def test_a_bar_that_has_closed_fires_at_most_once_whatever_is_withdrawn_and_revi
         assert all(one.endswith(".0") for one in ids)
 
 
-def test_bars_that_fired_so_long_ago_that_it_is_forgotten_do_not_fire_again() -> None:
+def test_a_bar_beyond_the_remembered_firings_does_not_fire_again() -> None:
     made = stage(rule("close", "greater", "10"), values=NO_SET | {"memory_sessions": 2})
     version = 1
     for i in range(80):
@@ -437,9 +437,9 @@ def test_bars_that_fired_so_long_ago_that_it_is_forgotten_do_not_fire_again() ->
 
 
 def made_at(one: Rule, i: float, values: dict[str, Any] | None = None) -> AnalyticsStage:
-    """A stage with a rule that was made `i` minutes after T0."""
+    """Return a stage with a rule that was created `i` minutes after T0."""
     made = stage(values=values)
-    assert made.step(delivery(records.AlertRule(sent_at_us=T0 + int(i * MINUTE_US), rule=one))) == []
+    assert made.step(consumed(records.AlertRule(sent_at_us=T0 + int(i * MINUTE_US), rule=one))) == []
     return made
 
 
@@ -449,16 +449,16 @@ def made_at(one: Rule, i: float, values: dict[str, Any] | None = None) -> Analyt
     ("operator", "prices", "wanted"),
     [
         ("crosses_above", (9, 11, 9, 11, 9, 11, 12), [5]),
-        ("crosses_above", (9, 11, 9, 9, 11, 12), [4]),  # the bar before ended before the rule was made
+        ("crosses_above", (9, 11, 9, 9, 11, 12), [4]),  # the previous bar ended before the rule was created
         ("crosses_above", (9, 11, 12, 12, 12, 9, 11), [6]),
         ("greater", (9, 11, 12, 12, 12, 12), [4]),  # the first bar that counts
         ("less", (9, 11, 12, 9, 12, 9), [5]),
     ],
 )
-def test_a_bar_that_ended_before_the_rule_was_made_fires_nothing(
+def test_a_bar_that_ended_before_the_rule_was_created_fires_nothing(
     operator: str, prices: tuple[float, ...], wanted: list[int], when: str, *, together: bool
 ) -> None:
-    """The rule is made in minute 4; older bars come after it, as a backfill brings them."""
+    """The rule is created in minute 4; older bars arrive after it, as from a backfill."""
     bars = closes(*prices)
     batches = [bars] if together else [[bar] for bar in bars]
     made = made_at(rule("close", operator, "10", when=when), 4.5)
@@ -469,26 +469,26 @@ def test_a_bar_that_ended_before_the_rule_was_made_fires_nothing(
     assert at(fired(once, *batches)) == wanted[:1]
 
 
-def test_a_bar_that_ends_as_the_rule_is_made_is_of_before_and_one_by_activity_must_begin_after() -> None:
+def test_a_bar_that_ends_as_the_rule_is_created_is_old() -> None:
     assert at(fired(made_at(rule("close", "greater", "10"), 2), *([bar] for bar in closes(11, 11, 11)))) == [2]
     made = made_at(rule("close", "greater", "10", interval="100t"), 1.5)
     bars = [Bar(minute(i), "A", 11.0, interval="100t") for i in range(3)]
     assert at(fired(made, *([bar] for bar in bars))) == [2]
 
 
-def test_what_a_file_brings_fires_whatever_its_time() -> None:
+def test_bars_of_a_file_fire_at_any_time() -> None:
     made = made_at(rule("close", "crosses_above", "10"), 1_000_000)
     assert at(fired(made, *([bar] for bar in closes(9, 11, 9, 11)), feed="file:abc-1")) == [1, 3]
     assert fired(made, *([bar] for bar in closes(9, 11, first=4)), feed="backfill:abc") == []
 
 
-def test_a_rule_is_let_go_of_by_a_removal_that_names_another_symbol_and_nobody_minds_an_unknown_one() -> None:
+def test_a_removal_needs_only_the_id_and_ignores_unknown_rules() -> None:
     made = stage(rule("close", "greater", "10"))
-    take(made, rule("close", "greater", "10", symbol="B", revision=2), removed=True)
-    assert made.alerts.memory == {}
+    apply_rule(made, rule("close", "greater", "10", symbol="B", revision=2), removed=True)
+    assert made.alerts.rule_states == {}
     assert fired(made, closes(9), closes(11, first=1)) == []
     before = made.snapshot()
-    take(made, rule("close", "greater", "10", id="elsewhere"), removed=True)
+    apply_rule(made, rule("close", "greater", "10", id="elsewhere"), removed=True)
     assert made.snapshot() == before
 
 
@@ -496,10 +496,10 @@ MIDNIGHT = T0 // DAY_US * DAY_US + DAY_US
 
 
 def split(made: AnalyticsStage, session_us: int, ratio: float) -> None:
-    """A split of A that takes effect at once."""
+    """Append a split of A that takes effect at once."""
     rows = {"time": [session_us], "symbol": ["A"], "numerator": [ratio], "denominator": [1.0], "source": ["test"]}
     batch = pa.RecordBatch.from_pydict(rows, schema=schemas.SPLITS)
-    made.step(delivery(records.Splits(sent_at_us=max(session_us, T0), feed="f"), batch))
+    made.step(consumed(records.Splits(sent_at_us=max(session_us, T0), feed="f"), batch))
 
 
 def around_midnight(before: list[float], after: list[float]) -> list[list[Bar]]:
@@ -518,15 +518,15 @@ def test_after_a_split_nothing_fires_until_the_series_has_been_computed_again(va
     assert fired(made, *before) == []
     split(made, MIDNIGHT, 2.0)
     made = AnalyticsStage(made.snapshot())
-    take(made, rule("close", "crosses_below", "SMA(3)", revision=2))
+    apply_rule(made, rule("close", "crosses_below", "SMA(3)", revision=2))
     after = around_midnight([], [52.5, 53.0, 53.5])
-    assert fired(made, *after[:2]) == [], "half the price is no fall"
+    assert fired(made, *after[:2]) == [], "a split is not a fall in price"
     assert fired(made, [before[-1][0]._replace(close=104.5, version=9)]) == []
     kept = made.snapshot()
     made = AnalyticsStage(kept)
     assert made.snapshot() == kept
     history = rows_of([row for batch in before + after[:2] for row in batch])
-    for _ in made.compute_again(Series("1m", "A"), history):
+    for _ in made.recompute(Series("1m", "A"), history):
         pass
     assert made.alerts.stale == set()
     assert fired(made, after[2]) == []
@@ -535,7 +535,7 @@ def test_after_a_split_nothing_fires_until_the_series_has_been_computed_again(va
 
 
 @pytest.mark.parametrize("values", [IN_THE_SET, OUTSIDE], ids=["in the set", "outside"])
-def test_a_split_from_before_all_that_is_remembered_changes_nothing(values: dict[str, Any]) -> None:
+def test_a_split_before_all_retained_bars_changes_nothing(values: dict[str, Any]) -> None:
     batches = [
         *([bar] for bar in closes(9, 11, 12, 12, 12)),
         [Bar(minute(3), "A", 9.5, version=7)],

@@ -1,4 +1,4 @@
-"""Stream, batch and TA-Lib agree; odd prices make no odd values."""
+"""Calls are parsed, columns named, and the basic indicators equal TA-Lib."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ def expected(indicator: Indicator, x: np.ndarray) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("name", FILES)
-def test_batch_is_talib_with_nulls_in_the_same_places(name: str, text: str) -> None:
+def test_a_batch_equals_talib_with_nulls_in_the_same_places(name: str, text: str) -> None:
     x = closes(name)
     made = list(compute(x, text).values())
     wanted = expected(parse(text), x)
-    for ours, theirs in zip(made[: len(wanted)], wanted, strict=True):  # bands have outputs that TA-Lib has not
+    for ours, theirs in zip(made[: len(wanted)], wanted, strict=True):  # BBANDS has outputs that TA-Lib lacks
         assert (np.isnan(ours) == np.isnan(theirs)).all()
         np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("price", [0.1, 1 / 3, 123.456, 1e-12, 1e12])
-def test_constant_prices_have_no_deviation_at_all(price: float) -> None:
+def test_constant_prices_have_a_deviation_of_exactly_zero(price: float) -> None:
     bands = compute(np.full(500, price), "BBANDS(20,2)")
     assert all((bands[f"bbands_20_2_{name}"][19:] == price).all() for name in ("upper", "middle", "lower"))
     assert (compute(np.full(500, price), "SMA(200)")["sma_200"][199:] == price).all()
     np.testing.assert_array_equal(compute(np.full(50, price), "RSI(14)")["rsi_14"], talib.RSI(np.full(50, price), 14))
 
 
-def test_a_spike_leaves_nothing_behind() -> None:
+def test_a_spike_has_no_effect_after_it_leaves_the_window() -> None:
     x = np.full(100, 0.1)
     x[30] = 1e9
     bands = compute(x, "BBANDS(20,2)")
@@ -61,21 +61,21 @@ def test_columns_are_named_after_the_call() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("SMA 20", "no indicator"),
+        ("SMA 20", "not an indicator"),
         ("SMA(20)@nobody", "no dialect 'nobody'"),
-        ("", "no indicator"),
-        ("SMA(20", "no indicator"),
+        ("", "not an indicator"),
+        ("SMA(20", "not an indicator"),
         ("FOO(3)", "unknown indicator 'FOO'"),
         ("SMA(20,3)", "takes"),
         ("SMA(1)", "2..1000"),
         ("EMA(-3)", "2..1000"),
         ("SMA(20.5)", "whole"),
-        ("SMA(x)", "'x' is no number"),
-        ("SMA(nan)", "'nan' is no number"),
-        ("BBANDS(20,)", "'' is no number"),
+        ("SMA(x)", "'x' is not a number"),
+        ("SMA(nan)", "'nan' is not a number"),
+        ("BBANDS(20,)", "'' is not a number"),
         ("BBANDS(20,0)", "deviations"),
     ],
 )
-def test_what_is_wrong_with_a_call_is_said(text: str, reason: str) -> None:
+def test_an_invalid_call_raises_an_error_with_the_cause(text: str, reason: str) -> None:
     with pytest.raises(BadInput, match=reason.replace("(", r"\(").replace(".", r"\.")):
         parse(text)

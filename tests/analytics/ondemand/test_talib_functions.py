@@ -1,4 +1,4 @@
-"""Every function of TA-Lib through the one interface: the same values, and only so much memory as is claimed."""
+"""Every function of TA-Lib: equal values, and values that depend on the declared memory only."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from talib import abstract
 from tests.analytics.support import ohlcv
 from tickerplant.analytics import compute
 from tickerplant.analytics.ondemand import talib_functions
-from tickerplant.analytics.ondemand.calculation import read
+from tickerplant.analytics.ondemand.calculation import parse_calculation
 
 FILE = "real_days"
 NAMES = [name for name in talib.get_functions() if name != "MAVP"]
 
 
-def test_all_functions_are_there_but_the_one_that_wants_an_array_of_periods() -> None:
+def test_all_functions_are_listed_except_the_one_that_needs_an_array_of_periods() -> None:
     assert len(talib_functions.names()) >= 150
     assert [*talib_functions.names()] == sorted(NAMES)
-    assert read("TA_MAX(5)").columns == ("ta_max_5",)
+    assert parse_calculation("TA_MAX(5)").columns == ("ta_max_5",)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_values_are_those_of_the_abstract_interface(name: str) -> None:
+def test_values_equal_those_of_the_abstract_interface(name: str) -> None:
     data = ohlcv(FILE)
     made = compute(data, f"TA_{name}")
     function = abstract.Function(name)
@@ -34,10 +34,10 @@ def test_the_values_are_those_of_the_abstract_interface(name: str) -> None:
         np.testing.assert_array_equal(values, np.where(np.isfinite(wanted), wanted, np.nan))
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if read(f"TA_{name}").memory is not None])
+@pytest.mark.parametrize("name", [name for name in NAMES if parse_calculation(f"TA_{name}").memory is not None])
 def test_a_windowed_function_needs_no_more_than_its_memory(name: str) -> None:
     data = {key: values[-3000:] for key, values in ohlcv(FILE).items()}
-    calculation = read(f"TA_{name}")
+    calculation = parse_calculation(f"TA_{name}")
     memory = calculation.memory
     assert memory is not None
     whole = np.array([*compute(data, f"TA_{name}").values()])
@@ -55,20 +55,20 @@ def test_a_windowed_function_needs_no_more_than_its_memory(name: str) -> None:
         ("TA_STOCH(slowk_matype=1)", None), ("SMA(5)", 10), ("EMA(5)", None),
     ],
 )  # fmt: skip
-def test_how_many_bars_before_decide_a_value(text: str, memory: int | None) -> None:
-    assert read(text).memory == memory
+def test_memory_is_the_number_of_earlier_bars_that_determine_a_value(text: str, memory: int | None) -> None:
+    assert parse_calculation(text).memory == memory
 
 
-def test_parameters_have_the_names_that_users_know() -> None:
+def test_parameters_accept_the_spellings_of_other_tools() -> None:
     for text in ("TA_RSI(14)", "TA_RSI(timeperiod=14)", "TA_RSI(time_period=14)", "TA_RSI(period=14)", "ta_rsi"):
-        assert str(read(text)) == "TA_RSI(14)"
-    assert str(read("TA_MACD(fast_period=5, slow=10)")) == "TA_MACD(5,10,9)"
-    assert read("TA_STOCH(fast_k_period=7, slow_kma_type=ema)").columns[0] == "ta_stoch_7_3_1_3_0_slowk"
-    assert str(read("RSI(time_period=9)")) == "RSI(9)"
-    assert str(read("BBANDS(sd=3)")) == "BBANDS(20,3)"
-    assert read("BETA(price0=close, price1=volume)").inputs == ("close", "volume")
+        assert str(parse_calculation(text)) == "TA_RSI(14)"
+    assert str(parse_calculation("TA_MACD(fast_period=5, slow=10)")) == "TA_MACD(5,10,9)"
+    assert parse_calculation("TA_STOCH(fast_k_period=7, slow_kma_type=ema)").columns[0] == "ta_stoch_7_3_1_3_0_slowk"
+    assert str(parse_calculation("RSI(time_period=9)")) == "RSI(9)"
+    assert str(parse_calculation("BBANDS(sd=3)")) == "BBANDS(20,3)"
+    assert parse_calculation("BETA(price0=close, price1=volume)").inputs == ("close", "volume")
 
 
-def test_nan_and_infinity_are_no_values() -> None:
+def test_nan_and_infinity_become_null() -> None:
     assert np.isnan(compute([0.0, -1.0, 1.0], "LN")["ln"][:2]).all()
     assert np.isnan(compute({"high": [1.0], "low": [0.0]}, "DIV")["div"]).all()

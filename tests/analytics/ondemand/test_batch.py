@@ -1,4 +1,4 @@
-"""`tickerplant.analytics.compute` over bars in every shape that a caller may have them."""
+"""`tickerplant.analytics.compute` over bars in every supported container."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_arrays_and_mappings_give_arrays() -> None:
     np.testing.assert_array_equal(compute(list(bars()["close"]), "RSI")["rsi_14"], made["rsi_14"])
 
 
-def test_a_bar_without_a_price_counts_for_nothing() -> None:
+def test_a_bar_without_a_price_is_ignored() -> None:
     holed = bars()["close"]
     whole = compute(np.delete(holed, 50), "RSI(14)")["rsi_14"]
     made = compute(holed, "RSI(14)")["rsi_14"]
@@ -59,7 +59,7 @@ def test_arrow_gives_an_arrow_table_with_nulls(kind: object) -> None:
         np.testing.assert_array_equal(made[name].to_numpy(), values)
 
 
-def test_an_arrow_array_is_the_closes() -> None:
+def test_an_arrow_array_contains_closes() -> None:
     made = compute(pa.chunked_array([bars()["close"][:60], bars()["close"][60:]]), "RSI(14)")
     np.testing.assert_array_equal(made["rsi_14"].to_numpy(), expected()["rsi_14"])
 
@@ -77,14 +77,14 @@ def test_pandas_gives_a_frame_with_the_same_index(zone: str | None, indexed: boo
         np.testing.assert_array_equal(made.loc[frame.index, name], values)
 
 
-def test_a_pandas_series_and_its_own_nulls() -> None:
+def test_a_pandas_series_may_contain_pandas_nulls() -> None:
     column = pd.DataFrame(bars())["close"].astype("Float64")
     made = compute(column, "RSI(14)")
     assert made.index.equals(column.index)
     np.testing.assert_array_equal(made["rsi_14"], expected()["rsi_14"])
 
 
-def test_pandas_with_levels_in_its_rows_is_refused_and_works_without() -> None:
+def test_a_pandas_multi_index_is_refused_and_works_after_reset_index() -> None:
     columns = pd.DataFrame(bars())
     frame = pd.concat([columns.assign(symbol="A"), columns.assign(symbol="B", close=columns["close"] * 2)])
     levels = frame.set_index(["symbol", "time"])
@@ -93,7 +93,7 @@ def test_pandas_with_levels_in_its_rows_is_refused_and_works_without() -> None:
             compute(refused, "RSI(14)")
     made = compute(levels.reset_index(), "RSI(14)")["rsi_14"].to_numpy()
     np.testing.assert_allclose(made, np.tile(expected()["rsi_14"], 2), rtol=1e-12)
-    named_twice = columns.assign(ID=1, id=2)  # nobody reads these
+    named_twice = columns.assign(ID=1, id=2)  # columns that are not read
     np.testing.assert_array_equal(compute(named_twice, "RSI(14)")["rsi_14"], expected()["rsi_14"])
 
 
@@ -111,7 +111,7 @@ def test_polars_gives_a_polars_frame_with_nulls() -> None:
         compute(frame.lazy(), "RSI")
 
 
-def test_series_are_told_apart_and_put_in_order_of_time() -> None:
+def test_series_are_separated_and_sorted_by_time() -> None:
     close = random_bars(60, 4)["close"]
     rows = [
         {"symbol": "AB"[s % 2], "interval": ("1m", "5m")[s // 2], "time": minute, "close": close[minute, s]}
@@ -135,16 +135,16 @@ def test_series_are_told_apart_and_put_in_order_of_time() -> None:
         ([1.0, 2.0], "RSI(days=3)", "no parameter 'days'"),
         ([1.0, 2.0], "RSI(3, period=3)", "twice"),
         ([1.0, 2.0], "RSI(period=3, 3)", "no name"),
-        ([1.0, 2.0], "RSI(x)", "no number"),
-        ([1.0, 2.0], "RSI 14", "no indicator; write"),
+        ([1.0, 2.0], "RSI(x)", "not a number"),
+        ([1.0, 2.0], "RSI 14", "not an indicator; write"),
         ([1.0, 2.0], "TA_RSI(1)", "TA-Lib refuses"),
         ([1.0, 2.0], "APO(12.5)", "whole number"),
         ([1.0, 2.0], "APO(matype=best)", "sma, ema"),
         ([1.0, 2.0], "TA_CCI@wilder", "no parameter 'dialect'"),
         ([1.0, 2.0], "RSI@mine", "no dialect 'mine'"),
         ([1.0, 2.0], "TA_ATR", "needs the column 'high'"),
-        ({}, "RSI", "no column"),
-        ({"close": ["a", "b"]}, "RSI", "no numbers"),
+        ({}, "RSI", "no columns"),
+        ({"close": ["a", "b"]}, "RSI", "not numbers"),
         ({"high": [1.0], "low": [1.0, 2.0]}, "TA_AROON", "dimension"),
         ({"close": [1.0, 2.0], "time": [5, 5]}, "RSI", "same time: rows 0 and 1"),
         ({"close": [1.0, 2.0], "time": [5, 5], "symbol": ["A", "A"]}, "RSI", "same time"),
@@ -154,19 +154,19 @@ def test_series_are_told_apart_and_put_in_order_of_time() -> None:
         (np.ones((3, 2)), "RSI", "shape"),
         ({"close": "abc"}, "RSI", "not str"),
         (5.0, "RSI", "not float"),
-        ([1.0, 2.0], None, "None is no indicator"),
-        ([1.0, 2.0], ["RSI", 5], "5 is no indicator"),
+        ([1.0, 2.0], None, "None is not an indicator"),
+        ([1.0, 2.0], ["RSI", 5], "5 is not an indicator"),
         ({"Close": [1.0], "close": [2.0]}, "RSI", "columns 'Close' and 'close'"),
         (pd.DataFrame({"Close": [1.0], "close": [2.0]}), "RSI", "columns 'Close' and 'close'"),
-        (pl.DataFrame({"CLOSE": [1.0], "Close": [2.0]}), "RSI", "hand in one 'close'"),
+        (pl.DataFrame({"CLOSE": [1.0], "Close": [2.0]}), "RSI", "pass a single 'close'"),
     ],
 )
-def test_what_cannot_be_computed_says_why(data: object, text: Any, error: str) -> None:
+def test_invalid_input_raises_an_error_with_the_cause(data: object, text: Any, error: str) -> None:
     with pytest.raises(BadInput, match=error):
         compute(data, text)
 
 
-def test_an_unknown_name_is_an_error_of_its_own_and_says_what_is_like_it() -> None:
+def test_an_unknown_name_raises_an_error_with_similar_names() -> None:
     with pytest.raises(UnknownIndicator, match=r"did you mean .*RSI"):
         compute([1.0], "RSII")
 
@@ -188,7 +188,7 @@ def test_sessions_are_dates_and_a_missing_vwap_is_the_typical_price() -> None:
         compute(columns, "VWAP")
 
 
-def test_the_input_is_left_alone() -> None:
+def test_the_input_is_not_modified() -> None:
     columns = bars()
     before = {name: values.copy() for name, values in columns.items()}
     compute(columns, TEXTS)
@@ -196,7 +196,7 @@ def test_the_input_is_left_alone() -> None:
         np.testing.assert_array_equal(values, before[name])
 
 
-def test_no_bars_are_no_values() -> None:
+def test_no_bars_give_no_values() -> None:
     assert compute([], ["RSI", "TA_RSI"])["rsi_14"].shape == (0,)
     assert compute(pa.table({"close": pa.array([], pa.float64())}), "RSI").num_rows == 0
 
@@ -207,7 +207,7 @@ def test_a_text_may_name_another_column() -> None:
         np.testing.assert_allclose(compute(data, text)[column], compute(data["open"], "SMA(5)")["sma_5"], rtol=1e-9)
 
 
-def test_declared_indicators_bring_in_neither_pandas_nor_polars() -> None:
+def test_declared_indicators_import_neither_pandas_nor_polars_nor_talib() -> None:
     code = (
         "import sys; from tickerplant.analytics import compute; compute([1.0] * 30, 'RSI(14)');"
         "assert not {'pandas', 'polars', 'talib'} & set(sys.modules)"

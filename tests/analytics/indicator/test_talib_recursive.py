@@ -1,4 +1,4 @@
-"""Each recursive indicator that TA-Lib has is TA-Lib's, over the whole of the files, with nulls in the same places."""
+"""Recursive indicators equal TA-Lib over whole files, with nulls in the same places."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ THEIRS: dict[str, Callable[[Bars], object]] = {
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("text", THEIRS)
-def test_batch_is_talib_with_nulls_in_the_same_places(name: str, text: str) -> None:
+def test_a_batch_equals_talib_with_nulls_in_the_same_places(name: str, text: str) -> None:
     bars = ohlcv(name)
     theirs = THEIRS[text](bars)
     made = compute(bars, text)
@@ -72,7 +72,7 @@ def test_batch_is_talib_with_nulls_in_the_same_places(name: str, text: str) -> N
 
 @pytest.mark.parametrize("scale", [1e-12, 1e-8, 1.0, 1e9])
 @pytest.mark.parametrize("text", ["RSI", "ADX", "NATR", "STOCHRSI"])
-def test_ratios_are_talibs_in_any_unit_of_price(text: str, scale: float) -> None:
+def test_ratios_equal_talib_in_any_unit_of_price(text: str, scale: float) -> None:
     columns = {field: values[:1000] * scale for field, values in ohlcv("new_york").items()}
     theirs = THEIRS[text](columns)
     made = compute(columns, text)

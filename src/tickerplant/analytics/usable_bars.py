@@ -1,0 +1,22 @@
+"""Which bars enter the indicators: those with finite prices and volume of a representable size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+import numpy as np
+
+from tickerplant.core.times import BoolArray, Float64Array
+
+PRICES: Final = ("open", "high", "low", "close")
+MAX_VALUE: Final = 1e100
+"""Largest usable price or size. The sum of squares of larger ones over a window would overflow float64."""
+
+
+def usable(columns: Iterable[Float64Array], rows: int) -> BoolArray:
+    """Return a mask of the rows whose columns are all numbers within ±MAX_VALUE. A null must be NaN."""
+    found: BoolArray = np.ones(rows, dtype=np.bool_)
+    for values in columns:
+        found &= np.abs(values) <= MAX_VALUE  # False for NaN
+    return found
