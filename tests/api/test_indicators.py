@@ -265,7 +265,7 @@ def test_csv_has_the_other_fields_in_headers(client: httpx.Client) -> None:
         ("RSI/MSFT?period=3&period=4", 400, "bad_parameter", "twice"),
         ("RSI/MSFT?period=3&time_period=4", 400, "bad_parameter", "twice"),
         ("RSI/MSFT?limt=3", 400, "bad_parameter", "known are period, series_type, dialect"),
-        ("RSI/MSFT?dialect=mine", 400, "bad_parameter", "there are talib"),
+        ("RSI/MSFT?dialect=mine", 400, "bad_parameter", "known are talib"),
         ("RSI/MSFT?series_type=mid", 400, "bad_parameter", "close, open"),
         ("APO/MSFT?matype=best", 400, "bad_parameter", "sma, ema"),
         ("APO/MSFT?fastperiod=1", 400, "bad_parameter", "TA-Lib refuses"),
