@@ -1,4 +1,4 @@
-/** The chart: candles with volume, overlays on the price and RSI in a pane of its own. */
+/** The chart: candles with volume, overlays on the price, and RSI in a separate pane. */
 
 import {
   CandlestickSeries,
@@ -14,7 +14,7 @@ import { type Bar, Line, Series, digitsOf } from "./model";
 const UP = "#2fb380";
 const DOWN = "#e5565f";
 
-/** Indicator columns that are drawn, with their colour and pane (0: on the price). */
+/** Indicator columns to draw, with colour and pane (0: on the price). */
 export const LINES: ReadonlyArray<{ column: string; label: string; color: string; pane: 0 | 1 }> = [
   { column: "sma_20", label: "SMA 20", color: "#e0b050", pane: 0 },
   { column: "ema_50", label: "EMA 50", color: "#9d7ff0", pane: 0 },
@@ -23,10 +23,10 @@ export const LINES: ReadonlyArray<{ column: string; label: string; color: string
   { column: "rsi_14", label: "RSI 14", color: "#5aa2f0", pane: 1 },
 ];
 
-/** How to ask for these columns where the stream does not compute them. */
+/** Requests for these columns, for intervals whose indicators the stream does not compute. */
 export const ASKED = ["sma?period=20", "ema?period=50", "bbands?period=20&deviations=2", "rsi?period=14"] as const;
 
-/** Values of a bar's indicators by column; null while they are not warm. */
+/** Indicator values of one bar by column; null during the warm-up. */
 export interface Values {
   time: number;
   symbol: string;
@@ -72,7 +72,7 @@ export class PriceChart {
     this.chart.panes()[1]?.setStretchFactor(0.25);
   }
 
-  /** Show these bars and values instead of whatever is shown. */
+  /** Replace the shown bars and values. */
   show(bars: Bar[], values: Values[]): void {
     this.series.set(bars);
     this.digits = null;
@@ -86,7 +86,7 @@ export class PriceChart {
     this.chart.timeScale().setVisibleLogicalRange({ from: count - 120, to: count + 4 });
   }
 
-  /** Take one bar as the stream brings it: the newest, a revision of an older one, or a withdrawal. */
+  /** Apply one bar of the stream: the newest, a revision of an older one, or a withdrawal. */
   take(bar: Bar): void {
     const change = this.series.take(bar);
     if (change.kind === "none") return;
@@ -101,11 +101,11 @@ export class PriceChart {
     this.volume.update(column(bar), historical);
   }
 
-  /** Take the indicators of one bar; all are null in those of a withdrawn one. */
+  /** Apply the indicator values of one bar; all are null if the bar was withdrawn. */
   takeValues(row: Values): void {
     for (const [name, line] of this.lines) {
       const value = row.values[name];
-      if (value === undefined) continue; // values on a forming bar are of few indicators
+      if (value === undefined) continue; // a forming bar has values of only some indicators
       const change = this.values.get(name)!.take(row.time, value);
       if (change === "redraw") this.drawLine(name);
       else if (change !== "none") line.update({ time: row.time as Time, value: value! }, change === "historical");
@@ -117,7 +117,7 @@ export class PriceChart {
     this.lines.get(name)!.setData(points.map(([time, value]) => ({ time: time as Time, value })));
   }
 
-  /** Let the price axis have as many digits as the first price that is known needs. */
+  /** Set the digits of the price axis to those that the newest close needs, once per chart. */
   private fitDigits(): void {
     const close = this.series.bars.at(-1)?.close;
     if (this.digits !== null || close == null) return;

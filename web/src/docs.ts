@@ -1,4 +1,4 @@
-/** The interactive documentation: Swagger UI from this very server, so that it works without the Internet. */
+/** The interactive documentation: Swagger UI from this server, so that it works without the Internet. */
 
 import SwaggerUI from "swagger-ui-dist/swagger-ui-es-bundle.js";
 import "swagger-ui-dist/swagger-ui.css";

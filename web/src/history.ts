@@ -1,4 +1,4 @@
-/** What is stored, by REST: symbols, bars and indicator values of one chart. */
+/** Reads stored data over REST: symbols, and the bars and indicator values of one chart. */
 
 import type { Values } from "./chart";
 import { key } from "./key";
@@ -6,7 +6,7 @@ import type { Bar } from "./model";
 
 const BARS = 600;
 
-/** The plant wants an API key, and the one that we have is none. */
+/** The plant requires an API key, and the key in use is missing or invalid. */
 export class NoKey extends Error {}
 
 async function get(path: string): Promise<unknown> {
@@ -29,7 +29,7 @@ export async function symbols(): Promise<string[]> {
 export const ADJUSTMENTS = ["none", "splits", "all"] as const;
 export type Adjustment = (typeof ADJUSTMENTS)[number];
 
-/** The newest bars, adjusted as asked, and the log position that they were read at. */
+/** The newest bars with the requested adjustment, and the log position of the read. */
 export async function bars(symbol: string, interval: string, adjust: Adjustment): Promise<{ bars: Bar[]; position: unknown }> {
   const room = interval === "1d" ? "historical" : "intraday";
   const body = (await get(`v1/${room}/${symbol}?interval=${interval}&limit=${BARS}&adjust=${adjust}`)) as {
@@ -52,12 +52,12 @@ async function valuesAt(path: string, symbol: string, interval: string): Promise
   }));
 }
 
-/** The values that the plant's stream has made of the newest bars: none in an interval that has no set of indicators. */
+/** Stored indicator values of the newest bars; [] if no indicators are configured for the interval. */
 export async function values(symbol: string, interval: string): Promise<Values[]> {
   return valuesAt(`v1/analytics/${symbol}?interval=${interval}&limit=${BARS}`, symbol, interval);
 }
 
-/** The same, of these indicators (`rsi?period=14`) computed over the newest bars now. */
+/** Values of the requested indicators (`rsi?period=14`), computed now over the newest bars. */
 export async function computed(
   asked: readonly string[],
   symbol: string,
@@ -77,7 +77,7 @@ export async function computed(
   return [...rows.values()].sort((a, b) => a.time - b.time);
 }
 
-/** The plant's own word on how it is: `ok`, `degraded` or `failed`; `lost` when it does not answer. */
+/** The health that the plant reports: `ok`, `degraded` or `failed`; `lost` if it does not answer. */
 export async function health(): Promise<string> {
   try {
     const answer = await fetch("health");

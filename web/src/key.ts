@@ -1,25 +1,25 @@
-/** The API key, if the plant wants one: given once as `#apikey=KEY`, kept for as long as the tab is open. */
+/** The API key, if the plant requires one: passed once as `#apikey=KEY`, kept while the tab is open. */
 
 const NAME = "apikey";
 
-/** The key and the symbol that a fragment like `#apikey=KEY` or `#AAPL` names. */
+/** Parse a fragment like `#apikey=KEY` or `#AAPL` into a key (null: none) and a symbol ("": none). */
 export function parse(hash: string): { key: string | null; symbol: string } {
   const text = hash.replace(/^#/, "");
   if (!text.startsWith(`${NAME}=`)) return { key: null, symbol: decodeURIComponent(text) };
   return { key: decodeURIComponent(text.slice(NAME.length + 1)), symbol: "" };
 }
 
-/** The key in use, or "". */
+/** The key in use; "" if there is none. */
 export function key(): string {
   return sessionStorage.getItem(NAME) ?? "";
 }
 
-/** Use this key from now on. */
+/** Store the key for later requests. */
 export function setKey(value: string): void {
   sessionStorage.setItem(NAME, value);
 }
 
-/** Take the key out of the page's address, where it would be shown, and return the symbol that the address names. */
+/** Remove the key from the page's address, so that it is not visible, and return the symbol in the address. */
 export function readAddress(): string {
   const { key: given, symbol } = parse(location.hash);
   if (given !== null) {
@@ -29,7 +29,7 @@ export function readAddress(): string {
   return symbol;
 }
 
-/** A path with the key as a parameter, for where headers cannot be set: links and WebSockets. */
+/** Return the path with the key as a parameter, for links and WebSockets, which cannot have headers. */
 export function withKey(path: string): string {
   return key() ? `${path}${path.includes("?") ? "&" : "?"}${NAME}=${encodeURIComponent(key())}` : path;
 }

@@ -10,7 +10,7 @@ const INTERVALS = ["1m", "5m", "1d"] as const;
 
 function element<T extends HTMLElement>(id: string): T {
   const found = document.getElementById(id);
-  if (!found) throw new Error(`the page has no #${id}`);
+  if (!found) throw new Error(`no element #${id} in the page`);
   return found as T;
 }
 
@@ -19,9 +19,9 @@ const chart = new PriceChart(element("chart"));
 const rows = new Map<string, HTMLTableRowElement>();
 let symbol = readAddress();
 let interval: string = "1m";
-let adjust: history.Adjustment = "splits"; // as the indicators are, and as the stream is from the last split on
+let adjust: history.Adjustment = "splits"; // as the indicators' input; streamed bars equal these from the last split on
 let shown = "";
-let streamed = true; // whether the stream brings values in the shown interval
+let streamed = true; // whether the stream sends values for the shown interval
 let asking = 0;
 let ticks = 0;
 const EVERYTHING = { action: "subscribe", symbols: ["*"], channels: ["bars.1m", "bars.1d"] };
@@ -54,7 +54,7 @@ const stream = new Stream(() => new URL(withKey("v1/stream"), location.href).hre
   },
 });
 
-/** Give the chart what the stream brought, unless it is about to show something else. */
+/** Apply a bar or values of the stream to the chart, unless the chart is loading another symbol or interval. */
 function offer(item: Bar | Values): void {
   if (shown !== `${symbol} ${interval}`) return;
   if ("values" in item) {
@@ -66,7 +66,7 @@ function offer(item: Bar | Values): void {
   element("message").textContent = "";
 }
 
-/** Have the values of the newest bars computed once the bars that close together are stored. */
+/** Request the values of the newest bars, after a delay in which all bars that close together are stored. */
 function askLater(): void {
   clearTimeout(asking);
   asking = window.setTimeout(() => {
@@ -75,12 +75,12 @@ function askLater(): void {
       (rows) => {
         if (wanted === shown) for (const row of rows) chart.takeValues(row);
       },
-      () => undefined, // the next bar asks again
+      () => undefined, // the next bar repeats the request
     );
   }, 2_000);
 }
 
-/** Show what is stored, and then what the stream has had since the very position that the store was read at. */
+/** Show stored data, then subscribe to the stream from the position of that read. */
 async function show(): Promise<void> {
   const [wanted, how] = [`${symbol} ${interval}`, adjust];
   shown = "";
@@ -142,7 +142,7 @@ function select(name: string): void {
   void show();
 }
 
-/** Draw what has changed, once for each frame of the screen, however much came in. */
+/** Draw all changes since the last call, once per frame of the screen. */
 function draw(): void {
   for (const name of watchlist.touched) {
     const quote = watchlist.quotes.get(name)!;
@@ -198,7 +198,7 @@ setInterval(() => {
   ticks = 0;
 }, 1_000);
 
-/** List the symbols; where the plant wants an API key, ask for it until one is taken or the question is closed. */
+/** List the symbols. If the plant requires an API key, prompt until a key is valid or the user cancels. */
 async function begin(): Promise<void> {
   element<HTMLAnchorElement>("metrics").href = withKey("metrics");
   try {
@@ -206,7 +206,7 @@ async function begin(): Promise<void> {
   } catch (error) {
     element("message").textContent = error instanceof Error ? error.message : String(error);
     if (!(error instanceof history.NoKey)) return;
-    const given = window.prompt("This plant wants its API key (setting api.key):");
+    const given = window.prompt("API key required. Enter the value of the setting api.key:");
     if (!given) return;
     setKey(given);
     element("message").textContent = "";

@@ -23,14 +23,14 @@ describe("a series", () => {
     expect(series.bars.map((b) => [b.time, b.close])).toEqual([[60, 9], [120, 2]]);
   });
 
-  it("puts a bar that comes late between the others", () => {
+  it("inserts a late bar between the others", () => {
     const series = new Series();
     series.set([bar({ time: 180 }), bar({ time: 60 })]);
     expect(series.take(bar({ time: 120 })).kind).toBe("insert");
     expect(series.bars.map((b) => b.time)).toEqual([60, 120, 180]);
   });
 
-  it("never lets an older version or a forming state overwrite a closed bar", () => {
+  it("does not overwrite a closed bar with an older version or a forming state", () => {
     const series = new Series();
     series.take(bar({ version: 5 }));
     expect(series.take(bar({ version: 4, close: 9 })).kind).toBe("none");
@@ -44,7 +44,7 @@ describe("a series", () => {
     expect(series.bars).toEqual([]);
   });
 
-  it("removes a bar that was only forming, and takes it again when it has prints again", () => {
+  it("removes a withdrawn forming bar, and adds it again when it has new prints", () => {
     const series = new Series();
     series.set([bar({}), bar({ time: 120, state: "forming", version: 2 })]);
     const gone = { time: 120, state: "withdrawn", open: null, high: null, low: null, close: null, volume: 0 } as const;
@@ -65,7 +65,7 @@ describe("a series", () => {
 });
 
 describe("a line of values", () => {
-  it("changes, appends and puts between", () => {
+  it("changes, appends and inserts points", () => {
     const line = new Line();
     line.set([[120, 2], [60, 1]]);
     expect(line.take(60, 5)).toBe("historical");
@@ -75,7 +75,7 @@ describe("a line of values", () => {
     expect(line.drawn).toEqual([[60, 5], [120, 6], [180, 8], [240, 7]]);
   });
 
-  it("loses the point of a withdrawn bar", () => {
+  it("removes the point of a withdrawn bar", () => {
     const line = new Line();
     line.set([[60, 1], [120, 2]]);
     expect(line.take(120, null)).toBe("redraw");
@@ -94,7 +94,7 @@ describe("the watchlist", () => {
     expect([...list.touched]).toEqual(["AAPL"]);
   });
 
-  it("goes back to the minute before where the newest is withdrawn", () => {
+  it("returns to the previous minute when the newest is withdrawn", () => {
     const list = new Watchlist();
     list.take(bar({ interval: "1d", time: 0, open: 1, close: 9, volume: 99 }));
     list.take(bar({ time: 60, close: 2 }));
@@ -115,6 +115,6 @@ describe("the watchlist", () => {
   });
 });
 
-it("prices have the digits that their size needs", () => {
+it("formats prices with the decimal places of their size", () => {
   expect([1.08342, 189.234, 43120.55, null].map(formatPrice)).toEqual(["1.08342", "189.23", "43,120.55", "–"]);
 });

@@ -1,4 +1,4 @@
-/** What the dashboard knows, without a page or a socket: the newest price by symbol and the bars of one chart. */
+/** The dashboard's state, independent of page and socket: the newest price by symbol and the bars of one chart. */
 
 export type State = "forming" | "final" | "withdrawn";
 
@@ -23,17 +23,17 @@ export interface Quote {
   /** Open of the daily bar that `last` belongs to. */
   dayOpen: number | null;
   volume: number | null;
-  /** Start of that daily bar. */
+  /** Start of that daily bar, in seconds UTC. */
   dayTime?: number;
 }
 
 const MINUTES_KEPT = 5;
 
-/** Newest quote by symbol, from bars of any interval; `touched` collects what changed since it was last emptied. */
+/** Newest quote by symbol, from bars of any interval. `touched` collects changed symbols; the caller clears it. */
 export class Watchlist {
   readonly quotes = new Map<string, Quote>();
   readonly touched = new Set<string>();
-  /** Closes of the last minutes by symbol and time, the newest last: where one is withdrawn, the one before counts. */
+  /** Closes of the last minutes by symbol and time, newest last. If one is withdrawn, the previous one is the price. */
   private readonly minutes = new Map<string, Map<number, number>>();
 
   take(bar: Bar): void {
@@ -55,7 +55,7 @@ export class Watchlist {
     this.touched.add(bar.symbol);
   }
 
-  /** Keep the close of a minute that is not older than the newest, and say whether it was. */
+  /** Store the close of a minute unless a newer minute is known; return whether it was stored. */
   private note(symbol: string, time: number, close: number): boolean {
     const kept = this.minutes.get(symbol) ?? new Map<number, number>();
     this.minutes.set(symbol, kept);
@@ -87,7 +87,7 @@ export class Watchlist {
   }
 }
 
-/** Change of a quote against the day's open, as a fraction; null where either is missing. */
+/** Change of a quote against the day's open, as a fraction; null if either is missing. */
 export function dayChange(quote: Quote): number | null {
   if (quote.last === null || quote.dayOpen === null || quote.dayOpen === 0) return null;
   return quote.last / quote.dayOpen - 1;
@@ -105,8 +105,8 @@ export class Series {
   }
 
   /**
-   * Take a bar and say what a chart must do: append or replace the last (`update`), change an older one (`revise`), put one
-   * between others (`insert`), or remove one.
+   * Apply a bar and return the change for a chart: append or replace the last bar (`update`), change an older one
+   * (`revise`), insert one between others (`insert`), or remove one (`remove`).
    */
   take(bar: Bar): Change {
     const at = this.place(bar.time);
@@ -138,7 +138,7 @@ export class Series {
   }
 }
 
-/** The values of one indicator by time, as a line is drawn of them. */
+/** The values of one indicator by time, drawn as a line. */
 export class Line {
   private points = new Map<number, number>();
 
@@ -151,8 +151,8 @@ export class Line {
   }
 
   /**
-   * Take a bar's value and say what a chart must do: change or append a point (`update`; `historical` if it is not the
-   * last), draw the line anew (`redraw`), or nothing. Null takes the point away: its bar was withdrawn.
+   * Apply a bar's value and return the change for a chart: change or append a point (`update`; `historical` if it is not
+   * the last), draw the whole line (`redraw`), or nothing (`none`). Null removes the point of a withdrawn bar.
    */
   take(time: number, value: number | null): "update" | "historical" | "redraw" | "none" {
     const newest = [...this.points.keys()].at(-1) ?? -Infinity;
@@ -162,16 +162,16 @@ export class Line {
       return time < newest ? "historical" : "update";
     }
     this.set([...this.points, [time, value]]);
-    return "redraw"; // a chart can change any point, but add one only at the end
+    return "redraw"; // a chart can change any point, but can add one only at the end
   }
 }
 
-/** How many digits after the point a price of this size needs. */
+/** Number of decimal places for a price of this size. */
 export function digitsOf(price: number): number {
   return Math.abs(price) < 10 ? 5 : 2;
 }
 
-/** A price with as many digits as its size needs: 1.08342, 189.23, 43,120.5. */
+/** Format a price with the decimal places of its size: 1.08342, 189.23, 43,120.55; null gives a dash. */
 export function formatPrice(price: number | null): string {
   if (price === null) return "–";
   return price.toLocaleString("en-US", { minimumFractionDigits: 2, maximumFractionDigits: digitsOf(price) });

@@ -30,7 +30,7 @@ it("keeps the newest of many ticks of a symbol and counts them all", () => {
   expect(seen).toEqual([["ticks", 3], ["price", "A", 2], ["price", "B", 5]]);
 });
 
-it("separates values from the key of their bar", () => {
+it("separates values from the key columns of their bar", () => {
   const { seen, handlers } = recorder();
   const table = {
     columns: ["time_us", "symbol", "interval", "state", "version", "rsi_14"],
@@ -40,7 +40,7 @@ it("separates values from the key of their bar", () => {
   expect(seen).toEqual([["values", "A", 60, { rsi_14: 55.5 }]]);
 });
 
-it("hands on the withdrawal of a bar and of its values", () => {
+it("passes on the withdrawal of a bar and of its values", () => {
   const { seen, handlers } = recorder();
   const gone = [120_000_000, "AAPL", "1m", null, null, null, null, 0, "withdrawn", 9, 1];
   dispatch({ type: "bars", columns, rows: [gone] }, handlers);
@@ -52,13 +52,13 @@ it("hands on the withdrawal of a bar and of its values", () => {
   expect(seen).toEqual([["bar", "AAPL", "1m", 120, null], ["values", "AAPL", 120, { rsi_14: null }]]);
 });
 
-it("passes over messages that it does not know", () => {
+it("ignores messages of unknown types", () => {
   const { seen, handlers } = recorder();
   dispatch({ type: "something new" }, handlers);
   expect(seen).toEqual([]);
 });
 
-it("says when the stream could not go on", () => {
+it("reports that the stream could not resume", () => {
   const { seen, handlers } = recorder();
   dispatch({ type: "resync", message: "too old" }, handlers);
   expect(seen).toEqual([["resync"]]);

@@ -1,9 +1,9 @@
-/** The plant's stream: one WebSocket, kept up; what it brings comes out as bars, prices and indicator values. */
+/** The plant's stream: one WebSocket that reconnects, decoded into bars, prices and indicator values. */
 
 import type { Values } from "./chart";
 import type { Bar, State } from "./model";
 
-/** Rows of one kind as the plant sends them: column names once, then one array for each row. */
+/** Rows of one kind in the wire format: column names once, then one array per row. */
 export interface Table {
   columns: string[];
   rows: unknown[][];
@@ -14,9 +14,9 @@ export interface Handlers {
   price(symbol: string, price: number): void;
   values(row: Values): void;
   ticks(count: number): void;
-  /** `live`: nothing is subscribed yet on this connection. */
+  /** At `live` the connection has no subscription yet. */
   connection(state: "connecting" | "live" | "lost", detail?: string): void;
-  /** The stream could not go on from the position that a subscription named: something may be missing. */
+  /** The stream could not resume from the position of a subscription: records may be missing. */
   resync(): void;
 }
 
@@ -58,7 +58,7 @@ export function toValues(row: Record<string, unknown>): Values {
   };
 }
 
-/** Hand every row of a message to its handler. */
+/** Pass each row of a message to its handler. Unknown types of message are ignored. */
 export function dispatch(message: Record<string, unknown>, to: Handlers): void {
   const type = message.type as string;
   if (type === "snapshot" || type === "conflated") {
@@ -84,7 +84,7 @@ function takeTicks(table: Table, to: Handlers): void {
   for (const [name, value] of newest) to.price(name, value);
 }
 
-/** A connection that comes back by itself: after 0.5 s, then twice as long each time, 15 s at most. */
+/** A connection that reconnects: after 0.5 s, then after twice the previous delay, at most 15 s. */
 export class Stream {
   private socket: WebSocket | null = null;
   private timer: ReturnType<typeof setTimeout> | undefined;
@@ -97,13 +97,13 @@ export class Stream {
     this.connect();
   }
 
-  /** Replace the subscription by these messages, if there is a connection; there is none after each reconnect. */
+  /** Replace the subscription by these messages, if connected. Each new connection needs a call. */
   subscribe(messages: object[]): void {
     if (this.socket?.readyState !== WebSocket.OPEN) return;
     for (const message of [{ action: "unsubscribe" }, ...messages]) this.socket.send(JSON.stringify(message));
   }
 
-  /** Try at once, where the next attempt would come later. */
+  /** Reconnect now instead of after the delay. */
   connectNow(): void {
     if (this.socket?.readyState !== WebSocket.CLOSED) return;
     clearTimeout(this.timer);
