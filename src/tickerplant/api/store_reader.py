@@ -117,7 +117,7 @@ class ReadTransaction:
 
 
 class StoreReader:
-    """The store, opened at the first read and again after it was unavailable. Closed by `close`."""
+    """The store, opened at the first read. If opening fails, the next read opens it again."""
 
     def __init__(self, dsn: str, identity: Identity) -> None:
         self._dsn = dsn

@@ -44,8 +44,8 @@ def error_response(status: int, code: str, message: str, hint: str = "") -> Resp
 class CatchExceptions:
     """Middleware that answers an unexpected exception with a 500 in the usual form. Only the log has the traceback.
 
-    If the answer has started, the exception goes on to the server, which breaks the connection. The client must not
-    take half a body for an answer.
+    If the answer has started, the exception goes on to the server, which breaks the connection. Half a body would
+    look like a complete answer.
     """
 
     def __init__(self, app: App) -> None:

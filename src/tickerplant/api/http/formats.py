@@ -27,8 +27,8 @@ _QUARTER_US = 15 * MINUTE_US
 def offsets_us(times_us: Int64Array, zone: dt.tzinfo) -> Int64Array:
     """Return the zone's offset from UTC at each time, in µs.
 
-    Looks up the zone once per distinct day. On days with a clock change it looks up each quarter of an hour: all
-    changes since 1900 are at one.
+    Looks up the zone once per distinct day. On days with a clock change it looks up each quarter of an hour: every
+    change since 1900 happens at one.
     """
     if not len(times_us):
         return times_us

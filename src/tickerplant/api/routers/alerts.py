@@ -42,7 +42,7 @@ router = APIRouter(
 
 @router.get("", summary="List alert rules")
 async def rules(request: Request, symbol: Symbol = None) -> Response:
-    """Every rule, oldest first. `signed` is true if webhooks are signed. The secret is never returned."""
+    """Return every rule, oldest first. `signed` is true if webhooks are signed. The secret is never returned."""
     name = None if symbol is None else params.parse_symbol(symbol)
     found = [rule_json(stored) for stored in await _manager(request).all(name)]
     return json_response({"count": len(found), "alerts": found})
@@ -58,14 +58,14 @@ async def add(request: Request) -> Response:
 async def firings(
     request: Request, symbol: Symbol = None, start: Start = None, end: End = None, limit: Limit = 100
 ) -> Response:
-    """The newest fired alerts of all rules, newest first, with the state of their webhooks."""
+    """Return the newest fired alerts of all rules, newest first, with the state of their webhooks."""
     name = None if symbol is None else params.parse_symbol(symbol)
     return await _firings(request, None, name, start, end, limit)
 
 
 @router.get("/{id}", summary="Read an alert rule")
 async def rule(request: Request, id: str) -> Response:
-    """The stored rule."""
+    """Return the stored rule."""
     stored = await _manager(request).get(id)
     if stored is None:
         raise _unknown(id)
@@ -95,7 +95,7 @@ async def remove(request: Request, id: str) -> Response:
 
 @router.get("/{id}/firings", summary="Fired alerts of a rule")
 async def firings_of(request: Request, id: str, start: Start = None, end: End = None, limit: Limit = 100) -> Response:
-    """The newest alerts that the rule fired, newest first, with the state of their webhooks.
+    """Return the newest alerts that the rule fired, newest first, with the state of their webhooks.
 
     The alerts of a removed rule remain.
     """

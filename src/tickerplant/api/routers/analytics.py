@@ -29,7 +29,7 @@ async def analytics(
         str | None, Query(description="Columns to return, comma-separated. A name such as `rsi` selects `rsi_14` too.")
     ] = None,
 ) -> Response:  # fmt: skip
-    """Stored indicator values; `time` is the bar's time. A value is null until its indicator is warm.
+    """Return stored indicator values; `time` is the bar's time. A value is null until its indicator is warm.
 
     `warmup_remaining` contains the columns that are null in the last row and not warm yet, with the number of bars that
     each still needs. `/v1/indicators` computes other indicators on request.

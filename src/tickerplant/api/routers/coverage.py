@@ -63,7 +63,7 @@ async def of_all(
     request: Request, interval: CoverageInterval = "1m", from_: CoverageFrom = None, to: CoverageTo = None,
     tz: Zone = "UTC", format: Format = "json", times: Times = "iso",
 ) -> Response:  # fmt: skip
-    """One row for each symbol that has bars or an answer of a vendor: the number of expected bars, by status.
+    """Return one row for each symbol that has bars or an answer of a vendor: the number of expected bars, by status.
 
     `share` is the fraction of due bars that are stored or had no trades. `backfill` is the progress of the backfill;
     null if none runs.
@@ -98,7 +98,7 @@ async def of_all(
     summary="Coverage of one symbol, as ranges of one status",
 )  # fmt: skip
 async def of_one(request: Request, symbol: Symbol, query: Annotated[CoverageQuery, Depends()]) -> Response:
-    """The range as consecutive parts (`stretches`), each with one status.
+    """Return the range as consecutive parts (`stretches`), each with one status.
 
     - `have`: stored
     - `partial`: stored, but the feed was down for part of the bar

@@ -112,7 +112,7 @@ _LIST: Final[dict[int | str, dict[str, Any]]] = REFUSALS | {
 
 @router.get("/indicators", responses=_LIST, summary="List of indicators")
 async def listing(request: Request) -> Response:
-    """Every declared indicator and every TA-Lib function: parameters, defaults, bounds, inputs, columns, warm-up.
+    """Return every declared indicator and TA-Lib function: parameters, defaults, bounds, inputs, columns, warm-up.
 
     `columns` and `warmup` are for the default parameters. `warmup` is the number of the first bar with a value, from 1.
     A `recursive` indicator depends on all bars since the first stored one, the others on a window. The bounds of TA-Lib
@@ -128,7 +128,7 @@ async def listing(request: Request) -> Response:
     summary="One indicator: parameters, columns, warm-up",
 )
 async def one(request: Request, name: _Name) -> Response:
-    """One entry of `/v1/indicators`."""
+    """Return one entry of `/v1/indicators`."""
     try:
         return json_response(await asyncio.to_thread(_calculator(request).describe, name))
     except UnknownIndicator as error:
@@ -140,7 +140,7 @@ async def one(request: Request, name: _Name) -> Response:
 async def compute(
     request: Request, name: _Name, symbol: Symbol, query: Annotated[RowQuery, Depends()], interval: Interval = "1d"
 ) -> Response:
-    """Values of any indicator over stored bars of any interval. A forming bar is treated as if it closed now.
+    """Return values of any indicator over stored bars of any interval. A forming bar is treated as if it closed now.
 
     The computation also reads earlier bars: those of the indicator's window, or for a recursive indicator all stored
     bars, up to 200,000. `computed_from` is the time of the first bar that was read. `limited` is true if more bars

@@ -19,10 +19,10 @@ router = APIRouter(prefix="/v1", tags=["market data"])
 async def intraday(
     request: Request, symbol: Symbol, query: Annotated[BarQuery, Depends()], interval: Interval = "1m"
 ) -> Response:
-    """Bars of `1m` and `5m` as stored. `15m`, `30m` and `1h` are built from 5m bars on reading. `time` is the start.
+    """Return bars of `1m` and `5m` as stored. `15m`, `30m` and `1h` are built from 5m bars when read.
 
     Bars by activity (`100t` trades, `10000v` volume, `1000000d` turnover) exist where the setting `rules.activity_bars`
-    enables them. Their `time` is the instant of their first trade.
+    enables them. The `time` of these is the instant of their first trade, of other bars the start.
     """
     step = params.parse_interval(interval, (M1, M5, M15, M30, H1), "/v1/intraday", activity=True)
     return await bars_response(request.app.state.api, query.page(symbol, step), query.adjust)

@@ -64,7 +64,7 @@ router = APIRouter(prefix="/v1", tags=["market data"])
 
 @router.get("/ticks/{symbol:path}", responses=EXAMPLE, summary="Ticks")
 async def ticks(request: Request, symbol: Symbol, query: Annotated[TickQuery, Depends()]) -> Response:
-    """All ticks as the feed sent them, including cancels and corrections (`flags`).
+    """Return all ticks as the feed sent them, including cancels and corrections (`flags`).
 
     Ticks of one instant are in the order of arrival. If a page ends among them, `next` contains `skip`.
     """
@@ -73,7 +73,7 @@ async def ticks(request: Request, symbol: Symbol, query: Annotated[TickQuery, De
 
 @router.get("/realtime/{symbol:path}", responses=_STATE_EXAMPLE, summary="Newest state of a symbol, or its ticks")
 async def realtime(request: Request, symbol: Symbol, query: Annotated[RealtimeQuery, Depends()]) -> Response:
-    """The last tick that may set a price, the newest bar of each interval, and values of forming bars.
+    """Return the last tick that may set a price, the newest bar of each interval, and values of forming bars.
 
     All are read at one log position. Forming bars in the store are up to a second old; `/v1/stream` has them at once.
     CSV contains the last tick only, on one line. With any of `start`, `end` and `limit` the answer is ticks, as from

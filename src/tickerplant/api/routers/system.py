@@ -45,7 +45,7 @@ async def symbols(
     request: Request, tz: Zone = "UTC", format: Format = "json", times: Times = "iso",
     prefix: Annotated[str, Query(description="Only symbols that start with this text.", examples=["AA"])] = "",
 ) -> Response:  # fmt: skip
-    """Every symbol in the store, with the times of its first and last closed bar, its intervals, and its last
+    """Return every symbol in the store, with the times of its first and last closed bar, its intervals, and its last
     close.
     """
     state: ApiState = request.app.state.api
@@ -64,7 +64,7 @@ async def symbols(
 
 @router.get("/v1/status", responses=REFUSALS, summary="Positions of log, store and stream")
 async def status(request: Request) -> Response:
-    """The log's identity and end offsets, the positions of store and stream, and the stream's counters."""
+    """Return the log's identity and end offsets, the positions of store and stream, and the stream's counters."""
     state: ApiState = request.app.state.api
     identity = await asyncio.to_thread(state.log.identity)
     ends = {}
@@ -101,7 +101,10 @@ async def status(request: Request) -> Response:
 
 @router.get("/health", responses=_HEALTH, summary="Health of all components")
 async def health(request: Request) -> Response:
-    """200 with the status `ok` or `degraded`, or 503 with `failed`; `parts` has each component. Needs no API key."""
+    """Return 200 with the status `ok` or `degraded`, or 503 with `failed`. Needs no API key.
+
+    `parts` contains each component.
+    """
     state: ApiState = request.app.state.api
     parts = [_stream_health(state)]
     if state.health is None:
@@ -146,7 +149,7 @@ async def _store_health(state: ApiState) -> dict[str, Any]:
 
 @router.get("/metrics", summary="Metrics for Prometheus")
 async def metrics(request: Request) -> Response:
-    """Metrics in Prometheus text format. Each help text contains advice for a bad value."""
+    """Return metrics in Prometheus text format. Each help text contains advice for a bad value."""
     state: ApiState = request.app.state.api
     await state.refresh_exclusions()
     return Response(generate_latest(state.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
