@@ -118,7 +118,10 @@ def delivering(log: EventLog, dsn: str, options: WebhookOptions) -> Iterator[Col
 
 @contextmanager
 def receiver(answer: Callable[[int], int]) -> Iterator[tuple[str, list[tuple[dict[str, str], bytes]]]]:
-    """A server that answers the n-th POST (from 1) with a status, or never for 0; and what it got."""
+    """Run a server that answers the n-th POST (from 1) with `answer(n)`, or never for 0.
+
+    Yields its URL and the list of (headers, body) that it received.
+    """
     got: list[tuple[dict[str, str], bytes]] = []
     over = threading.Event()
 

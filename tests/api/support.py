@@ -86,7 +86,7 @@ def bars(log: EventLog, rows: list[dict[str, Any]], writer: str = "b") -> None:
 
 
 class MemoryStore(StoreReader):
-    """A store's tables in memory, with the positions that they claim to be at."""
+    """Tables of a store in memory, with the positions that they correspond to."""
 
     def __init__(self, log: EventLog) -> None:
         self.log = log
@@ -162,7 +162,7 @@ class MemoryStore(StoreReader):
 
 
 class _NothingStored:
-    """Coverage of a store that has none of the bars; with some it is in `test_coverage`, on a database."""
+    """Coverage of a store without bars; `test_coverage` uses a database with bars."""
 
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
@@ -213,7 +213,7 @@ class _Rows:
 
 @contextlib.contextmanager
 def serving(log: EventLog, store: StoreReader, **options: Any) -> Iterator[tuple[httpx.Client, str, Api]]:
-    """A real server in a thread: a client of it, its WebSocket address, and the service."""
+    """Run a real server in a thread; yield a client of it, its WebSocket address, and the service."""
     loop = asyncio.new_event_loop()
     stop = asyncio.Event()
     api = Api(log, "", ApiOptions(port=0, **options), store=store)

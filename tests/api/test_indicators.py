@@ -65,7 +65,7 @@ def daily() -> tuple[np.ndarray, dict[str, np.ndarray]]:
 
 
 def within_the_day() -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """5-minute bars, three of them without prices."""
+    """Return 5-minute bars, three of them without prices."""
     columns = {name: values[:, 0].copy() for name, values in random_bars(3_000, 1, seed=4).items()}
     for name in ("open", "high", "low", "close"):
         columns[name][[*HOLES]] = np.nan

@@ -292,7 +292,7 @@ def test_every_documented_parameter_is_accepted(client: httpx.Client) -> None:
     paths = client.get("/openapi.json").json()["paths"]
     for path, operations in paths.items():
         if path.startswith("/v1/alerts"):
-            continue  # in test_alerts, with a database
+            continue  # in test_alert_rules, with a database
         names = [each["name"] for each in operations["get"].get("parameters", []) if each["in"] == "query"]
         query = {name: values[name] or steps[path] for name in names if name != "parameters"}
         answer = client.get(

@@ -18,7 +18,7 @@ from tickerplant.log.port import EventLog, TopicPartition
 
 
 async def receive(socket: ClientConnection, kind: str) -> dict[str, Any]:
-    """Return the next message of a kind; others are passed over."""
+    """Return the next message of a kind; skip others."""
     async with asyncio.timeout(PATIENCE.seconds(10)):
         while True:
             message: dict[str, Any] = json.loads(await socket.recv())
@@ -50,7 +50,7 @@ async def test_a_subscription_gets_a_snapshot_and_then_the_stream(log: EventLog,
             await receive(other, "snapshot")
             ticks(log, [(T0, "AAPL", 1.0), (T0, "MSFT", 9.0)])
             bars(log, [{"time": T0, "symbol": "AAPL", "state": "forming"}])
-            sent: set[str] = set()  # what another client has been sent, the server has read
+            sent: set[str] = set()  # the server has read all records that another client received
             while not {"ticks", "bars"} <= sent:
                 async with asyncio.timeout(PATIENCE.seconds(10)):
                     sent.add(json.loads(await other.recv())["type"])
@@ -98,14 +98,14 @@ async def test_a_snapshot_has_stored_bars_by_activity(log: EventLog, store: Memo
 async def test_since_resumes_without_gap_or_repeat(
     log: EventLog, store: MemoryStore, behind: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """5: out of the recent records; 300: more than those are kept, so out of the log."""
+    """Memory holds 50 records: 5 missed records come from memory, 300 from the log."""
     monkeypatch.setattr("tickerplant.api.service.Hub", partial(Hub, ring_records=50))
     with serving(log, store) as (client, address, _):
         ticks(log, [(T0, "AAPL", -1.0)])
         position = client.get("/v1/status").json()["end"]
         for n in range(behind):
             ticks(log, [(T0 + n, "AAPL", float(n))])
-        async with connect(address) as first:  # what it has been sent, the server has read
+        async with connect(address) as first:  # the server has read all records that this client received
             await say(first, action="subscribe", symbols=["*"], channels=["ticks"], since=position)
             assert await prices(first, behind) == [float(n) for n in range(behind)]
         async with connect(address) as socket:
@@ -140,7 +140,7 @@ async def test_rest_and_stream_meet_at_the_position(log: EventLog, store: Memory
         position = client.get("/v1/symbols").json()["position"]
         async with connect(address) as socket:
             await say(socket, action="subscribe", symbols=["AAPL"], channels=["ticks"], since=position)
-            # The tick lies after the position, and comes before `live` or, if the stream was not there yet, behind it.
+            # The tick is after the position. It comes before `live`, or after it if the tail has not read it yet.
             found: list[dict[str, Any]] = []
             while {message["type"] for message in found} < {"ticks", "live"}:
                 async with asyncio.timeout(PATIENCE.seconds(10)):
@@ -183,7 +183,7 @@ async def test_a_client_that_does_not_read_is_dropped_without_effect_on_others(
                         closed += [row[0] for row in message["rows"]]
                     if message["type"] == "ticks":
                         break
-            while len(closed) < 150:  # bars and ticks are of two topics: the last ones may come in either order
+            while len(closed) < 150:  # bars and ticks are in two topics, so the last ones come in any order
                 closed += [row[0] for row in (await receive(fast, "bars"))["rows"]]
             await eventually(
                 lambda: client.get("/v1/status").json()["stream"]["dropped"], "the slow client to be dropped"
