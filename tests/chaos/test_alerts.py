@@ -46,9 +46,9 @@ RULES = {
     "less": ("RSI(5)", "less", "30"),
 }
 FAULTS = {
-    "analytics": ["append.after:3", "snapshot.after:1", "commit.after:3"],
-    "api": ["webhooks.put.before:1", "webhooks.commit.before:2", "webhooks.mark.before:3"],
-    "persistence": ["commit.within:3"],
+    "analytics": ["analytics.append.after:3", "analytics.snapshot.after:1", "analytics.commit.after:3"],
+    "api": ["alerts.intake.put.before:1", "alerts.intake.commit.before:2", "alerts.webhooks.mark.before:3"],
+    "persistence": ["persistence.commit.within:3"],
 }
 
 
@@ -115,8 +115,7 @@ def api_url(parts: Parts) -> str | None:
 def begin(parts: Parts, name: str, fault: str | None = None) -> None:
     if name == "api" and parts.output("api").exists():
         parts.output("api").rename(parts.folder / f"api-{time.monotonic_ns()}.log")
-    prefix = f"{name}." if fault else ""
-    parts.begin(name, speed=pace(REPLAY_S), fault=f"{prefix}{fault}" if fault else None)
+    parts.begin(name, speed=pace(REPLAY_S), fault=fault)
 
 
 def wait_for_api(parts: Parts) -> str:
@@ -231,7 +230,7 @@ def test_each_alert_arrives_once_while_processes_are_killed(tmp_path: Path) -> N
                     continue
                 assert armed.get(name), f"{name} ended before it came to {armed}"
                 assert parts.running[name].returncode == -9
-                killed.append(f"{name}.{armed[name]}")
+                killed.append(f"{armed[name]}")
                 next_of(name)
             guard.check(f"{armed}, then {todo}")
             time.sleep(0.02)
@@ -252,7 +251,7 @@ def test_each_alert_arrives_once_while_processes_are_killed(tmp_path: Path) -> N
             until(lambda: asyncio.run(unposted(dsn)) == 0, "an empty outbox: what came too much would be in it")
             _, firings = asyncio.run(bars_and_firings(dsn))
         parts.stop()
-        assert sorted(killed) == sorted(f"{name}.{point}" for name, points in FAULTS.items() for point in points)
+        assert sorted(killed) == sorted(point for points in FAULTS.values() for point in points)
 
     def told(rule: str, seconds: int) -> tuple[str, int]:
         return names[rule], seconds
@@ -271,7 +270,7 @@ def test_each_alert_arrives_once_while_processes_are_killed(tmp_path: Path) -> N
 def test_a_rule_stored_when_the_api_died_reaches_the_log_once(tmp_path: Path, point: str) -> None:
     parts = Parts(Plant(tmp_path / "data", {"TICKERPLANT_PARTITIONS": "2"}), tmp_path, on_kafka=False)
     with explained(parts):
-        begin(parts, "api", f"rules.tell.{point}:1")
+        begin(parts, "api", f"api.rules.publish.{point}:1")
         url = wait_for_api(parts)
         rule = {"symbol": "GOOG", "left": "close", "operator": "greater", "right": 1}
         with pytest.raises(httpx.HTTPError):
