@@ -58,18 +58,18 @@ def test_every_command_explains_itself(name: str) -> None:
 def test_a_mistake_is_one_sentence_without_a_traceback(tmp_path: Path) -> None:
     for arguments, words in (
         (["replay", tmp_path / "none.csv"], "there is no file"),
-        (["run", "nonsense"], "is no service"),
+        (["run", "nonsense"], "is not a service"),
         (["query", "A B"], "is not a symbol"),
         (["query", "AAPL", "-i", "7m"], "unknown interval"),
-        (["query", "AAPL", "--start", "noon"], "--start 'noon' is no time"),
+        (["query", "AAPL", "--start", "noon"], "--start 'noon' is not a time"),
         (["up", "--log", "redis://x"], "setting log (flag)"),
     ):
         assert_refused(say(Plant(tmp_path), *arguments), 2, words)
 
 
 def test_a_held_folder_is_told_before_a_port_that_is_taken(tmp_path: Path) -> None:
-    with FolderLock(tmp_path, "plant.lock").take_or_refuse() as lock, socket.create_server(("127.0.0.1", 0)) as taken:
-        lock.note()
+    with FolderLock(tmp_path, "plant.lock").acquire_or_raise() as lock, socket.create_server(("127.0.0.1", 0)) as taken:
+        lock.write_holder()
         for command in (["up"], ["run", "api"]):
             result = tickerplant(*command, "--data", tmp_path, "--port", str(taken.getsockname()[1]))
             assert result.returncode == 1, result.stderr

@@ -1,6 +1,6 @@
 """When all that a feed wrote is in the tables."""
 
-from tickerplant.app.ingest_progress import Applied, Chase, Progress
+from tickerplant.app.ingest_progress import Applied, Positions, ProgressTracker
 from tickerplant.core.schemas import ANALYTICS, OHLCV, RAW
 from tickerplant.core.version import make_version
 
@@ -17,7 +17,7 @@ def test_each_topic_of_each_partition_must_have_arrived() -> None:
     }
 
     def missing(**changed):
-        return Chase({0: 10, 1: 7}, 3).missing(Progress({**applied, **changed.get("to", {})}, {}, {}))
+        return ProgressTracker({0: 10, 1: 7}, 3).missing(Positions({**applied, **changed.get("to", {})}, {}, {}))
 
     assert missing() == []
     assert missing(to={(RAW, 0): Applied(10, -1)}) == [(RAW, 0)]
@@ -27,15 +27,15 @@ def test_each_topic_of_each_partition_must_have_arrived() -> None:
 def test_a_store_of_a_former_generation_has_nothing_of_this_one() -> None:
     old = make_version(1, 1_000_000)
     applied = {(RAW, 0): Applied(11, -1), (OHLCV, 0): Applied(9, old), (ANALYTICS, 0): Applied(9, old)}
-    assert Chase({0: 10}, 2).missing(Progress(applied, {}, {})) == [(OHLCV, 0), (ANALYTICS, 0)]
+    assert ProgressTracker({0: 10}, 2).missing(Positions(applied, {}, {})) == [(OHLCV, 0), (ANALYTICS, 0)]
 
 
 def test_without_causes_what_each_group_has_committed_shows_it_step_by_step() -> None:
-    chase = Chase({0: 10}, 1)
+    chase = ProgressTracker({0: 10}, 1)
 
     def look(aggregation: int, analytics: int, stored: tuple[int, int, int], ends: tuple[int, int]) -> list[str]:
         names = (RAW, OHLCV, ANALYTICS)
-        now = Progress(
+        now = Positions(
             {(name, 0): Applied(position, 0) for name, position in zip(names, stored, strict=True)},
             {"aggregation": {(RAW, 0): aggregation}, "analytics": {(OHLCV, 0): analytics}},
             {(OHLCV, 0): ends[0], (ANALYTICS, 0): ends[1]},
@@ -50,4 +50,4 @@ def test_without_causes_what_each_group_has_committed_shows_it_step_by_step() ->
 
 
 def test_a_feed_that_wrote_nothing_has_arrived() -> None:
-    assert Chase({}, 1).missing(Progress({}, {}, {})) == []
+    assert ProgressTracker({}, 1).missing(Positions({}, {}, {})) == []

@@ -1,1 +1,5 @@
-"""Settings, supervisor, metrics, health and the command line."""
+"""The application: the only room that reads settings, opens logs and stores, and imports every other room.
+
+In come the command line, the environment and a TOML file; out come running services, or the answer of a command. Begin
+with `cli` (the commands), `config.settings` (all settings) and `runtime.plant` (what runs, and in which order).
+"""

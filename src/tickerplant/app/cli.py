@@ -1,4 +1,4 @@
-"""The command line. Each command's module is imported when it runs, so that `--help` answers at once."""
+"""The command line. Commands import the other rooms when they run, so that `--help` answers at once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tickerplant.app.commands import (
     verify,
     version,
 )
-from tickerplant.app.commands.common import exit_code_of, say, with_settings
+from tickerplant.app.commands.common import exit_code_of, notify, with_settings
 from tickerplant.core.errors import TickerplantError
 
 
@@ -53,14 +53,14 @@ app = typer.Typer(
 @app.callback()
 def _everywhere(
     show_version: Annotated[
-        bool, typer.Option("--version", help="Print the version and leave.", is_eager=True, callback=_print_version)
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
     ] = False,
 ) -> None:
     del show_version
 
 
 RUN_PANEL: Final = "Run"
-LOOK_PANEL: Final = "Look"
+READ_PANEL: Final = "Read"
 SET_UP_PANEL: Final = "Set up"
 
 for panel, name, function in (
@@ -70,17 +70,17 @@ for panel, name, function in (
     (RUN_PANEL, "backfill", backfill.backfill),
     (RUN_PANEL, "rebuild", rebuild.rebuild),
     (RUN_PANEL, "sandbox", run.sandbox),
-    (LOOK_PANEL, "query", query.query),
-    (LOOK_PANEL, "compute", compute.compute),
-    (LOOK_PANEL, "indicators", compute.indicators),
-    (LOOK_PANEL, "tail", tail.tail),
-    (LOOK_PANEL, "top", top.top),
-    (LOOK_PANEL, "coverage", coverage.coverage),
-    (LOOK_PANEL, "compare", compare.compare),
-    (LOOK_PANEL, "verify", verify.verify),
-    (LOOK_PANEL, "vendors", vendors.vendors),
-    (LOOK_PANEL, "health", health.health),
-    (LOOK_PANEL, "config", config.config_),
+    (READ_PANEL, "query", query.query),
+    (READ_PANEL, "compute", compute.compute),
+    (READ_PANEL, "indicators", compute.indicators),
+    (READ_PANEL, "tail", tail.tail),
+    (READ_PANEL, "top", top.top),
+    (READ_PANEL, "coverage", coverage.coverage),
+    (READ_PANEL, "compare", compare.compare),
+    (READ_PANEL, "verify", verify.verify),
+    (READ_PANEL, "vendors", vendors.vendors),
+    (READ_PANEL, "health", health.health),
+    (READ_PANEL, "config", config.config_),
     (SET_UP_PANEL, "init-db", setup.init_db),
     (SET_UP_PANEL, "migrate", setup.migrate),
     (SET_UP_PANEL, "create-topics", setup.create_topics),
@@ -88,16 +88,16 @@ for panel, name, function in (
 ):
     app.command(name, rich_help_panel=panel)(with_settings(function))
 app.add_typer(action.app, name="action", rich_help_panel=RUN_PANEL)
-app.add_typer(alert.app, name="alert", rich_help_panel=LOOK_PANEL)
-app.command("version", rich_help_panel=LOOK_PANEL)(version.version)
+app.add_typer(alert.app, name="alert", rich_help_panel=READ_PANEL)
+app.command("version", rich_help_panel=READ_PANEL)(version.version)
 
 
 def main() -> None:
-    """Run the command that the arguments name; never show a traceback for what a user can mend."""
+    """Run the command of the arguments. Errors that a user can correct are one line without a traceback."""
     try:
         app()
     except TickerplantError as error:
-        say(f"tickerplant: {error}")
+        notify(f"tickerplant: {error}")
         raise SystemExit(exit_code_of(error)) from None
     except BrokenPipeError:  # `tickerplant tail | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -111,16 +111,18 @@ def test_a_dividend_is_kept_and_may_be_said_twice(plant: Plant) -> None:
     assert len(objects(say(plant, "action", "list", "PAYS", "--json"))) == 1
     assert "0.26" in say(plant, "action", "list", "PAYS").out
     assert "is in the log" in say(plant, "action", "dividend", "PAYS", "2025-11-07", "0.26", "--no-wait").out
-    assert "no split and no dividend of NONE" in say(plant, "action", "list", "NONE").err
+    assert "no splits or dividends of NONE" in say(plant, "action", "list", "NONE").err
 
 
 def test_what_cannot_be_said_is_one_sentence(plant: Plant, tmp_path: Path) -> None:
     split = ("action", "split", "ACME")
-    assert_refused(say(plant, *split, "31.8.2020", "4:1"), 2, "is no date; write 2020-08-31")
+    assert_refused(say(plant, *split, "31.8.2020", "4:1"), 2, "is not a date; write 2020-08-31")
     assert_refused(say(plant, *split, "0020-08-31", "4:1"), 2, "outside the years")
-    assert_refused(say(plant, *split, "2020-08-31", "4"), 2, "is no ratio")
-    assert_refused(say(plant, *split, "2020-08-31", "4:0"), 2, "'0' is no positive number")
+    assert_refused(say(plant, *split, "2020-08-31", "4"), 2, "is not a ratio")
+    assert_refused(say(plant, *split, "2020-08-31", "4:0"), 2, "'0' is not a positive number")
     assert_refused(say(plant, "action", "split", "A B", "2020-08-31", "4:1"), 2, "is not a symbol")
-    assert_refused(say(plant, "action", "dividend", "ACME", "2020-08-31", "-1"), 2, "'-1' is no positive number")
-    assert_refused(say(plant, "action", "dividend", "ACME", "2020-08-31", "1", "--currency", "$"), 2, "is no currency")
+    assert_refused(say(plant, "action", "dividend", "ACME", "2020-08-31", "-1"), 2, "'-1' is not a positive number")
+    assert_refused(
+        say(plant, "action", "dividend", "ACME", "2020-08-31", "1", "--currency", "$"), 2, "is not a currency"
+    )
     assert_refused(say(Plant(tmp_path / "none"), *split, "2020-08-31", "4:1"), 1, "there is no plant in")

@@ -17,9 +17,9 @@ from tests.support.commands import assert_refused, objects, say
 from tests.support.data import session
 from tests.support.plant import Plant
 
-from tickerplant.app.commands.top import REMEMBERED_ROWS, Newest, picture
+from tickerplant.app.commands.top import ROWS_PER_SYMBOL, NewestRows, draw
 from tickerplant.app.config.settings import load
-from tickerplant.app.wiring import parts
+from tickerplant.app.wiring.log import open_log
 from tickerplant.core import records, schemas
 from tickerplant.core.symbols import partition_of
 from tickerplant.core.times import micros_of
@@ -41,7 +41,7 @@ def withdraw(plant: Plant, bar: dict[str, Any]) -> None:
     }  # fmt: skip
     differing = samples()["differences"]
     settings = load({"data": str(plant.data)}).settings
-    with parts.event_log(settings) as event_log, event_log.writer("test") as writer, writer.transaction() as out:
+    with open_log(settings) as event_log, event_log.writer("test") as writer, writer.transaction() as out:
         partition = partition_of(bar["symbol"], event_log.partitions(schemas.OHLCV))
         header = records.Bars(sent_at_us=row["time"])
         out.append(schemas.OHLCV, partition, records.encode(header, bar_batch([row])))
@@ -103,7 +103,7 @@ def test_top_leaves_out_what_a_narrow_terminal_has_no_room_for() -> None:
     def shown(width: int) -> str:
         console = Console(width=width, file=io.StringIO())
         with console.capture() as captured:
-            console.print(picture(console, "1m", {"GOOG": bar}, values))
+            console.print(draw(console, "1m", {"GOOG": bar}, values))
         assert max(map(len, captured.get().splitlines())) <= width
         return captured.get()
 
@@ -117,10 +117,10 @@ def test_top_leaves_out_what_a_narrow_terminal_has_no_room_for() -> None:
 
 
 def test_top_goes_back_to_the_bar_before_a_withdrawn_one() -> None:
-    rows = Newest()
+    rows = NewestRows()
 
     def take(time: int, version: int, state: str = "final") -> None:
-        rows.take({"symbol": "A", "time": time, "version": version, "state": state})
+        rows.add({"symbol": "A", "time": time, "version": version, "state": state})
 
     def there() -> int | None:
         return rows.rows()["A"]["time"] if rows.rows() else None
@@ -132,7 +132,7 @@ def test_top_goes_back_to_the_bar_before_a_withdrawn_one() -> None:
     assert there() == 8
     take(9, 3)
     assert there() == 9
-    for time in range(10 - REMEMBERED_ROWS, 10):
+    for time in range(10 - ROWS_PER_SYMBOL, 10):
         take(time, 4, "withdrawn")
     assert there() is None
 

@@ -101,7 +101,7 @@ def test_it_brings_its_own_plant_and_a_second_time_asks_for_little(plant: Plant,
     before = asked(vendor)
     answer = say(plant, "backfill", "-i", "1d")
     assert answer.code == 0
-    assert "0 bars of 0 requests" in answer.out
+    assert "0 bars from 0 requests" in answer.out
     assert "nothing is missing" in answer.out
     assert asked(vendor) == before
 
@@ -149,8 +149,8 @@ def test_what_stays_missing_is_listed_with_its_reason(tmp_path: Path, vendor: di
     )
     answer = say(plant, "backfill", "-i", "1d", "--from", "2026-02-02", "--to", "2026-02-07")
     assert answer.code == 0, answer
-    assert "5 bars of 1 requests" in answer.out
-    assert "5 bars stay missing" in answer.out
+    assert "5 bars from 1 requests" in answer.out
+    assert "5 bars are still missing" in answer.out
     assert "quota" in answer.out
     assert "sandbox" in answer.out
 
@@ -161,5 +161,5 @@ def test_what_cannot_be_meant_is_refused(tmp_path: Path, vendor: dict[str, Any])
     assert_refused(say(plant, "backfill", "--from", "2026-02-02", "--to", "2026-02-01"), 2, "not before")
     assert_refused(say(plant, "backfill", "--from", "2126-02-02"), 2, "future")
     alone = Plant(tmp_path / "data", {"TICKERPLANT_SANDBOX__ENABLED": "false"})
-    assert_refused(say(alone, "backfill"), 2, "no vendor to ask")
+    assert_refused(say(alone, "backfill"), 2, "no vendor is configured")
     assert not os.path.exists(plant.data / "market.log")

@@ -100,6 +100,6 @@ def test_symbols_interval_and_times_narrow_it(plant: Plant) -> None:
 
 
 def test_what_compare_has_nothing_to_say_of_is_one_sentence(plant: Plant) -> None:
-    assert_refused(say(plant, "compare", "NONE"), 0, "no two sources disagree there")
+    assert_refused(say(plant, "compare", "NONE"), 0, "no two sources differ in this range")
     assert_refused(say(plant, "compare", "-i", "7m"), 2, "unknown interval")
     assert_refused(say(plant, "compare", "--from", "2026-01-02", "--to", "2026-01-01"), 2, "not before --to")

@@ -140,11 +140,11 @@ def test_what_cannot_be_computed_is_one_sentence(plant: Plant, two: Path, tmp_pa
     assert_refused(say(plant, "compute", two, "--indicator", "RSII"), 2, "did you mean", "RSI")
     assert_refused(say(plant, "compute", two, "--indicator", "RSI(1)"), 2, "period is 1")
     assert_refused(say(plant, "compute", two, *rsi, "--symbol", "C"), 2, "no bars of C; it has A, B")
-    assert_refused(say(plant, "compute", two, *rsi, "--csv", "--json"), 2, "choose one")
+    assert_refused(say(plant, "compute", two, *rsi, "--csv", "--json"), 2, "exclude each other")
     assert_refused(say(plant, "compute", two, *rsi, "--draw"), 2, "2 symbols", "--symbol")
     assert_refused(say(plant, "compute", two, *rsi, "--date-order", "ymd"), 2, "mdy")
     assert_refused(say(plant, "compute", two, *rsi, "--start", "2024-02-02", "--end", "2024-02-01"), 2, "not before")
-    assert_refused(say(plant, "compute", two, *rsi, "--start", "2030-01-01"), 1, "no bars there")
+    assert_refused(say(plant, "compute", two, *rsi, "--start", "2030-01-01"), 1, "no bars in this range")
     two.write_text(TWO + "2024-01-01T00:00:00Z,A,1d,1,1,1,1,1\n")
     assert_refused(say(plant, "compute", two, *rsi), 2, "same time")
 

@@ -54,9 +54,9 @@ def test_it_prints_counts_a_picture_and_the_gaps_with_their_reasons(plant: Plant
     assert lines[5].split() == ["2012-06-21", "13:30", "2012-06-21", "14:00", "2012-06-21", "14:29"]
     assert lines[6].split() == ["█", "have", "░", "no", "trade", "q", "quota", "?", "missing"]
     assert [line.split(maxsplit=6)[1:] for line in lines[9:]] == [
-        ["2012-06-21", "13:41", "13:42", "1", "missing", "no vendor has been asked yet"],
+        ["2012-06-21", "13:41", "13:42", "1", "missing", "not requested from a vendor yet"],
         ["2012-06-21", "13:42", "13:44", "2", "quota", "av: 25 a day"],
-        ["2012-06-21", "13:44", "13:46", "2", "missing", "no vendor has been asked yet"],
+        ["2012-06-21", "13:44", "13:46", "2", "missing", "not requested from a vendor yet"],
     ]
 
 
@@ -95,7 +95,7 @@ def test_what_it_cannot_answer_is_one_sentence(plant: Plant, tmp_path_factory: p
     assert_refused(say(plant, "coverage", "--from", "2199-01-01"), 2, "in the future")
     assert_refused(say(plant, "coverage", "--from", "1999-01-01"), 2, "ask for less time")
     unseen = say(plant, "coverage", "GOGO", *HOUR)
-    assert (unseen.code, unseen.err) == (0, "GOGO has never been seen\n")
+    assert (unseen.code, unseen.err) == (0, "the store has no data of GOGO\n")
     empty = Plant(tmp_path_factory.mktemp("empty"))
     assert_refused(say(empty, "coverage"), 1, "there is no plant")
 

@@ -72,7 +72,7 @@ def test_query_takes_a_stretch_of_time_and_the_newest_of_it(plant: Plant) -> Non
 
 def test_what_query_cannot_answer_is_one_sentence(plant: Plant) -> None:
     assert_refused(say(plant, "query", "NONE", "--json"), 1, "no 1d bars of NONE")
-    assert_refused(say(plant, "query", "GOOG", "--csv", "--json"), 2, "leave one out")
+    assert_refused(say(plant, "query", "GOOG", "--csv", "--json"), 2, "exclude each other")
     assert_refused(say(plant, "query", "GOOG", "-i", "15m"), 2, "1m, 5m, 1d")
     assert_refused(
         say(plant, "query", "GOOG", "--start", "2012-06-22", "--end", "2012-06-21"), 2, "not before --end 2012-06-21"
@@ -94,7 +94,7 @@ def test_query_computes_indicators_beside_the_bars(plant: Plant) -> None:
     assert say(plant, *asked).out.splitlines()[1].split()[-2:] == ["sma_2", "ta_ema_3"]
 
     cold = say(plant, "query", "GOOG", "-i", "1m", "--indicator", "RSI(14)", "--json")
-    assert (cold.code, cold.err) == (0, f"rsi_14 needs {15 - MINUTES} bars more\n")
+    assert (cold.code, cold.err) == (0, f"rsi_14 needs {15 - MINUTES} more bars\n")
     assert_refused(say(plant, "query", "GOOG", "--indicator", "RSII"), 2, "did you mean")
     assert_refused(say(plant, "query", "NONE", "--indicator", "RSI"), 1, "no 1d bars of NONE")
 
@@ -124,7 +124,7 @@ def test_tail_goes_back_to_the_last_rows_of_a_symbol_wherever_they_stand(tmp_pat
     assert [row["price"] for row in found] == [2.0, 2.5, 3.0, 3.5]
     assert len(objects(say(plant, "tail", "raw", "--symbol", "A", "-n", "50", "--json"))) == 7  # the start, six ticks
     assert [row["kind"] for row in objects(say(plant, "tail", "raw", "-n", "3", "--json"))] == ["mark"] * 3
-    assert_refused(say(plant, "tail", "raw", "--symbol", "C"), 0, "no records")
+    assert_refused(say(plant, "tail", "raw", "--symbol", "C"), 0, "no such records")
 
 
 def ticks(prints: list[tuple[str, float]]) -> pa.RecordBatch:
@@ -140,9 +140,9 @@ def ticks(prints: list[tuple[str, float]]) -> pa.RecordBatch:
 
 
 def test_tail_of_nothing_says_so(plant: Plant) -> None:
-    assert_refused(say(plant, "tail", "deadletter", "--json"), 0, "market.deadletter has no records")
+    assert_refused(say(plant, "tail", "deadletter", "--json"), 0, "market.deadletter has no such records")
     assert_refused(say(plant, "tail", "prices", "--json"), 2, "no topic 'prices'", "raw, ohlcv, analytics")
-    assert_refused(say(plant, "tail", "raw", "--from", "noon"), 2, "--from 'noon' is no time")
+    assert_refused(say(plant, "tail", "raw", "--from", "noon"), 2, "--from 'noon' is not a time")
 
 
 def test_top_shows_each_symbols_newest_bar(plant: Plant, stored: pl.DataFrame) -> None:
@@ -161,7 +161,7 @@ def test_health_is_0_when_a_plant_runs_and_all_is_well_and_1_when_not(plant: Pla
     parts = {part["name"]: part for part in said["parts"]}
     assert {"plant", "log", "store", "lag aggregation", "lag analytics", "lag persistence"} <= parts.keys()
     assert [name for name, part in parts.items() if part["state"] != "ok"] == ["plant"]
-    assert parts["plant"]["sentence"] == "not running; `tickerplant up` starts it"
+    assert parts["plant"]["sentence"] == "not running; start it with `tickerplant up`"
     with running(plant):
         well = say(plant, "health")
     assert (well.code, well.out.splitlines()[-1]) == (0, "ok"), well.out
@@ -206,9 +206,11 @@ def test_a_look_waits_four_seconds_for_brokers_that_are_not_there_and_says_so(pl
     (said,) = objects(asked)
     parts = {part["name"]: part for part in said["parts"]}
     assert (asked.code, parts["plant"]["state"], parts["log"]["state"]) == (1, "failed", "failed")
-    assert "no broker at kafka://127.0.0.1:1 answers within 4 s; start it, or correct --log" in parts["log"]["sentence"]
+    assert (
+        "no broker at kafka://127.0.0.1:1 answered within 4 s; start it, or correct --log" in parts["log"]["sentence"]
+    )
     assert parts["store"]["sentence"] == "postgresql answers"
-    refusal = "no broker at kafka://127.0.0.1:1 answers within"
+    refusal = "no broker at kafka://127.0.0.1:1 answered within"
     assert_refused(say(plant, "tail", "raw", *nobody), 1, refusal, "correct --log")
 
 
@@ -235,7 +237,7 @@ def test_what_is_set_up_already_stays(plant: Plant) -> None:
     shown = say(plant, "migrate", "--status").out.splitlines()
     assert [line.split() for line in shown[1:]] == [[row["name"], "yes"] for row in migrations]
     assert objects(say(plant, "init-db", "--json")) == [{"applied": []}]
-    assert say(plant, "init-db").out == "the tables are those of this version already\n"
+    assert say(plant, "init-db").out == "all migrations are applied\n"
     (topics,) = objects(say(plant, "create-topics", "--json"))
     assert (topics["made"], topics["partitions"], topics["generation"]) == ([], 4, 1)
     assert_refused(say(plant, "create-topics", "--partitions", "9"), 1, "has 4 partitions, not 9")
@@ -249,7 +251,7 @@ def test_a_store_whose_log_is_lost_goes_on_with_a_new_one_once_a_person_says_so(
         assert replay(plant, file)["ticks"] == session(MINUTES).count
         followed = say(plant, "adopt")
         assert (followed.code, followed.err) == (0, "")
-        assert "generation 1, already: there is nothing to do" in followed.out
+        assert "generation 1; nothing changed" in followed.out
 
         # A log from a backup lies behind the store, and adopting the same log again would not mend that.
         lost_log(plant)
@@ -268,7 +270,7 @@ def test_a_store_whose_log_is_lost_goes_on_with_a_new_one_once_a_person_says_so(
             assert_refused(ask(plant, *command), 1, "this log is new", "`tickerplant adopt --yes`")
         asked = say(plant, "adopt")
         assert (asked.code, asked.out) == (1, "")
-        assert "Run it with --yes" in asked.err
+        assert "again with --yes" in asked.err
         (adopted,) = objects(say(plant, "adopt", "--yes", "--json"))
         assert adopted["changed"]
         assert adopted["adopted"].endswith("generation 2")

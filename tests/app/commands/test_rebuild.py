@@ -15,7 +15,7 @@ from tests.support.commands import assert_refused, objects, say
 from tests.support.plant import Plant, kill_tree
 from tests.support.waiting import PATIENCE, until
 
-from tickerplant.app.commands.rebuild import _made
+from tickerplant.app.commands.rebuild import _count_rebuilt
 from tickerplant.core import records
 from tickerplant.core.schemas import BARS, OHLCV, RAW, TOPICS
 from tickerplant.core.symbols import partition_of
@@ -84,7 +84,7 @@ def test_it_is_carried_out_where_no_plant_runs_and_says_where_there_is_nothing(p
         log.close()
     shown = say(plant, "rebuild", "NOBODY", *STRETCH)
     assert shown.code == 0
-    assert "NOBODY: nothing to rebuild there" in shown.err
+    assert "NOBODY: nothing to rebuild" in shown.err
     assert [row["symbol"] for row in objects(say(plant, "query", "ACME", "-i", "1m", "--json"))] == ["ACME"] * 10
 
 
@@ -92,7 +92,7 @@ def test_without_waiting_it_only_leaves_the_order(plant: Plant) -> None:
     (said,) = objects(say(plant, "rebuild", "ACME", *STRETCH, "--no-wait", "--json"))
     assert said["waited"] is False
     assert_ordered(plant, said["offsets"], "ACME")
-    assert "as it comes there" in say(plant, "rebuild", "ACME", *STRETCH, "--no-wait").out
+    assert "when it reaches the request" in say(plant, "rebuild", "ACME", *STRETCH, "--no-wait").out
 
 
 def test_a_plant_that_runs_carries_it_out(plant: Plant, tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_a_plant_that_runs_carries_it_out(plant: Plant, tmp_path: Path) -> None:
 def test_what_cannot_be_rebuilt_is_one_sentence(plant: Plant, tmp_path: Path) -> None:
     before = orders(plant)
     assert_refused(say(plant, "rebuild", "ACME", "--from", TO, "--to", TO), 2, "is not before --to")
-    assert_refused(say(plant, "rebuild", "ACME", "--from", "noon", "--to", TO), 2, "--from 'noon' is no time")
+    assert_refused(say(plant, "rebuild", "ACME", "--from", "noon", "--to", TO), 2, "--from 'noon' is not a time")
     assert_refused(say(plant, "rebuild", "A B", *STRETCH), 2, "is not a symbol")
     assert_refused(say(Plant(tmp_path / "none"), "rebuild", "ACME", *STRETCH), 1, "there is no plant in")
     assert say(plant, "rebuild", "ACME", "--from", FROM).code == 2
@@ -148,7 +148,7 @@ def test_bars_are_counted_that_have_the_version_of_the_rebuild(tmp_path: Path) -
             transaction.append(OHLCV, 0, bars(("A", "1d", "final"), ("B", "1m", "withdrawn"), cause=mine))
             transaction.append(OHLCV, 0, bars(("A", "1m", "final"), cause=others))
             transaction.append(OHLCV, 1, bars(("C", "1m", "final"), cause=mine))
-        made = _made(log, {TopicPartition(OHLCV, 0): 1}, {0: 7, 1: 9})
+        made = _count_rebuilt(log, {TopicPartition(OHLCV, 0): 1}, {0: 7, 1: 9})
         assert (made.by_interval, made.withdrawn) == ({"1m": 1, "1d": 1}, 1)
         assert made.by_symbol == {"A": 2, "B": 1}
     finally:

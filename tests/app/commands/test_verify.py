@@ -19,7 +19,7 @@ from tests.support.plant import Plant
 from tests.support.waiting import until
 
 from tickerplant.aggregation.service import Aggregation
-from tickerplant.app.wiring.parts import snapshot_retentions
+from tickerplant.app.wiring.log import snapshot_retentions
 from tickerplant.core import records
 from tickerplant.core.schemas import DEADLETTER, OHLCV, RAW, STATE_AGGREGATION, STATUS, TOPICS
 from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US, iso
@@ -276,23 +276,23 @@ def test_where_retention_has_taken_the_beginning_it_says_how_far_back_it_can(pla
     (one,) = objects(say(plant, "verify", "--json", "--partition", "0"))
     assert (one["equal"], one["snapshot"], one["begin"]) == (True, labels()[1], kept[0].position)
     assert one["records"] == DAY_RECORDS
-    assert "retention has taken" in one["notes"][0], "what was made of it was older than retention too"
+    assert "retention has deleted" in one["notes"][0], "what was made of it was older than retention too"
     for how in (["--from", iso(first_us)], ["--snapshot", "none"]):
         refused = say(plant, "verify", "--json", "--partition", "0", *how)
-        assert_refused(refused, 1, "retention has passed it", "the earliest that can be verified is --from")
+        assert_refused(refused, 1, "retention has deleted records", "the earliest possible start is --from")
 
 
 def test_what_verify_cannot_be_asked_is_one_sentence(plant: Plant, tmp_path: Path) -> None:
     assert_refused(say(plant, "verify", "--partition", "7"), 2, "no partition 7", "has 2")
     assert_refused(say(plant, "verify", "--from", "2026-01-02", "--to", "2026-01-02"), 2, "not before --to")
-    assert_refused(say(plant, "verify", "--from", "noon"), 2, "is no time")
+    assert_refused(say(plant, "verify", "--from", "noon"), 2, "is not a time")
     assert_refused(say(Plant(tmp_path / "none"), "verify"), 1, "there is no plant in")
 
 
 def test_two_records_that_say_the_same_in_other_bytes_are_said_to() -> None:
     from tickerplant.app.verify.differences import cells_of
 
-    assert cells_of(end(), end())[0].startswith("the End records say the same")
+    assert cells_of(end(), end())[0].startswith("the End records have equal values")
     sentence, cells = cells_of(mark(1), mark(2))
     assert sentence == "a Mark record: its header differs"
     assert [tuple(cell) for cell in cells] == [("header", "watermark_us", "1", "2")]

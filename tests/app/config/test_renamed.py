@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tickerplant.app.config.renamed import RENAMED, FormerName, variable
-from tickerplant.app.config.settings import ENV_PREFIX, Settings, child_environment, load
+from tickerplant.app.config.settings import Settings, child_environment, load
 from tickerplant.core.errors import ConfigError
 from tickerplant.core.rules import Rules, rules_from, values_of
 
@@ -55,12 +55,11 @@ def test_each_former_name_is_tested() -> None:
 @pytest.mark.parametrize("former", RENAMED)
 def test_a_former_environment_variable_sets_the_renamed_setting(former: str, monkeypatch: pytest.MonkeyPatch) -> None:
     toml, value = VALUES[former]
-    old, new = variable(former, ENV_PREFIX), variable(RENAMED[former], ENV_PREFIX)
-    monkeypatch.setenv(old, as_variable(toml))
+    monkeypatch.setenv(variable(former), as_variable(toml))
     loaded = load()
     assert value_of(loaded.settings, RENAMED[former]) == value
     assert loaded.origins[RENAMED[former]] == "environment"
-    assert loaded.former_names == (FormerName("environment", old, new),)
+    assert loaded.former_names == (FormerName("environment", former, RENAMED[former]),)
 
 
 @pytest.mark.parametrize("former", RENAMED)
@@ -102,11 +101,11 @@ def test_two_values_for_one_setting_are_an_error_that_names_both(
         load(config=file)
     for word in (former, RENAMED[former], str(file), "remove"):
         assert word in str(caught.value)
-    monkeypatch.setenv(variable(former, ENV_PREFIX), as_variable(toml))
-    monkeypatch.setenv(variable(RENAMED[former], ENV_PREFIX), as_variable(other) or "0 do=nothing")
+    monkeypatch.setenv(variable(former), as_variable(toml))
+    monkeypatch.setenv(variable(RENAMED[former]), as_variable(other) or "0 do=nothing")
     with pytest.raises(ConfigError, match="environment") as caught:
         load()
-    assert variable(former, ENV_PREFIX) in str(caught.value)
+    assert variable(former) in str(caught.value)
 
 
 def test_both_names_with_one_value_are_no_conflict(tmp_path: Path) -> None:

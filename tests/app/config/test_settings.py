@@ -112,10 +112,10 @@ def test_a_key_may_have_blanks_around_it_and_nothing_odd_in_it(monkeypatch: pyte
     ("name", "value", "words"),
     [
         ("TICKERPLANT_PARTITIONS", "many", ["partitions", "environment", "integer"]),
-        ("TICKERPLANT_PORT", "1", ["TICKERPLANT_PORT", "no setting"]),
+        ("TICKERPLANT_PORT", "1", ["TICKERPLANT_PORT", "is not a setting"]),
         ("TICKERPLANT_LOG", "redis://here", ["log", "redis://here", "kafka://"]),
         ("TICKERPLANT_SYMBOLS", "AAPL,$$", ["symbols", "'$$'"]),
-        ("TICKERPLANT_API__COLOUR", "red", ["api.colour", "no setting"]),
+        ("TICKERPLANT_API__COLOUR", "red", ["api.colour", "is not a setting"]),
         ("TICKERPLANT_STORE", "mysql://u:hush@h/d", ["store", "postgresql://"]),
         ("TICKERPLANT_RULES__SOURCES", "yahoo:candles", ["rules.sources", "yahoo:candles", ":ticks|:bars"]),
         ("TICKERPLANT_RULES__ACTIVITY_BARS", '{"*": ["5m"]}', ["activity_bars", "'5m'", "100t"]),

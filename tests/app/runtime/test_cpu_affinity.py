@@ -1,4 +1,4 @@
-"""The services' threads stay together on one core, and go together to another."""
+"""The threads of the services run on one core, and move to another one together."""
 
 import os
 import sys
@@ -7,20 +7,20 @@ import threading
 import pytest
 from tests.support.waiting import PATIENCE
 
-from tickerplant.app.runtime.cpu_affinity import Together
+from tickerplant.app.runtime.cpu_affinity import CoreAffinity
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="threads are placed on Linux alone")
 
 
 def test_threads_that_join_are_on_one_core_and_move_together() -> None:
     whole = os.sched_getaffinity(0)
-    together = Together()
-    together.start()
+    affinity = CoreAffinity()
+    affinity.start()
     seen: list[set[int]] = []
     joined, moved, looked = threading.Barrier(3), threading.Event(), threading.Barrier(3)
 
     def work() -> None:
-        together.join()
+        affinity.join()
         joined.wait(PATIENCE.seconds(10))
         moved.wait(PATIENCE.seconds(10))
         seen.append(os.sched_getaffinity(0))
@@ -32,11 +32,11 @@ def test_threads_that_join_are_on_one_core_and_move_together() -> None:
     joined.wait(PATIENCE.seconds(10))
     other = max(whole)
     if len(whole) > 1:
-        together._move(other)
+        affinity._move(other)
     moved.set()
     looked.wait(PATIENCE.seconds(10))
-    together.stop()
-    together.stop()
+    affinity.stop()
+    affinity.stop()
     assert seen == [{other} if len(whole) > 1 else whole] * 2
     assert os.sched_getaffinity(0) == whole, "the thread that started it is left alone, and so are its children"
 
@@ -44,22 +44,22 @@ def test_threads_that_join_are_on_one_core_and_move_together() -> None:
 def test_the_core_is_left_when_others_want_it() -> None:
     if len(os.sched_getaffinity(0)) < 2:
         return
-    together = Together()
-    together.start()
-    first = together._core
-    together.stop()
+    affinity = CoreAffinity()
+    affinity.start()
+    first = affinity._core
+    affinity.stop()
 
     class Crowded:
-        def look(self, own_core: int) -> dict[int, float]:
-            return {core: 0.9 if core == own_core else 0.0 for core in together._cores}
+        def measure(self, own_core: int) -> dict[int, float]:
+            return {core: 0.9 if core == own_core else 0.0 for core in affinity._cores}
 
-    together._stop.clear()
-    looker = threading.Thread(target=together._look_after, args=(Crowded(),), daemon=True)
-    looker.start()
+    affinity._stop.clear()
+    monitor = threading.Thread(target=affinity._monitor, args=(Crowded(),), daemon=True)
+    monitor.start()
     for _ in range(100):
-        if together._core != first:
+        if affinity._core != first:
             break
         threading.Event().wait(0.1)
-    together._stop.set()
-    looker.join()
-    assert together._core != first
+    affinity._stop.set()
+    monitor.join()
+    assert affinity._core != first

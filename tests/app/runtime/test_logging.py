@@ -22,7 +22,7 @@ def test_a_pool_whose_database_is_away_says_so_once_and_without_a_traceback(capl
     finally:
         pool.removeFilter(only)
     assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
-        "the database is out of reach, and is connected to again when it answers",
+        "database unavailable, reconnecting",
         "Pool.close() is taking over 60 seconds to complete.",
     ]
     assert "Traceback" not in caplog.text

@@ -8,12 +8,14 @@ import pytest
 from prometheus_client import generate_latest
 
 from tickerplant.app import health
+from tickerplant.app.component import DEGRADED, FAILED, OK, ComponentHealth, check
 from tickerplant.app.config.settings import Settings
 from tickerplant.app.metrics import CATALOGUE, PlantCollector, ServiceCounts, registry_of
 from tickerplant.app.runtime.locks import FolderLock
 from tickerplant.app.runtime.plant import folder_alone, folder_is_held, folder_shared
 from tickerplant.app.runtime.supervisor import Status
-from tickerplant.app.wiring import parts
+from tickerplant.app.wiring.log import open_log
+from tickerplant.app.wiring.rules import ensure_rules
 from tickerplant.core import records
 from tickerplant.core.errors import FolderHeld, StoreUnavailable
 from tickerplant.core.schemas import RAW, STALE_FEED_US, STATUS
@@ -42,17 +44,17 @@ def test_a_folder_belongs_to_one_plant_or_to_services_of_different_names(setting
 
 
 def test_topics_keep_the_number_of_partitions_they_were_made_with(settings: Settings) -> None:
-    with parts.event_log(settings) as event_log:
+    with open_log(settings) as event_log:
         identity = event_log.identity()
-    with parts.event_log(settings.model_copy(update={"partitions": 7})) as event_log:
+    with open_log(settings.model_copy(update={"partitions": 7})) as event_log:
         assert event_log.partitions(RAW) == 2
         assert event_log.identity() == identity
 
 
 def test_rules_are_written_when_they_differ_and_only_then(settings: Settings) -> None:
     def ends(chosen: Settings, **how: bool) -> int:
-        with parts.event_log(chosen) as event_log:
-            parts.ensure_settings(event_log, chosen, **how)
+        with open_log(chosen) as event_log:
+            ensure_rules(event_log, chosen, **how)
             return sum(end for _, end in event_log.offsets(RAW).values())
 
     assert ends(settings, only_first=True) == 2
@@ -63,7 +65,7 @@ def test_rules_are_written_when_they_differ_and_only_then(settings: Settings) ->
 
 
 def test_health_says_of_each_feed_its_newest_state(settings: Settings) -> None:
-    with parts.event_log(settings) as event_log:
+    with open_log(settings) as event_log:
         with event_log.writer("test") as writer, writer.transaction() as transaction:
             for second, (feed, state, reason) in enumerate(
                 [("a", "down", ""), ("a", "up", ""), ("b", "up", ""), ("b", "down", "mute"), ("b", "late", "")]
@@ -73,18 +75,18 @@ def test_health_says_of_each_feed_its_newest_state(settings: Settings) -> None:
                 )
                 transaction.append(STATUS, 1, records.encode(header))
             transaction.append(STATUS, 1, b"rubbish")
-        found = {part.name: part for part in health.ask("feeds", lambda: health.feed_parts(event_log, 0))}
-        assert found["feed a"].state == health.OK
-        assert found["feed b"].state == health.DEGRADED
+        found = {part.name: part for part in check("feeds", lambda: health.feed_health(event_log, 0))}
+        assert found["feed a"].state == OK
+        assert found["feed b"].state == DEGRADED
         assert found["feed b"].sentence == "down since 1970-01-01T00:00:00Z: mute"
-        assert {p.name for p in health.log_parts(event_log)} == {
+        assert {p.name for p in health.log_health(event_log)} == {
             "log", "lag aggregation", "lag analytics", "lag persistence"
         }  # fmt: skip
 
 
 def test_health_says_that_a_live_feed_is_down_that_was_not_heard_of_for_long(settings: Settings) -> None:
     heard_us = time.time_ns() // 1_000
-    with parts.event_log(settings) as event_log:
+    with open_log(settings) as event_log:
         with FeedWriter(event_log, "vendor") as live, FeedWriter(event_log, "file:1") as file:
             live.start(["A"], start_us=heard_us, live=True)
             live.mark(heard_us)
@@ -95,59 +97,59 @@ def test_health_says_that_a_live_feed_is_down_that_was_not_heard_of_for_long(set
                 transaction.append(STATUS, 0, records.encode(header))
 
         def states(now_us: int) -> dict[str, tuple[str, str]]:
-            return {part.name: (part.state, part.sentence) for part in health.feed_parts(event_log, now_us)}
+            return {part.name: (part.state, part.sentence) for part in health.feed_health(event_log, now_us)}
 
-        assert states(heard_us) == {"feed vendor": (health.OK, "up"), "feed file:1": (health.OK, "up")}
+        assert states(heard_us) == {"feed vendor": (OK, "up"), "feed file:1": (OK, "up")}
         later = states(heard_us + STALE_FEED_US + 5 * SECOND_US)
-        assert later["feed file:1"] == (health.OK, "up")
-        assert later["feed vendor"] == (health.DEGRADED, f"down since {iso(heard_us)}: not heard of for 90 s")
+        assert later["feed file:1"] == (OK, "up")
+        assert later["feed vendor"] == (DEGRADED, f"down since {iso(heard_us)}: no record for 90 s")
 
 
 def test_health_says_whether_a_plant_runs_and_what_of_it(settings: Settings) -> None:
-    with parts.event_log(settings) as event_log:
+    with open_log(settings) as event_log:
 
         def said(*, held: bool) -> tuple[str, str]:
-            (part,) = health.plant_parts(event_log, held=held)
+            (part,) = health.plant_health(event_log, held=held)
             return part.state, part.sentence
 
-        assert said(held=False) == (health.FAILED, "not running; `tickerplant up` starts it")
-        assert said(held=True) == (health.DEGRADED, "runs without aggregation, analytics, persistence")
+        assert said(held=False) == (FAILED, "not running; start it with `tickerplant up`")
+        assert said(held=True) == (DEGRADED, "runs without aggregation, analytics, persistence")
         with contextlib.ExitStack() as stack:
             for group, topics in health.GROUPS.items():
                 stack.enter_context(event_log.reader(topics, group=group)).poll(timeout_s=0.1)
-            assert said(held=False) == (health.OK, "running")
-        assert said(held=False)[0] == health.FAILED
+            assert said(held=False) == (OK, "running")
+        assert said(held=False)[0] == FAILED
 
 
 def test_health_says_by_feed_what_was_left_out_of_bars() -> None:
-    (nothing,) = health.left_out_parts([])
-    assert (nothing.state, nothing.sentence) == (health.OK, "nothing")
+    (nothing,) = health.left_out_health([])
+    assert (nothing.state, nothing.sentence) == (OK, "nothing")
     feeds = [
         {"feed": "a", "late_ticks": 3, "unsupported": 0, "differences": 7},
         {"feed": "b", "late_ticks": 0, "unsupported": 2, "differences": 0},
     ]
-    (part,) = health.left_out_parts(feeds)
+    (part,) = health.left_out_health(feeds)
     assert part.sentence == (
-        "a: 3 ticks too late for any bar, 7 bars that another source gives differently; "
+        "a: 3 ticks too late for any bar, 7 bars for which another source has other values; "
         "b: 2 ticks or bars that could not be used, or not for all bars"
     )
     assert part.details["a"] == {"late_ticks": 3, "unsupported": 0, "differences": 7}
 
 
 def test_a_part_that_cannot_be_asked_has_failed_and_hides_no_other() -> None:
-    def gone() -> list[health.Part]:
+    def gone() -> list[ComponentHealth]:
         raise StoreUnavailable("the database is away")
 
-    found = health.Health([*health.ask("store", gone), health.Part("log", health.OK, "fine")])
-    assert found.state == health.FAILED
+    found = health.Health([*check("store", gone), ComponentHealth("log", OK, "fine")])
+    assert found.state == FAILED
     assert found.as_dict()["parts"][0]["sentence"] == "the database is away"
 
 
 def test_a_scrape_has_the_services_the_lags_and_the_counts(settings: Settings) -> None:
     counts = ServiceCounts()
-    counts.taker("aggregation")(ProcessorCounters(records=41))
-    with parts.event_log(settings) as event_log:
-        parts.ensure_settings(event_log, settings)
+    counts.recorder("aggregation")(ProcessorCounters(records=41))
+    with open_log(settings) as event_log:
+        ensure_rules(event_log, settings)
         statuses = [Status("api", state="running", restarts=2), Status("analytics", state="waiting")]
         registry = registry_of(PlantCollector(event_log=event_log, statuses=lambda: statuses, counts=counts))
         text = generate_latest(registry).decode()
@@ -174,7 +176,7 @@ def test_health_says_how_far_indicators_are_with_stored_history() -> None:
     from tickerplant.analytics.service import AnalyticsCounters
 
     counts = ServiceCounts()
-    assert list(health.indicator_parts(counts.of("analytics"))) == []
+    assert list(health.indicator_health(counts.of("analytics"))) == []
     said = []
     for numbers in (
         {},
@@ -183,13 +185,13 @@ def test_health_says_how_far_indicators_are_with_stored_history() -> None:
         {"pending": 2, "store_missing": 1},
         {"store_missing": 1},
     ):
-        counts.taker("analytics")(AnalyticsCounters(**numbers))
-        (part,) = health.indicator_parts(counts.of("analytics"))
+        counts.recorder("analytics")(AnalyticsCounters(**numbers))
+        (part,) = health.indicator_health(counts.of("analytics"))
         said.append((part.state, part.sentence))
     assert said == [
-        (health.OK, "up to date"),
-        (health.OK, "reading stored history: 3 of 10 series"),
-        (health.OK, "2 series are to be computed again from stored history"),
-        (health.DEGRADED, "2 series are to be computed again from stored history, and the store is not there"),
-        (health.DEGRADED, "the beginning lacks stored history, and the store is not there"),
+        (OK, "up to date"),
+        (OK, "reading stored history: 3 of 10 series"),
+        (OK, "2 series will be recomputed from stored history"),
+        (DEGRADED, "2 series will be recomputed from stored history, and the store is unavailable"),
+        (DEGRADED, "the first bars lack stored history, and the store is unavailable"),
     ]

@@ -7,7 +7,7 @@ import datetime as dt
 import numpy as np
 import pytest
 
-from tickerplant.app.terminal.coverage_chart import MARKS, picture
+from tickerplant.app.terminal.coverage_chart import MARKS, draw
 from tickerplant.core.coverage import STATUSES, Statuses, expected
 from tickerplant.core.interval import D1, M1
 from tickerplant.core.sessions import calendar
@@ -28,7 +28,7 @@ def covered(name: str, days: float, *wrong: tuple[int, int, str], interval: str 
 
 def drawn(found: dict[str, Statuses], width: int = 46, interval: str = "1m") -> list[str]:
     calendars = {symbol: ALWAYS if "/" in symbol else XNYS for symbol in found}
-    made = picture(found, calendars, M1 if interval == "1m" else D1, width)
+    made = draw(found, calendars, M1 if interval == "1m" else D1, width)
     return [f"{line.label} {line.text}" for line in made.lines]
 
 
@@ -53,7 +53,7 @@ def test_one_symbol_has_a_line_a_day_and_a_blank_where_the_session_is_shorter() 
     half = micros_of(dt.datetime(2012, 11, 21, tzinfo=dt.UTC))  # Thanksgiving is the 22nd, and the 23rd ends at 13:00
     starts = expected(XNYS, "1m", half, half + 3 * DAY_US)
     found = Statuses(starts, np.zeros(len(starts), np.int8), np.full(len(starts), -1, np.int32))
-    made = picture({"GOOG": found}, {"GOOG": XNYS}, M1, 15 + 39)
+    made = draw({"GOOG": found}, {"GOOG": XNYS}, M1, 15 + 39)
     assert [line.label for line in made.lines] == ["Wed 2012-11-21", "Fri 2012-11-23"]
     assert [line.text for line in made.lines] == ["█" * 39, "█" * 21 + " " * 18]
     assert made.times == ("14:30", "17:45", "21:00")
@@ -77,7 +77,7 @@ def test_a_long_stretch_has_no_blanks_and_a_narrow_terminal_some_columns_still()
 
 
 def test_daily_bars_of_years_have_a_line_a_year() -> None:
-    made = picture({"GOOG": covered("XNYS", 900, interval="1d")}, {"GOOG": XNYS}, D1, 5 + 61)
+    made = draw({"GOOG": covered("XNYS", 900, interval="1d")}, {"GOOG": XNYS}, D1, 5 + 61)
     assert [line.label for line in made.lines] == ["2012", "2013", "2014"]
     # Six days a column; the first year begins, and the last one ends, in the middle.
     assert made.lines[1].text == "█" * 61
@@ -87,6 +87,6 @@ def test_daily_bars_of_years_have_a_line_a_year() -> None:
 
 @pytest.mark.parametrize("found", [{}, {"GOOG": covered("XNYS", 0.1)}])
 def test_nothing_expected_makes_no_columns(found: dict[str, Statuses]) -> None:
-    made = picture(found, {"GOOG": XNYS}, M1, 80)
+    made = draw(found, {"GOOG": XNYS}, M1, 80)
     assert [line.text for line in made.lines] == [""] * len(found)
     assert (made.times, made.legend) == ((), [])

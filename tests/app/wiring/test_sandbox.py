@@ -12,8 +12,7 @@ from tests.support.waiting import PATIENCE, until
 
 from tickerplant.app.config.settings import load
 from tickerplant.app.runtime.plant import Plant
-from tickerplant.app.wiring import parts
-from tickerplant.app.wiring.sandbox import SandboxProcess, sandbox_process
+from tickerplant.app.wiring.sandbox import SandboxProcess, run_sandbox, sandbox_process
 from tickerplant.core.errors import ConfigError
 
 
@@ -64,7 +63,7 @@ def test_its_clock_goes_on_when_it_is_started_again(tmp_path: Path) -> None:
 
 def test_a_script_that_cannot_be_read_is_said(tmp_path: Path) -> None:
     settings = load({"data": tmp_path, "sandbox": {"fault_script": ("0 do=nonsense",)}}).settings
-    with pytest.raises(ConfigError, match="no fault 'nonsense'"), parts.sandbox(settings):
+    with pytest.raises(ConfigError, match="no fault 'nonsense'"), run_sandbox(settings):
         pass
 
 

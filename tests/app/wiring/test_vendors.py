@@ -85,7 +85,7 @@ def test_yahoo_alone_is_asked_by_who_names_it(monkeypatch: pytest.MonkeyPatch) -
 
 def test_who_is_named_without_its_key_is_told_which_setting_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = settings_of(monkeypatch, DAILY="alphavantage,yahoo")
-    with pytest.raises(ConfigError, match=r"vendors\.daily names alphavantage.*set vendors\.alpha_vantage_key"):
+    with pytest.raises(ConfigError, match=r"vendors\.daily contains alphavantage.*set vendors\.alpha_vantage_key"):
         vendors.orders(settings)
 
 
@@ -109,7 +109,7 @@ def test_quotas_are_read_from_one_line_or_a_table(monkeypatch: pytest.MonkeyPatc
         ("QUOTAS", "acme=many", ["vendors.quotas", "'many'", "800/day"]),
         ("QUOTAS", "acme=5/day@Mars", ["vendors.quotas", "'Mars'", "time zone"]),
         ("GAP_FILL_RESERVE", "1.5", ["vendors.gap_fill_reserve", "less than or equal to 1"]),
-        ("DAILY", "none,yahoo", ["vendors.daily", "'none' stands alone"]),
+        ("DAILY", "none,yahoo", ["vendors.daily", "'none' cannot be combined"]),
     ],
 )
 def test_mistakes_are_explained(monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: list[str]) -> None:
@@ -134,17 +134,17 @@ def test_no_key_is_ever_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def ask(settings: Settings, clock: Clock | None = None) -> None:
-    from tickerplant.app.wiring import parts
+    from tickerplant.app.wiring.log import open_log
 
     clock = clock or SystemClock()
-    with parts.event_log(settings) as log:
-        async with vendors.desk(settings, log, clock=clock) as desk:
+    with open_log(settings) as log:
+        async with vendors.open_scheduler(settings, log, clock=clock) as scheduler:
             now = clock.now_us()
-            choice = desk.choose("1d", "AAPL", now - DAY_US, now, Purpose.HISTORY)
+            choice = scheduler.choose("1d", "AAPL", now - DAY_US, now, Purpose.HISTORY)
             assert isinstance(choice, Choice)
             assert choice.credits == 38  # of 50, 12 are for gaps
             assert choice.provider.key == "hush"  # type: ignore[attr-defined]
-            await desk.bars(choice, BarsRequest(("AAPL",), "1d", now - DAY_US, now), Purpose.HISTORY)
+            await scheduler.bars(choice, BarsRequest(("AAPL",), "1d", now - DAY_US, now), Purpose.HISTORY)
 
 
 def test_a_vendor_of_another_package_is_asked_and_its_budget_outlives_the_process(
@@ -158,7 +158,7 @@ def test_a_vendor_of_another_package_is_asked_and_its_budget_outlives_the_proces
 
 
 def test_quotas_stand_by_the_clock_of_the_sandbox_where_one_runs(monkeypatch: pytest.MonkeyPatch, acme: Path) -> None:
-    from tickerplant.app.wiring import parts
+    from tickerplant.app.wiring.log import open_log
 
     monkeypatch.setenv("TICKERPLANT_SANDBOX__ENABLED", "true")
     settings = settings_of(monkeypatch, KEYS__ACME="hush", DAILY="acme", INTRADAY="none", ACTIONS="none", STREAM="none")
@@ -167,7 +167,7 @@ def test_quotas_stand_by_the_clock_of_the_sandbox_where_one_runs(monkeypatch: py
     (row,) = vendors.status(settings)
     assert row.windows[0].used == 0, "no feed has said by what clock it goes"
     mark = records.Mark(sent_at_us=clock.now_us(), feed="sandbox", watermark_us=clock.now_us())
-    with parts.event_log(settings) as log, log.writer("test") as writer, writer.transaction() as transaction:
+    with open_log(settings) as log, log.writer("test") as writer, writer.transaction() as transaction:
         transaction.append(schemas.RAW, 0, records.encode(mark))
     (row,) = vendors.status(settings)
     assert row.windows[0].used == 1
@@ -178,10 +178,10 @@ def test_a_second_desk_on_one_log_fences_the_first(monkeypatch: pytest.MonkeyPat
     settings = settings_of(monkeypatch, KEYS__ACME="hush", DAILY="acme", INTRADAY="none", ACTIONS="none", STREAM="none")
 
     async def both() -> None:
-        from tickerplant.app.wiring import parts
+        from tickerplant.app.wiring.log import open_log
 
-        with parts.event_log(settings) as log:
-            async with vendors.desk(settings, log) as first, vendors.desk(settings, log):
+        with open_log(settings) as log:
+            async with vendors.open_scheduler(settings, log) as first, vendors.open_scheduler(settings, log):
                 now = SystemClock().now_us()
                 choice = first.choose("1d", "AAPL", now - DAY_US, now, Purpose.GAP_FILL)
                 assert isinstance(choice, Choice)
@@ -214,14 +214,14 @@ def test_the_command_says_how_vendors_stand_whether_there_is_a_plant_or_not(
     settings = settings_of(monkeypatch, KEYS__ACME="hush", DAILY="acme", INTRADAY="none", ACTIONS="none", STREAM="none")
     before = tickerplant(acme, "vendors")
     assert before.returncode == 0, before.stderr
-    assert "not asked yet" in before.stdout
+    assert "no request yet" in before.stdout
     assert not (tmp_path / "data").exists()
     asyncio.run(ask(settings))
     after = tickerplant(acme, "vendors")
     line = next(line for line in after.stdout.splitlines() if line.startswith("acme"))
     assert line.split()[:7] == ["acme", "daily", "1", "50/day", "1", "49", "37"]
-    assert line.split()[-1] == "fine"
-    assert "not asked: alphavantage, ccxt, files, sandbox, twelvedata, yahoo" in after.stderr
+    assert line.split()[-1] == "ok"
+    assert "not in use: alphavantage, ccxt, files, sandbox, twelvedata, yahoo" in after.stderr
     row = json.loads(tickerplant(acme, "vendors", "--json").stdout)
     assert (row["vendor"], row["breaker"], row["requests"]) == ("acme", "closed", 1)
     assert row["windows"][0]["left"] == 49

@@ -1,4 +1,4 @@
-"""`tickerplant action`: splits and dividends that a user says, and those that the store has."""
+"""`tickerplant action`: enter splits and dividends, and list those in the store."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from tickerplant.app.commands.common import cell, emit, say, table, with_settings
+from tickerplant.app.commands.common import cell, emit, notify, table, with_settings
 from tickerplant.app.commands.feeding import plant_to_feed, wait_until_computed, wait_until_stored
 from tickerplant.core.errors import BadInput
 
@@ -20,31 +20,33 @@ if TYPE_CHECKING:
     from tickerplant.log.port import EventLog
 
 Symbol = Annotated[str, typer.Argument(help="A symbol, e.g. AAPL.")]
-Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Return only when it is in the tables.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
+Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is in the tables.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
 
 YEARS: Final = range(1900, 2200)
 COLUMNS: Final = ("kind", "date", "split", "amount", "currency", "source", "counts")
 _CURRENCY: Final = re.compile(r"[A-Z]{3}\Z")
 
-app = typer.Typer(no_args_is_help=True, help="Splits, for which indicators are adjusted, and dividends.")
+app = typer.Typer(no_args_is_help=True, help="Enter and list splits, for which indicators are adjusted, and dividends.")
 
 
 def split(
     loaded: Loaded,
     symbol: Symbol,
-    date: Annotated[str, typer.Argument(help="The first session at the new price, e.g. 2020-08-31.")],
+    date: Annotated[str, typer.Argument(help="First session at the new price, e.g. 2020-08-31.")],
     ratio: Annotated[
         str,
-        typer.Argument(metavar="NUMERATOR:DENOMINATOR", help="New shares for old ones: 4:1, or 1:10 for a reverse."),
+        typer.Argument(
+            metavar="NUMERATOR:DENOMINATOR", help="New shares to old shares: 4:1, or 1:10 for a reverse split."
+        ),
     ],
     wait: Wait = True,
     json: Json = False,
 ) -> None:
-    """Say a split: indicators of the symbol are computed again over bars that are adjusted for it.
+    """Enter a split. Indicators of the symbol are recomputed over bars that are adjusted for it.
 
-    What is said last of a session counts, so the same again changes nothing, and 1:1 takes a split back. Stored bars
-    stay as they were traded.
+    The last split entered for a session counts, so the same split again changes nothing and 1:1 cancels a split. Stored
+    bars keep the prices as traded.
     """
     from tickerplant.app.wiring import corporate_actions
 
@@ -63,19 +65,19 @@ def split(
 def dividend(
     loaded: Loaded,
     symbol: Symbol,
-    date: Annotated[str, typer.Argument(help="The ex-date, e.g. 2024-02-09.")],
-    amount: Annotated[str, typer.Argument(help="What a share is paid.")],
-    currency: Annotated[str | None, typer.Option("--currency", help="Its currency, e.g. USD.")] = None,
+    date: Annotated[str, typer.Argument(help="Ex-date, e.g. 2024-02-09.")],
+    amount: Annotated[str, typer.Argument(help="Amount per share.")],
+    currency: Annotated[str | None, typer.Option("--currency", help="Currency of the amount, e.g. USD.")] = None,
     wait: Wait = True,
     json: Json = False,
 ) -> None:
-    """Say a dividend. Bars are adjusted for it where `adjust=all` is asked for; indicators are not."""
+    """Enter a dividend. Bars read with `adjust=all` are adjusted for it; indicators are not."""
     from tickerplant.app.wiring import corporate_actions
 
     ex_date_us, paid = _date(date), _positive(amount, f"AMOUNT {amount!r}")
     name, money = _symbol(symbol), None if currency is None else currency.strip().upper()
     if money is not None and not _CURRENCY.match(money):
-        raise BadInput(f"--currency {currency!r} is no currency; write three letters, such as USD")
+        raise BadInput(f"--currency {currency!r} is not a currency; write three letters, such as USD")
     row = {"kind": "dividend", "symbol": name, "date": date, "amount": paid, "currency": money}
     _write(
         loaded,
@@ -89,7 +91,7 @@ def dividend(
 def list_(loaded: Loaded, symbol: Symbol, json: Json = False) -> None:
     """Print a symbol's splits and dividends, oldest first.
 
-    Where several were said of one session, `counts` says which of them bars are adjusted for.
+    If several were entered for one session, `counts` marks the one that bars are adjusted for.
     """
     from tickerplant.app.wiring import corporate_actions, open_readonly
 
@@ -103,39 +105,39 @@ def list_(loaded: Loaded, symbol: Symbol, json: Json = False) -> None:
         shown = [{**row, "split": _of(row) if row["kind"] == "split" else None} for row in rows]
         table(COLUMNS, ([cell(row.get(column)) for column in COLUMNS] for row in shown))
     else:
-        say(f"the plant knows no split and no dividend of {name}")
+        notify(f"the store has no splits or dividends of {name}")
 
 
 def _write(
     loaded: Loaded, row: dict[str, Any], write: Callable[[EventLog], dict[int, int]], *, wait: bool, json: bool
 ) -> None:
-    from tickerplant.app.runtime.memory_tuning import lean
+    from tickerplant.app.runtime.memory_tuning import reduce_memory
     from tickerplant.app.runtime.supervisor import signals
     from tickerplant.app.wiring import open_readonly
 
-    lean()
+    reduce_memory()
     stop, computed = threading.Event(), False
     with signals(stop):
         with open_readonly.log_of(loaded.settings) as event_log:
-            event_log.identity()  # a folder without a plant is not made one
+            event_log.identity()  # raises for a log without a plant: nothing is created
             if not wait:
                 offsets = write(event_log)
         if wait:
-            with plant_to_feed(loaded) as (plant, brought):
+            with plant_to_feed(loaded) as (plant, own_services):
                 offsets = write(plant.event_log)
-                wait_until_stored(plant, offsets, stop, brought=brought)
-                if brought and row["kind"] == "split":
+                wait_until_stored(plant, offsets, stop, own_services=own_services)
+                if own_services and row["kind"] == "split":
                     computed = wait_until_computed(plant, next(iter(offsets)), stop)
     if json:
         emit({**row, "offsets": offsets, "waited": wait})
         return
     what = f"{row['symbol']} {row['date']}: {row['kind']} {_of(row)}"
     if not wait:
-        print(f"{what} is in the log; the plant takes it as it comes there")
+        print(f"{what} is in the log; the plant applies it when it reaches that record")
     elif row["kind"] == "dividend" or computed:
         print(f"{what} is in the tables")
     else:
-        print(f"{what} is in the tables; the plant that runs computes the indicators again")
+        print(f"{what} is in the tables; the running plant recomputes the indicators")
 
 
 def _of(row: dict[str, Any]) -> str:
@@ -151,22 +153,22 @@ def _symbol(text: str) -> str:
 
 
 def _date(text: str) -> int:
-    """Return 00:00 UTC of a date. Raises BadInput."""
+    """Parse a date to its 00:00 UTC in µs. Raises BadInput."""
     from tickerplant.core.times import micros_of
 
     try:
         day = dt.datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=dt.UTC)
     except ValueError:
-        raise BadInput(f"DATE {text!r} is no date; write 2020-08-31") from None
+        raise BadInput(f"DATE {text!r} is not a date; write 2020-08-31") from None
     if day.year not in YEARS:
-        raise BadInput(f"DATE {text!r} lies outside the years {YEARS[0]} to {YEARS[-1]}")
+        raise BadInput(f"DATE {text!r} is outside the years {YEARS[0]} to {YEARS[-1]}")
     return micros_of(day)
 
 
 def _ratio(text: str) -> tuple[float, float]:
     numerator, colon, denominator = text.partition(":")
     if not colon:
-        raise BadInput(f"{text!r} is no ratio; write new shares for old ones: 4:1, or 1:10 for a reverse split")
+        raise BadInput(f"{text!r} is not a ratio; write new shares to old shares: 4:1, or 1:10 for a reverse split")
     what = f"the ratio {text!r}"
     return _positive(numerator, what), _positive(denominator, what)
 
@@ -177,10 +179,10 @@ def _positive(text: str, what: str) -> float:
     except ValueError:
         value = math.nan
     if not (value > 0 and math.isfinite(value)):
-        raise BadInput(f"{what}: {text.strip()!r} is no positive number")
+        raise BadInput(f"{what}: {text.strip()!r} is not a positive number")
     return value
 
 
 for _name, _function in (("split", split), ("dividend", dividend), ("list", list_)):
-    # A negative number is no option: it is refused as the argument that it is.
+    # `dividend` parses a negative number as its argument, not as an option, and then refuses it.
     app.command(_name, context_settings={"ignore_unknown_options": _name == "dividend"})(with_settings(_function))

@@ -1,4 +1,4 @@
-"""`tickerplant alert`: rules and what they fired, in the store and in the log, whether the plant runs or not."""
+"""`tickerplant alert`: alert rules and their firings, whether or not the plant runs."""
 
 from __future__ import annotations
 
@@ -8,19 +8,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tickerplant.app.commands.common import cell, emit, say, table, time_option, with_settings
+from tickerplant.app.commands.common import (
+    END_HELP,
+    START_HELP,
+    cell,
+    emit,
+    notify,
+    table,
+    time_range,
+    with_settings,
+)
 from tickerplant.core.errors import BadInput
 
 if TYPE_CHECKING:
     from tickerplant.app.config.settings import Loaded
 
-Id = Annotated[str, typer.Argument(metavar="ID", help="The rule's id; `alert list` has them.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
+Id = Annotated[str, typer.Argument(metavar="ID", help="Id of the rule; `alert list` prints the ids.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
 
 COLUMNS = ("id", "symbol", "interval", "rule", "when", "once", "active", "webhook")
 FIRED = ("fired_at", "symbol", "interval", "time", "rule", "left", "right", "state", "revised", "webhook", "alert_id")
 
-app = typer.Typer(no_args_is_help=True, help="Rules over prices and indicators, and what they fired.")
+app = typer.Typer(no_args_is_help=True, help="Manage alert rules over prices and indicators, and list their firings.")
 
 
 def add(
@@ -28,20 +37,20 @@ def add(
     symbol: Annotated[str, typer.Argument(help="A symbol, e.g. AAPL or EUR/USD.")],
     left: Annotated[str, typer.Argument(help="close, open, high, low, volume, RSI(14), BBANDS(20,2).upper, …")],
     operator: Annotated[str, typer.Argument(help="crosses_above, crosses_below, greater, less or percent_change.")],
-    right: Annotated[str, typer.Argument(help="A number, or what LEFT can be.")],
-    interval: Annotated[str, typer.Option("--interval", "-i", help="1m, 5m, 1d, or by activity.")] = "1m",
-    bars: Annotated[int, typer.Option("--bars", help="The window of percent_change, in bars.")] = 1,
-    update: Annotated[
-        bool, typer.Option("--update", help="Look at forming bars too, not at closed ones alone.")
-    ] = False,
-    once: Annotated[bool, typer.Option("--once", help="Fire once in all, not at every crossing.")] = False,
-    webhook: Annotated[str | None, typer.Option("--webhook", help="Address to post what fires to.")] = None,
+    right: Annotated[str, typer.Argument(help="A number, or an operand like LEFT.")],
+    interval: Annotated[
+        str, typer.Option("--interval", "-i", help="1m, 5m, 1d, or an activity interval such as 100t.")
+    ] = "1m",
+    bars: Annotated[int, typer.Option("--bars", help="Window of percent_change, in bars.")] = 1,
+    update: Annotated[bool, typer.Option("--update", help="Evaluate forming bars too, not only closed ones.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Fire only once, not at every crossing.")] = False,
+    webhook: Annotated[str | None, typer.Option("--webhook", help="URL that firings are posted to.")] = None,
     secret: Annotated[
-        str | None, typer.Option("--secret", help="Signs what is posted; - reads it from standard input.")
+        str | None, typer.Option("--secret", help="Secret that signs the posts; - reads it from standard input.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Keep a new rule, and tell the plant."""
+    """Add a rule and append it to the log, from where the plant applies it."""
     given = {
         "symbol": symbol, "left": left, "operator": operator, "right": right, "interval": interval, "bars": bars,
         "when": "update" if update else "bar", "once": once, "webhook": webhook,
@@ -52,7 +61,7 @@ def add(
 
 def list_(
     loaded: Loaded,
-    symbol: Annotated[str | None, typer.Option("--symbol", help="Only those of this symbol.")] = None,
+    symbol: Annotated[str | None, typer.Option("--symbol", help="Only this symbol.")] = None,
     json: Json = False,
 ) -> None:
     """Print all rules, oldest first."""
@@ -64,60 +73,63 @@ def list_(
 
 def show(loaded: Loaded, name: Id, json: Json = False) -> None:
     """Print one rule."""
-    _show(_there(_with_rules(loaded, lambda rules: rules.get(name)), name), json=json)
+    _show(_require(_with_rules(loaded, lambda rules: rules.get(name)), name), json=json)
 
 
 def remove(loaded: Loaded, name: Id) -> None:
-    """Take a rule away. What it fired stays; what of that is still to be posted is given up."""
+    """Remove a rule. Its firings stay; pending webhooks are cancelled."""
     if not _with_rules(loaded, lambda rules: rules.remove(name)):
         raise _unknown(name)
-    say(f"removed {name}")
+    notify(f"removed {name}")
 
 
 def pause(loaded: Loaded, name: Id) -> None:
-    """Let a rule rest until `alert resume`."""
+    """Pause a rule until `alert resume`."""
     _set_active(loaded, name, active=False)
 
 
 def resume(loaded: Loaded, name: Id) -> None:
-    """Let a rule that was paused, or has fired its once, begin anew."""
+    """Restart a rule that is paused, or that has fired once with --once."""
     _set_active(loaded, name, active=True)
 
 
 def firings(
     loaded: Loaded,
-    name: Annotated[str | None, typer.Argument(metavar="[ID]", help="Only what this rule fired.")] = None,
-    symbol: Annotated[str | None, typer.Option("--symbol", help="Only those of this symbol.")] = None,
-    start: Annotated[str | None, typer.Option("--start", help="Fired from this time on (UTC unless it says).")] = None,
-    end: Annotated[str | None, typer.Option("--end", help="Fired before this time.")] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=100_000, help="At most so many, the newest.")] = 50,
+    name: Annotated[str | None, typer.Argument(metavar="[ID]", help="Only firings of this rule.")] = None,
+    symbol: Annotated[str | None, typer.Option("--symbol", help="Only this symbol.")] = None,
+    start: Annotated[str | None, typer.Option("--start", help=START_HELP)] = None,
+    end: Annotated[str | None, typer.Option("--end", help=END_HELP)] = None,
+    limit: Annotated[
+        int,
+        typer.Option("--limit", "-n", min=1, max=100_000, help="Maximum number of firings; the newest are printed."),
+    ] = 50,
     json: Json = False,
 ) -> None:
-    """Print what fired, newest first, and how its webhook went."""
+    """Print firings, newest first, with the state of their webhooks."""
     from tickerplant.app.wiring import alert_rules, open_readonly
     from tickerplant.core.symbols import check_symbol
 
     symbol = None if symbol is None else check_symbol(symbol)
-    from_us, to_us = time_option(start, "--start"), time_option(end, "--end")
+    start_us, end_us = time_range(start, end, ("--start", "--end"))
     with open_readonly.store_of(loaded.settings) as dsn:
-        rows = alert_rules.firings(dsn, name, symbol, from_us, to_us, limit)
+        rows = alert_rules.read_firings(dsn, alert_rules.FiringSelection(name, symbol, start_us, end_us, limit))
     _print(rows if json else [row | {"webhook": _webhook(row["webhook"])} for row in rows], FIRED, json=json)
 
 
 def _read(secret: str | None) -> str | None:
-    """Return the secret; one that is given as - is not seen in the list of processes."""
+    """Return the secret. A dash reads it from standard input, so that the list of processes does not show it."""
     from_stdin = secret is not None and secret.strip() == "-"
     return sys.stdin.readline().strip() if from_stdin else secret
 
 
 def _set_active(loaded: Loaded, name: str, *, active: bool) -> None:
     def change(rules: Any) -> Awaitable[Any]:
-        # A rule that is active already begins anew all the same: that is how a `once` is armed again.
+        # An active rule restarts too: this arms a `once` rule again.
         awaited: Awaitable[Any] = rules.set_active(name, active=active)
         return awaited
 
-    _there(_with_rules(loaded, change), name)
-    say(f"{name} {'goes on' if active else 'is paused'}")
+    _require(_with_rules(loaded, change), name)
+    notify(f"{name} {'is active' if active else 'is paused'}")
 
 
 def _with_rules(loaded: Loaded, work: Callable[[Any], Awaitable[Any]]) -> Any:
@@ -127,14 +139,14 @@ def _with_rules(loaded: Loaded, work: Callable[[Any], Awaitable[Any]]) -> Any:
         return alert_rules.with_rules(dsn, event_log, work)
 
 
-def _there(row: Any, name: str) -> Any:
+def _require(row: Any, name: str) -> Any:
     if row is None:
         raise _unknown(name)
     return row
 
 
 def _unknown(name: str) -> BadInput:
-    return BadInput(f"there is no alert rule {name!r}; `tickerplant alert list` has them all")
+    return BadInput(f"there is no alert rule {name!r}; `tickerplant alert list` prints all rules")
 
 
 def _show(row: Mapping[str, Any], *, json: bool) -> None:
@@ -144,7 +156,7 @@ def _show(row: Mapping[str, Any], *, json: bool) -> None:
         for name, value in row.items():
             print(f"{name:<11} {cell(value)}")
     if not row["in_log"]:
-        say("the log could not be told yet; the API does it when it comes up")
+        notify("the rule is stored but not in the log yet; the API appends it at its next start")
 
 
 def _print(rows: list[dict[str, Any]], columns: tuple[str, ...], *, json: bool) -> None:
@@ -154,7 +166,7 @@ def _print(rows: list[dict[str, Any]], columns: tuple[str, ...], *, json: bool) 
     elif rows:
         table(columns, ([cell(row[name]) for name in columns] for row in rows))
     else:
-        say("there are none")
+        notify("there are none")
 
 
 def _webhook(state: Mapping[str, Any] | None) -> str:
@@ -167,5 +179,5 @@ for _name, _function in (
     ("add", add), ("list", list_), ("show", show), ("remove", remove), ("pause", pause), ("resume", resume),
     ("firings", firings),
 ):  # fmt: skip
-    # A negative number is no option: what is none of the known ones is an argument.
+    # `add` parses a negative number as an argument, not as an unknown option.
     app.command(_name, context_settings={"ignore_unknown_options": _name == "add"})(with_settings(_function))

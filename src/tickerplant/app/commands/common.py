@@ -1,4 +1,4 @@
-"""What all commands share: the options that name settings, output for people and for programs, and errors."""
+"""Shared by all commands: the options for settings, output for people and for programs, and exit codes."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 _OPTIONS: Mapping[str, tuple[Any, str]] = {
     "data": (
-        Annotated[Path | None, typer.Option("--data", help="Data folder.", rich_help_panel="Settings")],
+        Annotated[Path | None, typer.Option("--data", help="Data folder of the plant.", rich_help_panel="Settings")],
         "data",
     ),
     "config": (
         Annotated[
             Path | None,
             typer.Option(
-                "--config", help="TOML file of settings.", envvar="TICKERPLANT_CONFIG", rich_help_panel="Settings"
+                "--config", help="TOML file with settings.", envvar="TICKERPLANT_CONFIG", rich_help_panel="Settings"
             ),
         ],
         "",
@@ -37,7 +37,7 @@ _OPTIONS: Mapping[str, tuple[Any, str]] = {
         Annotated[
             str | None,
             typer.Option(
-                "--log", help="Event log: embedded:, sqlite:///path, kafka://host:port.", rich_help_panel="Settings"
+                "--log", help="Event log: embedded:, sqlite:///path or kafka://host:port.", rich_help_panel="Settings"
             ),
         ],
         "log",
@@ -45,30 +45,39 @@ _OPTIONS: Mapping[str, tuple[Any, str]] = {
     "store_url": (
         Annotated[
             str | None,
-            typer.Option("--store", help="Database: embedded:, postgresql://…", rich_help_panel="Settings"),
+            typer.Option("--store", help="Database: embedded: or postgresql://…", rich_help_panel="Settings"),
         ],
         "store",
     ),
     "log_level": (
         Annotated[
-            str | None, typer.Option("--log-level", help="debug, info, warning, error.", rich_help_panel="Settings")
+            str | None,
+            typer.Option(
+                "--log-level",
+                help="Minimum level of log lines: debug, info, warning or error.",
+                rich_help_panel="Settings",
+            ),
         ],
         "log_level",
     ),
 }
 
 LASTING: Final = ("up", "run", "sandbox")
-"""Commands that stay until they are stopped, and so tell what they do."""
+"""Commands that run until they are stopped. They log at info by default, the others at warning."""
 
-STORED_INTERVALS = "1m, 5m, 1d, or by activity: 100t (trades), 10000v (volume), 1000000d (turnover)."
+STORED_INTERVALS = "1m, 5m, 1d, or an activity interval: 100t (trades), 10000v (volume), 1000000d (turnover)."
 
-_PIPE_COLUMNS = 10_000  # no row of ours is longer: rich knows no table without a width
+START_HELP = "Start of the range, inclusive; UTC if it has no time zone."
+END_HELP = "End of the range, exclusive."
+
+_PIPE_COLUMNS = 10_000  # rich requires a width; no row is longer than this
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of `_OPTIONS`, and call it with `loaded`, the settings, as its first argument.
+    """Add the options of `_OPTIONS` to a command, and pass it the loaded settings as `loaded`.
 
-    An option of its own whose name is a setting's dotted name with `__` (`api__port`) is a flag for that setting too.
+    A parameter of the command that is named `s_` and a setting's dotted name with `__` (`s_api__port`) sets that
+    setting.
     """
     signature = inspect.signature(command, eval_str=True, locals={"Loaded": object})
     own = [parameter for name, parameter in signature.parameters.items() if name != "loaded"]
@@ -96,7 +105,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
         loaded = settings.load(flags, config=config)
         level = loaded.settings.log_level
         if command.__name__ not in LASTING and "log_level" not in loaded.origins:
-            level = "warning"  # who waits for an answer reads that, not the life of the parts behind it
+            level = "warning"  # the user reads the command's output, not the log of the components behind it
         logging.configure(level, loaded.settings.log_format)
         if not given.get("while_used"):  # the process that started this one has warned
             _warn_of_former_names(loaded.former_names)
@@ -113,8 +122,9 @@ def _warn_of_former_names(names: Iterable[FormerName]) -> None:
 
     log = structlog.get_logger(__name__)
     for name in names:
+        old, new = name.spelled()
         log.warning(
-            f"{name.former} is now {name.present}: use the new name, the former one stops working in the next version",
+            f"{old} is now {new}: use the new name, the former one stops working in the next version",
             origin=name.origin,
         )
 
@@ -125,8 +135,8 @@ def _put(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
     tree[path[-1]] = value
 
 
-def say(text: str) -> None:
-    """Tell a person something that is not the command's output (to stderr)."""
+def notify(text: str) -> None:
+    """Print a message, which is not part of the command's output, to stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -136,7 +146,7 @@ def emit(row: Mapping[str, Any]) -> None:
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> None:
-    """Print a table for people; wider than the terminal, it wraps on one and does not in a pipe."""
+    """Print a table. One that is wider than the terminal wraps; in a pipe nothing wraps."""
     from rich.table import Table
 
     grid = Table(*headings, title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
@@ -146,14 +156,14 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str 
 
 
 def console_for_tables() -> Console:
-    """Return stdout, as wide as the terminal; in a pipe nothing wraps or is left out."""
+    """Return a console on stdout, as wide as the terminal; in a pipe it is wide enough for every row."""
     from rich.console import Console
 
     return Console(width=None if Console().is_terminal else _PIPE_COLUMNS, highlight=False)
 
 
 def cell(value: Any) -> str:
-    """Return a value as a table for people has it: numbers with ten digits at the most, nothing for None."""
+    """Format a value for a table: numbers with at most ten digits, None as nothing."""
     if isinstance(value, float):
         return f"{value:,.10g}" if abs(value) < 1e9 else f"{value:,.0f}"
     if isinstance(value, bool):
@@ -162,7 +172,10 @@ def cell(value: Any) -> str:
 
 
 def time_option(text: str | None, name: str) -> int | None:
-    """Return microseconds of `2012-06-21`, `2012-06-21T13:30:00Z` (no zone: UTC), or None. Raises BadInput."""
+    """Parse an option such as `2012-06-21` or `2012-06-21T13:30:00Z` to µs; UTC if it has no zone. None stays None.
+
+    Raises BadInput for a text that is not a time. `name`: the option, for the message.
+    """
     import datetime as dt
 
     from tickerplant.core.times import micros_of
@@ -172,24 +185,35 @@ def time_option(text: str | None, name: str) -> int | None:
     try:
         moment = dt.datetime.fromisoformat(text)
     except ValueError:
-        raise BadInput(f"{name} {text!r} is no time; write 2012-06-21 or 2012-06-21T13:30:00Z") from None
+        raise BadInput(f"{name} {text!r} is not a time; write 2012-06-21 or 2012-06-21T13:30:00Z") from None
     return micros_of(moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC))
 
 
+def time_range(
+    start: str | None, end: str | None, names: tuple[str, str] = ("--from", "--to")
+) -> tuple[int | None, int | None]:
+    """Parse two options to µs. Raises BadInput unless the start is before the end. `names`: the options."""
+    from tickerplant.core.times import check_range
+
+    start_us, end_us = time_option(start, names[0]), time_option(end, names[1])
+    check_range(start_us, end_us, f"{names[0]} {start}", f"{names[1]} {end}")
+    return start_us, end_us
+
+
 def stored_interval(text: str) -> str:
-    """Return the name of an interval whose bars the plant keeps, one by activity too. Raises BadInput for any other."""
+    """Return the name of a stored interval, time or activity. Raises BadInput for an interval that is not stored."""
     from tickerplant.app.config.settings import HISTORY_INTERVALS
     from tickerplant.core.interval import parse
 
     interval = parse(text)
     if interval.name not in HISTORY_INTERVALS and not interval.is_activity:
         raise BadInput(
-            f"the plant keeps bars of {', '.join(HISTORY_INTERVALS)}, and by activity (100t, 10000v, 1000000d); "
-            f"the API makes those of {interval} from them"
+            f"the store has bars of {', '.join(HISTORY_INTERVALS)} and of activity intervals (100t, 10000v, 1000000d); "
+            f"use the REST API for bars of {interval}"
         )
     return interval.name
 
 
 def exit_code_of(error: TickerplantError) -> int:
-    """2 for what the user asked wrongly (as the command line itself does), 1 for what went wrong."""
+    """Return the exit code of an error: 2 for wrong usage, as for unknown options, else 1."""
     return 2 if isinstance(error, BadInput | ConfigError) else 1

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from tickerplant.app.commands.common import cell, emit, say, table, time_option
+from tickerplant.app.commands.common import cell, emit, notify, table, time_range
 from tickerplant.core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -21,62 +21,68 @@ if TYPE_CHECKING:
 
 PRICE_ROWS, INDICATOR_ROWS = 14, 8
 SHOWN_BELOW: Final = 5
-"""Rows of the table below a chart."""
+"""Number of rows in the table below a chart."""
 _FEW_BROKEN: Final = 3
 
 
 def compute(
     loaded: Loaded,
-    file: Annotated[Path, typer.Argument(help="Bars: CSV (also .gz) or Parquet.")],
+    file: Annotated[Path, typer.Argument(help="File of bars: CSV (also .gz), Parquet or DBN.")],
     indicator: Annotated[
-        list[str], typer.Option("--indicator", help="RSI(14), BBANDS(20,2), or a function of TA-Lib; may be repeated.")
+        list[str], typer.Option("--indicator", help="RSI(14), BBANDS(20,2), or a function of TA-Lib. Repeatable.")
     ],
     symbol: Annotated[
         str | None,
-        typer.Option("--symbol", help="This symbol alone; the name of one in a file that has no such column."),
+        typer.Option("--symbol", help="Only this symbol; names it if the file has no symbol column."),
     ] = None,
-    interval: Annotated[str | None, typer.Option("--interval", help="The file has bars of this interval.")] = None,
-    tz: Annotated[str | None, typer.Option("--tz", help="Zone of times that name none, UTC unless said.")] = None,
+    interval: Annotated[str | None, typer.Option("--interval", help="Interval of the bars in the file.")] = None,
+    tz: Annotated[str | None, typer.Option("--tz", help="Time zone of times without one; default UTC.")] = None,
     date_order: Annotated[
-        str | None, typer.Option("--date-order", help="How 03/04/2024 is meant: mdy or dmy.", metavar="mdy|dmy")
+        str | None,
+        typer.Option("--date-order", help="Order of dates such as 03/04/2024: mdy or dmy.", metavar="mdy|dmy"),
     ] = None,
-    start: Annotated[str | None, typer.Option("--start", help="Show from this time on; bars before it count.")] = None,
-    end: Annotated[str | None, typer.Option("--end", help="Show before this time.")] = None,
+    start: Annotated[
+        str | None, typer.Option("--start", help="First time to print; earlier bars enter the calculation.")
+    ] = None,
+    end: Annotated[str | None, typer.Option("--end", help="End of the printed range, exclusive.")] = None,
     last: Annotated[
-        int | None, typer.Option("--limit", "--last", "-n", min=1, help="Show at most so many a symbol, the newest.")
+        int | None,
+        typer.Option(
+            "--limit", "--last", "-n", min=1, help="Maximum number of rows per symbol; the newest are printed."
+        ),
     ] = None,
-    draw: Annotated[bool, typer.Option("--draw", help="Draw the close and the indicators, as on a terminal.")] = False,
+    draw: Annotated[
+        bool, typer.Option("--draw", help="Draw the close and the indicators. Default on a terminal.")
+    ] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
-    """Compute indicators over a file of bars, by the code that the stream runs. Needs no plant.
+    """Compute indicators over a file of bars, with the same code as the stream. Needs no plant.
 
-    Draws them on a terminal, and prints a table elsewhere.
+    Draws charts on a terminal, and prints a table elsewhere.
     """
-    from tickerplant.app.runtime.memory_tuning import lean
-    from tickerplant.app.wiring import on_demand
+    from tickerplant.app.runtime.memory_tuning import reduce_memory
+    from tickerplant.app.wiring import files, on_demand
 
-    lean()
+    reduce_memory()
     if draw + csv + json > 1:
-        raise BadInput("choose one of --draw, --csv and --json")
+        raise BadInput("--draw, --csv and --json exclude each other; use one of them")
     if not file.is_file():
         raise BadInput(f"there is no file {file}")
-    from_us, to_us = time_option(start, "--start"), time_option(end, "--end")
-    if from_us is not None and to_us is not None and from_us >= to_us:
-        raise BadInput(f"--start {start} is not before --end {end}")
+    start_us, end_us = time_range(start, end, ("--start", "--end"))
     chosen = on_demand.calculations(indicator)
-    found = on_demand.file_bars(file, symbol=symbol, interval=interval, tz=tz, date_order=date_order)
+    found = files.file_bars(file, symbol=symbol, interval=interval, tz=tz, date_order=date_order)
     for broken in found.broken[:_FEW_BROKEN]:
-        say(broken.reason)
+        notify(broken.reason)
     if len(found.broken) > _FEW_BROKEN:
-        say(f"{file.name}: {len(found.broken) - _FEW_BROKEN:,} rows more cannot be read")
-    shown = on_demand.computed(loaded.settings, found.bars, chosen, from_us, to_us, last)
+        notify(f"{file.name}: {len(found.broken) - _FEW_BROKEN:,} more rows cannot be read")
+    shown = on_demand.computed(loaded.settings, found.bars, chosen, start_us, end_us, last)
     if not shown.num_rows:
-        say(f"{file.name} has no bars there")
+        notify(f"{file.name} has no bars in this range")
         raise typer.Exit(1)
     symbols = shown.column("symbol").unique().to_pylist()
     if draw and len(symbols) > 1:
-        raise BadInput(f"{file.name} has {len(symbols)} symbols; name the one to draw with --symbol")
+        raise BadInput(f"{file.name} has {len(symbols)} symbols; choose the one to draw with --symbol")
     if draw or (len(symbols) == 1 and not (csv or json) and sys.stdout.isatty()):
         print("\n".join(charts(shown, chosen, symbols[0])))
         shown = shown.slice(max(0, shown.num_rows - SHOWN_BELOW))
@@ -84,24 +90,26 @@ def compute(
 
 
 def charts(bars: pa.Table, chosen: list[Calculation], symbol: str) -> list[str]:
-    """Return the lines of a chart of the close, and of one for each indicator."""
-    from tickerplant.app.terminal.price_chart import panel, together
+    """Return the lines of a chart of the close and of one chart for each indicator."""
+    from tickerplant.app.terminal.price_chart import group_by_axis, panel
 
     times = [moment.strftime("%Y-%m-%d %H:%M").removesuffix(" 00:00") for moment in bars.column("time").to_pylist()]
     width = shutil.get_terminal_size((100, 24)).columns
     lines = panel(f"{symbol} close", {"close": bars.column("close").to_numpy()}, times, width=width, height=PRICE_ROWS)
     for each in chosen:
-        for series in together({name: bars.column(name).to_numpy() for name in each.columns}):
+        for series in group_by_axis({name: bars.column(name).to_numpy() for name in each.columns}):
             title = f"{each}: {', '.join(series)}"
             lines += ["", *panel(title, series, times, width=width, height=INDICATOR_ROWS)]
     return [*lines, ""]
 
 
 def _print(shown: pa.Table, symbols: list[str], *, csv: bool, json: bool) -> None:
+    from tickerplant.core.times import iso
+
     names = [name for name in shown.schema.names if name != "symbol" or len(symbols) > 1 or json]
     rows = shown.select(names).to_pylist()
     for row in rows:
-        row["time"] = row["time"].isoformat().replace("+00:00", "Z")
+        row["time"] = iso(row["time"])
     if json:
         for row in rows:
             emit(row)
@@ -115,15 +123,15 @@ def _print(shown: pa.Table, symbols: list[str], *, csv: bool, json: bool) -> Non
 
 def indicators(
     loaded: Loaded,
-    name: Annotated[str | None, typer.Argument(help="This one alone, with all that is known of it.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    name: Annotated[str | None, typer.Argument(help="One indicator, with all its details.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
-    """List the indicators: parameters with defaults, outputs, warm-up; then TA-Lib's functions."""
+    """List the indicators with parameters, defaults, columns and warm-up; then TA-Lib's functions."""
     from tickerplant.app.wiring import on_demand
 
     known = on_demand.on_demand(loaded.settings)
     for broken in on_demand.broken_plugins():
-        say(broken)
+        notify(broken)
     found = [known.describe(name)] if name else known.listing()
     if json:
         for one in found:
@@ -135,14 +143,14 @@ def indicators(
     else:
         for kind, title in (("declared", "indicators of the plant"), ("talib", "functions of TA-Lib")):
             rows = [_row(one) for one in found if one["kind"] == kind]
-            table(("name", "parameters", "warm-up", "what", "inputs", "columns"), rows, title=title)
+            table(("name", "parameters", "warm-up", "description", "inputs", "columns"), rows, title=title)
 
 
 def _row(one: dict[str, Any]) -> list[str]:
     parameters = ", ".join(f"{each['name']}={cell(each['default'])}" for each in one["parameters"])
-    what = one["title"].partition(":")[0].partition(",")[0].removesuffix(".")
+    title = one["title"].partition(":")[0].partition(",")[0].removesuffix(".")
     return [
-        one["name"], parameters, cell(one["warmup"]), what, ", ".join(one["inputs"]), ", ".join(one["columns"])
+        one["name"], parameters, cell(one["warmup"]), title, ", ".join(one["inputs"]), ", ".join(one["columns"])
     ]  # fmt: skip
 
 

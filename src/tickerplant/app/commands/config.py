@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 def config_(
     loaded: Loaded,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print docs/settings.md.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the page docs/settings.md.")] = False,
 ) -> None:
-    """Print every setting: its value, where that came from, and what it is for. Secrets are hidden."""
+    """Print every setting: its value, the origin of the value, and its description. Secrets are hidden."""
     from tickerplant.app.config import describe
 
     if markdown:
@@ -27,6 +27,6 @@ def config_(
             emit(row.as_dict())
     else:
         table(
-            ["setting", "value", "from", "what"],
+            ["setting", "value", "origin", "description"],
             ([row.name, describe.text_of(row.value), row.origin, row.description] for row in describe.rows(loaded)),
         )

@@ -7,72 +7,76 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from tickerplant.app.commands.common import emit, say, table, time_option
+from tickerplant.app.commands.common import emit, notify, table, time_range
 from tickerplant.core.errors import BadInput
 
 if TYPE_CHECKING:
     from tickerplant.app.config.settings import Loaded
-    from tickerplant.app.terminal.coverage_chart import Picture
-    from tickerplant.app.wiring.coverage_query import Covered
+    from tickerplant.app.terminal.coverage_chart import CoverageChart
+    from tickerplant.app.wiring.coverage_query import CoverageReport
     from tickerplant.core.coverage import StatusRange
     from tickerplant.core.interval import Interval
 
 GAPS_SHOWN: Final = 20
 PIPE_WIDTH: Final = 100
-"""Of the picture where there is no terminal to say."""
+"""Width of the chart in a pipe, in characters."""
 INTERVALS: Final = ("1m", "5m", "1d")
 
 
 def coverage(
     loaded: Loaded,
-    symbols: Annotated[list[str] | None, typer.Argument(metavar="[SYMBOL...]", help="Only these symbols.")] = None,
+    symbols: Annotated[list[str] | None, typer.Argument(metavar="[SYMBOL...]", help="Symbols; default: all.")] = None,
     interval: Annotated[str, typer.Option("--interval", "-i", help="1m, 5m or 1d.")] = "1m",
     from_: Annotated[
-        str | None, typer.Option("--from", help="From this time on (UTC unless it says); the last five sessions.")
+        str | None,
+        typer.Option(
+            "--from",
+            help="Start of the range, inclusive; UTC if it has no time zone. Default: five sessions, for 1d a year.",
+        ),
     ] = None,
-    to: Annotated[str | None, typer.Option("--to", help="Before this time; now.")] = None,
-    count: Annotated[int, typer.Option("-n", min=0, help="List at most so many gaps, the newest.")] = GAPS_SHOWN,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line, of each symbol.")] = False,
+    to: Annotated[str | None, typer.Option("--to", help="End of the range, exclusive; default: now.")] = None,
+    count: Annotated[
+        int, typer.Option("-n", min=0, help="Maximum number of gaps; the newest are listed.")
+    ] = GAPS_SHOWN,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per symbol and line.")] = False,
 ) -> None:
-    """Say which bars there are of a stretch, and why the others are missing, whether the plant runs or not.
+    """Print which bars of a range are stored and why others are missing, whether or not the plant runs.
 
-    A table, a picture with time along it (of one symbol a line a day), and the gaps with their reasons.
+    Prints a table, a chart over time (one line per symbol, or per day of a single symbol), and the gaps with reasons.
     """
-    from tickerplant.app.terminal.coverage_chart import picture
-    from tickerplant.app.wiring.coverage_query import covered
+    from tickerplant.app.terminal.coverage_chart import draw
+    from tickerplant.app.wiring.coverage_query import read_coverage
     from tickerplant.core.interval import parse
     from tickerplant.core.symbols import check_symbol
 
     names = [*dict.fromkeys(check_symbol(symbol) for symbol in symbols or ())]
     step = parse(interval)
     if step.name not in INTERVALS:
-        raise BadInput(f"coverage is of bars of {', '.join(INTERVALS)}, not of {step}")
-    from_us, to_us = time_option(from_, "--from"), time_option(to, "--to")
-    if from_us is not None and to_us is not None and from_us >= to_us:
-        raise BadInput(f"--from {from_} is not before --to {to}")
-    seen = covered(loaded.settings, names, step.name, from_us, to_us)
-    for name in seen.unknown:
-        say(f"{name} has never been seen")
+        raise BadInput(f"--interval {step}: coverage exists for bars of {', '.join(INTERVALS)} only")
+    start_us, end_us = time_range(from_, to)
+    report = read_coverage(loaded.settings, names, step.name, start_us, end_us)
+    for name in report.unknown:
+        notify(f"the store has no data of {name}")
     if json:
-        for symbol in seen.found:
-            emit(_as_dict(seen, symbol, step))
+        for symbol in report.found:
+            emit(_as_dict(report, symbol, step))
         return
-    if not seen.found:
-        say("the store has no bars, and no vendor has said anything")
+    if not report.found:
+        notify("the store has no bars and no answer of a vendor")
         return
-    _print_counts(seen, step)
-    _print_picture(picture(seen.found, seen.calendars, step, _width()))
-    _print_gaps(seen, step, count)
+    _print_counts(report, step)
+    _print_chart(draw(report.found, report.calendars, step, _width()))
+    _print_gaps(report, step, count)
 
 
-def _as_dict(seen: Covered, symbol: str, step: Interval) -> dict[str, Any]:
+def _as_dict(report: CoverageReport, symbol: str, step: Interval) -> dict[str, Any]:
     from tickerplant.core.coverage import HAVE, share, status_ranges
     from tickerplant.core.times import iso
 
-    found = seen.found[symbol]
+    found = report.found[symbol]
     counts = found.counts()
     return {
-        "symbol": symbol, "interval": step.name, "from": iso(seen.from_us), "to": iso(seen.to_us),
+        "symbol": symbol, "interval": step.name, "from": iso(report.start_us), "to": iso(report.end_us),
         "expected": len(found.starts), "have": counts[HAVE], "share": share(counts), "counts": counts,
         "stretches": [
             {
@@ -80,55 +84,59 @@ def _as_dict(seen: Covered, symbol: str, step: Interval) -> dict[str, Any]:
                 "source": one.source or None, "note": one.note or None,
                 "again_at": iso(one.again_us) if one.again_us else None,
             }
-            for one in status_ranges(found, step.name, seen.from_us, seen.to_us)
+            for one in status_ranges(found, step.name, report.start_us, report.end_us)
         ],
     }  # fmt: skip
 
 
-def _print_counts(seen: Covered, step: Interval) -> None:
+def _print_counts(report: CoverageReport, step: Interval) -> None:
     from tickerplant.core.coverage import STATUSES, share
 
-    counts = {symbol: found.counts() for symbol, found in seen.found.items()}
+    counts = {symbol: found.counts() for symbol, found in report.found.items()}
     shown = [status for status in STATUSES if any(each[status] for each in counts.values())]
-    print(f"{step} bars from {_time(seen.from_us, step)} to {_time(seen.to_us, step)} UTC")  # a title would wrap
+    print(
+        f"{step} bars from {_time(report.start_us, step)} to {_time(report.end_us, step)} UTC"
+    )  # not the table's title, which would wrap
     rows = []
     for symbol, each in counts.items():
         part = share(each)
-        whole = part if part in (None, 0, 1) else min(max(part, 0.0001), 0.9999)  # a bar missing is not all
+        whole = (
+            part if part in (None, 0, 1) else min(max(part, 0.0001), 0.9999)
+        )  # one missing bar must not show as 100 %
         numbers = (f"{number:,}" for number in (sum(each.values()), *(each[status] for status in shown)))
         rows.append((symbol, *numbers, "" if whole is None else f"{whole:.2%}"))
     table(("symbol", "expected", *(status.replace("_", " ") for status in shown), "covered"), rows)
 
 
-def _print_picture(drawn: Picture) -> None:
+def _print_chart(chart: CoverageChart) -> None:
     from rich.text import Text
 
     from tickerplant.app.commands.common import console_for_tables
     from tickerplant.app.terminal.coverage_chart import MARKS
 
     console = console_for_tables()
-    margin = max(len(line.label) for line in drawn.lines) + 1
-    across = max(len(line.columns) for line in drawn.lines)
+    margin = max(len(line.label) for line in chart.lines) + 1
+    across = max(len(line.columns) for line in chart.lines)
     console.print()
-    for line in drawn.lines:
+    for line in chart.lines:
         text = Text(line.label.ljust(margin))
         for status in line.columns:
             mark, colour = MARKS[status]
             text.append(mark, style=colour)
         console.print(text, soft_wrap=True)
-    if drawn.times:
-        console.print(Text(" " * margin + _below(drawn.times, across)), soft_wrap=True)
+    if chart.times:
+        console.print(Text(" " * margin + _below(chart.times, across)), soft_wrap=True)
     legend = Text(" " * margin)
-    for status in drawn.legend:
+    for status in chart.legend:
         mark, colour = MARKS[status]
         legend.append(mark, style=colour).append(f" {status.replace('_', ' ')}   ")
-    if drawn.legend:
+    if chart.legend:
         legend.rstrip()
         console.print(legend, soft_wrap=True)
 
 
 def _below(times: Sequence[str], across: int) -> str:
-    """Return as many of the first, middle and last time as there is room for, each at its place."""
+    """Return the axis labels: first, middle and last time, as many as there is room for."""
     first, middle, last = times
     gap = across - len(first) - len(last)
     if gap < 1:
@@ -136,13 +144,13 @@ def _below(times: Sequence[str], across: int) -> str:
     return f"{first}{middle if gap >= len(middle) + 4 else '':^{gap}}{last}"
 
 
-def _print_gaps(seen: Covered, step: Interval, count: int) -> None:
+def _print_gaps(report: CoverageReport, step: Interval, count: int) -> None:
     from tickerplant.core.coverage import GAPS, status_ranges
 
     gaps = [
         (symbol, one)
-        for symbol, found in seen.found.items()
-        for one in status_ranges(found, step.name, seen.from_us, seen.to_us)
+        for symbol, found in report.found.items()
+        for one in status_ranges(found, step.name, report.start_us, report.end_us)
         if one.status in GAPS
     ]
     newest = sorted(gaps, key=lambda gap: (gap[1].from_us, gap[0]))[-count:] if count else []
@@ -150,9 +158,9 @@ def _print_gaps(seen: Covered, step: Interval, count: int) -> None:
     if not gaps:
         print("no gaps")
     elif newest:
-        headings = ("symbol", "from", "to", "bars", "status", "why")
+        headings = ("symbol", "from", "to", "bars", "status", "reason")
         rows = [
-            (symbol, _time(one.from_us, step), _end(one, step), f"{one.bars:,}", one.status, _why(one))
+            (symbol, _time(one.from_us, step), _end(one, step), f"{one.bars:,}", one.status, _reason(one))
             for symbol, one in newest
         ]
         table(headings, rows)
@@ -160,21 +168,21 @@ def _print_gaps(seen: Covered, step: Interval, count: int) -> None:
         print(f"{more:,} gap{'s' * (more != 1)}{' more' * bool(newest)}")
 
 
-def _why(one: StatusRange) -> str:
+def _reason(one: StatusRange) -> str:
     from tickerplant.core.coverage import MISSING, OUTAGE, PARTIAL
 
-    said = ": ".join(word for word in (one.source, one.note) if word)
-    if not said:
-        said = {
-            MISSING: "no vendor has been asked yet",
+    reason = ": ".join(word for word in (one.source, one.note) if word)
+    if not reason:
+        reason = {
+            MISSING: "not requested from a vendor yet",
             OUTAGE: "no feed was up",
-            PARTIAL: "its feed was not up for all of it",
+            PARTIAL: "its feed was down for a part of it",
         }.get(one.status, "")
-    return f"{said}; again at {_moment(one.again_us)}" if one.again_us else said
+    return f"{reason}; next request at {_moment(one.again_us)}" if one.again_us else reason
 
 
 def _end(one: StatusRange, step: Interval) -> str:
-    """Return the first instant after a stretch, on the same day by its time alone."""
+    """Return the exclusive end of a range; its time alone if it is on the same day as the start."""
     begin, end = _time(one.from_us, step), _time(one.to_us, step)
     return end[11:] if step.is_intraday and end[:10] == begin[:10] else end
 

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tickerplant.app.commands.common import STORED_INTERVALS, cell, emit, say, stored_interval, table, time_option
+from tickerplant.app.commands.common import (
+    END_HELP,
+    START_HELP,
+    STORED_INTERVALS,
+    cell,
+    emit,
+    notify,
+    stored_interval,
+    table,
+    time_range,
+)
 from tickerplant.core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -24,50 +34,46 @@ def query(
     loaded: Loaded,
     symbol: Annotated[str, typer.Argument(help="A symbol, e.g. AAPL or EUR/USD.")],
     interval: Annotated[str, typer.Option("--interval", "-i", help=STORED_INTERVALS)] = "1d",
-    start: Annotated[str | None, typer.Option("--start", help="From this time on (UTC unless it says).")] = None,
-    end: Annotated[str | None, typer.Option("--end", help="Before this time.")] = None,
+    start: Annotated[str | None, typer.Option("--start", help=START_HELP)] = None,
+    end: Annotated[str | None, typer.Option("--end", help=END_HELP)] = None,
     limit: Annotated[
-        int, typer.Option("--limit", "-n", min=1, max=1_000_000, help="At most so many, the newest.")
+        int, typer.Option("--limit", "-n", min=1, max=1_000_000, help="Maximum number of bars; the newest are printed.")
     ] = 500,
     indicator: Annotated[
         list[str] | None,
-        typer.Option("--indicator", help="RSI(14), or any function of TA-Lib, computed now; may be repeated."),
+        typer.Option("--indicator", help="Compute this indicator: RSI(14), or any function of TA-Lib. Repeatable."),
     ] = None,
     adjust: Annotated[
         str,
-        typer.Option(
-            "--adjust", help="Prices as traded (none), adjusted for splits, or for splits and dividends (all)."
-        ),
+        typer.Option("--adjust", help="Adjust prices: none (as traded), splits, or all (splits and dividends)."),
     ] = "none",
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
-    """Print a symbol's bars from the store, oldest first, whether the plant runs or not.
+    """Print a symbol's bars from the store, oldest first, whether or not the plant runs.
 
-    With --indicator values beside them: the bars that these need from before are read too.
+    With --indicator, prints indicator values too, computed from as many earlier bars as they need.
     """
-    from tickerplant.app.wiring import on_demand, open_readonly, parts
+    from tickerplant.app.wiring import on_demand, open_readonly
+    from tickerplant.app.wiring.store import BarSelection, bars
     from tickerplant.core.adjustment import check_adjustment
     from tickerplant.core.symbols import check_symbol
 
     if csv and json:
-        raise BadInput("--csv and --json are two ways of printing: leave one out")
+        raise BadInput("--csv and --json exclude each other; use one of them")
     symbol, interval, adjust = check_symbol(symbol), stored_interval(interval), check_adjustment(adjust)
-    from_us, to_us = time_option(start, "--start"), time_option(end, "--end")
-    if from_us is not None and to_us is not None and from_us >= to_us:
-        raise BadInput(f"--start {start} is not before --end {end}")
+    start_us, end_us = time_range(start, end, ("--start", "--end"))
     columns: tuple[str, ...] = COLUMNS
+    selection = BarSelection(symbol, interval, start_us, end_us, limit)
     chosen = on_demand.calculations(indicator or [])
     with open_readonly.store_of(loaded.settings) as dsn:
         if chosen:
-            rows, stretch = on_demand.values(
-                loaded.settings, dsn, chosen, symbol, interval, from_us, to_us, limit, adjust
-            )
+            rows, stretch = on_demand.values(loaded.settings, dsn, chosen, selection, adjust)
         else:
-            rows = parts.bars(loaded.settings, dsn, symbol, interval, from_us, to_us, limit, adjust)
+            rows = bars(loaded.settings, dsn, selection, adjust)
     if chosen:
         columns = (*VALUE_COLUMNS, *(name for each in chosen for name in each.columns))
-        _say_of(stretch, chosen)
+        _notify_about(stretch, chosen)
     if json:
         for row in rows:
             emit({"symbol": symbol, "interval": interval, "adjust": adjust, **row})
@@ -78,7 +84,7 @@ def query(
     elif rows:
         table(columns, ([cell(row[name]) for name in columns] for row in rows), title=_title(symbol, interval, adjust))
     if not rows:
-        say(f"the store has no {interval} bars of {symbol} there")
+        notify(f"the store has no {interval} bars of {symbol} in this range")
         raise typer.Exit(1)
 
 
@@ -87,12 +93,12 @@ def _title(symbol: str, interval: str, adjust: str) -> str:
     return f"{symbol} {interval}{how.get(adjust, '')}"
 
 
-def _say_of(stretch: InputBars, chosen: list[Calculation]) -> None:
-    """Tell what a person may want to know of values: which are not there yet, and which lack some history."""
+def _notify_about(stretch: InputBars, chosen: list[Calculation]) -> None:
+    """Print which indicators lack bars, and whether their history was cut."""
     from tickerplant.analytics.ondemand.query import MAX_BARS, remaining
     from tickerplant.core.times import iso
 
     for name, bars in remaining(stretch, chosen).items():
-        say(f"{name} needs {bars} bars more")
+        notify(f"{name} needs {bars} more bars")
     if stretch.limited and stretch.computed_from_us is not None:
-        say(f"computed from {iso(stretch.computed_from_us)} on: no more than {MAX_BARS:,} bars before are read")
+        notify(f"computed from bars since {iso(stretch.computed_from_us)}: at most {MAX_BARS:,} earlier bars are read")

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tickerplant.app.commands.common import emit, say, time_option
+from tickerplant.app.commands.common import END_HELP, START_HELP, emit, notify, time_range
 from tickerplant.app.commands.feeding import plant_to_feed, wait_until_stored
-from tickerplant.core.errors import BadInput
 
 if TYPE_CHECKING:
     from tickerplant.app.config.settings import Loaded
@@ -22,47 +21,46 @@ if TYPE_CHECKING:
 def rebuild(
     loaded: Loaded,
     symbols: Annotated[list[str], typer.Argument(metavar="SYMBOL...", help="Symbols, e.g. AAPL EUR/USD.")],
-    from_: Annotated[str, typer.Option("--from", help="Bars from this time on (UTC unless it says).")],
-    to: Annotated[str, typer.Option("--to", help="Bars before this time.")],
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Return only when all of it is in the tables.")] = True,
+    from_: Annotated[str, typer.Option("--from", help=START_HELP)],
+    to: Annotated[str, typer.Option("--to", help=END_HELP)],
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until everything is in the tables.")] = True,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
 ) -> None:
-    """Make bars of a stretch again from raw, under the settings of now; they replace those that are there.
+    """Rebuild the bars of a range from raw with the present settings. They replace the stored bars.
 
-    Asks the plant that runs on the data folder, or brings its own for as long as it takes; on Kafka one must run.
+    Uses the plant that runs on the data folder, or runs its own for the duration. On Kafka, a plant must run.
     """
-    from tickerplant.app.runtime.memory_tuning import lean
+    from tickerplant.app.runtime.memory_tuning import reduce_memory
     from tickerplant.app.runtime.supervisor import signals
-    from tickerplant.app.wiring import open_readonly, parts
+    from tickerplant.app.wiring import open_readonly
+    from tickerplant.app.wiring.log import request_rebuild
     from tickerplant.core.schemas import OHLCV
     from tickerplant.core.symbols import check_symbol
 
-    lean()
+    reduce_memory()
     names = list(dict.fromkeys(map(check_symbol, symbols)))
-    from_us, to_us = time_option(from_, "--from") or 0, time_option(to, "--to") or 0
-    if to_us <= from_us:
-        raise BadInput(f"--from {from_} is not before --to {to}")
+    start_us, end_us = (us or 0 for us in time_range(from_, to))
     stop, began = threading.Event(), time.monotonic()
     with signals(stop):
         with open_readonly.log_of(loaded.settings) as event_log:
-            event_log.identity()  # a folder without a plant is not made one
+            event_log.identity()  # raises for a log without a plant: nothing is created
             if not wait:
-                offsets = parts.request_rebuild(event_log, names, from_us, to_us)
+                offsets = request_rebuild(event_log, names, start_us, end_us)
         if wait:
-            with plant_to_feed(loaded) as (plant, brought):
+            with plant_to_feed(loaded) as (plant, own_services):
                 before = {tp: end for tp, (_, end) in plant.event_log.offsets(OHLCV).items()}
-                offsets = parts.request_rebuild(plant.event_log, names, from_us, to_us)
-                wait_until_stored(plant, offsets, stop, brought=brought)
-                made = _made(plant.event_log, before, offsets)
+                offsets = request_rebuild(plant.event_log, names, start_us, end_us)
+                wait_until_stored(plant, offsets, stop, own_services=own_services)
+                made = _count_rebuilt(plant.event_log, before, offsets)
     if wait:
         _report(names, offsets, made, time.monotonic() - began, json=json)
     elif json:
         emit({"symbols": names, "offsets": offsets, "waited": False})
     else:
-        print(f"asked to make the bars of {', '.join(names)} again; the plant does it as it comes there")
+        print(f"requested a rebuild of {', '.join(names)}; the plant does it when it reaches the request in the log")
 
 
-def _report(names: list[str], offsets: Mapping[int, int], made: Made, seconds: float, *, json: bool) -> None:
+def _report(names: list[str], offsets: Mapping[int, int], made: Rebuilt, seconds: float, *, json: bool) -> None:
     nothing = [name for name in names if name not in made.by_symbol]
     if json:
         emit(
@@ -81,28 +79,30 @@ def _report(names: list[str], offsets: Mapping[int, int], made: Made, seconds: f
     counted = [f"{n:,} × {interval}" for interval, n in made.by_interval.items()]
     counted += [f"{made.withdrawn:,} withdrawn"] if made.withdrawn else []
     if counted:
-        print(f"bars made again after {seconds:.1f} s: {', '.join(counted)}")
+        print(f"bars rebuilt after {seconds:.1f} s: {', '.join(counted)}")
     for name in nothing:
-        say(f"{name}: nothing to rebuild there; raw has no ticks or bars of it in that stretch, or not any more")
+        notify(
+            f"{name}: nothing to rebuild; raw has no ticks or bars of it in this range, or retention has deleted them"
+        )
 
 
 @dataclass(slots=True)
-class Made:
-    """What came out of a rebuild: closed bars by interval and by symbol, and how many bars went."""
+class Rebuilt:
+    """The result of a rebuild: closed bars by interval and by symbol, and the number of withdrawn bars."""
 
     by_interval: dict[str, int] = field(default_factory=dict)
     by_symbol: dict[str, int] = field(default_factory=dict)
     withdrawn: int = 0
 
 
-def _made(event_log: EventLog, since: Mapping[TopicPartition, int], offsets: Mapping[int, int]) -> Made:
-    """Return what stands in `market.prices.ohlcv` from `since` on with the version of the rebuild at these offsets."""
+def _count_rebuilt(event_log: EventLog, since: Mapping[TopicPartition, int], offsets: Mapping[int, int]) -> Rebuilt:
+    """Count the bars in `market.prices.ohlcv` after `since` whose version is that of the rebuild at these offsets."""
     from tickerplant.core.interval import parse
     from tickerplant.core.records import Bars, decode
     from tickerplant.core.schemas import FORMING, OHLCV, WITHDRAWN
     from tickerplant.core.version import make_version
 
-    generation, made = event_log.identity().generation, Made()
+    generation, made = event_log.identity().generation, Rebuilt()
     for source, (_, end) in event_log.offsets(OHLCV).items():
         version = make_version(generation, offsets[source.partition])
         for delivery in event_log.read_range(source, since.get(source, 0), end):

@@ -9,60 +9,69 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from tickerplant.app.commands.common import emit, say
+from tickerplant.app.commands.common import emit, notify
 from tickerplant.app.commands.feeding import plant_to_feed, wait_until_stored
 from tickerplant.core.errors import BadInput, LogUnavailable, TickerplantError
 
 if TYPE_CHECKING:
     from tickerplant.app.config.settings import Loaded
+    from tickerplant.app.terminal.progress import ProgressBars
     from tickerplant.log.port import EventLog, TopicPartition
     from tickerplant.market_data.files.replay import ReplayOptions, ReplayProgress, ReplaySummary
 
-AWAY_S: Final = 120.0
-"""How long a replay waits for a log that went away under it; a broker is back within seconds of its restart."""
+READ: Final = "read"
+STORED: Final = "stored"
+
+OUTAGE_S: Final = 120.0
+"""Maximum wait for a log that becomes unavailable during a replay. A restarted broker is back within seconds."""
 
 
 def replay(
     loaded: Loaded,
     file: Annotated[
-        Path, typer.Argument(help="Ticks or bars: CSV (also .gz), Parquet or Databento's DBN (also .zst).")
+        Path, typer.Argument(help="File of ticks or bars: CSV (also .gz), Parquet or Databento's DBN (also .zst).")
     ],
-    symbol: Annotated[str | None, typer.Option("--symbol", help="Symbol of a file that has no such column.")] = None,
-    interval: Annotated[str | None, typer.Option("--interval", help="The file has bars of this interval.")] = None,
-    tz: Annotated[str | None, typer.Option("--tz", help="Zone of times that name none, e.g. America/New_York.")] = None,
+    symbol: Annotated[str | None, typer.Option("--symbol", help="Symbol, if the file has no symbol column.")] = None,
+    interval: Annotated[str | None, typer.Option("--interval", help="Interval of the bars in the file.")] = None,
+    tz: Annotated[
+        str | None, typer.Option("--tz", help="Time zone of times without one, e.g. America/New_York; default UTC.")
+    ] = None,
     date_order: Annotated[
-        str | None, typer.Option("--date-order", help="How 03/04/2024 is meant: mdy or dmy.", metavar="mdy|dmy")
+        str | None,
+        typer.Option("--date-order", help="Order of dates such as 03/04/2024: mdy or dmy.", metavar="mdy|dmy"),
     ] = None,
     speed: Annotated[
-        float | None, typer.Option("--speed", min=0.001, help="Multiple of real time; without it as fast as it goes.")
+        float | None, typer.Option("--speed", min=0.001, help="Multiple of real time; default: as fast as possible.")
     ] = None,
-    source: Annotated[str | None, typer.Option("--source", help="Who said it, for the order of sources.")] = None,
+    source: Annotated[str | None, typer.Option("--source", help="Name of the source, for source priority.")] = None,
     conditions: Annotated[
         str | None,
         typer.Option(
             "--conditions",
-            help="Whose trade conditions the file has; without it, the column tape says.",
+            help="Code set of the trade conditions; default: by the column tape.",
             metavar="cta|utp|polygon",
         ),
     ] = None,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Return only when all of it is in the tables.")] = True,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until everything is in the tables.")] = True,
     s_partitions: Annotated[
-        int | None, typer.Option("--partitions", help="Partitions of new topics.", rich_help_panel="Settings")
+        int | None,
+        typer.Option("--partitions", help="Partitions of topics that are created.", rich_help_panel="Settings"),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
 ) -> None:
-    """Push a file of ticks or bars through the plant, into the tables. The same file again changes nothing.
+    """Feed a file of ticks or bars through the plant into the tables. The same file again changes nothing.
 
-    Feeds the plant that runs on the data folder, or brings its own for as long as it takes; on Kafka one must run.
+    Uses the plant that runs on the data folder, or runs its own for the duration. On Kafka, a plant must run.
     """
-    from tickerplant.app.runtime.memory_tuning import lean
+    from tickerplant.app.runtime.memory_tuning import reduce_memory
     from tickerplant.app.runtime.supervisor import signals
-    from tickerplant.app.wiring import parts
+    from tickerplant.app.terminal.progress import ProgressBars
+    from tickerplant.app.wiring import files
 
-    lean()
+    reduce_memory()
     if not file.is_file():
         raise BadInput(f"there is no file {file}")
-    options = parts.replay_options(
+    options = files.replay_options(
         symbol=symbol,
         interval=interval,
         tz=tz,
@@ -72,63 +81,74 @@ def replay(
         conditions=conditions,
     )
     stop, began = threading.Event(), time.monotonic()
-    with signals(stop), _Progress(file, quiet=json) as progress:
-        run = _store if wait else _log
+    with signals(stop), ProgressBars((READ, STORED), quiet=json) as progress:
+        run = _feed_and_wait if wait else _feed_only
         result, bars = run(loaded, file, options, progress, stop)
     _report(file, result, bars, time.monotonic() - began, json=json, waited=wait)
 
 
-def _store(
-    loaded: Loaded, file: Path, options: ReplayOptions, progress: _Progress, stop: threading.Event
+def _feed_and_wait(
+    loaded: Loaded, file: Path, options: ReplayOptions, progress: ProgressBars, stop: threading.Event
 ) -> tuple[ReplaySummary, dict[str, int]]:
-    """Feed the file, and return when all of it is in the tables: what was done, and how many bars it closed."""
+    """Feed the file and wait until it is in the tables; return the summary and the closed bars by interval."""
     from tickerplant.core.schemas import OHLCV
 
-    with plant_to_feed(loaded) as (plant, brought):
+    with plant_to_feed(loaded) as (plant, own_services):
         before = plant.event_log.offsets(OHLCV)
         result = _feed(plant.event_log, file, options, progress, stop)
-        wait_until_stored(plant, result.ends, stop, brought=brought, arrived=progress.arrived)
+        wait_until_stored(
+            plant,
+            result.ends,
+            stop,
+            own_services=own_services,
+            report=lambda total, missing: progress.update(STORED, total - missing, total),
+        )
         bars = _bars_since(plant.event_log, {tp: end for tp, (_, end) in before.items()}, result.feed)
     return result, bars
 
 
-def _log(
-    loaded: Loaded, file: Path, options: ReplayOptions, progress: _Progress, stop: threading.Event
+def _feed_only(
+    loaded: Loaded, file: Path, options: ReplayOptions, progress: ProgressBars, stop: threading.Event
 ) -> tuple[ReplaySummary, dict[str, int]]:
-    """Feed the file, and return when all of it is in the log: what was done, and no bars yet."""
-    from tickerplant.app.wiring import parts
+    """Feed the file into the log; return the summary and no counts of bars."""
+    from tickerplant.app.wiring.log import open_log
+    from tickerplant.app.wiring.rules import ensure_rules
 
-    with parts.event_log(loaded.settings) as event_log:
-        parts.ensure_settings(event_log, loaded.settings, only_first=True)
+    with open_log(loaded.settings) as event_log:
+        ensure_rules(event_log, loaded.settings, only_first=True)
         return _feed(event_log, file, options, progress, stop), {}
 
 
 def _feed(
-    event_log: EventLog, file: Path, options: ReplayOptions, progress: _Progress, stop: threading.Event
+    event_log: EventLog, file: Path, options: ReplayOptions, progress: ProgressBars, stop: threading.Event
 ) -> ReplaySummary:
-    from tickerplant.app.wiring import parts
+    """Feed the file. While the log is unavailable, retry from the last committed position."""
+    from tickerplant.app.wiring import files
 
-    patient_until = time.monotonic() + AWAY_S
+    def report(done: ReplayProgress) -> None:
+        progress.update(READ, done.rows, done.rows_total, f"{done.rows:,} rows of {file.name}")
+
+    retry_until = time.monotonic() + OUTAGE_S
     while True:
         began = time.monotonic()
         try:
-            result = parts.replay(event_log, file, options, progress=progress.fed, stop=stop)
+            result = files.replay(event_log, file, options, progress=report, stop=stop)
             break
         except LogUnavailable as error:
-            if began > patient_until:
+            if began > retry_until:
                 raise
-            if time.monotonic() - began > AWAY_S:  # it had worked for long before: patience begins anew
-                patient_until = time.monotonic() + AWAY_S
-            say(f"the log is out of reach, going on where it was: {error}")
+            if time.monotonic() - began > OUTAGE_S:  # it worked for long before this failure: the wait starts again
+                retry_until = time.monotonic() + OUTAGE_S
+            notify(f"the log is unavailable, retrying from the last position: {error}")
             if stop.wait(1.0):
                 raise
     if result.stopped:
-        raise TickerplantError("stopped half-way; the same command goes on where it was")
+        raise TickerplantError("stopped before the end of the file; run the same command again to continue")
     return result
 
 
 def _bars_since(event_log: EventLog, positions: dict[TopicPartition, int], feed: str) -> dict[str, int]:
-    """Return how many bars this feed's records have closed since these positions, by interval; revisions count once."""
+    """Return the number of bars by interval that this feed closed after these positions. Revisions do not count."""
     import pyarrow.compute as pc
 
     from tickerplant.core.interval import parse
@@ -147,42 +167,6 @@ def _bars_since(event_log: EventLog, positions: dict[TopicPartition, int], feed:
                 for counted in pc.value_counts(record.batch.filter(first)["interval"]).to_pylist():
                     found[counted["values"]] = found.get(counted["values"], 0) + counted["counts"]
     return dict(sorted(found.items(), key=lambda item: (parse(item[0]).is_activity, parse(item[0]))))
-
-
-class _Progress:
-    """A bar on a terminal, nothing elsewhere."""
-
-    def __init__(self, file: Path, *, quiet: bool) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-        console = Console(stderr=True)
-        self._bars = Progress(
-            TextColumn("{task.description:<8}"),
-            BarColumn(),
-            TextColumn("{task.fields[what]}"),
-            TimeElapsedColumn(),
-            console=console,
-            disable=quiet or not console.is_terminal,
-            transient=True,
-        )
-        self._fed = self._bars.add_task("read", total=None, what=file.name)
-        self._arrived = self._bars.add_task("stored", total=None, what="")
-
-    def fed(self, done: ReplayProgress) -> None:
-        """Take how far the file has been read."""
-        self._bars.update(self._fed, completed=done.rows, total=done.rows_total, what=f"{done.rows:,} rows")
-
-    def arrived(self, total: int, rest: int) -> None:
-        """Take how many partitions of topics have still to arrive."""
-        self._bars.update(self._arrived, completed=total - rest, total=total, what="")
-
-    def __enter__(self) -> _Progress:
-        self._bars.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._bars.stop()
 
 
 def _report(
@@ -206,12 +190,12 @@ def _report(
         )
         return
     for note in result.notes:
-        say(f"{file.name}: {note}")
+        notify(f"{file.name}: {note}")
     for error in result.errors:
-        say(f"{file.name}: {error}")
+        notify(f"{file.name}: {error}")
     what = ", ".join(f"{n:,} {name}" for n, name in ((result.ticks, "ticks"), (result.bars, "bars")) if n) or "nothing"
     if result.already:
-        print(f"{file.name} was replayed before ({what}): nothing has changed")
+        print(f"{file.name} was replayed before ({what}); nothing has changed")
     else:
         where = "in the tables" if waited else "in the log"
         print(f"{file.name}: {result.rows_read:,} rows read; {what} {where} after {seconds:.1f} s")
@@ -219,4 +203,4 @@ def _report(
     if bars:
         print("bars closed: " + ", ".join(f"{n:,} × {name}" for name, n in bars.items()))
     if result.dead:
-        say("`tickerplant tail deadletter` shows what could not be read")
+        notify("see `tickerplant tail deadletter` for the rows that could not be read")

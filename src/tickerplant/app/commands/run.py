@@ -1,4 +1,4 @@
-"""`up`, `run` and `sandbox`: what stays until it is stopped."""
+"""`tickerplant up`, `run` and `sandbox`: commands that run until they are stopped."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tickerplant.app.commands.common import say
+from tickerplant.app.commands.common import notify
 from tickerplant.core.errors import BadInput, ConfigError
 
 if TYPE_CHECKING:
     from tickerplant.app.config.settings import Loaded, Settings
     from tickerplant.app.runtime.supervisor import Supervisor
 
-Host = Annotated[str | None, typer.Option("--host", help="Address of the API.", rich_help_panel="Settings")]
-Port = Annotated[int | None, typer.Option("--port", help="Port of the API.", rich_help_panel="Settings")]
+Host = Annotated[
+    str | None, typer.Option("--host", help="Address that the API listens on.", rich_help_panel="Settings")
+]
+Port = Annotated[int | None, typer.Option("--port", help="Port that the API listens on.", rich_help_panel="Settings")]
 Symbols = Annotated[
-    str | None, typer.Option("--symbols", help="Symbols that the feeds bring, by commas.", rich_help_panel="Settings")
+    str | None, typer.Option("--symbols", help="Symbols to feed, separated by commas.", rich_help_panel="Settings")
 ]
 Partitions = Annotated[
-    int | None, typer.Option("--partitions", help="Partitions of new topics.", rich_help_panel="Settings")
+    int | None, typer.Option("--partitions", help="Partitions of topics that are created.", rich_help_panel="Settings")
 ]
 
 
@@ -34,17 +36,17 @@ def up(
     s_symbols: Symbols = None,
     s_partitions: Partitions = None,
     sandbox_: Annotated[
-        bool | None, typer.Option("--sandbox/--no-sandbox", help="Whether to bring a vendor that needs no key.")
+        bool | None, typer.Option("--sandbox/--no-sandbox", help="Run the sandbox vendor, which needs no key.")
     ] = None,
 ) -> None:
     """Run the whole plant in this process, with the sandbox vendor if no vendor's key is set. Ctrl-C stops it."""
     from tickerplant.app.runtime import plant
-    from tickerplant.app.runtime.memory_tuning import lean
+    from tickerplant.app.runtime.memory_tuning import reduce_memory
     from tickerplant.app.runtime.supervisor import signals
-    from tickerplant.app.wiring import parts
+    from tickerplant.app.wiring.rules import always_open, ensure_rules
     from tickerplant.app.wiring.sandbox import sandbox_process
 
-    lean()
+    reduce_memory()
     settings = loaded.settings
     wants_sandbox = settings.wants_sandbox if sandbox_ is None else sandbox_
     stop = threading.Event()
@@ -53,11 +55,11 @@ def up(
         check_port(settings)
         stack.enter_context(signals(stop))
         opened = stack.enter_context(plant.opened(settings))
-        parts.ensure_settings(opened.event_log, settings, always_open=parts.always_open(settings, wants_sandbox))
+        ensure_rules(opened.event_log, settings, always_open=always_open(settings, wants_sandbox))
         vendor = stack.enter_context(sandbox_process(settings)) if wants_sandbox else None
         names = [name for name in plant.SERVICES if name != "market_data" or vendor or settings.vendors.any_key()]
         supervisor = opened.supervise(names, vendor=vendor)
-        supervise(supervisor, stop, when_up=(settings, _where_to_look(settings, names, made_up=vendor is not None)))
+        supervise(supervisor, stop, when_up=(settings, _summary(settings, names, made_up=vendor is not None)))
 
 
 def run(
@@ -67,29 +69,29 @@ def run(
     s_api__port: Port = None,
     s_symbols: Symbols = None,
     s_instance: Annotated[
-        str | None, typer.Option("--instance", help="Name of this member of its service.", rich_help_panel="Settings")
+        str | None, typer.Option("--instance", help="Name of this member of the service.", rich_help_panel="Settings")
     ] = None,
     while_used: Annotated[bool, typer.Option("--while-used", hidden=True)] = False,
 ) -> None:
-    """Run one service against the log and the store of the settings. `store` is the embedded PostgreSQL alone."""
+    """Run one service on the log and the store of the settings. `store` runs the embedded PostgreSQL alone."""
     from tickerplant.app.runtime import plant
     from tickerplant.app.runtime.database import serve
-    from tickerplant.app.runtime.memory_tuning import lean
+    from tickerplant.app.runtime.memory_tuning import reduce_memory
     from tickerplant.app.runtime.supervisor import signals
-    from tickerplant.app.wiring import parts
+    from tickerplant.app.wiring.rules import always_open, ensure_rules
     from tickerplant.app.wiring.sandbox import sandbox_process
 
-    lean()
+    reduce_memory()
     settings, name = loaded.settings, name.replace("-", "_")
     stop = threading.Event()
     if name == "store":
         if not settings.embedded_store:
-            raise ConfigError("the store of the settings is not the embedded one; there is nothing to run")
+            raise ConfigError("`run store` runs the embedded database, but the setting store names another one")
         with signals(stop):
             serve(settings, stop, while_used=while_used)
         return
     if name not in plant.SERVICES:
-        raise BadInput(f"{name!r} is no service; run one of {', '.join(plant.SERVICES)}, store")
+        raise BadInput(f"{name!r} is not a service; run one of {', '.join(plant.SERVICES)}, store")
     with contextlib.ExitStack() as stack:
         if settings.embedded_log:
             stack.enter_context(plant.folder_shared(settings, name))
@@ -101,22 +103,28 @@ def run(
         )
         vendor = None
         if name == "market_data":
-            made_up = parts.always_open(settings, settings.wants_sandbox)
-            parts.ensure_settings(opened.event_log, settings, always_open=made_up)
+            round_the_clock = always_open(settings, settings.wants_sandbox)
+            ensure_rules(opened.event_log, settings, always_open=round_the_clock)
             if settings.wants_sandbox:
                 vendor = stack.enter_context(sandbox_process(settings))
         supervisor = opened.supervise([name], vendor=vendor)
-        say(f"tickerplant {name} is up")
+        notify(f"tickerplant {name} is up")
         supervise(supervisor, stop)
 
 
 def sandbox(
     loaded: Loaded,
-    s_sandbox__port: Annotated[int | None, typer.Option("--port", help="Port; 0 takes a free one.")] = None,
-    s_sandbox__rate: Annotated[float | None, typer.Option("--rate", help="Trades a second, all symbols.")] = None,
-    s_sandbox__seed: Annotated[int | None, typer.Option("--seed", help="Seed of the made-up prices.")] = None,
-    s_sandbox__start: Annotated[str | None, typer.Option("--start", help="What its clock says at first.")] = None,
-    s_sandbox__speed: Annotated[float | None, typer.Option("--speed", help="How fast its clock runs.")] = None,
+    s_sandbox__port: Annotated[int | None, typer.Option("--port", help="Port; 0: a free one.")] = None,
+    s_sandbox__rate: Annotated[
+        float | None, typer.Option("--rate", help="Trades per second, all symbols together.")
+    ] = None,
+    s_sandbox__seed: Annotated[int | None, typer.Option("--seed", help="Seed of the simulated prices.")] = None,
+    s_sandbox__start: Annotated[
+        str | None, typer.Option("--start", help="First time of its clock, ISO 8601; default: now.")
+    ] = None,
+    s_sandbox__speed: Annotated[
+        float | None, typer.Option("--speed", help="Speed of its clock as a multiple of real time.")
+    ] = None,
     s_sandbox__fault_seed: Annotated[
         int | None, typer.Option("--fault-seed", help="Inject random faults drawn from this seed.")
     ] = None,
@@ -125,25 +133,25 @@ def sandbox(
     while_used: Annotated[bool, typer.Option("--while-used", hidden=True)] = False,
     clock: Annotated[str, typer.Option("--clock", hidden=True)] = "",
 ) -> None:
-    """Run the sandbox vendor alone: a local server that speaks the vendors' own protocols."""
-    from tickerplant.app.runtime.memory_tuning import lean
+    """Run the sandbox vendor alone: a local server with the protocols of real vendors."""
+    from tickerplant.app.runtime.memory_tuning import reduce_memory
     from tickerplant.app.runtime.supervisor import signals
-    from tickerplant.app.wiring import parts
+    from tickerplant.app.wiring.sandbox import run_sandbox
 
-    lean()
+    reduce_memory()
     stop = threading.Event()
-    with signals(stop), parts.sandbox(loaded.settings, clock) as place:
-        if while_used:  # the plant that wants it reads where it is, and keeps our input open for as long
-            print(place.greeting(), flush=True)
+    with signals(stop), run_sandbox(loaded.settings, clock) as endpoint:
+        if while_used:  # the parent process reads the addresses, and keeps standard input open while it runs
+            print(endpoint.greeting(), flush=True)
             while not stop.is_set() and os.read(0, 1):
                 pass
             return
-        say(f"the sandbox vendor is up: {place.url}")
+        notify(f"the sandbox vendor is up: {endpoint.url}")
         stop.wait()
 
 
 def supervise(supervisor: Supervisor, stop: threading.Event, *, when_up: tuple[Settings, str] | None = None) -> None:
-    """Run until `stop` or until a service gives up; raise why it did. `when_up` is said once the API answers."""
+    """Run until `stop` or until a service fails; raise its error. Prints the text of `when_up` once the API answers."""
     supervisor.start()
     try:
         if when_up is not None:
@@ -151,11 +159,11 @@ def supervise(supervisor: Supervisor, stop: threading.Event, *, when_up: tuple[S
             while not (answers := _answers(settings)) and supervisor.failure() is None and not stop.wait(0.05):
                 pass
             if answers:
-                say(text)
+                notify(text)
         supervisor.wait(stop)
     finally:
         if stop.is_set():
-            say("stopping; Ctrl-C again to leave at once")
+            notify("stopping; press Ctrl-C again to exit at once")
         supervisor.stop()
     failure = supervisor.failure()
     if failure is not None:
@@ -163,7 +171,7 @@ def supervise(supervisor: Supervisor, stop: threading.Event, *, when_up: tuple[S
 
 
 def _answers(settings: Settings) -> bool:
-    """Whether somebody listens where the API is to listen; with a free port, which its own line names, at once."""
+    """Return whether the API's port accepts connections. True for port 0: the API's log line has the chosen port."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.api.host, settings.api.host)  # noqa: S104
     with contextlib.suppress(OSError):
         if settings.api.port:
@@ -172,26 +180,26 @@ def _answers(settings: Settings) -> bool:
     return False
 
 
-def _where_to_look(settings: Settings, names: list[str], *, made_up: bool) -> str:
-    """Return what a person reads first: where everything is, whose prices these are, and how to end it."""
+def _summary(settings: Settings, names: list[str], *, made_up: bool) -> str:
+    """Return the summary that `up` prints: addresses, the origin of prices, the data folder, and how to stop."""
     host = settings.api.host
     shown = "localhost" if host in ("0.0.0.0", "127.0.0.1", "::", "::1") else f"[{host}]" if ":" in host else host  # noqa: S104
     base = f"http://{shown}:{settings.api.port or '…'}"
     opened = "#apikey=KEY" if settings.api.key is not None else ""
-    feeds = "none: the sandbox is off and no vendor's key is set" if "market_data" not in names else "a vendor's"
+    feeds = "none: the sandbox is off and no vendor's key is set" if "market_data" not in names else "from vendors"
     lines = {
         "dashboard": f"{base}/{opened}",
         "API": f"{base}/docs",
         "health": f"{base}/health",
-        "prices": "made up by the sandbox vendor" if made_up else feeds,
+        "prices": "simulated by the sandbox vendor" if made_up else feeds,
         "data": str(settings.data),
-        "stop": "Ctrl-C; started again it goes on",
+        "stop": "Ctrl-C; the next start resumes",
     }
     return "\n".join(["tickerplant is up", *(f"  {name:<10} {text}" for name, text in lines.items())])
 
 
 def check_port(settings: Settings) -> None:
-    """Raise ConfigError when somebody listens on the API's port already."""
+    """Raise ConfigError if the API's port is in use."""
     if settings.api.port == 0:
         return
     with socket.socket(socket.AF_INET6 if ":" in settings.api.host else socket.AF_INET) as probe:

@@ -1,4 +1,4 @@
-"""`init-db`, `migrate`, `create-topics` and `adopt`: what is done once."""
+"""`tickerplant init-db`, `migrate`, `create-topics` and `adopt`: setup and repair."""
 
 from __future__ import annotations
 
@@ -6,31 +6,33 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from tickerplant.app.commands.common import emit, say, table
+from tickerplant.app.commands.common import emit, notify, table
 
 if TYPE_CHECKING:
     from tickerplant.app.config.settings import Loaded
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
 
 
 def init_db(loaded: Loaded, json: Json = False) -> None:
-    """Make the database's tables, and start nothing. Harmless when they are there."""
+    """Create the database's tables; start no service. No effect if they exist."""
     migrate(loaded, status=False, json=json)
 
 
 def migrate(
     loaded: Loaded,
-    status: Annotated[bool, typer.Option("--status", help="Only list the migrations and which are applied.")] = False,
+    status: Annotated[
+        bool, typer.Option("--status", help="Only list the migrations and whether each is applied.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Bring the database's tables to this version's."""
+    """Apply the pending migrations to the database's tables."""
     from tickerplant.app.runtime.database import database
-    from tickerplant.app.wiring import open_readonly, parts
+    from tickerplant.app.wiring import open_readonly, store
 
     with open_readonly.store_of(loaded.settings) if status else database(loaded.settings) as dsn:
         if status:
-            found = parts.migration_status(dsn)
+            found = store.migration_status(dsn)
             rows = [(name, True) for name in found.applied] + [(name, False) for name in found.pending]
             if json:
                 for name, applied in rows:
@@ -38,66 +40,71 @@ def migrate(
             else:
                 table(["migration", "applied"], ([name, "yes" if applied else "no"] for name, applied in rows))
             return
-        done = parts.migrate(dsn)
+        done = store.migrate(dsn)
     if json:
         emit({"applied": done})
     elif done:
         for name in done:
             print(f"applied {name}")
     else:
-        print("the tables are those of this version already")
+        print("all migrations are applied")
 
 
 def create_topics(
     loaded: Loaded,
-    s_partitions: Annotated[int | None, typer.Option("--partitions", min=1, help="Partitions of each topic.")] = None,
+    s_partitions: Annotated[
+        int | None, typer.Option("--partitions", min=1, help="Partitions of each topic that is created.")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Make the log's topics. Harmless when they are there; their number of partitions is fixed when they are made."""
-    from tickerplant.app.wiring import parts
+    """Create the log's topics. No effect if they exist: the number of partitions cannot change afterwards."""
+    from tickerplant.app.wiring.log import open_log
     from tickerplant.core.schemas import RAW, TOPICS
 
     settings = loaded.settings
-    with parts.event_log(settings, make_topics=False) as event_log:
+    with open_log(settings, make_topics=False) as event_log:
         made = event_log.create_topics(TOPICS, settings.partitions)
         partitions, identity = event_log.partitions(RAW), event_log.identity()
     if json:
         emit({"made": made, "partitions": partitions, "log_id": identity.log_id, "generation": identity.generation})
     else:
         for name in made:
-            print(f"made {name}")
-        print(f"log {identity.log_id}, generation {identity.generation}: {partitions} partitions a topic")
+            print(f"created {name}")
+        print(f"log {identity.log_id}, generation {identity.generation}: {partitions} partitions per topic")
 
 
 def adopt(
     loaded: Loaded,
-    yes: Annotated[bool, typer.Option("--yes", help="Do it; without this only say what would happen.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Do it. Without this option, only print what would happen.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Begin a new log generation on the store as it is: for a store whose log was lost or replaced."""
-    from tickerplant.app.wiring import open_readonly, parts
+    """Start a new log generation on the existing store, after its log was lost or replaced."""
+    from tickerplant.app.wiring import log_binding, open_readonly
+    from tickerplant.app.wiring.log import has_log, open_log
 
     settings = loaded.settings
     with open_readonly.store_of(settings) as dsn:
-        if not yes and not parts.has_log(settings):
-            _ask_for_yes()
-        with parts.event_log(settings, make_topics=False) as event_log:
-            result = parts.followed(dsn, event_log)
+        if not yes and not has_log(settings):
+            _require_yes()
+        with open_log(settings, make_topics=False) as event_log:
+            result = log_binding.followed(dsn, event_log)
             changed = result is None
             if changed and not yes:
-                _ask_for_yes()
+                _require_yes()
             if changed:
-                result = parts.adopt(dsn, event_log, settings.partitions)
+                result = log_binding.adopt(dsn, event_log, settings.partitions)
     if json:
         emit({"adopted": result, "changed": changed})
     elif changed:
         print(f"the store now follows {result}")
     else:
-        print(f"the store follows {result}, already: there is nothing to do")
+        print(f"the store already follows {result}; nothing changed")
 
 
-def _ask_for_yes() -> NoReturn:
-    say("adopt lets the store take a log that it has not followed from its beginning: rows stay as they are,")
-    say("what the lost log held and the store had not applied is lost, and ticks that are fed again are stored")
-    say("again. Run it with --yes.")
+def _require_yes() -> NoReturn:
+    notify("adopt binds the store to a log that it has not followed from the start. Stored rows stay as they are.")
+    notify("Records of the lost log that the store had not applied are lost. Ticks that are fed again are stored a")
+    notify("second time. To do it, run the command again with --yes.")
     raise typer.Exit(1)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tickerplant.app.commands.common import emit, say, time_option
+from tickerplant.app.commands.common import emit, notify, time_option
 from tickerplant.core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -19,25 +19,29 @@ if TYPE_CHECKING:
 
 _SHORT = {"raw": "market.prices.raw", "ohlcv": "market.prices.ohlcv", "analytics": "market.analytics",
           "alerts": "market.alerts", "status": "market.status", "deadletter": "market.deadletter"}  # fmt: skip
-_STEP_RECORDS = 1024  # the longest stretch that is read at a time, going back
+_STEP_RECORDS = 1024  # maximum number of records per read when reading backwards
 
 
 def tail(
     loaded: Loaded,
-    topic: Annotated[str, typer.Argument(help="A topic, or short: raw, ohlcv, analytics, alerts, status, deadletter.")],
+    topic: Annotated[
+        str, typer.Argument(help="Topic: raw, ohlcv, analytics, alerts, status, deadletter, or its full name.")
+    ],
     from_: Annotated[
         str | None,
-        typer.Option("--from", help="earliest, latest or a time of appending; without it the last rows."),
+        typer.Option(
+            "--from", help="earliest, latest, or the time when records were appended; default: the last rows."
+        ),
     ] = None,
     count: Annotated[
-        int | None, typer.Option("-n", min=1, help="Stop after so many rows (10 without --follow).")
+        int | None, typer.Option("-n", min=1, help="Maximum number of rows; default 10, with --follow no limit.")
     ] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more; Ctrl-C ends.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for new records until Ctrl-C.")] = False,
     symbol: Annotated[str | None, typer.Option("--symbol", help="Only rows of this symbol.")] = None,
     headers: Annotated[
-        bool, typer.Option("--headers", help="One row a record: what it says, without its rows.")
+        bool, typer.Option("--headers", help="Print one row per record: its header, without its rows.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
     """Print a topic's records, decoded to rows."""
     from tickerplant.app.runtime.supervisor import signals
@@ -53,8 +57,8 @@ def tail(
         limit = count if count is not None else (None if follow else 10)
         printed = 0
         if follow or from_ is not None:
-            deliveries = _deliveries(event_log, topic, from_, limit, follow=follow, stop=stop)
-            found = (row for delivery in deliveries for row in show.rows(delivery))
+            records = _records(event_log, topic, from_, limit, follow=follow, stop=stop)
+            found = (row for record in records for row in show.rows(record))
         else:
             found = (row for row in newest(event_log, topic, show, limit or 10, stop))
         for row in found:
@@ -63,10 +67,10 @@ def tail(
             printed += 1
             emit(row) if json else print(_line(row), flush=follow)
         if not printed and not follow:
-            say(f"{topic} has no records there")
+            notify(f"{topic} has no such records")
 
 
-def _deliveries(
+def _records(
     event_log: EventLog, topic: str, from_: str | None, limit: int | None, *, follow: bool, stop: threading.Event
 ) -> Iterator[ConsumedRecord]:
     offsets = event_log.offsets(topic)
@@ -75,30 +79,30 @@ def _deliveries(
     with event_log.reader([topic], start=start) as reader:
         idle = 0
         while not stop.is_set():
-            deliveries = reader.poll(timeout_s=0.2, max_records=64)
-            for delivery in deliveries:
-                yield delivery
-                if delivery.offset + 1 >= offsets[delivery.source][1]:
-                    left.discard(delivery.source)
-            # Offsets need not be dense, so an end may never be met: two empty polls are an end too.
-            idle = 0 if deliveries else idle + 1
+            records = reader.poll(timeout_s=0.2, max_records=64)
+            for record in records:
+                yield record
+                if record.offset + 1 >= offsets[record.source][1]:
+                    left.discard(record.source)
+            # Offsets have gaps, so the record before an end may not exist: two empty polls also mean the end.
+            idle = 0 if records else idle + 1
             if not follow and (not left or idle >= 2):
                 break
 
 
 def newest(event_log: EventLog, topic: str, show: Show, limit: int, stop: threading.Event) -> list[dict[str, Any]]:
-    """Return the last rows of a topic that are shown, `limit` at most, in the order in which they came to the log.
+    """Return the last rows of a topic that `show` selects, at most `limit`, in the order in which they were appended.
 
-    Goes back in each partition, or that of the symbol alone, as far as it takes; holds `limit` rows of each.
+    Reads each partition, or only the symbol's, backwards until it has enough; holds `limit` rows of each partition.
     """
     from tickerplant.core.symbols import partition_of
 
     offsets = event_log.offsets(topic)
-    own = partition_of(show.symbol, len(offsets)) if show.symbol is not None else None
-    kept: list[_Shown] = []
+    only = partition_of(show.symbol, len(offsets)) if show.symbol is not None else None
+    kept: list[_SelectedRecord] = []
     for source, (first, end) in offsets.items():
         wanted, step = limit, limit
-        while first < end and wanted > 0 and own in (None, source.partition):
+        while first < end and wanted > 0 and only in (None, source.partition):
             begin = max(first, end - step)
             found = _last_rows(event_log.read_range(source, begin, end), show, wanted, stop)
             kept += found
@@ -109,23 +113,25 @@ def newest(event_log: EventLog, topic: str, show: Show, limit: int, stop: thread
 
 
 @dataclass(frozen=True, slots=True)
-class _Shown:
-    """What is shown of a record, and where it stands: when it was appended, partition, offset."""
+class _SelectedRecord:
+    """The selected rows of a record, and its place in the log: append time, partition, offset."""
 
     place: tuple[int, int, int]
     rows: list[dict[str, Any]]
 
 
-def _last_rows(deliveries: Iterable[ConsumedRecord], show: Show, limit: int, stop: threading.Event) -> list[_Shown]:
-    """Return the last records that have `limit` rows together, or all that are shown."""
-    found: deque[_Shown] = deque()
+def _last_rows(
+    records: Iterable[ConsumedRecord], show: Show, limit: int, stop: threading.Event
+) -> list[_SelectedRecord]:
+    """Return the last records that have `limit` rows together, or all records if they have fewer."""
+    found: deque[_SelectedRecord] = deque()
     count = 0
-    for delivery in deliveries:
+    for record in records:
         if stop.is_set():
             raise KeyboardInterrupt
-        rows = show.rows(delivery, newest=limit)
+        rows = show.rows(record, newest=limit)
         if rows:
-            found.append(_Shown((delivery.appended_at_us, delivery.partition, delivery.offset), rows))
+            found.append(_SelectedRecord((record.appended_at_us, record.partition, record.offset), rows))
             count += len(rows)
         while found and count - len(found[0].rows) >= limit:
             count -= len(found.popleft().rows)
@@ -141,43 +147,43 @@ def _start(event_log: EventLog, topic: str, from_: str | None, limit: int | None
         return LATEST
     if from_ is not None:
         return at_time(time_option(from_, "--from") or 0)
-    # The last `limit` records hold at least `limit` rows, unless they are marks.
+    # The last `limit` records have at least `limit` rows, unless they are marks.
     back = limit or 10
     return at_positions({tp: max(earliest, end - back) for tp, (earliest, end) in event_log.offsets(topic).items()})
 
 
 @dataclass(frozen=True, slots=True)
 class Show:
-    """What of a record is shown: its rows, those of one symbol, or with `headers` one row that says what it is."""
+    """Selects the rows of a record: all, those of one symbol, or with `headers` one row with the header's fields."""
 
     symbol: str | None = None
     headers: bool = False
 
-    def rows(self, delivery: ConsumedRecord, *, newest: int | None = None) -> list[dict[str, Any]]:
-        """Return the rows of a record, with `newest` only so many of the last."""
+    def rows(self, consumed: ConsumedRecord, *, newest: int | None = None) -> list[dict[str, Any]]:
+        """Return the rows of a record; with `newest`, only that many of the last."""
         import msgspec
 
         from tickerplant.core.errors import UnreadableRecord
         from tickerplant.core.records import decode
         from tickerplant.core.times import iso
 
-        place = {"partition": delivery.partition, "offset": delivery.offset}
+        place = {"partition": consumed.partition, "offset": consumed.offset}
         try:
-            record = decode(delivery.value)
+            record = decode(consumed.value)
         except UnreadableRecord as error:
             return [{**place, "unreadable": str(error)}]
         batch = self._of_symbol(record.batch)
         if self.symbol is not None and not batch.num_rows:
             return []
-        said = msgspec.to_builtins(record.header)
-        kind = said.pop("kind")
+        header = msgspec.to_builtins(record.header)
+        kind = header.pop("kind")
         if self.headers or not batch.num_columns or not batch.num_rows:
-            for name in [name for name in said if name.endswith("_us")]:
-                said[name.removesuffix("_us")] = _iso(said.pop(name), iso)
-            return [{**place, "kind": kind, **said, **({"rows": batch.num_rows} if batch.num_columns else {})}]
+            for name in [name for name in header if name.endswith("_us")]:
+                header[name.removesuffix("_us")] = _iso(header.pop(name), iso)
+            return [{**place, "kind": kind, **header, **({"rows": batch.num_rows} if batch.num_columns else {})}]
         if newest is not None:
             batch = batch.slice(max(0, batch.num_rows - newest))
-        feed = {"feed": said["feed"]} if said.get("feed") else {}
+        feed = {"feed": header["feed"]} if header.get("feed") else {}
         return [{**place, "kind": kind, **feed, **row} for row in _table_rows(batch)]
 
     def _of_symbol(self, batch: Any) -> Any:
@@ -200,10 +206,12 @@ def _table_rows(batch: Any) -> Iterator[dict[str, Any]]:
     import datetime as dt
     import math
 
+    from tickerplant.core.times import iso
+
     for row in batch.to_pylist():
         for name, value in row.items():
             if isinstance(value, dt.datetime):
-                row[name] = value.isoformat().replace("+00:00", "Z")
+                row[name] = iso(value)
             elif isinstance(value, float) and not math.isfinite(value):
                 row[name] = None
             elif isinstance(value, bytes):

@@ -14,21 +14,21 @@ if TYPE_CHECKING:
     from tickerplant.app.config.settings import Loaded
 
 REFRESH_S = 0.25
-REWIND_RECORDS = 50  # so that the table is full at once, not only after each symbol's next bar
+REWIND_RECORDS = 50  # fills the table at once, not only after each symbol's next bar
 COLUMNS = ("symbol", "bar", "last", "open", "high", "low", "volume", "trades", "state")
-SPARED = ("trades", "open", "low", "high", "state", "volume")
-"""The order in which columns go where the terminal is narrow, behind the indicators."""
+OPTIONAL_COLUMNS = ("trades", "open", "low", "high", "state", "volume")
+"""Columns that a narrow terminal leaves out, in this order, after the indicators."""
 _TEXTS = ("symbol", "bar", "state")
 _ANY_WIDTH = 10_000
-REMEMBERED_ROWS = 4  # of a symbol: a withdrawn bar gives way to the one before, and rarely are there several
+ROWS_PER_SYMBOL = 4  # a withdrawn bar is replaced by the one before; several in a row are rare
 
 
 def top(
     loaded: Loaded,
     interval: Annotated[str, typer.Option("--interval", "-i", help=STORED_INTERVALS)] = "1m",
-    seconds: Annotated[float | None, typer.Option("--seconds", help="Stop after so long.")] = None,
+    seconds: Annotated[float | None, typer.Option("--seconds", help="Stop after this time.")] = None,
 ) -> None:
-    """Show each symbol's newest bar and indicators as they change. Ctrl-C ends."""
+    """Show each symbol's newest bar and indicators, live, until Ctrl-C."""
     import time
 
     from rich.live import Live
@@ -39,7 +39,7 @@ def top(
     from tickerplant.log.port import at_positions
 
     wanted, stop = stored_interval(interval), threading.Event()
-    bars, values, console = Newest(), Newest(), console_for_tables()
+    bars, values, console = NewestRows(), NewestRows(), console_for_tables()
     deadline = None if seconds is None else time.monotonic() + seconds
     with open_readonly.log_of(loaded.settings) as event_log, signals(stop):
         offsets = event_log.offsets(OHLCV) | event_log.offsets(ANALYTICS)
@@ -50,30 +50,30 @@ def top(
         ):
             drawn_s = 0.0
             while not stop.is_set() and (deadline is None or time.monotonic() < deadline):
-                for delivery in reader.poll(timeout_s=REFRESH_S):
-                    _take(delivery, wanted, bars, values)
+                for record in reader.poll(timeout_s=REFRESH_S):
+                    _add(record, wanted, bars, values)
                 if time.monotonic() - drawn_s >= REFRESH_S:
                     drawn_s = time.monotonic()
-                    live.update(picture(console, wanted, bars.rows(), values.rows()), refresh=True)
+                    live.update(draw(console, wanted, bars.rows(), values.rows()), refresh=True)
 
 
-class Newest:
-    """The newest row of each symbol; where it is withdrawn, the one before."""
+class NewestRows:
+    """The newest row of each symbol that is not withdrawn."""
 
     def __init__(self) -> None:
         self._rows: dict[str, dict[Any, dict[str, Any]]] = {}
 
-    def take(self, row: dict[str, Any]) -> None:
-        """Take a row of `Bars` or `Values`; the newest version of a time counts, withdrawn or not."""
+    def add(self, row: dict[str, Any]) -> None:
+        """Add a row of `Bars` or `Values`. The newest version of a time replaces older ones, even if withdrawn."""
         known = self._rows.setdefault(row["symbol"], {})
         former = known.get(row["time"])
         if former is None or former["version"] <= row["version"]:
             known[row["time"]] = row
-        if len(known) > REMEMBERED_ROWS:
+        if len(known) > ROWS_PER_SYMBOL:
             del known[min(known)]
 
     def rows(self) -> dict[str, dict[str, Any]]:
-        """Return the newest row by symbol; none for one whose rows are all withdrawn."""
+        """Return the newest row by symbol; symbols whose rows are all withdrawn are absent."""
         found = {}
         for symbol, known in self._rows.items():
             there = [row for row in known.values() if row["state"] != "withdrawn"]
@@ -82,12 +82,12 @@ class Newest:
         return found
 
 
-def _take(delivery: Any, wanted: str, bars: Newest, values: Newest) -> None:
+def _add(consumed: Any, wanted: str, bars: NewestRows, values: NewestRows) -> None:
     from tickerplant.core.errors import UnreadableRecord
     from tickerplant.core.records import Bars, Values, decode
 
     try:
-        record = decode(delivery.value)
+        record = decode(consumed.value)
     except UnreadableRecord:
         return
     target = bars if isinstance(record.header, Bars) else values if isinstance(record.header, Values) else None
@@ -95,17 +95,17 @@ def _take(delivery: Any, wanted: str, bars: Newest, values: Newest) -> None:
         return
     for row in record.batch.to_pylist():
         if row["interval"] == wanted:
-            target.take(row)
+            target.add(row)
 
 
-def picture(console: Any, wanted: str, bars: dict[str, dict[str, Any]], values: dict[str, dict[str, Any]]) -> Any:
-    """Return the table with as many columns as the console has room for, and what was left out below it."""
+def draw(console: Any, wanted: str, bars: dict[str, dict[str, Any]], values: dict[str, dict[str, Any]]) -> Any:
+    """Return the table with as many columns as fit the console, and below it the names of the others."""
     from rich.measure import Measurement
 
     outputs = list(dict.fromkeys(n for row in values.values() for n in list(row)[5:] if row[n] is not None))[:5]
     shown = [*COLUMNS, *outputs]
     left_out: list[str] = []
-    for name in (*reversed(outputs), *SPARED):
+    for name in (*reversed(outputs), *OPTIONAL_COLUMNS):
         grid = _grid(shown, wanted, bars, values)
         if Measurement.get(console, console.options.update(width=_ANY_WIDTH), grid).maximum <= console.width:
             break
@@ -137,7 +137,7 @@ def _grid(
 
 
 def _time_format(interval: str) -> str:
-    """Return how bars of an interval are told apart: by date, by minute or, of activity, by second."""
+    """Return the time format of an interval's bars: date, minute or, for activity intervals, second."""
     from tickerplant.core.interval import parse
 
     step = parse(interval)

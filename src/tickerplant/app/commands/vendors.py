@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tickerplant.app.commands.common import emit, say, table
+from tickerplant.app.commands.common import emit, notify, table
 
 if TYPE_CHECKING:
     from tickerplant.app.config.settings import Loaded
@@ -16,32 +16,32 @@ if TYPE_CHECKING:
 
 def vendors(
     loaded: Loaded,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
-    """Say whom the plant asks for what, what is left of each quota, and how each vendor does.
+    """Print which vendor serves which kind of data, how much of each quota is left, and each vendor's status.
 
-    By what is kept on the log, whether the plant runs or not.
+    Reads the state on the log, whether or not the plant runs.
     """
-    from tickerplant.app.runtime.memory_tuning import lean
-    from tickerplant.app.wiring import vendors as all_of
+    from tickerplant.app.runtime.memory_tuning import reduce_memory
+    from tickerplant.app.wiring import vendors as vendors_wiring
     from tickerplant.market_data.vendors import registry
 
-    lean()
-    rows = all_of.status(loaded.settings)
+    reduce_memory()
+    rows = vendors_wiring.status(loaded.settings)
     if json:
         for row in rows:
             emit(row.as_dict())
         return
     if rows:
-        headings = ("vendor", "asked for", "quota", "used", "left", "for history", "resets", "requests", "state")
+        headings = ("vendor", "serves", "quota", "used", "left", "for history", "resets", "requests", "state")
         table(headings, (cells for row in rows for cells in _cells(row)))
-    others = sorted({*registry.names(), all_of.SANDBOX} - {row.vendor for row in rows})
-    say(f"not asked: {', '.join(others)}; the settings vendors.* name whom to ask, see docs/vendors.md")
+    others = sorted({*registry.names(), vendors_wiring.SANDBOX} - {row.vendor for row in rows})
+    notify(f"not in use: {', '.join(others)}; choose vendors with the settings vendors.*, see docs/vendors.md")
 
 
 def _cells(row: VendorStatus) -> Iterator[tuple[object, ...]]:
-    """Yield a line for each quota, the first with all that concerns the vendor."""
-    kinds = ", ".join(f"{kind} {place}" for kind, place in row.kinds.items())
+    """Yield a row for each quota; the first also has the columns of the vendor."""
+    kinds = ", ".join(f"{kind} {rank}" for kind, rank in row.kinds.items())
     windows = [
         (str(w.quota), f"{w.used:,}", f"{w.left:,}", f"{w.history_left:,}", _time(w.resets_us)) for w in row.windows
     ]
@@ -52,16 +52,16 @@ def _cells(row: VendorStatus) -> Iterator[tuple[object, ...]]:
 
 
 def state_of(row: VendorStatus) -> str:
-    """Return in a few words how a vendor does."""
+    """Return a vendor's state in a few words."""
     if row.until_us is not None:
-        return f"left in peace until {_time(row.until_us)}: {row.last_error}"
+        return f"paused until {_time(row.until_us)}: {row.last_error}"
     if row.blocked_us is not None:
-        return f"wants nothing until {_time(row.blocked_us)}: {row.blocked_by}"
+        return f"blocked until {_time(row.blocked_us)}: {row.blocked_by}"
     if row.breaker != "closed":
-        return f"tried again next: {row.last_error}"
+        return f"retrying: {row.last_error}"
     if row.last_error_us is not None:
-        return f"fine; last refusal {_time(row.last_error_us)}: {row.last_error}"
-    return "fine" if row.requests else "not asked yet"
+        return f"ok; last error {_time(row.last_error_us)}: {row.last_error}"
+    return "ok" if row.requests else "no request yet"
 
 
 def _time(us: int) -> str:

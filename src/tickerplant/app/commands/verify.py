@@ -4,58 +4,68 @@ from __future__ import annotations
 
 import threading
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from tickerplant.app.commands.common import emit, table, time_option
+from tickerplant.app.commands.common import emit, table, time_range
 from tickerplant.core.errors import BadInput, TickerplantError
 
 if TYPE_CHECKING:
     from tickerplant.app.config.settings import Loaded
-    from tickerplant.app.verify.replay_check import Verified
+    from tickerplant.app.terminal.progress import ProgressBars
+    from tickerplant.app.verify.replay_check import PartitionResult
+
+
+LABEL: Final = "verify"
 
 
 def verify(
     loaded: Loaded,
     from_: Annotated[
-        str | None, typer.Option("--from", help="From this time of appending on; without it as early as can be.")
+        str | None,
+        typer.Option("--from", help="Start of the range of append times, inclusive; default: as early as possible."),
     ] = None,
-    to: Annotated[str | None, typer.Option("--to", help="Before this time of appending.")] = None,
+    to: Annotated[str | None, typer.Option("--to", help="End of the range of append times, exclusive.")] = None,
     partition: Annotated[
-        list[int] | None, typer.Option("--partition", min=0, help="Only this partition; may be repeated.")
+        list[int] | None, typer.Option("--partition", min=0, help="Only this partition. Repeatable.")
     ] = None,
     snapshot: Annotated[
         str | None,
-        typer.Option("--snapshot", metavar="none|LABEL", help="Begin from this kept snapshot, or with none."),
+        typer.Option(
+            "--snapshot", metavar="none|LABEL", help="Start from this kept snapshot; none: from the first raw record."
+        ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a partition.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per partition.")] = False,
 ) -> None:
-    """Run aggregation again over raw and compare every byte with what the log has. Reads alone; 1 if they differ."""
+    """Recompute bars from raw records and compare every byte with the log.
+
+    Read-only. Exits with 1 if they differ.
+    """
     from tickerplant.app.runtime import services
-    from tickerplant.app.runtime.memory_tuning import lean
+    from tickerplant.app.runtime.memory_tuning import reduce_memory
     from tickerplant.app.runtime.supervisor import signals
-    from tickerplant.app.verify import replay_check as verifying
+    from tickerplant.app.terminal.progress import ProgressBars
+    from tickerplant.app.verify import replay_check
     from tickerplant.app.wiring import open_readonly
     from tickerplant.core.schemas import RAW
 
-    lean()
-    asked = verifying.Asked(time_option(from_, "--from"), time_option(to, "--to"), snapshot)
-    if asked.from_us is not None and asked.to_us is not None and asked.from_us >= asked.to_us:
-        raise BadInput(f"--from {from_} is not before --to {to}")
+    reduce_memory()
+    request = replay_check.Request(*time_range(from_, to), snapshot)
     stop = threading.Event()
-    found: list[Verified] = []
+    found: list[PartitionResult] = []
     with open_readonly.log_of(loaded.settings) as event_log, signals(stop):
         partitions = event_log.partitions(RAW)
         chosen = sorted(set(partition or range(partitions)))
         if chosen[-1] >= partitions:
-            raise BadInput(f"there is no partition {chosen[-1]}; the log has {partitions}, counted from 0")
+            raise BadInput(f"there is no partition {chosen[-1]}; the log has {partitions} partitions, numbered from 0")
         factory = services.aggregation_stages(event_log)
-        plans = [verifying.plan(event_log, factory, number, asked) for number in chosen]
-        with _Progress(sum(plan.end - plan.position for plan in plans), stop, quiet=json) as progress:
+        plans = [replay_check.plan(event_log, factory, number, request) for number in chosen]
+        with ProgressBars((LABEL,), quiet=json) as bars:
+            progress = _Progress(bars, sum(plan.end - plan.position for plan in plans), stop)
             for plan in plans:
-                found.append(verifying.verify(event_log, factory, plan, asked, progress.at))
-                progress.done(plan.end - plan.position)
+                found.append(replay_check.verify(event_log, factory, plan, request, progress.update))
+                progress.finish(plan.end - plan.position)
                 if json:
                     emit(_as_dict(found[-1]))
     if not json:
@@ -64,14 +74,17 @@ def verify(
         raise typer.Exit(1)
 
 
-def _as_dict(found: Verified) -> dict[str, Any]:
-    said = asdict(found)
+def _as_dict(found: PartitionResult) -> dict[str, Any]:
+    result = asdict(found)
     if found.difference is not None:
-        said["difference"]["cells"] = [cell._asdict() for cell in found.difference.cells]
-    return {"equal": found.equal, **said}
+        result["difference"]["cells"] = [
+            {"where": cell.where, "column": cell.column, "logged": cell.recorded, "made": cell.recomputed}
+            for cell in found.difference.cells
+        ]
+    return {"equal": found.equal, **result}
 
 
-def _print(found: list[Verified]) -> None:
+def _print(found: list[PartitionResult]) -> None:
     from tickerplant.core.schemas import DEADLETTER, OHLCV, STATUS
 
     headings = ("partition", "result", "from snapshot", "raw offsets", "raw records", "closed bars",
@@ -79,9 +92,9 @@ def _print(found: list[Verified]) -> None:
     rows = []
     for one in found:
         counts = (one.records, one.closed_bars, *(one.compared[topic] for topic in (OHLCV, STATUS, DEADLETTER)))
-        result, stretch = "equal" if one.equal else "DIFFERS", f"[{one.begin}, {one.end})"
+        result, offsets = "equal" if one.equal else "DIFFERS", f"[{one.begin}, {one.end})"
         numbers = (f"{count:,}" for count in counts)
-        rows.append((one.partition, result, one.snapshot, stretch, *numbers, ", ".join(one.states)))
+        rows.append((one.partition, result, one.snapshot, offsets, *numbers, ", ".join(one.states)))
     table(headings, rows)
     for one in found:
         for note in one.notes:
@@ -92,56 +105,35 @@ def _print(found: list[Verified]) -> None:
     if all(one.equal for one in found):
         bars, records = sum(one.closed_bars for one in found), sum(one.records for one in found)
         if records:
-            print(f"equal: {records:,} raw records make the same {bars:,} closed bars, byte for byte")
+            print(f"equal: {records:,} raw records give the same {bars:,} closed bars, byte for byte")
         else:
             print("nothing to compare: aggregation has read no raw record yet")
 
 
-def _print_difference(one: Verified) -> None:
+def _print_difference(one: PartitionResult) -> None:
     difference = one.difference
     assert difference is not None
     where = f", log offset {difference.log_offset}" if difference.log_offset is not None else ""
     place = f"partition {one.partition}, raw offset {difference.raw_offset}, {difference.topic}{where}"
     print(f"\n{place}: {difference.sentence}")
     if difference.cells:
-        table(("where", "column", "on the log", "made again"), difference.cells)
+        table(("where", "column", "on the log", "recomputed"), difference.cells)
 
 
 class _Progress:
-    """A bar on a terminal, nothing elsewhere; stops the work when asked to."""
+    """The progress over all partitions as a bar. Stops the work when `stop` is set."""
 
-    def __init__(self, total: int, stop: threading.Event, *, quiet: bool) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    def __init__(self, bars: ProgressBars, total: int, stop: threading.Event) -> None:
+        self._bars, self._total, self._stop, self._finished = bars, total, stop, 0
 
-        console = Console(stderr=True)
-        self._stop, self._before = stop, 0
-        self._bars = Progress(
-            TextColumn("partition {task.fields[partition]}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=quiet or not console.is_terminal,
-            transient=True,
-        )
-        self._task = self._bars.add_task("verify", total=total, partition=0)
-
-    def at(self, partition: int, done: int, total: int) -> None:
-        """Take how far a partition is."""
+    def update(self, partition: int, done: int, total: int) -> None:
+        """Show the progress of a partition. Raises TickerplantError once `stop` is set."""
         del total
         if self._stop.is_set():
-            raise TickerplantError("stopped before all was compared; what was compared is equal")
-        self._bars.update(self._task, completed=self._before + done, partition=partition)
+            raise TickerplantError("stopped before everything was compared; no difference was found so far")
+        done += self._finished
+        self._bars.update(LABEL, done, self._total, f"partition {partition}, {done:,} of {self._total:,} records")
 
-    def done(self, total: int) -> None:
-        """Take that a partition is done."""
-        self._before += total
-        self._bars.update(self._task, completed=self._before)
-
-    def __enter__(self) -> _Progress:
-        self._bars.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._bars.stop()
+    def finish(self, total: int) -> None:
+        """Count a partition of `total` records as compared."""
+        self._finished += total

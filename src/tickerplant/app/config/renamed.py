@@ -25,18 +25,24 @@ RENAMED: Final = {
 """Former dotted name to present dotted name."""
 
 
+ENV_PREFIX: Final = "TICKERPLANT_"
+
+
 @dataclass(frozen=True)
 class FormerName:
-    """A setting that was given under its former name: both names as its origin spells them."""
+    """A setting that was given under its former name. Both names are dotted."""
 
     origin: str
     former: str
     present: str
 
+    def spelled(self) -> tuple[str, str]:
+        """Return both names as the origin spells them: variables, options, or dotted names in a file."""
+        spell = {"environment": variable, "flag": _option}.get(self.origin, str)
+        return spell(self.former), spell(self.present)
 
-def rename_variables(
-    variables: Mapping[str, str | None], prefix: str
-) -> tuple[dict[str, str | None], list[FormerName]]:
+
+def rename_variables(variables: Mapping[str, str | None]) -> tuple[dict[str, str | None], list[FormerName]]:
     """Return environment variables under the settings' present names, and which had a former name.
 
     The names of `variables` are in lower case, as pydantic reads them. Raises ConfigError for a setting that is given
@@ -44,13 +50,13 @@ def rename_variables(
     """
     result, found = dict(variables), []
     for former, present in RENAMED.items():
-        old, new = variable(former, prefix), variable(present, prefix)
-        if old.lower() not in result:
+        old, new = variable(former).lower(), variable(present).lower()
+        if old not in result:
             continue
-        name = FormerName("environment", old, new)
+        name = FormerName("environment", former, present)
         found.append(name)
-        value = result.pop(old.lower())
-        _check_same(name, value, result.setdefault(new.lower(), value))
+        value = result.pop(old)
+        _check_same(name, value, result.setdefault(new, value))
     return result, found
 
 
@@ -62,9 +68,9 @@ def rename_keys(tree: dict[str, Any], origin: str) -> list[FormerName]:
     return list(_rename_keys(tree, origin))
 
 
-def variable(dotted: str, prefix: str) -> str:
+def variable(dotted: str) -> str:
     """Return the environment variable of a setting."""
-    return prefix + dotted.replace(".", "__").upper()
+    return ENV_PREFIX + dotted.replace(".", "__").upper()
 
 
 def _rename_keys(tree: dict[str, Any], origin: str) -> Iterator[FormerName]:
@@ -72,7 +78,7 @@ def _rename_keys(tree: dict[str, Any], origin: str) -> Iterator[FormerName]:
         source, old = _table_of(tree, former)
         if source is None or old not in source:
             continue
-        name = FormerName(origin, *(map(_option, (former, present)) if origin == "flag" else (former, present)))
+        name = FormerName(origin, former, present)
         value = source.pop(old)
         target, new = _table_of(tree, present, make=True)
         if target is not None:  # None: not a table, which the validation reports
@@ -99,7 +105,7 @@ def _option(dotted: str) -> str:
 
 def _check_same(name: FormerName, former: object, present: object) -> None:
     if str(former) != str(present):  # a variable is text where a file has a number
+        old, new = name.spelled()
         raise ConfigError(
-            f"{name.former} and {name.present} ({name.origin}) are the same setting with two values; remove "
-            f"{name.former}, its former name"
+            f"{old} and {new} ({name.origin}) are the same setting with two values; remove {old}, its former name"
         )

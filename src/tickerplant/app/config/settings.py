@@ -1,8 +1,8 @@
-"""All settings of the plant, one typed tree, read here and nowhere else.
+"""All settings of the plant, one typed tree, read only here.
 
-What says most wins: a flag of the command line, then the environment (`TICKERPLANT_…`, a part of the tree after `__`),
-then the TOML file (`--config`, or `tickerplant.toml` in the data folder), then the default. Every setting is described;
-`tickerplant config` prints them with their values and where each came from.
+Precedence, highest first: a flag of the command line, the environment (`TICKERPLANT_…`, with `__` for a dot), the TOML
+file (`--config`, or `tickerplant.toml` in the data folder), the default. Every setting has a description;
+`tickerplant config` prints all settings with their values and origins.
 """
 
 from __future__ import annotations
@@ -26,32 +26,31 @@ from tickerplant.app.config.groups import (
     TestingSettings,
     VendorSettings,
 )
-from tickerplant.app.config.renamed import RENAMED, FormerName, rename_keys, rename_variables, variable
+from tickerplant.app.config.renamed import ENV_PREFIX, RENAMED, FormerName, rename_keys, rename_variables, variable
 from tickerplant.core.errors import BadInput, ConfigError
 from tickerplant.core.symbols import check_symbol
 
-ENV_PREFIX = "TICKERPLANT_"
 FILE_NAME = "tickerplant.toml"
 EMBEDDED = "embedded:"
 HISTORY_INTERVALS = ("1m", "5m", "1d")
-"""The intervals of which bars are kept."""
+"""The time intervals whose bars the store keeps."""
 
 
 def child_environment() -> dict[str, str]:
-    """Return this process's environment for a child process: present names only, and no `testing.crash_at`."""
-    own = {name.upper() for name in (variable("testing.crash_at", ENV_PREFIX), variable("fault", ENV_PREFIX))}
-    names = {variable(former, ENV_PREFIX): variable(present, ENV_PREFIX) for former, present in RENAMED.items()}
+    """Return the environment for a child process: settings under their present names, without `testing.crash_at`."""
+    own = {name.upper() for name in (variable("testing.crash_at"), variable("fault"))}
+    names = {variable(former): variable(present) for former, present in RENAMED.items()}
     return {names.get(name, name): value for name, value in os.environ.items() if name.upper() not in own}
 
 
 def default_folder() -> Path:
-    """Return the data folder of a user who has named none: `tickerplant` below XDG_DATA_HOME or ~/.local/share."""
+    """Return the default data folder: `tickerplant` below XDG_DATA_HOME or ~/.local/share."""
     base = os.environ.get("XDG_DATA_HOME")
     return (Path(base) if base else Path.home() / ".local" / "share") / "tickerplant"
 
 
 class Settings(BaseSettings):
-    """The whole tree."""
+    """The tree of all settings."""
 
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX,
@@ -63,7 +62,7 @@ class Settings(BaseSettings):
 
     data: Path = Field(
         default_factory=default_folder,
-        description="Data folder: the embedded log and database, locks, and `tickerplant.toml`.",
+        description="Data folder: contains the embedded log and database, locks, and `tickerplant.toml`.",
     )
     log: str = Field(
         default=EMBEDDED,
@@ -77,45 +76,47 @@ class Settings(BaseSettings):
         default=4,
         ge=1,
         le=1024,
-        description="Partitions of each topic; counts when the topics are made and is fixed then.",
+        description="Partitions of each topic; takes effect when the topics are created, and cannot change afterwards.",
     )
     snapshot_interval_records: int = Field(
         default=2_000,
         ge=1,
         le=10_000_000,
-        description="Records of a partition between two snapshots of aggregation or analytics: what a restart after a "
-        "kill runs through again, at a millisecond or less each.",
+        description="Records of a partition between two snapshots of aggregation or analytics. A restart after a kill "
+        "processes at most so many records again, at a millisecond or less each.",
     )
     instance: str = Field(
         default="0",
         pattern=r"^[A-Za-z0-9_.-]{1,32}$",
-        description="Name of this member among several that run the same service; stays the same over restarts.",
+        description="Name of this member of a service that several processes run; keep it the same over restarts.",
     )
     symbols: Names = Field(
         default=("AAPL", "MSFT", "GOOG", "AMZN", "NVDA", "TSLA", "META", "JPM", "SPY", "QQQ", "EUR/USD", "BTC/USD"),
-        description="Symbols that the feeds bring, separated by commas in the environment.",
+        description="Symbols that the feeds deliver; separate them by commas in the environment.",
     )
     history: Names = Field(
         default=("1d:3650", "5m:max", "1m:max"),
-        description="How much history is to be there, as `interval:days`, or `interval:max` for as far as vendors go; "
-        "`none` for nothing: then holes are left, too.",
+        description="Wanted depth of history, as `interval:days`, or `interval:max` for all that vendors have; `none` "
+        "turns the backfill off, also for gaps.",
     )
     api: ApiSettings = Field(default_factory=ApiSettings, description="REST and WebSocket.")
-    alerts: AlertSettings = Field(default_factory=AlertSettings, description="What alerts that fire are posted with.")
+    alerts: AlertSettings = Field(default_factory=AlertSettings, description="Webhooks of alerts.")
     vendors: VendorSettings = Field(default_factory=VendorSettings, description="Market data vendors.")
-    sandbox: SandboxSettings = Field(default_factory=SandboxSettings, description="The vendor that needs no key.")
-    rules: RulesSettings = Field(default_factory=RulesSettings, description="All that changes outputs.")
+    sandbox: SandboxSettings = Field(
+        default_factory=SandboxSettings, description="The sandbox vendor, which needs no key."
+    )
+    rules: RulesSettings = Field(default_factory=RulesSettings, description="Settings that change outputs.")
     kafka: dict[str, str] = Field(
         default={},
-        description="Any property of librdkafka, dots as underscores: `TICKERPLANT_KAFKA__SECURITY_PROTOCOL=SASL_SSL`.",
+        description="Properties of librdkafka, with `_` for dots: `TICKERPLANT_KAFKA__SECURITY_PROTOCOL=SASL_SSL`.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info",
-        description="The least severe lines that are written; unset, `warning` for commands that end by themselves.",
+        description="Minimum level of log lines; unset: `warning` for commands that end by themselves, else `info`.",
     )
     log_format: Literal["auto", "console", "json"] = Field(
         default="auto",
-        description="Lines for people (`console`) or machines (`json`); `auto` goes by whether stderr is a terminal.",
+        description="Format of log lines: `console`, `json`, or `auto` (`console` if stderr is a terminal).",
     )
     testing: TestingSettings = Field(default_factory=TestingSettings, description="For the project's own tests.")
 
@@ -142,8 +143,8 @@ class Settings(BaseSettings):
             good = days == "max" or (days.isdecimal() and 1 <= int(days) <= 20_000)
             if name not in HISTORY_INTERVALS or not good:
                 raise ValueError(
-                    f"{entry!r} is no stretch of history; write interval:days or interval:max, as in 1d:365 or 1m:max, "
-                    "or none"
+                    f"{entry!r} is not a depth of history; write interval:days or interval:max, as in 1d:365 or "
+                    "1m:max, or none"
                 )
         return value
 
@@ -151,7 +152,7 @@ class Settings(BaseSettings):
     @classmethod
     def _log_url(cls, value: str) -> str:
         if not (value == EMBEDDED or value.startswith(("sqlite:///", "kafka://"))):
-            raise ValueError(f"{value!r} is no log; use embedded:, sqlite:///path or kafka://host:port")
+            raise ValueError(f"{value!r} is not a log; use embedded:, sqlite:///path or kafka://host:port")
         return value
 
     @field_validator("store")
@@ -159,7 +160,7 @@ class Settings(BaseSettings):
     def _store_url(cls, value: SecretStr) -> SecretStr:
         text = value.get_secret_value()
         if not (text == EMBEDDED or text.startswith(("postgresql://", "postgres://"))):
-            raise ValueError("no store; use embedded: or postgresql://user:password@host/name")
+            raise ValueError("not a store; use embedded: or postgresql://user:password@host/name")
         return value
 
     @field_validator("kafka")
@@ -176,39 +177,39 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Take what `load` has merged, and nothing behind its back."""
+        """Return the values that `load` has merged as the only source."""
         return (init_settings,)
 
     @property
     def embedded_log(self) -> bool:
-        """Whether the log is one file that all processes of this machine share."""
+        """True if the log is a file that the processes of this machine share."""
         return not self.log.startswith("kafka://")
 
     @property
     def embedded_store(self) -> bool:
-        """Whether the database is the one in the data folder."""
+        """True if the database is the one in the data folder."""
         return self.store.get_secret_value() == EMBEDDED
 
     @property
     def wants_sandbox(self) -> bool:
-        """Whether `up` brings its own vendor."""
+        """True if `up` starts the sandbox vendor."""
         return not self.vendors.any_key() if self.sandbox.enabled is None else self.sandbox.enabled
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """The settings and where each value came from: dotted name to `flag`, `environment`, the file's path, `default`."""
+    """The settings, and the origin of each value by dotted name: `flag`, `environment`, or the file's path."""
 
     settings: Settings
     origins: Mapping[str, str]
     former_names: tuple[FormerName, ...] = ()
-    """The settings that were given under a former name, to warn of."""
+    """Settings that were given under a former name; commands warn of them."""
 
 
 def load(flags: Mapping[str, Any] | None = None, *, config: Path | None = None) -> Loaded:
-    """Read all sources. `flags` is a tree without the options that were not given.
+    """Read all sources and return the settings. `flags`: a tree of the options that were given.
 
-    Raises ConfigError in one sentence: the setting's name, where it stood, and what is wrong with it.
+    Raises ConfigError with one sentence: the setting's name, its origin and what is wrong.
     """
     flags = _copied(flags or {})
     from_env, former_names = _environment()
@@ -236,14 +237,14 @@ def _environment() -> tuple[dict[str, Any], list[FormerName]]:
     for name in os.environ:
         head = name.removeprefix(ENV_PREFIX).split("__")[0]
         if name.startswith(ENV_PREFIX) and head not in known and name != "TICKERPLANT_CONFIG":
-            raise ConfigError(f"{name} in the environment is no setting; `tickerplant config` lists them")
+            raise ConfigError(f"{name} in the environment is not a setting; `tickerplant config` lists all settings")
     try:
         source = EnvSettingsSource(Settings)
-        source.env_vars, former_names = rename_variables(source.env_vars, ENV_PREFIX)
+        source.env_vars, former_names = rename_variables(source.env_vars)
         return dict(source()), former_names
     except ConfigError:
         raise
-    except Exception as error:  # a SettingsError names only the field; its cause is the JSON that could not be read
+    except Exception as error:  # a SettingsError has only the field's name; its cause is JSON that cannot be parsed
         raise ConfigError(f"the environment cannot be read: {error}") from error
 
 
@@ -258,8 +259,8 @@ def _file(path: Path, *, must_exist: bool) -> dict[str, Any]:
         raise ConfigError(f"the settings file {path} cannot be read: {error}") from None
 
 
-# Tables of free keys: a value given replaces the table as a whole only where it is not itself a part of the tree.
 _WHOLE = {"rules.calendars", "rules.activity_bars", "rules.indicators"}
+"""Tables with free keys that a source replaces as a whole. Other tables are merged entry by entry."""
 
 
 def _merge(into: dict[str, Any], tree: Mapping[str, Any], origins: dict[str, str], origin: str, prefix: str) -> None:
@@ -279,6 +280,6 @@ def _explained(error: ValidationError, origins: Mapping[str, str]) -> ConfigErro
     name = ".".join(str(part) for part in first["loc"])
     origin = next((origins[n] for n in (name, name.rsplit(".", 1)[0]) if n in origins), "default")
     if first["type"] == "extra_forbidden":
-        return ConfigError(f"{name} ({origin}) is no setting; `tickerplant config` lists them")
+        return ConfigError(f"{name} ({origin}) is not a setting; `tickerplant config` lists all settings")
     reason = first["msg"].removeprefix("Value error, ")
     return ConfigError(f"setting {name} ({origin}): {reason[:1].lower() + reason[1:]}")

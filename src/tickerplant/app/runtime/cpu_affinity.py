@@ -1,9 +1,9 @@
-"""Keeps the threads of the services together on one core, and moves them all when others want it.
+"""Keep the threads of the services on one core, and move them all when other processes use that core.
 
-One interpreter runs on one core at a time: its lock passes from thread to thread, some ten thousand times a second in a
-busy plant, for each call into Arrow or SQLite lets go of it. Handing it to a thread on a core that sleeps costs 50 µs
-and more on a virtual machine; on one's own core, 3. Spread over two cores the plant fell behind 10,000 ticks a second
-with half a core to spare; together it keeps up. The database, the log's disk and the other processes have the rest.
+One interpreter runs on one core at a time. Each call into Arrow or SQLite releases its lock, so in a busy plant it
+changes threads some ten thousand times a second. A hand-over to a thread on a sleeping core costs 50 µs and more on a
+virtual machine; on the same core it costs 3 µs. Spread over two cores, the plant did not keep up with 10,000 ticks/s
+although half a core was idle; on one core it does. The database, the disk and other processes use the other cores.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import time
 from pathlib import Path
 from typing import Final
 
-LOOK_S: Final = 2.0
+POLL_S: Final = 2.0
 CROWDED: Final = 0.3
-"""What share of the core others may use before a quieter one is looked for."""
+"""Maximum share of the core that other processes may use before the threads move."""
 QUIETER: Final = 0.15
-"""How much quieter that must be."""
+"""Minimum difference in that share for a move to another core."""
 
 
-class Together:
-    """The core of this process's services. Where threads cannot be placed (not Linux, one core) it does nothing."""
+class CoreAffinity:
+    """The core of this process's services. Without effect if threads cannot be placed: not Linux, or one core."""
 
     def __init__(self) -> None:
         self._cores = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
@@ -33,31 +33,31 @@ class Together:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Choose a core and look after it. Threads come to it with `join`, and those that they start with them."""
+        """Choose a core and monitor it. A thread moves there with `join`; threads that it starts inherit the core."""
         if len(self._cores) < 2:
             return
-        busy = _Busy(self._cores)
+        load = _OtherLoad(self._cores)
         time.sleep(0.05)
-        others = busy.look(-1)
+        others = load.measure(-1)
         self._core = min(self._cores, key=lambda core: others[core])
-        self._thread = threading.Thread(target=self._look_after, args=(busy,), name="cores", daemon=True)
+        self._thread = threading.Thread(target=self._monitor, args=(load,), name="cores", daemon=True)
         self._thread.start()
 
     def join(self) -> None:
-        """Place the calling thread with the others."""
+        """Move the calling thread to the core."""
         if self._core >= 0:
             with contextlib.suppress(OSError):
                 os.sched_setaffinity(0, {self._core})
 
     def stop(self) -> None:
-        """End looking after it; the threads stay where they are. Harmless twice."""
+        """Stop monitoring; the threads stay on their core. Idempotent."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
 
-    def _look_after(self, busy: _Busy) -> None:
-        while not self._stop.wait(LOOK_S):
-            others = busy.look(self._core)
+    def _monitor(self, load: _OtherLoad) -> None:
+        while not self._stop.wait(POLL_S):
+            others = load.measure(self._core)
             best = min(self._cores, key=lambda core: others[core])
             if others[self._core] > CROWDED and others[best] < others[self._core] - QUIETER:
                 self._move(best)
@@ -65,20 +65,23 @@ class Together:
     def _move(self, core: int) -> None:
         former, self._core = self._core, core
         for task in os.listdir("/proc/self/task"):
-            with contextlib.suppress(OSError):  # it has ended
+            with contextlib.suppress(OSError):  # the thread has ended
                 if os.sched_getaffinity(int(task)) == {former}:
                     os.sched_setaffinity(int(task), {core})
 
 
-class _Busy:
-    """How busy each core is with others than this process."""
+class _OtherLoad:
+    """The load of each core that other processes cause."""
 
     def __init__(self, cores: list[int]) -> None:
         self._cores = cores
         self._before = self._now()
 
-    def look(self, own_core: int) -> dict[int, float]:
-        """Return the share of each core that others have used since the last look; ours was all on `own_core`."""
+    def measure(self, own_core: int) -> dict[int, float]:
+        """Return the share of each core that other processes have used since the last call.
+
+        Assumes that this process ran on `own_core` alone; -1: on none.
+        """
         (when, own, used), self._before = self._before, self._now()
         seconds = max(1e-3, self._before[0] - when)
         result = {core: (self._before[2][core] - used[core]) / seconds for core in self._cores}

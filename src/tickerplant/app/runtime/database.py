@@ -1,13 +1,13 @@
-"""Who owns the embedded PostgreSQL of a data folder, and how others come to use it.
+"""The embedded PostgreSQL of a data folder: which process owns it, and how other processes use it.
 
-One process at a time owns the server: whoever holds `store.lock`. It notes the address in the lock's file.
+One process at a time owns the server: the holder of `store.lock`. It writes the server's address into the lock's file.
 
-- `up`, and a command that finds nobody there, own it themselves for as long as they run.
-- `run NAME` never owns it, so that any of them can be killed without harm to the others. It starts `run store
-  --while-used`, a process of its own, if nobody holds the lock, looks after it, and starts it again when it has died.
+- `up`, and a command that finds no owner, own the server themselves while they run.
+- `run NAME` never owns it, so that any service can be killed without harm to the others. If there is no owner, it
+  starts `run store --while-used` as a process of its own, and restarts that process when it ends.
 - That process stops when `store.users`, which every user holds shared, has been free for `IDLE_S`.
 
-A server whose owner was killed is taken over or stopped by the next owner's start (see `store.embedded`).
+If an owner is killed, the next owner takes over its server or stops it (see `store.server.embedded`).
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ import structlog
 
 from tickerplant.app.config.settings import Settings, child_environment
 from tickerplant.app.runtime.locks import FolderLock
-from tickerplant.app.wiring import parts
+from tickerplant.app.wiring.store import embedded_postgres, has_store
 from tickerplant.core.errors import StoreUnavailable
 
 IDLE_S: Final = 5.0
 START_S: Final = 60.0  # initdb takes 0.3 s, a start 0.04 s; recovery after a crash can take tens of seconds
-LOOK_S: Final = 0.5
+POLL_S: Final = 0.5
 
 log = structlog.get_logger(__name__)
 
@@ -39,15 +39,17 @@ log = structlog.get_logger(__name__)
 def database(
     settings: Settings, *, lasting: bool = False, make: bool = True, patience_s: float | None = None
 ) -> Iterator[str]:
-    """Give the address of the store for as long as the block runs.
+    """Yield the address of the store for the block.
 
-    `lasting`: for a service that must not own the server. `make` False: a folder that has no store is left without.
-    Raises StoreUnavailable when there is none, or nobody brings it up in `START_S`, or `patience_s`.
+    `lasting`: for a service, which must not own the server. `make` False: do not create a store in a folder without
+    one. Raises StoreUnavailable if there is none, or if it is not up within `patience_s` (None: `START_S`).
     """
     if not settings.embedded_store:
         yield settings.store.get_secret_value()
-    elif not make and not parts.has_store(settings.data):
-        raise StoreUnavailable(f"there is no store in {settings.data} yet; `tickerplant up` or `replay` makes it")
+    elif not make and not has_store(settings.data):
+        raise StoreUnavailable(
+            f"there is no store in {settings.data} yet; create it with `tickerplant up` or `tickerplant replay FILE`"
+        )
     elif lasting:
         with _kept_up(settings) as dsn:
             yield dsn
@@ -57,42 +59,42 @@ def database(
 
 
 def is_up(settings: Settings) -> bool:
-    """Whether somebody owns a running embedded server, or the store is none of ours to start."""
-    return not settings.embedded_store or FolderLock(settings.data, "store.lock").is_held(alone=True)
+    """Return whether an embedded server has an owner. True for a store that the plant does not start."""
+    return not settings.embedded_store or FolderLock(settings.data, "store.lock").is_held(exclusively=True)
 
 
 @contextlib.contextmanager
 def own(settings: Settings, lock: FolderLock) -> Iterator[str]:
-    """Run the server under `lock`, which is held already; it starts itself again if it dies."""
-    lock.note()
-    server = parts.embedded_postgres(settings.data)
+    """Run the server for the block under `lock`, which this process holds. The server restarts itself after a crash."""
+    lock.write_holder()
+    server = embedded_postgres(settings.data)
     dsn = server.start()
-    lock.note(dsn=dsn)
+    lock.write_holder(dsn=dsn)
     try:
         yield dsn
     finally:
-        lock.note()
+        lock.write_holder()
         server.stop()
 
 
 def serve(settings: Settings, stop: threading.Event, *, while_used: bool) -> None:
-    """Own the server until `stop`, or, with `while_used`, until nobody has used it for `IDLE_S`."""
+    """Own the server until `stop`, or, with `while_used`, until it has had no user for `IDLE_S`."""
     lock = FolderLock(settings.data, "store.lock")
     if while_used:
-        if not lock.take(wait_s=1.0):
-            return  # somebody was faster
+        if not lock.acquire(wait_s=1.0):
+            return  # another process was faster
     else:
-        lock.take_or_refuse()
+        lock.acquire_or_raise()
     with lock, own(settings, lock):
         log.info("store is up", folder=str(settings.data))
         used_s = time.monotonic()
         users = FolderLock(settings.data, "store.users")
-        while not stop.wait(LOOK_S):
+        while not stop.wait(POLL_S):
             if users.is_held():
                 used_s = time.monotonic()
-            elif while_used and time.monotonic() - used_s > IDLE_S and users.take():
-                with users:  # who comes now waits here, and finds no address to go to
-                    lock.note()
+            elif while_used and time.monotonic() - used_s > IDLE_S and users.acquire():
+                with users:  # a new user waits here, and then finds no address
+                    lock.write_holder()
                 return
 
 
@@ -100,11 +102,11 @@ def serve(settings: Settings, stop: threading.Event, *, while_used: bool) -> Non
 def _own_or_share(settings: Settings, patience_s: float) -> Iterator[str]:
     lock = FolderLock(settings.data, "store.lock")
     users = FolderLock(settings.data, "store.users")
-    users.take(shared=True, wait_s=1.0)
+    users.acquire(shared=True, wait_s=1.0)
     with users:
         deadline = time.monotonic() + patience_s
         while True:
-            if lock.take(wait_s=0.1):
+            if lock.acquire(wait_s=0.1):
                 with lock, own(settings, lock) as dsn:
                     yield dsn
                 return
@@ -113,31 +115,34 @@ def _own_or_share(settings: Settings, patience_s: float) -> Iterator[str]:
                 yield dsn
                 return
             if time.monotonic() > deadline:
-                raise StoreUnavailable(f"the process that owns the store in {settings.data} does not bring it up")
+                raise StoreUnavailable(
+                    f"the process that owns the store in {settings.data} did not start it within {patience_s:g} s; "
+                    "stop that process and try again"
+                )
 
 
 @contextlib.contextmanager
 def _kept_up(settings: Settings) -> Iterator[str]:
     users = FolderLock(settings.data, "store.users")
-    users.take(shared=True, wait_s=1.0)
+    users.acquire(shared=True, wait_s=1.0)
     with users:
-        keeper = _Keeper(settings)
-        dsn = keeper.wait()
-        keeper.start()
+        watchdog = _OwnerWatchdog(settings)
+        dsn = watchdog.wait()
+        watchdog.start()
         try:
             yield dsn
         finally:
-            keeper.stop()
+            watchdog.stop()
 
 
-class _Keeper:
-    """Sees to it that somebody owns the server."""
+class _OwnerWatchdog:
+    """Starts a process that owns the server whenever there is none."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._lock = FolderLock(settings.data, "store.lock")
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="store-keeper", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="store-watchdog", daemon=True)
         self._child: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -148,27 +153,27 @@ class _Keeper:
         self._thread.join()
 
     def wait(self) -> str:
-        """Return the address once a server is up."""
+        """Return the address once a server is up. Raises StoreUnavailable after `START_S`."""
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
-            self._look()
-            dsn = self._lock.holder().get("dsn") if self._lock.is_held(alone=True) else None
+            self._ensure_owner()
+            dsn = self._lock.holder().get("dsn") if self._lock.is_held(exclusively=True) else None
             if dsn:
                 return str(dsn)
             time.sleep(0.05)
         raise StoreUnavailable(
-            f"the embedded store in {self._settings.data} does not come up; see {self._output_path()} for why"
+            f"the embedded store in {self._settings.data} did not start within {START_S:g} s; see {self._output_path()}"
         )
 
     def _run(self) -> None:
-        while not self._stop.wait(LOOK_S):
-            self._look()
+        while not self._stop.wait(POLL_S):
+            self._ensure_owner()
 
-    def _look(self) -> None:
+    def _ensure_owner(self) -> None:
         if self._child is not None and self._child.poll() is None:
             return
         self._child = None
-        if not self._lock.is_held(alone=True):
+        if not self._lock.is_held(exclusively=True):
             options = ["--data", str(self._settings.data), "--log-level", "warning"]
             with open(self._output_path(), "ab") as output:
                 self._child = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""The setting `fault`: for tests that kill the process at a named point, or at any instant."""
+"""The setting `testing.crash_at`: kills the process at a named fault point, or at a random instant. For tests."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import time
 from tickerplant.core import faults
 
 
-def install(fault: str | None) -> None:
-    """Arm what the setting says: `point:count`, or `random:seconds`; None arms nothing."""
-    if fault is None:
+def install(crash_at: str | None) -> None:
+    """Arm `point:count` or `random:seconds`. None arms nothing."""
+    if crash_at is None:
         return
-    name, _, number = fault.rpartition(":")
+    name, _, number = crash_at.rpartition(":")
     if name == "random":
-        _within(float(number))
+        _crash_within(float(number))
     else:
-        faults.install(_At(name, int(float(number))))
+        faults.install(_CrashPoint(name, int(float(number))))
 
 
-def _die() -> None:
+def _crash() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-class _At:
-    """Dies when the point is reached for the count-th time."""
+class _CrashPoint:
+    """Kills the process when it reaches the point for the count-th time."""
 
     def __init__(self, name: str, count: int) -> None:
         self._name, self._left = name, count
@@ -39,15 +39,15 @@ class _At:
         with self._lock:
             self._left -= 1
             if self._left == 0:
-                _die()
+                _crash()
 
 
-def _within(seconds: float) -> None:
-    """Die at an instant drawn from `[0, seconds)`, whatever the process is doing then."""
+def _crash_within(seconds: float) -> None:
+    """Kill the process at an instant drawn uniformly from `[0, seconds)`."""
     after = random.random() * seconds
 
     def wait() -> None:
         time.sleep(after)
-        _die()
+        _crash()
 
-    threading.Thread(target=wait, name="fault", daemon=True).start()
+    threading.Thread(target=wait, name="crash", daemon=True).start()

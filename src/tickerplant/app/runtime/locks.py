@@ -1,12 +1,12 @@
-"""Who works in a data folder: kernel locks on small files, which a killed process gives back by dying.
+"""Kernel locks on small files of a data folder. The kernel releases a lock when its process ends, also if killed.
 
-- `plant.lock`: alone by `up` and by a `replay` that brings its own plant; shared by each `run NAME`.
-- `service-NAME-INSTANCE.lock`: by the one process that is this member of this service.
-- `store.lock`: by the process that owns the embedded PostgreSQL.
-- `store.users`: shared by each process that uses it; an owner whose users are gone may stop.
+- `plant.lock`: exclusive for `up`, and for a command that runs its own plant; shared by each `run NAME`.
+- `service-NAME-INSTANCE.lock`: held by the one process that is this member of this service.
+- `store.lock`: held by the process that owns the embedded PostgreSQL.
+- `store.users`: shared by each process that uses the embedded PostgreSQL. Its owner may stop when there are no users.
 
-A file says in JSON who holds it, `store.lock` also the address with its password (so the files are 0600); the lock
-itself is what counts.
+Each file contains its holder as JSON; `store.lock` also contains the address with its password, so the files have mode
+0600. The content is only for messages: the lock itself decides.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from tickerplant.core.errors import ConfigError, FolderHeld
 
 
 class FolderLock:
-    """One lock file of a data folder. Belongs to the process; released by `release`, by leaving `with`, or by dying."""
+    """One lock file of a data folder, held by this process until `release`, the end of `with`, or the process's end."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.path = folder / name
         self._file: int | None = None
         self.exclusive = False
 
-    def take(self, *, shared: bool = False, wait_s: float = 0.0) -> bool:
-        """Take it and return True, or False when others still hold it after `wait_s`."""
+    def acquire(self, *, shared: bool = False, wait_s: float = 0.0) -> bool:
+        """Acquire the lock; return False if other processes still hold it after `wait_s`."""
         deadline = time.monotonic() + wait_s
         if self._file is None:
             self._file = _open(self.path)
@@ -49,44 +49,46 @@ class FolderLock:
                 self.exclusive = not shared
                 return True
 
-    def take_or_refuse(self, *, shared: bool = False) -> FolderLock:
-        """Take it or raise FolderHeld, naming the holder."""
-        if not self.take(shared=shared, wait_s=0.3):
+    def acquire_or_raise(self, *, shared: bool = False) -> FolderLock:
+        """Acquire the lock, or raise FolderHeld with the holder's name."""
+        if not self.acquire(shared=shared, wait_s=0.3):
             holder = self.holder()
             who = f"process {holder['pid']} ({holder['what']})" if holder.get("pid") else "another process"
-            raise FolderHeld(f"the data folder {self.path.parent} is in use by {who}; stop it or name another --data")
+            raise FolderHeld(
+                f"the data folder {self.path.parent} is in use by {who}; stop it or choose another folder with --data"
+            )
         return self
 
-    def note(self, **fields: Any) -> None:
-        """Write who holds it, for others' messages."""
+    def write_holder(self, **fields: Any) -> None:
+        """Write this process and `fields` into the file, for the messages of other processes."""
         assert self._file is not None
         text = json.dumps({"pid": os.getpid(), "what": " ".join(["tickerplant", *sys.argv[1:3]]), **fields})
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, text.encode(), 0)
 
     def holder(self) -> dict[str, Any]:
-        """Return what the holder has noted, or {}."""
+        """Return what the holder has written, or {}."""
         with contextlib.suppress(OSError, ValueError):
-            noted = json.loads(self.path.read_text())
-            if isinstance(noted, dict):
-                return noted
+            written = json.loads(self.path.read_text())
+            if isinstance(written, dict):
+                return written
         return {}
 
-    def is_held(self, *, alone: bool = False) -> bool:
-        """Whether anybody holds it now, this process included; with `alone` only whether somebody holds it for himself.
+    def is_held(self, *, exclusively: bool = False) -> bool:
+        """Return whether a process, this one included, holds the lock; with `exclusively`, only an exclusive holder.
 
-        Two that ask at once with `alone` do not take each other for a holder.
+        Concurrent calls with `exclusively` do not mistake each other for a holder.
         """
         if not self.path.exists():
-            return False  # asking makes no file
+            return False  # the check creates no file
         probe = FolderLock(self.path.parent, self.path.name)
-        if probe.take(shared=alone):
+        if probe.acquire(shared=exclusively):
             probe.release()
             return False
         return True
 
     def release(self) -> None:
-        """Give it back. Harmless twice."""
+        """Release the lock. Idempotent."""
         if self._file is not None:
             os.close(self._file)
             self._file = None

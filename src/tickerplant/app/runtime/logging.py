@@ -1,4 +1,4 @@
-"""Log lines: for people on a terminal, JSON for machines. Services write one line a batch at most."""
+"""Logging: readable lines on a terminal, JSON elsewhere. Services write at most one line per batch."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ _LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": loggi
 
 
 class _PoolFilter(logging.Filter):
-    """What the driver's pool says while the database is away: one line at a time and no traceback, which is ours."""
+    """Shortens the messages of the database driver's pool while the database is unavailable: one line, no traceback."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._said_s = -math.inf
+        self._written_s = -math.inf
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Shorten the line, or leave it out when its like was said just now."""
+        """Shorten the line; drop it if one was written within `QUIET_S`."""
         if record.exc_info is None:
             return True
-        if record.created - self._said_s < QUIET_S:
+        if record.created - self._written_s < QUIET_S:
             return False
-        self._said_s = record.created
+        self._written_s = record.created
         error = record.exc_info[1]
-        record.msg = f"the database is out of reach, and is connected to again when it answers: {error}"
+        record.msg = f"database unavailable, reconnecting: {error}"
         record.args, record.exc_info, record.exc_text = (), None, None
         return True
 
 
 QUIET_S: Final = 30.0
-"""So long the pools are not heard again: each tries every few seconds."""
+"""Minimum time between two lines of the pools. Each pool retries every few seconds."""
 _POOL: Final = _PoolFilter()
 
 
 def configure(level: str = "info", style: str = "auto") -> None:
-    """Send all lines, ours and the libraries', to stderr, which leaves stdout to a command's own output."""
+    """Write all lines, also those of libraries, to stderr; stdout is for a command's output."""
     json_lines = style == "json" or (style == "auto" and not sys.stderr.isatty())
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
@@ -70,6 +70,6 @@ def configure(level: str = "info", style: str = "auto") -> None:
     root.handlers[:] = [handler]
     root.setLevel(_LEVELS[level])
     logging.getLogger("asyncpg.pool").addFilter(_POOL)
-    # These say at `info` what ours say better.
+    # Their `info` lines repeat the plant's own.
     for chatty in ("httpx", "httpcore", "websockets", "uvicorn.access", "uvicorn.error", "asyncio"):
         logging.getLogger(chatty).setLevel(max(_LEVELS[level], logging.WARNING))

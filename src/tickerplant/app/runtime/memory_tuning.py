@@ -1,4 +1,7 @@
-"""What makes a long-lived process small: set once, before its threads start. Nothing here changes what it does."""
+"""Settings of the allocators and of imports that keep a long-running process small. They change no behaviour.
+
+Call `reduce_memory` once, before the process starts threads.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +16,21 @@ from typing import Final
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 ARENAS: Final = 2
 LARGE_BYTES: Final = 256 * 1024
-"""Blocks from here on come from the kernel and go back to it when freed: records of the log and whole columns."""
+"""Minimum size of blocks that come from the kernel and return to it when freed: records of the log, whole columns."""
 
 
-def lean() -> None:
-    """Keep this process small."""
+def reduce_memory() -> None:
+    """Reduce the memory of this process."""
     _return_memory()
     _without_pandas()
-    _one_allocator()
+    _share_allocator()
 
 
 def _return_memory() -> None:
-    """Have glibc give memory back. By default it keeps an arena for each thread, and what the largest batch of each of
-    a dozen threads took stays with them: 150 MB that nobody uses.
+    """Configure glibc to return freed memory.
+
+    By default it keeps an arena for each thread, which retains the memory of that thread's largest batch: 150 MB unused
+    with a dozen threads.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -36,33 +41,35 @@ def _return_memory() -> None:
     mallopt(M_TRIM_THRESHOLD, 16 * LARGE_BYTES)
 
 
-class _Absent:
-    """Finds none of these packages."""
+class _ImportBlocker:
+    """A meta path finder that refuses some packages."""
 
     def __init__(self, packages: Sequence[str]) -> None:
         self._packages = frozenset(packages)
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> None:
-        """Refuse the packages, and leave every other module to those who follow."""
+        """Raise ModuleNotFoundError for a blocked package; leave every other module to the next finder."""
         del path, target
         if name in self._packages:
-            raise ModuleNotFoundError(f"{name} is not looked for here", name=name)
+            raise ModuleNotFoundError(f"{name} is blocked here", name=name)
 
 
 @contextlib.contextmanager
 def without(*packages: str) -> Iterator[None]:
-    """Let who is imported in the block believe that there are no such packages. Others may import them afterwards."""
-    absent = _Absent(packages)
-    sys.meta_path.insert(0, absent)
+    """Make imports of these packages fail inside the block, so that libraries treat them as not installed."""
+    blocker = _ImportBlocker(packages)
+    sys.meta_path.insert(0, blocker)
     try:
         yield
     finally:
-        sys.meta_path.remove(absent)
+        sys.meta_path.remove(blocker)
 
 
 def _without_pandas() -> None:
-    """Let pyarrow believe that there is no pandas: it would import it, at a second and 50 MB, when the first list
-    becomes an array, to see whether the list is one of pandas'. It looks once, so others may import it afterwards.
+    """Prevent pyarrow from importing pandas, which costs a second and 50 MB.
+
+    pyarrow tries the import once, when the first list becomes an array, to check for pandas objects. Other modules can
+    import pandas afterwards.
     """
     if "pandas" in sys.modules:
         return
@@ -72,18 +79,19 @@ def _without_pandas() -> None:
         pa.array([0])
 
 
-def lean_talib() -> None:
-    """Import TA-Lib without pandas and Polars, which it would import to take their series: 1.4 s and 90 MB."""
+def import_talib() -> None:
+    """Import TA-Lib without pandas and Polars: it imports both to accept their series, which costs 1.4 s and 90 MB."""
     if {"talib", "pandas", "polars"} & set(sys.modules):
         return
     with without("pandas", "polars"):
         importlib.import_module("talib")
 
 
-def _one_allocator() -> None:
-    """Have Arrow take its memory where all else does, under the bounds above: its own pool keeps what it has had.
+def _share_allocator() -> None:
+    """Configure Arrow to use the system allocator, whose limits are set above; Arrow's own pool keeps freed memory.
 
-    20 M ticks from a file: 312 MB in the first third and 350 in the last, with Arrow's pool 334 and 373.
+    With 20 M ticks from a file the process has 312 MB in the first third and 350 MB in the last; with Arrow's pool 334
+    and 373 MB.
     """
     import pyarrow as pa
 

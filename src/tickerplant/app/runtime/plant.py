@@ -1,8 +1,7 @@
-"""The plant in one process: its parts opened in the right order, and the services that run on them.
+"""A plant: its components, opened in the right order, and the services that run on them.
 
-Opening, each step harmless when repeated: 1. the folder's lock, 2. the database and its tables, 3. the log, 4. its
-topics, 5. the check that this store follows this log, 6. the rules, written into the log where they have changed.
-Closing goes the other way.
+Opening, each step idempotent: 1. the folder's lock, 2. the database and its tables, 3. the log, 4. its topics, 5. the
+check that this store follows this log, 6. the rules, appended to the log if they have changed. Closing is the reverse.
 """
 
 from __future__ import annotations
@@ -17,42 +16,48 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from tickerplant.app import health
+from tickerplant.app.component import ComponentHealth, check
 from tickerplant.app.config.settings import Settings
 from tickerplant.app.metrics import PlantCollector, ServiceCounts, registry_of
 from tickerplant.app.runtime import services
 from tickerplant.app.runtime.database import database
 from tickerplant.app.runtime.locks import FolderLock
 from tickerplant.app.runtime.supervisor import Service, Supervisor
-from tickerplant.app.wiring import alert_rules, parts
+from tickerplant.app.wiring import store as store_wiring
+from tickerplant.app.wiring.alert_rules import webhook_counts
+from tickerplant.app.wiring.log import open_log, snapshot_retentions
+from tickerplant.app.wiring.log_binding import create_first_topics
 from tickerplant.core.errors import StoreUnavailable
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
-    from tickerplant.app.wiring.sandbox import SandboxElsewhere, SandboxProcess
+    from tickerplant.app.wiring.sandbox import ExternalSandbox, SandboxProcess
     from tickerplant.log.port import EventLog
     from tickerplant.sandbox import SandboxEndpoint
 
 PATIENCE_S: Final = 30.0
-"""How long a service that is to last waits at its start for a store that does not answer yet."""
+"""Maximum wait of a long-running service, at its start, for a store that does not answer yet."""
 
 MAINTENANCE_S: Final = 30.0
-"""Seconds between two looks whether a job of the store or the log's retention is due."""
+"""Seconds between two checks for due jobs of the store and for the log's retention."""
 
 RANKS: Final = {
     "market_data": 0,
-    "sandbox": 1,  # after the feeds, which say good-bye to it
+    "sandbox": 1,  # after the feeds, which close their connections to it
     "aggregation": 2,
     "analytics": 3,
     "persistence": 4,
     "maintenance": 5,
-    "api": 6,  # last, so that a dashboard sees the end
+    "api": 6,  # last, so that a dashboard shows the shutdown
 }
+"""The order in which services stop."""
 
 NEED_STORE: Final = {"persistence", "api"}
-"""The other services live by the log alone; analytics and the backfill read the store when it is there."""
+"""Services that do not start without the store."""
 
 WANT_STORE: Final = {"analytics", "market_data"}
+"""Services that use the store if it is available: stored history and the backfill."""
 
 SERVICES: Final = ("market_data", "aggregation", "analytics", "persistence", "api")
 
@@ -61,7 +66,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass
 class Plant:
-    """The opened parts, and what runs on them here."""
+    """The opened components, and the services that run on them in this process."""
 
     settings: Settings
     event_log: EventLog
@@ -70,22 +75,22 @@ class Plant:
     counts: ServiceCounts = field(default_factory=ServiceCounts)
 
     def supervise(
-        self, names: Iterable[str], *, vendor: tuple[SandboxProcess | SandboxElsewhere, SandboxEndpoint] | None = None
+        self, names: Iterable[str], *, vendor: tuple[SandboxProcess | ExternalSandbox, SandboxEndpoint] | None = None
     ) -> Supervisor:
-        """Make the supervisor of these services (not started). `persistence` brings the maintenance with it.
+        """Return the supervisor of these services, not started. `persistence` includes the maintenance.
 
-        `vendor`: the sandbox that market_data is to ask, looked after as a service too.
+        `vendor`: the sandbox that market_data uses; it is supervised as a service too.
         """
-        services: list[Service] = []
+        supervised: list[Service] = []
         if vendor is not None:
-            services.append(Service("sandbox", sync=vendor[0].watch, placed=False))
+            supervised.append(Service("sandbox", sync=vendor[0].watch, placed=False))
         for name in names:
-            services.append(self._service(name, vendor[1] if vendor is not None else None))
+            supervised.append(self._service(name, vendor[1] if vendor is not None else None))
             if name == "persistence":
-                services.append(Service("maintenance", sync=self.maintain))
-        for service in services:
+                supervised.append(Service("maintenance", sync=self.maintain))
+        for service in supervised:
             service.rank = RANKS[service.name]
-        self.supervisor = Supervisor(services)
+        self.supervisor = Supervisor(supervised)
         return self.supervisor
 
     def _service(self, name: str, vendor: SandboxEndpoint | None) -> Service:
@@ -103,15 +108,20 @@ class Plant:
                 name, asynchronous=lambda stop: services.run_persistence(settings, event_log, dsn, stop, counts)
             )
         if name == "api":
-            return Service(name, asynchronous=lambda stop: services.run_api(settings, event_log, dsn, stop, self))
+            return Service(
+                name,
+                asynchronous=lambda stop: services.run_api(
+                    settings, event_log, dsn, stop, health=lambda: self.health().as_dict(), registry=self.registry()
+                ),
+            )
         raise ValueError(name)
 
     def maintain(self, stop: threading.Event) -> None:
-        """Run what is due in the store and apply the log's retention, to kept snapshots first, until `stop`."""
-        retentions = parts.snapshot_retentions(self.event_log)
+        """Run the due jobs of the store and apply retention, of kept snapshots before the log's, until `stop`."""
+        retentions = snapshot_retentions(self.event_log)
         while not stop.is_set():
             now_us = time.time_ns() // 1000
-            done = parts.run_due(self.dsn, now_us)
+            done = store_wiring.run_due(self.dsn, now_us)
             for retention in retentions:
                 retention.run(now_us)
             trimmed = {topic: n for topic, n in self.event_log.trim(now_us).items() if n}
@@ -120,55 +130,55 @@ class Plant:
             stop.wait(MAINTENANCE_S)
 
     def registry(self) -> CollectorRegistry:
-        """Return a registry that reads this plant when it is scraped."""
+        """Return a registry that reads this plant during a scrape."""
         return registry_of(
             PlantCollector(event_log=self.event_log, statuses=self.supervisor.statuses, counts=self.counts)
         )
 
     def health(self) -> health.Health:
-        """Ask all parts. Blocks for as long as the store and the log take to answer (seconds, when they are gone)."""
-        found: list[health.Part] = []
-        questions: Sequence[tuple[str, Callable[[], Iterable[health.Part]]]] = (
-            ("services", lambda: health.service_parts(self.supervisor.statuses())),
-            ("indicators", lambda: health.indicator_parts(self.counts.of("analytics"))),
-            ("log", lambda: health.log_parts(self.event_log)),
-            ("plant", lambda: health.plant_parts(self.event_log, held=True)),
-            ("feeds", lambda: health.feed_parts(self.event_log, time.time_ns() // 1_000)),
-            ("store", lambda: parts.store_parts(self.dsn, self.event_log)),
-            ("jobs", lambda: health.job_parts(parts.jobs_status(self.dsn))),
-            ("webhooks", lambda: health.webhook_parts(alert_rules.webhooks(self.dsn))),
-            ("left out of bars", lambda: health.left_out_parts(parts.left_out(self.dsn))),
+        """Check all components. Blocks while the store and the log answer: seconds if they are unavailable."""
+        found: list[ComponentHealth] = []
+        checks: Sequence[tuple[str, Callable[[], Iterable[ComponentHealth]]]] = (
+            ("services", lambda: health.service_health(self.supervisor.statuses())),
+            ("indicators", lambda: health.indicator_health(self.counts.of("analytics"))),
+            ("log", lambda: health.log_health(self.event_log)),
+            ("plant", lambda: health.plant_health(self.event_log, held=True)),
+            ("feeds", lambda: health.feed_health(self.event_log, time.time_ns() // 1_000)),
+            ("store", lambda: store_wiring.store_health(self.dsn, self.event_log)),
+            ("jobs", lambda: health.job_health(store_wiring.jobs_status(self.dsn))),
+            ("webhooks", lambda: health.webhook_health(webhook_counts(self.dsn))),
+            ("left out of bars", lambda: health.left_out_health(store_wiring.left_out(self.dsn))),
         )
-        for name, question in questions:
-            found += health.ask(name, question)
+        for name, components in checks:
+            found += check(name, components)
         return health.Health(found)
 
 
 @contextlib.contextmanager
 def opened(settings: Settings, *, lasting: bool = False, store: bool = True, wanted: bool = False) -> Iterator[Plant]:
-    """Open steps 2 to 5, or with `store` False the log alone; `lasting` is for a service that stays, and waits for a
-    store that comes up later than itself.
+    """Open steps 2 to 5 for the block; with `store` False the log alone.
 
-    `wanted`: the log alone, and the address of the store, which need not answer. Raises what each step raises.
+    `lasting`: for a long-running service, which waits up to `PATIENCE_S` for the store. `wanted`: with `store` False,
+    the plant also has the address of the store, which need not answer. Raises what each step raises.
     """
     if not store:
         address = database(settings, lasting=True) if wanted else contextlib.nullcontext("")
-        with address as dsn, parts.event_log(settings) as event_log:
+        with address as dsn, open_log(settings) as event_log:
             yield Plant(settings, event_log, dsn)
         return
-    with database(settings, lasting=lasting) as dsn, parts.event_log(settings, make_topics=False) as event_log:
-        _patiently(lambda: _prepare(settings, dsn, event_log), PATIENCE_S if lasting else 0.0)
+    with database(settings, lasting=lasting) as dsn, open_log(settings, make_topics=False) as event_log:
+        _retry_store(lambda: _prepare(settings, dsn, event_log), PATIENCE_S if lasting else 0.0)
         yield Plant(settings, event_log, dsn)
 
 
 def _prepare(settings: Settings, dsn: str, event_log: EventLog) -> None:
-    parts.migrate(dsn)
-    parts.first_topics(dsn, event_log, settings.partitions)
-    parts.check_log(dsn, event_log)
+    store_wiring.migrate(dsn)
+    create_first_topics(dsn, event_log, settings.partitions)
+    store_wiring.check_log(dsn, event_log)
 
 
-def _patiently(work: Callable[[], None], patience_s: float) -> None:
-    """Do `work`, and again for as long as the store is out of reach and `patience_s` is not over."""
+def _retry_store(work: Callable[[], None], patience_s: float) -> None:
+    """Run `work`, and retry it while the store is unavailable, for at most `patience_s`."""
     deadline = time.monotonic() + patience_s
     while True:
         try:
@@ -182,26 +192,26 @@ def _patiently(work: Callable[[], None], patience_s: float) -> None:
 
 @contextlib.contextmanager
 def folder_alone(settings: Settings) -> Iterator[None]:
-    """Hold the data folder as its only plant. Raises FolderHeld, naming who has it."""
+    """Hold the data folder exclusively for the block. Raises FolderHeld, which names the holder."""
     lock = FolderLock(settings.data, "plant.lock")
-    if not lock.take(wait_s=0.3):
+    if not lock.acquire(wait_s=0.3):
         for path in sorted(settings.data.glob("service-*.lock")):
-            FolderLock(settings.data, path.name).take_or_refuse().release()  # it names the service that runs
-        lock.take_or_refuse()
+            FolderLock(settings.data, path.name).acquire_or_raise().release()  # its error names the running service
+        lock.acquire_or_raise()
     with lock:
-        lock.note()
+        lock.write_holder()
         yield
 
 
 @contextlib.contextmanager
 def folder_shared(settings: Settings, service: str) -> Iterator[None]:
-    """Hold the data folder as this member of this service, beside others. Raises FolderHeld."""
+    """Hold the data folder for the block as one member of one service, beside others. Raises FolderHeld."""
     member = FolderLock(settings.data, f"service-{service}-{settings.instance}.lock")
-    with FolderLock(settings.data, "plant.lock").take_or_refuse(shared=True), member.take_or_refuse():
-        member.note()
+    with FolderLock(settings.data, "plant.lock").acquire_or_raise(shared=True), member.acquire_or_raise():
+        member.write_holder()
         yield
 
 
 def folder_is_held(settings: Settings) -> bool:
-    """Whether a plant, or a service of one, runs on the data folder."""
+    """Return whether a plant, or a service of one, runs on the data folder."""
     return FolderLock(settings.data, "plant.lock").is_held()

@@ -1,4 +1,4 @@
-"""Every service, as `app` runs it: until it is told to stop. Imports when called."""
+"""Runs each service until its stop is set. Each function imports its room when it is called."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from tickerplant.app.config.settings import Settings
-from tickerplant.app.wiring.parts import always_open, rules_of
+from tickerplant.app.wiring.rules import always_open, rules_of
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     from tickerplant.app.metrics import ServiceCounts
-    from tickerplant.app.runtime.plant import Plant
     from tickerplant.core.streams import StageFactory
     from tickerplant.log.port import EventLog
     from tickerplant.market_data.backfill import Order, Progress
@@ -30,12 +29,12 @@ def run_aggregation(settings: Settings, log: EventLog, stop: threading.Event, co
         log,
         instance=settings.instance,
         snapshot_interval_records=settings.snapshot_interval_records,
-        metrics=counts.taker("aggregation"),
+        metrics=counts.recorder("aggregation"),
     ).run(stop)
 
 
 def run_analytics(settings: Settings, log: EventLog, dsn: str, stop: threading.Event, counts: ServiceCounts) -> None:
-    """Run analytics until `stop`, with the stored bars of `dsn` where that is not empty."""
+    """Run analytics until `stop`, with the stored bars of the store at `dsn`; "" means without a store."""
     from tickerplant.analytics.service import Analytics
 
     Analytics(
@@ -43,21 +42,21 @@ def run_analytics(settings: Settings, log: EventLog, dsn: str, stop: threading.E
         dsn,
         instance=settings.instance,
         snapshot_interval_records=settings.snapshot_interval_records,
-        metrics=counts.taker("analytics"),
+        metrics=counts.recorder("analytics"),
     ).run(stop)
 
 
 async def run_market_data(
     settings: Settings, log: EventLog, dsn: str, stop: asyncio.Event, vendor: SandboxEndpoint | None
 ) -> None:
-    """Run the vendors' feeds, or those of the sandbox `vendor`, and the backfill, until `stop`."""
+    """Run the feeds and the backfill until `stop`. `vendor`: the sandbox to use instead of the vendors' servers."""
     from tickerplant.app.wiring import vendors
     from tickerplant.market_data.service import MarketData, MarketDataConfig, run_feeds
 
     rules = rules_of(settings, always_open=always_open(settings, vendor is not None))
-    async with vendors.desk(settings, log, place=vendor, rules=rules) as desk:
+    async with vendors.open_scheduler(settings, log, endpoint=vendor, rules=rules) as scheduler:
         clock = vendors.clock_of(vendor)
-        backfill = vendors.backfill(settings, log, dsn, desk, clock, rules) if dsn else None
+        backfill = vendors.backfill(settings, log, dsn, scheduler, clock, rules) if dsn else None
         feeds = [
             MarketData(
                 log,
@@ -66,32 +65,36 @@ async def run_market_data(
                 clock=clock,
                 on_gap=backfill.wake if backfill is not None else None,
             )
-            for provider, symbols in vendors.streams(desk, settings.symbols)
+            for provider, symbols in vendors.streams(scheduler, settings.symbols)
             if (stream := provider.stream(symbols)) is not None
         ]
         await run_feeds(stop, feeds, backfill.run() if backfill is not None else None)
 
 
 async def backfill(
-    plant: Plant, order: Order, vendor: SandboxEndpoint | None, stop: threading.Event,
-    look: Callable[[Progress], None],
-) -> Progress:  # fmt: skip
-    """Fetch what is ordered, with vendors of our own, until nothing is left that can be had now; return what was done.
+    settings: Settings,
+    log: EventLog,
+    dsn: str,
+    order: Order,
+    vendor: SandboxEndpoint | None,
+    stop: threading.Event,
+    report: Callable[[Progress], None],
+) -> Progress:
+    """Fetch what the order asks for until vendors return nothing more now, or until `stop`; return the progress.
 
-    `look` is called with the progress several times a second, and ends it by raising. Returns at `stop` too.
+    Calls `report` several times a second. An exception that `report` raises ends the backfill.
     """
     from tickerplant.app.wiring import vendors
 
-    settings = plant.settings
     rules = rules_of(settings, always_open=always_open(settings, vendor is not None))
     clock = vendors.clock_of(vendor)
-    async with vendors.desk(settings, plant.event_log, place=vendor, rules=rules) as desk:
-        manager = vendors.backfill(settings, plant.event_log, plant.dsn, desk, clock, rules, order=order)
+    async with vendors.open_scheduler(settings, log, endpoint=vendor, rules=rules) as scheduler:
+        manager = vendors.backfill(settings, log, dsn, scheduler, clock, rules, order=order)
         running = asyncio.create_task(manager.run())
         try:
             while not running.done() and not stop.is_set():
                 await asyncio.wait({running}, timeout=0.2)
-                look(manager.progress)
+                report(manager.progress)
             if running.done():
                 running.result()
         finally:
@@ -106,26 +109,33 @@ async def run_persistence(
     """Run persistence until `stop`."""
     from tickerplant.persistence.service import Persistence, PersistenceCounters
 
-    take = counts.taker("persistence")
+    record = counts.recorder("persistence")
 
-    class Applied:
+    class Metrics:
         def applied(self, counts: PersistenceCounters, seconds: float) -> None:
-            take(counts)
+            record(counts)
 
-    await Persistence(log, dsn, instance=settings.instance, metrics=Applied()).run(stop)
+    await Persistence(log, dsn, instance=settings.instance, metrics=Metrics()).run(stop)
 
 
-async def run_api(settings: Settings, log: EventLog, dsn: str, stop: asyncio.Event, plant: Plant) -> None:
-    """Serve the API until `stop`, and deliver fired alerts to webhooks next to it."""
+async def run_api(
+    settings: Settings,
+    log: EventLog,
+    dsn: str,
+    stop: asyncio.Event,
+    *,
+    health: Callable[[], dict[str, Any]],
+    registry: CollectorRegistry,
+) -> None:
+    """Serve the API until `stop`, and deliver fired alerts to webhooks next to it.
+
+    `health`: returns the answer of `/health`. `registry`: the metrics that `/metrics` serves.
+    """
     from tickerplant.analytics.alerts.rule_operands import check_rule
     from tickerplant.api.service import Api, ApiOptions
     from tickerplant.app.wiring.on_demand import on_demand
 
-    def health() -> dict[str, Any]:
-        return plant.health().as_dict()
-
     key = settings.api.key.get_secret_value() if settings.api.key is not None else None
-    registry = plant.registry()
     options = ApiOptions(
         host=settings.api.host, port=settings.api.port, api_key=key, health=health, registry=registry,
         indicators=on_demand(settings), check_rule=check_rule, rules=settings.rules.rules(),
@@ -154,7 +164,7 @@ async def deliver_alerts(settings: Settings, log: EventLog, dsn: str, registry: 
 
 
 def aggregation_stages(log: EventLog) -> StageFactory:
-    """Return what makes the stages that aggregation runs on this log."""
+    """Return the factory of the stages that aggregation runs on this log."""
     from tickerplant.aggregation.stage import AggregationStageFactory
 
     return AggregationStageFactory(log.identity().generation)

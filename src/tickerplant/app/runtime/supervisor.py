@@ -1,11 +1,11 @@
-"""Runs services in one process, each in its own thread as it would be alone, and starts again those that crash.
+"""Run services in one process, each in its own thread, and restart those that crash.
 
 A service is a function that works until its stop is set. Threads, not processes: the heavy work (Arrow, NumPy, SQLite,
-sockets) releases the GIL, and one process is a third of the memory. A service on an event loop gets a loop of its own.
+sockets) releases the GIL, and one process needs a third of the memory. An asynchronous service has its own event loop.
 
-Restart: after a crash a service waits `FIRST_BACKOFF_S`, doubled with each crash up to `LAST_BACKOFF_S`, and begun anew
-once it has lived for `HEALTHY_S`. Stop: services end in the order of their `rank`, feeds first, each rank joined for at
-most `STOP_S` before the next is told.
+Restart: after a crash a service waits `FIRST_BACKOFF_S`. The wait doubles with each crash up to `LAST_BACKOFF_S`, and
+is reset once the service has run for `HEALTHY_S`. Stop: services stop in the order of their `rank`, feeds first; each
+rank is joined for at most `STOP_S` before the next rank stops.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Final
 import structlog
 import uvloop
 
-from tickerplant.app.runtime.cpu_affinity import Together
+from tickerplant.app.runtime.cpu_affinity import CoreAffinity
 from tickerplant.core.errors import ConfigError, MigrationError, SnapshotRefused, StoreMismatch, TickerplantError
 
 FIRST_BACKOFF_S: Final = 0.2
@@ -34,14 +34,15 @@ LAST_BACKOFF_S: Final = 10.0
 HEALTHY_S: Final = 30.0
 STOP_S: Final = 10.0
 SETTLE_S: Final = 5.0
-"""After this all that the services import is there."""
+"""Time after which all modules that the services import are loaded."""
 
 SWITCH_INTERVAL_S: Final = 0.0001
-"""How long a thread may keep the GIL while another waits. Python's 5 ms is five hand-overs = 25 ms through five rooms.
-On one core (see `cores`) a hand-over is cheap: with 0.1 ms the stream's p99 is a fifth below that with 0.5 ms."""
+"""Maximum time that a thread keeps the GIL while another waits. With Python's default of 5 ms, a tick that passes five
+threads waits 25 ms. On one core (see `cpu_affinity`) a hand-over is cheap: with 0.1 ms the stream's p99 latency is a
+fifth below that with 0.5 ms."""
 
-HOPELESS: Final = (ConfigError, MigrationError, SnapshotRefused, StoreMismatch)
-"""What a restart cannot mend: the service gives up at once, and with it the supervisor."""
+NOT_RESTARTABLE: Final = (ConfigError, MigrationError, SnapshotRefused, StoreMismatch)
+"""Errors that a restart cannot cure: the service fails at once, and the supervisor stops."""
 
 log = structlog.get_logger(__name__)
 
@@ -51,11 +52,11 @@ AsyncBody = Callable[[asyncio.Event], Awaitable[None]]
 
 @dataclass(slots=True)
 class Status:
-    """How a service does. Written by its own thread, read by anybody."""
+    """The state of a service. Its own thread writes it; any thread reads it."""
 
     name: str
     state: str = "new"
-    """`new`, `running`, `waiting` (for its next start), `stopped`, or `failed` (crashed beyond `max_restarts`)."""
+    """`new`, `running`, `waiting` (for its next start), `stopped`, or `failed` (not restarted any more)."""
     restarts: int = 0
     since_s: float = 0.0
     error: str = ""
@@ -63,16 +64,16 @@ class Status:
 
 @dataclass(slots=True)
 class Service:
-    """One service: exactly one of `sync` and `asynchronous`. Those of a lower `rank` stop earlier."""
+    """One service, with exactly one of `sync` and `asynchronous`. A lower `rank` stops earlier."""
 
     name: str
     sync: SyncBody | None = None
     asynchronous: AsyncBody | None = None
     rank: int = 0
     max_restarts: int | None = None
-    """None: for ever, but for `HOPELESS`. 0: its first crash stops the supervisor."""
+    """None: no limit, except for `NOT_RESTARTABLE`. 0: the first crash stops the supervisor."""
     placed: bool = True
-    """Whether its thread keeps to the core of the others; not one that starts processes, which would be held there."""
+    """True: its thread runs on the services' core. False for one that starts processes, which would inherit it."""
 
 
 @dataclass(slots=True)
@@ -82,7 +83,7 @@ class _Runner:
     service: Service
     status: Status
     on_failed: Callable[[], None]
-    together: Together
+    affinity: CoreAffinity
     stopping: threading.Event = field(default_factory=threading.Event)
     thread: threading.Thread | None = None
     failure: BaseException | None = None
@@ -97,26 +98,26 @@ class _Runner:
         self.stopping.set()
         loop, stop = self._loop, self._loop_stop
         if loop is not None and stop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop has closed since
+            with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(stop.set)
 
     def _main(self) -> None:
         if self.service.placed:
-            self.together.join()
+            self.affinity.join()
         backoffs = _backoffs()
         while not self.stopping.is_set():
             self.status.state, self.status.since_s = "running", time.time()
             began = time.monotonic()
             try:
                 self._run_once()
-            except BaseException as error:  # whatever ends a service must be seen, and the others live on
+            except BaseException as error:  # every cause is reported, and the other services continue
                 self.status.error = f"{type(error).__name__}: {error}"
                 self.failure = error
-                if not self._again(error):
+                if not self._will_restart(error):
                     return
             else:
                 if not self.stopping.is_set():
-                    log.warning("service ended by itself", service=self.service.name)
+                    log.warning("service ended without being stopped", service=self.service.name)
             if self.stopping.is_set():
                 break
             if time.monotonic() - began > HEALTHY_S:
@@ -126,10 +127,10 @@ class _Runner:
             self.stopping.wait(next(backoffs))
         self.status.state = "stopped"
 
-    def _again(self, error: BaseException) -> bool:
+    def _will_restart(self, error: BaseException) -> bool:
         limit = self.service.max_restarts
-        final = isinstance(error, HOPELESS) or (limit is not None and self.status.restarts >= limit)
-        # What the plant raises on purpose says all in its sentence; a traceback is for what nobody foresaw.
+        final = isinstance(error, NOT_RESTARTABLE) or (limit is not None and self.status.restarts >= limit)
+        # The plant's own errors explain themselves in one sentence; a traceback is for unexpected ones.
         trace = None if isinstance(error, TickerplantError) else error
         log.error(
             "service crashed",
@@ -169,46 +170,46 @@ def _backoffs() -> Iterator[float]:
 
 
 class Supervisor:
-    """Owns the threads of a few services."""
+    """Owns the threads of a set of services."""
 
     def __init__(self, services: Sequence[Service]) -> None:
         self._failed = threading.Event()
-        self._together = Together()
+        self._affinity = CoreAffinity()
         self._runners = [
-            _Runner(service, Status(service.name), self._failed.set, self._together) for service in services
+            _Runner(service, Status(service.name), self._failed.set, self._affinity) for service in services
         ]
         self._stopped = False
 
     def statuses(self) -> list[Status]:
-        """Return how each service does, in the given order."""
+        """Return the status of each service, in the given order."""
         return [runner.status for runner in self._runners]
 
     def failure(self) -> BaseException | None:
-        """Return what made a service give up, or None."""
+        """Return the error of a failed service, or None."""
         return next((r.failure for r in self._runners if r.status.state == "failed"), None)
 
     def start(self) -> None:
-        """Start all, those that stop last first, so that readers are there before feeds."""
+        """Start all services, the last to stop first, so that readers run before feeds."""
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        self._together.start()
+        self._affinity.start()
         for runner in sorted(self._runners, key=lambda r: -r.service.rank):
             runner.start()
 
     def wait(self, stop: threading.Event) -> None:
-        """Return when `stop` is set or a service has given up."""
+        """Block until `stop` is set or a service has failed."""
         settled = time.monotonic() + SETTLE_S
         while not stop.wait(0.2):
             if self._failed.is_set():
                 return
             if settled and time.monotonic() > settled:
                 settled = 0.0
-                # What has been loaded by now stays: half a million objects that a full collection of garbage would go
-                # through again and again, all threads waiting for 100 ms.
+                # The objects loaded by now stay. A full garbage collection would scan this half million of objects
+                # again and again, and block all threads for 100 ms each time.
                 gc.collect()
                 gc.freeze()
 
     def stop(self) -> list[str]:
-        """Stop all in order; return the names of those that did not end in time. Harmless twice."""
+        """Stop all services in order; return the names of those that did not end in time. Idempotent."""
         late: list[str] = []
         if self._stopped:
             return late
@@ -226,7 +227,7 @@ class Supervisor:
                 runner.thread.join(max(0.0, deadline - time.monotonic()))
                 if runner.thread.is_alive():
                     late.append(runner.service.name)
-        self._together.stop()
+        self._affinity.stop()
         if late:
             log.warning("services did not end in time", services=late, waited_s=STOP_S)
         return late
@@ -234,7 +235,7 @@ class Supervisor:
 
 @contextlib.contextmanager
 def signals(stop: threading.Event) -> Iterator[None]:
-    """Set `stop` at the first SIGTERM or SIGINT; let the second end the process at once. Main thread only."""
+    """Set `stop` at the first SIGTERM or SIGINT, and end the process at the second. Main thread only."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         del frame

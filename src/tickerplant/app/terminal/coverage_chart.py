@@ -1,7 +1,7 @@
-"""Coverage as a picture of characters: time goes to the right, and each column is a bucket of it. Pure.
+"""A chart of coverage: time runs to the right, and each column of characters is a bucket of bars. Pure.
 
-A bucket shows the worst that any bar of it is; where nothing is wrong, what most are. The characters differ, so that
-the picture can be read without its colours. Time at which no market is open takes no room but a blank between sessions.
+A bucket shows the worst status of its bars; if all are fine, the most frequent one. Each status has its own character,
+so that the chart is readable without colours. Closed hours take no room, except for a blank between sessions.
 """
 
 from __future__ import annotations
@@ -44,53 +44,53 @@ MARKS: Final[Mapping[str, tuple[str, str]]] = {
 """The character and the colour of each status."""
 _WORST_FIRST: Final = (MISSING, OUTAGE, QUOTA, UNAVAILABLE, PARTIAL)
 _FINE: Final = (HAVE, NO_TRADE, PENDING)
-MOST_DAYS: Final = 31
-"""A symbol has a line for each day of at most so many; of more, one line or, of daily bars, one for each year."""
-LEAST_WIDTH: Final = 24
+MAX_DAYS: Final = 31
+"""Maximum number of days (or years, for daily bars) with a line each for a single symbol; more share one line."""
+MIN_WIDTH: Final = 24
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line: what stands before it, and the status of each column."""
+    """One line: its label, and the status of each column."""
 
     label: str
     columns: list[str]
 
     @property
     def text(self) -> str:
-        """The characters alone."""
+        """The characters without label and colours."""
         return "".join(MARKS[status][0] for status in self.columns)
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """Lines, and the times below them: at the left, in the middle and at the right."""
+class CoverageChart:
+    """Lines, and the axis labels below them: left, middle and right."""
 
     lines: list[Line]
     times: tuple[str, ...]
 
     @property
     def legend(self) -> list[str]:
-        """The statuses that occur, in the order of `MARKS`."""
+        """The statuses that occur, ordered as in `MARKS`."""
         there = {status for line in self.lines for status in line.columns}
         return [status for status in MARKS if status in there and status != CLOSED]
 
 
-def picture(found: Mapping[str, Statuses], calendars: Mapping[str, Calendar], step: Interval, width: int) -> Picture:
-    """Return a line for each symbol, or of one symbol for each of its days or years. `width`: of it all."""
+def draw(found: Mapping[str, Statuses], calendars: Mapping[str, Calendar], step: Interval, width: int) -> CoverageChart:
+    """Return a line per symbol; for a single symbol, a line per day or year. `width`: of the chart with labels."""
     if len(found) == 1:
         [(symbol, statuses)] = found.items()
         of_days = _of_days(statuses, calendars[symbol], step, width)
         if of_days is not None:
             return of_days
-    room = max(width - max((len(symbol) for symbol in found), default=0) - 1, LEAST_WIDTH)
+    room = max(width - max((len(symbol) for symbol in found), default=0) - 1, MIN_WIDTH)
     starts = _all_starts([statuses.starts for statuses in found.values()])
     buckets = _axis(starts, step, room)
     lines = [Line(symbol, _columns(statuses, buckets)) for symbol, statuses in found.items()]
     if not len(starts):
-        return Picture(lines, ())
+        return CoverageChart(lines, ())
     middle = starts[len(starts) // 2]
-    return Picture(lines, tuple(_moment(int(at), step) for at in (starts[0], middle, starts[-1])))
+    return CoverageChart(lines, tuple(_moment(int(at), step) for at in (starts[0], middle, starts[-1])))
 
 
 def _moment(us: int, step: Interval) -> str:
@@ -105,7 +105,7 @@ def _all_starts(starts: Sequence[Int64Array]) -> Int64Array:
 
 
 def _axis(starts: Int64Array, step: Interval, room: int) -> Int64Array:
-    """Return [begin, end) of each column, int64[columns, 2]; an empty one is the blank between two sessions."""
+    """Return `[start, end)` of each column, int64[columns, 2]; an empty range is the blank between two sessions."""
     if not len(starts):
         return np.empty((0, 2), np.int64)
     ends = starts + step.us
@@ -125,11 +125,11 @@ def _axis(starts: Int64Array, step: Interval, room: int) -> Int64Array:
 
 
 def _columns(found: Statuses, buckets: Int64Array) -> list[str]:
-    """Return the status of each bucket: of the bars that begin in it."""
+    """Return the status of each bucket, from the bars that start in it."""
     counts = np.zeros((len(buckets), len(STATUSES)), np.int64)
     for code in range(len(STATUSES)):
-        mine = found.starts[found.code == code]
-        counts[:, code] = np.searchsorted(mine, buckets[:, 1]) - np.searchsorted(mine, buckets[:, 0])
+        starts = found.starts[found.code == code]
+        counts[:, code] = np.searchsorted(starts, buckets[:, 1]) - np.searchsorted(starts, buckets[:, 0])
     result = np.full(len(buckets), len(STATUSES))
     fine = [STATUSES.index(status) for status in _FINE]
     of_fine = counts[:, fine]
@@ -140,8 +140,8 @@ def _columns(found: Statuses, buckets: Int64Array) -> list[str]:
     return [names[code] for code in result.tolist()]
 
 
-def _of_days(found: Statuses, calendar: Calendar, step: Interval, width: int) -> Picture | None:
-    """Return a line for each session, or of daily bars for each year; None where that makes one or too many."""
+def _of_days(found: Statuses, calendar: Calendar, step: Interval, width: int) -> CoverageChart | None:
+    """Return a line per session, for daily bars per year; None if that gives one line or too many."""
     if not len(found.starts):
         return None
     if step.is_intraday:
@@ -149,21 +149,21 @@ def _of_days(found: Statuses, calendar: Calendar, step: Interval, width: int) ->
     else:
         days = found.starts.astype("datetime64[us]").astype("datetime64[Y]").astype("datetime64[us]").astype(np.int64)
     lines = np.unique(days)
-    if not 1 < len(lines) <= MOST_DAYS:
+    if not 1 < len(lines) <= MAX_DAYS:
         return None
     labels = [
         f"{datetime_of(int(day)):%a %Y-%m-%d}" if step.is_intraday else f"{datetime_of(int(day)):%Y}" for day in lines
     ]
-    room = max(width - max(map(len, labels)) - 1, LEAST_WIDTH)
+    room = max(width - max(map(len, labels)) - 1, MIN_WIDTH)
     since = found.starts - days
     low, high = int(since.min()), int(since.max()) + step.us
     if not step.is_intraday:
         low, high = 0, 366 * DAY_US
     count = min(room, (high - low) // step.us)
     edges = low + np.arange(count + 1) * (high - low) // count
-    edges -= edges % step.us  # so that each bucket has as many bars as the next, or one more
+    edges -= edges % step.us  # bucket sizes differ by at most one bar
     buckets = np.stack([edges[:-1], edges[1:]], 1)
     drawn = [Line(label, _columns(found, buckets + day)) for label, day in zip(labels, lines.tolist(), strict=True)]
     if not step.is_intraday:
-        return Picture(drawn, ("January", "July", "December"))
-    return Picture(drawn, tuple(f"{datetime_of(at):%H:%M}" for at in (low, (low + high) // 2, high)))
+        return CoverageChart(drawn, ("January", "July", "December"))
+    return CoverageChart(drawn, tuple(f"{datetime_of(at):%H:%M}" for at in (low, (low + high) // 2, high)))

@@ -1,4 +1,4 @@
-"""Lines drawn with Braille dots: two across and four up in each character. Pure."""
+"""Line charts of Braille characters, each two dots wide and four dots high. Pure."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from tickerplant.core.times import Float64Array
 
 _BLANK: Final = 0x2800
 _DOTS: Final = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])
-"""The bit of each dot of a character, by row from the top and by column."""
-LEAST_WIDTH: Final = 24
+"""The bit of each dot of a character, by row (from the top) and column."""
+MIN_WIDTH: Final = 24
 _LABEL_ROWS: Final = 4
 
 
 def panel(
     title: str, series: Mapping[str, Float64Array], times: Sequence[str], *, width: int, height: int
 ) -> list[str]:
-    """Return the lines of a chart of these series, all of one length, with values at the left and times below.
+    """Return the lines of a chart of series of equal length, with values at the left and times below.
 
-    `width` and `height` are in characters; the title and the times come above and below that height. A value that is
-    NaN is a gap. Where there are more values than dots, a dot's column spans from the least to the greatest of its own.
+    `width` and `height` are in characters; the height excludes the title and the times. NaN is a gap. If a column of
+    dots has several values, it spans their minimum to their maximum.
     """
     known = np.concatenate([values[np.isfinite(values)] for values in series.values()])
     if not len(known):
@@ -32,7 +32,7 @@ def panel(
         low, high = low - (abs(low) * 0.01 or 1.0), high + (abs(high) * 0.01 or 1.0)
     labels = {row: _number(high - (high - low) * row / (height - 1), high - low) for row in _label_rows(height)}
     margin = max(map(len, labels.values()))
-    across = max(width - margin - 2, LEAST_WIDTH)
+    across = max(width - margin - 2, MIN_WIDTH)
     dots = np.zeros((height * 4, across * 2), dtype=np.bool_)
     for values in series.values():
         _plot(dots, values, low, high)
@@ -45,10 +45,10 @@ def panel(
     return [*lines, f"{'':>{margin}}  {_times(times, across)}"]
 
 
-def together(columns: Mapping[str, Float64Array]) -> list[dict[str, Float64Array]]:
-    """Return the outputs that one axis suits, whose ranges are not farther apart than the wider one of them is wide.
+def group_by_axis(columns: Mapping[str, Float64Array]) -> list[dict[str, Float64Array]]:
+    """Group outputs that fit one axis: the gap between their ranges is at most the wider range.
 
-    A percentage beside prices would make two straight lines.
+    A percentage and a price on one axis would be two straight lines.
     """
     groups: list[tuple[float, float, dict[str, Float64Array]]] = []
     for name, values in columns.items():
@@ -62,7 +62,7 @@ def together(columns: Mapping[str, Float64Array]) -> list[dict[str, Float64Array
 
 
 def _plot(dots: np.ndarray[tuple[int, int], np.dtype[np.bool_]], values: Float64Array, low: float, high: float) -> None:
-    """Set the dots of one line: between neighbours it is straight, and never broken but at gaps."""
+    """Set the dots of one line: straight between neighbours, interrupted only at gaps."""
     rows, columns = dots.shape
     at = np.linspace(0, columns - 1, len(values)) if len(values) > 1 else np.zeros(len(values))
     heights = (high - values) / (high - low) * (rows - 1)
@@ -84,14 +84,14 @@ def _label_rows(height: int) -> list[int]:
 
 
 def _number(value: float, span: float) -> str:
-    """Return the value with as many digits as tell it from its neighbours on the axis."""
+    """Format a value with as many digits as distinguish it from its neighbours on the axis."""
     if abs(value) >= 1e12 or 0 < span < 1e-7:
         return f"{value:.4g}"
     return f"{value:,.{max(0, 2 - int(np.floor(np.log10(span))))}f}"
 
 
 def _times(times: Sequence[str], across: int) -> str:
-    """Return the first, the middle and the last time below their places, as many as there is room for."""
+    """Return the line of axis labels: first, middle and last time, as many as there is room for."""
     if len(times) < 2:
         return "".join(times)
     first, middle, last = times[0], times[len(times) // 2], times[-1]

@@ -1,11 +1,13 @@
-"""Alerts where `app` touches them: rules as commands ask for them, what fired, and how webhooks do."""
+"""Alerts for commands and health: rules, firings, and counts of webhooks."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tickerplant.app.wiring.parts import plain, with_store
+from tickerplant.app.wiring.rows import plain
+from tickerplant.app.wiring.store import with_store
 
 if TYPE_CHECKING:
     from tickerplant.log.port import EventLog
@@ -15,8 +17,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Rules:
-    """The alert rules of a store and its log, as commands ask for them: rows as users see them."""
+class AlertRules:
+    """The alert rules of a store and its log, as rows for commands."""
 
     def __init__(self, store: Store, log: EventLog) -> None:
         from tickerplant.analytics.alerts.rule_operands import check_rule
@@ -28,60 +30,71 @@ class Rules:
         self._manager = AlertRuleManager(log, opened, check_rule)
 
     async def add(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Keep a new rule."""
+        """Store a new rule and return its row."""
         from tickerplant.api.alert_rules import NewRule
 
-        return _shown(await self._manager.add(NewRule(**given)))
+        return _as_dict(await self._manager.add(NewRule(**given)))
 
     async def all(self, symbol: str | None) -> list[dict[str, Any]]:
-        """Return all rules, or a symbol's."""
-        return [_shown(kept) for kept in await self._manager.all(symbol)]
+        """Return all rules, or those of one symbol."""
+        return [_as_dict(rule) for rule in await self._manager.all(symbol)]
 
     async def get(self, name: str) -> dict[str, Any] | None:
         """Return a rule, or None."""
-        kept = await self._manager.get(name)
-        return None if kept is None else _shown(kept)
+        rule = await self._manager.get(name)
+        return None if rule is None else _as_dict(rule)
 
     async def set_active(self, name: str, *, active: bool) -> dict[str, Any] | None:
-        """Pause a rule, or let it begin anew; None if there is none."""
-        kept = await self._manager.set_active(name, active=active)
-        return None if kept is None else _shown(kept)
+        """Pause a rule, or restart it; return its row, or None if it does not exist."""
+        rule = await self._manager.set_active(name, active=active)
+        return None if rule is None else _as_dict(rule)
 
     async def remove(self, name: str) -> bool:
-        """Take a rule away; False if there is none."""
+        """Remove a rule; return False if it does not exist."""
         return await self._manager.remove(name)
 
 
-def _shown(kept: StoredRule) -> dict[str, Any]:
+def _as_dict(rule: StoredRule) -> dict[str, Any]:
     from tickerplant.api.alert_rules import rule_json
 
-    return plain(rule_json(kept))
+    return plain(rule_json(rule))
 
 
-def with_rules(dsn: str, log: EventLog, work: Callable[[Rules], Awaitable[T]]) -> T:
-    """Return what `work` does with the alert rules."""
-    return with_store(dsn, lambda store: work(Rules(store, log)))
+def with_rules(dsn: str, log: EventLog, work: Callable[[AlertRules], Awaitable[T]]) -> T:
+    """Return what `work` returns for the alert rules."""
+    return with_store(dsn, lambda store: work(AlertRules(store, log)))
 
 
-def firings(
-    dsn: str, rule: str | None, symbol: str | None, from_us: int | None, to_us: int | None, limit: int
-) -> list[dict[str, Any]]:
-    """Return the newest alerts that fired in `[from_us, to_us)`, newest first."""
+@dataclass(frozen=True, slots=True)
+class FiringSelection:
+    """The newest `limit` firings in `[start_us, end_us)`, of one rule or symbol if given."""
+
+    rule: str | None
+    symbol: str | None
+    start_us: int | None
+    end_us: int | None
+    limit: int
+
+
+def read_firings(dsn: str, selection: FiringSelection) -> list[dict[str, Any]]:
+    """Return the firings of the selection, newest first."""
     from tickerplant.api.alert_rules import firing_json
 
     async def read(store: Store) -> list[dict[str, Any]]:
-        async with store.read() as reading:
-            rows = await reading.firings.read(rule, symbol, from_us, to_us, limit)
+        async with store.read() as session:
+            rows = await session.firings.read(
+                selection.rule, selection.symbol, selection.start_us, selection.end_us, selection.limit
+            )
         return [plain(firing_json(row)) for row in rows]
 
     return with_store(dsn, read)
 
 
-def webhooks(dsn: str, patience_s: float | None = None) -> dict[str, float]:
-    """Return how many webhooks wait, for how long the oldest has, and how many were given up in a day."""
+def webhook_counts(dsn: str, patience_s: float | None = None) -> dict[str, float]:
+    """Return the number of pending webhooks, the age of the oldest, and the number given up in the last day."""
 
     async def read(store: Store) -> dict[str, float]:
-        async with store.read() as reading:
-            return await reading.outbox.counts()
+        async with store.read() as session:
+            return await session.outbox.counts()
 
     return with_store(dsn, read, patience_s)

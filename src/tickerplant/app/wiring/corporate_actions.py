@@ -1,10 +1,11 @@
-"""Corporate actions where `app` touches them: what a user says of them, and what the store has."""
+"""Splits and dividends: appending those that a user enters, and reading those in the store."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tickerplant.app.wiring.parts import plain, with_store
+from tickerplant.app.wiring.rows import plain
+from tickerplant.app.wiring.store import with_store
 
 if TYPE_CHECKING:
     from tickerplant.log.port import EventLog
@@ -12,35 +13,35 @@ if TYPE_CHECKING:
 
 
 def append_split(log: EventLog, symbol: str, session_us: int, numerator: float, denominator: float) -> dict[int, int]:
-    """Write a split into raw; return its offset by partition, which is the symbol's."""
+    """Append a split to raw; return its offset by partition (the symbol's)."""
     from tickerplant.market_data.feed import commands
 
     return commands.append_split(log, symbol, session_us, numerator, denominator)
 
 
 def append_dividend(log: EventLog, symbol: str, ex_date_us: int, amount: float, currency: str | None) -> dict[int, int]:
-    """Write a dividend into raw; return its offset by partition, which is the symbol's."""
+    """Append a dividend to raw; return its offset by partition (the symbol's)."""
     from tickerplant.market_data.feed import commands
 
     return commands.append_dividend(log, symbol, ex_date_us, amount, currency)
 
 
 def stored(dsn: str, symbol: str) -> list[dict[str, Any]]:
-    """Return a symbol's splits and dividends in order of time, with `counts`: whether bars are adjusted for it."""
+    """Return a symbol's splits and dividends by time. `counts`: whether bars are adjusted for this one."""
 
     async def read(store: Store) -> list[dict[str, Any]]:
-        async with store.read() as reading:
-            newest = (await reading.actions.newest_splits(symbol)).to_pylist()
-            paid = (await reading.actions.newest_dividends(symbol)).to_pylist()
-            splits = (await reading.actions.splits(symbol)).to_pylist()
-            dividends = (await reading.actions.dividends(symbol)).to_pylist()
+        async with store.read() as session:
+            newest = (await session.actions.newest_splits(symbol)).to_pylist()
+            paid = (await session.actions.newest_dividends(symbol)).to_pylist()
+            splits = (await session.actions.splits(symbol)).to_pylist()
+            dividends = (await session.actions.dividends(symbol)).to_pylist()
         found = [{"kind": "split", **row, "counts": row in newest} for row in splits]
         found += [{"kind": "dividend", **row, "counts": row in paid} for row in dividends]
-        return [_shown(row) for row in sorted(found, key=lambda row: row["time"])]
+        return [_as_dict(row) for row in sorted(found, key=lambda row: row["time"])]
 
     return with_store(dsn, read)
 
 
-def _shown(row: dict[str, Any]) -> dict[str, Any]:
+def _as_dict(row: dict[str, Any]) -> dict[str, Any]:
     date = row.pop("time").date().isoformat()
     return plain({"kind": row.pop("kind"), "symbol": row.pop("symbol"), "date": date, **row})

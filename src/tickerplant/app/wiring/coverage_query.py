@@ -1,4 +1,4 @@
-"""What `tickerplant coverage` looks at: the store's bars by the rules and the time of the log, if there is one."""
+"""The query of `tickerplant coverage`: stored bars, under the rules and the market time of the log if there is one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tickerplant.app.wiring import open_readonly, parts
+from tickerplant.app.wiring import open_readonly
+from tickerplant.app.wiring.store import with_store
 from tickerplant.core.errors import LogUnavailable, NoPlant, UnknownTopic
 
 if TYPE_CHECKING:
@@ -20,50 +21,50 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Covered:
-    """The stretch `[from_us, to_us)`, and of each symbol the status of its bars. `unknown`: never seen."""
+class CoverageReport:
+    """The statuses of the bars in `[start_us, end_us)` by symbol. `unknown`: requested symbols without any data."""
 
-    from_us: int
-    to_us: int
+    start_us: int
+    end_us: int
     found: dict[str, Statuses]
     calendars: dict[str, Calendar]
     unknown: list[str]
 
 
-def covered(
-    settings: Settings, symbols: Sequence[str], interval: str, from_us: int | None, to_us: int | None
-) -> Covered:
-    """Look at these symbols, or at all; unless said at the last sessions, of daily bars at the last year.
+def read_coverage(
+    settings: Settings, symbols: Sequence[str], interval: str, start_us: int | None, end_us: int | None
+) -> CoverageReport:
+    """Return the coverage of these symbols; [] means all. Default range: the last sessions, for daily bars a year.
 
-    Raises NoPlant, StoreUnavailable, and BadInput for a stretch that is too long or that has not begun.
+    Raises NoPlant, StoreUnavailable, and BadInput for a range that is too long or starts in the future.
     """
     from tickerplant.core.coverage import default_range
     from tickerplant.core.errors import BadInput
     from tickerplant.core.sessions import Calendars
 
-    rules, now_us = in_force(settings)
+    rules, now_us = rules_and_market_time(settings)
 
-    async def read(store: Store) -> Covered:
-        async with store.read() as reading:
-            known = await reading.statuses.symbols()
-            of = Calendars(rules)
-            calendars = {symbol: of.of(symbol) for symbol in symbols or known}
-            usual = [default_range(calendar, interval, to_us or now_us) for calendar in calendars.values()]
-            begin = min((begin for begin, _ in usual), default=0) if from_us is None else from_us
-            end = max((end for _, end in usual), default=0) if to_us is None else to_us
-            if begin > end:
-                raise BadInput("--from lies in the future; say --to for a stretch there")
-            found = await reading.statuses.of(
-                calendars, interval, begin, end, now_us, extended_hours=rules.extended_hours
+    async def read(store: Store) -> CoverageReport:
+        async with store.read() as session:
+            known = await session.statuses.symbols()
+            all_calendars = Calendars(rules)
+            calendars = {symbol: all_calendars.of(symbol) for symbol in symbols or known}
+            usual = [default_range(calendar, interval, end_us or now_us) for calendar in calendars.values()]
+            start = min((start for start, _ in usual), default=0) if start_us is None else start_us
+            end = max((end for _, end in usual), default=0) if end_us is None else end_us
+            if start > end:
+                raise BadInput("--from is in the future; add --to to query a future range")
+            found = await session.statuses.of(
+                calendars, interval, start, end, now_us, extended_hours=rules.extended_hours
             )
-            return Covered(begin, end, found, calendars, [name for name in symbols if name not in known])
+            return CoverageReport(start, end, found, calendars, [name for name in symbols if name not in known])
 
     with open_readonly.store_of(settings) as dsn:
-        return parts.with_store(dsn, read)
+        return with_store(dsn, read)
 
 
-def in_force(settings: Settings) -> tuple[Rules, int]:
-    """Return the rules in force and the market's time; without a log that answers, the settings' and the machine's."""
+def rules_and_market_time(settings: Settings) -> tuple[Rules, int]:
+    """Return the rules in force and the market's time in µs. Without a log: those of the settings and the machine."""
     from tickerplant.api.log_state import market_now, rules_in_force
 
     rules = settings.rules.rules()

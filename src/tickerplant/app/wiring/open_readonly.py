@@ -1,4 +1,4 @@
-"""How commands that only look open a plant: they make nothing where there is none, and wait briefly for an answer."""
+"""Opening a plant for commands that only read: they create nothing, and wait only briefly for an answer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from tickerplant.app.runtime.database import database
-from tickerplant.app.wiring import parts
+from tickerplant.app.wiring.log import has_log, open_log
+from tickerplant.app.wiring.store import has_store
 from tickerplant.core.errors import LogUnavailable, NoPlant
 from tickerplant.core.schemas import RAW
 
@@ -16,55 +17,54 @@ if TYPE_CHECKING:
     from tickerplant.log.port import EventLog
 
 PATIENCE_S: Final = 8.0
-"""How long brokers are waited for before a command says that they do not answer."""
+"""Maximum wait for brokers before a command reports that they do not answer."""
 
 
 def has_plant(settings: Settings) -> bool:
-    """Whether there is anything to look at: a log or a store that is in no folder, or one that is there."""
-    store = not settings.embedded_store or parts.has_store(settings.data)
-    return parts.has_log(settings) or store
+    """Return whether a log or a store exists. True for one that is not in the data folder: it is not asked."""
+    return has_log(settings) or not settings.embedded_store or has_store(settings.data)
 
 
 def no_plant(settings: Settings) -> NoPlant:
-    """Return the error that says so, and what to do."""
+    """Return the error for a data folder without a plant; its message names what to do."""
     return NoPlant(
-        f"there is no plant in {settings.data}; name its folder with --data or TICKERPLANT_DATA, or make one there "
+        f"there is no plant in {settings.data}; name its folder with --data or TICKERPLANT_DATA, or create one there "
         "with `tickerplant up` or `tickerplant replay FILE`"
     )
 
 
 @contextlib.contextmanager
 def log_of(settings: Settings, *, patience_s: float | None = None) -> Iterator[EventLog]:
-    """Open the log for the block and see that it answers. With `patience_s` nothing that is asked of it takes longer.
+    """Open the log for the block after checking that it answers. With `patience_s`, no later call takes longer.
 
-    Raises NoPlant, LogUnavailable, or UnknownTopic for brokers that have no plant.
+    Raises NoPlant, LogUnavailable, or UnknownTopic for brokers without the plant's topics.
     """
-    if not parts.has_log(settings):
+    if not has_log(settings):
         raise no_plant(settings)
-    with parts.event_log(settings, make_topics=False, patience_s=patience_s or PATIENCE_S) as event_log:
-        _answer(settings, event_log, patience_s or PATIENCE_S)
+    with open_log(settings, make_topics=False, patience_s=patience_s or PATIENCE_S) as event_log:
+        _check_answer(settings, event_log, patience_s or PATIENCE_S)
         if patience_s is not None or settings.embedded_log:
             yield event_log
             return
-    with parts.event_log(settings, make_topics=False) as event_log:  # now that it answers, as patient as services are
+    with open_log(settings, make_topics=False) as event_log:  # it answers: from here on as patient as services are
         yield event_log
 
 
-def _answer(settings: Settings, event_log: EventLog, patience_s: float) -> None:
+def _check_answer(settings: Settings, event_log: EventLog, patience_s: float) -> None:
     try:
         event_log.partitions(RAW)
     except LogUnavailable as error:
         if settings.embedded_log:
             raise
         raise LogUnavailable(
-            f"no broker at {settings.log} answers within {patience_s:g} s; start it, or correct --log or "
+            f"no broker at {settings.log} answered within {patience_s:g} s; start it, or correct --log or "
             f"TICKERPLANT_LOG ({error})"
         ) from error
 
 
 @contextlib.contextmanager
 def store_of(settings: Settings) -> Iterator[str]:
-    """Give the address of the store for the block. Raises NoPlant, and StoreUnavailable where there is no store."""
+    """Yield the address of the store for the block. Raises NoPlant, and StoreUnavailable if there is no store."""
     if not has_plant(settings):
         raise no_plant(settings)
     with database(settings, make=False) as dsn:

@@ -1,4 +1,7 @@
-"""The sandbox vendor as a process of its own: a vendor is not part of the plant, nor does it share its interpreter."""
+"""The sandbox vendor: as a server in this process, as a process of its own, or one that runs elsewhere.
+
+`up` runs it as a process of its own: a vendor is not part of the plant and does not share its interpreter.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +16,66 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from tickerplant.app.config.settings import child_environment
-from tickerplant.core.errors import ConfigError
+from tickerplant.core.errors import BadInput, ConfigError
 
 if TYPE_CHECKING:
     from tickerplant.app.config.settings import Settings
     from tickerplant.sandbox import SandboxEndpoint
     from tickerplant.system_clock import SystemClock
 
-LOOK_S: Final = 0.5
+POLL_S: Final = 0.5
 
 log = structlog.get_logger(__name__)
 
 
+@contextlib.contextmanager
+def run_sandbox(settings: Settings, clock: str = "") -> Iterator[SandboxEndpoint]:
+    """Run the sandbox vendor in a thread for the block and yield its addresses.
+
+    `clock`: the text of a running clock (`sandbox.endpoint.format_clock`); empty: a new clock of the settings.
+    Raises ConfigError for a fault script that cannot be parsed.
+    """
+    from tickerplant.sandbox import MarketSettings, SandboxSettings, running
+    from tickerplant.sandbox.endpoint import parse_clock
+    from tickerplant.sandbox.fault_script import parse_script
+    from tickerplant.sandbox.quotas import FREE_PACE_S, FREE_PLANS
+
+    chosen = settings.sandbox
+    try:
+        script = parse_script("\n".join(chosen.fault_script))
+    except BadInput as error:
+        raise ConfigError(f"sandbox.fault_script: {error}") from error
+    asked = SandboxSettings(
+        MarketSettings(settings.symbols, chosen.rate, chosen.seed, chosen.sessions),
+        clock=parse_clock(clock) if clock else sandbox_clock(settings),
+        quotas=FREE_PLANS if chosen.free_plans else {},
+        pace_s=FREE_PACE_S if chosen.free_plans else {},
+        fault_script=script,
+        fault_seed=chosen.fault_seed,
+    )
+    with running(asked, "127.0.0.1", chosen.port) as endpoint:
+        yield endpoint
+
+
+def sandbox_clock(settings: Settings) -> SystemClock:
+    """Return a new clock for the sandbox, as the settings define it."""
+    from tickerplant.sandbox.endpoint import make_clock
+
+    return make_clock(settings.sandbox.start, settings.sandbox.speed)
+
+
+def sandbox_endpoint(greeting: bytes, symbols: tuple[str, ...]) -> SandboxEndpoint:
+    """Return the addresses of a sandbox in another process, from the line that it printed when it was up."""
+    from tickerplant.sandbox.endpoint import parse_greeting
+
+    return parse_greeting(greeting, symbols)
+
+
 class SandboxProcess:
-    """`tickerplant sandbox` with these settings. It ends with us, however we end: our end of its input closes."""
+    """`tickerplant sandbox` with these settings, as a child process.
+
+    The child ends when this process ends, even if it is killed: its standard input closes.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -35,12 +84,11 @@ class SandboxProcess:
         self._child: subprocess.Popen[bytes] | None = None
 
     def start(self) -> SandboxEndpoint:
-        """Start it and return where it answers: if it was started before at the same port, its clock going on."""
-        from tickerplant.app.wiring import parts
+        """Start the child and return its addresses. A restarted child has the same port, and its clock continues."""
         from tickerplant.sandbox.endpoint import format_clock
 
         settings = self._settings
-        clock = self._clock = self._clock or parts.sandbox_clock(settings)
+        clock = self._clock = self._clock or sandbox_clock(settings)
         env = child_environment() | {
             "TICKERPLANT_DATA": str(settings.data),
             "TICKERPLANT_SYMBOLS": ",".join(settings.symbols),
@@ -57,7 +105,7 @@ class SandboxProcess:
             [sys.executable, "-m", "tickerplant.app", "sandbox", "--while-used", "--clock", format_clock(clock)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for the plant, whose feeds still say good-bye
+            start_new_session=True,  # Ctrl-C goes to the plant alone, whose feeds still close their connections
             cwd="/",
             env=env,
         )
@@ -65,21 +113,21 @@ class SandboxProcess:
         line = child.stdout.readline()
         if not line:
             self.stop()
-            raise ConfigError("the sandbox vendor did not start; its words are above")
-        place = parts.sandbox_place(line, settings.symbols)
-        self._port = int(place.url.rpartition(":")[2])
-        return place
+            raise ConfigError("the sandbox vendor did not start; its error message is above")
+        endpoint = sandbox_endpoint(line, settings.symbols)
+        self._port = int(endpoint.url.rpartition(":")[2])
+        return endpoint
 
     def watch(self, stop: threading.Event) -> None:
-        """Until `stop`, start it again where it was when it has died."""
-        while not stop.wait(LOOK_S):
+        """Restart the child, on the same port, whenever it ends. Returns at `stop`."""
+        while not stop.wait(POLL_S):
             if self._child is None or self._child.poll() is not None:
-                log.warning("the sandbox vendor has died and is started again")
+                log.warning("sandbox vendor ended unexpectedly; restarting it")
                 self.stop()
                 self.start()
 
     def stop(self) -> None:
-        """End it. Harmless twice."""
+        """Stop the child. Idempotent."""
         child, self._child = self._child, None
         if child is None:
             return
@@ -93,39 +141,39 @@ class SandboxProcess:
             child.wait()
 
 
-class SandboxElsewhere:
-    """A sandbox that somebody else runs at `url`."""
+class ExternalSandbox:
+    """A running sandbox at the setting `sandbox.url`. This process neither starts nor stops it."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
     def start(self) -> SandboxEndpoint:
-        """Ask it by what clock it goes, and return where it answers. Raises ConfigError when it does not."""
+        """Fetch its clock and return its addresses. Raises ConfigError if it does not answer."""
         import httpx
-
-        from tickerplant.app.wiring import parts
 
         url = self._settings.sandbox.url.rstrip("/")
         try:
             clock = httpx.get(f"{url}/sandbox/clock", timeout=10).raise_for_status().json()
         except (httpx.HTTPError, ValueError) as error:
-            raise ConfigError(f"no sandbox answers at sandbox.url {url}: {type(error).__name__}") from None
+            raise ConfigError(
+                f"no sandbox answers at {url} ({type(error).__name__}); start it or correct sandbox.url"
+            ) from None
         stream_url = url.replace("http", "ws", 1) + "/v1/quotes/price"
         greeting = json.dumps({"url": url, "stream_url": stream_url, "clock": clock})
-        return parts.sandbox_place(greeting.encode(), self._settings.symbols)
+        return sandbox_endpoint(greeting.encode(), self._settings.symbols)
 
     def watch(self, stop: threading.Event) -> None:
-        """Until `stop`, do nothing: who runs it looks after it."""
+        """Wait for `stop`."""
         stop.wait()
 
     def stop(self) -> None:
-        """Leave it as it is."""
+        """Leave it running."""
 
 
 @contextlib.contextmanager
-def sandbox_process(settings: Settings) -> Iterator[tuple[SandboxProcess | SandboxElsewhere, SandboxEndpoint]]:
-    """Run the sandbox vendor beside us for the block, unless one runs already, and give it with its addresses."""
-    process = SandboxElsewhere(settings) if settings.sandbox.url else SandboxProcess(settings)
+def sandbox_process(settings: Settings) -> Iterator[tuple[SandboxProcess | ExternalSandbox, SandboxEndpoint]]:
+    """Yield the sandbox and its addresses for the block: the one at `sandbox.url`, else a new child process."""
+    process = ExternalSandbox(settings) if settings.sandbox.url else SandboxProcess(settings)
     try:
         yield process, process.start()
     finally:

@@ -1,4 +1,4 @@
-"""From the settings to the vendors: whom to ask for what, with which keys and quotas, and how they stand."""
+"""Vendors from the settings: which vendor serves which kind of data, with its key and quotas, and their status."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final
 
-from tickerplant.app.config.groups import dearest_last
+from tickerplant.app.config.groups import by_action_cost
 from tickerplant.core.errors import ConfigError, NoPlant, UnknownTopic
 
 if TYPE_CHECKING:
@@ -24,13 +24,14 @@ if TYPE_CHECKING:
 
 SANDBOX: Final = "sandbox"
 SANDBOX_DAYS: Final = {"1d": 3_650, "5m": 6, "1m": 6}
+"""Days of history from the sandbox where the settings ask for `max`: as much as a chart shows at first."""
 NEEDS_KEY: Final = {"twelvedata": "vendors.twelve_data_key", "alphavantage": "vendors.alpha_vantage_key"}
 
 
 def orders(settings: Settings, *, sandbox: bool = False) -> dict[str, tuple[str, ...]]:
-    """Return the order of vendors by kind of data. With `sandbox` it is asked alone, where the user has named nobody.
+    """Return the order of vendors by kind of data. With `sandbox`, kinds without a configured vendor use it alone.
 
-    Raises ConfigError for a vendor that is named and lacks its key.
+    Raises ConfigError for a configured vendor without its key.
     """
     from tickerplant.market_data.vendors.port import KINDS
 
@@ -40,28 +41,28 @@ def orders(settings: Settings, *, sandbox: bool = False) -> dict[str, tuple[str,
         made_up = settings.sandbox.vendors
         result = {kind: order if getattr(vendors, kind) else made_up for kind, order in result.items()}
         if not vendors.actions:
-            result["actions"] = dearest_last(made_up)
+            result["actions"] = by_action_cost(made_up)
     for kind, order in result.items():
         for name in order:
             if name in NEEDS_KEY and not vendors.key(name) and not (sandbox and name in settings.sandbox.vendors):
-                raise ConfigError(f"vendors.{kind} names {name}, which needs a key: set {NEEDS_KEY[name]}")
+                raise ConfigError(f"vendors.{kind} contains {name}, which needs a key; set {NEEDS_KEY[name]}")
     return result
 
 
 def quotas(settings: Settings) -> dict[str, tuple[Quota, ...]]:
-    """Return the quotas that the settings give in place of the vendors' own; the sandbox allows what they say of it."""
+    """Return the quotas that replace the vendors' own. The sandbox has none, except with `sandbox.free_plans`."""
     from tickerplant.market_data.vendors.port import Quota
 
-    said = {name: tuple(map(Quota.parse, texts)) for name, texts in settings.vendors.quotas.items()}
-    return said if settings.sandbox.free_plans else {SANDBOX: (), **said}
+    configured = {name: tuple(map(Quota.parse, texts)) for name, texts in settings.vendors.quotas.items()}
+    return configured if settings.sandbox.free_plans else {SANDBOX: (), **configured}
 
 
 def providers(
-    settings: Settings, names: Sequence[str], clock: Clock, place: SandboxEndpoint | None, rules: Rules | None = None
+    settings: Settings, names: Sequence[str], clock: Clock, endpoint: SandboxEndpoint | None, rules: Rules | None = None
 ) -> dict[str, Provider]:
-    """Return the vendors of these names; `rules` are those of the settings, unless given.
+    """Return the vendors of these names. `rules`: None means those of the settings.
 
-    Raises ConfigError for one that is unknown, broken, or lacks what it needs.
+    Raises ConfigError for a vendor that is unknown, broken, or incompletely configured.
     """
     from tickerplant.market_data.vendors import registry
     from tickerplant.market_data.vendors.port import ProviderContext
@@ -71,121 +72,124 @@ def providers(
         options = dict(settings.vendors.options.get(name, {}))
         url, stream_url = options.pop("url", ""), options.pop("stream_url", "")
         key = settings.vendors.key(name)
-        if name == SANDBOX or (place is not None and name in settings.sandbox.vendors):
-            key = key or SANDBOX  # any will do
-            url, stream_url = url or (place.url if place else ""), stream_url or (place.stream_url if place else "")
+        if name == SANDBOX or (endpoint is not None and name in settings.sandbox.vendors):
+            key = key or SANDBOX  # the sandbox accepts any key
+            url, stream_url = (
+                url or (endpoint.url if endpoint else ""),
+                stream_url or (endpoint.stream_url if endpoint else ""),
+            )
             if not url:
-                raise ConfigError("the vendor sandbox does not run: start it with --sandbox, or say where it is in "
+                raise ConfigError("the vendor sandbox does not run; start it with --sandbox, or set its address in "
                                   "vendors.options.sandbox.url")  # fmt: skip
         result[name] = registry.provider(ProviderContext(name, key, options, url, stream_url, clock, rules))
     return result
 
 
 @contextlib.asynccontextmanager
-async def desk(
-    settings: Settings, log: EventLog, *, clock: Clock | None = None, place: SandboxEndpoint | None = None,
+async def open_scheduler(
+    settings: Settings, log: EventLog, *, clock: Clock | None = None, endpoint: SandboxEndpoint | None = None,
     rules: Rules | None = None,
 ) -> AsyncIterator[RequestScheduler]:  # fmt: skip
-    """Open the desk for the block, in this process alone: it takes the desk from any other process.
+    """Open the request scheduler for the block. This process becomes its only owner: another owner loses it.
 
-    `place`: the sandbox, if it is to be asked; then the clock is its own. `rules`: those of the settings, unless given.
-    Raises ConfigError (before anybody's desk is taken), SnapshotRefused, LogError.
+    `endpoint`: the sandbox to use, whose clock then applies. `rules`: None means those of the settings. Raises
+    ConfigError (before another owner loses it), SnapshotRefused, LogError.
     """
     from tickerplant.market_data.vendors.scheduler import RequestScheduler, VendorPlan
     from tickerplant.market_data.vendors.state_store import StateStore
     from tickerplant.system_clock import SystemClock
 
-    clock = clock or (place.clock if place is not None else SystemClock())
-    order = orders(settings, sandbox=place is not None)
+    clock = clock or (endpoint.clock if endpoint is not None else SystemClock())
+    order = orders(settings, sandbox=endpoint is not None)
     names = [name for names in order.values() for name in names]
     async with contextlib.AsyncExitStack() as stack:
-        made = providers(settings, names, clock, place, rules)
+        made = providers(settings, names, clock, endpoint, rules)
         for provider in made.values():
             stack.push_async_callback(provider.close)
-        keeping = await asyncio.to_thread(StateStore, log)
-        stack.push_async_callback(asyncio.to_thread, keeping.close)
+        store = await asyncio.to_thread(StateStore, log)
+        stack.push_async_callback(asyncio.to_thread, store.close)
         plan = VendorPlan(made, order, quotas(settings), settings.vendors.gap_fill_reserve)
-        yield RequestScheduler(plan, clock=clock, save=keeping.save, stored=keeping.stored)
+        yield RequestScheduler(plan, clock=clock, save=store.save, stored=store.stored)
 
 
-def clock_of(place: SandboxEndpoint | None) -> Clock:
-    """Return the clock of market_data: the sandbox's own where that is asked."""
+def clock_of(endpoint: SandboxEndpoint | None) -> Clock:
+    """Return the clock of market_data: the sandbox's if there is one, else the machine's."""
     from tickerplant.system_clock import SystemClock
 
-    return place.clock if place is not None else SystemClock()
+    return endpoint.clock if endpoint is not None else SystemClock()
 
 
 def depths(settings: Settings, *, made_up: bool = False) -> list[Depth]:
-    """Return how far back which bars are wanted; of made-up ones, `max` is as much as a chart shows at first."""
+    """Return the wanted depth of history by interval. For `made_up` prices `max` means `SANDBOX_DAYS`."""
     from tickerplant.market_data.backfill import Depth
 
     found = []
     for entry in settings.history:
         name, _, days = entry.partition(":")
-        most = SANDBOX_DAYS.get(name) if made_up else None
-        found.append(Depth(name, most if days == "max" else int(days)))
+        limit = SANDBOX_DAYS.get(name) if made_up else None
+        found.append(Depth(name, limit if days == "max" else int(days)))
     return found
 
 
 def backfill(
-    settings: Settings, log: EventLog, dsn: str, desk: RequestScheduler, clock: Clock, rules: Rules, *,
+    settings: Settings, log: EventLog, dsn: str, scheduler: RequestScheduler, clock: Clock, rules: Rules, *,
     order: Order | None = None,
 ) -> BackfillManager:  # fmt: skip
-    """Return the manager that fetches what is missing, not yet running.
+    """Return the manager that fetches missing history, not running.
 
-    With an `order` it fetches that alone, and ends when nothing is left that could be asked for now.
+    With an `order` it fetches only that, and ends when no request is left that can be made now.
     """
     from tickerplant.market_data.backfill import BackfillManager, BackfillPlan
 
-    made_up = any(provider.name == SANDBOX for provider in desk.providers("intraday"))
+    made_up = any(provider.name == SANDBOX for provider in scheduler.providers("intraday"))
     plan = BackfillPlan(settings.symbols, depths(settings, made_up=made_up), order=order, once=order is not None)
-    return BackfillManager(log, desk, dsn, plan, rules=rules, clock=clock)
+    return BackfillManager(log, scheduler, dsn, plan, rules=rules, clock=clock)
 
 
-def streams(desk: RequestScheduler, symbols: Sequence[str]) -> list[tuple[Provider, tuple[str, ...]]]:
-    """Return whose streams bring which symbols: each symbol is of the first vendor in the order that may know it."""
-    rest, found = list(symbols), []
-    for provider in desk.providers("stream"):
+def streams(scheduler: RequestScheduler, symbols: Sequence[str]) -> list[tuple[Provider, tuple[str, ...]]]:
+    """Return the streaming vendors with their symbols. Each symbol goes to the first vendor whose markets match it."""
+    remaining, found = list(symbols), []
+    for provider in scheduler.providers("stream"):
         if not provider.offer.stream:
             continue
-        mine = tuple(s for s in rest if any(fnmatchcase(s, pattern) for pattern in provider.offer.markets))
-        if mine:
-            found.append((provider, mine))
-            rest = [symbol for symbol in rest if symbol not in mine]
+        matching = tuple(s for s in remaining if any(fnmatchcase(s, pattern) for pattern in provider.offer.markets))
+        if matching:
+            found.append((provider, matching))
+            remaining = [symbol for symbol in remaining if symbol not in matching]
     return found
 
 
 def status(settings: Settings, *, sandbox: bool | None = None) -> list[VendorStatus]:
-    """Return how each vendor stands by what is kept on the log, whether a plant runs or not; takes nobody's desk."""
-    from tickerplant.app.wiring.coverage_query import in_force
+    """Return each vendor's status from the state on the log. Needs no running plant, and disturbs none."""
+    from tickerplant.app.wiring.coverage_query import rules_and_market_time
     from tickerplant.market_data.vendors.scheduler import VendorPlan, vendor_statuses
     from tickerplant.sandbox import SandboxEndpoint
     from tickerplant.system_clock import SystemClock
 
-    _, now_us = in_force(settings)  # quotas are counted by a sandbox's clock where one is asked
+    _, now_us = rules_and_market_time(settings)  # with a sandbox, quota windows follow its clock
     asked = settings.wants_sandbox if sandbox is None else sandbox
     order = orders(settings, sandbox=asked)
     names = [name for names in order.values() for name in names]
 
-    async def look() -> list[VendorStatus]:
+    async def read() -> list[VendorStatus]:
         nowhere = SandboxEndpoint("http://127.0.0.1", "ws://127.0.0.1", ())
         made = providers(settings, names, SystemClock(), nowhere)
         try:
             plan = VendorPlan(made, order, quotas(settings), settings.vendors.gap_fill_reserve)
-            return vendor_statuses(plan, stored=_kept(settings), now_us=now_us)
+            return vendor_statuses(plan, stored=_stored(settings), now_us=now_us)
         finally:
             for provider in made.values():
                 await provider.close()
 
-    return asyncio.run(look())
+    return asyncio.run(read())
 
 
-def _kept(settings: Settings) -> Mapping[str, bytes]:
+def _stored(settings: Settings) -> Mapping[str, bytes]:
     from tickerplant.app.wiring import open_readonly
     from tickerplant.market_data.vendors.state_store import stored_state
 
     try:
         with open_readonly.log_of(settings) as log:
             return stored_state(log)
-    except (NoPlant, UnknownTopic):  # nobody has asked anything yet
+    except (NoPlant, UnknownTopic):  # no request has been made yet
         return {}

@@ -1,0 +1,37 @@
+"""Progress bars on stderr. They draw only on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class ProgressBars:
+    """One bar per label, for the block. `quiet` draws nothing, as does stderr that is not a terminal."""
+
+    def __init__(self, labels: Sequence[str], *, quiet: bool) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        console = Console(stderr=True)
+        width = max(map(len, labels))
+        self._progress = Progress(
+            TextColumn(f"{{task.description:<{width}}}"),
+            BarColumn(),
+            TextColumn("{task.fields[text]}"),
+            TimeElapsedColumn(),
+            console=console,
+            disable=quiet or not console.is_terminal,
+            transient=True,
+        )
+        self._tasks = {label: self._progress.add_task(label, total=None, text="") for label in labels}
+
+    def update(self, label: str, done: int, total: int | None, text: str = "") -> None:
+        """Set a bar to `done` of `total` (None: unknown) and the text beside it."""
+        self._progress.update(self._tasks[label], completed=done, total=total, text=text)
+
+    def __enter__(self) -> ProgressBars:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._progress.stop()

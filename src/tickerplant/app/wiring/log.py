@@ -1,0 +1,99 @@
+"""The event log: opening it, its topics, its kept snapshots, and how far a live feed has come."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from tickerplant.core.errors import UnknownTopic
+from tickerplant.core.schemas import (
+    ALERTS,
+    ANALYTICS,
+    OHLCV,
+    RAW,
+    STATE_AGGREGATION,
+    STATE_ANALYTICS,
+    STATE_FEEDS,
+    TOPIC,
+    TOPICS,
+)
+
+if TYPE_CHECKING:
+    from tickerplant.app.config.settings import Settings
+    from tickerplant.log.port import EventLog
+    from tickerplant.log.snapshot_retention import SnapshotRetention
+
+
+@contextlib.contextmanager
+def open_log(settings: Settings, *, make_topics: bool = True, patience_s: float | None = None) -> Iterator[EventLog]:
+    """Open the log of the settings for the block. With `make_topics`, create the topics that it lacks."""
+    from tickerplant.log import open as log_open
+
+    patience_s = log_open.PATIENCE_S if patience_s is None else patience_s
+    opened = log_open.open_log(settings.log, data=settings.data, config=settings.kafka, patience_s=patience_s)
+    try:
+        if make_topics:
+            create_topics(opened, settings.partitions)
+        yield opened
+    finally:
+        opened.close()
+
+
+def has_log(settings: Settings) -> bool:
+    """Return whether the log's file exists. True for brokers, which are not asked."""
+    from tickerplant.log.open import has_file
+
+    return has_file(settings.log, settings.data)
+
+
+def create_topics(log: EventLog, partitions: int) -> list[str]:
+    """Create the missing topics and return their names. A log that has topics keeps its number of partitions."""
+    with contextlib.suppress(UnknownTopic):
+        partitions = log.partitions(RAW)
+    return log.create_topics(TOPICS, partitions)
+
+
+def is_created(log: EventLog) -> bool:
+    """Return whether the log has an identity, that is, whether its topics were ever created."""
+    try:
+        log.identity()
+    except UnknownTopic:
+        return False
+    return True
+
+
+def ends(log: EventLog, *, read_uncommitted: bool = False) -> dict[tuple[str, int], int]:
+    """Return the end offset of each partition of the topics that persistence reads."""
+    return {
+        (tp.topic, tp.partition): end
+        for topic in (RAW, OHLCV, ANALYTICS, ALERTS)
+        for tp, (_, end) in log.offsets(topic, read_uncommitted=read_uncommitted).items()
+    }
+
+
+def request_rebuild(log: EventLog, symbols: Sequence[str], start_us: int, end_us: int) -> dict[int, int]:
+    """Append a request to rebuild the bars of `[start_us, end_us)`; return its raw offset by partition."""
+    from tickerplant.market_data.feed.commands import request_rebuild as request
+
+    return request(log, symbols, start_us, end_us)
+
+
+def snapshot_retentions(log: EventLog) -> list[SnapshotRetention]:
+    """Return the retention of kept snapshots of each stateful service. Run them before the log's retention."""
+    from tickerplant.log.snapshot_retention import SnapshotRetention
+
+    services = (("aggregation", RAW, STATE_AGGREGATION), ("analytics", OHLCV, STATE_ANALYTICS))
+    return [
+        SnapshotRetention(log, name, topic, state, TOPIC[topic].retention_us or 0) for name, topic, state in services
+    ]
+
+
+def live_watermark_us(log: EventLog, feed: str) -> int | None:
+    """Return the watermark of a live feed. None for a feed that writes nothing regularly, such as a file's."""
+    from tickerplant.market_data.feed import cursor as feed_cursor
+    from tickerplant.market_data.feed.committer import state_key, state_partition
+
+    stored = log.get_state(STATE_FEEDS, state_partition(feed, log.partitions(STATE_FEEDS)), state_key(feed))
+    cursor = feed_cursor.decode(stored, feed)
+    return cursor.watermark_us if cursor.live else None

@@ -1,0 +1,52 @@
+"""How far the services have come: positions in the store, committed offsets and ends in the log."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from tickerplant.app.ingest_progress import Applied, Positions
+from tickerplant.app.wiring.log import ends
+
+if TYPE_CHECKING:
+    from tickerplant.log.port import EventLog
+    from tickerplant.store import Store
+
+
+class StorePositions:
+    """Reads how far the store has applied each partition. Polled often, so it keeps one connection. One thread only."""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self._runner = asyncio.Runner()
+        self._store: Store | None = None
+
+    def applied(self) -> dict[tuple[str, int], Applied]:
+        """Return what is applied, by topic and partition."""
+        return self._runner.run(self._read())
+
+    async def _read(self) -> dict[tuple[str, int], Applied]:
+        from tickerplant.store import Store
+
+        if self._store is None:
+            self._store = await Store.open(self._dsn, min_size=1, max_size=1)
+        async with self._store.read() as session:
+            found = await session.applied()
+        return {partition: Applied(applied.position, applied.cause) for partition, applied in found.items()}
+
+    def __enter__(self) -> StorePositions:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._store is not None:
+            self._runner.run(self._store.close())
+        self._runner.close()
+
+
+def read_positions(log: EventLog, store: StorePositions) -> Positions:
+    """Return the positions of the store, of aggregation and of analytics, and the log's ends."""
+    committed = {
+        group: {(tp.topic, tp.partition): position for tp, position in log.committed(group).items()}
+        for group in ("aggregation", "analytics")
+    }
+    return Positions(store.applied(), committed, ends(log, read_uncommitted=True))

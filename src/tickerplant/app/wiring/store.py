@@ -1,0 +1,169 @@
+"""The store: the embedded server, migrations, scheduled jobs, and what commands read of it.
+
+Each function opens the store itself: a command calls one of them once, and health checks call them every half minute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from tickerplant.app.component import FAILED, OK, ComponentHealth
+from tickerplant.app.wiring.rows import plain
+from tickerplant.core.errors import StoreUnavailable
+
+if TYPE_CHECKING:
+    from tickerplant.app.config.settings import Settings
+    from tickerplant.log.port import EventLog
+    from tickerplant.store import Store
+    from tickerplant.store.migrations import MigrationStatus
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class BarSelection:
+    """The newest `limit` stored bars of a symbol and interval in `[start_us, end_us)`; None is an open side."""
+
+    symbol: str
+    interval: str
+    start_us: int | None
+    end_us: int | None
+    limit: int
+
+
+class PostgresServer(Protocol):
+    """The embedded server as this room uses it. It restarts itself after a crash."""
+
+    def start(self) -> str:
+        """Start the server, or take over a running one, and return its address."""
+        ...
+
+    def stop(self) -> None:
+        """Stop the server. No effect if it does not run."""
+        ...
+
+
+def embedded_postgres(data: Path) -> PostgresServer:
+    """Return the embedded PostgreSQL of a data folder, not started."""
+    from tickerplant.store.server.embedded import EmbeddedPostgres
+
+    return EmbeddedPostgres(data / "postgres")
+
+
+def has_store(data: Path) -> bool:
+    """Return whether the data folder has an embedded PostgreSQL, running or not."""
+    return (data / "postgres").exists()
+
+
+def with_store(dsn: str, work: Callable[[Store], Awaitable[T]], patience_s: float | None = None) -> T:
+    """Return what `work` returns for the opened store. For threads without an event loop: it runs its own.
+
+    Raises StoreUnavailable if opening and work take longer than `patience_s`; None: no limit.
+    """
+
+    async def run() -> T:
+        from tickerplant.store import Store
+
+        async with asyncio.timeout(patience_s):
+            store = await Store.open(dsn, min_size=1, max_size=2)
+            try:
+                return await work(store)
+            finally:
+                await store.close()
+
+    try:
+        return asyncio.run(run())
+    except TimeoutError:
+        raise StoreUnavailable(
+            f"the database did not answer within {patience_s:g} s; check the setting store (--store)"
+        ) from None
+
+
+def migrate(dsn: str) -> list[str]:
+    """Apply the pending migrations and return their names."""
+    from tickerplant.store import migrations
+
+    return [str(name) for name in with_store(dsn, migrations.migrate)]
+
+
+def migration_status(dsn: str, patience_s: float | None = None) -> MigrationStatus:
+    """Return which migrations are applied and which are pending."""
+    from tickerplant.store import migrations
+
+    return with_store(dsn, migrations.status, patience_s)
+
+
+def check_log(dsn: str, log: EventLog) -> None:
+    """Raise StoreMismatch if the store follows another log, or is ahead of this one."""
+    from tickerplant.app.wiring.log import ends
+
+    identity = log.identity()
+
+    async def log_ends() -> dict[tuple[str, int], int]:
+        return ends(log)
+
+    with_store(dsn, lambda store: store.check_log(identity.log_id, identity.generation, log_ends))
+
+
+def run_due(dsn: str, now_us: int) -> list[str]:
+    """Run the scheduled jobs that are due and return their names."""
+    from tickerplant.core.times import datetime_of
+    from tickerplant.store import maintenance
+
+    now = datetime_of(now_us)
+    return [str(name) for name in with_store(dsn, lambda store: maintenance.run_due(store, now)) or []]
+
+
+def jobs_status(dsn: str, patience_s: float | None = None) -> list[dict[str, Any]]:
+    """Return name, last_run_at and error of every scheduled job."""
+    from tickerplant.store import maintenance
+
+    return [plain(row) for row in with_store(dsn, maintenance.jobs_status, patience_s)]
+
+
+def store_health(dsn: str, log: EventLog | None, patience_s: float | None = None) -> Iterable[ComponentHealth]:
+    """Yield the store's health: it answers, has this version's tables and follows `log` (None: not checked)."""
+    status = migration_status(dsn, patience_s)
+    if status.pending:
+        yield ComponentHealth(
+            "store", FAILED, f"{len(status.pending)} migrations are not applied; run `tickerplant migrate`"
+        )
+        return
+    if log is not None:
+        check_log(dsn, log)
+    follows = ", and follows this log" if log is not None else ""
+    yield ComponentHealth("store", OK, f"{status.flavour} answers{follows}", {"flavour": status.flavour})
+
+
+def left_out(dsn: str, patience_s: float | None = None) -> list[dict[str, Any]]:
+    """Return, by feed, the counts of ticks and bars left out of bars: late_ticks, unsupported, differences."""
+
+    async def read(store: Store) -> list[dict[str, Any]]:
+        async with store.read() as session:
+            return [plain(row) for row in (await session.coverage.exclusion_counts()).to_pylist()]
+
+    return with_store(dsn, read, patience_s)
+
+
+def bars(settings: Settings, dsn: str, selection: BarSelection, adjust: str = "none") -> list[dict[str, Any]]:
+    """Return the newest bars of the selection, oldest first, adjusted as `core.adjustment` defines."""
+    from tickerplant.core.interval import parse
+    from tickerplant.core.sessions import Calendars
+
+    async def read(store: Store) -> list[dict[str, Any]]:
+        calendar = Calendars(settings.rules.rules()).of(selection.symbol)
+        async with store.read() as session:
+            adjustment = await session.actions.adjustment(selection.symbol, adjust, calendar, time.time_ns() // 1_000)
+            table = await session.ohlcv.read(
+                selection.symbol, selection.interval, selection.start_us, selection.end_us, selection.limit,
+                newest_first=True,
+            )  # fmt: skip
+        table = adjustment.bars(table, daily=not parse(selection.interval).is_intraday)
+        return [plain(row) for row in reversed(table.to_pylist())]
+
+    return with_store(dsn, read)
