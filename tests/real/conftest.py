@@ -1,4 +1,4 @@
-"""The files that `make test-real DATA=FOLDER` brings: one run of each test a file."""
+"""The files of `make test-real DATA=FOLDER`: each test runs once for each file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Collect nothing in a run without a folder: `make test` needs no file of the user's."""
+    """Ignore these tests without a folder: `make test` needs no file of the user."""
     return None if config.getoption("data", None) else True
 
 

@@ -1,4 +1,4 @@
-"""A user's file: the options that its replay needs, its raw records, and what DuckDB reads in it."""
+"""A user's file: the options that its replay needs, its raw records, and its content as DuckDB reads it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Replayed:
     """Raw records of the only partition, in order."""
 
     @cached_property
-    def shape(self) -> FileLayout:
+    def layout(self) -> FileLayout:
         file = open_file(self.path)
         return detect_layout(file.header, line=file.header_number)
 
@@ -66,8 +66,8 @@ class Replayed:
             return connection.execute(sql).fetchall()
 
     def numbers_of(self, name: str) -> list[float]:
-        """Return a column of the file as DuckDB reads it, sorted; `name` is ours, `price` for example."""
-        column = self.shape.columns[name]
+        """Return a column of the file as DuckDB reads it, sorted; `name` is a role, `price` for example."""
+        column = self.layout.columns[name]
         with duckdb.connect() as connection:
             if self.path.suffix == ".parquet":
                 source = connection.read_parquet(str(self.path))
@@ -83,9 +83,9 @@ def calendar_of(symbol: str) -> str:
     return next(name for pattern, name in Rules().calendars.items() if fnmatchcase(symbol, pattern))
 
 
-def sessions(from_us: int, to_us: int) -> pa.Table:
+def sessions(start_us: int, end_us: int) -> pa.Table:
     """Return New York's regular sessions as published: session (µs of its date), begin and end (µs)."""
-    first, last = (pd.Timestamp(us, unit="us").normalize() for us in (from_us, to_us))
+    first, last = (pd.Timestamp(us, unit="us").normalize() for us in (start_us, end_us))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the package uses a deprecated attribute of pandas
         calendar = exchange_calendars.get_calendar("XNYS", start=first - pd.Timedelta(days=10))
@@ -96,7 +96,7 @@ def sessions(from_us: int, to_us: int) -> pa.Table:
 
 
 def opened(path: Path, zone: str, folder: Path) -> ReplayOptions:
-    """Return the options that a replay of the file asks for: each refusal names the option that is missing."""
+    """Return the options that a replay of the file needs: each error names the missing one."""
     options = ReplayOptions()
     for number in range(5):
         (folder / str(number)).mkdir()
@@ -107,24 +107,24 @@ def opened(path: Path, zone: str, folder: Path) -> ReplayOptions:
                 options = _with(options, re.findall(r"--([a-z-]+)", str(error)), path, zone, error)
             else:
                 return options
-    raise AssertionError(f"{path.name} asks for more than symbol, interval, zone and order of dates")
+    raise AssertionError(f"{path.name} needs more options than symbol, interval, zone and order of dates")
 
 
-def _with(options: ReplayOptions, asked: list[str], path: Path, zone: str, error: BadInput) -> ReplayOptions:
-    if "symbol" in asked and options.symbol is None:
+def _with(options: ReplayOptions, named: list[str], path: Path, zone: str, error: BadInput) -> ReplayOptions:
+    if "symbol" in named and options.symbol is None:
         name = re.sub(r"[^A-Z0-9.=_-]", "_", path.name.split(".")[0].upper())
         return replace(options, symbol=name[:32])
-    if "interval" in asked and options.interval is None:
+    if "interval" in named and options.interval is None:
         return replace(options, interval=_interval_of(path))
-    if "tz" in asked and options.tz is None:
+    if "tz" in named and options.tz is None:
         return replace(options, tz=zone)
-    if "date-order" in asked and options.date_order is None:
+    if "date-order" in named and options.date_order is None:
         return replace(options, date_order="mdy")
     raise error
 
 
 def _interval_of(path: Path) -> str:
-    """Return the interval that most neighbouring bars are apart."""
+    """Return the most frequent distance of adjacent bars as an interval."""
     name = detect_layout(open_file(path).header).columns["time"]
     if path.suffix == ".parquet":
         frame = pd.read_parquet(path)
@@ -140,7 +140,7 @@ def replayed(path: Path, options: ReplayOptions, folder: Path) -> Replayed:
         summary = replay(log, path, options)
         raw = raw_of(log)
         again = replay(log, path, options)
-        assert raw_of(log) == raw, "the same file again wrote something"
+        assert raw_of(log) == raw, "the same file appended records again"
     return Replayed(path, options, summary, again, raw)
 
 

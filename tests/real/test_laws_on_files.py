@@ -1,4 +1,4 @@
-"""The laws over files that the user brings: `make test-real DATA=FOLDER`."""
+"""The laws over files of the user: `make test-real DATA=FOLDER`."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ WHERE interval = '{given}' GROUP BY ALL"""
 
 @pytest.fixture(scope="module")
 def bars(file: Replayed) -> dict[tuple[str, str, int], dict[str, Any]]:
-    """The last closed state of every bar that aggregation makes of the file."""
+    """The last closed state of every bar that aggregation makes from the file."""
     return last(run(file.raw))
 
 
-def test_every_row_of_the_file_arrives_once(file: Replayed) -> None:
+def test_every_row_of_the_file_is_appended_once(file: Replayed) -> None:
     summary, name = file.summary, "price" if file.summary.kind == "ticks" else "close"
     numbers = file.numbers_of(name)
     assert summary.ticks + summary.bars + summary.repeats + summary.dead == len(numbers)
@@ -55,7 +55,7 @@ def test_every_row_of_the_file_arrives_once(file: Replayed) -> None:
 
 
 @pytest.mark.parametrize("point", ["feed.append.after", "feed.commit.before", "feed.commit.after"])
-def test_a_killed_replay_goes_on_where_it_was(
+def test_a_killed_replay_resumes_where_it_stopped(
     file: Replayed, bars: Any, tmp_path: Any, point: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(replay_module, "BATCH_ROWS", 500)
@@ -99,18 +99,18 @@ def test_bars_equal_those_of_duckdb(
 
 
 def wanted_bars(file: Replayed, interval: str) -> dict[tuple[str, int], tuple[Any, ...]]:
-    """Return bars by symbol and start, by DuckDB's arithmetic; {} where the file has none that fine."""
+    """Return bars by symbol and start, computed by DuckDB; {} if the file has only coarser bars."""
     is_ticks = file.summary.kind == "ticks"
-    taken_back = int(TickFlag.CANCEL | TickFlag.CORRECTION)
-    if is_ticks and file.ask(f"SELECT count(*) FROM rows WHERE flags & {taken_back} > 0")[0][0]:
-        pytest.skip("the file takes ticks back: that is not one query")
+    undo_flags = int(TickFlag.CANCEL | TickFlag.CORRECTION)
+    if is_ticks and file.ask(f"SELECT count(*) FROM rows WHERE flags & {undo_flags} > 0")[0][0]:
+        pytest.skip("the file has cancels or corrections, which one query cannot apply")
     calendars = {calendar_of(symbol) for (symbol,) in file.ask("SELECT DISTINCT symbol FROM rows")}
     if interval == "1d" and (len(calendars) > 1 or calendars - {"XNYS", "24/7"}):
-        pytest.skip("the query knows the days of one calendar")
-    by_session = interval == "1d" and calendars == {"XNYS"}
+        pytest.skip("the query supports the days of one calendar")
+    is_by_session = interval == "1d" and calendars == {"XNYS"}
     start, join = f"epoch_us(time_bucket(INTERVAL '{LENGTHS[interval]}', time))", ""
     given = "" if is_ticks else file.ask("SELECT DISTINCT interval FROM rows")[0][0]
-    if by_session and given != "1d":
+    if is_by_session and given != "1d":
         start, join = "session", f"JOIN sessions ON {US} >= opens AND {US} < closes"
     if not is_ticks and [*LENGTHS].index(given) > [*LENGTHS].index(interval):
         return {}
@@ -156,11 +156,11 @@ def test_indicators_equal_those_of_ta_lib(bars: dict[tuple[str, str, int], dict[
             "ATR(14)": [talib.ATR(high, low, close, 14)], "OBV": [talib.OBV(close, volume)],
             "STOCH(14,3,3)": list(talib.STOCH(high, low, close, 14, 3, 0, 3)), "ADX": [talib.ADX(high, low, close)],
         }  # fmt: skip
-        for text, theirs in wanted.items():
-            ours = list(compute(columns, text).values())
-            for mine, known in zip(ours, theirs, strict=False):
-                assert (np.isnan(mine) == np.isnan(known)).all(), text
-                np.testing.assert_allclose(mine, known, rtol=1e-9, atol=1e-9 * np.nanmax(close), err_msg=text)
+        for text, expected in wanted.items():
+            found = list(compute(columns, text).values())
+            for actual, known in zip(found, expected, strict=False):
+                assert (np.isnan(actual) == np.isnan(known)).all(), text
+                np.testing.assert_allclose(actual, known, rtol=1e-9, atol=1e-9 * np.nanmax(close), err_msg=text)
         checked += 1
     assert checked
 

@@ -84,7 +84,9 @@ class VendorPenalties:
             if (left := {vendor: one for vendor, one in penalties.items() if one.until_us > now_us})
         }
         self._empty = {
-            key: left for key, empty in self._empty.items() if (left := [one for one in empty if one.until_us > now_us])
+            key: ranges
+            for key, empty in self._empty.items()
+            if (ranges := [one for one in empty if one.until_us > now_us])
         }
 
 
