@@ -55,8 +55,11 @@ class MessageParser:
 
         The range is measured by the ticks' own times, since messages may wait in the socket.
         """
-        newest_us = int(np.max(times, initial=0, where=(times <= received_us + FUTURE_US)))
-        last_us = self._newest_us
+        if not len(times):
+            return None
+        newest_us, last_us = int(times.max()), self._newest_us
+        if newest_us > received_us + FUTURE_US:
+            newest_us = int(np.max(times, initial=0, where=(times <= received_us + FUTURE_US)))
         if newest_us <= last_us:
             return None
         self._newest_us = newest_us
