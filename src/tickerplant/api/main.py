@@ -16,7 +16,17 @@ from tickerplant.api.http.auth import KEY_PARAMETER, RequireKey
 from tickerplant.api.http.openapi import document_errors
 from tickerplant.api.http.params import check_names
 from tickerplant.api.metrics import ApiMetrics, CountRequests
-from tickerplant.api.routers import alerts, analytics, coverage, historical, indicators, intraday, realtime, system
+from tickerplant.api.routers import (
+    alerts,
+    analytics,
+    coverage,
+    historical,
+    indicators,
+    intraday,
+    realtime,
+    system,
+    ticks,
+)
 from tickerplant.api.state import ApiState
 
 STREAM_PATH: Final = "/v1/stream"
@@ -99,7 +109,8 @@ def create_app(state: ApiState, metrics: ApiMetrics | None = None) -> FastAPI:
     app.state.api = state
     errors.install(app)
     document_errors(app)
-    for routes in (historical, intraday, realtime, analytics, indicators, alerts, coverage, system):
+    # The order is that of the paths in the OpenAPI document.
+    for routes in (historical, intraday, ticks, analytics, realtime, indicators, alerts, coverage, system):
         app.include_router(routes.router, dependencies=[Depends(known_parameters)])
 
     @app.get(STREAM_PATH, include_in_schema=False)

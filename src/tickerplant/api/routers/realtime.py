@@ -1,4 +1,4 @@
-"""`/v1/realtime` and `/v1/ticks`: a symbol's newest state, and its ticks."""
+"""`/v1/realtime`: a symbol's newest state, or its ticks."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from tickerplant.api.http import formats
 from tickerplant.api.http.openapi import EXAMPLE, Symbol
-from tickerplant.api.http.queries import PageRequest, RealtimeQuery, TickQuery
+from tickerplant.api.http.queries import RealtimeQuery
 from tickerplant.api.http.responses import (
     csv_response,
     positioned_response,
-    read_page,
     require_symbol,
     without_internal,
 )
+from tickerplant.api.routers.ticks import ticks_response
 from tickerplant.api.state import ApiState
-from tickerplant.api.store_reader import ReadTransaction
 from tickerplant.api.websockets.rows import NOT_LAST
 from tickerplant.core.interval import D1, M1, M5
 
@@ -62,15 +61,6 @@ _STATE_EXAMPLE: Final[dict[int | str, dict[str, Any]]] = EXAMPLE | {
 router = APIRouter(prefix="/v1", tags=["market data"])
 
 
-@router.get("/ticks/{symbol:path}", responses=EXAMPLE, summary="Ticks")
-async def ticks(request: Request, symbol: Symbol, query: Annotated[TickQuery, Depends()]) -> Response:
-    """Return all ticks as the feed sent them, including cancels and corrections (`flags`).
-
-    Ticks of one instant are in the order of arrival. If a page ends among them, `next` contains `skip`.
-    """
-    return await _ticks_response(request.app.state.api, query.page(symbol))
-
-
 @router.get("/realtime/{symbol:path}", responses=_STATE_EXAMPLE, summary="Newest state of a symbol, or its ticks")
 async def realtime(request: Request, symbol: Symbol, query: Annotated[RealtimeQuery, Depends()]) -> Response:
     """Return the last tick that may set a price, the newest bar of each interval, and values of forming bars.
@@ -81,7 +71,7 @@ async def realtime(request: Request, symbol: Symbol, query: Annotated[RealtimeQu
     """
     state: ApiState = request.app.state.api
     if query.wants_ticks:
-        return await _ticks_response(state, query.page(symbol))
+        return await ticks_response(state, query.page(symbol))
     page = query.page(symbol)
     async with state.store.read() as transaction:
         newest_ticks = await transaction.ticks(page.symbol, None, None, LAST_TICK_ROWS)
@@ -110,13 +100,6 @@ async def realtime(request: Request, symbol: Symbol, query: Annotated[RealtimeQu
         ),
     }
     return positioned_response(formats.encode(body), position)
-
-
-async def _ticks_response(state: ApiState, page: PageRequest) -> Response:
-    async def read(transaction: ReadTransaction, start_us: int | None, end_us: int | None, count: int) -> pa.Table:
-        return await transaction.ticks(page.symbol, start_us, end_us, count)
-
-    return await read_page(state, page, "ticks", read)
 
 
 def _last_tick(ticks: pa.Table) -> pa.Table:
