@@ -2,5 +2,6 @@
 
 `batch.compute` is the public function; `dataframes` adapts its input and output. `calculation` gives declared
 indicators and TA-Lib's functions (`talib_functions`) one interface. `query` selects and reads the stored bars of a
-request. The same `run` functions as in the stream compute the values, so both give the same bits.
+request, and `catalogue` describes all indicators. Values come from the same `run` functions as in the stream, so both
+give the same bits.
 """
