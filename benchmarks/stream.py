@@ -75,7 +75,7 @@ async def blast(messages: int, symbols: int) -> None:
         for at, block in enumerate(blocks):
             connection.transport.write(block)
             if at % 8 == 0:
-                while connection.transport.get_write_buffer_size():  # noqa: ASYNC110 - it says so by no event
+                while connection.transport.get_write_buffer_size():  # noqa: ASYNC110 - no event exists for it
                     await asyncio.sleep(0)
         await connection.wait_closed()
 

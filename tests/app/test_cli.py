@@ -67,7 +67,7 @@ def test_a_mistake_is_one_sentence_without_a_traceback(tmp_path: Path) -> None:
         assert_refused(say(Plant(tmp_path), *arguments), 2, words)
 
 
-def test_a_held_folder_is_told_before_a_port_that_is_taken(tmp_path: Path) -> None:
+def test_a_folder_in_use_is_reported_before_a_port_in_use(tmp_path: Path) -> None:
     with FolderLock(tmp_path, "plant.lock").acquire_or_raise() as lock, socket.create_server(("127.0.0.1", 0)) as taken:
         lock.write_holder()
         for command in (["up"], ["run", "api"]):
@@ -95,14 +95,14 @@ def test_the_version_is_the_packages() -> None:
     assert shown.stdout.startswith(f"tickerplant {metadata.version('tickerplant')} (Python ")
 
 
-def test_help_imports_no_heavy_room() -> None:
+def test_help_imports_no_heavy_package() -> None:
     heavy = "{'pyarrow', 'numpy', 'asyncpg', 'fastapi', 'pydantic'}"
     code = f"import sys, tickerplant.app.cli; print(sorted({heavy} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout == "[]\n"
 
 
-def test_a_folder_without_a_plant_is_said_to_be_empty(tmp_path: Path) -> None:
+def test_a_folder_without_a_plant_is_reported(tmp_path: Path) -> None:
     result = tickerplant("query", "AAPL", "--data", tmp_path / "none")
     assert result.returncode == 1
     assert "there is no plant in" in result.stderr

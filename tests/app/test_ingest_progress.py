@@ -1,4 +1,4 @@
-"""When all that a feed wrote is in the tables."""
+"""Progress of a feed's records to the tables."""
 
 from tickerplant.app.ingest_progress import Applied, Positions, ProgressTracker
 from tickerplant.core.schemas import ANALYTICS, OHLCV, RAW
@@ -24,13 +24,13 @@ def test_each_topic_of_each_partition_must_have_arrived() -> None:
     assert missing(to={(OHLCV, 1): Applied(200, v7 - 1)}) == [(OHLCV, 1)]
 
 
-def test_a_store_of_a_former_generation_has_nothing_of_this_one() -> None:
+def test_a_store_of_a_former_generation_has_no_records_of_this_one() -> None:
     old = make_version(1, 1_000_000)
     applied = {(RAW, 0): Applied(11, -1), (OHLCV, 0): Applied(9, old), (ANALYTICS, 0): Applied(9, old)}
     assert ProgressTracker({0: 10}, 2).missing(Positions(applied, {}, {})) == [(OHLCV, 0), (ANALYTICS, 0)]
 
 
-def test_without_causes_what_each_group_has_committed_shows_it_step_by_step() -> None:
+def test_without_causes_the_committed_positions_of_each_group_decide() -> None:
     chase = ProgressTracker({0: 10}, 1)
 
     def look(aggregation: int, analytics: int, stored: tuple[int, int, int], ends: tuple[int, int]) -> list[str]:

@@ -14,6 +14,7 @@ import pytest
 import typer
 from click import Command
 
+from tickerplant.alerts.metrics import CATALOGUE as ALERT_METRICS
 from tickerplant.api.metrics import CATALOGUE as API_METRICS
 from tickerplant.app.cli import app
 from tickerplant.app.config.describe import rows
@@ -87,5 +88,5 @@ def test_a_command_takes_its_options_and_arguments(path: str) -> None:
 
 
 def test_every_metric_is_there_with_its_labels() -> None:
-    found = {metric.name: list(metric.labels) for metric in (*API_METRICS, *PLANT_METRICS)}
+    found = {metric.name: list(metric.labels) for metric in (*API_METRICS, *ALERT_METRICS, *PLANT_METRICS)}
     assert {name: found.get(name) for name in NAMES["metrics"]} == NAMES["metrics"]

@@ -1,4 +1,4 @@
-"""`action`: a split that a user says is in the log, in the store, and in the values of indicators before it."""
+"""`action`: a user's split is in the log, in the store, and in earlier indicator values."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RULES = '[rules.indicators]\n"1d" = ["SMA(5)", "EMA(12)", "OBV"]\n[rules.calenda
 
 @pytest.fixture(scope="module")
 def plant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
-    """A plant that does not run, with daily bars of ACME, which was split 4:1; its store is up."""
+    """A stopped plant with a running store and daily bars of ACME, which was split 4:1."""
     folder = tmp_path_factory.mktemp("action")
     (folder / "settings.toml").write_text(RULES)
     plant = Plant(folder / "data", {"TICKERPLANT_CONFIG": str(folder / "settings.toml")})
@@ -47,7 +47,7 @@ def values(plant: Plant) -> np.ndarray:
 
 
 def batch(plant: Plant, ratio: float) -> np.ndarray:
-    """The indicators over the stored bars, those before the split adjusted here."""
+    """Return indicators over the stored bars, adjusted here before the split."""
     with plant.store() as dsn:
         found = rows(
             dsn, "SELECT close, volume FROM historical_ohlcv WHERE symbol = 'ACME' AND interval = '1d' ORDER BY time"
@@ -58,7 +58,7 @@ def batch(plant: Plant, ratio: float) -> np.ndarray:
     return np.column_stack([*compute(bars, ["SMA(5)", "EMA(12)", "OBV"]).values()])
 
 
-def test_values_are_those_of_a_batch_over_adjusted_bars(plant: Plant) -> None:
+def test_values_equal_a_batch_over_adjusted_bars(plant: Plant) -> None:
     day = DATES[SPLIT_AT].isoformat()
     np.testing.assert_allclose(values(plant), batch(plant, 1.0), rtol=1e-12)
     (said,) = objects(say(plant, "action", "split", "acme", day, "4:1", "--json"))
@@ -104,7 +104,7 @@ def test_query_prints_bars_as_traded_or_adjusted(plant: Plant) -> None:
     assert say(plant, "action", "split", "ACME", day, "1:1").code == 0
 
 
-def test_a_dividend_is_kept_and_may_be_said_twice(plant: Plant) -> None:
+def test_a_dividend_is_stored_and_may_be_repeated(plant: Plant) -> None:
     for _ in range(2):
         (said,) = objects(say(plant, "action", "dividend", "PAYS", "2025-08-08", "0.26", "--currency", "usd", "--json"))
         assert (said["amount"], said["currency"]) == (0.26, "USD")
@@ -114,7 +114,7 @@ def test_a_dividend_is_kept_and_may_be_said_twice(plant: Plant) -> None:
     assert "no splits or dividends of NONE" in say(plant, "action", "list", "NONE").err
 
 
-def test_what_cannot_be_said_is_one_sentence(plant: Plant, tmp_path: Path) -> None:
+def test_invalid_actions_are_refused_in_one_sentence(plant: Plant, tmp_path: Path) -> None:
     split = ("action", "split", "ACME")
     assert_refused(say(plant, *split, "31.8.2020", "4:1"), 2, "is not a date; write 2020-08-31")
     assert_refused(say(plant, *split, "0020-08-31", "4:1"), 2, "outside the years")

@@ -1,4 +1,4 @@
-"""Bars by activity and withdrawn ones by the commands that look, on a plant whose rules ask for such bars."""
+"""Activity bars and withdrawn bars in read-only commands, on a plant with rules for such bars."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tickerplant.core.times import micros_of
 from tickerplant.core.version import make_version
 
 MINUTES = 8
-"""Of a session: more than 300 ticks."""
+"""Minutes of the session: more than 300 ticks."""
 RULES = {
     "TICKERPLANT_RULES__ACTIVITY_BARS": json.dumps({"GOOG": ["100t", "1000v"]}),
     "TICKERPLANT_RULES__INDICATORS": json.dumps({"100t": ["SMA(2)"], "1m": ["SMA(2)"]}),
@@ -34,7 +34,7 @@ RULES = {
 
 
 def withdraw(plant: Plant, bar: dict[str, Any]) -> None:
-    """Say on the log, as aggregation would, that all prints of a bar were taken back, and that two sources differ."""
+    """Append records like aggregation: a withdrawn bar, and a difference between two sources."""
     row = dict.fromkeys(("open", "high", "low", "close", "vwap")) | {
         "time": micros_of(dt.datetime.fromisoformat(bar["time"])), "symbol": bar["symbol"], "interval": bar["interval"],
         "state": "withdrawn", "volume": 0.0, "trades": 0, "reason": "cancel", "version": make_version(1, 999),
@@ -48,7 +48,7 @@ def withdraw(plant: Plant, bar: dict[str, Any]) -> None:
         out.append(schemas.STATUS, partition, records.encode(differing.header, differing.batch))
 
 
-def test_bars_by_activity_and_withdrawn_ones_as_the_commands_show_them(tmp_path: Path) -> None:
+def test_commands_show_activity_bars_and_withdrawn_bars(tmp_path: Path) -> None:
     plant, prices = Plant(tmp_path / "data", RULES), session(MINUTES).frame["price"].to_list()
     whole, rest = divmod(len(prices), 100)
     with plant.store() as dsn:
@@ -84,7 +84,7 @@ def test_bars_by_activity_and_withdrawn_ones_as_the_commands_show_them(tmp_path:
         other.write_text("time,symbol,price,size\n2012-06-21T13:31:10Z,X,600,7\n")
         replay(plant, other)
         assert objects(say(plant, "query", "GOOG", "-i", "100t", "--json")) == bars[:-1]
-        # The other file's bars have come too, and the values of what is left.
+        # The bars of the other file are stored, and the values of the remaining bars.
         found = rows(dsn, "SELECT symbol, interval, count(*), count(sma_2) FROM intraday_analytics GROUP BY 1, 2")
         assert {row[:2]: row[2:] for row in found if row[1] == "100t"} == {("GOOG", "100t"): (whole, whole - 1)}
         (said,) = objects(say(plant, "health", "--json"))
@@ -94,7 +94,7 @@ def test_bars_by_activity_and_withdrawn_ones_as_the_commands_show_them(tmp_path:
         )  # fmt: skip
 
 
-def test_top_leaves_out_what_a_narrow_terminal_has_no_room_for() -> None:
+def test_top_omits_columns_that_do_not_fit_a_narrow_terminal() -> None:
     bar = {"time": dt.datetime(2012, 6, 21, 13, 30, tzinfo=dt.UTC), "state": "forming"}
     bar |= dict.fromkeys(("open", "high", "low", "close", "volume"), 220.05) | {"trades": 12}
     key = dict.fromkeys(("time", "symbol", "interval", "state", "version"), 0)
@@ -116,7 +116,7 @@ def test_top_leaves_out_what_a_narrow_terminal_has_no_room_for() -> None:
     assert shown(40).splitlines()[0].split()[:4] == ["symbol", "1m", "bar", "last"]
 
 
-def test_top_goes_back_to_the_bar_before_a_withdrawn_one() -> None:
+def test_top_shows_the_bar_before_a_withdrawn_one() -> None:
     rows = NewestRows()
 
     def take(time: int, version: int, state: str = "final") -> None:
@@ -137,7 +137,7 @@ def test_top_goes_back_to_the_bar_before_a_withdrawn_one() -> None:
     assert there() is None
 
 
-def test_a_file_cannot_bring_bars_by_activity(tmp_path: Path) -> None:
+def test_activity_bars_in_a_file_are_refused(tmp_path: Path) -> None:
     plant, file = Plant(tmp_path / "data"), tmp_path / "bars.csv"
     file.write_text("time,symbol,open,high,low,close,volume\n2012-06-21T13:31:10Z,X,1,1,1,1,7\n")
     with plant.store():
@@ -152,5 +152,5 @@ def test_a_file_cannot_bring_bars_by_activity(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("interval", ["15m", "1w"])
-def test_what_is_built_on_reading_is_refused_with_what_is_kept(tmp_path: Path, interval: str) -> None:
+def test_intervals_built_on_reading_are_refused_with_the_stored_ones(tmp_path: Path, interval: str) -> None:
     assert_refused(say(Plant(tmp_path), "query", "GOOG", "-i", interval), 2, "1m, 5m, 1d", "100t")

@@ -1,4 +1,4 @@
-"""`tickerplant alert`, as a user runs it, with a plant that runs only while files are replayed."""
+"""`tickerplant alert` with a plant that runs only during replays."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def ticks(path: Path, first: int, *prices: float) -> str:
     return str(path)
 
 
-def test_rules_are_kept_evaluated_by_the_next_replay_and_paused(tmp_path: Path) -> None:
+def test_rules_are_stored_evaluated_by_the_next_replay_and_paused(tmp_path: Path) -> None:
     plant = Plant(tmp_path / "data", {"TICKERPLANT_RULES__CALENDARS": '{"*": "24/7"}', "TICKERPLANT_PARTITIONS": "1"})
     refused = subprocess.run(
         plant.command("alert", "list"), env=plant.environment(), capture_output=True, text=True, check=False

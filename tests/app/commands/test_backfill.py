@@ -1,4 +1,4 @@
-"""`backfill`: with a plant of its own, beside one that runs, and what it says of what stays missing."""
+"""`backfill`: alone, beside a running plant, and the report of bars that stay missing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SYMBOLS = ("AAPL", "MSFT")
 
 @pytest.fixture(scope="module")
 def vendor() -> Iterator[dict[str, Any]]:
-    """A sandbox as a process, whose requests can be counted."""
+    """A sandbox process with countable requests."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tickerplant.sandbox", "--names", ",".join(SYMBOLS), "--rate", "10"],
         stdout=subprocess.PIPE,
@@ -60,7 +60,7 @@ def plant(tmp_path_factory: pytest.TempPathFactory, vendor: dict[str, Any]) -> P
 
 @contextmanager
 def up(plant: Plant) -> Iterator[None]:
-    """Run the plant for the block; it ends well when it is told to."""
+    """Run the plant for the block; check that it stops cleanly."""
     process = plant.start("up", output=plant.data.parent / "up.log")
     try:
         yield
@@ -71,20 +71,20 @@ def up(plant: Plant) -> Iterator[None]:
 
 
 def progress_of(plant: Plant) -> Progress | None:
-    """What the manager has said last."""
+    """Return the newest progress of the manager."""
     if not (plant.data / "market.log").exists():
         return None
     log = open_log("embedded:", data=plant.data)
     try:
         return read_progress(log)
     except LogError:
-        return None  # its topics are about to be made
+        return None  # its topics are being created
     finally:
         log.close()
 
 
 def idle(plant: Plant) -> bool:
-    """Whether a manager has nothing to do."""
+    """Return whether the manager is idle."""
     progress = progress_of(plant)
     return progress is not None and progress.bars > 0 and not progress.working
 
@@ -94,7 +94,7 @@ def asked(vendor: dict[str, Any]) -> int:
     return sum(call["path"] == "/time_series" for call in found)
 
 
-def test_it_brings_its_own_plant_and_a_second_time_asks_for_little(plant: Plant, vendor: dict[str, Any]) -> None:
+def test_it_starts_its_own_plant_and_a_second_run_requests_little(plant: Plant, vendor: dict[str, Any]) -> None:
     [said] = objects(say(plant, "backfill", "--json"))
     assert said["bars"] > 2 * (1_400 + 250 + 9)
     assert said["gaps"] == []
@@ -106,15 +106,13 @@ def test_it_brings_its_own_plant_and_a_second_time_asks_for_little(plant: Plant,
     assert asked(vendor) == before
 
 
-def test_an_order_of_its_own_goes_beyond_the_settings(plant: Plant) -> None:
+def test_an_order_may_exceed_the_settings(plant: Plant) -> None:
     [said] = objects(say(plant, "backfill", "AAPL", "-i", "1d", "--from", "2026-01-05", "--to", "2026-01-15", "--json"))
     assert said["bars"] == 10
     assert said["gaps"] == []
 
 
-def test_beside_a_plant_that_runs_it_leaves_an_order_and_shows_when_it_is_done(
-    tmp_path: Path, vendor: dict[str, Any]
-) -> None:
+def test_beside_a_running_plant_it_places_an_order_and_shows_its_end(tmp_path: Path, vendor: dict[str, Any]) -> None:
     plant = plant_on(tmp_path, vendor, TICKERPLANT_HISTORY="1d:5", TICKERPLANT_API__PORT="0")
     with up(plant):
         until(lambda: idle(plant), "the plant to have filled what it wants", 60)
@@ -127,7 +125,7 @@ def test_beside_a_plant_that_runs_it_leaves_an_order_and_shows_when_it_is_done(
         assert progress.orders
 
 
-def test_two_orders_at_once_are_both_carried_out_by_a_plant_that_fetches_nothing_else(
+def test_two_concurrent_orders_are_both_executed_by_a_plant_without_history(
     tmp_path: Path, vendor: dict[str, Any]
 ) -> None:
     plant = plant_on(tmp_path, vendor, TICKERPLANT_HISTORY="none", TICKERPLANT_API__PORT="0")
@@ -143,7 +141,7 @@ def test_two_orders_at_once_are_both_carried_out_by_a_plant_that_fetches_nothing
         assert (progress.bars, len(progress.orders)) == (14, 2)
 
 
-def test_what_stays_missing_is_listed_with_its_reason(tmp_path: Path, vendor: dict[str, Any]) -> None:
+def test_missing_bars_are_listed_with_their_reason(tmp_path: Path, vendor: dict[str, Any]) -> None:
     plant = plant_on(
         tmp_path, vendor, TICKERPLANT_VENDORS__QUOTAS="sandbox=1/day", TICKERPLANT_VENDORS__GAP_FILL_RESERVE="0"
     )
@@ -155,7 +153,7 @@ def test_what_stays_missing_is_listed_with_its_reason(tmp_path: Path, vendor: di
     assert "sandbox" in answer.out
 
 
-def test_what_cannot_be_meant_is_refused(tmp_path: Path, vendor: dict[str, Any]) -> None:
+def test_invalid_arguments_are_refused(tmp_path: Path, vendor: dict[str, Any]) -> None:
     plant = plant_on(tmp_path, vendor)
     assert_refused(say(plant, "backfill", "-i", "1w"), 2, "1m, 5m, 1d")
     assert_refused(say(plant, "backfill", "--from", "2026-02-02", "--to", "2026-02-01"), 2, "not before")

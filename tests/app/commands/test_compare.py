@@ -1,4 +1,4 @@
-"""`compare`: what two sources give otherwise, as the log's status has it."""
+"""`compare`: differences between two sources, from the log's status topic."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PRICES = ("open", "high", "low", "close")
 def row(
     symbol: str, minute: int, source: str = "tape", other: str = "vendor", interval: str = "1m", **values: float | None
 ) -> dict[str, Any]:
-    """All prices 100, volumes 50, but those given."""
+    """Return bars with price 100 and volume 50, except the given values."""
     time = dt.datetime(2026, 1, 5, 14, 30, tzinfo=dt.UTC) + dt.timedelta(minutes=minute)
     plain = {**dict.fromkeys(PRICES, 100.0), "volume": 50.0}
     return {
@@ -46,7 +46,7 @@ def plant(tmp_path: Path) -> Plant:
             transaction.append(STATUS, 0, differences(row("B", 3, other_high=101.0), row("B", 5, other_volume=60.0)))
             transaction.append(STATUS, 0, b"rubbish")
             transaction.append(STATUS, 0, records.encode(records.FeedState(sent_at_us=0, state="up", since_us=0)))
-            # The same bar again: what was said last counts.
+            # The same bar again: the newest difference is listed.
             transaction.append(STATUS, 0, differences(row("B", 3, other_high=100.5, other_low=99.0)))
             transaction.append(
                 STATUS,
@@ -90,7 +90,7 @@ def test_a_table_for_people_ends_with_counts_by_pair_and_interval(plant: Plant) 
     )
 
 
-def test_symbols_interval_and_times_narrow_it(plant: Plant) -> None:
+def test_symbols_interval_and_times_filter_the_list(plant: Plant) -> None:
     assert times("b", plant=plant) == [("B", "14:33"), ("B", "14:35")]
     assert times("A", "B", "-i", "5m", plant=plant) == [("A", "14:30")]
     assert times("--from", "2026-01-05T14:33Z", "--to", "2026-01-05T14:35", plant=plant) == [
@@ -99,7 +99,7 @@ def test_symbols_interval_and_times_narrow_it(plant: Plant) -> None:
     assert times("-n", "1", plant=plant) == [("B", "14:35")]
 
 
-def test_what_compare_has_nothing_to_say_of_is_one_sentence(plant: Plant) -> None:
+def test_invalid_requests_are_refused_in_one_sentence(plant: Plant) -> None:
     assert_refused(say(plant, "compare", "NONE"), 0, "no two sources differ in this range")
     assert_refused(say(plant, "compare", "-i", "7m"), 2, "unknown interval")
     assert_refused(say(plant, "compare", "--from", "2026-01-02", "--to", "2026-01-01"), 2, "not before --to")

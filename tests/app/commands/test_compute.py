@@ -27,7 +27,7 @@ from tickerplant.app.terminal.price_chart import panel
 
 TWO = "time,symbol,interval,open,high,low,close,volume\n" + "".join(
     f"2024-01-{day:02d}T00:00:00Z,{symbol},1d,{price},{price},{price},{price},1\n"
-    for day in (3, 1, 4, 2)  # not in order
+    for day in (3, 1, 4, 2)  # unsorted
     for symbol, price in (("B", 10.0 * day), ("A", float(day)))
 )
 
@@ -65,17 +65,17 @@ def test_csv_and_json_have_the_values_of_talib(plant: Plant, file: Callable[[], 
     assert [row["symbol"] for row in found] == [path.stem.upper()] * 3
 
 
-def test_the_stretch_shown_is_computed_from_all_before_it(plant: Plant) -> None:
+def test_a_shown_range_is_computed_from_all_earlier_bars(plant: Plant) -> None:
     whole = table(say(plant, "compute", real_days(), "--indicator", "EMA(200)", "--csv").out)
     year = ("--start", "2010-01-01", "--end", "2011-01-01")
     part = say(plant, "compute", real_days(), "--indicator", "EMA(200)", "--csv", *year)
     assert table(part.out) == [row for row in whole if row["time"].startswith("2010")]
-    assert len(table(part.out)) == 252  # days of trade in New York in 2010
+    assert len(table(part.out)) == 252  # trading days in New York in 2010
     newest = say(plant, "compute", real_days(), "--indicator", "EMA(200)", "--csv", "--last", "4")
     assert table(newest.out) == whole[-4:]
 
 
-def test_symbols_are_computed_alone_and_in_order_of_time(plant: Plant, two: Path) -> None:
+def test_symbols_are_computed_separately_and_in_time_order(plant: Plant, two: Path) -> None:
     found = objects(say(plant, "compute", two, "--indicator", "SMA(2)", "--json"))
     assert [(row["symbol"], row["time"][:10], row["sma_2"]) for row in found] == [
         ("A", "2024-01-01", None), ("A", "2024-01-02", 1.5), ("A", "2024-01-03", 2.5), ("A", "2024-01-04", 3.5),
@@ -88,7 +88,7 @@ def test_symbols_are_computed_alone_and_in_order_of_time(plant: Plant, two: Path
     assert say(plant, "compute", two, "--indicator", "SMA(2)").out.split()[:3] == ["time", "symbol", "open"]
 
 
-def test_parquet_and_rows_that_cannot_be_read(plant: Plant, tmp_path: Path) -> None:
+def test_parquet_and_unreadable_rows(plant: Plant, tmp_path: Path) -> None:
     path = tmp_path / "bars.parquet"
     days = np.datetime64("2024-01-01", "us") + np.arange(40) * np.timedelta64(1, "D")
     price = np.arange(40.0) + 1
@@ -112,18 +112,18 @@ def test_a_terminal_gets_a_chart_and_a_pipe_gets_a_table(plant: Plant) -> None:
     assert any(line.startswith("BBANDS(20,2): bbands_20_2_upper, bbands_20_2_middle, ") for line in lines)
     assert (
         sum("2013-01-17" in line and "2013-03-01" in line for line in lines) == 4
-    )  # of the bands two: prices, and parts
+    )  # two for the bands: prices and fractions
     assert lines[-6].split()[:2] == ["time", "open"]
     assert on_a_terminal("compute", str(real_days()), "--indicator", "RSI", "-n", "30").startswith(f"{lines[0]}\r\n")
 
 
 def on_a_terminal(*arguments: str) -> str:
-    """What a command shows on a real terminal."""
+    """Return the output of a command on a real terminal."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen([sys.executable, "-m", "tickerplant.app", *arguments], stdout=theirs)
     os.close(theirs)
     shown = b""
-    with contextlib.suppress(OSError):  # the end of a terminal that nobody writes to any more
+    with contextlib.suppress(OSError):  # the terminal was closed
         while piece := os.read(ours, 65_536):
             shown += piece
     os.close(ours)
@@ -131,7 +131,7 @@ def on_a_terminal(*arguments: str) -> str:
     return shown.decode()
 
 
-def test_what_cannot_be_computed_is_one_sentence(plant: Plant, two: Path, tmp_path: Path) -> None:
+def test_invalid_requests_are_refused_in_one_sentence(plant: Plant, two: Path, tmp_path: Path) -> None:
     ticks = tmp_path / "ticks.csv"
     ticks.write_text("time,symbol,price,size\n2024-01-01T00:00:00Z,A,1,1\n")
     rsi = ("--indicator", "RSI")
@@ -163,7 +163,7 @@ def test_indicators_are_listed(plant: Plant) -> None:
     assert_refused(say(plant, "indicators", "rsii"), 2, "did you mean")
 
 
-def test_a_chart_has_the_extremes_where_they_belong() -> None:
+def test_a_chart_has_the_extremes_at_their_positions() -> None:
     values = np.concatenate([np.full(5, np.nan), np.linspace(10, 20, 60), [np.nan], np.full(10, 15.0)])
     lines = panel("title", {"x": values}, [str(i) for i in range(len(values))], width=60, height=10)
     assert lines[0] == "title"
@@ -175,7 +175,7 @@ def test_a_chart_has_the_extremes_where_they_belong() -> None:
     columns = [
         max((row for row in range(10) if at < len(dots[row]) and dots[row][at]), default=None) for at in range(54)
     ]
-    assert columns[:3] == [None] * 3  # nothing is drawn where there is no value
+    assert columns[:3] == [None] * 3  # nothing is drawn without a value
     rising = [row for row in columns[3:45] if row is not None]
     assert rising == sorted(rising, reverse=True)
     assert lines[-1].split() == ["0", "38", "75"]
@@ -192,6 +192,6 @@ def test_any_values_can_be_drawn(values: list[float]) -> None:
     assert panel("t", {"x": np.full(3, np.nan)}, times, width=40, height=6) == ["t", "  no values"]
 
 
-def test_a_narrow_terminal_still_has_room(plant: Plant) -> None:
+def test_a_narrow_terminal_gets_a_chart(plant: Plant) -> None:
     with mock.patch("shutil.get_terminal_size", return_value=os.terminal_size((10, 5))):
         assert say(plant, "compute", real_days(), "--indicator", "RSI", "-n", "300", "--draw").code == 0

@@ -1,4 +1,4 @@
-"""`tickerplant coverage` on a plant that does not run, and on one that says its time and rules."""
+"""`tickerplant coverage` on a stopped plant, and on one with time and rules on its log."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_it_prints_counts_a_picture_and_the_gaps_with_their_reasons(plant: Plant
     ]
 
 
-def test_one_symbol_has_a_line_a_day_and_several_a_line_each(plant: Plant) -> None:
+def test_one_symbol_has_a_line_per_day_and_several_have_one_each(plant: Plant) -> None:
     two_days = ("--from", "2012-06-21", "--to", "2012-06-23")
     days = say(plant, "coverage", "GOOG", *two_days).out.splitlines()
     assert [line[:14] for line in days if "█" in line][:2] == ["Thu 2012-06-21", "Fri 2012-06-22"]
@@ -76,7 +76,7 @@ def test_the_newest_gaps_are_listed_and_the_others_counted(plant: Plant) -> None
     assert say(plant, "coverage", "GOOG", "--from", "2012-06-22", "--to", "2012-06-23").out.endswith("\nno gaps\n")
 
 
-def test_objects_have_what_the_api_says(plant: Plant) -> None:
+def test_objects_equal_the_answers_of_the_api(plant: Plant) -> None:
     goog, msft = objects(say(plant, "coverage", *HOUR, "--json"))
     assert (goog["symbol"], goog["interval"], goog["expected"], goog["have"]) == ("GOOG", "1m", 60, 54)
     assert (goog["counts"]["quota"], goog["share"]) == (2, round(55 / 60, 6))
@@ -89,7 +89,7 @@ def test_objects_have_what_the_api_says(plant: Plant) -> None:
     assert [(one["status"], one["bars"]) for one in day["stretches"]] == [("have", 1)]
 
 
-def test_what_it_cannot_answer_is_one_sentence(plant: Plant, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_invalid_requests_are_refused_in_one_sentence(plant: Plant, tmp_path_factory: pytest.TempPathFactory) -> None:
     assert_refused(say(plant, "coverage", "GOOG", "-i", "15m"), 2, "1m, 5m, 1d")
     assert_refused(say(plant, "coverage", "--from", "2012-06-22", "--to", "2012-06-21"), 2, "not before --to")
     assert_refused(say(plant, "coverage", "--from", "2199-01-01"), 2, "in the future")
@@ -101,7 +101,7 @@ def test_what_it_cannot_answer_is_one_sentence(plant: Plant, tmp_path_factory: p
 
 
 def test_the_time_is_that_of_the_feeds_where_these_have_a_clock_of_their_own(plant: Plant) -> None:
-    """The last test of this plant: it makes a log beside the store."""
+    """Create a log beside the store; this must be the last test of this plant."""
     with EmbeddedLog(plant.data / "market.log") as log:
         log.create_topics(TOPICS, 2)
         with FeedWriter(log, "sandbox", clock=lambda: OPEN_US + 20 * MINUTE_US) as feed:

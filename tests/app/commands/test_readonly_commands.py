@@ -1,6 +1,6 @@
-"""The commands that look at a plant and set it up, on one plant that has replayed a file.
+"""Read-only commands and set-up commands, on one plant that has replayed a file.
 
-They run in this process, by the same `main`: a process each would cost ten times as much.
+They run in this process by the same `main`; separate processes would cost ten times as much.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ MINUTES = 8
 
 @pytest.fixture(scope="module")
 def stored() -> pl.DataFrame:
-    """The ticks of the first eight minutes of a session, in order of time."""
+    """Return the ticks of the first eight minutes of a session, in time order."""
     return session(MINUTES).frame
 
 
 @pytest.fixture(scope="module")
 def plant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
-    """A plant that has the file in its tables and does not run; its store is up, so that no command waits for one."""
+    """A stopped plant with the stored file; its store runs, so that no command waits for it."""
     plant = Plant(tmp_path_factory.mktemp("look") / "data")
     with plant.store():
         assert replay(plant, session(MINUTES).path)["ticks"] == session(MINUTES).count
@@ -60,17 +60,17 @@ def test_query_prints_the_bars_as_a_table_as_csv_and_as_objects(plant: Plant, st
     assert [row["close"] for row in csv.DictReader(io.StringIO(lines))] == [f"{close}" for close in closes["price"]]
 
 
-def test_query_takes_a_stretch_of_time_and_the_newest_of_it(plant: Plant) -> None:
+def test_query_accepts_a_range_and_the_newest_rows_of_it(plant: Plant) -> None:
     def times(*arguments: str) -> list[str]:
         return [row["time"][11:16] for row in objects(say(plant, "query", "GOOG", "-i", "1m", "--json", *arguments))]
 
     assert times() == [f"13:{30 + minute}" for minute in range(MINUTES)]
-    # From the start, before the end; a time without a zone is UTC, one with a zone is its own.
+    # Start inclusive, end exclusive; a time without a zone is UTC.
     assert times("--start", "2012-06-21T13:31", "--end", "2012-06-21T09:33:00-04:00") == ["13:31", "13:32"]
     assert times("--start", "2012-06-21", "--limit", "2") == ["13:36", "13:37"]
 
 
-def test_what_query_cannot_answer_is_one_sentence(plant: Plant) -> None:
+def test_invalid_queries_are_refused_in_one_sentence(plant: Plant) -> None:
     assert_refused(say(plant, "query", "NONE", "--json"), 1, "no 1d bars of NONE")
     assert_refused(say(plant, "query", "GOOG", "--csv", "--json"), 2, "exclude each other")
     assert_refused(say(plant, "query", "GOOG", "-i", "15m"), 2, "1m, 5m, 1d")
@@ -86,7 +86,7 @@ def test_query_computes_indicators_beside_the_bars(plant: Plant) -> None:
     assert found[0]["sma_2"] is None
     assert [row["sma_2"] for row in found[1:]] == pytest.approx([(a + b) / 2 for a, b in pairwise(close)])
     assert [row["ta_ema_3"] is None for row in found] == [True, True] + [False] * (MINUTES - 2)
-    # The bars before the ones shown are read too.
+    # Earlier bars are read as warm-up.
     assert objects(say(plant, *asked, "--json", "-n", "2")) == found[-2:]
     assert objects(say(plant, *asked, "--json", "--start", "2012-06-21T13:33", "--limit", "2")) == found[-2:]
     lines = say(plant, *asked, "--csv").out
@@ -110,7 +110,7 @@ def test_tail_prints_rows_of_a_topic(plant: Plant, stored: pl.DataFrame) -> None
     assert len(say(plant, "tail", "status").out.splitlines()) > 0
 
 
-def test_tail_goes_back_to_the_last_rows_of_a_symbol_wherever_they_stand(tmp_path: Path) -> None:
+def test_tail_finds_the_last_rows_of_a_symbol_at_any_depth(tmp_path: Path) -> None:
     plant = Plant(tmp_path)
     with EmbeddedLog(plant.data / "market.log") as log:
         log.create_topics(TOPICS, 2)
@@ -128,7 +128,7 @@ def test_tail_goes_back_to_the_last_rows_of_a_symbol_wherever_they_stand(tmp_pat
 
 
 def ticks(prints: list[tuple[str, float]]) -> pa.RecordBatch:
-    """Prints of a symbol at a price."""
+    """Return prints of a symbol at a price."""
     symbols, prices = zip(*prints, strict=True)
     times, size = pa.array([1_340_285_400_000_000] * len(prints), pa.timestamp("us", tz="UTC")), len(prints)
     texts = [pa.array(texts).dictionary_encode().cast(TEXT) for texts in (symbols, ["x"] * size)]
@@ -139,7 +139,7 @@ def ticks(prints: list[tuple[str, float]]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=TICKS_SCHEMA)
 
 
-def test_tail_of_nothing_says_so(plant: Plant) -> None:
+def test_tail_without_rows_reports_it(plant: Plant) -> None:
     assert_refused(say(plant, "tail", "deadletter", "--json"), 0, "market.deadletter has no such records")
     assert_refused(say(plant, "tail", "prices", "--json"), 2, "no topic 'prices'", "raw, ohlcv, analytics")
     assert_refused(say(plant, "tail", "raw", "--from", "noon"), 2, "--from 'noon' is not a time")
@@ -154,7 +154,7 @@ def test_top_shows_each_symbols_newest_bar(plant: Plant, stored: pl.DataFrame) -
     assert_refused(say(plant, "top", "--seconds", "1", "-i", "15m"), 2, "1m, 5m, 1d")
 
 
-def test_health_is_0_when_a_plant_runs_and_all_is_well_and_1_when_not(plant: Plant, tmp_path: Path) -> None:
+def test_health_exits_with_0_for_a_healthy_running_plant_and_1_otherwise(plant: Plant, tmp_path: Path) -> None:
     ill = say(plant, "health", "--json")
     (said,) = objects(ill)
     assert (ill.code, said["status"]) == (1, "failed"), said
@@ -169,7 +169,7 @@ def test_health_is_0_when_a_plant_runs_and_all_is_well_and_1_when_not(plant: Pla
 
 @contextmanager
 def running(plant: Plant) -> Iterator[None]:
-    """Be the readers of a plant that runs."""
+    """Join the consumer groups like a running plant."""
     with EmbeddedLog(plant.data / "market.log") as log, ExitStack() as stack:
         for group, topics in GROUPS.items():
             stack.enter_context(log.reader(topics, group=group)).poll(timeout_s=0.1)
@@ -183,14 +183,14 @@ LOOKING = (
 
 
 @pytest.mark.parametrize("command", LOOKING)
-def test_looking_where_no_plant_is_makes_none(command: str, tmp_path: Path) -> None:
+def test_read_only_commands_create_no_plant(command: str, tmp_path: Path) -> None:
     for folder in (tmp_path / "none", tmp_path):
         asked = say(Plant(folder), *command.split())
         assert_refused(asked, 1, f"there is no plant in {folder};", "--data", "`tickerplant up`")
         assert list(tmp_path.iterdir()) == []
 
 
-def test_health_where_no_plant_is_says_so_and_makes_none(tmp_path: Path) -> None:
+def test_health_without_a_plant_reports_it_and_creates_none(tmp_path: Path) -> None:
     asked = say(Plant(tmp_path), "health", "--json")
     (said,) = objects(asked)
     assert (asked.code, said["status"]) == (1, "failed")
@@ -200,7 +200,7 @@ def test_health_where_no_plant_is_says_so_and_makes_none(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_look_waits_four_seconds_for_brokers_that_are_not_there_and_says_so(plant: Plant) -> None:
+def test_read_only_commands_report_unavailable_brokers_with_their_patience(plant: Plant) -> None:
     nobody = ("--log", "kafka://127.0.0.1:1")
     asked = say(plant, "health", "--json", *nobody)
     (said,) = objects(asked)
@@ -214,7 +214,7 @@ def test_a_look_waits_four_seconds_for_brokers_that_are_not_there_and_says_so(pl
     assert_refused(say(plant, "tail", "raw", *nobody), 1, refusal, "correct --log")
 
 
-def test_a_command_that_ends_by_itself_writes_no_lines_of_the_services_unless_told(tmp_path: Path) -> None:
+def test_a_short_command_logs_no_service_lines_unless_requested(tmp_path: Path) -> None:
     file = tmp_path / "one.csv"
     file.write_text("time,symbol,price,size\n2012-06-21T13:30:00Z,A,1,1\n")
     assert ask(Plant(tmp_path / "one"), "replay", file, "--json").err == ""
@@ -222,7 +222,7 @@ def test_a_command_that_ends_by_itself_writes_no_lines_of_the_services_unless_to
     assert '"level": "info"' in told.err
 
 
-def test_config_names_every_setting_and_where_it_came_from(plant: Plant) -> None:
+def test_config_names_every_setting_and_its_origin(plant: Plant) -> None:
     found = {row["name"]: row for row in objects(say(plant, "config", "--json"))}
     assert (found["data"]["value"], found["data"]["origin"]) == (str(plant.data), "flag")
     shown = say(plant, "config")
@@ -230,7 +230,7 @@ def test_config_names_every_setting_and_where_it_came_from(plant: Plant) -> None
     assert len(shown.out.splitlines()) == 1 + len(found)
 
 
-def test_what_is_set_up_already_stays(plant: Plant) -> None:
+def test_set_up_commands_keep_existing_parts(plant: Plant) -> None:
     migrations = objects(say(plant, "migrate", "--status", "--json"))
     assert migrations
     assert all(row["applied"] for row in migrations)
@@ -243,7 +243,7 @@ def test_what_is_set_up_already_stays(plant: Plant) -> None:
     assert_refused(say(plant, "create-topics", "--partitions", "9"), 1, "has 4 partitions, not 9")
 
 
-def test_a_store_whose_log_is_lost_goes_on_with_a_new_one_once_a_person_says_so(tmp_path: Path) -> None:
+def test_a_store_of_a_lost_log_continues_with_a_new_one_after_adopt(tmp_path: Path) -> None:
     plant, file = Plant(tmp_path / "data"), session(MINUTES).path
     with plant.store() as dsn:
         assert say(plant, "create-topics").code == 0
@@ -253,18 +253,18 @@ def test_a_store_whose_log_is_lost_goes_on_with_a_new_one_once_a_person_says_so(
         assert (followed.code, followed.err) == (0, "")
         assert "generation 1; nothing changed" in followed.out
 
-        # A log from a backup lies behind the store, and adopting the same log again would not mend that.
+        # A log from a backup is behind the store; adopting the same log does not repair that.
         lost_log(plant)
         for name, content in backup.items():
             (plant.data / name).write_bytes(content)
         assert_refused(say(plant, "adopt", "--yes"), 1, "ahead of its log", "take a new one", "tickerplant adopt --yes")
 
-        # Another log that somebody has made already counts as no newer than the lost one.
+        # Another existing log has no greater generation than the lost one.
         other = ["--log", f"sqlite://{tmp_path}/other.log"]
         assert say(plant, "create-topics", *other).code == 0
         assert_refused(say(plant, "adopt", "--yes", *other), 1, "generation 1", "that nobody has made yet")
 
-        # A new log is refused, by whoever brings it, until it is adopted.
+        # A new log is refused by every command until it is adopted.
         lost_log(plant)
         for command in (["replay", file], ["run", "persistence"]):
             assert_refused(ask(plant, *command), 1, "this log is new", "`tickerplant adopt --yes`")
@@ -277,7 +277,7 @@ def test_a_store_whose_log_is_lost_goes_on_with_a_new_one_once_a_person_says_so(
         (again,) = objects(say(plant, "adopt", "--yes", "--json"))
         assert again == {"adopted": adopted["adopted"], "changed": False}
 
-        # What the new generation says of a bar wins; bars that it does not name stay.
+        # Bars of the new generation win; other bars stay.
         dearer = tmp_path / "dearer.csv"
         lines = [f"2012-06-21T13:{minute}:10Z,GOOG,{price},7" for minute, price in ((31, 600), (32, 601))]
         dearer.write_text("\n".join(["time,symbol,price,size", *lines]))
@@ -294,7 +294,7 @@ def test_a_store_whose_log_is_lost_goes_on_with_a_new_one_once_a_person_says_so(
 
 
 def lost_log(plant: Plant) -> Path:
-    """Move the log out of the folder and return where to."""
+    """Move the log out of the folder and return its new path."""
     place = plant.data.parent / f"lost{len(list(plant.data.parent.iterdir()))}"
     place.mkdir()
     for path in plant.data.glob("market.log*"):

@@ -1,4 +1,4 @@
-"""`rebuild`: the order stands in raw, whoever is there carries it out, and what came of it is counted."""
+"""`rebuild`: its record is in raw, a running or own plant executes it, and the result is counted."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PARTITIONS = 4
 
 @pytest.fixture(scope="module")
 def plant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
-    """A plant with ten minutes of ACME in its tables, which does not run; its store is up."""
+    """A stopped plant with a running store and ten minutes of ACME."""
     folder = tmp_path_factory.mktemp("rebuild")
     file = folder / "acme.csv"
     lines = [f"2026-01-05T14:{30 + minute}:10Z,ACME,{10 + minute},7" for minute in range(10)]
@@ -42,7 +42,7 @@ def plant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
 
 
 def orders(plant: Plant) -> dict[int, list[tuple[int, records.Record]]]:
-    """The rebuilds in raw by partition, with their offsets."""
+    """Return the rebuild records of raw by partition, with their offsets."""
     found: dict[int, list[tuple[int, records.Record]]] = {}
     log = open_log("embedded:", data=plant.data)
     try:
@@ -57,7 +57,7 @@ def orders(plant: Plant) -> dict[int, list[tuple[int, records.Record]]]:
 
 
 def assert_ordered(plant: Plant, offsets: dict[str, int], *symbols: str) -> None:
-    """The newest rebuild of each partition is the one asked for, with its symbols of those."""
+    """Check that the newest rebuild of each partition has the requested range and symbols."""
     last = {partition: rebuilds[-1] for partition, rebuilds in orders(plant).items()}
     assert {str(partition): offset for partition, (offset, _) in last.items()} == offsets
     assert len(last) == PARTITIONS
@@ -68,7 +68,7 @@ def assert_ordered(plant: Plant, offsets: dict[str, int], *symbols: str) -> None
         assert record.batch["symbol"].to_pylist() == wanted
 
 
-def test_it_is_carried_out_where_no_plant_runs_and_says_where_there_is_nothing(plant: Plant) -> None:
+def test_it_runs_without_a_plant_and_reports_symbols_without_ticks(plant: Plant) -> None:
     answer = say(plant, "rebuild", "acme", "NOBODY", *STRETCH, "--json")
     (said,) = answer.lines
     assert answer.code == 0
@@ -88,14 +88,14 @@ def test_it_is_carried_out_where_no_plant_runs_and_says_where_there_is_nothing(p
     assert [row["symbol"] for row in objects(say(plant, "query", "ACME", "-i", "1m", "--json"))] == ["ACME"] * 10
 
 
-def test_without_waiting_it_only_leaves_the_order(plant: Plant) -> None:
+def test_without_waiting_it_only_appends_the_record(plant: Plant) -> None:
     (said,) = objects(say(plant, "rebuild", "ACME", *STRETCH, "--no-wait", "--json"))
     assert said["waited"] is False
     assert_ordered(plant, said["offsets"], "ACME")
     assert "when it reaches the request" in say(plant, "rebuild", "ACME", *STRETCH, "--no-wait").out
 
 
-def test_a_plant_that_runs_carries_it_out(plant: Plant, tmp_path: Path) -> None:
+def test_a_running_plant_executes_it(plant: Plant, tmp_path: Path) -> None:
     running = plant.start("up", "--no-sandbox", "--port", "0", output=tmp_path / "up.log")
     try:
         until(lambda: "tickerplant is up" in (tmp_path / "up.log").read_text(), "the plant")
@@ -112,7 +112,7 @@ def test_a_plant_that_runs_carries_it_out(plant: Plant, tmp_path: Path) -> None:
         kill_tree(running)
 
 
-def test_what_cannot_be_rebuilt_is_one_sentence(plant: Plant, tmp_path: Path) -> None:
+def test_invalid_rebuilds_are_refused_in_one_sentence(plant: Plant, tmp_path: Path) -> None:
     before = orders(plant)
     assert_refused(say(plant, "rebuild", "ACME", "--from", TO, "--to", TO), 2, "is not before --to")
     assert_refused(say(plant, "rebuild", "ACME", "--from", "noon", "--to", TO), 2, "--from 'noon' is not a time")
@@ -137,7 +137,7 @@ def bars(*rows: tuple[str, str, str], cause: int) -> bytes:
     return records.encode(header, pa.RecordBatch.from_pylist(made, schema=BARS)).to_pybytes()
 
 
-def test_bars_are_counted_that_have_the_version_of_the_rebuild(tmp_path: Path) -> None:
+def test_the_count_contains_bars_with_the_version_of_the_rebuild(tmp_path: Path) -> None:
     log: EventLog = open_log("embedded:", data=tmp_path)
     try:
         log.create_topics(TOPICS, 2)

@@ -1,4 +1,4 @@
-"""`verify` on real logs: what aggregation committed is equal, and what somebody has changed since is found."""
+"""`verify` on real logs: committed output is equal, and later modifications are found."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ RAW_0, OHLCV_0 = TopicPartition(RAW, 0), TopicPartition(OHLCV, 0)
 
 
 def day(number: int) -> list[bytes]:
-    """The records of a day: a tick a minute, one of them late, and the minute's end."""
+    """Return the records of a day: one tick per minute, one of them late, and marks."""
     begin, sent = OPEN + number * DAY_US, SENT + number * DAY_US
     found = []
     for minute in range(MINUTES):
@@ -50,7 +50,7 @@ def day(number: int) -> list[bytes]:
 
 
 def feed(log: EventLog, values: Sequence[bytes], partition: int = 0) -> None:
-    time.sleep(0.003)  # appended at a time of its own
+    time.sleep(0.003)  # appended at a distinct time
     with log.writer("feed") as writer, writer.transaction() as transaction:
         for value in values:
             transaction.append(RAW, partition, value)
@@ -71,7 +71,7 @@ def aggregating(log: EventLog) -> Iterator[None]:
 
 
 def fill(log: EventLog, partitions: int = 2) -> None:
-    """Three days in partition 0, each by a service started anew; rubbish in it, and almost nothing in the other."""
+    """Write three days to partition 0, each by a restarted service, with unreadable records."""
     log.create_topics(TOPICS, partitions)
     feed(log, [start(start_us=OPEN, symbols=["A"], sent_at_us=SENT, whole=True)])
     feed(log, [b"rubbish"])
@@ -110,7 +110,7 @@ def labels() -> list[str]:
 
 
 def replace_record(plant: Plant, topic: str, offset: int, value: bytes) -> None:
-    """Write over a record of partition 0, as no program of the plant can."""
+    """Overwrite a record of partition 0, which no program of the plant does."""
     with contextlib.closing(sqlite3.connect(plant.data / "market.log")) as connection, connection:
         changed = connection.execute(
             'UPDATE records SET value = ? WHERE "offset" = ? AND partition_id = (SELECT p.id FROM partitions p '
@@ -121,7 +121,7 @@ def replace_record(plant: Plant, topic: str, offset: int, value: bytes) -> None:
 
 
 def closed_bars(plant: Plant) -> list[tuple[int, records.Record, list[int]]]:
-    """(offset, record, rows that are closed) of each record of partition 0 that has closed bars."""
+    """Return (offset, record, closed rows) of each record of partition 0 with closed bars."""
     found = []
     with opened(plant) as log:
         for delivery in log.read_range(OHLCV_0, 0, log.offsets(OHLCV)[OHLCV_0][1]):
@@ -133,7 +133,7 @@ def closed_bars(plant: Plant) -> list[tuple[int, records.Record, list[int]]]:
     return found
 
 
-def test_what_aggregation_committed_over_restarts_is_equal(plant: Plant) -> None:
+def test_committed_output_over_restarts_is_equal(plant: Plant) -> None:
     answer = say(plant, "verify", "--json")
     one, other = objects(answer)
     assert answer.code == 0
@@ -182,7 +182,7 @@ def test_it_is_equal_on_kafka_too(tmp_path: Path, kafka_broker: KafkaBroker) -> 
         log.close()
 
 
-def test_a_stretch_is_run_from_the_newest_kept_snapshot_before_it(plant: Plant) -> None:
+def test_a_range_is_replayed_from_the_newest_kept_snapshot_before_it(plant: Plant) -> None:
     begin = 2 + 2 * DAY_RECORDS
     with opened(plant) as log:
         from_ = iso(appended_us(log, begin))
@@ -198,7 +198,7 @@ def test_a_stretch_is_run_from_the_newest_kept_snapshot_before_it(plant: Plant) 
     assert_refused(say(plant, "verify", "--snapshot", "2020-01-01"), 2, "no kept snapshot", labels()[0])
 
 
-def test_it_only_reads_and_goes_as_far_as_was_committed_beside_a_plant_that_works(plant: Plant) -> None:
+def test_it_is_read_only_and_stops_at_the_committed_position_of_a_running_plant(plant: Plant) -> None:
     with opened(plant) as log:
         before = log.committed("aggregation")[RAW_0]
         feed(log, day(DAYS))
@@ -211,7 +211,7 @@ def test_it_only_reads_and_goes_as_far_as_was_committed_beside_a_plant_that_work
         assert (one["equal"], one["end"]) == (True, before + DAY_RECORDS)
 
 
-def test_a_value_that_was_changed_is_shown_with_its_row_and_column(plant: Plant) -> None:
+def test_a_changed_value_is_shown_with_its_row_and_column(plant: Plant) -> None:
     offset, record, rows = closed_bars(plant)[20]
     column = record.batch.schema.get_field_index("close")
     values = record.batch["close"].to_pylist()
@@ -234,7 +234,7 @@ def test_a_value_that_was_changed_is_shown_with_its_row_and_column(plant: Plant)
     assert "equal" in shown.out, "the other partition is compared all the same"
 
 
-def test_a_record_that_no_step_makes_and_one_that_is_gone_are_found(plant: Plant) -> None:
+def test_additional_and_missing_records_are_found(plant: Plant) -> None:
     forged = records.encode(records.Mark(sent_at_us=SENT, feed="a", cause=make_version(1, 20), watermark_us=OPEN))
     with opened(plant) as log, log.writer("forger") as writer, writer.transaction() as transaction:
         transaction.append(OHLCV, 0, forged)
@@ -248,7 +248,7 @@ def test_a_record_that_no_step_makes_and_one_that_is_gone_are_found(plant: Plant
     assert one["difference"]["kind"] == "missing"
 
 
-def test_a_state_that_is_not_the_kept_one_is_found(plant: Plant) -> None:
+def test_a_state_that_differs_from_the_snapshot_is_found(plant: Plant) -> None:
     key = snapshots.KEPT_PREFIX + labels()[1]
     with opened(plant) as log:
         kept = snapshots.read(log, STATE_AGGREGATION, 0, key)
@@ -263,7 +263,7 @@ def test_a_state_that_is_not_the_kept_one_is_found(plant: Plant) -> None:
     assert labels()[1] in one["difference"]["sentence"]
 
 
-def test_where_retention_has_taken_the_beginning_it_says_how_far_back_it_can(plant: Plant) -> None:
+def test_it_reports_the_earliest_possible_time_after_retention(plant: Plant) -> None:
     with opened(plant) as log:
         first_us = appended_us(log, 0)
         now_us = appended_us(log, 2 + 2 * DAY_RECORDS) + 5 * DAY_US + 1
@@ -282,14 +282,14 @@ def test_where_retention_has_taken_the_beginning_it_says_how_far_back_it_can(pla
         assert_refused(refused, 1, "retention has deleted records", "the earliest possible start is --from")
 
 
-def test_what_verify_cannot_be_asked_is_one_sentence(plant: Plant, tmp_path: Path) -> None:
+def test_invalid_requests_are_refused_in_one_sentence(plant: Plant, tmp_path: Path) -> None:
     assert_refused(say(plant, "verify", "--partition", "7"), 2, "no partition 7", "has 2")
     assert_refused(say(plant, "verify", "--from", "2026-01-02", "--to", "2026-01-02"), 2, "not before --to")
     assert_refused(say(plant, "verify", "--from", "noon"), 2, "is not a time")
     assert_refused(say(Plant(tmp_path / "none"), "verify"), 1, "there is no plant in")
 
 
-def test_two_records_that_say_the_same_in_other_bytes_are_said_to() -> None:
+def test_records_with_equal_content_and_other_bytes_are_reported() -> None:
     from tickerplant.app.verify.differences import cells_of
 
     assert cells_of(end(), end())[0].startswith("the End records have equal values")

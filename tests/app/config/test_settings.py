@@ -1,4 +1,4 @@
-"""The settings: every one documented, the origin of each value known, mistakes explained in one sentence."""
+"""The settings: every one is documented, each value has an origin, mistakes are explained in one sentence."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def test_every_setting_is_documented() -> None:
         )
 
 
-def test_the_page_is_what_the_command_makes() -> None:
+def test_the_page_equals_the_generated_text() -> None:
     assert DOCS.read_text() == describe.markdown()
 
 
@@ -95,7 +95,7 @@ def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "hush" not in repr(loaded.settings)
 
 
-def test_a_key_may_have_blanks_around_it_and_nothing_odd_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_may_have_blanks_around_it_but_no_odd_characters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TICKERPLANT_VENDORS__TWELVE_DATA_KEY", " hush\n")
     monkeypatch.setenv("TICKERPLANT_VENDORS__KEYS__ACME", "tale\r\n")
     vendors = load().settings.vendors
@@ -149,7 +149,7 @@ def test_the_tree_cannot_be_changed() -> None:
     assert isinstance(settings, Settings)
 
 
-def test_history_is_a_list_of_stretches_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_history_is_a_list_of_ranges_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load().settings.history == ("1d:3650", "5m:max", "1m:max")
     monkeypatch.setenv("TICKERPLANT_HISTORY", "1d:30, 5m:10")
     assert load().settings.history == ("1d:30", "5m:10")

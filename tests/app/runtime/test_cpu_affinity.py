@@ -12,7 +12,7 @@ from tickerplant.app.runtime.cpu_affinity import CoreAffinity
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="threads are placed on Linux alone")
 
 
-def test_threads_that_join_are_on_one_core_and_move_together() -> None:
+def test_registered_threads_share_one_core_and_move_together() -> None:
     whole = os.sched_getaffinity(0)
     affinity = CoreAffinity()
     affinity.start()
@@ -41,7 +41,7 @@ def test_threads_that_join_are_on_one_core_and_move_together() -> None:
     assert os.sched_getaffinity(0) == whole, "the thread that started it is left alone, and so are its children"
 
 
-def test_the_core_is_left_when_others_want_it() -> None:
+def test_threads_leave_a_core_that_other_processes_use() -> None:
     if len(os.sched_getaffinity(0)) < 2:
         return
     affinity = CoreAffinity()

@@ -1,4 +1,4 @@
-"""Who owns the embedded PostgreSQL, with real servers and real kills."""
+"""Ownership of the embedded PostgreSQL, with real servers and real kills."""
 
 import asyncio
 import json
@@ -48,7 +48,7 @@ def answers(dsn: str) -> bool:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("d")
     yield folder
-    # A store that was started for users must end by itself when they are gone.
+    # A store that was started for users must stop by itself after the last user.
     until(lambda: not FolderLock(folder, "store.lock").is_held())
 
 
@@ -56,7 +56,7 @@ def owner(data: Path) -> int:
     return int(json.loads((data / "store.lock").read_text())["pid"])
 
 
-def test_a_command_owns_the_server_for_as_long_as_it_runs_and_others_share_it(data: Path) -> None:
+def test_a_command_owns_the_server_while_it_runs_and_others_share_it(data: Path) -> None:
     settings = Settings(data=data)
     with database(settings) as dsn:
         assert answers(dsn)

@@ -1,4 +1,4 @@
-"""The setting `fault` kills the process as if the power had gone: no handler, no clean-up."""
+"""The setting `testing.crash_at` kills the process like a power failure: no handler, no clean-up."""
 
 import signal
 import subprocess
@@ -31,15 +31,15 @@ def run(fault: str, wait_s: float = 0.0) -> tuple[int, str]:
     return done.returncode, done.stdout.replace("\n", "")
 
 
-def test_it_dies_when_the_point_is_reached_for_the_count_th_time() -> None:
+def test_the_process_dies_when_the_point_is_reached_count_times() -> None:
     assert run("here.append.after:3") == (-signal.SIGKILL, "12")
 
 
-def test_a_point_that_is_not_reached_so_often_kills_nobody() -> None:
+def test_a_point_reached_less_often_kills_no_process() -> None:
     assert run("here.append.after:6") == (0, "12345")
     assert run("never.reached:1") == (0, "12345")
 
 
-def test_a_random_kill_comes_within_the_time() -> None:
+def test_a_random_kill_happens_within_the_time() -> None:
     code, _ = run("random:0.5", wait_s=3_600)
     assert code == -signal.SIGKILL

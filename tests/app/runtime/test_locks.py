@@ -28,7 +28,7 @@ def hold(folder: Path, how: str) -> subprocess.Popen[str]:
     return process
 
 
-def test_a_held_folder_names_the_holder_and_a_killed_one_lets_go(tmp_path: Path) -> None:
+def test_a_lock_names_its_holder_and_a_kill_releases_it(tmp_path: Path) -> None:
     with hold(tmp_path, "alone") as process:
         with pytest.raises(FolderHeld, match=rf"in use by process {process.pid} "):
             FolderLock(tmp_path, "plant.lock").acquire_or_raise()
@@ -39,7 +39,7 @@ def test_a_held_folder_names_the_holder_and_a_killed_one_lets_go(tmp_path: Path)
             pass
 
 
-def test_several_share_and_one_alone_must_wait(tmp_path: Path) -> None:
+def test_several_processes_share_a_lock_and_an_exclusive_one_waits(tmp_path: Path) -> None:
     with hold(tmp_path, "shared") as process:
         shared = FolderLock(tmp_path, "plant.lock").acquire_or_raise(shared=True)
         shared.release()
@@ -48,7 +48,7 @@ def test_several_share_and_one_alone_must_wait(tmp_path: Path) -> None:
         process.kill()
 
 
-def test_a_folder_that_cannot_be_made_is_a_mistake_of_the_settings(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_a_configuration_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be used"):
         FolderLock(tmp_path / "file" / "data", "plant.lock").acquire()

@@ -1,4 +1,4 @@
-"""Log lines: what of the libraries' words reaches the user."""
+"""Log lines of libraries that reach the user."""
 
 import json
 import logging
@@ -8,7 +8,7 @@ import pytest
 from tickerplant.app.runtime.logging import _PoolFilter
 
 
-def test_a_pool_whose_database_is_away_says_so_once_and_without_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unavailable_database_is_logged_once_without_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
     pool = logging.getLogger("asyncpg.pool")
     only = _PoolFilter()
     pool.addFilter(only)

@@ -1,4 +1,4 @@
-"""Who may hold a data folder, what the health check says of a log, and what a scrape reads."""
+"""Locks of a data folder, health of a log, and the content of a metrics scrape."""
 
 import contextlib
 import time
@@ -29,7 +29,7 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(data=tmp_path, partitions=2)
 
 
-def test_a_folder_belongs_to_one_plant_or_to_services_of_different_names(settings: Settings) -> None:
+def test_a_folder_belongs_to_one_plant_or_to_services_with_different_names(settings: Settings) -> None:
     assert not folder_is_held(settings)
     with folder_shared(settings, "api"), folder_shared(settings, "aggregation"):
         assert folder_is_held(settings)
@@ -43,7 +43,7 @@ def test_a_folder_belongs_to_one_plant_or_to_services_of_different_names(setting
         pass
 
 
-def test_topics_keep_the_number_of_partitions_they_were_made_with(settings: Settings) -> None:
+def test_topics_keep_their_initial_number_of_partitions(settings: Settings) -> None:
     with open_log(settings) as event_log:
         identity = event_log.identity()
     with open_log(settings.model_copy(update={"partitions": 7})) as event_log:
@@ -51,7 +51,7 @@ def test_topics_keep_the_number_of_partitions_they_were_made_with(settings: Sett
         assert event_log.identity() == identity
 
 
-def test_rules_are_written_when_they_differ_and_only_then(settings: Settings) -> None:
+def test_rules_are_appended_only_when_they_differ(settings: Settings) -> None:
     def ends(chosen: Settings, **how: bool) -> int:
         with open_log(chosen) as event_log:
             ensure_rules(event_log, chosen, **how)
@@ -64,7 +64,7 @@ def test_rules_are_written_when_they_differ_and_only_then(settings: Settings) ->
     assert ends(later) == 4
 
 
-def test_health_says_of_each_feed_its_newest_state(settings: Settings) -> None:
+def test_health_reports_the_newest_state_of_each_feed(settings: Settings) -> None:
     with open_log(settings) as event_log:
         with event_log.writer("test") as writer, writer.transaction() as transaction:
             for second, (feed, state, reason) in enumerate(
@@ -84,7 +84,7 @@ def test_health_says_of_each_feed_its_newest_state(settings: Settings) -> None:
         }  # fmt: skip
 
 
-def test_health_says_that_a_live_feed_is_down_that_was_not_heard_of_for_long(settings: Settings) -> None:
+def test_health_reports_a_silent_live_feed_as_down(settings: Settings) -> None:
     heard_us = time.time_ns() // 1_000
     with open_log(settings) as event_log:
         with FeedWriter(event_log, "vendor") as live, FeedWriter(event_log, "file:1") as file:
@@ -105,7 +105,7 @@ def test_health_says_that_a_live_feed_is_down_that_was_not_heard_of_for_long(set
         assert later["feed vendor"] == (DEGRADED, f"down since {iso(heard_us)}: no record for 90 s")
 
 
-def test_health_says_whether_a_plant_runs_and_what_of_it(settings: Settings) -> None:
+def test_health_reports_whether_a_plant_runs_and_its_services(settings: Settings) -> None:
     with open_log(settings) as event_log:
 
         def said(*, held: bool) -> tuple[str, str]:
@@ -121,7 +121,7 @@ def test_health_says_whether_a_plant_runs_and_what_of_it(settings: Settings) -> 
         assert said(held=False)[0] == FAILED
 
 
-def test_health_says_by_feed_what_was_left_out_of_bars() -> None:
+def test_health_reports_excluded_ticks_by_feed() -> None:
     (nothing,) = health.left_out_health([])
     assert (nothing.state, nothing.sentence) == (OK, "nothing")
     feeds = [
@@ -136,7 +136,7 @@ def test_health_says_by_feed_what_was_left_out_of_bars() -> None:
     assert part.details["a"] == {"late_ticks": 3, "unsupported": 0, "differences": 7}
 
 
-def test_a_part_that_cannot_be_asked_has_failed_and_hides_no_other() -> None:
+def test_a_failing_check_is_failed_and_hides_no_other() -> None:
     def gone() -> list[ComponentHealth]:
         raise StoreUnavailable("the database is away")
 
@@ -145,7 +145,7 @@ def test_a_part_that_cannot_be_asked_has_failed_and_hides_no_other() -> None:
     assert found.as_dict()["parts"][0]["sentence"] == "the database is away"
 
 
-def test_a_scrape_has_the_services_the_lags_and_the_counts(settings: Settings) -> None:
+def test_a_scrape_contains_services_lags_and_counters(settings: Settings) -> None:
     counts = ServiceCounts()
     counts.recorder("aggregation")(ProcessorCounters(records=41))
     with open_log(settings) as event_log:
@@ -172,7 +172,7 @@ def test_a_lock_is_free_again_after_its_block(settings: Settings) -> None:
     assert not folder_is_held(settings)
 
 
-def test_health_says_how_far_indicators_are_with_stored_history() -> None:
+def test_health_reports_the_progress_of_indicators_over_stored_history() -> None:
     from tickerplant.analytics.service import AnalyticsCounters
 
     counts = ServiceCounts()

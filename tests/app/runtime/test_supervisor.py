@@ -12,7 +12,7 @@ from tickerplant.app.runtime import supervisor as module
 from tickerplant.app.runtime.supervisor import Service, Supervisor
 
 
-def test_services_end_in_the_order_of_their_rank() -> None:
+def test_services_stop_in_the_order_of_their_rank() -> None:
     ended: list[str] = []
     feed_is_up = threading.Event()
 
@@ -39,7 +39,7 @@ def test_services_end_in_the_order_of_their_rank() -> None:
     assert [status.state for status in supervisor.statuses()] == ["stopped"] * 3
 
 
-def test_a_crashed_service_starts_again_and_the_others_do_not_notice() -> None:
+def test_a_crashed_service_restarts_without_effect_on_others() -> None:
     lives: list[float] = []
     crashed_thread_names: set[str] = set()
 
@@ -67,7 +67,7 @@ def test_a_crashed_service_starts_again_and_the_others_do_not_notice() -> None:
     assert len(steady_lives) == 1
     gaps = [later - earlier for earlier, later in itertools.pairwise(lives)]
     for gap, least in zip(gaps, [0.2, 0.4, 0.8], strict=True):
-        assert least <= gap  # how long each wait is to be, the next test says exactly
+        assert least <= gap  # the next test checks the exact duration of each wait
 
 
 def test_the_back_off_is_capped() -> None:
@@ -75,7 +75,7 @@ def test_the_back_off_is_capped() -> None:
     assert [next(waits) for _ in range(9)] == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0, 10.0]
 
 
-def test_a_service_with_a_limit_gives_up_and_says_why() -> None:
+def test_a_service_with_a_limit_gives_up_with_the_reason() -> None:
     def broken(stop: threading.Event) -> None:
         raise ValueError("no way")
 
@@ -86,7 +86,7 @@ def test_a_service_with_a_limit_gives_up_and_says_why() -> None:
     supervisor.stop()
 
 
-def test_a_service_that_will_not_end_is_reported_and_holds_nobody_up(monkeypatch) -> None:
+def test_a_service_that_does_not_stop_is_reported_and_delays_no_other(monkeypatch) -> None:
     monkeypatch.setattr(module, "STOP_S", PATIENCE.seconds(1.0))
     release = threading.Event()
     supervisor = Supervisor(

@@ -1,4 +1,4 @@
-"""The picture of coverage: which status each column shows, and what the columns are."""
+"""The coverage chart: the status of each column, and the range of each column."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ XNYS, ALWAYS = calendar("XNYS"), calendar("24/7")
 
 
 def covered(name: str, days: float, *wrong: tuple[int, int, str], interval: str = "1m") -> Statuses:
-    """Bars that are all there, but for these: first, last, status."""
+    """Return stored bars, except these ranges: first, last, status."""
     starts = expected(calendar(name), interval, THURSDAY, THURSDAY + int(days * DAY_US))
     code = np.zeros(len(starts), np.int8)
     for first, last, status in wrong:
@@ -32,7 +32,7 @@ def drawn(found: dict[str, Statuses], width: int = 46, interval: str = "1m") -> 
     return [f"{line.label} {line.text}" for line in made.lines]
 
 
-def test_a_column_shows_the_worst_that_a_bar_of_it_is() -> None:
+def test_a_column_shows_the_worst_status_of_its_bars() -> None:
     # 390 minutes in 39 columns: ten each.
     day = covered(
         "XNYS", 1, (0, 10, "no_trade"), (15, 16, "partial"), (20, 29, "quota"), (29, 30, "outage"), (30, 40, "outage"),
@@ -43,13 +43,13 @@ def test_a_column_shows_the_worst_that_a_bar_of_it_is() -> None:
     assert len({mark for mark, _ in MARKS.values()}) == len(MARKS), "it must be readable without colours"
 
 
-def test_where_nothing_is_wrong_a_column_shows_what_most_are() -> None:
+def test_a_column_without_gaps_shows_the_most_frequent_status() -> None:
     day = covered("XNYS", 1, (0, 6, "no_trade"), (10, 14, "no_trade"), (384, 390, "pending"))
     [line] = drawn({"GOOG": day}, 44)
     assert line == "GOOG ░" + "█" * 37 + ":"
 
 
-def test_one_symbol_has_a_line_a_day_and_a_blank_where_the_session_is_shorter() -> None:
+def test_one_symbol_has_a_line_per_day_with_blanks_for_shorter_sessions() -> None:
     half = micros_of(dt.datetime(2012, 11, 21, tzinfo=dt.UTC))  # Thanksgiving is the 22nd, and the 23rd ends at 13:00
     starts = expected(XNYS, "1m", half, half + 3 * DAY_US)
     found = Statuses(starts, np.zeros(len(starts), np.int8), np.full(len(starts), -1, np.int32))
@@ -60,14 +60,14 @@ def test_one_symbol_has_a_line_a_day_and_a_blank_where_the_session_is_shorter() 
     assert made.legend == ["have"]
 
 
-def test_many_symbols_share_one_axis_of_the_times_at_which_any_market_is_open() -> None:
+def test_many_symbols_share_one_axis_of_all_open_times() -> None:
     lines = drawn({"AAPL": covered("XNYS", 2), "GOOG": covered("XNYS", 2, (390, 780, "outage"))}, 5 + 41)
     assert lines == ["AAPL " + "█" * 20 + " " + "█" * 20, "GOOG " + "█" * 20 + " " + "x" * 20]
     night = drawn({"A": covered("XNYS", 1), "EUR/USD": covered("24/7", 1)}, 8 + 48)
     assert night == ["A " + " " * 27 + "█" * 13 + " " * 8, "EUR/USD " + "█" * 48]
 
 
-def test_a_long_stretch_has_no_blanks_and_a_narrow_terminal_some_columns_still() -> None:
+def test_a_long_range_has_no_blanks_and_a_narrow_terminal_some_columns() -> None:
     year = covered("XNYS", 365, (0, 40_000, "missing"))
     [line] = drawn({"GOOG": year}, 5 + 60)
     assert len(line) == 5 + 60
@@ -76,17 +76,17 @@ def test_a_long_stretch_has_no_blanks_and_a_narrow_terminal_some_columns_still()
     assert line == "GOOG " + "█" * 24
 
 
-def test_daily_bars_of_years_have_a_line_a_year() -> None:
+def test_daily_bars_have_a_line_per_year() -> None:
     made = draw({"GOOG": covered("XNYS", 900, interval="1d")}, {"GOOG": XNYS}, D1, 5 + 61)
     assert [line.label for line in made.lines] == ["2012", "2013", "2014"]
-    # Six days a column; the first year begins, and the last one ends, in the middle.
+    # Six days per column; the first year starts and the last one ends in the middle.
     assert made.lines[1].text == "█" * 61
     assert (made.lines[0].text[:28].strip(), made.lines[2].text[-3:]) == ("", "   ")
     assert made.times == ("January", "July", "December")
 
 
 @pytest.mark.parametrize("found", [{}, {"GOOG": covered("XNYS", 0.1)}])
-def test_nothing_expected_makes_no_columns(found: dict[str, Statuses]) -> None:
+def test_a_range_without_expected_bars_has_no_columns(found: dict[str, Statuses]) -> None:
     made = draw(found, {"GOOG": XNYS}, M1, 80)
     assert [line.text for line in made.lines] == [""] * len(found)
     assert (made.times, made.legend) == ((), [])

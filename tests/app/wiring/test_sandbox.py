@@ -1,4 +1,4 @@
-"""The sandbox vendor beside the plant: it ends with it, and comes back where it was."""
+"""The sandbox beside the plant: it stops with it, and restarts at its address."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ from tickerplant.app.wiring.sandbox import SandboxProcess, run_sandbox, sandbox_
 from tickerplant.core.errors import ConfigError
 
 
-def test_it_answers_comes_back_at_its_port_and_ends(tmp_path: Path) -> None:
+def test_it_answers_restarts_at_its_port_and_stops(tmp_path: Path) -> None:
     settings = load({"data": tmp_path, "symbols": ("AAPL", "MSFT")}).settings
     with sandbox_process(settings) as (process, place):
         answer = httpx.get(f"{place.url}/price", params={"symbol": "AAPL", "apikey": "k"}, timeout=PATIENCE.seconds(10))
@@ -43,7 +43,7 @@ def test_it_answers_comes_back_at_its_port_and_ends(tmp_path: Path) -> None:
     assert again.returncode == 0
 
 
-def test_its_clock_goes_on_when_it_is_started_again(tmp_path: Path) -> None:
+def test_its_clock_continues_after_a_restart(tmp_path: Path) -> None:
     sandbox = {"start": "2026-03-09T13:30:00Z", "speed": 60.0, "fault_script": ("0 do=slow&by=0.5",)}
     process = SandboxProcess(load({"data": tmp_path, "sandbox": sandbox}).settings)
     try:
@@ -61,13 +61,13 @@ def test_its_clock_goes_on_when_it_is_started_again(tmp_path: Path) -> None:
         process.stop()
 
 
-def test_a_script_that_cannot_be_read_is_said(tmp_path: Path) -> None:
+def test_an_unreadable_script_is_reported(tmp_path: Path) -> None:
     settings = load({"data": tmp_path, "sandbox": {"fault_script": ("0 do=nonsense",)}}).settings
     with pytest.raises(ConfigError, match="no fault 'nonsense'"), run_sandbox(settings):
         pass
 
 
-def test_one_that_the_plant_starts_again_may_use_every_core(tmp_path: Path) -> None:
+def test_a_restarted_sandbox_may_use_every_core(tmp_path: Path) -> None:
     with sandbox_process(load({"data": tmp_path}).settings) as (process, _):
         supervisor = Plant(load({"data": tmp_path}).settings, None, "").supervise([], vendor=(process, _))  # type: ignore[arg-type]
         supervisor.start()
@@ -82,12 +82,12 @@ def test_one_that_the_plant_starts_again_may_use_every_core(tmp_path: Path) -> N
         supervisor.stop()
 
 
-def test_it_ends_when_whoever_wanted_it_is_gone(tmp_path: Path) -> None:
+def test_it_stops_after_its_last_user(tmp_path: Path) -> None:
     process = SandboxProcess(load({"data": tmp_path}).settings)
     process.start()
     child = process._child
     assert child is not None
     assert child.stdin is not None
-    child.stdin.close()  # what a kill of the plant does
+    child.stdin.close()  # like a kill of the plant
     assert child.wait(PATIENCE.seconds(10)) == 0
     process.stop()

@@ -1,4 +1,4 @@
-"""From the settings to the desk, and what `tickerplant vendors` says of it."""
+"""From the settings to the request scheduler, and the output of `tickerplant vendors`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def acme(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A vendor of another package: daily bars, 50 credits a day."""
+    """A vendor of another package: daily bars, 50 credits per day."""
     folder = tmp_path / "packages"
     folder.mkdir()
     install(folder, "acme-tickerplant", {"acme": "acme_tickerplant:provider"})
@@ -49,17 +49,17 @@ def settings_of(monkeypatch: pytest.MonkeyPatch, **environment: str) -> Settings
     return load().settings
 
 
-# Whom to ask ---------------------------------------------------------------------------------------------------------
+# Selection of vendors -----
 
 
-def test_without_keys_nobody_is_asked_but_the_sandbox() -> None:
+def test_without_keys_only_the_sandbox_is_used() -> None:
     settings = load().settings
     assert settings.wants_sandbox
     assert set(vendors.orders(settings).values()) == {()}
     assert set(vendors.orders(settings, sandbox=True).values()) == {("sandbox",)}
 
 
-def test_who_has_a_key_is_asked_in_a_sensible_order_and_then_yahoo(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vendors_with_keys_precede_yahoo(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = settings_of(monkeypatch, ALPHA_VANTAGE_KEY="k", KEYS__ACME="k")
     assert not settings.wants_sandbox
     order = vendors.orders(settings)
@@ -73,7 +73,7 @@ def test_who_has_a_key_is_asked_in_a_sensible_order_and_then_yahoo(monkeypatch: 
     assert order["actions"] == ()
 
 
-def test_yahoo_alone_is_asked_by_who_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_yahoo_alone_is_used_if_named(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = settings_of(monkeypatch, DAILY="Yahoo")
     assert not settings.wants_sandbox
     assert vendors.orders(settings)["daily"] == ("yahoo",)
@@ -83,7 +83,7 @@ def test_yahoo_alone_is_asked_by_who_names_it(monkeypatch: pytest.MonkeyPatch) -
     assert settings_of(monkeypatch, DAILY="sandbox").wants_sandbox
 
 
-def test_who_is_named_without_its_key_is_told_which_setting_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_named_vendor_without_key_is_refused_with_the_missing_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = settings_of(monkeypatch, DAILY="alphavantage,yahoo")
     with pytest.raises(ConfigError, match=r"vendors\.daily contains alphavantage.*set vendors\.alpha_vantage_key"):
         vendors.orders(settings)
@@ -130,7 +130,7 @@ def test_no_key_is_ever_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "hush" not in f"{shown}{settings!r}"
 
 
-# The desk ------------------------------------------------------------------------------------------------------------
+# The scheduler -----
 
 
 async def ask(settings: Settings, clock: Clock | None = None) -> None:
@@ -147,7 +147,7 @@ async def ask(settings: Settings, clock: Clock | None = None) -> None:
             await scheduler.bars(choice, BarsRequest(("AAPL",), "1d", now - DAY_US, now), Purpose.HISTORY)
 
 
-def test_a_vendor_of_another_package_is_asked_and_its_budget_outlives_the_process(
+def test_a_vendor_of_another_package_is_used_and_its_quota_outlives_the_process(
     monkeypatch: pytest.MonkeyPatch, acme: Path
 ) -> None:
     settings = settings_of(monkeypatch, KEYS__ACME="hush", DAILY="acme", INTRADAY="none", ACTIONS="none", STREAM="none")
@@ -157,7 +157,7 @@ def test_a_vendor_of_another_package_is_asked_and_its_budget_outlives_the_proces
     assert (row.windows[0].used, row.windows[0].left, row.windows[0].history_left) == (1, 49, 37)
 
 
-def test_quotas_stand_by_the_clock_of_the_sandbox_where_one_runs(monkeypatch: pytest.MonkeyPatch, acme: Path) -> None:
+def test_quotas_use_the_clock_of_a_running_sandbox(monkeypatch: pytest.MonkeyPatch, acme: Path) -> None:
     from tickerplant.app.wiring.log import open_log
 
     monkeypatch.setenv("TICKERPLANT_SANDBOX__ENABLED", "true")
@@ -174,7 +174,7 @@ def test_quotas_stand_by_the_clock_of_the_sandbox_where_one_runs(monkeypatch: py
     assert clock.origin_us < row.windows[0].resets_us <= mark.sent_at_us + DAY_US
 
 
-def test_a_second_desk_on_one_log_fences_the_first(monkeypatch: pytest.MonkeyPatch, acme: Path) -> None:
+def test_a_second_scheduler_on_one_log_fences_the_first(monkeypatch: pytest.MonkeyPatch, acme: Path) -> None:
     settings = settings_of(monkeypatch, KEYS__ACME="hush", DAILY="acme", INTRADAY="none", ACTIONS="none", STREAM="none")
 
     async def both() -> None:
@@ -208,7 +208,7 @@ def tickerplant(acme: Path, *arguments: str) -> subprocess.CompletedProcess[str]
     )  # fmt: skip
 
 
-def test_the_command_says_how_vendors_stand_whether_there_is_a_plant_or_not(
+def test_the_command_shows_the_state_of_vendors_with_and_without_a_plant(
     monkeypatch: pytest.MonkeyPatch, acme: Path, tmp_path: Path
 ) -> None:
     settings = settings_of(monkeypatch, KEYS__ACME="hush", DAILY="acme", INTRADAY="none", ACTIONS="none", STREAM="none")
