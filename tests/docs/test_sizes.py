@@ -160,6 +160,12 @@ def test_no_function_is_too_long() -> None:
     assert not long, "\n".join(long)
 
 
+def test_no_modules_import_each_other() -> None:
+    imports = _imports(SOURCE)
+    cycles = [_report(cycle, imports) for cycle in _cycles(imports)]
+    assert not cycles, "\n".join(cycles)
+
+
 # The checks themselves -----------------------------------------------------------------------------------------------
 
 

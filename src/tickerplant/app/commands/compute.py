@@ -72,10 +72,7 @@ def compute(
     start_us, end_us = time_range(start, end, ("--start", "--end"))
     chosen = on_demand.calculations(indicator)
     found = files.file_bars(file, symbol=symbol, interval=interval, tz=tz, date_order=date_order)
-    for broken in found.broken[:_FEW_BROKEN]:
-        notify(broken.reason)
-    if len(found.broken) > _FEW_BROKEN:
-        notify(f"{file.name}: {len(found.broken) - _FEW_BROKEN:,} more rows cannot be read")
+    _notify_broken(file.name, [row.reason for row in found.broken])
     shown = on_demand.computed(loaded.settings, found.bars, chosen, start_us, end_us, last)
     if not shown.num_rows:
         notify(f"{file.name} has no bars in this range")
@@ -87,6 +84,14 @@ def compute(
         print("\n".join(charts(shown, chosen, symbols[0])))
         shown = shown.slice(max(0, shown.num_rows - SHOWN_BELOW))
     _print(shown, symbols, csv=csv, json=json)
+
+
+def _notify_broken(name: str, reasons: list[str]) -> None:
+    """Print the first reasons why rows cannot be read, and the number of further ones."""
+    for reason in reasons[:_FEW_BROKEN]:
+        notify(reason)
+    if len(reasons) > _FEW_BROKEN:
+        notify(f"{name}: {len(reasons) - _FEW_BROKEN:,} more rows cannot be read")
 
 
 def charts(bars: pa.Table, chosen: list[Calculation], symbol: str) -> list[str]:
