@@ -92,7 +92,7 @@ class RowReader:
             raise BadInput("no column has the symbol; set it with --symbol", line=header)
         if layout.kind == BARS and "interval" not in layout.columns and self._given_interval is None:
             raise BadInput(
-                "no column has the interval of the bars; set it with --interval (1m or 1d, say)", line=header
+                "no column has the interval of the bars; set it with --interval, to 1m for example", line=header
             )
 
     @classmethod

@@ -91,7 +91,7 @@ class TimeColumn:
         if self.form == NAIVE and self._tz is None and not daily:
             example = next((str(v) for v in sample.slice(0, 50).to_pylist() if v is not None), "")
             raise BadInput(
-                f"the time {example} has no zone; set it with --tz (UTC or America/New_York, say)", line=line
+                f"the time {example} has no zone; set it with --tz, to America/New_York for example", line=line
             )
         self._last_local: dict[int, int] = {}
         self._folded: dict[int, bool] = {}
