@@ -160,6 +160,15 @@ def test_no_function_is_too_long() -> None:
     assert not long, "\n".join(long)
 
 
+def test_no_function_but_a_command_has_too_many_parameters() -> None:
+    many = [
+        f"{place}: {len(_parameters(node, method))} parameters"
+        for place, node, method in _functions(SOURCE)
+        if len(_parameters(node, method)) > MOST_PARAMETERS and not _has_options(node)
+    ]
+    assert not many, "\n".join(many)
+
+
 def test_no_modules_import_each_other() -> None:
     imports = _imports(SOURCE)
     cycles = [_report(cycle, imports) for cycle in _cycles(imports)]

@@ -16,7 +16,7 @@ from tickerplant.core.times import times_of
 from tickerplant.store.copy_protocol import plain, quoted, selected, stage_rows, table_of
 from tickerplant.store.partitions import ensure_partitions, record_arrivals
 from tickerplant.store.repositories.ohlcv import by_relation
-from tickerplant.store.repositories.ranges import read_newest_of_each, read_range
+from tickerplant.store.repositories.ranges import RowReader
 from tickerplant.store.row_selection import KEY, OLDER, filter_rows, newest_by_key, not_newer
 from tickerplant.store.session import LOCK, LOCK_COLUMNS
 
@@ -143,21 +143,20 @@ class Analytics:
     ) -> pa.Table:
         """Return a symbol's values of closed bars: `schemas.ANALYTICS_KEY` and the columns `names` (all if None).
 
-        Bounds and limit as in `ranges.read_range`. Raises StoreError for a name that is no column.
+        Bounds and limit as in `RowReader.read_range`. Raises StoreError for a name that is no column.
         """
         keys: list[tuple[str, Any]] = [("symbol", symbol), ("interval", interval)]
         schema = await self.schema(names)
         relation = relation_of(interval)
-        return await read_range(
-            self._session, relation, keys, schema, start_us, end_us, limit, newest_first=newest_first
-        )
+        rows = RowReader(self._session, relation, schema)
+        return await rows.read_range(keys, start_us, end_us, limit, newest_first=newest_first)
 
     async def newest_of_each(
         self, symbols: Sequence[str], interval: str, *, limit: int, before_us: int | None = None
     ) -> pa.Table:
         """Return the newest `limit` rows of each symbol before a time, sorted by (symbol, time)."""
         relation, schema = relation_of(interval), await self.schema(None)
-        return await read_newest_of_each(self._session, relation, symbols, interval, schema, before_us, limit)
+        return await RowReader(self._session, relation, schema).read_newest_of_each(symbols, interval, before_us, limit)
 
     async def schema(self, names: Sequence[str] | None) -> pa.Schema:
         """Return the Arrow schema of `read`."""

@@ -15,7 +15,7 @@ from tickerplant.core.times import DAY_US, FOREVER_US, NEVER_US, TIMESTAMP, Bool
 from tickerplant.store.copy_protocol import stage_rows, table_of
 from tickerplant.store.partitions import ensure_partitions, record_arrivals
 from tickerplant.store.repositories.ohlcv import relation_of
-from tickerplant.store.repositories.ranges import in_order, read_numbered, read_range, slices_by_name
+from tickerplant.store.repositories.ranges import RowReader, in_order, read_numbered, slices_by_name
 
 if TYPE_CHECKING:
     from tickerplant.store.session import Session
@@ -236,9 +236,9 @@ class Coverage:
     async def read(
         self, feed: str, interval: str, start_us: int | None = None, end_us: int | None = None, limit: int | None = None
     ) -> pa.Table:
-        """Return a feed's completed intervals (`COVERAGE`), one row per log partition. Bounds as in `read_range`."""
+        """Return completed intervals of a feed (`COVERAGE`) by log partition; bounds as in `RowReader.read_range`."""
         keys = [("feed", feed), ("interval", interval)]
-        return await read_range(self._session, "coverage", keys, COVERAGE, start_us, end_us, limit)
+        return await RowReader(self._session, "coverage", COVERAGE).read_range(keys, start_us, end_us, limit)
 
     async def stored_bars(self, symbol: str, interval: str, start_us: int, end_us: int) -> tuple[Int64Array, BoolArray]:
         """Return starts (ascending) and completeness of a symbol's final bars that start in `[start, end)`."""

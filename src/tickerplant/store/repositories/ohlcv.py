@@ -17,7 +17,7 @@ from tickerplant.core.sources import SourceOrder
 from tickerplant.core.times import times_of, timestamps
 from tickerplant.store.copy_protocol import plain, quoted, read_numbers, stage_rows
 from tickerplant.store.partitions import ensure_partitions, record_arrivals
-from tickerplant.store.repositories.ranges import read_newest_of_each, read_range
+from tickerplant.store.repositories.ranges import RowReader
 from tickerplant.store.repositories.symbols import record_symbols, update_withdrawn_symbols
 from tickerplant.store.row_selection import KEY, OLDER, filter_rows, is_daily, newest_by_key, not_newer
 from tickerplant.store.source_rank_sql import SourceRanks, groups, ranks_of_bars
@@ -164,13 +164,12 @@ class Ohlcv:
     ) -> pa.Table:
         """Return a symbol's bars as `schemas.BARS`, or only its columns `names`, including the forming bar.
 
-        Bounds and limit as in `ranges.read_range`.
+        Bounds and limit as in `RowReader.read_range`.
         """
         keys: list[tuple[str, Any]] = [("symbol", symbol), ("interval", interval)]
         schema = schemas.BARS if names is None else pa.schema([f for f in schemas.BARS if f.name in names])
-        return await read_range(
-            self._session, relation_of(interval), keys, schema, start_us, end_us, limit, newest_first=newest_first
-        )
+        rows = RowReader(self._session, relation_of(interval), schema)
+        return await rows.read_range(keys, start_us, end_us, limit, newest_first=newest_first)
 
     async def history(self, symbol: str, interval: str) -> pa.RecordBatch:
         """Return all final bars of a symbol with prices, in time order (`HISTORY`), as input for computations."""
@@ -205,9 +204,8 @@ class Ohlcv:
         Only final bars, or bars of any state with `forming`.
         """
         condition = "true" if forming else "t.state = 'final'"
-        return await read_newest_of_each(
-            self._session, relation_of(interval), symbols, interval, schemas.BARS, before_us, limit, condition
-        )
+        rows = RowReader(self._session, relation_of(interval), schemas.BARS)
+        return await rows.read_newest_of_each(symbols, interval, before_us, limit, condition)
 
 
 def best_by_rank(bars: pa.Table, sources: SourceOrder) -> pa.Table:

@@ -12,7 +12,7 @@ from tickerplant.core import schemas
 from tickerplant.core.times import times_of
 from tickerplant.store.copy_protocol import copy, plain
 from tickerplant.store.partitions import ensure_partitions, record_arrivals
-from tickerplant.store.repositories.ranges import read_newest_of_each, read_range
+from tickerplant.store.repositories.ranges import RowReader
 from tickerplant.store.row_selection import codes
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class Prices:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self._rows = RowReader(session, RELATION, schemas.TICKS, in_order_of_arrival=True)
 
     async def prepare(self, ticks: pa.Table) -> None:
         """Create missing partitions for these ticks, before the transaction."""
@@ -62,21 +63,10 @@ class Prices:
         *,
         newest_first: bool = False,
     ) -> pa.Table:
-        """Return a symbol's ticks as `schemas.TICKS`; bounds and limit as in `ranges.read_range`."""
-        return await read_range(
-            self._session,
-            RELATION,
-            [("symbol", symbol)],
-            schemas.TICKS,
-            start_us,
-            end_us,
-            limit,
-            newest_first=newest_first,
-            in_order_of_arrival=True,
-        )
+        """Return a symbol's ticks as `schemas.TICKS`; bounds and limit as in `RowReader.read_range`."""
+        keys = [("symbol", symbol)]
+        return await self._rows.read_range(keys, start_us, end_us, limit, newest_first=newest_first)
 
     async def newest_of_each(self, symbols: Sequence[str], *, limit: int, before_us: int | None = None) -> pa.Table:
         """Return the newest `limit` ticks of each symbol before a time, sorted by (symbol, time) and arrival."""
-        return await read_newest_of_each(
-            self._session, RELATION, symbols, None, schemas.TICKS, before_us, limit, in_order_of_arrival=True
-        )
+        return await self._rows.read_newest_of_each(symbols, None, before_us, limit)

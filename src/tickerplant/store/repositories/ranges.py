@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,78 +17,77 @@ if TYPE_CHECKING:
     from tickerplant.store.session import Session
 
 
-async def read_range(
-    session: Session,
-    relation: str,
-    keys: Sequence[tuple[str, Any]],
-    schema: pa.Schema,
-    start_us: int | None,
-    end_us: int | None,
-    limit: int | None,
-    *,
-    newest_first: bool = False,
-    in_order_of_arrival: bool = False,
-) -> pa.Table:
-    """Return rows with these key columns and `start_us` <= time < `end_us`, ascending (or descending, `newest_first`).
+@dataclass(frozen=True, slots=True)
+class RowReader:
+    """Reads rows of one table as Arrow tables with `schema`.
 
-    With a limit and no start: the newest `limit` rows, in the requested order. With a start: the rows nearest to it, or
-    with `newest_first` the newest ones. `in_order_of_arrival`: rows of one instant keep the order of writing. A table
-    without deletes has that order in `ctid`. Compressed chunks have no `ctid`, but keep the order.
+    With `in_order_of_arrival` rows of one instant keep the order of writing. A table without deletes has that order in
+    `ctid`. Compressed chunks have no `ctid`, but keep the order.
     """
-    arguments: list[Any] = [value for _, value in keys]
-    conditions = [f'"{name}" = ${i}' for i, (name, _) in enumerate(keys, 1)]
-    for bound, comparison in ((start_us, ">="), (end_us, "<")):
-        if bound is not None:
-            arguments.append(datetime_of(bound))
-            conditions.append(f'"time" {comparison} ${len(arguments)}')
-    backward = newest_first or (start_us is None and limit is not None)
-    direction, tail = "DESC" if backward else "ASC", ""
-    if in_order_of_arrival and not session.timescale:
-        tail = f", ctid {direction}"
-    if limit is not None:
-        arguments.append(limit)
-        tail += f" LIMIT ${len(arguments)}"
-    rows = await session.rows(
-        f'SELECT {selected(schema)} FROM "{relation}" WHERE {" AND ".join(conditions)}'
-        f' ORDER BY "time" {direction}{tail}',
-        *arguments,
-    )
-    if backward and not newest_first:
-        rows = rows[::-1]
-    return table_of(rows, schema)
 
+    session: Session
+    relation: str
+    schema: pa.Schema
+    in_order_of_arrival: bool = False
 
-async def read_newest_of_each(
-    session: Session,
-    relation: str,
-    symbols: Sequence[str],
-    interval: str | None,
-    schema: pa.Schema,
-    before_us: int | None,
-    limit: int,
-    condition: str = "true",
-    *,
-    in_order_of_arrival: bool = False,
-) -> pa.Table:
-    """Return the newest `limit` rows of each symbol before a time, sorted by (symbol, time): one index range each.
+    async def read_range(
+        self,
+        keys: Sequence[tuple[str, Any]],
+        start_us: int | None,
+        end_us: int | None,
+        limit: int | None,
+        *,
+        newest_first: bool = False,
+    ) -> pa.Table:
+        """Return rows with these key columns and `start_us` <= time < `end_us`, in time order.
 
-    `interval` is None for a table without intervals; `in_order_of_arrival` as in `read_range`.
-    """
-    by_arrival = in_order_of_arrival and not session.timescale
-    place, newest, ascending = (", t.ctid AS place", ", t.ctid DESC", ", b.place") if by_arrival else ("", "", "")
-    of_interval = 't."interval" = $4 AND ' if interval is not None else ""
-    rows = await session.rows(
-        f"""SELECT {selected(schema, "b.")} FROM unnest($1::text[]) AS s (symbol), LATERAL (
-                SELECT {quoted(schema.names)}{place} FROM "{relation}" AS t
-                WHERE t.symbol = s.symbol AND {of_interval}t."time" < $2 AND {condition}
-                ORDER BY t."time" DESC{newest} LIMIT $3
-            ) AS b ORDER BY b.symbol, b."time"{ascending}""",
-        sorted(symbols),
-        datetime_of(before_us) if before_us is not None else datetime_of(_END_US),
-        limit,
-        *([interval] if interval is not None else []),
-    )
-    return table_of(rows, schema)
+        The order is descending with `newest_first`. With a limit and no start: the newest `limit` rows, in the
+        requested order. With a start: the rows nearest to it, or with `newest_first` the newest ones.
+        """
+        arguments: list[Any] = [value for _, value in keys]
+        conditions = [f'"{name}" = ${i}' for i, (name, _) in enumerate(keys, 1)]
+        for bound, comparison in ((start_us, ">="), (end_us, "<")):
+            if bound is not None:
+                arguments.append(datetime_of(bound))
+                conditions.append(f'"time" {comparison} ${len(arguments)}')
+        backward = newest_first or (start_us is None and limit is not None)
+        direction, tail = "DESC" if backward else "ASC", ""
+        if self.in_order_of_arrival and not self.session.timescale:
+            tail = f", ctid {direction}"
+        if limit is not None:
+            arguments.append(limit)
+            tail += f" LIMIT ${len(arguments)}"
+        rows = await self.session.rows(
+            f'SELECT {selected(self.schema)} FROM "{self.relation}" WHERE {" AND ".join(conditions)}'
+            f' ORDER BY "time" {direction}{tail}',
+            *arguments,
+        )
+        if backward and not newest_first:
+            rows = rows[::-1]
+        return table_of(rows, self.schema)
+
+    async def read_newest_of_each(
+        self, symbols: Sequence[str], interval: str | None, before_us: int | None, limit: int, condition: str = "true"
+    ) -> pa.Table:
+        """Return the newest `limit` rows of each symbol before a time, sorted by (symbol, time): one index range each.
+
+        `interval` is None for a table without intervals.
+        """
+        by_arrival = self.in_order_of_arrival and not self.session.timescale
+        place, newest, ascending = (", t.ctid AS place", ", t.ctid DESC", ", b.place") if by_arrival else ("", "", "")
+        of_interval = 't."interval" = $4 AND ' if interval is not None else ""
+        rows = await self.session.rows(
+            f"""SELECT {selected(self.schema, "b.")} FROM unnest($1::text[]) AS s (symbol), LATERAL (
+                    SELECT {quoted(self.schema.names)}{place} FROM "{self.relation}" AS t
+                    WHERE t.symbol = s.symbol AND {of_interval}t."time" < $2 AND {condition}
+                    ORDER BY t."time" DESC{newest} LIMIT $3
+                ) AS b ORDER BY b.symbol, b."time"{ascending}""",
+            sorted(symbols),
+            datetime_of(before_us) if before_us is not None else datetime_of(_END_US),
+            limit,
+            *([interval] if interval is not None else []),
+        )
+        return table_of(rows, self.schema)
 
 
 async def read_numbered(
