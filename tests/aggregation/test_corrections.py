@@ -1,4 +1,4 @@
-"""Cancels and corrections: the final bars are those of the trades that are left."""
+"""Cancels and corrections: the final bars are built from the remaining trades."""
 
 from __future__ import annotations
 

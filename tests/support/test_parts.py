@@ -124,7 +124,7 @@ async def test_timescaledb_compresses_aggregates_and_runs_jobs(timescale: Timesc
 
 
 @pytest.mark.timescale
-async def test_a_session_keeps_no_state_of_the_previous_one(timescale: TimescaleServer) -> None:
+async def test_a_session_inherits_no_state_of_the_previous_one(timescale: TimescaleServer) -> None:
     first = await asyncpg.connect(timescale.dsn, **timescale.connect_args)
     await first.execute("create table kept (x int)")
     await first.execute("set application_name = 'first'")

@@ -1,13 +1,12 @@
 """Cancelled and corrected trades: the bars that contain them are recomputed from the log.
 
-The engine keeps no ticks. A closed bar and an open window keep the range of raw offsets that contains their ticks. A
-cancel or a correction reads that range again, once for all the bars that it affects, and recomputes each bar from the
-trades that are left. A cancel or correction that arrives before its trade is kept as unmatched: when a tick of that
-minute and time arrives, the minute is recomputed. So the order in which a trade, its correction and its cancel arrive
-does not matter.
+The engine stores no ticks. A closed bar and an open window store the range of raw offsets that contains their ticks. A
+cancel or a correction causes one read of that range for all affected bars. Each bar is recomputed from the remaining
+trades. A cancel or correction that arrives before its trade is stored as unmatched. When a tick of that minute and time
+arrives, the minute is recomputed. A trade, its correction and its cancel may therefore arrive in any order.
 
-A trade is identified by symbol, `time` and `trade_id`. A cancel wins over every correction. Of several corrections the
-last to arrive counts; it replaces price and size only.
+A trade is identified by symbol, `time` and `trade_id`. A cancel wins over every correction. The last correction to
+arrive replaces earlier ones. It changes price and size only.
 """
 
 from __future__ import annotations
@@ -214,7 +213,10 @@ def _read(
 
 
 def _apply(ticks: TickColumns, fresh: BoolArray) -> tuple[BoolArray, BoolArray]:
-    """Correct the trades in place. Return a mask of the trades left, and one of fresh corrections without a trade."""
+    """Correct the trades in place.
+
+    Return a mask of the remaining trades, and one of new corrections without a trade.
+    """
     corrective = (ticks.flags & CORRECTIVE) != 0
     groups = _groups(ticks)
     named = groups >= 0

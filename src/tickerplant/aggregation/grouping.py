@@ -1,4 +1,4 @@
-"""Grouping: columns of ticks in, one row for each (minute, symbol) out. No loop over ticks or symbols."""
+"""Grouping: columns of ticks in, one row for each (minute, symbol) out. Vectorised: no loop over ticks or symbols."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tickerplant.core.times import FOREVER_US, MINUTE_US, NEVER_US, BoolArray, F
 
 @dataclass(frozen=True, slots=True)
 class TickColumns:
-    """The columns of a batch of ticks that bars are made of. `symbol` and `source` are codes of the engine.
+    """The columns of a batch of ticks from which bars are made. `symbol` and `source` are codes of the engine.
 
     `ids` is the Arrow column of trade ids, or None where no correction can need them.
     """
@@ -139,7 +139,8 @@ def _flagged(
 def merge_ticks(into: Rows, more: Rows) -> None:
     """Merge bars from ticks row by row in place. Both have the same buckets; `more` arrived later.
 
-    Of ticks of equal time the first to arrive sets the open, the last the close. The source is that of the open.
+    If ticks have equal times, the first to arrive sets the open and the last sets the close. The source is that of the
+    open.
     """
     earlier = more["open_time"] < into["open_time"]
     later = more["close_time"] >= into["close_time"]

@@ -1,8 +1,8 @@
-"""Retention: the engine keeps the last sessions of each feed in the feed's own time, and evicts everything else.
+"""Retention: the engine retains the last sessions of each feed in the feed's own time, and evicts everything else.
 
 A feed retains bars from the start of its last `rules.revision_window_sessions` sessions, by each symbol's calendar, up
-to its newest time. Bars that no feed retains are evicted. So memory is bounded by feeds times sessions: a replay of
-2012 beside a live feed of 2026 keeps two sessions, not fourteen years.
+to its newest time. Bars that no feed retains are evicted. Memory is thus bounded by feeds times sessions. A replay of
+2012 beside a live feed of 2026 needs two sessions, not fourteen years.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ GRACE_US: Final = HOUR_US
 COVERAGE_US: Final = 8 * DAY_US
 """Time for which a feed's coverage is retained beyond its bars: as long as raw records are, which may be rebuilt."""
 _STEP_US: Final = 10 * MINUTE_US
-"""Feed time between two computations of what a feed retains; it changes once a session."""
+"""Feed time between two computations of a feed's retained range, which changes once a session."""
 
 
 def advance(state: State, feed: FeedState) -> None:
-    """Advance what the feed retains to its present time, and evict what no feed retains any more."""
+    """Advance the feed's retained range to its present time, and evict bars that no feed retains."""
     time_us = feed.time_us
     if time_us <= NEVER_US or (time_us < feed.retained_until_us and len(feed.retained_from) == len(state.calendars)):
         return
-    # A bar that the lateness keeps open needs its parts.
+    # A bar that is open because of the lateness needs its parts.
     at = np.array([time_us - max(GRACE_US, feed.lateness_us, state.rules.allowed_lateness_us)])
     sessions = state.rules.revision_window_sessions
     retained_from = [int(known.start_of_last_sessions(at, sessions)[0]) for known in state.calendars]
@@ -109,7 +109,7 @@ def retained_starts(state: State, feed: FeedState, symbols: Codes) -> Int64Array
 
 
 def is_history(state: State, starts: Int64Array, symbols: Codes) -> BoolArray:
-    """Return a mask of the bars that are older than what is retained of their symbol.
+    """Return a mask of the bars before the retained range of their symbol.
 
     Only the store can compare such a bar with its other candidates.
     """

@@ -1,7 +1,7 @@
-"""Roll-up: 1m to 5m to 1d. When a coarser bar is due, and how it is made from the winners of the finer interval.
+"""Roll-up: 1m to 5m to 1d. Decides when a coarser bar is due, and builds it from the winners of the finer interval.
 
-A 5m bar is due when its feed's horizon passes its end, a daily bar when the horizon passes the session's end. A coarser
-bar that exists is made again whenever one of its parts changes.
+A 5m bar is due when its feed's horizon passes its end, a daily bar when the horizon passes the session's end. An
+existing coarser bar is rebuilt whenever one of its parts changes.
 """
 
 from __future__ import annotations

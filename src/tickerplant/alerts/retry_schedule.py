@@ -1,4 +1,4 @@
-"""When a failed webhook is sent again, and when it is given up. Pure."""
+"""The schedule of a failed webhook: the delay before each retry, and the time of giving up. Pure."""
 
 from __future__ import annotations
 

@@ -6,13 +6,13 @@ The sender
 2. posts each of them, and
 3. marks it as delivered, or as due again (`retry_schedule`).
 
-A kill between 2 and 3 posts the webhook again when the claim has expired: delivery is at least once, and the alert id
-lets the receiver ignore the repeat. A webhook that has failed for `retry_hours` is given up; the rule's firings and the
-health check report it.
+After a kill between 2 and 3 the webhook is posted again when the claim has expired. Delivery is at least once; the
+receiver can ignore a repeat by its alert id. A webhook that has failed for `retry_hours` is given up; the rule's
+firings and the health check report it.
 
-Memory contains only what is in flight: at most `MAX_IN_FLIGHT` webhooks, `MAX_PER_RECEIVER` of one receiver. A slow
-receiver delays no other, and a receiver that is down for a day costs rows of a table. Alerts of one rule may arrive in
-another order than they fired.
+Memory contains only webhooks in flight: at most `MAX_IN_FLIGHT`, and `MAX_PER_RECEIVER` per receiver. A slow receiver
+delays no other. A receiver that is down for a day costs only rows of the outbox table. Alerts of one rule may arrive in
+a different order than they fired.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class WebhookSender:
         self._due.set()
 
     async def run(self) -> None:
-        """Send what is due until cancelled. While the store is unavailable, it waits."""
+        """Send due webhooks until cancelled. While the store is unavailable, it waits."""
         while True:
             self._due.clear()
             try:

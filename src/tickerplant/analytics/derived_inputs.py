@@ -12,7 +12,7 @@ from tickerplant.core.sessions import NO_SESSION, Calendar, Calendars
 from tickerplant.core.times import DAY_US, BoolArray, Float64Array, Int64Array
 
 DERIVED = {"vwap": ("high", "low", "close"), "session": ("time",)}
-"""The columns from which an input is derived if it has none of its own."""
+"""The columns from which an input is derived if its own column is missing."""
 
 
 def fill_vwap(
@@ -36,12 +36,12 @@ def missing_column(name: str, names: Collection[str]) -> str | None:
 def input_column(
     name: str, names: Collection[str], floats: Callable[[str], Float64Array], times: Callable[[], Int64Array]
 ) -> Float64Array:
-    """Return an input over columns of bars: its own column or the derived one.
+    """Return the values of one input for all bars: its own column, or the column derived from others.
 
-    No column may be missing (`missing_column`).
+    Every needed column must exist (`missing_column` returns None).
 
-    Without a column `vwap` the typical price is returned, as for single bars that have none. Without a column `session`
-    the UTC date of `times` is returned, which are microseconds since 1970.
+    A missing column `vwap` is replaced by the typical price, as is a missing value. A missing column `session` is
+    replaced by the UTC date in days since 1970. `times` are microseconds since 1970.
     """
     if name == "session" and name not in names:
         return (times() // DAY_US).astype(np.float64)
@@ -70,8 +70,8 @@ class SessionNumbers:
     def of(self, symbols: Int64Array, known: Sequence[str], times: Int64Array, by_date: BoolArray) -> Float64Array:
         """Return each bar's session number.
 
-        `symbols` are indices into `known`. `by_date` bars have their session's date as time. Each calendar is evaluated
-        once, for the distinct times.
+        `symbols` are indices into `known`. `by_date` marks bars whose time is the date of their session. Each calendar
+        is evaluated once, for the distinct times.
         """
         self._add_symbols(known)
         if by_date.all():

@@ -1,7 +1,7 @@
 """The splits of a partition's symbols, and the adjustment of bars for them. Indicators run on adjusted bars.
 
-A split takes effect when the log's clock reaches the start of its session. Until then it is pending, and indicators
-stay in traded prices. Of each symbol and session the newest ratio counts, regardless of its source.
+A split takes effect when the log's clock reaches the start of its session. Until then it is pending, and indicators use
+traded prices. The newest ratio of a symbol and session counts, regardless of its source.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which bars enter the indicators: those with finite prices and volume of a representable size."""
+"""The filter of indicator inputs: a bar is usable if its prices and volume are finite and within ±`MAX_VALUE`."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """The application: the only room that reads settings, opens logs and stores, and imports every other room.
 
-In come the command line, the environment and a TOML file; out come running services, or the answer of a command. Begin
-with `cli` (the commands), `config.settings` (all settings) and `runtime.plant` (what runs, and in which order).
+In: the command line, the environment and a TOML file. Out: running services, or the output of a command. Begin with
+`cli` (the commands), `config.settings` (all settings) and `runtime.plant` (what runs, and in which order).
 """

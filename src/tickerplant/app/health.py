@@ -1,7 +1,7 @@
 """The health of the plant: the health of each component, and the worst of them as the whole.
 
-In come the log, the services' statuses and rows of the store. Out come `ComponentHealth` values. A component that
-cannot be checked counts as failed; a failed check never hides another component.
+In: the log, the services' statuses and rows of the store. Out: `ComponentHealth` values. A component that cannot be
+checked counts as failed; a failed check never hides another component.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which stored bars an on-demand calculation covers: passed from `api` and `app` to `analytics`."""
+"""The stored bars that an on-demand calculation covers. `api` and `app` pass this request to `analytics`."""
 
 from __future__ import annotations
 

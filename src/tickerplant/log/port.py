@@ -178,7 +178,7 @@ class EventLog(Protocol):
         ...
 
     def partitions(self, topic: str) -> int:
-        """Return the number of partitions. Raises UnknownTopic."""
+        """Return the number of partitions of a topic. Raises UnknownTopic."""
         ...
 
     def reader(
@@ -190,7 +190,8 @@ class EventLog(Protocol):
         start: Start = EARLIEST,
         listener: RebalanceListener | None = None,
     ) -> Reader:
-        """Return a reader. Without `group` it owns all partitions, commits nothing and holds back no retention.
+        """Return a reader of these topics. Without `group` it owns all partitions, commits nothing and holds back no
+        retention.
 
         `member` is a name that stays the same after a restart, so that the member gets its partitions back without a
         wait. Two live members must have different names.

@@ -1,8 +1,8 @@
-"""How long the kept snapshots of a service stay, and how much of its input the log retains for them.
+"""Retention of a service's kept snapshots, and of the input records that they need.
 
 A kept snapshot stays while retention leaves any record of its session. The input is retained from the offset that it
-needs: its position, or the older offset that its stage may still read. So the log retains one session more than its
-retention, plus what a stage can still read, and never more than `MAX_HOLD_RETENTIONS` times its retention.
+needs: its position, or the older offset that its stage may still read. The log thus retains one session more than its
+retention, plus the records that a stage can still read. The limit is `MAX_HOLD_RETENTIONS` times its retention.
 """
 
 from __future__ import annotations

@@ -15,8 +15,11 @@ from tickerplant.core.times import TIMESTAMP, micros_of, timestamps
 from tickerplant.store.session import Session, translate_errors
 
 FEW_ROWS: Final = 32
-"""Maximum rows of an INSERT from arrays. For more rows, COPY into a staging table and an INSERT from it is faster: it
-costs another round trip, and arrays cost some microseconds a row."""
+"""Maximum rows of an INSERT from arrays.
+
+More rows are faster by COPY into a staging table and an INSERT from it. That costs one more round trip; arrays cost
+some microseconds a row.
+"""
 
 _COPY_HEAD: Final = 19
 _COPY_TAIL: Final = 2
@@ -36,7 +39,7 @@ _SQL_TYPES: Final = {
 
 
 def quoted(names: Sequence[str], prefix: str = "") -> str:
-    """Return column names for SQL, quoted: `"symbol", "interval"`."""
+    """Return column names as a quoted SQL list: `"symbol", "interval"`."""
     return ", ".join(f'{prefix}"{name}"' for name in names)
 
 

@@ -71,7 +71,7 @@ class Database:
     copies: bool = True
     """Whether the server supports COPY."""
     flavour: str = ""
-    """`TIMESCALEDB` or `POSTGRESQL`; "" until it was detected."""
+    """`TIMESCALEDB` or `POSTGRESQL`; "" before detection."""
     direct_compress: bool = False
     """Whether COPY can write compressed chunks."""
     known: SchemaCache = field(default_factory=SchemaCache)
@@ -118,12 +118,12 @@ class Session:
             await self.connection.execute(sql)
 
     async def value(self, sql: str, *arguments: Any) -> Any:
-        """Return the first column of the first row, or None."""
+        """Return the first column of the first row; None if there is no row."""
         with translate_errors():
             return await self.connection.fetchval(sql, *arguments)
 
     async def rows(self, sql: str, *arguments: Any) -> Sequence[Any]:
-        """Return all rows."""
+        """Return all rows of the statement's result; [] if there are none."""
         with translate_errors():
             rows: Sequence[Any] = await self.connection.fetch(sql, *arguments)
         return rows

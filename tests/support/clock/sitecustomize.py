@@ -1,8 +1,8 @@
-"""A clock that runs faster, for a whole plant: minutes that must pass pass in seconds.
+"""A faster clock for a whole plant: minutes pass in seconds.
 
-With this folder in `PYTHONPATH` every Python process reads its time from here, so that feeds, the made-up vendor and
-the log agree. `TEST_CLOCK` is `instant:rate`: since that instant (ns since 1970) time goes `rate` times as fast. Pauses
-and timeouts go by the monotonic clock, and stay as they are.
+Every Python process with this folder in `PYTHONPATH` reads its time from here, so feeds, sandbox and log agree.
+`TEST_CLOCK` is `instant:rate`: since that instant (ns since 1970) time runs `rate` times as fast. Pauses and timeouts
+use the monotonic clock, which is unchanged.
 """
 
 from __future__ import annotations

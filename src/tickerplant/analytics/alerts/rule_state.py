@@ -1,4 +1,4 @@
-"""The state of one alert rule, and when the rule fires. Pure, and serialised as part of the snapshot.
+"""The state of one alert rule, and the decision whether it fires. Pure, and serialised as part of the snapshot.
 
 Each bar has a truth: true, false, or unknown during the warm-up. A rule fires where the truth becomes true. For closed
 bars the state contains every change of the truth (`transitions`), so that a revision is compared with the former
@@ -20,8 +20,10 @@ FALSE, TRUE, UNKNOWN = 0, 1, -1
 ANY_BAR, NEW_BARS, NO_BAR = range(3)
 """Bars that may fire: all; those that ended after the rule was created; none."""
 MAX_REMEMBERED: Final = 64
-"""Maximum transitions, and maximum fired bars, that a rule remembers. A revision more than 32 crossings back fires
-nothing."""
+"""Maximum transitions, and maximum fired bars, in the state of a rule.
+
+A revision of a bar before the last 32 crossings fires nothing.
+"""
 
 
 @dataclass(slots=True)
@@ -41,7 +43,7 @@ class RuleState(msgspec.Struct):
     last_old_us: int = msgspec.field(default=NEVER_US, name="old_us")
     """Time of the newest bar that ended before the rule was created; it and earlier bars are old."""
     fires_after_us: int = msgspec.field(default=NEVER_US, name="since_us")
-    """The rule fires for later bars only: the newest bar when it started, or the oldest remembered transition."""
+    """The rule fires for later bars only: the newest bar when it started, or the oldest stored transition."""
     last_us: int = NEVER_US
     """Time of the newest closed bar that exists."""
     max_closed_us: int = msgspec.field(default=NEVER_US, name="ended_us")
@@ -79,7 +81,7 @@ class RuleState(msgspec.Struct):
     def observe_forming(self, time_us: int, truth: int, *, fire: int = NEW_BARS) -> list[Firing]:
         """Observe the truth of a forming bar and return its firing, if any.
 
-        `fire` selects the bars that may fire. A bar that may not fire is not remembered as fired.
+        `fire` selects the bars that may fire. A bar that may not fire is not recorded as fired.
         """
         if not self._counts(time_us, fire):
             return []

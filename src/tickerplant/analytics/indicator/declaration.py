@@ -1,4 +1,4 @@
-"""The base class of all indicators: what a declaration contains, and the two functions that it implements.
+"""The base class of all indicators: the contents of a declaration, and its two functions `step` and `run`.
 
 The engine owns states, nulls, revisions and snapshots. A declaration contains the name, the parameters with bounds,
 inputs, outputs, warm-up and the source of the formula. Its state is `width` floats per symbol. The states of all
@@ -6,12 +6,12 @@ symbols of a partition are one array, float64[width, symbols].
 
 `step` processes one bar of each of many symbols, `run` many bars of one symbol. Both must give the same bits, so they
 apply the same operations in the same order. `run` is optional: the default calls `step` bar by bar, which is slow. An
-indicator of the last few bars subclasses `window.Windowed`, one with a state that goes back to the first bar
-`recursive.Recursive`. Both bases implement `step` and `run` from one formula.
+indicator of the last few bars subclasses `window.Windowed`. An indicator whose state depends on all bars since the
+first one subclasses `recursive.Recursive`. Both bases implement `step` and `run` from one formula.
 
-`step` receives its symbols in one of two forms: an array of rows with an array of bar numbers; or a slice of rows with
-one bar number, if all symbols close together and have equally many bars. Through a slice, reading the state gives a
-view of it: read everything, compute, then write; never return a view of the state.
+`step` receives its symbols in one of two forms. The general form is an array of rows with an array of bar numbers. If
+all symbols close together and have equally many bars, it is a slice of rows with one bar number. Reading the state
+through a slice returns a view: read everything, compute, then write. Never return a view of the state.
 
 `block` determines how the engine returns to an earlier bar, so that a revision gives the same values as a batch over
 the revised bars:
@@ -53,11 +53,11 @@ quotient stays within float64."""
 TALIB: Final = "talib"
 """The default dialect: TA-Lib in its default compatibility."""
 METATRADER: Final = "metatrader"
-"""As MetaTrader's built-in indicators."""
+"""The formulas of MetaTrader's built-in indicators."""
 WILDER: Final = "wilder"
-"""As in J. Welles Wilder's book of 1978."""
+"""The formulas of J. Welles Wilder's book of 1978."""
 TRADINGVIEW: Final = "tradingview"
-"""As the built-in functions of TradingView's Pine Script."""
+"""The formulas of the built-in functions of TradingView's Pine Script."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class Indicator(ABC):
     PARAMETERS: ClassVar[tuple[Parameter, ...]]
     INPUTS: ClassVar[tuple[str, ...]] = ("close",)
     OUTPUTS: ClassVar[tuple[str, ...]] = ("",)
-    """A suffix for each output column; the empty one for an indicator with a single output."""
+    """The suffix of each output column; empty for an indicator with a single output."""
     SOURCE: ClassVar[str]
     """The source of the formula."""
     DIALECTS: ClassVar[tuple[str, ...]] = (TALIB,)
@@ -156,8 +156,9 @@ class Indicator(ABC):
     ) -> tuple[Float64Array, ...]:
         """Process one bar of each symbol in `rows` and return the outputs: for each an array with one value per symbol.
 
-        `index` is each symbol's number of bars before this one. With `keep` False the state must not change: the values
-        are those as if the bar closed now. Outputs during the warm-up are ignored, but must not cause a warning.
+        `index` is each symbol's number of bars before this one. If `keep` is False, the state must not change: the bar
+        is forming, and the outputs are its values so far. Outputs during the warm-up are ignored, but must not cause a
+        warning.
         """
 
     def run(self, state: Float64Array, index: int, inputs: tuple[Float64Array, ...]) -> Run:
@@ -202,7 +203,7 @@ class Indicator(ABC):
 def period(default: int, name: str = "period", least: int = 2) -> Parameter:
     """Return the parameter for the length of a window.
 
-    The maximum of 1,000 bars needs 8 kB of memory per symbol and input. With daily bars it is four years.
+    The maximum of 1,000 bars needs 8 kB of memory per symbol and input. That is four years of daily bars.
     """
     return Parameter(name, least, 1_000, default=default)
 

@@ -14,13 +14,13 @@ from tickerplant.api.http.asgi import App, Message, Receive, Scope, Send
 from tickerplant.core.errors import BadInput, StoreError, StoreUnavailable, TickerplantError
 
 READ_METHODS: Final = "GET, HEAD"
-"""The methods of every path that only reads."""
+"""HTTP methods of every read-only path."""
 
 log = structlog.get_logger(__name__)
 
 
 class ApiError(Exception):
-    """An error answer: HTTP status, a code for programs, a message, and a hint."""
+    """An error answer: HTTP status, machine-readable code, message, and hint."""
 
     def __init__(self, status: int, code: str, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -44,15 +44,15 @@ def error_response(status: int, code: str, message: str, hint: str = "") -> Resp
 class CatchExceptions:
     """Middleware that answers an unexpected exception with a 500 in the usual form. Only the log has the traceback.
 
-    If the answer has started, the exception goes on to the server, which breaks the connection. Half a body would
-    look like a complete answer.
+    If the answer has started, the exception is re-raised and the server closes the connection. A truncated body could
+    otherwise pass as a complete answer.
     """
 
     def __init__(self, app: App) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Call the application and answer for it if it raises."""
+        """Call the application; send a 500 if it raises."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

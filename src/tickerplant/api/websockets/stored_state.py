@@ -27,7 +27,7 @@ NEWEST_TICKS: Final = 10
 
 
 async def read_newest(store: StoreReader, symbols: set[str] | None) -> list[StreamRecord]:
-    """Return the newest rows of these symbols from the store. None: of the first `MAX_SYMBOLS` known symbols."""
+    """Return the newest rows of these symbols from the store; None means the first `MAX_SYMBOLS` known symbols."""
     async with store.read() as transaction:
         known = await transaction.symbols(None if symbols is None else sorted(symbols))
         names = (sorted(symbols) if symbols is not None else known.column("symbol").to_pylist())[:MAX_SYMBOLS]

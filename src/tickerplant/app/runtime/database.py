@@ -41,8 +41,8 @@ def database(
 ) -> Iterator[str]:
     """Yield the address of the store for the block.
 
-    `lasting`: for a service, which must not own the server. `make` False: do not create a store in a folder without
-    one. Raises StoreUnavailable if there is none, or if it is not up within `patience_s` (None: `START_S`).
+    `lasting`: for a service, which must not own the server. `make` False: a folder without a store is left without one.
+    Raises StoreUnavailable if there is none, or if it is not up within `patience_s` (None: `START_S`).
     """
     if not settings.embedded_store:
         yield settings.store.get_secret_value()
@@ -153,7 +153,7 @@ class _OwnerWatchdog:
         self._thread.join()
 
     def wait(self) -> str:
-        """Return the address once a server is up. Raises StoreUnavailable after `START_S`."""
+        """Wait until a server is up and return its address. Raises StoreUnavailable after `START_S`."""
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
             self._ensure_owner()

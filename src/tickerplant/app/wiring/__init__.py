@@ -1,6 +1,6 @@
 """The places where `app` uses another room, each module one subject.
 
-In come the settings. Out come opened logs and stores, vendors, the sandbox, and rows for commands. Modules import the
-rooms inside functions, so that `tickerplant --help` loads none of them. Begin with `log` and `store`; `open_readonly`
-opens both for commands that only read.
+In: the settings. Out: opened logs and stores, vendors, the sandbox, and rows for commands. Modules import the rooms
+inside functions, so that `tickerplant --help` loads none of them. Begin with `log` and `store`; `open_readonly` opens
+both for commands that only read.
 """

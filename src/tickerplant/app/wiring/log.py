@@ -1,4 +1,4 @@
-"""The event log: opening it, its topics, its kept snapshots, and how far a live feed has come."""
+"""The event log: opening it, its topics, its kept snapshots, and the progress of a live feed."""
 
 from __future__ import annotations
 

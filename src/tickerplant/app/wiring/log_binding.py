@@ -1,4 +1,4 @@
-"""Which log a store follows: checking it, and adopting another one."""
+"""The binding of a store to its log: checking it, and adopting another log."""
 
 from __future__ import annotations
 

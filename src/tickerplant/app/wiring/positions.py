@@ -1,4 +1,4 @@
-"""How far the services have come: positions in the store, committed offsets and ends in the log."""
+"""The progress of the services: positions in the store, committed offsets and end offsets in the log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 class StorePositions:
-    """Reads how far the store has applied each partition. Polled often, so it keeps one connection. One thread only."""
+    """Reads the store's position of each partition.
+
+    Holds one connection open, because it is polled often. One thread only.
+    """
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn

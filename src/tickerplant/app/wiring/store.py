@@ -1,4 +1,4 @@
-"""The store: the embedded server, migrations, scheduled jobs, and what commands read of it.
+"""The store: the embedded server, migrations, scheduled jobs, and the queries of commands.
 
 Each function opens the store itself: a command calls one of them once, and health checks call them every half minute.
 """
@@ -61,7 +61,7 @@ def has_store(data: Path) -> bool:
 
 
 def with_store(dsn: str, work: Callable[[Store], Awaitable[T]], patience_s: float | None = None) -> T:
-    """Return what `work` returns for the opened store. For threads without an event loop: it runs its own.
+    """Return what `work` returns for the opened store. It runs its own event loop, so it is for threads without one.
 
     Raises StoreUnavailable if opening and work take longer than `patience_s`; None: no limit.
     """

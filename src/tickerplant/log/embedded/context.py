@@ -1,4 +1,4 @@
-"""What the readers and writers of one open log share: connections, the writers' lock, the catalog, notifications."""
+"""State shared by readers and writers of one open log: connections, the writers' lock, the catalog, notifications."""
 
 from __future__ import annotations
 

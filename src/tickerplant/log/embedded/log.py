@@ -20,14 +20,17 @@ from tickerplant.log.embedded.writer import EmbeddedWriter
 from tickerplant.log.port import EARLIEST, ConsumedRecord, Identity, RebalanceListener, Start, TopicPartition
 
 PATIENCE_S = 30.0
-"""Maximum wait of a writer for its turn. The longest turn is the commit of the largest snapshot, about 1 s per GB."""
+"""Maximum seconds that a writer waits for its turn.
+
+The longest turn is the commit of the largest snapshot, about 1 s per GB.
+"""
 
 _CHUNK_RECORDS, _CHUNK_BYTES = 256, 8 << 20
 """Maximum records and bytes of one read of `read_range`, which holds the lock of the log's connection for some ms."""
 
 
 class EmbeddedLog:
-    """The event log in the file `path`, created if missing; for all processes and threads of one machine.
+    """The event log in the file `path`, created if missing. All processes and threads of one machine may share it.
 
     Not for network file systems: neither SQLite's -wal nor the locks work there. A write that waits for other writers
     longer than `patience_s` raises LogUnavailable. Raises LogError if `path` is another kind of file.
@@ -112,7 +115,7 @@ class EmbeddedLog:
         )
 
     def partitions(self, topic: str) -> int:
-        """Return the number of partitions."""
+        """Return the number of partitions of a topic. Raises UnknownTopic."""
         with self._reading() as connection:
             return len(self._context.catalog.topic(connection, topic).partition_ids)
 
@@ -125,7 +128,10 @@ class EmbeddedLog:
         start: Start = EARLIEST,
         listener: RebalanceListener | None = None,
     ) -> EmbeddedReader:
-        """Return a reader. With a group it is a member at once; its first poll assigns its partitions."""
+        """Return a reader of these topics.
+
+        A reader with a group joins it at once; its first poll assigns its partitions.
+        """
         with file.translate_errors(self.path):
             return EmbeddedReader(self._context, topics, group, member, start, listener)
 
@@ -148,7 +154,7 @@ class EmbeddedLog:
         return EmbeddedWriter(self._context, name)
 
     def get_state(self, topic: str, partition: int, key: str) -> bytes | None:
-        """Return the newest committed value of a key, or None."""
+        """Return the newest committed value of a key; None if the key has no value."""
         with self._reading() as connection, file.snapshot(connection):
             return records.get_state(connection, self._context.catalog.partition_id(connection, topic, partition), key)
 
@@ -162,7 +168,10 @@ class EmbeddedLog:
             return [key for (key,) in rows.fetchall()]
 
     def offsets(self, topic: str, *, read_uncommitted: bool = False) -> dict[TopicPartition, tuple[int, int]]:
-        """Return (earliest, end) of each partition. Records are appended at their commit, so both ends are the same."""
+        """Return (earliest, end) of each partition.
+
+        `read_uncommitted` has no effect: a record becomes readable at its commit.
+        """
         del read_uncommitted
         with self._reading() as connection:
             ids = self._context.catalog.topic(connection, topic).partition_ids

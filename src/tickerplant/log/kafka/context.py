@@ -1,4 +1,4 @@
-"""What the readers and writers of one open log share: brokers, names, state, and claims of writers' names."""
+"""State shared by the readers and writers of one open log: brokers, names, state, and claims of writers' names."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class LogContext:
         self._chunks.update(chunks)
 
     def note_written(self, ends: Mapping[TopicPartition, int]) -> None:
-        """Store how far this process has committed in state partitions, so that it reads its own writes."""
+        """Store the end offsets of this process's commits in state partitions, so that it reads its own writes."""
         for source, end in ends.items():
             self.state_of(*source).note_written(end)
 

@@ -129,7 +129,7 @@ class KafkaLog:
         start: Start = EARLIEST,
         listener: RebalanceListener | None = None,
     ) -> KafkaReader:
-        """Return a reader. With a group it becomes a member during its first polls.
+        """Return a reader of these topics. A reader with a group joins it during its first polls.
 
         `member` is the group's static member id. A member that restarts within the session timeout gets its partitions
         back at once. The partitions of one that leaves stay unassigned for the session timeout.

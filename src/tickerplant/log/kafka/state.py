@@ -94,7 +94,7 @@ class Partition:
             return sorted(self._manifests)
 
     def note_written(self, end: int) -> None:
-        """Store how far this process has committed, so that it reads its own writes."""
+        """Store the end offset of this process's commits, so that it reads its own writes."""
         with self._noting:
             self._written = max(self._written, end)
 

@@ -1,9 +1,9 @@
 """The backfill manager: fetches missing bars for as long as the service runs.
 
 No plan is stored. Each round plans from the store: expected bars, less stored bars, less answered ranges. A round
-starts only after the store has applied every record of `market.prices.raw`, so nothing is requested twice: the manager
-appends an empty round to every partition, and waits until the store contains its effect. After a kill, this includes
-the records of the killed process. Only the request in flight is repeated, and its credits are spent twice.
+starts only after the store has applied every record of `market.prices.raw`, so nothing is requested twice. As a
+barrier, the manager appends an empty round to every partition and waits until the store has applied it. After a kill,
+this includes the records of the killed process. The request in flight is repeated; its credits are spent twice.
 
 A round does, in this order:
 
@@ -13,7 +13,7 @@ A round does, in this order:
    The scheduler debits and stores each request before it is sent. Its bars, splits and answers are one transaction,
 4. end the feed's round, so that the indicators of older bars are recomputed once.
 
-Between rounds the manager is idle for a minute of its clock. Requests for recent gaps are less frequent if credits are
+The manager waits for a minute of its clock between rounds. Requests for recent gaps are less frequent if credits are
 few: a page of one bar costs as much as a page of thousands.
 """
 
@@ -59,7 +59,7 @@ FEED: Final = "backfill"
 GRACE_US: Final = 90 * SECOND_US
 """Time after its interval when a bar counts as missing: allowed lateness, the store's delay and the vendor's delay."""
 _GRACE_REAL_S: Final = 3.0
-"""The same by the machine's clock, if the manager's clock is faster."""
+"""The same time by the machine's clock, for a manager whose clock is faster."""
 _HOLD_BYTES: Final = 1 << 40  # the publisher decides what one transaction contains
 _RETRY_S: Final = 1.0
 _RETRY_MAX_S: Final = 30.0
@@ -107,7 +107,7 @@ class BackfillManager:
         self._progress_s = 0.0
 
     def wake(self, start_us: int, end_us: int, symbols: Sequence[str] = ()) -> None:
-        """Report that a stream brought nothing in `[start_us, end_us)`. Call it from the event loop of `run`."""
+        """Report that a stream delivered nothing in `[start_us, end_us)`. Call it from the event loop of `run`."""
         self._stream_gaps.append((start_us, end_us))
         self._gap_reported.set()
 
@@ -155,7 +155,7 @@ class BackfillManager:
                 await store.close()
 
     async def _step(self, writer: FeedWriter, store: Store) -> bool:
-        """Run one round, and be idle if it had nothing to do; return whether `once` is over."""
+        """Run one round, and wait if it had nothing to do; return whether `once` is over."""
         await self._orders.accept_new()
         plan = self._plan
         nothing_wanted = not (plan.depths or plan.ranges or self._orders or self._until_due_s() == 0)

@@ -6,7 +6,7 @@ from tickerplant.protocols.market import FOREX, Instrument
 
 
 def symbol_of(name: str) -> str:
-    """Return the symbol of a name of Yahoo's.
+    """Return the symbol for a Yahoo name.
 
     >>> symbol_of("eurusd=x"), symbol_of("BTC-USD"), symbol_of("AAPL")
     ('EUR/USD', 'BTC/USD', 'AAPL')

@@ -19,7 +19,7 @@ from tickerplant.core.times import Float64Array
 class AROON(Windowed):
     """Aroon: how recent the highest high (`up`) and the lowest low (`down`) are, from 0 to 100 (the current bar).
 
-    The window contains `period` bars and one earlier bar. Of equal extremes the latest one counts.
+    The window contains `period` bars and one earlier bar. The latest of equal extremes counts.
     """
 
     NAME = "AROON"
