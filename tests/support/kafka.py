@@ -6,7 +6,7 @@ running in any case. The topics of each test have a prefix.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -25,8 +25,8 @@ QUICK = ("-XX:TieredStopAtLevel=1",)
 class KafkaBroker(broker.KafkaBroker):
     """A broker for short runs, with a start timeout that scales with the machine."""
 
-    def __init__(self, data_dir: Path | str) -> None:
-        super().__init__(data_dir, java_options=QUICK)
+    def __init__(self, data_dir: Path | str, *, settings: Mapping[str, str] | None = None) -> None:
+        super().__init__(data_dir, java_options=QUICK, settings=settings)
 
     def start(self, timeout_s: float | None = None) -> str:
         """Start the broker; `timeout_s` scales with the machine."""
