@@ -1,6 +1,6 @@
 """The machine's clock, shifted and scaled. It implements `core.clock.Clock`.
 
-The module belongs to no room: market_data and the sandbox both need a real clock and must not import each other, and
+The module belongs to no package: market_data and the sandbox both need a real clock and must not import each other, and
 core reads no clock.
 """
 

@@ -11,8 +11,9 @@ Seven concepts, each with its module:
 4. roll-up (`rollup`): 1m to 5m to 1d, from the winners.
 5. forming bar (`forming`): the bar as it would be if it closed now.
 6. correction (`corrections`): cancelled and corrected trades; the bar is recomputed from the log.
-7. completeness (`completeness`): whether the feed was up for all of a bar, and which expected symbols had no bar.
+7. completeness (`completeness`): whether the feed covered the bar and all sizes are known, and which expected symbols
+had no bar.
 
-Read `bar_aggregator` first: its docstring shows how they work together, its public methods are the raw record types.
-A late tick becomes a revision in `BarAggregator._add_late_ticks`.
+Read `bar_aggregator` first: its docstring shows how they work together. `dispatch` maps raw records to its methods. A
+late tick becomes a revision in `BarAggregator._add_late_ticks`.
 """

@@ -6,5 +6,5 @@ and log).
 
 Begin reading at `service.Api`. `main` assembles the application, `routers` has one module per kind of data, `http` the
 parts that routes share, and `websockets` the stream. `store_reader` reads the store; `alert_rules` stores and publishes
-alert rules. The room `alerts` delivers webhooks.
+alert rules. The package `alerts` delivers webhooks.
 """

@@ -1,4 +1,4 @@
-"""The command line. Commands import the other rooms when they run, so that `--help` answers at once."""
+"""The command line. Commands import the other packages when they run, so that `--help` answers at once."""
 
 from __future__ import annotations
 

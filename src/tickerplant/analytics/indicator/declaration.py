@@ -183,7 +183,7 @@ class Indicator(ABC):
     def columns(self) -> tuple[str, ...]:
         """The names of the output columns: `sma_20`, `bbands_20_2_upper`. A decimal point is written as p.
 
-        A dialect other than the default precedes the output: `ema_20_tradingview`.
+        A dialect other than the default precedes the output: `macd_12_26_9_tradingview_line`.
         """
         return self._columns
 

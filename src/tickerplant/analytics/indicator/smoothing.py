@@ -23,10 +23,7 @@ Value = TypeVar("Value", float, Float64Array)
 
 @dataclass(frozen=True, slots=True)
 class Smoothing(ABC):
-    """A recursion that is seeded with the mean of the first `seed` values:
-
-    value number `seed`, from 1, is the first result.
-    """
+    """A recursion seeded with the mean of the first `seed` values. Value number `seed`, from 1, is the first result."""
 
     seed: int
 

@@ -1,1 +1,6 @@
-"""The REST routes, one module for each kind of data that they read."""
+"""The REST routes, one module for each kind of data.
+
+To add a route: write a module with a `router`, take parameters from `api.http.queries` or `api.http.params`, and add
+the module to the tuple in `api.main.create_app`. Describe the route in docs/api.md. Unknown parameters are refused for
+every route. Errors of the route go to its `responses`, from `api.http.openapi`.
+"""

@@ -1,4 +1,4 @@
-"""Runs each service until its stop is set. Each function imports its room when it is called."""
+"""Runs each service until its stop is set. Each function imports its package when it is called."""
 
 from __future__ import annotations
 

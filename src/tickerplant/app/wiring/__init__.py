@@ -1,6 +1,6 @@
-"""The places where `app` uses another room, each module one subject.
+"""The places where `app` uses another package, each module one subject.
 
-In: the settings. Out: opened logs and stores, vendors, the sandbox, and rows for commands. Modules import the rooms
+In: the settings. Out: opened logs and stores, vendors, the sandbox, and rows for commands. Modules import the packages
 inside functions, so that `tickerplant --help` loads none of them. Begin with `log` and `store`; `open_readonly` opens
 both for commands that only read.
 """

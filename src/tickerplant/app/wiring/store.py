@@ -37,7 +37,7 @@ class BarSelection:
 
 
 class PostgresServer(Protocol):
-    """The embedded server as this room uses it. It restarts itself after a crash."""
+    """The embedded server as `app` uses it. It restarts itself after a crash."""
 
     def start(self) -> str:
         """Start the server, or take over a running one, and return its address."""

@@ -77,7 +77,7 @@ def connect(path: Path, patience_s: float) -> sqlite3.Connection:
     """Return a connection for one thread at a time. `patience_s`: how long it waits for other programs' locks."""
     connection = sqlite3.connect(path, timeout=patience_s, isolation_level=None, check_same_thread=False)
     try:
-        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA synchronous = NORMAL")  # no sync per commit; `make_durable` syncs
         connection.execute("PRAGMA wal_autocheckpoint = 0")  # a checkpoint inside COMMIT adds a tail of 7 ms
         connection.execute("PRAGMA secure_delete = OFF")  # some builds overwrite deleted records with zeros
         connection.execute(f"PRAGMA cache_size = -{_CACHE_KB}")

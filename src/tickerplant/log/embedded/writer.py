@@ -102,6 +102,9 @@ class EmbeddedWriter:
 
         1. Check that no newer writer has the name, 2. commit positions, if their readers still own the partitions,
         3. append records, 4. put state values, 5. commit in SQLite and release the writers' lock, 6. wake readers.
+
+        Step 5 writes to the `-wal` file without a sync: a power failure may lose the last commits, never a part of one.
+        `EmbeddedLog.make_durable` syncs. `Checkpointer` moves pages from the `-wal` file into the database file.
         """
         last: dict[TopicPartition, int] = {}
         find = self._context.catalog.partition_id
@@ -114,7 +117,8 @@ class EmbeddedWriter:
                 last[source] = records.append(connection, find(connection, *source), values, now_us)
             for (source, key), value in transaction.states.items():  # Step 4
                 records.put_state(connection, find(connection, *source), key, value)
-        self._last = last  # Step 5
+            # Step 5: leaving the block
+        self._last = last
         if last:
             topics = {self._context.catalog.topic(self._connection, source.topic).id for source in last}
             self._context.notifier.notify(topics)  # Step 6

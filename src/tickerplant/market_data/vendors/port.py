@@ -225,7 +225,7 @@ class Provider(Protocol):
         ...
 
     async def actions(self, symbol: str, start_us: int, end_us: int) -> ActionsAnswer:
-        """Send one request for splits and dividends. Raises VendorError; BadRequest if they are not offered."""
+        """Send one request for splits and dividends. Raises VendorError; NotEntitled if they are not offered."""
         ...
 
     def stream(self, symbols: Sequence[str]) -> TickStream | None:

@@ -1,1 +1,1 @@
-"""Alpha Vantage's API, server side."""
+"""Alpha Vantage's API, server side: requests and a `Market` in, responses out. Pure. Start at `rest`."""

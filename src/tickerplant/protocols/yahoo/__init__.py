@@ -1,1 +1,4 @@
-"""Yahoo's API, server side: `chart` and `stream`."""
+"""Yahoo's API, server side: requests and a `Market` in, responses and frames out. Pure.
+
+Start at `chart`; `stream` is the WebSocket.
+"""

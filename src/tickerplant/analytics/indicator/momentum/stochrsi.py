@@ -24,9 +24,7 @@ _ROUNDING: Final = 1e-14  # TA-Lib's epsilon: a smaller relative range of the RS
 
 
 class STOCHRSI(Recursive):
-    """Stochastic RSI:
-
-    the position of the RSI in its range of `fastk` bars, in percent, and the mean of that over `fastd`.
+    """Stochastic RSI: the position of the RSI in its range of `fastk` bars, in percent, and its mean over `fastd`.
 
     If the RSI has not moved `fastk` is 0, as in TA-Lib. TradingView's %K (14, 14, 3) is `fastd` of STOCHRSI(14,14,3)
     here. Its %D is the mean of three of those.

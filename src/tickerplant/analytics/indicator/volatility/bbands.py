@@ -21,9 +21,7 @@ _ROUNDING: Final = 1e-14  # relative to the width: a middle closer to 0 is a rou
 
 
 class BBANDS(Indicator):
-    """Bollinger Bands:
-
-    the mean of the last `period` closes, plus and minus `deviations` population standard deviations.
+    """Bollinger Bands: the mean of the last `period` closes, ± `deviations` population standard deviations.
 
     `percent_b` is the position of the close: 0 at the lower band, 1 at the upper band, and 0.5 if the bands have no
     width. `bandwidth` is (upper − lower) / middle. It is 0 if the middle is 0, which can happen with spreads but not

@@ -17,9 +17,7 @@ from tickerplant.core.times import Float64Array
 
 
 class KELTNER(Recursive):
-    """Keltner channels:
-
-    the EMA of the close over `period`, plus and minus `ranges` average true ranges over `range` bars.
+    """Keltner channels: the EMA of the close over `period`, ± `ranges` average true ranges over `range` bars.
 
     The dialects are those of ATR.
     """
