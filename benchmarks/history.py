@@ -37,9 +37,9 @@ BLOCK_ROWS = 16_384  # batch size of a replay
 SLICE_ROWS = 1_000  # batch size of a backfill
 FIVE_US = 5 * MINUTE_US
 SYMBOL_BARS = 200_000
-"""In a file by symbol the watermark stands still until the last one, so all of it is remembered: 140 bytes a bar."""
+"""Bars of a symbol. A file by symbol advances the watermark at its end only, so all bars stay in memory: 140 B each."""
 SLICES_BARS = 4_000_000
-"""A backfill's watermark moves at its end alone, so all of it is remembered too: 20 M bars were 3 GB."""
+"""A backfill's watermark also advances at its end only, so all bars stay in memory: 20 M bars were 3 GB."""
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Begin with what waits, where several workers run."""
+    """Run waiting tests first, if there are several workers."""
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: lanes.rank_of(item.nodeid))
 

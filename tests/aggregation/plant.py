@@ -1,4 +1,4 @@
-"""Builds raw records, runs the pure stage over them, and reads what it published."""
+"""Builds raw records, runs the pure stage over them, and reads its outputs."""
 
 from __future__ import annotations
 

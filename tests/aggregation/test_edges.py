@@ -1,4 +1,4 @@
-"""Where two rules meet: hours off the five minutes, long lateness, rules that change in mid-session."""
+"""Cases in which two rules interact: hours off the five minutes, long lateness, rules that change in mid-session."""
 
 from __future__ import annotations
 

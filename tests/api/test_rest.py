@@ -258,7 +258,7 @@ def test_csv_has_the_name_of_a_file(client: httpx.Client) -> None:
         ("/v1/status?tz=UTC", 400, "All are: apikey"),
     ],
 )
-def test_errors_say_what_to_do(client: httpx.Client, path: str, status: int, words: str) -> None:
+def test_errors_contain_a_hint(client: httpx.Client, path: str, status: int, words: str) -> None:
     answer = client.get(path)
     assert answer.status_code == status
     error = answer.json()["error"]

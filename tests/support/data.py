@@ -133,7 +133,7 @@ def _session() -> tuple[list[str], set[str]]:
 
 
 def _counted(path: Path, symbol: str, lines: list[str], twins: set[str]) -> Ticks:
-    """Count what is planted in the lines; they begin with an ISO time and end with a trade id."""
+    """Count the planted faults in the lines; they begin with an ISO time and end with a trade id."""
     seen: set[str] = set()
     repeats = late = 0
     newest = ""

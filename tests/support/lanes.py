@@ -5,7 +5,7 @@ A file's tests stay on one worker, because they share its fixtures. These do not
 - Tests on Kafka are two groups, of `tests/chaos` and of the rest, so that two brokers serve a whole run.
 - The files of `APART` share little and run longer than a worker's fair share: each test is a group.
 
-Groups form one queue. Tests that wait for processes are in front, tests that compute are behind. Of four workers three
+Groups form one queue. Tests that wait for processes are in front, tests that compute are behind. Three of four workers
 take from the front and one takes from the back, so that waiting and computing overlap until the queue is empty.
 """
 
@@ -20,7 +20,7 @@ ORDER: Final = (
     "tests/chaos/", "tests/conformance/", "tests/e2e/", "tests/app/", "tests/support/", "tests/store/", "tests/",
     "tests/analytics/", "tests/market_data/", "tests/protocols/", "tests/sandbox/", "tests/aggregation/",
 )  # fmt: skip
-"""Folders from the front of the queue to its back; `tests/` stands for all others."""
+"""Folders from the front of the queue to its back; `tests/` means all others."""
 WAITING: Final = ORDER[:5]
 APART: Final = (
     "tests/chaos/test_alerts.py", "tests/chaos/test_backfill.py", "tests/chaos/test_kills.py",

@@ -56,7 +56,7 @@ class Plant:
         return {**kept, "TICKERPLANT_LOG_FORMAT": "json", **self.env, **more}
 
     def run(self, *arguments: str, timeout_s: float = 120, check: bool = True, **env: str) -> str:
-        """Run one command to its end and return what it printed."""
+        """Run one command to its end and return its output."""
         done = subprocess.run(
             self.command(*arguments),
             env=self.environment(**env),

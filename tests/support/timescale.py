@@ -1,4 +1,4 @@
-"""A real TimescaleDB for a test, fresh and in memory; see `tools/timescale/serve.mjs` for what it cannot do."""
+"""A real TimescaleDB for a test, empty and in memory; `tools/timescale/serve.mjs` lists its limits."""
 
 from __future__ import annotations
 

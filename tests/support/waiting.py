@@ -75,7 +75,7 @@ class Guard:
         return self._left_s < 0
 
     def check(self, what: str) -> None:
-        """Fail, naming what was waited for, once the time is over."""
+        """Fail once the time is over; the message names the awaited event."""
         assert not self.is_over(), f"waited for {what}"
 
 

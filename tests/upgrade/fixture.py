@@ -56,7 +56,7 @@ class Opened:
         return {**kept, **SETTINGS, **own, **self.env, **(python or {})}
 
     def run(self, *arguments: str, rate: int = 1, check: bool = True, timeout_s: float = 240) -> str:
-        """Run a command to its end and return what it printed."""
+        """Run a command to its end and return its output."""
         done = subprocess.run(
             [sys.executable, "-m", "tickerplant.app", *arguments],
             env=self.environment(rate), capture_output=True, text=True, timeout=timeout_s, check=False,

@@ -2,8 +2,8 @@
 
 A feed's ticks are counted in the order of their times. They wait until the feed's horizon has passed them, so any order
 within the allowed lateness gives the same bars. Counting starts again with each session. If the session's count before
-a tick is c, the tick belongs to bar number c // amount. So the excess of a large trade counts toward the bars after it:
-bars end where they would if each share were a trade of its own. The last bar of a session ends with the session.
+a tick is c, the tick belongs to bar number c // amount. The excess of a large trade thus counts toward the next bars.
+Bars end where they would if each share were a separate trade. The last bar of a session ends with the session.
 
 Sums are exact integers. The unit is 1e-8 of volume and 1e-4 of turnover, coarser for very large amounts. The start of a
 bar is the time of its first tick, or a microsecond after the bar before it if that is later. A bar is published once:

@@ -8,8 +8,8 @@ microseconds UTC. `version` is the version of the record.
 
 When bars close:
 
-- A window closes when it ends at or before its feed's watermark less the allowed lateness (the feed's *horizon*), at
-  the feed's `down`, or at its `end`.
+- A window closes when it ends at or before its feed's *horizon*: the watermark less the allowed lateness. It also
+  closes at the feed's `down` or `end`.
 - A 5m bar closes when its feed's horizon passes its end, a daily bar when the horizon passes the session's end, both at
   `end`. They do not close at `down`, because the feed may come back within them. While a live feed is down, log time
   less the allowed lateness is its horizon.
@@ -198,7 +198,7 @@ class BarAggregator:
             retention.advance(self.state, feed)  # a feed without `retained_from` would prevent all eviction
 
     def close_as(self, others: Mapping[int, FeedState]) -> None:
-        """Close what `others`, the same feeds in another engine, have closed (the end of a rebuild)."""
+        """Close the windows that `others`, the same feeds in another engine, have closed (the end of a rebuild)."""
         for feed in list(self.state.feeds.values()):
             other = others.get(feed.number)
             limit_us = other.horizon_us if other is not None and not other.ended else FOREVER_US
@@ -252,7 +252,7 @@ class BarAggregator:
                 self._outcome.closed.setdefault(len(INTERVALS) + number, []).append(rows)
 
     def _add_auction(self, feed: FeedState, ticks: TickColumns, offset: int, version: int) -> None:
-        """Keep closing auction trades after the close, by session: they are parts of the daily bar."""
+        """Store closing auction trades after the close, by session: they are parts of the daily bar."""
         state = self.state
         ticks = ticks.where((ticks.flags & TickFlag.CLOSING_AUCTION) != 0)
         sessions = auction_sessions(state, ticks)

@@ -20,7 +20,7 @@ _MAX_COVERAGE_RANGES: Final = 512
 
 
 class UnmatchedCorrections:
-    """Cancels and corrections of a feed that arrived before their trade. Bounded by what the feed retains.
+    """Cancels and corrections of a feed that arrived before their trade. Bounded by the feed's retained range.
 
     Three parallel arrays, sorted by `keys` (`rows.minute_keys`): the time of the named trade, and the raw offset of the
     cancel or correction.
@@ -104,7 +104,7 @@ class FeedState:
     open_days: set[tuple[int, int]] = field(default_factory=set)
     """(calendar, session) of such daily bars."""
     retained_from: list[int] = field(default_factory=list)
-    """By calendar: the start of what the feed retains."""
+    """Start of the feed's retained range, by calendar."""
     retained_until_us: int = NEVER_US
     """`retained_from` is recomputed when the feed's time reaches this."""
 

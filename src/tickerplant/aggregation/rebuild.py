@@ -1,9 +1,9 @@
 """Rebuild: recompute a range of bars from raw records under the present rules. Implements the `Rebuild` record.
 
-A second engine reads the raw partition again from well before the range. It applies the named symbols only, and has
-the final coverage of each feed from the start. Bars that it closes in the range replace the retained ones. They are
-published with the version of the `Rebuild` record, also if they do not differ: a store that has lost or changed a bar
-gets it again. A bar that is no longer retained is published in its last recomputed state.
+A second engine reads the raw partition again from well before the range. It applies the named symbols only, and has the
+final coverage of each feed from the start. Bars that it closes in the range replace the retained ones. They are
+published with the version of the `Rebuild` record, even if they do not differ. A store that has lost or changed a bar
+thus gets it again. A bar that is no longer retained is published in its last recomputed state.
 
 The range is widened to whole sessions, so that each coarser bar still equals its published parts. A change of the
 allowed lateness opens no closed bar and closes no open one.

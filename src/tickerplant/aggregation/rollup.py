@@ -248,7 +248,7 @@ def reopen_days(state: State) -> None:
                 continue
             feeds = {*mine["feed"].tolist(), *mine["last_feed"].tolist()}
             for feed in state.feeds.values():
-                # Live feeds close what ended feeds left open.
+                # Live feeds close the windows that ended feeds left open.
                 if not feed.ended and (feed.number in feeds or feed.live):
                     feed.open_days.add((calendar, session))
 

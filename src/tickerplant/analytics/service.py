@@ -146,7 +146,7 @@ class _StoreStage(Stage):
             except StoreError:
                 if not outputs and not bars:
                     raise
-                break  # publish what has been computed so far
+                break  # publish the values computed so far
             bars += history.num_rows
             outputs += pure.recompute(series, history)
             shared.counters.computed_again += 1

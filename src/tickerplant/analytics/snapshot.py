@@ -93,7 +93,7 @@ class _StoredState(msgspec.Struct, array_like=True):
 
 
 def encode_snapshot(state: PartitionState) -> bytes:
-    """Return the state as bytes."""
+    """Return the serialised state of a partition."""
     engine, queue, splits = state.engine, state.recompute_queue, state.engine.splits
     stored = _StoredState(
         state.clock_us,

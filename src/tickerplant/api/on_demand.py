@@ -41,7 +41,7 @@ class IndicatorCalculator(Protocol):
     """Computes indicators. `choose` returns an opaque object for the other methods; its text names the indicator."""
 
     def choose(self, name: str, parameters: Mapping[str, str]) -> Any:
-        """Return the indicator. Raises UnknownIndicator for the name, BadInput for the parameters."""
+        """Return the indicator of that name. Raises UnknownIndicator for the name, BadInput for the parameters."""
 
     async def gather(self, read_bars: ReadBars, chosen: Any, request: BarRequest) -> Any:
         """Return the `InputBars` for the values of the requested bars. Splits after the request's clock are ignored."""

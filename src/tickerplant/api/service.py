@@ -80,7 +80,7 @@ class ApiOptions:
     - `port` 0 takes a free port; `Api.bound_port` is the number once `Api.started` is set.
     - `api_key`: required of every request, unless None.
     - `health` is called from a thread and returns `{"parts": [{"name", "state": ok | degraded | failed, "sentence"}]}`.
-    - `registry` is what `/metrics` shows; the API adds its own metrics to it.
+    - `registry` contains the metrics of `/metrics`; the API adds its own metrics to it.
     - `indicators` computes indicators on request; None disables `/v1/indicators`.
     - `check_rule` returns an alert rule in canonical form or raises BadInput; None disables alert rules.
     - `rules` have the calendars by which intraday bars are adjusted. Coverage uses them before the log has rules.

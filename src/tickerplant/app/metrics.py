@@ -1,6 +1,6 @@
 """The plant's metrics: a catalogue with advice for bad values, and the registry that the API serves.
 
-Nothing here is on the hot path: a scrape reads counters that the services keep in any case.
+Nothing here is on the hot path: a scrape reads existing counters of the services.
 """
 
 from __future__ import annotations

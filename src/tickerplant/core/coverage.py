@@ -126,7 +126,7 @@ class Answers:
 
     @staticmethod
     def none() -> Answers:
-        """Return no answers."""
+        """Return an empty `Answers`."""
         nothing = np.empty(0, np.int64)
         return Answers(nothing, nothing, [], [], [], nothing)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 class TickerplantError(Exception):
     """Base of all errors that Tickerplant raises deliberately.
 
-    The message is one sentence: what is wrong and, if possible, what to do.
+    The message is one sentence: the fault and, if possible, the remedy.
     """
 
 

@@ -1,4 +1,4 @@
-"""The bits of a tick's `flags`: what a print must not change, and what kind it is."""
+"""The bits of a tick's `flags`: the parts of a bar that a print must not change, and the kind of print."""
 
 from __future__ import annotations
 

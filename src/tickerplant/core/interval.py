@@ -1,7 +1,7 @@
 """Bar intervals: names, lengths and bucket arithmetic. Buckets are half-open, `[start, end)`, in UTC.
 
-Besides intervals of time there are intervals of activity: `100t` is a bar of 100 trades, `10000v` one of 10,000 shares
-or units, `1000000d` one of a turnover of 1,000,000 in the symbol's currency (dollar bars). They have no length in time.
+There are also intervals of activity. `100t` is a bar of 100 trades, and `10000v` one of 10,000 shares or units.
+`1000000d` is a bar with a turnover of 1,000,000 in the symbol's currency (dollar bars). They have no length in time.
 
 Intraday buckets are aligned to midnight UTC. The time of a `1d` bar is 00:00 UTC of its session's date; `sessions`
 assigns ticks to sessions. The time of a `1w` bar is 00:00 UTC of the Monday of its week.

@@ -1,4 +1,4 @@
-"""The description of one metric: name, kind, labels, and what an operator does about a bad value."""
+"""The description of one metric: name, kind, labels, and the remedy for a bad value."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class MetricSpec:
-    """One metric. `help` states what it counts or measures, `advice` what to do about a bad value."""
+    """One metric. `help` states the counted or measured quantity, `advice` the remedy for a bad value."""
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
@@ -18,5 +18,5 @@ class MetricSpec:
 
     @property
     def text(self) -> str:
-        """Return the help text that a scrape shows: what the metric means, then the advice."""
+        """Return the help text of a scrape: the meaning of the metric, then the advice."""
         return f"{self.help} {self.advice}"

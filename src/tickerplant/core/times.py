@@ -61,7 +61,7 @@ def iso(time: int | dt.datetime) -> str:
 def check_range(start_us: int | None, end_us: int | None, start: str, end: str) -> None:
     """Raise BadInput unless `start_us` is before `end_us`. None is an open side, which fits any other.
 
-    `start` and `end` are what the user gave, for the message: `--from 2012-06-21`.
+    `start` and `end` are the user's texts, for the message: `--from 2012-06-21`.
 
     >>> check_range(2, 1, "--from 2", "--to 1")
     Traceback (most recent call last):

@@ -46,10 +46,10 @@ class SnapshotRetention:
     _holds: dict[TopicPartition, int] | None = None
 
     def run(self, now_us: int) -> int:
-        """Drop what is due at `now_us`; return the number of dropped snapshots. Raises LogUnavailable.
+        """Drop the snapshots that are due at `now_us`; return their number. Raises LogUnavailable.
 
-        1. Drop the kept snapshots that are due, 2. hold retention back to what the others need. A kill between the two
-        leaves the log held back too far until the next run.
+        1. Drop the kept snapshots that are due, 2. hold retention back for the others. A kill between the two leaves
+           the log held back too far until the next run.
         """
         bounds = self.event_log.offsets(self.topic)
         due: list[tuple[int, KeptSnapshot]] = []

@@ -1,11 +1,11 @@
-"""The service of live feeds: vendors' streams into the log, beside the backfill of what they did not bring.
+"""The service of live feeds: vendors' streams into the log, and the backfill of the bars that they missed.
 
 In: parsed batches of a vendor's stream. Out: ticks, watermarks and the state of the feed on `market.prices.raw`, and
 the gaps that the backfill must fill. Begin with `MarketData.run`.
 
 A feed has two tasks: the stream with its socket, and the writer. Between them is a queue of `QUEUE_EVENTS` events. An
-event holds what arrived within a few milliseconds or, while the queue was full, since then: a busy process handles
-fewer and larger batches. Once the largest batch is full the socket is not read, and the vendor's limit for slow
+event contains the ticks of a few milliseconds or, if the queue was full, of the time since then. A busy process thus
+handles fewer and larger batches. Once the largest batch is full the socket is not read, and the vendor's limit for slow
 clients applies. All calls of the log run in one thread, so they never block the event loop.
 
 Times are those of `Clock`, which may run fast. The rate of marks then follows the machine's clock, and watermarks allow
@@ -48,7 +48,7 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 OnGap = Callable[[int, int, Sequence[str]], None]
-"""Called with a range `[start_us, end_us)` that the feed did not bring, and the symbols concerned; must be quick."""
+"""Called with a range `[start_us, end_us)` that the feed did not deliver, and the symbols concerned; must be quick."""
 
 QUEUE_EVENTS: Final = 2  # one is written, one waits, the next is gathered
 MARK_EVERY_S: Final = 1.0
@@ -68,8 +68,8 @@ class MarketDataConfig:
 
     `order_slack_us`: allowed disorder. Vendors' times are whole seconds, and messages of one second may come in any
     order, so the watermark follows the newest tick at this distance. `quiet_slack_us`: without ticks the watermark
-    follows our clock at this distance, plus the delay that the feed has shown; with a fast clock at least 0.2 s of the
-    machine's clock.
+    follows our clock at this distance plus the measured delay of the feed. With a fast clock it is at least 0.2 s of
+    the machine's clock.
     """
 
     symbols: Sequence[str]
@@ -103,8 +103,8 @@ class FeedCounters:
 class MarketData:
     """Runs one feed of a stream. `metrics` is called with the counters after each batch, in the event loop.
 
-    `on_gap` is called in the event loop with the range that the feed missed, whenever it is up again: since the
-    connection was lost, or since the last run of the service.
+    `on_gap` is called in the event loop whenever the feed is up again. Its range begins when the connection was lost,
+    or at the end of the last run of the service.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Collect consumed records into what one database transaction writes. Pure, on whole columns.
+"""Collect consumed records into the batch of one database transaction. Pure, on whole columns.
 
 A `PartitionBuffer` belongs to one partition of one topic. It adds consumed records in order. `flush` returns a
 `WriteBatch`: all ticks, the newest version of each bar and of its values, and the new position of the topic.

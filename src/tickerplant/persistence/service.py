@@ -406,7 +406,7 @@ class _StoreSession:
     # The positions of the consumer group
 
     async def _follow_flushed(self, store: Store) -> None:
-        """Step 6: commit the group's positions up to what the database has flushed."""
+        """Commit the group's positions up to the flushed commits of the database (step 6)."""
         while True:
             await asyncio.sleep(FOLLOW_INTERVAL_S)
             applied = dict(self._applied)  # kept until durable: a stop meanwhile commits it
@@ -422,7 +422,7 @@ class _StoreSession:
         return tp in self._lanes[tp.partition % LANES].buffers
 
     async def _commit_on_stop(self, reader: Reader, store: Store) -> None:
-        """On a clean stop: flush the database, then commit the group to all applied positions."""
+        """Flush the database, then commit the group to all applied positions. For a clean stop."""
         await store.flush_wal()
         commits = {tp: at for tp, at in {**self._durable, **self._applied}.items() if self._owns(tp)}
 

@@ -20,8 +20,8 @@ PREMIUM, DOWN = "premium", "down"
 class Request:
     """A request. Names in `headers` are lower case; `query` contains the last parameter of each name.
 
-    `credits_used` and `credit_limit`: what the caller's key has spent this minute, this request included, and its
-    limit; 0 means no limit.
+    `credits_used`: credits spent by the caller's key this minute, this request included. `credit_limit`: the limit per
+    minute; 0 means no limit.
     """
 
     path: str

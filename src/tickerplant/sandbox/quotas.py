@@ -22,7 +22,7 @@ FREE_PLANS: Final[Mapping[str, tuple[Quota, ...]]] = {
     "yahoo": (Quota(2_000, 60 * MINUTE_US),),
     "binance": (Quota(6_000, MINUTE_US),),
 }
-"""Quotas of the vendors' free plans. Yahoo publishes none; its value is what users report."""
+"""Quotas of the vendors' free plans. Yahoo publishes none; its value is from users' reports."""
 FREE_PACE_S: Final[Mapping[str, float]] = {"alphavantage": 1.0}
 """Minimum seconds between two requests of a key in the free plans."""
 

@@ -151,7 +151,7 @@ def _time_or_none(value: Any) -> dt.datetime | None:
 
 
 async def retention(session: Session, now: dt.datetime) -> str:
-    """Drop expired rows, by the later of their time and their arrival; return a description of what was dropped."""
+    """Drop expired rows, by the later of their time and their arrival; return a description of the dropped rows."""
     rules = await session.rows("SELECT relation, keep FROM retention WHERE keep IS NOT NULL ORDER BY relation")
     dropped: list[str] = []
     busy = 0

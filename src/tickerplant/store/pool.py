@@ -140,7 +140,7 @@ class Store:
             await position_rows.check_log(session, position_rows.Log(log_id, generation), ends)
 
     async def wal_positions(self) -> tuple[int, int]:
-        """Return (written, flushed) positions of the write-ahead log; a power cut loses what was not flushed."""
+        """Return (written, flushed) positions of the write-ahead log; a power cut loses unflushed commits."""
         async with self.session() as session:
             [row] = await session.rows(
                 "SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn AS written,"

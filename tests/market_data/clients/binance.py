@@ -20,7 +20,7 @@ def golden(name: str) -> bytes:
 class BinanceVendor:
     """Answers `exchangeInfo` and `klines` from golden files, and `aggTrades` from `trades`, by market.
 
-    `failing`: what is answered instead, by path: status, headers, body, or None to close the connection.
+    `failing`: the other answer of a path: status, headers and body, or None to close the connection.
     """
 
     def __init__(self) -> None:

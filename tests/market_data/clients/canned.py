@@ -1,4 +1,4 @@
-"""A vendor of few words: an HTTP server that answers what a test put there."""
+"""An HTTP server that returns the answers of a test."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def serving() -> Iterator[Canned]:
                 self.send_header("Content-Length", str(len(answer.body)))
                 self.end_headers()
                 self.wfile.write(answer.body)
-            except OSError:  # who asked has gone
+            except OSError:  # the client has disconnected
                 pass
 
         def log_message(self, *args: Any) -> None:

@@ -1,4 +1,4 @@
-"""A sandbox two days after a split of AAPL, what its market really did, and orders to it."""
+"""A sandbox two days after a split of AAPL, its true market data, and orders to it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Sandboxed:
         return ProviderContext(vendor, "key", options, self.place.url, clock=self.place.clock)
 
     async def trouble(self, provider: Provider, symbol: str, order: dict[str, str]) -> VendorError:
-        """Return what is raised for days of a symbol while the order is in force."""
+        """Return the exception that a request for days of a symbol raises while the order is in force."""
         self.order(**order, seconds=60)
         now_us = self.place.clock.now_us()
         with pytest.raises(VendorError) as caught:

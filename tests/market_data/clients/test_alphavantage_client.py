@@ -57,7 +57,7 @@ async def test_bars_as_traded_with_the_key_in_the_query(vendor: Canned, asking: 
         "function": "TIME_SERIES_INTRADAY", "symbol": "IBM", "interval": "1min", "adjusted": "false",
         "extended_hours": "false", "outputsize": "compact", "apikey": KEY,
     }  # fmt: skip
-    # What is younger than the newest bar may be missing: the free plan has it after the day.
+    # Times after the newest bar may be missing: the free plan delivers them after the day.
     assert [iso(us) for us in answer.covers["IBM"]] == ["2017-12-18T19:30:00Z", "2017-12-18T19:58:00Z"]
 
 

@@ -174,7 +174,7 @@ def test_other_exchanges_and_markets() -> None:
             registry.provider(ProviderContext("ccxt", options=options, clock=SystemClock()))
 
 
-def test_without_the_package_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_reported_with_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ccxt", None)
     monkeypatch.delitem(sys.modules, "ccxt.async_support")
     with pytest.raises(ConfigError, match=r"pip install 'tickerplant\[ccxt\]'"):

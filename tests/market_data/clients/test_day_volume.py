@@ -1,4 +1,4 @@
-"""Sizes from volumes of the day: what order, new days, slips and corrections make of them."""
+"""Sizes from volumes of the day, with wrong order, new days, errors and corrections."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tickerplant.market_data.clients.twelvedata.day_volume import NEW_DAY_US, RE
 
 SECOND = 1_000_000
 UNKNOWN = -1.0
-"""Stands for NaN, which is not equal to itself."""
+"""Replaces NaN, which is not equal to itself."""
 Told = tuple[int, float] | tuple[int, float, int]
 
 

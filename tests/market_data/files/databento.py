@@ -86,7 +86,7 @@ def write(folder: Path, data: bytes, name: str = "f.dbn") -> Path:
 
 
 def as_csv(data: bytes) -> list[dict[str, str]]:
-    """Return what Databento's own decoder makes of a file, its symbols from the metadata."""
+    """Return a file's rows from Databento's own decoder, with symbols from the metadata."""
     out = io.BytesIO()
     coder = dbn.Transcoder(out, dbn.Encoding.CSV, dbn.Compression.NONE, map_symbols=True)
     coder.write(data)

@@ -1,4 +1,4 @@
-"""A replay appends every row of a file once, and its options change only what they should."""
+"""A replay appends every row of a file once, and each option changes only its own subject."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def test_intraday_bars_are_the_market_s(vendor: Vendor, series: Callable[..., An
     truth = vendor.bars("AAPL", "5m", now_us - 102 * 5 * MINUTE_US, now_us)
     shown = [datetime_of(us).astimezone(NEW_YORK).strftime("%Y-%m-%d %H:%M:%S") for us in truth["time_us"]]
     closes = dict(zip(shown, truth["close"], strict=True))
-    newest = list(data)[1]  # the newest may be younger than what the truth was asked for
+    newest = list(data)[1]  # the newest may be younger than the range of the true bars
     assert float(data[newest]["4. close"]) == pytest.approx(closes[newest], abs=1e-4)
 
 

@@ -76,7 +76,7 @@ def bars_batch(symbol: str, from_us: int, n: int, source: str = "vendor") -> pa.
 
 
 class Vendor:
-    """One credit a symbol. `does`: what to answer each request with, in turn; then bars."""
+    """One credit a symbol. `does`: the answers to the first requests, in order; later ones get bars."""
 
     def __init__(self, name: str, offer: Offer = OFFER, clock: Clock | None = None) -> None:
         self.name, self.offer = name, offer

@@ -180,7 +180,7 @@ def test_a_burst_at_each_side_of_the_minutes_end_waits_for_the_guard() -> None:
     assert limits.earliest(end, 1, GAP_FILL) == end + GUARD_US  # the vendor's clock may be behind
     assert limits.available(end, GAP_FILL) == 0
     assert limits.available(end + GUARD_US, GAP_FILL) == 8
-    # What was answered within a second of the end may count in either minute.
+    # A request answered within a second of the end may count in either minute.
     late = RateLimits([MINUTE], reserve=0)
     late.settle(late.spend(end - 300_000, 3), end - 100_000)
     assert used(late, NOON_US) == used(late, end) == 3

@@ -1,4 +1,4 @@
-"""What a vendor has refused is not asked again for a while, and only what it has refused."""
+"""Refused data is not requested again for a while, and other data still is."""
 
 from __future__ import annotations
 
@@ -69,10 +69,10 @@ def test_no_data_is_valid_for_its_range_and_adjacent_ranges_merge() -> None:
     rejections.record("AAPL", "1m", HOUR_US, 3 * HOUR_US, NoData("nothing"), NOON_US)
     assert rejections.of("AAPL", "1m", 10, 3 * HOUR_US, NOON_US) is not None
     rejections.record("AAPL", "1m", 9 * HOUR_US, 10 * HOUR_US, NoData("nothing"), NOON_US)
-    assert rejections.of("AAPL", "1m", 10, HOUR_US, NOON_US) is None  # one stretch is remembered, the newest
+    assert rejections.of("AAPL", "1m", 10, HOUR_US, NOON_US) is None  # only the newest range is stored
 
 
-def test_two_symbols_outside_the_plan_stand_for_their_market() -> None:
+def test_two_symbols_outside_the_plan_reject_their_market() -> None:
     rejections = learnt(NotEntitled("premium"), "AAPL", "MSFT")
     assert refused(rejections, "GOOG") == "premium"
     assert refused(rejections, "GOOG", "1d") is None

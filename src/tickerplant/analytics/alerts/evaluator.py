@@ -5,7 +5,7 @@ It runs the same code as the indicators of the settings, so values, revisions an
 needs no indicator in the settings. Without rules a batch of bars costs nothing.
 
 All rules of an interval are compared at once (`RuleTable`). Python code runs only for rules whose truth changed, and
-rule by rule where a batch contains many bars of one symbol (a revision, a replay). `RuleState` decides what fires.
+rule by rule where a batch contains many bars of one symbol (a revision, a replay). `RuleState` decides which bars fire.
 
 These bars update the rules' states but fire nothing:
 

@@ -6,8 +6,8 @@ tails of a block are computed once, backwards, when the block ends. After M. van
 minimum and maximum filters on rectangular and octagonal kernels" (1992) and J. Gil and M. Werman, "Computing 2-D min,
 median, and max filters" (1993).
 
-The extreme of a set of numbers does not depend on their order, except for 0.0 and −0.0, which compare equal; −0.0 is
-therefore replaced by 0.0.
+The extreme of a set of numbers does not depend on their order. 0.0 and −0.0, which compare equal, are the exception, so
+−0.0 is replaced by 0.0.
 
 A state that starts empty at any bar gives correct extremes after 2n − 1 bars: by then a whole block has ended.
 """
@@ -31,8 +31,8 @@ _BY_COLUMN: Final = 64
 class BlockExtreme:
     """The highest (if `highest`) or lowest value of windows of `n` bars.
 
-    The state has `width` floats: in [0, n) the block's values so far, followed by the extremes of the previous block's
-    tails; then the extreme of the head.
+    The state has `width` floats. [0, n) contains the block's values so far, followed by the extremes of the previous
+    block's tails. The last float is the extreme of the head.
     """
 
     n: int

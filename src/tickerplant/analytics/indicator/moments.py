@@ -10,9 +10,9 @@ Terms are differences from a bar of the same sum: a head's first bar, a tail's l
 give differences of zero: their mean is exactly the price and their deviation exactly 0. Head and tail are combined
 after Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances" (1979).
 
-The state has `width` floats: in [0, n) the block's prices so far, followed by the tail sums of the previous block; then
-the head's first price, the head's sum, and the previous block's last price. With squares, the head's sum of squares and
-n tail sums of squares follow.
+The state has `width` floats. [0, n) contains the block's prices so far, followed by the tail sums of the previous
+block. After them come the head's first price, the head's sum, and the previous block's last price. With squares, the
+head's sum of squares and n tail sums of squares follow.
 """
 
 from __future__ import annotations

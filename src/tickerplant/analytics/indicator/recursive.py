@@ -1,4 +1,4 @@
-"""Base class for indicators whose state goes back to the first bar. `step` and `run` share one formula.
+"""Base class for indicators whose state depends on all bars since the first one. `step` and `run` share one formula.
 
 A formula consists of elementwise operations on arrays. It asks `Past` for values that depend on earlier bars: the value
 of a series one bar ago, a running average or sum (`smoothing`), or any other recursion. Each request uses the next

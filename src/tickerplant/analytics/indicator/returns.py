@@ -15,8 +15,11 @@ MIN_PRICE: Final = 1e-200
 """Smallest price with a logarithm. Smaller ones are zero, negative, or so small that a ratio could overflow."""
 
 VOLATILITY: Final = (period(20), Parameter("per_year", 1, 525_600, default=252))
-"""Parameters: the window in bars, and the bars per year. 252 trading days; 19,656 five-minute bars of 252 sessions of
-6½ hours; 525,600 minutes around the clock. 1 gives the volatility per bar."""
+"""Parameters: the window in bars, and the bars per year.
+
+A year has 252 trading days, 19,656 five-minute bars (252 sessions of 6½ hours), or 525,600 minutes around the clock. 1
+gives the volatility per bar.
+"""
 
 
 def log_ratio(price: Float64Array, base: Float64Array) -> Float64Array:

@@ -123,7 +123,10 @@ class Frame:
 
 
 def read_frame(data: Any) -> Frame:
-    """Return the bars. A single array contains closes. Raises BadInput for anything that contains no bars."""
+    """Return the bars of a table, data frame or array.
+
+    A single array contains closes. Raises BadInput for other data.
+    """
     package = _package_of(data)
     if isinstance(data, pa.RecordBatch | pa.Table):
         return _of_arrow(data)

@@ -3,8 +3,8 @@
 TA-Lib is imported on the first use of one of its functions.
 
 `WINDOWED` lists the functions whose value depends only on the bars of their lookback. All others are computed from the
-first bar on: those with an unstable period, sums, those made of exponential averages (which TA-Lib does not mark), and
-those that return the number of a bar.
+first bar on: functions with an unstable period, sums, and functions that return the number of a bar. Functions of
+exponential averages, which TA-Lib does not mark, are among them.
 """
 
 from __future__ import annotations

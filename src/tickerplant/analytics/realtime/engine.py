@@ -3,8 +3,8 @@
 Effect of a bar:
 
 - final, later than all bars of its symbol: every indicator processes it. Its values are `final`, with its version;
-- final or withdrawn, not later: a revision. Values are computed again from that bar on, equal to a batch over the
-  revised bars, and published with the version of the revision (the newest version wins). The row of a withdrawn bar is
+- final or withdrawn, not later: a revision. Values are recomputed from that bar on and equal a batch over the revised
+  bars. They are published with the version of the revision (the newest version wins). The row of a withdrawn bar is
   `withdrawn`;
 - a revision older than memory: no values. It is counted (`EngineCounters.beyond_memory`) and rejected
   (`drain_rejected`), so that the series is computed again from stored history. Only a withdrawal is published at once;
@@ -14,8 +14,8 @@ Effect of a bar:
   row. If it replaces a bar that had prices, the values of that bar are withdrawn;
 - forming: the forming indicators as if the bar closed now. No state changes.
 
-Indicators run on split-adjusted bars. A bar is adjusted on arrival, for the splits in effect at that time; a new split
-causes all series of the symbol to be computed again.
+Indicators run on split-adjusted bars. A bar is adjusted on arrival, for the splits in effect at that time. A new split
+causes all series of the symbol to be recomputed.
 """
 
 from __future__ import annotations

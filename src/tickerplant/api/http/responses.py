@@ -103,7 +103,7 @@ def _cut(table: pa.Table, page: PageRequest) -> tuple[pa.Table, dict[str, Any] |
     """Return the page's rows and the parameters of the next page (times in µs); None if this is the last page.
 
     Several ticks may have one time. If the page ends among them, the next page starts at that time and skips the rows
-    that this page contains: the first ones after `start`, else the last ones before `end`.
+    of this page. These are the first ones after `start`, or else the last ones before `end`.
     """
     asked: RowRange = page.range
     ticks = page.interval is None

@@ -121,7 +121,10 @@ def _manager(request: Request) -> AlertRuleManager:
 
 
 async def _read(request: Request, kind: type[T]) -> T:
-    """Return the body. It must have the content type of JSON, which another site's page cannot send without CORS."""
+    """Return the decoded body of a request.
+
+    It must have the content type of JSON: another site's page cannot send that without CORS.
+    """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise ApiError(415, "not_json", "the body must be JSON", "send the header Content-Type: application/json")
     body = b""

@@ -158,7 +158,7 @@ def _check(stop: threading.Event) -> None:
 
 
 def _gaps(settings: Settings, order: Order) -> list[tuple[str, str, StatusRange]]:
-    """Return what is still missing of the order, with its interval and symbol, oldest first.
+    """Return the missing ranges of the order with interval and symbol, oldest first.
 
     Excludes bars that ended less than `RECENT_US` ago, and today's daily bar.
     """

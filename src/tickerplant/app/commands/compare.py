@@ -32,7 +32,7 @@ def compare(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
-    """List bars that differ between two sources, newest last. Limited to what the log still has."""
+    """List bars that differ between two sources, newest last. Limited to records that the log still has."""
     from tickerplant.app.runtime.memory_tuning import reduce_memory
     from tickerplant.app.wiring import open_readonly
     from tickerplant.core.interval import parse

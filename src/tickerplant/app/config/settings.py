@@ -33,7 +33,7 @@ from tickerplant.core.symbols import check_symbol
 FILE_NAME = "tickerplant.toml"
 EMBEDDED = "embedded:"
 HISTORY_INTERVALS = ("1m", "5m", "1d")
-"""The time intervals whose bars the store keeps."""
+"""The time intervals whose bars are stored."""
 
 
 def child_environment() -> dict[str, str]:
@@ -209,7 +209,7 @@ class Loaded:
 def load(flags: Mapping[str, Any] | None = None, *, config: Path | None = None) -> Loaded:
     """Read all sources and return the settings. `flags`: a tree of the options that were given.
 
-    Raises ConfigError with one sentence: the setting's name, its origin and what is wrong.
+    Raises ConfigError with one sentence: the setting's name, its origin and the fault.
     """
     flags = _copied(flags or {})
     from_env, former_names = _environment()

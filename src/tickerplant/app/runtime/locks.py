@@ -67,7 +67,7 @@ class FolderLock:
         os.pwrite(self._file, text.encode(), 0)
 
     def holder(self) -> dict[str, Any]:
-        """Return what the holder has written, or {}."""
+        """Return the object that the holder has written; {} if there is none."""
         with contextlib.suppress(OSError, ValueError):
             written = json.loads(self.path.read_text())
             if isinstance(written, dict):

@@ -29,7 +29,7 @@ def reduce_memory() -> None:
 def _return_memory() -> None:
     """Configure glibc to return freed memory.
 
-    By default it keeps an arena for each thread, which retains the memory of that thread's largest batch: 150 MB unused
+    By default it has an arena for each thread, which retains the memory of that thread's largest batch: 150 MB unused
     with a dozen threads.
     """
     try:

@@ -117,7 +117,7 @@ class Plant:
         raise ValueError(name)
 
     def maintain(self, stop: threading.Event) -> None:
-        """Run the due jobs of the store and apply retention, of kept snapshots before the log's, until `stop`."""
+        """Run the due jobs of the store and apply retention until `stop`. Kept snapshots come before the log."""
         retentions = snapshot_retentions(self.event_log)
         while not stop.is_set():
             now_us = time.time_ns() // 1000

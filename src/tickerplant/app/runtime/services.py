@@ -80,7 +80,7 @@ async def backfill(
     stop: threading.Event,
     report: Callable[[Progress], None],
 ) -> Progress:
-    """Fetch what the order asks for until vendors return nothing more now, or until `stop`; return the progress.
+    """Fetch the bars of the order until vendors return nothing more, or until `stop`; return the progress.
 
     Calls `report` several times a second. An exception that `report` raises ends the backfill.
     """

@@ -48,7 +48,10 @@ def has_log(settings: Settings) -> bool:
 
 
 def create_topics(log: EventLog, partitions: int) -> list[str]:
-    """Create the missing topics and return their names. A log that has topics keeps its number of partitions."""
+    """Create the missing topics and return their names.
+
+    An existing log has its own number of partitions, which does not change.
+    """
     with contextlib.suppress(UnknownTopic):
         partitions = log.partitions(RAW)
     return log.create_topics(TOPICS, partitions)

@@ -25,7 +25,7 @@ class StorePositions:
         self._store: Store | None = None
 
     def applied(self) -> dict[tuple[str, int], Applied]:
-        """Return what is applied, by topic and partition."""
+        """Return the applied positions, by topic and partition."""
         return self._runner.run(self._read())
 
     async def _read(self) -> dict[tuple[str, int], Applied]:

@@ -27,7 +27,7 @@ def ensure_rules(log: EventLog, settings: Settings, *, only_first: bool = False,
 
 
 def always_open(settings: Settings, made_up: bool) -> bool:
-    """Return whether stocks trade round the clock: prices are `made_up` by the sandbox, and it keeps no sessions."""
+    """Return whether stocks trade round the clock: prices are `made_up` by the sandbox, and it has no sessions."""
     return made_up and settings.sandbox.sessions == "always"
 
 

@@ -1,12 +1,12 @@
 """Consumer groups: members, owners of partitions, and committed positions.
 
 A member is alive while it holds its `liveness.LivenessLock`. A member that joins, leaves or finds a dead one rebalances
-the group in one transaction: partition i of a topic goes to member i % n of the n members that read the topic, sorted
-by name. So one partition number of several topics stays with one member.
+the group in one transaction. Partition i of a topic is assigned to member i % n of the n members that read the topic,
+sorted by name. So one partition number of several topics stays with one member.
 
 `owners` stores the owner of each partition and the group generation since which it owns it. A commit succeeds only if
-both are as the member's last `poll` returned them. So a member that lost a partition cannot commit for it, even if it
-owns it again; a member that kept it can.
+both are as the member's last `poll` returned them. A member that lost a partition therefore cannot commit for it, even
+if it owns it again. A member that retained it can.
 """
 
 from __future__ import annotations
@@ -53,7 +53,10 @@ def incarnations(connection: sqlite3.Connection, group: str) -> list[str]:
 
 
 def rebalance(connection: sqlite3.Connection, group: str) -> None:
-    """Begin a generation: assign each partition to its member. Unchanged assignments keep their generation."""
+    """Begin a generation: assign each partition to its member.
+
+    The generation of an unchanged assignment does not change.
+    """
     connection.execute("UPDATE groups_ SET generation = generation + 1 WHERE name = ?", (group,))
     generation = generation_of(connection, group)
     target = _target_assignment(connection, group)

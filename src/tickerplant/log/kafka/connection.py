@@ -172,7 +172,7 @@ def result(future: Future[T], doing: str, patience_s: float) -> T:
 
 
 def checked(make: Any, settings: dict[str, Any]) -> Any:
-    """Return a client. Raises ConfigError for settings that librdkafka rejects."""
+    """Return a Kafka client with these settings. Raises ConfigError for settings that librdkafka rejects."""
     try:
         return make(settings)
     except (KafkaException, TypeError, ValueError) as error:

@@ -131,6 +131,6 @@ class LogContext:
             return found
 
     def close(self) -> None:
-        """Send what is buffered."""
+        """Send the buffered records."""
         if self._producer is not None:
             self._producer.flush(self.cluster.patience_s)

@@ -225,7 +225,7 @@ class KafkaLog:
         return bool(self._context.admin.committed(group, self._context.admin.topics(self._context.prefix)))
 
     def make_durable(self) -> None:
-        """Return at once: all in-sync replicas have acknowledged what can be read.
+        """Return at once: all in-sync replicas have acknowledged every readable record.
 
         It survives a power failure of all but one replica. Kafka does not sync each message to disk. So with one
         replica (or all on one power supply) it survives the death of the broker's process, not of the machine.

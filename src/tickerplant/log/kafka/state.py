@@ -77,7 +77,7 @@ class Partition:
     def __init__(self, cluster: Cluster, topic: str, partition: int) -> None:
         self._cluster, self._topic, self._partition = cluster, topic, partition
         self._position = 0
-        self._written = 0  # end of what this process has committed here; reads go at least so far
+        self._written = 0  # end offset of this process's commits here; reads wait until this offset
         self._noting, self._reading = threading.Lock(), threading.Lock()
         self._manifests: dict[str, tuple[int, Manifest]] = {}
         self._chunks: dict[str, dict[int, tuple[int, bytes]]] = {}

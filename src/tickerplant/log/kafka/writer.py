@@ -109,7 +109,10 @@ class KafkaWriter:
         self._producer = producer
 
     def check(self, topic: str, partition: int, *, keyed: bool) -> TopicPartition:
-        """Return the partition. Raises UnknownTopic, or LogError for a state topic used as another or vice versa."""
+        """Return the topic partition.
+
+        Raises UnknownTopic, or LogError for a state topic used as another or vice versa.
+        """
         self._context.check(topic, partition, keyed=keyed)
         return TopicPartition(topic, partition)
 

@@ -94,7 +94,7 @@ class AnswerIngestor:
         self._symbols = symbols
 
     async def ingest(self, writer: FeedWriter, store: Store, answer: Answer) -> None:
-        """Append the missing bars of an answer and what it means for the gaps, then update the series.
+        """Append the missing bars of an answer and its verdicts on the gaps, then update the series.
 
         Raises the errors of the log and the store; then either nothing of the answer is in the log, or all of it.
         """

@@ -1,4 +1,4 @@
-"""The requests of a round: which one is next, at which vendor, and what happens if no vendor can be asked."""
+"""The requests of a round: their order, the choice of the vendor, and the case that no vendor can be asked."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class RoundPlanner:
     def next_request(self, round_: Round, first: Task) -> NextRequest | None:
         """Return the request for the task's newest page, shared with similar tasks.
 
-        None if no vendor can be asked; the task is then postponed and its series continues with what is left.
+        None if no vendor can be asked; the task is then postponed and its series continues with the remaining ranges.
         """
         choice = self._choose(first)
         if isinstance(choice, Blocked):
@@ -215,7 +215,7 @@ class RoundPlanner:
         return self._clock.monotonic() - self._gaps_requested_s >= self._gap_interval_s(series)
 
     def _gap_interval_s(self, series: int) -> float:
-        """Return the time between two requests for the gaps of so many series, by the credits that are left."""
+        """Return the time between two requests for the gaps of that many series, by the remaining credits."""
         now_us = self._clock.now_us()
         rate = 0.0
         names = {provider.name for provider in self._scheduler.providers(kind_of("1m"))}

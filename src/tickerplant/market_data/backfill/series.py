@@ -85,10 +85,10 @@ class Series:
     def update(
         self, start_us: int, end_us: int, stored: tuple[Int64Array, BoolArray], answers: Answers, silent: Int64Array
     ) -> None:
-        """Replace what is known of `[start_us, end_us)` by the content of the store.
+        """Replace the state of `[start_us, end_us)` by the content of the store.
 
         `stored`: starts of the stored bars, and whether each is complete. `silent`: starts of intervals in which a live
-        feed that was up brought nothing of the symbol.
+        feed that was up delivered nothing of the symbol.
         """
         starts = self.grid.starts(start_us, end_us)
         if not len(starts):

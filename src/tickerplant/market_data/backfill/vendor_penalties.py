@@ -77,7 +77,7 @@ class VendorPenalties:
         return blocked, []
 
     def forget(self, now_us: int) -> None:
-        """Drop what has expired."""
+        """Drop expired penalties."""
         self._penalties = {
             key: left
             for key, penalties in self._penalties.items()
@@ -93,7 +93,7 @@ class VendorPenalties:
 def market_key(symbol: str, calendar: str) -> tuple[str, str]:
     """Return the key of symbols that share a vendor's delay: the same form of symbol, the same calendar.
 
-    A plan delays all shares of an exchange alike, and crypto or currencies differently. A pair (`BTC/USD`) has a key of
-    its own.
+    A plan delays all shares of an exchange alike, and crypto or currencies differently. A pair (`BTC/USD`) has its own
+    key.
     """
     return (symbol, calendar) if "/" in symbol else (market_of(symbol), calendar)

@@ -27,8 +27,8 @@ _DATA: Final = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
 class FrameConnection(ClientConnection):
     """Pass it to `websockets.connect(create_connection=…, max_size=MAX_MESSAGE_BYTES, compression=None)`.
 
-    Set `on_messages` before the loop continues after `connect`: it is called with the messages of each read, undecoded
-    and in order, in the event loop, and must be quick. `on_read` is called for every read.
+    Set `on_messages` before the loop continues after `connect`. It is called in the event loop with the messages of
+    each read, undecoded and in order, and must be quick. `on_read` is called for every read.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -86,7 +86,7 @@ class FrameConnection(ClientConnection):
             super().process_event(event)
 
     def _handshake(self, data: bytes) -> bytes:
-        """Pass the head of the answer to the library, and no more; return what follows it."""
+        """Pass only the head of the answer to the library; return the bytes after it."""
         seen = self._head_tail + data
         end = seen.find(_END_OF_HEAD)
         if end < 0:

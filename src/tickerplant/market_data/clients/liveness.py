@@ -1,8 +1,8 @@
 """Detects a feed that is connected but delivers no prices, from trading hours and the feed's own rate. Pure.
 
 A vendor may answer heartbeats while its prices have stopped. The allowed time without a price depends on the usual
-rate, which is measured separately for each set of calendars that are in regular hours together: with stocks closed, a
-few crypto pairs deliver less. Outside all regular hours no price is expected.
+rate. The rate is measured separately for each set of calendars that are in regular hours together, because a few crypto
+pairs deliver less while stocks are closed. Outside all regular hours no price is expected.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class PriceLiveness:
         self._silent_connections = 0
 
     def start(self, now_s: float, markets: OpenMarkets) -> None:
-        """Start a connection. Measured rates are kept; the time without a connection does not count."""
+        """Start a connection. Measured rates are retained; the time without a connection does not count."""
         self._markets, self._since_s = markets, now_s
 
     def observe(self, now_s: float, markets: OpenMarkets, prices: int) -> None:

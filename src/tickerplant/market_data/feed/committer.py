@@ -8,7 +8,7 @@ One call of `Committer.commit` does, in this order:
 4. commit the log's transaction.
 
 No reader sees any of it before Step 4. When Step 4 fails with LogUnavailable its outcome may be unknown: a broker may
-have died before it answered. `recover` reads the stored cursor and appends again what is not in the log.
+have died before it answered. `recover` reads the stored cursor and appends the records that are not in the log.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def state_partition(feed: str, partitions: int) -> int:
 
 
 class Committer:
-    """Buffers what a feed appends, and commits it with the feed's cursor. Belongs to one thread at a time.
+    """Buffers the records of a feed, and commits them with the feed's cursor. Belongs to one thread at a time.
 
-    Taking a feed's name fences the previous writer of that feed. The buffer has no bound of its own: the caller commits
-    once `pending_bytes` is large enough.
+    Taking a feed's name fences the previous writer of that feed. The buffer is unbounded: the caller commits once
+    `pending_bytes` is large enough.
     """
 
     def __init__(self, log: EventLog, feed: str) -> None:

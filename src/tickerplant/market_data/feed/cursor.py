@@ -1,7 +1,7 @@
 """The stored state of a feed: its position, and the trade ids that it appended recently.
 
 The cursor is a state value (`market.state.feeds`, key `feed:<name>`). It commits in the transaction that appends, so it
-matches exactly what the log holds. Pure: bytes in, bytes out.
+matches the log exactly. Pure: bytes in, bytes out.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Checks of rows before they enter the log: columns in, a reason for each invalid row out. Pure, column-wise.
 
 "Corrupt data is worse than no data": a row with a price that is no number, or with an impossible time, becomes a dead
-letter with its reason and does not advance the watermark.
+letter with its reason. It does not advance the watermark.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The writer of one feed: everything that enters `market.prices.raw` from a vendor, a file or the backfill.
 
-A feed is one ordered stream. Its records are appended in transactions that also store its cursor, so a feed that is
-killed at any instant resumes exactly behind what the log holds. `committer` lists the effects of a commit in order.
+A feed is one ordered stream. Its records are appended in transactions that also store its cursor. A feed that is killed
+at any instant therefore resumes exactly after its last record in the log. `committer` lists the effects of a commit in
+order.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ class FeedWriter:
 
     @property
     def symbols(self) -> Sequence[str]:
-        """The symbols that the feed is expected to bring, as of the last `start` by this writer."""
+        """The symbols that the feed is expected to deliver, as of the last `start` by this writer."""
         return self._symbols
 
     @property
@@ -111,13 +112,13 @@ class FeedWriter:
         whole: bool = False,
         new_round: bool = False,
     ) -> None:
-        """Append that the feed is up, and which symbols it is expected to bring; commits, unless `new_round`.
+        """Append that the feed is up, with the symbols that it is expected to deliver; commits, unless `new_round`.
 
         A live feed whose cursor is still open was killed: a `down` since its watermark is appended first, and `gap` is
         True then. An open file continues without a record. A call while the feed is up replaces the expected symbols.
-        `new_round` begins a round with a watermark of its own, after the end of a round that was left open; it is part
-        of the next commit, so that a whole round may be one transaction. A backfill has rounds; a file has none.
-        Raises LogError when the feed has ended, unless `new_round`.
+        `new_round` begins a round with its own watermark, after the end of a round that was left open. It is part of
+        the next commit, so that a whole round may be one transaction. A backfill has rounds; a file has none. Raises
+        LogError when the feed has ended, unless `new_round`.
         """
         cursor = self._cursor
         if new_round:
@@ -165,7 +166,10 @@ class FeedWriter:
         return True
 
     def down(self, since_us: int | None = None, reason: str = "") -> None:
-        """Append that the feed brings nothing since then (default: its watermark); commits. No-op unless it is up."""
+        """Append that the feed has delivered nothing since then (default: its watermark); commits.
+
+        No-op unless it is up.
+        """
         if self._cursor.state == feed_cursor.OPEN:
             self._append_down(self._watermark() if since_us is None else since_us, reason)
             self.commit()

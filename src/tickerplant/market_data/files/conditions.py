@@ -298,7 +298,7 @@ def unknown_of(column: pa.Array | pa.ChunkedArray, tape: str) -> dict[str, int]:
 
 
 def table_named(name: str) -> Table:
-    """Return a table by name. Raises BadInput with the existing names."""
+    """Return the table of conditions of that name. Raises BadInput with the existing names."""
     table = TABLES.get(name.strip().lower())
     if table is None:
         raise BadInput(f"unknown table of conditions {name!r}; use one of {', '.join(TABLES)}")

@@ -1,7 +1,7 @@
 """The options that change the rows of a file. They name its feed: the same rows are the same feed.
 
-An option that repeats what the file contains has no effect. Most effects follow from the first rows. For a named
-source or table of conditions, the columns of the file are read completely.
+An option that repeats a fact of the file has no effect. Most effects follow from the first rows. For a named source or
+table of conditions, the columns of the file are read completely.
 """
 
 from __future__ import annotations

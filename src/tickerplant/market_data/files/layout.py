@@ -1,4 +1,4 @@
-"""The layout of a file: which column contains what, by the names that vendors, exchanges and data frames use. Pure."""
+"""The layout of a file: the role of each column, by the names that vendors, exchanges and data frames use. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options for reading a file, for what the file itself does not contain."""
+"""The options for reading a file: facts that the file itself does not contain."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ INTERVAL_NAMES: Final = ", ".join(interval.name for interval in INTERVALS)
 
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
-    """The user's options. The feed of a file is named by a hash of this object as JSON: keep the fields' names.
+    """The user's options. The feed of a file is named by a hash of this object as JSON: never rename the fields.
 
     `tz` is an IANA name, `date_order` is `mdy` or `dmy`, `conditions` a table of `conditions.TABLES`.
     """

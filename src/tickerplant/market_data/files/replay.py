@@ -139,8 +139,8 @@ def replay(
     """Append a file to the log and return the result. Blocks; `stop` ends it cleanly after the current batch.
 
     `clock` returns microseconds UTC and `sleep` waits seconds; with a speed they set the pace. Raises BadInput if the
-    file cannot be interpreted (then nothing is appended), Fenced if another replay of the same file takes over, and
-    LogUnavailable (another call resumes).
+    file cannot be interpreted; nothing is appended then. Raises Fenced if another replay of the same file takes over.
+    After LogUnavailable, another call resumes.
     """
     began = time.monotonic()
     stop = stop or threading.Event()

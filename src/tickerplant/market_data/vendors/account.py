@@ -200,7 +200,7 @@ class Account:
         jitter: float,
         now_us: int,
     ) -> None:
-        """Record what an answer shows of the vendor: credits, errors of symbols, that it is reachable."""
+        """Record the effects of an answer: used credits, errors of symbols, and that the vendor is reachable."""
         self.limits.record_credits(answer.credits, charge, now_us)
         found = answer.found if isinstance(answer, BarsAnswer) else {}
         errors = {symbol: result for symbol, result in found.items() if isinstance(result, VendorError)}

@@ -1,4 +1,4 @@
-"""Errors of vendors, by what the caller must do. Every client raises these and nothing else."""
+"""Errors of vendors, by the caller's reaction. Every client raises these and nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plug-in port: what a vendor offers, how it is asked, and what it answers. A package adds one by an entry point.
+"""The plug-in port: a vendor's offer, requests and answers. A package adds one by an entry point.
 
 The group is `tickerplant.providers`. The entry point is a factory, `Callable[[ProviderContext], Provider]`; its name is
 the name of the vendor in the settings:
@@ -6,9 +6,9 @@ the name of the vendor in the settings:
     [project.entry-points."tickerplant.providers"]
     acme = "acme_tickerplant:provider"
 
-A provider sends requests and parses answers. It counts no quota, does not retry and does not choose: the request
-scheduler (`vendors.scheduler`) debits the quota before each request, and the backfill plans the requests. Methods
-raise the classes of `vendors.errors` and nothing else. A key is never part of a message or a log line.
+A provider sends requests and parses answers. It counts no quota, does not retry and does not choose. The request
+scheduler (`vendors.scheduler`) debits the quota before each request, and the backfill plans the requests. Methods raise
+the classes of `vendors.errors` and nothing else. A key is never part of a message or a log line.
 """
 
 from __future__ import annotations

@@ -170,9 +170,9 @@ class RequestScheduler:
     async def bars(self, choice: Choice, request: BarsRequest, purpose: Purpose) -> BarsAnswer:
         """Send one request for bars.
 
-        Raises VendorError; without sending it also QuotaSpent, if the credits were spent since the choice was made,
-        and BadRequest, if it costs more than the quota ever allows. Raises LogError, without sending it, if the debit
-        cannot be stored.
+        Raises VendorError. Without sending, raises QuotaSpent if the credits were spent since the choice was made, and
+        BadRequest if the request costs more than the quota ever allows. Raises LogError, without sending it, if the
+        debit cannot be stored.
         """
         account, cost = self._accounts[choice.name], choice.provider.cost(request)
         return await self._request(account, cost, purpose, request, partial(account.provider.bars, request))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tickerplant.store.session import Session
 
 MAX_PAYLOAD_BYTES: Final = 64 * 1024
-"""Maximum stored bytes of an unreadable payload; the log keeps the whole payload as long."""
+"""Maximum stored bytes of an unreadable payload; the log retains the whole payload as long."""
 
 COVERAGE: Final = pa.schema(
     [

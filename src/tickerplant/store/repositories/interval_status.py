@@ -2,8 +2,8 @@
 
 Inputs are stored bars, vendors' answers and three facts about feeds. A completed interval of a feed lists the expected
 symbols without trades. A live feed records every minute while it is up, so a gap in its minutes means that it was down.
-A feed in state `down` has been down since that record. A feed belongs to a symbol in two cases: it lists the symbol as
-silent, or the symbol has bars of that source in the range or as its last bar before it.
+A feed in state `down` has been down since that record. A feed belongs to a symbol in two cases. Either it lists the
+symbol as silent, or the symbol has bars of that source in the range or as its last bar before it.
 """
 
 from __future__ import annotations

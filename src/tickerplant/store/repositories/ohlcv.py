@@ -79,8 +79,8 @@ class Ohlcv:
         rows.
 
         The newest version of a key wins. A `withdrawn` bar deletes older rows: the bar and its values. Bars marked
-        `history` compete with stored rows of older versions by rank: complete first, then the order of `sources` in the
-        scope of their symbol and interval. They have kind `bars` in that order; stored rows may have kind `ticks`
+        `history` compete with stored rows of older versions by rank: complete first, then by the order of `sources` for
+        their symbol and interval. They have kind `bars` in that order; stored rows may have kind `ticks`
         (`core.reasons`).
         """
         history = bars.column("history")

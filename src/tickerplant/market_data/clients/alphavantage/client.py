@@ -57,9 +57,9 @@ def provider(context: ProviderContext) -> AlphaVantageProvider:
 class AlphaVantageProvider:
     """The vendor for one key; see `vendors.port.Provider`.
 
-    Minutes are returned by calendar months of New York, or as the trailing 30 days; days as the newest 100 or all. On
-    the free plan the newest day arrives after its end: an answer does not cover times after its newest bar that are
-    younger than 36 hours.
+    Minutes are returned by calendar months of New York, or as the trailing 30 days; days as the newest 100 or all. The
+    free plan delivers the newest day after its end. An answer therefore does not cover times after its newest bar that
+    are younger than 36 hours.
     """
 
     def __init__(self, context: ProviderContext) -> None:
@@ -77,7 +77,7 @@ class AlphaVantageProvider:
         )
 
     def cost(self, request: BarsRequest) -> int:
-        """Return one credit."""
+        """Return the credits of a request: always 1."""
         return 1
 
     async def bars(self, request: BarsRequest) -> BarsAnswer:
@@ -168,7 +168,10 @@ class AlphaVantageProvider:
 
 
 def _offer(*, extended: bool) -> Offer:
-    """Return the offer. Without extended hours there are no bars of 1 h: they begin at half past the hour."""
+    """Return the intervals, page sizes and quotas of the vendor.
+
+    Without extended hours there are no bars of 1 h: they begin at half past the hour.
+    """
     names = [name for name in INTERVAL_NAMES if extended or name != "1h"]
     months = (BarsOffer(name, page_bars=_MONTH_US // intervals.parse(name).us, page_us=_MONTH_US) for name in names)
     return Offer(

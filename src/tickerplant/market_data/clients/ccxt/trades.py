@@ -1,4 +1,4 @@
-"""Trades of an exchange's symbols: what is known of each symbol, and new trades as ticks. Pure."""
+"""Trades of an exchange's symbols: the state of each symbol, and new trades as ticks. Pure."""
 
 from __future__ import annotations
 

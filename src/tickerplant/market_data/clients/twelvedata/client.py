@@ -79,7 +79,7 @@ class TwelveDataProvider:
         )
 
     def cost(self, request: BarsRequest) -> int:
-        """Return one credit a symbol."""
+        """Return the credits of a request: 1 per symbol."""
         return len(request.symbols)
 
     async def bars(self, request: BarsRequest) -> BarsAnswer:

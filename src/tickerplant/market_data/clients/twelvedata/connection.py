@@ -23,8 +23,8 @@ MANY_FAILURES: Final = 6
 class Connection:
     """One connection: messages that are not delivered yet, the times of the last ones, and messages to send.
 
-    Between socket and queue are at most two batches: a parsed one that waits for room in the queue, and one that is
-    gathered, of `GATHER_MESSAGES` and the messages of one read at most. Beyond that the socket is not read.
+    At most two batches are between socket and queue. One is parsed and waits for room in the queue. The other is being
+    gathered, with at most `GATHER_MESSAGES` and the messages of one read. Beyond that the socket is not read.
     """
 
     def __init__(self, session: Session, socket: FrameConnection, out: asyncio.Queue[StreamEvent]) -> None:
@@ -85,7 +85,7 @@ class Connection:
             if not closed.cancelled():
                 for event in remaining:
                     await self._out.put(event)
-            else:  # cancelled: deliver what the queue has room for
+            else:  # cancelled: deliver as many as the queue has room for
                 with contextlib.suppress(asyncio.QueueFull):
                     for event in remaining:
                         self._out.put_nowait(event)
@@ -146,7 +146,7 @@ class Connection:
         return remaining
 
     def _note(self, messages: ParsedMessages, at_us: int) -> None:
-        """Update what is known of the vendor from the kinds of messages."""
+        """Update the state of the vendor from the kinds of messages."""
         session = self._session
         subscribed = any(status.event == "subscribe-status" for status in messages.statuses)
         self._answered = self._answered or subscribed or bool(messages.prices)

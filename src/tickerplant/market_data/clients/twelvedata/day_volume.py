@@ -6,11 +6,11 @@ connection has an unknown size, NaN: earlier trades do not belong to it. A tick 
 A volume that decreases has one of four causes, and the next ticks show which:
 
 - Messages in the wrong order within one batch: those of one symbol and second are sorted by their volumes.
-- A late message, or a correction by less than half: size 0, and the former volume is kept.
+- A late message, or a correction by less than half: size 0, and the former volume stays in force.
 - A new day (less than half of the volume, or less after hours of silence): the whole volume is new.
-- An error (one volume far too high or too low that is corrected): both volumes are kept for a minute, and each tick
-  belongs to the one that it continues. So the sizes after an error are right. The size of the error itself is
-  delivered unless the correction is in the same batch.
+- An error (one volume far too high or too low, then corrected): both volumes are stored for a minute. Each tick belongs
+  to the volume that it continues. So the sizes after an error are right. The size of the error itself is delivered
+  unless the correction is in the same batch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tickerplant.core.times import HOUR_US, NEVER_US, SECOND_US, Float64Array, I
 Int32Array = npt.NDArray[np.int32]
 
 RECENT_US: Final = 60 * SECOND_US
-"""Longest time for which two volumes of one symbol are kept; late messages arrive within seconds."""
+"""Longest time for which two volumes of one symbol are stored; late messages arrive within seconds."""
 NEW_DAY_US: Final = 4 * HOUR_US
 """Time without a tick after which a lower volume is that of a new day: no market pauses that long within a day."""
 

@@ -1,7 +1,7 @@
 """Parsed messages of the stream into batches of ticks, with the gaps of a live connection. Pure.
 
-A connection may stay open while its ticks stop and later continue: a socket that delivered nothing for a shorter time
-than the limit has dropped what it did not send. Such a gap is found by the times of the ticks.
+A connection may stay open while its ticks stop and later continue. Even if the pause is shorter than the limit, the
+ticks of the pause are lost. Such a gap is found by the times of the ticks.
 """
 
 from __future__ import annotations

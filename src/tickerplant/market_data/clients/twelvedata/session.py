@@ -1,4 +1,4 @@
-"""The state of a stream that outlives its connections: settings, symbols, what is known of the vendor."""
+"""The state of a stream that outlives its connections: settings, symbols, and the state of the vendor."""
 
 from __future__ import annotations
 

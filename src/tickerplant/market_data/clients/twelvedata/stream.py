@@ -1,12 +1,12 @@
 """The stream of Twelve Data: connect, subscribe, receive, and reconnect, until cancelled.
 
-Messages that arrive within a few milliseconds are parsed and delivered together. The queue to the writer is bounded:
-while it is full the socket is not read, its buffers fill, and the vendor's own limit applies; nothing is dropped here.
+Messages that arrive within a few milliseconds are parsed and delivered together. The queue to the writer is bounded.
+While it is full, the socket is not read, its buffers fill, and the vendor's own limit applies. Nothing is dropped here.
 
-A dead connection is found in two ways. *Mute*: no message arrived for `mute_s`; answers to heartbeats count (if a
-vendor answers none, answers to WebSocket pings count from the second time on). *Silent*: heartbeats are answered, but
-in regular hours no price arrived for far longer than the feed's own rate explains (`clients.liveness`). Silence of
-single symbols is not an error.
+A dead connection is found in two ways. *Mute*: no message arrived for `mute_s`. Answers to heartbeats count as
+messages. If a vendor answers none, answers to WebSocket pings count from the second time on. *Silent*: heartbeats are
+answered, but in regular hours no price arrived for far longer than the feed's own rate explains (`clients.liveness`).
+Silence of single symbols is not an error.
 """
 
 from __future__ import annotations

@@ -175,7 +175,7 @@ def read_columns(columns: Columns, request: BarsRequest, now_us: int, splits: Sp
     """Return the answer to a request of one symbol; `splits` are all of the symbol from its start up to now.
 
     Rows without a price, rows off the grid (the live last row) and bars that are unfinished by the vendor's clock are
-    dropped. Raises NotEntitled if no row with a price is on the grid: exchanges that open at half past the hour have
+    dropped. Raises NotEntitled if no row with a price is on the grid. Exchanges that open at half past the hour have
     bars of 1 h at half past.
     """
     symbol, interval, start_us, end_us = request.symbols[0], request.interval, request.start_us, request.end_us
