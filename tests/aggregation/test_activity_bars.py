@@ -129,7 +129,7 @@ def test_ticks_after_the_lateness_are_counted() -> None:
     assert [(s.reason, s.count) for s in statuses if s.state == "unsupported"] == [("too late for bars by activity", 1)]
 
 
-def test_intervals_that_a_change_of_rules_keeps_continue() -> None:
+def test_intervals_in_both_rules_continue_after_a_change() -> None:
     rows = [(OPEN + i * S, "A", 10.0, 1.0) for i in range(6)]
     raw = [RULES, start(start_us=OPEN - M, symbols=["A"]), ticks(rows[:2], OPEN + S)]
     raw += [settings_record(activity_bars={"*": ["3t"]}), ticks(rows[2:], OPEN + 10 * S), end()]

@@ -151,7 +151,7 @@ def test_a_member_cannot_commit_for_a_partition_of_another_member(bench: Bench) 
     assert sorted(values(read(bench.reader(OHLCV), PARTITIONS + 1))) == [MARKER] * PARTITIONS + [b"owner's"]
 
 
-def test_the_partitions_of_a_killed_member_go_to_live_ones(bench: Bench) -> None:
+def test_the_partitions_of_a_killed_member_are_assigned_to_live_ones(bench: Bench) -> None:
     child = bench.child("member", "g")
     assert line(child) == "owns 0 1 2"
     reader = bench.reader(group="g")

@@ -131,7 +131,7 @@ async def test_a_mute_vendor_is_down_since_its_last_message(tmp_path: Path, plac
         assert down.sent_at_us >= down.since_us + 500_000
 
 
-async def test_garbage_is_a_dead_letter_and_the_stream_goes_on(tmp_path: Path, place: SandboxEndpoint) -> None:
+async def test_garbage_is_a_dead_letter_and_the_stream_continues(tmp_path: Path, place: SandboxEndpoint) -> None:
     with embedded(tmp_path, 1) as log:
         service, stop = make(log, place), asyncio.Event()
         task = asyncio.create_task(service.run(stop))
@@ -335,7 +335,7 @@ async def test_the_sandbox_answers_as_the_vendor_does(place: SandboxEndpoint) ->
         assert (await client.get("/price", params={"symbol": "AAPL"})).status_code == 401
 
 
-async def test_the_stream_speaks_the_vendors_protocol(place: SandboxEndpoint) -> None:
+async def test_the_stream_follows_the_vendors_protocol(place: SandboxEndpoint) -> None:
     async with connect(f"{place.stream_url}?apikey=k") as socket:
         await socket.send('{"action":"subscribe","params":{"symbols":"aapl,NIKK"}}')
         assert '"status":"warning"' in str(await socket.recv())

@@ -1,4 +1,4 @@
-"""Real PostgreSQL for tests: one embedded server for the session, and a database of its own for each test.
+"""Real PostgreSQL for tests: one embedded server for the session, and one database for each test.
 
 Every test has the fixtures `postgres` (the server), `empty_dsn` (a database without tables), `dsn` (with tables) and
 `store`.

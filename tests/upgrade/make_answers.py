@@ -18,7 +18,7 @@ def collect(url: str) -> dict[str, Any]:
 
 
 def main(out: Path) -> None:
-    """Load the fixture into a database of a server of its own, run the API with the clock stopped, and ask it."""
+    """Load the fixture into a separate database server, run the API with a stopped clock, and send the requests."""
     from tickerplant.store.embedded import DATABASE, EmbeddedPostgres  # where 28f7935 has it
 
     from tests.upgrade.fixture import open_embedded

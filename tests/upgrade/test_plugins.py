@@ -52,7 +52,7 @@ def _takes(function: Callable[..., Any], wanted: list[str]) -> None:
 
 
 @pytest.mark.parametrize("module", PLUGINS)
-def test_a_path_that_has_moved_says_where(module: str) -> None:
+def test_a_moved_path_warns_with_the_new_path(module: str) -> None:
     """Import in a separate process: it works, and a warning contains the new path."""
     code = f"import {module}\nfrom {module} import {', '.join(PLUGINS[module])}"
     done = subprocess.run(

@@ -60,8 +60,8 @@ class Corrected:
 class _Recomputed:
     """Rows that replace the present ones.
 
-    `reasons`: why each minute changed. `unmatched`: number of cancels and corrections whose trade has not arrived.
-    `lost`: number of bars left unchanged because the log no longer has their ticks.
+    `reasons`: the reason for the change of each minute. `unmatched`: number of cancels and corrections whose trade has
+    not arrived. `lost`: number of bars left unchanged because the log no longer has their ticks.
     """
 
     minutes: Rows
@@ -246,7 +246,8 @@ def _regroup(
     ticks: TickColumns, offsets: Int64Array, kept: BoolArray, key: Callable[[TickColumns], Int64Array], present: Rows,
     buckets: Int64Array | None = None,
 ) -> tuple[Rows, int]:  # fmt: skip
-    """Return a row for each bar that has trades left or had a row, and the number of bars that the log lost ticks of.
+    """Return a row for each bar that has trades left or had a row, and the number of bars whose ticks are missing in
+    the log.
 
     A lost bar is omitted. `buckets`: the start of each tick's bar, the minute by default.
     """
@@ -295,7 +296,7 @@ def _reasons(rows: Rows, ticks: TickColumns, keys: Int64Array) -> npt.NDArray[np
 def _recompute_auctions(
     state: State, feed: FeedState, ticks: TickColumns, every: TickColumns, offset: int, version: int, history: History
 ) -> Rows:
-    """Return the closing auctions' rows, recomputed, of the sessions whose auction trades the record affects."""
+    """Return the recomputed closing auction rows of the sessions whose auction trades the record affects."""
     sessions = auction_sessions(state, every)
     affected = np.unique(minute_keys(sessions, every.symbol)[sessions != NO_SESSION])
     if not len(affected):

@@ -277,7 +277,7 @@ def _make_day(state: State, feed: FeedState, key: _DayKey, closed: bool, redo: l
 
 
 def sum_days(state: State, parts: Rows, session: int) -> Rows:
-    """Return daily rows, sorted by symbol, of the parts of one session."""
+    """Return daily rows made of the parts of one session, sorted by symbol."""
     if not len(parts):
         return np.zeros(0, dtype=ROW)
     rows = roll_up(parts, np.full(len(parts), session), state.ranking.ranks(parts, FIVES), PARTS)

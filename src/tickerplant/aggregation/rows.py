@@ -135,7 +135,7 @@ _SYMBOL_MASK: Final = (1 << _SYMBOL_BITS) - 1
 def pack(numbers: Int64Array, codes: Any) -> Int64Array:
     """Return one key for each (number, code), ordered by number, then code: int64[n].
 
-    A number is a minute, a bucket, a rank or a feed; a code is 32 bits, of a symbol in most uses.
+    A number is a minute, a bucket, a rank or a feed; a code is 32 bits, in most uses the code of a symbol.
     """
     keys: Int64Array = numbers << _SYMBOL_BITS | codes
     return keys

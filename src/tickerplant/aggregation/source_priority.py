@@ -127,7 +127,10 @@ class PendingMinutes:
 
 
 def outranked(feed: FeedState, rows: Rows, feeds: Feeds, ranking: SourceRanking) -> BoolArray:
-    """Return a mask of forming rows that another live feed publishes: of a better rank, or of equal rank and older."""
+    """Return a mask of forming rows that another live feed publishes.
+
+    That feed has a better rank, or an equal rank and is older.
+    """
     result: BoolArray = np.zeros(len(rows), dtype=np.bool_)
     others = _competing(feed, feeds)
     if not others:

@@ -82,7 +82,7 @@ class State:
         fresh = State(self.symbols, self.sources)
         fresh.reasons = self.reasons
         fresh.next_feed = self.next_feed
-        # Activity bars are published once, and no minute waits for a better source any more.
+        # Activity bars are published once, and no minute waits for a better source now.
         fresh.set_rules(msgspec.structs.replace(self.rules, activity_bars={}, source_priority_wait_us=0))
         for feed in self.feeds.values():
             limit_us = FOREVER_US if feed.ended else feed.horizon_us

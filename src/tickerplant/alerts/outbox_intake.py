@@ -1,4 +1,4 @@
-"""Alerts from the log into the outbox of the store, in a thread of its own.
+"""Alerts from the log into the outbox of the store, in its own thread.
 
 A consumer group on `market.alerts`:
 

@@ -1,8 +1,8 @@
 """Engine values as batches of `Values` records.
 
 Intervals with the same columns share a batch. Values of forming bars contain the columns of the forming indicators
-only, so they have batches of their own, after those of closed bars. Rows are ordered by interval, then time, then the
-row number of the symbol. If all rows of an interval have one time, they keep the order of the bars.
+only, so they have their own batches, after those of closed bars. Rows are ordered by interval, then time, then the row
+number of the symbol. If all rows of an interval have one time, they keep the order of the bars.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ WEBHOOK_DEGRADED_S: Final = 300.0
 """Maximum age of a healthy pending webhook. An older one has failed some eight times."""
 
 STATUS_TAIL: Final = 500
-"""Records of `market.status` per partition that are read, newest first, to find the feeds' states."""
+"""Maximum records of `market.status` read per partition, newest first, to find the feeds' states."""
 
 RECENT_FEEDS_S: Final = 2.0
 """Maximum time for reading raw to find which live feeds have written recently."""
@@ -138,8 +138,8 @@ def _feed_states(event_log: EventLog) -> dict[str, FeedState]:
 def _recent_feeds(event_log: EventLog, feeds: Collection[str], since_us: int) -> set[str]:
     """Return which of the feeds have written to raw since `since_us`.
 
-    Reads raw from there until all have, for at most `RECENT_FEEDS_S`. A live feed writes a mark every second, so this
-    is usually a second's records; if one is silent, it is all there are.
+    Reads raw from that time until all have written, for at most `RECENT_FEEDS_S`. A live feed writes a mark every
+    second, so a second's records are usually enough. If a feed is silent, all records since then are read.
     """
     from tickerplant.log.port import at_time
 
@@ -184,7 +184,10 @@ def service_health(statuses: Iterable[Status]) -> Iterable[ComponentHealth]:
 
 
 def indicator_health(counts: Any) -> Iterable[ComponentHealth]:
-    """Yield how much stored history indicators have read. `counts`: of analytics, None if it does not run here."""
+    """Yield how much stored history indicators have read.
+
+    `counts`: the counters of analytics; None if it does not run here.
+    """
     if counts is None:
         return
     done, of, pending = counts.warm_series, counts.warm_of, counts.pending

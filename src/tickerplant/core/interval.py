@@ -49,7 +49,8 @@ class Interval:
         return bool(self.measure)
 
     def floor(self, times_us: TimesUs) -> TimesUs:
-        """Return the start of the bucket of each time (`1d`, `1w`: of each session date). Works before 1970.
+        """Return the start of the bucket of each time; for `1d` and `1w` the times are session dates. Works before
+        1970.
 
         >>> M5.floor(7 * 60_000_000) // 60_000_000
         5

@@ -198,7 +198,7 @@ def _from_schedule(name: str, schedule: Schedule) -> ExchangeCalendar:
 
 
 def end_of(calendar: Calendar, session: int, *, extended: bool) -> int:
-    """Return the end of a session: of its extended hours, or its regular close. Microseconds UTC.
+    """Return the end of a session: the end of its extended hours, or its regular close. Microseconds UTC.
 
     A date that is no session of the calendar ends with its UTC day.
     """

@@ -5,7 +5,7 @@ processor does all IO around it. `_commit` applies the effects in this order. Ea
 visible before Step 4:
 
 1. append the outputs of the steps since the last commit,
-2. put a snapshot of each partition whose snapshot is due, of the state that is being committed,
+2. put a snapshot of the state that is being committed, for each partition whose snapshot is due,
 3. send the input positions,
 4. commit the log's transaction.
 

@@ -9,7 +9,7 @@ carries `resume`: the offset of the oldest record with a forming row still in me
 between `resume` and the position only restores its forming rows; everything else in it has been applied.
 
 Bars and values differ in one point. A closed bar replaces the forming one, which then need not be written. The values
-of a forming bar have a table of their own, so their newest state is written even if the bar has closed since.
+of a forming bar have their own table, so their newest state is written even if the bar has closed since.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FORMING_EVERY_US: Final = SECOND_US
 """Minimum time between two writes of forming rows."""
 FIRST_US: Final = -70 * 365 * DAY_US
 LAST_US: Final = 230 * 365 * DAY_US
-"""Range of accepted times, 1900 to 2200. A row outside it would create a table partition of its own."""
+"""Range of accepted times, 1900 to 2200. A row outside it would create a separate table partition."""
 OFFSET: Final = "_offset"
 """Column of a pending row: the offset of its record."""
 

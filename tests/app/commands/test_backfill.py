@@ -94,7 +94,7 @@ def asked(vendor: dict[str, Any]) -> int:
     return sum(call["path"] == "/time_series" for call in found)
 
 
-def test_it_starts_its_own_plant_and_a_second_run_requests_little(plant: Plant, vendor: dict[str, Any]) -> None:
+def test_a_backfill_starts_its_own_plant_and_a_second_run_requests_little(plant: Plant, vendor: dict[str, Any]) -> None:
     [said] = objects(say(plant, "backfill", "--json"))
     assert said["bars"] > 2 * (1_400 + 250 + 9)
     assert said["gaps"] == []

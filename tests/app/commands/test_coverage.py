@@ -43,7 +43,7 @@ def plant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
         yield plant
 
 
-def test_it_prints_counts_a_picture_and_the_gaps_with_their_reasons(plant: Plant) -> None:
+def test_coverage_prints_counts_a_chart_and_the_gaps_with_their_reasons(plant: Plant) -> None:
     shown = say(plant, "coverage", "goog", *HOUR)
     assert (shown.code, shown.err) == (0, "")
     lines = [line.rstrip() for line in shown.out.splitlines()]

@@ -68,7 +68,7 @@ def assert_ordered(plant: Plant, offsets: dict[str, int], *symbols: str) -> None
         assert record.batch["symbol"].to_pylist() == wanted
 
 
-def test_it_runs_without_a_plant_and_reports_symbols_without_ticks(plant: Plant) -> None:
+def test_a_rebuild_runs_without_a_plant_and_reports_symbols_without_ticks(plant: Plant) -> None:
     answer = say(plant, "rebuild", "acme", "NOBODY", *STRETCH, "--json")
     (said,) = answer.lines
     assert answer.code == 0

@@ -152,7 +152,7 @@ def test_committed_output_over_restarts_is_equal(plant: Plant) -> None:
 
 
 @pytest.mark.kafka
-def test_it_is_equal_on_kafka_too(tmp_path: Path, kafka_broker: KafkaBroker) -> None:
+def test_the_output_is_equal_on_kafka_too(tmp_path: Path, kafka_broker: KafkaBroker) -> None:
     url = f"kafka://{kafka_broker.bootstrap}?prefix=verify."
     log = open_log(url)
     try:
@@ -198,7 +198,7 @@ def test_a_range_is_replayed_from_the_newest_kept_snapshot_before_it(plant: Plan
     assert_refused(say(plant, "verify", "--snapshot", "2020-01-01"), 2, "no kept snapshot", labels()[0])
 
 
-def test_it_is_read_only_and_stops_at_the_committed_position_of_a_running_plant(plant: Plant) -> None:
+def test_verify_is_read_only_and_stops_at_the_committed_position_of_a_running_plant(plant: Plant) -> None:
     with opened(plant) as log:
         before = log.committed("aggregation")[RAW_0]
         feed(log, day(DAYS))
@@ -263,7 +263,7 @@ def test_a_state_that_differs_from_the_snapshot_is_found(plant: Plant) -> None:
     assert labels()[1] in one["difference"]["sentence"]
 
 
-def test_it_reports_the_earliest_possible_time_after_retention(plant: Plant) -> None:
+def test_verify_reports_the_earliest_possible_time_after_retention(plant: Plant) -> None:
     with opened(plant) as log:
         first_us = appended_us(log, 0)
         now_us = appended_us(log, 2 + 2 * DAY_RECORDS) + 5 * DAY_US + 1

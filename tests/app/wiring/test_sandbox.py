@@ -16,7 +16,7 @@ from tickerplant.app.wiring.sandbox import SandboxProcess, run_sandbox, sandbox_
 from tickerplant.core.errors import ConfigError
 
 
-def test_it_answers_restarts_at_its_port_and_stops(tmp_path: Path) -> None:
+def test_a_sandbox_answers_restarts_at_its_port_and_stops(tmp_path: Path) -> None:
     settings = load({"data": tmp_path, "symbols": ("AAPL", "MSFT")}).settings
     with sandbox_process(settings) as (process, place):
         answer = httpx.get(f"{place.url}/price", params={"symbol": "AAPL", "apikey": "k"}, timeout=PATIENCE.seconds(10))
@@ -82,7 +82,7 @@ def test_a_restarted_sandbox_may_use_every_core(tmp_path: Path) -> None:
         supervisor.stop()
 
 
-def test_it_stops_after_its_last_user(tmp_path: Path) -> None:
+def test_a_sandbox_stops_after_its_last_user(tmp_path: Path) -> None:
     process = SandboxProcess(load({"data": tmp_path}).settings)
     process.start()
     child = process._child

@@ -100,7 +100,7 @@ def test_runs_equal_a_model_of_single_starts(data: st.DataObject) -> None:
         assert one.due_us(NOW, limit) == min(waiting, default=None)
 
 
-def test_extend_returns_the_parts_that_were_not_wanted_before() -> None:
+def test_extend_returns_the_parts_that_are_new() -> None:
     one = Series("A", "1m", GRID)
     assert one.extend(100, 200) == [(100, 200)]
     assert one.extend(120, 230) == [(200, 230)]

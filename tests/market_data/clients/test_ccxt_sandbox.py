@@ -45,7 +45,7 @@ async def test_bars_are_the_markets(sandbox: Sandboxed, provider: CcxtProvider, 
     assert answer.covers == {"BTC/USDT": (from_us, to_us)}
 
 
-async def test_the_stream_brings_the_markets_trades(sandbox: Sandboxed, provider: CcxtProvider) -> None:
+async def test_the_stream_delivers_the_markets_trades(sandbox: Sandboxed, provider: CcxtProvider) -> None:
     stream = provider.stream(["BTC/USDT"])
     assert stream is not None
     queue: asyncio.Queue[StreamEvent] = asyncio.Queue(2)

@@ -228,7 +228,7 @@ async def test_an_exchange_that_rejects_the_client(vendor: BinanceVendor, status
         await made.until(Connected)
 
 
-async def test_it_waits_for_the_retry_after_of_the_exchange(vendor: BinanceVendor) -> None:
+async def test_the_stream_waits_for_the_retry_after_of_the_exchange(vendor: BinanceVendor) -> None:
     vendor.failing["aggTrades"] = (429, {"Retry-After": "30"}, golden("error_weight"))
     async with feed(vendor, speed=100.0) as made:
         await vendor.until_asked("aggTrades")

@@ -141,7 +141,7 @@ async def test_an_unfinished_bar_is_dropped(tmp_path: Path) -> None:
     assert len(found["AAPL"]) == 10
 
 
-async def test_holes_between_files_are_not_covered(tmp_path: Path) -> None:
+async def test_gaps_between_files_are_not_covered(tmp_path: Path) -> None:
     put(tmp_path, "1.csv", HEAD + rows(FIRST_US))
     put(tmp_path, "2.csv", HEAD + rows(FIRST_US + 3 * DAY_US))
     put(tmp_path, "3.csv", HEAD + rows(FIRST_US + 30 * DAY_US))
@@ -250,7 +250,7 @@ async def test_files_that_come_change_and_go(tmp_path: Path) -> None:
     assert len((await ask(made, ("IBM",)))["IBM"]) == 2
 
 
-async def test_large_files_are_read_by_blocks_and_small_ones_kept(
+async def test_large_files_are_read_by_blocks_and_small_ones_cached(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = HEAD + "".join(rows(FIRST_US + at * DAY_US, 300, symbol=f"S{at % 3}") for at in range(9))

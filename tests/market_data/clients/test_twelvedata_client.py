@@ -152,7 +152,7 @@ async def test_actions_of_a_plan_without_them_are_not_entitled_and_none_are_no_e
         await vendor.close()
 
 
-async def test_it_is_a_provider_with_a_stream() -> None:
+async def test_the_client_is_a_provider_with_a_stream() -> None:
     vendor: Provider = provider(ProviderContext("td", KEY, stream_url="ws://127.0.0.1:1/"))
     stream: TickStream | None = vendor.stream(["AAPL"])
     assert stream is not None

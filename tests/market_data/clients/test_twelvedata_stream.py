@@ -74,7 +74,7 @@ async def client(vendor: StreamVendor, symbols: list[str], **changes: Any) -> As
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_it_subscribes_and_delivers_prices() -> None:
+async def test_the_stream_subscribes_and_delivers_prices() -> None:
     async with StreamVendor().serving() as vendor, client(vendor, ["AAPL", "EUR/USD"]) as td:
         await td.until(lambda: bool(td.ticks))
         await vendor.say(price("AAPL", 10.0, 100), price("AAPL", 11.0, 103), price("EUR/USD", 1.1))
@@ -342,7 +342,7 @@ async def test_with_a_fast_clock_a_delay_of_the_machine_is_no_silence() -> None:
         assert len(td.rows()) == 20
 
 
-async def test_a_redirect_is_not_followed_and_the_key_goes_nowhere() -> None:
+async def test_a_redirect_is_not_followed_and_the_key_is_not_sent() -> None:
     asked: list[str] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

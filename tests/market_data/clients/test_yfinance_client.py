@@ -146,7 +146,7 @@ async def test_days_of_currencies_begin_at_midnight_of_london(vendor: Canned, ma
     assert charts(vendor) == [("EURUSD=X", "1d")]
 
 
-async def test_minutes_before_a_split_are_turned_back_too(vendor: Canned, making: Making) -> None:
+async def test_minutes_before_a_split_are_unadjusted_too(vendor: Canned, making: Making) -> None:
     # The split after the minutes of 2020-08-28 is part of the later days.
     now_us = micros_of(dt.datetime(2020, 9, 2, 20, tzinfo=dt.UTC))
     minutes = golden("yahoo", "chart_5m_live_alone").decode()

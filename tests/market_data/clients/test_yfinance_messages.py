@@ -50,7 +50,7 @@ def test_a_float32_is_the_decimal_that_it_was() -> None:
     assert found[4] == pytest.approx(3.3333333, rel=6e-8)
 
 
-def test_prices_and_volumes_before_a_split_are_turned_back() -> None:
+def test_prices_and_volumes_before_a_split_are_unadjusted() -> None:
     day = (OPEN_US + EASTERN_US) // DAY_US * DAY_US
     splits = Splits(np.array([day + DAY_US, day + 9 * DAY_US, day]), np.array([4.0, 0.5, 7.0]))
     bars = read(columns([0, 60], [124.8075, 124.31], [4000.0, 401.0]), splits=splits).bars

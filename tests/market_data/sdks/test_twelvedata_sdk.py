@@ -39,7 +39,7 @@ def test_a_time_series_is_the_market_s(vendor: Vendor) -> None:
     assert list(frame["close"]) == list(reversed(truth["close"]))
 
 
-def test_daily_bars_are_adjusted_for_splits_unless_told(vendor: Vendor) -> None:
+def test_daily_bars_are_adjusted_for_splits_by_default(vendor: Vendor) -> None:
     split = vendor.actions("AAPL")["splits"][-1]
     asked = {
         "symbol": "AAPL", "interval": "1day", "outputsize": 10,

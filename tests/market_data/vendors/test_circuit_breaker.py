@@ -29,7 +29,7 @@ def failing(times: int, jitter: float = 0.5) -> CircuitBreaker:
     return breaker
 
 
-def test_it_opens_after_failures_in_a_row() -> None:
+def test_the_breaker_opens_after_failures_in_a_row() -> None:
     breaker = failing(FAILURES - 1)
     assert breaker.name(NOON_US) == CLOSED
     breaker.answered()

@@ -77,7 +77,7 @@ def test_bars_stamped_at_the_end_are_found_by_their_moves(interval_us: int, sigm
     assert "end" in str(compare(bars, changed(bars, later_us=interval_us), interval_us))
 
 
-def test_a_shift_is_seen_through_noise_and_gaps() -> None:
+def test_a_shift_is_detected_despite_noise_and_gaps() -> None:
     bars, random = market(300, sigma=1e-3), np.random.default_rng(2)
     keep = random.random(300) < 0.8
     noisy = changed(bars, ratio=np.exp(random.normal(0, 5e-5, bars.prices.shape)), later_us=MINUTE_US)
@@ -172,7 +172,9 @@ def test_bars_without_prices_are_dropped() -> None:
     later=st.integers(-3, 3),
     decimals=st.integers(0, 8),
 )
-def test_it_always_has_a_verdict(seed: int, n: int, sigma: float, ratio: float, later: int, decimals: int) -> None:
+def test_a_comparison_always_has_a_verdict(
+    seed: int, n: int, sigma: float, ratio: float, later: int, decimals: int
+) -> None:
     bars = market(n, seed=seed, sigma=sigma)
     found = compare(bars, changed(bars, ratio=ratio, later_us=later * MINUTE_US, decimals=decimals), MINUTE_US)
     assert found.verdict in (SAME, STAMPED_AT_END, ADJUSTED, DIFFERENT, TOO_FEW)

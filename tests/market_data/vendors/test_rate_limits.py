@@ -343,7 +343,7 @@ def test_spent_credits_survive_another_limit_or_zone_in_the_settings() -> None:
     assert more.available(now, GAP_FILL) == 13
 
 
-def test_it_stays_small() -> None:
+def test_the_stored_state_is_bounded() -> None:
     quotas = [Quota(610, MINUTE_US), Quota(10_000, HOUR_US, rolling=True), Quota(800_000, DAY_US, rolling=True)]
     limits, now = RateLimits(quotas, reserve=0), NOON_US
     for _ in range(3_000):

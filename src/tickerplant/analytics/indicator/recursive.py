@@ -54,7 +54,7 @@ class Past(Protocol):
     """Access of a formula to earlier bars. `start` is the first bar of the series; values before it are ignored."""
 
     index: Count
-    """The number of bars before: of each symbol in `step`, of each bar in `run`."""
+    """The number of earlier bars: per symbol in `step`, per bar in `run`."""
 
     def last(self, x: Float64Array) -> Float64Array:
         """Return the value of `x` one bar ago; 0 in the first bar."""

@@ -267,7 +267,7 @@ class Engine:
         return self._unadjusted_from[1]
 
     def _reject(self, engine: IntervalEngine, rows: BarRows, *, history: bool) -> None:
-        """Reject bars: of each symbol the earliest one is noted."""
+        """Reject bars, and record the earliest one of each symbol."""
         order = np.lexsort((rows.times, rows.symbols))
         symbols, first = np.unique(rows.symbols[order], return_index=True)
         for row, time_us in zip(symbols.tolist(), rows.times[order][first].tolist(), strict=True):

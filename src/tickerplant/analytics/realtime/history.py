@@ -37,7 +37,7 @@ class BarHistory:
         self.times = np.zeros((capacity, depth), dtype=np.int64)
         self.columns: dict[str, Float64Array] = {name: np.zeros((capacity, depth)) for name in inputs}
         self._buffer: list[tuple[int, Columns]] = []
-        self._rows, self._slot = slice(0, 0), 0  # of the buffered bars: their symbols, and the slot of the first
+        self._rows, self._slot = slice(0, 0), 0  # symbols of the buffered bars, and the slot of the first one
 
     def grow(self, capacity: int) -> None:
         """Allocate rings for rows up to `capacity`, exclusive."""

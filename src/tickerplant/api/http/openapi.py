@@ -104,7 +104,7 @@ _ERROR_SCHEMA: Final[dict[str, Any]] = {
 def document_errors(app: FastAPI) -> None:
     """Replace FastAPI's 422 responses by this API's errors in the OpenAPI document.
 
-    An error response without a body of its own gets the `Error` schema.
+    An error response without its own body gets the `Error` schema.
     """
     generate = app.openapi
 

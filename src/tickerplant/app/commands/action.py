@@ -46,7 +46,7 @@ def split(
     """Enter a split. Indicators of the symbol are recomputed over bars that are adjusted for it.
 
     The last split entered for a session counts, so the same split again changes nothing and 1:1 cancels a split. Stored
-    bars keep the prices as traded.
+    bars do not change.
     """
     from tickerplant.app.wiring import corporate_actions
 
@@ -91,7 +91,7 @@ def dividend(
 def list_(loaded: Loaded, symbol: Symbol, json: Json = False) -> None:
     """Print a symbol's splits and dividends, oldest first.
 
-    If several were entered for one session, `counts` marks the one that bars are adjusted for.
+    If several were entered for one session, `counts` marks the one for which bars are adjusted.
     """
     from tickerplant.app.wiring import corporate_actions, open_readonly
 

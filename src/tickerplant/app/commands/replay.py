@@ -137,7 +137,7 @@ def _feed(
         except LogUnavailable as error:
             if began > retry_until:
                 raise
-            if time.monotonic() - began > OUTAGE_S:  # it worked for long before this failure: the wait starts again
+            if time.monotonic() - began > OUTAGE_S:  # it ran for long before this failure
                 retry_until = time.monotonic() + OUTAGE_S
             notify(f"the log is unavailable, retrying from the last position: {error}")
             if stop.wait(1.0):

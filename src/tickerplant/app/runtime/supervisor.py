@@ -56,7 +56,7 @@ class Status:
 
     name: str
     state: str = "new"
-    """`new`, `running`, `waiting` (for its next start), `stopped`, or `failed` (not restarted any more)."""
+    """`new`, `running`, `waiting` (for its next start), `stopped`, or `failed` (no longer restarted)."""
     restarts: int = 0
     since_s: float = 0.0
     error: str = ""

@@ -77,7 +77,10 @@ class CoverageChart:
 
 
 def draw(found: Mapping[str, Statuses], calendars: Mapping[str, Calendar], step: Interval, width: int) -> CoverageChart:
-    """Return a line per symbol; for a single symbol, a line per day or year. `width`: of the chart with labels."""
+    """Return a line per symbol; for a single symbol, a line per day or year.
+
+    `width`: columns of the chart with labels.
+    """
     if len(found) == 1:
         [(symbol, statuses)] = found.items()
         of_days = _of_days(statuses, calendars[symbol], step, width)

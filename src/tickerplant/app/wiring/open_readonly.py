@@ -46,7 +46,7 @@ def log_of(settings: Settings, *, patience_s: float | None = None) -> Iterator[E
         if patience_s is not None or settings.embedded_log:
             yield event_log
             return
-    with open_log(settings, make_topics=False) as event_log:  # it answers: from here on as patient as services are
+    with open_log(settings, make_topics=False) as event_log:  # it has answered: the time limits of services apply
         yield event_log
 
 

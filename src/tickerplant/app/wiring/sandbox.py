@@ -1,6 +1,6 @@
-"""The sandbox vendor: as a server in this process, as a process of its own, or one that runs elsewhere.
+"""The sandbox vendor: as a server in this process, as a separate process, or one that runs elsewhere.
 
-`up` runs it as a process of its own: a vendor is not part of the plant and does not share its interpreter.
+`up` runs it as a separate process: a vendor is not part of the plant and does not share its interpreter.
 """
 
 from __future__ import annotations

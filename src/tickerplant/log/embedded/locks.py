@@ -1,8 +1,8 @@
 """Locks that the kernel releases when their holder dies: the writers' queue, and exclusive locks of a machine.
 
-All of them are `flock` on files of their own. SQLite's own locks are POSIX locks: any close of the same file in the
-process releases them. So this package opens the database's files directly in two places only. One is the -wal, on
-which SQLite takes no lock. The other is the database in `WriterLock.sync`; it is closed after the last log on it.
+All of them are `flock` on separate files. SQLite's own locks are POSIX locks: any close of the same file in the process
+releases them. This package therefore opens the database's files directly in two places only. One is the -wal, on which
+SQLite takes no lock. The other is the database in `WriterLock.sync`; it is closed after the last log on it.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class FairLock:
 class WriterLock:
     """The queue of writers: a fair lock between the threads of this process, then `flock` between processes.
 
-    With SQLite's own lock writers poll. With three busy writers the slowest append then waited 2.4 s, here 0.16 s.
+    Under SQLite's own lock writers poll: with three busy writers the slowest append waited 2.4 s, here 0.16 s.
     """
 
     def __init__(self, path: Path) -> None:
@@ -93,8 +93,8 @@ class WriterLock:
     def _wait(self, deadline: float, timeout_s: float) -> int:
         """Wait in the kernel's queue, which is fair; return the descriptor that holds the lock.
 
-        A blocking `flock` has no timeout, so a thread waits, on a descriptor of its own. After a timeout the thread
-        stays behind and releases the lock as soon as it acquires it.
+        A blocking `flock` has no timeout, so a thread waits, on its own descriptor. After a timeout the thread stays
+        behind and releases the lock as soon as it acquires it.
         """
         served, guard, abandoned = threading.Event(), threading.Lock(), [False]
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)

@@ -60,7 +60,7 @@ class EmbeddedLog:
         _sync_folder(self.path.parent)  # the names of the file and of its -wal
         self._context = LogContext(self.path, self._folder, self._writers, patience_s)
         self._checkpointer = Checkpointer(self.path, self._folder / "checkpoint.lock", self._writers)
-        self._guard = threading.Lock()  # of self._connection, which all methods here share
+        self._guard = threading.Lock()  # guards self._connection, which all methods here share
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:

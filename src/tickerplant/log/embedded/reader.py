@@ -107,7 +107,7 @@ class EmbeddedReader:
         if self.group is None or now_s - self._checked_s < CHECK_S:
             return False
         if any(not self._context.is_alive(member) for member in self._others):
-            return True  # and at each call until a member evicts it
+            return True  # and at each later call, until a member evicts it
         self._checked_s = now_s
         return False
 

@@ -51,7 +51,7 @@ def read_orders(log: EventLog) -> list[Order]:
 class OpenOrders:
     """The orders that the manager has accepted and not finished, as ranges of bars.
 
-    `read` returns the stored orders. A plan with an order of its own contains that order alone: stored orders are not
+    `read` returns the stored orders. A plan with its own order contains that order alone: stored orders are not
     read, and it stays open until `finish_all`.
     """
 

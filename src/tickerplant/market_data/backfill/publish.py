@@ -8,7 +8,7 @@ rolled up from its bars, are complete:
 
 - Bars older than aggregation's revision window belong to a round that claims no coverage, because a round never has all
   bars of a day. Coarser bars are requested from the vendor.
-- Recent bars fill gaps of a stream. Each slice is a round and a transaction of its own, and claims exactly its range.
+- Recent bars fill gaps of a stream. Each slice is one round and one transaction, and claims exactly its range.
 
 So the feed never claims coverage of bars that it did not append, also after a kill.
 """

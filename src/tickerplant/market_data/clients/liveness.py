@@ -116,7 +116,7 @@ class PriceLiveness:
 
     def is_too_long(self, now_s: float, markets: OpenMarkets) -> bool:
         """Return True if no price arrived for too long; the next connection is then allowed more time."""
-        if markets != self._markets:  # an opening or a close: the former rate does not apply any more
+        if markets != self._markets:  # an opening or a close: the former rate no longer applies
             self._markets, self._since_s = markets, now_s
         if now_s - self._since_s <= self.allowed_s(markets):
             return False

@@ -37,7 +37,7 @@ def ensure_settings(log: EventLog, values: Mapping[str, Any], *, clock: Callable
         try:
             return _ensure(log, values, text, clock)
         except (Fenced, LogUnavailable):
-            time.sleep(random.uniform(0.1, 0.5) * attempt)  # so that the processes do not retry at once
+            time.sleep(random.uniform(0.1, 0.5) * attempt)  # random, so that the processes do not retry at once
     return _ensure(log, values, text, clock)
 
 

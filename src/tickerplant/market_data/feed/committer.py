@@ -127,7 +127,7 @@ class Committer:
         self.commit(cursor)
 
     def put_state(self, topic: str, partition: int, key: str, value: bytes) -> None:
-        """Store the newest value of a key in a transaction of its own, as this feed's only writer."""
+        """Store the newest value of a key in its own transaction, as this feed's only writer."""
         with self._writer.transaction() as transaction:
             transaction.put_state(topic, partition, key, value)
 

@@ -250,7 +250,7 @@ class FeedWriter:
         self._committer.recover(self._cursor)
 
     def put_state(self, topic: str, partition: int, key: str, value: bytes) -> None:
-        """Store the newest value of a key in a transaction of its own, as this feed's only writer."""
+        """Store the newest value of a key in its own transaction, as this feed's only writer."""
         self._committer.put_state(topic, partition, key, value)
 
     def close(self) -> None:

@@ -326,7 +326,7 @@ def _filtered(table: pa.Table, symbols: Sequence[str], interval: str, start_us: 
 
 
 def _bars_of(table: pa.Table, symbol: str, interval: str, source: str) -> pa.RecordBatch:
-    """Return the bars of one symbol, oldest first; of equal times the last row of the table."""
+    """Return the bars of one symbol, oldest first. Rows of equal times are reduced to the last one of the table."""
     times = times_of(table["time"])
     order = np.argsort(times, kind="stable")
     ascending: Int64Array = times[order]

@@ -150,7 +150,7 @@ class CsvFile:
     def _open(self) -> io.BufferedReader:
         with self.path.open("rb") as stream:
             is_gzipped = stream.read(2) == b"\x1f\x8b"
-        # GzipFile has the methods of BufferedReader that are used here, and has a buffer of its own.
+        # GzipFile has the methods of BufferedReader that are used here, and has its own buffer.
         return cast("io.BufferedReader", gzip.open(self.path, "rb")) if is_gzipped else self.path.open("rb")
 
 

@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 FORMAT: Final = 1
 REJECTIONS_SUFFIX: Final = "/refusals"
-"""Suffix of the key of the rejections. They have a key of their own: they are many, and most requests change none."""
+"""Suffix of the key of the rejections. They have their own key: they are many, and most requests change none."""
 COMPARED_US: Final = DAY_US
 """Validity of a comparison."""
 TOO_FEW_US: Final = HOUR_US

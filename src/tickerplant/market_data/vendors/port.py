@@ -97,7 +97,7 @@ class BarsRequest:
 
 @dataclass(frozen=True, slots=True)
 class Credits:
-    """The quota that an answer's headers contain: of the minute, or of the day if `daily`. None: no such header."""
+    """The quota in an answer's headers: that of the minute, or of the day if `daily`. None: no such header."""
 
     used: int | None = None
     left: int | None = None

@@ -1,10 +1,10 @@
 """The rate limits of one vendor: the credits spent of each quota, and when a request may be sent. Pure.
 
-A vendor counts a request by its own clock, at its arrival. Only the time of sending and, later, that of the answer are
-known here. So a request counts in every window that it may have arrived in: from `GUARD_US` before it was sent to
-`GUARD_US` after its answer. Without an answer (in flight, or lost by a kill) the end is the longest flight plus the
-guard. While the vendor's clock differs by no more than the guard, no window of the vendor counts more than ours. So the
-limit is never exceeded.
+A vendor counts a request by its own clock, at its arrival. The limiter knows only the time of sending and, later, the
+time of the answer. A request therefore counts in every window in which it may have arrived: from `GUARD_US` before it
+was sent to `GUARD_US` after its answer. If there is no answer (in flight, or lost by a kill), the end is the longest
+flight plus the guard. While the vendor's clock differs by no more than the guard, no window of the vendor counts more
+than ours, so the limit is never exceeded.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Charge:
 class WindowStatus:
     """A quota in its current window. `history_left`: the part of `left` that is not reserved for gaps.
 
-    `resets_us`: end of the window; of a rolling quota, the time when no spent credit counts any more.
+    `resets_us`: end of the window. A rolling quota resets when no spent credit counts any longer.
     """
 
     quota: Quota
@@ -64,7 +64,7 @@ class WindowStatus:
 
 
 class _Entry(msgspec.Struct, array_like=True):
-    """Credits that count in `[start_us, end_us)`; of a rolling quota both are the latest time of spending."""
+    """Credits that count in `[start_us, end_us)`. For a rolling quota both are the latest time of spending."""
 
     start_us: int
     end_us: int
@@ -88,8 +88,8 @@ class RateLimits:
     """The quotas of one vendor. `reserve`: the share of every quota, 0 to 1, that HISTORY does not use; rounded down.
 
     `spend` debits before a request is sent; `settle` records its end, `refund` that it was never sent. Times are
-    microseconds UTC and may go back a little (clocks are set): spending is stored for two more windows. `flight_us`:
-    longest flight of a request. Raises SnapshotRefused for a stored state of another format.
+    microseconds UTC. A clock may be set back a little, so spending is stored for two more windows. `flight_us`: longest
+    flight of a request. Raises SnapshotRefused for a stored state of another format.
     """
 
     def __init__(
@@ -210,9 +210,9 @@ class RateLimits:
     def quota_spent(self, now_us: int, retry_after_s: float, *, daily: bool, reason: str) -> int:
         """Block requests after a quota rejection; return until when.
 
-        A daily rejection blocks until our window ends, regardless of Retry-After; a minute's until the later of
-        both; other periods until Retry-After. Consecutive rejections back off exponentially, since a vendor may reject
-        all day without a reason.
+        A daily rejection blocks until our window ends, regardless of Retry-After. A minute's rejection blocks until the
+        later of both, other rejections until Retry-After. Consecutive rejections back off exponentially, since a vendor
+        may reject all day without a reason.
         """
         until = now_us + int(min(max(retry_after_s, 1.0), DAY_US / SECOND_US) * SECOND_US)
         meant = [q for q in self._quotas_meant(daily=daily) if not q.rolling and (q.daily or q.period_us == MINUTE_US)]
@@ -239,12 +239,12 @@ class RateLimits:
 
     @property
     def requests(self) -> int:
-        """Number of requests debited since the state exists."""
+        """Number of requests debited since the state was first stored."""
         return self._state.requests
 
     @property
     def credits(self) -> int:
-        """Number of credits debited since the state exists."""
+        """Number of credits debited since the state was first stored."""
         return self._state.credits
 
     def blocked(self, now_us: int) -> tuple[int, str] | None:
@@ -291,18 +291,21 @@ class RateLimits:
             yield from touched(quota, start_us - GUARD_US, end_us + GUARD_US)
 
     def _windows_at(self, quota: Quota, at_us: int) -> list[tuple[int, int]]:
-        """Return the windows that a request sent now may arrive in."""
+        """Return the windows in which a request sent now may arrive."""
         return list(touched(quota, at_us - GUARD_US, at_us + self._flight_us + GUARD_US))
 
     def _entries(self, quota: Quota) -> list[_Entry]:
         return self._state.spent.setdefault(_key(quota), [])
 
     def _used(self, quota: Quota, start_us: int, end_us: int) -> int:
-        """Return the credits that count in a window. After a change of zone, those of every day that overlaps it."""
+        """Return the credits that count in a window.
+
+        After a change of zone, the credits of every overlapping day count.
+        """
         return sum(e.used for e in self._entries(quota) if e.start_us < end_us and start_us < e.end_us)
 
     def _used_around(self, quota: Quota, at_us: int) -> int:
-        """Return the credits in the fullest of the windows that a request sent now may arrive in."""
+        """Return the credits in the fullest window in which a request sent now may arrive."""
         if quota.rolling:
             return sum(e.used for e in self._entries(quota) if e.end_us > _counts_back_to(quota, at_us))
         return max(self._used(quota, start, end) for start, end in self._windows_at(quota, at_us))
@@ -317,7 +320,7 @@ class RateLimits:
             entries.append(_Entry(start_us, end_us, credits))
 
     def _forget(self, quota: Quota, now_us: int) -> None:
-        """Drop entries two periods back, and those as far ahead, which were made with a wrong clock."""
+        """Drop entries more than two periods back or ahead; the latter were made with a wrong clock."""
         span = 2 * quota.period_us + self._flight_us
         self._state.spent[_key(quota)] = [
             e for e in self._entries(quota) if e.used and e.end_us > now_us - span and e.start_us < now_us + span

@@ -235,7 +235,7 @@ class RequestScheduler:
             return answer
 
     async def _wait_for_turn(self, account: Account, cost: int, purpose: Purpose) -> None:
-        """Wait for the pace. Raises VendorError if the vendor must not be asked any more."""
+        """Wait for the pace. Raises VendorError if requests to the vendor have been blocked meanwhile."""
         blocked = account.blocked(cost, purpose, self._clock.now_us(), busy=False)
         if blocked is not None:
             now = self._clock.now_us()

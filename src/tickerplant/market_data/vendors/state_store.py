@@ -27,7 +27,7 @@ def stored_state(log: EventLog) -> dict[str, bytes]:
 
 
 class StateStore:
-    """Stores the scheduler's state, as its only owner. Calls the log in a thread of its own. Close it after use."""
+    """Stores the scheduler's state, as its only owner. Calls the log in its own thread. Close it after use."""
 
     def __init__(self, log: EventLog) -> None:
         self._log = log

@@ -51,7 +51,7 @@ class UnloggedRule:
 
 @dataclass(frozen=True, slots=True)
 class PendingWebhook:
-    """A webhook that is due. `url` is None if the rule was removed or has no webhook any more."""
+    """A webhook that is due. `url` is None if the rule was removed or its webhook was removed."""
 
     alert_id: str
     body: str

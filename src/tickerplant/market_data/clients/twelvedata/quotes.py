@@ -68,7 +68,10 @@ class ParsedMessages:
 
 @dataclass(frozen=True, slots=True)
 class PriceColumns:
-    """Price messages as columns, in the order of arrival. `codes`: symbols; `volumes`: of the day, NaN for none."""
+    """Price messages as columns, in the order of arrival.
+
+    `codes`: symbols; `volumes`: volumes of the day, NaN for none.
+    """
 
     codes: npt.NDArray[np.int32]
     times: Int64Array

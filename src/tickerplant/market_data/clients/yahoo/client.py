@@ -1,7 +1,7 @@
 """Yahoo as a provider, through yfinance: bars with their splits and dividends. No key is used.
 
 yfinance is written for one user in a notebook: its session, cookies, caches and the switch for exceptions are global.
-So all our calls run one after the other in a thread of their own. Each provider has a data object of its own (session,
+All our calls therefore run one after the other in their own thread. Each provider has its own data object (session,
 cookie and crumb), and the switch is reset after each call. Other code that uses yfinance in this process may notice the
 switch during a call, and the folder of the caches unless it imported yfinance first.
 """
