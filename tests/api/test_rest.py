@@ -148,7 +148,7 @@ def test_a_slash_in_the_symbol_and_missing_numbers(client: httpx.Client) -> None
         assert bar["volume"] == 0.0
 
 
-def test_csv(client: httpx.Client) -> None:
+def test_csv_has_the_rows_and_the_position_header(client: httpx.Client) -> None:
     answer = client.get("/v1/intraday/EUR/USD", params={"format": "csv", "tz": "Europe/London"})
     assert answer.headers["content-type"].startswith("text/csv")
     assert HEADER in answer.headers
@@ -164,7 +164,7 @@ def test_indicators_are_chosen_by_name(client: httpx.Client) -> None:
     assert "sma_20" in answer.json()["error"]["hint"]
 
 
-def test_realtime_and_symbols_and_status(client: httpx.Client) -> None:
+def test_realtime_symbols_and_status_return_the_newest_state(client: httpx.Client) -> None:
     body = client.get("/v1/realtime/AAPL").json()
     assert body["tick"]["price"] == 4.0
     assert body["bars"]["1d"]["time"] == "2026-03-10"

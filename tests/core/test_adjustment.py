@@ -125,7 +125,7 @@ def stored(times: np.ndarray, closes: np.ndarray, ex_dates: np.ndarray) -> Close
     return Closes(closes_before(times, closes, ex_dates), np.where(at >= 0, times[at], 0))
 
 
-def test_the_vendors_example_as_bars() -> None:
+def test_the_vendors_example_is_reproduced_as_bars() -> None:
     times = days("2003-02-13", "2003-02-14", "2003-02-18", "2003-02-19")
     closes = np.array([46.99, 48.30, 24.96, 24.53])
     said, paid = splits((day("2003-02-18"), 2, 1)), dividends((day("2003-02-19"), 0.08))

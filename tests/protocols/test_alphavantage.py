@@ -57,7 +57,7 @@ def test_intraday_bars_are_adjusted_by_default_and_days_are_as_traded() -> None:
     assert close == pytest.approx(truth, abs=1e-4)
 
 
-def test_splits_dividends_and_quotes() -> None:
+def test_splits_dividends_and_quotes_are_served() -> None:
     client = SandboxClient()
     splits = client.json("/query", function="SPLITS", symbol="AAPL", apikey="k")
     assert len(splits["data"]) == len(client.market.splits("AAPL", 0, NOW))

@@ -80,7 +80,7 @@ def test_intervals_range_from_a_minute_to_a_month() -> None:
     assert values[-1]["datetime"] == "2026-09-01"
 
 
-def test_splits_dividends_and_batches() -> None:
+def test_splits_dividends_and_batches_are_served() -> None:
     client = SandboxClient()
     splits = client.json("/splits", symbol="AAPL", range="full", **KEY)["splits"]
     assert len(splits) == len(client.market.splits("AAPL", 0, NOW))

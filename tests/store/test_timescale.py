@@ -174,7 +174,7 @@ async def test_the_status_of_all_jobs_is_reported(timescale: Store) -> None:
     assert found["compare"].last_run_at is not None
 
 
-async def test_coverage_statuses_on_timescaledb(timescale: Store) -> None:
+async def test_coverage_statuses_are_equal_on_timescaledb(timescale: Store) -> None:
     await partitions(timescale)
     await lay(timescale, bars({"minute": 0, "source": "live"}, {"minute": 9, "complete": False, "source": "live"}))
     await over(timescale, [0, 8, 9])

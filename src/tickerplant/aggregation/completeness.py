@@ -4,7 +4,7 @@ A bar from ticks is complete if its feed was up for all of it and the size of ea
 if all its parts are and its feeds together were up for all of it. A vendor's bar is complete if the vendor marks it so.
 
 An interval of a feed is *declared over* when the feed's horizon passes its end. The declaration names the expected
-symbols and those that have a bar. If the feed later turns out to have been down, the interval is declared again.
+symbols and those that have a bar. If the feed is later found to have been down, the interval is declared again.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def minutes_complete(feed: FeedState, rows: Rows) -> BoolArray:
 def feeds_cover(rows: Rows, feeds: Mapping[int, FeedState], starts: Int64Array, ends: Int64Array) -> BoolArray:
     """Return a mask of roll-ups whose first and last feed together were up for all of `[start, end)`.
 
-    Feeds between the first and the last are ignored. So a complete bar of three feeds may count as incomplete; the
-    opposite cannot happen.
+    Feeds between the first and the last are ignored. A complete bar of three feeds may therefore count as incomplete;
+    the opposite cannot happen.
     """
     result = np.zeros(len(rows), dtype=np.bool_)
     pairs = pack(rows["feed"].astype(np.int64), rows["last_feed"])

@@ -152,7 +152,7 @@ def _recompute(
 ) -> _Recomputed:
     """Recompute the minutes of the affected ticks of the record at `offset`.
 
-    Changes only `feed.unmatched`, which gets the cancels and corrections whose trade has not arrived.
+    Changes only `feed.unmatched`: adds the cancels and corrections whose trade has not arrived.
     """
     keys = _keys(ticks)
     affected = np.unique(keys)

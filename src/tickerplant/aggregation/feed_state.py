@@ -79,19 +79,17 @@ class FeedState:
     last_sent_us: int = NEVER_US
     """`sent_at_us` of its last record."""
     lateness_us: int = 0
-    """Allowed lateness of its windows, by the rules in force when the watermark last moved. So the horizon never
-    decreases."""
+    """Allowed lateness of its windows, by the rules at the watermark's last advance: the horizon never decreases."""
     horizon_us: int = NEVER_US
     """Windows that end at or before this are closed."""
     declared_until_us: int = NEVER_US
-    """Its minutes up to here have been declared over."""
+    """The feed's minutes up to this time have been declared over."""
     coverage: Coverage = field(default_factory=list)
     """Ranges in which the feed was up; the last one is open (FOREVER_US) while it is up."""
     max_horizon_us: int = FOREVER_US
-    """Upper bound of the horizon. In a rebuild: the horizon of the original feed."""
+    """Upper bound of the horizon; in a rebuild, the horizon of the original feed."""
     coverage_fixed: bool = False
-    """The coverage is final. In a rebuild: it was copied from the original feed, and replayed records do not change
-    it."""
+    """The coverage is final. A rebuild copies it from the original feed, and replayed records do not change it."""
     expected: Codes = field(default_factory=lambda: np.empty(0, dtype=np.int32))
     """Symbols that the feed is subscribed to, sorted."""
     sources: set[int] = field(default_factory=set)

@@ -41,7 +41,7 @@ class Outcome:
     over: list[IntervalOver] = field(default_factory=list)
     statuses: list[FeedStatus] = field(default_factory=list)
     differences: dict[int, list[tuple[Rows, Rows]]] = field(default_factory=dict)
-    """By interval code: published bars, and the differing bars of other sources."""
+    """Published bars, and the differing bars of other sources, by interval code."""
 
     def unsupported(self, feed: str, since_us: int, reason: str, count: int) -> None:
         """Count input that the engine cannot use."""

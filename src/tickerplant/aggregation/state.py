@@ -37,9 +37,9 @@ class State:
         self.auctions = CandidateBlocks(FIVES)
         """Closing auction trades after the close, by session: parts of the daily bar only."""
         self.newest: Int64Array = np.empty(0, dtype=np.int64)
-        """By symbol: start of the newest published bar."""
+        """Start of the newest published bar, by symbol."""
         self.evicted_before: Int64Array = np.empty(0, dtype=np.int64)
-        """By symbol: bars that start before this may have been published and evicted."""
+        """Time by symbol: earlier bars may have been published and evicted."""
         self.pending = PendingMinutes()
         self.hours: list[tuple[int, int]] = []
         """Log times at least an hour apart, each with the raw offset of the first record sent then or later."""

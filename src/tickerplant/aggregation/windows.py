@@ -1,7 +1,7 @@
 """Open windows of one feed: one row for each (minute, symbol) that has ticks and is not closed yet.
 
-All rows are in one pool. Each open minute has an array over all symbols with the positions of its rows in the pool. So
-merging a batch costs a few array operations for any number of minutes, and a minute closes in the order of symbols.
+All rows are in one pool. Each open minute has an array over all symbols with the positions of its rows in the pool.
+Merging a batch thus costs a few array operations for any number of minutes. A minute closes in the order of symbols.
 """
 
 from __future__ import annotations

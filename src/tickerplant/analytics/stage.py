@@ -91,8 +91,8 @@ class AnalyticsStage(Stage):
     def queue_stored(self, stored: list[Series], splits: list[Split], clock_us: int, position: int) -> None:
         """Queue all series of the store, and end the cold start. Series with published values are published again.
 
-        `splits` are those of the store, as in `load_splits`. Splits that the log has already delivered take precedence:
-        if the store contains a newer ratio, its record is still to come.
+        `splits` are those of the store, as in `load_splits`. Splits that the log has already delivered take precedence.
+        If the store contains a newer ratio, its record follows later in the log.
         """
         known_splits = self.engine.splits
         known_splits.add(

@@ -1,7 +1,7 @@
-"""Track when everything that a feed wrote has reached the tables. Pure: positions in, outstanding partitions out.
+"""Tracks whether all records of a feed have reached the tables. Pure: positions in, outstanding partitions out.
 
-A feed's last raw record of a partition has offset X. It has arrived when persistence has applied raw beyond X, and the
-outputs of aggregation and analytics for it too. Either of two observations shows the latter:
+A feed's last raw record of a partition has offset X. It has arrived when persistence has applied raw beyond X and the
+outputs of aggregation and analytics for X. One of two observations proves that the outputs are applied:
 
 - Aggregation and analytics forward the feed's `end`, whose `cause` is X: the store has applied a cause of X or later.
 - Aggregation has committed raw beyond X, so its outputs end where its topic ended at that time. Analytics has committed
@@ -37,7 +37,7 @@ class Positions:
 
     applied: Mapping[Partition, Applied]
     committed: Mapping[str, Mapping[Partition, int]]
-    """By consumer group."""
+    """Committed positions, by consumer group."""
     ends: Mapping[Partition, int]
 
 

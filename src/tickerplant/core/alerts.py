@@ -110,6 +110,7 @@ def _side(text: str, name: str) -> str:
 def alert_id(rule: str, revision: int, time_us: int, number: int) -> str:
     """Return the identity of the alert that a rule fires for the `number`-th crossing (from 0) of the bar at `time_us`.
 
-    It does not depend on when or why the crossing was found. So a replay of the same crossing gives the same identity.
+    It does not depend on when or why the crossing was found. A replay of the same crossing thus gives the same
+    identity.
     """
     return f"{rule}.{revision}.{time_us}.{number}"

@@ -1,8 +1,8 @@
 """Rules: all settings that change outputs, as `Settings` records contain them.
 
 A `Settings` record contains the values that differ from the defaults here, and replaces all earlier ones. Every
-stateful service reads its rules from its input log only. So the same log gives the same bytes in any environment.
-`app` compares the user's settings with the newest record and appends a new one if they differ.
+stateful service reads its rules from its input log only. The same log therefore gives the same bytes in any
+environment. `app` compares the user's settings with the newest record and appends a new one if they differ.
 """
 
 from __future__ import annotations

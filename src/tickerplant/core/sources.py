@@ -5,9 +5,9 @@ The order is one list, best first. The first entry that matches a source gives i
     SOURCE[:ticks|:bars][@SYMBOL[ INTERVAL]]
 
 with shell patterns for source, symbol and interval. `:ticks` matches bars that aggregation built from the source's
-prints, `:bars` those that the source sent as bars. So `["exchange:bars", "*:ticks", "*"]` prefers an exchange's
-official bars, then bars built from ticks, then all others. `["yahoo:bars@^* 1d", "*"]` prefers Yahoo's daily bars for
-indices.
+prints, `:bars` those that the source sent as bars. For example, `["exchange:bars", "*:ticks", "*"]` prefers an
+exchange's official bars, then bars built from ticks, then all others. `["yahoo:bars@^* 1d", "*"]` prefers Yahoo's daily
+bars for indices.
 """
 
 from __future__ import annotations

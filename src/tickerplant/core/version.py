@@ -1,8 +1,8 @@
 """Versions: they identify the raw record that caused an output.
 
 A version is one int64, `generation << 40 | offset`: the generation of the log and the offset of the raw record whose
-step produced the output. Versions of one partition only increase. So the newest version is the largest number, in
-NumPy, SQL and JavaScript alike (2^53 contains generation 8,191).
+step produced the output. Versions of one partition only increase. The newest version is therefore the largest number,
+in NumPy, SQL and JavaScript alike (2^53 contains generation 8,191).
 """
 
 from __future__ import annotations

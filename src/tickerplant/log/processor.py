@@ -10,10 +10,12 @@ visible before Step 4:
 4. commit the log's transaction.
 
 Between two batches a stage may do background work (`Stage.run_background_work`). Its outputs are not a function of the
-input. So they commit in one transaction with a snapshot of the state after them, and no restart repeats the work.
+input. They therefore commit in one transaction with a snapshot of the state after them, and no restart repeats the
+work.
 
 A restart loads the newest snapshot, replays up to the committed positions, discards those outputs and continues. After
-a failed transaction the state in memory is ahead of the log. So the processor discards it and restarts the same way.
+a failed transaction the state in memory is ahead of the log. The processor therefore discards it and restarts the same
+way.
 
 `_StageLifecycle` handles rebalances.
 """

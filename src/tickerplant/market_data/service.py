@@ -66,10 +66,10 @@ _SKEW_TURN_US: Final = 60 * SECOND_US
 class MarketDataConfig:
     """The name and the symbols of a feed.
 
-    `order_slack_us`: allowed disorder. Vendors' times are whole seconds, and messages of one second may come in any
-    order, so the watermark follows the newest tick at this distance. `quiet_slack_us`: without ticks the watermark
-    follows our clock at this distance plus the measured delay of the feed. With a fast clock it is at least 0.2 s of
-    the machine's clock.
+    `order_slack_us`: allowed disorder. Vendors' times are whole seconds, and messages of one second may arrive in any
+    order. The watermark therefore follows the newest tick at this distance. `quiet_slack_us`: without ticks the
+    watermark follows our clock at this distance plus the measured delay of the feed. With a fast clock it is at least
+    0.2 s of the machine's clock.
     """
 
     symbols: Sequence[str]

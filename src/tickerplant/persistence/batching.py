@@ -66,16 +66,16 @@ class WriteBatch:
     """One table per set of columns. A closed and a forming state of one key may both be present."""
     splits: list[tuple[pa.Table, int]] = field(default_factory=list)
     dividends: list[tuple[pa.Table, int]] = field(default_factory=list)
-    """With the version of their record, like `splits`."""
+    """(rows, version of their record), as in `splits`."""
     answers: list[tuple[pa.Table, int]] = field(default_factory=list)
     interval_overs: list[records.Record] = field(default_factory=list)
     feeds: list[records.FeedState] = field(default_factory=list)
     differences: list[tuple[records.Differences, int]] = field(default_factory=list)
-    """With the number of bars that differ between two sources; only the count is stored."""
+    """(record, number of bars that differ between two sources); only the number is stored."""
     alerts: list[tuple[pa.Table, int]] = field(default_factory=list)
-    """With the `sent_at_us` of their record, the time at which they fired."""
+    """(rows, `sent_at_us` of their record); that is the time at which they fired."""
     dead: list[tuple[records.Record, int]] = field(default_factory=list)
-    """With the offset of their record."""
+    """(dead letter, offset of its record)."""
     sources: tuple[str, ...] | None = None
     """The order of sources, if the log contains a new valid one."""
     unreadable: int = 0

@@ -88,7 +88,7 @@ def test_symbols_are_computed_separately_and_in_time_order(plant: Plant, two: Pa
     assert say(plant, "compute", two, "--indicator", "SMA(2)").out.split()[:3] == ["time", "symbol", "open"]
 
 
-def test_parquet_and_unreadable_rows(plant: Plant, tmp_path: Path) -> None:
+def test_unreadable_rows_of_parquet_are_reported_and_skipped(plant: Plant, tmp_path: Path) -> None:
     path = tmp_path / "bars.parquet"
     days = np.datetime64("2024-01-01", "us") + np.arange(40) * np.timedelta64(1, "D")
     price = np.arange(40.0) + 1

@@ -95,7 +95,7 @@ def test_without_waiting_it_only_appends_the_record(plant: Plant) -> None:
     assert "when it reaches the request" in say(plant, "rebuild", "ACME", *STRETCH, "--no-wait").out
 
 
-def test_a_running_plant_executes_it(plant: Plant, tmp_path: Path) -> None:
+def test_a_running_plant_executes_the_rebuild(plant: Plant, tmp_path: Path) -> None:
     running = plant.start("up", "--no-sandbox", "--port", "0", output=tmp_path / "up.log")
     try:
         until(lambda: "tickerplant is up" in (tmp_path / "up.log").read_text(), "the plant")

@@ -103,7 +103,7 @@ async def test_an_unknown_symbol_of_a_month_is_no_data(vendor: Canned, asking: A
     assert isinstance((await asking.bars(ask("1m", DAY_US))).found["IBM"], errors.UnknownSymbol)
 
 
-async def test_splits_and_dividends(vendor: Canned, asking: AlphaVantageProvider) -> None:
+async def test_splits_and_dividends_are_requested_in_turn(vendor: Canned, asking: AlphaVantageProvider) -> None:
     vendor.put("/query", golden("alphavantage", "splits"), golden("alphavantage", "dividends"))
     answer = await asking.actions("IBM", 0, micros_of(dt.datetime(2024, 6, 1, tzinfo=dt.UTC)))
     assert (answer.splits.num_rows, answer.dividends.num_rows) == (3, 2)
@@ -165,7 +165,7 @@ async def test_a_request_outside_the_offer_is_a_bad_request(asking: AlphaVantage
     assert asking.stream(["A"]) is None
 
 
-async def test_the_offer() -> None:
+async def test_the_offer_depends_on_extended_hours() -> None:
     plain, extended = provider(""), provider("", extended_hours="true")
     assert [offer.interval for offer in plain.offer.bars] == ["1m", "5m", "15m", "30m", "1d"]
     assert extended.offer.of("1h") is not None

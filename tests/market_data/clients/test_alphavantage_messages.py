@@ -87,7 +87,7 @@ def test_splits_have_the_smallest_terms() -> None:
 @pytest.mark.parametrize(
     ("ratio", "terms"), [(4.0, (4, 1)), (1.5, (3, 2)), (0.1, (1, 10)), (4 / 3, (4, 3)), (1.05, (21, 20)), (7.0, (7, 1))]
 )
-def test_terms_of_a_split(ratio: float, terms: tuple[int, int]) -> None:
+def test_the_terms_of_a_split_are_the_smallest_integers(ratio: float, terms: tuple[int, int]) -> None:
     assert terms_of(ratio, 1e-9) == terms
     assert terms_of(np.pi, 1e-12) == (np.pi, 1.0)
 

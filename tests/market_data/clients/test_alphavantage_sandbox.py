@@ -31,14 +31,16 @@ async def test_bars_are_the_markets(
     assert await sandbox.equal(provider, "AAPL", interval, days) >= least
 
 
-async def test_a_month_of_history(sandbox: Sandboxed, provider: AlphaVantageProvider) -> None:
+async def test_history_is_covered_to_the_end_of_the_request(sandbox: Sandboxed, provider: AlphaVantageProvider) -> None:
     end_us = sandbox.place.clock.now_us() - 60 * DAY_US
     answer = await provider.bars(BarsRequest(("AAPL",), "5m", end_us - 40 * DAY_US, end_us))
     assert answer.found["AAPL"].num_rows > 100  # type: ignore[union-attr]
     assert answer.covers["AAPL"][1] == end_us
 
 
-async def test_splits_and_dividends(sandbox: Sandboxed, provider: AlphaVantageProvider) -> None:
+async def test_splits_and_dividends_equal_those_of_the_market(
+    sandbox: Sandboxed, provider: AlphaVantageProvider
+) -> None:
     truth = sandbox.get("actions", symbol="AAPL")
     answer = await provider.actions("AAPL", 0, sandbox.place.clock.now_us())
     assert answer.splits["numerator"].to_pylist() == [split["numerator"] for split in truth["splits"]]
@@ -58,13 +60,13 @@ async def test_splits_and_dividends(sandbox: Sandboxed, provider: AlphaVantagePr
         ({"do": "malformed", "how": "truncated"}, errors.VendorDown),
     ],
 )
-async def test_troubles(
+async def test_each_fault_raises_its_error(
     sandbox: Sandboxed, provider: AlphaVantageProvider, order: dict[str, str], kind: type[errors.VendorError]
 ) -> None:
     assert isinstance(await sandbox.trouble(provider, "AAPL", {**order, "vendor": "alphavantage"}), kind)
 
 
-async def test_a_bad_key(sandbox: Sandboxed) -> None:
+async def test_a_bad_key_raises_bad_key(sandbox: Sandboxed) -> None:
     made = alphavantage_client.provider(ProviderContext("alphavantage", "badkey", url=sandbox.place.url))
     with pytest.raises(errors.BadKey):
         await made.bars(BarsRequest(("AAPL",), "1d", 0, DAY_US))

@@ -165,7 +165,7 @@ async def test_data_that_are_not_offered(provider: CcxtProvider) -> None:
         await provider.bars(request())
 
 
-def test_other_exchanges_and_markets() -> None:
+def test_the_options_select_exchange_and_markets() -> None:
     made = registry.provider(ProviderContext("ccxt", options={"exchange": "Kraken", "markets": "BTC/*, ETH/*"}))
     assert made.offer.markets == ("BTC/*", "ETH/*")
     assert [offer.lookback_us for offer in made.offer.bars] == [719 * MINUTE_US, 719 * 5 * MINUTE_US, 719 * DAY_US]

@@ -66,7 +66,7 @@ async def test_the_stream_delivers_the_markets_trades(sandbox: Sandboxed, provid
 
 
 @pytest.mark.parametrize(("order", "kind"), OF_ANY)
-async def test_troubles(
+async def test_each_fault_raises_its_error(
     sandbox: Sandboxed, provider: CcxtProvider, order: dict[str, str], kind: type[errors.VendorError]
 ) -> None:
     assert isinstance(await sandbox.trouble(provider, "BTC/USDT", {**order, "vendor": "binance"}), kind)

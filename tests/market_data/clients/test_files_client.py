@@ -115,7 +115,7 @@ async def test_every_kind_of_file_is_one_archive(tmp_path: Path) -> None:
     assert found["covers"]["SPY"] == [(FIRST_US, FIRST_US + 5 * MINUTE_US)]
 
 
-async def test_exactly_what_was_asked_for(tmp_path: Path) -> None:
+async def test_an_answer_contains_exactly_the_requested_bars(tmp_path: Path) -> None:
     five = rows(FIRST_US - FIRST_US % (5 * MINUTE_US), 6, 5 * MINUTE_US, interval="5m")
     days = rows(FIRST_US - FIRST_US % DAY_US, 6, DAY_US, interval="1d")
     made = provider(put(tmp_path, "a.csv", HEAD + rows() + five + days))

@@ -194,7 +194,7 @@ def test_credits_are_in_the_headers() -> None:
     assert credits_of({}) == Credits()
 
 
-def test_splits_and_dividends() -> None:
+def test_splits_and_dividends_are_parsed() -> None:
     splits = parse_splits(golden("splits"), "AAPL", 0, NOW_US).to_pylist()
     assert [(str(row["time"].date()), row["numerator"], row["denominator"]) for row in splits] == [
         ("2014-06-09", 7.0, 1.0),

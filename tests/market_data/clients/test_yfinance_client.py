@@ -166,7 +166,7 @@ async def test_minutes_before_a_split_are_unadjusted_too(vendor: Canned, making:
     assert charts(vendor)[2:] == [("AAPL", "5m")]
 
 
-async def test_splits_and_dividends(vendor: Canned, making: Making) -> None:
+async def test_splits_and_dividends_of_a_range_are_returned(vendor: Canned, making: Making) -> None:
     provider = making(micros_of(dt.datetime(2020, 9, 2, 20, tzinfo=dt.UTC)))
     answer = await provider.actions("AAPL", AUGUST_US, AUGUST_US + 40 * DAY_US)
     assert answer.splits["numerator"].to_pylist() == [4.0]
@@ -304,7 +304,7 @@ async def test_a_request_outside_the_offer_is_a_bad_request(making: Making) -> N
     assert provider.stream(["A"]) is None
 
 
-def test_the_offer() -> None:
+def test_the_offer_has_the_lookback_limits() -> None:
     offer = YahooProvider.offer
     assert {one.interval: (one.lookback_us or 0) // DAY_US for one in offer.bars} == {
         "1m": 8, "5m": 60, "15m": 60, "30m": 60, "1h": 730, "1d": 0,

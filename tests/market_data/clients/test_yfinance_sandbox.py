@@ -39,14 +39,14 @@ async def provider(sandbox: Sandboxed, tmp_path: Path) -> AsyncIterator[YahooPro
         ("BTC/USD", "1d", 100, 99),
     ],
 )
-async def test_bars_are_the_markets(
+async def test_bars_equal_those_of_the_market(
     sandbox: Sandboxed, provider: YahooProvider, symbol: str, interval: str, days: int, least: int
 ) -> None:
     # AAPL was split two days ago: earlier bars are multiplied back. Yahoo has no volume of currencies.
     assert await sandbox.equal(provider, symbol, interval, days, volume="EUR" not in symbol) >= least
 
 
-async def test_splits_and_dividends(sandbox: Sandboxed, provider: YahooProvider) -> None:
+async def test_splits_and_dividends_equal_those_of_the_market(sandbox: Sandboxed, provider: YahooProvider) -> None:
     truth = sandbox.get("actions", symbol="AAPL")
     answer = await provider.actions("AAPL", 0, sandbox.place.clock.now_us())
     assert answer.splits["numerator"].to_pylist() == [split["numerator"] for split in truth["splits"]]
@@ -54,13 +54,13 @@ async def test_splits_and_dividends(sandbox: Sandboxed, provider: YahooProvider)
 
 
 @pytest.mark.parametrize(("order", "kind"), OF_ANY)
-async def test_troubles(
+async def test_each_fault_raises_its_error(
     sandbox: Sandboxed, provider: YahooProvider, order: dict[str, str], kind: type[errors.VendorError]
 ) -> None:
     assert isinstance(await sandbox.trouble(provider, "AAPL", {**order, "vendor": "yahoo"}), kind)
 
 
-async def test_rejections_of_one_symbol(sandbox: Sandboxed, provider: YahooProvider) -> None:
+async def test_rejections_of_one_symbol_are_its_result(sandbox: Sandboxed, provider: YahooProvider) -> None:
     now_us = sandbox.place.clock.now_us()
     for symbol, interval, back_us, kind in (
         ("NIKK", "1d", 9, errors.UnknownSymbol),

@@ -74,7 +74,7 @@ def test_trades_equal_those_of_databentos_reader(tmp_path: Path, version: int, c
         (dbn.Schema.OHLCV_1D, dbn.RType.OHLCV_1D, 86_400, "1d"),
     ],
 )
-def test_bars_of_every_interval(
+def test_bars_of_every_interval_are_read(
     tmp_path: Path, schema: dbn.Schema, rtype: dbn.RType, step_s: int, interval: str
 ) -> None:
     made = [bar(at, 100 + at / 7, rtype=rtype, step_s=step_s, volume=10**9 * at) for at in range(20)]
@@ -149,7 +149,7 @@ def test_undefined_prices_and_times_are_null(tmp_path: Path) -> None:
     assert found[2]["ts_event"] is None
 
 
-def test_records_with_a_sending_time(tmp_path: Path) -> None:
+def test_records_with_a_sending_time_are_read(tmp_path: Path) -> None:
     made = [bytes(trade(at, 1 + at)) for at in range(3)]
     longer = [bytes([len(one) // 4 + 2, *one[1:48], *struct.pack("<Q", OPEN_NS)]) for one in made]
     assert {len(one) for one in longer} == {56}
@@ -157,7 +157,7 @@ def test_records_with_a_sending_time(tmp_path: Path) -> None:
     assert [row["price"] for row in found] == [1.0, 2.0, 3.0]
 
 
-def test_golden_bytes_of_version_one() -> None:
+def test_golden_bytes_of_version_one_are_read() -> None:
     """The bytes are written by hand from the published layout, without a library."""
     text = {name: name.encode().ljust(22, b"\0") for name in ("MSFT", "77")}
     fixed = struct.pack("<16sHQQQQBBB", b"XNAS.ITCH", 4, 1, 2, 0, 1, 1, 0, 0).ljust(100, b"\0")
@@ -304,7 +304,7 @@ def test_a_killed_replay_resumes_where_it_stopped(tmp_path: Path, monkeypatch: p
         assert [row["price"] for row in rows(log, records.Ticks)] == [1.0 + at for at in range(200)]
 
 
-def test_all_bars_of_a_file(tmp_path: Path) -> None:
+def test_all_bars_of_a_file_are_read(tmp_path: Path) -> None:
     found = read_bars(write(tmp_path, encoded(metadata(M1), [bar(at) for at in range(3)])), ReadOptions())
     assert (found.bars.num_rows, found.broken) == (3, [])
 

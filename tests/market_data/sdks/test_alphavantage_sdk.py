@@ -43,7 +43,7 @@ def test_daily_bars_are_as_traded(vendor: Vendor, series: Callable[..., Any]) ->
     assert meta["5. Time Zone"] == "US/Eastern"
 
 
-def test_a_quote_and_csv(series: Callable[..., Any]) -> None:
+def test_quotes_and_csv_are_readable(series: Callable[..., Any]) -> None:
     quote, _ = series().get_quote_endpoint("AAPL")
     assert quote["01. symbol"] == "AAPL"
     rows = list(series(output_format="csv").get_daily("AAPL")[0])
@@ -69,7 +69,7 @@ def test_rejections_are_recognised_by_text(
         series().get_daily("AAPL")
 
 
-def test_errors(series: Callable[..., Any]) -> None:
+def test_errors_are_recognised_by_text(series: Callable[..., Any]) -> None:
     with pytest.raises(ValueError, match="Invalid API call"):
         series().get_daily("NIKK")
     with pytest.raises(ValueError, match="apikey is invalid or missing"):

@@ -51,7 +51,7 @@ def test_trades_make_the_candles(vendor: Vendor, exchange: Any) -> None:
     assert sum(trade["amount"] for trade in mine) == truth["volume"][0]
 
 
-def test_the_rest(exchange: Any, vendor: Vendor) -> None:
+def test_time_ticker_and_trades_are_readable(exchange: Any, vendor: Vendor) -> None:
     assert abs(exchange.fetch_time() * 1_000 - vendor.clock.now_us()) < MINUTE_US
     ticker = exchange.fetch_ticker("BTC/USDT")
     assert ticker["low"] <= ticker["last"] <= ticker["high"]

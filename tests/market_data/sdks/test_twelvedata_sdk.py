@@ -68,7 +68,7 @@ def test_a_batch_has_an_error_for_each_symbol_that_has_one(vendor: Vendor) -> No
     assert float(mixed["AAPL"]["price"]) > 0
 
 
-def test_csv_price_quote_and_usage(vendor: Vendor) -> None:
+def test_csv_price_quote_and_usage_are_readable(vendor: Vendor) -> None:
     td = client(vendor)
     rows = td.time_series(symbol="EUR/USD", interval="1h", outputsize=4).as_csv()
     assert len(rows) == 5

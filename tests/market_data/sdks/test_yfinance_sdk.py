@@ -92,7 +92,7 @@ def test_days_are_adjusted_for_splits_and_dividends(vendor: Vendor, session: Any
     assert frame.iloc[-1]["Adj Close"] == frame.iloc[-1]["Close"]
 
 
-def test_weeks_months_and_half_hours(session: Any) -> None:
+def test_weeks_months_and_half_hours_are_readable(session: Any) -> None:
     for interval, least in (("1wk", 12), ("1mo", 3), ("30m", 400)):
         frame = ticker(session, "MSFT").history(period="3mo" if interval != "30m" else "10d", interval=interval)
         assert len(frame) >= least
@@ -100,7 +100,7 @@ def test_weeks_months_and_half_hours(session: Any) -> None:
         assert not frame["Close"].isna().any()
 
 
-def test_several_at_once(session: Any) -> None:
+def test_several_symbols_are_downloaded_at_once(session: Any) -> None:
     frame = yf.download(["AAPL", "MSFT"], period="5d", session=session, progress=False, threads=False)
     assert set(frame.columns.get_level_values("Ticker")) == {"AAPL", "MSFT"}
     assert len(frame) >= 4

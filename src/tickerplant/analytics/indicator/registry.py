@@ -1,4 +1,4 @@
-"""The registry of indicators by name, and `parse`, which turns `RSI(14)` into an indicator.
+"""The registry of indicators by name, and `parse`, which converts `RSI(14)` to an indicator.
 
 On import it registers every indicator in the modules of the families `trend`, `momentum`, `volatility` and `volume`.
 `register` adds one from another package.

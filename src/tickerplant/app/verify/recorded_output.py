@@ -87,8 +87,8 @@ class RecordedOutput:
     def _peek(self, *, patient: bool = False) -> ConsumedRecord | None:
         """Return the next record of aggregation, or None at the end. `patient`: wait for records not readable yet.
 
-        On Kafka the end offset counts transaction markers, which are not records. So only an expected record is waited
-        for.
+        On Kafka the end offset counts transaction markers, which are not records. The reader therefore waits only for
+        an expected record.
         """
         deadline = time.monotonic() + _SETTLE_S
         while self._next_record is None:

@@ -86,7 +86,7 @@ class Checkpointer:
         """Make the next commit write the -wal from its beginning.
 
         Writers wait meanwhile. With a -wal of 64 MB they would wait 0.7 s, mostly for SQLite's sync of the file after
-        the move. So most pages are moved and synced before the lock is held.
+        the move. Most pages are therefore moved and synced before the lock is held.
         """
         for _ in range(2):
             self._passive(connection)

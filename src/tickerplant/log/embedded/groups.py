@@ -2,7 +2,7 @@
 
 A member is alive while it holds its `liveness.LivenessLock`. A member that joins, leaves or finds a dead one rebalances
 the group in one transaction. Partition i of a topic is assigned to member i % n of the n members that read the topic,
-sorted by name. So one partition number of several topics stays with one member.
+sorted by name. One partition number of several topics thus has one owner.
 
 `owners` stores the owner of each partition and the group generation since which it owns it. A commit succeeds only if
 both are as the member's last `poll` returned them. A member that lost a partition therefore cannot commit for it, even

@@ -1,7 +1,7 @@
 """Wake-ups: a datagram socket for each reader, to which every committing writer sends.
 
-A wake-up reaches a sleeping reader in 0.1 to 0.2 ms, and costs nothing while no writer commits. It is not guaranteed:
-a writer that is killed between its commit and the notification sends none. So readers also check slowly by themselves.
+A wake-up reaches a sleeping reader in 0.1 to 0.2 ms, and costs nothing while no writer commits. It is not guaranteed: a
+writer that is killed between its commit and the notification sends none. Readers therefore also poll slowly.
 
 An awake reader in the notifier's own process gets a flag instead of a datagram. Each datagram releases the
 interpreter's lock, which the woken thread then holds for a while; with six readers that was half of a writer's time.

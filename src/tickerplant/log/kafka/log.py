@@ -227,8 +227,8 @@ class KafkaLog:
     def make_durable(self) -> None:
         """Return at once: all in-sync replicas have acknowledged every readable record.
 
-        It survives a power failure of all but one replica. Kafka does not sync each message to disk. So with one
-        replica (or all on one power supply) it survives the death of the broker's process, not of the machine.
+        It survives a power failure of all but one replica. Kafka does not sync each message to disk. A log with one
+        replica (or all on one power supply) therefore survives the death of the broker's process, not of the machine.
         """
 
     def trim(self, now_us: int) -> dict[str, int]:

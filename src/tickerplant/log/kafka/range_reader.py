@@ -20,8 +20,9 @@ def messages(
 ) -> Iterator[Message]:
     """Yield the committed, retained messages of [start, end); `end` None is the current end.
 
-    Brokers confirm a commit before they have written the markers to its partitions. So this waits until everything
-    before `at_least` can be read. Raises LogUnavailable if the brokers do not answer within the cluster's `patience_s`.
+    Brokers confirm a commit before they have written the markers to its partitions. This call therefore waits until
+    everything before `at_least` can be read. Raises LogUnavailable if the brokers do not answer within the cluster's
+    `patience_s`.
     """
     with translate_errors(f"reading {topic}/{partition}"):
         settings = cluster.consumer("tickerplant-stretch", **{"enable.partition.eof": True})

@@ -76,9 +76,9 @@ class KafkaTransaction:
 class KafkaWriter:
     """The writer of a name.
 
-    The broker fences a producer in two cases: a newer producer has its name, or its transaction timed out. The error
-    is the same. So each writer claims its name, with a record in the log's own topic, before its producer starts. If a
-    fenced writer's claim is still the newest, its transaction only timed out, and it may start again.
+    The broker fences a producer in two cases: a newer producer has its name, or its transaction timed out. The error is
+    the same. Each writer therefore claims its name, with a record in the log's own topic, before its producer starts.
+    If a fenced writer's claim is still the newest, its transaction only timed out, and it may start again.
     """
 
     def __init__(self, context: LogContext, name: str) -> None:
@@ -226,8 +226,8 @@ class KafkaWriter:
         """Send a group's positions, with a timeout that holds.
 
         In librdkafka 2.16 this call never returns, despite its timeout, if the group's coordinator restarts meanwhile.
-        So a thread makes the call. After a timeout the thread and its producer are abandoned. The next transaction
-        starts with a new producer, which ends the old transaction. Raises LogUnavailable, KafkaException.
+        A thread therefore makes the call. After a timeout the thread and its producer are abandoned. The next
+        transaction starts with a new producer, which ends the old transaction. Raises LogUnavailable, KafkaException.
         """
         producer, failed = self._producer, []
 

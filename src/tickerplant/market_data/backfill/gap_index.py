@@ -1,8 +1,8 @@
 """The gap index: every wanted series, its missing bars, and the ranges that are not scanned yet.
 
 A scan reads stored bars and vendors' answers. The last minutes are scanned in every round, gaps when a stream reports
-them, and a history once: the newest part first, a few seconds a round. So the most valuable requests do not wait until
-ten years of all series are scanned.
+them, and a history once: the newest part first, a few seconds a round. The most valuable requests thus do not wait
+until ten years of all series are scanned.
 """
 
 from __future__ import annotations

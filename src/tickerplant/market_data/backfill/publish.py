@@ -10,7 +10,7 @@ rolled up from its bars, are complete:
   bars of a day. Coarser bars are requested from the vendor.
 - Recent bars fill gaps of a stream. Each slice is one round and one transaction, and claims exactly its range.
 
-So the feed never claims coverage of bars that it did not append, also after a kill.
+Even after a kill, the feed thus never claims coverage of bars that it did not append.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def merge_by_time(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch | None:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Bars in time order; they are all that was found in `[start_us, end_us)`."""
+    """Bars in time order: all bars found in `[start_us, end_us)`."""
 
     bars: pa.RecordBatch
     start_us: int
@@ -214,7 +214,7 @@ class Publisher:
         self, writer: FeedWriter, symbols: Sequence[str], bars: pa.RecordBatch | None,
         coverage: tuple[int, int] | None, records: AnswerRecords,
     ) -> None:  # fmt: skip
-        """Append recent bars. `coverage`: the range in which these are all bars of every symbol; None: not known.
+        """Append recent bars. `coverage`: the range in which no symbol has other bars; None: not known.
 
         Intervals of `coverage` without a bar had no trades.
         """

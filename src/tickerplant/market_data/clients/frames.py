@@ -1,7 +1,7 @@
 """A WebSocket client connection that delivers text messages in bulk.
 
 Feeds send many small text frames, and the library makes an object, an event and a wake-up for each. This class cuts
-whole unmasked text frames out of the socket's data in one loop. Everything else goes to the library, frame by frame
+whole unmasked text frames out of the socket's data in one loop. The library processes everything else, frame by frame
 and in order: the handshake, control frames, fragments, binary messages, the close, and protocol errors. The library
 answers, assembles, refuses and closes as usual. `recv` returns nothing on such a connection.
 """

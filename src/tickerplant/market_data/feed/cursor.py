@@ -75,7 +75,7 @@ class RecentIds:
     """The recent trade ids as 64-bit hashes, to find repeats in whole columns.
 
     Bounded to `SEGMENTS` full segments and the one being filled. The oldest segment is dropped when a new one is full,
-    so a repeat is found if fewer than 65,536 ids came in between. Two different ids share a hash once in 10^14
+    so a repeat is found if fewer than 65,536 ids arrived in between. Two different ids share a hash once in 10^14
     comparisons with a full window; such a tick is dropped as a repeat.
     """
 

@@ -2,7 +2,8 @@
 
 A tick costs an index lookup and a take; a symbol costs something only when its dictionary is seen for the first time.
 The dictionary of a partition is the same object from record to record. It contains all symbols of the partition in the
-order in which they were added, and grows at its end only. So a reader maps it once and afterwards only compares it.
+order in which they were added, and grows at its end only. A reader therefore maps it once and afterwards only compares
+it.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from tickerplant.market_data.feed.partitioner import Int32Array, SymbolPartition
 from tickerplant.market_data.feed.validation import FUTURE_US, Reasons, check_bars, check_ticks, without
 
 MARK_EVERY_US: Final = 250 * MILLISECOND_US
-"""Shortest time between two marks: four a second. Each mark lets every forming bar be published."""
+"""Shortest time between two marks: four a second. Each mark triggers the publication of every forming bar."""
 _KINDS: Final = int(TickFlag.CANCEL | TickFlag.CORRECTION)
 
 

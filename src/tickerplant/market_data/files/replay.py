@@ -3,9 +3,9 @@
 The name of the feed is a hash of the file's content and of the options that change its rows (`effective_options`). The
 same file given twice therefore changes nothing, and a killed replay resumes where it stopped.
 
-A replay reads the file twice. The first pass reads times and symbols only. The watermark is the least time that is
-still to come, so a file sorted by symbol works too, and `start` contains all symbols. Without a speed, only the log
-limits the replay. Memory contains one block of the file and one transaction (`TRANSACTION_BYTES`).
+A replay reads the file twice. The first pass reads times and symbols only. The watermark is the least time in the rest
+of the file, so a file sorted by symbol works too. `start` contains all symbols. Without a speed, only the log limits
+the replay. Memory contains one block of the file and one transaction (`TRANSACTION_BYTES`).
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class QuotaSpent(VendorError):
 
 
 class Burst(VendorError):
-    """Requests came too close together: a pause of seconds helps; no quota is spent."""
+    """Requests were too close together. A pause of seconds helps; no quota is spent."""
 
     about_vendor = True
 

@@ -2,8 +2,8 @@
 
 Symbols are requested in turn, as fast as the exchange allows and at most about once a second. Each answer must reach
 back to a known trade: then nothing is missing between the two. An answer that does not is a gap, delivered as a
-disconnection at the last trade and a new connection. So no trade is missing that the exchange still has: after an
-outage the trades of the outage arrive late, with the first answers.
+disconnection at the last trade and a new connection. No trade that the exchange still has is therefore missing. After
+an outage, its trades arrive late, with the first answers.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ A volume that decreases has one of four causes, and the next ticks show which:
 - A late message, or a correction by less than half: size 0, and the former volume stays in force.
 - A new day (less than half of the volume, or less after hours of silence): the whole volume is new.
 - An error (one volume far too high or too low, then corrected): both volumes are stored for a minute. Each tick belongs
-  to the volume that it continues. So the sizes after an error are right. The size of the error itself is delivered
-  unless the correction is in the same batch.
+  to the volume that it continues. The sizes after an error are therefore right. The size of the error itself is
+  delivered unless the correction is in the same batch.
 """
 
 from __future__ import annotations
