@@ -58,7 +58,7 @@ class StorePartition:
         self._connection, self._log, self._partition = connection, event_log, partition
 
     def session(self) -> AbstractContextManager[HistorySession]:
-        """Open a read in one REPEATABLE READ transaction. On a StoreError the connection is closed."""
+        """Open a read in one REPEATABLE READ transaction. A StoreError closes the connection."""
         return self._session()
 
     @contextlib.contextmanager

@@ -1,8 +1,8 @@
 """Topics, and the Arrow schemas of their records.
 
 A record on the log is one Arrow IPC stream of one record batch; its schema metadata contains the header (see
-`records`). This module lists the columns of each kind in their newest version. New columns go at the end, with a new
-version. Each version of each kind has a golden file in `tests/core/golden`.
+`records`). This module lists the columns of each kind in their newest version. New columns are added at the end, with a
+new version. Each version of each kind has a golden file in `tests/core/golden`.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ PROGRESS_KEY: Final = "backfill:progress"
 
 @dataclass(frozen=True, slots=True)
 class TopicSpec:
-    """Properties of a topic. `retention_us` is None for a state topic, which keeps the newest value of each key."""
+    """Properties of a topic. `retention_us` is None for a state topic, which retains the newest value of each key."""
 
     name: str
     retention_us: int | None
 
     @property
     def keyed(self) -> bool:
-        """Return whether it is a state topic: it keeps the newest value of each key instead of a range of time."""
+        """Return whether it is a state topic, which retains the newest value of each key instead of a range of time."""
         return self.retention_us is None
 
 

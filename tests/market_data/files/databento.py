@@ -15,7 +15,7 @@ DAY_NS = 86_400 * 10**9
 OPEN_NS = 1_704_207_000 * 10**9
 """2024-01-02 14:50 UTC."""
 Names = Mapping[str, Sequence[tuple[str, str, int | str]]]
-"""By name: from which date until which an instrument had it."""
+"""(first date, end date) in which an instrument had the name, by name."""
 
 AAPL: Names = {"AAPL": [("2024-01-02", "2024-02-01", 38)]}
 
@@ -51,7 +51,7 @@ def trade(
     at: int = 0, price: float = 187.15, size: int = 100, instrument: int = 38, *, ns: int = OPEN_NS, recv: int = 0,
     fixed: int | None = None, publisher: int = 2,
 ) -> dbn.TradeMsg:  # fmt: skip
-    """Return a trade, `at` milliseconds after the beginning."""
+    """Return a trade at `at` milliseconds after the first one."""
     event = ns + at * 1_000_000
     return dbn.TradeMsg(
         publisher, instrument, event, round(price * 1e9) if fixed is None else fixed, size, dbn.Action.TRADE,
@@ -63,7 +63,7 @@ def bar(
     at: int = 0, open_: float = 1.1, instrument: int = 38, *, rtype: dbn.RType = dbn.RType.OHLCV_1M, step_s: int = 60,
     volume: int = 1_000, publisher: int = 2, ns: int = OPEN_NS,
 ) -> dbn.OHLCVMsg:  # fmt: skip
-    """Return a bar, the `at`-th."""
+    """Return the bar with index `at`."""
     low, open_px, close, high = (round((open_ + more) * 1e9) for more in (-0.1, 0, 0.05, 0.2))
     return dbn.OHLCVMsg(
         rtype, publisher, instrument, ns + at * step_s * 10**9, open_px, high, low, close, volume

@@ -1,8 +1,7 @@
 """One interface for everything that can be computed over bars: a declared indicator, or a function of TA-Lib.
 
 `parse_calculation` parses text, such as `RSI(14)` or `APO(fastperiod=12, matype=ema)`; `choose` uses a name and named
-parameters. A name that is declared selects the declaration. With the prefix `TA_` it selects TA-Lib's function:
-`TA_RSI(14)`.
+parameters. A name that is declared selects the declaration. The prefix `TA_` selects TA-Lib's function: `TA_RSI(14)`.
 """
 
 from __future__ import annotations

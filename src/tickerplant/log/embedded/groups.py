@@ -4,9 +4,9 @@ A member is alive while it holds its `liveness.LivenessLock`. A member that join
 the group in one transaction. Partition i of a topic is assigned to member i % n of the n members that read the topic,
 sorted by name. One partition number of several topics thus has one owner.
 
-`owners` stores the owner of each partition and the group generation since which it owns it. A commit succeeds only if
-both are as the member's last `poll` returned them. A member that lost a partition therefore cannot commit for it, even
-if it owns it again. A member that retained it can.
+`owners` stores the owner of each partition and the group generation in which it became the owner. A commit succeeds
+only if both equal the values of the member's last `poll`. A member that lost a partition therefore cannot commit for
+it, even if it owns it again. A member that retained it can.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def generation_of(connection: sqlite3.Connection, group: str) -> int:
 
 
 def owned_by(connection: sqlite3.Connection, group: str, incarnation: str) -> dict[int, int] | None:
-    """Return the partitions of an incarnation and the generation since which it owns each; None if not a member."""
+    """Return the partitions of an incarnation, each with the generation of its assignment; None if not a member."""
     member = connection.execute(
         "SELECT 1 FROM members WHERE group_name = ? AND incarnation = ?", (group, incarnation)
     ).fetchone()
