@@ -56,12 +56,13 @@ def pace(idle_s: float) -> float:
 def _points() -> list[str]:
     """Return every crash point of the code, so that none is missing here.
 
-    `test_alerts` covers those of the API, `test_backfill` those of the scheduler and the backfill.
+    `test_alerts` covers those of the API and of alert delivery, `test_backfill` those of the scheduler and the
+    backfill.
     """
     code = "".join(path.read_text() for path in sorted((Path(__file__).parents[2] / "src").rglob("*.py")))
     found = set(re.findall(r'faults\.reach\("([a-z.]+)"\)', code))
     shared = re.findall(r'faults\.reach\(f"\{self\.name\}\.([a-z.]+)"\)', code)
-    found = {point for point in found if not point.startswith(("api.", "backfill.", "desk."))}
+    found = {point for point in found if not point.startswith(("alerts.", "api.", "backfill.", "desk."))}
     return sorted(found | {f"{name}.{point}" for name in STATEFUL for point in shared})
 
 

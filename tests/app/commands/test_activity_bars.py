@@ -143,7 +143,7 @@ def test_activity_bars_in_a_file_are_refused(tmp_path: Path) -> None:
     with plant.store():
         refused = say(plant, "replay", file, "--interval", "100t")
         assert (refused.code, refused.out) == (2, "")
-        assert "the plant makes those from ticks" in refused.err
+        assert "are aggregated from ticks" in refused.err
         lines = ["time,symbol,interval,open,high,low,close,volume"]
         lines += [f"2012-06-21T13:31:00Z,X,{interval},1,1,1,1,7" for interval in ("1m", "100t")]
         file.write_text("\n".join(lines))

@@ -93,7 +93,7 @@ def test_invalid_requests_are_refused_in_one_sentence(plant: Plant, tmp_path_fac
     assert_refused(say(plant, "coverage", "GOOG", "-i", "15m"), 2, "1m, 5m, 1d")
     assert_refused(say(plant, "coverage", "--from", "2012-06-22", "--to", "2012-06-21"), 2, "not before --to")
     assert_refused(say(plant, "coverage", "--from", "2199-01-01"), 2, "in the future")
-    assert_refused(say(plant, "coverage", "--from", "1999-01-01"), 2, "ask for less time")
+    assert_refused(say(plant, "coverage", "--from", "1999-01-01"), 2, "request a shorter range")
     unseen = say(plant, "coverage", "GOGO", *HOUR)
     assert (unseen.code, unseen.err) == (0, "the store has no data of GOGO\n")
     empty = Plant(tmp_path_factory.mktemp("empty"))

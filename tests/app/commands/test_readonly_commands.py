@@ -257,12 +257,12 @@ def test_a_store_of_a_lost_log_continues_with_a_new_one_after_adopt(tmp_path: Pa
         lost_log(plant)
         for name, content in backup.items():
             (plant.data / name).write_bytes(content)
-        assert_refused(say(plant, "adopt", "--yes"), 1, "ahead of its log", "take a new one", "tickerplant adopt --yes")
+        assert_refused(say(plant, "adopt", "--yes"), 1, "ahead of its log", "create a new one", "adopt --yes")
 
         # Another existing log has no greater generation than the lost one.
         other = ["--log", f"sqlite://{tmp_path}/other.log"]
         assert say(plant, "create-topics", *other).code == 0
-        assert_refused(say(plant, "adopt", "--yes", *other), 1, "generation 1", "that nobody has made yet")
+        assert_refused(say(plant, "adopt", "--yes", *other), 1, "generation 1", "that does not exist yet")
 
         # A new log is refused by every command until it is adopted.
         lost_log(plant)
