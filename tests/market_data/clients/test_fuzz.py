@@ -1,4 +1,4 @@
-"""A few thousand changed answers for each parser; `make fuzz` is for the millions."""
+"""A few thousand mutated answers for each parser; `make fuzz` runs millions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_no_payload_breaks_a_parser(name: str) -> None:
             raise AssertionError(payload) from error
 
 
-def test_the_same_dice_change_alike() -> None:
+def test_the_same_seed_gives_the_same_mutations() -> None:
     target = TARGETS["alphavantage_daily"]
     first, second = (mutate(target.seeds[0], target.seeds, random.Random(4)) for _ in range(2))
     assert first == second

@@ -50,7 +50,7 @@ def add(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Add a rule and append it to the log, from where the plant applies it."""
+    """Add a rule to the store and append it to the log; the plant applies it."""
     given = {
         "symbol": symbol, "left": left, "operator": operator, "right": right, "interval": interval, "bars": bars,
         "when": "update" if update else "bar", "once": once, "webhook": webhook,

@@ -93,8 +93,8 @@ class WriterLock:
     def _wait(self, deadline: float, timeout_s: float) -> int:
         """Wait in the kernel's queue, which is fair; return the descriptor that holds the lock.
 
-        A blocking `flock` has no timeout, so a thread waits, on its own descriptor. After a timeout the thread stays
-        behind and releases the lock as soon as it acquires it.
+        A blocking `flock` has no timeout, so a thread waits, on its own descriptor. After a timeout the thread
+        continues to wait, and releases the lock as soon as it acquires it.
         """
         served, guard, abandoned = threading.Event(), threading.Lock(), [False]
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -133,7 +133,7 @@ _registry = threading.Lock()
 
 
 def share_writer_lock(path: Path) -> WriterLock:
-    """Return this process's one WriterLock of the path. `return_writer_lock` releases it."""
+    """Return the WriterLock that this process shares for the path. `return_writer_lock` releases it."""
     with _registry:
         lock, users = _writer_locks.get(path) or (WriterLock(path), 0)
         _writer_locks[path] = (lock, users + 1)

@@ -1,7 +1,7 @@
 """The missing bars of one symbol and interval: expected by the calendar, not stored, and not answered by a vendor.
 
 Pure. A series stores runs of missing bars, each with the time from which a vendor may be asked. Stored bars use no
-memory, and a run of missing bars uses the same memory however long it is.
+memory, and the memory of a run does not depend on its length.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Grid:
 class Series:
     """The missing bars of one symbol and interval, as runs.
 
-    A run means: all starts of the grid in `[start, end)` are missing and may be requested from `again` on.
+    A run is a range `[start, end)` of the grid whose starts are all missing and may be requested from `again` on.
     """
 
     __slots__ = ("_again", "_end", "_start", "_wanted", "grid", "interval", "symbol")

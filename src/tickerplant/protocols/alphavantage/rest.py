@@ -29,7 +29,7 @@ _COLUMNS: Final = ("1. open", "2. high", "3. low", "4. close", "5. volume")
 
 
 class _ApiError(Exception):
-    """An error, answered as one key with a text."""
+    """An error response: one key and its text."""
 
     def __init__(self, key: str, text: str) -> None:
         super().__init__(text)
@@ -134,7 +134,7 @@ def _stock(market: Market, symbol: str) -> Instrument | None:
 
 
 Answer = tuple[dict[str, Any], Sequence[Sequence[str]]]
-"""The JSON body, and the same data as a table whose first row is the header."""
+"""A response as JSON, and the same data as a table whose first row is the header."""
 
 
 def _intraday(market: Market, symbol: str, query: Mapping[str, str]) -> Answer:
