@@ -337,7 +337,7 @@ async def test_requests_beyond_the_limit_are_refused() -> None:
 
 def test_the_page_documents_the_limits() -> None:
     page = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
-    assert f"up to {on_demand.MAX_BARS:,} before" in page
+    assert f"stored bars, up to {on_demand.MAX_BARS:,}." in page
     assert (MAX_CONCURRENT, MAX_WAITING) == (2, 32)
     assert "two such requests are computed at a time and 32 wait" in page
 
