@@ -80,7 +80,7 @@ def check(rule: Rule) -> Rule:
     if number_of(left) is not None:
         raise BadInput(f"`left` is the number {left}; it must be a price or an indicator, such as close or RSI(14)")
     if left == right:
-        raise BadInput(f"both sides are {left}")
+        raise BadInput(f"both operands are {left}")
     if rule.operator == PERCENT_CHANGE:
         if not number_of(right):
             raise BadInput("`right` of percent_change is a number of percent other than 0: 5 for a rise, -5 for a fall")
