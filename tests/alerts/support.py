@@ -1,4 +1,4 @@
-"""Alerts in the log, rules in the store, a receiver of webhooks, and a running delivery in a thread."""
+"""Helpers of the alert tests: append alerts, store rules, receive webhooks, and run a delivery in a thread."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def remove_rule(dsn: str, name: str) -> None:
 
 @contextmanager
 def delivering(log: EventLog, dsn: str, options: WebhookOptions) -> Iterator[CollectorRegistry]:
-    """Run a delivery in a thread; yields the registry of its metrics."""
+    """Run a webhook delivery in a thread; yield the registry of its metrics."""
     registry = CollectorRegistry()
     loop = asyncio.new_event_loop()
     task = loop.create_task(AlertDelivery(log, dsn, options, registry=registry).run())
@@ -118,9 +118,9 @@ def delivering(log: EventLog, dsn: str, options: WebhookOptions) -> Iterator[Col
 
 @contextmanager
 def receiver(answer: Callable[[int], int]) -> Iterator[tuple[str, list[tuple[dict[str, str], bytes]]]]:
-    """Run a server that answers the n-th POST (from 1) with `answer(n)`, or never for 0.
+    """Run a server that answers the n-th POST (n from 1) with status `answer(n)`. It does not answer if that is 0.
 
-    Yields its URL and the list of (headers, body) that it received.
+    Yield its URL and the list of (headers, body) that it received.
     """
     got: list[tuple[dict[str, str], bytes]] = []
     over = threading.Event()

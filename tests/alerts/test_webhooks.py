@@ -1,4 +1,4 @@
-"""Webhooks from the log through the outbox to a real receiver, with a real database and log."""
+"""Delivery of webhooks from the log through the outbox to a receiver, with a real database and log."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def test_an_alert_is_posted_once_and_signed(metrics: CollectorRegistry, log: Eve
         rule = add_rule(dsn, "r1", url, SECRET)
         names = fire(log, rule, T0, T0 + 1)
         until(lambda: len(got) == 2)
-        fire(log, rule, T0)  # the same crossing again is the same alert
+        fire(log, rule, T0)  # a repeated crossing has the same alert id
         fire(log, "unknown", T0)
         (marker,) = fire(log, rule, T0 + 9)
-        until(lambda: marker in [one[0]["X-Tickerplant-Alert-Id"] for one in got], "the alert after those")
+        until(lambda: marker in [one[0]["X-Tickerplant-Alert-Id"] for one in got], "the alert that was fired last")
         assert len(got) == 3
     headers, body = next(one for one in got if one[0]["X-Tickerplant-Alert-Id"] == names[0])
     alert = json.loads(body)
@@ -56,7 +56,7 @@ def test_a_failed_webhook_is_retried_and_a_slow_receiver_delays_no_other(
         fire(log, add_rule(dsn, "slow", slow), *(T0 + n for n in range(40)))
         fire(log, add_rule(dsn, "fast", url), T0)
         until(lambda: got)
-        assert len(asked) < 40, "it waited for the receiver that never answers"
+        assert len(asked) < 40, "the fast receiver waited for the slow one"
         until(lambda: len(got) == 3)
         assert "X-Tickerplant-Signature" not in got[0][0]
         until(lambda: counted(metrics, "delivered") == 1.0)

@@ -1,4 +1,4 @@
-"""Records, a store in memory behind the real interface, and a real server in a thread."""
+"""Helpers of the API tests: records, a store in memory with the real interface, and a real server in a thread."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tickerplant.core.version import make_version
 from tickerplant.log.port import EventLog, TopicPartition
 from tickerplant.store.repositories.coverage import EXCLUSION_COUNTS
 
-T0 = 1_773_063_000_000_000  # 2026-03-09T13:30:00Z, the first day of summer time in New York
+T0 = 1_773_063_000_000_000  # 2026-03-09T13:30:00Z, the first trading day of summer time in New York
 MINUTE = 60_000_000
 PARTITIONS = 2
 
@@ -66,7 +66,7 @@ def value_batch(rows: list[dict[str, Any]], outputs: tuple[str, ...] = ("rsi_14"
 
 
 def ticks(log: EventLog, rows: list[tuple[int, str, float]], writer: str = "w") -> None:
-    """Append ticks, split by partition."""
+    """Append ticks, one record per partition, in one transaction."""
     with log.writer(writer) as out, out.transaction() as transaction:
         for partition in range(PARTITIONS):
             mine = [row for row in rows if partition_of(row[1], PARTITIONS) == partition]
@@ -86,7 +86,7 @@ def bars(log: EventLog, rows: list[dict[str, Any]], writer: str = "b") -> None:
 
 
 class MemoryStore(StoreReader):
-    """Tables of a store in memory, with the positions that they correspond to."""
+    """A store in memory: its tables, and the log positions up to which they contain the records."""
 
     def __init__(self, log: EventLog) -> None:
         self.log = log
@@ -102,7 +102,7 @@ class MemoryStore(StoreReader):
     @contextlib.asynccontextmanager
     async def read(self) -> AsyncIterator[ReadTransaction]:
         if self.broken:
-            raise StoreUnavailable("the database is away")
+            raise StoreUnavailable("the database is unavailable")
         identity = self.log.identity()
         yield ReadTransaction(self, Position.of(identity.log_id, identity.generation, self.at))
 
@@ -162,7 +162,7 @@ class MemoryStore(StoreReader):
 
 
 class _NothingStored:
-    """Coverage of a store without bars; `test_coverage` uses a database with bars."""
+    """Coverage of a store without bars. `test_coverage` uses a database with bars."""
 
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
@@ -213,7 +213,7 @@ class _Rows:
 
 @contextlib.contextmanager
 def serving(log: EventLog, store: StoreReader, **options: Any) -> Iterator[tuple[httpx.Client, str, Api]]:
-    """Run a real server in a thread; yield a client of it, its WebSocket address, and the service."""
+    """Run a real server in a thread; yield an HTTP client, the WebSocket address, and the service."""
     loop = asyncio.new_event_loop()
     stop = asyncio.Event()
     api = Api(log, "", ApiOptions(port=0, **options), store=store)

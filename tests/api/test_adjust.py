@@ -1,4 +1,4 @@
-"""`adjust=` of bars by REST, over bars, splits and dividends in a real database."""
+"""The parameter `adjust` of REST bars, with bars, splits and dividends in a real database."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tickerplant.store.repositories.actions import Actions
 from tickerplant.store.repositories.ohlcv import Ohlcv
 
 SPLIT = micros_of(dt.datetime(2026, 3, 11, tzinfo=dt.UTC))
-"""A Wednesday: 4 for 1."""
+"""Time of a 4:1 split, a Wednesday."""
 DAYS = SPLIT + DAY_US * np.array([-7, -6, -5, -2, -1, 0, 1, 2, 5])
 CLOSES = np.array([400.0, 404.0, 396.0, 400.0, 408.0, 103.0, 102.0, 101.0, 104.0])
 EX_DATE = DAYS[7]
@@ -37,7 +37,7 @@ PAID = 0.51
 FACTOR = 1 - PAID / CLOSES[6]
 SHARES = np.where(DAYS < SPLIT, 4.0, 1.0)
 FIVES = SPLIT + 7 * HOUR_US + np.arange(24) * 5 * MINUTE_US
-"""From 03:00 to 05:00 in New York, where the session begins at 04:00."""
+"""Start times of 5-minute bars, from 03:00 to 05:00 in New York. The session begins at 04:00, before the open."""
 
 
 def columns(closes: np.ndarray, volumes: np.ndarray) -> dict[str, np.ndarray]:
@@ -92,14 +92,14 @@ def column(client: httpx.Client, path: str, name: str = "close") -> list[Any]:
     return [row[name] for row in ask(client, path)["bars"]]
 
 
-def test_days_are_as_traded_unless_asked(client: httpx.Client) -> None:
+def test_daily_bars_are_as_traded_by_default(client: httpx.Client) -> None:
     plain, none = (ask(client, f"/v1/historical/ACME{query}") for query in ("", "?adjust=none"))
     assert plain == none
     assert plain["adjust"] == "none"
     assert [row["close"] for row in plain["bars"]] == CLOSES.tolist()
 
 
-def test_days_are_adjusted_for_splits(client: httpx.Client) -> None:
+def test_daily_bars_are_adjusted_for_splits(client: httpx.Client) -> None:
     answer = ask(client, "/v1/historical/ACME?adjust=splits")
     assert answer["adjust"] == "splits"
     for name, factor in (("open", 0.99), ("high", 1.01), ("low", 0.98), ("close", 1.0), ("vwap", 1.0)):
@@ -109,13 +109,13 @@ def test_days_are_adjusted_for_splits(client: httpx.Client) -> None:
     assert [row["trades"] for row in answer["bars"]] == [1] * len(DAYS)
 
 
-def test_days_are_adjusted_for_dividends_and_two_reports_of_one_count_once(client: httpx.Client) -> None:
+def test_daily_bars_are_adjusted_for_dividends_and_a_dividend_of_two_sources_counts_once(client: httpx.Client) -> None:
     expected = CLOSES / SHARES * np.where(DAYS < EX_DATE, FACTOR, 1.0)
     np.testing.assert_allclose(column(client, "/v1/historical/ACME?adjust=all"), expected, rtol=1e-12)
     assert column(client, "/v1/historical/ACME?adjust=all", "volume") == [1_000.0] * len(DAYS)
 
 
-def test_a_page_is_adjusted_for_what_comes_after_it(client: httpx.Client) -> None:
+def test_a_page_is_adjusted_for_actions_after_its_end(client: httpx.Client) -> None:
     whole = column(client, "/v1/historical/ACME?adjust=all")
     assert column(client, "/v1/historical/ACME?adjust=all&start=2026-03-04&limit=2") == whole[:2]
     assert column(client, "/v1/historical/ACME?adjust=all&end=2026-03-07") == whole[:3]
@@ -143,7 +143,7 @@ def test_intraday_bars_are_adjusted_from_the_session_start(client: httpx.Client)
     assert [row["volume"] for row in hours] == [480.0, 120.0]
 
 
-def test_a_symbol_without_actions_is_as_traded(client: httpx.Client) -> None:
+def test_bars_of_a_symbol_without_actions_are_as_traded(client: httpx.Client) -> None:
     answer = ask(client, "/v1/historical/BTC/USD?adjust=all")
     assert answer["adjust"] == "all"
     assert [row["close"] for row in answer["bars"]] == CLOSES.tolist()

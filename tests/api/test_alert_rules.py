@@ -62,7 +62,7 @@ def test_a_rule_is_stored_published_changed_and_removed(client: httpx.Client, lo
         "the removal reaches every partition"
     )
     assert not any("example" in str(one) or SECRET in str(one) for one in published), (
-        "the log contains neither receiver nor secret"
+        "the log contains neither webhook URL nor secret"
     )
 
 
@@ -74,9 +74,7 @@ def test_symbol_and_interval_of_a_rule_cannot_change(client: httpx.Client, log: 
         assert (answer.status_code, "create another rule" in answer.json()["error"]["message"]) == (400, True)
     assert client.get(path).json() == rule
     again = client.patch(path, json=RULE | {"symbol": "Aapl", "interval": "5min", "right": 60}).json()
-    assert (again["revision"], again["right"]) == (2, "60"), (
-        "another spelling of the same rule is no change of symbol or interval"
-    )
+    assert (again["revision"], again["right"]) == (2, "60"), "symbol and interval may be written in another way"
     assert [one.rule.symbol for one in rules_in(log)] == ["AAPL"] * 2
 
 
@@ -117,7 +115,7 @@ def test_other_sites_cannot_write_and_errors_name_the_allowed_methods(client: ht
     assert client.get("/v1/alerts/x/firings", params=query).json()["count"] == 0
 
 
-def test_a_fired_alert_is_on_the_stream(client: httpx.Client, log: EventLog) -> None:
+def test_a_fired_alert_is_sent_on_the_stream(client: httpx.Client, log: EventLog) -> None:
     with connect(client.headers["X-Stream"]) as socket:
         socket.send(json.dumps({"action": "subscribe", "symbols": ["AAPL"], "channels": ["alerts"]}))
         while json.loads(socket.recv(timeout=PATIENCE.seconds(10)))["type"] != "snapshot":

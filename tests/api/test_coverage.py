@@ -83,7 +83,7 @@ def test_a_range_is_split_into_parts_of_one_status(client: httpx.Client) -> None
 
 def test_the_default_range_is_five_sessions_or_a_year_of_days(client: httpx.Client) -> None:
     body = client.get("/v1/coverage/GOOG").json()
-    # Friday to Thursday, from 00:00 UTC of the first session. The newest minute is over.
+    # The range is Friday to Thursday, from 00:00 UTC of the first session. The newest expected minute is over.
     assert (body["from"], body["to"]) == ("2012-06-15T00:00:00+00:00", "2012-06-21T20:31:00+00:00")
     assert (body["expected"], body["counts"]["pending"]) == (5 * 390, 0)
     closed = [piece for piece in body["stretches"] if piece["status"] == "closed"]
@@ -93,7 +93,7 @@ def test_the_default_range_is_five_sessions_or_a_year_of_days(client: httpx.Clie
         "2011-06-22",
         "2012-06-22",
         253,
-    )  # 262 weekdays, nine holidays
+    )  # 262 weekdays minus nine holidays
     assert [(piece["from"], piece["to"], piece["status"]) for piece in days["stretches"]][-2:] == [
         ("2012-06-18", "2012-06-21", "have"), ("2012-06-21", "2012-06-22", "missing"),
     ]  # fmt: skip

@@ -55,7 +55,7 @@ def drain(client: Outbox) -> list[dict[str, Any]]:
     return found
 
 
-def test_clients_of_one_subscription_get_the_same_text() -> None:
+def test_clients_with_equal_subscriptions_get_the_same_text() -> None:
     hub = make_hub()
     clients = [hub.join(lambda: None) for _ in range(3)]
     for client in clients:
@@ -103,7 +103,7 @@ def test_a_slow_client_gets_every_closed_bar_and_the_newest_of_other_rows() -> N
     assert hub.conflated(client) is None
 
 
-def test_a_client_that_never_reads_fails_and_costs_bounded_memory() -> None:
+def test_a_client_that_never_reads_fails_and_uses_bounded_memory() -> None:
     hub = make_hub(soft_bytes=500, hard_bytes=5_000)
     client, other = hub.join(lambda: None), hub.join(lambda: None)
     for each in (client, other):
@@ -158,7 +158,7 @@ def test_a_withdrawn_bar_is_sent_once_and_the_bar_before_is_the_newest() -> None
 
     assert present("bars") == {(T0, "1m", "final"), (T0, "1d", "final")}
     assert present("bars.1m") == {(T0, "1m", "final")}
-    # An older state from the store, which is behind, changes nothing.
+    # The store is behind the log. Its older state changes nothing.
     hub.seed([bar_record(0, base | {"time": T0 + MINUTE, "state": "forming"})])
     assert present("bars.1m") == {(T0, "1m", "final")}
     hub.apply([bar_record(3, base | nothing | {"time": T0, "version": make_version(1, 3)})])
@@ -242,7 +242,7 @@ def test_status_has_source_differences_and_late_ticks_keep_the_feed_state() -> N
     assert [feed["state"] for feed in hub.snapshot(status)["status"]] == ["up"]
 
 
-def test_recent_records_are_complete_from_a_position_or_none() -> None:
+def test_recent_returns_all_records_from_a_position_or_none() -> None:
     hub = make_hub(ring_records=3)
     hub.apply([tick_record(n, [(T0 + n, "A", 1.0)]) for n in range(10)])
     assert [p.offset for p in hub.recent({RAW0: 8}) or []] == [8, 9]
@@ -281,7 +281,7 @@ def test_an_invalid_message_gets_a_code_and_a_message(text: str, code: str) -> N
     assert len(refused.value.message) > 10
 
 
-def test_channels_may_be_of_any_interval_by_activity() -> None:
+def test_a_channel_may_have_any_activity_interval() -> None:
     found = parse_command('{"action":"subscribe","symbols":["A"],"channels":["bars.100t","analytics.1000000d"]}')
     assert isinstance(found, Subscribe)
     hub = make_hub()

@@ -1,4 +1,4 @@
-"""Indicators computed on request, over bars in a real database."""
+"""Indicators computed on request from bars in a real database."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tickerplant.store.repositories.ohlcv import Ohlcv
 
 SETS = ("RSI(14)", "EMA(20)", "SMA(200)", "BBANDS(20,2)", "VWAP", "MACD")
 RULES = Rules(indicators={"1d": SETS, "5m": SETS, "1m": ("SMA(20)",)})
-FIRST_DAY = 7_300  # since 1970: 1989-12-27
+FIRST_DAY = 7_300  # days since 1970: 1989-12-27
 HOLES = (30, 400, 1_999)
 
 
@@ -65,7 +65,7 @@ def daily() -> tuple[np.ndarray, dict[str, np.ndarray]]:
 
 
 def within_the_day() -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Return 5-minute bars, three of them without prices."""
+    """Return times and columns of 3,000 5-minute bars. Three of them have no prices."""
     columns = {name: values[:, 0].copy() for name, values in random_bars(3_000, 1, seed=4).items()}
     for name in ("open", "high", "low", "close"):
         columns[name][[*HOLES]] = np.nan
@@ -194,10 +194,10 @@ def test_the_answer_has_the_time_of_the_first_bar_used(client: httpx.Client) -> 
     assert window["indicator"] == "SMA(50)"
     assert (
         window["computed_from"] == day[-2 - 100]
-    )  # two blocks before the requested row, and the row that shows a next page
+    )  # the requested row, one row that shows a further page, and two blocks of 50 earlier bars
     assert ask(client, "/v1/indicators/RSI/MSFT?limit=1")["computed_from"] == day[0]
     assert ask(client, "/v1/indicators/TA_SMA/MSFT?timeperiod=50&limit=1")["computed_from"] == day[-2 - 49]
-    # Bars without prices do not count in a window.
+    # A bar without prices does not count in a window.
     times, _ = within_the_day()
     asked = f"interval=5m&start={times[405]}&limit=1&times=us&timeperiod=10"
     assert ask(client, f"/v1/indicators/TA_SMA/EUR/USD?{asked}")["computed_from"] == times[395]
@@ -215,7 +215,7 @@ def test_a_history_that_is_too_long_is_reported(client: httpx.Client, monkeypatc
     assert ask(client, "/v1/indicators/SMA/MSFT?period=800&limit=5")["limited"]
 
 
-def test_any_function_of_talib_over_any_interval(client: httpx.Client) -> None:
+def test_any_ta_lib_function_can_be_computed_on_any_interval(client: httpx.Client) -> None:
     _, columns = daily()
     made = ask(client, "/v1/indicators/ta_stoch/MSFT?fast_k_period=7&slowk_matype=ema&limit=300")["values"]
     known = talib.STOCH(columns["high"], columns["low"], columns["close"], 7, 3, 1, 3, 0)
@@ -287,7 +287,7 @@ def test_a_span_without_bars_is_empty(client: httpx.Client) -> None:
     assert (made["count"], made["values"], made["computed_from"], made["limited"]) == (0, [], None, False)
 
 
-def test_another_column_than_the_close(client: httpx.Client) -> None:
+def test_an_indicator_may_use_another_column_than_the_close(client: httpx.Client) -> None:
     _, columns = daily()
     made = ask(client, "/v1/indicators/SMA/MSFT?period=5&series_type=open&limit=10")
     assert made["indicator"] == "SMA(5) of open"
@@ -335,7 +335,7 @@ async def test_requests_beyond_the_limit_are_refused() -> None:
         pass
 
 
-def test_the_page_documents_the_limits() -> None:
+def test_the_api_page_documents_the_limits() -> None:
     page = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
     assert f"stored bars, up to {on_demand.MAX_BARS:,}." in page
     assert (MAX_CONCURRENT, MAX_WAITING) == (2, 32)

@@ -41,7 +41,7 @@ def fill(store: MemoryStore) -> None:
         for n in range(24)
     ]
     rows += [{"time": T0, "symbol": "EUR/USD", "volume": 0.0, "open": float("nan"), "trades": None}]
-    # Friday, and the Monday on which New York has summer time.
+    # Thursday, Friday, Monday and Tuesday. Summer time in New York began on the Sunday between.
     rows += [{"time": MIDNIGHT + n * DAY, "symbol": "AAPL", "interval": "1d", "open": 10.0 + n} for n in (-4, -3, 0, 1)]
     store.tables["ohlcv"] = pa.Table.from_batches([bar_batch(rows)])
     values: list[dict[str, object]] = [{"time": T0 + n * MINUTE, "symbol": "AAPL", "rsi_14": None} for n in range(3)]
@@ -140,7 +140,7 @@ def test_weeks_and_hours_are_built_when_read(client: httpx.Client) -> None:
     assert [hour["state"] for hour in hours] == ["final", "final", "forming"]
 
 
-def test_a_slash_in_the_symbol_and_missing_numbers(client: httpx.Client) -> None:
+def test_a_symbol_may_contain_a_slash_and_missing_numbers_are_null(client: httpx.Client) -> None:
     for path in ("/v1/intraday/EUR/USD", "/v1/intraday/EUR%2FUSD"):
         bar = client.get(path).json()["bars"][0]
         assert bar["open"] is None
@@ -192,7 +192,7 @@ def test_realtime_of_a_range_returns_ticks(client: httpx.Client) -> None:
     assert client.get("/v1/realtime/AAPL", params=asked).content == client.get("/v1/ticks/AAPL", params=asked).content
 
 
-def test_realtime_as_csv_is_ticks_or_the_last_one(client: httpx.Client) -> None:
+def test_realtime_as_csv_returns_the_ticks_of_a_range_or_the_last_tick(client: httpx.Client) -> None:
     def read(**query: str) -> tuple[list[str], httpx.Response]:
         answer = client.get("/v1/realtime/AAPL", params={"format": "csv", **query})
         assert answer.headers["content-type"] == "text/csv; charset=utf-8"
@@ -217,7 +217,7 @@ def test_the_last_tick_is_one_that_may_set_a_price(client: httpx.Client, store: 
     assert client.get("/v1/realtime/AAPL").json()["tick"] is None
 
 
-def test_csv_has_the_name_of_a_file(client: httpx.Client) -> None:
+def test_csv_has_a_file_name(client: httpx.Client) -> None:
     for path, name in {
         "/v1/intraday/EUR/USD": "EUR-USD-bars.csv", "/v1/realtime/AAPL": "AAPL-tick.csv", "/v1/symbols": "symbols.csv",
     }.items():  # fmt: skip
@@ -292,7 +292,7 @@ def test_every_documented_parameter_is_accepted(client: httpx.Client) -> None:
     paths = client.get("/openapi.json").json()["paths"]
     for path, operations in paths.items():
         if path.startswith("/v1/alerts"):
-            continue  # in test_alert_rules, with a database
+            continue  # tested in test_alert_rules, with a database
         names = [each["name"] for each in operations["get"].get("parameters", []) if each["in"] == "query"]
         query = {name: values[name] or steps[path] for name in names if name != "parameters"}
         answer = client.get(
@@ -305,7 +305,7 @@ def test_every_documented_parameter_is_accepted(client: httpx.Client) -> None:
     }
 
 
-def test_a_wrong_method_gets_the_allowed_ones(client: httpx.Client) -> None:
+def test_a_wrong_method_is_answered_with_the_allowed_methods(client: httpx.Client) -> None:
     for path in ("/v1/symbols", "/v1/intraday/EUR/USD", "/health", "/"):
         for method in ("POST", "PUT", "DELETE", "OPTIONS"):
             answer = client.request(method, path)
@@ -364,7 +364,7 @@ def test_a_known_symbol_without_rows_in_the_range_is_no_error(client: httpx.Clie
     assert (body["bars"], body["next"]) == ([], None)
 
 
-def test_health_metrics_docs_and_front_page(client: httpx.Client) -> None:
+def test_health_metrics_docs_and_front_page_are_served(client: httpx.Client) -> None:
     assert client.get("/health").json()["status"] == "ok"
     client.get("/v1/symbols")
     assert 'path="/v1/symbols",status="200"' in client.get("/metrics").text
@@ -381,13 +381,13 @@ def test_a_failed_part_makes_health_503(log: EventLog, store: MemoryStore) -> No
     assert answer.json()["wrong"] == ["feeds: none is up"]
 
 
-def test_a_scrape_has_the_data_excluded_from_bars_by_feed(log: EventLog, store: MemoryStore) -> None:
+def test_a_scrape_contains_counts_of_excluded_data_by_feed(log: EventLog, store: MemoryStore) -> None:
     def lines() -> list[str]:
         text = client.get("/metrics").text
         return [line for line in text.splitlines() if line.startswith(("tickerplant_late", "tickerplant_unsupported"))]
 
     with serving(log, store) as (client, _, _):
-        assert lines() == [], "no count yet"
+        assert lines() == [], "no tick is excluded yet"
         rows = [{"feed": "a", "late_ticks": 3, "unsupported": 0, "differences": 7}]
         rows += [{"feed": "b", "late_ticks": 1, "unsupported": 2, "differences": 0}]
         store.tables["exclusions"] = pa.Table.from_pylist(rows, schema=store.tables["exclusions"].schema)
@@ -448,11 +448,11 @@ def test_offsets_match_the_zone_at_every_quarter_hour_of_a_year(zone: str) -> No
     assert offsets_us(times, found).tolist() == expected
 
 
-def test_an_empty_table_is_a_header_line() -> None:
+def test_an_empty_table_in_csv_is_a_header_line() -> None:
     assert to_csv(pa.table({"time": pa.array([], pa.utf8()), "open": pa.array([], pa.float64())})) == b"time,open\n"
 
 
-def test_a_list_in_csv_is_its_words() -> None:
+def test_a_list_in_csv_is_its_items_separated_by_blanks() -> None:
     table = pa.table({"symbol": ["A", "B"], "intervals": pa.array([["1d", "1m"], []], pa.list_(pa.utf8()))})
     assert to_csv(table) == b"symbol,intervals\nA,1d 1m\nB,\n"
 
@@ -468,6 +468,9 @@ def test_text_in_csv_is_quoted_only_if_necessary() -> None:
 
 
 def test_frames_do_not_wait_for_acknowledgements(log: EventLog, store: MemoryStore) -> None:
-    """Asyncio sets TCP_NODELAY only on sockets with the TCP protocol; without it p99 was 45 ms instead of 5 ms."""
+    """Check the protocol of the socket: asyncio sets TCP_NODELAY only if it is TCP.
+
+    Without TCP_NODELAY the p99 latency of frames was 45 ms instead of 5 ms.
+    """
     with Api(log, "", ApiOptions(port=0), store=store)._listen() as listener:
         assert listener.proto == socket.IPPROTO_TCP

@@ -18,7 +18,7 @@ from tickerplant.log.port import EventLog, TopicPartition
 
 
 async def receive(socket: ClientConnection, kind: str) -> dict[str, Any]:
-    """Return the next message of a kind; skip others."""
+    """Return the next message with type `kind`; skip other messages."""
     async with asyncio.timeout(PATIENCE.seconds(10)):
         while True:
             message: dict[str, Any] = json.loads(await socket.recv())
@@ -98,7 +98,7 @@ async def test_a_snapshot_has_stored_bars_by_activity(log: EventLog, store: Memo
 async def test_since_resumes_without_gap_or_repeat(
     log: EventLog, store: MemoryStore, behind: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Memory holds 50 records: 5 missed records come from memory, 300 from the log."""
+    """Check resumption from memory, which holds 50 records (5 missed), and from the log (300 missed)."""
     monkeypatch.setattr("tickerplant.api.service.Hub", partial(Hub, ring_records=50))
     with serving(log, store) as (client, address, _):
         ticks(log, [(T0, "AAPL", -1.0)])
@@ -115,7 +115,7 @@ async def test_since_resumes_without_gap_or_repeat(
             await say(socket, action="subscribe", symbols=["*"], channels=["ticks"], since=position)
             assert await prices(socket, behind + 100) == [float(n) for n in range(behind + 100)]
             await writing
-            # Then from the offsets of the frames.
+            # The connection stays open after the live records.
             await say(socket, action="ping")
             await receive(socket, "pong")
 
@@ -131,7 +131,7 @@ async def test_a_position_of_another_log_gets_resync(log: EventLog, store: Memor
             assert await prices(socket, 1) == [1.0]
 
 
-async def test_rest_and_stream_meet_at_the_position(log: EventLog, store: MemoryStore) -> None:
+async def test_the_stream_continues_at_the_position_of_a_rest_answer(log: EventLog, store: MemoryStore) -> None:
     ticks(log, [(T0, "AAPL", 1.0)])
     partition = partition_of("AAPL", PARTITIONS)
     store.at = {TopicPartition(schemas.RAW, partition): 1}
@@ -140,7 +140,7 @@ async def test_rest_and_stream_meet_at_the_position(log: EventLog, store: Memory
         position = client.get("/v1/symbols").json()["position"]
         async with connect(address) as socket:
             await say(socket, action="subscribe", symbols=["AAPL"], channels=["ticks"], since=position)
-            # The tick is after the position. It comes before `live`, or after it if the tail has not read it yet.
+            # The tick is after the position. It precedes `live`, unless the server's tail reads the tick later.
             found: list[dict[str, Any]] = []
             while {message["type"] for message in found} < {"ticks", "live"}:
                 async with asyncio.timeout(PATIENCE.seconds(10)):
@@ -165,7 +165,8 @@ async def test_an_invalid_message_gets_an_error_and_the_connection_stays_open(
 async def test_a_client_that_does_not_read_is_dropped_without_effect_on_others(
     log: EventLog, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tickerplant.api.service.ABORT_S", PATIENCE.seconds(30))  # time to read the reason
+    # The time is long enough for the client to read the reason.
+    monkeypatch.setattr("tickerplant.api.service.ABORT_S", PATIENCE.seconds(30))
     batch = [(T0 + n, "AAPL", float(n)) for n in range(2_000)]
     with serving(log, store, stall_s=PATIENCE.seconds(1.0)) as (client, address, _):
         async with connect(address, max_queue=1, compression=None) as slow, connect(address) as fast:
@@ -183,7 +184,7 @@ async def test_a_client_that_does_not_read_is_dropped_without_effect_on_others(
                         closed += [row[0] for row in message["rows"]]
                     if message["type"] == "ticks":
                         break
-            while len(closed) < 150:  # bars and ticks are in two topics, so the last ones come in any order
+            while len(closed) < 150:  # bars and ticks are in two topics, so the order of the last rows varies
                 closed += [row[0] for row in (await receive(fast, "bars"))["rows"]]
             await eventually(
                 lambda: client.get("/v1/status").json()["stream"]["dropped"], "the slow client to be dropped"

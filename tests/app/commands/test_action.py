@@ -1,4 +1,4 @@
-"""`action`: a user's split is in the log, in the store, and in earlier indicator values."""
+"""The command `action`: a user's split is in the log and the store, and changes earlier indicator values."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RULES = '[rules.indicators]\n"1d" = ["SMA(5)", "EMA(12)", "OBV"]\n[rules.calenda
 
 @pytest.fixture(scope="module")
 def plant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
-    """A stopped plant with a running store and daily bars of ACME, which was split 4:1."""
+    """Yield a stopped plant with a running store. It has daily bars of ACME, whose prices show a 4:1 split."""
     folder = tmp_path_factory.mktemp("action")
     (folder / "settings.toml").write_text(RULES)
     plant = Plant(folder / "data", {"TICKERPLANT_CONFIG": str(folder / "settings.toml")})
@@ -47,7 +47,7 @@ def values(plant: Plant) -> np.ndarray:
 
 
 def batch(plant: Plant, ratio: float) -> np.ndarray:
-    """Return indicators over the stored bars, adjusted here before the split."""
+    """Return indicator values of the stored bars, after dividing prices before the split by `ratio`."""
     with plant.store() as dsn:
         found = rows(
             dsn, "SELECT close, volume FROM historical_ohlcv WHERE symbol = 'ACME' AND interval = '1d' ORDER BY time"

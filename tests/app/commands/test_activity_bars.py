@@ -1,4 +1,4 @@
-"""Activity bars and withdrawn bars in read-only commands, on a plant with rules for such bars."""
+"""Activity bars and withdrawn bars in read-only commands, on a plant with rules for activity bars."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tickerplant.core.times import micros_of
 from tickerplant.core.version import make_version
 
 MINUTES = 8
-"""Minutes of the session: more than 300 ticks."""
+"""Number of replayed minutes of the session. They contain more than 300 ticks."""
 RULES = {
     "TICKERPLANT_RULES__ACTIVITY_BARS": json.dumps({"GOOG": ["100t", "1000v"]}),
     "TICKERPLANT_RULES__INDICATORS": json.dumps({"100t": ["SMA(2)"], "1m": ["SMA(2)"]}),
@@ -34,7 +34,7 @@ RULES = {
 
 
 def withdraw(plant: Plant, bar: dict[str, Any]) -> None:
-    """Append records like aggregation: a withdrawn bar, and a difference between two sources."""
+    """Append two records as aggregation does: a withdrawn bar, and differences between two sources."""
     row = dict.fromkeys(("open", "high", "low", "close", "vwap")) | {
         "time": micros_of(dt.datetime.fromisoformat(bar["time"])), "symbol": bar["symbol"], "interval": bar["interval"],
         "state": "withdrawn", "volume": 0.0, "trades": 0, "reason": "cancel", "version": make_version(1, 999),
@@ -53,7 +53,7 @@ def test_commands_show_activity_bars_and_withdrawn_bars(tmp_path: Path) -> None:
     whole, rest = divmod(len(prices), 100)
     with plant.store() as dsn:
         counted = replay(plant, session(MINUTES).path)["bars"]
-        assert list(counted) == ["1m", "5m", "1d", "1000v", "100t"], "intervals of time first"
+        assert list(counted) == ["1m", "5m", "1d", "1000v", "100t"], "time intervals are listed first"
         bars = objects(say(plant, "query", "GOOG", "-i", "100t", "--json"))
         assert [bar["trades"] for bar in bars] == [100] * whole + [rest]
         assert [bar["open"] for bar in bars] == prices[::100]
@@ -84,7 +84,7 @@ def test_commands_show_activity_bars_and_withdrawn_bars(tmp_path: Path) -> None:
         other.write_text("time,symbol,price,size\n2012-06-21T13:31:10Z,X,600,7\n")
         replay(plant, other)
         assert objects(say(plant, "query", "GOOG", "-i", "100t", "--json")) == bars[:-1]
-        # The bars of the other file are stored, and the values of the remaining bars.
+        # The bars of the other file and the values of the remaining bars are stored.
         found = rows(dsn, "SELECT symbol, interval, count(*), count(sma_2) FROM intraday_analytics GROUP BY 1, 2")
         assert {row[:2]: row[2:] for row in found if row[1] == "100t"} == {("GOOG", "100t"): (whole, whole - 1)}
         (said,) = objects(say(plant, "health", "--json"))

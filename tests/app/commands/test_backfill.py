@@ -1,4 +1,4 @@
-"""`backfill`: alone, beside a running plant, and the report of bars that stay missing."""
+"""The command `backfill` without and beside a running plant, and its report of bars that stay missing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SYMBOLS = ("AAPL", "MSFT")
 
 @pytest.fixture(scope="module")
 def vendor() -> Iterator[dict[str, Any]]:
-    """A sandbox process with countable requests."""
+    """Run a sandbox process and yield its address. The sandbox lists the requests that it received."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tickerplant.sandbox", "--names", ",".join(SYMBOLS), "--rate", "10"],
         stdout=subprocess.PIPE,
@@ -60,7 +60,7 @@ def plant(tmp_path_factory: pytest.TempPathFactory, vendor: dict[str, Any]) -> P
 
 @contextmanager
 def up(plant: Plant) -> Iterator[None]:
-    """Run the plant for the block; check that it stops cleanly."""
+    """Run the plant during the block; check that it stops with exit code 0."""
     process = plant.start("up", output=plant.data.parent / "up.log")
     try:
         yield
@@ -71,20 +71,20 @@ def up(plant: Plant) -> Iterator[None]:
 
 
 def progress_of(plant: Plant) -> Progress | None:
-    """Return the newest progress of the manager."""
+    """Return the newest progress of the backfill manager, or None if the log does not contain it yet."""
     if not (plant.data / "market.log").exists():
         return None
     log = open_log("embedded:", data=plant.data)
     try:
         return read_progress(log)
     except LogError:
-        return None  # its topics are being created
+        return None  # the topics of the log are being created
     finally:
         log.close()
 
 
 def idle(plant: Plant) -> bool:
-    """Return whether the manager is idle."""
+    """Return whether the backfill manager has fetched bars and has no work left."""
     progress = progress_of(plant)
     return progress is not None and progress.bars > 0 and not progress.working
 
@@ -112,13 +112,15 @@ def test_an_order_may_exceed_the_settings(plant: Plant) -> None:
     assert said["gaps"] == []
 
 
-def test_beside_a_running_plant_it_places_an_order_and_shows_its_end(tmp_path: Path, vendor: dict[str, Any]) -> None:
+def test_the_command_orders_a_backfill_of_a_running_plant_and_shows_its_result(
+    tmp_path: Path, vendor: dict[str, Any]
+) -> None:
     plant = plant_on(tmp_path, vendor, TICKERPLANT_HISTORY="1d:5", TICKERPLANT_API__PORT="0")
     with up(plant):
-        until(lambda: idle(plant), "the plant to have filled what it wants", 60)
+        until(lambda: idle(plant), "the plant to fetch its history", 60)
         [said] = objects(say(plant, "backfill", "MSFT", "-i", "1d", "--from", "2026-02-02", "--to", "2026-02-09",
                              "--json"))  # fmt: skip
-        assert said["bars"] == 7, "what was ordered, and nothing between it and what the settings want"
+        assert said["bars"] == 7, "only the ordered bars, and none between the order and the history of the settings"
         assert said["gaps"] == []
         progress = progress_of(plant)
         assert progress is not None
@@ -130,7 +132,7 @@ def test_two_concurrent_orders_are_both_executed_by_a_plant_without_history(
 ) -> None:
     plant = plant_on(tmp_path, vendor, TICKERPLANT_HISTORY="none", TICKERPLANT_API__PORT="0")
     with up(plant):
-        until(lambda: progress_of(plant) is not None, "market_data to have said how it stands", 60)
+        until(lambda: progress_of(plant) is not None, "the first progress record", 60)
         days = ("-i", "1d", "--from", "2026-02-02", "--to", "2026-02-09", "--json")
         outputs = [tmp_path / name for name in SYMBOLS]
         both = [plant.start("backfill", name, *days, output=out) for name, out in zip(SYMBOLS, outputs, strict=True)]

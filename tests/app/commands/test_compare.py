@@ -1,4 +1,4 @@
-"""`compare`: differences between two sources, from the log's status topic."""
+"""The command `compare` lists differences between two sources from the status topic."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PRICES = ("open", "high", "low", "close")
 def row(
     symbol: str, minute: int, source: str = "tape", other: str = "vendor", interval: str = "1m", **values: float | None
 ) -> dict[str, Any]:
-    """Return bars with price 100 and volume 50, except the given values."""
+    """Return a difference: two bars with price 100 and volume 50, except the given values."""
     time = dt.datetime(2026, 1, 5, 14, 30, tzinfo=dt.UTC) + dt.timedelta(minutes=minute)
     plain = {**dict.fromkeys(PRICES, 100.0), "volume": 50.0}
     return {
@@ -46,7 +46,7 @@ def plant(tmp_path: Path) -> Plant:
             transaction.append(STATUS, 0, differences(row("B", 3, other_high=101.0), row("B", 5, other_volume=60.0)))
             transaction.append(STATUS, 0, b"rubbish")
             transaction.append(STATUS, 0, records.encode(records.FeedState(sent_at_us=0, state="up", since_us=0)))
-            # The same bar again: the newest difference is listed.
+            # The same bar differs again. The command lists the newest difference.
             transaction.append(STATUS, 0, differences(row("B", 3, other_high=100.5, other_low=99.0)))
             transaction.append(
                 STATUS,

@@ -1,4 +1,4 @@
-"""`compute` over files, `indicators`, and charts. No plant is needed."""
+"""The commands `compute` (on files) and `indicators`, and charts. They need no plant."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tickerplant.app.terminal.price_chart import panel
 
 TWO = "time,symbol,interval,open,high,low,close,volume\n" + "".join(
     f"2024-01-{day:02d}T00:00:00Z,{symbol},1d,{price},{price},{price},{price},1\n"
-    for day in (3, 1, 4, 2)  # unsorted
+    for day in (3, 1, 4, 2)  # not in time order
     for symbol, price in (("B", 10.0 * day), ("A", float(day)))
 )
 
@@ -70,7 +70,7 @@ def test_a_shown_range_is_computed_from_all_earlier_bars(plant: Plant) -> None:
     year = ("--start", "2010-01-01", "--end", "2011-01-01")
     part = say(plant, "compute", real_days(), "--indicator", "EMA(200)", "--csv", *year)
     assert table(part.out) == [row for row in whole if row["time"].startswith("2010")]
-    assert len(table(part.out)) == 252  # trading days in New York in 2010
+    assert len(table(part.out)) == 252  # number of trading days in New York in 2010
     newest = say(plant, "compute", real_days(), "--indicator", "EMA(200)", "--csv", "--last", "4")
     assert table(newest.out) == whole[-4:]
 
@@ -112,18 +112,18 @@ def test_a_terminal_gets_a_chart_and_a_pipe_gets_a_table(plant: Plant) -> None:
     assert any(line.startswith("BBANDS(20,2): bbands_20_2_upper, bbands_20_2_middle, ") for line in lines)
     assert (
         sum("2013-01-17" in line and "2013-03-01" in line for line in lines) == 4
-    )  # two for the bands: prices and fractions
+    )  # one time axis per panel; BBANDS has two panels, prices and fractions
     assert lines[-6].split()[:2] == ["time", "open"]
     assert on_a_terminal("compute", str(real_days()), "--indicator", "RSI", "-n", "30").startswith(f"{lines[0]}\r\n")
 
 
 def on_a_terminal(*arguments: str) -> str:
-    """Return the output of a command on a real terminal."""
+    """Return the output of a command on a pseudo-terminal."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen([sys.executable, "-m", "tickerplant.app", *arguments], stdout=theirs)
     os.close(theirs)
     shown = b""
-    with contextlib.suppress(OSError):  # the terminal was closed
+    with contextlib.suppress(OSError):  # the terminal closes when the command ends
         while piece := os.read(ours, 65_536):
             shown += piece
     os.close(ours)
@@ -175,7 +175,7 @@ def test_a_chart_has_the_extremes_at_their_positions() -> None:
     columns = [
         max((row for row in range(10) if at < len(dots[row]) and dots[row][at]), default=None) for at in range(54)
     ]
-    assert columns[:3] == [None] * 3  # nothing is drawn without a value
+    assert columns[:3] == [None] * 3  # no dot is drawn without a value
     rising = [row for row in columns[3:45] if row is not None]
     assert rising == sorted(rising, reverse=True)
     assert lines[-1].split() == ["0", "38", "75"]

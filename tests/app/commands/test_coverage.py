@@ -1,4 +1,4 @@
-"""`tickerplant coverage` on a stopped plant, and on one with time and rules on its log."""
+"""The command `coverage` on a plant without a log, and on a plant whose log contains a feed's clock."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_coverage_prints_counts_a_chart_and_the_gaps_with_their_reasons(plant: P
     ]
 
 
-def test_one_symbol_has_a_line_per_day_and_several_have_one_each(plant: Plant) -> None:
+def test_one_symbol_has_a_line_per_day_and_several_symbols_have_a_line_each(plant: Plant) -> None:
     two_days = ("--from", "2012-06-21", "--to", "2012-06-23")
     days = say(plant, "coverage", "GOOG", *two_days).out.splitlines()
     assert [line[:14] for line in days if "█" in line][:2] == ["Thu 2012-06-21", "Fri 2012-06-22"]
@@ -100,8 +100,8 @@ def test_invalid_requests_are_refused_in_one_sentence(plant: Plant, tmp_path_fac
     assert_refused(say(empty, "coverage"), 1, "there is no plant")
 
 
-def test_the_time_is_that_of_the_feeds_where_these_have_a_clock_of_their_own(plant: Plant) -> None:
-    """Create a log beside the store; this must be the last test of this plant."""
+def test_the_market_time_is_that_of_a_feed_with_its_own_clock(plant: Plant) -> None:
+    """Check the market time. This must be the last test of the plant, because it creates a log beside the store."""
     with EmbeddedLog(plant.data / "market.log") as log:
         log.create_topics(TOPICS, 2)
         with FeedWriter(log, "sandbox", clock=lambda: OPEN_US + 20 * MINUTE_US) as feed:

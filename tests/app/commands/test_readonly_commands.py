@@ -1,6 +1,6 @@
 """Read-only commands and set-up commands, on one plant that has replayed a file.
 
-They run in this process by the same `main`; separate processes would cost ten times as much.
+The commands run in the test process through the same `main`. Separate processes would take ten times as long.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def stored() -> pl.DataFrame:
 
 @pytest.fixture(scope="module")
 def plant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
-    """A stopped plant with the stored file; its store runs, so that no command waits for it."""
+    """Yield a stopped plant that has replayed the file. Its store runs, so that no command waits for its start."""
     plant = Plant(tmp_path_factory.mktemp("look") / "data")
     with plant.store():
         assert replay(plant, session(MINUTES).path)["ticks"] == session(MINUTES).count
@@ -60,12 +60,12 @@ def test_query_prints_the_bars_as_a_table_as_csv_and_as_objects(plant: Plant, st
     assert [row["close"] for row in csv.DictReader(io.StringIO(lines))] == [f"{close}" for close in closes["price"]]
 
 
-def test_query_accepts_a_range_and_the_newest_rows_of_it(plant: Plant) -> None:
+def test_query_accepts_a_range_and_a_limit_of_newest_rows(plant: Plant) -> None:
     def times(*arguments: str) -> list[str]:
         return [row["time"][11:16] for row in objects(say(plant, "query", "GOOG", "-i", "1m", "--json", *arguments))]
 
     assert times() == [f"13:{30 + minute}" for minute in range(MINUTES)]
-    # Start inclusive, end exclusive; a time without a zone is UTC.
+    # The start is inclusive and the end exclusive. A time without a zone is UTC.
     assert times("--start", "2012-06-21T13:31", "--end", "2012-06-21T09:33:00-04:00") == ["13:31", "13:32"]
     assert times("--start", "2012-06-21", "--limit", "2") == ["13:36", "13:37"]
 
@@ -122,13 +122,13 @@ def test_tail_finds_the_last_rows_of_a_symbol_at_any_depth(tmp_path: Path) -> No
                 assert feed.mark(1_400_000_000_000_000 + second)
     found = objects(say(plant, "tail", "raw", "--symbol", "a", "-n", "4", "--json"))
     assert [row["price"] for row in found] == [2.0, 2.5, 3.0, 3.5]
-    assert len(objects(say(plant, "tail", "raw", "--symbol", "A", "-n", "50", "--json"))) == 7  # the start, six ticks
+    assert len(objects(say(plant, "tail", "raw", "--symbol", "A", "-n", "50", "--json"))) == 7  # a start and six ticks
     assert [row["kind"] for row in objects(say(plant, "tail", "raw", "-n", "3", "--json"))] == ["mark"] * 3
     assert_refused(say(plant, "tail", "raw", "--symbol", "C"), 0, "no such records")
 
 
 def ticks(prints: list[tuple[str, float]]) -> pa.RecordBatch:
-    """Return prints of a symbol at a price."""
+    """Return prints with these symbols and prices, all with one time and with size 1."""
     symbols, prices = zip(*prints, strict=True)
     times, size = pa.array([1_340_285_400_000_000] * len(prints), pa.timestamp("us", tz="UTC")), len(prints)
     texts = [pa.array(texts).dictionary_encode().cast(TEXT) for texts in (symbols, ["x"] * size)]
@@ -139,7 +139,7 @@ def ticks(prints: list[tuple[str, float]]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=TICKS_SCHEMA)
 
 
-def test_tail_without_rows_reports_it(plant: Plant) -> None:
+def test_tail_reports_missing_rows_and_invalid_arguments(plant: Plant) -> None:
     assert_refused(say(plant, "tail", "deadletter", "--json"), 0, "market.deadletter has no such records")
     assert_refused(say(plant, "tail", "prices", "--json"), 2, "no topic 'prices'", "raw, ohlcv, analytics")
     assert_refused(say(plant, "tail", "raw", "--from", "noon"), 2, "--from 'noon' is not a time")
@@ -169,7 +169,7 @@ def test_health_exits_with_0_for_a_healthy_running_plant_and_1_otherwise(plant: 
 
 @contextmanager
 def running(plant: Plant) -> Iterator[None]:
-    """Join the consumer groups like a running plant."""
+    """Join the consumer groups as a running plant does."""
     with EmbeddedLog(plant.data / "market.log") as log, ExitStack() as stack:
         for group, topics in GROUPS.items():
             stack.enter_context(log.reader(topics, group=group)).poll(timeout_s=0.1)
@@ -190,7 +190,7 @@ def test_read_only_commands_create_no_plant(command: str, tmp_path: Path) -> Non
         assert list(tmp_path.iterdir()) == []
 
 
-def test_health_without_a_plant_reports_it_and_creates_none(tmp_path: Path) -> None:
+def test_health_reports_a_missing_plant_and_creates_none(tmp_path: Path) -> None:
     asked = say(Plant(tmp_path), "health", "--json")
     (said,) = objects(asked)
     assert (asked.code, said["status"]) == (1, "failed")
@@ -200,7 +200,7 @@ def test_health_without_a_plant_reports_it_and_creates_none(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-def test_read_only_commands_report_unavailable_brokers_with_their_patience(plant: Plant) -> None:
+def test_read_only_commands_report_unavailable_brokers_and_the_time_waited(plant: Plant) -> None:
     nobody = ("--log", "kafka://127.0.0.1:1")
     asked = say(plant, "health", "--json", *nobody)
     (said,) = objects(asked)
@@ -253,18 +253,18 @@ def test_a_store_of_a_lost_log_continues_with_a_new_one_after_adopt(tmp_path: Pa
         assert (followed.code, followed.err) == (0, "")
         assert "generation 1; nothing changed" in followed.out
 
-        # A log from a backup is behind the store; adopting the same log does not repair that.
+        # A log from a backup is behind the store. `adopt` refuses it, because the store already follows this log.
         lost_log(plant)
         for name, content in backup.items():
             (plant.data / name).write_bytes(content)
         assert_refused(say(plant, "adopt", "--yes"), 1, "ahead of its log", "create a new one", "adopt --yes")
 
-        # Another existing log has no greater generation than the lost one.
+        # Another existing log is refused: its generation is not greater than that of the lost log.
         other = ["--log", f"sqlite://{tmp_path}/other.log"]
         assert say(plant, "create-topics", *other).code == 0
         assert_refused(say(plant, "adopt", "--yes", *other), 1, "generation 1", "that does not exist yet")
 
-        # A new log is refused by every command until it is adopted.
+        # Every command refuses a new log until `adopt`.
         lost_log(plant)
         for command in (["replay", file], ["run", "persistence"]):
             assert_refused(ask(plant, *command), 1, "this log is new", "`tickerplant adopt --yes`")
@@ -277,7 +277,7 @@ def test_a_store_of_a_lost_log_continues_with_a_new_one_after_adopt(tmp_path: Pa
         (again,) = objects(say(plant, "adopt", "--yes", "--json"))
         assert again == {"adopted": adopted["adopted"], "changed": False}
 
-        # Bars of the new generation win; other bars stay.
+        # Bars of the new generation replace older ones. Other bars stay.
         dearer = tmp_path / "dearer.csv"
         lines = [f"2012-06-21T13:{minute}:10Z,GOOG,{price},7" for minute, price in ((31, 600), (32, 601))]
         dearer.write_text("\n".join(["time,symbol,price,size", *lines]))
@@ -294,7 +294,7 @@ def test_a_store_of_a_lost_log_continues_with_a_new_one_after_adopt(tmp_path: Pa
 
 
 def lost_log(plant: Plant) -> Path:
-    """Move the log out of the folder and return its new path."""
+    """Move the log out of the data folder and return the folder that contains it now."""
     place = plant.data.parent / f"lost{len(list(plant.data.parent.iterdir()))}"
     place.mkdir()
     for path in plant.data.glob("market.log*"):

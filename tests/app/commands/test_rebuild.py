@@ -1,4 +1,7 @@
-"""`rebuild`: its record is in raw, a running or own plant executes it, and the result is counted."""
+"""The command `rebuild` appends a record to raw and counts the rebuilt bars.
+
+A running plant executes the rebuild, or else a plant that the command starts.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ PARTITIONS = 4
 
 @pytest.fixture(scope="module")
 def plant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
-    """A stopped plant with a running store and ten minutes of ACME."""
+    """Yield a stopped plant with a running store and ten minutes of ACME."""
     folder = tmp_path_factory.mktemp("rebuild")
     file = folder / "acme.csv"
     lines = [f"2026-01-05T14:{30 + minute}:10Z,ACME,{10 + minute},7" for minute in range(10)]
@@ -88,7 +91,7 @@ def test_a_rebuild_runs_without_a_plant_and_reports_symbols_without_ticks(plant:
     assert [row["symbol"] for row in objects(say(plant, "query", "ACME", "-i", "1m", "--json"))] == ["ACME"] * 10
 
 
-def test_without_waiting_it_only_appends_the_record(plant: Plant) -> None:
+def test_with_no_wait_the_command_only_appends_the_record(plant: Plant) -> None:
     (said,) = objects(say(plant, "rebuild", "ACME", *STRETCH, "--no-wait", "--json"))
     assert said["waited"] is False
     assert_ordered(plant, said["offsets"], "ACME")
@@ -98,7 +101,7 @@ def test_without_waiting_it_only_appends_the_record(plant: Plant) -> None:
 def test_a_running_plant_executes_the_rebuild(plant: Plant, tmp_path: Path) -> None:
     running = plant.start("up", "--no-sandbox", "--port", "0", output=tmp_path / "up.log")
     try:
-        until(lambda: "tickerplant is up" in (tmp_path / "up.log").read_text(), "the plant")
+        until(lambda: "tickerplant is up" in (tmp_path / "up.log").read_text(), "the plant to start")
         answer = ask(plant, "rebuild", "ACME", *STRETCH, "--json")
         assert answer.code == 0, answer.err
         (said,) = answer.lines

@@ -1,4 +1,4 @@
-"""`verify` on real logs: committed output is equal, and later modifications are found."""
+"""The command `verify` on real logs: committed output equals recomputed output, and later changes are found."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ OPEN = at("2026-01-05T14:30")  # a Monday
 SENT = at("2026-01-05T00:00")
 MINUTES = 12
 DAYS = 3
-DAY_RECORDS = MINUTES + 1  # and a mark
+DAY_RECORDS = MINUTES + 1  # one tick record per minute, and a mark
 RAW_0, OHLCV_0 = TopicPartition(RAW, 0), TopicPartition(OHLCV, 0)
 
 
 def day(number: int) -> list[bytes]:
-    """Return the records of a day: one tick per minute, one of them late, and marks."""
+    """Return the records of a day: one tick per minute, one additional late tick, and a mark."""
     begin, sent = OPEN + number * DAY_US, SENT + number * DAY_US
     found = []
     for minute in range(MINUTES):
@@ -50,7 +50,7 @@ def day(number: int) -> list[bytes]:
 
 
 def feed(log: EventLog, values: Sequence[bytes], partition: int = 0) -> None:
-    time.sleep(0.003)  # appended at a distinct time
+    time.sleep(0.003)  # so that each call has a different append time
     with log.writer("feed") as writer, writer.transaction() as transaction:
         for value in values:
             transaction.append(RAW, partition, value)
@@ -71,7 +71,7 @@ def aggregating(log: EventLog) -> Iterator[None]:
 
 
 def fill(log: EventLog, partitions: int = 2) -> None:
-    """Write three days to partition 0, each by a restarted service, with unreadable records."""
+    """Append an unreadable record and three days to partition 0. A restarted service aggregates each day."""
     log.create_topics(TOPICS, partitions)
     feed(log, [start(start_us=OPEN, symbols=["A"], sent_at_us=SENT, whole=True)])
     feed(log, [b"rubbish"])
@@ -110,7 +110,7 @@ def labels() -> list[str]:
 
 
 def replace_record(plant: Plant, topic: str, offset: int, value: bytes) -> None:
-    """Overwrite a record of partition 0, which no program of the plant does."""
+    """Overwrite a record of partition 0 in the SQLite file. No program of the plant does this."""
     with contextlib.closing(sqlite3.connect(plant.data / "market.log")) as connection, connection:
         changed = connection.execute(
             'UPDATE records SET value = ? WHERE "offset" = ? AND partition_id = (SELECT p.id FROM partitions p '
@@ -121,7 +121,7 @@ def replace_record(plant: Plant, topic: str, offset: int, value: bytes) -> None:
 
 
 def closed_bars(plant: Plant) -> list[tuple[int, records.Record, list[int]]]:
-    """Return (offset, record, closed rows) of each record of partition 0 with closed bars."""
+    """Return (offset, record, row numbers of closed bars) of each record of partition 0 with closed bars."""
     found = []
     with opened(plant) as log:
         for delivery in log.read_range(OHLCV_0, 0, log.offsets(OHLCV)[OHLCV_0][1]):
@@ -133,7 +133,7 @@ def closed_bars(plant: Plant) -> list[tuple[int, records.Record, list[int]]]:
     return found
 
 
-def test_committed_output_over_restarts_is_equal(plant: Plant) -> None:
+def test_committed_output_is_equal_after_restarts(plant: Plant) -> None:
     answer = say(plant, "verify", "--json")
     one, other = objects(answer)
     assert answer.code == 0
@@ -177,7 +177,7 @@ def test_the_output_is_equal_on_kafka_too(tmp_path: Path, kafka_broker: KafkaBro
         assert log.trim(middle) == {}
         assert retention.run(middle + 100 * DAY_US) == DAYS - 1
         (left,) = snapshots.kept_snapshots(log, STATE_AGGREGATION, RAW, 0)
-        assert left.label == labels()[-1], "no record has come since, so it holds nothing back"
+        assert left.label == labels()[-1], "the newest snapshot stays, because no record follows it"
     finally:
         log.close()
 
@@ -231,7 +231,7 @@ def test_a_changed_value_is_shown_with_its_row_and_column(plant: Plant) -> None:
     assert shown.code == 1
     assert "DIFFERS" in shown.out
     assert f"raw offset {found['raw_offset']}" in shown.out
-    assert "equal" in shown.out, "the other partition is compared all the same"
+    assert "equal" in shown.out, "the other partition is compared too"
 
 
 def test_additional_and_missing_records_are_found(plant: Plant) -> None:
@@ -272,11 +272,13 @@ def test_verify_reports_the_earliest_possible_time_after_retention(plant: Plant)
         assert log.trim(now_us)[RAW] > DAY_RECORDS
         kept = snapshots.kept_snapshots(log, STATE_AGGREGATION, RAW, 0)
         assert [one.label for one in kept] == labels()[1:]
-        assert log.offsets(RAW)[RAW_0][0] == kept[0].oldest < kept[0].position, "its bars' prints lie before it"
+        assert log.offsets(RAW)[RAW_0][0] == kept[0].oldest < kept[0].position, (
+            "the snapshot needs prints before its position"
+        )
     (one,) = objects(say(plant, "verify", "--json", "--partition", "0"))
     assert (one["equal"], one["snapshot"], one["begin"]) == (True, labels()[1], kept[0].position)
     assert one["records"] == DAY_RECORDS
-    assert "retention has deleted" in one["notes"][0], "what was made of it was older than retention too"
+    assert "retention has deleted" in one["notes"][0], "retention has deleted output records too"
     for how in (["--from", iso(first_us)], ["--snapshot", "none"]):
         refused = say(plant, "verify", "--json", "--partition", "0", *how)
         assert_refused(refused, 1, "retention has deleted records", "the earliest possible start is --from")
