@@ -1,15 +1,15 @@
-"""The service of live feeds: vendors' streams into the log, and the backfill of the bars that they missed.
+"""The service of live feeds: appends vendors' streams to the log, and runs the backfill beside them.
 
 In: parsed batches of a vendor's stream. Out: ticks, watermarks and the state of the feed on `market.prices.raw`, and
 the gaps that the backfill must fill. Begin with `MarketData.run`.
 
 A feed has two tasks: the stream with its socket, and the writer. Between them is a queue of `QUEUE_EVENTS` events. An
-event contains the ticks of a few milliseconds or, if the queue was full, of the time since then. A busy process thus
-handles fewer and larger batches. Once the largest batch is full the socket is not read, and the vendor's limit for slow
-clients applies. All calls of the log run in one thread, so they never block the event loop.
+event contains the ticks of a few milliseconds, or more while the queue is full. A busy process thus handles fewer and
+larger batches. When the largest batch is full, the stream stops reading the socket, and the vendor's limit for slow
+clients applies. All calls to the log run in one thread, so they never block the event loop.
 
-Times are those of `Clock`, which may run fast. The rate of marks then follows the machine's clock, and watermarks allow
-for the longer market time that passes while a message is on its way.
+Times are those of `Clock`, which may be faster than the machine's clock. The rate of marks then follows the machine's
+clock. Watermarks allow for the market time that passes while a message is in transit.
 """
 
 from __future__ import annotations
@@ -48,17 +48,18 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 OnGap = Callable[[int, int, Sequence[str]], None]
-"""Called with a range `[start_us, end_us)` that the feed did not deliver, and the symbols concerned; must be quick."""
+"""Callback for a range `[start_us, end_us)` that the feed did not deliver, with the symbols concerned. It must be
+quick."""
 
-QUEUE_EVENTS: Final = 2  # one is written, one waits, the next is gathered
+QUEUE_EVENTS: Final = 2  # the stream gathers further ticks into its next event
 MARK_EVERY_S: Final = 1.0
 MARK_TURNS: Final = 20
 """Maximum number of turns in which the partitions of a feed are marked."""
-_MARK_REAL_S: Final = 0.5  # for all partitions in turn; half as often while batches arrive
+_MARK_REAL_S: Final = 0.5  # by the machine's clock; every partition is marked once in this time
 _MARK_LONGEST_S: Final = 45.0  # a feed that is silent for 90 s of log time is considered down
 _TURN_REAL_S: Final = 0.05
 _QUIET_REAL_S: Final = 0.2
-_RETRY_S: Final = 1.0  # by the machine's clock, as outages of the log are
+_RETRY_S: Final = 1.0  # by the machine's clock, because an outage of the log takes real time
 _SKEW_TURN_US: Final = 60 * SECOND_US
 
 
@@ -67,9 +68,9 @@ class MarketDataConfig:
     """The name and the symbols of a feed.
 
     `order_slack_us`: allowed disorder. Vendors' times are whole seconds, and messages of one second may arrive in any
-    order. The watermark therefore follows the newest tick at this distance. `quiet_slack_us`: without ticks the
-    watermark follows our clock at this distance plus the measured delay of the feed. With a fast clock it is at least
-    0.2 s of the machine's clock.
+    order. The watermark therefore follows the newest tick at this distance. `quiet_slack_us`: if no ticks arrive, the
+    watermark follows our clock at this distance plus the measured delay of the feed. The distance is at least 0.2 s of
+    the machine's clock.
     """
 
     symbols: Sequence[str]
@@ -82,8 +83,9 @@ class MarketDataConfig:
 class FeedCounters:
     """Counters of a feed since the service started, for metrics and tests.
 
-    `lag_us`: the worst recent delay of a message behind its own time; 0 where times are ahead. `skew_us`: the minimum
-    lead of the vendor's clock over ours, from messages that arrived before their own time; 0 without such messages.
+    `lag_us`: maximum recent delay from the time in a message to its arrival; 0 if the times are ahead of our clock.
+    `skew_us`: minimum lead of the vendor's clock over ours, from messages that arrived before their own time; 0 if
+    there were none.
     """
 
     messages: int = 0
@@ -103,8 +105,8 @@ class FeedCounters:
 class MarketData:
     """Runs one feed of a stream. `metrics` is called with the counters after each batch, in the event loop.
 
-    `on_gap` is called in the event loop whenever the feed is up again. Its range begins when the connection was lost,
-    or at the end of the last run of the service.
+    `on_gap` is called in the event loop whenever the feed is up again. The reported range begins when the connection
+    was lost, or at the end of the last run of the service.
     """
 
     def __init__(
@@ -138,8 +140,8 @@ class MarketData:
     async def run(self, stop: asyncio.Event) -> None:
         """Run until `stop` is set, then append `down` and return. Call it once.
 
-        Raises Fenced when another process has taken over the feed. While the log is unavailable it waits: the queue
-        fills and the socket is not read.
+        Raises Fenced when another process has taken over the feed. While the log is unavailable, the service waits: the
+        queue fills and the socket is not read.
         """
         queue: asyncio.Queue[StreamEvent] = asyncio.Queue(QUEUE_EVENTS)
         writer = await self._open()
@@ -198,7 +200,7 @@ class MarketData:
                 await asyncio.sleep(_RETRY_S)
 
     async def _append(self, writer: FeedWriter, work: Callable[[], object]) -> None:
-        """Call the writer, and wait until the log has the records, however long that takes."""
+        """Call the writer, and wait without a limit until the log contains the records."""
         try:
             await self._call(work)
             return
@@ -230,7 +232,7 @@ class MarketData:
             if clock.monotonic() - marked_s >= every_s:
                 marked_s, turn = clock.monotonic(), (turn + 1) % turns
                 if self.counts.connected:
-                    # Ticks in the queue may be older than our clock: then only the feed's own times count.
+                    # Ticks in the queue may be older than our clock, so only the feed's own times count.
                     by_ticks_us = self._newest_us - self.config.order_slack_us
                     watermark_us = self._watermark_by_clock_us() if queue.empty() else by_ticks_us
                     await self._mark(writer, watermark_us, range(turn, writer.partitions, turns))
@@ -299,7 +301,7 @@ class MarketData:
         self._update_counters(writer)
 
     async def _on_live_gap(self, writer: FeedWriter, start_us: int, end_us: int) -> None:
-        """Append that a live connection delivered nothing of a range."""
+        """Append that a live connection missed the ticks of a range."""
         seconds = (end_us - start_us) / SECOND_US
         log.warning("ticks were missed on a live connection", feed=self.config.feed, seconds=seconds)
         self.counts.losses += 1
@@ -344,7 +346,7 @@ class MarketData:
         newest_us, counts = int(valid.max()), self.counts
         self._newest_us = max(self._newest_us, newest_us)
         counts.lag_us = max(at_us - newest_us, counts.lag_us - counts.lag_us // 1_000, 0)
-        # The largest lead of messages over our clock, of this minute and of the one before.
+        # The largest lead of messages over our clock, in this minute and in the previous one.
         began_us, before, now = self._skew
         if at_us - began_us > _SKEW_TURN_US:
             began_us, before, now = at_us, now, 0
@@ -362,8 +364,8 @@ class MarketData:
     def _complete_until_us(self, since_us: int) -> int:
         """Return the time up to which all ticks surely arrived, for a connection that was alive until `since_us`.
 
-        That is the newest tick. A heartbeat that was answered later does not show that later ticks arrived. Requesting
-        a range without trades costs little.
+        This is the time of the newest tick. A heartbeat that was answered later does not show that later ticks arrived.
+        Requesting a range without trades costs little.
         """
         return min(self._newest_us, since_us) if self._newest_us else since_us
 
@@ -373,7 +375,10 @@ class MarketData:
 
 
 async def run_feeds(stop: asyncio.Event, feeds: Sequence[MarketData], backfill: Awaitable[None] | None) -> None:
-    """Run feeds and the backfill until `stop`, then end the feeds with `down`. Raises the first error of any."""
+    """Run feeds and the backfill until `stop`, then append `down` to each feed.
+
+    Raises the first error of these tasks.
+    """
     stopping = asyncio.Event()
     tasks = [asyncio.create_task(feed.run(stopping), name=feed.config.feed) for feed in feeds]
     if backfill is not None:

@@ -22,7 +22,7 @@ from tickerplant.store import Store
 
 EVERY_US: Final = DAY_US
 DEPTH_US: Final = 3_653 * DAY_US
-"""Range of a request: ten years."""
+"""Length of the requested range: ten years."""
 SYMBOLS_PER_ROUND: Final = 5
 
 
@@ -64,8 +64,8 @@ class ActionsRequester:
             answer = await self._scheduler.actions(symbol, now_us - DEPTH_US, now_us, Purpose.HISTORY)
             if isinstance(answer, Blocked):
                 if answer.verdict == QUOTA and answer.again_us is not None:
-                    break  # credits come back later, for this symbol and the next ones
-                # No vendor has it now. The symbol is due again tomorrow and does not delay the others.
+                    break  # this symbol and the next ones stay due until credits return
+                # No vendor can answer now. The symbol is due again tomorrow and does not delay the others.
                 requested[symbol] = now_us
                 continue
             requests += 1
@@ -81,7 +81,7 @@ class ActionsRequester:
 async def new_actions(
     store: Store, splits: pa.RecordBatch | None, dividends: pa.RecordBatch | None
 ) -> tuple[pa.RecordBatch | None, pa.RecordBatch | None]:
-    """Return the splits and dividends that are not in the store; None for none."""
+    """Return the splits and the dividends that are not in the store; None if there are none."""
     result: list[pa.RecordBatch | None] = []
     for batch, relation, values in (
         (splits, "splits", ("numerator", "denominator")),

@@ -1,8 +1,8 @@
 """The gap index: every wanted series, its missing bars, and the ranges that are not scanned yet.
 
-A scan reads stored bars and vendors' answers. The last minutes are scanned in every round, gaps when a stream reports
-them, and a history once: the newest part first, a few seconds a round. The most valuable requests thus do not wait
-until ten years of all series are scanned.
+A scan reads stored bars and vendors' answers. Every round scans the last minutes and the gaps that a stream reported. A
+history is scanned once, the newest part first, for a few seconds a round. The most valuable requests thus do not wait
+for a scan of ten years of all series.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from tickerplant.store import Store
 GAP_FILL_US: Final = 2 * DAY_US
 """Maximum age of a recent gap. Requests for recent gaps may use the credits that are held in reserve."""
 SHORT_US: Final = GAP_FILL_US + DAY_US
-"""Length of the newest part of a history, scanned first."""
+"""Length of the newest part of a history, which is scanned first."""
 PART_US: Final = 60 * DAY_US
-"""Length of the other parts: the silent intervals of many symbols are read in one query."""
+"""Length of the other parts of a history. One query reads the silent intervals of many symbols in a part."""
 RESCAN_US: Final = 15 * MINUTE_US
-"""Length of the last minutes that every round scans: a bar becomes incomplete if its feed declares an outage later."""
+"""Length of the range that every round scans again: a bar becomes incomplete if its feed declares an outage later."""
 SCAN_S: Final = 5.0
-"""Time that one round spends on ranges that are not scanned yet."""
+"""Maximum time that one round spends on ranges that are not scanned yet."""
 _INTERVAL_RANK: Final = {"1d": 0, "1m": 1}
 _SYMBOLS: Final = 100
 """Maximum number of symbols of one query."""
 _SYMBOLS_LONG: Final = 25
 """Maximum number of symbols of one query over PART_US of minutes: 2 M rows."""
 _YIELD_EVERY: Final = 50
-"""Series handled between two yields to the event loop."""
+"""Number of series handled between two yields to the event loop."""
 
 _Range = tuple[int, int]
 
@@ -77,7 +77,7 @@ class GapIndex:
 
     @property
     def series(self) -> Iterable[Series]:
-        """All series."""
+        """All wanted series."""
         return self._series.values()
 
     @property
@@ -129,7 +129,10 @@ class GapIndex:
         return [(series, start, end) for start, end in inside if end > start]
 
     def _queue(self, series: Series, start_us: int, end_us: int) -> None:
-        """Queue a range to scan, in parts from the newest back: the last days, then months of minutes."""
+        """Queue the parts of a range to scan, newest first: the last days, then the older bars in parts of PART_US.
+
+        All older daily bars are one part.
+        """
         cut_us = max(start_us, end_us - SHORT_US)
         parts = [(cut_us, end_us)]
         while cut_us > start_us:
@@ -157,9 +160,9 @@ class GapIndex:
                 self._unscanned_parts[id(series)] -= 1
 
     def _scan_rank(self, part: tuple[Series, int, int]) -> tuple[bool, int, int, int, int]:
-        """Return the order of scans, lowest first: the last days, then daily bars, then minutes.
+        """Return the rank of a part, lowest first: the last days, then daily bars, then minutes.
 
-        Symbols of a partition are adjacent, because the statements of feeds are read by partition.
+        Symbols of a partition are adjacent, because silent intervals are read by partition.
         """
         series, start_us, end_us = part
         partition = partition_of(series.symbol, self._partitions)
@@ -197,7 +200,7 @@ class GapIndex:
     # Orders ----------------------------------------------------------------------------------------------------------
 
     def set_ordered(self, ranges: Iterable[WantedRange]) -> None:
-        """Set the ranges of users' orders; they come before other history."""
+        """Set the ranges of users' orders, which are requested before other history."""
         self._ordered.clear()
         for one in ranges:
             self._ordered.setdefault((one.symbol, one.interval), []).append((one.start_us, one.end_us))
@@ -213,7 +216,7 @@ class GapIndex:
     # Missing bars ----------------------------------------------------------------------------------------------------
 
     def derived_from(self, symbol: str) -> int:
-        """Return the start of aggregation's revision window: from there on coarser bars are rolled up from 1m bars."""
+        """Return the start of aggregation's revision window: coarser bars after it are rolled up from 1m bars."""
         calendar = self._calendars.of(symbol)
         if calendar.name not in self._derived_from_us:
             at = np.array([self._now_us - 2 * HOUR_US], np.int64)
@@ -222,14 +225,15 @@ class GapIndex:
         return self._derived_from_us[calendar.name]
 
     def before_us(self, series: Series, now_us: int) -> int:
-        """Return the time before which a missing bar must start: it is due, and not rolled up from 1m bars."""
+        """Return the time before which missing bars may be requested: they are due and not rolled up from 1m bars."""
         limit_us = now_us - self._grace_us - series.grid.length_us
         return limit_us if series.interval == "1m" else min(limit_us, self.derived_from(series.symbol))
 
     def task(self, series: Series, now_us: int, *, fill_gaps: bool) -> Task | None:
-        """Return the next need of the series; None if it has none.
+        """Return the next task of the series; None if it has none.
 
-        History is requested only when all of it is scanned: a page cut at the scanned part costs as much as a full one.
+        History is requested only when all of it is scanned: a page that ends at the scanned part costs as much as a
+        full page.
         """
         before_us = self.before_us(series, now_us)
         task = next_task(series, now_us, before_us, now_us - GAP_FILL_US, fill_gaps=fill_gaps)

@@ -1,4 +1,4 @@
-"""The ingest of a vendor's answer: bars are validated, compared, reduced to the missing ones, and published."""
+"""The ingest of a vendor's answer: its bars are validated, compared, reduced to the missing bars, and published."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class AnswerIngestor:
     async def ingest(self, writer: FeedWriter, store: Store, answer: Answer) -> None:
         """Append the missing bars of an answer and its verdicts on the gaps, then update the series.
 
-        Raises the errors of the log and the store; then either nothing of the answer is in the log, or all of it.
+        Raises the errors of the log and the store. The log then contains either all or nothing of the answer.
         """
         newest = self._newest_by_market(answer.bars)
         vendor, result = answer.choice.name, _Result()
@@ -127,7 +127,7 @@ class AnswerIngestor:
         self._progress.bars += bars.num_rows if bars is not None else 0
 
     def _newest_by_market(self, answer: BarsAnswer) -> dict[tuple[str, str], int]:
-        """Return the newest bar of each market: a delay of a vendor applies to a whole market."""
+        """Return the start of the newest bar of each market: a delay of a vendor applies to a whole market."""
         found: dict[tuple[str, str], int] = {}
         for symbol, bars in answer.found.items():
             if isinstance(bars, pa.RecordBatch) and bars.num_rows:
@@ -198,7 +198,7 @@ class AnswerIngestor:
     def _final_until(self, series: Series, start_us: int, end_us: int, newest_us: int | None) -> int:
         """Return the end of the final part of an answer of `[start_us, end_us)`.
 
-        After the newest bar of the symbol's market (`newest_us`) a vendor that is late may have more bars later.
+        A vendor that is late may add bars after the newest bar of the symbol's market (`newest_us`).
         """
         length_us = series.grid.length_us
         final_us = sure_until(series.interval, self._clock.now_us())

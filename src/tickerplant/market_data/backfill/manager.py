@@ -57,7 +57,8 @@ T = TypeVar("T")
 
 FEED: Final = "backfill"
 GRACE_US: Final = 90 * SECOND_US
-"""Time after its interval when a bar counts as missing: allowed lateness, the store's delay and the vendor's delay."""
+"""Time from the end of an interval until its bar counts as missing: allowed lateness plus the delays of store and
+vendor."""
 _GRACE_REAL_S: Final = 3.0
 """The same time by the machine's clock, for a manager whose clock is faster."""
 _HOLD_BYTES: Final = 1 << 40  # the publisher decides what one transaction contains
@@ -114,7 +115,7 @@ class BackfillManager:
     # The loop --------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Fetch until cancelled (with `plan.once`: until done). Retries while the log or the store is unavailable.
+        """Fetch until cancelled, or until done with `plan.once`. Retries while the log or the store is unavailable.
 
         Raises Fenced when another process has taken over the backfill or the request scheduler.
         """
@@ -137,7 +138,7 @@ class BackfillManager:
             self._executor.shutdown(wait=False)
 
     async def _run_connected(self) -> None:
-        """Run rounds until `once` is over or the log or the store fails."""
+        """Run rounds until the work of `once` is done, or the log or the store fails."""
         writer = await self._call(lambda: FeedWriter(self._log, FEED, hold_bytes=_HOLD_BYTES, clock=self._clock.now_us))
         store: Store | None = None
         try:
@@ -155,7 +156,7 @@ class BackfillManager:
                 await store.close()
 
     async def _step(self, writer: FeedWriter, store: Store) -> bool:
-        """Run one round, and wait if it had nothing to do; return whether `once` is over."""
+        """Run one round, and wait if it had nothing to do; return True if the work of `once` is done."""
         await self._orders.accept_new()
         plan = self._plan
         nothing_wanted = not (plan.depths or plan.ranges or self._orders or self._until_due_s() == 0)
@@ -202,7 +203,7 @@ class BackfillManager:
     # One round -------------------------------------------------------------------------------------------------------
 
     async def _round(self, writer: FeedWriter, store: Store) -> bool:
-        """Run one round; return whether the next one should follow at once."""
+        """Run one round; return True if the next round should follow at once."""
         await self._wait_for_store(writer, store)
         self._rounds.forget()
         self._gap_reported.clear()
@@ -228,7 +229,7 @@ class BackfillManager:
         return round_.requests > 0 or self._gaps.has_unscanned
 
     async def _wait_for_store(self, writer: FeedWriter, store: Store) -> None:
-        """Return when the store has applied all records that `market.prices.raw` contains now."""
+        """Wait until the store has applied all records that `market.prices.raw` contains now."""
         generation = self._log.identity().generation
         ends = await self._publisher.barrier(writer)
         while True:
@@ -268,7 +269,7 @@ class BackfillManager:
             await self._store_progress(writer)
 
     async def _send(self, request: NextRequest) -> BarsAnswer | None:
-        """Return the vendor's answer; None for an error that contains no information about the bars."""
+        """Send a request and return the answer; None for an error that contains no information about the bars."""
         faults.reach("backfill.request.before")
         choice, bars = request.choice, request.request
         try:

@@ -1,4 +1,4 @@
-"""Users' orders of bars: how another process places one, and which ones the manager still has to carry out."""
+"""Users' orders of bars: other processes place them in the log, and the manager carries them out."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ _TRIES: Final = 20
 
 
 def place_order(log: EventLog, order: Order) -> None:
-    """Append an order for the backfill that runs on this log. Blocks. Raises LogError if other writers win each try."""
+    """Append an order for the backfill that runs on this log.
+
+    Blocks. Raises LogError if other writers fence every try.
+    """
     for _ in range(_TRIES):
         try:
             # Opening the writer fences other writers, so that two processes cannot overwrite each other's order.
@@ -40,7 +43,7 @@ def place_order(log: EventLog, order: Order) -> None:
 
 
 def read_orders(log: EventLog) -> list[Order]:
-    """Return the last orders, oldest first, finished or not. Raises LogError if they cannot be decoded."""
+    """Return the stored orders, oldest first, finished or not. Raises LogError if they cannot be decoded."""
     stored = log.get_state(STATE_FEEDS, 0, ORDERS_KEY)
     try:
         return [] if stored is None else msgspec.json.decode(stored, type=list[Order])
@@ -51,8 +54,8 @@ def read_orders(log: EventLog) -> list[Order]:
 class OpenOrders:
     """The orders that the manager has accepted and not finished, as ranges of bars.
 
-    `read` returns the stored orders. A plan with its own order contains that order alone: stored orders are not
-    read, and it stays open until `finish_all`.
+    `read` returns the stored orders. If the plan has an order, it is the only one: stored orders are not read, and it
+    stays open until `finish_all`.
     """
 
     def __init__(
@@ -80,14 +83,14 @@ class OpenOrders:
         return [one for ranges in self._ranges.values() for one in ranges]
 
     async def accept_new(self) -> bool:
-        """Accept the stored orders that are new; return whether there was one."""
+        """Accept the stored orders that are new; return True if there was one."""
         new = await self._read_new()
         for order in new:
             self._accept(order)
         return bool(new)
 
     async def has_new(self) -> bool:
-        """Return whether a new order is stored. Reads at most once in POLL_S; False in between."""
+        """Return True if a new order is stored. Reads at most once in POLL_S, and returns False in between."""
         return time.monotonic() - self._read_s > POLL_S and bool(await self._read_new())
 
     def finish(self, is_filled: Callable[[WantedRange, int, int], bool]) -> None:

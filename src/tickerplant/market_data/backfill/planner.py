@@ -17,16 +17,16 @@ from tickerplant.market_data.vendors.port import BarsOffer, BarsRequest
 from tickerplant.market_data.vendors.rate_limits import Purpose
 
 MAX_BARS: Final = 20_000
-"""Maximum number of bars of one answer, over all symbols: 2 MB, and requested again after a kill."""
+"""Maximum number of bars of one answer, over all symbols: 2 MB, which are requested again after a kill."""
 OVERLAP_BARS: Final = 40
-"""Bars before a gap that are requested too, if the vendor's bars must be compared with stored ones."""
+"""Number of bars before a gap that are also requested if the vendor's bars must be compared with stored bars."""
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """The next need of one series: its missing bars of `[start_us, end_us)` that may be requested at `now_us`.
+    """The missing bars of one series to request next: those in `[start_us, end_us)` that are ready at `now_us`.
 
-    `start_us` is the start of the oldest one, `end_us` the end of the newest. `ordered`: a user's order includes them.
+    `start_us` is the start of the oldest bar, `end_us` the end of the newest. `ordered`: a user's order includes them.
     """
 
     series: Series
@@ -45,7 +45,8 @@ class Task:
     def rank(self) -> tuple[int, int, int]:
         """The order of tasks, lowest first: recent gaps, then orders, then history.
 
-        In orders and history, days (few bars, long charts) come before minutes. Newer bars come before older ones.
+        Within orders and within history, daily bars (few bars, long charts) precede minutes. Newer bars precede older
+        bars.
         """
         interval_rank = {"1d": 0, "1m": 1}.get(self.series.interval, 2)
         is_gap = self.purpose is Purpose.GAP_FILL
@@ -53,10 +54,10 @@ class Task:
 
 
 def next_task(series: Series, now_us: int, before_us: int, gaps_from_us: int, *, fill_gaps: bool = True) -> Task | None:
-    """Return the next need of a series; None if it has none.
+    """Return the next task of a series; None if it has none.
 
     `before_us`: bars that start at or after it are not due yet, or arrive without a request. `gaps_from_us`: missing
-    bars from here on are recent gaps; they are skipped without `fill_gaps`.
+    bars from here on are recent gaps; they are skipped unless `fill_gaps` is True.
     """
     if fill_gaps and (gaps := series.ready(now_us, gaps_from_us, before_us)):
         return Task(series, gaps[0][0], gaps[-1][1], now_us, Purpose.GAP_FILL)

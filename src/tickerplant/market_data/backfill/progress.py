@@ -17,9 +17,9 @@ MAX_ORDERS: Final = 50
 class Progress(msgspec.Struct, kw_only=True):
     """The progress of the backfill. Times are microseconds UTC by the clock of market_data.
 
-    `working`: a request is possible now. `missing`: bars that should be fetched; `later`: the part of them that no
-    vendor can be asked for until `again_us`, for the reason `blocked`. `request`: the last request. `orders`: ids of
-    the finished orders of users (no request for them is possible now), newest last.
+    `working`: a request is possible now. `missing`: bars that should be fetched; `later`: missing bars that no vendor
+    can be asked for until `again_us`, for the reason `blocked`. `request`: the last request. `orders`: ids of the
+    finished orders of users (no request for them is possible now), newest last.
     """
 
     working: bool = True
@@ -45,4 +45,4 @@ def read_progress(log: EventLog) -> Progress | None:
     try:
         return None if stored is None else msgspec.json.decode(stored, type=Progress)
     except msgspec.MsgspecError:
-        return None  # another version; overwritten soon
+        return None  # another version wrote it; this version overwrites it soon

@@ -1,9 +1,9 @@
 """The publisher: it appends the missing bars of an answer, and the answer itself, to the log.
 
-Bars are appended in slices, in time order over all symbols. Each slice waits until aggregation has processed the one
-before, so that live ticks are not delayed. The answer is appended with the last slice, in one transaction.
+Bars are appended in slices, in time order over all symbols. Each slice waits until aggregation has processed the
+previous slice, so that live ticks are not delayed. The answer is appended with the last slice, in one transaction.
 
-The feed is a sequence of rounds (`start`, bars, `end`). The coverage that a round claims decides which coarser bars,
+The feed is a sequence of rounds (`start`, bars, `end`). The coverage that a round claims determines which coarser bars,
 rolled up from its bars, are complete:
 
 - Bars older than aggregation's revision window belong to a round that claims no coverage, because a round never has all
@@ -44,7 +44,7 @@ _MAX_WAIT_S: Final = 10.0
 _MAX_NOTE_CHARS: Final = 500
 
 Call = Callable[[Callable[[], Any]], Awaitable[Any]]
-"""Runs a blocking call on the log in a thread, one at a time."""
+"""Function that runs a blocking call on the log in a thread, one call at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ def bars_at(batch: pa.RecordBatch, starts: Int64Array) -> pa.RecordBatch:
 
 
 def merge_by_time(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch | None:
-    """Return the bars of several symbols as one batch in time order; None for none."""
+    """Return the bars of several symbols as one batch in time order; None if there are none."""
     batches = [batch for batch in batches if batch.num_rows]
     if not batches:
         return None
@@ -114,8 +114,8 @@ class Slice:
 def slices_of(bars: pa.RecordBatch | None, start_us: int, end_us: int, *, align_to_5m: bool = False) -> list[Slice]:
     """Cut bars in time order into adjacent slices of about SLICE_BARS, from `start_us` to `end_us`.
 
-    All bars of an instant are in one slice: after a kill, all symbols lack the same range, which is one request. With
-    `align_to_5m` cuts are multiples of five minutes, so that the parts of a 5m bar are in one slice.
+    All bars of an instant are in one slice: after a kill, all symbols lack the same range, which is one request.
+    `align_to_5m`: cuts are multiples of five minutes, so that the parts of a 5m bar are in one slice.
     """
     if bars is None or not bars.num_rows:
         return []
@@ -172,7 +172,7 @@ class Publisher:
     async def barrier(self, writer: FeedWriter) -> dict[int, int]:
         """Append an empty round to every partition, behind all present records; return its offsets by partition.
 
-        Aggregation passes it on, so its effect in the store shows that all records before it are applied.
+        Aggregation forwards the round. When the store has applied the round, it has applied all earlier records.
         """
 
         def append() -> None:
@@ -254,7 +254,7 @@ class Publisher:
             self._in_round = False
 
     async def _wait_for_aggregation(self, offsets: Mapping[int, int]) -> None:
-        """Return when aggregation has committed past these offsets and had a pause, or after _MAX_WAIT_S.
+        """Wait until aggregation has committed past these offsets and had a pause, at most _MAX_WAIT_S.
 
         Returns at once if no group `aggregation` reads the log.
         """

@@ -1,4 +1,4 @@
-"""The requests of a round: their order, the choice of the vendor, and the case that no vendor can be asked."""
+"""The requests of a round: their order, the choice of the vendor, and the reasons why no vendor can be asked."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ IDLE_MAX_S: Final = 1_800.0
 _ROUND_S: Final = 60.0
 _ROUND_REQUESTS: Final = 50
 _MAX_REPORTED: Final = 100_000
-"""Maximum number of remembered reasons; then all are dropped, and some are reported once more."""
+"""Maximum number of remembered reasons. When it is exceeded, all are dropped, and some are reported again."""
 _REPORT_AGAIN_US: Final = 10 * MINUTE_US
-"""The same reason for the same gap is reported again if its end has moved by more than this."""
+"""Movement of a gap's end beyond which the same reason is reported again."""
 _MAX_UNREPORTED: Final = 1_000
 """Number of reasons that are appended together during a round."""
 _MINUTE_QUOTA_US: Final = 2 * MINUTE_US
-"""A shorter wait is for a minute's credits, and is not reported."""
+"""Shortest wait that is reported. A shorter wait is for a minute's credits."""
 _YIELD_EVERY: Final = 50
-"""Series handled between two yields to the event loop."""
+"""Number of series handled between two yields to the event loop."""
 
 
 @dataclass(slots=True)
@@ -52,7 +52,7 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class NextRequest:
-    """A request that is ready to be sent, and the tasks it is made for."""
+    """A request that is ready to be sent, and the tasks that it is made for."""
 
     choice: Choice
     request: BarsRequest
@@ -90,8 +90,8 @@ class RoundPlanner:
     def next_task(self, round_: Round) -> Task | None:
         """Return the most valuable task; None at the end of the round.
 
-        A round ends after _ROUND_S or _ROUND_REQUESTS, and after the requests for orders: a user is waiting for them to
-        be in the store.
+        A round ends after _ROUND_S or _ROUND_REQUESTS, and after the requests for orders: a user waits until their bars
+        are in the store.
         """
         task = round_.tasks.best()
         late = self._clock.monotonic() - round_.started_s >= max(_ROUND_S, self._clock.speed)
@@ -137,7 +137,7 @@ class RoundPlanner:
             self._reported.clear()
 
     def lookback_us(self, interval: str) -> int | None:
-        """Return the longest lookback of a vendor for an interval; None: without a limit."""
+        """Return the longest lookback of all vendors for an interval, in microseconds; None: no limit."""
         offers = [provider.offer.of(interval) for provider in self._scheduler.providers(kind_of(interval))]
         found = [offer.lookback_us for offer in offers if offer is not None]
         return None if None in found else max((one for one in found if one is not None), default=0)
@@ -171,9 +171,9 @@ class RoundPlanner:
     # Gaps that cannot be requested -----------------------------------------------------------------------------------
 
     def _postpone(self, task: Task, blocked: Blocked) -> bool:
-        """Postpone a task that no vendor can be asked for; return whether this lasts for the whole round.
+        """Postpone a task that no vendor can be asked for; return True if the block lasts for the whole round.
 
-        If it does not, the rest of the series may be requested.
+        Otherwise the remaining ranges of the series may be requested.
         """
         series, now_us = task.series, self._clock.now_us()
         ranges = [(task.start_us, task.end_us)]
@@ -210,12 +210,12 @@ class RoundPlanner:
     # The pace of gap requests ----------------------------------------------------------------------------------------
 
     def _may_fill_gaps(self) -> bool:
-        """Return whether this round may request recent gaps, so that credits last until their windows end."""
+        """Return True if this round may request recent gaps, so that credits last until their windows end."""
         series = self._gaps.series_with_gaps("1m", self._clock.now_us())
         return self._clock.monotonic() - self._gaps_requested_s >= self._gap_interval_s(series)
 
     def _gap_interval_s(self, series: int) -> float:
-        """Return the time between two requests for the gaps of that many series, by the remaining credits."""
+        """Return the seconds between two requests for the gaps of `series` series, by the remaining credits."""
         now_us = self._clock.now_us()
         rate = 0.0
         names = {provider.name for provider in self._scheduler.providers(kind_of("1m"))}

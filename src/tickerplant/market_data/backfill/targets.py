@@ -11,24 +11,25 @@ import msgspec
 from tickerplant.core.times import DAY_US, HOUR_US
 
 MAX_DAYS: Final = {"1d": 3_653, "5m": 731, "1m": 731}
-"""Days that `max` covers if no vendor has a shorter limit: ten years of daily bars, the retention of the others."""
+"""Number of days that `max` covers if no vendor has a shorter limit: ten years of daily bars, else the store's
+retention."""
 
 ONCE_WAIT_S: Final = 90.0
-"""Longest wait of a manager that runs once: a minute's credits are worth it, those of tomorrow are not."""
+"""Longest wait of a manager that runs once: enough for a minute's credits, but not for a day's credits."""
 
 Lookback = Callable[[str], int | None]
-"""Returns how far back, in microseconds, vendors have an interval; None: without a limit."""
+"""Function that returns the longest lookback of all vendors for an interval, in microseconds; None: no limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """The days of one interval that should be stored. `days` None: as far as vendors go, at most MAX_DAYS."""
+    """The days of one interval that should be stored. `days` None: as far back as vendors offer, at most MAX_DAYS."""
 
     interval: str
     days: int | None
 
     def start_us(self, now_us: int, lookback_us: int | None) -> int:
-        """Return the start of the range. `lookback_us`: the longest lookback of a vendor; None: without a limit."""
+        """Return the start of the range. `lookback_us`: the longest lookback of all vendors; None: no limit."""
         if self.days is not None:
             return now_us - self.days * DAY_US
         max_us = MAX_DAYS.get(self.interval, 731) * DAY_US
@@ -61,11 +62,11 @@ class Order(msgspec.Struct, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class BackfillPlan:
-    """The work of one manager: `symbols` to the `depths`, and these `ranges`, for as long as it runs.
+    """The work of one manager: bars of all `symbols` as far back as `depths`, and bars of the `ranges`.
 
-    `once`: the manager ends when no request is possible now, or within `once_wait_s` of the clock; for a command.
-    `order`: the manager fetches this order in place of the depths; the depths then only limit how far back it goes.
-    Without depths and ranges the manager only carries out orders.
+    `once`: the manager ends when no request is possible within `once_wait_s` of its clock; used by a command. `order`:
+    the manager fetches this order in place of the depths; the depths then only limit how far back it goes. A manager
+    without depths and ranges only carries out orders.
     """
 
     symbols: Sequence[str]
@@ -84,7 +85,7 @@ class BackfillPlan:
         yield from self.ranges
 
     def ranges_of(self, order: Order, now_us: int, lookback_us: Lookback) -> list[WantedRange]:
-        """Return the ranges that an order means."""
+        """Return the ranges of an order, with its defaults filled in."""
         symbols = list(order.symbols) or self.all_symbols
         found = []
         for interval in list(order.intervals) or [depth.interval for depth in self.depths]:
@@ -95,6 +96,6 @@ class BackfillPlan:
 
     @property
     def all_symbols(self) -> list[str]:
-        """The symbols, each once; those of the `order` if it names some."""
+        """The symbols of the `order` if it names some, else those of the plan; each once."""
         ordered = self.order.symbols if self.order is not None else ()
         return list(ordered or dict.fromkeys(self.symbols))

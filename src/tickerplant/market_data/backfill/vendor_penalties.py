@@ -1,4 +1,4 @@
-"""Vendors that are not asked for a series for a while, and the reasons. Pure.
+"""Vendors that are not asked for a series for a limited time, and the reasons. Pure.
 
 The request scheduler stores what a vendor itself reports (an unknown symbol, an interval that its plan lacks). A
 penalty follows from the use of its answers: bars that differ from other vendors' bars, invalid bars, empty ranges.
@@ -44,7 +44,10 @@ class VendorPenalties:
         self._empty: dict[SeriesKey, list[_EmptyRange]] = {}
 
     def add(self, key: SeriesKey, vendor: str, until_us: int, verdict: str, note: str) -> None:
-        """Exclude a vendor from a series until then. `verdict` and `note`: the reason if no other vendor has it."""
+        """Exclude a vendor from a series until `until_us`.
+
+        `verdict`, `note`: the reason if no other vendor has the bars.
+        """
         self._penalties.setdefault(key, {})[vendor] = _Penalty(until_us, verdict, note)
 
     def add_error(self, key: SeriesKey, vendor: str, error: VendorError, now_us: int) -> None:
@@ -64,7 +67,7 @@ class VendorPenalties:
     ) -> tuple[Blocked, list[tuple[int, int]]]:
         """Return the reason why no vendor can supply a series, and the ranges it applies to ([]: all).
 
-        `blocked` is the reason of the request scheduler; `newest_us` the bar that it was asked for.
+        `blocked` is the reason of the request scheduler; `newest_us` is the start of the newest missing bar.
         """
         penalties = [one for one in self._penalties.get(key, {}).values() if one.until_us > now_us]
         if penalties:

@@ -27,17 +27,18 @@ _ATTEMPTS: Final = 5
 
 
 def ensure_settings(log: EventLog, values: Mapping[str, Any], *, clock: Callable[[], int] = now_us) -> bool:
-    """Append a `Settings` record to every partition if these values differ from the last ones; return True if it did.
+    """Append a `Settings` record to every partition if these values differ from the last ones; return True if appended.
 
     `values` are those that differ from the defaults (`rules.values_of`). Processes that start together fence each
-    other: a fenced one tries again and usually finds the record. Raises Fenced or LogUnavailable after five attempts.
+    other. A fenced process tries again and usually finds the record. Raises Fenced or LogUnavailable after five
+    attempts.
     """
     text = msgspec.json.encode(values, order="deterministic")
     for attempt in range(1, _ATTEMPTS):
         try:
             return _ensure(log, values, text, clock)
         except (Fenced, LogUnavailable):
-            time.sleep(random.uniform(0.1, 0.5) * attempt)  # random, so that the processes do not retry at once
+            time.sleep(random.uniform(0.1, 0.5) * attempt)  # random, to spread the retries
     return _ensure(log, values, text, clock)
 
 
@@ -72,7 +73,7 @@ def append_split(
     log: EventLog, symbol: str, session_us: int, numerator: float, denominator: float, *,
     clock: Callable[[], int] = now_us,
 ) -> dict[int, int]:  # fmt: skip
-    """Append a split, `numerator` new shares for `denominator` old ones; return {the symbol's partition: its offset}.
+    """Append a split, `numerator` new shares for `denominator` old ones; return {partition: offset} of the record.
 
     `session_us`: 00:00 UTC of the first session at the new price. The last split that was entered for a session wins.
     """
@@ -84,7 +85,7 @@ def append_dividend(
     log: EventLog, symbol: str, ex_date_us: int, amount: float, currency: str | None = None, *,
     clock: Callable[[], int] = now_us,
 ) -> dict[int, int]:  # fmt: skip
-    """Append a dividend per share with its ex-date (00:00 UTC); return {the symbol's partition: its offset}."""
+    """Append a dividend per share with its ex-date (00:00 UTC); return {partition: offset} of the record."""
     row = {"amount": amount, "currency": currency}
     return _append_action(log, records.Dividends(sent_at_us=clock()), DIVIDENDS, symbol, ex_date_us, row)
 

@@ -7,8 +7,8 @@ One call of `Committer.commit` does, in this order:
 3. store the cursor, which counts the commit,
 4. commit the log's transaction.
 
-No reader sees any of it before Step 4. When Step 4 fails with LogUnavailable its outcome may be unknown: a broker may
-have died before it answered. `recover` reads the stored cursor and appends the records that are not in the log.
+No reader sees any of these effects before Step 4. If Step 4 raises LogUnavailable, its outcome may be unknown: a broker
+may have died before it answered. `recover` reads the stored cursor and appends the records that are not in the log.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def state_partition(feed: str, partitions: int) -> int:
 class Committer:
     """Buffers the records of a feed, and commits them with the feed's cursor. Belongs to one thread at a time.
 
-    Taking a feed's name fences the previous writer of that feed. The buffer is unbounded: the caller commits once
+    Taking a feed's name fences the previous writer of that feed. The buffer is unbounded: the caller commits when
     `pending_bytes` is large enough.
     """
 
@@ -75,14 +75,14 @@ class Committer:
         self._segments.append((slot, ids))
 
     def cursor_changed(self) -> None:
-        """Commit the cursor with the next call of `commit` even if no record was appended."""
+        """Mark the cursor as changed: the next `commit` stores it even if no record was appended."""
         self._cursor_changed = True
 
     def commit(self, cursor: Cursor) -> None:
         """Commit the four effects of the module's docstring; a no-op if nothing was added.
 
-        Raises Fenced when a newer writer has the feed, and LogUnavailable when the log cannot be reached. The buffer is
-        unchanged then, and `recover` continues.
+        Raises Fenced when a newer writer has taken over the feed. Raises LogUnavailable when the log cannot be reached;
+        the buffer is then unchanged, and `recover` continues.
         """
         if not self._cursor_changed and not self._records:
             return

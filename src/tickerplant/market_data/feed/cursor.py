@@ -1,7 +1,7 @@
 """The stored state of a feed: its position, and the trade ids that it appended recently.
 
-The cursor is a state value (`market.state.feeds`, key `feed:<name>`). It commits in the transaction that appends, so it
-matches the log exactly. Pure: bytes in, bytes out.
+The cursor is a state value (`market.state.feeds`, key `feed:<name>`). It is committed in the transaction that appends
+the records, so it matches the log exactly. Pure: bytes in, bytes out.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tickerplant.core.times import NEVER_US, BoolArray
 
 FORMAT: Final = 1
 SEGMENT_IDS: Final = 4_096
-"""Ids in one stored segment: 32 KB. A commit of a live feed rewrites one segment."""
+"""Number of trade ids in one stored segment: 32 KB. A commit of a live feed rewrites one segment."""
 SEGMENTS: Final = 16
 """Number of full segments that are stored: 65,536 ids, half a minute of a feed of 2,000 prints a second."""
 
@@ -56,7 +56,7 @@ def encode(cursor: Cursor) -> bytes:
 
 
 def decode(data: bytes | None, feed: str) -> Cursor:
-    """Return the stored cursor, or a new feed's if `data` is None.
+    """Return the stored cursor, or the cursor of a new feed if `data` is None.
 
     Raises SnapshotRefused when another version wrote it in another format.
     """
@@ -74,9 +74,9 @@ def decode(data: bytes | None, feed: str) -> Cursor:
 class RecentIds:
     """The recent trade ids as 64-bit hashes, to find repeats in whole columns.
 
-    Bounded to `SEGMENTS` full segments and the one being filled. The oldest segment is dropped when a new one is full,
-    so a repeat is found if fewer than 65,536 ids arrived in between. Two different ids share a hash once in 10^14
-    comparisons with a full window; such a tick is dropped as a repeat.
+    Contains at most `SEGMENTS` full segments and the segment that is being filled. The oldest segment is dropped when a
+    new one is full, so a repeat is found if fewer than 65,536 ids arrived in between. One new id in 10^14 has the hash
+    of a different id of a full window. Its tick is dropped as a repeat.
     """
 
     def __init__(self, segments: list[UInt64Array] | None = None, filling: UInt64Array | None = None) -> None:
@@ -88,7 +88,7 @@ class RecentIds:
         return np.sort(np.concatenate([*self._segments, self._filling]))
 
     def add(self, keys: UInt64Array) -> tuple[BoolArray, list[UInt64Array], UInt64Array]:
-        """Add `keys`; return (mask of the new ones, segments that became full, the segment being filled).
+        """Add `keys`; return (mask of the new keys, segments that became full, the segment that is being filled).
 
         If keys of one call are equal, the first of them is new.
         """
@@ -121,7 +121,7 @@ _MAX_ID_BYTES: Final = 64
 
 
 def hash_texts(texts: pa.Array) -> UInt64Array:
-    """Return a 64-bit hash of each text ; a null is hashed as the empty text. Only the first 64 bytes count.
+    """Return a 64-bit hash of each text; a null is hashed as the empty text. Only the first 64 bytes count.
 
     >>> import pyarrow as pa
     >>> bool(hash_texts(pa.array(["a1"]))[0] == hash_texts(pa.array(["zzz", "a1"]))[1])

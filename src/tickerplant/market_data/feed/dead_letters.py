@@ -14,13 +14,13 @@ from tickerplant.core.streams import MAX_DEAD_PAYLOAD_BYTES, cut_to_fit
 from tickerplant.market_data.feed.validation import Reasons
 
 _MAX_ROWS: Final = 1_000
-"""Maximum rows of one dead-letter record: below a megabyte with rows of a few hundred bytes. A record also
-ends before its payloads exceed `MAX_DEAD_PAYLOAD_BYTES`."""
+"""Maximum number of rows in one dead-letter record: less than a megabyte if rows have a few hundred bytes. A record
+also ends before its payloads exceed `MAX_DEAD_PAYLOAD_BYTES`."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeadRow:
-    """A row that could not be used: the reason, and the row as far as it could be read."""
+    """A row that could not be used: the reason, and the readable part of the row."""
 
     reason: str
     payload: bytes

@@ -1,9 +1,8 @@
 """The split of a batch by partition, in whole columns. Pure.
 
-A tick costs an index lookup and a take; a symbol costs something only when its dictionary is seen for the first time.
-The dictionary of a partition is the same object from record to record. It contains all symbols of the partition in the
-order in which they were added, and grows at its end only. A reader therefore maps it once and afterwards only compares
-it.
+A tick costs an index lookup and a take; a symbol costs time only when its dictionary is new. The dictionary of a
+partition is the same object from record to record. It contains all symbols of the partition in the order in which they
+were added, and grows at its end only. A reader therefore maps the dictionary once, and afterwards only compares it.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ class SymbolPartitioner:
         self._seen_codes = np.empty(0, np.int32)
 
     def add(self, symbols: Iterable[str]) -> None:
-        """Add symbols, in this order, behind those that are present."""
+        """Append the symbols that are new, in this order; other symbols keep their codes."""
         new = [symbol for symbol in dict.fromkeys(symbols) if symbol not in self._code]
         if not new:
             return

@@ -1,7 +1,7 @@
 """Checks of rows before they enter the log: columns in, a reason for each invalid row out. Pure, column-wise.
 
-"Corrupt data is worse than no data": a row with a price that is no number, or with an impossible time, becomes a dead
-letter with its reason. It does not advance the watermark.
+A row with a price that is not a number, or with an impossible time, becomes a dead letter with its reason. Such a row
+does not advance the watermark. Corrupt data is worse than no data.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from tickerplant.core.times import DAY_US, FOREVER_US, MINUTE_US, BoolArray, Int
 FUTURE_US: Final = MINUTE_US
 """Maximum lead of a live feed's times over our clock: clocks differ by seconds, broken times by much more."""
 EARLIEST_TICK_US: Final = DAY_US
-"""Earliest time of a tick. Lost times (0, -1) fall on the first day of 1970; no electronic prints are that old."""
+"""Earliest time of a tick. A missing time is often 0 or -1, which is earlier; no electronic prints are that old."""
 EARLIEST_BAR_US: Final = -5_364_662_400_000_000  # 1800-01-01: the oldest daily series begin about then
 LATEST_US: Final = 7_258_118_400_000_000  # 2200-01-01: a file may be simulated, but a year 20121 is an error
 
 Reasons = dict[int, str]
-"""Row number to the reason why the row is invalid."""
+"""Reason why a row is invalid, by row number."""
 
 
 def check_ticks(batch: pa.RecordBatch, latest_us: int = FOREVER_US) -> Reasons:
-    """Return the invalid rows of a TICKS batch; `latest_us`, for a live feed, is now plus the tolerance."""
+    """Return the reasons for the invalid rows of a TICKS batch, {} if all are valid. `latest_us`: latest valid time."""
     time = times_of(batch["time"])
     price = batch["price"].to_numpy(zero_copy_only=False)
     size = batch["size"].to_numpy(zero_copy_only=False)
@@ -39,7 +39,7 @@ def check_ticks(batch: pa.RecordBatch, latest_us: int = FOREVER_US) -> Reasons:
 
 
 def check_bars(batch: pa.RecordBatch, latest_us: int = FOREVER_US) -> Reasons:
-    """Return the invalid rows of a VENDOR_BARS batch."""
+    """Return the reasons for the invalid rows of a VENDOR_BARS batch, {} if all are valid."""
     time = times_of(batch["time"])
     o, h, low, c, volume = (
         batch[name].to_numpy(zero_copy_only=False) for name in ("open", "high", "low", "close", "volume")

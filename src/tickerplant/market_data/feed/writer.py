@@ -36,7 +36,7 @@ _KINDS: Final = int(TickFlag.CANCEL | TickFlag.CORRECTION)
 
 
 def now_us() -> int:
-    """Return the time by the machine's clock: the default stamp of a feed's records."""
+    """Return the time by the machine's clock in microseconds UTC: the default stamp of a feed's records."""
     return time.time_ns() // 1_000
 
 
@@ -56,9 +56,9 @@ class FeedWriter:
     """Writes one feed into every partition of `market.prices.raw`. Belongs to one thread at a time.
 
     Two writers of one feed fence each other: the next commit of the older one raises Fenced. `hold_bytes` lets several
-    batches share a transaction: records are committed once that many bytes are pending, or at `commit`; 0 commits at
-    every call. Pending records are in memory, bounded by `hold_bytes` and one batch. `clock` returns microseconds UTC;
-    with a fast one `mark_every_us` is longer, so that marks are not more frequent.
+    batches share a transaction: records are committed when that many bytes are pending, or at `commit`. 0 commits at
+    every call. Pending records are in memory, bounded by `hold_bytes` and one batch. `clock` returns microseconds UTC.
+    A fast clock needs a longer `mark_every_us`, or marks become more frequent.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class FeedWriter:
 
     @property
     def cursor(self) -> Cursor:
-        """The state of the feed, records that are not yet committed included. Read-only."""
+        """The state of the feed, including records that are not yet committed. Read-only."""
         return self._cursor
 
     @property
@@ -112,13 +112,15 @@ class FeedWriter:
         whole: bool = False,
         new_round: bool = False,
     ) -> None:
-        """Append that the feed is up, with the symbols that it is expected to deliver; commits, unless `new_round`.
+        """Append that the feed is up, with the symbols that it should deliver; commit, unless `new_round`.
 
-        A live feed whose cursor is still open was killed: a `down` since its watermark is appended first, and `gap` is
-        True then. An open file continues without a record. A call while the feed is up replaces the expected symbols.
-        `new_round` begins a round with its own watermark, after the end of a round that was left open. It is part of
-        the next commit, so that a whole round may be one transaction. A backfill has rounds; a file has none. Raises
-        LogError when the feed has ended, unless `new_round`.
+        A live feed whose cursor is still open was killed: a `down` since its watermark is appended first, and `gap`
+        becomes True. The feed of a file that is still open continues without a record. A call while the feed is up
+        replaces the expected symbols.
+
+        `new_round` begins a round with its own watermark, after the end of a round that was left open. The start of the
+        round is part of the next commit, so that a whole round may be one transaction. A backfill has rounds; a file
+        has none. Raises LogError when the feed has ended, unless `new_round`.
         """
         cursor = self._cursor
         if new_round:
@@ -151,8 +153,8 @@ class FeedWriter:
         """Append the watermark, which also shows that the feed is alive. Return False if the last mark is too recent.
 
         The watermark is then part of the next record. Call it once a second while the market is open, and once a minute
-        otherwise. With `partitions` only these are marked, without a limit: marks in turn spread their work (the
-        forming bars of all symbols of a partition) over the second.
+        otherwise. If `partitions` is given, only these are marked, without a minimum interval. Marks in turn spread
+        their work (the forming bars of all symbols of a partition) over the second.
         """
         self._advance(watermark_us)
         if partitions is not None:
@@ -166,16 +168,16 @@ class FeedWriter:
         return True
 
     def down(self, since_us: int | None = None, reason: str = "") -> None:
-        """Append that the feed has delivered nothing since then (default: its watermark); commits.
+        """Append that the feed has delivered nothing since `since_us` (default: its watermark), and commit.
 
-        No-op unless it is up.
+        A feed that is not up stays unchanged.
         """
         if self._cursor.state == feed_cursor.OPEN:
             self._append_down(self._watermark() if since_us is None else since_us, reason)
             self.commit()
 
     def end(self, resume_token: bytes | None = None, *, whole: bool = False) -> None:
-        """Append that the feed is complete; commits. It cannot start again."""
+        """Append that the feed is complete, and commit. The feed cannot start again, except with a new round."""
         if self._cursor.state == feed_cursor.ENDED:
             return
         for partition in range(self.partitions):
@@ -185,7 +187,7 @@ class FeedWriter:
         self.commit()
 
     def set_resume_token(self, resume_token: bytes | None) -> None:
-        """Store this token with the next commit; None leaves the stored one."""
+        """Store this token with the next commit; None keeps the stored token."""
         if resume_token is not None:
             self._cursor.resume_token = resume_token
             self._committer.cursor_changed()
@@ -195,8 +197,8 @@ class FeedWriter:
     def append_ticks(self, batch: pa.RecordBatch, watermark_us: int, resume_token: bytes | None = None) -> int:
         """Append ticks (columns `schemas.TICKS`) and return how many were accepted.
 
-        Invalid rows become dead letters; repeats of a trade id are dropped and counted. `watermark_us`: no later batch
-        has a tick before it in order. `resume_token` is stored with the commit that these ticks are in.
+        Invalid rows become dead letters; repeats of a trade id are dropped and counted. `watermark_us`: a time before
+        which no later batch contains a tick in order. The commit of these ticks also stores `resume_token`.
         """
         batch, codes = self._valid(_TICKS, batch)
         if batch["trade_id"].null_count < batch.num_rows:
@@ -217,13 +219,13 @@ class FeedWriter:
         return int(batch.num_rows)
 
     def append_splits(self, batch: pa.RecordBatch, *, commit: bool = True) -> None:
-        """Append splits (columns `schemas.SPLITS`), each in the partition of its symbol; commits if `commit`."""
+        """Append splits (columns `schemas.SPLITS`), each in the partition of its symbol; commit if `commit`."""
         self._append_by_symbol(records.Splits, batch)
         if commit:
             self.commit()
 
     def append_dividends(self, batch: pa.RecordBatch, *, commit: bool = True) -> None:
-        """Append dividends (columns `schemas.DIVIDENDS`), each in its symbol's partition; commits if `commit`."""
+        """Append dividends (columns `schemas.DIVIDENDS`), each in its symbol's partition; commit if `commit`."""
         self._append_by_symbol(records.Dividends, batch)
         if commit:
             self.commit()
@@ -246,7 +248,7 @@ class FeedWriter:
         self._committer.commit(self._cursor)
 
     def recover(self) -> None:
-        """Continue after LogUnavailable, with nothing lost or doubled; see `Committer.recover`."""
+        """Continue after LogUnavailable without loss or duplicates; see `Committer.recover`."""
         self._committer.recover(self._cursor)
 
     def put_state(self, topic: str, partition: int, key: str, value: bytes) -> None:
@@ -254,7 +256,10 @@ class FeedWriter:
         self._committer.put_state(topic, partition, key, value)
 
     def close(self) -> None:
-        """Release the feed's name. Pending records are lost; the stored cursor does not count them. May be repeated."""
+        """Release the feed's name.
+
+        Pending records are lost, and the stored cursor does not count them. May be called twice.
+        """
         self._committer.close()
 
     def __enter__(self) -> FeedWriter:
@@ -315,7 +320,7 @@ class FeedWriter:
         return max(self._cursor.watermark_us, 0)
 
     def _advance(self, watermark_us: int) -> int:
-        """Advance the watermark and return it. It never goes back, and that of a live feed never passes now."""
+        """Advance the watermark and return it. The watermark never decreases, and a live feed's never exceeds now."""
         if self._cursor.live:
             watermark_us = min(watermark_us, self._clock())
         if watermark_us > self._cursor.watermark_us:
@@ -352,7 +357,7 @@ class FeedWriter:
             self._appended_watermarks_us[partition] = watermark_us
 
     def _end_of_call(self, resume_token: bytes | None) -> None:
-        """Mark the partitions without rows, note the token, and commit unless more batches share the transaction."""
+        """Mark the partitions without rows, set the token, and commit unless more batches share the transaction."""
         if self._clock() - self._marked_us >= self._mark_every_us:
             self._mark_partitions(force=False)
         self.set_resume_token(resume_token)

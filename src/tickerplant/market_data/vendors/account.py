@@ -25,11 +25,11 @@ T = TypeVar("T")
 
 FORMAT: Final = 1
 REJECTIONS_SUFFIX: Final = "/refusals"
-"""Suffix of the key of the rejections. They have their own key: they are many, and most requests change none."""
+"""Suffix of the key that stores the rejections. They have a separate key because they are many and change rarely."""
 COMPARED_US: Final = DAY_US
-"""Validity of a comparison."""
+"""Time for which a comparison is valid."""
 TOO_FEW_US: Final = HOUR_US
-"""Validity of a comparison with too few bars: more bars arrive soon."""
+"""Time for which a comparison with too few bars is valid: more bars arrive soon."""
 MAX_COMPARISONS: Final = 5_000
 
 
@@ -37,7 +37,7 @@ MAX_COMPARISONS: Final = 5_000
 class Blocked:
     """The reason why no vendor can be asked now. `verdict`: `schemas.QUOTA`, `OUTAGE` or `NOT_OFFERED`.
 
-    `again_us`: when another request may help; None: not by itself.
+    `again_us`: time from which another request may help; None: waiting does not help.
     """
 
     verdict: str
@@ -63,9 +63,9 @@ class _Stored(msgspec.Struct, kw_only=True):
 class VendorStatus:
     """One row of `RequestScheduler.status`.
 
-    `kinds`: the vendor's rank in the order of each kind of data, from 1. `blocked_us`: until when a rejection blocks
-    requests. `since_us`: the first failure in a row; `until_us`: when the circuit breaker allows a trial. Times are
-    None where they do not apply.
+    `kinds`: the vendor's rank in the order of each kind of data, from 1. `blocked_us`: end of the block after a
+    rejection. `since_us`: time of the first failure in a row. `until_us`: time at which the circuit breaker allows a
+    trial. A time is None if it does not apply.
     """
 
     vendor: str
@@ -83,7 +83,7 @@ class VendorStatus:
     last_error_us: int | None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the row for programs: quotas as text, times as ISO 8601."""
+        """Return the row as a dictionary for programs: quotas as text, times as ISO 8601."""
         row = {
             "refusals" if name == "rejections" else name: value
             for name, value in asdict(self).items()
@@ -130,7 +130,7 @@ class Account:
         self._saved_rejections = b""
 
     def encode(self) -> dict[str, bytes]:
-        """Return the values to store, by key: those that changed since the last call."""
+        """Return the values to store, by key. Rejections are included only if they changed since the last call."""
         values = _Stored(limits=self.limits.encode(), breaker=self.breaker.state, compared=self._compared)
         result = {self.name: msgspec.msgpack.encode(values)}
         encoded = msgspec.msgpack.encode(self.rejections.state)
@@ -145,7 +145,7 @@ class Account:
     # Availability ----------------------------------------------------------------------------------------------------
 
     def offer_of(self, symbol: str, interval: str, start_us: int, end_us: int, now_us: int) -> BarsOffer | Blocked:
-        """Return the vendor's offer of these bars, or the reason why it has none."""
+        """Return the vendor's offer of these bars, or the reason why it cannot have them."""
         offer = self.provider.offer.of(interval)
         if offer is None:
             return Blocked(NOT_OFFERED, f"{self.name} has no {interval} bars")
@@ -164,7 +164,10 @@ class Account:
         return any(fnmatchcase(symbol, pattern) for pattern in self.provider.offer.markets)
 
     def blocked(self, cost: int, purpose: Purpose, now_us: int, *, busy: bool) -> Blocked | None:
-        """Return why a request of that cost may not be sent now, or None. The pace does not block: it is waited for."""
+        """Return the reason why a request of that cost may not be sent now; None if it may.
+
+        The pace is not a reason: the scheduler waits for it. `busy`: another request to the vendor is in flight.
+        """
         until = self.breaker.open_until(now_us)
         if until is not None:
             return Blocked(OUTAGE, f"{self.name}: {self.breaker.state.last_error}", until)
@@ -246,7 +249,7 @@ class Account:
     # Comparisons -----------------------------------------------------------------------------------------------------
 
     def compared(self, symbol: str, interval: str, comparison: Comparison, now_us: int) -> None:
-        """Record how the vendor's bars compare with others'."""
+        """Record the comparison of the vendor's bars with those of other vendors."""
         valid_us = TOO_FEW_US if comparison.verdict == TOO_FEW else COMPARED_US
         self._compared[f"{interval}|{symbol}"] = _StoredComparison(
             comparison.verdict, str(comparison), comparison.usable, now_us + valid_us
@@ -264,7 +267,7 @@ class Account:
     # Status ----------------------------------------------------------------------------------------------------------
 
     def status(self, kinds: Mapping[str, int], now_us: int) -> VendorStatus:
-        """Return the status of the vendor."""
+        """Return the status of the vendor at `now_us`; `kinds`: see `VendorStatus`."""
         state, blocked = self.breaker.state, self.limits.blocked(now_us)
         is_open = self.breaker.name(now_us) == OPEN
         return VendorStatus(

@@ -13,7 +13,7 @@ import msgspec
 from tickerplant.core.times import DAY_US, MINUTE_US, NEVER_US, SECOND_US
 
 FAILURES: Final = 3
-"""Failures in a row that open the breaker. One or two may be the network's (a request and its repeat after 5 s)."""
+"""Number of failures in a row that open the breaker. The network may cause one or two (a request and its repeat)."""
 PAUSE_US: Final = 30 * SECOND_US
 PAUSE_MAX_US: Final = 15 * MINUTE_US
 """Longest pause: a recovered vendor is used again within 15 minutes; an outage of a day costs 100 requests."""
@@ -35,7 +35,10 @@ class BreakerState(msgspec.Struct, kw_only=True):
 
 
 class CircuitBreaker:
-    """The breaker of one vendor. `jitter` is in [0, 1), so that processes do not retry at the same time."""
+    """The breaker of one vendor.
+
+    `jitter` is a random number in [0, 1) that spreads the retries of several processes.
+    """
 
     def __init__(self, stored: BreakerState | None = None) -> None:
         self.state = stored or BreakerState()
@@ -47,7 +50,7 @@ class CircuitBreaker:
         return OPEN if self.open_until(now_us) is not None else HALF_OPEN
 
     def open_until(self, now_us: int) -> int | None:
-        """Return when a request may go out again, or None if now."""
+        """Return the end of the pause; None if a request may be sent now."""
         until = self.state.until_us
         # No pause is longer than a day: a longer one was made with a wrong clock.
         return until if now_us < until < now_us + DAY_US else None
@@ -59,7 +62,10 @@ class CircuitBreaker:
         self.state.bad_key = False
 
     def failed(self, now_us: int, error: str, jitter: float, *, retry_after_s: float = 0.0) -> None:
-        """Record that the vendor was unreachable or its answer invalid; `retry_after_s`: the requested pause."""
+        """Record that the vendor was unreachable or its answer invalid.
+
+        `retry_after_s`: pause that the vendor requested.
+        """
         self._note(now_us, error)
         self.state.failures += 1
         if self.state.failures < FAILURES and not self.state.opened:
@@ -81,7 +87,7 @@ class CircuitBreaker:
         self.state.last_error, self.state.last_error_us = error, now_us
 
     def restarted(self) -> None:
-        """Record a restart: the user may have set another key, which is tried."""
+        """Record a restart: a rejected key is tried again, because the user may have changed it."""
         if self.state.bad_key:
             self.answered()
 

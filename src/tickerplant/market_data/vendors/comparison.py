@@ -1,8 +1,8 @@
 """Comparison of the bars of two sources, before one replaces the other. Pure.
 
-The four prices of each common bar are compared; volumes come from different venues and are reported only. Differences
-are measured against the moves from bar to bar. Flat prices do not show a shift, so a flat range or a handful of bars
-give `too_few`.
+The four prices of each common bar are compared; volumes are only reported, because vendors count different venues.
+Differences are measured against the moves from bar to bar. Flat prices do not show a shift, so a flat range or a
+handful of bars give `too_few`.
 """
 
 from __future__ import annotations
@@ -21,17 +21,19 @@ from tickerplant.core.times import Float64Array, Int64Array, times_of
 SAME, STAMPED_AT_END, ADJUSTED, DIFFERENT, TOO_FEW = "same", "stamped_at_end", "adjusted", "different", "too_few"
 
 MIN_BARS: Final = 20
+"""Minimum number of common bars for a verdict."""
 MIN_MOVES: Final = 10
-"""Minimum of common bars, and of those that moved by more than the rounding, for a verdict."""
+"""Minimum number of common bars that moved by more than the rounding, for a verdict."""
 NOISE: Final = 5e-4
-"""Five basis points: usual difference of two vendors of one market (odd lots, late prints, bid or mid)."""
+"""Usual relative difference of two vendors of one market (odd lots, late prints, bid or mid): five basis points."""
 NOISE_MAX: Final = 2e-3
 NOISE_OF_MOVE: Final = 0.25
-"""Noise of coarser bars, as a share of the usual move, up to `NOISE_MAX`: other auctions, other last prints."""
+"""Noise of coarser bars as a share of the usual move, up to `NOISE_MAX`: vendors use different auctions and last
+prints."""
 SHARE: Final = 0.10
-"""Share of bars that may differ by more than noise."""
+"""Maximum share of bars that may differ by more than noise."""
 BETTER: Final = 0.3
-"""A shift is accepted if the remaining difference is at most this share of the difference without it."""
+"""Maximum share of the difference that may remain after a shift; otherwise the shift is not accepted."""
 _CUTS: Final = 3
 _PART: Final = 5
 _UNITS: Final = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
@@ -39,7 +41,7 @@ _UNITS: Final = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
 @dataclass(frozen=True, slots=True)
 class Bars:
-    """Bars of one source, oldest first: starts in microseconds, and `prices` with a row each of o, h, l, c."""
+    """Bars of one source, oldest first: starts in microseconds, and `prices` with four rows: open, high, low, close."""
 
     times: Int64Array
     prices: Float64Array
@@ -55,12 +57,12 @@ class Bars:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The result: the candidate relative to the reference.
+    """The result of a comparison: the candidate relative to the reference.
 
-    `ratio`: candidate's prices over the reference's; with several levels (a dividend in between) the oldest one.
-    `shift`: number of intervals by which the candidate's times are later. `share`: share of the `bars` common ones that
-    differ by more than noise; `worst`: the largest relative difference. `volume_ratio`: median ratio of volumes, 0.0
-    without any.
+    `ratio`: the candidate's prices divided by the reference's; if it has several levels (a dividend in between), the
+    oldest level. `shift`: number of intervals by which the candidate's times are later. `bars`: number of common bars.
+    `share`: share of these bars that differ by more than noise. `worst`: largest relative difference. `volume_ratio`:
+    median ratio of volumes; 0.0 if there are no volumes.
     """
 
     verdict: str
@@ -104,7 +106,7 @@ class _Side:
 
     @property
     def excess(self) -> Float64Array:
-        """Excess of the candidate over the reference, bar by bar."""
+        """Excess of the candidate over the reference, by price and bar."""
         return np.asarray(np.median(self.b - self.a, axis=0))
 
     def left(self, level: Float64Array | float) -> Float64Array:
@@ -118,7 +120,7 @@ class _Side:
 
 
 def compare(reference: Bars, candidate: Bars, interval_us: int) -> Comparison:
-    """Compare the common bars; the times of the two may be an interval apart."""
+    """Return the comparison of the common bars; the times of the two sources may differ by one interval."""
     straight = _side(reference, candidate, 0)
     sides = {shift: _side(reference, candidate, shift * interval_us) for shift in (1, -1)}
     best, side = 0, straight
@@ -162,7 +164,7 @@ def _side(reference: Bars, candidate: Bars, later_us: int) -> _Side:
         reference.times[a_ok] + later_us, candidate.times[b_ok], assume_unique=False, return_indices=True
     )
     a, b = reference.prices[:, a_ok][:, at_a], candidate.prices[:, b_ok][:, at_b]
-    # Both sides are rounded, by half a unit of the coarser each.
+    # Each side is rounded by up to half a unit; together that is at most the coarser unit.
     unit = max(_unit(a), _unit(b))
     rounding = 1.01 * unit / a.min(axis=0) if a.size else np.empty(0)
     return _Side(
@@ -171,7 +173,7 @@ def _side(reference: Bars, candidate: Bars, later_us: int) -> _Side:
 
 
 def _unit(prices: Float64Array) -> float:
-    """Return the coarsest unit (as 0.01) that divides all prices; 0.0 if it is finer than all known units."""
+    """Return the coarsest unit (0.01 for example) that divides all prices; 0.0 if no known unit does."""
     for unit in _UNITS:
         scaled = prices / unit
         if np.all(np.abs(scaled - np.rint(scaled)) < 1e-6 * np.maximum(1.0, np.abs(scaled))):
@@ -203,13 +205,13 @@ def _tolerance(side: _Side) -> Float64Array:
 
 
 def _is_adjusted(side: _Side, level: Float64Array | float) -> bool:
-    """Return True if a level exceeds the noise between vendors, and the chance given the remaining difference."""
+    """Return True if a level exceeds both the noise between vendors and the level that chance explains."""
     chance = 4 * 1.4826 * float(np.median(np.abs(side.excess - level))) / np.sqrt(side.bars)
     return bool(float(np.abs(level).max()) > max(NOISE, chance))
 
 
 def _steps(excess: Float64Array, rounding: Float64Array) -> Float64Array:
-    """Return the excess as a few constant levels, as splits and dividends in between cause them."""
+    """Return the excess as a few constant levels, which splits and dividends between the bars cause."""
     cuts = [0, len(excess)]
     for _ in range(_CUTS):
         best = max(((*_cut(excess[a:b]), a) for a, b in _pairs(cuts)), default=(0.0, 0, 0))

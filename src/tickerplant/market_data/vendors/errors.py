@@ -1,4 +1,4 @@
-"""Errors of vendors, by the caller's reaction. Every client raises these and nothing else."""
+"""Errors of vendors, by the caller's reaction. A client raises only these."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from tickerplant.core.errors import TickerplantError
 
 
 class VendorError(TickerplantError):
-    """A vendor refused or failed. `retry_after_s`: when another try may help; None: not by itself.
+    """A vendor refused or failed.
 
-    No message contains a key. `about_vendor`: the error is about the vendor as a whole and not about the request. Then
-    another vendor is asked, and this one is not asked for a while.
+    `retry_after_s`: seconds after which another try may help; None: waiting does not help.
+
+    No message contains a key. `about_vendor`: the error concerns the vendor as a whole and not the request. Another
+    vendor is then asked, and this vendor is not asked for a while.
     """
 
     retry_after_s: float | None = None
@@ -67,4 +69,4 @@ class VendorDown(VendorError):
 
 
 class Malformed(VendorError):
-    """The answer has no known shape."""
+    """The answer has no known form."""

@@ -53,7 +53,7 @@ class LegacyTickStream(Protocol):
 
 
 def adapt(stream: TickStream | LegacyTickStream) -> TickStream:
-    """Return the stream itself; for one with `read` a wrapper that parses, after a DeprecationWarning."""
+    """Return a stream of the present port. A stream with `read` is wrapped, with a DeprecationWarning."""
     if not _is_legacy(stream):
         return stream
     message = (

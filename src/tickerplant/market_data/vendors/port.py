@@ -1,4 +1,4 @@
-"""The plug-in port: a vendor's offer, requests and answers. A package adds one by an entry point.
+"""The plug-in port: a vendor's offer, requests and answers. A package adds a vendor by an entry point.
 
 The group is `tickerplant.providers`. The entry point is a factory, `Callable[[ProviderContext], Provider]`; its name is
 the name of the vendor in the settings:
@@ -8,7 +8,7 @@ the name of the vendor in the settings:
 
 A provider sends requests and parses answers. It counts no quota, does not retry and does not choose. The request
 scheduler (`vendors.scheduler`) debits the quota before each request, and the backfill plans the requests. Methods raise
-the classes of `vendors.errors` and nothing else. A key is never part of a message or a log line.
+only the classes of `vendors.errors`. A key is never part of a message or a log line.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class BarsOffer:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """Everything that a vendor offers. `quotas`: those of its free plan; the settings may replace them.
+    """Everything that a vendor offers. `quotas`: quotas of its free plan; the settings may replace them.
 
     `pace_s`: minimum time between two requests. `actions`: splits and dividends are offered, at `actions_credits` a
     symbol. `stream`: a live stream is offered. `markets`: shell patterns of the symbols that the vendor may have; a
@@ -77,7 +77,7 @@ class Offer:
     actions_credits: int = 1
 
     def of(self, interval: str) -> BarsOffer | None:
-        """Return the offer of an interval's bars, or None."""
+        """Return the offer of an interval's bars; None if they are not offered."""
         return next((offer for offer in self.bars if offer.interval == interval), None)
 
 
@@ -87,7 +87,7 @@ class Offer:
 @renamed_fields(from_us="start_us", to_us="end_us")
 @dataclass(frozen=True, slots=True)
 class BarsRequest:
-    """Bars of some symbols that start in `[start_us, end_us)`, within the limits of the offer."""
+    """A request for bars of some symbols that start in `[start_us, end_us)`, within the limits of the offer."""
 
     symbols: Sequence[str]
     interval: str
@@ -97,7 +97,7 @@ class BarsRequest:
 
 @dataclass(frozen=True, slots=True)
 class Credits:
-    """The quota in an answer's headers: that of the minute, or of the day if `daily`. None: no such header."""
+    """The quota in an answer's headers: the minute's, or the day's if `daily`. None: the header is missing."""
 
     used: int | None = None
     left: int | None = None
@@ -110,10 +110,10 @@ class BarsAnswer:
 
     `found`: for each symbol of the request its bars or its error. Bars are `schemas.VENDOR_BARS`, as traded, stamped at
     the start, oldest first, all within the request, and all finished by the vendor's clock.
-    `covers`: the range that the answer is complete for, where that is not the whole request (a full page, a plan with a
-    shorter history). The remainder is requested again. A vendor whose answer covers none of the missing bars is not
-    asked for an hour, so return the true range even if it has no bars.
-    `splits`, `dividends`: those that the answer contained (`schemas.SPLITS`, `DIVIDENDS`).
+    `covers`: for each symbol the range that the answer completes, if that is not the whole request (a full page, a plan
+    with a shorter history). The remainder is requested again. Set the true range even if it has no bars: a vendor whose
+    answer covers none of the missing bars is not asked for an hour.
+    `splits`, `dividends`: the actions that the answer contained (`schemas.SPLITS`, `DIVIDENDS`).
     """
 
     found: Mapping[str, pa.RecordBatch | VendorError]
@@ -152,7 +152,7 @@ class Disconnected:
 
 @dataclass(frozen=True, slots=True)
 class KeyRejected:
-    """The vendor rejected the key. The stream keeps trying, at its longest pause."""
+    """The vendor rejected the key. The stream tries again, each time after its longest pause."""
 
     reason: str
 
@@ -163,7 +163,7 @@ class Ticks:
 
     `batch`: ticks (`schemas.TICKS`), or None. `dead`: messages that could not be parsed. `rejected`: symbols that the
     vendor does not deliver, with the reason. `notes`: warnings of the vendor for the log. `messages`: number of
-    messages. `gap`: ticks of this range `[start, end)` were missed on a live connection; `batch` is after it.
+    messages. `gap`: range `[start, end)` whose ticks were missed on a live connection, before `batch`.
     """
 
     received_us: int
@@ -184,8 +184,8 @@ class TickStream(Protocol):
     async def run(self, out: asyncio.Queue[StreamEvent]) -> None:
         """Connect, subscribe and put events on `out`, again and again, until cancelled.
 
-        Never raises for errors of the network or the vendor. `out` is bounded: while it is full the stream reads
-        nothing more. Events are parsed batches: whole columns, no object per tick beyond the parser's.
+        Never raises for errors of the network or the vendor. `out` is bounded: while it is full, the stream reads
+        nothing more. An event contains whole columns; only the parser may make an object per tick.
         """
         ...
 
@@ -198,7 +198,7 @@ class ProviderContext:
     """The arguments of a factory. `key`: "" if none is set. `options`: the vendor's options of the settings, as text.
 
     `url`, `stream_url`: addresses to use instead of the vendor's own (a sandbox, a proxy); "" for the vendor's own.
-    `rules`: their calendars show a stream when prices can be expected.
+    `rules`: the rules, whose calendars define when a stream expects prices.
     """
 
     name: str

@@ -16,8 +16,8 @@ _DAY = dt.timedelta(days=1)
 def window_of(quota: Quota, us: int) -> tuple[int, int]:
     """Return `[start, end)` of the quota's window that contains this time.
 
-    A day begins at 00:00 in the quota's zone and has 23 to 25 hours. Where clocks go forward over midnight it begins at
-    the first time of the date.
+    A day begins at 00:00 in the quota's zone and has 23 to 25 hours. If the clocks skip midnight, the day begins at the
+    first time of its date.
 
     >>> from tickerplant.core.times import DAY_US, HOUR_US
     >>> start, end = window_of(Quota(25, DAY_US, "America/New_York"), 1_773_000_000_000_000)

@@ -1,10 +1,10 @@
 """The rate limits of one vendor: the credits spent of each quota, and when a request may be sent. Pure.
 
-A vendor counts a request by its own clock, at its arrival. The limiter knows only the time of sending and, later, the
+A vendor counts a request by its own clock, at its arrival. The limiter has only the time of sending and, later, the
 time of the answer. A request therefore counts in every window in which it may have arrived: from `GUARD_US` before it
 was sent to `GUARD_US` after its answer. If there is no answer (in flight, or lost by a kill), the end is the longest
-flight plus the guard. While the vendor's clock differs by no more than the guard, no window of the vendor counts more
-than ours, so the limit is never exceeded.
+flight plus the guard. If the vendor's clock differs by no more than the guard, no window of the vendor counts more than
+ours. The limit is then never exceeded.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ GUARD_US: Final = SECOND_US
 FLIGHT_US: Final = 60 * SECOND_US
 """Longest flight of a request: the scheduler abandons it after this time, so it cannot arrive later."""
 UNLIMITED: Final = 1 << 40
-"""Credits available without a quota."""
+"""Number of credits available if the vendor has no quota."""
 _BURST_MAX_US: Final = MINUTE_US
 _REFUSED_MAX_US: Final = HOUR_US
 _ROLLING_PARTS: Final = 120
-"""Parts of a rolling window: a minute is counted in half seconds. Spending counts at the end of its part."""
+"""Number of parts of a rolling window: a minute has parts of half a second. Spending counts at the end of its part."""
 
 
 class Purpose(enum.Enum):
@@ -64,7 +64,7 @@ class WindowStatus:
 
 
 class _Entry(msgspec.Struct, array_like=True):
-    """Credits that count in `[start_us, end_us)`. For a rolling quota both are the latest time of spending."""
+    """Credits that count in `[start_us, end_us)`. For a rolling quota, both times are the latest time of spending."""
 
     start_us: int
     end_us: int
@@ -72,7 +72,7 @@ class _Entry(msgspec.Struct, array_like=True):
 
 
 class _State(msgspec.Struct, kw_only=True):
-    """The stored state. `spent`: by period, so that it survives a new limit or zone in the settings."""
+    """The stored state. `spent`: entries by period, which stay valid after a new limit or zone in the settings."""
 
     format: int = FORMAT
     spent: dict[str, list[_Entry]] = {}
@@ -85,11 +85,14 @@ class _State(msgspec.Struct, kw_only=True):
 
 
 class RateLimits:
-    """The quotas of one vendor. `reserve`: the share of every quota, 0 to 1, that HISTORY does not use; rounded down.
+    """The quotas of one vendor.
 
-    `spend` debits before a request is sent; `settle` records its end, `refund` that it was never sent. Times are
-    microseconds UTC. A clock may be set back a little, so spending is stored for two more windows. `flight_us`: longest
-    flight of a request. Raises SnapshotRefused for a stored state of another format.
+    `reserve`: share of every quota (0 to 1, credits rounded down) that HISTORY does not use.
+
+    `spend` debits a request before it is sent, `settle` records its end, and `refund` cancels the debit of a request
+    that was never sent. Times are microseconds UTC. Spending is stored for two more windows, because a clock may be set
+    back a little. `flight_us`: longest flight of a request. Raises SnapshotRefused for a stored state of another
+    format.
     """
 
     def __init__(
@@ -105,11 +108,11 @@ class RateLimits:
     # Availability ----------------------------------------------------------------------------------------------------
 
     def allowed(self, quota: Quota, purpose: Purpose) -> int:
-        """Return the credits of a whole window for a purpose."""
+        """Return the credits that a purpose may spend in a whole window."""
         return quota.credits - (int(quota.credits * self._reserve) if purpose is Purpose.HISTORY else 0)
 
     def most(self, purpose: Purpose) -> int:
-        """Return the maximum cost of a request."""
+        """Return the maximum cost of one request for a purpose, in credits."""
         return min((self.allowed(quota, purpose) for quota in self.quotas), default=UNLIMITED)
 
     def available(self, now_us: int, purpose: Purpose) -> int:
@@ -121,7 +124,7 @@ class RateLimits:
         )
 
     def earliest(self, now_us: int, cost: int, purpose: Purpose) -> int | None:
-        """Return when a request of that cost may be sent, `now_us` if at once; None: it exceeds the quota."""
+        """Return the first time at which a request of that cost may be sent; None if the cost exceeds a quota."""
         if cost > self.most(purpose):
             return None
         blocked = self.blocked(now_us)
@@ -162,7 +165,7 @@ class RateLimits:
     def settle(self, charge: Charge, now_us: int) -> None:
         """Record that a request has ended, by an answer or a timeout, so that the vendor has counted it by now.
 
-        The pace counts from here: the arrival is not known, and the next request may be faster.
+        The pace is measured from now: the arrival time is not known, and the next request may be faster.
         """
         self._state.last_us = max(self._state.last_us, now_us)
         for quota in self._periods():
@@ -184,15 +187,15 @@ class RateLimits:
     # Answers ---------------------------------------------------------------------------------------------------------
 
     def answered(self) -> None:
-        """Record that the vendor answered: it does not reject us."""
+        """Record that the vendor answered, which ends a series of rejections."""
         self._state.rejections = 0
         self._state.blocked_by = ""
 
     def record_credits(self, credits: Credits, charge: Charge, now_us: int) -> None:
-        """Record the credits of an answer's headers where they are fewer than ours: others may use the same key.
+        """Record the credits of an answer's headers if the vendor counted more than we did.
 
-        Near midnight a header counts for the day before. The next answer has the number of the new day, and an old
-        number must not block a whole day.
+        Other programs may use the same key. A header near midnight counts for the previous day. The next answer
+        contains the number of the new day, and an old number must not block a whole day.
         """
         for quota in self._quotas_meant(daily=credits.daily):
             used = max(credits.used or 0, quota.credits - credits.left if credits.left is not None else 0)
@@ -208,11 +211,11 @@ class RateLimits:
                     self._add(quota, start, end, more)
 
     def quota_spent(self, now_us: int, retry_after_s: float, *, daily: bool, reason: str) -> int:
-        """Block requests after a quota rejection; return until when.
+        """Block requests after a quota rejection; return the end of the block.
 
         A daily rejection blocks until our window ends, regardless of Retry-After. A minute's rejection blocks until the
-        later of both, other rejections until Retry-After. Consecutive rejections back off exponentially, since a vendor
-        may reject all day without a reason.
+        later of both. Other rejections block until Retry-After. Consecutive rejections that are not daily back off
+        exponentially, because a vendor may reject all day without a reason.
         """
         until = now_us + int(min(max(retry_after_s, 1.0), DAY_US / SECOND_US) * SECOND_US)
         meant = [q for q in self._quotas_meant(daily=daily) if not q.rolling and (q.daily or q.period_us == MINUTE_US)]
@@ -225,7 +228,7 @@ class RateLimits:
         return self._block(until, reason)
 
     def burst(self, now_us: int, retry_after_s: float, reason: str) -> int:
-        """Block requests after a rejection of a burst, with exponential backoff; return until when."""
+        """Block requests after a rejection of a burst, with exponential backoff; return the end of the block."""
         wait = min(int(retry_after_s * SECOND_US) << min(self._state.rejections, 16), _BURST_MAX_US)
         return self._block(now_us + max(wait, int(retry_after_s * SECOND_US)), reason)
 
@@ -248,7 +251,7 @@ class RateLimits:
         return self._state.credits
 
     def blocked(self, now_us: int) -> tuple[int, str] | None:
-        """Return until when a rejection blocks requests, and its reason; None if none does."""
+        """Return the end of the current block and its reason; None if requests are not blocked."""
         until = self._state.blocked_us
         # No block is longer than a vendor's day: a longer one was made with a wrong clock.
         return (until, self._state.blocked_by) if now_us < until < now_us + 2 * DAY_US else None
@@ -275,7 +278,7 @@ class RateLimits:
     # Windows ---------------------------------------------------------------------------------------------------------
 
     def _periods(self) -> Iterator[Quota]:
-        """Yield one quota of each set of windows: two limits of one window share the spent credits."""
+        """Yield one quota for each set of windows: two limits of one window share the spent credits."""
         yield from {(_key(quota), quota.zone): quota for quota in self.quotas}.values()
 
     def _quotas_meant(self, *, daily: bool) -> list[Quota]:
@@ -320,7 +323,7 @@ class RateLimits:
             entries.append(_Entry(start_us, end_us, credits))
 
     def _forget(self, quota: Quota, now_us: int) -> None:
-        """Drop entries more than two periods back or ahead; the latter were made with a wrong clock."""
+        """Drop entries that are more than two periods old or ahead; a wrong clock made the latter."""
         span = 2 * quota.period_us + self._flight_us
         self._state.spent[_key(quota)] = [
             e for e in self._entries(quota) if e.used and e.end_us > now_us - span and e.start_us < now_us + span

@@ -1,4 +1,4 @@
-"""The installed vendors, of all packages and of this one, by the entry points of `port.ENTRY_POINTS`.
+"""The installed vendors of all packages, this one included, by their entry points (`port.ENTRY_POINTS`).
 
 A vendor is imported only when it is used, so a broken plug-in does not affect the others.
 """
@@ -16,14 +16,14 @@ _MEMBERS: Final = ("name", "offer", "cost", "bars", "actions", "stream", "close"
 
 
 def names() -> list[str]:
-    """Return the names of all vendors, sorted; none is imported."""
+    """Return the names of all vendors, sorted; no vendor is imported."""
     return sorted({entry.name for entry in entry_points(group=ENTRY_POINTS)})
 
 
 def factory(name: str) -> Callable[[ProviderContext], Provider]:
     """Import a vendor and return its factory.
 
-    Raises ConfigError if no package or several packages have the name, and if the plug-in cannot be imported; the
+    Raises ConfigError if no package or several packages have the name, or if the plug-in cannot be imported. The
     message contains the package and the cause.
     """
     found = {entry.value: entry for entry in entry_points(group=ENTRY_POINTS, name=name)}
@@ -45,7 +45,8 @@ def factory(name: str) -> Callable[[ProviderContext], Provider]:
 def provider(context: ProviderContext) -> Provider:
     """Return the vendor `context.name`, made with this context.
 
-    Raises ConfigError as `factory` does, the vendor's own (a missing key), and one with the cause if the factory fails.
+    Raises ConfigError as `factory` does, for a reason of the vendor (a missing key), or with the cause if the factory
+    fails.
     """
     make = factory(context.name)
     entry = next(iter(entry_points(group=ENTRY_POINTS, name=context.name)))

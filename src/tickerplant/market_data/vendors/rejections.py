@@ -1,4 +1,7 @@
-"""Data that one vendor does not have, by its own answers: not requested again for a while, to save credits. Pure."""
+"""Data that one vendor does not have, by its own answers.
+
+Such data is not requested again for a while, to save credits. Pure.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,11 @@ FORMAT: Final = 1
 ANY: Final = "*"
 """Any symbol, or any interval."""
 MOST: Final = 5_000
-"""Maximum number of rejections. Beyond it those that end first are dropped, and are then requested again."""
+"""Maximum number of rejections. Beyond this number, the rejections that end first are dropped, and their data is
+requested again."""
 MARKET: Final = 2
-"""Number of symbols of a market, rejected for an interval by the plan with none answered, that show that the plan lacks
-that market's interval. A market is a way to write symbols: `AAPL`, `EUR/USD`, `RY:TSX`, `^GSPC`."""
+"""Number of rejected symbols that show that the plan lacks an interval for their whole market, if no symbol of that
+market was answered. A market is a form of symbols: `AAPL`, `EUR/USD`, `RY:TSX`, `^GSPC`."""
 
 NOT_ENTITLED, UNKNOWN_SYMBOL, NO_DATA, BAD_REQUEST = "not_entitled", "unknown_symbol", "no_data", "bad_request"
 _KINDS: Final[tuple[tuple[type[VendorError], str, int], ...]] = (
@@ -27,14 +31,14 @@ _KINDS: Final[tuple[tuple[type[VendorError], str, int], ...]] = (
     (NoData, NO_DATA, 6 * HOUR_US),
     (BadRequest, BAD_REQUEST, HOUR_US),
 )
-"""Duration of a rejection, by error. Plans change and symbols are listed: a day. An error on our side may concern one
-request only: an hour."""
+"""Duration of a rejection, by error: a day if a new plan or listing may end it, an hour if only one request may have
+been wrong."""
 _UNSURE_US: Final = HOUR_US
 """Duration of a rejection of several symbols at once: it may apply to one of them only."""
 LATE_US: Final = {"1d": 36 * HOUR_US}
 LATE_OTHERS_US: Final = 30 * MINUTE_US
-"""Longest delay of a vendor's bars: plans are delayed by 15 minutes, a day's bar arrives in the night. A younger bar
-that is missing may still arrive: it is neither 'not traded' nor a rejection."""
+"""Longest delay of a vendor's bars: plans are delayed by 15 minutes, and daily bars arrive in the night. A younger
+bar may still arrive: it is neither 'not traded' nor a rejection."""
 _MARK: Final = re.compile(r"[^A-Z0-9]")
 
 
@@ -63,7 +67,7 @@ class Rejections:
         self.state = stored or RejectionsState()
 
     def of(self, symbol: str, interval: str, start_us: int, end_us: int, now_us: int) -> Rejection | None:
-        """Return the rejection that covers these bars, or None."""
+        """Return the rejection that covers these bars; None if there is none."""
         for key in (_key(symbol, interval), _key(symbol, ANY), _market_key(symbol, interval)):
             found = self.state.rejections.get(key)
             if found is None:
@@ -92,7 +96,7 @@ class Rejections:
                 return
 
     def answered(self, symbol: str, interval: str) -> None:
-        """Record that bars were answered: rejections of this symbol and interval end."""
+        """Record an answer with bars, which ends the rejections of this symbol and interval."""
         self.state.answered.add(_market_key(symbol, interval))
         for key in (_key(symbol, interval), _key(symbol, ANY), _market_key(symbol, interval)):
             self.state.rejections.pop(key, None)
@@ -133,12 +137,12 @@ def _key(symbol: str, interval: str) -> str:
 
 
 def sure_until(interval: str, now_us: int) -> int:
-    """Return the time before which a missing bar of the interval is not merely late."""
+    """Return the time before which a missing bar of the interval can no longer be late."""
     return now_us - LATE_US.get(interval, LATE_OTHERS_US)
 
 
 def market_of(symbol: str) -> str:
-    """Return the mark of a symbol's market: its first character that is neither letter nor digit, "" for none.
+    """Return the mark of a symbol's market: its first character that is neither letter nor digit, "" if it has none.
 
     >>> market_of("AAPL"), market_of("EUR/USD"), market_of("^GSPC")
     ('', '/', '^')

@@ -12,7 +12,7 @@ T = TypeVar("T")
 def renamed_fields(**names: str) -> Callable[[type[T]], type[T]]:
     """Return a class decorator that accepts old field names (`old=new`), as arguments and as attributes.
 
-    Each use raises a DeprecationWarning that contains the new name.
+    Each use issues a DeprecationWarning that contains the new name.
     """
 
     def decorate(cls: type[T]) -> type[T]:

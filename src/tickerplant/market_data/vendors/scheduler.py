@@ -1,8 +1,8 @@
-"""The request scheduler: every request for bars or corporate actions goes through it, within the vendors' quotas.
+"""The request scheduler: sends every request for bars or corporate actions, within the vendors' quotas.
 
 One request does, in this order:
 
-1. wait for its turn at the vendor (one request in flight each) and for the pace,
+1. wait for its turn at the vendor (one request in flight per vendor) and for the pace,
 2. debit the quota,
 3. store the debit, durably (`desk.debited`): after a kill from here on the credits count as spent,
 4. send the request (`desk.answered`): it is abandoned after a minute,
@@ -51,13 +51,14 @@ __all__ = ["Blocked", "Choice", "Purpose", "RequestScheduler", "SaveState", "Ven
 log = structlog.get_logger(__name__)
 A = TypeVar("A", BarsAnswer, ActionsAnswer)
 SaveState = Callable[[Mapping[str, bytes]], Awaitable[None]]
-"""Stores values by key, durably when it returns; calls that overlap are stored in the order in which they began."""
+"""Callback that stores values by key, durably when it returns. Overlapping calls are stored in the order of their
+starts."""
 
 WAIT_US: Final = {Purpose.HISTORY: 60 * SECOND_US, Purpose.GAP_FILL: 5 * SECOND_US}
-"""Longest wait for a vendor's credits before another vendor is asked. A minute's credits are back in a minute, and that
-is better than another source within a history. A gap in live data is not left open that long."""
+"""Longest wait for a vendor's credits before another vendor is asked. A minute's credits return within a minute, and
+a history should have one source. A gap in live data must be filled sooner."""
 _REAL_FLIGHT_S: Final = 25.0
-"""Longest time of a request by the machine's clock, however fast the clock runs. Clients use a timeout of 10 s, and
+"""Longest time of a request by the machine's clock, at any speed of the clock. Clients use a timeout of 10 s, and
 some send two HTTP requests for one request."""
 
 
@@ -80,7 +81,7 @@ class VendorPlan:
     """The vendors, and the order in which they are asked.
 
     `providers`: by name. `orders`: names by kind of data, best first; names without a provider are ignored. `quotas`:
-    by name, in place of those of the offer. `reserve`: the share of every quota, 0 to 1, for GAP_FILL only.
+    by name, in place of the offer's quotas. `reserve`: the share of every quota, 0 to 1, for GAP_FILL only.
     """
 
     providers: Mapping[str, Provider]
@@ -131,10 +132,11 @@ class RequestScheduler:
     def choose(
         self, interval: str, symbol: str, start_us: int, end_us: int, purpose: Purpose, *, without: Sequence[str] = ()
     ) -> Choice | Blocked:
-        """Return the vendor to ask for bars of `[start_us, end_us)`: the first in the order that has them and is free.
+        """Return the vendor to ask for bars of `[start_us, end_us)`.
 
-        A vendor whose bars differ from the others' is skipped while any other has them, even if those cannot be asked
-        now. If a vendor is free again within `WAIT_US` the answer is Blocked until then.
+        This is the first vendor of the order that offers the bars and is free. A vendor whose bars differ from the
+        others' is skipped if any other vendor offers the bars, even one that cannot be asked now. If a vendor is free
+        again within `WAIT_US`, the result is Blocked until then. `without`: vendors to skip.
         """
         now = self._clock.now_us()
         having: list[tuple[Account, BarsOffer]] = []
@@ -170,9 +172,9 @@ class RequestScheduler:
     async def bars(self, choice: Choice, request: BarsRequest, purpose: Purpose) -> BarsAnswer:
         """Send one request for bars.
 
-        Raises VendorError. Without sending, raises QuotaSpent if the credits were spent since the choice was made, and
-        BadRequest if the request costs more than the quota ever allows. Raises LogError, without sending it, if the
-        debit cannot be stored.
+        Raises VendorError if the request fails. Raises QuotaSpent if the credits were spent after the choice,
+        BadRequest if the cost exceeds the quota, and LogError if the debit cannot be stored. These three errors are
+        raised before the request is sent.
         """
         account, cost = self._accounts[choice.name], choice.provider.cost(request)
         return await self._request(account, cost, purpose, request, partial(account.provider.bars, request))
@@ -180,7 +182,7 @@ class RequestScheduler:
     async def actions(self, symbol: str, start_us: int, end_us: int, purpose: Purpose) -> ActionsAnswer | Blocked:
         """Request splits and dividends of `[start_us, end_us)` from the first vendor of the order that answers.
 
-        Blocked if no vendor can be asked, or no vendor answers. Raises LogError as `bars` does.
+        Returns Blocked if no vendor can be asked, or no vendor answers. Raises LogError as `bars` does.
         """
         blocks: list[Blocked] = []
         for account in self._in_order(ACTIONS):
@@ -225,7 +227,7 @@ class RequestScheduler:
                 await self._save_outcome(account)
                 raise
             except asyncio.CancelledError:
-                account.settle(charge, self._clock.now_us())  # stored with the next request; until then too much is
+                account.settle(charge, self._clock.now_us())  # stored with the next request
                 raise
             faults.reach("desk.answered")
             now = self._clock.now_us()
@@ -276,8 +278,8 @@ class RequestScheduler:
         try:
             await self._save_accounts(account)
         except TickerplantError as error:
-            # The answer is here and its debit is stored. The outcome is stored with the next request's debit; if the
-            # log is unavailable for good, that debit raises.
+            # The debit of the answer is stored already. The next request's debit also stores the outcome, and raises if
+            # the log stays unavailable.
             log.warning("vendor_state_not_stored", vendor=account.name, error=str(error))
 
     async def _save_accounts(self, account: Account) -> None:
@@ -297,7 +299,7 @@ class RequestScheduler:
     def needs_comparison(self, name: str, symbol: str, interval: str) -> bool:
         """Return True if a vendor's bars must be compared with others' before they are used.
 
-        That applies once a day to each vendor that is not the first in the order with these bars.
+        A comparison is needed once a day for each vendor except the first in the order that offers these bars.
         """
         now = self._clock.now_us()
         order = self._in_order(kind_of(interval))
@@ -306,7 +308,7 @@ class RequestScheduler:
         return first is not account and account.comparison(symbol, interval, now) is None
 
     def compared(self, name: str, symbol: str, interval: str, verdict: Comparison) -> None:
-        """Record how a vendor's bars compare with others'; stored with the next request to any vendor."""
+        """Record a comparison of a vendor's bars with others'; it is stored with the next request to any vendor."""
         self._accounts[name].compared(symbol, interval, verdict, self._clock.now_us())
         self._unsaved.add(name)
         if not verdict.usable:
@@ -351,7 +353,7 @@ def _worth_waiting(blocked: Blocked, purpose: Purpose, now_us: int) -> bool:
 
 
 def _soonest(blocks: Sequence[Blocked], kind: str) -> Blocked:
-    """Return the block that ends first; blocks because a vendor does not offer the data come last."""
+    """Return the block that ends first; blocks with the verdict NOT_OFFERED are last."""
     if not blocks:
         what = {INTRADAY: "intraday bars", DAILY: "daily bars", ACTIONS: "splits and dividends"}[kind]
         return Blocked(NOT_OFFERED, f"no vendor is left to ask for {what}")

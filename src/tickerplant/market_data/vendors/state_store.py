@@ -1,4 +1,4 @@
-"""The stored state of the request scheduler: state values of `market.state.feeds`, by vendor, under the writer `desk`.
+"""The stored state of the request scheduler: one state value per key in `market.state.feeds`, written by `desk`.
 
 The writer's name is the lock of the scheduler. A process that takes it fences the former owner, whose next debit fails,
 so that it sends no more requests. All debits of the former owner are in the log before the new owner reads them.
@@ -20,7 +20,7 @@ PREFIX: Final = "desk:"
 
 
 def stored_state(log: EventLog) -> dict[str, bytes]:
-    """Return the stored state of all vendors, by key without the prefix. Read-only: the lock is not taken."""
+    """Return the stored state of all vendors, by key without the prefix. Read-only: it does not take the lock."""
     keys = [key for key in log.state_keys(STATE_FEEDS, 0) if key.startswith(PREFIX)]
     values = ((key, log.get_state(STATE_FEEDS, 0, key)) for key in keys)
     return {key.removeprefix(PREFIX): value for key, value in values if value is not None}
@@ -51,8 +51,8 @@ class StateStore:
                     transaction.put_state(STATE_FEEDS, 0, f"{PREFIX}{key}", value)
         except Fenced as error:
             raise Fenced(
-                "another process sends requests to vendors with the same log and has taken over their quotas; only one "
-                "may, so this process stops: run one market_data (or one backfill) at a time"
+                "another process sends requests to vendors with the same log and has taken over their quotas. This "
+                "process stops. Run one market_data (or one backfill) at a time"
             ) from error
         self._log.make_durable()
 
