@@ -1,4 +1,4 @@
-# `make run` starts the plant, `make test` runs all that CI checks, `make help` lists all targets.
+# `make run` starts the plant, `make test` runs every check of CI, `make help` lists all targets.
 
 PYTHON ?= python3
 ARGS ?=
@@ -15,15 +15,15 @@ STATIC := src/tickerplant/api/static/index.html
 
 help:
 	@echo "make run     run the whole plant with embedded defaults; ARGS='...' are options of \`tickerplant up\`"
-	@echo "make test    run all that CI checks: style, types, imports between packages, dashboard, every test"
-	@echo "make test-all  the same with more examples and kills, and the tests that take minutes"
+	@echo "make test    run every check of CI: style, types, imports between packages, dashboard, tests"
+	@echo "make test-all  like make test, with more examples and kills, and with the tests that need minutes"
 	@echo "make test-real DATA=FOLDER  check your own CSV and Parquet files; ZONE=... for times without a zone"
 	@echo "make lint    check style, types and imports only"
 	@echo "make venv    create the developers' environment, .venv"
 	@echo "make web     build the dashboard into the package"
 	@echo "make bench   run the benchmarks; ARGS='...' are their options"
 	@echo "make chaos   kill processes at 25 new moments; KILLS=n sets the number, SEED=n repeats a run"
-	@echo "make fuzz    fuzz the parsers with mutated vendor answers; RUNS=n for each parser (100000)"
+	@echo "make fuzz    fuzz the parsers with mutated vendor answers; RUNS=n payloads for each parser (100000)"
 	@echo "make kafka   start one Kafka broker in the background"
 	@echo "make lock    write the locked requirements from pyproject.toml; ARGS=--upgrade upgrades them"
 
@@ -58,7 +58,7 @@ venv: .venv/.dev
 COMPILE = $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--custom-compile-command "make lock"
 
-# Keeps locked versions if possible. ARGS=--upgrade takes the newest of all packages.
+# Keeps locked versions if possible. ARGS=--upgrade selects the newest version of each package.
 lock: .venv/.installer
 	@$(COMPILE) $(ARGS) pyproject.toml -o requirements.txt
 	@$(COMPILE) $(ARGS) --extra dev -c requirements.txt pyproject.toml -o requirements-dev.txt
@@ -126,11 +126,11 @@ test-parts: .venv/.dev
 	@$(STEP) "get Kafka for tests" tools/kafka/kafka get
 	@$(MAKE) --no-print-directory tools/timescale/node_modules/.package-lock.json
 
-# Two workers a core, because half of the tests wait for processes. At most eight: each worker also collects all tests.
+# Two workers per core, because half of the tests wait for processes. At most eight: each worker also collects all tests.
 WORKERS ?= $(shell n=$$((2 * $$(nproc))); echo $$((n < 8 ? n : 8)))
 PYTEST = .venv/bin/pytest --no-skips --slowest-files=10 -n $(WORKERS)
 
-# The linters run beside the tests. All checks run even if one fails, so that one run shows all failures.
+# The linters run in parallel with the tests. All checks run even if one fails, so that one run shows all failures.
 test: test-parts
 	@MAKE="$(MAKE)" tools/beside "lint web-check" $(PYTEST) $(ARGS)
 
@@ -151,7 +151,7 @@ chaos: test-parts
 
 RUNS ?= 100000
 
-# Fuzzes one parser after the other; ARGS names them. A payload that breaks a parser is stored in .data/fuzz.
+# Fuzzes one parser after the other; ARGS selects parsers by name. A payload that breaks a parser is stored in .data/fuzz.
 fuzz: .venv/.dev
 	@$(PY) tools/fuzz.py --runs $(RUNS) $(ARGS)
 

@@ -2,12 +2,13 @@
 
     python -m benchmarks.aggregation [--ticks 2000000] [--symbols 10000] [--rounds 5] [--only engine stage polars ...]
 
-`engine`: columns in, batches of published bars out: windows, closing, 1m to 5m to 1d. `stage`: the same from the bytes
-of a raw record to the bytes of the published records. Both also report symbols without a bar. The ticks are from the
-last six minutes of a session and 40 s more, so every run closes six 1m bars, two 5m bars and one 1d bar per symbol.
+`engine`: from columns to batches of published bars (windows, closing, roll-up from 1m to 5m and 1d). `stage`: the same
+work from the bytes of a raw record to the bytes of the published records. Both also report symbols without a bar. The
+ticks are from the last six minutes of a session and 40 s more. Every run closes six 1m bars, two 5m bars and one 1d bar
+per symbol.
 
-The contestants take turns, so that a slow moment of the machine affects all of them. The table contains the medians of
-the rounds, their range, and the ratio to the engine. `benchmarks/peers` describes the other systems.
+The systems run in turns, so that a slow moment of the machine affects all of them. The table contains the median and
+the range of the rounds, and the ratio to the engine. `benchmarks/peers` describes the other systems.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ LATENESS_US = 2 * SECOND_US
 
 
 def make_prints(count: int, symbols: int, seed: int = 1) -> Prints:
-    """Return `count` ticks over `SPAN_US`, sorted by time; a symbol's probability is proportional to 1 / rank^0.5."""
+    """Return `count` ticks over `SPAN_US`, sorted by time. A symbol's probability is proportional to 1 / rank^0.5."""
     rng = np.random.default_rng(seed)
     weight = 1 / np.sqrt(np.arange(1, symbols + 1))
     return Prints(
@@ -137,7 +138,7 @@ def stage(prints: Prints, batch: int) -> Contestant:
 
 
 def _result(seconds: float, published: list[pa.RecordBatch]) -> Result:
-    """Count the bars; check that the whole cascade ran."""
+    """Return time, number of bars and volume. Raises AssertionError if an interval has no bar."""
     table = pa.Table.from_batches(published)
     by_interval = Counter(table["interval"].to_pylist())
     assert by_interval.keys() == {"1m", "5m", "1d"}, by_interval
@@ -146,19 +147,19 @@ def _result(seconds: float, published: list[pa.RecordBatch]) -> Result:
 
 
 def check(name: str, prints: Prints, result: Result) -> None:
-    """Raise if a contestant's bars do not contain all traded volume: its time is then meaningless."""
+    """Raise SystemExit if the bars do not contain all traded volume: the time is then meaningless."""
     last = int(prints.time[-1])
     closed_us = (last - LATENESS_US) // MINUTE_US * MINUTE_US if name in OURS else last + 1
     wanted = prints.size[prints.time < closed_us].sum()
     if result.volume != wanted:
-        raise SystemExit(f"{name} made bars of {result.volume:,.0f} pieces, {wanted:,.0f} were traded")
+        raise SystemExit(f"{name}: the bars have a volume of {result.volume:,.0f}, but {wanted:,.0f} was traded")
 
 
 OURS = {"engine": engine, "stage": stage}
 
 
 def race(prints: Prints, rounds: int, only: list[str]) -> None:
-    """Run all contestants in turns, and print the table."""
+    """Run all systems in turns, and print the table."""
     runs: dict[tuple[str, int], tuple[Prints, Contestant]] = {}
     for batch in BATCHES:
         for name, prepare in OURS.items():
@@ -171,7 +172,7 @@ def race(prints: Prints, rounds: int, only: list[str]) -> None:
                 if key not in runs:
                     runs[key] = fewer, peer.prepare(fewer, batch)
     gc.collect()
-    gc.freeze()  # keep prepared data, millions of tuples for some, out of garbage collection
+    gc.freeze()  # exclude the prepared data, up to millions of tuples, from garbage collection
     rates: dict[tuple[str, int], list[float]] = {key: [] for key in runs}
     for number in range(rounds + 1):
         keys = list(runs)
@@ -203,11 +204,11 @@ def show(rates: dict[tuple[str, int], list[float]]) -> None:
             print(f"{line}   {says}")
     for peer in PEERS:
         if not peer.installed:
-            print(f"{peer.name:15}is not installed: `make bench` installs it where it has wheels")
+            print(f"{peer.name:15}is not installed: `make bench` installs it if it has wheels for this machine")
 
 
 def memory(symbols: int) -> None:
-    """Print bytes of state for each symbol: open windows, a finished bar of each interval, a whole session."""
+    """Print the bytes of state per symbol: open windows, a closed bar of each interval, a whole session."""
     names = names_of(symbols)
     everyone = np.arange(symbols, dtype=np.int32)
     offset = 0
@@ -247,7 +248,7 @@ def memory(symbols: int) -> None:
     print(f"{(started - before) / symbols:10,.0f}   names, calendars, the feed")
     print(f"{(traced[0] - started) / symbols:10,.0f}   its open window of a minute, room for the next included")
     for interval, size, count in (("1m", one, 390), ("5m", five, 78), ("1d", day, 1)):
-        print(f"{size / symbols:10,.0f}   a finished bar of {interval}, {count} in a session")
+        print(f"{size / symbols:10,.0f}   a closed bar of {interval}, {count} in a session")
     print(f"{(closed - before) / symbols:10,.0f}   at the close of a session of 390 minutes")
     print(f"{(peak - closed) / symbols:10,.0f}   more while the session's last bars and its days close")
     print(f"{kept / symbols:10,.0f}   of a snapshot then, {kept / 1e6:,.0f} MB in all")
@@ -260,12 +261,12 @@ def main() -> None:
     parser.add_argument("--symbols", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="+", choices=[*OURS, *(peer.name for peer in PEERS)], default=[])
-    parser.add_argument("--memory-symbols", type=int, default=2_000, help="0 leaves memory out")
+    parser.add_argument("--memory-symbols", type=int, default=2_000, help="symbols whose memory is measured; 0: none")
     asked = parser.parse_args()
     prints = make_prints(asked.ticks, asked.symbols)
     each = asked.ticks / asked.symbols / (SPAN_US / MINUTE_US)
     print(f"{asked.ticks:,} ticks of {asked.symbols:,} symbols, {each:.0f} a symbol and minute; {asked.rounds} rounds")
-    print(f"Polars may use {os.cpu_count()} cores, all others are one thread")
+    print(f"Polars may use {os.cpu_count()} cores; every other system uses one thread")
     race(prints, asked.rounds, asked.only)
     if asked.memory_symbols:
         memory(asked.memory_symbols)

@@ -2,17 +2,17 @@
 
     python benchmarks/analytics.py [--symbols 10000] [--bars 300] [--rounds 3]
 
-One core, one thread. An output is one value of one symbol and bar. The 18 outputs of the default set that all systems
-have are counted; ours also computes %B and bandwidth. In each round, one after the other:
+All systems use one thread. An output is one value of one symbol and bar. Only the 18 outputs of the default set that
+all systems compute are counted; the engine also computes %B and bandwidth. Each round measures, in this order:
 
 - engine: a batch of decoded bars to arrays of values, one closed bar per symbol and batch; `together` if all symbols
   have the same number of bars, `ragged` if each starts at another bar and lacks one in ten;
-- stage: the same from the bytes of the input record to the bytes of the output records;
-- talipp: its objects, bar by bar (the state of the art of streaming in Python);
-- TA-Lib by window: its functions again on the last 250 bars of a symbol, for each bar (what people do);
-- TA-Lib batch: its functions once over each symbol's whole history (the bound: compiled, no state, no stream).
+- stage: the same work from the bytes of the input record to the bytes of the output records;
+- talipp: its indicator objects, one bar at a time (the state of the art of streaming in Python);
+- TA-Lib by window: its functions over a symbol's last 250 bars, called again for each bar (the usual practice);
+- TA-Lib batch: its functions, called once over each symbol's whole history (an upper bound: no state, no stream).
 
-Then forming bars, a revision, a snapshot, and a long history of one symbol.
+After the rounds it measures forming bars, a revision, a snapshot, and a long history of one symbol.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ WINDOW = 250
 def record(
     times: np.ndarray, codes: np.ndarray, symbols: list[str], close: np.ndarray, interval: str, state: str, version: int
 ) -> ConsumedRecord:
-    """Return bars as a consumed record of aggregation."""
+    """Return bars as a record published by aggregation."""
     n = len(close)
 
     def constant(value: str, kind: pa.DataType) -> pa.Array:
@@ -95,7 +95,7 @@ def timed(act: Callable[[], object]) -> float:
 
 
 class Ours:
-    """A warm stage, and its market."""
+    """A stage after the warm-up of its indicators, and its market."""
 
     def __init__(self, count: int, *, ragged: bool) -> None:
         self.market, self.stage = Market(count, ragged=ragged), AnalyticsStage()
@@ -103,7 +103,7 @@ class Ours:
             self.stage.step(self.market.next())
 
     def measure(self, bars: int, act: Callable[[ConsumedRecord], Callable[[], object]]) -> tuple[float, float]:
-        """Return outputs per second over all bars, and by the median bar."""
+        """Return the outputs per second over all bars, and the median over single bars."""
         seconds, outputs = [], []
         for _ in range(bars):
             delivery = self.market.next()
@@ -213,7 +213,7 @@ def main() -> None:
     asked = parser.parse_args()
     if find_spec("talipp") is None:
         parser.exit(
-            1, "talipp, which this compares with, is missing; `make bench ARGS=analytics` brings it and runs this\n"
+            1, "talipp is not installed; run `make bench ARGS=analytics`, which installs it and runs this benchmark\n"
         )
     found: dict[str, list[float]] = {}
     for number in range(asked.rounds):

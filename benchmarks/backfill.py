@@ -1,11 +1,13 @@
 """A first start with hundreds of symbols: rate of fetched history, and delay of the event loop during planning.
 
-python -m benchmarks.backfill                          500 symbols, ten years of days, two of 1m and 5m, for a minute
-python -m benchmarks.backfill --symbols 100 --seconds 30
-python -m benchmarks.backfill --credits 8 --seconds 150         like a free plan: most requests wait
+    python -m benchmarks.backfill [--symbols 500] [--seconds 60] [--credits 0]
 
-The sandbox (Twelve Data's protocol, without quotas), aggregation and persistence are separate processes. The manager
-runs in this one. A timer beside it fires every 5 ms; its delay is the delay of a stream's messages.
+The backfill requests ten years of 1d bars and two years of 5m and 1m bars. `--credits 8` simulates a free plan, where
+most requests wait.
+
+The sandbox (Twelve Data's protocol, without quotas) is one process; aggregation and persistence are another. The
+manager runs in this process. A timer on its event loop fires every 5 ms. The timer's delay equals the delay of a
+stream's messages.
 """
 
 from __future__ import annotations
@@ -112,7 +114,7 @@ async def fill(
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     p50, p99, most = (float(np.quantile(late, q)) * 1e3 for q in (0.5, 0.99, 1.0))
     return [
-        f"{len(symbols)} symbols, {progress.missing + progress.bars:,} bars wanted, {took:.0f} s",
+        f"{len(symbols)} symbols, {progress.missing + progress.bars:,} bars to fetch, {took:.0f} s",
         f"first bars after {first_s:.1f} s; {progress.bars:,} bars of {progress.requests:,} requests, "
         f"{progress.bars / took:,.0f} bars/s, {(time.process_time() - cpu) / took:.0%} of a core",
         f"event loop late by {p50:.1f} ms (median), {p99:.1f} ms (p99), {most:.0f} ms (worst)",
@@ -124,7 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--symbols", type=int, default=500)
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--credits", type=int, default=0, help="a minute; 0: as many as are wanted")
+    parser.add_argument("--credits", type=int, default=0, help="credits per minute; 0 means no limit")
     args = parser.parse_args()
     names = symbol_names(args.symbols)
     quotas = (Quota(args.credits, MINUTE_US),) if args.credits else ()

@@ -2,11 +2,11 @@
 
     python -m benchmarks.closing [embedded] [kafka] [--partitions 1 4] [--symbols 10000] [--minutes 20]
 
-The service is a separate process. Each minute every symbol trades a few times. Two seconds before the minute closes its
-forming bars are published, as in a live plant. When all of that was read, the watermark that closes the minute is
-appended to every partition in one transaction. The time runs from before that transaction until a reader has decoded
-the last bar of the minute. Every fifth minute also closes the 5m bars in the same step. The broker runs on the same
-machine.
+The service is a separate process. Every symbol trades a few times in each minute. The minute's forming bars are
+published at its end, 2 s before it closes, as in a live plant. After the service has read these records, the watermark
+that closes the minute is appended to every partition in one transaction. The measured time starts before that
+transaction and ends when a reader has decoded the minute's last bar. Every fifth minute also closes the 5m bars in the
+same step. The broker runs on the same machine.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Feed:
                 transaction.append(schemas.RAW, partition, records.encode(header, batch))
 
     def minute(self, begin_us: int) -> None:
-        """Append the ticks of a minute and a mark at its end, which does not close it."""
+        """Append the ticks of a minute, and a watermark at its end. The minute stays open for the allowed lateness."""
         for partition, names in enumerate(self._names):
             count = len(names) * self._each
             times = begin_us + np.sort(self._chance.integers(0, MINUTE_US, count))
@@ -122,11 +122,11 @@ class Feed:
 
 
 def settle(log: EventLog, reader: Reader, process: subprocess.Popen[bytes]) -> None:
-    """Return once the service has read everything and the reader has read its outputs."""
+    """Wait until the service has read all input and the reader all output. Raises SystemExit after DEADLINE_S."""
     until = time.monotonic() + DEADLINE_S
     while not (lag := log.lag(GROUP, [schemas.RAW])) or any(lag.values()):
         if time.monotonic() > until or process.poll() is not None:
-            raise SystemExit("the service ended, or does not keep up")
+            raise SystemExit("the service ended or is too slow")
         time.sleep(0.01)
     while reader.poll(timeout_s=0.1):
         pass
@@ -143,7 +143,7 @@ def closed_bars(value: Any, start_us: int) -> int:
 
 
 def measure(log: EventLog, url: str, asked: argparse.Namespace, partitions: int, warm: int) -> list[tuple[bool, float]]:
-    """Return for each minute whether it also closed 5m bars, and the milliseconds."""
+    """Return, for each minute, True if it also closed 5m bars, and the time in milliseconds."""
     log.create_topics(schemas.TOPICS, partitions)
     chance, found = np.random.default_rng(2), []
     with service(url) as process, log.writer("bench") as writer, log.reader([schemas.OHLCV], start=LATEST) as reader:
@@ -154,12 +154,12 @@ def measure(log: EventLog, url: str, asked: argparse.Namespace, partitions: int,
             begin_us = OPEN_US + number * MINUTE_US
             feed.minute(begin_us)
             settle(log, reader, process)
-            time.sleep(chance.uniform(0.05, 0.15))  # the service rests a little after work
+            time.sleep(chance.uniform(0.05, 0.15))  # the service must be idle
             bars, began = 0, time.perf_counter()
             feed.mark(begin_us + MINUTE_US + LATENESS_US)
             while bars < asked.symbols:
                 if time.perf_counter() - began > DEADLINE_S:
-                    raise SystemExit(f"{bars:,} of {asked.symbols:,} bars came")
+                    raise SystemExit(f"{bars:,} of {asked.symbols:,} bars were published before the deadline")
                 bars += sum(closed_bars(d.value, begin_us) for d in reader.poll(timeout_s=1.0))
             if number >= warm:
                 found.append((number % 5 == 4, 1000 * (time.perf_counter() - began)))
@@ -168,7 +168,7 @@ def measure(log: EventLog, url: str, asked: argparse.Namespace, partitions: int,
 
 @contextmanager
 def address(kind: str, folder: Path) -> Iterator[str]:
-    """Return the address of a log without its options."""
+    """Yield the address of a log without options, and run its broker if it needs one."""
     if kind == "embedded":
         yield f"sqlite://{folder}"
         return
@@ -185,9 +185,9 @@ def main() -> None:
     parser.add_argument("--partitions", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--symbols", type=int, default=10_000)
     parser.add_argument("--minutes", type=int, default=20)
-    parser.add_argument("--each", type=int, default=5, help="ticks a symbol and minute")
-    parser.add_argument("--batch", type=int, default=4_096, help="ticks a record")
-    parser.add_argument("--serve", metavar="URL", help="be the service; for this program's own use")
+    parser.add_argument("--each", type=int, default=5, help="ticks per symbol and minute")
+    parser.add_argument("--batch", type=int, default=4_096, help="ticks per record")
+    parser.add_argument("--serve", metavar="URL", help="run the service; used by this program itself")
     asked = parser.parse_args()
     if asked.serve:
         serve(asked.serve)

@@ -1,11 +1,10 @@
 """A trading day with faulty vendors at 60 times real time: check that all bars are stored, correct and within quotas.
 
-python -m benchmarks.day                       24 hours of 50 symbols in 24 minutes
-python -m benchmarks.day --hours 2 --symbols 12
+    python -m benchmarks.day [--hours 24] [--symbols 50] [--speed 60]
 
 The sandbox simulates three vendors (Twelve Data with its stream, Alpha Vantage, Yahoo) with its own clock. The stream
-disconnects every few minutes and goes mute. 429 errors occur, a daily quota is exhausted, and a vendor is down for
-hours. At the end every stored minute bar is compared with the sandbox's own. Coverage must name a reason for each
+disconnects every few minutes and becomes mute. 429 errors occur, a daily quota is exhausted, and a vendor is down for
+hours. At the end every stored minute bar is compared with the sandbox's bar. Coverage must name a reason for each
 missing bar.
 """
 
@@ -28,9 +27,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--symbols", type=int, default=50)
     parser.add_argument("--hours", type=float, default=24.0)
-    parser.add_argument("--start", default="2026-06-15T04:00:00+00:00", help="of a Monday, New York's midnight")
+    parser.add_argument("--start", default="2026-06-15T04:00:00+00:00", help="midnight in New York on a Monday")
     parser.add_argument("--speed", type=float, default=60.0)
-    parser.add_argument("--rate", type=float, default=25.0, help="prints a second, all symbols")
+    parser.add_argument("--rate", type=float, default=25.0, help="trades per second over all symbols")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--folder", type=Path)
     args = parser.parse_args()
@@ -43,7 +42,7 @@ def main() -> None:
         port = probe.getsockname()[1]
     folder = args.folder or Path(tempfile.mkdtemp(prefix="day-"))
     folder.mkdir(parents=True, exist_ok=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the plant and the sandbox end with us
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends the plant and the sandbox too
     began = time.monotonic()
     verdict = run(folder, day, port, say=lambda text: print(text, flush=True))
     print(f"{args.hours:g} h of {args.symbols} symbols in {time.monotonic() - began:.0f} s")

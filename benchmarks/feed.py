@@ -139,7 +139,7 @@ def main() -> None:
     one.add_argument("--symbols", type=int, default=1_000)
     one.add_argument("--partitions", type=int, default=4)
     one.add_argument("--format", choices=["parquet", "csv"], default="parquet")
-    one.add_argument("--ids", action="store_true", help="with trade ids")
+    one.add_argument("--ids", action="store_true", help="add trade ids")
     one.set_defaults(run=file)
     two = commands.add_parser("stream")
     two.add_argument("--rate", type=float, default=10_000)

@@ -1,11 +1,12 @@
-"""Rate of vendors' bars: ten years of 1d and two years of 5m bars for 500 symbols, 20 M seeded bars.
+"""Rate of vendors' bars: ten years of 1d and two years of 5m bars for 500 symbols, 20 M bars of random prices.
 
     python -m benchmarks.history [--bars 3000000] [--ways time symbol slices replay] [--replay-bars 1000000]
 
-`time`, `symbol`: the aggregation stage alone, bytes to bytes, with the records that a replay writes into one partition:
-a file of 1d bars, then one of 5m bars, sorted by time or by symbol (the whole length of fewer symbols). `slices`: the
-same bars by time in records of a backfill, 1,000 bars each. `replay`: a Parquet file of 5m bars through the whole plant
-with default settings until all rows are stored. The creation of records is not timed.
+`time`, `symbol`: the aggregation stage alone, from bytes to bytes, with the records that a replay writes into one
+partition. The input is a file of 1d bars, then a file of 5m bars, sorted by time or by symbol. `symbol` uses fewer
+symbols with their whole history. `slices`: bars sorted by time in the records of a backfill, 1,000 bars each. `replay`:
+a replay of a Parquet file of 5m bars in the whole plant with default settings, until all rows are stored. The creation
+of records is not timed.
 """
 
 from __future__ import annotations
@@ -37,20 +38,20 @@ BLOCK_ROWS = 16_384  # batch size of a replay
 SLICE_ROWS = 1_000  # batch size of a backfill
 FIVE_US = 5 * MINUTE_US
 SYMBOL_BARS = 200_000
-"""Bars of a symbol. A file by symbol advances the watermark at its end only, so all bars stay in memory: 140 B each."""
+"""Maximum bars of `symbol`. Such a file advances the watermark only at its end: all bars stay in memory, 140 B each."""
 SLICES_BARS = 4_000_000
-"""A backfill's watermark also advances at its end only, so all bars stay in memory: 20 M bars were 3 GB."""
+"""Maximum bars of `slices`. A backfill's watermark also advances only at its end: 20 M bars needed 3 GB of memory."""
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """Bars of one interval: one per symbol at each of these times."""
+    """Bars of one interval: one per symbol at each of `times`."""
 
     interval: str
     times: np.ndarray
 
     def rows(self, order: str, symbols: int, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return time and symbol of these rows of the file."""
+        """Return times and symbol numbers of the file's rows from `begin` to `end`."""
         at = np.arange(begin, min(end, len(self.times) * symbols))
         if order == "symbol":
             return self.times[at % len(self.times)], (at // len(self.times)).astype(np.int32)
@@ -58,7 +59,7 @@ class Stretch:
 
 
 def stretches(symbols: int, bars: int | None) -> list[Stretch]:
-    """Return the days of 2016 to 2025 and the 5m bars of 2024 and 2025, or a requested part of each."""
+    """Return the days of 2016 to 2025 and the 5m bars of 2024 and 2025. `bars` limits both to a newest part."""
     calendar = exchange_calendars.get_calendar("XNYS", start="2016-01-01", end="2025-12-31")
     days = calendar.sessions.values.astype("datetime64[us]").astype(np.int64)
     recent = calendar.sessions.year >= 2024
@@ -100,7 +101,8 @@ def said(stretch: Stretch, order: str, symbols: int, size: int) -> Iterator[pa.B
             pa.DictionaryArray.from_arrays(zeros[1], pa.array(["file"])),
             pa.array(np.ones(count, np.bool_)),
         ]
-        # The smallest remaining time: sorted by symbol it is the first one until the last symbol; in a backfill always.
+        # The watermark is the smallest time of the remaining rows. In a file sorted by symbol it is the first time
+        # until the last symbol begins; in a backfill it is always the first time.
         behind = min(begin + size, total - 1)
         moves = order == "time" or (order == "symbol" and behind >= total - len(stretch.times))
         watermark = int(stretch.rows(order, symbols, behind, behind + 1)[0][0]) if moves else first
@@ -121,7 +123,7 @@ def through_stage(order: str, symbols: int, bars: int | None, size: int) -> None
             offset, worst = offset + 1, max(worst, ending)
             for produced in out:
                 if produced.topic == schemas.DEADLETTER:
-                    raise SystemExit(f"not taken: {records.decode(produced.value).batch.to_pylist()[0]['reason']}")
+                    raise SystemExit(f"rejected: {records.decode(produced.value).batch.to_pylist()[0]['reason']}")
                 if produced.topic == schemas.OHLCV:
                     batch = records.decode(produced.value).batch
                     if "interval" in batch.schema.names:
@@ -169,11 +171,11 @@ def through_plant(symbols: int, bars: int) -> None:
 
 
 def main() -> None:
-    """Run the requested ways."""
+    """Run the requested measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ways", nargs="+", choices=["time", "symbol", "slices", "replay"])
     parser.add_argument("--symbols", type=int, default=500)
-    parser.add_argument("--bars", type=int, help="in all instead of some 20 M, in the same proportion")
+    parser.add_argument("--bars", type=int, help="total bars instead of about 20 M, in the same proportion")
     parser.add_argument("--replay-bars", type=int, default=1_000_000)
     asked = parser.parse_args()
     for way in asked.ways or ["time", "symbol", "slices", "replay"]:

@@ -1,8 +1,9 @@
 """Throughput and latency of the event log: `python -m benchmarks.log [embedded] [kafka] [--seconds 3]`.
 
 Records are batches of 4,096 ticks, like those of feeds. Appending uses transactions of one, four and twenty records
-over four partitions. Reading uses one reader without a group. Waking is the time from before a transaction of one small
-record until a sleeping reader in another thread has it; this includes the commit. The brokers run on the same machine.
+over four partitions. Reading uses one reader without a group. The wake-up time starts before a transaction of one small
+record and ends when a sleeping reader in another thread has received the record; it includes the commit. The brokers
+run on the same machine.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def make_record() -> pa.Buffer:
 
 
 def append(log: EventLog, record: pa.Buffer, per_transaction: int, seconds: float) -> tuple[float, list[float]]:
-    """Return (ticks/s, seconds of each transaction)."""
+    """Return the ticks per second, and the seconds of each transaction."""
     times, count = [], 0
     with log.writer("bench") as writer:
         began = now = time.perf_counter()
@@ -68,7 +69,7 @@ def append(log: EventLog, record: pa.Buffer, per_transaction: int, seconds: floa
 
 
 def read(log: EventLog, seconds: float) -> float:
-    """Return ticks/s of one reader from the beginning until the end of the log or a timeout."""
+    """Return the ticks per second of one reader, from the first record to the end of the log or a timeout."""
     count = 0
     with log.reader([RAW]) as reader:
         first = reader.poll(timeout_s=5)
@@ -84,7 +85,7 @@ def read(log: EventLog, seconds: float) -> float:
 
 
 def wake(log: EventLog, rounds: int) -> list[float]:
-    """Return the seconds from the start of a transaction until a sleeping reader has its record."""
+    """Return the seconds from the start of a transaction until a sleeping reader has received its record."""
     times: list[float] = []
     with log.reader([RAW], start=LATEST) as reader, log.writer("bench") as writer:
         reader.poll(timeout_s=0.2)

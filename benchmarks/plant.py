@@ -48,7 +48,7 @@ WARM_S = {"embedded": 15.0, "kafka": 45.0}
 
 
 def make_ticks(path: Path, count: int, symbols: int, *, minutes: float = 120, seed: int = 1) -> None:
-    """Write `count` ticks of `symbols` symbols over so many minutes of one session, ascending in time."""
+    """Write `count` ticks of `symbols` symbols over `minutes` of one session, ascending in time."""
     random = np.random.default_rng(seed)
     begin = np.datetime64("2024-03-04T15:00:00", "us").astype(np.int64)
     names = pa.array([f"SYM{number:04}" for number in range(symbols)])
@@ -95,7 +95,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def memory_of(pid: int) -> dict[str, float]:
-    """Return the proportional set size in MB of each process of the plant but PostgreSQL's."""
+    """Return the proportional set size in MiB of each process of the plant, without PostgreSQL's."""
     found: dict[str, float] = {}
     for one in [pid, *descendants(pid)]:
         with suppress(OSError):
@@ -109,7 +109,7 @@ def memory_of(pid: int) -> dict[str, float]:
 
 
 def cpu_of(pids: Iterable[int]) -> float:
-    """Return the CPU seconds that these processes have used so far."""
+    """Return the CPU seconds that the processes `pids` have used since their start."""
     ticks = 0
     for pid in pids:
         with suppress(OSError):
@@ -119,7 +119,7 @@ def cpu_of(pids: Iterable[int]) -> float:
 
 
 class Cpu:
-    """CPU seconds by component: plant, database server and clients from now on; the feed when it has ended."""
+    """CPU seconds by component since construction. The feed's seconds are counted when its process has ended."""
 
     def __init__(self, plant: int, clients: int) -> None:
         below = [p for p in descendants(plant) if Path(f"/proc/{p}/comm").read_text().startswith("postgres")]
@@ -139,14 +139,14 @@ class Cpu:
         return used.ru_utime + used.ru_stime
 
     def used(self) -> dict[str, float]:
-        """Return the seconds used since the start."""
+        """Return the CPU seconds of each component since construction."""
         now = self._now()
         parts = {name: round(now[name] - self._first[name], 1) for name in now}
         return {**parts, "feed": round(self._children() - self._feed, 1)}
 
 
 class Memory(threading.Thread):
-    """Sampler of the plant's memory, once a second."""
+    """Samples the plant's memory once a second."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
@@ -164,7 +164,7 @@ class Memory(threading.Thread):
 
 
 def _watch(url: str, number: int, seconds_left: Any, results: Any) -> None:
-    """Run all clients in one process; report received rows and the age of ticks."""
+    """Run all clients in this process; put the received rows and the ages of ticks (ms) into the queue."""
     import websockets
 
     async def client(which: int, counts: dict[str, int], ages_ms: list[float]) -> None:
@@ -200,7 +200,7 @@ def _watch(url: str, number: int, seconds_left: Any, results: Any) -> None:
 
 @contextmanager
 def clients(url: str, number: int = CLIENTS) -> Iterator[dict[str, Any]]:
-    """Run the WebSocket clients in a separate process; the dict contains their results afterwards."""
+    """Run the WebSocket clients in a separate process. The dict contains their results after the block."""
     context = multiprocessing.get_context("spawn")
     queue, stop, measuring = context.Queue(), context.Event(), context.Value("b", 0)
     process = context.Process(target=_watch, args=(url, number, measuring, {"queue": queue, "stop": stop}), daemon=True)
@@ -217,7 +217,7 @@ def clients(url: str, number: int = CLIENTS) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def plant(folder: Path, env: dict[str, str], *arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """Run `tickerplant up` until the block ends."""
+    """Run `tickerplant up` until the block ends; yield the process and the API's address."""
     port = free_port()
     command = [sys.executable, "-m", "tickerplant.app", "up", "--data", str(folder), "--port", str(port), *arguments]
     with open(folder.parent / "plant.log", "wb") as output:
@@ -230,7 +230,7 @@ def plant(folder: Path, env: dict[str, str], *arguments: str) -> Iterator[tuple[
                 if answer.status == 200:
                     break
             if process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit(f"the plant did not come up:\n{(folder.parent / 'plant.log').read_text()[-3000:]}")
+                raise SystemExit(f"the plant did not start:\n{(folder.parent / 'plant.log').read_text()[-3000:]}")
             time.sleep(0.2)
         yield process, url
     finally:
@@ -247,7 +247,7 @@ def environment(log: str) -> dict[str, str]:
 
 
 def throughput(log: str, ticks: Path, folder: Path) -> dict[str, Any]:
-    """Return ticks per second from feed to committed rows, and the memory meanwhile."""
+    """Return ticks per second from feed to committed rows, with CPU and memory during the run."""
     env = environment(log)
     with (
         plant(folder, env, "--no-sandbox") as (process, url),
@@ -287,8 +287,8 @@ def latency(
 ) -> dict[str, Any]:
     """Return the age of ticks at ten clients, measured from their receipt at the vendor's socket.
 
-    The sandbox is a process that the plant brings along. The first `warm_s` seconds are not counted. With `history` the
-    first start's backfill of all symbols (1.8 M bars) goes on meanwhile.
+    The plant starts the sandbox. The first `warm_s` seconds are not counted. If `history` is true, the first start's
+    backfill of all symbols (1.8 M bars) runs during the measurement.
     """
     symbols = ",".join(f"SYM{number:04}" for number in range(1_000))
     env = {**environment(log), "TICKERPLANT_SYMBOLS": symbols, "TICKERPLANT_SANDBOX__RATE": str(rate)}
@@ -322,7 +322,7 @@ def latency(
 
 @contextmanager
 def log_url(which: str, folder: Path) -> Iterator[str]:
-    """Return the address of a fresh log."""
+    """Yield the address of a new log, and run its broker if it needs one."""
     if which == "embedded":
         yield "embedded:"
         return
@@ -337,24 +337,24 @@ def log_url(which: str, folder: Path) -> Iterator[str]:
 
 
 def main() -> None:
-    """Run the requested parts and print the results."""
+    """Run the requested measurements and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ticks", type=int, default=5_000_000)
     parser.add_argument("--symbols", type=int, default=1_000)
     parser.add_argument(
-        "--minutes", type=float, help="of the session that the ticks are spread over; default: as --density says"
+        "--minutes", type=float, help="minutes of the session that contain the ticks; default: from --density"
     )
     parser.add_argument(
-        "--density", type=float, default=167, help="ticks a symbol and minute: a busy stock has some hundreds"
+        "--density", type=float, default=167, help="ticks per symbol and minute; a busy stock has some hundreds"
     )
     parser.add_argument("--log", choices=("embedded", "kafka", "both"), default="both")
     parser.add_argument("--only", choices=("throughput", "latency"))
     parser.add_argument("--rate", type=float, default=10_000)
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--warm", type=float, help="seconds before latency is measured")
-    parser.add_argument("--history", action="store_true", help="latency beside the first start's backfill")
+    parser.add_argument("--history", action="store_true", help="measure latency during the first start's backfill")
     asked = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the plant stops
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds the stack, which stops the plant
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
     for which in ("embedded", "kafka") if asked.log == "both" else (asked.log,):
@@ -372,7 +372,7 @@ def main() -> None:
 
 
 def report(title: str, values: dict[str, Any]) -> None:
-    """Print one result."""
+    """Print the title and values of one measurement."""
     print(title)
     for name, value in values.items():
         print(f"  {name:<24}{value:,.2f}" if isinstance(value, float) else f"  {name:<24}{value}")

@@ -2,8 +2,8 @@
 
     python -m benchmarks.store [--ticks 1000000] [--symbols 500] [--dsn postgresql://…]
 
-Without `--dsn` it starts an embedded server in a temporary folder. It prints rows per second for batches of 1,000,
-10,000 and 50,000 rows, with one connection and with two that split the symbols; then upserts of bars; then reads.
+The default server is an embedded PostgreSQL in a temporary folder. The output is rows per second for batches of 1,000,
+10,000 and 50,000 rows, with one connection and with two that write different symbols. Upserts of bars and reads follow.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ async def run(dsn: str, total: int, symbols: int) -> None:
                 )
 
             await timed(f"COPY of {batch:6,} ticks, {connections} connection(s)", total, all_at_once)
-    await timed("upsert of 10,000 bars a transaction", 200_000, lambda: upsert(store, 10_000, 20))
+    await timed("upsert of 10,000 bars per transaction", 200_000, lambda: upsert(store, 10_000, 20))
     async with store.read() as session:
         await session.prices.read("S2000000", limit=500)
         await timed("read of a symbol's newest 500 ticks", 500, lambda: session.prices.read("S2000001", limit=500))

@@ -1,7 +1,7 @@
 """One socket with Twelve Data's protocol and 5,000 symbols: the client's load on one core, and its limit.
 
-python -m benchmarks.stream                      # parse alone, the socket at full speed, then 20,000 messages/s
-python -m benchmarks.stream --only steady --rate 20000 --seconds 180
+    python -m benchmarks.stream                      # parse alone, the socket at full speed, then 20,000 messages/s
+    python -m benchmarks.stream --only steady --rate 20000 --seconds 180
 
 The vendor is a separate process on the second core; the client runs on the first.
 """
@@ -48,7 +48,7 @@ def pin(core: int, pid: int = 0) -> None:
 
 
 def frames(messages: int, symbols: int) -> list[bytes]:
-    """Return frames of prints of the last seconds; no symbol's volume decreases."""
+    """Return frames of the newest `messages` trades. No symbol's day volume decreases."""
     rate = 20_000.0
     market = SimulatedMarket(MarketSettings(symbol_names(symbols), rate))
     now_us = time.time_ns() // 1_000
@@ -116,7 +116,7 @@ async def library(url: str, messages: int, symbols: int) -> None:
         began, used = time.perf_counter(), time.process_time()
         for _ in range(messages):
             await connection.recv(decode=False)
-        told("`recv` of the library, nothing read", messages, began, used)
+        told("`recv` of the library, no parse", messages, began, used)
 
 
 async def socket_and_parse(url: str, messages: int, symbols: int) -> None:
@@ -181,7 +181,7 @@ async def _steady(args: argparse.Namespace, log: EmbeddedLog, url: str, vendor_p
     symbols = symbol_names(args.symbols)
 
     def note(counts: FeedCounters) -> None:
-        # Prints carry the time of sending; the watermark follows the newest print by one second.
+        # A print's time is the time of sending. The watermark is one second behind the newest print.
         ages.append(time.time_ns() // 1_000 - counts.watermark_us - SECOND_US)
 
     stream = TwelveDataStream(StreamConfig(url, "key", symbols, calendars=CALENDARS, stamped=True))
@@ -225,7 +225,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=list(PARTS))
     parser.add_argument("--symbols", type=int, default=5_000)
-    parser.add_argument("--messages", type=int, default=500_000, help="of the parts at full speed")
+    parser.add_argument("--messages", type=int, default=500_000, help="messages of the measurements at full speed")
     parser.add_argument("--rate", type=float, default=20_000)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--partitions", type=int, default=4)

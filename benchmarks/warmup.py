@@ -1,8 +1,8 @@
 """Start of analytics on a store with history: `python -m benchmarks.warmup [scale]`.
 
-At scale 1: 500 symbols of a stock exchange with 10 years of daily bars (2,520) and 2 years of 5m bars (39,312), 21 M
-bars in one partition, and the default set on `5m` and `1d`. A scale of 0.02 is ten symbols at the same rate. The store
-is an embedded PostgreSQL in the folder for temporary files, which may be in memory.
+Scale 1 has 500 symbols of a stock exchange with 10 years of daily bars (2,520) and 2 years of 5m bars (39,312). One
+partition contains all 21 M bars. The rules are the default set of indicators on `5m` and `1d`. The default scale of
+0.02 has ten symbols. The store is an embedded PostgreSQL in the folder for temporary files, which may be in memory.
 """
 
 from __future__ import annotations
@@ -113,11 +113,11 @@ def main(scale: float) -> None:
             made = list(pure.recompute(Series("5m", f"S{number}"), batch))
         again = (time.perf_counter() - began) / len(batches)
         said = sum(len(one.value) for one in made)
-        print(f"computed again, {FIVES:,} bars: {again * 1e3:.0f} ms, {said / 1e6:.1f} MB of values")
+        print(f"recomputation of {FIVES:,} bars: {again * 1e3:.0f} ms, {said / 1e6:.1f} MB of values")
         print(f"read alone: {read / reading / 1e6:.2f} M bars/s")
         rate = rows / warming / 1e6
         outputs = len(pure.engine.interval_engines["5m"].columns)
-        print(f"begun: {warming:.1f} s, {rate:.2f} M bars/s, {rate * outputs:.1f} M outputs/s ({outputs} a bar)")
+        print(f"bootstrap: {warming:.1f} s, {rate:.2f} M bars/s, {rate * outputs:.1f} M outputs/s ({outputs} a bar)")
         print(f"at that rate {SYMBOLS} symbols take {SYMBOLS * (DAYS + FIVES) / rate / 1e6:.0f} s")
         print(f"snapshot: {size / symbols / 1e3:.0f} kB a symbol in {snapshot * 1e3:.0f} ms")
         print(f"cpu of this process: {busy:.1f} s; peak memory {after.ru_maxrss / 1024:.0f} MB")

@@ -21,7 +21,7 @@ def main() -> None:
     for name in PACKAGED_CALENDARS:
         steps = {part: np.diff(values, prepend=np.int64(0)) for part, values in library_schedule(name).items()}
         np.savez_compressed(FOLDER / f"{name}.npz", version=version, **steps)
-        print(f"{name}: {(FOLDER / f'{name}.npz').stat().st_size:,} bytes, of exchange_calendars {version}")
+        print(f"{name}: {(FOLDER / f'{name}.npz').stat().st_size:,} bytes, from exchange_calendars {version}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Fuzz the parsers of vendors' answers: `python tools/fuzz.py --runs 100000 [TARGET …]`, or `make fuzz`.
 
-Atheris guides by coverage. Each target has its own process, one after the other. A payload that breaks a parser ends
-its target and is stored in `.data/fuzz`; the exit code is then 1.
+Atheris selects payloads by code coverage. The targets run one after the other, each in its own process. A payload that
+breaks a parser ends the target and is stored in `.data/fuzz`; the exit code is then 1.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HANG_S = 20
 
 
 def main() -> int:
-    """Run the targets and print the number of payloads and the time of each."""
+    """Run the targets, and print payloads and time of each; return 1 if a target failed, else 0."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("targets", nargs="*")
     parser.add_argument("--runs", type=int, default=100_000)
@@ -38,7 +38,7 @@ def main() -> int:
 
     unknown = set(args.targets) - set(TARGETS)
     if unknown:
-        parser.error(f"no target {', '.join(unknown)}; there are {', '.join(TARGETS)}")
+        parser.error(f"no target {', '.join(unknown)}; use one of {', '.join(TARGETS)}")
     KEEP.mkdir(parents=True, exist_ok=True)
     return max([_outside(name, args.runs, args.seed) for name in args.targets or TARGETS])
 
@@ -58,7 +58,7 @@ def _outside(name: str, runs: int, seed: int) -> int:
 
 
 def _fuzz(name: str, runs: int, seed: int) -> None:
-    """Fuzz one target in this process, which Atheris ends."""
+    """Fuzz one target. Atheris then ends the process."""
     sys.path.insert(0, os.getcwd())
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")

@@ -1,7 +1,7 @@
 """Fuzz targets: each parser of vendors' answers with its seeds and invariants; and a mutator for JSON.
 
-A parser returns valid batches of the right schema, or raises VendorError, or returns dead letters. It never raises
-another exception, and it terminates.
+A parser must return valid batches of the right schema or dead letters, or raise VendorError. It must terminate and must
+not raise another exception.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ STATUSES = (200, 400, 200, 429, 200, 500, 302)
 
 @dataclass(frozen=True)
 class Target:
-    """A parser. `run` parses a payload; it raises AssertionError or an unexpected exception of the parser."""
+    """A parser. `run` parses a payload; it raises AssertionError or another exception if the parser is wrong."""
 
     run: Callable[[bytes], None]
     seeds: Sequence[bytes]
 
 
 def good(batch: pa.RecordBatch, schema: pa.Schema) -> None:
-    """Check that a batch is valid, has the schema, and is sorted by time."""
+    """Assert that a batch is valid, has the schema, and is sorted by time unless it contains ticks."""
     assert batch.schema.equals(schema), batch.schema
     batch.validate(full=True)
     for name, field in zip(schema.names, schema, strict=True):
@@ -50,7 +50,7 @@ def good(batch: pa.RecordBatch, schema: pa.Schema) -> None:
 
 
 def _seeds(vendor: str, *beginnings: str) -> list[bytes]:
-    """Return the golden answers of these names; the first ones, which contain data, several times."""
+    """Return the golden answers whose names have one of the `beginnings`; answers of the first occur five times."""
     paths = sorted((GOLDEN / vendor).glob("*.json"))
     data = [path for path in paths if path.name.startswith(beginnings[:1])]
     return [path.read_bytes().strip() for path in data * 4 + paths if path.name.startswith(beginnings)]
@@ -121,7 +121,7 @@ def _read_yahoo(columns: yahoo.Columns) -> None:
 
 
 def yahoo_refusal(body: bytes) -> None:
-    """Parse refused charts."""
+    """Parse an error response to a request for a chart."""
     try:
         yahoo.raise_error(STATUSES[len(body) % len(STATUSES)], body)
     except VendorError:
@@ -146,7 +146,7 @@ class _Answer:
 
 
 class _Chart:
-    """Charts through yfinance itself and our conversion; yfinance is imported with the first one."""
+    """Parses charts with yfinance and the client's conversion. The first call imports yfinance."""
 
     def __init__(self) -> None:
         self._yfinance: Any = None
@@ -204,7 +204,7 @@ def twelvedata_actions(body: bytes) -> None:
 
 
 def twelvedata_stream(body: bytes) -> None:
-    """Parse messages, one per line, twice: as over two connections."""
+    """Parse messages, one per line, twice, as if they were received over two connections."""
     decoder = quotes.QuoteDecoder(stamped=len(body) % 2 == 0)
     decoder.add_symbols(["AAPL"])
     texts = body.split(b"\n")
@@ -300,7 +300,7 @@ _BYTES = (
 
 
 def mutate(data: bytes, seeds: Sequence[bytes], dice: random.Random) -> bytes:
-    """Return the payload with one to four changes: mostly JSON nodes, sometimes bytes."""
+    """Return the payload with one to four changes, most of them in JSON nodes, some in bytes."""
     if dice.random() < 0.1:
         data = dice.choice(seeds)
     for _ in range(dice.choice((1, 1, 1, 2, 2, 4))):
@@ -334,7 +334,7 @@ def _bytes_changed(data: bytes, dice: random.Random) -> bytes:
 
 
 def _node_changed(tree: Any, dice: random.Random) -> Any:
-    """Descend to a node and change it, in place where possible."""
+    """Return the tree with a random node changed. The tree is changed in place, unless the node is its root."""
     here, parent, key = tree, None, None
     while isinstance(here, dict | list) and here and dice.random() < 0.95:
         parent, key = here, dice.choice(list(here)) if isinstance(here, dict) else dice.randrange(len(here))

@@ -1,8 +1,8 @@
 """Other systems that build 1m bars, each used as its manual recommends, in its best case.
 
 All systems get the same prints, sorted by time. Conversions of prints (tuples with datetimes, data frames) and the
-construction of graphs are not timed. None of the systems stores closed bars, adds a late print to one, rolls up to 5m
-and 1d, or reports completeness.
+construction of graphs are not timed. None of the systems stores closed bars, adds a late print to a closed bar, rolls
+up to 5m and 1d, or reports completeness.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ Contestant = Callable[[], Result]
 
 @dataclass(frozen=True)
 class Peer:
-    """`prepare(prints, batch)` returns the timed function. `ticks`: enough for a steady rate and a short run."""
+    """`prepare(prints, batch)` returns the timed function. `ticks`: ticks for a steady rate and a short run."""
 
     name: str
     package: str | None
@@ -99,7 +99,7 @@ def polars(prints: Prints, batch: int) -> Contestant:
 
 
 def plain(prints: Prints, batch: int) -> Contestant:
-    """Build bars in a dict; a minute closes when the newest print is two seconds past its end."""
+    """Build bars in a dict. A minute closes when the newest print is two seconds after the minute's end."""
     columns = (prints.time, prints.symbol, prints.price, prints.size)
     batches = [list(zip(*(c[part].tolist() for c in columns), strict=True)) for part in _slices(len(prints), batch)]
 
@@ -138,7 +138,7 @@ def plain(prints: Prints, batch: int) -> Contestant:
 
 
 def bytewax(prints: Prints, batch: int) -> Contestant:
-    """Run one worker: keyed by symbol, a tumbling window of event time that waits two seconds, and a fold.
+    """Run one worker: a fold over tumbling windows of event time, keyed by symbol, that wait two seconds.
 
     `ordered=False` is the faster choice, and correct for sorted input.
     """
@@ -194,7 +194,7 @@ def bytewax(prints: Prints, batch: int) -> Contestant:
 def csp(prints: Prints, batch: int) -> Contestant:
     """Run a graph with one node per symbol behind one demultiplexed stream, without batches.
 
-    With this many symbols this is faster than one stream per symbol, or its own statistics (C++) per value.
+    This is faster for so many symbols than one stream per symbol, or than the statistics of csp itself (C++).
     """
     from benchmarks.peers.csp_graph import build
 
@@ -215,7 +215,7 @@ def csp(prints: Prints, batch: int) -> Contestant:
 
 
 PEERS = (
-    Peer("polars", "polars", 1_000_000, True, "group_by of each batch alone, no state", polars),
+    Peer("polars", "polars", 1_000_000, True, "group_by of each batch, no state", polars),
     Peer("csp", "csp", 2_000_000, False, "event by event, Python nodes in a C++ engine", csp),
     Peer("dict", None, 500_000, True, "a plain Python loop", plain),
     Peer("bytewax", "bytewax", 30_000, True, "tumbling window of event time, one worker", bytewax),

@@ -1,7 +1,7 @@
 """The machine's clock, shifted and scaled. It implements `core.clock.Clock`.
 
-The module belongs to no package: market_data and the sandbox both need a real clock and must not import each other, and
-core reads no clock.
+The module belongs to no package: market_data and the sandbox both need a real clock and must not import each other.
+Core reads no clock.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class SystemClock:
         return self.origin_us + int((real_us - self.epoch_us) * self.speed)
 
     def monotonic(self) -> float:
-        """Return seconds of this clock that never decrease, from an arbitrary origin, for measuring durations."""
+        """Return a time that never decreases, in seconds of this clock. Its origin is arbitrary: use differences."""
         return (time.monotonic() - self._zero_s) * self.speed
 
     def real_s(self, seconds: float) -> float:
-        """Convert a duration of this clock to seconds of the machine's clock, as timeouts of libraries expect."""
+        """Convert a duration of this clock to seconds of the machine's clock, the unit of libraries' timeouts."""
         return seconds / self.speed
 
     async def sleep(self, seconds: float) -> None:
@@ -51,5 +51,5 @@ class SystemClock:
 
 
 def starting_at(start_us: int, speed: float) -> SystemClock:
-    """Return a clock that reads `start_us` now and runs `speed` times as fast as the machine's."""
+    """Return a clock that shows `start_us` now and runs `speed` times as fast as the machine's."""
     return SystemClock(start_us, time.time_ns() // 1_000, speed)

@@ -16,7 +16,7 @@ DIVIDEND = Dividend(OPEN_US // DAY_US * DAY_US - 60 * DAY_US, 0.24)
 
 
 class FixedMarket:
-    """Every bar is 10, 12, 9, 11 with volume 700; every minute of the session has one trade at 11."""
+    """Every bar has open 10, high 12, low 9, close 11 and volume 700. Every session minute has one trade at 11."""
 
     def __init__(self, now_us: int = OPEN_US + HOUR_US) -> None:
         self.now_us = now_us

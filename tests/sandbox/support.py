@@ -19,7 +19,7 @@ NOW = micros_of(dt.datetime(2026, 9, 23, 14, 34, 56, 500_000, dt.UTC))  # a Wedn
 
 
 class SandboxClient:
-    """Sends requests to a router. The time is `now_us`, NOW until a test changes it."""
+    """Sends requests to a router. The time is `now_us`: NOW until a test changes it."""
 
     def __init__(self, **changes: Any) -> None:
         rate, sessions = changes.pop("rate", 8.0), changes.pop("sessions", "always")

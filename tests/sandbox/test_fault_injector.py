@@ -20,7 +20,7 @@ MARKET = SimulatedMarket(MarketSettings(("AAPL", "MSFT", "SPY"), 100.0))
 
 
 def run(text: str, seconds: int = 10, calm: int = 1) -> tuple[TradeBatch, list[TradeBatch]]:
-    """Return the trades of some seconds, and the faulty trades of each second; the fault ends `calm` seconds before."""
+    """Return the trades of `seconds`, and the faulty trades of each second. The last seconds (`calm`) have no fault."""
     schedule = FaultSchedule(NOW, iter(()))
     schedule.apply(parse_fault(f"{text}&seconds={seconds - calm + 0.5}"), NOW)
     injector = TradeFaults("twelvedata", 1, 3)

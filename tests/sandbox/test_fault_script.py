@@ -26,10 +26,10 @@ NOW = 1_790_000_000_000_000
     ("text", "words"),
     [
         ("do=nothing", "no fault 'nothing'"),
-        ("do=429&kind=year", "it takes minute, day, burst"),
-        ("do=mute&symbol=AAPL", "it takes heartbeats"),
+        ("do=429&kind=year", "it accepts minute, day, burst"),
+        ("do=mute&symbol=AAPL", "it accepts heartbeats"),
         ("do=429&vendor=reuters", "no vendor"),
-        ("do=late&by=soon", "no number"),
+        ("do=late&by=soon", "not a number"),
         ("do=cancel", "can report a cancelled trade"),
     ],
 )

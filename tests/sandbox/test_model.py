@@ -114,7 +114,7 @@ def test_the_price_at_a_time_is_that_of_the_last_trade(rate: float, sessions: st
         assert found.tolist() == trades.prices[mine][last].tolist()
 
 
-def test_before_the_first_session_of_a_week_the_price_is_the_last_weeks() -> None:
+def test_on_a_weekend_the_price_is_the_close_of_friday() -> None:
     market = SimulatedMarket(MarketSettings(("AAPL", "JPM"), 2.0, sessions="us"))
     friday = market.bars("JPM", TUESDAY - 4 * DAY_US, TUESDAY - 3 * DAY_US, DAY_US)
     assert market.price(np.array([1]), np.array([TUESDAY - 2 * DAY_US])).tolist() == friday.close.tolist()
@@ -195,7 +195,7 @@ def test_sizes_have_round_lots_and_a_heavy_tail() -> None:
     assert np.median(sizes) == 100
     assert sizes.max() > 100 * np.median(sizes)
     top = np.sort(sizes)[-len(sizes) // 100 :].sum() / sizes.sum()
-    assert 0.1 < top < 0.5, "a hundredth of the trades has a good part of the volume"
+    assert 0.1 < top < 0.5, "1 % of the trades have 10 to 50 % of the volume"
 
 
 def test_trades_alternate_between_bid_and_ask() -> None:

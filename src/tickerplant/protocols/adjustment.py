@@ -11,7 +11,7 @@ from tickerplant.protocols.market import Dividend, Split
 
 
 def split_factors(splits: Iterable[Split], times_us: Int64Array) -> Float64Array:
-    """Return the factor that converts a price of each time to the shares after all `splits`: float64[times].
+    """Return the factor that makes a price at each time comparable with prices after all `splits`: float64[times].
 
     >>> split_factors([Split(5, 4, 1)], np.array([0, 5])).tolist()
     [0.25, 1.0]
@@ -25,10 +25,10 @@ def split_factors(splits: Iterable[Split], times_us: Int64Array) -> Float64Array
 def dividend_factors(
     dividends: Iterable[Dividend], close_before: Callable[[int], float | None], times_us: Int64Array
 ) -> Float64Array:
-    """Return the factor by which a price of each time is multiplied so that no dividend leaves a gap: float64[times].
+    """Return the factor that removes the gap of each dividend from a price at each time: float64[times].
 
-    Each dividend contributes 1 - amount / close to all times before its ex-date. `close_before` returns the close
-    before an ex-date as traded; None if there is none.
+    Each dividend multiplies the factor of all times before its ex-date by 1 - amount / close. `close_before` returns
+    the close before an ex-date as traded. If it returns None, the dividend has no effect.
     """
     factor = np.ones(len(times_us))
     for paid in dividends:

@@ -35,7 +35,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A response."""
+    """An HTTP response."""
 
     status: int
     body: bytes = b""
@@ -47,8 +47,8 @@ class Response:
 class Refusal:
     """The reason why a request is not served. Each vendor has its own response to it.
 
-    `kind`: MINUTE or DAY (a quota is spent), BURST (too close together), PREMIUM (not in the plan) or DOWN. `used`:
-    credits asked for in the window, this request included. `retry_after_s`: seconds until a retry can succeed.
+    `kind`: MINUTE or DAY (a quota is spent), BURST (requests too close together), PREMIUM (not in the plan) or DOWN.
+    `used`: credits requested in the window, this request included. `retry_after_s`: seconds until a retry can succeed.
     `status`: the HTTP status for DOWN.
     """
 
@@ -60,7 +60,7 @@ class Refusal:
 
 
 class RestProtocol(Protocol):
-    """One vendor's REST API. Methods are pure; `respond` may take long."""
+    """One vendor's REST API. Methods are pure. `respond` may need seconds of CPU; call it in a thread."""
 
     name: str
 
@@ -69,7 +69,7 @@ class RestProtocol(Protocol):
         ...
 
     def api_key(self, request: Request) -> str | None:
-        """Return the request's key, "" if it has none; None if the API has no keys."""
+        """Return the API key of the request: "" if the request has none, None if the API has no keys."""
         ...
 
     def cost(self, request: Request) -> int:
@@ -85,16 +85,16 @@ class RestProtocol(Protocol):
         ...
 
     def respond(self, request: Request, market: Market) -> Response:
-        """Return the response to an admitted request, errors included."""
+        """Return the response to an admitted request, or the vendor's error."""
         ...
 
     def quota_headers(self, used: int, limit: int) -> Mapping[str, str]:
-        """Return the headers that report the minute's credits; limit 0 means no limit."""
+        """Return the headers that report the minute's credits; {} if the vendor has none. `limit` 0 means no limit."""
         ...
 
 
 def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """Return a JSON response."""
+    """Return a response with `body` encoded as JSON."""
     return Response(status, msgspec.json.encode(body), headers=headers or {})
 
 
@@ -104,7 +104,7 @@ def text_response(text: str, status: int = 200) -> Response:
 
 
 def find_zone(name: str) -> dt.tzinfo | None:
-    """Return the IANA time zone of a case-sensitive name; None if there is none."""
+    """Return the IANA time zone of a case-sensitive name; None if the name is unknown."""
     try:
         return dt.UTC if name == "UTC" else zoneinfo.ZoneInfo(name)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):

@@ -49,7 +49,7 @@ class Instrument:
 
 @dataclass(frozen=True, slots=True)
 class Bars:
-    """Bars of one symbol in time order. Bars without a trade are missing."""
+    """Bars of one symbol in time order. An interval without a trade has no bar."""
 
     starts_us: Int64Array
     open: Float64Array
@@ -105,11 +105,11 @@ class Dividend(NamedTuple):
 
 
 class Market(Protocol):
-    """A view of a market at `now_us`. Methods are pure; those that take a symbol require a known one."""
+    """A view of a market at `now_us`. Methods are pure. Except for `find`, a symbol argument must be a known symbol."""
 
     @property
     def now_us(self) -> int:
-        """Return the time of the view."""
+        """Return the time of the view in microseconds UTC."""
         ...
 
     @property
@@ -130,7 +130,7 @@ class Market(Protocol):
         ...
 
     def month_bars(self, symbol: str, start_us: int, end_us: int, months: int, adjustment: str = AS_TRADED) -> Bars:
-        """Return bars of 1 or 3 months, from the month of the start on, built from adjusted days before the end."""
+        """Return bars of 1 or 3 months, built from adjusted days before the end. The first bar contains `start_us`."""
         ...
 
     def trades(self, symbol: str, start_us: int, end_us: int) -> Trades:
@@ -138,15 +138,15 @@ class Market(Protocol):
         ...
 
     def price(self, symbol: str) -> float:
-        """Return the last price."""
+        """Return the last price as traded at `now_us`."""
         ...
 
     def splits(self, symbol: str, start_us: int = 0) -> Sequence[Split]:
-        """Return the splits in force, from a day on, oldest first."""
+        """Return the splits that took effect from `start_us` to `now_us`, oldest first; [] if there are none."""
         ...
 
     def dividends(self, symbol: str, start_us: int = 0) -> Sequence[Dividend]:
-        """Return the dividends whose ex-date has begun, from a day on, oldest first."""
+        """Return the dividends with an ex-date from `start_us` to `now_us`, oldest first; [] if there are none."""
         ...
 
     def session_of(self, symbol: str, day_us: int) -> tuple[int, int]:

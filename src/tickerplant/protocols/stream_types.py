@@ -29,7 +29,7 @@ class FrameEncoder(Protocol):
     def encode(self, trades: TradeBatch, sent_ns: int | None = None) -> list[bytes]:
         """Return one frame per trade, unmasked and complete.
 
-        `sent_ns`, if given, is added to each message in APIs of JSON, for measurements of latency.
+        `sent_ns`, if given, is added to each message of a JSON API to measure latency.
         """
         ...
 

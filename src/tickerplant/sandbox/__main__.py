@@ -1,6 +1,6 @@
 """Run the sandbox as a process: `python -m tickerplant.sandbox --symbols 1000 --rate 10000`.
 
-Prints addresses and clock as one line of JSON, and runs until SIGTERM or Ctrl-C.
+Prints its addresses and clock as one line of JSON, and runs until SIGTERM or Ctrl-C.
 """
 
 from __future__ import annotations
@@ -74,14 +74,14 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0 selects a free port")
     parser.add_argument("--symbols", type=int, default=12, help="number of symbols")
-    parser.add_argument("--names", default="", help="list of symbols, AAPL,MSFT; replaces --symbols")
+    parser.add_argument("--names", default="", help="symbols, such as AAPL,MSFT; replaces --symbols")
     parser.add_argument(
         "--rate", type=float, default=50.0, help="average trades per second over all symbols while markets are open"
     )
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--sessions", choices=["always", "us"], default="always")
-    parser.add_argument("--start", default="", help="initial time of the sandbox's clock, 2026-03-09T13:00:00Z")
-    parser.add_argument("--speed", type=float, default=1.0, help="speed of its clock relative to the machine's")
+    parser.add_argument("--start", default="", help="initial time of the sandbox's clock, such as 2026-03-09T13:00:00Z")
+    parser.add_argument("--speed", type=float, default=1.0, help="speed of this clock relative to the machine's")
     parser.add_argument("--credits", type=int, default=0, help="Twelve Data's credits per minute; 0: no limit")
     parser.add_argument(
         "--quota", action="append", default=[], help="VENDOR=CREDITS/minute|hour|day[@ZONE], repeatable"
@@ -97,12 +97,15 @@ def _arguments() -> argparse.Namespace:
 
 
 def parse_quotas(texts: list[str], *, free: bool) -> tuple[dict[str, tuple[Quota, ...]], dict[str, float]]:
-    """Return quotas and paces by vendor. A vendor's texts replace its free plan. Raises ValueError."""
+    """Return each vendor's quotas, and minimum seconds between requests. `texts` replace the quotas of free plans.
+
+    Raises ValueError if a text is malformed.
+    """
     found: dict[str, tuple[Quota, ...]] = {}
     for text in texts:
         vendor, _, quota = text.partition("=")
         if vendor not in VENDORS:
-            raise ValueError(f"no vendor {vendor!r}; there are {', '.join(VENDORS)}")
+            raise ValueError(f"no vendor {vendor!r}; use one of {', '.join(VENDORS)}")
         found[vendor] = (*found.get(vendor, ()), Quota.parse(quota))
     return ({**FREE_PLANS, **found}, dict(FREE_PACE_S)) if free else (found, {})
 

@@ -1,7 +1,7 @@
 """The simulated market as traded: the model's prices before and after splits, and their adjustment. Pure.
 
 The model's prices are in the shares of 2026; prices before a split were higher by its ratio. A client that requests
-adjusted prices must undo the adjustment to get the prices that the stream sent on the day. Past splits and dividends
+adjusted prices must undo the adjustment to get the prices that the stream sent on that day. Past splits and dividends
 are a function of (seed, symbol), as prices are. A scenario can add splits.
 """
 
@@ -36,7 +36,7 @@ from tickerplant.sandbox.hours import EXCHANGE, session_of
 from tickerplant.sandbox.model import SimulatedMarket
 
 ANCHOR_US: Final = micros_of(dt.datetime(2026, 1, 1, tzinfo=dt.UTC))
-"""From this time on, prices as traded are the model's, except for splits that a scenario adds."""
+"""Time from which prices as traded equal the model's, except for splits that a scenario adds."""
 _FIRST_YEAR: Final = 2006
 _RATIOS: Final = ((2, 1), (4, 1), (3, 1), (3, 2), (10, 1), (1, 5))
 _EPOCH_ORDINAL: Final = dt.date(1970, 1, 1).toordinal()
@@ -54,12 +54,12 @@ class ScheduledSplit:
 
 
 class TradedMarket:
-    """The simulated market with its corporate actions. No method returns anything later than its `now_us`."""
+    """The simulated market with its corporate actions. Methods with `now_us` return no later data."""
 
     def __init__(self, model: SimulatedMarket, added_splits: Sequence[ScheduledSplit] = ()) -> None:
         self.model = model
         self.instruments = tuple(_instrument(model, code) for code in range(len(model.symbols)))
-        """One per symbol, in the order of the model's codes."""
+        """Instruments, one per symbol, in the order of the model's codes."""
         self._added: dict[str, list[Split]] = {}
         self._splits = functools.lru_cache(8192)(self._compute_splits)
         self._dividends = functools.lru_cache(1024)(self._compute_dividends)
@@ -70,7 +70,7 @@ class TradedMarket:
     # Corporate actions -----------------------------------------------------------------------------------------------
 
     def add(self, split: ScheduledSplit) -> None:
-        """Add a split. From its day on the stream has the new price. Unknown symbols are ignored."""
+        """Add a split. The stream sends the new price from the split's day on. Unknown symbols are ignored."""
         if split.symbol in self.model.code:
             day = micros_of(dt.datetime.combine(split.date, dt.time(), dt.UTC))
             self._added.setdefault(split.symbol, []).append(Split(day, split.numerator, split.denominator))
@@ -78,11 +78,11 @@ class TradedMarket:
                 cache.cache_clear()
 
     def splits(self, symbol: str, start_us: int, now_us: int) -> list[Split]:
-        """Return the splits in force, from a day on, oldest first."""
+        """Return the splits that took effect from `start_us` to `now_us`, oldest first; [] if there are none."""
         return [split for split in self._splits(symbol) if start_us <= split.us <= now_us]
 
     def dividends(self, symbol: str, start_us: int, now_us: int) -> list[Dividend]:
-        """Return the dividends whose ex-date has begun, from a day on, oldest first."""
+        """Return the dividends with an ex-date from `start_us` to `now_us`, oldest first; [] if there are none."""
         return [paid for paid in self._dividends(symbol, datetime_of(now_us).year) if start_us <= paid.us <= now_us]
 
     def _compute_splits(self, symbol: str) -> list[Split]:
@@ -158,7 +158,7 @@ class TradedMarket:
         return TradeBatch(batch.codes, batch.times_us, _scaled(batch.prices, factor), volumes, sizes)
 
     def _compute_day_factors(self, day: int) -> Float64Array:
-        """Return each symbol's factor on a day since 1970. It changes only at 00:00 UTC."""
+        """Return each symbol's factor on a day (number since 1970): float64[symbols]. It changes only at 00:00 UTC."""
         at = np.array([day * DAY_US], np.int64)
         return np.array([float(self._factor(symbol, at)[0]) for symbol in self.model.symbols])
 
@@ -171,7 +171,7 @@ class TradedMarket:
     def bars(
         self, symbol: str, start_us: int, end_us: int, length_us: int, now_us: int, *, adjustment: str = AS_TRADED
     ) -> Bars:
-        """Return the bars that start in the range, without those that have no trade; the last one may be forming.
+        """Return the bars that start in the range and have a trade. The last bar may be forming.
 
         Bars longer than 30 minutes of a stock with sessions are aligned to the session's open. Weeks begin on Monday
         and are built from adjusted days. `adjustment`: AS_TRADED, FOR_SPLITS, FOR_DIVIDENDS or FOR_ALL.
@@ -207,7 +207,7 @@ class TradedMarket:
     def month_bars(
         self, symbol: str, start_us: int, end_us: int, months: int, now_us: int, *, adjustment: str = AS_TRADED
     ) -> Bars:
-        """Return bars of 1 or 3 months, from the month of the start on, built from adjusted days before the end."""
+        """Return bars of 1 or 3 months, built from adjusted days before the end. The first bar contains `start_us`."""
         first = month_of(np.array([start_us], np.int64), months).tolist()[0]
         days = self.bars(symbol, first, end_us, DAY_US, now_us, adjustment=adjustment)
         return merge_bars(days, month_of(days.starts_us, months))
@@ -235,7 +235,7 @@ class TradedMarket:
         return Bars(none, nothing, nothing, nothing, nothing, none)
 
     def _current_minute(self, symbol: str, minute_us: int, now_us: int) -> Bars:
-        """Return the bar of a minute until now, built from its trades."""
+        """Return the bar of a minute until now, built from the minute's trades; empty if there are none."""
         trades = self.model.trades_of(symbol, minute_us, now_us)
         starts, price = np.full(len(trades.prices), minute_us), trades.prices
         return merge_bars(Bars(starts, price, price, price, price, trades.sizes), starts)
@@ -258,7 +258,7 @@ def _instrument(model: SimulatedMarket, code: int) -> Instrument:
 
 
 def _session_day(day: dt.date) -> int:
-    """Return 00:00 UTC of the day, or of the next one with a session."""
+    """Return 00:00 UTC of the first day with a session, from `day` on."""
     first = day.toordinal() - _EPOCH_ORDINAL
     _, minutes = EXCHANGE.of(np.arange(first, first + 10))
     return (first + int(np.flatnonzero(minutes)[0])) * DAY_US
@@ -290,7 +290,7 @@ def month_of(times_us: Int64Array, months: int) -> Int64Array:
 
 
 def merge_bars(bars: Bars, starts_us: Int64Array) -> Bars:
-    """Merge consecutive bars that have the same new start."""
+    """Merge consecutive bars that have the same start in `starts_us`, the new start of each bar."""
     if not len(starts_us):
         return bars
     first = np.flatnonzero(np.append(True, starts_us[1:] != starts_us[:-1]))

@@ -1,15 +1,15 @@
 """A symbol's trading day: the number of trades, and their times, prices and sizes.
 
-Everything is a function of (seed, symbol, day) and a trade's number in the day, without the trades before it:
+Each value is a function of seed, symbol, day and a trade's number in the day. It does not depend on earlier trades.
 
-- Opens and closes are points of a Brownian path over quarters of days, with volatility regimes and one jump a month.
-- Within the day the price is a bridge between them over the numbers of the trades, so that busy minutes are volatile.
-  A trade is at the bid or at the ask around it, rounded to price increments.
+- Opens and closes are points of a Brownian path over quarters of days, with volatility regimes and one jump in 32 days.
+- Within the day the price is a Brownian bridge from open to close. Its argument is the trade's number, not the time, so
+  that busy minutes are volatile. A trade is at the bid or the ask around that price, rounded to price increments.
 - The day's first and last trade and up to 63 trades between them determine its high and low. Other trades are
   reflected into that range. At most nine of a minute's trades determine the minute's range in the same way. Bars of any
-  length therefore equal those of the trades, at a cost that does not depend on their number.
+  length therefore equal the bars of the trades, and their cost does not depend on the number of trades.
 - Activity is distributed over the day's blocks of 30 minutes and over a block's minutes by random weights around the
-  day's shape. Each of a minute's n trades is at a random time within its n-th part.
+  day's shape. A minute with n trades has n equal parts, with one trade at a random time in each part.
 - Sizes are consecutive entries of one long table from a random position. Differences of its running sums are volumes.
 """
 
@@ -27,16 +27,16 @@ from tickerplant.sandbox.noise import ONE, Paths, UInt32Array, hashed, unit
 from tickerplant.sandbox.symbol_profiles import SIZES, SymbolProfiles, size_sums
 
 _CYCLE_DAYS: Final = 1_024
-"""Length of the long path. Prices return near the symbol's base at its ends, which bounds them."""
+"""Days of the long path. Prices return near the symbol's base at both ends of the path, so they stay bounded."""
 _LONG_LEVELS: Final = 12
-"""Levels of the long path, down to a quarter of a day."""
+"""Levels of the long path. The finest level has steps of a quarter of a day."""
 _REGIME_DAYS: Final = 16
 _JUMP_DAYS: Final = 32
 _JUMP_SIGMA: Final = 0.35
 _SAMPLE_BITS: Final = 6
 """Binary logarithm of the number of parts of a day (64) whose ends determine its range."""
 _KNOTS: Final = 9
-"""Trades that determine a minute's range, including its first and last."""
+"""Maximum trades that determine a minute's range, the first and the last included."""
 _DAY_LEVELS: Final = 14
 """Levels of the path within a day (16,384 parts). Finer levels would move the price by less than an increment."""
 (
@@ -63,7 +63,7 @@ class Days:
     level: Float64Array
     """Logarithm of the first price divided by the symbol's base price."""
     slope: Float64Array
-    """Change of the logarithm until the last trade, without the jump."""
+    """Change of the logarithm from the first to the last trade, without the jump."""
     sigma: Float64Array
     jump: Float64Array
     jump_at: Int64Array
@@ -132,7 +132,7 @@ class DayModel:
         return replace(made, low=samples.min(axis=1), high=samples.max(axis=1))
 
     def edges(self, hours: Hours, days: Days, rows: npt.NDArray[np.int64], blocks: Int64Array) -> Int64Array:
-        """Return the trades before each minute of each block, and before the block's end: int64[blocks, BLOCK + 1]."""
+        """Return the number of trades before each minute of a block, and before its end: int64[blocks, BLOCK + 1]."""
         shapes, which = hours.shapes(days.minutes)
         upto = self._upto(shapes, which, days)
         low, high = upto[rows, blocks][:, None], upto[rows, blocks + 1][:, None]
@@ -148,7 +148,7 @@ class DayModel:
         return _numbers(days.key[rows], days.count[rows], share)
 
     def minute_of(self, hours: Hours, days: Days, numbers: Int64Array) -> Minutes:
-        """Return the minute of one trade per row."""
+        """Return the minutes that contain the given trades, one trade per row of `days`."""
         shapes, which = hours.shapes(days.minutes)
         begins = _numbers(days.key, days.count, self._upto(shapes, which, days))
         rows = np.arange(len(numbers))
@@ -160,7 +160,7 @@ class DayModel:
         return self.ranged(days, rows, start_us, first, edges[rows, minute + 1] - first)
 
     def minutes(self, hours: Hours, days: Days, rows: npt.NDArray[np.int64], blocks: Int64Array) -> Minutes:
-        """Return the minutes with trades of the given blocks of the given rows, in that order."""
+        """Return the minutes that have trades, for each pair of row and block, in that order."""
         edges = self.edges(hours, days, rows, blocks)
         starts = days.open_us[rows][:, None] + (blocks[:, None] * BLOCK + np.arange(BLOCK)) * MINUTE_US
         first, count = edges[:, :-1].ravel(), np.diff(edges, axis=1).ravel()
@@ -170,11 +170,11 @@ class DayModel:
     def ranged(
         self, days: Days, row: npt.NDArray[np.int64], start_us: Int64Array, first: Int64Array, count: Int64Array
     ) -> Minutes:
-        """Return minutes with their lows and highs, given their trades."""
+        """Return minutes with their lows and highs, given the first trade and the number of trades of each."""
         knots = first[:, None] + np.arange(_KNOTS) * (count[:, None] - 1) // (_KNOTS - 1)
         prices = self._in_day(days.take(np.repeat(row, _KNOTS)), knots.ravel()).reshape(-1, _KNOTS)
         low, high = prices.min(axis=1), prices.max(axis=1)
-        # Trades that determine the day's range keep their price: the range of their minutes includes it.
+        # Trades that determine the day's range keep their price: the range of such a trade's minute includes its price.
         mine = days.take(row)
         last, bits = np.maximum(mine.count - 1, 1), _bits(mine.count)
         begin, end = -(-(first << bits) // last), -(-((first + count) << bits) // last)
@@ -187,7 +187,7 @@ class DayModel:
         return Minutes(row, start_us, first, count, low, high)
 
     def ticks(self, days: Days, numbers: Int64Array, low: Int64Array, high: Int64Array) -> Int64Array:
-        """Return the prices of trades in increments, given the range of each one's minute."""
+        """Return the prices of trades in increments, given the range of each trade's minute."""
         return _reflected(self._in_day(days, numbers), low, high)
 
     def price(self, days: Days, ticks: Int64Array) -> Float64Array:
@@ -206,7 +206,7 @@ class DayModel:
 
     @staticmethod
     def offsets(key: UInt32Array, first: Int64Array, count: Int64Array, at: Int64Array) -> Int64Array:
-        """Return the time of a minute's trade number `at` in microseconds after the minute's start."""
+        """Return the microseconds from a minute's start to its trade number `at`, counted from 0."""
         within = hashed(key, _SALT_TIME, first + at).astype(np.int64) * MINUTE_US >> 32
         result: Int64Array = (at * MINUTE_US + within) // count
         return result
@@ -247,7 +247,7 @@ class DayModel:
         return result
 
     def _long(self, codes: npt.NDArray[np.int64], quarters: Int64Array) -> Float64Array:
-        """Return the logarithm of price divided by base at quarters of days, without jumps."""
+        """Return the logarithm of price divided by base, without jumps, at times counted in quarters of a day."""
         keys = self._profiles.key[codes]
         cycle = quarters // (4 * _CYCLE_DAYS)
         points = quarters % (4 * _CYCLE_DAYS) * (ONE // (4 * _CYCLE_DAYS))
@@ -261,7 +261,7 @@ class DayModel:
 
     @staticmethod
     def _regime(keys: UInt32Array, quarters: Int64Array) -> Float64Array:
-        """Return the volatility factor, about 1. It is constant for 16 days; the fine levels are 0 at their ends."""
+        """Return the volatility factor, about 1. It changes every 16 days, where the fine levels of the path are 0."""
         regime = unit(hashed(keys, _SALT_REGIME, quarters // (4 * _REGIME_DAYS)))
         result: Float64Array = np.exp(1.1 * (regime - 0.5) - 0.05)
         return result
@@ -269,7 +269,10 @@ class DayModel:
     def _jumps(
         self, keys: UInt32Array, days: Int64Array, *, by_night: bool
     ) -> tuple[Float64Array, Int64Array, Int64Array]:
-        """Return size, day and position in the day of the jump in each day's month; position 0 is before the open."""
+        """Return size, day and position in that day of the jump in each day's period of 32 days.
+
+        Position 0 is before the open.
+        """
         month = days // _JUMP_DAYS
         size = hashed(keys, _SALT_JUMP, month)
         # For a volatility of 35 % a year: minimum 1 %, median 1.5 %, above 10 % once in 46 jumps.
@@ -277,7 +280,7 @@ class DayModel:
         day = month * _JUMP_DAYS + (hashed(keys, _SALT_JUMP_DAY, month) >> np.uint32(27)).astype(np.int64)
         time = unit(hashed(keys, _SALT_JUMP_TIME, month))
         at = np.maximum((time * ONE).astype(np.int64), 1)
-        if by_night:  # three of five happen while the exchange is closed
+        if by_night:  # three of five jumps occur while the exchange is closed
             at = np.where(time < 0.6, 0, np.maximum(((time - 0.6) / 0.4 * ONE).astype(np.int64), 1))
         return height, day, at
 
@@ -290,14 +293,14 @@ def _numbers(key: UInt32Array, count: Int64Array, share: Float64Array) -> Int64A
 
 
 def _bits(count: Int64Array) -> Int64Array:
-    """Return the binary logarithm of the number of parts of a day with `count` trades; every part has a trade."""
+    """Return the binary logarithm of the number of parts of a day with `count` trades. Every part contains a trade."""
     bits = np.frexp(np.maximum(count - 1, 1).astype(np.float64))[1].astype(np.int64) - 1
     result: Int64Array = np.minimum(bits, _SAMPLE_BITS)
     return result
 
 
 def _samples(count: Int64Array) -> Int64Array:
-    """Return the numbers of the trades that determine a day's range, some repeated: int64[days, 65]."""
+    """Return the numbers of the trades that determine a day's range: int64[days, 65]. Numbers may repeat."""
     bits = _bits(count)[:, None]
     part = np.minimum(np.arange((1 << _SAMPLE_BITS) + 1)[None, :], 1 << bits)
     result: Int64Array = np.minimum(part * np.maximum(count[:, None] - 1, 1) >> bits, np.maximum(count[:, None] - 1, 0))
@@ -305,7 +308,7 @@ def _samples(count: Int64Array) -> Int64Array:
 
 
 def _reflected(ticks: Int64Array, low: Int64Array, high: Int64Array) -> Int64Array:
-    """Reflect prices at the ends of their ranges; a price that is still outside is set to the end."""
+    """Reflect prices at the ends of their ranges. A price that is still outside is set to the nearer end."""
     ticks = np.where(ticks > high, 2 * high - ticks, ticks)
     ticks = np.where(ticks < low, 2 * low - ticks, ticks)
     result: Int64Array = np.clip(ticks, low, high)

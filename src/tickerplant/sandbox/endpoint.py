@@ -47,14 +47,17 @@ class SandboxEndpoint(NamedTuple):
 
 
 def parse_greeting(greeting: str | bytes, symbols: tuple[str, ...]) -> SandboxEndpoint:
-    """Parse a sandbox's greeting. Raises ValueError if it is malformed."""
+    """Parse a sandbox's greeting. Raises ValueError if the greeting is malformed."""
     found = msgspec.json.decode(greeting, type=_Greeting)
     clock = SystemClock(found.clock.origin_us, found.clock.epoch_us, found.clock.speed)
     return SandboxEndpoint(found.url, found.stream_url, symbols, clock)
 
 
 def make_clock(start: str, speed: float) -> SystemClock:
-    """Return a clock that reads `start` now, or the machine's time for "". Raises ValueError if it is malformed."""
+    """Return a clock that shows `start` now, or the machine's time if `start` is "".
+
+    Raises ValueError if `start` is malformed.
+    """
     if not start and speed == 1.0:
         return SystemClock()
     if not start:
@@ -69,6 +72,6 @@ def format_clock(clock: SystemClock) -> str:
 
 
 def parse_clock(text: str) -> SystemClock:
-    """Parse the result of `format_clock`. Raises ValueError if it is malformed."""
+    """Parse the result of `format_clock`. Raises ValueError if `text` is malformed."""
     origin, epoch, speed = text.split(":")
     return SystemClock(int(origin), int(epoch), float(speed))

@@ -15,7 +15,7 @@ from tickerplant.protocols.market import NO_VOLUME, TradeBatch
 from tickerplant.sandbox.fault_script import Fault, FaultSchedule
 
 MAX_DELAYED: Final = 1_000_000
-"""Maximum delayed trades. Further trades are sent without delay."""
+"""Maximum delayed trades, exceeded by at most one batch. Further trades are sent without delay."""
 _BACK_FACTOR: Final = 0.9
 _JUMP_FACTOR: Final = 3
 
@@ -24,8 +24,8 @@ _JUMP_FACTOR: Final = 3
 class FaultyResponse(Response):
     """A response with faults of the connection.
 
-    `reset`: the connection is reset instead. `truncated`: it is closed after half of the body. `delay_s`: seconds of
-    the sandbox's clock before the response is sent.
+    `reset`: the connection is reset instead. `truncated`: the connection is closed after half of the body. `delay_s`:
+    seconds of the sandbox's clock before the response is sent.
     """
 
     reset: bool = False
@@ -34,7 +34,7 @@ class FaultyResponse(Response):
 
 
 class TradeFaults:
-    """Applies a vendor's faults to the trades of its stream. Keeps the delayed ones."""
+    """Applies a vendor's faults to the trades of its stream. Stores the delayed trades until they are due."""
 
     def __init__(self, vendor: str, seed: int, symbols: int) -> None:
         self._vendor = vendor
@@ -134,7 +134,7 @@ def _concatenate(a: TradeBatch, b: TradeBatch) -> TradeBatch:
 
 
 def malform(body: bytes, how: str) -> bytes:
-    """Return a malformed body: `json` cuts it into invalid JSON, `types` changes the types of all values."""
+    """Return a malformed body: `json` cuts it into invalid JSON, `types` changes the type of each value except text."""
     if how == "types":
         try:
             return msgspec.json.encode(_change_types(msgspec.json.decode(body)))

@@ -1,8 +1,8 @@
 """Faults that the sandbox simulates: parsing, the faults in force, scripts, and random faults. Pure.
 
-A fault is a query string: `do=429&vendor=twelvedata&kind=day&seconds=600`. It arrives over HTTP
-(`/sandbox/faults?do=...`), from a script (`60 do=mute&seconds=30`: one minute after the start), or from a seed that
-generates an endless script. All times are of the sandbox's clock. `docs/sandbox.md` lists the faults.
+A fault is a query string: `do=429&vendor=twelvedata&kind=day&seconds=600`. Its source is an HTTP request
+(`/sandbox/faults?do=...`), a script (`60 do=mute&seconds=30`: one minute after the start), or a seed that generates an
+endless script. All times are times of the sandbox's clock. `docs/sandbox.md` lists the faults.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ONCE: Final[Mapping[str, Mapping[str, tuple[str, ...] | None]]] = {
     "split": {"symbol": None, "ratio": None},
     "clear": {},
 }
-"""Faults that act once, with their options: the allowed values (the first is the default), or None for any."""
+"""Options of the faults that act once. An option has a list of allowed values (default first), or None for any."""
 LASTING: Final[Mapping[str, Mapping[str, tuple[str, ...] | None]]] = {
     "429": {"kind": ("minute", "day", "burst")},
     "down": {"how": ("status", "reset"), "status": None},
@@ -42,13 +42,13 @@ LASTING: Final[Mapping[str, Mapping[str, tuple[str, ...] | None]]] = {
     "volume": {"how": ("absent", "reset", "back", "jump"), "share": None},
     "skew": {"by": None},
 }
-"""Faults that last for `seconds`."""
+"""Options of the faults that last for `seconds`, in the format of `ONCE`."""
 _DEFAULTS: Final = {"by": 1.0, "share": 0.1, "status": 503.0, "ratio": 2.0}
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A fault. `vendor`: one of VENDORS, or "*" for all."""
+    """A fault. `vendor`: one of VENDORS, or "*" for all. `seconds`: its duration."""
 
     do: str
     vendor: str = "*"
@@ -60,7 +60,7 @@ class Fault:
         return float(self.options.get(name, _DEFAULTS[name] if default is None else default))
 
     def choice(self, name: str) -> str:
-        """Return an option with a fixed set of values; the first of them by default."""
+        """Return an option with a fixed set of values; the default is the first value."""
         allowed = (ONCE | LASTING)[self.do][name] or ("",)  # type: ignore[operator]
         return self.options.get(name, allowed[0])
 
@@ -77,21 +77,21 @@ def parse_fault(query: str | Mapping[str, str]) -> Fault:
     if do == "cancel":
         raise BadInput("none of the sandbox's protocols can report a cancelled trade")
     if options is None:
-        raise BadInput(f"no fault {do!r}; there are {', '.join([*ONCE, *LASTING])}")
+        raise BadInput(f"no fault {do!r}; use one of {', '.join([*ONCE, *LASTING])}")
     if vendor not in ("*", *VENDORS):
-        raise BadInput(f"no vendor {vendor!r}; there are {', '.join(VENDORS)}, and * for all")
+        raise BadInput(f"no vendor {vendor!r}; use one of {', '.join(VENDORS)}, or * for all")
     numbers = {name: values[name] for name in ("seconds", *_DEFAULTS) if name in values}
     try:
         for text in numbers.values():
             float(text)
     except ValueError:
-        raise BadInput(f"no number: {numbers}") from None
+        raise BadInput(f"not a number: {numbers}") from None
     seconds = float(values.pop("seconds", DEFAULT_SECONDS))
     for name, value in values.items():
         allowed = options.get(name, ())
         if allowed is not None and value not in allowed:
             known = ", ".join(options) if name not in options else ", ".join(allowed)
-            raise BadInput(f"{do} has no {name}={value}; it takes {known or 'nothing'}")
+            raise BadInput(f"{do} does not accept {name}={value}; it accepts {known or 'no option'}")
     return Fault(do, vendor, seconds, values)
 
 
@@ -117,7 +117,10 @@ def parse_script(lines: str) -> list[tuple[float, str]]:
 
 
 class FaultSchedule:
-    """The faults in force, and the plan of faults by seconds after `start_us`."""
+    """The faults in force and the planned faults.
+
+    `script` contains seconds after `start_us` and faults, in time order.
+    """
 
     def __init__(self, start_us: int, script: Iterator[tuple[float, Fault]]) -> None:
         self._start_us = start_us
@@ -128,7 +131,7 @@ class FaultSchedule:
         """Number of faults applied, by kind."""
 
     def apply(self, fault: Fault, now_us: int) -> None:
-        """Apply a fault. A lasting one replaces an older one of the same kind, vendor and symbol; `clear` ends all."""
+        """Apply a fault. A lasting fault replaces one of the same kind, vendor and symbol; `clear` ends all faults."""
         self.taken[fault.do] = self.taken.get(fault.do, 0) + 1
         if fault.do == "clear":
             self._lasting.clear()
@@ -171,7 +174,7 @@ class FaultSchedule:
 
 
 def merge_plans(script: list[tuple[float, Fault]], fault_seed: int | None) -> Iterator[tuple[float, Fault]]:
-    """Return the faults of a script and the random ones of a seed, in time order."""
+    """Return seconds and faults in time order: the faults of the script, and random faults if a seed is given."""
     plans = [iter(sorted(script, key=lambda entry: entry[0]))]
     if fault_seed is not None:
         plans.append(random_faults(fault_seed))
@@ -179,7 +182,7 @@ def merge_plans(script: list[tuple[float, Fault]], fault_seed: int | None) -> It
 
 
 _RANDOM_FAULTS: Final = (
-    # (mean minutes between two, fault, minimum and maximum duration in seconds)
+    # (mean minutes between two such faults, fault, minimum and maximum duration in seconds)
     (4, "do=disconnect", 0, 0),
     (7, "do=mute", 20, 90),
     (9, "do=mute&heartbeats=yes", 20, 90),
@@ -201,9 +204,9 @@ _RANDOM_FAULTS: Final = (
 
 
 def random_faults(seed: int) -> Iterator[tuple[float, Fault]]:
-    """Yield seconds and faults without end: each kind at random times with its mean interval, for a random vendor.
+    """Yield an endless sequence of seconds and faults, in time order.
 
-    The same seed gives the same faults.
+    Each kind has random times with its mean interval, and a random vendor. The same seed gives the same faults.
     """
     rng = random.Random(seed)
     queue = [(rng.expovariate(1 / (minutes * 60)), at) for at, (minutes, *_) in enumerate(_RANDOM_FAULTS)]

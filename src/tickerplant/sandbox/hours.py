@@ -64,10 +64,10 @@ class Hours:
         return self._calendar.is_regular(times_us)
 
     def shapes(self, minutes: Int64Array) -> tuple[Float64Array, npt.NDArray[np.int64]]:
-        """Return the activity of each minute for days of such lengths, and the index of each day's length.
+        """Return the activity of each minute for days of the given lengths, and the index of each day's length.
 
-        The activity is float64[lengths, blocks, BLOCK]. Its mean is about 1; minutes after the last are 0. The index is
-        int64[days].
+        The activity is float64[lengths, blocks, BLOCK]. Its mean is about 1; it is 0 after the last minute. The index
+        is int64[days].
         """
         lengths, which = np.unique(minutes, return_inverse=True)
         blocks = max(1, -(-int(minutes.max(initial=0)) // BLOCK))
@@ -94,7 +94,7 @@ EXCHANGE: Final = Hours("XNYS")
 
 
 def in_session(times_us: Int64Array) -> BoolArray:
-    """Return a mask of the times within New York's regular session. It ignores the market's own hours."""
+    """Return a mask of the times within New York's regular session, even if the simulated market is always open."""
     return EXCHANGE.is_open(times_us)
 
 

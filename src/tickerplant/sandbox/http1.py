@@ -1,6 +1,6 @@
 """HTTP/1.1 with persistent connections, read from and written to asyncio streams.
 
-No framework is used: faults need responses that break off and connections that are reset before any response.
+No framework is used: faults need truncated responses, and connections that are reset before any response.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MAX_BODY_BYTES: Final = 1 << 20
 
 
 async def read_head(reader: asyncio.StreamReader) -> bytes | None:
-    """Return the head of the next request, or None at the end of the connection."""
+    """Return the head of the next request; None if the connection ended or the head is too long."""
     try:
         return await reader.readuntil(b"\r\n\r\n")
     except (asyncio.IncompleteReadError, asyncio.LimitOverrunError):
@@ -24,7 +24,7 @@ async def read_head(reader: asyncio.StreamReader) -> bytes | None:
 
 
 async def read_request(head: bytes, reader: asyncio.StreamReader) -> Request:
-    """Return the request of a head, and read its body. Raises ValueError if it is no HTTP or its body is too long."""
+    """Parse a request's head and read its body. Raises ValueError if it is not HTTP or the body is too long."""
     first, *lines = head.decode("latin-1").split("\r\n")
     method, target, _ = first.split(" ", 2)
     headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}

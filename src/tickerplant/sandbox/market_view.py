@@ -34,7 +34,7 @@ class MarketView:
         return self.traded.bars(symbol, start_us, end_us, length_us, self.now_us, adjustment=adjustment)
 
     def month_bars(self, symbol: str, start_us: int, end_us: int, months: int, adjustment: str = AS_TRADED) -> Bars:
-        """Return bars of 1 or 3 months."""
+        """Return bars of 1 or 3 months. The first bar contains `start_us`."""
         return self.traded.month_bars(symbol, start_us, end_us, months, self.now_us, adjustment=adjustment)
 
     def trades(self, symbol: str, start_us: int, end_us: int) -> Trades:
@@ -43,15 +43,15 @@ class MarketView:
         return Trades(batch.times_us, batch.prices, batch.sizes)
 
     def price(self, symbol: str) -> float:
-        """Return the last price."""
+        """Return the last price as traded."""
         return self.traded.price(symbol, self.now_us)
 
     def splits(self, symbol: str, start_us: int = 0) -> Sequence[Split]:
-        """Return the splits in force, from a day on, oldest first."""
+        """Return the splits that took effect from `start_us` to `now_us`, oldest first; [] if there are none."""
         return self.traded.splits(symbol, start_us, self.now_us)
 
     def dividends(self, symbol: str, start_us: int = 0) -> Sequence[Dividend]:
-        """Return the dividends whose ex-date has begun, from a day on, oldest first."""
+        """Return the dividends with an ex-date from `start_us` to `now_us`, oldest first; [] if there are none."""
         return self.traded.dividends(symbol, start_us, self.now_us)
 
     def session_of(self, symbol: str, day_us: int) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """The simulated market: prices, sizes and times of trades as a pure function of (seed, symbol, time).
 
-The stream and the history of any day therefore agree in every query, and a run can be repeated. Bars equal those of the
-trades, to the last price increment. `days` models a trading day, `hours` the trading hours, `symbol_profiles` each
+The stream and the history of any day therefore agree in every query, and a run can be repeated. Bars equal the bars of
+the trades, to the last price increment. `days` models a trading day, `hours` the trading hours, `symbol_profiles` each
 symbol's properties.
 """
 
@@ -41,9 +41,9 @@ def symbol_names(count: int) -> tuple[str, ...]:
 class MarketSettings:
     """The settings of a market. `rate`: average trades per second over all symbols while their markets are open.
 
-    `sessions`: `always`, or `us` (stocks trade in New York's regular sessions, with holidays and half days; other
-    symbols round the clock). With `always` stocks trade round the clock too, so that a demo shows trades at any hour;
-    the plant then needs the calendar `24/7`.
+    `sessions`: `always` or `us`. `us`: stocks trade in New York's regular sessions, with holidays and half days; other
+    symbols trade round the clock. `always`: stocks trade round the clock too, so that a demo shows trades at any hour.
+    The plant then needs the calendar `24/7`.
     """
 
     symbols: Sequence[str] = field(default_factory=lambda: symbol_names(12))
@@ -104,7 +104,7 @@ class SimulatedMarket:
     def bars(self, symbol: str, start_us: int, end_us: int, length_us: int) -> Bars:
         """Return a symbol's bars that start in the range, on the grid of `length_us` from `start_us`.
 
-        They equal the bars of the symbol's trades. Years of daily bars are cheap if `start_us` is 00:00 UTC: the model
+        The bars equal those of the symbol's trades. Years of daily bars are cheap if `start_us` is 00:00 UTC: the model
         computes a day's bar without its minutes. Raises ValueError if length or start are not whole minutes.
         """
         by_day = not (length_us % DAY_US or start_us % DAY_US)
@@ -141,7 +141,7 @@ class SimulatedMarket:
     def price(self, codes: npt.NDArray[np.int64], times_us: Int64Array) -> Float64Array:
         """Return each symbol's price at each time: the price of its last trade at or before the time.
 
-        Without a trade in the ten days before, it is the value of the price path.
+        If there is no trade in the ten days before, the price is the price path's value at the day's open.
         """
         result = np.empty(len(codes))
         for group in self._groups:
@@ -151,7 +151,7 @@ class SimulatedMarket:
         return result
 
     def spread(self, codes: npt.NDArray[np.int64], prices: Float64Array) -> Float64Array:
-        """Return the spread between ask and bid at such prices. A trade is at one of the two."""
+        """Return ask minus bid at the given prices. A trade is at the bid or the ask."""
         per_unit = self._profiles.per_unit[codes]
         result: Float64Array = np.maximum(np.rint(prices * per_unit * self._profiles.spread[codes]), 1) / per_unit
         return result
@@ -163,7 +163,7 @@ class SimulatedMarket:
     def _minute_trades(
         self, group: _HoursGroup, minute_us: int, start_us: int, end_us: int
     ) -> list[npt.NDArray[Any]] | None:
-        """Return the columns of a group's trades between two offsets (µs) of a minute; None if it is closed."""
+        """Return the columns of a group's trades between two offsets (µs) of a minute; None if the market is closed."""
         day = minute_us // DAY_US
         found = group.day
         if found is None or found[0] != day:
@@ -224,7 +224,7 @@ class SimulatedMarket:
             minute = passed // MINUTE_US
             edges = model.edges(hours, days, rows, minute // BLOCK)
             first, end = edges[rows, minute % BLOCK], edges[rows, minute % BLOCK + 1]
-            # A trade at exactly this microsecond counts. So does every trade of a day that is over.
+            # A trade at exactly this microsecond counts, as does every trade of a day that is over.
             offset = np.where(times_us[left] < days.open_us, 0, passed - minute * MINUTE_US + 1)
             done = np.where(end > first, model.before(days, first, np.maximum(end - first, 1), offset), 0)
             last = first + done - 1

@@ -18,10 +18,10 @@ from tickerplant.core.times import Float64Array, Int64Array
 UInt32Array = npt.NDArray[np.uint32]
 
 ONE: Final = 1 << 30
-"""The end of a path; it begins at 0."""
+"""Time at the end of a path. A path begins at time 0."""
 _GOLDEN = np.uint32(0x9E3779B1)
 _CHUNK: Final = 1_024
-"""Points per batch. 14 levels of them are 57 KB and fit in a core's cache: twice as fast as 16 times more."""
+"""Points per batch. Its 14 levels are 57 KB and fit in a core's cache. 16 times larger batches are half as fast."""
 
 
 def hash32(values: UInt32Array) -> UInt32Array:
@@ -80,7 +80,7 @@ class Paths:
         terms = heights.view(np.int32).astype(np.float32)
         terms *= tents.view(np.int32).astype(np.float32)
         total = np.zeros(len(points), np.float32)
-        # Level by level: the order of NumPy's own sum depends on the array's shape.
+        # The sum is made level by level: the order of NumPy's own sum depends on the array's shape.
         for level, amplitude in enumerate(self._amplitudes):
             total += terms[level] * amplitude
         return total

@@ -13,7 +13,7 @@ from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US, datetime_of, mi
 from tickerplant.protocols.http_types import BURST, DAY, MINUTE, Refusal, Request, find_zone
 
 MAX_REQUESTS: Final = 5_000
-"""Maximum requests in the log. The oldest is dropped; counters include it."""
+"""Maximum requests in the log. The oldest request is then dropped from the log, but not from the counters."""
 SECRETS: Final = frozenset({"apikey", "crumb", "signature", "token"})
 
 FREE_PLANS: Final[Mapping[str, tuple[Quota, ...]]] = {
@@ -22,7 +22,7 @@ FREE_PLANS: Final[Mapping[str, tuple[Quota, ...]]] = {
     "yahoo": (Quota(2_000, 60 * MINUTE_US),),
     "binance": (Quota(6_000, MINUTE_US),),
 }
-"""Quotas of the vendors' free plans. Yahoo publishes none; its value is from users' reports."""
+"""Quotas of the vendors' free plans. Yahoo publishes no quota; its value is from users' reports."""
 FREE_PACE_S: Final[Mapping[str, float]] = {"alphavantage": 1.0}
 """Minimum seconds between two requests of a key in the free plans."""
 
@@ -38,7 +38,7 @@ class _Window:
 
 @dataclass(slots=True)
 class _VendorCounters:
-    """A vendor's counters. `largest`: most credits spent in a window, by quota; `asked`: with refused ones."""
+    """A vendor's counters. `largest` and `asked`: most credits spent and requested in a window, by quota."""
 
     requests: int = 0
     credits: int = 0
@@ -76,7 +76,7 @@ class QuotaTracker:
         self._requests: deque[LoggedRequest] = deque(maxlen=MAX_REQUESTS)
 
     def spend(self, vendor: str, key: str, credits: int, now_us: int) -> Refusal | None:
-        """Spend a key's credits, all or none; return the refusal, or None if they were spent."""
+        """Spend a key's credits, all or none. Return the refusal, or None if the credits were spent."""
         if not credits:
             return None
         last_us = self._last_us.get((vendor, key))
@@ -105,7 +105,7 @@ class QuotaTracker:
         return refusal
 
     def minute(self, vendor: str, key: str, now_us: int) -> tuple[int, int]:
-        """Return a key's credits spent this minute and the limit; 0 means no limit."""
+        """Return the credits that a key has spent this minute, and the limit. Limit 0 means no limit."""
         for name, quota, limit in self._limits(vendor):
             if quota.period_us == MINUTE_US:
                 window = self._windows.get((vendor, key, name), _Window())
@@ -113,7 +113,7 @@ class QuotaTracker:
         return 0, 0
 
     def record(self, now_us: int, vendor: str, request: Request, status: int, credits: int, *, refused: bool) -> None:
-        """Count a finished request and add it to the log. `status` 0: the connection was reset."""
+        """Count a finished request and add it to the log. `status` is 0 if the connection was reset."""
         counters = self._counters.setdefault(vendor, _VendorCounters())
         counters.requests += 1
         counters.refused += refused

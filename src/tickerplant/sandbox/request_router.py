@@ -1,7 +1,8 @@
-"""Routes a request to its vendor's protocol, behind quotas, keys and faults. Answers the control routes too. Pure.
+"""Routes each request to its vendor's protocol after checks of faults, keys and quotas. Pure.
 
 The order for a vendor's request: faults of availability, the key, quotas (all in `admit`); the protocol's response
-(`AdmittedRequest.respond`); faults of the response (`finish`). Time is an argument; the server owns the sockets.
+(`AdmittedRequest.respond`); faults of the response (`finish`). `control` responds to the sandbox's own routes. Time is
+an argument; the server owns the sockets.
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ from tickerplant.system_clock import SystemClock
 
 CONTROL: Final = "/sandbox/"
 SLOW_ROUTES: Final = (f"{CONTROL}bars", f"{CONTROL}actions")
-"""Control routes that may take long. They read nothing that requests change, so another thread may answer them."""
+"""Control routes that may need seconds. They read the market and no quotas, so another thread may respond to them."""
 FAULT_ROUTES: Final = (f"{CONTROL}faults", f"{CONTROL}orders")
-"""The route of faults, and its former name."""
+"""Route of faults, and its former name."""
 _BARS: Final = {"1m": MINUTE_US, "5m": 5 * MINUTE_US, "15m": 15 * MINUTE_US, "30m": 30 * MINUTE_US,
                 "1h": 60 * MINUTE_US, "1d": DAY_US, "1w": WEEK_US}  # fmt: skip
 
@@ -51,13 +52,14 @@ _BARS: Final = {"1m": MINUTE_US, "5m": 5 * MINUTE_US, "15m": 15 * MINUTE_US, "30
 class SandboxSettings:
     """The sandbox's market and behaviour.
 
-    `stamp` adds `sent_ns` (the clock at sending) to each message of Twelve Data's stream. `quotas`: by vendor;
-    `credits_per_minute` is a shorthand for Twelve Data's, 0 means no limit. `pace_s`: minimum seconds between two
+    `stamp` adds `sent_ns` (the clock at sending) to each message of Twelve Data's stream. `quotas`: quotas of each
+    vendor. `credits_per_minute`: one more quota of Twelve Data; 0 adds none. `pace_s`: minimum seconds between two
     requests of a key, by vendor. `errors_200`: Twelve Data's errors have HTTP status 200, as the vendor's sometimes do.
 
-    `connections`: maximum open streams of a vendor; a further one closes the oldest. `max_symbols`: maximum
+    `connections`: maximum open streams of a vendor; a further stream closes the oldest. `max_symbols`: maximum
     subscriptions of one connection to Twelve Data, 0 means no limit. `clock`: the sandbox's time. `fault_script`:
-    faults by seconds after the start. `fault_seed`: the seed of random faults, None for none.
+    seconds after the start, and faults. `fault_seed`: the seed of random faults; None disables them. `splits`: splits
+    that the scenario adds.
     """
 
     market: MarketSettings = field(default_factory=MarketSettings)
@@ -91,7 +93,7 @@ class AdmittedRequest:
     credits: int
 
     def respond(self) -> Response:
-        """Return the protocol's response. May take long; changes no state."""
+        """Return the protocol's response. May need seconds; changes no state."""
         return self.protocol.respond(self.request, self.market)
 
 
@@ -118,7 +120,7 @@ class RequestRouter:
     # Vendors ---------------------------------------------------------------------------------------------------------
 
     def admit(self, request: Request, now_us: int) -> AdmittedRequest | FaultyResponse:
-        """Spend the request's credits and return it, or return the response if it is refused."""
+        """Spend the request's credits; return the admitted request, or the response to a refused one."""
         protocol = next((protocol for protocol in self._protocols if protocol.matches(request)), None)
         if protocol is None:
             message = f"The requested resource {request.path} was not found."
@@ -159,7 +161,7 @@ class RequestRouter:
         return {fault.options["symbol"] for fault in self.faults.all_active("unknown", vendor, now_us)}
 
     def _with_status(self, protocol: RestProtocol, response: Response) -> FaultyResponse:
-        """Return the response; with `errors_200` an error of Twelve Data's gets status 200."""
+        """Return the response; if `errors_200` is set, an error of Twelve Data has status 200."""
         is_error = response.status >= 400 and response.content_type == "application/json"
         if self._errors_200 and is_error and protocol.name == "twelvedata":
             response = replace(response, status=200)
@@ -190,7 +192,7 @@ class RequestRouter:
     # Control routes --------------------------------------------------------------------------------------------------
 
     def apply(self, fault: Fault, now_us: int) -> None:
-        """Apply a fault. Its effect on open connections is the server's part."""
+        """Apply a fault. The server applies it to open connections."""
         self.faults.apply(fault, now_us)
         if fault.do == "split":
             numerator, _, denominator = fault.options.get("ratio", "2").partition(":")
@@ -226,7 +228,7 @@ class RequestRouter:
                         "dividends": [paid._asdict() for paid in market.dividends(symbol, 0, now_us)],
                     }
                 case _:
-                    return json_response({"error": "the sandbox has no such page"}, 404)
+                    return json_response({"error": "the sandbox has no such route"}, 404)
         except (BadInput, ValueError) as error:
             return json_response({"error": str(error)}, 400)
         return json_response(body)
@@ -238,10 +240,10 @@ class RequestRouter:
         return symbol
 
     def _bars(self, query: Mapping[str, str], now_us: int) -> dict[str, Any]:
-        """Return the market's bars as traded: the reference to compare answers with."""
+        """Return the market's bars as traded, the reference for comparisons with the vendors' responses."""
         symbol, name = self._symbol(query), intervals.parse(query.get("interval", "1m")).name
         if name not in _BARS:
-            raise BadInput(f"the sandbox has no bars of {name}; there are {', '.join(_BARS)}")
+            raise BadInput(f"the sandbox has no bars of {name}; use one of {', '.join(_BARS)}")
         end_us = int(query.get("to_us", str(now_us)))
         start_us = int(query.get("from_us", str(end_us - 60 * _BARS[name])))
         bars = self.market.bars(symbol, start_us, end_us, _BARS[name], now_us)

@@ -1,7 +1,7 @@
 """The sandbox's sockets: one port for the REST APIs and streams of all vendors.
 
-`request_router` and the protocols compute responses; this module sends them, at the clock's time and with the faults of
-connections: resets, truncated responses, mute streams.
+`request_router` and the protocols compute responses; this module sends them at the clock's time. It applies the faults
+of connections: resets, truncated responses, mute streams.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ from tickerplant.sandbox.request_router import (
 
 TICK_S: Final = 0.01  # trades of 10 ms are sent together: 100 wake-ups a second
 _SLOW_BYTES: Final = 8 * 1024 * 1024  # a client with a larger backlog is disconnected, as at the vendor
-_MAX_BEHIND_S: Final = 10.0  # after a longer pause (real time) the stream skips trades; `skipped_us` counts them
-_CATCH_UP_S: Final = 0.25  # sent at once after a pause, so that clients can keep up
+_MAX_BEHIND_S: Final = 10.0  # after a longer pause (real time) the stream skips trades; `skipped_us` is their time
+_CATCH_UP_S: Final = 0.25  # time of the trades sent together after a pause; clients can process them before the next
 _CLOSE_TIMEOUT_S: Final = 2.0
 _TOO_MANY: Final = 1008
 
@@ -72,7 +72,7 @@ class Connection:
         self.writer.transport.abort()
 
     def close(self, code: int, reason: str) -> None:
-        """Send a close frame. The client's answer, or a timeout, ends the connection."""
+        """Send a close frame. The client's answer, or a timeout of 2 s, ends the connection."""
         if self.protocol.state is State.OPEN:
             self.protocol.send_close(code, reason)
             _flush(self.protocol, self.writer)
@@ -122,7 +122,7 @@ class Sandbox:
         self._skipped_us = 0
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> SandboxEndpoint:
-        """Listen and return the addresses; port 0 selects a free one."""
+        """Listen and return the addresses; port 0 selects a free port."""
         self._server = await asyncio.start_server(self._client, host, port)
         port = self._server.sockets[0].getsockname()[1]
         self._sender = asyncio.create_task(self._run())
@@ -165,13 +165,13 @@ class Sandbox:
             while (head := await read_head(reader)) is not None and await self._serve(head, reader, writer):
                 pass
         except (OSError, asyncio.IncompleteReadError, ValueError):
-            pass  # the client disconnected, or sent no HTTP
+            pass  # the client disconnected, or did not send HTTP
         finally:
             self._clients.discard(writer)
             writer.close()
 
     async def _serve(self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """Respond to one request; return True if another may follow."""
+        """Respond to one request; return True if the connection remains open for another."""
         request = await read_request(head, reader)
         if request.headers.get("upgrade", "").lower() == "websocket":
             await self._stream(head, request, reader, writer)
@@ -327,7 +327,7 @@ class Sandbox:
                     self._send(stream, trades, done_us)
 
     def _has_backlog(self) -> bool:
-        """Return True if a client has much unread data. Further trades then wait, for at most the longest pause."""
+        """Return True if a client has over 2 MiB of unread data. The stream then waits at most `_MAX_BEHIND_S`."""
         every = (connection for stream in self._streams.values() for connection in stream.connections)
         return any(connection.writer.transport.get_write_buffer_size() > _SLOW_BYTES // 4 for connection in every)
 
@@ -367,7 +367,7 @@ def _flush(protocol: ServerProtocol, writer: asyncio.StreamWriter) -> None:
 def running(
     settings: SandboxSettings | None = None, host: str = "127.0.0.1", port: int = 0
 ) -> Iterator[SandboxEndpoint]:
-    """Run a sandbox in its own thread inside the block; yield its endpoint. Raises what the start raised."""
+    """Run a sandbox in its own thread inside the block; yield its endpoint. Raises the error of a failed start."""
     started: list[SandboxEndpoint | BaseException] = []
     ready, stop = threading.Event(), asyncio.Event()
     loops: list[asyncio.AbstractEventLoop] = []

@@ -15,7 +15,7 @@ KNOWN: Final = {
     "AAPL": 230.0, "MSFT": 420.0, "GOOG": 175.0, "AMZN": 190.0, "NVDA": 125.0, "TSLA": 250.0, "META": 560.0,
     "JPM": 215.0, "SPY": 570.0, "QQQ": 485.0, "EUR/USD": 1.09, "BTC/USD": 64_000.0,
 }  # fmt: skip
-"""The first symbols with their approximate prices; SYM0001, SYM0002 and so on follow."""
+"""Approximate price of each of the first symbols, in dollars. SYM0001, SYM0002 and so on follow them."""
 
 SIZES: Final = 1 << 16
 """Length of the table of sizes. A symbol's trades of a day use consecutive entries."""
@@ -24,7 +24,7 @@ _SALT_LEVEL, _SALT_SIGMA, _SALT_ACTIVE, _SALT_SPREAD, _SALT_ODD, _SALT_LOTS, _SA
 
 
 class SymbolProfiles:
-    """Arrays with one element per symbol. They depend on `seed` and its name; `share` depends on all symbols."""
+    """Arrays of one element per symbol. `share` depends on all symbols; other arrays depend on `seed` and name only."""
 
     def __init__(self, symbols: Sequence[str], seed: int) -> None:
         names = np.array([_name_hash(symbol) for symbol in symbols], np.uint64)
@@ -62,8 +62,8 @@ class SymbolProfiles:
 def size_sums() -> Int64Array:
     """Return the running sums of two tables of sizes, from 0: int64[2, SIZES + 1].
 
-    Row 0 contains shares: a third odd lots, the rest round lots of 100 with a Pareto tail (exponent 1.5) up to 50,000.
-    Row 1 contains units (coins, lots of a currency) with the same tail up to 200.
+    Row 0 contains shares: a third are odd lots, the others are round lots of 100 with a Pareto tail (exponent 1.5) up
+    to 50,000. Row 1 contains units (coins, lots of a currency) with the same tail up to 200.
     """
     numbers = np.arange(SIZES, dtype=np.uint32)
     keys = hash32(numbers)

@@ -1,7 +1,7 @@
 """Alpha Vantage's `/query`. Pure.
 
-Failures have HTTP status 200; the key and the text of the body differ. Only stocks are known. Forming bars are not
-served, as on the vendor's free plan.
+Every failure except an outage has HTTP status 200; its body contains one key that names the kind of failure, and a
+text. The API serves stocks only. Forming bars are not served, as on the vendor's free plan.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class _ApiError(Exception):
 
 
 class AlphaVantage:
-    """The protocol."""
+    """The `RestProtocol` of Alpha Vantage."""
 
     name = "alphavantage"
 
@@ -46,11 +46,11 @@ class AlphaVantage:
         return request.path.rstrip("/") == "/query"
 
     def api_key(self, request: Request) -> str:
-        """Return the query's key, "" if it has none."""
+        """Return the API key of the query; "" if there is none."""
         return request.query.get("apikey", "")
 
     def cost(self, request: Request) -> int:
-        """Return 1: every call counts, failed ones included."""
+        """Return 1 credit: every call counts, failed calls included."""
         return 1
 
     def key_error(self) -> Response:
@@ -61,7 +61,7 @@ class AlphaVantage:
         })  # fmt: skip
 
     def refuse(self, refusal: Refusal, request: Request) -> Response:
-        """Return `Note` for MINUTE; `Information` for DAY (with the key), BURST and PREMIUM; the status of DOWN."""
+        """Return `Note` for MINUTE, `Information` for DAY, BURST and PREMIUM, and the refusal's status for DOWN."""
         if refusal.kind == DOWN:
             page = f"<html><head><title>{refusal.status}</title></head><body>Service Unavailable</body></html>"
             return Response(refusal.status, page.encode(), "text/html")
@@ -94,7 +94,7 @@ class AlphaVantage:
         return {}
 
     def respond(self, request: Request, market: Market) -> Response:
-        """Return the response, errors included; an error is JSON even if CSV was requested."""
+        """Return the response or the error. An error is JSON even if CSV was requested."""
         query = request.query
         name = query.get("function", "").upper()
         function = _FUNCTIONS.get(name)
@@ -128,7 +128,7 @@ def _invalid(function: str) -> _ApiError:
 
 
 def _stock(market: Market, symbol: str) -> Instrument | None:
-    """Return the stock of a symbol; None if there is none."""
+    """Return a symbol's instrument if it is a stock; None otherwise."""
     instrument = market.find(symbol)
     return instrument if instrument is not None and instrument.kind == STOCK else None
 
@@ -246,7 +246,7 @@ def _date(us: int) -> str:
 
 
 def _month(text: str, function: str) -> tuple[int, int]:
-    """Return start and end of a month (YYYY-MM) in New York."""
+    """Return start and exclusive end of a month (YYYY-MM) in New York, in microseconds UTC. Raises _ApiError."""
     try:
         first = dt.datetime.strptime(text, "%Y-%m").replace(tzinfo=NEW_YORK)
     except ValueError:
@@ -256,7 +256,7 @@ def _month(text: str, function: str) -> tuple[int, int]:
 
 
 def _series(meta: dict[str, str], name: str, times: list[str], bars: Bars) -> Answer:
-    """Return the bars newest first, prices with four digits."""
+    """Return the answer with the bars newest first and four decimals per price."""
     prices = [[f"{price:.4f}" for price in column.tolist()] for column in (bars.open, bars.high, bars.low, bars.close)]
     rows = list(zip(*prices, map(str, bars.volume.tolist()), strict=True))
     rows.reverse()

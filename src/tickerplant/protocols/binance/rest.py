@@ -1,6 +1,6 @@
 """The public REST API of Binance's spot market, for the market's crypto symbols. Pure.
 
-The market name of `BTC/USD` is BTCUSDT: the exchange trades no dollars, and its users take prices in Tether for dollar
+The market name of `BTC/USD` is BTCUSDT: the exchange trades no dollars, and its users treat prices in Tether as dollar
 prices. Trade ids increase with time. The API cannot report a cancelled or corrected trade.
 """
 
@@ -29,7 +29,7 @@ _ALL_TICKERS: Final = 80
 _LIMIT: Final = 1_000
 _LIMIT_DEFAULT: Final = 500
 _STEP_US: Final = 10 * MINUTE_US
-_MAX_STEPS: Final = 144  # one request searches at most a day and returns the trades found until then
+_MAX_STEPS: Final = 144  # a request searches at most one day and returns the trades found in it
 _MS_US: Final = 1_000
 
 
@@ -40,7 +40,7 @@ class _ApiError(Exception):
 
 
 class Binance:
-    """The protocol. Public data need no key: quotas (weights) are counted by address."""
+    """The `RestProtocol` of Binance. Public data need no key: quotas (weights) are counted by IP address."""
 
     name = "binance"
 
@@ -59,11 +59,14 @@ class Binance:
         return _WEIGHTS.get(name, 1)
 
     def key_error(self) -> Response:
-        """Return the response to an invalid key, which no public path checks."""
+        """Return the response to an invalid key. No public path checks keys."""
         return json_response({"code": -2015, "msg": "Invalid API-key, IP, or permissions for action."}, 401)
 
     def refuse(self, refusal: Refusal, request: Request) -> Response:
-        """Return 429; 418 (a ban) for DAY, which the exchange does not have; 451 for PREMIUM; the status of DOWN."""
+        """Return 418 (a ban) for DAY, 451 for PREMIUM, the refusal's status for DOWN, and 429 otherwise.
+
+        The exchange has no daily quota; only a fault causes DAY.
+        """
         if refusal.kind == DOWN:
             return Response(refusal.status, b"<html><body>Service Temporarily Unavailable</body></html>", "text/html")
         if refusal.kind == PREMIUM:
@@ -84,11 +87,11 @@ class Binance:
         return json_response({"code": -1003, "msg": text}, 429, retry)
 
     def quota_headers(self, used: int, limit: int) -> Mapping[str, str]:
-        """Return the headers with the weight used in this minute."""
+        """Return the headers that report the weight used in this minute. The limit is not reported."""
         return {"X-MBX-USED-WEIGHT": str(used), "X-MBX-USED-WEIGHT-1M": str(used)}
 
     def respond(self, request: Request, market: Market) -> Response:
-        """Return the response, errors included."""
+        """Return the response or the error."""
         function = _FUNCTIONS.get(_name(request))
         if function is None:
             return Response(404, b"<html><body><h2>404 Not found</h2></body></html>", "text/html")
@@ -103,9 +106,9 @@ def _name(request: Request) -> str:
 
 
 def markets_of(market: Market) -> dict[str, str]:
-    """Return the market's symbol by the exchange's market name.
+    """Return the market's crypto symbols, keyed by the exchange's market name.
 
-    BTCUSDT is BTC/USDT if the market has it, else BTC/USD.
+    BTCUSDT maps to BTC/USDT if the market contains that symbol, else to BTC/USD.
     """
     found: dict[str, str] = {}
     for instrument in market.instruments:
@@ -213,7 +216,7 @@ def _klines(market: Market, query: Mapping[str, str]) -> Any:
 
 
 def _filled(bars: Bars, length_us: int) -> Bars:
-    """Return the bars with the missing ones between them added: flat at the last close, as the exchange serves them."""
+    """Return the bars, with each missing bar between them added, flat at the previous close as at the exchange."""
     if len(bars.starts_us) < 2:
         return bars
     grid = np.arange(bars.starts_us[0], bars.starts_us[-1] + 1, length_us)
@@ -245,7 +248,7 @@ def _candles(bars: Bars, length_us: int, limit: int) -> list[list[Any]]:
 def _trades_of(market: Market, symbol: str, start_us: int, end_us: int, limit: int, *, newest: bool) -> Trades:
     """Return up to `limit` trades of a range, the oldest or the newest.
 
-    The range is searched in steps of ten minutes from that end.
+    The search starts at that end, proceeds in steps of ten minutes, and stops after one day.
     """
     found: list[Trades] = []
     count = steps = 0
@@ -268,7 +271,7 @@ def _trades_of(market: Market, symbol: str, start_us: int, end_us: int, limit: i
 
 
 def _rows_of(trades: Trades) -> Iterator[tuple[int, float, int]]:
-    """Yield time, price and size of each trade. The time in microseconds is the trade's id."""
+    """Return an iterator of time, price and size. The time in microseconds is the trade's id."""
     return zip(trades.times_us.tolist(), trades.prices.tolist(), trades.sizes.tolist(), strict=True)
 
 

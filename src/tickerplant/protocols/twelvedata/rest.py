@@ -1,6 +1,6 @@
 """Twelve Data's REST API. Pure.
 
-Where the vendor's documentation does not specify the shape of an answer, the shape is the one that its SDK expects.
+If the vendor's documentation does not specify the shape of a response, the shape is what the vendor's SDK expects.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ MAX_BATCH: Final = 120
 _ACTION_CREDITS: Final = 20  # splits and dividends, from the vendor's price list
 _FREE: Final = ("/technical_indicators", "/api_usage")
 _NO_LIMIT: Final = 1_000_000
-_LOOKBACK_FACTOR: Final = 8  # lookback per requested minute: sessions are a fifth of a week, less with holidays
+_LOOKBACK_FACTOR: Final = 8  # lookback time per requested time: sessions fill a fifth of a week, less with holidays
 
 
 class ApiError(Exception):
@@ -56,7 +56,7 @@ class ApiError(Exception):
 
 
 class TwelveData:
-    """The protocol. `plan`: the name of the plan in `/api_usage`."""
+    """The `RestProtocol` of Twelve Data. `plan`: the name of the plan in `/api_usage`."""
 
     name = "twelvedata"
 
@@ -74,7 +74,7 @@ class TwelveData:
         return request.query.get("apikey") or request.headers.get("x-td-apikey") or from_header
 
     def cost(self, request: Request) -> int:
-        """Return one credit per symbol, 20 for corporate actions."""
+        """Return the credits: 1 per symbol, 20 per symbol for corporate actions, 0 for free paths."""
         path = _path(request)
         if path in _FREE:
             return 0
@@ -91,7 +91,7 @@ class TwelveData:
         ))  # fmt: skip
 
     def refuse(self, refusal: Refusal, request: Request) -> Response:
-        """Return 429 (its text names the minute or the day), 403 or 5xx."""
+        """Return 403 for PREMIUM, the refusal's status for DOWN, and otherwise 429 with the period in its text."""
         if refusal.kind == DOWN:
             return _error_response(ApiError(refusal.status, "Internal server error. Please contact us for details."))
         if refusal.kind == PREMIUM:
@@ -110,14 +110,14 @@ class TwelveData:
         ))  # fmt: skip
 
     def respond(self, request: Request, market: Market) -> Response:
-        """Return the response, errors included."""
+        """Return the response or the error."""
         try:
             return self._respond(request, market)
         except ApiError as error:
             return _error_response(error)
 
     def quota_headers(self, used: int, limit: int) -> Mapping[str, str]:
-        """Return the headers with the minute's credits used and left."""
+        """Return the headers that report the minute's credits, used and left."""
         left = max(0, limit - used) if limit else _NO_LIMIT
         return {"api-credits-used": str(used), "api-credits-left": str(left)}
 
@@ -177,7 +177,10 @@ def _symbols(query: Mapping[str, str]) -> list[str]:
 
 
 def _parts(request: Request) -> dict[str, Request]:
-    """Parse the body of `POST /batch`, `{"req_1": {"url": "/price?symbol=AAPL"}}`; return the requests by name."""
+    """Parse the body of `POST /batch`; return the requests by name, {} if the body is malformed.
+
+    The format is `{"req_1": {"url": "/price?symbol=AAPL"}}`.
+    """
     try:
         given = msgspec.json.decode(request.body, type=dict[str, dict[str, str]])
     except msgspec.MsgspecError:
@@ -190,7 +193,7 @@ def _parts(request: Request) -> dict[str, Request]:
 
 
 def _find(market: Market, name: str) -> Instrument:
-    """Return the instrument of `SYMBOL` or `SYMBOL:EXCHANGE`; the exchange is ignored. Raises ApiError."""
+    """Return the instrument of `SYMBOL` or `SYMBOL:EXCHANGE`; the exchange is ignored. Raises ApiError if unknown."""
     instrument = market.find(name.partition(":")[0])
     if instrument is None:
         raise ApiError(
@@ -245,7 +248,7 @@ def _time_series(market: Market, name: str, query: Mapping[str, str]) -> dict[st
 
 
 def _rows(bars: Bars, zone: dt.tzinfo, *, daily: bool, digits: int, volumes: bool) -> list[dict[str, str]]:
-    """Return the bars in the vendor's format, oldest first: every value is a text."""
+    """Return the bars in the vendor's format, oldest first. Every value is a string."""
     form = "%Y-%m-%d" if daily else "%Y-%m-%d %H:%M:%S"
     values = []
     columns = [column.tolist() for column in (bars.open, bars.high, bars.low, bars.close)]
@@ -327,7 +330,7 @@ def _quote(market: Market, name: str, query: Mapping[str, str]) -> dict[str, Any
 
 
 def _dates(query: Mapping[str, str], now_us: int) -> tuple[int, int]:
-    """Return the range of dates of corporate actions, both inclusive; everything until now by default."""
+    """Return the first and last day of the requested corporate actions, inclusive. The default is all until now."""
     start = _moment(query, "start_date", dt.UTC, 0)
     return start, min(_moment(query, "end_date", dt.UTC, now_us), now_us)
 
@@ -366,7 +369,7 @@ def _dividends(market: Market, name: str, query: Mapping[str, str]) -> dict[str,
     rate = 1.0
     values = []
     for paid in found:
-        if query.get("adjust", "true").lower() != "false":  # the vendor converts amounts to the shares of now
+        if query.get("adjust", "true").lower() != "false":  # the vendor converts amounts to today's shares
             rate = float(split_factors(market.splits(instrument.symbol), np.array([paid.us], np.int64))[0])
         values.append({"ex_date": datetime_of(paid.us).strftime("%Y-%m-%d"), "amount": round(paid.amount * rate, 6)})
     return {"meta": _action_meta(instrument), "dividends": values}

@@ -65,7 +65,7 @@ _ACTIONS = msgspec.json.Decoder(_Action)
 
 
 class TwelveDataSession:
-    """One connection. `max_symbols`: the plan's limit of subscriptions (the free plan has 8); 0 means no limit."""
+    """The subscriptions of one connection. `max_symbols`: the plan's limit (8 on the free plan); 0 means no limit."""
 
     def __init__(self, instruments: Sequence[Instrument], max_symbols: int = 0) -> None:
         self._instruments = instruments
@@ -78,7 +78,7 @@ class TwelveDataSession:
         try:
             action = _ACTIONS.decode(text)
         except msgspec.MsgspecError:
-            return {"event": "error", "status": "error", "messages": ["the message is no JSON of a known shape"]}
+            return {"event": "error", "status": "error", "messages": ["the message is not JSON with a known action"]}
         if action.action == "heartbeat":
             return {"event": "heartbeat", "status": "ok"}
         if action.action == "reset":

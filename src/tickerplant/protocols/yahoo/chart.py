@@ -1,8 +1,8 @@
 """Yahoo's chart API, with the cookie and the crumb that its clients fetch first. Pure.
 
-Prices are float32 and always adjusted for splits. Days have an `adjclose`, adjusted for dividends too. While the market
-is open the last row is live. A live day is the day so far, stamped with the time of the last price; a live intraday row
-follows the forming bar.
+Prices are float32 and always adjusted for splits. Days have an `adjclose`, adjusted for dividends too. The last row is
+live while the market is open. A live day is the day so far, stamped with the time of the last price. A live intraday
+row follows the forming bar.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class _ApiError(Exception):
 
 
 class Yahoo:
-    """The protocol. It has no keys: quotas are counted by address. `cookie` and `crumb`: the values that are issued."""
+    """The `RestProtocol` of Yahoo. Quotas are counted by IP address. `cookie` and `crumb`: the values to issue."""
 
     name = "yahoo"
 
@@ -81,16 +81,16 @@ class Yahoo:
         """Return None: the API has no keys."""
 
     def cost(self, request: Request) -> int:
-        """Return 1 for a chart, 0 for cookie, crumb and the rest."""
+        """Return 1 credit for a chart, 0 for every other path."""
         return int(request.path.startswith(CHART))
 
     def key_error(self) -> Response:
-        """Return the response to an invalid crumb, which charts do not check."""
+        """Return the response to an invalid crumb. Charts do not check the crumb."""
         body = {"code": "Unauthorized", "description": "Invalid Crumb"}
         return json_response({"finance": {"result": None, "error": body}}, 401)
 
     def refuse(self, refusal: Refusal, request: Request) -> Response:
-        """Return a plain text 429 for every quota, 401 for PREMIUM, the status of DOWN."""
+        """Return a plain text 429 for every quota, 401 for PREMIUM, and the refusal's status for DOWN."""
         if refusal.kind == DOWN:
             return text_response("Will be right back...", refusal.status)
         if refusal.kind == PREMIUM:
@@ -103,7 +103,7 @@ class Yahoo:
         return {}
 
     def respond(self, request: Request, market: Market) -> Response:
-        """Return the response, errors included."""
+        """Return the response or the error."""
         path = request.path
         if path == "/":
             expires = datetime_of(market.now_us + 365 * DAY_US).strftime("%a, %d %b %Y %H:%M:%S GMT")
@@ -162,7 +162,7 @@ def _chart(path: str, query: Mapping[str, str], market: Market) -> dict[str, Any
 
 
 def _range(query: Mapping[str, str], market: Market, instrument: Instrument) -> tuple[int, int]:
-    """Return the requested range: `period1` to `period2` in epoch seconds, or a `range` that ends now."""
+    """Return start and end (µs) of the request: `period1` to `period2` in epoch seconds, or a `range` that ends now."""
     now_us = market.now_us
     if "period1" in query:
         try:
@@ -194,7 +194,7 @@ def _range(query: Mapping[str, str], market: Market, instrument: Instrument) -> 
 
 
 def _has_session(market: Market, instrument: Instrument, day: dt.datetime) -> bool:
-    """Return True if the instrument has traded on a local date by now."""
+    """Return True if a session of the instrument has begun on a local date; always True without sessions."""
     if not instrument.has_sessions:
         return True
     opens, _ = market.session_of(instrument.symbol, micros_of(dt.datetime(day.year, day.month, day.day, tzinfo=dt.UTC)))
@@ -204,7 +204,7 @@ def _has_session(market: Market, instrument: Instrument, day: dt.datetime) -> bo
 def _check_lookback(interval: str, start_us: int, end_us: int, now_us: int) -> None:
     asked = f"startTime={start_us // SECOND_US} and endTime={end_us // SECOND_US}"
     days = _LOOKBACK_DAYS.get(interval, 60)
-    # One minute of tolerance: a client that requests the longest range computes it from an earlier now.
+    # One minute of tolerance: a client that requests the longest range computes it before the request arrives.
     if interval == "1m" and end_us - start_us > _MAX_1M_RANGE_DAYS * DAY_US + MINUTE_US:
         text = f"1m data not available for {asked}. Only 8 days worth of 1m granularity data are allowed to be " \
                "fetched per request."  # fmt: skip
@@ -215,7 +215,7 @@ def _check_lookback(interval: str, start_us: int, end_us: int, now_us: int) -> N
 
 
 def _long_bars(market: Market, instrument: Instrument, interval: str, start_us: int, end_us: int) -> Bars:
-    """Return days, weeks or months. A day is in the range if the start of its session is."""
+    """Return daily, weekly or monthly bars. A day is included if its session starts in the range."""
     symbol = instrument.symbol
     if interval.endswith("mo"):
         return market.month_bars(symbol, start_us, end_us, 3 if interval == "3mo" else 1, FOR_SPLITS)
@@ -235,7 +235,7 @@ def _day_stamp(market: Market, instrument: Instrument, day_us: int) -> int:
 
 
 def _columns(market: Market, instrument: Instrument, interval: str, bars: Bars) -> dict[str, Any]:
-    """Return `timestamp` and `indicators`."""
+    """Return the fields `timestamp` and `indicators` of a chart."""
     now_us = market.now_us
     prices = [bars.open, bars.high, bars.low, bars.close]
     volume: list[int | None] = [0] * len(bars.volume) if instrument.kind == FOREX else bars.volume.tolist()
@@ -262,7 +262,7 @@ def _columns(market: Market, instrument: Instrument, interval: str, bars: Bars) 
 
 
 def _dividend_factors(market: Market, instrument: Instrument, bars: Bars) -> Float64Array:
-    """Return the factor of each bar for the dividends paid after its start."""
+    """Return the factor that adjusts each bar for the dividends after its start: float64[bars]."""
     symbol = instrument.symbol
 
     def close_before(ex_date_us: int) -> float | None:
@@ -290,7 +290,7 @@ def _with_nulls(
     volume: list[int | None],
     length_us: int,
 ) -> tuple[list[int], list[list[float | None]], list[int | None]]:
-    """Return stamps, price columns and volumes, with a row of nulls for each interval of a session without a trade."""
+    """Return stamps, price columns and volumes. A row of nulls is added for each session interval without a trade."""
     grid = np.arange(starts_us[0], starts_us[-1] + 1, length_us)
     if instrument.has_sessions:
         grid = grid[market.in_session(instrument.symbol, grid)] if length_us <= 30 * MINUTE_US else starts_us
@@ -367,7 +367,10 @@ def _meta(market: Market, instrument: Instrument, interval: str, query: Mapping[
 
 
 def _events(names: str, market: Market, instrument: Instrument, start_us: int, end_us: int) -> dict[str, Any]:
-    """Return dividends (in the shares of now) and splits of the range, if `names` contains `div` and `split`."""
+    """Return the range's dividends (per today's share) and splits; {} if there are none.
+
+    `names` must contain `div` for dividends, `split` or `splits` for splits.
+    """
     events: dict[str, Any] = {}
     wanted, symbol, first_us = names.split(","), instrument.symbol, start_us // DAY_US * DAY_US
     if "div" in wanted:

@@ -42,7 +42,7 @@ def _text(number: int, text: str) -> bytes:
 
 
 class YahooFrames:
-    """Encodes trades as frames. Times are in milliseconds; a day's volume of 0 is omitted."""
+    """Encodes trades as frames. Times are in milliseconds. A day's volume is omitted if it is 0 or unknown."""
 
     def __init__(self, instruments: Sequence[Instrument]) -> None:
         self._heads, self._tails = [], []
@@ -78,14 +78,14 @@ _MESSAGES = msgspec.json.Decoder(_Message)
 
 
 class YahooSession:
-    """One connection. The API answers no message; unknown symbols and unreadable messages are ignored."""
+    """Subscriptions of one connection. The API sends no answers and ignores unknown symbols and malformed messages."""
 
     def __init__(self, instruments: Sequence[Instrument]) -> None:
         self._codes = {instrument.symbol: code for code, instrument in enumerate(instruments)}
         self.subscribed = np.zeros(len(instruments), dtype=np.bool_)
 
     def receive(self, text: str | bytes, hidden: Iterable[str] = ()) -> dict[str, Any] | None:
-        """Apply a subscription; return None."""
+        """Apply a client's subscriptions; return None, because the API sends no answers."""
         try:
             message = _MESSAGES.decode(text)
         except msgspec.MsgspecError:
