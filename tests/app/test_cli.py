@@ -36,7 +36,7 @@ def commands() -> list[str]:
     return [info.name for info in app.registered_commands if info.name]
 
 
-def test_help_names_every_command_and_the_page_does_too() -> None:
+def test_help_and_the_cli_page_name_every_command() -> None:
     shown, page = tickerplant("--help").stdout, DOCS.read_text()
     assert len(commands()) >= 14
     for name in commands():
@@ -45,7 +45,7 @@ def test_help_names_every_command_and_the_page_does_too() -> None:
 
 
 @pytest.mark.parametrize("name", commands())
-def test_every_command_explains_itself(name: str) -> None:
+def test_every_command_has_help(name: str) -> None:
     from typer.testing import CliRunner
 
     from tickerplant.app.cli import app
@@ -55,7 +55,7 @@ def test_every_command_explains_itself(name: str) -> None:
     assert "Usage:" in result.stdout
 
 
-def test_a_mistake_is_one_sentence_without_a_traceback(tmp_path: Path) -> None:
+def test_a_mistake_is_reported_in_one_sentence_without_a_traceback(tmp_path: Path) -> None:
     for arguments, words in (
         (["replay", tmp_path / "none.csv"], "there is no file"),
         (["run", "nonsense"], "is not a service"),
@@ -85,7 +85,7 @@ def test_config_prints_objects_for_programs() -> None:
     assert all(row["description"] for row in rows.values())
 
 
-def test_the_version_is_the_packages() -> None:
+def test_the_version_is_that_of_the_package() -> None:
     from importlib import metadata
 
     assert tickerplant("--version").stdout == f"tickerplant {metadata.version('tickerplant')}\n"

@@ -1,11 +1,11 @@
-"""Progress of a feed's records to the tables."""
+"""Progress of a feed's records from the log to the tables."""
 
 from tickerplant.app.ingest_progress import Applied, Positions, ProgressTracker
 from tickerplant.core.schemas import ANALYTICS, OHLCV, RAW
 from tickerplant.core.version import make_version
 
 
-def test_each_topic_of_each_partition_must_have_arrived() -> None:
+def test_records_of_each_topic_and_partition_must_be_stored() -> None:
     v10, v7 = make_version(3, 10), make_version(3, 7)
     applied = {
         (RAW, 0): Applied(11, -1),
@@ -44,10 +44,12 @@ def test_without_causes_the_committed_positions_of_each_group_decide() -> None:
 
     assert look(10, 50, (11, 50, 50), (50, 50)) == [OHLCV, ANALYTICS], "aggregation has not read the last record"
     assert look(11, 50, (11, 50, 50), (53, 50)) == [OHLCV, ANALYTICS], "bars up to 53 must be stored"
-    assert look(20, 52, (20, 90, 50), (90, 50)) == [ANALYTICS], "later bars of others do not matter, 53 does"
+    assert look(20, 52, (20, 90, 50), (90, 50)) == [ANALYTICS], (
+        "bars up to 53 must be read, and later bars of other feeds need not"
+    )
     assert look(20, 53, (20, 90, 50), (90, 55)) == [ANALYTICS], "values up to 55 must be stored"
     assert look(20, 90, (20, 90, 55), (90, 80)) == []
 
 
-def test_a_feed_that_wrote_nothing_has_arrived() -> None:
+def test_no_records_are_missing_for_a_feed_without_records() -> None:
     assert ProgressTracker({}, 1).missing(Positions({}, {}, {})) == []

@@ -1,4 +1,4 @@
-"""Shared code of the end-to-end tests: rows of a store, and independently computed expected rows."""
+"""Helpers of the end-to-end tests: rows of a store, and expected rows computed by other libraries."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ CONTENTS = {
         for table in ("intraday_analytics", "daily_analytics")
     },
 }
-"""Every table with a guaranteed final state, without columns that differ between runs (version, revision, clocks)."""
+"""SQL by table, for every table with a guaranteed final state. Columns that differ between runs are omitted."""
 
 ROUNDED = {"intraday_ohlcv": (2, 1e-12), "historical_ohlcv": (2, 1e-12),
            "intraday_analytics": (17, 1e-9), "daily_analytics": (17, 1e-9)}  # fmt: skip
-"""Number of trailing columns that are float sums, and their relative tolerance."""
+"""Number of trailing columns that are float sums, and their relative tolerance, by table."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Answer:
 
 
 def ask(plant: Plant, *arguments: str | Path, timeout_s: float = 120) -> Answer:
-    """Run a command to its end; no command ever ends in a traceback."""
+    """Run a command to its end and return its answer; fail if it prints a traceback."""
     done = subprocess.run(
         plant.command(*map(str, arguments)), env=plant.environment(),
         capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False,
@@ -113,7 +113,7 @@ def near(a: float | None, b: float | None, tolerance: float) -> bool:
     return math.isclose(a, b, rel_tol=tolerance, abs_tol=0)
 
 
-# Expected values by other libraries ---------------------------------------------------------------------------------
+# Expected values of other libraries ---------------------------------------------------------------------------------
 
 
 def bars_of_ticks(ticks: pl.DataFrame, every: str) -> list[Row]:
@@ -124,7 +124,7 @@ def bars_of_ticks(ticks: pl.DataFrame, every: str) -> list[Row]:
         .agg(
             open=pl.col("price").first(), high=pl.col("price").max(), low=pl.col("price").min(),
             close=pl.col("price").last(), volume=pl.col("size").sum(),
-            # Without any known size there is no vwap, instead of 0 / 0.
+            # The vwap is null, not NaN, if no size is known.
             vwap=((pl.col("price") * pl.col("size")).sum() / pl.col("size").sum()).fill_nan(None), trades=pl.len(),
         )
     )  # fmt: skip
@@ -132,7 +132,7 @@ def bars_of_ticks(ticks: pl.DataFrame, every: str) -> list[Row]:
 
 
 def bars_of_bars(bars: pl.DataFrame, start: pl.Expr) -> list[Row]:
-    """Return coarser bars of `bars` (time, open … volume), `start` being the coarser bar of each; no vwap, no count."""
+    """Return coarser bars of `bars` (time, open … volume), without vwap and count. `start` gives their start times."""
     coarser = (
         bars.with_columns(bar=start)
         .group_by("bar", maintain_order=True)
@@ -145,7 +145,7 @@ def bars_of_bars(bars: pl.DataFrame, start: pl.Expr) -> list[Row]:
 
 
 def assert_bars(found: Sequence[Row], wanted: Sequence[Row]) -> None:
-    """Compare times, prices and counts exactly, volume and vwap to 1e-12; `wanted` may lack vwap."""
+    """Compare times, prices and counts exactly, volume and vwap to 1e-12. `wanted` may lack vwap and count."""
     assert [row[0] for row in found] == [row[0] for row in wanted]
     for mine, theirs in zip(found, wanted, strict=True):
         assert mine[:5] == theirs[:5]
@@ -156,7 +156,7 @@ def assert_bars(found: Sequence[Row], wanted: Sequence[Row]) -> None:
 
 
 def assert_indicators(dsn: str, symbol: str, interval: str, bars: Sequence[Row]) -> None:
-    """Compare stored values with TA-Lib's to 1e-9; nulls must coincide."""
+    """Compare stored values with those of TA-Lib to 1e-9. The same values must be null."""
     high, low, close = (np.array([bar[column] for bar in bars], dtype=np.float64) for column in (2, 3, 4))
     macd, signal, hist = talib.MACD(close, 12, 26, 9)
     slow_k, slow_d = talib.STOCH(high, low, close, 14, 3, 0, 3, 0)

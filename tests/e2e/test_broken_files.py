@@ -1,4 +1,4 @@
-"""Broken files: wholly broken ones give a clear error, partly broken ones dead letters; never a traceback."""
+"""Broken files: an unreadable file gives a clear error, an unreadable row a dead letter. No file gives a traceback."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ REFUSED = {
     "cut_in_its_head.gz": (_PACKED[:12], ["line 1", "is damaged"]),
     "garbage_behind.gz": (_PACKED + b"garbage", ["line 4002", "is damaged"]),
 }
-"""Refused files and the text of the error."""
+"""Refused files by name: the bytes, and words of the error."""
 
 TAKEN = {
     "TXT": (csv(*some("TXT", row2=line(2, "TXT", "hello"))), 5, ["line 4: price 'hello' is not a number"]),
@@ -71,7 +71,7 @@ TAKEN = {
         ["line 3: the price is not a finite number", "line 4: the price is not a finite number",
          "line 5: the size is negative", "line 6: the price is"],
     ),
-    # Prices below zero are valid: crude oil on 2020-04-20.
+    # Prices below zero are valid: crude oil settled at -37.63 on 2020-04-20.
     "OIL": (csv(*some("OIL", row3=line(3, "OIL", -37.63))), 6, []),
     "Y3000": (
         csv(*some("Y3000", row2=line(2, "Y3000", year=3000), row5=line(5, "Y3000", year=3000))),
@@ -89,7 +89,7 @@ TAKEN = {
     "SEMI": (csv(*some("SEMI")).replace(b",", b";"), 6, []),
     "SYM": (csv(*some("SYM", row2=line(2, "no way!"), row3=line(3, ""))), 4, ["line 4: 'no way!'", "line 5: "]),
 }  # fmt: skip
-"""Files by symbol: the bytes, the number of stored ticks, and the dead letters."""
+"""Accepted files by symbol: the bytes, the number of stored ticks, and the reasons of the dead letters."""
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def answers(plant: Plant, folder: Path) -> dict[str, Answer]:
-    """Replay each file into the log and return the outputs; a valid file then waits until all rows are stored."""
+    """Replay each file into the log and return the answers by name. A last replay waits until all rows are stored."""
 
     def give(name: str) -> Answer:
         path = folder / (name if name.endswith(".gz") else f"{name}.csv")

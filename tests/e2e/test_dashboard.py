@@ -31,7 +31,7 @@ expect.set_options(timeout=PATIENCE.seconds(5) * 1_000)
 
 @dataclass
 class Seen:
-    """Errors and requests of a page."""
+    """Errors of a page, and the URLs of its requests to other hosts."""
 
     errors: list[str] = field(default_factory=list)
     strangers: list[str] = field(default_factory=list)
@@ -39,7 +39,7 @@ class Seen:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Plant]]:
-    """Run a plant with an API key and yield its address."""
+    """Run a plant with an API key; yield its address and the plant."""
     assert STATIC.is_file(), "the dashboard is not built: make web"
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -129,7 +129,7 @@ def wait_for_chart(page: Page, shown: str) -> None:
 
 
 def ink(page: Page) -> int:
-    """Count the colours in the chart's canvases; an empty chart has few."""
+    """Return the number of colours in the chart's canvases. An empty chart has few."""
     return int(
         page.evaluate(
             """() => {
@@ -149,12 +149,12 @@ def ink(page: Page) -> int:
     )
 
 
-def test_ten_live_symbols_and_their_charts(site, page) -> None:
+def test_ten_live_symbols_have_prices_and_charts(site, page) -> None:
     (base, _), (page, _) = site, page
     open_dashboard(page, base)
     prices = page.locator("#symbols tr td:nth-child(2)").filter(has_text=re.compile(r"\d\.\d"))
     until(lambda: prices.count() >= 10, "ten prices")
-    until(lambda: len(stored(base, "MSFT", "5m")) > 50, "the history that a plant begins with", 120)
+    until(lambda: len(stored(base, "MSFT", "5m")) > 50, "the backfilled history", 120)
     assert "apikey" not in page.url
     expect(page.locator("#health")).to_have_text("health: ok", timeout=START_MS)
 
@@ -176,7 +176,7 @@ def test_ten_live_symbols_and_their_charts(site, page) -> None:
     while len(texts) < 3 and not guard.is_over():
         texts.add(last.inner_text())
         page.wait_for_timeout(100)
-    assert len(texts) >= 3, f"the price stood still: {texts}"
+    assert len(texts) >= 3, f"the price did not change: {texts}"
 
     page.locator("#symbols tr", has_text="EUR/USD").click()
     page.get_by_role("button", name="1m").click()
@@ -198,7 +198,7 @@ def test_a_narrow_screen_has_the_list_and_the_chart(site, page) -> None:
     picture(page, "narrow")
 
 
-def test_the_page_requests_a_missing_key(site, page) -> None:
+def test_the_page_asks_the_user_for_a_missing_key(site, page) -> None:
     (base, _), (page, seen) = site, page
     asked = []
 
@@ -212,7 +212,7 @@ def test_the_page_requests_a_missing_key(site, page) -> None:
     until(lambda: ink(page) > 50, "a drawn chart")
     assert len(asked) == 2
     refused = [text for text in seen.errors if "401" in text]
-    assert refused, "the browser itself says so when a request is refused"
+    assert refused, "the browser logs an error for a refused request"
     seen.errors[:] = [text for text in seen.errors if text not in refused]
 
 

@@ -1,4 +1,4 @@
-"""Files of trades and bars of each form: their rows are stored, and coarser bars equal another library's."""
+"""Files of trades and bars in each format: rows are stored, and coarser bars equal those of another library."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.slow]
 FIVE = pl.col("time").dt.truncate("5m")
 SPY_FROM_MINUTES = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
 COIN_DAYS = 22
-"""Enough for a daily SMA(20)."""
+"""Days of minute bars: enough for a daily SMA(20)."""
 
 
 def replays() -> tuple[tuple[str | Path, ...], ...]:
@@ -45,7 +45,7 @@ def replays() -> tuple[tuple[str | Path, ...], ...]:
 
 @pytest.fixture(scope="module")
 def plant(tmp_path_factory: pytest.TempPathFactory) -> Plant:
-    """Return a plant with all files; only the replay of the last one waits until all rows are stored."""
+    """Return a plant that has replayed all files. Only the last replay waits until all rows are stored."""
     plant = Plant(tmp_path_factory.mktemp("files") / "data")
     for file, *options in replays()[:-1]:
         assert ask(plant, "replay", file, *options, "--no-wait").code == 0
@@ -68,7 +68,7 @@ def spy_minutes() -> pl.DataFrame:
 
 
 def spy_stored(dsn: str, *, minutes: bool) -> list[Row]:
-    """Return SPY's daily bars, rolled up from minutes or of the daily file."""
+    """Return SPY's daily bars: those rolled up from minutes if `minutes`, else those of the daily file."""
     return [bar for bar in stored_bars(dsn, "SPY", "1d") if (bar[0] >= SPY_FROM_MINUTES) == minutes]
 
 
@@ -145,7 +145,7 @@ def test_a_missing_symbol_of_trades_is_requested(plant: Plant) -> None:
 @pytest.mark.parametrize(
     ("option", "value"), [("--tz", "America/Nowhere"), ("--interval", "7m"), ("--symbol", "no way")]
 )
-def test_an_option_that_makes_no_sense_is_named_in_the_error(plant: Plant, option: str, value: str) -> None:
+def test_an_invalid_option_value_is_named_in_the_error(plant: Plant, option: str, value: str) -> None:
     options = {"--symbol": "SPY", "--interval": "1m", "--tz": NEW_YORK, option: value}
     answer = ask(plant, "replay", data.new_york(), *(word for pair in options.items() for word in pair), "--no-wait")
     assert answer.code == 2

@@ -1,4 +1,4 @@
-"""A file through the whole plant by user commands: `replay`, `query`, and the same file again."""
+"""The commands `replay` and `query` on a file, and a second `replay` of the same file."""
 
 import csv
 import gzip
@@ -31,7 +31,7 @@ def tickerplant(*arguments: str | Path, code: int = 0) -> str:
 
 @pytest.fixture
 def session(tmp_path: Path) -> tuple[Path, dict[str, list[tuple[float, int]]]]:
-    """A generated session of one symbol, 2012-06-21 in New York, and its prints by minute."""
+    """Return the file of a generated session (one symbol, 2012-06-21 in New York) and its prints by minute."""
     path, minutes = tmp_path / "session.csv.gz", defaultdict(list)
     with gzip.open(path, "wt", newline="") as file:
         writer = csv.writer(file)
@@ -80,4 +80,4 @@ def test_a_replayed_session_is_stored_and_a_second_replay_changes_nothing(sessio
     health = json.loads(tickerplant("health", "--data", data, "--json", code=1))
     assert [part["name"] for part in health["parts"] if part["state"] != "ok"] == ["plant"], (
         health
-    )  # the plant does not run
+    )  # no plant runs, so `health` exits with 1

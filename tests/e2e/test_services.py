@@ -34,13 +34,13 @@ def free_port() -> int:
 def services(tmp_path: Path) -> Iterator[tuple[str, dict[str, subprocess.Popen[bytes]]]]:
     env = {"TICKERPLANT_SYMBOLS": "AAPL", "TICKERPLANT_HISTORY": "none", "TICKERPLANT_API__PORT": str(free_port())}
     plant = Plant(tmp_path / "data", env)
-    # All start at once in an empty folder: the first one creates the database and the topics.
+    # All services start at once in an empty folder. The first one creates the database and the topics.
     running = {name: plant.start("run", name, output=tmp_path / f"{name}.log") for name in SERVICES}
     try:
         yield f"http://127.0.0.1:{env['TICKERPLANT_API__PORT']}", running
     finally:
         kill_trees(list(running.values()))
-        # The store is owned by none of them; it stops some seconds after its last user.
+        # None of the services owns the store. It stops some seconds after its last user.
         store = FolderLock(plant.data, "store.lock")
         if store.is_held():
             os.kill(int(store.holder()["pid"]), signal.SIGTERM)
@@ -48,7 +48,7 @@ def services(tmp_path: Path) -> Iterator[tuple[str, dict[str, subprocess.Popen[b
 
 
 def get(url: str, **params: Any) -> dict[str, Any]:
-    """Return the API's answer; {} while there is none."""
+    """Return the API's answer, or {} if it is unavailable or its status is not 200."""
     try:
         answer = httpx.get(url, params=params, timeout=PATIENCE.seconds(10))
     except httpx.TransportError:
@@ -76,11 +76,11 @@ def test_five_separate_services_form_one_plant_and_stop_in_order(
 
     until(comes(newest), "a live bar", 60)
     first = newest()
-    until(comes(lambda: newest() != first), "the bar to move", 30)
+    until(comes(lambda: newest() != first), "the bar to change", 30)
     until(comes(lambda: get(f"{base}/health").get("status") == "ok"), "health", 30)
     assert (first["source"], first["state"]) == ("sandbox", "forming")
     assert first["trades"] > 0
-    for name, process in running.items():  # feeds first, like `up`
+    for name, process in running.items():  # feeds stop first, as with `up`
         process.send_signal(signal.SIGTERM)
         log = tmp_path / f"{name}.log"
         assert process.wait(STOP_S) == 0, (name, log.read_text())

@@ -1,4 +1,4 @@
-"""A session of ticks from its file to the tables: exact, once, and independent of log and store."""
+"""A session of ticks from its file to the tables: each tick is stored exactly once, with every log and store."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SERVICES = ("aggregation", "analytics", "persistence")
 
 @pytest.fixture(scope="module")
 def ticks() -> pl.DataFrame:
-    """Return the file as another library reads it, without repeats and in time order."""
+    """Return the ticks of the file, read by another library, without repeats and in time order."""
     assert min(session().repeats, session().late, session().twins) > 20
     return session().frame
 
@@ -67,11 +67,11 @@ def goog(dsn: str) -> dict[str, list[Row]]:
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the session together with a copy distributed over other symbols, so that several partitions have rows."""
+    """Return a file with the session and a copy of it under other symbols, so that several partitions have rows."""
     path = tmp_path_factory.mktemp("many") / "many.csv.gz"
     with gzip.open(session().path, "rt") as source, gzip.open(path, "wt") as target:
         target.write(next(source))
-        for line in source:  # equal lines go to one symbol, so that a repeat stays one
+        for line in source:  # equal lines get one symbol, so that a repeat stays a repeat
             target.write(line + line.replace("GOOG", f"S{zlib.crc32(line.encode()) % SYMBOLS}"))
     return path
 

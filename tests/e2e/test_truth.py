@@ -1,6 +1,6 @@
-"""Late records reach bars, tables, `tail` and the stream; and a replay of raw records gives the same tables.
+"""Late records revise bars in tables, `tail` and the stream. A second run over the raw records gives the same tables.
 
-A feed of the test writes raw records into the log of a running plant.
+The test appends raw records to the log of a running plant.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Feed:
                 transaction.append(RAW, partition, record(mine))
 
     def ticks(self, watermark: int, *prints: tuple[Any, ...]) -> None:
-        """Append rows (seconds after the open, symbol, price, size, flags, id)."""
+        """Append rows (seconds after the open, symbol, price, size, flags, id), and then a mark."""
         every = [(OPEN + int(row[0] * S), *row[1:]) for row in prints]
         self.say(lambda mine: ticks([r for r in every if r[1] in mine], watermark, "test", sent=watermark))
         self.say(lambda mine: mark(watermark, "test", sent=watermark))
@@ -73,7 +73,7 @@ def plant(tmp_path: Path) -> Iterator[tuple[Plant, str]]:
             found.extend(event.rpartition(" ")[2] for event in events if event.startswith("the API listens on"))
             return bool(found)
 
-        until(is_up, "the plant")
+        until(is_up, "the plant to start")
         yield plant, found[0].rstrip("/")
     finally:
         process.terminate()
@@ -84,7 +84,7 @@ def plant(tmp_path: Path) -> Iterator[tuple[Plant, str]]:
 
 
 def told(stream: ClientConnection, until: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
-    """Return the bars of the stream, up to the first match."""
+    """Return the bars that the stream sends, up to the message with the first bar for which `until` is true."""
     found: list[dict[str, Any]] = []
     while True:
         message = json.loads(stream.recv(timeout=PATIENCE.seconds(20)))
@@ -116,7 +116,7 @@ def test_late_ticks_cancels_and_corrections_revise_and_withdraw_bars_everywhere(
             )
             return answer.json().get("bars", []) if answer.status_code == 200 else []
 
-        until(lambda: stored("ACME", "1d") and stored("LONE", "1d"), "the days")
+        until(lambda: stored("ACME", "1d") and stored("LONE", "1d"), "the daily bars")
         assert stored("ACME", "1d")[0]["high"] == 15.0
         with connect(f"{base.replace('http', 'ws')}/v1/stream") as stream:
             stream.send(json.dumps({"action": "subscribe", "symbols": SYMBOLS, "channels": ["bars"]}))
@@ -135,7 +135,7 @@ def test_late_ticks_cancels_and_corrections_revise_and_withdraw_bars_everywhere(
                 }
                 for name, value in values.items():
                     assert {bar["interval"]: bar[name] for bar in bars}["1d"] == value
-                until(lambda r=revision: stored("ACME", "1d")[0]["revision"] == r, "the table")
+                until(lambda r=revision: stored("ACME", "1d")[0]["revision"] == r, "the revised row in the table")
                 for interval in ("1m", "5m", "1d"):
                     row = stored("ACME", interval)[0]
                     assert (row["reason"], row["revision"]) == (reason, revision), interval
@@ -150,7 +150,7 @@ def test_late_ticks_cancels_and_corrections_revise_and_withdraw_bars_everywhere(
             assert {(bar["interval"], bar["state"]) for bar in gone} == {
                 (name, "withdrawn") for name in ("1m", "5m", "1d")
             }
-        until(lambda: not any(stored("LONE", name) for name in ("1m", "5m", "1d")), "the bars to go")
+        until(lambda: not any(stored("LONE", name) for name in ("1m", "5m", "1d")), "the withdrawn bars to disappear")
         with running.store() as dsn:
             for table in TABLES:
                 assert rows(dsn, f"SELECT 1 FROM {table} WHERE symbol = 'LONE'") == [], table
@@ -159,7 +159,9 @@ def test_late_ticks_cancels_and_corrections_revise_and_withdraw_bars_everywhere(
             feed.say(
                 lambda mine: ticks([(late_us, s, 1.0, 1) for s in mine], CLOSE + 4 * S, "test", sent=CLOSE + 5 * S)
             )
-            until(lambda: "older than memory" in ask(running, "tail", "status", "--json").out, "the count")
+            until(
+                lambda: "older than memory" in ask(running, "tail", "status", "--json").out, "the count of late ticks"
+            )
 
             before = {table: rows(dsn, EVERY.format(table)) for table in TABLES}
         answer = ask(
@@ -179,13 +181,15 @@ def test_late_ticks_cancels_and_corrections_revise_and_withdraw_bars_everywhere(
         run_again(feed, again, tmp_path / "again.log")
         with again.store() as dsn:
             for table in TABLES:
-                assert rows(dsn, EVERY.format(table)) == after[table], f"{table}: raw run again gives other rows"
+                assert rows(dsn, EVERY.format(table)) == after[table], (
+                    f"{table}: a second run over raw gives other rows"
+                )
     finally:
         feed.close()
 
 
 def run_again(feed: Feed, plant: Plant, output: Path) -> None:
-    """Copy raw, record by record, into the log of a new plant, and run it until it has read everything."""
+    """Copy the raw records into the log of a new plant, and run the plant until its tables contain everything."""
     log = open_log("embedded:", data=plant.data)
     partitions = feed.log.partitions(RAW)
     log.create_topics(TOPICS, partitions)
@@ -207,7 +211,7 @@ def run_again(feed: Feed, plant: Plant, output: Path) -> None:
                 there = {(t, p): at for t, p, at in rows(dsn, "SELECT topic, partition, position FROM positions")}
             return all(there.get(source, 0) >= end for source, end in ends.items())
 
-        until(done, "raw to be run again")
+        until(done, "the new plant to store all records")
     finally:
         process.terminate()
         process.wait(PATIENCE.seconds(30))

@@ -1,4 +1,7 @@
-"""A bar with only cancelled prints disappears everywhere: tables, REST, stream, values; real log, real database."""
+"""A bar whose prints are all cancelled disappears from tables, REST, stream and indicator values.
+
+The log and the database are real.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,7 @@ def analytics(log: EmbeddedLog) -> Iterator[None]:
 
 
 class Bars:
-    """Appender of bars like aggregation, each record with the next version."""
+    """Writer of bars in place of aggregation. Each record has the next version."""
 
     def __init__(self, log: EmbeddedLog) -> None:
         self._writer = log.writer("aggregation")
@@ -102,7 +105,7 @@ async def told(socket: ClientConnection, kind: str, state: str, time_us: int) ->
                     return list(row)
 
 
-async def test_a_withdrawn_bar_leaves_no_trace(log: EmbeddedLog, analytics: None, store: Store, dsn: str) -> None:
+async def test_a_withdrawn_bar_disappears_everywhere(log: EmbeddedLog, analytics: None, store: Store, dsn: str) -> None:
     stop = asyncio.Event()
     persistence = asyncio.create_task(Persistence(log, dsn).run(stop))
     prices = np.random.default_rng(1).uniform(90, 110, 40).tolist()
@@ -133,7 +136,7 @@ async def test_a_withdrawn_bar_leaves_no_trace(log: EmbeddedLog, analytics: None
         assert closes("15m") == {"13:30": 102.0, "13:45": 105.0, "14:00": 121.0}
         async with connect(address) as socket:
             await snapshot(socket)
-            # Cancel all prints of a forming minute, then those of the last bars and of one in the middle.
+            # Withdraw the forming bars, then the last closed bars and a closed bar in the middle.
             feed.put(bar(40, 0.0) | NOTHING, bar(8, 0.0, "5m") | NOTHING, bar(0, 0.0) | seconds | NOTHING)
             gone = await told(socket, "bars", "withdrawn", T0 + 40 * MINUTE)
             assert gone[3:10] == [None, None, None, None, 0.0, None, 0]
@@ -143,14 +146,14 @@ async def test_a_withdrawn_bar_leaves_no_trace(log: EmbeddedLog, analytics: None
         async def left() -> bool:
             return await count("intraday_ohlcv") == 38 + 7 and await count("intraday_analytics") == 38 + 7
 
-        async def revised() -> bool:  # a withdrawn bar removes its values; values of later bars arrive on their topic
+        async def revised() -> bool:  # a withdrawn bar deletes its values; analytics revises later values
             return await count("intraday_analytics", f"\"interval\" = '1m' AND version = {feed.version}") == 28
 
         await eventually(left)
         await eventually(revised)
         assert await count("realtime_analytics") == 0
 
-        # REST: absent from stored bars and from bars derived from them.
+        # REST: stored bars and bars derived from them no longer contain the withdrawn bars.
         found = closes("1m")
         assert list(found.values()) == [price for n, price in enumerate(prices) if n not in (10, 39)]
         assert closes("15m") == {"13:30": 102.0, "13:45": 105.0, "14:00": 106.0}
@@ -184,7 +187,7 @@ async def test_a_withdrawn_bar_leaves_no_trace(log: EmbeddedLog, analytics: None
         await eventually(again)
         assert closes("1m")["14:09"] == 101.5
 
-        # Withdraw the only day of a week.
+        # Withdraw the only daily bar of a week.
         def days(interval: str) -> list[dict[str, Any]]:
             rows: list[dict[str, Any]] = client.get(f"/v1/historical/A?interval={interval}").json()["bars"]
             return rows

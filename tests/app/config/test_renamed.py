@@ -1,4 +1,4 @@
-"""Former names of settings work with a warning, from every source; two values for one setting are an error."""
+"""Former names of settings work with a warning, from every source. Two values for one setting are an error."""
 
 import json
 import os
@@ -26,7 +26,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "rules.memory_sessions": ("3", 3),
     "fault": ('"a.b:1"', "a.b:1"),
 }
-"""By former name: a value as TOML, and as the settings have it."""
+"""Test values by former name: the value as TOML text, and the parsed value of the setting."""
 
 
 @pytest.fixture(autouse=True)

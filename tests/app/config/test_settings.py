@@ -1,4 +1,4 @@
-"""The settings: every one is documented, each value has an origin, mistakes are explained in one sentence."""
+"""Settings: each is documented, each value has an origin, and each mistake is explained in one sentence."""
 
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def test_every_rule_has_a_setting_and_the_defaults_are_the_same() -> None:
     assert from_settings.indicators == DEFAULT_RULES.indicators
 
 
-def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_precedence_is_flag_environment_file_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "my.toml"
     file.write_text('partitions = 2\nsymbols = ["IBM"]\n[api]\nport = 1\nhost = "0.0.0.0"\n')
     monkeypatch.setenv("TICKERPLANT_API__PORT", "2")
@@ -71,7 +71,7 @@ def test_lists_in_the_environment_are_separated_by_commas(monkeypatch: pytest.Mo
     assert settings.rules.sources == ("twelvedata", "*")
 
 
-def test_a_table_given_replaces_the_default_table(tmp_path: Path) -> None:
+def test_a_given_table_replaces_the_default_table(tmp_path: Path) -> None:
     (tmp_path / "tickerplant.toml").write_text('[rules.calendars]\n"*" = "XLON"\n')
     assert load({"data": tmp_path}).settings.rules.calendars == {"*": "XLON"}
 
@@ -95,7 +95,7 @@ def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "hush" not in repr(loaded.settings)
 
 
-def test_a_key_may_have_blanks_around_it_but_no_odd_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_may_have_blanks_around_it_but_no_invalid_characters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TICKERPLANT_VENDORS__TWELVE_DATA_KEY", " hush\n")
     monkeypatch.setenv("TICKERPLANT_VENDORS__KEYS__ACME", "tale\r\n")
     vendors = load().settings.vendors
@@ -142,7 +142,7 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
         load(config=tmp_path / "none.toml")
 
 
-def test_the_tree_cannot_be_changed() -> None:
+def test_loaded_settings_cannot_be_changed() -> None:
     settings = load().settings
     with pytest.raises(ValueError, match="frozen"):
         settings.partitions = 9

@@ -9,7 +9,7 @@ from tests.support.waiting import PATIENCE
 
 from tickerplant.app.runtime.cpu_affinity import CoreAffinity
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="threads are placed on Linux alone")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="threads are placed on a core only on Linux")
 
 
 def test_registered_threads_share_one_core_and_move_together() -> None:
@@ -38,7 +38,7 @@ def test_registered_threads_share_one_core_and_move_together() -> None:
     affinity.stop()
     affinity.stop()
     assert seen == [{other} if len(whole) > 1 else whole] * 2
-    assert os.sched_getaffinity(0) == whole, "the thread that started it is left alone, and so are its children"
+    assert os.sched_getaffinity(0) == whole, "the thread that started the affinity keeps all cores"
 
 
 def test_threads_leave_a_core_that_other_processes_use() -> None:

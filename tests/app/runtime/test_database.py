@@ -83,7 +83,7 @@ def test_services_share_a_server_that_outlives_each_of_them(data: Path) -> None:
         users[0].kill()
         users[0].wait()
         time.sleep(1)
-        assert answers(dsn), "a killed service took the server with it"
+        assert answers(dsn), "the server ended with a killed service"
 
         first = owner(data)
         os.kill(first, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""The setting `testing.crash_at` kills the process like a power failure: no handler, no clean-up."""
+"""The setting `testing.crash_at` kills the process as a power failure does, without handlers or clean-up."""
 
 import signal
 import subprocess
@@ -31,7 +31,7 @@ def run(fault: str, wait_s: float = 0.0) -> tuple[int, str]:
     return done.returncode, done.stdout.replace("\n", "")
 
 
-def test_the_process_dies_when_the_point_is_reached_count_times() -> None:
+def test_reaching_the_point_the_given_number_of_times_kills_the_process() -> None:
     assert run("here.append.after:3") == (-signal.SIGKILL, "12")
 
 

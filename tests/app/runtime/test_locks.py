@@ -1,4 +1,4 @@
-"""Locks of the data folder, across real processes."""
+"""Locks of the data folder between real processes."""
 
 import signal
 import subprocess
@@ -39,7 +39,7 @@ def test_a_lock_names_its_holder_and_a_kill_releases_it(tmp_path: Path) -> None:
             pass
 
 
-def test_several_processes_share_a_lock_and_an_exclusive_one_waits(tmp_path: Path) -> None:
+def test_processes_share_a_lock_and_an_exclusive_holder_is_refused(tmp_path: Path) -> None:
     with hold(tmp_path, "shared") as process:
         shared = FolderLock(tmp_path, "plant.lock").acquire_or_raise(shared=True)
         shared.release()

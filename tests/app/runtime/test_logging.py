@@ -1,4 +1,4 @@
-"""Log lines of libraries that reach the user."""
+"""Filters for log lines of libraries."""
 
 import json
 import logging

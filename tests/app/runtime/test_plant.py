@@ -60,7 +60,7 @@ def test_rules_are_appended_only_when_they_differ(settings: Settings) -> None:
     assert ends(settings, only_first=True) == 2
     assert ends(settings) == 2
     later = settings.model_copy(update={"rules": settings.rules.model_copy(update={"allowed_lateness_ms": 5})})
-    assert ends(later, only_first=True) == 2, "who only feeds a running plant does not change its rules"
+    assert ends(later, only_first=True) == 2, "a command that only feeds a running plant does not change its rules"
     assert ends(later) == 4
 
 
@@ -136,13 +136,13 @@ def test_health_reports_excluded_ticks_by_feed() -> None:
     assert part.details["a"] == {"late_ticks": 3, "unsupported": 0, "differences": 7}
 
 
-def test_a_failing_check_is_failed_and_hides_no_other() -> None:
+def test_a_check_that_raises_is_failed_and_hides_no_other_check() -> None:
     def gone() -> list[ComponentHealth]:
-        raise StoreUnavailable("the database is away")
+        raise StoreUnavailable("the database is unavailable")
 
     found = health.Health([*check("store", gone), ComponentHealth("log", OK, "fine")])
     assert found.state == FAILED
-    assert found.as_dict()["parts"][0]["sentence"] == "the database is away"
+    assert found.as_dict()["parts"][0]["sentence"] == "the database is unavailable"
 
 
 def test_a_scrape_contains_services_lags_and_counters(settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""The supervisor, with real threads and real loops."""
+"""The supervisor, with real threads and event loops."""
 
 import asyncio
 import itertools
@@ -106,4 +106,4 @@ def test_stopping_during_a_back_off_does_not_wait_for_it(monkeypatch) -> None:
     supervisor = Supervisor([Service("broken", broken)])
     supervisor.start()
     until(lambda: supervisor.statuses()[0].state == "waiting")
-    assert supervisor.stop() == [], "it ended long before the hour of its back-off"
+    assert supervisor.stop() == [], "the service stopped before the hour of its back-off was over"

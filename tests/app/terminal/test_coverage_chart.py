@@ -1,4 +1,4 @@
-"""The coverage chart: the status of each column, and the range of each column."""
+"""The coverage chart: the status and the range that each column shows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ XNYS, ALWAYS = calendar("XNYS"), calendar("24/7")
 
 
 def covered(name: str, days: float, *wrong: tuple[int, int, str], interval: str = "1m") -> Statuses:
-    """Return stored bars, except these ranges: first, last, status."""
+    """Return the status of each bar: stored, except in ranges given as (first, end, status)."""
     starts = expected(calendar(name), interval, THURSDAY, THURSDAY + int(days * DAY_US))
     code = np.zeros(len(starts), np.int8)
     for first, last, status in wrong:
@@ -33,14 +33,14 @@ def drawn(found: dict[str, Statuses], width: int = 46, interval: str = "1m") -> 
 
 
 def test_a_column_shows_the_worst_status_of_its_bars() -> None:
-    # 390 minutes in 39 columns: ten each.
+    # A column is ten minutes: the session has 390 minutes, and the chart 39 columns.
     day = covered(
         "XNYS", 1, (0, 10, "no_trade"), (15, 16, "partial"), (20, 29, "quota"), (29, 30, "outage"), (30, 40, "outage"),
         (39, 40, "missing"), (40, 49, "partial"), (49, 50, "unavailable"), (385, 390, "pending"),
     )  # fmt: skip
     [line] = drawn({"GOOG": day}, 44)
     assert line == "GOOG ░▒x?u" + "█" * 34
-    assert len({mark for mark, _ in MARKS.values()}) == len(MARKS), "it must be readable without colours"
+    assert len({mark for mark, _ in MARKS.values()}) == len(MARKS), "the chart must be readable without colours"
 
 
 def test_a_column_without_gaps_shows_the_most_frequent_status() -> None:
@@ -50,7 +50,7 @@ def test_a_column_without_gaps_shows_the_most_frequent_status() -> None:
 
 
 def test_one_symbol_has_a_line_per_day_with_blanks_for_shorter_sessions() -> None:
-    half = micros_of(dt.datetime(2012, 11, 21, tzinfo=dt.UTC))  # Thanksgiving is the 22nd, and the 23rd ends at 13:00
+    half = micros_of(dt.datetime(2012, 11, 21, tzinfo=dt.UTC))  # the 22nd is Thanksgiving; the 23rd ends at 13:00
     starts = expected(XNYS, "1m", half, half + 3 * DAY_US)
     found = Statuses(starts, np.zeros(len(starts), np.int8), np.full(len(starts), -1, np.int32))
     made = draw({"GOOG": found}, {"GOOG": XNYS}, M1, 15 + 39)
@@ -67,7 +67,7 @@ def test_many_symbols_share_one_axis_of_all_open_times() -> None:
     assert night == ["A " + " " * 27 + "█" * 13 + " " * 8, "EUR/USD " + "█" * 48]
 
 
-def test_a_long_range_has_no_blanks_and_a_narrow_terminal_some_columns() -> None:
+def test_a_long_range_has_no_blanks_and_a_narrow_terminal_gets_24_columns() -> None:
     year = covered("XNYS", 365, (0, 40_000, "missing"))
     [line] = drawn({"GOOG": year}, 5 + 60)
     assert len(line) == 5 + 60
@@ -79,7 +79,7 @@ def test_a_long_range_has_no_blanks_and_a_narrow_terminal_some_columns() -> None
 def test_daily_bars_have_a_line_per_year() -> None:
     made = draw({"GOOG": covered("XNYS", 900, interval="1d")}, {"GOOG": XNYS}, D1, 5 + 61)
     assert [line.label for line in made.lines] == ["2012", "2013", "2014"]
-    # Six days per column; the first year starts and the last one ends in the middle.
+    # A column is six days. The data start in June of the first year and end in December of the last one.
     assert made.lines[1].text == "█" * 61
     assert (made.lines[0].text[:28].strip(), made.lines[2].text[-3:]) == ("", "   ")
     assert made.times == ("January", "July", "December")

@@ -1,4 +1,4 @@
-"""The sandbox beside the plant: it stops with it, and restarts at its address."""
+"""The sandbox process of a plant: it stops with the plant, and restarts at the same address."""
 
 import os
 import sys
@@ -34,7 +34,7 @@ def test_a_sandbox_answers_restarts_at_its_port_and_stops(tmp_path: Path) -> Non
                 return True
             return False
 
-        until(answers, "the sandbox that was started again")
+        until(answers, "the restarted sandbox")
         stop.set()
         watching.join()
         again = process._child
@@ -43,7 +43,7 @@ def test_a_sandbox_answers_restarts_at_its_port_and_stops(tmp_path: Path) -> Non
     assert again.returncode == 0
 
 
-def test_its_clock_continues_after_a_restart(tmp_path: Path) -> None:
+def test_the_clock_of_the_sandbox_continues_after_a_restart(tmp_path: Path) -> None:
     sandbox = {"start": "2026-03-09T13:30:00Z", "speed": 60.0, "fault_script": ("0 do=slow&by=0.5",)}
     process = SandboxProcess(load({"data": tmp_path, "sandbox": sandbox}).settings)
     try:
@@ -88,6 +88,6 @@ def test_a_sandbox_stops_after_its_last_user(tmp_path: Path) -> None:
     child = process._child
     assert child is not None
     assert child.stdin is not None
-    child.stdin.close()  # like a kill of the plant
+    child.stdin.close()  # a kill of the plant has the same effect
     assert child.wait(PATIENCE.seconds(10)) == 0
     process.stop()

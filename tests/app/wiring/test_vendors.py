@@ -1,4 +1,4 @@
-"""From the settings to the request scheduler, and the output of `tickerplant vendors`."""
+"""Vendors and quotas of the settings, the request scheduler made of them, and the command `vendors`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def acme(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A vendor of another package: daily bars, 50 credits per day."""
+    """Install a package with a vendor of daily bars, 50 credits per day, and return its folder."""
     folder = tmp_path / "packages"
     folder.mkdir()
     install(folder, "acme-tickerplant", {"acme": "acme_tickerplant:provider"})
@@ -64,7 +64,9 @@ def test_vendors_with_keys_precede_yahoo(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not settings.wants_sandbox
     order = vendors.orders(settings)
     assert order["daily"] == order["intraday"] == ("alphavantage", "acme", "yahoo")
-    assert order["actions"] == ("yahoo", "acme", "alphavantage"), "who takes least for them is asked first"
+    assert order["actions"] == ("yahoo", "acme", "alphavantage"), (
+        "vendors with cheaper action requests precede others"
+    )
     assert order["stream"] == ("alphavantage", "acme")
     both = settings_of(monkeypatch, TWELVE_DATA_KEY="k", INTRADAY="yahoo, twelvedata", ACTIONS="none")
     order = vendors.orders(both)
@@ -142,7 +144,7 @@ async def ask(settings: Settings, clock: Clock | None = None) -> None:
             now = clock.now_us()
             choice = scheduler.choose("1d", "AAPL", now - DAY_US, now, Purpose.HISTORY)
             assert isinstance(choice, Choice)
-            assert choice.credits == 38  # of 50, 12 are for gaps
+            assert choice.credits == 38  # of 50 credits, 12 are reserved for gaps
             assert choice.provider.key == "hush"  # type: ignore[attr-defined]
             await scheduler.bars(choice, BarsRequest(("AAPL",), "1d", now - DAY_US, now), Purpose.HISTORY)
 
@@ -165,7 +167,7 @@ def test_quotas_use_the_clock_of_a_running_sandbox(monkeypatch: pytest.MonkeyPat
     clock = starting_at(1_773_063_000_000_000, 1)  # 2026-03-09T13:30Z
     asyncio.run(ask(settings, clock))
     (row,) = vendors.status(settings)
-    assert row.windows[0].used == 0, "no feed has said by what clock it goes"
+    assert row.windows[0].used == 0, "the log contains no feed with the sandbox's clock yet"
     mark = records.Mark(sent_at_us=clock.now_us(), feed="sandbox", watermark_us=clock.now_us())
     with open_log(settings) as log, log.writer("test") as writer, writer.transaction() as transaction:
         transaction.append(schemas.RAW, 0, records.encode(mark))
