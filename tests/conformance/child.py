@@ -21,7 +21,7 @@ def emit(text: str) -> None:
 
 
 def member(log: EventLog, group: str) -> None:
-    """Run a member that reads and commits nothing; print its partitions after each change."""
+    """Run a member that polls but never commits; print its partitions after each change."""
     with log.reader([RAW], group=group) as reader:
         last: frozenset[object] = frozenset()
         while True:
@@ -33,17 +33,17 @@ def member(log: EventLog, group: str) -> None:
 
 def stuck(log: EventLog, name: str) -> None:
     """Open a transaction, append a record, put a state value, and wait for a kill."""
-    kafka_writer.TRANSACTION_TIMEOUT_MS = 600_000  # for so long the broker would keep the transaction open
+    kafka_writer.TRANSACTION_TIMEOUT_MS = 600_000  # the broker keeps an open transaction for this time
     with log.writer(name) as writer, writer.transaction() as transaction:
         transaction.append(RAW, 0, b"never committed")
         transaction.put_state(STATE_AGGREGATION, 0, "key", b"never committed")
-        time.sleep(0.5)  # Kafka's producer has sent it by now
+        time.sleep(0.5)  # until Kafka's producer has sent the records
         emit("open")
         time.sleep(600)
 
 
 def copier(log: EventLog, name: str) -> None:
-    """Copy raw to ohlcv exactly once, with the last value as state; print a line after each commit."""
+    """Copy raw to ohlcv exactly once, and store the last value as state; print a line after each commit."""
     with log.reader([RAW], group="copier", member=name) as reader, log.writer(name) as writer:
         while True:
             found = reader.poll(timeout_s=0.2, max_records=7)
@@ -56,7 +56,7 @@ def copier(log: EventLog, name: str) -> None:
                     transaction.put_state(STATE_AGGREGATION, record.partition, "last", record.value)
                     transaction.send_positions(reader, last)
             emit(f"copied {len(found)}")
-            time.sleep(0.01)  # so that a kill arrives between two commits
+            time.sleep(0.01)  # so that a kill can occur between two commits
 
 
 def maker(log: EventLog) -> None:
@@ -67,7 +67,10 @@ def maker(log: EventLog) -> None:
 
 
 def asker(log: EventLog, group: str) -> None:
-    """Request a group's positions repeatedly with a short timeout; print each new answer, `away` for none."""
+    """Request a group's positions repeatedly with a short timeout.
+
+    Print each changed answer, or `away` if the log is unavailable.
+    """
     assert isinstance(log, KafkaLog)
     impatient = KafkaLog(log.cluster.bootstrap, topic_prefix=log.prefix, patience_s=1.0)
     last = ""
@@ -82,7 +85,7 @@ def asker(log: EventLog, group: str) -> None:
 
 
 def holder(path: str, for_s: str) -> None:
-    """Hold the lock of the embedded log's writers."""
+    """Hold the lock of the embedded log's writers for `for_s` seconds."""
     with Path(path).open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         emit("held")

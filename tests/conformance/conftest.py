@@ -60,7 +60,7 @@ class Bench:
         return self._stack.enter_context(self.log.writer(name))
 
     def child(self, role: str, *arguments: str) -> subprocess.Popen[bytes]:
-        """Start a role of `child.py` on this log. The end of the test kills it."""
+        """Start a role of `child.py` on this log. `close` kills the process."""
         url = (
             f"sqlite://{self.path}" if self.broker is None else f"kafka://{self.broker.bootstrap}?prefix={self.prefix}"
         )
@@ -86,7 +86,7 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def line(process: subprocess.Popen[bytes]) -> str:
-    """Return the next line that a child prints. Fails after `DEADLINE_S`."""
+    """Return the next line that a child prints; fail after `DEADLINE_S`."""
     assert process.stdout is not None
     assert select.select([process.stdout], [], [], PATIENCE.seconds(DEADLINE_S))[0], "the child printed nothing"
     return process.stdout.readline().decode().strip()
@@ -122,7 +122,7 @@ def write(writer: Writer, *values: bytes, topic: str = RAW, partition: int = 0) 
 
 
 def read(reader: Reader, count: int, **limits: int) -> list[ConsumedRecord]:
-    """Poll until `count` records have arrived. Fails after `DEADLINE_S`."""
+    """Poll until `count` records have arrived, and return them; fail after `DEADLINE_S`."""
     taken: list[ConsumedRecord] = []
     guard = Guard(DEADLINE_S)
     while len(taken) < count:
@@ -136,7 +136,7 @@ def values(found: list[ConsumedRecord]) -> list[bytes]:
 
 
 def nothing_more(bench: Bench, reader: Reader, topic: str = RAW) -> bool:
-    """Return whether the next record of each partition is one that is appended now."""
+    """Append a marker to each partition; return whether the reader returns only the markers."""
     for partition in range(PARTITIONS):
         write(bench.writer("marker"), MARKER, topic=topic, partition=partition)
     return values(read(reader, PARTITIONS)) == [MARKER] * PARTITIONS

@@ -41,7 +41,7 @@ def test_concurrent_creators_get_one_log(bench: Bench) -> None:
     identities = {identity for _, identity in found}
     assert identities == {bench.open().identity()}
     assert sorted(name for made, _ in found for name in made) == sorted([RAW, OHLCV, STATE_AGGREGATION])
-    # The others can read a record of one of them: it is one log, not only one name.
+    # One of them reads a record of another, so they have one log and not only one identity.
     with logs[0].writer("maker") as writer:
         write(writer, b"a")
     with logs[-1].reader([RAW]) as reader:

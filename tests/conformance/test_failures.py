@@ -59,7 +59,7 @@ def test_a_fenced_writer_that_keeps_appending_gets_fenced(bench: Bench) -> None:
     write(earlier, b"before")
     with pytest.raises(Fenced), earlier.transaction() as transaction:  # noqa: PT012
         later = bench.writer("w")
-        for _ in range(100):  # on Kafka the brokers' answer to the first append fails a later one
+        for _ in range(100):  # on Kafka a later append raises the error of the first one
             transaction.append(RAW, 0, b"zombie's")
             time.sleep(0.01)
     with pytest.raises(Fenced):
@@ -342,7 +342,7 @@ class TestKafka:
                         call()
 
             object.__setattr__(log.cluster, "patience_s", 1.0)
-            # The suspended broker does not answer, so requests are in flight when it dies.
+            # The suspended broker does not answer, so requests are in flight when it is killed.
             assert kafka.broker.pid is not None
             os.kill(kafka.broker.pid, signal.SIGSTOP)
             with ThreadPoolExecutor(2) as pool:

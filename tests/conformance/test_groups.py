@@ -134,7 +134,7 @@ def test_a_member_cannot_commit_for_a_partition_of_another_member(bench: Bench) 
     first = bench.reader(group="g")
     taken = read(first, PARTITIONS)
     second = bench.reader(group="g")
-    # Kafka waits for the first member's poll before it rebalances; then the old positions are invalid
+    # Kafka waits for the first member's poll before it rebalances. The old positions are then invalid.
     settle(first, second)
     lost = {d.source: d.offset + 1 for d in taken if d.source not in first.assignment()}
     assert lost

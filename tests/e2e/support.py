@@ -132,7 +132,10 @@ def bars_of_ticks(ticks: pl.DataFrame, every: str) -> list[Row]:
 
 
 def bars_of_bars(bars: pl.DataFrame, start: pl.Expr) -> list[Row]:
-    """Return coarser bars of `bars` (time, open … volume), without vwap and count. `start` gives their start times."""
+    """Return coarser bars of `bars` (time, open … volume), without vwap and count.
+
+    `start` is the expression for the start of a coarser bar.
+    """
     coarser = (
         bars.with_columns(bar=start)
         .group_by("bar", maintain_order=True)

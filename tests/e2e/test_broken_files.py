@@ -1,4 +1,7 @@
-"""Broken files: an unreadable file gives a clear error, an unreadable row a dead letter. No file gives a traceback."""
+"""Broken files: an unreadable file gives a clear error, and an unreadable row gives a dead letter.
+
+No file gives a traceback.
+"""
 
 from __future__ import annotations
 

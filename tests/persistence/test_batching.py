@@ -28,7 +28,7 @@ def record(
 
 
 def bar(offset: int, *rows: dict[str, Any]) -> ConsumedRecord:
-    """A record of bars, each with the offset as version unless another is given."""
+    """Return a record of bars. The version of a bar is the offset, unless its row has another one."""
     table = bars(*({"version": offset, **row} for row in rows))
     return record(OHLCV, offset, records.Bars(sent_at_us=OPEN_US, cause=offset), table)
 
@@ -56,7 +56,7 @@ def test_the_newest_of_many_versions_of_a_bar_is_written() -> None:
     work = one.flush(0)
     assert got(work) == {0: ("withdrawn", 7), 1: ("forming", 4)}
     assert work is not None
-    assert work.change == PositionChange(0, 8, 6, 8), "more of what raw record 7 causes may come"
+    assert work.change == PositionChange(0, 8, 6, 8), "a later record may have the same cause, raw record 7"
     assert not one.moved
     assert one.flush(10 * SECOND_US) is None
 
@@ -80,7 +80,7 @@ def test_a_withdrawal_replaces_the_forming_row() -> None:
     assert value_rows.due_us is None
 
 
-def test_forming_bars_wait_for_a_second_and_closed_ones_never() -> None:
+def test_forming_bars_are_written_once_per_second_and_closed_bars_at_once() -> None:
     one = buffer()
     one.add(bar(0, {"state": "forming"}))
     assert got(one.flush(0)) == {0: ("forming", 0)}
@@ -162,7 +162,7 @@ def test_pending_rows_are_restored_after_a_crash_at_any_position() -> None:
         assert store == got(whole.flush(0, last=True)), f"crash at {crash}"
 
 
-def test_the_last_values_of_a_forming_bar_are_written_after_it_closed() -> None:
+def test_the_last_values_of_a_forming_bar_are_written_after_the_bar_closed() -> None:
     one = buffer(VALUES)
     one.add(value(0, {"state": "forming", "sma_20": 1.0}))
     one.add(value(1, {"state": "forming", "sma_20": 2.0}))
@@ -174,7 +174,7 @@ def test_the_last_values_of_a_forming_bar_are_written_after_it_closed() -> None:
     assert all(OFFSET not in table.schema.names for table in work.values)
 
 
-def test_values_with_other_columns_are_separate_and_a_withdrawal_drops_pending_ones() -> None:
+def test_values_with_other_columns_are_separate_and_a_withdrawal_drops_pending_values() -> None:
     one = buffer(VALUES)
     one.add(value(0, {"state": "forming", "sma_20": 1.0}))
     one.flush(0)
@@ -198,7 +198,7 @@ def test_all_bars_of_history_are_written() -> None:
     assert work.bars.column("source").to_pylist() == ["a", "b"]
 
 
-def test_a_cause_is_complete_with_the_passed_on_record() -> None:
+def test_a_cause_is_complete_after_its_end_record() -> None:
     one = buffer()
     one.add(bar(4, {}))
     one.add(record(OHLCV, 5, records.End(sent_at_us=OPEN_US, cause=4)))
@@ -207,7 +207,7 @@ def test_a_cause_is_complete_with_the_passed_on_record() -> None:
     assert work.change == PositionChange(0, 6, 4, 6)
 
 
-def test_the_cause_of_a_raw_record_is_its_offset_and_of_others_their_field() -> None:
+def test_the_cause_of_a_raw_record_is_the_version_of_its_offset() -> None:
     one = buffer(RAW)
     one.add(record(RAW, 5, records.Ticks(sent_at_us=1, watermark_us=2), ticks(10)))
     one.add(record(RAW, 9, records.Mark(sent_at_us=1, watermark_us=2)))

@@ -1,4 +1,4 @@
-"""Persistence on a real log and a real PostgreSQL: exactly once, through every outage."""
+"""Persistence with a real log and a real PostgreSQL: each record is stored exactly once, despite outages."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def log(tmp_path: Path) -> Iterator[EmbeddedLog]:
 
 
 class Feed:
-    """Append records as the upstream services would."""
+    """Writer of records in place of the upstream services."""
 
     def __init__(self, log: EmbeddedLog) -> None:
         self._log = log
@@ -89,7 +89,7 @@ async def count(store: Store, table: str) -> int:
 def has(store: Store, table: str, number: int) -> Callable[[], Awaitable[bool]]:
     async def condition() -> bool:
         found = await count(store, table)
-        assert found <= number, f"{found} rows in {table}: something came twice"
+        assert found <= number, f"{found} rows in {table}: some are stored twice"
         return found == number
 
     return condition
@@ -148,7 +148,7 @@ async def test_all_records_of_the_log_arrive_in_their_tables(
     assert applied[schemas.RAW, 2].cause == make_version(log.identity().generation, last)
     ends = {tp: end for topic in service.TOPICS for tp, (_, end) in log.offsets(topic).items()}
     assert {tp: found.position for tp, found in applied.items()} == ends
-    # After a clean stop the group has nothing to read again.
+    # After a clean stop, the committed positions of the group equal the ends of the log.
     assert {tp: at for tp, at in log.committed(GROUP).items() if at} == {tp: at for tp, at in ends.items() if at}
 
 
@@ -169,7 +169,7 @@ async def test_a_restart_resumes_at_the_position_of_the_store_not_of_the_group(
     assert await count(store, "realtime_prices") == 150
 
 
-async def test_the_group_follows_what_the_database_has_flushed(
+async def test_the_group_commits_positions_that_the_database_has_flushed(
     log: EmbeddedLog, feed: Feed, store: Store, dsn: str
 ) -> None:
     offset = feed.ticks(10)
@@ -182,7 +182,7 @@ async def test_the_group_follows_what_the_database_has_flushed(
 
 
 @pytest.mark.parametrize("point", ["before", "within", "after"])
-async def test_a_kill_around_a_commit_loses_and_doubles_nothing(
+async def test_a_kill_around_a_commit_loses_and_duplicates_nothing(
     log: EmbeddedLog, feed: Feed, store: Store, dsn: str, point: str
 ) -> None:
     left = 3
@@ -250,7 +250,7 @@ async def test_an_unreadable_record_is_skipped(log: EmbeddedLog, feed: Feed, sto
     assert persistence.counts.unreadable == 1
 
 
-async def test_history_competes_by_the_order_of_the_log_also_after_a_restart(
+async def test_history_competes_by_the_source_order_in_the_log_also_after_a_restart(
     log: EmbeddedLog, feed: Feed, store: Store, dsn: str
 ) -> None:
     async def sources(symbol: str) -> list[str]:
@@ -279,7 +279,7 @@ async def test_history_competes_by_the_order_of_the_log_also_after_a_restart(
 
         await eventually(competed)
     assert await sources("B") == ["second"]
-    async with store.session() as session:  # stored by another version that could parse it
+    async with store.session() as session:  # as if another version, which could parse this order, had stored it
         await session.execute("UPDATE source_order SET sources = '{first:candles}'")
     history(3, "third")
     async with running(log, dsn) as persistence:
@@ -300,7 +300,7 @@ async def test_a_zombie_changes_nothing_and_stops(log: EmbeddedLog, feed: Feed, 
     await eventually(lambda: log.members(GROUP) == 1, "the zombie to join its group")
     async with store.session() as session:
         while not task.done():
-            # Another process moves all positions permanently, as an owner under another name would.
+            # Another process moves all positions repeatedly, as an owner in another group does.
             await session.execute("UPDATE positions SET position = position + 1, resume = resume + 1")
             for partition in range(PARTITIONS):
                 for topic in service.TOPICS:
@@ -407,7 +407,7 @@ async def test_two_members_share_the_partitions_and_one_takes_over_from_the_othe
 
 
 class Stale:
-    """Persistence in its own thread that can be paused inside a commit."""
+    """Persistence in a thread that the test can pause inside a commit."""
 
     def __init__(self, log: EmbeddedLog, dsn: str, point: str) -> None:
         self.persistence = Persistence(log, dsn)
@@ -447,7 +447,7 @@ class Stale:
 
 
 def applied_all(log: EmbeddedLog, store: Store) -> Callable[[], Awaitable[bool]]:
-    """Return whether the tables equal the log: ten ticks per raw record, each once, and the newest bar."""
+    """Return a condition: the tables contain each tick once, ten per raw record, and the newest bar."""
 
     async def condition() -> bool:
         ends = {tp: end for topic in (schemas.RAW, schemas.OHLCV) for tp, (_, end) in log.offsets(topic).items()}
@@ -456,7 +456,7 @@ def applied_all(log: EmbeddedLog, store: Store) -> Callable[[], Awaitable[bool]]
             version = await session.value("SELECT version FROM intraday_ohlcv")
             found = await session.value("SELECT count(*) FROM realtime_prices")
         ticks_there = 10 * sum(end for (topic, _), end in ends.items() if topic == schemas.RAW)
-        assert found <= ticks_there, "something came twice"
+        assert found <= ticks_there, "some ticks are stored twice"
         positions = {(row["topic"], row["partition"]): row["position"] for row in rows}
         return found == ticks_there and version == ends[schemas.OHLCV, 0] and ends.items() <= positions.items()
 
@@ -477,7 +477,7 @@ async def test_an_overtaken_member_rolls_back_and_resumes_behind_the_other(
         stale.hold()
         put(1)
         assert await asyncio.to_thread(stale.held.wait, PATIENCE.seconds(30))
-        monkeypatch.setattr(service, "GROUP", "another")  # the owner of the partitions while the stale member is paused
+        monkeypatch.setattr(service, "GROUP", "another")  # a second owner while the first is paused
         async with running(log, dsn) as other:
             put(5)
             await eventually(applied_all(log, store))
@@ -491,7 +491,7 @@ async def test_an_overtaken_member_rolls_back_and_resumes_behind_the_other(
         put(5)
         await eventually(applied_all(log, store))
     assert other.counts.conflicts == 0
-    assert stale.persistence.counts.ticks == 10 + 50, "its first record, and those after the other had gone"
+    assert stale.persistence.counts.ticks == 10 + 50, "the first record, and the five after the other member stopped"
     assert stale.persistence.counts.restarts == 0
 
 
@@ -518,10 +518,10 @@ async def test_a_new_owner_waits_for_a_running_commit_and_starts_behind_it(
             assert (stale.persistence.counts.ticks, other.counts.ticks, other.counts.conflicts) == (10, 0, 0)
 
 
-async def test_two_owners_of_all_partitions_double_and_lose_nothing(
+async def test_two_owners_of_all_partitions_lose_and_duplicate_nothing(
     log: EmbeddedLog, feed: Feed, store: Store, dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Each partition has one owner in a group; two groups are two independent owners.
+    # A partition has one owner per group, so two groups are two independent owners.
     stop = asyncio.Event()
     owners, tasks = [], []
     for name in (GROUP, "another"):
@@ -536,7 +536,7 @@ async def test_two_owners_of_all_partitions_double_and_lose_nothing(
     await eventually(applied_all(log, store))
     stop.set()
     ended = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), PATIENCE.seconds(30))
-    # The member that always loses the race stops with the reason.
+    # An owner that loses every race stops with an error.
     assert [error for error in ended if error is not None and not isinstance(error, PositionConflict)] == []
     assert None in ended
     assert sum(owner.counts.conflicts for owner in owners) > 0

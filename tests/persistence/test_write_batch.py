@@ -1,4 +1,4 @@
-"""One transaction with several partitions; each contains the same key more than once."""
+"""One transaction writes several partitions. Each batch contains several rows of one key."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tickerplant.store.repositories.positions import Log, begin
 
 LOG = Log("x", 1)
 MANY = 4 * FEW_ROWS
-"""Rows of each kind per batch, two per key: too many keys for arguments, so that they are staged."""
+"""Rows of each kind per batch, two per key. They are too many for query arguments, so the store stages them."""
 
 
 def splits(symbol: str) -> pa.Table:
@@ -87,7 +87,7 @@ async def test_only_the_newest_bar_and_values_of_a_key_are_written(begun: Store)
         batches.append(work(schemas.OHLCV, partition, bars=bars(*live, *history, *older, *forming)))
         several = [values(*twice(symbol), *twice(symbol, state="forming")), values(*twice(symbol), names=["ema_20"])]
         batches.append(work(schemas.ANALYTICS, partition, values=several))
-    batches[0].sources, batches[2].sources = ("vendor",), ("other", "vendor")  # two orders: two statements
+    batches[0].sources, batches[2].sources = ("vendor",), ("other", "vendor")  # two source orders need two statements
     async with begun.session() as session:
         await apply(session, LOG, batches, {})
     half = MANY // 2
@@ -99,7 +99,7 @@ async def test_only_the_newest_bar_and_values_of_a_key_are_written(begun: Store)
     assert await count(begun, "symbols") == 2
 
 
-async def test_other_rows_of_several_partitions_stay_apart_and_are_written_once(begun: Store) -> None:
+async def test_rows_of_other_kinds_are_separate_by_partition_and_written_once(begun: Store) -> None:
     batches = []
     for partition, symbol in enumerate("AB"):
         interval_overs = [over(n // 2, n % 2) for n in range(MANY)]

@@ -38,7 +38,7 @@ def ticks(count: int, *, symbols: int = 1, start_us: int = OPEN_US, step_us: int
 
 
 def bars(*rows: dict[str, Any]) -> pa.Table:
-    """Return bars from the given fields; the others have defaults. `minute` counts from OPEN_US."""
+    """Return bars with the given fields and defaults for the others. `minute` counts from OPEN_US."""
     full: list[dict[str, Any]] = []
     for row in rows:
         row = dict(row)
@@ -80,7 +80,7 @@ def bars(*rows: dict[str, Any]) -> pa.Table:
 
 
 def values(*rows: dict[str, Any], names: Sequence[str] = ("sma_20",)) -> pa.Table:
-    """Return indicator values, like `bars`."""
+    """Return indicator values with the given fields and the defaults of `bars` for the others."""
     times = [row.get("time_us", OPEN_US + row.get("minute", 0) * MINUTE_US) for row in rows]
     columns = [
         timestamps(np.array(times, dtype=np.int64)),

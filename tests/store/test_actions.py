@@ -1,4 +1,4 @@
-"""Corporate actions: which of several are valid, and the closes that dividends refer to."""
+"""Corporate actions: the valid ones among several sources, and the closes before ex-dates."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def day(text: str) -> int:
 
 
 async def pay(store: Store, version: int, source: str, *rows: tuple[str, float], symbol: str = "GOOG") -> None:
-    """Store dividends of one record."""
+    """Store the dividends of one record."""
     table = pa.table(
         {
             "time": timestamps(np.array([day(row[0]) for row in rows])), "symbol": [symbol] * len(rows),
@@ -113,7 +113,7 @@ async def test_an_adjustment_contains_valid_actions_that_took_effect(store: Stor
         bars_of = await session.ohlcv.read("GOOG", "1d")
     assert len(nothing.ratios) == len(nothing.amounts) == 0
     assert (splits.ratios.tolist(), splits.amounts.tolist()) == ([2.0], [])
-    assert (every.amounts.tolist(), every.closes.tolist()) == ([1.0], [20.0]), "in shares of the ex-date"
+    assert (every.amounts.tolist(), every.closes.tolist()) == ([1.0], [20.0]), "the close is per share of the ex-date"
     assert every.bars(bars_of, daily=True).column("close").to_pylist() == [pytest.approx(20 * 0.95)]
     assert splits.sessions.tolist() == [day("2026-03-09")]
     assert splits.begins.tolist() == [day("2026-03-09") + 8 * HOUR_US]

@@ -47,7 +47,7 @@ async def tell(store: Store) -> list[tuple[str, int, bool]]:
     return [(one.rule.id, one.rule.revision, one.removed) for one in unsent]
 
 
-async def test_each_revision_is_logged_once_and_a_removed_rule_is_deleted_then(store: Store) -> None:
+async def test_each_revision_is_logged_once_and_a_removed_rule_is_deleted_after_logging(store: Store) -> None:
     await kept(store)
     assert await tell(store) == [("r", 1, False)]
     assert await tell(store) == []

@@ -94,7 +94,7 @@ async def test_a_withdrawal_deletes_a_forming_bar_of_its_own_version(store: Stor
     assert await closes(store) == [("final", 1.0, 1)], "a final bar of the same version stays"
 
 
-@pytest.mark.parametrize("count", [1, 40])  # from arrays, by COPY
+@pytest.mark.parametrize("count", [1, 40])  # 1 row is sent as arrays, 40 rows by COPY
 async def test_a_withdrawn_bar_disappears_from_the_list_of_symbols(store: Store, count: int) -> None:
     names = [f"S{i:02d}" for i in range(count)]
     minutes = [{"symbol": s, "minute": i, "price": float(i)} for s in names for i in range(3)]
@@ -161,7 +161,7 @@ async def test_historical_bars_compete_by_completeness_then_source_and_live_bars
         await put(store, bars(row), sources=sources)
 
     await history(1, "goodish", complete=False)
-    await history(2, "other")  # complete beats incomplete
+    await history(2, "other")  # a complete bar precedes an incomplete one
     await history(3, "best", complete=False)
     assert await closes(store) == [("final", 2.0, 2)]
     await history(4, "goodish")
@@ -197,13 +197,13 @@ async def test_a_kind_of_source_may_outrank_another_in_history(store: Store) -> 
     assert [close for _, close, _ in await closes(store)] == [1.0] * (len(OF_TICKS) + 1)
     await put(store, bars(*({**row, "source": "official"} for row in newer)), sources=order)
     assert [close for _, close, _ in await closes(store)] == [2.0] * (len(OF_TICKS) + 1)
-    # Historical rows have kind bars, independent of their reason.
+    # The kind of a historical row is bars, independent of its reason.
     late = {"minute": 0, "version": 3, "history": True, "price": 3.0, "source": "other", "reason": "ticks"}
     await put(store, bars(late), sources=order)
     assert (await closes(store))[0] == ("final", 2.0, 2)
 
 
-@pytest.mark.parametrize("count", [1, 40])  # from arrays, by COPY
+@pytest.mark.parametrize("count", [1, 40])  # 1 row is sent as arrays, 40 rows by COPY
 async def test_source_ranks_of_history_depend_on_symbol_and_interval(store: Store, count: int) -> None:
     order = SourceOrder(["a:bars@G* 1m", "b@^*", "b", "a"])
     symbols = {"GOOG": "1m", "GOLD": "5m", "^GSPC": "1m", "IBM": "1m"}
@@ -227,10 +227,10 @@ async def test_source_ranks_of_history_depend_on_symbol_and_interval(store: Stor
     async with store.session() as session:
         await session.script("TRUNCATE intraday_ohlcv")
     await put(store, bars(*second, *first), sources=order)
-    assert await found() == expected, "in one batch as one after the other"
+    assert await found() == expected, "one batch gives the same rows as two"
 
 
-async def test_daily_bars_have_a_table_of_their_own_over_centuries(store: Store) -> None:
+async def test_daily_bars_of_centuries_are_stored_in_their_own_table(store: Store) -> None:
     years = [0, 12_000, 40_000, 47_000]  # days since 1970
     await put(store, bars(*({"interval": "1d", "time_us": day * DAY_US, "price": float(day)} for day in years)))
     assert [close for _, close, _ in await closes(store, "1d")] == [float(day) for day in years]
@@ -253,7 +253,7 @@ async def test_a_limit_without_a_start_returns_the_newest_in_time_order(store: S
     assert await read(start_us=at, limit=2, newest_first=True) == [20_000, 19_900]
 
 
-async def test_the_newest_bars_of_many_symbols_come_in_one_read(store: Store) -> None:
+async def test_the_newest_bars_of_many_symbols_are_read_at_once(store: Store) -> None:
     rows = [{"symbol": s, "minute": i, "price": float(i)} for s in ("B", "A", "C") for i in range(10)]
     await put(store, bars(*rows, {"symbol": "A", "minute": 10, "state": "forming"}))
     async with store.read() as session:
@@ -277,7 +277,7 @@ async def test_symbols_are_listed_with_their_times_intervals_and_prices(store: S
     assert found[1]["last_price"] == 2.0
 
 
-async def test_values_go_to_their_tables_and_new_columns_are_added(store: Store) -> None:
+async def test_values_are_stored_in_their_tables_and_new_columns_are_added(store: Store) -> None:
     table = values(
         {"version": 1, "macd_12_26_9": 1.5, "sma_20": None},
         {"minute": 1, "version": 2, "state": "forming", "macd_12_26_9": 2.5},

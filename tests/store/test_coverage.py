@@ -41,7 +41,7 @@ async def put(store: Store, table: pa.Table, version: int) -> None:
 
 
 async def said(store: Store, interval: str = "1m") -> list[tuple[int, int, str, str]]:
-    """Return minutes, verdict and source of each stored answer, in time order."""
+    """Return (first minute, end minute, verdict, source) of each stored answer, in time order."""
     async with store.read() as session:
         found = (await session.answers.read(["GOOG"], interval, 0, OPEN_US + 100 * MINUTE_US)).get("GOOG")
     if found is None:
@@ -59,7 +59,7 @@ async def test_the_newest_answer_of_each_minute_wins_from_any_vendor(store: Stor
                                  (6, 8, "outage", "b")]  # fmt: skip
     async with store.read() as session:
         found = (await session.answers.read(["GOOG", "NONE"], "1m", OPEN_US, OPEN_US + 10 * MINUTE_US))["GOOG"]
-        assert found.verdict == ["quota", "outage", "outage", "answered"], "the oldest first"
+        assert found.verdict == ["quota", "outage", "outage", "answered"], "older versions precede newer ones"
         assert found.again_us.tolist() == [0, 0, 0, 0]
         assert await session.answers.read(["GOOG"], "1m", OPEN_US + 8 * MINUTE_US, OPEN_US + 9 * MINUTE_US) == {}
 
@@ -97,7 +97,7 @@ def test_segments_contain_the_newest_answer_of_each_instant(
         assert {i: p.answer[0] for p in pieces for i in range(p.start_us, p.end_us)} == {
             i: text for i, (_, text) in wanted.items()
         }
-        assert sum(p.end_us - p.start_us for p in pieces) == len(wanted), "none overlap"
+        assert sum(p.end_us - p.start_us for p in pieces) == len(wanted), "no segments overlap"
 
 
 async def test_answers_are_kept_as_long_as_the_bars_of_their_interval(store: Store) -> None:
@@ -105,7 +105,7 @@ async def test_answers_are_kept_as_long_as_the_bars_of_their_interval(store: Sto
     await put(store, answer(0, 5, "answered"), 1)
     async with store.session() as session:
         await retention(session, now)
-        assert len(await said(store)) == 1, "about 2012, but said today"
+        assert len(await said(store)) == 1, "an answer about 2012 that arrived today is kept"
         await session.execute("UPDATE answers SET arrived_at = '2012-07-01'")
         await session.execute(
             """INSERT INTO answers SELECT symbol, daily, from_time, to_time, source, verdict, note, again_at, version,
@@ -123,7 +123,7 @@ async def test_answers_are_kept_as_long_as_the_bars_of_their_interval(store: Sto
         await session.execute("UPDATE retention SET keep = '1 day' WHERE relation = 'intraday_ohlcv'")
         await retention(session, now)
     assert await said(store) == []
-    assert len(await said(store, "1d")) == len(await said(store, "1w")) == 1, "daily bars are kept for good"
+    assert len(await said(store, "1d")) == len(await said(store, "1w")) == 1, "daily bars have no retention"
 
 
 async def test_stored_bars_and_counts_contain_final_bars_only(store: Store) -> None:
@@ -165,13 +165,14 @@ async def look_at_many(store: Store) -> None:
 
 async def look_at_silences(store: Store) -> None:
     both = ["GOOG", "MSFT"]
-    await over(store, [1, 10], both)  # of one feed
+    await over(store, [1, 10], both)  # one covering feed
     await over(store, [4], both)
     await over(store, [2], ["MSFT"])
     await over(store, [3], both, whole=False)
-    await over(store, [4], ["MSFT"], feed="other")  # GOOG traded in it, or it does not carry GOOG; both count the same
+    # GOOG traded in `other`, or `other` does not carry GOOG. Both count alike.
+    await over(store, [4], ["MSFT"], feed="other")
     await over(store, [5], both)
-    await over(store, [5], ["GOOG"], feed="other", whole=False)  # it was not up throughout
+    await over(store, [5], ["GOOG"], feed="other", whole=False)  # `other` was not up for the whole minute
     await over(store, [6], ["GOOG"], feed="other")
     await over(store, [6], both)
     await over(store, [5], both, interval="5m")

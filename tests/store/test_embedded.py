@@ -105,7 +105,7 @@ def test_a_server_that_outlives_its_app_is_ended_by_the_next_start(
     tmp_path: Path, app: tuple[subprocess.Popen[str], int]
 ) -> None:
     process, pid = app
-    os.kill(pid, signal.SIGSTOP)  # it cannot receive the death signal
+    os.kill(pid, signal.SIGSTOP)  # a stopped process does not handle the death signal
     process.kill()
     process.wait()
     server = EmbeddedPostgres(tmp_path)
@@ -129,7 +129,9 @@ def test_a_status_file_with_the_pid_of_another_program_is_ignored(tmp_path: Path
         text = (tmp_path / "cluster" / "postmaster.pid").read_text()
     bystander = subprocess.Popen(["sleep", "100"])
     zombie = subprocess.Popen(["true"])
-    os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and its status was not collected
+    os.waitid(
+        os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT
+    )  # the process has ended, but its exit status is not collected
     try:
         for process in (bystander, zombie):
             stale = text.replace(text.split("\n")[0], str(process.pid), 1)

@@ -65,10 +65,10 @@ async def test_a_minute_without_trades_in_a_covering_feed_had_no_trade(store: St
     await lay(store, bars({"minute": 0, "source": "live"}, {"minute": 4, "source": "live"}))
     await over(store, [0, 4, 9])
     await over(store, [1, 2], ["GOOG", "MSFT"])
-    await over(store, [3], ["GOOG"], whole=False)  # the minute of the reconnection
+    await over(store, [3], ["GOOG"], whole=False)  # the feed reconnected in this minute
     assert await look(store, 5) == "h--oh"
     await over(store, [2], ["GOOG"], feed="other", whole=False)
-    assert await look(store, 5) == "h--oh", "one feed that was up for all of it is enough"
+    assert await look(store, 5) == "h--oh", "one feed that was up for the whole minute is enough"
 
 
 async def test_a_gap_in_the_minutes_of_a_feed_is_its_outage(store: Store) -> None:
@@ -76,10 +76,10 @@ async def test_a_gap_in_the_minutes_of_a_feed_is_its_outage(store: Store) -> Non
     await lay(store, bars({"minute": 0, "source": "live"}, {"minute": 7, "source": "live"}))
     await over(store, [0, 1, 6, 7])
     await state(store, "up", 6)
-    assert await look(store) == "h?oooo?h??"  # a covering feed lists silent symbols
+    assert await look(store) == "h?oooo?h??"  # GOOG is not listed as silent in minutes 1 and 6
     await over(store, [1, 6], ["GOOG"])
     assert await look(store) == "h-oooo-h??"
-    await over(store, range(10), feed="better")  # no record shows that it carries GOOG
+    await over(store, range(10), feed="better")  # no record shows that `better` carries GOOG
     assert await look(store) == "h-oooo-h??"
     await over(store, range(10), ["GOOG"], feed="better")
     assert await look(store) == "h------h--"
@@ -99,7 +99,7 @@ async def test_a_feed_in_state_down_is_down_until_now(store: Store) -> None:
         )
     assert codes(found["GOOG"]) == "ooo"
     await put_answer(store, answer(1, 5, "answered"), 1)
-    assert await look(store) == "h----ooooo", "whoever was asked knows better"
+    assert await look(store) == "h----ooooo", "a vendor's answer overrides an outage"
 
 
 async def test_a_silent_day_counts_if_the_feed_was_up_throughout(store: Store) -> None:

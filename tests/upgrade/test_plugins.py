@@ -1,6 +1,6 @@
 """Plug-in code of the pages of 28f7935 still works unchanged: imports, names, fields, arguments.
 
-A path or a name that has moved since works for one version, with a DeprecationWarning.
+A path or a name that has changed after 28f7935 works for one version, with a DeprecationWarning.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _takes(function: Callable[..., Any], wanted: list[str]) -> None:
 
 @pytest.mark.parametrize("module", PLUGINS)
 def test_a_moved_path_warns_with_the_new_path(module: str) -> None:
-    """Import in a separate process: it works, and a warning contains the new path."""
+    """Import in a separate process; check that the import works and that a warning contains the new path."""
     code = f"import {module}\nfrom {module} import {', '.join(PLUGINS[module])}"
     done = subprocess.run(
         [sys.executable, "-W", "always::DeprecationWarning", "-c", code], capture_output=True, text=True, check=False
@@ -101,7 +101,7 @@ print(len(compute([1.0 + i % 3 for i in range(99)], "TRIXEXAMPLE(5)")["trixexamp
 
 
 def installed(folder: Path) -> None:
-    """Install a package with the pages' vendor and indicators, like pip."""
+    """Install a package with the vendor and the indicators of the pages, as pip does."""
     (folder / "acme_tickerplant.py").write_text("\n".join([*page("vendors"), *page("acme")]))
     (folder / "my_package").mkdir()
     indicators = "\n".join(["from __future__ import annotations", *page("indicators")[1:]])

@@ -50,7 +50,7 @@ def stored(dsn: str, symbols: tuple[str, ...]) -> Counter[tuple[Any, ...]]:
 
 
 def in_file() -> Counter[tuple[Any, ...]]:
-    """Return the ticks of the killed replay's file."""
+    """Return the ticks of the killed replay's file with their counts."""
     return Counter(
         (symbol, datetime.fromisoformat(time), float(price), float(size), trade_id)
         for time, symbol, price, size, trade_id in ticks.rows()
@@ -58,7 +58,7 @@ def in_file() -> Counter[tuple[Any, ...]]:
 
 
 def logged(opened: Opened) -> Counter[tuple[Any, ...]]:
-    """Return the live ticks of the raw topic."""
+    """Return the live ticks of the raw topic with their counts."""
     found: Counter[tuple[Any, ...]] = Counter()
     for line in opened.run("tail", "raw", "--json", "--from", "earliest", "-n", "1000000", rate=0).splitlines():
         row = json.loads(line)

@@ -1,4 +1,4 @@
-"""The input files of the fixtures, generated from a seed: the same bytes on every machine."""
+"""Input files of the fixtures, generated from a seed. The bytes are the same on every machine."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import random
 from pathlib import Path
 
 START = dt.datetime(2026, 3, 4, 15, 0, tzinfo=dt.UTC)
-"""Start of the files and of the virtual clock of the plant that made the fixtures."""
+"""Start time of the files, and of the virtual clock of the plant that made the fixtures."""
 SYMBOLS = ("FILEA", "FILEB", "FILEC", "FILED")
 TICKS = 3_000
 SECONDS = 1_200
 
 
 def rows() -> list[tuple[str, str, str, str, str]]:
-    """Return (time, symbol, price, size, trade_id) of each tick, in order of time; some times are equal."""
+    """Return (time, symbol, price, size, trade_id) of each tick, in time order. Pairs of ticks have equal times."""
     drawn = random.Random(28_7935)
     prices = dict.fromkeys(SYMBOLS, 100.0)
     found = []

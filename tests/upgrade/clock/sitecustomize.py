@@ -1,8 +1,8 @@
-"""A clock of its own for a whole plant, so that a folder made long ago can be opened as if a moment had passed.
+"""A virtual clock for a whole plant, so that a test opens an old folder as if only a moment had passed.
 
-With this folder in `PYTHONPATH` every Python process reads its time from here. `UPGRADE_CLOCK` is
-`instant:virtual:rate`: at the real instant (ns since 1970) the clock shows `virtual`, and goes `rate` times as fast.
-Rate 0 stops it. Pauses and timeouts use the monotonic clock, and stay as they are.
+Every Python process with this folder in `PYTHONPATH` reads its time from this clock. `UPGRADE_CLOCK` is
+`instant:virtual:rate`. The clock shows `virtual` at the real time `instant` (both in ns since 1970), and runs `rate`
+times as fast. Rate 0 stops the clock. Pauses and timeouts use the monotonic clock, which is not changed.
 """
 
 from __future__ import annotations
