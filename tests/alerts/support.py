@@ -118,7 +118,7 @@ def delivering(log: EventLog, dsn: str, options: WebhookOptions) -> Iterator[Col
 
 @contextmanager
 def receiver(answer: Callable[[int], int]) -> Iterator[tuple[str, list[tuple[dict[str, str], bytes]]]]:
-    """Run a server that answers the n-th POST (n from 1) with status `answer(n)`. It does not answer if that is 0.
+    """Run a server that answers the n-th POST (n from 1) with status `answer(n)`. Status 0 means no answer.
 
     Yield its URL and the list of (headers, body) that it received.
     """

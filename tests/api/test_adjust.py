@@ -29,7 +29,7 @@ from tickerplant.store.repositories.actions import Actions
 from tickerplant.store.repositories.ohlcv import Ohlcv
 
 SPLIT = micros_of(dt.datetime(2026, 3, 11, tzinfo=dt.UTC))
-"""Time of a 4:1 split, a Wednesday."""
+"""Time of a 4:1 split. The day is a Wednesday."""
 DAYS = SPLIT + DAY_US * np.array([-7, -6, -5, -2, -1, 0, 1, 2, 5])
 CLOSES = np.array([400.0, 404.0, 396.0, 400.0, 408.0, 103.0, 102.0, 101.0, 104.0])
 EX_DATE = DAYS[7]

@@ -113,7 +113,7 @@ def test_pages_of_parts_are_consecutive(client: httpx.Client) -> None:
     assert found == whole["stretches"]
 
 
-def test_parts_as_csv_with_numeric_times(client: httpx.Client) -> None:
+def test_csv_contains_the_parts_with_numeric_times(client: httpx.Client) -> None:
     answered = client.get("/v1/coverage/GOOG", params=HOUR | {"format": "csv", "limit": "5", "times": "s"})
     rows = list(csv.DictReader(io.StringIO(answered.text)))
     assert list(rows[0]) == ["from", "to", "status", "bars", "source", "note", "again_at"]

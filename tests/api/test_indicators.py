@@ -168,7 +168,7 @@ def test_values_equal_those_of_the_stream(
             assert row[one] == (pytest.approx(stored[one], rel=1e-9) if stored[one] is not None else None)
 
 
-def test_pages_of_a_span_have_the_same_values_as_the_whole(client: httpx.Client) -> None:
+def test_pages_of_a_range_have_the_same_values_as_the_whole_range(client: httpx.Client) -> None:
     times, _ = within_the_day()
     start = f"start={times[350]}&end={times[460]}&times=us&interval=5m&period=20"
     whole = ask(client, f"/v1/indicators/BBANDS/EUR/USD?{start}&limit=200")
@@ -282,7 +282,7 @@ def test_an_invalid_request_gets_the_valid_choices(
     assert says in error["message"]
 
 
-def test_a_span_without_bars_is_empty(client: httpx.Client) -> None:
+def test_a_range_without_bars_is_empty(client: httpx.Client) -> None:
     made = ask(client, "/v1/indicators/RSI/MSFT?start=1970-01-01&end=1971-01-01")
     assert (made["count"], made["values"], made["computed_from"], made["limited"]) == (0, [], None, False)
 

@@ -41,7 +41,7 @@ def fill(store: MemoryStore) -> None:
         for n in range(24)
     ]
     rows += [{"time": T0, "symbol": "EUR/USD", "volume": 0.0, "open": float("nan"), "trades": None}]
-    # Thursday, Friday, Monday and Tuesday. Summer time in New York began on the Sunday between.
+    # Thursday, Friday, Monday and Tuesday. Summer time in New York began on the Sunday between them.
     rows += [{"time": MIDNIGHT + n * DAY, "symbol": "AAPL", "interval": "1d", "open": 10.0 + n} for n in (-4, -3, 0, 1)]
     store.tables["ohlcv"] = pa.Table.from_batches([bar_batch(rows)])
     values: list[dict[str, object]] = [{"time": T0 + n * MINUTE, "symbol": "AAPL", "rsi_14": None} for n in range(3)]
@@ -265,7 +265,7 @@ def test_errors_contain_a_hint(client: httpx.Client, path: str, status: int, wor
     assert words in f"{error['message']} {error['hint']}"
 
 
-def test_documented_errors_are_the_real_ones(client: httpx.Client) -> None:
+def test_the_api_returns_the_documented_errors(client: httpx.Client) -> None:
     schema = client.get("/openapi.json").json()
     assert "HTTPValidationError" not in schema["components"]["schemas"]
     for path, operations in schema["paths"].items():
@@ -468,7 +468,7 @@ def test_text_in_csv_is_quoted_only_if_necessary() -> None:
 
 
 def test_frames_do_not_wait_for_acknowledgements(log: EventLog, store: MemoryStore) -> None:
-    """Check the protocol of the socket: asyncio sets TCP_NODELAY only if it is TCP.
+    """Check the protocol of the socket: asyncio sets TCP_NODELAY only if the protocol is TCP.
 
     Without TCP_NODELAY the p99 latency of frames was 45 ms instead of 5 ms.
     """

@@ -98,7 +98,7 @@ async def test_a_snapshot_has_stored_bars_by_activity(log: EventLog, store: Memo
 async def test_since_resumes_without_gap_or_repeat(
     log: EventLog, store: MemoryStore, behind: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Check resumption from memory, which holds 50 records (5 missed), and from the log (300 missed)."""
+    """Resume after 5 missed records from memory, which holds 50, and after 300 missed records from the log."""
     monkeypatch.setattr("tickerplant.api.service.Hub", partial(Hub, ring_records=50))
     with serving(log, store) as (client, address, _):
         ticks(log, [(T0, "AAPL", -1.0)])

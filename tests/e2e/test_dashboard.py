@@ -49,7 +49,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Plant]
     process = plant.start("up", "--port", str(port), output=folder / "output")
     base = f"http://127.0.0.1:{port}"
     try:
-        until(lambda: process.poll() is not None or _healthy(base), "the plant", 120)
+        until(lambda: process.poll() is not None or _healthy(base), "the plant to start", 120)
         assert process.poll() is None, (folder / "output").read_text()
         yield base, plant
         os.kill(process.pid, signal.SIGINT)

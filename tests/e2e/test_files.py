@@ -72,7 +72,7 @@ def spy_stored(dsn: str, *, minutes: bool) -> list[Row]:
     return [bar for bar in stored_bars(dsn, "SPY", "1d") if (bar[0] >= SPY_FROM_MINUTES) == minutes]
 
 
-def test_trades_of_a_parquet_file_are_stored_once_and_make_bars(dsn: str) -> None:
+def test_trades_of_a_parquet_file_are_stored_once_and_aggregated_to_bars(dsn: str) -> None:
     assert data.trades().repeats > 20
     trades = data.trades().frame
     stored = rows(dsn, "SELECT time, trade_id, price, size FROM realtime_prices WHERE symbol = 'BTCUSDT'")
@@ -85,7 +85,7 @@ def test_minutes_round_the_clock_are_stored_unchanged(dsn: str) -> None:
     assert [bar[:6] for bar in stored_bars(dsn, "BTCPERP", "1m")] == coin().rows()
 
 
-def test_minutes_round_the_clock_make_five_minutes_and_utc_days(dsn: str) -> None:
+def test_minutes_round_the_clock_are_rolled_up_to_five_minutes_and_utc_days(dsn: str) -> None:
     assert_bars(stored_bars(dsn, "BTCPERP", "5m"), bars_of_bars(coin(), FIVE))
     assert_bars(stored_bars(dsn, "BTCPERP", "1d"), bars_of_bars(coin(), pl.col("time").dt.truncate("1d")))
 
@@ -97,7 +97,7 @@ def test_indicators_on_minutes_round_the_clock_equal_ta_lib(dsn: str) -> None:
 
 def test_minutes_in_new_york_time_are_stored_in_utc(dsn: str) -> None:
     stored = stored_bars(dsn, "SPY", "1m")
-    # New York's sessions begin at 09:30: 13:30 UTC until 2020-11-01, 14:30 UTC after it.
+    # Summer time ended on 2020-11-01: sessions begin at 13:30 UTC before it, and at 14:30 UTC after it.
     opens = [stored[391 * session][0].isoformat()[5:16] for session in range(4)]
     assert opens == ["10-29T13:30", "10-30T13:30", "11-02T14:30", "11-03T14:30"]
     assert [bar[:6] for bar in stored] == spy_minutes().rows()

@@ -77,7 +77,7 @@ def test_five_separate_services_form_one_plant_and_stop_in_order(
     until(comes(newest), "a live bar", 60)
     first = newest()
     until(comes(lambda: newest() != first), "the bar to change", 30)
-    until(comes(lambda: get(f"{base}/health").get("status") == "ok"), "health", 30)
+    until(comes(lambda: get(f"{base}/health").get("status") == "ok"), "a healthy plant", 30)
     assert (first["source"], first["state"]) == ("sandbox", "forming")
     assert first["trades"] > 0
     for name, process in running.items():  # feeds stop first, as with `up`

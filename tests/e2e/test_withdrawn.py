@@ -52,7 +52,7 @@ def analytics(log: EmbeddedLog) -> Iterator[None]:
 
 
 class Bars:
-    """Writer of bars in place of aggregation. Each record has the next version."""
+    """Writer of bars that replaces the aggregation service. Each record has the next version."""
 
     def __init__(self, log: EmbeddedLog) -> None:
         self._writer = log.writer("aggregation")

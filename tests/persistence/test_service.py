@@ -40,7 +40,7 @@ def log(tmp_path: Path) -> Iterator[EmbeddedLog]:
 
 
 class Feed:
-    """Writer of records in place of the upstream services."""
+    """Writer of records that replaces the upstream services."""
 
     def __init__(self, log: EmbeddedLog) -> None:
         self._log = log

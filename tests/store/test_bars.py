@@ -94,7 +94,7 @@ async def test_a_withdrawal_deletes_a_forming_bar_of_its_own_version(store: Stor
     assert await closes(store) == [("final", 1.0, 1)], "a final bar of the same version stays"
 
 
-@pytest.mark.parametrize("count", [1, 40])  # 1 row is sent as arrays, 40 rows by COPY
+@pytest.mark.parametrize("count", [1, 40])  # few rows are sent as arrays, many by COPY
 async def test_a_withdrawn_bar_disappears_from_the_list_of_symbols(store: Store, count: int) -> None:
     names = [f"S{i:02d}" for i in range(count)]
     minutes = [{"symbol": s, "minute": i, "price": float(i)} for s in names for i in range(3)]
@@ -203,7 +203,7 @@ async def test_a_kind_of_source_may_outrank_another_in_history(store: Store) -> 
     assert (await closes(store))[0] == ("final", 2.0, 2)
 
 
-@pytest.mark.parametrize("count", [1, 40])  # 1 row is sent as arrays, 40 rows by COPY
+@pytest.mark.parametrize("count", [1, 40])  # few rows are sent as arrays, many by COPY
 async def test_source_ranks_of_history_depend_on_symbol_and_interval(store: Store, count: int) -> None:
     order = SourceOrder(["a:bars@G* 1m", "b@^*", "b", "a"])
     symbols = {"GOOG": "1m", "GOLD": "5m", "^GSPC": "1m", "IBM": "1m"}

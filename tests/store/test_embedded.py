@@ -129,9 +129,7 @@ def test_a_status_file_with_the_pid_of_another_program_is_ignored(tmp_path: Path
         text = (tmp_path / "cluster" / "postmaster.pid").read_text()
     bystander = subprocess.Popen(["sleep", "100"])
     zombie = subprocess.Popen(["true"])
-    os.waitid(
-        os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT
-    )  # the process has ended, but its exit status is not collected
+    os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)  # it ends, but its exit status is not collected
     try:
         for process in (bystander, zombie):
             stale = text.replace(text.split("\n")[0], str(process.pid), 1)

@@ -146,7 +146,7 @@ async def test_daily_bars_are_pending_until_their_session_is_over(store: Store) 
     assert np.array_equal(late["GOOG"].starts, [day])
 
 
-async def test_a_request_larger_than_memory_is_refused(store: Store) -> None:
+async def test_a_request_for_too_many_intervals_is_refused(store: Store) -> None:
     async with store.read() as reading:
         with pytest.raises(BadInput, match="a symbol has more than 2,000,000 intervals of 1m"):
             await reading.statuses.of({"GOOG": calendar("XNYS")}, "1m", 0, NOW, NOW)

@@ -11,7 +11,7 @@ from tickerplant.store.migrations import all_migrations, migrate, render, status
 NAMES = [migration.name for migration in all_migrations()]
 
 
-async def test_migrating_twice_is_harmless_and_status_lists_the_applied(empty_dsn: str) -> None:
+async def test_migrating_twice_is_harmless_and_status_lists_applied_migrations(empty_dsn: str) -> None:
     store = await Store.open(empty_dsn, max_size=2)
     assert (await status(store)).pending == tuple(NAMES)
     assert await migrate(store) == NAMES

@@ -35,7 +35,7 @@ async def over(
     step_us: int = MINUTE_US,
     begin_us: int = OPEN_US,
 ) -> None:
-    """Store completed intervals of a feed in the partition of GOOG: one traded symbol, and silent ones."""
+    """Store completed intervals of a feed in the partition of GOOG: BUSY as traded, and silent symbols."""
     names = ["BUSY", *silent]
     batch = pa.RecordBatch.from_arrays(
         [pa.array(names).dictionary_encode(), pa.array([name == "BUSY" for name in names])], schema=schemas.COVERAGE

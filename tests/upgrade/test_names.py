@@ -26,7 +26,7 @@ SETTINGS: list[dict[str, Any]] = NAMES["settings"]
 
 
 def check(setting: dict[str, Any], flags: dict[str, Any], kept_out: str = "data") -> None:
-    """Load the settings; check that only `setting` is not a default, and check its value."""
+    """Load the settings; check that only `setting` has a given value, and that the value is right."""
     loaded = load(flags)
     given = [
         row for row in rows(loaded) if row.origin != "default" and (row.name != kept_out or setting["name"] == "data")

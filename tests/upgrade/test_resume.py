@@ -1,6 +1,6 @@
 """This version resumes a killed plant of 28f7935 at its positions.
 
-The fixtures contain a killed file feed, a finished one, a live feed and a backfill. They contain snapshots of
+The fixtures contain a killed and a finished file feed, a live feed and a backfill. They contain snapshots of
 aggregation and analytics older than the log's end, a store behind the log, retention holds, alerts and settings.
 """
 

@@ -112,7 +112,7 @@ def test_an_order_may_exceed_the_settings(plant: Plant) -> None:
     assert said["gaps"] == []
 
 
-def test_the_command_orders_a_backfill_of_a_running_plant_and_shows_its_result(
+def test_the_command_orders_a_backfill_from_a_running_plant_and_shows_its_result(
     tmp_path: Path, vendor: dict[str, Any]
 ) -> None:
     plant = plant_on(tmp_path, vendor, TICKERPLANT_HISTORY="1d:5", TICKERPLANT_API__PORT="0")

@@ -264,7 +264,7 @@ def test_a_store_of_a_lost_log_continues_with_a_new_one_after_adopt(tmp_path: Pa
         assert say(plant, "create-topics", *other).code == 0
         assert_refused(say(plant, "adopt", "--yes", *other), 1, "generation 1", "that does not exist yet")
 
-        # Every command refuses a new log until `adopt`.
+        # Every command refuses a new log before `adopt --yes`.
         lost_log(plant)
         for command in (["replay", file], ["run", "persistence"]):
             assert_refused(ask(plant, *command), 1, "this log is new", "`tickerplant adopt --yes`")

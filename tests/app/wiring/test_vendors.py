@@ -1,4 +1,4 @@
-"""Vendors and quotas of the settings, the request scheduler made of them, and the command `vendors`."""
+"""Vendors and quotas in the settings, the request scheduler, and the command `vendors`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def acme(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Install a package with a vendor of daily bars, 50 credits per day, and return its folder."""
+    """Install a package with a vendor of daily bars (50 credits per day), and return its folder."""
     folder = tmp_path / "packages"
     folder.mkdir()
     install(folder, "acme-tickerplant", {"acme": "acme_tickerplant:provider"})
@@ -64,9 +64,7 @@ def test_vendors_with_keys_precede_yahoo(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not settings.wants_sandbox
     order = vendors.orders(settings)
     assert order["daily"] == order["intraday"] == ("alphavantage", "acme", "yahoo")
-    assert order["actions"] == ("yahoo", "acme", "alphavantage"), (
-        "vendors with cheaper action requests precede others"
-    )
+    assert order["actions"] == ("yahoo", "acme", "alphavantage"), "vendors with cheaper action requests precede others"
     assert order["stream"] == ("alphavantage", "acme")
     both = settings_of(monkeypatch, TWELVE_DATA_KEY="k", INTRADAY="yahoo, twelvedata", ACTIONS="none")
     order = vendors.orders(both)
