@@ -6,7 +6,7 @@ from tickerplant.core.errors import TickerplantError
 
 
 class PostFailed(TickerplantError):
-    """The receiver did not accept a webhook. `gone`: it answered that it never will (410)."""
+    """The receiver did not accept a webhook. `gone` is true after an answer 410: a retry cannot help."""
 
     def __init__(self, reason: str, *, gone: bool = False) -> None:
         super().__init__(reason)

@@ -13,15 +13,15 @@ from tickerplant.core.metrics import MetricSpec
 
 DELIVERED: Final = MetricSpec(
     "tickerplant_alert_webhooks_delivered", "counter", "Webhooks of alerts that the receiver accepted.",
-    "Flat while /v1/alerts/firings has new alerts: see their `webhook`.",
+    "Flat while /v1/alerts/firings shows new alerts: see their `webhook`.",
 )  # fmt: skip
 FAILED_ATTEMPTS: Final = MetricSpec(
     "tickerplant_alert_webhooks_failed_attempts", "counter", "Attempts to send a webhook that failed.",
     "Growing: a receiver is unavailable or refuses; /v1/alerts/firings shows the receiver and the error.",
 )  # fmt: skip
 GIVEN_UP: Final = MetricSpec(
-    "tickerplant_alert_webhooks_given_up", "counter", "Webhooks that were given up: too old, or their rule is gone.",
-    "Above 0: no webhook reported these alerts; /v1/alerts/firings has them.",
+    "tickerplant_alert_webhooks_given_up", "counter", "Webhooks given up: too old, refused (410), or without a rule.",
+    "Above 0: no webhook reported these alerts; /v1/alerts/firings shows them.",
 )  # fmt: skip
 CATALOGUE: Final = (DELIVERED, FAILED_ATTEMPTS, GIVEN_UP)
 
@@ -36,7 +36,7 @@ class DeliveryCounters:
 
 
 class DeliveryMetrics:
-    """The catalogue in a registry; a scrape reads the counters."""
+    """Registers the catalogue in a registry. Each scrape reads the counters."""
 
     def __init__(self, registry: CollectorRegistry, counters: DeliveryCounters) -> None:
         self._registry = registry
@@ -44,7 +44,7 @@ class DeliveryMetrics:
         registry.register(self)
 
     def collect(self) -> Iterable[Metric]:
-        """Return the counters. Called by prometheus_client."""
+        """Yield one counter per entry of the catalogue. Called by prometheus_client."""
         counters = self._counters
         values = (counters.delivered, counters.failed_attempts, counters.given_up)
         for spec, value in zip(CATALOGUE, values, strict=True):

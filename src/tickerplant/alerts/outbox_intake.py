@@ -1,11 +1,11 @@
-"""Alerts from the log into the outbox of the store, in its own thread.
+"""The intake of alert delivery: copies alerts from the log into the store's outbox, in its own thread.
 
 A consumer group on `market.alerts`:
 
 1. Store each alert whose rule has a webhook in the outbox (once per alert id, flushed to disk).
 2. Commit the group's position.
 
-A kill between them reads the alerts again, which changes nothing in the outbox. No alert is lost.
+After a kill between the two steps, the alerts are read again. Storing them again changes nothing. No alert is lost.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class OutboxIntake:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ask the thread to end; returns at once."""
+        """Request the end of the thread, and return at once."""
         self._stopping.set()
         if self._reader is not None:
             self._reader.wake()
@@ -104,7 +104,10 @@ class OutboxIntake:
 
 
 def alerts_of(consumed: ConsumedRecord) -> list[tuple[str, str, str]]:
-    """Return (alert_id, rule_id, body) of each alert of a record; [] for a record that cannot be read."""
+    """Return (alert_id, rule_id, body) of each alert of a record.
+
+    `body` is the JSON text of the webhook. [] for an unreadable record, or a record of another type.
+    """
     try:
         record = records.decode(consumed.value)
     except UnreadableRecord as error:

@@ -30,7 +30,7 @@ class AlertDelivery:
         self._opening = asyncio.Lock()
 
     async def run(self) -> None:
-        """Deliver until cancelled. While the log or the store is unavailable, it waits and tries again."""
+        """Deliver until cancelled. Waits and retries while the log or the store is unavailable."""
         metrics = DeliveryMetrics(self._registry, self.counters)
         sender = WebhookSender(self._open_store, self._options, self.counters)
         intake = OutboxIntake(self._log, self._open_store, self._options.member, on_new=sender.wake)

@@ -13,7 +13,7 @@ ALERT_ID: Final = "X-Tickerplant-Alert-Id"
 
 
 def headers_of(post: PendingWebhook, now_s: int) -> dict[str, str]:
-    """Return the headers of a webhook. It is signed if its rule has a secret."""
+    """Return the headers of a webhook, with a signature if its rule has a secret."""
     headers = {"Content-Type": "application/json", ALERT_ID: post.alert_id}
     if post.secret:
         headers[SIGNATURE] = signature(post.secret, post.body.encode(), now_s)

@@ -18,7 +18,7 @@ GONE: Final = 410
 class _PublicOnlyTransport(httpx.AsyncHTTPTransport):
     """Resolves the host itself and connects to the address that it has checked.
 
-    A name that resolves to another address a moment later therefore cannot pass the check.
+    A name that resolves to another address a moment later therefore cannot bypass the check.
     """
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -54,7 +54,7 @@ class WebhookClient:
         self._timeout_s = timeout_s
         limits = httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=8, keepalive_expiry=5.0)
         kind = httpx.AsyncHTTPTransport if private else _PublicOnlyTransport
-        # With an explicit transport httpx ignores proxies of the environment, which could reach private addresses.
+        # An explicit transport makes httpx ignore proxies of the environment, which could reach private addresses.
         self._client = httpx.AsyncClient(
             transport=kind(limits=limits, retries=0),
             timeout=timeout_s,

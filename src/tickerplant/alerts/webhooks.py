@@ -11,8 +11,8 @@ receiver can ignore a repeat by its alert id. A webhook that has failed for `ret
 firings and the health check report it.
 
 Memory contains only webhooks in flight: at most `MAX_IN_FLIGHT`, and `MAX_PER_RECEIVER` per receiver. A slow receiver
-delays no other. A receiver that is down for a day costs only rows of the outbox table. Alerts of one rule may arrive in
-a different order than they fired.
+delays no other. A receiver that is down for a day costs only rows of the outbox table. Alerts of one rule may arrive
+out of order.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     from tickerplant.alerts.webhook_client import WebhookClient
 
 MAX_IN_FLIGHT: Final = 32
-"""Maximum webhooks that are being sent."""
+"""Maximum webhooks in flight."""
 MAX_PER_RECEIVER: Final = 4
-"""Maximum webhooks that one claim takes for one receiver."""
+"""Maximum webhooks per receiver in one claim."""
 CLAIM_MARGIN_S: Final = 5.0
 """Seconds by which a claim is longer than the time limit of an attempt."""
 POLL_S: Final = 5.0
@@ -81,7 +81,7 @@ class WebhookSender:
         self._due.set()
 
     async def run(self) -> None:
-        """Send due webhooks until cancelled. While the store is unavailable, it waits."""
+        """Send due webhooks until cancelled. Waits while the store is unavailable."""
         while True:
             self._due.clear()
             try:
@@ -98,7 +98,7 @@ class WebhookSender:
                     await self._due.wait()
 
     async def finish_in_flight(self) -> None:
-        """Wait for webhooks in flight, at most `DRAIN_S`, cancel the rest, and close the connections."""
+        """Wait for webhooks in flight, at most `DRAIN_S`; cancel the others and close the connections."""
         tasks = [task for _, task in self._in_flight.values()]
         if tasks:
             await asyncio.wait(tasks, timeout=DRAIN_S)
@@ -124,7 +124,7 @@ class WebhookSender:
             next_s = await Outbox(session).next_s()
         if next_s is None:
             return POLL_S
-        # A due webhook that was not claimed waits for its busy receiver; the end of that attempt calls `wake`.
+        # A due webhook that was not claimed waits for a busy receiver; the end of the running attempt calls `wake`.
         return min(POLL_S, next_s) if next_s > 0 else POLL_S
 
     async def _send(self, post: PendingWebhook) -> None:
