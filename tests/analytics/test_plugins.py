@@ -79,7 +79,7 @@ def test_a_broken_plugin_is_reported_and_the_others_work(tmp_path: Path) -> None
         ("empty", "the module empty declares no indicator"),
         ("fails", "ZeroDivisionError: division by zero"),
         ("leaves", "SystemExit: 3"),
-        ("other", "the entry is neither a subclass of Indicator nor a module of such"),
+        ("other", "the entry is neither a subclass of Indicator nor a module with subclasses"),
         ("taken", "the indicator name RSI is already in use"),
     ]
     for line, (name, reason) in zip(lines, begins, strict=True):

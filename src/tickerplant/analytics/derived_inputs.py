@@ -12,7 +12,7 @@ from tickerplant.core.sessions import NO_SESSION, Calendar, Calendars
 from tickerplant.core.times import DAY_US, BoolArray, Float64Array, Int64Array
 
 DERIVED = {"vwap": ("high", "low", "close"), "session": ("time",)}
-"""The columns from which an input is derived if its own column is missing."""
+"""Columns from which an input is derived if its own column is missing."""
 
 
 def fill_vwap(
@@ -40,8 +40,8 @@ def input_column(
 
     Every needed column must exist (`missing_column` returns None).
 
-    A missing column `vwap` is replaced by the typical price, as is a missing value. A missing column `session` is
-    replaced by the UTC date in days since 1970. `times` are microseconds since 1970.
+    The typical price replaces a missing column `vwap` and each missing value of this column. The UTC date in days since
+    1970 replaces a missing column `session`. `times` returns microseconds since 1970.
     """
     if name == "session" and name not in names:
         return (times() // DAY_US).astype(np.float64)
@@ -76,7 +76,7 @@ class SessionNumbers:
         self._add_symbols(known)
         if by_date.all():
             return (times // DAY_US).astype(np.float64)
-        if len(times) and (times == times[0]).all():  # as in most records
+        if len(times) and (times == times[0]).all():  # true for most records
             distinct, inverse = times[:1], np.zeros(1, dtype=np.int64)
         else:
             distinct, inverse = np.unique(times, return_inverse=True)

@@ -1,8 +1,8 @@
 """Engine values as batches of `Values` records.
 
-Intervals with the same columns share a batch. Values of forming bars contain the columns of the forming indicators
-only, so they have their own batches, after those of closed bars. Rows are ordered by interval, then time, then the row
-number of the symbol. If all rows of an interval have one time, they keep the order of the bars.
+Intervals with the same columns share a batch. Values of forming bars contain only the columns of the forming
+indicators, so they have their own batches, after the batches of closed bars. Rows are ordered by interval, then time,
+then the row number of the symbol. If all rows of an interval have one time, they keep the order of the bars.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _STATES = pa.array(schemas.STATES)
 
 
 def value_batches(made: Sequence[IntervalValues], symbols: pa.Array) -> list[pa.RecordBatch]:
-    """Return the batches for the values of one input record. `symbols` are those of the engine, in row order."""
+    """Return the batches for the values of one input record. `symbols` are the engine's symbols in row order."""
     ordered = sorted(made, key=lambda part: (_is_forming(part), part.columns))  # stable: intervals keep their order
     found = []
     for _, group in groupby(ordered, key=lambda part: (_is_forming(part), part.columns)):

@@ -64,7 +64,7 @@ def _indicators(loaded: Any) -> list[type[Indicator]]:
         if own:
             return own
         raise BadInput(f"the module {loaded.__name__} declares no indicator")
-    raise BadInput("the entry is neither a subclass of Indicator nor a module of such")
+    raise BadInput("the entry is neither a subclass of Indicator nor a module with subclasses")
 
 
 _OWN_PREFIX: Final = "tickerplant."

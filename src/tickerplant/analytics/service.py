@@ -4,11 +4,11 @@ It reads the store in two places. Each reads rows and positions in one REPEATABL
 commits together with a snapshot. A restart therefore does not depend on the store's content at that time.
 
 - A partition without a snapshot starts with the whole stored history of its series (`_BootstrapFactory`).
-- Queued series are computed again between batches, once the store has applied enough of the log
+- Queued series are computed again between batches, after the store has applied enough of the log
   (`_StoreStage.run_background_work`). Records between the store's position and that of the state are overlaid on the
   stored bars.
 
-Without a store, or while it is unavailable, the service continues and series remain queued.
+The service continues without a store, or while the store is unavailable. Series then remain queued.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ from tickerplant.log.processor import SNAPSHOT_RECORDS, Bootstrap, Processor
 
 GROUP: Final = "analytics"
 RECOMPUTE_BARS: Final = 100_000
-"""Maximum stored bars that are computed again between two batches; a single series may exceed it. With the default
-indicators this delays live bars by some 0.15 s, several times the cost of the snapshot that commits with them."""
+"""Maximum stored bars that are computed again between two batches; a single series may exceed it. They delay live
+bars by some 0.15 s with the default indicators, several times the cost of the snapshot that commits with them."""
 RECOMPUTE_SERIES: Final = 64
 MAX_OVERLAY_RECORDS: Final = 500
 """Maximum records between the store's position and that of the state when series are computed again. They are read
@@ -54,7 +54,7 @@ STORE_RETRY_S: Final = 1.0
 """Seconds between attempts to reach an unavailable store."""
 BOOTSTRAP_TIMEOUT_S: Final = 30.0
 """Seconds that a bootstrap waits for an unavailable store. Afterwards the partition starts with the retained records,
-and its series are computed again once the store is available."""
+and its series are computed again when the store is available."""
 PROGRESS_LOG_S: Final = 5.0
 
 log = structlog.get_logger(__name__)
@@ -126,7 +126,7 @@ class _StoreStage(Stage):
             return None
 
     def _recompute_some(self, session: HistorySession, position: int) -> list[Output] | None:
-        """Compute some queued series; None if the store is not far enough for any of them, or too far behind."""
+        """Compute some queued series and return their values. None if no series is ready, or the store lags too far."""
         pure, shared = self._pure, self._shared
         if position - session.position > MAX_OVERLAY_RECORDS:
             return None
@@ -159,7 +159,7 @@ class _StoreStage(Stage):
 
 
 class _Shared:
-    """Shared by the stages of this process: log, store connection, counters and the stop event."""
+    """Objects that the stages of this process share: log, store connection, counters and the stop event."""
 
     def __init__(
         self, event_log: EventLog, dsn: str, counters: AnalyticsCounters, metrics: Callable[[Any], None] | None
@@ -206,7 +206,7 @@ class _Shared:
 
 
 class _Factory:
-    """Makes stages, new ones and those restored from snapshots."""
+    """Makes stages: new, or restored from snapshots."""
 
     format = FORMAT
 
@@ -220,8 +220,8 @@ class _Factory:
 class _BootstrapFactory:
     """Makes the stage of a partition without a snapshot from stored history.
 
-    The state is that of the store's position. Reading starts at the group's position, or at the first retained record;
-    the state already contains the records before the store's position.
+    The state is that of the store's position. Reading starts at the smaller of the store's and the group's position,
+    but not before the first retained record. The state already contains the records before the store's position.
     """
 
     def __init__(self, shared: _Shared) -> None:
@@ -242,7 +242,7 @@ class _BootstrapFactory:
                 log.warning("waiting for the store before starting", partition=source.partition, error=str(error))
                 if time.monotonic() > deadline or isinstance(error, StoreMismatch):
                     pure = AnalyticsStage()
-                    pure.begin(shared.rules(), 0, cold=True)  # the rules come from the log
+                    pure.begin(shared.rules(), 0, cold=True)  # the rules are read from the log
                     return Bootstrap(earliest, _StoreStage(pure, shared, source.partition))
                 if shared.stop.wait(STORE_RETRY_S):
                     raise Stopped from error
@@ -295,7 +295,7 @@ class _BootstrapFactory:
 def _read_ahead(
     session: HistorySession, wanted: Sequence[Series]
 ) -> Generator[tuple[Series, pa.RecordBatch], None, None]:
-    """Yield the history of each series, reading the next one meanwhile. Close it before the session."""
+    """Yield the history of each series, reading the next one meanwhile. Close the generator before the session."""
     with ThreadPoolExecutor(1, thread_name_prefix="stored-bars") as executor:
         coming = executor.submit(session.bars, wanted[0]) if wanted else None
         for number, series in enumerate(wanted, 1):

@@ -1,4 +1,4 @@
-"""The whole state of a partition as bytes, and back. Equal states give equal bytes: only retained data is included."""
+"""Conversion of a partition's state to bytes and back. Equal states give equal bytes, with retained data only."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ FORMAT: Final = 2
 class PartitionState:
     """The state of a partition's stage.
 
-    `clock_us` and `cause` are the newest sending time and the newest cause in the log. `known_to`: the state was made
-    from the store and contains all records before that offset. `has_rules`: it was made under the newest rules.
-    `cold`: it could not be made from the store, because the store was unavailable.
+    `clock_us` and `cause` are the newest sending time and the newest cause of the applied records. A state that was
+    made from the store contains all records before the offset `known_to`. `has_rules` is true if this state was made
+    under the rules of the log. `cold` is true if the store was unavailable.
     """
 
     engine: Engine
@@ -81,7 +81,7 @@ class _StoredState(msgspec.Struct, array_like=True):
     symbols: list[str]
     intervals: list[_StoredInterval]
     alerts: _StoredAlerts | None = None
-    """Also None in snapshots of a version without alerts. Snapshots of a version without marks end here."""
+    """None if there are no rules, and in snapshots of versions without alerts. Versions without marks end here."""
     cause: int = 0
     known_to: int = 0
     has_rules: bool = False

@@ -99,7 +99,8 @@ class Splits:
     ) -> dict[str, Float64Array]:  # fmt: skip
         """Return the columns with the bars at the indices `which` adjusted.
 
-        `rows` contains each bar's symbol as an index into `names`. `daily` bars have the date of their session as time.
+        `rows` contains each bar's symbol as an index into `names`. The time of `daily` bars is the date of their
+        session.
         """
         factors = np.ones(len(times))
         for row in np.unique(rows[which]).tolist():
@@ -111,13 +112,13 @@ class Splits:
         }
 
     def factors(self, symbol: str, times: Int64Array, *, daily: bool) -> Float64Array:
-        """Return `adjustment.split_factors` for a symbol's bars."""
+        """Return the factor of each of a symbol's bars (`adjustment.split_factors`)."""
         known = self.effective.get(symbol, {})
         starts = [session if daily else self.start_of(symbol, session) for session in known]
         return split_factors(times, np.array(starts, dtype=np.int64), np.array(list(known.values()), dtype=np.float64))
 
     def start_of(self, symbol: str, session_us: int) -> int:
-        """Return the start of a session, extended hours included. For a date without a session: its 00:00 UTC."""
+        """Return the start of a session, extended hours included. A date without a session starts at 00:00 UTC."""
         key = (symbol, session_us)
         if key not in self._starts:
             try:

@@ -4,12 +4,12 @@ The outputs of one step are closed values, then forming values, then fired alert
 and `cause` of the record that caused them. `Mark` and `End` records are passed on unchanged, so that a reader of
 `market.analytics` sees the progress.
 
-Series that memory is too short for are queued (`recompute_queue`) and computed from stored history between two records:
-`due` returns them, `recompute` computes one. Its values carry the newest cause that the state has seen. Nothing newer
-has been published for these bars, and a later value wins.
+A series that memory is too short for is queued (`recompute_queue`) and computed from stored history between two
+records. `due` returns the series that may be computed, and `recompute` computes one. Its values carry the newest cause
+of the applied records. Nothing newer has been published for these bars, and a later value wins.
 
 A state that was made from the store (`begin`) already contains all records before `known_to`. The stage only determines
-which series those records changed. It publishes these series from its state once `known_to` is reached.
+which series those records changed. It publishes these series from its state when it reaches `known_to`.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ class AnalyticsStage(Stage):
     def begin(self, rules: Rules | None, known_to: int, *, cold: bool = False) -> None:
         """Initialise a state that will contain all records before the offset `known_to`.
 
-        `rules`: the current rules, if known. `cold`: the store should have been read, but was unavailable.
+        `rules` are the current rules; None if unknown. `cold` means that the store was unavailable.
         """
         state = self._state
         if rules is not None:
             try:
                 self.engine.apply_rules(rules)
                 self.alerts.apply_rules(rules)
-            except (BadInput, ConfigError):  # its record will become a dead letter
+            except (BadInput, ConfigError):  # the record of these rules will become a dead letter
                 rules = None
         state.known_to, state.has_rules, state.cold = known_to, rules is not None, cold
 
@@ -77,7 +77,7 @@ class AnalyticsStage(Stage):
             self._queue_symbols(self.engine.splits.activate_due(state.clock_us), consumed.offset)
             return self._apply(record, consumed.offset)
         except (UnreadableRecord, ConfigError, BadInput) as error:
-            return [dead_letter(consumed, str(error), consumed.appended_at_us)]  # its own time may be unreadable
+            return [dead_letter(consumed, str(error), consumed.appended_at_us)]  # the record's time may be unreadable
 
     def snapshot(self) -> bytes:
         """Return the whole state."""
@@ -116,7 +116,7 @@ class AnalyticsStage(Stage):
     def recompute(self, series: Series, bars: pa.RecordBatch) -> Iterator[Output]:
         """Make a series' state from its whole history (`Engine.rebuild`) and yield the changed values as records.
 
-        The caller must exhaust the iterator; the state is incomplete before.
+        The caller must exhaust the iterator; until then the state is incomplete.
         """
         mark = self.recompute_queue.remove(series)
         state = self._state
@@ -170,7 +170,7 @@ class AnalyticsStage(Stage):
         return result
 
     def _apply_alert_rule(self, header: records.AlertRule, offset: int) -> None:
-        """Apply an alert rule, and queue its series so that its indicators too count from the first stored bar."""
+        """Apply an alert rule, and queue its series, so that its indicators count from the first stored bar."""
         self.alerts.apply_alert_rule(header, self.engine)
         series = Series(header.rule.interval, header.rule.symbol)
         if not header.removed and self.alerts.watches(series):

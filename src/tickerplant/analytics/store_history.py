@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class StoreConnection:
-    """One connection to the store for threads without an event loop, one at a time. Opened on first use."""
+    """One connection to the store for a thread without an event loop, opened on first use."""
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn

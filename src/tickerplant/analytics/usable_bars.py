@@ -11,7 +11,7 @@ from tickerplant.core.times import BoolArray, Float64Array
 
 PRICES: Final = ("open", "high", "low", "close")
 MAX_VALUE: Final = 1e100
-"""Largest usable price or size. The sum of squares of larger ones over a window would overflow float64."""
+"""Largest usable price or size. The sum of squares of larger values could overflow float64."""
 
 
 def usable(columns: Iterable[Float64Array], rows: int) -> BoolArray:

@@ -2,16 +2,17 @@
 
 A `WatchEngine` computes the operands of the rules. It receives the bars of the watched (symbol, interval) pairs only.
 It runs the same code as the indicators of the settings, so values, revisions and nulls are equal. A rule therefore
-needs no indicator in the settings. Without rules a batch of bars costs nothing.
+needs no indicator in the settings. A batch of bars costs nothing if there are no rules.
 
-All rules of an interval are compared at once (`RuleTable`). Python code runs only for rules whose truth changed, and
-rule by rule where a batch contains many bars of one symbol (a revision, a replay). `RuleState` decides which bars fire.
+All rules of an interval are compared at once (`RuleTable`). Python code runs only for rules whose truth changed. Rules
+are evaluated one by one if a batch contains many bars of one symbol (a revision, a replay). `RuleState` decides which
+bars fire.
 
 These bars update the rules' states but fire nothing:
 
 - bars marked `history`, and bars that ended before the rule was created. Bars of a file are exempt from the second
-  condition: files are replayed to see what fires;
-- bars of a series whose retained bars are partly from before a split, until it is computed again (`stale`).
+  condition, because files are replayed to see which rules fire;
+- bars of a `stale` series: some of its retained bars precede a split, and it has not been computed again since.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class AlertEvaluator:
         self.watch = WatchEngine(rules, splits)
         self.rule_states: dict[str, RuleState] = {}
         self.stale: set[Series] = set()
-        """Series with a split that have not been computed again since."""
+        """Series that have not been computed again since their last split."""
         self._tables: dict[str, RuleTable] | None = {}
         self._watched: dict[str, Counter[str]] = {}
         self._lookup: tuple[pa.Array, list[str], BoolArray] | None = None
@@ -151,16 +152,16 @@ class AlertEvaluator:
         return watched[series.symbol] > 0 and series.interval in self.watch.interval_engines
 
     def rebuild(self, series: Series, batch: pa.RecordBatch, start_us: int) -> None:
-        """Replace a series by its whole history as `Engine.rebuild` does; updates rule states and fires nothing."""
+        """Replace a series by its whole history, as `Engine.rebuild` does. Updates rule states; no rule fires."""
         self.stale.discard(series)
         if self.watches(series):
             for part in self.watch.rebuild(series, batch, start_us):
                 self._evaluate(part, NO_BAR)
 
     def mark_split(self, symbol: str, engine: Engine) -> None:
-        """Mark the series of a symbol as stale where retained bars are from before its last split.
+        """Mark a symbol's series as stale if they retain bars from before the symbol's last split.
 
-        Includes the bars that `engine` retains, because rules start with them. `rebuild` removes the mark.
+        The bars that `engine` retains count too, because new rules start with them. `rebuild` removes the mark.
         """
         [split_us] = self.watch.splits.unadjusted_from([symbol])
         for one in (engine, self.watch):
@@ -239,7 +240,7 @@ class AlertEvaluator:
         return fired
 
     def _evaluate_time(self, table: RuleTable, columns: tuple[str, ...], chunk: Chunk, fire: int) -> list[FiredAlert]:
-        """Evaluate all rules on one bar of each of many symbols."""
+        """Evaluate all rules on one bar of each of many symbols; return the alerts that fire."""
         row_at = np.full(int(max(chunk.symbols.max(), table.rows.max())) + 1, -1)
         row_at[chunk.symbols] = np.arange(len(chunk.symbols))
         at = row_at[table.rows]
@@ -272,7 +273,7 @@ class AlertEvaluator:
     def _evaluate_rule(
         self, table: RuleTable, columns: tuple[str, ...], chunk: Chunk, index: int, fire: int
     ) -> list[FiredAlert]:
-        """Evaluate one rule on many bars of its symbol."""
+        """Evaluate one rule on many bars of its symbol; return the alerts that fire."""
         own = np.flatnonzero(chunk.symbols == table.rows[index])
         which = np.full(len(own), index)
         left, right = table.values(columns, chunk, which, own)
@@ -287,7 +288,7 @@ class AlertEvaluator:
         ]
 
     def _may_fire(self, rule: Rule, fire: int) -> int:
-        """Return which bars may fire for a rule: none while its series is stale."""
+        """Return the bars that may fire for a rule: `NO_BAR` while its series is stale, otherwise `fire`."""
         return NO_BAR if self.stale and Series(rule.interval, rule.symbol) in self.stale else fire
 
 

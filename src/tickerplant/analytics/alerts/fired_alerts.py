@@ -27,7 +27,7 @@ class FiredAlert:
 
 
 def alert_batch(fired: Sequence[FiredAlert]) -> pa.RecordBatch:
-    """Return the rows of an `Alerts` record."""
+    """Return fired alerts as rows of an `Alerts` record (`schemas.ALERT`), in the given order."""
 
     def text(values: list[str], kind: pa.DataType) -> pa.Array:
         return pa.array(values, pa.utf8()).dictionary_encode().cast(kind)

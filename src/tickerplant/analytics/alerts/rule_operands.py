@@ -1,6 +1,6 @@
 """The operands of alert rules as indicators, so that one engine computes all of them.
 
-A price is an indicator of the bar itself. A percent change is an indicator that wraps another one.
+A price is an indicator of the bar itself. A percent change is an indicator that wraps another indicator.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ class Price(Indicator):
     SOURCE = "the bar"
 
     def declare(self) -> None:
-        """Set the sizes: no state."""
+        """Set a warm-up of one bar and no state."""
         self.warmup, self.width, self.block = 1, 0, 1
 
     def step(
         self, state: Float64Array, rows: RowIndex, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
     ) -> tuple[Float64Array, ...]:
-        """Return the column."""
+        """Return the price or volume of each symbol's bar, unchanged."""
         return (inputs[0],)
 
     def run(self, state: Float64Array, index: int, inputs: tuple[Float64Array, ...]) -> Run:
-        """Return the column."""
+        """Return the price or volume of each bar, unchanged."""
         return Run(inputs[0][None].copy(), None)
 
 
@@ -70,7 +70,7 @@ _PRICES: Final = {kind.NAME.lower(): kind() for kind in (_Open, _High, _Low, _Cl
 class Change(Indicator):
     """Percent change of another indicator's output over `bars` bars; null if the earlier value was 0.
 
-    The state contains that of the other indicator (`of`), then a ring of its last `bars` values.
+    The state contains the state of the other indicator (`of`), then a ring of its last `bars` values.
     """
 
     NAME = "CHANGE"
@@ -81,14 +81,14 @@ class Change(Indicator):
     bars: int
 
     def declare(self) -> None:
-        """Set the sizes: those of the other indicator plus the ring."""
+        """Set warm-up and state size: those of the other indicator, plus `bars` bars and the ring."""
         self.warmup = self.of.warmup + self.bars
         self.width = self.of.width + self.bars
 
     def step(
         self, state: Float64Array, rows: RowIndex, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
     ) -> tuple[Float64Array, ...]:
-        """Process one bar of each symbol."""
+        """Process one bar of each symbol; return the change in percent."""
         own = self.of.width
         now = self.of.step(state[:own], rows, index, inputs, keep=keep)[self.output]
         slot = own + index % self.bars
@@ -123,13 +123,13 @@ class Operand:
 
     @property
     def column(self) -> str:
-        """The name of the value column, "" for a number."""
+        """The name of the value column; "" for a number."""
         return "" if self.indicator is None else self.indicator.columns[self.output]
 
 
 @lru_cache(maxsize=4096)
 def operand_of(text: str) -> Operand:
-    """Parse an operand; its `text` is in canonical form. Raises BadInput for an unknown name or output."""
+    """Return the operand in canonical form. Raises BadInput for an unknown name or output."""
     number = number_of(text)
     if number is not None:
         return Operand(text, number=number)
@@ -147,7 +147,7 @@ def operand_of(text: str) -> Operand:
 
 @lru_cache(maxsize=4096)
 def left_operand(text: str, operator: str, bars: int) -> Operand:
-    """Parse the left operand of a rule. With `percent_change` it is the change of that indicator over `bars` bars."""
+    """Return the left operand of a rule. The operator `percent_change` wraps its indicator in a `Change`."""
     operand = operand_of(text)
     if operator != PERCENT_CHANGE or operand.indicator is None:
         return operand

@@ -1,8 +1,8 @@
 """The state of one alert rule, and the decision whether it fires. Pure, and serialised as part of the snapshot.
 
-Each bar has a truth: true, false, or unknown during the warm-up. A rule fires where the truth becomes true. For closed
-bars the state contains every change of the truth (`transitions`), so that a revision is compared with the former
-truth. For forming bars it contains the newest truth only (`truth`).
+Each bar has a truth: true, false, or unknown during the warm-up. A rule fires where the truth becomes true. The
+state contains every change of the truth of closed bars (`transitions`), so that a revision is compared with the former
+truth. It contains only the newest truth of forming bars (`truth`).
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class RuleState(msgspec.Struct):
 
     rule: Rule
     last_old_us: int = msgspec.field(default=NEVER_US, name="old_us")
-    """Time of the newest bar that ended before the rule was created; it and earlier bars are old."""
+    """Time of the newest bar that ended before the rule was created. This bar and earlier bars are old."""
     fires_after_us: int = msgspec.field(default=NEVER_US, name="since_us")
-    """The rule fires for later bars only: the newest bar when it started, or the oldest stored transition."""
+    """Time after which bars may fire: the newest bar at the start, a dropped firing, or the oldest transition."""
     last_us: int = NEVER_US
     """Time of the newest closed bar that exists."""
     max_closed_us: int = msgspec.field(default=NEVER_US, name="ended_us")
@@ -56,7 +56,7 @@ class RuleState(msgspec.Struct):
     fired: list[tuple[int, int]] = []
     """(time, number of firings) of the bars that fired, in order of time."""
     completed: bool = msgspec.field(default=False, name="done")
-    """True once a rule that fires once has fired."""
+    """True after a rule with `once` has fired."""
 
     def __post_init__(self) -> None:
         self.max_closed_us = max(self.max_closed_us, self.last_us)
@@ -67,7 +67,7 @@ class RuleState(msgspec.Struct):
         return self.rule.active and not self.completed
 
     def start_after(self, time_us: int, truth: int) -> None:
-        """Start after a closed bar. A rule that waits for a crossing of two bars uses the truth of that bar."""
+        """Start after the closed bar of this time. A crossing rule uses the bar's truth as that of its earlier bar."""
         self.fires_after_us = self.last_us = self.max_closed_us = self.observed_us = time_us
         if self._needs_crossing and truth != UNKNOWN:
             self.truth = truth
@@ -75,11 +75,11 @@ class RuleState(msgspec.Struct):
 
     @property
     def closed_truth(self) -> int:
-        """The truth of the newest closed bar."""
+        """The truth of the newest closed bar; `UNKNOWN` if there is none."""
         return self.transitions[-1][1] if self.transitions else UNKNOWN
 
     def observe_forming(self, time_us: int, truth: int, *, fire: int = NEW_BARS) -> list[Firing]:
-        """Observe the truth of a forming bar and return its firing, if any.
+        """Observe the truth of a forming bar and return its firing; [] if it does not fire.
 
         `fire` selects the bars that may fire. A bar that may not fire is not recorded as fired.
         """
@@ -92,9 +92,10 @@ class RuleState(msgspec.Struct):
         return []
 
     def observe_closed(self, times: Int64Array, truths: list[int], *, fire: int = NEW_BARS) -> list[Firing]:
-        """Observe the truth of closed bars in order of time: new bars, or all bars from a revised one on.
+        """Observe closed bars in order of time and return their firings.
 
-        `fire` as in `observe_forming`. `row` of a firing is the index into the given bars.
+        The bars are new, or they are all bars from a revised one on. `fire` selects the bars that may fire. `row` of a
+        firing is an index into the given bars.
         """
         rows = [
             (time_us, truth, row)
@@ -133,7 +134,7 @@ class RuleState(msgspec.Struct):
         return found
 
     def withdraw(self, time_us: int, last_us: int) -> None:
-        """Remove the bar of that time, forming or closed. `last_us` is the newest closed bar that remains."""
+        """Remove the bar of that time, forming or closed. `last_us` is the time of the newest remaining closed bar."""
         at = bisect_left(self.transitions, (time_us, UNKNOWN))
         if at < len(self.transitions) and self.transitions[at][0] == time_us and time_us > self.fires_after_us:
             del self.transitions[at]
@@ -161,7 +162,7 @@ class RuleState(msgspec.Struct):
         return fire == ANY_BAR or (fire == NEW_BARS and time_us > self.last_old_us)
 
     def _counts(self, time_us: int, fire: int) -> bool:
-        """Return whether a bar is observed: an old bar only as the earlier bar of a crossing, as in `start_after`."""
+        """Return whether a bar is observed. Old bars count only for crossing rules, or if `fire` is `ANY_BAR`."""
         return self._needs_crossing or fire == ANY_BAR or time_us > self.last_old_us
 
     def _fire(self, time_us: int, row: int, *, revised: bool) -> list[Firing]:

@@ -28,7 +28,7 @@ class RuleTable:
     inclusive: BoolArray
     on_update: BoolArray
     columns: list[tuple[str, str]]
-    """The names of both operands' value columns, "" for a number."""
+    """The names of both operands' value columns; "" for a number."""
     numbers: Float64Array
     """The value of a right operand that is a number."""
     truth: Int64Array
@@ -40,7 +40,7 @@ class RuleTable:
     _column_numbers: dict[tuple[str, ...], tuple[Int64Array, Int64Array]] = field(default_factory=dict)
 
     def column_numbers(self, columns: tuple[str, ...]) -> tuple[Int64Array, Int64Array]:
-        """Return the index of each left and right operand in `columns`; negative: `_NUMBER`, or `_ABSENT`."""
+        """Return the operands' indices in `columns`, (left, right): `_NUMBER` for a number, `_ABSENT` if missing."""
         found = self._column_numbers.get(columns)
         if found is None:
             numbers = {name: number for number, name in enumerate(columns)} | {"": _NUMBER}
@@ -59,7 +59,7 @@ class RuleTable:
         return _read(chunk, left, at), np.where(right == _NUMBER, self.numbers[which], _read(chunk, right, at))
 
     def truths(self, which: Int64Array, left: Float64Array, right: Float64Array) -> Int64Array:
-        """Return the truth of each rule: 1, 0, or -1 if an operand is null."""
+        """Return the truth of each rule in `which`: 1, 0, or -1 if an operand is null."""
         difference = self.sign[which] * (left - right)
         true = np.where(self.inclusive[which], difference >= 0.0, difference > 0.0)
         truths: Int64Array = np.where(np.isnan(difference), UNKNOWN, true.astype(np.int64))
@@ -84,7 +84,7 @@ class RuleTable:
 
 
 def make_table(states: Sequence[RuleState], rows: Int64Array) -> RuleTable:
-    """Return the table of rules whose symbols have these rows, which must ascend."""
+    """Return the table of these rules. `rows` contains the row of each rule's symbol, in ascending order."""
     pairs = [operands(one.rule) for one in states]
     return RuleTable(
         list(states),

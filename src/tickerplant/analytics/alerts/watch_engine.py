@@ -27,14 +27,17 @@ class WatchEngine(Engine):
         super().__init__(rules, splits)
 
     def wanted_indicators(self, rules: Rules) -> tuple[Mapping[Interval, Sequence[Indicator]], frozenset[Indicator]]:
-        """Return the indicators that rules use, in an order that is independent of when the rules were added."""
+        """Return the indicators of the rules by interval, and those of rules on forming bars.
+
+        Their order does not depend on the order in which rules were added.
+        """
         planned = {
             intervals.parse(name): sorted(used, key=str) for name, used in sorted(self.closed.items()) if used.total()
         }
         return dict(sorted(planned.items())), frozenset(self.forming)
 
     def count_rule(self, rule: Rule, number: int) -> bool:
-        """Count the operands of a rule (1), or remove them (-1); return whether the set of indicators changed."""
+        """Add `number` to the use counts of a rule's indicators; return whether the set of indicators changed."""
         used = self.closed.setdefault(rule.interval, Counter())
         before = set(used), set(self.forming)
         for operand in operands(rule):
@@ -47,7 +50,7 @@ class WatchEngine(Engine):
 
 
 def seed_history(target: IntervalEngine, row: int, source: IntervalEngine, source_row: int) -> None:
-    """Copy the retained bars of a symbol into an engine that has none of it.
+    """Copy a symbol's retained bars into an engine that has no bars of this symbol.
 
     Does nothing if `source` lacks a column that `target` needs.
     """

@@ -9,9 +9,9 @@ apply the same operations in the same order. `run` is optional: the default call
 indicator of the last few bars subclasses `window.Windowed`. An indicator whose state depends on all bars since the
 first one subclasses `recursive.Recursive`. Both bases implement `step` and `run` from one formula.
 
-`step` receives its symbols in one of two forms. The general form is an array of rows with an array of bar numbers. If
-all symbols close together and have equally many bars, it is a slice of rows with one bar number. Reading the state
-through a slice returns a view: read everything, compute, then write. Never return a view of the state.
+`step` receives its symbols in one of two forms. The general form is an array of rows with an array of bar numbers. The
+other form is a slice of rows with one bar number, for symbols that close together with equally many bars. Reading the
+state through a slice returns a view: read everything, compute, then write. Never return a view of the state.
 
 `block` determines how the engine returns to an earlier bar, so that a revision gives the same values as a batch over
 the revised bars:
@@ -42,13 +42,13 @@ Count: TypeAlias = Int64Array | int
 BAR_INPUTS: Final = ("open", "high", "low", "close", "volume", "vwap", "session")
 """Columns of a bar that an indicator may declare as inputs.
 
-`vwap` is the bar's own, or the typical price (high + low + close) / 3 if the bar has none. `session` is a number that
-is equal for all bars of a trading session: the session's date in days since 1970. Between sessions it is the UTC date
-plus one half."""
+`vwap` is the bar's own vwap, or the typical price (high + low + close) / 3 if the bar has none. `session` is a number
+that is equal for all bars of a trading session: the session's date in days since 1970. A bar between sessions has the
+UTC date plus one half."""
 
 MIN_DIVISOR: Final = 1e-200
-"""Smallest absolute value to divide by; smaller ones count as 0. No price is smaller, and with prices up to 1e100 the
-quotient stays within float64."""
+"""Smallest absolute value to divide by; smaller ones count as 0. No price is smaller, and a quotient of prices up to
+1e100 stays within float64."""
 
 TALIB: Final = "talib"
 """The default dialect: TA-Lib in its default compatibility."""
@@ -107,8 +107,8 @@ class Indicator(ABC):
     warmup: int
     """Number of the first bar, from 1, for which every output has a value."""
     warmups: tuple[int, ...] = ()
-    """The same for each output, in the order of OUTPUTS. `declare` sets it if the outputs start at different bars, and
-    then leaves `warmup` unset."""
+    """Number of the first bar with a value, from 1, for each output in the order of OUTPUTS. `declare` sets `warmups`
+    instead of `warmup` if the outputs start at different bars."""
     width: int
     block: int = 0
 
@@ -203,7 +203,7 @@ class Indicator(ABC):
 def period(default: int, name: str = "period", least: int = 2) -> Parameter:
     """Return the parameter for the length of a window.
 
-    The maximum of 1,000 bars needs 8 kB of memory per symbol and input. That is four years of daily bars.
+    The maximum is 1,000 bars: four years of daily bars. They need 8 kB of memory per symbol and input.
     """
     return Parameter(name, least, 1_000, default=default)
 

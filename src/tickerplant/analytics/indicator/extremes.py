@@ -1,10 +1,11 @@
 """Highest and lowest values of the last n bars, in constant time per bar.
 
-As in `moments`, bars are counted in blocks of n from the symbol's first. A window that ends inside a block consists of
+Bars are counted in blocks of n from the symbol's first, as in `moments`. A window that ends inside a block consists of
 the tail of the previous block and the head of this one. The running extreme of the head is stored. The extremes of all
-tails of a block are computed once, backwards, when the block ends. After M. van Herk, "A fast algorithm for local
-minimum and maximum filters on rectangular and octagonal kernels" (1992) and J. Gil and M. Werman, "Computing 2-D min,
-median, and max filters" (1993).
+tails of a block are computed once, backwards, when the block ends.
+
+Source: M. van Herk, "A fast algorithm for local minimum and maximum filters on rectangular and octagonal kernels"
+(1992); J. Gil and M. Werman, "Computing 2-D min, median, and max filters" (1993).
 
 The extreme of a set of numbers does not depend on their order. 0.0 and −0.0, which compare equal, are the exception, so
 −0.0 is replaced by 0.0.
@@ -40,7 +41,7 @@ class BlockExtreme:
 
     @property
     def width(self) -> int:
-        """Floats of state per symbol."""
+        """Number of floats of state per symbol."""
         return self.n + 1
 
     @property
@@ -99,7 +100,7 @@ class BlockExtreme:
         flat[:lead] = state[:lead]
         flat[lead:total] = x + 0.0
         heads = of.accumulate(blocks, axis=1)
-        if lead:  # the stored head may cover values that the block of a state that started late does not contain
+        if lead:  # the block of a state that started late lacks values that the stored head covers
             heads[0, lead:] = of.accumulate(np.concatenate([state[n:], blocks[0, lead:]]))[1:]
         tails = of.accumulate(blocks[:ended, ::-1], axis=1)[:, ::-1]
         before = np.concatenate([state[None, :n], tails])[: len(blocks)]
@@ -121,7 +122,7 @@ class BlockRange:
 
     @property
     def width(self) -> int:
-        """Floats of state per symbol."""
+        """Number of floats of state per symbol."""
         return 2 * (self.n + 1)
 
     def step(

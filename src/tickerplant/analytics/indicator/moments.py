@@ -11,8 +11,8 @@ give differences of zero: their mean is exactly the price and their deviation ex
 after Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances" (1979).
 
 The state has `width` floats. [0, n) contains the block's prices so far, followed by the tail sums of the previous
-block. After them come the head's first price, the head's sum, and the previous block's last price. With squares, the
-head's sum of squares and n tail sums of squares follow.
+block. Then follow the head's first price, the head's sum, and the previous block's last price. If `squares` is
+set, the head's sum of squares and n tail sums of squares follow.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _BY_COLUMN: Final = 64
 
 @cache
 def _tables(n: int) -> tuple[Float64Array, Float64Array, Float64Array, Float64Array]:
-    """Return by the number of bars in the head:
+    """Return four tables, indexed by the number of bars in the head.
 
-    1 / that, 1 / the tail's number, the tail's share, the weight of the gap.
+    They contain 1 / the head's bars, 1 / the tail's bars, the tail's share of n, and the weight of the gap.
     """
     held = np.arange(n + 1)
     rest = n - held
@@ -54,14 +54,14 @@ def _deviations(squares: Float64Array, total: Float64Array, per: Float64Array) -
 
 @dataclass(frozen=True, slots=True)
 class BlockMoments:
-    """The moments of windows of `n` bars. Without `squares` only the mean is computed, and returned twice."""
+    """The moments of windows of `n` bars. If `squares` is False, only the mean is computed and returned twice."""
 
     n: int
     squares: bool = False
 
     @property
     def width(self) -> int:
-        """Floats of state per symbol."""
+        """Number of floats of state per symbol."""
         return 2 * self.n + 4 if self.squares else self.n + 3
 
     def step(
@@ -97,7 +97,7 @@ class BlockMoments:
     def _begun(
         self, state: Float64Array, rows: RowIndex, slot: Count, x: Float64Array
     ) -> tuple[Float64Array, Float64Array, Float64Array | None]:
-        """Return the head's first price, its sum and, with squares, its sum of squares.
+        """Return the head's first price, its sum, and its sum of squares (None without `squares`).
 
         The sums of an empty head are 0.
         """
@@ -121,7 +121,7 @@ class BlockMoments:
         tail: Float64Array,
         tail2: Float64Array | None,
     ) -> tuple[Float64Array, Float64Array]:
-        """Combine a head of `held` bars with the tail before it. An empty tail has sums of 0 and a weight of 0."""
+        """Return the moments of a head of `held` bars and the tail before it. An empty tail has sums and weight 0."""
         per_head, per_tail, share, weight = (table[held] for table in _tables(self.n))
         head_mean = head * per_head
         head_mean += first
@@ -142,8 +142,8 @@ class BlockMoments:
     def _end_block(self, state: Float64Array, rows: RowIndex) -> None:
         """Replace the block's prices by the tail sums of each symbol, added from the last bar backwards.
 
-        Along columns `cumsum` reads one number after the other from memory. Row by row, each operation processes a
-        vector; the sums are the same.
+        `cumsum` along columns reads single numbers from memory. The loop over rows processes vectors, which is faster
+        for many symbols. Both give the same sums.
         """
         n = self.n
         last = state[n - 1][rows].copy()

@@ -1,9 +1,9 @@
 """Base class for indicators whose state depends on all bars since the first one. `step` and `run` share one formula.
 
-A formula consists of elementwise operations on arrays. It asks `Past` for values that depend on earlier bars: the value
-of a series one bar ago, a running average or sum (`smoothing`), or any other recursion. Each request uses the next
-floats of the state, so a formula must make the same requests in the same order every time. In `step` an array contains
-one value per symbol, in `run` one value per bar. The operations, and therefore the bits, are the same.
+A formula consists of elementwise operations on arrays. It requests from `Past` the values that depend on earlier bars:
+the value of a series one bar ago, a running average or sum (`smoothing`), or another recursion. Each request uses the
+next floats of the state, so a formula must make the same requests in the same order every time. In `step` an array
+contains one value per symbol, in `run` one value per bar. The operations, and therefore the bits, are the same.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class Average(Protocol):
 
 
 class Recursion(Protocol):
-    """Any other recursion. `step` and `run` apply the same operations in the same order."""
+    """A recursion with a state of `width` floats. `step` and `run` apply the same operations in the same order."""
 
     @property
     def width(self) -> int:
-        """Floats of state."""
+        """Number of floats of state."""
         ...
 
     def step(self, before: tuple[Float64Array, ...], index: Count, *x: Float64Array) -> tuple[Float64Array, ...]:
@@ -51,7 +51,7 @@ class Recursion(Protocol):
 
 
 class Past(Protocol):
-    """Access of a formula to earlier bars. `start` is the first bar of the series; values before it are ignored."""
+    """A formula's access to earlier bars. `start` is the first bar of the series; earlier values are ignored."""
 
     index: Count
     """The number of earlier bars: per symbol in `step`, per bar in `run`."""
@@ -61,7 +61,7 @@ class Past(Protocol):
         ...
 
     def smooth(self, average: Average, x: Float64Array, start: int = 0) -> Float64Array:
-        """Return the average of `x` so far."""
+        """Return the average or sum of `x` so far."""
         ...
 
     def recur(self, recursion: Recursion, *x: Float64Array, start: int = 0) -> tuple[Float64Array, ...]:
@@ -74,12 +74,12 @@ class Recursive(Indicator):
 
     @abstractmethod
     def formula(self, past: Past, *inputs: Float64Array) -> tuple[Float64Array, ...]:
-        """Return the outputs. Must not modify its arguments, nor cause a warning where a series has not started."""
+        """Return one array per output. Must not modify its arguments, nor warn where a series has not started."""
 
     def step(
         self, state: Float64Array, rows: RowIndex, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
     ) -> tuple[Float64Array, ...]:
-        """Process one bar of each symbol."""
+        """Process one bar of each symbol by `formula`; return the outputs."""
         past = _StepPast(state, rows, index)
         outputs = self.formula(past, *inputs)
         if keep:
@@ -87,7 +87,7 @@ class Recursive(Indicator):
         return outputs
 
     def run(self, state: Float64Array, index: int, inputs: tuple[Float64Array, ...]) -> Run:
-        """Process many bars of one symbol."""
+        """Process many bars of one symbol by `formula`; return outputs and states."""
         bars = len(inputs[0])
         past = _RunPast(state, index, bars)
         outputs = np.array(self.formula(past, *inputs)).reshape(len(self.OUTPUTS), bars)
@@ -122,7 +122,7 @@ class _StepPast:
         return values
 
     def write(self) -> None:
-        # Backwards: a result of `last` may be a view of the state, and the value that a later `last` stores.
+        # Write backwards: a result of `last` may be a view of the state, and a later `last` may store that view.
         for slot in range(len(self._after) - 1, -1, -1):
             self._state[slot][self._rows] = self._after[slot]
 

@@ -1,7 +1,7 @@
 """The registry of indicators by name, and `parse`, which converts `RSI(14)` to an indicator.
 
-On import it registers every indicator in the modules of the families `trend`, `momentum`, `volatility` and `volume`.
-`register` adds one from another package.
+The import registers every indicator in the modules of the families `trend`, `momentum`, `volatility` and `volume`.
+`register` adds an indicator of another package.
 """
 
 from __future__ import annotations

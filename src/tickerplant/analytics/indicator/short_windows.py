@@ -16,7 +16,7 @@ from tickerplant.core.times import Float64Array
 
 @dataclass(frozen=True, slots=True)
 class ShortMean:
-    """The mean of the last `n` values, summed again for each bar. For small n this is faster than `moments`.
+    """The mean of the last `n` values, summed again for each bar. This is faster than `moments` for small n.
 
     The state is the n − 1 previous values, newest first.
     """
@@ -25,11 +25,11 @@ class ShortMean:
 
     @property
     def width(self) -> int:
-        """Floats of state per symbol."""
+        """Number of floats of state per symbol."""
         return self.n - 1
 
     def step(self, state: Float64Array, rows: RowIndex, x: Float64Array, *, keep: bool) -> Float64Array:
-        """Return each symbol's mean whose newest value is `x`, float64[symbols]."""
+        """Return the mean of each symbol's window whose newest value is `x`, float64[symbols]."""
         total = x
         for lag in range(self.n - 1):
             total = total + state[lag][rows]
@@ -58,7 +58,7 @@ class Delay:
 
     @property
     def width(self) -> int:
-        """Floats of state per symbol."""
+        """Number of floats of state per symbol."""
         return self.n
 
     def step(self, state: Float64Array, rows: RowIndex, index: Count, x: Float64Array, *, keep: bool) -> Float64Array:

@@ -1,7 +1,7 @@
 """Running averages and sums: exponential, Wilder's, and the plain sum.
 
-The state of each is one float. It is the value itself; during the seed, the sum of the values so far; initially 0.
-`index` is the number of values before. While it is negative the smoothed series has not started, and values are
+The state of each is one float: first 0, then the sum of the values during the seed, then the average or sum itself.
+`index` is the number of earlier values. It is negative while the smoothed series has not started; values are then
 ignored. `step` processes one value of each of many symbols, `run` many values of one symbol, with the same operations
 in the same order.
 """
@@ -29,13 +29,13 @@ class Smoothing(ABC):
 
     @abstractmethod
     def follow(self, before: Float64Array, x: Float64Array) -> Float64Array:
-        """Return the result after `before`, once the seed is complete."""
+        """Return the result that follows the result `before`. Called after the seed."""
 
     @abstractmethod
     def follow_all(self, before: float, x: list[float]) -> list[float]:
-        """Return the results after `before`, one per value. Equal to `follow`, but on plain floats:
+        """Return the results that follow the result `before`, one per value.
 
-        4 times as fast as calls.
+        They equal repeated calls of `follow`. Plain floats are 4 times as fast as such calls.
         """
 
     def begin(self, total: Value) -> Value:
@@ -53,7 +53,7 @@ class Smoothing(ABC):
         return value
 
     def run(self, before: float, index: int, x: Float64Array) -> Float64Array:
-        """Process many values of one symbol and return the state after each. Plain floats: some 0.05 µs per value."""
+        """Process many values of one symbol and return the state after each. A value takes some 0.05 µs."""
         values: list[float] = x.tolist()
         idle = min(max(-index, 0), len(values))
         ripe = min(max(self.seed - index, 0), len(values))
@@ -72,11 +72,11 @@ class Exponential(Smoothing):
     k: float
 
     def follow(self, before: Float64Array, x: Float64Array) -> Float64Array:
-        """Return the next average."""
+        """Return the exponential average after one more value."""
         return (x - before) * self.k + before
 
     def follow_all(self, before: float, x: list[float]) -> list[float]:
-        """Return the following averages."""
+        """Return the exponential average after each value."""
         k = self.k
         return [before := (value - before) * k + before for value in x]
 
@@ -93,23 +93,23 @@ def exponential(period: int) -> Exponential:
 class Wilder(Smoothing):
     """Wilder's average over the period `seed`: (before · (seed - 1) + x) · `share`, where `share` is 1 / seed.
 
-    It multiplies instead of dividing, like the RSI of TA-Lib 0.8. With an unchanged price the difference reaches
-    STOCHRSI through the last bits.
+    It multiplies by `share`, as the RSI of TA-Lib 0.8 does. A division by `seed` would give other last bits, which
+    change STOCHRSI while the price is unchanged.
     """
 
     share: float
 
     def follow(self, before: Float64Array, x: Float64Array) -> Float64Array:
-        """Return the next average."""
+        """Return Wilder's average after one more value."""
         return (before * (self.seed - 1) + x) * self.share
 
     def follow_all(self, before: float, x: list[float]) -> list[float]:
-        """Return the following averages."""
+        """Return Wilder's average after each value."""
         others, share = self.seed - 1, self.share
         return [before := (before * others + value) * share for value in x]
 
     def begin(self, total: Value) -> Value:
-        """Return the first average, given the sum of the seed."""
+        """Return the first Wilder's average, given the sum of the seed."""
         return total * self.share
 
 
@@ -120,7 +120,7 @@ def wilder(period: int) -> Wilder:
 
 @dataclass(frozen=True, slots=True)
 class WilderHeld(Wilder):
-    """Wilder's average of values that may be undefined (NaN). These leave it unchanged, and count as 0 in the seed."""
+    """Wilder's average of values. An undefined value (NaN) leaves it unchanged, and counts as 0 in the seed."""
 
     def step(self, before: Float64Array, index: Count, x: Float64Array) -> Float64Array:
         """Process one value of each symbol and return the new state."""
@@ -143,16 +143,16 @@ class WilderSum(Smoothing):
     period: int
 
     def follow(self, before: Float64Array, x: Float64Array) -> Float64Array:
-        """Return the next sum."""
+        """Return Wilder's sum after one more value."""
         return before - before / self.period + x
 
     def follow_all(self, before: float, x: list[float]) -> list[float]:
-        """Return the following sums."""
+        """Return Wilder's sum after each value."""
         period = self.period
         return [before := before - before / period + value for value in x]
 
     def begin(self, total: Value) -> Value:
-        """Return the plain sum."""
+        """Return the first sum: the sum of the seed."""
         return total
 
 

@@ -1,9 +1,9 @@
 """Base class for indicators of the last few bars. `step` and `run` share one formula.
 
 The state is a ring of the last `length` bars of each input, or of the series that `kept` derives from the inputs. A
-formula reads bars through `At`: `at(i, lag)` is input `i`, in the order of `INPUTS`, `lag` bars ago. It consists of
-elementwise operations and processes the lags in order, so many symbols at one bar and many bars of one symbol give the
-same bits. Nothing is subtracted from a running sum. The cost of a step is proportional to the number of lags.
+formula reads bars through `At`: `at(i, lag)` is input `i`, in the order of `INPUTS`, `lag` bars ago. A formula consists
+of elementwise operations and processes the lags in order. Many symbols at one bar and many bars of one symbol therefore
+give the same bits. Nothing is subtracted from a running sum. The cost of a step is proportional to the number of lags.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tickerplant.analytics.indicator.ring_index import read, write
 from tickerplant.core.times import Float64Array
 
 At: TypeAlias = Callable[[int, int], Float64Array]
-"""(index of the input, lag in bars) to the values at that bar; zeros for a lag before the first bar."""
+"""A function from (index of the input, lag in bars) to the values at that bar; zeros before the first bar."""
 
 
 class Windowed(Indicator):
@@ -36,17 +36,17 @@ class Windowed(Indicator):
 
     @abstractmethod
     def formula(self, at: At) -> tuple[Float64Array, ...]:
-        """Return the outputs. Must not modify the arrays of `at`, nor cause a warning for missing bars (zeros)."""
+        """Return one array per output. Must not modify the arrays of `at`, nor warn for missing bars (zeros)."""
 
     def looks_back(self, bars: int) -> None:
-        """Set the sizes for a formula that reads this number of bars; the first value is that of the last of them."""
+        """Set warm-up and state size for a formula that reads this number of bars, the current one included."""
         self.length = self.warmup = self.block = bars
         self.width = bars * (self.KEPT or len(self.INPUTS))
 
     def step(
         self, state: Float64Array, rows: RowIndex, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
     ) -> tuple[Float64Array, ...]:
-        """Process one bar of each symbol."""
+        """Process one bar of each symbol by `formula`; return the outputs."""
         length = self.length
         inputs = self.kept(inputs)
 
@@ -63,7 +63,7 @@ class Windowed(Indicator):
         return outputs
 
     def run(self, state: Float64Array, index: int, inputs: tuple[Float64Array, ...]) -> Run:
-        """Process many bars of one symbol."""
+        """Process many bars of one symbol by `formula`; return the outputs."""
         length, bars = self.length, len(inputs[0])
         inputs = self.kept(inputs)
         rings = state.reshape(len(inputs), length)

@@ -2,6 +2,6 @@
 
 `batch.compute` is the public function; `dataframes` adapts its input and output. `calculation` gives declared
 indicators and TA-Lib's functions (`talib_functions`) one interface. `query` selects and reads the stored bars of a
-request, and `catalogue` describes all indicators. Values come from the same `run` functions as in the stream, so both
-give the same bits.
+request, and `catalogue` describes all indicators. The stream uses the same `run` functions, so both give the
+same bits.
 """

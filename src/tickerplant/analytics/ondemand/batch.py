@@ -1,4 +1,4 @@
-"""Indicators over whole columns, by the code of the stream."""
+"""Indicators over whole columns, computed by the code of the stream."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ def compute(data: Any, indicator: str | Indicator | Sequence[str | Indicator]) -
     is ignored in column names.
 
     If there are columns `symbol` and `interval`, each series is computed separately. If there is a column `time` (or,
-    in pandas, an index of times), each series is processed in order of time, in any order of rows. Otherwise it is
-    processed in row order. Without a column `vwap`, or a value in it, the typical price is used. Without a column
-    `session` the UTC date of the time is used. A bar that lacks an input is ignored, as in the stream.
+    in pandas, an index of times), each series is processed in order of time; its rows may have any order. Otherwise
+    each series is processed in row order. The typical price replaces a missing column `vwap` and each missing value of
+    this column. The UTC date of the time replaces a missing column `session`. A bar that lacks an input is ignored, as
+    in the stream.
 
     `indicator` is `RSI(14)`, `BBANDS(period=20, deviations=2)`, `EMA(20)@tradingview`, an `Indicator`, or a function of
     TA-Lib. Raises UnknownIndicator for an unknown name. Raises BadInput for invalid parameters, a column that is
@@ -46,7 +47,7 @@ def _wanted(indicator: Any) -> list[str | Indicator]:
     wanted = list(indicator) if isinstance(indicator, Iterable) else [indicator]
     for each in wanted:
         if not isinstance(each, str | Indicator):
-            raise BadInput(f"{each!r} is not an indicator; pass 'RSI(14)', an Indicator, or a list of such")
+            raise BadInput(f"{each!r} is not an indicator; pass 'RSI(14)', an Indicator, or a list of them")
     return wanted
 
 

@@ -39,7 +39,7 @@ class Calculation(Protocol):
 
     @property
     def warmups(self) -> tuple[int, ...]:
-        """The number of the bar, from 1, with the first value of each output."""
+        """The number of the first bar with a value, from 1, for each output."""
 
     @property
     def memory(self) -> int | None:
@@ -55,7 +55,7 @@ class Calculation(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DeclaredIndicator:
-    """A declared indicator over stored bars, by the code of the stream."""
+    """A declared indicator over stored bars, computed by the code of the stream."""
 
     indicator: Indicator
     series: str = ""
@@ -73,17 +73,17 @@ class DeclaredIndicator:
 
     @property
     def warmups(self) -> tuple[int, ...]:
-        """The number of the bar with the first value of each output."""
+        """The number of the first bar with a value, from 1, for each output."""
         return self.indicator.warmups
 
     @property
     def memory(self) -> int | None:
-        """Two blocks, because reading may start anywhere inside a block; None for a recursion."""
+        """Number of earlier bars needed: two blocks, because reading may start inside a block. None for a recursion."""
         block = self.indicator.block
         return max(2 * block, self.indicator.warmup - 1) if block else None
 
     def run(self, inputs: tuple[Float64Array, ...]) -> Float64Array:
-        """Return its values over one symbol's bars."""
+        """Return float64[outputs, bars] over one symbol's bars; NaN for no value."""
         return IndicatorState(self.indicator, 0, 1).run(0, 0, inputs)
 
     def __str__(self) -> str:
@@ -93,7 +93,7 @@ class DeclaredIndicator:
 def parse_calculation(text: str | Indicator) -> Calculation:
     """Parse `NAME(parameter,…)`; parameters are positional, named, or omitted for their defaults.
 
-    Raises UnknownIndicator for an unknown name, BadInput for the form and the parameters.
+    Raises UnknownIndicator for an unknown name, and BadInput for an invalid form or parameter.
 
     >>> str(parse_calculation("bbands(deviations=2)"))
     'BBANDS(20,2)'
@@ -172,9 +172,9 @@ def _number(text: str, indicator: str, parameter: str) -> float:
 def _unknown(name: str) -> str:
     known = {*INDICATORS, *talib_functions.names()}
     near = difflib.get_close_matches(name, known, n=_MAX_SUGGESTIONS, cutoff=0.5)
-    guess = f"; did you mean {' or '.join(near)}?" if near else ""
+    guess = f"; did you mean {' or '.join(near)}?" if near else "."
     broken = "".join(f"; {problem}" for problem in plugins.load())
     return (
-        f"there is no indicator {name[:64]!r}{guess} Declared are {', '.join(INDICATORS)}. TA-Lib has "
+        f"there is no indicator {name[:64]!r}{guess} The declared indicators are {', '.join(INDICATORS)}. TA-Lib has "
         f"{len(talib_functions.names())} more functions; see `tickerplant indicators` or /v1/indicators{broken}"
     )

@@ -80,7 +80,7 @@ class Frame:
         return np.split(order, np.flatnonzero(changes) + 1)
 
     def times_us(self) -> Int64Array:
-        """Return the times in microseconds since 1970, from timestamps or from such numbers. Raises BadInput."""
+        """Return the times in microseconds since 1970. Raises BadInput if the bars have no times, or other values."""
         values = self._times()
         if values is None:
             raise BadInput("the bars have no times")
@@ -102,7 +102,10 @@ class Frame:
         return rank
 
     def _times(self) -> np.ndarray[Any, Any] | None:
-        """Return the times as a NumPy array, those with a zone in UTC. Raises BadInput if one is missing."""
+        """Return the times as a NumPy array, in UTC if they have a zone; None if there are none.
+
+        Raises BadInput if a time is missing.
+        """
         column = self.column(self.names[TIME]) if TIME in self.names else self.times
         if column is None:
             return None

@@ -21,7 +21,7 @@ class DuplicateName(BadInput):
 
 
 def match_name(given: str, known: Sequence[str], indicator: str, *, also: Sequence[str] = ()) -> str:
-    """Return the known name that is meant. Case, underscores and the words `time` and `period` are ignored.
+    """Return the name in `known` that `given` means. Case, underscores and the words `time` and `period` are ignored.
 
     `also` are further names for the error message. Raises BadInput with the known names.
 

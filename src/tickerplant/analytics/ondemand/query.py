@@ -1,7 +1,7 @@
 """Indicators over stored bars on demand: the bars to read, and the values over them.
 
 The caller supplies the reader; this module does not depend on the store. The bars that influence a value are read too:
-the window of a windowed indicator, or for a recursive one all stored bars, up to `MAX_BARS`.
+the window of a windowed indicator, or all stored bars of a recursive one, up to `MAX_BARS`.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ from tickerplant.core.times import FOREVER_US, BoolArray, times_of
 MAX_BARS: Final = 200_000
 """Maximum bars before the requested ones that are read: two years of minutes of an exchange with regular hours."""
 PAGE: Final = 5_000
-"""Bars per read, so that no read needs much memory or blocks others for long."""
+"""Maximum bars per read, so that no read needs much memory or blocks other reads for long."""
 COLUMNS: Final = ("time", *PRICES, "volume", "vwap", "state")
 """The columns of bars that are read."""
 
 ReadBars: TypeAlias = Callable[[int | None, int | None, int], Awaitable[pa.Table]]
-"""(start_us, end_us, count) to bars of one symbol and interval in order of time; without a start the newest before the
-end."""
+"""A function from (start_us, end_us, count) to bars of one symbol and interval, in order of time. If the start is None,
+they are the newest bars before the end."""
 
 
 @dataclass(frozen=True, slots=True)
 class InputBars:
     """Bars to compute over. The first `lead` bars precede the requested ones.
 
-    `limited`: older bars that influence the values may exist, but were not read.
+    `limited` is true if older bars that influence the values may exist, but were not read.
     """
 
     symbol: str
@@ -134,7 +134,7 @@ def _adjusted(bars: pa.Table, inputs: InputBars, rules: Rules) -> pa.Table:
 
 
 def with_sessions(bars: pa.Table, rules: Rules) -> pa.Table:
-    """Return bars with a column `session`. They must have the columns `time`, `symbol` and `interval`."""
+    """Return bars with a column `session`. The bars must have the columns `time`, `symbol` and `interval`."""
     symbol, interval = (bars.column(name).cast(pa.utf8()).dictionary_encode() for name in ("symbol", "interval"))
     symbol, interval = (_one(symbol), _one(interval))
     daily = np.array([not parse_interval(word).is_intraday for word in interval.dictionary.to_pylist()], dtype=np.bool_)
@@ -156,7 +156,7 @@ def _one(column: pa.ChunkedArray) -> pa.DictionaryArray:
 def remaining(inputs: InputBars, calculations: Sequence[Calculation], beyond: int = 0) -> dict[str, int]:
     """Return the columns without a value at the last bar, and the number of bars that each still needs.
 
-    `beyond`: number of bars at the end to ignore.
+    `beyond` is the number of bars at the end that are ignored. {} if there are no bars.
     """
     bars = inputs.bars.slice(0, inputs.bars.num_rows - beyond)
     if not bars.num_rows:
@@ -190,15 +190,15 @@ class OnDemand:
         return choose(name, parameters)
 
     async def gather(self, read_bars: ReadBars, chosen: Calculation, request: BarRequest) -> InputBars:
-        """Read the bars that one indicator needs; see `gather`."""
+        """Read the bars that one indicator needs, as the function `gather` does."""
         return await gather(read_bars, [chosen], request)
 
     def values(self, inputs: InputBars, chosen: Calculation) -> pa.Table:
-        """Return one indicator's values; see `values`. Slow: run it in a thread."""
+        """Return one indicator's values, as the function `values` does. Slow; call it in a thread."""
         return values(inputs, [chosen], self._rules)
 
     def remaining(self, inputs: InputBars, chosen: Calculation, beyond: int) -> dict[str, int]:
-        """Return the number of bars that columns without a value still need; see `remaining`."""
+        """Return the number of bars that columns without a value still need, as `remaining` does."""
         return remaining(inputs, [chosen], beyond)
 
     def warmups(self, interval: Interval) -> Mapping[str, int]:
@@ -215,7 +215,7 @@ class OnDemand:
 
 
 def _plain(bars: pa.Table) -> pa.Table:
-    """Return the columns that are read, with the same types for every reader."""
+    """Return the columns `COLUMNS`, with the same types for every reader."""
     bars = bars.select(COLUMNS)
     at = COLUMNS.index("state")
     return bars.set_column(at, "state", bars.column(at).cast(pa.utf8()))

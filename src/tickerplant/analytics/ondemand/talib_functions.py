@@ -3,8 +3,8 @@
 TA-Lib is imported on the first use of one of its functions.
 
 `WINDOWED` lists the functions whose value depends only on the bars of their lookback. All others are computed from the
-first bar on: functions with an unstable period, sums, and functions that return the number of a bar. Functions of
-exponential averages, which TA-Lib does not mark, are among them.
+first bar on: functions with an unstable period, sums, and functions that return the number of a bar. They
+include functions of exponential averages, which TA-Lib does not mark as unstable.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _WINDOWED_AVERAGES: Final = frozenset({0, 2, 5})  # SMA, WMA, TRIMA
 
 @dataclass(frozen=True, slots=True)
 class TalibFunction:
-    """A function of TA-Lib with its parameters. `name` is TA-Lib's; `stem` is the beginning of its column names."""
+    """A function of TA-Lib with its parameters. `name` is TA-Lib's name; its column names begin with `stem`."""
 
     name: str
     stem: str
@@ -62,7 +62,7 @@ class TalibFunction:
 
     @property
     def warmups(self) -> tuple[int, ...]:
-        """The number of the bar with the first value; all outputs of a TA-Lib function start together."""
+        """The number of the first bar with a value, from 1. All outputs of a TA-Lib function start together."""
         return (self.lookback + 1,) * len(self.outputs)
 
     @property
@@ -71,7 +71,7 @@ class TalibFunction:
         return self.lookback if self.windowed else None
 
     def run(self, inputs: tuple[Float64Array, ...]) -> Float64Array:
-        """Return its values over one symbol's bars."""
+        """Return float64[outputs, bars] over one symbol's bars; NaN for no value."""
         bars = len(inputs[0])
         made = np.full((len(self.outputs), bars), np.nan)
         if bars > self.lookback:
@@ -90,7 +90,7 @@ class TalibFunction:
 class Description:
     """TA-Lib's description of a function.
 
-    `inputs` are by name, with a list where one input consists of several columns.
+    `inputs` maps a name to a column, or to a list if the input consists of several columns.
     """
 
     name: str
@@ -103,7 +103,7 @@ class Description:
 
 @cache
 def names() -> tuple[str, ...]:
-    """Return the names of all functions, sorted."""
+    """Return the names of all supported functions, sorted."""
     return tuple(sorted(name for name in _talib().get_functions() if name not in UNSUPPORTED))
 
 
@@ -124,7 +124,7 @@ def describe(name: str) -> Description:
 
 
 def choose(asked: str, named: Mapping[str, str], ordered: Sequence[str] = ()) -> TalibFunction:
-    """Return the function with these parameters: positional in TA-Lib's order, named, or its defaults.
+    """Return the function with these parameters: positional in TA-Lib's order, named, or the defaults.
 
     Its inputs of one column (`price`, `price0`, `price1`) may be named too; `series_type` is a synonym for `price`.
     Raises BadInput with the known parameters, or if TA-Lib refuses the values.

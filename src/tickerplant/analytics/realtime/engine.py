@@ -8,11 +8,11 @@ Effect of a bar:
   `withdrawn`;
 - a revision older than memory: no values. It is counted (`EngineCounters.beyond_memory`) and rejected
   (`drain_rejected`), so that the series is computed again from stored history. Only a withdrawal is published at once;
-- marked `history` and not later than all bars of its symbol: rejected likewise, because source priority is decided in
+- marked `history` and not later than all bars of its symbol: also rejected, because source priority is decided in
   the store;
-- final without prices (none of its trades may set one), or with prices beyond ±1e100: ignored by the indicators, no
-  row. If it replaces a bar that had prices, the values of that bar are withdrawn;
-- forming: the forming indicators as if the bar closed now. No state changes.
+- final without prices (none of its trades may set one), or with prices beyond ±1e100: the indicators ignore it,
+  and it has no row. If it replaces a bar that had prices, the values of that bar are withdrawn;
+- forming: the forming indicators are computed as if the bar closed now. No state changes.
 
 Indicators run on split-adjusted bars. A bar is adjusted on arrival, for the splits in effect at that time. A new split
 causes all series of the symbol to be recomputed.
@@ -44,7 +44,7 @@ from tickerplant.core.times import BoolArray, Int64Array, times_of
 
 FORMING, FINAL, WITHDRAWN = range(len(STATES))
 REBUILD_BARS: Final = 1 << 16
-"""Bars per batch when a whole series is computed again. A batch needs some 20 MB of temporary memory."""
+"""Maximum bars per batch when a whole series is computed again. A batch needs some 20 MB of temporary memory."""
 
 
 @dataclass(slots=True)
@@ -61,7 +61,7 @@ class EngineCounters:
 
 @dataclass(frozen=True, slots=True)
 class IntervalValues:
-    """Value rows of one interval with the same columns, to be published."""
+    """Value rows to publish: rows of one interval with the same columns."""
 
     interval: str
     columns: tuple[str, ...]
@@ -200,7 +200,7 @@ class Engine:
     def rebuild(self, series: Series, batch: pa.RecordBatch, start_us: int) -> Iterator[IntervalValues]:
         """Replace all state of a series by its whole history; yield the values from `start_us` on.
 
-        `batch` contains its final bars that have prices, as traded, in order of time. The newest ones are retained.
+        `batch` contains its final bars that have prices, as traded, in order of time. The newest bars are retained.
         Versions are 0; the caller sets them.
         """
         engine = self.interval_engines[series.interval]
@@ -217,7 +217,7 @@ class Engine:
                 yield IntervalValues(series.interval, engine.columns, [chunk])
 
     def record_known(self, batch: pa.RecordBatch) -> list[IntervalValues]:
-        """Process a record whose bars the state already contains: reject its closed bars, return its withdrawals."""
+        """Process a record whose bars the state already contains: reject its closed bars and return its withdrawals."""
         if batch.num_rows == 0:
             return []
         rows = self._read(batch)

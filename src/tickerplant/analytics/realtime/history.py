@@ -4,8 +4,8 @@ The *position* of a bar is the number of usable bars of its symbol before it. A 
 `[count - retained, count)`; the bar at position p is in slot p mod depth. Rings of symbols without bars use address
 space, not memory.
 
-Writing one slot in each of many rings touches one cache line per symbol. Where symbols advance together, several bars
-are therefore buffered and written at once (`FLUSH_BARS`).
+Writing one slot in each of many rings touches one cache line per symbol. Several bars are therefore buffered and
+written at once if symbols advance together (`FLUSH_BARS`).
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ class BarHistory:
         self.last_us[row] = NEVER_US
 
     def append(self, rows: RowIndex, count: Count, time_us: int, inputs: Columns) -> None:
-        """Append one bar with one time to each of these symbols. `count` is their number of bars before it.
+        """Append one bar with one time to each of these symbols. `count` is each symbol's number of earlier bars.
 
-        The time must be later than that of all their bars.
+        The time must be later than the times of all earlier bars of these symbols.
         """
         slot = count % self.depth
         if isinstance(rows, slice):
@@ -97,7 +97,7 @@ class BarHistory:
         return times
 
     def read(self, row: int, start: int, stop: int) -> dict[str, Float64Array]:
-        """Return the columns of the bars at positions `[start, stop)`. All must be retained."""
+        """Return the columns of the bars at positions `[start, stop)`. These bars must all be retained."""
         self._flush()
         slots = self._slots(start, stop)
         return {name: ring[row, slots] for name, ring in self.columns.items()}
@@ -147,7 +147,7 @@ class BarHistory:
 
 
 def grow_array(array: npt.NDArray[_T], capacity: int) -> npt.NDArray[_T]:
-    """Return the array with its first axis extended to `capacity` by zeros (untouched pages, so no memory yet)."""
+    """Return the array with its first axis extended to `capacity` by zeros. Untouched pages use no memory."""
     larger: npt.NDArray[_T] = np.zeros((capacity, *array.shape[1:]), dtype=array.dtype)
     larger[: len(array)] = array
     return larger

@@ -1,4 +1,4 @@
-"""The state of one indicator in one interval, for all symbols, and the way back to the state at an earlier bar."""
+"""The state of one indicator in one interval, for all symbols, and its restoration at an earlier bar."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from tickerplant.analytics.realtime.history import grow_array
 from tickerplant.core.times import BoolArray, Float64Array, Int64Array
 
 CHECKPOINT_BARS: Final = 32
-"""Bars between the checkpoints of a recursive indicator. A revision replays half of that on average, some 3 µs. With
-RSI's 24 bytes per state and 1,856 retained bars this is 1.4 kB per symbol; a checkpoint per bar would be 45 kB."""
+"""Bars between the checkpoints of a recursive indicator. A revision replays half of them on average, in some
+3 µs. An RSI with 24 bytes per state and 1,856 retained bars needs 1.4 kB per symbol; one checkpoint per bar would need
+45 kB."""
 
 Inputs = tuple[Float64Array, ...]
 
@@ -20,7 +21,7 @@ Inputs = tuple[Float64Array, ...]
 class IndicatorState:
     """The states of one indicator for all symbols of an interval.
 
-    `start` contains for each symbol the position of the first bar that counts. Outputs of bars before the end of the
+    `start` contains the position of each symbol's first counted bar. Outputs of bars before the end of the
     warm-up are NaN here and null in records.
     """
 
@@ -53,7 +54,7 @@ class IndicatorState:
     def step(self, rows: RowIndex, count: Count, inputs: Inputs, *, keep: bool) -> list[Float64Array]:
         """Process one bar of each symbol in `rows` and return the outputs, NaN during the warm-up.
 
-        `count` is the number of bars before it. A slice of rows requires one count, and equal starts (`same_start`).
+        `count` is the number of earlier bars. A slice of rows requires one count, and equal starts (`same_start`).
         """
         if isinstance(rows, slice):
             return self._step_slice(rows, int(count) - int(self.start[rows.start]), inputs, keep=keep)
@@ -107,12 +108,12 @@ class IndicatorState:
         return first + replay
 
     def reset(self, row: int) -> None:
-        """Set a symbol's state to that before its first bar, at position 0."""
+        """Set a symbol's state to the state before its first bar, at position 0."""
         self.start[row] = 0
         self.state[:, row] = 0.0
 
     def run(self, row: int, position: int, inputs: Inputs) -> Float64Array:
-        """Process many bars of one symbol, the first at `position`; return float64[outputs, bars], NaN until warm."""
+        """Process many bars of one symbol, the first at `position`; return float64[outputs, bars], NaN in warm-up."""
         index = position - int(self.start[row])
         state = self.state[:, row].copy()
         outputs, trace = self.indicator.run(state, index, inputs)

@@ -18,10 +18,10 @@ from tickerplant.core.interval import Interval
 from tickerplant.core.times import DAY_US, BoolArray, Float64Array, Int64Array
 
 SESSION_BARS: Final = 64
-"""Minimum number of bars per session that can be revised. For daily bars this is a quarter of a year. Intraday, a
-session counts as a whole day."""
+"""Minimum bars per session that can be revised: a quarter of a year of daily bars. An intraday session counts as a
+whole day."""
 ACTIVITY_BARS: Final = 1440
-"""Activity bars that count as one session: the minutes of a day, so that both need the same memory."""
+"""Number of activity bars that count as one session: the minutes of a day, so that both need the same memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ class IntervalEngine:
     def newest_values(self, row: int) -> Float64Array | None:
         """Return the values of a symbol's newest bar: float64[outputs]. None if an indicator starts after that bar.
 
-        Computed again from an earlier state, so that no state changes.
+        The values are computed again from an earlier state, so that no state changes.
         """
         history = self.history
         position = int(history.count[row]) - 1
@@ -194,7 +194,7 @@ class IntervalEngine:
         return Chunk(rows.times, rows.symbols, 1, rows.versions, values)
 
     def _extend(self, row: int, position: int, times: Int64Array, columns: Columns) -> Float64Array:
-        """Replace a symbol's bars from `position` on with these bars, and return the values of all of them."""
+        """Replace a symbol's bars from `position` on with these bars; return their values: float64[outputs, bars]."""
         history = self.history
         revised = position < history.count[row]
         starts = [state.rewind(row, position) if revised else position for state in self.states]
@@ -215,10 +215,10 @@ class IntervalEngine:
         return self._extend(row, int(self.history.count[row]), times, columns)
 
     def revise(self, rows: BarRows) -> tuple[Chunk | None, int]:
-        """Apply bars of one symbol at or before its newest bar, in order of time. A bar without prices removes its bar.
+        """Apply bars of one symbol at or before its newest bar, in order of time. A row without prices removes its bar.
 
-        Returns the changed values, from the first different bar on, with the version of the revision; and the number of
-        rows older than memory. Those rows are not applied: their bars, and the bars after them, keep their values.
+        Returns the changed values, from the first different bar on, with the version of the revision, and the number of
+        rows older than memory. Rows older than memory are not applied and change no value.
         """
         row, history = int(rows.symbols[0]), self.history
         oldest, known = history.oldest(row), history.read_times(row)

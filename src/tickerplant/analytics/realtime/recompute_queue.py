@@ -27,14 +27,14 @@ from tickerplant.core.times import MINUTE_US
 
 HISTORY_WAIT_US: Final = MINUTE_US
 """Log time after which a feed without new history counts as inactive. It exceeds the wait for a vendor's per-minute
-quota. If an answer comes later still, the series is computed twice."""
+quota. If an answer arrives after that, the series is computed twice."""
 
 
 @dataclass(slots=True)
 class RecomputeMark:
     """One queued series: values must be published again from `start_us` on.
 
-    `position`: the store must have applied the log up to this offset. `feeds`: the feeds that delivered history for it.
+    The store must have applied the log up to the offset `position`. `feeds` delivered history for the series.
     """
 
     start_us: int
@@ -44,7 +44,7 @@ class RecomputeMark:
 
 @dataclass(frozen=True, slots=True)
 class RejectedBar:
-    """A bar that the engine could not apply. `history` is the bar's own mark."""
+    """A bar that the engine could not apply. `history` is the value of the bar's column `history`."""
 
     series: Series
     time_us: int
@@ -60,9 +60,9 @@ class RecomputeQueue:
         """The active feeds that deliver history, with the log time of their newest history."""
 
     def add(self, series: Series, start_us: int, position: int, feed: str = "") -> None:
-        """Queue a series from a bar's time on; a series that is queued already keeps the earliest time.
+        """Queue a series from a bar's time on; a queued series keeps its earliest time.
 
-        `position` is the offset after the record that caused it. `feed`: the feed that delivered history, if one did.
+        `position` is the offset after the record that caused it. `feed` delivered the history; "" for none.
         """
         mark = self.marks.setdefault(series, RecomputeMark(start_us, position))
         mark.start_us = min(mark.start_us, start_us)

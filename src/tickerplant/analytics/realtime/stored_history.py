@@ -20,7 +20,7 @@ CLOSED: Final = pa.array([schemas.FINAL, schemas.WITHDRAWN])
 
 
 class HistorySession(Protocol):
-    """One consistent read of the store: the effect of the bars partition's log up to `position`, exclusive."""
+    """One consistent read of a partition's stored bars: the result of its log up to `position`, exclusive."""
 
     position: int
 
@@ -50,7 +50,7 @@ class HistoryStore(Protocol):
 
 
 def newer_bars(values: Iterable[object], wanted: Iterable[Series]) -> dict[Series, list[pa.RecordBatch]]:
-    """Return the closed bars of the wanted series in these encoded records, in the records' order."""
+    """Return the closed bars of the wanted series in these encoded records, by series, in the records' order."""
     names = set(wanted)
     symbols = pa.array(sorted({series.symbol for series in names}), pa.utf8())
     found: dict[Series, list[pa.RecordBatch]] = {}

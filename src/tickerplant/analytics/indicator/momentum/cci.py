@@ -18,14 +18,14 @@ from tickerplant.analytics.indicator.declaration import period
 from tickerplant.analytics.indicator.window import At, Windowed
 from tickerplant.core.times import Float64Array
 
-_MIN_DEVIATION: Final = 1e-14  # relative: a smaller mean deviation is rounding
+_MIN_DEVIATION: Final = 1e-14  # relative: a smaller mean deviation is a rounding error
 
 
 class CCI(Windowed):
     """Commodity channel index: (typical − mean) / (0.015 · mean absolute deviation) over the last `period` bars.
 
-    The index is 0 if all typical prices are equal. TA-Lib sums the prices; this sums their differences from the newest
-    one, which are smaller and lose less precision.
+    The index is 0 if all typical prices are equal. TA-Lib sums the prices. This class sums their differences
+    from the newest price, which are smaller and lose less precision.
     """
 
     NAME = "CCI"
@@ -35,16 +35,16 @@ class CCI(Windowed):
     SOURCE = "TA-Lib CCI; D. R. Lambert, Commodity Channel Index, Commodities (October 1980)"
 
     def declare(self) -> None:
-        """Set the sizes that follow from the period."""
+        """Set warm-up and state size from the period."""
         self.looks_back(int(self.values[0]))
 
     def kept(self, inputs: tuple[Float64Array, ...]) -> tuple[Float64Array, ...]:
-        """Return the typical price."""
+        """Return the typical price of each bar, in units of price."""
         high, low, close = inputs
         return ((high + low + close) / 3.0,)
 
     def formula(self, at: At) -> tuple[Float64Array, ...]:
-        """Return the index."""
+        """Return the commodity channel index, a number without unit or bounds."""
         n, newest = self.length, at(0, 0)
         total = at(0, 1) - newest
         for lag in range(2, n):

@@ -19,9 +19,9 @@ from tickerplant.core.times import Float64Array
 class MACD(Recursive):
     """Moving average convergence/divergence: fast EMA minus slow EMA, the EMA of that line, and their difference.
 
-    In the dialect `talib` the fast average is seeded with the last `fast` closes of the slow one's seed, so that both
-    start together. The line is null until the signal starts. In `tradingview` each average is seeded with its own first
-    closes, and the line starts as soon as it can.
+    In the dialect `talib` the fast average is seeded with the last `fast` closes of the slow average's seed. Both start
+    together. The line is null until the signal starts. In `tradingview` each average is seeded with its own first
+    closes, and the line starts after `slow` bars.
     """
 
     NAME = "MACD"
@@ -31,7 +31,7 @@ class MACD(Recursive):
     DIALECTS = (TALIB, TRADINGVIEW)
 
     def declare(self) -> None:
-        """Set the sizes that follow from the periods. Raises BadInput unless fast < slow."""
+        """Set warm-up and state size from the periods. Raises BadInput unless fast < slow."""
         fast, slow, signal = (int(value) for value in self.values)
         if fast >= slow:
             raise BadInput(f"MACD: fast is {fast}, it must be less than slow, which is {slow}")
@@ -42,7 +42,7 @@ class MACD(Recursive):
         self.width = 3
 
     def formula(self, past: Past, *inputs: Float64Array) -> tuple[Float64Array, ...]:
-        """Return line, signal and histogram."""
+        """Return line, signal and histogram, in units of price."""
         fast = past.smooth(self._fast, inputs[0], self._start)
         line = fast - past.smooth(self._slow, inputs[0])
         signal = past.smooth(self._signal, line, self._slow.seed - 1)

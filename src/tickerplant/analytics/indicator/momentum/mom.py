@@ -22,9 +22,9 @@ class MOM(Windowed):
     SOURCE = "TA-Lib MOM"
 
     def declare(self) -> None:
-        """Set the sizes that follow from the period."""
+        """Set warm-up and state size from the period."""
         self.looks_back(int(self.values[0]) + 1)
 
     def formula(self, at: At) -> tuple[Float64Array, ...]:
-        """Return the change."""
+        """Return the momentum: the change of the close over `period` bars, in units of price."""
         return (at(0, 0) - at(0, int(self.values[0])),)

@@ -31,11 +31,11 @@ class ROC(Windowed):
     SOURCE = "TA-Lib ROC"
 
     def declare(self) -> None:
-        """Set the sizes that follow from the period."""
+        """Set warm-up and state size from the period."""
         self.looks_back(int(self.values[0]) + 1)
 
     def formula(self, at: At) -> tuple[Float64Array, ...]:
-        """Return the rate."""
+        """Return the rate of change: the change of the close over `period` bars, in percent."""
         then = at(0, int(self.values[0]))
         nothing = np.abs(then) < _NO_PRICE
         return (np.where(nothing, 0.0, (at(0, 0) / np.where(nothing, 1.0, then) - 1.0) * 100.0),)

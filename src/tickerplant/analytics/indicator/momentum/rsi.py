@@ -22,7 +22,7 @@ from tickerplant.core.times import Float64Array
 class RSI(Recursive):
     """Relative strength index: 100 · gains / (gains + losses), Wilder's averages over `period` changes of the close.
 
-    If the price has never moved the index is 0, or 100 in the dialect `tradingview`.
+    The index is 0, or 100 in the dialect `tradingview`, if the price has never moved.
     """
 
     NAME = "RSI"
@@ -31,13 +31,13 @@ class RSI(Recursive):
     DIALECTS = (TALIB, TRADINGVIEW)
 
     def declare(self) -> None:
-        """Set the sizes that follow from the period."""
+        """Set warm-up and state size from the period."""
         self._average = wilder(int(self.values[0]))
         self.warmup = self._average.seed + 1
         self.width = RSI_WIDTH
 
     def formula(self, past: Past, *inputs: Float64Array) -> tuple[Float64Array, ...]:
-        """Return the index."""
+        """Return the relative strength index, 0 to 100."""
         return (relative_strength(past, self._average, inputs[0], still=0.0 if self.dialect == TALIB else 100.0),)
 
 
@@ -45,7 +45,7 @@ RSI_WIDTH: Final = 3
 
 
 def relative_strength(past: Past, average: Wilder, close: Float64Array, still: float = 0.0) -> Float64Array:
-    """Return the relative strength index of closes, `still` if they have never moved.
+    """Return the relative strength index of closes, 0 to 100; `still` if they have never moved.
 
     Uses RSI_WIDTH floats of the state.
     """

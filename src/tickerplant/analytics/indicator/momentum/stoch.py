@@ -28,7 +28,7 @@ from tickerplant.analytics.indicator.extremes import BlockRange
 from tickerplant.analytics.indicator.short_windows import ShortMean
 from tickerplant.core.times import Float64Array
 
-_MIN_RANGE: Final = 1e-14  # TA-Lib's epsilon: a range that is smaller relative to its ends is rounding
+_MIN_RANGE: Final = 1e-14  # TA-Lib's epsilon: a smaller range, relative to its ends, is a rounding error
 
 
 class STOCH(Indicator):
@@ -50,7 +50,7 @@ class STOCH(Indicator):
     DIALECTS = (TALIB, METATRADER)
 
     def declare(self) -> None:
-        """Set the sizes that follow from the periods."""
+        """Set warm-up and state size from the periods."""
         fastk, slowk, slowd = (int(value) for value in self.values)
         self.warmup = fastk + slowk + slowd - 2
         self.block = whole_blocks(self.warmup, fastk)
@@ -62,7 +62,7 @@ class STOCH(Indicator):
     def step(
         self, state: Float64Array, rows: RowIndex, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
     ) -> tuple[Float64Array, ...]:
-        """Process one bar of each symbol."""
+        """Process one bar of each symbol; return `k` and `d`, 0 to 100."""
         ranges, slow, signal = self._parts(state)
         high, low, close = inputs
         highest, lowest = self._range.step(ranges, rows, index, high, low, keep=keep)
@@ -75,7 +75,7 @@ class STOCH(Indicator):
         return k, self._signal.step(signal, rows, k, keep=keep)
 
     def run(self, state: Float64Array, index: int, inputs: tuple[Float64Array, ...]) -> Run:
-        """Process many bars of one symbol."""
+        """Process many bars of one symbol; return `k` and `d`, 0 to 100."""
         ranges, slow, signal = self._parts(state)
         high, low, close = inputs
         highest, lowest = self._range.run(ranges, index, high, low)

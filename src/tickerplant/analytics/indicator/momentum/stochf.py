@@ -32,7 +32,7 @@ class STOCHF(Indicator):
     SOURCE = "TA-Lib STOCHF with a simple moving average"
 
     def declare(self) -> None:
-        """Set the sizes that follow from the periods."""
+        """Set warm-up and state size from the periods."""
         fastk, fastd = (int(value) for value in self.values)
         self.warmup = fastk + fastd - 1
         self.block = whole_blocks(self.warmup, fastk)
@@ -42,14 +42,14 @@ class STOCHF(Indicator):
     def step(
         self, state: Float64Array, rows: RowIndex, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
     ) -> tuple[Float64Array, ...]:
-        """Process one bar of each symbol."""
+        """Process one bar of each symbol; return `k` and `d`, 0 to 100."""
         high, low, close = inputs
         end = self._range.width
         k = stochastic_position(close, *self._range.step(state[:end], rows, index, high, low, keep=keep))
         return k, self._signal.step(state[end:], rows, k, keep=keep)
 
     def run(self, state: Float64Array, index: int, inputs: tuple[Float64Array, ...]) -> Run:
-        """Process many bars of one symbol."""
+        """Process many bars of one symbol; return `k` and `d`, 0 to 100."""
         high, low, close = inputs
         end = self._range.width
         k = stochastic_position(close, *self._range.run(state[:end], index, high, low))

@@ -20,14 +20,14 @@ from tickerplant.analytics.indicator.recursive import Past, Recursive
 from tickerplant.analytics.indicator.smoothing import wilder
 from tickerplant.core.times import Float64Array
 
-_ROUNDING: Final = 1e-14  # TA-Lib's epsilon: a smaller relative range of the RSI is rounding
+_ROUNDING: Final = 1e-14  # TA-Lib's epsilon: a smaller relative range of the RSI is a rounding error
 
 
 class STOCHRSI(Recursive):
     """Stochastic RSI: the position of the RSI in its range of `fastk` bars, in percent, and its mean over `fastd`.
 
-    If the RSI has not moved `fastk` is 0, as in TA-Lib. TradingView's %K (14, 14, 3) is `fastd` of STOCHRSI(14,14,3)
-    here. Its %D is the mean of three of those.
+    `fastk` is 0 if the RSI has not moved, as in TA-Lib. TradingView's %K (14, 14, 3) is `fastd` of STOCHRSI(14,14,3)
+    here. TradingView's %D is the mean of the last three %K.
     """
 
     NAME = "STOCHRSI"
@@ -40,14 +40,14 @@ class STOCHRSI(Recursive):
     SOURCE = "TA-Lib STOCHRSI, fastd a simple average; T. Chande and S. Kroll, The New Technical Trader (1994)"
 
     def declare(self) -> None:
-        """Set the sizes that follow from the periods."""
+        """Set warm-up and state size from the periods."""
         n, self._fastk, self._fastd = (int(value) for value in self.values)
         self._average = wilder(n)
         self.warmup = n + 1 + (self._fastk - 1) + (self._fastd - 1)
         self.width = RSI_WIDTH + (self._fastk - 1) + (self._fastd - 1)
 
     def formula(self, past: Past, *inputs: Float64Array) -> tuple[Float64Array, ...]:
-        """Return fastk and fastd."""
+        """Return `fastk` and `fastd`, 0 to 100."""
         index = relative_strength(past, self._average, inputs[0])
         lowest = highest = lagged = index
         for _ in range(self._fastk - 1):

@@ -19,7 +19,7 @@ from tickerplant.core.times import Float64Array
 class WILLR(Indicator):
     """Williams' %R: the distance of the close from the highest high in the range of the last `period` bars, 0 to −100.
 
-    It is 0 in a range of zero height.
+    The value is 0 in a range of zero height.
     """
 
     NAME = "WILLR"
@@ -28,7 +28,7 @@ class WILLR(Indicator):
     SOURCE = "TA-Lib WILLR; L. Williams, How I Made One Million Dollars … Last Year … Trading Commodities (1973)"
 
     def declare(self) -> None:
-        """Set the sizes that follow from the period."""
+        """Set warm-up and state size from the period."""
         self.warmup = self.block = int(self.values[0])
         self._range = BlockRange(self.block)
         self.width = self._range.width
@@ -36,12 +36,12 @@ class WILLR(Indicator):
     def step(
         self, state: Float64Array, rows: RowIndex, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
     ) -> tuple[Float64Array, ...]:
-        """Process one bar of each symbol."""
+        """Process one bar of each symbol; return Williams' %R, −100 to 0."""
         high, low, close = inputs
         return (_percent(close, *self._range.step(state, rows, index, high, low, keep=keep)),)
 
     def run(self, state: Float64Array, index: int, inputs: tuple[Float64Array, ...]) -> Run:
-        """Process many bars of one symbol."""
+        """Process many bars of one symbol; return Williams' %R, −100 to 0."""
         high, low, close = inputs
         return Run(_percent(close, *self._range.run(state, index, high, low))[None], None)
 

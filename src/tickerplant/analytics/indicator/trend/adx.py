@@ -41,7 +41,7 @@ class ADX(Recursive):
     DIALECTS = (TALIB, WILDER, TRADINGVIEW)
 
     def declare(self) -> None:
-        """Set the sizes that follow from the period."""
+        """Set warm-up and state size from the period."""
         n = self._n = int(self.values[0])
         self._sum = WilderSum(n - 1 if self.dialect == TALIB else n, n)
         self._average = WilderHeld(n, 1.0 / n)
@@ -49,7 +49,7 @@ class ADX(Recursive):
         self.width = 7
 
     def formula(self, past: Past, *inputs: Float64Array) -> tuple[Float64Array, ...]:
-        """Return ADX, +DI and -DI."""
+        """Return ADX, +DI and -DI, each 0 to 100."""
         high, low, _ = inputs
         up, down = high - past.last(high), past.last(low) - low
         ranges = past.smooth(self._sum, true_range(past, *inputs), start=1)

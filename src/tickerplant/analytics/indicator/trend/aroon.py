@@ -29,11 +29,11 @@ class AROON(Windowed):
     SOURCE = "TA-Lib AROON; T. S. Chande, A Time Price Oscillator, Stocks & Commodities (September 1995)"
 
     def declare(self) -> None:
-        """Set the sizes that follow from the period."""
+        """Set warm-up and state size from the period."""
         self.looks_back(int(self.values[0]) + 1)
 
     def formula(self, at: At) -> tuple[Float64Array, ...]:
-        """Return both lines."""
+        """Return the Aroon lines `up` and `down`, 0 to 100."""
         return lines(at, self.length - 1)
 
 

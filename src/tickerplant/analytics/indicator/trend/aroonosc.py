@@ -24,10 +24,10 @@ class AROONOSC(Windowed):
     SOURCE = "TA-Lib AROONOSC"
 
     def declare(self) -> None:
-        """Set the sizes that follow from the period."""
+        """Set warm-up and state size from the period."""
         self.looks_back(int(self.values[0]) + 1)
 
     def formula(self, at: At) -> tuple[Float64Array, ...]:
-        """Return the difference of the lines."""
+        """Return the Aroon oscillator, up minus down, −100 to 100."""
         up, down = lines(at, self.length - 1)
         return (up - down,)

@@ -23,14 +23,14 @@ class DEMA(Recursive):
     SOURCE = "TA-Lib DEMA, default compatibility; P. Mulloy, Smoothing Data with Faster Moving Averages (TASC, 1994)"
 
     def declare(self) -> None:
-        """Set the sizes that follow from the period."""
+        """Set warm-up and state size from the period."""
         self._average = exponential(int(self.values[0]))
         self._lag = self._average.seed - 1
         self.warmup = 2 * self._lag + 1
         self.width = 2
 
     def formula(self, past: Past, *inputs: Float64Array) -> tuple[Float64Array, ...]:
-        """Return the average."""
+        """Return the double exponential moving average, in units of price."""
         once = past.smooth(self._average, inputs[0])
         twice = past.smooth(self._average, once, self._lag)
         return (2.0 * once - twice,)

@@ -23,11 +23,11 @@ class EMA(Recursive):
     SOURCE = "TA-Lib EMA, default compatibility: seeded with the SMA of the first period"
 
     def declare(self) -> None:
-        """Set the sizes that follow from the period."""
+        """Set warm-up and state size from the period."""
         self._average = exponential(int(self.values[0]))
         self.warmup = self._average.seed
         self.width = 1
 
     def formula(self, past: Past, *inputs: Float64Array) -> tuple[Float64Array, ...]:
-        """Return the average."""
+        """Return the exponential moving average, in units of price."""
         return (past.smooth(self._average, inputs[0]),)

@@ -54,7 +54,7 @@ class ICHIMOKU(Indicator):
     DIALECTS = (TALIB, TRADINGVIEW)
 
     def declare(self) -> None:
-        """Set the sizes that follow from the periods. Raises BadInput unless tenkan <= kijun <= senkou."""
+        """Set warm-up and state size from the periods. Raises BadInput unless tenkan <= kijun <= senkou."""
         tenkan, kijun, senkou, displacement = (int(value) for value in self.values)
         if not tenkan <= kijun <= senkou:
             raise BadInput(f"ICHIMOKU: tenkan {tenkan}, kijun {kijun} and senkou {senkou} must not fall")
@@ -72,7 +72,7 @@ class ICHIMOKU(Indicator):
     def step(
         self, state: Float64Array, rows: RowIndex, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
     ) -> tuple[Float64Array, ...]:
-        """Process one bar of each symbol."""
+        """Process one bar of each symbol; return both lines and the cloud, in units of price."""
         high, low = inputs
         *ranges, a, b = self._parts
         tenkan, kijun, senkou = (
@@ -83,7 +83,7 @@ class ICHIMOKU(Indicator):
         return tenkan, kijun, senkou_a, self._delay.step(state[b], rows, index, senkou, keep=keep)
 
     def run(self, state: Float64Array, index: int, inputs: tuple[Float64Array, ...]) -> Run:
-        """Process many bars of one symbol."""
+        """Process many bars of one symbol; return both lines and the cloud, in units of price."""
         high, low = inputs
         *ranges, a, b = self._parts
         tenkan, kijun, senkou = (

@@ -39,7 +39,7 @@ class SAR(Recursive):
     SOURCE = "TA-Lib SAR; J. Welles Wilder, New Concepts in Technical Trading Systems (1978)"
 
     def declare(self) -> None:
-        """Set the sizes. Raises BadInput for an acceleration above the maximum."""
+        """Set warm-up and state size. Raises BadInput for an acceleration above the maximum."""
         acceleration, maximum = self.values
         if acceleration > maximum:
             raise BadInput(f"SAR: acceleration is {acceleration:g}, it must not exceed maximum, which is {maximum:g}")
@@ -48,7 +48,7 @@ class SAR(Recursive):
         self.width = self._stop.width + 2
 
     def formula(self, past: Past, *inputs: Float64Array) -> tuple[Float64Array, ...]:
-        """Return the stop."""
+        """Return the stop of the position, in units of price."""
         high, low = inputs
         before = past.last(high), past.last(low)
         return (past.recur(self._stop, high, low, *before, start=1)[0],)
@@ -66,7 +66,7 @@ class _Stop:
     width: ClassVar[int] = 5
 
     def step(self, before: tuple[Float64Array, ...], index: Count, *x: Float64Array) -> tuple[Float64Array, ...]:
-        """Process one bar of each symbol. `x`: high and low, then those of the previous bar."""
+        """Process one bar of each symbol; return the new state. `x` is high and low, then those of the previous bar."""
         high, low, last_high, last_low = x
         _, side, stop, best, share = before
         first = np.equal(index, 0)
@@ -104,7 +104,7 @@ class _Stop:
         return after
 
     def run(self, before: tuple[float, ...], index: int, *x: list[float]) -> Iterator[tuple[float, ...]]:
-        """Process many bars of one symbol."""
+        """Process many bars of one symbol; yield the state after each."""
         shown, side, stop, best, share = before
         step, most = self.acceleration, self.maximum
         for bar, (high, low, last_high, last_low) in enumerate(zip(*x, strict=True), start=index):

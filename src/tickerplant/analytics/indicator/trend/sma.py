@@ -22,7 +22,7 @@ class SMA(Indicator):
     SOURCE = "TA-Lib SMA; summed without drift (see moments)"
 
     def declare(self) -> None:
-        """Set the sizes that follow from the period."""
+        """Set warm-up and state size from the period."""
         self.warmup = self.block = int(self.values[0])
         self._moments = BlockMoments(self.block)
         self.width = self._moments.width
@@ -30,9 +30,9 @@ class SMA(Indicator):
     def step(
         self, state: Float64Array, rows: RowIndex, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
     ) -> tuple[Float64Array, ...]:
-        """Process one bar of each symbol."""
+        """Process one bar of each symbol; return the mean close, in units of price."""
         return (self._moments.step(state, rows, index, inputs[0], keep=keep)[0],)
 
     def run(self, state: Float64Array, index: int, inputs: tuple[Float64Array, ...]) -> Run:
-        """Process many bars of one symbol."""
+        """Process many bars of one symbol; return the mean close, in units of price."""
         return Run(self._moments.run(state, index, inputs[0])[0][None], None)

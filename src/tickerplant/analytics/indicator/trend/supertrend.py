@@ -38,13 +38,13 @@ class SUPERTREND(Recursive):
     DIALECTS = (TALIB, TRADINGVIEW)
 
     def declare(self) -> None:
-        """Set the sizes that follow from the period."""
+        """Set warm-up and state size from the period."""
         self._average, self._start = wilder(int(self.values[0])), first_range_index(self.dialect)
         self.warmup = self._average.seed + self._start
         self.width = 2 + _BANDS.width
 
     def formula(self, past: Past, *inputs: Float64Array) -> tuple[Float64Array, ...]:
-        """Return line and direction."""
+        """Return the line, in units of price, and the direction: 1 up, -1 down."""
         high, low, close = inputs
         distance = self.values[1] * past.smooth(self._average, true_range(past, *inputs), self._start)
         middle = (high + low) / 2.0
@@ -55,12 +55,12 @@ class SUPERTREND(Recursive):
 
 @dataclass(frozen=True, slots=True)
 class _Bands:
-    """The state: lower band, upper band, direction, last close. It starts at the bar with the first average range."""
+    """The state: lower band, upper band, direction, last close. The first average range starts the recursion."""
 
     width: ClassVar[int] = 4
 
     def step(self, before: tuple[Float64Array, ...], index: Count, *x: Float64Array) -> tuple[Float64Array, ...]:
-        """Process one bar of each symbol. `x`: the bands before the ratchet, and the close."""
+        """Process one bar of each symbol; return the new state. `x` is the bands before the ratchet, and the close."""
         bare_lower, bare_upper, close = x
         last_lower, last_upper, last_direction, last = before
         lower = np.where((bare_lower > last_lower) | (last < last_lower), bare_lower, last_lower)
@@ -78,7 +78,7 @@ class _Bands:
         return lower, upper, direction, close
 
     def run(self, before: tuple[float, ...], index: int, *x: list[float]) -> Iterator[tuple[float, ...]]:
-        """Process many bars of one symbol."""
+        """Process many bars of one symbol; yield the state after each."""
         lower, upper, direction, last = before
         for bar, (bare_lower, bare_upper, close) in enumerate(zip(*x, strict=True), start=index):
             if bar > 0:

@@ -16,21 +16,21 @@ from tickerplant.core.times import Float64Array
 
 
 class TEMA(Recursive):
-    """Triple exponential moving average: 3 · EMA - 3 · EMA of the EMA + EMA of that."""
+    """Triple exponential moving average: 3 · EMA − 3 · EMA(EMA) + EMA(EMA(EMA))."""
 
     NAME = "TEMA"
     PARAMETERS = (period(20),)
     SOURCE = "TA-Lib TEMA, default compatibility; P. Mulloy, Smoothing Data with Faster Moving Averages (TASC, 1994)"
 
     def declare(self) -> None:
-        """Set the sizes that follow from the period."""
+        """Set warm-up and state size from the period."""
         self._average = exponential(int(self.values[0]))
         self._lag = self._average.seed - 1
         self.warmup = 3 * self._lag + 1
         self.width = 3
 
     def formula(self, past: Past, *inputs: Float64Array) -> tuple[Float64Array, ...]:
-        """Return the average."""
+        """Return the triple exponential moving average, in units of price."""
         once = past.smooth(self._average, inputs[0])
         twice = past.smooth(self._average, once, self._lag)
         thrice = past.smooth(self._average, twice, 2 * self._lag)

@@ -25,11 +25,11 @@ class WMA(Windowed):
     SOURCE = "TA-Lib WMA; summed without drift"
 
     def declare(self) -> None:
-        """Set the sizes that follow from the period."""
+        """Set warm-up and state size from the period."""
         self.looks_back(int(self.values[0]))
 
     def formula(self, at: At) -> tuple[Float64Array, ...]:
-        """Return the average."""
+        """Return the weighted moving average, in units of price."""
         n, newest = self.length, at(0, 0)
         total = (n - 1) * (at(0, 1) - newest)
         for lag in range(2, n):

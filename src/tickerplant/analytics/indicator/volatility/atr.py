@@ -31,13 +31,13 @@ class ATR(Recursive):
     DIALECTS = (TALIB, TRADINGVIEW)
 
     def declare(self) -> None:
-        """Set the sizes that follow from the period."""
+        """Set warm-up and state size from the period."""
         self._average, self._start = wilder(int(self.values[0])), first_range_index(self.dialect)
         self.warmup = self._average.seed + self._start
         self.width = 2
 
     def formula(self, past: Past, *inputs: Float64Array) -> tuple[Float64Array, ...]:
-        """Return the average."""
+        """Return the average true range, in units of price."""
         return (past.smooth(self._average, true_range(past, *inputs), self._start),)
 
 

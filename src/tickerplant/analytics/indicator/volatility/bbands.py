@@ -34,7 +34,7 @@ class BBANDS(Indicator):
     SOURCE = "TA-Lib BBANDS with a simple moving average; J. Bollinger, Bollinger on Bollinger Bands (2001)"
 
     def declare(self) -> None:
-        """Set the sizes that follow from the period."""
+        """Set warm-up and state size from the period."""
         self.warmup = self.block = int(self.values[0])
         self._moments = BlockMoments(self.block, squares=True)
         self.width = self._moments.width
@@ -42,11 +42,11 @@ class BBANDS(Indicator):
     def step(
         self, state: Float64Array, rows: RowIndex, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
     ) -> tuple[Float64Array, ...]:
-        """Process one bar of each symbol."""
+        """Process one bar of each symbol; return the bands, `percent_b` and `bandwidth`."""
         return self._bands(inputs[0], *self._moments.step(state, rows, index, inputs[0], keep=keep))
 
     def run(self, state: Float64Array, index: int, inputs: tuple[Float64Array, ...]) -> Run:
-        """Process many bars of one symbol."""
+        """Process many bars of one symbol; return the bands, `percent_b` and `bandwidth`."""
         return Run(np.stack(self._bands(inputs[0], *self._moments.run(state, index, inputs[0]))), None)
 
     def _bands(self, x: Float64Array, mean: Float64Array, squares: Float64Array) -> tuple[Float64Array, ...]:

@@ -30,7 +30,7 @@ class KELTNER(Recursive):
     DIALECTS = (TALIB, TRADINGVIEW)
 
     def declare(self) -> None:
-        """Set the sizes that follow from the periods."""
+        """Set warm-up and state size from the periods."""
         self._middle, self._range = exponential(int(self.values[0])), wilder(int(self.values[1]))
         self._start = first_range_index(self.dialect)
         middle = self._middle.seed
@@ -39,7 +39,7 @@ class KELTNER(Recursive):
         self.width = 3
 
     def formula(self, past: Past, *inputs: Float64Array) -> tuple[Float64Array, ...]:
-        """Return upper band, middle and lower band."""
+        """Return upper band, middle and lower band, in units of price."""
         middle = past.smooth(self._middle, inputs[2])
         distance = self.values[2] * past.smooth(self._range, true_range(past, *inputs), self._start)
         return middle + distance, middle, middle - distance

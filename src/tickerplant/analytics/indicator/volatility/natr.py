@@ -27,13 +27,13 @@ class NATR(Recursive):
     SOURCE = "TA-Lib NATR, default compatibility; J. Forman, Cross-Market Evaluations with NATR (TASC, 2006)"
 
     def declare(self) -> None:
-        """Set the sizes that follow from the period."""
+        """Set warm-up and state size from the period."""
         self._average = wilder(int(self.values[0]))
         self.warmup = self._average.seed + 1
         self.width = 2
 
     def formula(self, past: Past, *inputs: Float64Array) -> tuple[Float64Array, ...]:
-        """Return the average true range in percent."""
+        """Return the average true range in percent of the close."""
         average = past.smooth(self._average, true_range(past, *inputs), start=1)
         close = inputs[2]
         some = np.abs(close) >= MIN_DIVISOR

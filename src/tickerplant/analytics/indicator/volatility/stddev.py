@@ -24,7 +24,7 @@ class STDDEV(Indicator):
     SOURCE = "TA-Lib STDDEV with nbdev 1; summed without drift (see moments)"
 
     def declare(self) -> None:
-        """Set the sizes that follow from the period."""
+        """Set warm-up and state size from the period."""
         self.warmup = self.block = int(self.values[0])
         self._moments = BlockMoments(self.block, squares=True)
         self.width = self._moments.width
@@ -32,11 +32,11 @@ class STDDEV(Indicator):
     def step(
         self, state: Float64Array, rows: RowIndex, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
     ) -> tuple[Float64Array, ...]:
-        """Process one bar of each symbol."""
+        """Process one bar of each symbol; return the standard deviation, in units of price."""
         _, squares = self._moments.step(state, rows, index, inputs[0], keep=keep)
         return (np.sqrt(squares / self.block),)
 
     def run(self, state: Float64Array, index: int, inputs: tuple[Float64Array, ...]) -> Run:
-        """Process many bars of one symbol."""
+        """Process many bars of one symbol; return the standard deviation, in units of price."""
         _, squares = self._moments.run(state, index, inputs[0])
         return Run(np.sqrt(squares / self.block)[None], None)

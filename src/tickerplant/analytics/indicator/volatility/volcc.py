@@ -20,8 +20,8 @@ from tickerplant.core.times import Float64Array
 class VOLCC(Indicator):
     """Realised volatility, close to close: the sample deviation of `period` log returns, as a fraction per year.
 
-    A return is 0 if one of its prices is not positive. The dialect `tradingview` is its Historical Volatility: the
-    population deviation, in percent.
+    A return is 0 if one of its prices is not positive. The dialect `tradingview` computes TradingView's
+    Historical Volatility: the population deviation, in percent.
     """
 
     NAME = "VOLCC"
@@ -30,7 +30,7 @@ class VOLCC(Indicator):
     DIALECTS = (TALIB, TRADINGVIEW)
 
     def declare(self) -> None:
-        """Set the sizes that follow from the period."""
+        """Set warm-up and state size from the period."""
         self.block = int(self.values[0])
         self.warmup = self.block + 1
         self._moments = BlockMoments(self.block, squares=True)
@@ -39,7 +39,7 @@ class VOLCC(Indicator):
     def step(
         self, state: Float64Array, rows: RowIndex, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
     ) -> tuple[Float64Array, ...]:
-        """Process one bar of each symbol."""
+        """Process one bar of each symbol; return the volatility per year."""
         made = log_ratio(inputs[0], state[-1, rows])
         _, squares = self._moments.step(state[:-1], rows, index, made, keep=keep)
         if keep:
@@ -47,7 +47,7 @@ class VOLCC(Indicator):
         return (self._volatility(squares),)
 
     def run(self, state: Float64Array, index: int, inputs: tuple[Float64Array, ...]) -> Run:
-        """Process many bars of one symbol."""
+        """Process many bars of one symbol; return the volatility per year."""
         closes = np.concatenate([state[-1:], inputs[0]])
         _, squares = self._moments.run(state[:-1], index, log_ratio(closes[1:], closes[:-1]))
         state[-1] = closes[-1]

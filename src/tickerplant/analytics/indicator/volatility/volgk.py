@@ -32,7 +32,7 @@ class VOLGK(BarVolatility):
     )
 
     def variance(self, inputs: tuple[Float64Array, ...]) -> Float64Array:
-        """Return each bar's variance."""
+        """Return the variance of each bar's log price after Garman and Klass."""
         opened, high, low, close = inputs
         reach, body = log_ratio(high, low), log_ratio(close, opened)
         return 0.5 * (reach * reach) - _BODY * (body * body)

@@ -30,7 +30,7 @@ class VOLPARKINSON(BarVolatility):
     SOURCE = "M. Parkinson, The Extreme Value Method for Estimating the Variance of the Rate of Return (1980)"
 
     def variance(self, inputs: tuple[Float64Array, ...]) -> Float64Array:
-        """Return each bar's variance."""
+        """Return the variance of each bar's log price after Parkinson."""
         high, low = inputs
         reach = log_ratio(high, low)
         return reach * reach * _SCALE

@@ -31,7 +31,7 @@ class VOLYZ(Indicator):
     SOURCE = "D. Yang and Q. Zhang, Drift-Independent Volatility Estimation Based on High, Low, Open, and Close (2000)"
 
     def declare(self) -> None:
-        """Set the sizes that follow from the period."""
+        """Set warm-up and state size from the period."""
         n = self.block = int(self.values[0])
         self.warmup = n + 1
         self._spread, self._mean = BlockMoments(n, squares=True), BlockMoments(n)
@@ -42,7 +42,7 @@ class VOLYZ(Indicator):
     def step(
         self, state: Float64Array, rows: RowIndex, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
     ) -> tuple[Float64Array, ...]:
-        """Process one bar of each symbol."""
+        """Process one bar of each symbol; return the volatility as a fraction per year."""
         one, two = self._ends
         gap, body, reach = _terms(inputs, state[-1, rows])
         _, gaps = self._spread.step(state[:one], rows, index, gap, keep=keep)
@@ -53,7 +53,7 @@ class VOLYZ(Indicator):
         return (self._volatility(gaps, bodies, mean),)
 
     def run(self, state: Float64Array, index: int, inputs: tuple[Float64Array, ...]) -> Run:
-        """Process many bars of one symbol."""
+        """Process many bars of one symbol; return the volatility as a fraction per year."""
         one, two = self._ends
         closes = np.concatenate([state[-1:], inputs[3]])
         gap, body, reach = _terms(inputs, closes[:-1])

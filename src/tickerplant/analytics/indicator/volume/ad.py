@@ -33,12 +33,12 @@ class AD(Recursive):
     SOURCE = "TA-Lib AD; M. Chaikin's line, in S. Achelis, Technical Analysis from A to Z (1995)"
 
     def declare(self) -> None:
-        """Set the sizes."""
+        """Set warm-up and state size."""
         self.warmup = 1
         self.width = 1
 
     def formula(self, past: Past, *inputs: Float64Array) -> tuple[Float64Array, ...]:
-        """Return the sum."""
+        """Return the accumulation/distribution line, in units of volume."""
         high, low, close, volume = inputs
         span = high - low
         some = span >= MIN_DIVISOR

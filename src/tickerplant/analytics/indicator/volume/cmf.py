@@ -19,7 +19,7 @@ from tickerplant.core.times import Float64Array
 class CMF(Indicator):
     """Chaikin money flow: volume weighted by the position of the close, per total volume of `period` bars, −1 to 1.
 
-    The weight is 1 for a close at the high, −1 at the low, and 0 if high = low. Without volume the flow is 0.
+    The weight is 1 for a close at the high, −1 at the low, and 0 if high = low. The flow is 0 without volume.
     """
 
     NAME = "CMF"
@@ -28,7 +28,7 @@ class CMF(Indicator):
     SOURCE = "M. Chaikin, Chaikin Money Flow; StockCharts ChartSchool"
 
     def declare(self) -> None:
-        """Set the sizes that follow from the period."""
+        """Set warm-up and state size from the period."""
         self.warmup = self.block = int(self.values[0])
         self._mean = BlockMoments(self.block)
         self.width = 2 * self._mean.width
@@ -36,14 +36,14 @@ class CMF(Indicator):
     def step(
         self, state: Float64Array, rows: RowIndex, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
     ) -> tuple[Float64Array, ...]:
-        """Process one bar of each symbol."""
+        """Process one bar of each symbol; return the money flow, −1 to 1."""
         half = self._mean.width
         flow, _ = self._mean.step(state[:half], rows, index, _flow(inputs), keep=keep)
         volume, _ = self._mean.step(state[half:], rows, index, inputs[3], keep=keep)
         return (_share(flow, volume),)
 
     def run(self, state: Float64Array, index: int, inputs: tuple[Float64Array, ...]) -> Run:
-        """Process many bars of one symbol."""
+        """Process many bars of one symbol; return the money flow, −1 to 1."""
         half = self._mean.width
         flow, _ = self._mean.run(state[:half], index, _flow(inputs))
         volume, _ = self._mean.run(state[half:], index, inputs[3])

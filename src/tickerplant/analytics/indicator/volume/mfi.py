@@ -18,13 +18,13 @@ from tickerplant.analytics.indicator.declaration import Count, Indicator, RowInd
 from tickerplant.analytics.indicator.moments import BlockMoments
 from tickerplant.core.times import Float64Array
 
-_MIN_CHANGE: Final = 1e-14  # TA-Lib's epsilon: a smaller relative change of the typical price is rounding
+_MIN_CHANGE: Final = 1e-14  # TA-Lib's epsilon: a smaller relative change of the typical price is a rounding error
 
 
 class MFI(Indicator):
     """Money flow index: 100 · flow of rising bars / flow of rising and falling bars, over the last `period` changes.
 
-    A bar rises or falls if its typical price does. Without flow the index is 0. The state contains the moments of both
+    A bar rises or falls if its typical price does. The index is 0 without flow. The state contains the moments of both
     flows and the last typical price.
     """
 
@@ -36,7 +36,7 @@ class MFI(Indicator):
     )
 
     def declare(self) -> None:
-        """Set the sizes that follow from the period."""
+        """Set warm-up and state size from the period."""
         self.block = int(self.values[0])
         self.warmup = self.block + 1
         self._mean = BlockMoments(self.block)
@@ -45,7 +45,7 @@ class MFI(Indicator):
     def step(
         self, state: Float64Array, rows: RowIndex, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
     ) -> tuple[Float64Array, ...]:
-        """Process one bar of each symbol."""
+        """Process one bar of each symbol; return the money flow index, 0 to 100."""
         high, low, close, volume = inputs
         half = self._mean.width
         typical = (high + low + close) / 3.0
@@ -57,7 +57,7 @@ class MFI(Indicator):
         return (_index(rose, fell),)
 
     def run(self, state: Float64Array, index: int, inputs: tuple[Float64Array, ...]) -> Run:
-        """Process many bars of one symbol."""
+        """Process many bars of one symbol; return the money flow index, 0 to 100."""
         high, low, close, volume = inputs
         half = self._mean.width
         typical = np.concatenate([state[-1:], (high + low + close) / 3.0])

@@ -32,12 +32,12 @@ class OBV(Recursive):
     SOURCE = "TA-Lib OBV; J. Granville, New Key to Stock Market Profits (1963)"
 
     def declare(self) -> None:
-        """Set the sizes."""
+        """Set warm-up and state size."""
         self.warmup = 1
         self.width = 2
 
     def formula(self, past: Past, *inputs: Float64Array) -> tuple[Float64Array, ...]:
-        """Return the sum."""
+        """Return the on-balance volume, in units of volume."""
         close, volume = inputs
         before = past.last(close)
         signed = np.where(close > before, volume, np.where(close < before, -volume, 0.0))

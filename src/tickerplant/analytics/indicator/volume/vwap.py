@@ -23,7 +23,7 @@ from tickerplant.core.times import Float64Array
 class VWAP(Recursive):
     """Volume-weighted average price of the session so far. It restarts with each session.
 
-    It is exact if the bars contain their own vwap, as bars made of ticks do: the average over the session's trades. A
+    It is exactly the average over the session's trades if the bars contain their own vwap, as bars made of ticks do. A
     bar without a vwap counts with its typical price (high + low + close) / 3. Until a session has volume, the value is
     the newest bar's price.
     """
@@ -36,12 +36,12 @@ class VWAP(Recursive):
     )
 
     def declare(self) -> None:
-        """Set the sizes."""
+        """Set warm-up and state size."""
         self.warmup = 1
         self.width = _MEAN.width
 
     def formula(self, past: Past, *inputs: Float64Array) -> tuple[Float64Array, ...]:
-        """Return the average."""
+        """Return the volume-weighted average price of the session so far."""
         return (past.recur(_MEAN, *inputs)[0],)
 
 
@@ -55,7 +55,7 @@ class _Mean:
     width: ClassVar[int] = 3
 
     def step(self, before: tuple[Float64Array, ...], index: Count, *x: Float64Array) -> tuple[Float64Array, ...]:
-        """Process one bar of each symbol."""
+        """Process one bar of each symbol; return the new state."""
         price, volume, session = x
         mean, total, last = before
         begins = np.equal(index, 0) | (session != last)
@@ -65,7 +65,7 @@ class _Mean:
         return np.where(traded, moved, price), whole, session
 
     def run(self, before: tuple[float, ...], index: int, *x: list[float]) -> Iterator[tuple[float, ...]]:
-        """Process many bars of one symbol."""
+        """Process many bars of one symbol; yield the state after each."""
         mean, total, last = before
         for bar, (price, volume, session) in enumerate(zip(*x, strict=True), start=index):
             if bar == 0 or session != last:
