@@ -17,15 +17,15 @@ from tickerplant.store.session import Session, translate_errors
 FEW_ROWS: Final = 32
 """Maximum rows of an INSERT from arrays.
 
-More rows are faster by COPY into a staging table and an INSERT from it. That costs one more round trip; arrays cost
-some microseconds a row.
+A COPY into a staging table and an INSERT from this table are faster for more rows. They cost one more round trip.
+Arrays cost some microseconds per row.
 """
 
 _COPY_HEAD: Final = 19
 _COPY_TAIL: Final = 2
-"""Bytes around the rows of the binary COPY format: signature, flags and an empty header extension; the trailer."""
+"""Bytes before and after the rows in the binary COPY format: signature, flags and header extension; the trailer."""
 _POSTGRES_EPOCH_US: Final = 946_684_800_000_000
-"""2000-01-01 UTC, the epoch of PostgreSQL."""
+"""Microseconds from 1970 to the epoch of PostgreSQL, 2000-01-01 UTC."""
 
 _SQL_TYPES: Final = {
     pa.utf8(): "text",
@@ -88,8 +88,8 @@ async def _encoded(batch: pa.RecordBatch) -> AsyncIterator[bytes]:
 async def stage_rows(session: Session, name: str, batch: pa.RecordBatch) -> tuple[str, list[Any]]:
     """Return (FROM item, its arguments) that provide the rows to a statement of the open transaction.
 
-    Many rows are copied into a temporary table. It holds them until the end of the transaction or the next call with
-    the same `name` and columns. The columns are those of the batch.
+    Many rows are copied into a temporary table. The table contains the rows until the end of the transaction, or until
+    the next call with the same `name` and columns. The columns are those of the batch.
     """
     if batch.num_rows <= FEW_ROWS or not session.copies:
         return unnest_rows(batch)
@@ -106,7 +106,7 @@ async def stage_rows(session: Session, name: str, batch: pa.RecordBatch) -> tupl
 
 
 def unnest_rows(batch: pa.RecordBatch) -> tuple[str, list[Any]]:
-    """Return the rows of a plain batch like `stage_rows`, always as arguments: a few thousand rows at most."""
+    """Return (FROM item, its arguments) as `stage_rows` does, always with arrays. For at most a few thousand rows."""
     casts = ", ".join(f"${i}::{_SQL_TYPES[field.type]}[]" for i, field in enumerate(batch.schema, 1))
     return f"unnest({casts}) AS s ({quoted(batch.schema.names)})", [column.to_pylist() for column in batch.columns]
 
@@ -114,8 +114,8 @@ def unnest_rows(batch: pa.RecordBatch) -> tuple[str, list[Any]]:
 async def read_numbers(session: Session, query: str, values: int, *arguments: Any) -> list[Any]:
     """Return the columns of a query as arrays: a time, an int64 and `values` float64, all without nulls.
 
-    Times are int64 microseconds since 1970. Binary COPY is decoded without a loop over rows: more than 1 M bars a
-    second.
+    Times are int64 microseconds since 1970. Binary COPY is decoded without a loop over rows: more than 1 million
+    bars per second.
     """
     if not session.copies:
         rows = await session.rows(query, *arguments)

@@ -1,8 +1,8 @@
 """Scheduled jobs: retention, roll-ups, and the comparison of roll-ups with bars; the status of each job.
 
-On TimescaleDB its own scheduler runs the policies and the retention of hypertables. The plant adds `compare` and the
-retention of tables that are not hypertables. On plain PostgreSQL the plant runs all jobs. Every job is safe to repeat
-and to interrupt. Only one process runs them at a time.
+TimescaleDB's own scheduler runs the policies and the retention of hypertables. The plant adds `compare` and the
+retention of tables that are not hypertables. The plant runs all jobs on plain PostgreSQL. Every job is safe to repeat
+and to interrupt. Only one process at a time runs jobs.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 LOCK_WAIT: Final = "2s"
-"""Maximum wait for a partition's readers before it is dropped, because new readers queue behind the drop. After it the
-partition is left for the next run."""
+"""Maximum wait for a partition's readers before the partition is dropped. New readers queue behind the drop. After the
+wait, the partition is left for the next run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ async def run_due(store: Store, now: dt.datetime) -> list[str]:
                 """SELECT name FROM jobs WHERE started_at IS NULL OR started_at > $1 OR started_at + every <= $1
                    ORDER BY name DESC""",
                 now,
-            )  # a start in the future comes from a wrong clock
+            )  # a start in the future results from a wrong clock
             for row in due:
                 await run_job(session, row["name"], now)
                 done.append(row["name"])
@@ -166,7 +166,7 @@ async def retention(session: Session, now: dt.datetime) -> str:
         elif relation == "alert_webhooks":
             await session.execute("DELETE FROM alert_webhooks WHERE finished_at < $1", before)
         elif session.timescale:
-            continue  # its own job
+            continue  # TimescaleDB's own job drops these rows
         elif relation == "realtime_analytics":
             await session.execute('DELETE FROM realtime_analytics WHERE greatest("time", updated_at) < $1', before)
         elif relation == "ohlcv_5m_rollup":
@@ -182,7 +182,7 @@ async def retention(session: Session, now: dt.datetime) -> str:
 async def _delete_answers(session: Session, keep: dt.timedelta, now: dt.datetime) -> None:
     """Delete answers about bars past retention, by the later of the end of their range and their arrival.
 
-    An answer stays while bars of its range exist: without it, bars without trades would be requested again.
+    An answer remains while bars of its range exist. Otherwise bars without trades would be requested again.
     """
     for relation in (INTRADAY, HISTORICAL):
         await session.execute(
@@ -256,8 +256,8 @@ async def _roll_up(session: Session, relation: str, rollup: str, bucket_us: int,
 
     1. Claim: dirty ranges become claimed. Writers mark ranges as dirty in their own transactions, so all marks visible
        now belong to committed rows. Later rows set a new mark.
-    2. Recompute and replace, in one transaction with the removal of the claim. After a failure the claim stays for the
-       next run.
+    2. Recompute and replace, in one transaction with the removal of the claim. After a failure the claim remains for
+       the next run.
     """
     await session.execute(
         """UPDATE arrivals SET claimed_from = least(claimed_from, dirty_from), dirty_from = NULL
@@ -291,8 +291,7 @@ async def _roll_up(session: Session, relation: str, rollup: str, bucket_us: int,
 
 
 async def compare(session: Session, now: dt.datetime) -> str:
-    """Return how many complete 5m bars of the last day differ from the roll-up of their source's ticks, with an
-    example.
+    """Return a text with the number of complete 5m bars of the last day that differ from the roll-up of their ticks.
 
     A difference is not an error: the roll-up ignores cancels, corrections and sessions. `rebuild` repairs a wrong bar
     through the log.

@@ -1,7 +1,8 @@
 """Table partitions of plain PostgreSQL: created on demand before rows are written, dropped whole by retention.
 
 There is no default partition: its rows would have to move when their partition is created. A partition is created as a
-separate table and attached. This does not block readers and writers of other partitions; CREATE … PARTITION OF would.
+separate table and attached. Attaching does not block readers and writers of other partitions; CREATE … PARTITION OF
+does.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from tickerplant.store.session import Session
 
 DECADE_US: Final = 0
-"""Calendar decades, which have no fixed length."""
+"""Marker instead of a length: calendar decades have no fixed length."""
 
 LENGTHS: Final = {
     "realtime_prices": DAY_US,
@@ -27,11 +28,12 @@ LENGTHS: Final = {
     "historical_ohlcv": DECADE_US,
     "daily_analytics": DECADE_US,
 }
-"""Time span of a partition. Retention drops whole days of ticks. Ten years of daily bars are one index range."""
+"""Length of a partition in microseconds, by table. Retention drops whole days of ticks. Ten years of daily bars are one
+index range."""
 
 
 def starts(relation: str, times: Int64Array) -> Int64Array:
-    """Return the start of the partition of each time, µs."""
+    """Return the start of each time's partition, in microseconds since 1970."""
     length = LENGTHS[relation]
     if length == DECADE_US:
         years = times.astype("datetime64[us]").astype("datetime64[Y]").astype(np.int64) + 1970
@@ -57,9 +59,9 @@ def _year_us(years: Int64Array) -> Int64Array:
 
 
 async def ensure_partitions(session: Session, relation: str, times: Int64Array) -> None:
-    """Create the missing partitions for these times. Call it outside a transaction, so that each is visible at once.
+    """Create the missing partitions for these times. Call it outside a transaction, so that others see them.
 
-    Existing partitions are cached. On TimescaleDB this does nothing.
+    Existing partitions are cached. Does nothing on TimescaleDB.
     """
     if session.timescale or not len(times):
         return
@@ -93,8 +95,8 @@ async def _make(session: Session, relation: str, start_us: int) -> None:
 async def record_arrivals(session: Session, relation: str, partition: int, times: Int64Array) -> None:
     """Record in the open transaction that rows of these times arrived now, from this partition of the log.
 
-    Retention counts from this arrival, and it marks roll-ups as outdated. Each log partition has its own row, so that
-    two connections never wait for each other.
+    Retention counts from this arrival. The arrival also marks roll-ups as outdated. Each log partition has its own row,
+    so that two connections never wait for each other.
     """
     if session.timescale or not len(times):
         return

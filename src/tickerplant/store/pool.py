@@ -80,7 +80,7 @@ class Store:
         copies: bool = True,
         connect_args: Mapping[str, Any] | None = None,
     ) -> Store:
-        """Connect. `copies` False writes without COPY; `connect_args` are passed to the driver.
+        """Connect and return the store. `copies` allows COPY; `connect_args` are passed to the driver.
 
         Raises StoreUnavailable if the database is unavailable, StoreError if it refuses the login.
         """
@@ -101,11 +101,11 @@ class Store:
         return store
 
     async def detect_flavour(self) -> None:
-        """Detect whether the tables are hypertables. Repeated after a migration."""
+        """Detect whether the tables are hypertables. Call it again after a migration."""
         self.database.known.clear()
         async with self.session() as session:
             self.database.flavour = await flavour_of(session)
-            # The extension's settings exist once the session has used it; flavour_of does not use it.
+            # The extension's settings exist only after the session has used the extension. flavour_of does not use it.
             if self.database.flavour == TIMESCALEDB:
                 await session.value("SELECT count(*) FROM timescaledb_information.hypertables")
                 name = "timescaledb.enable_direct_compress_copy"
@@ -122,7 +122,7 @@ class Store:
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Session]:
-        """Acquire a connection for the block. Waits if all are in use."""
+        """Acquire a connection for the block. Waits while all are in use, at most `CONNECT_S`."""
         with translate_errors():
             connection = await self._pool.acquire(timeout=CONNECT_S)
         try:

@@ -15,7 +15,7 @@ from tickerplant.core.times import Int64Array, times_of
 
 KEY: Final = ("symbol", "interval", "time")
 OLDER: Final = "(t.version < s.version OR (t.version = s.version AND t.state = 'forming'))"
-"""SQL condition: withdrawn row `s` deletes stored row `t` of the same key. On equal versions a closed row wins."""
+"""SQL condition: withdrawn row `s` deletes stored row `t` of the same key. A closed row wins among equal versions."""
 DAILY: Final = pa.array([interval.name for interval in INTERVALS if not interval.is_intraday])
 _CLOSED: Final = pa.array([schemas.FINAL, schemas.WITHDRAWN])
 
@@ -39,7 +39,7 @@ def is_closed(table: pa.Table) -> Any:
 
 
 def filter_rows(table: pa.Table, mask: Any) -> pa.Table:
-    """Return the rows where an Arrow mask is true. All rows or none, the usual cases, cost nothing."""
+    """Return the rows where an Arrow mask is true. The usual cases, all rows or none, need no copy."""
     count = pc.sum(mask).as_py() or 0
     if count == table.num_rows:
         return table
@@ -89,7 +89,7 @@ def groups_by_key(first: pa.Table, second: pa.Table) -> tuple[Int64Array, Int64A
 
 
 def not_newer(table: pa.Table, others: pa.Table) -> npt.NDArray[np.bool_]:
-    """Return a mask of the rows of `table` for which `others` has the key with an equal or newer version."""
+    """Return a mask of the rows of `table` whose key `others` contains with an equal or newer version."""
     if not table.num_rows or not others.num_rows:
         return np.zeros(table.num_rows, dtype=np.bool_)
     mine, theirs = groups_by_key(table, others)

@@ -12,7 +12,7 @@ import asyncpg
 from tickerplant.core.errors import MigrationError, StoreError, StoreUnavailable
 
 TIMESCALEDB, POSTGRESQL = "timescaledb", "postgresql"
-"""Flavours of the schema: with hypertables, or with table partitions."""
+"""Names of the schema's flavours: with hypertables, or with table partitions."""
 
 LOCK: Final = 0x7469636B  # "tick": the plant's advisory locks are (LOCK, n)
 LOCK_MIGRATIONS, LOCK_PARTITIONS, LOCK_COLUMNS, LOCK_JOBS, LOCK_ALERTS = 1, 2, 3, 4, 5
@@ -59,7 +59,7 @@ class SchemaCache:
     columns: set[str] = field(default_factory=set)
 
     def clear(self) -> None:
-        """Drop the cache. Called when a write has failed."""
+        """Empty the cache. Called after a failed write."""
         self.partitions.clear()
         self.columns.clear()
 
@@ -69,11 +69,11 @@ class Database:
     """Properties of a database that all its sessions share."""
 
     copies: bool = True
-    """Whether the server supports COPY."""
+    """True if the server supports COPY."""
     flavour: str = ""
     """`TIMESCALEDB` or `POSTGRESQL`; "" before detection."""
     direct_compress: bool = False
-    """Whether COPY can write compressed chunks."""
+    """True if COPY can write compressed chunks."""
     known: SchemaCache = field(default_factory=SchemaCache)
 
 

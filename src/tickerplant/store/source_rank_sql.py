@@ -16,7 +16,7 @@ from tickerplant.store.row_selection import codes
 
 @dataclass(frozen=True, slots=True)
 class SourceRanks:
-    """Ranks of some sources, for their bars and for bars made of their ticks, by name; 0 is the best."""
+    """Ranks of some sources: those of their bars, and those of bars made of their ticks. 0 is the best rank."""
 
     names: tuple[str, ...]
     of_bars: tuple[int, ...]
@@ -56,7 +56,7 @@ def ranks_of_bars(bars: pa.Table, order: SourceOrder) -> Int64Array:
 def groups(
     bars: pa.Table, order: SourceOrder, sources: Sequence[str]
 ) -> list[tuple[SourceRanks, npt.NDArray[np.bool_] | None]]:
-    """Return the ranks of these sources, and the mask of the rows to which they apply (None: all rows).
+    """Return groups of rows: the ranks of these sources, and the mask of the group's rows (None: all rows).
 
     Usually the result is one group: scopes that differ only in entries about other sources are merged.
     """

@@ -25,7 +25,7 @@ _NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql\Z")
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One file. `checksum` covers both flavours."""
+    """One migration file. `checksum` covers both flavours."""
 
     number: int
     name: str
@@ -57,7 +57,7 @@ def all_migrations() -> list[Migration]:
 
 
 def render(text: str, flavour: str) -> str:
-    """Return the SQL for one flavour. Raises MigrationError for a section that does not end.
+    """Return the SQL for one flavour. Raises MigrationError for a section without an end or flavour.
 
     >>> render('a' + chr(10) + '-- only: postgresql' + chr(10) + 'b' + chr(10) + '-- end', 'timescaledb')
     'a'

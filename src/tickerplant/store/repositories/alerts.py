@@ -31,7 +31,11 @@ PENDING, DELIVERED, FAILED = "pending", "delivered", "failed"
 
 @dataclass(frozen=True, slots=True)
 class StoredRule:
-    """A stored rule. `signed`: it has a secret, which is never returned. `logged`: the log contains this revision."""
+    """A stored rule.
+
+    `signed` is true if the rule has a secret, which is never returned. `logged` is true if the log contains this
+    revision.
+    """
 
     rule: Rule
     webhook: str | None
@@ -43,7 +47,7 @@ class StoredRule:
 
 @dataclass(frozen=True, slots=True)
 class UnloggedRule:
-    """A revision of a rule that is not on the log yet."""
+    """A revision of a rule that the log does not contain yet."""
 
     rule: Rule
     removed: bool
@@ -62,7 +66,7 @@ class PendingWebhook:
 
 
 class AlertRules:
-    """The rules of one session."""
+    """Alert rules, through one database session."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -75,7 +79,7 @@ class AlertRules:
         return [_stored_rule(row) for row in rows]
 
     async def get(self, name: str, *, lock: bool = False) -> StoredRule | None:
-        """Return a rule, or None. `lock` locks it for a change in the open transaction."""
+        """Return a rule; None if there is none. `lock` locks the rule until the open transaction ends."""
         more = " FOR UPDATE" if lock else ""
         rows = await self._session.rows(f"{_SELECT} WHERE NOT removed AND id = $1{more}", name)
         return _stored_rule(rows[0]) if rows else None
@@ -100,7 +104,7 @@ class AlertRules:
         )
 
     async def set_webhook(self, name: str, webhook: str | None) -> None:
-        """Set the address of a rule's webhooks, or remove it; this includes pending ones."""
+        """Set the address of a rule's webhooks, or remove it. The change includes pending webhooks."""
         await self._session.execute("UPDATE alerts SET webhook = $2, changed_at = now() WHERE id = $1", name, webhook)
 
     async def set_secret(self, name: str, secret: str | None) -> None:
@@ -118,7 +122,7 @@ class AlertRules:
         )
 
     async def unlogged(self, most: int) -> list[UnloggedRule]:
-        """Return revisions that are not on the log, under a lock until the open transaction ends."""
+        """Return up to `most` revisions that are not in the log. Holds a lock until the open transaction ends."""
         await self._session.execute("SELECT pg_advisory_xact_lock($1, $2)", LOCK, LOCK_ALERTS)
         rows = await self._session.rows(
             f"SELECT id, removed, {_COLUMNS} FROM alerts WHERE logged_revision < revision ORDER BY id LIMIT $1", most
@@ -140,7 +144,7 @@ class AlertRules:
 
 
 class Firings:
-    """Fired alerts of one session."""
+    """Fired alerts, through one database session."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -158,7 +162,7 @@ class Firings:
     async def read(
         self, rule: str | None, symbol: str | None, start_us: int | None, end_us: int | None, limit: int
     ) -> list[dict[str, Any]]:
-        """Return the newest `limit` alerts that fired in `[start, end)`, newest first, with their webhook's state."""
+        """Return the last `limit` alerts fired in `[start_us, end_us)`, newest first, with their webhook's state."""
         columns = ", ".join(f'f."{name}"' for name in _FIRING)
         rows = await self._session.rows(
             f"""SELECT {columns}, f.fired_at, w.state AS webhook, w.attempts AS webhook_attempts,
@@ -177,15 +181,15 @@ class Firings:
 
 
 class Outbox:
-    """The outbox: webhooks to deliver."""
+    """The outbox, which contains the webhooks to deliver."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
     async def put(self, alerts: Sequence[tuple[str, str, str]]) -> int:
-        """Queue (alert_id, rule_id, body) for rules with a webhook; an alert that is already queued is unchanged.
+        """Queue (alert_id, rule_id, body) for rules with a webhook; a queued alert is unchanged.
 
-        Returns the number of new ones.
+        Returns the number of new webhooks.
         """
         ids, rules, bodies = zip(*alerts, strict=True)
         return await self._session.execute(
@@ -199,7 +203,7 @@ class Outbox:
     async def claim(self, most: int, each: int, busy: Sequence[str], lease_s: float) -> list[PendingWebhook]:
         """Claim up to `most` due webhooks, at most `each` per receiver, none for the receivers `busy`.
 
-        A claim ends after `lease_s`, in case its owner dies. Concurrent calls claim different webhooks.
+        A claim ends after `lease_s` seconds, in case its owner dies. Concurrent calls claim different webhooks.
         """
         rows = await self._session.rows(
             """WITH due AS (
@@ -229,7 +233,7 @@ class Outbox:
         )  # fmt: skip
 
     async def retry(self, alert_id: str, after_s: float, error: str) -> None:
-        """Schedule another attempt after `after_s`."""
+        """Schedule another attempt after `after_s` seconds."""
         await self._session.execute(
             """UPDATE alert_webhooks SET next_at = now() + make_interval(secs => $2), error = $3
                WHERE alert_id = $1 AND state = 'pending'""",
@@ -237,14 +241,17 @@ class Outbox:
         )  # fmt: skip
 
     async def next_s(self) -> float | None:
-        """Return the seconds until the next webhook is due, or None if there is none."""
+        """Return the seconds until the next webhook is due, at most 0 if one is due; None if none is pending."""
         found = await self._session.value(
             "SELECT extract(epoch FROM min(next_at) - now())::float8 FROM alert_webhooks WHERE state = 'pending'"
         )
         return None if found is None else float(found)
 
     async def counts(self) -> dict[str, float]:
-        """Return the number of `pending` webhooks, the age of the oldest (`oldest_s`), and failures of the last day."""
+        """Return the number of `pending` webhooks and the seconds since the oldest was queued (`oldest_s`, 0 if none).
+
+        `failed` is the number of webhooks that failed permanently in the last 24 hours.
+        """
         [row] = await self._session.rows(
             """SELECT (SELECT count(*) FROM alert_webhooks WHERE state = 'pending') AS pending,
                    (SELECT coalesce(extract(epoch FROM now() - min(created_at)), 0)::float8 FROM alert_webhooks

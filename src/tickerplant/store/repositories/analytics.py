@@ -40,7 +40,7 @@ def outputs_of(values: pa.Table) -> list[str]:
 
 
 class Analytics:
-    """Indicator values of one session."""
+    """Indicator values, through one database session."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -82,10 +82,10 @@ class Analytics:
         """Apply values of one log partition in a transaction; return the number of changed rows.
 
         The newest version wins. Among equal versions the later row wins: a recomputed range carries the newest cause.
-        Values of forming bars go to `realtime_analytics` and stay there when the bar closes. Values of final bars go to
-        the table of their interval. `withdrawn` deletes older rows from all tables. A row of a closed bar is complete:
-        columns that are not in `values` become null, because their indicators have left the set. For forming bars only
-        the columns of `values` are written.
+        Values of forming bars are written to `realtime_analytics` and remain there when the bar closes. Values of final
+        bars are written to the table of their interval. `withdrawn` deletes older rows from all tables. A row of a
+        closed bar is complete: columns that are not in `values` become null, because their indicators are no longer
+        computed. A row of a forming bar keeps its other columns.
         """
         states = values.column("state").cast(pa.utf8())
         forming = newest_by_key(filter_rows(values, pc.equal(states, schemas.FORMING)))
@@ -143,7 +143,7 @@ class Analytics:
     ) -> pa.Table:
         """Return a symbol's values of closed bars: `schemas.ANALYTICS_KEY` and the columns `names` (all if None).
 
-        Bounds and limit as in `RowReader.read_range`. Raises StoreError for a name that is no column.
+        `RowReader.read_range` defines bounds and limit. Raises StoreError for a name that is no column.
         """
         keys: list[tuple[str, Any]] = [("symbol", symbol), ("interval", interval)]
         schema = await self.schema(names)
@@ -171,7 +171,7 @@ class Analytics:
 
 
 class RealtimeAnalytics:
-    """Values of forming bars, of one session."""
+    """Values of forming bars, through one database session."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -188,7 +188,7 @@ class RealtimeAnalytics:
         return table_of(rows, schema)
 
     async def of_each(self, symbols: Sequence[str]) -> pa.Table:
-        """Return `read` for several symbols, sorted by (symbol, interval)."""
+        """Return the rows of `read` for several symbols, sorted by (symbol, interval)."""
         schema = await self._analytics.schema(None)
         rows = await self._session.rows(
             f'SELECT DISTINCT ON (symbol, "interval") {selected(schema)} FROM "{REALTIME}"'

@@ -1,8 +1,8 @@
 """`answers`: vendors' answers for requested ranges.
 
-For each instant the newest answer wins, from any vendor, and the table contains only that one. Rows do not overlap, and
-adjacent rows with the same content are merged, even if they come from several requests. A merged row takes the version
-of the newest request in it. This hides nothing: a different answer in between has its own range.
+The newest answer of any vendor wins at each instant, and the table contains only that answer. Rows do not overlap.
+Adjacent rows with the same content are merged, even if several requests caused them. A merged row has the version of
+its newest request. The merge hides no answer, because a different answer in between has its own range.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Segment:
 
 
 def overlay(segments: Iterable[Segment], new: Segment) -> list[Segment]:
-    """Return the segments with `new` laid over those of older versions and under the others; none overlap.
+    """Return the segments with `new`, which replaces older versions and fills gaps between the others. None overlap.
 
     Segments of the same or a later version stay unchanged, so a repeated overlay changes nothing.
     """
@@ -73,15 +73,15 @@ def merge_adjacent(segments: Iterable[Segment]) -> list[Segment]:
 
 
 class VendorAnswers:
-    """Answers of one session."""
+    """Vendors' answers, through one database session."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
     async def put(self, answers: pa.Table, version: int) -> None:
-        """Store the answers (`schemas.ANSWERS`) of one record, in a transaction. A later row of it wins.
+        """Store the answers (`schemas.ANSWERS`) of one record, in a transaction. Its later rows win.
 
-        They replace older answers for their ranges, of any source. Applying them twice changes nothing.
+        The rows replace older answers for their ranges, of any source. Applying them twice changes nothing.
         """
         new = _segments_of(answers, version)
         if not new:
@@ -101,7 +101,7 @@ class VendorAnswers:
         await self._replace(removed, added)
 
     async def _touching(self, bounds: Sequence[tuple[str, str, int, int]]) -> dict[tuple[str, str], list[Segment]]:
-        """Return by symbol and interval the rows that touch `[start, end]`."""
+        """Return by symbol and interval the rows that overlap or adjoin the given ranges."""
         symbols, intervals, begins, ends = zip(*bounds, strict=True)
         rows = await self._session.rows(
             """SELECT t.symbol, t.interval, t.from_time, t.to_time, t.source, t.verdict, t.note, t.again_at, t.version
@@ -144,7 +144,7 @@ class VendorAnswers:
     async def read(
         self, symbols: Sequence[str], interval: str, start_us: int, end_us: int
     ) -> dict[str, coverage.Answers]:
-        """Return by symbol the answers that touch `[start, end)`, oldest first; symbols without answers are omitted."""
+        """Return by symbol the answers that overlap the range, oldest first. Omits symbols without answers."""
         rows = await self._session.rows(
             """SELECT symbol, date_part('epoch', from_time), date_part('epoch', to_time), verdict, source,
                    coalesce(note, ''), coalesce(date_part('epoch', again_at), 0)

@@ -1,4 +1,4 @@
-"""`coverage`, `feeds`, `dead_letters` and `source_order`: completeness, feed states, unreadable records."""
+"""`coverage`, `feeds`, `dead_letters` and `source_order`: completeness, feeds, unreadable records, source priority."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tickerplant.store.session import Session
 
 MAX_PAYLOAD_BYTES: Final = 64 * 1024
-"""Maximum stored bytes of an unreadable payload; the log retains the whole payload as long."""
+"""Maximum stored bytes of an unreadable payload. The log contains the whole payload."""
 
 COVERAGE: Final = pa.schema(
     [
@@ -47,8 +47,9 @@ FEEDS: Final = pa.schema(
         pa.field("sent_at", TIMESTAMP, nullable=False),
     ]
 )
-"""A feed in a log partition. `unsupported` counts unusable ticks and bars. `differences` counts bars that differ from
-another source's. These and `late_ticks` count since the store was created.
+"""Columns of a feed's state in a log partition. `unsupported` is the number of unusable ticks and bars. `differences`
+is the number of bars that differ from those of another source. These and `late_ticks` are totals since the store was
+created.
 """
 EXCLUSION_COUNTS: Final = pa.schema(
     [
@@ -114,7 +115,7 @@ def _day_counts(pairs: Sequence[tuple[int, int]]) -> tuple[Int64Array, Int64Arra
 
 
 class Coverage:
-    """Coverage of one session."""
+    """Coverage, feed states and dead letters, through one database session."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -156,8 +157,8 @@ class Coverage:
     ) -> None:
         """Store feed states in order, in a transaction that applies them once.
 
-        `late` and `unsupported` add to a feed's counters and leave its state unchanged; so do `differences` (record,
-        count).
+        The states `late` and `unsupported`, and `differences` (record, count), add to a feed's counters. They leave its
+        state unchanged.
         """
         updates: dict[str, _FeedUpdate] = {}
         for state in states:
@@ -220,7 +221,7 @@ class Coverage:
         )  # fmt: skip
 
     async def put_source_order(self, sources: tuple[str, ...], partition: int) -> None:
-        """Store the order of sources in force, so that historical bars compete by it after a restart, too."""
+        """Store the current order of sources. Historical bars compete by this order, also after a restart."""
         await self._session.execute(
             """INSERT INTO source_order VALUES ($1, $2)
                ON CONFLICT (partition) DO UPDATE SET sources = excluded.sources""",
@@ -236,12 +237,12 @@ class Coverage:
     async def read(
         self, feed: str, interval: str, start_us: int | None = None, end_us: int | None = None, limit: int | None = None
     ) -> pa.Table:
-        """Return completed intervals of a feed (`COVERAGE`) by log partition; bounds as in `RowReader.read_range`."""
+        """Return a feed's completed intervals (`COVERAGE`); `RowReader.read_range` defines bounds and limit."""
         keys = [("feed", feed), ("interval", interval)]
         return await RowReader(self._session, "coverage", COVERAGE).read_range(keys, start_us, end_us, limit)
 
     async def stored_bars(self, symbol: str, interval: str, start_us: int, end_us: int) -> tuple[Int64Array, BoolArray]:
-        """Return starts (ascending) and completeness of a symbol's final bars that start in `[start, end)`."""
+        """Return the ascending starts, and the completeness, of a symbol's final bars in `[start_us, end_us)`."""
         found = await self.stored_bars_of([symbol], interval, start_us, end_us)
         return found.get(symbol, (np.empty(0, np.int64), np.empty(0, np.bool_)))
 
@@ -264,7 +265,7 @@ class Coverage:
     async def counts(
         self, symbols: Sequence[str], interval: str, start_us: int, end_us: int
     ) -> dict[str, tuple[Int64Array, Int64Array]]:
-        """Return by symbol the number of complete final bars per UTC day of `[start, end)`: (days, counts).
+        """Return by symbol the number of complete final bars per UTC day of `[start_us, end_us)`: (days, counts).
 
         Days are 00:00 UTC, ascending; days without a bar are omitted.
         """
@@ -283,14 +284,14 @@ class Coverage:
     async def silent_intervals(
         self, symbols: Sequence[str], interval: str, partition: int, start_us: int, end_us: int
     ) -> dict[str, Int64Array]:
-        """Return by symbol the starts (ascending) of intervals in `[start, end)` without trades in any covering feed.
+        """Return by symbol the ascending starts of intervals in the range without trades in any covering feed.
 
-        A covering feed was up for the whole interval. It lists expected symbols without trades; a symbol that it does
-        not list counts as traded, even if the feed does not carry it. Symbols without such an interval are omitted. All
+        A covering feed was up for the whole interval. It lists expected symbols without trades. A symbol that it does
+        not list counts as traded, even if the feed never contains it. Symbols without such an interval are omitted. All
         symbols belong to the given log partition.
         """
-        # One row per feed (number 0) and one per listed symbol. They are counted here, because the database would sort
-        # them or write them to disk.
+        # The query returns one row per feed (number 0) and one per listed symbol. They are counted here, because the
+        # database would sort them or write them to disk.
         query = """SELECT c."time", x.number FROM coverage AS c CROSS JOIN LATERAL (
                 SELECT 0::bigint AS number UNION ALL SELECT n.number FROM unnest(c.silent) AS q (symbol)
                 JOIN unnest($1::text[]) WITH ORDINALITY AS n (symbol, number) ON n.symbol = q.symbol
@@ -318,7 +319,7 @@ class Coverage:
         return table_of(rows, FEEDS)
 
     async def exclusion_counts(self) -> pa.Table:
-        """Return the ticks excluded from bars, by feed (`EXCLUSION_COUNTS`)."""
+        """Return the numbers of late, unusable and differing ticks and bars by feed (`EXCLUSION_COUNTS`)."""
         rows = await self._session.rows(
             """SELECT feed, sum(late_ticks)::bigint, sum(unsupported)::bigint, sum(differences)::bigint
                FROM feeds GROUP BY feed HAVING sum(late_ticks + unsupported + differences) > 0 ORDER BY feed"""

@@ -2,8 +2,8 @@
 
 Inputs are stored bars, vendors' answers and three facts about feeds. A completed interval of a feed lists the expected
 symbols without trades. A live feed records every minute while it is up, so a gap in its minutes means that it was down.
-A feed in state `down` has been down since that record. A feed belongs to a symbol in two cases. Either it lists the
-symbol as silent, or the symbol has bars of that source in the range or as its last bar before it.
+A feed in state `down` has been down since that record. A feed belongs to a symbol if it lists the symbol as silent. It
+also belongs to the symbol if it is the source of a bar in the range, or of the last bar before the range.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from tickerplant.store.session import Session
 
 GRACE_US: Final = MINUTE_US
-"""Time after the end of a bar before it counts as missing: lateness, the wait for a better source, the store."""
+"""Time from the end of a bar until it counts as missing. Covers lateness, the wait for a better source, the store."""
 AT_ONCE: Final = 64
-"""Number of symbols per query; a year of minutes of each takes 100 MB."""
+"""Maximum symbols per query. Why: a year of minutes of this many symbols needs 100 MB."""
 
 MAX_BARS: Final = 2_000_000
 """Maximum intervals of a range, including closed hours: a year of minutes is half a million."""
 MAX_BARS_OF_ALL: Final = 20_000_000
-"""Maximum over all symbols: 500 symbols have 3.6 million minutes in five sessions round the clock."""
+"""Maximum intervals of all symbols: 500 symbols have 3.6 million minutes in five sessions round the clock."""
 
 Span = tuple[int, int]
 
@@ -61,7 +61,7 @@ class _Feed:
 
 
 class CoverageStatuses:
-    """Statuses of one session."""
+    """Coverage statuses, through one database session."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -83,15 +83,15 @@ class CoverageStatuses:
     ) -> dict[str, Statuses]:
         """Return for each symbol of `calendars` the status of every bar expected in `[start_us, end_us)`.
 
-        With `extended_hours` a daily bar ends with the extended session. Raises like `core.coverage.expected`, and
-        BadInput for more than `MAX_BARS` per symbol or `MAX_BARS_OF_ALL` in total.
+        A daily bar ends with the extended session if `extended_hours` is set. Raises the errors of
+        `core.coverage.expected`, and BadInput for more than `MAX_BARS` per symbol or `MAX_BARS_OF_ALL` in total.
         """
         step = parse(interval)
         _check(step, len(calendars), start_us, end_us)
         starts, over = _expected(calendars, step, start_us, end_us, now_us, extended_hours=extended_hours)
         count = await self._session.value("SELECT count(*) FROM positions WHERE topic = $1", schemas.RAW)
         symbols = [*calendars]
-        # The number of partitions is unknown until the log's first record is applied; all partitions are used then.
+        # The number of partitions is unknown until the log's first record is applied; until then all are read.
         partition = {symbol: partition_of(symbol, count) for symbol in symbols} if count else {}
         feeds = await self._feeds(start_us, end_us, now_us, partition)
         found: dict[str, Statuses] = {}
@@ -111,7 +111,7 @@ class CoverageStatuses:
                 ]
                 down = _down(mine, calendar, step, expected_here)
                 quiet, whole = silent[number]
-                # A daily `over` record does not depend on the feed having been up; its minutes decide.
+                # A daily `over` record does not show whether the feed was up; the feed's minutes do.
                 silent_starts = quiet[whole] if step.is_intraday else np.setdiff1d(quiet, down)
                 found[symbol] = classify(
                     expected_here,
@@ -147,7 +147,7 @@ class CoverageStatuses:
     async def _by_symbol(
         self, query: str, symbols: Sequence[str], step: Interval, start_us: int, end_us: int, *more: Any
     ) -> list[tuple[Int64Array, BoolArray]]:
-        """Return (time, flag) by symbol, for a query with the number 2 · ordinal + flag."""
+        """Return (time, flag) by symbol, for a query that returns times and the numbers 2 · ordinal + flag."""
         times, codes = await read_numbers(
             self._session, query, 0, [*symbols], step.name, datetime_of(start_us), datetime_of(end_us), *more
         )
@@ -176,7 +176,7 @@ class CoverageStatuses:
         for row in rows:
             span = micros_of(row["begin"]), micros_of(row["last"]) + MINUTE_US
             pieces.setdefault((row["feed"], row["partition"]), []).append(span)
-        # The first minute of a known feed ends a gap; for a feed that is down the gap continues.
+        # A known feed was down before its first minute. A feed in state `down` has been down since its last minute.
         earlier = await self._session.rows(
             """SELECT f.feed, f.partition, f.state, EXISTS (SELECT FROM coverage AS c WHERE c.feed = f.feed
                    AND c.partition = f.partition AND c."interval" = '1m' AND c."time" < $1) AS came_before
@@ -198,7 +198,7 @@ class CoverageStatuses:
     async def _feeds_of(
         self, symbols: Sequence[str], step: Interval, start_us: int, end_us: int, partition: Mapping[str, int]
     ) -> dict[str, list[str]]:
-        """Return the feeds that belong to each symbol."""
+        """Return the feeds that belong to each symbol. Omits symbols without feeds."""
         rows = await self._session.rows(
             f"""SELECT symbol, source AS feed FROM "{relation_of(step.name)}"
                 WHERE symbol = ANY ($1::text[]) AND "interval" = $2 AND "time" >= $3 AND "time" < $4

@@ -47,7 +47,7 @@ HISTORY: Final = pa.schema(
         if field.name not in ("trades", "complete", "revision", "reason", "source", "published_at")
     ]
 )
-"""The columns of `history`."""
+"""Columns that `Ohlcv.history` returns."""
 DEFAULT_ORDER: Final = SourceOrder(DEFAULT_RULES.sources)
 
 
@@ -64,7 +64,7 @@ def by_relation(rows: pa.Table, intraday: str, daily: str) -> list[tuple[str, pa
 
 
 class Ohlcv:
-    """Bars of one session."""
+    """Bars, through one database session."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -75,13 +75,12 @@ class Ohlcv:
             await ensure_partitions(self._session, relation, times_of(part.column("time")))
 
     async def upsert(self, bars: pa.Table, partition: int, *, sources: SourceOrder = DEFAULT_ORDER) -> int:
-        """Apply published bars (`schemas.BARS`) of one log partition in a transaction; return the number of changed
-        rows.
+        """Apply published bars (`schemas.BARS`) of one log partition in a transaction; return the changed row count.
 
         The newest version of a key wins. A `withdrawn` bar deletes older rows: the bar and its values. Bars marked
         `history` compete with stored rows of older versions by rank: complete first, then by the order of `sources` for
-        their symbol and interval. They have kind `bars` in that order; stored rows may have kind `ticks`
-        (`core.reasons`).
+        their symbol and interval. They have the kind `bars` in that order. Stored rows may have
+        the kind `ticks` (`core.reasons`).
         """
         history = bars.column("history")
         competing = best_by_rank(filter_rows(bars, history), sources)
@@ -164,7 +163,7 @@ class Ohlcv:
     ) -> pa.Table:
         """Return a symbol's bars as `schemas.BARS`, or only its columns `names`, including the forming bar.
 
-        Bounds and limit as in `RowReader.read_range`.
+        `RowReader.read_range` defines bounds and limit.
         """
         keys: list[tuple[str, Any]] = [("symbol", symbol), ("interval", interval)]
         schema = schemas.BARS if names is None else pa.schema([f for f in schemas.BARS if f.name in names])
@@ -201,7 +200,7 @@ class Ohlcv:
     ) -> pa.Table:
         """Return the newest `limit` bars of each symbol before a time, sorted by (symbol, time).
 
-        Only final bars, or bars of any state with `forming`.
+        The bars are final; if `forming` is set, they may have any state.
         """
         condition = "true" if forming else "t.state = 'final'"
         rows = RowReader(self._session, relation_of(interval), schemas.BARS)

@@ -41,7 +41,7 @@ class Applied:
 
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """One step of a position. `resume` is the oldest record with pending forming rows, otherwise `new`."""
+    """One step of a position. `resume` is the offset of the oldest record with pending forming rows, or `new`."""
 
     topic: str
     partition: int
@@ -74,7 +74,7 @@ async def advance_all(session: Session, log: Log, steps: Sequence[Advance]) -> N
     """Move positions, as the first statement of the transaction that writes the rows.
 
     Raises PositionConflict. Its `args[1]` is the frozenset of partitions whose position differs from `expected`,
-    because another process has applied them. Roll back, and stop writing these.
+    because another process has applied them. The caller must roll back and stop writing them.
     """
     rows = await session.rows(
         """UPDATE positions AS p SET position = s.new, resume = s.resume, cause = greatest(p.cause, s.cause),
@@ -112,7 +112,7 @@ async def advance(
 
 
 Ends = Callable[[], Awaitable[Mapping[Partition, int]]]
-"""Return the end offset of each partition of the log."""
+"""A function that returns the end offset of each partition of the log."""
 
 
 async def check_log(session: Session, log: Log, ends: Ends) -> None:
@@ -154,10 +154,10 @@ async def bound_to(session: Session) -> Log | None:
 async def adopt(session: Session, log: Log) -> str:
     """Rebind the store to the beginning of this log, and return a description of the log.
 
-    Rows stay. Bars of the new log replace existing ones, because their versions are greater. The generation of the new
-    log must therefore be greater than the former one's. A store that already follows this log is unchanged. No service
-    may use this store meanwhile: a writer of the former log stops with PositionConflict. Raises StoreMismatch if the
-    generation is not greater.
+    Rows remain. Bars of the new log replace existing ones, because their versions are greater. The generation of the
+    new log must therefore be greater than the former one's. A store that already follows this log is unchanged. No
+    service may use this store meanwhile: a writer of the former log stops with PositionConflict. Raises StoreMismatch
+    if the generation is not greater.
     """
     async with session.transaction():
         await session.script("SET LOCAL synchronous_commit = on")  # a user's decision must survive a crash

@@ -37,7 +37,7 @@ def sorted_ticks(table: pa.Table) -> pa.Table:
 
 
 class Prices:
-    """Ticks of one session."""
+    """Ticks, through one database session."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -63,7 +63,7 @@ class Prices:
         *,
         newest_first: bool = False,
     ) -> pa.Table:
-        """Return a symbol's ticks as `schemas.TICKS`; bounds and limit as in `RowReader.read_range`."""
+        """Return a symbol's ticks as `schemas.TICKS`; `RowReader.read_range` defines bounds and limit."""
         keys = [("symbol", symbol)]
         return await self._rows.read_range(keys, start_us, end_us, limit, newest_first=newest_first)
 

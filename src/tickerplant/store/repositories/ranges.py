@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class RowReader:
     """Reads rows of one table as Arrow tables with `schema`.
 
-    With `in_order_of_arrival` rows of one instant keep the order of writing. A table without deletes has that order in
-    `ctid`. Compressed chunks have no `ctid`, but keep the order.
+    Rows of one instant keep the order of writing if `in_order_of_arrival` is set. `ctid` has that order in a table
+    without deletes. Compressed chunks have no `ctid`, but keep the order.
     """
 
     session: Session
@@ -41,8 +41,8 @@ class RowReader:
     ) -> pa.Table:
         """Return rows with these key columns and `start_us` <= time < `end_us`, in time order.
 
-        The order is descending with `newest_first`. With a limit and no start: the newest `limit` rows, in the
-        requested order. With a start: the rows nearest to it, or with `newest_first` the newest ones.
+        The order is descending if `newest_first` is set. A limit without a start selects the newest `limit` rows. A
+        limit with a start selects the rows nearest to the start, or the newest rows if `newest_first` is set.
         """
         arguments: list[Any] = [value for _, value in keys]
         conditions = [f'"{name}" = ${i}' for i, (name, _) in enumerate(keys, 1)]
@@ -69,9 +69,9 @@ class RowReader:
     async def read_newest_of_each(
         self, symbols: Sequence[str], interval: str | None, before_us: int | None, limit: int, condition: str = "true"
     ) -> pa.Table:
-        """Return the newest `limit` rows of each symbol before a time, sorted by (symbol, time): one index range each.
+        """Return the newest `limit` rows of each symbol before a time, sorted by (symbol, time).
 
-        `interval` is None for a table without intervals.
+        Each symbol needs one index range. `interval` is None for a table without intervals.
         """
         by_arrival = self.in_order_of_arrival and not self.session.timescale
         place, newest, ascending = (", t.ctid AS place", ", t.ctid DESC", ", b.place") if by_arrival else ("", "", "")
@@ -103,7 +103,7 @@ async def read_numbered(
 
 
 def in_order(numbers: Int64Array, times: Int64Array) -> Int64Array | slice:
-    """Return an index that sorts rows by (number, time); a full slice if they are sorted."""
+    """Return an index that sorts rows by (number, time); a full slice if the rows are sorted."""
     steps = np.diff(numbers)
     if np.all((steps > 0) | ((steps == 0) & (np.diff(times) >= 0))):
         return slice(None)
@@ -112,7 +112,7 @@ def in_order(numbers: Int64Array, times: Int64Array) -> Int64Array | slice:
 
 
 def slices_by_name(names: Sequence[str], numbers: Int64Array) -> dict[str, slice]:
-    """Return the rows of each name. `numbers`: int64[rows], ascending, 1 for the first name; names may have none."""
+    """Return the slice of each name's rows. `numbers` is int64[rows], ascending, from 1. Omits names without rows."""
     edges = [*np.flatnonzero(np.diff(numbers, prepend=0)).tolist(), len(numbers)]
     return {names[numbers[begin] - 1]: slice(begin, end) for begin, end in itertools.pairwise(edges)}
 

@@ -1,4 +1,4 @@
-"""`symbols`: every symbol with bars, maintained with them so that a list of symbols reads no bars."""
+"""`symbols`: every symbol with bars. Changes together with the bars, so that a list of symbols reads no bars."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SYMBOLS: Final = pa.schema(
 
 
 class Symbols:
-    """The symbols of one session."""
+    """Symbols with bars, through one database session."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -73,7 +73,7 @@ async def update_withdrawn_symbols(session: Session, relation: str, removed: pa.
 
 
 async def record_symbols(session: Session, *tables: pa.Table) -> None:
-    """Store the symbols of these bars, in their transaction; without forming bars, which change every second."""
+    """Store the symbols of these bars, in the bars' transaction. Ignores forming bars, which change every second."""
     bars = pa.concat_tables(
         [t.select(["symbol", "interval", "time", "state", "close"]) for t in tables]
     ).unify_dictionaries()

@@ -2,7 +2,7 @@
 
     python -I -S _launch.py PARENT UID GID CAPABILITY SIGNAL PROGRAM [ARGUMENT ...]
 
-A separate process is necessary. Between fork and exec of a threaded program almost no call is allowed. The kernel
+A separate process is necessary, because a threaded program may call almost nothing between fork and exec. The kernel
 resets the death signal when the user changes, so only the order below works. The script imports no package; it starts
 in about 20 ms and works from any folder.
 """
@@ -17,14 +17,17 @@ CAPABILITY_VERSION_3 = 0x20080522
 
 
 def main(arguments: list[str]) -> None:
-    """Change user (UID −1: no change), keep one capability (−1: none), set the death signal (0: none), execute."""
+    """Change the user, keep one capability, set the death signal, and execute the program.
+
+    UID −1 changes no user; CAPABILITY −1 keeps no capability; SIGNAL 0 sets no death signal.
+    """
     parent, uid, gid, capability, signal = (int(text) for text in arguments[:5])
     program = arguments[5]
     libc = ctypes.CDLL(None, use_errno=True)
     if uid >= 0:
         if capability >= 0:
-            # Without this bit access(2) ignores capabilities of non-root users, and initdb calls it before it runs
-            # `postgres`. If the kernel refuses the bit, the capability still works for open and exec.
+            # access(2) ignores capabilities of non-root users unless this bit is set. initdb calls access(2) before it
+            # runs `postgres`. If the kernel refuses the bit, the capability still works for open and exec.
             libc.prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, 0, 0, 0)
             libc.prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0)
         os.setgroups([])
@@ -41,7 +44,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _keep(libc: ctypes.CDLL, capability: int) -> None:
-    """Keep only this capability, also across exec. If the kernel refuses, the program reports what it cannot open."""
+    """Keep only this capability, also across exec. If the kernel refuses, the program reports the inaccessible file."""
     bit = 1 << capability
     header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
     data = (ctypes.c_uint32 * 6)(bit, bit, bit, 0, 0, 0)  # effective, permitted, inheritable; then the upper halves

