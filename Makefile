@@ -126,7 +126,7 @@ test-parts: .venv/.dev
 	@$(STEP) "get Kafka for tests" tools/kafka/kafka get
 	@$(MAKE) --no-print-directory tools/timescale/node_modules/.package-lock.json
 
-# Two workers per core, because half of the tests wait for processes. At most eight: each worker also collects all tests.
+# Two workers per core, because half of the tests wait for processes. At most eight, because each collects all tests.
 WORKERS ?= $(shell n=$$((2 * $$(nproc))); echo $$((n < 8 ? n : 8)))
 PYTEST = .venv/bin/pytest --no-skips --slowest-files=10 -n $(WORKERS)
 

@@ -1,1 +1,1 @@
-"""The tests; they mirror `src/tickerplant`, and `support` holds the real parts that they run against."""
+"""Tests, in the folders of `src/tickerplant`. `support` contains the servers and data that they use."""

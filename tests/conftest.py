@@ -15,7 +15,7 @@ from tests.support.waiting import PATIENCE
 
 pytest_plugins = ["tests.support.kafka", "tests.support.postgres"]
 
-settings.load_profile("ci")  # `--hypothesis-profile` comes later and prevails
+settings.load_profile("ci")  # the option `--hypothesis-profile` overrides it
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -23,9 +23,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--no-skips",
         action="store_true",
         default=bool(os.environ.get("CI")),
-        help="a skipped test is a failed one (always so where CI is set): nothing goes untested unseen",
+        help="report a skipped test as failed (the default if CI is set)",
     )
-    parser.addoption("--slowest-files", type=int, default=0, metavar="N", help="name the N files that took the longest")
+    parser.addoption("--slowest-files", type=int, default=0, metavar="N", help="print the N slowest files")
 
 
 def _forbid_skip(report: Any, config: pytest.Config) -> Any:
@@ -48,7 +48,7 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, A
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
-    """Scale the test's timeout with the machine."""
+    """Multiply the test's timeout by the slowness of the machine."""
     marker = item.get_closest_marker("timeout")
     idle_s = marker.args[0] if marker is not None else float(item.config.getini("timeout"))
     item.add_marker(pytest.mark.timeout(PATIENCE.seconds(idle_s)), append=False)
@@ -57,19 +57,19 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Run waiting tests first, if there are several workers."""
+    """Sort the tests so that tests that wait run first, if there are several workers."""
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: lanes.rank_of(item.nodeid))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> lanes.Lanes:
-    """Share the tests out to workers by their groups."""
+    """Return the scheduler that distributes tests to workers by their groups."""
     return lanes.scheduler(config, log)
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Name the files whose tests took the longest, set-up and tear-down included."""
+    """Print the files whose tests took the longest, set-up and tear-down included."""
     seconds: Counter[str] = Counter()
     for reports in terminalreporter.stats.values():
         for report in reports:

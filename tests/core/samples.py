@@ -1,6 +1,6 @@
-"""One record of each kind, as this version writes it. `python -m tests.core.samples` writes missing golden files.
+"""One record of each kind, as this version encodes it. `python -m tests.core.samples` writes missing golden files.
 
-A golden file is never rewritten: a new version of a kind gets a new file, and the old ones must stay readable.
+A golden file is never rewritten: a new version of a kind gets a new file, and old files must remain readable.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def test_the_vendors_own_example_of_a_split_and_a_dividend() -> None:
 
 def test_apples_splits_multiply() -> None:
     # apple.com/investor: 2-for-1 on 1987-06-16, 2000-06-21 and 2005-02-28, 7-for-1 on 2014-06-09, 4-for-1 on
-    # 2020-08-31: a share of the offering at $22.00 became 224, so it cost $0.098 on a split-adjusted basis.
+    # 2020-08-31. A share of the offering at $22.00 became 224 shares; its split-adjusted price was $0.098.
     effective = days("2014-06-09", "1987-06-16", "2020-08-31", "2000-06-21", "2005-02-28")
     ratios = np.array([7.0, 2.0, 4.0, 2.0, 2.0])
     factors = split_factors(
@@ -134,14 +134,14 @@ def test_the_vendors_example_is_reproduced_as_bars() -> None:
     for_all = adjustment_for(said, XNYS, FOREVER_US, paid, before).bars(table, daily=True)
     for name in PRICES:
         assert np.round(for_all.column(name).to_numpy(), 2).tolist() == [23.42, 24.07, 24.88, 24.53]
-    assert for_all.column("volume").to_pylist() == [200.0, 200.0, 100.0, 100.0], "dividends leave volumes alone"
+    assert for_all.column("volume").to_pylist() == [200.0, 200.0, 100.0, 100.0], "dividends do not change volumes"
     assert for_all.column("trades").equals(table.column("trades"))
     assert daily(adjustment_for(said, XNYS, FOREVER_US), times, closes) == [23.495, 24.15, 24.96, 24.53]
     assert Adjustment().bars(table, daily=True) is table
 
 
-def test_two_dividends_of_one_day_are_one_as_in_a_vendors_series() -> None:
-    # Microsoft paid $0.08 and $3.00 by the ex-date 2004-11-15, after closing at $29.97; it closed at $27.39 then.
+def test_two_dividends_of_one_day_are_added_as_in_a_vendors_series() -> None:
+    # Microsoft paid $0.08 and $3.00 with the ex-date 2004-11-15. It closed at $29.97 before, and at $27.39 that day.
     times, closes = days("2004-11-12", "2004-11-15"), np.array([29.97, 27.39])
     paid = dividends((day("2004-11-15"), 3.0), (day("2004-11-15"), 0.08))
     made = daily(
@@ -155,7 +155,7 @@ def test_two_dividends_of_one_day_are_one_as_in_a_vendors_series() -> None:
 
 
 def test_prices_as_traded_become_a_vendors_series_adjusted_for_splits() -> None:
-    # Apple's splits of 2000 and 2005, by its investor relations. It paid no dividend from 1996 to 2012-08-09.
+    # Apple's splits of 2000 and 2005, from its investor relations. It paid no dividend from 1996 to 2012-08-09.
     have = real("AAPL")
     count = have.dates.index("2012-08-09")
     times, traded = days(*have.dates[:count]), np.array([bar[3] for bar in have.bars[:count]])
@@ -221,7 +221,7 @@ def test_sessions_before_respects_weekends_holidays_and_half_days() -> None:
     assert ends.tolist()[:2] == [day("2026-11-27") + 18 * HOUR_US, day("2026-11-25") + 21 * HOUR_US]
     assert ends[3] == dates[3]
     assert sessions_before(calendar("24/7"), dates)[0].tolist() == (dates - DAY_US).tolist()
-    # A Saturday is no session of New York: it starts at its midnight UTC.
+    # A Saturday has no session in New York. Its start is midnight UTC.
     assert session_starts(XNYS, days("2026-11-28")).tolist() == days("2026-11-28").tolist()
 
 
@@ -240,14 +240,14 @@ events = st.lists(
 
 
 @given(events, st.randoms(use_true_random=False), st.integers(0, 60))
-def test_adjusting_equals_a_loop_back_through_the_days(
+def test_adjustment_equals_a_loop_from_the_newest_day_to_the_oldest(
     said: list[tuple[int, tuple[int, int] | float]], random: object, now: int
 ) -> None:
     times = np.arange(0, 60) * DAY_US
     closes = 50 + 10 * np.sin(np.arange(60))
     kept = [(at, what) for at, what in said if at <= now]
     expected, factor, shares = [0.0] * 60, 1.0, 1.0
-    for at in range(59, -1, -1):  # from the newest back, as in a spreadsheet
+    for at in range(59, -1, -1):  # from the newest day to the oldest, as in a spreadsheet
         expected[at] = closes[at] * factor / shares
         for _, what in ((e, w) for e, w in kept if e == at and at > 0):
             if isinstance(what, tuple):
@@ -269,4 +269,4 @@ def test_adjusting_equals_a_loop_back_through_the_days(
     np.testing.assert_allclose(daily(made, times, closes), expected, rtol=1e-12)
     one_way = adjustment_for(split_rows, calendar("24/7"), now * DAY_US).bars(bars(times, closes), daily=True)
     turnover = one_way.column("close").to_numpy() * one_way.column("volume").to_numpy()
-    np.testing.assert_allclose(turnover, closes * 100, rtol=1e-12, err_msg="splits leave turnover alone")
+    np.testing.assert_allclose(turnover, closes * 100, rtol=1e-12, err_msg="splits do not change turnover")

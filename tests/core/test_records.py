@@ -70,7 +70,7 @@ def test_a_damaged_record_is_a_record_or_unreadable(name: str, where: float, cha
     try:
         record = records.decode(bytes(data))
         for column in record.batch.columns:
-            times = pa.types.is_timestamp(column.type)  # Python has no datetime for most of them
+            times = pa.types.is_timestamp(column.type)  # Python has no datetime for most of these times
             (column.cast(pa.int64()) if times else column).to_pylist()
     except UnreadableRecord:
         pass

@@ -28,8 +28,8 @@ def times(*texts: str) -> np.ndarray:
     [
         ("XNYS", "2025-11-26", "2025-11-26T14:30", "2025-11-26T21:00"),
         ("XNYS", "2025-11-28", "2025-11-28T14:30", "2025-11-28T18:00"),  # the day after Thanksgiving: 13:00 in New York
-        ("XNYS", "2026-03-06", "2026-03-06T14:30", "2026-03-06T21:00"),  # the week before US summer time …
-        ("XNYS", "2026-03-09", "2026-03-09T13:30", "2026-03-09T20:00"),  # … and after
+        ("XNYS", "2026-03-06", "2026-03-06T14:30", "2026-03-06T21:00"),  # the last session before US summer time
+        ("XNYS", "2026-03-09", "2026-03-09T13:30", "2026-03-09T20:00"),  # the first session of US summer time
         ("XLON", "2026-03-09", "2026-03-09T08:00", "2026-03-09T16:30"),  # London changes three weeks later
         ("XLON", "2026-03-30", "2026-03-30T07:00", "2026-03-30T15:30"),
         ("XNYS", "2012-06-21", "2012-06-21T13:30", "2012-06-21T20:00"),
@@ -49,15 +49,15 @@ def test_a_session_has_the_published_open_and_close(name: str, session: str, ope
     assert known.session_of(np.array([inside[0], inside[1] - 1])).tolist() == [at(session)] * 2
 
 
-# New York Stock Exchange: 9:30 a.m. to 4:00 p.m. Eastern Time; early closings at 1:00 p.m. on the day after
-# Thanksgiving and on Christmas Eve, in 2025 also on 3 July; on its electronic markets early trading from 4:00 a.m. and
-# late trading to 8:00 p.m., to 5:00 p.m. on the days of an early closing (NYSE Group, Holidays & Trading Hours).
-# Eastern Time is UTC-5; UTC-4 from the second Sunday of March (2025-03-09) to the first of November (2025-11-02).
-# London Stock Exchange: 08:00 to 16:30 London time, to 12:30 on the last business days before Christmas and New Year.
-# London is at UTC; UTC+1 from the last Sunday of March (2025-03-30) to the last of October (2025-10-26).
-# Hong Kong (HKEX): 09:30 to 12:00 and 13:00 to 16:00, UTC+8; no afternoon on the eves of Christmas, New Year and the
-# Lunar New Year. Tokyo (JPX): 09:00 to 11:30 and 12:30 to 15:00, UTC+9; to 15:30 from 2024-11-05 on.
-# Australia (ASX): 10:00 to 16:00 Sydney time, UTC+10, in summer UTC+11; to 14:10 on Christmas Eve.
+# New York (NYSE Group, Holidays & Trading Hours): 9:30 a.m. to 4:00 p.m. Eastern Time. The close is at 1:00 p.m. on the
+# day after Thanksgiving, on Christmas Eve and on 2025-07-03. Electronic trading is from 4:00 a.m. to 8:00 p.m., and to
+# 5:00 p.m. on days of an early close. Eastern Time is UTC-5; it is UTC-4 from the second Sunday of March (2025-03-09)
+# to the first Sunday of November (2025-11-02).
+# London: 08:00 to 16:30 London time. The close is at 12:30 on the last business days before Christmas and New Year.
+# London is at UTC; it is at UTC+1 from the last Sunday of March (2025-03-30) to the last of October (2025-10-26).
+# Hong Kong (HKEX): 09:30 to 12:00 and 13:00 to 16:00, UTC+8. The eves of Christmas, New Year and the Lunar New Year
+# have no afternoon. Tokyo (JPX): 09:00 to 11:30 and 12:30 to 15:00, UTC+9. From 2024-11-05 on the close is at 15:30.
+# Australia (ASX): 10:00 to 16:00 Sydney time, UTC+10, in summer UTC+11. The close is at 14:10 on Christmas Eve.
 @pytest.mark.parametrize(
     ("name", "session", "opens", "closes"),
     [
@@ -110,8 +110,8 @@ def test_half_days_and_summer_time_are_those_of_the_published_hours(
 @pytest.mark.parametrize(
     ("name", "session", "begins", "ends"),
     [
-        ("XNYS", "2025-03-07", "2025-03-07T09:00", "2025-03-08T01:00"),  # 4:00 a.m. to 8:00 p.m. in winter …
-        ("XNYS", "2025-03-10", "2025-03-10T08:00", "2025-03-11T00:00"),  # … and in summer
+        ("XNYS", "2025-03-07", "2025-03-07T09:00", "2025-03-08T01:00"),  # 4:00 a.m. to 8:00 p.m. in winter
+        ("XNYS", "2025-03-10", "2025-03-10T08:00", "2025-03-11T00:00"),  # the same hours in summer
         ("XNYS", "2025-10-31", "2025-10-31T08:00", "2025-11-01T00:00"),
         ("XNYS", "2025-11-03", "2025-11-03T09:00", "2025-11-04T01:00"),
         ("XNYS", "2025-07-03", "2025-07-03T08:00", "2025-07-03T21:00"),  # an early closing: late trading to 5:00 p.m.
@@ -154,7 +154,7 @@ def test_a_holiday_is_no_session(name: str, day: str, noon: str) -> None:
             asked(times(day))
 
 
-def test_one_exchanges_holiday_is_anothers_session() -> None:
+def test_a_holiday_of_one_exchange_can_be_a_session_of_another() -> None:
     boxing_day = times("2025-12-26T15:00")  # New York trades, London and Hong Kong do not
     assert calendar("XNYS").session_of(boxing_day).tolist() == [at("2025-12-26")]
     assert calendar("XLON").session_of(boxing_day).tolist() == [NO_SESSION]
@@ -162,7 +162,7 @@ def test_one_exchanges_holiday_is_anothers_session() -> None:
     assert calendar("24/7").session_of(times("2025-12-25T03:00")).tolist() == [at("2025-12-25")]
 
 
-def test_tokyo_breaks_for_lunch_at_half_past_eleven_and_hong_kong_not_on_a_half_day() -> None:
+def test_tokyo_has_a_lunch_break_and_hong_kong_has_none_on_a_half_day() -> None:
     asked = times(
         "2025-11-04T02:29:59.999999", "2025-11-04T02:30", "2025-11-04T03:29:59.999999", "2025-11-04T03:30",
     )  # fmt: skip
@@ -181,7 +181,7 @@ def test_regular_hours_are_half_open_and_exclude_the_lunch_break() -> None:
     assert set(known.session_of(asked).tolist()) == {at("2026-01-05")}
 
 
-def test_extended_hours_belong_to_the_sessions_date_and_nights_and_holidays_to_none() -> None:
+def test_extended_hours_belong_to_a_session_and_nights_and_holidays_to_no_session() -> None:
     known = calendar("XNYS")
     asked = times(
         "2026-01-05T08:59", "2026-01-05T09:00", "2026-01-05T22:00", "2026-01-06T00:59", "2026-01-06T01:00",
@@ -205,7 +205,8 @@ def test_there_is_no_session_outside_the_calendars_bounds() -> None:
 
 def test_start_of_last_sessions_counts_sessions_that_have_begun() -> None:
     known = calendar("XNYS")
-    asked = times("2026-01-05T08:00", "2026-01-05T15:00", "2026-01-06T08:59")  # Monday before and in session, Tuesday
+    # Monday before and during the session, Tuesday before the session.
+    asked = times("2026-01-05T08:00", "2026-01-05T15:00", "2026-01-06T08:59")
     found = known.start_of_last_sessions(asked, 1).tolist()
     assert found == times("2026-01-02", "2026-01-05", "2026-01-05").tolist()
     assert known.start_of_last_sessions(asked, 2).tolist() == times("2025-12-31", "2026-01-02", "2026-01-02").tolist()
@@ -243,7 +244,7 @@ def test_a_calendar_that_the_library_cannot_create_is_a_config_error(monkeypatch
 def test_the_packaged_schedules_equal_the_librarys() -> None:
     for name in schedules.PACKAGED_CALENDARS:
         packaged, made = schedules.packaged_schedule(name), schedules.library_schedule(name)
-        assert packaged is not None, "written under another version of exchange_calendars: run tools/calendars.py"
+        assert packaged is not None, "the file is from another version of exchange_calendars: run tools/calendars.py"
         assert packaged.keys() == made.keys()
         for part, values in made.items():
             assert packaged[part].dtype == values.dtype

@@ -57,14 +57,14 @@ def _broken_links(page: Path) -> Iterator[str]:
 
 
 def _named_modules(page: Path) -> Iterator[str]:
-    """Yield the Python files that a page names in backticks, outside blocks of code."""
+    """Yield the Python files whose names a page contains in backticks, outside blocks of code."""
     text = re.sub(r"(?ms)^```.*?^```", "", page.read_text())
     for code in re.findall(r"`([^`\n]+)`", text):
         yield from re.findall(r"(?<![\w./*-])[\w][\w./-]*\.py\b", code)
 
 
 def _exists(name: str) -> bool:
-    """Return whether the file exists, relative to the repository, the package or a folder of the package."""
+    """Return True if the file exists, relative to the repository, the package or a folder of the package."""
     return any((start / name).exists() for start in (ROOT, SOURCE, *PACKAGES))
 
 

@@ -1,4 +1,4 @@
-"""The rules of CONTRIBUTING for prose that a machine can check, over all docstrings, comments and pages."""
+"""Checks of the prose rules in CONTRIBUTING that a machine can check, in all docstrings, comments and pages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CODE = [path for folder in ("src", "tests", "benchmarks", "tools") for path in s
 CODE = [path for path in CODE if "node_modules" not in path.parts and path != Path(__file__)]
 
 NO_FIRST_WORD = {"say", "take", "be", "let", "have", "give", "what", "how", "whether", "why", "of", "that"}
-"""First words that a function's docstring may not have: it begins with an imperative of the field, such as Return."""
+"""First words that a function's docstring must not have. It must begin with an imperative such as Return."""
 
 BANNED = re.compile(
     r"\b(whoever|nobody|somebody|everybody|whatever|whereof|thereof|anew|in vain|how manieth|comes? to pass|to be had"
@@ -31,7 +31,7 @@ BANNED = re.compile(
 
 
 def _docstrings(tree: ast.Module) -> Iterator[tuple[int, str, bool]]:
-    """Return the line and text of each docstring, and whether it is a function's."""
+    """Yield line and text of each docstring, and True if it belongs to a function."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             text = ast.get_docstring(node)

@@ -33,7 +33,7 @@ def _long_files(folder: Path, most: int) -> list[str]:
 
 @cache
 def _functions(folder: Path) -> list[tuple[str, Function, bool]]:
-    """Return the place and node of each function, and whether it is a method."""
+    """Return place (`file:line name`) and node of each function, and True if it is a method."""
     found = []
     for path in sorted(folder.rglob("*.py")):
         tree = _parsed(path)
@@ -53,7 +53,7 @@ def _parameters(function: Function, method: bool) -> list[ast.arg]:
 
 
 def _has_options(function: Function) -> bool:
-    """Return whether an annotation or a default of a parameter is a Typer option or argument."""
+    """Return True if an annotation or a default of a parameter is a Typer option or argument."""
     given = function.args
     every = [*given.posonlyargs, *given.args, *given.kwonlyargs]
     parts = [*(each.annotation for each in every), *given.defaults, *given.kw_defaults]
@@ -160,7 +160,7 @@ def test_no_function_is_too_long() -> None:
     assert not long, "\n".join(long)
 
 
-def test_no_function_but_a_command_has_too_many_parameters() -> None:
+def test_no_function_except_a_command_has_too_many_parameters() -> None:
     many = [
         f"{place}: {len(_parameters(node, method))} parameters"
         for place, node, method in _functions(SOURCE)

@@ -100,7 +100,7 @@ def processor(log: EmbeddedLog, factory: Factory | None = None) -> Processor:
 
 
 def run_until_read(log: EmbeddedLog, worker: Processor) -> None:
-    """Run until the whole log is processed, then stop cleanly. A kill ends it early."""
+    """Run until the whole log is processed, then stop cleanly. A simulated kill ends the run early."""
     stop = threading.Event()
     done = dict.fromkeys(range(PARTITIONS), False)
 
@@ -221,7 +221,7 @@ def test_a_clean_stop_leaves_a_snapshot_at_the_committed_positions(event_log: Em
 
 
 class Working(Summing):
-    """Adds 1000 as background work when the sum exceeds 100."""
+    """Adds 1000 as background work, once, when the sum is at least 100."""
 
     def __init__(self, snapshot: bytes | None) -> None:
         total, _, own = (snapshot or b"0:0").partition(b":")
@@ -339,7 +339,7 @@ def test_the_dead_letter_of_an_unreadable_record_of_any_size_fits(tmp_path: Path
     assert (row["topic"], row["partition"], row["offset"]) == (SERVICES[name][0], 0, 0)
     assert row["payload"] == bad[: 8 << 20]
     assert (f"(the first {8 << 20} of {size} bytes are kept)" in row["reason"]) is (size > 8 << 20)
-    assert passed_on == 1, "the service went on with the record after it"
+    assert passed_on == 1, "the service must process the next record"
 
 
 @pytest.mark.parametrize("name", SERVICES)

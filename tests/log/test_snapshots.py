@@ -26,7 +26,7 @@ PER_SESSION = 4
 
 
 class Sessions(Stage):
-    """Sums numbers. A session is a hundred. It may read `back` records before the session's first."""
+    """Sums numbers; 100 numbers are a session. It may read `back` records before the session's first record."""
 
     def __init__(self, snapshot: bytes | None, back: int | None) -> None:
         self.total, self.session, self.first = (int(part) for part in (snapshot or b"0 -1 0").split())
@@ -76,7 +76,7 @@ def feed(log: EmbeddedLog, *numbers: int) -> None:
 
 
 def process(log: EmbeddedLog, factory: Factory | None = None, *, records: int = 1) -> None:
-    """Process the whole log, one record per transaction, and stop cleanly. A kill ends it early."""
+    """Process the whole log, one record per transaction, and stop cleanly. A simulated kill ends the run early."""
     stop = threading.Event()
     worker = Processor(
         log, "summing", [IN], STATE, factory or Factory(), snapshot_interval_records=1000, poll_records=records,
@@ -156,7 +156,7 @@ def test_the_log_is_held_for_a_bounded_time_if_a_stage_reads_far_back(event_log:
 
 
 def test_the_log_is_held_for_a_bounded_time_if_a_session_never_ends(event_log: EmbeddedLog) -> None:
-    feed(event_log, 900)  # as if a clock runs far ahead: no later session follows
+    feed(event_log, 900)  # as if a clock were far ahead: no later session follows
     process(event_log)
     for number in range(20):
         feed(event_log, number)
@@ -169,7 +169,7 @@ def test_the_log_is_held_for_a_bounded_time_if_a_session_never_ends(event_log: E
     assert run(began_us + MAX_HOLD_RETENTIONS * RETENTION_US + 1) == 1
     event_log.trim(began_us + MAX_HOLD_RETENTIONS * RETENTION_US + 1)
     assert kept(event_log) == []
-    assert first(event_log) == 21, "the newest snapshot, which needs nothing before the end, is all that is left"
+    assert first(event_log) == 21, "only the newest snapshot is left, and it needs no record"
 
 
 def test_a_restart_resumes_from_the_newest_snapshot_of_any_age(event_log: EmbeddedLog) -> None:

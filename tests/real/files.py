@@ -47,14 +47,14 @@ class Replayed:
 
     @cached_property
     def rows(self) -> pa.Table:
-        """The stored ticks or bars in their order, with their number `n`."""
+        """Return the stored ticks or bars in their order, with their number `n`."""
         kind = records.Ticks if self.summary.kind == "ticks" else records.VendorBars
         batches = [record.batch for record in map(records.decode, self.raw) if isinstance(record.header, kind)]
         table = pa.Table.from_batches(batches)
         return table.append_column("n", pa.array(range(len(table))))
 
     def ask(self, sql: str) -> list[tuple[Any, ...]]:
-        """Return the answer of DuckDB; `rows` are the stored rows, `sessions` New York's regular sessions."""
+        """Return DuckDB's result; its tables are `rows` (stored rows) and `sessions` (New York's regular sessions)."""
         with duckdb.connect() as connection:
             connection.execute("SET TimeZone = 'UTC'")
             connection.register("stored", self.rows)
@@ -66,7 +66,7 @@ class Replayed:
             return connection.execute(sql).fetchall()
 
     def numbers_of(self, name: str) -> list[float]:
-        """Return a column of the file as DuckDB reads it, sorted; `name` is a role, `price` for example."""
+        """Return the file's column of the role `name`, such as `price`, as DuckDB reads it, sorted."""
         column = self.layout.columns[name]
         with duckdb.connect() as connection:
             if self.path.suffix == ".parquet":
@@ -96,7 +96,7 @@ def sessions(start_us: int, end_us: int) -> pa.Table:
 
 
 def opened(path: Path, zone: str, folder: Path) -> ReplayOptions:
-    """Return the options that a replay of the file needs: each error names the missing one."""
+    """Return the options that a replay of the file needs. Each error of a replay names a missing option."""
     options = ReplayOptions()
     for number in range(5):
         (folder / str(number)).mkdir()
@@ -140,7 +140,7 @@ def replayed(path: Path, options: ReplayOptions, folder: Path) -> Replayed:
         summary = replay(log, path, options)
         raw = raw_of(log)
         again = replay(log, path, options)
-        assert raw_of(log) == raw, "the same file appended records again"
+        assert raw_of(log) == raw, "the second replay of the file appended records"
     return Replayed(path, options, summary, again, raw)
 
 

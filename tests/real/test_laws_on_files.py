@@ -1,4 +1,4 @@
-"""The laws over files of the user: `make test-real DATA=FOLDER`."""
+"""Laws of bars and indicators, checked on the user's files: `make test-real DATA=FOLDER`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ WHERE interval = '{given}' GROUP BY ALL"""
 
 @pytest.fixture(scope="module")
 def bars(file: Replayed) -> dict[tuple[str, str, int], dict[str, Any]]:
-    """The last closed state of every bar that aggregation makes from the file."""
+    """Return the last closed state of every bar that aggregation builds from the file."""
     return last(run(file.raw))
 
 

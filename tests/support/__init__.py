@@ -1,1 +1,1 @@
-"""Real parts for tests: a Kafka broker, a TimescaleDB."""
+"""Servers, data and helpers that tests share."""

@@ -1,4 +1,4 @@
-"""Run commands in this process, by the `main` of the command line; separate processes would cost ten times as much."""
+"""Run commands in this process, through the command line's `main`. Separate processes would take ten times as long."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ANY_TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d[\d:.]*(?:Z|[+-]\d\d:?\d\d)?
 
 
 def say(plant: Plant, *arguments: str | Path) -> Answer:
-    """Run a command to its end."""
+    """Run a command to its end; return exit code, stdout and stderr."""
     root, said = logging.getLogger(), structlog.get_config()
     handlers, level = root.handlers[:], root.level
     out, err = io.StringIO(), io.StringIO()
@@ -43,7 +43,7 @@ def say(plant: Plant, *arguments: str | Path) -> Answer:
 
 
 def objects(answer: Answer) -> list[dict[str, Any]]:
-    """Return the output of a command with --json: one object per line, times with Z, nothing on stderr."""
+    """Return the objects that a command printed with --json. Assert that times end with Z and stderr is empty."""
     assert answer.err == ""
     for found in ANY_TIME.findall(answer.out):
         assert TIME.fullmatch(found), found
@@ -52,7 +52,7 @@ def objects(answer: Answer) -> list[dict[str, Any]]:
 
 
 def assert_refused(answer: Answer, code: int, *words: str) -> None:
-    """Check for an empty stdout and one sentence on stderr."""
+    """Assert the exit code, an empty stdout, and one line on stderr that contains `words`."""
     assert (answer.code, answer.out) == (code, ""), answer
     assert len(answer.err.splitlines()) == 1, answer.err
     assert all(word in answer.err for word in words), answer.err

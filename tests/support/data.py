@@ -1,6 +1,6 @@
-"""Files for replays: made from a seed with the sandbox's market, and real daily prices from a package.
+"""Files for replays: simulated files from the sandbox's market, and real daily prices from a package.
 
-Nothing here reads a file outside the repository and its packages. Each function writes its file on the first call of a
+No function reads a file outside the repository and its packages. A function writes its file at its first call in a
 process, into a temporary folder that the process removes at its end. All files together take less than a second.
 """
 
@@ -46,17 +46,17 @@ def folder() -> Path:
 
 @dataclass(frozen=True)
 class Ticks:
-    """A file of one symbol's ticks, and the peculiarities that were planted in it."""
+    """A file of one symbol's ticks, and the number of its irregularities by kind."""
 
     path: Path
     symbol: str
     rows: int
     repeats: int
-    """Rows that have the trade id of an earlier row."""
+    """Number of rows that have the trade id of an earlier row."""
     late: int
-    """Rows behind a row of a later time, repeats not counted."""
+    """Number of rows after a row of a later time, without repeats."""
     twins: int
-    """Ticks that equal the tick before them in everything and have no trade id: both count."""
+    """Number of ticks without a trade id that equal the tick before them. Both ticks are stored."""
 
     @property
     def count(self) -> int:
@@ -85,10 +85,10 @@ class Ticks:
 
 @cache
 def session(minutes: int = 390) -> Ticks:
-    """Return a session of GOOG in New York, or its first minutes, with all difficulties of real ticks.
+    """Return a session of GOOG in New York, or its first minutes, with the irregularities of real ticks.
 
     The file is a compressed CSV: time (UTC), symbol, price, size, trade_id. It has bursts within milliseconds, equal
-    times, ticks that are equal in everything, late prints, repeats after a reconnect, and minutes without a print.
+    times, ticks that are equal in all columns, late prints, repeats after a reconnect, and minutes without a print.
     """
     lines, twins = _session()
     end = _iso(_us(SESSION, 13, 30) + minutes * MINUTE_US)
@@ -100,7 +100,7 @@ def session(minutes: int = 390) -> Ticks:
 
 @cache
 def _session() -> tuple[list[str], set[str]]:
-    """Return the lines of the whole session, and those of them that occur twice without a trade id."""
+    """Return the lines of the whole session, and the lines that occur twice without a trade id."""
     open_us = _us(SESSION, 13, 30)
     made = SimulatedMarket(MarketSettings(("GOOG",), 0.4, SEED, sessions="us")).trades(
         open_us, open_us + 390 * MINUTE_US
@@ -118,7 +118,7 @@ def _session() -> tuple[list[str], set[str]]:
     twins = np.unique(random.integers(0, (count - 1) // 10, 40) * 10).tolist()
     for at in twins:
         times[at + 1], prices[at + 1], sizes[at + 1], ids[at + 1] = times[at], prices[at], sizes[at], ""
-    times = np.maximum.accumulate(times)  # an equal time may precede that of the tick in between
+    times = np.maximum.accumulate(times)  # restores the time order
     rows = [
         f"{_iso(time)},GOOG,{price:.4f},{size},{trade_id}"
         for time, price, size, trade_id in zip(times.tolist(), prices.tolist(), sizes.tolist(), ids, strict=True)
@@ -133,7 +133,7 @@ def _session() -> tuple[list[str], set[str]]:
 
 
 def _counted(path: Path, symbol: str, lines: list[str], twins: set[str]) -> Ticks:
-    """Count the planted faults in the lines; they begin with an ISO time and end with a trade id."""
+    """Count the irregularities in the lines. A line begins with an ISO time and ends with a trade id."""
     seen: set[str] = set()
     repeats = late = 0
     newest = ""
@@ -150,7 +150,7 @@ def _counted(path: Path, symbol: str, lines: list[str], twins: set[str]) -> Tick
 
 @cache
 def trades() -> Ticks:
-    """Return trades of a coin as an exchange exports them: Parquet, times in milliseconds, 25 rows given again.
+    """Return trades of a coin as an exchange exports them: Parquet, times in milliseconds, 25 rows repeated.
 
     The columns are timestamp, trade_id, price, quantity and buyer_maker. The symbol is not in the file.
     """
@@ -181,7 +181,7 @@ def trades() -> Ticks:
 
 @cache
 def round_the_clock(days: int = 5) -> Path:
-    """Return minutes of a coin over the turn of a year, none missing: times in UTC, volumes with four decimals."""
+    """Return 1m bars of a coin over the turn of a year, without a gap. Times are UTC; volumes have four decimals."""
     begin = _us(dt.date(2021, 12, 31), 23, 1)
     bars = SimulatedMarket(MarketSettings(("BTC/USD",), 0.9, SEED)).bars(
         "BTC/USD", begin, _us(dt.date(2022, 1, 1) + dt.timedelta(days), 0), MINUTE_US
@@ -195,9 +195,10 @@ def round_the_clock(days: int = 5) -> Path:
 
 @cache
 def new_york() -> Path:
-    """Return minutes of four sessions of New York around the end of daylight-saving time, in local time.
+    """Return 1m bars of four New York sessions around the end of daylight-saving time, in local time.
 
-    The file begins with a byte-order mark. Bars are stamped at their start; one at 16:00 has the closing auction.
+    The file begins with a byte-order mark. Bars are stamped at their start. The bar at 16:00 contains the closing
+    auction.
     """
     lines = []
     market = SimulatedMarket(MarketSettings(("SPY",), 2.0, SEED, sessions="us"))
@@ -213,7 +214,7 @@ def new_york() -> Path:
 
 @cache
 def years() -> Path:
-    """Return daily bars of 1990 to 2003 as a vendor has them: a byte-order mark, dates as month/day/year.
+    """Return daily bars of 1990 to 2003 in a vendor's format: a byte-order mark, dates as month/day/year.
 
     Prices are adjusted for splits, so that they begin below a dollar. The first three years have no volume.
     """
@@ -244,7 +245,7 @@ class Days:
 @cache
 def real(symbol: str = "MSFT") -> Days:
     """Return the prices of AAPL, GOOG, IBM or MSFT from `bokeh_sampledata`."""
-    from bokeh_sampledata import stocks  # it reads its file when it is imported
+    from bokeh_sampledata import stocks  # the import reads a file
 
     have = getattr(stocks, symbol)
     columns = [[float(value) for value in have[name]] for name in BAR_COLUMNS.split(",")]
@@ -260,7 +261,7 @@ def real_days(symbol: str = "MSFT") -> Path:
 
 
 def read_bars(path: Path, form: str, zone: str = "UTC") -> pl.DataFrame:
-    """Return a file's bars (time in UTC, open … volume) as Polars reads them; `form` is that of its times."""
+    """Return a file's bars (time in UTC, open … volume) as Polars reads them; `form` is the format of the times."""
     read = pl.read_csv(path, infer_schema=False)
     time = pl.col(read.columns[0]).str.to_datetime(form, time_unit="us")
     time = time.dt.replace_time_zone(zone).dt.convert_time_zone("UTC").alias("time")

@@ -2,8 +2,8 @@
 
 `Day` contains the parameters: symbols, start, speed, quotas, faults. `run` starts the sandbox and the plant by user
 commands. It waits until the day is over and the plant reports no fetchable gap. The returned `Verdict` compares the
-stored bars with the sandbox's market, lists the coverage of each gap, and the requests to vendors. Durations are not
-judged.
+stored bars with the sandbox's market. It lists the coverage of each gap and the requests to vendors. It does not depend
+on durations.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ VENDORS = ("twelvedata", "alphavantage", "yahoo")
 
 @dataclass(frozen=True)
 class Day:
-    """Parameters of a day. `script`: fault commands, one per line, by seconds after `start` (see docs/sandbox.md)."""
+    """Parameters of a day. `script`: one fault per line after its seconds from `start` (see docs/sandbox.md)."""
 
     symbols: Sequence[str]
     start: str
@@ -51,7 +51,7 @@ class Day:
 
 
 def troubles(hours: float, seed: int) -> str:
-    """Return the day's faults, by seconds from its start."""
+    """Return a random fault script for a day: seconds from its start and a fault per line."""
     dice = random.Random(seed)
     lines: list[tuple[float, str]] = []
 
@@ -81,18 +81,18 @@ class Verdict:
     missing: list[tuple[str, int]] = field(default_factory=list)
     """Bars of the market that are not stored: symbol, start."""
     unknown: list[tuple[str, int]] = field(default_factory=list)
-    """Stored bars that the market does not have."""
+    """Stored bars that the market does not contain: symbol, start."""
     different: list[tuple[str, int, Any, Any]] = field(default_factory=list)
     incomplete: list[tuple[str, int]] = field(default_factory=list)
     coverage: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Bars by status, by symbol."""
+    """Number of bars of each status, by symbol."""
     gaps: list[dict[str, Any]] = field(default_factory=list)
     counts: dict[str, Any] = field(default_factory=dict)
     sources: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
 
     def overspent(self) -> list[str]:
-        """Return the exceeded quotas."""
+        """Return a line for each exceeded quota; [] if there is none."""
         return [
             f"{vendor} {window['quota']}: {window['largest_asked']} of {window['limit']}"
             for vendor, count in self.counts.items()
@@ -127,7 +127,7 @@ class Verdict:
 
 @contextlib.contextmanager
 def sandbox(folder: Path, day: Day) -> Iterator[dict[str, Any]]:
-    """Run the sandbox as a process and yield its first output: url, stream_url, clock."""
+    """Run the sandbox as a process; yield its greeting: url, stream_url, clock."""
     script = folder / "script.txt"
     script.write_text(day.script)
     quotas = [argument for quota in day.quotas for argument in ("--quota", quota)]
@@ -187,7 +187,7 @@ def run(folder: Path, day: Day, port: int, *, say: Any = lambda text: None) -> V
                 if time.monotonic() - told > 30:
                     told = time.monotonic()
                     say(f"{datetime_of(now_us()):%H:%M} {_progress(port)}")
-            time.sleep(_AFTER_S / day.speed)  # until the last minute is old enough to count as missing
+            time.sleep(_AFTER_S / day.speed)  # the last minute must be old enough to count as missing
             _settle(port, day.settle_s, say)
             return judge(plant, day, vendor, port, start_us, end_us)
         finally:
@@ -211,7 +211,7 @@ def _progress(port: int) -> Any:
 
 
 def _settle(port: int, patience_s: float, say: Any) -> None:
-    """Wait until the backfill has had nothing to fetch in three checks."""
+    """Wait until three consecutive checks find nothing to fetch, at most `patience_s`."""
     guard, idle = Guard(patience_s), 0
     while not guard.is_over() and idle < 3:
         time.sleep(1)
@@ -244,7 +244,7 @@ def judge(plant: Plant, day: Day, vendor: Mapping[str, Any], port: int, start_us
                 verdict.incomplete.append((symbol, time_us))
             ours = [mine[name] for name in names]
             if "/" in symbol and not symbol.startswith("BTC"):
-                theirs[4] = ours[4] = 0.0  # no vendor reports a volume of currencies
+                theirs[4] = ours[4] = 0.0  # no vendor reports volumes of currencies
             if any(abs(a - b) > 1e-9 * max(1.0, abs(b)) for a, b in zip(ours, theirs, strict=True)):
                 verdict.different.append((symbol, time_us, ours, theirs))
         verdict.unknown += [(symbol, time_us) for time_us in have]

@@ -88,7 +88,7 @@ class Plant:
 
     @contextmanager
     def store(self) -> Iterator[str]:
-        """Yield the address of the running store, or of the embedded one, started for the block."""
+        """Yield the address of the running store, or start the embedded store for the block."""
         flags: dict[str, Any] = {"data": self.data}
         if "TICKERPLANT_STORE" in self.env:
             flags["store"] = self.env["TICKERPLANT_STORE"]
@@ -112,7 +112,7 @@ async def _tables(dsn: str) -> dict[str, list[tuple[Any, ...]]]:
 def assert_same(
     found: Mapping[str, Sequence[tuple[Any, ...]]], wanted: Mapping[str, Sequence[tuple[Any, ...]]]
 ) -> None:
-    """Fail with the first row that differs by more than the last digits of a float sum."""
+    """Assert that the tables are equal, except for the last digits of float sums."""
     for table, rows in wanted.items():
         exact = len(EXACT[table].split(","))
         assert len(found[table]) == len(rows), f"{table}: {len(found[table])} rows, not {len(rows)}"
@@ -124,12 +124,12 @@ def assert_same(
 
 
 def kill_tree(process: subprocess.Popen[bytes]) -> None:
-    """kill -9 a process and its descendants at once, like a power failure."""
+    """Kill a process and its descendants at once with SIGKILL, like a power failure."""
     kill_trees([process])
 
 
 def kill_trees(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """kill -9 several processes and their descendants at once."""
+    """Kill several processes and their descendants at once with SIGKILL."""
     for pid in [pid for process in processes for pid in (process.pid, *_descendants(process.pid))]:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

@@ -3,7 +3,7 @@
     @examples(150)
     @given(...)
 
-`.venv/bin/pytest --hypothesis-profile=thorough` tries 150 of them, and the default profile `ci` a third.
+`.venv/bin/pytest --hypothesis-profile=thorough` tries 150 examples; the default profile `ci` tries a third of them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The shared test servers behave like real ones."""
+"""The shared test servers behave like real servers."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class TimescaleError(Exception):
 class TimescaleServer:
     """One database, empty at each start, that ends with this process. It serves one session at a time.
 
-    Connect with `asyncpg.connect(server.dsn, **server.connect_args)`; a pool must be of one connection.
+    Connect with `asyncpg.connect(server.dsn, **server.connect_args)`; a pool must have only one connection.
     """
 
     # Named prepared statements have no benefit with one backend, and outlive a cancelled session.
@@ -34,15 +34,18 @@ class TimescaleServer:
 
     @property
     def dsn(self) -> str:
-        """Return the address while it runs."""
+        """Return the server's address, which is valid while the server runs."""
         return f"postgresql://postgres@127.0.0.1:{self._port}/postgres?sslmode=disable"
 
     def start(self, timeout_s: float = 60.0) -> str:
-        """Start, wait until it answers, and return `dsn`. Blocks about 3 s; `timeout_s` scales with the machine."""
+        """Start the server, wait until it answers, and return `dsn`. Blocks about 3 s.
+
+        `timeout_s` holds for an idle machine; it is longer on a busy machine. Raises TimescaleError.
+        """
         node = shutil.which("node")
         if node is None or not (SERVER.parent / "node_modules").is_dir():
             raise TimescaleError(f"TimescaleDB for tests needs node, and `npm ci` in {SERVER.parent}")
-        # It runs until its standard input ends, so it cannot outlive this process.
+        # The server runs until its standard input ends, so it ends with this process.
         self._process = process = subprocess.Popen(
             [node, str(SERVER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
         )
@@ -52,7 +55,7 @@ class TimescaleServer:
         ready = re.fullmatch(r"ready (\d+)\n", line)
         if ready is None:
             self.stop()
-            raise TimescaleError(f"TimescaleDB did not start within {timeout_s:g} s; it said {line!r}")
+            raise TimescaleError(f"TimescaleDB did not start within {timeout_s:g} s; its output was {line!r}")
         self._port = int(ready[1])
         return self.dsn
 

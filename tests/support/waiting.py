@@ -1,7 +1,7 @@
 """Waiting for conditions, with timeouts that scale with the machine.
 
-No test waits for a time. It waits for a condition, and a guard fails it when the condition never comes true. The
-guard's seconds are those of an idle, ordinary machine: `Guard` counts them slower on a slow or busy one.
+A test waits for a condition, not for a fixed time. A guard fails the test if the condition does not become true. The
+guard's seconds are seconds of an idle, ordinary machine; they pass more slowly on a slow or busy machine.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _SPIN: Final = 100_000
 _SPIN_S: Final = 0.0025
 """Seconds that `_SPIN` rounds of an empty loop take on an ordinary machine of 2024."""
 _FRESH_S: Final = 1.0
-"""A measured load is reused for this long."""
+"""Seconds for which a measured load is reused."""
 HANG_S: Final = 60.0
-"""Default guard: every condition of a test comes true in far less on an idle machine."""
+"""Default seconds of a guard. Every condition of a test becomes true in far less on an idle machine."""
 
 
 class Patience:
-    """Slowness of this machine relative to an idle, ordinary one; at least 1."""
+    """Slowness of this machine relative to an idle, ordinary machine; at least 1."""
 
     def __init__(self) -> None:
         self._slowness = max(1.0, min(_spin() for _ in range(5)) / _SPIN_S)
@@ -38,7 +38,7 @@ class Patience:
         return self._factor
 
     def seconds(self, idle_s: float) -> float:
-        """Return how long a step may take now that takes `idle_s` at most on an idle machine."""
+        """Return the present timeout in seconds of a step that takes at most `idle_s` on an idle machine."""
         return idle_s * self.factor()
 
 
@@ -50,7 +50,7 @@ def _spin() -> float:
 
 
 def _crowd() -> float:
-    """Return the runnable threads per core, of this moment or of the last minute, whichever is more; at least 1."""
+    """Return the runnable threads per core: the larger of the present number and the last minute's, at least 1."""
     try:
         last_minute, _, _, runnable, *_ = Path("/proc/loadavg").read_text().split()
     except OSError:
@@ -68,21 +68,21 @@ class Guard:
         self._left_s, self._looked_s = idle_s, time.monotonic()
 
     def is_over(self) -> bool:
-        """Return whether the time is over. Call it repeatedly: each call counts the time since the previous one."""
+        """Return True if the time is over. Call it repeatedly: each call counts the time since the previous one."""
         now = time.monotonic()
         self._left_s -= (now - self._looked_s) / PATIENCE.factor()
         self._looked_s = now
         return self._left_s < 0
 
     def check(self, what: str) -> None:
-        """Fail once the time is over; the message names the awaited event."""
+        """Raise AssertionError with `what` if the time is over."""
         assert not self.is_over(), f"waited for {what}"
 
 
 def until(
     condition: Callable[[], Any], what: str = "a condition", idle_s: float = HANG_S, every_s: float = 0.02
 ) -> Any:
-    """Wait until the condition is true and return its value; fail naming it otherwise."""
+    """Wait until the condition is true; return its value. Raises AssertionError with `what` after `idle_s`."""
     guard = Guard(idle_s)
     while not (found := condition()):
         guard.check(what)

@@ -1,7 +1,7 @@
 """One Apache Kafka broker for tests, benchmarks and demos: a KRaft node on 127.0.0.1 with its data in one folder.
 
-It uses only the standard library, so that it works before anything is installed. It needs a JVM (17 or newer) and,
-once, Maven: the jars are cached and not fetched again while `pom.xml` is unchanged.
+The module uses only the standard library, so that it works before the environment is installed. It needs a JVM (17 or
+newer), and Maven to get the jars. The jars are cached until `pom.xml` changes.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from typing import Self
 HERE = Path(__file__).resolve().parent
 DEFAULT_CACHE = HERE.parents[1] / ".cache" / "kafka"
 
-# Below Linux's ephemeral range (32768 and up): no outgoing connection of a test can take a broker's port between a
-# kill and the restart.
+# These ports are below Linux's ephemeral range (32768 and up). No outgoing connection of a test can take a broker's
+# port between a kill and the restart.
 PORTS = range(20_000, 32_000)
 
 SETTINGS = {
@@ -82,7 +82,8 @@ class KafkaError(Exception):
 def get_jars(cache: Path | None = None) -> Path:
     """Return the folder of the broker's jars; copy them first if they are missing or `pom.xml` has changed.
 
-    Blocks for some seconds the first time. Several processes may call it at once: one copies, the others wait.
+    The first call blocks for some seconds. Several processes may call it at once: one process copies, the others wait.
+    Raises KafkaError.
     """
     cache = cache or Path(os.environ.get("TICKERPLANT_KAFKA_CACHE") or DEFAULT_CACHE)
     wanted = hashlib.sha256((HERE / "pom.xml").read_bytes()).hexdigest()
@@ -108,8 +109,8 @@ def get_jars(cache: Path | None = None) -> Path:
 class KafkaBroker:
     """A broker with topics, ports and identity in `data_dir`: a restart after a kill restores all of them.
 
-    Unless `detached`, the broker cannot outlive this process, even if it is killed. Its log is `data_dir/broker.log`.
-    Only one process may use it at a time.
+    Unless `detached`, the broker ends with this process, even if this process is killed. The broker's log is
+    `data_dir/broker.log`. Only one process may use `data_dir` at a time.
     """
 
     def __init__(
@@ -121,7 +122,7 @@ class KafkaBroker:
         detached: bool = False,
         java_options: Sequence[str] = (),
     ) -> None:
-        """Configure a broker without starting it. `port` 0 chooses a free one; `settings` override the defaults."""
+        """Configure a broker without starting it. `port` 0 chooses a free port; `settings` override the defaults."""
         self.data_dir = Path(data_dir).resolve()
         self._wanted_port = port
         self._settings = dict(settings or {})
@@ -133,7 +134,7 @@ class KafkaBroker:
 
     @property
     def port(self) -> int:
-        """Return the port; it is known after the first start and never changes."""
+        """Return the port; it is chosen at the first start and never changes."""
         return int(self._identity()["port"])
 
     @property
@@ -143,7 +144,7 @@ class KafkaBroker:
 
     @property
     def pid(self) -> int | None:
-        """Return the pid of the JVM, or None if it does not run; any process may have started it."""
+        """Return the pid of the JVM, also of one that another process started; None if it does not run."""
         try:
             pid = int((self.data_dir / "pid").read_text())
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -152,10 +153,10 @@ class KafkaBroker:
         return pid if os.fsencode(self._properties_path) in command else None
 
     def start(self, timeout_s: float = 60.0) -> str:
-        """Start, wait until the broker answers, and return `bootstrap`. Does nothing if it runs. Blocks about 4 s.
+        """Start the broker if it does not run, wait until it answers, and return `bootstrap`. Blocks about 4 s.
 
         1. Get the jars. 2. Choose ports and store them in `data_dir`. 3. Format the folder if it is new. 4. Start the
-        JVM and write its pid. 5. Start the watchdog that ties it to this process. 6. Wait for an answer.
+        JVM and write its pid. 5. Start the watchdog that kills it when this process ends. 6. Wait for an answer.
         """
         if self.pid is not None:
             return self.bootstrap
@@ -190,27 +191,27 @@ class KafkaBroker:
         return self.bootstrap
 
     def stop(self, timeout_s: float = 30.0) -> None:
-        """Shut down in order and wait; kill after `timeout_s`. Does nothing if the broker does not run."""
+        """Shut the broker down and wait; kill it after `timeout_s`. Does nothing if the broker does not run."""
         self._end(signal.SIGTERM, timeout_s)
 
     def kill(self) -> None:
-        """Send SIGKILL, like a crash, and wait until the process has ended. The data stays."""
+        """Send SIGKILL, like a crash, and wait until the process has ended. The data remain."""
         self._end(signal.SIGKILL, 10.0)
 
     def restart(self) -> str:
-        """Restart with the same data at the same port."""
+        """Restart the broker with the same data and port; return `bootstrap`."""
         self.stop()
         return self.start()
 
     def __enter__(self) -> Self:
-        """Start."""
+        """Start the broker."""
         self.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop."""
+        """Stop the broker."""
         self.stop()
 
     @property
@@ -218,7 +219,7 @@ class KafkaBroker:
         return self.data_dir / "server.properties"
 
     def _identity(self) -> dict[str, str | int]:
-        """Return the ports and the cluster's id; they are chosen at the first call and stored in the folder."""
+        """Return the ports and the cluster's id. The first call chooses them and stores them in the folder."""
         path = self.data_dir / "identity.json"
         if path.exists():
             kept: dict[str, str | int] = json.loads(path.read_text())
@@ -245,7 +246,7 @@ class KafkaBroker:
     def _watch(self, pid: int) -> None:
         """Kill the broker when this process ends.
 
-        A shell waits for the end of a pipe; only this process holds the other end. PR_SET_PDEATHSIG would be shorter,
+        A shell waits for the end of a pipe; only this process has the other end. PR_SET_PDEATHSIG would be shorter,
         but it fires when the starting *thread* ends, and test fixtures start brokers from worker threads.
         """
         self._watchdog = subprocess.Popen(
@@ -268,11 +269,11 @@ class KafkaBroker:
             deadline = time.monotonic() + timeout_s
             while self.pid is not None:
                 if self._process is not None:
-                    self._process.poll()  # reap it: a zombie has no command line, but keeps its pid
+                    self._process.poll()  # reap the process: a zombie keeps its pid
                 if time.monotonic() > deadline:
                     os.kill(pid, signal.SIGKILL)
                 time.sleep(0.02)
-        if self._watchdog is not None:  # only now: it guards against the end of this process until here
+        if self._watchdog is not None:  # not earlier: until here the end of this process must kill the broker
             self._watchdog.kill()
             self._watchdog.communicate()
             self._watchdog = None
@@ -297,7 +298,7 @@ def _cluster_id() -> str:
 
 
 def free_port() -> int:
-    """Return a free port of `PORTS`; it is not reserved."""
+    """Return a free port of `PORTS`, without a reservation. Raises KafkaError if none of 100 is free."""
     for port in random.sample(PORTS, k=100):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -307,7 +308,7 @@ def free_port() -> int:
 
 
 def answers(port: int) -> bool:
-    """Send an ApiVersions request; return whether the broker answers. An open port alone is not yet a broker."""
+    """Send an ApiVersions request; return True if the broker answers. A broker opens its port before it can answer."""
     request = struct.pack(">hhih", 18, 0, 1, -1)  # key, version, correlation id, no client id
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=2) as connection:

@@ -1,10 +1,10 @@
 // Serves one fresh in-memory TimescaleDB on 127.0.0.1 until its standard input ends.
 //
-//   node serve.mjs [port]      prints "ready <port>"; port 0, the default, chooses a free one
+//   node serve.mjs [port]      prints "ready <port>"; port 0 (default) selects a free port
 //
-// The database is PostgreSQL compiled to WebAssembly: one backend, so one session at a time (a second connection waits
-// until the first is closed), no COPY FROM STDIN, no background workers (run jobs with CALL run_job), no NOTIFY to
-// other sessions.
+// The database is PostgreSQL compiled to WebAssembly, with one backend. It serves one session at a time: a second
+// connection waits until the first is closed. It has no COPY FROM STDIN, no background workers (run jobs with CALL
+// run_job) and no NOTIFY to other sessions.
 
 import { once } from 'node:events'
 import { PGLiteSocketServer } from '@electric-sql/pglite-socket'
@@ -29,7 +29,7 @@ class Database extends PGlite {
     return answer
   }
 
-  // PGlite's own method relies on its parser, which does not see raw messages.
+  // PGlite's own method relies on its parser, which does not receive raw messages.
   isInTransaction() {
     return this.#status !== 'I'
   }
@@ -38,13 +38,13 @@ class Database extends PGlite {
     // This message ends a session. Here it would end the only backend and the database.
     if (message[0] === TERMINATE) return this.onTerminate()
     const isStartup = message.length >= 8 && new DataView(message.buffer, message.byteOffset).getInt32(4) === PROTOCOL_3
-    // All sessions share the backend: discard the last one's settings, prepared statements, locks, temporary tables.
+    // All sessions share the backend: discard the state of the previous session, such as temporary tables.
     if (isStartup) await this.execProtocolRaw(simpleQuery('DISCARD ALL'))
     onRawData(await this.execProtocolRaw(message))
   }
 }
 
-/** Serves one session at a time: a connection waits until all earlier ones have closed. */
+/** Serves one session at a time: a connection waits until all earlier connections have closed. */
 class PatientServer extends PGLiteSocketServer {
   #last = Promise.resolve()
 

@@ -1,8 +1,8 @@
 """A faster clock for a whole plant: minutes pass in seconds.
 
-Every Python process with this folder in `PYTHONPATH` reads its time from here, so feeds, sandbox and log agree.
-`TEST_CLOCK` is `instant:rate`: since that instant (ns since 1970) time runs `rate` times as fast. Pauses and timeouts
-use the monotonic clock, which is unchanged.
+Every Python process with this folder in `PYTHONPATH` uses this clock, so feeds, sandbox and log agree. `TEST_CLOCK` is
+`instant:rate`: after that instant (ns since 1970) time runs `rate` times as fast. Pauses and timeouts use the monotonic
+clock, which is unchanged.
 """
 
 from __future__ import annotations
