@@ -206,7 +206,7 @@ class _Shared:
 
 
 class _Factory:
-    """Makes stages: new, or restored from snapshots."""
+    """Makes new stages, and stages restored from snapshots."""
 
     format = FORMAT
 
@@ -309,9 +309,9 @@ def _read_ahead(
 class Analytics:
     """Computes indicators for the partitions that its consumer group assigns. Belongs to the thread that calls `run`.
 
-    `dsn`: the store, "" for none. `metrics` is called with the `AnalyticsCounters` after each batch and during a
-    bootstrap. The constructor registers the indicators of plug-ins. It logs a plug-in that cannot be loaded; the
-    indicators of that plug-in are then unknown.
+    `dsn` is the address of the store; "" for none. `metrics` is called with the `AnalyticsCounters` after each batch
+    and during a bootstrap. The constructor registers the indicators of plug-ins. It logs a plug-in that cannot be
+    loaded; the indicators of that plug-in are then unknown.
     """
 
     def __init__(

@@ -81,7 +81,7 @@ class _StoredState(msgspec.Struct, array_like=True):
     symbols: list[str]
     intervals: list[_StoredInterval]
     alerts: _StoredAlerts | None = None
-    """None if there are no rules, and in snapshots of versions without alerts. Versions without marks end here."""
+    """None if there are no rules, or in old snapshots. Snapshots of versions without marks end with this field."""
     cause: int = 0
     known_to: int = 0
     has_rules: bool = False

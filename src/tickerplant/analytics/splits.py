@@ -90,7 +90,7 @@ class Splits:
         self._set_next()
 
     def unadjusted_from(self, symbols: Sequence[str]) -> Int64Array:
-        """Return for each symbol a time from which on no bar needs adjustment."""
+        """Return the time of each symbol from which on no bar needs adjustment; `NEVER_US` without splits."""
         return np.array([self._unadjusted_from(symbol) for symbol in symbols], dtype=np.int64)
 
     def adjust(

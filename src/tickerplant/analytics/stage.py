@@ -2,7 +2,7 @@
 
 The outputs of one step are closed values, then forming values, then fired alerts. They carry the `sent_at_us`, `feed`
 and `cause` of the record that caused them. `Mark` and `End` records are passed on unchanged, so that a reader of
-`market.analytics` sees the progress.
+`market.analytics` can follow the progress.
 
 A series that memory is too short for is queued (`recompute_queue`) and computed from stored history between two
 records. `due` returns the series that may be computed, and `recompute` computes one. Its values carry the newest cause

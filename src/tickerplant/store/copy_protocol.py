@@ -106,7 +106,7 @@ async def stage_rows(session: Session, name: str, batch: pa.RecordBatch) -> tupl
 
 
 def unnest_rows(batch: pa.RecordBatch) -> tuple[str, list[Any]]:
-    """Return (FROM item, its arguments) as `stage_rows` does, always with arrays. For at most a few thousand rows."""
+    """Return (FROM item, its arguments) of `stage_rows`, always with arrays. Use it for a few thousand rows at most."""
     casts = ", ".join(f"${i}::{_SQL_TYPES[field.type]}[]" for i, field in enumerate(batch.schema, 1))
     return f"unnest({casts}) AS s ({quoted(batch.schema.names)})", [column.to_pylist() for column in batch.columns]
 

@@ -59,9 +59,9 @@ def _year_us(years: Int64Array) -> Int64Array:
 
 
 async def ensure_partitions(session: Session, relation: str, times: Int64Array) -> None:
-    """Create the missing partitions for these times. Call it outside a transaction, so that others see them.
+    """Create the missing partitions for these times. Call it outside a transaction.
 
-    Existing partitions are cached. Does nothing on TimescaleDB.
+    Other connections can then use the partitions at once. Existing partitions are cached. Does nothing on TimescaleDB.
     """
     if session.timescale or not len(times):
         return

@@ -1,4 +1,4 @@
-"""Connections to the database: a pool, sessions for writing, and consistent read sessions."""
+"""Connections to the database: a pool, sessions, and consistent read sessions."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class ReadSession:
         return await position_rows.bound_to(self._session)
 
     async def applied(self) -> dict[tuple[str, int], position_rows.Applied]:
-        """Return position, resume and cause by (topic, partition)."""
+        """Return the applied positions by (topic, partition)."""
         return await position_rows.all_positions(self._session)
 
 

@@ -1,4 +1,4 @@
-"""A session: one connection for writing, with the driver's errors translated."""
+"""A session: one connection to the database, with the driver's errors translated."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Database:
 
 
 class Session:
-    """One connection for writing. Belongs to one task at a time."""
+    """One connection to the database. Belongs to one task at a time."""
 
     def __init__(self, connection: Any, database: Database) -> None:
         self.connection = connection

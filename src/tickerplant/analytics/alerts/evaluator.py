@@ -1,6 +1,6 @@
 """The alert rules of one partition: `AlertRule` and `Bars` in, fired alerts out. Pure.
 
-A `WatchEngine` computes the operands of the rules. It receives the bars of the watched (symbol, interval) pairs only.
+A `WatchEngine` computes the operands of the rules. It receives only the bars of the watched (symbol, interval) pairs.
 It runs the same code as the indicators of the settings, so values, revisions and nulls are equal. A rule therefore
 needs no indicator in the settings. A batch of bars costs nothing if there are no rules.
 

@@ -155,7 +155,7 @@ def left_operand(text: str, operator: str, bars: int) -> Operand:
 
 
 def operands(rule: Rule) -> tuple[Operand, Operand]:
-    """Return the left and the right operand. Raises BadInput for an unknown one."""
+    """Return the left and the right operand. Raises BadInput for an unknown operand."""
     return left_operand(rule.left, rule.operator, rule.bars), operand_of(rule.right)
 
 

@@ -31,7 +31,7 @@ def log_ratio(price: Float64Array, base: Float64Array) -> Float64Array:
 
 
 class BarVolatility(Indicator):
-    """Base class: the root of the mean variance of single bars over a window, annualised; 0.2 is 20 %."""
+    """Base class: the root of the mean variance of single bars over a window, annualised; 0.2 means 20 %."""
 
     PARAMETERS = VOLATILITY
 

@@ -29,11 +29,11 @@ class Smoothing(ABC):
 
     @abstractmethod
     def follow(self, before: Float64Array, x: Float64Array) -> Float64Array:
-        """Return the result that follows the result `before`. Called after the seed."""
+        """Return the next result, given the last result `before` and the value `x`. Called after the seed."""
 
     @abstractmethod
     def follow_all(self, before: float, x: list[float]) -> list[float]:
-        """Return the results that follow the result `before`, one per value.
+        """Return the results after the last result `before`, one per value.
 
         They equal repeated calls of `follow`. Plain floats are 4 times as fast as such calls.
         """
@@ -109,7 +109,7 @@ class Wilder(Smoothing):
         return [before := (before * others + value) * share for value in x]
 
     def begin(self, total: Value) -> Value:
-        """Return the first Wilder's average, given the sum of the seed."""
+        """Return Wilder's first average, given the sum of the seed."""
         return total * self.share
 
 

@@ -69,7 +69,7 @@ class IntervalEngine:
     def set_indicators(self, indicators: Sequence[Indicator], sessions: int) -> None:
         """Replace the set of indicators; retain bars for revisions within `sessions` sessions.
 
-        Indicators that are in both sets keep their states. A new one starts with the retained bars. If it reads a
+        Indicators that are in both sets keep their states. A new indicator starts with the retained bars. If it reads a
         column that no former indicator read, it starts with the next bar.
         """
         a_day = ACTIVITY_BARS if self.interval.is_activity else DAY_US // self.interval.us

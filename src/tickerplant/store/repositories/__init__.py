@@ -1,1 +1,1 @@
-"""Repositories, one module per table: writes inside a transaction of persistence, reads inside a `ReadSession`."""
+"""Reads and writes of the tables. Writes need an open transaction; consistent reads use a `ReadSession`."""

@@ -35,9 +35,10 @@ class Segment:
 
 
 def overlay(segments: Iterable[Segment], new: Segment) -> list[Segment]:
-    """Return the segments with `new`, which replaces older versions and fills gaps between the others. None overlap.
+    """Return the segments with `new`, which replaces older versions and fills gaps between the others.
 
-    Segments of the same or a later version stay unchanged, so a repeated overlay changes nothing.
+    The result does not overlap. Segments of the same or a later version remain unchanged, so a repeated overlay changes
+    nothing.
     """
     result: list[Segment] = []
     free = [(new.start_us, new.end_us)]

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tickerplant.store.session import Session
 
 GRACE_US: Final = MINUTE_US
-"""Time from the end of a bar until it counts as missing. Covers lateness, the wait for a better source, the store."""
+"""Time from the end of a bar until it counts as missing. Covers lateness, source priority and the store's delay."""
 AT_ONCE: Final = 64
 """Maximum symbols per query. Why: a year of minutes of this many symbols needs 100 MB."""
 

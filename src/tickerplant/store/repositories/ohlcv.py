@@ -75,12 +75,12 @@ class Ohlcv:
             await ensure_partitions(self._session, relation, times_of(part.column("time")))
 
     async def upsert(self, bars: pa.Table, partition: int, *, sources: SourceOrder = DEFAULT_ORDER) -> int:
-        """Apply published bars (`schemas.BARS`) of one log partition in a transaction; return the changed row count.
+        """Apply published bars of one log partition in a transaction; return the number of changed rows.
 
-        The newest version of a key wins. A `withdrawn` bar deletes older rows: the bar and its values. Bars marked
-        `history` compete with stored rows of older versions by rank: complete first, then by the order of `sources` for
-        their symbol and interval. They have the kind `bars` in that order. Stored rows may have
-        the kind `ticks` (`core.reasons`).
+        `bars` has the schema `schemas.BARS`. The newest version of a key wins. A `withdrawn` bar deletes older rows:
+        the bar and its values. Bars marked `history` compete with stored rows of older versions by rank: complete
+        first, then by the order of `sources` for their symbol and interval. They have the kind `bars` in that order.
+        Stored rows may have the kind `ticks` (`core.reasons`).
         """
         history = bars.column("history")
         competing = best_by_rank(filter_rows(bars, history), sources)

@@ -1,4 +1,4 @@
-"""`positions` and `plant`: the applied position of each log partition. Changed in the transaction of the rows.
+"""`positions` and `plant`: the applied position of each log partition, which changes in the transaction of the rows.
 
 A store follows one log. Every change of a position names the log, the expected old value and the new one. A writer that
 lost ownership therefore changes nothing and gets an error.
@@ -58,7 +58,7 @@ async def all_positions(session: Session) -> dict[Partition, Applied]:
 
 
 async def begin(session: Session, log: Log, partitions: Sequence[Partition]) -> None:
-    """Insert position 0 for new partitions. Existing ones are unchanged."""
+    """Insert position 0 for new partitions. Existing positions are unchanged."""
     await session.execute(
         """INSERT INTO positions (topic, partition, log_id, generation, position, resume, cause)
            SELECT s.topic, s.partition, $3, $4, 0, 0, 0 FROM unnest($1::text[], $2::integer[]) AS s (topic, partition)
@@ -98,7 +98,7 @@ async def advance_all(session: Session, log: Log, steps: Sequence[Advance]) -> N
 async def advance(
     session: Session, tp: Partition, log_id: str, generation: int, expected: int | None, new: int, cause: int
 ) -> None:
-    """Move one position; `expected` is None for a new one. Raises PositionConflict like `advance_all`."""
+    """Move one position; `expected` is None for a new position. Raises PositionConflict like `advance_all`."""
     if expected is None:
         inserted = await session.execute(
             """INSERT INTO positions (topic, partition, log_id, generation, position, resume, cause)

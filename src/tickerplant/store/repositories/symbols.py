@@ -1,4 +1,4 @@
-"""`symbols`: every symbol with bars. Changes together with the bars, so that a list of symbols reads no bars."""
+"""`symbols`: every symbol with bars. The table changes with the bars, so that a list of symbols reads no bars."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Symbols:
         self._session = session
 
     async def list(self, names: Sequence[str] | None = None) -> pa.Table:
-        """Return all symbols, or the existing ones of `names`, sorted (`SYMBOLS`).
+        """Return all symbols, or those of `names` that exist, sorted (`SYMBOLS`).
 
-        The columns are the times of the first and last closed bar, intervals, and the last close.
+        The columns are the times of the first and last closed bar, the intervals, and the last close.
         """
         rows = await self._session.rows(
             """SELECT symbol, date_part('epoch', first_time), date_part('epoch', last_time), intervals, last_price

@@ -61,7 +61,7 @@ class ICHIMOKU(Indicator):
         if self.dialect == TRADINGVIEW:
             displacement = max(displacement - 1, 0)
         self.warmup = senkou + displacement
-        self.block = 2 * senkou + displacement  # the blocks of the three ranges may start anywhere inside this one
+        self.block = 2 * senkou + displacement  # the blocks of the three ranges may start anywhere inside this block
         self._ranges = tuple(BlockRange(bars) for bars in (tenkan, kijun, senkou))
         self._delay = Delay(displacement)
         widths = [*(part.width for part in self._ranges), displacement, displacement]

@@ -20,7 +20,7 @@ _BODY: Final = float(2.0 * np.log(2.0) - 1.0)
 
 
 class VOLGK(BarVolatility):
-    """Realised volatility after Garman and Klass, from ranges and bodies. A fraction per year.
+    """Realised volatility after Garman and Klass, from ranges and bodies, as a fraction per year.
 
     It assumes no drift and no gaps between bars. A ratio with a price that is not positive has a logarithm of 0.
     """

@@ -20,7 +20,7 @@ _SCALE: Final = float(1.0 / (4.0 * np.log(2.0)))
 
 
 class VOLPARKINSON(BarVolatility):
-    """Realised volatility after Parkinson, from ranges. A fraction per year.
+    """Realised volatility after Parkinson, from ranges, as a fraction per year.
 
     It assumes no drift and no gaps between bars. A bar with a price that is not positive has a range of 0.
     """

@@ -20,7 +20,7 @@ from tickerplant.core.times import Float64Array
 
 
 class VOLYZ(Indicator):
-    """Realised volatility after Yang and Zhang, from gaps, bodies and ranges. A fraction per year.
+    """Realised volatility after Yang and Zhang, from gaps, bodies and ranges, as a fraction per year.
 
     It is independent of drift. A ratio with a price that is not positive has a logarithm of 0.
     """
