@@ -13,7 +13,7 @@ from tickerplant.core.schemas import DIVIDENDS, SMALL_TEXT, SPLITS, TEXT, VENDOR
 from tickerplant.core.times import BoolArray, Float64Array, Int64Array, timestamps
 
 _MOST_SHARES: Final = 1_000
-"""Maximum term of a split: terms are small numbers (20 for 1, 3 for 2, 1 for 100). Beyond it the ratio is kept."""
+"""Maximum denominator of a split: terms are small (20 for 1, 3 for 2, 1 for 100). Otherwise the ratio is kept."""
 
 
 def repeated(text: str, rows: int, kind: pa.DataType = TEXT) -> pa.Array:
@@ -25,9 +25,9 @@ def repeated(text: str, rows: int, kind: pa.DataType = TEXT) -> pa.Array:
 def bars_batch(
     symbol: str, interval: str, time: Int64Array, prices: tuple[Float64Array, ...], volume: Float64Array, source: str
 ) -> pa.RecordBatch:
-    """Return bars (`schemas.VENDOR_BARS`), oldest first, the first of each time; `prices` are open, high, low, close.
+    """Return bars (`schemas.VENDOR_BARS`), oldest first; the first row of each time is kept.
 
-    All of them are complete: the caller has removed unfinished bars.
+    `prices` are open, high, low and close. All bars are marked complete: the caller has removed unfinished bars.
     """
     _, rows = np.unique(time, return_index=True)
     count = len(rows)
@@ -53,7 +53,7 @@ def no_bars(symbol: str, interval: str, source: str) -> pa.RecordBatch:
 
 
 def splits_batch(symbol: str, time: Int64Array, ratios: Float64Array, source: str, *, error: float) -> pa.RecordBatch:
-    """Return splits (`schemas.SPLITS`), oldest first; `ratios`: new shares for an old one, exact to `error`."""
+    """Return splits (`schemas.SPLITS`), oldest first; `ratios`: new shares per old share, exact to `error`."""
     order = np.argsort(time, kind="stable")
     terms = [terms_of(ratio, error) for ratio in ratios[order].tolist()]
     return pa.RecordBatch.from_arrays(

@@ -18,17 +18,17 @@ from websockets.protocol import Event, State
 OnMessages = Callable[[list[bytes]], None]
 
 MAX_MESSAGE_BYTES: Final = 1 << 24
-"""Maximum bytes of a message. The answer to a subscription to 2,000 symbols has 200 KB."""
+"""Maximum size of a message in bytes. The answer to a subscription to 2,000 symbols has 200 KB."""
 _TEXT: Final = 0x81  # FIN and the opcode of a text
 _END_OF_HEAD: Final = b"\r\n\r\n"
 _DATA: Final = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
 
 
 class FrameConnection(ClientConnection):
-    """Pass it to `websockets.connect(create_connection=…, max_size=MAX_MESSAGE_BYTES, compression=None)`.
+    """A connection for `websockets.connect(create_connection=…, max_size=MAX_MESSAGE_BYTES, compression=None)`.
 
-    Set `on_messages` before the loop continues after `connect`. It is called in the event loop with the messages of
-    each read, undecoded and in order, and must be quick. `on_read` is called for every read.
+    `on_messages` is called in the event loop with the messages of each read, undecoded and in order. It must be quick.
+    `on_read` is called for every read.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -45,7 +45,7 @@ class FrameConnection(ClientConnection):
 
     @property
     def on_messages(self) -> OnMessages | None:
-        """The receiver of messages. Messages that arrived before it was set are delivered when it is."""
+        """The receiver of messages. Setting it delivers the messages that arrived before."""
         return self._on_messages
 
     @on_messages.setter
@@ -66,7 +66,7 @@ class FrameConnection(ClientConnection):
             else:
                 self._buffer = self._cut(self._buffer + data if self._buffer else bytes(data))
         if self.protocol.state is State.CLOSING and not self._ending:
-            self._ending = True  # the vendor should now close the socket, but may not
+            self._ending = True  # the vendor should now close the socket, but may fail to
             self.loop.call_later(self.close_timeout or 0.0, self.transport.abort)
         if self._texts:
             texts, self._texts = self._texts, []
@@ -76,7 +76,7 @@ class FrameConnection(ClientConnection):
                 self._on_messages(texts)
 
     def process_event(self, event: Event) -> None:
-        """Add messages that the library has read to the others."""
+        """Collect a message that the library has read; pass other events to the library."""
         if isinstance(event, Frame) and event.opcode in _DATA and self.response is not None:
             self._fragments.append(bytes(event.data))
             if event.fin:

@@ -2,7 +2,7 @@
 
 A vendor may answer heartbeats while its prices have stopped. The allowed time without a price depends on the usual
 rate. The rate is measured separately for each set of calendars that are in regular hours together, because a few crypto
-pairs deliver less while stocks are closed. Outside all regular hours no price is expected.
+pairs deliver fewer prices while stocks are closed. No price is expected outside all regular hours.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ OpenMarkets = tuple[bool, ...]
 SHORTEST_S: Final = 20.0
 INTERVALS: Final = 50
 """Allowed time without a price, in mean times between prices, but never less than `SHORTEST_S`. Exponential times
-between prices exceed 50 means once in 10^21; openings, lunch breaks and halts of many symbols make the rate a tenth of
-the mean, not a fiftieth."""
+between prices exceed 50 means once in 10^21. Openings, lunch breaks and halts of many symbols reduce the rate to a
+tenth of the mean, not to a fiftieth."""
 UNKNOWN_S: Final = 1_800.0
-"""Allowed time without a price while no rate is known: one illiquid symbol may be silent for minutes."""
+"""Allowed time without a price if no rate is known: one illiquid symbol may be silent for minutes."""
 LONGEST_S: Final = 3_600.0
 GAP_S: Final = 5.0
-"""Shortest time without a price, on a live connection, after which prices are known to be missing; also at least
+"""Minimum time without a price on a live connection after which prices count as missed. The time is also at least
 `INTERVALS` mean times."""
 _MEMORY_S: Final = 1_800.0
 _ENOUGH: Final = 10.0
 
 
 class OpenHours:
-    """The calendars of some symbols: which are open. Evaluated once a minute of the requested time."""
+    """The open hours of some symbols' calendars, evaluated once for each minute of the requested times."""
 
     def __init__(self, calendars: Calendars, symbols: Iterable[str]) -> None:
         found = {calendar.name: calendar for calendar in (calendars.of(symbol) for symbol in symbols)}
@@ -46,12 +46,12 @@ class OpenHours:
         self._in_session = False
 
     def open_markets(self, now_us: int) -> OpenMarkets:
-        """Return for each calendar whether it is in regular hours."""
+        """Return a flag for each calendar: True if it is in regular hours."""
         self._update(now_us)
         return self._open_markets
 
     def in_session(self, now_us: int) -> bool:
-        """Return True if any symbol is in a session, extended hours included."""
+        """Return True if any symbol is in a session, including extended hours."""
         self._update(now_us)
         return self._in_session
 
@@ -98,7 +98,10 @@ class PriceLiveness:
         self._markets, self._since_s, self._silent_connections = markets, now_s, 0
 
     def allowed_s(self, markets: OpenMarkets) -> float:
-        """Return the allowed time without a price; doubled for each connection that delivered none."""
+        """Return the allowed seconds without a price, doubled for each connection in a row without a price.
+
+        Infinite if no calendar is open.
+        """
         if not any(markets):
             return math.inf
         rate = self._rates.get(markets)
@@ -108,7 +111,7 @@ class PriceLiveness:
         return max(shortest_s, min(shortest_s * 2.0 ** min(self._silent_connections, 16), LONGEST_S))
 
     def min_gap_s(self, markets: OpenMarkets) -> float:
-        """Return the time without a price after which, once prices continue, some were missed in between."""
+        """Return the seconds without a price after which prices count as missed; infinite if no rate is known."""
         rate = self._rates.get(markets)
         if rate is None or rate.prices < _ENOUGH or not any(markets):
             return math.inf

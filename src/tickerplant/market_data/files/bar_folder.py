@@ -1,9 +1,9 @@
 """The bars of a folder of files, by symbol, interval and range. Each file is indexed once; bars are read on request.
 
-Rows are read as by `replay`. The symbol and the interval come from the columns, from the file's name (`AAPL.csv`,
-`BTC-USD_5m.csv.gz`) or from the options; a missing interval follows from the times. An index entry is valid until the
-size or the modification time of its file changes. Calls block. Memory contains one block, the requested bars, and the
-files read last (`CACHE_BYTES`).
+Rows are read in the same way as by `replay`. The symbol and the interval come from the columns, from the file's name
+(`AAPL.csv`, `BTC-USD_5m.csv.gz`) or from the options; a missing interval follows from the times. An index entry is
+valid until the size or the modification time of its file changes. Calls block. Memory contains one block, the requested
+bars, and the files read last (`CACHE_BYTES`).
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from tickerplant.market_data.files.row_reader import RowReader
 SUFFIXES: Final = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".dbn")
 COMPRESSED_SUFFIXES: Final = (".gz", ".zst")
 CACHE_BYTES: Final = 64 * 1024 * 1024
-"""Maximum size of all bars in memory: half a million bars."""
+"""Maximum number of bytes of all cached bars: about 700,000 bars."""
 ADJACENT_US: Final = 5 * DAY_US
-"""Longest time between two files without a gap: a weekend and a holiday."""
+"""Maximum time between two files that count as adjacent: a weekend and a holiday."""
 
 _BYTES_PER_BAR: Final = 96
 _MIN_ROWS_TO_GUESS: Final = 12  # fewer times do not show an interval
@@ -72,7 +72,7 @@ class FoundBars:
     """Bars of one symbol (`schemas.VENDOR_BARS`), oldest first, and the range that the files cover.
 
     The range always ends at the end of the request. It begins with the newest files that are adjacent without a gap. If
-    these files end before the request, the range is the part after them, and has no bars.
+    these files end before the request, the range is the part after them, and contains no bars.
     """
 
     bars: pa.RecordBatch | None
@@ -98,7 +98,7 @@ class BarFolder:
         return {symbol for indexed in self._files.values() for symbol, _ in indexed.series}
 
     def scan(self) -> list[IndexedFile]:
-        """Update the index; return the files that were read, with and without an error. Raises OSError."""
+        """Update the index; return the files that were read, including those with an error. Raises OSError."""
         present = {path: (stat.st_mtime_ns, stat.st_size) for path in self._paths() for stat in [path.stat()]}
         for path in [path for path in self._files if path not in present]:
             del self._files[path]
@@ -116,7 +116,10 @@ class BarFolder:
     def bars(
         self, symbols: Collection[str], interval: str, start_us: int, end_us: int, source: str
     ) -> tuple[Mapping[str, FoundBars], list[IndexedFile]]:
-        """Return the bars in `[start_us, end_us)` by symbol, if it has any, and the files that failed to be read."""
+        """Return the bars in `[start_us, end_us)` by symbol, and the files that cannot be read.
+
+        Symbols without bars are omitted.
+        """
         wanted: dict[str, list[IndexedFile]] = {}
         for path in sorted(self._files):
             indexed = self._files[path]
@@ -215,7 +218,7 @@ class BarFolder:
     def _read(
         self, indexed: IndexedFile, symbols: Sequence[str], interval: str, start_us: int, end_us: int
     ) -> pa.Table:
-        """Return a file's bars of these symbols in `[start_us, end_us)`, in its order."""
+        """Return a file's bars of these symbols in `[start_us, end_us)`, in the file's order."""
         if indexed.rows * _BYTES_PER_BAR > CACHE_BYTES // 2:
             parts = [
                 _filtered(part, symbols, interval, start_us, end_us) for part in self._parts(indexed, start_us, end_us)
@@ -236,12 +239,12 @@ class BarFolder:
         """Yield a file's bars by block; blocks without a bar in `[start_us, end_us)` are skipped."""
         stat = indexed.path.stat()
         if (stat.st_mtime_ns, stat.st_size) != indexed.signature:
-            raise BadInput("it is being written; it will be read again later")
+            raise BadInput("the file is being written; it will be read again later")
         file = open_file(indexed.path)
         layout = detect_layout(file.header, line=file.header_number)
         reader = RowReader.of(file, layout, indexed.options)
         for at, block in enumerate(file.blocks(layout.used_columns)):
-            # With a zone, the hour that occurs twice needs all rows before it.
+            # If a zone is set, no block is skipped: the hour that occurs twice depends on all earlier rows.
             if start_us is not None and end_us is not None and indexed.options.tz is None:
                 least, newest = indexed.blocks[at] if at < len(indexed.blocks) else (start_us, end_us)
                 if least >= end_us or newest < start_us:
@@ -255,9 +258,10 @@ class BarFolder:
 
 
 def options_of(name: str, layout: FileLayout, options: ReadOptions) -> ReadOptions:
-    """Return the options for a file. Precedence: its columns, its name, the options.
+    """Return the options for a file. Precedence, highest first: the file's columns, the file's name, `options`.
 
-    `AAPL.csv` has bars of AAPL, `BRK.B_1d.parquet` daily bars of BRK.B. Raises BadInput if nothing names the symbol.
+    `AAPL.csv` has bars of AAPL, and `BRK.B_1d.parquet` has daily bars of BRK.B. Raises BadInput if nothing names the
+    symbol.
     """
     has_symbols, has_intervals = "symbol" in layout.columns, "interval" in layout.columns
     base = _without_suffixes(name)
@@ -294,7 +298,10 @@ def _interval_named(text: str) -> str | None:
 
 
 def _interval_of(step_us: int, rows: int) -> str:
-    """Return the interval, from the common divisor of the times since midnight. Raises BadInput if it is unclear."""
+    """Return the interval that follows from the common divisor of the times of day.
+
+    Raises BadInput if there is none.
+    """
     if rows >= _MIN_ROWS_TO_GUESS:
         for length in INTERVALS:
             if step_us % DAY_US == length.us % DAY_US:
@@ -326,7 +333,7 @@ def _filtered(table: pa.Table, symbols: Sequence[str], interval: str, start_us: 
 
 
 def _bars_of(table: pa.Table, symbol: str, interval: str, source: str) -> pa.RecordBatch:
-    """Return the bars of one symbol, oldest first. Rows of equal times are reduced to the last one of the table."""
+    """Return the bars of one symbol, oldest first. Only the last row of each time is kept."""
     times = times_of(table["time"])
     order = np.argsort(times, kind="stable")
     ascending: Int64Array = times[order]

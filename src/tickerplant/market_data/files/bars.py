@@ -1,4 +1,4 @@
-"""All bars of a file in memory, for computations without the store. Rows are read as by `replay`."""
+"""All bars of a file in memory, for computations without the store. Rows are read in the same way as by `replay`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _DEFAULT_SYMBOL: Final = "FILE"
 
 @dataclass(frozen=True, slots=True)
 class FileBars:
-    """The bars of a file (`schemas.VENDOR_BARS`) in its order, the rows that cannot be read, and notes for the user."""
+    """The bars of a file (`schemas.VENDOR_BARS`) in the file's order, the unreadable rows, and notes for the user."""
 
     bars: pa.Table
     broken: Sequence[BrokenRow]
@@ -35,10 +35,10 @@ class FileBars:
 def read_bars(path: Path, options: ReadOptions) -> FileBars:
     """Return the bars of a CSV, Parquet or DBN file.
 
-    `options.symbol` selects a symbol of the file's column. Without such a column it names the symbol; the default is
-    the file's name. Times without a zone are in `options.tz`, by default UTC. Bars without an interval are labelled 1d
-    if all start at midnight UTC, otherwise 1m; their real length is not checked. Raises BadInput for a file that
-    cannot be read, and for ticks.
+    `options.symbol` selects a symbol of the file's column. If there is no such column, it names the symbol; the default
+    is the file's name. Times without a zone are in `options.tz` (default UTC). Bars without an interval are labelled 1d
+    if all start at midnight UTC, otherwise 1m; their real length is not checked. Raises BadInput for a file that cannot
+    be read, and for ticks.
     """
     file = open_file(path)
     layout = detect_layout(file.header, line=file.header_number)

@@ -1,11 +1,11 @@
 """Trade conditions: the codes of vendors and tapes, converted to the flags of `core.flags`. Pure, column-wise.
 
 A trade has up to four codes (settlement, trade-through exemption, time, detail). Each code has flags. A trade has the
-flags of all its codes, so the strictest rule wins. An unknown code adds no flag: the trade counts as an ordinary one,
-and the code is counted in `ConditionDecoder.unknown`.
+flags of all its codes, so the strictest rule wins. An unknown code adds no flag: the trade counts as ordinary, and
+`ConditionDecoder.unknown` counts the code.
 
 The tapes publish for each code whether it updates the consolidated last, the high and low, and the volume of the day.
-Our flags have one rule for all four prices, and bars are of a minute. The mapping:
+Our flags have one rule for all four prices, and a bar covers a minute. The mapping:
 
 ============================  ==========================  ==============================================================
 the tapes: last / high and    codes                       here
@@ -16,22 +16,23 @@ yes / yes / yes               @ A B(UTP) D E F K O S X    no flag
 yes / yes / yes, at the       6                           CLOSING_AUCTION
 closing auction
 no / no / yes                 B(CTA) C H I N R V W 7 8    NO_OHLC
-if the day's first / yes /    G P Z 4                     NO_OHLC: the trade is older, most likely from another
+only the day's first / yes /  G P Z 4                     NO_OHLC: the trade is older, most likely from another
 yes                                                       minute
-if from the last's own        L                           no flag: late, but in sequence
-market or in time / yes /
+only in time or from the      L                           no flag: late, but in sequence
+market of the last / yes /
 yes
 no / no / yes, outside        T                           EXTENDED: it may set the price of its own minute; the daily
-regular hours                                             bar takes regular hours alone, unless set
-the same, out of sequence     U                           EXTENDED and NO_OHLC
+regular hours                                             bar contains regular hours only, unless set otherwise
+no / no / yes, outside        U                           EXTENDED and NO_OHLC
+regular hours and sequence
 no / no / no                  M Q                         NO_OHLC and NO_VOLUME: they repeat the opening or closing
                                                           trade
 yes / yes / no                9                           CLOSING_AUCTION and NO_VOLUME: the listing market corrects
                                                           the day's close after hours
 ============================  ==========================  ==============================================================
 
-A print with code T and a time in regular hours was traded before the open and reported after it. It would set the open:
-see `without_price_in_regular_hours`.
+A print with code T and a time in regular hours was traded before the open and reported after it. Such a print would set
+the open: see `without_price_in_regular_hours`.
 """
 
 from __future__ import annotations
@@ -64,9 +65,9 @@ CLOSING: Final = TickFlag.CLOSING_AUCTION
 class Table:
     """The codes of one vendor or tape, with their flags.
 
-    `words`: codes are whole words between separators, like numbers. Otherwise each character is a code, and a word that
-    is longer than the number of codes of a trade is one unknown code. `ambiguous`: codes with different meanings on the
-    tapes that this table combines.
+    `words`: codes are whole words between separators, like numbers. Otherwise each character is a code. A word with
+    more characters than a trade has codes is one unknown code. `ambiguous`: codes with different meanings on the tapes
+    that this table combines.
     """
 
     name: str
@@ -88,7 +89,7 @@ CTA: Final = Table(
         "K": ORDINARY,  # rule 127 (NYSE) or 155 (NYSE American)
         "L": ORDINARY,  # sold last
         "M": NOTHING,  # market center official close
-        "N": NO_OHLC,  # next day; reserved since trades settle the day after
+        "N": NO_OHLC,  # next day; reserved, because all trades settle on the next day
         "O": ORDINARY,  # market center opening trade
         "P": NO_OHLC,  # prior reference price
         "Q": NOTHING,  # market center official open
@@ -108,8 +109,9 @@ CTA: Final = Table(
 )
 """Tapes A and B: NYSE, NYSE American, Arca and the regional exchanges' own listings.
 
-Source: Consolidated Tape System, "CTS Pillar Multicast Output Binary Specification" (SIAC for the CTA Plan), the sale
-condition matrix, column "consolidated" (version 2.7a and later; in older ones I was the CAP election and updated all).
+Source: Consolidated Tape System, "CTS Pillar Multicast Output Binary Specification" (SIAC for the CTA Plan), version
+2.7a and later: the sale condition matrix, column "consolidated". In older versions, code I was the CAP election and
+updated all values.
 """
 
 UTP: Final = Table(
@@ -127,7 +129,7 @@ UTP: Final = Table(
         "K": ORDINARY,  # rule 155
         "L": ORDINARY,  # sold last
         "M": NOTHING,  # market center official close
-        "N": NO_OHLC,  # next day; reserved since trades settle the day after
+        "N": NO_OHLC,  # next day; reserved, because all trades settle on the next day
         "O": ORDINARY,  # opening prints
         "P": NO_OHLC,  # prior reference price
         "Q": NOTHING,  # market center official open
@@ -150,8 +152,8 @@ UTP: Final = Table(
 )
 """Tape C: Nasdaq's listings. E and 8 are placeholders without a rule, and therefore unknown codes.
 
-Source: UTP Plan, "UTP Data Feed Services Specification", binary version 1.8 (April 2024), the sale condition matrix of
-the trade messages (UTDF), columns "consolidated processing guidelines" and "update volume".
+Source: UTP Plan, "UTP Data Feed Services Specification", binary version 1.8 (April 2024). The rules are in the sale
+condition matrix of the trade messages (UTDF), columns "consolidated processing guidelines" and "update volume".
 """
 
 POLYGON: Final = Table(
@@ -213,8 +215,8 @@ CORRECTIONS: Final = Table(
 )
 """Correction indicators of files that were consolidated afterwards (TAQ, and files in its format).
 
-0 is a trade without correction, 1 a trade with its corrected values: both count. 7 and 8 were later found wrong or
-cancelled; 10, 11 and 12 are cancel, error and correction records about such a trade: these do not count. Source: NYSE
+Trades with 0 (no correction) or 1 (corrected values) count. Trades with 7 (found wrong later) or 8 (cancelled later) do
+not count. 10, 11 and 12 are cancel, error and correction records about such trades, and do not count. Source: NYSE
 Daily TAQ, trades file, "Trade Correction Indicator".
 """
 
@@ -236,10 +238,10 @@ EITHER_TAPE: Final = _either(CTA, UTP)
 and sets no price, because a wrong price is worse than a missing print."""
 
 TABLES: Final[Mapping[str, Table]] = {table.name: table for table in (CTA, UTP, POLYGON)}
-"""The tables by name. To add the table of a vendor, declare it and list it here."""
+"""The tables by name. A new table of a vendor must be listed here."""
 
 TAPES: Final[Mapping[str, Table]] = {"A": CTA, "B": CTA, "C": UTP, "1": POLYGON, "2": POLYGON, "3": POLYGON}
-"""The table of each tape. Only Polygon has numbers for tapes, and numbers for conditions too."""
+"""The table of each tape. Only Polygon uses numbers for tapes, and it uses numbers for conditions too."""
 
 _MAX_CODES: Final = 4
 _SEPARATORS: Final = re.compile(r"[\s,;|\[\]'\"]+")
@@ -287,7 +289,9 @@ def flags_of(column: pa.Array | pa.ChunkedArray, tape: str) -> UInt16Array:
 
 
 def unknown_of(column: pa.Array | pa.ChunkedArray, tape: str) -> dict[str, int]:
-    """Return the number of trades for each code that a table of TABLES does not contain. Raises BadInput likewise.
+    """Return the number of trades for each code that is not in the table `tape` of TABLES.
+
+    Raises BadInput for other names.
 
     >>> unknown_of(pa.array(["@ I", "@J", "J,F"]), "cta")
     {'J': 2}
@@ -298,7 +302,7 @@ def unknown_of(column: pa.Array | pa.ChunkedArray, tape: str) -> dict[str, int]:
 
 
 def table_named(name: str) -> Table:
-    """Return the table of conditions of that name. Raises BadInput with the existing names."""
+    """Return the table of conditions of that name. Raises BadInput, with the known names, if there is none."""
     table = TABLES.get(name.strip().lower())
     if table is None:
         raise BadInput(f"unknown table of conditions {name!r}; use one of {', '.join(TABLES)}")
@@ -308,7 +312,7 @@ def table_named(name: str) -> Table:
 def without_price_in_regular_hours(flags: UInt16Array, regular: BoolArray) -> UInt16Array:
     """Return the flags with NO_OHLC added to prints of extended hours whose time is in regular hours.
 
-    They were traded before the open and reported after it. On the tapes such a print does not set the day's prices.
+    Such prints were traded before the open and reported after it. They do not set the day's prices on the tapes.
     """
     late = ((flags & TickFlag.EXTENDED) != 0) & regular
     result: UInt16Array = np.where(late, flags | np.uint16(TickFlag.NO_OHLC), flags)
@@ -319,7 +323,7 @@ _Resolved = tuple[int, tuple[str, ...], tuple[str, ...]]
 """Flags, unknown codes, ambiguous codes; each code once."""
 
 
-@lru_cache(maxsize=4096)  # a session's file has about a hundred spellings; invalid files must not fill the memory
+@lru_cache(maxsize=4096)  # a session's file has about a hundred texts; invalid files must not fill the memory
 def _resolve(text: str, table: Table) -> _Resolved:
     flags, unknown, ambiguous = ORDINARY, [], []
     for code in _codes(text, table):
@@ -336,7 +340,7 @@ def _codes(text: str, table: Table) -> list[str]:
     """Return the codes of a field, each once. Examples of fields: `@ TI`, `@,T,I`, `T|I`, `['@', 'T']`, `12;37`."""
     codes: dict[str, None] = {}
     for word in filter(None, _SEPARATORS.split(text)):
-        # Two or more digits are one number, not two codes: tapes have no such pairs, vendors have such numbers.
+        # Two or more digits are one number, not two codes: vendors use such numbers, and tapes have no such pairs.
         whole = table.words or len(word) > _MAX_CODES or (len(word) > 1 and word.isdigit())
         codes.update(dict.fromkeys((word,) if whole else word))
     return list(codes)

@@ -1,7 +1,7 @@
 """CSV files, gzipped or not, read in blocks of bounded size.
 
-A file is cut at line ends into blocks of about a megabyte. Each block is parsed separately, so that line numbers are
-exact below a broken line too. Quoted values may contain delimiters but no line ends.
+A file is cut at line ends into blocks of about a megabyte. Each block is parsed separately, so that line numbers stay
+exact after a broken line. Quoted values may contain delimiters but no line ends.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class CsvFile:
         self.delimiter = max(_DELIMITERS, key=text.count)
         self.header = [name.strip() for name in next(csv.reader([text], delimiter=self.delimiter))]
         self.header_number = number
-        # A column without a name (an index, for example) gets one, so that a note can name it.
+        # A column without a name (an index, for example) is given a name, so that a note can name it.
         self.header = [name or f"column {at + 1}" for at, name in enumerate(self.header)]
 
     def blocks(self, wanted: Sequence[str]) -> Iterator[Block]:
@@ -155,7 +155,7 @@ class CsvFile:
 
 
 def _read(stream: io.BufferedReader, size: int) -> tuple[bytes, Exception | None]:
-    """Return up to `size` bytes, fewer at the end, and the error that ended the file after them."""
+    """Return up to `size` bytes, fewer at the end, and the error that ended the file after them, or None."""
     pieces: list[bytes] = []
     have = 0
     try:

@@ -24,7 +24,7 @@ from tickerplant.market_data.files.block import Block
 from tickerplant.market_data.files.dbn_metadata import MAGIC, Symbology, read_metadata
 
 BLOCK_ROWS: Final = 65_536
-"""Records of one block: 3 MB of trades."""
+"""Maximum number of records in one block: 3 MB of trades."""
 ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 
 UNDEFINED_PRICE: Final = (1 << 63) - 1
@@ -152,7 +152,10 @@ class DbnFile:
                 )
 
     def _one_instrument(self, records: npt.NDArray[Any], only: int | None) -> int | None:
-        """Return the instrument of a file without symbols; None with symbols. Raises BadInput if there are several."""
+        """Return the instrument of a file without symbols; None if the file has symbols.
+
+        Raises BadInput if there are several.
+        """
         if self._symbology is not None:
             return None
         instruments = records["instrument_id"]
@@ -190,7 +193,7 @@ class DbnFile:
 
 
 def is_dbn(path: Path) -> bool:
-    """Return whether a file begins with the magic bytes of DBN or zstd. Raises OSError."""
+    """Return True if a file begins with the magic bytes of DBN or zstd. Raises OSError."""
     with path.open("rb") as stream:
         start = stream.read(4)
     return start[:3] == MAGIC or start == ZSTD_MAGIC
@@ -213,7 +216,7 @@ def open_dbn(path: Path) -> Iterator[pa.NativeFile]:
 
 
 def _reader(stream: pa.NativeFile, name: str) -> Callable[[int], bytes]:
-    """Return a function that reads n bytes, fewer at the end of the file. It raises BadInput."""
+    """Return a function that reads n bytes, fewer at the end of the file. The function raises BadInput."""
 
     def read(size: int) -> bytes:
         try:

@@ -54,7 +54,7 @@ class Metadata:
 
 
 def read_metadata(read: Callable[[int], bytes], name: str) -> Metadata:
-    """Return the metadata of a file, and leave it at the first record.
+    """Read and return the metadata of a file, up to the first record.
 
     `read(n)` returns the next n bytes, fewer at the end. Raises BadInput with the file's `name`.
     """
@@ -112,12 +112,12 @@ class _Lists:
         self._data, self._at, self._width = data, at, width
 
     def read(self, size: int) -> bytes:
-        """Return the next bytes."""
+        """Return the next `size` bytes. Raises ValueError if fewer are left."""
         self.skip(size)
         return self._data[self._at - size : self._at]
 
     def skip(self, size: int) -> None:
-        """Skip bytes."""
+        """Skip `size` bytes. Raises ValueError if fewer are left."""
         if self._at + size > len(self._data):
             raise ValueError("it is truncated")
         self._at += size
@@ -155,7 +155,7 @@ def _instrument(text: str) -> int:
 class Symbology:
     """Symbols of instruments by date, for whole columns.
 
-    Between two dates on which any symbol changes there is one table.
+    One table applies between two dates on which any symbol changes.
     """
 
     def __init__(self, names: Sequence[InstrumentName]) -> None:
@@ -187,9 +187,9 @@ class Symbology:
             for period in np.unique(periods).tolist():
                 mine = periods == period
                 codes[mine] = self._table_of(period)[rows[mine]]
-        # Only symbols that occur: the caller takes the dictionary for the symbols of the file.
+        # The dictionary contains only symbols that occur: the caller uses it as the file's list of symbols.
         seen = np.bincount(codes + 1, minlength=len(self.symbols) + 1)[1:] > 0
-        compact = np.append(np.cumsum(seen, dtype=np.int32) - 1, np.int32(0))  # one more, for unknown symbols
+        compact = np.append(np.cumsum(seen, dtype=np.int32) - 1, np.int32(0))  # one more index, for unknown symbols
         unknown = codes < 0
         indices = pa.array(compact[codes], mask=unknown if unknown.any() else None)
         return pa.DictionaryArray.from_arrays(indices, self._dictionary.filter(pa.array(seen)))

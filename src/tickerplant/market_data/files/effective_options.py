@@ -1,7 +1,7 @@
-"""The options that change the rows of a file. They name its feed: the same rows are the same feed.
+"""The options that change the rows of a file. They are part of the name of its feed: the same rows have the same feed.
 
-An option that repeats a fact of the file has no effect. Most effects follow from the first rows. For a named source or
-table of conditions, the columns of the file are read completely.
+An option that repeats a fact of the file has no effect. Most effects follow from the first rows. A given source or
+table of conditions requires a complete read of its columns.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from tickerplant.market_data.files.time_column import canonical_zone
 
 @dataclass(frozen=True, slots=True)
 class EffectiveOptions:
-    """The options with an effect, each in one spelling, and a note for the user about each of the others."""
+    """The options with an effect, each in one spelling, and a note for the user about each option without effect."""
 
     options: ReadOptions
     notes: tuple[str, ...]
 
 
 def effective_options(file: DataFile, layout: FileLayout, options: ReadOptions) -> EffectiveOptions:
-    """Return the options that change the rows of this file. Raises BadInput like the reading of rows."""
+    """Return the options that change the rows of this file. Raises BadInput as the reading of rows does."""
     reader = RowReader.of(file, layout, options)
     for block in file.blocks(reader.scan_columns()):
         reader.scan(block)
@@ -53,7 +53,7 @@ def effective_options(file: DataFile, layout: FileLayout, options: ReadOptions) 
 
 
 def _has_gaps(file: DataFile, name: str) -> bool:
-    """Return whether a column has a null or empty value."""
+    """Return True if a column has a null or empty value."""
     for block in file.blocks([name]):
         column = block.columns[name]
         if column.null_count or pc.any(pc.equal(column.cast(pa.utf8()), "")).as_py():
@@ -62,7 +62,7 @@ def _has_gaps(file: DataFile, name: str) -> bool:
 
 
 def _table_matters(file: DataFile, layout: FileLayout, name: str) -> bool:
-    """Return whether this table gives other flags for some trade than the default."""
+    """Return True if this table gives any trade other flags than the default table."""
     if "conditions" not in layout.columns:
         return False
     codes, tape = layout.columns["conditions"], layout.columns.get("tape")

@@ -66,7 +66,9 @@ class FileLayout:
 
 
 def detect_layout(header: Sequence[str], *, line: int | None = None) -> FileLayout:
-    """Return the layout of a header. Raises BadInput with the missing columns and the ones found.
+    """Return the layout of a header.
+
+    Raises BadInput, which lists the missing and the found columns, if a column is missing.
 
     >>> detect_layout(["Date", "Open", "High", "Low", "Close", "Volume"]).kind
     'bars'

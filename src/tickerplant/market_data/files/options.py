@@ -8,7 +8,7 @@ from typing import Final
 from tickerplant.core import interval as intervals
 
 DEFAULT_SOURCE: Final = "file"
-"""The source of rows if neither the file nor the user names one."""
+"""Source of rows if neither the file nor the user names a source."""
 INTERVALS: Final = (intervals.M1, intervals.M5, intervals.D1)
 """The intervals of bars that a file may have."""
 INTERVAL_NAMES: Final = ", ".join(interval.name for interval in INTERVALS)
@@ -16,9 +16,9 @@ INTERVAL_NAMES: Final = ", ".join(interval.name for interval in INTERVALS)
 
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
-    """The user's options. The feed of a file is named by a hash of this object as JSON: never rename the fields.
+    """The user's options. The name of a file's feed contains a hash of this object as JSON: never rename the fields.
 
-    `tz` is an IANA name, `date_order` is `mdy` or `dmy`, `conditions` a table of `conditions.TABLES`.
+    `tz` is an IANA name, `date_order` is `mdy` or `dmy`, and `conditions` names a table of `conditions.TABLES`.
     """
 
     symbol: str | None = None

@@ -1,11 +1,11 @@
 """The feed of a file: ticks or bars from CSV, Parquet or DBN into the log, at full speed or a multiple of real time.
 
-The name of the feed is a hash of the file's content and of the options that change its rows (`effective_options`). The
-same file given twice therefore changes nothing, and a killed replay resumes where it stopped.
+The name of the feed is a hash of the file's content and of the options that change its rows (`effective_options`). A
+second replay of the same file therefore changes nothing, and a killed replay resumes where it stopped.
 
-A replay reads the file twice. The first pass reads times and symbols only. The watermark is the least time in the rest
-of the file, so a file sorted by symbol works too. `start` contains all symbols. Without a speed, only the log limits
-the replay. Memory contains one block of the file and one transaction (`TRANSACTION_BYTES`).
+A replay reads the file twice. The first pass reads times and symbols only. The watermark is the least time in the
+remaining rows, so a file sorted by symbol works too. `start` contains all symbols. If no speed is given, only the log
+limits the replay. Memory contains one block of the file and one transaction (`TRANSACTION_BYTES`).
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from tickerplant.market_data.files.options import DEFAULT_SOURCE, ReadOptions
 from tickerplant.market_data.files.row_reader import RowReader, Rows
 
 BATCH_ROWS: Final = 16_384
-"""Rows of one batch before it is split by partition: with 4 partitions, records of 170 KB."""
+"""Maximum number of rows in one batch before it is split by partition: records of 170 KB in 4 partitions."""
 TRANSACTION_BYTES: Final = 4 * 1024 * 1024
-_PACE_S: Final = 0.02  # with a speed: rows that are due within 20 ms form a batch
-_LONGEST_SLEEP_S: Final = 0.25  # then `stop` is checked and a mark is appended
+_PACE_S: Final = 0.02  # if a speed is given, rows that are due within 20 ms form a batch
+_LONGEST_SLEEP_S: Final = 0.25  # `stop` is checked and a mark is appended after each sleep
 _MAX_ERRORS: Final = 3
 _MAX_CODES: Final = 10
-_LAST_OFFSETS: Final = 64  # after the last record: markers of its transaction and of aborted ones
+_LAST_OFFSETS: Final = 64  # the last record may be followed by markers of its transaction and of aborted ones
 _LAST_TIMEOUT_S: Final = 5.0
 
 
@@ -51,9 +51,9 @@ class ReplayOptions:
     """The options of a replay.
 
     `symbol`, `interval`, `tz` (IANA) and `date_order` (`mdy`, `dmy`) apply if the file does not contain them. `speed`
-    is a multiple of real time; None is full speed. `whole`: the first and the last interval count as complete, though
+    is a multiple of real time; None is full speed. `whole`: the first and the last interval count as complete, although
     the file begins and ends inside them. `conditions`: a table of `conditions.TABLES`; None selects the table by the
-    tape of each trade, or both tapes.
+    tape of each trade, or the table of both tapes.
     """
 
     symbol: str | None = None
@@ -85,8 +85,8 @@ class ReplaySummary:
     """The result of a replay. `ends`: the last offset of the file in each partition of `market.prices.raw`.
 
     `already`: an earlier replay has completed this file, and nothing was appended. `stopped`: the replay was stopped;
-    the same call resumes it. `ticks`, `bars` and `dead` count all runs of this feed, `rows_read` and `seconds` one.
-    `unknown_conditions`: number of rows with each unknown code; they count as ordinary trades.
+    the same call resumes it. `ticks`, `bars` and `dead` count all runs of this feed; `rows_read` and `seconds` count
+    this run. `unknown_conditions`: number of rows with each unknown code; they count as ordinary trades.
     """
 
     feed: str
@@ -136,11 +136,11 @@ def replay(
     clock: Callable[[], int] = now_us,
     sleep: Callable[[float], object] | None = None,
 ) -> ReplaySummary:
-    """Append a file to the log and return the result. Blocks; `stop` ends it cleanly after the current batch.
+    """Append a file to the log and return the result. Blocks; `stop` ends the replay after the current batch.
 
-    `clock` returns microseconds UTC and `sleep` waits seconds; with a speed they set the pace. Raises BadInput if the
-    file cannot be interpreted; nothing is appended then. Raises Fenced if another replay of the same file takes over.
-    After LogUnavailable, another call resumes.
+    `clock` returns microseconds UTC and `sleep` waits seconds; both set the pace if a speed is given. Raises BadInput
+    if the file cannot be interpreted; nothing is appended then. Raises Fenced if another replay of the same file takes
+    over. Another call after LogUnavailable resumes the replay.
     """
     began = time.monotonic()
     stop = stop or threading.Event()
@@ -168,8 +168,8 @@ def replay(
 def _last_records(log: EventLog) -> dict[int, int]:
     """Return the offset of the last raw record in each partition that has one.
 
-    On Kafka the end of a partition is after the marker of its last transaction. No reader receives a marker, so a wait
-    for the offset before the end would never finish. Therefore the last records are read.
+    The end of a Kafka partition is after the marker of its last transaction. No reader receives a marker, so a wait for
+    the offset before the end would never finish. The last records are therefore read.
     """
     bounds = {tp: (first, end) for tp, (first, end) in log.offsets(RAW).items() if end > first}
     found: dict[int, int] = {}
@@ -212,7 +212,7 @@ class _Run:
         summary.start_us, summary.end_us = scan.start_us, scan.end_us
         stopped_before = self.writer.cursor.state == feed_cursor.DOWN
         start_us = self.writer.cursor.watermark_us if stopped_before else scan.start_us
-        # The watermark of a killed run counts too: time that has passed in the replay is not waited for again.
+        # A resumed run continues at the watermark: it does not wait again for time that a killed run replayed.
         origin_us = max(start_us, self.writer.cursor.watermark_us)
         for at, block in enumerate(self.file.blocks(self.layout.used_columns)):
             rows = reader.read(block)
@@ -250,7 +250,7 @@ class _Run:
         return RowReader.of(self.file, self.layout, self.options.read_options)
 
     def _scan(self) -> _Scan:
-        """Read times and symbols: the least time after each block, and the content of `start`."""
+        """Read times and symbols; return the least time after each block, and the content of `start`."""
         reader = self._reader()
         least: list[int] = []
         rows, newest = 0, -FOREVER_US
@@ -271,7 +271,7 @@ class _Run:
         return None if self.file.header_number is None else self.file.header_number + 1
 
     def _append(self, rows: Rows, after_us: int, done: int) -> bool:
-        """Append the part of a block that the log lacks; return False if stopped before its end."""
+        """Append the part of a block that is not in the log; return False if stopped before the end of the block."""
         dead = [row for row in rows.dead if row.number >= done]
         for row in dead[: max(0, _MAX_ERRORS - len(self.summary.errors))]:
             self.summary.errors.append(row.reason)

@@ -1,7 +1,7 @@
 """Conversion of a file's columns to the log's: blocks of text or typed columns in, TICKS or VENDOR_BARS out. Pure.
 
 A row that cannot be read becomes a dead letter with file, line and reason; the other rows are unaffected. A column is
-cast as a whole. Only if that fails are its values parsed one by one.
+cast as a whole. Its values are parsed one by one only if the cast fails.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from tickerplant.market_data.files.time_column import TimeColumn
 Int32Array = npt.NDArray[np.int32]
 
 _EXCHANGE = "XNYS"
-"""The calendar of the regular hours in the tapes' conditions."""
+"""Name of the calendar whose regular hours the tapes' conditions use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Rows:
 class RowReader:
     """Reads the blocks of one file in order. Raises BadInput for missing options, and if no row can be read.
 
-    `unit`: `line`, `row` or `record`. `header`: the line of the header. `conditions` and `corrections` count the
+    `unit`: `line`, `row` or `record`. `header`: line number of the header. `conditions` and `corrections` count the
     unknown codes of these columns over all blocks.
     """
 
@@ -107,12 +107,12 @@ class RowReader:
 
     @property
     def given_symbol(self) -> str | None:
-        """The symbol of the options, in normal form."""
+        """The symbol of the options, in normal form; None if not given."""
         return self._given_symbol
 
     @property
     def given_interval(self) -> str | None:
-        """The interval of the options, in normal form."""
+        """The interval of the options, in normal form; None if not given."""
         return self._given_interval.name if self._given_interval is not None else None
 
     @property
@@ -256,7 +256,7 @@ class RowReader:
         return pa.RecordBatch.from_arrays(columns, schema=TICKS)
 
     def _conditions(self, block: Block, times: Int64Array) -> npt.NDArray[np.uint16]:
-        """Return the flags of a block's conditions and corrections. A table of the options precedes the tapes."""
+        """Return the flags of a block's conditions and corrections. A table in the options precedes the tapes."""
         columns = self._layout.columns
         bits = np.zeros(len(times), dtype=np.uint16)
         if "conditions" in columns:

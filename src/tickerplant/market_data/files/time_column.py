@@ -1,9 +1,9 @@
 """The time column of a file, converted to microseconds UTC. Pure, column-wise.
 
-Supported forms: seconds, milliseconds, microseconds or nanoseconds since 1970 (detected by size), ISO 8601 with or
+Supported forms: seconds, milliseconds, microseconds or nanoseconds since 1970 (detected by magnitude), ISO 8601 with or
 without offset, `20201215`, `20201215 093000`, `12/15/2020 9:30`, and dates. The order of day and month follows from the
-values or from the options. A time without offset is local to the zone of the options. When clocks are set back, an hour
-occurs twice: a symbol's times are in summer time until they decrease, then in winter time. A time that the clocks skip
+values or from the options. A time without offset is local to the zone of the options. An hour occurs twice when clocks
+are set back: a symbol's times are in summer time until they decrease, then in winter time. A time that the clocks skip
 is invalid.
 """
 
@@ -31,7 +31,8 @@ _ISO: Final = re.compile(r"(\d{4})-(\d\d)-(\d\d)(?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\
 _SLASHED: Final = re.compile(r"(\d{1,2})[/.](\d{1,2})[/.]\d{4}\b.*")
 _COMPACT: Final = re.compile(r"(?:19|20|21)\d\d[01]\d[0-3]\d(?:[ T]\d{2}:?\d{2}(?::?\d{2})?)?")
 _UNITS: Final = ((1e11, 1_000_000, 1), (1e14, 1_000, 1), (1e17, 1, 1), (float("inf"), 1, 1_000))
-"""Limits of the absolute number, with factor and divisor to microseconds. 1e11 s is the year 5138, 1e11 ms is 1973."""
+"""Limits of the absolute number, with factor and divisor to microseconds. 1e11 s is the year 5138, 1e11 ms is the
+year 1973."""
 
 
 def check_zone(name: str) -> str:
@@ -65,9 +66,9 @@ def _links() -> dict[str, str]:
 class TimeColumn:
     """Converts a file's time column block by block, in order. The form of the first values applies to the whole file.
 
-    `line`: the line of the first value, for errors. `is_slashed`: dates have slashes or dots. `takes_zone` and
-    `takes_order`: the given zone, and the given order of day and month, have an effect. The last time of each symbol in
-    an hour that occurs twice is state.
+    `line`: the line of the first value, for errors. `is_slashed`: dates have slashes or dots. `takes_zone`: the given
+    zone has an effect. `takes_order`: the given order of day and month has an effect. The state is the last time of
+    each symbol in an hour that occurs twice.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class TimeColumn:
         self._folded: dict[int, bool] = {}
 
     def read(self, column: pa.Array, codes: npt.NDArray[np.int32]) -> tuple[Int64Array, Reasons]:
-        """Return the microseconds of each row, and a reason for each invalid row, whose value is 0.
+        """Return the time of each row in microseconds UTC, and the reasons of the invalid rows, whose times are 0.
 
         `codes`: the symbol number of each row.
         """
@@ -202,7 +203,7 @@ class TimeColumn:
         return result
 
     def _moments(self, column: pa.Array) -> tuple[Int64Array, BoolArray]:
-        """Return microseconds (local for NAIVE), and a mask of the invalid rows."""
+        """Return the times in microseconds (local for NAIVE), and a mask of the invalid rows."""
         kind = column.type
         if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
             bad = column.is_null().to_numpy(zero_copy_only=False)
@@ -293,7 +294,7 @@ _EPOCH_NAIVE = _EPOCH_UTC.replace(tzinfo=None)
 
 
 def _numbers(texts: pa.Array, kind: pa.DataType) -> tuple[pa.Array, BoolArray]:
-    """Return the texts as numbers and a mask of none; the texts and a mask of all if a text is not a number."""
+    """Return the texts as numbers and an all-False mask; if a text is not a number, the texts and an all-True mask."""
     try:
         return pc.cast(texts, kind), np.zeros(len(texts), dtype=np.bool_)
     except pa.ArrowInvalid:

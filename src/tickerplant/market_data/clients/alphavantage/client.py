@@ -46,20 +46,20 @@ _SETTLED_US: Final = 36 * HOUR_US
 _DAYS: Final = 10_000  # "20+ years"
 _TIMEOUT_S: Final = 30.0
 _LEAST_TIMEOUT_S: Final = 10.0  # by the machine's clock: a fast clock does not make the network faster
-_LARGE_BYTES: Final = 1 << 18  # parsed in a thread: a month of minutes has 2 MB and takes 50 ms
+_LARGE_BYTES: Final = 1 << 18  # larger answers are parsed in a thread: a month of minutes has 2 MB and takes 50 ms
 
 
 def provider(context: ProviderContext) -> AlphaVantageProvider:
-    """Return the provider. Option `extended_hours` (`true`): bars before and after the session too."""
+    """Return the provider. Option `extended_hours` (`true`): include bars before and after the session."""
     return AlphaVantageProvider(context)
 
 
 class AlphaVantageProvider:
     """The vendor for one key; see `vendors.port.Provider`.
 
-    Minutes are returned by calendar months of New York, or as the trailing 30 days; days as the newest 100 or all. The
-    free plan delivers the newest day after its end. An answer therefore does not cover times after its newest bar that
-    are younger than 36 hours.
+    The vendor returns minutes by calendar months of New York, or of the trailing 30 days. It returns the newest 100
+    daily bars, or all. The free plan delivers the newest day after its end. An answer therefore does not cover times
+    after its newest bar that are younger than 36 hours.
     """
 
     def __init__(self, context: ProviderContext) -> None:
@@ -130,7 +130,7 @@ class AlphaVantageProvider:
     def _page(self, request: BarsRequest, now_us: int) -> tuple[dict[str, str], int, int]:
         """Return the parameters of the request, and the range that its answer covers.
 
-        For a range of several months that is the last month.
+        If the range has several months, both are of the last month.
         """
         begin, end = request.start_us, request.end_us
         if request.interval == "1d":
@@ -170,7 +170,7 @@ class AlphaVantageProvider:
 def _offer(*, extended: bool) -> Offer:
     """Return the intervals, page sizes and quotas of the vendor.
 
-    Without extended hours there are no bars of 1 h: they begin at half past the hour.
+    Bars of 1 h require extended hours: without these they begin at half past the hour.
     """
     names = [name for name in INTERVAL_NAMES if extended or name != "1h"]
     months = (BarsOffer(name, page_bars=_MONTH_US // intervals.parse(name).us, page_us=_MONTH_US) for name in names)
@@ -186,7 +186,7 @@ def _offer(*, extended: bool) -> Offer:
 
 
 class _WithKey(httpx.AsyncBaseTransport):
-    """Adds the key to the address at the lowest layer, since the vendor accepts it only there.
+    """Adds the key to the address at the lowest layer, because the vendor accepts it only there.
 
     The request that httpx logs, and that responses and errors contain, has no key.
     """

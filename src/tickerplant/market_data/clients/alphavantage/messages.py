@@ -1,7 +1,7 @@
 """Alpha Vantage's answers as columns and typed errors. Pure.
 
 Errors have HTTP 200 and one of three keys (`Error Message`, `Note`, `Information`); their text distinguishes them.
-Numbers before names (`5. volume`) differ between functions, so names are matched without them.
+Numbers before names (`5. volume`) differ between functions, so names are matched without numbers.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def _tomorrow_us(now_us: int) -> int:
 
 
 def month_of(us: int) -> tuple[str, int, int]:
-    """Return the vendor's month of an instant, as `2009-01`, with its start and end."""
+    """Return the vendor's month of an instant, as `2009-01`, with its start and end in microseconds."""
     first = datetime_of(us).astimezone(ZONE).date().replace(day=1)
     following = (first + dt.timedelta(days=31)).replace(day=1)
     begin, end = (micros_of(dt.datetime.combine(day, dt.time(), tzinfo=ZONE)) for day in (first, following))
@@ -155,8 +155,8 @@ def parse_series(
 ) -> Series:
     """Return the bars of an answer. The request must have been for prices as traded.
 
-    Times are in the zone of the answer; where clocks go back, the first of two equal times is used. Rows without a
-    price, and rows off the grid, are dropped. Raises VendorError.
+    Times are in the zone of the answer; if clocks go back, the first of two equal times is used. Rows without a price,
+    and rows off the grid, are dropped. Raises VendorError.
     """
     whole = _decode(_whole, body)
     raise_error(whole, now_us)
@@ -200,7 +200,7 @@ def _times(texts: list[str], zone: str | None) -> Int64Array:
 
 
 def _by_suffix(named: Mapping[str, Any], suffix: str) -> Any:
-    """Return the value of a name without its number; None if there is none."""
+    """Return the value whose name without its number is `suffix`; None if there is none."""
     return next((value for name, value in named.items() if _bare(name) == suffix), None)
 
 

@@ -29,11 +29,11 @@ DEFAULT_EXCHANGE: Final = "binance"
 DEFAULT_MARKETS: Final = "*/*"
 INTERVALS: Final = (intervals.M1, intervals.M5, intervals.D1)
 
-_PAGE_BARS: Final = 500  # if ccxt has no limit: a shorter answer covers no more than its bars
+_PAGE_BARS: Final = 500  # if ccxt defines no limit; a shorter answer covers only its bars
 _NEWEST_BARS_ALONE: Final = {"kraken": 720}
-"""Exchanges that return only this number of newest bars for every request."""
+"""Number of bars in an answer, for exchanges that always return the newest bars only."""
 _SETTLED_US: Final = 2 * SECOND_US
-"""Safety margin: a bar that ended more recently by our clock may be unfinished by the exchange's."""
+"""Minimum age of a finished bar by our clock: a younger bar may be unfinished by the exchange's clock."""
 _OPTIONS: Final = {"exchange", "markets"}
 
 
@@ -127,8 +127,8 @@ def read_bars(
     """Return the finished bars of the request, and the range that the answer covers.
 
     `rows`: lists of time (ms), open, high, low, close, volume, oldest first, as ccxt returns them. An answer that ends
-    early covers no more than its bars: it may be a full page. `newest_alone`: so does one that begins late, on an
-    exchange that returns only the newest bars. Raises Malformed.
+    early covers only its bars: it may be a full page. `newest_alone`: the exchange returns only the newest bars, so an
+    answer that begins late also covers only its bars. Raises Malformed.
     """
     symbol, length_us = request.symbols[0], intervals.parse(request.interval).us
     start_us, end_us = request.start_us, request.end_us

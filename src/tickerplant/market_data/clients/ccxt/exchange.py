@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 _TIMEOUT_S: Final = 30.0
 _LEAST_TIMEOUT_S: Final = 10.0  # by the machine's clock: a fast clock does not make the network faster
-_BURST_S: Final = 60.0  # a requested wait of at most this length is a burst, not a quota
+_BURST_S: Final = 60.0  # a requested wait up to this length counts as a burst, not as a spent quota
 _BANNED_S: Final = 600.0
 _TOO_FAST_S: Final = 10.0
 _MARKETS_FOR_S: Final = 6 * 3_600.0
@@ -59,16 +59,16 @@ class Exchange:
         if url:
             self.own.urls["api"] = _redirected(self.own.urls["api"], url)
             if url.startswith("http:"):
-                self.own.timeout_on_exit = 0  # a wait for the end of TLS connections
+                self.own.timeout_on_exit = 0  # plain HTTP needs no wait for the end of TLS connections
         if spot_alone and "fetchMarkets" in self.own.options:
             self.own.options["fetchMarkets"] = {"types": ["spot"]}
         self._markets_s = 0.0
         self._closed = False
 
     async def ask(self, work: Callable[[Any], Awaitable[T]]) -> T:
-        """Return the result of `work`, which is called with ccxt's exchange. Raises VendorError and nothing else.
+        """Return the result of `work`, which is called with ccxt's exchange. Raises only VendorError.
 
-        For an unknown symbol the markets are loaded again if they are some hours old.
+        If a symbol is unknown and the markets are some hours old, they are loaded again.
         """
         if self._closed:
             raise VendorDown("the provider is closed")
@@ -100,7 +100,7 @@ class Exchange:
             raise self.error_of(error) from None
         except OSError as error:
             raise VendorDown(f"{self.id}: {type(error).__name__}: {error}") from None
-        except Exception as error:  # a library may raise anything for an answer of unknown shape
+        except Exception as error:  # a library may raise any error for an answer of unknown form
             raise Malformed(f"ccxt cannot read the answer of {self.id}: {type(error).__name__}: {error}") from None
 
     def error_of(self, error: Exception) -> VendorError:
@@ -152,7 +152,7 @@ def _subclass(base: Any, malformed: type[Exception]) -> Any:
         def open(self) -> None:
             import aiohttp
 
-            if self.session is None:  # its own session uses an option that newer versions of aiohttp deprecate
+            if self.session is None:  # ccxt's own session uses an option that newer versions of aiohttp deprecate
                 context = ssl.create_default_context(cafile=self.cafile)
                 self.session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context))
             super().open()
@@ -165,7 +165,7 @@ def _subclass(base: Any, malformed: type[Exception]) -> Any:
         def parse_json(self, text: Any) -> Any:
             found = super().parse_json(text)
             if found is None and text is self.last_text and 200 <= self.last_status < 300:
-                # Some parsers turn it into an empty list, which would mean that there are no data.
+                # Some parsers convert invalid JSON to an empty list, which would mean that there is no data.
                 raise malformed(f"{self.id} answers with invalid JSON: {str(text)[:100]!r}")
             return found
 

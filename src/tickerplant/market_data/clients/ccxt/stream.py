@@ -1,9 +1,9 @@
 """A stream of an exchange's trades, made by polling. Trades have the exchange's own ids.
 
 Symbols are requested in turn, as fast as the exchange allows and at most about once a second. Each answer must reach
-back to a known trade: then nothing is missing between the two. An answer that does not is a gap, delivered as a
-disconnection at the last trade and a new connection. No trade that the exchange still has is therefore missing. After
-an outage, its trades arrive late, with the first answers.
+back to a known trade, so that no trade between two answers is missing. Otherwise there is a gap, which is delivered as
+a disconnection at the last trade and a new connection. The trades of an outage arrive late, with the first answers, if
+the exchange still returns them.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from tickerplant.market_data.vendors.port import Connected, Disconnected, KeyRej
 log = structlog.get_logger(__name__)
 
 FROM_ID: Final = ("binance", "binanceus", "binanceusdm", "binancecoinm")
-"""Exchanges that accept the id of the first trade: their answers always reach back."""
+"""Exchanges that accept the id of the first trade: their answers always reach back to a known trade."""
 POLL_S: Final = 1.0
 MUTE_S: Final = 10.0
-"""Longest time of failed requests before the feed is down."""
+"""Maximum time of failed requests before the feed is down."""
 PAGE: Final = 1_000
-"""Trades in an answer of these exchanges; the other exchanges decide themselves."""
+"""Number of trades in an answer of these exchanges; the other exchanges define their own number."""
 
 _IN_ORDER_US: Final = 900_000  # the feed allows a second of disorder
 _LEAST_POLL_REAL_S: Final = 0.05
@@ -93,7 +93,7 @@ class TradesStream:
                 except (UnknownSymbol, NotEntitled, BadRequest, Malformed) as error:
                     failed = error
                     self._note(symbol, error)
-            self._symbols.append(self._symbols.pop(0))  # after a failure of all, the next round begins with this one
+            self._symbols.append(self._symbols.pop(0))  # if all symbols fail, the next round begins with this symbol
         if not answered and failed is not None:
             for symbol in self._symbols:
                 symbol.rejected_until_us = 0
@@ -116,7 +116,7 @@ class TradesStream:
             requested_us = self._clock.now_us()
             page = await self._page(symbol)
             if not self._connected and all(one.last_ms or one.rejected_until_us for one in self._symbols):
-                await self._put_connected(out)  # a reconnection: known trades remain known over it
+                await self._put_connected(out)  # known trades stay known after a reconnection
             more = await self._add(out, symbol, page, began_us)
             symbol.requested_us = requested_us
             if len(self._waiting) > _ROWS_A_BATCH and self._connected:
@@ -125,7 +125,7 @@ class TradesStream:
                 return
 
     async def _page(self, symbol: SymbolTrades) -> list[Trade]:
-        """Request trades from the last known one on, oldest first; the newest trades if none is known."""
+        """Request and return trades from the last known trade on, oldest first; the newest trades if none is known."""
         name = symbol.symbol
         if self._by_id and symbol.last_id:
             raw = await self._exchange.ask(lambda own: own.fetch_trades(name, None, PAGE, {"fromId": symbol.last_id}))
@@ -163,7 +163,8 @@ class TradesStream:
             await self._put_gap(out, symbol, page, began_us)
         full = len(page) >= MANY and not self._by_id
         if full and not new and symbol.overlap_ms >= 0:
-            # The page is full before it reaches a new trade. Trades after the last millisecond alone may be a gap.
+            # The page is full before it reaches a new trade, so the next page begins later. A page that begins after
+            # the last known millisecond counts as a gap.
             symbol.overlap_ms = 0 if symbol.overlap_ms else -1
             return True
         symbol.overlap_ms = 0 if full and symbol.overlap_ms <= 0 else OVERLAP_MS
@@ -174,7 +175,10 @@ class TradesStream:
     # Events ----------------------------------------------------------------------------------------------------------
 
     async def _flush(self, out: asyncio.Queue[StreamEvent], began_us: int) -> None:
-        """Put the waiting trades on the queue, except those newer than the round: other symbols' may be older."""
+        """Put the waiting trades on the queue, except those newer than the round.
+
+        Other symbols may have trades older than these.
+        """
         before_ms = (began_us + _IN_ORDER_US) // MILLISECOND_US
         ready = [trade for trade in self._waiting if trade.time_ms < before_ms]
         self._waiting = [trade for trade in self._waiting if trade.time_ms >= before_ms]
@@ -192,7 +196,7 @@ class TradesStream:
     async def _put_gap(
         self, out: asyncio.Queue[StreamEvent], symbol: SymbolTrades, page: list[Trade], began_us: int
     ) -> None:
-        """Put that trades are missing between the last known one and a page."""
+        """Put the events of a gap: trades are missing between the last known trade and a page."""
         if not self._connected:
             return
         await self._flush(out, began_us)
@@ -203,7 +207,7 @@ class TradesStream:
     async def _on_failure(self, out: asyncio.Queue[StreamEvent], error: VendorError, began_us: int) -> None:
         """Wait after a failure, with exponential backoff or as long as the exchange requests.
 
-        If that would exceed `MUTE_S` without an answer, the feed is down since the oldest request.
+        If the time without an answer would exceed `MUTE_S`, the feed is down since the oldest request.
         """
         self._failures += 1
         pause_s = min(_PAUSE_S * 2 ** min(self._failures - 1, 10), _LONGEST_PAUSE_S)

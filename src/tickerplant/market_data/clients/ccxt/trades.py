@@ -15,7 +15,7 @@ from tickerplant.market_data.clients.columns import repeated
 
 OVERLAP_MS: Final = 1_000
 MANY: Final = 50
-"""An answer of at least this many trades, mostly new, is followed by more."""
+"""Minimum number of trades, mostly new, in an answer after which the next page is requested at once."""
 
 
 @dataclass(slots=True)
@@ -33,8 +33,8 @@ class Trade:
 class SymbolTrades:
     """The known trades of a symbol. `seen`: recent ids with their times; `last_id`, `last_ms`: the newest.
 
-    `overlap_ms`: the next answer begins this long before the newest trade; shorter while a full answer would end before
-    it. `requested_us`: time of the last request that was answered.
+    `overlap_ms`: time before the newest trade at which the next answer begins; shorter if a full answer would end
+    before that trade. `requested_us`: time of the last request that was answered.
     """
 
     symbol: str
@@ -46,7 +46,7 @@ class SymbolTrades:
     rejected_until_us: int = 0
 
     def add(self, page: Sequence[Trade]) -> None:
-        """Add the trades of an answer, oldest first; drop those that are no longer recent."""
+        """Add the trades of an answer, oldest first; drop known trades that are no longer recent."""
         if not page:
             return
         if page[-1].time_ms >= self.last_ms or not self.last_id:

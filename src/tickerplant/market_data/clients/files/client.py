@@ -38,9 +38,9 @@ log = structlog.get_logger(__name__)
 
 PAGE_BARS: Final = 50_000
 MAX_SYMBOLS: Final = 20
-"""Maximum symbols of a request: a file of many symbols is read less often. At most a million bars, 100 MB."""
+"""Maximum number of symbols of a request, so that a file of many symbols is read less often: a million bars, 100 MB."""
 _SCAN_EVERY_S: Final = 5.0
-"""Time between two scans of the folder for new or changed files."""
+"""Minimum time between two scans of the folder for new or changed files."""
 _OPTIONS: Final = ("path", "interval", "tz", "date_order")
 
 
@@ -152,7 +152,7 @@ def _folder_arguments(context: ProviderContext) -> tuple[Path, ReadOptions]:
 def _as_option(reason: str) -> str:
     """Return a reason with the options of the vendor in place of the command's.
 
-    >>> _as_option("say which with --date-order")
-    'say which with the option date_order'
+    >>> _as_option("set it with --date-order")
+    'set it with the option date_order'
     """
     return re.sub(r"--([a-z]+)(?:-([a-z]+))?", lambda m: "the option " + "_".join(filter(None, m.groups())), reason)

@@ -41,16 +41,16 @@ STREAM_URL: Final = "wss://ws.twelvedata.com/v1/quotes/price"
 PAGE_BARS: Final = 5_000
 MAX_BATCH: Final = 120
 ACTIONS_CREDITS: Final = 40
-"""Credits of `actions`: 20 for the splits of a symbol and 20 for its dividends."""
+"""Number of credits of `actions`: 20 for the splits of a symbol and 20 for its dividends."""
 FREE_QUOTAS: Final = (Quota(8, MINUTE_US), Quota(800, DAY_US))
 
 _TIMEOUT_S: Final = 30.0
 _LEAST_TIMEOUT_S: Final = 10.0  # by the machine's clock: a fast clock does not make the network faster
-_LARGE_BYTES: Final = 1 << 20  # parsed in a thread: takes 20 ms
+_LARGE_BYTES: Final = 1 << 20  # larger answers are parsed in a thread: 20 ms
 
 
 def provider(context: ProviderContext) -> TwelveDataProvider:
-    """Return the provider. Option `stamped` (`true`): prices carry `sent_ns`, as a sandbox's may."""
+    """Return the provider. Option `stamped` (`true`): prices contain `sent_ns`, which a sandbox may send."""
     return TwelveDataProvider(context)
 
 
@@ -70,7 +70,7 @@ class TwelveDataProvider:
         self._context = context
         self._clock = context.clock
         timeout_s = max(self._clock.real_s(_TIMEOUT_S), _LEAST_TIMEOUT_S)
-        # The key is sent in a header, so that it is in no address and in no log of one.
+        # The key is sent in a header, so that no address and no log contains it.
         self._client = httpx.AsyncClient(
             base_url=context.url or REST_URL,
             headers={"Authorization": f"apikey {context.key}"} if context.key else {},
@@ -165,7 +165,7 @@ class TwelveDataProvider:
             raise VendorDown(without_key(f"{type(error).__name__}: {error}", self._context.key)) from None
 
     def _without_key(self, error: VendorError) -> VendorError:
-        """Remove the key from an error's message: the vendor may repeat the request."""
+        """Remove the key from an error's message and return the error: the vendor may repeat the request."""
         error.args = tuple(without_key(str(part), self._context.key) for part in error.args)
         return error
 

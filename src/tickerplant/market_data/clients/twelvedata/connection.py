@@ -24,12 +24,12 @@ class Connection:
     """One connection: messages that are not delivered yet, the times of the last ones, and messages to send.
 
     At most two batches are between socket and queue. One is parsed and waits for room in the queue. The other is being
-    gathered, with at most `GATHER_MESSAGES` and the messages of one read. Beyond that the socket is not read.
+    gathered, with at most `GATHER_MESSAGES` and the messages of one read. The socket is not read if this batch is full.
     """
 
     def __init__(self, session: Session, socket: FrameConnection, out: asyncio.Queue[StreamEvent]) -> None:
         self.since_us = session.clock.now_us()
-        """The time since which nothing arrived, once the connection has ended."""
+        """Time since which nothing arrived; valid after the connection has ended."""
         self.connected = False
         self._session = session
         self._socket = socket
@@ -49,7 +49,7 @@ class Connection:
 
     @property
     def answered(self) -> bool:
-        """True once the vendor has answered the subscription; an open socket alone does not show that it works."""
+        """True if the vendor has answered the subscription. An open socket alone is no answer."""
         return self._answered
 
     def send(self, texts: Sequence[str]) -> None:
@@ -58,7 +58,7 @@ class Connection:
             self._outbox.put_nowait(text)
 
     async def listen(self, subscriptions: Sequence[str]) -> tuple[str, int]:
-        """Subscribe and deliver messages until the end; return the reason, and the failures it counts for at least."""
+        """Subscribe and deliver messages until the end; return its reason and the minimum of failures to count."""
         socket, clock, session = self._socket, self._clock, self._session
         socket.on_read = self._on_read
         socket.on_messages = self._on_messages
@@ -85,7 +85,7 @@ class Connection:
             if not closed.cancelled():
                 for event in remaining:
                     await self._out.put(event)
-            else:  # cancelled: deliver as many as the queue has room for
+            else:  # cancelled: deliver only the events that fit into the queue
                 with contextlib.suppress(asyncio.QueueFull):
                     for event in remaining:
                         self._out.put_nowait(event)
@@ -178,7 +178,7 @@ class Connection:
             await clock.sleep(step_s)
             now_s, now_us = clock.monotonic(), clock.now_us()
             markets = session.subscriptions.hours.open_markets(now_us)
-            if self._delivering is not None:  # the writer is behind: an unread socket does not show that it is dead
+            if self._delivering is not None:  # the writer is behind: an unread socket may be alive
                 self._read_s = self._message_s = self._began_s = now_s
                 session.liveness.start(now_s, markets)
                 continue

@@ -1,6 +1,6 @@
 """Sizes of ticks from volumes of the day, for feeds without sizes. Pure.
 
-The size of a tick is the growth of its symbol's volume since the tick before. The first tick of a symbol after a
+The size of a tick is the growth of its symbol's volume since the previous tick. The first tick of a symbol after a
 connection has an unknown size, NaN: earlier trades do not belong to it. A tick without a volume has size 0.
 
 A volume that decreases has one of four causes, and the next ticks show which:
@@ -36,7 +36,7 @@ class DayVolumes:
     def __init__(self) -> None:
         self._level = np.empty(0)
         self._at = np.empty(0, np.int64)
-        # The volume before a jump or fall, and when it was last continued; NaN for none.
+        # The volume before a jump or fall, and the time of the last tick that continued it; NaN if there is none.
         self._other = np.empty(0)
         self._other_at = np.empty(0, np.int64)
         self._above_until_us = NEVER_US
@@ -58,8 +58,8 @@ class DayVolumes:
     def sizes(self, codes: Int32Array, volumes: Float64Array, times: Int64Array) -> tuple[Float64Array, Int64Array]:
         """Return the size of each tick, and the right order of the rows; sizes are in that order.
 
-        `volumes` is NaN (or negative) for ticks without one. The order differs from that of arrival only among ticks of
-        one symbol and second; it is empty if the rows are in order.
+        `volumes` is NaN (or negative) for ticks without a volume. The order differs from that of arrival only among
+        ticks of one symbol and second; it is empty if the rows are in order.
         """
         sizes = np.zeros(len(codes))
         with_volume = np.flatnonzero(volumes >= 0)
@@ -149,7 +149,7 @@ class DayVolumes:
 
 
 def _in_order(rows: list[int], volumes: list[float], times: list[int]) -> list[tuple[int, float, int]]:
-    """Return (row, volume, time) of one symbol's ticks, those of a second sorted by volume.
+    """Return (row, volume, time) of one symbol's ticks; the ticks of one second are sorted by volume.
 
     Ticks are not moved across a fall by more than half: the volumes after it belong to another sequence.
     """

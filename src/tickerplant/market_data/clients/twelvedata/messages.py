@@ -46,8 +46,8 @@ _BURST: Final = ("per second", "too many requests", "burst", "slow down")
 def credits_of(headers: Mapping[str, str]) -> Credits:
     """Return the quota in an answer's headers (lower-case names).
 
-    `api-credits-used` and `-left` are those of the minute; with `day` in the name they are those of the day. The day is
-    returned if none of its credits are left, or if there is no header of the minute.
+    `api-credits-used` and `api-credits-left` count the minute; headers with `day` in their names count the day. The
+    day's quota is returned if it has no credits left, or if there is no header of the minute.
     """
     found: dict[tuple[bool, str], int] = {}
     for name, text in headers.items():
@@ -142,7 +142,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The request to `/time_series`: starts of bars in `[start_us, end_us)`, at most `page` a symbol."""
+    """The request to `/time_series`: bars that start in `[start_us, end_us)`, at most `page` bars per symbol."""
 
     symbols: Sequence[str]
     interval: str
@@ -346,7 +346,7 @@ def _read_actions(body: bytes) -> _Actions:
 
 
 def _terms(split: _Split) -> tuple[float, float] | None:
-    """Return numerator and denominator from the factors, else the description, else the ratio; None without any."""
+    """Return numerator and denominator from the factors, the description or the ratio; None if all are missing."""
     if split.from_factor and split.to_factor:
         return float(split.from_factor), float(split.to_factor)
     found = re.match(r"\s*([\d.]+)\s*-?(?:for|:)-?\s*([\d.]+)", split.description or "")

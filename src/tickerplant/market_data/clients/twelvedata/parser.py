@@ -35,7 +35,7 @@ class MessageParser:
         self._quotes.add_symbols(symbols)
 
     def ticks(self, messages: ParsedMessages, count: int, received_us: int, now_s: float) -> Ticks:
-        """Return the messages as one event. `count`: how many there were; `now_s`: monotonic seconds."""
+        """Return the messages as one event. `count`: number of messages; `now_s`: monotonic seconds."""
         event = Ticks(received_us, dead=messages.dead, messages=count)
         for status in messages.statuses:
             rejected, notes = self._subscriptions.apply(status, now_s)
@@ -51,9 +51,9 @@ class MessageParser:
         return event
 
     def _gap(self, times: Int64Array, received_us: int) -> tuple[int, int] | None:
-        """Return the range between the last tick and the first of these, if ticks were missed in it; else None.
+        """Return the range between the last tick and the first of `times` if ticks were missed in it; else None.
 
-        The range is measured by the ticks' own times, since messages may wait in the socket.
+        The range is measured by the ticks' own times, because messages may wait in the socket.
         """
         if not len(times):
             return None

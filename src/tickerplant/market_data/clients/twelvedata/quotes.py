@@ -1,6 +1,6 @@
 """Twelve Data's WebSocket messages into columns. Pure.
 
-A message has no trade id and no size: the size of a tick is the growth of `day_volume`, its time a whole second.
+A message has no trade id and no size. The size of a tick is the growth of `day_volume`; its time is a whole second.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class SubscribeStatus:
 
 @dataclass(slots=True)
 class ParsedMessages:
-    """Messages of the stream by kind: prices, answers to subscriptions, heartbeats, others, and unreadable ones."""
+    """Messages of the stream by kind: prices, answers to subscriptions, heartbeats, others, unreadable messages."""
 
     prices: list[Price] = field(default_factory=list)
     statuses: list[SubscribeStatus] = field(default_factory=list)
@@ -70,7 +70,7 @@ class ParsedMessages:
 class PriceColumns:
     """Price messages as columns, in the order of arrival.
 
-    `codes`: symbols; `volumes`: volumes of the day, NaN for none.
+    `codes`: symbol codes. `volumes`: volumes of the day, NaN if missing.
     """
 
     codes: npt.NDArray[np.int32]
@@ -135,7 +135,7 @@ class QuoteDecoder:
         self._by_exchange: set[str] = set()
 
     def forget_volumes(self) -> None:
-        """Drop the volumes so far, for a new connection: trades in between belong to no tick."""
+        """Drop all volumes, for a new connection: trades between two connections belong to no tick."""
         self._volumes.forget()
 
     def add_symbols(self, symbols: Sequence[str]) -> None:
@@ -149,7 +149,7 @@ class QuoteDecoder:
         self._grow()
 
     def columns(self, prices: Sequence[Price]) -> tuple[PriceColumns, list[DeadRow]]:
-        """Return the messages as columns, and the messages that are no tick."""
+        """Return the messages as columns, and the messages that are not ticks."""
         dead: list[DeadRow] = []
         codes_of = self._codes
         known = len(codes_of)
@@ -168,7 +168,7 @@ class QuoteDecoder:
         return PriceColumns(np.array(codes, np.int32), times, np.array(found, np.float64), volumes), dead
 
     def ticks(self, columns: PriceColumns, received_us: int) -> pa.RecordBatch:
-        """Return the columns as ticks, with their sizes; the volumes of the day advance."""
+        """Return the columns as ticks with their sizes; update the volumes of the day."""
         codes, times, prices = columns.codes, columns.times, columns.prices
         rows = len(codes)
         sizes, order = self._volumes.sizes(codes, columns.volumes, times)

@@ -18,18 +18,18 @@ from tickerplant.market_data.clients.twelvedata.subscriptions import Subscriptio
 from tickerplant.system_clock import SystemClock
 
 CLIENT_EVENTS: Final = 90
-"""Maximum messages to the vendor in a minute; its limit is 100."""
+"""Maximum number of messages to the vendor in a minute; the vendor's limit is 100."""
 _LEAST_REAL_S: Final = 2.0  # a fast clock does not make the network and this process faster
 
 
 @dataclass(frozen=True, slots=True)
 class StreamSettings:
-    """Timeouts and pauses of the stream; all but `gather_s` in seconds of the clock.
+    """Timeouts and pauses of the stream, in seconds of the clock; `gather_s` is in seconds of the machine's clock.
 
     `mute_s`: longest time without any message (answers to heartbeats count), or without an answer to the subscription,
-    before the connection is considered dead. `silent_s`: lower bound of the allowed time without a price.
-    `rejected_s`: how long a rejected symbol is not subscribed again. `steady_s`: after a connection of at least this
-    length the pauses between connections start with the shortest again.
+    before the connection is considered dead. `silent_s`: lower bound of the allowed time without a price. `rejected_s`:
+    time for which a rejected symbol is not subscribed again. `steady_s`: length of a connection after which the pauses
+    between connections start with the shortest again.
     """
 
     heartbeat_s: float = 10.0
@@ -45,7 +45,10 @@ class StreamSettings:
 
 @dataclass(frozen=True, slots=True)
 class StreamConfig:
-    """The address, the key and the symbols of a stream. `stamped`: prices carry `sent_ns`, as a sandbox's may."""
+    """The address, the key and the symbols of a stream.
+
+    `stamped`: prices contain `sent_ns`, which a sandbox may send.
+    """
 
     url: str
     key: str = field(repr=False)
@@ -68,7 +71,7 @@ class Session:
         quotes = QuoteDecoder(source=config.source, stamped=config.stamped)
         self.parser = MessageParser(quotes, self.subscriptions, self.liveness)
         self.heartbeats_answered = False
-        """True once the vendor has answered a heartbeat."""
+        """True if the vendor has answered a heartbeat."""
         self.pongs_count = False
         """True if answers to WebSocket pings show that the vendor is alive, because heartbeats are not answered."""
         self._sent_s: deque[float] = deque()

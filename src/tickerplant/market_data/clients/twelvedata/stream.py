@@ -4,9 +4,9 @@ Messages that arrive within a few milliseconds are parsed and delivered together
 While it is full, the socket is not read, its buffers fill, and the vendor's own limit applies. Nothing is dropped here.
 
 A dead connection is found in two ways. *Mute*: no message arrived for `mute_s`. Answers to heartbeats count as
-messages. If a vendor answers none, answers to WebSocket pings count from the second time on. *Silent*: heartbeats are
-answered, but in regular hours no price arrived for far longer than the feed's own rate explains (`clients.liveness`).
-Silence of single symbols is not an error.
+messages. If a vendor answers no heartbeats, answers to WebSocket pings count from the second connection on. *Silent*:
+heartbeats are answered, but in regular hours no price arrived for far longer than the feed's own rate explains
+(`clients.liveness`). Silence of single symbols is not an error.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ _library_log.setLevel(logging.INFO)
 
 
 class _Connect(connect):
-    """A connection that follows no redirect, since a redirect would send the key to another host."""
+    """A connection that follows no redirect, because a redirect would send the key to another host."""
 
     def process_redirect(self, exc: Exception) -> Exception | str:
-        """Return the error unchanged."""
+        """Return the error unchanged: the redirect is not followed."""
         return exc
 
 
@@ -132,9 +132,11 @@ class TwelveDataStream:
         )
 
     async def _pause(self, failures: int, wait_s: float, reason: str, *, lost: bool) -> None:
-        """Wait before the next connection: doubled with each failure up to a maximum, times 0.5 to 1 at random.
+        """Wait before the next connection.
 
-        While no symbol is in a session the pause is the maximum, and ends when a session begins.
+        The pause doubles with each failure up to a maximum, times 0.5 to 1 at random.
+
+        If no symbol is in a session, the pause is the maximum. It ends when a session begins, unless `wait_s` is set.
         """
         settings, clock, hours = self.session.settings, self.session.clock, self.session.subscriptions.hours
         calm = not hours.in_session(clock.now_us())

@@ -18,7 +18,8 @@ from tickerplant.market_data.clients.liveness import OpenHours
 from tickerplant.market_data.clients.twelvedata.quotes import SubscribeStatus
 
 MAX_SYMBOLS: Final = 2_000
-"""Maximum symbols of one message: 66 KB at most of the vendor's megabyte; the answer is about 200 KB."""
+"""Maximum number of symbols in one message. The message has at most 66 KB of the allowed megabyte, the answer about
+200 KB."""
 RESET: Final = '{"action":"reset"}'
 _RETRY_FIRST_S: Final = 60.0
 
@@ -26,7 +27,7 @@ _RETRY_FIRST_S: Final = 60.0
 class Subscriptions:
     """The wanted symbols, and the state of their subscriptions over all connections.
 
-    `retry_s`: how long a rejected symbol is not requested again.
+    `retry_s`: seconds for which a rejected symbol is not requested again.
     """
 
     def __init__(self, symbols: Sequence[str], calendars: Calendars, retry_s: float) -> None:
@@ -64,12 +65,12 @@ class Subscriptions:
         self.hours = OpenHours(self._calendars, ())
 
     def first_messages(self, now_s: float) -> list[str]:
-        """Return the messages that subscribe a new connection: all symbols but those rejected recently."""
+        """Return the messages that subscribe a new connection: all symbols except those rejected within `retry_s`."""
         before_s = now_s - self._retry_s
         return messages("subscribe", [s for s in self._wanted if self._rejected_s.get(s, before_s) <= before_s])
 
     def due_messages(self, now_s: float) -> list[str]:
-        """Return the messages to send again: for rejected symbols after hours, for a failed subscription sooner."""
+        """Return the messages to send again: for rejected symbols after `retry_s`, for a failed subscription sooner."""
         due = [name for name, at_s in self._rejected_s.items() if now_s - at_s >= self._retry_s]
         for symbol in due:
             self._rejected_s[symbol] = now_s
@@ -111,7 +112,7 @@ class Subscriptions:
         return symbol in self._rejected_s
 
     def _symbol_of(self, name: str) -> str | None:
-        """Return the wanted symbol with the vendor's name: that symbol, or the only one with that ticker."""
+        """Return the wanted symbol with the vendor's name, or the only one with this ticker; None if there is none."""
         with contextlib.suppress(BadInput):
             name = check_symbol(name)
         if name in self._wanted:

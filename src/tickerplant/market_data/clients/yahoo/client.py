@@ -62,14 +62,14 @@ from tickerplant.market_data.vendors.port import (
 )
 
 QUOTAS: Final = (Quota(2_000, HOUR_US),)
-"""Assumed quota: none is documented; users report rejections from here on."""
+"""Assumed quota. Yahoo documents none, and users report rejections above this number."""
 
 _LOOKBACK_DAYS: Final = {"1m": 8, "5m": 60, "15m": 60, "30m": 60, "1h": 730}
 _MINUTES_PAGE_US: Final = 7 * DAY_US
 _SPLITS_BACK_US: Final = 740 * DAY_US  # longer than the history of intraday bars
 _SPLITS_FOR_S: Final = 3 * 3_600.0
 _REJECTED_S: Final = 600.0
-_BURST_S: Final = 60.0  # a requested wait of at most this length is a burst, not a quota
+_BURST_S: Final = 60.0  # a requested wait up to this length counts as a burst, not as a spent quota
 _TIMEOUT_S: Final = 30.0
 _LEAST_TIMEOUT_S: Final = 10.0  # by the machine's clock: a fast clock does not make the network faster
 _CHART: Final = "/v8/finance/chart/"
@@ -80,7 +80,8 @@ _ours = threading.local()
 
 
 def provider(context: ProviderContext) -> YahooProvider:
-    """Return the provider. Option `cache`: the folder of yfinance's caches (default: a temporary one of the process).
+    """Return the provider. Option `cache`: the folder of yfinance's caches (default: a temporary folder of the
+    process).
 
     The first provider of a process sets the folder.
     """
@@ -144,7 +145,7 @@ class YahooProvider:
         start_us, end_us = request.start_us, request.end_us
         try:
             if name == "1d":
-                # Up to today, for the later splits; a day more at both ends, for any zone.
+                # The range ends today, to include later splits; it is a day longer at both ends, for any zone.
                 columns = await self._ask(symbol, name, start_us - DAY_US, max(end_us, now_us) + DAY_US)
                 splits = self._splits_of(symbol, columns, start_us, now_us)
             else:
@@ -175,7 +176,7 @@ class YahooProvider:
         return ActionsAnswer(*read_actions(columns, symbol, start_us, end_us, splits, self.name))
 
     def stream(self, symbols: Sequence[str]) -> TickStream | None:
-        """Return None: its stream is not supported."""
+        """Return None: Yahoo's stream is not supported."""
         return None
 
     async def close(self) -> None:
@@ -229,7 +230,7 @@ class YahooProvider:
             return self._yfinance.history(
                 name,
                 interval=interval,
-                start=start_s or 1,  # it treats 0 as None
+                start=start_s or 1,  # yfinance treats 0 as None
                 end=end_s,
                 prepost=False,
                 auto_adjust=False,
@@ -243,9 +244,9 @@ class _Yfinance:
     def __init__(self, library: Any, url: str) -> None:
         self.session = _session(url)
         kind = library.data.YfData
-        # Its metaclass returns one object for the whole process; this makes another, with its own cookie and crumb.
+        # The metaclass returns one object per process. This call makes another object, with its own cookie and crumb.
         self._data = type.__call__(kind, session=self.session)
-        # Its own cache stores answers by address, failures too, and uses the machine's clock.
+        # The library's cache stores answers and failures by address, and uses the machine's clock.
         self._data.cache_get = self._data.get
         self._library = library
 
@@ -263,7 +264,7 @@ class _Yfinance:
             return columns_of(ticker.history(**options), ticker.history_metadata)
         except VendorError:
             raise
-        except Exception as error:  # a library may raise anything for an answer of unknown shape
+        except Exception as error:  # a library may raise any error for an answer of unknown form
             raise self._error_of(error) from None
         finally:
             debug.hide_exceptions = hidden
@@ -289,7 +290,7 @@ class _Yfinance:
             return BadRequest(text)
         if isinstance(error, known.YFDataException):
             return VendorDown(text)
-        if isinstance(error, OSError):  # both of its backends raise it for network errors
+        if isinstance(error, OSError):  # both backends of yfinance raise it for network errors
             return VendorDown(text)
         return Malformed(f"yfinance cannot read the answer: {text}")
 
@@ -300,10 +301,10 @@ class _Yfinance:
 
 
 def _session(url: str) -> Any:
-    """Return a session as yfinance uses it. With `url` requests go there, and answers have Yahoo's address.
+    """Return a session for yfinance. If `url` is set, requests are sent there, and answers contain Yahoo's address.
 
-    It stores the status of the last chart, and the last `Retry-After`. It raises the error of a rejected chart, since
-    yfinance would fetch another cookie and retry, and try two other addresses for an unknown symbol.
+    It stores the status of the last chart, and the last `Retry-After`. It raises the error of a rejected chart.
+    Otherwise yfinance would retry with another cookie, and try two other addresses for an unknown symbol.
     """
     from yfinance import _http as http
 
@@ -384,7 +385,7 @@ def _import(cache: str) -> Any:
         if cache or not was_imported:
             yfinance.set_tz_cache_location(cache or _temporary())
         if not was_imported:
-            # It shows deprecation warnings of pandas for its own code.
+            # yfinance shows deprecation warnings of pandas for its own code.
             warnings.filterwarnings("ignore", category=DeprecationWarning, module="^yfinance")
     return yfinance
 

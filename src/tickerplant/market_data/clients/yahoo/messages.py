@@ -1,8 +1,8 @@
-"""Yahoo's answers, as columns of yfinance, into bars as traded; symbols and errors. Pure.
+"""Yahoo's answers (columns of yfinance) converted to bars as traded; symbols and errors. Pure.
 
-Yahoo's prices, volumes and dividends are adjusted for all splits up to now, and prices are float32. They are multiplied
-back by the later splits. Then each price is rounded to the shortest decimal, of up to eight digits, within the noise of
-float32.
+Yahoo's prices, volumes and dividends are adjusted for all splits up to now, and prices are float32. Prices and
+dividends are multiplied by the later splits, and volumes are divided by them. Each price is then rounded to the
+shortest decimal of up to eight digits within the noise of float32.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from tickerplant.market_data.vendors.port import BarsRequest
 INTERVAL_NAMES: Final = {"1m": "1m", "5m": "5m", "15m": "15m", "30m": "30m", "1h": "1h", "1d": "1d"}
 """The vendor's name of each interval."""
 MARKETS: Final = ("[!:]*",)
-"""Symbols that the vendor may have. Exchanges are its own suffixes (`VOD.L`), never `RY:TSX`."""
+"""Patterns of the symbols that the vendor may have. An exchange is a suffix (`VOD.L`), never `RY:TSX`."""
 
 DELAY_US: Final = 20 * MINUTE_US
-"""Longest delay of quotes: a bar that the vendor's clock has not passed is held back this long."""
+"""Maximum delay of quotes. A bar that the vendor's clock has not passed is held back for this time."""
 
-_FLOAT32: Final = 6e-8  # half of its last digit, relative
+_FLOAT32: Final = 6e-8  # relative noise: half of the last binary digit
 _CURRENCIES: Final = re.compile(
     "(AED|ARS|AUD|BRL|CAD|CHF|CLP|CNH|CNY|COP|CZK|DKK|EGP|EUR|GBP|HKD|HUF|IDR|ILS|INR|ISK|JPY|KRW|KWD|MXN|MYR|NOK|NZD"
     "|PEN|PHP|PKR|PLN|QAR|RON|RUB|SAR|SEK|SGD|THB|TRY|TWD|UAH|USD|VND|XAG|XAU|XPD|XPT|ZAR)"
@@ -76,7 +76,7 @@ def yahoo_symbol(symbol: str) -> str:
 
 
 def error_of(reason: str) -> VendorError:
-    """Return the error for Yahoo's reason; "" if it returned none."""
+    """Return the error for Yahoo's reason; "": Yahoo returned no reason."""
     lower = reason.lower()
     if not lower:
         return NoData("Yahoo has no prices in the range")
@@ -172,7 +172,7 @@ def splits_of(columns: Columns) -> tuple[Int64Array, Float64Array]:
 
 
 def read_columns(columns: Columns, request: BarsRequest, now_us: int, splits: Splits, source: str) -> Answer:
-    """Return the answer to a request of one symbol; `splits` are all of the symbol from its start up to now.
+    """Return the answer to a request of one symbol; `splits` are all splits of the symbol from `start_us` up to now.
 
     Rows without a price, rows off the grid (the live last row) and bars that are unfinished by the vendor's clock are
     dropped. Raises NotEntitled if no row with a price is on the grid. Exchanges that open at half past the hour have
@@ -205,7 +205,7 @@ def read_columns(columns: Columns, request: BarsRequest, now_us: int, splits: Sp
 def read_actions(
     columns: Columns, symbol: str, start_us: int, end_us: int, splits: Splits, source: str
 ) -> tuple[pa.RecordBatch, pa.RecordBatch]:
-    """Return the splits and dividends of days from that of `start_us` to `end_us`; amounts as paid."""
+    """Return the splits and dividends from the day of `start_us` to `end_us`; amounts are as paid."""
     first_us = start_us // DAY_US * DAY_US
     day, ratio = splits_of(columns)
     wanted = (day >= first_us) & (day < end_us)
@@ -219,7 +219,7 @@ def read_actions(
 
 
 def _as_traded(prices: Float64Array, factor: Float64Array) -> Float64Array:
-    """Return adjusted prices multiplied back, each as the shortest decimal within the noise of float32."""
+    """Return prices as traded: multiplied by `factor`, each as the shortest decimal within the noise of float32."""
     with np.errstate(over="ignore", invalid="ignore"):
         result: Float64Array = prices * factor
         open_ = np.isfinite(result)
