@@ -5,15 +5,15 @@ In: one partition of `market.prices.raw`, record by record. Out: bars (`market.p
 
 Seven concepts, each with its module:
 
-1. window (`windows`): the ticks of one feed, symbol and minute until the feed's watermark passes its end.
+1. window (`windows`): the ticks of one feed, symbol and minute until the feed's horizon reaches the minute's end.
 2. candidate (`candidates`): a closed bar of one source. Several candidates of one bar compete.
 3. winner (`candidates`, `source_priority`): the candidate that is published.
 4. roll-up (`rollup`): 1m to 5m to 1d, from the winners.
-5. forming bar (`forming`): the bar as it would be if it closed now.
-6. correction (`corrections`): cancelled and corrected trades; the bar is recomputed from the log.
+5. forming bar (`forming`): the state that an open bar would have if it closed now.
+6. correction (`corrections`): a cancelled or corrected trade; its bar is recomputed from the log.
 7. completeness (`completeness`): whether the feed covered the bar and all sizes are known, and which expected symbols
 had no bar.
 
-Read `bar_aggregator` first: its docstring shows how they work together. `dispatch` maps raw records to its methods. A
-late tick becomes a revision in `BarAggregator._add_late_ticks`.
+Read `bar_aggregator` first: its docstring shows how these concepts work together. `dispatch` maps raw records to its
+methods. A late tick becomes a revision in `BarAggregator._add_late_ticks`.
 """

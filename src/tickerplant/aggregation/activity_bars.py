@@ -1,13 +1,14 @@
-"""Activity bars: by trades, volume and turnover (`100t`, `10000v`, `1000000d`).
+"""Activity bars: bars of a number of trades, a volume or a turnover (`100t`, `10000v`, `1000000d`).
 
-A feed's ticks are counted in the order of their times. They wait until the feed's horizon has passed them, so any order
-within the allowed lateness gives the same bars. Counting starts again with each session. If the session's count before
-a tick is c, the tick belongs to bar number c // amount. The excess of a large trade thus counts toward the next bars.
-Bars end where they would if each share were a separate trade. The last bar of a session ends with the session.
+A feed's ticks are counted in the order of their times. They wait until the feed's horizon has passed them. Any order
+of arrival within the allowed lateness thus gives the same bars. Counting starts again with each session. If the
+session's count before a tick is c, the tick belongs to bar number c // amount. The excess of a large trade thus counts
+toward the next bars. Bars end where they would if each share were a separate trade. The last bar of a session ends with
+the session.
 
 Sums are exact integers. The unit is 1e-8 of volume and 1e-4 of turnover, coarser for very large amounts. The start of a
-bar is the time of its first tick, or a microsecond after the bar before it if that is later. A bar is published once:
-later ticks, cancels and corrections do not change it.
+bar is the time of its first tick, but at least one microsecond after the start of the previous bar. A bar is published
+once: later ticks, cancels and corrections do not change it.
 
 Source: M. López de Prado, Advances in Financial Machine Learning (2018), section 2.3.
 """
@@ -29,13 +30,13 @@ from tickerplant.core.times import DAY_US, NEVER_US, BoolArray, Int64Array
 
 _DIGITS: Final = {"t": 0, "v": 8, "d": 4}
 _BAR_DIGITS: Final = 12
-"""Digits of a bar's amount in units: nine million of the largest bars in a session are below 2^63."""
+"""Maximum digits of a bar's amount in units. Nine million bars of that amount in a session stay below 2^63."""
 _COLUMNS: Final = ("time", "symbol", "price", "size", "source", "flags")
 _TYPES: Final = ("<i8", "<i4", "<f8", "<f8", "<i4", "<u2")
 
 
 def _units(interval: Interval) -> int:
-    """Return the number of units in one trade, share or currency unit: as fine as the bar's amount allows."""
+    """Return the number of units in one trade, share or currency unit: the largest that `_BAR_DIGITS` allows."""
     return int(10 ** max(0, min(_DIGITS[interval.measure], _BAR_DIGITS - len(str(interval.amount)))))
 
 
@@ -61,7 +62,7 @@ class _Counter:
                 setattr(self, name, np.concatenate((getattr(self, name), np.full(more, nothing, dtype=np.int64))))
 
     def count(self, ticks: TickColumns, sessions: Int64Array) -> list[Rows]:
-        """Count ticks, in order of time; return the bars that they end, in parts."""
+        """Count ticks, sorted by time; return the bars that end, in parts."""
         order = np.argsort(ticks.symbol, kind="stable")
         ticks, sessions = ticks.at(order), sessions[order]
         symbols = ticks.symbol
@@ -88,7 +89,7 @@ class _Counter:
     def _merge(
         self, rows: Rows, buckets: Int64Array, sessions: Int64Array, totals: Int64Array, size: int
     ) -> list[Rows]:
-        """Append groups, sorted by symbol, then in order, to the open bars; return the bars that have ended."""
+        """Merge groups, sorted by symbol and time, into the open bars; return the bars that have ended."""
         symbols = rows["symbol"]
         ended = []
         head = np.ones(len(rows), dtype=np.bool_)
@@ -116,7 +117,7 @@ class _Counter:
         return ended
 
     def _distinct_starts(self, starts: Int64Array, symbols: Codes, head: BoolArray, same: BoolArray) -> Int64Array:
-        """Return the starts, each after the one before it."""
+        """Return the starts, each at least one microsecond after the previous start of its symbol."""
         starts = np.array(starts)
         fresh = head & ~same
         starts[fresh] = np.maximum(starts[fresh], self.last[symbols[fresh]] + 1)
@@ -125,7 +126,7 @@ class _Counter:
         return starts
 
     def end(self, over: BoolArray) -> Rows:
-        """End the open bars of the symbols in the mask; return them."""
+        """End the open bars of the symbols in the mask; return these bars."""
         done = np.flatnonzero(self.open & over)
         self.open[done] = False
         return take(self.rows, done)
@@ -158,7 +159,7 @@ class _Counter:
 class ActivityBars:
     """Activity bars of one feed: ticks that wait for its horizon, and open bars.
 
-    Bounded by the ticks within the allowed lateness, and one open bar for each symbol and interval.
+    Their number is bounded by the ticks within the allowed lateness, and one open bar for each symbol and interval.
     """
 
     def __init__(self) -> None:
@@ -172,7 +173,7 @@ class ActivityBars:
         self._counters = [known.get(interval) or _Counter(interval) for interval in intervals]
 
     def add(self, ticks: TickColumns) -> int:
-        """Add ticks that wait for the horizon; return the number of ticks dropped because they arrived after it."""
+        """Add ticks that wait for the horizon. Drop those that it has already passed; return their number."""
         late = ticks.time < self.released_us
         if late.any():
             ticks = ticks.where(~late)
@@ -184,7 +185,7 @@ class ActivityBars:
         self, until_us: int, members: npt.NDArray[np.bool_], calendars: list[Calendar],
         calendar_of: Codes,
     ) -> list[Rows]:  # fmt: skip
-        """Count the waiting ticks before `until_us`, and end the sessions that end by then; return bars by interval.
+        """Count the waiting ticks before `until_us`, and end the sessions that end by then. Return bars by interval.
 
         `members[symbol, interval]`: the symbol has bars of the interval.
         """

@@ -10,10 +10,11 @@ When bars close:
 
 - A window closes when it ends at or before its feed's *horizon*: the watermark less the allowed lateness. It also
   closes at the feed's `down` or `end`.
-- A 5m bar closes when its feed's horizon passes its end, a daily bar when the horizon passes the session's end, both at
-  `end`. They do not close at `down`, because the feed may come back within them. While a live feed is down, log time
-  less the allowed lateness is its horizon.
-- Bars that an ended feed leaves open beside a live feed (a backfill of this morning) close with the live feed.
+- A 5m bar closes when its feed's horizon passes the end of the bar. A daily bar closes when the horizon passes the end
+  of the session. Both also close at the feed's `end`. They do not close at `down`, because the feed may be up again
+  before the bar ends. While a live feed is down, its horizon is log time less the allowed lateness.
+- A feed that ends beside a live feed of the same symbols leaves coarser bars open. They close with the live feed. An
+  example is a backfill of this morning.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class BarAggregator:
         self._checked_silence = False
 
     def begin(self, feed: str, sent_at_us: int) -> None:
-        """Begin the step of a record of `feed` ("" for none). `sent_at_us` advances the clock of the log."""
+        """Begin the step of a record of `feed` ("": of no feed). `sent_at_us` advances the clock of the log."""
         state = self.state
         state.last_sent_us = max(state.last_sent_us, sent_at_us)
         if feed:
@@ -66,7 +67,7 @@ class BarAggregator:
             self._release_pending()
 
     def finish(self) -> Outcome:
-        """End the step and return its outcome. It contains each (symbol, interval, time) at most once."""
+        """End the step and return its outcome, which contains each (symbol, interval, time) at most once."""
         state = self.state
         for interval, candidates in enumerate(state.candidates):
             differences = candidates.drain_differences()
@@ -117,7 +118,7 @@ class BarAggregator:
         version: int,
         history: History = EMPTY_HISTORY,
     ) -> None:
-        """Add ticks of a feed in order of arrival, then advance its watermark. Corrections read `history`."""
+        """Add ticks of a feed in order of arrival, then advance the feed's watermark. Corrections read `history`."""
         state, feed = self.state, self._known_feed(name, watermark_us)
         state.refresh()
         reason = LATE
@@ -154,7 +155,7 @@ class BarAggregator:
             mine = rows[intervals == code]
             if code == DAYS:
                 feed.newest_us = max(feed.newest_us, int(mine["start"].max()) + DAY_US - 1)
-            # If a record contains a bar twice, the later one counts.
+            # If a record contains a bar twice, the later row counts.
             order = np.lexsort((np.arange(len(mine)), mine["symbol"], mine["start"]))
             mine = mine[order]
             again = (mine["symbol"][1:] == mine["symbol"][:-1]) & (mine["start"][1:] == mine["start"][:-1])
@@ -165,7 +166,7 @@ class BarAggregator:
         self._advance(feed, watermark_us, reason=SOURCE)
 
     def mark(self, name: str, watermark_us: int) -> None:
-        """Advance the feed's watermark, and publish the forming bars of the windows that it has touched."""
+        """Advance the feed's watermark, and publish the forming bars that changed since the feed's last mark."""
         feed = self._known_feed(name, watermark_us)
         self._advance(feed, watermark_us)
         self._outcome.forming = forming_bars(self.state, feed)
@@ -175,7 +176,10 @@ class BarAggregator:
         self._mark_down(self.state.feed(name), since_us, reason)
 
     def end(self, name: str, *, whole: bool) -> None:
-        """End the feed: it has delivered everything, and all its open bars close."""
+        """End the feed, which has delivered all its data. Its windows close.
+
+        Its open 5m and daily bars close too, except those that a live feed of the same symbols takes over.
+        """
         feed = self.state.feed(name)
         if not whole and feed.coverage:
             feed.mark_down(feed.watermark_us)
@@ -198,7 +202,7 @@ class BarAggregator:
             retention.advance(self.state, feed)  # a feed without `retained_from` would prevent all eviction
 
     def close_as(self, others: Mapping[int, FeedState]) -> None:
-        """Close the windows that `others`, the same feeds in another engine, have closed (the end of a rebuild)."""
+        """Close the windows that the same feeds in another engine (`others`) have closed. A rebuild ends with this."""
         for feed in list(self.state.feeds.values()):
             other = others.get(feed.number)
             limit_us = other.horizon_us if other is not None and not other.ended else FOREVER_US
@@ -213,16 +217,16 @@ class BarAggregator:
         self._outcome.statuses.append(status)
 
     def publish(self, interval: int, rows: Rows) -> None:
-        """Publish closed bars of an interval (code) as they are. None of them may be retained."""
+        """Publish closed bars of an interval (code) unchanged. The engine must not retain any of them."""
         if len(rows):
             self._outcome.closed.setdefault(interval, []).append(rows)
 
     def unsupported(self, name: str, reason: str, count: int) -> None:
-        """Count input that the engine cannot use."""
+        """Add the count of input that the engine cannot use to the outcome for `market.status`."""
         self._outcome.unsupported(name, self.state.feed(name).watermark_us, reason, count)
 
     def _known_feed(self, name: str, watermark_us: int) -> FeedState:
-        """Return the feed. One that sent no `start` counts as up since its first watermark."""
+        """Return the feed. A feed that sent no `start` counts as up since its first watermark."""
         feed = self.state.feed(name)
         if not feed.up and not feed.coverage:
             feed.up = True
@@ -230,7 +234,7 @@ class BarAggregator:
         return feed
 
     def _count_activity(self, feed: FeedState, ticks: TickColumns) -> None:
-        """Add ticks to the feed's activity bars, without cancels and corrections."""
+        """Add the ticks, except cancels and corrections, to the feed's activity bars."""
         counts = self.state.members[ticks.symbol].any(axis=1) & ((ticks.flags & CORRECTIVE) == 0)
         late = feed.activity.add(ticks.where(counts)) if counts.any() else 0
         if late:
@@ -244,7 +248,7 @@ class BarAggregator:
                 continue
             rows["feed"] = rows["last_feed"] = feed.number
             rows["reason"], rows["revision"] = TICKS, 0
-            # The end of a bar is known from trades that set a price only; a later trade may belong to it.
+            # A row stores only the times of trades that set a price. Other trades of the bar may be later.
             ends = np.maximum(rows["start"], rows["close_time"]) + 1
             rows["complete"] = feed.covers(rows["start"], ends)
             rows = take(rows, ~outranked(feed, rows, state.feeds, state.ranking))
@@ -252,7 +256,7 @@ class BarAggregator:
                 self._outcome.closed.setdefault(len(INTERVALS) + number, []).append(rows)
 
     def _add_auction(self, feed: FeedState, ticks: TickColumns, offset: int, version: int) -> None:
-        """Store closing auction trades after the close, by session: they are parts of the daily bar."""
+        """Store closing auction trades after the close, by session. They are parts of the daily bar."""
         state = self.state
         ticks = ticks.where((ticks.flags & TickFlag.CLOSING_AUCTION) != 0)
         sessions = auction_sessions(state, ticks)
@@ -272,7 +276,7 @@ class BarAggregator:
         rows["reason"] = reason
 
     def _add_ticks(self, feed: FeedState, ticks: TickColumns, offset: int, version: int) -> None:
-        horizon = feed.horizon_us - feed.horizon_us % MINUTE_US  # minutes that start before it are closed
+        horizon = feed.horizon_us - feed.horizon_us % MINUTE_US  # earlier minutes are closed
         if horizon > NEVER_US and int(ticks.time.min()) < horizon:
             late = ticks.time < horizon
             self._add_late_ticks(feed, ticks.where(late), offset, version)
@@ -284,7 +288,7 @@ class BarAggregator:
         feed.windows.merge(rows, len(self.state.symbols))
 
     def _add_late_ticks(self, feed: FeedState, ticks: TickColumns, offset: int, version: int) -> None:
-        """Add ticks whose minute is closed to its candidate: the bar is published again with the next revision."""
+        """Add ticks of closed minutes to the candidates. Each changed bar is published with its next revision."""
         ticks = retention.drop_evicted(self.state, self._outcome, feed, ticks)
         if len(ticks):
             rows = group_ticks(ticks)
@@ -292,7 +296,7 @@ class BarAggregator:
             self._add_minutes(feed, rows, LATE)
 
     def _add_minutes(self, feed: FeedState, rows: Rows, reason: int, *, add: bool = True) -> None:
-        """Add closed minutes of a feed, sorted by start, to the candidates; replace the present ones if not `add`."""
+        """Add closed minutes of a feed, sorted by start, to the candidates. Without `add`, replace the present ones."""
         if len(rows):
             rows["complete"] = completeness.minutes_complete(feed, rows)
             self._wait_for_better_feeds(feed, rows)
@@ -339,6 +343,7 @@ class BarAggregator:
         """Close the feed's bars that end at or before `limit_us`, and declare the intervals that are over.
 
         Changes propagate to 5m and 1d. Coarser bars close up to the lesser of `limit_us` and `coarser_us`.
+        `redo_since_us` is explained in `rollup.close_coarser`.
         """
         state = self.state
         if feed.windows.first_start + MINUTE_US <= limit_us:
@@ -367,7 +372,7 @@ class BarAggregator:
         self._close(feed, feed.horizon_us, DOWN, redo_since_us=since_us)
 
     def _check_silent_feeds(self) -> None:
-        """Mark silent live feeds down, and advance the horizon of feeds that are down by log time."""
+        """Mark silent live feeds down. Advance the horizon of live feeds that are down with log time."""
         state = self.state
         now = state.last_sent_us
         for feed in list(state.feeds.values()):

@@ -1,13 +1,13 @@
 """Candidates of closed bars, and the winner of each bar: the candidate that is published.
 
-A block contains all candidates of one interval with one start, sorted by symbol. The winner of a symbol is decided by,
-in this order:
+A block contains all candidates of one interval with one start, sorted by symbol. These rules decide the winner of a
+symbol, in this order:
 
 1. A bar with trades wins over one whose trades were all cancelled.
 2. Complete wins over incomplete.
 3. The better rank in the order of sources (`rules.sources`) wins.
-4. A bar as delivered wins over one rolled up from vendors' finer bars.
-5. The first to arrive wins.
+4. A bar rolled up from vendors' finer bars loses to every other kind of bar.
+5. The first candidate to arrive wins.
 
 A winner whose trades were all cancelled is published as withdrawn. A pending candidate cannot win.
 """
@@ -41,7 +41,7 @@ REASONS = ("ticks", "parts", "late", "source", "down", "auction", "cancel", "cor
 TICKS, PARTS, LATE, SOURCE, DOWN, AUCTION, CANCEL, CORRECTION, REBUILD = range(9)
 
 COMPARED = ("open", "high", "low", "close", "volume")
-"""Columns that are compared between sources."""
+"""Columns in which bars of two sources are compared."""
 _PUBLISHED = (*VALUES, "trades", "source", "complete", "history", "withdrawn")
 
 
@@ -59,7 +59,8 @@ class CandidateBlocks:
         """Add candidates: rows sorted by start, one for each (start, symbol, candidate).
 
         A bar from ticks is added to the present bar of its feed, or replaces it if `add` is False. Any other candidate
-        replaces the present one of the same identity. `revise_reason` is for a published bar that keeps its source.
+        replaces the present candidate of the same identity. `revise_reason` is the new reason of a published bar that
+        changes but keeps its source.
         """
         if not len(rows):
             return
@@ -76,7 +77,7 @@ class CandidateBlocks:
                 _select_winners(block, ranking.ranks(block, self.interval))
                 changed = block["symbol"][block["winner"]]
             elif end - begin == 1 and (at := _insert_position(block, rows["symbol"][begin])) is not None:
-                # Each bar of a file sorted by symbol takes this path: 26 µs, otherwise 411 µs on a block of 300.
+                # Takes 26 µs on a block of 300 rows, instead of 411 µs. A file sorted by symbol takes this path always.
                 block = join((block[:at], rows[begin:end], block[at:]))
                 block["revision"][at], block["winner"][at] = -1, ~block["pending"][at]
                 changed = block["symbol"][at : at + 1][block["winner"][at : at + 1]]
@@ -157,14 +158,14 @@ class CandidateBlocks:
         return take(block, ours & np.isin(block["symbol"], symbols))
 
     def has(self, start: int, symbols: Codes) -> BoolArray:
-        """Return a mask of the symbols that have a candidate."""
+        """Return a mask of the symbols that have a candidate with this start."""
         block = self.blocks.get(start)
         if block is None:
             return np.zeros(len(symbols), dtype=np.bool_)
         return np.isin(symbols, block["symbol"])
 
     def has_rollup(self, start: int, symbols: Codes) -> BoolArray:
-        """Return a mask of the symbols that have a bar rolled up from parts."""
+        """Return a mask of the symbols that have a rolled-up candidate with this start."""
         block = self.blocks.get(start)
         if block is None:
             return np.zeros(len(symbols), dtype=np.bool_)
@@ -176,9 +177,10 @@ class CandidateBlocks:
         return join(found)
 
     def drain_differences(self) -> list[tuple[Rows, Rows]]:
-        """Return the published bars of this step that differ from another source's, each with the other bar.
+        """Return pairs of a published bar that this step has changed and a differing bar of another source.
 
-        Both are complete and have a price. A source's official bar and the bar from its ticks count as two sources.
+        Both bars are complete and have a price. A source's official bar and the bar from its ticks count as bars of two
+        sources.
         """
         result = []
         for start in sorted(self._merged):
@@ -203,7 +205,7 @@ class CandidateBlocks:
         return result
 
     def drain_changed(self) -> list[Rows]:
-        """Increment the revision of each bar that this step has changed; return copies of them, block by block."""
+        """Increment the revision of each bar that this step has changed; return copies of these bars, by block."""
         result = []
         for start in sorted(self.changed):
             parts = self.changed[start]
@@ -218,7 +220,7 @@ class CandidateBlocks:
 
 
 def _identities(rows: Rows) -> Int64Array:
-    """Return the sort key of a candidate's identity: symbol, kind, feed. All roll-ups of a symbol have one identity."""
+    """Return the sort key of each candidate's identity: symbol, kind, feed. Roll-ups of a symbol share one identity."""
     kind = rows["kind"].astype(np.int64)
     rolled = kind >= FROM_PARTS
     feed = np.where(rolled, 0, rows["feed"]).astype(np.int64)
@@ -228,7 +230,7 @@ def _identities(rows: Rows) -> Int64Array:
 
 
 def _insert_position(block: Rows, symbol: int) -> int | None:
-    """Return the position at which to insert a symbol that the block does not have; None if it has the symbol."""
+    """Return the position at which to insert the symbol into the block; None if the block contains it."""
     symbols = block["symbol"]
     at = int(np.searchsorted(symbols, symbol))
     return None if at < len(symbols) and symbols[at] == symbol else at
@@ -249,7 +251,7 @@ def _merge_block(block: Rows, rows: Rows, *, add: bool) -> Rows:
         merge_ticks(added, new)
         added["complete"], added["reason"] = new["complete"], new["reason"]
         new["arrival"] = old["arrival"]
-        added["pending"] = new["pending"] = old["pending"] & new["pending"]  # a published bar waits no more
+        added["pending"] = new["pending"] = old["pending"] & new["pending"]  # a published bar does not wait again
         ticks = (new["kind"] == FROM_TICKS) & add
         both[pairs + 1] = np.where(ticks, added, new)
         keep = np.ones(len(both), dtype=np.bool_)

@@ -1,10 +1,12 @@
 """Completeness: which bars are complete, and which expected symbols had no bar.
 
-A bar from ticks is complete if its feed was up for all of it and the size of each trade is known. A roll-up is complete
-if all its parts are and its feeds together were up for all of it. A vendor's bar is complete if the vendor marks it so.
+A bar from ticks is complete if its feed was up for the whole bar and the size of each trade is known. A roll-up is
+complete if all its parts are complete and its feeds together were up for the whole bar. A vendor's bar is complete if
+the vendor marks it complete.
 
-An interval of a feed is *declared over* when the feed's horizon passes its end. The declaration names the expected
-symbols and those that have a bar. If the feed is later found to have been down, the interval is declared again.
+An interval of a feed is *declared over* when the feed's horizon passes the interval's end. The declaration contains the
+expected symbols and marks those that have a bar. If a later record shows that the feed was down, the interval is
+declared again.
 """
 
 from __future__ import annotations
@@ -24,11 +26,11 @@ from tickerplant.core.sessions import NO_SESSION
 from tickerplant.core.times import MINUTE_US, NEVER_US, BoolArray, Int64Array
 
 _MAX_DECLARED_MINUTES: Final = 1440
-"""Maximum minutes declared by one step: a feed whose watermark jumps by weeks declares the last day only."""
+"""Maximum minutes that one step declares. A feed whose watermark jumps by weeks declares the last day only."""
 
 
 def minutes_complete(feed: FeedState, rows: Rows) -> BoolArray:
-    """Return a mask of a feed's minutes that are complete."""
+    """Return a mask of the complete minutes of a feed."""
     starts = rows["start"]
     result: BoolArray = feed.covers(starts, starts + MINUTE_US) & ~rows["unsized"]
     return result
@@ -37,8 +39,8 @@ def minutes_complete(feed: FeedState, rows: Rows) -> BoolArray:
 def feeds_cover(rows: Rows, feeds: Mapping[int, FeedState], starts: Int64Array, ends: Int64Array) -> BoolArray:
     """Return a mask of roll-ups whose first and last feed together were up for all of `[start, end)`.
 
-    Feeds between the first and the last are ignored. A complete bar of three feeds may therefore count as incomplete;
-    the opposite cannot happen.
+    Feeds whose numbers are between these two are ignored. A complete bar of three feeds may therefore count as
+    incomplete. An incomplete bar never counts as complete.
     """
     result = np.zeros(len(rows), dtype=np.bool_)
     pairs = pack(rows["feed"].astype(np.int64), rows["last_feed"])
@@ -51,7 +53,7 @@ def feeds_cover(rows: Rows, feeds: Mapping[int, FeedState], starts: Int64Array, 
 
 
 def recompute_minutes(state: State, feed: FeedState, since_us: int) -> None:
-    """Recompute the completeness of the feed's closed minutes that end after `since_us`: its coverage has changed."""
+    """Recompute the completeness of the feed's closed minutes that end after `since_us`."""
     minutes = state.candidates[MINUTES]
     for start in sorted(start for start in minutes.blocks if start + MINUTE_US > since_us):
         block = minutes.blocks[start]
@@ -63,9 +65,9 @@ def recompute_minutes(state: State, feed: FeedState, since_us: int) -> None:
 
 
 def declare_intraday(state: State, outcome: Outcome, feed: FeedState, limit_us: int) -> None:
-    """Declare the feed's minutes and five minutes over that ended at or before its horizon and `limit_us`.
+    """Declare the feed's 1m and 5m intervals over that ended at or before both its horizon and `limit_us`.
 
-    Only live feeds declare minutes: a file of a year would declare a hundred thousand.
+    Only live feeds declare minutes: a file of a year would declare a hundred thousand minutes.
     """
     end = min(limit_us, feed.horizon_us)
     end -= end % MINUTE_US
@@ -77,7 +79,7 @@ def declare_intraday(state: State, outcome: Outcome, feed: FeedState, limit_us: 
 
 
 def declare_again(state: State, outcome: Outcome, feed: FeedState, since_us: int) -> None:
-    """Declare again the intervals that end after `since_us`: the feed was not up for all of them."""
+    """Declare the intervals that end after `since_us` again, because the feed was down during a part of them."""
     if feed.declared_until_us <= NEVER_US or not len(feed.expected):
         return
     first = max(since_us - since_us % M5.us, feed.declared_until_us - _MAX_DECLARED_MINUTES * MINUTE_US)
@@ -85,7 +87,7 @@ def declare_again(state: State, outcome: Outcome, feed: FeedState, since_us: int
 
 
 def declare_days(state: State, outcome: Outcome, feed: FeedState, closed: list[tuple[int, int]]) -> None:
-    """Declare the daily bars of these (calendar, session) over."""
+    """Declare the sessions of these keys (calendar, session) over."""
     for session in sorted({session for _, session in closed}):
         calendars = [calendar for calendar, of_it in closed if of_it == session]
         expected = feed.expected[np.isin(state.calendar_of[feed.expected], calendars)]
@@ -98,9 +100,9 @@ def declare_days(state: State, outcome: Outcome, feed: FeedState, closed: list[t
 
 
 def _declare_minutes(state: State, outcome: Outcome, feed: FeedState, starts: Int64Array) -> None:
-    """Declare these minutes, and the five minutes that end with one of them.
+    """Declare these minutes over, and the 5m intervals that end with one of them.
 
-    Expected are the feed's symbols whose exchange has a session at that time.
+    The expected symbols are those of the feed whose exchange has a session at that time.
     """
     calendar_of = state.calendar_of[feed.expected]
     numbers = np.unique(calendar_of)

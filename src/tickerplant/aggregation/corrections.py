@@ -1,12 +1,12 @@
-"""Cancelled and corrected trades: the bars that contain them are recomputed from the log.
+"""Recomputes the bars that contain cancelled or corrected trades, from the log.
 
-The engine stores no ticks. A closed bar and an open window store the range of raw offsets that contains their ticks. A
-cancel or a correction causes one read of that range for all affected bars. Each bar is recomputed from the remaining
-trades. A cancel or correction that arrives before its trade is stored as unmatched. When a tick of that minute and time
-arrives, the minute is recomputed. A trade, its correction and its cancel may therefore arrive in any order.
+The engine stores no ticks. A closed bar and an open window store the range of raw offsets that contains their ticks.
+The ranges of all bars that one record cancels or corrects are read once. Each bar is recomputed from its remaining
+trades. A cancel or correction that arrives before its trade is stored as unmatched. When a tick of the same minute and
+time arrives, the minute is recomputed. A trade, its correction and its cancel may therefore arrive in any order.
 
 A trade is identified by symbol, `time` and `trade_id`. A cancel wins over every correction. The last correction to
-arrive replaces earlier ones. It changes price and size only.
+arrive replaces earlier ones. A correction changes price and size only.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ CORRECTIVE = TickFlag.CANCEL | TickFlag.CORRECTION
 
 @dataclass(frozen=True, slots=True)
 class Corrected:
-    """Closed minutes to replace, by reason, and the reason for the coarser bars that change with them."""
+    """Closed minutes to replace, by reason, and the reason for changes of coarser bars."""
 
     reason: int
     closed: list[tuple[int, Rows]]
@@ -61,7 +61,7 @@ class _Recomputed:
     """Rows that replace the present ones.
 
     `reasons`: the reason for the change of each minute. `unmatched`: number of cancels and corrections whose trade has
-    not arrived. `lost`: number of bars left unchanged because the log no longer has their ticks.
+    not arrived. `lost`: number of bars left unchanged, because the log no longer contains their ticks.
     """
 
     minutes: Rows
@@ -106,9 +106,9 @@ def affected_ticks(feed: FeedState, ticks: TickColumns) -> BoolArray | None:
 def apply_corrections(
     state: State, outcome: Outcome, feed: FeedState, ticks: TickColumns, offset: int, version: int, history: History
 ) -> Corrected:
-    """Recompute the minutes of these ticks, all of one record. Replace open windows and auctions; return the rest.
+    """Recompute the minutes of these ticks, which are from one record. Replace their open windows and auction rows.
 
-    The caller replaces the closed minutes (`Corrected.closed`).
+    Return the recomputed closed minutes, which the caller replaces.
     """
     ticks = retention.drop_evicted(state, outcome, feed, ticks)
     if not len(ticks):
@@ -127,7 +127,7 @@ def apply_corrections(
         here = rows["start"] == start
         symbols = rows["symbol"][here]
         feed.windows.drop(start, symbols)
-        # In the minute of a drop the first part is closed already: the recomputed row replaces it as a whole.
+        # If the feed went down within the minute, its first part is closed: the new row replaces the whole minute.
         done = state.candidates[MINUTES].of_feed(start, symbols, feed.number)["symbol"]
         closed[here] |= np.isin(symbols, done)
     if not closed.all():
@@ -176,7 +176,7 @@ def _keys(ticks: TickColumns) -> Int64Array:
 
 
 def _present_rows(state: State, feed: FeedState, keys: Int64Array) -> Rows:
-    """Return the feed's rows of these minutes, open and closed. The minute of a drop may have both."""
+    """Return the feed's open and closed rows of these minutes. A minute in which the feed went down may have both."""
     found = []
     minutes = starts_in(keys)
     for start in np.unique(minutes).tolist():
@@ -194,7 +194,7 @@ def _read(
     into: _ReadTicks, state: State, feed: FeedState, ranges: Sequence[tuple[int, int]], history: History,
     wanted: Callable[[TickColumns], BoolArray],
 ) -> None:  # fmt: skip
-    """Add the feed's wanted ticks of these offset ranges. Each offset is read once."""
+    """Add the ticks of the feed that `wanted` selects in these offset ranges. Each offset is read once."""
     read_to = -1
     for begin, end in sorted(ranges):
         for consumed in history(max(begin, read_to), end) if end > read_to else ():
@@ -215,7 +215,7 @@ def _read(
 def _apply(ticks: TickColumns, fresh: BoolArray) -> tuple[BoolArray, BoolArray]:
     """Correct the trades in place.
 
-    Return a mask of the remaining trades, and one of new corrections without a trade.
+    Return a mask of the remaining trades, and a mask of the fresh cancels and corrections without a trade.
     """
     corrective = (ticks.flags & CORRECTIVE) != 0
     groups = _groups(ticks)
@@ -246,10 +246,10 @@ def _regroup(
     ticks: TickColumns, offsets: Int64Array, kept: BoolArray, key: Callable[[TickColumns], Int64Array], present: Rows,
     buckets: Int64Array | None = None,
 ) -> tuple[Rows, int]:  # fmt: skip
-    """Return a row for each bar that has trades left or had a row, and the number of bars whose ticks are missing in
-    the log.
+    """Return the recomputed rows, and the number of lost bars, whose ticks are missing in the log.
 
-    A lost bar is omitted. `buckets`: the start of each tick's bar, the minute by default.
+    There is a row for each bar that has trades left or was present, except for lost bars. `buckets`: the start of each
+    tick's bar, the minute by default.
     """
     keys = key(ticks)
     firsts, where = np.unique(keys, return_inverse=True)
@@ -296,7 +296,7 @@ def _reasons(rows: Rows, ticks: TickColumns, keys: Int64Array) -> npt.NDArray[np
 def _recompute_auctions(
     state: State, feed: FeedState, ticks: TickColumns, every: TickColumns, offset: int, version: int, history: History
 ) -> Rows:
-    """Return the recomputed closing auction rows of the sessions whose auction trades the record affects."""
+    """Return the recomputed closing auction rows of the sessions that have affected auction trades."""
     sessions = auction_sessions(state, every)
     affected = np.unique(minute_keys(sessions, every.symbol)[sessions != NO_SESSION])
     if not len(affected):

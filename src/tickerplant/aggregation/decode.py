@@ -1,4 +1,4 @@
-"""Columns of raw records → columns of the engine. Unreadable columns raise; unusable rows are counted."""
+"""Converts columns of raw records to columns of the engine. An unreadable column raises; unusable rows are counted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LENGTHS: Final = np.array([interval.us for interval in INTERVALS])
 
 
 def check(batch: pa.RecordBatch) -> None:
-    """Raise UnreadableRecord if a column that must not have nulls has some."""
+    """Raise UnreadableRecord if a column that must not contain nulls contains one."""
     for declared, column in zip(batch.schema, batch.columns, strict=True):
         if column.null_count and not declared.nullable:
             raise UnreadableRecord(f"column {declared.name} has nulls")
@@ -30,7 +30,7 @@ def check(batch: pa.RecordBatch) -> None:
 
 
 def read_ticks(batch: pa.RecordBatch, symbols: Interner, sources: Interner, feed: str) -> tuple[TickColumns, int]:
-    """Return the ticks of a checked TICKS batch, and the number of ticks dropped: price or size is not finite.
+    """Return the ticks of a checked TICKS batch, and the number of ticks dropped because price or size is not finite.
 
     `feed` is the key of the cached dictionaries. Raises UnreadableRecord for timestamps outside 1800–2260.
     """
@@ -85,7 +85,7 @@ def _times(column: pa.Array) -> Int64Array:
 
 
 def _interval_codes(column: pa.DictionaryArray) -> npt.NDArray[np.int8]:
-    """Return the code of each interval, -1 for an interval that is not the engine's."""
+    """Return the code of each interval, -1 for an interval that is not in `INTERVALS`: int8[n]."""
     codes = []
     for name in column.dictionary.to_pylist():
         try:

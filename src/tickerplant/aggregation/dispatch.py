@@ -1,4 +1,4 @@
-"""One raw record → one call of the engine. The only reader of `market.prices.raw` in this package."""
+"""Dispatches raw records to the engine. Each kind of record has one handler."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from tickerplant.core.times import FOREVER_US, NEVER_US
 from tickerplant.core.version import make_version
 
 _MAX_REASONS: Final = 100
-"""Maximum number of reasons: the reason of a published bar is an int8 dictionary."""
+"""Maximum number of distinct reasons. The column `reason` of published bars is a dictionary with int8 indices."""
 
 
 class Dispatcher:
     """Applies raw records to an engine. The caller calls the engine's `finish` after each `apply`.
 
-    `only`: in a rebuild, the symbols whose ticks and bars are applied, under the rules that the engine has.
+    `only`: codes of the symbols whose ticks and bars are applied, in a rebuild; None: all. A rebuild ignores `Settings`
+    records and keeps the engine's rules.
     """
 
     def __init__(self, engine: BarAggregator, generation: int, *, only: Codes | None = None) -> None:
@@ -47,7 +48,7 @@ class Dispatcher:
         }
 
     def apply(self, consumed: ConsumedRecord, history: History = EMPTY_HISTORY) -> records.Record:
-        """Apply one record to the engine and return it decoded.
+        """Apply one record to the engine; return the decoded record.
 
         Raises UnreadableRecord or ConfigError for a record that cannot be applied; the engine is then unchanged.
         """

@@ -1,4 +1,4 @@
-"""Rows of the engine → Arrow columns of published records."""
+"""Converts rows of the engine to Arrow columns of published records."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tickerplant.core import schemas
 from tickerplant.core.times import timestamps
 
 MAX_ROWS = 100_000
-"""Maximum bars of one record: at about 140 bytes a row, half of the largest log record."""
+"""Maximum bars per record. At about 140 bytes per row, they fill half of the largest log record."""
 
 _STATES = pa.array(schemas.STATES)
 _FORMING, _FINAL, _WITHDRAWN = range(len(schemas.STATES))
@@ -24,7 +24,7 @@ _INTERVALS = pa.array([interval.name for interval in INTERVALS])
 def bar_batches(state: State, outcome: Outcome, version: int, published_at_us: int) -> list[pa.RecordBatch]:
     """Return the published bars of a step, sorted by (interval, time, number of the symbol).
 
-    One batch, or several if one would be too large for a record; [] if the step publishes no bar.
+    The bars are in one batch, or in several if one would be too large for a record. [] if the step publishes no bar.
     """
     parts: list[Rows] = []
     codes: list[int] = []
@@ -92,7 +92,7 @@ def _nullable(values: npt.NDArray[np.float64]) -> pa.Array:
 
 
 def dictionary_column(codes: Codes, names: Interner) -> pa.DictionaryArray:
-    """Return codes as a dictionary column. A long column has all names in its dictionary, a short one only its own."""
+    """Return codes as a dictionary column. The dictionary of a short column contains only the names in the column."""
     codes = np.ascontiguousarray(codes, dtype=np.int32)
     if len(codes) * 4 >= len(names):
         return pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(names.texts, type=pa.utf8()))
@@ -109,7 +109,7 @@ def coverage_batch(state: State, over: IntervalOver) -> pa.RecordBatch:
 
 
 def differences_batch(state: State, outcome: Outcome) -> pa.RecordBatch | None:
-    """Return the rows of a `differences` record, or None if no sources differ."""
+    """Return the rows of a `differences` record; None if no bars differ between sources."""
     if not outcome.differences:
         return None
     lengths = {code: sum(len(one) for one, _ in pairs) for code, pairs in outcome.differences.items()}

@@ -16,14 +16,14 @@ Coverage = list[tuple[int, int]]
 """Disjoint ranges `[start, end)` in microseconds, in order."""
 
 _MAX_COVERAGE_RANGES: Final = 512
-"""Maximum coverage ranges kept per feed; each costs about 3 µs whenever a minute closes."""
+"""Maximum coverage ranges per feed. Each costs about 3 µs whenever a minute closes."""
 
 
 class UnmatchedCorrections:
     """Cancels and corrections of a feed that arrived before their trade. Bounded by the feed's retained range.
 
-    Three parallel arrays, sorted by `keys` (`rows.minute_keys`): the time of the named trade, and the raw offset of the
-    cancel or correction.
+    Three parallel arrays, sorted by key: `keys` (`rows.minute_keys`) and `times` of the named trades, and raw `offsets`
+    of the cancels or corrections.
     """
 
     def __init__(
@@ -38,35 +38,35 @@ class UnmatchedCorrections:
         return len(self.keys)
 
     def awaits(self, keys: Int64Array, times: Int64Array) -> BoolArray:
-        """Return a mask of the ticks that may be an awaited trade: the minute and the time are equal."""
+        """Return a mask of the ticks that may be an awaited trade: their key and their time are among the entries."""
         hit: BoolArray = np.isin(times, self.times)
         if hit.any():
             hit[hit] = np.isin(keys[hit], self.keys)
         return hit
 
     def first_offsets(self, keys: Int64Array) -> Int64Array:
-        """Return the smallest raw offset of each minute, -1 if the minute has none."""
+        """Return for each key the raw offset of its first entry, -1 if it has no entry: int64[n]."""
         if not len(self.keys):
             return np.full(len(keys), -1, dtype=np.int64)
         at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
         return np.where(self.keys[at] == keys, self.offsets[at], -1)
 
     def add(self, keys: Int64Array, times: Int64Array, offset: int) -> None:
-        """Add trades that are named by a record at `offset` and have not arrived."""
+        """Add trades that the record at `offset` cancels or corrects, and that have not arrived."""
         if len(keys):
             every = np.concatenate((self.keys, keys))
-            order = np.argsort(every, kind="stable")  # the first entry of a minute remains the first
+            order = np.argsort(every, kind="stable")  # the first entry of a key remains the first
             self.keys, self.times = every[order], np.concatenate((self.times, times))[order]
             self.offsets = np.concatenate((self.offsets, np.full(len(keys), offset, dtype=np.int64)))[order]
 
     def keep(self, mask: BoolArray) -> None:
-        """Drop the entries outside the mask."""
+        """Drop the entries that the mask does not select."""
         self.keys, self.times, self.offsets = self.keys[mask], self.times[mask], self.offsets[mask]
 
 
 @dataclass(slots=True)
 class FeedState:
-    """One feed in one partition."""
+    """The state of one feed in one partition."""
 
     name: str
     number: int
@@ -75,15 +75,15 @@ class FeedState:
     ended: bool = False
     watermark_us: int = NEVER_US
     newest_us: int = NEVER_US
-    """Newest time among its ticks and bars; a daily bar counts with its end."""
+    """Newest time among its ticks and bars. A daily bar counts with the end of its date."""
     last_sent_us: int = NEVER_US
-    """`sent_at_us` of its last record."""
+    """Greatest `sent_at_us` of its records."""
     lateness_us: int = 0
-    """Allowed lateness of its windows, by the rules at the watermark's last advance: the horizon never decreases."""
+    """Allowed lateness of its windows, by the rules at the last call of `advance`."""
     horizon_us: int = NEVER_US
-    """Windows that end at or before this are closed."""
+    """Time up to which windows are closed: all that end at or before it. It never decreases in a round."""
     declared_until_us: int = NEVER_US
-    """The feed's minutes up to this time have been declared over."""
+    """Time up to which the feed's minutes have been declared over."""
     coverage: Coverage = field(default_factory=list)
     """Ranges in which the feed was up; the last one is open (FOREVER_US) while it is up."""
     max_horizon_us: int = FOREVER_US
@@ -100,19 +100,19 @@ class FeedState:
     open_fives: set[int] = field(default_factory=set)
     """Starts of 5m bars that have parts of this feed and close with its horizon."""
     open_days: set[tuple[int, int]] = field(default_factory=set)
-    """(calendar, session) of such daily bars."""
+    """(calendar, session) of daily bars that have parts of this feed and close with its horizon."""
     retained_from: list[int] = field(default_factory=list)
     """Start of the feed's retained range, by calendar."""
     retained_until_us: int = NEVER_US
-    """`retained_from` is recomputed when the feed's time reaches this."""
+    """Time of the feed (`time_us`) at which `retained_from` is computed again."""
 
     @property
     def time_us(self) -> int:
-        """Progress of the feed in its own time: the watermark, at most its newest time (`end` makes it FOREVER_US)."""
+        """Return the progress of the feed in its own time: its watermark or its newest time, whichever is earlier."""
         return min(self.watermark_us, self.newest_us)
 
     def advance(self, watermark_us: int, lateness_us: int) -> None:
-        """Advance watermark and horizon; neither decreases."""
+        """Advance the watermark and the horizon. Neither decreases."""
         self.watermark_us = max(self.watermark_us, watermark_us)
         self.lateness_us = lateness_us
         if self.watermark_us > NEVER_US:
@@ -130,9 +130,9 @@ class FeedState:
             self.coverage.append((start_us, FOREVER_US))
 
     def mark_up(self, start_us: int, *, gap: bool, whole: bool) -> None:
-        """Add coverage from `start_us`. Without a gap the former range continues.
+        """Add coverage from `start_us`. Without `gap` the former range continues.
 
-        `whole`: the first minute, five minutes and session of the feed count as covered.
+        `whole`: the first minute, 5m interval and session of the feed count as covered.
         """
         if self.coverage_fixed:
             return
@@ -141,7 +141,7 @@ class FeedState:
             self.coverage[-1] = (former[0], FOREVER_US)
             return
         if whole and start_us > NEVER_US:
-            start_us = start_us - start_us % DAY_US - DAY_US  # two days contain any session
+            start_us = start_us - start_us % DAY_US - DAY_US  # any session is within two days
         if former is not None:
             start_us = max(start_us, former[1])
         self.coverage.append((start_us, FOREVER_US))
@@ -150,7 +150,7 @@ class FeedState:
         """Remove coverage after `since_us`."""
         if self.coverage_fixed:
             return
-        if not self.live and self.coverage:  # the end of a backfill's round leaves the coverage of former rounds
+        if not self.live and self.coverage:  # a round of a backfill changes its own range only
             start, end = self.coverage.pop()
             if start < since_us:
                 self.coverage.append((start, min(end, since_us)))
@@ -164,7 +164,7 @@ class FeedState:
             self.coverage[-1] = (start, max(start, self.newest_us - self.newest_us % DAY_US + 2 * DAY_US))
 
     def covers(self, starts: Int64Array, ends: Int64Array) -> BoolArray:
-        """Return a mask of the ranges `[start, end)` for which the feed was up throughout."""
+        """Return a mask of the ranges `[start, end)` during which the feed was always up."""
         return covered(self.coverage, starts, ends)
 
     def drop_coverage_before(self, time_us: int) -> None:
@@ -182,7 +182,7 @@ def covered(coverage: Coverage, starts: Int64Array, ends: Int64Array) -> BoolArr
 
 
 def union(one: Coverage, other: Coverage) -> Coverage:
-    """Return the ranges that either contains; ranges that touch are merged."""
+    """Return the union of two coverages, in order. Ranges that touch are merged."""
     merged: Coverage = []
     for start, end in sorted(one + other):
         if merged and start <= merged[-1][1]:

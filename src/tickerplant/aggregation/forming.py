@@ -1,4 +1,4 @@
-"""Forming bars: the bars touched since the last publication, as they would be if they closed now."""
+"""Forming bars: bars that changed since the last publication, in the state that they would have if they closed now."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _NOTHING_CLOSED: Final = 255
 
 
 def forming_bars(state: State, feed: FeedState) -> dict[int, Rows]:
-    """Return the forming bars of the windows that a feed has touched, by interval code; clear the touched marks.
+    """Return the forming bars of a feed's windows that changed since the last call, by interval code.
 
-    A bar that is closed already (by another feed) is omitted, and so is a bar that a better feed publishes.
+    A bar that another feed has closed is omitted. A bar that a better feed publishes is omitted too.
     """
     if not feed.windows.any_dirty:
         return {}
@@ -56,7 +56,7 @@ def _not_closed(state: State, interval: int, rows: Rows) -> Rows:
 
 
 def _fives(state: State, feed: FeedState, symbols: Codes) -> Rows:
-    """Return the open 5m bars of these symbols that have a part of this feed, open or closed."""
+    """Return the forming 5m bars of these symbols that have an open or closed minute of this feed."""
     starts = sorted(feed.open_fives | {M5.floor(start) for start in feed.windows.starts()})
     minutes = [minute for five in starts for minute in range(five, five + M5.us, MINUTE_US)]
     closed = state.candidates[MINUTES].gather(minutes)
@@ -86,7 +86,7 @@ def _days(state: State, dirty: Rows, fives: Rows) -> Rows:
 
 
 def _session_days(state: State, calendar: int, session: int, symbols: Codes, fives: Rows) -> Rows:
-    """Return daily rows of these symbols: the sum of the closed parts, cached until one changes, and the forming 5m."""
+    """Return daily rows of these symbols: the cached sum of the closed parts, and the forming 5m bars."""
     sums, valid = state.day_rows(session)
     stale = symbols[~valid[symbols]]
     if len(stale):
@@ -98,7 +98,7 @@ def _session_days(state: State, calendar: int, session: int, symbols: Codes, fiv
         valid[stale] = True
     closed = sums[symbols]
     closed = closed[closed["kind"] != _NOTHING_CLOSED]
-    # The closed part precedes the forming ones. Its own start is the session's date, which may be later.
+    # The closed sum precedes the forming bars. Its own start, the session's date, may be later than theirs.
     closed["start"] = np.iinfo(np.int64).min
     still = fives[np.isin(fives["symbol"], symbols)]
     still = still[sessions_of_fives(state, calendar, still["start"]) == session]

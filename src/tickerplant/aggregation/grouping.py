@@ -16,9 +16,9 @@ from tickerplant.core.times import FOREVER_US, MINUTE_US, NEVER_US, BoolArray, F
 
 @dataclass(frozen=True, slots=True)
 class TickColumns:
-    """The columns of a batch of ticks from which bars are made. `symbol` and `source` are codes of the engine.
+    """The columns of a batch of ticks that bars are made of. `symbol` and `source` are codes of the engine.
 
-    `ids` is the Arrow column of trade ids, or None where no correction can need them.
+    `ids` is the Arrow column of trade ids, or None where corrections do not read them.
     """
 
     time: Int64Array
@@ -49,11 +49,11 @@ class TickColumns:
 
 
 def group_ticks(ticks: TickColumns, buckets: Int64Array | None = None) -> Rows:
-    """Return a row for each (bucket, symbol), sorted by them.
+    """Return one row for each (bucket, symbol), sorted by bucket, then symbol.
 
     `buckets`: the bucket of each tick, its minute by default. Ticks of equal time keep their order. `open_time` and
-    `close_time` are the times of ticks that may set a price. A group without such a tick has NaN prices, and times that
-    lose every comparison. A tick whose size does not count is not a trade.
+    `close_time` are the times of the first and the last tick that may set a price. A group without such a tick has NaN
+    prices, FOREVER_US and NEVER_US. A tick with the flag NO_VOLUME adds neither to volume nor to trades.
     """
     count = len(ticks)
     starts = ticks.time - ticks.time % MINUTE_US if buckets is None else buckets
@@ -90,7 +90,7 @@ def group_ticks(ticks: TickColumns, buckets: Int64Array | None = None) -> Rows:
 
 
 def _keys(starts: Int64Array, symbols: Codes) -> tuple[Int64Array, Int64Array | None]:
-    """Return one sort key for each tick, and the buckets that the keys number; None if all ticks are in one bucket."""
+    """Return one sort key for each tick, and the buckets by their number in the keys; None if there is one bucket."""
     low, high = int(starts.min()), int(starts.max())
     if low == high:
         return symbols.astype(np.int64), None
@@ -101,7 +101,8 @@ def _keys(starts: Int64Array, symbols: Codes) -> tuple[Int64Array, Int64Array | 
 def _order(keys: Int64Array) -> tuple[Int64Array, Int64Array]:
     """Return the stable order of the keys, and the sorted keys.
 
-    If key and position fit into 62 bits together, their combination is sorted: five times as fast as a stable argsort.
+    If key and position fit into 62 bits together, their combination is sorted, five times as fast as by a stable
+    argsort.
     """
     bits = len(keys).bit_length()
     if int(keys.max()).bit_length() + bits < 63:
@@ -115,7 +116,7 @@ def _flagged(
     rows: Rows, times: Int64Array, prices: Float64Array, sizes: Float64Array,
     flags: npt.NDArray[np.uint16], sources: Codes, first: Int64Array,
 ) -> Float64Array:  # fmt: skip
-    """Set prices, times, source and trades where some ticks may not set a price; return the sizes that count."""
+    """Set prices, times, source and trades of groups with flagged ticks; return each tick's size, 0 if not counted."""
     count = len(times)
     at = np.arange(count)
     eligible = (flags & TickFlag.NO_OHLC) == 0
@@ -137,10 +138,10 @@ def _flagged(
 
 
 def merge_ticks(into: Rows, more: Rows) -> None:
-    """Merge bars from ticks row by row in place. Both have the same buckets; `more` arrived later.
+    """Merge each bar from ticks in `more` into the same row of `into`, in place. The ticks of `more` arrived later.
 
-    If ticks have equal times, the first to arrive sets the open and the last sets the close. The source is that of the
-    open.
+    If ticks have equal times, the first to arrive sets the open and the last sets the close. The tick that sets the
+    open also sets the source.
     """
     earlier = more["open_time"] < into["open_time"]
     later = more["close_time"] >= into["close_time"]

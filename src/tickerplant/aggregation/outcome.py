@@ -10,7 +10,7 @@ from tickerplant.core.times import BoolArray
 
 @dataclass(frozen=True, slots=True)
 class IntervalOver:
-    """One interval of one feed that has ended: the expected symbols, and which of them have a bar."""
+    """An interval that has ended for one feed: the expected symbols, and which of them have a bar."""
 
     feed: str
     interval: int
@@ -18,7 +18,7 @@ class IntervalOver:
     symbols: Codes
     emitted: BoolArray
     whole: bool = True
-    """The feed was up for the whole interval, so that a symbol without a bar was silent."""
+    """True if the feed was up for the whole interval. A symbol without a bar then had no trades."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,5 +44,5 @@ class Outcome:
     """Published bars, and the differing bars of other sources, by interval code."""
 
     def unsupported(self, feed: str, since_us: int, reason: str, count: int) -> None:
-        """Count input that the engine cannot use."""
+        """Add a status entry with the count of input that the engine cannot use."""
         self.statuses.append(FeedStatus(feed, "unsupported", since_us, reason, count))

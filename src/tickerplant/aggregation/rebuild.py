@@ -1,12 +1,12 @@
 """Rebuild: recompute a range of bars from raw records under the present rules. Implements the `Rebuild` record.
 
-A second engine reads the raw partition again from well before the range. It applies the named symbols only, and has the
-final coverage of each feed from the start. Bars that it closes in the range replace the retained ones. They are
-published with the version of the `Rebuild` record, even if they do not differ. A store that has lost or changed a bar
-thus gets it again. A bar that is no longer retained is published in its last recomputed state.
+A second engine reads the raw partition again from well before the range. It applies the named symbols only, and starts
+with the final coverage of each feed. The bars that it closes in the range replace the retained bars. They are published
+with the version of the `Rebuild` record, even if they do not differ. This restores bars that a store has lost or
+changed. A bar that is no longer retained is published in its last recomputed state.
 
 The range is widened to whole sessions, so that each coarser bar still equals its published parts. A change of the
-allowed lateness opens no closed bar and closes no open one.
+allowed lateness neither reopens a closed bar nor closes an open bar.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from tickerplant.core.streams import ConsumedRecord, History
 from tickerplant.core.times import DAY_US, HOUR_US, BoolArray
 
 FEED: Final = "rebuild"
-"""Feed name in `market.status` of a rebuild that is not possible."""
+"""Feed name in the `market.status` record of a rebuild that is not possible."""
 
 _MARGIN_US: Final = HOUR_US
-"""Time before the range from which raw is read. Clocks of senders differ by seconds."""
+"""Time before the range whose raw records are also read. Clocks of senders differ by seconds."""
 
 
 def rebuild(engine: BarAggregator, generation: int, record: records.Record, offset: int, history: History) -> None:
     """Recompute the range of a `Rebuild` record and put the result into the engine; `finish` publishes it.
 
-    If the retained raw records do not reach back to before the range, nothing changes, and `market.status` reports it.
+    If no raw records from before the range are retained, nothing changes, and `market.status` reports the failure.
     """
     state, header = engine.state, record.header
     assert isinstance(header, records.Rebuild)
@@ -87,7 +87,10 @@ def _widened(state: State, symbols: Codes, start_us: int, end_us: int) -> tuple[
 
 
 def _checked(raw: Iterable[ConsumedRecord], first: int, before_us: int) -> Iterable[ConsumedRecord] | None:
-    """Return the records; None if they start too late: neither at offset `first` nor with one sent by `before_us`."""
+    """Return the records, or None if older ones are missing.
+
+    The records suffice if the first has the offset `first`, or was sent at or before `before_us`.
+    """
     records_ = iter(raw)
     head = next(records_, None)
     if head is None:
@@ -109,7 +112,7 @@ def _checked(raw: Iterable[ConsumedRecord], first: int, before_us: int) -> Itera
 def _run_again(
     state: State, generation: int, symbols: Codes, raw: Iterable[ConsumedRecord], history: History
 ) -> tuple[State, list[list[Rows]]]:
-    """Return the state of the second engine, and all bars that it closed, by interval and in order."""
+    """Return the state of the second engine, and the bars that it closed, by interval in the order of closing."""
     fresh = state.for_rebuild()
     engine = BarAggregator(fresh)
     dispatcher = Dispatcher(engine, generation, only=symbols)
@@ -132,7 +135,7 @@ def _run_again(
 
 
 def _last(parts: list[Rows]) -> Rows:
-    """Return the last row of each (start, symbol), sorted by them."""
+    """Return the last row of each (start, symbol), sorted by start, then symbol."""
     rows = join(parts)
     order = np.lexsort((np.arange(len(rows)), rows["symbol"], rows["start"]))
     rows = take(rows, order)
@@ -147,13 +150,13 @@ def _with_reason(rows: Rows) -> Rows:
 
 
 class _Range:
-    """The bars that are in `[start_us, end_us)`, in whole or in part."""
+    """Decides which bars are in `[start_us, end_us)`, in whole or in part."""
 
     def __init__(self, state: State, start_us: int, end_us: int, requested: records.Rebuild) -> None:
         self._start, self._end = start_us, end_us
         times = np.append(np.arange(start_us, end_us, HOUR_US), end_us - 1)
         sessions = [known.session_of(times) for known in state.calendars]
-        # Dates too: a daily bar of a date without a session in the present calendar must be found to be withdrawn.
+        # Also dates without a session in the present calendar: a daily bar of such a date must be withdrawn.
         first, last = max(requested.from_us, start_us), min(requested.to_us, end_us) - 1
         dates = np.arange(first - first % DAY_US, last + 1, DAY_US)
         days = [day for day in dates.tolist() if not any(_is_session(known, day) for known in state.calendars)]

@@ -2,7 +2,7 @@
 
 A feed retains bars from the start of its last `rules.revision_window_sessions` sessions, by each symbol's calendar, up
 to its newest time. Bars that no feed retains are evicted. Memory is thus bounded by feeds times sessions. A replay of
-2012 beside a live feed of 2026 needs two sessions, not fourteen years.
+2012 beside a live feed of 2026 retains the last sessions of both, not fourteen years.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from tickerplant.aggregation.state import State
 from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, NEVER_US, BoolArray, Int64Array
 
 GRACE_US: Final = HOUR_US
-"""Time for which a session is retained after the next has begun: at midnight a 24/7 market trades without a pause."""
+"""Time for which a session is retained after the next has begun. A 24/7 market trades at midnight without a pause."""
 COVERAGE_US: Final = 8 * DAY_US
-"""Time for which a feed's coverage is retained beyond its bars: as long as raw records are, which may be rebuilt."""
+"""Time before the oldest retained bar for which a feed's coverage is retained. A rebuild reads raw records so old."""
 _STEP_US: Final = 10 * MINUTE_US
-"""Feed time between two computations of a feed's retained range, which changes once a session."""
+"""Minimum feed time between two computations of a feed's retained range. The range changes once per session."""
 
 
 def advance(state: State, feed: FeedState) -> None:
@@ -31,7 +31,7 @@ def advance(state: State, feed: FeedState) -> None:
     time_us = feed.time_us
     if time_us <= NEVER_US or (time_us < feed.retained_until_us and len(feed.retained_from) == len(state.calendars)):
         return
-    # A bar that is open because of the lateness needs its parts.
+    # A bar that the allowed lateness keeps open needs its parts.
     at = np.array([time_us - max(GRACE_US, feed.lateness_us, state.rules.allowed_lateness_us)])
     sessions = state.rules.revision_window_sessions
     retained_from = [int(known.start_of_last_sessions(at, sessions)[0]) for known in state.calendars]
@@ -51,7 +51,7 @@ def evict(state: State) -> None:
     if any(feed.newest_us > NEVER_US for feed in unread):
         return  # a feed has delivered ticks or bars, but its time is not known yet
     for interval, candidates in enumerate(state.candidates):
-        # A bar counts by its start; one that is older than the start of a range is evicted.
+        # A bar is retained if a range contains its start.
         evicted = [start for start in candidates.blocks if not any(low <= start <= high for low, high in ranges)]
         for start in evicted:
             symbols = candidates.blocks.pop(start)["symbol"]
@@ -65,7 +65,7 @@ def evict(state: State) -> None:
 
 
 def is_retained(state: State, starts: Int64Array) -> BoolArray:
-    """Return a mask of the starts whose bars some feed retains."""
+    """Return a mask of the starts that are in the retained range of a feed."""
     result: BoolArray = np.zeros(len(starts), dtype=np.bool_)
     for feed in state.feeds.values():
         low = min(feed.retained_from, default=NEVER_US)
@@ -74,9 +74,10 @@ def is_retained(state: State, starts: Int64Array) -> BoolArray:
 
 
 def drop_silent_feeds(state: State, sent_at_us: int) -> None:
-    """Drop feeds that ended three days of log time ago, or went silent six days ago, beyond the retained sessions.
+    """Drop feeds without a record for three days of log time if they ended, for six days if they are down.
 
-    Six days span a long weekend: while a feed's bars are retained, their completeness must be known.
+    One more day counts for each session of the revision window. Six days span a long weekend: the completeness of a
+    feed's bars must be known while they are retained.
     """
     since = sent_at_us - state.rules.revision_window_sessions * DAY_US
     dropped = [
@@ -91,7 +92,7 @@ def drop_silent_feeds(state: State, sent_at_us: int) -> None:
 
 
 def drop_evicted(state: State, outcome: Outcome, feed: FeedState, ticks: TickColumns) -> TickColumns:
-    """Return the ticks without those whose bar the feed no longer retains; report how many these are."""
+    """Return the ticks whose bars the feed still retains; report the number of other ticks."""
     minutes = ticks.time - ticks.time % MINUTE_US
     evicted = minutes < retained_starts(state, feed, ticks.symbol)
     if not evicted.any():
@@ -102,7 +103,7 @@ def drop_evicted(state: State, outcome: Outcome, feed: FeedState, ticks: TickCol
 
 
 def retained_starts(state: State, feed: FeedState, symbols: Codes) -> Int64Array:
-    """Return for each symbol the time from which the feed retains bars, NEVER_US if nothing was evicted yet."""
+    """Return for each symbol the time from which the feed retains bars; NEVER_US if its range is not known yet."""
     if len(feed.retained_from) < len(state.calendars):
         return np.full(len(symbols), NEVER_US)
     return np.array(feed.retained_from, dtype=np.int64)[state.calendar_of[symbols]]
@@ -111,7 +112,7 @@ def retained_starts(state: State, feed: FeedState, symbols: Codes) -> Int64Array
 def is_history(state: State, starts: Int64Array, symbols: Codes) -> BoolArray:
     """Return a mask of the bars before the retained range of their symbol.
 
-    Only the store can compare such a bar with its other candidates.
+    Only the store has the other candidates of such a bar.
     """
     newest = state.newest[symbols]
     floors = state.evicted_before[symbols].copy()

@@ -1,7 +1,7 @@
 """Roll-up: 1m to 5m to 1d. Decides when a coarser bar is due, and builds it from the winners of the finer interval.
 
-A 5m bar is due when its feed's horizon passes its end, a daily bar when the horizon passes the session's end. An
-existing coarser bar is rebuilt whenever one of its parts changes.
+A 5m bar is due when its feed's horizon passes the end of the bar. A daily bar is due when the horizon passes the end of
+the session. An existing coarser bar is built again whenever one of its parts changes.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from tickerplant.core.sessions import NO_SESSION, end_of
 from tickerplant.core.times import DAY_US, MINUTE_US, BoolArray, Int64Array
 
 _DayKey = tuple[int, int]
-"""(calendar, session) of a daily bar."""
+"""Key of daily bars: (number of the calendar, session)."""
 
 
 def close_coarser(
     state: State, feed: FeedState, limit_us: int, reason: int, redo_since_us: int | None = None
 ) -> list[_DayKey]:
-    """Close the 5m and daily bars of `feed` that end at or before `limit_us`, and remake those whose parts changed.
+    """Close the 5m and daily bars of `feed` that end at or before `limit_us`; return the keys of the daily bars.
 
-    A bar that exists is remade at once, also if another feed's horizon closed it. `redo_since_us`: remake all bars of
-    the feed that end after it, because its coverage has changed. Returns the (calendar, session) closed for the feed,
-    by session.
+    An existing bar is built again at once when its parts change, even if another feed's horizon closed it.
+    `redo_since_us`: time from which the coverage of the feed has changed, or None. All its bars that end later are
+    built again. The returned keys are sorted by session.
     """
     redo = _rollups_since(state, FIVES, feed, redo_since_us)
     for start, symbols in state.candidates[MINUTES].drain_new().items():
@@ -95,7 +95,7 @@ def _contains_any(state: State, key: _DayKey, fives: set[int]) -> bool:
 
 
 def sessions_of(state: State, calendar: int, starts: Int64Array) -> Int64Array:
-    """Return the session whose daily bar includes each time, or NO_SESSION."""
+    """Return for each time the session whose daily bar includes it, or NO_SESSION: int64[n]."""
     known = state.calendars[calendar]
     sessions = known.session_of(starts)
     if state.rules.extended_hours:
@@ -104,20 +104,20 @@ def sessions_of(state: State, calendar: int, starts: Int64Array) -> Int64Array:
 
 
 def sessions_of_fives(state: State, calendar: int, starts: Int64Array) -> Int64Array:
-    """Return the session that contains a part of each 5m bar, or NO_SESSION: hours may start or end within a bar."""
+    """Return for each 5m bar the session that contains at least a part of it, or NO_SESSION: int64[n]."""
     first, last = sessions_of(state, calendar, starts), sessions_of(state, calendar, starts + M5.us - 1)
     return np.where(first == NO_SESSION, last, first)
 
 
 def _retained(state: State, feed: FeedState, start: int, symbols: Codes) -> Codes:
-    """Return the symbols for which the feed retains bars of this start. For others, parts of the bar are evicted."""
+    """Return the symbols for which the feed retains bars of this start. The other symbols' parts may be evicted."""
     if len(feed.retained_from) < len(state.calendars):
         return symbols
     return symbols[np.array(feed.retained_from)[state.calendar_of[symbols]] <= start]
 
 
 def _rollups_since(state: State, interval: int, feed: FeedState, since_us: int | None) -> dict[int, list[Codes]]:
-    """Return by start the symbols that have a roll-up of this feed that ends after `since_us`; {} for None."""
+    """Return, by start, the symbols with a roll-up of this feed that ends after `since_us`; {} if that is None."""
     if since_us is None:
         return {}
     length = M5.us if interval == FIVES else 2 * DAY_US  # a session ends within two days of the date that names it
@@ -153,13 +153,14 @@ def _make_fives(state: State, feed: FeedState, due: Iterable[int], redo: dict[in
 
 
 def five_keys(starts: Int64Array, symbols: Codes) -> Int64Array:
-    """Return one key for each (five minutes, symbol)."""
+    """Return one key for each (5m bar, symbol), ordered by start, then symbol: int64[n]."""
     return pack(starts // M5.us, symbols)
 
 
 def _closed_by(state: State, feed: FeedState, parts: Rows) -> BoolArray:
-    """Return a mask of the parts whose bar this feed's horizon closes: its own, and for a live feed those that ended
-    feeds left open.
+    """Return a mask of the parts whose bar this feed's horizon closes.
+
+    These are the parts of the feed and, for a live feed, also the parts of feeds that have ended.
     """
     active = [other.number for other in state.feeds.values() if not other.ended and other is not feed]
     mine: BoolArray = (parts["feed"] == feed.number) | (parts["last_feed"] == feed.number)
@@ -169,7 +170,7 @@ def _closed_by(state: State, feed: FeedState, parts: Rows) -> BoolArray:
 
 
 def _arrival(parts: Rows) -> int:
-    # Only the order among candidates matters: a roll-up was first known with its newest part.
+    # Only the order among candidates matters. A roll-up exists since its newest part arrived.
     return int(parts["arrival"].max())
 
 
@@ -181,7 +182,7 @@ def _by_calendar(state: State, symbols: Codes) -> Iterable[tuple[int, Codes]]:
 def _mark_days_changed(
     state: State, feed: FeedState, sessions: list[int], symbols: Codes, redo: dict[_DayKey, list[Codes]]
 ) -> None:
-    """Mark the daily bars that a 5m bar of these symbols is part of. `sessions`: its session by calendar."""
+    """Mark the daily bars that contain a 5m bar of these symbols. `sessions`: session of the 5m bar by calendar."""
     for calendar, session in enumerate(sessions):
         if session == NO_SESSION:
             continue
@@ -202,7 +203,7 @@ def _mark_day_changed(
 
 
 def day_parts(state: State, calendar: int, session: int) -> Rows:
-    """Return the candidates that a calendar's daily bars of a session consist of: 5m bars, then auction trades."""
+    """Return the parts of a calendar's daily bars of a session: candidates of 5m, then of auction trades."""
     known, sessions = state.calendars[calendar], np.array([session])
     begin, end = (int(bound[0]) for bound in known.bounds_of(sessions))
     starts = np.arange(M5.floor(begin), end, M5.us)
@@ -214,7 +215,7 @@ def day_parts(state: State, calendar: int, session: int) -> Rows:
         parts = _with_edge_minutes(state, parts, minutes[~inside.all(axis=1)], inside[~inside.all(axis=1)])
     auction = state.auctions.blocks.get(session)
     if auction is not None and not state.rules.extended_hours:
-        # After all 5m bars of the session: auction trades arrive after the close.
+        # Auction trades arrive after the close, so they follow all 5m bars of the session.
         auction = auction.copy()
         auction["start"] = end
         parts = join((parts, auction))
@@ -222,9 +223,9 @@ def day_parts(state: State, calendar: int, session: int) -> Rows:
 
 
 def _with_edge_minutes(state: State, parts: Rows, minutes: Int64Array, inside: BoolArray) -> Rows:
-    """Return the parts with the 5m bars that are only partly inside the session replaced by their minutes inside it.
+    """Replace each 5m bar that is partly outside the session by its minutes inside; return all parts, by start.
 
-    A 5m bar without retained minutes stays as it is.
+    A 5m bar without retained minutes is not replaced.
     """
     edge = np.isin(parts["start"], minutes[:, 0])
     within = state.candidates[MINUTES].gather(minutes[inside].tolist())
@@ -235,7 +236,7 @@ def _with_edge_minutes(state: State, parts: Rows, minutes: Int64Array, inside: B
 
 
 def reopen_days(state: State) -> None:
-    """Recompute, under new rules, the sessions that have parts of each feed and no daily bar yet."""
+    """Recompute each feed's `open_days` under new rules: sessions that have parts but lack daily bars."""
     for feed in state.feeds.values():
         feed.open_days.clear()
     blocks = [(start, block, False) for start, block in state.candidates[FIVES].blocks.items()]
@@ -248,7 +249,7 @@ def reopen_days(state: State) -> None:
                 continue
             feeds = {*mine["feed"].tolist(), *mine["last_feed"].tolist()}
             for feed in state.feeds.values():
-                # Live feeds close the windows that ended feeds left open.
+                # Live feeds close the daily bars that ended feeds left open.
                 if not feed.ended and (feed.number in feeds or feed.live):
                     feed.open_days.add((calendar, session))
 
@@ -277,7 +278,7 @@ def _make_day(state: State, feed: FeedState, key: _DayKey, closed: bool, redo: l
 
 
 def sum_days(state: State, parts: Rows, session: int) -> Rows:
-    """Return daily rows made of the parts of one session, sorted by symbol."""
+    """Return the daily rows rolled up from the parts of one session, sorted by symbol."""
     if not len(parts):
         return np.zeros(0, dtype=ROW)
     rows = roll_up(parts, np.full(len(parts), session), state.ranking.ranks(parts, FIVES), PARTS)
@@ -286,12 +287,12 @@ def sum_days(state: State, parts: Rows, session: int) -> Rows:
 
 
 def roll_up(parts: Rows, starts: Int64Array, ranks: Int64Array, reason: int) -> Rows:
-    """Return one row for each (start, symbol), sorted by them, from parts in any order.
+    """Return one row for each (start, symbol), sorted by start, then symbol. Parts may be in any order.
 
-    `starts`: start of the bar that each part belongs to. `ranks`: rank of each part in the order of sources. Volume,
-    volume times price and trades are summed (unknown if one part's is unknown). The source is the worst-ranked one of
-    the parts. A bar is withdrawn if all its parts are. `complete`: all parts are complete; the caller also checks that
-    the feeds were up between them.
+    `starts`: start of each part's bar. `ranks`: rank of each part in the order of sources. Volume, volume times price
+    and trades are sums; a sum is unknown if the value of one part is unknown. The source is the part's that ranks
+    worst. A bar is withdrawn if all its parts are withdrawn, and complete if all its parts are complete. The caller
+    also checks that the feeds were up between the parts.
     """
     order = np.lexsort((parts["start"], parts["symbol"], starts))
     parts, starts, ranks = parts[order], starts[order], ranks[order]
@@ -338,8 +339,8 @@ def _roll_up_prices(rows: Rows, parts: Rows, first: Int64Array, last: Int64Array
 def _is_fragment(rows: Rows, feeds: Mapping[int, FeedState], starts: Int64Array, ends: Int64Array) -> BoolArray:
     """Return a mask of roll-ups that must not be published because only some of their parts are known.
 
-    Such a row is made of vendors' bars and incomplete. It is also either history (the store may hold more), or in a
-    range `[start, end)` that none of its feeds covers even in part.
+    Such a row is incomplete and rolled up from vendors' bars only. It is also either history (the store may contain
+    more), or in a range `[start, end)` that none of its feeds covers even in part.
     """
     fragment: BoolArray = (rows["kind"] == FROM_VENDOR_PARTS) & ~rows["complete"]
     for at in np.flatnonzero(fragment & ~rows["history"]).tolist():

@@ -1,4 +1,4 @@
-"""The row type of all bars inside the engine: a structured array, so that blocks move, sort and snapshot as bytes."""
+"""The row type of all bars inside the engine. Blocks are structured arrays, which are copied and stored as bytes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tickerplant.core.interval import D1, M1, M5
 from tickerplant.core.times import FOREVER_US, MINUTE_US, NEVER_US, Int64Array
 
 Codes: TypeAlias = npt.NDArray[np.int32]
-"""Numbers of symbols or sources, as an `Interner` assigns them."""
+"""Numbers that an `Interner` assigns to symbols or sources: int32[n]."""
 
 ROW: Final = np.dtype(
     [
@@ -45,17 +45,18 @@ ROW: Final = np.dtype(
         ("arrival", "<i8"),
     ]
 )
-"""Fields that need a word. A snapshot contains the bytes of rows, so the order and the types are its format.
+"""Type of one row. A snapshot contains the bytes of rows, so the order and the types of the fields are its format.
 
 - `feed`, `last_feed`: smallest and largest number of the feeds that contributed; equal for a bar of one feed.
-- `vwap`: NaN where it is `pv / volume`.
-- `trades`: -1 if the vendor gives none.
+- `pv`: sum of price times size.
+- `vwap`: the vendor's VWAP; NaN if `pv / volume` is the VWAP.
+- `trades`: number of trades; -1 if unknown.
 - `first_offset`, `last_offset`: range of raw offsets that contains the bar's ticks, both inclusive.
 - `arrival`: version of the record that first contributed.
 - `revision`: -1 until the bar is published.
-- `withdrawn`: all its trades were cancelled.
-- `pending`: it waits for a feed of a better source (see `source_priority`).
-- `unsized`: the size of one of its trades is unknown.
+- `withdrawn`: true if all trades of the bar were cancelled.
+- `pending`: true while the bar waits for a feed of a better source (see `source_priority`).
+- `unsized`: true if the size of a trade is unknown.
 """
 
 Rows: TypeAlias = npt.NDArray[Any]
@@ -64,15 +65,15 @@ FROM_TICKS, FROM_VENDOR, FROM_PARTS, FROM_VENDOR_PARTS = range(4)
 """Kinds of bar: from ticks; from a vendor; rolled up from finer bars; rolled up from vendors' bars only."""
 
 INTERVALS: Final = (M1, M5, D1)
-"""The time intervals of the engine. The code of an interval is its position here."""
+"""The time intervals of the engine. The code of an interval is its index in this tuple."""
 MINUTES, FIVES, DAYS = range(3)
 
 VALUES: Final = ("open", "high", "low", "close", "volume", "pv", "vwap")
-"""Float columns that are published, directly or as vwap."""
+"""Float columns whose change is a new revision. `pv` is published as part of the VWAP."""
 
 
 class Interner:
-    """Texts by number, in the order in which they first appeared. Caches the numbers of each feed's last dictionary."""
+    """Numbers texts in the order of their first appearance. Caches the numbers of each feed's last dictionary."""
 
     def __init__(self, texts: list[str] | None = None) -> None:
         self.texts: list[str] = texts if texts is not None else []
@@ -83,7 +84,7 @@ class Interner:
         return len(self.texts)
 
     def code(self, text: str) -> int:
-        """Return the number of a text. A text that is not present gets the next number."""
+        """Return the number of a text. A new text gets the next number."""
         found = self._codes.get(text)
         if found is None:
             found = self._codes[text] = len(self.texts)
@@ -93,14 +94,13 @@ class Interner:
     def codes(self, column: Any, feed: str) -> Codes:
         """Return the numbers of an Arrow dictionary column: int32[n].
 
-        A feed sends the same dictionary in record after record. Its numbers are cached and looked up only if the
-        dictionary differs.
+        A feed repeats one dictionary in many records. Its numbers are cached, and looked up again only if it differs.
         """
         dictionary = column.dictionary
         cached = self._cached.get(feed)
         if cached is None or not cached[0].equals(dictionary):
             codes = np.array([self.code(text) for text in dictionary.to_pylist()], dtype=np.int32)
-            # The dictionary's memory belongs to the record: cache a copy, not the whole record. Bounded by feeds.
+            # The dictionary shares the record's memory: a copy in the cache does not retain it. At most 256 feeds.
             if len(self._cached) >= 256:
                 self._cached.clear()
             self._cached[feed] = cached = (dictionary.take(np.arange(len(dictionary))), codes)
@@ -109,7 +109,7 @@ class Interner:
 
 
 def empty_rows(count: int) -> Rows:
-    """Return rows of zeros, unpublished and without a vwap."""
+    """Return rows of zeros with revision -1 (unpublished) and vwap NaN."""
     rows = np.zeros(count, dtype=ROW)
     rows["revision"] = -1
     rows["vwap"] = np.nan
@@ -117,7 +117,7 @@ def empty_rows(count: int) -> Rows:
 
 
 def emptied(rows: Rows) -> Rows:
-    """Return copies of bars from ticks as they are after the last of their trades was cancelled."""
+    """Return copies of bars without their trades: NaN prices, zero volume, and `withdrawn`."""
     rows = rows.copy()
     for name in ("open", "high", "low", "close", "vwap"):
         rows[name] = np.nan
@@ -135,20 +135,20 @@ _SYMBOL_MASK: Final = (1 << _SYMBOL_BITS) - 1
 def pack(numbers: Int64Array, codes: Any) -> Int64Array:
     """Return one key for each (number, code), ordered by number, then code: int64[n].
 
-    A number is a minute, a bucket, a rank or a feed; a code is 32 bits, in most uses the code of a symbol.
+    A number is a minute, a bucket, a rank or a feed. A code has at most 32 bits; most codes are those of symbols.
     """
     keys: Int64Array = numbers << _SYMBOL_BITS | codes
     return keys
 
 
 def symbols_in(keys: Int64Array) -> Codes:
-    """Return the codes of packed keys."""
+    """Return the codes of packed keys: int32[n]."""
     codes: Codes = (keys & _SYMBOL_MASK).astype(np.int32)
     return codes
 
 
 def numbers_in(keys: Int64Array) -> Int64Array:
-    """Return the numbers of packed keys."""
+    """Return the numbers of packed keys: int64[n]."""
     return keys >> _SYMBOL_BITS
 
 
@@ -166,9 +166,10 @@ _BYTES: Final = np.dtype((np.void, ROW.itemsize))
 
 
 def join(parts: Sequence[Rows]) -> Rows:
-    """Return the parts concatenated; no parts give no rows.
+    """Return the concatenated parts; no rows if there are no parts.
 
-    Rows are concatenated as plain bytes: NumPy compares structured types field by field, 30 µs an array of 100 rows.
+    Rows are concatenated as plain bytes. NumPy compares structured types field by field, which takes 30 µs per array of
+    100 rows.
     """
     if not parts:
         return np.zeros(0, dtype=ROW)
@@ -177,14 +178,14 @@ def join(parts: Sequence[Rows]) -> Rows:
 
 
 def take(rows: Rows, where: npt.NDArray[Any]) -> Rows:
-    """Return a copy of the rows at these positions, or of those that a mask selects.
+    """Return a copy of the rows at these positions, or of the rows that a mask selects.
 
-    Copying plain bytes is four times as fast as copying fields for 100 rows, and ten times for 1,000.
+    Plain bytes are copied four times as fast as fields for 100 rows, and ten times as fast for 1,000 rows.
     """
     taken: Rows = rows.view(_BYTES)[where].view(ROW)
     return taken
 
 
 def put(rows: Rows, where: npt.NDArray[Any], values: Rows) -> None:
-    """Set the rows at these positions, as plain bytes."""
+    """Set the rows at these positions (or where a mask is true), as plain bytes."""
     rows.view(_BYTES)[where] = values.view(_BYTES)

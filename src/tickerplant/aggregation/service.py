@@ -14,7 +14,7 @@ GROUP = "aggregation"
 
 
 class Aggregation:
-    """Aggregates the partitions that its consumer group assigns. Used by the thread that calls `run` only.
+    """Aggregates the partitions that its consumer group assigns. Only the thread that calls `run` may use it.
 
     `metrics` is called after each batch with the counters of the processor.
     """
@@ -39,5 +39,5 @@ class Aggregation:
         )
 
     def run(self, stop: threading.Event) -> None:
-        """Process records until `stop` is set. Raises what `Processor.run` raises."""
+        """Process records until `stop` is set. Raises the errors of `Processor.run`."""
         self.processor.run(stop)

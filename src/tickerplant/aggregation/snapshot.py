@@ -1,7 +1,7 @@
 """The snapshot of a partition's state: msgpack of plain values, with arrays of rows as raw bytes.
 
 Equal states give equal bytes. A restored state behaves exactly as the original. Stored names are part of the format;
-they differ from the attributes' names where `_FEED_FIELDS` maps them.
+some differ from the names of the attributes.
 """
 
 from __future__ import annotations

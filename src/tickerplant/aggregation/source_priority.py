@@ -1,8 +1,8 @@
 """The order of sources: which source's bar is better, and which minutes wait for a better live feed.
 
-A closed minute of a feed is *pending* while a live feed of a better source has not reached the minute's end. That feed
-must be expected to deliver the symbol. The wait ends when that feed reaches it, goes down or ends, or after
-`rules.source_priority_wait_us` of log time. Feeds of equal rank do not wait for each other.
+A closed minute of a feed is *pending* while a live feed of a better source has not reached the minute's end. Only a
+feed that is expected to deliver the symbol counts. The wait ends when that feed reaches the minute's end, goes down or
+ends. It lasts at most `rules.source_priority_wait_us` of log time. Feeds of equal rank do not wait for each other.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ Feeds = Mapping[int, FeedState]
 class SourceRanking:
     """Ranks of bars by the rules' order of sources, on whole columns. Derived from rules and names.
 
-    `_scopes[symbol, interval]`: number of the set of entries that apply. `_ranks[scope, source, kind]`: rank in it.
+    `_scopes[symbol, interval]`: number of the scope, the set of entries that apply.
+    `_ranks[scope, source, kind]`: rank of the source's bars of that kind in the scope.
     """
 
     def __init__(self, rules: Rules, symbols: Interner, sources: Interner) -> None:
@@ -58,7 +59,7 @@ class SourceRanking:
         return self._numbers.setdefault(scope, len(self._numbers))
 
     def ranks(self, rows: Rows, interval: int) -> Int64Array:
-        """Return the rank of each bar of an interval (code), 0 the best: int64[n]."""
+        """Return the rank of each bar of an interval (code); 0 is the best: int64[n]."""
         kind = ((rows["kind"] == FROM_VENDOR) | (rows["kind"] == FROM_VENDOR_PARTS)).astype(np.int8)
         found: Int64Array = self._ranks[self._scopes[rows["symbol"], interval], rows["source"], kind]
         return found
@@ -77,7 +78,7 @@ class Wait(NamedTuple):
 
 
 class PendingMinutes:
-    """Minutes that wait for a better feed. `waits` is by (minute, feed)."""
+    """Minutes that wait for a better feed. `waits`: the wait of each (minute, feed)."""
 
     def __init__(self) -> None:
         self.waits: dict[tuple[int, int], Wait] = {}
@@ -88,7 +89,7 @@ class PendingMinutes:
     def add(self, feed: FeedState, rows: Rows, feeds: Feeds, ranking: SourceRanking, deadline_us: int) -> None:
         """Mark the minutes of a feed (sorted by start) that must wait, and record the feeds that they wait for.
 
-        A minute that waits already keeps its deadline.
+        A minute that already waits keeps its deadline.
         """
         others = _competing(feed, feeds)
         if not others or not len(rows):
@@ -127,9 +128,9 @@ class PendingMinutes:
 
 
 def outranked(feed: FeedState, rows: Rows, feeds: Feeds, ranking: SourceRanking) -> BoolArray:
-    """Return a mask of forming rows that another live feed publishes.
+    """Return a mask of the rows of a feed whose bars another live feed publishes.
 
-    That feed has a better rank, or an equal rank and is older.
+    The other feed has a better rank, or an equal rank and a smaller number.
     """
     result: BoolArray = np.zeros(len(rows), dtype=np.bool_)
     others = _competing(feed, feeds)

@@ -1,4 +1,4 @@
-"""Raw records in, published records out: the pure stage of one partition, around the engine.
+"""The pure stage of one partition, around the engine: raw records in, published records out.
 
 The outputs of one step are ordered: bars, then the record that is passed on to analytics and persistence, then the
 records of `market.status`. Each output contains the version of the raw record that caused it, and its `sent_at_us`.
@@ -30,7 +30,7 @@ _Header = TypeVar("_Header", bound=records.Header)
 
 
 class AggregationStage(Stage):
-    """The state of one partition. `step` never raises for the content of a record: that becomes a dead letter."""
+    """The state of one partition. A record with invalid content becomes a dead letter; `step` does not raise."""
 
     def __init__(self, generation: int, kept: bytes | None = None) -> None:
         self._generation = generation
@@ -54,11 +54,11 @@ class AggregationStage(Stage):
         return snapshot.encode_snapshot(self._engine.state)
 
     def oldest_offset(self) -> int | None:
-        """Return the smallest raw offset that a correction may read again; None if no bar is retained."""
+        """Return the smallest raw offset that a correction may read again, or None."""
         return self._engine.state.oldest_offset()
 
     def keep_label(self) -> str | None:
-        """Return the UTC date of the log's clock: one snapshot a day is kept."""
+        """Return the UTC date of the log's clock, so that one snapshot per day is kept. None if it is not known yet."""
         sent = self._engine.state.last_sent_us
         return datetime_of(sent).date().isoformat() if FIRST_US <= sent <= LAST_US else None
 
@@ -113,5 +113,5 @@ class AggregationStageFactory(StageFactory):
         self._generation = generation
 
     def __call__(self, partition: int, snapshot: bytes | None) -> AggregationStage:
-        """Return the stage restored from `snapshot`; None: a new one."""
+        """Return the stage restored from `snapshot`, or a new stage if that is None."""
         return AggregationStage(self._generation, snapshot)

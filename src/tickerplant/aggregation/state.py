@@ -33,21 +33,21 @@ class State:
         self.feeds: dict[int, FeedState] = {}
         self.next_feed = 0
         self.candidates = (CandidateBlocks(MINUTES), CandidateBlocks(FIVES), CandidateBlocks(DAYS))
-        """Closed bars of 1m, 5m, 1d: see `rows.INTERVALS`."""
+        """Closed bars of 1m, 5m and 1d, by interval code (`rows.INTERVALS`)."""
         self.auctions = CandidateBlocks(FIVES)
-        """Closing auction trades after the close, by session: parts of the daily bar only."""
+        """Closing auction trades after the close, by session. They are parts of the daily bar only."""
         self.newest: Int64Array = np.empty(0, dtype=np.int64)
         """Start of the newest published bar, by symbol."""
         self.evicted_before: Int64Array = np.empty(0, dtype=np.int64)
-        """Time by symbol: earlier bars may have been published and evicted."""
+        """Time by symbol. Bars before this time may have been published and evicted."""
         self.pending = PendingMinutes()
         self.hours: list[tuple[int, int]] = []
-        """Log times at least an hour apart, each with the raw offset of the first record sent then or later."""
+        """(log time, raw offset), at least one hour apart. All records before the offset were sent by that time."""
         self.next_check_us = NEVER_US
         """Log time of the next check for silent feeds."""
         self.last_sent_us = NEVER_US
         """The clock of the log: the greatest `sent_at_us` so far."""
-        # Derived from the above, or cached.
+        # The attributes below are caches, or derived from those above.
         self.calendars: list[Calendar] = []
         self.calendar_of: Codes = np.empty(0, dtype=np.int32)
         self.ranking = SourceRanking(self.rules, self.symbols, self.sources)
@@ -60,16 +60,16 @@ class State:
         self._feed_numbers: dict[str, int] = {}
 
     def record_hour(self, offset: int) -> None:
-        """Record the log's clock once an hour, for as long as raw records are retained and may be rebuilt."""
+        """Add the log's clock and this offset to `hours` once per hour of log time. Keeps eight days, for rebuilds."""
         if not self.hours or self.last_sent_us >= self.hours[-1][0] + HOUR_US:
             self.hours = [*self.hours[-_MAX_HOURS + 1 :], (self.last_sent_us, offset)]
 
     def offset_before(self, time_us: int) -> int:
-        """Return the largest known raw offset that has only records sent by `time_us` before it."""
+        """Return the largest known raw offset before which all records were sent by `time_us`; 0 if none is known."""
         return max((offset for sent, offset in self.hours if sent <= time_us), default=0)
 
     def oldest_offset(self) -> int | None:
-        """Return the smallest raw offset of a tick in a retained bar, or of an unmatched correction; None if none."""
+        """Return the smallest raw offset of a tick in a retained bar or of an unmatched correction, or None."""
         blocks = (block for each in (*self.candidates, self.auctions) for block in each.blocks.values())
         found = [int(block["first_offset"].min()) for block in blocks]
         for feed in self.feeds.values():
@@ -82,7 +82,7 @@ class State:
         fresh = State(self.symbols, self.sources)
         fresh.reasons = self.reasons
         fresh.next_feed = self.next_feed
-        # Activity bars are published once, and no minute waits for a better source now.
+        # Activity bars are published only once. No minute of a rebuild waits for a better source.
         fresh.set_rules(msgspec.structs.replace(self.rules, activity_bars={}, source_priority_wait_us=0))
         for feed in self.feeds.values():
             limit_us = FOREVER_US if feed.ended else feed.horizon_us
@@ -95,7 +95,7 @@ class State:
         return fresh
 
     def feed(self, name: str) -> FeedState:
-        """Return the feed of that name. A name that is not present gets a new feed."""
+        """Return the feed of that name. A new name gets a new feed."""
         number = self._feed_numbers.get(name)
         if number is None:
             number = self._feed_numbers[name] = self.next_feed
@@ -105,12 +105,12 @@ class State:
         return self.feeds[number]
 
     def add_feed(self, feed: FeedState) -> None:
-        """Add a feed that has its number already."""
+        """Add a feed that already has a number."""
         self.feeds[feed.number] = feed
         self._feed_numbers[feed.name] = feed.number
 
     def drop_feed(self, feed: FeedState) -> None:
-        """Remove a feed."""
+        """Remove a feed and its name."""
         del self.feeds[feed.number]
         del self._feed_numbers[feed.name]
 
@@ -137,7 +137,7 @@ class State:
         self.refresh()
 
     def refresh(self) -> None:
-        """Extend the arrays by symbol and by source to all present names."""
+        """Extend the arrays that symbols or sources index to all present names."""
         if len(self.calendar_of) < len(self.symbols):
             added = self.symbols.texts[len(self.calendar_of) :]
             numbers = [self._calendar_number(text) for text in added]
@@ -166,7 +166,7 @@ class State:
         return len(self.calendars) - 1
 
     def day_rows(self, session: int) -> tuple[Rows, BoolArray]:
-        """Return the cached daily sums of a session by symbol, and a mask of the valid ones. Both are writable."""
+        """Return the cached daily sums of a session by symbol, and a mask of the valid sums. Both may be changed."""
         found = self.day_cache.get(session)
         count = len(self.symbols)
         if found is None or len(found[1]) < count:

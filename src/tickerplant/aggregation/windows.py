@@ -1,7 +1,8 @@
 """Open windows of one feed: one row for each (minute, symbol) that has ticks and is not closed yet.
 
 All rows are in one pool. Each open minute has an array over all symbols with the positions of its rows in the pool.
-Merging a batch thus costs a few array operations for any number of minutes. A minute closes in the order of symbols.
+Merging a batch thus costs a few array operations, and one look-up for each of its minutes. The rows of a minute are
+returned in the order of symbols.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ _NO_SLOT = -1
 
 
 class Windows:
-    """The open windows of one feed. Bounded by the minutes between its watermark and its newest tick."""
+    """The open windows of one feed. Bounded by the symbols and the minutes between its horizon and its newest tick."""
 
     def __init__(self) -> None:
         self._pool: Rows = np.zeros(1024, dtype=ROW)
@@ -26,7 +27,7 @@ class Windows:
         self.first_start = FOREVER_US
         """Start of the earliest open minute."""
         self.any_dirty = False
-        """A row has changed since the last `drain_dirty`."""
+        """True if a row has changed since the last `drain_dirty`."""
 
     def __len__(self) -> int:
         return len(self._pool) - len(self._free)
@@ -135,12 +136,12 @@ class Windows:
         return take(self._pool, slots), slots
 
     def dump(self) -> tuple[Rows, BoolArray]:
-        """Return all rows in order, and a mask of the dirty ones: the arguments of `load`."""
+        """Return all rows, sorted by (minute, symbol), and a mask of those changed since the last `drain_dirty`."""
         rows, slots = self._gather(self.starts())
         return rows, self._dirty[slots]
 
     def load(self, rows: Rows, dirty: BoolArray, symbols: int) -> None:
-        """Restore rows from `dump` into new windows."""
+        """Restore the rows and the mask from `dump` into new windows."""
         if len(rows):
             self.merge(rows, symbols)
             slots = self._gather(self.starts())[1]
