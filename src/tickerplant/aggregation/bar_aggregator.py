@@ -53,7 +53,7 @@ class BarAggregator:
         self._checked_silence = False
 
     def begin(self, feed: str, sent_at_us: int) -> None:
-        """Begin the step of a record of `feed` ("": of no feed). `sent_at_us` advances the clock of the log."""
+        """Begin the step of a record. `feed` is "" if no feed sent it. `sent_at_us` advances the clock of the log."""
         state = self.state
         state.last_sent_us = max(state.last_sent_us, sent_at_us)
         if feed:
@@ -372,7 +372,7 @@ class BarAggregator:
         self._close(feed, feed.horizon_us, DOWN, redo_since_us=since_us)
 
     def _check_silent_feeds(self) -> None:
-        """Mark silent live feeds down. Advance the horizon of live feeds that are down with log time."""
+        """Mark silent live feeds down. The horizon of a live feed that is down advances with log time."""
         state = self.state
         now = state.last_sent_us
         for feed in list(state.feeds.values()):

@@ -77,7 +77,7 @@ class CandidateBlocks:
                 _select_winners(block, ranking.ranks(block, self.interval))
                 changed = block["symbol"][block["winner"]]
             elif end - begin == 1 and (at := _insert_position(block, rows["symbol"][begin])) is not None:
-                # Takes 26 µs on a block of 300 rows, instead of 411 µs. A file sorted by symbol takes this path always.
+                # On a block of 300 rows this path takes 26 µs, the other 411 µs. Files sorted by symbol always take it.
                 block = join((block[:at], rows[begin:end], block[at:]))
                 block["revision"][at], block["winner"][at] = -1, ~block["pending"][at]
                 changed = block["symbol"][at : at + 1][block["winner"][at : at + 1]]

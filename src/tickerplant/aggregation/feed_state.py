@@ -81,7 +81,7 @@ class FeedState:
     lateness_us: int = 0
     """Allowed lateness of its windows, by the rules at the last call of `advance`."""
     horizon_us: int = NEVER_US
-    """Time up to which windows are closed: all that end at or before it. It never decreases in a round."""
+    """Time up to which windows are closed. It never decreases within a round."""
     declared_until_us: int = NEVER_US
     """Time up to which the feed's minutes have been declared over."""
     coverage: Coverage = field(default_factory=list)

@@ -53,7 +53,7 @@ def group_ticks(ticks: TickColumns, buckets: Int64Array | None = None) -> Rows:
 
     `buckets`: the bucket of each tick, its minute by default. Ticks of equal time keep their order. `open_time` and
     `close_time` are the times of the first and the last tick that may set a price. A group without such a tick has NaN
-    prices, FOREVER_US and NEVER_US. A tick with the flag NO_VOLUME adds neither to volume nor to trades.
+    prices, and its times are FOREVER_US and NEVER_US. A tick with the flag NO_VOLUME changes neither volume nor trades.
     """
     count = len(ticks)
     starts = ticks.time - ticks.time % MINUTE_US if buckets is None else buckets
@@ -90,7 +90,7 @@ def group_ticks(ticks: TickColumns, buckets: Int64Array | None = None) -> Rows:
 
 
 def _keys(starts: Int64Array, symbols: Codes) -> tuple[Int64Array, Int64Array | None]:
-    """Return one sort key for each tick, and the buckets by their number in the keys; None if there is one bucket."""
+    """Return one sort key for each tick, and the buckets, which keys contain by index; None if there is one."""
     low, high = int(starts.min()), int(starts.max())
     if low == high:
         return symbols.astype(np.int64), None
@@ -101,8 +101,8 @@ def _keys(starts: Int64Array, symbols: Codes) -> tuple[Int64Array, Int64Array | 
 def _order(keys: Int64Array) -> tuple[Int64Array, Int64Array]:
     """Return the stable order of the keys, and the sorted keys.
 
-    If key and position fit into 62 bits together, their combination is sorted, five times as fast as by a stable
-    argsort.
+    If key and position fit into 62 bits together, their combination is sorted, which is five times as fast as
+    a stable argsort.
     """
     bits = len(keys).bit_length()
     if int(keys.max()).bit_length() + bits < 63:

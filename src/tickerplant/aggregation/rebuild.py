@@ -35,7 +35,7 @@ FEED: Final = "rebuild"
 """Feed name in the `market.status` record of a rebuild that is not possible."""
 
 _MARGIN_US: Final = HOUR_US
-"""Time before the range whose raw records are also read. Clocks of senders differ by seconds."""
+"""Time before the range for which raw records are read too. The clocks of senders differ by seconds."""
 
 
 def rebuild(engine: BarAggregator, generation: int, record: records.Record, offset: int, history: History) -> None:

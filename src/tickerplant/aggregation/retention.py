@@ -21,7 +21,7 @@ from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, NEVER_US, BoolArr
 GRACE_US: Final = HOUR_US
 """Time for which a session is retained after the next has begun. A 24/7 market trades at midnight without a pause."""
 COVERAGE_US: Final = 8 * DAY_US
-"""Time before the oldest retained bar for which a feed's coverage is retained. A rebuild reads raw records so old."""
+"""Time before a feed's oldest bar for which its coverage is retained. A rebuild may read raw records of that age."""
 _STEP_US: Final = 10 * MINUTE_US
 """Minimum feed time between two computations of a feed's retained range. The range changes once per session."""
 
@@ -74,9 +74,9 @@ def is_retained(state: State, starts: Int64Array) -> BoolArray:
 
 
 def drop_silent_feeds(state: State, sent_at_us: int) -> None:
-    """Drop feeds without a record for three days of log time if they ended, for six days if they are down.
+    """Drop ended feeds after three days of log time without a record, and feeds that are down after six days.
 
-    One more day counts for each session of the revision window. Six days span a long weekend: the completeness of a
+    Each session of the revision window adds one day. Six days span a long weekend: the completeness of a
     feed's bars must be known while they are retained.
     """
     since = sent_at_us - state.rules.revision_window_sessions * DAY_US

@@ -290,9 +290,9 @@ def roll_up(parts: Rows, starts: Int64Array, ranks: Int64Array, reason: int) -> 
     """Return one row for each (start, symbol), sorted by start, then symbol. Parts may be in any order.
 
     `starts`: start of each part's bar. `ranks`: rank of each part in the order of sources. Volume, volume times price
-    and trades are sums; a sum is unknown if the value of one part is unknown. The source is the part's that ranks
-    worst. A bar is withdrawn if all its parts are withdrawn, and complete if all its parts are complete. The caller
-    also checks that the feeds were up between the parts.
+    and trades are sums; a sum is unknown if the value of one part is unknown. The source is that of the worst-ranked
+    part. A bar is withdrawn if all its parts are withdrawn, and complete if all its parts are complete. The caller also
+    checks that the feeds were up between the parts.
     """
     order = np.lexsort((parts["start"], parts["symbol"], starts))
     parts, starts, ranks = parts[order], starts[order], ranks[order]

@@ -54,7 +54,7 @@ class AggregationStage(Stage):
         return snapshot.encode_snapshot(self._engine.state)
 
     def oldest_offset(self) -> int | None:
-        """Return the smallest raw offset that a correction may read again, or None."""
+        """Return the smallest raw offset that a correction may read again; None if there is none."""
         return self._engine.state.oldest_offset()
 
     def keep_label(self) -> str | None:

@@ -69,7 +69,7 @@ class State:
         return max((offset for sent, offset in self.hours if sent <= time_us), default=0)
 
     def oldest_offset(self) -> int | None:
-        """Return the smallest raw offset of a tick in a retained bar or of an unmatched correction, or None."""
+        """Return the smallest raw offset of the ticks in retained bars and the unmatched corrections, or None."""
         blocks = (block for each in (*self.candidates, self.auctions) for block in each.blocks.values())
         found = [int(block["first_offset"].min()) for block in blocks]
         for feed in self.feeds.values():
@@ -137,7 +137,7 @@ class State:
         self.refresh()
 
     def refresh(self) -> None:
-        """Extend the arrays that symbols or sources index to all present names."""
+        """Extend the arrays with an element per symbol or source to all present names."""
         if len(self.calendar_of) < len(self.symbols):
             added = self.symbols.texts[len(self.calendar_of) :]
             numbers = [self._calendar_number(text) for text in added]

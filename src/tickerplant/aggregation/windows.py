@@ -17,7 +17,7 @@ _NO_SLOT = -1
 
 
 class Windows:
-    """The open windows of one feed. Bounded by the symbols and the minutes between its horizon and its newest tick."""
+    """The open windows of one feed, at most one per symbol and minute between its horizon and its newest tick."""
 
     def __init__(self) -> None:
         self._pool: Rows = np.zeros(1024, dtype=ROW)

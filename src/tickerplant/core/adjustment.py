@@ -37,8 +37,9 @@ def check_adjustment(text: str) -> str:
 def split_factors(times: Int64Array, effective: Int64Array, ratios: Float64Array) -> Float64Array:
     """Return the number of current shares that one share of each time has become: float64[times].
 
-    Divide prices by it and multiply sizes. `ratios`: new shares per old share, 4 for a 4-for-1 split, 0.1 for a reverse
-    split of 1-for-10. The factors multiply from the newest back, so any order of splits gives the same bits.
+    Prices are divided by this factor, and sizes are multiplied by it. `ratios`: new shares per old share, 4 for a
+    4-for-1 split, 0.1 for a reverse split of 1-for-10. The product begins with the newest split, so any order of splits
+    gives the same bits.
 
     >>> split_factors(np.array([0, 5, 9]), np.array([9, 3]), np.array([4.0, 2.0])).tolist()
     [8.0, 4.0, 1.0]
@@ -67,7 +68,7 @@ def closes_before(times: Int64Array, closes: Float64Array, effective: Int64Array
 
 @dataclass(frozen=True, slots=True)
 class Closes:
-    """The last close before each ex-date, as traded, and its session. The price is NaN if there is none."""
+    """The last close before each ex-date, as traded, and its session. The price is NaN if there is no such close."""
 
     price: Float64Array
     session_us: Int64Array
@@ -112,8 +113,8 @@ def adjustment_for(
     """Return the adjustment for one symbol's splits (`schemas.SPLITS`), and for dividends (`schemas.DIVIDENDS`).
 
     `closes` are those before `ex_dates_of(dividends)`. All payments of one ex-date are one dividend. A split or an
-    ex-date takes effect when its session has begun by `now_us`. If a split is between a close and the ex-date, the
-    close is converted to the ex-date's shares, because amounts are per share of that day.
+    ex-date takes effect when its session has begun by `now_us`. Amounts are per share of the ex-date. If a split is
+    between a close and the ex-date, the close is therefore converted to shares of the ex-date.
     """
     sessions = times_of(splits.column("time"))
     low = splits.column("denominator").to_numpy()
@@ -151,7 +152,7 @@ def session_starts(calendar: Calendar, sessions: Int64Array) -> Int64Array:
 
 
 def sessions_before(calendar: Calendar, dates: Int64Array) -> tuple[Int64Array, Int64Array]:
-    """Return the last session before each date, and its close; without one, the previous day and its end."""
+    """Return the last session before each date, and its close; if none is found, the previous day and its end."""
     before, closes = dates - DAY_US, dates.copy()
     for at, date in enumerate(dates.tolist()):
         for back in range(1, _LONGEST_BREAK_DAYS + 1):

@@ -1,8 +1,8 @@
 """Alert rules: their fields, their validation, and the identity of the alerts that they fire (docs/alerts.md).
 
-A rule compares a left side with a right side on the bars of one (symbol, interval). `id` identifies it. Each change,
-including a pause, increases `revision` and resets the rule's state. The log contains rules without the address and the
-secret of their webhook, which only the store contains.
+A rule compares a left operand with a right operand on the bars of one (symbol, interval). `id` identifies the rule.
+Each change, including a pause, increases `revision` and resets the rule's state. The log contains rules without the
+address and the secret of their webhook, which only the store contains.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ OPERATORS: Final = (CROSSES_ABOVE, CROSSES_BELOW, GREATER, LESS, PERCENT_CHANGE)
 ON_BAR, ON_UPDATE = "bar", "update"
 WHEN: Final = (ON_BAR, ON_UPDATE)
 PRICES: Final = ("open", "high", "low", "close", "volume")
-"""The columns of a bar that a side may name."""
+"""Columns of a bar that an operand may be."""
 MAX_BARS: Final = 500
 """Maximum window of a percent change, in bars. Its ring is stored with every 32nd bar's state: 500 · 8 B · 58 = 232 kB
 for a symbol of 1-minute bars."""
@@ -33,7 +33,7 @@ _STORED: Final = ("1m", "5m", "1d")
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One alert rule. A side is text: a number (right only), one of `PRICES`, or `RSI(14)`, `BBANDS(20,2).upper`."""
+    """One alert rule. An operand is a number (right only), one of `PRICES`, or an indicator such as `RSI(14)`."""
 
     id: str
     revision: int = 1
@@ -43,11 +43,11 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     operator: str
     right: str
     bars: int = 1
-    """The window of `percent_change`, in bars."""
+    """Window of `percent_change`, in bars."""
     when: str = ON_BAR
     """`bar`: closed bars only; `update`: forming bars too."""
     once: bool = False
-    """True: it fires once in total. False: at every crossing."""
+    """True if the rule fires once in total, False if it fires at every crossing."""
     active: bool = True
 
     def __str__(self) -> str:
@@ -57,7 +57,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def number_of(side: str) -> float | None:
-    """Return the number of a side, or None for a price or an indicator."""
+    """Return the number of an operand, or None for a price or an indicator."""
     return float(side) if _NUMBER.match(side) else None
 
 
@@ -110,7 +110,6 @@ def _side(text: str, name: str) -> str:
 def alert_id(rule: str, revision: int, time_us: int, number: int) -> str:
     """Return the identity of the alert that a rule fires for the `number`-th crossing (from 0) of the bar at `time_us`.
 
-    It does not depend on when or why the crossing was found. A replay of the same crossing thus gives the same
-    identity.
+    It does not depend on when or why the crossing was found. A replay of the crossing thus gives the same identity.
     """
     return f"{rule}.{revision}.{time_us}.{number}"

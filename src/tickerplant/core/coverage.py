@@ -3,13 +3,13 @@
 Expected bars are those of regular hours by the symbol's calendar. Each has one status:
 
 - `have`: stored and complete.
-- `partial`: stored, but its feed was not up for the whole interval.
-- `no_trade`: no trades. A live feed that was up had none, or a vendor returned no bar.
-- `outage`: no feed was up, and no vendor was available.
-- `quota`: a vendor's quota is used up; the bar will be requested later.
-- `unavailable`: no vendor offers it, or its bars were rejected; the note contains the reason.
+- `partial`: stored, but not complete. For example, its feed was not up for the whole interval.
+- `no_trade`: a live feed that was up had no trades, or a vendor returned no bar.
+- `outage`: the expected feeds were down, or the vendor was unavailable.
+- `quota`: the vendor's quota is used up; the bar will be requested later.
+- `unavailable`: no vendor offers the bar, or the vendor's bars were rejected; the note contains the reason.
 - `missing`: not stored, and not requested yet.
-- `pending`: its interval has not ended, or only just.
+- `pending`: its interval has not ended, or ended a moment ago.
 
 The time between expected bars is `closed`: the market is not in session.
 """
@@ -32,12 +32,12 @@ HAVE, PARTIAL, NO_TRADE, OUTAGE, QUOTA, UNAVAILABLE, MISSING, PENDING, CLOSED = 
     "have", "partial", "no_trade", "outage", "quota", "unavailable", "missing", "pending", "closed",
 )  # fmt: skip
 STATUSES: Final = (HAVE, PARTIAL, NO_TRADE, OUTAGE, QUOTA, UNAVAILABLE, MISSING, PENDING)
-"""Statuses of bars; a code of `classify` is an index into them. CLOSED applies to the time between bars."""
+"""Statuses of bars; the codes of `classify` are indices into this tuple. CLOSED applies to the time between bars."""
 GAPS: Final = (PARTIAL, OUTAGE, QUOTA, UNAVAILABLE, MISSING)
 """Statuses of bars that are missing or incomplete."""
 
 RECENT_SESSIONS: Final = 5
-"""Sessions of intraday bars in `default_range`."""
+"""Number of sessions in the default range of intraday bars."""
 
 STATUS_BY_VERDICT: Final = {
     schemas.ANSWERED: NO_TRADE,
@@ -51,10 +51,11 @@ STATUS_BY_VERDICT: Final = {
 
 
 def expected(calendar: Calendar, interval: str, start_us: int, end_us: int) -> Int64Array:
-    """Return the starts of the bars in `[start_us, end_us)` that a calendar's symbols should have, ascending.
+    """Return the starts of the bars in `[start_us, end_us)` that a calendar's symbols should have, ascending: int64[n].
 
-    1d: the date of each session. Shorter: every interval that starts in regular hours, without lunch breaks. Raises
-    BadInput for an unknown interval, ValueError for one longer than a day or by activity.
+    A daily bar is expected for each session. A shorter bar is expected for each interval that starts in regular hours
+    or contains an open. Lunch breaks are excluded. Raises BadInput for an unknown interval, and ValueError for an
+    interval of activity or of more than a day.
 
     >>> from tickerplant.core.sessions import calendar
     >>> len(expected(calendar("24/7"), "5m", 0, DAY_US)), len(expected(calendar("24/7"), "1d", 0, 7 * DAY_US))
@@ -85,9 +86,10 @@ def expected(calendar: Calendar, interval: str, start_us: int, end_us: int) -> I
 
 
 def default_range(calendar: Calendar, interval: str, now_us: int) -> tuple[int, int]:
-    """Return the range that coverage shows by default, up to now.
+    """Return the default range `[start, end)` of coverage, in microseconds UTC.
 
-    It starts with the last `RECENT_SESSIONS` sessions for intraday intervals, one year ago for daily bars.
+    It contains the last `RECENT_SESSIONS` sessions for intraday intervals, and one year for other intervals. It ends
+    with the current minute or day.
     """
     if not intervals.parse(interval).is_intraday:
         today = now_us - now_us % DAY_US
@@ -112,9 +114,10 @@ def _sessions(calendar: Calendar, start_us: int, end_us: int) -> Int64Array:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """Vendors' answers for one symbol and interval. Later ones replace earlier ones where they overlap.
+    """Vendors' answers for one symbol and interval. A later answer replaces earlier ones where they overlap.
 
-    `from_us`, `to_us`: int64[n]; `verdict`, `source`, `note`: n strings; `again_us`: int64[n], 0 if there is none.
+    `from_us`, `to_us`: int64[n]. `verdict`, `source`, `note`: n strings. `again_us`: int64[n], the time from which a
+    new request may succeed, 0 if there is none.
     """
 
     from_us: Int64Array
@@ -133,7 +136,7 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class Statuses:
-    """Statuses of expected bars. `code`: int8[n] into STATUSES; `answer`: int32[n], the deciding answer, or -1."""
+    """Statuses of expected bars. `code`: index into STATUSES. `answer`: index of the deciding answer, or -1."""
 
     starts: Int64Array
     code: npt.NDArray[np.int8]
@@ -153,7 +156,7 @@ def share(counts: Mapping[str, int]) -> float | None:
 
 
 def newest_answer(starts: Int64Array, answers: Answers) -> npt.NDArray[np.int32]:
-    """Return the index of the last answer that covers each start, or -1: int32[n]. `starts` ascend."""
+    """Return for each start the index of the last answer that covers it, or -1: int32[n]. `starts` must ascend."""
     found = np.full(len(starts), -1, np.int32)
     low = np.searchsorted(starts, answers.from_us).tolist()
     high = np.searchsorted(starts, answers.to_us).tolist()
@@ -174,9 +177,9 @@ def classify(
 ) -> Statuses:
     """Return the status of each expected bar.
 
-    `starts` ascend. `have`, `complete`: the stored bars, in any order. `silent`: starts of intervals in which a live
-    feed was up and had no data of the symbol. `down`: starts of intervals in which expected live feeds were down.
-    Bars that start at or after `over_us` are pending.
+    `starts` must ascend. `have`, `complete`: starts and completeness of the stored bars, in any order. `silent`: starts
+    of intervals in which a live feed was up and had no data of the symbol. `down`: starts of intervals in which
+    expected live feeds were down. Bars that start at or after `over_us` are pending.
     """
     code = np.full(len(starts), STATUSES.index(MISSING), np.int8)
     code[np.isin(starts, down)] = STATUSES.index(OUTAGE)
@@ -208,9 +211,9 @@ class StatusRange:
 
 
 def status_ranges(found: Statuses, interval: str, start_us: int, end_us: int) -> list[StatusRange]:
-    """Return the adjacent ranges of `[start_us, end_us)`, in order.
+    """Return the ranges of equal status in `[start_us, end_us)`, in order.
 
-    Bars of one status but of answers with different sources or notes are separate ranges.
+    Bars whose answers have different sources or notes are in separate ranges, even if their status is equal.
     """
     length = intervals.parse(interval)
     result: list[StatusRange] = []

@@ -8,10 +8,10 @@ from typing import Any
 
 
 def renamed(module: str, current: Mapping[str, tuple[str, Any]]) -> Callable[[str], Any]:
-    """Return a `__getattr__` for a module: it resolves each old name in `current` to (new name, object).
+    """Return a `__getattr__` for a module. `current` maps each old name to (new name, object).
 
-    Each use warns with a DeprecationWarning that names the new name. Assign it under `if not TYPE_CHECKING`, or mypy
-    accepts every attribute of the module.
+    Each use emits a DeprecationWarning that contains the new name. Assign the function under `if not TYPE_CHECKING`:
+    otherwise mypy accepts every attribute of the module.
     """
 
     def __getattr__(name: str) -> Any:  # the hook of a module

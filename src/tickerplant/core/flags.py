@@ -9,9 +9,9 @@ class TickFlag(IntFlag):
     """Bits of the uint16 column `flags`; 0 is an ordinary trade."""
 
     NO_OHLC = 1
-    """Must not set open, high, low or close (odd lots, average prices, late reports). Its size counts."""
+    """The print does not set open, high, low or close (odd lots, average prices, late reports). Its size counts."""
     NO_VOLUME = 2
-    """Its size does not count (a duplicate report of volume, a price indication)."""
+    """The print's size does not count (a duplicate report of volume, a price indication)."""
     CANCEL = 4
     """Cancels the tick of the same feed and symbol with the same `trade_id` and `time`."""
     CORRECTION = 8
@@ -21,8 +21,8 @@ class TickFlag(IntFlag):
     CLOSING_AUCTION = 32
     """Print of the closing auction. It belongs to the daily bar although it arrives after the close."""
     SIZE_UNKNOWN = 64
-    """Its size is unknown, so a bar that contains it is incomplete. An example is the first print of a feed that sends
-    only the day's volume."""
+    """The print's size is unknown, so a bar that contains it is incomplete. The first print of a feed that sends only the
+    day's volume is an example."""
 
 
 KNOWN_BITS = int(~TickFlag(0)) & 0xFFFF

@@ -1,4 +1,4 @@
-"""Hash functions over NumPy arrays. Stored hashes depend on them: their values never change."""
+"""Hash functions over NumPy arrays. Stored hashes depend on these functions, so their values must never change."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Bar intervals: names, lengths and bucket arithmetic. Buckets are half-open, `[start, end)`, in UTC.
 
-There are also intervals of activity. `100t` is a bar of 100 trades, and `10000v` one of 10,000 shares or units.
-`1000000d` is a bar with a turnover of 1,000,000 in the symbol's currency (dollar bars). They have no length in time.
+Intervals of activity have no length in time. `100t` is a bar of 100 trades, and `10000v` a bar of 10,000 shares or
+units. `1000000d` is a bar with a turnover of 1,000,000 in the symbol's currency (dollar bars).
 
 Intraday buckets are aligned to midnight UTC. The time of a `1d` bar is 00:00 UTC of its session's date; `sessions`
 assigns ticks to sessions. The time of a `1w` bar is 00:00 UTC of the Monday of its week.
@@ -24,10 +24,10 @@ _MONDAY_OFFSET_US = 4 * DAY_US  # 1970-01-01 was a Thursday; the first Monday is
 
 @dataclass(frozen=True, slots=True, order=True)
 class Interval:
-    """A bar interval. It compares by length. Use the constants of this module or `parse`.
+    """A bar interval. Intervals compare by length. Use the constants of this module or `parse`.
 
-    `us` is its length in microseconds, 0 for an interval of activity. Then `measure` is `t`, `v` or `d`, and `amount`
-    its quantity.
+    `us` is the length in microseconds, 0 for an interval of activity. Only the latter has a `measure` (`t`, `v` or `d`)
+    and an `amount`.
     """
 
     us: int
@@ -49,8 +49,7 @@ class Interval:
         return bool(self.measure)
 
     def floor(self, times_us: TimesUs) -> TimesUs:
-        """Return the start of the bucket of each time; for `1d` and `1w` the times are session dates. Works before
-        1970.
+        """Return the start of the bucket of each time, also before 1970. For `1d` and `1w` the times are session dates.
 
         >>> M5.floor(7 * 60_000_000) // 60_000_000
         5

@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class MetricSpec:
-    """One metric. `help` states the counted or measured quantity, `advice` the remedy for a bad value."""
+    """One metric. `help` states the counted or measured quantity. `advice` states the remedy for a bad value."""
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]

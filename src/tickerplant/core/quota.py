@@ -16,8 +16,8 @@ class Quota:
     """At most `credits` in each window of `period_us`.
 
     Windows of a minute or an hour are aligned to UTC. Windows of a day begin at 00:00 in `zone` (IANA), where the
-    vendor's day begins. With `rolling` the vendor counts back from each request: every range of that length is a
-    window.
+    vendor's day begins. If `rolling` is true, the vendor counts back from each request: every range of that length
+    is a window.
 
     >>> str(Quota.parse("800/day@America/New_York")), str(Quota.parse("5/rolling-minute"))
     ('800/day@America/New_York', '5/rolling-minute')
@@ -48,10 +48,10 @@ class Quota:
         period, _, zone = (part.strip() for part in rest.partition("@"))
         length = _PERIODS.get(period.removeprefix("rolling-"))
         if not number.strip().isdecimal() or int(number) < 1 or length is None:
-            raise ValueError(f"{text!r} is no quota; write credits/minute, credits/hour or credits/day, as in 800/day")
+            raise ValueError(f"{text!r} is not a quota; write credits/minute, credits/hour or credits/day: 800/day")
         if zone:
             try:
                 ZoneInfo(zone)
             except (ZoneInfoNotFoundError, ValueError, OSError):
-                raise ValueError(f"{zone!r} in {text!r} is no time zone; write one as America/New_York") from None
+                raise ValueError(f"{zone!r} in {text!r} is not a time zone; write it like America/New_York") from None
         return Quota(int(number), length, zone or "UTC", period.startswith("rolling-"))

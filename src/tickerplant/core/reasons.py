@@ -12,7 +12,7 @@ from tickerplant.core.sources import BARS, TICKS
 OF_TICKS: Final = ("ticks", "parts", "late", "down", "auction", "cancel", "correction", "rebuild")
 """Reasons of bars that aggregation builds itself, from prints or finer bars, including their revisions.
 
-`source` is not one of them: it marks a bar that another source's bar replaced, which may be of either kind.
+`source` is not among them: it is the reason of a bar that replaces a bar of another source, and may be of either kind.
 """
 
 

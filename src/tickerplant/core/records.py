@@ -8,13 +8,15 @@
 | `market.prices.ohlcv` | aggregation | `Bars`; it forwards `Mark`, `End`, `Splits`, `Settings`, `AlertRule` in order |
 | `market.analytics` | analytics | `Values`; it forwards `Mark` and `End`, which show its progress |
 | `market.alerts` | analytics | `Alerts` |
+| `market.status` | aggregation | `Over`, `FeedState`, `Differences` |
+| `market.deadletter` | feeds and services | `Dead` |
 
-Times in headers are int64 microseconds UTC. `sent_at_us` is the only clock of a reader: its outputs have the
+Times in headers are int64 microseconds UTC. `sent_at_us` is the only clock of a reader: the reader's outputs have the
 `sent_at_us` of the record that caused them. `cause` is the version (see `version`) of the raw record whose step
-produced this one. On the raw topic it is 0, because the record's own offset identifies it.
+produced this record. On the raw topic `cause` is 0, because the record's own offset identifies the record.
 
-On the wire a record is one Arrow IPC stream: schema (metadata key `tickerplant`: the header as JSON, with its `kind`
-and `v`), dictionaries, one record batch. Any Arrow reader opens it.
+A record is stored as one Arrow IPC stream: the schema, dictionaries and one record batch. The metadata key
+`tickerplant` of the schema contains the header as JSON, with its `kind` and `v`. Any Arrow reader opens the stream.
 """
 
 from __future__ import annotations
@@ -31,17 +33,17 @@ from tickerplant.core.alerts import Rule
 from tickerplant.core.errors import UnreadableRecord
 
 VERSION: Final = 1
-"""Version of headers and columns that this code writes. It reads this one and all earlier ones."""
+"""Version of the headers and columns that this code writes. The code also reads all earlier versions."""
 
 METADATA_KEY: Final = b"tickerplant"
 
 
 FILE_FEED: Final = "file:"
-"""Prefix of the names of file feeds. A user has just requested their data, which may be old."""
+"""Prefix of the names of file feeds. A user has just requested the data of such a feed, and the data may be old."""
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind"):
-    """Fields of every record's header."""
+    """Fields of every record's header. `v` is the `VERSION` of its writer."""
 
     v: int = VERSION
     sent_at_us: int
@@ -50,11 +52,11 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_
 
 
 class Start(Header, frozen=True, kw_only=True, tag="start"):
-    """The feed is up. Rows: all symbols that it is expected to send in this partition, replacing earlier ones.
+    """The feed is up. Rows: all symbols that it is expected to send in this partition. They replace earlier ones.
 
-    `from_us`: the feed is complete from here on. `hole`: data between its previous watermark and `from_us` may be
-    missing. `live`: without marks the feed counts as down; a file needs none. `whole`: its first interval is complete
-    although `from_us` is inside it (the default for files).
+    `from_us`: time from which the feed is complete. `hole`: data between its previous watermark and `from_us` may be
+    missing. `live`: the feed counts as down if its marks stop; a file sends no marks. `whole`: its first interval is
+    complete although `from_us` is inside it (the default for files).
     """
 
     from_us: int
@@ -64,7 +66,7 @@ class Start(Header, frozen=True, kw_only=True, tag="start"):
 
 
 class Ticks(Header, frozen=True, kw_only=True, tag="ticks"):
-    """Rows: prints (`schemas.TICKS`). A later tick before `watermark_us` is late."""
+    """Rows: prints (`schemas.TICKS`). Later ticks with a time before `watermark_us` are late."""
 
     watermark_us: int
 
@@ -72,7 +74,7 @@ class Ticks(Header, frozen=True, kw_only=True, tag="ticks"):
 class VendorBars(Header, frozen=True, kw_only=True, tag="vendor_bars"):
     """Rows: finished bars (`schemas.VENDOR_BARS`), with the feed's watermark and the reason for the request.
 
-    `reason` is one word, which the published bars also have: `vendor`, `backfill`, `official`, `file`.
+    `reason` is one word, which the published bars contain too: `vendor`, `backfill`, `official`, `file`.
     """
 
     watermark_us: int
@@ -116,7 +118,7 @@ class Dividends(Header, frozen=True, kw_only=True, tag="dividend"):
 
 
 class Answers(Header, frozen=True, kw_only=True, tag="answers"):
-    """Rows: vendors' answers about requested ranges (`schemas.ANSWERS`). They follow the bars of the answer."""
+    """Rows: vendors' answers about requested ranges (`schemas.ANSWERS`). The record follows the bars of the answers."""
 
 
 class Rebuild(Header, frozen=True, kw_only=True, tag="rebuild"):
@@ -127,9 +129,10 @@ class Rebuild(Header, frozen=True, kw_only=True, tag="rebuild"):
 
 
 class AlertRule(Header, frozen=True, kw_only=True, tag="alert_rule"):
-    """From here on this revision of the rule is in force. `removed`: the rule is removed.
+    """This revision of the rule is in force from this record on. `removed`: the rule is removed.
 
-    A revision that is already in force changes nothing. The record is in the symbol's partition; a removal is in all.
+    A revision that is already in force changes nothing. The record is in the symbol's partition; a removal is in every
+    partition.
     """
 
     rule: Rule
@@ -262,7 +265,7 @@ def encode(header: Header, batch: pa.RecordBatch | None = None) -> pa.Buffer:
 def decode(data: Any) -> Record:
     """Return the record in `data` (bytes, memoryview or Arrow buffer). Its columns share that memory.
 
-    Raises only UnreadableRecord: if it is not a record, is of a newer version, or has other columns than its kind.
+    Raises only UnreadableRecord: `data` is not a record, is of a newer version, or lacks the columns of its kind.
     """
     try:
         with pa.ipc.open_stream(data) as stream:
@@ -311,7 +314,7 @@ class _VersionOnly(msgspec.Struct):
 
 
 def header_of(data: Any) -> Header:
-    """Return the header without reading the columns. Raises UnreadableRecord, as `decode`."""
+    """Return the header without reading the columns. Raises UnreadableRecord like `decode`."""
     try:
         with pa.ipc.open_stream(data) as stream:
             return _read_header(stream.schema)

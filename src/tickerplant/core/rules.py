@@ -36,10 +36,10 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """The rules in force. Patterns are shell patterns on the symbol (`BTC*`, `*/USD`); the first match applies."""
 
     allowed_lateness_us: int = msgspec.field(default=2 * SECOND_US, name="lateness_us")
-    """Time for which a window accepts late ticks after a feed's watermark has passed its end."""
+    """Time for which a window accepts late ticks after the feed's watermark has passed the window's end."""
 
     sources: tuple[str, ...] = ("*",)
-    """Order of sources with equally complete bars, best first: entries of `core.sources`."""
+    """Order of the sources of equally complete bars, best first: entries of `core.sources`."""
 
     source_priority_wait_us: int = msgspec.field(default=3 * SECOND_US, name="source_wait_us")
     """Log time for which a bar waits for a live feed with a better rank than its own source."""
@@ -47,19 +47,19 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     calendars: Mapping[str, str] = msgspec.field(
         default_factory=lambda: {"*/*": "24/7", "*USDT": "24/7", "*USDC": "24/7", "BTC*": "24/7", "*": "XNYS"}
     )
-    """Pattern of symbols to calendar: a name of exchange_calendars (`XNYS`, `XLON`, `XHKG`) or `24/7`."""
+    """Calendar by pattern of symbols: a name of exchange_calendars (`XNYS`, `XLON`, `XHKG`) or `24/7`."""
 
     calendar_version: str = ""
     """Version of the calendar data with which the rules were written."""
 
     extended_hours: bool = False
-    """Daily bars include extended hours."""
+    """True if daily bars include extended hours."""
 
     revision_window_sessions: int = msgspec.field(default=1, name="memory_sessions")
     """Number of sessions whose closed bars stay in memory, so that late ticks revise them."""
 
     activity_bars: Mapping[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
-    """Pattern of symbols to intervals by activity (`100t`, `10000v`, `1000000d`); the first match applies."""
+    """Intervals of activity (`100t`, `10000v`, `1000000d`) by pattern of symbols. The first match applies."""
 
     indicators: Mapping[str, tuple[str, ...]] = msgspec.field(
         default_factory=lambda: {"5m": SEED_INDICATORS, "1d": SEED_INDICATORS}
@@ -82,7 +82,7 @@ def rules_from(values: Mapping[str, Any]) -> Rules:
 
 
 def values_of(rules: Rules) -> dict[str, Any]:
-    """Return the values of a `Settings` record: those that differ from the defaults."""
+    """Return the values for a `Settings` record: those that differ from the defaults."""
     every = msgspec.to_builtins(rules)
     default = msgspec.to_builtins(DEFAULT_RULES)
     return {name: value for name, value in every.items() if value != default[name]}

@@ -21,7 +21,7 @@ from tickerplant.core.times import FOREVER_US, HOUR_US, Int64Array, micros_of
 FIRST_DAY: Final = dt.date(1980, 1, 1)
 LAST_DAY: Final = dt.date(2039, 12, 31)
 PACKAGED_CALENDARS: Final = ("XNYS",)
-"""Calendars whose schedules are in the package (`tools/calendars.py` writes them): that of the default rules."""
+"""Calendars whose schedules are in the package: the exchange of the default rules. `tools/calendars.py` writes them."""
 Schedule: TypeAlias = Mapping[str, Int64Array]
 """Arrays of a calendar by name, one element per session."""
 _EXTENDED_FROM: Final = dt.time(4)
@@ -31,7 +31,7 @@ _EXTENDED_FOR_US: Final = 4 * HOUR_US
 
 
 def packaged_schedule(name: str) -> Schedule | None:
-    """Return the packaged schedule; None without one for the installed version of exchange_calendars."""
+    """Return the packaged schedule, or None if there is none for the installed version of exchange_calendars."""
     if name not in PACKAGED_CALENDARS:
         return None
     with (

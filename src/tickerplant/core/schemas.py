@@ -38,7 +38,7 @@ class TopicSpec:
 
     @property
     def keyed(self) -> bool:
-        """Return whether it is a state topic, which retains the newest value of each key instead of a range of time."""
+        """Return whether this is a state topic, which retains the newest value of each key, not a range of time."""
         return self.retention_us is None
 
 
@@ -58,7 +58,7 @@ TOPIC: Final = {spec.name: spec for spec in TOPICS}
 STALE_FEED_US: Final = 90 * SECOND_US
 """Log time without a record after which a live feed counts as down since its watermark.
 
-It is 1.5 times the longest interval between a live feed's marks, which is one minute outside the session.
+This is 1.5 times the longest interval between a live feed's marks, which is one minute outside the session.
 """
 
 FORMING, FINAL, WITHDRAWN = "forming", "final", "withdrawn"
@@ -83,7 +83,7 @@ TICKS: Final = pa.schema(
         pa.field("received_at", TIMESTAMP, nullable=False),
     ]
 )
-"""One row per print. `size` is 0 and `trade_id` null if the vendor sends none."""
+"""Prints, one row each. If the vendor sends none, `size` is 0 and `trade_id` is null."""
 
 VENDOR_BARS: Final = pa.schema(
     [
@@ -112,7 +112,7 @@ SPLITS: Final = pa.schema(
         pa.field("source", TEXT, nullable=False),
     ]
 )
-"""`time`: 00:00 UTC of the first session at the new price; 4-for-1 is numerator 4, denominator 1."""
+"""Splits. `time` is 00:00 UTC of the first session at the new price. 4-for-1 has numerator 4 and denominator 1."""
 
 DIVIDENDS: Final = pa.schema(
     [
@@ -123,7 +123,7 @@ DIVIDENDS: Final = pa.schema(
         pa.field("source", TEXT, nullable=False),
     ]
 )
-"""`time`: 00:00 UTC of the ex-date; `amount` per share, as paid."""
+"""Dividends. `time` is 00:00 UTC of the ex-date. `amount` is per share, as paid."""
 
 ANSWERED, NO_DATA, QUOTA, OUTAGE, NOT_OFFERED, DIFFERS = (
     "answered", "no_data", "quota", "outage", "not_offered", "differs",
@@ -131,12 +131,12 @@ ANSWERED, NO_DATA, QUOTA, OUTAGE, NOT_OFFERED, DIFFERS = (
 VERDICTS: Final = (ANSWERED, NO_DATA, QUOTA, OUTAGE, NOT_OFFERED, DIFFERS)
 """Verdicts of a row of `ANSWERS` about its range:
 
-- `answered`: the vendor returned its bars; missing ones had no trades,
+- `answered`: the vendor returned its bars; intervals without a bar had no trades,
 - `no_data`: the vendor has no data of the range,
 - `quota`: the vendor's quota was used up,
 - `outage`: the vendor was unavailable,
 - `not_offered`: the vendor does not offer the range (plan, symbol, look-back),
-- `differs`: its bars were rejected because they differ from those of other vendors.
+- `differs`: the vendor's bars were rejected because they differ from those of other vendors.
 """
 
 ANSWERS: Final = pa.schema(
@@ -153,8 +153,8 @@ ANSWERS: Final = pa.schema(
 )
 """A vendor's answers to requests for bars that start in `[from_time, to_time)`, without the bars.
 
-`source` is "" if no vendor was left. `again_at`: the time from which a new request may succeed; null for `answered`, or
-if none can.
+`source` is "" if no vendor was left to ask. `again_at`: the time from which a new request may succeed. It is null for
+`answered`, or if no request can succeed.
 """
 
 BARS: Final = pa.schema(
@@ -181,8 +181,8 @@ BARS: Final = pa.schema(
 )
 """Published bars, at most one row for each (symbol, interval, time) in a record.
 
-Prices are null in a withdrawn bar, and if none of its prints may set a price. `vwap` is null without volume. `trades`
-is null if the vendor sends none. `revision` counts from 0 and includes closed states only.
+Prices are null in a withdrawn bar, and in a bar whose prints may not set a price. `vwap` is null if there is no volume.
+`trades` is null if the number is unknown. `revision` counts the closed states of the bar from 0.
 """
 
 ANALYTICS_KEY: Final = pa.schema(
@@ -217,9 +217,9 @@ ALERT: Final = pa.schema(
 )
 """Fired alerts, one row per crossing.
 
-`time` and `state` are those of the bar, `rule` is the condition as text, `left` and `right` are the values of its
-sides. `revised`: a revision of the bar, or of an earlier one, caused the crossing. `alert_id` is the same each time
-that the crossing is found, in any log (`core.alerts`).
+`time` and `state` are those of the bar. `rule` is the condition as text. `left` and `right` are the values of its
+operands. `revised`: a revision of the bar, or of an earlier bar, caused the crossing. Every log and every replay gives
+a crossing the same `alert_id` (`core.alerts`).
 """
 
 COVERAGE: Final = pa.schema(
@@ -252,10 +252,10 @@ DEAD: Final = pa.schema(
         pa.field("payload", pa.binary(), nullable=False),
     ]
 )
-"""Data that could not be decoded or applied, with its place in the log.
+"""Data that could not be decoded or applied, with its position in the log.
 
 Data that never reached the log has offset −1 and the feed's name as topic.
 """
 
 NOTHING: Final = pa.schema([])
-"""The columns of a record that has only a header."""
+"""The columns of a record without rows: none."""

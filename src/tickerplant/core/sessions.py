@@ -51,17 +51,17 @@ class Calendar(Protocol):
         ...
 
     def close_of(self, sessions: Int64Array) -> Int64Array:
-        """Return the close of each session, exclusive. Raises ValueError as `open_of`."""
+        """Return the close of each session, exclusive. Raises ValueError like `open_of`."""
         ...
 
     def bounds_of(self, sessions: Int64Array) -> tuple[Int64Array, Int64Array]:
-        """Return start and end of each session, extended hours included. Raises ValueError as `open_of`."""
+        """Return start and end of each session, extended hours included. Raises ValueError like `open_of`."""
         ...
 
     def start_of_last_sessions(self, times: Int64Array, sessions: int) -> Int64Array:
-        """Return the start, or the date if earlier, of the `sessions`-th last session that has begun by each time.
+        """Return for each time the start of the `sessions`-th last session that has begun by then.
 
-        NEVER_US if fewer sessions have begun.
+        The date of that session is returned if it is earlier than the start; NEVER_US if fewer sessions have begun.
         """
         ...
 
@@ -96,11 +96,11 @@ class AlwaysOpen:
         return self.open_of(sessions), self.close_of(sessions)
 
     def start_of_last_sessions(self, times: Int64Array, sessions: int) -> Int64Array:
-        """Return the start of the last `sessions` UTC days."""
+        """Return for each time the start of the last `sessions` UTC days, the current day included."""
         return self.session_of(times) - (sessions - 1) * DAY_US
 
     def bounds(self) -> tuple[int, int]:
-        """Return all time."""
+        """Return (NEVER_US, FOREVER_US): the calendar covers all times."""
         return NEVER_US, FOREVER_US
 
     @staticmethod
@@ -158,7 +158,7 @@ class ExchangeCalendar:
         return self._begins[at], self._ends[at]
 
     def start_of_last_sessions(self, times: Int64Array, sessions: int) -> Int64Array:
-        """Return the start, or the date if earlier, of the `sessions`-th last session that has begun by each time."""
+        """Return for each time the start of the `sessions`-th last session, or its date if that is earlier."""
         at = np.searchsorted(self._begins, times, side="right") - sessions
         found = np.minimum(self._begins[at], self._dates[at])
         return np.where(at >= 0, found, NEVER_US)
@@ -178,8 +178,8 @@ class ExchangeCalendar:
 def calendar(name: str) -> Calendar:
     """Return the calendar of a name: `24/7`, or a name of exchange_calendars, for example `XNYS`.
 
-    Results are cached. Without a packaged schedule the first call takes about 0.25 s, plus some seconds for the
-    library's import. Raises ConfigError for an unknown name, or if the library fails.
+    Results are cached. The first call takes about 0.25 s if no schedule is packaged, plus some seconds to import the
+    library. Raises ConfigError for an unknown name, or if the library fails.
     """
     if name == ALWAYS_OPEN:
         return AlwaysOpen()
@@ -200,7 +200,7 @@ def _from_schedule(name: str, schedule: Schedule) -> ExchangeCalendar:
 def end_of(calendar: Calendar, session: int, *, extended: bool) -> int:
     """Return the end of a session: the end of its extended hours, or its regular close. Microseconds UTC.
 
-    A date that is no session of the calendar ends with its UTC day.
+    A date that is not a session of the calendar ends with its UTC day.
     """
     sessions = np.array([session])
     try:
@@ -226,6 +226,6 @@ class Calendars:
         return found
 
     def check(self) -> None:
-        """Load all calendars of the rules. Raises ConfigError for an unknown one."""
+        """Load all calendars of the rules. Raises ConfigError for an unknown calendar."""
         for name in self._patterns.values():
             calendar(name)

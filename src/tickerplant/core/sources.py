@@ -1,11 +1,11 @@
-"""The order of sources: whose bar is published if several sources have an equally complete one.
+"""The order of sources, which decides between equally complete bars of several sources.
 
 The order is one list, best first. The first entry that matches a source gives its rank. An entry is
 
     SOURCE[:ticks|:bars][@SYMBOL[ INTERVAL]]
 
 with shell patterns for source, symbol and interval. `:ticks` matches bars that aggregation built from the source's
-prints, `:bars` those that the source sent as bars. For example, `["exchange:bars", "*:ticks", "*"]` prefers an
+prints. `:bars` matches bars that the source sent. For example, `["exchange:bars", "*:ticks", "*"]` prefers an
 exchange's official bars, then bars built from ticks, then all others. `["yahoo:bars@^* 1d", "*"]` prefers Yahoo's daily
 bars for indices.
 """
@@ -42,7 +42,7 @@ class Entry:
 
 
 def parse_entry(text: str) -> Entry:
-    """Parse one entry. Raises ConfigError.
+    """Parse one entry. Raises ConfigError that shows the format.
 
     >>> parse_entry("yahoo:bars@^* 1d")
     Entry(source='yahoo', kind='bars', symbol='^*', interval='1d')

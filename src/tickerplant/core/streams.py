@@ -16,11 +16,11 @@ import pyarrow as pa
 from tickerplant.core import records, schemas
 
 Payload: TypeAlias = Any
-"""Anything with the buffer protocol: bytes, a memoryview, an Arrow buffer."""
+"""An object with the buffer protocol: bytes, a memoryview or an Arrow buffer."""
 
 MAX_DEAD_PAYLOAD_BYTES: Final = 8 * 1024 * 1024
-"""Maximum payload bytes of one dead letter. A quarter of the largest log record (`log.port.MAX_RECORD_BYTES`), so that
-payload, reason and Arrow's framing always fit."""
+"""Maximum payload bytes of one dead letter. The largest log record (`log.port.MAX_RECORD_BYTES`) is four times as long,
+so payload, reason and Arrow's framing always fit."""
 MAX_REASON_CHARS: Final = 4_000
 """Maximum characters of a dead letter's reason. A parser's message may quote the whole input."""
 
@@ -49,14 +49,14 @@ class ConsumedRecord:
 
 
 class Output(NamedTuple):
-    """One record to append, to the same partition number as its cause."""
+    """One record to append to the partition whose number is that of its cause."""
 
     topic: str
     value: Payload
 
 
 class History(Protocol):
-    """The input partition before the record of a step, as a function that a stage may call."""
+    """A function with which a stage reads the input partition before the record of its step."""
 
     def __call__(self, begin: int, end: int) -> Iterator[ConsumedRecord]:
         """Yield the retained records of `[begin, end)` in order, but none at or after the step's own record."""
@@ -87,17 +87,17 @@ class Stage(Protocol):
         ...
 
     def keep_label(self) -> str | None:
-        """Return the current session's name. The first snapshot of each session is kept.
+        """Return the name of the current session, or None before the first session.
 
-        None: no session yet.
+        The first snapshot of each session is kept.
         """
         ...
 
     def oldest_offset(self) -> int | None:
         """Return the smallest offset that this stage may still read through `history`.
 
-        The log retains records from there on, within the bounds of `log.snapshot_retention`. It never decreases. None
-        (the default): the stage reads nothing older than its position.
+        The offset never decreases. The log retains records from there on, within the bounds of
+        `log.snapshot_retention`. None (the default): the stage reads nothing older than its position.
         """
         return None
 
@@ -108,8 +108,8 @@ class Stage(Protocol):
     def run_background_work(self, position: int) -> Sequence[Output] | None:
         """Run one unit of work that no record causes; return its outputs, or None if there is no work.
 
-        It may do IO, and should take a fraction of a second. `position` is the offset of the next input record. The
-        loop does not call it while the stage still replays records up to the committed positions.
+        The work may do IO, and should take a fraction of a second. `position` is the offset of the next input record.
+        The loop does not call this method while the stage still replays records up to the committed positions.
         """
         return None
 
@@ -120,15 +120,15 @@ class StageFactory(Protocol):
     format: int
 
     def __call__(self, partition: int, snapshot: bytes | None) -> Stage:
-        """Return the stage restored from `snapshot`; None: a new one. Raises SnapshotRefused for unknown bytes."""
+        """Return the stage restored from `snapshot`, or a new one if that is None. Raises SnapshotRefused."""
         ...
 
 
 def dead_letter(record: ConsumedRecord, reason: str, sent_at_us: int, *, cause: int = 0) -> Output:
     """Return the dead letter of a record that a stage cannot apply.
 
-    `sent_at_us` and `cause` are those of its header. The payload is cut at `MAX_DEAD_PAYLOAD_BYTES` and the reason at
-    `MAX_REASON_CHARS`, so the dead letter of the largest record still fits into the log.
+    `sent_at_us` and `cause` are the values for its header. The payload is cut at `MAX_DEAD_PAYLOAD_BYTES` and the
+    reason at `MAX_REASON_CHARS`, so the dead letter of the largest record still fits into the log.
     """
     payload, reason = cut_to_fit(record.value, reason)
     columns = [

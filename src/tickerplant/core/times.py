@@ -20,9 +20,9 @@ DAY_US: Final = 24 * HOUR_US
 WEEK_US: Final = 7 * DAY_US
 
 NEVER_US: Final = -(1 << 62)
-"""A time before all times: no watermark yet. Not the int64 minimum, so that subtracting a lateness cannot overflow."""
+"""A time before all times: no watermark yet. Subtracting a lateness cannot overflow, unlike from the int64 minimum."""
 FOREVER_US: Final = 1 << 62
-"""A time after all times: the watermark of an ended feed."""
+"""A time after all times: an open end, or no upper bound."""
 
 TIMESTAMP: Final = pa.timestamp("us", tz="UTC")
 
@@ -35,7 +35,7 @@ _MICROSECOND = dt.timedelta(microseconds=1)
 
 
 def micros_of(moment: dt.datetime) -> int:
-    """Return microseconds since 1970 UTC of an aware datetime, exactly. Raises ValueError for a naive one."""
+    """Return microseconds since 1970 UTC of an aware datetime, exactly. Raises ValueError for a naive datetime."""
     if moment.tzinfo is None:
         raise ValueError(f"{moment} has no time zone")
     return (moment - _EPOCH) // _MICROSECOND
@@ -47,9 +47,9 @@ def datetime_of(us: int) -> dt.datetime:
 
 
 def iso(time: int | dt.datetime) -> str:
-    """Return a time as ISO 8601: microseconds since 1970 in UTC, a datetime in its own zone. UTC is written as Z.
+    """Return a time as ISO 8601. Microseconds since 1970 are written in UTC, a datetime in its own zone.
 
-    Trailing zero microseconds are omitted.
+    UTC is written as Z. A fraction of zero microseconds is omitted.
 
     >>> iso(1_340_285_400_000_000), iso(1_340_285_400_250_000)
     ('2012-06-21T13:30:00Z', '2012-06-21T13:30:00.250000Z')
@@ -59,7 +59,7 @@ def iso(time: int | dt.datetime) -> str:
 
 
 def check_range(start_us: int | None, end_us: int | None, start: str, end: str) -> None:
-    """Raise BadInput unless `start_us` is before `end_us`. None is an open side, which fits any other.
+    """Raise BadInput unless `start_us` is before `end_us`. A bound of None is open and always valid.
 
     `start` and `end` are the user's texts, for the message: `--from 2012-06-21`.
 
@@ -72,14 +72,14 @@ def check_range(start_us: int | None, end_us: int | None, start: str, end: str) 
 
 
 def times_of(column: Any) -> Int64Array:
-    """Return a timestamp column (Array or ChunkedArray, no nulls) as int64 microseconds. Copies only to convert."""
+    """Return a timestamp column (Array or ChunkedArray, no nulls) as int64 microseconds. Copies only if necessary."""
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     if column.type != TIMESTAMP:
         column = column.cast(TIMESTAMP)
     if not len(column):
         return np.empty(0, np.int64)
-    # Reads the column's buffer directly, because `cast` and `view` are slow for the many small records.
+    # Reads the column's buffer directly, because `cast` and `view` are slow for many small records.
     result: Int64Array = np.frombuffer(column.buffers()[1], np.int64, len(column), column.offset * 8)
     return result
 

@@ -2,7 +2,7 @@
 
 A version is one int64, `generation << 40 | offset`: the generation of the log and the offset of the raw record whose
 step produced the output. Versions of one partition only increase. The newest version is therefore the largest number,
-in NumPy, SQL and JavaScript alike (2^53 contains generation 8,191).
+in NumPy, SQL and JavaScript alike. Versions up to generation 8,191 are below 2^53.
 """
 
 from __future__ import annotations
