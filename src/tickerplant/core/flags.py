@@ -21,8 +21,8 @@ class TickFlag(IntFlag):
     CLOSING_AUCTION = 32
     """Print of the closing auction. It belongs to the daily bar although it arrives after the close."""
     SIZE_UNKNOWN = 64
-    """The print's size is unknown, so a bar that contains it is incomplete. The first print of a feed that sends only the
-    day's volume is an example."""
+    """The print's size is unknown, so a bar with this print is incomplete. An example is the first print of a feed that
+    sends only the day's volume."""
 
 
 KNOWN_BITS = int(~TickFlag(0)) & 0xFFFF
