@@ -5,8 +5,8 @@
 All systems use one thread. An output is one value of one symbol and bar. Only the 18 outputs of the default set that
 all systems compute are counted; the engine also computes %B and bandwidth. Each round measures, in this order:
 
-- engine: a batch of decoded bars to arrays of values, one closed bar per symbol and batch; `together` if all symbols
-  have the same number of bars, `ragged` if each starts at another bar and lacks one in ten;
+- engine: from a batch of decoded bars, one closed bar per symbol, to arrays of values. All symbols have the same number
+  of bars (`together`), or each symbol starts at another bar and lacks one bar in ten (`ragged`);
 - stage: the same work from the bytes of the input record to the bytes of the output records;
 - talipp: its indicator objects, one bar at a time (the state of the art of streaming in Python);
 - TA-Lib by window: its functions over a symbol's last 250 bars, called again for each bar (the usual practice);

@@ -54,7 +54,7 @@ def serve(url: str) -> None:
 
 @contextmanager
 def service(url: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the service in a child process that cannot outlive this one."""
+    """Run the service in a child process that ends with this process; yield the child."""
     command = [sys.executable, "-m", "benchmarks.closing", "--serve", url]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, cwd=Path(__file__).parents[1])
     try:

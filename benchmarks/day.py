@@ -4,7 +4,7 @@
 
 The sandbox simulates three vendors (Twelve Data with its stream, Alpha Vantage, Yahoo) with its own clock. The stream
 disconnects every few minutes and becomes mute. 429 errors occur, a daily quota is exhausted, and a vendor is down for
-hours. At the end every stored minute bar is compared with the sandbox's bar. Coverage must name a reason for each
+hours. Every stored minute bar is then compared with the sandbox's bar. Coverage must name a reason for each
 missing bar.
 """
 

@@ -2,7 +2,7 @@
 
 Records are batches of 4,096 ticks, like those of feeds. Appending uses transactions of one, four and twenty records
 over four partitions. Reading uses one reader without a group. The wake-up time starts before a transaction of one small
-record and ends when a sleeping reader in another thread has received the record; it includes the commit. The brokers
+record and ends when a sleeping reader in another thread has received the record. It includes the commit. The brokers
 run on the same machine.
 """
 

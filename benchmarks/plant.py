@@ -4,10 +4,10 @@
     python benchmarks/plant.py --ticks 20000000 --log embedded
     python benchmarks/plant.py --only latency --rate 10000 [--history]
 
-Everything is pinned to two cores: the plant, the feed, the clients and (with `--log kafka`) the broker share them. The
-plant is `tickerplant up`: five services, forming bars, indicators, API. Ten WebSocket clients in a separate process
-subscribe to ticks, bars and values of twenty symbols each. The feed is `tickerplant replay` of a Parquet file in a
-separate process. Memory is the sum of the proportional set sizes of the plant's processes, without the database server.
+Two cores run the plant, the feed, the clients and (with `--log kafka`) the broker. The plant is `tickerplant up`: five
+services, forming bars, indicators, API. Ten WebSocket clients in a separate process subscribe to ticks, bars and values
+of twenty symbols each. The feed is `tickerplant replay` of a Parquet file in a separate process. Memory is the sum of
+the proportional set sizes of the plant's processes, without the database server.
 
 Other work on the two cores reduces the measured rate, so the CPU seconds of all participants are measured too.
 `bound_ticks_per_s` is the rate of two cores that are always busy, an upper bound.

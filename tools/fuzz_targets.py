@@ -163,7 +163,7 @@ class _Chart:
         from yfinance import cache
 
         kept, cache._TzCacheManager._tz_cache = cache._TzCacheManager._tz_cache, cache._TzCacheDummy()
-        try:  # use the zone of each chart, not of the previous one
+        try:  # use the zone of each chart, not of the previous chart
             interval = "1d" if b'"1d"' in body[:2_000] else "1m"
             columns = self._yfinance.history(
                 "AAPL", interval=interval, start=1, end=NOW_US // 1_000_000, prepost=False, auto_adjust=False, timeout=1

@@ -15,7 +15,7 @@ from tickerplant.core.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class SystemClock:
-    """A linear function of the machine's clock: `origin_us` at machine time `epoch_us`, then `speed` times as fast.
+    """A clock that shows `origin_us` at machine time `epoch_us` and runs `speed` times as fast as the machine's.
 
     The default is the machine's clock itself. Two processes with the same three numbers agree on the time. Raises
     ConfigError if `speed` is outside 0.01 to 10,000.

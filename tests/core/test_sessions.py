@@ -56,7 +56,7 @@ def test_a_session_has_the_published_open_and_close(name: str, session: str, ope
 # London: 08:00 to 16:30 London time. The close is at 12:30 on the last business days before Christmas and New Year.
 # London is at UTC; it is at UTC+1 from the last Sunday of March (2025-03-30) to the last of October (2025-10-26).
 # Hong Kong (HKEX): 09:30 to 12:00 and 13:00 to 16:00, UTC+8. The eves of Christmas, New Year and the Lunar New Year
-# have no afternoon. Tokyo (JPX): 09:00 to 11:30 and 12:30 to 15:00, UTC+9. From 2024-11-05 on the close is at 15:30.
+# have no afternoon. Tokyo (JPX): 09:00 to 11:30 and 12:30 to 15:00, UTC+9. The close is at 15:30 from 2024-11-05 on.
 # Australia (ASX): 10:00 to 16:00 Sydney time, UTC+10, in summer UTC+11. The close is at 14:10 on Christmas Eve.
 @pytest.mark.parametrize(
     ("name", "session", "opens", "closes"),

@@ -25,7 +25,7 @@ def _without_code(text: str) -> str:
 
 
 def _links(page: Path) -> Iterator[str]:
-    """Yield the targets of a page's links, except those to other sites."""
+    """Yield the targets of a page's links, except links to other sites."""
     for target in re.findall(r"\]\(([^)\s]+)\)", _without_code(page.read_text())):
         if not re.match(r"[a-z]+:", target):
             yield target

@@ -79,7 +79,7 @@ class Replayed:
 
 
 def calendar_of(symbol: str) -> str:
-    """Return the name of the calendar that the default settings give a symbol."""
+    """Return the name of the calendar that the default settings assign to a symbol."""
     return next(name for pattern, name in Rules().calendars.items() if fnmatchcase(symbol, pattern))
 
 

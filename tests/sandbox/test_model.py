@@ -91,7 +91,7 @@ def test_trades_do_not_depend_on_the_requested_ranges() -> None:
     whole = market.trades(NOON - 5 * SECOND_US, NOON + 65 * SECOND_US)
     cuts = np.random.default_rng(1).integers(NOON - 5 * SECOND_US, NOON + 65 * SECOND_US, 40).tolist()
     pieces = list(itertools.pairwise(sorted([*cuts, NOON - 5 * SECOND_US, NOON, NOON + 1, NOON + 65 * SECOND_US])))
-    backwards = [market.trades(a, b) for a, b in reversed(pieces)]  # no result depends on the previous one
+    backwards = [market.trades(a, b) for a, b in reversed(pieces)]  # no result depends on an earlier call
     parts = backwards[::-1]
     assert len(whole.codes) > 3_000
     for name in ("codes", "times_us", "prices", "day_volumes", "sizes"):

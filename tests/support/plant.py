@@ -29,8 +29,8 @@ EXACT = {
 }
 """Columns that must be equal to the last bit after any disturbance.
 
-`realtime_analytics` is excluded: it contains the last state of forming bars, and their publication depends on the
-marks that a paced feed sends by its clock. `version`, `published_at` and `received_at` depend on the run."""
+`realtime_analytics` is excluded: it contains the last state of forming bars. Their publication depends on the marks
+that a paced feed sends by its clock. `version`, `published_at` and `received_at` depend on the run."""
 
 ROUNDED = {
     "intraday_ohlcv": ("volume", "vwap"),

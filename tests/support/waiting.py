@@ -62,7 +62,7 @@ PATIENCE: Final = Patience()
 
 
 class Guard:
-    """A deadline whose seconds pass slower while the machine is busy."""
+    """A deadline whose seconds pass more slowly if the machine is slow or busy."""
 
     def __init__(self, idle_s: float = HANG_S) -> None:
         self._left_s, self._looked_s = idle_s, time.monotonic()

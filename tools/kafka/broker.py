@@ -144,7 +144,7 @@ class KafkaBroker:
 
     @property
     def pid(self) -> int | None:
-        """Return the pid of the JVM, also of one that another process started; None if it does not run."""
+        """Return the JVM's pid, even if another process started the JVM; None if it does not run."""
         try:
             pid = int((self.data_dir / "pid").read_text())
             command = Path(f"/proc/{pid}/cmdline").read_bytes()

@@ -18,7 +18,7 @@ PREMIUM, DOWN = "premium", "down"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request. Names in `headers` are lower case; `query` contains the last parameter of each name.
+    """An HTTP request. Names in `headers` are lower case; `query` contains the last parameter of each name.
 
     `credits_used`: credits spent by the caller's key this minute, this request included. `credit_limit`: the limit per
     minute; 0 means no limit.

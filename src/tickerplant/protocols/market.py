@@ -29,8 +29,8 @@ NO_VOLUME: Final = -1
 class Instrument:
     """The description of a symbol.
 
-    `kind`: STOCK, FOREX or CRYPTO. `has_sessions`: it trades in sessions of an exchange only, not round the clock.
-    `exchange` and `mic_code` are "" if it has none. A pair's symbol is `BASE/QUOTE`.
+    `kind`: STOCK, FOREX or CRYPTO. `has_sessions`: the symbol trades only in sessions of an exchange, not round the
+    clock. `exchange` and `mic_code` are "" if the symbol has none. A pair's symbol is `BASE/QUOTE`.
     """
 
     symbol: str
@@ -122,10 +122,10 @@ class Market(Protocol):
         ...
 
     def bars(self, symbol: str, start_us: int, end_us: int, length_us: int, adjustment: str = AS_TRADED) -> Bars:
-        """Return the bars that start in the range; the last one may be forming.
+        """Return the bars that start in the range; the last bar may be forming.
 
         Weeks begin on Monday, days at 00:00 UTC. Bars longer than 30 minutes of an instrument with sessions are aligned
-        to the session's open. Longer bars are built from adjusted shorter ones.
+        to the session's open. Longer bars are built from adjusted shorter bars.
         """
         ...
 

@@ -3,7 +3,7 @@
 Each value is a function of seed, symbol, day and a trade's number in the day. It does not depend on earlier trades.
 
 - Opens and closes are points of a Brownian path over quarters of days, with volatility regimes and one jump in 32 days.
-- Within the day the price is a Brownian bridge from open to close. Its argument is the trade's number, not the time, so
+- The price within a day is a Brownian bridge from open to close. Its argument is the trade's number, not the time, so
   that busy minutes are volatile. A trade is at the bid or the ask around that price, rounded to price increments.
 - The day's first and last trade and up to 63 trades between them determine its high and low. Other trades are
   reflected into that range. At most nine of a minute's trades determine the minute's range in the same way. Bars of any
@@ -143,7 +143,7 @@ class DayModel:
         np.cumsum(shapes[which[rows], blocks] * burst, axis=1, out=within[:, 1:])
         within /= np.maximum(within[:, -1:], 1e-300)
         share = np.minimum(low + (high - low) * within, high)
-        # The last value is assigned, not computed, so that its bits equal those of the next block's first.
+        # The last value is assigned, not computed, so that its bits equal the first value of the next block.
         share[:, -1] = high[:, 0]
         return _numbers(days.key[rows], days.count[rows], share)
 

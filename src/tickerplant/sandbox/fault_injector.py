@@ -1,4 +1,4 @@
-"""Applies faults to trades before they are streamed, and to responses. Pure: random numbers come from a seed."""
+"""Applies faults to trades before they are streamed, and to responses. Pure: random numbers depend on a seed."""
 
 from __future__ import annotations
 

@@ -131,7 +131,10 @@ class FaultSchedule:
         """Number of faults applied, by kind."""
 
     def apply(self, fault: Fault, now_us: int) -> None:
-        """Apply a fault. A lasting fault replaces one of the same kind, vendor and symbol; `clear` ends all faults."""
+        """Apply a fault. `clear` ends all faults.
+
+        A lasting fault replaces an earlier fault of the same kind, vendor and symbol.
+        """
         self.taken[fault.do] = self.taken.get(fault.do, 0) + 1
         if fault.do == "clear":
             self._lasting.clear()
@@ -206,7 +209,8 @@ _RANDOM_FAULTS: Final = (
 def random_faults(seed: int) -> Iterator[tuple[float, Fault]]:
     """Yield an endless sequence of seconds and faults, in time order.
 
-    Each kind has random times with its mean interval, and a random vendor. The same seed gives the same faults.
+    Faults of a kind occur at random times with the kind's mean interval, for a random vendor. The same seed produces
+    the same faults.
     """
     rng = random.Random(seed)
     queue = [(rng.expovariate(1 / (minutes * 60)), at) for at, (minutes, *_) in enumerate(_RANDOM_FAULTS)]

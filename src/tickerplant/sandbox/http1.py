@@ -24,7 +24,7 @@ async def read_head(reader: asyncio.StreamReader) -> bytes | None:
 
 
 async def read_request(head: bytes, reader: asyncio.StreamReader) -> Request:
-    """Parse a request's head and read its body. Raises ValueError if it is not HTTP or the body is too long."""
+    """Parse a request's head and read its body. Raises ValueError if the head is not HTTP or the body is too long."""
     first, *lines = head.decode("latin-1").split("\r\n")
     method, target, _ = first.split(" ", 2)
     headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}

@@ -30,7 +30,7 @@ class MarketView:
         return None if code is None or symbol in self.hidden else self.traded.instruments[code]
 
     def bars(self, symbol: str, start_us: int, end_us: int, length_us: int, adjustment: str = AS_TRADED) -> Bars:
-        """Return the bars that start in the range; the last one may be forming."""
+        """Return the bars that start in the range; the last bar may be forming."""
         return self.traded.bars(symbol, start_us, end_us, length_us, self.now_us, adjustment=adjustment)
 
     def month_bars(self, symbol: str, start_us: int, end_us: int, months: int, adjustment: str = AS_TRADED) -> Bars:

@@ -29,7 +29,7 @@ FREE_PACE_S: Final[Mapping[str, float]] = {"alphavantage": 1.0}
 
 @dataclass(slots=True)
 class _Window:
-    """A window of a quota. `spent`: credits granted; `asked`: credits requested, refused ones included."""
+    """A window of a quota. `spent`: credits granted; `asked`: credits requested, refused credits included."""
 
     number: int = -1
     spent: int = 0

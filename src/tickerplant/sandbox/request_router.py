@@ -120,7 +120,7 @@ class RequestRouter:
     # Vendors ---------------------------------------------------------------------------------------------------------
 
     def admit(self, request: Request, now_us: int) -> AdmittedRequest | FaultyResponse:
-        """Spend the request's credits; return the admitted request, or the response to a refused one."""
+        """Spend the request's credits; return the admitted request, or the response if it is refused."""
         protocol = next((protocol for protocol in self._protocols if protocol.matches(request)), None)
         if protocol is None:
             message = f"The requested resource {request.path} was not found."
@@ -157,7 +157,7 @@ class RequestRouter:
         return faulty
 
     def hidden(self, vendor: str, now_us: int) -> set[str]:
-        """Return the symbols that a fault makes unknown to a vendor."""
+        """Return the symbols that faults hide from a vendor's API; an empty set if there are none."""
         return {fault.options["symbol"] for fault in self.faults.all_active("unknown", vendor, now_us)}
 
     def _with_status(self, protocol: RestProtocol, response: Response) -> FaultyResponse:

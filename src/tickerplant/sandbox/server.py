@@ -50,8 +50,8 @@ from tickerplant.sandbox.request_router import (
 
 TICK_S: Final = 0.01  # trades of 10 ms are sent together: 100 wake-ups a second
 _SLOW_BYTES: Final = 8 * 1024 * 1024  # a client with a larger backlog is disconnected, as at the vendor
-_MAX_BEHIND_S: Final = 10.0  # after a longer pause (real time) the stream skips trades; `skipped_us` is their time
-_CATCH_UP_S: Final = 0.25  # time of the trades sent together after a pause; clients can process them before the next
+_MAX_BEHIND_S: Final = 10.0  # after a longer pause (real time) the stream skips trades; see `skipped_us`
+_CATCH_UP_S: Final = 0.25  # seconds of trades per batch after a pause, so that clients can keep up
 _CLOSE_TIMEOUT_S: Final = 2.0
 _TOO_MANY: Final = 1008
 
@@ -60,7 +60,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(eq=False, slots=True)
 class Connection:
-    """A stream's socket."""
+    """The socket of one client of a stream, with its subscriptions."""
 
     vendor: str
     session: StreamSession
@@ -217,7 +217,7 @@ class Sandbox:
 
     def _apply_request(self, request: Request) -> Response:
         try:
-            # Keys are removed: some clients add theirs to every request.
+            # Keys are removed: some clients add a key to every request.
             self.apply(parse_fault({name: value for name, value in request.query.items() if name not in SECRETS}))
         except BadInput as error:
             return json_response({"status": "error", "message": str(error)}, 400)

@@ -94,7 +94,7 @@ class AlphaVantage:
         return {}
 
     def respond(self, request: Request, market: Market) -> Response:
-        """Return the response or the error. An error is JSON even if CSV was requested."""
+        """Return the API's response. An error response is JSON even if CSV was requested."""
         query = request.query
         name = query.get("function", "").upper()
         function = _FUNCTIONS.get(name)

@@ -91,7 +91,7 @@ class Binance:
         return {"X-MBX-USED-WEIGHT": str(used), "X-MBX-USED-WEIGHT-1M": str(used)}
 
     def respond(self, request: Request, market: Market) -> Response:
-        """Return the response or the error."""
+        """Return the API's response, which may be an error response."""
         function = _FUNCTIONS.get(_name(request))
         if function is None:
             return Response(404, b"<html><body><h2>404 Not found</h2></body></html>", "text/html")
@@ -248,7 +248,7 @@ def _candles(bars: Bars, length_us: int, limit: int) -> list[list[Any]]:
 def _trades_of(market: Market, symbol: str, start_us: int, end_us: int, limit: int, *, newest: bool) -> Trades:
     """Return up to `limit` trades of a range, the oldest or the newest.
 
-    The search starts at that end, proceeds in steps of ten minutes, and stops after one day.
+    The search starts at that end of the range, proceeds in steps of ten minutes, and stops after one day.
     """
     found: list[Trades] = []
     count = steps = 0

@@ -110,7 +110,7 @@ class TwelveData:
         ))  # fmt: skip
 
     def respond(self, request: Request, market: Market) -> Response:
-        """Return the response or the error."""
+        """Return the API's response, which may be an error response."""
         try:
             return self._respond(request, market)
         except ApiError as error:

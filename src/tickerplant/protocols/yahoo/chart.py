@@ -103,7 +103,7 @@ class Yahoo:
         return {}
 
     def respond(self, request: Request, market: Market) -> Response:
-        """Return the response or the error."""
+        """Return the API's response, which may be an error response."""
         path = request.path
         if path == "/":
             expires = datetime_of(market.now_us + 365 * DAY_US).strftime("%a, %d %b %Y %H:%M:%S GMT")
@@ -322,7 +322,7 @@ def _period(start_us: int, end_us: int, zone: dt.tzinfo) -> dict[str, Any]:
 def _day_periods(market: Market, instrument: Instrument, day: dt.date) -> tuple[dict[str, Any], ...]:
     """Return the pre-market, regular and post-market period of a local date.
 
-    For an instrument without sessions the regular period is the whole day.
+    The regular period of an instrument without sessions is the whole day.
     """
     zone = _zone(instrument)[1]
     midnight = dt.datetime(day.year, day.month, day.day, tzinfo=zone)
