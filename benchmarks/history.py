@@ -101,8 +101,8 @@ def said(stretch: Stretch, order: str, symbols: int, size: int) -> Iterator[pa.B
             pa.DictionaryArray.from_arrays(zeros[1], pa.array(["file"])),
             pa.array(np.ones(count, np.bool_)),
         ]
-        # The watermark is the smallest time of the remaining rows. If the file is sorted by symbol, it is the first time
-        # until the last symbol begins. It is always the first time in a backfill.
+        # The watermark is the smallest time of the remaining rows. If the file is sorted by symbol, it is the first
+        # time until the last symbol begins. It is always the first time in a backfill.
         behind = min(begin + size, total - 1)
         moves = order == "time" or (order == "symbol" and behind >= total - len(stretch.times))
         watermark = int(stretch.rows(order, symbols, behind, behind + 1)[0][0]) if moves else first
