@@ -3,13 +3,13 @@
 Effects of each change, in this order; each is safe to repeat:
 
 1. Store the new revision of the rule as unpublished (one transaction, flushed to disk).
-2. Append one `AlertRule` to the symbol's partition of `market.prices.raw`. A removal goes to every partition, so that
-   it reaches each partition that ever had a revision of the rule.
+2. Append one `AlertRule` record to the symbol's partition of `market.prices.raw`. A removal is appended to every
+   partition, so that each partition with a revision of the rule receives it.
 3. Mark the revision as published, or delete the removed rule.
 
-A kill between them leaves an unpublished revision. The next change, or `run` every `REPUBLISH_S`, publishes it again;
-readers of the log ignore a revision that they have seen. Steps 2 and 3 are one transaction of the store under a lock,
-so revisions reach the log in order.
+A kill between two steps leaves an unpublished revision. The next change, or `run` every `REPUBLISH_S`, publishes that
+revision again. Readers of the log ignore a revision that they have already read. Steps 2 and 3 are one transaction of
+the store under a lock, so revisions reach the log in order.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ _RULE_FIELDS: Final = ("symbol", "interval", "left", "operator", "right", "bars"
 log = structlog.get_logger(__name__)
 
 CheckRule: TypeAlias = Callable[[Rule], Rule]
-"""Returns the rule in canonical form. Raises BadInput for a rule that cannot be evaluated."""
+"""Function that returns a rule in canonical form. Raises BadInput for a rule that cannot be evaluated."""
 
 
 class NewRule(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """A rule as a client sends it; see `core.alerts.Rule`."""
+    """Body of a request that creates a rule. `core.alerts.Rule` describes the fields."""
 
     symbol: str
     interval: str = "1m"
@@ -69,7 +69,10 @@ class NewRule(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class RuleChange(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Fields to change; the others stay. `symbol` and `interval` are accepted only with their present values."""
+    """Fields to change. Omitted fields keep their values.
+
+    `symbol` and `interval` are accepted only with their present values.
+    """
 
     symbol: str | msgspec.UnsetType = msgspec.UNSET
     interval: str | msgspec.UnsetType = msgspec.UNSET
@@ -100,12 +103,12 @@ class AlertRuleManager:
             yield session
 
     async def all(self, symbol: str | None = None) -> list[StoredRule]:
-        """Return all rules, or those of a symbol, oldest first."""
+        """Return the stored rules of `symbol`, oldest first. None means all symbols."""
         async with self._session() as session:
             return await AlertRules(session).all(symbol)
 
     async def get(self, name: str) -> StoredRule | None:
-        """Return a rule, or None."""
+        """Return the stored rule with this id, or None if there is none."""
         async with self._session() as session:
             return await AlertRules(session).get(name)
 
@@ -119,7 +122,10 @@ class AlertRuleManager:
         return await self._publish_and_get(rule.id)
 
     async def change(self, name: str, change: RuleChange) -> StoredRule | None:
-        """Change a rule and publish it, unless only its webhook changes; None if it does not exist. Raises BadInput."""
+        """Change a rule, publish it and return the stored rule; None if it does not exist. Raises BadInput.
+
+        A change of only the webhook makes no new revision.
+        """
         given = msgspec.to_builtins(change)
         if "right" in given:
             given["right"] = _text(given["right"])
@@ -146,7 +152,10 @@ class AlertRuleManager:
         return await self._publish_and_get(name)
 
     async def set_active(self, name: str, *, active: bool) -> StoredRule | None:
-        """Pause or resume a rule; None if it does not exist. Resuming an active `once` rule arms it again."""
+        """Pause or resume a rule and return it; None if it does not exist.
+
+        Resuming an active `once` rule arms it again.
+        """
         async with self._session() as session:
             rules = AlertRules(session)
             stored = await rules.get(name, lock=True)
@@ -158,7 +167,10 @@ class AlertRuleManager:
         return await self._publish_and_get(name)
 
     async def remove(self, name: str) -> bool:
-        """Remove a rule and publish the removal; False if it does not exist. Its pending webhooks are given up."""
+        """Remove a rule and publish the removal; return False if the rule does not exist.
+
+        Pending webhooks of the rule are given up.
+        """
         async with self._session() as session:
             removed = await AlertRules(session).remove(name)  # Step 1
         if removed:
@@ -207,13 +219,13 @@ class AlertRuleManager:
                         for partition in range(partitions) if revision.removed else (own,):
                             transaction.append(RAW, partition, records.encode(header))
                 return
-            except Fenced:  # another API process held the store's lock before and was slow; it has stopped now
+            except Fenced:  # an API process without the store's lock was still appending; retry after it
                 if attempt == _ATTEMPTS:
                     raise
                 time.sleep(0.1 * attempt)
 
     async def run(self) -> None:
-        """Publish revisions that an earlier process left unpublished, now and every `REPUBLISH_S`, until cancelled."""
+        """Publish unpublished revisions at once, and then every `REPUBLISH_S` seconds until cancelled."""
         while True:
             with contextlib.suppress(StoreError, Fenced, LogUnavailable):
                 published = await self.publish()
@@ -223,7 +235,7 @@ class AlertRuleManager:
 
 
 def check_webhook(url: str | None, secret: str | None) -> None:
-    """Raise BadInput unless these are a valid address and secret of a webhook."""
+    """Raise BadInput for an invalid address or secret of a webhook. Both may be None; a secret needs an address."""
     if url is None:
         if secret is not None:
             raise BadInput("`secret` signs webhooks; send `webhook`, their address, too")
@@ -243,7 +255,7 @@ def check_webhook(url: str | None, secret: str | None) -> None:
 
 
 def rule_json(stored: StoredRule) -> dict[str, Any]:
-    """Return a rule in the form of the REST answers, without the secret."""
+    """Return the fields of a rule in a REST answer, without the secret."""
     rule = stored.rule
     return {
         "id": rule.id,
@@ -259,7 +271,7 @@ def rule_json(stored: StoredRule) -> dict[str, Any]:
 
 
 def firing_json(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a fired alert in the form of the REST answers; `webhook` is null if the rule had none."""
+    """Return the fields of a fired alert in a REST answer; `webhook` is None if the rule had no webhook."""
     state = row["webhook"]
     webhook = None
     if state is not None:

@@ -1,4 +1,4 @@
-"""Reading bars for an answer: stored bars, coarser bars built from them, both adjusted for splits and dividends."""
+"""Bars for an answer: stored bars, or coarser bars built from stored bars, adjusted for splits and dividends."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ from tickerplant.core.adjustment import AS_TRADED, Adjustment
 from tickerplant.core.interval import Interval
 
 MAX_BASE_ROWS: Final = 200_000
-"""Maximum stored rows that one answer builds coarser bars from."""
+"""Maximum stored rows from which one answer builds coarser bars."""
 
 
 async def read_resampled(
     transaction: ReadTransaction, symbol: str, interval: Interval, start_us: int | None, end_us: int | None, count: int,
     adjustment: Adjustment | None = None,
 ) -> pa.Table:  # fmt: skip
-    """Return up to `count` bars built from stored ones. A bar whose parts were read only partly is left out.
+    """Return at most `count` bars of `interval`, built from stored bars, in ascending order of time.
 
-    The stored bars are adjusted first, so that a bar across a split is correct too.
+    A bar is left out if not all of its stored bars were read. The stored bars are adjusted first, so that a bar across
+    a split is correct too.
     """
     base = BASE[interval]
     if start_us is not None:
@@ -45,10 +46,10 @@ async def read_resampled(
 
 
 async def bars_response(state: ApiState, page: PageRequest, adjust: str) -> Response:
-    """Return a page of bars, stored or built from stored ones, with prices adjusted as `adjust` demands."""
+    """Return a page of bars, stored or built from stored bars. `adjust` is `none`, `splits` or `all`."""
     interval = page.interval
     assert interval is not None
-    # The first use of an exchange's calendar takes long to compute, so a thread does it and the stream continues.
+    # Computing an exchange's calendar for the first time is slow, so a thread does it and the stream continues.
     calendar = None if adjust == AS_TRADED else await asyncio.to_thread(state.calendars.of, page.symbol)
 
     async def read(transaction: ReadTransaction, start_us: int | None, end_us: int | None, count: int) -> pa.Table:

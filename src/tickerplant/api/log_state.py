@@ -16,14 +16,14 @@ from tickerplant.log.port import EventLog
 
 OTHER_CLOCK_US: Final = 10 * MINUTE_US
 """Minimum difference between send time and append time of a feed with its own clock (a simulated market)."""
-_NEWEST_OFFSETS: Final = 8  # read from each partition; the last offset of a Kafka transaction is no record
+_NEWEST_OFFSETS: Final = 8  # read from each partition; the last offset of a Kafka transaction is a marker, not a record
 
 
 def market_now(log: EventLog) -> int:
     """Return the market's time in µs. Blocks.
 
-    It is the machine's time, unless the newest feed has its own clock (the sandbox). Then it is the send time of that
-    feed's newest record.
+    The market's time is the machine's time, unless the newest feed has its own clock (the sandbox). In that case it is
+    the send time of that feed's newest record.
     """
     appended_us, sent_us = 0, 0
     for source, (first, end) in log.offsets(RAW).items():
@@ -38,7 +38,7 @@ def market_now(log: EventLog) -> int:
 
 
 def rules_in_force(log: EventLog, default: Rules) -> Rules:
-    """Return the newest rules in the log, or `default` if it has none that can be read. Blocks."""
+    """Return the newest rules in the log, or `default` if the log contains no readable rules. Blocks."""
     text = log.get_state(STATE_FEEDS, 0, SETTINGS_KEY)
     try:
         return default if text is None else rules_from(msgspec.json.decode(text, type=dict[str, Any]))
@@ -47,7 +47,7 @@ def rules_in_force(log: EventLog, default: Rules) -> Rules:
 
 
 def backfill_progress(log: EventLog) -> dict[str, Any] | None:
-    """Return the newest progress report of the backfill, or None. Blocks."""
+    """Return the newest progress report of the backfill, or None if there is no readable one. Blocks."""
     for partition in range(log.partitions(STATE_FEEDS)):
         text = log.get_state(STATE_FEEDS, partition, PROGRESS_KEY)
         if text is not None:

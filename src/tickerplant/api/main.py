@@ -34,8 +34,8 @@ TRY_AGAIN: Final = 1013
 
 DESCRIPTION: Final = """Your own market data: revisable bars, streaming indicators, gap-free history.
 
-Every answer contains the log `position` at which it was read. Send it as `since` to the WebSocket `/v1/stream`,
-and the stream resumes exactly there. Errors are `{"error": {"code", "message", "hint"}}`.
+An answer with market data contains the log `position` at which it was read. Send that position as `since` to the
+WebSocket `/v1/stream`, and the stream resumes exactly there. Errors are `{"error": {"code", "message", "hint"}}`.
 """
 
 NOT_BUILT: Final = """<!doctype html><meta charset="utf-8"><title>Tickerplant</title>
@@ -50,10 +50,10 @@ NOT_BUILT: Final = """<!doctype html><meta charset="utf-8"><title>Tickerplant</t
 
 
 async def known_parameters(request: Request) -> None:
-    """Refuse a parameter that the route does not have. A misspelt parameter that is ignored gives a wrong answer.
+    """Raise BadInput for a parameter that the route does not have.
 
-    `/health` and `/metrics` accept any parameter, because probes and scrapers add their own. An indicator checks its
-    parameters itself.
+    A misspelt parameter that is ignored would give a wrong answer. `/health` and `/metrics` accept any parameter,
+    because probes and scrapers add their own. An indicator checks its parameters itself.
     """
     if request.url.path.startswith("/v1/") and request.scope["route"].path != indicators.COMPUTE:
         declared = _query_names(request.scope["route"].dependant)
@@ -94,17 +94,17 @@ class HeadAsGet:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Call the application with a copied scope. The server keeps its own scope with HEAD."""
+        """Call the application with GET in a copy of the scope. The server needs HEAD in its own scope."""
         if scope["type"] == "http" and scope["method"] == "HEAD":
             scope = {**scope, "method": "GET"}
         await self._app(scope, receive, send)
 
 
 def create_app(state: ApiState, metrics: ApiMetrics | None = None) -> FastAPI:
-    """Return the application for this state. It serves the stream once `state.stream` is set."""
+    """Return the application for this state. It serves the stream after `state.stream` is set."""
     app = FastAPI(
         title="Tickerplant", version=metadata.version("tickerplant"), description=DESCRIPTION,
-        docs_url=None, redoc_url=None,  # FastAPI's pages load scripts from another host; the dashboard contains ours
+        docs_url=None, redoc_url=None,  # FastAPI's pages load scripts from another host; ours is `/docs`
     )  # fmt: skip
     app.state.api = state
     errors.install(app)
@@ -140,7 +140,8 @@ def create_app(state: ApiState, metrics: ApiMetrics | None = None) -> FastAPI:
         async def _not_built(_: Request) -> HTMLResponse:
             return HTMLResponse(NOT_BUILT)
 
-    # The last one added is the outermost. From outside: exceptions, HEAD, API key, stream, request counts.
+    # The middleware that is added last is the outermost. From the outside: exceptions, HEAD, API key, stream, request
+    # counts.
     if metrics is not None:
         app.add_middleware(CountRequests, metrics=metrics)
     app.add_middleware(RouteStream, state=state)

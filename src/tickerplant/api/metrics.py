@@ -1,7 +1,7 @@
 """The API's own metrics: a catalogue in which each help text contains advice for a bad value.
 
-A scrape reads the numbers that the stream counts anyway; only requests are counted as they happen. The store counts the
-data excluded from bars, once for each position of the log, so these counts survive a restart of any service.
+A scrape reads counters that the stream maintains anyway. Only requests are counted when they happen. The store counts
+the data excluded from bars in the transaction that applies a record, so these counts survive a restart of any service.
 """
 
 from __future__ import annotations
@@ -52,23 +52,23 @@ LAG: Final = MetricSpec(
 )  # fmt: skip
 UNREADABLE: Final = MetricSpec(
     "tickerplant_api_stream_unreadable", "counter", "Log records that the stream could not read.",
-    "Above 0: see market.deadletter, or a newer version writes to the log than this one reads.",
+    "Above 0: see market.deadletter. A newer version of Tickerplant may be writing to the log.",
 )  # fmt: skip
 LATE: Final = MetricSpec(
     "tickerplant_late_ticks", "counter", "Ticks older than the revision window: stored, but in no bar.",
     "Growing: raise rules.revision_window_sessions, or rebuild the range.", ("feed",),
 )  # fmt: skip
 UNSUPPORTED: Final = MetricSpec(
-    "tickerplant_unsupported_ticks", "counter", "Ticks and vendor bars that could not be used, or not for all bars.",
+    "tickerplant_unsupported_ticks", "counter", "Ticks and vendor bars that could not be used for some or all bars.",
     "Growing: `tickerplant tail status` shows the reasons; the feed sends data that cannot be read.", ("feed",),
 )  # fmt: skip
 DIFFERENCES: Final = MetricSpec(
     "tickerplant_source_differences", "counter", "Bars for which a second source has other values, by feed.",
-    "Growing fast: `tickerplant tail status` shows both bars. Check whose prints count, and the order rules.sources.",
+    "Growing fast: `tickerplant tail status` shows both bars. Check the order of sources in rules.sources.",
     ("feed",),
 )  # fmt: skip
 EXCLUSIONS: Final = {"late_ticks": LATE, "unsupported": UNSUPPORTED, "differences": DIFFERENCES}
-"""Metrics of data excluded from bars, by the store's name of the count."""
+"""Metrics of data excluded from bars, by column of the store's counts."""
 CATALOGUE: Final = (
     REQUESTS,
     SECONDS,
@@ -84,10 +84,10 @@ CATALOGUE: Final = (
 
 
 class ApiMetrics:
-    """The catalogue in a registry.
+    """Registers the catalogue in `registry`.
 
-    `stream` returns the stream's numbers by metric, {} while there is none. `exclusions` returns the store's counts by
-    metric and feed, {} before the first read.
+    `stream` returns the stream's numbers by metric, {} before the stream runs. `exclusions` returns the store's counts
+    by metric and feed, {} before the first read.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class ApiMetrics:
         registry.register(self)
 
     def collect(self) -> Iterable[Metric]:
-        """Return the stream's numbers and the store's counts. Called by prometheus_client."""
+        """Yield the stream's numbers and the store's counts as metric families. prometheus_client calls this method."""
         for spec, value in self._stream().items():
             family = CounterMetricFamily if spec.kind == "counter" else GaugeMetricFamily
             yield family(spec.name, spec.text, value=value)
@@ -115,7 +115,7 @@ class ApiMetrics:
             yield counter
 
     def count(self, path: str, status: int, seconds: float) -> None:
-        """Count one request."""
+        """Count one request and observe its duration."""
         self._requests.labels(path, str(status)).inc()
         self._seconds.labels(path).observe(seconds)
 
@@ -126,7 +126,7 @@ class ApiMetrics:
 
 
 class CountRequests:
-    """Middleware that counts requests by route template. Clients can invent raw paths, so those are not labels."""
+    """Middleware that counts requests by route template. Clients can invent raw paths, so raw paths are not labels."""
 
     def __init__(self, app: App, metrics: ApiMetrics) -> None:
         self._app = app

@@ -17,16 +17,17 @@ from tickerplant.core.bar_request import BarRequest
 from tickerplant.core.interval import Interval
 
 MAX_CONCURRENT: Final = 2
-"""Maximum requests that compute at the same time. Each needs a thread, a connection, and up to 10 MB or so."""
+"""Maximum requests that compute at the same time. Each needs a thread, a connection, and about 10 MB at most."""
 MAX_WAITING: Final = 32
 """Maximum requests that wait for their turn. One more is refused with 503."""
 
 ReadBars: TypeAlias = Callable[[int | None, int | None, int], Awaitable[pa.Table]]
-"""(start_us, end_us, count) to bars in ascending order of time; without a start the newest ones before the end."""
+"""Function (start_us, end_us, count) that returns at most `count` bars in ascending order of time. If `start_us` is
+None, it returns the newest bars before `end_us`."""
 
 
 class InputBars(Protocol):
-    """The bars that values are computed from."""
+    """Bars from which indicator values are computed."""
 
     @property
     def computed_from_us(self) -> int | None:
@@ -41,13 +42,13 @@ class IndicatorCalculator(Protocol):
     """Computes indicators. `choose` returns an opaque object for the other methods; its text names the indicator."""
 
     def choose(self, name: str, parameters: Mapping[str, str]) -> Any:
-        """Return the indicator of that name. Raises UnknownIndicator for the name, BadInput for the parameters."""
+        """Return the indicator with this name and these parameters. Raises UnknownIndicator, BadInput."""
 
     async def gather(self, read_bars: ReadBars, chosen: Any, request: BarRequest) -> Any:
         """Return the `InputBars` for the values of the requested bars. Splits after the request's clock are ignored."""
 
     def values(self, inputs: Any, chosen: Any) -> pa.Table:
-        """Return `time`, `state` and a column for each output, for the requested bars. Slow: run it in a thread."""
+        """Return `time`, `state` and a column per output, one row per requested bar. Slow: run it in a thread."""
 
     def remaining(self, inputs: Any, chosen: Any, beyond: int) -> Mapping[str, int]:
         """Return the columns that are not warm at the last bar, with the number of bars that each still needs.
@@ -57,7 +58,7 @@ class IndicatorCalculator(Protocol):
         ...
 
     def warmups(self, interval: Interval) -> Mapping[str, int]:
-        """Return the number of the first bar with a value, from 1, for each column of the analytics service."""
+        """Return the number of the first bar with a value, counted from 1, by column of the analytics service."""
         ...
 
     def listing(self) -> Sequence[Mapping[str, Any]]:
@@ -79,7 +80,7 @@ class ConcurrencyLimiter:
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[None]:
-        """Wait for a slot and hold it for the block. Raises ApiError if too many requests wait already."""
+        """Wait for a slot and hold it until the block ends. Raises ApiError if too many requests wait already."""
         if self._admitted >= self._max_admitted:
             raise ApiError(
                 503, "busy", f"{self._admitted} requests wait for indicators to be computed",

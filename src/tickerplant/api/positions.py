@@ -30,7 +30,7 @@ class Position(msgspec.Struct, frozen=True):
         return cls(log_id, generation, offsets)
 
     def flat(self) -> dict[TopicPartition, int]:
-        """Return offsets by partition, in the form of `log.port`."""
+        """Return the offsets by topic and partition."""
         return {
             TopicPartition(topic, partition): offset
             for topic, partitions in self.offsets.items()

@@ -34,7 +34,7 @@ from tickerplant.core.sessions import Calendars
 from tickerplant.log.port import EventLog, TopicPartition
 
 MAX_REPLAYED_RECORDS: Final = 1_024
-"""Maximum distance of the stream's start from the end of each partition, for a store that is behind."""
+"""Maximum records between the stream's start and the end of each partition, if the store is behind."""
 ABORT_S: Final = 5.0
 """Seconds that a dropped client has to read the reason."""
 SHUTDOWN_S: Final = 3
@@ -69,7 +69,7 @@ class _StreamProtocol(WebSocketsSansIOProtocol):
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.close_sent = True
         self.stop_keepalive()
-        # The application returns now; the connection stays open until the client has read the reason, or `ABORT_S`.
+        # The application returns now; the connection stays open for the client to read the reason, at most `ABORT_S`.
         self.close_timer = self.loop.call_later(ABORT_S, self.transport.abort)
 
 
@@ -77,14 +77,15 @@ class _StreamProtocol(WebSocketsSansIOProtocol):
 class ApiOptions:
     """Options of the API.
 
-    - `port` 0 takes a free port; `Api.bound_port` is the number once `Api.started` is set.
-    - `api_key`: required of every request, unless None.
+    - `port` 0 selects a free port. `Api.bound_port` is its number after `Api.started` is set.
+    - `api_key` protects `/v1/` and `/metrics`; None disables the check.
     - `health` is called from a thread and returns `{"parts": [{"name", "state": ok | degraded | failed, "sentence"}]}`.
     - `registry` contains the metrics of `/metrics`; the API adds its own metrics to it.
     - `indicators` computes indicators on request; None disables `/v1/indicators`.
     - `check_rule` returns an alert rule in canonical form or raises BadInput; None disables alert rules.
-    - `rules` have the calendars by which intraday bars are adjusted. Coverage uses them before the log has rules.
-    - `now_us` returns the market's time; None takes it from the log.
+    - `rules` define the calendars for the adjustment of intraday bars. Coverage uses `rules` until the log contains
+      rules.
+    - `now_us` returns the market's time in µs; if None, the API derives the time from the log.
     - `stall_s`: seconds without a read after which a client of the stream is dropped.
     """
 
@@ -117,8 +118,8 @@ class Api:
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set. Raises ConfigError if the address cannot be bound.
 
-        1. Bind the address. 2. Open the stream at the store's positions. 3. Serve. 4. After `stop`: close the clients
-        (code 1012), then the tail, then the pool.
+        1. Bind the address. 2. Open the stream at the store's positions. 3. Serve. 4. After `stop`, close the clients
+        (code 1012), then stop the tail, then close the pool.
         """
         options = self._options
         # Step 1
@@ -208,7 +209,7 @@ class Api:
     def _listen(self) -> socket.socket:
         host, port = self._options.host, self._options.port
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        # The protocol is named because asyncio sets TCP_NODELAY only then; without it frames wait 40 ms for an ACK.
+        # asyncio sets TCP_NODELAY only if the protocol is named; without TCP_NODELAY, frames wait 40 ms for an ACK.
         listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -218,14 +219,14 @@ class Api:
             listener.close()
             if error.errno == errno.EADDRINUSE:
                 raise ConfigError(
-                    f"port {port} on {host} is taken by another program; stop it, or choose another port (api.port)"
+                    f"port {port} on {host} is in use by another program; stop it, or choose another port (api.port)"
                 ) from error
             raise ConfigError(f"the API cannot listen on {host}:{port}: {error}") from error
         listener.setblocking(False)
         return listener
 
     async def _start_positions(self, store: StoreReader) -> dict[TopicPartition, int]:
-        """Return the stream's start positions: those of the store, at most `MAX_REPLAYED_RECORDS` before the end."""
+        """Return the stream's start positions: the store's positions, at most `MAX_REPLAYED_RECORDS` before the end."""
         try:
             applied = await store.positions()
         except TickerplantError as error:

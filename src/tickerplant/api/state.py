@@ -23,18 +23,18 @@ from tickerplant.core.sessions import Calendars
 from tickerplant.log.port import EventLog
 
 SCRAPE_TIMEOUT_S: Final = 2.0
-"""Maximum wait of a scrape for the store's counts. Prometheus gives up on the whole answer after 10 s."""
+"""Maximum seconds that a scrape waits for the store's counts. Prometheus cancels a scrape after 10 s."""
 
 STATIC = Path(__file__).parent / "static"
 
 
 @dataclass
 class ApiState:
-    """The log, the store, and, once the tail runs, the stream.
+    """Log, store, stream and options of the running API. `stream` and `tail` are None until the stream starts.
 
     `health` returns `{"parts": [{"name", "state": ok | degraded | failed, "sentence", …}]}`. `calendars` contain the
-    session starts that intraday adjustment needs. `rules` are those of the settings. `now_us` returns the market's
-    time; None takes it from the log.
+    session starts that intraday adjustment needs. `rules` are the rules of the settings. `now_us` returns the market's
+    time in µs; if None, the API derives the time from the log.
     """
 
     log: EventLog
@@ -52,7 +52,7 @@ class ApiState:
     limiter: ConcurrencyLimiter = field(default_factory=ConcurrencyLimiter)
     alert_rules: AlertRuleManager | None = None
     exclusions: dict[MetricSpec, dict[str, float]] = field(default_factory=dict)
-    """The store's counts of data excluded from bars, by metric and feed, as of the last scrape."""
+    """Counts of data excluded from bars, by metric and feed, read from the store at the last scrape."""
 
     async def refresh_exclusions(self) -> None:
         """Read `exclusions` from the store. If the store does not answer in time, the old counts remain."""
@@ -67,11 +67,11 @@ class ApiState:
             self.exclusions[spec] = {feed: count for feed, count in zip(feeds, counts, strict=True) if count}
 
     def exclusion_numbers(self) -> Mapping[MetricSpec, Mapping[str, float]]:
-        """Return `exclusions` for the metrics."""
+        """Return the counts of data excluded from bars, by metric and feed; {} before the first scrape."""
         return self.exclusions
 
     def stream_numbers(self) -> dict[MetricSpec, float]:
-        """Return the stream's counters and gauges for the metrics; {} before it runs."""
+        """Return the stream's counters and gauges by metric; {} before the stream runs."""
         if self.stream is None:
             return {}
         counters = self.stream.hub.counters

@@ -1,6 +1,6 @@
 """Reads from the store: one REPEATABLE READ transaction for each answer, together with the positions of the log.
 
-All rows of one answer come from one transaction. They are the state of the log at exactly those positions.
+All rows of one answer are read in one transaction. They correspond to the log at exactly those positions.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class ReadTransaction:
         self.position = position
 
     async def ticks(self, symbol: str, start_us: int | None, end_us: int | None, limit: int) -> pa.Table:
-        """Return ticks in ascending order of time; without a start the newest ones."""
+        """Return at most `limit` ticks in ascending order of time. If `start_us` is None, they are the newest ones."""
         return await self._session.prices.read(symbol, start_us, end_us, limit)
 
     async def bars(
@@ -45,21 +45,24 @@ class ReadTransaction:
         limit: int,
         names: Sequence[str] | None = None,
     ) -> pa.Table:
-        """Return bars in ascending order of time; without a start the newest ones. `names`: columns, None for all."""
+        """Return at most `limit` bars in ascending order of time. If `start_us` is None, they are the newest ones.
+
+        `names` selects columns; None means all.
+        """
         return await self._session.ohlcv.read(symbol, interval.name, start_us, end_us, limit, names=names)
 
     async def values(
         self, symbol: str, interval: Interval, start_us: int | None, end_us: int | None, limit: int
     ) -> pa.Table:
-        """Return indicator values in ascending order of time; without a start the newest ones."""
+        """Return at most `limit` rows of values in ascending order of time. If `start_us` is None, the newest ones."""
         return await self._session.analytics.read(symbol, interval.name, start_us, end_us, limit)
 
     async def forming_values(self, symbol: str) -> pa.Table:
-        """Return the newest values of forming bars."""
+        """Return the newest indicator values of a symbol's forming bars, one row per interval."""
         return await self._session.realtime_analytics.read(symbol)
 
     async def newest_ticks(self, symbols: Sequence[str], limit: int) -> pa.Table:
-        """Return the newest ticks of each symbol, per symbol in ascending order of time."""
+        """Return the newest `limit` ticks of each symbol, sorted by symbol and time."""
         return await self._session.prices.newest_of_each(symbols, limit=limit)
 
     async def newest_bars(self, symbols: Sequence[str], interval: Interval) -> pa.Table:
@@ -67,29 +70,29 @@ class ReadTransaction:
         return await self._session.ohlcv.newest_of_each(symbols, interval.name, limit=1, forming=True)
 
     async def newest_values(self, symbols: Sequence[str], interval: Interval) -> pa.Table:
-        """Return the newest values of a closed bar of each symbol."""
+        """Return the indicator values of each symbol's newest closed bar."""
         return await self._session.analytics.newest_of_each(symbols, interval.name, limit=1)
 
     async def newest_forming_values(self, symbols: Sequence[str]) -> pa.Table:
-        """Return the newest values of forming bars of each symbol."""
+        """Return the newest indicator values of each symbol's forming bars."""
         return await self._session.realtime_analytics.of_each(symbols)
 
     async def splits(self, symbol: str) -> pa.Table:
-        """Return a symbol's splits. If a session has several reports, the last one counts."""
+        """Return a symbol's splits. If a session has several reports, only the last one is returned."""
         return await self._session.actions.newest_splits(symbol)
 
     async def adjustment(self, symbol: str, how: str, calendar: Calendar, now_us: int) -> Adjustment:
-        """Return the adjustment of a symbol's bars; `how` is one of `core.adjustment`."""
+        """Return the adjustment of a symbol's bars; `how` is `none`, `splits` or `all`."""
         return await self._session.actions.adjustment(symbol, how, calendar, now_us)
 
     async def symbols(self, names: Sequence[str] | None = None) -> pa.Table:
-        """Return the known symbols, all or those among `names`."""
+        """Return the symbols in the store, restricted to `names` unless it is None."""
         return await self._session.symbols.list(names)
 
     async def firings(
         self, rule: str | None, symbol: str | None, start_us: int | None, end_us: int | None, limit: int
     ) -> list[dict[str, Any]]:
-        """Return the newest fired alerts, newest first; `rule` and `symbol` filter, None for all."""
+        """Return the newest fired alerts, newest first. `rule` and `symbol` are filters; None disables a filter."""
         return await self._session.firings.read(rule, symbol, start_us, end_us, limit)
 
     async def covered_symbols(self) -> list[str]:
@@ -117,7 +120,7 @@ class ReadTransaction:
 
 
 class StoreReader:
-    """The store, opened at the first read. If opening fails, the next read opens it again."""
+    """The store, opened at the first read. If opening fails, the next read tries again."""
 
     def __init__(self, dsn: str, identity: Identity) -> None:
         self._dsn = dsn
@@ -138,7 +141,7 @@ class StoreReader:
             raise StoreUnavailable(f"the database is unavailable: {error}") from error
 
     async def open(self) -> Store:
-        """Return the store, for writes that are not part of the log: alert rules. Raises StoreUnavailable."""
+        """Return the open store. Alert rules write through it. Raises StoreUnavailable."""
         if self._store is not None:
             return self._store
         async with self._lock:

@@ -41,7 +41,7 @@ def _print_version(wanted: bool) -> None:
 
 app = typer.Typer(
     name="tickerplant",
-    help="A market-data plant: feeds in; revisable bars, streaming indicators and gap-free history out.",
+    help="A market-data plant. It turns feeds into revisable bars, streaming indicators and gap-free history.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -93,7 +93,10 @@ app.command("version", rich_help_panel=READ_PANEL)(version.version)
 
 
 def main() -> None:
-    """Run the command of the arguments. Errors that a user can correct are one line without a traceback."""
+    """Run the command that the arguments name.
+
+    An error that a user can correct prints one line, without a traceback.
+    """
     try:
         app()
     except TickerplantError as error:

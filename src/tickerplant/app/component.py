@@ -10,9 +10,9 @@ from tickerplant.core.errors import TickerplantError
 
 OK: Final = "ok"
 DEGRADED: Final = "degraded"
-"""It works and needs attention: a feed is down, a group lags, a job failed."""
+"""State of a component that works and needs attention: a feed is down, a group lags, a job failed."""
 FAILED: Final = "failed"
-"""It does not work, or cannot be checked."""
+"""State of a component that does not work, or that cannot be checked."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class ComponentHealth:
 
 
 def check(name: str, components: Callable[[], Iterable[ComponentHealth]]) -> list[ComponentHealth]:
-    """Return what `components` yields, or one failed component with the reason if it raises."""
+    """Return the components that `components` yields; if it raises, one failed component with the reason."""
     try:
         return list(components())
     except TickerplantError as error:

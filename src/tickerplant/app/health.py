@@ -1,4 +1,4 @@
-"""The health of the plant: the health of each component, and the worst of them as the whole.
+"""The health of the plant: the health of each component, and the worst state as the state of the plant.
 
 In: the log, the services' statuses and rows of the store. Out: `ComponentHealth` values. A component that cannot be
 checked counts as failed; a failed check never hides another component.
@@ -36,16 +36,16 @@ START_HINT: Final = "start it with `tickerplant up`"
 
 LAG_DEGRADED: Final = 5_000
 """Maximum lag of a healthy group, in records. A plant at 100 k ticks/s writes about 400 records/s, so this is a lag of
-some ten seconds. A replay at full speed exceeds it, and its groups are degraded while it lasts."""
+about ten seconds. A replay at full speed exceeds this lag, and the groups are degraded until the replay ends."""
 
 WEBHOOK_DEGRADED_S: Final = 300.0
-"""Maximum age of a healthy pending webhook. An older one has failed some eight times."""
+"""Maximum age of a healthy pending webhook. An older webhook has failed about eight times."""
 
 STATUS_TAIL: Final = 500
 """Maximum records of `market.status` read per partition, newest first, to find the feeds' states."""
 
 RECENT_FEEDS_S: Final = 2.0
-"""Maximum time for reading raw to find which live feeds have written recently."""
+"""Maximum seconds for reading raw to find the live feeds that have written recently."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,11 @@ class Health:
 
     @property
     def state(self) -> str:
-        """The worst state of a component."""
+        """The worst state of any component; `ok` if there are no components."""
         return max((part.state for part in self.parts), key=_BEST_FIRST.index, default=OK)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the answer of `/health` and of `tickerplant health --json`."""
+        """Return the answer of `tickerplant health --json`. `/health` adds the health of the stream."""
         return {"status": self.state, "parts": [asdict(part) for part in self.parts]}
 
 
@@ -91,7 +91,7 @@ def log_health(event_log: EventLog) -> Iterable[ComponentHealth]:
 
 
 def plant_health(event_log: EventLog, *, held: bool) -> Iterable[ComponentHealth]:
-    """Yield whether a plant runs: `held` (a process holds the data folder), or the groups have members."""
+    """Yield whether a plant runs: a process holds the data folder (`held`), or a group has members."""
     running = {group: event_log.members(group) for group in GROUPS}
     details = {"running": held or any(running.values()), "members": running}
     missing = [group for group, members in running.items() if not members]
@@ -136,10 +136,11 @@ def _feed_states(event_log: EventLog) -> dict[str, FeedState]:
 
 
 def _recent_feeds(event_log: EventLog, feeds: Collection[str], since_us: int) -> set[str]:
-    """Return which of the feeds have written to raw since `since_us`.
+    """Return the feeds among `feeds` that have written to raw since `since_us`.
 
     Reads raw from that time until all have written, for at most `RECENT_FEEDS_S`. A live feed writes a mark every
-    second, so a second's records are usually enough. If a feed is silent, all records since then are read.
+    second, so a second's records are usually enough. If a feed is silent, all records since then are read. If the time
+    runs out, all feeds are returned.
     """
     from tickerplant.log.port import at_time
 
@@ -160,7 +161,7 @@ def _recent_feeds(event_log: EventLog, feeds: Collection[str], since_us: int) ->
             if found.issuperset(feeds):
                 break
             if time.monotonic() > deadline:
-                return set(feeds)  # too many records to scan; a feed that writes this much is up
+                return set(feeds)  # too many records to scan: the feeds count as up
     return found.intersection(feeds)
 
 
@@ -184,9 +185,9 @@ def service_health(statuses: Iterable[Status]) -> Iterable[ComponentHealth]:
 
 
 def indicator_health(counts: Any) -> Iterable[ComponentHealth]:
-    """Yield how much stored history indicators have read.
+    """Yield the progress of the indicators in reading stored history.
 
-    `counts`: the counters of analytics; None if it does not run here.
+    `counts` are the counters of analytics. None means that analytics does not run in this process.
     """
     if counts is None:
         return
@@ -226,7 +227,7 @@ def left_out_health(feeds: Iterable[dict[str, Any]]) -> Iterable[ComponentHealth
         details[row["feed"]] = counts
         texts = (
             (counts["late_ticks"], "ticks too late for any bar"),
-            (counts["unsupported"], "ticks or bars that could not be used, or not for all bars"),
+            (counts["unsupported"], "ticks or bars that could not be used for some or all bars"),
             (counts["differences"], "bars for which another source has other values"),
         )
         sentences.append(f"{row['feed']}: {', '.join(f'{number} {text}' for number, text in texts if number)}")

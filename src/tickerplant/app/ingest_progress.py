@@ -4,9 +4,9 @@ A feed's last raw record of a partition has offset X. It has arrived when persis
 outputs of aggregation and analytics for X. One of two observations proves that the outputs are applied:
 
 - Aggregation and analytics forward the feed's `end`, whose `cause` is X: the store has applied a cause of X or later.
-- Aggregation has committed raw beyond X, so its outputs end where its topic ended at that time. Analytics has committed
-  up to there, so its outputs end where its topic ended at that time. The store has applied both. This also holds for a
-  feed that ended long ago and after which other feeds have written.
+- Aggregation has committed raw beyond X, so its outputs are before the end offset of its topic at that time. Analytics
+  has committed up to this offset, so its outputs are before the end offset of its own topic at that time. The store has
+  applied both topics up to these offsets. This also holds for a feed that ended long ago, before other feeds wrote.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class ProgressTracker:
         return missing
 
     def _follow(self, now: Positions, source: Partition, position: int, group: str, output_topic: str) -> None:
-        """Note the end of the group's output once it has committed `source` up to `position`."""
+        """Store the end of the group's output when the group has committed `source` up to `position`."""
         output = (output_topic, source[1])
         if output not in self._due and now.committed.get(group, {}).get(source, 0) >= position:
             self._due[output] = now.ends.get(output, 0)

@@ -33,12 +33,12 @@ SERVICE_UP: Final = MetricSpec(
 )  # fmt: skip
 SERVICE_RESTARTS: Final = MetricSpec(
     "tickerplant_service_restarts", "counter", "Restarts of the service after a crash.",
-    "Growing: the log line `service crashed` has the cause; no data is lost, but it arrives late.", ("service",),
+    "Growing: the log line `service crashed` has the cause; no data is lost, but data arrives late.", ("service",),
 )  # fmt: skip
 GROUP_LAG: Final = MetricSpec(
     "tickerplant_group_lag_records", "gauge", "Records that the consumer group has not read yet.",
-    "Growing in all partitions: the reader is too slow or stopped. In one: it is blocked there, or a symbol is too "
-    "busy.", ("group", "topic", "partition"),
+    "Growing in all partitions: the reader is too slow or stopped. In one: the reader is blocked there, or a symbol "
+    "is too busy.", ("group", "topic", "partition"),
 )  # fmt: skip
 LOG_END: Final = MetricSpec(
     "tickerplant_log_records", "counter", "Records ever appended to the partition.",
@@ -55,11 +55,11 @@ CATALOGUE: Final = (SERVICE_UP, SERVICE_RESTARTS, GROUP_LAG, LOG_END, SERVICE_CO
 TOPIC_NAMES: Final = tuple(spec.name for spec in TOPICS if not spec.keyed)
 
 LOG_INTERVAL_S: Final = 1.0
-"""Minimum time between two reads of the log's offsets, however many clients scrape."""
+"""Minimum seconds between two reads of the log's offsets, for any number of scraping clients."""
 
 
 class PlantCollector(Collector):
-    """Reads the plant during a scrape. Every source is optional; one that fails leaves its metrics out."""
+    """Reads the plant during a scrape. Every source is optional. If the log fails, its metrics are absent."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class PlantCollector(Collector):
         return [_family(spec) for spec in CATALOGUE]
 
     def collect(self) -> Iterator[Metric]:
-        """Yield all families."""
+        """Yield the metric families of the services, then those of the log."""
         up, restarts = _family(SERVICE_UP), _family(SERVICE_RESTARTS)
         for status in self._statuses():
             up.add_metric([status.name], float(status.state == "running"))
@@ -112,7 +112,7 @@ def _family(spec: MetricSpec) -> CounterMetricFamily | GaugeMetricFamily:
 def _or_nothing(read: Callable[[], Mapping[TopicPartition, T]]) -> Mapping[TopicPartition, T]:
     try:
         return read()
-    except TickerplantError:  # the health check reports the log's error; a scrape only leaves its metrics out
+    except TickerplantError:  # the health check reports the log's error; a scrape only omits its metrics
         return {}
 
 
@@ -131,11 +131,11 @@ class ServiceCounts:
         return record
 
     def of(self, service: str) -> Any:
-        """Return the newest counters of a service, or None."""
+        """Return the newest counters of a service, or None if it has not reported any."""
         return self._newest.get(service)
 
     def __call__(self) -> Iterator[tuple[str, str, float]]:
-        """Yield (service, event, value)."""
+        """Yield (service, event, value) of each numeric counter."""
         for service, counts in sorted(self._newest.items()):
             for field in fields(counts):
                 value = getattr(counts, field.name)

@@ -1,6 +1,6 @@
-"""The optional API key of REST and the stream: header `X-API-Key` or parameter `apikey`. Off unless a key is set.
+"""The optional API key of REST and the stream: header `X-API-Key` or parameter `apikey`. No key is set by default.
 
-These paths need no key: `/health` (probes have none), the dashboard's files, and the documentation. Browsers cannot
+These paths need no key: `/health` (probes have no key), the dashboard's files, and the documentation. Browsers cannot
 set headers on a WebSocket, so the stream accepts the parameter.
 """
 
@@ -27,7 +27,7 @@ class RequireKey:
         self._key = key.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Call the application, or refuse."""
+        """Call the application, or refuse the request (401) or connection (close code 4001)."""
         if scope["type"] == "lifespan" or not scope["path"].startswith(PROTECTED) or self._has_key(scope):
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":

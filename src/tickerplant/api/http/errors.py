@@ -42,7 +42,9 @@ def error_response(status: int, code: str, message: str, hint: str = "") -> Resp
 
 
 class CatchExceptions:
-    """Middleware that answers an unexpected exception with a 500 in the usual form. Only the log has the traceback.
+    """Middleware that answers an unexpected exception with a 500 in the usual form.
+
+    Only the log contains the traceback.
 
     If the answer has started, the exception is re-raised and the server closes the connection. A truncated body could
     otherwise pass as a complete answer.
@@ -111,7 +113,7 @@ def _http_error(method: str, path: str, error: HTTPException) -> Response:
 
 
 def _methods(path: str) -> str:
-    """Return the methods of a path. Only alert rules can be written."""
+    """Return the allowed HTTP methods of a path, separated by commas. Only alert rules can be written."""
     if path == "/v1/alerts":
         return f"{READ_METHODS}, POST"
     if path.startswith("/v1/alerts/") and not path.endswith("/firings"):

@@ -27,8 +27,8 @@ _QUARTER_US = 15 * MINUTE_US
 def offsets_us(times_us: Int64Array, zone: dt.tzinfo) -> Int64Array:
     """Return the zone's offset from UTC at each time, in µs.
 
-    Looks up the zone once per distinct day. On days with a clock change it looks up each quarter of an hour: every
-    change since 1900 happens at one.
+    Looks up the zone once per distinct day. On a day with a clock change it looks up each quarter of an hour. Every
+    clock change since 1900 is at a full quarter of an hour.
     """
     if not len(times_us):
         return times_us
@@ -56,7 +56,10 @@ def _offset_us(us: int, zone: dt.tzinfo) -> int:
 
 
 def iso_times(times_us: Int64Array, zone: dt.tzinfo) -> npt.NDArray[np.str_]:
-    """Return ISO 8601 with the zone's offset, `2026-03-09T09:30:00-04:00`; with microseconds if any time has them."""
+    """Return ISO 8601 texts with the zone's offset, such as `2026-03-09T09:30:00-04:00`.
+
+    All texts contain microseconds if any time has a fraction of a second.
+    """
     offsets = offsets_us(times_us, zone)
     unit = "s" if not (times_us % SECOND_US).any() else "us"
     moments = (times_us + offsets).astype("datetime64[us]")
@@ -86,7 +89,7 @@ def time_column(times_us: Int64Array, zone: dt.tzinfo, style: str, *, sessions: 
 
 
 def exact_time(us: int, zone: dt.tzinfo, style: str, *, sessions: bool) -> str | int:
-    """Return one time in the requested style, or in µs if that style would round it."""
+    """Return one time in the requested style, or in µs if the style would round the time."""
     if style != "iso" and us % EPOCHS[style]:
         style = "us"
     found: str | int = time_column(np.array([us], dtype=np.int64), zone, style, sessions=sessions)[0].as_py()
@@ -159,5 +162,5 @@ def encode(message: Any) -> bytes:
 
 
 def without(table: pa.Table, names: Iterable[str]) -> pa.Table:
-    """Return the table without these columns. Names that it does not have are ignored."""
+    """Return the table without these columns. Names of missing columns are ignored."""
     return table.drop_columns([name for name in names if name in table.schema.names])

@@ -10,7 +10,7 @@ from tickerplant.api.http.params import MAX_LIMIT
 from tickerplant.api.positions import HEADER
 
 Symbol = Annotated[
-    str, Path(description="The symbol, in upper or lower case. A slash is part of it: `EUR/USD`.", examples=["AAPL"])
+    str, Path(description="The symbol, in upper or lower case. It may contain a slash: `EUR/USD`.", examples=["AAPL"])
 ]
 Interval = Annotated[str, Query(description="The interval of the bars.", examples=["5m", "100t"])]
 Start = Annotated[

@@ -26,9 +26,10 @@ _NUMBER = re.compile(r"-?\d{1,19}(\.\d+)?\Z")
 
 @dataclass(frozen=True, slots=True)
 class RowRange:
-    """Range to read: `[start_us, end_us)`, at most `limit` rows. None is unbounded; without a start the newest rows.
+    """Rows to read: at most `limit` rows of `[start_us, end_us)`. A bound of None is open.
 
-    `skip`: number of rows at the side where reading starts that the previous page contained.
+    If `start_us` is None, the newest rows are read. `skip` is the number of rows that the previous page contained and
+    that this page leaves out, at the side where reading starts.
     """
 
     start_us: int | None
@@ -49,7 +50,8 @@ def parse_time(text: str, zone: dt.tzinfo, name: str) -> int:
     """Return a time in µs UTC. `name` is the parameter's name in errors. Raises BadInput.
 
     Accepts ISO 8601, a date, or a number since 1970 (seconds, milliseconds or microseconds, by its size). A time
-    without an offset is in `zone`. A local time that a clock change skips or repeats means the first of the two.
+    without an offset is in `zone`. A local time that a clock change skips or repeats has the offset from
+    before the change.
 
     >>> parse_time("2026-03-09", dt.UTC, "start") == parse_time("1773014400", dt.UTC, "start")
     True
@@ -88,7 +90,7 @@ def parse_range(
     start: str | None, end: str | None, limit: int, zone: dt.tzinfo, *, sessions: bool = False, skip: int = 0,
     names: tuple[str, str] = ("start", "end"),
 ) -> RowRange:  # fmt: skip
-    """Return the range that the parameters describe; `names` are the parameters' names in errors. Raises BadInput.
+    """Return the range that the parameters describe. `names` are the parameters' names in errors. Raises BadInput.
 
     `sessions`: the times mean dates of trading sessions (daily bars) in the zone. An `end` within a day includes that
     day's session.
@@ -124,9 +126,9 @@ def _date_us(us: int, zone: dt.tzinfo) -> int:
 
 
 def parse_interval(name: str, allowed: tuple[Interval, ...], path: str, *, activity: bool = False) -> Interval:
-    """Return one of the allowed intervals, or with `activity` any interval by activity.
+    """Return the interval with this name: one of `allowed`, or any activity interval if `activity` is true.
 
-    Raises BadInput, which names the allowed intervals and the path of the others.
+    Raises BadInput, whose message names the allowed intervals and the path of other intervals.
     """
     found = intervals.parse(name)
     if found not in allowed and not (activity and found.is_activity):

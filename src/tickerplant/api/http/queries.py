@@ -39,7 +39,7 @@ class PageRequest:
         return {"symbol": self.symbol, **interval, "tz": self.tz}
 
     def time(self, us: int) -> str | int:
-        """Return a time (µs) of the bars as the client asked for times, exact to the microsecond."""
+        """Return a time (µs) of the rows in the style that the client requested, exact to the microsecond."""
         return formats.exact_time(us, self.zone, self.times, sessions=self.by_session)
 
 
@@ -89,14 +89,14 @@ class TickQuery:
 
 @dataclass(frozen=True, slots=True)
 class RealtimeQuery:
-    """Parameters of the newest state; any of `start`, `end`, `limit` and `skip` selects ticks instead."""
+    """Parameters of the newest state. If `start`, `end`, `limit` or `skip` is given, the answer contains ticks."""
 
     start: Start = None
     end: End = None
     limit: Annotated[
         int | None,
-        Query(description=f"Return ticks instead of the state: at most this many, up to {MAX_LIMIT:,}. With `start` or "
-              f"`end` alone the limit is {DEFAULT_LIMIT:,}. `next` contains the start of the next page."),
+        Query(description=f"Maximum number of ticks, up to {MAX_LIMIT:,}. If given, the answer contains ticks, not the "
+              f"state. Default with `start` or `end`: {DEFAULT_LIMIT:,}. `next` contains the start of the next page."),
     ] = None  # fmt: skip
     skip: Skip = 0
     tz: Zone = "UTC"
@@ -115,11 +115,11 @@ class RealtimeQuery:
         return ticks.page(symbol)
 
 
-CoverageInterval = Annotated[str, Query(description="`1m`, `5m` or `1d`.", examples=["1m"])]
+CoverageInterval = Annotated[str, Query(description="The interval of the bars: `1m`, `5m` or `1d`.", examples=["1m"])]
 CoverageFrom = Annotated[
     str | None,
-    Query(alias="from", description="Start of the range, inclusive, in the formats of `start`. Default: the last five "
-          "sessions; for daily bars the last year.", examples=["2026-03-09"]),
+    Query(alias="from", description="Start of the range, inclusive, in the formats of `start`. Default: five sessions "
+          "before the end, or one year for daily bars.", examples=["2026-03-09"]),
 ]  # fmt: skip
 CoverageTo = Annotated[str | None, Query(alias="to", description="End of the range, exclusive. Default: now.")]
 

@@ -25,18 +25,19 @@ INTERNAL_COLUMNS: Final = ("symbol", "interval", "history", "published_at", "rec
 """Columns that an answer omits: the head contains them already, or only the services use them."""
 
 ReadRows: TypeAlias = Callable[[ReadTransaction, int | None, int | None, int], Awaitable[pa.Table]]
-"""(transaction, start_us, end_us, count) to rows in ascending order of time; without a start the newest ones."""
+"""Function (transaction, start_us, end_us, count) that returns at most `count` rows in ascending order of time. If
+`start_us` is None, it returns the newest rows."""
 ReadExtra: TypeAlias = Callable[[ReadTransaction, pa.Table], Awaitable[dict[str, Any]]]
-"""(transaction, the page's rows) to fields that the answer contains beside the rows."""
+"""Function (transaction, the page's rows) that returns the answer's other fields."""
 
 
 def json_response(body: Any, status: int = 200) -> Response:
-    """Return a small message as JSON."""
+    """Return a message as a JSON response."""
     return Response(formats.encode(body), status, media_type="application/json")
 
 
 def positioned_response(body: bytes, position: Position) -> Response:
-    """Return JSON that was read from the store, with the position in the header too."""
+    """Return a JSON response that was read from the store, with the position in the header too."""
     return Response(body, media_type="application/json", headers={HEADER: position.json()})
 
 
@@ -44,7 +45,7 @@ def csv_response(
     body: bytes, name: str, position: Position, following: Mapping[str, Any] | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> Response:  # fmt: skip
-    """Return CSV under a file name.
+    """Return a CSV response with the file name `name`.csv.
 
     Headers contain the fields that JSON has beside the rows: the position, `X-Next`, and one header for each field of
     `extra`. Fields that are None or {} are omitted.
@@ -59,9 +60,10 @@ def csv_response(
 async def read_page(
     state: ApiState, page: PageRequest, key: str, read: ReadRows, read_extra: ReadExtra | None = None
 ) -> Response:
-    """Read one row more than the page has, which shows whether a next page exists, and return the answer.
+    """Read a page of rows and return the answer.
 
-    `key` names the rows in JSON. `read_extra` runs in the same transaction as `read`.
+    Reads one row more than the page has; that row shows whether a next page exists. `key` names the rows in JSON.
+    `read_extra` runs in the same transaction as `read`.
     """
     asked = page.range
     async with state.store.read() as transaction:
@@ -79,7 +81,8 @@ async def page_response(
 ) -> Response:  # fmt: skip
     """Return a page of a table that contains one row more than the page if a next page exists.
 
-    `head` identifies the rows. JSON contains `extra` beside the rows, CSV in headers such as `X-Computed-From`.
+    `head` identifies the rows. A JSON answer contains `extra` beside the rows; a CSV answer contains `extra` in headers
+    such as `X-Computed-From`.
     """
     table, following = _cut(table, page)
     if following is not None:
@@ -100,10 +103,10 @@ async def page_response(
 
 
 def _cut(table: pa.Table, page: PageRequest) -> tuple[pa.Table, dict[str, Any] | None]:
-    """Return the page's rows and the parameters of the next page (times in µs); None if this is the last page.
+    """Return the page's rows and the parameters of the next page (times in µs, None after the last page).
 
     Several ticks may have one time. If the page ends among them, the next page starts at that time and skips the rows
-    of this page. These are the first ones after `start`, or else the last ones before `end`.
+    of this page. The skipped rows are the first ones from `start` on, or without `start` the last ones before `end`.
     """
     asked: RowRange = page.range
     ticks = page.interval is None

@@ -27,12 +27,14 @@ _RULE: Final = {
 _BODY: Final[dict[str, Any]] = {
     "requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}, "example": _RULE}}}
 }
-Symbol = Annotated[str | None, Query(description="Only rules or alerts of this symbol.", examples=["AAPL"])]
+Symbol = Annotated[str | None, Query(description="Return only rules or alerts of this symbol.", examples=["AAPL"])]
 Limit = Annotated[int, Query(description=f"Maximum number of alerts, up to {MAX_LIMIT:,}; the newest are returned.")]
-Start = Annotated[str | None, Query(description="Only alerts fired at or after this time (UTC if it has no offset).")]
+Start = Annotated[
+    str | None, Query(description="Return only alerts fired at or after this time (UTC if it has no offset).")
+]
 End = Annotated[
     str | None,
-    Query(description="Only alerts fired before this time. For the previous page send the time of the oldest alert."),
+    Query(description="Return only alerts fired before this time. To page back, send the time of the oldest alert."),
 ]
 
 router = APIRouter(
@@ -77,7 +79,7 @@ async def change(request: Request, id: str) -> Response:
     """Change the given fields. A changed rule starts again as a new revision; `active` false pauses it.
 
     `symbol` and `interval` cannot change: create another rule and remove this one. A change of only `webhook` and
-    `secret` makes no new revision; pending webhooks go to the new address.
+    `secret` makes no new revision; pending webhooks are sent to the new address.
     """
     stored = await _manager(request).change(id, await _read(request, RuleChange))
     if stored is None:
@@ -87,7 +89,7 @@ async def change(request: Request, id: str) -> Response:
 
 @router.delete("/{id}", summary="Remove an alert rule", status_code=204)
 async def remove(request: Request, id: str) -> Response:
-    """Remove a rule. Its fired alerts remain; its pending webhooks are given up."""
+    """Remove a rule. Its fired alerts remain stored; its pending webhooks are given up."""
     if not await _manager(request).remove(id):
         raise _unknown(id)
     return Response(status_code=204)
@@ -97,7 +99,7 @@ async def remove(request: Request, id: str) -> Response:
 async def firings_of(request: Request, id: str, start: Start = None, end: End = None, limit: Limit = 100) -> Response:
     """Return the newest alerts that the rule fired, newest first, with the state of their webhooks.
 
-    The alerts of a removed rule remain.
+    The alerts of a removed rule remain stored.
     """
     return await _firings(request, id, None, start, end, limit)
 
@@ -123,7 +125,7 @@ def _manager(request: Request) -> AlertRuleManager:
 async def _read(request: Request, kind: type[T]) -> T:
     """Return the decoded body of a request.
 
-    It must have the content type of JSON: another site's page cannot send that without CORS.
+    The content type must be `application/json`, which a page of another site cannot send without CORS.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise ApiError(415, "not_json", "the body must be JSON", "send the header Content-Type: application/json")

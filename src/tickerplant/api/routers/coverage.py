@@ -42,7 +42,7 @@ _POSITION: Final = {"log_id": "3f0c", "generation": 1, "offsets": {"market.price
 def _documented(example: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
     return REFUSALS | {
         200: {
-            "description": "How many of the bars expected in regular hours are stored, and why others are missing.",
+            "description": "Counts of the bars that are expected in regular hours: stored, and missing by reason.",
             "headers": {HEADER: {"description": "The position, as JSON.", "schema": {"type": "string"}}},
             "content": {"application/json": {"example": example}},
         },
@@ -65,8 +65,8 @@ async def of_all(
 ) -> Response:  # fmt: skip
     """Return one row for each symbol that has bars or an answer of a vendor: the number of expected bars, by status.
 
-    `share` is the fraction of due bars that are stored or had no trades. `backfill` is the progress of the backfill;
-    null if none runs.
+    `share` is the fraction of due bars that are stored or had no trades. `backfill` is the progress of the backfill,
+    or null if none runs.
     """
     state: ApiState = request.app.state.api
     zone, step = params.parse_zone(tz), params.parse_interval(interval, INTERVALS, "/v1/coverage")
@@ -107,11 +107,11 @@ async def of_one(request: Request, symbol: Symbol, query: Annotated[CoverageQuer
     - `quota`: requested as soon as a vendor's quota allows it
     - `unavailable`: no vendor has the bar, or its bars were rejected
     - `missing`: no vendor has been asked yet
-    - `pending`: not over yet
-    - `closed`: between sessions
+    - `pending`: the bar is not over yet
+    - `closed`: time between sessions, without bars
 
-    `source` and `note` are the vendor's answer. `again_at` is when the next request may succeed. CSV contains the
-    parts.
+    `source` is the vendor, and `note` is the reason in its answer. `again_at` is the time from which a request may
+    succeed. CSV contains only the parts.
     """
     state: ApiState = request.app.state.api
     name, zone = params.parse_symbol(symbol), params.parse_zone(query.tz)

@@ -19,6 +19,9 @@ router = APIRouter(prefix="/v1", tags=["market data"])
 async def historical(
     request: Request, symbol: Symbol, query: Annotated[BarQuery, Depends()], interval: Interval = "1d"
 ) -> Response:
-    """Return daily bars of trading sessions (`1d`) or weekly bars (`1w`). `time` is the session's date."""
+    """Return daily bars of trading sessions (`1d`) or weekly bars (`1w`).
+
+    `time` is the date of the session, or of the week's Monday.
+    """
     step = params.parse_interval(interval, (D1, W1), "/v1/historical")
     return await bars_response(request.app.state.api, query.page(symbol, step), query.adjust)

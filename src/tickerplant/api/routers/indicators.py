@@ -1,4 +1,4 @@
-"""`/v1/indicators`: the list of indicators, and any of them computed over stored bars on request."""
+"""`/v1/indicators`: the list of indicators, and indicators computed over stored bars on request."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ _BAR_COLUMNS: Final = ("time", "open", "high", "low", "close", "volume", "vwap",
 _Name = Annotated[
     str,
     Path(
-        description="Name of an indicator in `/v1/indicators`, in any case. The prefix `TA_` selects TA-Lib's function "
-        "if both have the name.",
+        description="Name of an indicator in `/v1/indicators`, in upper or lower case. The prefix `TA_` selects the "
+        "function of TA-Lib if a declared indicator has the same name.",
         examples=["RSI"],
     ),
 ]
@@ -50,8 +50,8 @@ _FREE: Final[dict[str, Any]] = {
             "required": False,
             "description": "The indicator's parameters, each as a query parameter: `period=14`, "
             "`fastperiod=12&slowperiod=26`, `matype=ema`. Case, underscores and the words `time` and `period` are "
-            "ignored: `time_period=14`. `series_type=open` reads another column than the close. `dialect=tradingview` "
-            "selects a dialect. A missing parameter has its default.",
+            "ignored: `time_period=14`. `series_type=open` computes from the open, not from the close. "
+            "`dialect=tradingview` selects a dialect. A missing parameter has its default.",
             "style": "form",
             "explode": True,
             "schema": {"type": "object", "additionalProperties": {"type": "string"}},
@@ -115,8 +115,8 @@ async def listing(request: Request) -> Response:
     """Return every declared indicator and TA-Lib function: parameters, defaults, bounds, inputs, columns, warm-up.
 
     `columns` and `warmup` are for the default parameters. `warmup` is the number of the first bar with a value, from 1.
-    A `recursive` indicator depends on all bars since the first stored one, the others on a window. The bounds of TA-Lib
-    functions are null.
+    A `recursive` indicator depends on all bars since the first stored one, other indicators depend on a window. The
+    bounds of TA-Lib functions are null.
     """
     found = await asyncio.to_thread(_calculator(request).listing)
     return json_response({"count": len(found), "indicators": found})
@@ -128,7 +128,7 @@ async def listing(request: Request) -> Response:
     summary="One indicator: parameters, columns, warm-up",
 )
 async def one(request: Request, name: _Name) -> Response:
-    """Return one entry of `/v1/indicators`."""
+    """Return the entry of one indicator in `/v1/indicators`."""
     try:
         return json_response(await asyncio.to_thread(_calculator(request).describe, name))
     except UnknownIndicator as error:
@@ -143,8 +143,9 @@ async def compute(
     """Return values of any indicator over stored bars of any interval. A forming bar is treated as if it closed now.
 
     The computation also reads earlier bars: those of the indicator's window, or for a recursive indicator all stored
-    bars, up to 200,000. `computed_from` is the time of the first bar that was read. `limited` is true if more bars
-    exist. `warmup_remaining` contains the columns without a value in the last row, and how many bars each still needs.
+    bars, up to 200,000. `computed_from` is the time of the first bar that was read. `limited` is true if older bars
+    that influence the values may exist but were not read. `warmup_remaining` contains the columns without a value in
+    the last row, and how many bars each still needs.
     """
     state: ApiState = request.app.state.api
     calculator = _calculator(request)
@@ -160,7 +161,7 @@ async def compute(
         async with state.store.read() as transaction:
             splits, now_us = await transaction.splits(page.symbol), time.time_ns() // 1000
             adjustment = None
-            if step in BASE:  # adjusted before they are built: a week across a split would be wrong afterwards
+            if step in BASE:  # stored bars are adjusted first: a week built across a split would be wrong
                 adjustment, splits = adjustment_for(splits, calendar, now_us), splits.slice(0, 0)
             read_bars = _bar_reader(transaction, page.symbol, step, adjustment)
             asked = page.range
@@ -184,7 +185,7 @@ async def compute(
 def _bar_reader(
     transaction: ReadTransaction, symbol: str, step: intervals.Interval, adjustment: Adjustment | None
 ) -> ReadBars:
-    """Return a reader of bars: stored intervals as traded, built intervals from adjusted bars."""
+    """Return a reader of bars. Stored intervals are read as traded; built intervals are built from adjusted bars."""
 
     async def read(start_us: int | None, end_us: int | None, count: int) -> pa.Table:
         if step in BASE:
@@ -195,7 +196,7 @@ def _bar_reader(
 
 
 def _own_parameters(request: Request) -> dict[str, str]:
-    """Return the indicator's parameters. Raises BadInput for a parameter that is given twice."""
+    """Return the indicator's parameters by name. Raises BadInput for a parameter that is given twice."""
     found: dict[str, str] = {}
     for key, value in request.query_params.multi_items():
         if key in OWN:

@@ -22,7 +22,7 @@ async def intraday(
     """Return bars of `1m` and `5m` as stored. `15m`, `30m` and `1h` are built from 5m bars when read.
 
     Bars by activity (`100t` trades, `10000v` volume, `1000000d` turnover) exist where the setting `rules.activity_bars`
-    enables them. The `time` of a bar by activity is the instant of its first trade; the `time` of other bars is their
+    enables them. The `time` of a bar by activity is the instant of its first trade; the `time` of another bar is its
     start.
     """
     step = params.parse_interval(interval, (M1, M5, M15, M30, H1), "/v1/intraday", activity=True)

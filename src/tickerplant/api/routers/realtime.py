@@ -43,12 +43,12 @@ _STATE_EXAMPLE: Final[dict[int | str, dict[str, Any]]] = EXAMPLE | {
             "application/json": {
                 "examples": {
                     "state": {
-                        "summary": "without `start`, `end` and `limit`",
+                        "summary": "Newest state: without `start`, `end` and `limit`",
                         "value": _STATE
                         | {"tick": _TICK, "bars": {"1m": None, "5m": None, "1d": None}, "analytics": []},
                     },
                     "ticks": {
-                        "summary": "with one of them",
+                        "summary": "Ticks: with `start`, `end` or `limit`",
                         "value": _STATE | {"count": 1, "next": None, "ticks": [_TICK]},
                     },
                 }
@@ -66,8 +66,8 @@ async def realtime(request: Request, symbol: Symbol, query: Annotated[RealtimeQu
     """Return the last tick that may set a price, the newest bar of each interval, and values of forming bars.
 
     All are read at one log position. Forming bars in the store are up to a second old; `/v1/stream` has them at once.
-    CSV contains the last tick only, on one line. With any of `start`, `end` and `limit` the answer is ticks, as from
-    `/v1/ticks`: without `start` the newest ones, in ascending order of time.
+    CSV contains the last tick only, on one line. If `start`, `end`, `limit` or `skip` is given, the answer contains
+    ticks, as `/v1/ticks` does. Without `start` they are the newest ticks, in ascending order of time.
     """
     state: ApiState = request.app.state.api
     if query.wants_ticks:
@@ -103,6 +103,6 @@ async def realtime(request: Request, symbol: Symbol, query: Annotated[RealtimeQu
 
 
 def _last_tick(ticks: pa.Table) -> pa.Table:
-    """Return the last tick that may set a price, as in the stream's snapshot; an empty table if none may."""
+    """Return the last tick that may set a price, as in the stream's snapshot; an empty table if no tick may."""
     rows = np.flatnonzero((ticks.column("flags").to_numpy() & NOT_LAST) == 0)
     return ticks.slice(int(rows[-1]), 1) if len(rows) else ticks.slice(0, 0)

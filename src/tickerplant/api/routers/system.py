@@ -24,11 +24,11 @@ _PARTS: Final = [{"name": "feed sandbox", "state": "ok", "sentence": "up", "deta
 _DOWN: Final = [{"name": "store", "state": "failed", "sentence": "the database is unavailable", "details": {}}]
 _HEALTH: Final[dict[int | str, dict[str, Any]]] = {
     200: {
-        "description": "`ok` or `degraded`: the service works. `wrong` lists what needs attention.",
+        "description": "`ok` or `degraded`: the service works. `wrong` lists the components that need attention.",
         "content": {"application/json": {"example": {"status": "ok", "wrong": [], "parts": _PARTS}}},
     },
     503: {
-        "description": "`failed`: a component does not work. `wrong` lists what failed.",
+        "description": "`failed`: a component does not work. `wrong` lists the components that are not `ok`.",
         "content": {
             "application/json": {
                 "example": {"status": "failed", "wrong": ["store: the database is unavailable"], "parts": _DOWN}
@@ -43,11 +43,9 @@ router = APIRouter(tags=["plant"])
 @router.get("/v1/symbols", responses=REFUSALS, summary="List symbols")
 async def symbols(
     request: Request, tz: Zone = "UTC", format: Format = "json", times: Times = "iso",
-    prefix: Annotated[str, Query(description="Only symbols that start with this text.", examples=["AA"])] = "",
+    prefix: Annotated[str, Query(description="Return only symbols that start with this text.", examples=["AA"])] = "",
 ) -> Response:  # fmt: skip
-    """Return every symbol in the store, with the times of its first and last closed bar, its intervals, and its last
-    close.
-    """
+    """Return every symbol in the store: times of its first and last closed bar, its intervals and its last close."""
     state: ApiState = request.app.state.api
     zone = parse_zone(tz)
     async with state.store.read() as transaction:
@@ -101,9 +99,9 @@ async def status(request: Request) -> Response:
 
 @router.get("/health", responses=_HEALTH, summary="Health of all components")
 async def health(request: Request) -> Response:
-    """Return 200 with the status `ok` or `degraded`, or 503 with `failed`. Needs no API key.
+    """Return 200 with the status `ok` or `degraded`, or 503 with `failed`. No API key is required.
 
-    `parts` contains each component.
+    `parts` contains the state of each component.
     """
     state: ApiState = request.app.state.api
     parts = [_stream_health(state)]

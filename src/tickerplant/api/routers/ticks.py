@@ -26,7 +26,7 @@ async def ticks(request: Request, symbol: Symbol, query: Annotated[TickQuery, De
 
 
 async def ticks_response(state: ApiState, page: PageRequest) -> Response:
-    """Return a page of ticks."""
+    """Return a page of ticks as JSON or CSV."""
 
     async def read(transaction: ReadTransaction, start_us: int | None, end_us: int | None, count: int) -> pa.Table:
         return await transaction.ticks(page.symbol, start_us, end_us, count)

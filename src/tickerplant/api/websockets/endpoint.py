@@ -1,4 +1,4 @@
-"""The WebSocket endpoint `/v1/stream`: sockets in and out of the hub. Plain ASGI, no middleware per message.
+"""The WebSocket endpoint `/v1/stream`: it connects client sockets to the hub. Plain ASGI, no middleware per message.
 
 Queues: each client has one outbox (see `hub`). A client whose socket accepts nothing for `STALL_S`, or whose outbox is
 full, is dropped with close code 4008. Commands of one client are handled one after the other; further commands wait in
@@ -43,13 +43,13 @@ from tickerplant.core.errors import LogError
 from tickerplant.log.port import EventLog, TopicPartition, at_positions
 
 ReadNewest: TypeAlias = Callable[[set[str] | None], Awaitable[list[StreamRecord]]]
-"""(symbols, None for all) to their newest rows in the store."""
+"""Function (symbols, None for all) that returns the newest rows of these symbols in the store."""
 
 STATEFUL: Final = (TICKS, BARS, ANALYTICS)
 """Channels with a newest state, which a snapshot contains."""
 
 DROP_EXTENSION: Final = "tickerplant.drop"
-"""ASGI extension of this server: `drop(text, code, reason)` closes a connection without waiting for a full socket."""
+"""ASGI extension of this server: `drop(text, code, reason)` closes a connection at once, even if its socket is full."""
 
 STALL_S: Final = 15.0
 """Seconds without a read after which a client is dropped. 15 s is longer than any pause of a garbage collector."""
@@ -57,20 +57,20 @@ POSITION_S: Final = 5.0
 """Seconds between two `position` messages."""
 MAX_CLIENTS: Final = 1_000
 CATCH_UP_S: Final = 120.0
-"""Maximum seconds of sending the records since a position."""
+"""Maximum seconds for sending a client the records since its position."""
 CHUNK_BYTES: Final = 1024 * 1024
 TAIL_WAIT_S: Final = 10.0
-"""Maximum seconds to wait for the tail to reach a `since` that the store has already reached."""
+"""Maximum seconds to wait for the tail to reach a `since` position that the store has already reached."""
 
 logger = logging.getLogger(__name__)
 
 
 class Resync(Exception):
-    """The stream cannot resume from a `since`; the client starts again with a snapshot."""
+    """The stream cannot resume from a `since` position; the client starts again with a snapshot."""
 
 
 class Stream:
-    """The state that all connections share. `hub` belongs to the event loop that runs this."""
+    """The state that all connections share. `hub` belongs to the event loop that runs the stream."""
 
     def __init__(
         self,
@@ -241,7 +241,7 @@ class Connection:
                 await self._handle(message.get("text") or message.get("bytes") or "")
             except Refusal as refusal:
                 self.outbox.put(to_text({"type": "error", "code": refusal.code, "message": refusal.message}))
-            # A client may send commands without reading the answers. Its next command waits until it has read.
+            # A client may send commands without reading the answers. Its next command waits until the answers are sent.
             await self._drain()
 
     async def _drain(self) -> None:
@@ -284,7 +284,7 @@ class Connection:
             finally:
                 outbox.catching_up = False
         await self._stream.load_state(wanted)
-        # No await from here on, so that no record falls between the snapshot and the stream.
+        # No await from here on, so that no record is lost between the snapshot and the stream.
         if resync is None:
             self._reply("subscription", command.id, channels=describe(subscription))
         else:
@@ -355,7 +355,7 @@ class Connection:
             while hub.recent(positions) is None:
                 reached = dict(hub.positions)
                 records = await loop.run_in_executor(None, read)
-                if not records:  # everything committed has been read, at least up to where the hub was
+                if not records:  # all committed records are read, at least up to the hub's positions before the poll
                     for source in positions:
                         positions[source] = max(positions[source], reached.get(source, 0))
                 for frame in frames_of(wanted, records):
@@ -381,8 +381,8 @@ def _first_bytes(records: list[StreamRecord], limit: int) -> list[StreamRecord]:
 
 
 def _is_disconnect(error: Exception) -> bool:
-    """Return whether an error only means that the connection is closed; the server raises several kinds."""
-    # For example after a frame that was too large:
+    """Return whether an error only means that the connection is closed. The server raises several types for it."""
+    # The server raises this RuntimeError after a frame that was too large, for example.
     closed = isinstance(error, RuntimeError) and "websocket.close" in str(error)
     names = ("ClientDisconnected", "WebSocketDisconnect", "InvalidState")
     return closed or isinstance(error, OSError) or type(error).__name__ in names

@@ -1,10 +1,10 @@
 """The hub: log records in, frames for many clients out. Pure state; the endpoint owns sockets and clocks.
 
 Clients with the same subscription form a group. A batch of records is filtered and encoded once per group, and all its
-clients receive the same text. Each client has a bounded `Outbox`. A client that reads too slowly is *conflated*: closed
-bars and final values stay queued one by one, but of ticks and forming rows only the keys are stored. When the queue has
-drained, one `conflated` message sends the newest state of those keys. A client whose queue still exceeds the hard limit
-fails, and the endpoint drops it.
+clients receive the same text. Each client has a bounded `Outbox`. A client that reads too slowly is *conflated*. Its
+queue contains each closed bar and final value, but only the keys of ticks and forming rows. When the queue is empty,
+one `conflated` message sends the newest state of those keys. A client whose queue still exceeds the hard limit fails,
+and the endpoint drops it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ from tickerplant.log.port import Identity, TopicPartition
 
 _STATE: Final = BAR_COLUMNS.index("state")
 RING_RECORDS: Final = 4_096
-"""Maximum recent records kept in memory. `since` within them needs no read of the log. At 200/s they are 20 s."""
+"""Maximum recent records kept in memory. A `since` position within them needs no read of the log. At 200 records/s
+they cover 20 s."""
 RING_BYTES: Final = 16 * 1024 * 1024
 """Maximum bytes of the recent records."""
 
@@ -115,7 +116,7 @@ class Hub:
 
     @property
     def position(self) -> Position:
-        """The position of everything that has been applied."""
+        """The position after the last applied record of each partition."""
         return Position.of(self.identity.log_id, self.identity.generation, self.positions)
 
     # records
@@ -154,7 +155,7 @@ class Hub:
                 client.put(text)
 
     def recent(self, positions: Mapping[TopicPartition, int]) -> list[StreamRecord] | None:
-        """Return the recent records from these positions on, or None if memory no longer has all of them."""
+        """Return the recent records from these positions on, or None if memory no longer contains all of them."""
         for source, offset in positions.items():
             if offset < self._ring_floor.get(source, 0):
                 return None
@@ -233,7 +234,7 @@ class Hub:
         return message
 
     def conflated(self, client: Outbox) -> str | None:
-        """Return the newest state of the client's conflated rows, as a `conflated` message; None if there are none."""
+        """Return a `conflated` message with the newest state of the client's conflated rows; None if there are none."""
         keys, skipped = client.pop_conflated()
         if not keys:
             return None

@@ -12,7 +12,7 @@ from tickerplant.api.websockets.rows import Array, ascending
 from tickerplant.core.times import NEVER_US, Int64Array
 
 MAX_KEYS = 200_000
-"""Maximum keys; more are refused and counted. 10,000 symbols with 7 intervals each need a third of it."""
+"""Maximum keys. Further keys are refused and counted. 10,000 symbols with 7 intervals each need 70,000 keys."""
 MAX_CACHED_KEYS: Final = 64
 """Maximum key lists whose slots are cached; the cache is cleared when full."""
 
@@ -20,7 +20,8 @@ MAX_CACHED_KEYS: Final = 64
 class Latest:
     """One row for each key: the row with the newest time and, at equal times, with the newest version (`ties`).
 
-    The columns are NumPy arrays that double when full. A column that a batch does not have becomes null in its rows.
+    The columns are NumPy arrays that double when full. A column that a batch does not contain becomes null in the rows
+    of that batch.
     """
 
     def __init__(self) -> None:
@@ -38,7 +39,7 @@ class Latest:
         return key in self._slots
 
     def __iter__(self) -> Iterator[Hashable]:
-        """Return the keys in the order of arrival."""
+        """Return an iterator over the keys in the order of arrival."""
         return iter(self._slots)
 
     def put(
@@ -96,7 +97,10 @@ class Latest:
         return slots
 
     def columns(self, keys: Iterable[Hashable] | None, names: Sequence[str]) -> dict[str, Array]:
-        """Return these columns of the rows of the known keys among `keys` (None: all keys)."""
+        """Return the columns `names` for each key of `keys` that has a row (None: all keys).
+
+        Unknown columns are absent.
+        """
         if keys is None:
             slots = np.arange(len(self._slots))
         else:
@@ -104,7 +108,7 @@ class Latest:
         return {name: self._columns[name][slots] for name in names if name in self._columns}
 
     def names(self) -> tuple[str, ...]:
-        """Return the names of all columns seen."""
+        """Return the names of all columns that any stored row has had."""
         return tuple(self._columns)
 
     def _slot(self, key: Hashable) -> int:

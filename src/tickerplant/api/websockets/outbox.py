@@ -16,7 +16,7 @@ from tickerplant.api.websockets.rows import ALERTS, STATUS, TICKS, TOPIC_OF, Str
 SOFT_LIMIT_BYTES: Final = 512 * 1024
 """Queued bytes above which a client is conflated: about 5,000 ticks, half a second at 10,000 ticks/s."""
 HARD_LIMIT_BYTES: Final = 8 * 1024 * 1024
-"""Queued bytes above which a client is dropped: about 40,000 closed bars that it did not read."""
+"""Queued bytes above which a client is dropped: about 40,000 unread closed bars."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -172,8 +172,8 @@ class Outbox:
     def put(self, text: str, *, counted: bool = True) -> None:
         """Queue a message that must not be conflated.
 
-        `counted` False: the size does not count against the limits. That is for answers to the client's own requests
-        (a snapshot, records since a position); the endpoint allows one such answer at a time.
+        If `counted` is false, the size does not count against the limits. Answers to the client's own requests (a
+        snapshot, records since a position) are not counted; the endpoint allows one such answer at a time.
         """
         if self.failure is not None:
             return
@@ -212,7 +212,7 @@ class Outbox:
         return text
 
     def pop_conflated(self) -> tuple[dict[str, set[Hashable]], int]:
-        """Return the keys of the conflated rows, by kind, and the number of rows. Conflation ends."""
+        """End conflation. Return the keys of the conflated rows, by kind, and the number of those rows."""
         keys, skipped = self._keys, self.skipped
         self._keys, self.skipped, self.conflating = {}, 0, False
         return keys, skipped

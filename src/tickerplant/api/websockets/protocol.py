@@ -2,7 +2,7 @@
 
 A subscription is a set of (channel, symbol) pairs. Channels are `ticks`, `bars`, `analytics`, `alerts`, `status`.
 `bars.1m` and `analytics.5m` select one interval, which may be one by activity (`bars.100t`). The symbol `*` means every
-symbol. `status` has no symbols; its pair has `*`.
+symbol. `status` has no symbols; its pair contains `*`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ NOTHING: Final[Subscription] = frozenset()
 
 
 class Refusal(Exception):
-    """A command cannot be executed; the connection stays open. `code` is a word for programs."""
+    """A command cannot be executed; the connection stays open. `code` identifies the error for programs."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -49,7 +49,7 @@ class Refusal(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Subscribe:
-    """Add these pairs. With `since` the stream resumes there instead of starting with a snapshot."""
+    """Add these pairs to the subscription. With `since` the stream resumes there, without a snapshot."""
 
     pairs: Subscription
     since: Position | None = None
@@ -58,14 +58,14 @@ class Subscribe:
 
 @dataclass(frozen=True, slots=True)
 class Unsubscribe:
-    """Remove these symbols and channels; None means all."""
+    """Remove these symbols and channels from the subscription; None means all."""
 
     symbols: frozenset[str] | None
     channels: frozenset[str] | None
     id: Any = None
 
     def apply(self, subscription: Subscription) -> Subscription:
-        """Return the rest of a subscription. Removing `bars` removes `bars.1m` too."""
+        """Return the subscription without the removed pairs. Removing `bars` removes `bars.1m` too."""
         return frozenset(pair for pair in subscription if not self._removes(pair))
 
     def _removes(self, pair: Pair) -> bool:
@@ -77,7 +77,7 @@ class Unsubscribe:
 
 @dataclass(frozen=True, slots=True)
 class Ping:
-    """Answered with `pong` and the same `id`."""
+    """A request that the server answers with `pong` and the same `id`."""
 
     id: Any = None
 
@@ -199,7 +199,7 @@ class Filter:
         return bool(self._kinds[kind].by_interval)
 
     def every(self, kind: str) -> bool:
-        """Return whether the subscription contains all symbols of this kind, at some interval."""
+        """Return whether the subscription contains all symbols of this kind for at least one interval."""
         return any(symbols is None for symbols in self._kinds[kind].by_interval.values())
 
     def named(self) -> set[str]:
@@ -253,7 +253,7 @@ class _KindFilter:
     def _symbol_mask(
         self, dictionary: list[str], interval: str | None, symbols: frozenset[str]
     ) -> npt.NDArray[np.bool_]:
-        """Return which texts of a dictionary are among the symbols. A feed's records share one dictionary."""
+        """Return a mask of the dictionary's texts that are among the symbols. A feed's records share one dictionary."""
         cached = self._masks.get((id(dictionary), interval))
         if cached is None or cached[0] is not dictionary:
             if len(self._masks) >= MAX_MASKS:

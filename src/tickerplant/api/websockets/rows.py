@@ -1,6 +1,6 @@
 """Log records as columns that can be filtered by symbol and converted to rows for JSON.
 
-`decode_record` runs in the tail's thread, once per record. All clients share its result, which never changes.
+The tail's thread calls `decode_record` once per record. All clients share its result.
 """
 
 from __future__ import annotations
@@ -174,9 +174,9 @@ def column_array(column: Any, dictionaries: DictionaryCache, key: Hashable = Non
 def columns_of(
     table: Any, names: Sequence[str], dictionaries: DictionaryCache, key: Hashable = None
 ) -> dict[str, Array]:
-    """Return these columns of an Arrow table or batch as NumPy. `time_us` is the column `time`. Missing ones are null.
+    """Return these columns of an Arrow table or batch as NumPy. `time_us` is the column `time`.
 
-    `key` identifies the origin of the table for the dictionary cache.
+    A missing column is null. `key` identifies the origin of the table for the dictionary cache.
     """
     found: dict[str, Array] = {}
     stored_names = set(table.schema.names)

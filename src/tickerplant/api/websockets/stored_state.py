@@ -20,10 +20,10 @@ from tickerplant.core.interval import D1, M1, M5, Interval, parse
 from tickerplant.log.port import TopicPartition
 
 MAX_SYMBOLS: Final = 5_000
-"""Maximum symbols that a subscription to all symbols reads from the store: nine statements in all, and two for each
-interval by activity."""
+"""Maximum symbols read from the store for a subscription to all symbols. The read takes nine statements, and two more
+for each activity interval."""
 NEWEST_TICKS: Final = 10
-"""Newest ticks of a symbol that are read to find the last one that may set a price."""
+"""Number of newest ticks per symbol that are read to find the last one that may set a price."""
 
 
 async def read_newest(store: StoreReader, symbols: set[str] | None) -> list[StreamRecord]:

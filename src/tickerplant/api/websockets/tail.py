@@ -14,10 +14,10 @@ from tickerplant.core.errors import LogError
 from tickerplant.log.port import EventLog, Reader, TopicPartition, at_positions
 
 MAX_BATCH_BYTES: Final = 1024 * 1024
-"""Maximum bytes of one batch: about 20,000 ticks, which occupy the loop for 30 ms with a subscriber to everything."""
+"""Maximum bytes of one batch: about 20,000 ticks, which occupy the loop for 30 ms if a client subscribes to all."""
 MAX_BATCH_RECORDS: Final = 256
 PACE_S: Final = 0.003
-"""Minimum seconds between polls, so that records of several partitions' writers share one frame."""
+"""Minimum seconds between polls, so that records of several partitions share one frame."""
 LAGGING_S: Final = 2.0
 """Age of the newest record above which all clients are conflated."""
 RETRY_S: Final = 1.0
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 class Tail:
     """Reads all partitions from `positions` on, without a group, and calls `apply(records, lagging)` in the loop.
 
-    It reads the next batch only after the previous one has been applied; unread records stay in the log. `lag_s` is the
+    The next batch is read only after the previous one has been applied; unread records stay in the log. `lag_s` is the
     age of the newest record at the time it was read. `error` is the text of the last failure, None while reading works.
     """
 
@@ -114,7 +114,7 @@ class Tail:
 
         try:
             self._loop.call_soon_threadsafe(in_loop)
-        except RuntimeError:  # the loop is closed: the server is gone
+        except RuntimeError:  # the loop is closed because the server has stopped
             return False
         while not done.wait(timeout=0.5):
             if self._stopping.is_set():

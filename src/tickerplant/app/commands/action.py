@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from tickerplant.log.port import EventLog
 
 Symbol = Annotated[str, typer.Argument(help="A symbol, e.g. AAPL.")]
-Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is in the tables.")]
+Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the action is in the tables.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
 
 YEARS: Final = range(1900, 2200)
 COLUMNS: Final = ("kind", "date", "split", "amount", "currency", "source", "counts")
 _CURRENCY: Final = re.compile(r"[A-Z]{3}\Z")
 
-app = typer.Typer(no_args_is_help=True, help="Enter and list splits, for which indicators are adjusted, and dividends.")
+app = typer.Typer(no_args_is_help=True, help="Enter and list splits and dividends. Indicators are adjusted for splits.")
 
 
 def split(
@@ -45,7 +45,7 @@ def split(
 ) -> None:
     """Enter a split. Indicators of the symbol are recomputed over bars that are adjusted for it.
 
-    The last split entered for a session counts, so the same split again changes nothing and 1:1 cancels a split. Stored
+    The last split entered for a session counts. The same split again changes nothing, and 1:1 cancels a split. Stored
     bars do not change.
     """
     from tickerplant.app.wiring import corporate_actions
@@ -91,7 +91,7 @@ def dividend(
 def list_(loaded: Loaded, symbol: Symbol, json: Json = False) -> None:
     """Print a symbol's splits and dividends, oldest first.
 
-    If several were entered for one session, `counts` marks the one for which bars are adjusted.
+    If several were entered for one session, `counts` marks the entry for which bars are adjusted.
     """
     from tickerplant.app.wiring import corporate_actions, open_readonly
 
@@ -119,7 +119,7 @@ def _write(
     stop, computed = threading.Event(), False
     with signals(stop):
         with open_readonly.log_of(loaded.settings) as event_log:
-            event_log.identity()  # raises for a log without a plant: nothing is created
+            event_log.identity()  # raises if the log has no plant; nothing is created
             if not wait:
                 offsets = write(event_log)
         if wait:
@@ -133,7 +133,7 @@ def _write(
         return
     what = f"{row['symbol']} {row['date']}: {row['kind']} {_of(row)}"
     if not wait:
-        print(f"{what} is in the log; the plant applies it when it reaches that record")
+        print(f"{what} is in the log; the plant applies the action when it reaches the record")
     elif row["kind"] == "dividend" or computed:
         print(f"{what} is in the tables")
     else:
@@ -153,7 +153,7 @@ def _symbol(text: str) -> str:
 
 
 def _date(text: str) -> int:
-    """Parse a date to its 00:00 UTC in µs. Raises BadInput."""
+    """Return 00:00 UTC of a date such as `2020-08-31`, in µs. Raises BadInput."""
     from tickerplant.core.times import micros_of
 
     try:

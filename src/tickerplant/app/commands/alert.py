@@ -61,7 +61,7 @@ def add(
 
 def list_(
     loaded: Loaded,
-    symbol: Annotated[str | None, typer.Option("--symbol", help="Only this symbol.")] = None,
+    symbol: Annotated[str | None, typer.Option("--symbol", help="Print only rules of this symbol.")] = None,
     json: Json = False,
 ) -> None:
     """Print all rules, oldest first."""
@@ -77,7 +77,7 @@ def show(loaded: Loaded, name: Id, json: Json = False) -> None:
 
 
 def remove(loaded: Loaded, name: Id) -> None:
-    """Remove a rule. Its firings stay; pending webhooks are cancelled."""
+    """Remove a rule. Its firings remain stored; its pending webhooks are given up."""
     if not _with_rules(loaded, lambda rules: rules.remove(name)):
         raise _unknown(name)
     notify(f"removed {name}")
@@ -89,14 +89,14 @@ def pause(loaded: Loaded, name: Id) -> None:
 
 
 def resume(loaded: Loaded, name: Id) -> None:
-    """Restart a rule that is paused, or that has fired once with --once."""
+    """Restart a rule that is paused, or a `--once` rule that has fired."""
     _set_active(loaded, name, active=True)
 
 
 def firings(
     loaded: Loaded,
-    name: Annotated[str | None, typer.Argument(metavar="[ID]", help="Only firings of this rule.")] = None,
-    symbol: Annotated[str | None, typer.Option("--symbol", help="Only this symbol.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[ID]", help="Print only firings of this rule.")] = None,
+    symbol: Annotated[str | None, typer.Option("--symbol", help="Print only firings of this symbol.")] = None,
     start: Annotated[str | None, typer.Option("--start", help=START_HELP)] = None,
     end: Annotated[str | None, typer.Option("--end", help=END_HELP)] = None,
     limit: Annotated[
@@ -124,7 +124,7 @@ def _read(secret: str | None) -> str | None:
 
 def _set_active(loaded: Loaded, name: str, *, active: bool) -> None:
     def change(rules: Any) -> Awaitable[Any]:
-        # An active rule restarts too: this arms a `once` rule again.
+        # An active rule restarts too, which arms a `once` rule again.
         awaited: Awaitable[Any] = rules.set_active(name, active=active)
         return awaited
 
@@ -156,7 +156,7 @@ def _show(row: Mapping[str, Any], *, json: bool) -> None:
         for name, value in row.items():
             print(f"{name:<11} {cell(value)}")
     if not row["in_log"]:
-        notify("the rule is stored but not in the log yet; the API appends it at its next start")
+        notify("the rule is stored but not in the log yet; a running API appends it within 30 s")
 
 
 def _print(rows: list[dict[str, Any]], columns: tuple[str, ...], *, json: bool) -> None:
@@ -166,7 +166,7 @@ def _print(rows: list[dict[str, Any]], columns: tuple[str, ...], *, json: bool) 
     elif rows:
         table(columns, ([cell(row[name]) for name in columns] for row in rows))
     else:
-        notify("there are none")
+        notify("the store has no matching rows")
 
 
 def _webhook(state: Mapping[str, Any] | None) -> str:

@@ -26,33 +26,33 @@ if TYPE_CHECKING:
 LABEL: Final = "backfill"
 POLL_S: Final = 0.3
 ACCEPTED_S: Final = 90.0
-"""Maximum wait for a sign of a backfill manager. An idle one writes its progress every minute."""
+"""Maximum seconds to wait for progress of a backfill manager. An idle manager writes its progress every minute."""
 GAPS_SHOWN: Final = 20
 RECENT_US: Final = 180_000_000
-"""Age below which a missing bar is not reported: it may not have been requested yet, or be on its way."""
+"""Age in µs below which a missing bar is not reported. Its answer may still be outstanding."""
 
 
 def backfill(
     loaded: Loaded,
     symbols: Annotated[
-        list[str] | None, typer.Argument(metavar="[SYMBOL...]", help="Symbols; default: those of the settings.")
+        list[str] | None, typer.Argument(metavar="[SYMBOL...]", help="Symbols. Default: the symbols of the settings.")
     ] = None,
     interval: Annotated[
         list[str] | None,
-        typer.Option("--interval", "-i", help="1m, 5m or 1d; repeatable. Default: those of the settings."),
+        typer.Option("--interval", "-i", help="1m, 5m or 1d; repeatable. Default: those in the settings."),
     ] = None,
     from_: Annotated[
         str | None,
         typer.Option(
-            "--from", help="Start of the range, inclusive; UTC if it has no time zone. Default: as the settings define."
+            "--from", help="Start of the range, inclusive; UTC if it has no time zone. Default: from the settings."
         ),
     ] = None,
     to: Annotated[str | None, typer.Option("--to", help="End of the range, exclusive; default: now.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
 ) -> None:
-    """Fetch missing history now, until vendors return nothing more. Then list what is still missing, and why.
+    """Fetch missing history now, until vendors return nothing more. Then list the bars that are still missing, and why.
 
-    Uses the plant that runs on the data folder, or runs its own for the duration. On Kafka, a plant must run. After an
+    Uses the plant that runs on the data folder, or else runs the services itself. On Kafka, a plant must run. After an
     interruption, run the same command again to continue.
     """
     from tickerplant.app.runtime.memory_tuning import reduce_memory
@@ -87,7 +87,7 @@ def _order(symbols: Sequence[str], intervals: Sequence[str], from_: str | None, 
     names = [parse(text).name for text in intervals]
     wrong = next((name for name in names if name not in HISTORY_INTERVALS), None)
     if wrong is not None:
-        raise BadInput(f"--interval {wrong}: vendors are asked for bars of {', '.join(HISTORY_INTERVALS)} only")
+        raise BadInput(f"--interval {wrong}: vendors supply bars of {', '.join(HISTORY_INTERVALS)} only")
     start_us, end_us = (us or 0 for us in time_range(from_, to))
     if start_us > time.time_ns() // 1_000:
         raise BadInput(f"--from {from_} is in the future")
@@ -188,13 +188,13 @@ def _gaps(settings: Settings, order: Order) -> list[tuple[str, str, StatusRange]
 
 
 class _Progress:
-    """The progress of a backfill as a bar."""
+    """Shows the progress of a backfill in a progress bar."""
 
     def __init__(self, bars: ProgressBars) -> None:
         self._bars = bars
         self._total = 0
         self._done = 0
-        self.show("reading what is stored")
+        self.show("reading stored bars")
 
     def update(self, progress: Progress, requests: int, bars: int) -> None:
         """Show how many bars have been fetched, how many are left, and the present request."""

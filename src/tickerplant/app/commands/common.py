@@ -63,7 +63,7 @@ _OPTIONS: Mapping[str, tuple[Any, str]] = {
 }
 
 LASTING: Final = ("up", "run", "sandbox")
-"""Commands that run until they are stopped. They log at info by default, the others at warning."""
+"""Commands that run until they are stopped. By default they log at info, and other commands log at warning."""
 
 STORED_INTERVALS = "1m, 5m, 1d, or an activity interval: 100t (trades), 10000v (volume), 1000000d (turnover)."
 
@@ -76,8 +76,8 @@ _PIPE_COLUMNS = 10_000  # rich requires a width; no row is longer than this
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options of `_OPTIONS` to a command, and pass it the loaded settings as `loaded`.
 
-    A parameter of the command that is named `s_` and a setting's dotted name with `__` (`s_api__port`) sets that
-    setting.
+    A parameter such as `s_api__port` sets the setting `api.port`. The name is `s_` and the dotted name of the setting,
+    with `__` for a dot.
     """
     signature = inspect.signature(command, eval_str=True, locals={"Loaded": object})
     own = [parameter for name, parameter in signature.parameters.items() if name != "loaded"]
@@ -107,7 +107,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
         if command.__name__ not in LASTING and "log_level" not in loaded.origins:
             level = "warning"  # the user reads the command's output, not the log of the components behind it
         logging.configure(level, loaded.settings.log_format)
-        if not given.get("while_used"):  # the process that started this one has warned
+        if not given.get("while_used"):  # the parent process has already warned
             _warn_of_former_names(loaded.former_names)
         fault_injection.install(loaded.settings.testing.crash_at)
         command(loaded, **given)
@@ -124,7 +124,7 @@ def _warn_of_former_names(names: Iterable[FormerName]) -> None:
     for name in names:
         old, new = name.spelled()
         log.warning(
-            f"{old} is now {new}: use the new name, the former one stops working in the next version",
+            f"{old} is now {new}; use the new name, because the former name stops working in the next version",
             origin=name.origin,
         )
 
@@ -146,7 +146,7 @@ def emit(row: Mapping[str, Any]) -> None:
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> None:
-    """Print a table. One that is wider than the terminal wraps; in a pipe nothing wraps."""
+    """Print a table. A table that is wider than the terminal wraps; in a pipe nothing wraps."""
     from rich.table import Table
 
     grid = Table(*headings, title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
@@ -163,7 +163,7 @@ def console_for_tables() -> Console:
 
 
 def cell(value: Any) -> str:
-    """Format a value for a table: numbers with at most ten digits, None as nothing."""
+    """Return a value as text for a table: a number with at most ten digits, None as an empty text."""
     if isinstance(value, float):
         return f"{value:,.10g}" if abs(value) < 1e9 else f"{value:,.0f}"
     if isinstance(value, bool):
@@ -172,7 +172,9 @@ def cell(value: Any) -> str:
 
 
 def time_option(text: str | None, name: str) -> int | None:
-    """Parse an option such as `2012-06-21` or `2012-06-21T13:30:00Z` to µs; UTC if it has no zone. None stays None.
+    """Return a time option such as `2012-06-21` or `2012-06-21T13:30:00Z` in µs; UTC if it has no zone.
+
+    None stays None.
 
     Raises BadInput for a text that is not a time. `name`: the option, for the message.
     """
@@ -192,7 +194,7 @@ def time_option(text: str | None, name: str) -> int | None:
 def time_range(
     start: str | None, end: str | None, names: tuple[str, str] = ("--from", "--to")
 ) -> tuple[int | None, int | None]:
-    """Parse two options to µs. Raises BadInput unless the start is before the end. `names`: the options."""
+    """Return two time options in µs. Raises BadInput unless the start is before the end. `names`: the options."""
     from tickerplant.core.times import check_range
 
     start_us, end_us = time_option(start, names[0]), time_option(end, names[1])
@@ -201,7 +203,10 @@ def time_range(
 
 
 def stored_interval(text: str) -> str:
-    """Return the name of a stored interval, time or activity. Raises BadInput for an interval that is not stored."""
+    """Return the name of a stored interval: 1m, 5m, 1d or an activity interval.
+
+    Raises BadInput for another interval.
+    """
     from tickerplant.app.config.settings import HISTORY_INTERVALS
     from tickerplant.core.interval import parse
 
@@ -215,5 +220,5 @@ def stored_interval(text: str) -> str:
 
 
 def exit_code_of(error: TickerplantError) -> int:
-    """Return the exit code of an error: 2 for wrong usage, as for unknown options, else 1."""
+    """Return the exit code of an error: 2 for wrong usage, like an unknown option, else 1."""
     return 2 if isinstance(error, BadInput | ConfigError) else 1

@@ -28,11 +28,11 @@ def compare(
     to: Annotated[str | None, typer.Option("--to", help=END_HELP)] = None,
     count: Annotated[
         int | None,
-        typer.Option("-n", min=1, help=f"Maximum number of rows, the newest; default {SHOWN}, with --json all."),
+        typer.Option("-n", min=1, help=f"Number of newest rows to print. Default: {SHOWN}, or all with --json."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
-    """List bars that differ between two sources, newest last. Limited to records that the log still has."""
+    """List bars that differ between two sources, newest last. Reads only records that are still in the log."""
     from tickerplant.app.runtime.memory_tuning import reduce_memory
     from tickerplant.app.wiring import open_readonly
     from tickerplant.core.interval import parse
@@ -83,7 +83,10 @@ def _differences(event_log: EventLog, start_us: int | None, end_us: int | None) 
 
 
 def price_bp(row: Mapping[str, Any]) -> float | None:
-    """Return the largest difference of the four prices, in basis points of the published price; None if none exists."""
+    """Return the largest difference of the four prices, in basis points of the published price.
+
+    None if no price is known from both sources.
+    """
     pairs = [(row[name], row[f"other_{name}"]) for name in PRICES]
     found = [abs(other - price) / abs(price) * 10_000 for price, other in pairs if price and other is not None]
     return max(found, default=None)

@@ -33,7 +33,7 @@ def compute(
     ],
     symbol: Annotated[
         str | None,
-        typer.Option("--symbol", help="Only this symbol; names it if the file has no symbol column."),
+        typer.Option("--symbol", help="Use only bars of this symbol. If the file has no symbol column: its symbol."),
     ] = None,
     interval: Annotated[str | None, typer.Option("--interval", help="Interval of the bars in the file.")] = None,
     tz: Annotated[str | None, typer.Option("--tz", help="Time zone of times without one; default UTC.")] = None,
@@ -87,7 +87,7 @@ def compute(
 
 
 def _notify_broken(name: str, reasons: list[str]) -> None:
-    """Print the first reasons why rows cannot be read, and the number of further ones."""
+    """Print the first reasons why rows cannot be read, and the number of further rows."""
     for reason in reasons[:_FEW_BROKEN]:
         notify(reason)
     if len(reasons) > _FEW_BROKEN:
@@ -128,10 +128,10 @@ def _print(shown: pa.Table, symbols: list[str], *, csv: bool, json: bool) -> Non
 
 def indicators(
     loaded: Loaded,
-    name: Annotated[str | None, typer.Argument(help="One indicator, with all its details.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Print only this indicator, with all its details.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
-    """List the indicators with parameters, defaults, columns and warm-up; then TA-Lib's functions."""
+    """List the indicators with parameters, defaults, columns and warm-up, then TA-Lib's functions."""
     from tickerplant.app.wiring import on_demand
 
     known = on_demand.on_demand(loaded.settings)

@@ -31,14 +31,14 @@ def coverage(
         str | None,
         typer.Option(
             "--from",
-            help="Start of the range, inclusive; UTC if it has no time zone. Default: five sessions, for 1d a year.",
+            help="Start of the range, inclusive; UTC if it has no time zone. Default: five sessions; for 1d one year.",
         ),
     ] = None,
     to: Annotated[str | None, typer.Option("--to", help="End of the range, exclusive; default: now.")] = None,
     count: Annotated[
         int, typer.Option("-n", min=0, help="Maximum number of gaps; the newest are listed.")
     ] = GAPS_SHOWN,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per symbol and line.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per symbol, each on one line.")] = False,
 ) -> None:
     """Print which bars of a range are stored and why others are missing, whether or not the plant runs.
 
@@ -136,7 +136,7 @@ def _print_chart(chart: CoverageChart) -> None:
 
 
 def _below(times: Sequence[str], across: int) -> str:
-    """Return the axis labels: first, middle and last time, as many as there is room for."""
+    """Return the axis labels: first, middle and last time, as many as fit."""
     first, middle, last = times
     gap = across - len(first) - len(last)
     if gap < 1:
@@ -176,7 +176,7 @@ def _reason(one: StatusRange) -> str:
         reason = {
             MISSING: "not requested from a vendor yet",
             OUTAGE: "no feed was up",
-            PARTIAL: "its feed was down for a part of it",
+            PARTIAL: "its feed was down for a part of the bar",
         }.get(one.status, "")
     return f"{reason}; next request at {_moment(one.again_us)}" if one.again_us else reason
 

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 POLL_S: Final = 0.05
 HINT_S: Final = 15.0
 GIVE_UP_S: Final = 60.0
-"""Maximum time without new rows in the tables while no service runs."""
+"""Maximum seconds without new rows in the tables if no service runs."""
 COMPUTED_S: Final = 120.0
-"""Maximum wait for recomputed indicators. A running backfill can delay them for longer."""
+"""Maximum seconds to wait for recomputed indicators. A running backfill can delay them for longer."""
 
 LOCAL: Final = ("aggregation", "analytics", "persistence")
 """The services that turn raw records into tables."""
@@ -30,8 +30,9 @@ LOCAL: Final = ("aggregation", "analytics", "persistence")
 def plant_to_feed(loaded: Loaded, *, made_up: bool = False) -> Iterator[tuple[Plant, bool]]:
     """Yield a plant on the log of the settings, and whether this process runs its services.
 
-    On an embedded log without a running plant, this process runs the services `LOCAL` for the block. Otherwise, and
-    always on Kafka, another process runs them. `made_up`: the sandbox feeds it, whose stocks may trade round the clock.
+    If the log is embedded and no plant runs, this process runs the services `LOCAL` for the block. Otherwise, and
+    always on Kafka, other processes run them. `made_up` is true if the sandbox feeds the plant. Its stocks may trade
+    round the clock.
     """
     from tickerplant.app.runtime import plant as plants
     from tickerplant.app.wiring.rules import always_open, ensure_rules
@@ -62,9 +63,10 @@ def wait_until_stored(
 ) -> None:
     """Block until all results of the raw records up to the offsets `last`, by partition, are in the tables.
 
-    `own_services`: this process runs the services; if not, a long wait prints what is missing. Calls `report` with the
-    number of partitions, over all topics, and the number still missing. Raises TickerplantError when stopped, when a
-    service of this process has failed, or when nothing arrives and no service runs.
+    `own_services` is true if this process runs the services. If it is false, a long wait prints which results are
+    missing. Calls `report` with the number of partitions, over all topics, and the number still missing. Raises
+    TickerplantError when stopped, when a service of this process has failed, or when nothing arrives and no service
+    runs.
     """
     from tickerplant.app.ingest_progress import STAGES, ProgressTracker
     from tickerplant.app.wiring.positions import StorePositions, read_positions
@@ -77,7 +79,7 @@ def wait_until_stored(
         while missing := tracker.missing(read_positions(plant.event_log, store)):
             report(3 * len(last), len(missing))
             if stop.wait(POLL_S):
-                raise TickerplantError("stopped before everything was in the tables; nothing is lost, the log has it")
+                raise TickerplantError("stopped before everything was in the tables; all records are in the log")
             check_services(plant)
             if missing != before:
                 before, hint_s = missing, time.monotonic() + HINT_S
@@ -114,8 +116,8 @@ def check_services(plant: Plant) -> None:
 def wait_until_computed(plant: Plant, partition: int, stop: threading.Event) -> bool:
     """Block until analytics of this process has nothing to recompute and its values are in the tables.
 
-    Call it after `wait_until_stored`. Returns False if that takes longer than `COMPUTED_S`: the next plant on this log
-    continues. Raises as `wait_until_stored` does.
+    Call it after `wait_until_stored`. Returns False if the wait takes longer than `COMPUTED_S`; the next plant on this
+    log continues. Raises as `wait_until_stored` does.
     """
     from tickerplant.app.wiring.positions import StorePositions, read_positions
     from tickerplant.core.schemas import ANALYTICS
@@ -134,4 +136,4 @@ def wait_until_computed(plant: Plant, partition: int, stop: threading.Event) -> 
             if time.monotonic() > deadline:
                 return False
             if stop.wait(POLL_S):
-                raise TickerplantError("stopped before everything was in the tables; nothing is lost, the log has it")
+                raise TickerplantError("stopped before everything was in the tables; all records are in the log")

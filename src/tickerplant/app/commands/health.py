@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 LOG_S: Final = 4.0
 STORE_S: Final = 4.0
-"""Maximum wait for the log and for the store. Neither is checked further if it does not answer: about 10 s in all."""
+"""Maximum seconds to wait for the store; `LOG_S` is the maximum for the log. If one does not answer, no further check
+uses it, so all checks take about 10 s at most."""
 
 
 def health(
@@ -49,7 +50,7 @@ def health(
 
 
 def _check_log(settings: Settings) -> Iterator[ComponentHealth]:
-    """Check the log, then the store; the store is not compared with a log that does not answer."""
+    """Yield the health of the log, then of the store. The store is not compared with a log that does not answer."""
     from tickerplant.app import health
     from tickerplant.app.component import FAILED, ComponentHealth, check
     from tickerplant.app.runtime import plant
@@ -63,7 +64,7 @@ def _check_log(settings: Settings) -> Iterator[ComponentHealth]:
             yield from check("feeds", lambda: health.feed_health(event_log, time.time_ns() // 1_000))
             yield from _check_store(settings, event_log)
     except TickerplantError as error:
-        unknown = f"not running; {health.START_HINT}" if settings.embedded_log else "unknown without the log"
+        unknown = f"not running; {health.START_HINT}" if settings.embedded_log else "unknown: the log does not answer"
         sentence = "running, but its log does not answer" if held else unknown
         yield ComponentHealth("plant", FAILED, sentence, {"running": held})
         yield ComponentHealth("log", FAILED, str(error))

@@ -52,7 +52,7 @@ def query(
 ) -> None:
     """Print a symbol's bars from the store, oldest first, whether or not the plant runs.
 
-    With --indicator, prints indicator values too, computed from as many earlier bars as they need.
+    --indicator also prints indicator values, computed from as many earlier bars as they need.
     """
     from tickerplant.app.wiring import on_demand, open_readonly
     from tickerplant.app.wiring.store import BarSelection, bars
@@ -94,7 +94,7 @@ def _title(symbol: str, interval: str, adjust: str) -> str:
 
 
 def _notify_about(stretch: InputBars, chosen: list[Calculation]) -> None:
-    """Print which indicators lack bars, and whether their history was cut."""
+    """Print which indicators need more bars, and whether older bars were not read."""
     from tickerplant.analytics.ondemand.query import MAX_BARS, remaining
     from tickerplant.core.times import iso
 

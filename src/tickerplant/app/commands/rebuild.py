@@ -26,9 +26,9 @@ def rebuild(
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until everything is in the tables.")] = True,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
 ) -> None:
-    """Rebuild the bars of a range from raw with the present settings. They replace the stored bars.
+    """Rebuild the bars of a range from raw records with the present settings. The new bars replace the stored bars.
 
-    Uses the plant that runs on the data folder, or runs its own for the duration. On Kafka, a plant must run.
+    Uses the plant that runs on the data folder, or else runs the services itself. On Kafka, a plant must run.
     """
     from tickerplant.app.runtime.memory_tuning import reduce_memory
     from tickerplant.app.runtime.supervisor import signals
@@ -43,7 +43,7 @@ def rebuild(
     stop, began = threading.Event(), time.monotonic()
     with signals(stop):
         with open_readonly.log_of(loaded.settings) as event_log:
-            event_log.identity()  # raises for a log without a plant: nothing is created
+            event_log.identity()  # raises if the log has no plant; nothing is created
             if not wait:
                 offsets = request_rebuild(event_log, names, start_us, end_us)
         if wait:
@@ -57,7 +57,7 @@ def rebuild(
     elif json:
         emit({"symbols": names, "offsets": offsets, "waited": False})
     else:
-        print(f"requested a rebuild of {', '.join(names)}; the plant does it when it reaches the request in the log")
+        print(f"requested a rebuild of {', '.join(names)}; the plant starts when it reaches the request in the log")
 
 
 def _report(names: list[str], offsets: Mapping[int, int], made: Rebuilt, seconds: float, *, json: bool) -> None:
@@ -96,7 +96,7 @@ class Rebuilt:
 
 
 def _count_rebuilt(event_log: EventLog, since: Mapping[TopicPartition, int], offsets: Mapping[int, int]) -> Rebuilt:
-    """Count the bars in `market.prices.ohlcv` after `since` whose version is that of the rebuild at these offsets."""
+    """Return counts of the bars in `market.prices.ohlcv` after `since` that the requests at `offsets` caused."""
     from tickerplant.core.interval import parse
     from tickerplant.core.records import Bars, decode
     from tickerplant.core.schemas import FORMING, OHLCV, WITHDRAWN

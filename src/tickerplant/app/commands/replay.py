@@ -23,7 +23,8 @@ READ: Final = "read"
 STORED: Final = "stored"
 
 OUTAGE_S: Final = 120.0
-"""Maximum wait for a log that becomes unavailable during a replay. A restarted broker is back within seconds."""
+"""Maximum seconds to wait for a log that becomes unavailable during a replay. A restarted broker is back within
+seconds."""
 
 
 def replay(
@@ -48,20 +49,20 @@ def replay(
         str | None,
         typer.Option(
             "--conditions",
-            help="Code set of the trade conditions; default: by the column tape.",
+            help="Code set of the trade conditions. Default: as the column tape defines.",
             metavar="cta|utp|polygon",
         ),
     ] = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until everything is in the tables.")] = True,
     s_partitions: Annotated[
         int | None,
-        typer.Option("--partitions", help="Partitions of topics that are created.", rich_help_panel="Settings"),
+        typer.Option("--partitions", help="Number of partitions of new topics.", rich_help_panel="Settings"),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
 ) -> None:
-    """Feed a file of ticks or bars through the plant into the tables. The same file again changes nothing.
+    """Feed a file of ticks or bars through the plant into the tables. A second replay of a file changes nothing.
 
-    Uses the plant that runs on the data folder, or runs its own for the duration. On Kafka, a plant must run.
+    Uses the plant that runs on the data folder, or else runs the services itself. On Kafka, a plant must run.
     """
     from tickerplant.app.runtime.memory_tuning import reduce_memory
     from tickerplant.app.runtime.supervisor import signals
@@ -110,7 +111,7 @@ def _feed_and_wait(
 def _feed_only(
     loaded: Loaded, file: Path, options: ReplayOptions, progress: ProgressBars, stop: threading.Event
 ) -> tuple[ReplaySummary, dict[str, int]]:
-    """Feed the file into the log; return the summary and no counts of bars."""
+    """Feed the file into the log; return the summary and {} in place of the counts of bars."""
     from tickerplant.app.wiring.log import open_log
     from tickerplant.app.wiring.rules import ensure_rules
 
@@ -137,7 +138,7 @@ def _feed(
         except LogUnavailable as error:
             if began > retry_until:
                 raise
-            if time.monotonic() - began > OUTAGE_S:  # it ran for long before this failure
+            if time.monotonic() - began > OUTAGE_S:  # the attempt ran for long before it failed
                 retry_until = time.monotonic() + OUTAGE_S
             notify(f"the log is unavailable, retrying from the last position: {error}")
             if stop.wait(1.0):

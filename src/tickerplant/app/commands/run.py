@@ -25,7 +25,7 @@ Symbols = Annotated[
     str | None, typer.Option("--symbols", help="Symbols to feed, separated by commas.", rich_help_panel="Settings")
 ]
 Partitions = Annotated[
-    int | None, typer.Option("--partitions", help="Partitions of topics that are created.", rich_help_panel="Settings")
+    int | None, typer.Option("--partitions", help="Number of partitions of new topics.", rich_help_panel="Settings")
 ]
 
 
@@ -86,7 +86,7 @@ def run(
     stop = threading.Event()
     if name == "store":
         if not settings.embedded_store:
-            raise ConfigError("`run store` runs the embedded database, but the setting store names another one")
+            raise ConfigError("`run store` runs the embedded database, but the setting store names another database")
         with signals(stop):
             serve(settings, stop, while_used=while_used)
         return
@@ -114,16 +114,16 @@ def run(
 
 def sandbox(
     loaded: Loaded,
-    s_sandbox__port: Annotated[int | None, typer.Option("--port", help="Port; 0: a free one.")] = None,
+    s_sandbox__port: Annotated[int | None, typer.Option("--port", help="Port; 0 selects a free port.")] = None,
     s_sandbox__rate: Annotated[
         float | None, typer.Option("--rate", help="Trades per second, all symbols together.")
     ] = None,
     s_sandbox__seed: Annotated[int | None, typer.Option("--seed", help="Seed of the simulated prices.")] = None,
     s_sandbox__start: Annotated[
-        str | None, typer.Option("--start", help="First time of its clock, ISO 8601; default: now.")
+        str | None, typer.Option("--start", help="First time of the sandbox's clock, ISO 8601; default: now.")
     ] = None,
     s_sandbox__speed: Annotated[
-        float | None, typer.Option("--speed", help="Speed of its clock as a multiple of real time.")
+        float | None, typer.Option("--speed", help="Speed of the sandbox's clock as a multiple of real time.")
     ] = None,
     s_sandbox__fault_seed: Annotated[
         int | None, typer.Option("--fault-seed", help="Inject random faults drawn from this seed.")
@@ -151,7 +151,10 @@ def sandbox(
 
 
 def supervise(supervisor: Supervisor, stop: threading.Event, *, when_up: tuple[Settings, str] | None = None) -> None:
-    """Run until `stop` or until a service fails; raise its error. Prints the text of `when_up` once the API answers."""
+    """Run until `stop`, or until a service fails; raise the service's error.
+
+    Prints the text of `when_up` when the API answers.
+    """
     supervisor.start()
     try:
         if when_up is not None:

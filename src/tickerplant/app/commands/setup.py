@@ -15,7 +15,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per li
 
 
 def init_db(loaded: Loaded, json: Json = False) -> None:
-    """Create the database's tables; start no service. No effect if they exist."""
+    """Create the database's tables, or apply the pending migrations. Starts no service."""
     migrate(loaded, status=False, json=json)
 
 
@@ -53,11 +53,11 @@ def migrate(
 def create_topics(
     loaded: Loaded,
     s_partitions: Annotated[
-        int | None, typer.Option("--partitions", min=1, help="Partitions of each topic that is created.")
+        int | None, typer.Option("--partitions", min=1, help="Number of partitions of each new topic.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Create the log's topics. No effect if they exist: the number of partitions cannot change afterwards."""
+    """Create the missing topics of the log. The number of partitions of an existing topic cannot change."""
     from tickerplant.app.wiring.log import open_log
     from tickerplant.core.schemas import RAW, TOPICS
 
@@ -76,11 +76,11 @@ def create_topics(
 def adopt(
     loaded: Loaded,
     yes: Annotated[
-        bool, typer.Option("--yes", help="Do it. Without this option, only print what would happen.")
+        bool, typer.Option("--yes", help="Adopt the log. Without this option, only print the consequences.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Start a new log generation on the existing store, after its log was lost or replaced."""
+    """Bind the existing store to a new generation of the log, after its log was lost or replaced."""
     from tickerplant.app.wiring import log_binding, open_readonly
     from tickerplant.app.wiring.log import has_log, open_log
 
@@ -106,5 +106,5 @@ def adopt(
 def _require_yes() -> NoReturn:
     notify("adopt binds the store to a log that it has not followed from the start. Stored rows stay as they are.")
     notify("Records of the lost log that the store had not applied are lost. Ticks that are fed again are stored a")
-    notify("second time. To do it, run the command again with --yes.")
+    notify("second time. To adopt the log, run the command again with --yes.")
     raise typer.Exit(1)

@@ -34,10 +34,10 @@ def tail(
         ),
     ] = None,
     count: Annotated[
-        int | None, typer.Option("-n", min=1, help="Maximum number of rows; default 10, with --follow no limit.")
+        int | None, typer.Option("-n", min=1, help="Maximum number of rows. Default: 10, or no limit with --follow.")
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for new records until Ctrl-C.")] = False,
-    symbol: Annotated[str | None, typer.Option("--symbol", help="Only rows of this symbol.")] = None,
+    symbol: Annotated[str | None, typer.Option("--symbol", help="Print only rows of this symbol.")] = None,
     headers: Annotated[
         bool, typer.Option("--headers", help="Print one row per record: its header, without its rows.")
     ] = False,
@@ -93,7 +93,8 @@ def _records(
 def newest(event_log: EventLog, topic: str, show: Show, limit: int, stop: threading.Event) -> list[dict[str, Any]]:
     """Return the last rows of a topic that `show` selects, at most `limit`, in the order in which they were appended.
 
-    Reads each partition, or only the symbol's, backwards until it has enough; holds `limit` rows of each partition.
+    Reads each partition, or only the partition of the symbol of `show`, backwards until enough rows are found. Memory
+    holds at most `limit` rows of each partition.
     """
     from tickerplant.core.symbols import partition_of
 
@@ -160,7 +161,7 @@ class Show:
     headers: bool = False
 
     def rows(self, consumed: ConsumedRecord, *, newest: int | None = None) -> list[dict[str, Any]]:
-        """Return the rows of a record; with `newest`, only that many of the last."""
+        """Return the rows of a record; if `newest` is given, only the last `newest` rows."""
         import msgspec
 
         from tickerplant.core.errors import UnreadableRecord

@@ -99,7 +99,7 @@ def _add(consumed: Any, wanted: str, bars: NewestRows, values: NewestRows) -> No
 
 
 def draw(console: Any, wanted: str, bars: dict[str, dict[str, Any]], values: dict[str, dict[str, Any]]) -> Any:
-    """Return the table with as many columns as fit the console, and below it the names of the others."""
+    """Return the table with as many columns as fit the console, and a caption with the names of the omitted columns."""
     from rich.measure import Measurement
 
     outputs = list(dict.fromkeys(n for row in values.values() for n in list(row)[5:] if row[n] is not None))[:5]

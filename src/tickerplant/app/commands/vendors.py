@@ -40,7 +40,7 @@ def vendors(
 
 
 def _cells(row: VendorStatus) -> Iterator[tuple[object, ...]]:
-    """Yield a row for each quota; the first also has the columns of the vendor."""
+    """Yield a row for each quota of a vendor. Only the first row contains the vendor's own columns."""
     kinds = ", ".join(f"{kind} {rank}" for kind, rank in row.kinds.items())
     windows = [
         (str(w.quota), f"{w.used:,}", f"{w.left:,}", f"{w.history_left:,}", _time(w.resets_us)) for w in row.windows
@@ -52,7 +52,7 @@ def _cells(row: VendorStatus) -> Iterator[tuple[object, ...]]:
 
 
 def state_of(row: VendorStatus) -> str:
-    """Return a vendor's state in a few words."""
+    """Return a vendor's state as text: paused, blocked, retrying, ok, or no request yet."""
     if row.until_us is not None:
         return f"paused until {_time(row.until_us)}: {row.last_error}"
     if row.blocked_us is not None:

@@ -28,7 +28,7 @@ def verify(
     ] = None,
     to: Annotated[str | None, typer.Option("--to", help="End of the range of append times, exclusive.")] = None,
     partition: Annotated[
-        list[int] | None, typer.Option("--partition", min=0, help="Only this partition. Repeatable.")
+        list[int] | None, typer.Option("--partition", min=0, help="Verify only this partition. Repeatable.")
     ] = None,
     snapshot: Annotated[
         str | None,
@@ -107,7 +107,7 @@ def _print(found: list[PartitionResult]) -> None:
         if records:
             print(f"equal: {records:,} raw records give the same {bars:,} closed bars, byte for byte")
         else:
-            print("nothing to compare: aggregation has read no raw record yet")
+            print("nothing to compare: aggregation has read no raw record of this range")
 
 
 def _print_difference(one: PartitionResult) -> None:
@@ -121,13 +121,13 @@ def _print_difference(one: PartitionResult) -> None:
 
 
 class _Progress:
-    """The progress over all partitions as a bar. Stops the work when `stop` is set."""
+    """Shows the progress over all partitions in a progress bar. Ends the run when `stop` is set."""
 
     def __init__(self, bars: ProgressBars, total: int, stop: threading.Event) -> None:
         self._bars, self._total, self._stop, self._finished = bars, total, stop, 0
 
     def update(self, partition: int, done: int, total: int) -> None:
-        """Show the progress of a partition. Raises TickerplantError once `stop` is set."""
+        """Show the progress of a partition. Raises TickerplantError if `stop` is set."""
         del total
         if self._stop.is_set():
             raise TickerplantError("stopped before everything was compared; no difference was found so far")

@@ -24,7 +24,7 @@ _SECRETS = ("password", "secret", "token", "key")
 
 @dataclass(frozen=True)
 class Row:
-    """One setting."""
+    """One setting as a row of a table."""
 
     name: str
     environment: str
@@ -80,7 +80,7 @@ def _without_password(url: str) -> str:
 
 
 def text_of(value: Any) -> str:
-    """Format a value for a table."""
+    """Return a value as text for a table."""
     if value is None:
         return ""
     if isinstance(value, list):
@@ -99,7 +99,7 @@ def markdown() -> str:
         "",
         "Precedence, highest first: a flag of the command line, the environment, the TOML file (`--config FILE`, or",
         "`tickerplant.toml` in the data folder), the default. In the file a dot is a table: `api.port` is `port` under",
-        "`[api]`. `tickerplant config` prints the values in force and their origins; `tickerplant config --markdown`",
+        "`[api]`. `tickerplant config` prints the values in force and their origins. `tickerplant config --markdown`",
         "prints this page.",
         "",
         "| setting | environment | default | description |",
@@ -117,8 +117,8 @@ def markdown() -> str:
         "",
         "## Former names",
         "",
-        "These names work for one more version, in every source, with a warning. A setting that one source gives under",
-        "both names with different values is an error.",
+        "These names work for one more version, in every source, with a warning. If one source contains both names of",
+        "a setting with different values, the command fails.",
         "",
         "| former name | present name |",
         "|---|---|",

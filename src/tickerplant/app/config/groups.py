@@ -28,26 +28,26 @@ Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(comma_list)]
 
 
 class SettingsGroup(BaseModel):
-    """A group of settings: immutable, and without unknown names."""
+    """An immutable group of settings. An unknown name is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ApiSettings(SettingsGroup):
-    """REST and WebSocket."""
+    """Settings of REST and WebSocket."""
 
     host: str = Field(
         default="127.0.0.1", description="Address that the API listens on; `0.0.0.0`: all addresses of the machine."
     )
-    port: int = Field(default=8000, ge=0, le=65535, description="Port of the API and of the dashboard; 0: a free one.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port of the API and of the dashboard; 0: a free port.")
     key: SecretStr | None = Field(
         default=None,
-        description="Key that every request must have; unset: every client that reaches the port has access.",
+        description="Key for REST, the stream and the metrics; unset: every client that reaches the port has access.",
     )
 
 
 class AlertSettings(SettingsGroup):
-    """Webhooks of alerts."""
+    """Settings of the webhooks of alerts."""
 
     private_webhooks: bool = Field(
         default=True,
@@ -82,7 +82,7 @@ def _quota_table(value: Any) -> Any:
 Quotas = Annotated[dict[str, tuple[str, ...]], NoDecode, BeforeValidator(_quota_table)]
 
 NO_VENDOR = "none"
-"""The value of an order of vendors that means: no vendor."""
+"""Value of an order of vendors that contains no vendor."""
 
 
 def by_action_cost(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -99,8 +99,8 @@ def _cleaned_key(key: SecretStr) -> SecretStr:
     text = key.get_secret_value().strip()
     if not all("!" <= letter <= "~" for letter in text):
         raise ValueError(
-            "a key may contain only visible ASCII characters, and this one has others (a blank, a line end, or a "
-            "typographic quote?); copy it from the vendor's page again"
+            "a key may contain only visible ASCII characters, but this key contains others, such as a blank, a line "
+            "end or a typographic quote; copy it from the vendor's page again"
         )
     return SecretStr(text)
 
@@ -212,16 +212,16 @@ class SandboxSettings(SettingsGroup):
     """The sandbox vendor: a local server with simulated prices that serves the vendors' protocols."""
 
     enabled: bool | None = Field(
-        default=None, description="Start the sandbox vendor with `up`; unset: if no vendor's key is set."
+        default=None, description="Start the sandbox vendor with `up`; unset: only if no vendor's key is set."
     )
     rate: float = Field(
         default=50.0,
         gt=0,
         le=1_000_000,
-        description="Trades per second that the sandbox simulates, all symbols together, on the average of a day.",
+        description="Trades per second that the sandbox simulates, all symbols together, on average over a day.",
     )
     seed: int = Field(default=7, description="Seed of the simulated prices: the same seed gives the same prices.")
-    port: int = Field(default=0, ge=0, le=65535, description="Port that the sandbox listens on; 0: a free one.")
+    port: int = Field(default=0, ge=0, le=65535, description="Port that the sandbox listens on; 0: a free port.")
     url: str = Field(default="", description="Address of a running sandbox; unset: `up` starts one.")
     vendors: Names = Field(
         default=("sandbox",),
@@ -268,7 +268,7 @@ class TestingSettings(SettingsGroup):
 
 
 class RulesSettings(SettingsGroup):
-    """Settings that change outputs. A change is appended to the log and applies from there on."""
+    """Settings that change outputs. A change is appended to the log and applies to the records after it."""
 
     allowed_lateness_ms: int = Field(
         default=DEFAULT_RULES.allowed_lateness_us // 1000,
@@ -357,7 +357,7 @@ class RulesSettings(SettingsGroup):
         return texts
 
     def rules(self) -> Rules:
-        """Return the rules as records contain them, with the version of the calendars' data."""
+        """Return the rules in the form of the log's records, with the version of the calendars' data."""
         return Rules(
             allowed_lateness_us=self.allowed_lateness_ms * 1000,
             sources=self.sources,

@@ -22,7 +22,7 @@ RENAMED: Final = {
     "rules.memory_sessions": "rules.revision_window_sessions",
     "fault": "testing.crash_at",
 }
-"""Former dotted name to present dotted name."""
+"""Present dotted name of each former dotted name."""
 
 
 ENV_PREFIX: Final = "TICKERPLANT_"
@@ -43,7 +43,7 @@ class FormerName:
 
 
 def rename_variables(variables: Mapping[str, str | None]) -> tuple[dict[str, str | None], list[FormerName]]:
-    """Return environment variables under the settings' present names, and which had a former name.
+    """Return the environment variables under their present names, and the former names that occurred.
 
     The names of `variables` are in lower case, as pydantic reads them. Raises ConfigError for a setting that is given
     under both names with different values.
@@ -61,7 +61,7 @@ def rename_variables(variables: Mapping[str, str | None]) -> tuple[dict[str, str
 
 
 def rename_keys(tree: dict[str, Any], origin: str) -> list[FormerName]:
-    """Move the values of a settings tree to the present names, in place, and return which had a former name.
+    """Move the values of a settings tree to the present names, in place, and return the former names.
 
     Raises ConfigError for a setting that is given under both names with different values.
     """

@@ -1,7 +1,8 @@
 """All settings of the plant, one typed tree, read only here.
 
-Precedence, highest first: a flag of the command line, the environment (`TICKERPLANT_…`, with `__` for a dot), the TOML
-file (`--config`, or `tickerplant.toml` in the data folder), the default. Every setting has a description;
+Precedence, highest first: a flag of the command line, the environment, the TOML file, the default. Variables are named
+`TICKERPLANT_…`, with `__` for a dot. The file is `--config`, or `tickerplant.toml` in the data folder. Every setting has
+a description;
 `tickerplant config` prints all settings with their values and origins.
 """
 
@@ -83,12 +84,12 @@ class Settings(BaseSettings):
         ge=1,
         le=10_000_000,
         description="Records of a partition between two snapshots of aggregation or analytics. A restart after a kill "
-        "processes at most so many records again, at a millisecond or less each.",
+        "processes at most that many records again, at a millisecond or less each.",
     )
     instance: str = Field(
         default="0",
         pattern=r"^[A-Za-z0-9_.-]{1,32}$",
-        description="Name of this member of a service that several processes run; keep it the same over restarts.",
+        description="Name of this member of a service that several processes run; keep it unchanged across restarts.",
     )
     symbols: Names = Field(
         default=("AAPL", "MSFT", "GOOG", "AMZN", "NVDA", "TSLA", "META", "JPM", "SPY", "QQQ", "EUR/USD", "BTC/USD"),
@@ -96,8 +97,8 @@ class Settings(BaseSettings):
     )
     history: Names = Field(
         default=("1d:3650", "5m:max", "1m:max"),
-        description="Wanted depth of history, as `interval:days`, or `interval:max` for all that vendors have; `none` "
-        "turns the backfill off, also for gaps.",
+        description="Wanted depth of history, as `interval:days`, or `interval:max` for all history of the vendors; "
+        "`none` turns the backfill off, also for gaps.",
     )
     api: ApiSettings = Field(default_factory=ApiSettings, description="REST and WebSocket.")
     alerts: AlertSettings = Field(default_factory=AlertSettings, description="Webhooks of alerts.")
@@ -203,7 +204,7 @@ class Loaded:
     settings: Settings
     origins: Mapping[str, str]
     former_names: tuple[FormerName, ...] = ()
-    """Settings that were given under a former name; commands warn of them."""
+    """Settings that were given under a former name; commands warn about them."""
 
 
 def load(flags: Mapping[str, Any] | None = None, *, config: Path | None = None) -> Loaded:

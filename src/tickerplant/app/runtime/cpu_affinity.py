@@ -1,9 +1,9 @@
 """Keep the threads of the services on one core, and move them all when other processes use that core.
 
-One interpreter runs on one core at a time. Each call into Arrow or SQLite releases its lock, so in a busy plant it
-changes threads some ten thousand times a second. A hand-over to a thread on a sleeping core costs 50 µs and more on a
-virtual machine; on the same core it costs 3 µs. Spread over two cores, the plant did not keep up with 10,000 ticks/s
-although half a core was idle; on one core it does. The database, the disk and other processes use the other cores.
+One interpreter runs on one core at a time. Each call into Arrow or SQLite releases the interpreter's lock, so a busy
+plant switches threads about ten thousand times a second. A switch to a thread on a sleeping core costs at least 50 µs
+on a virtual machine; on the same core it costs 3 µs. On two cores the plant did not keep up with 10,000 ticks/s,
+although half a core was idle. On one core it keeps up. The database, the disk and other processes use the other cores.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ QUIETER: Final = 0.15
 
 
 class CoreAffinity:
-    """The core of this process's services. Without effect if threads cannot be placed: not Linux, or one core."""
+    """The core of this process's services. No effect on a system other than Linux, or with only one core."""
 
     def __init__(self) -> None:
         self._cores = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
@@ -80,7 +80,7 @@ class _OtherLoad:
     def measure(self, own_core: int) -> dict[int, float]:
         """Return the share of each core that other processes have used since the last call.
 
-        Assumes that this process ran on `own_core` alone; -1: on none.
+        Assumes that this process ran only on `own_core`; -1 means on none of the cores.
         """
         (when, own, used), self._before = self._before, self._now()
         seconds = max(1e-3, self._before[0] - when)

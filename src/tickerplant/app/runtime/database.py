@@ -41,8 +41,8 @@ def database(
 ) -> Iterator[str]:
     """Yield the address of the store for the block.
 
-    `lasting`: for a service, which must not own the server. `make` False: a folder without a store is left without one.
-    Raises StoreUnavailable if there is none, or if it is not up within `patience_s` (None: `START_S`).
+    `lasting` is true for a service, which must not own the server. If `make` is false, no store is created. Raises
+    StoreUnavailable if there is no store, or if the store is not up within `patience_s` (None: `START_S`).
     """
     if not settings.embedded_store:
         yield settings.store.get_secret_value()
@@ -136,7 +136,7 @@ def _kept_up(settings: Settings) -> Iterator[str]:
 
 
 class _OwnerWatchdog:
-    """Starts a process that owns the server whenever there is none."""
+    """Starts a process that owns the server whenever the server has no owner."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

@@ -1,4 +1,4 @@
-"""Kernel locks on small files of a data folder. The kernel releases a lock when its process ends, also if killed.
+"""Kernel locks on small files of a data folder. The kernel releases a lock when its process ends, even by a kill.
 
 - `plant.lock`: exclusive for `up`, and for a command that runs its own plant; shared by each `run NAME`.
 - `service-NAME-INSTANCE.lock`: held by the one process that is this member of this service.
@@ -6,7 +6,7 @@
 - `store.users`: shared by each process that uses the embedded PostgreSQL. Its owner may stop when there are no users.
 
 Each file contains its holder as JSON; `store.lock` also contains the address with its password, so the files have mode
-0600. The content is only for messages: the lock itself decides.
+0600. Only the lock itself shows whether a process holds it, never the content.
 """
 
 from __future__ import annotations
@@ -75,9 +75,10 @@ class FolderLock:
         return {}
 
     def is_held(self, *, exclusively: bool = False) -> bool:
-        """Return whether a process, this one included, holds the lock; with `exclusively`, only an exclusive holder.
+        """Return whether any process, including this one, holds the lock.
 
-        Concurrent calls with `exclusively` do not mistake each other for a holder.
+        If `exclusively` is true, only an exclusive holder counts. Concurrent calls with `exclusively` do not mistake
+        each other for a holder.
         """
         if not self.path.exists():
             return False  # the check creates no file

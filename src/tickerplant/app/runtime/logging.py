@@ -33,12 +33,12 @@ class _PoolFilter(logging.Filter):
 
 
 QUIET_S: Final = 30.0
-"""Minimum time between two lines of the pools. Each pool retries every few seconds."""
+"""Minimum seconds between two lines of the pools. Each pool retries every few seconds."""
 _POOL: Final = _PoolFilter()
 
 
 def configure(level: str = "info", style: str = "auto") -> None:
-    """Write all lines, also those of libraries, to stderr; stdout is for a command's output."""
+    """Write all lines, including the lines of libraries, to stderr; stdout is for a command's output."""
     json_lines = style == "json" or (style == "auto" and not sys.stderr.isatty())
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
@@ -70,6 +70,6 @@ def configure(level: str = "info", style: str = "auto") -> None:
     root.handlers[:] = [handler]
     root.setLevel(_LEVELS[level])
     logging.getLogger("asyncpg.pool").addFilter(_POOL)
-    # Their `info` lines repeat the plant's own.
+    # The `info` lines of these libraries repeat the plant's own lines.
     for chatty in ("httpx", "httpcore", "websockets", "uvicorn.access", "uvicorn.error", "asyncio"):
         logging.getLogger(chatty).setLevel(max(_LEVELS[level], logging.WARNING))

@@ -1,7 +1,8 @@
 """A plant: its components, opened in the right order, and the services that run on them.
 
-Opening, each step idempotent: 1. the folder's lock, 2. the database and its tables, 3. the log, 4. its topics, 5. the
-check that this store follows this log, 6. the rules, appended to the log if they have changed. Closing is the reverse.
+Steps of opening, each idempotent: 1. the folder's lock, 2. the database and its tables, 3. the log, 4. its topics, 5.
+the check that this store follows this log, 6. the rules, appended to the log if they have changed. Closing is the
+reverse.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from tickerplant.sandbox import SandboxEndpoint
 
 PATIENCE_S: Final = 30.0
-"""Maximum wait of a long-running service, at its start, for a store that does not answer yet."""
+"""Maximum seconds that a long-running service waits at its start for the store to answer."""
 
 MAINTENANCE_S: Final = 30.0
 """Seconds between two checks for due jobs of the store and for the log's retention."""
@@ -117,7 +118,7 @@ class Plant:
         raise ValueError(name)
 
     def maintain(self, stop: threading.Event) -> None:
-        """Run the due jobs of the store and apply retention until `stop`. Kept snapshots come before the log."""
+        """Run the due jobs of the store and apply retention until `stop`. The log's retention runs last."""
         retentions = snapshot_retentions(self.event_log)
         while not stop.is_set():
             now_us = time.time_ns() // 1000
@@ -156,10 +157,10 @@ class Plant:
 
 @contextlib.contextmanager
 def opened(settings: Settings, *, lasting: bool = False, store: bool = True, wanted: bool = False) -> Iterator[Plant]:
-    """Open steps 2 to 5 for the block; with `store` False the log alone.
+    """Open the plant for the block, steps 2 to 5; if `store` is false, open only the log.
 
-    `lasting`: for a long-running service, which waits up to `PATIENCE_S` for the store. `wanted`: with `store` False,
-    the plant also has the address of the store, which need not answer. Raises what each step raises.
+    `lasting`: for a long-running service, which waits up to `PATIENCE_S` for the store. `wanted`: if `store`
+    is false, the plant also has the address of the store, which need not answer. Raises what each step raises.
     """
     if not store:
         address = database(settings, lasting=True) if wanted else contextlib.nullcontext("")

@@ -1,4 +1,4 @@
-"""Runs each service until its stop is set. Each function imports its package when it is called."""
+"""Functions that run each service until its `stop` is set. Each function imports its package when it is called."""
 
 from __future__ import annotations
 
@@ -127,9 +127,9 @@ async def run_api(
     health: Callable[[], dict[str, Any]],
     registry: CollectorRegistry,
 ) -> None:
-    """Serve the API until `stop`, and deliver fired alerts to webhooks next to it.
+    """Serve the API until `stop`, and deliver fired alerts to webhooks at the same time.
 
-    `health`: returns the answer of `/health`. `registry`: the metrics that `/metrics` serves.
+    `health` returns the components for `/health`. `registry` contains the metrics of `/metrics`.
     """
     from tickerplant.analytics.alerts.rule_operands import check_rule
     from tickerplant.api.service import Api, ApiOptions

@@ -1,10 +1,11 @@
 """Run services in one process, each in its own thread, and restart those that crash.
 
-A service is a function that works until its stop is set. Threads, not processes: the heavy work (Arrow, NumPy, SQLite,
-sockets) releases the GIL, and one process needs a third of the memory. An asynchronous service has its own event loop.
+A service is a function that works until its stop is set. Services run in threads, not in processes: the heavy work
+(Arrow, NumPy, SQLite, sockets) releases the GIL, and one process needs a third of the memory. An asynchronous service
+has its own event loop.
 
 Restart: after a crash a service waits `FIRST_BACKOFF_S`. The wait doubles with each crash up to `LAST_BACKOFF_S`, and
-is reset once the service has run for `HEALTHY_S`. Stop: services stop in the order of their `rank`, feeds first; each
+is reset after the service has run for `HEALTHY_S`. Stop: services stop in the order of their `rank`, feeds first; each
 rank is joined for at most `STOP_S` before the next rank stops.
 """
 
@@ -34,12 +35,12 @@ LAST_BACKOFF_S: Final = 10.0
 HEALTHY_S: Final = 30.0
 STOP_S: Final = 10.0
 SETTLE_S: Final = 5.0
-"""Time after which all modules that the services import are loaded."""
+"""Seconds after the start until all modules that the services import are loaded."""
 
 SWITCH_INTERVAL_S: Final = 0.0001
-"""Maximum time that a thread keeps the GIL while another waits. With Python's default of 5 ms, a tick that passes five
-threads waits 25 ms. On one core (see `cpu_affinity`) a hand-over is cheap: with 0.1 ms the stream's p99 latency is a
-fifth below that with 0.5 ms."""
+"""Maximum seconds that a thread keeps the GIL while another thread waits. With Python's default of 5 ms, a tick that
+passes five threads waits 25 ms. On one core (see `cpu_affinity`) a hand-over is cheap: with 0.1 ms the stream's p99
+latency is a fifth lower than with 0.5 ms."""
 
 NOT_RESTARTABLE: Final = (ConfigError, MigrationError, SnapshotRefused, StoreMismatch)
 """Errors that a restart cannot cure: the service fails at once, and the supervisor stops."""
@@ -71,9 +72,9 @@ class Service:
     asynchronous: AsyncBody | None = None
     rank: int = 0
     max_restarts: int | None = None
-    """None: no limit, except for `NOT_RESTARTABLE`. 0: the first crash stops the supervisor."""
+    """Maximum restarts. None: no limit, except for `NOT_RESTARTABLE`. 0: the first crash stops the supervisor."""
     placed: bool = True
-    """True: its thread runs on the services' core. False for one that starts processes, which would inherit it."""
+    """True if the thread runs on the services' core. False for a service whose child processes would inherit it."""
 
 
 @dataclass(slots=True)
@@ -130,7 +131,7 @@ class _Runner:
     def _will_restart(self, error: BaseException) -> bool:
         limit = self.service.max_restarts
         final = isinstance(error, NOT_RESTARTABLE) or (limit is not None and self.status.restarts >= limit)
-        # The plant's own errors explain themselves in one sentence; a traceback is for unexpected ones.
+        # The plant's own errors explain themselves in one sentence; a traceback is for unexpected errors.
         trace = None if isinstance(error, TickerplantError) else error
         log.error(
             "service crashed",
@@ -185,11 +186,11 @@ class Supervisor:
         return [runner.status for runner in self._runners]
 
     def failure(self) -> BaseException | None:
-        """Return the error of a failed service, or None."""
+        """Return the error of a failed service, or None if no service has failed."""
         return next((r.failure for r in self._runners if r.status.state == "failed"), None)
 
     def start(self) -> None:
-        """Start all services, the last to stop first, so that readers run before feeds."""
+        """Start all services in the reverse order of `rank`, so that readers run before feeds."""
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         self._affinity.start()
         for runner in sorted(self._runners, key=lambda r: -r.service.rank):
@@ -203,8 +204,8 @@ class Supervisor:
                 return
             if settled and time.monotonic() > settled:
                 settled = 0.0
-                # The objects loaded by now stay. A full garbage collection would scan this half million of objects
-                # again and again, and block all threads for 100 ms each time.
+                # The half million objects that exist now remain. Without this, each full garbage collection would scan
+                # them and block all threads for 100 ms.
                 gc.collect()
                 gc.freeze()
 

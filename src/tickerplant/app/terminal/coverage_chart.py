@@ -1,7 +1,8 @@
 """A chart of coverage: time runs to the right, and each column of characters is a bucket of bars. Pure.
 
-A bucket shows the worst status of its bars; if all are fine, the most frequent one. Each status has its own character,
-so that the chart is readable without colours. Closed hours take no room, except for a blank between sessions.
+A bucket shows the worst status of its bars. If no bar has a gap, it shows the most frequent status. Each status has its
+own character, so that the chart is readable without colours. Closed hours have no columns, except for a blank between
+sessions.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ MARKS: Final[Mapping[str, tuple[str, str]]] = {
 _WORST_FIRST: Final = (MISSING, OUTAGE, QUOTA, UNAVAILABLE, PARTIAL)
 _FINE: Final = (HAVE, NO_TRADE, PENDING)
 MAX_DAYS: Final = 31
-"""Maximum number of days (or years, for daily bars) with a line each for a single symbol; more share one line."""
+"""Maximum days (years for daily bars) with a line each in the chart of one symbol. A longer range is one line."""
 MIN_WIDTH: Final = 24
 
 
@@ -77,9 +78,9 @@ class CoverageChart:
 
 
 def draw(found: Mapping[str, Statuses], calendars: Mapping[str, Calendar], step: Interval, width: int) -> CoverageChart:
-    """Return a line per symbol; for a single symbol, a line per day or year.
+    """Return a chart with a line per symbol, or for a single symbol with a line per day or year.
 
-    `width`: columns of the chart with labels.
+    `width` is the width of the chart in characters, including the labels.
     """
     if len(found) == 1:
         [(symbol, statuses)] = found.items()
@@ -144,7 +145,10 @@ def _columns(found: Statuses, buckets: Int64Array) -> list[str]:
 
 
 def _of_days(found: Statuses, calendar: Calendar, step: Interval, width: int) -> CoverageChart | None:
-    """Return a line per session, for daily bars per year; None if that gives one line or too many."""
+    """Return a chart with a line per session, or per year for daily bars.
+
+    None if the chart would have fewer than two lines or more than `MAX_DAYS`.
+    """
     if not len(found.starts):
         return None
     if step.is_intraday:

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 
 
 class ProgressBars:
-    """One bar per label, for the block. `quiet` draws nothing, as does stderr that is not a terminal."""
+    """Progress bars for the block, one per label.
+
+    Nothing is drawn if `quiet` is true or if stderr is not a terminal.
+    """
 
     def __init__(self, labels: Sequence[str], *, quiet: bool) -> None:
         from rich.console import Console

@@ -71,7 +71,7 @@ def _row_cells(recorded: pa.RecordBatch, recomputed: pa.RecordBatch) -> list[Cel
         if not old or not new:
             cells.append(Cell(where, "row", "present" if old else "absent", "present" if new else "absent"))
             continue
-        # Compared as text: NaN equals NaN, 0.0 differs from -0.0.
+        # Values are compared as text: NaN equals NaN, and 0.0 differs from -0.0.
         cells += [
             Cell(where, name, _text(old[name]), _text(value))
             for name, value in new.items()

@@ -18,9 +18,10 @@ from tickerplant.log.port import ConsumedRecord, EventLog, TopicPartition
 from tickerplant.log.snapshots import first_record_from
 
 NOTHING: Final = 1 << 62
-"""The version where an empty topic begins: greater than every version."""
+"""Version at which an empty topic begins: greater than every version of a record."""
 _SETTLE_S: Final = 5.0
-"""Maximum wait for records of a committed transaction. On Kafka they become readable shortly after its positions."""
+"""Maximum seconds to wait for records of a committed transaction. On Kafka they become readable shortly after its
+positions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Difference:
 class RecordedOutput:
     """The output of aggregation in one topic of a partition, from the version `begin` on.
 
-    `since`: the first version whose output the topic has completely. `compared`: the number of compared records.
+    `since`: the first version whose output the topic contains completely. `compared`: the number of compared records.
     """
 
     def __init__(self, event_log: EventLog, source: TopicPartition, generation: int, begin: int) -> None:

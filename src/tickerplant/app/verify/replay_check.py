@@ -39,9 +39,10 @@ _ALL: Final = 1 << 62
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request to verify raw records appended in `[start_us, end_us)`; None is an open side.
+    """A request to verify raw records appended in `[start_us, end_us)`. A bound of None is open.
 
-    `snapshot`: the label of the snapshot to start from; `none`: the beginning of raw. None: chosen by the range.
+    `snapshot` is the label of the snapshot to start from, or `none` for the beginning of raw. If it is None, the range
+    selects the start.
     """
 
     start_us: int | None = None
@@ -51,7 +52,10 @@ class Request:
 
 @dataclass(slots=True)
 class PartitionResult:
-    """The result of one partition. Offsets are raw offsets; `end` is exclusive, and is `begin` for an empty range."""
+    """The result of one partition.
+
+    Offsets are raw offsets; `end` is exclusive, and equals `begin` for an empty range.
+    """
 
     partition: int
     snapshot: str
@@ -85,11 +89,12 @@ class Plan:
 
 
 Progress = Callable[[int, int, int], None]
-"""Called from time to time with the partition, the number of offsets done and their total; may raise to stop."""
+"""Function (partition, offsets done, all offsets) that is called every `PROGRESS_RECORDS` records. It may raise to stop
+the run."""
 
 
 def plan(event_log: EventLog, factory: StageFactory, partition: int, request: Request) -> Plan:
-    """Return where a partition's run starts and ends.
+    """Return the start, the end and the checkpoints of a partition's run.
 
     Raises BadInput for a label without a kept snapshot, TickerplantError if raw begins too late, SnapshotRefused for a
     snapshot of another format.
@@ -274,7 +279,7 @@ class _Run:
             kept = self._checkpoints.pop(0)
             key = kept.key if kept.label else snapshots.SNAPSHOT_KEY
             snapshot = snapshots.read(self._log, STATE_AGGREGATION, self._partition, key)
-            # Deleted, or replaced by a running plant: there is nothing to compare with.
+            # The snapshot was deleted, or a running plant replaced it; there is nothing to compare with.
             if snapshot is None or snapshot.positions.get(RAW) != kept.position:
                 continue
             name = kept.label or "the newest"

@@ -1,4 +1,4 @@
-"""The places where `app` uses another package, each module one subject.
+"""Modules through which `app` uses the other packages, one module per subject.
 
 In: the settings. Out: opened logs and stores, vendors, the sandbox, and rows for commands. Modules import the packages
 inside functions, so that `tickerplant --help` loads none of them. Begin with `log` and `store`; `open_readonly` opens

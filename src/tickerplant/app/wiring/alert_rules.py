@@ -36,16 +36,16 @@ class AlertRules:
         return _as_dict(await self._manager.add(NewRule(**given)))
 
     async def all(self, symbol: str | None) -> list[dict[str, Any]]:
-        """Return all rules, or those of one symbol."""
+        """Return the rows of the rules of `symbol`, oldest first. None means all symbols."""
         return [_as_dict(rule) for rule in await self._manager.all(symbol)]
 
     async def get(self, name: str) -> dict[str, Any] | None:
-        """Return a rule, or None."""
+        """Return the row of a rule, or None if it does not exist."""
         rule = await self._manager.get(name)
         return None if rule is None else _as_dict(rule)
 
     async def set_active(self, name: str, *, active: bool) -> dict[str, Any] | None:
-        """Pause a rule, or restart it; return its row, or None if it does not exist."""
+        """Pause or restart a rule; return its row, or None if it does not exist."""
         rule = await self._manager.set_active(name, active=active)
         return None if rule is None else _as_dict(rule)
 
@@ -67,7 +67,7 @@ def with_rules(dsn: str, log: EventLog, work: Callable[[AlertRules], Awaitable[T
 
 @dataclass(frozen=True, slots=True)
 class FiringSelection:
-    """The newest `limit` firings in `[start_us, end_us)`, of one rule or symbol if given."""
+    """The newest `limit` firings in `[start_us, end_us)`. `rule` and `symbol` are filters; None disables a filter."""
 
     rule: str | None
     symbol: str | None
@@ -91,7 +91,10 @@ def read_firings(dsn: str, selection: FiringSelection) -> list[dict[str, Any]]:
 
 
 def webhook_counts(dsn: str, patience_s: float | None = None) -> dict[str, float]:
-    """Return the number of pending webhooks, the age of the oldest, and the number given up in the last day."""
+    """Return the counts of webhooks: `pending`, and `failed` (given up in the last day).
+
+    `oldest_s` is the age of the oldest pending webhook in seconds.
+    """
 
     async def read(store: Store) -> dict[str, float]:
         async with store.read() as session:

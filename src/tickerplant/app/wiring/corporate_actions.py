@@ -1,4 +1,4 @@
-"""Splits and dividends: appending those that a user enters, and reading those in the store."""
+"""Splits and dividends: appending a user's entries, and reading the entries in the store."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ if TYPE_CHECKING:
 
 
 def append_split(log: EventLog, symbol: str, session_us: int, numerator: float, denominator: float) -> dict[int, int]:
-    """Append a split to raw; return its offset by partition (the symbol's)."""
+    """Append a split to raw; return its offset by partition, for the symbol's partition."""
     from tickerplant.market_data.feed import commands
 
     return commands.append_split(log, symbol, session_us, numerator, denominator)
 
 
 def append_dividend(log: EventLog, symbol: str, ex_date_us: int, amount: float, currency: str | None) -> dict[int, int]:
-    """Append a dividend to raw; return its offset by partition (the symbol's)."""
+    """Append a dividend to raw; return its offset by partition, for the symbol's partition."""
     from tickerplant.market_data.feed import commands
 
     return commands.append_dividend(log, symbol, ex_date_us, amount, currency)
 
 
 def stored(dsn: str, symbol: str) -> list[dict[str, Any]]:
-    """Return a symbol's splits and dividends by time. `counts`: whether bars are adjusted for this one."""
+    """Return a symbol's splits and dividends by time. `counts` is true if bars are adjusted for the row."""
 
     async def read(store: Store) -> list[dict[str, Any]]:
         async with store.read() as session:

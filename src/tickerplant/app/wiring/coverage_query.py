@@ -1,4 +1,4 @@
-"""The query of `tickerplant coverage`: stored bars, under the rules and the market time of the log if there is one."""
+"""The query of `tickerplant coverage`: stored bars, with the log's rules and market time if a log exists."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class CoverageReport:
 def read_coverage(
     settings: Settings, symbols: Sequence[str], interval: str, start_us: int | None, end_us: int | None
 ) -> CoverageReport:
-    """Return the coverage of these symbols; [] means all. Default range: the last sessions, for daily bars a year.
+    """Return the coverage of these symbols; [] means all. The default range is five sessions, or a year for daily bars.
 
     Raises NoPlant, StoreUnavailable, and BadInput for a range that is too long or starts in the future.
     """
@@ -64,7 +64,10 @@ def read_coverage(
 
 
 def rules_and_market_time(settings: Settings) -> tuple[Rules, int]:
-    """Return the rules in force and the market's time in µs. Without a log: those of the settings and the machine."""
+    """Return the rules in force and the market's time in µs.
+
+    Without a log, they are the rules of the settings and the time of the machine.
+    """
     from tickerplant.api.log_state import market_now, rules_in_force
 
     rules = settings.rules.rules()

@@ -1,4 +1,4 @@
-"""Files of ticks and bars: replaying one into the log, and reading one for `compute`."""
+"""Files of ticks and bars: replaying a file into the log, and reading a file for `compute`."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def open_log(settings: Settings, *, make_topics: bool = True, patience_s: float | None = None) -> Iterator[EventLog]:
-    """Open the log of the settings for the block. With `make_topics`, create the topics that it lacks."""
+    """Open the log of the settings for the block. If `make_topics` is true, create the missing topics."""
     from tickerplant.log import open as log_open
 
     patience_s = log_open.PATIENCE_S if patience_s is None else patience_s
@@ -41,7 +41,7 @@ def open_log(settings: Settings, *, make_topics: bool = True, patience_s: float 
 
 
 def has_log(settings: Settings) -> bool:
-    """Return whether the log's file exists. True for brokers, which are not asked."""
+    """Return whether the log's file exists. True for brokers, without a request to them."""
     from tickerplant.log.open import has_file
 
     return has_file(settings.log, settings.data)
@@ -93,7 +93,7 @@ def snapshot_retentions(log: EventLog) -> list[SnapshotRetention]:
 
 
 def live_watermark_us(log: EventLog, feed: str) -> int | None:
-    """Return the watermark of a live feed. None for a feed that writes nothing regularly, such as a file's."""
+    """Return the watermark of a live feed. None for a feed that does not write regularly, such as a file."""
     from tickerplant.market_data.feed import cursor as feed_cursor
     from tickerplant.market_data.feed.committer import state_key, state_partition
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def on_demand(settings: Settings) -> OnDemand:
-    """Return the calculator of indicators on demand, which also has the indicators of the stream."""
+    """Return the calculator of indicators on demand, which also describes the stream's indicators."""
     from tickerplant.analytics.ondemand.query import OnDemand
     from tickerplant.app.runtime.memory_tuning import import_talib
 
@@ -56,8 +56,8 @@ def computed(
 ) -> pa.Table:
     """Return bars of a file with indicator values, by symbol and time.
 
-    All bars enter the calculation. The result contains those in `[start_us, end_us)`, and of each symbol the newest
-    `last`.
+    All bars enter the calculation. The result contains the bars in `[start_us, end_us)`, at most the newest `last`
+    of each symbol.
     """
     import pyarrow as pa
 
@@ -97,7 +97,7 @@ def values(
 ) -> tuple[list[dict[str, Any]], InputBars]:
     """Return the selected stored bars with indicator values, oldest first, and the bars that entered the calculation.
 
-    The returned bars are adjusted as `core.adjustment` defines; the indicator values for splits only.
+    The returned bars are adjusted as `adjust` defines; the indicator values are adjusted for splits only.
     """
     from tickerplant.analytics.ondemand import query
     from tickerplant.core.bar_request import BarRequest

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from tickerplant.log.port import EventLog
 
 PATIENCE_S: Final = 8.0
-"""Maximum wait for brokers before a command reports that they do not answer."""
+"""Maximum seconds to wait for brokers before a command reports that they do not answer."""
 
 
 def has_plant(settings: Settings) -> bool:
-    """Return whether a log or a store exists. True for one that is not in the data folder: it is not asked."""
+    """Return whether a log or a store exists. True for one outside the data folder, without a request to it."""
     return has_log(settings) or not settings.embedded_store or has_store(settings.data)
 
 
@@ -35,7 +35,7 @@ def no_plant(settings: Settings) -> NoPlant:
 
 @contextlib.contextmanager
 def log_of(settings: Settings, *, patience_s: float | None = None) -> Iterator[EventLog]:
-    """Open the log for the block after checking that it answers. With `patience_s`, no later call takes longer.
+    """Open the log for the block after checking that it answers. `patience_s` limits later calls too.
 
     Raises NoPlant, LogUnavailable, or UnknownTopic for brokers without the plant's topics.
     """
@@ -46,7 +46,7 @@ def log_of(settings: Settings, *, patience_s: float | None = None) -> Iterator[E
         if patience_s is not None or settings.embedded_log:
             yield event_log
             return
-    with open_log(settings, make_topics=False) as event_log:  # it has answered: the time limits of services apply
+    with open_log(settings, make_topics=False) as event_log:  # the log has answered, so the services' time limits apply
         yield event_log
 
 

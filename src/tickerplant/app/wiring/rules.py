@@ -1,4 +1,4 @@
-"""The rules of the settings, and writing them into the log, from where every service reads them."""
+"""The rules of the settings, and their appending to the log, from which every service reads them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def ensure_rules(log: EventLog, settings: Settings, *, only_first: bool = False,
 
 
 def always_open(settings: Settings, made_up: bool) -> bool:
-    """Return whether stocks trade round the clock: prices are `made_up` by the sandbox, and it has no sessions."""
+    """Return whether stocks trade round the clock: the sandbox makes the prices (`made_up`), without sessions."""
     return made_up and settings.sandbox.sessions == "always"
 
 

@@ -1,4 +1,4 @@
-"""The sandbox vendor: as a server in this process, as a separate process, or one that runs elsewhere.
+"""The sandbox vendor: as a server in this process, as a separate process, or as a server elsewhere.
 
 `up` runs it as a separate process: a vendor is not part of the plant and does not share its interpreter.
 """
@@ -32,7 +32,7 @@ log = structlog.get_logger(__name__)
 def run_sandbox(settings: Settings, clock: str = "") -> Iterator[SandboxEndpoint]:
     """Run the sandbox vendor in a thread for the block and yield its addresses.
 
-    `clock`: the text of a running clock (`sandbox.endpoint.format_clock`); empty: a new clock of the settings.
+    `clock`: the text of a running clock (`sandbox.endpoint.format_clock`); if empty, the settings define a new clock.
     Raises ConfigError for a fault script that cannot be parsed.
     """
     from tickerplant.sandbox import MarketSettings, SandboxSettings, running
@@ -74,7 +74,7 @@ def sandbox_endpoint(greeting: bytes, symbols: tuple[str, ...]) -> SandboxEndpoi
 class SandboxProcess:
     """`tickerplant sandbox` with these settings, as a child process.
 
-    The child ends when this process ends, even if it is killed: its standard input closes.
+    The child ends when this process ends, even by a kill, because the child's standard input closes.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -105,7 +105,7 @@ class SandboxProcess:
             [sys.executable, "-m", "tickerplant.app", "sandbox", "--while-used", "--clock", format_clock(clock)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C goes to the plant alone, whose feeds still close their connections
+            start_new_session=True,  # Ctrl-C reaches only the plant, whose feeds still close their connections
             cwd="/",
             env=env,
         )
@@ -148,7 +148,7 @@ class ExternalSandbox:
         self._settings = settings
 
     def start(self) -> SandboxEndpoint:
-        """Fetch its clock and return its addresses. Raises ConfigError if it does not answer."""
+        """Fetch the sandbox's clock and return its addresses. Raises ConfigError if the sandbox does not answer."""
         import httpx
 
         url = self._settings.sandbox.url.rstrip("/")
@@ -167,12 +167,12 @@ class ExternalSandbox:
         stop.wait()
 
     def stop(self) -> None:
-        """Leave it running."""
+        """Do nothing; the sandbox continues to run."""
 
 
 @contextlib.contextmanager
 def sandbox_process(settings: Settings) -> Iterator[tuple[SandboxProcess | ExternalSandbox, SandboxEndpoint]]:
-    """Yield the sandbox and its addresses for the block: the one at `sandbox.url`, else a new child process."""
+    """Yield the sandbox and its addresses for the block: the server at `sandbox.url`, or else a new child process."""
     process = ExternalSandbox(settings) if settings.sandbox.url else SandboxProcess(settings)
     try:
         yield process, process.start()

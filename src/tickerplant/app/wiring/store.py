@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class BarSelection:
-    """The newest `limit` stored bars of a symbol and interval in `[start_us, end_us)`; None is an open side."""
+    """The newest `limit` stored bars of a symbol and interval in `[start_us, end_us)`; a bound of None is open."""
 
     symbol: str
     interval: str
@@ -61,7 +61,7 @@ def has_store(data: Path) -> bool:
 
 
 def with_store(dsn: str, work: Callable[[Store], Awaitable[T]], patience_s: float | None = None) -> T:
-    """Return what `work` returns for the opened store. It runs its own event loop, so it is for threads without one.
+    """Return what `work` returns for the opened store. Runs an event loop, so the thread must not have one.
 
     Raises StoreUnavailable if opening and work take longer than `patience_s`; None: no limit.
     """
@@ -127,7 +127,7 @@ def jobs_status(dsn: str, patience_s: float | None = None) -> list[dict[str, Any
 
 
 def store_health(dsn: str, log: EventLog | None, patience_s: float | None = None) -> Iterable[ComponentHealth]:
-    """Yield the store's health: it answers, has this version's tables and follows `log` (None: not checked)."""
+    """Yield whether the store answers, has this version's tables and follows `log` (None: not checked)."""
     status = migration_status(dsn, patience_s)
     if status.pending:
         yield ComponentHealth(

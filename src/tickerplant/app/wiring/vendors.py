@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SANDBOX: Final = "sandbox"
 SANDBOX_DAYS: Final = {"1d": 3_650, "5m": 6, "1m": 6}
-"""Days of history from the sandbox where the settings ask for `max`: as much as a chart shows at first."""
+"""Days of history from the sandbox for `max` in the settings: the length that a chart shows at first."""
 NEEDS_KEY: Final = {"twelvedata": "vendors.twelve_data_key", "alphavantage": "vendors.alpha_vantage_key"}
 
 
@@ -60,7 +60,7 @@ def quotas(settings: Settings) -> dict[str, tuple[Quota, ...]]:
 def providers(
     settings: Settings, names: Sequence[str], clock: Clock, endpoint: SandboxEndpoint | None, rules: Rules | None = None
 ) -> dict[str, Provider]:
-    """Return the vendors of these names. `rules`: None means those of the settings.
+    """Return the vendors of these names. `rules`: None means the rules of the settings.
 
     Raises ConfigError for a vendor that is unknown, broken, or incompletely configured.
     """
@@ -90,10 +90,10 @@ async def open_scheduler(
     settings: Settings, log: EventLog, *, clock: Clock | None = None, endpoint: SandboxEndpoint | None = None,
     rules: Rules | None = None,
 ) -> AsyncIterator[RequestScheduler]:  # fmt: skip
-    """Open the request scheduler for the block. This process becomes its only owner: another owner loses it.
+    """Open the request scheduler for the block. This process becomes its only owner; a former owner loses it.
 
-    `endpoint`: the sandbox to use, whose clock then applies. `rules`: None means those of the settings. Raises
-    ConfigError (before another owner loses it), SnapshotRefused, LogError.
+    `endpoint`: the sandbox to use, whose clock then applies. `rules`: None means the rules of the settings. Raises
+    ConfigError (before a former owner loses it), SnapshotRefused, LogError.
     """
     from tickerplant.market_data.vendors.scheduler import RequestScheduler, VendorPlan
     from tickerplant.market_data.vendors.state_store import StateStore
@@ -137,7 +137,7 @@ def backfill(
 ) -> BackfillManager:  # fmt: skip
     """Return the manager that fetches missing history, not running.
 
-    With an `order` it fetches only that, and ends when no request is left that can be made now.
+    If `order` is given, the manager fetches only the bars of the order, and ends when no request can be made now.
     """
     from tickerplant.market_data.backfill import BackfillManager, BackfillPlan
 
@@ -160,7 +160,7 @@ def streams(scheduler: RequestScheduler, symbols: Sequence[str]) -> list[tuple[P
 
 
 def status(settings: Settings, *, sandbox: bool | None = None) -> list[VendorStatus]:
-    """Return each vendor's status from the state on the log. Needs no running plant, and disturbs none."""
+    """Return each vendor's status from the state on the log. A plant need not run, and is not affected."""
     from tickerplant.app.wiring.coverage_query import rules_and_market_time
     from tickerplant.market_data.vendors.scheduler import VendorPlan, vendor_statuses
     from tickerplant.sandbox import SandboxEndpoint
