@@ -23,8 +23,9 @@ def ratio(interval: Interval) -> int:
 def resample(bars: pa.Table, interval: Interval) -> pa.Table:
     """Return bars of `interval` built from base bars in ascending order. Withdrawn base bars are left out.
 
-    A bar is `forming` if one of its base bars is `forming`, or if it ends later than the last base bar. A bar is complete if all its base bars are complete. Its version is the greatest version of its base bars. Its `vwap`
-    is weighted by volume.
+    A bar is `forming` if one of its base bars is `forming`, or if it ends later than the last base bar. A bar is
+    complete if all its base bars are complete. Its version is the greatest version of its base bars. Its `vwap` is
+    weighted by volume.
     """
     bars = bars.filter(pa.array(np.asarray(bars.column("state").to_pylist(), dtype=object) != schemas.WITHDRAWN))
     if not bars.num_rows:
