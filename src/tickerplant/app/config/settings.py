@@ -1,8 +1,8 @@
 """All settings of the plant, one typed tree, read only here.
 
 Precedence, highest first: a flag of the command line, the environment, the TOML file, the default. Variables are named
-`TICKERPLANT_…`, with `__` for a dot. The file is `--config`, or `tickerplant.toml` in the data folder. Every setting has
-a description. `tickerplant config` prints all settings with their values and origins.
+`TICKERPLANT_…`, with `__` for a dot. The file is `--config`, or `tickerplant.toml` in the data folder. Every setting
+has a description. `tickerplant config` prints all settings with their values and origins.
 """
 
 from __future__ import annotations
