@@ -3,7 +3,7 @@
 In: parsed batches of a vendor's stream. Out: ticks, watermarks and the state of the feed on `market.prices.raw`, and
 the gaps that the backfill must fill. Begin with `MarketData.run`.
 
-A feed has two tasks: the stream with its socket, and the writer. Between them is a queue of `QUEUE_EVENTS` events. An
+A feed has two tasks: the stream with its socket, and the writer. A queue of `QUEUE_EVENTS` events connects them. An
 event contains the ticks of a few milliseconds, or more while the queue is full. A busy process thus handles fewer and
 larger batches. When the largest batch is full, the stream stops reading the socket, and the vendor's limit for slow
 clients applies. All calls to the log run in one thread, so they never block the event loop.
@@ -53,6 +53,7 @@ quick."""
 
 QUEUE_EVENTS: Final = 2  # the stream gathers further ticks into its next event
 MARK_EVERY_S: Final = 1.0
+"""Minimum time in which every partition of a feed is marked once."""
 MARK_TURNS: Final = 20
 """Maximum number of turns in which the partitions of a feed are marked."""
 _MARK_REAL_S: Final = 0.5  # by the machine's clock; every partition is marked once in this time
@@ -223,7 +224,7 @@ class MarketData:
         while True:
             wait_s = max(0.0, marked_s + every_s - clock.monotonic())
             event: StreamEvent | None = None
-            # Not wait_for: before Python 3.12 it may lose a cancellation that comes together with an event.
+            # No wait_for: before Python 3.12, it may lose a cancellation at the moment of an event.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(clock.real_s(wait_s)):
                     event = await queue.get()

@@ -113,9 +113,9 @@ def test_the_error_of_a_broken_plug_in_has_its_package_and_the_cause(packages: P
     assert refusal("broken") == (
         "the vendor broken of the package one-that-breaks cannot be loaded: RuntimeError: no licence"
     )
-    assert "package many-faults is no provider: it lacks name, offer, cost" in refusal("forgetful")
+    assert "package many-faults is not a provider: it lacks name, offer, cost" in refusal("forgetful")
     assert "package many-faults has the name 'someone'" in refusal("misnamed")
-    assert "package many-faults is no factory" in refusal("number")
+    assert "package many-faults is not a factory" in refusal("number")
     assert "package many-faults cannot be loaded: AttributeError" in refusal("gone")
     said = refusal("failing", "hush")
     assert said.endswith("package many-faults cannot be made: ValueError")

@@ -28,7 +28,7 @@ from tickerplant.market_data.vendors.rate_limits import Purpose
 from tickerplant.store import Store
 
 GAP_FILL_US: Final = 2 * DAY_US
-"""Maximum age of a recent gap. Requests for recent gaps may use the credits that are held in reserve."""
+"""Maximum age of a recent gap. Requests for recent gaps may use reserved credits."""
 SHORT_US: Final = GAP_FILL_US + DAY_US
 """Length of the newest part of a history, which is scanned first."""
 PART_US: Final = 60 * DAY_US
@@ -232,7 +232,7 @@ class GapIndex:
     def task(self, series: Series, now_us: int, *, fill_gaps: bool) -> Task | None:
         """Return the next task of the series; None if it has none.
 
-        History is requested only when all of it is scanned: a page that ends at the scanned part costs as much as a
+        History is requested only when all of it is scanned. A page that ends at the scanned part costs as much as a
         full page.
         """
         before_us = self.before_us(series, now_us)

@@ -1,9 +1,9 @@
 """The backfill manager: fetches missing bars for as long as the service runs.
 
 No plan is stored. Each round plans from the store: expected bars, less stored bars, less answered ranges. A round
-starts only after the store has applied every record of `market.prices.raw`, so nothing is requested twice. As a
-barrier, the manager appends an empty round to every partition and waits until the store has applied it. After a kill,
-this includes the records of the killed process. The request in flight is repeated; its credits are spent twice.
+starts only after the store has applied every record of `market.prices.raw`, so nothing is requested twice. The manager
+appends an empty round to every partition as a barrier, and waits until the store has applied it. After a kill, this
+includes the records of the killed process. The request in flight is repeated; its credits are spent twice.
 
 A round does, in this order:
 
@@ -14,7 +14,7 @@ A round does, in this order:
 4. end the feed's round, so that the indicators of older bars are recomputed once.
 
 The manager waits for a minute of its clock between rounds. Requests for recent gaps are less frequent if credits are
-few: a page of one bar costs as much as a page of thousands.
+few. A page of one bar costs as much as a page of thousands.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ GRACE_US: Final = 90 * SECOND_US
 vendor."""
 _GRACE_REAL_S: Final = 3.0
 """The same time by the machine's clock, for a manager whose clock is faster."""
-_HOLD_BYTES: Final = 1 << 40  # the publisher decides what one transaction contains
+_HOLD_BYTES: Final = 1 << 40  # the publisher chooses the content of each transaction
 _RETRY_S: Final = 1.0
 _RETRY_MAX_S: Final = 30.0
 _SETTLE_POLL_S: Final = 0.05
@@ -182,7 +182,7 @@ class BackfillManager:
         wait_s = IDLE_S if due_s is None else min(IDLE_S, max(1.0, due_s))
         until_s = self._clock.monotonic() + max(wait_s, self._clock.speed)  # at least a second of the machine's clock
         while (left_s := until_s - self._clock.monotonic()) > 0:
-            # A gap does not end the wait: the minute in which the stream came back ends later, and is stored later.
+            # A gap does not end the wait: the minute of the reconnection ends later, and is stored later.
             await asyncio.sleep(min(_ORDERS_POLL_S, self._clock.real_s(left_s)))
             if await self._orders.accept_new():
                 return

@@ -6,8 +6,8 @@ previous slice, so that live ticks are not delayed. The answer is appended with 
 The feed is a sequence of rounds (`start`, bars, `end`). The coverage that a round claims determines which coarser bars,
 rolled up from its bars, are complete:
 
-- Bars older than aggregation's revision window belong to a round that claims no coverage, because a round never has all
-  bars of a day. Coarser bars are requested from the vendor.
+- Bars older than aggregation's revision window belong to a round that claims no coverage. A round never has all bars of
+  a day, so coarser bars are requested from the vendor.
 - Recent bars fill gaps of a stream. Each slice is one round and one transaction, and claims exactly its range.
 
 Even after a kill, the feed thus never claims coverage of bars that it did not append.

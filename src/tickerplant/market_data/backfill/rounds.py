@@ -90,8 +90,8 @@ class RoundPlanner:
     def next_task(self, round_: Round) -> Task | None:
         """Return the most valuable task; None at the end of the round.
 
-        A round ends after _ROUND_S or _ROUND_REQUESTS, and after the requests for orders: a user waits until their bars
-        are in the store.
+        A round ends after _ROUND_S or _ROUND_REQUESTS, and after the requests for orders. A user waits until the
+        ordered bars are in the store.
         """
         task = round_.tasks.best()
         late = self._clock.monotonic() - round_.started_s >= max(_ROUND_S, self._clock.speed)
@@ -102,7 +102,8 @@ class RoundPlanner:
     def next_request(self, round_: Round, first: Task) -> NextRequest | None:
         """Return the request for the task's newest page, shared with similar tasks.
 
-        None if no vendor can be asked; the task is then postponed and its series continues with the remaining ranges.
+        Returns None if no vendor can be asked. The task is then postponed, and its series continues with the remaining
+        ranges.
         """
         choice = self._choose(first)
         if isinstance(choice, Blocked):

@@ -65,8 +65,8 @@ class BackfillPlan:
     """The work of one manager: bars of all `symbols` as far back as `depths`, and bars of the `ranges`.
 
     `once`: the manager ends when no request is possible within `once_wait_s` of its clock; used by a command. `order`:
-    the manager fetches this order in place of the depths; the depths then only limit how far back it goes. A manager
-    without depths and ranges only carries out orders.
+    the manager fetches this order in place of the depths; the depths then only limit how far back the order reaches. A
+    manager without depths and ranges only carries out orders.
     """
 
     symbols: Sequence[str]

@@ -1,8 +1,8 @@
 """Detects a feed that is connected but delivers no prices, from trading hours and the feed's own rate. Pure.
 
 A vendor may answer heartbeats while its prices have stopped. The allowed time without a price depends on the usual
-rate. The rate is measured separately for each set of calendars that are in regular hours together, because a few crypto
-pairs deliver fewer prices while stocks are closed. No price is expected outside all regular hours.
+rate. The rate is measured separately for each set of calendars that are in regular hours together. A few crypto pairs,
+for example, deliver fewer prices while stocks are closed. No price is expected outside all regular hours.
 """
 
 from __future__ import annotations

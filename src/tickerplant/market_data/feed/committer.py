@@ -2,7 +2,7 @@
 
 One call of `Committer.commit` does, in this order:
 
-1. append the records that were added since the last commit, in that order,
+1. append the records that were added since the last commit, in the order of their addition,
 2. store the segments of trade ids that became full,
 3. store the cursor, which counts the commit,
 4. commit the log's transaction.
@@ -110,7 +110,7 @@ class Committer:
             # Step 3
             transaction.put_state(STATE_FEEDS, self._partition, self._key, feed_cursor.encode(cursor))
             faults.reach("feed.commit.before")
-            # Step 4: leaving the block
+            # Step 4: the end of the block commits
         faults.reach("feed.commit.after")
 
     def recover(self, cursor: Cursor) -> None:

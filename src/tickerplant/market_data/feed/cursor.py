@@ -30,8 +30,8 @@ NEW, OPEN, DOWN, ENDED = "new", "open", "down", "ended"
 class Cursor(msgspec.Struct, kw_only=True):
     """The state of a feed. `resume_token` belongs to the feed (a row of a file, a page) and is not read here.
 
-    `commits` counts the transactions; after a commit of unknown outcome it shows whether the commit took place. `ids`
-    holds the hashed trade ids since the last full segment; `segments` counts all segments that were ever filled.
+    `commits` counts the transactions; the stored count shows whether a commit of unknown outcome took place. `ids`
+    contains the hashed trade ids since the last full segment; `segments` counts all segments that were ever filled.
     """
 
     format: int = FORMAT

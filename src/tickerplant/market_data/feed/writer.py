@@ -116,7 +116,7 @@ class FeedWriter:
 
         A live feed whose cursor is still open was killed: a `down` since its watermark is appended first, and `gap`
         becomes True. The feed of a file that is still open continues without a record. A call while the feed is up
-        replaces the expected symbols.
+        replaces the expected symbols. `start_us`, `gap`, `live` and `whole` are fields of `records.Start`.
 
         `new_round` begins a round with its own watermark, after the end of a round that was left open. The start of the
         round is part of the next commit, so that a whole round may be one transaction. A backfill has rounds; a file
@@ -152,7 +152,7 @@ class FeedWriter:
     ) -> bool:
         """Append the watermark, which also shows that the feed is alive. Return False if the last mark is too recent.
 
-        The watermark is then part of the next record. Call it once a second while the market is open, and once a minute
+        The next record then contains the watermark. Call it once a second while the market is open, and once a minute
         otherwise. If `partitions` is given, only these are marked, without a minimum interval. Marks in turn spread
         their work (the forming bars of all symbols of a partition) over the second.
         """

@@ -1,9 +1,9 @@
 """The bars of a folder of files, by symbol, interval and range. Each file is indexed once; bars are read on request.
 
-Rows are read in the same way as by `replay`. The symbol and the interval come from the columns, from the file's name
-(`AAPL.csv`, `BTC-USD_5m.csv.gz`) or from the options; a missing interval follows from the times. An index entry is
-valid until the size or the modification time of its file changes. Calls block. Memory contains one block, the requested
-bars, and the files read last (`CACHE_BYTES`).
+Rows are read in the same way as by `replay`. The symbol and the interval are taken from the columns, the file's name
+(`AAPL.csv`, `BTC-USD_5m.csv.gz`) or the options. A missing interval follows from the times. An index entry is valid
+until the size or the modification time of its file changes. Calls block. Memory contains one block, the requested bars,
+and the files read last (`CACHE_BYTES`).
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ class BarFolder:
             layout = detect_layout(file.header, line=file.header_number)
             if layout.kind != BARS:
                 raise BadInput(
-                    "it has ticks; only files of bars are read here. `tickerplant replay` makes bars of ticks"
+                    "it has ticks; only files of bars are read here. Import ticks with `tickerplant replay`"
                 )
             indexed.options = options_of(indexed.path.name, layout, self._options)
             self._scan(indexed, file, layout)

@@ -110,8 +110,8 @@ CTA: Final = Table(
 """Tapes A and B: NYSE, NYSE American, Arca and the regional exchanges' own listings.
 
 Source: Consolidated Tape System, "CTS Pillar Multicast Output Binary Specification" (SIAC for the CTA Plan), version
-2.7a and later: the sale condition matrix, column "consolidated". In older versions, code I was the CAP election and
-updated all values.
+2.7a and later. The flags follow the sale condition matrix, column "consolidated". Code I was the CAP election in older
+versions and updated all values.
 """
 
 UTP: Final = Table(
@@ -216,8 +216,8 @@ CORRECTIONS: Final = Table(
 """Correction indicators of files that were consolidated afterwards (TAQ, and files in its format).
 
 Trades with 0 (no correction) or 1 (corrected values) count. Trades with 7 (found wrong later) or 8 (cancelled later) do
-not count. 10, 11 and 12 are cancel, error and correction records about such trades, and do not count. Source: NYSE
-Daily TAQ, trades file, "Trade Correction Indicator".
+not count. Codes 10, 11 and 12 mark cancel, error and correction records about such trades, and do not count. Source:
+NYSE Daily TAQ, trades file, "Trade Correction Indicator".
 """
 
 

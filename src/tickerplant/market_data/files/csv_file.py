@@ -52,7 +52,7 @@ class CsvFile:
         except _CUT_SHORT as error:
             raise BadInput(f"{path.name} is damaged: {_reason(error)}", line=1) from error
         if b"\r" in line:
-            raise BadInput(f"the lines of {path.name} end in CR alone; save it with LF or CRLF", line=number)
+            raise BadInput(f"the lines of {path.name} end in CR only; save the file with LF or CRLF", line=number)
         text = line.decode("utf-8", "replace")
         self.delimiter = max(_DELIMITERS, key=text.count)
         self.header = [name.strip() for name in next(csv.reader([text], delimiter=self.delimiter))]

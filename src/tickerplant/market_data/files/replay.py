@@ -1,4 +1,4 @@
-"""The feed of a file: ticks or bars from CSV, Parquet or DBN into the log, at full speed or a multiple of real time.
+"""The feed of a file: appends its ticks or bars to the log, at full speed or at a multiple of real time.
 
 The name of the feed is a hash of the file's content and of the options that change its rows (`effective_options`). A
 second replay of the same file therefore changes nothing, and a killed replay resumes where it stopped.

@@ -332,7 +332,7 @@ class RowReader:
         try:
             floats = column.cast(pa.float64(), safe=False)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise BadInput(f"the column for {role} holds {column.type}, not numbers") from error
+            raise BadInput(f"the column for {role} contains {column.type}, not numbers") from error
         if floats.null_count and absent is None:
             for row in np.flatnonzero(floats.is_null().to_numpy(zero_copy_only=False)).tolist():
                 reasons.setdefault(row, f"the {role} is missing")

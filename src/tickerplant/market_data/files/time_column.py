@@ -306,7 +306,7 @@ def _scale_of(value: float) -> tuple[int, int]:
 
 
 def _order_of(texts: list[str]) -> str | None:
-    """Return `mdy` or `dmy` if a value decides it, otherwise None."""
+    """Return `mdy` or `dmy` if a value determines the order, otherwise None."""
     pairs = [(int(m[1]), int(m[2])) for m in map(_SLASHED.fullmatch, texts) if m]
     if any(a > 12 for a, _ in pairs):
         return "dmy"

@@ -145,7 +145,7 @@ class Account:
     # Availability ----------------------------------------------------------------------------------------------------
 
     def offer_of(self, symbol: str, interval: str, start_us: int, end_us: int, now_us: int) -> BarsOffer | Blocked:
-        """Return the vendor's offer of these bars, or the reason why it cannot have them."""
+        """Return the vendor's offer of these bars, or the reason why the vendor does not offer them."""
         offer = self.provider.offer.of(interval)
         if offer is None:
             return Blocked(NOT_OFFERED, f"{self.name} has no {interval} bars")

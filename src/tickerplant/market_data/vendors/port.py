@@ -110,8 +110,8 @@ class BarsAnswer:
 
     `found`: for each symbol of the request its bars or its error. Bars are `schemas.VENDOR_BARS`, as traded, stamped at
     the start, oldest first, all within the request, and all finished by the vendor's clock.
-    `covers`: for each symbol the range that the answer completes, if that is not the whole request (a full page, a plan
-    with a shorter history). The remainder is requested again. Set the true range even if it has no bars: a vendor whose
+    `covers`: for each symbol the range that the answer completes, if shorter than the request (a full page, a plan with
+    a shorter history). The remainder is requested again. Set the true range even if it has no bars. A vendor whose
     answer covers none of the missing bars is not asked for an hour.
     `splits`, `dividends`: the actions that the answer contained (`schemas.SPLITS`, `DIVIDENDS`).
     """

@@ -37,7 +37,7 @@ def factory(name: str) -> Callable[[ProviderContext], Provider]:
     except (Exception, SystemExit) as error:  # an import of a foreign module may raise anything
         raise _broken(entry, f"cannot be loaded: {type(error).__name__}: {error}") from error
     if not callable(loaded):
-        raise _broken(entry, f"is no factory: {entry.value} cannot be called")
+        raise _broken(entry, f"is not a factory: {entry.value} cannot be called")
     made: Callable[[ProviderContext], Provider] = loaded
     return made
 
@@ -58,7 +58,7 @@ def provider(context: ProviderContext) -> Provider:
         raise _broken(entry, f"cannot be made: {type(error).__name__}") from error
     missing = [name for name in _MEMBERS if not hasattr(made, name)]
     if missing:
-        raise _broken(entry, f"is no provider: it lacks {', '.join(missing)}")
+        raise _broken(entry, f"is not a provider: it lacks {', '.join(missing)}")
     if made.name != context.name:
         raise _broken(entry, f"has the name {made.name!r}: a vendor's name is the source of its rows")
     return made

@@ -31,8 +31,8 @@ _KINDS: Final[tuple[tuple[type[VendorError], str, int], ...]] = (
     (NoData, NO_DATA, 6 * HOUR_US),
     (BadRequest, BAD_REQUEST, HOUR_US),
 )
-"""Duration of a rejection, by error: a day if a new plan or listing may end it, an hour if only one request may have
-been wrong."""
+"""Duration of a rejection, by error. It is a day if a new plan or listing may end the rejection, and an hour if only
+one request may be wrong."""
 _UNSURE_US: Final = HOUR_US
 """Duration of a rejection of several symbols at once: it may apply to one of them only."""
 LATE_US: Final = {"1d": 36 * HOUR_US}

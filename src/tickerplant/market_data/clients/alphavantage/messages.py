@@ -155,8 +155,8 @@ def parse_series(
 ) -> Series:
     """Return the bars of an answer. The request must have been for prices as traded.
 
-    Times are in the zone of the answer; if clocks go back, the first of two equal times is used. Rows without a price,
-    and rows off the grid, are dropped. Raises VendorError.
+    Times are in the zone of the answer; if clocks are set back, the first of two equal times is used. Rows without a
+    price, and rows off the grid, are dropped. Raises VendorError.
     """
     whole = _decode(_whole, body)
     raise_error(whole, now_us)

@@ -65,7 +65,7 @@ class TradesStream:
         self._rejected: dict[str, str] = {}
 
     async def run(self, out: asyncio.Queue[StreamEvent]) -> None:
-        """Poll until cancelled. While `out` is full nothing is requested."""
+        """Poll until cancelled. No request is sent while `out` is full."""
         clock = self._clock
         while True:
             began_us, began_s = clock.now_us(), clock.monotonic()

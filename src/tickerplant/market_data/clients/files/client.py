@@ -38,7 +38,7 @@ log = structlog.get_logger(__name__)
 
 PAGE_BARS: Final = 50_000
 MAX_SYMBOLS: Final = 20
-"""Maximum number of symbols of a request, so that a file of many symbols is read less often: a million bars, 100 MB."""
+"""Maximum number of symbols of a request: a million bars, 100 MB. A file of many symbols is thus read less often."""
 _SCAN_EVERY_S: Final = 5.0
 """Minimum time between two scans of the folder for new or changed files."""
 _OPTIONS: Final = ("path", "interval", "tz", "date_order")
@@ -47,8 +47,9 @@ _OPTIONS: Final = ("path", "interval", "tz", "date_order")
 def provider(context: ProviderContext) -> FilesProvider:
     """Return the provider.
 
-    Options: `path`, a folder or a file of CSV, Parquet or DBN; `interval` (1m, 5m, 1d), `tz` and `date_order` (mdy,
-    dmy) for files without their own. Raises ConfigError for other options, and if the path does not exist.
+    Option `path`: a folder or a file of CSV, Parquet or DBN. Options `interval` (1m, 5m, 1d), `tz` and `date_order`
+    (mdy, dmy): values for files without their own. Raises ConfigError for other options, and if the path does not
+    exist.
     """
     unknown = sorted(set(context.options) - set(_OPTIONS))
     if unknown:

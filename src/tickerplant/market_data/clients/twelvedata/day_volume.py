@@ -58,8 +58,8 @@ class DayVolumes:
     def sizes(self, codes: Int32Array, volumes: Float64Array, times: Int64Array) -> tuple[Float64Array, Int64Array]:
         """Return the size of each tick, and the right order of the rows; sizes are in that order.
 
-        `volumes` is NaN (or negative) for ticks without a volume. The order differs from that of arrival only among
-        ticks of one symbol and second; it is empty if the rows are in order.
+        `volumes` is NaN (or negative) for ticks without a volume. The order differs from the order of arrival only
+        among ticks of one symbol and second. It is empty if the rows are in order.
         """
         sizes = np.zeros(len(codes))
         with_volume = np.flatnonzero(volumes >= 0)

@@ -49,8 +49,8 @@ class _Connect(connect):
 class TwelveDataStream:
     """One connection to the vendor's stream that reconnects; see `vendors.port.TickStream`.
 
-    Belongs to one event loop. `subscribe`, `unsubscribe` and `reset` may be called at any time: they apply to the open
-    connection, if there is one, and to every later one.
+    Belongs to one event loop. `subscribe`, `unsubscribe` and `reset` may be called at any time. They apply to the open
+    connection, if there is one, and to every later connection.
     """
 
     def __init__(self, config: StreamConfig) -> None:

@@ -3,7 +3,7 @@
 yfinance is written for one user in a notebook: its session, cookies, caches and the switch for exceptions are global.
 All our calls therefore run one after the other in their own thread. Each provider has its own data object (session,
 cookie and crumb), and the switch is reset after each call. Other code that uses yfinance in this process may notice the
-switch during a call, and the folder of the caches unless it imported yfinance first.
+switch during a call. It may also notice the folder of the caches, unless it imported yfinance first.
 """
 
 from __future__ import annotations
@@ -239,7 +239,7 @@ class YahooProvider:
 
 
 class _Yfinance:
-    """yfinance with a session and a data object of our own. Used with `_library` held."""
+    """yfinance with a session and a data object of our own. Callers must hold the lock `_library`."""
 
     def __init__(self, library: Any, url: str) -> None:
         self.session = _session(url)
@@ -372,7 +372,10 @@ def columns_of(frame: Any, meta: Any) -> Columns:
 
 
 def _import(cache: str) -> Any:
-    """Return yfinance. On the first import in the process, set the folder of its caches and silence its warnings."""
+    """Import and return yfinance.
+
+    The first import in the process sets the folder of its caches and silences its warnings.
+    """
     was_imported = "yfinance" in sys.modules
     import yfinance
     import yfinance.data
