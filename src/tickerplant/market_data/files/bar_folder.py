@@ -167,9 +167,7 @@ class BarFolder:
             file = open_file(indexed.path)
             layout = detect_layout(file.header, line=file.header_number)
             if layout.kind != BARS:
-                raise BadInput(
-                    "it has ticks; only files of bars are read here. Import ticks with `tickerplant replay`"
-                )
+                raise BadInput("it has ticks; only files of bars are read here. Import ticks with `tickerplant replay`")
             indexed.options = options_of(indexed.path.name, layout, self._options)
             self._scan(indexed, file, layout)
         except (BadInput, OSError) as error:
