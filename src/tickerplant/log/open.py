@@ -13,7 +13,7 @@ FILE_NAME = "market.log"
 """File name of an embedded log in the data folder."""
 
 PATIENCE_S = 30.0
-"""Default timeout of services: a restarted broker answers within seconds."""
+"""Default timeout of a service's calls, in seconds. A restarted broker answers within seconds."""
 
 _FORMS = "`embedded:`, `sqlite:///path/of/a/file` or `kafka://host:port[,host:port][?prefix=...&replication=3]`"
 
@@ -28,7 +28,7 @@ def has_file(url: str, data: Path) -> bool:
 def open_log(
     url: str, *, data: Path | None = None, config: Mapping[str, str] | None = None, patience_s: float = PATIENCE_S
 ) -> EventLog:
-    """Return the log at `url`: `embedded:` in the folder `data`, a file by path, or Kafka's brokers.
+    """Return the log at `url`: `embedded:` for the file in the folder `data`, a file by path, or Kafka's brokers.
 
     `config`: settings of Kafka's clients (TLS, SASL). `patience_s`: timeout of a call that waits for other writers or
     for brokers. Raises ConfigError for any other address, and the errors of the adapters.

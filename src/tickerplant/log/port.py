@@ -1,10 +1,10 @@
-"""The event log's interface: the only part of it that other packages use.
+"""The event log's interface. Other packages use the adapters only through it.
 
-A log has topics, a topic has partitions, and a partition is one sequence of records by offset. A `Writer` appends in
-transactions; a `Reader` reads. There are two adapters, Apache Kafka and one SQLite file. Both pass one conformance
-suite (`tests/conformance`).
+A log has topics, a topic has partitions, and a partition is one sequence of records, ordered by offset. A `Writer`
+appends in transactions; a `Reader` reads. There are two adapters, Apache Kafka and one SQLite file. Both pass one
+conformance suite (`tests/conformance`).
 
-Calls block, no longer than their timeout, and release the GIL while they wait. A Reader or a Writer belongs to one
+Calls block for at most their timeout, and release the GIL while they wait. A Reader or a Writer belongs to one
 thread at a time. An event loop calls them from an executor.
 
 Offsets increase and never repeat, but are not always dense: Kafka uses some for transaction markers. A *position* is
@@ -37,7 +37,7 @@ MAX_RECORD_BYTES: Final = 32 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Start of reading in partitions without a committed position and without one from `on_assigned`."""
+    """Start position in partitions for which neither the group nor `on_assigned` has a position."""
 
     at: str = "earliest"
     time_us: int = 0
@@ -60,7 +60,7 @@ def at_positions(positions: Mapping[TopicPartition, int]) -> Start:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Identity of a log. A log that continues an older one in new topics has a new generation, as in versions."""
+    """Identity of a log. A log that continues an older one in new topics has a new generation."""
 
     log_id: str
     generation: int
@@ -72,7 +72,7 @@ class RebalanceListener(Protocol):
     def on_assigned(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
         """Open the state of newly assigned partitions; return the positions to read from.
 
-        A partition without a returned position starts at its committed one.
+        A partition without a returned position starts at its committed position.
         """
         ...
 
@@ -87,12 +87,12 @@ class Reader(Protocol):
     def poll(
         self, *, timeout_s: float, max_records: int = 256, max_bytes: int = 8 * 1024 * 1024
     ) -> list[ConsumedRecord]:
-        """Return committed records, in order within each partition. Waits for the first; returns [] after `timeout_s`.
+        """Return committed records, in order within each partition; [] if none arrives within `timeout_s`.
 
         Returns available records at once: at least one, and no more than the limits allow. The remainder stays in the
-        log, which is the back-pressure. Delivery is at least once: the next owner of a partition reads records again
-        that the group has not committed. Raises LogUnavailable if the log is unavailable for longer than the adapter's
-        `patience_s`; the caller may poll again.
+        log, which is the back-pressure. Delivery is at least once: the next owner of a partition reads all records
+        after the committed position again. Raises LogUnavailable if the log is unavailable for longer than the
+        adapter's `patience_s`; the caller may poll again.
         """
         ...
 
@@ -116,7 +116,7 @@ class Reader(Protocol):
         ...
 
     def close(self) -> None:
-        """Leave the group; other members get the partitions at once. Harmless twice."""
+        """Leave the group; other members get the partitions at once. A second call does nothing."""
         ...
 
     def __enter__(self) -> Reader: ...
@@ -124,7 +124,7 @@ class Reader(Protocol):
 
 
 class Transaction(Protocol):
-    """Records, state values and positions that commit together or not at all. Invisible before the commit."""
+    """Records, state values and positions that commit together or not at all. Until then readers see none."""
 
     def append(self, topic: str, partition: int, value: Payload) -> None:
         """Append one record. Raises RecordTooLarge above `MAX_RECORD_BYTES`, UnknownTopic for a missing topic."""
@@ -140,13 +140,13 @@ class Transaction(Protocol):
 
 
 class Writer(Protocol):
-    """Appends in transactions. Its name is the same after a restart: a newer writer of a name fences the older."""
+    """Appends in transactions. A restarted process uses the same name: a newer writer of a name fences the older."""
 
     def transaction(self) -> AbstractContextManager[Transaction]:
-        """Begin a transaction; leaving the block commits, an exception in it aborts. One at a time.
+        """Begin a transaction. Leaving the block commits it; an exception in the block aborts it. Only one may be open.
 
-        The commit raises Fenced (stop: another process owns the name or the partitions) or LogUnavailable (nothing is
-        known to be written: resume from the last commit).
+        The commit raises Fenced if another process owns the name or the partitions: stop. It raises LogUnavailable if
+        it is not known whether the transaction was written: resume from the last commit.
         """
         ...
 
@@ -155,7 +155,7 @@ class Writer(Protocol):
         ...
 
     def close(self) -> None:
-        """Close the writer. An open transaction is aborted. Harmless twice."""
+        """Close the writer. An open transaction is aborted. A second call does nothing."""
         ...
 
     def __enter__(self) -> Writer: ...
@@ -172,8 +172,8 @@ class EventLog(Protocol):
     def create_topics(self, specs: Iterable[TopicSpec], partitions: int, *, generation: int = 1) -> list[str]:
         """Create the missing topics and return their names. The first call also creates the log's identity.
 
-        `generation` is for a log that continues an older one's store; later calls do not change it. Raises LogError if
-        a topic exists with another number of partitions, which is fixed at its creation.
+        `generation` is for a log that continues the store of an older log; later calls do not change it. Raises
+        LogError if a topic exists with another number of partitions, which is fixed at its creation.
         """
         ...
 
@@ -190,9 +190,9 @@ class EventLog(Protocol):
         start: Start = EARLIEST,
         listener: RebalanceListener | None = None,
     ) -> Reader:
-        """Return a reader of these topics. Without `group` it owns all partitions, commits nothing and holds back no
-        retention.
+        """Return a reader of these topics.
 
+        A reader without `group` owns all partitions, commits nothing and holds back no retention.
         `member` is a name that stays the same after a restart, so that the member gets its partitions back without a
         wait. Two live members must have different names.
         """
@@ -211,7 +211,7 @@ class EventLog(Protocol):
         ...
 
     def get_state(self, topic: str, partition: int, key: str) -> bytes | None:
-        """Return the newest committed value of a key, or None."""
+        """Return the newest committed value of a key; None if the key has no value."""
         ...
 
     def state_keys(self, topic: str, partition: int) -> list[str]:
@@ -239,7 +239,7 @@ class EventLog(Protocol):
         ...
 
     def members(self, group: str) -> int:
-        """Return the number of live members of a group. A dead one may count for a few more seconds."""
+        """Return the number of live members of a group. A dead member may count for a few more seconds."""
         ...
 
     def make_durable(self) -> None:
@@ -247,9 +247,9 @@ class EventLog(Protocol):
         ...
 
     def trim(self, now_us: int) -> dict[str, int]:
-        """Apply retention; return the number of dropped records by topic. {}: the log applies it by itself.
+        """Apply retention; return the number of dropped records by topic; {} if the log applies it by itself.
 
-        It drops no record at or after the position of a group or a hold of `hold_retention`.
+        It drops no record at or after a group's position or a retention hold.
         """
         ...
 
@@ -258,5 +258,5 @@ class EventLog(Protocol):
         ...
 
     def close(self) -> None:
-        """Close the log. Close its readers and writers first. Harmless twice."""
+        """Close the log. Close its readers and writers first. A second call does nothing."""
         ...

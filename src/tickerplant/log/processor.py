@@ -1,8 +1,8 @@
 """The loop of the stateful services: each record is one step, and each step's effects happen exactly once.
 
-A *stage* (`core/streams.py`) is the pure state of one input partition: a record goes in, output records come out. The
-processor does all IO around it. `_commit` applies the effects in this order. Each is safe to repeat, because none is
-visible before Step 4:
+A *stage* (`core/streams.py`) is the pure state of one input partition: it applies a record and returns output records.
+The processor does all IO around it. `_commit` applies the effects in this order. Each is safe to repeat, because none
+is visible before Step 4:
 
 1. append the outputs of the steps since the last commit,
 2. put a snapshot of the state that is being committed, for each partition whose snapshot is due,
@@ -47,8 +47,8 @@ SNAPSHOT_RECORDS: Final = 2_000
 FEW_RECORDS: Final = 32
 PAUSE_FACTOR: Final = 2.0
 MAX_PAUSE_S: Final = 0.05
-"""After fewer than `FEW_RECORDS` records the processor pauses for this multiple of their processing time, at most
-`MAX_PAUSE_S`. Records that arrive meanwhile share one transaction, which costs as much as some records.
+"""Pause after a batch of fewer than `FEW_RECORDS` records: `PAUSE_FACTOR` times its processing time, at most
+`MAX_PAUSE_S`. Records that arrive meanwhile share one transaction, which costs as much as several records.
 """
 WAITING_POLL_S: Final = 0.05
 """Maximum duration of a poll while a stage has background work."""
@@ -68,9 +68,9 @@ class BootstrapFactory(Protocol):
     """Makes the first stage of a partition without a snapshot, from a source other than its input."""
 
     def __call__(self, source: TopicPartition, committed: int, earliest: int) -> Bootstrap | None:
-        """Return the stage and its position; the processor snapshots it first. None: start with the earliest record.
+        """Return the stage, which is snapshotted first, and its position. None: start with the earliest record.
 
-        `committed` is the group's position, 0 for none; `earliest` is the first retained offset.
+        `committed` is the group's position, 0 if it has none. `earliest` is the first retained offset.
         """
         ...
 
@@ -112,9 +112,9 @@ class Processor:
     factory: StageFactory
     instance: str = "0"
     snapshot_interval_records: int = SNAPSHOT_RECORDS
-    """Records of a partition between snapshots. A restart replays so many, at a millisecond or less each."""
+    """Number of records of a partition between two snapshots. A restart replays about as many, at 1 ms or less each."""
     poll_records: int = 256
-    """Maximum records of one poll, and so of one transaction."""
+    """Maximum records of one poll, and thus of one transaction."""
     on_batch: Callable[[ProcessorCounters], None] | None = None
     bootstrap: BootstrapFactory | None = None
     """Makes the stage of a partition without a snapshot; for a processor of one topic."""
@@ -125,8 +125,8 @@ class Processor:
     def run(self, stop: threading.Event, *, poll_s: float = 0.5) -> None:
         """Process records until `stop` is set, then snapshot all owned partitions and return.
 
-        Raises Fenced if another member of this name took over, SnapshotRefused if a snapshot has another format. After
-        LogUnavailable it restarts.
+        Raises Fenced if another member of this name took over, SnapshotRefused if a snapshot has another format. It
+        restarts after LogUnavailable.
         """
         while not stop.is_set():
             self._stages.clear()
@@ -242,7 +242,7 @@ class Processor:
             if owned.touched or partition == snapshot  # sending positions fences a member that has lost the partition
             for source, position in owned.positions.items()
         }
-        # A stage that still replays up to its committed position must not snapshot: its positions are before it.
+        # A stage that still replays must not be snapshotted: its positions are before the committed ones.
         due = {p: owned for p, owned in due.items() if not _behind(owned)}
         if not moved and not due:
             return
@@ -325,7 +325,7 @@ def _behind(owned: _Partition) -> bool:
 
 
 class _StageLifecycle(RebalanceListener):
-    """Opens stages of assigned partitions and drops those of revoked ones. Reading starts at snapshot positions."""
+    """Opens the stages of assigned partitions and drops those of revoked partitions. Reads from snapshot positions."""
 
     def __init__(self, processor: Processor) -> None:
         self._processor = processor

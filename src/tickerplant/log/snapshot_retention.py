@@ -1,6 +1,6 @@
 """Retention of a service's kept snapshots, and of the input records that they need.
 
-A kept snapshot stays while retention leaves any record of its session. The input is retained from the offset that it
+A kept snapshot stays while a record of its session is retained. The input is retained from the offset that the snapshot
 needs: its position, or the older offset that its stage may still read. The log thus retains one session more than its
 retention, plus the records that a stage can still read. The limit is `MAX_HOLD_RETENTIONS` times its retention.
 """
@@ -20,8 +20,9 @@ from tickerplant.log.snapshots import SNAPSHOT_KEY, KeptSnapshot, first_record_f
 MAX_HOLD_RETENTIONS: Final = 2
 """Maximum age of a held record, in multiples of the topic's retention.
 
-With 5 days: the 5, one more for the session that retention cuts, and the 4 of a long weekend between the sessions that
-a stage reads. The bound also holds if a clock runs far ahead, or if no session follows an old one.
+For a retention of 5 days, this allows one more day for the session that retention cuts. It also allows the 4 days of a
+long weekend between the sessions that a stage reads. The bound also applies if a clock runs far ahead, or if no session
+follows an old one.
 """
 
 log = structlog.get_logger(__name__)
@@ -29,11 +30,11 @@ log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class SnapshotRetention:
-    """Drops the kept snapshots of one service that are due, and holds retention of its input back for the others.
+    """Drops the due kept snapshots of one service, and holds retention of the service's input back for the others.
 
     The process that applies retention calls `run` just before. Several processes may do so; the second finds nothing to
-    do. `topic` is the service's input, `retention_us` that topic's retention. One run asks for the keys and offsets of
-    each partition; it reads each kept snapshot once in its life.
+    do. `topic` is the service's input, `retention_us` that topic's retention. One run requests the keys and offsets of
+    each partition. Each kept snapshot is read only once.
     """
 
     event_log: EventLog
@@ -48,8 +49,8 @@ class SnapshotRetention:
     def run(self, now_us: int) -> int:
         """Drop the snapshots that are due at `now_us`; return their number. Raises LogUnavailable.
 
-        1. Drop the kept snapshots that are due, 2. hold retention back for the others. A kill between the two leaves
-           the log held back too far until the next run.
+        1. Drop the kept snapshots that are due, 2. hold retention back for the others. A kill between the two steps
+           leaves retention held back too far until the next run.
         """
         bounds = self.event_log.offsets(self.topic)
         due: list[tuple[int, KeptSnapshot]] = []

@@ -1,7 +1,8 @@
 """Snapshots of a stateful service, as its state topic stores them.
 
-Each partition has two kinds of keys. `snapshot` is the newest one, from which a restart resumes. `kept/<label>` is the
-first one of each session, from which `verify` replays. `snapshot_retention` decides how long kept snapshots stay.
+Each partition has two kinds of keys. `snapshot` stores the newest snapshot, from which a restart resumes.
+`kept/<label>` stores the first snapshot of a session, from which `verify` replays. `snapshot_retention` decides how
+long kept snapshots stay.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _SPARSE: Final = 64  # offsets; on Kafka the markers of a few transactions may p
 
 
 class Snapshot(msgspec.Struct, array_like=True, frozen=True):
-    """A snapshot on the log. New fields go at the end and have a default."""
+    """A snapshot on the log. New fields are added at the end, with a default."""
 
     envelope: int
     format: int
@@ -33,7 +34,7 @@ class Snapshot(msgspec.Struct, array_like=True, frozen=True):
     """Label of the newest kept snapshot, this one included."""
     state: bytes
     oldest: int | None = None
-    """Smallest input offset that the stage may still read through its history; None: none before its position."""
+    """Smallest input offset that the stage may still read through its history. None: nothing before its position."""
 
 
 def encode(snapshot: Snapshot) -> bytes:
@@ -42,7 +43,7 @@ def encode(snapshot: Snapshot) -> bytes:
 
 
 def read(event_log: EventLog, state_topic: str, partition: int, key: str) -> Snapshot | None:
-    """Return the snapshot stored under a key, or None. `check` checks its format."""
+    """Return the snapshot stored under a key, or None. `check` checks the snapshot's format."""
     blob = event_log.get_state(state_topic, partition, key)
     return None if blob is None else msgspec.msgpack.decode(blob, type=Snapshot)
 
@@ -67,7 +68,7 @@ class KeptSnapshot:
 
     @property
     def key(self) -> str:
-        """The key that stores it."""
+        """Return the state key of the snapshot."""
         return KEPT_PREFIX + self.label
 
 
@@ -82,7 +83,7 @@ def kept_snapshots(
 ) -> list[KeptSnapshot]:
     """Return the kept snapshots of a partition, by position.
 
-    `known`: snapshots already read, by label. They are not read again.
+    `known`: snapshots that were read earlier, by label. They are not read again.
     """
     found = []
     for label in kept_labels(event_log, state_topic, partition):

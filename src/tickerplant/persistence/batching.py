@@ -1,12 +1,12 @@
-"""Collect consumed records into the batch of one database transaction. Pure, on whole columns.
+"""Collects consumed records into the batch of one database transaction. Pure, on whole columns.
 
 A `PartitionBuffer` belongs to one partition of one topic. It adds consumed records in order. `flush` returns a
 `WriteBatch`: all ticks, the newest version of each bar and of its values, and the new position of the topic.
 
-Closed states are flushed at once. Forming states are conflated: the newest of each key waits until a second after the
-last forming rows were flushed. A crash may therefore lose rows in memory that belong to applied records. Each position
-carries `resume`: the offset of the oldest record with a forming row still in memory. Reading starts there. A record
-between `resume` and the position only restores its forming rows; everything else in it has been applied.
+Closed states are flushed at once. Forming states are conflated: the newest state of each key waits until a second after
+the last forming rows were flushed. A crash may therefore lose rows in memory that belong to applied records. Each
+position has a `resume`: the offset of the oldest record with a forming row still in memory. Reading starts there. A
+record between `resume` and the position only restores its forming rows; all its other rows have been applied.
 
 Bars and values differ in one point. A closed bar replaces the forming one, which then need not be written. The values
 of a forming bar have their own table, so their newest state is written even if the bar has closed since.
@@ -42,7 +42,7 @@ OFFSET: Final = "_offset"
 
 @dataclass(frozen=True, slots=True)
 class PositionChange:
-    """A move of one topic partition from `expected` to `position`; `cause` is the newest version on the way.
+    """A move of one topic partition from `expected` to `position`; `cause` is the newest version between them.
 
     `resume` is the offset at which reading starts after a restart: `position`, or the oldest record with pending
     forming rows.
@@ -83,7 +83,7 @@ class WriteBatch:
 
     @property
     def rows(self) -> int:
-        """Number of rows to write."""
+        """Return the number of rows to write."""
         tables = [self.ticks, self.bars, *self.values, *(t for t, _ in self.splits), *(t for t, _ in self.dividends)]
         rows = sum(int(t.num_rows) for t in tables if t is not None)
         rows += sum(int(table.num_rows) for table, _ in self.alerts)
@@ -121,13 +121,13 @@ class PartitionBuffer:
 
     @property
     def due_us(self) -> int | None:
-        """Time at which pending forming rows are due, in the clock of `flush`; None if none are pending."""
+        """Return the time at which pending forming rows are due, in the clock of `flush`; None if none are pending."""
         if self._pending_bars is None and not self._pending_values:
             return None
         return self._formed_us + FORMING_EVERY_US
 
     def add(self, consumed: ConsumedRecord) -> None:
-        """Add one record. An unreadable one only advances the position: aggregation has written its dead letter."""
+        """Add one record. An unreadable record only advances the position: aggregation has written its dead letter."""
         old = consumed.offset < self._position
         try:
             record = records.decode(consumed.value)
@@ -151,7 +151,7 @@ class PartitionBuffer:
         self._cause = max(self._cause, cause)
 
     def flush(self, now_us: int, *, last: bool = False) -> WriteBatch | None:
-        """Return and remove the due rows; None if there are none. With `last` all rows are due.
+        """Return and remove the due rows; None if there are none. All rows are due if `last` is true.
 
         `now_us` is a monotonic clock. The next WriteBatch expects that this one was applied.
         """
@@ -218,7 +218,7 @@ class PartitionBuffer:
                 pass
 
     def _restore_pending(self, record: records.Record, offset: int) -> None:
-        """Restore the pending forming rows of an applied record. Its closed rows only end the pending state."""
+        """Restore the pending forming rows of an applied record. Its closed rows only remove pending rows."""
         if not isinstance(record.header, records.Bars | records.Values):
             return
         table = _with_offset(self._in_range(record.batch.replace_schema_metadata(None)), offset)

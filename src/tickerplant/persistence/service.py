@@ -1,20 +1,20 @@
 """Persistence: topics to tables, each position exactly once.
 
-One thread reads the log, one poll ahead. `batching` buffers its records per partition. Two lanes share the partitions
-by number. Each lane has a database connection, so that the database stores the rows of one lane while the other
-encodes. A lane writes as soon as it is free and has rested. A quiet plant therefore commits each record within
-milliseconds, a busy one tens of thousands of ticks at once.
+One thread reads the log, one poll ahead of the writers. `batching` buffers the records per partition. Two lanes share
+the partitions by number. Each lane has a database connection, so that the database stores the rows of one lane while
+the other encodes. A lane writes as soon as it is free and has rested. A quiet plant therefore commits each record
+within milliseconds. A busy plant commits tens of thousands of ticks at once.
 
 Effects, in this order. Each is safe to repeat, because a repetition finds another position at Step 3 and stops:
 
 1. The log makes durable what was read (`_poll`), so that the store is never ahead of its log.
 2. Missing table partitions and columns are created (`write_batch`, up to Step 5).
 3. In one database transaction: the positions move from their expected values,
-4. ticks are inserted by COPY; bars, values and the rest are upserted, and the newest version wins,
+4. ticks are inserted by COPY; all other rows are upserted, and the newest version wins,
 5. the transaction commits without waiting for the database's disk.
-6. When the database has flushed that commit, the group's positions follow, so that the log may delete older records
-   (`_follow_flushed`). With `synchronous_commit` off a crash of the database loses its last half second, and reading
-   must start before it.
+6. When the database has flushed that commit, the group's positions are committed, so that the log may delete older
+   records (`_follow_flushed`). A crash of the database loses the commits of its last half second, because
+   `synchronous_commit` is off. Their records must still be in the log.
 
 Failures: an unavailable database or log ends a `_StoreSession`. After a pause the next one starts at the database's
 positions. An unexpected position means that another process has applied it, and the transaction is rolled back. If the
@@ -58,19 +58,19 @@ TOPICS: Final = (schemas.RAW, schemas.OHLCV, schemas.ANALYTICS, schemas.ALERTS, 
 LANES: Final = 2
 """Number of writing connections. Two give 60 % more throughput than one on two cores; more compete for the cores."""
 MAX_TICKS: Final = 50_000
-"""Maximum ticks per transaction: a larger COPY is not faster and holds memory. One partition alone may exceed it."""
+"""Maximum ticks per transaction: a larger COPY is not faster and needs more memory. One partition may exceed it."""
 MAX_BUFFERED_BYTES: Final = 32 * 1024 * 1024
 """Maximum bytes of buffered records: about 700,000 ticks, half a second of a lane's throughput. Above it the reader
 pauses; the log keeps the records."""
 REST_FACTOR: Final = 3.0
 MAX_REST_S: Final = 0.1
-"""Rest of a lane after a small transaction, as a multiple of its duration; later records share the next transaction.
-A transaction of one tick costs one millisecond of CPU here and one in the database; there could be hundreds a second.
+"""Rest of a lane after a small transaction: `REST_FACTOR` times its duration, at most `MAX_REST_S`. Records that arrive
+meanwhile share the next transaction. A transaction of one tick costs 1 ms of CPU here and 1 ms in the database.
 """
 SMALL_TICKS: Final = 5_000
 POLL_S: Final = 0.25
 FOLLOW_INTERVAL_S: Final = 1.0
-"""Interval at which the group's positions follow. The database flushes commits within 0.6 s (three times
+"""Interval at which the group's positions are committed. The database flushes commits within 0.6 s (three times
 `wal_writer_delay`)."""
 MAX_CONFLICTS: Final = 3
 HEALTHY_S: Final = 10.0
@@ -101,7 +101,7 @@ class Metrics(Protocol):
     """Receiver of counters, called after each transaction on the service's event loop."""
 
     def applied(self, counts: PersistenceCounters, seconds: float) -> None:
-        """Record `counts` so far and the duration of the last transaction."""
+        """Record the counters so far and the duration of the last transaction in seconds."""
         ...
 
 
@@ -116,10 +116,10 @@ class Persistence:
         self._metrics = metrics
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Write consumed records until `stop` is set, then write the remaining buffered ones.
+        """Write consumed records until `stop` is set, then write the remaining buffered records.
 
         Raises StoreMismatch if store and log do not belong together, MigrationError if tables are missing, and
-        PositionConflict if another process applies all partitions. Retries after any other error.
+        PositionConflict if another process applies all partitions. Retries after outages and other store errors.
         """
         attempt = 0
         while not stop.is_set():
@@ -201,7 +201,7 @@ class _StoreSession:
             self._thread.shutdown(wait=False)
 
     def _readable(self, orders: Mapping[int, tuple[str, ...]]) -> dict[int, tuple[str, ...]]:
-        """Return the valid orders of sources. Another version may have stored one that this version cannot parse."""
+        """Return the valid orders of sources. Another version may have stored an order that this one cannot parse."""
         found = {}
         for partition, sources in orders.items():
             try:
@@ -248,7 +248,7 @@ class _StoreSession:
             for consumed in consumed_records:
                 lane = self._lanes[consumed.partition % LANES]
                 buffer = lane.buffers.get(consumed.source)
-                # After a pending seek, these records are from the old position.
+                # While a seek is pending, these records are from the old position.
                 if buffer is not None and consumed.source not in self._seeks:
                     buffer.add(consumed)
                     lane.wakeup.set()
@@ -336,12 +336,12 @@ class _StoreSession:
         batches: list[WriteBatch] = []
         for buffer in list(lane.buffers.values()):
             if ticks and ticks + buffer.buffered_ticks > MAX_TICKS:
-                continue  # it goes first in the next transaction if the others have fewer ticks then
+                continue  # the next transaction contains it, if the others have fewer ticks then
             ticks += buffer.buffered_ticks
             batch = buffer.flush(now_us, last=last)
             if batch is not None:
                 batches.append(batch)
-                lane.buffers[buffer.source] = lane.buffers.pop(buffer.source)  # it goes last in the next transaction
+                lane.buffers[buffer.source] = lane.buffers.pop(buffer.source)  # it is the last in the next transaction
         return batches
 
     async def _apply_all(self, session: Session, lane: _Lane, batches: list[WriteBatch]) -> None:
@@ -406,10 +406,10 @@ class _StoreSession:
     # The positions of the consumer group
 
     async def _follow_flushed(self, store: Store) -> None:
-        """Commit the group's positions up to the flushed commits of the database (step 6)."""
+        """Commit the group's positions up to the flushed commits of the database (Step 6)."""
         while True:
             await asyncio.sleep(FOLLOW_INTERVAL_S)
-            applied = dict(self._applied)  # kept until durable: a stop meanwhile commits it
+            applied = dict(self._applied)  # kept until they are durable: a stop meanwhile commits them
             if applied:
                 written, flushed = await store.wal_positions()
                 while flushed < written:
@@ -422,7 +422,7 @@ class _StoreSession:
         return tp in self._lanes[tp.partition % LANES].buffers
 
     async def _commit_on_stop(self, reader: Reader, store: Store) -> None:
-        """Flush the database, then commit the group to all applied positions. For a clean stop."""
+        """Flush the database, then commit all applied positions of the group. For a clean stop."""
         await store.flush_wal()
         commits = {tp: at for tp, at in {**self._durable, **self._applied}.items() if self._owns(tp)}
 
@@ -435,7 +435,7 @@ class _StoreSession:
 
 
 class _RebalanceListener:
-    """Start reading at the database's positions. Called inside `poll`, in the log's thread, while the loop is free."""
+    """Starts reading at the database's positions. `poll` calls it in the log's thread, while the event loop is free."""
 
     def __init__(self, session: _StoreSession, store: Store, loop: asyncio.AbstractEventLoop) -> None:
         self._session, self._store, self._loop = session, store, loop

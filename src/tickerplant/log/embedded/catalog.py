@@ -40,7 +40,7 @@ class Catalog:
         return found
 
     def topics(self, connection: sqlite3.Connection) -> list[Topic]:
-        """Return all topics of the file, read again."""
+        """Read the topics of the file again and return all."""
         self._read(connection)
         return list(self._topics.values())
 

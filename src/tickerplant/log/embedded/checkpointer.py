@@ -85,8 +85,8 @@ class Checkpointer:
     def _restart(self, connection: sqlite3.Connection) -> None:
         """Make the next commit write the -wal from its beginning.
 
-        Writers wait meanwhile. With a -wal of 64 MB they would wait 0.7 s, mostly for SQLite's sync of the file after
-        the move. Most pages are therefore moved and synced before the lock is held.
+        Writers wait meanwhile. A -wal of 64 MB would make them wait 0.7 s, mostly for SQLite's sync of the file. Most
+        pages are therefore moved and synced before the lock is held.
         """
         for _ in range(2):
             self._passive(connection)

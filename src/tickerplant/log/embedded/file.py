@@ -14,7 +14,7 @@ APPLICATION_ID: Final = 0x54504C47  # "TPLG"
 FORMAT: Final = 1
 
 PAGE_BYTES: Final = 16_384
-"""Page size. Reads of 56 KB records reach 2.1 GB/s with 4 KB pages, 4.6 with 16 KB and 5.4 with 64 KB.
+"""Page size of the file. Reads of 56 KB records reach 2.1 GB/s with 4 KB pages, 4.6 with 16 KB and 5.4 with 64 KB.
 
 A commit of two small records writes at least three pages; with 64 KB it takes three times as long as with 4 KB."""
 
@@ -74,7 +74,7 @@ def translate_errors(path: Path) -> Iterator[None]:
 
 
 def connect(path: Path, patience_s: float) -> sqlite3.Connection:
-    """Return a connection for one thread at a time. `patience_s`: how long it waits for other programs' locks."""
+    """Return a connection for one thread at a time. `patience_s`: maximum wait for locks of other programs."""
     connection = sqlite3.connect(path, timeout=patience_s, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("PRAGMA synchronous = NORMAL")  # no sync per commit; `make_durable` syncs

@@ -6,7 +6,7 @@ sorted by name. One partition number of several topics thus has one owner.
 
 `owners` stores the owner of each partition and the group generation in which it became the owner. A commit succeeds
 only if both equal the values of the member's last `poll`. A member that lost a partition therefore cannot commit for
-it, even if it owns it again. A member that retained it can.
+it, even if it owns the partition again. A member that retained the partition can.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def join(connection: sqlite3.Connection, group: str, member: str, incarnation: s
 
 
 def leave(connection: sqlite3.Connection, group: str, incarnation: str) -> None:
-    """Remove the incarnation from the group and rebalance. Harmless if it is not a member."""
+    """Remove the incarnation from the group and rebalance. Does nothing if it is not a member."""
     gone = connection.execute(
         "DELETE FROM members WHERE group_name = ? AND incarnation = ?", (group, incarnation)
     ).rowcount
@@ -53,9 +53,9 @@ def incarnations(connection: sqlite3.Connection, group: str) -> list[str]:
 
 
 def rebalance(connection: sqlite3.Connection, group: str) -> None:
-    """Begin a generation: assign each partition to its member.
+    """Begin a group generation: assign each partition to its member.
 
-    The generation of an unchanged assignment does not change.
+    A partition that keeps its owner also keeps the generation stored in `owners`.
     """
     connection.execute("UPDATE groups_ SET generation = generation + 1 WHERE name = ?", (group,))
     generation = generation_of(connection, group)
@@ -99,7 +99,7 @@ def generation_of(connection: sqlite3.Connection, group: str) -> int:
 
 
 def owned_by(connection: sqlite3.Connection, group: str, incarnation: str) -> dict[int, int] | None:
-    """Return the partitions of an incarnation, each with the generation of its assignment; None if not a member."""
+    """Return the partitions of an incarnation, and the generation of each assignment; None if it is not a member."""
     member = connection.execute(
         "SELECT 1 FROM members WHERE group_name = ? AND incarnation = ?", (group, incarnation)
     ).fetchone()
@@ -114,7 +114,7 @@ def owned_by(connection: sqlite3.Connection, group: str, incarnation: str) -> di
 def commit_positions(
     connection: sqlite3.Connection, group: str, incarnation: str, owned: Mapping[int, int], positions: Mapping[int, int]
 ) -> None:
-    """Commit positions by partition id. Raises Fenced unless each partition is owned as in `owned`."""
+    """Commit positions by partition id. Raises Fenced unless owner and generation of each partition match `owned`."""
     for partition_id in positions:
         row = connection.execute(
             "SELECT incarnation, since FROM owners WHERE group_name = ? AND partition_id = ?", (group, partition_id)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class LivenessLock:
-    """A locked file that shows other processes that its holder is alive. It needs no clock and ends with the process.
+    """A locked file that shows other processes that its holder is alive. The lock needs no clock.
 
     It uses `flock`, for the reason given in `locks`.
     """
@@ -19,7 +19,7 @@ class LivenessLock:
         fcntl.flock(self._fd, fcntl.LOCK_EX)
 
     def close(self) -> None:
-        """Release the lock and remove the file. Harmless twice."""
+        """Release the lock and remove the file. A second call does nothing."""
         if self._fd >= 0:
             self._path.unlink(missing_ok=True)
             os.close(self._fd)

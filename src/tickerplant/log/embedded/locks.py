@@ -2,7 +2,7 @@
 
 All of them are `flock` on separate files. SQLite's own locks are POSIX locks: any close of the same file in the process
 releases them. This package therefore opens the database's files directly in two places only. One is the -wal, on which
-SQLite takes no lock. The other is the database in `WriterLock.sync`; it is closed after the last log on it.
+SQLite takes no lock. The other is the database in `WriterLock.sync`, which is closed after the last log on it.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class FairLock:
 class WriterLock:
     """The queue of writers: a fair lock between the threads of this process, then `flock` between processes.
 
-    Under SQLite's own lock writers poll: with three busy writers the slowest append waited 2.4 s, here 0.16 s.
+    Writers poll for SQLite's own lock. The slowest append of three busy writers waited 2.4 s there, and 0.16 s here.
     """
 
     def __init__(self, path: Path) -> None:
@@ -116,7 +116,7 @@ class WriterLock:
         return fd
 
     def sync(self, path: Path) -> None:
-        """Sync the database file at `path` (always the same). Needs no lock. Call from one thread of the process."""
+        """Sync the database file at `path`, which is always the same. Needs no lock. Call from one thread only."""
         if self._synced_fd < 0:
             self._synced_fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         os.fdatasync(self._synced_fd)

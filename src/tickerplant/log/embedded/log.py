@@ -32,8 +32,8 @@ _CHUNK_RECORDS, _CHUNK_BYTES = 256, 8 << 20
 class EmbeddedLog:
     """The event log in the file `path`, created if missing. All processes and threads of one machine may share it.
 
-    Not for network file systems: neither SQLite's -wal nor the locks work there. A write that waits for other writers
-    longer than `patience_s` raises LogUnavailable. Raises LogError if `path` is another kind of file.
+    It needs a local file system: SQLite's -wal and the locks do not work on a network. A write that waits for other
+    writers longer than `patience_s` raises LogUnavailable. Raises LogError if `path` is another kind of file.
     """
 
     def __init__(self, path: Path | str, *, patience_s: float = PATIENCE_S) -> None:
@@ -57,7 +57,7 @@ class EmbeddedLog:
         except BaseException:
             locks.return_writer_lock(self._folder / "writer.lock")
             raise
-        _sync_folder(self.path.parent)  # the names of the file and of its -wal
+        _sync_folder(self.path.parent)  # makes the names of the file and of its -wal durable
         self._context = LogContext(self.path, self._folder, self._writers, patience_s)
         self._checkpointer = Checkpointer(self.path, self._folder / "checkpoint.lock", self._writers)
         self._guard = threading.Lock()  # guards self._connection, which all methods here share
@@ -207,13 +207,13 @@ class EmbeddedLog:
         """Block until everything readable now would survive a power failure.
 
         A commit is in the -wal before it can be read, so one sync of the -wal is enough. SQLite resets a -wal only
-        after a checkpoint has moved all of it into the file and synced that. Thread-safe.
+        after a checkpoint has moved all of it into the file and synced the file. Thread-safe.
         """
         self._context.check_open()
         os.fdatasync(self._wal_fd)
 
     def trim(self, now_us: int) -> dict[str, int]:
-        """Drop records older than their topic's retention, in short transactions between those of the writers.
+        """Drop records older than their topic's retention, in short transactions between the writers' transactions.
 
         The file does not shrink; SQLite reuses its free pages. A kill between two transactions is harmless.
         """
@@ -232,7 +232,7 @@ class EmbeddedLog:
             range_ = records.droppable(connection, partition_id, before_us)
         if range_.first == range_.next:
             return 0
-        with self._writing() as connection:  # again under the lock: a hold may be new
+        with self._writing() as connection:  # computed again under the lock: a hold may be new
             range_ = records.droppable(connection, partition_id, before_us)
             return records.drop(connection, partition_id, range_) if range_.first < range_.next else 0
 

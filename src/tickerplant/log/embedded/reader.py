@@ -55,7 +55,7 @@ class EmbeddedReader:
             self._partition_ids = [partition_id for topic in found for partition_id in topic.partition_ids]
             self._names = context.catalog.names(self._connection, self._partition_ids)
             self._wakeup = WakeupSocket(context.sockets, [topic.id for topic in found], first=group is None)
-            # 'latest' is the end as of now: records between now and the first poll are read
+            # 'latest' is the present end: records appended between now and the first poll are read
             self._ends = {k: v.next for k, v in records.bounds(self._connection, self._partition_ids).items()}
             if group is not None:
                 self._join(group, member or self._incarnation, [topic.id for topic in found])
@@ -73,7 +73,7 @@ class EmbeddedReader:
     def poll(
         self, *, timeout_s: float, max_records: int = 256, max_bytes: int = 8 * 1024 * 1024
     ) -> list[ConsumedRecord]:
-        """Return committed records: a fair share of each partition, in order within each. Waits for the first."""
+        """Return committed records: a fair share of each partition, in order within each; [] after the timeout."""
         deadline = time.monotonic() + timeout_s
         with file.translate_errors(self._context.path):
             while True:
@@ -168,7 +168,7 @@ class EmbeddedReader:
     def _read_share(self, max_records: int, max_bytes: int) -> list[ConsumedRecord]:
         """Read an equal share of the remaining limits from each partition that has records.
 
-        The first partition changes with every call, so that one with huge records starves no other.
+        The first partition changes with every call, so that a partition with huge records does not starve the others.
         """
         if not self._positions:
             return []
@@ -210,7 +210,7 @@ class EmbeddedReader:
         return frozenset(self._names[partition_id] for partition_id in self._owned)
 
     def seek(self, positions: Mapping[TopicPartition, int]) -> None:
-        """Continue from these positions in assigned partitions. Without a group this works before the first poll."""
+        """Continue from these positions in assigned partitions. A reader without a group may call it before `poll`."""
         if self.group is None:
             self._follow_group()
         ids = {self._names[partition_id]: partition_id for partition_id in self._owned}
@@ -225,7 +225,7 @@ class EmbeddedReader:
             self.commit_positions(connection, positions)
 
     def commit_positions(self, connection: sqlite3.Connection, positions: Mapping[TopicPartition, int]) -> None:
-        """Commit positions in an open transaction. Raises Fenced unless this reader owned each since its last poll."""
+        """Commit positions in an open transaction. Raises Fenced if a partition was lost since the last poll."""
         if self.group is None:
             raise LogError("a reader without a group cannot commit positions")
         find = self._context.catalog.partition_id

@@ -30,7 +30,7 @@ def bounds(connection: sqlite3.Connection, partition_ids: Sequence[int]) -> dict
 
 
 def append(connection: sqlite3.Connection, partition_id: int, values: Iterable[Payload], now_us: int) -> int:
-    """Append values in order; return the last offset. A partition's time never decreases, although clocks may."""
+    """Append values in order; return the last offset. Append times never decrease, even if the clock does."""
     next_offset, last_us = connection.execute(
         "SELECT next_offset, last_us FROM partitions WHERE id = ?", (partition_id,)
     ).fetchone()
@@ -50,9 +50,9 @@ def append(connection: sqlite3.Connection, partition_id: int, values: Iterable[P
 def read(
     connection: sqlite3.Connection, partition_id: int, position: int, max_records: int, max_bytes: int, at_least: int
 ) -> list[tuple[int, int, bytes]]:
-    """Return (offset, append time, value) from a position on: within the limits, but at least `at_least` records.
+    """Return (offset, append time, value) of the records from a position on, within the limits.
 
-    It reads the sizes first, which are on one or two pages, then the values that fit.
+    At least `at_least` records are returned. The sizes, which are on one or two pages, are read before the values.
     """
     count, room = 0, max_bytes
     for (size,) in connection.execute(
@@ -71,7 +71,7 @@ def read(
 
 
 def offset_at(connection: sqlite3.Connection, partition_id: int, time_us: int, within: Bounds) -> int:
-    """Return the offset of the first record appended at or after a time; the next offset if none was."""
+    """Return the offset of the first record appended at or after a time; the next offset to assign if there is none."""
     low, high = within
     while low < high:
         middle = (low + high) // 2
@@ -97,7 +97,7 @@ def droppable(connection: sqlite3.Connection, partition_id: int, before_us: int)
 
 
 def drop(connection: sqlite3.Connection, partition_id: int, range_: Bounds) -> int:
-    """Drop a bounded number of records from the start of a range; return how many. SQLite reuses their pages."""
+    """Drop a bounded number of records from the start of a range; return their number. SQLite reuses their pages."""
     sizes = connection.execute(
         'SELECT length(value) FROM records WHERE partition_id = ? AND "offset" >= ? AND "offset" < ? '
         'ORDER BY "offset" LIMIT ?',
@@ -134,7 +134,7 @@ def put_state(connection: sqlite3.Connection, partition_id: int, key: str, value
 
 
 def get_state(connection: sqlite3.Connection, partition_id: int, key: str) -> bytes | None:
-    """Return the value of a key, or None."""
+    """Return the value of a key; None if the key has no value."""
     parts = connection.execute(
         "SELECT value FROM state WHERE partition_id = ? AND key = ? ORDER BY part", (partition_id, key)
     ).fetchall()

@@ -3,8 +3,8 @@
 A wake-up reaches a sleeping reader in 0.1 to 0.2 ms, and costs nothing while no writer commits. It is not guaranteed: a
 writer that is killed between its commit and the notification sends none. Readers therefore also poll slowly.
 
-An awake reader in the notifier's own process gets a flag instead of a datagram. Each datagram releases the
-interpreter's lock, which the woken thread then holds for a while; with six readers that was half of a writer's time.
+An awake reader in the notifier's own process gets a flag instead of a datagram. Sending a datagram releases the
+interpreter's lock, which the woken thread then holds for a while. This took half of a writer's time with six readers.
 Readers without a group serve live streams, so they are notified first.
 """
 
@@ -42,7 +42,7 @@ _local: dict[str, WakeupSocket] = {}
 
 
 class WakeupSocket:
-    """The socket that wakes one reader. If it cannot be bound, only `wake` and the reader's slow check work."""
+    """The socket that wakes one reader. If the socket cannot be bound, only `wake` and the reader's slow check work."""
 
     def __init__(self, folder: Path, topic_ids: Collection[int], *, first: bool = False) -> None:
         name = f"{'0' if first else '1'}{uuid.uuid4().hex[:11]}." + "-".join(map(str, sorted(topic_ids)))
@@ -68,7 +68,7 @@ class WakeupSocket:
             _local[os.fspath(self._path)] = self
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait for a notification, at most `timeout_s`; return whether one came. Earlier, undrained ones count."""
+        """Wait for a notification, at most `timeout_s`; return whether there was one, or an earlier undrained one."""
         self.is_waiting = True  # set before reading the flag; the notifier sets the flag before it reads this
         try:
             if not self.is_notified and not self._poll.poll(max(0.0, timeout_s) * 1000):

@@ -76,14 +76,14 @@ class EmbeddedWriter:
             ).fetchall()[0]
 
     def topic_is_keyed(self, source: TopicPartition) -> bool:
-        """Return whether it is a state topic. Raises UnknownTopic, also for a partition outside the topic."""
+        """Return whether the topic is a state topic. Raises UnknownTopic, also for a partition outside the topic."""
         catalog = self._context.catalog
         catalog.partition_id(self._connection, *source)
         return catalog.topic(self._connection, source.topic).retention_us is None
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[EmbeddedTransaction]:
-        """Begin a transaction; leaving the block commits, an exception in it aborts."""
+        """Begin a transaction. Leaving the block commits it; an exception in the block aborts it."""
         if self._closed:
             raise LogError(f"the writer {self._name} is closed")
         if self._open is not None:
@@ -103,8 +103,9 @@ class EmbeddedWriter:
         1. Check that no newer writer has the name, 2. commit positions, if their readers still own the partitions,
         3. append records, 4. put state values, 5. commit in SQLite and release the writers' lock, 6. wake readers.
 
-        Step 5 writes to the `-wal` file without a sync: a power failure may lose the last commits, never a part of one.
-        `EmbeddedLog.make_durable` syncs. `Checkpointer` moves pages from the `-wal` file into the database file.
+        Step 5 writes to the `-wal` file without a sync: a power failure may lose the last commits, but no part of a
+        commit. `EmbeddedLog.make_durable` syncs. `Checkpointer` moves pages from the `-wal` file into the database
+        file.
         """
         last: dict[TopicPartition, int] = {}
         find = self._context.catalog.partition_id

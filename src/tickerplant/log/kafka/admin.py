@@ -39,7 +39,7 @@ _KEYED: Mapping[str, str] = {
 
 
 class Admin:
-    """Administrative requests. Names are those of the brokers, with the prefix. Thread-safe."""
+    """Administrative requests. Names include the log's prefix. Thread-safe."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -73,7 +73,7 @@ class Admin:
                 time.sleep(0.02)
 
     def keyed(self, topic: str) -> bool:
-        """Return whether it is a state topic; cached after the first request."""
+        """Return whether the topic is a state topic; cached after the first request."""
         with self._guard:
             if topic not in self._keyed:
                 resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
@@ -83,7 +83,7 @@ class Admin:
             return self._keyed[topic]
 
     def create(self, topic: str, partitions: int, spec: TopicSpec, replication_factor: int) -> bool:
-        """Create a topic; False if it exists. Raises LogError if it exists with another number of partitions."""
+        """Create a topic; return False if it exists. Raises LogError if it has another number of partitions."""
         config = {
             "message.timestamp.type": "LogAppendTime",
             "max.message.bytes": str(MESSAGE_BYTES),
@@ -92,7 +92,7 @@ class Admin:
         if spec.retention_us is None:
             config |= _KEYED
         else:
-            # segments are deleted whole: much shorter than the retention, but at least ten minutes each
+            # Segments are deleted whole. They are much shorter than the retention, but at least ten minutes long.
             retention_ms = max(1, spec.retention_us // 1000)
             config |= {"cleanup.policy": "delete", "retention.ms": str(retention_ms)}
             config |= {"segment.ms": str(max(retention_ms // 10, 600_000))}
@@ -170,7 +170,7 @@ class Admin:
         return sorted(name for name in found if name.startswith(prefix) and not name.startswith("__"))
 
     def groups(self) -> list[str]:
-        """Return the names of all groups. Each broker lists its own; raises LogUnavailable unless all answer."""
+        """Return the names of all groups. Each broker lists its own groups; raises LogUnavailable unless all answer."""
         doing = "listing the groups"
         listing = self._client.list_consumer_groups(request_timeout=self._cluster.patience_s)
         found: Any = result(listing, doing, self._cluster.patience_s)

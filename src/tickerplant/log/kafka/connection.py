@@ -19,10 +19,10 @@ from tickerplant.log.port import MAX_RECORD_BYTES
 T = TypeVar("T")
 
 MESSAGE_BYTES: Final = MAX_RECORD_BYTES + (1 << 20)
-"""`max.message.bytes` of topics and clients: the largest record with its key and framing."""
+"""Maximum bytes of a message of topics and clients: the largest record with its key and framing."""
 
 REPEAT_S: Final = 30.0
-"""Minimum interval between two log lines of the client library that differ only in their numbers."""
+"""Minimum seconds between two log lines of the client library that differ only in their numbers."""
 _KINDS: Final = 256
 _NUMBERS: Final = re.compile(r"\d+")
 
@@ -70,8 +70,8 @@ _CONSUMER: Final[Mapping[str, Any]] = {
 class ClientLogFilter:
     """The logger of librdkafka's clients. It never raises, and defines `log` in its own class: see `writer._flush`.
 
-    Each client of an unavailable broker logs several lines a second. Among lines that differ only in their numbers, all
-    clients of the process together log one in `REPEAT_S`.
+    Each client of an unavailable broker logs several lines a second. If lines differ only in their numbers,
+    all clients of the process together log one of them per `REPEAT_S` seconds.
     """
 
     _logged_s: ClassVar[dict[str, float]] = {}
@@ -102,7 +102,7 @@ class Cluster:
     session_timeout_s: float = 10.0
 
     def client(self, kind: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-        """Return the settings of one client. The user's override those of its kind, not the fixed ones."""
+        """Return the settings of one client. The user's settings override those of its kind, but not the fixed ones."""
         fixed = {"bootstrap.servers": self.bootstrap, "logger": ClientLogFilter()}
         return {**_CLIENT, **kind, **self.config, **more, **fixed}
 

@@ -18,7 +18,7 @@ from tickerplant.log.kafka.connection import Cluster, checked, translate, transl
 from tickerplant.log.port import TopicPartition
 
 OWN_TOPIC: Final = "market.state.log"
-"""The log's own state topic: its identity, the claims of writers' names, and the holds of retention."""
+"""The log's own state topic: its identity, the claims of writers' names, and retention holds."""
 
 _log = structlog.get_logger(__name__)
 
@@ -34,7 +34,7 @@ class LogContext:
         self._chunks: dict[tuple[TopicPartition, str], int] = {}
         self._producer: Any = None
         self.retention_passed: Counter[str] = Counter()
-        """Number of times that retention had dropped a position still needed, by topic."""
+        """Number of times that retention had dropped a position that was still needed, by topic."""
 
     def named(self, name: str) -> str:
         """Return the brokers' name of a topic, group or writer."""
@@ -54,7 +54,7 @@ class LogContext:
         return {TopicPartition(topic, p): bounds for (_, p), bounds in found.items()}
 
     def check(self, topic: str, partition: int, *, keyed: bool) -> None:
-        """Raise UnknownTopic for a missing partition, LogError if a state topic is used as another, or vice versa."""
+        """Raise UnknownTopic for a missing partition, LogError if `keyed` does not fit the topic."""
         partitions = self.partitions(topic)
         if not 0 <= partition < partitions:
             raise UnknownTopic(f"topic {topic} has {partitions} partitions, no partition {partition}")
@@ -74,7 +74,7 @@ class LogContext:
         return self.get_state(OWN_TOPIC, 0, f"writer:{name}") == claim.encode()
 
     def chunk_count(self, source: TopicPartition, key: str) -> int:
-        """Return the number of chunks that the previous value of a key left. May read the partition once."""
+        """Return the number of chunks that earlier values of a key left. May read the partition once."""
         known = self._chunks.get((source, key))
         if known is None:
             self.get_state(*source, key)
@@ -83,7 +83,7 @@ class LogContext:
         return known
 
     def note_chunks(self, chunks: Mapping[tuple[TopicPartition, str], int]) -> None:
-        """Store how many chunks the committed values have."""
+        """Store the numbers of chunks of committed values."""
         self._chunks.update(chunks)
 
     def note_written(self, ends: Mapping[TopicPartition, int]) -> None:
@@ -117,7 +117,7 @@ class LogContext:
             raise translate(failed[0], f"writing to {OWN_TOPIC}")
 
     def get_state(self, topic: str, partition: int, key: str) -> bytes | None:
-        """Return the newest committed value of a key, or None. Reads the partition from the last read on."""
+        """Return the newest committed value of a key, or None. Reads the partition's new messages first."""
         return self.state_of(topic, partition).get(key)
 
     def state_of(self, topic: str, partition: int) -> state.Partition:

@@ -25,7 +25,7 @@ from tickerplant.log.port import EARLIEST, ConsumedRecord, Identity, RebalanceLi
 _IDENTITY_TIMEOUT_S: Final = 10.0
 
 _EXACT_LAG = 64
-"""Maximum records that `lag` counts by reading them. Beyond, transaction markers count as records."""
+"""Maximum records per partition that `lag` counts by reading them. Above it, transaction markers count as records."""
 
 _log = structlog.get_logger(__name__)
 
@@ -41,8 +41,8 @@ class KafkaLog:
 
     `config` configures every client of librdkafka (TLS, SASL). All topics, groups and writers' names begin with
     `topic_prefix`. A call that waits for brokers longer than `patience_s` raises LogUnavailable. The brokers notice a
-    dead member after `session_timeout_s`. With replicated topics the brokers must accept messages of 33 MB from each
-    other (`replica.fetch.max.bytes`, which they exceed for a single larger record).
+    dead member after `session_timeout_s`. Brokers of replicated topics must fetch messages of 33 MB from each other.
+    They may exceed their setting `replica.fetch.max.bytes` for a single larger message.
     """
 
     def __init__(
@@ -62,17 +62,17 @@ class KafkaLog:
 
     @property
     def cluster(self) -> Cluster:
-        """The brokers and the settings of their clients."""
+        """Return the brokers and the settings of their clients."""
         return self._context.cluster
 
     @property
     def prefix(self) -> str:
-        """The prefix of all topics, groups and writers' names."""
+        """Return the prefix of all topics, groups and writers' names."""
         return self._context.prefix
 
     @property
     def retention_passed(self) -> Counter[str]:
-        """Number of times that retention had dropped a position still needed, by topic."""
+        """Return, by topic, how often retention had dropped a position that was still needed."""
         return self._context.retention_passed
 
     def identity(self) -> Identity:
@@ -86,7 +86,7 @@ class KafkaLog:
         return Identity(str(uuid.uuid5(uuid.UUID(record.seed), text)), record.generation)
 
     def create_topics(self, specs: Iterable[TopicSpec], partitions: int, *, generation: int = 1) -> list[str]:
-        """Create the missing topics and return their names. The retention of existing topics stays as it is."""
+        """Create the missing topics and return their names. The retention of existing topics does not change."""
         specs = list(specs)
         created = [
             spec.name
@@ -101,7 +101,7 @@ class KafkaLog:
         # If processes start together, the one that created the log's own topic writes the identity.
         if self._context.get_state(OWN_TOPIC, 0, "identity") is None and (own or not self._wait_for_identity()):
             topics = sorted(spec.name for spec in specs if not spec.keyed)
-            # If that process died first, several may write it: all derive the same one from the topic's id.
+            # If that process died first, several may write the identity: all derive the same one from the topic's id.
             (own_id,) = self._context.admin.topic_ids([self._context.named(OWN_TOPIC)]).values()
             record = _Identity(str(uuid.uuid5(uuid.NAMESPACE_OID, own_id)), generation, topics)
             self._context.put_own("identity", msgspec.json.encode(record))
@@ -132,7 +132,7 @@ class KafkaLog:
         """Return a reader of these topics. A reader with a group joins it during its first polls.
 
         `member` is the group's static member id. A member that restarts within the session timeout gets its partitions
-        back at once. The partitions of one that leaves stay unassigned for the session timeout.
+        back at once. The partitions of a member that leaves stay unassigned for the session timeout.
         """
         return KafkaReader(self._context, topics, group, member, start, listener)
 
@@ -149,7 +149,7 @@ class KafkaLog:
         return KafkaWriter(self._context, name)
 
     def get_state(self, topic: str, partition: int, key: str) -> bytes | None:
-        """Return the newest committed value of a key, or None. Reads the partition from the last read on."""
+        """Return the newest committed value of a key, or None. Reads the partition's new messages first."""
         return self._context.get_state(topic, partition, key)
 
     def state_keys(self, topic: str, partition: int) -> list[str]:
@@ -168,7 +168,7 @@ class KafkaLog:
         return {TopicPartition(self._context.unnamed(topic), p): position for (topic, p), position in found.items()}
 
     def lag(self, group: str, topics: Sequence[str]) -> dict[TopicPartition, int]:
-        """Return the number of unread records by partition: exact up to `_EXACT_LAG`, above it with markers."""
+        """Return the number of unread records by partition. Numbers above `_EXACT_LAG` include transaction markers."""
         committed = self.committed(group)
         bounds = {p: b for topic in topics for p, b in self.offsets(topic).items()}
         starts = {p: max(first, committed.get(p, first)) for p, (first, _) in bounds.items()}
@@ -218,7 +218,7 @@ class KafkaLog:
         return sorted(self._context.unnamed(group) for group in candidates if self._has_positions(group))
 
     def members(self, group: str) -> int:
-        """Return the number of live members of a group. A killed one counts until its session expires."""
+        """Return the number of live members of a group. A killed member counts until its session expires."""
         return self._context.admin.members(self._context.named(group))
 
     def _has_positions(self, group: str) -> bool:
@@ -227,8 +227,9 @@ class KafkaLog:
     def make_durable(self) -> None:
         """Return at once: all in-sync replicas have acknowledged every readable record.
 
-        It survives a power failure of all but one replica. Kafka does not sync each message to disk. A log with one
-        replica (or all on one power supply) therefore survives the death of the broker's process, not of the machine.
+        A record survives a power failure of all but one replica. Kafka does not sync each message to disk. A log with
+        one replica (or all on one power supply) therefore survives the death of the broker's process, but not of the
+        machine.
         """
 
     def trim(self, now_us: int) -> dict[str, int]:
@@ -265,7 +266,7 @@ class KafkaLog:
         self._context.put_own(f"floors:{holder}", stored)
 
     def close(self) -> None:
-        """Close the log; close readers and writers first. Harmless twice."""
+        """Close the log; close readers and writers first. A second call does nothing."""
         if not self._closed:
             self._closed = True
             self._context.close()

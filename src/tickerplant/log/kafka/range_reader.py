@@ -12,16 +12,16 @@ from tickerplant.core.errors import LogUnavailable
 from tickerplant.log.kafka.connection import Cluster, checked, error_of, translate, translate_errors
 
 _MARKER_POLL_S = 0.002
-"""Poll interval for transaction markers, which mostly arrive within a few milliseconds."""
+"""Poll interval in seconds for transaction markers, which mostly arrive within a few milliseconds."""
 
 
 def messages(
     cluster: Cluster, topic: str, partition: int, start: int, end: int | None, *, at_least: int = 0
 ) -> Iterator[Message]:
-    """Yield the committed, retained messages of [start, end); `end` None is the current end.
+    """Yield the committed, retained messages of `[start, end)`. None as `end` is the current end.
 
     Brokers confirm a commit before they have written the markers to its partitions. This call therefore waits until
-    everything before `at_least` can be read. Raises LogUnavailable if the brokers do not answer within the cluster's
+    all messages before `at_least` can be read. Raises LogUnavailable if the brokers do not answer within the cluster's
     `patience_s`.
     """
     with translate_errors(f"reading {topic}/{partition}"):
@@ -39,7 +39,7 @@ def messages(
 
 
 _NO_LEADER: Final = {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE}
-"""A restarted broker answers so before it leads its partitions; librdkafka does not retry."""
+"""Errors of a restarted broker that does not lead its partitions yet. librdkafka does not retry them."""
 
 
 def _bounds(cluster: Cluster, consumer: Any, source: TopicPartition, at_least: int) -> tuple[int, int]:

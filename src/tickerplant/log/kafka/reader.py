@@ -17,13 +17,13 @@ from tickerplant.log.kafka.context import LogContext
 from tickerplant.log.port import ConsumedRecord, RebalanceListener, Start, TopicPartition
 
 _SLICE_S = 0.1
-"""Duration of one wait inside `poll`, and so the maximum delay of `wake`. Its cost is not measurable."""
+"""Seconds of one wait inside `poll`, and thus the maximum delay of `wake`. The cost is not measurable."""
 
 
 class KafkaReader:
     """A reader for one thread at a time. Only `wake` may be called from other threads.
 
-    The consumer prefetches at most 64 MB; without polls it fetches no more.
+    The consumer prefetches at most 64 MB, and fetches no more until the next poll.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class KafkaReader:
     def poll(
         self, *, timeout_s: float, max_records: int = 256, max_bytes: int = 8 * 1024 * 1024
     ) -> list[ConsumedRecord]:
-        """Return committed records. Waits for the first, then adds those that are already fetched."""
+        """Return committed records: the first, for which it waits, and those that are already fetched."""
         if self._closed:
             raise LogError("the reader is closed")
         deadline = time.monotonic() + timeout_s
@@ -92,7 +92,7 @@ class KafkaReader:
         return taken
 
     def _next(self, deadline: float) -> Message | None:
-        """Return the next message, or None. Waits until the deadline for the first of a poll, not for later ones."""
+        """Return the next message, or None. Waits until the deadline, but only for the first message of a poll."""
         if self._held is not None:
             held, self._held = self._held, None
             return held
@@ -165,7 +165,7 @@ class KafkaReader:
     def _on_assign(self, consumer: Any, partitions: list[KafkaPartition]) -> None:
         try:
             self._assign([self._source(partition) for partition in partitions])
-        except BaseException as error:  # librdkafka would print and drop it
+        except BaseException as error:  # librdkafka would print and drop the error
             self._error = error
             consumer.assign([])
 
@@ -187,7 +187,8 @@ class KafkaReader:
     def _restart_fetching(self) -> None:
         """Assign all partitions at their current positions.
 
-        librdkafka's seek rejects a partition that is not fetched yet, or no longer because its position was dropped.
+        librdkafka's seek rejects a partition that is not fetched yet. It also rejects a partition that is no longer
+        fetched because its position was dropped.
         """
         with translate_errors("starting to read"):
             self._consumer.assign([KafkaPartition(self._context.named(t), p, at) for (t, p), at in self._at.items()])
@@ -262,7 +263,7 @@ class KafkaReader:
         """Commit positions of the group, without a writer's transaction."""
         if self.group is None:
             raise LogError("a reader without a group cannot commit positions")
-        if not positions:  # librdkafka would try to commit its own stored offsets, and fail: there are none
+        if not positions:  # librdkafka would try to commit its own stored offsets, and fail, because there are none
             return
         self.check_owned(positions)
         parts = [KafkaPartition(self._context.named(t), p, at) for (t, p), at in positions.items()]

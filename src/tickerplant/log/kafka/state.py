@@ -2,11 +2,11 @@
 
 A manifest's message key is `m` and the name; a chunk's is `c`, the index and the name. A manifest contains a value of
 at most `CHUNK_BYTES` itself. For a longer value it contains the size, the number of chunks, and the id with which each
-chunk begins. All are written in one transaction, so a reader sees all or none.
+chunk begins. All messages are written in one transaction, so a reader receives all or none.
 
-The chunks of the next value have the same keys, so compaction removes the old ones; tombstones delete the chunks that a
-shorter value no longer needs. If a chunk's id differs from the manifest's, compaction has overtaken the reader, which
-then reads the partition again.
+The chunks of the next value have the same keys, so compaction removes the old ones. Tombstones delete the chunks that a
+shorter value no longer needs. If a chunk's id differs from the manifest's, compaction has overtaken the reader. The
+reader then reads the partition again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tickerplant.log.kafka.connection import Cluster
 from tickerplant.log.port import Payload
 
 CHUNK_BYTES: Final = 4 << 20
-"""Maximum bytes of a chunk: well below the message limit; a snapshot of 1 GB is 256 messages."""
+"""Maximum bytes of a chunk, well below the message limit. A snapshot of 1 GB is 256 messages."""
 
 _ID_BYTES: Final = 16
 
@@ -71,7 +71,7 @@ def messages(name: str, value: Payload | None, previous_chunks: int) -> Iterator
 class Partition:
     """The content of one partition of a state topic, as far as it was read: manifests, and offsets of chunks.
 
-    Thread-safe. One thread reads at a time, which may take seconds. `note_written` never waits for that.
+    Thread-safe. One thread reads at a time, which may take seconds. `note_written` never waits for a reading thread.
     """
 
     def __init__(self, cluster: Cluster, topic: str, partition: int) -> None:
@@ -83,7 +83,7 @@ class Partition:
         self._chunks: dict[str, dict[int, tuple[int, bytes]]] = {}
 
     def chunk_count(self, name: str) -> int:
-        """Return the maximum number of chunks that earlier values of a name left, complete or not."""
+        """Return the highest chunk index of earlier values of a name plus 1; 0 if there are no chunks."""
         with self._reading:
             return max(self._chunks.get(name, {}), default=-1) + 1
 

@@ -77,8 +77,9 @@ class KafkaWriter:
     """The writer of a name.
 
     The broker fences a producer in two cases: a newer producer has its name, or its transaction timed out. The error is
-    the same. Each writer therefore claims its name, with a record in the log's own topic, before its producer starts.
-    If a fenced writer's claim is still the newest, its transaction only timed out, and it may start again.
+    the same in both cases. Each writer therefore claims its name, with a record in the log's own topic, before its
+    producer starts. If a fenced writer's claim is still the newest, its transaction only timed out, and it may start
+    again.
     """
 
     def __init__(self, context: LogContext, name: str) -> None:
@@ -109,15 +110,12 @@ class KafkaWriter:
         self._producer = producer
 
     def check(self, topic: str, partition: int, *, keyed: bool) -> TopicPartition:
-        """Return the topic partition.
-
-        Raises UnknownTopic, or LogError for a state topic used as another or vice versa.
-        """
+        """Return the topic partition. Raises UnknownTopic, or LogError if `keyed` does not fit the topic."""
         self._context.check(topic, partition, keyed=keyed)
         return TopicPartition(topic, partition)
 
     def previous_chunks(self, source: TopicPartition, key: str) -> int:
-        """Return the number of chunks that the previous value of a key left."""
+        """Return the number of chunks that earlier values of a key left."""
         return self._context.chunk_count(source, key)
 
     def produce(
@@ -150,7 +148,7 @@ class KafkaWriter:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[KafkaTransaction]:
-        """Begin a transaction; leaving the block commits, an exception in it aborts."""
+        """Begin a transaction. Leaving the block commits it; an exception in the block aborts it."""
         if self._closed:
             raise LogError(f"the writer {self._name} is closed")
         if self._open:
@@ -210,8 +208,8 @@ class KafkaWriter:
     def _flush(self, transaction: KafkaTransaction) -> None:
         """Wait until the brokers have accepted or rejected all records.
 
-        When a producer fails, librdkafka calls several callbacks at once. An exception in one of them (a logger's, for
-        instance) hides the brokers' error, which the delivery reports contain too.
+        When a producer fails, librdkafka calls several callbacks at once. An exception in one of them, such as a
+        logger's, hides the brokers' error. The delivery reports contain that error too.
         """
         try:
             self._producer.flush(self._context.cluster.patience_s)
@@ -223,7 +221,7 @@ class KafkaWriter:
             _log.warning("a callback of the producer failed", writer=self._name, error=str(error))
 
     def _send_positions(self, positions: list[KafkaPartition], metadata: Any) -> None:
-        """Send a group's positions, with a timeout that holds.
+        """Send a group's positions, with a reliable timeout.
 
         In librdkafka 2.16 this call never returns, despite its timeout, if the group's coordinator restarts meanwhile.
         A thread therefore makes the call. After a timeout the thread and its producer are abandoned. The next
@@ -284,7 +282,7 @@ class KafkaWriter:
         return Fenced(f"a newer writer has the name {self._name}; stop this one")
 
     def _finish_commit(self) -> None:
-        """Finish the commit whose outcome is unknown. Raises LogUnavailable if it succeeded: do not write it twice."""
+        """Finish the commit whose outcome is unknown. Raises LogUnavailable if it succeeded: do not repeat it."""
         try:
             self._producer.commit_transaction(self._context.cluster.patience_s)
         except KafkaException as exception:
