@@ -161,7 +161,7 @@ def test_prices_as_traded_become_a_vendors_series_adjusted_for_splits() -> None:
     times, traded = days(*have.dates[:count]), np.array([bar[3] for bar in have.bars[:count]])
     said = splits((day("2000-06-21"), 2, 1), (day("2005-02-28"), 2, 1))
     found = np.array(daily(adjustment_for(said, XNYS, FOREVER_US), times, traded))
-    # The vendor's series also contains later events, which are one common factor.
+    # The vendor's series also contains later events, which multiply all prices by one factor.
     adjusted = np.array(have.adjusted[:count])
     np.testing.assert_allclose(found / found[-1], adjusted / adjusted[-1], rtol=1e-9)
     assert traded[0] / found[0] == pytest.approx(4.0)

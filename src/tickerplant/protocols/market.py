@@ -20,7 +20,7 @@ STOCK, FOREX, CRYPTO = "stock", "forex", "crypto"
 AS_TRADED, FOR_SPLITS, FOR_DIVIDENDS, FOR_ALL = "none", "splits", "dividends", "all"
 """Adjustments of bars: none, splits, dividends, or both. The values are those of Twelve Data's parameter `adjust`."""
 NEW_YORK: Final = ZoneInfo("America/New_York")
-"""The time zone of stocks."""
+"""Time zone of stocks."""
 NO_VOLUME: Final = -1
 """Value in `TradeBatch.day_volumes`: the day's volume is unknown."""
 

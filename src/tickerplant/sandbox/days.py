@@ -29,7 +29,7 @@ from tickerplant.sandbox.symbol_profiles import SIZES, SymbolProfiles, size_sums
 _CYCLE_DAYS: Final = 1_024
 """Days of the long path. Prices return near the symbol's base at both ends of the path, so they stay bounded."""
 _LONG_LEVELS: Final = 12
-"""Levels of the long path. The finest level has steps of a quarter of a day."""
+"""Number of levels of the long path. The finest level has steps of a quarter of a day."""
 _REGIME_DAYS: Final = 16
 _JUMP_DAYS: Final = 32
 _JUMP_SIGMA: Final = 0.35
@@ -38,7 +38,7 @@ _SAMPLE_BITS: Final = 6
 _KNOTS: Final = 9
 """Maximum trades that determine a minute's range, the first and the last included."""
 _DAY_LEVELS: Final = 14
-"""Levels of the path within a day (16,384 parts). Finer levels would move the price by less than an increment."""
+"""Number of levels of the path in a day (16,384 parts). Finer levels would change prices by less than an increment."""
 (
     _SALT_DAY, _SALT_CYCLE, _SALT_REGIME, _SALT_JUMP, _SALT_JUMP_DAY, _SALT_JUMP_TIME, _SALT_COUNT, _SALT_ROUND,
     _SALT_SIZES, _SALT_SIDE, _SALT_TIME, _SALT_PHASE, _SALT_MINUTE, _SALT_BLOCK,
@@ -143,7 +143,7 @@ class DayModel:
         np.cumsum(shapes[which[rows], blocks] * burst, axis=1, out=within[:, 1:])
         within /= np.maximum(within[:, -1:], 1e-300)
         share = np.minimum(low + (high - low) * within, high)
-        # The last value is assigned, not computed, so that its bits equal the first value of the next block.
+        # The last value is assigned, not computed, so that it equals the next block's first value to the last bit.
         share[:, -1] = high[:, 0]
         return _numbers(days.key[rows], days.count[rows], share)
 
@@ -275,7 +275,7 @@ class DayModel:
         """
         month = days // _JUMP_DAYS
         size = hashed(keys, _SALT_JUMP, month)
-        # For a volatility of 35 % a year: minimum 1 %, median 1.5 %, above 10 % once in 46 jumps.
+        # Sizes at a volatility of 35 % a year: minimum 1 %, median 1.5 %, above 10 % in one of 46 jumps.
         height = np.minimum(0.01 * unit(size) ** -0.6, 0.2) * np.where(size & np.uint32(1), 1.0, -1.0)
         day = month * _JUMP_DAYS + (hashed(keys, _SALT_JUMP_DAY, month) >> np.uint32(27)).astype(np.int64)
         time = unit(hashed(keys, _SALT_JUMP_TIME, month))

@@ -55,7 +55,7 @@ class Paths:
         levels = np.arange(len(weights))
         self._down = (30 - levels).astype(np.uint32)[:, None]
         self._up = (levels + 2).astype(np.uint32)[:, None]
-        # Heights are uniform in ±√3 (variance 1). Sums of a few are nearly normal and need no logarithm.
+        # Heights are uniform in ±√3 (variance 1). Sums of a few heights are nearly normal and need no logarithm.
         amplitudes = np.sqrt(3.0) * 2.0 ** (-levels / 2 - 1) * np.asarray(weights)
         self._amplitudes = (amplitudes * 2.0**-31 * 2.0**-30).astype(np.float32)
 
