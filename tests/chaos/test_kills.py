@@ -384,10 +384,12 @@ def _postgres(plant: Plant, *, other_than: int | None = None) -> int:
     found: list[int] = []
 
     def answers() -> bool:
-        for path in (plant.data / "postgres").rglob("postmaster.pid"):
-            lines = path.read_text().split("\n")
-            if len(lines) > 7 and lines[7].strip() == "ready" and int(lines[0]) != other_than:
-                found.append(int(lines[0]))
+        try:
+            lines = (plant.data / "postgres" / "cluster" / "postmaster.pid").read_text().split("\n")
+        except FileNotFoundError:
+            return False
+        if len(lines) > 7 and lines[7].strip() == "ready" and int(lines[0]) != other_than:
+            found.append(int(lines[0]))
         return bool(found)
 
     until(answers, "the database")
