@@ -111,11 +111,9 @@ def list_(loaded: Loaded, symbol: Symbol, json: Json = False) -> None:
 def _write(
     loaded: Loaded, row: dict[str, Any], write: Callable[[EventLog], dict[int, int]], *, wait: bool, json: bool
 ) -> None:
-    from tickerplant.app.runtime.memory_tuning import reduce_memory
     from tickerplant.app.runtime.supervisor import signals
     from tickerplant.app.wiring import open_readonly
 
-    reduce_memory()
     stop, computed = threading.Event(), False
     with signals(stop):
         with open_readonly.log_of(loaded.settings) as event_log:

@@ -55,7 +55,6 @@ def backfill(
     Uses the plant that runs on the data folder, or else runs the services itself. On Kafka, a plant must run. After an
     interruption, run the same command again to continue.
     """
-    from tickerplant.app.runtime.memory_tuning import reduce_memory
     from tickerplant.app.runtime.supervisor import signals
     from tickerplant.app.terminal.progress import ProgressBars
 
@@ -67,7 +66,6 @@ def backfill(
                           "vendors.daily (see `tickerplant vendors`)")  # fmt: skip
     if not order.intervals and not settings.history:
         raise BadInput("the setting history is `none`; choose the bars to fetch with --interval")
-    reduce_memory()
     stop, began = threading.Event(), time.monotonic()
     with signals(stop), ProgressBars((LABEL,), quiet=json) as bars:
         shown = _Progress(bars)

@@ -65,6 +65,9 @@ _OPTIONS: Mapping[str, tuple[Any, str]] = {
 LASTING: Final = ("up", "run", "sandbox")
 """Commands that run until they are stopped. By default they log at info, and other commands log at warning."""
 
+WITHOUT_DATA: Final = ("config_",)
+"""Commands that need no Arrow."""
+
 STORED_INTERVALS = "1m, 5m, 1d, or an activity interval: 100t (trades), 10000v (volume), 1000000d (turnover)."
 
 START_HELP = "Start of the range, inclusive; UTC if it has no time zone."
@@ -91,6 +94,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     def wrapper(**given: Any) -> None:
         from tickerplant.app.config import settings
         from tickerplant.app.runtime import fault_injection, logging
+        from tickerplant.app.runtime.memory_tuning import reduce_memory
 
         flags: dict[str, Any] = {}
         config = given.pop("config")
@@ -110,6 +114,8 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
         if not given.get("while_used"):  # the parent process has already warned
             _warn_of_former_names(loaded.former_names)
         fault_injection.install(loaded.settings.testing.crash_at)
+        if command.__name__ not in WITHOUT_DATA:
+            reduce_memory()  # before the command imports a module that creates an Arrow array: that imports pandas
         command(loaded, **given)
 
     wrapper.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]

@@ -33,12 +33,10 @@ def compare(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
     """List bars that differ between two sources, newest last. Reads only records that are still in the log."""
-    from tickerplant.app.runtime.memory_tuning import reduce_memory
     from tickerplant.app.wiring import open_readonly
     from tickerplant.core.interval import parse
     from tickerplant.core.symbols import check_symbol
 
-    reduce_memory()
     names = {check_symbol(symbol) for symbol in symbols or ()}
     wanted = None if interval is None else parse(interval).name
     start_us, end_us = time_range(from_, to)

@@ -61,10 +61,8 @@ def compute(
 
     Draws charts on a terminal, and prints a table elsewhere.
     """
-    from tickerplant.app.runtime.memory_tuning import reduce_memory
     from tickerplant.app.wiring import files, on_demand
 
-    reduce_memory()
     if draw + csv + json > 1:
         raise BadInput("--draw, --csv and --json exclude each other; use one of them")
     if not file.is_file():

@@ -30,14 +30,12 @@ def rebuild(
 
     Uses the plant that runs on the data folder, or else runs the services itself. On Kafka, a plant must run.
     """
-    from tickerplant.app.runtime.memory_tuning import reduce_memory
     from tickerplant.app.runtime.supervisor import signals
     from tickerplant.app.wiring import open_readonly
     from tickerplant.app.wiring.log import request_rebuild
     from tickerplant.core.schemas import OHLCV
     from tickerplant.core.symbols import check_symbol
 
-    reduce_memory()
     names = list(dict.fromkeys(map(check_symbol, symbols)))
     start_us, end_us = (us or 0 for us in time_range(from_, to))
     stop, began = threading.Event(), time.monotonic()

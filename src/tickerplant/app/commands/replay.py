@@ -64,12 +64,10 @@ def replay(
 
     Uses the plant that runs on the data folder, or else runs the services itself. On Kafka, a plant must run.
     """
-    from tickerplant.app.runtime.memory_tuning import reduce_memory
     from tickerplant.app.runtime.supervisor import signals
     from tickerplant.app.terminal.progress import ProgressBars
     from tickerplant.app.wiring import files
 
-    reduce_memory()
     if not file.is_file():
         raise BadInput(f"there is no file {file}")
     options = files.replay_options(

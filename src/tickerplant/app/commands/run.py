@@ -41,12 +41,10 @@ def up(
 ) -> None:
     """Run the whole plant in this process, with the sandbox vendor if no vendor's key is set. Ctrl-C stops it."""
     from tickerplant.app.runtime import plant
-    from tickerplant.app.runtime.memory_tuning import reduce_memory
     from tickerplant.app.runtime.supervisor import signals
     from tickerplant.app.wiring.rules import always_open, ensure_rules
     from tickerplant.app.wiring.sandbox import sandbox_process
 
-    reduce_memory()
     settings = loaded.settings
     wants_sandbox = settings.wants_sandbox if sandbox_ is None else sandbox_
     stop = threading.Event()
@@ -76,12 +74,10 @@ def run(
     """Run one service on the log and the store of the settings. `store` runs the embedded PostgreSQL alone."""
     from tickerplant.app.runtime import plant
     from tickerplant.app.runtime.database import serve
-    from tickerplant.app.runtime.memory_tuning import reduce_memory
     from tickerplant.app.runtime.supervisor import signals
     from tickerplant.app.wiring.rules import always_open, ensure_rules
     from tickerplant.app.wiring.sandbox import sandbox_process
 
-    reduce_memory()
     settings, name = loaded.settings, name.replace("-", "_")
     stop = threading.Event()
     if name == "store":
@@ -134,11 +130,9 @@ def sandbox(
     clock: Annotated[str, typer.Option("--clock", hidden=True)] = "",
 ) -> None:
     """Run the sandbox vendor alone: a local server with the protocols of real vendors."""
-    from tickerplant.app.runtime.memory_tuning import reduce_memory
     from tickerplant.app.runtime.supervisor import signals
     from tickerplant.app.wiring.sandbox import run_sandbox
 
-    reduce_memory()
     stop = threading.Event()
     with signals(stop), run_sandbox(loaded.settings, clock) as endpoint:
         if while_used:  # the parent process reads the addresses, and keeps standard input open while it runs

@@ -22,11 +22,9 @@ def vendors(
 
     Reads the state on the log, whether or not the plant runs.
     """
-    from tickerplant.app.runtime.memory_tuning import reduce_memory
     from tickerplant.app.wiring import vendors as vendors_wiring
     from tickerplant.market_data.vendors import registry
 
-    reduce_memory()
     rows = vendors_wiring.status(loaded.settings)
     if json:
         for row in rows:

@@ -43,14 +43,12 @@ def verify(
     Read-only. Exits with 1 if they differ.
     """
     from tickerplant.app.runtime import services
-    from tickerplant.app.runtime.memory_tuning import reduce_memory
     from tickerplant.app.runtime.supervisor import signals
     from tickerplant.app.terminal.progress import ProgressBars
     from tickerplant.app.verify import replay_check
     from tickerplant.app.wiring import open_readonly
     from tickerplant.core.schemas import RAW
 
-    reduce_memory()
     request = replay_check.Request(*time_range(from_, to), snapshot)
     stop = threading.Event()
     found: list[PartitionResult] = []
