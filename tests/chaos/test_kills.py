@@ -198,10 +198,10 @@ class Parts:
                     found[line["service"]] = (records + line["records"], outputs + line["discarded_outputs"])
         return found
 
-    def assert_kills_bit(self, *, each: bool) -> None:
+    def assert_kills_had_effect(self, *, each: bool) -> None:
         """Check that each stateful service, or at least one, has replayed records and discarded outputs."""
-        bitten = [service for service, (records, outputs) in self.resumed().items() if records and outputs]
-        assert len(bitten) >= (len(STATEFUL) if each else 1), f"seed {SEED}: {self.resumed()}"
+        affected = [service for service, (records, outputs) in self.resumed().items() if records and outputs]
+        assert len(affected) >= (len(STATEFUL) if each else 1), f"seed {SEED}: {self.resumed()}"
 
 
 @contextmanager
@@ -251,7 +251,7 @@ def test_the_whole_plant_is_killed_at_each_named_point(parts: Parts, undisturbed
         parts.finish()
         assert not not_reached
         assert_same(parts.plant.tables(), undisturbed)
-        parts.assert_kills_bit(each=True)
+        parts.assert_kills_had_effect(each=True)
 
 
 def test_the_whole_plant_is_killed_at_random_moments(parts: Parts, undisturbed: Tables) -> None:
@@ -274,7 +274,7 @@ def test_the_whole_plant_is_killed_at_random_moments(parts: Parts, undisturbed: 
         parts.finish()
         assert_same(parts.plant.tables(), undisturbed)
         assert kills > KILLS // 2, f"seed {SEED}: the replay was over after {kills} kills"
-        parts.assert_kills_bit(each=THOROUGH)
+        parts.assert_kills_had_effect(each=THOROUGH)
 
 
 def test_each_service_is_killed_at_each_named_point(parts: Parts, undisturbed: Tables) -> None:
@@ -309,7 +309,7 @@ def test_each_service_is_killed_at_each_named_point(parts: Parts, undisturbed: T
         parts.begin("replay")
         parts.finish()
         assert_same(parts.plant.tables(), undisturbed)
-        parts.assert_kills_bit(each=True)
+        parts.assert_kills_had_effect(each=True)
 
 
 def test_each_service_is_killed_at_random_moments(parts: Parts, undisturbed: Tables) -> None:
@@ -336,7 +336,7 @@ def test_each_service_is_killed_at_random_moments(parts: Parts, undisturbed: Tab
         parts.finish()
         assert_same(parts.plant.tables(), undisturbed)
         assert all(kills.values()), f"seed {SEED}: {kills}"
-        parts.assert_kills_bit(each=THOROUGH)
+        parts.assert_kills_had_effect(each=THOROUGH)
 
 
 def test_the_database_is_killed_while_the_plant_works(tmp_path: Path, undisturbed: Tables) -> None:

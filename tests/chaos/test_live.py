@@ -111,19 +111,19 @@ class Live:
     def wait_for(self, what: str, condition: Callable[[], Any], timeout_s: float = 90) -> None:
         """Wait until the condition holds; fail at once if a service ends meanwhile."""
 
-        def so() -> Any:
+        def checked() -> Any:
             ended = {name: process.returncode for name, process in self.running.items() if process.poll() is not None}
             assert not ended, ended
             return condition()
 
-        until(so, what, timeout_s)
+        until(checked, what, timeout_s)
 
     def assert_undisturbed(self, *names: str) -> None:
         """Check that these services logged no warning; `wait_for` checked that they run."""
         for name in names:
             lines = json_lines(self.output(name))
-            said = [line for line in lines if line.get("level") in ("warning", "error") and not is_start(line)]
-            assert not said, (name, said)
+            warnings = [line for line in lines if line.get("level") in ("warning", "error") and not is_start(line)]
+            assert not warnings, (name, warnings)
 
     def stop(self) -> None:
         """Send SIGTERM to all, feeds first; fail if one does not end in order."""
@@ -196,39 +196,39 @@ def test_the_log_records_the_gaps_of_a_feed_killed_while_streaming(tmp_path: Pat
     with explained(Live(tmp_path, **fast)) as live:
         live.begin(*SERVICES)
         # The first kill: during the backfill, in the first minute.
-        live.wait_for("history beside ticks", lambda: history_of(live).said and newest_us(live))
+        live.wait_for("history beside ticks", lambda: history_of(live).rows and newest_us(live))
         live.kill("market_data")
         assert not history_of(live).over, "the history was over before the kill"
         live.begin("market_data")
         live.wait_for("the second start", lambda: len(starts_of(live)) == 2)
-        # The second: a whole minute later, in the middle of a complete minute.
+        # The second kill: after a complete minute, in the middle of the next one.
         whole_us = starts_of(live)[1].from_us // MINUTE_US * MINUTE_US + 2 * MINUTE_US
         live.wait_for("a whole minute", lambda: newest_us(live) > whole_us + 10 * SECOND_US)
         live.kill("market_data")
         live.begin("market_data")
         live.wait_for("the third start", lambda: len(starts_of(live)) == 3)
-        hole_us = downs_of(live)[1].since_us
-        live.wait_for("the bars of the hole's minute", lambda: len(finals(live, hole_us)) == len(SYMBOLS))
+        gap_us = downs_of(live)[1].since_us
+        live.wait_for("the bars of the gap's minute", lambda: len(finals(live, gap_us)) == len(SYMBOLS))
         live.wait_for("the history", lambda: history_of(live).over)
         (bar,) = httpx.get(
             f"{live.base}/v1/intraday/AAPL",
-            params={"interval": "1m", "start": datetime_of(hole_us // MINUTE_US * MINUTE_US).isoformat(), "limit": 1},
+            params={"interval": "1m", "start": datetime_of(gap_us // MINUTE_US * MINUTE_US).isoformat(), "limit": 1},
         ).json()["bars"]
         assert (bar["state"], bar["complete"]) == ("final", False)
         live.assert_undisturbed("api", "aggregation", "analytics", "persistence")
         live.stop()
-        closed_until = datetime_of(hole_us // MINUTE_US * MINUTE_US + MINUTE_US)
+        closed_until = datetime_of(gap_us // MINUTE_US * MINUTE_US + MINUTE_US)
 
-        assert_each_kill_is_a_hole(live, kills=2)
-        said = said_ticks(live)
-        assert_nothing_twice(said)
+        assert_each_kill_is_a_gap(live, kills=2)
+        logged = logged_ticks(live)
+        assert_nothing_twice(logged)
         with live.plant.store() as dsn:
             stored = rows(dsn, "SELECT time, symbol, price, size FROM realtime_prices WHERE source = 'sandbox'")
             bars = rows(dsn, MINUTES)
-        assert sorted(stored) == sorted((t, symbol, price, size) for t, symbol, price, size, _ in said)
+        assert sorted(stored) == sorted((t, symbol, price, size) for t, symbol, price, size, _ in logged)
         covered = coverage_of(live)
         for symbol in SYMBOLS:
-            assert_minutes(symbol, [row[1:] for row in bars if row[0] == symbol], said, covered, closed_until)
+            assert_minutes(symbol, [row[1:] for row in bars if row[0] == symbol], logged, covered, closed_until)
         verified = [json.loads(line) for line in live.plant.run("verify", "--json").splitlines()]
         assert len(verified) >= PARTITIONS
         assert all(line["equal"] for line in verified), verified
@@ -244,7 +244,7 @@ MINUTES = (
 class History:
     """Return the records of the daily backfill, and whether it has ended. Only the feed writes minutes here."""
 
-    said: int = 0
+    rows: int = 0
     over: bool = False
 
 
@@ -254,8 +254,8 @@ def history_of(live: Live) -> History:
         for _, record in pairs:
             header = record.header
             if header.feed == "backfill" and isinstance(header, VendorBars):
-                found.said += record.batch.num_rows
-    progress = read_progress(live.log) if found.said else None
+                found.rows += record.batch.num_rows
+    progress = read_progress(live.log) if found.rows else None
     found.over = progress is not None and not progress.working
     return found
 
@@ -285,19 +285,19 @@ def finals(live: Live, time_us: int) -> list[Any]:
         return [row for row in rows(dsn, MINUTES) if row[1] == minute]
 
 
-def assert_each_kill_is_a_hole(live: Live, *, kills: int) -> None:
+def assert_each_kill_is_a_gap(live: Live, *, kills: int) -> None:
     """Check the records after each kill: `down` since the watermark, then `start` after the gap."""
     every = live.read(RAW, FEED)
     reported = live.read(STATUS, FEED)
     for partition, pairs in every.items():
-        said = [record.header for _, record in pairs if isinstance(record.header, Start | Down)]
-        assert [type(header) for header in said] == [Start, *[Down, Start] * kills, Down], partition
-        assert [header.hole for header in said if isinstance(header, Start)] == [False, *[True] * kills]
-        assert all(header.live for header in said if isinstance(header, Start))
-        for number, header in enumerate(said[:-1]):
+        sessions = [record.header for _, record in pairs if isinstance(record.header, Start | Down)]
+        assert [type(header) for header in sessions] == [Start, *[Down, Start] * kills, Down], partition
+        assert [header.hole for header in sessions if isinstance(header, Start)] == [False, *[True] * kills]
+        assert all(header.live for header in sessions if isinstance(header, Start))
+        for number, header in enumerate(sessions[:-1]):
             if isinstance(header, Down):
                 assert header.reason == "not stopped cleanly"
-                assert header.since_us < said[number + 1].from_us  # type: ignore[union-attr]
+                assert header.since_us < sessions[number + 1].from_us  # type: ignore[union-attr]
                 before = [
                     record.header.watermark_us
                     for _, record in pairs[: [record.header for _, record in pairs].index(header)]
@@ -305,11 +305,11 @@ def assert_each_kill_is_a_hole(live: Live, *, kills: int) -> None:
                 ]
                 assert max(before) <= header.since_us
         states = [record.header for _, record in reported[partition] if isinstance(record.header, FeedState)]
-        holes = [header.since_us for header in said if isinstance(header, Down)]
-        assert [header.since_us for header in states if header.state == "down"] == holes, partition
+        gaps = [header.since_us for header in sessions if isinstance(header, Down)]
+        assert [header.since_us for header in states if header.state == "down"] == gaps, partition
 
 
-def said_ticks(live: Live) -> list[tuple[dt.datetime, str, float, float, int]]:
+def logged_ticks(live: Live) -> list[tuple[dt.datetime, str, float, float, int]]:
     """Return all rows of the feed by symbol, in log order."""
     found = []
     for pairs in live.read(RAW, FEED).values():
@@ -321,16 +321,16 @@ def said_ticks(live: Live) -> list[tuple[dt.datetime, str, float, float, int]]:
     return found
 
 
-def assert_nothing_twice(said: Sequence[tuple[dt.datetime, str, float, float, int]]) -> None:
+def assert_nothing_twice(logged: Sequence[tuple[dt.datetime, str, float, float, int]]) -> None:
     """Check that each tick is a distinct print of the vendor's market, in its order."""
     market = SimulatedMarket(MarketSettings(SYMBOLS, RATE, SEED))
-    times = [micros_of(row[0]) for row in said]
+    times = [micros_of(row[0]) for row in logged]
     prints = market.trades(min(times) - SECOND_US, max(times) + 2 * SECOND_US)
     for symbol, code in market.code.items():
         mine = prints.codes == code
         seconds = (prints.times_us[mine] // SECOND_US * SECOND_US).tolist()
         left = iter(zip(seconds, prints.prices[mine].tolist(), strict=True))
-        found = [(micros_of(row[0]), row[2]) for row in said if row[1] == symbol]
+        found = [(micros_of(row[0]), row[2]) for row in logged if row[1] == symbol]
         assert len(found) > 100
         for tick in found:
             assert tick in left, f"{symbol}: {tick} is no print of the market behind those before it"
@@ -345,13 +345,13 @@ def coverage_of(live: Live) -> list[tuple[int, int]]:
 def assert_minutes(
     symbol: str,
     found: list[tuple[Any, ...]],
-    said: Sequence[tuple[dt.datetime, str, float, float, int]],
+    logged: Sequence[tuple[dt.datetime, str, float, float, int]],
     covered: list[tuple[int, int]],
     closed_until: dt.datetime,
 ) -> None:
     """Check that the minutes equal a batch over the ticks, and are complete if no tick is missing."""
     ticks = sorted(
-        (row for row in said if row[1] == symbol), key=lambda row: row[0]
+        (row for row in logged if row[1] == symbol), key=lambda row: row[0]
     )  # the sort keeps ticks of one second in order
     frame = pl.DataFrame([(row[0], row[2], row[3]) for row in ticks], schema=["time", "price", "size"], orient="row")
     wanted = {row[0]: row[1:] for row in bars_of_ticks(frame, "1m")}
@@ -364,7 +364,7 @@ def assert_minutes(
         assert near(vwap, wanted_vwap, 1e-12)
         begin = micros_of(start)
         assert complete == any(up <= begin and begin + MINUTE_US <= down for up, down in covered), (symbol, start)
-    assert {row[-2] for row in live.values()} == {True, False}, "no minute was whole, or none was broken"
+    assert {row[-2] for row in live.values()} == {True, False}, "all minutes are complete, or all incomplete"
 
 
 # The API -------------------------------------------------------------------------------------------------------------
@@ -449,13 +449,13 @@ class Client:
                 self.position = self.position or message["position"]
                 socket.send(json.dumps({"action": "subscribe", "symbols": self.symbols, "since": self.position}))
             elif kind in self.rows:
-                self._take(kind, message)
+                self._add(kind, message)
             self.is_live |= kind == "live"
             self.conflated += kind == "conflated"
             self.resyncs += [message["message"]] if kind == "resync" else []
             assert kind != "error", message
 
-    def _take(self, channel: str, message: dict[str, Any]) -> None:
+    def _add(self, channel: str, message: dict[str, Any]) -> None:
         for cells in message["rows"]:
             row = dict(zip(message["columns"], cells, strict=True))
             if channel == "ticks" or row["state"] != FORMING:
@@ -489,7 +489,7 @@ def test_clients_of_a_killed_api_resume_without_gaps_or_duplicates(tmp_path: Pat
         for client in clients:
             assert not client.resyncs
             assert client.connects >= KILLS_OF_API
-            assert_told(client, live)
+            assert_received(client, live)
         live.stop()
 
 
@@ -524,7 +524,7 @@ def stream(live: Live, clients: Sequence[Client]) -> None:
     live.wait_for("the stream", more)
 
 
-def assert_told(client: Client, live: Live) -> None:
+def assert_received(client: Client, live: Live) -> None:
     """Check that a client received all rows of the log between its first and last position, once, in order.
 
     A conflated stream may omit ticks; it never omits closed bars and their values.
