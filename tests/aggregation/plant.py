@@ -1,4 +1,4 @@
-"""Builds raw records, runs the pure stage over them, and reads its outputs."""
+"""Helpers that build raw records, run the pure stage over them, and decode its outputs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SENT = micros_of(dt.datetime(2026, 1, 5, 14, 0, tzinfo=dt.UTC))
 
 
 def at(text: str) -> int:
-    """Return a time such as '2025-11-28T14:30' (UTC) in microseconds."""
+    """Return a UTC time such as '2025-11-28T14:30' in microseconds since 1970."""
     return micros_of(dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC))
 
 
@@ -34,7 +34,7 @@ def start(feed: str = "a", start_us: int = 0, symbols: Sequence[str] = (), **mor
 
 
 def ticks(rows: Iterable[Sequence[Any]], watermark: int, feed: str = "a", source: str = "s", sent: int = SENT) -> bytes:
-    """Return a `ticks` record. Rows: (time, symbol, price, size[, flags[, trade_id]])."""
+    """Return an encoded `ticks` record. Each row is (time in µs, symbol, price, size[, flags[, trade_id]])."""
     rows = list(rows)
     columns = [
         timestamps(np.array([row[0] for row in rows], dtype=np.int64)),
@@ -58,7 +58,10 @@ def vendor(
     complete: bool = True,
     reason: str = "vendor",
 ) -> bytes:
-    """Return a `vendor_bars` record. Rows: (time, symbol, interval, open, high, low, close, volume[, vwap, trades])."""
+    """Return an encoded `vendor_bars` record.
+
+    Each row is (time in µs, symbol, interval, open, high, low, close, volume[, vwap, trades]).
+    """
     made = [
         {
             "time": dt.datetime.fromtimestamp(0, tz=dt.UTC) + dt.timedelta(microseconds=row[0]),
@@ -98,14 +101,20 @@ def settings(**values: Any) -> bytes:
 
 
 def run(raw: Sequence[bytes], stage: AggregationStage | None = None, first: int = 0) -> list[list[Output]]:
-    """Step through the records; a correction cannot read records before those of `raw`."""
+    """Step a stage through the records `raw`, the first at offset `first`; return the outputs by record.
+
+    The log of this run begins with `raw`: a correction cannot read older records.
+    """
     stage = stage or AggregationStage(1)
     return continued(raw, stage, first, first)
 
 
-def continued(raw: Sequence[bytes], stage: AggregationStage, first: int, kept_from: int = 0) -> list[list[Output]]:
-    """Step through the records of a log from offset `first` on. `raw`: its records from offset `kept_from` on."""
-    log = [consumed(value, kept_from + place) for place, value in enumerate(raw)]
+def continued(raw: Sequence[bytes], stage: AggregationStage, first: int, raw_first: int = 0) -> list[list[Output]]:
+    """Step the stage through the records of a log from offset `first` on; return the outputs by record.
+
+    `raw` contains the records from offset `raw_first` on, which a correction can read.
+    """
+    log = [consumed(value, raw_first + index) for index, value in enumerate(raw)]
 
     def step(arrived: ConsumedRecord) -> list[Output]:
         def history(begin: int, end: int) -> Iterator[ConsumedRecord]:
@@ -113,7 +122,7 @@ def continued(raw: Sequence[bytes], stage: AggregationStage, first: int, kept_fr
 
         return stage.step(arrived, history)
 
-    return [step(arrived) for arrived in log[first - kept_from :]]
+    return [step(arrived) for arrived in log[first - raw_first :]]
 
 
 def decoded(steps: Iterable[Iterable[Output]], topic: str = schemas.OHLCV) -> list[records.Record]:
@@ -121,7 +130,7 @@ def decoded(steps: Iterable[Iterable[Output]], topic: str = schemas.OHLCV) -> li
 
 
 def bars(steps: Iterable[Iterable[Output]], state: str | None = None) -> list[dict[str, Any]]:
-    """Return every published bar in order, with times in microseconds."""
+    """Return every published bar of this state (None: of all states) in order, with times in microseconds."""
     found = []
     for record in decoded(steps):
         if isinstance(record.header, records.Bars):
@@ -135,7 +144,7 @@ def bars(steps: Iterable[Iterable[Output]], state: str | None = None) -> list[di
 
 
 def last(steps: Iterable[Iterable[Output]]) -> dict[tuple[str, str, int], dict[str, Any]]:
-    """Return the last closed state of each bar by (interval, symbol, time), without withdrawn bars."""
+    """Return the last closed version of each bar that is not withdrawn, by (interval, symbol, time)."""
     found: dict[tuple[str, str, int], dict[str, Any]] = {}
     for row in bars(steps):
         key = (row["interval"], row["symbol"], row["time"])
@@ -150,7 +159,7 @@ PRICES = ("open", "high", "low", "close", "trades", "complete", "source")
 
 
 def same_bars(one: dict[Any, dict[str, Any]], other: dict[Any, dict[str, Any]]) -> None:
-    """Assert the documented equality: prices, counts and times exactly; volume and vwap to 1e-12."""
+    """Assert that prices, counts and times are equal, and volume and vwap to a relative error of 1e-12."""
     assert one.keys() == other.keys()
     for key, row in one.items():
         for name in PRICES:

@@ -1,4 +1,4 @@
-"""Bars by trades, volume and turnover, against a plain loop over the ticks."""
+"""Bars of trades, volume and turnover equal those of a plain loop over the ticks."""
 
 from __future__ import annotations
 
@@ -49,7 +49,10 @@ def by_activity(steps: list[list[Output]]) -> dict[tuple[str, str], list[dict[st
 
 
 def by_hand(rows: list[Any], name: str) -> list[dict[str, Any]]:
-    """Return one symbol's bars of one session, tick by tick. Prices in cents and whole sizes make the sums exact."""
+    """Return the bars of one symbol and one session, computed tick by tick.
+
+    Sums are exact because prices are whole cents and sizes are whole numbers.
+    """
     interval, total, made = parse(name), 0, []
     number, last = None, -1
     for time, _, price, size, flags in rows:
@@ -73,7 +76,7 @@ def by_hand(rows: list[Any], name: str) -> list[dict[str, Any]]:
     return made
 
 
-def test_a_bar_of_trades_closes_with_its_last_trade_and_the_session_closes_the_open_one() -> None:
+def test_a_bar_of_trades_closes_after_its_last_trade_and_the_session_end_closes_a_partial_bar() -> None:
     rows = [(OPEN + i * S, "A", 10.0 + i, 1.0) for i in range(5)]
     raw = [RULES, start(start_us=OPEN - M, symbols=["A"]), ticks(rows, OPEN + 4 * S), mark(OPEN + 4 * S)]
     assert [r["close"] for r in by_activity(run(raw)).get(("3t", "A"), [])] == []
@@ -90,7 +93,7 @@ def test_the_excess_of_a_large_trade_counts_toward_the_bars_after_it() -> None:
     rows = [(OPEN + i * S, "A", 10.0 + i, size) for i, size in enumerate([4.0, 25.0, 1.0, 9.0, 2.0])]
     raw = [RULES, start(start_us=OPEN - M, symbols=["A"]), ticks(rows, OPEN + 4 * S), end()]
     found = by_activity(run(raw))["10v", "A"]
-    # Cumulated before each tick: 0, 4, 29, 30, 39.
+    # The volume before each tick is 0, 4, 29, 30, 39.
     assert [(r["open"], r["volume"]) for r in found] == [(10.0, 29.0), (12.0, 1.0), (13.0, 11.0)]
 
 
@@ -104,7 +107,7 @@ def test_bars_that_start_at_one_time_get_distinct_times() -> None:
     ]
 
 
-def test_counting_restarts_with_each_session_for_the_symbols_of_a_pattern_only() -> None:
+def test_counts_restart_with_each_session_and_only_matching_symbols_have_activity_bars() -> None:
     rows = [(OPEN + day * DAY_US + i * S, name, 10.0, 1.0) for day in (0, 1) for i in range(4) for name in ("A", "X")]
     raw = [RULES, start(start_us=OPEN - M, symbols=["A", "X"]), ticks(rows, rows[-1][0]), end()]
     found = by_activity(run(raw))
@@ -117,12 +120,12 @@ def test_the_largest_possible_amounts_do_not_overflow() -> None:
     rows = [(OPEN + i * S, "A", 0.5, 4e10) for i in range(7)]
     raw = [rules, start(start_us=OPEN - M, symbols=["A"]), ticks(rows, OPEN + 6 * S), end()]
     found = by_activity(run(raw))
-    # Cumulated before each tick: 0, 4, 8, 12, 16, 20, 24 times 1e10.
+    # The volume before each tick is 0, 4, 8, 12, 16, 20, 24 times 1e10.
     assert [r["trades"] for r in found["100000000000v", "A"]] == [3, 2, 2]
     assert [r["trades"] for r in found["999999999999999d", "A"]] == [7]
 
 
-def test_ticks_after_the_lateness_are_counted() -> None:
+def test_ticks_beyond_the_allowed_lateness_are_counted_as_too_late() -> None:
     raw = [RULES, start(start_us=OPEN - M, symbols=["A"]), ticks([(OPEN + M, "A", 1.0, 1.0)], OPEN + M)]
     steps = run([*raw, ticks([(OPEN, "A", 1.0, 1.0)], OPEN + M), end()])
     statuses = [r.header for r in decoded(steps, schemas.STATUS) if isinstance(r.header, records.FeedState)]
@@ -152,7 +155,7 @@ one = st.tuples(
     st.integers(0, 40),
 )
 @examples(100)
-def test_any_order_within_the_lateness_gives_the_bars_of_a_plain_loop(
+def test_any_order_within_the_allowed_lateness_gives_the_bars_of_a_plain_loop(
     rows: list[Any], cuts: list[int], random: Any, where: int
 ) -> None:
     delays = {time: random.randrange(2 * S) for time in {row[0] for row in rows}}
@@ -169,8 +172,8 @@ def test_any_order_within_the_lateness_gives_the_bars_of_a_plain_loop(
     for symbol in ("A", "AA", "B", "C", "X"):
         mine = [row for row in rows if row[1] == symbol]
         for name in NAMES:
-            wanted = {"A": NAMES[:2], "B": NAMES[2:], "C": ("3t", "250d"), "X": ()}[symbol[0]]
-            expected = by_hand(mine, name) if name in wanted else []
+            expected_names = {"A": NAMES[:2], "B": NAMES[2:], "C": ("3t", "250d"), "X": ()}[symbol[0]]
+            expected = by_hand(mine, name) if name in expected_names else []
             have = found.get((name, symbol), [])
             names = ("time", *PRICES[:5], "volume")
             assert [[row[n] for n in names] for row in have] == [[row[n] for n in names] for row in expected]

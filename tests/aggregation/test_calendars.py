@@ -1,12 +1,18 @@
-"""Sessions in published bars. Every time is from the exchanges' published hours, converted to UTC by hand.
+"""Published bars follow the sessions of the exchanges.
 
-New York (NYSE): 9:30 a.m. to 4:00 p.m. Eastern Time, to 1:00 p.m. on the day after Thanksgiving and on Christmas Eve;
-early trading from 4:00 a.m., late trading to 8:00 p.m., to 5:00 p.m. on those days. UTC-5, in summer UTC-4.
-London (LSE): 08:00 to 16:30, the closing auction to 16:35; to 12:30 on Christmas Eve. UTC, in summer UTC+1.
-Hong Kong (HKEX): 09:30 to 12:00 and 13:00 to 16:00, the closing auction to 16:10; on Christmas Eve the morning alone.
-UTC+8. Tokyo (JPX): 09:00 to 11:30 and 12:30 to 15:00, from 2024-11-05 on to 15:30. UTC+9.
-Sydney (ASX): 10:00 to 16:00, to 14:10 on Christmas Eve. UTC+10, in summer UTC+11.
-Summer time in 2025: in the United States from 9 March to 2 November, in the United Kingdom from 30 March to 26 October.
+Every time is from the exchanges' published hours, converted to UTC by hand:
+
+| exchange | regular hours, local time | half day | UTC offset, in summer |
+|---|---|---|---|
+| New York (NYSE) | 09:30 to 16:00 | to 13:00 | -5, -4 |
+| London (LSE) | 08:00 to 16:30, closing auction to 16:35 | to 12:30 | 0, +1 |
+| Hong Kong (HKEX) | 09:30 to 12:00, 13:00 to 16:00, closing auction to 16:10 | to 12:00 | +8 |
+| Tokyo (JPX) | 09:00 to 11:30, 12:30 to 15:00 (15:30 since 2024-11-05) | none | +9 |
+| Sydney (ASX) | 10:00 to 16:00 | to 14:10 | +10, +11 |
+
+Christmas Eve is a half day, in New York also the day after Thanksgiving. New York's extended hours are 04:00 to
+20:00, and to 17:00 on a half day. In 2025, summer time lasted from 9 March to 2 November in the United States, and from
+30 March to 26 October in the United Kingdom.
 """
 
 from __future__ import annotations
@@ -23,7 +29,7 @@ from tickerplant.core.times import HOUR_US, MINUTE_US, SECOND_US, iso
 
 M = MINUTE_US
 S = SECOND_US
-LATE = 2 * S  # the default lateness
+LATE = 2 * S  # default allowed lateness
 AUCTION = int(TickFlag.CLOSING_AUCTION)
 EXTENDED = int(TickFlag.EXTENDED)
 CALENDARS = {"*.L": "XLON", "*.HK": "XHKG", "*.T": "XTKS", "*.AX": "XASX", "BTC*": "24/7", "*": "XNYS"}
@@ -39,43 +45,45 @@ def days(steps: list[Any], state: str | None = "final") -> list[dict[str, Any]]:
 
 
 def of(interval: str, symbol: str, steps: list[Any]) -> list[str]:
-    """Return the UTC times of the symbol's final bars."""
+    """Return the UTC start times of the symbol's closed bars of this interval, in order."""
     return [iso(time) for known, name, time in sorted(last(steps)) if (known, name) == (interval, symbol)]
 
 
 SESSIONS = [
-    ("IBM", "2025-11-28", "2025-11-28T14:30", "2025-11-28T18:00"),  # half days
+    ("IBM", "2025-11-28", "2025-11-28T14:30", "2025-11-28T18:00"),  # this row and the next five: half days
     ("IBM", "2025-12-24", "2025-12-24T14:30", "2025-12-24T18:00"),
     ("IBM", "2015-12-24", "2015-12-24T14:30", "2015-12-24T18:00"),
     ("VOD.L", "2025-12-24", "2025-12-24T08:00", "2025-12-24T12:30"),
     ("VOD.L", "2015-12-24", "2015-12-24T08:00", "2015-12-24T12:30"),
     ("0700.HK", "2025-12-24", "2025-12-24T01:30", "2025-12-24T04:00"),
-    ("IBM", "2025-03-07", "2025-03-07T14:30", "2025-03-07T21:00"),  # the week before New York's summer time …
-    ("IBM", "2025-03-10", "2025-03-10T13:30", "2025-03-10T20:00"),  # … and in it, …
-    ("VOD.L", "2025-03-10", "2025-03-10T08:00", "2025-03-10T16:30"),  # … which London has not yet
+    ("IBM", "2025-03-07", "2025-03-07T14:30", "2025-03-07T21:00"),  # the last session before New York's summer time
+    ("IBM", "2025-03-10", "2025-03-10T13:30", "2025-03-10T20:00"),  # the first session in New York's summer time
+    ("VOD.L", "2025-03-10", "2025-03-10T08:00", "2025-03-10T16:30"),  # London is still on winter time
     ("VOD.L", "2025-03-28", "2025-03-28T08:00", "2025-03-28T16:30"),
     ("VOD.L", "2025-03-31", "2025-03-31T07:00", "2025-03-31T15:30"),
     ("VOD.L", "2025-10-24", "2025-10-24T07:00", "2025-10-24T15:30"),
-    ("VOD.L", "2025-10-27", "2025-10-27T08:00", "2025-10-27T16:30"),  # London is back, …
-    ("IBM", "2025-10-31", "2025-10-31T13:30", "2025-10-31T20:00"),  # … New York a week later
+    ("VOD.L", "2025-10-27", "2025-10-27T08:00", "2025-10-27T16:30"),  # the first session after London's summer time
+    ("IBM", "2025-10-31", "2025-10-31T13:30", "2025-10-31T20:00"),  # the last session of New York's summer time
     ("IBM", "2025-11-03", "2025-11-03T14:30", "2025-11-03T21:00"),
-    ("0700.HK", "2025-11-28", "2025-11-28T01:30", "2025-11-28T08:00"),  # with a lunch break
+    ("0700.HK", "2025-11-28", "2025-11-28T01:30", "2025-11-28T08:00"),  # has a lunch break
     ("7203.T", "2024-11-01", "2024-11-01T00:00", "2024-11-01T06:00"),
-    ("7203.T", "2024-11-05", "2024-11-05T00:00", "2024-11-05T06:30"),  # the first day to half past three
+    ("7203.T", "2024-11-05", "2024-11-05T00:00", "2024-11-05T06:30"),  # the first session that closes at 15:30
     ("BHP.AX", "2025-10-03", "2025-10-03T00:00", "2025-10-03T06:00"),
     ("BHP.AX", "2025-10-06", "2025-10-05T23:00", "2025-10-06T05:00"),  # opens on the UTC day before its date
 ]
 
 
 @pytest.mark.parametrize(("symbol", "session", "opens", "closes"), SESSIONS)
-def test_the_last_bars_and_the_day_close_at_the_close(symbol: str, session: str, opens: str, closes: str) -> None:
+def test_the_last_intraday_bars_and_the_daily_bar_close_at_the_session_close(
+    symbol: str, session: str, opens: str, closes: str
+) -> None:
     first, over = at(opens), at(closes)
     raw = [
         rules(),
         start(start_us=first - HOUR_US, symbols=[symbol]),
         ticks([(first - 1, symbol, 1.0, 1000, EXTENDED)], first),
         ticks([(first, symbol, 10.0, 1), (first + 7 * M, symbol, 14.0, 2), (over - 1, symbol, 11.0, 4)], over),
-        # At the close and after it, only ticks flagged as closing auction count.
+        # From the close on, the day includes only ticks with the closing-auction flag.
         ticks([(over, symbol, 99.0, 70), (over, symbol, 12.0, 50, AUCTION), (over + S, symbol, 98.0, 9)], over + S),
         mark(over + LATE - 1),
         mark(over + LATE),
@@ -97,7 +105,9 @@ def test_the_last_bars_and_the_day_close_at_the_close(symbol: str, session: str,
 
 
 @pytest.mark.parametrize(("symbol", "session", "opens", "closes"), SESSIONS)
-def test_a_forming_day_has_the_same_hours(symbol: str, session: str, opens: str, closes: str) -> None:
+def test_a_forming_daily_bar_includes_only_ticks_of_the_session(
+    symbol: str, session: str, opens: str, closes: str
+) -> None:
     first, over = at(opens), at(closes)
     raw = [
         rules(),
@@ -109,11 +119,11 @@ def test_a_forming_day_has_the_same_hours(symbol: str, session: str, opens: str,
         ticks([(over - 1, symbol, 11.0, 4)], over - 1),
         mark(over - 1),
         ticks([(over + LATE, symbol, 99.0, 70)], over + LATE),
-        mark(over + LATE),  # the session is over: later ticks belong to no day
+        mark(over + LATE),  # after the session: a later tick belongs to no day
     ]
     steps = run(raw)
     forming = [[(row["time"], row["close"], row["volume"]) for row in days([step], "forming")] for step in steps]
-    assert [found for place, found in enumerate(forming) if place in (3, 5, 7, 9)] == [
+    assert [found for index, found in enumerate(forming) if index in (3, 5, 7, 9)] == [
         [], [(at(session), 10.0, 1.0)], [(at(session), 11.0, 5.0)], [],
     ]  # fmt: skip
     (day,) = days(steps)
@@ -148,7 +158,7 @@ def test_with_extended_hours_the_day_includes_them_and_closes_at_their_end(
     extended = run([rules(extended_hours=True), *raw])
     assert not days(extended[:-1])
     (day,) = days(extended[-1:])
-    # The auction trade is in extended hours, and counts once.
+    # The auction trade is within the extended hours. The day includes it once.
     assert [day[name] for name in ("time", *NUMBERS)] == [at(session), 9.0, 12.0, 8.0, 8.0, 63.0, 5, True]
     regular = run([rules(), *raw])
     (day,) = days(regular)
@@ -157,7 +167,7 @@ def test_with_extended_hours_the_day_includes_them_and_closes_at_their_end(
 
 
 def test_londons_auction_after_the_close_revises_the_day() -> None:
-    close = at("2025-03-31T15:30")  # 16:30 in London; the auction's trades arrive at 16:35
+    close = at("2025-03-31T15:30")  # 16:30 in London; the trades of the auction arrive at 16:35
     raw = [
         rules(),
         start(start_us=at("2025-03-31T06:00"), symbols=["VOD.L"]),
@@ -174,7 +184,7 @@ def test_londons_auction_after_the_close_revises_the_day() -> None:
     assert last(steps)["5m", "VOD.L", close + 5 * M]["volume"] == 503.0
 
 
-def test_an_auction_at_lunch_time_of_a_half_day_in_hong_kong_counts() -> None:
+def test_the_closing_auction_of_a_half_day_in_hong_kong_is_in_the_daily_bar() -> None:
     noon = at("2025-12-24T04:00")
     raw = [
         rules(),
@@ -193,7 +203,7 @@ def test_an_auction_at_lunch_time_of_a_half_day_in_hong_kong_counts() -> None:
         ("7203.T", "2024-11-05", "2024-11-05T00:00", "2024-11-05T02:30", "2024-11-05T03:30", "2024-11-05T06:30"),
     ],
 )
-def test_the_morning_closes_at_lunch_and_the_day_continues_after_it(
+def test_the_last_morning_bars_close_at_lunch_and_the_daily_bar_includes_the_afternoon(
     symbol: str, session: str, morning: str, noon: str, afternoon: str, close: str
 ) -> None:
     lunch, again, over = at(noon), at(afternoon), at(close)
@@ -211,7 +221,7 @@ def test_the_morning_closes_at_lunch_and_the_day_continues_after_it(
     assert not days(steps[:-1])
     (day,) = days(steps)
     assert [day[name] for name in ("time", *NUMBERS)] == [at(session), 10.0, 13.0, 10.0, 13.0, 15.0, 4, True]
-    # Intraday bars depend on the time only: the break has some.
+    # Intraday bars do not depend on the session, so the lunch break has two.
     starts = [at(morning), lunch - M, lunch, again - M, again, over - M]
     assert of("1m", symbol, steps) == [iso(start) for start in starts]
     assert of("5m", symbol, steps) == [iso(start - start % (5 * M)) for start in starts]
@@ -228,7 +238,7 @@ def test_the_morning_closes_at_lunch_and_the_day_continues_after_it(
         ("IBM", "2025-12-25T17:00", "2025-12-26T21:00"),
         ("VOD.L", "2025-12-26T12:00", "2025-12-29T16:30"),  # Boxing Day
         ("0700.HK", "2025-12-26T02:00", "2025-12-29T08:00"),
-        ("7203.T", "2024-11-04T02:00", "2024-11-05T06:30"),  # Culture Day, in lieu
+        ("7203.T", "2024-11-04T02:00", "2024-11-05T06:30"),  # substitute holiday for Culture Day
         ("IBM", "2025-03-09T17:00", "2025-03-10T20:00"),  # a Sunday
     ],
 )
@@ -243,7 +253,7 @@ def test_a_holiday_has_intraday_bars_and_no_daily_bar(
         mark(time + S),
         mark(time + 24 * HOUR_US),
         ticks([(close - M, symbol, 20.0, 2)], close - S),
-        mark(close + 12 * HOUR_US),  # after the end of its extended hours
+        mark(close + 12 * HOUR_US),  # after the extended hours of the session
     ]
     steps = run(raw)
     holiday = time - time % (24 * HOUR_US)
@@ -279,11 +289,11 @@ CHRISTMAS_EVE = [
     ("IBM", "2025-12-24T18:00"),
     ("BTC-USD", "2025-12-25T00:00"),
 ]
-"""Closing times of the session of 2025-12-24, in order: half a day everywhere except Tokyo."""
+"""Symbols and UTC closing times of the session of 2025-12-24, earliest first. Only Tokyo has a full day."""
 
 
 def christmas_eve(live: bool = False) -> list[bytes]:
-    """Return a log in which each symbol has one tick, half an hour before its close."""
+    """Return a log with one tick per symbol, half an hour before the close of its exchange."""
     raw = [rules(), start(start_us=at("2025-12-23T20:00"), symbols=[symbol for symbol, _ in CHRISTMAS_EVE], live=live)]
     for symbol, closes in CHRISTMAS_EVE:
         close = at(closes)
@@ -292,7 +302,7 @@ def christmas_eve(live: bool = False) -> list[bytes]:
 
 
 @pytest.mark.parametrize("live", [False, True])
-def test_symbols_of_one_partition_each_close_at_their_own_close(live: bool) -> None:
+def test_each_symbol_of_a_partition_closes_at_the_close_of_its_exchange(live: bool) -> None:
     steps = run(christmas_eve(live))
     found = [[(row["symbol"], row["time"]) for row in days([step])] for step in steps]
     assert found == [[], [], *(part for symbol, _ in CHRISTMAS_EVE for part in ([], [], [(symbol, at("2025-12-24"))]))]
@@ -354,7 +364,7 @@ def test_a_snapshot_between_two_closes_changes_nothing() -> None:
 def test_across_a_clock_change_intraday_bars_follow_utc_and_days_the_session(
     symbol: str, weeks: list[tuple[str, str, str]]
 ) -> None:
-    """A tick next to the open is in the day on one side of it and not on the other, before and after the change."""
+    """Check that the day excludes ticks 1 µs before the open and at the close, before and after the clock change."""
     raw = [rules(), start(start_us=at(weeks[0][1]) - HOUR_US, symbols=[symbol])]
     closed = {}
     for session, opens, closes in weeks:
@@ -364,7 +374,7 @@ def test_across_a_clock_change_intraday_bars_follow_utc_and_days_the_session(
         raw += [mark(over + LATE - 1), mark(over + LATE)]
         closed[len(raw) - 1] = at(session)
     steps = run(raw)
-    found = {place: row["time"] for place, step in enumerate(steps) for row in days([step])}
+    found = {index: row["time"] for index, step in enumerate(steps) for row in days([step])}
     assert found == closed
     assert {(row["open"], row["close"], row["volume"], row["complete"]) for row in days(steps)} == {
         (10.0, 11.0, 3.0, True)
@@ -378,7 +388,7 @@ def test_across_a_clock_change_intraday_bars_follow_utc_and_days_the_session(
 
 
 def test_in_the_weeks_between_two_changes_london_and_new_york_overlap_an_hour_longer() -> None:
-    """Ticks at 13:45Z, 15:45Z and 16:15Z: the local clock of each exchange decides which of them are in session."""
+    """Check which of the ticks at 13:45Z, 15:45Z and 16:15Z are in session by the local clock of each exchange."""
     weeks = {
         "2025-03-07": ({"15:45", "16:15"}, {"13:45", "15:45", "16:15"}),  # winter: 14:30-21:00 and 08:00-16:30
         "2025-03-14": ({"13:45", "15:45", "16:15"}, {"13:45", "15:45", "16:15"}),  # 13:30-20:00 and 08:00-16:30
@@ -395,7 +405,7 @@ def test_in_the_weeks_between_two_changes_london_and_new_york_overlap_an_hour_lo
         assert {time for interval, _, time in found if interval == "1m"} == {row[0] for row in rows}
 
 
-def test_a_quiet_symbol_closes_at_the_close_without_a_tick_near_it() -> None:
+def test_a_daily_bar_closes_at_the_session_close_without_a_tick_near_the_close() -> None:
     open_, close = at("2025-11-28T14:30"), at("2025-11-28T18:00")
     raw = [
         rules(),
@@ -403,7 +413,7 @@ def test_a_quiet_symbol_closes_at_the_close_without_a_tick_near_it() -> None:
         ticks([(open_ + 30 * M, "QUIET", 10.0, 1)], open_ + 31 * M),
         mark(close + LATE - 1),
         mark(close + LATE),
-        ticks([(at("2025-12-01T14:30"), "QUIET", 12.0, 1)], at("2025-12-01T14:30")),  # the next session's first
+        ticks([(at("2025-12-01T14:30"), "QUIET", 12.0, 1)], at("2025-12-01T14:30")),  # first tick of the next session
     ]
     steps = run(raw)
     assert [[row["symbol"] for row in days([step])] for step in steps] == [[], [], [], [], ["QUIET"], []]
@@ -424,7 +434,7 @@ def test_a_late_tick_revises_a_half_day_and_one_after_its_close_does_not() -> No
 
 
 def test_a_week_of_hourly_ticks_makes_the_days_of_each_exchange() -> None:
-    """Thanksgiving week of 2025 with all exchanges in one feed: each has its own holidays, hours and lunch."""
+    """Check the daily bars of Thanksgiving week 2025, with the holidays, hours and lunch breaks of each exchange."""
     symbols = ["BHP.AX", "7203.T", "0700.HK", "VOD.L", "IBM", "BTC-USD"]
     first, over = at("2025-11-23T22:00"), at("2025-11-29T02:00")
     raw = [rules(), start(start_us=first, symbols=symbols)]
@@ -432,11 +442,11 @@ def test_a_week_of_hourly_ticks_makes_the_days_of_each_exchange() -> None:
         raw.append(ticks([(time, symbol, 1.0, 1) for symbol in symbols], time))
     week = ["2025-11-24", "2025-11-25", "2025-11-26", "2025-11-27", "2025-11-28"]
     expected = {
-        "BHP.AX": dict.fromkeys(week, 6.0),  # 23:00Z of the day before to 05:00Z: 23, 0, 1, 2, 3, 4
-        "7203.T": dict.fromkeys(week[1:], 6.0),  # 0, 1, 2; lunch; 4, 5, 6. The 24th: Labour Thanksgiving, in lieu
-        "0700.HK": dict.fromkeys(week, 5.0),  # 01:30Z to 04:00Z: 2, 3; 05:00Z to 08:00Z: 5, 6, 7
-        "VOD.L": dict.fromkeys(week, 9.0),  # 8 to 16
-        "IBM": {**dict.fromkeys(week[:3], 6.0), "2025-11-28": 3.0},  # 15 to 20; none on the 27th; 15, 16, 17
+        "BHP.AX": dict.fromkeys(week, 6.0),  # ticks at 23Z of the previous day, 0Z, 1Z, 2Z, 3Z, 4Z
+        "7203.T": dict.fromkeys(week[1:], 6.0),  # ticks at 0Z to 2Z and 4Z to 6Z; the 24th is a holiday
+        "0700.HK": dict.fromkeys(week, 5.0),  # ticks at 2Z, 3Z and 5Z, 6Z, 7Z
+        "VOD.L": dict.fromkeys(week, 9.0),  # ticks at 8Z to 16Z
+        "IBM": {**dict.fromkeys(week[:3], 6.0), "2025-11-28": 3.0},  # ticks at 15Z to 20Z; 15Z to 17Z on the 28th
         "BTC-USD": {"2025-11-23": 2.0, **dict.fromkeys(week, 24.0)},
     }
     found = days(run(raw))

@@ -1,4 +1,4 @@
-"""Completeness: complete and incomplete bars, and the declared intervals of a feed."""
+"""The `complete` flag of bars, and the status records that declare an interval over."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ M = MINUTE_US
 S = SECOND_US
 
 
-def test_bars_that_end_after_a_drop_and_the_first_minute_back_are_incomplete() -> None:
+def test_bars_are_incomplete_from_the_drop_to_the_minute_of_the_reconnect() -> None:
     raw = [start(start_us=OPEN, symbols=["A"], live=True)]
     raw += [ticks([(OPEN + i * M + S, "A", 10.0 + i, 1) for i in range(3)], OPEN + 2 * M + 30 * S)]
     raw += [down(OPEN + M + 30 * S), start(start_us=OPEN + 3 * M + S, symbols=["A"], live=True, hole=True)]
@@ -62,7 +62,7 @@ def test_a_live_feed_declares_each_minute_over_with_its_silent_symbols() -> None
 
 def test_symbols_of_open_exchanges_are_expected_in_each_interval() -> None:
     rules = settings(calendars={"L": "XLON", "C": "24/7", "*": "XNYS"})
-    close = at("2026-01-05T21:00")  # New York's; London has closed, and its extended hours are over at 20:00
+    close = at("2026-01-05T21:00")  # New York's close. London's extended hours ended at 20:00.
     raw = [rules, start(start_us=close - 6 * M, symbols=["A", "C", "L"], live=True)]
     raw += [ticks([(close - 3 * M, "A", 1.0, 1)], close + 2 * S), mark(close + 2 * S)]
     over = [r for r in decoded(run(raw), schemas.STATUS) if isinstance(r.header, records.Over)]

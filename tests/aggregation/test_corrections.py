@@ -1,4 +1,4 @@
-"""Cancels and corrections: the final bars are built from the remaining trades."""
+"""After cancels and corrections, closed bars equal those of the remaining trades."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ SYMBOLS = ["A", "B", "C"]
 
 
 def trades(*rows: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-    """Return rows for `ticks` from (seconds after the open, symbol, price, size, flags, id)."""
+    """Return rows for `ticks`. Each argument is (seconds after the open, symbol, price, size, flags, trade id)."""
     return [(OPEN + int(row[0] * S), *row[1:]) for row in rows]
 
 
@@ -66,7 +66,7 @@ def test_a_cancel_before_the_close_removes_the_trade_from_the_bar() -> None:
         ((3, "A", 12.5, 3, CORRECTION, "3"), "correction", (10.0, 15.0, 10.0, 12.5, 6.0, 3)),
     ],
 )
-def test_a_cancel_after_the_close_revises_the_minute_the_five_minutes_and_the_day(
+def test_a_cancel_or_correction_after_the_close_revises_the_1m_5m_and_daily_bar(
     undo: Any, reason: str, expected: tuple[float, ...]
 ) -> None:
     raw = [start(start_us=at("2026-01-05T09:00"), symbols=["A"]), ticks(THREE, OPEN + 3 * S), mark(CLOSE + 2 * S)]
@@ -82,11 +82,11 @@ def test_a_bar_without_a_trade_left_is_withdrawn_with_its_roll_ups() -> None:
     raw = [start(start_us=at("2026-01-05T09:00"), symbols=["A"]), ticks(THREE[:1], OPEN + 3 * S), mark(CLOSE + 2 * S)]
     raw.append(ticks(trades((1, "A", 10.0, 1, CANCEL, "1")), CLOSE + 3 * S))
     steps = run(raw)
-    gone = bars(steps[3:])
-    assert {(row["interval"], row["time"], row["state"]) for row in gone} == {
+    withdrawn = bars(steps[3:])
+    assert {(row["interval"], row["time"], row["state"]) for row in withdrawn} == {
         ("1m", OPEN, "withdrawn"), ("5m", OPEN, "withdrawn"), ("1d", DAY, "withdrawn"),
     }  # fmt: skip
-    assert all(row["open"] is None and row["vwap"] is None and row["volume"] == 0 for row in gone)
+    assert all(row["open"] is None and row["vwap"] is None and row["volume"] == 0 for row in withdrawn)
     assert last(steps) == {}
     raw.append(ticks(trades((30, "A", 9.0, 5, 0, "9")), CLOSE + 3 * S))
     back = last(run(raw))
@@ -126,8 +126,8 @@ def test_a_cancelled_auction_trade_is_removed_from_the_day() -> None:
     after = last(run(raw))["1d", "A", DAY]
     assert (after["high"], after["close"], after["volume"], after["revision"]) == (19.0, 19.0, 14.0, 1)
     raw.append(ticks([(CLOSE + 6 * S, "A", 19.0, 7, CANCEL, "y")], CLOSE + 3 * M))
-    gone = last(run(raw))["1d", "A", DAY]
-    assert (gone["close"], gone["volume"]) == (11.0, 7.0)
+    day = last(run(raw))["1d", "A", DAY]
+    assert (day["close"], day["volume"]) == (11.0, 7.0)
 
 
 def test_a_cancel_may_arrive_before_its_auction_trade() -> None:
@@ -142,24 +142,24 @@ def test_later_ticks_of_a_cancelled_minute_do_not_read_the_log_again() -> None:
     raw = [start(start_us=OPEN, symbols=["A"])]
     raw += [ticks([(OPEN + i, "A", 10.0, 1, 0, str(i))], OPEN + i) for i in range(10)]
     raw.append(ticks([(OPEN + 3, "A", 10.0, 1, CANCEL, "3")], OPEN + 10))
-    raw.append(ticks([(OPEN + 3, "A", 10.0, 1, CANCEL, "nobody")], OPEN + 10))
+    raw.append(ticks([(OPEN + 3, "A", 10.0, 1, CANCEL, "unknown")], OPEN + 10))
     raw += [ticks([(OPEN + i, "A", 10.0, 1, 0, str(i))], OPEN + i) for i in range(20, 60)]
     read = []
     stage = AggregationStage(1)
-    for place, value in enumerate(raw):
+    for index, value in enumerate(raw):
 
-        def history(begin: int, end: int, place: int = place) -> Iterator[ConsumedRecord]:
-            for offset in range(begin, min(end, place)):
+        def history(begin: int, end: int, index: int = index) -> Iterator[ConsumedRecord]:
+            for offset in range(begin, min(end, index)):
                 read.append(offset)
                 yield consumed(raw[offset], offset)
 
-        stage.step(consumed(value, place), history)
+        stage.step(consumed(value, index), history)
     assert len(read) < 30
     bar = last(run([*raw, end()]))["1m", "A", OPEN]
     assert (bar["trades"], bar["volume"]) == (49, 49.0)
 
 
-def test_corrections_of_evicted_bars_or_lost_ticks_are_counted_and_change_nothing() -> None:
+def test_corrections_of_evicted_bars_or_deleted_ticks_are_counted_and_change_nothing() -> None:
     raw = [start(start_us=OPEN, symbols=["A"]), ticks(THREE, OPEN + 3 * S), mark(OPEN + 2 * M)]
     stage = AggregationStage(1)
     run(raw, stage)
@@ -228,13 +228,13 @@ def test_bars_equal_those_of_a_log_without_cancelled_and_with_corrected_trades(
     cancelled, corrected = set(), {}
     for which, later, what in undo:
         row = named[which % len(named)]
-        place = min(len(order), order.index(row) + 1 + later)
+        index = min(len(order), order.index(row) + 1 + later)
         if what == "cancel":
             cancelled.add(row[5])
-            order.insert(place, (*row[:4], CANCEL, row[5]))
+            order.insert(index, (*row[:4], CANCEL, row[5]))
         elif row[5] not in corrected:
             corrected[row[5]] = (row[2] + 0.05, row[3] + 1)
-            order.insert(place, (*row[:2], *corrected[row[5]], CORRECTION, row[5]))
+            order.insert(index, (*row[:2], *corrected[row[5]], CORRECTION, row[5]))
     edges = sorted({0, len(order), *(cut % (len(order) + 1) for cut in cuts)})
     raw, watermark = [start(start_us=OPEN, symbols=SYMBOLS)], OPEN
     for begin, stop in pairwise(edges):

@@ -1,4 +1,4 @@
-"""The laws of aggregation as properties: changes of the input that must not change the bars, or a byte."""
+"""Invariants of aggregation. Each test changes the input in a way that must not change the bars or the output bytes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,10 @@ feed_ticks = st.lists(tick, min_size=1, max_size=60).map(lambda rows: sorted(row
 
 
 def in_batches(rows: list[Any], cuts: list[int], feed: str = "a") -> list[bytes]:
-    """Return the rows divided into batches at these positions. A batch's watermark is the smallest later time."""
+    """Return the records of a feed that sends the rows in batches, cut at these positions.
+
+    The watermark of a batch is the smallest time of the later batches.
+    """
     edges = sorted({0, len(rows), *(cut % (len(rows) + 1) for cut in cuts)})
     raw = [start(feed, OPEN, SYMBOLS)]
     for begin, stop in pairwise(edges):
@@ -67,10 +70,10 @@ def test_any_division_into_batches_gives_the_same_bars(rows: list[Any], one: lis
 
 @given(feed_ticks, st.lists(st.integers(0, 60), max_size=8), st.randoms(use_true_random=False))
 @examples(60)
-def test_any_order_within_the_lateness_gives_the_same_bars_and_no_revision(
+def test_any_order_within_the_allowed_lateness_gives_the_same_bars_and_no_revision(
     rows: list[Any], cuts: list[int], random: Any
 ) -> None:
-    # Each tick is delayed by less than the lateness. Ticks of equal time have equal delays, so they keep their order.
+    # Each delay is below the allowed lateness. Ticks of equal time have equal delays, so their order does not change.
     delays = {time: random.randrange(2 * SECOND_US) for time in {row[0] for row in rows}}
     shaken = sorted(rows, key=lambda row: row[0] + delays[row[0]])
     edges = sorted({0, len(rows), *(cut % (len(rows) + 1) for cut in cuts)})
@@ -89,8 +92,8 @@ def test_any_order_within_the_lateness_gives_the_same_bars_and_no_revision(
 def test_ticks_that_arrive_after_the_close_give_the_same_bars_by_revision(rows: list[Any], random: Any) -> None:
     shaken = list(rows)
     random.shuffle(shaken)
-    place = {time: [row for row in rows if row[0] == time] for time in {row[0] for row in rows}}
-    shaken = [place[row[0]].pop(0) for row in shaken]
+    by_time = {time: [row for row in rows if row[0] == time] for time in {row[0] for row in rows}}
+    shaken = [by_time[row[0]].pop(0) for row in shaken]
     raw, newest = [start(start_us=OPEN, symbols=SYMBOLS)], 0
     for row in shaken:
         newest = max(newest, row[0])
@@ -112,7 +115,7 @@ def test_any_number_of_partitions_gives_the_same_bars(rows: list[Any], partition
 
 @given(feed_ticks)
 @examples(30)
-def test_no_size_is_lost(rows: list[Any]) -> None:
+def test_the_volume_of_all_bars_equals_the_size_of_all_counted_ticks(rows: list[Any]) -> None:
     steps = run(in_batches(rows, [10, 20, 30]))
     counted = sum(row[3] for row in rows if not row[4] & TickFlag.NO_VOLUME)
     for interval in ("1m", "5m"):
@@ -138,7 +141,7 @@ action = st.one_of(
 
 
 def records_of(actions: list[Any]) -> list[bytes]:
-    """Return a log with two feeds, a vendor, drops, ends, corrections, rebuilds, settings, silence and garbage."""
+    """Return a log of two feeds with one record per action. The action `pause` only advances the clock."""
     clock, sent = OPEN, SENT
     sent_ticks: dict[str, list[Any]] = {"a": [], "b": []}
     raw = [start("a", OPEN, SYMBOLS, live=True), start("b", OPEN, SYMBOLS)]
@@ -146,7 +149,7 @@ def records_of(actions: list[Any]) -> list[bytes]:
         clock += 40 * SECOND_US
         sent += SECOND_US
         if kind == "ticks":
-            rows = [(*row, f"{number}-{place}") for place, row in enumerate(rest[1])]
+            rows = [(*row, f"{number}-{index}") for index, row in enumerate(rest[1])]
             sent_ticks[rest[0]] += rows
             raw.append(ticks(rows, clock, rest[0], source=rest[0], sent=sent))
         elif kind == "undo":
@@ -194,9 +197,9 @@ def test_a_restore_from_a_snapshot_at_any_record_changes_no_byte(actions: list[A
     expected = run(raw, whole)
     first = AggregationStage(1)
     before = run(raw[:where], first)
-    kept = first.snapshot()
-    second = AggregationStage(1, kept)
-    assert second.snapshot() == kept
+    snapshot = first.snapshot()
+    second = AggregationStage(1, snapshot)
+    assert second.snapshot() == snapshot
     after = continued(raw, second, where)
     assert [[(o.topic, bytes(o.value)) for o in step] for step in before + after] == [
         [(o.topic, bytes(o.value)) for o in step] for step in expected
@@ -208,9 +211,9 @@ def test_a_restore_from_a_snapshot_at_any_record_changes_no_byte(actions: list[A
 @given(st.lists(action, max_size=25))
 @examples(60)
 def test_coarser_bars_equal_the_roll_up_of_their_published_parts(actions: list[Any]) -> None:
-    """After any log of ticks whose feeds have ended, 5m bars equal a roll-up of the last published minutes."""
-    kept = [a for a in actions if a[0] not in ("vendor", "order")]
-    found = last(run([*records_of(kept), end("a"), end("b")]))
+    """Check that 5m bars equal a roll-up of the last published minutes after any log of ticks whose feeds ended."""
+    chosen = [a for a in actions if a[0] not in ("vendor", "order")]
+    found = last(run([*records_of(chosen), end("a"), end("b")]))
     for (interval, symbol, time), row in found.items():
         if interval == "5m":
             minutes = [found.get(("1m", symbol, time + i * MINUTE_US)) for i in range(5)]
@@ -224,7 +227,7 @@ def test_coarser_bars_equal_the_roll_up_of_their_published_parts(actions: list[A
 
 
 @pytest.mark.parametrize("batch", [37, 1_000, 20_000])
-def test_the_stream_equals_the_batch_over_a_session(batch: int) -> None:
+def test_bars_of_a_recorded_session_equal_those_of_a_batch_in_polars(batch: int) -> None:
     frame = data.session().frame
     times = frame["time"].dt.timestamp("us").to_list()
     rows = list(zip(times, frame["symbol"], frame["price"].to_list(), frame["size"].to_list(), strict=True))
@@ -269,7 +272,7 @@ def test_a_file_of_daily_bars_is_published_unchanged() -> None:
 
 
 @pytest.mark.parametrize("batch", [200, 1_000])
-def test_minutes_of_a_24_7_market_are_published_with_their_five_minutes_and_days(batch: int) -> None:
+def test_minutes_of_a_24_7_market_are_published_with_their_5m_and_daily_bars(batch: int) -> None:
     frame = data.read_bars(data.round_the_clock(), "%Y-%m-%d %H:%M:%S%.f")
     us = frame["time"].dt.timestamp("us").to_list()
     values = [frame[name].to_list() for name in ("open", "high", "low", "close", "volume")]

@@ -1,4 +1,7 @@
-"""A range rebuilt from raw records: the same bars, or those of the present rules, with the rebuild's version."""
+"""Rebuilds of a range from raw records.
+
+A rebuild publishes the same bars, or those of changed rules, with the version of the rebuild.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ M, S = MINUTE_US, SECOND_US
 
 
 def session(day: int, *, symbols: tuple[str, ...] = ("A", "B"), feed: str = "a") -> list[bytes]:
-    """Return a live feed's records of the session `day` days after the first: a tick every 20 minutes, and marks."""
+    """Return a live feed's records of the session `day` days after the first, with ticks and marks every 20 minutes."""
     raw = []
     for number in range(20):
         time = OPEN + day * DAY_US + number * 20 * M
@@ -75,7 +78,7 @@ def test_a_range_is_widened_to_whole_sessions() -> None:
     raw = [LIVE, *session(0), *session(1), rebuild(["A"], OPEN + 41 * M, OPEN + 41 * M + 1, sent=CLOSE + DAY_US + M)]
     before = {key for key in last(run(raw[:-1])) if key[1] == "A" and key[2] < DAY + DAY_US}
     assert final(run(raw)[-1:]).keys() == before
-    night = CLOSE + 6 * HOUR_US  # outside any session: only the five minutes
+    night = CLOSE + 6 * HOUR_US  # outside any session, so only the 5m interval around it is rebuilt
     assert final(run([*raw[:-1], rebuild(["A"], night, night + 1, sent=CLOSE + DAY_US + M)])[-1:]) == {}
 
 
@@ -86,7 +89,7 @@ def minutes_of(count: int, feed: str = "a", symbol: str = "A") -> list[bytes]:
     ]
 
 
-def test_another_lateness_closes_no_open_bar_and_opens_no_closed_one() -> None:
+def test_a_rebuild_with_another_allowed_lateness_closes_no_forming_bar_and_reopens_no_closed_bar() -> None:
     for was, now in ((2 * S, 10 * M), (10 * M, 2 * S)):
         raw = [settings(lateness_us=was), LIVE, *minutes_of(12)]
         asked = [settings(lateness_us=now), rebuild(["A"], OPEN, CLOSE, sent=OPEN + 11 * M + S)]
@@ -152,7 +155,7 @@ def test_a_rebuild_of_evicted_bars_publishes_the_recomputed_bars() -> None:
     assert {row["reason"] for row in again.values()} == {"rebuild"}
 
 
-def test_drops_before_the_first_record_that_is_read_again_are_known() -> None:
+def test_a_rebuild_includes_drops_older_than_the_first_record_that_it_reads() -> None:
     raw = [LIVE, *session(0)]
     raw.insert(5, down(OPEN + 30 * M, sent=OPEN + 31 * M))
     raw.insert(6, start("a", OPEN + 33 * M, ["A", "B"], live=True, hole=True, sent_at_us=OPEN + 33 * M))
@@ -163,7 +166,7 @@ def test_drops_before_the_first_record_that_is_read_again_are_known() -> None:
     same_bars(before, final(run(raw)[-1:]))
 
 
-def test_cancels_late_ticks_and_vendors_bars_are_applied_again() -> None:
+def test_a_rebuild_applies_cancels_late_ticks_and_vendor_bars() -> None:
     raw = [LIVE, *session(0)]
     raw += [ticks([(OPEN, "A", 10.0, 1.0, int(TickFlag.CANCEL), "0-0")], CLOSE + M, sent=CLOSE + M)]
     raw += [ticks([(OPEN + 70 * S, "A", 3.0, 1.0)], CLOSE + M, sent=CLOSE + M)]
@@ -176,7 +179,7 @@ def test_cancels_late_ticks_and_vendors_bars_are_applied_again() -> None:
 
 
 def test_a_bar_that_the_rebuild_does_not_produce_is_withdrawn() -> None:
-    for time in (at("2026-01-05T22:00"), at("2026-01-04T15:00")):  # after New York's hours, and on a Sunday
+    for time in (at("2026-01-05T22:00"), at("2026-01-04T15:00")):  # after the New York close, and on a Sunday
         day, midnight = time - time % DAY_US, time - time % DAY_US + DAY_US + 10 * S
         raw = [settings(calendars={"*": "24/7"}), start("a", time - M, ["A"], live=True, sent_at_us=time - M)]
         raw += [ticks([(time, "A", 9.0, 1.0)], time, sent=time), mark(midnight, sent=midnight)]
@@ -187,17 +190,17 @@ def test_a_bar_that_the_rebuild_does_not_produce_is_withdrawn() -> None:
         assert after["5m", "A", time]["close"] == 9.0
 
 
-def test_without_the_raw_records_before_the_range_nothing_changes_and_status_reports_it() -> None:
+def test_a_rebuild_without_the_raw_records_before_its_range_changes_nothing_and_is_reported() -> None:
     raw = [LIVE, *session(0)]
     stage = AggregationStage(1)
     run(raw, stage)
-    kept = stage.snapshot()
-    steps = continued([*raw, rebuild(["A"], OPEN, CLOSE, sent=CLOSE + M)][10:], stage, len(raw), kept_from=10)
+    before = stage.snapshot()
+    steps = continued([*raw, rebuild(["A"], OPEN, CLOSE, sent=CLOSE + M)][10:], stage, len(raw), raw_first=10)
     assert bars(steps) == []
     (status,) = [r.header for r in decoded(steps, schemas.STATUS) if isinstance(r.header, records.FeedState)]
     assert (status.feed, status.state, status.count) == ("rebuild", "unsupported", 1)
     assert "raw does not reach back" in status.reason
-    assert len(stage.snapshot()) == len(kept)
+    assert len(stage.snapshot()) == len(before)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A feed in rounds, as of a backfill: each round covers its own range, and coarser bars have the right completeness."""
+"""Rounds of a backfill feed: each round covers its own range, and roll-ups have the right `complete` flag."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def minutes(begin: int, *offsets: int) -> list[tuple[Any, ...]]:
 
 
 def live() -> list[bytes]:
-    """Return the records of a stream that is up from the open, and down in minutes 2 and 3."""
+    """Return the records of a live feed that is up since the open, except in minutes 2 and 3."""
     return [
         start("live", OPEN, ["A"], live=True),
         ticks([(OPEN + n * MINUTE_US, "A", 10.0, 1) for n in (0, 1)], OPEN + 2 * MINUTE_US, "live"),
@@ -44,27 +44,27 @@ def nothing() -> list[bytes]:
     return [start("b", FOREVER_US, [], hole=True), end("b", whole=False)]
 
 
-def test_fragments_of_an_old_day_are_not_rolled_up_and_keep_the_vendors_daily_bar() -> None:
+def test_single_minutes_of_an_old_day_are_not_rolled_up_and_the_vendors_daily_bar_remains() -> None:
     raw = [*live(), *old_round(bar(OLD_DAY, "1d", 5.0, 999.0)), *nothing()]
     raw += old_round(*minutes(OLD, 0, 1, 7))
     raw += [*nothing(), *old_round(*minutes(OLD, 3)), *nothing()]
     published = [row for row in bars(run(raw), "final") if row["history"]]
     assert [(row["interval"], row["volume"]) for row in published if row["interval"] != "1m"] == [("1d", 999.0)]
     assert [row["time"] for row in published if row["interval"] == "1m"] == [OLD + n * MINUTE_US for n in (0, 1, 7, 3)]
-    assert all(row["complete"] for row in published), "a vendor's bar has the completeness that the vendor gives"
+    assert all(row["complete"] for row in published), "the vendor set `complete` for these bars"
 
 
-def test_fragments_of_the_newest_day_without_a_stream_are_not_rolled_up() -> None:
+def test_single_minutes_of_the_newest_day_are_not_rolled_up_without_a_live_feed() -> None:
     other = at("2026-01-02")
     raw = [*old_round(bar(OLD_DAY, "1d", 5.0, 999.0), bar(other, "1d", 5.0, 999.0)), *nothing()]
-    raw += [*old_round(*minutes(OLD, 0)), *nothing()]  # the retained range moves
+    raw += [*old_round(*minutes(OLD, 0)), *nothing()]  # the retained range is now around OLD
     raw += [*old_round(*minutes(at("2026-01-02T14:30"), 0, 1, 7)), *nothing()]
     found = last(run(raw))
     assert (found["1d", "A", other]["volume"], found["1d", "A", other]["complete"]) == (999.0, True)
     assert not any(interval == "5m" for interval, _, _ in found)
 
 
-def test_a_round_without_coverage_declares_no_day_whole() -> None:
+def test_a_round_without_coverage_declares_no_day_as_covered() -> None:
     raw = [*live(), *old_round(bar(OLD, "5m")), *nothing()]
     statuses = [record.header for record in decoded(run(raw), schemas.STATUS)]
     days = [header for header in statuses if isinstance(header, records.Over) and header.interval == "1d"]
@@ -72,7 +72,7 @@ def test_a_round_without_coverage_declares_no_day_whole() -> None:
     assert not any(header.whole for header in days)
 
 
-def test_a_round_that_fills_a_gap_completes_the_five_minutes() -> None:
+def test_a_round_that_fills_a_gap_completes_the_5m_bar() -> None:
     raw = [*nothing(), *live()]
     before = last(run(raw))
     assert not before["5m", "A", OPEN]["complete"]
@@ -81,33 +81,33 @@ def test_a_round_that_fills_a_gap_completes_the_five_minutes() -> None:
     assert (five["complete"], five["volume"], five["revision"]) == (True, 5.0, 1)
 
 
-def test_a_round_that_fills_a_part_of_a_gap_does_not_complete_them() -> None:
+def test_a_round_that_fills_a_part_of_a_gap_does_not_complete_the_5m_bar() -> None:
     raw = [*nothing(), *live(), *present_round(OPEN + 2 * MINUTE_US, OPEN + 3 * MINUTE_US, *minutes(OPEN, 2))]
     five = last(run(raw))["5m", "A", OPEN]
     assert (five["complete"], five["volume"]) == (False, 4.0)
-    # The remainder is in another round; the coverage of both rounds touches.
+    # The next round has the other minute. The ranges of the two rounds are adjacent.
     raw += present_round(OPEN + 3 * MINUTE_US, OPEN + 5 * MINUTE_US, *minutes(OPEN, 3))
     five = last(run(raw))["5m", "A", OPEN]
     assert (five["complete"], five["volume"]) == (True, 5.0)
 
 
-def test_an_older_round_keeps_the_coverage_of_former_rounds() -> None:
+def test_a_round_of_older_bars_does_not_remove_the_coverage_of_former_rounds() -> None:
     raw = [*live(), *present_round(OPEN + 2 * MINUTE_US, OPEN + 5 * MINUTE_US, *minutes(OPEN, 2, 3))]
     raw += [*old_round(*minutes(OLD, 0)), *nothing()]
-    # A late tick revises a minute: the five minutes are rolled up again and stay complete.
+    # A late tick revises a minute. The new roll-up of the 5m bar is still complete.
     raw += [ticks([(OPEN + 30_000_000, "A", 12.0, 1)], OPEN + 8 * MINUTE_US, "live")]
     five = last(run(raw))["5m", "A", OPEN]
     assert (five["complete"], five["high"], five["volume"]) == (True, 12.0, 6.0)
 
 
-def test_a_killed_round_covers_nothing_that_it_did_not_deliver() -> None:
+def test_a_killed_round_covers_only_what_it_delivered() -> None:
     raw = [*live(), start("b", FOREVER_US, ["A"], hole=True), vendor(minutes(OPEN, 2), OLD, "b")]
-    raw += [end("b", whole=False), *nothing()]  # the first records of the next process
+    raw += [end("b", whole=False), *nothing()]  # appended by the next process
     five = last(run(raw))["5m", "A", OPEN]
     assert (five["complete"], five["volume"]) == (False, 4.0)
 
 
-def test_retained_bars_do_not_grow_with_rounds() -> None:
+def test_the_number_of_retained_bars_does_not_grow_with_rounds() -> None:
     stage = AggregationStage(1)
     raw, blocks = live(), []
     run(raw, stage)
@@ -120,7 +120,7 @@ def test_retained_bars_do_not_grow_with_rounds() -> None:
     assert len(stage._engine.state.feeds) == 2
 
 
-def test_rounds_continue_after_a_restore_without_a_difference() -> None:
+def test_a_restore_between_rounds_changes_no_byte() -> None:
     raw = [*live(), *present_round(OPEN + 2 * MINUTE_US, OPEN + 3 * MINUTE_US, *minutes(OPEN, 2)), *nothing()]
     rest = [*old_round(*minutes(OLD, 0)), *present_round(OPEN + 3 * MINUTE_US, OPEN + 5 * MINUTE_US, *minutes(OPEN, 3))]
     stage = AggregationStage(1)

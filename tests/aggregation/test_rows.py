@@ -1,4 +1,4 @@
-"""The row type: packed keys, interned texts, and copies as plain bytes."""
+"""Rows of the engine: packed keys, interned texts, and copies of all fields."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ codes = st.integers(0, (1 << 31) - 1)
 
 @given(st.lists(st.tuples(st.integers(0, (1 << 31) - 1), codes), min_size=1))
 @examples(50)
-def test_a_packed_key_contains_number_and_code_and_sorts_by_them(pairs: list[tuple[int, int]]) -> None:
+def test_packed_keys_contain_number_and_code_and_sort_by_both(pairs: list[tuple[int, int]]) -> None:
     numbers = np.array([number for number, _ in pairs], dtype=np.int64)
     symbols = np.array([code for _, code in pairs], dtype=np.int32)
     keys = pack(numbers, symbols)
     assert numbers_in(keys).tolist() == numbers.tolist()
     assert symbols_in(keys).tolist() == symbols.tolist()
-    assert [pairs[at] for at in np.argsort(keys, kind="stable")] == sorted(pairs)
+    assert [pairs[index] for index in np.argsort(keys, kind="stable")] == sorted(pairs)
 
 
 def test_a_minute_key_contains_the_start_of_the_minute() -> None:

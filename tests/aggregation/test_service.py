@@ -1,4 +1,4 @@
-"""The service on a real log: it commits the outputs of the pure stage."""
+"""The service on a real log commits the outputs of the pure stage."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tickerplant.log.port import EventLog
 OPEN = at("2026-01-05T14:30")
 
 
-def test_over_restarts_the_service_commits_the_outputs_of_the_stage(tmp_path: Path) -> None:
+def test_the_service_commits_the_outputs_of_the_stage_across_a_restart(tmp_path: Path) -> None:
     raw = [start(start_us=OPEN, symbols=["A"], whole=True)]
     raw += [ticks([(OPEN + i * MINUTE_US, "A", 10.0 + i, 1)], OPEN + i * MINUTE_US) for i in range(20)]
     raw += [end()]

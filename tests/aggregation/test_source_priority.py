@@ -1,4 +1,4 @@
-"""Two live feeds on one symbol: one bar a minute, from the better source, after a bounded wait."""
+"""Two live feeds of one symbol give one bar per minute, from the better source, after a bounded wait."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ M, S = MINUTE_US, SECOND_US
 
 
 def ticks(second: float, price: float, feed: str, watermark: float | None = None, symbol: str = "A") -> bytes:
-    """Return one tick of a feed and its watermark, in seconds after the open. The source has the feed's name."""
+    """Return a record with one tick. Times are seconds after the open; the default watermark is the tick's time.
+
+    The name of the source is the name of the feed.
+    """
     mark_us = OPEN + int((second if watermark is None else watermark) * S)
     return tick_record([(OPEN + int(second * S), symbol, price, 1.0)], mark_us, feed, source=feed, sent=mark_us)
 
@@ -27,7 +30,7 @@ def marked(second: float, feed: str, sent: float | None = None) -> bytes:
 
 
 def minutes(steps: list[list[Output]], state: str = "final") -> list[tuple[int, float, str, str, int]]:
-    """Return (minute after the open, close, source, reason, revision) of the 1m bars, in order."""
+    """Return (minutes after the open, close, source, reason, revision) of each published 1m bar, in order."""
     return [
         ((row["time"] - OPEN) // M, row["close"], row["source"], row["reason"], row["revision"])
         for row in bars(steps, state)
@@ -36,7 +39,7 @@ def minutes(steps: list[list[Output]], state: str = "final") -> list[tuple[int, 
 
 
 def two(**rules: Any) -> list[bytes]:
-    """Return a log: `good` ranks before `poor`, both are live from before the open and have delivered a tick."""
+    """Return a log of two live feeds with one tick each. The source of `good` has a better rank than that of `poor`."""
     both = [start(feed, OPEN - M, ["A"], live=True, sent_at_us=OPEN - M) for feed in ("good", "poor")]
     return [
         settings(sources=["good", "*"], **rules), *both, ticks(1, 10.0, "good"), ticks(1, 20.0, "poor"),
@@ -50,7 +53,7 @@ def test_a_worse_source_waits_for_a_better_one_and_one_bar_is_published() -> Non
     assert minutes(steps[:-1]) == []
 
 
-def test_the_wait_ends_after_the_setting_in_log_time_and_the_better_bar_is_a_revision() -> None:
+def test_the_wait_ends_after_the_set_log_time_and_the_better_bar_becomes_a_revision() -> None:
     raw = [*two(source_wait_us=2 * S), ticks(62, 21.0, "poor"), marked(63.9, "poor")]
     assert minutes(run(raw)) == []
     raw.append(marked(64.1, "poor"))
@@ -59,15 +62,15 @@ def test_the_wait_ends_after_the_setting_in_log_time_and_the_better_bar_is_a_rev
     assert minutes(run(raw)) == [(0, 20.0, "poor", "ticks", 0), (0, 10.0, "good", "source", 1)]
 
 
-def test_the_wait_ends_when_the_better_feed_passes_the_minute_goes_down_or_ends() -> None:
+def test_the_wait_ends_when_the_better_feed_is_past_the_minute_or_down_or_ended() -> None:
     raw = [settings(sources=["good", "*"])]
     raw += [start(feed, OPEN - M, ["A", "B"], live=True, sent_at_us=OPEN - M) for feed in ("good", "poor")]
     raw += [ticks(1, 10.0, "good", symbol="B"), ticks(1, 20.0, "poor"), ticks(62, 21.0, "poor")]
     assert minutes(run(raw)) == []
     silent = minutes(run([*raw, marked(62, "good")]))
     assert (0, 20.0, "poor", "ticks", 0) in silent
-    fell = minutes(run([*raw, down(OPEN + 5 * S, "good", sent=OPEN + 62 * S)]))
-    assert (0, 20.0, "poor", "ticks", 0) in fell
+    down_feed = minutes(run([*raw, down(OPEN + 5 * S, "good", sent=OPEN + 62 * S)]))
+    assert (0, 20.0, "poor", "ticks", 0) in down_feed
     assert (0, 20.0, "poor", "ticks", 0) in minutes(run([*raw, end("good")]))
 
 
@@ -103,7 +106,7 @@ def test_forming_bars_come_from_one_feed() -> None:
     assert minutes(run(equal), "forming") == []
 
 
-def test_the_order_ranks_an_official_bar_before_or_after_one_from_ticks() -> None:
+def test_the_source_order_ranks_a_vendor_bar_before_or_after_a_bar_of_ticks() -> None:
     bar = vendor([(OPEN, "A", "1m", 9.0, 12.0, 8.0, 11.0, 500.0)], OPEN + M, feed="v", source="x", reason="official")
     raw = [start("x", OPEN - M, ["A"], live=True), ticks(1, 10.0, "x"), marked(62, "x"), bar]
     assert minutes(run([settings(sources=["*:bars", "*"]), *raw])) == [
@@ -147,7 +150,7 @@ def test_a_restore_with_a_pending_minute_changes_no_byte() -> None:
         ]
 
 
-def test_two_feeds_that_waited_for_one_each_get_their_coarser_bars() -> None:
+def test_roll_ups_of_two_feeds_that_waited_for_a_third_feed_are_published() -> None:
     raw = [settings(sources=["good", "*"], source_wait_us=2 * S)]
     raw += [start(f, OPEN - M, ["A", "B"], live=True, sent_at_us=OPEN - M) for f in ("good", "b", "c")]
     raw += [ticks(1, 10.0, "good", symbol="B"), ticks(299, 20.0, "b"), ticks(299, 30.0, "c", symbol="B")]
@@ -158,7 +161,7 @@ def test_two_feeds_that_waited_for_one_each_get_their_coarser_bars() -> None:
     assert fives >= {("A", 20.0), ("B", 30.0)}
 
 
-def test_a_successor_that_ends_closes_the_bars_that_it_took_over() -> None:
+def test_a_successor_feed_closes_the_bars_of_its_predecessor_when_it_ends() -> None:
     bar = vendor([(OPEN, "B", "1m", 9.0, 12.0, 8.0, 11.0, 500.0)], OPEN + M, feed="back")
     raw = [start("live", OPEN - M, ["A", "B"], live=True), marked(30, "live")]
     raw += [start("back", OPEN - M, ["B"], whole=True), bar, end("back"), ticks(40, 1.0, "live"), end("live")]

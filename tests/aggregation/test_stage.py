@@ -1,4 +1,4 @@
-"""The published records of aggregation, with expected values written by hand."""
+"""The published records of aggregation equal values that were computed by hand."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ M = MINUTE_US
 S = SECOND_US
 
 
-def test_a_window_closes_when_the_watermark_less_the_lateness_passes_its_end() -> None:
+def test_a_window_closes_when_the_watermark_is_the_allowed_lateness_past_its_end() -> None:
     raw = [
         start(start_us=OPEN, symbols=["A"]),
         ticks([(OPEN + 1, "A", 10.0, 2), (OPEN + 2 * S, "A", 12.0, 1), (OPEN + 3 * S, "A", 9.0, 1)], OPEN + 4 * S),
@@ -51,7 +51,7 @@ def test_a_window_closes_when_the_watermark_less_the_lateness_passes_its_end() -
     assert {header.sent_at_us for header in headers} == {SENT}
 
 
-def test_ticks_that_may_not_set_the_price_count_by_size_only() -> None:
+def test_ticks_without_ohlc_add_only_volume_and_ticks_without_volume_set_only_prices() -> None:
     odd, silent = int(TickFlag.NO_OHLC), int(TickFlag.NO_VOLUME)
     rows = [
         (OPEN, "A", 99.0, 5, odd),
@@ -65,7 +65,7 @@ def test_ticks_that_may_not_set_the_price_count_by_size_only() -> None:
     assert [b[n] for n in ("open", "high", "low", "close", "volume", "trades")] == [None] * 4 + [4.0, 1]
 
 
-def test_forming_bars_are_published_at_marks_and_only_if_touched() -> None:
+def test_forming_bars_are_published_at_marks_and_only_after_a_change() -> None:
     raw = [
         start(start_us=OPEN),
         ticks([(OPEN, "A", 10.0, 1), (OPEN, "B", 20.0, 1)], OPEN + S),
@@ -81,7 +81,7 @@ def test_forming_bars_are_published_at_marks_and_only_if_touched() -> None:
     }  # fmt: skip
 
 
-def test_a_forming_day_adds_the_closed_bars_to_the_forming_ones() -> None:
+def test_a_forming_daily_bar_includes_closed_and_forming_bars() -> None:
     raw = [start(start_us=OPEN)]
     for minute in range(12):
         time = OPEN + minute * M
@@ -100,7 +100,7 @@ def test_the_day_closes_at_the_close_and_includes_the_auction() -> None:
     auction = int(TickFlag.CLOSING_AUCTION)
     raw = [
         start(start_us=at("2026-01-05T09:00"), symbols=["A"]),
-        ticks([(at("2026-01-05T13:00"), "A", 1.0, 1000)], at("2026-01-05T13:00")),  # before the open: in no daily bar
+        ticks([(at("2026-01-05T13:00"), "A", 1.0, 1000)], at("2026-01-05T13:00")),  # before the open: no daily bar
         ticks([(OPEN, "A", 10.0, 1), (close - 1, "A", 11.0, 2)], close),
         ticks([(close + S, "A", 12.0, 50, auction), (close + S, "A", 5.0, 70)], close + S),
         mark(close + 2 * S),
@@ -116,7 +116,7 @@ def test_the_day_closes_at_the_close_and_includes_the_auction() -> None:
     assert (revised["close"], revised["volume"], revised["revision"]) == (13.0, 60.0, 1)
 
 
-def test_a_late_tick_revises_the_minute_the_five_minutes_and_the_day() -> None:
+def test_a_late_tick_revises_the_1m_5m_and_daily_bar() -> None:
     close = at("2026-01-05T21:00")
     raw = [
         start(start_us=OPEN, symbols=["A"]),
@@ -178,7 +178,7 @@ def test_a_complete_vendor_bar_beats_an_incomplete_one_from_ticks() -> None:
     assert (five["open"], five["close"], five["volume"], five["trades"]) == (9.0, 11.0, 6.0, 3)
 
 
-def test_vendor_minutes_are_rolled_up_if_no_vendor_gave_the_five_minutes() -> None:
+def test_vendor_minutes_are_rolled_up_unless_a_vendor_supplied_the_5m_bar() -> None:
     raw = [start("v", OPEN, ["A"], whole=True)]
     raw += [vendor([(OPEN + 5 * M, "A", "5m", 1.0, 1.0, 1.0, 1.0, 99.0)], OPEN, reason="file")]
     raw += [vendor([(OPEN + i * M, "A", "1m", 2.0, 2.0, 2.0, 2.0, 1.0) for i in range(10)], OPEN + 10 * M)]
@@ -203,7 +203,7 @@ def test_a_backfill_beside_a_live_feed_is_published_as_history_with_its_roll_ups
     assert found["5m", "A", OPEN]["close"] == 11.0
 
 
-def test_retention_is_bounded_by_the_time_of_each_feed() -> None:
+def test_bars_are_evicted_by_the_time_of_their_own_feed() -> None:
     stage = AggregationStage(1)
     raw = [start("live", OPEN, ["A"]), ticks([(OPEN, "A", 10.0, 1)], OPEN + 3 * M, "live")]
     first = at("2012-06-18T13:30")
@@ -234,7 +234,7 @@ def test_an_unreadable_record_becomes_a_dead_letter_and_the_stage_continues() ->
     assert [out.topic for out in stage.step(consumed(bars_in_raw, 9))] == [schemas.DEADLETTER]
 
 
-def test_unmatched_cancels_and_prices_that_are_not_numbers_are_counted() -> None:
+def test_unmatched_cancels_and_prices_that_are_nan_are_counted() -> None:
     rows = [(OPEN, "A", 1.0, 1), (OPEN, "A", 1.0, 1, int(TickFlag.CANCEL)), (OPEN, "A", float("nan"), 1)]
     steps = run([start(start_us=OPEN), ticks(rows, OPEN + S), end()])
     statuses = [r.header for r in decoded(steps, schemas.STATUS)]
@@ -253,7 +253,7 @@ def test_a_day_of_a_24_7_market_closes_at_midnight() -> None:
     assert (day["close"], day["complete"]) == (5.0, True)
 
 
-def test_the_day_includes_extended_hours_only_by_rule() -> None:
+def test_the_daily_bar_includes_extended_hours_only_if_the_rule_is_set() -> None:
     early = at("2026-01-05T13:00")
     rows = [(early, "A", 5.0, 7), (OPEN, "A", 10.0, 1)]
     raw = [start(start_us=early, symbols=["A"]), ticks(rows, OPEN), end()]

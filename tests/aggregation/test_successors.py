@@ -1,4 +1,4 @@
-"""A backfill that ends in the present: the live feed of the symbol closes its last five minutes and its day."""
+"""After a backfill that ends in the present, the live feed closes the last 5m bar and the daily bar of its symbols."""
 
 from tests.aggregation.plant import at, bars, end, last, mark, run, start, ticks, vendor
 from tickerplant.aggregation.stage import AggregationStage
@@ -9,7 +9,10 @@ TEN = at("2026-01-05T10:00")
 
 
 def backfilled() -> tuple[AggregationStage, list[bytes]]:
-    """Return a stage and a log: live from 10:02:30, and a backfill of both symbols from 09:55 to 10:02 that ends."""
+    """Return a new stage and a log of a live feed and a backfill.
+
+    The live feed starts at 10:02:30. The backfill covers both symbols from 09:55 to 10:02 and ends.
+    """
     minutes = [
         (TEN + n * MINUTE, name, "1m", 10.0 + n, 12.0 + n, 9.0 + n, 11.0 + n, 5.0)
         for n in range(-5, 2)
@@ -25,7 +28,7 @@ def backfilled() -> tuple[AggregationStage, list[bytes]]:
     ]
 
 
-def test_at_the_end_of_a_backfill_only_bars_that_are_over_close() -> None:
+def test_the_end_of_a_backfill_closes_only_bars_whose_interval_is_over() -> None:
     stage, raw = backfilled()
     closed = last(run(raw, stage))
     assert {key for key in closed if key[0] != "1m"} == {("5m", name, TEN - 5 * MINUTE) for name in SYMBOLS}
@@ -46,7 +49,7 @@ def test_forming_bars_include_the_minutes_of_the_backfill() -> None:
     assert forming["1d"]["volume"] == 36.0
 
 
-def test_the_live_feed_closes_open_bars_also_of_silent_symbols() -> None:
+def test_the_live_feed_closes_forming_bars_even_of_symbols_without_ticks() -> None:
     stage, raw = backfilled()
     run(raw, stage)
     later = [
