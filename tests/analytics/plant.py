@@ -1,4 +1,4 @@
-"""Persistence and analytics on a real log and a real PostgreSQL, and the expected content of the tables."""
+"""A bench that runs persistence and analytics on a real log and PostgreSQL, and computes the expected tables."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def bars(
 
 
 class Bench:
-    """One partition. `append` appends a record as aggregation would, each with its own cause."""
+    """A log with one partition, and both services. Each appended record has a new cause, as from aggregation."""
 
     def __init__(self, folder: Path, dsn: str, generation: int = 1) -> None:
         self.log = EmbeddedLog(folder / "market.log")
@@ -98,7 +98,7 @@ class Bench:
         self.put(schemas.OHLCV, kind(sent_at_us=self.tick(), cause=self.cause(), **fields), batch)
 
     def split(self, symbol: str, session_us: int, numerator: float, denominator: float = 1.0) -> None:
-        """Append a split, also to the raw topic, from which persistence stores it."""
+        """Append a split to both topics: persistence reads the raw topic, analytics the topic of the bars."""
         text = [pa.array([word]).dictionary_encode() for word in (symbol, "test")]
         arrays = [timestamps(np.array([session_us])), text[0], pa.array([numerator]), pa.array([denominator]), text[1]]
         batch = pa.RecordBatch.from_arrays(arrays, schema=schemas.SPLITS)
@@ -115,7 +115,10 @@ class Bench:
     def run(
         self, *, analytics: bool = True, store: bool = True, until: Callable[[], bool] | None = None, dsn: str = ""
     ) -> None:
-        """Run the services until every record is applied and no series is queued, or analytics is killed."""
+        """Run the services until `until()` is true or analytics fails. Raise its error unless that is `Killed`.
+
+        The default for `until` waits until every record is applied and no series is queued.
+        """
         stop = threading.Event()
         loop_stop: list[Callable[[], None]] = []
         failed: list[BaseException] = []
@@ -142,7 +145,7 @@ class Bench:
             thread.start()
         try:
             over = until or (lambda: self.idle(analytics=analytics))
-            waiting.until(lambda: failed or over(), "the services to come to rest")
+            waiting.until(lambda: failed or over(), "the services to apply all records")
         finally:
             while store and not loop_stop:
                 time.sleep(0.01)
@@ -159,7 +162,7 @@ class Bench:
         return bool(lag) and not any(lag.values())
 
     def idle(self, *, analytics: bool = True) -> bool:
-        """Return whether both services have read every record, twice in a row, and no series is queued."""
+        """Return True if two checks in a row find every record applied by both services and no series queued."""
         for _ in range(2):
             if analytics and (not self.read_all() or self.pending()):
                 return False
@@ -171,7 +174,7 @@ class Bench:
         return True
 
     def pending(self) -> int:
-        """Return the number of queued series, plus the stages that started cold."""
+        """Return the number of queued series plus the number of stages that started without the store."""
         assert self.analytics is not None
         stages = list(self.analytics.processor._stages.values())
         return sum(len(owned.stage._pure.recompute_queue.marks) + owned.stage._pure.cold for owned in stages)
@@ -195,7 +198,7 @@ class Bench:
         return dict(zip(times_of(table.column("time")).tolist(), zip(*columns, strict=True), strict=True))
 
     def expected(self, symbol: str, interval: str, indicators: Sequence[str]) -> dict[int, tuple[float | None, ...]]:
-        """Return the values of a batch over the stored bars, adjusted for splits."""
+        """Return the values of `compute` over the stored closed bars, adjusted for splits, by time in µs."""
         table = self.query_store(lambda session: session.ohlcv.read(symbol, interval))
         table = table.filter(pa.array([state == "final" and close is not None for state, close in zip(
             table.column("state").to_pylist(), table.column("close").to_pylist(), strict=True)]))  # fmt: skip

@@ -1,4 +1,4 @@
-"""Bars for the tests: from files, random, and as records."""
+"""Bars for the tests of analytics: from files, random, or as records."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ FILES = {"real_days": data.real_days, "years": data.years, "new_york": data.new_
 
 @cache
 def ohlcv(name: str) -> dict[str, np.ndarray]:
-    """Return the inputs of every bar of a file. A session is a UTC day, the vwap is the typical price."""
+    """Return one column per indicator input for the bars of a file.
+
+    A session is a date of the file. The vwap is the typical price.
+    """
     path = FILES[name]()
     with gzip.open(path, "rt") if path.suffix == ".gz" else path.open(encoding="utf-8-sig") as file:
         rows = [{key.lower(): value for key, value in row.items()} for row in csv.DictReader(file)]
@@ -44,7 +47,7 @@ def closes(name: str) -> np.ndarray:
 
 
 def random_bars(bars: int, symbols: int, seed: int = 1) -> dict[str, np.ndarray]:
-    """Return consistent random bars: float64[bars, symbols] per input."""
+    """Return random bars as float64[bars, symbols] per input. High and low enclose open and close."""
     rng = np.random.default_rng(seed)
     close = 100 * np.exp(np.cumsum(rng.normal(0, 0.01, (bars, symbols)), axis=0))
     open_ = np.concatenate([close[:1], close[:-1]]) * np.exp(rng.normal(0, 0.002, close.shape))
@@ -66,7 +69,7 @@ def inputs_of(indicator: Indicator, bars: Mapping[str, np.ndarray]) -> tuple[np.
 
 
 def streamed(indicator: Indicator, bars: Mapping[str, np.ndarray], *, sliced: bool = False) -> np.ndarray:
-    """Return values computed bar by bar for all symbols: float64[outputs, bars, symbols].
+    """Return indicator values computed bar by bar for all symbols: float64[outputs, bars, symbols], NaN in the warm-up.
 
     Each input is float64[bars, symbols].
     """
@@ -82,7 +85,10 @@ def streamed(indicator: Indicator, bars: Mapping[str, np.ndarray], *, sliced: bo
 
 
 def batch(indicator: Indicator, bars: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return values over one symbol's bars: float64[outputs, bars]. Each input is float64[bars]."""
+    """Return indicator values of one symbol: float64[outputs, bars], NaN in the warm-up.
+
+    Each input is float64[bars].
+    """
     return IndicatorState(indicator, 0, 1).run(0, 0, inputs_of(indicator, bars))
 
 
@@ -130,7 +136,7 @@ def consumed_bars(rows: Sequence[Bar], offset: int = 0, feed: str = "f") -> Cons
 
 
 class Table:
-    """The expected content of the store: the newest row of each (symbol, interval, time)."""
+    """The newest row of each (symbol, interval, time), as persistence would store the outputs of a stage."""
 
     def __init__(self) -> None:
         self.closed: dict[tuple[str, str, int], dict[str, float | None]] = {}

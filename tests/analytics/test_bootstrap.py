@@ -1,4 +1,4 @@
-"""A start without a snapshot on a store with history: the first live value is correct."""
+"""Analytics that starts without a snapshot on a store with history computes the first live value correctly."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def bench(tmp_path: Path, dsn: str) -> Iterator[Bench]:
 
 
 @pytest.fixture(autouse=True)
-def _no_fault_stays() -> Iterator[None]:
+def _uninstall_faults() -> Iterator[None]:
     yield
     faults.install(None)
 
 
 def adopted(folder: Path, dsn: str) -> Bench:
-    """Return a plant whose store contains the history of another log."""
+    """Return a bench with a new log and a store that contains the history of another log."""
     former = Bench(folder / "former", dsn)
     former.append(records.Settings, values=RULES)
     live(former, 0, DAYS, prices(DAYS))
@@ -59,7 +59,7 @@ def adopted(folder: Path, dsn: str) -> Bench:
     return bench
 
 
-def test_the_first_live_value_counts_from_the_first_stored_bar(tmp_path: Path, dsn: str) -> None:
+def test_the_first_live_value_is_computed_from_all_stored_bars(tmp_path: Path, dsn: str) -> None:
     bench = adopted(tmp_path, dsn)
     try:
         bench.append(records.Settings, values=RULES)
@@ -82,15 +82,15 @@ def test_the_first_live_value_counts_from_the_first_stored_bar(tmp_path: Path, d
         bench.close()
 
 
-def test_the_bootstrapped_state_is_snapshot_before_any_record(tmp_path: Path, dsn: str) -> None:
+def test_a_bootstrap_stores_a_snapshot_before_any_record_is_read(tmp_path: Path, dsn: str) -> None:
     bench = adopted(tmp_path, dsn)
     try:
 
-        def kept() -> bool:
+        def has_snapshot() -> bool:
             return snapshots.read(bench.log, schemas.STATE_ANALYTICS, 0, snapshots.SNAPSHOT_KEY) is not None
 
         bench.append(records.Settings, values=RULES)
-        bench.run(until=kept)
+        bench.run(until=has_snapshot)
         bench.bars("A", [day(DAYS)], [25.0])
         bench.run()
         assert bench.analytics is not None
@@ -101,7 +101,7 @@ def test_the_bootstrapped_state_is_snapshot_before_any_record(tmp_path: Path, ds
 
 
 @pytest.mark.parametrize("store_is_behind", [False, True])
-def test_records_that_only_the_store_had_applied_are_published_as_by_a_batch(
+def test_values_of_records_that_only_the_store_has_applied_equal_those_of_a_batch(
     bench: Bench, *, store_is_behind: bool
 ) -> None:
     x = prices(DAYS)
@@ -125,7 +125,7 @@ def test_a_lost_snapshot_is_restored_from_the_store(bench: Bench, after: str) ->
     bench.append(records.Settings, values=RULES)
     live(bench, 0, DAYS - 10, x)
     bench.run()
-    with bench.log.writer("vandal") as writer, writer.transaction() as transaction:
+    with bench.log.writer("test") as writer, writer.transaction() as transaction:
         for key in bench.log.state_keys(schemas.STATE_ANALYTICS, 0):
             transaction.put_state(schemas.STATE_ANALYTICS, 0, key, None)
     bench.bars("A", [day(5)], [300.0])
@@ -140,7 +140,7 @@ def test_a_lost_snapshot_is_restored_from_the_store(bench: Bench, after: str) ->
     bench.run()
     if after == "store ahead":
         check(bench)
-    else:  # committed values count as published, so only later ones are
+    else:  # values up to the committed offset count as published; only later values are published
         expected, found = bench.expected("A", "1d", INDICATORS), bench.values("A", "1d", COLUMNS)
         assert found[day(DAYS - 1)] == expected[day(DAYS - 1)]
 
@@ -206,7 +206,7 @@ def test_a_late_store_supplies_splits_but_the_rules_come_from_the_log(
         with (
             bench.log.writer("control") as writer,
             writer.transaction() as transaction,
-        ):  # no record
+        ):  # appends no settings record
             transaction.put_state(schemas.STATE_FEEDS, 0, schemas.SETTINGS_KEY, msgspec.json.encode(RULES))
         bench.bars("A", [day(DAYS)], [25.0])
         bench.run(store=False, dsn="postgresql://nobody@127.0.0.1:9/nothing", until=bench.read_all)

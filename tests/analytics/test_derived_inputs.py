@@ -1,4 +1,4 @@
-"""The inputs vwap and session, and their substitutes, in the stream and over columns."""
+"""The inputs `vwap` and `session`, and the values that replace missing ones, in the stage and in `compute`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def numbers(symbols: list[str], moments: list[str], *, by_date: bool = False) ->
 
 
 def test_sessions_follow_the_calendar_of_the_symbol() -> None:
-    # 2012-06-21 was a Thursday. New York trades from 04:00 to 20:00, which is 08:00 to 24:00 UTC.
+    # 2012-06-21 was a Thursday. New York's extended hours are 04:00 to 20:00, which is 08:00 to 24:00 UTC.
     made = numbers(
         ["AAPL", "AAPL", "BTC/USD", "MSFT"], ["2012-06-21T13:30", "2012-06-21T23:59"] + ["2012-06-21T23:59"] * 2
     )
@@ -41,7 +41,7 @@ def test_sessions_follow_the_calendar_of_the_symbol() -> None:
     assert numbers(["BTC/USD"], ["2012-06-24T12:00"]) == [day("2012-06-24")]  # a Sunday
 
 
-def test_a_time_between_sessions_belongs_to_neither() -> None:
+def test_a_time_between_two_sessions_has_a_session_number_of_its_own() -> None:
     assert numbers(["AAPL", "AAPL"], ["2012-06-21T02:00", "2012-06-24T12:00"]) == [
         day("2012-06-21") + 0.5,
         day("2012-06-24") + 0.5,
@@ -100,11 +100,11 @@ def test_a_snapshot_within_a_session_and_a_revision_after_it_change_nothing() ->
     assert whole.snapshot() == cut.snapshot()
 
 
-def test_the_vwap_of_a_daily_bar_is_its_own() -> None:
+def test_the_vwap_indicator_of_a_daily_bar_covers_that_bar_only() -> None:
     assert values(rows(["2012-06-21T00:00", "2012-06-22T00:00"], [1.0, 3.0], "1d"), "1d") == [1.0, 3.0]
 
 
-def test_a_bar_without_a_vwap_has_its_typical_price() -> None:
+def test_the_typical_price_replaces_a_missing_vwap() -> None:
     batch = bars(rows(["2012-06-21T13:30", "2012-06-21T13:31"], [1.0, 3.0]))
     batch = batch.set_column(3, batch.schema.field("open"), pa.array([1.0, 3.0]))
     batch = batch.set_column(4, batch.schema.field("high"), pa.array([1.0, 6.0]))
@@ -116,7 +116,7 @@ def test_a_bar_without_a_vwap_has_its_typical_price() -> None:
     assert [row["vwap"] for row in records.decode(output.value).batch.to_pylist()] == [2.0, 3.0]
 
 
-def test_over_columns_the_session_is_the_utc_date_and_the_vwap_the_typical_price() -> None:
+def test_compute_derives_a_missing_session_from_the_utc_date_and_a_missing_vwap_from_prices() -> None:
     moments = np.array([T0 // DAY_US * DAY_US + i * 700 * MINUTE_US for i in range(4)])
     columns = {
         "high": [2.0, 3.0, 4.0, 9.0],

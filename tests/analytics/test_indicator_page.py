@@ -1,4 +1,4 @@
-"""docs/indicators.md agrees with the code: the list, the dialects, and the examples."""
+"""The list, the dialects and the examples of docs/indicators.md agree with the code."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def updated_page(page: str) -> str:
 
 
 def test_the_list_equals_the_declarations() -> None:
-    assert updated_page(PAGE) == PAGE, "run tools/indicators.py"
+    assert updated_page(PAGE) == PAGE, "docs/indicators.md is out of date: run tools/indicators.py"
     assert all(f"| `{name}` |" in PAGE for name in INDICATORS)
 
 

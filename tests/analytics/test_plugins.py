@@ -1,4 +1,4 @@
-"""Indicators of other packages, through entry points. The packages are folders as an installer writes them."""
+"""Indicators of other packages, found by entry points. The tests write the packages as an installer would."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tickerplant.analytics.indicator.declaration import period
 
 
 class {name}(Windowed):
-    """The mean of the newest close and that of `period` bars before it."""
+    """Mean of the newest close and the close `period` bars earlier."""
 
     NAME = "{name}"
     PARAMETERS = (period(3, least=1),)
@@ -27,7 +27,7 @@ class {name}(Windowed):
 
 
 def install(folder: Path, package: str, entries: dict[str, str], source: str) -> None:
-    """Write the files of an installed package: the module and its metadata."""
+    """Write the module and the metadata of an installed package."""
     module = package.replace("-", "_")
     (folder / f"{module}.py").write_text(source)
     info = folder / f"{module}-1.0.dist-info"

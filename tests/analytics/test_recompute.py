@@ -1,4 +1,4 @@
-"""Series computed again from stored history: the tables equal those of a batch over the whole history."""
+"""After series are recomputed from stored bars, the tables equal a batch over the whole history."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def bench(tmp_path: Path, dsn: str) -> Iterator[Bench]:
 
 
 @pytest.fixture(autouse=True)
-def _no_fault_stays() -> Iterator[None]:
+def _uninstall_faults() -> Iterator[None]:
     yield
     faults.install(None)
 
@@ -60,12 +60,12 @@ def check(bench: Bench, symbol: str = "A", indicators: list[str] = INDICATORS, c
 
 
 def live(bench: Bench, begin: int, end: int, x: np.ndarray, symbol: str = "A") -> None:
-    """Append daily bars as a live feed closes them, in six records."""
+    """Append the daily bars `begin` to `end` of a symbol in six records of a live feed."""
     for part in np.array_split(np.arange(begin, end), 6):
         bench.bars(symbol, days(part[0], part[-1] + 1), x[part])
 
 
-def test_a_backfill_is_computed_once_when_it_has_ended(bench: Bench) -> None:
+def test_a_series_is_recomputed_once_after_its_backfill_has_ended(bench: Bench) -> None:
     x = prices(2500 + DAYS)
     bench.append(records.Settings, values=RULES)
     bench.bars("A", days(0, DAYS), x[2500:])
@@ -83,14 +83,14 @@ def test_a_backfill_is_computed_once_when_it_has_ended(bench: Bench) -> None:
     assert bench.analytics.counters.computed_again == 1
     check(bench)
     check(bench, "B")
-    # Later bars continue from there, without another recomputation.
+    # The values of later bars continue from the recomputed state.
     bench.bars("A", days(DAYS, DAYS + 5), prices(5, 4))
     bench.run()
     assert bench.analytics.counters.computed_again == 0
     check(bench)
 
 
-def test_a_backfill_without_an_end_is_computed_after_a_bounded_log_time(bench: Bench) -> None:
+def test_a_series_is_recomputed_after_a_bounded_log_time_if_its_backfill_does_not_end(bench: Bench) -> None:
     x = prices(DAYS)
     bench.append(records.Settings, values=RULES)
     live(bench, 300, DAYS, x)
@@ -117,7 +117,7 @@ def test_history_of_lower_source_priority_changes_nothing(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("state", ["final", "withdrawn"])
-def test_a_revision_older_than_memory_revises_all_after_it(bench: Bench, state: str) -> None:
+def test_a_revision_older_than_the_retained_bars_revises_all_later_values(bench: Bench, state: str) -> None:
     bench.append(records.Settings, values=RULES)
     live(bench, 0, DAYS, prices(DAYS))
     bench.run()
@@ -139,7 +139,7 @@ def test_a_split_revises_earlier_bars_including_those_that_arrive_later(bench: B
     check(bench)
     bench.bars("A", days(0, 300), x[:300], feed="backfill", history=True)
     bench.append(records.End, feed="backfill")
-    bench.bars("A", [day(690)], [77.0 * 4])  # retained, and before the split
+    bench.bars("A", [day(690)], [77.0 * 4])  # a retained bar before the split
     bench.split("A", day(100), 1.0, 10.0)
     bench.split("A", day(700), 4.0)
     bench.run()
@@ -194,7 +194,7 @@ def disturb(bench: Bench) -> None:
 
 @pytest.mark.parametrize("point", POINTS)
 def test_the_tables_are_equal_after_any_kill(bench: Bench, point: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kill at each effect of a commit, and (`again`) between two recomputed series."""
+    """Kill analytics at each effect of a commit, and at the point `again` between two recomputed series."""
     recompute = AnalyticsStage.recompute
 
     def computed(stage: AnalyticsStage, series: Series, history: pa.RecordBatch) -> Iterator[Output]:
@@ -251,7 +251,8 @@ def test_without_a_store_analytics_continues_and_queued_series_wait(bench: Bench
 
 
 def test_intraday_bars_are_adjusted_by_session_not_by_utc_day(bench: Bench) -> None:
-    # 2020-08-31 is a Monday. Its session starts at 04:00 in New York, 08:00 UTC; the previous one ends on Saturday UTC.
+    # 2020-08-31 is a Monday. Its session starts at 04:00 in New York, which is 08:00 UTC.
+    # The previous session ends at 00:00 UTC on Saturday.
     session = 1_598_832_000_000_000
     begin = session + 8 * 60 * MINUTE_US
     bench.append(records.Settings, values={"indicators": {"5m": ["SMA(3)"]}, "calendars": {"*": "XNYS"}})
@@ -266,7 +267,7 @@ def test_intraday_bars_are_adjusted_by_session_not_by_utc_day(bench: Bench) -> N
 
 
 @pytest.mark.parametrize("in_the_set", [True, False])
-def test_an_alerts_indicator_counts_from_the_first_stored_bar_on_adjusted_bars(
+def test_the_indicator_of_an_alert_rule_is_computed_from_all_stored_bars_adjusted_for_splits(
     bench: Bench, *, in_the_set: bool
 ) -> None:
     indicators = {"1d": INDICATORS} if in_the_set else {"5m": INDICATORS}

@@ -1,4 +1,4 @@
-"""The service on a real log: its commits equal the outputs of the pure stage."""
+"""The service on a real log commits the outputs of the pure stage."""
 
 from __future__ import annotations
 

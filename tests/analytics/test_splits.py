@@ -1,4 +1,4 @@
-"""Splits: when one takes effect, which ratio counts, and the adjusted columns."""
+"""Splits: the time at which a split takes effect, the ratio that applies, and the adjusted columns."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def columns(times: list[int], splits: Splits, *, daily: bool = True) -> list[flo
     return made["close"].tolist()
 
 
-def test_a_split_takes_effect_with_its_session_and_the_newest_ratio_counts() -> None:
+def test_a_split_takes_effect_when_its_session_starts_and_the_newest_ratio_applies() -> None:
     splits = Splits()
     assert splits.add([Split("A", DAY_US, 2.0), Split("A", 2 * DAY_US, 4.0)], clock_us=DAY_US - 1) == []
     assert columns([0, DAY_US, 2 * DAY_US], splits) == [100.0] * 3

@@ -1,4 +1,4 @@
-"""The stage: values, revisions, snapshots and dead letters."""
+"""Values, revisions, snapshots and dead letters of the analytics stage."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_values_have_the_key_and_version_of_the_bars() -> None:
     assert all(row["rsi_14"] is None for row in rows)
 
 
-def test_marks_and_ends_are_passed_on_and_settings_are_not() -> None:
+def test_marks_and_ends_are_forwarded_and_settings_and_splits_are_not() -> None:
     made = stage({})
     mark = records.Mark(sent_at_us=T0, feed="f", cause=5, watermark_us=T0)
     end = records.End(sent_at_us=T0, feed="f", cause=6, whole=True)
@@ -113,16 +113,16 @@ def test_forming_bars_have_the_forming_columns_and_change_no_state() -> None:
     assert with_forming.snapshot() == without.snapshot()
 
 
-def test_a_withdrawal_removes_values_and_later_ones_equal_a_batch_over_the_rest() -> None:
+def test_a_withdrawal_removes_values_and_later_values_equal_a_batch_over_the_remaining_bars() -> None:
     x = np.random.default_rng(8).uniform(90, 110, 60)
     series = {minute(i): float(price) for i, price in enumerate(x)}
     made, table = stage(SMALL), Table()
     table.apply(made.step(consumed_bars([Bar(time, "A", price) for time, price in series.items()])))
-    for offset, at in enumerate((30, 59, 0), start=2):  # in the middle, the newest, the first
+    for offset, at in enumerate((30, 59, 0), start=2):  # a middle bar, the newest, the first
         table.apply(made.step(consumed_bars([Bar(minute(at), "A", None, "withdrawn", version=offset)], offset)))
         del series[minute(at)]
         assert values_of(table, "A") == batch_of(series, SMALL["indicators"]["1m"])
-    # The next bars, forming and final, continue from the remaining ones.
+    # The values of the next forming and closed bars continue from the remaining bars.
     forming = made.step(consumed_bars([Bar(minute(59), "A", 95.0, "forming", version=5)], 5))
     table.apply(forming)
     expected = batch_of(series | {minute(59): 95.0}, SMALL["indicators"]["1m"])[minute(59)]
@@ -156,9 +156,9 @@ def test_activity_bars_are_processed_if_the_rules_contain_their_interval() -> No
     for some in (rows[:700], rows[700:701], rows[701:]):
         table.apply(made.step(consumed_bars(some)))
     assert values_of(table, "A", "100t") == batch_of(series, indicators)
-    gone = times[-600].item()
-    table.apply(made.step(consumed_bars([Bar(gone, "A", None, "withdrawn", "100t", 2)], 2)))
-    del series[gone]
+    withdrawn_us = times[-600].item()
+    table.apply(made.step(consumed_bars([Bar(withdrawn_us, "A", None, "withdrawn", "100t", 2)], 2)))
+    del series[withdrawn_us]
     assert values_of(table, "A", "100t") == batch_of(series, indicators)
     again = AnalyticsStage(made.snapshot())
     assert again.snapshot() == made.snapshot()
@@ -264,7 +264,7 @@ def test_changed_settings_keep_states_and_start_new_indicators_on_retained_bars(
     assert restored.snapshot() == made.snapshot()
 
 
-def test_a_snapshot_of_other_bytes_is_refused() -> None:
+def test_bytes_that_are_no_snapshot_are_refused() -> None:
     for data in (b"", b"nonsense", b"\x94\x00\x80\x90\x91\x90"):
         with pytest.raises(SnapshotRefused):
             AnalyticsStage(data)
@@ -333,6 +333,6 @@ def test_a_revision_within_a_long_warm_up_equals_a_batch_over_the_revised_bars()
     table.apply(made.step(consumed_bars(first, 1)))
     prices[minute(70)] = 250.0
     table.apply(made.step(consumed_bars([Bar(minute(70), "A", 250.0, version=2)], 2)))
-    for place, time in enumerate(list(prices)[100:], start=3):
-        table.apply(made.step(consumed_bars([Bar(time, "A", prices[time], version=place)], place)))
+    for offset, time in enumerate(list(prices)[100:], start=3):
+        table.apply(made.step(consumed_bars([Bar(time, "A", prices[time], version=offset)], offset)))
     assert values_of(table, "A") == batch_of(prices, ["EMA(200)"])

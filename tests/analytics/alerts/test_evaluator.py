@@ -1,4 +1,4 @@
-"""Alert rules in the stage: each fires once, over revisions, restarts and forming bars."""
+"""Alert rules fire once per crossing, despite revisions, restarts and forming bars."""
 
 from __future__ import annotations
 
@@ -71,17 +71,17 @@ def at(rows: list[dict[str, Any]]) -> list[int]:
 
 @pytest.mark.parametrize("together", [False, True], ids=["bar by bar", "in one record"])
 @pytest.mark.parametrize(
-    ("operator", "wanted"),
+    ("operator", "expected_bars"),
     [("crosses_above", [2, 6]), ("crosses_below", [4]), ("greater", [2, 6]), ("less", [0, 4])],
 )
 def test_a_rule_fires_when_it_becomes_true_and_not_while_it_stays_true(
-    operator: str, wanted: list[int], together: bool
+    operator: str, expected_bars: list[int], together: bool
 ) -> None:
     bars = closes(9, 10, 11, 12, 9, 9, 11, 10)
     made = stage(rule("close", operator, "10"))
     rows = fired(made, *([bars] if together else [[bar] for bar in bars]))
-    assert at(rows) == wanted
-    assert len({row["alert_id"] for row in rows}) == len(wanted)
+    assert at(rows) == expected_bars
+    assert len({row["alert_id"] for row in rows}) == len(expected_bars)
     assert not any(row["revised"] for row in rows)
 
 
@@ -97,11 +97,13 @@ def test_a_fired_alert_contains_rule_bar_both_values_and_cause() -> None:
 
 
 @pytest.mark.parametrize(
-    ("percent", "wanted"), [("50", [3]), ("-50", [5]), ("49.9", [3]), ("100", [])]
-)  # the changes of 10 10 12 15 15 7.5 over 2 bars are 20, 50, 25, -50
-def test_a_percent_change_spans_the_given_bars_and_includes_the_threshold(percent: str, wanted: list[int]) -> None:
+    ("percent", "expected_bars"), [("50", [3]), ("-50", [5]), ("49.9", [3]), ("100", [])]
+)  # percent changes over 2 bars of the prices below: 20, 50, 25, -50
+def test_a_percent_change_spans_the_given_bars_and_includes_the_threshold(
+    percent: str, expected_bars: list[int]
+) -> None:
     made = stage(rule("close", "percent_change", percent, bars=2))
-    assert at(fired(made, *([bar] for bar in closes(10, 10, 12, 15, 15, 7.5)))) == wanted
+    assert at(fired(made, *([bar] for bar in closes(10, 10, 12, 15, 15, 7.5)))) == expected_bars
 
 
 def test_a_percent_change_of_an_indicator_uses_its_values() -> None:
@@ -109,9 +111,9 @@ def test_a_percent_change_of_an_indicator_uses_its_values() -> None:
     sma = compute(prices, "SMA(5)")["sma_5"]
     change = 100 * (sma[7:] / sma[:-7] - 1)
     true = np.concatenate([np.zeros(7, bool), change >= 0.5])
-    wanted = np.flatnonzero(true[1:] & ~true[:-1]) + 1
+    expected_bars = np.flatnonzero(true[1:] & ~true[:-1]) + 1
     made = stage(rule("SMA(5)", "percent_change", "0.5", bars=7))
-    assert at(fired(made, *([bar] for bar in closes(*prices)))) == wanted.tolist()
+    assert at(fired(made, *([bar] for bar in closes(*prices)))) == expected_bars.tolist()
 
 
 @given(
@@ -132,9 +134,9 @@ def test_a_snapshot_anywhere_changes_nothing(prices: list[int], cut: int, operat
     one, other = stage(*rules), stage(*rules)
     expected = fired(one, *batches)
     found = fired(other, *batches[:cut])
-    kept = other.snapshot()
-    other = AnalyticsStage(kept)
-    assert other.snapshot() == kept
+    snapshot = other.snapshot()
+    other = AnalyticsStage(snapshot)
+    assert other.snapshot() == snapshot
     assert found + fired(other, *batches[cut:], first=min(cut, len(batches))) == expected
     assert one.snapshot() == other.snapshot()
 
@@ -147,22 +149,25 @@ def test_a_snapshot_anywhere_changes_nothing(prices: list[int], cut: int, operat
 def test_every_crossing_of_the_revised_bars_fires_exactly_once(
     prices: list[int], changes: list[tuple[int, int]]
 ) -> None:
-    """A price of 0 withdraws the bar. The first bar is below the line, so the first bar above it is a crossing."""
+    """Change random bars, and compare the fired alerts with the crossings of the resulting series.
+
+    A price of 0 withdraws the bar. The first bar is below 2, so that the next bar above 2 is a crossing.
+    """
     made = stage(rule("close", "crosses_above", "2"))
     now = {0: 1.0} | {i: float(price) for i, price in enumerate(prices, start=1)}
     rows = fired(made, *([Bar(minute(i), "A", price)] for i, price in now.items()))
-    for version, (place, price) in enumerate(changes, start=2):
-        if 0 < place <= len(prices):
+    for version, (bar_number, price) in enumerate(changes, start=2):
+        if 0 < bar_number <= len(prices):
             state = "final" if price else "withdrawn"
-            rows += fired(made, [Bar(minute(place), "A", float(price) if price else None, state, version=version)])
-            now.pop(place, None)
+            rows += fired(made, [Bar(minute(bar_number), "A", float(price) if price else None, state, version=version)])
+            now.pop(bar_number, None)
             if price:
-                now[place] = float(price)
+                now[bar_number] = float(price)
     times = sorted(now)
-    wanted = {b for a, b in itertools.pairwise(times) if now[a] <= 2 < now[b]}
+    expected_bars = {b for a, b in itertools.pairwise(times) if now[a] <= 2 < now[b]}
     ids = [row["alert_id"] for row in rows]
     assert len(ids) == len(set(ids))
-    assert wanted <= set(at(rows))
+    assert expected_bars <= set(at(rows))
 
 
 def test_a_revision_fires_only_new_crossings_marked_as_revised() -> None:
@@ -174,7 +179,7 @@ def test_a_revision_fires_only_new_crossings_marked_as_revised() -> None:
     assert at(fired(made, [Bar(minute(4), "A", 12.0)])) == [4]
 
 
-def test_a_rule_on_updates_fires_each_crossing_within_the_bar_but_not_at_its_close() -> None:
+def test_a_rule_on_updates_fires_at_each_crossing_within_a_bar_but_not_again_at_the_close() -> None:
     made = stage(rule("close", "crosses_above", "10", when="update"))
     states = [
         (9.0, "final"),
@@ -191,7 +196,7 @@ def test_a_rule_on_updates_fires_each_crossing_within_the_bar_but_not_at_its_clo
     assert at(fired(made, [Bar(minute(3), "A", 10.5)])) == [3]
 
 
-def test_a_withdrawn_forming_bar_resets_the_truth() -> None:
+def test_a_withdrawn_forming_bar_resets_the_state_of_the_condition() -> None:
     made = stage(rule("close", "crosses_above", "10", when="update"))
     fired(made, [Bar(minute(0), "A", 9.0)])
     assert len(fired(made, [Bar(minute(1), "A", 11.0, "forming")], [Bar(minute(1), "A", None, "withdrawn")])) == 1
@@ -246,7 +251,9 @@ def test_a_rule_starts_with_the_retained_bars_of_the_engine() -> None:
     made = stage(values={"indicators": {"1m": ["SMA(3)"]}})
     fired(made, *([bar] for bar in closes(*range(20, 10, -1))))
     apply_rule(made, rule("close", "crosses_above", "SMA(5)"))
-    assert at(fired(made, closes(20, first=10))) == [10], "the rule is warm at once, and the previous bar was below"
+    assert at(fired(made, closes(20, first=10))) == [10], (
+        "the retained bars complete the warm-up, and the previous bar was below"
+    )
     apply_rule(made, rule("close", "greater", "10", id="already"))
     assert [row["rule_id"] for row in fired(made, closes(20, first=11))] == ["already"]
 
@@ -262,7 +269,7 @@ def test_history_bars_update_the_state_but_fire_nothing() -> None:
     assert [row["rule_id"] for row in fired(made, *([bar] for bar in closes(4, 12, first=3)))] == ["once", "r"]
 
 
-def test_many_rules_together_fire_as_each_alone() -> None:
+def test_each_of_many_rules_fires_as_it_does_alone() -> None:
     rng = np.random.default_rng(5)
     symbols = [f"S{i}" for i in range(20)]
     texts = [("close", "crosses_above", "SMA(3)"), ("RSI(4)", "less", "40"), ("EMA(3)", "crosses_below", "EMA(6)"),
@@ -403,24 +410,27 @@ def test_a_withdrawn_bar_that_had_not_fired_fires_as_revised() -> None:
 def test_a_closed_bar_fires_at_most_once_under_any_withdrawals_and_revisions(
     moves: list[tuple[int, int, str]], operator: str, when: str, cut: int
 ) -> None:
-    """Each move is a bar relative to the newest one, with a price. A price of 0 withdraws the bar."""
+    """Apply random bars, and check that no closed bar fires twice.
+
+    A move is (bar relative to the newest bar, price, state). A price of 0 withdraws the bar.
+    """
     made = stage(rule("close", operator, "2", when=when))
     newest, closed, had = 0, set[int](), set[int]()
     ids: list[str] = []
     for version, (back, price, state) in enumerate(moves, 1):
         if version == cut:
             made = AnalyticsStage(made.snapshot())
-        place = max(newest + back, 0)
-        newest = max(newest, place)
-        bar = Bar(minute(place), "A", float(price) or None, state if price else "withdrawn", version=version)
+        bar_number = max(newest + back, 0)
+        newest = max(newest, bar_number)
+        bar = Bar(minute(bar_number), "A", float(price) or None, state if price else "withdrawn", version=version)
         rows = fired(made, [bar])
         for row, number in zip(rows, at(rows), strict=True):
             if row["state"] == "final" or number in closed:
-                assert number not in had or number not in closed, "a bar that closed before must not fire again"
+                assert number not in had or number not in closed, "a bar that was already closed fires again"
         had |= set(at(rows))
         ids += [row["alert_id"] for row in rows]
         if price and state == "final":
-            closed.add(place)
+            closed.add(bar_number)
     assert len(ids) == len(set(ids))
     if when == "bar":
         assert all(one.endswith(".0") for one in ids)
@@ -437,7 +447,7 @@ def test_a_bar_beyond_the_remembered_firings_does_not_fire_again() -> None:
 
 
 def made_at(one: Rule, i: float, values: dict[str, Any] | None = None) -> AnalyticsStage:
-    """Return a stage with a rule that was created `i` minutes after T0."""
+    """Return a stage with a rule created `i` minutes after T0."""
     made = stage(values=values)
     assert made.step(consumed(records.AlertRule(sent_at_us=T0 + int(i * MINUTE_US), rule=one))) == []
     return made
@@ -446,30 +456,30 @@ def made_at(one: Rule, i: float, values: dict[str, Any] | None = None) -> Analyt
 @pytest.mark.parametrize("together", [False, True], ids=["bar by bar", "in one record"])
 @pytest.mark.parametrize("when", ["bar", "update"])
 @pytest.mark.parametrize(
-    ("operator", "prices", "wanted"),
+    ("operator", "prices", "expected_bars"),
     [
         ("crosses_above", (9, 11, 9, 11, 9, 11, 12), [5]),
         ("crosses_above", (9, 11, 9, 9, 11, 12), [4]),  # the previous bar ended before the rule was created
         ("crosses_above", (9, 11, 12, 12, 12, 9, 11), [6]),
-        ("greater", (9, 11, 12, 12, 12, 12), [4]),  # the first bar that counts
+        ("greater", (9, 11, 12, 12, 12, 12), [4]),  # the first bar that ends after the rule was created
         ("less", (9, 11, 12, 9, 12, 9), [5]),
     ],
 )
 def test_a_bar_that_ended_before_the_rule_was_created_fires_nothing(
-    operator: str, prices: tuple[float, ...], wanted: list[int], when: str, *, together: bool
+    operator: str, prices: tuple[float, ...], expected_bars: list[int], when: str, *, together: bool
 ) -> None:
-    """The rule is created in minute 4; older bars arrive after it, as from a backfill."""
+    """Create the rule in minute 4, then send bars since minute 0, as a backfill does."""
     bars = closes(*prices)
     batches = [bars] if together else [[bar] for bar in bars]
     made = made_at(rule("close", operator, "10", when=when), 4.5)
-    assert at(fired(made, *batches)) == wanted
+    assert at(fired(made, *batches)) == expected_bars
     made = AnalyticsStage(made.snapshot())
     assert fired(made, [Bar(minute(2), "A", 20.0, version=9)], [Bar(minute(2), "A", 1.0, version=10)]) == []
     once = made_at(rule("close", operator, "10", when=when, once=True), 4.5)
-    assert at(fired(once, *batches)) == wanted[:1]
+    assert at(fired(once, *batches)) == expected_bars[:1]
 
 
-def test_a_bar_that_ends_as_the_rule_is_created_is_old() -> None:
+def test_a_bar_that_ends_at_the_creation_of_the_rule_fires_nothing() -> None:
     assert at(fired(made_at(rule("close", "greater", "10"), 2), *([bar] for bar in closes(11, 11, 11)))) == [2]
     made = made_at(rule("close", "greater", "10", interval="100t"), 1.5)
     bars = [Bar(minute(i), "A", 11.0, interval="100t") for i in range(3)]
@@ -496,7 +506,7 @@ MIDNIGHT = T0 // DAY_US * DAY_US + DAY_US
 
 
 def split(made: AnalyticsStage, session_us: int, ratio: float) -> None:
-    """Append a split of A that takes effect at once."""
+    """Apply a split of A that takes effect immediately."""
     rows = {"time": [session_us], "symbol": ["A"], "numerator": [ratio], "denominator": [1.0], "source": ["test"]}
     batch = pa.RecordBatch.from_pydict(rows, schema=schemas.SPLITS)
     made.step(consumed(records.Splits(sent_at_us=max(session_us, T0), feed="f"), batch))
@@ -511,8 +521,8 @@ IN_THE_SET = {"indicators": {"1m": ["SMA(3)"]}, "forming_indicators": [], "calen
 OUTSIDE = {"indicators": {}, "forming_indicators": [], "calendars": {"*": "24/7"}}
 
 
-@pytest.mark.parametrize("values", [IN_THE_SET, OUTSIDE], ids=["in the set", "outside"])
-def test_after_a_split_nothing_fires_until_the_series_has_been_computed_again(values: dict[str, Any]) -> None:
+@pytest.mark.parametrize("values", [IN_THE_SET, OUTSIDE], ids=["indicator in the rules", "indicator of the alert only"])
+def test_after_a_split_nothing_fires_until_the_series_is_recomputed(values: dict[str, Any]) -> None:
     made = stage(rule("close", "crosses_below", "SMA(3)"), rule("close", "less", "60", id="s"), values=values)
     before = around_midnight([100.0, 101.0, 102.0, 103.0, 104.0], [])
     assert fired(made, *before) == []
@@ -520,11 +530,11 @@ def test_after_a_split_nothing_fires_until_the_series_has_been_computed_again(va
     made = AnalyticsStage(made.snapshot())
     apply_rule(made, rule("close", "crosses_below", "SMA(3)", revision=2))
     after = around_midnight([], [52.5, 53.0, 53.5])
-    assert fired(made, *after[:2]) == [], "a split is not a fall in price"
+    assert fired(made, *after[:2]) == [], "the split, which halves the price, fired an alert"
     assert fired(made, [before[-1][0]._replace(close=104.5, version=9)]) == []
-    kept = made.snapshot()
-    made = AnalyticsStage(kept)
-    assert made.snapshot() == kept
+    snapshot = made.snapshot()
+    made = AnalyticsStage(snapshot)
+    assert made.snapshot() == snapshot
     history = rows_of([row for batch in before + after[:2] for row in batch])
     for _ in made.recompute(Series("1m", "A"), history):
         pass
@@ -534,7 +544,7 @@ def test_after_a_split_nothing_fires_until_the_series_has_been_computed_again(va
     assert (row["rule_id"], row["left"], row["right"]) == ("r", 50.0, (53.0 + 53.5 + 50.0) / 3)
 
 
-@pytest.mark.parametrize("values", [IN_THE_SET, OUTSIDE], ids=["in the set", "outside"])
+@pytest.mark.parametrize("values", [IN_THE_SET, OUTSIDE], ids=["indicator in the rules", "indicator of the alert only"])
 def test_a_split_before_all_retained_bars_changes_nothing(values: dict[str, Any]) -> None:
     batches = [
         *([bar] for bar in closes(9, 11, 12, 12, 12)),

@@ -1,4 +1,7 @@
-"""Laws of every indicator: stream, batch, cuts and peek agree to the bit, and extreme bars give finite values."""
+"""The contract of every indicator.
+
+Values of a stream, a batch, parts of a batch and a peek are bit-identical. Extreme bars give finite values.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ def test_the_stream_equals_a_batch_to_the_bit_on_real_prices(indicator: Indicato
 
 
 @pytest.mark.parametrize("indicator", EVERY, ids=str)
-def test_many_symbols_at_once_give_the_values_of_each_alone(indicator: Indicator) -> None:
+def test_values_of_many_symbols_together_equal_those_of_each_alone(indicator: Indicator) -> None:
     bars = random_bars(90, 150, seed=9)
     made = streamed(indicator, bars)
     assert streamed(indicator, bars, sliced=True).tobytes() == made.tobytes()
@@ -38,7 +41,9 @@ def test_many_symbols_at_once_give_the_values_of_each_alone(indicator: Indicator
 
 @pytest.mark.parametrize("sliced", [False, True], ids=["rows", "slice"])
 @pytest.mark.parametrize("indicator", EVERY, ids=str)
-def test_peek_changes_no_state_and_equals_the_following_close(indicator: Indicator, sliced: bool) -> None:
+def test_a_peek_changes_no_state_and_returns_the_values_of_the_following_step(
+    indicator: Indicator, sliced: bool
+) -> None:
     series = inputs_of(indicator, random_bars(300, 3))
     state, rows = IndicatorState(indicator, 64, 3), slice(0, 3) if sliced else np.arange(3)
     for bar in range(300):
@@ -50,7 +55,7 @@ def test_peek_changes_no_state_and_equals_the_following_close(indicator: Indicat
 
 
 @pytest.mark.parametrize("indicator", EVERY, ids=str)
-def test_the_default_run_equals_the_run_of_the_indicator(indicator: Indicator) -> None:
+def test_the_run_of_an_indicator_equals_the_run_of_the_base_class(indicator: Indicator) -> None:
     series = tuple(values[:, 0] for values in inputs_of(indicator, random_bars(450, 1, seed=2)))
     own, base = np.zeros(indicator.width), np.zeros(indicator.width)
     made, plain = indicator.run(own, 0, series), Indicator.run(indicator, base, 0, series)
@@ -63,7 +68,7 @@ def test_the_default_run_equals_the_run_of_the_indicator(indicator: Indicator) -
 
 
 @pytest.mark.parametrize("indicator", EVERY, ids=str)
-def test_values_after_a_rewind_equal_the_first_ones(indicator: Indicator) -> None:
+def test_values_after_a_rewind_equal_the_values_before_it(indicator: Indicator) -> None:
     series = tuple(values[:, 0] for values in inputs_of(indicator, random_bars(300, 1, seed=3)))
     expected = IndicatorState(indicator, 0, 1).run(0, 0, series)
     for position in (299, 280, 251):
@@ -84,7 +89,7 @@ rows_of_bars = st.lists(
 
 
 @given(rows_of_bars, st.sampled_from(EVERY), st.data())
-def test_any_prices_stream_as_a_batch_in_any_cuts_without_nan_or_warning(
+def test_any_prices_give_equal_finite_values_in_a_stream_and_in_any_parts_of_a_batch(
     rows: list[tuple[float, float, float, float, float, bool]], indicator: Indicator, data: st.DataObject
 ) -> None:
     part = np.array([row[:5] for row in rows]).T

@@ -1,8 +1,11 @@
-"""Recursive indicators that TA-Lib lacks, derived bar by bar in plain Python from their sources, over whole files.
+"""Recursive indicators that TA-Lib lacks equal derivations in plain Python over whole files.
 
-Sources: TradingView's Pine Script reference manual (`ta.ema`, `ta.rma`, `ta.tr`, `ta.atr`, `ta.macd`, `ta.rsi`,
-`ta.dmi`, `ta.supertrend`), whose `ta.ema` and `ta.rma` are seeded with the simple average; StockCharts' ChartSchool
-("Keltner Channels", "Volume-Weighted Average Price"); J. Welles Wilder, New Concepts (1978), for the ADX.
+Sources of the derivations:
+
+- TradingView's Pine Script reference manual: `ta.ema`, `ta.rma`, `ta.tr`, `ta.atr`, `ta.macd`, `ta.rsi`, `ta.dmi`,
+  `ta.supertrend`. Its `ta.ema` and `ta.rma` start with the simple average.
+- StockCharts' ChartSchool: "Keltner Channels" and "Volume-Weighted Average Price".
+- J. Welles Wilder, New Concepts (1978): the ADX.
 """
 
 from __future__ import annotations
@@ -23,7 +26,10 @@ Bars = Mapping[str, list[float]]
 
 
 def averaged(x: list[float], period: int, weight: float) -> list[float]:
-    """Return weight · x + (1 - weight) · before, seeded with the mean of the first `period` values other than NaN."""
+    """Return the exponential average `weight · x + (1 - weight) · previous` of each value, NaN before the seed.
+
+    The seed is the mean of the first `period` values other than NaN.
+    """
     made, seed, before = [], [], nan
     for value in x:
         if value != value:
@@ -47,7 +53,7 @@ def rma(x: list[float], period: int) -> list[float]:
 
 
 def true_ranges(bars: Bars, first: bool) -> list[float]:
-    """Return the true ranges. The first bar has its own range, or (not `first`) none."""
+    """Return the true range of each bar. The first value is high less low if `first`, else NaN."""
     rows = list(zip(bars["high"], bars["low"], bars["close"], strict=True))
     made = [rows[0][0] - rows[0][1] if first else nan]
     for (_, _, before), (high, low, _) in pairwise(rows):
@@ -93,9 +99,9 @@ def keltner(bars: Bars, period: int, span: int, ranges: float, first: bool) -> l
 
 
 def supertrend(bars: Bars, period: int, factor: float, first: bool) -> list[list[float]]:
-    """Return line and direction as in the manual's code, which derives the last trend from the line.
+    """Return line and direction as the manual's code does, NaN in the warm-up.
 
-    There direction 1 is down; here it is -1.
+    The code derives the previous trend from the line. In the manual, direction 1 is down. Here, -1 is down.
     """
     average = rma(true_ranges(bars, first), period)
     lines, directions = [], []
@@ -163,7 +169,7 @@ def test_values_equal_the_source_with_nulls_in_the_same_places(name: str, text: 
         np.testing.assert_allclose(ours, values, rtol=1e-9, atol=1e-9)
 
 
-def test_the_vwap_of_equal_prices_is_exact_and_without_volume_the_newest_price() -> None:
+def test_the_vwap_of_equal_prices_is_exact_and_that_of_no_volume_is_the_newest_price() -> None:
     bars = {"vwap": [0.1] * 9 + [5.0, 6.0, 7.0], "volume": [3.0, 0.0, 7.0] * 3 + [0.0, 0.0, 2.0],
             "session": [1.0] * 9 + [2.0] * 3}  # fmt: skip
     assert compute(bars, "VWAP")["vwap"].tolist() == [0.1] * 9 + [5.0, 6.0, 7.0]
@@ -178,6 +184,6 @@ def test_the_rsi_of_an_unchanged_price_is_0_or_100_by_dialect() -> None:
     ("text", "reason"),
     [("MACD(26,12,9)", "fast is 26"), ("MACD(12,12,9)", "fast is 12"), ("SAR(0.3,0.2)", "acceleration is 0.3")],
 )
-def test_values_that_exclude_each_other_are_refused(text: str, reason: str) -> None:
+def test_parameters_that_contradict_each_other_are_refused(text: str, reason: str) -> None:
     with pytest.raises(BadInput, match=reason):
         parse(text)

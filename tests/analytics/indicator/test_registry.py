@@ -1,4 +1,4 @@
-"""Calls are parsed, columns named, and the basic indicators equal TA-Lib."""
+"""Parsing of indicator calls, names of columns, and equality of the basic indicators with TA-Lib."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def expected(indicator: Indicator, x: np.ndarray) -> list[np.ndarray]:
 def test_a_batch_equals_talib_with_nulls_in_the_same_places(name: str, text: str) -> None:
     x = closes(name)
     made = list(compute(x, text).values())
-    wanted = expected(parse(text), x)
-    for ours, theirs in zip(made[: len(wanted)], wanted, strict=True):  # BBANDS has outputs that TA-Lib lacks
+    reference = expected(parse(text), x)
+    for ours, theirs in zip(made[: len(reference)], reference, strict=True):  # BBANDS has outputs that TA-Lib lacks
         assert (np.isnan(ours) == np.isnan(theirs)).all()
         np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9)
 
@@ -62,7 +62,7 @@ def test_columns_are_named_after_the_call() -> None:
     ("text", "reason"),
     [
         ("SMA 20", "not an indicator"),
-        ("SMA(20)@nobody", "no dialect 'nobody'"),
+        ("SMA(20)@unknown", "no dialect 'unknown'"),
         ("", "not an indicator"),
         ("SMA(20", "not an indicator"),
         ("FOO(3)", "unknown indicator 'FOO'"),

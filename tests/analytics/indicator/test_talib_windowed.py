@@ -1,6 +1,6 @@
 """Windowed indicators equal TA-Lib to 1e-9 over whole files, with nulls in the same places.
 
-Where TA-Lib's running sums lose digits, exact arithmetic decides which of the two is correct.
+TA-Lib's running sums lose digits. Where values differ, exact arithmetic shows that ours are closer.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ CASES: dict[str, Callable[[Bars], object]] = {
 def test_a_batch_equals_talib_with_nulls_in_the_same_places(name: str, text: str) -> None:
     bars = ohlcv(name)
     found = CASES[text](bars)
-    wanted = found if isinstance(found, (tuple, list)) else (found,)
+    reference = found if isinstance(found, (tuple, list)) else (found,)
     made = list(compute(bars, text).values())
-    for ours, theirs in zip(made, wanted, strict=text != "BBANDS(20,2)"):
+    for ours, theirs in zip(made, reference, strict=text != "BBANDS(20,2)"):
         assert (np.isnan(ours) == np.isnan(theirs)).all()
         np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9)
 
@@ -80,7 +80,7 @@ def exact_wma(x: list[Fraction]) -> Fraction:
 
 
 def worst(ours: np.ndarray, theirs: np.ndarray, count: int = 50) -> list[int]:
-    """Return the bars with the largest differences."""
+    """Return the indices of the `count` bars with the largest differences, ascending by difference. NaN counts as 0."""
     return np.argsort(np.nan_to_num(np.abs(ours - theirs)))[-count:].tolist()
 
 
@@ -91,27 +91,27 @@ def test_where_the_deviation_differs_from_talib_it_is_closer_to_the_exact_value(
     off = {"ours": 0.0, "theirs": 0.0}
     for bar in worst(ours, theirs):
         variance = exact_variance([Fraction(value) for value in close[bar - 19 : bar + 1].tolist()])
-        for who, value in (("ours", ours[bar]), ("theirs", theirs[bar])):
-            off[who] = max(off[who], abs(float(Fraction(float(value)) ** 2 / variance - 1)))
+        for library, value in (("ours", ours[bar]), ("theirs", theirs[bar])):
+            off[library] = max(off[library], abs(float(Fraction(float(value)) ** 2 / variance - 1)))
     assert off["ours"] < 1e-12
     assert off["ours"] < off["theirs"]
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_where_the_weighted_average_differs_from_talib_it_is_closer_to_exact(name: str) -> None:
+def test_where_the_weighted_average_differs_from_talib_it_is_closer_to_the_exact_value(name: str) -> None:
     close = ohlcv(name)["close"]
     ours, theirs = compute(close, "WMA(20)")["wma_20"], talib.WMA(close, 20)
     off = {"ours": 0.0, "theirs": 0.0}
     for bar in worst(ours, theirs):
-        wanted = exact_wma([Fraction(value) for value in close[bar - 19 : bar + 1].tolist()])
-        for who, value in (("ours", ours[bar]), ("theirs", theirs[bar])):
-            off[who] = max(off[who], abs(float(Fraction(float(value)) / wanted - 1)))
+        reference = exact_wma([Fraction(value) for value in close[bar - 19 : bar + 1].tolist()])
+        for library, value in (("ours", ours[bar]), ("theirs", theirs[bar])):
+            off[library] = max(off[library], abs(float(Fraction(float(value)) / reference - 1)))
     assert off["ours"] < 5e-16
     assert off["ours"] <= off["theirs"]
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_the_channel_index_equals_the_exact_one_of_its_typical_prices(name: str) -> None:
+def test_the_commodity_channel_index_is_closer_to_the_exact_value_than_that_of_talib(name: str) -> None:
     bars = ohlcv(name)
     ours, theirs = compute(bars, "CCI(20)")["cci_20"], talib.CCI(*prices(bars), 20)
     typical = [Fraction(value) for value in ((bars["high"] + bars["low"] + bars["close"]) / 3.0).tolist()]
@@ -119,15 +119,15 @@ def test_the_channel_index_equals_the_exact_one_of_its_typical_prices(name: str)
     for bar in worst(ours, theirs):
         window = typical[bar - 19 : bar + 1]
         mean = sum(window) / 20
-        wanted = (window[-1] - mean) / (Fraction(15, 1000) * sum(abs(value - mean) for value in window) / 20)
-        for who, value in (("ours", ours[bar]), ("theirs", theirs[bar])):
-            off[who] = max(off[who], abs(float(Fraction(float(value)) - wanted)))
+        reference = (window[-1] - mean) / (Fraction(15, 1000) * sum(abs(value - mean) for value in window) / 20)
+        for library, value in (("ours", ours[bar]), ("theirs", theirs[bar])):
+            off[library] = max(off[library], abs(float(Fraction(float(value)) - reference)))
     assert off["ours"] < 1e-9
     assert off["ours"] < off["theirs"]
 
 
 def random_ticks(bars: int, seed: int) -> Bars:
-    """Return prices on a grid of five: many equal extremes, ranges of zero height and unchanged bars."""
+    """Return bars with prices from 1 to 5, so that equal extremes, zero ranges and unchanged bars are frequent."""
     rng = np.random.default_rng(seed)
     grid = np.sort(rng.integers(1, 6, (3, bars)).astype(float), axis=0)
     return {"high": grid[2], "low": grid[0], "close": grid[1], "volume": rng.integers(0, 3, bars).astype(float)}
@@ -136,7 +136,7 @@ def random_ticks(bars: int, seed: int) -> Bars:
 @pytest.mark.parametrize("text", ["STOCH(3,2,2)", "STOCHF(2,2)", "WILLR(2)", "MFI(3)", "AROON(6)", "AROONOSC(6)"])
 def test_ties_and_ranges_of_zero_height_equal_talib(text: str) -> None:
     n = [int(word) for word in text[text.index("(") + 1 : -1].split(",")]
-    wanted: dict[str, Callable[[Bars], object]] = {
+    reference: dict[str, Callable[[Bars], object]] = {
         "STOCH": lambda bars: talib.STOCH(*prices(bars), n[0], n[1], 0, n[2], 0),
         "STOCHF": lambda bars: talib.STOCHF(*prices(bars), n[0], n[1], 0),
         "WILLR": lambda bars: talib.WILLR(*prices(bars), n[0]),
@@ -146,7 +146,7 @@ def test_ties_and_ranges_of_zero_height_equal_talib(text: str) -> None:
     }
     for seed in range(20):
         bars = random_ticks(400, seed)
-        found = wanted[text[: text.index("(")]](bars)
+        found = reference[text[: text.index("(")]](bars)
         series = found if isinstance(found, (tuple, list)) else (found,)
         for ours, theirs in zip(compute(bars, text).values(), series, strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9)
@@ -168,7 +168,7 @@ def test_constant_prices_give_the_values_of_talib(price: float) -> None:
 
 def test_typical_prices_that_differ_by_rounding_count_as_unchanged() -> None:
     high, low, close = np.array([[1.46, 1.44, 1.46], [1.41, 1.41, 1.40], [1.42, 1.44, 1.43]])
-    assert len(set(((high + low + close) / 3).tolist())) > 1  # each is 1.43 before rounding
+    assert len(set(((high + low + close) / 3).tolist())) > 1  # each is 1.43 in exact arithmetic
     volume = np.full(3, 100.0)
     made = compute({"high": high, "low": low, "close": close, "volume": volume}, "MFI(2)")["mfi_2"]
     np.testing.assert_array_equal(made, talib.MFI(high, low, close, volume, 2))

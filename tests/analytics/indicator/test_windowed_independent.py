@@ -1,7 +1,6 @@
-"""Windowed indicators that TA-Lib lacks, against plain derivations from their sources, and the kernels.
+"""Windowed indicators that TA-Lib lacks equal plain derivations from their sources; tests of the kernels.
 
-A derivation evaluates the printed formula on the window of one bar, as a spreadsheet would, in fractions or in decimals
-of forty digits.
+A derivation evaluates the printed formula on the window of one bar, in fractions or in decimals of forty digits.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from tickerplant.core.errors import BadInput
 
 Bars = dict[str, np.ndarray]
 Window = dict[str, list[Fraction]]
-"""The columns of a window's bars, oldest first, as exact numbers."""
+"""Columns of the bars of a window by name, oldest first, as exact numbers."""
 
 
 def window(bars: Bars, bar: int, length: int) -> Window:
@@ -55,14 +54,17 @@ def logs(prices: Sequence[Fraction], bases: Sequence[Fraction]) -> list[Decimal]
 
 
 def donchian(bars: Bars, bar: int) -> list[Fraction]:
-    """Return the extremes of 20 bars and their middle. Source: C. M. Faith, Way of the Turtle, ch. 10."""
+    """Return highest high, middle and lowest low of 20 bars. Source: C. M. Faith, Way of the Turtle, ch. 10."""
     w = window(bars, bar, 20)
     upper, lower = max(w["high"]), min(w["low"])
     return [upper, (upper + lower) / 2, lower]
 
 
 def ichimoku(ahead: int) -> Callable[[Bars, int], list[Fraction]]:
-    """Return (highest + lowest) / 2 of 9, 26 and 52 bars, and the cloud. Source: StockCharts, Ichimoku Cloud."""
+    """Return a function that computes conversion line, base line and both spans, which are shifted `ahead` bars.
+
+    Each line is the middle of the extremes of 9, 26 or 52 bars. Source: StockCharts, Ichimoku Cloud.
+    """
 
     def middle(bars: Bars, bar: int, length: int) -> Fraction:
         w = window(bars, bar, length)
@@ -77,26 +79,35 @@ def ichimoku(ahead: int) -> Callable[[Bars, int], list[Fraction]]:
 
 
 def close_to_close(bars: Bars, bar: int) -> list[Decimal]:
-    """√(252 / (n − 1) · Σ(r − r̄)²) of 20 log returns. Source: R package TTR, `volatility(calc = "close")`, n + 1."""
+    """Return √(252 / (n − 1) · Σ(r − r̄)²) of n = 20 log returns r.
+
+    Source: R package TTR, `volatility(calc = "close")`, whose n is the number of prices, 21.
+    """
     w = window(bars, bar, 21)
     return [(252 * sample_variance(logs(w["close"][1:], w["close"][:-1]))).sqrt()]
 
 
 def historical(bars: Bars, bar: int) -> list[Decimal]:
-    """100 · stdev(ln(c / c before), n) · √per_year, the population's. Source: TradingView, Historical Volatility."""
+    """Return 100 · stdev(r) · √252 of 20 log returns r, with the population's standard deviation.
+
+    Source: TradingView, Historical Volatility.
+    """
     w = window(bars, bar, 21)
     return [100 * (252 * sample_variance(logs(w["close"][1:], w["close"][:-1])) * 19 / 20).sqrt()]
 
 
 def parkinson(bars: Bars, bar: int) -> list[Decimal]:
-    """√(252 / (4 n ln 2) · Σ ln(h / l)²). Source: TTR, `volatility(calc = "parkinson")`."""
+    """Return √(252 / (4 n ln 2) · Σ ln(h / l)²) of n = 20 bars. Source: TTR, `volatility(calc = "parkinson")`."""
     w = window(bars, bar, 20)
     total = sum(value**2 for value in logs(w["high"], w["low"]))
     return [(252 / (4 * 20 * Decimal(2).ln()) * total).sqrt()]
 
 
 def garman_klass(bars: Bars, bar: int) -> list[Decimal]:
-    """√(252 / n · Σ(½ ln(h / l)² − (2 ln 2 − 1) ln(c / o)²)). Source: TTR, `volatility(calc = "garman.klass")`."""
+    """Return √(252 / n · Σ(½ ln(h / l)² − (2 ln 2 − 1) ln(c / o)²)) of n = 20 bars.
+
+    Source: TTR, `volatility(calc = "garman.klass")`.
+    """
     w = window(bars, bar, 20)
     reach, body = logs(w["high"], w["low"]), logs(w["close"], w["open"])
     terms = [r**2 / 2 - (2 * Decimal(2).ln() - 1) * b**2 for r, b in zip(reach, body, strict=True)]
@@ -104,7 +115,10 @@ def garman_klass(bars: Bars, bar: int) -> list[Decimal]:
 
 
 def yang_zhang(bars: Bars, bar: int) -> list[Decimal]:
-    """√(s²o + k s²c + (1 − k) s²rs), k = 0.34 / (1.34 + (n + 1) / (n − 1)). Source: Yang and Zhang (2000), eq. 7–10."""
+    """Return `√(252 · (s²o + k s²c + (1 − k) s²rs))` of n = 20 bars.
+
+    `k = 0.34 / (1.34 + (n + 1) / (n − 1))`. Source: Yang and Zhang (2000), eq. 7–10.
+    """
     w = window(bars, bar, 21)
     opened, high, low, close = (w[name][1:] for name in ("open", "high", "low", "close"))
     reach = [
@@ -119,7 +133,7 @@ def yang_zhang(bars: Bars, bar: int) -> list[Decimal]:
 
 
 def money_flow(bars: Bars, bar: int) -> list[Fraction]:
-    """Σ multiplier · volume / Σ volume over 20 bars. Source: StockCharts ChartSchool, Chaikin Money Flow."""
+    """Return Σ(multiplier · volume) / Σ volume of 20 bars. Source: StockCharts ChartSchool, Chaikin Money Flow."""
     w = window(bars, bar, 20)
     flow = Fraction(0)
     for high, low, close, volume in zip(w["high"], w["low"], w["close"], w["volume"], strict=True):
@@ -130,7 +144,10 @@ def money_flow(bars: Bars, bar: int) -> list[Fraction]:
 
 
 def bands(bars: Bars, bar: int) -> list[Decimal]:
-    """%B = (close − lower) / (upper − lower), BandWidth = (upper − lower) / middle. Source: Bollinger (2001), ch. 8."""
+    """Return upper, middle and lower band, %B and BandWidth of 20 bars and 2 deviations.
+
+    %B = (close − lower) / (upper − lower), BandWidth = (upper − lower) / middle. Source: Bollinger (2001), ch. 8.
+    """
     close = [decimal(value) for value in window(bars, bar, 20)["close"]]
     middle = sum(close) / 20
     deviation = (sum((value - middle) ** 2 for value in close) / Decimal(20)).sqrt()
@@ -140,7 +157,10 @@ def bands(bars: Bars, bar: int) -> list[Decimal]:
 
 
 def metatrader(bars: Bars, bar: int) -> list[Fraction]:
-    """%K = 100 · Σ(c − lowest) / Σ(highest − lowest) over 3 bars, %D its mean of 3. Source: MetaQuotes, Stochastic."""
+    """Return %K and %D. %K = 100 · Σ(c − lowest) / Σ(highest − lowest) over 3 bars; %D is the mean of 3 %K.
+
+    Source: MetaQuotes, Stochastic.
+    """
 
     def k(at: int) -> Fraction:
         above = height = Fraction(0)
@@ -182,8 +202,8 @@ def test_values_equal_those_derived_from_the_source(name: str, text: str) -> Non
     with localcontext() as context:
         context.prec = 40
         for bar in [*range(warmup - 1, warmup + 60), *range(warmup + 60, count, count // 120), count - 1]:
-            wanted = [float(value) for value in derive(bars, bar)]
-            np.testing.assert_allclose(made[:, bar], wanted, rtol=1e-9, atol=1e-11)
+            reference = [float(value) for value in derive(bars, bar)]
+            np.testing.assert_allclose(made[:, bar], reference, rtol=1e-9, atol=1e-11)
 
 
 OTHERS = ["STOCH(2,1,1)", "STOCH(5,4,7)", "STOCH(3,9,2)@metatrader", "STOCHF(4,1)", "ICHIMOKU(1,2,3,0)",
@@ -192,7 +212,7 @@ OTHERS = ["STOCH(2,1,1)", "STOCH(5,4,7)", "STOCH(3,9,2)@metatrader", "STOCHF(4,1
 
 
 @pytest.mark.parametrize("text", OTHERS)
-def test_other_parameters_stream_and_rewind_to_the_same_bits_as_a_batch(text: str) -> None:
+def test_other_parameters_give_bit_identical_values_in_a_stream_a_batch_and_after_a_rewind(text: str) -> None:
     indicator = parse(text)
     bars = random_bars(200, 70, seed=4)
     made = streamed(indicator, bars)
@@ -232,7 +252,7 @@ def test_extremes_equal_those_of_the_window_for_a_state_that_starts_anywhere(
         assert made[bar] == extreme(values[bar - n + 1 : bar + 1])
 
 
-def test_a_band_of_zero_width_has_the_close_in_its_middle_and_no_bandwidth() -> None:
+def test_bollinger_bands_of_zero_width_have_a_percent_b_of_one_half_and_a_bandwidth_of_zero() -> None:
     bands = compute(np.full(60, 0.1), "BBANDS(20,2)")
     assert (bands["bbands_20_2_percent_b"][19:] == 0.5).all()
     assert (bands["bbands_20_2_bandwidth"][19:] == 0.0).all()
@@ -258,7 +278,7 @@ def test_a_price_that_is_not_positive_counts_as_no_change() -> None:
     np.testing.assert_allclose(made[45], np.std(returns[25:45], ddof=1), rtol=1e-12)
 
 
-def test_money_flow_is_zero_without_volume_or_height() -> None:
+def test_money_flow_is_zero_without_volume_and_for_bars_without_a_range() -> None:
     bars = {name: values[:, 0] for name, values in random_bars(60, 1).items()}
     assert (compute({**bars, "volume": np.zeros(60)}, "CMF(20)")["cmf_20"][19:] == 0.0).all()
     assert (compute({**bars, "volume": np.zeros(60)}, "MFI(14)")["mfi_14"][14:] == 0.0).all()
@@ -266,7 +286,7 @@ def test_money_flow_is_zero_without_volume_or_height() -> None:
     assert (compute(same, "CMF(20)")["cmf_20"][19:] == 0.0).all()
 
 
-def test_money_flow_is_one_for_closes_at_the_ends_of_the_range() -> None:
+def test_money_flow_is_1_for_closes_at_the_high_and_minus_1_for_closes_at_the_low() -> None:
     bars = {name: values[:, 0] for name, values in random_bars(60, 1).items()}
     np.testing.assert_allclose(compute({**bars, "close": bars["high"]}, "CMF(20)")["cmf_20"][19:], 1.0, rtol=1e-12)
     np.testing.assert_allclose(compute({**bars, "close": bars["low"]}, "CMF(20)")["cmf_20"][19:], -1.0, rtol=1e-12)
@@ -284,6 +304,6 @@ def test_money_flow_is_one_for_closes_at_the_ends_of_the_range() -> None:
         ("VOLCC(1)", "period is 1"),
     ],
 )
-def test_parameters_that_exclude_each_other_are_refused(text: str, reason: str) -> None:
+def test_invalid_parameters_are_refused(text: str, reason: str) -> None:
     with pytest.raises(BadInput, match=reason):
         parse(text)

@@ -1,4 +1,4 @@
-"""`tickerplant.analytics.compute` over bars in every supported container."""
+"""`tickerplant.analytics.compute` accepts bars in every supported container."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def test_arrays_and_mappings_give_arrays() -> None:
 
 
 def test_a_bar_without_a_price_is_ignored() -> None:
-    holed = bars()["close"]
-    whole = compute(np.delete(holed, 50), "RSI(14)")["rsi_14"]
-    made = compute(holed, "RSI(14)")["rsi_14"]
+    with_nan = bars()["close"]
+    whole = compute(np.delete(with_nan, 50), "RSI(14)")["rsi_14"]
+    made = compute(with_nan, "RSI(14)")["rsi_14"]
     assert np.isnan(made[50])
     np.testing.assert_array_equal(np.delete(made, 50), whole)
 
@@ -93,7 +93,7 @@ def test_a_pandas_multi_index_is_refused_and_works_after_reset_index() -> None:
             compute(refused, "RSI(14)")
     made = compute(levels.reset_index(), "RSI(14)")["rsi_14"].to_numpy()
     np.testing.assert_allclose(made, np.tile(expected()["rsi_14"], 2), rtol=1e-12)
-    named_twice = columns.assign(ID=1, id=2)  # columns that are not read
+    named_twice = columns.assign(ID=1, id=2)  # two columns of one name in lower case, which `compute` does not read
     np.testing.assert_array_equal(compute(named_twice, "RSI(14)")["rsi_14"], expected()["rsi_14"])
 
 
@@ -171,18 +171,18 @@ def test_an_unknown_name_raises_an_error_with_similar_names() -> None:
         compute([1.0], "RSII")
 
 
-def test_sessions_are_dates_and_a_missing_vwap_is_the_typical_price() -> None:
+def test_missing_sessions_are_utc_dates_and_a_missing_vwap_is_the_typical_price() -> None:
     columns = {name: values for name, values in bars().items() if name not in ("session", "vwap")}
     columns["close"] = columns["open"]
     days = columns["time"].astype("datetime64[D]").astype(np.int64)
     typical = (columns["high"] + columns["low"] + columns["close"]) / 3
-    wanted = compute({**columns, "session": days, "vwap": typical}, "VWAP")["vwap"]
-    np.testing.assert_array_equal(compute(columns, "VWAP")["vwap"], wanted)
-    np.testing.assert_array_equal(compute(pl.DataFrame(columns), "VWAP")["vwap"].to_numpy(), wanted)
+    expected_vwap = compute({**columns, "session": days, "vwap": typical}, "VWAP")["vwap"]
+    np.testing.assert_array_equal(compute(columns, "VWAP")["vwap"], expected_vwap)
+    np.testing.assert_array_equal(compute(pl.DataFrame(columns), "VWAP")["vwap"].to_numpy(), expected_vwap)
     zoned = pd.DataFrame(columns)
     zoned["time"] = zoned["time"].dt.tz_localize("UTC").dt.tz_convert("Asia/Tokyo")
-    np.testing.assert_array_equal(compute(zoned, "VWAP")["vwap"], wanted)
-    np.testing.assert_array_equal(compute(zoned.set_index("time"), "VWAP")["vwap"], wanted)
+    np.testing.assert_array_equal(compute(zoned, "VWAP")["vwap"], expected_vwap)
+    np.testing.assert_array_equal(compute(zoned.set_index("time"), "VWAP")["vwap"], expected_vwap)
     del columns["time"]
     with pytest.raises(BadInput, match="needs the column 'time'"):
         compute(columns, "VWAP")
@@ -201,7 +201,7 @@ def test_no_bars_give_no_values() -> None:
     assert compute(pa.table({"close": pa.array([], pa.float64())}), "RSI").num_rows == 0
 
 
-def test_a_text_may_name_another_column() -> None:
+def test_an_indicator_text_may_select_another_column() -> None:
     data = ohlcv("real_days")
     for text, column in (("SMA(5, series_type=open)", "sma_5_open"), ("TA_SMA(5, price=open)", "ta_sma_5_open")):
         np.testing.assert_allclose(compute(data, text)[column], compute(data["open"], "SMA(5)")["sma_5"], rtol=1e-9)

@@ -1,4 +1,4 @@
-"""Every function of TA-Lib: equal values, and values that depend on the declared memory only."""
+"""Each function of TA-Lib gives the same values here, and needs only its declared number of earlier bars."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def test_values_equal_those_of_the_abstract_interface(name: str) -> None:
     function = abstract.Function(name)
     known = function(data)
     known = known if isinstance(known, list) else [known]
-    for values, wanted in zip(made.values(), known, strict=True):
-        wanted = np.where(np.arange(len(wanted)) < function.lookback, np.nan, wanted.astype(float))
-        np.testing.assert_array_equal(values, np.where(np.isfinite(wanted), wanted, np.nan))
+    for values, reference in zip(made.values(), known, strict=True):
+        reference = np.where(np.arange(len(reference)) < function.lookback, np.nan, reference.astype(float))
+        np.testing.assert_array_equal(values, np.where(np.isfinite(reference), reference, np.nan))
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if parse_calculation(f"TA_{name}").memory is not None])
-def test_a_windowed_function_needs_no_more_than_its_memory(name: str) -> None:
+def test_a_windowed_function_needs_no_bars_older_than_its_memory(name: str) -> None:
     data = {key: values[-3000:] for key, values in ohlcv(FILE).items()}
     calculation = parse_calculation(f"TA_{name}")
     memory = calculation.memory

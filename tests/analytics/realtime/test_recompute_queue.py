@@ -1,4 +1,4 @@
-"""The queue of series to compute again: when a series is due, and which feeds it waits for."""
+"""The recompute queue: the time at which a series is due, and the feeds that delay it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tickerplant.analytics.realtime.series import Series
 A, B = Series("1d", "A"), Series("1d", "B")
 
 
-def test_a_mark_keeps_the_first_bar_and_the_last_position() -> None:
+def test_a_mark_contains_the_first_rejected_bar_and_the_last_position() -> None:
     queue = RecomputeQueue()
     queue.add_rejected([RejectedBar(A, 50, False)], 7, "f", 0)
     queue.add_rejected([RejectedBar(A, 90, False), RejectedBar(B, 10, False)], 9, "f", 0)

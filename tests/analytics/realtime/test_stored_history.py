@@ -1,4 +1,4 @@
-"""The overlay of newer log records on stored bars."""
+"""Bars of newer log records replace stored bars."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ A = Series("1d", "A")
 
 def test_newer_bars_of_the_log_replace_stored_ones() -> None:
     stored = bars("A", [1, 2, 3, 4], [1.0, 2.0, 3.0, 4.0], "1d", 1)
-    stored = stored.select(HISTORY.names).cast(HISTORY)  # nullable columns, as the store returns them
+    stored = stored.select(HISTORY.names).cast(HISTORY)  # nullable columns, as the store returns
     log = [
         bars("A", [3], [33.0], "1d", 2),
         bars("A", [5], [5.0], "1d", 3, state="forming"),
