@@ -1,4 +1,4 @@
-"""Batches and logs for the tests of the feeds."""
+"""Batches, logs and a clock for the tests of feeds."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def ticks(
 
 
 def read_all(log: EventLog, topic: str = schemas.RAW) -> dict[int, list[records.Record]]:
-    """Return every record of the topic by partition, in order."""
+    """Return every decoded record of the topic by partition, in log order."""
     result: dict[int, list[records.Record]] = defaultdict(list)
     with log.reader([topic]) as reader:
         while deliveries := reader.poll(timeout_s=0.02, max_records=10_000, max_bytes=1 << 30):
@@ -69,7 +69,7 @@ def headers(log: EventLog, partition: int = 0, topic: str = schemas.RAW) -> list
 
 
 def rows(log: EventLog, kind: type[records.Header], topic: str = schemas.RAW) -> list[dict[str, Any]]:
-    """Return the rows of all records of a kind, over all partitions."""
+    """Return the rows of all records with this header type, of all partitions."""
     return [
         row
         for part in read_all(log, topic).values()
@@ -80,7 +80,7 @@ def rows(log: EventLog, kind: type[records.Header], topic: str = schemas.RAW) ->
 
 
 class Clock:
-    """A clock that a test moves."""
+    """A clock in µs that a test sets."""
 
     def __init__(self, us: int = OPEN_US) -> None:
         self.us = us

@@ -24,7 +24,7 @@ def live(log: EventLog, clock: Clock, name: str = "vendor") -> FeedWriter:
     return feed
 
 
-def test_each_symbol_is_in_its_partition_and_the_dictionary_stays_the_same(tmp_path: Path) -> None:
+def test_each_symbol_is_in_its_partition_and_the_dictionary_of_a_partition_does_not_change(tmp_path: Path) -> None:
     with embedded(tmp_path) as log, live(log, Clock(OPEN_US + 60 * SECOND)) as feed:
         feed.append_ticks(ticks(SYMBOLS), OPEN_US)
         feed.append_ticks(ticks(list(reversed(SYMBOLS))), OPEN_US)
@@ -47,7 +47,7 @@ def test_ticks_keep_their_order_within_a_symbol(tmp_path: Path) -> None:
         assert prices == [100.0 + i for i in range(0, 100, 2)]
 
 
-def test_a_partition_without_ticks_still_gets_the_watermark(tmp_path: Path) -> None:
+def test_a_partition_without_ticks_receives_the_watermark(tmp_path: Path) -> None:
     clock = Clock(OPEN_US + 60 * SECOND)
     with embedded(tmp_path) as log, live(log, clock) as feed:
         feed.append_ticks(ticks(["AAPL"]), OPEN_US + 5 * SECOND)
@@ -55,7 +55,7 @@ def test_a_partition_without_ticks_still_gets_the_watermark(tmp_path: Path) -> N
             assert headers(log, partition)[-1].watermark_us == OPEN_US + 5 * SECOND  # type: ignore[attr-defined]
 
 
-def test_marks_come_at_most_four_a_second(tmp_path: Path) -> None:
+def test_at_most_four_marks_per_second_are_appended(tmp_path: Path) -> None:
     clock = Clock(OPEN_US)
     with embedded(tmp_path) as log, live(log, clock) as feed:
         for _ in range(100):
@@ -66,7 +66,7 @@ def test_marks_come_at_most_four_a_second(tmp_path: Path) -> None:
         assert [m.watermark_us for m in marks] == sorted(m.watermark_us for m in marks)
 
 
-def test_a_live_feed_killed_while_open_was_down_since_its_watermark(tmp_path: Path) -> None:
+def test_a_restarted_live_feed_appends_down_since_the_watermark_of_the_killed_process(tmp_path: Path) -> None:
     clock = Clock(OPEN_US + 60 * SECOND)
     with embedded(tmp_path) as log:
         with live(log, clock) as feed:
@@ -94,7 +94,7 @@ def test_a_feed_stopped_cleanly_appends_down_once(tmp_path: Path) -> None:
         assert [type(h) for h in headers(log)] == [records.Start, records.Down, records.Start]
 
 
-def test_a_file_left_open_continues_without_a_record(tmp_path: Path) -> None:
+def test_a_restarted_file_feed_appends_no_start_or_down(tmp_path: Path) -> None:
     clock = Clock(OPEN_US + 60 * SECOND)
     with embedded(tmp_path) as log:
         for row in (b"1", b"2"):
@@ -131,7 +131,7 @@ def test_invalid_rows_are_dead_letters_and_do_not_advance_the_watermark(tmp_path
         assert feed.cursor.dead == 3
 
 
-def test_dead_rows_of_any_size_fit_into_the_log(tmp_path: Path) -> None:
+def test_dead_rows_of_any_size_are_appended_and_large_payloads_are_cut(tmp_path: Path) -> None:
     mib = 1 << 20
     with embedded(tmp_path) as log, live(log, Clock(OPEN_US)) as feed:
         payloads = [b"a" * 40 * mib, *(b"b" * 5 * mib for _ in range(8)), b"c"]
@@ -145,7 +145,7 @@ def test_dead_rows_of_any_size_fit_into_the_log(tmp_path: Path) -> None:
     assert [len(row["payload"]) for row in dead] == [8 * mib, *[5 * mib] * 8, 1]
 
 
-def test_a_repeat_is_the_same_symbol_trade_id_and_kind(tmp_path: Path) -> None:
+def test_a_repeat_has_the_symbol_trade_id_and_kind_of_an_earlier_tick(tmp_path: Path) -> None:
     clock = Clock(OPEN_US + 60 * SECOND)
     with embedded(tmp_path) as log:
         with live(log, clock) as feed:
@@ -153,7 +153,7 @@ def test_a_repeat_is_the_same_symbol_trade_id_and_kind(tmp_path: Path) -> None:
             assert feed.append_ticks(ticks(["AAPL", "AAPL"], trade_ids=["1", None]), OPEN_US) == 1
             assert feed.append_ticks(ticks(["AAPL", "AAPL"], trade_ids=["1", "1"], flags=[4, 8]), OPEN_US) == 2
             assert feed.cursor.repeats == 2
-        with live(log, clock) as feed:  # the ids are kept with the cursor
+        with live(log, clock) as feed:  # the cursor contains the ids
             assert feed.append_ticks(ticks(["AAPL"], trade_ids=["1"]), OPEN_US) == 0
         assert len(rows(log, records.Ticks)) == 5
 
@@ -174,7 +174,7 @@ POINTS = ["feed.append.before", "feed.append.after", "feed.commit.before", "feed
 
 @pytest.mark.parametrize("point", POINTS)
 @pytest.mark.parametrize("hits", [1, 2, 4])
-def test_killed_anywhere_each_tick_is_there_exactly_once(tmp_path: Path, point: str, hits: int) -> None:
+def test_after_a_kill_at_any_point_each_tick_is_stored_exactly_once(tmp_path: Path, point: str, hits: int) -> None:
     clock = Clock(OPEN_US + 6000 * SECOND)
     reached = 0
 
@@ -200,18 +200,18 @@ def test_killed_anywhere_each_tick_is_there_exactly_once(tmp_path: Path, point: 
         finally:
             faults.install(None)
         run(log)
-        brought = [(row["symbol"], row["price"]) for row in rows(log, records.Ticks)]
-        assert sorted(brought) == sorted((s, float(n)) for s in SYMBOLS for n in range(20))
+        stored = [(row["symbol"], row["price"]) for row in rows(log, records.Ticks)]
+        assert sorted(stored) == sorted((s, float(n)) for s in SYMBOLS for n in range(20))
         assert [type(h) for h in headers(log)].count(records.End) == 1
 
 
 @pytest.mark.parametrize("after", [False, True])
-def test_a_commit_of_unknown_outcome_is_neither_lost_nor_doubled(tmp_path: Path, after: bool) -> None:
+def test_the_ticks_of_a_commit_with_unknown_outcome_are_stored_exactly_once(tmp_path: Path, after: bool) -> None:
     clock = Clock(OPEN_US + 60 * SECOND)
 
     def hook(name: str) -> None:
         if name == ("feed.commit.after" if after else "feed.commit.before"):
-            raise LogUnavailable("the broker went away")
+            raise LogUnavailable("the broker does not answer")
 
     with embedded(tmp_path) as log, live(log, clock) as feed:
         faults.install(hook)
@@ -231,7 +231,7 @@ def test_a_second_writer_of_a_feed_fences_the_first(tmp_path: Path) -> None:
         elder.append_ticks(ticks(["AAPL"]), OPEN_US)
 
 
-def test_settings_are_written_when_they_differ(tmp_path: Path) -> None:
+def test_settings_are_appended_only_if_they_differ_from_the_stored_ones(tmp_path: Path) -> None:
     with embedded(tmp_path) as log:
         assert ensure_settings(log, {"lateness_us": 1, "calendars": {"*": "24/7"}})
         assert not ensure_settings(log, {"calendars": {"*": "24/7"}, "lateness_us": 1})

@@ -1,4 +1,4 @@
-"""The service against the sandbox, over real sockets and a real log."""
+"""The market data service on a real log, connected to the sandbox over real sockets."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ ALWAYS = Rules(calendars={"*": "24/7"})
 
 
 @pytest.fixture
-def place() -> Iterator[SandboxEndpoint]:
+def endpoint() -> Iterator[SandboxEndpoint]:
     with running(SandboxSettings(MarketSettings(SYMBOLS, 300.0))) as found:
         yield found
 
 
-def make(log: EventLog, place: SandboxEndpoint, **changes: object) -> MarketData:
-    """Return the service of a feed from the sandbox."""
+def make(log: EventLog, endpoint: SandboxEndpoint, **changes: object) -> MarketData:
+    """Return a service whose feed is the stream of the sandbox. `changes` replace arguments of its configuration."""
     symbols = changes.pop("symbols", SYMBOLS)
     key = str(changes.pop("key", "secret-key"))
-    url = str(changes.pop("stream_url", place.stream_url))
+    url = str(changes.pop("stream_url", endpoint.stream_url))
     on_gap = changes.pop("on_gap", None)
     config = MarketDataConfig(symbols, **changes)  # type: ignore[arg-type]
     stream = TwelveDataStream(StreamConfig(url, key, config.symbols, settings=QUICK, calendars=Calendars(ALWAYS)))
@@ -53,7 +53,7 @@ def make(log: EventLog, place: SandboxEndpoint, **changes: object) -> MarketData
 
 
 async def work(service: MarketData, until: Callable[[MarketData], bool]) -> MarketData:
-    """Run the service until something holds, then stop it."""
+    """Run the service until `until(service)` is true, then stop and return it."""
     stop = asyncio.Event()
     task = asyncio.create_task(service.run(stop))
     await eventually(lambda: until(service) or task.done(), "the service's work")
@@ -62,14 +62,14 @@ async def work(service: MarketData, until: Callable[[MarketData], bool]) -> Mark
     return service
 
 
-async def order(place: SandboxEndpoint, what: str, seconds: float = 1.0) -> None:
+async def order(endpoint: SandboxEndpoint, what: str, seconds: float = 1.0) -> None:
     async with httpx.AsyncClient(timeout=PATIENCE.seconds(30)) as client:
-        (await client.get(f"{place.url}/sandbox/orders", params={"do": what, "seconds": seconds})).raise_for_status()
+        (await client.get(f"{endpoint.url}/sandbox/orders", params={"do": what, "seconds": seconds})).raise_for_status()
 
 
-async def test_prints_arrive_between_start_and_down(tmp_path: Path, place: SandboxEndpoint) -> None:
+async def test_prints_arrive_between_start_and_down(tmp_path: Path, endpoint: SandboxEndpoint) -> None:
     with embedded(tmp_path) as log:
-        service = await work(make(log, place), lambda s: s.counts.ticks > 200)
+        service = await work(make(log, endpoint), lambda s: s.counts.ticks > 200)
         found = rows(log, records.Ticks)
         assert len(found) == service.counts.ticks
         assert {row["symbol"] for row in found} == set(SYMBOLS)
@@ -85,9 +85,9 @@ async def test_prints_arrive_between_start_and_down(tmp_path: Path, place: Sandb
                     assert header.watermark_us <= header.sent_at_us
 
 
-async def test_ticks_are_never_before_a_watermark(tmp_path: Path, place: SandboxEndpoint) -> None:
+async def test_no_tick_is_older_than_an_earlier_watermark(tmp_path: Path, endpoint: SandboxEndpoint) -> None:
     with embedded(tmp_path) as log:
-        await work(make(log, place), lambda s: s.counts.ticks > 900)
+        await work(make(log, endpoint), lambda s: s.counts.ticks > 900)
         for part in read_all(log).values():
             watermark_us = 0
             for record in part:
@@ -96,12 +96,14 @@ async def test_ticks_are_never_before_a_watermark(tmp_path: Path, place: Sandbox
                 watermark_us = max(watermark_us, getattr(record.header, "watermark_us", 0))
 
 
-async def test_a_dropped_connection_reconnects_and_leaves_a_gap(tmp_path: Path, place: SandboxEndpoint) -> None:
+async def test_a_dropped_connection_is_reopened_and_its_gap_is_recorded(
+    tmp_path: Path, endpoint: SandboxEndpoint
+) -> None:
     with embedded(tmp_path, 1) as log:
-        service, stop = make(log, place), asyncio.Event()
+        service, stop = make(log, endpoint), asyncio.Event()
         task = asyncio.create_task(service.run(stop))
         await eventually(lambda: service.counts.ticks > 50)
-        await order(place, "disconnect")
+        await order(endpoint, "disconnect")
         await eventually(lambda: service.counts.connects == 2)
         before = service.counts.ticks
         await eventually(lambda: service.counts.ticks > before + 50)
@@ -113,12 +115,12 @@ async def test_a_dropped_connection_reconnects_and_leaves_a_gap(tmp_path: Path, 
         assert not control[0].hole  # type: ignore[union-attr]
 
 
-async def test_a_mute_vendor_is_down_since_its_last_message(tmp_path: Path, place: SandboxEndpoint) -> None:
+async def test_a_mute_vendor_is_down_since_its_last_message(tmp_path: Path, endpoint: SandboxEndpoint) -> None:
     with embedded(tmp_path, 1) as log:
-        service, stop = make(log, place), asyncio.Event()
+        service, stop = make(log, endpoint), asyncio.Event()
         task = asyncio.create_task(service.run(stop))
         await eventually(lambda: service.counts.ticks > 50)
-        await order(place, "mute", 2.5 * QUICK.mute_s)
+        await order(endpoint, "mute", 2.5 * QUICK.mute_s)
         muted_us = time.time_ns() // 1_000
         await eventually(lambda: service.counts.losses > 0)
         await eventually(lambda: service.counts.connects > 1)
@@ -131,12 +133,14 @@ async def test_a_mute_vendor_is_down_since_its_last_message(tmp_path: Path, plac
         assert down.sent_at_us >= down.since_us + 500_000
 
 
-async def test_garbage_is_a_dead_letter_and_the_stream_continues(tmp_path: Path, place: SandboxEndpoint) -> None:
+async def test_an_unreadable_message_becomes_a_dead_letter_and_the_stream_continues(
+    tmp_path: Path, endpoint: SandboxEndpoint
+) -> None:
     with embedded(tmp_path, 1) as log:
-        service, stop = make(log, place), asyncio.Event()
+        service, stop = make(log, endpoint), asyncio.Event()
         task = asyncio.create_task(service.run(stop))
         await eventually(lambda: service.counts.ticks > 50)
-        await order(place, "garbage")
+        await order(endpoint, "garbage")
         await eventually(lambda: service.counts.dead == 1)
         before = service.counts.ticks
         await eventually(lambda: service.counts.ticks > before)
@@ -147,39 +151,39 @@ async def test_garbage_is_a_dead_letter_and_the_stream_continues(tmp_path: Path,
         assert dead["payload"] == b"{oops"
 
 
-async def test_a_rejected_symbol_is_not_expected_and_needs_no_reconnect(tmp_path: Path, place: SandboxEndpoint) -> None:
+async def test_a_rejected_symbol_is_not_expected_and_needs_no_reconnect(
+    tmp_path: Path, endpoint: SandboxEndpoint
+) -> None:
     with embedded(tmp_path, 1) as log:
-        service = await work(make(log, place, symbols=("AAPL", "NIKK")), lambda s: s.counts.ticks > 50)
+        service = await work(make(log, endpoint, symbols=("AAPL", "NIKK")), lambda s: s.counts.ticks > 50)
         assert service.counts.connects == 1
         last = [r for r in read_all(log)[0] if isinstance(r.header, records.Start)][-1]
         assert last.batch["symbol"].to_pylist() == ["AAPL"]
 
 
-async def test_quiet_times_move_the_watermark_by_the_clock(tmp_path: Path) -> None:
+async def test_the_watermark_of_a_feed_without_ticks_follows_the_clock(tmp_path: Path) -> None:
     with (
-        running(SandboxSettings(MarketSettings(("AAPL",), 0.001))) as place,
+        running(SandboxSettings(MarketSettings(("AAPL",), 0.001))) as endpoint,
         embedded(tmp_path, 1) as log,
     ):
         began_us = time.time_ns() // 1_000
-        service = make(log, place, symbols=("AAPL",), quiet_slack_us=500_000)
+        service = make(log, endpoint, symbols=("AAPL",), quiet_slack_us=500_000)
         await work(service, lambda s: s.counts.watermark_us > began_us)
         assert any(isinstance(h, records.Mark) for h in headers(log))
 
 
-async def test_every_partition_is_marked_in_its_turn_however_busy_the_feed(
-    tmp_path: Path, place: SandboxEndpoint
-) -> None:
+async def test_each_partition_of_a_busy_feed_receives_marks_in_turn(tmp_path: Path, endpoint: SandboxEndpoint) -> None:
     with embedded(tmp_path, 4) as log:
         began = time.monotonic()
-        await work(make(log, place), lambda s: time.monotonic() - began > 3.3)
+        await work(make(log, endpoint), lambda s: time.monotonic() - began > 3.3)
         found = read_all(log)
         marks = [[r.header.sent_at_us for r in found[p] if isinstance(r.header, records.Mark)] for p in range(4)]
         assert min(map(len, marks)) >= 2
         firsts = sorted(of_partition[0] for of_partition in marks)
-        assert firsts[-1] - firsts[0] > 400_000, "they are spread over the second"
+        assert firsts[-1] - firsts[0] > 400_000, "the partitions are marked at the same time"
 
 
-async def test_a_rejected_symbol_is_expected_once_a_tick_arrives(tmp_path: Path) -> None:
+async def test_a_rejected_symbol_is_expected_after_its_first_tick(tmp_path: Path) -> None:
     async with StreamVendor().serving() as vendor:
         vendor.unknown = {"NIKK"}
         with embedded(tmp_path, 1) as log:
@@ -189,10 +193,10 @@ async def test_a_rejected_symbol_is_expected_once_a_tick_arrives(tmp_path: Path)
             service, stop = MarketData(log, MarketDataConfig(("AAPL", "NIKK")), stream), asyncio.Event()
             task = asyncio.create_task(service.run(stop))
             await eventually(lambda: service.counts.rejected == 1)
-            await vendor.say(price("AAPL"))
+            await vendor.send(price("AAPL"))
             await eventually(lambda: service.counts.ticks == 1)
             assert service.counts.rejected == 1
-            await vendor.say(price("NIKK"))
+            await vendor.send(price("NIKK"))
             await eventually(lambda: service.counts.rejected == 0)
             stop.set()
             await task
@@ -200,7 +204,7 @@ async def test_a_rejected_symbol_is_expected_once_a_tick_arrives(tmp_path: Path)
             assert starts == [["AAPL", "NIKK"], ["AAPL"], ["AAPL", "NIKK"]]
 
 
-async def test_a_fast_clock_keeps_the_rate_of_marks_and_right_watermarks(tmp_path: Path) -> None:
+async def test_a_fast_clock_changes_neither_the_real_rate_of_marks_nor_the_order_of_watermarks(tmp_path: Path) -> None:
     speed, real_s = 60.0, 2.0
     clock = starting_at(1_767_700_000_000_000, speed)
     async with StreamVendor().serving() as vendor:
@@ -213,9 +217,9 @@ async def test_a_fast_clock_keeps_the_rate_of_marks_and_right_watermarks(tmp_pat
             await eventually(lambda: service.counts.connected)
             end = time.monotonic() + real_s
             while time.monotonic() < end:
-                if end - time.monotonic() > real_s / 2:  # then it is quiet
+                if end - time.monotonic() > real_s / 2:  # no ticks in the second half
                     now_s = clock.now_us() // 1_000_000
-                    await vendor.say(*[price(symbol, second=now_s) for symbol in symbols])
+                    await vendor.send(*[price(symbol, second=now_s) for symbol in symbols])
                 await asyncio.sleep(0.02)
             stop.set()
             await task
@@ -241,11 +245,11 @@ async def test_lag_and_skew_of_the_vendors_clock_are_measured(tmp_path: Path) ->
             )
             task = asyncio.create_task(service.run(stop))
             await eventually(lambda: service.counts.connected)
-            await vendor.say(price("AAPL", second=1_767_700_000 - 8))
+            await vendor.send(price("AAPL", second=1_767_700_000 - 8))
             await eventually(lambda: service.counts.ticks == 1)
             assert 8_000_000 <= service.counts.lag_us < 20_000_000
             assert service.counts.skew_us == 0
-            await vendor.say(price("AAPL", second=1_767_700_000 + 30))
+            await vendor.send(price("AAPL", second=1_767_700_000 + 30))
             await eventually(lambda: service.counts.ticks == 2)
             assert 15_000_000 < service.counts.skew_us <= 29_500_000
             assert service.counts.watermark_us <= clock.now_us()
@@ -253,9 +257,9 @@ async def test_lag_and_skew_of_the_vendors_clock_are_measured(tmp_path: Path) ->
             await task
 
 
-async def test_a_spent_quota_is_distinguished_from_a_bad_key(place: SandboxEndpoint) -> None:
+async def test_a_spent_quota_and_a_bad_key_raise_different_errors(endpoint: SandboxEndpoint) -> None:
     async def ask(key: str) -> None:
-        vendor = provider(ProviderContext("twelvedata", key, url=place.url))
+        vendor = provider(ProviderContext("twelvedata", key, url=endpoint.url))
         try:
             await vendor.bars(BarsRequest(["AAPL"], "1m", 0, 60_000_000))
         finally:
@@ -263,17 +267,17 @@ async def test_a_spent_quota_is_distinguished_from_a_bad_key(place: SandboxEndpo
 
     with pytest.raises(errors.BadKey):
         await ask("bad")
-    await order(place, "429", 5)
+    await order(endpoint, "429", 5)
     with pytest.raises(errors.QuotaSpent):
         await ask("good")
 
 
-async def test_a_key_is_shown_nowhere(
-    place: SandboxEndpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+async def test_a_key_is_in_no_log_and_no_output(
+    endpoint: SandboxEndpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "secret-key" not in repr(ProviderContext("twelvedata", "secret-key"))
     with embedded(tmp_path, 1) as log:
-        service = make(log, place, stream_url=place.stream_url.replace("quotes", "nowhere"))
+        service = make(log, endpoint, stream_url=endpoint.stream_url.replace("quotes", "nowhere"))
         stop = asyncio.Event()
         task = asyncio.create_task(service.run(stop))
         await asyncio.sleep(0.4)
@@ -283,33 +287,33 @@ async def test_a_key_is_shown_nowhere(
     assert "secret-key" not in captured.out + captured.err
 
 
-async def test_the_gap_is_reported_when_the_feed_is_up_again(tmp_path: Path, place: SandboxEndpoint) -> None:
-    holes: list[tuple[int, int, Sequence[str]]] = []
+async def test_a_gap_is_reported_after_the_feed_has_reconnected(tmp_path: Path, endpoint: SandboxEndpoint) -> None:
+    gaps: list[tuple[int, int, Sequence[str]]] = []
 
-    def missed(*hole: Any) -> None:
-        holes.append(hole)
+    def missed(*gap: Any) -> None:
+        gaps.append(gap)
 
     with embedded(tmp_path, 1) as log:
-        service, stop = make(log, place, on_gap=missed), asyncio.Event()
+        service, stop = make(log, endpoint, on_gap=missed), asyncio.Event()
         task = asyncio.create_task(service.run(stop))
         await eventually(lambda: service.counts.ticks > 50)
-        assert holes == []
-        await order(place, "disconnect")
-        await eventually(lambda: len(holes) == 1)
+        assert gaps == []
+        await order(endpoint, "disconnect")
+        await eventually(lambda: len(gaps) == 1)
         before = service.counts.ticks
         await eventually(lambda: service.counts.ticks > before)
         stop.set()
         await task
         down, *_ = [h for h in headers(log) if isinstance(h, records.Down)]
         starts = [h for h in headers(log) if isinstance(h, records.Start)]
-        assert holes[0] == (down.since_us, starts[1].from_us, list(SYMBOLS))
+        assert gaps[0] == (down.since_us, starts[1].from_us, list(SYMBOLS))
         stopped = [h for h in headers(log) if isinstance(h, records.Mark | records.Ticks)][-1].watermark_us
-        await work(make(log, place, on_gap=missed), lambda s: len(holes) == 2)
-        assert holes[1][0] == stopped
+        await work(make(log, endpoint, on_gap=missed), lambda s: len(gaps) == 2)
+        assert gaps[1][0] == stopped
 
 
-async def test_the_sandbox_answers_as_the_vendor_does(place: SandboxEndpoint) -> None:
-    async with httpx.AsyncClient(base_url=place.url, params={"apikey": "k"}, timeout=PATIENCE.seconds(30)) as client:
+async def test_the_sandbox_answers_rest_requests_in_the_form_of_the_vendor(endpoint: SandboxEndpoint) -> None:
+    async with httpx.AsyncClient(base_url=endpoint.url, params={"apikey": "k"}, timeout=PATIENCE.seconds(30)) as client:
         one = (await client.get("/time_series", params={"symbol": "AAPL", "interval": "1min", "dp": "5"})).json()
         assert len(one["values"]) == 30
         assert next(iter(one["values"][0])) == "datetime"
@@ -331,12 +335,12 @@ async def test_the_sandbox_answers_as_the_vendor_does(place: SandboxEndpoint) ->
         assert (await client.get("/technical_indicators")).json()["status"] == "ok"
         assert "api-credits-left" in (await client.get("/api_usage")).headers
         assert (await client.get("/nothing")).status_code == 404
-    async with httpx.AsyncClient(base_url=place.url, timeout=PATIENCE.seconds(30)) as client:
+    async with httpx.AsyncClient(base_url=endpoint.url, timeout=PATIENCE.seconds(30)) as client:
         assert (await client.get("/price", params={"symbol": "AAPL"})).status_code == 401
 
 
-async def test_the_stream_follows_the_vendors_protocol(place: SandboxEndpoint) -> None:
-    async with connect(f"{place.stream_url}?apikey=k") as socket:
+async def test_the_stream_follows_the_vendors_protocol(endpoint: SandboxEndpoint) -> None:
+    async with connect(f"{endpoint.stream_url}?apikey=k") as socket:
         await socket.send('{"action":"subscribe","params":{"symbols":"aapl,NIKK"}}')
         assert '"status":"warning"' in str(await socket.recv())
         assert '"symbol":"AAPL"' in str(await socket.recv())

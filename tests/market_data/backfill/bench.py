@@ -1,4 +1,4 @@
-"""A plant around the manager: a log, aggregation, persistence, PostgreSQL, and the sandbox behind its sockets."""
+"""A bench for the backfill manager: a log, aggregation, persistence, PostgreSQL and the sandbox over sockets."""
 
 from __future__ import annotations
 
@@ -42,43 +42,45 @@ VENDOR = "twelvedata"
 @contextmanager
 def sandbox(speed: float = 1.0, **quotas: Sequence[Quota]) -> Iterator[SandboxEndpoint]:
     market = MarketSettings(SYMBOLS, rate=12.0)
-    with running(SandboxSettings(market, clock=make_clock(START, speed), quotas=quotas)) as place:
-        yield place
+    with running(SandboxSettings(market, clock=make_clock(START, speed), quotas=quotas)) as endpoint:
+        yield endpoint
 
 
 @dataclass
 class Bench:
-    """The running parts."""
+    """The running services of a test, and the requests that the sandbox received."""
 
     log: EventLog
     dsn: str
-    place: SandboxEndpoint
+    endpoint: SandboxEndpoint
     store: Store
     quotas: dict[str, Sequence[Quota]] = field(default_factory=dict)
     wrap: Callable[[Provider], Provider] = field(default=lambda made: made)
 
     @asynccontextmanager
     async def desk(self) -> AsyncIterator[RequestScheduler]:
-        context = ProviderContext(VENDOR, "key", {}, self.place.url, self.place.stream_url, self.place.clock, RULES)
+        context = ProviderContext(
+            VENDOR, "key", {}, self.endpoint.url, self.endpoint.stream_url, self.endpoint.clock, RULES
+        )
         made = self.wrap(provider(context))
         keeping = await asyncio.to_thread(StateStore, self.log)
         try:
             orders = {kind: (VENDOR,) for kind in KINDS}
             plan = VendorPlan({VENDOR: made}, orders, {VENDOR: (), **self.quotas}, reserve=0.25)
-            yield RequestScheduler(plan, clock=self.place.clock, save=keeping.save, stored=keeping.stored)
+            yield RequestScheduler(plan, clock=self.endpoint.clock, save=keeping.save, stored=keeping.stored)
         finally:
             await made.close()
             await asyncio.to_thread(keeping.close)
 
     async def fill(self, *depths: Depth, **plan: Any) -> BackfillManager:
-        """Run a manager until no request is possible, and return it. `plan`: other fields of its plan."""
+        """Run a manager until it can send no more requests; return it. `plan` contains further fields of its plan."""
         async with self.desk() as desk:
             manager = self.manager(desk, BackfillPlan(SYMBOLS, depths, once=True, **plan))
             await manager.run()
             return manager
 
     def manager(self, desk: RequestScheduler, plan: BackfillPlan) -> BackfillManager:
-        return BackfillManager(self.log, desk, self.dsn, plan, rules=RULES, clock=self.place.clock)
+        return BackfillManager(self.log, desk, self.dsn, plan, rules=RULES, clock=self.endpoint.clock)
 
     async def have(self, symbol: str, interval: str, start_us: int, end_us: int) -> tuple[Int64Array, BoolArray]:
         async with self.store.read() as session:
@@ -93,32 +95,32 @@ class Bench:
         return coverage.expected(calendar("24/7"), interval, start_us, end_us)
 
     def truth(self, symbol: str, interval: str, start_us: int, end_us: int) -> list[int]:
-        """Return the starts of the bars that the simulated market has."""
+        """Return the start times in µs of the bars of the simulated market."""
         asked = {"symbol": symbol, "interval": interval, "from_us": start_us, "to_us": end_us}
-        found: list[int] = _get(self.place, "bars", **asked)["time_us"]
+        found: list[int] = _get(self.endpoint, "bars", **asked)["time_us"]
         return found
 
     def requests(self, path: str = "/time_series") -> list[dict[str, Any]]:
-        return [asked for asked in _get(self.place, "requests", vendor=VENDOR)["requests"] if asked["path"] == path]
+        return [asked for asked in _get(self.endpoint, "requests", vendor=VENDOR)["requests"] if asked["path"] == path]
 
     def repeated(self) -> int:
-        """Return the number of requests that repeat an earlier one exactly."""
+        """Return the number of requests that are equal to an earlier request."""
         seen = Counter(str(sorted(asked["query"].items())) for asked in self.requests())
         return sum(seen.values()) - len(seen)
 
     def order(self, **order: Any) -> None:
-        _get(self.place, "orders", **order)
+        _get(self.endpoint, "orders", **order)
 
 
-def _get(place: SandboxEndpoint, what: str, **params: Any) -> Any:
-    answer = httpx.get(f"{place.url}/sandbox/{what}", params=params, timeout=PATIENCE.seconds(30))
+def _get(endpoint: SandboxEndpoint, what: str, **params: Any) -> Any:
+    answer = httpx.get(f"{endpoint.url}/sandbox/{what}", params=params, timeout=PATIENCE.seconds(30))
     assert answer.status_code == 200, answer.text
     return answer.json()
 
 
 @asynccontextmanager
-async def bench(folder: Path, dsn: str, place: SandboxEndpoint, partitions: int = 2) -> AsyncIterator[Bench]:
-    """Run aggregation and persistence inside the block."""
+async def bench(folder: Path, dsn: str, endpoint: SandboxEndpoint, partitions: int = 2) -> AsyncIterator[Bench]:
+    """Run aggregation and persistence within the block; yield their bench."""
     from tickerplant.core.rules import values_of
     from tickerplant.market_data.feed.commands import ensure_settings
 
@@ -130,7 +132,7 @@ async def bench(folder: Path, dsn: str, place: SandboxEndpoint, partitions: int 
         writing = asyncio.create_task(Persistence(log, dsn).run(halt))
         store = await Store.open(dsn, min_size=1, max_size=2)
         try:
-            yield Bench(log, dsn, place, store)
+            yield Bench(log, dsn, endpoint, store)
         finally:
             stop.set()
             halt.set()

@@ -1,4 +1,4 @@
-"""A series of minutes with missing bars, for the tests of the pure modules."""
+"""A 1m series with missing bars, for tests of modules that need no store."""
 
 from __future__ import annotations
 

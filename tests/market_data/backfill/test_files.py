@@ -1,4 +1,4 @@
-"""The manager fills the store from a folder of files that has gaps of its own, and ends."""
+"""The backfill manager fills gaps from a folder of files, and ends although the files have gaps too."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ async def test_gaps_are_filled_from_files_and_gaps_of_the_files_are_no_data(tmp_
     folder = tmp_path / "archive"
     folder.mkdir()
     asked: list[BarsRequest] = []
-    with sandbox() as place:
-        now_us = place.clock.now_us()
+    with sandbox() as endpoint:
+        now_us = endpoint.clock.now_us()
         begin = now_us - now_us % DAY_US - 40 * DAY_US
         both = "".join(minutes(symbol, begin, 120) for symbol in SYMBOLS[:2])
         (folder / "2026-01.csv").write_text(HEAD + both)
@@ -48,9 +48,9 @@ async def test_gaps_are_filled_from_files_and_gaps_of_the_files_are_no_data(tmp_
 
         def wrap(made: Provider) -> Provider:
             options = {"path": str(folder)}
-            return Counting(files_client.provider(ProviderContext(VENDOR, "", options, clock=place.clock)), asked)
+            return Counting(files_client.provider(ProviderContext(VENDOR, "", options, clock=endpoint.clock)), asked)
 
-        async with bench(tmp_path, dsn, place) as parts:
+        async with bench(tmp_path, dsn, endpoint) as parts:
             parts.wrap = wrap
             end = begin + 9 * DAY_US + 3 * HOUR_US
             async with asyncio.timeout(PATIENCE.seconds(30)):

@@ -1,4 +1,4 @@
-"""Scans of real tables, and the needs that follow."""
+"""Scans of real tables, and the tasks for the missing bars that they find."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ def wanted(days: int, now_us: int = NOW) -> list[WantedRange]:
     return [WantedRange(symbol, "1m", NOW - days * DAY_US, now_us) for symbol in SYMBOLS]
 
 
-async def test_history_is_requested_after_all_of_it_is_scanned(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_history_is_requested_only_after_the_whole_range_is_scanned(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     index = GapIndex(RULES, 2, GRACE_US)
     monkeypatch.setattr(module, "SCAN_S", 0.0)
     await index.scan(store, wanted(200), [], NOW)
     assert index.has_unscanned
-    # The last minutes are scanned in every round.
+    # Each scan includes the last minutes.
     tasks = [index.task(one, NOW, fill_gaps=True) for one in index.series]
     assert all(task is not None and NOW - task.start_us < 20 * MINUTE_US for task in tasks)
     assert [index.task(one, NOW, fill_gaps=False) for one in index.series] == [None] * len(SYMBOLS)
@@ -58,7 +60,7 @@ async def test_new_minutes_and_reported_gaps_are_scanned_again(store: Store) -> 
     for one in index.series:
         missing = one.missing(0, later)
         old, new = missing[missing < NOW - DAY_US + DAY_US // 2], missing[missing > NOW - DAY_US // 2]
-        assert 5 <= len(old) <= 8, "the gap, and a minute at each end"
+        assert 5 <= len(old) <= 8, "the gap, and at most three more minutes at its ends"
         assert len(new) >= 10
         assert np.all(np.diff(new) == MINUTE_US)
 

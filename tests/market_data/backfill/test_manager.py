@@ -1,4 +1,7 @@
-"""The manager with real parts: all wanted bars are stored, no request is repeated, and bars equal the market's."""
+"""The backfill manager with a real log, real services and a real store.
+
+All requested bars are stored, no request is repeated, and bars equal those of the simulated market.
+"""
 
 from __future__ import annotations
 
@@ -37,9 +40,9 @@ async def assert_whole(parts: Bench, interval: str, start_us: int, end_us: int) 
 
 
 async def test_history_is_fetched_once_and_a_second_run_sends_no_requests(tmp_path: Path, dsn: str) -> None:
-    with sandbox() as place:
-        now_us = place.clock.now_us()
-        async with bench(tmp_path, dsn, place) as parts:
+    with sandbox() as endpoint:
+        now_us = endpoint.clock.now_us()
+        async with bench(tmp_path, dsn, endpoint) as parts:
             depths = (Depth("1d", 20), Depth("5m", 4), Depth("1m", 2))
             manager = await parts.fill(*depths)
             today_us = now_us - now_us % DAY_US
@@ -47,7 +50,7 @@ async def test_history_is_fetched_once_and_a_second_run_sends_no_requests(tmp_pa
             await assert_whole(parts, "5m", today_us - 3 * DAY_US, today_us - DAY_US)
             since_us = now_us - 2 * DAY_US
             await assert_whole(parts, "1m", since_us - since_us % MINUTE_US + MINUTE_US, now_us - GRACE_US)
-            # 5m bars of today are rolled up, and complete where all of their minutes are stored.
+            # Aggregation rolls up today's 5m bars. A bar is complete if all its minutes are stored.
             await assert_whole(parts, "5m", today_us, now_us - now_us % HOUR_US)
             assert parts.repeated() == 0
             assert manager.progress.missing == manager.progress.later
@@ -55,7 +58,7 @@ async def test_history_is_fetched_once_and_a_second_run_sends_no_requests(tmp_pa
             assert asked == manager.progress.requests - len(parts.requests("/splits"))
             again = await parts.fill(*depths)
             newest = [call for call in parts.requests()[asked:] if call["query"]["interval"] != "1min"]
-            assert newest == [], "only new minutes were due"
+            assert newest == [], "the second run requested bars that are stored"
             assert again.progress.requests <= 1
             stored = read_progress(parts.log)
             assert stored is not None
@@ -63,13 +66,13 @@ async def test_history_is_fetched_once_and_a_second_run_sends_no_requests(tmp_pa
 
 
 async def test_a_gap_of_the_stream_is_filled_and_its_5m_bars_become_complete(tmp_path: Path, dsn: str) -> None:
-    with sandbox() as place:
-        now_us = place.clock.now_us()
+    with sandbox() as endpoint:
+        now_us = endpoint.clock.now_us()
         begin = now_us - now_us % HOUR_US - HOUR_US  # 17:00
-        async with bench(tmp_path, dsn, place) as parts:
+        async with bench(tmp_path, dsn, endpoint) as parts:
 
             def live() -> None:
-                with FeedWriter(parts.log, "live", clock=place.clock.now_us) as writer:
+                with FeedWriter(parts.log, "live", clock=endpoint.clock.now_us) as writer:
                     writer.start(SYMBOLS, start_us=begin, live=True)
                     for minute in range(30):
                         if minute == 10:
@@ -89,39 +92,39 @@ async def test_a_gap_of_the_stream_is_filled_and_its_5m_bars_become_complete(tmp
                 assert complete.all()
                 fives, whole = await parts.have(symbol, "5m", begin, begin + 25 * MINUTE_US)
                 assert len(fives) == 5
-                assert whole.all(), "a 5m bar of the stream's and the backfill's minutes is complete"
-            # No request covers minutes that the stream brought.
+                assert whole.all(), "a 5m bar of live and backfilled minutes is incomplete"
+            # The request covers no minutes that the live feed delivered.
             [asked] = parts.requests()
             assert asked["query"]["start_date"].endswith("17:10:00")
             assert asked["query"]["end_date"] < "2026-03-10 17:14:00"
 
 
 async def test_an_answer_for_a_part_of_a_day_makes_no_complete_day(tmp_path: Path, dsn: str) -> None:
-    with sandbox() as place:
-        now_us = place.clock.now_us()
+    with sandbox() as endpoint:
+        now_us = endpoint.clock.now_us()
         day_us = now_us - now_us % DAY_US - 5 * DAY_US
-        async with bench(tmp_path, dsn, place) as parts:
+        async with bench(tmp_path, dsn, endpoint) as parts:
             await parts.fill(Depth("1d", 10))
             before = [await parts.have(symbol, "1d", day_us, day_us + DAY_US) for symbol in SYMBOLS]
             versions = await day_versions(parts, day_us)
             noon_us = day_us + 12 * HOUR_US
             await parts.fill(ranges=[WantedRange(s, "1m", noon_us, noon_us + 7 * MINUTE_US) for s in SYMBOLS])
-            await parts.fill()  # the barrier of this round: the bars of the last round are stored
+            await parts.fill()  # returns after the bars of the previous round are stored
             assert all(len(have) == 1 and whole.all() for have, whole in before)
-            assert await day_versions(parts, day_us) == versions, "the vendor's own daily bar is unchanged"
+            assert await day_versions(parts, day_us) == versions, "the daily bar of the vendor was replaced"
             for symbol in SYMBOLS:
                 fives, whole = await parts.have(symbol, "5m", day_us, day_us + DAY_US)
                 assert not len(fives) or not whole.any()
 
 
 async def day_versions(parts: Bench, day_us: int) -> list[int]:
-    async with parts.store.read() as look:
-        tables = [await look.ohlcv.read(symbol, "1d", day_us, day_us + DAY_US) for symbol in SYMBOLS]
+    async with parts.store.read() as session:
+        tables = [await session.ohlcv.read(symbol, "1d", day_us, day_us + DAY_US) for symbol in SYMBOLS]
     return [row["version"] for table in tables for row in table.to_pylist()]
 
 
 class Late:
-    """A vendor that is late for some symbols: it does not have the last minutes yet."""
+    """A vendor that does not have the bars of the last `behind_us` of some symbols yet."""
 
     def __init__(self, made: Any, behind_us: int, symbols: Sequence[str] = SYMBOLS) -> None:
         self._made, self.behind_us, self.symbols = made, behind_us, symbols
@@ -142,9 +145,9 @@ class Late:
         return replace(answer, found=found)
 
 
-async def test_bars_that_a_late_vendor_does_not_have_yet_are_requested_again(tmp_path: Path, dsn: str) -> None:
-    with sandbox(speed=100.0) as place:
-        async with bench(tmp_path, dsn, place) as parts:
+async def test_bars_that_a_delayed_vendor_does_not_have_yet_are_requested_again(tmp_path: Path, dsn: str) -> None:
+    with sandbox(speed=100.0) as endpoint:
+        async with bench(tmp_path, dsn, endpoint) as parts:
             late: list[Late] = []
 
             def wrap(made: Provider) -> Provider:
@@ -152,13 +155,13 @@ async def test_bars_that_a_late_vendor_does_not_have_yet_are_requested_again(tmp
                 return late[-1]
 
             parts.wrap = wrap
-            now_us = place.clock.now_us()
+            now_us = endpoint.clock.now_us()
             begin, end = now_us - now_us % HOUR_US - HOUR_US, now_us - now_us % MINUTE_US - 4 * MINUTE_US
             wanted = [WantedRange(symbol, "1m", begin, end) for symbol in SYMBOLS]
             await parts.fill(ranges=wanted, once_wait_s=0.0)
             answers = await parts.answers("AAPL", "1m")
             assert {ANSWERED, NO_DATA} == set(answers.verdict)
-            assert int(answers.to_us[answers.verdict.index(ANSWERED)]) <= place.clock.now_us() - 15 * MINUTE_US
+            assert int(answers.to_us[answers.verdict.index(ANSWERED)]) <= endpoint.clock.now_us() - 15 * MINUTE_US
             assert all(again > 0 for again, v in zip(answers.again_us, answers.verdict, strict=True) if v == NO_DATA)
             await parts.fill(ranges=wanted, once_wait_s=1_200.0)
             for symbol in SYMBOLS:
@@ -167,15 +170,15 @@ async def test_bars_that_a_late_vendor_does_not_have_yet_are_requested_again(tmp
                 assert complete.all()
 
 
-async def test_a_delay_of_shares_does_not_follow_from_bars_of_crypto(tmp_path: Path, dsn: str) -> None:
-    with sandbox() as place:
-        async with bench(tmp_path, dsn, place) as parts:
+async def test_bars_of_crypto_do_not_hide_the_delay_of_shares_in_one_request(tmp_path: Path, dsn: str) -> None:
+    with sandbox() as endpoint:
+        async with bench(tmp_path, dsn, endpoint) as parts:
             parts.wrap = lambda made: Late(made, 15 * MINUTE_US, ("AAPL", "MSFT"))
-            now_us = place.clock.now_us()
+            now_us = endpoint.clock.now_us()
             begin, end = now_us - now_us % HOUR_US - HOUR_US, now_us - now_us % MINUTE_US - 4 * MINUTE_US
             await parts.fill(ranges=[WantedRange(symbol, "1m", begin, end) for symbol in SYMBOLS], once_wait_s=0.0)
             [asked] = parts.requests()
-            assert len(asked["query"]["symbol"].split(",")) == len(SYMBOLS), "in one request"
+            assert len(asked["query"]["symbol"].split(",")) == len(SYMBOLS), "one request has all symbols"
             for symbol in SYMBOLS:
                 answers = await parts.answers(symbol, "1m")
                 answered_us = max(int(b) for b, v in zip(answers.to_us, answers.verdict, strict=True) if v == ANSWERED)
@@ -202,10 +205,10 @@ class Nothing:
 
 
 async def test_no_data_is_final_for_older_minutes_only(tmp_path: Path, dsn: str) -> None:
-    with sandbox(speed=100.0) as place:
-        now_us = place.clock.now_us()
+    with sandbox(speed=100.0) as endpoint:
+        now_us = endpoint.clock.now_us()
         begin, end = now_us - now_us % HOUR_US - 2 * HOUR_US, now_us - now_us % MINUTE_US - 4 * MINUTE_US
-        async with bench(tmp_path, dsn, place) as parts:
+        async with bench(tmp_path, dsn, endpoint) as parts:
             parts.wrap = Nothing
             await parts.fill(ranges=[WantedRange("AAPL", "1m", begin, end)], once_wait_s=600.0)
             have, complete = await parts.have("AAPL", "1m", begin, end)
@@ -213,13 +216,13 @@ async def test_no_data_is_final_for_older_minutes_only(tmp_path: Path, dsn: str)
             young = [us for us in truth if us >= now_us - 29 * MINUTE_US]
             assert [us for us in have.tolist() if us >= young[0]] == young
             assert complete.all()
-            assert len(have) < len(young) + 10, "no data after half an hour is final"
+            assert len(have) < len(young) + 10, "minutes older than half an hour were requested again"
             answers = await parts.answers("AAPL", "1m")
             assert any(v == NO_DATA and not again for v, again in zip(answers.verdict, answers.again_us, strict=True))
 
 
 class OtherTimes:
-    """A vendor whose answers always cover other times than the request."""
+    """A vendor whose answers never cover the requested times."""
 
     def __init__(self, made: Any) -> None:
         self._made = made
@@ -233,9 +236,9 @@ class OtherTimes:
         return replace(answer, covers=dict.fromkeys(request.symbols, (request.end_us, request.end_us)))
 
 
-async def test_a_vendor_that_answers_for_other_times_is_not_asked_again(tmp_path: Path, dsn: str) -> None:
-    with sandbox() as place:
-        async with bench(tmp_path, dsn, place) as parts:
+async def test_a_vendor_that_answers_for_other_times_receives_one_request(tmp_path: Path, dsn: str) -> None:
+    with sandbox() as endpoint:
+        async with bench(tmp_path, dsn, endpoint) as parts:
             parts.wrap = OtherTimes
             manager = await parts.fill(Depth("1d", 10))
             assert manager.progress.requests - len(parts.requests("/splits")) == 1
@@ -245,7 +248,7 @@ async def test_a_vendor_that_answers_for_other_times_is_not_asked_again(tmp_path
 
 
 class Unlisted:
-    """A vendor that has no splits and dividends of AAPL."""
+    """A vendor without splits and dividends of AAPL."""
 
     def __init__(self, made: Any) -> None:
         self._made = made
@@ -262,8 +265,8 @@ class Unlisted:
 
 
 async def test_splits_that_no_vendor_has_do_not_delay_other_symbols(tmp_path: Path, dsn: str) -> None:
-    with sandbox() as place:
-        async with bench(tmp_path, dsn, place) as parts:
+    with sandbox() as endpoint:
+        async with bench(tmp_path, dsn, endpoint) as parts:
             parts.wrap = Unlisted
             await parts.fill(Depth("1d", 3))
             assert {asked["query"]["symbol"] for asked in parts.requests("/splits")} == {"MSFT"}
@@ -275,21 +278,21 @@ async def test_every_order_is_carried_out_once(tmp_path: Path, dsn: str) -> None
         today_us = now_us - now_us % DAY_US
         async with bench(tmp_path, dsn, vendor) as parts, parts.desk() as desk:
 
-            def place(number: int) -> None:
+            def place_numbered_order(number: int) -> None:
                 symbol = SYMBOLS[number % 2]
                 start_us = today_us - (number + 10) * DAY_US
                 order = Order(id=f"o{number}", symbols=[symbol], intervals=["1d"],
                               start_us=start_us, end_us=start_us + DAY_US)  # fmt: skip
                 place_order(parts.log, order)
 
-            await asyncio.gather(*(asyncio.to_thread(place, number) for number in range(6)))
+            await asyncio.gather(*(asyncio.to_thread(place_numbered_order, number) for number in range(6)))
             manager = parts.manager(desk, BackfillPlan(SYMBOLS))
             running = asyncio.create_task(manager.run())
             async with asyncio.timeout(PATIENCE.seconds(60)):
                 while len(manager.progress.orders) < 6:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
                 asked = manager.progress.requests
-                await asyncio.to_thread(place, 6)
+                await asyncio.to_thread(place_numbered_order, 6)
                 while len(manager.progress.orders) < 7:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
             running.cancel()
@@ -303,10 +306,10 @@ async def test_every_order_is_carried_out_once(tmp_path: Path, dsn: str) -> None
 
 
 async def test_an_order_does_not_wait_for_the_history_of_other_symbols(tmp_path: Path, dsn: str) -> None:
-    with sandbox() as place:
-        now_us = place.clock.now_us()
+    with sandbox() as endpoint:
+        now_us = endpoint.clock.now_us()
         today_us = now_us - now_us % DAY_US
-        async with bench(tmp_path, dsn, place) as parts, parts.desk() as desk:
+        async with bench(tmp_path, dsn, endpoint) as parts, parts.desk() as desk:
             depths = [Depth("1d", 1_000), Depth("1m", 60)]
             manager = parts.manager(desk, BackfillPlan(SYMBOLS, depths))
             running = asyncio.create_task(manager.run())
@@ -318,9 +321,9 @@ async def test_an_order_does_not_wait_for_the_history_of_other_symbols(tmp_path:
                 await asyncio.to_thread(place_order, parts.log, order)
                 while not manager.progress.orders:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
-            assert manager.progress.missing > 0, "history of other symbols is still missing"
+            assert manager.progress.missing > 0, "the order waited for all history"
             have, complete = await parts.have("MSFT", "1d", begin, end)
-            assert have.tolist() == parts.truth("MSFT", "1d", begin, end), "the ordered bars are stored"
+            assert have.tolist() == parts.truth("MSFT", "1d", begin, end), "the ordered bars are not stored"
             assert complete.all()
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
@@ -328,8 +331,8 @@ async def test_an_order_does_not_wait_for_the_history_of_other_symbols(tmp_path:
 
 async def test_quotas_are_respected_and_postponed_bars_are_reported_with_a_time(tmp_path: Path, dsn: str) -> None:
     day = Quota(12, DAY_US)
-    with sandbox(twelvedata=(day,)) as place:
-        async with bench(tmp_path, dsn, place) as parts:
+    with sandbox(twelvedata=(day,)) as endpoint:
+        async with bench(tmp_path, dsn, endpoint) as parts:
             parts.quotas = {"twelvedata": (day,)}
             manager = await parts.fill(Depth("1d", 30), Depth("1m", 12))
             counts = (await asyncio.to_thread(parts_counts, parts))["twelvedata"]
@@ -338,9 +341,9 @@ async def test_quotas_are_respected_and_postponed_bars_are_reported_with_a_time(
             assert manager.progress.later > 0
             assert manager.progress.blocked
             for symbol in SYMBOLS:
-                today_us = place.clock.now_us() - place.clock.now_us() % DAY_US
+                today_us = endpoint.clock.now_us() - endpoint.clock.now_us() % DAY_US
                 days, complete = await parts.have(symbol, "1d", 0, today_us)
-                assert len(days) >= 28, "daily bars come first"
+                assert len(days) >= 28, "minutes were requested before daily bars"
                 assert complete.all(), (today_us, days[~complete])
             answers = [await parts.answers(symbol, "1m") for symbol in SYMBOLS]
             assert any(QUOTA in one.verdict for one in answers)
@@ -349,12 +352,12 @@ async def test_quotas_are_respected_and_postponed_bars_are_reported_with_a_time(
 def parts_counts(parts: Bench) -> Any:
     import httpx
 
-    return httpx.get(f"{parts.place.url}/sandbox/counts", timeout=PATIENCE.seconds(30)).json()["vendors"]
+    return httpx.get(f"{parts.endpoint.url}/sandbox/counts", timeout=PATIENCE.seconds(30)).json()["vendors"]
 
 
-async def test_bars_and_answers_of_a_request_are_adjacent_and_each_round_ends(tmp_path: Path, dsn: str) -> None:
-    with sandbox() as place:
-        async with bench(tmp_path, dsn, place, partitions=1) as parts:
+async def test_bars_and_answer_records_of_a_request_are_adjacent_and_each_round_ends(tmp_path: Path, dsn: str) -> None:
+    with sandbox() as endpoint:
+        async with bench(tmp_path, dsn, endpoint, partitions=1) as parts:
             await parts.fill(Depth("1d", 30))
             headers = [record.header for record in read_all(parts.log)[0] if record.header.feed == "backfill"]
             kinds = [type(header) for header in headers]
@@ -365,8 +368,8 @@ async def test_bars_and_answers_of_a_request_are_adjacent_and_each_round_ends(tm
 
 
 async def test_a_second_manager_takes_over_and_the_first_one_stops(tmp_path: Path, dsn: str) -> None:
-    with sandbox() as place:
-        async with bench(tmp_path, dsn, place) as parts, parts.desk() as desk:
+    with sandbox() as endpoint:
+        async with bench(tmp_path, dsn, endpoint) as parts, parts.desk() as desk:
             first, second = (
                 parts.manager(desk, BackfillPlan(SYMBOLS, [Depth("1d", 5)], once=once)) for once in (False, True)
             )
@@ -375,6 +378,6 @@ async def test_a_second_manager_takes_over_and_the_first_one_stops(tmp_path: Pat
                 while first.progress.at_us == 0 or first.progress.working:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
             await second.run()
-            first.wake(0, place.clock.now_us())
+            first.wake(0, endpoint.clock.now_us())
             with pytest.raises(Fenced):
                 await asyncio.wait_for(running, PATIENCE.seconds(90))

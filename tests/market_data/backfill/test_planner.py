@@ -1,4 +1,4 @@
-"""Requests are cut from the missing bars, the most valuable first."""
+"""Requests for missing bars, ordered by priority."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def ranked_tasks(every: list[Series], *, fill_gaps: bool = True) -> list[Task]:
     return found
 
 
-def test_gaps_come_first_and_symbols_with_the_same_gap_share_a_request() -> None:
+def test_gaps_are_requested_first_and_symbols_with_the_same_gap_share_a_request() -> None:
     day_grid = Grid(calendar("24/7"), "1d")
     days = Series("A", "1d", day_grid)
     days.update(BEGIN - 100 * DAY_US, BEGIN, (NOTHING, np.empty(0, np.bool_)), Answers.none(), NOTHING)
@@ -57,7 +57,7 @@ def test_a_new_task_of_a_series_replaces_the_old_one() -> None:
     queue.put(one, next_task(one, NOW, NOW, 0))
     best = queue.best()
     assert best is not None
-    assert best.series is other, "the newest minutes first"
+    assert best.series is other, "the task with the newest minutes is not the first"
     queue.put(other, None)
     best = queue.best()
     assert best is not None
@@ -70,7 +70,9 @@ def test_a_page_is_as_large_as_the_offer_and_spans_stored_bars() -> None:
     one.mark_answered(BEGIN + HOUR_US, BEGIN + 23 * HOUR_US)
     task = next_task(one, NOW, NOW + DAY_US, BEGIN)
     assert task is not None
-    assert newest_page(task, BarsOffer("1m", 5_000), NOW) == (BEGIN, BEGIN + DAY_US), "one request for both gaps"
+    assert newest_page(task, BarsOffer("1m", 5_000), NOW) == (BEGIN, BEGIN + DAY_US), (
+        "the page does not contain both gaps"
+    )
     assert newest_page(task, BarsOffer("1m", 100), NOW) == (BEGIN + 23 * HOUR_US, BEGIN + DAY_US)
     assert newest_page(task, BarsOffer("1m", 30), NOW) == (BEGIN + DAY_US - 30 * MINUTE_US, BEGIN + DAY_US)
     assert newest_page(task, BarsOffer("1m", 5_000, page_us=2 * HOUR_US), NOW)[0] == BEGIN + 23 * HOUR_US

@@ -1,4 +1,4 @@
-"""Bars are cut into slices, and appended at the pace of aggregation."""
+"""Bars are cut into slices. Each slice is appended after aggregation has read the previous one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tickerplant.market_data.backfill.publish import (
 )
 from tickerplant.market_data.feed.writer import FeedWriter
 
-BEGIN = 1_767_700_200_000_000  # 11:50, between five minutes
+BEGIN = 1_767_700_200_000_000  # 2026-01-06T11:50:00Z
 SYMBOLS = ("AAPL", "MSFT", "IBM")
 
 
@@ -47,10 +47,10 @@ def test_slices_are_adjacent_and_keep_each_instant_whole(align_to_5m: bool) -> N
     assert max(one.bars.num_rows for one in found) <= SLICE_BARS
     for one in found:
         times = times_of(one.bars["time"])
-        assert (np.diff(times) >= 0).all(), "in the order of time"
+        assert (np.diff(times) >= 0).all(), "the bars are not in time order"
         assert one.start_us <= times[0]
         assert times[-1] < one.end_us
-        assert (np.unique(times, return_counts=True)[1] == 3).all(), "all symbols of a minute"
+        assert (np.unique(times, return_counts=True)[1] == 3).all(), "a slice does not have all symbols of a minute"
     if align_to_5m:
         assert all(one.end_us % M5.us == 0 for one in found)
 
@@ -60,7 +60,7 @@ def test_an_instant_with_more_bars_than_a_slice_is_one_slice() -> None:
     assert [one.bars.num_rows for one in slices_of(many, BEGIN, BEGIN + 2 * MINUTE_US)] == 2 * [SLICE_BARS + 1]
 
 
-def test_no_bars_are_no_slices() -> None:
+def test_no_bars_give_no_slices() -> None:
     assert slices_of(None, 0, 1) == slices_of(day().slice(0, 0), 0, 1) == []
 
 
@@ -72,7 +72,7 @@ def test_answer_rows_become_a_batch_of_the_schema() -> None:
     assert batch["again_at"].null_count == batch["note"].null_count == 1
 
 
-async def test_a_slice_waits_until_aggregation_has_read_the_one_before(tmp_path: Path) -> None:
+async def test_a_slice_is_appended_after_aggregation_has_read_the_previous_one(tmp_path: Path) -> None:
     with embedded(tmp_path, 1) as log, log.reader([RAW], group="aggregation") as reader:
         partition = TopicPartition(RAW, 0)
 
@@ -95,7 +95,7 @@ async def test_a_slice_waits_until_aggregation_has_read_the_one_before(tmp_path:
         writer = FeedWriter(log, "backfill", hold_bytes=1 << 40)
         publisher = Publisher(log, asyncio.to_thread, sleep)
         await publisher.barrier(writer)
-        follow()  # the group now has a position
+        follow()  # commits a first position of the group
         filling = asyncio.create_task(publisher.append_history(writer, SYMBOLS, day(), BEGIN, AnswerRecords()))
         most = total = 0
         while not filling.done():
@@ -105,12 +105,12 @@ async def test_a_slice_waits_until_aggregation_has_read_the_one_before(tmp_path:
         await filling
         await publisher.end_round(writer)
         assert total + follow() == 3 * 1_440
-        assert most <= SLICE_BARS, "a second slice was appended before the first one was read"
+        assert most <= SLICE_BARS, "a slice was appended before the previous one was read"
         assert slept
         writer.close()
 
 
-async def test_recent_bars_are_one_round_per_slice_and_an_open_round_is_ended(tmp_path: Path) -> None:
+async def test_each_slice_of_recent_bars_is_a_round_and_an_open_round_is_ended_first(tmp_path: Path) -> None:
     with embedded(tmp_path, 1) as log:
         publisher = Publisher(log, asyncio.to_thread)
         with FeedWriter(log, "backfill", hold_bytes=1 << 40) as writer:
@@ -118,7 +118,7 @@ async def test_recent_bars_are_one_round_per_slice_and_an_open_round_is_ended(tm
         end = BEGIN + 1_440 * MINUTE_US
         with FeedWriter(
             log, "backfill", hold_bytes=1 << 40
-        ) as writer:  # the first writer was killed: its round is open
+        ) as writer:  # the round of the first writer is still open, as after a kill
             publisher = Publisher(log, asyncio.to_thread)
             rows = [AnswerRow("AAPL", "1m", BEGIN, end, "v", "answered")]
             await publisher.append_recent(writer, SYMBOLS, day(), (BEGIN, end), AnswerRecords(rows))
@@ -130,4 +130,4 @@ async def test_recent_bars_are_one_round_per_slice_and_an_open_round_is_ended(tm
         assert [header.from_us for header in starts] == [BEGIN, *(header.watermark_us for header in bars[:-1])]
         assert bars[-1].watermark_us == end
         assert kinds[-3:] == [records.VendorBars, records.Answers, records.End]
-        assert kinds.count(records.Answers) == 1, "with the last slice"
+        assert kinds.count(records.Answers) == 1, "answer records are appended with the last slice only"

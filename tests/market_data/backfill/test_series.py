@@ -1,4 +1,4 @@
-"""The missing bars of a series."""
+"""The missing bars of a series, and the ranges that can be requested."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def ready(one: Series) -> list[tuple[int, int]]:
     return [((a - BEGIN) // MINUTE_US, (b - BEGIN) // MINUTE_US) for a, b in one.ready(NOW, 0, FOREVER_US)]
 
 
-def test_expected_bars_are_missing_unless_complete_silent_or_answered() -> None:
+def test_expected_bars_are_missing_unless_complete_or_not_traded_or_answered() -> None:
     one = Series("A", "1m", GRID)
     have = BEGIN + np.arange(10) * MINUTE_US
     complete = np.arange(10) != 3
@@ -40,7 +40,9 @@ def test_expected_bars_are_missing_unless_complete_silent_or_answered() -> None:
     )
     one.update(BEGIN, BEGIN + HOUR_US, (have, complete), answered, silent)
     assert minutes(one) == [3, *range(10, 20), *range(22, 30), *range(45, 60)]
-    assert ready(one) == [(3, 4), (10, 20), (22, 30), (45, 50), (55, 60)], "an outage does not postpone a request"
+    assert ready(one) == [(3, 4), (10, 20), (22, 30), (45, 50), (55, 60)], (
+        "an answer record of an outage must not postpone a request"
+    )
     assert one.due_us(NOW, FOREVER_US) == NOW + 2
     assert one.counts(NOW, FOREVER_US) == (34, 5)
     assert one.counts(NOW, BEGIN + 52 * MINUTE_US) == (26, 2)
@@ -57,11 +59,11 @@ def test_an_update_replaces_its_range_only() -> None:
     assert ready(one) == [(55, 60)]
     assert one.due_us(NOW, FOREVER_US) == NOW + 5
     one.defer(BEGIN, BEGIN + HOUR_US, None, NOW)
-    assert minutes(one) == [12, *range(50, 55)], "postponed bars stay missing"
+    assert minutes(one) == [12, *range(50, 55)], "postponed bars are still missing"
 
 
 @given(st.data())
-def test_runs_equal_a_model_of_single_starts(data: st.DataObject) -> None:
+def test_ranges_equal_a_model_of_single_bars(data: st.DataObject) -> None:
     grid = Grid(calendar("XNYS"), "1m")
     begin, hours = BEGIN - 5 * DAY_US, 7 * 24
     every = grid.starts(begin, begin + hours * HOUR_US).tolist()
@@ -100,17 +102,17 @@ def test_runs_equal_a_model_of_single_starts(data: st.DataObject) -> None:
         assert one.due_us(NOW, limit) == min(waiting, default=None)
 
 
-def test_extend_returns_the_parts_that_are_new() -> None:
+def test_extend_returns_the_new_parts_of_the_range() -> None:
     one = Series("A", "1m", GRID)
     assert one.extend(100, 200) == [(100, 200)]
     assert one.extend(120, 230) == [(200, 230)]
-    assert one.extend(10, 20) == [(10, 20)], "an older range does not include the time between"
+    assert one.extend(10, 20) == [(10, 20)], "an older range must not include the time up to the known range"
     assert one.extend(15, 120) == [(20, 100)]
     assert one.extend(10, 230) == []
     assert one.extend(0, 300) == [(0, 10), (230, 300)]
 
 
-def test_ten_years_without_a_bar_are_one_run() -> None:
+def test_ten_years_without_a_bar_are_one_range() -> None:
     for name, interval, days in (("XNYS", "1m", 700), ("XNYS", "1d", 3_600), ("24/7", "5m", 700)):
         one = Series("A", interval, Grid(calendar(name), interval))
         one.update(NOW - days * DAY_US, NOW, (NOTHING, np.empty(0, np.bool_)), Answers.none(), NOTHING)

@@ -1,4 +1,4 @@
-"""The bars that should be stored."""
+"""The ranges of bars that a backfill plan requests."""
 
 from __future__ import annotations
 
@@ -12,4 +12,4 @@ def test_depth_max_is_limited_by_lookback_and_retention() -> None:
     assert Depth("1d", 30).start_us(NOW, None) == NOW - 30 * DAY_US
     assert NOW - Depth("1m", None).start_us(NOW, None) == 731 * DAY_US
     reach = NOW - Depth("1m", None).start_us(NOW, 8 * DAY_US)
-    assert 7 * DAY_US < reach < 8 * DAY_US, "still inside the lookback when the request is sent"
+    assert 7 * DAY_US < reach < 8 * DAY_US, "the start must be within the lookback when the request is sent later"

@@ -1,4 +1,4 @@
-"""An exchange with the protocol of Binance, over real sockets, with the trades of a test."""
+"""A server with the REST protocol of Binance, over real sockets. A test supplies its trades."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def golden(name: str) -> bytes:
 
 
 class BinanceVendor:
-    """Answers `exchangeInfo` and `klines` from golden files, and `aggTrades` from `trades`, by market.
+    """A server that answers `exchangeInfo` and `klines` from golden files, and `aggTrades` from `trades` by market.
 
-    `failing`: the other answer of a path: status, headers and body, or None to close the connection.
+    `failing` replaces the answer of a path by (status, headers, body). None closes the connection.
     """
 
     def __init__(self) -> None:
@@ -33,14 +33,13 @@ class BinanceVendor:
         self._came = asyncio.Event()
 
     def trade(self, market: str, name: int, time_ms: int, price: float = 42_000.0, size: float = 1.0) -> None:
-        """Add a trade."""
         self.trades[market].append({
             "a": name, "p": f"{price:.8f}", "q": f"{size:.8f}", "f": name, "l": name, "T": time_ms, "m": False,
             "M": True,
         })  # fmt: skip
 
     async def until_asked(self, name: str, count: int = 1) -> None:
-        """Wait until that has been asked for so often."""
+        """Wait until the path `name` has been requested `count` times."""
         while sum(asked == name for asked, _ in self.asked) < count:
             self._came.clear()
             await self._came.wait()
@@ -65,10 +64,10 @@ class BinanceVendor:
             self._came.set()
             status, headers, body = 200, {"Content-Type": "application/json"}, b""
             if name in self.failing:
-                told = self.failing[name]
-                if told is None:
+                failure = self.failing[name]
+                if failure is None:
                     return
-                status, headers, body = told
+                status, headers, body = failure
             elif name == "aggTrades":
                 body = self._trades(query)
             else:
@@ -81,7 +80,7 @@ class BinanceVendor:
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[BinanceVendor]:
-        """Listen for the block."""
+        """Accept connections within the block."""
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         async with server:
             self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"

@@ -1,4 +1,4 @@
-"""An HTTP server that returns the answers of a test."""
+"""An HTTP server that returns answers prepared by a test."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ class Answer:
 
 @dataclass
 class Canned:
-    """`answers`: by the beginning of path and query, the next of a list, or the last again.
+    """The answers of the server and the requests that it received.
 
-    `asked`: paths and queries.
+    `answers` contains a list per prefix of path and query. Each request consumes one answer; the last one repeats.
+    `asked` contains path and query of each request.
     """
 
     url: str = ""

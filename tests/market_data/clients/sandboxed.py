@@ -1,4 +1,4 @@
-"""A sandbox two days after a split of AAPL, its true market data, and orders to it."""
+"""A sandbox whose clock is two days after a split of AAPL, with its market data and its faults."""
 
 from __future__ import annotations
 
@@ -20,22 +20,24 @@ from tickerplant.market_data.vendors.port import BarsRequest, Provider, Provider
 from tickerplant.sandbox import MarketSettings, SandboxEndpoint, SandboxSettings, running
 from tickerplant.sandbox.endpoint import make_clock
 
-OF_ANY: Final = [
+COMMON_FAULTS: Final = [
     ({"do": "429", "kind": "minute"}, Burst | QuotaSpent),
     ({"do": "down", "status": "503"}, VendorDown),
     ({"do": "down", "how": "reset"}, VendorDown),
 ]
-"""Faults, and the error that every client raises for them."""
+"""Faults of the sandbox, and the error that each client raises for the fault."""
 START = "2019-10-02T18:13:20Z"
 
 
 @dataclass
 class Sandboxed:
-    place: SandboxEndpoint
+    """A running sandbox, and checks of a provider against its market data."""
+
+    endpoint: SandboxEndpoint
 
     def get(self, page: str, **query: Any) -> dict[str, Any]:
         found: dict[str, Any] = (
-            httpx.get(f"{self.place.url}/sandbox/{page}", params=query, timeout=PATIENCE.seconds(30))
+            httpx.get(f"{self.endpoint.url}/sandbox/{page}", params=query, timeout=PATIENCE.seconds(30))
             .raise_for_status()
             .json()
         )
@@ -43,24 +45,24 @@ class Sandboxed:
 
     def order(self, do: str, **options: Any) -> None:
         httpx.get(
-            f"{self.place.url}/sandbox/orders", params={"do": do, **options}, timeout=PATIENCE.seconds(30)
+            f"{self.endpoint.url}/sandbox/orders", params={"do": do, **options}, timeout=PATIENCE.seconds(30)
         ).raise_for_status()
 
     def context(self, vendor: str, **options: str) -> ProviderContext:
-        return ProviderContext(vendor, "key", options, self.place.url, clock=self.place.clock)
+        return ProviderContext(vendor, "key", options, self.endpoint.url, clock=self.endpoint.clock)
 
     async def trouble(self, provider: Provider, symbol: str, order: dict[str, str]) -> VendorError:
-        """Return the exception that a request for days of a symbol raises while the order is in force."""
+        """Order a fault for 60 s; return the exception that a request for daily bars of the symbol raises."""
         self.order(**order, seconds=60)
-        now_us = self.place.clock.now_us()
+        now_us = self.endpoint.clock.now_us()
         with pytest.raises(VendorError) as caught:
             await provider.bars(BarsRequest((symbol,), "1d", now_us - 9 * DAY_US, now_us))
         return caught.value
 
     async def equal(self, provider: Provider, symbol: str, interval: str, days: int, *, volume: bool = True) -> int:
-        """Check that the bars of these days equal the market's, to the vendor's digits; return their number."""
+        """Check that the bars of the last `days` equal those of the market, except rounding; return their number."""
         length = intervals.parse(interval)
-        now_us = length.floor(self.place.clock.now_us())
+        now_us = length.floor(self.endpoint.clock.now_us())
         from_us = now_us - days * intervals.D1.us
         answer = await provider.bars(BarsRequest((symbol,), interval, from_us, now_us))
         found = answer.found[symbol]
@@ -69,7 +71,7 @@ class Sandboxed:
         truth = self.get("bars", symbol=symbol, interval=interval, from_us=from_us, to_us=now_us - 1)
         assert times_of(found["time"]).tolist() == truth["time_us"]
         for name in ("open", "high", "low", "close", *(["volume"] if volume else [])):
-            # Half hours are sums of quarters that were rounded to shares.
+            # A 30m volume is the sum of two 15m volumes that are rounded to whole shares.
             digits = {"rtol": 0, "atol": 1} if name == "volume" else {"rtol": 2e-7, "atol": 1e-4}
             np.testing.assert_allclose(found[name].to_numpy(), truth[name], err_msg=name, **digits)
         return found.num_rows
@@ -78,5 +80,5 @@ class Sandboxed:
 @contextmanager
 def sandboxed() -> Iterator[Sandboxed]:
     market = MarketSettings(("AAPL", "EUR/USD", "BTC/USD"), 20.0, 7, "us")
-    with running(SandboxSettings(market, clock=make_clock(START, 1.0))) as place:
-        yield Sandboxed(place)
+    with running(SandboxSettings(market, clock=make_clock(START, 1.0))) as endpoint:
+        yield Sandboxed(endpoint)

@@ -45,7 +45,9 @@ def ask(interval: str, back_us: int, for_us: int | None = None) -> BarsRequest:
     return BarsRequest(("IBM",), interval, begin, NOW_US if for_us is None else begin + for_us)
 
 
-async def test_bars_as_traded_with_the_key_in_the_query(vendor: Canned, asking: AlphaVantageProvider) -> None:
+async def test_bars_are_requested_as_traded_with_the_key_in_the_query(
+    vendor: Canned, asking: AlphaVantageProvider
+) -> None:
     vendor.put("/query", golden("alphavantage", "intraday"))
     answer = await asking.bars(ask("1m", HOUR_US))
     found = answer.found["IBM"]
@@ -57,7 +59,7 @@ async def test_bars_as_traded_with_the_key_in_the_query(vendor: Canned, asking: 
         "function": "TIME_SERIES_INTRADAY", "symbol": "IBM", "interval": "1min", "adjusted": "false",
         "extended_hours": "false", "outputsize": "compact", "apikey": KEY,
     }  # fmt: skip
-    # Times after the newest bar may be missing: the free plan delivers them after the day.
+    # The free plan delivers bars after the end of the day, so no time after the newest bar is covered.
     assert [iso(us) for us in answer.covers["IBM"]] == ["2017-12-18T19:30:00Z", "2017-12-18T19:58:00Z"]
 
 
@@ -115,7 +117,7 @@ async def test_splits_and_dividends_are_requested_in_turn(vendor: Canned, asking
 async def test_the_key_is_in_no_log_and_no_error(
     vendor: Canned, asking: AlphaVantageProvider, caplog: pytest.LogCaptureFixture, level: int
 ) -> None:
-    for name in (None, "httpx", "httpcore"):  # the plant's own logging quiets them
+    for name in (None, "httpx", "httpcore"):  # the service's logging settings mute these loggers
         caplog.set_level(level, name)
     vendor.put(
         "/query",
@@ -124,7 +126,7 @@ async def test_the_key_is_in_no_log_and_no_error(
         Answer(f"<html>{KEY}".encode(), 503),
         Answer(f'{{"?apikey={KEY}":{{}}}}'.encode()),
         Answer(f'{{"Time Series (Daily)":{{"{KEY}":{{"1. open":"{KEY}"}}}}}}'.encode()),
-        # At the level of debugging, the headers that the vendor sends are logged.
+        # At DEBUG, httpcore logs the headers of an answer, so here the key is not in them.
         Answer(KEY.encode(), 302, {"Location": f"/login?apikey={KEY}"} if level == logging.INFO else {}),
         Answer(b"no gzip", 200, {"Content-Encoding": "gzip"}),
     )
@@ -145,8 +147,8 @@ async def test_a_timeout_means_that_the_vendor_is_down(vendor: Canned, monkeypat
     monkeypatch.setattr(alphavantage_client, "_LEAST_TIMEOUT_S", 0.05)
     vendor.put("/query", Answer(golden("alphavantage", "daily"), delay_s=0.4))
     slow = provider(vendor.url, starting_at(NOW_US, 1_000))
-    nobody = provider("http://127.0.0.1:1")
-    for one in (slow, nobody):
+    unreachable = provider("http://127.0.0.1:1")
+    for one in (slow, unreachable):
         with pytest.raises(errors.VendorDown) as caught:
             await one.bars(ask("1d", DAY_US))
         assert caught.value.about_vendor

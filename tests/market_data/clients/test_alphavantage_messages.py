@@ -21,7 +21,7 @@ from tickerplant.market_data.clients.alphavantage.messages import (
 from tickerplant.market_data.clients.columns import terms_of
 from tickerplant.market_data.vendors import errors
 
-NOW_US = micros_of(dt.datetime(2024, 3, 1, 3, 30, 20, tzinfo=dt.UTC))  # 22:30 of the day before in New York
+NOW_US = micros_of(dt.datetime(2024, 3, 1, 3, 30, 20, tzinfo=dt.UTC))  # 22:30 of the previous day in New York
 KEY = "K3YK3YK3YK3YK3YK"
 
 
@@ -35,7 +35,7 @@ def times(batch: pa.RecordBatch) -> list[str]:
     return [iso(us) for us in times_of(batch["time"]).tolist()]
 
 
-def test_minutes_come_oldest_first_in_utc() -> None:
+def test_minutes_are_returned_oldest_first_in_utc() -> None:
     series = read("intraday", "1m")
     assert times(series.bars) == ["2017-12-18T19:56:00Z", "2017-12-18T19:57:00Z"]
     (first, _) = series.bars.to_pylist()
@@ -49,17 +49,17 @@ def test_minutes_come_oldest_first_in_utc() -> None:
     assert (series.rows, iso(series.first_us), iso(series.last_us)) == (2, *times(series.bars))
 
 
-def test_on_both_sides_of_a_change_of_clocks_the_time_is_right() -> None:
+def test_times_before_and_after_a_clock_change_are_converted_to_utc() -> None:
     assert times(read("intraday_summer", "5m").bars) == ["2018-03-09T20:55:00Z", "2018-03-12T13:30:00Z"]
 
 
-def test_names_are_matched_with_any_number_before_them() -> None:
+def test_column_names_are_matched_with_any_number_prefix() -> None:
     rows = read("intraday_shifted", "1m").bars.to_pylist()
     assert [(row["open"], row["close"], row["volume"]) for row in rows] == [(86.49, 86.5, 10494.0), (86.5, 86.51, 0.0)]
-    assert iso(micros_of(rows[0]["time"])) == "2017-12-18T19:56:00Z"  # the times of the answer are UTC
+    assert iso(micros_of(rows[0]["time"])) == "2017-12-18T19:56:00Z"  # this answer has times in UTC
 
 
-def test_a_day_is_stamped_midnight_utc() -> None:
+def test_a_daily_bar_has_the_time_midnight_utc() -> None:
     assert times(read("daily", "1d").bars) == ["2017-12-15T00:00:00Z", "2017-12-18T00:00:00Z"]
 
 
@@ -129,8 +129,8 @@ def test_an_error_is_recognised_by_its_text(name: str, kind: type[errors.VendorE
     assert getattr(caught.value, "daily", False) is (name == "information_day")
 
 
-def test_the_day_is_new_yorks() -> None:
-    noon = micros_of(dt.datetime(2024, 3, 9, 17, tzinfo=dt.UTC))  # the night after it has an hour less
+def test_the_daily_quota_resets_at_midnight_in_new_york() -> None:
+    noon = micros_of(dt.datetime(2024, 3, 9, 17, tzinfo=dt.UTC))  # the following night is an hour shorter
     error = error_of("Information", "rate limit is 25 requests per day", noon)
     assert error.retry_after_s == 12 * 3600
     assert error_of("Information", "rate limit is 25 requests per day", noon + DAY_US).retry_after_s == 11 * 3600
@@ -167,10 +167,10 @@ def test_an_answer_of_unknown_shape_is_malformed(body: bytes) -> None:
         (302, errors.Malformed),
     ],
 )
-def test_a_status_that_is_no_answer(status: int, kind: type[errors.VendorError]) -> None:
+def test_a_status_other_than_200_raises_an_error(status: int, kind: type[errors.VendorError]) -> None:
     raise_status(200, b"")
-    with pytest.raises(kind, match="no such luck"):
-        raise_status(status, b"no such luck")
+    with pytest.raises(kind, match="service message"):
+        raise_status(status, b"service message")
 
 
 def test_a_key_is_removed_from_every_text() -> None:
@@ -179,7 +179,7 @@ def test_a_key_is_removed_from_every_text() -> None:
         assert "other" not in without_key(text, KEY)
 
 
-def test_a_month_is_new_yorks() -> None:
+def test_a_month_begins_and_ends_at_midnight_in_new_york() -> None:
     name, begin, end = month_of(NOW_US)
     assert (name, iso(begin), iso(end)) == ("2024-02", "2024-02-01T05:00:00Z", "2024-03-01T05:00:00Z")
     assert month_of(end)[0] == "2024-03"

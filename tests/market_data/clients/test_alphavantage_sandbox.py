@@ -1,4 +1,4 @@
-"""Alpha Vantage's provider against the sandbox, over sockets."""
+"""The provider of Alpha Vantage, connected to the sandbox over sockets."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ async def provider(sandbox: Sandboxed) -> AsyncIterator[AlphaVantageProvider]:
 @pytest.mark.parametrize(
     ("interval", "days", "least"), [("1m", 2, 700), ("5m", 6, 300), ("30m", 6, 50), ("1d", 90, 60), ("1d", 400, 270)]
 )
-async def test_bars_are_the_markets(
+async def test_bars_equal_those_of_the_market(
     sandbox: Sandboxed, provider: AlphaVantageProvider, interval: str, days: int, least: int
 ) -> None:
     assert await sandbox.equal(provider, "AAPL", interval, days) >= least
 
 
 async def test_history_is_covered_to_the_end_of_the_request(sandbox: Sandboxed, provider: AlphaVantageProvider) -> None:
-    end_us = sandbox.place.clock.now_us() - 60 * DAY_US
+    end_us = sandbox.endpoint.clock.now_us() - 60 * DAY_US
     answer = await provider.bars(BarsRequest(("AAPL",), "5m", end_us - 40 * DAY_US, end_us))
     assert answer.found["AAPL"].num_rows > 100  # type: ignore[union-attr]
     assert answer.covers["AAPL"][1] == end_us
@@ -42,7 +42,7 @@ async def test_splits_and_dividends_equal_those_of_the_market(
     sandbox: Sandboxed, provider: AlphaVantageProvider
 ) -> None:
     truth = sandbox.get("actions", symbol="AAPL")
-    answer = await provider.actions("AAPL", 0, sandbox.place.clock.now_us())
+    answer = await provider.actions("AAPL", 0, sandbox.endpoint.clock.now_us())
     assert answer.splits["numerator"].to_pylist() == [split["numerator"] for split in truth["splits"]]
     assert answer.dividends["amount"].to_pylist() == [paid["amount"] for paid in truth["dividends"]]
 
@@ -67,7 +67,7 @@ async def test_each_fault_raises_its_error(
 
 
 async def test_a_bad_key_raises_bad_key(sandbox: Sandboxed) -> None:
-    made = alphavantage_client.provider(ProviderContext("alphavantage", "badkey", url=sandbox.place.url))
+    made = alphavantage_client.provider(ProviderContext("alphavantage", "badkey", url=sandbox.endpoint.url))
     with pytest.raises(errors.BadKey):
         await made.bars(BarsRequest(("AAPL",), "1d", 0, DAY_US))
     await made.close()

@@ -1,4 +1,4 @@
-"""The provider of exchanges, and ccxt below it, over sockets, with golden answers of Binance."""
+"""The provider of crypto exchanges and ccxt, connected over sockets to a server with golden answers of Binance."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def request(
     return BarsRequest((symbol,), interval, from_us, to_us)
 
 
-async def test_bars_as_the_exchange_has_them(vendor: BinanceVendor, provider: CcxtProvider) -> None:
+async def test_bars_equal_those_of_the_exchange(vendor: BinanceVendor, provider: CcxtProvider) -> None:
     answer = await provider.bars(request())
     found = answer.found["BTC/USDT"]
     assert isinstance(found, pa.RecordBatch)
@@ -60,7 +60,7 @@ async def test_bars_as_the_exchange_has_them(vendor: BinanceVendor, provider: Cc
     assert query == {"interval": "1m", "limit": "5", "symbol": "BTCUSDT", "startTime": str(FIRST_US // 1_000)}
 
 
-async def test_an_answer_that_ends_early_covers_no_more(provider: CcxtProvider) -> None:
+async def test_an_answer_that_ends_early_covers_only_its_bars(provider: CcxtProvider) -> None:
     answer = await provider.bars(request(to_us=FIRST_US + 60 * MINUTE_US))
     assert answer.covers == {"BTC/USDT": (FIRST_US, FIRST_US + 5 * MINUTE_US)}
     answer = await provider.bars(request(FIRST_US + MINUTE_US, FIRST_US + 3 * MINUTE_US))
@@ -80,7 +80,7 @@ def test_a_bar_that_may_still_change_is_dropped(after_s: int, bars: int) -> None
     assert covers == (FIRST_US, FIRST_US + bars * MINUTE_US)
 
 
-def test_values_that_rows_may_have() -> None:
+def test_rows_with_missing_values_are_read_and_invalid_rows_are_malformed() -> None:
     at = FIRST_US // 1_000
     found, covers = read_bars([], request(), FIRST_US + DAY_US, "x")
     assert isinstance(found, errors.NoData)
@@ -114,7 +114,7 @@ def test_values_that_rows_may_have() -> None:
         ((200, {"Content-Type": "application/json"}, b'{"a":'), errors.Malformed, None),
     ],
 )
-async def test_errors_are_distinguished(
+async def test_each_error_answer_raises_its_error(
     vendor: BinanceVendor,
     provider: CcxtProvider,
     answer: tuple[int, dict[str, str], bytes] | None,
@@ -130,7 +130,9 @@ async def test_errors_are_distinguished(
     assert found.retry_after_s == retry_after_s
 
 
-async def test_a_symbol_that_is_not_known(vendor: BinanceVendor, provider: CcxtProvider) -> None:
+async def test_a_symbol_that_the_exchange_does_not_list_is_unknown(
+    vendor: BinanceVendor, provider: CcxtProvider
+) -> None:
     for symbol in ("AAPL", "BTC/EUR"):
         answer = await provider.bars(request(symbol=symbol))
         assert isinstance(answer.found[symbol], errors.UnknownSymbol)
@@ -140,7 +142,7 @@ async def test_a_symbol_that_is_not_known(vendor: BinanceVendor, provider: CcxtP
     assert isinstance(answer.found["BTC/USDT"], errors.UnknownSymbol)
 
 
-async def test_a_symbol_that_was_listed_later_is_found(vendor: BinanceVendor) -> None:
+async def test_a_symbol_that_is_listed_later_is_found(vendor: BinanceVendor) -> None:
     made = ccxt_client.provider(ProviderContext("ccxt", url=vendor.url, clock=starting_at(FIRST_US + DAY_US, 10_000.0)))
     try:
         assert isinstance((await made.bars(request(symbol="SOL/USDT"))).found["SOL/USDT"], errors.UnknownSymbol)
@@ -151,7 +153,7 @@ async def test_a_symbol_that_was_listed_later_is_found(vendor: BinanceVendor) ->
         await made.close()
 
 
-async def test_data_that_are_not_offered(provider: CcxtProvider) -> None:
+async def test_a_request_outside_the_offer_is_refused(provider: CcxtProvider) -> None:
     assert [offer.interval for offer in provider.offer.bars] == ["1m", "5m", "1d"]
     assert provider.offer.markets == ("*/*",)
     assert provider.cost(request()) == 1

@@ -1,4 +1,4 @@
-"""The provider of exchanges against the sandbox's Binance, over sockets."""
+"""The provider of crypto exchanges, connected over sockets to the Binance of the sandbox."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.market_data.clients.sandboxed import OF_ANY, Sandboxed
+from tests.market_data.clients.sandboxed import COMMON_FAULTS, Sandboxed
 from tests.support.waiting import PATIENCE
 from tickerplant.core import interval as intervals
 from tickerplant.core.times import SECOND_US, times_of
@@ -28,15 +28,17 @@ async def provider(sandbox: Sandboxed) -> AsyncIterator[CcxtProvider]:
 
 
 @pytest.mark.parametrize(("interval", "bars"), [("1m", 900), ("5m", 500), ("1d", 200)])
-async def test_bars_are_the_markets(sandbox: Sandboxed, provider: CcxtProvider, interval: str, bars: int) -> None:
+async def test_bars_equal_those_of_the_market(
+    sandbox: Sandboxed, provider: CcxtProvider, interval: str, bars: int
+) -> None:
     length = intervals.parse(interval)
-    to_us = length.floor(sandbox.place.clock.now_us() - 10 * SECOND_US)
+    to_us = length.floor(sandbox.endpoint.clock.now_us() - 10 * SECOND_US)
     from_us = to_us - bars * length.us
     answer = await provider.bars(BarsRequest(("BTC/USDT",), interval, from_us, to_us))
     found = answer.found["BTC/USDT"]
     assert isinstance(found, pa.RecordBatch), found
     truth = sandbox.get("bars", symbol="BTC/USD", interval=interval, from_us=from_us, to_us=to_us - 1)
-    # The exchange has a flat bar for an interval without trades, and the market none.
+    # For an interval without trades the exchange returns a flat bar, but the market has no bar.
     traded = found.filter(pa.array(np.isin(times_of(found["time"]), truth["time_us"])))
     assert times_of(traded["time"]).tolist() == truth["time_us"]
     for name in ("open", "high", "low", "close", "volume"):
@@ -45,7 +47,7 @@ async def test_bars_are_the_markets(sandbox: Sandboxed, provider: CcxtProvider, 
     assert answer.covers == {"BTC/USDT": (from_us, to_us)}
 
 
-async def test_the_stream_delivers_the_markets_trades(sandbox: Sandboxed, provider: CcxtProvider) -> None:
+async def test_the_stream_delivers_each_trade_once_in_order(sandbox: Sandboxed, provider: CcxtProvider) -> None:
     stream = provider.stream(["BTC/USDT"])
     assert stream is not None
     queue: asyncio.Queue[StreamEvent] = asyncio.Queue(2)
@@ -65,7 +67,7 @@ async def test_the_stream_delivers_the_markets_trades(sandbox: Sandboxed, provid
     assert ids == sorted(ids)
 
 
-@pytest.mark.parametrize(("order", "kind"), OF_ANY)
+@pytest.mark.parametrize(("order", "kind"), COMMON_FAULTS)
 async def test_each_fault_raises_its_error(
     sandbox: Sandboxed, provider: CcxtProvider, order: dict[str, str], kind: type[errors.VendorError]
 ) -> None:

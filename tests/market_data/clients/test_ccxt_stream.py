@@ -1,4 +1,4 @@
-"""The stream that is made by polling trades, over sockets, against an exchange that a test drives."""
+"""The stream that polls trades, connected over sockets to an exchange controlled by a test."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tickerplant.system_clock import starting_at
 
 FIRST_US = 1_704_207_000_000_000
 SPEED = 20.0
-"""A second of the clock is 50 ms: the least that is between two rounds."""
+"""Clock seconds per real second. One clock second lasts 50 ms, the minimum pause between two polls."""
 
 
 class Feed:
@@ -43,7 +43,7 @@ class Feed:
         return self.clock.now_us() // MILLISECOND_US
 
     async def until(self, kind: type[Any], count: int = 1) -> Any:
-        """Get events until one of a kind; return the last. A message counts if it has ticks."""
+        """Read events until `kind` occurs, and return that event. A `Ticks` event without a batch is skipped."""
         while True:
             async with asyncio.timeout(PATIENCE.seconds(20)):
                 event = await self.queue.get()
@@ -56,7 +56,7 @@ class Feed:
                 return event
 
     async def ids(self, *wanted: int) -> None:
-        """Get events until these trades came; no other may."""
+        """Read events until all these trades have arrived; check that no other trade arrived."""
         while not set(map(str, wanted)) <= set(self.found()):
             await self.until(Ticks)
         assert sorted(self.found()) == sorted(map(str, wanted))
@@ -92,7 +92,7 @@ async def feed(vendor: BinanceVendor, *symbols: str, by_id: bool = True, speed: 
 
 
 @pytest.mark.parametrize("by_id", [True, False])
-async def test_trades_since_the_connection_once_each(vendor: BinanceVendor, by_id: bool) -> None:
+async def test_each_trade_after_the_connection_is_delivered_once(vendor: BinanceVendor, by_id: bool) -> None:
     async with feed(vendor, "BTC/USDT", "ETH/USDT", by_id=by_id) as made:
         for at in range(5):
             vendor.trade("BTCUSDT", at, made.now_ms() - 500 + at)
@@ -113,7 +113,7 @@ async def test_trades_since_the_connection_once_each(vendor: BinanceVendor, by_i
             "BTC/USDT", 42_001.5, 3.0, "ccxt", 0,
         ]  # fmt: skip
         assert made.kinds() == ["Connected"]
-        # No message has a trade that is older than one before it, by more than the plant bears.
+        # No trade is more than 1 s older than an earlier one, the disorder that the feed allows.
         newest = 0
         for event in made.ticks:
             if event.batch is not None:
@@ -122,7 +122,7 @@ async def test_trades_since_the_connection_once_each(vendor: BinanceVendor, by_i
                 newest = max(newest, int(times.max()))
 
 
-async def test_trades_of_one_instant_are_different_trades(vendor: BinanceVendor) -> None:
+async def test_trades_with_equal_times_are_delivered_separately(vendor: BinanceVendor) -> None:
     async with feed(vendor) as made:
         await made.until(Connected)
         now_ms = made.now_ms()
@@ -134,7 +134,9 @@ async def test_trades_of_one_instant_are_different_trades(vendor: BinanceVendor)
 
 
 @pytest.mark.parametrize("by_id", [True, False])
-async def test_more_than_a_page_is_no_gap(vendor: BinanceVendor, monkeypatch: pytest.MonkeyPatch, by_id: bool) -> None:
+async def test_more_trades_than_a_page_are_delivered_without_a_gap(
+    vendor: BinanceVendor, monkeypatch: pytest.MonkeyPatch, by_id: bool
+) -> None:
     vendor.page = 60
     monkeypatch.setattr(ccxt_stream, "PAGE", 60)
     async with feed(vendor, by_id=by_id) as made:
@@ -147,7 +149,7 @@ async def test_more_than_a_page_is_no_gap(vendor: BinanceVendor, monkeypatch: py
         assert made.kinds() == ["Connected"]
 
 
-async def test_a_page_that_does_not_reach_back_is_a_gap(vendor: BinanceVendor) -> None:
+async def test_a_page_without_the_last_known_trade_is_a_gap(vendor: BinanceVendor) -> None:
     async with feed(vendor, by_id=False) as made:
         vendor.trade("BTCUSDT", 1, made.now_ms())
         await made.until(Connected)
@@ -165,7 +167,9 @@ async def test_a_page_that_does_not_reach_back_is_a_gap(vendor: BinanceVendor) -
         await made.ids(2, 50)
 
 
-async def test_a_millisecond_with_more_than_a_page_is_a_gap_and_not_the_end(vendor: BinanceVendor) -> None:
+async def test_a_millisecond_with_more_trades_than_a_page_is_a_gap_and_the_stream_continues(
+    vendor: BinanceVendor,
+) -> None:
     vendor.page = 60
     async with feed(vendor, by_id=False) as made:
         vendor.trade("BTCUSDT", 1, made.now_ms())
@@ -181,7 +185,7 @@ async def test_a_millisecond_with_more_than_a_page_is_a_gap_and_not_the_end(vend
             await made.until(Ticks)
 
 
-async def test_after_an_outage_its_trades_arrive_late(vendor: BinanceVendor) -> None:
+async def test_trades_of_an_outage_are_delivered_after_it(vendor: BinanceVendor) -> None:
     async with feed(vendor) as made:
         vendor.trade("BTCUSDT", 1, made.now_ms())
         await made.until(Connected)
@@ -210,7 +214,7 @@ async def test_a_short_failure_is_not_a_disconnection(vendor: BinanceVendor) -> 
         assert made.kinds() == ["Connected"]
 
 
-async def test_symbols_that_the_exchange_does_not_have(vendor: BinanceVendor) -> None:
+async def test_symbols_that_the_exchange_does_not_list_are_rejected(vendor: BinanceVendor) -> None:
     async with feed(vendor, "AAA/USDT", "BTC/USDT") as made:
         await made.until(Connected)
         vendor.trade("BTCUSDT", 2, made.now_ms())
@@ -219,7 +223,7 @@ async def test_symbols_that_the_exchange_does_not_have(vendor: BinanceVendor) ->
 
 
 @pytest.mark.parametrize("status", [401, 451])
-async def test_an_exchange_that_rejects_the_client(vendor: BinanceVendor, status: int) -> None:
+async def test_an_exchange_that_rejects_the_client_is_retried(vendor: BinanceVendor, status: int) -> None:
     vendor.failing["aggTrades"] = (status, {}, golden("error_place"))
     async with feed(vendor, speed=200.0) as made:
         await made.until(KeyRejected)
@@ -248,7 +252,7 @@ async def test_a_trade_without_a_price_is_a_dead_letter(vendor: BinanceVendor) -
         assert dead[0].reason == "the trade 2 has no price"
 
 
-async def test_golden_trades(vendor: BinanceVendor) -> None:
+async def test_golden_trades_are_parsed(vendor: BinanceVendor) -> None:
     async with feed(vendor) as made:
         await made.until(Connected)
         vendor.failing["aggTrades"] = (200, {"Content-Type": "application/json"}, golden("aggTrades"))

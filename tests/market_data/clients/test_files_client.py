@@ -1,4 +1,4 @@
-"""The provider of the user's own files."""
+"""The provider that reads bars from files of the user."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def rows(
 
 
 def bare(first_us: int = FIRST_US, count: int = 20, step_us: int = MINUTE_US, price: float = 100.0) -> str:
-    """Return a file without symbol and interval."""
+    """Return the text of a file without the columns symbol and interval."""
     lines = [f"{iso(first_us + at * step_us)},{price},{price},{price},{price},1\n" for at in range(count)]
     return "time,open,high,low,close,volume\n" + "".join(lines)
 
@@ -65,9 +65,9 @@ async def ask(
     made: FilesProvider, symbols: Sequence[str] = ("AAPL",), interval: str = "1m", from_us: int = FIRST_US - DAY_US,
     to_us: int = FIRST_US + 90 * DAY_US,
 ) -> dict[str, Any]:  # fmt: skip
-    """Return bars as rows, or the error, by symbol; requests go on, newest first, until the whole range is covered.
+    """Request pages, newest first, until the range is covered; return bars as rows, or the first error, by symbol.
 
-    `covers` has the ranges with bars, newest first.
+    The key `covers` contains the ranges with bars of each symbol, newest first.
     """
     made._scanned_s = None
     found: dict[str, Any] = {"covers": {}}
@@ -76,21 +76,21 @@ async def ask(
         left_us = to_us
         while left_us > from_us:
             answer = await made.bars(BarsRequest((symbol,), interval, from_us, left_us))
-            said, stretch = answer.found[symbol], answer.covers.get(symbol, (from_us, left_us))
-            assert from_us <= stretch[0] < left_us, "each answer brings it on"
-            left_us = stretch[0]
-            found.setdefault(symbol, said)
-            if isinstance(said, pa.RecordBatch):
-                said.validate(full=True)
-                assert said.schema == VENDOR_BARS
-                bars = said.to_pylist() + bars
-                found["covers"].setdefault(symbol, []).append(stretch)
+            result, covered = answer.found[symbol], answer.covers.get(symbol, (from_us, left_us))
+            assert from_us <= covered[0] < left_us, "an answer covers no new time"
+            left_us = covered[0]
+            found.setdefault(symbol, result)
+            if isinstance(result, pa.RecordBatch):
+                result.validate(full=True)
+                assert result.schema == VENDOR_BARS
+                bars = result.to_pylist() + bars
+                found["covers"].setdefault(symbol, []).append(covered)
                 found[symbol] = bars
                 assert {row["source"] for row in bars} == {"files"}
     return found
 
 
-async def test_every_kind_of_file_is_one_archive(tmp_path: Path) -> None:
+async def test_files_of_all_formats_in_a_folder_are_read_as_one_archive(tmp_path: Path) -> None:
     put(tmp_path, "a.csv", HEAD + rows() + rows(symbol="IBM"))
     put(tmp_path, "in/MSFT_1m.csv.gz", gzip.compress(bare().encode()))
     table = pa.table({"date": [FIRST_US // 1_000_000 + 60 * at for at in range(30)], "close": [2.0] * 30})
@@ -154,13 +154,13 @@ async def test_gaps_between_files_are_not_covered(tmp_path: Path) -> None:
         (FIRST_US, end_us + 3 * DAY_US),
     ]
     made._scanned_s = None
-    hole = BarsRequest(("AAPL",), "1m", FIRST_US, FIRST_US + 30 * DAY_US)
-    answer = await made.bars(hole)
+    gap = BarsRequest(("AAPL",), "1m", FIRST_US, FIRST_US + 30 * DAY_US)
+    answer = await made.bars(gap)
     assert isinstance(answer.found["AAPL"], errors.NoData)
     assert answer.covers["AAPL"] == (end_us + 3 * DAY_US, FIRST_US + 30 * DAY_US)
 
 
-async def test_if_two_files_have_a_bar_the_last_by_name_wins(tmp_path: Path) -> None:
+async def test_the_last_file_by_name_wins_if_two_files_have_a_bar(tmp_path: Path) -> None:
     put(tmp_path, "b.csv", HEAD + rows(price=200.0, count=3))
     put(tmp_path, "a.csv", HEAD + rows() + rows(price=300.0, count=1))
     found = await ask(provider(tmp_path))
@@ -230,7 +230,7 @@ async def test_rows_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
     assert (logs[0]["event"], logs[0]["rows"]) == ("rows of a file not read", 3)
 
 
-async def test_files_that_come_change_and_go(tmp_path: Path) -> None:
+async def test_new_changed_and_deleted_files_are_noticed(tmp_path: Path) -> None:
     path = put(tmp_path, "a.csv", HEAD + rows(count=3))
     made = provider(tmp_path)
     assert len((await ask(made))["AAPL"]) == 3
@@ -241,7 +241,7 @@ async def test_files_that_come_change_and_go(tmp_path: Path) -> None:
     assert len((await ask(made, ("AAPL", "IBM")))["IBM"]) == 20
     path.unlink()
     assert isinstance((await ask(made))["AAPL"], errors.UnknownSymbol)
-    # Between two looks a file that changed is not half read.
+    # Before the next scan, a changed file is read completely or not at all.
     await ask(made, ("IBM",))
     put(tmp_path, "b.csv", HEAD + rows(symbol="IBM", count=2))
     answer = await made.bars(BarsRequest(("IBM",), "1m", FIRST_US, FIRST_US + 20 * MINUTE_US))
@@ -250,16 +250,16 @@ async def test_files_that_come_change_and_go(tmp_path: Path) -> None:
     assert len((await ask(made, ("IBM",)))["IBM"]) == 2
 
 
-async def test_large_files_are_read_by_blocks_and_small_ones_cached(
+async def test_large_files_are_read_in_blocks_and_small_files_are_cached(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = HEAD + "".join(rows(FIRST_US + at * DAY_US, 300, symbol=f"S{at % 3}") for at in range(9))
     small, large = provider(put(tmp_path, "a.csv", text)), provider(tmp_path / "a.csv")
-    kept = await ask(small, ("S0", "S1"))
+    cached = await ask(small, ("S0", "S1"))
     monkeypatch.setattr(bar_folder, "CACHE_BYTES", 1_000)
     monkeypatch.setattr("tickerplant.market_data.files.csv_file.BLOCK_BYTES", 4_096)
     read = await ask(large, ("S0", "S1"))
-    assert read == kept
+    assert read == cached
     assert len(read["S0"]) == 900
     assert (len(small._folder._cache), len(large._folder._cache)) == (1, 0)
     part = await ask(large, ("S1",), from_us=FIRST_US + 4 * DAY_US, to_us=FIRST_US + 4 * DAY_US + 9 * MINUTE_US)

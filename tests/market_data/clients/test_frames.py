@@ -1,4 +1,4 @@
-"""The bulk reader against real sockets: messages are the same for every split by TCP."""
+"""The bulk frame reader on real sockets returns the same messages for every division by TCP."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PING = Frame(Opcode.PING, b"are you there").serialize(mask=False)
 
 @contextlib.asynccontextmanager
 async def vendor(script: Script) -> AsyncIterator[str]:
-    """A server that gives the script the head of its answer, unsent, and runs it."""
+    """Run a server that calls the script with the unsent handshake answer; yield its URL."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
@@ -52,7 +52,7 @@ async def vendor(script: Script) -> AsyncIterator[str]:
 
 
 async def received(url: str) -> tuple[list[bytes], int | None]:
-    """Listen until the connection ends; return the messages and the close code."""
+    """Read until the connection ends; return the messages and the close code."""
     found: list[bytes] = []
     async with connect(
         url, create_connection=FrameConnection, compression=None, max_size=MAX_MESSAGE_BYTES, ping_interval=None,
@@ -70,7 +70,7 @@ MESSAGES = [b"", b"a", b"x" * 125, b"y" * 126, b"z" * 65_535, b"w" * 65_536, b'{
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_messages_are_the_same_however_they_are_cut(seed: int) -> None:
+async def test_messages_do_not_depend_on_how_tcp_divides_the_bytes(seed: int) -> None:
     rng = random.Random(seed)
     sent, stream = [], b""
     for _ in range(60):
@@ -104,22 +104,22 @@ async def test_messages_are_the_same_however_they_are_cut(seed: int) -> None:
         assert await received(url) == (sent, 1000)
 
 
-async def test_pings_are_answered_and_the_close_too() -> None:
-    heard = bytearray()
+async def test_pings_and_the_close_are_answered() -> None:
+    received_bytes = bytearray()
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answer: bytes) -> None:
         writer.write(answer + text(b"one") + PING + text(b"two") + CLOSE + text(b"after the close"))
         while data := await reader.read(1_000):
-            heard.extend(data)
+            received_bytes.extend(data)
 
     async with vendor(script) as url:
         assert await received(url) == ([b"one", b"two"], 1000)
     opcodes = []
-    while heard:
-        size = heard[1] & 0x7F
-        opcodes.append(heard[0] & 0x0F)
-        assert heard[1] & 0x80, "a client masks"
-        del heard[: 6 + size]
+    while received_bytes:
+        size = received_bytes[1] & 0x7F
+        opcodes.append(received_bytes[0] & 0x0F)
+        assert received_bytes[1] & 0x80, "the client sent an unmasked frame"
+        del received_bytes[: 6 + size]
     assert opcodes == [Opcode.PONG, Opcode.CLOSE]
 
 
@@ -128,11 +128,11 @@ async def test_pings_are_answered_and_the_close_too() -> None:
     [
         (text(b"masked", mask=True), 1002),
         (b"\xc1\x01x", 1002),  # a reserved bit
-        (b"\x83\x01x", 1002),  # an opcode that is none
+        (b"\x83\x01x", 1002),  # an unknown opcode
         (b"\x81\x7f" + (MAX_MESSAGE_BYTES + 1).to_bytes(8, "big"), 1009),
-        (text(b"x", opcode=Opcode.CONT), 1002),  # a fragment of nothing
+        (text(b"x", opcode=Opcode.CONT), 1002),  # a continuation without a first fragment
     ],
-    ids=["masked", "reserved bit", "unknown opcode", "too large", "fragment of nothing"],
+    ids=["masked", "reserved bit", "unknown opcode", "too large", "continuation without a first fragment"],
 )
 async def test_a_protocol_error_ends_the_connection(frame: bytes, code: int) -> None:
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answer: bytes) -> None:
@@ -145,7 +145,7 @@ async def test_a_protocol_error_ends_the_connection(frame: bytes, code: int) -> 
         assert found == [b"good"]
 
 
-async def test_a_dropped_connection_differs_from_a_closed_one() -> None:
+async def test_a_dropped_connection_has_the_close_code_1006() -> None:
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answer: bytes) -> None:
         writer.write(answer + text(b"one") + text(b"half a message")[:5])
         await writer.drain()

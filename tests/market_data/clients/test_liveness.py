@@ -22,7 +22,7 @@ CLOSED = (False,)
 
 
 def measured(interval_s: float, prices: int = 100) -> tuple[PriceLiveness, float]:
-    """Return a detector that observed a price every `interval_s`, and the time of the last one."""
+    """Return a detector after `prices` observations, one every `interval_s`, and the time of the last in seconds."""
     liveness, now_s = PriceLiveness(), 0.0
     liveness.start(now_s, OPEN)
     for _ in range(prices):
@@ -101,9 +101,9 @@ def test_hours_follow_the_calendars_of_the_symbols() -> None:
     stocks, mixed = OpenHours(calendars, ["AAPL", "MSFT"]), OpenHours(calendars, ["AAPL", "BTC/USD"])
     assert stocks.open_markets(at(15, 0)) == (True,)
     assert stocks.open_markets(at(12, 0)) == (False,)
-    assert stocks.in_session(at(12, 0)), "before the open: extended hours"
+    assert stocks.in_session(at(12, 0)), "12:00 UTC is in the extended hours"
     assert not stocks.in_session(at(3, 0))
-    assert not stocks.in_session(at(15, 0, day=14)), "a Sunday"
+    assert not stocks.in_session(at(15, 0, day=14)), "a Sunday has no session"
     assert mixed.open_markets(at(3, 0)) == (False, True)
     assert mixed.in_session(at(3, 0))
     assert OpenHours(calendars, []).open_markets(at(15, 0)) == ()

@@ -64,7 +64,7 @@ async def test_bars_are_requested_as_traded_in_utc_with_the_key_in_a_header(capl
         assert KEY not in repr(vendor)
 
 
-async def test_a_full_page_covers_no_more_than_its_bars() -> None:
+async def test_a_full_page_covers_only_the_time_since_its_oldest_bar() -> None:
     minutes = [f"2021-09-{13 + at // 1440:02d} {at // 60 % 24:02d}:{at % 60:02d}:00" for at in range(5_000)]
     values = [dict.fromkeys(("open", "high", "low", "close"), "1.0") | {"datetime": at} for at in reversed(minutes)]
     async with RestVendor().serving() as rest:
@@ -110,7 +110,7 @@ async def test_errors_are_typed_and_contain_no_key(
     assert KEY not in str(caught.value)
 
 
-async def test_a_vendor_out_of_reach_is_down() -> None:
+async def test_an_unreachable_vendor_raises_vendor_down() -> None:
     async with RestVendor().serving() as rest:
         vendor = asking(rest)
     with pytest.raises(errors.VendorDown):
@@ -127,7 +127,7 @@ async def test_requests_above_the_vendors_limits_are_not_sent() -> None:
         assert rest.asked == []
 
 
-async def test_splits_and_dividends_are_asked_for_as_paid() -> None:
+async def test_splits_and_dividends_are_requested_without_adjustment() -> None:
     async with RestVendor().serving() as rest:
         rest.answers |= {"/splits": (200, {}, golden("splits")), "/dividends": (200, {}, golden("dividends"))}
         vendor = asking(rest)
@@ -140,7 +140,7 @@ async def test_splits_and_dividends_are_asked_for_as_paid() -> None:
         assert all("start_date=2020-01-01&end_date=2021-09-16" in target for target, _ in rest.asked)
 
 
-async def test_actions_of_a_plan_without_them_are_not_entitled_and_none_are_no_error() -> None:
+async def test_a_plan_without_actions_raises_not_entitled_and_an_empty_answer_is_no_error() -> None:
     async with RestVendor().serving() as rest:
         vendor = asking(rest)
         rest.answers["/splits"] = (403, {}, golden("error_plan"))

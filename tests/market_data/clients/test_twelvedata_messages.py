@@ -40,7 +40,7 @@ def bars(name: str, symbol: str, interval: str) -> list[dict[str, object]]:
     return rows
 
 
-def test_bars_come_oldest_first_as_numbers() -> None:
+def test_bars_are_returned_oldest_first_as_numbers() -> None:
     first, second = bars("series_intraday", "AAPL", "1m")
     assert str(first["time"]) == "2021-09-16 19:58:00+00:00"
     assert [second[k] for k in ("open", "high", "low", "close", "volume")] == [
@@ -58,12 +58,12 @@ def test_bars_come_oldest_first_as_numbers() -> None:
     )
 
 
-def test_a_daily_bar_is_stamped_midnight_utc() -> None:
+def test_a_daily_bar_has_the_time_midnight_utc() -> None:
     (bar,) = bars("series_daily", "AAPL", "1d")
     assert str(bar["time"]) == "2021-09-16 00:00:00+00:00"
 
 
-def test_forex_has_no_volume() -> None:
+def test_bars_of_currencies_have_the_volume_zero() -> None:
     (bar,) = bars("series_forex", "EUR/USD", "1m")
     assert bar["volume"] == 0.0
 
@@ -116,7 +116,9 @@ def test_symbols_are_matched_in_every_spelling_of_the_vendor() -> None:
     assert found["ry:TSX"].num_rows == 1  # type: ignore[union-attr]
     assert isinstance(found["nikk"], errors.UnknownSymbol)
     both = parse(body, "RY:TSX", "RY:NYSE").found
-    assert all(isinstance(answer, errors.Malformed) for answer in both.values()), "which one is not said"
+    assert all(isinstance(answer, errors.Malformed) for answer in both.values()), (
+        "the answer does not contain the exchange"
+    )
 
 
 @pytest.mark.parametrize("status", [200, 400, 429])
@@ -162,7 +164,7 @@ def test_a_spent_minute_waits_for_the_next_minute_and_a_day_for_the_next_day() -
         (301, errors.Malformed),
     ],
 )
-def test_a_status_alone_is_enough(status: int, kind: type[Exception]) -> None:
+def test_an_error_without_a_readable_body_is_recognised_by_its_status(status: int, kind: type[Exception]) -> None:
     with pytest.raises(kind):
         parse(b"<html>nginx</html>", "AAPL", "MSFT", status=status)
 
@@ -181,11 +183,11 @@ def test_an_answer_of_unknown_shape_is_malformed(body: bytes) -> None:
     assert isinstance(found, errors.Malformed)
 
 
-def test_no_values_are_no_data() -> None:
+def test_an_answer_without_values_is_no_data() -> None:
     assert isinstance(parse(b'{"meta":{},"values":[],"status":"ok"}').found["AAPL"], errors.NoData)
 
 
-def test_credits_are_in_the_headers() -> None:
+def test_credits_are_read_from_the_headers() -> None:
     minute = {"api-credits-used": "3", "api-credits-left": "5"}
     assert credits_of(minute) == Credits(3, 5)
     assert credits_of({"api-credits-daily-used": "10", "api-credits-daily-left": "790"}) == Credits(10, 790, daily=True)

@@ -41,13 +41,13 @@ def sizes(decoder: QuoteDecoder, *prices: Price) -> list[float]:
     return result
 
 
-def test_the_size_is_the_growth_of_the_volume_of_the_day() -> None:
+def test_the_size_of_a_tick_is_the_increase_of_the_volume_of_the_day() -> None:
     decoder = QuoteDecoder()
     assert sizes(decoder, price("A", 100), price("B", 10), price("A", 103), price("B", 10)) == [0, 0, 3, 0]
     assert sizes(decoder, price("A", None), price("B", 30), price("A", 110)) == [0, 20, 7]
 
 
-def test_a_lower_volume_is_late_or_starts_a_new_day() -> None:
+def test_a_slightly_lower_volume_is_late_and_a_much_lower_one_starts_a_new_day() -> None:
     decoder = QuoteDecoder()
     sizes(decoder, price("A", 1000))
     assert sizes(decoder, price("A", 990), price("A", 1005)) == [0, 5]
@@ -80,7 +80,7 @@ def test_a_message_without_a_price_or_a_symbol_is_a_dead_row() -> None:
     assert len(dead) == 2
 
 
-def test_sent_ns_is_the_time_only_if_stamped() -> None:
+def test_sent_ns_is_the_time_of_a_tick_only_if_the_decoder_is_stamped() -> None:
     message = Price(event="price", symbol="A", timestamp=1592249566, price=1.0, sent_ns=1592249566_123456_000)
     for decoder, expected in ((QuoteDecoder(), 1592249566_000000), (QuoteDecoder(stamped=True), 1592249566_123456)):
         columns, _ = decoder.columns([message])

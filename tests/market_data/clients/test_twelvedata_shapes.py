@@ -1,4 +1,4 @@
-"""Answers of Twelve Data to other questions, read as if they were bars: recognised, never used as data."""
+"""Answers of Twelve Data to other requests are recognised as errors when they are parsed as bars."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def asked(*symbols: str) -> Asked:
 
 
 @pytest.mark.parametrize("name", ["price_single", "quote"])
-def test_a_price_or_a_quote_is_no_series(name: str) -> None:
+def test_a_price_or_a_quote_is_malformed_as_a_series(name: str) -> None:
     try:
         found = parse_series(golden("twelvedata", name), 200, asked("AAPL"), 0).found["AAPL"]
     except errors.Malformed:
@@ -23,7 +23,7 @@ def test_a_price_or_a_quote_is_no_series(name: str) -> None:
     assert isinstance(found, errors.Malformed)
 
 
-def test_in_a_batch_of_prices_only_the_error_can_be_read() -> None:
+def test_a_batch_of_prices_is_malformed_except_for_its_error() -> None:
     found = parse_series(golden("twelvedata", "error_batch"), 200, asked("SPY", "NIKK"), 0).found
     assert isinstance(found["SPY"], errors.Malformed)
     assert isinstance(found["NIKK"], errors.UnknownSymbol)

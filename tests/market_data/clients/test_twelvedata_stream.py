@@ -1,4 +1,4 @@
-"""The stream against a vendor that a test controls, over real sockets."""
+"""The stream of Twelve Data, connected over real sockets to a server controlled by a test."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ class Client:
         return [row for event in self.ticks if event.batch is not None for row in event.batch.to_pylist()]
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        def so() -> bool:
+        def holds() -> bool:
             self.take()
             return condition()
 
-        await eventually(so, f"more than {self.events[-5:]}")
+        await eventually(holds, f"more events than {self.events[-5:]}")
 
 
 @contextlib.asynccontextmanager
@@ -77,7 +77,7 @@ async def client(vendor: StreamVendor, symbols: list[str], **changes: Any) -> As
 async def test_the_stream_subscribes_and_delivers_prices() -> None:
     async with StreamVendor().serving() as vendor, client(vendor, ["AAPL", "EUR/USD"]) as td:
         await td.until(lambda: bool(td.ticks))
-        await vendor.say(price("AAPL", 10.0, 100), price("AAPL", 11.0, 103), price("EUR/USD", 1.1))
+        await vendor.send(price("AAPL", 10.0, 100), price("AAPL", 11.0, 103), price("EUR/USD", 1.1))
         await td.until(lambda: len(td.rows()) == 3)
         assert [(row["symbol"], row["price"], row["size"]) for row in td.rows()] == [
             ("AAPL", 10.0, 0.0),
@@ -87,7 +87,7 @@ async def test_the_stream_subscribes_and_delivers_prices() -> None:
         assert isinstance(td.events[0], Connected)
         assert vendor.subscribed() == ["AAPL", "EUR/USD"]
         assert vendor.keys == [KEY]
-        await td.until(lambda: {"action": "heartbeat"} in vendor.heard)
+        await td.until(lambda: {"action": "heartbeat"} in vendor.received)
 
 
 async def test_a_warning_needs_no_reconnect_and_is_reported_once() -> None:
@@ -103,7 +103,7 @@ async def test_a_warning_needs_no_reconnect_and_is_reported_once() -> None:
             assert [event.notes for event in td.ticks if event.notes] == []
 
 
-async def test_a_rejected_symbol_is_subscribed_again_after_hours() -> None:
+async def test_a_rejected_symbol_is_subscribed_again_after_a_pause() -> None:
     async with StreamVendor().serving() as vendor:
         vendor.unknown = {"NIKK"}
         settings = StreamSettings(heartbeat_s=0.1, mute_s=5, rejected_s=0.3)
@@ -111,25 +111,25 @@ async def test_a_rejected_symbol_is_subscribed_again_after_hours() -> None:
             await td.until(lambda: vendor.subscribed().count("NIKK") == 2)
             vendor.unknown = set()
             await td.until(lambda: vendor.subscribed().count("NIKK") == 3)
-            await vendor.say(price("NIKK"))
+            await vendor.send(price("NIKK"))
             await td.until(lambda: len(td.rows()) == 1)
             assert len(td.of(Connected)) == 1
             assert [event.rejected for event in td.ticks if event.rejected] == [{"NIKK": "symbol not found"}]
 
 
-async def test_a_subscription_rejected_as_a_whole_is_a_note_and_no_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_subscription_rejected_as_a_whole_is_noted_and_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     async with StreamVendor().serving() as vendor:
 
         def answer(message: dict[str, Any]) -> object:
             if message["action"] == "subscribe":
                 return {"event": "subscribe-status", "status": "error", "messages": ["no such plan"], "success": None}
-            return vendor.as_ever(message)
+            return vendor.default_answer(message)
 
         vendor.answer = answer
         async with client(vendor, ["AAPL"]) as td:
             await td.until(lambda: any(event.notes for event in td.ticks))
-            beats = [message for message in vendor.heard if message["action"] == "heartbeat"]
-            await td.until(lambda: vendor.heard.count({"action": "heartbeat"}) >= len(beats) + 2)
+            beats = [message for message in vendor.received if message["action"] == "heartbeat"]
+            await td.until(lambda: vendor.received.count({"action": "heartbeat"}) >= len(beats) + 2)
             assert vendor.accepted == 1
             assert len(vendor.subscribed()) == 1
             assert td.ticks[0].notes[0] == "subscribe-status error: no such plan"
@@ -140,47 +140,49 @@ async def test_added_and_removed_symbols_apply_to_a_new_connection() -> None:
         await td.until(lambda: bool(td.ticks))
         td.stream.subscribe(["IBM", "AAPL"])
         td.stream.unsubscribe(["MSFT"])
-        await td.until(lambda: any(message["action"] == "unsubscribe" for message in vendor.heard))
+        await td.until(lambda: any(message["action"] == "unsubscribe" for message in vendor.received))
         assert vendor.subscribed() == ["AAPL", "MSFT", "IBM"]
-        vendor.heard.clear()
+        vendor.received.clear()
         for connection in list(vendor.connections):
             connection.transport.abort()
         await td.until(lambda: vendor.subscribed() == ["AAPL", "IBM"])
         td.stream.reset()
-        await td.until(lambda: {"action": "reset"} in vendor.heard)
+        await td.until(lambda: {"action": "reset"} in vendor.received)
 
 
-async def test_many_symbols_go_in_few_messages_of_less_than_a_megabyte() -> None:
+async def test_many_symbols_are_subscribed_in_few_messages_below_a_megabyte() -> None:
     symbols = [f"SYM{at:05d}" for at in range(5_000)]
     async with StreamVendor().serving() as vendor, client(vendor, symbols) as td:
         await td.until(lambda: len(vendor.subscribed()) == 5_000)
         assert vendor.subscribed() == symbols
-        assert len([message for message in vendor.heard if message["action"] == "subscribe"]) == 3
+        assert len([message for message in vendor.received if message["action"] == "subscribe"]) == 3
 
 
-async def test_no_more_messages_a_minute_than_the_vendors_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_client_sends_at_most_the_vendors_limit_of_messages_per_minute(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(twelvedata_session, "CLIENT_EVENTS", 5)
     settings = StreamSettings(heartbeat_s=60, mute_s=5)
     async with StreamVendor().serving() as vendor, client(vendor, ["AAPL"], settings=settings) as td:
         await td.until(lambda: bool(td.ticks))
         for at in range(10):
             td.stream.subscribe([f"S{at}"])
-        await td.until(lambda: len(vendor.heard) == 5)
+        await td.until(lambda: len(vendor.received) == 5)
         await asyncio.sleep(0.1)
-        assert len(vendor.heard) == 5
+        assert len(vendor.received) == 5
 
 
-async def test_a_symbol_of_another_exchange_is_found_by_it() -> None:
+async def test_a_price_is_matched_to_its_symbol_by_the_exchange() -> None:
     async with StreamVendor().serving() as vendor, client(vendor, ["RY:TSX", "BP:LSE", "BP:NYSE"]) as td:
         await td.until(lambda: bool(td.ticks))
         london, new_york = ({**price("BP"), "exchange": name} for name in ("LSE", "NYSE"))
-        await vendor.say({**price("RY"), "exchange": "TSX"}, london, new_york)
+        await vendor.send({**price("RY"), "exchange": "TSX"}, london, new_york)
         await td.until(lambda: len(td.rows()) == 3)
         assert [row["symbol"] for row in td.rows()] == ["RY:TSX", "BP:LSE", "BP:NYSE"]
         assert not any(event.rejected or event.notes for event in td.ticks)
 
 
-async def test_a_mute_connection_is_lost_since_the_last_message() -> None:
+async def test_a_connection_without_messages_is_disconnected_since_the_last_message() -> None:
     async with StreamVendor().serving() as vendor, client(vendor, ["AAPL"]) as td:
         await td.until(lambda: td.stream.session.heartbeats_answered)
         vendor.answer = lambda message: None
@@ -189,9 +191,9 @@ async def test_a_mute_connection_is_lost_since_the_last_message() -> None:
         assert td.of(Disconnected)[0].since_us <= td.of(Ticks)[-1].received_us
 
 
-async def test_pings_count_where_heartbeats_get_no_answer() -> None:
+async def test_pings_show_a_live_connection_if_heartbeats_are_not_answered() -> None:
     async with StreamVendor().serving() as vendor:
-        vendor.answer = lambda message: None if message["action"] == "heartbeat" else vendor.as_ever(message)
+        vendor.answer = lambda message: None if message["action"] == "heartbeat" else vendor.default_answer(message)
         async with client(vendor, ["AAPL"]) as td:
             await td.until(lambda: len(td.of(Connected)) == 2)
             await asyncio.sleep(2.5 * QUICK.mute_s)
@@ -207,11 +209,11 @@ async def test_a_subscription_without_an_answer_is_a_dead_connection() -> None:
             assert td.of(Disconnected)[0].reason == "no answer to the subscription"
 
 
-async def test_silence_of_all_prices_is_found_and_that_of_one_symbol_is_not() -> None:
+async def test_a_connection_without_any_prices_is_lost_and_one_silent_symbol_is_no_loss() -> None:
     async with StreamVendor().serving() as vendor, client(vendor, ["AAPL", "MSFT"]) as td:
         await td.until(lambda: bool(td.ticks))
         for at in range(120):
-            await vendor.say(price("AAPL" if at < 10 else "MSFT"))
+            await vendor.send(price("AAPL" if at < 10 else "MSFT"))
             await asyncio.sleep(0.01)
         td.take()
         assert not td.of(Disconnected)
@@ -223,7 +225,7 @@ async def test_silence_of_all_prices_is_found_and_that_of_one_symbol_is_not() ->
         await td.until(lambda: len(td.of(Connected)) == 2)
 
 
-async def test_outside_all_sessions_it_reconnects_slowly() -> None:
+async def test_the_stream_reconnects_slowly_outside_all_sessions() -> None:
     night_us = micros_of(dt.datetime(2026, 6, 15, 3, 0, tzinfo=dt.UTC))
     settings = replace(QUICK, silent_s=PATIENCE.seconds(0.2), backoff_first_s=0.01, backoff_max_s=0.6)
     options = {"settings": settings, "calendars": Calendars(DEFAULT_RULES), "clock": starting_at(night_us, 1.0)}
@@ -231,28 +233,28 @@ async def test_outside_all_sessions_it_reconnects_slowly() -> None:
         with capture_logs() as logs:
             async with client(vendor, ["AAPL"], **options) as td:
                 await td.until(lambda: bool(td.ticks))
-                await vendor.say(*[price("AAPL")] * 20)
+                await vendor.send(*[price("AAPL")] * 20)
                 await asyncio.sleep(1.5 * QUICK.mute_s)
                 td.take()
-                assert not td.of(Disconnected), "no prices are no alarm"
+                assert not td.of(Disconnected), "a lack of prices outside sessions ended the connection"
                 for connection in list(vendor.connections):
                     connection.transport.abort()
                 await td.until(lambda: bool(td.of(Disconnected)))
                 lost_s = time.monotonic()
                 await td.until(lambda: len(td.of(Connected)) == 2)
-                assert time.monotonic() - lost_s > 0.25, "it does not hurry"
+                assert time.monotonic() - lost_s > 0.25, "the stream reconnected too early"
         assert [entry["log_level"] for entry in logs if "again" in entry["event"]] == ["info"]
 
 
-async def test_volumes_before_and_after_a_drop_are_not_subtracted() -> None:
+async def test_the_size_after_a_drop_does_not_use_the_volume_before_it() -> None:
     async with StreamVendor().serving() as vendor, client(vendor, ["AAPL"]) as td:
         await td.until(lambda: bool(td.ticks))
-        await vendor.say(price("AAPL", 1.0, 1_000), price("AAPL", 1.0, 1_010))
+        await vendor.send(price("AAPL", 1.0, 1_000), price("AAPL", 1.0, 1_010))
         await td.until(lambda: len(td.rows()) == 2)
         for connection in list(vendor.connections):
             connection.transport.abort()
         await td.until(lambda: len(td.of(Connected)) == 2 and bool(vendor.connections))
-        await vendor.say(price("AAPL", 1.0, 300), price("AAPL", 1.0, 301))
+        await vendor.send(price("AAPL", 1.0, 300), price("AAPL", 1.0, 301))
         await td.until(lambda: len(td.rows()) == 4)
         assert [row["size"] for row in td.rows()] == [0, 10, 0, 1]
 
@@ -266,7 +268,7 @@ async def test_volumes_before_and_after_a_drop_are_not_subtracted() -> None:
         (500, {}, False, False),
     ],
 )
-async def test_a_refused_handshake_slows_it_down(
+async def test_a_refused_handshake_lengthens_the_pause(
     status: int, headers: dict[str, str], refused: bool, longest: bool
 ) -> None:
     settings = StreamSettings(backoff_first_s=0.01, backoff_max_s=30.0)
@@ -312,14 +314,14 @@ async def test_an_unreachable_vendor_is_retried_with_growing_pauses() -> None:
     assert 0.05 <= pauses[4] <= 0.1
 
 
-async def test_while_the_writer_is_behind_nothing_is_lost_and_nothing_is_mute() -> None:
+async def test_a_full_queue_loses_no_tick_and_ends_no_connection() -> None:
     async with StreamVendor().serving() as vendor:
         stream = TwelveDataStream(StreamConfig(vendor.url, KEY, ["AAPL"], settings=QUICK, calendars=ALWAYS))
         td = Client(stream, queue_events=1)
         task = asyncio.create_task(stream.run(td.queue))
         await td.until(lambda: bool(td.ticks))
         for at in range(40):
-            await vendor.say(*[price("AAPL", float(at * 100 + k)) for k in range(100)])
+            await vendor.send(*[price("AAPL", float(at * 100 + k)) for k in range(100)])
         await asyncio.sleep(2.5 * QUICK.mute_s)  # the queue is not read
         await td.until(lambda: len(td.rows()) == 4_000)
         assert not td.of(Disconnected)
@@ -328,15 +330,15 @@ async def test_while_the_writer_is_behind_nothing_is_lost_and_nothing_is_mute() 
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_with_a_fast_clock_a_delay_of_the_machine_is_no_silence() -> None:
+async def test_a_fast_clock_does_not_turn_a_short_real_delay_into_a_lost_connection() -> None:
     fast = starting_at(micros_of(dt.datetime(2026, 6, 15, 15, 0, tzinfo=dt.UTC)), 500.0)
     async with (
         StreamVendor().serving() as vendor,
         client(vendor, ["AAPL"], settings=StreamSettings(), clock=fast) as td,
     ):
         await td.until(lambda: bool(td.ticks))
-        await vendor.say(*[price("AAPL")] * 20)
-        await asyncio.sleep(0.5)  # 250 s of the clock, ten times `mute_s`
+        await vendor.send(*[price("AAPL")] * 20)
+        await asyncio.sleep(0.5)  # 250 s by the clock, ten times `mute_s`
         td.take()
         assert not td.of(Disconnected)
         assert len(td.rows()) == 20
@@ -365,7 +367,7 @@ async def test_a_redirect_is_not_followed_and_the_key_is_not_sent() -> None:
         stream = TwelveDataStream(StreamConfig(url, "SECRET", ["AAPL"]))
         task = asyncio.create_task(stream.run(asyncio.Queue(2)))
         await eventually(lambda: len(asked) == 2, "another attempt")
-        assert not task.done(), "it goes on trying"
+        assert not task.done(), "the stream stopped after a redirect"
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
     assert "SECRET" in asked[0]

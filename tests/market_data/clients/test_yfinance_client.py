@@ -19,7 +19,7 @@ from tickerplant.market_data.vendors import errors
 from tickerplant.market_data.vendors.port import BarsAnswer, BarsRequest, ProviderContext
 from tickerplant.system_clock import starting_at
 
-# yfinance calls pandas in ways that pandas deprecates.
+# yfinance calls deprecated functions of pandas.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 CHART = "/v8/finance/chart/"
@@ -32,7 +32,10 @@ def vendor() -> Iterator[Canned]:
     with serving() as canned:
         canned.put("/v1/test/getcrumb", b"crumb")
         canned.put("/consent", Answer(b"<html>", 404))
-        for name in ("AAPL", "EURUSD=X"):  # asked for the time zone, unless that is in a cache
+        for name in (
+            "AAPL",
+            "EURUSD=X",
+        ):  # yfinance requests these for the time zone unless its cache contains the zone
             canned.put(f"{CHART}{name}?range=1d", golden("yahoo", "chart_forex" if "=" in name else "chart_1d"))
         canned.put(CHART, golden("yahoo", "chart_1d"))
         yield canned
@@ -43,9 +46,9 @@ Making = Callable[[int], YahooProvider]
 
 @pytest.fixture
 async def making(vendor: Canned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Making]:
-    """Return a function that makes providers with a given clock."""
+    """Return a function that makes a provider whose clock starts at a given time in µs."""
     made: list[YahooProvider] = []
-    monkeypatch.setattr(yf, yfinance_client._MARK, False, raising=False)  # caches of its own for each test
+    monkeypatch.setattr(yf, yfinance_client._MARK, False, raising=False)  # gives each test its own caches
 
     def make(now_us: int) -> YahooProvider:
         context = ProviderContext("yahoo", "", {"cache": str(tmp_path)}, vendor.url, clock=starting_at(now_us, 1))
@@ -60,7 +63,7 @@ async def making(vendor: Canned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def charts(vendor: Canned) -> list[tuple[str, str]]:
-    """Return the requested charts, without those for the time zone: name and interval."""
+    """Return (name, interval) of each requested chart, without the requests for a time zone."""
     return [
         (path.removeprefix(CHART), query["interval"])
         for path, query in vendor.asked
@@ -78,7 +81,7 @@ def bars(answer: BarsAnswer, symbol: str = "AAPL") -> pa.RecordBatch:
 async def ask(
     vendor: Canned, making: Making, name: str, interval: str, now_us: int, symbol: str = "AAPL"
 ) -> BarsAnswer:
-    """Return the answer to a request up to now whose chart is a golden one."""
+    """Return the answer to a request for the last 7 days. The server returns the golden chart `name`."""
     provider = making(now_us)
     if interval != "1d":
         await provider._splits_since(symbol, now_us)
@@ -103,7 +106,7 @@ async def test_a_single_live_row_is_no_bar(vendor: Canned, making: Making) -> No
     assert [iso(us)[11:16] for us in times_of(bars(answer)["time"])] == ["13:30", "13:35"]
 
 
-async def test_half_hours_are_made_of_quarters(vendor: Canned, making: Making) -> None:
+async def test_30m_bars_are_sums_of_15m_bars(vendor: Canned, making: Making) -> None:
     found = bars(await ask(vendor, making, "chart_30m", "30m", OPEN_US + 4_000_000_000))
     assert [iso(us)[11:16] for us in times_of(found["time"])] == ["13:30", "14:00"]
     assert found["high"].to_pylist() == [148.95, 149.2]
@@ -115,7 +118,7 @@ async def test_hours_of_new_york_are_not_offered(vendor: Canned, making: Making)
     assert isinstance(answer.found["AAPL"], errors.NotEntitled)
 
 
-async def test_days_are_as_traded_with_splits_and_dividends(vendor: Canned, making: Making) -> None:
+async def test_daily_bars_are_as_traded_with_splits_and_dividends(vendor: Canned, making: Making) -> None:
     now_us = micros_of(dt.datetime(2020, 9, 2, 20, tzinfo=dt.UTC))
     answer = await making(now_us).bars(BarsRequest(("AAPL",), "1d", AUGUST_US, now_us))
     found = bars(answer)
@@ -128,7 +131,7 @@ async def test_days_are_as_traded_with_splits_and_dividends(vendor: Canned, maki
     assert (iso(micros_of(split["time"]))[:10], split["numerator"], split["denominator"]) == ("2020-08-31", 4.0, 1.0)
     (paid,) = answer.dividends.to_pylist()
     assert (iso(micros_of(paid["time"]))[:10], paid["amount"], paid["currency"]) == ("2020-08-07", 0.82, "USD")
-    assert int(vendor.asked[-1][1]["period2"]) * 1_000_000 > now_us  # for the splits up to now
+    assert int(vendor.asked[-1][1]["period2"]) * 1_000_000 > now_us  # so that the answer contains the splits up to now
 
 
 async def test_an_unfinished_day_is_no_bar(vendor: Canned, making: Making) -> None:
@@ -138,7 +141,7 @@ async def test_an_unfinished_day_is_no_bar(vendor: Canned, making: Making) -> No
     assert [iso(us)[5:10] for us in times_of(found["time"])] == ["08-31"]
 
 
-async def test_days_of_currencies_begin_at_midnight_of_london(vendor: Canned, making: Making) -> None:
+async def test_daily_bars_of_currencies_begin_at_midnight_in_london(vendor: Canned, making: Making) -> None:
     now_us = OPEN_US
     found = bars(await ask(vendor, making, "chart_forex", "1d", now_us, "EUR/USD"), "EUR/USD")
     assert [iso(us) for us in times_of(found["time"])] == ["2021-09-14T00:00:00Z", "2021-09-15T00:00:00Z"]
@@ -147,7 +150,7 @@ async def test_days_of_currencies_begin_at_midnight_of_london(vendor: Canned, ma
 
 
 async def test_minutes_before_a_split_are_unadjusted_too(vendor: Canned, making: Making) -> None:
-    # The split after the minutes of 2020-08-28 is part of the later days.
+    # The split of 2020-08-31 is in the daily chart, which is requested first.
     now_us = micros_of(dt.datetime(2020, 9, 2, 20, tzinfo=dt.UTC))
     minutes = golden("yahoo", "chart_5m_live_alone").decode()
     shift = (micros_of(dt.datetime(2020, 8, 28, tzinfo=dt.UTC)) - OPEN_US // DAY_US * DAY_US) // 1_000_000
@@ -159,7 +162,7 @@ async def test_minutes_before_a_split_are_unadjusted_too(vendor: Canned, making:
     assert provider.cost(request) == 2
     found = bars(await provider.bars(request))
     assert found["open"].to_pylist() == [593.76, 594.8]
-    assert found["volume"].to_pylist() == [678134.0, 247555.0]  # a quarter, to the share
+    assert found["volume"].to_pylist() == [678134.0, 247555.0]  # a quarter of the adjusted volume, in whole shares
     assert charts(vendor) == [("AAPL", "1d"), ("AAPL", "5m")]
     assert provider.cost(request) == 1
     await provider.bars(request)
@@ -193,10 +196,10 @@ async def test_a_rejection_is_the_result_of_its_symbol(
     vendor.put(CHART, Answer(golden("yahoo", name), status))
     answer = await making(OPEN_US).bars(BarsRequest(("AAPL",), "1d", OPEN_US - DAY_US, OPEN_US))
     assert isinstance(answer.found["AAPL"], kind)
-    assert len(charts(vendor)) == 1  # it is not asked again with another cookie
+    assert len(charts(vendor)) == 1  # no second request with another cookie
 
 
-async def test_missing_bars_of_the_last_minutes_may_be_delayed(vendor: Canned, making: Making) -> None:
+async def test_an_answer_without_bars_does_not_cover_the_last_20_minutes(vendor: Canned, making: Making) -> None:
     vendor.put(CHART, golden("yahoo", "chart_1d"))
     provider = making(OPEN_US)
     await provider._splits_since("AAPL", OPEN_US)
@@ -271,12 +274,12 @@ async def test_a_timeout_means_that_the_vendor_is_down(
         await provider.bars(request)
 
 
-async def test_another_user_of_the_library_is_left_alone(
+async def test_the_provider_does_not_change_the_state_of_yfinance_for_other_code(
     vendor: Canned, making: Making, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.DEBUG)
     before = yf.data.YfData()
-    session, crumb = before._session, before._crumb  # another test may have used the library before
+    session, crumb = before._session, before._crumb  # may be set by an earlier test
     provider, other = making(OPEN_US), making(OPEN_US)
     request = BarsRequest(("AAPL",), "1d", OPEN_US - DAY_US, OPEN_US)
     await asyncio.gather(*(one.bars(request) for one in (provider, other) for _ in range(4)))
@@ -287,8 +290,8 @@ async def test_another_user_of_the_library_is_left_alone(
     assert before._session is session
     assert before._crumb == crumb
     assert not [record for record in caplog.records if record.name in ("yfinance", "peewee")]
-    logging.getLogger("yfinance").warning("somebody else's")
-    assert "somebody else's" in caplog.text
+    logging.getLogger("yfinance").warning("message of other code")
+    assert "message of other code" in caplog.text
     assert capfd.readouterr() == ("", "")
 
 
@@ -314,8 +317,8 @@ def test_the_offer_has_the_lookback_limits() -> None:
     assert minutes.page_us == 7 * DAY_US
 
 
-def test_the_module_imports_nothing_of_it() -> None:
-    # Its import takes a second and pandas: `tickerplant --help` must not pay for it.
+def test_the_client_module_does_not_import_yfinance() -> None:
+    # The import of yfinance loads pandas and takes a second, which would delay `tickerplant --help`.
     code = "import sys, tickerplant.market_data.clients.yahoo.client; sys.exit('yfinance' in sys.modules)"
     import subprocess
 

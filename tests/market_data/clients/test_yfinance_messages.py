@@ -30,8 +30,8 @@ def columns(times_s: list[int], price: list[float], volume: list[float] | None =
     time = OPEN_US + np.array(times_s, np.int64) * 1_000_000
     prices: Float64Array = np.array(price, np.float32).astype(np.float64)
     none = np.zeros(len(time))
-    told = np.array(volume if volume is not None else [100.0] * len(time))
-    made = Columns(time, time + EASTERN_US, prices, prices, prices, prices, told, none, none, "USD", None)
+    volumes = np.array(volume if volume is not None else [100.0] * len(time))
+    made = Columns(time, time + EASTERN_US, prices, prices, prices, prices, volumes, none, none, "USD", None)
     return dataclasses.replace(made, **others)  # type: ignore[arg-type]
 
 
@@ -43,7 +43,7 @@ def read(found: Columns, interval: str = "1m", splits: Splits | None = None, now
     return answer
 
 
-def test_a_float32_is_the_decimal_that_it_was() -> None:
+def test_a_float32_price_is_restored_to_its_decimal() -> None:
     prices = [148.735, 0.12345678, 42123.57, 1.18463, 3.3333333]
     found = read(columns([0, 60, 120, 180, 240], prices)).bars["close"].to_pylist()
     assert found[:4] == prices[:4]
@@ -55,7 +55,7 @@ def test_prices_and_volumes_before_a_split_are_unadjusted() -> None:
     splits = Splits(np.array([day + DAY_US, day + 9 * DAY_US, day]), np.array([4.0, 0.5, 7.0]))
     bars = read(columns([0, 60], [124.8075, 124.31], [4000.0, 401.0]), splits=splits).bars
     assert bars["close"].to_pylist() == [249.615, 248.62]
-    assert bars["volume"].to_pylist() == [2000.0, 200.0]  # of halves, the even one
+    assert bars["volume"].to_pylist() == [2000.0, 200.0]  # rounded half to even
 
 
 def test_rows_without_a_price_and_off_the_grid_are_left_out() -> None:
@@ -69,23 +69,23 @@ def test_hours_that_begin_at_half_past_are_not_offered() -> None:
     found = columns([0, 3600, 7200], [1.0, 2.0, 3.0])
     with pytest.raises(errors.NotEntitled):
         read(found, "1h")
-    assert read(columns([7200], [1.0]), "1h").bars.num_rows == 0  # a single one may be the live row
+    assert read(columns([7200], [1.0]), "1h").bars.num_rows == 0  # a single row may be the live row
 
 
-def test_a_bar_is_finished_by_the_clock_of_the_vendor() -> None:
+def test_a_bar_is_finished_by_the_market_time_of_the_vendor() -> None:
     found = columns([0, 60, 120], [1.0, 2.0, 3.0], market_us=OPEN_US + 150_000_000)
     assert read(found, now_us=OPEN_US + 119_999_999).bars.num_rows == 1
-    late = read(found, now_us=OPEN_US + 900_000_000)  # quotes that come a quarter of an hour late
+    late = read(found, now_us=OPEN_US + 900_000_000)  # quotes of this vendor are 15 minutes late
     assert late.bars.num_rows == 2
     assert late.until_us == OPEN_US + 120_000_000
-    quiet = read(found, now_us=OPEN_US + 180_000_000 + DELAY_US)  # nothing was traded since
+    quiet = read(found, now_us=OPEN_US + 180_000_000 + DELAY_US)  # no trade since the market time
     assert quiet.bars.num_rows == 3
     assert quiet.until_us == OPEN_US + 180_000_000
     assert read(dataclasses.replace(found, market_us=None), now_us=OPEN_US + DELAY_US + 60_000_000).bars.num_rows == 1
 
 
-def test_a_day_is_the_exchanges_and_over_at_its_end_in_utc() -> None:
-    # Sydney: the session of the 17th begins on the 16th in UTC.
+def test_a_daily_bar_has_the_date_of_the_exchange_and_is_finished_at_the_end_of_the_utc_day() -> None:
+    # The session of the 17th in Sydney begins on the 16th in UTC.
     at = np.array([micros_of(dt.datetime(2021, 9, 16, 14, tzinfo=dt.UTC))])
     found = dataclasses.replace(columns([0], [1.0]), time=at, local=at + 10 * HOUR_US)
     day = micros_of(dt.datetime(2021, 9, 17, tzinfo=dt.UTC))
@@ -95,7 +95,7 @@ def test_a_day_is_the_exchanges_and_over_at_its_end_in_utc() -> None:
         assert answer.until_us == day + rows * DAY_US
 
 
-def test_splits_and_dividends_come_along_as_paid() -> None:
+def test_splits_are_returned_with_dividends_as_paid() -> None:
     time = OPEN_US + np.arange(-3, 1) * DAY_US
     split, paid = np.array([0.0, 0.0, 4.0, np.nan]), np.array([0.0, 0.205, 0.0, 0.2])
     some = Columns(time, time + EASTERN_US, *[np.ones(4)] * 5, split, paid, "USD")
@@ -114,14 +114,14 @@ def test_splits_and_dividends_come_along_as_paid() -> None:
     ]
 
 
-def test_if_a_day_has_two_ratios_the_newer_wins() -> None:
+def test_the_newer_of_two_split_ratios_of_a_day_wins() -> None:
     day = (OPEN_US + EASTERN_US) // DAY_US * DAY_US
     known = Splits(np.array([day, day - DAY_US]), np.array([2.0, 3.0]))
     found = known.merged_with(columns([0], [1.0], splits=np.array([4.0])))
     assert sorted(zip(found.day.tolist(), found.ratio.tolist(), strict=True)) == [(day - DAY_US, 3.0), (day, 4.0)]
 
 
-def test_an_empty_answer_is_empty() -> None:
+def test_an_empty_answer_has_no_rows() -> None:
     answer = read(NOTHING)
     assert (answer.bars.num_rows, answer.splits.num_rows, answer.dividends.num_rows) == (0, 0, 0)
 
@@ -133,7 +133,7 @@ def test_an_empty_answer_is_empty() -> None:
         ("XAU/USD", "XAUUSD=X"), ("BTC/USD", "BTC-USD"), ("BTC/ETH", "BTC-ETH"), ("EURUSD=X", "EURUSD=X"),
     ],
 )  # fmt: skip
-def test_names(symbol: str, name: str) -> None:
+def test_symbols_are_converted_to_names_of_yahoo(symbol: str, name: str) -> None:
     assert yahoo_symbol(symbol) == name
 
 
@@ -153,7 +153,7 @@ def test_a_rejected_chart_is_recognised_by_its_text(name: str, status: int, kind
         raise_error(status, golden("yahoo", name))
 
 
-def test_an_unknown_error_is_left_to_the_library() -> None:
+def test_an_unknown_error_body_raises_nothing_and_an_unknown_text_is_malformed() -> None:
     for body in (b"", b"<html>", b"[]", b'{"chart":{"error":null}}', golden("yahoo", "error_new")):
         raise_error(400, body)
     assert isinstance(error_of(""), errors.NoData)

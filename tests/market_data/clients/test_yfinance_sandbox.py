@@ -1,4 +1,4 @@
-"""Yahoo's provider, and yfinance below it, against the sandbox, over sockets."""
+"""The provider of Yahoo and yfinance, connected to the sandbox over sockets."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.market_data.clients.sandboxed import OF_ANY, Sandboxed
+from tests.market_data.clients.sandboxed import COMMON_FAULTS, Sandboxed
 from tickerplant.core.times import DAY_US
 from tickerplant.market_data.clients.yahoo import client as yfinance_client
 from tickerplant.market_data.clients.yahoo.client import YahooProvider
 from tickerplant.market_data.vendors import errors
 from tickerplant.market_data.vendors.port import BarsRequest
 
-# yfinance calls pandas in ways that pandas deprecates.
+# yfinance calls deprecated functions of pandas.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 
@@ -42,18 +42,18 @@ async def provider(sandbox: Sandboxed, tmp_path: Path) -> AsyncIterator[YahooPro
 async def test_bars_equal_those_of_the_market(
     sandbox: Sandboxed, provider: YahooProvider, symbol: str, interval: str, days: int, least: int
 ) -> None:
-    # AAPL was split two days ago: earlier bars are multiplied back. Yahoo has no volume of currencies.
+    # AAPL was split two days ago, so earlier bars are unadjusted. Yahoo has no volume of currencies.
     assert await sandbox.equal(provider, symbol, interval, days, volume="EUR" not in symbol) >= least
 
 
 async def test_splits_and_dividends_equal_those_of_the_market(sandbox: Sandboxed, provider: YahooProvider) -> None:
     truth = sandbox.get("actions", symbol="AAPL")
-    answer = await provider.actions("AAPL", 0, sandbox.place.clock.now_us())
+    answer = await provider.actions("AAPL", 0, sandbox.endpoint.clock.now_us())
     assert answer.splits["numerator"].to_pylist() == [split["numerator"] for split in truth["splits"]]
     assert answer.dividends["amount"].to_pylist() == [paid["amount"] for paid in truth["dividends"]]
 
 
-@pytest.mark.parametrize(("order", "kind"), OF_ANY)
+@pytest.mark.parametrize(("order", "kind"), COMMON_FAULTS)
 async def test_each_fault_raises_its_error(
     sandbox: Sandboxed, provider: YahooProvider, order: dict[str, str], kind: type[errors.VendorError]
 ) -> None:
@@ -61,7 +61,7 @@ async def test_each_fault_raises_its_error(
 
 
 async def test_rejections_of_one_symbol_are_its_result(sandbox: Sandboxed, provider: YahooProvider) -> None:
-    now_us = sandbox.place.clock.now_us()
+    now_us = sandbox.endpoint.clock.now_us()
     for symbol, interval, back_us, kind in (
         ("NIKK", "1d", 9, errors.UnknownSymbol),
         ("AAPL", "5m", 90, errors.NotEntitled),

@@ -1,4 +1,4 @@
-"""A vendor that a test controls: real sockets, scripted answers."""
+"""Servers with the stream and REST protocols of Twelve Data, over real sockets, with answers set by a test."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from websockets.http11 import Request, Response
 
 
 class StreamVendor:
-    """A stream that answers subscriptions and heartbeats, and sends the messages of a test."""
+    """A WebSocket server that answers subscriptions and heartbeats, and sends the messages of a test."""
 
     def __init__(self) -> None:
         self.url = ""
-        self.heard: list[dict[str, Any]] = []
-        """Messages of the client, of all connections."""
+        self.received: list[dict[str, Any]] = []
+        """Messages received on all connections, in order."""
         self.connections: list[ServerConnection] = []
-        """Those that are open."""
+        """Open connections."""
         self.accepted = 0
         self.keys: list[str] = []
         self.unknown: set[str] = set()
-        self.answer: Callable[[dict[str, Any]], object] = self.as_ever
-        """Function that returns the answer to a message of the client, or None."""
+        self.answer: Callable[[dict[str, Any]], object] = self.default_answer
+        """Function that returns the answer to a received message, or None to send no answer."""
         self.status: tuple[int, dict[str, str]] | None = None
-        """Status and headers with which connections are refused."""
+        """Status and headers of a refused handshake, or None to accept connections."""
 
-    def as_ever(self, message: dict[str, Any]) -> object:
-        """Answer as the vendor does."""
+    def default_answer(self, message: dict[str, Any]) -> object:
+        """Return the answer of Twelve Data to a message."""
         if message["action"] == "heartbeat":
             return {"event": "heartbeat", "status": "ok"}
         if "params" not in message:
@@ -45,12 +45,12 @@ class StreamVendor:
         return {"event": f"{message['action']}-status", "status": status, "success": success, "fails": fails}
 
     def subscribed(self) -> list[str]:
-        """Return the symbols of every subscription received, in order."""
-        asked = [message for message in self.heard if message["action"] == "subscribe"]
+        """Return the symbols of all received subscriptions, in order."""
+        asked = [message for message in self.received if message["action"] == "subscribe"]
         return [name for message in asked for name in message["params"]["symbols"].split(",")]
 
-    async def say(self, *messages: object) -> None:
-        """Send messages on every connection; texts unchanged."""
+    async def send(self, *messages: object) -> None:
+        """Send the messages on every connection. Texts are sent unchanged, other objects as JSON."""
         for connection in list(self.connections):
             for message in messages:
                 await connection.send(message if isinstance(message, str) else json.dumps(message))
@@ -61,7 +61,7 @@ class StreamVendor:
         try:
             async for text in connection:
                 message = json.loads(text)
-                self.heard.append(message)
+                self.received.append(message)
                 answer = self.answer(message)
                 if answer is not None:
                     await connection.send(json.dumps(answer))
@@ -80,7 +80,7 @@ class StreamVendor:
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[StreamVendor]:
-        """Listen for the block."""
+        """Accept connections within the block."""
         async with serve(
             self._serve, "127.0.0.1", 0, process_request=self._request, compression=None, ping_interval=None,
             close_timeout=0.2,
@@ -90,7 +90,7 @@ class StreamVendor:
 
 
 def price(symbol: str, value: float = 1.5, volume: float | None = None, second: int = 1_767_700_000) -> dict[str, Any]:
-    """Return a message of the stream."""
+    """Return a price message of the stream. `second`: its time in seconds since 1970."""
     message = {"event": "price", "symbol": symbol, "timestamp": second, "price": value}
     return message if volume is None else {**message, "day_volume": volume}
 
@@ -101,7 +101,7 @@ class RestVendor:
     def __init__(self) -> None:
         self.url = ""
         self.asked: list[tuple[str, dict[str, str]]] = []
-        """Request lines, and their headers in lower case."""
+        """Target and headers of each request. Header names are in lower case."""
         self.answers: dict[str, tuple[int, dict[str, str], bytes]] = {}
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -116,7 +116,7 @@ class RestVendor:
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[RestVendor]:
-        """Listen for the block."""
+        """Accept connections within the block."""
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         async with server:
             self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"

@@ -1,4 +1,4 @@
-"""DBN files as Databento's own encoder writes them."""
+"""Builders of DBN files that use the encoder of Databento."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pyarrow as pa
 
 DAY_NS = 86_400 * 10**9
 OPEN_NS = 1_704_207_000 * 10**9
-"""2024-01-02 14:50 UTC."""
+"""Time of the first record in ns since 1970: 2024-01-02T14:50:00Z."""
 Names = Mapping[str, Sequence[tuple[str, str, int | str]]]
-"""(first date, end date) in which an instrument had the name, by name."""
+"""Mappings (first date, end date, instrument id or symbol) by name. The end date is exclusive."""
 
 AAPL: Names = {"AAPL": [("2024-01-02", "2024-02-01", 38)]}
 
@@ -34,12 +34,12 @@ def metadata(
             raw_symbol=name,
             intervals=[
                 SimpleNamespace(
-                    start_date=dt.date.fromisoformat(first), end_date=dt.date.fromisoformat(end), symbol=str(told)
+                    start_date=dt.date.fromisoformat(first), end_date=dt.date.fromisoformat(end), symbol=str(target)
                 )
-                for first, end, told in stretches
+                for first, end, target in ranges
             ],
         )
-        for name, stretches in names.items()
+        for name, ranges in names.items()
     ]
     return dbn.Metadata(
         "XNAS.ITCH", OPEN_NS, stype_in, stype_out, schema, list(names), ["HALF"], ["NONE"], mappings,
@@ -51,7 +51,7 @@ def trade(
     at: int = 0, price: float = 187.15, size: int = 100, instrument: int = 38, *, ns: int = OPEN_NS, recv: int = 0,
     fixed: int | None = None, publisher: int = 2,
 ) -> dbn.TradeMsg:  # fmt: skip
-    """Return a trade at `at` milliseconds after the first one."""
+    """Return a trade `at` milliseconds after `ns`. `fixed`: the price in units of 1e-9 in place of `price`."""
     event = ns + at * 1_000_000
     return dbn.TradeMsg(
         publisher, instrument, event, round(price * 1e9) if fixed is None else fixed, size, dbn.Action.TRADE,
@@ -63,7 +63,7 @@ def bar(
     at: int = 0, open_: float = 1.1, instrument: int = 38, *, rtype: dbn.RType = dbn.RType.OHLCV_1M, step_s: int = 60,
     volume: int = 1_000, publisher: int = 2, ns: int = OPEN_NS,
 ) -> dbn.OHLCVMsg:  # fmt: skip
-    """Return the bar with index `at`."""
+    """Return the bar number `at` of a series that starts at `ns`."""
     low, open_px, close, high = (round((open_ + more) * 1e9) for more in (-0.1, 0, 0.05, 0.2))
     return dbn.OHLCVMsg(
         rtype, publisher, instrument, ns + at * step_s * 10**9, open_px, high, low, close, volume
@@ -86,7 +86,7 @@ def write(folder: Path, data: bytes, name: str = "f.dbn") -> Path:
 
 
 def as_csv(data: bytes) -> list[dict[str, str]]:
-    """Return a file's rows from Databento's own decoder, with symbols from the metadata."""
+    """Return the rows of a file as decoded by Databento's library, with symbols from the metadata."""
     out = io.BytesIO()
     coder = dbn.Transcoder(out, dbn.Encoding.CSV, dbn.Compression.NONE, map_symbols=True)
     coder.write(data)

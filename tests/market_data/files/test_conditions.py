@@ -1,4 +1,7 @@
-"""Expected flags were typed from the tapes' matrices: 1 no price, 2 no volume, 16 extended, 32 closing auction."""
+"""Trade conditions give the flags of the tapes' published matrices, which were typed by hand.
+
+Bits of the flags: 1 sets no price, 2 adds no volume, 16 extended hours, 32 closing auction.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +26,9 @@ from tickerplant.market_data.files.conditions import (
     without_price_in_regular_hours,
 )
 
-# CTS Pillar Multicast Output Binary Specification, sale condition matrix: code, last, high/low, volume, our flags.
-# "2", "3": notes of the matrix; the price counts for the last only if no other trade has set it.
+# Source: CTS Pillar Multicast Output Binary Specification, sale condition matrix.
+# Columns: code, sets the last price, sets high and low, adds volume, our flags.
+# "2" and "3" are notes of the matrix: the trade sets the last price only if no other trade has set it.
 CTS_MATRIX = """
 @ yes yes yes 0
 B no  no  yes 1
@@ -54,7 +58,8 @@ Z 2   yes yes 1
 9 yes yes no  34
 """
 
-# UTP Data Feed Services Specification, sale condition matrix. "1": only if it is the first of the day.
+# Source: UTP Data Feed Services Specification, sale condition matrix, with the same columns.
+# "1" is a note of the matrix: the trade sets the last price only if it is the first trade of the day.
 UTDF_MATRIX = """
 @ yes yes yes 0
 A yes yes yes 0
@@ -115,7 +120,7 @@ def test_the_tables_have_exactly_the_codes_of_the_matrices() -> None:
     assert set(UTP.codes) == {row[0] for row in matrix(UTDF_MATRIX)}
 
 
-def test_polygons_numbers_have_the_flags_of_the_codes_in_its_glossary() -> None:
+def test_numbers_of_polygon_have_the_flags_of_the_codes_in_its_glossary() -> None:
     mapped = {
         "0": "@", "1": "A", "2": "W", "4": "B", "5": "G", "7": "C", "8": "6", "9": "X", "10": "4", "11": "D",
         "12": "T", "13": "U", "14": "F", "15": "M", "16": "Q", "20": "N", "21": "H", "22": "P", "23": "K", "25": "O",
@@ -188,7 +193,7 @@ def test_an_unknown_code_is_counted_once_per_trade_and_adds_no_flag() -> None:
     assert unknown_of(pa.array(["@ E", "@8"]), "utp") == {"E": 1, "8": 1}
 
 
-def test_counts_continue_from_column_to_column() -> None:
+def test_counts_of_unknown_codes_add_up_over_columns() -> None:
     decoder = ConditionDecoder()
     decoder.flags(pa.array(["J", "I"]), CTA)
     decoder.flags(pa.array(["J", "G"]), CTA)

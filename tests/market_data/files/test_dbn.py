@@ -1,4 +1,4 @@
-"""Our reader of DBN files. Databento's library writes the files and supplies the expected content."""
+"""The reader of DBN files equals Databento's library, which writes the files and supplies the expected rows."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ TRADES, M1 = dbn.Schema.TRADES, dbn.Schema.OHLCV_1M
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a file, times as nanoseconds."""
+    """Return the rows of a file, with times in µs."""
     file = DbnFile(path)
     found = []
     for block in file.blocks(file.header):
@@ -102,7 +102,7 @@ def test_only_the_trades_of_a_book_are_read(tmp_path: Path, schema: dbn.Schema) 
     assert (block.numbers.tolist(), block.end) == ([1, 4, 7], 10)
 
 
-def test_symbols_change_by_date_and_by_instrument(tmp_path: Path) -> None:
+def test_the_symbol_of_a_record_depends_on_its_instrument_and_date(tmp_path: Path) -> None:
     names = {
         "FB": [("2024-01-02", "2024-01-04", 7)],
         "META": [("2024-01-04", "2024-02-01", 7)],
@@ -135,7 +135,7 @@ def test_a_trade_belongs_to_the_date_on_which_it_was_received(tmp_path: Path) ->
     assert [row["symbol"] for row in as_csv(data)[:2]] == ["B", "A"]
 
 
-def test_symbols_of_a_request_by_instrument_id(tmp_path: Path) -> None:
+def test_a_file_requested_by_instrument_id_has_symbols(tmp_path: Path) -> None:
     names = {"38": [("2024-01-02", "2024-02-01", "AAPL")]}
     head = metadata(TRADES, names, stype_in=dbn.SType.INSTRUMENT_ID, stype_out=dbn.SType.RAW_SYMBOL)
     data = encoded(head, [trade()])
@@ -158,7 +158,7 @@ def test_records_with_a_sending_time_are_read(tmp_path: Path) -> None:
 
 
 def test_golden_bytes_of_version_one_are_read() -> None:
-    """The bytes are written by hand from the published layout, without a library."""
+    """Read bytes that were written by hand from the published layout."""
     text = {name: name.encode().ljust(22, b"\0") for name in ("MSFT", "77")}
     fixed = struct.pack("<16sHQQQQBBB", b"XNAS.ITCH", 4, 1, 2, 0, 1, 1, 0, 0).ljust(100, b"\0")
     lists = struct.pack("<I", 0) + struct.pack("<I", 1) + text["MSFT"] + struct.pack("<II", 0, 0)
@@ -177,7 +177,7 @@ def test_golden_bytes_of_version_one_are_read() -> None:
     assert at == len(data)
 
 
-def test_blocks_are_adjacent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_are_adjacent_and_contain_all_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = [trade(at, 1 + at) for at in range(25)]
     path = write(tmp_path, zstd(encoded(metadata(TRADES), made)))
     monkeypatch.setattr(ours, "BLOCK_ROWS", 10)
@@ -243,7 +243,7 @@ def test_changed_bytes_are_read_or_rejected(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("compressed", [False, True])
-def test_a_replay_of_trades(tmp_path: Path, compressed: bool) -> None:
+def test_a_replay_appends_trades_and_reports_invalid_records(tmp_path: Path, compressed: bool) -> None:
     names = {**AAPL, "MSFT": [("2024-01-02", "2024-02-01", 39)], "IBM": [("2024-01-02", "2024-02-01", 40)]}
     made = [trade(at, 100 + at, instrument=38 + at % 2) for at in range(20)]
     made.append(trade(21, fixed=dbn.UNDEF_PRICE))
@@ -259,7 +259,7 @@ def test_a_replay_of_trades(tmp_path: Path, compressed: bool) -> None:
         assert replay(log, path).already
 
 
-def test_a_replay_of_bars_of_one_instrument_without_a_symbol(tmp_path: Path) -> None:
+def test_a_replay_of_bars_without_symbols_needs_the_option_symbol(tmp_path: Path) -> None:
     path = write(tmp_path, encoded(metadata(M1, {}), [bar(at) for at in range(3)]))
     with embedded(tmp_path, 1) as log:
         with pytest.raises(BadInput, match="--symbol"):

@@ -1,4 +1,4 @@
-"""A replay appends every row of a file once, and each option changes only its own subject."""
+"""A replay appends each row of a file once, and resumes after a kill. Each option has only its own effect."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def write(folder: Path, text: str | bytes, name: str = "f.csv") -> Path:
 FILES = {
     "a session of ticks": (lambda: data.session().path, ReplayOptions()),
     "trades of an exchange": (lambda: data.trades().path, ReplayOptions(symbol="BTCUSDT")),
-    "minutes round the clock": (data.round_the_clock, ReplayOptions(symbol="BTCPERP", interval="1m", tz="UTC")),
+    "minutes of a 24/7 market": (data.round_the_clock, ReplayOptions(symbol="BTCPERP", interval="1m", tz="UTC")),
     "minutes in local time": (data.new_york, ReplayOptions(symbol="SPY", interval="1m", tz=data.NEW_YORK)),
     "days by month and day": (data.years, ReplayOptions(symbol="SPY", interval="1d")),
     "days by ISO dates": (data.real_days, ReplayOptions(symbol="MSFT", interval="1d")),
@@ -46,7 +46,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_each_form_of_file_is_appended_completely_and_once(tmp_path: Path, name: str) -> None:
+def test_each_form_of_file_is_appended_completely_and_only_once(tmp_path: Path, name: str) -> None:
     path, options = FILES[name][0](), FILES[name][1]
     read = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path, infer_schema=False)
     with embedded(tmp_path, 1) as log:
@@ -73,11 +73,11 @@ def test_repeats_of_a_trade_id_are_dropped_and_equal_ticks_are_not(tmp_path: Pat
         assert sorted(stored, key=lambda row: row[0]) == wanted
 
 
-def test_local_times_on_both_sides_of_a_change_of_the_clocks(tmp_path: Path) -> None:
+def test_local_times_before_and_after_a_clock_change_are_converted_to_utc(tmp_path: Path) -> None:
     with embedded(tmp_path, 1) as log:
         replay(log, data.new_york(), FILES["minutes in local time"][1])
         found = rows(log, records.VendorBars)
-        # New York's sessions begin at 09:30: 13:30 UTC until 2020-11-01, 14:30 UTC after it.
+        # New York's sessions begin at 09:30, which is 13:30 UTC until 2020-10-31 and 14:30 UTC from 2020-11-01 on.
         opens = [found[391 * session]["time"].isoformat() for session in range(4)]
         assert opens == [f"2020-{day}:30:00+00:00" for day in ("10-29T13", "10-30T13", "11-02T14", "11-03T14")]
         first = data.new_york().read_text("utf-8-sig").splitlines()[1].split(",")
@@ -86,7 +86,7 @@ def test_local_times_on_both_sides_of_a_change_of_the_clocks(tmp_path: Path) -> 
         assert (bar["symbol"], bar["interval"]) == ("SPY", "1m")
 
 
-def test_times_of_every_form_mean_the_same(tmp_path: Path) -> None:
+def test_each_supported_form_of_a_time_gives_the_same_instant(tmp_path: Path) -> None:
     forms = {
         "1340285400": ReplayOptions(),
         "1340285400000": ReplayOptions(),
@@ -117,7 +117,7 @@ def _folder(parent: Path, at: int) -> Path:
     return folder
 
 
-def test_dates_are_midnight_and_an_ambiguous_order_needs_an_option(tmp_path: Path) -> None:
+def test_a_date_is_midnight_utc_and_an_ambiguous_date_needs_an_option(tmp_path: Path) -> None:
     head = "date,ticker,interval,open,high,low,close,volume\n"
     text = head + "1/2/1990,A,1d,1,1,1,1,0\n"
     with embedded(tmp_path, 1) as log:
@@ -135,7 +135,9 @@ def test_dates_are_midnight_and_an_ambiguous_order_needs_an_option(tmp_path: Pat
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_delimiters_marks_and_line_ends(tmp_path: Path, delimiter: str, mark: str, end: str) -> None:
+def test_any_delimiter_byte_order_mark_and_line_end_is_read(
+    tmp_path: Path, delimiter: str, mark: str, end: str
+) -> None:
     lines = ["Timestamp,Ticker,Last,Qty,Trade ID", '1340285400,"aapl",1.5,2,x1', "", "1340285401,MSFT,2.5,3,"]
     text = mark + end.join(lines).replace(",", delimiter)
     with embedded(tmp_path, 1) as log:
@@ -202,7 +204,7 @@ def test_unused_columns_are_named_in_the_summary(tmp_path: Path) -> None:
         assert summary.notes == ("no column for size: 0 is used", "columns not used: mood")
 
 
-def test_the_hour_that_occurs_twice_is_converted_in_order(tmp_path: Path) -> None:
+def test_times_of_the_hour_that_occurs_twice_are_converted_in_file_order(tmp_path: Path) -> None:
     local = ["00:30", "01:15", "01:45", "01:15", "01:45", "02:30"]
     text = "time,symbol,price\n" + "".join(f"2021-11-07 {at},A,1\n" for at in local)
     with embedded(tmp_path, 1) as log:
@@ -259,7 +261,7 @@ CASES = [(20_000, point, hits) for point in POINTS for hits in (1, 2, 3)]
 def test_a_killed_replay_resumes_where_it_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, point: str, hits: int
 ) -> None:
-    if count < 200_000:  # a file ten times as large has as many batches, transactions and blocks
+    if count < 200_000:  # a tenth of each limit gives as many batches, transactions and blocks as the large file
         monkeypatch.setattr(replay_module, "BATCH_ROWS", replay_module.BATCH_ROWS // 10)
         monkeypatch.setattr(replay_module, "TRANSACTION_BYTES", replay_module.TRANSACTION_BYTES // 10)
         monkeypatch.setattr(csv_file, "BLOCK_BYTES", csv_file.BLOCK_BYTES // 10)
@@ -289,7 +291,7 @@ def test_a_killed_replay_resumes_where_it_stopped(
 
 
 def column(log: EventLog, name: str) -> np.ndarray:
-    """Return a column of all ticks as an array."""
+    """Return a column of all ticks in the log as an array."""
     batches = [r.batch for part in read_all(log).values() for r in part if isinstance(r.header, records.Ticks)]
     return np.concatenate([batch[name].to_numpy() for batch in batches])
 
@@ -309,7 +311,7 @@ def test_a_stopped_replay_appends_down_and_resumes(tmp_path: Path) -> None:
         assert np.sort(column(log, "price")).tolist() == list(range(40_000))
 
 
-def test_a_speed_paces_by_the_times_of_the_file(tmp_path: Path) -> None:
+def test_a_replay_with_a_speed_follows_the_times_of_the_file(tmp_path: Path) -> None:
     text = "time,symbol,price\n" + "".join(f"{1340285400 + n},A,1\n" for n in range(0, 600, 10))
     clock = Clock(2_000_000_000 * SECOND)
     began = clock.us
@@ -346,7 +348,7 @@ def test_a_killed_replay_with_a_speed_resumes_at_its_time(tmp_path: Path) -> Non
         assert clock.us - again == pytest.approx(90 / 60 * SECOND, abs=SECOND)
 
 
-def test_other_options_are_another_feed(tmp_path: Path) -> None:
+def test_a_replay_with_other_options_is_another_feed(tmp_path: Path) -> None:
     path = write(tmp_path, "time,price\n1340285400,1\n")
     with embedded(tmp_path, 1) as log:
         first = replay(log, path, ReplayOptions(symbol="A"))
@@ -357,15 +359,15 @@ def test_other_options_are_another_feed(tmp_path: Path) -> None:
 
 BAR = "open,high,low,close"
 SAME = {
-    "a zone where times have one": ("time,symbol,price\n2012-06-21T13:30:00Z,A,1\n", {"tz": "Asia/Tokyo"}),
-    "a zone where times are epochs": ("time,symbol,price\n1340285400,A,1\n", {"tz": "Asia/Tokyo"}),
-    "a zone of dates": (f"date,symbol,interval,{BAR}\n2012-06-21,A,1d,1,1,1,1\n", {"tz": "Asia/Tokyo"}),
-    "an order where dates are ISO": ("time,symbol,price\n2012-06-05T13:30:00Z,A,1\n", {"date_order": "dmy"}),
-    "the order that is seen": (f"date,symbol,interval,{BAR}\n1/13/2012,A,1d,1,1,1,1\n", {"date_order": "mdy"}),
-    "the source by default": ("time,symbol,price\n1340285400,A,1\n", {"source": "file"}),
-    "a source where there is one": ("time,symbol,price,source\n1340285400,A,1,me\n", {"source": "you"}),
-    "conditions where there are none": ("time,symbol,price\n1340285400,A,1\n", {"conditions": "utp"}),
-    "conditions that mean the same": ("time,symbol,price,cond,tape\n1340285400,A,1,I,C\n", {"conditions": "utp"}),
+    "tz of times with a zone": ("time,symbol,price\n2012-06-21T13:30:00Z,A,1\n", {"tz": "Asia/Tokyo"}),
+    "tz of epoch times": ("time,symbol,price\n1340285400,A,1\n", {"tz": "Asia/Tokyo"}),
+    "tz of dates": (f"date,symbol,interval,{BAR}\n2012-06-21,A,1d,1,1,1,1\n", {"tz": "Asia/Tokyo"}),
+    "date_order of ISO dates": ("time,symbol,price\n2012-06-05T13:30:00Z,A,1\n", {"date_order": "dmy"}),
+    "date_order that the file shows": (f"date,symbol,interval,{BAR}\n1/13/2012,A,1d,1,1,1,1\n", {"date_order": "mdy"}),
+    "the default source": ("time,symbol,price\n1340285400,A,1\n", {"source": "file"}),
+    "source of a file with sources": ("time,symbol,price,source\n1340285400,A,1,me\n", {"source": "you"}),
+    "conditions of a file without conditions": ("time,symbol,price\n1340285400,A,1\n", {"conditions": "utp"}),
+    "conditions of the tape of the file": ("time,symbol,price,cond,tape\n1340285400,A,1,I,C\n", {"conditions": "utp"}),
 }
 
 
@@ -444,7 +446,7 @@ def test_an_invalid_bar_is_a_dead_letter(tmp_path: Path) -> None:
 TRADES = (
     "time,symbol,price,size,{}\n"
     "2024-03-05T14:29:59Z,A,9,100,{}\n"  # before the open
-    "2024-03-05T14:30:00Z,A,9.5,100,{}\n"  # traded before the open, reported after it
+    "2024-03-05T14:30:00Z,A,9.5,100,{}\n"  # a trade before the open that was reported after it
     "2024-03-05T14:30:01Z,A,10,100,{}\n"
     "2024-03-05T14:30:02Z,A,11,7,{}\n"
     "2024-03-05T21:00:01Z,A,12,5000,{}\n"
@@ -480,7 +482,7 @@ def test_a_parquet_file_may_have_lists_of_conditions_and_flags(tmp_path: Path) -
         assert [row["flags"] for row in rows(log, records.Ticks)] == [0, 17, 0, 32]
 
 
-def test_a_column_of_flags_is_used_as_it_is(tmp_path: Path) -> None:
+def test_a_column_of_flags_is_used_unchanged(tmp_path: Path) -> None:
     with embedded(tmp_path, 1) as log:
         replay(
             log, write(tmp_path, "time,symbol,price,flags\n1340285400,A,1,33\n1340285401,A,2,\n1340285402,A,3,4096\n")
@@ -490,7 +492,7 @@ def test_a_column_of_flags_is_used_as_it_is(tmp_path: Path) -> None:
         assert dead["reason"] == "f.csv line 4: the flags contain unknown bits"
 
 
-def test_the_tape_selects_the_table_of_conditions_unless_the_user_does(tmp_path: Path) -> None:
+def test_the_tape_selects_the_table_of_conditions_unless_an_option_does(tmp_path: Path) -> None:
     text = "time,symbol,price,size,tape,conditions\n" + "".join(
         f"{1340285400 + n},A,1,1,{tape},{code}\n" for n, (tape, code) in enumerate(["AB", "BB", "CB", " B", "3I"])
     )

@@ -1,4 +1,4 @@
-"""Alpha Vantage's Python SDK, unchanged but for the address it asks, against the sandbox."""
+"""The Python SDK of Alpha Vantage reads the sandbox. Only the address is changed."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tickerplant.protocols.market import NEW_YORK
 
 @pytest.fixture
 def series(vendor: Vendor, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    monkeypatch.setattr(AlphaVantage, "_ALPHA_VANTAGE_API_URL", f"{vendor.place.url}/query?")
+    monkeypatch.setattr(AlphaVantage, "_ALPHA_VANTAGE_API_URL", f"{vendor.endpoint.url}/query?")
     return lambda key="demo", **options: TimeSeries(key=key, **options)
 
 
-def test_intraday_bars_are_the_market_s(vendor: Vendor, series: Callable[..., Any]) -> None:
+def test_intraday_bars_equal_those_of_the_market(vendor: Vendor, series: Callable[..., Any]) -> None:
     data, meta = series().get_intraday("AAPL", interval="5min")
     assert meta["6. Time Zone"] == "US/Eastern"
     assert len(data) == 100
@@ -28,7 +28,7 @@ def test_intraday_bars_are_the_market_s(vendor: Vendor, series: Callable[..., An
     truth = vendor.bars("AAPL", "5m", now_us - 102 * 5 * MINUTE_US, now_us)
     shown = [datetime_of(us).astimezone(NEW_YORK).strftime("%Y-%m-%d %H:%M:%S") for us in truth["time_us"]]
     closes = dict(zip(shown, truth["close"], strict=True))
-    newest = list(data)[1]  # the newest may be younger than the range of the true bars
+    newest = list(data)[1]  # the newest bar may be newer than the bars of the market that were requested
     assert float(data[newest]["4. close"]) == pytest.approx(closes[newest], abs=1e-4)
 
 
@@ -60,7 +60,7 @@ def test_quotes_and_csv_are_readable(series: Callable[..., Any]) -> None:
         ({"do": "premium"}, "premium endpoint"),
     ],
 )
-def test_rejections_are_recognised_by_text(
+def test_rejections_contain_the_text_of_the_vendor(
     vendor: Vendor, series: Callable[..., Any], order: dict[str, str], text: str
 ) -> None:
     options = dict(order)
@@ -69,7 +69,7 @@ def test_rejections_are_recognised_by_text(
         series().get_daily("AAPL")
 
 
-def test_errors_are_recognised_by_text(series: Callable[..., Any]) -> None:
+def test_errors_contain_the_text_of_the_vendor(series: Callable[..., Any]) -> None:
     with pytest.raises(ValueError, match="Invalid API call"):
         series().get_daily("NIKK")
     with pytest.raises(ValueError, match="apikey is invalid or missing"):

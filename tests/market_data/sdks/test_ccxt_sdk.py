@@ -1,4 +1,4 @@
-"""ccxt's Binance, unchanged, against the sandbox."""
+"""The Binance class of ccxt reads the sandbox. Only the address is changed."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tickerplant.core.times import MINUTE_US
 @pytest.fixture
 def exchange(vendor: Vendor) -> Iterator[Any]:
     found = ccxt.binance({"options": {"fetchMarkets": {"types": ["spot"]}}, "enableRateLimit": False})
-    found.urls["api"]["public"] = f"{vendor.place.url}/api/v3"
+    found.urls["api"]["public"] = f"{vendor.endpoint.url}/api/v3"
     yield found
     found.session.close()
 
 
-def test_candles_are_the_market_s(vendor: Vendor, exchange: Any) -> None:
+def test_candles_equal_those_of_the_market(vendor: Vendor, exchange: Any) -> None:
     markets = exchange.load_markets()
     assert list(markets) == ["BTC/USDT"]
     end_us = vendor.clock.now_us() // MINUTE_US * MINUTE_US
@@ -33,7 +33,7 @@ def test_candles_are_the_market_s(vendor: Vendor, exchange: Any) -> None:
     assert len(exchange.fetch_ohlcv("BTC/USDT", "1d", limit=10)) == 10
 
 
-def test_trades_make_the_candles(vendor: Vendor, exchange: Any) -> None:
+def test_candles_equal_the_bars_of_the_trades(vendor: Vendor, exchange: Any) -> None:
     start_us = vendor.clock.now_us() // MINUTE_US * MINUTE_US - 3 * MINUTE_US
     trades: list[dict[str, Any]] = []
     while not trades or trades[-1]["timestamp"] * 1_000 < start_us + MINUTE_US:
@@ -59,7 +59,7 @@ def test_time_ticker_and_trades_are_readable(exchange: Any, vendor: Vendor) -> N
     assert len(newest) == 5
 
 
-def test_errors_are_ccxt_s_own(vendor: Vendor, exchange: Any) -> None:
+def test_errors_have_the_exception_types_of_the_sdk(vendor: Vendor, exchange: Any) -> None:
     exchange.load_markets()
     with pytest.raises(ccxt.BadSymbol):
         exchange.fetch_ohlcv("ETH/USDT")

@@ -1,4 +1,4 @@
-"""Twelve Data's own SDK, unchanged, against the sandbox."""
+"""The SDK of Twelve Data reads the sandbox. Only the address is changed."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tickerplant.core.times import DAY_US, MINUTE_US, datetime_of
 
 
 def client(vendor: Vendor, key: str = "demo") -> Any:
-    return TDClient(apikey=key, base_url=vendor.place.url)
+    return TDClient(apikey=key, base_url=vendor.endpoint.url)
 
 
 def text(us: int) -> str:
     return datetime_of(us).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def test_a_time_series_is_the_market_s(vendor: Vendor) -> None:
+def test_a_time_series_equals_the_bars_of_the_market(vendor: Vendor) -> None:
     end = vendor.clock.now_us() // MINUTE_US * MINUTE_US
     start = end - 20 * MINUTE_US
     series = client(vendor).time_series(
@@ -51,13 +51,13 @@ def test_daily_bars_are_adjusted_for_splits_by_default(vendor: Vendor) -> None:
     raw = list(reversed(client(vendor).time_series(**asked, adjust="none").as_json()))
     assert [float(v["close"]) for v in raw] == truth["close"]
     ratio = split["numerator"] / split["denominator"]
-    wanted = [
+    expected = [
         close / ratio if us < split["us"] else close for us, close in zip(truth["time_us"], truth["close"], strict=True)
     ]
-    assert [float(v["close"]) for v in adjusted] == pytest.approx(wanted, abs=2e-5)
+    assert [float(v["close"]) for v in adjusted] == pytest.approx(expected, abs=2e-5)
 
 
-def test_a_batch_has_an_error_for_each_symbol_that_has_one(vendor: Vendor) -> None:
+def test_a_batch_contains_bars_or_an_error_per_symbol(vendor: Vendor) -> None:
     series = client(vendor).time_series(symbol=["AAPL", "MSFT"], interval="1day", outputsize=3)
     found = series.as_json()
     assert set(found) == {"AAPL", "MSFT"}
@@ -80,7 +80,7 @@ def test_csv_price_quote_and_usage_are_readable(vendor: Vendor) -> None:
     assert len(td.get_splits(symbol="AAPL", range="full").as_json()) == len(vendor.actions("AAPL")["splits"])
 
 
-def test_errors_are_the_sdk_s_own(vendor: Vendor) -> None:
+def test_errors_have_the_exception_types_of_the_sdk(vendor: Vendor) -> None:
     def price() -> None:
         client(vendor).price(symbol="AAPL").as_json()
 
@@ -100,24 +100,24 @@ def test_errors_are_the_sdk_s_own(vendor: Vendor) -> None:
 
 @pytest.fixture
 def stream(vendor: Vendor) -> Iterator[tuple[Any, Callable[[Callable[[dict[str, Any]], bool]], dict[str, Any]]]]:
-    """Return the SDK's WebSocket and a function that waits for one of its events."""
+    """Yield the WebSocket of the SDK and a function that waits for an event that satisfies a condition."""
     events: queue.Queue[dict[str, Any]] = queue.Queue()
     log = logging.getLogger("twelvedata-test")
     log.addHandler(logging.NullHandler())
     log.propagate = False
     socket = client(vendor).websocket(symbols=["AAPL"], on_event=events.put, logger=log, self_heal_time_s=0.05)
-    socket.url = f"{vendor.place.stream_url}?apikey=demo"
+    socket.url = f"{vendor.endpoint.stream_url}?apikey=demo"
 
-    def wait(wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    def wait(condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         while True:
             event = events.get(timeout=PATIENCE.seconds(20))
-            if wanted(event):
+            if condition(event):
                 return event
 
     socket.connect()
     yield socket, wait
     socket.self_heal = lambda: None  # otherwise the SDK keeps reconnecting
-    vendor.order("disconnect")  # a close by the SDK would wait ten seconds for an answer
+    vendor.order("disconnect")  # otherwise the close of the SDK waits ten seconds for an answer
     socket.event_receiver.join(PATIENCE.seconds(10))
 
 
@@ -125,7 +125,7 @@ def is_a(event: str, symbol: str = "") -> Callable[[dict[str, Any]], bool]:
     return lambda found: found["event"] == event and (not symbol or found.get("symbol") == symbol)
 
 
-def test_the_stream_subscribes_beats_resets_and_comes_back(vendor: Vendor, stream: Any) -> None:
+def test_the_stream_subscribes_sends_heartbeats_reconnects_and_resets(vendor: Vendor, stream: Any) -> None:
     socket, wait = stream
     status = wait(is_a("subscribe-status"))
     assert (status["status"], status["success"][0]["symbol"]) == ("ok", "AAPL")

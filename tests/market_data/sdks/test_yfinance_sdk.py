@@ -1,4 +1,4 @@
-"""yfinance, unchanged, against the sandbox: a session that sends every request for Yahoo to it."""
+"""yfinance reads the sandbox through a session that sends all requests for Yahoo to the sandbox."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from tests.market_data.sdks.conftest import Vendor
 from tests.support.waiting import PATIENCE
 from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of pandas, which yfinance calls the old way
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # yfinance calls deprecated functions of pandas
 
 
 def session_to(url: str) -> Any:
-    """Return a session that sends requests for Yahoo to a sandbox; its answers have Yahoo's address."""
-    place = urlsplit(url)
+    """Return a session that sends requests for Yahoo to `url`. Its answers have the address of Yahoo."""
+    target = urlsplit(url)
 
     class Session(curl.Session):  # type: ignore[type-arg]
         def request(self, method: Any, url: str, *args: Any, **options: Any) -> Any:
             parts = urlsplit(url)
             assert parts.hostname is not None
             assert parts.hostname.endswith("yahoo.com")
-            there = urlunsplit(parts._replace(scheme=place.scheme, netloc=place.netloc))
-            options["timeout"] = PATIENCE.seconds(10)  # instead of the SDK's own ten seconds
+            there = urlunsplit(parts._replace(scheme=target.scheme, netloc=target.netloc))
+            options["timeout"] = PATIENCE.seconds(10)  # the SDK sets ten seconds
             answer = super().request(method, there, *args, **options)
             answer.url = url
             return answer
@@ -42,7 +42,7 @@ def session_to(url: str) -> Any:
 @pytest.fixture
 def session(vendor: Vendor, tmp_path: Path) -> Iterator[Any]:
     yf.set_tz_cache_location(str(tmp_path))
-    found = session_to(vendor.place.url)
+    found = session_to(vendor.endpoint.url)
     yf.config.debug.hide_exceptions = False
     yield found
     yf.config.debug.hide_exceptions = True
@@ -58,18 +58,18 @@ def stamps(frame: Any) -> list[int]:
 
 
 @pytest.mark.parametrize(("name", "symbol"), [("AAPL", "AAPL"), ("BTC-USD", "BTC/USD")])
-def test_minutes_are_the_market_s(vendor: Vendor, session: Any, name: str, symbol: str) -> None:
+def test_minutes_equal_those_of_the_market(vendor: Vendor, session: Any, name: str, symbol: str) -> None:
     frame = ticker(session, name).history(period="1d", interval="1m")
     at = stamps(frame)
     truth = vendor.bars(symbol, "1m", at[0], at[-1])  # the last row is live
     assert at[:-1] == truth["time_us"]
-    assert all(us % MINUTE_US == 0 for us in at)  # yfinance has put the live row into the minute's
+    assert all(us % MINUTE_US == 0 for us in at)  # yfinance moves the live row to the start of its minute
     for column in ("Open", "High", "Low", "Close"):
         np.testing.assert_allclose(frame[column].to_numpy()[:-1], truth[column.lower()], rtol=1e-6)
     assert frame["Volume"].tolist()[:-1] == truth["volume"]
 
 
-def test_days_are_adjusted_for_splits_and_dividends(vendor: Vendor, session: Any) -> None:
+def test_daily_bars_are_adjusted_for_splits_and_dividends(vendor: Vendor, session: Any) -> None:
     actions = vendor.actions("AAPL")
     split = actions["splits"][-1]
     ratio = split["numerator"] / split["denominator"]
@@ -84,7 +84,9 @@ def test_days_are_adjusted_for_splits_and_dividends(vendor: Vendor, session: Any
         found["numerator"] / found["denominator"] for found in actions["splits"]
     ]
     paid = frame["Dividends"][frame["Dividends"] != 0]
-    due = [each for each in actions["dividends"] if each["us"] in by_day]  # one of today comes with its session
+    due = [
+        each for each in actions["dividends"] if each["us"] in by_day
+    ]  # a dividend of today is in the chart after its session has begun
     assert len(paid) == len(due)
     assert paid.iloc[-1] == pytest.approx(due[-1]["amount"], abs=1e-6)
     first = frame.iloc[0]
@@ -106,12 +108,12 @@ def test_several_symbols_are_downloaded_at_once(session: Any) -> None:
     assert len(frame) >= 4
 
 
-def test_rejections_have_types(vendor: Vendor, session: Any) -> None:
+def test_rejections_have_the_exception_types_of_yfinance(vendor: Vendor, session: Any) -> None:
     with pytest.raises(YFPricesMissingError, match="Only 8 days worth of 1m"):
         ticker(session).history(start="2020-01-01", end="2020-03-01", interval="1m")
     with pytest.raises(YFPricesMissingError, match="within the last 60 days"):
         ticker(session).history(start="2020-01-01", end="2020-01-03", interval="5m")
-    yf.config.debug.hide_exceptions = True  # its default: an unknown symbol is a line in a log, and nothing
+    yf.config.debug.hide_exceptions = True  # the default, by which an unknown symbol is only logged
     assert ticker(session, "NIKK").history(start="2026-01-01", end="2026-01-05").empty
     vendor.order("429", vendor="yahoo", seconds=60)
     with pytest.raises(YFRateLimitError, match="Too Many Requests"):
@@ -119,13 +121,13 @@ def test_rejections_have_types(vendor: Vendor, session: Any) -> None:
 
 
 async def test_the_stream_delivers_prices(vendor: Vendor) -> None:
-    heard: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-    async with yf.AsyncWebSocket(url=vendor.place.yahoo_stream_url, verbose=False) as stream:
+    messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    async with yf.AsyncWebSocket(url=vendor.endpoint.yahoo_stream_url, verbose=False) as stream:
         await stream.subscribe(["AAPL", "EURUSD=X"])
-        listening = asyncio.create_task(stream.listen(heard.put_nowait))
+        listening = asyncio.create_task(stream.listen(messages.put_nowait))
         found: dict[str, dict[str, Any]] = {}
         while len(found) < 2:
-            message = await asyncio.wait_for(heard.get(), PATIENCE.seconds(20))
+            message = await asyncio.wait_for(messages.get(), PATIENCE.seconds(20))
             found[message["id"]] = message
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)

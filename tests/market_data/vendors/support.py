@@ -1,4 +1,4 @@
-"""Vendors in this process that a test controls."""
+"""A vendor, a clock and a store in memory, which a test controls."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ OFFER = Offer(
 )
 
 
-class Hand(SystemClock):
-    """A clock that only a test or a sleep moves."""
+class ManualClock(SystemClock):
+    """A clock that only `forward` and `sleep` advance. `slept` contains the seconds of each sleep."""
 
     def __init__(self, now_us: int = NOON_US) -> None:
         super().__init__()
@@ -76,7 +76,10 @@ def bars_batch(symbol: str, from_us: int, n: int, source: str = "vendor") -> pa.
 
 
 class Vendor:
-    """One credit a symbol. `does`: the answers to the first requests, in order; later ones get bars."""
+    """A vendor whose requests cost one credit per symbol.
+
+    `does` contains the answers to the next requests, in order. Later requests return bars.
+    """
 
     def __init__(self, name: str, offer: Offer = OFFER, clock: Clock | None = None) -> None:
         self.name, self.offer = name, offer
@@ -126,17 +129,17 @@ class Vendor:
         self.closed += 1
 
 
-class Kept:
-    """The stored values and the number of calls; `refuses` is raised instead of storing."""
+class MemoryStore:
+    """A `save` function that stores values in memory and counts its calls in `times`. It raises `error` if set."""
 
     def __init__(self) -> None:
         self.values: dict[str, bytes] = {}
         self.times = 0
-        self.refuses: Exception | None = None
+        self.error: Exception | None = None
 
     async def __call__(self, values: Mapping[str, bytes]) -> None:
         await asyncio.sleep(0)
-        if self.refuses is not None:
-            raise self.refuses
+        if self.error is not None:
+            raise self.error
         self.times += 1
         self.values.update(values)

@@ -1,4 +1,4 @@
-"""The breaker: when a vendor is left in peace, for how long, and who ends it."""
+"""The circuit breaker: the failures that open it, the length of the pause, and the answers that close it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_breaker_opens_after_failures_in_a_row() -> None:
     assert breaker.state.last_error == f"down {FAILURES - 1}"
 
 
-def test_a_trial_closes_it_or_opens_it_for_twice_as_long_up_to_a_bound() -> None:
+def test_a_trial_closes_the_breaker_or_doubles_its_pause_up_to_a_maximum() -> None:
     breaker, now, pauses = failing(FAILURES), NOON_US + SECOND_US * (FAILURES - 1), []
     for _ in range(9):
         until = breaker.open_until(now)
@@ -61,14 +61,16 @@ def test_a_trial_closes_it_or_opens_it_for_twice_as_long_up_to_a_bound() -> None
     assert breaker.name(now) == CLOSED
 
 
-@given(jitter=st.floats(0, 1, exclude_max=True), said_s=st.floats(0, 1e9))
-def test_jitter_is_a_quarter_and_retry_after_counts_up_to_an_hour(jitter: float, said_s: float) -> None:
+@given(jitter=st.floats(0, 1, exclude_max=True), retry_after_s=st.floats(0, 1e9))
+def test_the_pause_has_a_quarter_of_jitter_and_honours_a_retry_after_up_to_an_hour(
+    jitter: float, retry_after_s: float
+) -> None:
     breaker = failing(FAILURES - 1)
-    breaker.failed(NOON_US, "down", jitter, retry_after_s=said_s)
+    breaker.failed(NOON_US, "down", jitter, retry_after_s=retry_after_s)
     until = breaker.open_until(NOON_US)
     assert until is not None
     assert 0.75 * PAUSE_US <= until - NOON_US <= HOUR_US
-    assert until - NOON_US >= min(said_s * SECOND_US, HOUR_US) - 1
+    assert until - NOON_US >= min(retry_after_s * SECOND_US, HOUR_US) - 1
 
 
 def test_a_bad_key_opens_the_breaker_until_a_restart() -> None:
@@ -82,7 +84,7 @@ def test_a_bad_key_opens_the_breaker_until_a_restart() -> None:
     assert again.state.last_error == "the key is wrong"
     down = failing(FAILURES)
     down.restarted()
-    assert down.name(NOON_US) == OPEN  # being out of reach has nothing to do with us
+    assert down.name(NOON_US) == OPEN  # a restart does not close a breaker that an outage opened
 
 
 def test_a_wrong_clock_opens_the_breaker_for_at_most_a_day() -> None:

@@ -1,4 +1,4 @@
-"""Comparison of the bars of two sources: the same, shifted, scaled, different, or too few."""
+"""Comparison of the bars of two sources. The verdict is same, stamped at end, adjusted, different, or too few."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def market(
     sigma: float = 5e-4,
     decimals: int = 2,
 ) -> Bars:
-    """A walk with a range in each bar, rounded as exchanges do."""
+    """Return n bars of a random walk, with prices rounded to `decimals`. `sigma` is the deviation of a log return."""
     random = np.random.default_rng(seed)
     closes = price * np.exp(np.cumsum(random.normal(0, sigma, n)))
     opens = np.concatenate([[price], closes[:-1]]) * np.exp(random.normal(0, sigma / 5, n))
@@ -39,7 +39,7 @@ def changed(bars: Bars, *, ratio: object = 1.0, later_us: int = 0, decimals: int
     return Bars(bars.times + later_us, np.round(bars.prices * ratio, decimals), bars.volumes * volumes)
 
 
-def test_the_same_bars_are_the_same_with_any_volumes() -> None:
+def test_bars_with_equal_prices_are_the_same_with_any_volumes() -> None:
     bars = market()
     assert compare(bars, bars, MINUTE_US).verdict == SAME
     found = compare(bars, changed(bars, volumes=0.03), MINUTE_US)
@@ -56,7 +56,7 @@ def test_rounding_is_no_difference(price: float, decimals: int) -> None:
     assert compare(bars, changed(bars, decimals=4), MINUTE_US).verdict == SAME
 
 
-def test_a_few_odd_bars_and_small_noise_are_no_difference() -> None:
+def test_a_few_deviating_bars_and_small_noise_are_no_difference() -> None:
     bars, random = market(), np.random.default_rng(5)
     noise = np.exp(random.normal(0, 1e-4, bars.prices.shape))
     odd = np.where(random.random(120) < 0.05, 1.004, 1.0)
@@ -68,7 +68,7 @@ def test_a_few_odd_bars_and_small_noise_are_no_difference() -> None:
 
 @pytest.mark.parametrize("interval_us", [MINUTE_US, DAY_US])
 @pytest.mark.parametrize("sigma", [3e-5, 5e-4, 1e-2])
-def test_bars_stamped_at_the_end_are_found_by_their_moves(interval_us: int, sigma: float) -> None:
+def test_bars_stamped_at_the_end_are_detected_by_their_price_changes(interval_us: int, sigma: float) -> None:
     bars = market(interval_us=interval_us, sigma=sigma, decimals=5)
     for sign in (1, -1):
         found = compare(bars, changed(bars, later_us=sign * interval_us), interval_us)
@@ -104,7 +104,7 @@ def test_a_split_or_dividend_in_between_adjusts_the_earlier_prices(before: float
     assert found.ratio == pytest.approx(before, rel=1e-3)
 
 
-def test_adjusted_and_shifted_is_not_usable_either() -> None:
+def test_bars_that_are_adjusted_and_shifted_have_the_verdict_adjusted_and_a_shift() -> None:
     bars = market(sigma=1e-3)
     found = compare(bars, changed(bars, ratio=0.5, later_us=MINUTE_US), MINUTE_US)
     assert found.verdict == ADJUSTED
@@ -121,7 +121,7 @@ def test_another_instrument_is_different() -> None:
         assert "differ" in str(found)
 
 
-def test_highs_and_lows_count_too() -> None:
+def test_a_difference_of_highs_alone_is_different() -> None:
     bars = market()
     prices = bars.prices.copy()
     prices[1] *= 1.003
@@ -130,24 +130,24 @@ def test_highs_and_lows_count_too() -> None:
     assert found.worst == pytest.approx(0.003, rel=0.05)
 
 
-def test_flat_prices_give_no_verdict() -> None:
+def test_flat_prices_have_the_verdict_too_few() -> None:
     bars = market()
     flat = Bars(bars.times, np.full_like(bars.prices, 100.0), bars.volumes)
     assert compare(flat, flat, MINUTE_US).verdict == TOO_FEW
     assert compare(flat, changed(flat, later_us=MINUTE_US), MINUTE_US).verdict == TOO_FEW
-    # Flat except for one step: a single bar shows the shift.
+    # Prices are flat except for one step, so a single bar shows the shift.
     stepped = flat.prices.copy()
     stepped[:, 60:] = 101.0
     step = Bars(bars.times, stepped, bars.volumes)
     found = compare(step, changed(step, later_us=MINUTE_US), MINUTE_US)
     assert (found.verdict, found.usable) == (TOO_FEW, True)
-    # A cent up and down is rounding, not movement, where prices are of cents and few.
+    # Prices near five cents, rounded to cents, do not change.
     penny = Bars(bars.times, np.round(0.05 + 0.002 * np.sin(np.arange(120)) * np.ones((4, 1)), 2), bars.volumes)
     assert compare(penny, penny, MINUTE_US).verdict == TOO_FEW
 
 
 @pytest.mark.parametrize("n", [0, 1, 5, 19])
-def test_few_bars_give_no_verdict(n: int) -> None:
+def test_fewer_than_20_bars_have_the_verdict_too_few(n: int) -> None:
     bars = market(n)
     assert compare(bars, bars, MINUTE_US).verdict == TOO_FEW
     assert compare(market(), bars, MINUTE_US).verdict == TOO_FEW

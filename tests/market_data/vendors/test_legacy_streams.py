@@ -1,4 +1,4 @@
-"""The plug-in port of the version before: streams with `read`, old names of modules, classes, fields and arguments."""
+"""Plug-ins of the previous version: streams with `read`, and old names of modules, classes, fields and arguments."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tickerplant.market_data.vendors.port import BarsRequest, Connected, Disconn
 
 
 class LegacyStream:
-    """A stream as a plug-in of the former port writes it: raw messages on the queue, parsed by `read`."""
+    """A stream of a plug-in of the previous version. It puts raw messages on the queue, and `read` parses them."""
 
     def __init__(self) -> None:
         self.connections = 0

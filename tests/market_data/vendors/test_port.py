@@ -1,4 +1,4 @@
-"""Quotas as text, and back."""
+"""Quotas are parsed from text and formatted as text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tickerplant.market_data.vendors.port import Quota
         ("5/rolling-minute", Quota(5, MINUTE_US, rolling=True)),
     ],
 )
-def test_a_quota_is_read_and_written(text: str, quota: Quota) -> None:
+def test_a_quota_is_parsed_and_formatted(text: str, quota: Quota) -> None:
     assert Quota.parse(text) == quota
     assert Quota.parse(str(quota)) == quota
 
@@ -33,5 +33,5 @@ def test_an_invalid_quota_is_refused_with_the_right_form(text: str) -> None:
         Quota.parse(text)
 
 
-def test_the_examples_run() -> None:
+def test_the_examples_in_the_docstrings_run() -> None:
     assert doctest.testmod(port).failed == 0

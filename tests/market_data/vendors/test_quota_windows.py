@@ -1,4 +1,4 @@
-"""Windows tile time, also where a day has 23 or 25 hours or begins at one o'clock."""
+"""Quota windows are adjacent, even if a day has 23 or 25 hours or begins at 01:00."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ QUOTAS = [Quota(1, MINUTE_US), Quota(1, HOUR_US), *(Quota(1, DAY_US, zone) for z
 
 
 @given(quota=st.sampled_from(QUOTAS), us=st.integers(1_200_000_000_000_000, 1_900_000_000_000_000))
-def test_a_time_is_in_its_window_and_windows_tile(quota: Quota, us: int) -> None:
+def test_a_time_is_in_its_window_and_windows_are_adjacent(quota: Quota, us: int) -> None:
     start, end = window_of(quota, us)
     assert start <= us < end
     assert window_of(quota, start) == window_of(quota, end - 1) == (start, end)
@@ -41,7 +41,7 @@ def test_a_time_is_in_its_window_and_windows_tile(quota: Quota, us: int) -> None
     us=st.integers(1_500_000_000_000_000, 1_600_000_000_000_000),
     more=st.integers(0, 3 * HOUR_US),
 )
-def test_the_windows_of_a_range_are_all_that_overlap_it(quota: Quota, us: int, more: int) -> None:
+def test_the_windows_of_a_range_are_adjacent_and_cover_it(quota: Quota, us: int, more: int) -> None:
     found = list(touched(quota, us, us + more))
     assert found[0] == window_of(quota, us)
     assert found[-1] == window_of(quota, us + more)
@@ -56,12 +56,14 @@ def test_the_windows_of_a_range_are_all_that_overlap_it(quota: Quota, us: int, m
         ("America/Sao_Paulo", dt.date(2018, 11, 4), 23, "03:00"),  # clocks went from 00:00 to 01:00
     ],
 )
-def test_days_on_which_clocks_are_set(zone: str, date: dt.date, hours: int, begins: str) -> None:
+def test_the_window_of_a_day_with_a_clock_change_has_23_or_25_hours(
+    zone: str, date: dt.date, hours: int, begins: str
+) -> None:
     noon = micros_of(dt.datetime(date.year, date.month, date.day, 16, tzinfo=dt.UTC))
     start, end = window_of(Quota(1, DAY_US, zone), noon)
     assert (end - start) == hours * HOUR_US
     assert f"{start // HOUR_US % 24:02}:00" == begins
 
 
-def test_the_examples_run() -> None:
+def test_the_examples_in_the_docstrings_run() -> None:
     assert doctest.testmod(quota_windows).failed == 0

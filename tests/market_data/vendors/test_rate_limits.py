@@ -1,4 +1,4 @@
-"""Rate limits: a vendor never counts more than its limit, with a clock half a second off and after kills."""
+"""Rate limits: no vendor counts more than its limit, even after kills and with clocks that differ by half a second."""
 
 from __future__ import annotations
 
@@ -23,42 +23,42 @@ MINUTE, DAY = Quota(8, MINUTE_US), Quota(20, DAY_US)
 HISTORY, GAP_FILL = Purpose.HISTORY, Purpose.GAP_FILL
 
 
-def used(limits: RateLimits, now_us: int, place: int = 0) -> int:
-    return limits.status(now_us)[place].used
+def used(limits: RateLimits, now_us: int, window: int = 0) -> int:
+    return limits.status(now_us)[window].used
 
 
 def spend(limits: RateLimits, now_us: int, cost: int = 1, took_us: int = 200_000) -> int:
-    """Send one request that is answered; return the time."""
+    """Debit and settle one request that is answered after `took_us`; return the time of the answer in µs."""
     charge = limits.spend(now_us, cost)
     limits.settle(charge, now_us + took_us)
     return now_us + took_us
 
 
-# What no vendor may see ----------------------------------------------------------------------------------------------
+# Counts of vendors -----------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Vendor:
-    """A vendor that counts by its own clock: by window, or back from each request."""
+    """A vendor that counts credits per fixed or rolling window, by a clock that is off by `skew_us`."""
 
     quotas: list[Quota]
     skew_us: int
 
     def __post_init__(self) -> None:
-        self.came: list[tuple[int, int]] = []
+        self.received: list[tuple[int, int]] = []
 
-    def comes(self, at_us: int, credits: int) -> None:
-        self.came.append((at_us + self.skew_us, credits))
+    def receive(self, at_us: int, credits: int) -> None:
+        self.received.append((at_us + self.skew_us, credits))
 
     def most(self, quota: Quota) -> int:
-        """Return the largest count of a window."""
+        """Return the largest number of credits that arrived in any window of the quota."""
         if quota.rolling:
             return max(
-                (sum(c for at, c in self.came if last - quota.period_us < at <= last) for last, _ in self.came),
+                (sum(c for at, c in self.received if last - quota.period_us < at <= last) for last, _ in self.received),
                 default=0,
             )
         counts: Counter[int] = Counter()
-        for at, credits in self.came:
+        for at, credits in self.received:
             counts[window_of(quota, at)[0]] += credits
         return max(counts.values(), default=0)
 
@@ -67,19 +67,19 @@ REQUESTS = st.lists(
     st.tuples(
         st.one_of(
             st.integers(0, 2_000_000), st.integers(0, 90 * SECOND_US), st.integers(0, 3 * HOUR_US)
-        ),  # idle before
-        st.integers(1, 4),  # cost
-        st.one_of(st.integers(0, 3_000_000), st.integers(0, 60 * SECOND_US)),  # until the answer
-        st.floats(0, 1),  # when within that it comes in
+        ),  # idle time before the request in µs
+        st.integers(1, 4),  # cost in credits
+        st.one_of(st.integers(0, 3_000_000), st.integers(0, 60 * SECOND_US)),  # time until the answer in µs
+        st.floats(0, 1),  # fraction of that time after which the request arrives
         st.sampled_from(["answered"] * 6 + ["killed before", "killed after", "cancelled before"]),
-        st.booleans(),  # heal
+        st.booleans(),  # fills a gap
     ),
     min_size=5,
     max_size=60,
 )
 
-# Out at :50, killed, and counted by the vendor at :08 of the next minute, in which eight more are wanted.
-COMES_AFTER_THE_KILL = [(50 * SECOND_US, 4, 60 * SECOND_US, 0.3, "killed after", True)] + 3 * [
+# A request is sent at :50 before a kill, and arrives at :08 of the next minute. Three requests of 4 credits follow.
+ARRIVES_AFTER_THE_KILL = [(50 * SECOND_US, 4, 60 * SECOND_US, 0.3, "killed after", True)] + 3 * [
     (0, 4, 0, 0.0, "answered", True)
 ]
 
@@ -101,8 +101,8 @@ COMES_AFTER_THE_KILL = [(50 * SECOND_US, 4, 60 * SECOND_US, 0.3, "killed after",
     begin_us=st.integers(0, 2 * DAY_US),
     reserve=st.floats(0, 0.5),
 )
-@example(requests=COMES_AFTER_THE_KILL, skew_us=0, begin_us=0, reserve=0.0)
-def test_no_window_of_ours_or_of_a_vendor_half_a_second_off_exceeds_its_limit(
+@example(requests=ARRIVES_AFTER_THE_KILL, skew_us=0, begin_us=0, reserve=0.0)
+def test_no_window_exceeds_its_limit_by_a_vendor_clock_within_half_a_second_of_ours(
     quotas: list[Quota],
     requests: list[tuple[int, int, int, float, str, bool]],
     skew_us: int,
@@ -118,19 +118,19 @@ def test_no_window_of_ours_or_of_a_vendor_half_a_second_off_exceeds_its_limit(
         assert at >= now + idle_us
         assert limits.earliest(at, cost, GAP_FILL if heal else HISTORY) == at
         charge = limits.spend(at, cost)
-        kept = limits.encode()
+        stored = limits.encode()
         if fate == "cancelled before":
             limits.refund(charge)
             now = at
             continue
         if fate != "killed before":
             for vendor in vendors:
-                vendor.comes(at + int(took_us * part), cost)
+                vendor.receive(at + int(took_us * part), cost)
         if fate == "answered":
             now = at + took_us
             limits.settle(charge, now)
         else:  # a restart from the stored state
-            now, limits = at, RateLimits(quotas, reserve=reserve, stored=kept)
+            now, limits = at, RateLimits(quotas, reserve=reserve, stored=stored)
             now += int(took_us * part)
     for quota in quotas:
         for vendor in vendors:
@@ -142,22 +142,22 @@ def test_no_window_of_ours_or_of_a_vendor_half_a_second_off_exceeds_its_limit(
 def test_two_requests_never_arrive_closer_than_the_pace(
     requests: list[tuple[int, int, int, float, str, bool]], pace_s: float
 ) -> None:
-    limits, now, came = RateLimits([], reserve=0, pace_s=pace_s), NOON_US, []
+    limits, now, received = RateLimits([], reserve=0, pace_s=pace_s), NOON_US, []
     for idle_us, cost, took_us, part, _, _ in requests:
         at = limits.earliest(now + idle_us, cost, GAP_FILL)
         assert at is not None
         charge = limits.spend(at, cost)
-        came.append(at + int(took_us * part))
+        received.append(at + int(took_us * part))
         now = at + took_us
         limits.settle(charge, now)
-    assert all(later - former >= int(pace_s * SECOND_US) for former, later in itertools.pairwise(came))
+    assert all(later - former >= int(pace_s * SECOND_US) for former, later in itertools.pairwise(received))
 
 
 @examples(100)
 @given(requests=REQUESTS)
 @example(requests=[(0, 1, 0, 0.0, "answered", False)] * 60)
 def test_a_quota_is_used_up_to_the_last_credit(requests: list[tuple[int, int, int, float, str, bool]]) -> None:
-    """Continuous requests get a whole minute's credits every minute: the guard costs seconds, not credits."""
+    """Check that continuous requests use all credits of each minute: the guard delays requests by seconds only."""
     limits, now, spent = RateLimits([MINUTE], reserve=0.0), NOON_US, 0
     minutes: Counter[int] = Counter()
     for _, cost, _, _, _, _ in requests:
@@ -171,7 +171,7 @@ def test_a_quota_is_used_up_to_the_last_credit(requests: list[tuple[int, int, in
     assert all(count >= MINUTE.credits - 3 for minute, count in minutes.items() if minute < max(minutes))
 
 
-def test_a_burst_at_each_side_of_the_minutes_end_waits_for_the_guard() -> None:
+def test_a_second_burst_at_the_end_of_a_minute_waits_for_the_guard() -> None:
     limits = RateLimits([MINUTE], reserve=0)
     end = NOON_US + MINUTE_US
     for _ in range(8):
@@ -186,7 +186,7 @@ def test_a_burst_at_each_side_of_the_minutes_end_waits_for_the_guard() -> None:
     assert used(late, NOON_US) == used(late, end) == 3
 
 
-def test_a_request_in_flight_counts_in_every_window_it_may_arrive_in() -> None:
+def test_a_request_in_flight_counts_in_each_window_in_which_it_may_arrive() -> None:
     limits = RateLimits([MINUTE], reserve=0)
     charge = limits.spend(NOON_US + 50 * SECOND_US, 5)
     assert [used(limits, NOON_US + n * MINUTE_US) for n in range(3)] == [5, 5, 0]
@@ -229,7 +229,7 @@ def test_without_quotas_only_the_pace_counts() -> None:
     assert limits.available(NOON_US, HISTORY) == UNLIMITED
     charge = limits.spend(NOON_US, 1)
     assert limits.earliest(NOON_US, 1, HISTORY) == NOON_US + 2 * SECOND_US
-    limits.settle(charge, NOON_US + SECOND_US)  # it may have come in no sooner than this
+    limits.settle(charge, NOON_US + SECOND_US)  # the request may have arrived as late as this
     assert limits.earliest(NOON_US + SECOND_US, 1, HISTORY) == NOON_US + 3 * SECOND_US
 
 
@@ -238,21 +238,21 @@ def test_without_quotas_only_the_pace_counts() -> None:
 
 @given(
     ours=st.integers(0, 8),
-    said=st.one_of(st.none(), st.integers(0, 12)),
+    reported=st.one_of(st.none(), st.integers(0, 12)),
     left=st.one_of(st.none(), st.integers(0, 800)),
 )
-def test_headers_never_increase_the_remaining_credits(ours: int, said: int | None, left: int | None) -> None:
+def test_headers_never_increase_the_remaining_credits(ours: int, reported: int | None, left: int | None) -> None:
     limits, now = RateLimits([MINUTE, DAY], reserve=0), NOON_US + 5 * SECOND_US
     charge = limits.spend(now, ours)
     limits.settle(charge, now + SECOND_US)
-    limits.record_credits(Credits(said, left), charge, now + SECOND_US)
+    limits.record_credits(Credits(reported, left), charge, now + SECOND_US)
     minute, day = limits.status(now + SECOND_US)
-    assert minute.used == min(8, max(ours, said or 0, 8 - left if left is not None else 0))
+    assert minute.used == min(8, max(ours, reported or 0, 8 - left if left is not None else 0))
     assert left is None or minute.left <= left
     assert day.used == ours
 
 
-def test_other_users_of_the_key_count() -> None:
+def test_credits_spent_by_other_users_of_the_key_are_counted() -> None:
     for quota in (MINUTE, Quota(8, MINUTE_US, rolling=True)):
         limits = RateLimits([quota], reserve=0)
         charge = limits.spend(NOON_US + 5 * SECOND_US, 1)
@@ -266,7 +266,7 @@ def test_other_users_of_the_key_count() -> None:
         assert later > now + 50 * SECOND_US
 
 
-def test_a_header_near_midnight_counts_for_the_day_before() -> None:
+def test_a_header_received_near_midnight_counts_for_the_day_of_its_request() -> None:
     limits = RateLimits([DAY], reserve=0)
     midnight = window_of(DAY, NOON_US)[1]
     charge = limits.spend(midnight - 200_000, 1)
@@ -277,7 +277,7 @@ def test_a_header_near_midnight_counts_for_the_day_before() -> None:
     assert limits.earliest(midnight + GUARD_US, 10, GAP_FILL) == midnight + GUARD_US
 
 
-def test_a_minutes_rejection_blocks_to_its_end_and_longer_each_time() -> None:
+def test_a_rejection_blocks_until_the_minute_ends_and_repeated_ones_double_the_pause() -> None:
     limits = RateLimits([MINUTE, DAY], reserve=0)
     assert (
         limits.quota_spent(NOON_US + 50 * SECOND_US, 1.0, daily=False, reason="spent") == NOON_US + MINUTE_US + GUARD_US
@@ -291,7 +291,7 @@ def test_a_minutes_rejection_blocks_to_its_end_and_longer_each_time() -> None:
         waits.append((until - now) // MINUTE_US)
         now = until
     assert waits[:4] == [2, 4, 8, 16]
-    assert waits[-1] == 60  # a vendor that refuses all day is asked once an hour
+    assert waits[-1] == 60  # a vendor that rejects all day receives one request per hour
     limits.answered()
     assert limits.quota_spent(now, 60.0, daily=False, reason="spent") - now <= MINUTE_US + GUARD_US
 
@@ -306,13 +306,13 @@ def test_a_daily_rejection_blocks_until_the_vendors_next_day(zone: str) -> None:
     assert RateLimits([quota], reserve=0, stored=limits.encode()).earliest(NOON_US, 1, GAP_FILL) == until
 
 
-def test_a_daily_rejection_without_a_quota_blocks_for_retry_after() -> None:
+def test_a_daily_rejection_without_a_quota_blocks_for_retry_after_up_to_a_day() -> None:
     limits = RateLimits([], reserve=0)
     assert limits.quota_spent(NOON_US, 3600.0, daily=True, reason="") == NOON_US + HOUR_US
     assert limits.quota_spent(NOON_US, 1e9, daily=True, reason="") == NOON_US + DAY_US
 
 
-def test_a_burst_costs_seconds_and_no_quota() -> None:
+def test_a_burst_rejection_costs_seconds_but_no_credits() -> None:
     limits = RateLimits([MINUTE], reserve=0)
     assert [limits.burst(NOON_US, 2.0, "burst") - NOON_US for _ in range(3)] == [
         2 * SECOND_US, 4 * SECOND_US, 8 * SECOND_US,
@@ -321,10 +321,10 @@ def test_a_burst_costs_seconds_and_no_quota() -> None:
     assert limits.available(NOON_US + 8 * SECOND_US, GAP_FILL) == 8
 
 
-# What is kept --------------------------------------------------------------------------------------------------------
+# Stored state --------------------------------------------------------------------------------------------------------
 
 
-def test_the_stored_state_is_complete() -> None:
+def test_limits_restored_from_the_stored_state_equal_the_original() -> None:
     limits = RateLimits([MINUTE, DAY, Quota(5, HOUR_US, rolling=True)], reserve=0.25, pace_s=1.0)
     now = spend(limits, NOON_US, 4)
     limits.burst(now, 2.0, "too fast")
@@ -335,7 +335,7 @@ def test_the_stored_state_is_complete() -> None:
     assert again.encode() == limits.encode()
 
 
-def test_spent_credits_survive_another_limit_or_zone_in_the_settings() -> None:
+def test_spent_credits_are_restored_after_a_change_of_limit_or_zone() -> None:
     limits = RateLimits([MINUTE, Quota(20, DAY_US)], reserve=0)
     now = spend(limits, NOON_US, 7)
     more = RateLimits([Quota(610, MINUTE_US), Quota(20, DAY_US, "America/New_York")], reserve=0, stored=limits.encode())
@@ -362,7 +362,7 @@ def test_a_wrong_clock_does_not_block_for_long() -> None:
     assert limits.earliest(at + 1, 1, GAP_FILL) == at + 1
     spend(limits, at)
     assert len(limits.encode()) < 300
-    # A clock that is set back by seconds drops nothing.
+    # A clock that is set back by seconds drops no spent credits.
     back = RateLimits([MINUTE], reserve=0)
     spend(back, NOON_US + SECOND_US, 8)
     assert back.available(NOON_US - 2 * SECOND_US, GAP_FILL) == 0

@@ -1,4 +1,4 @@
-"""Vendors of other packages, found by their entry points: packages as an installer leaves them, in a folder."""
+"""Vendors of other packages, found by entry points. The tests write the packages as an installer would."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def misnamed(context):
 
 
 def failing(context):
-    raise ValueError(f"what is {context.key}?")
+    raise ValueError(f"unknown key {context.key}")
 
 
 number = 7
@@ -63,7 +63,7 @@ number = 7
 
 
 def install(folder: Path, package: str, entries: dict[str, str], source: str = ACME) -> None:
-    """Write the module and the folder of its metadata, as an installer does."""
+    """Write the module and the metadata of an installed package."""
     module = package.replace("-", "_")
     (folder / f"{module}.py").write_text(source)
     info = folder / f"{module}-1.0.dist-info"
@@ -97,16 +97,16 @@ async def test_a_package_adds_a_vendor(packages: Path) -> None:
     assert vendor.options == {"plan": "gold"}  # type: ignore[attr-defined]
 
 
-def test_built_in_vendors_are_installed_the_same_way() -> None:
+def test_built_in_vendors_are_found_by_entry_points() -> None:
     assert {"twelvedata", "alphavantage", "yahoo", "sandbox"} <= set(registry.names())
 
 
-def test_the_error_of_an_unknown_vendor_lists_the_known_ones(packages: Path) -> None:
+def test_the_error_for_an_unknown_vendor_lists_the_known_vendors(packages: Path) -> None:
     install(packages, "acme-tickerplant", {"acme": "acme_tickerplant:provider"})
     assert refusal("acne").startswith("there is no vendor 'acne'; known are acme, alphavantage,")
 
 
-def test_the_error_of_a_broken_plug_in_has_its_package_and_the_cause(packages: Path) -> None:
+def test_the_error_for_a_broken_plug_in_names_its_package_and_the_cause(packages: Path) -> None:
     install(packages, "one-that-breaks", {"broken": "one_that_breaks:provider"}, "raise RuntimeError('no licence')")
     entries = {name: f"many_faults:{name}" for name in ("forgetful", "misnamed", "failing", "number", "gone")}
     install(packages, "many-faults", entries)
@@ -117,11 +117,11 @@ def test_the_error_of_a_broken_plug_in_has_its_package_and_the_cause(packages: P
     assert "package many-faults has the name 'someone'" in refusal("misnamed")
     assert "package many-faults is not a factory" in refusal("number")
     assert "package many-faults cannot be loaded: AttributeError" in refusal("gone")
-    said = refusal("failing", "hush")
-    assert said.endswith("package many-faults cannot be made: ValueError")
+    reason = refusal("failing", "hush")
+    assert reason.endswith("package many-faults cannot be made: ValueError")
 
 
-def test_two_packages_with_one_name_are_both_reported(packages: Path) -> None:
+def test_the_error_for_a_vendor_in_two_packages_names_both(packages: Path) -> None:
     install(packages, "acme-one", {"acme": "acme_one:provider"})
     install(packages, "acme-two", {"acme": "acme_two:provider"})
     assert refusal("acme") == "the vendor 'acme' is in several packages: acme-one, acme-two"

@@ -1,4 +1,4 @@
-"""The desk, a shipped client, and the sandbox over a real socket: it counts, and is never asked too much."""
+"""The request scheduler and a shipped client never exceed the quotas that the sandbox counts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.market_data.vendors.support import Kept
+from tests.market_data.vendors.support import MemoryStore
 from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, SECOND_US
 from tickerplant.market_data.vendors import registry
 from tickerplant.market_data.vendors.errors import VendorError
@@ -22,21 +22,21 @@ PLAN = (Quota(8, MINUTE_US), Quota(90, DAY_US))
 SPEED = 600.0
 
 
-def desk_at(place: SandboxEndpoint, kept: Kept) -> RequestScheduler:
-    vendor = registry.provider(ProviderContext("twelvedata", "k", url=place.url, clock=place.clock))
+def desk_at(endpoint: SandboxEndpoint, store: MemoryStore) -> RequestScheduler:
+    vendor = registry.provider(ProviderContext("twelvedata", "k", url=endpoint.url, clock=endpoint.clock))
     plan = VendorPlan({"twelvedata": vendor}, {"intraday": ["twelvedata"]}, {"twelvedata": PLAN}, reserve=0.25)
-    return RequestScheduler(plan, clock=place.clock, save=kept, stored=kept.values)
+    return RequestScheduler(plan, clock=endpoint.clock, save=store, stored=store.values)
 
 
-def counted(place: SandboxEndpoint) -> Any:
-    with urllib.request.urlopen(f"{place.url}/sandbox/counts") as answer:
+def counted(endpoint: SandboxEndpoint) -> Any:
+    with urllib.request.urlopen(f"{endpoint.url}/sandbox/counts") as answer:
         return json.load(answer)["vendors"]["twelvedata"]
 
 
-async def ask(desk: RequestScheduler, place: SandboxEndpoint, purpose: Purpose) -> bool:
-    """Ask for an hour of two symbols as soon as it may be; return False when that is not today."""
+async def ask(desk: RequestScheduler, endpoint: SandboxEndpoint, purpose: Purpose) -> bool:
+    """Request an hour of two symbols as soon as the scheduler allows; return False if that takes over an hour."""
     while True:
-        now = place.clock.now_us()
+        now = endpoint.clock.now_us()
         choice = desk.choose("1m", "AAPL", BEGIN_US - HOUR_US, BEGIN_US, purpose)
         if isinstance(choice, Choice) and choice.credits >= 2:
             request = BarsRequest(("AAPL", "MSFT"), "1m", BEGIN_US - HOUR_US, BEGIN_US)
@@ -47,7 +47,7 @@ async def ask(desk: RequestScheduler, place: SandboxEndpoint, purpose: Purpose) 
         assert again is not None
         if again - now > HOUR_US:
             return False
-        await place.clock.sleep((again - now) / SECOND_US)
+        await endpoint.clock.sleep((again - now) / SECOND_US)
 
 
 @pytest.mark.timeout(120)
@@ -55,17 +55,17 @@ async def test_at_the_maximum_rate_the_vendor_rejects_nothing() -> None:
     settings = SandboxSettings(
         MarketSettings(("AAPL", "MSFT"), 5.0), quotas={"twelvedata": PLAN}, clock=starting_at(BEGIN_US, SPEED)
     )
-    kept = Kept()
-    with running(settings) as place:
+    store = MemoryStore()
+    with running(settings) as endpoint:
         for purpose in (Purpose.HISTORY, Purpose.GAP_FILL):
-            desk = desk_at(place, kept)
-            while await ask(desk, place, purpose):
+            desk = desk_at(endpoint, store)
+            while await ask(desk, endpoint, purpose):
                 pass
             await desk.close()
-        counts = counted(place)
+        counts = counted(endpoint)
     assert counts["refused"] == 0
     windows = {window["quota"]: window for window in counts["windows"]}
     assert windows["minute"]["largest_asked"] <= 8
     assert windows["day"]["largest_asked"] <= 90
-    # History stops before the reserve, gaps take it to the last pair of credits.
+    # Requests for history leave the reserve. Requests for gaps use it up.
     assert counts["credits"] == 90

@@ -1,4 +1,4 @@
-"""The scheduler on a real log: stored before a request, taken over by a later process, and killed."""
+"""The state of the request scheduler in a real log: restarts, a second process, and kills."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.market_data.support import embedded
-from tests.market_data.vendors.support import NOON_US, Hand, Vendor
+from tests.market_data.vendors.support import NOON_US, ManualClock, Vendor
 from tests.support.waiting import PATIENCE
 from tickerplant.core.errors import Fenced
 from tickerplant.core.schemas import STATE_FEEDS
@@ -26,7 +26,7 @@ ORDERS = {"intraday": ["a"]}
 def desk(log: EventLog, vendor: Vendor) -> tuple[StateStore, RequestScheduler]:
     keeping = StateStore(log)
     made = RequestScheduler(
-        VendorPlan({"a": vendor}, ORDERS, reserve=0.25), clock=Hand(), save=keeping.save, stored=keeping.stored
+        VendorPlan({"a": vendor}, ORDERS, reserve=0.25), clock=ManualClock(), save=keeping.save, stored=keeping.stored
     )
     return keeping, made
 
@@ -51,7 +51,7 @@ async def test_the_stored_state_is_read_after_a_restart(tmp_path: Path) -> None:
         keeping.close()
 
 
-async def test_a_later_process_takes_the_lock_and_the_former_one_stops(tmp_path: Path) -> None:
+async def test_a_later_process_takes_the_lock_and_the_former_process_is_fenced(tmp_path: Path) -> None:
     with embedded(tmp_path) as log:
         former, later = Vendor("a"), Vendor("a")
         keeping, first = desk(log, former)
@@ -103,7 +103,7 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize(("point", "asked"), [("desk.debited", ""), ("desk.answered", "x")])
-def test_a_process_killed_at_each_point_has_spent_the_credit(tmp_path: Path, point: str, asked: str) -> None:
+def test_the_credit_stays_spent_after_a_kill_at_each_point(tmp_path: Path, point: str, asked: str) -> None:
     root = Path(__file__).parents[3]
     done = subprocess.run(
         [sys.executable, "-c", CODE, str(tmp_path), f"{point}:1"], cwd=root, env={"PYTHONPATH": str(root)},
