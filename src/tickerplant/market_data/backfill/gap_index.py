@@ -51,7 +51,7 @@ _Range = tuple[int, int]
 class GapIndex:
     """The wanted series and their missing bars.
 
-    `grace_us`: a bar is missing only if its interval ended at least this long ago.
+    `grace_us`: time from the end of an interval until its bar counts as missing.
     """
 
     def __init__(self, rules: Rules, partitions: int, grace_us: int) -> None:
@@ -206,7 +206,7 @@ class GapIndex:
             self._ordered.setdefault((one.symbol, one.interval), []).append((one.start_us, one.end_us))
 
     def is_filled(self, wanted: WantedRange, now_us: int, patience_us: int) -> bool:
-        """Return whether a range is scanned and no request for it is possible within `patience_us`."""
+        """Return True if a range is scanned and no request for it is possible within `patience_us`."""
         series = self._series.get((wanted.symbol, wanted.interval))
         if series is None or self._unscanned_parts[id(series)]:
             return False
@@ -263,6 +263,6 @@ class GapIndex:
         return sum(missing for missing, _ in self._counts.values()), sum(later for _, later in self._counts.values())
 
     def due_us(self, now_us: int) -> int | None:
-        """Return when the first postponed bar is due; None if none is postponed."""
+        """Return the time at which the first postponed bar is due; None if no bar is postponed."""
         times = [series.due_us(now_us, self.before_us(series, now_us)) for series in self._series.values()]
         return min((us for us in times if us is not None), default=None)

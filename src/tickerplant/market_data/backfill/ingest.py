@@ -164,7 +164,7 @@ class AnswerIngestor:
     def _add_difference(
         self, result: _Result, vendor: str, series: Series, covered: tuple[int, int], difference: str
     ) -> None:
-        """Exclude a vendor whose bars differ from the stored ones."""
+        """Exclude a vendor whose bars differ from the stored bars."""
         now_us = self._clock.now_us()
         self._penalties.add((series.symbol, series.interval), vendor, now_us + DAY_US, DIFFERS, difference)
         result.rows += [
@@ -220,7 +220,7 @@ class AnswerIngestor:
     async def _compare(
         self, store: Store, vendor: str, series: Series, found: pa.RecordBatch
     ) -> comparison.Comparison | None:
-        """Compare bars with stored ones of other sources; return the result if the bars must not be used."""
+        """Compare bars with stored bars of other sources; return the result if the bars must not be used, else None."""
         if not self._scheduler.needs_comparison(vendor, series.symbol, series.interval) or not found.num_rows:
             return None
         times, length_us = times_of(found["time"]), series.grid.length_us
@@ -243,7 +243,7 @@ class AnswerIngestor:
         self, writer: FeedWriter, answered: Sequence[_AnsweredRange], bars: pa.RecordBatch | None,
         request: BarsRequest, records: AnswerRecords,
     ) -> None:  # fmt: skip
-        """Publish the bars of an answer: the old ones first, then the recent ones with all other records."""
+        """Publish the bars of an answer: the old bars first, then the recent bars with all other records."""
         symbols = [one.series.symbol for one in answered]
         recent_us = min((self._gaps.derived_from(symbol) for symbol in symbols), default=request.end_us)
         if request.interval == "1d" or request.end_us <= recent_us or bars is None:
@@ -253,7 +253,7 @@ class AnswerIngestor:
         if cut:
             old = bars.slice(0, cut)
             await self._publisher.append_history(writer, self._symbols(), old, request.start_us, AnswerRecords())
-        # The claimed range is the one that was answered for all symbols without an invalid bar.
+        # The claimed range is the range that was answered for all symbols without an invalid bar.
         start_us = max(recent_us, *(one.start_us for one in answered))
         end_us = min(one.end_us for one in answered)
         valid = start_us < end_us and not any(one.invalid is not None and len(one.invalid) for one in answered)

@@ -2,8 +2,8 @@
 
 No plan is stored. Each round plans from the store: expected bars, less stored bars, less answered ranges. A round
 starts only after the store has applied every record of `market.prices.raw`, so nothing is requested twice. The manager
-appends an empty round to every partition as a barrier, and waits until the store has applied it. After a kill, this
-includes the records of the killed process. The request in flight is repeated; its credits are spent twice.
+appends an empty round to every partition as a barrier, and waits until the store has applied it. After a kill, the
+barrier also covers the records of the killed process. The request in flight is repeated; its credits are spent twice.
 
 A round does, in this order:
 
@@ -188,7 +188,7 @@ class BackfillManager:
                 return
 
     def _until_due_s(self) -> float | None:
-        """Return the seconds until the first postponed bar is due; None if none is postponed."""
+        """Return the seconds until the first postponed bar is due; None if no bar is postponed."""
         now_us = self._clock.now_us()
         due_us = self._gaps.due_us(now_us)
         return None if due_us is None else max(0.0, (due_us - now_us) / SECOND_US)

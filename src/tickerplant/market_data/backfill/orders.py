@@ -54,8 +54,8 @@ def read_orders(log: EventLog) -> list[Order]:
 class OpenOrders:
     """The orders that the manager has accepted and not finished, as ranges of bars.
 
-    `read` returns the stored orders. If the plan has an order, it is the only one: stored orders are not read, and it
-    stays open until `finish_all`.
+    `read` returns the stored orders. A plan with its own order uses this order only: stored orders are not read, and
+    the order stays open until `finish_all`.
     """
 
     def __init__(

@@ -132,14 +132,15 @@ def shared_request(
 ) -> tuple[BarsRequest, list[Task]]:  # fmt: skip
     """Return one request for the first task and up to `limit` tasks with missing bars on the same page.
 
-    `others`: tasks of the same interval and purpose. `fits`: whether a task may share the request; called rarely.
+    `others`: tasks of the same interval and purpose. `fits` returns True if a task may share the request; it is called
+    rarely.
     """
     start_us, end_us = page
     bars = max(1, len(first.series.grid.starts(start_us, end_us)))
     limit = max(1, min(offer.symbols, limit, MAX_BARS // bars))
     chosen = [first]
     for task in others if limit > 1 else ():
-        # The newest page of the other task must be this one; otherwise its bars would be requested in pieces.
+        # The newest page of the other task must be this page; otherwise its bars would be requested in pieces.
         same = start_us <= task.newest_us < end_us and len(task.series.grid.starts(task.newest_us, end_us)) <= bars
         if same and fits(task):
             chosen.append(task)

@@ -38,7 +38,7 @@ _YIELD_EVERY: Final = 50
 
 @dataclass(slots=True)
 class Round:
-    """One round: its start, its tasks and the number of its requests. `fill_gaps`: it may request recent gaps.
+    """One round: its start, its tasks and the number of its requests. `fill_gaps`: the round may request recent gaps.
 
     `ordered`: a request of this round was for a user's order.
     """

@@ -97,7 +97,7 @@ class Series:
         missing = ~np.isin(starts, times[complete]) & ~np.isin(starts, silent)
         again = np.zeros(len(starts), np.int64)
         if len(answers.verdict):
-            # `no_data` may have a time too: a vendor that is late may have the bar by then.
+            # A `no_data` answer may contain a time too: a vendor that is late may have the bar by then.
             after = np.where(answers.again_us == 0, FOREVER_US, answers.again_us)
             # These verdicts are stored for people only. Keys, quotas and vendors change; the scheduler tracks them.
             after[np.isin(answers.verdict, (QUOTA, OUTAGE, NOT_OFFERED))] = 0
@@ -145,7 +145,7 @@ class Series:
         return found
 
     def missing(self, start_us: int, end_us: int) -> Int64Array:
-        """Return the missing starts of `[start_us, end_us)`, ascending, postponed ones included."""
+        """Return the missing starts of `[start_us, end_us)`, ascending, including postponed bars."""
         mine = (self._start < end_us) & (self._end > start_us)
         parts = [
             self.grid.starts(max(start, start_us), min(end, end_us))
@@ -160,7 +160,7 @@ class Series:
         return int(found.sum()), int(found[self._again > now_us].sum())
 
     def due_us(self, now_us: int, before_us: int) -> int | None:
-        """Return when the first postponed bar that starts before `before_us` is due; None if none is postponed."""
+        """Return the time at which the first postponed bar before `before_us` is due; None if there is none."""
         waiting = self._again[(self._again > now_us) & (self._start < before_us)]
         return int(waiting.min()) if len(waiting) else None
 
@@ -184,7 +184,7 @@ class Series:
             (self._start, start), (self._end, end), (self._again, again))))  # fmt: skip
 
     def _set(self, start: Int64Array, end: Int64Array, again: Int64Array) -> None:
-        """Store runs in normal form: sorted, aligned with the grid, not empty, adjacent equal ones merged."""
+        """Store runs in normal form: sorted, aligned with the grid, not empty, adjacent equal runs merged."""
         if len(start):
             starts = self.grid.starts(int(start.min()), int(end.max()))
             low, high = np.searchsorted(starts, start), np.searchsorted(starts, end)

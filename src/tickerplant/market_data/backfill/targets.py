@@ -77,7 +77,7 @@ class BackfillPlan:
     once_wait_s: float = ONCE_WAIT_S
 
     def wanted(self, now_us: int, lookback_us: Lookback) -> Iterator[WantedRange]:
-        """Yield the ranges that should be stored at `now_us`, orders excluded."""
+        """Yield the ranges that should be stored at `now_us`, without the ranges of orders."""
         for depth in self.depths if self.order is None else ():
             start_us = depth.start_us(now_us, lookback_us(depth.interval))
             for symbol in self.all_symbols:

@@ -4,6 +4,6 @@ In: files and the user's `options`. Out: records of a file's feed (`replay`), al
 symbol and range from a folder (`bar_folder`).
 
 Begin with `open_file`, which detects the format. `csv_file`, `parquet_file` and `dbn_file` read blocks of bounded size.
-`layout` maps a header to roles, and `row_reader` turns a block into rows of the log's schemas. It uses `time_column`
-for times and `conditions` for trade conditions.
+`layout` maps a header to roles, and `row_reader` turns a block into rows of the log's schemas. `row_reader` uses
+`time_column` for times and `conditions` for trade conditions.
 """

@@ -81,7 +81,7 @@ class FoundBars:
 
 
 class BarFolder:
-    """A folder of files, subfolders included, or one file. Belongs to one thread at a time.
+    """A folder of files, including its subfolders, or one file. Belongs to one thread at a time.
 
     If several files have the same bar, the bar of the last file by name is returned.
     """

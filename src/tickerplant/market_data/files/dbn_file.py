@@ -1,8 +1,8 @@
 """Databento Binary Encoding (DBN) files, versions 1 to 3, with or without zstd, read in blocks of bounded size.
 
-A file has metadata, then records of one schema and one length. Supported schemas: `trades`, `tbbo` and `mbp-1` (only
-its trades), and `ohlcv-1s`, `-1m`, `-1h`, `-1d`. Prices are integers in units of 1e-9, times are nanoseconds UTC.
-Records contain the number of their instrument; the metadata contains its symbol by date. Format:
+A file has metadata, then records of one schema and one length. Supported schemas: `trades`, `tbbo`, `mbp-1` (trades
+only), and `ohlcv-1s`, `-1m`, `-1h`, `-1d`. Prices are integers in units of 1e-9, times are nanoseconds UTC. Records
+contain the number of their instrument; the metadata contains its symbol by date. Format:
 https://databento.com/docs/standards-and-conventions/databento-binary-encoding.
 """
 
@@ -181,7 +181,7 @@ class DbnFile:
         if name == "symbol":
             assert self._symbology is not None
             times = records["ts_event"]
-            if not self._layout.interval:  # the date of a trade is that of its reception
+            if not self._layout.interval:  # the date of a trade is the date of its reception
                 times = np.where(records["ts_recv"] == UNDEFINED_TIME, times, records["ts_recv"])
             return self._symbology.symbols_of(records["instrument_id"], _microseconds(times))
         if name == "interval":

@@ -1,4 +1,4 @@
-"""Conversion of a file's columns to the log's: blocks of text or typed columns in, TICKS or VENDOR_BARS out. Pure.
+"""Converts a file's columns to those of the log: blocks of text or typed columns in, TICKS or VENDOR_BARS out. Pure.
 
 A row that cannot be read becomes a dead letter with file, line and reason; the other rows are unaffected. A column is
 cast as a whole. Its values are parsed one by one only if the cast fails.

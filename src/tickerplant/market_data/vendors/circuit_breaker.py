@@ -1,7 +1,7 @@
 """The circuit breaker of one vendor: a vendor that fails repeatedly is not asked for a while. Pure.
 
 The breaker is *closed* until `FAILURES` failures in a row or a bad key *open* it. After the pause it is *half-open*:
-one request is the trial. An answer closes it; a failure opens it for twice as long.
+one request is the trial. An answer closes the breaker; a failure opens it for twice as long.
 """
 
 from __future__ import annotations

@@ -8,10 +8,9 @@ from tickerplant.core.errors import TickerplantError
 class VendorError(TickerplantError):
     """A vendor refused or failed.
 
-    `retry_after_s`: seconds after which another try may help; None: waiting does not help.
-
-    No message contains a key. `about_vendor`: the error concerns the vendor as a whole and not the request. Another
-    vendor is then asked, and this vendor is not asked for a while.
+    `retry_after_s`: seconds after which another try may help; None: waiting does not help. No message contains a key.
+    `about_vendor`: the error concerns the vendor as a whole and not the request. Another vendor is then asked, and this
+    vendor is not asked for a while.
     """
 
     retry_after_s: float | None = None

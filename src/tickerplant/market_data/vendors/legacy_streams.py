@@ -73,7 +73,7 @@ class _AdaptedStream:
         self._stream = stream
 
     async def run(self, out: asyncio.Queue[StreamEvent]) -> None:
-        """Run the wrapped stream; its raw messages are parsed as it puts them."""
+        """Run the wrapped stream; parse each raw message when the stream puts it on the queue."""
         await self._stream.run(_ParsingQueue(self._stream, out))
 
 

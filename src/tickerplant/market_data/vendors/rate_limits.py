@@ -177,7 +177,7 @@ class RateLimits:
                 self._add(quota, start, end, charge.credits)
 
     def refund(self, charge: Charge) -> None:
-        """Record that a request was never sent."""
+        """Cancel the debit of a request that was never sent."""
         for quota in self._periods():
             for start, end in self._counted_in(quota, charge.at_us, charge.at_us + self._flight_us):
                 self._add(quota, start, end, -charge.credits)

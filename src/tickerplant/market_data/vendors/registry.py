@@ -34,7 +34,7 @@ def factory(name: str) -> Callable[[ProviderContext], Provider]:
     entry = next(iter(found.values()))
     try:
         loaded = entry.load()
-    except (Exception, SystemExit) as error:  # an import of a foreign module may raise anything
+    except (Exception, SystemExit) as error:  # an import of a foreign module may raise any error
         raise _broken(entry, f"cannot be loaded: {type(error).__name__}: {error}") from error
     if not callable(loaded):
         raise _broken(entry, f"is not a factory: {entry.value} cannot be called")

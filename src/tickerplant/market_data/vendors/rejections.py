@@ -16,7 +16,7 @@ from tickerplant.market_data.vendors.port import ACTIONS
 
 FORMAT: Final = 1
 ANY: Final = "*"
-"""Any symbol, or any interval."""
+"""Part of a key that means any symbol or any interval."""
 MOST: Final = 5_000
 """Maximum number of rejections. Beyond this number, the rejections that end first are dropped, and their data is
 requested again."""

@@ -4,7 +4,7 @@ One request does, in this order:
 
 1. wait for its turn at the vendor (one request in flight per vendor) and for the pace,
 2. debit the quota,
-3. store the debit, durably (`desk.debited`): after a kill from here on the credits count as spent,
+3. store the debit, durably (`desk.debited`): if a kill follows, the credits count as spent,
 4. send the request (`desk.answered`): it is abandoned after a minute,
 5. record the outcome of the answer or error, and store it.
 
@@ -64,7 +64,7 @@ some send two HTTP requests for one request."""
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The vendor to ask, its offer of the interval, and the credits that may be spent there now."""
+    """The vendor to ask, its offer of the interval, and the credits that may be spent at this vendor now."""
 
     provider: Provider
     offer: BarsOffer
@@ -93,7 +93,7 @@ class VendorPlan:
 class RequestScheduler:
     """Chooses a vendor for each request and sends the request.
 
-    `save` and `stored`: see `state_store`; only one process may have them. `jitter` returns numbers in [0, 1). Raises
+    `save` and `stored`: see `state_store`; only one process may use them. `jitter` returns numbers in [0, 1). Raises
     SnapshotRefused for a stored state of a newer version.
 
     Belongs to one event loop. Requests queue at their vendor without a bound: callers limit the number of requests that
@@ -283,7 +283,7 @@ class RequestScheduler:
             log.warning("vendor_state_not_stored", vendor=account.name, error=str(error))
 
     async def _save_accounts(self, account: Account) -> None:
-        """Store the state of a vendor, and of others that changed without a request."""
+        """Store the state of a vendor, and of other vendors whose state changed without a request."""
         names, self._unsaved = {account.name, *self._unsaved}, set()
         accounts = [self._accounts[name] for name in sorted(names)]
         try:
@@ -332,7 +332,7 @@ class RequestScheduler:
 
 
 def vendor_statuses(plan: VendorPlan, *, stored: Mapping[str, bytes], now_us: int) -> list[VendorStatus]:
-    """Return the status of each vendor by name, as `RequestScheduler.status`, from the stored state alone."""
+    """Return the status of each vendor, as `RequestScheduler.status` does, from the stored state only."""
     accounts = {
         name: Account(provider, plan.quotas.get(name), stored, reserve=plan.reserve)
         for name, provider in plan.providers.items()

@@ -57,9 +57,9 @@ def provider(context: ProviderContext) -> AlphaVantageProvider:
 class AlphaVantageProvider:
     """The vendor for one key; see `vendors.port.Provider`.
 
-    The vendor returns minutes by calendar months of New York, or of the trailing 30 days. It returns either the newest
-    100 daily bars or all of them. The free plan delivers the newest day after its end. An answer therefore does not
-    cover times after its newest bar that are younger than 36 hours.
+    The vendor returns the minutes of a calendar month of New York, or of the trailing 30 days. It returns either the
+    newest 100 daily bars or all of them. The free plan delivers the newest day after its end. An answer therefore does
+    not cover times after its newest bar that are younger than 36 hours.
     """
 
     def __init__(self, context: ProviderContext) -> None:

@@ -187,7 +187,7 @@ def parse_series(
 
 
 def _times(texts: list[str], zone: str | None) -> Int64Array:
-    """Return microseconds UTC of local times in a zone, or of dates (00:00 UTC) if it is None."""
+    """Return microseconds UTC of local times in a zone, or of dates (00:00 UTC) if the zone is None."""
     naive = pa.array(texts, pa.utf8()).cast(pa.timestamp("us"))
     if zone is None:
         days: Int64Array = times_of(naive) // DAY_US * DAY_US
@@ -209,12 +209,12 @@ def _bare(name: str) -> str:
 
 
 def _numbers(rows: Iterable[Mapping[str, _Cell]], suffix: str) -> Float64Array:
-    """Return a column; NaN for rows without it. Raises ValueError."""
+    """Return a column of numbers; NaN for rows without a value. Raises ValueError."""
     name = ""
     found: list[_Cell] = []
     for row in rows:
         cell = row.get(name)
-        if cell is None:  # the first row, or a row with another number
+        if cell is None:  # the first row, or a row whose name has another number
             name = next((name for name in row if _bare(name) == suffix), name)
             cell = row.get(name)
         found.append(np.nan if cell is None or cell == "" else cell)

@@ -38,7 +38,7 @@ POLL_S: Final = 1.0
 MUTE_S: Final = 10.0
 """Maximum time of failed requests before the feed is down."""
 PAGE: Final = 1_000
-"""Number of trades in an answer of these exchanges; the other exchanges define their own number."""
+"""Number of trades in an answer of the exchanges in FROM_ID; other exchanges define their own number."""
 
 _IN_ORDER_US: Final = 900_000  # the feed allows a second of disorder
 _LEAST_POLL_REAL_S: Final = 0.05

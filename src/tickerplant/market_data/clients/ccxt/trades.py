@@ -31,7 +31,9 @@ class Trade:
 
 @dataclass(slots=True)
 class SymbolTrades:
-    """The known trades of a symbol. `seen`: recent ids with their times; `last_id`, `last_ms`: the newest.
+    """The known trades of a symbol.
+
+    `seen`: recent ids with their times; `last_id`, `last_ms`: id and time of the newest trade.
 
     `overlap_ms`: time before the newest trade at which the next answer begins; shorter if a full answer would end
     before that trade. `requested_us`: time of the last request that was answered.

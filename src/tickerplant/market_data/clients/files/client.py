@@ -151,7 +151,7 @@ def _folder_arguments(context: ProviderContext) -> tuple[Path, ReadOptions]:
 
 
 def _as_option(reason: str) -> str:
-    """Return a reason with the options of the vendor in place of the command's.
+    """Return a reason with the vendor's options in place of the options of the command line.
 
     >>> _as_option("set it with --date-order")
     'set it with the option date_order'

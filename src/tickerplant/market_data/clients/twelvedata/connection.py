@@ -21,7 +21,7 @@ MANY_FAILURES: Final = 6
 
 
 class Connection:
-    """One connection: messages that are not delivered yet, the times of the last ones, and messages to send.
+    """One connection: messages that are not delivered yet, the times of the last messages, and messages to send.
 
     At most two batches are between socket and queue. One is parsed and waits for room in the queue. The other is being
     gathered, with at most `GATHER_MESSAGES` and the messages of one read. The socket is not read if this batch is full.
@@ -58,7 +58,7 @@ class Connection:
             self._outbox.put_nowait(text)
 
     async def listen(self, subscriptions: Sequence[str]) -> tuple[str, int]:
-        """Subscribe and deliver messages until the end; return its reason and the minimum of failures to count."""
+        """Subscribe and deliver messages until the end; return its reason, and a minimum for the failure count."""
         socket, clock, session = self._socket, self._clock, self._session
         socket.on_read = self._on_read
         socket.on_messages = self._on_messages

@@ -5,7 +5,7 @@ connection has an unknown size, NaN: earlier trades do not belong to it. A tick 
 
 A volume that decreases has one of four causes, and the next ticks show which:
 
-- Messages in the wrong order within one batch: those of one symbol and second are sorted by their volumes.
+- Messages in the wrong order within one batch: messages of one symbol and second are sorted by their volumes.
 - A late message, or a correction by less than half: size 0, and the former volume stays in force.
 - A new day (less than half of the volume, or less after hours of silence): the whole volume is new.
 - An error (one volume far too high or too low, then corrected): both volumes are stored for a minute. Each tick belongs
@@ -27,7 +27,7 @@ Int32Array = npt.NDArray[np.int32]
 RECENT_US: Final = 60 * SECOND_US
 """Longest time for which two volumes of one symbol are stored; late messages arrive within seconds."""
 NEW_DAY_US: Final = 4 * HOUR_US
-"""Time without a tick after which a lower volume is that of a new day: no market pauses that long within a day."""
+"""Time without a tick after which a lower volume belongs to a new day: no market pauses that long within a day."""
 
 
 class DayVolumes:

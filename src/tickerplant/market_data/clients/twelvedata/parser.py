@@ -1,4 +1,4 @@
-"""Parsed messages of the stream into batches of ticks, with the gaps of a live connection. Pure.
+"""Converts parsed messages of the stream into batches of ticks, and detects the gaps of a live connection. Pure.
 
 A connection may stay open while its ticks stop and later continue. Even if the pause is shorter than the limit, the
 ticks of the pause are lost. Such a gap is found by the times of the ticks.
@@ -17,7 +17,7 @@ from tickerplant.market_data.vendors.port import Ticks
 
 
 class MessageParser:
-    """Turns the messages of a stream into events."""
+    """Converts the messages of a stream into events."""
 
     def __init__(self, quotes: QuoteDecoder, subscriptions: Subscriptions, liveness: PriceLiveness) -> None:
         self._quotes = quotes

@@ -1,4 +1,4 @@
-"""Twelve Data's WebSocket messages into columns. Pure.
+"""Converts Twelve Data's WebSocket messages into columns. Pure.
 
 A message has no trade id and no size. The size of a tick is the growth of `day_volume`; its time is a whole second.
 """
@@ -87,7 +87,7 @@ def read_messages(texts: Sequence[str | bytes]) -> ParsedMessages:
         found = _prices.decode(b"[" + b",".join(raw) + b"]")
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         found = []
-    if len(found) != len(raw):  # also if a text is a list, or a text ends within the next one
+    if len(found) != len(raw):  # also true if a text is a list, or ends in the middle of the next text
         found = []
         for text in raw:
             try:

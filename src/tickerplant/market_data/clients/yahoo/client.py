@@ -75,15 +75,15 @@ _LEAST_TIMEOUT_S: Final = 10.0  # by the machine's clock: a fast clock does not 
 _CHART: Final = "/v8/finance/chart/"
 
 _library = threading.Lock()
-"""Held during every call of yfinance."""
+"""Lock that is held during every call of yfinance."""
 _ours = threading.local()
 
 
 def provider(context: ProviderContext) -> YahooProvider:
-    """Return the provider. Option `cache`: the folder of yfinance's caches (default: a temporary folder of the
-    process).
+    """Return the provider.
 
-    The first provider of a process sets the folder.
+    Option `cache`: the folder of yfinance's caches (default: a temporary folder of the process). The
+    first provider of a process sets the folder.
     """
     return YahooProvider(context)
 
@@ -97,7 +97,7 @@ class _CachedSplits:
 
 
 class YahooProvider:
-    """The vendor; see `vendors.port.Provider`. yfinance is imported with the first request (it takes a second)."""
+    """The vendor; see `vendors.port.Provider`. yfinance is imported with the first request, which takes a second."""
 
     offer = Offer(
         bars=(
@@ -274,7 +274,7 @@ class _Yfinance:
         self.session.close()
 
     def _error_of(self, error: Exception) -> VendorError:
-        """Return the VendorError: by the status of the last chart, then by the type of the exception."""
+        """Return the VendorError by the status of the last chart, or else by the type of the exception."""
         known = self._library.exceptions
         status: int = self.session.chart_status
         text = f"{type(error).__name__}: {str(error)[:300]}"

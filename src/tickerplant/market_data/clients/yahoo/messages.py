@@ -120,8 +120,9 @@ def raise_error(status: int, body: bytes) -> None:
 class Columns:
     """A frame of `Ticker.history(auto_adjust=False)` as columns, in its order.
 
-    `time`: starts in microseconds UTC; `local`: the same in the exchange's local time (midnight for days). `splits`,
-    `dividends`: 0 in rows without one. `market_us`: the vendor's clock, by its last trade; None if unknown.
+    `time`: starts in microseconds UTC; `local`: the same starts in the exchange's local time (midnight for days).
+    `splits`, `dividends`: 0 in rows without a split or dividend. `market_us`: the vendor's clock, by its last trade;
+    None if unknown.
     """
 
     time: Int64Array
@@ -157,7 +158,7 @@ class Splits:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Bars of the requested range, the end of the range they cover, splits and dividends."""
+    """Bars of the requested range, the end of the range that the bars cover, splits and dividends."""
 
     bars: pa.RecordBatch
     until_us: int
@@ -175,8 +176,8 @@ def read_columns(columns: Columns, request: BarsRequest, now_us: int, splits: Sp
     """Return the answer to a request of one symbol; `splits` are all splits of the symbol from `start_us` up to now.
 
     Rows without a price, rows off the grid (the live last row) and bars that are unfinished by the vendor's clock are
-    dropped. Raises NotEntitled if no row with a price is on the grid. Exchanges that open at half past the hour have
-    bars of 1 h at half past.
+    dropped. Raises NotEntitled if no row with a price is on the grid. Exchanges that open at half past the hour have 1
+    h bars that start at half past.
     """
     symbol, interval, start_us, end_us = request.symbols[0], request.interval, request.start_us, request.end_us
     daily = interval == "1d"
