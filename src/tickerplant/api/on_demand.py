@@ -19,7 +19,7 @@ from tickerplant.core.interval import Interval
 MAX_CONCURRENT: Final = 2
 """Maximum requests that compute at the same time. Each needs a thread, a connection, and about 10 MB at most."""
 MAX_WAITING: Final = 32
-"""Maximum requests that wait for their turn. One more is refused with 503."""
+"""Maximum requests that wait for their turn. A further request is refused with 503."""
 
 ReadBars: TypeAlias = Callable[[int | None, int | None, int], Awaitable[pa.Table]]
 """Function (start_us, end_us, count) that returns at most `count` bars in ascending order of time. If `start_us` is

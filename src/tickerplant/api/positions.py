@@ -45,7 +45,7 @@ class Position(msgspec.Struct, frozen=True):
 def parse_position(value: Any) -> Position:
     """Return the position that a client sent: the object from an answer's body, or the header's text.
 
-    Raises BadInput, which explains the form of a position.
+    Raises BadInput, whose message explains the form of a position.
     """
     try:
         if isinstance(value, str):

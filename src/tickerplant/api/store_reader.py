@@ -26,7 +26,7 @@ MIN_CONNECTIONS, MAX_CONNECTIONS = 1, 8
 
 
 class ReadTransaction:
-    """One consistent view of the store. `position` is the log position that it corresponds to."""
+    """One consistent view of the store. `position` is the log position of the view."""
 
     def __init__(self, session: ReadSession, position: Position) -> None:
         self._session = session
@@ -54,7 +54,7 @@ class ReadTransaction:
     async def values(
         self, symbol: str, interval: Interval, start_us: int | None, end_us: int | None, limit: int
     ) -> pa.Table:
-        """Return at most `limit` rows of values in ascending order of time. If `start_us` is None, the newest ones."""
+        """Return at most `limit` rows of values in ascending order of time; the newest ones if `start_us` is None."""
         return await self._session.analytics.read(symbol, interval.name, start_us, end_us, limit)
 
     async def forming_values(self, symbol: str) -> pa.Table:

@@ -1,7 +1,7 @@
 """Tracks whether all records of a feed have reached the tables. Pure: positions in, outstanding partitions out.
 
-A feed's last raw record of a partition has offset X. It has arrived when persistence has applied raw beyond X and the
-outputs of aggregation and analytics for X. One of two observations proves that the outputs are applied:
+A feed's last raw record of a partition has offset X. This record has arrived when persistence has applied raw beyond X
+and the outputs of aggregation and analytics for X. One of two observations proves that the outputs are applied:
 
 - Aggregation and analytics forward the feed's `end`, whose `cause` is X: the store has applied a cause of X or later.
 - Aggregation has committed raw beyond X, so its outputs are before the end offset of its topic at that time. Analytics

@@ -144,7 +144,7 @@ class ServiceCounts:
 
 
 def registry_of(collector: PlantCollector) -> CollectorRegistry:
-    """Return a registry with the plant's metrics and the process's own."""
+    """Return a registry with the metrics of the plant and of the process."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(collector)
     ProcessCollector(registry=registry)

@@ -31,7 +31,7 @@ class ApiError(Exception):
 
 
 def error_body(code: str, message: str, hint: str = "") -> bytes:
-    """Return the JSON of an error."""
+    """Return the JSON body of an error answer."""
     return msgspec.json.encode({"error": {"code": code, "message": message, "hint": hint}})
 
 

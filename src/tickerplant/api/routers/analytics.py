@@ -69,7 +69,7 @@ async def _warmup_remaining(
     """Return the number of bars that each computed column still needs, for columns that are null in the last row.
 
     Counts stored bars up to that row, at most as many as the longest warm-up. A column that is null despite enough bars
-    was added to the settings lately; the next bar has its value.
+    was added to the settings recently; the next bar has its value.
     """
     if state.indicators is None or not table.num_rows:
         return {}

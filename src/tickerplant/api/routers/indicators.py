@@ -114,9 +114,9 @@ _LIST: Final[dict[int | str, dict[str, Any]]] = REFUSALS | {
 async def listing(request: Request) -> Response:
     """Return every declared indicator and TA-Lib function: parameters, defaults, bounds, inputs, columns, warm-up.
 
-    `columns` and `warmup` are for the default parameters. `warmup` is the number of the first bar with a value, from 1.
-    A `recursive` indicator depends on all bars since the first stored one, other indicators depend on a window. The
-    bounds of TA-Lib functions are null.
+    `columns` and `warmup` are for the default parameters. `warmup` is the number of the first bar with a value, counted
+    from 1. A `recursive` indicator depends on all bars since the first stored one; other indicators depend on a window.
+    The bounds of TA-Lib functions are null.
     """
     found = await asyncio.to_thread(_calculator(request).listing)
     return json_response({"count": len(found), "indicators": found})

@@ -65,9 +65,9 @@ router = APIRouter(prefix="/v1", tags=["market data"])
 async def realtime(request: Request, symbol: Symbol, query: Annotated[RealtimeQuery, Depends()]) -> Response:
     """Return the last tick that may set a price, the newest bar of each interval, and values of forming bars.
 
-    All are read at one log position. Forming bars in the store are up to a second old; `/v1/stream` has them at once.
-    CSV contains the last tick only, on one line. If `start`, `end`, `limit` or `skip` is given, the answer contains
-    ticks, as `/v1/ticks` does. Without `start` they are the newest ticks, in ascending order of time.
+    All rows are read at one log position. Forming bars in the store are up to a second old; `/v1/stream` has them at
+    once. CSV contains the last tick only, on one line. If `start`, `end`, `limit` or `skip` is given, the answer
+    contains ticks, as `/v1/ticks` does. Without `start` they are the newest ticks, in ascending order of time.
     """
     state: ApiState = request.app.state.api
     if query.wants_ticks:

@@ -2,7 +2,7 @@
 
 Queues: each client has one outbox (see `hub`). A client whose socket accepts nothing for `STALL_S`, or whose outbox is
 full, is dropped with close code 4008. Commands of one client are handled one after the other; further commands wait in
-its socket.
+the socket.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class Stream:
                 self.hub.send_position()
 
     async def load_state(self, wanted: Filter) -> None:
-        """Add the newest state of the selected symbols from the store to the hub, unless it was read before."""
+        """Add the newest state of the selected symbols from the store to the hub. Each symbol is read only once."""
         if self._read_newest is None or self._loaded_all:
             return
         everything = any(wanted.every(kind) for kind in STATEFUL)
@@ -115,7 +115,7 @@ class Stream:
         async with self._load_lock:
             try:
                 self.hub.seed(await self._read_newest(missing))
-            except Exception as error:  # the stream works without the store; the health check reports the store
+            except Exception as error:  # the stream works without the store; the health check reports the error
                 logger.warning("snapshot sent without the store's state: %s", error)
                 return
             if missing is None:

@@ -25,7 +25,7 @@ EVERY: Final = "*"
 DEFAULT_CHANNELS: Final = ("ticks", "bars", "analytics")
 CHANNELS: Final = (*KINDS, *(f"{kind}.{interval}" for kind in (BARS, ANALYTICS) for interval in INTERVALS))
 MAX_SYMBOLS: Final = 1_000
-"""Maximum symbols by name in one connection's subscription. A client that needs more subscribes to `*`."""
+"""Maximum symbols that one connection's subscription names. A client that needs more subscribes to `*`."""
 MAX_MESSAGE_BYTES: Final = 256 * 1024
 """Maximum size of a command. 1,000 symbols of 32 characters and a position of 16 partitions are 40 KB."""
 

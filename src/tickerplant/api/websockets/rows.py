@@ -123,7 +123,8 @@ def plain(name: str, column: Array) -> list[Any]:
 class DictionaryCache:
     """Python objects of the dictionaries of text columns. Belongs to one thread.
 
-    The records of a feed repeat one dictionary with all its symbols. Its texts become Python objects once.
+    The records of a feed repeat one dictionary with all its symbols. The texts of this dictionary become
+    Python objects only once.
     """
 
     def __init__(self) -> None:

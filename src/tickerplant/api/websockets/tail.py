@@ -19,7 +19,7 @@ MAX_BATCH_RECORDS: Final = 256
 PACE_S: Final = 0.003
 """Minimum seconds between polls, so that records of several partitions share one frame."""
 LAGGING_S: Final = 2.0
-"""Age of the newest record above which all clients are conflated."""
+"""Age of the newest record, in seconds, above which all clients are conflated."""
 RETRY_S: Final = 1.0
 JOIN_S: Final = 5.0
 

@@ -1,4 +1,4 @@
-"""`tickerplant action`: enter splits and dividends, and list those in the store."""
+"""`tickerplant action`: enter splits and dividends, and list the stored ones."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def split(
     wait: Wait = True,
     json: Json = False,
 ) -> None:
-    """Enter a split. Indicators of the symbol are recomputed over bars that are adjusted for it.
+    """Enter a split. Indicators of the symbol are recomputed over bars that are adjusted for the split.
 
     The last split entered for a session counts. The same split again changes nothing, and 1:1 cancels a split. Stored
     bars do not change.
@@ -71,7 +71,7 @@ def dividend(
     wait: Wait = True,
     json: Json = False,
 ) -> None:
-    """Enter a dividend. Bars read with `adjust=all` are adjusted for it; indicators are not."""
+    """Enter a dividend. Bars read with `adjust=all` are adjusted for the dividend; indicators are not."""
     from tickerplant.app.wiring import corporate_actions
 
     ex_date_us, paid = _date(date), _positive(amount, f"AMOUNT {amount!r}")
@@ -91,7 +91,7 @@ def dividend(
 def list_(loaded: Loaded, symbol: Symbol, json: Json = False) -> None:
     """Print a symbol's splits and dividends, oldest first.
 
-    If several were entered for one session, `counts` marks the entry for which bars are adjusted.
+    If several entries exist for one session, `counts` marks the entry for which bars are adjusted.
     """
     from tickerplant.app.wiring import corporate_actions, open_readonly
 

@@ -39,7 +39,10 @@ def up(
         bool | None, typer.Option("--sandbox/--no-sandbox", help="Run the sandbox vendor, which needs no key.")
     ] = None,
 ) -> None:
-    """Run the whole plant in this process, with the sandbox vendor if no vendor's key is set. Ctrl-C stops it."""
+    """Run the whole plant in this process, with the sandbox vendor if no vendor's key is set.
+
+    Ctrl-C stops the plant.
+    """
     from tickerplant.app.runtime import plant
     from tickerplant.app.runtime.supervisor import signals
     from tickerplant.app.wiring.rules import always_open, ensure_rules

@@ -88,7 +88,8 @@ NO_VENDOR = "none"
 def by_action_cost(names: tuple[str, ...]) -> tuple[str, ...]:
     """Sort vendors of splits and dividends by the cost of a request, cheapest first.
 
-    Yahoo needs one request, Alpha Vantage 2 of its 25 per day, Twelve Data 40 of its 800 credits per day.
+    Yahoo needs one request. Alpha Vantage needs 2 of its 25 requests per day. Twelve Data needs 40 of its 800 credits
+    per day.
     """
     cost = {"yahoo": 0, "alphavantage": 2, "twelvedata": 40}
     return tuple(sorted(names, key=lambda name: cost.get(name, 1)))

@@ -187,7 +187,7 @@ class Settings(BaseSettings):
 
     @property
     def embedded_store(self) -> bool:
-        """True if the database is the one in the data folder."""
+        """True if the database is the embedded one in the data folder."""
         return self.store.get_secret_value() == EMBEDDED
 
     @property
@@ -207,7 +207,7 @@ class Loaded:
 
 
 def load(flags: Mapping[str, Any] | None = None, *, config: Path | None = None) -> Loaded:
-    """Read all sources and return the settings. `flags`: a tree of the options that were given.
+    """Read all sources and return the settings. `flags` is the tree of the command-line options.
 
     Raises ConfigError with one sentence: the setting's name, its origin and the fault.
     """

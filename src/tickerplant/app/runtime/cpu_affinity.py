@@ -20,7 +20,7 @@ POLL_S: Final = 2.0
 CROWDED: Final = 0.3
 """Maximum share of the core that other processes may use before the threads move."""
 QUIETER: Final = 0.15
-"""Minimum difference in that share for a move to another core."""
+"""Minimum difference between the shares of two cores for a move."""
 
 
 class CoreAffinity:
@@ -33,7 +33,7 @@ class CoreAffinity:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Choose a core and monitor it. A thread moves there with `join`; threads that it starts inherit the core."""
+        """Choose a core and monitor it. A thread moves to the core with `join`; its new threads inherit the core."""
         if len(self._cores) < 2:
             return
         load = _OtherLoad(self._cores)

@@ -1,10 +1,11 @@
 """The embedded PostgreSQL of a data folder: which process owns it, and how other processes use it.
 
-One process at a time owns the server: the holder of `store.lock`. It writes the server's address into the lock's file.
+One process at a time owns the server: the holder of `store.lock`. The holder writes the server's address into the lock
+file.
 
 - `up`, and a command that finds no owner, own the server themselves while they run.
-- `run NAME` never owns it, so that any service can be killed without harm to the others. If there is no owner, it
-  starts `run store --while-used` as a separate process, and restarts that process when it ends.
+- `run NAME` never owns the server, so that any service can be killed without harm to the others. If there is no owner,
+  it starts `run store --while-used` as a separate process, and restarts that process when it ends.
 - That process stops when `store.users`, which every user holds shared, has been free for `IDLE_S`.
 
 If an owner is killed, the next owner takes over its server or stops it (see `store.server.embedded`).

@@ -3,7 +3,8 @@
 - `plant.lock`: exclusive for `up`, and for a command that runs its own plant; shared by each `run NAME`.
 - `service-NAME-INSTANCE.lock`: held by the one process that is this member of this service.
 - `store.lock`: held by the process that owns the embedded PostgreSQL.
-- `store.users`: shared by each process that uses the embedded PostgreSQL. Its owner may stop when there are no users.
+- `store.users`: shared by each process that uses the embedded PostgreSQL. The owner
+  of the server may stop when there are no users.
 
 Each file contains its holder as JSON; `store.lock` also contains the address with its password, so the files have mode
 0600. Only the lock itself shows whether a process holds it, never the content.
@@ -60,7 +61,7 @@ class FolderLock:
         return self
 
     def write_holder(self, **fields: Any) -> None:
-        """Write this process and `fields` into the file, for the messages of other processes."""
+        """Write this process and `fields` into the file, for other processes to read."""
         assert self._file is not None
         text = json.dumps({"pid": os.getpid(), "what": " ".join(["tickerplant", *sys.argv[1:3]]), **fields})
         os.ftruncate(self._file, 0)

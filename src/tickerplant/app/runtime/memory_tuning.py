@@ -37,7 +37,7 @@ def _return_memory() -> None:
     except (OSError, AttributeError):  # another C library
         return
     mallopt(M_ARENA_MAX, ARENAS)
-    mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)  # fixed: glibc would raise it to 32 MB with the first large block freed
+    mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)  # fixed, or glibc raises it to 32 MB when it frees a block
     mallopt(M_TRIM_THRESHOLD, 16 * LARGE_BYTES)
 
 

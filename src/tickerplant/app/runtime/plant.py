@@ -1,8 +1,8 @@
 """A plant: its components, opened in the right order, and the services that run on them.
 
 Steps of opening, each idempotent: 1. the folder's lock, 2. the database and its tables, 3. the log, 4. its topics, 5.
-the check that this store follows this log, 6. the rules, appended to the log if they have changed. Closing is the
-reverse.
+the check that this store follows this log, 6. the rules, appended to the log if they have changed. Closing
+reverses the order.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ RANKS: Final = {
     "maintenance": 5,
     "api": 6,  # last, so that a dashboard shows the shutdown
 }
-"""The order in which services stop."""
+"""Rank of each service. Services stop in ascending order of rank."""
 
 NEED_STORE: Final = {"persistence", "api"}
 """Services that do not start without the store."""
@@ -137,7 +137,7 @@ class Plant:
         )
 
     def health(self) -> health.Health:
-        """Check all components. Blocks while the store and the log answer: seconds if they are unavailable."""
+        """Check all components. Blocks until the store and the log answer, for seconds if they are unavailable."""
         found: list[ComponentHealth] = []
         checks: Sequence[tuple[str, Callable[[], Iterable[ComponentHealth]]]] = (
             ("services", lambda: health.service_health(self.supervisor.statuses())),

@@ -5,8 +5,8 @@ A service is a function that works until its stop is set. Services run in thread
 has its own event loop.
 
 Restart: after a crash a service waits `FIRST_BACKOFF_S`. The wait doubles with each crash up to `LAST_BACKOFF_S`, and
-is reset after the service has run for `HEALTHY_S`. Stop: services stop in the order of their `rank`, feeds first; each
-rank is joined for at most `STOP_S` before the next rank stops.
+is reset after the service has run for `HEALTHY_S`. Stop: services stop in the order of their `rank`, feeds first; the
+supervisor waits at most `STOP_S` for each rank before the next rank stops.
 """
 
 from __future__ import annotations

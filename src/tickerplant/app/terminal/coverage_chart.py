@@ -1,4 +1,4 @@
-"""A chart of coverage: time runs to the right, and each column of characters is a bucket of bars. Pure.
+"""A chart of coverage: time increases to the right, and each column of characters is a bucket of bars. Pure.
 
 A bucket shows the worst status of its bars. If no bar has a gap, it shows the most frequent status. Each status has its
 own character, so that the chart is readable without colours. Closed hours have no columns, except for a blank between

@@ -20,8 +20,8 @@ from tickerplant.log.snapshots import first_record_from
 NOTHING: Final = 1 << 62
 """Version at which an empty topic begins: greater than every version of a record."""
 _SETTLE_S: Final = 5.0
-"""Maximum seconds to wait for records of a committed transaction. On Kafka they become readable shortly after its
-positions."""
+"""Maximum seconds to wait for records of a committed transaction. On Kafka they become readable shortly after the
+transaction's positions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,9 @@ class RecordedOutput:
         return Difference("differs", topic, offset, found.offset, sentence, cells)
 
     def _peek(self, *, patient: bool = False) -> ConsumedRecord | None:
-        """Return the next record of aggregation, or None at the end. `patient`: wait for records not readable yet.
+        """Return the next record of aggregation, or None at the end.
+
+        `patient`: wait for records that are not readable yet.
 
         On Kafka the end offset counts transaction markers, which are not records. The reader therefore waits only for
         an expected record.

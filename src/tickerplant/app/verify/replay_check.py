@@ -1,8 +1,9 @@
 """Recompute a range of raw records and compare the output of aggregation with the log, byte for byte.
 
-For each partition a stage starts from the newest kept snapshot before the range, or empty if raw still begins at its
-first record. It steps through raw. Its output for `market.prices.ohlcv`, `market.status` and the dead letters must
-equal the records of these topics, in order. At the position of a snapshot its state must equal the snapshot's bytes.
+For each partition a stage starts from the newest kept snapshot before the range. Without such a snapshot it starts
+empty, if raw still contains its first record. The stage steps through raw. Its output for `market.prices.ohlcv`,
+`market.status` and the dead letters must equal the records of these topics, in order. At the position of a snapshot its
+state must equal the snapshot's bytes.
 
 The check is read-only. It ends at the offset that aggregation had committed when the check began, so a plant may run
 meanwhile. Memory holds one state and some megabytes of each topic, for any length of the range. If retention has

@@ -21,7 +21,7 @@ PATIENCE_S: Final = 8.0
 
 
 def has_plant(settings: Settings) -> bool:
-    """Return whether a log or a store exists. True for one outside the data folder, without a request to it."""
+    """Return whether a log or a store exists. True if one is outside the data folder, without a request to it."""
     return has_log(settings) or not settings.embedded_store or has_store(settings.data)
 
 

@@ -1,4 +1,4 @@
-"""The rules of the settings, and their appending to the log, from which every service reads them."""
+"""The rules of the settings, and the function that appends them to the log. Every service reads them from the log."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def sandbox_clock(settings: Settings) -> SystemClock:
 
 
 def sandbox_endpoint(greeting: bytes, symbols: tuple[str, ...]) -> SandboxEndpoint:
-    """Return the addresses of a sandbox in another process, from the line that it printed when it was up."""
+    """Return the addresses of a sandbox in another process, from the line that the process printed at its start."""
     from tickerplant.sandbox.endpoint import parse_greeting
 
     return parse_greeting(greeting, symbols)

@@ -29,7 +29,9 @@ NEEDS_KEY: Final = {"twelvedata": "vendors.twelve_data_key", "alphavantage": "ve
 
 
 def orders(settings: Settings, *, sandbox: bool = False) -> dict[str, tuple[str, ...]]:
-    """Return the order of vendors by kind of data. With `sandbox`, kinds without a configured vendor use it alone.
+    """Return the order of vendors by kind of data.
+
+    With `sandbox`, kinds without a configured vendor use only the sandbox.
 
     Raises ConfigError for a configured vendor without its key.
     """
@@ -147,7 +149,10 @@ def backfill(
 
 
 def streams(scheduler: RequestScheduler, symbols: Sequence[str]) -> list[tuple[Provider, tuple[str, ...]]]:
-    """Return the streaming vendors with their symbols. Each symbol goes to the first vendor whose markets match it."""
+    """Return the streaming vendors with their symbols.
+
+    Each symbol is assigned to the first vendor whose markets match it.
+    """
     remaining, found = list(symbols), []
     for provider in scheduler.providers("stream"):
         if not provider.offer.stream:
@@ -160,7 +165,7 @@ def streams(scheduler: RequestScheduler, symbols: Sequence[str]) -> list[tuple[P
 
 
 def status(settings: Settings, *, sandbox: bool | None = None) -> list[VendorStatus]:
-    """Return each vendor's status from the state on the log. A plant need not run, and is not affected."""
+    """Return each vendor's status from the state on the log. No plant needs to run; a running plant is not affected."""
     from tickerplant.app.wiring.coverage_query import rules_and_market_time
     from tickerplant.market_data.vendors.scheduler import VendorPlan, vendor_statuses
     from tickerplant.sandbox import SandboxEndpoint
