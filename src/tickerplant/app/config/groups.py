@@ -115,20 +115,20 @@ class VendorSettings(SettingsGroup):
         default={}, description="Keys of other vendors by name: `TICKERPLANT_VENDORS__KEYS__ACME=…`."
     )
     stream: Names = Field(
-        default=(), description="Vendors for live prints, best first; unset: those with a key; `none`: no vendor."
+        default=(), description="Vendors for live prints, best first; unset: vendors with a key; `none`: no vendor."
     )
     intraday: Names = Field(
         default=(),
-        description="Vendors for bars below a day, best first; unset: those with a key, then `yahoo`; `none`: no "
+        description="Vendors for bars below a day, best first; unset: vendors with a key, then `yahoo`; `none`: no "
         "vendor.",
     )
     daily: Names = Field(
         default=(),
-        description="Vendors for daily bars, best first; unset: those with a key, then `yahoo`; `none`: no vendor.",
+        description="Vendors for daily bars, best first; unset: vendors with a key, then `yahoo`; `none`: no vendor.",
     )
     actions: Names = Field(
         default=(),
-        description="Vendors for splits and dividends, best first; unset: those with a key, then `yahoo`; `none`: no "
+        description="Vendors for splits and dividends, best first; unset: vendors with a key, then `yahoo`; `none`: no "
         "vendor.",
     )
     quotas: Quotas = Field(
@@ -223,7 +223,7 @@ class SandboxSettings(SettingsGroup):
     )
     seed: int = Field(default=7, description="Seed of the simulated prices: the same seed gives the same prices.")
     port: int = Field(default=0, ge=0, le=65535, description="Port that the sandbox listens on; 0: a free port.")
-    url: str = Field(default="", description="Address of a running sandbox; unset: `up` starts one.")
+    url: str = Field(default="", description="Address of a running sandbox; unset: `up` starts a sandbox.")
     vendors: Names = Field(
         default=("sandbox",),
         description="Vendors that the sandbox replaces, best first: `sandbox`, or those whose protocols it serves, "
@@ -241,7 +241,7 @@ class SandboxSettings(SettingsGroup):
     )
     free_plans: bool = Field(default=False, description="Apply the quotas of the vendors' free plans to the sandbox.")
     fault_script: Names = Field(
-        default=(), description="Faults to inject: `SECONDS ORDER`, as in `60 do=mute&seconds=30`; see `sandbox.md`."
+        default=(), description="Faults to inject: `SECONDS FAULT`, as in `60 do=mute&seconds=30`; see `sandbox.md`."
     )
     fault_seed: int | None = Field(
         default=None, description="Seed of random faults, one every few minutes; unset: no random faults."

@@ -96,8 +96,8 @@ class Settings(BaseSettings):
     )
     history: Names = Field(
         default=("1d:3650", "5m:max", "1m:max"),
-        description="Wanted depth of history, as `interval:days`, or `interval:max` for all history of the vendors; "
-        "`none` turns the backfill off, also for gaps.",
+        description="Depth of history to fetch, as `interval:days`, or `interval:max` for all history of the vendors; "
+        "`none`: the backfill fetches only users' orders, and no gaps.",
     )
     api: ApiSettings = Field(default_factory=ApiSettings, description="REST and WebSocket.")
     alerts: AlertSettings = Field(default_factory=AlertSettings, description="Webhooks of alerts.")
@@ -112,7 +112,8 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info",
-        description="Minimum level of log lines; unset: `warning` for commands that end by themselves, else `info`.",
+        description="Minimum level of log lines; unset: `warning` for commands that end by themselves, otherwise "
+        "`info`.",
     )
     log_format: Literal["auto", "console", "json"] = Field(
         default="auto",
