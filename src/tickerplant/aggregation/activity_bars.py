@@ -185,7 +185,7 @@ class ActivityBars:
         self, until_us: int, members: npt.NDArray[np.bool_], calendars: list[Calendar],
         calendar_of: Codes,
     ) -> list[Rows]:  # fmt: skip
-        """Count the waiting ticks before `until_us`, and end the sessions that end by then. Return bars by interval.
+        """Count the ticks before `until_us`, and end the sessions over by then; return the ended bars by interval.
 
         `members[symbol, interval]`: the symbol has bars of the interval.
         """

@@ -296,7 +296,7 @@ class BarAggregator:
             self._add_minutes(feed, rows, LATE)
 
     def _add_minutes(self, feed: FeedState, rows: Rows, reason: int, *, add: bool = True) -> None:
-        """Add closed minutes of a feed, sorted by start, to the candidates. Without `add`, replace the present ones."""
+        """Add closed minutes of a feed, sorted by start, to the candidates. If not `add`, they replace present ones."""
         if len(rows):
             rows["complete"] = completeness.minutes_complete(feed, rows)
             self._wait_for_better_feeds(feed, rows)

@@ -144,7 +144,7 @@ class CandidateBlocks:
             ours = np.isin(block["symbol"], symbols)
             if not ours.any():
                 continue
-            # A vendor's bar has the reason of its request: the store derives its rank from it.
+            # A vendor's bar has the reason of its request: the store derives the bar's rank from the reason.
             block["reason"][block["winner"] & ours & (block["kind"] != FROM_VENDOR)] = reason
             self.blocks[start] = block
             self.changed.setdefault(start, []).append(np.unique(block["symbol"][ours]))

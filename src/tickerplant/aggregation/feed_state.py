@@ -130,7 +130,7 @@ class FeedState:
             self.coverage.append((start_us, FOREVER_US))
 
     def mark_up(self, start_us: int, *, gap: bool, whole: bool) -> None:
-        """Add coverage from `start_us`. Without `gap` the former range continues.
+        """Add coverage from `start_us`. The former range continues if `gap` is false.
 
         `whole`: the first minute, 5m interval and session of the feed count as covered.
         """

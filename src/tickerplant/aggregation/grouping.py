@@ -90,7 +90,10 @@ def group_ticks(ticks: TickColumns, buckets: Int64Array | None = None) -> Rows:
 
 
 def _keys(starts: Int64Array, symbols: Codes) -> tuple[Int64Array, Int64Array | None]:
-    """Return one sort key for each tick, and the buckets, which keys contain by index; None if there is one."""
+    """Return one sort key for each tick, and the buckets; None as buckets if all ticks are in one.
+
+    A key contains the index of the bucket, and the symbol.
+    """
     low, high = int(starts.min()), int(starts.max())
     if low == high:
         return symbols.astype(np.int64), None

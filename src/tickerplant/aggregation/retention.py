@@ -74,7 +74,7 @@ def is_retained(state: State, starts: Int64Array) -> BoolArray:
 
 
 def drop_silent_feeds(state: State, sent_at_us: int) -> None:
-    """Drop ended feeds after three days of log time without a record, and feeds that are down after six days.
+    """Drop feeds that sent no record for three days of log time if they ended, or six days if they are down.
 
     Each session of the revision window adds one day. Six days span a long weekend: the completeness of a
     feed's bars must be known while they are retained.

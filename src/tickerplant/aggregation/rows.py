@@ -100,7 +100,7 @@ class Interner:
         cached = self._cached.get(feed)
         if cached is None or not cached[0].equals(dictionary):
             codes = np.array([self.code(text) for text in dictionary.to_pylist()], dtype=np.int32)
-            # The dictionary shares the record's memory: a copy in the cache does not retain it. At most 256 feeds.
+            # The dictionary shares the record's memory: a cached copy does not retain the record. At most 256 feeds.
             if len(self._cached) >= 256:
                 self._cached.clear()
             self._cached[feed] = cached = (dictionary.take(np.arange(len(dictionary))), codes)

@@ -50,7 +50,7 @@ class AggregationStage(Stage):
         return list(self._outputs(record, self._engine.finish(), version))
 
     def snapshot(self) -> bytes:
-        """Return the whole state."""
+        """Return the whole state as bytes."""
         return snapshot.encode_snapshot(self._engine.state)
 
     def oldest_offset(self) -> int | None:

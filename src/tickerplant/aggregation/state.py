@@ -69,7 +69,7 @@ class State:
         return max((offset for sent, offset in self.hours if sent <= time_us), default=0)
 
     def oldest_offset(self) -> int | None:
-        """Return the smallest raw offset of the ticks in retained bars and the unmatched corrections, or None."""
+        """Return the smallest raw offset of ticks in retained bars and of unmatched corrections; None if none exist."""
         blocks = (block for each in (*self.candidates, self.auctions) for block in each.blocks.values())
         found = [int(block["first_offset"].min()) for block in blocks]
         for feed in self.feeds.values():

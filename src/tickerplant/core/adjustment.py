@@ -52,8 +52,8 @@ def dividend_factors(
 ) -> Float64Array:
     """Return the price factor of each time: the product of 1 − amount / previous close over all later ex-dates.
 
-    CRSP and the vendors use the same formula. Amounts are as paid, closes as traded. A dividend without a positive
-    previous close, or not below that close, has the factor 1.
+    CRSP and the vendors use the same formula. Amounts are as paid, closes as traded. The factor is 1
+    for a dividend without a positive previous close, and for an amount that is not below that close.
     """
     usable = (closes_before > 0) & (amounts >= 0) & (amounts < closes_before)
     ratios = 1.0 - amounts[usable] / closes_before[usable]
@@ -61,7 +61,7 @@ def dividend_factors(
 
 
 def closes_before(times: Int64Array, closes: Float64Array, effective: Int64Array) -> Float64Array:
-    """Return the last close before each ex-date, NaN if there is none. `times` ascend."""
+    """Return the last close before each ex-date, NaN if there is none. `times` must ascend."""
     at = np.searchsorted(times, effective, side="left") - 1
     return np.where(at >= 0, closes[np.maximum(at, 0)] if len(closes) else np.nan, np.nan)
 
@@ -76,7 +76,7 @@ class Closes:
 
 @dataclass(frozen=True, slots=True)
 class Adjustment:
-    """The splits and dividends of one symbol. `sessions` are their dates, `begins` the starts of these sessions."""
+    """The splits and dividends of one symbol. `sessions` are the dates of the splits, `begins` their starts."""
 
     sessions: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
     begins: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
@@ -91,7 +91,7 @@ class Adjustment:
     def bars(self, bars: pa.Table, *, daily: bool) -> pa.Table:
         """Return adjusted bars (`time` and any columns of `schemas.BARS`). Nulls and other columns stay unchanged.
 
-        The time of `daily` bars is their session's date; other bars have an instant.
+        The time of `daily` bars is their session's date. The time of other bars is an instant.
         """
         times = times_of(bars.column("time"))
         splits = split_factors(times, self.sessions if daily else self.begins, self.ratios)

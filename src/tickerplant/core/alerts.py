@@ -22,10 +22,10 @@ OPERATORS: Final = (CROSSES_ABOVE, CROSSES_BELOW, GREATER, LESS, PERCENT_CHANGE)
 ON_BAR, ON_UPDATE = "bar", "update"
 WHEN: Final = (ON_BAR, ON_UPDATE)
 PRICES: Final = ("open", "high", "low", "close", "volume")
-"""Columns of a bar that an operand may be."""
+"""Columns of a bar that may be operands."""
 MAX_BARS: Final = 500
-"""Maximum window of a percent change, in bars. Its ring is stored with every 32nd bar's state: 500 · 8 B · 58 = 232 kB
-for a symbol of 1-minute bars."""
+"""Maximum window of a percent change, in bars. The ring of its values is stored with every 32nd bar's state. That takes
+500 · 8 B · 58 = 232 kB for a symbol of 1-minute bars."""
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?\Z")

@@ -30,7 +30,7 @@ class UnknownIndicator(BadInput):
 
 
 class UnreadableRecord(TickerplantError):
-    """The bytes of a log record are not a Tickerplant record, or one of a newer version.
+    """The bytes of a log record are not a Tickerplant record, or are of a newer version.
 
     A reader appends such a record to `market.deadletter` with this reason and continues.
     """

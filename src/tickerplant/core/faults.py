@@ -1,4 +1,4 @@
-"""Named failpoints at which a test may kill the process. Without a hook a failpoint costs one comparison.
+"""Named failpoints at which a test may kill the process. A failpoint without a hook costs one comparison.
 
 Names are `service.effect.when`, for example `aggregation.commit.before`. `app` installs a hook if the setting
 `testing.crash_at` is set, as in the chaos tests.

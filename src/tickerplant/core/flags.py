@@ -17,7 +17,7 @@ class TickFlag(IntFlag):
     CORRECTION = 8
     """Replaces price and size of the tick of the same feed and symbol with the same `trade_id` and `time`."""
     EXTENDED = 16
-    """Printed outside regular hours."""
+    """The print is outside regular hours."""
     CLOSING_AUCTION = 32
     """Print of the closing auction. It belongs to the daily bar although it arrives after the close."""
     SIZE_UNKNOWN = 64

@@ -26,8 +26,8 @@ _MONDAY_OFFSET_US = 4 * DAY_US  # 1970-01-01 was a Thursday; the first Monday is
 class Interval:
     """A bar interval. Intervals compare by length. Use the constants of this module or `parse`.
 
-    `us` is the length in microseconds, 0 for an interval of activity. Only the latter has a `measure` (`t`, `v` or `d`)
-    and an `amount`.
+    `us` is the length in microseconds, 0 for an interval of activity. Only an interval of activity has a `measure`
+    (`t`, `v` or `d`) and an `amount`.
     """
 
     us: int

@@ -286,7 +286,7 @@ def decode(data: Any) -> Record:
 
 
 def _check(kind: type[Header], batch: pa.RecordBatch) -> None:
-    """Raise unless the batch has the kind's columns and each index and string in them is valid."""
+    """Raise UnreadableRecord for wrong columns, and an Arrow error for invalid indices or strings in them."""
     expected = COLUMNS[kind]
     if batch.num_columns < len(expected) or (batch.num_columns > len(expected) and kind is not Values):
         raise UnreadableRecord(f"{kind.__name__} has {batch.num_columns} columns, not {len(expected)}")

@@ -23,7 +23,7 @@ LAST_DAY: Final = dt.date(2039, 12, 31)
 PACKAGED_CALENDARS: Final = ("XNYS",)
 """Calendars whose schedules are in the package: the exchange of the default rules. `tools/calendars.py` writes them."""
 Schedule: TypeAlias = Mapping[str, Int64Array]
-"""Arrays of a calendar by name, one element per session."""
+"""Arrays of a calendar by the name of the array, with one element per session."""
 _EXTENDED_FROM: Final = dt.time(4)
 _EXTENDED_TO: Final = dt.time(20)
 _EXTENDED_FOR_US: Final = 4 * HOUR_US

@@ -1,7 +1,7 @@
 """The protocol between the loop of a stateful service and the pure state that it runs.
 
 A *stage* is the state of one input partition. The loop (`log/processor.py`) passes it one record at a time; the stage
-returns the records to append. A stage does no IO and reads no clock, so the same input always gives the same outputs.
+returns the records to append. A step does no IO and reads no clock, so the same input always gives the same outputs.
 `aggregation` and `analytics` implement stages; they may not import `log`, so the types are here.
 """
 
@@ -72,7 +72,7 @@ EMPTY_HISTORY: Final[History] = _no_records
 
 
 class Stage(Protocol):
-    """The pure state of one partition: no IO, no clock."""
+    """The state of one partition. Its steps do no IO and read no clock."""
 
     def step(self, consumed: ConsumedRecord, history: History) -> Sequence[Output]:
         """Apply one record and return the records that it causes. Invalid content becomes a dead letter.

@@ -20,7 +20,7 @@ DAY_US: Final = 24 * HOUR_US
 WEEK_US: Final = 7 * DAY_US
 
 NEVER_US: Final = -(1 << 62)
-"""A time before all times: no watermark yet. Subtracting a lateness cannot overflow, unlike from the int64 minimum."""
+"""A time before all times: no watermark yet. It is above the int64 minimum, because latenesses are subtracted."""
 FOREVER_US: Final = 1 << 62
 """A time after all times: an open end, or no upper bound."""
 

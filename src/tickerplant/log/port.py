@@ -124,7 +124,7 @@ class Reader(Protocol):
 
 
 class Transaction(Protocol):
-    """Records, state values and positions that commit together or not at all. Until then readers see none."""
+    """Records, state values and positions that commit together or not at all. Readers see them after the commit."""
 
     def append(self, topic: str, partition: int, value: Payload) -> None:
         """Append one record. Raises RecordTooLarge above `MAX_RECORD_BYTES`, UnknownTopic for a missing topic."""

@@ -193,7 +193,7 @@ class Processor:
             self.on_batch(self.counts)
 
     def _run_background_work(self, writer: Writer, reader: Reader) -> None:
-        """Run one piece of background work of each stage and commit it with a snapshot.
+        """Run one unit of background work of each stage and commit it with a snapshot.
 
         A stage that was just bootstrapped is committed with a snapshot too.
         """

@@ -8,7 +8,7 @@ within milliseconds. A busy plant commits tens of thousands of ticks at once.
 Effects, in this order. Each is safe to repeat, because a repetition finds another position at Step 3 and stops:
 
 1. The log makes durable what was read (`_poll`), so that the store is never ahead of its log.
-2. Missing table partitions and columns are created (`write_batch`, up to Step 5).
+2. Missing table partitions and columns are created (`write_batch` applies Steps 2 to 5).
 3. In one database transaction: the positions move from their expected values,
 4. ticks are inserted by COPY; all other rows are upserted, and the newest version wins,
 5. the transaction commits without waiting for the database's disk.
@@ -16,7 +16,7 @@ Effects, in this order. Each is safe to repeat, because a repetition finds anoth
    records (`_follow_flushed`). A crash of the database loses the commits of its last half second, because
    `synchronous_commit` is off. Their records must still be in the log.
 
-Failures: an unavailable database or log ends a `_StoreSession`. After a pause the next one starts at the database's
+Failures: an unavailable database or log ends a `_StoreSession`. After a pause the next session starts at the database's
 positions. An unexpected position means that another process has applied it, and the transaction is rolled back. If the
 partition is still assigned to this member (its former owner finished late), reading restarts at the database's
 position. After `MAX_CONFLICTS` conflicts the partition is no longer written.
@@ -87,14 +87,14 @@ class PersistenceCounters:
     rows: int = 0
     transactions: int = 0
     unreadable: int = 0
-    """Unreadable records; aggregation has written their dead letters."""
+    """Number of unreadable records. Aggregation has written their dead letters."""
     out_of_range: int = 0
-    """Rows omitted because their time is outside the accepted range."""
+    """Number of rows omitted because their time is outside the accepted range."""
     restarts: int = 0
-    """Number of times the log or the database was unavailable."""
+    """Number of times that the log or the database was unavailable."""
     conflicts: int = 0
     differences: int = 0
-    """Bars that differ between two sources."""
+    """Number of bars that differ between two sources."""
 
 
 class Metrics(Protocol):

@@ -42,7 +42,7 @@ class FairLock:
             if turn in self._waiters:
                 self._waiters.remove(turn)
                 return False
-        return True  # it was granted between the timeout and the guard
+        return True  # the lock was granted between the timeout and the guard
 
     def release(self) -> None:
         """Release the lock; the longest waiter acquires it."""

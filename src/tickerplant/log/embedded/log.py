@@ -136,7 +136,7 @@ class EmbeddedLog:
             return EmbeddedReader(self._context, topics, group, member, start, listener)
 
     def read_range(self, source: TopicPartition, begin: int, end: int) -> Iterator[ConsumedRecord]:
-        """Yield the records of one partition in `[begin, end)`, in order. Holds some megabytes at a time."""
+        """Yield the records of one partition in `[begin, end)`, in order. Some megabytes are in memory at a time."""
         while begin < end:
             with self._reading() as connection:
                 partition_id = self._context.catalog.partition_id(connection, *source)

@@ -210,7 +210,7 @@ class EmbeddedReader:
         return frozenset(self._names[partition_id] for partition_id in self._owned)
 
     def seek(self, positions: Mapping[TopicPartition, int]) -> None:
-        """Continue from these positions in assigned partitions. A reader without a group may call it before `poll`."""
+        """Continue from these positions in assigned partitions. A reader without a group may seek before `poll`."""
         if self.group is None:
             self._follow_group()
         ids = {self._names[partition_id]: partition_id for partition_id in self._owned}

@@ -69,7 +69,7 @@ class WakeupSocket:
 
     def wait(self, timeout_s: float) -> bool:
         """Wait for a notification, at most `timeout_s`; return whether there was one, or an earlier undrained one."""
-        self.is_waiting = True  # set before reading the flag; the notifier sets the flag before it reads this
+        self.is_waiting = True  # set before reading the flag; the notifier sets the flag before it reads `is_waiting`
         try:
             if not self.is_notified and not self._poll.poll(max(0.0, timeout_s) * 1000):
                 return False

@@ -1,7 +1,7 @@
 """The event log on Apache Kafka, for a cluster: `KafkaLog(bootstrap)`.
 
 `log` implements the port; `context` is the state that its readers and writers share. Begin reading at `writer._commit`
-for a transaction, at `reader._on_assign` for a rebalance. `state` stores snapshots in compacted topics.
+for a transaction, and at `reader._on_assign` for a rebalance. `state` stores snapshots in compacted topics.
 """
 
 from tickerplant.log.kafka.log import KafkaLog

@@ -227,9 +227,9 @@ class KafkaLog:
     def make_durable(self) -> None:
         """Return at once: all in-sync replicas have acknowledged every readable record.
 
-        A record survives a power failure of all but one replica. Kafka does not sync each message to disk. A log with
-        one replica (or all on one power supply) therefore survives the death of the broker's process, but not of the
-        machine.
+        A record survives a power failure of all but one replica. Kafka does not sync each message to disk. A log
+        whose replicas share one machine or power supply therefore survives the death of the broker's process, but not
+        of the machine.
         """
 
     def trim(self, now_us: int) -> dict[str, int]:

@@ -56,7 +56,7 @@ class KafkaTransaction:
         self.chunks[source, key] = chunks
 
     def send_positions(self, reader: Reader, positions: Mapping[TopicPartition, int]) -> None:
-        """Commit the reader's group to these positions."""
+        """Add these positions of the reader's group to the commit."""
         if not isinstance(reader, KafkaReader) or reader.group is None:
             raise LogError("send_positions needs a reader of this log that has a group")
         self.positions.append((reader, dict(positions)))
