@@ -132,7 +132,7 @@ def test_ticks_beyond_the_allowed_lateness_are_counted_as_too_late() -> None:
     assert [(s.reason, s.count) for s in statuses if s.state == "unsupported"] == [("too late for bars by activity", 1)]
 
 
-def test_intervals_in_both_rules_continue_after_a_change() -> None:
+def test_bars_of_an_interval_in_the_old_and_new_rules_continue_after_a_change() -> None:
     rows = [(OPEN + i * S, "A", 10.0, 1.0) for i in range(6)]
     raw = [RULES, start(start_us=OPEN - M, symbols=["A"]), ticks(rows[:2], OPEN + S)]
     raw += [settings_record(activity_bars={"*": ["3t"]}), ticks(rows[2:], OPEN + 10 * S), end()]

@@ -361,7 +361,7 @@ def test_a_snapshot_between_two_closes_changes_nothing() -> None:
         ),
     ],
 )
-def test_across_a_clock_change_intraday_bars_follow_utc_and_days_the_session(
+def test_across_a_clock_change_intraday_bars_follow_utc_and_daily_bars_follow_the_session(
     symbol: str, weeks: list[tuple[str, str, str]]
 ) -> None:
     """Check that the day excludes ticks 1 µs before the open and at the close, before and after the clock change."""
@@ -419,7 +419,7 @@ def test_a_daily_bar_closes_at_the_session_close_without_a_tick_near_the_close()
     assert [[row["symbol"] for row in days([step])] for step in steps] == [[], [], [], [], ["QUIET"], []]
 
 
-def test_a_late_tick_revises_a_half_day_and_one_after_its_close_does_not() -> None:
+def test_a_late_tick_before_the_close_of_a_half_day_revises_it_and_a_tick_after_the_close_does_not() -> None:
     close = at("2025-11-28T18:00")
     raw = [
         rules(),

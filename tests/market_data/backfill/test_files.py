@@ -69,4 +69,4 @@ async def test_gaps_are_filled_from_files_and_gaps_of_the_files_are_no_data(tmp_
             assert len(asked) < 30
             before = len(asked)
             await parts.fill(ranges=[WantedRange(symbol, "1m", begin, end) for symbol in SYMBOLS[:2]])
-            assert len(asked) == before, "stored bars and bars that no file has are not requested again"
+            assert len(asked) == before, "stored bars, or bars that no file has, were requested again"

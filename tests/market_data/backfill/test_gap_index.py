@@ -60,7 +60,7 @@ async def test_new_minutes_and_reported_gaps_are_scanned_again(store: Store) -> 
     for one in index.series:
         missing = one.missing(0, later)
         old, new = missing[missing < NOW - DAY_US + DAY_US // 2], missing[missing > NOW - DAY_US // 2]
-        assert 5 <= len(old) <= 8, "the gap, and at most three more minutes at its ends"
+        assert 5 <= len(old) <= 8, "the scan must add the gap and at most three more minutes"
         assert len(new) >= 10
         assert np.all(np.diff(new) == MINUTE_US)
 

@@ -178,7 +178,7 @@ async def test_bars_of_crypto_do_not_hide_the_delay_of_shares_in_one_request(tmp
             begin, end = now_us - now_us % HOUR_US - HOUR_US, now_us - now_us % MINUTE_US - 4 * MINUTE_US
             await parts.fill(ranges=[WantedRange(symbol, "1m", begin, end) for symbol in SYMBOLS], once_wait_s=0.0)
             [asked] = parts.requests()
-            assert len(asked["query"]["symbol"].split(",")) == len(SYMBOLS), "one request has all symbols"
+            assert len(asked["query"]["symbol"].split(",")) == len(SYMBOLS), "the request does not have all symbols"
             for symbol in SYMBOLS:
                 answers = await parts.answers(symbol, "1m")
                 answered_us = max(int(b) for b, v in zip(answers.to_us, answers.verdict, strict=True) if v == ANSWERED)

@@ -130,4 +130,4 @@ async def test_each_slice_of_recent_bars_is_a_round_and_an_open_round_is_ended_f
         assert [header.from_us for header in starts] == [BEGIN, *(header.watermark_us for header in bars[:-1])]
         assert bars[-1].watermark_us == end
         assert kinds[-3:] == [records.VendorBars, records.Answers, records.End]
-        assert kinds.count(records.Answers) == 1, "answer records are appended with the last slice only"
+        assert kinds.count(records.Answers) == 1, "answer records were appended with more than one slice"

@@ -59,7 +59,7 @@ def test_an_update_replaces_its_range_only() -> None:
     assert ready(one) == [(55, 60)]
     assert one.due_us(NOW, FOREVER_US) == NOW + 5
     one.defer(BEGIN, BEGIN + HOUR_US, None, NOW)
-    assert minutes(one) == [12, *range(50, 55)], "postponed bars are still missing"
+    assert minutes(one) == [12, *range(50, 55)], "bars that are postponed to a later time must stay missing"
 
 
 @given(st.data())

@@ -42,7 +42,9 @@ def test_a_range_that_no_vendor_has_is_no_data_for_that_range_alone() -> None:
     assert (blocked.verdict, blocked.again_us, ranges) == (NO_DATA, None, [(NOW - HOUR_US, NOW)])
     assert penalties.reason(KEY, NO_VENDOR, NOW, NOW) == (NO_VENDOR, [])
     penalties.add(KEY, "b", NOW + HOUR_US, DIFFERS, "b is adjusted")
-    assert penalties.reason(KEY, NO_VENDOR, NOW - 1, NOW)[0].verdict == DIFFERS, "another vendor may have the bars"
+    assert penalties.reason(KEY, NO_VENDOR, NOW - 1, NOW)[0].verdict == DIFFERS, (
+        "a range is no data although another vendor may have it"
+    )
 
 
 def test_a_delay_applies_to_one_market() -> None:

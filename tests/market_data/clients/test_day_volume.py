@@ -83,7 +83,7 @@ def test_the_volume_of_a_new_day_begins_at_zero() -> None:
     assert sizes_of(volumes, (0, 70)) == [20]
 
 
-def test_a_late_tick_of_the_day_before_differs_from_a_jump() -> None:
+def test_a_late_tick_of_the_previous_day_has_the_increase_of_that_day_as_its_size() -> None:
     volumes = volumes_of()
     sizes_of(volumes, (0, 1_000))
     assert sizes_of(volumes, (0, 40), (0, 1_005), (0, 45)) == [40, 5, 5]
@@ -123,7 +123,7 @@ def test_an_auction_is_not_an_error() -> None:
     sizes_of(volumes, (0, 100, 0))
     assert sizes_of(volumes, (0, 50_000, 1)) + sizes_of(volumes, (0, 50_010, 2)) == [49_900, 10]
     later = RECENT_US // SECOND + 3
-    assert sizes_of(volumes, (0, 101, later)) == [101], "after RECENT_US the lower volume means a new day"
+    assert sizes_of(volumes, (0, 101, later)) == [101], "after RECENT_US a lower volume must begin a new day"
 
 
 @pytest.mark.parametrize("seed", range(8))

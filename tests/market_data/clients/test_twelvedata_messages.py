@@ -117,7 +117,7 @@ def test_symbols_are_matched_in_every_spelling_of_the_vendor() -> None:
     assert isinstance(found["nikk"], errors.UnknownSymbol)
     both = parse(body, "RY:TSX", "RY:NYSE").found
     assert all(isinstance(answer, errors.Malformed) for answer in both.values()), (
-        "the answer does not contain the exchange"
+        "an answer that does not name its exchange was assigned to a symbol"
     )
 
 

@@ -89,7 +89,7 @@ async def ask(
     return await provider.bars(BarsRequest((symbol,), interval, now_us - 7 * DAY_US, now_us))
 
 
-async def test_minutes_without_nulls_and_without_the_live_row(vendor: Canned, making: Making) -> None:
+async def test_minutes_exclude_rows_of_nulls_and_the_live_row(vendor: Canned, making: Making) -> None:
     answer = await ask(vendor, making, "chart_1m", "1m", OPEN_US + 5 * MINUTE_US + 27_000_000)
     found = bars(answer)
     assert [iso(us)[11:16] for us in times_of(found["time"])] == ["13:30", "13:31", "13:33", "13:34"]

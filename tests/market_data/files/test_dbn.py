@@ -1,4 +1,4 @@
-"""The reader of DBN files equals Databento's library, which writes the files and supplies the expected rows."""
+"""The reader of DBN files returns the same rows as the library of Databento, which writes the files."""
 
 from __future__ import annotations
 
