@@ -305,7 +305,8 @@ def _interval_of(step_us: int, rows: int) -> str:
             if step_us % DAY_US == length.us % DAY_US:
                 return length.name
     raise BadInput(
-        "the interval of the bars does not follow from their times; add it to the name (AAPL_1m.csv) or set the option"
+        "the interval of the bars does not follow from their times; "
+        "add it to the file's name (AAPL_1m.csv), or set the option `interval`"
     )
 
 
