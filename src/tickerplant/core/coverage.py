@@ -63,7 +63,7 @@ def expected(calendar: Calendar, interval: str, start_us: int, end_us: int) -> I
     """
     length = intervals.parse(interval)
     if length.us > DAY_US or length.is_activity:
-        raise ValueError(f"no expected bars of {interval}: it is longer than a day, or by activity")
+        raise ValueError(f"no expected bars of {interval}: it is longer than a day, or an interval of activity")
     low, high = calendar.bounds()
     start_us, end_us = max(start_us, low), min(end_us, high)
     if end_us <= start_us:
