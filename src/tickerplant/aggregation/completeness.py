@@ -95,8 +95,8 @@ def declare_days(state: State, outcome: Outcome, feed: FeedState, closed: list[t
             known = [state.calendars[number] for number in calendars]
             opens = min(int(one.open_of(np.array([session]))[0]) for one in known)
             closes = max(int(one.close_of(np.array([session]))[0]) for one in known)
-            whole = bool(feed.covers(np.array([opens]), np.array([closes]))[0])
-            _declare(state, outcome, feed, DAYS, session, expected, whole)
+            was_up = bool(feed.covers(np.array([opens]), np.array([closes]))[0])
+            _declare(state, outcome, feed, DAYS, session, expected, was_up)
 
 
 def _declare_minutes(state: State, outcome: Outcome, feed: FeedState, starts: Int64Array) -> None:
@@ -107,8 +107,8 @@ def _declare_minutes(state: State, outcome: Outcome, feed: FeedState, starts: In
     calendar_of = state.calendar_of[feed.expected]
     numbers = np.unique(calendar_of)
     in_session = np.array([state.calendars[n].session_of(starts) != NO_SESSION for n in numbers.tolist()])
-    whole = feed.covers(starts, starts + MINUTE_US)
-    for start, inside, up in zip(starts.tolist(), in_session.T, whole.tolist(), strict=True):
+    was_up = feed.covers(starts, starts + MINUTE_US)
+    for start, inside, up in zip(starts.tolist(), in_session.T, was_up.tolist(), strict=True):
         if not inside.any():
             continue
         expected = feed.expected if inside.all() else feed.expected[np.isin(calendar_of, numbers[inside])]

@@ -325,12 +325,12 @@ def roll_up(parts: Rows, starts: Int64Array, ranks: Int64Array, reason: int) -> 
 
 def _roll_up_prices(rows: Rows, parts: Rows, first: Int64Array, last: Int64Array) -> None:
     opens, closes = first, last
-    priceless = np.isnan(parts["open"])
-    if priceless.any():
+    without_price = np.isnan(parts["open"])
+    if without_price.any():
         count = len(parts)
         at = np.arange(count)
-        opens = np.minimum(np.minimum.reduceat(np.where(priceless, count, at), first), last)
-        closes = np.maximum(np.maximum.reduceat(np.where(priceless, -1, at), first), first)
+        opens = np.minimum(np.minimum.reduceat(np.where(without_price, count, at), first), last)
+        closes = np.maximum(np.maximum.reduceat(np.where(without_price, -1, at), first), first)
     rows["open"], rows["close"] = parts["open"][opens], parts["close"][closes]
     rows["high"] = np.fmax.reduceat(np.ascontiguousarray(parts["high"]), first)
     rows["low"] = np.fmin.reduceat(np.ascontiguousarray(parts["low"]), first)

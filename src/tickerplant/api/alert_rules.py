@@ -199,21 +199,21 @@ class AlertRuleManager:
         while True:
             async with self._session() as session:
                 rules = AlertRules(session)
-                unlogged = await rules.unlogged(MAX_REVISIONS)
-                if not unlogged:
+                revisions = await rules.unlogged(MAX_REVISIONS)
+                if not revisions:
                     return published
                 faults.reach("api.rules.publish.before")
-                await asyncio.to_thread(self._append, unlogged)  # Step 2
+                await asyncio.to_thread(self._append, revisions)  # Step 2
                 faults.reach("api.rules.publish.after")
-                await rules.mark_logged(unlogged)  # Step 3
-            published += len(unlogged)
+                await rules.mark_logged(revisions)  # Step 3
+            published += len(revisions)
 
-    def _append(self, unlogged: Sequence[UnloggedRule]) -> None:
+    def _append(self, revisions: Sequence[UnloggedRule]) -> None:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 with self._log.writer(_WRITER) as writer, writer.transaction() as transaction:
                     partitions = self._log.partitions(RAW)
-                    for revision in unlogged:
+                    for revision in revisions:
                         header = records.AlertRule(sent_at_us=_now_us(), rule=revision.rule, removed=revision.removed)
                         own = partition_of(revision.rule.symbol, partitions)
                         for partition in range(partitions) if revision.removed else (own,):

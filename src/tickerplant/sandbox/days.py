@@ -134,8 +134,8 @@ class DayModel:
     def edges(self, hours: Hours, days: Days, rows: npt.NDArray[np.int64], blocks: Int64Array) -> Int64Array:
         """Return the number of trades before each minute of a block, and before its end: int64[blocks, BLOCK + 1]."""
         shapes, which = hours.shapes(days.minutes)
-        upto = self._upto(shapes, which, days)
-        low, high = upto[rows, blocks][:, None], upto[rows, blocks + 1][:, None]
+        cumulative = self._cumulative_activity(shapes, which, days)
+        low, high = cumulative[rows, blocks][:, None], cumulative[rows, blocks + 1][:, None]
         minute = blocks[:, None] * BLOCK + np.arange(BLOCK)
         # Exponential weights above a minimum: some minutes have several times as many trades as their neighbours.
         burst = 0.35 - 0.65 * np.log(unit(hashed(days.key[rows][:, None], _SALT_MINUTE, minute)))
@@ -150,7 +150,7 @@ class DayModel:
     def minute_of(self, hours: Hours, days: Days, numbers: Int64Array) -> Minutes:
         """Return the minutes that contain the given trades, one trade per row of `days`."""
         shapes, which = hours.shapes(days.minutes)
-        begins = _numbers(days.key, days.count, self._upto(shapes, which, days))
+        begins = _numbers(days.key, days.count, self._cumulative_activity(shapes, which, days))
         rows = np.arange(len(numbers))
         block = (begins <= numbers[:, None]).sum(axis=1) - 1
         edges = self.edges(hours, days, rows, block)
@@ -219,14 +219,14 @@ class DayModel:
         return result
 
     @staticmethod
-    def _upto(shapes: Float64Array, which: npt.NDArray[np.int64], days: Days) -> Float64Array:
+    def _cumulative_activity(shapes: Float64Array, which: npt.NDArray[np.int64], days: Days) -> Float64Array:
         """Return the fraction of the day's activity before each block and at the end: float64[days, blocks + 1]."""
         longest = shapes.shape[1]
         uneven = 0.65 + 0.7 * unit(hashed(days.key[:, None], _SALT_BLOCK, np.arange(longest)[None, :]))
-        upto = np.zeros((len(days.key), longest + 1))
-        np.cumsum(shapes.sum(axis=2)[which] * uneven, axis=1, out=upto[:, 1:])
-        upto /= np.maximum(upto[:, -1:], 1e-300)
-        return upto
+        cumulative = np.zeros((len(days.key), longest + 1))
+        np.cumsum(shapes.sum(axis=2)[which] * uneven, axis=1, out=cumulative[:, 1:])
+        cumulative /= np.maximum(cumulative[:, -1:], 1e-300)
+        return cumulative
 
     def _in_day(self, days: Days, numbers: Int64Array) -> Int64Array:
         return _reflected(self._raw(days, numbers), days.low, days.high)

@@ -29,23 +29,23 @@ FREE_PACE_S: Final[Mapping[str, float]] = {"alphavantage": 1.0}
 
 @dataclass(slots=True)
 class _Window:
-    """A window of a quota. `spent`: credits granted; `asked`: credits requested, refused credits included."""
+    """A window of a quota. `spent`: credits granted; `requested`: credits requested, refused credits included."""
 
     number: int = -1
     spent: int = 0
-    asked: int = 0
+    requested: int = 0
 
 
 @dataclass(slots=True)
 class _VendorCounters:
-    """A vendor's counters. `largest` and `asked`: most credits spent and requested in a window, by quota."""
+    """A vendor's counters. `largest` and `requested`: most credits spent and requested in a window, by quota."""
 
     requests: int = 0
     credits: int = 0
     refused: int = 0
     statuses: dict[int, int] = field(default_factory=dict)
     largest: dict[str, int] = field(default_factory=dict)
-    asked: dict[str, int] = field(default_factory=dict)
+    requested: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +90,13 @@ class QuotaTracker:
             window = self._windows.setdefault((vendor, key, name), _Window())
             number, end_us = window_of(quota, now_us)
             if window.number != number:
-                window.number, window.spent, window.asked = number, 0, 0
-            window.asked += credits
-            counters.asked[name] = max(counters.asked.get(name, 0), window.asked)
+                window.number, window.spent, window.requested = number, 0, 0
+            window.requested += credits
+            counters.requested[name] = max(counters.requested.get(name, 0), window.requested)
             windows.append((name, window))
             if limit and window.spent + credits > limit and (refusal is None or quota.daily):
                 kind = DAY if quota.daily else MINUTE
-                refusal = Refusal(kind, window.asked, limit, -(-(end_us - now_us) // SECOND_US))
+                refusal = Refusal(kind, window.requested, limit, -(-(end_us - now_us) // SECOND_US))
         if refusal is None:
             for name, window in windows:
                 window.spent += credits
@@ -123,7 +123,7 @@ class QuotaTracker:
 
     def requests(self, vendor: str = "") -> list[dict[str, Any]]:
         """Return the logged requests of one vendor (all by default), oldest first."""
-        return [asdict(asked) for asked in self._requests if vendor in ("", asked.vendor)]
+        return [asdict(request) for request in self._requests if vendor in ("", request.vendor)]
 
     def counts(self) -> dict[str, Any]:
         """Return the counters by vendor."""
@@ -136,7 +136,7 @@ class QuotaTracker:
                 "windows": [
                     {
                         "quota": name, "limit": limit or None, "largest": counters.largest.get(name, 0),
-                        "largest_asked": counters.asked.get(name, 0),
+                        "largest_asked": counters.requested.get(name, 0),
                     }
                     for name, _, limit in self._limits(vendor)
                 ],

@@ -56,12 +56,12 @@ class Smoothing(ABC):
         """Process many values of one symbol and return the state after each. A value takes some 0.05 µs."""
         values: list[float] = x.tolist()
         idle = min(max(-index, 0), len(values))
-        ripe = min(max(self.seed - index, 0), len(values))
+        seeded = min(max(self.seed - index, 0), len(values))
         made = [before] * (idle + 1)
-        made += list(accumulate(values[idle:ripe], initial=before))[1:]
-        if ripe > idle and index + ripe == self.seed:
+        made += list(accumulate(values[idle:seeded], initial=before))[1:]
+        if seeded > idle and index + seeded == self.seed:
             made[-1] = self.begin(made[-1])
-        made += self.follow_all(made[-1], values[ripe:])
+        made += self.follow_all(made[-1], values[seeded:])
         return np.array(made[1:], dtype=np.float64)
 
 

@@ -70,15 +70,15 @@ async def gather(read_bars: ReadBars, calculations: Sequence[Calculation], reque
     Bars without prices do not count towards the bars that a window needs.
     """
     symbol, interval = request.symbol, request.interval.name
-    asked = _plain(await read_bars(request.start_us, request.end_us, request.limit))
-    if not asked.num_rows:
-        return InputBars(symbol, interval, asked, 0, limited=False)
+    requested = _plain(await read_bars(request.start_us, request.end_us, request.limit))
+    if not requested.num_rows:
+        return InputBars(symbol, interval, requested, 0, limited=False)
     memories = [calculation.memory for calculation in calculations]
     windows = [memory for memory in memories if memory is not None]
     recursive = len(windows) < len(memories)
     need = MAX_BARS if recursive else min(max(windows, default=0), MAX_BARS)
-    pages = [asked]
-    before, have, rows = int(times_of(asked.column("time"))[0]), 0, 0
+    pages = [requested]
+    before, have, rows = int(times_of(requested.column("time"))[0]), 0, 0
     more = True
     while more and have < need and rows < MAX_BARS:
         count = min(PAGE, need - have, MAX_BARS - rows)
@@ -149,8 +149,8 @@ def with_sessions(bars: pa.Table, rules: Rules) -> pa.Table:
 
 
 def _one(column: pa.ChunkedArray) -> pa.DictionaryArray:
-    whole = column.combine_chunks()
-    return whole.chunk(0) if isinstance(whole, pa.ChunkedArray) else whole
+    combined = column.combine_chunks()
+    return combined.chunk(0) if isinstance(combined, pa.ChunkedArray) else combined
 
 
 def remaining(inputs: InputBars, calculations: Sequence[Calculation], beyond: int = 0) -> dict[str, int]:

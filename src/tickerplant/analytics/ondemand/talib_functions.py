@@ -123,41 +123,41 @@ def describe(name: str) -> Description:
     )  # fmt: skip
 
 
-def choose(asked: str, named: Mapping[str, str], ordered: Sequence[str] = ()) -> TalibFunction:
+def choose(requested: str, named: Mapping[str, str], ordered: Sequence[str] = ()) -> TalibFunction:
     """Return the function with these parameters: positional in TA-Lib's order, named, or the defaults.
 
     Its inputs of one column (`price`, `price0`, `price1`) may be named too; `series_type` is a synonym for `price`.
     Raises BadInput with the known parameters, or if TA-Lib refuses the values.
     """
-    name = name_of(asked)
+    name = name_of(requested)
     if name is None:
-        raise BadInput(f"TA-Lib has no function {asked!r}")
+        raise BadInput(f"TA-Lib has no function {requested!r}")
     about = describe(name)
     known = list(about.parameters)
     if len(ordered) > len(known):
-        raise BadInput(f"{asked} takes {len(known)} parameters ({', '.join(known)}), not {len(ordered)}")
+        raise BadInput(f"{requested} takes {len(known)} parameters ({', '.join(known)}), not {len(ordered)}")
     free = {SERIES_TYPE if key == "price" else key: key for key, of in about.inputs.items() if isinstance(of, str)}
     texts = dict(zip(known, ordered, strict=False))
     inputs = dict(about.inputs)
     replaced: list[str] = []
     for given, value in named.items():
-        chosen = match_name(given, [*known, *free], asked)
+        chosen = match_name(given, [*known, *free], requested)
         if chosen in texts or chosen in replaced:
-            raise DuplicateName(asked, chosen)
+            raise DuplicateName(requested, chosen)
         if chosen in free:
             inputs[free[chosen]] = series_type(value)
             replaced.append(chosen)
         else:
             texts[chosen] = value
-    values = tuple((key, _value(asked, key, texts.get(key), default)) for key, default in about.parameters.items())
+    values = tuple((key, _value(requested, key, texts.get(key), default)) for key, default in about.parameters.items())
     lookback = _abstract(name, dict(values)).lookback
     if lookback < 0:
         given = ", ".join(f"{key}={value:g}" for key, value in values)
-        raise BadInput(f"{asked} cannot be computed with {given}: TA-Lib refuses a value")
+        raise BadInput(f"{requested} cannot be computed with {given}: TA-Lib refuses a value")
     columns = tuple(column for of in inputs.values() for column in ((of,) if isinstance(of, str) else of))
     other = "_".join(inputs[key] for key in free.values()) if inputs != about.inputs else ""  # type: ignore[misc]
     windowed = _is_windowed(about, dict(values))
-    return TalibFunction(name, asked.lower(), values, columns, about.outputs, lookback, windowed, other)
+    return TalibFunction(name, requested.lower(), values, columns, about.outputs, lookback, windowed, other)
 
 
 def _is_windowed(about: Description, values: Mapping[str, float | int]) -> bool:

@@ -106,8 +106,8 @@ def format_columns(table: pa.Table, zone: dt.tzinfo, style: str = "iso", *, sess
             # Only the bar's time is a session's date; the time of publication is an instant.
             column = time_column(times_of(column), zone, style, sessions=sessions and name == "time")
         elif pa.types.is_timestamp(kind):
-            whole = times_of(column.drop_null())
-            texts = iter(time_column(whole, zone, style, sessions=False).to_pylist())
+            present = times_of(column.drop_null())
+            texts = iter(time_column(present, zone, style, sessions=False).to_pylist())
             column = pa.array([next(texts) if valid else None for valid in column.is_valid().to_pylist()])
         elif pa.types.is_dictionary(kind):
             column = column.cast(pa.utf8())

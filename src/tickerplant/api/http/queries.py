@@ -57,8 +57,8 @@ class RowQuery:
     def page(self, symbol: str, interval: Interval) -> PageRequest:
         """Return the parsed request for rows of a symbol and interval. Raises BadInput."""
         name, zone = params.parse_symbol(symbol), params.parse_zone(self.tz)
-        asked = params.parse_range(self.start, self.end, self.limit, zone, sessions=not interval.is_intraday)
-        return PageRequest(name, interval, asked, self.tz, zone, self.format, self.times)
+        requested = params.parse_range(self.start, self.end, self.limit, zone, sessions=not interval.is_intraday)
+        return PageRequest(name, interval, requested, self.tz, zone, self.format, self.times)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +83,8 @@ class TickQuery:
     def page(self, symbol: str) -> PageRequest:
         """Return the parsed request for ticks of a symbol. Raises BadInput."""
         name, zone = params.parse_symbol(symbol), params.parse_zone(self.tz)
-        asked = params.parse_range(self.start, self.end, self.limit, zone, skip=self.skip)
-        return PageRequest(name, None, asked, self.tz, zone, self.format, self.times)
+        requested = params.parse_range(self.start, self.end, self.limit, zone, skip=self.skip)
+        return PageRequest(name, None, requested, self.tz, zone, self.format, self.times)
 
 
 @dataclass(frozen=True, slots=True)

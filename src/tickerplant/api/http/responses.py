@@ -65,9 +65,9 @@ async def read_page(
     Reads one row more than the page has; that row shows whether a next page exists. `key` names the rows in JSON.
     `read_extra` runs in the same transaction as `read`.
     """
-    asked = page.range
+    requested = page.range
     async with state.store.read() as transaction:
-        table = await read(transaction, asked.start_us, asked.end_us, asked.skip + asked.limit + 1)
+        table = await read(transaction, requested.start_us, requested.end_us, requested.skip + requested.limit + 1)
         if not table.num_rows:
             await require_symbol(transaction, page.symbol)
         extra = {} if read_extra is None else await read_extra(transaction, _cut(table, page)[0])
@@ -93,8 +93,8 @@ async def page_response(
         plain = formats.format_columns(without_internal(table), page.zone, page.times, sessions=page.by_session)
         if page.format == "csv":
             return formats.to_csv(plain)
-        whole = {**head, **extra, "position": position, "count": plain.num_rows, "next": following}
-        return formats.to_json(whole, key, plain)
+        document = {**head, **extra, "position": position, "count": plain.num_rows, "next": following}
+        return formats.to_json(document, key, plain)
 
     body = await asyncio.to_thread(encode) if table.num_rows > THREAD_ROWS else encode()
     if page.format == "csv":
@@ -108,24 +108,24 @@ def _cut(table: pa.Table, page: PageRequest) -> tuple[pa.Table, dict[str, Any] |
     Several ticks may have one time. If the page ends among them, the next page starts at that time and skips the rows
     of this page. The skipped rows are the first ones from `start` on, or without `start` the last ones before `end`.
     """
-    asked: RowRange = page.range
+    requested: RowRange = page.range
     ticks = page.interval is None
-    rows = table.num_rows - asked.skip
-    if rows <= asked.limit:
-        return table.slice(0 if asked.start_us is None else asked.skip, max(0, rows)), None
+    rows = table.num_rows - requested.skip
+    if rows <= requested.limit:
+        return table.slice(0 if requested.start_us is None else requested.skip, max(0, rows)), None
     instants = times_of(table.column("time"))
-    if asked.start_us is not None:
-        cut = asked.skip + asked.limit
+    if requested.start_us is not None:
+        cut = requested.skip + requested.limit
         following = {"start": int(instants[cut])}
         if ticks:
             following["skip"] = int((instants[:cut] == instants[cut]).sum())
-        return table.slice(asked.skip, asked.limit), following
-    cut = rows - asked.limit
+        return table.slice(requested.skip, requested.limit), following
+    cut = rows - requested.limit
     following = {"end": int(instants[cut])}
     if ticks:
         contained = following["skip"] = int((instants[cut:] == instants[cut - 1]).sum())
         following["end"] += 1 if contained else 0
-    return table.slice(cut, asked.limit), following
+    return table.slice(cut, requested.limit), following
 
 
 def without_internal(table: pa.Table) -> pa.Table:

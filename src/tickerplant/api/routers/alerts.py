@@ -108,9 +108,9 @@ async def _firings(
     request: Request, rule: str | None, symbol: str | None, start: str | None, end: str | None, limit: int
 ) -> Response:
     state: ApiState = request.app.state.api
-    asked = params.parse_range(start, end, limit, params.parse_zone("UTC"))
+    requested = params.parse_range(start, end, limit, params.parse_zone("UTC"))
     async with state.store.read() as transaction:
-        rows = await transaction.firings(rule, symbol, asked.start_us, asked.end_us, asked.limit)
+        rows = await transaction.firings(rule, symbol, requested.start_us, requested.end_us, requested.limit)
         position = transaction.position
     return json_response({"position": position, "count": len(rows), "firings": [firing_json(row) for row in rows]})
 

@@ -53,8 +53,12 @@ def _select(table: pa.Table, wanted: list[str] | None) -> pa.Table:
         return table
     keys = [field.name for field in schemas.ANALYTICS_KEY]
     outputs = [name for name in table.schema.names if name not in keys]
-    asked = {each.lower() for each in wanted}
-    kept = [name for name in outputs if name.lower() in asked or any(name.lower().startswith(f"{a}_") for a in asked)]
+    requested = {each.lower() for each in wanted}
+    kept = [
+        name
+        for name in outputs
+        if name.lower() in requested or any(name.lower().startswith(f"{a}_") for a in requested)
+    ]
     if not kept and table.num_rows:
         raise ApiError(
             400, "unknown_indicator", f"no column matches {', '.join(wanted)}",

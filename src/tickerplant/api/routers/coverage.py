@@ -168,13 +168,13 @@ def _range(
 
     Raises BadInput.
     """
-    asked = params.parse_range(from_, to, 1, zone, sessions=not step.is_intraday, names=("from", "to"))
-    until_us = now_us if asked.end_us is None else asked.end_us
+    requested = params.parse_range(from_, to, 1, zone, sessions=not step.is_intraday, names=("from", "to"))
+    until_us = now_us if requested.end_us is None else requested.end_us
     defaults = [default_range(calendar, step.name, until_us) for calendar in calendars] or [
         (until_us - step.us, until_us)
     ]
-    end_us = max(end for _, end in defaults) if asked.end_us is None else asked.end_us
-    start_us = min(start for start, _ in defaults) if asked.start_us is None else asked.start_us
+    end_us = max(end for _, end in defaults) if requested.end_us is None else requested.end_us
+    start_us = min(start for start, _ in defaults) if requested.start_us is None else requested.start_us
     if start_us >= end_us:
         raise BadInput(f"`from` {from_!r} is not before now; send `to` for a range in the future")
     return start_us, end_us

@@ -164,15 +164,17 @@ async def compute(
             if step in BASE:  # stored bars are adjusted first: a week built across a split would be wrong
                 adjustment, splits = adjustment_for(splits, calendar, now_us), splits.slice(0, 0)
             read_bars = _bar_reader(transaction, page.symbol, step, adjustment)
-            asked = page.range
-            bar_request = BarRequest(page.symbol, step, asked.start_us, asked.end_us, asked.limit + 1, splits, now_us)
+            requested = page.range
+            bar_request = BarRequest(
+                page.symbol, step, requested.start_us, requested.end_us, requested.limit + 1, splits, now_us
+            )
             bars = await calculator.gather(read_bars, chosen, bar_request)
             if bars.computed_from_us is None:
                 await require_symbol(transaction, page.symbol)
             position = transaction.position
         table = await asyncio.to_thread(calculator.values, bars, chosen)
     first_us = bars.computed_from_us
-    beyond = int(asked.start_us is not None and table.num_rows > asked.limit)  # the row that shows a next page
+    beyond = int(requested.start_us is not None and table.num_rows > requested.limit)  # the row that shows a next page
     extra = {
         "computed_from": None if first_us is None else page.time(first_us),
         "limited": bars.limited,

@@ -100,11 +100,10 @@ def _print_counts(report: CoverageReport, step: Interval) -> None:
     rows = []
     for symbol, each in counts.items():
         part = share(each)
-        whole = (
-            part if part in (None, 0, 1) else min(max(part, 0.0001), 0.9999)
-        )  # one missing bar must not show as 100 %
+        # One missing bar must not show as 100 %.
+        covered = part if part in (None, 0, 1) else min(max(part, 0.0001), 0.9999)
         numbers = (f"{number:,}" for number in (sum(each.values()), *(each[status] for status in shown)))
-        rows.append((symbol, *numbers, "" if whole is None else f"{whole:.2%}"))
+        rows.append((symbol, *numbers, "" if covered is None else f"{covered:.2%}"))
     table(("symbol", "expected", *(status.replace("_", " ") for status in shown), "covered"), rows)
 
 

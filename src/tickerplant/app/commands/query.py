@@ -68,12 +68,12 @@ def query(
     chosen = on_demand.calculations(indicator or [])
     with open_readonly.store_of(loaded.settings) as dsn:
         if chosen:
-            rows, stretch = on_demand.values(loaded.settings, dsn, chosen, selection, adjust)
+            rows, input_bars = on_demand.values(loaded.settings, dsn, chosen, selection, adjust)
         else:
             rows = bars(loaded.settings, dsn, selection, adjust)
     if chosen:
         columns = (*VALUE_COLUMNS, *(name for each in chosen for name in each.columns))
-        _notify_about(stretch, chosen)
+        _notify_about(input_bars, chosen)
     if json:
         for row in rows:
             emit({"symbol": symbol, "interval": interval, "adjust": adjust, **row})
@@ -93,12 +93,14 @@ def _title(symbol: str, interval: str, adjust: str) -> str:
     return f"{symbol} {interval}{how.get(adjust, '')}"
 
 
-def _notify_about(stretch: InputBars, chosen: list[Calculation]) -> None:
+def _notify_about(input_bars: InputBars, chosen: list[Calculation]) -> None:
     """Print which indicators need more bars, and whether older bars were not read."""
     from tickerplant.analytics.ondemand.query import MAX_BARS, remaining
     from tickerplant.core.times import iso
 
-    for name, bars in remaining(stretch, chosen).items():
+    for name, bars in remaining(input_bars, chosen).items():
         notify(f"{name} needs {bars} more bars")
-    if stretch.limited and stretch.computed_from_us is not None:
-        notify(f"computed from bars since {iso(stretch.computed_from_us)}: at most {MAX_BARS:,} earlier bars are read")
+    if input_bars.limited and input_bars.computed_from_us is not None:
+        notify(
+            f"computed from bars since {iso(input_bars.computed_from_us)}: at most {MAX_BARS:,} earlier bars are read"
+        )

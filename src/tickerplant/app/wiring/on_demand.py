@@ -123,10 +123,10 @@ def values(
             )
             return await query.gather(bars, chosen, request), adjustment
 
-    stretch, adjustment = with_store(dsn, read)
-    table = adjustment.bars(stretch.bars.slice(stretch.lead), daily=not parse(interval).is_intraday)
-    found = query.values(stretch, chosen, settings.rules.rules())
+    input_bars, adjustment = with_store(dsn, read)
+    table = adjustment.bars(input_bars.bars.slice(input_bars.lead), daily=not parse(interval).is_intraday)
+    found = query.values(input_bars, chosen, settings.rules.rules())
     for name in found.schema.names:
         if name not in table.schema.names:
             table = table.append_column(name, found.column(name))
-    return [plain(row) for row in table.to_pylist()], stretch
+    return [plain(row) for row in table.to_pylist()], input_bars

@@ -45,7 +45,7 @@ def run_sandbox(settings: Settings, clock: str = "") -> Iterator[SandboxEndpoint
         script = parse_script("\n".join(chosen.fault_script))
     except BadInput as error:
         raise ConfigError(f"sandbox.fault_script: {error}") from error
-    asked = SandboxSettings(
+    effective = SandboxSettings(
         MarketSettings(settings.symbols, chosen.rate, chosen.seed, chosen.sessions),
         clock=parse_clock(clock) if clock else sandbox_clock(settings),
         quotas=FREE_PLANS if chosen.free_plans else {},
@@ -53,7 +53,7 @@ def run_sandbox(settings: Settings, clock: str = "") -> Iterator[SandboxEndpoint
         fault_script=script,
         fault_seed=chosen.fault_seed,
     )
-    with running(asked, "127.0.0.1", chosen.port) as endpoint:
+    with running(effective, "127.0.0.1", chosen.port) as endpoint:
         yield endpoint
 
 

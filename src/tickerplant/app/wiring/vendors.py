@@ -172,8 +172,8 @@ def status(settings: Settings, *, sandbox: bool | None = None) -> list[VendorSta
     from tickerplant.system_clock import SystemClock
 
     _, now_us = rules_and_market_time(settings)  # with a sandbox, quota windows follow its clock
-    asked = settings.wants_sandbox if sandbox is None else sandbox
-    order = orders(settings, sandbox=asked)
+    use_sandbox = settings.wants_sandbox if sandbox is None else sandbox
+    order = orders(settings, sandbox=use_sandbox)
     names = [name for names in order.values() for name in names]
 
     async def read() -> list[VendorStatus]:

@@ -130,8 +130,8 @@ class Partition:
             key, value = message.key(), message.value()
             if key is not None and key in wanted and value is not None and value[:_ID_BYTES] == manifest.id:
                 parts[wanted[key]] = value[_ID_BYTES:]
-        whole = b"".join(parts)
-        return whole if len(whole) == manifest.size else None
+        payload = b"".join(parts)
+        return payload if len(payload) == manifest.size else None
 
     def _read_on(self) -> None:
         for message in range_reader.messages(

@@ -202,15 +202,16 @@ def _has_session(market: Market, instrument: Instrument, day: dt.datetime) -> bo
 
 
 def _check_lookback(interval: str, start_us: int, end_us: int, now_us: int) -> None:
-    asked = f"startTime={start_us // SECOND_US} and endTime={end_us // SECOND_US}"
+    requested = f"startTime={start_us // SECOND_US} and endTime={end_us // SECOND_US}"
     days = _LOOKBACK_DAYS.get(interval, 60)
     # One minute of tolerance: a client that requests the longest range computes it before the request arrives.
     if interval == "1m" and end_us - start_us > _MAX_1M_RANGE_DAYS * DAY_US + MINUTE_US:
-        text = f"1m data not available for {asked}. Only 8 days worth of 1m granularity data are allowed to be " \
+        text = f"1m data not available for {requested}. Only 8 days worth of 1m granularity data are allowed to be " \
                "fetched per request."  # fmt: skip
         raise _ApiError(422, "Unprocessable Entity", text)
     if now_us - start_us > days * DAY_US + MINUTE_US:
-        text = f"{interval} data not available for {asked}. The requested range must be within the last {days} days."
+        text = f"{interval} data not available for {requested}. " \
+               f"The requested range must be within the last {days} days."  # fmt: skip
         raise _ApiError(422, "Unprocessable Entity", text)
 
 

@@ -110,15 +110,15 @@ class CoverageStatuses:
                     if symbol in partition and (key := (feed, partition[symbol])) in feeds
                 ]
                 down = _down(mine, calendar, step, expected_here)
-                quiet, whole = silent[number]
+                quiet, covered = silent[number]
                 # A daily `over` record does not show whether the feed was up; the feed's minutes do.
-                silent_starts = quiet[whole] if step.is_intraday else np.setdiff1d(quiet, down)
+                silent_starts = quiet[covered] if step.is_intraday else np.setdiff1d(quiet, down)
                 found[symbol] = classify(
                     expected_here,
                     *have[number],
                     answers.get(symbol, Answers.none()),
                     silent=silent_starts,
-                    down=np.concatenate([down, quiet[~whole]]),
+                    down=np.concatenate([down, quiet[~covered]]),
                     over_us=over[calendar.name],
                 )
         return found

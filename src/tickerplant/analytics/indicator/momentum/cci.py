@@ -50,9 +50,9 @@ class CCI(Windowed):
         for lag in range(2, n):
             total = total + (at(0, lag) - newest)
         mean = newest + total / n
-        strayed = np.abs(newest - mean)
+        deviation_sum = np.abs(newest - mean)
         for lag in range(1, n):
-            strayed = strayed + np.abs(at(0, lag) - mean)
-        scale = 0.015 * (strayed / n)
-        still = (strayed / n <= _MIN_DEVIATION * (np.abs(newest) + np.abs(mean))) | (scale == 0)
+            deviation_sum = deviation_sum + np.abs(at(0, lag) - mean)
+        scale = 0.015 * (deviation_sum / n)
+        still = (deviation_sum / n <= _MIN_DEVIATION * (np.abs(newest) + np.abs(mean))) | (scale == 0)
         return (np.where(still, 0.0, (newest - mean) / np.where(still, 1.0, scale)),)

@@ -56,8 +56,8 @@ class ADX(Recursive):
         rises = past.smooth(self._sum, np.where((up > 0.0) & (up > down), up, 0.0), start=1)
         falls = past.smooth(self._sum, np.where((down > 0.0) & (down > up), down, 0.0), start=1)
         some = ranges >= MIN_DIVISOR
-        whole = np.where(some, ranges, 1.0)
-        plus, minus = 100.0 * (rises / whole), 100.0 * (falls / whole)
+        divisor = np.where(some, ranges, 1.0)
+        plus, minus = 100.0 * (rises / divisor), 100.0 * (falls / divisor)
         both = plus + minus
         some_di = some & (both >= _MIN_DI_SUM)
         index = 100.0 * (np.abs(minus - plus) / np.where(some_di, both, 1.0))

@@ -68,10 +68,10 @@ class _Bands:
         falling = np.where(close > upper, 1.0, -1.0)
         rising = np.where(close < lower, -1.0, 1.0)
         direction = np.where(last_direction > 0.0, rising, falling)
-        young = np.less_equal(index, 0)
-        if np.any(young):
-            lower, upper = np.where(young, bare_lower, lower), np.where(young, bare_upper, upper)
-            direction = np.where(young, -1.0, direction)
+        is_first = np.less_equal(index, 0)
+        if np.any(is_first):
+            lower, upper = np.where(is_first, bare_lower, lower), np.where(is_first, bare_upper, upper)
+            direction = np.where(is_first, -1.0, direction)
             idle = np.less(index, 0)
             after = (lower, upper, direction, close)
             return tuple(np.where(idle, old, new) for old, new in zip(before, after, strict=True))

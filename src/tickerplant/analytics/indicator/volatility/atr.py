@@ -53,5 +53,5 @@ def true_range(past: Past, high: Float64Array, low: Float64Array, close: Float64
     """
     before = past.last(close)
     own = high - low
-    whole = np.maximum(np.maximum(own, np.abs(high - before)), np.abs(low - before))
-    return np.where(np.equal(past.index, 0), own, whole)
+    true_ranges = np.maximum(np.maximum(own, np.abs(high - before)), np.abs(low - before))
+    return np.where(np.equal(past.index, 0), own, true_ranges)

@@ -59,10 +59,10 @@ class _Mean:
         price, volume, session = x
         mean, total, last = before
         begins = np.equal(index, 0) | (session != last)
-        whole = np.where(begins, 0.0, total) + volume
-        traded = whole > volume
-        moved = mean + (price - mean) * (volume / np.where(traded, whole, 1.0))
-        return np.where(traded, moved, price), whole, session
+        volume_sum = np.where(begins, 0.0, total) + volume
+        traded = volume_sum > volume
+        moved = mean + (price - mean) * (volume / np.where(traded, volume_sum, 1.0))
+        return np.where(traded, moved, price), volume_sum, session
 
     def run(self, before: tuple[float, ...], index: int, *x: list[float]) -> Iterator[tuple[float, ...]]:
         """Process many bars of one symbol; yield the state after each."""
