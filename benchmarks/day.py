@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.support.day import Day, run, troubles
+from tests.support.day import Day, random_faults, run
 
 from tickerplant.sandbox.model import symbol_names
 
@@ -35,7 +35,7 @@ def main() -> None:
     args = parser.parse_args()
     day = Day(
         symbol_names(args.symbols), args.start, args.hours, args.speed, args.rate, args.seed,
-        script=troubles(args.hours, args.seed),
+        script=random_faults(args.hours, args.seed),
     )  # fmt: skip
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -44,7 +44,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends the plant and the sandbox too
     began = time.monotonic()
-    verdict = run(folder, day, port, say=lambda text: print(text, flush=True))
+    verdict = run(folder, day, port, report=lambda text: print(text, flush=True))
     print(f"{args.hours:g} h of {args.symbols} symbols in {time.monotonic() - began:.0f} s")
     print("\n".join(verdict.lines()))
 

@@ -52,11 +52,11 @@ def test_a_failed_webhook_is_retried_and_a_slow_receiver_delays_no_other(
     metrics: CollectorRegistry, log: EventLog, dsn: str
 ) -> None:
     statuses = {1: 500, 2: 302, 3: 204}
-    with receiver(lambda n: 0) as (slow, asked), receiver(lambda n: statuses.get(n, 200)) as (url, got):
+    with receiver(lambda n: 0) as (slow, received), receiver(lambda n: statuses.get(n, 200)) as (url, got):
         fire(log, add_rule(dsn, "slow", slow), *(T0 + n for n in range(40)))
         fire(log, add_rule(dsn, "fast", url), T0)
         until(lambda: got)
-        assert len(asked) < 40, "the fast receiver waited for the slow one"
+        assert len(received) < 40, "the fast receiver waited for the slow one"
         until(lambda: len(got) == 3)
         assert "X-Tickerplant-Signature" not in got[0][0]
         until(lambda: counted(metrics, "delivered") == 1.0)

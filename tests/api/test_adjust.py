@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 
 from tests.api.support import PARTITIONS, serving
-from tests.api.test_indicators import ask, table
+from tests.api.test_indicators import get, table
 from tests.support.postgres import Postgres
 from tickerplant.analytics.ondemand.query import OnDemand
 from tickerplant.api.store_reader import StoreReader
@@ -89,24 +89,24 @@ def client(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 def column(client: httpx.Client, path: str, name: str = "close") -> list[Any]:
-    return [row[name] for row in ask(client, path)["bars"]]
+    return [row[name] for row in get(client, path)["bars"]]
 
 
 def test_daily_bars_are_as_traded_by_default(client: httpx.Client) -> None:
-    plain, none = (ask(client, f"/v1/historical/ACME{query}") for query in ("", "?adjust=none"))
+    plain, none = (get(client, f"/v1/historical/ACME{query}") for query in ("", "?adjust=none"))
     assert plain == none
     assert plain["adjust"] == "none"
     assert [row["close"] for row in plain["bars"]] == CLOSES.tolist()
 
 
 def test_daily_bars_are_adjusted_for_splits(client: httpx.Client) -> None:
-    answer = ask(client, "/v1/historical/ACME?adjust=splits")
-    assert answer["adjust"] == "splits"
+    response = get(client, "/v1/historical/ACME?adjust=splits")
+    assert response["adjust"] == "splits"
     for name, factor in (("open", 0.99), ("high", 1.01), ("low", 0.98), ("close", 1.0), ("vwap", 1.0)):
         expected = CLOSES * factor / SHARES
-        np.testing.assert_allclose([row[name] for row in answer["bars"]], expected, rtol=1e-12)
-    assert [row["volume"] for row in answer["bars"]] == [1_000.0] * len(DAYS)
-    assert [row["trades"] for row in answer["bars"]] == [1] * len(DAYS)
+        np.testing.assert_allclose([row[name] for row in response["bars"]], expected, rtol=1e-12)
+    assert [row["volume"] for row in response["bars"]] == [1_000.0] * len(DAYS)
+    assert [row["trades"] for row in response["bars"]] == [1] * len(DAYS)
 
 
 def test_daily_bars_are_adjusted_for_dividends_and_a_dividend_of_two_sources_counts_once(client: httpx.Client) -> None:
@@ -116,13 +116,13 @@ def test_daily_bars_are_adjusted_for_dividends_and_a_dividend_of_two_sources_cou
 
 
 def test_a_page_is_adjusted_for_actions_after_its_end(client: httpx.Client) -> None:
-    whole = column(client, "/v1/historical/ACME?adjust=all")
-    assert column(client, "/v1/historical/ACME?adjust=all&start=2026-03-04&limit=2") == whole[:2]
-    assert column(client, "/v1/historical/ACME?adjust=all&end=2026-03-07") == whole[:3]
+    complete = column(client, "/v1/historical/ACME?adjust=all")
+    assert column(client, "/v1/historical/ACME?adjust=all&start=2026-03-04&limit=2") == complete[:2]
+    assert column(client, "/v1/historical/ACME?adjust=all&end=2026-03-07") == complete[:3]
 
 
 def test_a_week_across_a_split_is_built_from_adjusted_days(client: httpx.Client) -> None:
-    weeks = ask(client, "/v1/historical/ACME?interval=1w&adjust=splits")["bars"]
+    weeks = get(client, "/v1/historical/ACME?interval=1w&adjust=splits")["bars"]
     adjusted = CLOSES / SHARES
     expected = [adjusted[:3], adjusted[3:8], adjusted[8:]]
     assert [row["high"] for row in weeks] == [pytest.approx(days.max() * 1.01) for days in expected]
@@ -130,7 +130,7 @@ def test_a_week_across_a_split_is_built_from_adjusted_days(client: httpx.Client)
     assert [row["open"] for row in weeks] == [pytest.approx(days[0] * 0.99) for days in expected]
     assert [row["volume"] for row in weeks] == [3_000.0, 5_000.0, 1_000.0]
     assert weeks[1]["vwap"] == pytest.approx(adjusted[3:8].mean())
-    as_traded = ask(client, "/v1/historical/ACME?interval=1w")["bars"]
+    as_traded = get(client, "/v1/historical/ACME?interval=1w")["bars"]
     assert as_traded[1]["high"] == pytest.approx(408 * 1.01)
 
 
@@ -138,34 +138,34 @@ def test_intraday_bars_are_adjusted_from_the_session_start(client: httpx.Client)
     fives = column(client, "/v1/intraday/ACME?interval=5m&adjust=splits")
     assert fives == [102.0] * 12 + [103.0] * 12
     assert column(client, "/v1/intraday/ACME?interval=5m&adjust=splits", "volume") == [40.0] * 12 + [10.0] * 12
-    hours = ask(client, "/v1/intraday/ACME?interval=1h&adjust=all")["bars"]
+    hours = get(client, "/v1/intraday/ACME?interval=1h&adjust=all")["bars"]
     assert [row["close"] for row in hours] == [pytest.approx(102 * FACTOR), pytest.approx(103 * FACTOR)]
     assert [row["volume"] for row in hours] == [480.0, 120.0]
 
 
 def test_bars_of_a_symbol_without_actions_are_as_traded(client: httpx.Client) -> None:
-    answer = ask(client, "/v1/historical/BTC/USD?adjust=all")
-    assert answer["adjust"] == "all"
-    assert [row["close"] for row in answer["bars"]] == CLOSES.tolist()
+    response = get(client, "/v1/historical/BTC/USD?adjust=all")
+    assert response["adjust"] == "all"
+    assert [row["close"] for row in response["bars"]] == CLOSES.tolist()
 
 
 def test_indicators_run_on_weeks_built_from_adjusted_days(client: httpx.Client) -> None:
-    weeks = ask(client, "/v1/historical/ACME?interval=1w&adjust=splits")["bars"]
-    values = ask(client, "/v1/indicators/TA_MEDPRICE/ACME?interval=1w")["values"]
+    weeks = get(client, "/v1/historical/ACME?interval=1w&adjust=splits")["bars"]
+    values = get(client, "/v1/indicators/TA_MEDPRICE/ACME?interval=1w")["values"]
     expected = [(row["high"] + row["low"]) / 2 for row in weeks]
     assert [row["ta_medprice"] for row in values] == pytest.approx(expected, rel=1e-12)
 
 
 def test_csv_has_the_adjustment_in_a_header(client: httpx.Client) -> None:
-    answer = client.get("/v1/historical/ACME?adjust=splits&format=csv")
-    assert answer.headers["X-Adjust"] == '"splits"'
-    rows = list(csv.DictReader(io.StringIO(answer.text)))
+    response = client.get("/v1/historical/ACME?adjust=splits&format=csv")
+    assert response.headers["X-Adjust"] == '"splits"'
+    rows = list(csv.DictReader(io.StringIO(response.text)))
     np.testing.assert_allclose([float(row["close"]) for row in rows], CLOSES / SHARES, rtol=1e-12)
 
 
 def test_an_unknown_adjustment_is_refused(client: httpx.Client) -> None:
     for path in ("historical", "intraday"):
-        answer = client.get(f"/v1/{path}/ACME?adjust=back")
-        assert answer.status_code == 400
-        assert "adjust" in answer.json()["error"]["message"]
-    assert ask(client, "/v1/ticks/ACME?adjust=splits", 400)["error"]
+        response = client.get(f"/v1/{path}/ACME?adjust=back")
+        assert response.status_code == 400
+        assert "adjust" in response.json()["error"]["message"]
+    assert get(client, "/v1/ticks/ACME?adjust=splits", 400)["error"]

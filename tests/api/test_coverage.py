@@ -16,7 +16,7 @@ from tests.api.support import PARTITIONS, serving
 from tests.store.rows import MINUTE_US, OPEN_US, bars
 from tests.store.test_coverage import answer
 from tests.store.test_coverage import put as put_answer
-from tests.store.test_interval_status import lay, over
+from tests.store.test_interval_status import write_bars, write_intervals
 from tickerplant.api.log_state import OTHER_CLOCK_US, market_now
 from tickerplant.api.positions import HEADER
 from tickerplant.api.store_reader import StoreReader
@@ -37,11 +37,11 @@ HOUR = {"from": "2012-06-21T09:30", "to": "2012-06-21T10:30", "tz": "America/New
 async def fill(dsn: str) -> None:
     store = await Store.open(dsn)
     minutes = [{"minute": minute} for minute in range(390) if minute not in range(10, 16)]
-    await lay(store, bars(*minutes, {"minute": 20, "complete": False, "version": 2}))
+    await write_bars(store, bars(*minutes, {"minute": 20, "complete": False, "version": 2}))
     # Three sessions of daily bars, Monday to Wednesday.
-    await lay(store, bars(*({"interval": "1d", "time_us": DAY - days * DAY_US} for days in (3, 2, 1))))
-    await lay(store, bars({"symbol": "EUR/USD"}))
-    await over(store, [10], ["GOOG"])
+    await write_bars(store, bars(*({"interval": "1d", "time_us": DAY - days * DAY_US} for days in (3, 2, 1))))
+    await write_bars(store, bars({"symbol": "EUR/USD"}))
+    await write_intervals(store, [10], ["GOOG"])
     await put_answer(store, answer(12, 14, "quota", source="av", note="25 a day, until 00:00"), 1)
     await put_answer(store, answer(14, 15, "not_offered"), 2)
     await store.close()
@@ -103,14 +103,14 @@ def test_the_default_range_is_five_sessions_or_a_year_of_days(client: httpx.Clie
 
 
 def test_pages_of_parts_are_consecutive(client: httpx.Client) -> None:
-    whole, found, query = client.get("/v1/coverage/GOOG", params=HOUR).json(), [], HOUR | {"limit": "4"}
+    complete, found, query = client.get("/v1/coverage/GOOG", params=HOUR).json(), [], HOUR | {"limit": "4"}
     while True:
         body = client.get("/v1/coverage/GOOG", params=query).json()
         found += body["stretches"]
         if body["next"] is None:
             break
         query |= body["next"]
-    assert found == whole["stretches"]
+    assert found == complete["stretches"]
 
 
 def test_csv_contains_the_parts_with_numeric_times(client: httpx.Client) -> None:

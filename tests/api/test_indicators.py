@@ -37,7 +37,7 @@ from tickerplant.store.repositories.ohlcv import Ohlcv
 SETS = ("RSI(14)", "EMA(20)", "SMA(200)", "BBANDS(20,2)", "VWAP", "MACD")
 RULES = Rules(indicators={"1d": SETS, "5m": SETS, "1m": ("SMA(20)",)})
 FIRST_DAY = 7_300  # days since 1970: 1989-12-27
-HOLES = (30, 400, 1_999)
+MISSING_ROWS = (30, 400, 1_999)
 
 
 def table(symbol: str, interval: str, times: np.ndarray, columns: dict[str, np.ndarray]) -> pa.Table:
@@ -68,7 +68,7 @@ def within_the_day() -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Return times and columns of 3,000 5-minute bars. Three of them have no prices."""
     columns = {name: values[:, 0].copy() for name, values in random_bars(3_000, 1, seed=4).items()}
     for name in ("open", "high", "low", "close"):
-        columns[name][[*HOLES]] = np.nan
+        columns[name][[*MISSING_ROWS]] = np.nan
     return T0 // (5 * MINUTE) * 5 * MINUTE + np.arange(3_000) * 5 * MINUTE, columns
 
 
@@ -128,7 +128,7 @@ def client(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iter
     postgres.drop(name)
 
 
-def ask(client: httpx.Client, path: str, status: int = 200) -> Any:
+def get(client: httpx.Client, path: str, status: int = 200) -> Any:
     answer = client.get(path)
     assert answer.status_code == status, answer.text
     return answer.json()
@@ -157,8 +157,8 @@ def test_values_equal_those_of_the_stream(
     client: httpx.Client, symbol: str, step: str, path: str, names: list[str], limit: int
 ) -> None:
     name, _, query = path.partition("?")
-    made = ask(client, f"/v1/indicators/{name}/{symbol}?interval={step}&limit={limit}&times=us&{query}")
-    kept = ask(client, f"/v1/analytics/{symbol}?interval={step}&limit={limit + 5}&times=us")["values"]
+    made = get(client, f"/v1/indicators/{name}/{symbol}?interval={step}&limit={limit}&times=us&{query}")
+    kept = get(client, f"/v1/analytics/{symbol}?interval={step}&limit={limit + 5}&times=us")["values"]
     by_time = {row["time"]: row for row in kept}
     assert made["count"] == limit == len(made["values"])
     assert not made["limited"]
@@ -171,74 +171,74 @@ def test_values_equal_those_of_the_stream(
 def test_pages_of_a_range_have_the_same_values_as_the_whole_range(client: httpx.Client) -> None:
     times, _ = within_the_day()
     start = f"start={times[350]}&end={times[460]}&times=us&interval=5m&period=20"
-    whole = ask(client, f"/v1/indicators/BBANDS/EUR/USD?{start}&limit=200")
-    assert (whole["next"], whole["count"]) == (None, 110)
+    complete = get(client, f"/v1/indicators/BBANDS/EUR/USD?{start}&limit=200")
+    assert (complete["next"], complete["count"]) == (None, 110)
     pages, rest = [], f"{start}&limit=37"
     while True:
-        page = ask(client, f"/v1/indicators/BBANDS/EUR/USD?{rest}")
+        page = get(client, f"/v1/indicators/BBANDS/EUR/USD?{rest}")
         pages += page["values"]
         if page["next"] is None:
             break
         rest = f"start={page['next']['start']}&end={times[460]}&times=us&interval=5m&period=20&limit=37"
-    assert [row["time"] for row in pages] == [row["time"] for row in whole["values"]]
+    assert [row["time"] for row in pages] == [row["time"] for row in complete["values"]]
     np.testing.assert_allclose(
-        column(pages, "bbands_20_2_upper"), column(whole["values"], "bbands_20_2_upper"), rtol=1e-12
+        column(pages, "bbands_20_2_upper"), column(complete["values"], "bbands_20_2_upper"), rtol=1e-12
     )
-    assert [row["time"] for row in whole["values"] if row["bbands_20_2_upper"] is None] == [times[400]]
+    assert [row["time"] for row in complete["values"] if row["bbands_20_2_upper"] is None] == [times[400]]
 
 
 def test_the_answer_has_the_time_of_the_first_bar_used(client: httpx.Client) -> None:
     times, _ = daily()
     day = np.datetime_as_string((times // DAY_US).astype("datetime64[D]"))
-    window = ask(client, "/v1/indicators/SMA/MSFT?period=50&limit=1")
+    window = get(client, "/v1/indicators/SMA/MSFT?period=50&limit=1")
     assert window["indicator"] == "SMA(50)"
     assert (
         window["computed_from"] == day[-2 - 100]
     )  # the requested row, one row that shows a further page, and two blocks of 50 earlier bars
-    assert ask(client, "/v1/indicators/RSI/MSFT?limit=1")["computed_from"] == day[0]
-    assert ask(client, "/v1/indicators/TA_SMA/MSFT?timeperiod=50&limit=1")["computed_from"] == day[-2 - 49]
+    assert get(client, "/v1/indicators/RSI/MSFT?limit=1")["computed_from"] == day[0]
+    assert get(client, "/v1/indicators/TA_SMA/MSFT?timeperiod=50&limit=1")["computed_from"] == day[-2 - 49]
     # A bar without prices does not count in a window.
     times, _ = within_the_day()
-    asked = f"interval=5m&start={times[405]}&limit=1&times=us&timeperiod=10"
-    assert ask(client, f"/v1/indicators/TA_SMA/EUR/USD?{asked}")["computed_from"] == times[395]
+    params = f"interval=5m&start={times[405]}&limit=1&times=us&timeperiod=10"
+    assert get(client, f"/v1/indicators/TA_SMA/EUR/USD?{params}")["computed_from"] == times[395]
 
 
 def test_a_history_that_is_too_long_is_reported(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(on_demand, "MAX_BARS", 1_000)
     monkeypatch.setattr(on_demand, "PAGE", 300)
     times, columns = daily()
-    made = ask(client, "/v1/indicators/EMA/MSFT?period=10&limit=5&times=us")
+    made = get(client, "/v1/indicators/EMA/MSFT?period=10&limit=5&times=us")
     assert (made["limited"], made["computed_from"]) == (True, times[-6 - 1_000])
     from_there = talib.EMA(columns["close"][-1_006:], 10)[-5:]
     np.testing.assert_allclose(column(made["values"], "ema_10"), from_there, rtol=1e-12)
-    assert not ask(client, "/v1/indicators/SMA/MSFT?period=400&limit=5")["limited"]
-    assert ask(client, "/v1/indicators/SMA/MSFT?period=800&limit=5")["limited"]
+    assert not get(client, "/v1/indicators/SMA/MSFT?period=400&limit=5")["limited"]
+    assert get(client, "/v1/indicators/SMA/MSFT?period=800&limit=5")["limited"]
 
 
 def test_any_ta_lib_function_can_be_computed_on_any_interval(client: httpx.Client) -> None:
     _, columns = daily()
-    made = ask(client, "/v1/indicators/ta_stoch/MSFT?fast_k_period=7&slowk_matype=ema&limit=300")["values"]
+    made = get(client, "/v1/indicators/ta_stoch/MSFT?fast_k_period=7&slowk_matype=ema&limit=300")["values"]
     known = talib.STOCH(columns["high"], columns["low"], columns["close"], 7, 3, 1, 3, 0)
     for name, wanted in zip(("slowk", "slowd"), known, strict=True):
         np.testing.assert_allclose(column(made, f"ta_stoch_7_3_1_3_0_{name}"), wanted[-300:], rtol=1e-9)
-    weeks = ask(client, "/v1/historical/MSFT?interval=1w&limit=2000")["bars"]
-    made = ask(client, "/v1/indicators/TA_EMA/MSFT?interval=1w&timeperiod=10&limit=2000")["values"]
+    weeks = get(client, "/v1/historical/MSFT?interval=1w&limit=2000")["bars"]
+    made = get(client, "/v1/indicators/TA_EMA/MSFT?interval=1w&timeperiod=10&limit=2000")["values"]
     assert [row["time"] for row in made] == [row["time"] for row in weeks]
     np.testing.assert_allclose(column(made, "ta_ema_10"), talib.EMA(column(weeks, "close"), 10), rtol=1e-9)
-    hours = ask(client, "/v1/intraday/EUR/USD?interval=1h&limit=2000")["bars"]
-    made = ask(client, "/v1/indicators/RSI/EUR/USD?interval=1h&limit=20")["values"]
+    hours = get(client, "/v1/intraday/EUR/USD?interval=1h&limit=2000")["bars"]
+    made = get(client, "/v1/indicators/RSI/EUR/USD?interval=1h&limit=20")["values"]
     np.testing.assert_allclose(column(made, "rsi_14"), talib.RSI(column(hours, "close"), 14)[-20:], rtol=1e-9)
-    assert {row["cdldoji"] for row in ask(client, "/v1/indicators/CDLDOJI/MSFT")["values"]} == {0.0, 100.0}
+    assert {row["cdldoji"] for row in get(client, "/v1/indicators/CDLDOJI/MSFT")["values"]} == {0.0, 100.0}
 
 
 def test_every_listed_indicator_can_be_computed(client: httpx.Client) -> None:
-    found = ask(client, "/v1/indicators")
+    found = get(client, "/v1/indicators")
     assert found["count"] == len(found["indicators"]) > 150
     for one in found["indicators"]:
-        made = ask(client, f"/v1/indicators/{one['name']}/MSFT?limit=3")
+        made = get(client, f"/v1/indicators/{one['name']}/MSFT?limit=3")
         assert [*made["values"][0]] == ["time", "state", *one["columns"]], one["name"]
-        assert ask(client, f"/v1/indicators/{one['name']}") == one
-    rsi = ask(client, "/v1/indicators/rsi")
+        assert get(client, f"/v1/indicators/{one['name']}") == one
+    rsi = get(client, "/v1/indicators/rsi")
     assert rsi["parameters"] == [{"name": "period", "default": 14, "least": 2, "most": 1000, "whole": True}]
     assert (rsi["warmup"], rsi["recursive"], rsi["inputs"]) == (15, True, ["close"])
 
@@ -277,25 +277,25 @@ def test_csv_has_the_other_fields_in_headers(client: httpx.Client) -> None:
 def test_an_invalid_request_gets_the_valid_choices(
     client: httpx.Client, path: str, status: int, code: str, says: str
 ) -> None:
-    error = ask(client, f"/v1/indicators/{path}".replace("/?", "?"), status)["error"]
+    error = get(client, f"/v1/indicators/{path}".replace("/?", "?"), status)["error"]
     assert error["code"] == code
     assert says in error["message"]
 
 
 def test_a_range_without_bars_is_empty(client: httpx.Client) -> None:
-    made = ask(client, "/v1/indicators/RSI/MSFT?start=1970-01-01&end=1971-01-01")
+    made = get(client, "/v1/indicators/RSI/MSFT?start=1970-01-01&end=1971-01-01")
     assert (made["count"], made["values"], made["computed_from"], made["limited"]) == (0, [], None, False)
 
 
 def test_an_indicator_may_use_another_column_than_the_close(client: httpx.Client) -> None:
     _, columns = daily()
-    made = ask(client, "/v1/indicators/SMA/MSFT?period=5&series_type=open&limit=10")
+    made = get(client, "/v1/indicators/SMA/MSFT?period=5&series_type=open&limit=10")
     assert made["indicator"] == "SMA(5) of open"
     np.testing.assert_allclose(column(made["values"], "sma_5_open"), talib.SMA(columns["open"], 5)[-10:], rtol=1e-9)
 
 
 def test_openapi_documents_the_indicators_parameters(client: httpx.Client) -> None:
-    paths = ask(client, "/openapi.json")["paths"]
+    paths = get(client, "/openapi.json")["paths"]
     found = {one["name"]: one for one in paths["/v1/indicators/{name}/{symbol}"]["get"]["parameters"]}
     assert found["parameters"]["schema"] == {"type": "object", "additionalProperties": {"type": "string"}}
     assert {"name", "symbol", "interval", "start", "end", "limit", "tz", "format", "times"} < set(found)
@@ -304,13 +304,13 @@ def test_openapi_documents_the_indicators_parameters(client: httpx.Client) -> No
 
 
 def test_warmup_remaining_counts_the_missing_bars(client: httpx.Client) -> None:
-    young = ask(client, "/v1/analytics/YOUNG")
-    assert young["warmup_remaining"] == {"sma_200": 50}
-    assert young["values"][-1]["sma_200"] is None
-    assert ask(client, "/v1/analytics/YOUNG?indicators=rsi")["warmup_remaining"] == {}
-    assert ask(client, "/v1/analytics/MSFT")["warmup_remaining"] == {}
+    response = get(client, "/v1/analytics/YOUNG")
+    assert response["warmup_remaining"] == {"sma_200": 50}
+    assert response["values"][-1]["sma_200"] is None
+    assert get(client, "/v1/analytics/YOUNG?indicators=rsi")["warmup_remaining"] == {}
+    assert get(client, "/v1/analytics/MSFT")["warmup_remaining"] == {}
     times, _ = daily()
-    early = ask(client, f"/v1/analytics/MSFT?end={times[12]}&times=us")
+    early = get(client, f"/v1/analytics/MSFT?end={times[12]}&times=us")
     bands = dict.fromkeys(parse("BBANDS(20,2)").columns, 8) | dict.fromkeys(parse("MACD").columns, 22)
     assert early["warmup_remaining"] == {"rsi_14": 3, "ema_20": 8, "sma_200": 188} | bands
     assert client.get("/v1/analytics/YOUNG?format=csv").headers["X-Warmup-Remaining"] == '{"sma_200":50}'
@@ -377,4 +377,4 @@ def test_the_documented_examples_work(client: httpx.Client, path: str) -> None:
     ],
 )  # fmt: skip
 def test_the_documented_parameters_work(client: httpx.Client, query: str) -> None:
-    assert ask(client, f"/v1/indicators/{query}{'&' if '?' in query else '?'}limit=2")["count"] == 2
+    assert get(client, f"/v1/indicators/{query}{'&' if '?' in query else '?'}limit=2")["count"] == 2

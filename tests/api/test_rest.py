@@ -188,8 +188,10 @@ def test_realtime_of_a_range_returns_ticks(client: httpx.Client) -> None:
     assert [tick["price"] for tick in newest["ticks"]] == [3.0, 4.0]
     earlier = client.get("/v1/realtime/AAPL", params={"limit": 3, **newest["next"]}).json()
     assert [tick["price"] for tick in earlier["ticks"]] == [1.0, 2.0]
-    asked = query | {"limit": "2"}
-    assert client.get("/v1/realtime/AAPL", params=asked).content == client.get("/v1/ticks/AAPL", params=asked).content
+    limited = query | {"limit": "2"}
+    assert (
+        client.get("/v1/realtime/AAPL", params=limited).content == client.get("/v1/ticks/AAPL", params=limited).content
+    )
 
 
 def test_realtime_as_csv_returns_the_ticks_of_a_range_or_the_last_tick(client: httpx.Client) -> None:

@@ -31,7 +31,7 @@ async def to_the_end(socket: ClientConnection) -> None:
         await socket.recv()
 
 
-async def say(socket: ClientConnection, **message: Any) -> None:
+async def send(socket: ClientConnection, **message: Any) -> None:
     await socket.send(json.dumps(message))
 
 
@@ -46,7 +46,7 @@ async def test_a_subscription_gets_a_snapshot_and_then_the_stream(log: EventLog,
     with serving(log, store) as (_, address, _):
         async with connect(address) as socket, connect(address) as other:
             await receive(socket, "welcome")
-            await say(other, action="subscribe", symbols=["*"], channels=["ticks", "bars"])
+            await send(other, action="subscribe", symbols=["*"], channels=["ticks", "bars"])
             await receive(other, "snapshot")
             ticks(log, [(T0, "AAPL", 1.0), (T0, "MSFT", 9.0)])
             bars(log, [{"time": T0, "symbol": "AAPL", "state": "forming"}])
@@ -54,7 +54,7 @@ async def test_a_subscription_gets_a_snapshot_and_then_the_stream(log: EventLog,
             while not {"ticks", "bars"} <= sent:
                 async with asyncio.timeout(PATIENCE.seconds(10)):
                     sent.add(json.loads(await other.recv())["type"])
-            await say(socket, action="subscribe", symbols=["AAPL"], channels=["ticks", "bars"], id=1)
+            await send(socket, action="subscribe", symbols=["AAPL"], channels=["ticks", "bars"], id=1)
             state = await receive(socket, "subscription")
             assert state == {
                 "type": "subscription", "id": 1, "channels": {"ticks": ["AAPL"], "bars": ["AAPL"]},
@@ -64,9 +64,9 @@ async def test_a_subscription_gets_a_snapshot_and_then_the_stream(log: EventLog,
             assert [row[10] for row in snapshot["bars"]["rows"]] == ["forming"]
             ticks(log, [(T0 + 1, "AAPL", 2.0), (T0 + 1, "MSFT", 9.0)])
             assert await prices(socket, 1) == [2.0]
-            await say(socket, action="unsubscribe", symbols=["AAPL"], channels=["ticks"])
+            await send(socket, action="unsubscribe", symbols=["AAPL"], channels=["ticks"])
             assert (await receive(socket, "subscription"))["channels"] == {"bars": ["AAPL"]}
-            await say(socket, action="ping", id="x")
+            await send(socket, action="ping", id="x")
             assert await receive(socket, "pong") == {"type": "pong", "id": "x"}
 
 
@@ -76,7 +76,7 @@ async def test_a_snapshot_contains_rows_of_the_store(log: EventLog, store: Memor
     store.tables["prices"] = pa.Table.from_batches([tick_batch([(T0, "OLD", 7.0)])])
     with serving(log, store) as (_, address, _):
         async with connect(address) as socket:
-            await say(socket, action="subscribe", symbols=["OLD"])
+            await send(socket, action="subscribe", symbols=["OLD"])
             assert [row[2] for row in (await receive(socket, "snapshot"))["ticks"]["rows"]] == [7.0]
 
 
@@ -88,7 +88,7 @@ async def test_a_snapshot_has_stored_bars_by_activity(log: EventLog, store: Memo
     with serving(log, store) as (_, address, _):
         async with connect(address) as socket:
             for symbol in ("OLD", "*"):
-                await say(socket, action="subscribe", symbols=[symbol], channels=["bars.100t"])
+                await send(socket, action="subscribe", symbols=[symbol], channels=["bars.100t"])
                 assert [row[:4] for row in (await receive(socket, "snapshot"))["bars"]["rows"]] == [
                     [T0 + 2, "OLD", "100t", 2.0]
                 ]
@@ -106,17 +106,17 @@ async def test_since_resumes_without_gap_or_repeat(
         for n in range(behind):
             ticks(log, [(T0 + n, "AAPL", float(n))])
         async with connect(address) as first:  # the server has read all records that this client received
-            await say(first, action="subscribe", symbols=["*"], channels=["ticks"], since=position)
+            await send(first, action="subscribe", symbols=["*"], channels=["ticks"], since=position)
             assert await prices(first, behind) == [float(n) for n in range(behind)]
         async with connect(address) as socket:
             writing = asyncio.create_task(asyncio.to_thread(
                 lambda: [ticks(log, [(T0 + n, "AAPL", float(n))]) for n in range(behind, behind + 100)]
             ))  # fmt: skip
-            await say(socket, action="subscribe", symbols=["*"], channels=["ticks"], since=position)
+            await send(socket, action="subscribe", symbols=["*"], channels=["ticks"], since=position)
             assert await prices(socket, behind + 100) == [float(n) for n in range(behind + 100)]
             await writing
             # The connection stays open after the live records.
-            await say(socket, action="ping")
+            await send(socket, action="ping")
             await receive(socket, "pong")
 
 
@@ -124,7 +124,7 @@ async def test_a_position_of_another_log_gets_resync(log: EventLog, store: Memor
     with serving(log, store) as (_, address, _):
         async with connect(address) as socket:
             since = {"log_id": "other", "generation": 1, "offsets": {}}
-            await say(socket, action="subscribe", symbols=["AAPL"], since=since)
+            await send(socket, action="subscribe", symbols=["AAPL"], since=since)
             assert "another log" in (await receive(socket, "resync"))["message"]
             await receive(socket, "snapshot")
             ticks(log, [(T0, "AAPL", 1.0)])
@@ -139,7 +139,7 @@ async def test_the_stream_continues_at_the_position_of_a_rest_answer(log: EventL
         ticks(log, [(T0 + 1, "AAPL", 2.0)])
         position = client.get("/v1/symbols").json()["position"]
         async with connect(address) as socket:
-            await say(socket, action="subscribe", symbols=["AAPL"], channels=["ticks"], since=position)
+            await send(socket, action="subscribe", symbols=["AAPL"], channels=["ticks"], since=position)
             # The tick is after the position. It precedes `live`, unless the server's tail reads the tick later.
             found: list[dict[str, Any]] = []
             while {message["type"] for message in found} < {"ticks", "live"}:
@@ -158,7 +158,7 @@ async def test_an_invalid_message_gets_an_error_and_the_connection_stays_open(
             assert (await receive(socket, "error"))["code"] == "bad_json"
             await socket.send("[" * 2_000)
             assert (await receive(socket, "error"))["code"] == "bad_json"
-            await say(socket, action="ping")
+            await send(socket, action="ping")
             await receive(socket, "pong")
 
 
@@ -171,7 +171,7 @@ async def test_a_client_that_does_not_read_is_dropped_without_effect_on_others(
     with serving(log, store, stall_s=PATIENCE.seconds(1.0)) as (client, address, _):
         async with connect(address, max_queue=1, compression=None) as slow, connect(address) as fast:
             for socket in (slow, fast):
-                await say(socket, action="subscribe", symbols=["*"], channels=["ticks", "bars"])
+                await send(socket, action="subscribe", symbols=["*"], channels=["ticks", "bars"])
             await receive(fast, "snapshot")
             closed: list[int] = []
             for n in range(150):
@@ -189,7 +189,7 @@ async def test_a_client_that_does_not_read_is_dropped_without_effect_on_others(
             await eventually(
                 lambda: client.get("/v1/status").json()["stream"]["dropped"], "the slow client to be dropped"
             )
-            await say(fast, action="ping")
+            await send(fast, action="ping")
             await receive(fast, "pong")
             assert closed == [T0 + n * MINUTE for n in range(150)]
             with pytest.raises(ConnectionClosed) as gone:
@@ -213,7 +213,7 @@ async def test_a_wrong_key_closes_with_a_reason(log: EventLog, store: MemoryStor
 async def test_an_unreadable_record_is_skipped(log: EventLog, store: MemoryStore) -> None:
     with serving(log, store) as (_, address, _):
         async with connect(address) as socket:
-            await say(socket, action="subscribe", symbols=["*"], channels=["ticks", "status"])
+            await send(socket, action="subscribe", symbols=["*"], channels=["ticks", "status"])
             await receive(socket, "snapshot")
             with log.writer("x") as out, out.transaction() as transaction:
                 transaction.append(schemas.RAW, 0, b"rubbish")

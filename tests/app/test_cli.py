@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.support.commands import assert_refused, say
+from tests.support.commands import assert_refused, invoke
 from tests.support.plant import Plant
 from tests.support.waiting import PATIENCE
 
@@ -64,7 +64,7 @@ def test_a_mistake_is_reported_in_one_sentence_without_a_traceback(tmp_path: Pat
         (["query", "AAPL", "--start", "noon"], "--start 'noon' is not a time"),
         (["up", "--log", "redis://x"], "setting log (flag)"),
     ):
-        assert_refused(say(Plant(tmp_path), *arguments), 2, words)
+        assert_refused(invoke(Plant(tmp_path), *arguments), 2, words)
 
 
 def test_a_folder_in_use_is_reported_before_a_port_in_use(tmp_path: Path) -> None:

@@ -31,22 +31,26 @@ def test_a_store_of_a_former_generation_has_no_records_of_this_one() -> None:
 
 
 def test_without_causes_the_committed_positions_of_each_group_decide() -> None:
-    chase = ProgressTracker({0: 10}, 1)
+    tracker = ProgressTracker({0: 10}, 1)
 
-    def look(aggregation: int, analytics: int, stored: tuple[int, int, int], ends: tuple[int, int]) -> list[str]:
+    def missing_topics(
+        aggregation: int, analytics: int, stored: tuple[int, int, int], ends: tuple[int, int]
+    ) -> list[str]:
         names = (RAW, OHLCV, ANALYTICS)
         now = Positions(
             {(name, 0): Applied(position, 0) for name, position in zip(names, stored, strict=True)},
             {"aggregation": {(RAW, 0): aggregation}, "analytics": {(OHLCV, 0): analytics}},
             {(OHLCV, 0): ends[0], (ANALYTICS, 0): ends[1]},
         )
-        return [topic for topic, _ in chase.missing(now)]
+        return [topic for topic, _ in tracker.missing(now)]
 
-    assert look(10, 50, (11, 50, 50), (50, 50)) == [OHLCV, ANALYTICS], "aggregation has not read the last record"
-    assert look(11, 50, (11, 50, 50), (53, 50)) == [OHLCV, ANALYTICS], "bars up to 53 must be stored"
-    assert look(20, 52, (20, 90, 50), (90, 50)) == [ANALYTICS], "only bars up to 53 must be read"
-    assert look(20, 53, (20, 90, 50), (90, 55)) == [ANALYTICS], "values up to 55 must be stored"
-    assert look(20, 90, (20, 90, 55), (90, 80)) == []
+    assert missing_topics(10, 50, (11, 50, 50), (50, 50)) == [OHLCV, ANALYTICS], (
+        "aggregation has not read the last record"
+    )
+    assert missing_topics(11, 50, (11, 50, 50), (53, 50)) == [OHLCV, ANALYTICS], "bars up to 53 must be stored"
+    assert missing_topics(20, 52, (20, 90, 50), (90, 50)) == [ANALYTICS], "only bars up to 53 must be read"
+    assert missing_topics(20, 53, (20, 90, 50), (90, 55)) == [ANALYTICS], "values up to 55 must be stored"
+    assert missing_topics(20, 90, (20, 90, 55), (90, 80)) == []
 
 
 def test_no_records_are_missing_for_a_feed_without_records() -> None:

@@ -157,7 +157,7 @@ async def bars_and_firings(dsn: str) -> tuple[list[tuple[int, float]], list[tupl
         await connection.close()
 
 
-async def unposted(dsn: str) -> int:
+async def count_pending_webhooks(dsn: str) -> int:
     connection = await asyncpg.connect(dsn, statement_cache_size=0)
     try:
         return int(await connection.fetchval("SELECT count(*) FROM alert_webhooks WHERE state = 'pending'"))
@@ -228,11 +228,11 @@ def test_each_alert_arrives_once_while_processes_are_killed(tmp_path: Path) -> N
                 if name == "replay":
                     del parts.running["replay"]
                     continue
-                assert armed.get(name), f"{name} ended before it came to {armed}"
+                assert armed.get(name), f"{name} ended before it reached {armed}"
                 assert parts.running[name].returncode == -9
                 killed.append(f"{armed[name]}")
                 next_of(name)
-            guard.check(f"{armed}, then {todo}")
+            guard.check(f"the kills at {armed}, then {todo}")
             time.sleep(0.02)
         parts.kill_all()  # the whole plant, the database included
         for path in tmp_path.glob("*.log"):
@@ -248,7 +248,10 @@ def test_each_alert_arrives_once_while_processes_are_killed(tmp_path: Path) -> N
         wanted = crossings(bars)
         until(lambda: parts.dead() or len(receiver.alerts) >= len(wanted), "the last webhooks", 30)
         with parts.plant.store() as dsn:
-            until(lambda: asyncio.run(unposted(dsn)) == 0, "an empty outbox, which would contain surplus alerts")
+            until(
+                lambda: asyncio.run(count_pending_webhooks(dsn)) == 0,
+                "an empty outbox, which would contain surplus alerts",
+            )
             _, firings = asyncio.run(bars_and_firings(dsn))
         parts.stop()
         assert sorted(killed) == sorted(point for points in FAULTS.values() for point in points)
@@ -259,10 +262,12 @@ def test_each_alert_arrives_once_while_processes_are_killed(tmp_path: Path) -> N
     assert len(wanted) > 100
     arrived = [named(name.split(".")[0], int(name.split(".")[2]) // 1_000_000) for name in receiver.alerts]
     assert not receiver.wrong
-    assert sorted(arrived) == sorted(wanted), "exactly one alert a crossing at the receiver"
-    assert sorted(named(rule, seconds) for rule, seconds in firings) == sorted(wanted), "and in the table"
+    assert sorted(arrived) == sorted(wanted), "the receiver has one alert per crossing"
+    assert sorted(named(rule, seconds) for rule, seconds in firings) == sorted(wanted), (
+        "the table has one alert per crossing"
+    )
     ids = logged_ids(parts.plant)
-    assert sorted(ids) == sorted(receiver.alerts), "and in the log, once each, although the log is not deduplicated"
+    assert sorted(ids) == sorted(receiver.alerts), "the log, which is not deduplicated, has each alert once"
     assert max(receiver.attempts.values()) > 1, "no alert was posted twice, so the kills and refusals had no effect"
 
 

@@ -42,7 +42,7 @@ POINTS = (
     "feed.commit.before:5", "feed.commit.after:5",
 )  # fmt: skip
 """Each kills one run. The first three transactions of a run may have no bars: its barrier, and the start of a round."""
-SOME = ("desk.debited:1", "backfill.request.after:1", "feed.append.after:4", "backfill.append.after:1")
+SOME_POINTS = ("desk.debited:1", "backfill.request.after:1", "feed.append.after:4", "backfill.append.after:1")
 """Number of kills outside `make chaos`."""
 
 
@@ -90,7 +90,7 @@ def run(plant: Plant, folder: Path, fault: str | None) -> int:
     return plant.start("backfill", "--json", output=output, **more).wait(PATIENCE.seconds(240))
 
 
-def ask(url: str, what: str, **params: Any) -> Any:
+def get(url: str, what: str, **params: Any) -> Any:
     return httpx.get(f"{url}/sandbox/{what}", params=params, timeout=PATIENCE.seconds(60)).json()
 
 
@@ -98,9 +98,9 @@ def overlapping(vendor: str) -> list[str]:
     """Return the requests that overlap an earlier one for the same symbol and interval."""
     seen: dict[tuple[str, str], list[tuple[str, str]]] = {}
     found = []
-    for asked in ask(vendor, "requests", vendor="twelvedata")["requests"]:
-        query = asked["query"]
-        if asked["path"] != "/time_series":
+    for request in get(vendor, "requests", vendor="twelvedata")["requests"]:
+        query = request["query"]
+        if request["path"] != "/time_series":
             continue
         begin, end, twice = query["start_date"], query["end_date"], False
         for symbol in query["symbol"].split(","):
@@ -128,7 +128,7 @@ async def _stored(dsn: str, relation: str, interval: str, begin: int, end: int) 
     return found
 
 
-def assert_whole(plant: Plant, vendor: str, began_us: int) -> None:
+def assert_complete(plant: Plant, vendor: str, began_us: int) -> None:
     """Check that the tables contain each complete bar of the market."""
     today_us = began_us - began_us % DAY_US
     last = {"1d": today_us, "5m": today_us, "1m": began_us - began_us % MINUTE_US - 3 * MINUTE_US}
@@ -139,28 +139,28 @@ def assert_whole(plant: Plant, vendor: str, began_us: int) -> None:
             relation = "historical_ohlcv" if interval == "1d" else "intraday_ohlcv"
             stored = asyncio.run(_stored(dsn, relation, interval, begin, end))
             for symbol in SYMBOLS:
-                truth = ask(vendor, "bars", symbol=symbol, interval=interval, from_us=begin, to_us=end)["time_us"]
+                truth = get(vendor, "bars", symbol=symbol, interval=interval, from_us=begin, to_us=end)["time_us"]
                 assert list(stored[symbol]) == truth, (symbol, interval)
                 assert all(stored[symbol].values()), (symbol, interval)
 
 
-def assert_books(vendor: str, kills: int) -> None:
+def assert_requests(vendor: str, kills: int) -> None:
     """Check that only requests in flight were repeated, and none was refused."""
     repeated = overlapping(vendor)
     assert len(repeated) <= kills, repeated
-    counts = ask(vendor, "counts")["vendors"]["twelvedata"]
+    counts = get(vendor, "counts")["vendors"]["twelvedata"]
     assert counts["refused"] == 0, counts
     assert all(window["largest_asked"] <= window["limit"] for window in counts["windows"] if window["limit"]), counts
 
 
 def test_a_backfill_killed_at_every_point_resumes_without_a_gap(tmp_path: Path, plant: Plant, vendor: str) -> None:
     began_us = time.time_ns() // 1_000
-    points = POINTS if THOROUGH else SOME
+    points = POINTS if THOROUGH else SOME_POINTS
     for point in points:
         assert run(plant, tmp_path, point) == -signal.SIGKILL, (point, (tmp_path / "backfill.log").read_text()[-2000:])
     assert run(plant, tmp_path, None) == 0, (tmp_path / "backfill.log").read_text()[-2000:]
-    assert_whole(plant, vendor, began_us)
-    assert_books(vendor, len(points))
+    assert_complete(plant, vendor, began_us)
+    assert_requests(vendor, len(points))
 
 
 def test_a_backfill_killed_at_any_moment_resumes_without_a_gap(tmp_path: Path, plant: Plant, vendor: str) -> None:
@@ -171,5 +171,5 @@ def test_a_backfill_killed_at_any_moment_resumes_without_a_gap(tmp_path: Path, p
         assert code in (0, -signal.SIGKILL), (tmp_path / "backfill.log").read_text()[-2000:]
         kills += code != 0
     assert run(plant, tmp_path, None) == 0
-    assert_whole(plant, vendor, began_us)
-    assert_books(vendor, kills)
+    assert_complete(plant, vendor, began_us)
+    assert_requests(vendor, kills)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.test_services import free_port
-from tests.support.day import Day, run, troubles
+from tests.support.day import Day, random_faults, run
 from tests.support.waiting import PATIENCE
 from tickerplant.sandbox.model import symbol_names
 
@@ -29,7 +29,7 @@ def test_after_an_hour_of_faults_every_bar_is_stored_and_no_quota_overspent(tmp_
             "twelvedata=55/minute", "twelvedata=100/day", "alphavantage=5/minute", "alphavantage=25/day",
             "yahoo=60/minute",
         ),
-        script=troubles(hours, seed=7),
+        script=random_faults(hours, seed=7),
         history="1d:10,1m:1",
     )  # fmt: skip
     verdict = run(tmp_path, day, free_port())

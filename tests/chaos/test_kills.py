@@ -75,13 +75,13 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Tables:
     plant.run("replay", str(session().path))
     tables = plant.tables()
     assert len(tables["realtime_prices"]) == session().count
-    assert all(tables.values()), "a table without rows compares nothing"
+    assert all(tables.values()), "a table has no rows"
     return tables
 
 
 @dataclass
 class Parts:
-    """A plant's processes by name, their output and their deaths."""
+    """A plant's processes by name, their output and their exit codes."""
 
     plant: Plant
     folder: Path
@@ -99,7 +99,7 @@ class Parts:
         env = {"TICKERPLANT_TESTING__CRASH_AT": fault} if fault else {}
         self.running[name] = self.plant.start(*arguments, output=self.output(name), **env)
 
-    def begin_whole(self, *, speed: float | None = None, fault: str | None = None) -> None:
+    def begin_plant(self, *, speed: float | None = None, fault: str | None = None) -> None:
         """Start the services and the feed; with the embedded log this is one process."""
         if not self.on_kafka:
             self.begin("replay", speed=speed, fault=fault)
@@ -186,7 +186,7 @@ class Parts:
         codes = {name: process.wait(PATIENCE.seconds(30)) for name, process in self.running.items()}
         self.running.clear()
         # A process that just started dies of the signal itself.
-        assert set(codes.values()) <= {0, -signal.SIGTERM}, f"not all ended in order: {codes}"
+        assert set(codes.values()) <= {0, -signal.SIGTERM}, f"a process did not end cleanly: {codes}"
 
     def resumed(self) -> dict[str, tuple[int, int]]:
         """Return the records read again and the discarded outputs of restarts, by service."""
@@ -242,12 +242,12 @@ def test_the_whole_plant_is_killed_at_each_named_point(parts: Parts, undisturbed
     not_reached: list[str] = []
     with explained(parts):
         for point in POINTS if THOROUGH else POINTS[parts.on_kafka :: 3]:
-            parts.begin_whole(speed=pace(REPLAY_S), fault=_fault(point))
+            parts.begin_plant(speed=pace(REPLAY_S), fault=_fault(point))
             codes = parts.wait_for_a_death(PATIENCE.seconds(120))
             if -signal.SIGKILL not in codes.values():
                 not_reached.append(f"{point}: {codes}")
             parts.kill_all()
-        parts.begin_whole()
+        parts.begin_plant()
         parts.finish()
         assert not not_reached
         assert_same(parts.plant.tables(), undisturbed)
@@ -260,7 +260,7 @@ def test_the_whole_plant_is_killed_at_random_moments(parts: Parts, undisturbed: 
     with explained(parts):
         for number in range(KILLS):
             before = parts.committed() if number else dict.fromkeys(STATEFUL, 0)
-            parts.begin_whole(speed=pace(REPLAY_S))
+            parts.begin_plant(speed=pace(REPLAY_S))
             # A start takes two seconds: some kills come during it, most in the middle of the work.
             if number % 4 == 3:
                 codes = parts.wait_for_a_death(moments.uniform(0.0, 3.0))
@@ -270,10 +270,10 @@ def test_the_whole_plant_is_killed_at_random_moments(parts: Parts, undisturbed: 
             assert not any(codes.values()), codes
             kills += not codes
             parts.kill_all()
-        parts.begin_whole()
+        parts.begin_plant()
         parts.finish()
         assert_same(parts.plant.tables(), undisturbed)
-        assert kills > KILLS // 2, f"seed {SEED}: the replay was over after {kills} kills"
+        assert kills > KILLS // 2, f"seed {SEED}: the replay ended after {kills} kills"
         parts.assert_kills_had_effect(each=THOROUGH)
 
 
@@ -299,10 +299,10 @@ def test_each_service_is_killed_at_each_named_point(parts: Parts, undisturbed: T
         while any(armed.values()):
             for name in parts.dead():
                 code = parts.running[name].returncode
-                assert code == -signal.SIGKILL, f"{name} ended with {code} before it came to {armed[name]}"
+                assert code == -signal.SIGKILL, f"{name} ended with {code} before it reached {armed[name]}"
                 killed.append(str(armed[name]))
                 begin(name)
-            guard.check(f"{armed}, then {todo}")
+            guard.check(f"the kills at {armed}, then {todo}")
             time.sleep(0.02)
         assert sorted(killed) == POINTS
         parts.kill("replay")
@@ -328,7 +328,7 @@ def test_each_service_is_killed_at_random_moments(parts: Parts, undisturbed: Tab
             if parts.running["replay"].poll() == 0:
                 break
             name = names[number % len(names)]
-            assert parts.kill(name), f"{name} had ended with {parts.running[name].returncode}"
+            assert parts.kill(name), f"{name} ended with {parts.running[name].returncode}"
             kills[name] += 1
             parts.begin(name, speed=speed)
         parts.kill("replay")
@@ -342,7 +342,7 @@ def test_each_service_is_killed_at_random_moments(parts: Parts, undisturbed: Tab
 def test_the_database_is_killed_while_the_plant_works(tmp_path: Path, undisturbed: Tables) -> None:
     parts = Parts(Plant(tmp_path / "data", {"TICKERPLANT_PARTITIONS": "2"}), tmp_path, on_kafka=False)
     with explained(parts):
-        parts.begin_whole(speed=pace(20))
+        parts.begin_plant(speed=pace(20))
         killed: int | None = None
         for _ in range(3):
             killed = _postgres(parts.plant, other_than=killed)
@@ -361,12 +361,12 @@ def test_the_broker_is_killed_while_the_plant_works(
     parts = Parts(Plant(tmp_path / "data", env), tmp_path, on_kafka=True)
     kills = 2 if THOROUGH else 1
     with explained(parts):
-        parts.begin_whole(speed=pace(120 if THOROUGH else 20))
+        parts.begin_plant(speed=pace(120 if THOROUGH else 20))
         before = dict.fromkeys(STATEFUL, 0)
         for _ in range(kills):
             parts.wait_for_work(before)
             parts.wait_for_work(parts.committed())  # the rules count as progress; from here on the ticks are processed
-            assert not parts.dead(), "it was over before the kill"
+            assert not parts.dead(), "the replay ended before the kill"
             kafka_broker.kill()
             kafka_broker.start()
             before = parts.committed()
@@ -375,7 +375,7 @@ def test_the_broker_is_killed_while_the_plant_works(
 
 
 def _fault(point: str) -> str:
-    """Return the hit at which to die: snapshots occur every 20 records, other points continuously."""
+    """Return the number of the hit that kills: snapshots occur every 20 records, other points continuously."""
     return f"{point}:{1 if 'snapshot' in point else 3}"
 
 

@@ -103,7 +103,7 @@ class Live:
     def kill(self, name: str) -> None:
         """kill -9 one service. Its child (the vendor) ends by itself."""
         process = self.running.pop(name)
-        assert process.poll() is None, f"{name} had ended with {process.returncode}"
+        assert process.poll() is None, f"{name} ended with {process.returncode}"
         process.send_signal(signal.SIGKILL)
         process.wait()
         self.killed.append(name)
@@ -196,14 +196,14 @@ def test_the_log_records_the_gaps_of_a_feed_killed_while_streaming(tmp_path: Pat
     with explained(Live(tmp_path, **fast)) as live:
         live.begin(*SERVICES)
         # The first kill: during the backfill, in the first minute.
-        live.wait_for("history beside ticks", lambda: history_of(live).rows and newest_us(live))
+        live.wait_for("history and ticks", lambda: history_of(live).rows and newest_us(live))
         live.kill("market_data")
-        assert not history_of(live).over, "the history was over before the kill"
+        assert not history_of(live).over, "the history ended before the kill"
         live.begin("market_data")
         live.wait_for("the second start", lambda: len(starts_of(live)) == 2)
         # The second kill: after a complete minute, in the middle of the next one.
-        whole_us = starts_of(live)[1].from_us // MINUTE_US * MINUTE_US + 2 * MINUTE_US
-        live.wait_for("a whole minute", lambda: newest_us(live) > whole_us + 10 * SECOND_US)
+        complete_us = starts_of(live)[1].from_us // MINUTE_US * MINUTE_US + 2 * MINUTE_US
+        live.wait_for("a complete minute", lambda: newest_us(live) > complete_us + 10 * SECOND_US)
         live.kill("market_data")
         live.begin("market_data")
         live.wait_for("the third start", lambda: len(starts_of(live)) == 3)
@@ -333,7 +333,7 @@ def assert_nothing_twice(logged: Sequence[tuple[dt.datetime, str, float, float, 
         found = [(micros_of(row[0]), row[2]) for row in logged if row[1] == symbol]
         assert len(found) > 100
         for tick in found:
-            assert tick in left, f"{symbol}: {tick} is no print of the market behind those before it"
+            assert tick in left, f"{symbol}: no later print of the market equals {tick}"
 
 
 def coverage_of(live: Live) -> list[tuple[int, int]]:
@@ -364,7 +364,7 @@ def assert_minutes(
         assert near(vwap, wanted_vwap, 1e-12)
         begin = micros_of(start)
         assert complete == any(up <= begin and begin + MINUTE_US <= down for up, down in covered), (symbol, start)
-    assert {row[-2] for row in live.values()} == {True, False}, "all minutes are complete, or all incomplete"
+    assert {row[-2] for row in live.values()} == {True, False}, "complete and incomplete minutes exist"
 
 
 # The API -------------------------------------------------------------------------------------------------------------
@@ -401,7 +401,7 @@ class Client:
         if self.failure is not None:
             raise self.failure
 
-    def wants(self, symbol: str) -> bool:
+    def subscribes_to(self, symbol: str) -> bool:
         return symbol in self.symbols or self.symbols == ["*"]
 
     def count(self, channel: str) -> int:
@@ -409,7 +409,7 @@ class Client:
 
     def is_past(self, ends: Mapping[str, Mapping[TopicPartition, tuple[int, int]]]) -> bool:
         """Return whether the client has reached these end offsets in its topics."""
-        mine = {partition_of(symbol, PARTITIONS) for symbol in SYMBOLS if self.wants(symbol)}
+        mine = {partition_of(symbol, PARTITIONS) for symbol in SYMBOLS if self.subscribes_to(symbol)}
         return all(
             self.position["offsets"][topic][str(source.partition)] >= end
             for topic, of_topic in ends.items()
@@ -474,17 +474,19 @@ def test_clients_of_a_killed_api_resume_without_gaps_or_duplicates(tmp_path: Pat
         with following(clients):
             for number in range(KILLS_OF_API):
                 if number == 1:  # during reconnection, before the missed rows are sent
-                    back = sum(client.connects for client in clients)
-                    live.wait_for("a client to be back", lambda n=back: sum(c.connects for c in clients) > n)
+                    connects = sum(client.connects for client in clients)
+                    live.wait_for("a client to reconnect", lambda n=connects: sum(c.connects for c in clients) > n)
                 else:
                     stream(live, clients)
                 live.kill("api")
                 stored = live.ticks_stored()
-                live.wait_for("the plant to go on without it", lambda n=stored: live.ticks_stored() > n + 30)
+                live.wait_for("the plant to store ticks without the API", lambda n=stored: live.ticks_stored() > n + 30)
                 live.begin("api")
             stream(live, clients)
             ends = {topic: live.log.offsets(topic) for topic in CHANNEL_OF}
-            live.wait_for("all to have seen that", lambda: all(client.is_past(ends) for client in clients))
+            live.wait_for(
+                "all clients to reach the ends of the topics", lambda: all(client.is_past(ends) for client in clients)
+            )
         live.assert_undisturbed("market_data", "aggregation", "analytics", "persistence")
         for client in clients:
             assert not client.resyncs
@@ -536,13 +538,13 @@ def assert_received(client: Client, live: Live) -> None:
             for offset, record in pairs:
                 if begin <= offset < end and isinstance(record.header, Ticks | Bars | Values):
                     for row in record.batch.to_pylist():
-                        if client.wants(row["symbol"]) and (channel == "ticks" or row["state"] != FORMING):
+                        if client.subscribes_to(row["symbol"]) and (channel == "ticks" or row["state"] != FORMING):
                             wanted[row["symbol"]].append(
                                 Client.kept(channel, row | {"time_us": micros_of(row["time"])})
                             )
         found = client.rows[channel]
         assert found.keys() <= wanted.keys()
-        assert wanted.keys() == {symbol for symbol in SYMBOLS if client.wants(symbol)}, channel
+        assert wanted.keys() == {symbol for symbol in SYMBOLS if client.subscribes_to(symbol)}, channel
         for symbol, rows_ in wanted.items():
             if channel == "ticks" and client.conflated:
                 left = iter(rows_)

@@ -66,7 +66,7 @@ def maker(log: EventLog) -> None:
     emit(f"{identity.log_id} {identity.generation}")
 
 
-def asker(log: EventLog, group: str) -> None:
+def poller(log: EventLog, group: str) -> None:
     """Request a group's positions repeatedly with a short timeout.
 
     Print each changed answer, or `away` if the log is unavailable.
@@ -98,7 +98,7 @@ def main() -> None:
         holder(*arguments)  # type: ignore[call-arg]
     else:
         log = open_log(url, config={"session.timeout.ms": "6000"} if url.startswith("kafka") else None)
-        {"member": member, "stuck": stuck, "copier": copier, "maker": maker, "asker": asker}[role](log, *arguments)
+        {"member": member, "stuck": stuck, "copier": copier, "maker": maker, "poller": poller}[role](log, *arguments)
 
 
 if __name__ == "__main__":

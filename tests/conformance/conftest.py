@@ -126,7 +126,7 @@ def read(reader: Reader, count: int, **limits: int) -> list[ConsumedRecord]:
     taken: list[ConsumedRecord] = []
     guard = Guard(DEADLINE_S)
     while len(taken) < count:
-        guard.check(f"{count} records, and {len(taken)} came")
+        guard.check(f"{count} records; {len(taken)} have arrived")
         taken += reader.poll(timeout_s=0.5, **limits)
     return taken
 
@@ -135,8 +135,8 @@ def values(found: list[ConsumedRecord]) -> list[bytes]:
     return [bytes(record.value) for record in found]
 
 
-def nothing_more(bench: Bench, reader: Reader, topic: str = RAW) -> bool:
-    """Append a marker to each partition; return whether the reader returns only the markers."""
+def is_exhausted(bench: Bench, reader: Reader, topic: str = RAW) -> bool:
+    """Append a marker to each partition. Return True if the reader returns only the markers."""
     for partition in range(PARTITIONS):
         write(bench.writer("marker"), MARKER, topic=topic, partition=partition)
     return values(read(reader, PARTITIONS)) == [MARKER] * PARTITIONS

@@ -21,9 +21,9 @@ from tests.conformance.conftest import (
     SPECS,
     Bench,
     at,
+    is_exhausted,
     kill,
     line,
-    nothing_more,
     read,
     values,
     write,
@@ -51,7 +51,7 @@ def test_a_later_writer_of_a_name_fences_the_earlier(bench: Bench) -> None:
     write(bench.writer("another name"), b"c")
     reader = bench.reader()
     assert values(read(reader, 3)) == [b"a", b"b", b"c"]
-    assert nothing_more(bench, reader)
+    assert is_exhausted(bench, reader)
 
 
 def test_a_fenced_writer_that_keeps_appending_gets_fenced(bench: Bench) -> None:
@@ -110,7 +110,7 @@ def test_a_copy_under_kills_is_exactly_once(bench: Bench) -> None:
         assert [int(d.value) for d in copies if d.partition == partition] == expected
         assert bench.log.get_state(STATE_AGGREGATION, partition, "last") == b"%d" % expected[-1]
     behind = bench.reader(OHLCV, start=at_positions({d.source: d.offset + 1 for d in copies}))
-    assert nothing_more(bench, behind, OHLCV)
+    assert is_exhausted(bench, behind, OHLCV)
 
 
 class TestEmbedded:
@@ -328,8 +328,8 @@ class TestKafka:
             writer = log.writer("impatient")
             copier = log.writer("copier")
             write(writer, b"first")
-            asker = kafka.child("asker", "g")
-            assert line(asker) == "0:1"
+            poller = kafka.child("poller", "g")
+            assert line(poller) == "0:1"
 
             def copy() -> None:
                 with copier.transaction() as transaction:
@@ -354,11 +354,11 @@ class TestKafka:
                 kafka.broker.kill()
                 for future in under_way:
                     future.result(PATIENCE.seconds(60))
-            assert line(asker) == "away"
+            assert line(poller) == "away"
             expect_no_log(lambda: log.committed("g"), log.groups, log.identity, lambda: write(writer, b"perhaps"), copy)
             kafka.broker.start()
-            assert line(asker) == "0:1"
-            assert asker.poll() is None
+            assert line(poller) == "0:1"
+            assert poller.poll() is None
 
         def again() -> bool:
             try:
@@ -371,4 +371,4 @@ class TestKafka:
         until(again, "the writer works again")
         written = values(read(kafka.reader(), 4))
         assert written[:3] == [b"a", b"b", b"first"]
-        assert nothing_more(kafka, kafka.reader(OHLCV), OHLCV)
+        assert is_exhausted(kafka, kafka.reader(OHLCV), OHLCV)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from tests.conformance.conftest import MARKER, PARTITIONS, Bench, at, kill, line, nothing_more, read, values, write
+from tests.conformance.conftest import MARKER, PARTITIONS, Bench, at, is_exhausted, kill, line, read, values, write
 from tests.support.waiting import until
 from tickerplant.core.errors import Fenced
 from tickerplant.core.schemas import OHLCV, RAW
@@ -36,13 +36,13 @@ class Recorder:
 def settle(*readers: Reader) -> None:
     """Poll all members until the partitions are distributed evenly."""
 
-    def even() -> bool:
+    def is_distributed() -> bool:
         for reader in readers:
             reader.poll(timeout_s=0.05)
         owned = [len({p.partition for p in reader.assignment()}) for reader in readers]
         return sum(owned) == PARTITIONS and max(owned) - min(owned) <= 1
 
-    until(even, "the partitions are distributed")
+    until(is_distributed, "the partitions are distributed")
 
 
 def test_a_group_resumes_at_its_committed_positions(bench: Bench) -> None:
@@ -143,7 +143,7 @@ def test_a_member_cannot_commit_for_a_partition_of_another_member(bench: Bench) 
     with pytest.raises(Fenced), writer.transaction() as transaction:  # noqa: PT012
         transaction.append(OHLCV, 0, b"zombie's")
         transaction.send_positions(first, lost)
-    assert nothing_more(bench, bench.reader(OHLCV), OHLCV)
+    assert is_exhausted(bench, bench.reader(OHLCV), OHLCV)
     assert bench.log.committed("g") == {}
     with writer.transaction() as transaction:
         transaction.append(OHLCV, 0, b"owner's")
@@ -160,11 +160,11 @@ def test_the_partitions_of_a_killed_member_are_assigned_to_live_ones(bench: Benc
         reader.poll(timeout_s=0.1)
         return len(reader.assignment()) in (1, 2)
 
-    until(shared, "the live members share")
+    until(shared, "the live members to share the partitions")
     kill(child)
     until(
         lambda: not reader.poll(timeout_s=0.1) and len(reader.assignment()) == PARTITIONS,
-        "its partitions",
+        "the partitions of the killed member",
     )
 
 
@@ -188,4 +188,4 @@ def test_a_named_member_gets_its_partitions_back_after_a_restart(bench: Bench) -
     assert line(second).startswith("copied")
     copies = bench.reader(OHLCV)
     assert values(read(copies, 40)) == [b"%d" % i for i in range(40)]
-    assert nothing_more(bench, copies, OHLCV)
+    assert is_exhausted(bench, copies, OHLCV)

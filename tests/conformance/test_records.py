@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.conformance.conftest import PARTITIONS, SPECS, Bench, at, nothing_more, read, values, write
+from tests.conformance.conftest import PARTITIONS, SPECS, Bench, at, is_exhausted, read, values, write
 from tickerplant.core.errors import LogError, RecordTooLarge, UnknownTopic
 from tickerplant.core.schemas import OHLCV, RAW, STATE_AGGREGATION, TopicSpec
 from tickerplant.core.times import DAY_US
@@ -23,11 +23,11 @@ def test_a_partition_is_read_in_the_order_it_was_written(bench: Bench) -> None:
                 transaction.append(RAW, i % PARTITIONS, b"%d" % (batch * 60 + i))
     taken = read(reader, 300)
     for partition in range(PARTITIONS):
-        of_it = [record for record in taken if record.partition == partition]
-        assert [int(record.value) for record in of_it] == list(range(partition, 300, PARTITIONS))
-        assert [d.offset for d in of_it] == sorted({d.offset for d in of_it})
-        assert [d.appended_at_us for d in of_it] == sorted(d.appended_at_us for d in of_it)
-    assert nothing_more(bench, reader)
+        of_partition = [record for record in taken if record.partition == partition]
+        assert [int(record.value) for record in of_partition] == list(range(partition, 300, PARTITIONS))
+        assert [d.offset for d in of_partition] == sorted({d.offset for d in of_partition})
+        assert [d.appended_at_us for d in of_partition] == sorted(d.appended_at_us for d in of_partition)
+    assert is_exhausted(bench, reader)
 
 
 def test_the_writer_returns_the_offsets_of_its_last_records(bench: Bench) -> None:

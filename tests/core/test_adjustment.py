@@ -128,15 +128,15 @@ def stored(times: np.ndarray, closes: np.ndarray, ex_dates: np.ndarray) -> Close
 def test_the_vendors_example_is_reproduced_as_bars() -> None:
     times = days("2003-02-13", "2003-02-14", "2003-02-18", "2003-02-19")
     closes = np.array([46.99, 48.30, 24.96, 24.53])
-    said, paid = splits((day("2003-02-18"), 2, 1)), dividends((day("2003-02-19"), 0.08))
+    split_table, paid = splits((day("2003-02-18"), 2, 1)), dividends((day("2003-02-19"), 0.08))
     before = stored(times, closes, ex_dates_of(paid))
     table = bars(times, closes)
-    for_all = adjustment_for(said, XNYS, FOREVER_US, paid, before).bars(table, daily=True)
+    for_all = adjustment_for(split_table, XNYS, FOREVER_US, paid, before).bars(table, daily=True)
     for name in PRICES:
         assert np.round(for_all.column(name).to_numpy(), 2).tolist() == [23.42, 24.07, 24.88, 24.53]
     assert for_all.column("volume").to_pylist() == [200.0, 200.0, 100.0, 100.0], "dividends do not change volumes"
     assert for_all.column("trades").equals(table.column("trades"))
-    assert daily(adjustment_for(said, XNYS, FOREVER_US), times, closes) == [23.495, 24.15, 24.96, 24.53]
+    assert daily(adjustment_for(split_table, XNYS, FOREVER_US), times, closes) == [23.495, 24.15, 24.96, 24.53]
     assert Adjustment().bars(table, daily=True) is table
 
 
@@ -159,8 +159,8 @@ def test_prices_as_traded_become_a_vendors_series_adjusted_for_splits() -> None:
     have = real("AAPL")
     count = have.dates.index("2012-08-09")
     times, traded = days(*have.dates[:count]), np.array([bar[3] for bar in have.bars[:count]])
-    said = splits((day("2000-06-21"), 2, 1), (day("2005-02-28"), 2, 1))
-    found = np.array(daily(adjustment_for(said, XNYS, FOREVER_US), times, traded))
+    split_table = splits((day("2000-06-21"), 2, 1), (day("2005-02-28"), 2, 1))
+    found = np.array(daily(adjustment_for(split_table, XNYS, FOREVER_US), times, traded))
     # The vendor's series also contains later events, which multiply all prices by one factor.
     adjusted = np.array(have.adjusted[:count])
     np.testing.assert_allclose(found / found[-1], adjusted / adjusted[-1], rtol=1e-9)
@@ -172,11 +172,11 @@ def test_intraday_bars_change_at_the_start_of_the_session() -> None:
     # Apple's 4-for-1 of Monday, 2020-08-31: the session begins at 04:00 in New York, 08:00 UTC.
     begin = day("2020-08-31") + 8 * HOUR_US
     times = np.array([day("2020-08-28") + 20 * HOUR_US, begin - 1, begin, begin + HOUR_US])
-    said = splits((day("2020-08-31"), 4, 1))
-    made = adjustment_for(said, XNYS, FOREVER_US).bars(bars(times, np.full(4, 500.0)), daily=False)
+    split_table = splits((day("2020-08-31"), 4, 1))
+    made = adjustment_for(split_table, XNYS, FOREVER_US).bars(bars(times, np.full(4, 500.0)), daily=False)
     assert made.column("close").to_pylist() == [125.0, 125.0, 500.0, 500.0]
     assert made.column("volume").to_pylist() == [400.0, 400.0, 100.0, 100.0]
-    round_the_clock = adjustment_for(said, calendar("24/7"), FOREVER_US).bars(
+    round_the_clock = adjustment_for(split_table, calendar("24/7"), FOREVER_US).bars(
         bars(times, np.full(4, 500.0)), daily=False
     )
     assert round_the_clock.column("close").to_pylist() == [125.0, 500.0, 500.0, 500.0]
@@ -184,12 +184,12 @@ def test_intraday_bars_change_at_the_start_of_the_session() -> None:
 
 def test_a_session_that_has_not_begun_adjusts_nothing() -> None:
     begin = day("2020-08-31") + 8 * HOUR_US
-    said, paid = splits((day("2020-08-31"), 4, 1)), dividends((day("2020-08-31"), 5.0))
+    split_table, paid = splits((day("2020-08-31"), 4, 1)), dividends((day("2020-08-31"), 5.0))
     times, closes = days("2020-08-27", "2020-08-28"), np.array([500.0, 400.0])
     before = stored(times, closes, ex_dates_of(paid))
-    assert daily(adjustment_for(said, XNYS, begin - 1, paid, before), times, closes) == [500.0, 400.0]
+    assert daily(adjustment_for(split_table, XNYS, begin - 1, paid, before), times, closes) == [500.0, 400.0]
     # The amount is per share after the split, at a close of $100.
-    assert daily(adjustment_for(said, XNYS, begin, paid, before), times, closes) == [
+    assert daily(adjustment_for(split_table, XNYS, begin, paid, before), times, closes) == [
         pytest.approx(125 * 0.95),
         pytest.approx(95.0),
     ]
@@ -241,11 +241,11 @@ events = st.lists(
 
 @given(events, st.randoms(use_true_random=False), st.integers(0, 60))
 def test_adjustment_equals_a_loop_from_the_newest_day_to_the_oldest(
-    said: list[tuple[int, tuple[int, int] | float]], random: object, now: int
+    actions: list[tuple[int, tuple[int, int] | float]], random: object, now: int
 ) -> None:
     times = np.arange(0, 60) * DAY_US
     closes = 50 + 10 * np.sin(np.arange(60))
-    kept = [(at, what) for at, what in said if at <= now]
+    kept = [(at, what) for at, what in actions if at <= now]
     expected, factor, shares = [0.0] * 60, 1.0, 1.0
     for at in range(59, -1, -1):  # from the newest day to the oldest, as in a spreadsheet
         expected[at] = closes[at] * factor / shares
@@ -261,9 +261,9 @@ def test_adjustment_equals_a_loop_from_the_newest_day_to_the_oldest(
             expected = [value / (what[0] / what[1]) for value in expected]
         elif what < closes[-1]:
             expected = [value * (1 - what / closes[-1]) for value in expected]
-    random.shuffle(said)  # type: ignore[attr-defined]
-    split_rows = splits(*((at * DAY_US, *what) for at, what in said if isinstance(what, tuple)))
-    paid = dividends(*((at * DAY_US, what) for at, what in said if not isinstance(what, tuple)))
+    random.shuffle(actions)  # type: ignore[attr-defined]
+    split_rows = splits(*((at * DAY_US, *what) for at, what in actions if isinstance(what, tuple)))
+    paid = dividends(*((at * DAY_US, what) for at, what in actions if not isinstance(what, tuple)))
     before = stored(times, closes, ex_dates_of(paid))
     made = adjustment_for(split_rows, calendar("24/7"), now * DAY_US, paid, before)
     np.testing.assert_allclose(daily(made, times, closes), expected, rtol=1e-12)

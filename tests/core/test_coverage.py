@@ -87,7 +87,7 @@ def test_each_bar_has_one_status_by_the_newest_answer() -> None:
     assert found_ranges[2].note == "25 a day"
     assert found_ranges[2].again_us == CLOSE
     assert all(a.to_us == b.from_us for a, b in itertools.pairwise(found_ranges))
-    assert sum(stretch.bars for stretch in found_ranges) == 10
+    assert sum(part.bars for part in found_ranges) == 10
 
 
 def test_nights_are_closed_for_minutes_but_not_for_days() -> None:

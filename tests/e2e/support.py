@@ -45,7 +45,7 @@ ROUNDED = {"intraday_ohlcv": (2, 1e-12), "historical_ohlcv": (2, 1e-12),
 
 
 @dataclass(frozen=True)
-class Answer:
+class CommandResult:
     """Exit code and output of a command."""
 
     code: int
@@ -58,21 +58,21 @@ class Answer:
         return [json.loads(line) for line in self.out.splitlines()]
 
 
-def ask(plant: Plant, *arguments: str | Path, timeout_s: float = 120) -> Answer:
-    """Run a command to its end and return its answer; fail if it prints a traceback."""
+def run_command(plant: Plant, *arguments: str | Path, timeout_s: float = 120) -> CommandResult:
+    """Run a command in a process to its end and return its result. Fail if it prints a traceback."""
     done = subprocess.run(
         plant.command(*map(str, arguments)), env=plant.environment(),
         capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False,
     )  # fmt: skip
     assert "Traceback" not in done.stdout + done.stderr, done.stderr
     assert "Aborted" not in done.stderr, done.stderr
-    return Answer(done.returncode, done.stdout, done.stderr)
+    return CommandResult(done.returncode, done.stdout, done.stderr)
 
 
 def replay(plant: Plant, *arguments: str | Path) -> dict[str, Any]:
-    answer = ask(plant, "replay", *arguments, "--json")
-    assert answer.code == 0, answer.err
-    (summary,) = answer.lines
+    result = run_command(plant, "replay", *arguments, "--json")
+    assert result.code == 0, result.err
+    (summary,) = result.lines
     return summary
 
 

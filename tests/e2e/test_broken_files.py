@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.support import Answer, ask, rows
-from tests.support.commands import say
+from tests.e2e.support import CommandResult, rows, run_command
+from tests.support.commands import invoke
 from tests.support.plant import Plant
 
 pytestmark = [pytest.mark.slow]
@@ -108,41 +108,41 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def answers(plant: Plant, folder: Path) -> dict[str, Answer]:
-    """Replay each file into the log and return the answers by name. A last replay waits until all rows are stored."""
+def results(plant: Plant, folder: Path) -> dict[str, CommandResult]:
+    """Replay each file into the log and return the results by name. A last replay waits until all rows are stored."""
 
-    def give(name: str) -> Answer:
+    def replay_file(name: str) -> CommandResult:
         path = folder / (name if name.endswith(".gz") else f"{name}.csv")
         path.write_bytes((REFUSED.get(name) or TAKEN[name])[0])
-        return say(plant, "replay", path, "--no-wait")
+        return invoke(plant, "replay", path, "--no-wait")
 
-    found = {name: give(name) for name in [*REFUSED, *TAKEN]}
+    found = {name: replay_file(name) for name in [*REFUSED, *TAKEN]}
     (folder / "sound.csv").write_bytes(csv(*some("SOUND")))
-    answer = ask(plant, "replay", folder / "sound.csv")
-    assert answer.code == 0, answer.err
+    result = run_command(plant, "replay", folder / "sound.csv")
+    assert result.code == 0, result.err
     return found
 
 
 @pytest.fixture(scope="module")
-def dsn(plant: Plant, answers: dict[str, Answer]) -> Iterator[str]:
+def dsn(plant: Plant, results: dict[str, CommandResult]) -> Iterator[str]:
     with plant.store() as dsn:
         yield dsn
 
 
 @pytest.fixture(scope="module")
-def letters(plant: Plant, answers: dict[str, Answer]) -> list[str]:
-    answer = ask(plant, "tail", "deadletter", "--from", "earliest", "-n", "1000", "--json")
-    assert answer.code == 0, answer.err
-    return [row["reason"] for row in answer.lines]
+def dead_letters(plant: Plant, results: dict[str, CommandResult]) -> list[str]:
+    result = run_command(plant, "tail", "deadletter", "--from", "earliest", "-n", "1000", "--json")
+    assert result.code == 0, result.err
+    return [row["reason"] for row in result.lines]
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_file_that_cannot_be_read_is_refused_with_the_reason(answers: dict[str, Answer], name: str) -> None:
-    answer = answers[name]
-    assert answer.code == 2, answer
+def test_a_file_that_cannot_be_read_is_refused_with_the_reason(results: dict[str, CommandResult], name: str) -> None:
+    result = results[name]
+    assert result.code == 2, result
     for word in REFUSED[name][1]:
-        assert word in answer.err
-    assert answer.out == ""
+        assert word in result.err
+    assert result.out == ""
 
 
 def test_no_row_of_a_refused_file_is_stored(dsn: str) -> None:
@@ -151,21 +151,21 @@ def test_no_row_of_a_refused_file_is_stored(dsn: str) -> None:
 
 @pytest.mark.parametrize("symbol", TAKEN)
 def test_valid_rows_of_a_broken_file_are_stored_and_others_are_dead_letters(
-    answers: dict[str, Answer], letters: list[str], dsn: str, symbol: str
+    results: dict[str, CommandResult], dead_letters: list[str], dsn: str, symbol: str
 ) -> None:
     _, ticks, reasons = TAKEN[symbol]
-    assert answers[symbol].code == 0, answers[symbol].err
+    assert results[symbol].code == 0, results[symbol].err
     assert rows(dsn, f"SELECT count(*) FROM realtime_prices WHERE symbol = '{symbol}'") == [(ticks,)]
     minutes = f"SELECT count(*) FROM intraday_ohlcv WHERE symbol = '{symbol}' AND interval = '1m' AND state = 'final'"
     assert rows(dsn, minutes) == [(ticks,)]
-    mine = [letter for letter in letters if letter.startswith(f"{symbol}.csv ")]
+    mine = [letter for letter in dead_letters if letter.startswith(f"{symbol}.csv ")]
     assert len(mine) == len(reasons)
     for letter, reason in zip(sorted(mine), reasons, strict=True):
         assert letter.startswith(f"{symbol}.csv {reason}")
 
 
-def test_an_unknown_column_is_named(answers: dict[str, Answer]) -> None:
-    assert "columns not used: mood" in answers["MOOD"].err
+def test_an_unknown_column_is_named(results: dict[str, CommandResult]) -> None:
+    assert "columns not used: mood" in results["MOOD"].err
 
 
 def test_times_in_several_zones_are_the_same_instants(dsn: str) -> None:
@@ -177,6 +177,6 @@ def test_times_in_several_zones_are_the_same_instants(dsn: str) -> None:
 
 @pytest.mark.parametrize("path", ["nowhere.csv", "."])
 def test_a_missing_file_and_a_folder_are_refused(plant: Plant, folder: Path, path: str) -> None:
-    answer = say(plant, "replay", folder / path)
-    assert answer.code == 2
-    assert "there is no file" in answer.err
+    result = invoke(plant, "replay", folder / path)
+    assert result.code == 2
+    assert "there is no file" in result.err

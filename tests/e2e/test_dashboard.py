@@ -34,7 +34,7 @@ class Seen:
     """Errors of a page, and the URLs of its requests to other hosts."""
 
     errors: list[str] = field(default_factory=list)
-    strangers: list[str] = field(default_factory=list)
+    foreign_urls: list[str] = field(default_factory=list)
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +56,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Plant]
         assert process.wait(PATIENCE.seconds(60)) == 0
     finally:
         kill_tree(process)
-    said = (folder / "output").read_text()
-    assert "Traceback" not in said, said
+    log = (folder / "output").read_text()
+    assert "Traceback" not in log, log
     for line in (f"dashboard  http://localhost:{port}/#apikey=KEY", f"data       {plant.data}", "Ctrl-C"):
-        assert line in said
-    assert KEY not in said
+        assert line in log
+    assert KEY not in log
 
 
 def _healthy(base: str) -> bool:
@@ -82,12 +82,12 @@ def page(site: tuple[str, Plant]) -> Iterator[tuple[Page, Seen]]:
         page.set_default_timeout(PATIENCE.seconds(30) * 1_000)
         page.on("console", lambda line: _note(line, seen))
         page.on("pageerror", lambda error: seen.errors.append(str(error)))
-        page.on("request", lambda request: _stranger(request.url, site[0], seen))
-        page.on("websocket", lambda socket: _stranger(socket.url, site[0], seen))
+        page.on("request", lambda request: _note_foreign_url(request.url, site[0], seen))
+        page.on("websocket", lambda socket: _note_foreign_url(socket.url, site[0], seen))
         yield page, seen
         browser.close()
     assert seen.errors == []
-    assert seen.strangers == []
+    assert seen.foreign_urls == []
 
 
 def _note(line: ConsoleMessage, seen: Seen) -> None:
@@ -95,10 +95,10 @@ def _note(line: ConsoleMessage, seen: Seen) -> None:
         seen.errors.append(f"{line.text} ({line.location['url']})")
 
 
-def _stranger(url: str, base: str, seen: Seen) -> None:
+def _note_foreign_url(url: str, base: str, seen: Seen) -> None:
     address = urlsplit(url)
     if address.scheme not in ("data", "blob") and address.netloc != urlsplit(base).netloc:
-        seen.strangers.append(url)
+        seen.foreign_urls.append(url)
 
 
 def stored(base: str, symbol: str, interval: str) -> list[object]:
@@ -200,17 +200,17 @@ def test_a_narrow_screen_has_the_list_and_the_chart(site, page) -> None:
 
 def test_the_page_asks_the_user_for_a_missing_key(site, page) -> None:
     (base, _), (page, seen) = site, page
-    asked = []
+    messages = []
 
     def answer(dialog) -> None:
-        asked.append(dialog.message)
-        dialog.accept(KEY if len(asked) == 2 else "a guess")
+        messages.append(dialog.message)
+        dialog.accept(KEY if len(messages) == 2 else "a guess")
 
     page.on("dialog", answer)
     open_dashboard(page, base, "")
     until(lambda: page.locator("#symbols tr").count() >= 10, "symbols")
     until(lambda: ink(page) > 50, "a drawn chart")
-    assert len(asked) == 2
+    assert len(messages) == 2
     refused = [text for text in seen.errors if "401" in text]
     assert refused, "the browser logs an error for a refused request"
     seen.errors[:] = [text for text in seen.errors if text not in refused]

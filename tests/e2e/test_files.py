@@ -11,7 +11,6 @@ import pytest
 
 from tests.e2e.support import (
     Row,
-    ask,
     assert_bars,
     assert_indicators,
     bars_of_bars,
@@ -19,6 +18,7 @@ from tests.e2e.support import (
     midnight,
     replay,
     rows,
+    run_command,
     stored_bars,
 )
 from tests.support import data
@@ -48,7 +48,7 @@ def plant(tmp_path_factory: pytest.TempPathFactory) -> Plant:
     """Return a plant that has replayed all files. Only the last replay waits until all rows are stored."""
     plant = Plant(tmp_path_factory.mktemp("files") / "data")
     for file, *options in replays()[:-1]:
-        assert ask(plant, "replay", file, *options, "--no-wait").code == 0
+        assert run_command(plant, "replay", file, *options, "--no-wait").code == 0
     replay(plant, *replays()[-1])
     return plant
 
@@ -124,22 +124,22 @@ def test_indicators_on_years_of_days_equal_ta_lib(dsn: str, symbol: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("arguments", "asked"),
+    ("arguments", "missing"),
     [
         (("--interval", "1m", "--tz", NEW_YORK), "--symbol"),
         (("--symbol", "SPY", "--tz", NEW_YORK), "--interval"),
         (("--symbol", "SPY", "--interval", "1m"), "--tz"),
     ],
 )
-def test_missing_information_about_a_file_is_requested(plant: Plant, arguments: tuple[str, ...], asked: str) -> None:
-    answer = ask(plant, "replay", data.new_york(), *arguments, "--no-wait")
-    assert answer.code == 2
-    assert asked in answer.err
+def test_missing_information_about_a_file_is_requested(plant: Plant, arguments: tuple[str, ...], missing: str) -> None:
+    result = run_command(plant, "replay", data.new_york(), *arguments, "--no-wait")
+    assert result.code == 2
+    assert missing in result.err
 
 
 def test_a_missing_symbol_of_trades_is_requested(plant: Plant) -> None:
-    answer = ask(plant, "replay", data.trades().path, "--no-wait")
-    assert (answer.code, "--symbol" in answer.err) == (2, True)
+    result = run_command(plant, "replay", data.trades().path, "--no-wait")
+    assert (result.code, "--symbol" in result.err) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -147,6 +147,8 @@ def test_a_missing_symbol_of_trades_is_requested(plant: Plant) -> None:
 )
 def test_an_invalid_option_value_is_named_in_the_error(plant: Plant, option: str, value: str) -> None:
     options = {"--symbol": "SPY", "--interval": "1m", "--tz": NEW_YORK, option: value}
-    answer = ask(plant, "replay", data.new_york(), *(word for pair in options.items() for word in pair), "--no-wait")
-    assert answer.code == 2
-    assert value in answer.err
+    result = run_command(
+        plant, "replay", data.new_york(), *(word for pair in options.items() for word in pair), "--no-wait"
+    )
+    assert result.code == 2
+    assert value in result.err

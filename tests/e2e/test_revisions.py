@@ -16,7 +16,7 @@ import pytest
 from websockets.sync.client import ClientConnection, connect
 
 from tests.aggregation.plant import at, mark, start, ticks
-from tests.e2e.support import ask, rows
+from tests.e2e.support import rows, run_command
 from tests.support.plant import Plant, json_lines
 from tests.support.waiting import PATIENCE, until
 from tickerplant.core.flags import TickFlag
@@ -42,7 +42,7 @@ class Feed:
         self.log = open_log("embedded:", data=plant.data)
         self._writer = self.log.writer("test")
 
-    def say(self, record: Callable[[list[str]], bytes]) -> None:
+    def append(self, record: Callable[[list[str]], bytes]) -> None:
         with self._writer.transaction() as transaction:
             partitions = self.log.partitions(RAW)
             for partition in range(partitions):
@@ -52,8 +52,8 @@ class Feed:
     def ticks(self, watermark: int, *prints: tuple[Any, ...]) -> None:
         """Append rows (seconds after the open, symbol, price, size, flags, id), and then a mark."""
         every = [(OPEN + int(row[0] * S), *row[1:]) for row in prints]
-        self.say(lambda mine: ticks([r for r in every if r[1] in mine], watermark, "test", sent=watermark))
-        self.say(lambda mine: mark(watermark, "test", sent=watermark))
+        self.append(lambda mine: ticks([r for r in every if r[1] in mine], watermark, "test", sent=watermark))
+        self.append(lambda mine: mark(watermark, "test", sent=watermark))
 
     def close(self) -> None:
         self._writer.close()
@@ -83,7 +83,7 @@ def plant(tmp_path: Path) -> Iterator[tuple[Plant, str]]:
             process.kill()
 
 
-def told(stream: ClientConnection, until: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+def receive_bars(stream: ClientConnection, until: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
     """Return the bars that the stream sends, up to the message with the first bar for which `until` is true."""
     found: list[dict[str, Any]] = []
     while True:
@@ -100,7 +100,7 @@ def test_late_ticks_cancels_and_corrections_revise_and_withdraw_bars_everywhere(
     running, base = plant
     feed = Feed(running)
     try:
-        feed.say(lambda mine: start("test", OPEN - M, mine, live=False, sent_at_us=OPEN - M))
+        feed.append(lambda mine: start("test", OPEN - M, mine, live=False, sent_at_us=OPEN - M))
         feed.ticks(
             CLOSE + 2 * S,
             (1, "ACME", 10.0, 1, 0, "1"), (2, "ACME", 15.0, 2, 0, "2"), (3, "ACME", 11.0, 4, 0, "3"),
@@ -108,13 +108,13 @@ def test_late_ticks_cancels_and_corrections_revise_and_withdraw_bars_everywhere(
         )  # fmt: skip
 
         def stored(symbol: str, interval: str) -> list[dict[str, Any]]:
-            room = "historical" if interval == "1d" else "intraday"
-            answer = httpx.get(
-                f"{base}/v1/{room}/{symbol}",
+            route = "historical" if interval == "1d" else "intraday"
+            response = httpx.get(
+                f"{base}/v1/{route}/{symbol}",
                 params={"interval": interval, "start": "2026-01-05"},
                 timeout=PATIENCE.seconds(30),
             )
-            return answer.json().get("bars", []) if answer.status_code == 200 else []
+            return response.json().get("bars", []) if response.status_code == 200 else []
 
         until(lambda: stored("ACME", "1d") and stored("LONE", "1d"), "the daily bars")
         assert stored("ACME", "1d")[0]["high"] == 15.0
@@ -129,7 +129,7 @@ def test_late_ticks_cancels_and_corrections_revise_and_withdraw_bars_everywhere(
             ]
             for revision, (reason, tick, values) in enumerate(expected, 1):
                 feed.ticks(CLOSE + 3 * S, tick)
-                bars = told(stream, lambda bar: bar["interval"] == "1d")
+                bars = receive_bars(stream, lambda bar: bar["interval"] == "1d")
                 assert {bar["interval"]: (bar["reason"], bar["revision"], bar["state"]) for bar in bars} == {
                     name: (reason, revision, "final") for name in ("1m", "5m", "1d")
                 }
@@ -140,13 +140,13 @@ def test_late_ticks_cancels_and_corrections_revise_and_withdraw_bars_everywhere(
                     row = stored("ACME", interval)[0]
                     assert (row["reason"], row["revision"]) == (reason, revision), interval
                 assert stored("ACME", "1d")[0]["volume"] == values["volume"]
-                tail = ask(running, "tail", "ohlcv", "--json", "-n", "8").lines
+                tail = run_command(running, "tail", "ohlcv", "--json", "-n", "8").lines
                 assert {(t["interval"], t["reason"], t["revision"]) for t in tail if t.get("symbol") == "ACME"} >= {
                     (name, reason, revision) for name in ("1m", "5m", "1d")
                 }
 
             feed.ticks(CLOSE + 4 * S, (60, "LONE", 7.0, 1, int(TickFlag.CANCEL), "5"))
-            gone = told(stream, lambda bar: bar["interval"] == "1d")
+            gone = receive_bars(stream, lambda bar: bar["interval"] == "1d")
             assert {(bar["interval"], bar["state"]) for bar in gone} == {
                 (name, "withdrawn") for name in ("1m", "5m", "1d")
             }
@@ -156,21 +156,22 @@ def test_late_ticks_cancels_and_corrections_revise_and_withdraw_bars_everywhere(
                 assert rows(dsn, f"SELECT 1 FROM {table} WHERE symbol = 'LONE'") == [], table
 
             late_us = OPEN - 3 * 86_400 * S
-            feed.say(
+            feed.append(
                 lambda mine: ticks([(late_us, s, 1.0, 1) for s in mine], CLOSE + 4 * S, "test", sent=CLOSE + 5 * S)
             )
             until(
-                lambda: "older than memory" in ask(running, "tail", "status", "--json").out, "the count of late ticks"
+                lambda: "older than memory" in run_command(running, "tail", "status", "--json").out,
+                "the count of late ticks",
             )
 
             before = {table: rows(dsn, EVERY.format(table)) for table in TABLES}
-        answer = ask(
+        result = run_command(
             running, "rebuild", "ACME", "--from", "2026-01-05T14:00:00Z", "--to", "2026-01-05T21:00:00Z", "--json"
         )
-        assert answer.code == 0, answer.err
+        assert result.code == 0, result.err
         assert {stored("ACME", name)[0]["reason"] for name in ("1m", "5m", "1d")} == {"rebuild"}
         assert stored("ACME", "1d")[0]["volume"] == 16.0
-        verified = ask(running, "verify", "--json")
+        verified = run_command(running, "verify", "--json")
         assert verified.code == 0, verified.out
         assert all(line["equal"] for line in verified.lines)
         with running.store() as dsn:
@@ -189,7 +190,7 @@ def test_late_ticks_cancels_and_corrections_revise_and_withdraw_bars_everywhere(
 
 
 def run_again(feed: Feed, plant: Plant, output: Path) -> None:
-    """Copy the raw records into the log of a new plant, and run the plant until its tables contain everything."""
+    """Copy the raw records into the log of a new plant, and run the plant until its tables contain all rows."""
     log = open_log("embedded:", data=plant.data)
     partitions = feed.log.partitions(RAW)
     log.create_topics(TOPICS, partitions)

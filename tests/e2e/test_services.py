@@ -54,8 +54,8 @@ def get(url: str, **params: Any) -> dict[str, Any]:
     except httpx.TransportError:
         return {}
     assert answer.status_code in (200, 404, 503), answer.text
-    said = answer.json()
-    return said if answer.status_code == 200 else {}
+    body = answer.json()
+    return body if answer.status_code == 200 else {}
 
 
 def test_five_separate_services_form_one_plant_and_stop_in_order(
@@ -67,17 +67,17 @@ def test_five_separate_services_form_one_plant_and_stop_in_order(
         ended = {name: (tmp_path / f"{name}.log").read_text() for name, p in running.items() if p.poll() is not None}
         assert not ended, ended
 
-    def comes(condition: Any) -> Any:
+    def holds(condition: Any) -> Any:
         return lambda: (alive(), condition())[1]
 
     def newest() -> dict[str, Any]:
         rows = get(f"{base}/v1/intraday/AAPL", interval="1m", limit=1).get("bars", [])
         return rows[-1] if rows else {}
 
-    until(comes(newest), "a live bar", 60)
+    until(holds(newest), "a live bar", 60)
     first = newest()
-    until(comes(lambda: newest() != first), "the bar to change", 30)
-    until(comes(lambda: get(f"{base}/health").get("status") == "ok"), "a healthy plant", 30)
+    until(holds(lambda: newest() != first), "the bar to change", 30)
+    until(holds(lambda: get(f"{base}/health").get("status") == "ok"), "a healthy plant", 30)
     assert (first["source"], first["state"]) == ("sandbox", "forming")
     assert first["trades"] > 0
     for name, process in running.items():  # feeds stop first, as with `up`

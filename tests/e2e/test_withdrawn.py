@@ -63,7 +63,7 @@ class Bars:
         """Return the version of the last record."""
         return make_version(1, self._version)
 
-    def say(self, **values: Any) -> None:
+    def put_settings(self, **values: Any) -> None:
         """Append a settings record."""
         with self._writer.transaction() as transaction:
             transaction.append(schemas.OHLCV, 1, records.encode(records.Settings(sent_at_us=T0, values=values)))
@@ -92,7 +92,7 @@ async def snapshot(socket: ClientConnection) -> dict[str, Any]:
     return found
 
 
-async def told(socket: ClientConnection, kind: str, state: str, time_us: int) -> list[Any]:
+async def receive_row(socket: ClientConnection, kind: str, state: str, time_us: int) -> list[Any]:
     """Wait for the row with this state and time, and return it."""
     async with asyncio.timeout(PATIENCE.seconds(20)):
         while True:
@@ -110,7 +110,7 @@ async def test_a_withdrawn_bar_disappears_everywhere(log: EmbeddedLog, analytics
     persistence = asyncio.create_task(Persistence(log, dsn).run(stop))
     prices = np.random.default_rng(1).uniform(90, 110, 40).tolist()
     feed = Bars(log)
-    feed.say(indicators=dict.fromkeys(("1m", "5m", "1d"), INDICATORS))
+    feed.put_settings(indicators=dict.fromkeys(("1m", "5m", "1d"), INDICATORS))
     feed.put(*(bar(n, price) for n, price in enumerate(prices)))
     feed.put(*(bar(n, 100.0 + n, "5m") for n in range(8)), bar(0, 1.0) | {"time": DAY, "interval": "1d"})
     feed.put(bar(40, 120.0, state="forming"), bar(8, 121.0, "5m", state="forming"))
@@ -138,10 +138,10 @@ async def test_a_withdrawn_bar_disappears_everywhere(log: EmbeddedLog, analytics
             await snapshot(socket)
             # Withdraw the forming bars, then the last closed bars and a closed bar in the middle.
             feed.put(bar(40, 0.0) | NOTHING, bar(8, 0.0, "5m") | NOTHING, bar(0, 0.0) | seconds | NOTHING)
-            gone = await told(socket, "bars", "withdrawn", T0 + 40 * MINUTE)
+            gone = await receive_row(socket, "bars", "withdrawn", T0 + 40 * MINUTE)
             assert gone[3:10] == [None, None, None, None, 0.0, None, 0]
             feed.put(bar(39, 0.0) | NOTHING, bar(10, 0.0) | NOTHING, bar(7, 0.0, "5m") | NOTHING)
-            await told(socket, "bars", "withdrawn", T0 + 10 * MINUTE)
+            await receive_row(socket, "bars", "withdrawn", T0 + 10 * MINUTE)
 
         async def left() -> bool:
             return await count("intraday_ohlcv") == 38 + 7 and await count("intraday_analytics") == 38 + 7

@@ -15,12 +15,12 @@ from tickerplant.log.kafka.state import Partition
 
 
 def test_a_commit_is_noted_while_the_partition_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    begun, go_on, bounds = threading.Event(), threading.Event(), []
+    begun, resume, bounds = threading.Event(), threading.Event(), []
 
     def slow(*_: Any, at_least: int, **__: Any) -> Iterator[Any]:
         bounds.append(at_least)
         begun.set()
-        assert go_on.wait(PATIENCE.seconds(60))
+        assert resume.wait(PATIENCE.seconds(60))
         return iter(())
 
     monkeypatch.setattr(range_reader, "messages", slow)
@@ -32,7 +32,7 @@ def test_a_commit_is_noted_while_the_partition_is_read(monkeypatch: pytest.Monke
     noting.start()
     noting.join(PATIENCE.seconds(60))
     assert not noting.is_alive()
-    go_on.set()
+    resume.set()
     reading.join(PATIENCE.seconds(60))
     partition.names()
     assert bounds == [0, 7]

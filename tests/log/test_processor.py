@@ -164,18 +164,18 @@ def test_a_kill_at_any_failpoint_does_not_change_the_outputs(event_log: Embedded
 
 
 def test_the_history_of_a_step_contains_only_earlier_records(event_log: EmbeddedLog) -> None:
-    class Looking(Summing):
+    class HistoryStage(Summing):
         def step(self, consumed: ConsumedRecord, history: History) -> Sequence[Output]:
             super().step(consumed, history)
             before = [int(bytes(earlier.value)) for earlier in history(consumed.offset - 2, consumed.offset + 5)]
             return [Output(OUT, str(before).encode())]
 
-    class LookingFactory(Factory):
+    class HistoryStageFactory(Factory):
         def __call__(self, partition: int, snapshot: bytes | None) -> Stage:
-            return Looking(snapshot)
+            return HistoryStage(snapshot)
 
     feed(event_log, range(8))
-    run_until_read(event_log, processor(event_log, LookingFactory()))
+    run_until_read(event_log, processor(event_log, HistoryStageFactory()))
     assert outputs(event_log)[0] == [b"[]", b"[0]", b"[0, 2]", b"[2, 4]"]
 
 
@@ -279,17 +279,17 @@ def test_background_work_and_its_snapshot_commit_once_despite_kills(
 
 def test_a_bootstrapped_stage_is_snapshotted_first_and_reads_from_its_position(event_log: EmbeddedLog) -> None:
     feed(event_log, range(20))
-    asked: list[tuple[int, int, int]] = []
+    calls: list[tuple[int, int, int]] = []
 
     def bootstrap(source: TopicPartition, committed: int, earliest: int) -> Bootstrap | None:
-        asked.append((source.partition, committed, earliest))
+        calls.append((source.partition, committed, earliest))
         return None if source.partition else Bootstrap(6, Summing(b"500"))
 
     for _ in range(2):
         worker = processor(event_log)
         worker.bootstrap = bootstrap
         run_until_read(event_log, worker)
-    assert asked == [(0, 0, 0), (1, 0, 0)]
+    assert calls == [(0, 0, 0), (1, 0, 0)]
     made = outputs(event_log)
     assert made[1] == expected(20)[1]
     assert made[0] == [f"{at}:{500 + sum(range(12, 2 * at + 1, 2))}".encode() for at in range(6, 10)]

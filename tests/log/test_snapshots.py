@@ -123,14 +123,14 @@ def test_a_kept_snapshot_is_dropped_with_the_last_record_of_its_session(
     now_us = appended_us(event_log, 2 * PER_SESSION) + RETENTION_US
     assert run(now_us) == 1
     event_log.trim(now_us)
-    assert first(event_log) == PER_SESSION + 1, "held for the oldest kept snapshot beyond retention"
+    assert first(event_log) == PER_SESSION + 1, "the oldest kept snapshot holds the log beyond its retention"
     now_us += 1
     assert run(now_us) == 1
     event_log.trim(now_us)
     assert [label for label, _ in kept(event_log)] == ["002", "003", "004", "005"]
     assert first(event_log) == 2 * PER_SESSION + 1
     assert run(now_us) == 0
-    assert retention_of(event_log).run(now_us) == 0, "another process finds nothing to do"
+    assert retention_of(event_log).run(now_us) == 0, "another process drops nothing"
 
 
 def test_records_that_a_stage_may_still_read_are_held_for_the_oldest_snapshot(event_log: EmbeddedLog) -> None:
@@ -190,7 +190,9 @@ def test_a_restart_resumes_from_the_newest_snapshot_of_any_age(event_log: Embedd
         retention_of(event_log).run(later_us)
         event_log.trim(later_us)
     assert kept(event_log) == []
-    assert first(event_log) == 2 * PER_SESSION, "the newest snapshot's position, not the group's"
+    assert first(event_log) == 2 * PER_SESSION, (
+        "the log starts at the position of the newest snapshot, not of the group"
+    )
     process(event_log)
     numbers = [*range(4), *range(100, 104), *range(150, 170)]
     found = {}
@@ -203,13 +205,13 @@ def test_a_restart_resumes_from_the_newest_snapshot_of_any_age(event_log: Embedd
 
 def test_a_snapshot_without_an_oldest_offset_is_read(event_log: EmbeddedLog) -> None:
     sessions(event_log, 1)
-    whole = snapshots.read(event_log, STATE, 0, snapshots.SNAPSHOT_KEY)
-    assert whole is not None
+    written = snapshots.read(event_log, STATE, 0, snapshots.SNAPSHOT_KEY)
+    assert written is not None
     import msgspec
 
-    former = msgspec.msgpack.encode(msgspec.msgpack.decode(snapshots.encode(whole))[:5])
+    former = msgspec.msgpack.encode(msgspec.msgpack.decode(snapshots.encode(written))[:5])
     with event_log.writer("former") as writer, writer.transaction() as transaction:
         transaction.put_state(STATE, 0, snapshots.SNAPSHOT_KEY, former)
     found = snapshots.read(event_log, STATE, 0, snapshots.SNAPSHOT_KEY)
     assert found is not None
-    assert (found.state, found.oldest) == (whole.state, None)
+    assert (found.state, found.oldest) == (written.state, None)

@@ -156,10 +156,10 @@ def test_pending_rows_are_restored_after_a_crash_at_any_position() -> None:
                 if source.random() < 0.3:
                     apply(store, one.flush(0))
         apply(store, one.flush(0, last=True))
-        whole = buffer()
+        uninterrupted = buffer()
         for consumed in consumed_records:
-            whole.add(consumed)
-        assert store == got(whole.flush(0, last=True)), f"crash at {crash}"
+            uninterrupted.add(consumed)
+        assert store == got(uninterrupted.flush(0, last=True)), f"crash at {crash}"
 
 
 def test_the_last_values_of_a_forming_bar_are_written_after_the_bar_closed() -> None:

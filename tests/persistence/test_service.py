@@ -412,18 +412,18 @@ class Stale:
     def __init__(self, log: EmbeddedLog, dsn: str, point: str) -> None:
         self.persistence = Persistence(log, dsn)
         self.held = threading.Event()
-        self._point, self._armed, self._go_on = f"persistence.commit.{point}", False, threading.Event()
+        self._point, self._armed, self._resume = f"persistence.commit.{point}", False, threading.Event()
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
         self._thread = threading.Thread(target=self._run)
 
     def __enter__(self) -> Stale:
-        faults.install(self._reach)
+        faults.install(self._pause)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.go_on()
+        self.resume()
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(PATIENCE.seconds(30))
         faults.install(None)
@@ -433,17 +433,17 @@ class Stale:
         self._loop.run_until_complete(self.persistence.run(self._stop))
         self._loop.close()
 
-    def _reach(self, name: str) -> None:
+    def _pause(self, name: str) -> None:
         if self._armed and name == self._point and threading.current_thread() is self._thread:
             self._armed = False
             self.held.set()
-            assert self._go_on.wait(PATIENCE.seconds(30))
+            assert self._resume.wait(PATIENCE.seconds(30))
 
     def hold(self) -> None:
         self._armed = True
 
-    def go_on(self) -> None:
-        self._go_on.set()
+    def resume(self) -> None:
+        self._resume.set()
 
 
 def applied_all(log: EmbeddedLog, store: Store) -> Callable[[], Awaitable[bool]]:
@@ -481,7 +481,7 @@ async def test_an_overtaken_member_rolls_back_and_resumes_behind_the_other(
         async with running(log, dsn) as other:
             put(5)
             await eventually(applied_all(log, store))
-        stale.go_on()
+        stale.resume()
 
         async def noticed() -> bool:
             return stale.persistence.counts.conflicts > 0
@@ -491,7 +491,9 @@ async def test_an_overtaken_member_rolls_back_and_resumes_behind_the_other(
         put(5)
         await eventually(applied_all(log, store))
     assert other.counts.conflicts == 0
-    assert stale.persistence.counts.ticks == 10 + 50, "the first record, and the five after the other member stopped"
+    assert stale.persistence.counts.ticks == 10 + 50, (
+        "the member counts the first record, and five after the other member stopped"
+    )
     assert stale.persistence.counts.restarts == 0
 
 
@@ -508,7 +510,7 @@ async def test_a_new_owner_waits_for_a_running_commit_and_starts_behind_it(
         async with running(log, dsn) as other:
             await eventually(lambda: log.members("another") == 1, "the other to join its group")
             assert await count(store, "realtime_prices") == 0
-            stale.go_on()
+            stale.resume()
             await eventually(applied_all(log, store))
 
             async def counted() -> bool:  # counters change a moment after the rows become visible

@@ -103,13 +103,13 @@ async def test_rows_of_other_kinds_are_separate_by_partition_and_written_once(be
     batches = []
     for partition, symbol in enumerate("AB"):
         interval_overs = [over(n // 2, n % 2) for n in range(MANY)]
-        told = [answer(n // 2, n // 2 + 1, "quota" if n % 2 else "outage") for n in range(MANY)]
+        tables = [answer(n // 2, n // 2 + 1, "quota" if n % 2 else "outage") for n in range(MANY)]
         feeds = [records.FeedState(sent_at_us=1, cause=n, feed="live", state="up", since_us=OPEN_US) for n in (1, 2)]
         batches.append(
             work(
                 schemas.RAW, partition, splits=[(splits(symbol), 1), (splits(symbol), 2)],
                 dividends=[(dividends(symbol), 1), (dividends(symbol), 2)], interval_overs=interval_overs, feeds=feeds,
-                answers=[(pa.concat_tables(told).unify_dictionaries(), 1 + partition)],
+                answers=[(pa.concat_tables(tables).unify_dictionaries(), 1 + partition)],
             )
         )  # fmt: skip
     async with begun.session() as session:

@@ -24,30 +24,30 @@ def test_closed_minutes_are_served_newest_first() -> None:
 
 def test_a_month_begins_and_ends_in_new_york() -> None:
     client = SandboxClient()
-    asked = {**INTRADAY, "interval": "60min", "month": "2026-03", "outputsize": "full"}
-    series = client.json("/query", **asked)["Time Series (60min)"]
+    params = {**INTRADAY, "interval": "60min", "month": "2026-03", "outputsize": "full"}
+    series = client.json("/query", **params)["Time Series (60min)"]
     times = sorted(series)
     assert (times[0], times[-1], len(times)) == ("2026-03-01 00:00:00", "2026-03-31 23:00:00", 31 * 24 - 1)
-    regular = client.json("/query", **asked, extended_hours="false")["Time Series (60min)"]
+    regular = client.json("/query", **params, extended_hours="false")["Time Series (60min)"]
     assert {time[11:] for time in regular} == {f"{hour}:00:00" for hour in range(10, 16)}
-    compact = client.json("/query", **{**asked, "outputsize": "compact"})["Time Series (60min)"]
+    compact = client.json("/query", **{**params, "outputsize": "compact"})["Time Series (60min)"]
     assert sorted(compact) == times[-100:]
-    assert "Error Message" in client.json("/query", **{**asked, "month": "March"})
-    assert "Error Message" in client.json("/query", **{**asked, "month": "2031-03"})
+    assert "Error Message" in client.json("/query", **{**params, "month": "March"})
+    assert "Error Message" in client.json("/query", **{**params, "month": "2031-03"})
 
 
 def test_intraday_bars_are_adjusted_by_default_and_days_are_as_traded() -> None:
     client = SandboxClient()
     split = client.market.splits("AAPL", 0, NOW)[-1]
     ratio = split.numerator / split.denominator
-    asked = {
+    params = {
         **INTRADAY,
         "interval": "60min",
         "outputsize": "full",
         "month": datetime_of(split.us - DAY_US).strftime("%Y-%m"),
     }
-    raw = client.json("/query", **asked, adjusted="false")["Time Series (60min)"]
-    adjusted = client.json("/query", **asked)["Time Series (60min)"]
+    raw = client.json("/query", **params, adjusted="false")["Time Series (60min)"]
+    adjusted = client.json("/query", **params)["Time Series (60min)"]
     day = datetime_of(split.us - DAY_US).strftime("%Y-%m-%d")
     time = next(time for time in raw if time.startswith(day) and time < f"{day} 15")
     assert float(adjusted[time]["4. close"]) < float(raw[time]["4. close"]) / ratio
@@ -66,7 +66,7 @@ def test_splits_dividends_and_quotes_are_served() -> None:
     assert float(paid[0]["amount"]) == client.market.dividends("AAPL", 0, NOW)[-1].amount
     assert client.json("/query", function="SPLITS", symbol="NIKK", apikey="k")["data"] == []
     assert client.json("/query", function="GLOBAL_QUOTE", symbol="NIKK", apikey="k") == {"Global Quote": {}}
-    response = client.ask("/query", function="DIVIDENDS", symbol="AAPL", datatype="csv", apikey="k")
+    response = client.request("/query", function="DIVIDENDS", symbol="AAPL", datatype="csv", apikey="k")
     assert response.content_type == "application/x-download"
     assert response.body.startswith(b"ex_dividend_date,declaration_date,record_date,payment_date,amount\r\n")
 
@@ -85,23 +85,23 @@ def test_splits_dividends_and_quotes_are_served() -> None:
     ],
 )
 def test_failures_have_http_status_200(query: dict[str, str], key: str) -> None:
-    response = SandboxClient().ask("/query", **query)
+    response = SandboxClient().request("/query", **query)
     assert response.status == 200
     assert list(msgspec.json.decode(response.body)) == [key]
 
 
 def test_the_free_plan_allows_25_requests_a_day_and_one_a_second() -> None:
     client = SandboxClient(quotas=FREE_PLANS, pace_s=FREE_PACE_S)
-    asked = {"function": "GLOBAL_QUOTE", "symbol": "AAPL", "apikey": "my-key"}
-    assert "Global Quote" in client.json("/query", **asked)
-    assert "Burst pattern detected" in client.json("/query", **asked)["Information"]
+    params = {"function": "GLOBAL_QUOTE", "symbol": "AAPL", "apikey": "my-key"}
+    assert "Global Quote" in client.json("/query", **params)
+    assert "Burst pattern detected" in client.json("/query", **params)["Information"]
     for _ in range(24):
         client.now_us += 2 * MINUTE_US // 60
-        assert "Global Quote" in client.json("/query", **asked)
+        assert "Global Quote" in client.json("/query", **params)
     client.now_us += MINUTE_US
-    assert "25 requests per day" in client.json("/query", **asked)["Information"]
+    assert "25 requests per day" in client.json("/query", **params)["Information"]
     client.now_us += DAY_US
-    assert "Global Quote" in client.json("/query", **asked)
+    assert "Global Quote" in client.json("/query", **params)
 
 
 def test_a_spent_minute_quota_is_a_note() -> None:

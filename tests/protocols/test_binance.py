@@ -60,16 +60,16 @@ def test_trades_aggregated_trades_and_tickers_agree() -> None:
     ],
 )
 def test_an_invalid_request_gets_the_exchange_s_code(query: dict[str, Any], code: int) -> None:
-    response = SandboxClient().ask(KLINES, **query)
+    response = SandboxClient().request(KLINES, **query)
     assert (response.status, msgspec.json.decode(response.body)["code"]) == (400, code)
 
 
 def test_weights_are_counted_and_limited() -> None:
     client = SandboxClient(quotas={"binance": (Quota(22, MINUTE_US),)})
-    assert client.ask("/api/v3/exchangeInfo").headers["X-MBX-USED-WEIGHT-1M"] == "20"
-    assert client.ask("/api/v3/ping").status == 200
-    response = client.ask(KLINES, symbol="BTCUSDT", interval="1m")
+    assert client.request("/api/v3/exchangeInfo").headers["X-MBX-USED-WEIGHT-1M"] == "20"
+    assert client.request("/api/v3/ping").status == 200
+    response = client.request(KLINES, symbol="BTCUSDT", interval="1m")
     assert (response.status, msgspec.json.decode(response.body)["code"]) == (429, -1003)
     assert response.headers["Retry-After"] == "4"
     client.fault("do=premium&vendor=binance")
-    assert client.ask("/api/v3/time").status == 451
+    assert client.request("/api/v3/time").status == 451

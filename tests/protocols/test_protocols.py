@@ -20,33 +20,33 @@ PROTOCOLS: tuple[RestProtocol, ...] = (TwelveData("basic"), AlphaVantage(), Yaho
 MARKET: Market = FixedMarket()
 
 
-def ask(protocol: RestProtocol, path: str, **query: str) -> Any:
+def get(protocol: RestProtocol, path: str, **query: str) -> Any:
     response = protocol.respond(Request(path, query), MARKET)
     assert response.status == 200, response.body
     return msgspec.json.decode(response.body)
 
 
 def test_twelve_data_serves_the_market_s_values() -> None:
-    values = ask(PROTOCOLS[0], "/time_series", symbol="ACME", interval="1min", outputsize="1")["values"]
+    values = get(PROTOCOLS[0], "/time_series", symbol="ACME", interval="1min", outputsize="1")["values"]
     ohlc = {"open": "10.00000", "high": "12.00000", "low": "9.00000", "close": "11.00000"}
     assert values == [{"datetime": "2026-03-09 10:29:00", **ohlc, "volume": "700"}]
-    quote = ask(PROTOCOLS[0], "/quote", symbol="ACME")
+    quote = get(PROTOCOLS[0], "/quote", symbol="ACME")
     assert (quote["name"], quote["exchange"], quote["is_market_open"]) == ("Acme Corporation", "NASDAQ", True)
-    paid = ask(PROTOCOLS[0], "/dividends", symbol="ACME", range="full")["dividends"]
+    paid = get(PROTOCOLS[0], "/dividends", symbol="ACME", range="full")["dividends"]
     assert paid == [{"ex_date": datetime_of(DIVIDEND.us).strftime("%Y-%m-%d"), "amount": 0.06}]
-    assert ask(PROTOCOLS[0], "/api_usage")["plan_category"] == "basic"
+    assert get(PROTOCOLS[0], "/api_usage")["plan_category"] == "basic"
 
 
 def test_alpha_vantage_serves_the_market_s_values() -> None:
-    body = ask(PROTOCOLS[1], "/query", function="TIME_SERIES_INTRADAY", symbol="ACME", interval="60min")
+    body = get(PROTOCOLS[1], "/query", function="TIME_SERIES_INTRADAY", symbol="ACME", interval="60min")
     newest = next(iter(body["Time Series (60min)"].items()))
     assert newest[1]["4. close"] == "11.0000"
-    splits = ask(PROTOCOLS[1], "/query", function="SPLITS", symbol="ACME")["data"]
+    splits = get(PROTOCOLS[1], "/query", function="SPLITS", symbol="ACME")["data"]
     assert splits == [{"effective_date": datetime_of(SPLIT.us).strftime("%Y-%m-%d"), "split_factor": "4.0000"}]
 
 
 def test_yahoo_serves_the_market_s_values() -> None:
-    result = ask(PROTOCOLS[2], "/v8/finance/chart/ACME", interval="1d", range="5d", events="div,split")["chart"][
+    result = get(PROTOCOLS[2], "/v8/finance/chart/ACME", interval="1d", range="5d", events="div,split")["chart"][
         "result"
     ]
     assert (result[0]["meta"]["longName"], result[0]["meta"]["instrumentType"]) == ("Acme Corporation", "EQUITY")
@@ -57,12 +57,12 @@ def test_yahoo_serves_the_market_s_values() -> None:
 
 
 def test_binance_serves_the_market_s_values() -> None:
-    rows = ask(PROTOCOLS[3], "/api/v3/klines", symbol="BTCUSDT", interval="1h", limit="2")
+    rows = get(PROTOCOLS[3], "/api/v3/klines", symbol="BTCUSDT", interval="1h", limit="2")
     assert [row[0] for row in rows] == [OPEN_US // HOUR_US * HOUR_US // 1_000, (OPEN_US // HOUR_US + 1) * 3_600_000]
     assert rows[0][4] == "11.00000000"
-    trades = ask(PROTOCOLS[3], "/api/v3/trades", symbol="BTCUSDT", limit="3")
+    trades = get(PROTOCOLS[3], "/api/v3/trades", symbol="BTCUSDT", limit="3")
     assert [trade["id"] for trade in trades] == [OPEN_US + at * MINUTE_US for at in (57, 58, 59)]
-    assert [found["symbol"] for found in ask(PROTOCOLS[3], "/api/v3/exchangeInfo")["symbols"]] == ["BTCUSDT"]
+    assert [found["symbol"] for found in get(PROTOCOLS[3], "/api/v3/exchangeInfo")["symbols"]] == ["BTCUSDT"]
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda protocol: protocol.name)

@@ -18,23 +18,23 @@ KEY = {"apikey": "k"}
 
 def test_the_text_of_a_429_names_the_minute_or_the_day() -> None:
     client = SandboxClient(quotas={"twelvedata": (Quota(8, MINUTE_US), Quota(10, DAY_US))})
-    good = client.ask("/price", symbol="AAPL", **KEY)
+    good = client.request("/price", symbol="AAPL", **KEY)
     assert (good.headers["api-credits-used"], good.headers["api-credits-left"]) == ("1", "7")
-    minute = client.ask("/price", symbol=",".join(f"S{at}" for at in range(8)), **KEY)
+    minute = client.request("/price", symbol=",".join(f"S{at}" for at in range(8)), **KEY)
     assert minute.status == 429
     assert b"for the current minute. 9 API credits were used, with the current limit being 8" in minute.body
     assert minute.headers["api-credits-used"] == "1"
-    client.ask("/price", symbol=",".join(f"S{at}" for at in range(7)), **KEY)
+    client.request("/price", symbol=",".join(f"S{at}" for at in range(7)), **KEY)
     assert client.json("/api_usage", **KEY)["current_usage"] == 8
     client.now_us += MINUTE_US
-    assert b"for the day. 19 API credits were used" in client.ask("/price", symbol="A,B,C", **KEY).body
+    assert b"for the day. 19 API credits were used" in client.request("/price", symbol="A,B,C", **KEY).body
 
 
 def test_errors_can_have_http_status_200() -> None:
     client = SandboxClient(errors_200=True)
-    response = client.ask("/price", symbol="AAPL", apikey="bad")
+    response = client.request("/price", symbol="AAPL", apikey="bad")
     assert (response.status, msgspec.json.decode(response.body)["code"]) == (200, 401)
-    response = client.ask("/time_series", symbol="AAPL", interval="1min", start_date="2031-01-01", **KEY)
+    response = client.request("/time_series", symbol="AAPL", interval="1min", start_date="2031-01-01", **KEY)
     assert (response.status, msgspec.json.decode(response.body)["code"]) == (200, 400)
 
 
@@ -52,7 +52,7 @@ def test_errors_can_have_http_status_200() -> None:
     ],
 )
 def test_an_invalid_request_gets_the_vendor_s_error(query: dict[str, str], code: int, words: str) -> None:
-    response = SandboxClient().ask("/time_series", **query, **KEY)
+    response = SandboxClient().request("/time_series", **query, **KEY)
     assert response.status == code
     assert words in response.body.decode()
 
@@ -91,19 +91,19 @@ def test_splits_dividends_and_batches_are_served() -> None:
     spent = client.router.quotas.counts()["twelvedata"]["credits"]
     assert spent == 60
     parts = {"one": {"url": "/price?symbol=AAPL&apikey=k"}, "two": {"url": "/price?symbol=NIKK"}, "x": {"url": "/no"}}
-    response = client.ask("/batch", "POST", msgspec.json.encode(parts), **KEY)
+    response = client.request("/batch", "POST", msgspec.json.encode(parts), **KEY)
     data = msgspec.json.decode(response.body)["data"]
     assert (data["two"]["code"], data["x"]["code"]) == (400, 404)
     assert float(data["one"]["price"]) > 0
 
 
 def test_csv_has_the_vendor_s_format() -> None:
-    response = SandboxClient().ask(
+    response = SandboxClient().request(
         "/time_series", symbol="AAPL", interval="1day", format="CSV", delimiter=",", outputsize=2, **KEY
     )
     assert response.content_type == "text/csv"
     assert response.body.decode().splitlines()[0] == "datetime,open,high,low,close,volume"
-    assert SandboxClient().ask("/price", symbol="AAPL", format="CSV", **KEY).body.startswith(b"price\n")
+    assert SandboxClient().request("/price", symbol="AAPL", format="CSV", **KEY).body.startswith(b"price\n")
 
 
 def test_a_subscription_beyond_the_plan_is_a_warning() -> None:

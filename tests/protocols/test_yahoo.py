@@ -24,10 +24,10 @@ def result(client: SandboxClient, path: str = CHART, **query: Any) -> dict[str, 
 
 def test_cookie_and_crumb_are_issued() -> None:
     client = SandboxClient()
-    cookie = client.ask("/")
+    cookie = client.request("/")
     assert (cookie.status, cookie.headers["Set-Cookie"][:3]) == (404, "A3=")
-    assert client.ask("/v1/test/getcrumb").content_type.startswith("text/plain")
-    assert client.ask("/v10/finance/quoteSummary/NIKK").status == 404
+    assert client.request("/v1/test/getcrumb").content_type.startswith("text/plain")
+    assert client.request("/v10/finance/quoteSummary/NIKK").status == 404
 
 
 def test_the_live_row_is_not_aligned_and_prices_are_float32() -> None:
@@ -96,7 +96,7 @@ def test_ranges_and_periods_select_the_bars() -> None:
     ],
 )
 def test_an_invalid_request_gets_the_vendor_s_error(path: str, query: dict[str, Any], status: int, words: str) -> None:
-    response = SandboxClient().ask(path, **query)
+    response = SandboxClient().request(path, **query)
     assert response.status == status
     body = msgspec.json.decode(response.body)["chart"]
     assert body["result"] is None
@@ -122,9 +122,9 @@ def test_splits_and_dividends_are_events() -> None:
 def test_a_spent_quota_is_a_429_of_plain_text() -> None:
     client = SandboxClient()
     client.fault("do=429&vendor=yahoo&kind=day")
-    response = client.ask(CHART)
+    response = client.request(CHART)
     assert (response.status, response.body) == (429, b"Too Many Requests\r\n")
-    assert client.ask("/v1/test/getcrumb").status == 200
+    assert client.request("/v1/test/getcrumb").status == 200
 
 
 def test_an_intraday_range_without_trades_is_empty() -> None:

@@ -53,7 +53,7 @@ class Replayed:
         table = pa.Table.from_batches(batches)
         return table.append_column("n", pa.array(range(len(table))))
 
-    def ask(self, sql: str) -> list[tuple[Any, ...]]:
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
         """Return DuckDB's result; its tables are `rows` (stored rows) and `sessions` (New York's regular sessions)."""
         with duckdb.connect() as connection:
             connection.execute("SET TimeZone = 'UTC'")

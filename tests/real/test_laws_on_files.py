@@ -102,14 +102,14 @@ def wanted_bars(file: Replayed, interval: str) -> dict[tuple[str, int], tuple[An
     """Return bars by symbol and start, computed by DuckDB; {} if the file has only coarser bars."""
     is_ticks = file.summary.kind == "ticks"
     undo_flags = int(TickFlag.CANCEL | TickFlag.CORRECTION)
-    if is_ticks and file.ask(f"SELECT count(*) FROM rows WHERE flags & {undo_flags} > 0")[0][0]:
+    if is_ticks and file.query(f"SELECT count(*) FROM rows WHERE flags & {undo_flags} > 0")[0][0]:
         pytest.skip("the file has cancels or corrections, which one query cannot apply")
-    calendars = {calendar_of(symbol) for (symbol,) in file.ask("SELECT DISTINCT symbol FROM rows")}
+    calendars = {calendar_of(symbol) for (symbol,) in file.query("SELECT DISTINCT symbol FROM rows")}
     if interval == "1d" and (len(calendars) > 1 or calendars - {"XNYS", "24/7"}):
         pytest.skip("the query supports the days of one calendar")
     is_by_session = interval == "1d" and calendars == {"XNYS"}
     start, join = f"epoch_us(time_bucket(INTERVAL '{LENGTHS[interval]}', time))", ""
-    given = "" if is_ticks else file.ask("SELECT DISTINCT interval FROM rows")[0][0]
+    given = "" if is_ticks else file.query("SELECT DISTINCT interval FROM rows")[0][0]
     if is_by_session and given != "1d":
         start, join = "session", f"JOIN sessions ON {US} >= opens AND {US} < closes"
     if not is_ticks and [*LENGTHS].index(given) > [*LENGTHS].index(interval):
@@ -119,7 +119,7 @@ def wanted_bars(file: Replayed, interval: str) -> dict[tuple[str, int], tuple[An
         no_volume=int(TickFlag.NO_VOLUME),
     )  # fmt: skip
     sql = sql.replace("FILTER (flags", "FILTER (WHERE flags")
-    return {(row[0], row[1]): row[2:] for row in file.ask(sql)}
+    return {(row[0], row[1]): row[2:] for row in file.query(sql)}
 
 
 def test_partitions_and_batches_do_not_matter(
@@ -135,15 +135,15 @@ def test_partitions_and_batches_do_not_matter(
 
 
 def test_a_snapshot_anywhere_changes_no_byte(file: Replayed) -> None:
-    whole = AggregationStage(1)
-    expected = [[bytes(out.value) for out in step] for step in run(file.raw, whole)]
+    uninterrupted = AggregationStage(1)
+    expected = [[bytes(out.value) for out in step] for step in run(file.raw, uninterrupted)]
     for where in random.Random(1).sample(range(len(file.raw) + 1), min(3, len(file.raw) + 1)):
         first = AggregationStage(1)
         before = run(file.raw[:where], first)
         second = AggregationStage(1, first.snapshot())
         after = continued(file.raw, second, where)
         assert [[bytes(out.value) for out in step] for step in before + after] == expected
-        assert second.snapshot() == whole.snapshot()
+        assert second.snapshot() == uninterrupted.snapshot()
 
 
 def test_indicators_equal_those_of_ta_lib(bars: dict[tuple[str, str, int], dict[str, Any]]) -> None:

@@ -33,7 +33,7 @@ class SandboxClient:
         """Apply a fault."""
         self.router.apply(parse_fault(text), self.now_us)
 
-    def ask(self, path: str, method: str = "GET", body: bytes = b"", **query: Any) -> FaultyResponse:
+    def request(self, path: str, method: str = "GET", body: bytes = b"", **query: Any) -> FaultyResponse:
         """Return the response to a request."""
         request = Request(path, {name: str(value) for name, value in query.items()}, {}, method, body)
         found = self.router.admit(request, self.now_us)
@@ -43,4 +43,4 @@ class SandboxClient:
 
     def json(self, path: str, **query: Any) -> Any:
         """Return the decoded body of a response."""
-        return msgspec.json.decode(self.ask(path, **query).body)
+        return msgspec.json.decode(self.request(path, **query).body)

@@ -88,15 +88,15 @@ def test_bars_are_aligned_to_whole_minutes() -> None:
 
 def test_trades_do_not_depend_on_the_requested_ranges() -> None:
     market = SimulatedMarket(MarketSettings(symbol_names(5), 97.0))
-    whole = market.trades(NOON - 5 * SECOND_US, NOON + 65 * SECOND_US)
+    complete = market.trades(NOON - 5 * SECOND_US, NOON + 65 * SECOND_US)
     cuts = np.random.default_rng(1).integers(NOON - 5 * SECOND_US, NOON + 65 * SECOND_US, 40).tolist()
     pieces = list(itertools.pairwise(sorted([*cuts, NOON - 5 * SECOND_US, NOON, NOON + 1, NOON + 65 * SECOND_US])))
     backwards = [market.trades(a, b) for a, b in reversed(pieces)]  # no result depends on an earlier call
     parts = backwards[::-1]
-    assert len(whole.codes) > 3_000
+    assert len(complete.codes) > 3_000
     for name in ("codes", "times_us", "prices", "day_volumes", "sizes"):
-        assert np.array_equal(np.concatenate([getattr(part, name) for part in parts]), getattr(whole, name))
-    assert (np.diff(whole.times_us) >= 0).all()
+        assert np.array_equal(np.concatenate([getattr(part, name) for part in parts]), getattr(complete, name))
+    assert (np.diff(complete.times_us) >= 0).all()
 
 
 @pytest.mark.parametrize(("rate", "sessions"), [(50.0, "always"), (0.01, "always"), (0.5, "us")])
@@ -149,7 +149,7 @@ def test_prices_move_like_a_market_and_not_like_noise() -> None:
     daily = market.bars("AAPL", TUESDAY - 3_650 * DAY_US, TUESDAY, DAY_US)
     returns = np.diff(np.log(daily.close))
     assert 0.2 < returns.std() * np.sqrt(252) < 0.8
-    assert kurtosis(returns) > 5, "jumps"
+    assert kurtosis(returns) > 5, "jumps make the tails heavy"
     assert abs(autocorrelation(returns)) < 0.1
     assert ((daily.low <= daily.open) & (daily.open <= daily.high)).all()
     assert daily.close.min() > 20
@@ -171,7 +171,7 @@ def test_a_jump_moves_the_price_by_more_than_a_percent_between_two_trades() -> N
     start = int(minutes.starts_us[at])
     prices = market.trades(start, start + 3 * MINUTE_US).prices
     assert np.abs(np.diff(np.log(prices))).max() > 0.01
-    assert 5 < (moves > 0.008).sum() < 15, "about one in 32 days"
+    assert 5 < (moves > 0.008).sum() < 15, "about one day in 32 has a jump"
 
 
 def test_activity_is_u_shaped_in_sessions_and_nearly_flat_round_the_clock() -> None:
@@ -207,7 +207,7 @@ def test_trades_alternate_between_bid_and_ask() -> None:
         assert np.abs(prices / tick - np.rint(prices / tick)).max() < 1e-6
         assert spread.min() >= tick * 0.999
         moves = np.diff(prices)
-        assert -0.6 < autocorrelation(moves) < -0.2, "as in Roll's model"
+        assert -0.6 < autocorrelation(moves) < -0.2, "the autocorrelation is that of Roll's model"
         assert np.median(np.abs(moves[moves != 0])) <= 1.5 * np.median(spread)
     wide, narrow = (market.spread(np.array([code]), np.array([100.0]))[0] for code in (1, 0))
     assert wide > narrow

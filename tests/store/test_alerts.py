@@ -39,7 +39,7 @@ async def kept(store: Store, name: str = "r", webhook: str | None = "http://a/")
         assert await AlertRules(session).add(msgspec.structs.replace(RULE, id=name), webhook, "s" * 16)
 
 
-async def tell(store: Store) -> list[tuple[str, int, bool]]:
+async def log_revisions(store: Store) -> list[tuple[str, int, bool]]:
     async with store.session() as session, session.transaction():
         rules = AlertRules(session)
         unsent = await rules.unlogged(10)
@@ -49,8 +49,8 @@ async def tell(store: Store) -> list[tuple[str, int, bool]]:
 
 async def test_each_revision_is_logged_once_and_a_removed_rule_is_deleted_after_logging(store: Store) -> None:
     await kept(store)
-    assert await tell(store) == [("r", 1, False)]
-    assert await tell(store) == []
+    assert await log_revisions(store) == [("r", 1, False)]
+    assert await log_revisions(store) == []
     async with store.session() as session:
         rules = AlertRules(session)
         assert not await rules.add(RULE, None, None)
@@ -61,7 +61,7 @@ async def test_each_revision_is_logged_once_and_a_removed_rule_is_deleted_after_
         assert await rules.remove("r")
         assert not await rules.remove("r")
         assert await rules.get("r") is None
-    assert await tell(store) == [("r", 3, True)]
+    assert await log_revisions(store) == [("r", 3, True)]
     async with store.session() as session:
         assert await session.value("SELECT count(*) FROM alerts") == 0
 
@@ -69,8 +69,8 @@ async def test_each_revision_is_logged_once_and_a_removed_rule_is_deleted_after_
 async def test_concurrent_loggers_log_each_revision_once_and_in_order(store: Store) -> None:
     for number in range(5):
         await kept(store, f"r{number}")
-    told = await asyncio.gather(*(tell(store) for _ in range(3)))
-    assert sorted(map(len, told)) == [0, 0, 5]
+    logged = await asyncio.gather(*(log_revisions(store) for _ in range(3)))
+    assert sorted(map(len, logged)) == [0, 0, 5]
 
 
 async def test_a_new_log_gets_all_rules_again(store: Store) -> None:
@@ -81,10 +81,10 @@ async def test_a_new_log_gets_all_rules_again(store: Store) -> None:
 
     async with store.session() as session:
         await check_log(session, Log("a", 1), ends)
-    await tell(store)
+    await log_revisions(store)
     async with store.session() as session:
         await adopt(session, Log("b", 2))
-    assert await tell(store) == [("r", 1, False)]
+    assert await log_revisions(store) == [("r", 1, False)]
 
 
 async def test_a_fired_alert_is_stored_once_with_the_state_of_its_webhook(store: Store) -> None:

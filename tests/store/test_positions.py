@@ -70,21 +70,21 @@ async def test_one_of_two_concurrent_owners_succeeds(store: Store) -> None:
 def ends(there: dict[Partition, int]) -> Ends:
     """Return a function that returns these end offsets of a log."""
 
-    async def ask() -> dict[Partition, int]:
+    async def read_ends() -> dict[Partition, int]:
         return there
 
-    return ask
+    return read_ends
 
 
 async def test_the_ends_of_the_log_are_read_after_the_positions_of_the_store(store: Store) -> None:
     await store.check_log("one", 1, ends({}))
 
-    async def goes_on() -> dict[Partition, int]:
+    async def append_and_apply() -> dict[Partition, int]:
         async with store.session() as session:  # as in a running plant, a record is appended and applied meanwhile
             await advance(session, RAW, "one", 1, None, 10, 0)
         return {RAW: 5}
 
-    await store.check_log("one", 1, goes_on)
+    await store.check_log("one", 1, append_and_apply)
 
 
 async def test_a_store_follows_one_log_and_is_never_ahead_of_it(store: Store) -> None:

@@ -54,9 +54,9 @@ def test_sorting_is_stable() -> None:
     done = sorted_ticks(table)
     for symbol in ("S0000", "S0001", "S0002"):
         mask = [name == symbol for name in table.column("symbol").to_pylist()]
-        want = table.filter(pa.array(mask)).column("price").to_pylist()
+        wanted = table.filter(pa.array(mask)).column("price").to_pylist()
         mask = [name == symbol for name in done.column("symbol").to_pylist()]
-        assert done.filter(pa.array(mask)).column("price").to_pylist() == want
+        assert done.filter(pa.array(mask)).column("price").to_pylist() == wanted
 
 
 async def test_concurrent_writers_create_the_same_partitions(store: Store) -> None:
@@ -64,11 +64,11 @@ async def test_concurrent_writers_create_the_same_partitions(store: Store) -> No
         for day in range(6):
             await put(store, ticks(200, symbols=5, start_us=OPEN_US + day * DAY_US, seed=number), number)
 
-    async def write_anew(number: int) -> None:
+    async def write_without_cache(number: int) -> None:
         store.database.known.clear()
         await write(number)
 
-    await asyncio.gather(*(write_anew(i) for i in range(6)))
+    await asyncio.gather(*(write_without_cache(i) for i in range(6)))
     async with store.session() as session:
         assert await session.value("SELECT count(*) FROM realtime_prices") == 6 * 6 * 200
         assert await session.value("SELECT count(*) FROM arrivals") == 6 * 6

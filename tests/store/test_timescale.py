@@ -8,14 +8,14 @@ import asyncpg
 import pytest
 
 from tests.store.rows import MINUTE_US, OPEN_US, bars, ticks, values
-from tests.store.test_alerts import alerts, tell
+from tests.store.test_alerts import alerts, log_revisions
 from tests.store.test_alerts import kept as kept_rule
 from tests.store.test_bars import closes, put, put_values
-from tests.store.test_coverage import answer, look_at_many, look_at_silences
+from tests.store.test_coverage import answer, assert_many_symbols, assert_silent_intervals
 from tests.store.test_coverage import put as put_answer
-from tests.store.test_interval_status import look, partitions, state
+from tests.store.test_interval_status import partitions, state, statuses_of
 from tests.store.test_prices import put as put_ticks
-from tests.store.writes import lay, over
+from tests.store.writes import write_bars, write_intervals
 from tests.support.timescale import TimescaleServer
 from tickerplant.core.sources import SourceOrder
 from tickerplant.store import Store
@@ -176,13 +176,15 @@ async def test_the_status_of_all_jobs_is_reported(timescale: Store) -> None:
 
 async def test_coverage_statuses_are_equal_on_timescaledb(timescale: Store) -> None:
     await partitions(timescale)
-    await lay(timescale, bars({"minute": 0, "source": "live"}, {"minute": 9, "complete": False, "source": "live"}))
-    await over(timescale, [0, 8, 9])
-    await over(timescale, [1, 2], ["GOOG", "MSFT"])
+    await write_bars(
+        timescale, bars({"minute": 0, "source": "live"}, {"minute": 9, "complete": False, "source": "live"})
+    )
+    await write_intervals(timescale, [0, 8, 9])
+    await write_intervals(timescale, [1, 2], ["GOOG", "MSFT"])
     await state(timescale, "up", 8)
     await put_answer(timescale, answer(5, 7, "quota", note="25 a day"), 1)
     await put_answer(timescale, answer(6, 7, "answered", source="b"), 2)
-    assert await look(timescale, 11) == "h--ooq-o?p?"
+    assert await statuses_of(timescale, 11) == "h--ooq-o?p?"
     async with timescale.read() as reading:
         assert await reading.statuses.symbols() == ["GOOG"]
     await run_due(timescale, dt.datetime.now(dt.UTC))
@@ -197,8 +199,8 @@ async def test_coverage_statuses_are_equal_on_timescaledb(timescale: Store) -> N
 
 
 async def test_many_symbols_are_read_together_on_timescaledb(timescale: Store) -> None:
-    await look_at_many(timescale)
-    await look_at_silences(timescale)
+    await assert_many_symbols(timescale)
+    await assert_silent_intervals(timescale)
 
 
 async def test_a_read_session_is_consistent_on_timescaledb(timescale: Store) -> None:
@@ -215,7 +217,7 @@ async def test_a_read_session_is_consistent_on_timescaledb(timescale: Store) -> 
 
 async def test_alerts_are_stored_claimed_and_deleted_on_timescaledb(timescale: Store) -> None:
     await kept_rule(timescale)
-    assert await tell(timescale) == [("r", 1, False)]
+    assert await log_revisions(timescale) == [("r", 1, False)]
     async with timescale.session() as session:
         await Firings(session).put(alerts("r.1.0.0", "r.1.1.0"), OPEN_US)
         await Outbox(session).put([("r.1.0.0", "r", "{}")])

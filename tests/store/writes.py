@@ -16,7 +16,7 @@ from tickerplant.store.repositories.ohlcv import Ohlcv
 MANY = 8  # partitions
 
 
-async def lay(store: Store, table: pa.Table) -> None:
+async def write_bars(store: Store, table: pa.Table) -> None:
     async with store.session() as session:
         ohlcv = Ohlcv(session)
         await ohlcv.prepare(table)
@@ -24,7 +24,7 @@ async def lay(store: Store, table: pa.Table) -> None:
             await ohlcv.upsert(table, 0)
 
 
-async def over(
+async def write_intervals(
     store: Store,
     minutes: Sequence[int],
     silent: Sequence[str] = (),

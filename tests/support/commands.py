@@ -15,7 +15,7 @@ from unittest import mock
 import pytest
 import structlog
 
-from tests.e2e.support import Answer
+from tests.e2e.support import CommandResult
 from tests.support.plant import Plant
 from tickerplant.app.cli import main
 
@@ -23,9 +23,9 @@ TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?Z")
 ANY_TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d[\d:.]*(?:Z|[+-]\d\d:?\d\d)?")
 
 
-def say(plant: Plant, *arguments: str | Path) -> Answer:
-    """Run a command to its end; return exit code, stdout and stderr."""
-    root, said = logging.getLogger(), structlog.get_config()
+def invoke(plant: Plant, *arguments: str | Path) -> CommandResult:
+    """Run a command in this process to its end; return exit code, stdout and stderr."""
+    root, saved = logging.getLogger(), structlog.get_config()
     handlers, level = root.handlers[:], root.level
     out, err = io.StringIO(), io.StringIO()
     argv = ["tickerplant", *map(str, arguments), "--data", str(plant.data)]
@@ -38,21 +38,21 @@ def say(plant: Plant, *arguments: str | Path) -> Answer:
     finally:
         root.handlers[:] = handlers
         root.setLevel(level)
-        structlog.configure(**said)
-    return Answer(int(end.value.code or 0), out.getvalue(), err.getvalue())
+        structlog.configure(**saved)
+    return CommandResult(int(end.value.code or 0), out.getvalue(), err.getvalue())
 
 
-def objects(answer: Answer) -> list[dict[str, Any]]:
+def objects(result: CommandResult) -> list[dict[str, Any]]:
     """Return the objects that a command printed with --json. Assert that times end with Z and stderr is empty."""
-    assert answer.err == ""
-    for found in ANY_TIME.findall(answer.out):
+    assert result.err == ""
+    for found in ANY_TIME.findall(result.out):
         assert TIME.fullmatch(found), found
-    assert all(isinstance(row, dict) for row in answer.lines)
-    return answer.lines
+    assert all(isinstance(row, dict) for row in result.lines)
+    return result.lines
 
 
-def assert_refused(answer: Answer, code: int, *words: str) -> None:
+def assert_refused(result: CommandResult, code: int, *words: str) -> None:
     """Assert the exit code, an empty stdout, and one line on stderr that contains `words`."""
-    assert (answer.code, answer.out) == (code, ""), answer
-    assert len(answer.err.splitlines()) == 1, answer.err
-    assert all(word in answer.err for word in words), answer.err
+    assert (result.code, result.out) == (code, ""), result
+    assert len(result.err.splitlines()) == 1, result.err
+    assert all(word in result.err for word in words), result.err

@@ -55,7 +55,7 @@ class Ticks:
     """Number of rows that have the trade id of an earlier row."""
     late: int
     """Number of rows after a row of a later time, without repeats."""
-    twins: int
+    duplicates_without_id: int
     """Number of ticks without a trade id that equal the tick before them. Both ticks are stored."""
 
     @property
@@ -90,12 +90,12 @@ def session(minutes: int = 390) -> Ticks:
     The file is a compressed CSV: time (UTC), symbol, price, size, trade_id. It has bursts within milliseconds, equal
     times, ticks that are equal in all columns, late prints, repeats after a reconnect, and minutes without a print.
     """
-    lines, twins = _session()
+    lines, duplicates_without_id = _session()
     end = _iso(_us(SESSION, 13, 30) + minutes * MINUTE_US)
     lines = [line for line in lines if line < end]
     path = folder() / f"session-{minutes}.csv.gz"
     _write(path, "time,symbol,price,size,trade_id", lines)
-    return _counted(path, "GOOG", lines, twins)
+    return _counted(path, "GOOG", lines, duplicates_without_id)
 
 
 @cache
@@ -115,8 +115,8 @@ def _session() -> tuple[list[str], set[str]]:
     for at in random.integers(0, count - 1, 150).tolist():
         times[at + 1] = times[at]
     ids = [str(1_000 + number) if number % 10 else "" for number in range(count)]
-    twins = np.unique(random.integers(0, (count - 1) // 10, 40) * 10).tolist()
-    for at in twins:
+    duplicates_without_id = np.unique(random.integers(0, (count - 1) // 10, 40) * 10).tolist()
+    for at in duplicates_without_id:
         times[at + 1], prices[at + 1], sizes[at + 1], ids[at + 1] = times[at], prices[at], sizes[at], ""
     times = np.maximum.accumulate(times)  # restores the time order
     rows = [
@@ -129,10 +129,10 @@ def _session() -> tuple[list[str], set[str]]:
     lines = [rows[at] for at in order]
     for begin in (5_000, 3_000, 100):
         lines[begin + 30 : begin + 30] = [line for line in lines[begin : begin + 10] if not line.endswith(",")]
-    return lines, {rows[at + 1] for at in twins}
+    return lines, {rows[at + 1] for at in duplicates_without_id}
 
 
-def _counted(path: Path, symbol: str, lines: list[str], twins: set[str]) -> Ticks:
+def _counted(path: Path, symbol: str, lines: list[str], duplicates_without_id: set[str]) -> Ticks:
     """Count the irregularities in the lines. A line begins with an ISO time and ends with a trade id."""
     seen: set[str] = set()
     repeats = late = 0
@@ -145,7 +145,7 @@ def _counted(path: Path, symbol: str, lines: list[str], twins: set[str]) -> Tick
         seen.add(trade_id)
         late += time < newest
         newest = max(newest, time)
-    return Ticks(path, symbol, len(lines), repeats, late, sum(line in twins for line in lines) // 2)
+    return Ticks(path, symbol, len(lines), repeats, late, sum(line in duplicates_without_id for line in lines) // 2)
 
 
 @cache

@@ -50,16 +50,16 @@ class Day:
     """Maximum seconds for the remaining requests after the end of the day; more on a busy machine."""
 
 
-def troubles(hours: float, seed: int) -> str:
+def random_faults(hours: float, seed: int) -> str:
     """Return a random fault script for a day: seconds from its start and a fault per line."""
-    dice = random.Random(seed)
+    drawn = random.Random(seed)
     lines: list[tuple[float, str]] = []
 
     def every(minutes: float, *orders: str) -> None:
-        at = dice.expovariate(1 / (minutes * 60))
+        at = drawn.expovariate(1 / (minutes * 60))
         while at < hours * 3_600:
-            lines.append((at, dice.choice(orders)))
-            at += dice.expovariate(1 / (minutes * 60))
+            lines.append((at, drawn.choice(orders)))
+            at += drawn.expovariate(1 / (minutes * 60))
 
     every(5, "do=disconnect&vendor=twelvedata")
     every(25, "do=mute&vendor=twelvedata&seconds=120", "do=mute&vendor=twelvedata&heartbeats=yes&seconds=180")
@@ -105,7 +105,7 @@ class Verdict:
         statuses: Counter[str] = Counter()
         for counts in self.coverage.values():
             statuses.update(counts)
-        told = [
+        report = [
             f"bars of the market {self.bars}, missing {len(self.missing)}, incomplete {len(self.incomplete)}, "
             f"different {len(self.different)}, unknown {len(self.unknown)}",
             f"coverage {dict(statuses)}",
@@ -113,16 +113,16 @@ class Verdict:
         ]
         for vendor, count in self.counts.items():
             windows = ", ".join(f"{w['largest_asked']} of {w['limit']} a {w['quota']}" for w in count["windows"])
-            told.append(f"{vendor}: {count['requests']} requests, {count['refused']} refused; at most {windows}")
-        told += [f"different {symbol} {datetime_of(at):%H:%M} {ours} {theirs}" for symbol, at, ours, theirs in
+            report.append(f"{vendor}: {count['requests']} requests, {count['refused']} refused; at most {windows}")
+        report += [f"different {symbol} {datetime_of(at):%H:%M} {ours} {theirs}" for symbol, at, ours, theirs in
                  self.different[:12]]  # fmt: skip
-        told += [f"missing {symbol} {datetime_of(at):%H:%M}" for symbol, at in self.missing[:12]]
-        told += [f"unknown {symbol} {datetime_of(at):%H:%M}" for symbol, at in self.unknown[:12]]
-        told += [f"incomplete {symbol} {datetime_of(at):%H:%M}" for symbol, at in self.incomplete[:12]]
-        told += [f"overspent: {text}" for text in self.overspent()]
-        told += [f"gap {gap['symbol']} {gap['from']} to {gap['to']}: {gap['status']} {gap.get('note') or ''}"
+        report += [f"missing {symbol} {datetime_of(at):%H:%M}" for symbol, at in self.missing[:12]]
+        report += [f"unknown {symbol} {datetime_of(at):%H:%M}" for symbol, at in self.unknown[:12]]
+        report += [f"incomplete {symbol} {datetime_of(at):%H:%M}" for symbol, at in self.incomplete[:12]]
+        report += [f"overspent: {text}" for text in self.overspent()]
+        report += [f"gap {gap['symbol']} {gap['from']} to {gap['to']}: {gap['status']} {gap.get('note') or ''}"
                  for gap in self.gaps[:20]]  # fmt: skip
-        return told
+        return report
 
 
 @contextlib.contextmanager
@@ -167,7 +167,7 @@ def plant_on(folder: Path, day: Day, vendor: Mapping[str, Any], port: int) -> Pl
     )
 
 
-def run(folder: Path, day: Day, port: int, *, say: Any = lambda text: None) -> Verdict:
+def run(folder: Path, day: Day, port: int, *, report: Any = lambda text: None) -> Verdict:
     """Run the day and return the verdict."""
     start_us = micros_of(_moment(day.start))
     end_us = start_us + int(day.hours * 3_600 * SECOND_US)
@@ -180,16 +180,16 @@ def run(folder: Path, day: Day, port: int, *, say: Any = lambda text: None) -> V
         plant = plant_on(folder, day, vendor, port)
         process = plant.start("up", output=folder / "plant.log")
         try:
-            told = 0.0
+            reported_s = 0.0
             while now_us() < end_us:
                 assert process.poll() is None, (folder / "plant.log").read_text()[-4_000:]
                 time.sleep(0.5)
-                if time.monotonic() - told > 30:
-                    told = time.monotonic()
-                    say(f"{datetime_of(now_us()):%H:%M} {_progress(port)}")
+                if time.monotonic() - reported_s > 30:
+                    reported_s = time.monotonic()
+                    report(f"{datetime_of(now_us()):%H:%M} {_progress(port)}")
             time.sleep(_AFTER_S / day.speed)  # the last minute must be old enough to count as missing
-            _settle(port, day.settle_s, say)
-            return judge(plant, day, vendor, port, start_us, end_us)
+            _settle(port, day.settle_s, report)
+            return compare_with_market(plant, day, vendor, port, start_us, end_us)
         finally:
             process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -210,17 +210,19 @@ def _progress(port: int) -> Any:
     return None
 
 
-def _settle(port: int, patience_s: float, say: Any) -> None:
+def _settle(port: int, patience_s: float, report: Any) -> None:
     """Wait until three consecutive checks find nothing to fetch, at most `patience_s`."""
     guard, idle = Guard(patience_s), 0
     while not guard.is_over() and idle < 3:
         time.sleep(1)
         found = _progress(port)
         idle = idle + 1 if found and not found.get("working") else 0
-    say(f"settled: {idle >= 3}, {_progress(port)}")
+    report(f"settled: {idle >= 3}, {_progress(port)}")
 
 
-def judge(plant: Plant, day: Day, vendor: Mapping[str, Any], port: int, start_us: int, end_us: int) -> Verdict:
+def compare_with_market(
+    plant: Plant, day: Day, vendor: Mapping[str, Any], port: int, start_us: int, end_us: int
+) -> Verdict:
     """Compare the tables of a running plant with the sandbox's market, minute by minute."""
     verdict = Verdict()
     end_us -= end_us % MINUTE_US
@@ -256,9 +258,9 @@ def judge(plant: Plant, day: Day, vendor: Mapping[str, Any], port: int, start_us
         ).json()
         verdict.coverage[symbol] = answer["counts"]
         verdict.gaps += [
-            {"symbol": symbol, **stretch}
-            for stretch in answer["stretches"]
-            if stretch["status"] not in ("have", "closed", "no_trade")
+            {"symbol": symbol, **part}
+            for part in answer["stretches"]
+            if part["status"] not in ("have", "closed", "no_trade")
         ]
     verdict.counts = httpx.get(f"{vendor['url']}/sandbox/counts", timeout=PATIENCE.seconds(60)).json()["vendors"]
     return verdict

@@ -3,7 +3,7 @@
 A file's tests stay on one worker, because they share its fixtures. These do not:
 
 - Tests on Kafka are two groups, of `tests/chaos` and of the rest, so that two brokers serve a whole run.
-- The files of `APART` share little and run longer than a worker's fair share: each test is a group.
+- The files of `SEPARATE_FILES` share little and run longer than a worker's fair share: each test is a group.
 
 Groups form one queue. Tests that wait for processes are in front, tests that compute are behind. Three of four workers
 take from the front and one takes from the back, so that waiting and computing overlap until the queue is empty.
@@ -22,7 +22,7 @@ ORDER: Final = (
 )  # fmt: skip
 """Folders from the front of the queue to its back; `tests/` means all others."""
 WAITING: Final = ORDER[:5]
-APART: Final = (
+SEPARATE_FILES: Final = (
     "tests/chaos/test_alerts.py", "tests/chaos/test_backfill.py", "tests/chaos/test_kills.py",
     "tests/chaos/test_live.py",
     "tests/aggregation/test_laws.py", "tests/aggregation/test_rebuild.py", "tests/market_data/backfill/test_manager.py",
@@ -37,7 +37,7 @@ def group_of(nodeid: str) -> str:
     file, _, test = nodeid.partition("::")
     if file.startswith(WAITING) and _KAFKA.search(test):
         return "kafka chaos" if file.startswith("tests/chaos/") else "kafka"
-    return nodeid if file in APART else file
+    return nodeid if file in SEPARATE_FILES else file
 
 
 def rank_of(nodeid: str) -> int:

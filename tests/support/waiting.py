@@ -34,7 +34,7 @@ class Patience:
         """Return the factor: the processor's slowness times the runnable threads per core."""
         now = time.monotonic()
         if now - self._measured_s >= _FRESH_S:
-            self._factor, self._measured_s = self._slowness * _crowd(), now
+            self._factor, self._measured_s = self._slowness * _load_per_core(), now
         return self._factor
 
     def seconds(self, idle_s: float) -> float:
@@ -49,7 +49,7 @@ def _spin() -> float:
     return time.perf_counter() - began
 
 
-def _crowd() -> float:
+def _load_per_core() -> float:
     """Return the runnable threads per core: the larger of the present number and the last minute's, at least 1."""
     try:
         last_minute, _, _, runnable, *_ = Path("/proc/loadavg").read_text().split()
@@ -65,13 +65,13 @@ class Guard:
     """A deadline whose seconds pass more slowly if the machine is slow or busy."""
 
     def __init__(self, idle_s: float = HANG_S) -> None:
-        self._left_s, self._looked_s = idle_s, time.monotonic()
+        self._left_s, self._checked_s = idle_s, time.monotonic()
 
     def is_over(self) -> bool:
         """Return True if the time is over. Call it repeatedly: each call counts the time since the previous one."""
         now = time.monotonic()
-        self._left_s -= (now - self._looked_s) / PATIENCE.factor()
-        self._looked_s = now
+        self._left_s -= (now - self._checked_s) / PATIENCE.factor()
+        self._checked_s = now
         return self._left_s < 0
 
     def check(self, what: str) -> None:

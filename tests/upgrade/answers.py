@@ -65,7 +65,7 @@ FREE_TEXT = {"description", "summary", "message", "hint", "detail", "title", "te
 
 
 def without_texts(value: Any) -> Any:
-    """Return JSON with the texts for people blanked."""
+    """Return JSON with "…" in place of the texts for people."""
     if isinstance(value, Mapping):
         return {
             key: "…" if key in TIMED or (key in FREE_TEXT and _is_text(found)) else without_texts(found)

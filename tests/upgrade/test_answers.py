@@ -1,4 +1,4 @@
-"""REST and WebSocket answers on a folder of 28f7935 equal the answers of 28f7935, except texts for people."""
+"""REST and WebSocket answers on a folder of 28f7935 equal those of that version, except texts for people."""
 
 from __future__ import annotations
 

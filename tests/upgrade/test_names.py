@@ -1,4 +1,4 @@
-"""Every name that a user of 28f7935 may have written down still works: settings, commands, options, metrics.
+"""Every public name of 28f7935 still works: settings, commands, options, metrics.
 
 A former name works for one version. It has the same effect, and a warning contains the new name.
 """
@@ -25,11 +25,11 @@ NAMES: dict[str, Any] = json.loads((Path(__file__).parent / "names.json").read_t
 SETTINGS: list[dict[str, Any]] = NAMES["settings"]
 
 
-def check(setting: dict[str, Any], flags: dict[str, Any], kept_out: str = "data") -> None:
-    """Load the settings; check that only `setting` has a given value, and that the value is right."""
+def assert_only_setting(setting: dict[str, Any], flags: dict[str, Any], ignored: str = "data") -> None:
+    """Load the settings; check that only `setting` has a given value, and that the value is the expected one."""
     loaded = load(flags)
     given = [
-        row for row in rows(loaded) if row.origin != "default" and (row.name != kept_out or setting["name"] == "data")
+        row for row in rows(loaded) if row.origin != "default" and (row.name != ignored or setting["name"] == "data")
     ]
     (row,) = given
     assert row.value == setting["shown"]
@@ -39,16 +39,16 @@ def check(setting: dict[str, Any], flags: dict[str, Any], kept_out: str = "data"
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting["name"])
-def test_a_setting_counts_from_the_environment(
+def test_a_setting_is_read_from_the_environment(
     setting: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flags = {} if setting["name"] == "data" else {"data": tmp_path}
     monkeypatch.setenv(setting["environment"], setting["sample"])
-    check(setting, flags)
+    assert_only_setting(setting, flags)
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting["name"])
-def test_a_setting_counts_from_the_file(setting: dict[str, Any], tmp_path: Path) -> None:
+def test_a_setting_is_read_from_the_file(setting: dict[str, Any], tmp_path: Path) -> None:
     if setting["name"] == "data":
         return  # this setting is the path of the file
     *tables, name = setting["name"].split(".")
@@ -59,7 +59,7 @@ def test_a_setting_counts_from_the_file(setting: dict[str, Any], tmp_path: Path)
     else:
         text += f"{name} = {sample if isinstance(setting['shown'], bool | int | float) else json.dumps(sample)}\n"
     (tmp_path / "tickerplant.toml").write_text(text)
-    check(setting, {"data": tmp_path})
+    assert_only_setting(setting, {"data": tmp_path})
 
 
 def _toml(key: str, value: Any) -> str:
@@ -79,7 +79,7 @@ COMMANDS = dict(_commands(typer.main.get_command(app)))
 
 
 @pytest.mark.parametrize("path", NAMES["commands"], ids=lambda path: path or "tickerplant")
-def test_a_command_takes_its_options_and_arguments(path: str) -> None:
+def test_a_command_accepts_its_options_and_arguments(path: str) -> None:
     params = COMMANDS[path].params
     options = {o for p in params if p.param_type_name == "option" for o in (*p.opts, *p.secondary_opts)}
     assert not set(NAMES["commands"][path]["options"]) - options
@@ -87,6 +87,6 @@ def test_a_command_takes_its_options_and_arguments(path: str) -> None:
     assert len(arguments) == len(NAMES["commands"][path]["arguments"])
 
 
-def test_every_metric_is_there_with_its_labels() -> None:
+def test_every_metric_exists_with_its_labels() -> None:
     found = {metric.name: list(metric.labels) for metric in (*API_METRICS, *ALERT_METRICS, *PLANT_METRICS)}
     assert {name: found.get(name) for name in NAMES["metrics"]} == NAMES["metrics"]

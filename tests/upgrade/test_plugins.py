@@ -37,23 +37,23 @@ def imported(module: str, name: str) -> Any:
 def test_a_name_has_its_parameters_and_members(module: str, name: str) -> None:
     value, wanted = imported(module, name), PLUGINS[module][name]
     if "parameters" in wanted:
-        _takes(value, wanted["parameters"])
+        _assert_accepts(value, wanted["parameters"])
     for member, parameters in wanted.get("members", {}).items():
         known = {field for kind in value.__mro__ for field in vars(kind).get("__annotations__", {})}
         assert hasattr(value, member) or member in known, member
         if parameters is not None:
-            _takes(getattr(value, member), parameters)
+            _assert_accepts(getattr(value, member), parameters)
 
 
-def _takes(function: Callable[..., Any], wanted: list[str]) -> None:
+def _assert_accepts(function: Callable[..., Any], wanted: list[str]) -> None:
     found = inspect.signature(function).parameters
     some = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in found.values())
-    assert some or not set(wanted) - set(found), f"{function}: {list(found)}, no longer {wanted}"
+    assert some or not set(wanted) - set(found), f"{function} accepts {list(found)}, not all of {wanted}"
 
 
 @pytest.mark.parametrize("module", PLUGINS)
 def test_a_moved_path_warns_with_the_new_path(module: str) -> None:
-    """Import in a separate process; check that the import works and that a warning contains the new path."""
+    """Import in a separate process. Check that the import works and that a warning contains the new path."""
     code = f"import {module}\nfrom {module} import {', '.join(PLUGINS[module])}"
     done = subprocess.run(
         [sys.executable, "-W", "always::DeprecationWarning", "-c", code], capture_output=True, text=True, check=False
@@ -156,7 +156,7 @@ def test_a_plant_runs_on_an_old_vendor_and_an_old_indicator(tmp_path: Path, dsn:
         plant.send_signal(signal.SIGTERM)
         plant.wait(60)
     prices = [tick["price"] for tick in ticks["ticks"]]
-    assert prices == [100.0 + number for number in range(len(prices))], "none is lost, none comes twice"
+    assert prices == [100.0 + number for number in range(len(prices))], "each tick is stored once, in order"
     assert {(bar["close"], bar["source"]) for bar in days["bars"]} == {(10.0, "acme")}
     assert values["values"][-1]["rocpexample_5"] == 0.0
 

@@ -103,9 +103,9 @@ def test_a_folder_of_28f7935_resumes_at_its_positions(opened: Opened, tmp_path: 
         assert len(client.get("/v1/alerts").json()["alerts"]) == 2
 
     now = stored(opened.dsn, LIVE)
-    assert not live - now, "what was stored still is"
-    assert not on_log - now, "the store has all that the log had, also what it lacked at the kill"
-    assert not now - logged(opened), "and nothing twice"
+    assert not live - now, "every stored tick remains"
+    assert not on_log - now, "the store contains every logged tick"
+    assert not now - logged(opened), "the store contains no tick twice"
     after = verified(opened)
     assert all(one["equal"] for one in after), after
     assert sum(one["records"] for one in after) > sum(one["records"] for one in before)
@@ -119,9 +119,11 @@ def _indicators_are_those_of_all_bars(client: httpx.Client) -> None:
         ("FILEDAYS", "1d", "SMA", "sma_20"), ("FILEDAYS", "1d", "ATR", "atr_14"),
     ):  # fmt: skip
         period = int(column.rpartition("_")[2])
-        asked = {"limit": 100} if interval == "1d" else span
-        made = client.get(f"/v1/analytics/{symbol}", params={"interval": interval, **asked}).json()["values"]
-        wanted = client.get(f"/v1/indicators/{name}/{symbol}", params={"interval": interval, "period": period, **asked})
+        range_ = {"limit": 100} if interval == "1d" else span
+        made = client.get(f"/v1/analytics/{symbol}", params={"interval": interval, **range_}).json()["values"]
+        wanted = client.get(
+            f"/v1/indicators/{name}/{symbol}", params={"interval": interval, "period": period, **range_}
+        )
         values = {row["time"]: row[column] for row in wanted.json()["values"] if row["state"] == "final"}
         final = {row["time"]: row[column] for row in made if row["state"] == "final"}
         assert final

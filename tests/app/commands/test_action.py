@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.e2e.support import replay, rows
-from tests.support.commands import assert_refused, objects, say
+from tests.support.commands import assert_refused, invoke, objects
 from tests.support.plant import Plant
 
 from tickerplant.analytics import compute
@@ -61,28 +61,28 @@ def batch(plant: Plant, ratio: float) -> np.ndarray:
 def test_values_equal_a_batch_over_adjusted_bars(plant: Plant) -> None:
     day = DATES[SPLIT_AT].isoformat()
     np.testing.assert_allclose(values(plant), batch(plant, 1.0), rtol=1e-12)
-    (said,) = objects(say(plant, "action", "split", "acme", day, "4:1", "--json"))
-    assert (said["symbol"], said["numerator"], said["waited"]) == ("ACME", 4.0, True)
+    (report,) = objects(invoke(plant, "action", "split", "acme", day, "4:1", "--json"))
+    assert (report["symbol"], report["numerator"], report["waited"]) == ("ACME", 4.0, True)
     np.testing.assert_allclose(values(plant), batch(plant, 4.0), rtol=1e-12)
-    again = say(plant, "action", "split", "ACME", day, "4:1")
+    again = invoke(plant, "action", "split", "ACME", day, "4:1")
     assert again.out == f"ACME {day}: split 4:1 is in the tables\n"
     np.testing.assert_allclose(values(plant), batch(plant, 4.0), rtol=1e-12)
-    (row,) = objects(say(plant, "action", "list", "ACME", "--json"))
+    (row,) = objects(invoke(plant, "action", "list", "ACME", "--json"))
     assert row == {
         "kind": "split", "symbol": "ACME", "date": day, "numerator": 4.0, "denominator": 1.0, "source": "user",
         "counts": True,
     }  # fmt: skip
-    assert say(plant, "action", "split", "ACME", day, "1:1").code == 0
+    assert invoke(plant, "action", "split", "ACME", day, "1:1").code == 0
     np.testing.assert_allclose(values(plant), batch(plant, 1.0), rtol=1e-12)
 
 
 def test_query_prints_bars_as_traded_or_adjusted(plant: Plant) -> None:
     day = DATES[SPLIT_AT].isoformat()
-    say(plant, "action", "split", "ACME", day, "4:1")
-    say(plant, "action", "dividend", "ACME", DATES[70].isoformat(), "0.5")
+    invoke(plant, "action", "split", "ACME", day, "4:1")
+    invoke(plant, "action", "dividend", "ACME", DATES[70].isoformat(), "0.5")
 
     def closes(*options: str) -> list[float]:
-        return [row["close"] for row in objects(say(plant, "query", "ACME", "--json", *options))]
+        return [row["close"] for row in objects(invoke(plant, "query", "ACME", "--json", *options))]
 
     traded, splits, every = closes(), closes("--adjust", "splits"), closes("--adjust", "all")
     assert traded == closes("--adjust", "none")
@@ -90,39 +90,41 @@ def test_query_prints_bars_as_traded_or_adjusted(plant: Plant) -> None:
     np.testing.assert_allclose(splits, np.where(before, np.array(traded) / 4, traded), rtol=1e-12)
     factor = np.where(np.arange(DAYS) < 70, 1 - 0.5 / traded[69], 1.0)
     np.testing.assert_allclose(every, np.array(splits) * factor, rtol=1e-12)
-    (row,) = objects(say(plant, "query", "ACME", "--adjust", "splits", "--end", day, "-n", "1", "--json"))
+    (row,) = objects(invoke(plant, "query", "ACME", "--adjust", "splits", "--end", day, "-n", "1", "--json"))
     assert (row["adjust"], row["volume"]) == ("splits", 4 * (1000 + (SPLIT_AT - 1) % 7))
-    beside = objects(say(plant, "query", "ACME", "--adjust", "splits", "--indicator", "SMA(5)", "--json"))
+    beside = objects(invoke(plant, "query", "ACME", "--adjust", "splits", "--indicator", "SMA(5)", "--json"))
     assert [row["close"] for row in beside] == splits
     assert beside[-1]["sma_5"] == pytest.approx(np.mean(splits[-5:]))
     assert beside[SPLIT_AT]["sma_5"] == pytest.approx(np.mean(splits[SPLIT_AT - 4 : SPLIT_AT + 1]))
-    shown = say(plant, "query", "ACME", "--adjust", "all").out
+    shown = invoke(plant, "query", "ACME", "--adjust", "all").out
     assert shown.splitlines()[0].strip() == "ACME 1d, adjusted for splits and dividends"
-    assert_refused(say(plant, "query", "ACME", "--adjust", "back"), 2, "none, splits or all")
-    counts = [(row["kind"], row["counts"]) for row in objects(say(plant, "action", "list", "ACME", "--json"))]
+    assert_refused(invoke(plant, "query", "ACME", "--adjust", "back"), 2, "none, splits or all")
+    counts = [(row["kind"], row["counts"]) for row in objects(invoke(plant, "action", "list", "ACME", "--json"))]
     assert counts == [("split", True), ("dividend", True)]
-    assert say(plant, "action", "split", "ACME", day, "1:1").code == 0
+    assert invoke(plant, "action", "split", "ACME", day, "1:1").code == 0
 
 
 def test_a_dividend_is_stored_and_may_be_repeated(plant: Plant) -> None:
     for _ in range(2):
-        (said,) = objects(say(plant, "action", "dividend", "PAYS", "2025-08-08", "0.26", "--currency", "usd", "--json"))
-        assert (said["amount"], said["currency"]) == (0.26, "USD")
-    assert len(objects(say(plant, "action", "list", "PAYS", "--json"))) == 1
-    assert "0.26" in say(plant, "action", "list", "PAYS").out
-    assert "is in the log" in say(plant, "action", "dividend", "PAYS", "2025-11-07", "0.26", "--no-wait").out
-    assert "no splits or dividends of NONE" in say(plant, "action", "list", "NONE").err
+        (report,) = objects(
+            invoke(plant, "action", "dividend", "PAYS", "2025-08-08", "0.26", "--currency", "usd", "--json")
+        )
+        assert (report["amount"], report["currency"]) == (0.26, "USD")
+    assert len(objects(invoke(plant, "action", "list", "PAYS", "--json"))) == 1
+    assert "0.26" in invoke(plant, "action", "list", "PAYS").out
+    assert "is in the log" in invoke(plant, "action", "dividend", "PAYS", "2025-11-07", "0.26", "--no-wait").out
+    assert "no splits or dividends of NONE" in invoke(plant, "action", "list", "NONE").err
 
 
 def test_invalid_actions_are_refused_in_one_sentence(plant: Plant, tmp_path: Path) -> None:
     split = ("action", "split", "ACME")
-    assert_refused(say(plant, *split, "31.8.2020", "4:1"), 2, "is not a date; write 2020-08-31")
-    assert_refused(say(plant, *split, "0020-08-31", "4:1"), 2, "outside the years")
-    assert_refused(say(plant, *split, "2020-08-31", "4"), 2, "is not a ratio")
-    assert_refused(say(plant, *split, "2020-08-31", "4:0"), 2, "'0' is not a positive number")
-    assert_refused(say(plant, "action", "split", "A B", "2020-08-31", "4:1"), 2, "is not a symbol")
-    assert_refused(say(plant, "action", "dividend", "ACME", "2020-08-31", "-1"), 2, "'-1' is not a positive number")
+    assert_refused(invoke(plant, *split, "31.8.2020", "4:1"), 2, "is not a date; write 2020-08-31")
+    assert_refused(invoke(plant, *split, "0020-08-31", "4:1"), 2, "outside the years")
+    assert_refused(invoke(plant, *split, "2020-08-31", "4"), 2, "is not a ratio")
+    assert_refused(invoke(plant, *split, "2020-08-31", "4:0"), 2, "'0' is not a positive number")
+    assert_refused(invoke(plant, "action", "split", "A B", "2020-08-31", "4:1"), 2, "is not a symbol")
+    assert_refused(invoke(plant, "action", "dividend", "ACME", "2020-08-31", "-1"), 2, "'-1' is not a positive number")
     assert_refused(
-        say(plant, "action", "dividend", "ACME", "2020-08-31", "1", "--currency", "$"), 2, "is not a currency"
+        invoke(plant, "action", "dividend", "ACME", "2020-08-31", "1", "--currency", "$"), 2, "is not a currency"
     )
-    assert_refused(say(Plant(tmp_path / "none"), *split, "2020-08-31", "4:1"), 1, "there is no plant in")
+    assert_refused(invoke(Plant(tmp_path / "none"), *split, "2020-08-31", "4:1"), 1, "there is no plant in")

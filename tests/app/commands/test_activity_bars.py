@@ -13,7 +13,7 @@ from rich.console import Console
 from tests.api.support import bar_batch
 from tests.core.samples import samples
 from tests.e2e.support import replay, rows
-from tests.support.commands import assert_refused, objects, say
+from tests.support.commands import assert_refused, invoke, objects
 from tests.support.data import session
 from tests.support.plant import Plant
 
@@ -50,45 +50,45 @@ def withdraw(plant: Plant, bar: dict[str, Any]) -> None:
 
 def test_commands_show_activity_bars_and_withdrawn_bars(tmp_path: Path) -> None:
     plant, prices = Plant(tmp_path / "data", RULES), session(MINUTES).frame["price"].to_list()
-    whole, rest = divmod(len(prices), 100)
+    full, rest = divmod(len(prices), 100)
     with plant.store() as dsn:
         counted = replay(plant, session(MINUTES).path)["bars"]
         assert list(counted) == ["1m", "5m", "1d", "1000v", "100t"], "time intervals are listed first"
-        bars = objects(say(plant, "query", "GOOG", "-i", "100t", "--json"))
-        assert [bar["trades"] for bar in bars] == [100] * whole + [rest]
+        bars = objects(invoke(plant, "query", "GOOG", "-i", "100t", "--json"))
+        assert [bar["trades"] for bar in bars] == [100] * full + [rest]
         assert [bar["open"] for bar in bars] == prices[::100]
         first = bars[0]["time"]
         assert first.startswith("2012-06-21T13:30:00.")
-        assert len(say(plant, "query", "GOOG", "-i", "1000v").out.splitlines()) == 2 + counted["1000v"]
-        assert len(objects(say(plant, "query", "GOOG", "-i", "100t", "--start", bars[1]["time"], "--json"))) == whole
-        assert_refused(say(plant, "query", "GOOG", "-i", "77t"), 1, "no 77t bars of GOOG")
-        assert_refused(say(plant, "query", "GOOG", "-i", "5d"), 2, "100t")
+        assert len(invoke(plant, "query", "GOOG", "-i", "1000v").out.splitlines()) == 2 + counted["1000v"]
+        assert len(objects(invoke(plant, "query", "GOOG", "-i", "100t", "--start", bars[1]["time"], "--json"))) == full
+        assert_refused(invoke(plant, "query", "GOOG", "-i", "77t"), 1, "no 77t bars of GOOG")
+        assert_refused(invoke(plant, "query", "GOOG", "-i", "5d"), 2, "100t")
 
         def newest() -> list[str]:
-            shown = say(plant, "top", "--seconds", "1", "-i", "100t").out
+            shown = invoke(plant, "top", "--seconds", "1", "-i", "100t").out
             _, goog = (line.split() for line in shown.splitlines() if line.strip())
             return goog[:3]
 
         assert newest() == ["GOOG", bars[-1]["time"][11:19], f"{bars[-1]['close']:.7g}"]
         withdraw(plant, bars[-1])
         assert newest() == ["GOOG", bars[-2]["time"][11:19], f"{bars[-2]['close']:.7g}"]
-        (gone,) = objects(say(plant, "tail", "ohlcv", "-n", "1", "--json"))
+        (gone,) = objects(invoke(plant, "tail", "ohlcv", "-n", "1", "--json"))
         assert (gone["state"], gone["interval"], gone["close"], gone["volume"]) == ("withdrawn", "100t", None, 0.0)
-        assert "state=withdrawn" in say(plant, "tail", "ohlcv", "-n", "1").out
-        told = objects(say(plant, "tail", "status", "-n", "2", "--json"))
-        assert [(row["kind"], row["symbol"], row["close"], row["other_high"]) for row in told] == [
+        assert "state=withdrawn" in invoke(plant, "tail", "ohlcv", "-n", "1").out
+        statuses = objects(invoke(plant, "tail", "status", "-n", "2", "--json"))
+        assert [(row["kind"], row["symbol"], row["close"], row["other_high"]) for row in statuses] == [
             ("differences", "GOOG", 11.0, 12.5), ("differences", "EUR/USD", None, None),
         ]  # fmt: skip
 
         other = tmp_path / "other.csv"
         other.write_text("time,symbol,price,size\n2012-06-21T13:31:10Z,X,600,7\n")
         replay(plant, other)
-        assert objects(say(plant, "query", "GOOG", "-i", "100t", "--json")) == bars[:-1]
+        assert objects(invoke(plant, "query", "GOOG", "-i", "100t", "--json")) == bars[:-1]
         # The bars of the other file and the values of the remaining bars are stored.
         found = rows(dsn, "SELECT symbol, interval, count(*), count(sma_2) FROM intraday_analytics GROUP BY 1, 2")
-        assert {row[:2]: row[2:] for row in found if row[1] == "100t"} == {("GOOG", "100t"): (whole, whole - 1)}
-        (said,) = objects(say(plant, "health", "--json"))
-        (part,) = (part for part in said["parts"] if part["name"] == "left out of bars")
+        assert {row[:2]: row[2:] for row in found if row[1] == "100t"} == {("GOOG", "100t"): (full, full - 1)}
+        (report,) = objects(invoke(plant, "health", "--json"))
+        (part,) = (part for part in report["parts"] if part["name"] == "left out of bars")
         assert (part["state"], part["details"]) == (
             "ok", {"sandbox": {"late_ticks": 0, "unsupported": 0, "differences": 2}},
         )  # fmt: skip
@@ -141,16 +141,16 @@ def test_activity_bars_in_a_file_are_refused(tmp_path: Path) -> None:
     plant, file = Plant(tmp_path / "data"), tmp_path / "bars.csv"
     file.write_text("time,symbol,open,high,low,close,volume\n2012-06-21T13:31:10Z,X,1,1,1,1,7\n")
     with plant.store():
-        refused = say(plant, "replay", file, "--interval", "100t")
-        assert (refused.code, refused.out) == (2, "")
-        assert "are aggregated from ticks" in refused.err
+        result = invoke(plant, "replay", file, "--interval", "100t")
+        assert (result.code, result.out) == (2, "")
+        assert "are aggregated from ticks" in result.err
         lines = ["time,symbol,interval,open,high,low,close,volume"]
         lines += [f"2012-06-21T13:31:00Z,X,{interval},1,1,1,1,7" for interval in ("1m", "100t")]
         file.write_text("\n".join(lines))
-        said = replay(plant, file)
-        assert (said["vendor_bars"], said["dead_lettered"]) == (1, 1)
+        summary = replay(plant, file)
+        assert (summary["vendor_bars"], summary["dead_lettered"]) == (1, 1)
 
 
 @pytest.mark.parametrize("interval", ["15m", "1w"])
 def test_intervals_built_on_reading_are_refused_with_the_stored_ones(tmp_path: Path, interval: str) -> None:
-    assert_refused(say(Plant(tmp_path), "query", "GOOG", "-i", interval), 2, "1m, 5m, 1d", "100t")
+    assert_refused(invoke(Plant(tmp_path), "query", "GOOG", "-i", interval), 2, "1m, 5m, 1d", "100t")

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.support.commands import assert_refused, objects, say
+from tests.support.commands import assert_refused, invoke, objects
 from tests.support.plant import Plant, kill_tree
 from tests.support.waiting import PATIENCE, until
 
@@ -89,27 +89,29 @@ def idle(plant: Plant) -> bool:
     return progress is not None and progress.bars > 0 and not progress.working
 
 
-def asked(vendor: dict[str, Any]) -> int:
+def request_count(vendor: dict[str, Any]) -> int:
     found = httpx.get(f"{vendor['url']}/sandbox/requests", timeout=PATIENCE.seconds(30)).json()["requests"]
     return sum(call["path"] == "/time_series" for call in found)
 
 
 def test_a_backfill_starts_its_own_plant_and_a_second_run_requests_little(plant: Plant, vendor: dict[str, Any]) -> None:
-    [said] = objects(say(plant, "backfill", "--json"))
-    assert said["bars"] > 2 * (1_400 + 250 + 9)
-    assert said["gaps"] == []
-    before = asked(vendor)
-    answer = say(plant, "backfill", "-i", "1d")
-    assert answer.code == 0
-    assert "0 bars from 0 requests" in answer.out
-    assert "nothing is missing" in answer.out
-    assert asked(vendor) == before
+    [report] = objects(invoke(plant, "backfill", "--json"))
+    assert report["bars"] > 2 * (1_400 + 250 + 9)
+    assert report["gaps"] == []
+    before = request_count(vendor)
+    result = invoke(plant, "backfill", "-i", "1d")
+    assert result.code == 0
+    assert "0 bars from 0 requests" in result.out
+    assert "nothing is missing" in result.out
+    assert request_count(vendor) == before
 
 
 def test_an_order_may_exceed_the_settings(plant: Plant) -> None:
-    [said] = objects(say(plant, "backfill", "AAPL", "-i", "1d", "--from", "2026-01-05", "--to", "2026-01-15", "--json"))
-    assert said["bars"] == 10
-    assert said["gaps"] == []
+    [report] = objects(
+        invoke(plant, "backfill", "AAPL", "-i", "1d", "--from", "2026-01-05", "--to", "2026-01-15", "--json")
+    )
+    assert report["bars"] == 10
+    assert report["gaps"] == []
 
 
 def test_the_command_orders_a_backfill_from_a_running_plant_and_shows_its_result(
@@ -118,10 +120,12 @@ def test_the_command_orders_a_backfill_from_a_running_plant_and_shows_its_result
     plant = plant_on(tmp_path, vendor, TICKERPLANT_HISTORY="1d:5", TICKERPLANT_API__PORT="0")
     with up(plant):
         until(lambda: idle(plant), "the plant to fetch its history", 60)
-        [said] = objects(say(plant, "backfill", "MSFT", "-i", "1d", "--from", "2026-02-02", "--to", "2026-02-09",
+        [report] = objects(invoke(plant, "backfill", "MSFT", "-i", "1d", "--from", "2026-02-02", "--to", "2026-02-09",
                              "--json"))  # fmt: skip
-        assert said["bars"] == 7, "only the ordered bars, and none between the order and the history of the settings"
-        assert said["gaps"] == []
+        assert report["bars"] == 7, (
+            "the command fetches the ordered bars, and none between them and the configured history"
+        )
+        assert report["gaps"] == []
         progress = progress_of(plant)
         assert progress is not None
         assert progress.orders
@@ -147,19 +151,19 @@ def test_missing_bars_are_listed_with_their_reason(tmp_path: Path, vendor: dict[
     plant = plant_on(
         tmp_path, vendor, TICKERPLANT_VENDORS__QUOTAS="sandbox=1/day", TICKERPLANT_VENDORS__GAP_FILL_RESERVE="0"
     )
-    answer = say(plant, "backfill", "-i", "1d", "--from", "2026-02-02", "--to", "2026-02-07")
-    assert answer.code == 0, answer
-    assert "5 bars from 1 requests" in answer.out
-    assert "5 bars are still missing" in answer.out
-    assert "quota" in answer.out
-    assert "sandbox" in answer.out
+    result = invoke(plant, "backfill", "-i", "1d", "--from", "2026-02-02", "--to", "2026-02-07")
+    assert result.code == 0, result
+    assert "5 bars from 1 requests" in result.out
+    assert "5 bars are still missing" in result.out
+    assert "quota" in result.out
+    assert "sandbox" in result.out
 
 
 def test_invalid_arguments_are_refused(tmp_path: Path, vendor: dict[str, Any]) -> None:
     plant = plant_on(tmp_path, vendor)
-    assert_refused(say(plant, "backfill", "-i", "1w"), 2, "1m, 5m, 1d")
-    assert_refused(say(plant, "backfill", "--from", "2026-02-02", "--to", "2026-02-01"), 2, "not before")
-    assert_refused(say(plant, "backfill", "--from", "2126-02-02"), 2, "future")
+    assert_refused(invoke(plant, "backfill", "-i", "1w"), 2, "1m, 5m, 1d")
+    assert_refused(invoke(plant, "backfill", "--from", "2026-02-02", "--to", "2026-02-01"), 2, "not before")
+    assert_refused(invoke(plant, "backfill", "--from", "2126-02-02"), 2, "future")
     alone = Plant(tmp_path / "data", {"TICKERPLANT_SANDBOX__ENABLED": "false"})
-    assert_refused(say(alone, "backfill"), 2, "no vendor is configured")
+    assert_refused(invoke(alone, "backfill"), 2, "no vendor is configured")
     assert not os.path.exists(plant.data / "market.log")

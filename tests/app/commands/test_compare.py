@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from tests.support.commands import assert_refused, objects, say
+from tests.support.commands import assert_refused, invoke, objects
 from tests.support.plant import Plant
 
 from tickerplant.core import records
@@ -59,12 +59,12 @@ def plant(tmp_path: Path) -> Plant:
 
 
 def times(*arguments: str, plant: Plant) -> list[tuple[str, str]]:
-    found = objects(say(plant, "compare", *arguments, "--json"))
+    found = objects(invoke(plant, "compare", *arguments, "--json"))
     return [(one["symbol"], one["time"][11:16]) for one in found]
 
 
 def test_differences_are_listed_newest_last_and_each_bar_once(plant: Plant) -> None:
-    found = objects(say(plant, "compare", "--json"))
+    found = objects(invoke(plant, "compare", "--json"))
     assert [(one["symbol"], one["time"][11:16]) for one in found] == [
         ("A", "14:30"), ("B", "14:33"), ("A", "14:34"), ("B", "14:35")
     ]  # fmt: skip
@@ -75,9 +75,9 @@ def test_differences_are_listed_newest_last_and_each_bar_once(plant: Plant) -> N
 
 
 def test_a_table_for_people_ends_with_counts_by_pair_and_interval(plant: Plant) -> None:
-    shown = say(plant, "compare", "-n", "2")
-    assert (shown.code, shown.err) == (0, "")
-    heading, *lines, summary = shown.out.splitlines()
+    result = invoke(plant, "compare", "-n", "2")
+    assert (result.code, result.err) == (0, "")
+    heading, *lines, summary = result.out.splitlines()
     assert heading.split() == [
         "time", "symbol", "interval", "source", "other", "close", "other", "close", "price", "bp", "volume", "%"
     ]  # fmt: skip
@@ -100,6 +100,6 @@ def test_symbols_interval_and_times_filter_the_list(plant: Plant) -> None:
 
 
 def test_invalid_requests_are_refused_in_one_sentence(plant: Plant) -> None:
-    assert_refused(say(plant, "compare", "NONE"), 0, "no two sources differ in this range")
-    assert_refused(say(plant, "compare", "-i", "7m"), 2, "unknown interval")
-    assert_refused(say(plant, "compare", "--from", "2026-01-02", "--to", "2026-01-01"), 2, "not before --to")
+    assert_refused(invoke(plant, "compare", "NONE"), 0, "no two sources differ in this range")
+    assert_refused(invoke(plant, "compare", "-i", "7m"), 2, "unknown interval")
+    assert_refused(invoke(plant, "compare", "--from", "2026-01-02", "--to", "2026-01-01"), 2, "not before --to")

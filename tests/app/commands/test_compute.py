@@ -19,7 +19,7 @@ import pyarrow.parquet
 import pytest
 import talib
 from tests.analytics.support import ohlcv
-from tests.support.commands import assert_refused, objects, say
+from tests.support.commands import assert_refused, invoke, objects
 from tests.support.data import real_days, years
 from tests.support.plant import Plant
 
@@ -51,41 +51,41 @@ def table(text: str) -> list[dict[str, str]]:
 @pytest.mark.parametrize(("file", "name"), [(real_days, "real_days"), (years, "years")])
 def test_csv_and_json_have_the_values_of_talib(plant: Plant, file: Callable[[], Path], name: str) -> None:
     path, close = file(), ohlcv(name)["close"]
-    answer = say(plant, "compute", path, "--indicator", "RSI(14)", "--indicator", "TA_APO(matype=sma)", "--csv")
-    assert (answer.code, answer.err) == (0, "")
-    rows = table(answer.out)
+    result = invoke(plant, "compute", path, "--indicator", "RSI(14)", "--indicator", "TA_APO(matype=sma)", "--csv")
+    assert (result.code, result.err) == (0, "")
+    rows = table(result.out)
     assert [*rows[0]] == ["time", "open", "high", "low", "close", "volume", "rsi_14", "ta_apo_12_26_0"]
     assert [row["rsi_14"] for row in rows[:15]] == [""] * 14 + [rows[14]["rsi_14"]]
     np.testing.assert_allclose([float(row["rsi_14"]) for row in rows[14:]], talib.RSI(close, 14)[14:], rtol=1e-9)
     np.testing.assert_allclose(
         [float(row["ta_apo_12_26_0"]) for row in rows[25:]], talib.APO(close, 12, 26, 0)[25:], rtol=1e-9, atol=1e-12
     )
-    found = objects(say(plant, "compute", path, "--indicator", "rsi", "--json", "-n", "3"))
+    found = objects(invoke(plant, "compute", path, "--indicator", "rsi", "--json", "-n", "3"))
     assert [str(row["rsi_14"]) for row in found] == [row["rsi_14"] for row in rows[-3:]]
     assert [row["symbol"] for row in found] == [path.stem.upper()] * 3
 
 
 def test_a_shown_range_is_computed_from_all_earlier_bars(plant: Plant) -> None:
-    whole = table(say(plant, "compute", real_days(), "--indicator", "EMA(200)", "--csv").out)
+    all_rows = table(invoke(plant, "compute", real_days(), "--indicator", "EMA(200)", "--csv").out)
     year = ("--start", "2010-01-01", "--end", "2011-01-01")
-    part = say(plant, "compute", real_days(), "--indicator", "EMA(200)", "--csv", *year)
-    assert table(part.out) == [row for row in whole if row["time"].startswith("2010")]
+    part = invoke(plant, "compute", real_days(), "--indicator", "EMA(200)", "--csv", *year)
+    assert table(part.out) == [row for row in all_rows if row["time"].startswith("2010")]
     assert len(table(part.out)) == 252  # number of trading days in New York in 2010
-    newest = say(plant, "compute", real_days(), "--indicator", "EMA(200)", "--csv", "--last", "4")
-    assert table(newest.out) == whole[-4:]
+    newest = invoke(plant, "compute", real_days(), "--indicator", "EMA(200)", "--csv", "--last", "4")
+    assert table(newest.out) == all_rows[-4:]
 
 
 def test_symbols_are_computed_separately_and_in_time_order(plant: Plant, two: Path) -> None:
-    found = objects(say(plant, "compute", two, "--indicator", "SMA(2)", "--json"))
+    found = objects(invoke(plant, "compute", two, "--indicator", "SMA(2)", "--json"))
     assert [(row["symbol"], row["time"][:10], row["sma_2"]) for row in found] == [
         ("A", "2024-01-01", None), ("A", "2024-01-02", 1.5), ("A", "2024-01-03", 2.5), ("A", "2024-01-04", 3.5),
         ("B", "2024-01-01", None), ("B", "2024-01-02", 15.0), ("B", "2024-01-03", 25.0), ("B", "2024-01-04", 35.0),
     ]  # fmt: skip
-    newest = objects(say(plant, "compute", two, "--indicator", "SMA(2)", "--json", "-n", "1"))
+    newest = objects(invoke(plant, "compute", two, "--indicator", "SMA(2)", "--json", "-n", "1"))
     assert [row["sma_2"] for row in newest] == [3.5, 35.0]
-    shown = say(plant, "compute", two, "--indicator", "SMA(2)", "--symbol", "b", "--csv")
-    assert [row["sma_2"] for row in table(shown.out)] == ["", "15.0", "25.0", "35.0"]
-    assert say(plant, "compute", two, "--indicator", "SMA(2)").out.split()[:3] == ["time", "symbol", "open"]
+    result = invoke(plant, "compute", two, "--indicator", "SMA(2)", "--symbol", "b", "--csv")
+    assert [row["sma_2"] for row in table(result.out)] == ["", "15.0", "25.0", "35.0"]
+    assert invoke(plant, "compute", two, "--indicator", "SMA(2)").out.split()[:3] == ["time", "symbol", "open"]
 
 
 def test_unreadable_rows_of_parquet_are_reported_and_skipped(plant: Plant, tmp_path: Path) -> None:
@@ -96,16 +96,16 @@ def test_unreadable_rows_of_parquet_are_reported_and_skipped(plant: Plant, tmp_p
     pa.parquet.write_table(
         pa.table({"date": days, "Open": price, "High": price, "Low": price, "Close": price, "Volume": price}), path
     )
-    answer = say(plant, "compute", path, "--indicator", "SMA(3)", "--csv")
-    assert answer.code == 0
-    assert "bars.parquet row 8" in answer.err
-    assert len(table(answer.out)) == 39
+    result = invoke(plant, "compute", path, "--indicator", "SMA(3)", "--csv")
+    assert result.code == 0
+    assert "bars.parquet row 8" in result.err
+    assert len(table(result.out)) == 39
 
 
 def test_a_terminal_gets_a_chart_and_a_pipe_gets_a_table(plant: Plant) -> None:
-    piped = say(plant, "compute", real_days(), "--indicator", "RSI", "-n", "30")
+    piped = invoke(plant, "compute", real_days(), "--indicator", "RSI", "-n", "30")
     assert len(piped.out.splitlines()) == 31
-    drawn = say(plant, "compute", real_days(), "--indicator", "RSI", "--indicator", "BBANDS", "-n", "30", "--draw")
+    drawn = invoke(plant, "compute", real_days(), "--indicator", "RSI", "--indicator", "BBANDS", "-n", "30", "--draw")
     lines = drawn.out.splitlines()
     assert lines[0] == "MSFT close"
     assert "RSI(14): rsi_14" in lines
@@ -135,32 +135,32 @@ def test_invalid_requests_are_refused_in_one_sentence(plant: Plant, two: Path, t
     ticks = tmp_path / "ticks.csv"
     ticks.write_text("time,symbol,price,size\n2024-01-01T00:00:00Z,A,1,1\n")
     rsi = ("--indicator", "RSI")
-    assert_refused(say(plant, "compute", tmp_path / "none", *rsi), 2, "there is no file")
-    assert_refused(say(plant, "compute", ticks, *rsi), 2, "has ticks")
-    assert_refused(say(plant, "compute", two, "--indicator", "RSII"), 2, "did you mean", "RSI")
-    assert_refused(say(plant, "compute", two, "--indicator", "RSI(1)"), 2, "period is 1")
-    assert_refused(say(plant, "compute", two, *rsi, "--symbol", "C"), 2, "no bars of C; it has A, B")
-    assert_refused(say(plant, "compute", two, *rsi, "--csv", "--json"), 2, "exclude each other")
-    assert_refused(say(plant, "compute", two, *rsi, "--draw"), 2, "2 symbols", "--symbol")
-    assert_refused(say(plant, "compute", two, *rsi, "--date-order", "ymd"), 2, "mdy")
-    assert_refused(say(plant, "compute", two, *rsi, "--start", "2024-02-02", "--end", "2024-02-01"), 2, "not before")
-    assert_refused(say(plant, "compute", two, *rsi, "--start", "2030-01-01"), 1, "no bars in this range")
+    assert_refused(invoke(plant, "compute", tmp_path / "none", *rsi), 2, "there is no file")
+    assert_refused(invoke(plant, "compute", ticks, *rsi), 2, "has ticks")
+    assert_refused(invoke(plant, "compute", two, "--indicator", "RSII"), 2, "did you mean", "RSI")
+    assert_refused(invoke(plant, "compute", two, "--indicator", "RSI(1)"), 2, "period is 1")
+    assert_refused(invoke(plant, "compute", two, *rsi, "--symbol", "C"), 2, "no bars of C; it has A, B")
+    assert_refused(invoke(plant, "compute", two, *rsi, "--csv", "--json"), 2, "exclude each other")
+    assert_refused(invoke(plant, "compute", two, *rsi, "--draw"), 2, "2 symbols", "--symbol")
+    assert_refused(invoke(plant, "compute", two, *rsi, "--date-order", "ymd"), 2, "mdy")
+    assert_refused(invoke(plant, "compute", two, *rsi, "--start", "2024-02-02", "--end", "2024-02-01"), 2, "not before")
+    assert_refused(invoke(plant, "compute", two, *rsi, "--start", "2030-01-01"), 1, "no bars in this range")
     two.write_text(TWO + "2024-01-01T00:00:00Z,A,1d,1,1,1,1,1\n")
-    assert_refused(say(plant, "compute", two, *rsi), 2, "same time")
+    assert_refused(invoke(plant, "compute", two, *rsi), 2, "same time")
 
 
 def test_indicators_are_listed(plant: Plant) -> None:
-    lines = say(plant, "indicators").out.splitlines()
+    lines = invoke(plant, "indicators").out.splitlines()
     rsi = next(line for line in lines if line.startswith("RSI "))
     assert rsi.split()[:3] == ["RSI", "period=14", "15"]
     assert any(line.split()[:2] == ["TA_RSI", "timeperiod=14"] for line in lines)
-    found = objects(say(plant, "indicators", "--json"))
+    found = objects(invoke(plant, "indicators", "--json"))
     assert len(found) > 150
     assert {one["kind"] for one in found} == {"declared", "talib"}
-    (one,) = objects(say(plant, "indicators", "ta_rsi", "--json"))
+    (one,) = objects(invoke(plant, "indicators", "ta_rsi", "--json"))
     assert (one["warmup"], one["recursive"], one["inputs"]) == (15, True, ["close"])
-    assert "period=14 (2 to 1000)" in say(plant, "indicators", "rsi").out
-    assert_refused(say(plant, "indicators", "rsii"), 2, "did you mean")
+    assert "period=14 (2 to 1000)" in invoke(plant, "indicators", "rsi").out
+    assert_refused(invoke(plant, "indicators", "rsii"), 2, "did you mean")
 
 
 def test_a_chart_has_the_extremes_at_their_positions() -> None:
@@ -194,4 +194,4 @@ def test_any_values_can_be_drawn(values: list[float]) -> None:
 
 def test_a_narrow_terminal_gets_a_chart(plant: Plant) -> None:
     with mock.patch("shutil.get_terminal_size", return_value=os.terminal_size((10, 5))):
-        assert say(plant, "compute", real_days(), "--indicator", "RSI", "-n", "300", "--draw").code == 0
+        assert invoke(plant, "compute", real_days(), "--indicator", "RSI", "-n", "300", "--draw").code == 0

@@ -9,8 +9,8 @@ import pytest
 from tests.store.rows import MINUTE_US, OPEN_US, bars
 from tests.store.test_coverage import answer
 from tests.store.test_coverage import put as put_answer
-from tests.store.test_interval_status import lay, over
-from tests.support.commands import assert_refused, objects, say
+from tests.store.test_interval_status import write_bars, write_intervals
+from tests.support.commands import assert_refused, invoke, objects
 from tests.support.plant import Plant
 
 from tickerplant.core.schemas import TOPICS
@@ -28,9 +28,9 @@ async def fill(dsn: str) -> None:
     await migrate(store)
     for day in (0, 1):
         rows = [{"minute": day * 1440 + minute} for minute in range(390) if not (day == 0 and 10 <= minute < 16)]
-        await lay(store, bars(*rows))
-    await lay(store, bars({"symbol": "MSFT"}, {"interval": "1d", "time_us": OPEN_US - OPEN_US % DAY_US}))
-    await over(store, [10], ["GOOG"])
+        await write_bars(store, bars(*rows))
+    await write_bars(store, bars({"symbol": "MSFT"}, {"interval": "1d", "time_us": OPEN_US - OPEN_US % DAY_US}))
+    await write_intervals(store, [10], ["GOOG"])
     await put_answer(store, answer(12, 14, "quota", source="av", note="25 a day"), 1)
     await store.close()
 
@@ -44,7 +44,7 @@ def plant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
 
 
 def test_coverage_prints_counts_a_chart_and_the_gaps_with_their_reasons(plant: Plant) -> None:
-    shown = say(plant, "coverage", "goog", *HOUR)
+    shown = invoke(plant, "coverage", "goog", *HOUR)
     assert (shown.code, shown.err) == (0, "")
     lines = [line.rstrip() for line in shown.out.splitlines()]
     assert lines[0] == "1m bars from 2012-06-21 13:30 to 2012-06-21 14:30 UTC"
@@ -62,22 +62,22 @@ def test_coverage_prints_counts_a_chart_and_the_gaps_with_their_reasons(plant: P
 
 def test_one_symbol_has_a_line_per_day_and_several_symbols_have_a_line_each(plant: Plant) -> None:
     two_days = ("--from", "2012-06-21", "--to", "2012-06-23")
-    days = say(plant, "coverage", "GOOG", *two_days).out.splitlines()
+    days = invoke(plant, "coverage", "GOOG", *two_days).out.splitlines()
     assert [line[:14] for line in days if "█" in line][:2] == ["Thu 2012-06-21", "Fri 2012-06-22"]
-    both = say(plant, "coverage", *two_days).out.splitlines()
+    both = invoke(plant, "coverage", *two_days).out.splitlines()
     assert [line.split()[0] for line in both if "██" in line or "??" in line] == ["GOOG", "MSFT"]
 
 
 def test_the_newest_gaps_are_listed_and_the_others_counted(plant: Plant) -> None:
-    one = say(plant, "coverage", "GOOG", *HOUR, "-n", "1").out.splitlines()
+    one = invoke(plant, "coverage", "GOOG", *HOUR, "-n", "1").out.splitlines()
     assert one[-2].split()[2:5] == ["13:44", "13:46", "2"]
     assert one[-1] == "2 gaps more"
-    assert say(plant, "coverage", "GOOG", *HOUR, "-n", "0").out.splitlines()[-1] == "3 gaps"
-    assert say(plant, "coverage", "GOOG", "--from", "2012-06-22", "--to", "2012-06-23").out.endswith("\nno gaps\n")
+    assert invoke(plant, "coverage", "GOOG", *HOUR, "-n", "0").out.splitlines()[-1] == "3 gaps"
+    assert invoke(plant, "coverage", "GOOG", "--from", "2012-06-22", "--to", "2012-06-23").out.endswith("\nno gaps\n")
 
 
 def test_objects_equal_the_answers_of_the_api(plant: Plant) -> None:
-    goog, msft = objects(say(plant, "coverage", *HOUR, "--json"))
+    goog, msft = objects(invoke(plant, "coverage", *HOUR, "--json"))
     assert (goog["symbol"], goog["interval"], goog["expected"], goog["have"]) == ("GOOG", "1m", 60, 54)
     assert (goog["counts"]["quota"], goog["share"]) == (2, round(55 / 60, 6))
     assert goog["stretches"][3] == {
@@ -85,19 +85,21 @@ def test_objects_equal_the_answers_of_the_api(plant: Plant) -> None:
         "note": "25 a day", "again_at": None,
     }  # fmt: skip
     assert msft["counts"]["missing"] == 59
-    (day,) = objects(say(plant, "coverage", "GOOG", "-i", "1d", "--from", "2012-06-21", "--to", "2012-06-22", "--json"))
+    (day,) = objects(
+        invoke(plant, "coverage", "GOOG", "-i", "1d", "--from", "2012-06-21", "--to", "2012-06-22", "--json")
+    )
     assert [(one["status"], one["bars"]) for one in day["stretches"]] == [("have", 1)]
 
 
 def test_invalid_requests_are_refused_in_one_sentence(plant: Plant, tmp_path_factory: pytest.TempPathFactory) -> None:
-    assert_refused(say(plant, "coverage", "GOOG", "-i", "15m"), 2, "1m, 5m, 1d")
-    assert_refused(say(plant, "coverage", "--from", "2012-06-22", "--to", "2012-06-21"), 2, "not before --to")
-    assert_refused(say(plant, "coverage", "--from", "2199-01-01"), 2, "in the future")
-    assert_refused(say(plant, "coverage", "--from", "1999-01-01"), 2, "request a shorter range")
-    unseen = say(plant, "coverage", "GOGO", *HOUR)
+    assert_refused(invoke(plant, "coverage", "GOOG", "-i", "15m"), 2, "1m, 5m, 1d")
+    assert_refused(invoke(plant, "coverage", "--from", "2012-06-22", "--to", "2012-06-21"), 2, "not before --to")
+    assert_refused(invoke(plant, "coverage", "--from", "2199-01-01"), 2, "in the future")
+    assert_refused(invoke(plant, "coverage", "--from", "1999-01-01"), 2, "request a shorter range")
+    unseen = invoke(plant, "coverage", "GOGO", *HOUR)
     assert (unseen.code, unseen.err) == (0, "the store has no data of GOGO\n")
     empty = Plant(tmp_path_factory.mktemp("empty"))
-    assert_refused(say(empty, "coverage"), 1, "there is no plant")
+    assert_refused(invoke(empty, "coverage"), 1, "there is no plant")
 
 
 def test_the_market_time_is_that_of_a_feed_with_its_own_clock(plant: Plant) -> None:
@@ -106,6 +108,6 @@ def test_the_market_time_is_that_of_a_feed_with_its_own_clock(plant: Plant) -> N
         log.create_topics(TOPICS, 2)
         with FeedWriter(log, "sandbox", clock=lambda: OPEN_US + 20 * MINUTE_US) as feed:
             feed.start(["GOOG"], start_us=OPEN_US, live=True)
-    goog, _ = objects(say(plant, "coverage", "--json"))
+    goog, _ = objects(invoke(plant, "coverage", "--json"))
     assert (goog["from"], goog["to"]) == ("2012-06-15T00:00:00Z", "2012-06-21T13:51:00Z")
     assert (goog["expected"], goog["have"], goog["counts"]["pending"]) == (4 * 390 + 21, 15, 0)

@@ -13,8 +13,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from tests.aggregation.plant import at
-from tests.e2e.support import ask, replay
-from tests.support.commands import assert_refused, objects, say
+from tests.e2e.support import replay, run_command
+from tests.support.commands import assert_refused, invoke, objects
 from tests.support.plant import Plant, kill_tree
 from tests.support.waiting import PATIENCE, until
 
@@ -27,7 +27,7 @@ from tickerplant.log.open import open_log
 from tickerplant.log.port import EventLog, TopicPartition
 
 FROM, TO = "2026-01-05T14:30", "2026-01-05T14:40Z"
-STRETCH = ("--from", FROM, "--to", TO)
+RANGE = ("--from", FROM, "--to", TO)
 PARTITIONS = 4
 
 
@@ -72,41 +72,41 @@ def assert_ordered(plant: Plant, offsets: dict[str, int], *symbols: str) -> None
 
 
 def test_a_rebuild_runs_without_a_plant_and_reports_symbols_without_ticks(plant: Plant) -> None:
-    answer = say(plant, "rebuild", "acme", "NOBODY", *STRETCH, "--json")
-    (said,) = answer.lines
-    assert answer.code == 0
-    assert_ordered(plant, said["offsets"], "ACME", "NOBODY")
-    assert "NOBODY" in said["nothing"]
-    assert "NOBODY" not in said["by_symbol"]
-    assert sum(said["by_symbol"].values()) == sum(said["bars"].values()) + said["withdrawn"]
+    result = invoke(plant, "rebuild", "acme", "NOBODY", *RANGE, "--json")
+    (report,) = result.lines
+    assert result.code == 0
+    assert_ordered(plant, report["offsets"], "ACME", "NOBODY")
+    assert "NOBODY" in report["nothing"]
+    assert "NOBODY" not in report["by_symbol"]
+    assert sum(report["by_symbol"].values()) == sum(report["bars"].values()) + report["withdrawn"]
     log = open_log("embedded:", data=plant.data)
     try:
         for source, position in log.committed("aggregation").items():
-            assert position > said["offsets"][str(source.partition)]
+            assert position > report["offsets"][str(source.partition)]
     finally:
         log.close()
-    shown = say(plant, "rebuild", "NOBODY", *STRETCH)
+    shown = invoke(plant, "rebuild", "NOBODY", *RANGE)
     assert shown.code == 0
     assert "NOBODY: nothing to rebuild" in shown.err
-    assert [row["symbol"] for row in objects(say(plant, "query", "ACME", "-i", "1m", "--json"))] == ["ACME"] * 10
+    assert [row["symbol"] for row in objects(invoke(plant, "query", "ACME", "-i", "1m", "--json"))] == ["ACME"] * 10
 
 
 def test_with_no_wait_the_command_only_appends_the_record(plant: Plant) -> None:
-    (said,) = objects(say(plant, "rebuild", "ACME", *STRETCH, "--no-wait", "--json"))
-    assert said["waited"] is False
-    assert_ordered(plant, said["offsets"], "ACME")
-    assert "when it reaches the request" in say(plant, "rebuild", "ACME", *STRETCH, "--no-wait").out
+    (report,) = objects(invoke(plant, "rebuild", "ACME", *RANGE, "--no-wait", "--json"))
+    assert report["waited"] is False
+    assert_ordered(plant, report["offsets"], "ACME")
+    assert "when it reaches the request" in invoke(plant, "rebuild", "ACME", *RANGE, "--no-wait").out
 
 
 def test_a_running_plant_executes_the_rebuild(plant: Plant, tmp_path: Path) -> None:
     running = plant.start("up", "--no-sandbox", "--port", "0", output=tmp_path / "up.log")
     try:
         until(lambda: "tickerplant is up" in (tmp_path / "up.log").read_text(), "the plant to start")
-        answer = ask(plant, "rebuild", "ACME", *STRETCH, "--json")
-        assert answer.code == 0, answer.err
-        (said,) = answer.lines
-        assert said["waited"] is True
-        assert_ordered(plant, said["offsets"], "ACME")
+        result = run_command(plant, "rebuild", "ACME", *RANGE, "--json")
+        assert result.code == 0, result.err
+        (report,) = result.lines
+        assert report["waited"] is True
+        assert_ordered(plant, report["offsets"], "ACME")
         running.terminate()
         assert running.wait(PATIENCE.seconds(30)) == 0
     except subprocess.TimeoutExpired:
@@ -117,11 +117,11 @@ def test_a_running_plant_executes_the_rebuild(plant: Plant, tmp_path: Path) -> N
 
 def test_invalid_rebuilds_are_refused_in_one_sentence(plant: Plant, tmp_path: Path) -> None:
     before = orders(plant)
-    assert_refused(say(plant, "rebuild", "ACME", "--from", TO, "--to", TO), 2, "is not before --to")
-    assert_refused(say(plant, "rebuild", "ACME", "--from", "noon", "--to", TO), 2, "--from 'noon' is not a time")
-    assert_refused(say(plant, "rebuild", "A B", *STRETCH), 2, "is not a symbol")
-    assert_refused(say(Plant(tmp_path / "none"), "rebuild", "ACME", *STRETCH), 1, "there is no plant in")
-    assert say(plant, "rebuild", "ACME", "--from", FROM).code == 2
+    assert_refused(invoke(plant, "rebuild", "ACME", "--from", TO, "--to", TO), 2, "is not before --to")
+    assert_refused(invoke(plant, "rebuild", "ACME", "--from", "noon", "--to", TO), 2, "--from 'noon' is not a time")
+    assert_refused(invoke(plant, "rebuild", "A B", *RANGE), 2, "is not a symbol")
+    assert_refused(invoke(Plant(tmp_path / "none"), "rebuild", "ACME", *RANGE), 1, "there is no plant in")
+    assert invoke(plant, "rebuild", "ACME", "--from", FROM).code == 2
     assert {p: [o for o, _ in found] for p, found in orders(plant).items()} == {
         p: [o for o, _ in found] for p, found in before.items()
     }

@@ -13,7 +13,7 @@ import msgspec
 import pyarrow as pa
 import pytest
 from tests.aggregation.plant import at, end, mark, start, ticks
-from tests.support.commands import assert_refused, objects, say
+from tests.support.commands import assert_refused, invoke, objects
 from tests.support.kafka import KafkaBroker
 from tests.support.plant import Plant
 from tests.support.waiting import until
@@ -134,9 +134,9 @@ def closed_bars(plant: Plant) -> list[tuple[int, records.Record, list[int]]]:
 
 
 def test_committed_output_is_equal_after_restarts(plant: Plant) -> None:
-    answer = say(plant, "verify", "--json")
-    one, other = objects(answer)
-    assert answer.code == 0
+    result = invoke(plant, "verify", "--json")
+    one, other = objects(result)
+    assert result.code == 0
     assert (one["equal"], one["snapshot"], one["begin"], one["records"]) == (True, "none", 0, 2 + DAYS * DAY_RECORDS)
     assert one["states"] == [*labels(), "the newest"]
     assert one["closed_bars"] == sum(len(rows) for _, _, rows in closed_bars(plant)) > DAYS * MINUTES
@@ -145,7 +145,7 @@ def test_committed_output_is_equal_after_restarts(plant: Plant) -> None:
         for topic in (OHLCV, STATUS):
             assert one["compared"][topic] == log.offsets(topic)[TopicPartition(topic, 0)][1]
     assert (other["equal"], other["records"], other["closed_bars"]) == (True, 1, 0)
-    shown = say(plant, "verify")
+    shown = invoke(plant, "verify")
     assert (shown.code, shown.err) == (0, "")
     assert [line.split()[1] for line in shown.out.splitlines()[1:3]] == ["equal", "equal"]
     assert "byte for byte" in shown.out.splitlines()[-1]
@@ -161,13 +161,13 @@ def test_the_output_is_equal_on_kafka_too(tmp_path: Path, kafka_broker: KafkaBro
     finally:
         log.close()
     plant = Plant(tmp_path / "data")
-    one, _ = objects(say(plant, "verify", "--json", "--log", url))
+    one, _ = objects(invoke(plant, "verify", "--json", "--log", url))
     assert (one["equal"], one["records"], one["states"]) == (
         True,
         2 + DAYS * DAY_RECORDS,
         [*labels(), "the newest"],
     )
-    found = say(plant, "verify", "--json", "--partition", "0", "--from", iso(middle), "--log", url)
+    found = invoke(plant, "verify", "--json", "--partition", "0", "--from", iso(middle), "--log", url)
     (one,) = objects(found)
     assert (one["equal"], one["records"], one["snapshot"]) == (True, DAY_RECORDS, labels()[1])
     log = open_log(url)
@@ -187,27 +187,27 @@ def test_a_range_is_replayed_from_the_newest_kept_snapshot_before_it(plant: Plan
     with opened(plant) as log:
         from_ = iso(appended_us(log, begin))
         kept = {one.label: one.position for one in snapshots.kept_snapshots(log, STATE_AGGREGATION, RAW, 0)}
-    (one,) = objects(say(plant, "verify", "--json", "--partition", "0", "--from", from_))
+    (one,) = objects(invoke(plant, "verify", "--json", "--partition", "0", "--from", from_))
     assert (one["equal"], one["snapshot"], one["begin"], one["records"]) == (True, labels()[1], begin, DAY_RECORDS)
     assert one["states"] == [labels()[2], "the newest"]
     assert one["compared"][DEADLETTER] == 0
-    (one,) = objects(say(plant, "verify", "--json", "--partition", "0", "--to", from_))
+    (one,) = objects(invoke(plant, "verify", "--json", "--partition", "0", "--to", from_))
     assert (one["equal"], one["snapshot"], one["begin"], one["end"]) == (True, "none", 0, begin)
-    (one,) = objects(say(plant, "verify", "--json", "--partition", "0", "--snapshot", labels()[2]))
+    (one,) = objects(invoke(plant, "verify", "--json", "--partition", "0", "--snapshot", labels()[2]))
     assert (one["equal"], one["begin"], one["end"]) == (True, kept[labels()[2]], 2 + DAYS * DAY_RECORDS)
-    assert_refused(say(plant, "verify", "--snapshot", "2020-01-01"), 2, "no kept snapshot", labels()[0])
+    assert_refused(invoke(plant, "verify", "--snapshot", "2020-01-01"), 2, "no kept snapshot", labels()[0])
 
 
 def test_verify_is_read_only_and_stops_at_the_committed_position_of_a_running_plant(plant: Plant) -> None:
     with opened(plant) as log:
         before = log.committed("aggregation")[RAW_0]
         feed(log, day(DAYS))
-        (one,) = objects(say(plant, "verify", "--json", "--partition", "0"))
+        (one,) = objects(invoke(plant, "verify", "--json", "--partition", "0"))
         assert (one["equal"], one["end"]) == (True, before)
         with aggregating(log):
             for _ in range(3):
-                assert say(plant, "verify", "--json").code == 0
-        (one,) = objects(say(plant, "verify", "--json", "--partition", "0"))
+                assert invoke(plant, "verify", "--json").code == 0
+        (one,) = objects(invoke(plant, "verify", "--json", "--partition", "0"))
         assert (one["equal"], one["end"]) == (True, before + DAY_RECORDS)
 
 
@@ -218,16 +218,16 @@ def test_a_changed_value_is_shown_with_its_row_and_column(plant: Plant) -> None:
     values[rows[0]] += 0.25
     forged = record.batch.set_column(column, record.batch.schema.field(column), pa.array(values, pa.float64()))
     replace_record(plant, OHLCV, offset, records.encode(record.header, forged).to_pybytes())
-    answer = say(plant, "verify", "--json", "--partition", "0")
-    (one,) = objects(answer)
+    result = invoke(plant, "verify", "--json", "--partition", "0")
+    (one,) = objects(result)
     found = one["difference"]
-    assert (answer.code, one["equal"], found["kind"], found["topic"]) == (1, False, "differs", OHLCV)
+    assert (result.code, one["equal"], found["kind"], found["topic"]) == (1, False, "differs", OHLCV)
     assert (found["log_offset"], make_version(1, found["raw_offset"])) == (offset, record.header.cause)
     (cell,) = found["cells"]
     was = record.batch["close"][rows[0]].as_py()
     assert (cell["column"], cell["logged"], cell["made"]) == ("close", repr(was + 0.25), repr(was))
     assert record.batch["symbol"][rows[0]].as_py() in cell["where"]
-    shown = say(plant, "verify")
+    shown = invoke(plant, "verify")
     assert shown.code == 1
     assert "DIFFERS" in shown.out
     assert f"raw offset {found['raw_offset']}" in shown.out
@@ -238,13 +238,13 @@ def test_additional_and_missing_records_are_found(plant: Plant) -> None:
     forged = records.encode(records.Mark(sent_at_us=SENT, feed="a", cause=make_version(1, 20), watermark_us=OPEN))
     with opened(plant) as log, log.writer("forger") as writer, writer.transaction() as transaction:
         transaction.append(OHLCV, 0, forged)
-    (one,) = objects(say(plant, "verify", "--json", "--partition", "0"))
+    (one,) = objects(invoke(plant, "verify", "--json", "--partition", "0"))
     assert (one["difference"]["kind"], one["difference"]["raw_offset"]) == ("extra", 20)
     assert "a Mark record" in one["difference"]["sentence"]
 
     (offset, _, _), (_, later, _) = closed_bars(plant)[3:5]
     replace_record(plant, OHLCV, offset, records.encode(later.header, later.batch).to_pybytes())
-    (one,) = objects(say(plant, "verify", "--json", "--partition", "0"))
+    (one,) = objects(invoke(plant, "verify", "--json", "--partition", "0"))
     assert one["difference"]["kind"] == "missing"
 
 
@@ -256,9 +256,9 @@ def test_a_state_that_differs_from_the_snapshot_is_found(plant: Plant) -> None:
         other = msgspec.structs.replace(kept, state=kept.state[:-1] + b"?")
         with log.writer("forger") as writer, writer.transaction() as transaction:
             transaction.put_state(STATE_AGGREGATION, 0, key, snapshots.encode(other))
-    answer = say(plant, "verify", "--json", "--partition", "0")
-    (one,) = objects(answer)
-    assert (answer.code, one["difference"]["kind"]) == (1, "state")
+    result = invoke(plant, "verify", "--json", "--partition", "0")
+    (one,) = objects(result)
+    assert (result.code, one["difference"]["kind"]) == (1, "state")
     assert one["difference"]["raw_offset"] == kept.positions[RAW]
     assert labels()[1] in one["difference"]["sentence"]
 
@@ -275,20 +275,20 @@ def test_verify_reports_the_earliest_possible_time_after_retention(plant: Plant)
         assert log.offsets(RAW)[RAW_0][0] == kept[0].oldest < kept[0].position, (
             "the snapshot needs prints before its position"
         )
-    (one,) = objects(say(plant, "verify", "--json", "--partition", "0"))
+    (one,) = objects(invoke(plant, "verify", "--json", "--partition", "0"))
     assert (one["equal"], one["snapshot"], one["begin"]) == (True, labels()[1], kept[0].position)
     assert one["records"] == DAY_RECORDS
     assert "retention has deleted" in one["notes"][0], "retention has deleted output records too"
     for how in (["--from", iso(first_us)], ["--snapshot", "none"]):
-        refused = say(plant, "verify", "--json", "--partition", "0", *how)
+        refused = invoke(plant, "verify", "--json", "--partition", "0", *how)
         assert_refused(refused, 1, "retention has deleted records", "the earliest possible start is --from")
 
 
 def test_invalid_requests_are_refused_in_one_sentence(plant: Plant, tmp_path: Path) -> None:
-    assert_refused(say(plant, "verify", "--partition", "7"), 2, "no partition 7", "has 2")
-    assert_refused(say(plant, "verify", "--from", "2026-01-02", "--to", "2026-01-02"), 2, "not before --to")
-    assert_refused(say(plant, "verify", "--from", "noon"), 2, "is not a time")
-    assert_refused(say(Plant(tmp_path / "none"), "verify"), 1, "there is no plant in")
+    assert_refused(invoke(plant, "verify", "--partition", "7"), 2, "no partition 7", "has 2")
+    assert_refused(invoke(plant, "verify", "--from", "2026-01-02", "--to", "2026-01-02"), 2, "not before --to")
+    assert_refused(invoke(plant, "verify", "--from", "noon"), 2, "is not a time")
+    assert_refused(invoke(Plant(tmp_path / "none"), "verify"), 1, "there is no plant in")
 
 
 def test_records_with_equal_content_and_other_bytes_are_reported() -> None:

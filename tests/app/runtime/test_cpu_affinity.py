@@ -13,32 +13,32 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="threads are pla
 
 
 def test_registered_threads_share_one_core_and_move_together() -> None:
-    whole = os.sched_getaffinity(0)
+    all_cores = os.sched_getaffinity(0)
     affinity = CoreAffinity()
     affinity.start()
     seen: list[set[int]] = []
-    joined, moved, looked = threading.Barrier(3), threading.Event(), threading.Barrier(3)
+    joined, moved, recorded = threading.Barrier(3), threading.Event(), threading.Barrier(3)
 
     def work() -> None:
         affinity.join()
         joined.wait(PATIENCE.seconds(10))
         moved.wait(PATIENCE.seconds(10))
         seen.append(os.sched_getaffinity(0))
-        looked.wait(PATIENCE.seconds(10))
+        recorded.wait(PATIENCE.seconds(10))
 
     threads = [threading.Thread(target=work) for _ in range(2)]
     for thread in threads:
         thread.start()
     joined.wait(PATIENCE.seconds(10))
-    other = max(whole)
-    if len(whole) > 1:
+    other = max(all_cores)
+    if len(all_cores) > 1:
         affinity._move(other)
     moved.set()
-    looked.wait(PATIENCE.seconds(10))
+    recorded.wait(PATIENCE.seconds(10))
     affinity.stop()
     affinity.stop()
-    assert seen == [{other} if len(whole) > 1 else whole] * 2
-    assert os.sched_getaffinity(0) == whole, "the thread that started the affinity keeps all cores"
+    assert seen == [{other} if len(all_cores) > 1 else all_cores] * 2
+    assert os.sched_getaffinity(0) == all_cores, "the thread that started the affinity keeps all cores"
 
 
 def test_threads_leave_a_core_that_other_processes_use() -> None:
@@ -49,12 +49,12 @@ def test_threads_leave_a_core_that_other_processes_use() -> None:
     first = affinity._core
     affinity.stop()
 
-    class Crowded:
+    class BusyOwnCore:
         def measure(self, own_core: int) -> dict[int, float]:
             return {core: 0.9 if core == own_core else 0.0 for core in affinity._cores}
 
     affinity._stop.clear()
-    monitor = threading.Thread(target=affinity._monitor, args=(Crowded(),), daemon=True)
+    monitor = threading.Thread(target=affinity._monitor, args=(BusyOwnCore(),), daemon=True)
     monitor.start()
     for _ in range(100):
         if affinity._core != first:

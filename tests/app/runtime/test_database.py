@@ -31,7 +31,7 @@ with database(Settings(data=Path(sys.argv[1])), lasting=True) as dsn:
 
 
 def answers(dsn: str) -> bool:
-    async def ask() -> bool:
+    async def query() -> bool:
         connection = await asyncpg.connect(dsn, timeout=PATIENCE.seconds(5))
         try:
             return bool(await connection.fetchval("SELECT 1"))
@@ -39,7 +39,7 @@ def answers(dsn: str) -> bool:
             await connection.close()
 
     try:
-        return asyncio.run(ask())
+        return asyncio.run(query())
     except (OSError, asyncpg.PostgresError, TimeoutError):
         return False
 
@@ -83,7 +83,7 @@ def test_services_share_a_server_that_outlives_each_of_them(data: Path) -> None:
         users[0].kill()
         users[0].wait()
         time.sleep(1)
-        assert answers(dsn), "the server ended with a killed service"
+        assert answers(dsn), "the server ended when a service was killed"
 
         first = owner(data)
         os.kill(first, signal.SIGKILL)

@@ -85,40 +85,40 @@ def test_health_reports_the_newest_state_of_each_feed(settings: Settings) -> Non
 
 
 def test_health_reports_a_silent_live_feed_as_down(settings: Settings) -> None:
-    heard_us = time.time_ns() // 1_000
+    sent_at_us = time.time_ns() // 1_000
     with open_log(settings) as event_log:
         with FeedWriter(event_log, "vendor") as live, FeedWriter(event_log, "file:1") as file:
-            live.start(["A"], start_us=heard_us, live=True)
-            live.mark(heard_us)
+            live.start(["A"], start_us=sent_at_us, live=True)
+            live.mark(sent_at_us)
             file.start(["A"], start_us=0)
         with event_log.writer("test") as writer, writer.transaction() as transaction:
             for feed in ("vendor", "file:1"):
-                header = records.FeedState(sent_at_us=heard_us, feed=feed, state="up", since_us=0)
+                header = records.FeedState(sent_at_us=sent_at_us, feed=feed, state="up", since_us=0)
                 transaction.append(STATUS, 0, records.encode(header))
 
         def states(now_us: int) -> dict[str, tuple[str, str]]:
             return {part.name: (part.state, part.sentence) for part in health.feed_health(event_log, now_us)}
 
-        assert states(heard_us) == {"feed vendor": (OK, "up"), "feed file:1": (OK, "up")}
-        later = states(heard_us + STALE_FEED_US + 5 * SECOND_US)
+        assert states(sent_at_us) == {"feed vendor": (OK, "up"), "feed file:1": (OK, "up")}
+        later = states(sent_at_us + STALE_FEED_US + 5 * SECOND_US)
         assert later["feed file:1"] == (OK, "up")
-        assert later["feed vendor"] == (DEGRADED, f"down since {iso(heard_us)}: no record for 90 s")
+        assert later["feed vendor"] == (DEGRADED, f"down since {iso(sent_at_us)}: no record for 90 s")
 
 
 def test_health_reports_whether_a_plant_runs_and_its_services(settings: Settings) -> None:
     with open_log(settings) as event_log:
 
-        def said(*, held: bool) -> tuple[str, str]:
+        def plant_health(*, held: bool) -> tuple[str, str]:
             (part,) = health.plant_health(event_log, held=held)
             return part.state, part.sentence
 
-        assert said(held=False) == (FAILED, "not running; start it with `tickerplant up`")
-        assert said(held=True) == (DEGRADED, "runs without aggregation, analytics, persistence")
+        assert plant_health(held=False) == (FAILED, "not running; start it with `tickerplant up`")
+        assert plant_health(held=True) == (DEGRADED, "runs without aggregation, analytics, persistence")
         with contextlib.ExitStack() as stack:
             for group, topics in health.GROUPS.items():
                 stack.enter_context(event_log.reader(topics, group=group)).poll(timeout_s=0.1)
-            assert said(held=False) == (OK, "running")
-        assert said(held=False)[0] == FAILED
+            assert plant_health(held=False) == (OK, "running")
+        assert plant_health(held=False)[0] == FAILED
 
 
 def test_health_reports_excluded_ticks_by_feed() -> None:
@@ -177,7 +177,7 @@ def test_health_reports_the_progress_of_indicators_over_stored_history() -> None
 
     counts = ServiceCounts()
     assert list(health.indicator_health(counts.of("analytics"))) == []
-    said = []
+    found = []
     for numbers in (
         {},
         {"warm_series": 3, "warm_of": 10},
@@ -187,8 +187,8 @@ def test_health_reports_the_progress_of_indicators_over_stored_history() -> None
     ):
         counts.recorder("analytics")(AnalyticsCounters(**numbers))
         (part,) = health.indicator_health(counts.of("analytics"))
-        said.append((part.state, part.sentence))
-    assert said == [
+        found.append((part.state, part.sentence))
+    assert found == [
         (OK, "up to date"),
         (OK, "reading stored history: 3 of 10 series"),
         (OK, "2 series will be recomputed from stored history"),

@@ -40,32 +40,32 @@ def test_services_stop_in_the_order_of_their_rank() -> None:
 
 
 def test_a_crashed_service_restarts_without_effect_on_others() -> None:
-    lives: list[float] = []
+    starts_s: list[float] = []
     crashed_thread_names: set[str] = set()
 
-    def shaky(stop: threading.Event) -> None:
-        lives.append(time.monotonic())
+    def failing(stop: threading.Event) -> None:
+        starts_s.append(time.monotonic())
         crashed_thread_names.add(threading.current_thread().name)
-        if len(lives) < 4:
+        if len(starts_s) < 4:
             raise RuntimeError("boom")
         stop.wait()
 
-    steady_lives: list[int] = []
+    steady_starts: list[int] = []
 
     async def steady(stop: asyncio.Event) -> None:
-        steady_lives.append(1)
+        steady_starts.append(1)
         await stop.wait()
 
-    supervisor = Supervisor([Service("shaky", shaky), Service("steady", asynchronous=steady)])
+    supervisor = Supervisor([Service("shaky", failing), Service("steady", asynchronous=steady)])
     supervisor.start()
-    until(lambda: len(lives) == 4)
-    shaky_status, steady_status = supervisor.statuses()
+    until(lambda: len(starts_s) == 4)
+    failing_status, steady_status = supervisor.statuses()
     supervisor.stop()
-    assert shaky_status.restarts == 3
-    assert shaky_status.error == "RuntimeError: boom"
+    assert failing_status.restarts == 3
+    assert failing_status.error == "RuntimeError: boom"
     assert steady_status.restarts == 0
-    assert len(steady_lives) == 1
-    gaps = [later - earlier for earlier, later in itertools.pairwise(lives)]
+    assert len(steady_starts) == 1
+    gaps = [later - earlier for earlier, later in itertools.pairwise(starts_s)]
     for gap, least in zip(gaps, [0.2, 0.4, 0.8], strict=True):
         assert least <= gap  # the next test checks the exact duration of each wait
 
@@ -106,4 +106,4 @@ def test_stopping_during_a_back_off_does_not_wait_for_it(monkeypatch) -> None:
     supervisor = Supervisor([Service("broken", broken)])
     supervisor.start()
     until(lambda: supervisor.statuses()[0].state == "waiting")
-    assert supervisor.stop() == [], "the service stopped before the hour of its back-off was over"
+    assert supervisor.stop() == [], "the service stopped before its back-off of an hour ended"

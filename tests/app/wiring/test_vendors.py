@@ -133,7 +133,7 @@ def test_no_key_is_ever_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 # The scheduler -----
 
 
-async def ask(settings: Settings, clock: Clock | None = None) -> None:
+async def request_bars(settings: Settings, clock: Clock | None = None) -> None:
     from tickerplant.app.wiring.log import open_log
 
     clock = clock or SystemClock()
@@ -151,7 +151,7 @@ def test_a_vendor_of_another_package_is_used_and_its_quota_outlives_the_process(
     monkeypatch: pytest.MonkeyPatch, acme: Path
 ) -> None:
     settings = settings_of(monkeypatch, KEYS__ACME="hush", DAILY="acme", INTRADAY="none", ACTIONS="none", STREAM="none")
-    asyncio.run(ask(settings))
+    asyncio.run(request_bars(settings))
     (row,) = vendors.status(settings)
     assert (row.vendor, row.kinds, row.requests) == ("acme", {"daily": 1}, 1)
     assert (row.windows[0].used, row.windows[0].left, row.windows[0].history_left) == (1, 49, 37)
@@ -163,7 +163,7 @@ def test_quotas_use_the_clock_of_a_running_sandbox(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("TICKERPLANT_SANDBOX__ENABLED", "true")
     settings = settings_of(monkeypatch, KEYS__ACME="hush", DAILY="acme", INTRADAY="none", ACTIONS="none", STREAM="none")
     clock = starting_at(1_773_063_000_000_000, 1)  # 2026-03-09T13:30Z
-    asyncio.run(ask(settings, clock))
+    asyncio.run(request_bars(settings, clock))
     (row,) = vendors.status(settings)
     assert row.windows[0].used == 0, "the log contains no feed with the sandbox's clock yet"
     mark = records.Mark(sent_at_us=clock.now_us(), feed="sandbox", watermark_us=clock.now_us())
@@ -216,7 +216,7 @@ def test_the_command_shows_the_state_of_vendors_with_and_without_a_plant(
     assert before.returncode == 0, before.stderr
     assert "no request yet" in before.stdout
     assert not (tmp_path / "data").exists()
-    asyncio.run(ask(settings))
+    asyncio.run(request_bars(settings))
     after = tickerplant(acme, "vendors")
     line = next(line for line in after.stdout.splitlines() if line.startswith("acme"))
     assert line.split()[:7] == ["acme", "daily", "1", "50/day", "1", "49", "37"]
