@@ -375,7 +375,7 @@ def test_the_broker_is_killed_while_the_plant_works(
 
 
 def _fault(point: str) -> str:
-    """Return the number of the hit that kills: snapshots occur every 20 records, other points continuously."""
+    """Return a crash point and the number of its hit that kills. Snapshots are rarer than other points."""
     return f"{point}:{1 if 'snapshot' in point else 3}"
 
 
