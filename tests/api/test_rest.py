@@ -253,11 +253,11 @@ def test_csv_has_a_file_name(client: httpx.Client) -> None:
         ("/v1/intraday/AAPL?intervall=5m", 400, "did you mean `interval`?"),
         ("/v1/historical/AAPL?Limit=5", 400, "did you mean `limit`?"),
         ("/v1/ticks/AAPL?end=2026-03-10&begin=2026-03-09", 400, "unknown parameter `begin`"),
-        ("/v1/realtime/EUR/USD?timezone=UTC", 400, "All are: start, end, limit, skip, tz, format, times, apikey"),
+        ("/v1/realtime/EUR/USD?timezone=UTC", 400, "are: start, end, limit, skip, tz, format, times, apikey"),
         ("/v1/analytics/AAPL?indicator=rsi", 400, "did you mean `indicators`?"),
         ("/v1/analytics/AAPL?api_key=x", 400, "did you mean `apikey`?"),
         ("/v1/symbols?prefx=A", 400, "did you mean `prefix`?"),
-        ("/v1/status?tz=UTC", 400, "All are: apikey"),
+        ("/v1/status?tz=UTC", 400, "The parameters are: apikey"),
     ],
 )
 def test_errors_contain_a_hint(client: httpx.Client, path: str, status: int, words: str) -> None:

@@ -183,7 +183,7 @@ def test_late_ticks_cancels_and_corrections_revise_and_withdraw_bars_everywhere(
         with again.store() as dsn:
             for table in TABLES:
                 assert rows(dsn, EVERY.format(table)) == after[table], (
-                    f"{table}: a second run over raw gives other rows"
+                    f"{table}: a second run over the raw records gives other rows"
                 )
     finally:
         feed.close()

@@ -29,7 +29,7 @@ NOW = 1_790_000_000_000_000
         ("do=429&kind=year", "it accepts minute, day, burst"),
         ("do=mute&symbol=AAPL", "it accepts heartbeats"),
         ("do=429&vendor=reuters", "no vendor"),
-        ("do=late&by=soon", "not a number"),
+        ("do=late&by=soon", "must be numbers, not soon"),
         ("do=cancel", "can report a cancelled trade"),
     ],
 )

@@ -1,7 +1,7 @@
 """A real Kafka broker for tests. `tools/kafka/broker.py` implements it.
 
-The fixture `kafka_broker` is one broker for the session. It starts the broker if a test has killed it. The topics of
-each test have a prefix.
+The fixture `kafka_broker` is one broker for the session. It starts the broker if a test has killed it. Each test
+has its own topic prefix.
 """
 
 from __future__ import annotations
@@ -41,6 +41,6 @@ def _broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
 
 @pytest.fixture
 def kafka_broker(_broker: KafkaBroker) -> KafkaBroker:
-    """Start the session's broker if it does not run, and return it."""
+    """Start the session's broker if it is not running, and return it."""
     _broker.start()
     return _broker

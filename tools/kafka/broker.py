@@ -144,7 +144,7 @@ class KafkaBroker:
 
     @property
     def pid(self) -> int | None:
-        """Return the JVM's pid, even if another process started the JVM; None if it does not run."""
+        """Return the JVM's pid, even if another process started the JVM; None if it is not running."""
         try:
             pid = int((self.data_dir / "pid").read_text())
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -153,7 +153,7 @@ class KafkaBroker:
         return pid if os.fsencode(self._properties_path) in command else None
 
     def start(self, timeout_s: float = 60.0) -> str:
-        """Start the broker if it does not run, wait until it answers, and return `bootstrap`. Blocks about 4 s.
+        """Start the broker if it is not running, wait until it answers, and return `bootstrap`. Blocks about 4 s.
 
         1. Get the jars. 2. Choose ports and store them in `data_dir`. 3. Format the folder if it is new. 4. Start the
         JVM and write its pid. 5. Start the watchdog that kills it when this process ends. 6. Wait for an answer.
@@ -191,7 +191,7 @@ class KafkaBroker:
         return self.bootstrap
 
     def stop(self, timeout_s: float = 30.0) -> None:
-        """Shut the broker down and wait; kill it after `timeout_s`. Does nothing if the broker does not run."""
+        """Shut the broker down and wait; kill it after `timeout_s`. Does nothing if the broker is not running."""
         self._end(signal.SIGTERM, timeout_s)
 
     def kill(self) -> None:

@@ -113,7 +113,7 @@ class AlertRuleManager:
             return await AlertRules(session).get(name)
 
     async def add(self, given: NewRule) -> StoredRule:
-        """Store a new rule under a new id and publish it. Raises BadInput, StoreError."""
+        """Store a new rule under a new id, publish it and return the stored rule. Raises BadInput, StoreError."""
         check_webhook(given.webhook, given.secret)
         fields = {name: getattr(given, name) for name in _RULE_FIELDS} | {"right": _text(given.right)}
         rule = self._check(Rule(id=secrets.token_hex(6), **fields))
@@ -181,7 +181,7 @@ class AlertRuleManager:
         await self._try_to_publish()
         stored = await self.get(name)
         if stored is None:
-            raise BadInput(f"the rule {name} was removed at the same time")
+            raise BadInput(f"the rule {name} was removed by another request at the same time; create it again")
         return stored
 
     async def _try_to_publish(self) -> None:
@@ -247,7 +247,10 @@ def check_webhook(url: str | None, secret: str | None) -> None:
         host, port, parts = None, None, urlsplit("")
     plain = url.isascii() and url.isprintable() and " " not in url and len(url) <= MAX_URL_CHARS
     if parts.scheme not in ("http", "https") or not host or port == 0 or not plain:
-        raise BadInput("`webhook` must be an address that starts with http:// or https:// and has a host")
+        raise BadInput(
+            "`webhook` must start with http:// or https://, have a host, and consist of at most "
+            f"{MAX_URL_CHARS:,} printable ASCII characters without spaces"
+        )
     if parts.username is not None or parts.password is not None:
         raise BadInput("`webhook` must not contain a user or a password; `secret` signs the requests")
     if secret is not None and (len(secret) not in SECRET_CHARS or not secret.isascii() or not secret.isprintable()):

@@ -31,11 +31,11 @@ class InputBars(Protocol):
 
     @property
     def computed_from_us(self) -> int | None:
-        """Time of the first bar; None if there is none."""
+        """Return the time (µs) of the first bar; None if there is none."""
 
     @property
     def limited(self) -> bool:
-        """True if older bars influence the values but were too many to read."""
+        """Return True if older bars influence the values but were too many to read."""
 
 
 class IndicatorCalculator(Protocol):
@@ -58,7 +58,7 @@ class IndicatorCalculator(Protocol):
         ...
 
     def warmups(self, interval: Interval) -> Mapping[str, int]:
-        """Return the number of the first bar with a value, counted from 1, by column of the analytics service."""
+        """Return the ordinal, from 1, of the first bar with a value, by column of the analytics service."""
         ...
 
     def listing(self) -> Sequence[Mapping[str, Any]]:
@@ -83,7 +83,7 @@ class ConcurrencyLimiter:
         """Wait for a slot and hold it until the block ends. Raises ApiError if too many requests wait already."""
         if self._admitted >= self._max_admitted:
             raise ApiError(
-                503, "busy", f"{self._admitted} requests wait for indicators to be computed",
+                503, "busy", f"{self._admitted} requests for indicators run or wait already",
                 "try again in a few seconds",
             )  # fmt: skip
         self._admitted += 1

@@ -11,7 +11,7 @@ from tickerplant.core.errors import BadInput
 from tickerplant.log.port import TopicPartition
 
 HEADER: Final = "X-Log-Position"
-"""Header with the position of an answer from the store, as JSON on one line. The body contains it too."""
+"""Header with the position of an answer from the store, as JSON on one line. A JSON body contains it too."""
 
 
 class Position(msgspec.Struct, frozen=True):

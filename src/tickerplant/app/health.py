@@ -42,10 +42,10 @@ WEBHOOK_DEGRADED_S: Final = 300.0
 """Maximum age of a healthy pending webhook. An older webhook has failed about eight times."""
 
 STATUS_TAIL: Final = 500
-"""Maximum records of `market.status` read per partition, newest first, to find the feeds' states."""
+"""Maximum newest records of `market.status` read per partition, to find the feeds' states."""
 
 RECENT_FEEDS_S: Final = 2.0
-"""Maximum seconds for reading raw to find the live feeds that have written recently."""
+"""Maximum seconds for reading the raw topic to find the live feeds that have written recently."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Health:
 
     @property
     def state(self) -> str:
-        """The worst state of any component; `ok` if there are no components."""
+        """Return the worst state of any component; `ok` if there are no components."""
         return max((part.state for part in self.parts), key=_BEST_FIRST.index, default=OK)
 
     def as_dict(self) -> dict[str, Any]:
@@ -136,9 +136,9 @@ def _feed_states(event_log: EventLog) -> dict[str, FeedState]:
 
 
 def _recent_feeds(event_log: EventLog, feeds: Collection[str], since_us: int) -> set[str]:
-    """Return the feeds among `feeds` that have written to raw since `since_us`.
+    """Return the feeds among `feeds` that have written to the raw topic since `since_us`.
 
-    Reads raw from that time until all have written, for at most `RECENT_FEEDS_S`. A live feed writes a mark every
+    Reads the topic from that time until all have written, for at most `RECENT_FEEDS_S`. A live feed writes a mark every
     second, so a second's records are usually enough. If a feed is silent, all records since then are read. If the time
     runs out, all feeds are returned.
     """
@@ -187,7 +187,7 @@ def service_health(statuses: Iterable[Status]) -> Iterable[ComponentHealth]:
 def indicator_health(counts: Any) -> Iterable[ComponentHealth]:
     """Yield the progress of the indicators in reading stored history.
 
-    `counts` are the counters of analytics. None means that analytics does not run in this process.
+    `counts` are the counters of analytics. None means that analytics is not running in this process.
     """
     if counts is None:
         return

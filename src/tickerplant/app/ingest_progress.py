@@ -1,10 +1,10 @@
 """Tracks whether all records of a feed have reached the tables. Pure: positions in, outstanding partitions out.
 
-A feed's last raw record of a partition has offset X. This record has arrived when persistence has applied raw beyond X
-and the outputs of aggregation and analytics for X. One of two observations proves that the outputs are applied:
+A feed's last raw record of a partition has offset X. This record has arrived when persistence has applied the raw topic
+beyond X, and the outputs of aggregation and analytics for X. One of two observations proves that these are applied:
 
 - Aggregation and analytics forward the feed's `end`, whose `cause` is X: the store has applied a cause of X or later.
-- Aggregation has committed raw beyond X, so its outputs are before the end offset of its topic at that time. Analytics
+- Aggregation has committed beyond X, so its outputs are before the end offset of its topic at that time. Analytics
   has committed up to this offset, so its outputs are before the end offset of its own topic at that time. The store has
   applied both topics up to these offsets. This also holds for a feed that ended long ago, before other feeds wrote.
 """

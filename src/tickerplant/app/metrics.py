@@ -59,7 +59,7 @@ LOG_INTERVAL_S: Final = 1.0
 
 
 class PlantCollector(Collector):
-    """Reads the plant during a scrape. Every source is optional. If the log fails, its metrics are absent."""
+    """Reads the plant during a scrape. Every argument is optional. If the log fails, its metrics are absent."""
 
     def __init__(
         self,

@@ -48,8 +48,8 @@ class Refusal:
     """The reason why a request is not served. Each vendor has its own response to it.
 
     `kind`: MINUTE or DAY (a quota is spent), BURST (requests too close together), PREMIUM (not in the plan) or DOWN.
-    `used`: credits requested in the window, this request included. `retry_after_s`: seconds until a retry can succeed.
-    `status`: the HTTP status for DOWN.
+    `used`: credits requested in the window, this request included. `limit`: the quota's credits; 0 if unknown.
+    `retry_after_s`: seconds until a retry can succeed. `status`: the HTTP status for DOWN.
     """
 
     kind: str

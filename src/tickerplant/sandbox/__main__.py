@@ -97,9 +97,10 @@ def _arguments() -> argparse.Namespace:
 
 
 def parse_quotas(texts: list[str], *, free: bool) -> tuple[dict[str, tuple[Quota, ...]], dict[str, float]]:
-    """Return each vendor's quotas, and minimum seconds between requests. `texts` replace the quotas of free plans.
+    """Return the quotas, and the minimum seconds between two requests of a key, both by vendor.
 
-    Raises ValueError if a text is malformed.
+    `texts`: the values of `--quota`. If `free` is set, a vendor without a text has the quotas of its free plan. Raises
+    ValueError if a text is malformed or its vendor is unknown.
     """
     found: dict[str, tuple[Quota, ...]] = {}
     for text in texts:

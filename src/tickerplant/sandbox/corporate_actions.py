@@ -1,8 +1,8 @@
 """The simulated market as traded: the model's prices before and after splits, and their adjustment. Pure.
 
-The model's prices are in the shares of 2026; prices before a split were higher by its ratio. A client that requests
+The model's prices are per share of 2026; prices before a split were higher by its ratio. A client that requests
 adjusted prices must undo the adjustment to get the prices that the stream sent on that day. Past splits and dividends
-are a function of (seed, symbol), as prices are. A scenario can add splits.
+are a function of the model's settings and the symbol. A scenario can add splits.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class ScheduledSplit:
 
 
 class TradedMarket:
-    """The simulated market with its corporate actions. Methods with `now_us` return no later data."""
+    """The simulated market with its corporate actions. Methods with `now_us` return no data after that time."""
 
     def __init__(self, model: SimulatedMarket, added_splits: Sequence[ScheduledSplit] = ()) -> None:
         self.model = model
@@ -158,7 +158,7 @@ class TradedMarket:
         return TradeBatch(batch.codes, batch.times_us, _scaled(batch.prices, factor), volumes, sizes)
 
     def _compute_day_factors(self, day: int) -> Float64Array:
-        """Return each symbol's factor on a day (number since 1970): float64[symbols]. It changes only at 00:00 UTC."""
+        """Return each symbol's factor on a day (days since 1970): float64[symbols]. It changes only at 00:00 UTC."""
         at = np.array([day * DAY_US], np.int64)
         return np.array([float(self._factor(symbol, at)[0]) for symbol in self.model.symbols])
 
@@ -173,8 +173,8 @@ class TradedMarket:
     ) -> Bars:
         """Return the bars that start in the range and have a trade. The last bar may be forming.
 
-        Bars longer than 30 minutes of a stock with sessions are aligned to the session's open. Weeks begin on Monday
-        and are built from adjusted days. `adjustment`: AS_TRADED, FOR_SPLITS, FOR_DIVIDENDS or FOR_ALL.
+        Intraday bars longer than 30 minutes of a stock with sessions are aligned to the session's open. Weeks begin on
+        Monday and are built from adjusted days. `adjustment`: AS_TRADED, FOR_SPLITS, FOR_DIVIDENDS or FOR_ALL.
         """
         if length_us == WEEK_US:
             first = (start_us - _MONDAY_US) // WEEK_US * WEEK_US + _MONDAY_US

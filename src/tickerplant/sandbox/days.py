@@ -1,16 +1,19 @@
 """A symbol's trading day: the number of trades, and their times, prices and sizes.
 
-Each value is a function of seed, symbol, day and a trade's number in the day. It does not depend on earlier trades.
+Each value is a function of the market's settings, the symbol, the day and the trade's index in the day. No value
+depends on earlier trades.
 
 - Opens and closes are points of a Brownian path over quarters of days, with volatility regimes and one jump in 32 days.
-- The price within a day is a Brownian bridge from open to close. Its argument is the trade's number, not the time, so
+- The price within a day is a Brownian bridge from open to close. Its argument is the trade's index, not the time, so
   that busy minutes are volatile. A trade is at the bid or the ask around that price, rounded to price increments.
 - The day's first and last trade and up to 63 trades between them determine its high and low. Other trades are
-  reflected into that range. At most nine of a minute's trades determine the minute's range in the same way. Bars of any
-  length therefore equal the bars of the trades, and their cost does not depend on the number of trades.
+  reflected into that range. A minute's range is determined in the same way, by up to nine of its trades and by those
+  that determine the day's range. Bars of any length therefore equal the bars of the trades, and their cost does not
+  depend on the number of trades.
 - Activity is distributed over the day's blocks of 30 minutes and over a block's minutes by random weights around the
   day's shape. A minute with n trades has n equal parts, with one trade at a random time in each part.
-- Sizes are consecutive entries of one long table from a random position. Differences of its running sums are volumes.
+- Sizes are consecutive entries of a long table (`size_sums`), from a random position. Differences of the table's
+  running sums are volumes.
 """
 
 from __future__ import annotations
@@ -36,9 +39,9 @@ _JUMP_SIGMA: Final = 0.35
 _SAMPLE_BITS: Final = 6
 """Binary logarithm of the number of parts of a day (64) whose ends determine its range."""
 _KNOTS: Final = 9
-"""Maximum trades that determine a minute's range, the first and the last included."""
+"""Maximum evenly spaced trades that determine a minute's range, the first and the last included."""
 _DAY_LEVELS: Final = 14
-"""Number of levels of the path in a day (16,384 parts). Finer levels would change prices by less than an increment."""
+"""Number of levels of the path in a day: 16,384 parts."""
 (
     _SALT_DAY, _SALT_CYCLE, _SALT_REGIME, _SALT_JUMP, _SALT_JUMP_DAY, _SALT_JUMP_TIME, _SALT_COUNT, _SALT_ROUND,
     _SALT_SIZES, _SALT_SIDE, _SALT_TIME, _SALT_PHASE, _SALT_MINUTE, _SALT_BLOCK,
@@ -61,9 +64,9 @@ class Days:
     """Number of trades."""
     key: UInt32Array
     level: Float64Array
-    """Logarithm of the first price divided by the symbol's base price."""
+    """Natural logarithm of (first price / base price)."""
     slope: Float64Array
-    """Change of the logarithm from the first to the last trade, without the jump."""
+    """Change of this logarithm from the first to the last trade, without the jump."""
     sigma: Float64Array
     jump: Float64Array
     jump_at: Int64Array
@@ -80,7 +83,7 @@ class Days:
 
 @dataclass(frozen=True, slots=True)
 class Minutes:
-    """Minutes with trades: row of their day, start, number of the first trade, number of trades, low and high."""
+    """Minutes with trades: row of their day, start, index of the first trade, number of trades, low and high."""
 
     row: npt.NDArray[np.int64]
     start_us: Int64Array
@@ -99,7 +102,7 @@ class DayModel:
         self._sums = size_sums()
 
     def days(self, hours: Hours, codes: npt.NDArray[np.int64], days: Int64Array) -> Days:
-        """Return the days (counted since 1970) of the symbols `codes`, one row per pair."""
+        """Return one row per pair of a symbol (`codes`) and a day (`days`, counted since 1970)."""
         profiles, keys = self._profiles, self._profiles.key[codes]
         open_us, minutes = hours.of(days)
         key = hashed(keys, _SALT_DAY, days)
@@ -132,7 +135,10 @@ class DayModel:
         return replace(made, low=samples.min(axis=1), high=samples.max(axis=1))
 
     def edges(self, hours: Hours, days: Days, rows: npt.NDArray[np.int64], blocks: Int64Array) -> Int64Array:
-        """Return the number of trades before each minute of a block, and before its end: int64[blocks, BLOCK + 1]."""
+        """Return the number of the day's trades before each minute of each block, and before the block's end.
+
+        The shape is int64[blocks, BLOCK + 1]. `rows`: each block's row in `days`.
+        """
         shapes, which = hours.shapes(days.minutes)
         cumulative = self._cumulative_activity(shapes, which, days)
         low, high = cumulative[rows, blocks][:, None], cumulative[rows, blocks + 1][:, None]
@@ -160,7 +166,7 @@ class DayModel:
         return self.ranged(days, rows, start_us, first, edges[rows, minute + 1] - first)
 
     def minutes(self, hours: Hours, days: Days, rows: npt.NDArray[np.int64], blocks: Int64Array) -> Minutes:
-        """Return the minutes that have trades, for each pair of row and block, in that order."""
+        """Return the minutes with trades of each block, in time order. `rows`: each block's row in `days`."""
         edges = self.edges(hours, days, rows, blocks)
         starts = days.open_us[rows][:, None] + (blocks[:, None] * BLOCK + np.arange(BLOCK)) * MINUTE_US
         first, count = edges[:, :-1].ravel(), np.diff(edges, axis=1).ravel()
@@ -261,7 +267,7 @@ class DayModel:
 
     @staticmethod
     def _regime(keys: UInt32Array, quarters: Int64Array) -> Float64Array:
-        """Return the volatility factor, about 1. It changes every 16 days, where the fine levels of the path are 0."""
+        """Return the volatility factor (0.55 to 1.65). It changes every 16 days, where the path's fine levels are 0."""
         regime = unit(hashed(keys, _SALT_REGIME, quarters // (4 * _REGIME_DAYS)))
         result: Float64Array = np.exp(1.1 * (regime - 0.5) - 0.05)
         return result
@@ -269,7 +275,7 @@ class DayModel:
     def _jumps(
         self, keys: UInt32Array, days: Int64Array, *, by_night: bool
     ) -> tuple[Float64Array, Int64Array, Int64Array]:
-        """Return size, day and position in that day of the jump in each day's period of 32 days.
+        """Return the jump in each day's period of 32 days: size (a logarithm), day, and position in that day.
 
         Position 0 is before the open.
         """
@@ -300,7 +306,7 @@ def _bits(count: Int64Array) -> Int64Array:
 
 
 def _samples(count: Int64Array) -> Int64Array:
-    """Return the numbers of the trades that determine a day's range: int64[days, 65]. Numbers may repeat."""
+    """Return the indices of the trades that determine a day's range: int64[days, 65]. Indices may repeat."""
     bits = _bits(count)[:, None]
     part = np.minimum(np.arange((1 << _SAMPLE_BITS) + 1)[None, :], 1 << bits)
     result: Int64Array = np.minimum(part * np.maximum(count[:, None] - 1, 1) >> bits, np.maximum(count[:, None] - 1, 0))

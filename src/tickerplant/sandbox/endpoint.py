@@ -25,7 +25,7 @@ class _Greeting(msgspec.Struct):
 
 
 class SandboxEndpoint(NamedTuple):
-    """Addresses, symbols and clock of a running sandbox. Every key is valid unless it begins with `bad`.
+    """Addresses, symbols and clock of a running sandbox. A key is valid unless it is empty or begins with `bad`.
 
     `stream_url` is the address of Twelve Data's stream.
     """

@@ -134,7 +134,10 @@ def _concatenate(a: TradeBatch, b: TradeBatch) -> TradeBatch:
 
 
 def malform(body: bytes, how: str) -> bytes:
-    """Return a malformed body: `json` cuts it into invalid JSON, `types` changes the type of each value except text."""
+    """Return a malformed body. `how`: `json` cuts the body into invalid JSON, `types` changes the types of values.
+
+    `types` does not change text that is not a number, and reverses a body that is not JSON.
+    """
     if how == "types":
         try:
             return msgspec.json.encode(_change_types(msgspec.json.decode(body)))

@@ -1,6 +1,6 @@
 """Faults that the sandbox simulates: parsing, the faults in force, scripts, and random faults. Pure.
 
-A fault is a query string: `do=429&vendor=twelvedata&kind=day&seconds=600`. Its source is an HTTP request
+A fault is a query string: `do=429&vendor=twelvedata&kind=day&seconds=600`. Faults are given by an HTTP request
 (`/sandbox/faults?do=...`), a script (`60 do=mute&seconds=30`: one minute after the start), or a seed that generates an
 endless script. All times are times of the sandbox's clock. `docs/sandbox.md` lists the faults.
 """
@@ -26,7 +26,7 @@ ONCE: Final[Mapping[str, Mapping[str, tuple[str, ...] | None]]] = {
     "split": {"symbol": None, "ratio": None},
     "clear": {},
 }
-"""Options of the faults that act once. An option has a list of allowed values (default first), or None for any."""
+"""Options of the faults that act once. An option has a list of allowed values (default first); None: any value."""
 LASTING: Final[Mapping[str, Mapping[str, tuple[str, ...] | None]]] = {
     "429": {"kind": ("minute", "day", "burst")},
     "down": {"how": ("status", "reset"), "status": None},
@@ -70,12 +70,12 @@ class Fault:
 
 
 def parse_fault(query: str | Mapping[str, str]) -> Fault:
-    """Parse a query string. Raises BadInput that lists the allowed values."""
+    """Parse a query string. Raises BadInput for unknown names and values, and for malformed numbers."""
     values = dict(parse_qsl(query)) if isinstance(query, str) else dict(query)
     do, vendor = values.pop("do", ""), values.pop("vendor", "*")
     options = {**ONCE, **LASTING}.get(do)
     if do == "cancel":
-        raise BadInput("none of the sandbox's protocols can report a cancelled trade")
+        raise BadInput("none of the sandbox's protocols can report a cancelled trade; use another fault")
     if options is None:
         raise BadInput(f"no fault {do!r}; use one of {', '.join([*ONCE, *LASTING])}")
     if vendor not in ("*", *VENDORS):
@@ -85,7 +85,7 @@ def parse_fault(query: str | Mapping[str, str]) -> Fault:
         for text in numbers.values():
             float(text)
     except ValueError:
-        raise BadInput(f"not a number: {numbers}") from None
+        raise BadInput(f"the options {', '.join(numbers)} must be numbers, not {', '.join(numbers.values())}") from None
     seconds = float(values.pop("seconds", DEFAULT_SECONDS))
     for name, value in values.items():
         allowed = options.get(name, ())

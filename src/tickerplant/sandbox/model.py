@@ -1,4 +1,4 @@
-"""The simulated market: prices, sizes and times of trades as a pure function of (seed, symbol, time).
+"""The simulated market: prices, sizes and times of trades as a pure function of settings, symbol and time.
 
 The stream and the history of any day therefore agree in every query, and a run can be repeated. Bars equal the bars of
 the trades, to the last price increment. `days` models a trading day, `hours` the trading hours, `symbol_profiles` each
@@ -141,7 +141,7 @@ class SimulatedMarket:
     def price(self, codes: npt.NDArray[np.int64], times_us: Int64Array) -> Float64Array:
         """Return each symbol's price at each time: the price of its last trade at or before the time.
 
-        If there is no trade in the ten days before, the price is the price path's value at the day's open.
+        If neither that day nor the nine days before have a trade, the price is the path's value at the day's open.
         """
         result = np.empty(len(codes))
         for group in self._groups:

@@ -1,7 +1,7 @@
 """Random functions that can be evaluated at any point: hashes, and Brownian paths by Lévy's construction.
 
 A path is a sum over levels of tent functions with hashed heights. The tents of each level are half as wide as those of
-the level before, and lower by the square root of two. The path is a random walk between points at a level's distance.
+the level before, and lower by a factor of √2. The path is a random walk between points at a level's distance.
 A point costs one hash per level, independent of its distance to other points. Times are 30-bit integers, so that a path
 has the same bits in every array.
 """
@@ -21,7 +21,7 @@ ONE: Final = 1 << 30
 """Time at the end of a path. A path begins at time 0."""
 _GOLDEN = np.uint32(0x9E3779B1)
 _CHUNK: Final = 1_024
-"""Points per batch. Its 14 levels are 57 KB and fit in a core's cache. 16 times larger batches are half as fast."""
+"""Points per batch. Its 14 levels have 57 KB and fit in a core's cache. 16 times larger batches are half as fast."""
 
 
 def hash32(values: UInt32Array) -> UInt32Array:

@@ -161,7 +161,7 @@ def _name(quota: Quota) -> str:
 
 
 def window_of(quota: Quota, now_us: int) -> tuple[int, int]:
-    """Return the number of the quota's window at a time, and the window's end."""
+    """Return the index of the quota's window at a time, and the window's end (µs)."""
     if not quota.daily or quota.zone == "UTC":
         number = now_us // quota.period_us
         return number, (number + 1) * quota.period_us

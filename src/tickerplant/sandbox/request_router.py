@@ -1,8 +1,8 @@
 """Routes each request to its vendor's protocol after checks of faults, keys and quotas. Pure.
 
-The order for a vendor's request: faults of availability, the key, quotas (all in `admit`); the protocol's response
-(`AdmittedRequest.respond`); faults of the response (`finish`). `control` responds to the sandbox's own routes. Time is
-an argument; the server owns the sockets.
+`admit` checks a vendor's request in this order: the fault `down`, the key, the faults `premium` and `429`, quotas.
+`AdmittedRequest.respond` returns the protocol's response, and `finish` applies faults to it. `control` responds to the
+sandbox's own routes. Time is an argument; the server owns the sockets.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class SandboxSettings:
 
 @dataclass(frozen=True, slots=True)
 class AdmittedRequest:
-    """A request that passed keys, quotas and faults, with its protocol and market."""
+    """A request that passed the checks of faults, keys and quotas, with its protocol and market."""
 
     protocol: RestProtocol
     request: Request
@@ -98,7 +98,7 @@ class AdmittedRequest:
 
 
 def key_is_valid(key: str) -> bool:
-    """Return True for every key that is not empty and does not begin with `bad`."""
+    """Return True if the key is not empty and does not begin with `bad`."""
     return bool(key) and not key.startswith("bad")
 
 
@@ -120,7 +120,7 @@ class RequestRouter:
     # Vendors ---------------------------------------------------------------------------------------------------------
 
     def admit(self, request: Request, now_us: int) -> AdmittedRequest | FaultyResponse:
-        """Spend the request's credits; return the admitted request, or the response if it is refused."""
+        """Spend the request's credits; return the admitted request, or the response to a refused request."""
         protocol = next((protocol for protocol in self._protocols if protocol.matches(request)), None)
         if protocol is None:
             message = f"The requested resource {request.path} was not found."
@@ -228,7 +228,7 @@ class RequestRouter:
                         "dividends": [paid._asdict() for paid in market.dividends(symbol, 0, now_us)],
                     }
                 case _:
-                    return json_response({"error": "the sandbox has no such route"}, 404)
+                    return json_response({"error": f"no route {request.path}; see docs/sandbox.md"}, 404)
         except (BadInput, ValueError) as error:
             return json_response({"error": str(error)}, 400)
         return json_response(body)
@@ -236,7 +236,8 @@ class RequestRouter:
     def _symbol(self, query: Mapping[str, str]) -> str:
         symbol = query.get("symbol", "")
         if symbol not in self.market.model.code:
-            raise BadInput(f"the sandbox has no symbol {symbol!r}")
+            example = self.market.model.symbols[0]
+            raise BadInput(f"the sandbox has no symbol {symbol!r}; use one that it simulates, such as {example}")
         return symbol
 
     def _bars(self, query: Mapping[str, str], now_us: int) -> dict[str, Any]:

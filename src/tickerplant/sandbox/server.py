@@ -327,7 +327,7 @@ class Sandbox:
                     self._send(stream, trades, done_us)
 
     def _has_backlog(self) -> bool:
-        """Return True if a client has over 2 MiB of unread data. The stream then waits at most `_MAX_BEHIND_S`."""
+        """Return True if a connection has over 2 MiB of unsent data. The stream then waits at most `_MAX_BEHIND_S`."""
         every = (connection for stream in self._streams.values() for connection in stream.connections)
         return any(connection.writer.transport.get_write_buffer_size() > _SLOW_BYTES // 4 for connection in every)
 

@@ -18,7 +18,7 @@ KNOWN: Final = {
 """Approximate price of each of the first symbols, in dollars. SYM0001, SYM0002 and so on follow them."""
 
 SIZES: Final = 1 << 16
-"""Length of the table of sizes. A symbol's trades of a day use consecutive entries."""
+"""Number of entries in each table of sizes. A symbol's trades of a day use consecutive entries."""
 _G = np.uint64(0x9E3779B97F4A7C15)
 _SALT_LEVEL, _SALT_SIGMA, _SALT_ACTIVE, _SALT_SPREAD, _SALT_ODD, _SALT_LOTS, _SALT_SMALL = range(1, 8)
 
@@ -37,33 +37,33 @@ class SymbolProfiles:
         self.forex = np.array(["/" in symbol and not symbol.startswith("BTC") for symbol in symbols])
         self.tick: Float64Array = np.where(self.forex, 1e-5, 1e-2)
         self.per_unit: Float64Array = np.where(self.forex, 1e5, 1e2)
-        """Increments per unit of price (1 / tick), an integer. Increments / per_unit is the price as a float."""
+        """Increments per unit of price (1 / tick), a whole number. A price is its increments / `per_unit`."""
         self.sigma: Float64Array = np.where(self.forex, 0.08, 0.2 + 0.3 * self._unit(_SALT_SIGMA))
         """Annual volatility."""
         spread = np.where(known, 0.4, 2.0 + 6.0 * self._unit(_SALT_SPREAD)) + 0.4 * self._unit(_SALT_SPREAD)
         self.spread: Float64Array = spread * 1e-4
-        """Ask minus bid as a fraction of the price, before it is raised to at least one tick."""
-        # Pareto tail with exponent 1.1: of 5,000 symbols the 500 most active have two thirds of the trades.
+        """Ask minus bid as a fraction of the price, before it is raised to at least one price increment."""
+        # Pareto tail with exponent 1.1: the 500 most active of 5,000 symbols have about 60 % of the trades.
         active = self._unit(_SALT_ACTIVE)
         weight = np.where(known, 25 + 35 * active, np.minimum(active**-0.9, 300.0))
         self.share: Float64Array = weight / weight.sum()
         """Fraction of all trades."""
         is_small = ~self.stock
         self.sizes: Int64Array = is_small.astype(np.int64)
-        """Row of the table of sizes: 0 for shares, 1 for units."""
+        """Row of the symbol's table in `size_sums`: 0 for shares, 1 for units."""
         multiple = np.where(self.forex, 1_000, np.where(is_small, 1, np.clip(np.rint(60 / self.base), 1, 8)))
         self.multiple: Int64Array = multiple.astype(np.int64)
-        """Multiplier of the table's sizes: trades of cheap stocks have more shares."""
+        """Multiplier of the table's sizes: 8 (cheap) to 1 for stocks, 1,000 for currencies, 1 for coins."""
 
     def _unit(self, salt: int) -> Float64Array:
         return unit(hashed(self.key, salt))
 
 
 def size_sums() -> Int64Array:
-    """Return the running sums of two tables of sizes, from 0: int64[2, SIZES + 1].
+    """Return the running sums of two tables of sizes, one per row, from 0: int64[2, SIZES + 1].
 
-    Row 0 contains shares: a third are odd lots, the others are round lots of 100 with a Pareto tail (exponent 1.5) up
-    to 50,000. Row 1 contains units (coins, lots of a currency) with the same tail up to 200.
+    The sizes of row 0 are shares: 35 % are odd lots, the others are round lots of 100 with a Pareto tail (exponent 1.5)
+    up to 50,000. The sizes of row 1 are units (coins, lots of a currency) with the same tail up to 200.
     """
     numbers = np.arange(SIZES, dtype=np.uint32)
     keys = hash32(numbers)

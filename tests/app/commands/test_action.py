@@ -118,7 +118,7 @@ def test_a_dividend_is_stored_and_may_be_repeated(plant: Plant) -> None:
 
 def test_invalid_actions_are_refused_in_one_sentence(plant: Plant, tmp_path: Path) -> None:
     split = ("action", "split", "ACME")
-    assert_refused(invoke(plant, *split, "31.8.2020", "4:1"), 2, "is not a date; write 2020-08-31")
+    assert_refused(invoke(plant, *split, "31.8.2020", "4:1"), 2, "is not a date; write a date such as 2020-08-31")
     assert_refused(invoke(plant, *split, "0020-08-31", "4:1"), 2, "outside the years")
     assert_refused(invoke(plant, *split, "2020-08-31", "4"), 2, "is not a ratio")
     assert_refused(invoke(plant, *split, "2020-08-31", "4:0"), 2, "'0' is not a positive number")

@@ -45,7 +45,7 @@ def plant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
 
 
 def orders(plant: Plant) -> dict[int, list[tuple[int, records.Record]]]:
-    """Return the rebuild records of raw by partition, with their offsets."""
+    """Return the rebuild records of the raw topic by partition, with their offsets."""
     found: dict[int, list[tuple[int, records.Record]]] = {}
     log = open_log("embedded:", data=plant.data)
     try:

@@ -193,7 +193,7 @@ def test_a_second_scheduler_on_one_log_fences_the_first(monkeypatch: pytest.Monk
 
 def test_the_sandbox_without_an_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = settings_of(monkeypatch, DAILY="sandbox")
-    with pytest.raises(ConfigError, match="the vendor sandbox does not run"):
+    with pytest.raises(ConfigError, match="the vendor sandbox is not running"):
         vendors.providers(settings, ["sandbox"], SystemClock(), None)
 
 

@@ -60,7 +60,7 @@ class Sandboxed:
         return caught.value
 
     async def equal(self, provider: Provider, symbol: str, interval: str, days: int, *, volume: bool = True) -> int:
-        """Check that the bars of the last `days` equal those of the market, except rounding; return their number."""
+        """Check that the bars of the last `days` equal the market's, except for rounding; return their number."""
         length = intervals.parse(interval)
         now_us = length.floor(self.endpoint.clock.now_us())
         from_us = now_us - days * intervals.D1.us

@@ -27,8 +27,8 @@ _QUARTER_US = 15 * MINUTE_US
 def offsets_us(times_us: Int64Array, zone: dt.tzinfo) -> Int64Array:
     """Return the zone's offset from UTC at each time, in µs.
 
-    Looks up the zone once per distinct day. On a day with a clock change it looks up each quarter of an hour. Every
-    clock change since 1900 is at a full quarter of an hour.
+    Looks up the zone for each distinct day. If the offset changes in a day, it looks up each distinct quarter of an
+    hour. The few clock changes that are not at a full quarter of an hour UTC take effect at the next quarter.
     """
     if not len(times_us):
         return times_us
@@ -80,7 +80,7 @@ def _suffix(offset_us: int) -> str:
 
 
 def time_column(times_us: Int64Array, zone: dt.tzinfo, style: str, *, sessions: bool) -> pa.Array:
-    """Return times in the requested style (`TIME_STYLES`). Daily bars (`sessions`) have dates instead of instants."""
+    """Return times in the requested style (`TIME_STYLES`). With `sessions` (daily or weekly), ISO times are dates."""
     if style != "iso":
         return pa.array(times_us // EPOCHS[style])
     if sessions:
@@ -97,7 +97,7 @@ def exact_time(us: int, zone: dt.tzinfo, style: str, *, sessions: bool) -> str |
 
 
 def format_columns(table: pa.Table, zone: dt.tzinfo, style: str = "iso", *, sessions: bool = False) -> pa.Table:
-    """Return the table with columns ready to encode: times as text or numbers, plain text, null instead of NaN."""
+    """Return the table with columns ready to encode: times in the style, no dictionaries, null instead of NaN."""
     columns: dict[str, Any] = {}
     for name in table.schema.names:
         column = table.column(name)

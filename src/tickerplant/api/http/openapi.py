@@ -17,18 +17,21 @@ Start = Annotated[
     str | None,
     Query(
         description="Start of the range, inclusive: ISO 8601, a date, or seconds, milliseconds or microseconds since "
-        "1970. A time without an offset is in `tz`. Without `start` the answer has the newest `limit` rows.",
+        "1970. A time without an offset is in `tz`. Without `start`, the answer has the newest `limit` rows before "
+        "`end`.",
         examples=["2026-03-09T09:30:00"],
     ),
 ]
-End = Annotated[str | None, Query(description="End of the range, exclusive.", examples=["2026-03-10"])]
+End = Annotated[
+    str | None, Query(description="End of the range, exclusive, in the formats of `start`.", examples=["2026-03-10"])
+]
 Limit = Annotated[
     int, Query(description=f"Maximum number of rows, up to {MAX_LIMIT:,}. `next` contains the start of the next page.")
 ]
 Skip = Annotated[
     int,
-    Query(description="Number of ticks at the page's first instant that the previous page contained. Copy it from "
-          "`next`."),
+    Query(description="Number of ticks to skip at the page's first instant, because the previous page contained them. "
+          "Copy it from `next`."),
 ]  # fmt: skip
 Zone = Annotated[
     str,
@@ -37,7 +40,8 @@ Zone = Annotated[
 ]  # fmt: skip
 Format = Annotated[Literal["json", "csv"], Query(description="JSON, or CSV with a header line.")]
 Times = Annotated[
-    Literal["iso", "s", "ms", "us"], Query(description="Times as ISO 8601 with offset, or as numbers since 1970 UTC.")
+    Literal["iso", "s", "ms", "us"],
+    Query(description="`iso`: ISO 8601 with offset. `s`, `ms`, `us`: numbers since 1970 UTC in this unit."),
 ]
 Adjust = Annotated[
     Literal["none", "splits", "all"],
@@ -80,7 +84,7 @@ EXAMPLE: Final[dict[int | str, dict[str, Any]]] = REFUSALS | {
             "text/csv": {"example": "time,open,high,low,close\n2026-03-09T09:30:00-04:00,257.1,257.9,256.8,257.4\n"},
         },
     },
-    404: {"description": "Unknown symbol."},
+    404: {"description": "Unknown symbol. The hint names similar symbols, or where to find all."},
 }  # fmt: skip
 """Responses of a path that returns rows of one symbol."""
 

@@ -92,8 +92,8 @@ def parse_range(
 ) -> RowRange:  # fmt: skip
     """Return the range that the parameters describe. `names` are the parameters' names in errors. Raises BadInput.
 
-    `sessions`: the times mean dates of trading sessions (daily bars) in the zone. An `end` within a day includes that
-    day's session.
+    `sessions`: the times mean dates of trading sessions (daily and weekly bars) in the zone. An `end` within a day
+    includes that day's session.
     """
     first, last = names
     start_us = None if not start else parse_time(start, zone, first)
@@ -155,4 +155,4 @@ def check_names(given: Iterable[str], known: Sequence[str]) -> None:
         if name not in known:
             near = difflib.get_close_matches(name.lower(), known, n=1)
             guess = f"; did you mean `{near[0]}`?" if near else "."
-            raise BadInput(f"unknown parameter `{name[:64]}`{guess} All are: {', '.join(known)}")
+            raise BadInput(f"unknown parameter `{name[:64]}`{guess} The parameters are: {', '.join(known)}")

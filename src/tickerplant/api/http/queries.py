@@ -30,7 +30,7 @@ class PageRequest:
 
     @property
     def by_session(self) -> bool:
-        """True for daily and weekly bars: their rows have dates of trading sessions instead of instants."""
+        """Return True for daily and weekly bars. Their rows have dates of trading sessions instead of instants."""
         return self.interval is not None and not self.interval.is_intraday
 
     def head(self) -> dict[str, Any]:
@@ -39,13 +39,13 @@ class PageRequest:
         return {"symbol": self.symbol, **interval, "tz": self.tz}
 
     def time(self, us: int) -> str | int:
-        """Return a time (µs) of the rows in the style that the client requested, exact to the microsecond."""
+        """Format a time of a row, given in µs, in the style that the client requested, exact to the microsecond."""
         return formats.exact_time(us, self.zone, self.times, sessions=self.by_session)
 
 
 @dataclass(frozen=True, slots=True)
 class RowQuery:
-    """Range, page size and encoding of rows."""
+    """Parameters of the routes that return rows of an interval: range, page size and encoding."""
 
     start: Start = None
     end: End = None
@@ -89,7 +89,7 @@ class TickQuery:
 
 @dataclass(frozen=True, slots=True)
 class RealtimeQuery:
-    """Parameters of the newest state. If `start`, `end`, `limit` or `skip` is given, the answer contains ticks."""
+    """Parameters of the route that returns the newest state, or ticks if `start`, `end`, `limit` or `skip` is given."""
 
     start: Start = None
     end: End = None
@@ -105,7 +105,7 @@ class RealtimeQuery:
 
     @property
     def wants_ticks(self) -> bool:
-        """True if the client asked for ticks instead of the newest state."""
+        """Return True if the client asked for ticks instead of the newest state."""
         return bool(self.start or self.end or self.limit is not None or self.skip)
 
     def page(self, symbol: str) -> PageRequest:
@@ -118,15 +118,18 @@ class RealtimeQuery:
 CoverageInterval = Annotated[str, Query(description="The interval of the bars: `1m`, `5m` or `1d`.", examples=["1m"])]
 CoverageFrom = Annotated[
     str | None,
-    Query(alias="from", description="Start of the range, inclusive, in the formats of `start`. Default: five sessions "
-          "before the end, or one year for daily bars.", examples=["2026-03-09"]),
+    Query(alias="from", description="Start of the range, inclusive: ISO 8601, a date, or seconds, milliseconds or "
+          "microseconds since 1970. Default: the last five sessions, or one year for daily bars.",
+          examples=["2026-03-09"]),
 ]  # fmt: skip
-CoverageTo = Annotated[str | None, Query(alias="to", description="End of the range, exclusive. Default: now.")]
+CoverageTo = Annotated[
+    str | None, Query(alias="to", description="End of the range, exclusive, in the formats of `from`. Default: now.")
+]
 
 
 @dataclass(frozen=True, slots=True)
 class CoverageQuery:
-    """Parameters of one symbol's coverage."""
+    """Parameters of the route that returns one symbol's coverage."""
 
     interval: CoverageInterval = "1m"
     from_: CoverageFrom = None

@@ -47,8 +47,8 @@ def csv_response(
 ) -> Response:  # fmt: skip
     """Return a CSV response with the file name `name`.csv.
 
-    Headers contain the fields that JSON has beside the rows: the position, `X-Next`, and one header for each field of
-    `extra`. Fields that are None or {} are omitted.
+    Headers contain the position, the next page's parameters (`X-Next`, `following`), and each field of `extra`. Fields
+    that are None or {} are omitted.
     """
     headers = {HEADER: position.json(), "Content-Disposition": f'inline; filename="{name.replace("/", "-")}.csv"'}
     for field, value in {"next": following, **(extra or {})}.items():
@@ -141,7 +141,7 @@ async def require_symbol(transaction: ReadTransaction, symbol: str) -> None:
 
 
 def unknown_symbol(symbol: str, known: list[str]) -> ApiError:
-    """Return the 404 for a symbol that is not among the known ones. The hint names the nearest ones."""
+    """Return the 404 for a symbol that is not among the known ones. The hint names similar symbols."""
     near = difflib.get_close_matches(symbol, known, n=3)
     hint = f"did you mean {', '.join(near)}?" if near else "see /v1/symbols for all known symbols"
     return ApiError(404, "unknown_symbol", f"unknown symbol {symbol}", hint)

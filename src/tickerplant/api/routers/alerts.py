@@ -134,7 +134,10 @@ async def _read(request: Request, kind: type[T]) -> T:
         body += chunk
         if len(body) > MAX_BODY_BYTES:
             raise ApiError(
-                413, "too_large", f"the body has more than {MAX_BODY_BYTES} bytes", "a rule has a few hundred bytes"
+                413,
+                "too_large",
+                f"the body has more than {MAX_BODY_BYTES} bytes",
+                "send one rule, which has a few hundred bytes",
             )
     try:
         return msgspec.json.decode(body, type=kind)

@@ -65,8 +65,8 @@ async def of_all(
 ) -> Response:  # fmt: skip
     """Return one row for each symbol that has bars or an answer of a vendor: the number of expected bars, by status.
 
-    `share` is the fraction of due bars that are stored or had no trades. `backfill` is the progress of the backfill,
-    or null if none runs.
+    `share` is the fraction of due bars that are stored and complete, or had no trades. `backfill` is the newest
+    progress report of the backfill, or null if there is none.
     """
     state: ApiState = request.app.state.api
     zone, step = params.parse_zone(tz), params.parse_interval(interval, INTERVALS, "/v1/coverage")
@@ -104,7 +104,7 @@ async def of_one(request: Request, symbol: Symbol, query: Annotated[CoverageQuer
     - `partial`: stored, but the feed was down for part of the bar
     - `no_trade`: no trades in the bar
     - `outage`: no feed was up, or no vendor was reachable
-    - `quota`: requested as soon as a vendor's quota allows it
+    - `quota`: a vendor's quota is spent; the plant requests the bar when the quota allows it
     - `unavailable`: no vendor has the bar, or its bars were rejected
     - `missing`: no vendor has been asked yet
     - `pending`: the bar is not over yet
@@ -164,9 +164,9 @@ def _calendars(rules: Rules, symbols: Sequence[str]) -> dict[str, Calendar]:
 def _range(
     from_: str | None, to: str | None, zone: dt.tzinfo, step: Interval, calendars: Sequence[Calendar], now_us: int
 ) -> tuple[int, int]:
-    """Return the requested range in µs. A missing bound comes from the calendar with the longest default range.
+    """Return the requested range in µs. A missing bound is the earliest default start, or the latest default end.
 
-    Raises BadInput.
+    Each calendar has a default range. Raises BadInput.
     """
     requested = params.parse_range(from_, to, 1, zone, sessions=not step.is_intraday, names=("from", "to"))
     until_us = now_us if requested.end_us is None else requested.end_us

@@ -83,7 +83,7 @@ _VALUES: Final[dict[int | str, dict[str, Any]]] = EXAMPLE | {
         },
     },
     400: {"description": "A parameter is invalid. The message names the valid ones."},
-    404: {"description": "Unknown indicator or unknown symbol."},
+    404: {"description": "Unknown indicator or symbol. The hint names similar ones, or where to find all."},
     503: {"description": "The database is unavailable, or too many requests are waiting. Try again."},
 }
 _LIST: Final[dict[int | str, dict[str, Any]]] = REFUSALS | {
@@ -204,7 +204,7 @@ def _own_parameters(request: Request) -> dict[str, str]:
         if key in OWN:
             continue
         if key in found:
-            raise BadInput(f"the parameter `{key[:64]}` is given twice")
+            raise BadInput(f"the parameter `{key[:64]}` is given twice; send it once")
         found[key] = value.strip()
     return found
 

@@ -43,12 +43,12 @@ _STATE_EXAMPLE: Final[dict[int | str, dict[str, Any]]] = EXAMPLE | {
             "application/json": {
                 "examples": {
                     "state": {
-                        "summary": "Newest state: without `start`, `end` and `limit`",
+                        "summary": "Newest state: without `start`, `end`, `limit` and `skip`",
                         "value": _STATE
                         | {"tick": _TICK, "bars": {"1m": None, "5m": None, "1d": None}, "analytics": []},
                     },
                     "ticks": {
-                        "summary": "Ticks: with `start`, `end` or `limit`",
+                        "summary": "Ticks: with `start`, `end`, `limit` or `skip`",
                         "value": _STATE | {"count": 1, "next": None, "ticks": [_TICK]},
                     },
                 }
@@ -63,10 +63,10 @@ router = APIRouter(prefix="/v1", tags=["market data"])
 
 @router.get("/realtime/{symbol:path}", responses=_STATE_EXAMPLE, summary="Newest state of a symbol, or its ticks")
 async def realtime(request: Request, symbol: Symbol, query: Annotated[RealtimeQuery, Depends()]) -> Response:
-    """Return the last tick that may set a price, the newest bar of each interval, and values of forming bars.
+    """Return the last tick that may set a price, the newest bars of `1m`, `5m` and `1d`, and values of forming bars.
 
     All rows are read at one log position. Forming bars in the store are up to a second old; `/v1/stream` has them at
-    once. CSV contains the last tick only, on one line. If `start`, `end`, `limit` or `skip` is given, the answer
+    once. CSV contains only the last tick. If `start`, `end`, `limit` or `skip` is given, the answer
     contains ticks, as `/v1/ticks` does. Without `start` they are the newest ticks, in ascending order of time.
     """
     state: ApiState = request.app.state.api

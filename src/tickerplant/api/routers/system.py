@@ -129,7 +129,9 @@ def _stream_health(state: ApiState) -> dict[str, Any]:
     if tail is None or not tail.alive:
         return _component("stream", "failed", "the stream is not running; see the log of Tickerplant")
     if tail.error is not None:
-        return _component("stream", "failed", f"the log cannot be read: {tail.error}")
+        return _component(
+            "stream", "failed", f"the log cannot be read: {tail.error}; the stream tries again every second"
+        )
     if tail.lag_s > MAX_TAIL_LAG_S:
         return _component(
             "stream", "degraded", f"{tail.lag_s:.0f} s behind the log; clients receive the newest state only"

@@ -49,10 +49,10 @@ STATEFUL: Final = (TICKS, BARS, ANALYTICS)
 """Channels with a newest state, which a snapshot contains."""
 
 DROP_EXTENSION: Final = "tickerplant.drop"
-"""ASGI extension of this server: `drop(text, code, reason)` closes a connection at once, even if its socket is full."""
+"""ASGI extension of this server: `drop(text, code, reason)` closes a connection even if its socket is full."""
 
 STALL_S: Final = 15.0
-"""Seconds without a read after which a client is dropped. 15 s is longer than any pause of a garbage collector."""
+"""Seconds without a read after which a client is dropped. 15 s is longer than a client's usual pauses."""
 POSITION_S: Final = 5.0
 """Seconds between two `position` messages."""
 MAX_CLIENTS: Final = 1_000
@@ -104,7 +104,7 @@ class Stream:
                 self.hub.send_position()
 
     async def load_state(self, wanted: Filter) -> None:
-        """Add the newest state of the selected symbols from the store to the hub. Each symbol is read only once."""
+        """Add the newest state of the selected symbols from the store to the hub, except for symbols read before."""
         if self._read_newest is None or self._loaded_all:
             return
         everything = any(wanted.every(kind) for kind in STATEFUL)
@@ -381,7 +381,7 @@ def _first_bytes(records: list[StreamRecord], limit: int) -> list[StreamRecord]:
 
 
 def _is_disconnect(error: Exception) -> bool:
-    """Return whether an error only means that the connection is closed. The server raises several types for it."""
+    """Return True if an error only means that the connection is closed. The server raises several types for it."""
     # The server raises this RuntimeError after a frame that was too large, for example.
     closed = isinstance(error, RuntimeError) and "websocket.close" in str(error)
     names = ("ClientDisconnected", "WebSocketDisconnect", "InvalidState")

@@ -116,7 +116,7 @@ class Hub:
 
     @property
     def position(self) -> Position:
-        """The position after the last applied record of each partition."""
+        """Return the position after the last applied record of each partition."""
         return Position.of(self.identity.log_id, self.identity.generation, self.positions)
 
     # records

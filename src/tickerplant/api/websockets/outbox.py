@@ -45,14 +45,14 @@ class Frame:
 
     @property
     def text(self) -> str:
-        """All rows as JSON."""
+        """Return all rows, or the events, as JSON."""
         if self._text is None:
             self._text = self._encoded(self._chosen)
         return self._text
 
     @property
     def closed(self) -> str:
-        """The rows that must not be conflated, as JSON; "" if there are none."""
+        """Return the rows that must not be conflated, as JSON; "" if there are none."""
         if self.kind in (STATUS, ALERTS):
             return self.text
         if self.kind == TICKS:
@@ -68,7 +68,7 @@ class Frame:
 
     @property
     def keys(self) -> set[Hashable]:
-        """The keys of the rows that may be conflated: symbols of ticks, (symbol, interval) of forming rows."""
+        """Return the keys of the rows that may be conflated: symbols of ticks, (symbol, interval) of forming rows."""
         if self._keys is None:
             self._keys = set()
             if self.kind not in (STATUS, ALERTS):
@@ -78,7 +78,7 @@ class Frame:
 
     @property
     def conflatable(self) -> int:
-        """Number of rows that may be conflated."""
+        """Return the number of rows that may be conflated."""
         _ = self.keys
         return self._conflatable
 
@@ -166,7 +166,7 @@ class Outbox:
 
     @property
     def ready(self) -> bool:
-        """True if the outbox has anything to send."""
+        """Return True if the outbox has anything to send."""
         return bool(self._texts) or bool(self._keys)
 
     def put(self, text: str, *, counted: bool = True) -> None:

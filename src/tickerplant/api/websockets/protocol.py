@@ -195,11 +195,11 @@ class Filter:
         self._without = {kind: _KindFilter(kind, without) for kind in KINDS} if without else None
 
     def wants(self, kind: str) -> bool:
-        """Return whether the subscription contains any row of this kind."""
+        """Return True if the subscription contains any row of this kind."""
         return bool(self._kinds[kind].by_interval)
 
     def every(self, kind: str) -> bool:
-        """Return whether the subscription contains all symbols of this kind for at least one interval."""
+        """Return True if the subscription contains all symbols of this kind for at least one interval."""
         return any(symbols is None for symbols in self._kinds[kind].by_interval.values())
 
     def named(self) -> set[str]:
@@ -228,7 +228,7 @@ class Filter:
         return chosen if chosen.any() else False
 
     def status(self) -> bool:
-        """Return whether status events are selected."""
+        """Return True if status events are selected."""
         return self.wants(STATUS) and not (self._without and self._without[STATUS].by_interval)
 
 

@@ -62,7 +62,7 @@ class StreamRecord:
     - `names`: the order of the columns on the wire.
     - `symbols`: the dictionary that `codes` index.
     - `event`: a status event, which has no columns.
-    - `trade_ids`: an Arrow array until a client needs it, because each id becomes a Python object.
+    - `trade_ids`: an Arrow array. Only the ids of rows that a client receives become Python objects.
     """
 
     source: TopicPartition
@@ -84,7 +84,7 @@ class StreamRecord:
 
     @property
     def forming(self) -> npt.NDArray[np.bool_]:
-        """Mask of the rows of forming bars."""
+        """Return a mask of the rows of forming bars."""
         mask: npt.NDArray[np.bool_] = self.columns["state"] == schemas.FORMING
         return mask
 

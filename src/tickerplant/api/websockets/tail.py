@@ -52,7 +52,7 @@ class Tail:
 
     @property
     def alive(self) -> bool:
-        """True while the thread runs."""
+        """Return True while the thread runs."""
         return self._thread.is_alive()
 
     def start(self) -> None:

@@ -157,7 +157,7 @@ def _date(text: str) -> int:
     try:
         day = dt.datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=dt.UTC)
     except ValueError:
-        raise BadInput(f"DATE {text!r} is not a date; write 2020-08-31") from None
+        raise BadInput(f"DATE {text!r} is not a date; write a date such as 2020-08-31") from None
     if day.year not in YEARS:
         raise BadInput(f"DATE {text!r} is outside the years {YEARS[0]} to {YEARS[-1]}")
     return micros_of(day)
@@ -177,7 +177,7 @@ def _positive(text: str, what: str) -> float:
     except ValueError:
         value = math.nan
     if not (value > 0 and math.isfinite(value)):
-        raise BadInput(f"{what}: {text.strip()!r} is not a positive number")
+        raise BadInput(f"{what}: {text.strip()!r} is not a positive number; write a number above 0")
     return value
 
 

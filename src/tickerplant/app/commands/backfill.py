@@ -85,10 +85,10 @@ def _order(symbols: Sequence[str], intervals: Sequence[str], from_: str | None, 
     names = [parse(text).name for text in intervals]
     wrong = next((name for name in names if name not in HISTORY_INTERVALS), None)
     if wrong is not None:
-        raise BadInput(f"--interval {wrong}: vendors supply bars of {', '.join(HISTORY_INTERVALS)} only")
+        raise BadInput(f"--interval {wrong}: vendors supply only bars of {', '.join(HISTORY_INTERVALS)}")
     start_us, end_us = (us or 0 for us in time_range(from_, to))
     if start_us > time.time_ns() // 1_000:
-        raise BadInput(f"--from {from_} is in the future")
+        raise BadInput(f"--from {from_} is in the future; write an earlier time")
     return Order(
         id=uuid.uuid4().hex[:12],
         symbols=[*dict.fromkeys(check_symbol(symbol) for symbol in symbols)],

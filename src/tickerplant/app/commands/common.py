@@ -142,7 +142,7 @@ def _put(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
 
 
 def notify(text: str) -> None:
-    """Print a message, which is not part of the command's output, to stderr."""
+    """Print a message to stderr. It is not part of the command's output."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -169,7 +169,7 @@ def console_for_tables() -> Console:
 
 
 def cell(value: Any) -> str:
-    """Return a value as text for a table: a number with at most ten digits, None as an empty text."""
+    """Return a value as text for a table. A float has ten significant digits; from 1e9 on, no fraction."""
     if isinstance(value, float):
         return f"{value:,.10g}" if abs(value) < 1e9 else f"{value:,.0f}"
     if isinstance(value, bool):
@@ -193,14 +193,14 @@ def time_option(text: str | None, name: str) -> int | None:
     try:
         moment = dt.datetime.fromisoformat(text)
     except ValueError:
-        raise BadInput(f"{name} {text!r} is not a time; write 2012-06-21 or 2012-06-21T13:30:00Z") from None
+        raise BadInput(f"{name} {text!r} is not a time; write it as 2012-06-21 or 2012-06-21T13:30:00Z") from None
     return micros_of(moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC))
 
 
 def time_range(
     start: str | None, end: str | None, names: tuple[str, str] = ("--from", "--to")
 ) -> tuple[int | None, int | None]:
-    """Return two time options in µs. Raises BadInput unless the start is before the end. `names`: the options."""
+    """Return two time options in µs. Raises BadInput if the start is not before the end. `names`: the options."""
     from tickerplant.core.times import check_range
 
     start_us, end_us = time_option(start, names[0]), time_option(end, names[1])
@@ -226,5 +226,5 @@ def stored_interval(text: str) -> str:
 
 
 def exit_code_of(error: TickerplantError) -> int:
-    """Return the exit code of an error: 2 for wrong usage, like an unknown option, else 1."""
+    """Return the exit code of an error: 2 for wrong input or settings, else 1. An unknown option exits with 2 too."""
     return 2 if isinstance(error, BadInput | ConfigError) else 1

@@ -23,7 +23,7 @@ KEY: Final = ("symbol", "interval", "time", "source", "other_source")
 def compare(
     loaded: Loaded,
     symbols: Annotated[list[str] | None, typer.Argument(metavar="[SYMBOL...]", help="Symbols; default: all.")] = None,
-    interval: Annotated[str | None, typer.Option("--interval", "-i", help="Only bars of this interval.")] = None,
+    interval: Annotated[str | None, typer.Option("--interval", "-i", help="Print only bars of this interval.")] = None,
     from_: Annotated[str | None, typer.Option("--from", help=START_HELP)] = None,
     to: Annotated[str | None, typer.Option("--to", help=END_HELP)] = None,
     count: Annotated[

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 PRICE_ROWS, INDICATOR_ROWS = 14, 8
 SHOWN_BELOW: Final = 5
-"""Number of rows in the table below a chart."""
+"""Maximum rows in the table below a chart."""
 _FEW_BROKEN: Final = 3
 
 
@@ -33,7 +33,7 @@ def compute(
     ],
     symbol: Annotated[
         str | None,
-        typer.Option("--symbol", help="Use only bars of this symbol. If the file has no symbol column: its symbol."),
+        typer.Option("--symbol", help="Use only bars of this symbol. In a file without symbols: symbol of all bars."),
     ] = None,
     interval: Annotated[str | None, typer.Option("--interval", help="Interval of the bars in the file.")] = None,
     tz: Annotated[str | None, typer.Option("--tz", help="Time zone of times without one; default UTC.")] = None,
@@ -42,7 +42,8 @@ def compute(
         typer.Option("--date-order", help="Order of dates such as 03/04/2024: mdy or dmy.", metavar="mdy|dmy"),
     ] = None,
     start: Annotated[
-        str | None, typer.Option("--start", help="First time to print; earlier bars enter the calculation.")
+        str | None,
+        typer.Option("--start", help="Start of the printed range, inclusive; earlier bars enter the calculation."),
     ] = None,
     end: Annotated[str | None, typer.Option("--end", help="End of the printed range, exclusive.")] = None,
     last: Annotated[
@@ -52,14 +53,14 @@ def compute(
         ),
     ] = None,
     draw: Annotated[
-        bool, typer.Option("--draw", help="Draw the close and the indicators. Default on a terminal.")
+        bool, typer.Option("--draw", help="Draw the close and the indicators. Default for one symbol on a terminal.")
     ] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
     """Compute indicators over a file of bars, with the same code as the stream. Needs no plant.
 
-    Draws charts on a terminal, and prints a table elsewhere.
+    Draws charts on a terminal if the file has one symbol; otherwise prints only a table.
     """
     from tickerplant.app.wiring import files, on_demand
 
@@ -93,7 +94,7 @@ def _notify_broken(name: str, reasons: list[str]) -> None:
 
 
 def charts(bars: pa.Table, chosen: list[Calculation], symbol: str) -> list[str]:
-    """Return the lines of a chart of the close and of one chart for each indicator."""
+    """Return the lines of a chart of the close, and of one or more charts for each indicator."""
     from tickerplant.app.terminal.price_chart import group_by_axis, panel
 
     times = [moment.strftime("%Y-%m-%d %H:%M").removesuffix(" 00:00") for moment in bars.column("time").to_pylist()]

@@ -31,7 +31,7 @@ def coverage(
         str | None,
         typer.Option(
             "--from",
-            help="Start of the range, inclusive; UTC if it has no time zone. Default: five sessions; for 1d one year.",
+            help="Start of the range, inclusive; UTC if it has no time zone. Default: five sessions; 1d: one year.",
         ),
     ] = None,
     to: Annotated[str | None, typer.Option("--to", help="End of the range, exclusive; default: now.")] = None,

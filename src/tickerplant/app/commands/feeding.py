@@ -1,4 +1,4 @@
-"""Shared by commands that append to raw and wait for the tables: `replay`, `rebuild`, `action`, `backfill`."""
+"""Shared by commands that append raw records and wait for the tables: `replay`, `rebuild`, `action`, `backfill`."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def wait_until_stored(
     """Block until all results of the raw records up to the offsets `last`, by partition, are in the tables.
 
     `own_services` is true if this process runs the services. If it is false, a long wait prints which results are
-    missing. Calls `report` with the number of partitions, over all topics, and the number still missing. Raises
+    missing. Calls `report(total, missing)` with counts of partitions over the three topics of the tables. Raises
     TickerplantError when stopped, when a service of this process has failed, or when nothing arrives and no service
     runs.
     """
@@ -99,7 +99,7 @@ def wait_until_stored(
 
 
 def _any_service_runs(plant: Plant) -> bool:
-    """Return whether a service runs. True if the log does not answer."""
+    """Return True if a service runs, or if the log does not answer."""
     try:
         return any(plant.event_log.members(name) for name in LOCAL)
     except LogError:

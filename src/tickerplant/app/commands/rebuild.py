@@ -80,13 +80,14 @@ def _report(names: list[str], offsets: Mapping[int, int], made: Rebuilt, seconds
         print(f"bars rebuilt after {seconds:.1f} s: {', '.join(counted)}")
     for name in nothing:
         notify(
-            f"{name}: nothing to rebuild; raw has no ticks or bars of it in this range, or retention has deleted them"
+            f"{name}: nothing to rebuild; the log has no ticks or bars of this symbol in the range, or retention has "
+            "deleted them"
         )
 
 
 @dataclass(slots=True)
 class Rebuilt:
-    """The result of a rebuild: closed bars by interval and by symbol, and the number of withdrawn bars."""
+    """The result of a rebuild: counts of bars. `by_symbol` includes the withdrawn bars, `by_interval` does not."""
 
     by_interval: dict[str, int] = field(default_factory=dict)
     by_symbol: dict[str, int] = field(default_factory=dict)

@@ -39,7 +39,7 @@ def up(
         bool | None, typer.Option("--sandbox/--no-sandbox", help="Run the sandbox vendor, which needs no key.")
     ] = None,
 ) -> None:
-    """Run the whole plant in this process, with the sandbox vendor if no vendor's key is set.
+    """Run all services in this process, and the sandbox vendor if no other vendor is configured.
 
     Ctrl-C stops the plant.
     """
@@ -85,7 +85,8 @@ def run(
     stop = threading.Event()
     if name == "store":
         if not settings.embedded_store:
-            raise ConfigError("`run store` runs the embedded database, but the setting store names another database")
+            raise ConfigError("`run store` runs the embedded database, but the setting store names another database; "
+                              "start that database yourself, or set store to embedded:")  # fmt: skip
         with signals(stop):
             serve(settings, stop, while_used=while_used)
         return
@@ -119,7 +120,7 @@ def sandbox(
     ] = None,
     s_sandbox__seed: Annotated[int | None, typer.Option("--seed", help="Seed of the simulated prices.")] = None,
     s_sandbox__start: Annotated[
-        str | None, typer.Option("--start", help="First time of the sandbox's clock, ISO 8601; default: now.")
+        str | None, typer.Option("--start", help="Initial time of the sandbox's clock, ISO 8601; default: now.")
     ] = None,
     s_sandbox__speed: Annotated[
         float | None, typer.Option("--speed", help="Speed of the sandbox's clock as a multiple of real time.")
@@ -171,7 +172,7 @@ def supervise(supervisor: Supervisor, stop: threading.Event, *, when_up: tuple[S
 
 
 def _answers(settings: Settings) -> bool:
-    """Return whether the API's port accepts connections. True for port 0: the API's log line has the chosen port."""
+    """Return True if the API's port accepts connections, or if it is 0. The API's log line then has the chosen port."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.api.host, settings.api.host)  # noqa: S104
     with contextlib.suppress(OSError):
         if settings.api.port:
@@ -186,7 +187,7 @@ def _summary(settings: Settings, names: list[str], *, made_up: bool) -> str:
     shown = "localhost" if host in ("0.0.0.0", "127.0.0.1", "::", "::1") else f"[{host}]" if ":" in host else host  # noqa: S104
     base = f"http://{shown}:{settings.api.port or '…'}"
     opened = "#apikey=KEY" if settings.api.key is not None else ""
-    feeds = "none: the sandbox is off and no vendor's key is set" if "market_data" not in names else "from vendors"
+    feeds = "none: the sandbox is off and no vendor is configured" if "market_data" not in names else "from vendors"
     lines = {
         "dashboard": f"{base}/{opened}",
         "API": f"{base}/docs",

@@ -104,7 +104,7 @@ def adopt(
 
 
 def _require_yes() -> NoReturn:
-    notify("adopt binds the store to a log that it has not followed from the start. Stored rows stay as they are.")
+    notify("adopt binds the store to a log that it has not followed from the start. Stored rows do not change.")
     notify("Records of the lost log that the store had not applied are lost. Ticks that are fed again are stored a")
     notify("second time. To adopt the log, run the command again with --yes.")
     raise typer.Exit(1)

@@ -30,7 +30,7 @@ def tail(
     from_: Annotated[
         str | None,
         typer.Option(
-            "--from", help="earliest, latest, or the time when records were appended; default: the last rows."
+            "--from", help="earliest, latest, or the append time of the first record; default: the last rows."
         ),
     ] = None,
     count: Annotated[

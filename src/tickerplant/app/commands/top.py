@@ -26,7 +26,7 @@ ROWS_PER_SYMBOL = 4  # a withdrawn bar is replaced by the one before; several in
 def top(
     loaded: Loaded,
     interval: Annotated[str, typer.Option("--interval", "-i", help=STORED_INTERVALS)] = "1m",
-    seconds: Annotated[float | None, typer.Option("--seconds", help="Stop after this time.")] = None,
+    seconds: Annotated[float | None, typer.Option("--seconds", help="Stop after this many seconds.")] = None,
 ) -> None:
     """Show each symbol's newest bar and indicators, live, until Ctrl-C."""
     import time
@@ -58,7 +58,7 @@ def top(
 
 
 class NewestRows:
-    """The newest row of each symbol that is not withdrawn."""
+    """Each symbol's newest row that is not withdrawn."""
 
     def __init__(self) -> None:
         self._rows: dict[str, dict[Any, dict[str, Any]]] = {}

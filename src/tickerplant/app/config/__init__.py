@@ -1,4 +1,4 @@
-"""The settings: one typed tree, its sources, and its description.
+"""The settings: one typed tree, the places where values are set, and a description.
 
 In: command-line flags, the environment and a TOML file. Out: `Loaded`, the settings and the origin of each value. Begin
 with `settings`. `groups` contains the parts of the tree, `renamed` contains former names, and `describe` makes tables.

@@ -88,8 +88,8 @@ NO_VENDOR = "none"
 def by_action_cost(names: tuple[str, ...]) -> tuple[str, ...]:
     """Sort vendors of splits and dividends by the cost of a request, cheapest first.
 
-    Yahoo needs one request. Alpha Vantage needs 2 of its 25 requests per day. Twelve Data needs 40 of its 800 credits
-    per day.
+    For one symbol Yahoo needs one request, Alpha Vantage 2 of its 25 requests per day, and Twelve Data 40 of its 800
+    credits per day.
     """
     cost = {"yahoo": 0, "alphavantage": 2, "twelvedata": 40}
     return tuple(sorted(names, key=lambda name: cost.get(name, 1)))
@@ -204,7 +204,7 @@ class VendorSettings(SettingsGroup):
         return by_action_cost(order) if kind == "actions" else order
 
     def any_key(self) -> bool:
-        """Return whether any vendor is usable: it has a key, or an order contains it."""
+        """Return True if a vendor other than the sandbox is configured: it has a key, or an order contains it."""
         named = (*self.stream, *self.intraday, *self.daily, *self.actions)
         return bool(self.with_keys()) or any(name not in (NO_VENDOR, "sandbox") for name in named)
 
@@ -213,13 +213,13 @@ class SandboxSettings(SettingsGroup):
     """The sandbox vendor: a local server with simulated prices that serves the vendors' protocols."""
 
     enabled: bool | None = Field(
-        default=None, description="Start the sandbox vendor with `up`; unset: only if no vendor's key is set."
+        default=None, description="Start the sandbox vendor with `up`; unset: only if no other vendor is configured."
     )
     rate: float = Field(
         default=50.0,
         gt=0,
         le=1_000_000,
-        description="Trades per second that the sandbox simulates, all symbols together, on average over a day.",
+        description="Average trades per second of the sandbox, all symbols together, while markets are open.",
     )
     seed: int = Field(default=7, description="Seed of the simulated prices: the same seed gives the same prices.")
     port: int = Field(default=0, ge=0, le=65535, description="Port that the sandbox listens on; 0: a free port.")
@@ -234,7 +234,7 @@ class SandboxSettings(SettingsGroup):
         description="Trading hours of the sandbox's stocks: `always` (round the clock), or `us` (New York's sessions).",
     )
     start: str = Field(
-        default="", description="First time of the sandbox's clock, ISO 8601; unset: the machine's time."
+        default="", description="Initial time of the sandbox's clock, ISO 8601; unset: the machine's time."
     )
     speed: float = Field(
         default=1.0, ge=0.01, le=10_000, description="Speed of the sandbox's clock as a multiple of real time."
@@ -244,7 +244,7 @@ class SandboxSettings(SettingsGroup):
         default=(), description="Faults to inject: `SECONDS FAULT`, as in `60 do=mute&seconds=30`; see `sandbox.md`."
     )
     fault_seed: int | None = Field(
-        default=None, description="Seed of random faults, one every few minutes; unset: no random faults."
+        default=None, description="Seed of random faults, about 100 an hour; unset: no random faults."
     )
 
     @field_validator("start")

@@ -1,4 +1,4 @@
-"""All settings of the plant, one typed tree, read only here.
+"""All settings of the plant as one typed tree. Only this module reads them.
 
 Precedence, highest first: a flag of the command line, the environment, the TOML file, the default. Variables are named
 `TICKERPLANT_…`, with `__` for a dot. The file is `--config`, or `tickerplant.toml` in the data folder. Every setting
@@ -183,17 +183,17 @@ class Settings(BaseSettings):
 
     @property
     def embedded_log(self) -> bool:
-        """True if the log is a file that the processes of this machine share."""
+        """Return True if the log is a file that the processes of this machine share."""
         return not self.log.startswith("kafka://")
 
     @property
     def embedded_store(self) -> bool:
-        """True if the database is the embedded one in the data folder."""
+        """Return True if the database is the embedded one in the data folder."""
         return self.store.get_secret_value() == EMBEDDED
 
     @property
     def wants_sandbox(self) -> bool:
-        """True if `up` starts the sandbox vendor."""
+        """Return True if `up` starts the sandbox vendor."""
         return not self.vendors.any_key() if self.sandbox.enabled is None else self.sandbox.enabled
 
 
@@ -208,9 +208,9 @@ class Loaded:
 
 
 def load(flags: Mapping[str, Any] | None = None, *, config: Path | None = None) -> Loaded:
-    """Read all sources and return the settings. `flags` is the tree of the command-line options.
+    """Return the settings from flags, environment and file. `flags` is the tree of the command-line options.
 
-    Raises ConfigError with one sentence: the setting's name, its origin and the fault.
+    Raises ConfigError with one sentence: the setting's name, its origin and the error.
     """
     flags = _copied(flags or {})
     from_env, former_names = _environment()
@@ -254,14 +254,14 @@ def _file(path: Path, *, must_exist: bool) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         if must_exist:
-            raise ConfigError(f"there is no settings file {path}") from None
+            raise ConfigError(f"there is no settings file {path}; correct --config") from None
         return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"the settings file {path} cannot be read: {error}") from None
 
 
 _WHOLE = {"rules.calendars", "rules.activity_bars", "rules.indicators"}
-"""Tables with free keys that a source replaces as a whole. Other tables are merged entry by entry."""
+"""Tables with free keys that a flag, the environment or the file replaces as a whole. Others are merged by entry."""
 
 
 def _merge(into: dict[str, Any], tree: Mapping[str, Any], origins: dict[str, str], origin: str, prefix: str) -> None:

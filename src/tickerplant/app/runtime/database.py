@@ -60,7 +60,7 @@ def database(
 
 
 def is_up(settings: Settings) -> bool:
-    """Return whether an embedded server has an owner. True for a store that the plant does not start."""
+    """Return True if the embedded server has an owner, or if the store is not embedded."""
     return not settings.embedded_store or FolderLock(settings.data, "store.lock").is_held(exclusively=True)
 
 

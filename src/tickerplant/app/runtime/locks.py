@@ -76,7 +76,7 @@ class FolderLock:
         return {}
 
     def is_held(self, *, exclusively: bool = False) -> bool:
-        """Return whether any process, including this one, holds the lock.
+        """Return True if any process, including this one, holds the lock.
 
         If `exclusively` is true, only an exclusive holder counts. Concurrent calls with `exclusively` do not mistake
         each other for a holder.
@@ -109,4 +109,6 @@ def _open(path: Path) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise ConfigError(f"the data folder {path.parent} cannot be used: {error.strerror}") from None
+        raise ConfigError(
+            f"the data folder {path.parent} cannot be used: {error.strerror}; choose another folder with --data"
+        ) from None

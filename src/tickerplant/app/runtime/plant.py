@@ -214,5 +214,5 @@ def folder_shared(settings: Settings, service: str) -> Iterator[None]:
 
 
 def folder_is_held(settings: Settings) -> bool:
-    """Return whether a plant, or a service of one, runs on the data folder."""
+    """Return True if a plant, or a service of one, runs on the data folder."""
     return FolderLock(settings.data, "plant.lock").is_held()

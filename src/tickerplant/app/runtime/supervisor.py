@@ -43,7 +43,7 @@ passes five threads waits 25 ms. On one core (see `cpu_affinity`) a hand-over is
 latency is a fifth lower than with 0.5 ms."""
 
 NOT_RESTARTABLE: Final = (ConfigError, MigrationError, SnapshotRefused, StoreMismatch)
-"""Errors that a restart cannot cure: the service fails at once, and the supervisor stops."""
+"""Errors that a restart does not remove: the service fails at once, and the supervisor stops."""
 
 log = structlog.get_logger(__name__)
 

@@ -59,7 +59,7 @@ class Line:
 
     @property
     def text(self) -> str:
-        """The characters without label and colours."""
+        """Return the characters without label and colours."""
         return "".join(MARKS[status][0] for status in self.columns)
 
 
@@ -72,7 +72,7 @@ class CoverageChart:
 
     @property
     def legend(self) -> list[str]:
-        """The statuses that occur, ordered as in `MARKS`."""
+        """Return the statuses that occur, ordered as in `MARKS`."""
         there = {status for line in self.lines for status in line.columns}
         return [status for status in MARKS if status in there and status != CLOSED]
 

@@ -18,7 +18,7 @@ _KEY: Final = ("time", "symbol", "interval", "source", "other_source")
 
 
 class Cell(NamedTuple):
-    """One value that differs. `where`: `header`, or the row's number and key. Both values are text."""
+    """One value that differs. `where`: `header`, or the row's index and key. Both values are text."""
 
     where: str
     column: str

@@ -107,7 +107,7 @@ class RecordedOutput:
         return self._next_record
 
     def _is_output(self, record: ConsumedRecord) -> bool:
-        """Return whether aggregation wrote the record. Feeds and analytics write dead letters too."""
+        """Return True if aggregation wrote the record. Feeds and analytics write dead letters too."""
         return self._source.topic != DEADLETTER or _dead_offset(record.value, self._source.partition) is not None
 
     def _version(self, record: ConsumedRecord) -> int:

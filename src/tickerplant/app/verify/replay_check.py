@@ -1,9 +1,9 @@
 """Recompute a range of raw records and compare the output of aggregation with the log, byte for byte.
 
 For each partition a stage starts from the newest kept snapshot before the range. Without such a snapshot it starts
-empty, if raw still contains its first record. The stage steps through raw. Its output for `market.prices.ohlcv`,
-`market.status` and the dead letters must equal the records of these topics, in order. At the position of a snapshot its
-state must equal the snapshot's bytes.
+empty, if the raw topic still contains its first record. The stage processes the raw records. Its output for
+`market.prices.ohlcv`, `market.status` and the dead letters must equal the records of these topics, in order. At the
+position of a snapshot its state must equal the snapshot's bytes.
 
 The check is read-only. It ends at the offset that aggregation had committed when the check began, so a plant may run
 meanwhile. Memory holds one state and some megabytes of each topic, for any length of the range. If retention has
@@ -42,8 +42,8 @@ _ALL: Final = 1 << 62
 class Request:
     """A request to verify raw records appended in `[start_us, end_us)`. A bound of None is open.
 
-    `snapshot` is the label of the snapshot to start from, or `none` for the beginning of raw. If it is None, the range
-    selects the start.
+    `snapshot` is the label of the snapshot to start from, or `none` for the first raw record. If it is None, the
+    range selects the start.
     """
 
     start_us: int | None = None
@@ -73,7 +73,7 @@ class PartitionResult:
 
     @property
     def equal(self) -> bool:
-        """True if no difference was found."""
+        """Return True if no difference was found."""
         return self.difference is None
 
 
@@ -97,8 +97,8 @@ the run."""
 def plan(event_log: EventLog, factory: StageFactory, partition: int, request: Request) -> Plan:
     """Return the start, the end and the checkpoints of a partition's run.
 
-    Raises BadInput for a label without a kept snapshot, TickerplantError if raw begins too late, SnapshotRefused for a
-    snapshot of another format.
+    Raises BadInput for a label without a kept snapshot, TickerplantError if retention has deleted the start,
+    SnapshotRefused for a snapshot of another format.
     """
     source = TopicPartition(RAW, partition)
     end = event_log.committed(GROUP).get(source, 0)
@@ -131,7 +131,8 @@ def _start(
         return beginning
     oldest = usable[0] if usable else None
     if oldest is None or request.start_us is not None:
-        raise _too_late(event_log, source, end, usable, "from then on" if request.start_us is not None else "at all")
+        what = "at all" if request.start_us is None else f"from {iso(request.start_us)} on"
+        raise _too_late(event_log, source, end, usable, what)
     return oldest
 
 
@@ -144,7 +145,7 @@ def _named(label: str, source: TopicPartition, kept: Sequence[KeptSnapshot]) -> 
 
 
 def _name(kept: KeptSnapshot) -> str:
-    return "the beginning of raw" if kept.label == FROM_THE_BEGINNING else f"snapshot {kept.label}"
+    return "the first raw record" if kept.label == FROM_THE_BEGINNING else f"snapshot {kept.label}"
 
 
 def _too_late(
@@ -152,9 +153,9 @@ def _too_late(
 ) -> TickerplantError:
     """Return the error for records that retention has deleted; its message has the earliest possible start."""
     first = event_log.offsets(RAW)[source][0]
-    since = "raw is empty"
+    since = "the raw topic is empty"
     if (found := first_record_from(event_log, source, first, end)) is not None:
-        since = f"raw begins at offset {found.offset}, appended at {iso(found.appended_at_us)}"
+        since = f"the raw topic begins at offset {found.offset}, appended at {iso(found.appended_at_us)}"
     possible = "there is no kept snapshot to start from; one is kept with the first record of each UTC day"
     for one in usable:
         if (record := first_record_from(event_log, source, one.position, end)) is not None:

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 def append_split(log: EventLog, symbol: str, session_us: int, numerator: float, denominator: float) -> dict[int, int]:
-    """Append a split to raw; return {partition of the symbol: offset}."""
+    """Append a split to the raw topic; return {partition of the symbol: offset}."""
     from tickerplant.market_data.feed import commands
 
     return commands.append_split(log, symbol, session_us, numerator, denominator)
 
 
 def append_dividend(log: EventLog, symbol: str, ex_date_us: int, amount: float, currency: str | None) -> dict[int, int]:
-    """Append a dividend to raw; return {partition of the symbol: offset}."""
+    """Append a dividend to the raw topic; return {partition of the symbol: offset}."""
     from tickerplant.market_data.feed import commands
 
     return commands.append_dividend(log, symbol, ex_date_us, amount, currency)

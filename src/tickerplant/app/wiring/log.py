@@ -41,7 +41,7 @@ def open_log(settings: Settings, *, make_topics: bool = True, patience_s: float 
 
 
 def has_log(settings: Settings) -> bool:
-    """Return whether the log's file exists. True for brokers, without a request to them."""
+    """Return True if the log's file exists, or if the log is on brokers. Sends no request."""
     from tickerplant.log.open import has_file
 
     return has_file(settings.log, settings.data)
@@ -58,7 +58,7 @@ def create_topics(log: EventLog, partitions: int) -> list[str]:
 
 
 def is_created(log: EventLog) -> bool:
-    """Return whether the log has an identity, that is, whether its topics were ever created."""
+    """Return True if the log has an identity, that is, if its topics were ever created."""
     try:
         log.identity()
     except UnknownTopic:

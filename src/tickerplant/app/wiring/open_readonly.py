@@ -21,7 +21,7 @@ PATIENCE_S: Final = 8.0
 
 
 def has_plant(settings: Settings) -> bool:
-    """Return whether a log or a store exists. True if one is outside the data folder, without a request to it."""
+    """Return True if the data folder has a log or a store, or if one of them is elsewhere. Sends no request."""
     return has_log(settings) or not settings.embedded_store or has_store(settings.data)
 
 

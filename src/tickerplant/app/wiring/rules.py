@@ -27,15 +27,15 @@ def ensure_rules(log: EventLog, settings: Settings, *, only_first: bool = False,
 
 
 def always_open(settings: Settings, made_up: bool) -> bool:
-    """Return whether stocks trade round the clock: the sandbox makes the prices (`made_up`), without sessions."""
+    """Return True if stocks trade round the clock: the sandbox makes the prices (`made_up`), without sessions."""
     return made_up and settings.sandbox.sessions == "always"
 
 
 def rules_of(settings: Settings, always_open: bool) -> Rules:
     """Return the rules of the settings.
 
-    `always_open`: the sandbox's stocks trade round the clock, so that a demonstration works at any hour. Calendars that
-    the user has not set are then `24/7`.
+    `always_open`: the sandbox's stocks trade round the clock, so that a demonstration works at any hour. If the user
+    has set no calendars, the calendar of all symbols is then `24/7`.
     """
     rules = settings.rules.rules()
     if always_open and rules.calendars == DEFAULT_RULES.calendars:

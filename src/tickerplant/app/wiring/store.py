@@ -1,6 +1,6 @@
 """The store: the embedded server, migrations, scheduled jobs, and the queries of commands.
 
-Each function opens the store itself: a command calls one of them once, and health checks call them every half minute.
+Each function opens the store itself, because it is called rarely: once per command or health check.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class PostgresServer(Protocol):
         ...
 
     def stop(self) -> None:
-        """Stop the server. No effect if it does not run."""
+        """Stop the server. No effect if it is not running."""
         ...
 
 
@@ -56,7 +56,7 @@ def embedded_postgres(data: Path) -> PostgresServer:
 
 
 def has_store(data: Path) -> bool:
-    """Return whether the data folder has an embedded PostgreSQL, running or not."""
+    """Return True if the data folder has an embedded PostgreSQL, running or not."""
     return (data / "postgres").exists()
 
 

@@ -81,7 +81,7 @@ def providers(
                 stream_url or (endpoint.stream_url if endpoint else ""),
             )
             if not url:
-                raise ConfigError("the vendor sandbox does not run; start it with --sandbox, or set its address in "
+                raise ConfigError("the vendor sandbox is not running; start it with --sandbox, or set its address in "
                                   "vendors.options.sandbox.url")  # fmt: skip
         result[name] = registry.provider(ProviderContext(name, key, options, url, stream_url, clock, rules))
     return result

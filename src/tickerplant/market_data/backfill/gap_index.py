@@ -77,12 +77,12 @@ class GapIndex:
 
     @property
     def series(self) -> Iterable[Series]:
-        """All wanted series."""
+        """Return all wanted series."""
         return self._series.values()
 
     @property
     def has_unscanned(self) -> bool:
-        """True if a range is not scanned yet."""
+        """Return True if a range is not scanned yet."""
         return bool(self._unscanned)
 
     def calendar_name(self, symbol: str) -> str:

@@ -79,7 +79,7 @@ class OpenOrders:
 
     @property
     def ranges(self) -> list[WantedRange]:
-        """The ranges of all open orders."""
+        """Return the ranges of all open orders."""
         return [one for ranges in self._ranges.values() for one in ranges]
 
     async def accept_new(self) -> bool:

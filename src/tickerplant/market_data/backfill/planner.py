@@ -38,12 +38,12 @@ class Task:
 
     @property
     def newest_us(self) -> int:
-        """The start of the newest bar."""
+        """Return the start of the newest bar."""
         return self.end_us - self.series.grid.length_us
 
     @property
     def rank(self) -> tuple[int, int, int]:
-        """The order of tasks, lowest first: recent gaps, then orders, then history.
+        """Return the order of tasks, lowest first: recent gaps, then orders, then history.
 
         Within orders and within history, daily bars (few bars, long charts) precede minutes. Newer bars precede older
         bars.

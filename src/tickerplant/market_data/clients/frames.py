@@ -45,7 +45,7 @@ class FrameConnection(ClientConnection):
 
     @property
     def on_messages(self) -> OnMessages | None:
-        """The receiver of messages. Setting it delivers the messages that arrived earlier."""
+        """Return the receiver of messages. Setting it delivers the messages that arrived earlier."""
         return self._on_messages
 
     @on_messages.setter

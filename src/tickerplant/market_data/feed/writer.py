@@ -87,17 +87,17 @@ class FeedWriter:
 
     @property
     def cursor(self) -> Cursor:
-        """The state of the feed, including records that are not yet committed. Read-only."""
+        """Return the state of the feed, including records that are not yet committed. Read-only."""
         return self._cursor
 
     @property
     def symbols(self) -> Sequence[str]:
-        """The symbols that the feed is expected to deliver, as of the last `start` by this writer."""
+        """Return the symbols that the feed is expected to deliver, as of the last `start` by this writer."""
         return self._symbols
 
     @property
     def last_offsets(self) -> dict[int, int]:
-        """The offset of the last raw record that was committed, by partition."""
+        """Return the offset of the last raw record that was committed, by partition."""
         return self._committer.last_offsets
 
     # State of the feed -----------------------------------------------------------------------------------------------

@@ -94,7 +94,7 @@ class BarFolder:
 
     @property
     def symbols(self) -> set[str]:
-        """All symbols with bars."""
+        """Return all symbols with bars."""
         return {symbol for indexed in self._files.values() for symbol, _ in indexed.series}
 
     def scan(self) -> list[IndexedFile]:

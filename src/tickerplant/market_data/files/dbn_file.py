@@ -95,12 +95,12 @@ class DbnFile:
 
     @property
     def symbols(self) -> list[str]:
-        """All symbols of the metadata."""
+        """Return all symbols of the metadata."""
         return list(self._symbology.symbols) if self._symbology else []
 
     @property
     def interval(self) -> str:
-        """The interval of the bars, `1s` to `1d`; "" for trades."""
+        """Return the interval of the bars, `1s` to `1d`; "" for trades."""
         return self._layout.interval
 
     def blocks(self, wanted: Sequence[str]) -> Iterator[Block]:

@@ -1,7 +1,7 @@
 """The options that change the rows of a file. They are part of the name of its feed: the same rows have the same feed.
 
-An option that repeats a fact of the file has no effect. Most effects follow from the first rows. A given source or
-table of conditions requires a complete read of its columns.
+An option that repeats a fact of the file has no effect. Most effects follow from the first rows. For `--source` and
+`--conditions`, the file's column is read until an effect is found.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ from tickerplant.market_data.files.time_column import canonical_zone
 
 @dataclass(frozen=True, slots=True)
 class EffectiveOptions:
-    """The options with an effect, each in one spelling, and a note for the user about each option without effect."""
+    """The options with an effect, each in one spelling.
+
+    `notes`: sentences for the user about `--tz`, `--date-order` and `--source`, for those that have no effect.
+    """
 
     options: ReadOptions
     notes: tuple[str, ...]

@@ -61,7 +61,7 @@ class FileLayout:
 
     @property
     def used_columns(self) -> list[str]:
-        """The names of the columns that are read."""
+        """Return the names of the columns that are read."""
         return [*self.columns.values(), *([self.clock] if self.clock else [])]
 
 

@@ -67,7 +67,7 @@ class ReplayOptions:
 
     @property
     def read_options(self) -> ReadOptions:
-        """The options that change the rows."""
+        """Return the options that change the rows."""
         return ReadOptions(self.symbol, self.interval, self.tz, self.date_order, self.source, self.conditions)
 
 

@@ -102,22 +102,22 @@ class RowReader:
 
     @property
     def times(self) -> TimeColumn | None:
-        """The reader of the time column; None before the first row."""
+        """Return the reader of the time column; None before the first row."""
         return self._times
 
     @property
     def given_symbol(self) -> str | None:
-        """The symbol of the options, in normal form; None if not given."""
+        """Return the symbol of the options, in normal form; None if not given."""
         return self._given_symbol
 
     @property
     def given_interval(self) -> str | None:
-        """The interval of the options, in normal form; None if not given."""
+        """Return the interval of the options, in normal form; None if not given."""
         return self._given_interval.name if self._given_interval is not None else None
 
     @property
     def symbols(self) -> list[str]:
-        """The symbols read so far, in the order of their first rows."""
+        """Return the symbols read so far, in the order of their first rows."""
         return list(self._symbol_codes)
 
     def scan(self, block: Block) -> Int64Array:

@@ -75,7 +75,7 @@ class Comparison:
 
     @property
     def usable(self) -> bool:
-        """True if the candidate may replace the reference, as far as is known."""
+        """Return True if the candidate may replace the reference, as far as is known."""
         return self.verdict in (SAME, TOO_FEW)
 
     def __str__(self) -> str:
@@ -106,7 +106,7 @@ class _Side:
 
     @property
     def excess(self) -> Float64Array:
-        """Excess of the candidate over the reference, by price and bar."""
+        """Return the excess of the candidate over the reference, by price and bar."""
         return np.asarray(np.median(self.b - self.a, axis=0))
 
     def left(self, level: Float64Array | float) -> Float64Array:

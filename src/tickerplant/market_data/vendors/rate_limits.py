@@ -242,12 +242,12 @@ class RateLimits:
 
     @property
     def requests(self) -> int:
-        """Number of requests debited since the state was first stored."""
+        """Return the number of requests debited since the state was first stored."""
         return self._state.requests
 
     @property
     def credits(self) -> int:
-        """Number of credits debited since the state was first stored."""
+        """Return the number of credits debited since the state was first stored."""
         return self._state.credits
 
     def blocked(self, now_us: int) -> tuple[int, str] | None:

@@ -72,7 +72,7 @@ class Choice:
 
     @property
     def name(self) -> str:
-        """The vendor's name."""
+        """Return the vendor's name."""
         return self.provider.name
 
 

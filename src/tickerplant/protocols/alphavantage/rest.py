@@ -1,7 +1,7 @@
 """Alpha Vantage's `/query`. Pure.
 
 Every failure except an outage has HTTP status 200; its body contains one key that names the kind of failure, and a
-text. The API serves stocks only. Forming bars are not served, as on the vendor's free plan.
+text. The API serves stocks only. Series contain no forming bars, as on the vendor's free plan.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Yahoo's chart API, with the cookie and the crumb that its clients fetch first. Pure.
 
-Prices are float32 and always adjusted for splits. Days have an `adjclose`, adjusted for dividends too. The last row is
-live while the market is open. A live day is the day so far, stamped with the time of the last price. A live intraday
-row follows the forming bar.
+Prices are float32 and always adjusted for splits. Bars of a day and longer have an `adjclose`, adjusted for dividends
+too. The row of the current day is the day so far. Its stamp is the present time, or the session's close after it. A
+forming intraday bar is followed by a row with the last price.
 """
 
 from __future__ import annotations
@@ -291,7 +291,10 @@ def _with_nulls(
     volume: list[int | None],
     length_us: int,
 ) -> tuple[list[int], list[list[float | None]], list[int | None]]:
-    """Return stamps, price columns and volumes. A row of nulls is added for each session interval without a trade."""
+    """Return stamps, price columns and volumes, with a row of nulls for each trading interval without a trade.
+
+    Bars longer than 30 minutes of an instrument with sessions have no such rows.
+    """
     grid = np.arange(starts_us[0], starts_us[-1] + 1, length_us)
     if instrument.has_sessions:
         grid = grid[market.in_session(instrument.symbol, grid)] if length_us <= 30 * MINUTE_US else starts_us

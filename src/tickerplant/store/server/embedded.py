@@ -98,7 +98,7 @@ class EmbeddedPostgres:
 
     @property
     def pid(self) -> int | None:
-        """Return the server's process id, or None if it does not run."""
+        """Return the server's process id, or None if it is not running."""
         process = self._process
         return None if process is None or process.poll() is not None else process.pid
 

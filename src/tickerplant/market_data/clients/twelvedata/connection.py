@@ -49,7 +49,7 @@ class Connection:
 
     @property
     def answered(self) -> bool:
-        """True if the vendor has answered the subscription. An open socket is not an answer."""
+        """Return True if the vendor has answered the subscription. An open socket is not an answer."""
         return self._answered
 
     def send(self, texts: Sequence[str]) -> None:
