@@ -421,7 +421,7 @@ async def test_a_taken_port_gets_a_clear_error(log: EventLog, store: MemoryStore
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         api = Api(log, "", ApiOptions(port=taken.getsockname()[1]), store=store)
-        with pytest.raises(ConfigError, match="is taken"):
+        with pytest.raises(ConfigError, match="is in use"):
             await api.run(asyncio.Event())
 
 

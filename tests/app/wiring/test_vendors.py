@@ -185,7 +185,7 @@ def test_a_second_scheduler_on_one_log_fences_the_first(monkeypatch: pytest.Monk
                 now = SystemClock().now_us()
                 choice = first.choose("1d", "AAPL", now - DAY_US, now, Purpose.GAP_FILL)
                 assert isinstance(choice, Choice)
-                with pytest.raises(Fenced, match="run one market_data"):
+                with pytest.raises(Fenced, match="Run one market_data"):
                     await first.bars(choice, BarsRequest(("AAPL",), "1d", now - DAY_US, now), Purpose.GAP_FILL)
 
     asyncio.run(both())
