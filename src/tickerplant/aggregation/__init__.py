@@ -1,11 +1,11 @@
-"""Bars from ticks and vendors' bars: the only writer of `market.prices.ohlcv`.
+"""Makes bars from ticks and vendors' bars. Only this package writes `market.prices.ohlcv`.
 
 In: one partition of `market.prices.raw`, record by record. Out: bars (`market.prices.ohlcv`), interval and feed status
 (`market.status`), and dead letters. `service` does the IO; every other module is pure.
 
 Seven concepts, each with its module:
 
-1. window (`windows`): the ticks of one feed, symbol and minute until the feed's horizon reaches the minute's end.
+1. window (`windows`): the ticks of one feed, symbol and minute until the window closes.
 2. candidate (`candidates`): a closed bar of one source. Several candidates of one bar compete.
 3. winner (`candidates`, `source_priority`): the candidate that is published.
 4. roll-up (`rollup`): 1m to 5m to 1d, from the winners.

@@ -1,10 +1,10 @@
 """Activity bars: bars of a number of trades, a volume or a turnover (`100t`, `10000v`, `1000000d`).
 
-A feed's ticks are counted in the order of their times. They wait until the feed's horizon has passed them. Any order
-of arrival within the allowed lateness thus gives the same bars. Counting starts again with each session. If the
-session's count before a tick is c, the tick belongs to bar number c // amount. The excess of a large trade thus counts
-toward the next bars. Bars end where they would if each share were a separate trade. The last bar of a session ends with
-the session.
+A feed's ticks are counted in the order of their times. They wait until the feed's horizon has passed them. Any order of
+arrival within the allowed lateness thus gives the same bars, except among ticks of equal time. Counting starts again
+with each session. If the session's count before a tick is c, the tick belongs to the bar with index c // amount. The
+excess of a large trade thus counts toward the next bars. A bar ends with the same trade as if each share were a
+separate trade. A bar without a tick of its own is omitted. The last bar of a session ends with the session.
 
 Sums are exact integers. The unit is 1e-8 of volume and 1e-4 of turnover, coarser for very large amounts. The start of a
 bar is the time of its first tick, but at least one microsecond after the start of the previous bar. A bar is published
@@ -36,7 +36,7 @@ _TYPES: Final = ("<i8", "<i4", "<f8", "<f8", "<i4", "<u2")
 
 
 def _units(interval: Interval) -> int:
-    """Return the number of units in one trade, share or currency unit: the largest that `_BAR_DIGITS` allows."""
+    """Return the count of units per trade, share or currency unit: the greatest power of ten in both digit limits."""
     return int(10 ** max(0, min(_DIGITS[interval.measure], _BAR_DIGITS - len(str(interval.amount)))))
 
 
@@ -53,7 +53,7 @@ class _Counter:
         self.last: Int64Array = np.zeros(0, dtype=np.int64)
 
     def fit(self, symbols: int) -> None:
-        """Extend the arrays to this number of symbols."""
+        """Extend the arrays to this count of symbols."""
         more = symbols - len(self.open)
         if more > 0:
             self.rows = join((self.rows, np.zeros(more, dtype=ROW)))
@@ -62,7 +62,7 @@ class _Counter:
                 setattr(self, name, np.concatenate((getattr(self, name), np.full(more, nothing, dtype=np.int64))))
 
     def count(self, ticks: TickColumns, sessions: Int64Array) -> list[Rows]:
-        """Count ticks, sorted by time; return the bars that end, in parts."""
+        """Count ticks, sorted by time; return the bars that have ended, in parts."""
         order = np.argsort(ticks.symbol, kind="stable")
         ticks, sessions = ticks.at(order), sessions[order]
         symbols = ticks.symbol
@@ -159,7 +159,7 @@ class _Counter:
 class ActivityBars:
     """Activity bars of one feed: ticks that wait for its horizon, and open bars.
 
-    Their number is bounded by the ticks within the allowed lateness, and one open bar for each symbol and interval.
+    The allowed lateness bounds the waiting ticks. Each symbol has at most one open bar per interval.
     """
 
     def __init__(self) -> None:
@@ -168,12 +168,12 @@ class ActivityBars:
         self.released_us = NEVER_US
 
     def fit(self, intervals: Sequence[Interval]) -> None:
-        """Count these intervals from now on; present counters continue."""
+        """Count these intervals from now on. An interval that was counted before keeps its counter."""
         known = {counter.interval: counter for counter in self._counters}
         self._counters = [known.get(interval) or _Counter(interval) for interval in intervals]
 
     def add(self, ticks: TickColumns) -> int:
-        """Add ticks that wait for the horizon. Drop those that it has already passed; return their number."""
+        """Add ticks, which wait for the horizon. Drop the ticks that are before the horizon, and return their count."""
         late = ticks.time < self.released_us
         if late.any():
             ticks = ticks.where(~late)
@@ -185,9 +185,10 @@ class ActivityBars:
         self, until_us: int, members: npt.NDArray[np.bool_], calendars: list[Calendar],
         calendar_of: Codes,
     ) -> list[Rows]:  # fmt: skip
-        """Count the ticks before `until_us`, and end the sessions over by then; return the ended bars by interval.
+        """Count the ticks before `until_us`, end the bars of finished sessions, and return the ended bars by interval.
 
-        `members[symbol, interval]`: the symbol has bars of the interval.
+        A session is finished if it ends at or before `until_us`. `members[symbol, interval]`: the symbol has bars of
+        the interval.
         """
         self.released_us = max(self.released_us, until_us)
         due = self._due(until_us)

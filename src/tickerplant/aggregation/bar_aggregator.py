@@ -1,7 +1,7 @@
 """The engine of one partition: feeds' records in, bars out. Pure: no IO, no clock.
 
-One raw record is one step: `begin`, then the method of the record's type, then `finish`. All times are int64
-microseconds UTC. `version` is the version of the record.
+One raw record is one step: `begin`, the method of the record's type if it has one, and `finish`. `settings` precedes
+`begin`, because it may raise. All times are int64 microseconds UTC. `version` is the version of the record.
 
     ticks ──> windows of (feed, symbol, minute) ──closed──> 1m candidates ──winner──> 5m ──winner──> 1d by the calendar
     vendors' bars ───────────────────────────────────────> candidates of their interval ──┘
@@ -10,11 +10,11 @@ When bars close:
 
 - A window closes when it ends at or before its feed's *horizon*: the watermark less the allowed lateness. It also
   closes at the feed's `down` or `end`.
-- A 5m bar closes when its feed's horizon passes the end of the bar. A daily bar closes when the horizon passes the end
-  of the session. Both also close at the feed's `end`. They do not close at `down`, because the feed may be up again
-  before the bar ends. While a live feed is down, its horizon is log time less the allowed lateness.
-- A feed that ends beside a live feed of the same symbols leaves coarser bars open. They close with the live feed. An
-  example is a backfill of this morning.
+- A 5m bar closes when its feed's horizon reaches the end of the bar. A daily bar closes when the horizon reaches the
+  end of the session. Both also close at the feed's `end`. They do not close at `down`, because the feed may be up again
+  before the bar ends. While a live feed is down, its horizon advances to log time less the allowed lateness.
+- A feed may end beside a live feed of the same symbols, such as a backfill of this morning. Coarser bars that end after
+  the live feed's horizon then remain open until the live feed closes them.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ class BarAggregator:
             retention.advance(self.state, feed)  # a feed without `retained_from` would prevent all eviction
 
     def close_as(self, others: Mapping[int, FeedState]) -> None:
-        """Close the windows that the same feeds in another engine (`others`) have closed. A rebuild ends with this."""
+        """Close the bars that the same feeds in another engine (`others`) have closed; the last step of a rebuild."""
         for feed in list(self.state.feeds.values()):
             other = others.get(feed.number)
             limit_us = other.horizon_us if other is not None and not other.ended else FOREVER_US
@@ -296,7 +296,7 @@ class BarAggregator:
             self._add_minutes(feed, rows, LATE)
 
     def _add_minutes(self, feed: FeedState, rows: Rows, reason: int, *, add: bool = True) -> None:
-        """Add closed minutes of a feed, sorted by start, to the candidates. If not `add`, they replace present ones."""
+        """Add closed minutes of a feed, sorted by start, to its candidates; replace these if `add` is false."""
         if len(rows):
             rows["complete"] = completeness.minutes_complete(feed, rows)
             self._wait_for_better_feeds(feed, rows)

@@ -37,7 +37,7 @@ from tickerplant.aggregation.source_priority import SourceRanking
 from tickerplant.core.times import BoolArray, Int64Array
 
 REASONS = ("ticks", "parts", "late", "source", "down", "auction", "cancel", "correction", "rebuild")
-"""The engine's reasons for publishing a bar. Vendors' reasons get the numbers after these."""
+"""The engine's reasons for publishing a bar, by code. Vendors' reasons get the next codes."""
 TICKS, PARTS, LATE, SOURCE, DOWN, AUCTION, CANCEL, CORRECTION, REBUILD = range(9)
 
 COMPARED = ("open", "high", "low", "close", "volume")
@@ -59,8 +59,8 @@ class CandidateBlocks:
         """Add candidates: rows sorted by start, one for each (start, symbol, candidate).
 
         A bar from ticks is added to the present bar of its feed, or replaces it if `add` is False. Any other candidate
-        replaces the present candidate of the same identity. `revise_reason` is the new reason of a published bar that
-        changes but keeps its source.
+        replaces the present candidate of the same identity. `revise_reason` is the reason of a published bar whose
+        values change but whose kind and feed do not. A vendor's bar keeps the reason of its request.
         """
         if not len(rows):
             return
@@ -77,7 +77,7 @@ class CandidateBlocks:
                 _select_winners(block, ranking.ranks(block, self.interval))
                 changed = block["symbol"][block["winner"]]
             elif end - begin == 1 and (at := _insert_position(block, rows["symbol"][begin])) is not None:
-                # On a block of 300 rows this path takes 26 µs, the other 411 µs. Files sorted by symbol always take it.
+                # With 300 rows this path takes 26 µs, the one below 411 µs. A file sorted by symbol takes this path.
                 block = join((block[:at], rows[begin:end], block[at:]))
                 block["revision"][at], block["winner"][at] = -1, ~block["pending"][at]
                 changed = block["symbol"][at : at + 1][block["winner"][at : at + 1]]
@@ -177,7 +177,7 @@ class CandidateBlocks:
         return join(found)
 
     def drain_differences(self) -> list[tuple[Rows, Rows]]:
-        """Return pairs of a published bar that this step has changed and a differing bar of another source.
+        """Return pairs: a published bar whose candidates this step has changed, and a differing bar of another source.
 
         Both bars are complete and have a price. A source's official bar and the bar from its ticks count as bars of two
         sources.

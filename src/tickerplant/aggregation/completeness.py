@@ -4,8 +4,8 @@ A bar from ticks is complete if its feed was up for the whole bar and the size o
 complete if all its parts are complete and its feeds together were up for the whole bar. A vendor's bar is complete if
 the vendor marks it complete.
 
-An interval of a feed is *declared over* when the feed's horizon passes the interval's end. The declaration contains the
-expected symbols and marks those that have a bar. If a later record shows that the feed was down, the interval is
+An interval of a feed is *declared over* when the feed's horizon reaches the interval's end. The declaration contains
+the expected symbols and marks those that have a bar. If a later record shows that the feed was down, the interval is
 declared again.
 """
 
@@ -65,7 +65,7 @@ def recompute_minutes(state: State, feed: FeedState, since_us: int) -> None:
 
 
 def declare_intraday(state: State, outcome: Outcome, feed: FeedState, limit_us: int) -> None:
-    """Declare the feed's 1m and 5m intervals over that ended at or before both its horizon and `limit_us`.
+    """Declare over the feed's 1m and 5m intervals that end at or before both its horizon and `limit_us`.
 
     Only live feeds declare minutes: a file of a year would declare a hundred thousand minutes.
     """
@@ -79,7 +79,7 @@ def declare_intraday(state: State, outcome: Outcome, feed: FeedState, limit_us: 
 
 
 def declare_again(state: State, outcome: Outcome, feed: FeedState, since_us: int) -> None:
-    """Declare the intervals that end after `since_us` again, because the feed was down during a part of them."""
+    """Declare again the intervals that end after `since_us`, because the feed was down during a part of them."""
     if feed.declared_until_us <= NEVER_US or not len(feed.expected):
         return
     first = max(since_us - since_us % M5.us, feed.declared_until_us - _MAX_DECLARED_MINUTES * MINUTE_US)
@@ -87,7 +87,7 @@ def declare_again(state: State, outcome: Outcome, feed: FeedState, since_us: int
 
 
 def declare_days(state: State, outcome: Outcome, feed: FeedState, closed: list[tuple[int, int]]) -> None:
-    """Declare the sessions of these keys (calendar, session) over."""
+    """Declare over the sessions with these keys (calendar, session)."""
     for session in sorted({session for _, session in closed}):
         calendars = [calendar for calendar, of_it in closed if of_it == session]
         expected = feed.expected[np.isin(state.calendar_of[feed.expected], calendars)]
@@ -100,7 +100,7 @@ def declare_days(state: State, outcome: Outcome, feed: FeedState, closed: list[t
 
 
 def _declare_minutes(state: State, outcome: Outcome, feed: FeedState, starts: Int64Array) -> None:
-    """Declare these minutes over, and the 5m intervals that end with one of them.
+    """Declare over these minutes, and the 5m intervals that end with one of them.
 
     The expected symbols are those of the feed whose exchange has a session at that time.
     """

@@ -1,9 +1,9 @@
 """Recomputes the bars that contain cancelled or corrected trades, from the log.
 
 The engine stores no ticks. A closed bar and an open window store the range of raw offsets that contains their ticks.
-The ranges of all bars that one record cancels or corrects are read once. Each bar is recomputed from its remaining
-trades. A cancel or correction that arrives before its trade is stored as unmatched. When a tick of the same minute and
-time arrives, the minute is recomputed. A trade, its correction and its cancel may therefore arrive in any order.
+The ranges of all bars that one record changes are read in one pass. Each bar is recomputed from its remaining trades. A
+cancel or correction that arrives before its trade is stored as unmatched. When a tick of the same symbol and time
+arrives, its minute is recomputed. A trade, its correction and its cancel may therefore arrive in any order.
 
 A trade is identified by symbol, `time` and `trade_id`. A cancel wins over every correction. The last correction to
 arrive replaces earlier ones. A correction changes price and size only.
@@ -60,8 +60,8 @@ class Corrected:
 class _Recomputed:
     """Rows that replace the present ones.
 
-    `reasons`: the reason for the change of each minute. `unmatched`: number of cancels and corrections whose trade has
-    not arrived. `lost`: number of bars left unchanged, because the log no longer contains their ticks.
+    `reasons`: the reason for the change of each minute. `unmatched`: count of cancels and corrections whose trade has
+    not arrived. `lost`: count of bars left unchanged, because the log no longer contains their ticks.
     """
 
     minutes: Rows
@@ -235,7 +235,7 @@ def _apply(ticks: TickColumns, fresh: BoolArray) -> tuple[BoolArray, BoolArray]:
 
 
 def _groups(ticks: TickColumns) -> Int64Array:
-    """Return equal numbers for ticks of equal symbol, time and trade id; -1 for a tick without an id."""
+    """Return a group number for each tick: equal for equal symbol, time and trade id; -1 for a tick without an id."""
     codes = pc.dictionary_encode(ticks.ids).indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
     _, groups = np.unique(np.stack((ticks.symbol, ticks.time, codes), axis=1), axis=0, return_inverse=True)
     result: Int64Array = np.where(codes < 0, -1, groups.reshape(-1))
@@ -246,7 +246,7 @@ def _regroup(
     ticks: TickColumns, offsets: Int64Array, kept: BoolArray, key: Callable[[TickColumns], Int64Array], present: Rows,
     buckets: Int64Array | None = None,
 ) -> tuple[Rows, int]:  # fmt: skip
-    """Return the recomputed rows, and the number of lost bars, whose ticks are missing in the log.
+    """Return the recomputed rows, and the count of lost bars, whose ticks are missing in the log.
 
     There is a row for each bar that has trades left or was present, except for lost bars. `buckets`: the start of each
     tick's bar, the minute by default.

@@ -1,4 +1,7 @@
-"""Converts columns of raw records to columns of the engine. An unreadable column raises; unusable rows are counted."""
+"""Converts columns of raw records to columns of the engine.
+
+An unreadable column raises UnreadableRecord. Unusable rows are dropped or masked.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ def check(batch: pa.RecordBatch) -> None:
 
 
 def read_ticks(batch: pa.RecordBatch, symbols: Interner, sources: Interner, feed: str) -> tuple[TickColumns, int]:
-    """Return the ticks of a checked TICKS batch, and the number of ticks dropped because price or size is not finite.
+    """Return the ticks of a checked TICKS batch, and the count of ticks dropped because price or size is not finite.
 
     `feed` is the key of the cached dictionaries. Raises UnreadableRecord for timestamps outside 1800–2260.
     """

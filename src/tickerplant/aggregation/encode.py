@@ -22,7 +22,7 @@ _INTERVALS = pa.array([interval.name for interval in INTERVALS])
 
 
 def bar_batches(state: State, outcome: Outcome, version: int, published_at_us: int) -> list[pa.RecordBatch]:
-    """Return the published bars of a step, sorted by (interval, time, number of the symbol).
+    """Return the published bars of a step, sorted by (interval, time, code of the symbol).
 
     The bars are in one batch, or in several if one would be too large for a record. [] if the step publishes no bar.
     """

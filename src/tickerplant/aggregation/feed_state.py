@@ -141,7 +141,7 @@ class FeedState:
             self.coverage[-1] = (former[0], FOREVER_US)
             return
         if whole and start_us > NEVER_US:
-            start_us = start_us - start_us % DAY_US - DAY_US  # any session is within two days
+            start_us = start_us - start_us % DAY_US - DAY_US  # its session begins on this UTC date or the date before
         if former is not None:
             start_us = max(start_us, former[1])
         self.coverage.append((start_us, FOREVER_US))
@@ -164,7 +164,7 @@ class FeedState:
             self.coverage[-1] = (start, max(start, self.newest_us - self.newest_us % DAY_US + 2 * DAY_US))
 
     def covers(self, starts: Int64Array, ends: Int64Array) -> BoolArray:
-        """Return a mask of the ranges `[start, end)` during which the feed was always up."""
+        """Return a mask of the ranges from `starts` to `ends` in which the feed was up throughout."""
         return covered(self.coverage, starts, ends)
 
     def drop_coverage_before(self, time_us: int) -> None:

@@ -23,7 +23,7 @@ _NOTHING_CLOSED: Final = 255
 def forming_bars(state: State, feed: FeedState) -> dict[int, Rows]:
     """Return the forming bars of a feed's windows that changed since the last call, by interval code.
 
-    A bar that another feed has closed is omitted. A bar that a better feed publishes is omitted too.
+    A bar that another feed has closed or publishes (`outranked`) is omitted.
     """
     if not feed.windows.any_dirty:
         return {}
@@ -56,7 +56,7 @@ def _not_closed(state: State, interval: int, rows: Rows) -> Rows:
 
 
 def _fives(state: State, feed: FeedState, symbols: Codes) -> Rows:
-    """Return the forming 5m bars of these symbols that have an open or closed minute of this feed."""
+    """Return the forming bars of these symbols in the 5m intervals that contain a minute of this feed."""
     starts = sorted(feed.open_fives | {M5.floor(start) for start in feed.windows.starts()})
     minutes = [minute for five in starts for minute in range(five, five + M5.us, MINUTE_US)]
     closed = state.candidates[MINUTES].gather(minutes)

@@ -90,9 +90,9 @@ def group_ticks(ticks: TickColumns, buckets: Int64Array | None = None) -> Rows:
 
 
 def _keys(starts: Int64Array, symbols: Codes) -> tuple[Int64Array, Int64Array | None]:
-    """Return one sort key for each tick, and the buckets; None as buckets if all ticks are in one.
+    """Return one sort key for each tick, and the distinct buckets; None as buckets if all ticks are in one bucket.
 
-    A key contains the index of the bucket, and the symbol.
+    A key contains the symbol and, unless the buckets are None, the index of the tick's bucket.
     """
     low, high = int(starts.min()), int(starts.max())
     if low == high:

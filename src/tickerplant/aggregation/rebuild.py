@@ -5,8 +5,8 @@ with the final coverage of each feed. The bars that it closes in the range repla
 with the version of the `Rebuild` record, even if they do not differ. This restores bars that a store has lost or
 changed. A bar that is no longer retained is published in its last recomputed state.
 
-The range is widened to whole sessions, so that each coarser bar still equals its published parts. A change of the
-allowed lateness neither reopens a closed bar nor closes an open bar.
+The range is widened to whole 5m bars and sessions, so that each coarser bar still equals its published parts. A change
+of the allowed lateness neither reopens a closed bar nor closes an open bar.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FEED: Final = "rebuild"
 """Feed name in the `market.status` record of a rebuild that is not possible."""
 
 _MARGIN_US: Final = HOUR_US
-"""Time before the range for which raw records are read too. The clocks of senders differ by seconds."""
+"""Margin before the range, in which raw records are read too. The clocks of senders differ by seconds."""
 
 
 def rebuild(engine: BarAggregator, generation: int, record: records.Record, offset: int, history: History) -> None:
@@ -87,7 +87,7 @@ def _widened(state: State, symbols: Codes, start_us: int, end_us: int) -> tuple[
 
 
 def _checked(raw: Iterable[ConsumedRecord], first: int, before_us: int) -> Iterable[ConsumedRecord] | None:
-    """Return the records, or None if older ones are missing.
+    """Return the records, or None if older records that the rebuild needs are missing.
 
     The records suffice if the first has the offset `first`, or was sent at or before `before_us`.
     """

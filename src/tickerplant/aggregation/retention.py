@@ -1,4 +1,4 @@
-"""Retention: the engine retains the last sessions of each feed in the feed's own time, and evicts everything else.
+"""Retention: the engine retains the last sessions of each feed in the feed's own time, and evicts all other bars.
 
 A feed retains bars from the start of its last `rules.revision_window_sessions` sessions, by each symbol's calendar, up
 to its newest time. Bars that no feed retains are evicted. Memory is thus bounded by feeds times sessions. A replay of
@@ -23,7 +23,7 @@ GRACE_US: Final = HOUR_US
 COVERAGE_US: Final = 8 * DAY_US
 """Time before a feed's oldest bar for which its coverage is retained. A rebuild may read raw records of that age."""
 _STEP_US: Final = 10 * MINUTE_US
-"""Minimum feed time between two computations of a feed's retained range. The range changes once per session."""
+"""Minimum feed time between two computations of a feed's retained range. The range changes when a session begins."""
 
 
 def advance(state: State, feed: FeedState) -> None:
@@ -92,7 +92,7 @@ def drop_silent_feeds(state: State, sent_at_us: int) -> None:
 
 
 def drop_evicted(state: State, outcome: Outcome, feed: FeedState, ticks: TickColumns) -> TickColumns:
-    """Return the ticks whose bars the feed still retains; report the number of other ticks."""
+    """Return the ticks whose bars the feed still retains; report the count of the other ticks."""
     minutes = ticks.time - ticks.time % MINUTE_US
     evicted = minutes < retained_starts(state, feed, ticks.symbol)
     if not evicted.any():

@@ -1,7 +1,7 @@
 """Roll-up: 1m to 5m to 1d. Decides when a coarser bar is due, and builds it from the winners of the finer interval.
 
-A 5m bar is due when its feed's horizon passes the end of the bar. A daily bar is due when the horizon passes the end of
-the session. An existing coarser bar is built again whenever one of its parts changes.
+A 5m bar is due when its feed's horizon reaches the end of the bar. A daily bar is due when the horizon reaches the end
+of the session. An existing coarser bar is built again whenever one of its parts changes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from tickerplant.core.sessions import NO_SESSION, end_of
 from tickerplant.core.times import DAY_US, MINUTE_US, BoolArray, Int64Array
 
 _DayKey = tuple[int, int]
-"""Key of daily bars: (number of the calendar, session)."""
+"""Key of daily bars: (index of the calendar, session)."""
 
 
 def close_coarser(
@@ -117,7 +117,7 @@ def _retained(state: State, feed: FeedState, start: int, symbols: Codes) -> Code
 
 
 def _rollups_since(state: State, interval: int, feed: FeedState, since_us: int | None) -> dict[int, list[Codes]]:
-    """Return, by start, the symbols with a roll-up of this feed that ends after `since_us`; {} if that is None."""
+    """Return, by start, the symbols with a roll-up of this feed that ends after `since_us`; {} for None."""
     if since_us is None:
         return {}
     length = M5.us if interval == FIVES else 2 * DAY_US  # a session ends within two days of the date that names it
@@ -203,7 +203,10 @@ def _mark_day_changed(
 
 
 def day_parts(state: State, calendar: int, session: int) -> Rows:
-    """Return the parts of a calendar's daily bars of a session: candidates of 5m, then of auction trades."""
+    """Return the parts of a calendar's daily bars of one session: candidates of 5m, then of auction trades.
+
+    Candidates of 1m replace a 5m bar that is partly outside the session.
+    """
     known, sessions = state.calendars[calendar], np.array([session])
     begin, end = (int(bound[0]) for bound in known.bounds_of(sessions))
     starts = np.arange(M5.floor(begin), end, M5.us)

@@ -12,7 +12,7 @@ from tickerplant.core.interval import D1, M1, M5
 from tickerplant.core.times import FOREVER_US, MINUTE_US, NEVER_US, Int64Array
 
 Codes: TypeAlias = npt.NDArray[np.int32]
-"""Numbers that an `Interner` assigns to symbols or sources: int32[n]."""
+"""Codes that an `Interner` assigns to symbols or sources: int32[n]."""
 
 ROW: Final = np.dtype(
     [
@@ -50,7 +50,7 @@ ROW: Final = np.dtype(
 - `feed`, `last_feed`: smallest and largest number of the feeds that contributed; equal for a bar of one feed.
 - `pv`: sum of price times size.
 - `vwap`: the vendor's VWAP; NaN if `pv / volume` is the VWAP.
-- `trades`: number of trades; -1 if unknown.
+- `trades`: count of trades; -1 if unknown.
 - `first_offset`, `last_offset`: range of raw offsets that contains the bar's ticks, both inclusive.
 - `arrival`: version of the record that first contributed.
 - `revision`: -1 until the bar is published.
@@ -73,7 +73,7 @@ VALUES: Final = ("open", "high", "low", "close", "volume", "pv", "vwap")
 
 
 class Interner:
-    """Numbers texts in the order of their first appearance. Caches the numbers of each feed's last dictionary."""
+    """Assigns codes 0, 1, … to texts in the order of appearance. Caches the codes of each feed's last dictionary."""
 
     def __init__(self, texts: list[str] | None = None) -> None:
         self.texts: list[str] = texts if texts is not None else []
@@ -84,7 +84,7 @@ class Interner:
         return len(self.texts)
 
     def code(self, text: str) -> int:
-        """Return the number of a text. A new text gets the next number."""
+        """Return the code of a text. A new text gets the next code."""
         found = self._codes.get(text)
         if found is None:
             found = self._codes[text] = len(self.texts)
@@ -92,15 +92,16 @@ class Interner:
         return found
 
     def codes(self, column: Any, feed: str) -> Codes:
-        """Return the numbers of an Arrow dictionary column: int32[n].
+        """Return the codes of an Arrow dictionary column: int32[n].
 
-        A feed repeats one dictionary in many records. Its numbers are cached, and looked up again only if it differs.
+        A feed repeats one dictionary in many records. The codes are cached, and looked up again only if the dictionary
+        differs.
         """
         dictionary = column.dictionary
         cached = self._cached.get(feed)
         if cached is None or not cached[0].equals(dictionary):
             codes = np.array([self.code(text) for text in dictionary.to_pylist()], dtype=np.int32)
-            # The dictionary shares the record's memory: a cached copy does not retain the record. At most 256 feeds.
+            # The dictionary shares the record's memory, so a copy is cached. The cache contains at most 256 feeds.
             if len(self._cached) >= 256:
                 self._cached.clear()
             self._cached[feed] = cached = (dictionary.take(np.arange(len(dictionary))), codes)

@@ -28,7 +28,7 @@ Feeds = Mapping[int, FeedState]
 class SourceRanking:
     """Ranks of bars by the rules' order of sources, on whole columns. Derived from rules and names.
 
-    `_scopes[symbol, interval]`: number of the scope, the set of entries that apply.
+    `_scopes[symbol, interval]`: index of the scope, which is the set of entries that apply.
     `_ranks[scope, source, kind]`: rank of the source's bars of that kind in the scope.
     """
 
@@ -40,7 +40,7 @@ class SourceRanking:
         self._ranks: npt.NDArray[np.int64] = np.empty((0, 0, len(_KINDS)), dtype=np.int64)
 
     def refresh(self) -> None:
-        """Extend the tables to all present symbols and sources."""
+        """Add the symbols and sources that are new since the last call to the tables."""
         added = self._symbols.texts[len(self._scopes) :]
         if added:
             scopes = [[self._number(self._order.scope(text, i.name)) for i in INTERVALS] for text in added]

@@ -1,7 +1,7 @@
 """The pure stage of one partition, around the engine: raw records in, published records out.
 
 The outputs of one step are ordered: bars, then the record that is passed on to analytics and persistence, then the
-records of `market.status`. Each output contains the version of the raw record that caused it, and its `sent_at_us`.
+records of `market.status`. Each output contains the version and the `sent_at_us` of the raw record that caused it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _Header = TypeVar("_Header", bound=records.Header)
 
 
 class AggregationStage(Stage):
-    """The state of one partition. A record with invalid content becomes a dead letter; `step` does not raise."""
+    """The state of one partition. `step` never raises for the content of a record; it returns a dead letter."""
 
     def __init__(self, generation: int, kept: bytes | None = None) -> None:
         self._generation = generation
@@ -58,7 +58,7 @@ class AggregationStage(Stage):
         return self._engine.state.oldest_offset()
 
     def keep_label(self) -> str | None:
-        """Return the UTC date of the log's clock, so that one snapshot per day is kept. None if it is not known yet."""
+        """Return the UTC date of the log's clock. None before the first record and for times outside 1800 to 2260."""
         sent = self._engine.state.last_sent_us
         return datetime_of(sent).date().isoformat() if FIRST_US <= sent <= LAST_US else None
 

@@ -60,7 +60,7 @@ class State:
         self._feed_numbers: dict[str, int] = {}
 
     def record_hour(self, offset: int) -> None:
-        """Add the log's clock and this offset to `hours` once per hour of log time. Keeps eight days, for rebuilds."""
+        """Add the log's clock and this offset to `hours` if the last entry is an hour old; keep eight days."""
         if not self.hours or self.last_sent_us >= self.hours[-1][0] + HOUR_US:
             self.hours = [*self.hours[-_MAX_HOURS + 1 :], (self.last_sent_us, offset)]
 
@@ -69,7 +69,10 @@ class State:
         return max((offset for sent, offset in self.hours if sent <= time_us), default=0)
 
     def oldest_offset(self) -> int | None:
-        """Return the smallest raw offset of ticks in retained bars and of unmatched corrections; None if none exist."""
+        """Return the smallest raw offset that a correction may read again; None if there is none.
+
+        Open windows, retained bars and unmatched corrections refer to raw offsets.
+        """
         blocks = (block for each in (*self.candidates, self.auctions) for block in each.blocks.values())
         found = [int(block["first_offset"].min()) for block in blocks]
         for feed in self.feeds.values():
@@ -78,7 +81,11 @@ class State:
         return min(found, default=None)
 
     def for_rebuild(self) -> State:
-        """Return a state without bars, with the same rules and numbers, and with the final coverage of each feed."""
+        """Return a state without bars, with the final coverage of each feed.
+
+        Symbols, sources and feeds have the same codes. The rules are the same, but without activity bars and the wait
+        for a better source.
+        """
         fresh = State(self.symbols, self.sources)
         fresh.reasons = self.reasons
         fresh.next_feed = self.next_feed
@@ -137,7 +144,7 @@ class State:
         self.refresh()
 
     def refresh(self) -> None:
-        """Extend the arrays with an element per symbol or source to all present names."""
+        """Add the symbols and sources that are new since the last call to the arrays and to the ranking."""
         if len(self.calendar_of) < len(self.symbols):
             added = self.symbols.texts[len(self.calendar_of) :]
             numbers = [self._calendar_number(text) for text in added]
@@ -166,7 +173,10 @@ class State:
         return len(self.calendars) - 1
 
     def day_rows(self, session: int) -> tuple[Rows, BoolArray]:
-        """Return the cached daily sums of a session by symbol, and a mask of the valid sums. Both may be changed."""
+        """Return the cached daily sums of a session by symbol, and a mask of the valid sums.
+
+        The caller may change both arrays in place.
+        """
         found = self.day_cache.get(session)
         count = len(self.symbols)
         if found is None or len(found[1]) < count:
@@ -184,5 +194,5 @@ def _activity_intervals(rules: Rules) -> list[Interval]:
         raise ConfigError(f"activity_bars: {error}") from error
     for interval in found:
         if not interval.is_activity:
-            raise ConfigError(f"activity_bars: {interval} is an interval of time")
+            raise ConfigError(f"activity_bars: {interval} is an interval of time; use an amount, such as 100t")
     return found

@@ -33,7 +33,7 @@ class Windows:
         return len(self._pool) - len(self._free)
 
     def merge(self, rows: Rows, symbols: int) -> None:
-        """Merge groups of ticks, sorted by (minute, symbol). `symbols` is the number of known symbols."""
+        """Merge groups of ticks, sorted by (minute, symbol). `symbols` is the count of known symbols."""
         starts = rows["start"]
         edges = np.concatenate(([0], np.flatnonzero(starts[1:] != starts[:-1]) + 1, [len(rows)]))
         slots = np.empty(len(rows), dtype=np.int64)

@@ -52,8 +52,9 @@ def dividend_factors(
 ) -> Float64Array:
     """Return the price factor of each time: the product of 1 − amount / previous close over all later ex-dates.
 
-    CRSP and the vendors use the same formula. Amounts are as paid, closes as traded. The factor is 1
-    for a dividend without a positive previous close, and for an amount that is not below that close.
+    CRSP and the vendors use the same formula. `amounts` are as paid, and `closes_before` are in shares of the ex-date.
+    The factor is 1 for a dividend without a positive previous close, and for an amount that is negative or not below
+    that close.
     """
     usable = (closes_before > 0) & (amounts >= 0) & (amounts < closes_before)
     ratios = 1.0 - amounts[usable] / closes_before[usable]
@@ -76,7 +77,10 @@ class Closes:
 
 @dataclass(frozen=True, slots=True)
 class Adjustment:
-    """The splits and dividends of one symbol. `sessions` are the dates of the splits, `begins` their starts."""
+    """The splits and dividends of one symbol.
+
+    `sessions` are the dates of the splits, `begins` the starts of these sessions.
+    """
 
     sessions: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
     begins: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
@@ -113,8 +117,8 @@ def adjustment_for(
     """Return the adjustment for one symbol's splits (`schemas.SPLITS`), and for dividends (`schemas.DIVIDENDS`).
 
     `closes` are those before `ex_dates_of(dividends)`. All payments of one ex-date are one dividend. A split or an
-    ex-date takes effect when its session has begun by `now_us`. Amounts are per share of the ex-date. If a split is
-    between a close and the ex-date, the close is therefore converted to shares of the ex-date.
+    ex-date counts if its session has begun by `now_us`. Amounts are per share of the ex-date. If a split is between a
+    close and the ex-date, the close is therefore converted to shares of the ex-date.
     """
     sessions = times_of(splits.column("time"))
     low = splits.column("denominator").to_numpy()
@@ -152,7 +156,10 @@ def session_starts(calendar: Calendar, sessions: Int64Array) -> Int64Array:
 
 
 def sessions_before(calendar: Calendar, dates: Int64Array) -> tuple[Int64Array, Int64Array]:
-    """Return the last session before each date, and its close; if none is found, the previous day and its end."""
+    """Return the last session before each date, and its close.
+
+    If there is no session in the last `_LONGEST_BREAK_DAYS`, return the previous UTC day and its end.
+    """
     before, closes = dates - DAY_US, dates.copy()
     for at, date in enumerate(dates.tolist()):
         for back in range(1, _LONGEST_BREAK_DAYS + 1):

@@ -1,8 +1,8 @@
 """Alert rules: their fields, their validation, and the identity of the alerts that they fire (docs/alerts.md).
 
 A rule compares a left operand with a right operand on the bars of one (symbol, interval). `id` identifies the rule.
-Each change, including a pause, increases `revision` and resets the rule's state. The log contains rules without the
-address and the secret of their webhook, which only the store contains.
+Each change of a field, including a pause, increases `revision` and resets the rule's state. A change of only the
+webhook's address or secret does not. Only the store contains this address and this secret; the log does not.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ WHEN: Final = (ON_BAR, ON_UPDATE)
 PRICES: Final = ("open", "high", "low", "close", "volume")
 """Columns of a bar that may be operands."""
 MAX_BARS: Final = 500
-"""Maximum window of a percent change, in bars. The ring of its values is stored with every 32nd bar's state. That takes
-500 · 8 B · 58 = 232 kB for a symbol of 1-minute bars."""
+"""Maximum window of a percent change, in bars. The ring of its values is stored with every 32nd retained bar. A symbol
+with 1,472 retained bars (the minutes of a day and one replay) has 1,472 // 32 + 2 = 48 such states: 500 · 8 B · 48 =
+192 kB."""
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?\Z")
@@ -57,7 +58,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def number_of(side: str) -> float | None:
-    """Return the number of an operand, or None for a price or an indicator."""
+    """Return the value of a numeric operand, or None for a price or an indicator."""
     return float(side) if _NUMBER.match(side) else None
 
 
@@ -80,10 +81,12 @@ def check(rule: Rule) -> Rule:
     if number_of(left) is not None:
         raise BadInput(f"`left` is the number {left}; it must be a price or an indicator, such as close or RSI(14)")
     if left == right:
-        raise BadInput(f"both operands are {left}")
+        raise BadInput(f"both operands are {left}; use two different operands")
     if rule.operator == PERCENT_CHANGE:
         if not number_of(right):
-            raise BadInput("`right` of percent_change is a number of percent other than 0: 5 for a rise, -5 for a fall")
+            raise BadInput(
+                f"`right` of {PERCENT_CHANGE} is {right!r}; use a percentage other than 0: 5 for a rise, -5 for a fall"
+            )
         if not 1 <= rule.bars <= MAX_BARS:
             raise BadInput(f"`bars` is {rule.bars}; it must be in 1..{MAX_BARS}")
     elif rule.bars != 1:
@@ -96,7 +99,9 @@ def check(rule: Rule) -> Rule:
 def _side(text: str, name: str) -> str:
     side = text.strip()
     if len(side) > 100 or not side:
-        raise BadInput(f"`{name}` must be a price, an indicator or a number, in 1 to 100 characters")
+        raise BadInput(
+            f"`{name}` has {len(side)} characters; use a price, an indicator or a number, in 1 to 100 characters"
+        )
     if side.lower() in PRICES:
         return side.lower()
     value = number_of(side)
@@ -110,6 +115,7 @@ def _side(text: str, name: str) -> str:
 def alert_id(rule: str, revision: int, time_us: int, number: int) -> str:
     """Return the identity of the alert that a rule fires for the `number`-th crossing (from 0) of the bar at `time_us`.
 
-    It does not depend on when or why the crossing was found. A replay of the crossing thus gives the same identity.
+    The identity does not depend on when or why the crossing was found. A replay of the crossing thus gives the same
+    identity.
     """
     return f"{rule}.{revision}.{time_us}.{number}"

@@ -1,4 +1,4 @@
-"""The interface of a clock. Modules that need the time have a clock as an argument; `system_clock` implements it."""
+"""The interface of a clock. A module that needs the time receives a clock as an argument; see `system_clock`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Protocol
 class Clock(Protocol):
     """A source of time. It may start at another time than the machine's clock, and run faster.
 
-    Every duration in calls of a clock is in the clock's own seconds. A day of the sandbox therefore lasts only minutes,
-    with unchanged quotas, pauses, heartbeats and page sizes.
+    Every duration in calls of a clock is in the clock's own seconds. A day of the sandbox may therefore last only
+    minutes, with unchanged quotas, pauses, heartbeats and page sizes.
     """
 
     @property

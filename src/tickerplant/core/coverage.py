@@ -37,7 +37,7 @@ GAPS: Final = (PARTIAL, OUTAGE, QUOTA, UNAVAILABLE, MISSING)
 """Statuses of bars that are missing or incomplete."""
 
 RECENT_SESSIONS: Final = 5
-"""Number of sessions in the default range of intraday bars."""
+"""Sessions in the default range of intraday bars."""
 
 STATUS_BY_VERDICT: Final = {
     schemas.ANSWERED: NO_TRADE,
@@ -144,7 +144,7 @@ class Statuses:
     answers: Answers = field(default_factory=Answers.none)
 
     def counts(self) -> dict[str, int]:
-        """Return the number of bars of each status."""
+        """Return the count of bars by status."""
         found = np.bincount(self.code, minlength=len(STATUSES))
         return {status: int(found[at]) for at, status in enumerate(STATUSES)}
 

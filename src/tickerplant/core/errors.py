@@ -26,22 +26,25 @@ class BadInput(TickerplantError):
 
 
 class UnknownIndicator(BadInput):
-    """No indicator has that name; the message lists similar names."""
+    """No indicator has that name. The message lists similar names, if there are any."""
 
 
 class UnreadableRecord(TickerplantError):
-    """The bytes of a log record are not a Tickerplant record, or are of a newer version.
+    """A log record is not a Tickerplant record, is of a newer version, or has invalid content.
 
-    A reader appends such a record to `market.deadletter` with this reason and continues.
+    The service that consumes the record appends a dead letter with this reason and continues.
     """
 
 
 class LogError(TickerplantError):
-    """The event log rejected a call or failed. An open transaction has written nothing."""
+    """The event log rejected a call or failed."""
 
 
 class LogUnavailable(LogError):
-    """The log is unavailable (a broker is down, a file is locked). A retry may succeed."""
+    """The log is unavailable (a broker is down, a file is locked). A retry may succeed.
+
+    If a commit raises this error, it is unknown whether the transaction was written: resume from the last commit.
+    """
 
 
 class Fenced(LogError):

@@ -24,7 +24,7 @@ _MONDAY_OFFSET_US = 4 * DAY_US  # 1970-01-01 was a Thursday; the first Monday is
 
 @dataclass(frozen=True, slots=True, order=True)
 class Interval:
-    """A bar interval. Intervals compare by length. Use the constants of this module or `parse`.
+    """A bar interval. Intervals are ordered by length, then by name. Use the constants of this module or `parse`.
 
     `us` is the length in microseconds, 0 for an interval of activity. Only an interval of activity has a `measure`
     (`t`, `v` or `d`) and an `amount`.
@@ -40,7 +40,7 @@ class Interval:
 
     @property
     def is_intraday(self) -> bool:
-        """Return whether a bar's time is an instant. False for `1d` and `1w`, which count sessions."""
+        """Return whether a bar's time is an instant. False for `1d` and `1w`, whose times are dates."""
         return self.us < DAY_US
 
     @property

@@ -35,7 +35,7 @@ class Quota:
 
     @property
     def daily(self) -> bool:
-        """Return True for a window of a day or longer."""
+        """Return whether the window is a day or longer."""
         return self.period_us >= DAY_US
 
     @staticmethod

@@ -83,7 +83,7 @@ TICKS: Final = pa.schema(
         pa.field("received_at", TIMESTAMP, nullable=False),
     ]
 )
-"""Prints, one row each. If the vendor sends none, `size` is 0 and `trade_id` is null."""
+"""Prints, one row each. Where the vendor sends none, `size` is 0 or `trade_id` is null."""
 
 VENDOR_BARS: Final = pa.schema(
     [
@@ -101,7 +101,8 @@ VENDOR_BARS: Final = pa.schema(
         pa.field("complete", pa.bool_(), nullable=False),
     ]
 )
-"""Finished bars of a vendor or a file. Prices are as traded: adjustments are reversed. `time` is the start."""
+"""Finished bars of a vendor or a file. Prices are as traded: a vendor's adjustments are reversed before. `time` is the
+start."""
 
 SPLITS: Final = pa.schema(
     [
@@ -153,7 +154,7 @@ ANSWERS: Final = pa.schema(
 )
 """A vendor's answers to requests for bars that start in `[from_time, to_time)`, without the bars.
 
-`source` is "" if no vendor was left to ask. `again_at`: the time from which a new request may succeed. It is null for
+`source` is "" if no vendor was left to ask. `again_at`: the time from which a new request may succeed; null for
 `answered`, or if no request can succeed.
 """
 
@@ -182,7 +183,7 @@ BARS: Final = pa.schema(
 """Published bars, at most one row for each (symbol, interval, time) in a record.
 
 Prices are null in a withdrawn bar, and in a bar whose prints may not set a price. `vwap` is null if there is no volume.
-`trades` is null if the number is unknown. `revision` counts the closed states of the bar from 0.
+`trades` is null if the count is unknown. `revision` counts the closed states of the bar from 0.
 """
 
 ANALYTICS_KEY: Final = pa.schema(

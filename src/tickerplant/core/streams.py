@@ -49,7 +49,7 @@ class ConsumedRecord:
 
 
 class Output(NamedTuple):
-    """One record to append to the partition whose number is that of its cause."""
+    """One record to append. Its partition has the same number as the partition of the record that caused it."""
 
     topic: str
     value: Payload

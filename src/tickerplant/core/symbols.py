@@ -35,5 +35,5 @@ def partition_of(symbol: str, partitions: int) -> int:
 
 
 def partitions_of(symbols: Sequence[str], partitions: int) -> npt.NDArray[np.int32]:
-    """Return `partition_of` of each symbol: int32[len(symbols)]. Too slow for columns of ticks."""
+    """Return `partition_of` of each symbol: int32[len(symbols)]. This function is too slow for columns of ticks."""
     return np.fromiter((zlib.crc32(s.encode()) % partitions for s in symbols), dtype=np.int32, count=len(symbols))

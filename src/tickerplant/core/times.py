@@ -20,9 +20,9 @@ DAY_US: Final = 24 * HOUR_US
 WEEK_US: Final = 7 * DAY_US
 
 NEVER_US: Final = -(1 << 62)
-"""A time before all times: no watermark yet. It is above the int64 minimum, because latenesses are subtracted."""
+"""A time before all others; as a watermark, there is none yet. Subtracting a lateness does not overflow int64."""
 FOREVER_US: Final = 1 << 62
-"""A time after all times: an open end, or no upper bound."""
+"""A time after all others: an open end, or no upper bound."""
 
 TIMESTAMP: Final = pa.timestamp("us", tz="UTC")
 

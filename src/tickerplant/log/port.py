@@ -112,11 +112,15 @@ class Reader(Protocol):
         ...
 
     def wake(self) -> None:
-        """Make a `poll` that waits in another thread return at once. Only this method is thread-safe."""
+        """Make a `poll` that waits in another thread return within 0.1 s. Only this method is thread-safe."""
         ...
 
     def close(self) -> None:
-        """Leave the group; other members get the partitions at once. A second call does nothing."""
+        """Leave the group. A second call does nothing.
+
+        Other members get the partitions at once. On Kafka, the partitions of a named member stay unassigned for the
+        session timeout.
+        """
         ...
 
     def __enter__(self) -> Reader: ...
@@ -140,7 +144,7 @@ class Transaction(Protocol):
 
 
 class Writer(Protocol):
-    """Appends in transactions. A restarted process uses the same name: a newer writer of a name fences the older."""
+    """Appends in transactions. A restarted process uses the same name: a newer writer of a name fences the old one."""
 
     def transaction(self) -> AbstractContextManager[Transaction]:
         """Begin a transaction. Leaving the block commits it; an exception in the block aborts it. Only one may be open.
@@ -151,7 +155,7 @@ class Writer(Protocol):
         ...
 
     def committed(self) -> Mapping[TopicPartition, int]:
-        """Return the last offset of each partition that the last committed transaction appended to."""
+        """Return the last offset of each partition to which the last committed transaction appended."""
         ...
 
     def close(self) -> None:
@@ -173,12 +177,12 @@ class EventLog(Protocol):
         """Create the missing topics and return their names. The first call also creates the log's identity.
 
         `generation` is for a log that continues the store of an older log; later calls do not change it. Raises
-        LogError if a topic exists with another number of partitions, which is fixed at its creation.
+        LogError if a topic exists with another count of partitions, which is fixed at its creation.
         """
         ...
 
     def partitions(self, topic: str) -> int:
-        """Return the number of partitions of a topic. Raises UnknownTopic."""
+        """Return the count of partitions of a topic. Raises UnknownTopic."""
         ...
 
     def reader(
@@ -207,7 +211,7 @@ class EventLog(Protocol):
         ...
 
     def writer(self, name: str) -> Writer:
-        """Return the writer of that name. It fences any earlier one, whose open transaction is aborted."""
+        """Return a new writer with this name. An earlier writer of the name is fenced, its transaction aborted."""
         ...
 
     def get_state(self, topic: str, partition: int, key: str) -> bytes | None:
@@ -219,10 +223,10 @@ class EventLog(Protocol):
         ...
 
     def offsets(self, topic: str, *, read_uncommitted: bool = False) -> dict[TopicPartition, tuple[int, int]]:
-        """Return (earliest, end) of each partition: the first retained offset and the first uncommitted one.
+        """Return (earliest, end) of each partition: the first retained offset, and the end of the committed records.
 
-        `read_uncommitted`: the end includes records of open transactions. Other readers may see the records of a
-        transaction shortly after its positions.
+        `read_uncommitted`: the end includes records of open transactions. The records of a transaction may become
+        readable shortly after its positions.
         """
         ...
 
@@ -231,7 +235,10 @@ class EventLog(Protocol):
         ...
 
     def lag(self, group: str, topics: Sequence[str]) -> dict[TopicPartition, int]:
-        """Return the number of records of each partition that the group has not read; markers do not count."""
+        """Return for each partition the count of records after the group's committed position.
+
+        On Kafka, a large count includes transaction markers.
+        """
         ...
 
     def groups(self) -> list[str]:
@@ -239,22 +246,29 @@ class EventLog(Protocol):
         ...
 
     def members(self, group: str) -> int:
-        """Return the number of live members of a group. A dead member may count for a few more seconds."""
+        """Return the count of live members of a group. A dead member may count for a few more seconds."""
         ...
 
     def make_durable(self) -> None:
-        """Block until everything readable now would survive a power failure."""
+        """Block until the records that are readable now would survive a power failure.
+
+        On Kafka the call returns at once, because survival depends on the replicas.
+        """
         ...
 
     def trim(self, now_us: int) -> dict[str, int]:
-        """Apply retention; return the number of dropped records by topic; {} if the log applies it by itself.
+        """Apply retention; return the count of dropped records by topic; {} if the log applies retention by itself.
 
-        It drops no record at or after a group's position or a retention hold.
+        The embedded log drops no record at or after a group's position or a retention hold. Kafka's brokers respect
+        neither; the adapter reports positions that they have dropped.
         """
         ...
 
     def hold_retention(self, holder: str, positions: Mapping[TopicPartition, int] | None) -> None:
-        """Retain partitions from these offsets on for `holder`, replacing its earlier holds; None releases them."""
+        """Retain partitions from these offsets on for `holder`, replacing its earlier holds; None releases them.
+
+        Kafka's retention cannot be held back (`trim`).
+        """
         ...
 
     def close(self) -> None:

@@ -112,7 +112,7 @@ class Processor:
     factory: StageFactory
     instance: str = "0"
     snapshot_interval_records: int = SNAPSHOT_RECORDS
-    """Number of records of a partition between two snapshots. A restart replays about as many, at 1 ms or less each."""
+    """Records of a partition between two snapshots. A restart replays about as many, at 1 ms or less each."""
     poll_records: int = 256
     """Maximum records of one poll, and thus of one transaction."""
     on_batch: Callable[[ProcessorCounters], None] | None = None
@@ -125,8 +125,8 @@ class Processor:
     def run(self, stop: threading.Event, *, poll_s: float = 0.5) -> None:
         """Process records until `stop` is set, then snapshot all owned partitions and return.
 
-        Raises Fenced if another member of this name took over, SnapshotRefused if a snapshot has another format. It
-        restarts after LogUnavailable.
+        Raises Fenced if another member of this name took over, SnapshotRefused if a snapshot has another format. The
+        processor restarts after LogUnavailable.
         """
         while not stop.is_set():
             self._stages.clear()

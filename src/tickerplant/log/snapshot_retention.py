@@ -1,8 +1,9 @@
 """Retention of a service's kept snapshots, and of the input records that they need.
 
 A kept snapshot stays while a record of its session is retained. The input is retained from the offset that the snapshot
-needs: its position, or the older offset that its stage may still read. The log thus retains one session more than its
-retention, plus the records that a stage can still read. The limit is `MAX_HOLD_RETENTIONS` times its retention.
+needs: its position, or the older offset that its stage may still read. The log thus retains one session more than the
+topic's retention, plus the records that a stage can still read. The limit is `MAX_HOLD_RETENTIONS` times that
+retention.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ log = structlog.get_logger(__name__)
 class SnapshotRetention:
     """Drops the due kept snapshots of one service, and holds retention of the service's input back for the others.
 
-    The process that applies retention calls `run` just before. Several processes may do so; the second finds nothing to
-    do. `topic` is the service's input, `retention_us` that topic's retention. One run requests the keys and offsets of
-    each partition. Each kept snapshot is read only once.
+    The process that applies retention calls `run` just before it does so. If several processes call it, the later ones
+    find nothing left to drop. `topic` is the service's input, `retention_us` that topic's retention. One run requests
+    the keys and offsets of each partition. Each kept snapshot is read only once.
     """
 
     event_log: EventLog
@@ -47,7 +48,7 @@ class SnapshotRetention:
     _holds: dict[TopicPartition, int] | None = None
 
     def run(self, now_us: int) -> int:
-        """Drop the snapshots that are due at `now_us`; return their number. Raises LogUnavailable.
+        """Drop the snapshots that are due at `now_us`; return their count. Raises LogUnavailable.
 
         1. Drop the kept snapshots that are due, 2. hold retention back for the others. A kill between the two steps
            leaves retention held back too far until the next run.

@@ -4,7 +4,8 @@
 
 SQLite also creates `market.log-wal` and `market.log-shm`. The folder `market.log.d` contains the writers' lock and the
 checkpointer's lock. While processes run, it also contains a locked file for each group member and a datagram socket for
-each reader. The folder may be deleted when no process runs.
+each reader. If the path is too long for a socket, the sockets are in the temporary directory. The folder may be deleted
+while no process uses the log.
 """
 
 from tickerplant.log.embedded.log import EmbeddedLog

@@ -1,4 +1,4 @@
-"""Cache of topics and partitions, by name and by row id. Both are immutable once created."""
+"""Cache of topics and partitions, by name and by row id. The name and the partitions of a topic never change."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class Catalog:
         return found
 
     def topics(self, connection: sqlite3.Connection) -> list[Topic]:
-        """Read the topics of the file again and return all."""
+        """Read the topics of the file again and return all of them."""
         self._read(connection)
         return list(self._topics.values())
 
     def partition_id(self, connection: sqlite3.Connection, topic: str, partition: int) -> int:
-        """Return a partition's row id. Raises UnknownTopic also for a partition outside the topic."""
+        """Return a partition's row id. Raises UnknownTopic for a missing topic or partition."""
         ids = self.topic(connection, topic).partition_ids
         if not 0 <= partition < len(ids):
             raise UnknownTopic(f"topic {topic} has {len(ids)} partitions, no partition {partition}")

@@ -73,7 +73,7 @@ class Checkpointer:
                 _log.warning("checkpoint failed, retrying", path=str(self._path), error=str(error))
 
     def _passive(self, connection: sqlite3.Connection) -> int:
-        """Move the pages that no reader needs in the -wal; return its size in bytes, 0 if there was no new commit."""
+        """Move the pages that no reader needs in the -wal; return the -wal's size in bytes, 0 without a new commit."""
         (version,) = connection.execute("PRAGMA data_version").fetchone()
         if version == self._seen:
             return 0

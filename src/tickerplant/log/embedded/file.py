@@ -104,7 +104,7 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
     elif application_id != APPLICATION_ID:
         raise LogError(f"{path} is an SQLite file of another program, not an event log; nothing was changed")
     elif version != FORMAT:
-        raise LogError(f"the event log {path} has format {version}; this version reads format {FORMAT}")
+        raise LogError(f"the event log {path} has format {version}; this version of Tickerplant reads {FORMAT}")
     connection.execute("SELECT count(*) FROM meta").fetchone()  # opens the -wal; the file exists from here on
 
 

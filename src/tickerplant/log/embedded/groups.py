@@ -2,7 +2,8 @@
 
 A member is alive while it holds its `liveness.LivenessLock`. A member that joins, leaves or finds a dead member
 rebalances the group in one transaction. Partition i of a topic is assigned to member i % n of the n members that read
-the topic, sorted by name. One partition number of several topics thus has one owner.
+the topic, sorted by name. If all members read the same topics, one partition number of all these topics thus has one
+owner.
 
 `owners` stores the owner of each partition and the group generation in which it became the owner. A commit succeeds
 only if both equal the values of the member's last `poll`. A member that lost a partition therefore cannot commit for

@@ -33,7 +33,8 @@ class EmbeddedLog:
     """The event log in the file `path`, created if missing. All processes and threads of one machine may share it.
 
     It needs a local file system: SQLite's -wal and the locks do not work on a network. A write that waits for other
-    writers longer than `patience_s` raises LogUnavailable. Raises LogError if `path` is another kind of file.
+    writers longer than `patience_s` raises LogUnavailable. Raises LogError if `path` is another kind of file, and
+    ConfigError if its folder cannot be created.
     """
 
     def __init__(self, path: Path | str, *, patience_s: float = PATIENCE_S) -> None:
@@ -115,7 +116,7 @@ class EmbeddedLog:
         )
 
     def partitions(self, topic: str) -> int:
-        """Return the number of partitions of a topic. Raises UnknownTopic."""
+        """Return the count of partitions of a topic. Raises UnknownTopic."""
         with self._reading() as connection:
             return len(self._context.catalog.topic(connection, topic).partition_ids)
 
@@ -150,7 +151,7 @@ class EmbeddedLog:
             begin = rows[-1][0] + 1
 
     def writer(self, name: str) -> EmbeddedWriter:
-        """Return the writer of that name; it fences any earlier one."""
+        """Return a new writer with this name; it fences an earlier writer of the name."""
         return EmbeddedWriter(self._context, name)
 
     def get_state(self, topic: str, partition: int, key: str) -> bytes | None:
@@ -186,7 +187,7 @@ class EmbeddedLog:
         return {names[partition_id]: position for partition_id, position in positions.items()}
 
     def lag(self, group: str, topics: Sequence[str]) -> dict[TopicPartition, int]:
-        """Return the number of records of each partition that the group has not read yet."""
+        """Return for each partition the count of records after the group's committed position."""
         committed = self.committed(group)
         bounds = {name: b for topic in topics for name, b in self.offsets(topic).items()}
         return {name: max(0, end - max(first, committed.get(name, first))) for name, (first, end) in bounds.items()}
@@ -198,7 +199,7 @@ class EmbeddedLog:
         return [group for (group,) in rows]
 
     def members(self, group: str) -> int:
-        """Return the number of live members of a group."""
+        """Return the count of live members of a group."""
         with self._reading() as connection:
             incarnations = groups.incarnations(connection, group)
         return sum(map(self._context.is_alive, incarnations))
@@ -214,6 +215,8 @@ class EmbeddedLog:
 
     def trim(self, now_us: int) -> dict[str, int]:
         """Drop records older than their topic's retention, in short transactions between the writers' transactions.
+
+        Records at or after a group's position or a retention hold remain.
 
         The file does not shrink; SQLite reuses its free pages. A kill between two transactions is harmless.
         """
@@ -247,7 +250,7 @@ class EmbeddedLog:
             connection.executemany("INSERT INTO floors VALUES (?, ?, ?)", rows)
 
     def close(self) -> None:
-        """Close the file. SQLite moves the -wal into it and removes the -wal if no other process has the file open."""
+        """Close the file. SQLite moves the -wal into it and removes the -wal if no other connection is open."""
         with self._guard:
             if self._context.is_closed:
                 return

@@ -18,8 +18,8 @@ from tickerplant.log.port import ConsumedRecord, RebalanceListener, Start, Topic
 CHECK_S = 0.4
 """Interval at which a waiting reader checks for commits without a notification and for dead members.
 
-A check reads one number from SQLite and tries the lock of each other member. It costs about 50 µs with the thread's
-wake-up, so eight readers use 0.1 % of a core.
+A check reads one number from SQLite and tries the lock of each other member. The check costs about 50 µs with the
+thread's wake-up, so eight readers use 0.1 % of a core.
 """
 
 
@@ -233,7 +233,7 @@ class EmbeddedReader:
         groups.commit_positions(connection, self.group, self._incarnation, self._owned, by_id)
 
     def wake(self) -> None:
-        """Make the waiting poll return at once, or the next one if none waits."""
+        """Make the poll that waits return at once, or the next poll if none waits."""
         self._woken.set()
         wakeup = self._wakeup
         if wakeup is not None:
@@ -257,7 +257,7 @@ class EmbeddedReader:
             self._connection.close()
 
     def __enter__(self) -> EmbeddedReader:
-        """Return the reader itself."""
+        """Return the reader."""
         return self
 
     def __exit__(self, *exc: object) -> None:

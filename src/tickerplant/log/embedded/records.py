@@ -52,7 +52,8 @@ def read(
 ) -> list[tuple[int, int, bytes]]:
     """Return (offset, append time, value) of the records from a position on, within the limits.
 
-    At least `at_least` records are returned. The sizes, which are on one or two pages, are read before the values.
+    The first `at_least` records may exceed `max_bytes`. The sizes, which are on one or two pages, are read before the
+    values.
     """
     count, room = 0, max_bytes
     for (size,) in connection.execute(
@@ -97,7 +98,7 @@ def droppable(connection: sqlite3.Connection, partition_id: int, before_us: int)
 
 
 def drop(connection: sqlite3.Connection, partition_id: int, range_: Bounds) -> int:
-    """Drop a bounded number of records from the start of a range; return their number. SQLite reuses their pages."""
+    """Drop a bounded number of records from the start of a range; return their count. SQLite reuses their pages."""
     sizes = connection.execute(
         'SELECT length(value) FROM records WHERE partition_id = ? AND "offset" >= ? AND "offset" < ? '
         'ORDER BY "offset" LIMIT ?',

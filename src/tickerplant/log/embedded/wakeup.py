@@ -4,8 +4,8 @@ A wake-up reaches a sleeping reader in 0.1 to 0.2 ms, and costs nothing while no
 writer that is killed between its commit and the notification sends none. Readers therefore also poll slowly.
 
 An awake reader in the notifier's own process gets a flag instead of a datagram. Sending a datagram releases the
-interpreter's lock, which the woken thread then holds for a while. This took half of a writer's time with six readers.
-Readers without a group serve live streams, so they are notified first.
+interpreter's lock, which the woken thread then holds for a while. With six readers, this wait took half of a writer's
+time. Readers without a group serve live streams, so they are notified first.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class WakeupSocket:
             _local[os.fspath(self._path)] = self
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait for a notification, at most `timeout_s`; return whether there was one, or an earlier undrained one."""
+        """Wait at most `timeout_s` for a notification; return whether one has arrived since the last `drain`."""
         self.is_waiting = True  # set before reading the flag; the notifier sets the flag before it reads `is_waiting`
         try:
             if not self.is_notified and not self._poll.poll(max(0.0, timeout_s) * 1000):

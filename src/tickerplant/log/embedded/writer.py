@@ -61,7 +61,7 @@ class EmbeddedTransaction:
 
 
 class EmbeddedWriter:
-    """The writer of a name, for one thread at a time."""
+    """The writer with one name; a newer writer of the name fences it. For one thread at a time."""
 
     def __init__(self, context: LogContext, name: str) -> None:
         self._context, self._name = context, name
@@ -130,7 +130,7 @@ class EmbeddedWriter:
             raise Fenced(f"a newer writer has the name {self._name}; stop this one")
 
     def committed(self) -> Mapping[TopicPartition, int]:
-        """Return the last offset of each partition in the last committed transaction."""
+        """Return the last offset of each partition to which the last committed transaction appended."""
         return self._last
 
     def close(self) -> None:

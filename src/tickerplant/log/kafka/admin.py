@@ -49,7 +49,7 @@ class Admin:
         self._keyed: dict[str, bool] = {}
 
     def partitions(self, topic: str) -> int:
-        """Return the number of partitions; cached after the first request. Raises UnknownTopic."""
+        """Return the count of partitions; cached after the first request. Raises UnknownTopic."""
         with self._guard:
             if topic not in self._partitions:
                 with translate_errors(f"describing {topic}"):
@@ -62,7 +62,7 @@ class Admin:
             return self._partitions[topic]
 
     def partitions_soon(self, topic: str) -> int:
-        """Return the number of partitions of a topic that was just created; waits until the brokers return it."""
+        """Return the count of partitions of a topic that was just created; wait until the brokers return it."""
         deadline = time.monotonic() + self._cluster.patience_s
         while True:
             try:
@@ -83,7 +83,7 @@ class Admin:
             return self._keyed[topic]
 
     def create(self, topic: str, partitions: int, spec: TopicSpec, replication_factor: int) -> bool:
-        """Create a topic; return False if it exists. Raises LogError if it has another number of partitions."""
+        """Create a topic; return False if it exists. Raises LogError if it has another count of partitions."""
         config = {
             "message.timestamp.type": "LogAppendTime",
             "max.message.bytes": str(MESSAGE_BYTES),
@@ -179,7 +179,7 @@ class Admin:
         return [group.group_id for group in found.valid]
 
     def members(self, group: str) -> int:
-        """Return the number of members of a group; 0 for an unknown group."""
+        """Return the count of members of a group; 0 for an unknown group."""
         doing, patience_s = f"describing the group {group}", self._cluster.patience_s
         (future,) = self._client.describe_consumer_groups([group], request_timeout=patience_s).values()
         try:

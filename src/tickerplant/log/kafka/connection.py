@@ -163,7 +163,11 @@ def translate_errors(doing: str) -> Iterator[None]:
 
 
 def result(future: Future[T], doing: str, patience_s: float) -> T:
-    """Return the result of an administrative request. Raises LogUnavailable after `patience_s`."""
+    """Return the result of an administrative request.
+
+    Raises the LogError of the request, and LogUnavailable without an answer within `patience_s` and a margin for the
+    request's own timeout.
+    """
     try:
         with translate_errors(doing):
             return future.result(patience_s + min(5.0, patience_s / 4))

@@ -34,7 +34,7 @@ class LogContext:
         self._chunks: dict[tuple[TopicPartition, str], int] = {}
         self._producer: Any = None
         self.retention_passed: Counter[str] = Counter()
-        """Number of times that retention had dropped a position that was still needed, by topic."""
+        """Count, by topic, of positions that retention had dropped although they were still needed."""
 
     def named(self, name: str) -> str:
         """Return the brokers' name of a topic, group or writer."""
@@ -45,7 +45,7 @@ class LogContext:
         return name.removeprefix(self.prefix)
 
     def partitions(self, topic: str) -> int:
-        """Return the number of partitions; cached after the first request. Raises UnknownTopic."""
+        """Return the count of partitions; cached after the first request. Raises UnknownTopic."""
         return self.admin.partitions(self.named(topic))
 
     def offsets(self, topic: str, *, read_uncommitted: bool = False) -> dict[TopicPartition, tuple[int, int]]:
@@ -74,7 +74,7 @@ class LogContext:
         return self.get_state(OWN_TOPIC, 0, f"writer:{name}") == claim.encode()
 
     def chunk_count(self, source: TopicPartition, key: str) -> int:
-        """Return the number of chunks that earlier values of a key left. May read the partition once."""
+        """Return the count of chunks that earlier values of a key left. May read the partition once."""
         known = self._chunks.get((source, key))
         if known is None:
             self.get_state(*source, key)
@@ -83,7 +83,7 @@ class LogContext:
         return known
 
     def note_chunks(self, chunks: Mapping[tuple[TopicPartition, str], int]) -> None:
-        """Store the numbers of chunks of committed values."""
+        """Store the counts of chunks of committed values."""
         self._chunks.update(chunks)
 
     def note_written(self, ends: Mapping[TopicPartition, int]) -> None:
@@ -121,7 +121,7 @@ class LogContext:
         return self.state_of(topic, partition).get(key)
 
     def state_of(self, topic: str, partition: int) -> state.Partition:
-        """Return the reader of a state partition. Raises UnknownTopic, LogError."""
+        """Return the reader of a state partition. Raises UnknownTopic, and LogError if the topic is no state topic."""
         self.check(topic, partition, keyed=True)
         with self._guard:
             found = self._states.get((topic, partition))

@@ -72,11 +72,14 @@ class KafkaLog:
 
     @property
     def retention_passed(self) -> Counter[str]:
-        """Return, by topic, how often retention had dropped a position that was still needed."""
+        """Return, by topic, the count of positions that retention had dropped although they were still needed."""
         return self._context.retention_passed
 
     def identity(self) -> Identity:
-        """Return the identity of this log. It changes if a topic is deleted and created again."""
+        """Return the identity of this log.
+
+        The identity changes if a topic other than a state topic is deleted and created again.
+        """
         stored = self._context.get_state(OWN_TOPIC, 0, "identity")
         if stored is None:
             raise UnknownTopic("the brokers have no identity of this log; `tickerplant create-topics` creates it")
@@ -117,7 +120,7 @@ class KafkaLog:
         return True
 
     def partitions(self, topic: str) -> int:
-        """Return the number of partitions; cached after the first request."""
+        """Return the count of partitions; cached after the first request."""
         return self._context.partitions(topic)
 
     def reader(
@@ -145,7 +148,7 @@ class KafkaLog:
             yield ConsumedRecord(source.topic, source.partition, message.offset() or 0, at_us, message.value() or b"")
 
     def writer(self, name: str) -> KafkaWriter:
-        """Return the writer of that name, its transactional id. An earlier writer's open transaction is aborted."""
+        """Return a new writer with this name, its transactional id; it fences an earlier writer of the name."""
         return KafkaWriter(self._context, name)
 
     def get_state(self, topic: str, partition: int, key: str) -> bytes | None:
@@ -168,7 +171,10 @@ class KafkaLog:
         return {TopicPartition(self._context.unnamed(topic), p): position for (topic, p), position in found.items()}
 
     def lag(self, group: str, topics: Sequence[str]) -> dict[TopicPartition, int]:
-        """Return the number of unread records by partition. Numbers above `_EXACT_LAG` include transaction markers."""
+        """Return for each partition the count of records after the group's committed position.
+
+        Counts above `_EXACT_LAG` include transaction markers.
+        """
         committed = self.committed(group)
         bounds = {p: b for topic in topics for p, b in self.offsets(topic).items()}
         starts = {p: max(first, committed.get(p, first)) for p, (first, _) in bounds.items()}
@@ -179,7 +185,7 @@ class KafkaLog:
     def _count(
         self, starts: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int]
     ) -> dict[TopicPartition, int]:
-        """Return the number of records in [start, end) of each partition; reads at most `_EXACT_LAG` of each."""
+        """Return the count of records in [start, end) of each partition; read at most `_EXACT_LAG` of each."""
         if not starts:
             return {}
         small = {"enable.partition.eof": True, "fetch.message.max.bytes": 65_536, "auto.offset.reset": "earliest"}
@@ -218,7 +224,7 @@ class KafkaLog:
         return sorted(self._context.unnamed(group) for group in candidates if self._has_positions(group))
 
     def members(self, group: str) -> int:
-        """Return the number of live members of a group. A killed member counts until its session expires."""
+        """Return the count of live members of a group. A killed member counts until its session expires."""
         return self._context.admin.members(self._context.named(group))
 
     def _has_positions(self, group: str) -> bool:

@@ -17,7 +17,7 @@ from tickerplant.log.kafka.context import LogContext
 from tickerplant.log.port import ConsumedRecord, RebalanceListener, Start, TopicPartition
 
 _SLICE_S = 0.1
-"""Seconds of one wait inside `poll`, and thus the maximum delay of `wake`. The cost is not measurable."""
+"""Seconds of one wait inside `poll`, and thus the maximum delay of `wake`."""
 
 
 class KafkaReader:
@@ -66,7 +66,7 @@ class KafkaReader:
     def poll(
         self, *, timeout_s: float, max_records: int = 256, max_bytes: int = 8 * 1024 * 1024
     ) -> list[ConsumedRecord]:
-        """Return committed records: the first, for which it waits, and those that are already fetched."""
+        """Return committed records: the first one after a wait, and those that are already fetched; [] on a timeout."""
         if self._closed:
             raise LogError("the reader is closed")
         deadline = time.monotonic() + timeout_s
@@ -275,7 +275,7 @@ class KafkaReader:
             raise translate(error_of(exception), f"committing positions of group {self.group}") from exception
 
     def wake(self) -> None:
-        """Make the waiting poll return within 0.1 s, or the next one if none waits."""
+        """Make the poll that waits return within 0.1 s, or the next poll if none waits."""
         self._woken.set()
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """State values in a compacted topic: chunks, followed by a manifest.
 
 A manifest's message key is `m` and the name; a chunk's is `c`, the index and the name. A manifest contains a value of
-at most `CHUNK_BYTES` itself. For a longer value it contains the size, the number of chunks, and the id with which each
+at most `CHUNK_BYTES` itself. For a longer value it contains the size, the count of chunks, and the id with which each
 chunk begins. All messages are written in one transaction, so a reader receives all or none.
 
 The chunks of the next value have the same keys, so compaction removes the old ones. Tombstones delete the chunks that a
@@ -31,7 +31,7 @@ _ID_BYTES: Final = 16
 
 
 class Manifest(msgspec.Struct, array_like=True):
-    """The newest message of a name: the value itself, or the number and id of its chunks."""
+    """The newest message of a name: the value itself, or the count and id of its chunks."""
 
     id: bytes
     size: int

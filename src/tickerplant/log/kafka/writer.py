@@ -74,7 +74,7 @@ class KafkaTransaction:
 
 
 class KafkaWriter:
-    """The writer of a name.
+    """The writer with one name; a newer writer of the name fences it. For one thread at a time.
 
     The broker fences a producer in two cases: a newer producer has its name, or its transaction timed out. The error is
     the same in both cases. Each writer therefore claims its name, with a record in the log's own topic, before its
@@ -115,7 +115,7 @@ class KafkaWriter:
         return TopicPartition(topic, partition)
 
     def previous_chunks(self, source: TopicPartition, key: str) -> int:
-        """Return the number of chunks that earlier values of a key left."""
+        """Return the count of chunks that earlier values of a key left."""
         return self._context.chunk_count(source, key)
 
     def produce(
@@ -177,7 +177,7 @@ class KafkaWriter:
             self._open = False
 
     def _commit(self, transaction: KafkaTransaction) -> None:
-        """Commit everything. After an exception nothing is known to be written.
+        """Commit everything. After an exception other than Fenced, the outcome may be unknown.
 
         1. Wait until the brokers have all records, 2. send positions, if their readers still own the partitions,
         3. commit at the broker.
@@ -282,7 +282,10 @@ class KafkaWriter:
         return Fenced(f"a newer writer has the name {self._name}; stop this one")
 
     def _finish_commit(self) -> None:
-        """Finish the commit whose outcome is unknown. Raises LogUnavailable if it succeeded: do not repeat it."""
+        """Finish the commit whose outcome is unknown.
+
+        Raises LogUnavailable even if the commit succeeds: the caller must resume from the last commit.
+        """
         try:
             self._producer.commit_transaction(self._context.cluster.patience_s)
         except KafkaException as exception:
@@ -311,7 +314,7 @@ class KafkaWriter:
                 producer.poll(0)
 
     def committed(self) -> Mapping[TopicPartition, int]:
-        """Return the last offset of each partition in the last committed transaction."""
+        """Return the last offset of each partition to which the last committed transaction appended."""
         return self._last
 
     def close(self) -> None:
