@@ -17,7 +17,7 @@ DELIVERED: Final = MetricSpec(
 )  # fmt: skip
 FAILED_ATTEMPTS: Final = MetricSpec(
     "tickerplant_alert_webhooks_failed_attempts", "counter", "Attempts to send a webhook that failed.",
-    "Growing: a receiver is unavailable or refuses; /v1/alerts/firings shows the receiver and the error.",
+    "Growing: a receiver is unavailable or refuses; /v1/alerts/firings shows the rule and the error.",
 )  # fmt: skip
 GIVEN_UP: Final = MetricSpec(
     "tickerplant_alert_webhooks_given_up", "counter", "Webhooks given up: too old, refused (410), or without a rule.",
@@ -28,7 +28,7 @@ CATALOGUE: Final = (DELIVERED, FAILED_ATTEMPTS, GIVEN_UP)
 
 @dataclass(slots=True)
 class DeliveryCounters:
-    """Numbers of webhooks since the start of the process."""
+    """Counts of webhooks, or of attempts to send one, since the start of the process."""
 
     delivered: int = 0
     failed_attempts: int = 0

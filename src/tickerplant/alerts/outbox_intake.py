@@ -1,6 +1,6 @@
 """The intake of alert delivery: copies alerts from the log into the store's outbox, in its own thread.
 
-A consumer group on `market.alerts`:
+Its consumer group on `market.alerts` repeats two steps:
 
 1. Store each alert whose rule has a webhook in the outbox (once per alert id, flushed to disk).
 2. Commit the group's position.

@@ -11,8 +11,8 @@ receiver can ignore a repeat by its alert id. A webhook that has failed for `ret
 firings and the health check report it.
 
 Memory contains only webhooks in flight: at most `MAX_IN_FLIGHT`, and `MAX_PER_RECEIVER` per receiver. A slow receiver
-delays no other. A receiver that is down for a day costs only rows of the outbox table. Alerts of one rule may arrive
-out of order.
+delays no other receiver. A receiver that is down for a day costs only rows of the outbox table. Alerts of one rule may
+arrive out of order.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def input_column(
 
 
 class SessionNumbers:
-    """The number of a bar's session: its date in days since 1970.
+    """The number of a bar's session: the date of the session in days since 1970.
 
     A time between two sessions has the number of its UTC date plus one half, so overnight trades belong to no session.
     """

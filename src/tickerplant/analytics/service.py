@@ -176,13 +176,13 @@ class _Shared:
         return None if self._connection is None else StorePartition(self._connection, self.log, partition)
 
     def update(self, partition: int, pending: int, *, store_missing: bool) -> None:
-        """Update a partition's number of queued series, and whether it needs an unavailable store."""
+        """Update a partition's count of queued series, and whether the partition needs an unavailable store."""
         self.count_pending(partition, pending)
         (self._store_missing.add if store_missing else self._store_missing.discard)(partition)
         self.counters.store_missing = int(bool(self._store_missing))
 
     def count_pending(self, partition: int, pending: int) -> None:
-        """Update a partition's number of queued series."""
+        """Update a partition's count of queued series."""
         self._pending[partition] = pending
         self.counters.pending = sum(self._pending.values())
 
@@ -341,7 +341,7 @@ class Analytics:
         )
 
     def run(self, stop: threading.Event) -> None:
-        """Process records until `stop` is set. Raises what `Processor.run` raises."""
+        """Process records until `stop` is set. Raises the errors of `Processor.run`."""
         self._shared.stop = stop
         try:
             with contextlib.suppress(Stopped):

@@ -29,7 +29,7 @@ class PartitionState:
 
     `clock_us` and `cause` are the newest sending time and the newest cause of the applied records. A state that was
     made from the store contains all records before the offset `known_to`. `has_rules` is true if this state was made
-    under the rules of the log. `cold` is true if the store was unavailable.
+    under the rules of the log. `cold` is true if the store was unavailable at the start.
     """
 
     engine: Engine
@@ -93,7 +93,7 @@ class _StoredState(msgspec.Struct, array_like=True):
 
 
 def encode_snapshot(state: PartitionState) -> bytes:
-    """Return the serialised state of a partition."""
+    """Return the state of a partition as bytes."""
     engine, queue, splits = state.engine, state.recompute_queue, state.engine.splits
     stored = _StoredState(
         state.clock_us,

@@ -4,9 +4,9 @@ The outputs of one step are closed values, then forming values, then fired alert
 and `cause` of the record that caused them. `Mark` and `End` records are passed on unchanged, so that a reader of
 `market.analytics` can follow the progress.
 
-A series that memory is too short for is queued (`recompute_queue`) and computed from stored history between two
-records. `due` returns the series that may be computed, and `recompute` computes one. Its values carry the newest cause
-of the applied records. Nothing newer has been published for these bars, and a later value wins.
+If memory is too short to correct a series, the series is queued (`recompute_queue`) and computed from stored history
+between two records. `due` returns the series that may be computed, and `recompute` computes one. Its values carry the
+newest cause of the applied records. Nothing newer has been published for these bars, and a later value wins.
 
 A state that was made from the store (`begin`) already contains all records before `known_to`. The stage only determines
 which series those records changed. It publishes these series from its state when it reaches `known_to`.
@@ -80,12 +80,12 @@ class AnalyticsStage(Stage):
             return [dead_letter(consumed, str(error), consumed.appended_at_us)]  # the record's time may be unreadable
 
     def snapshot(self) -> bytes:
-        """Return the whole state."""
+        """Return the whole state as bytes."""
         return snapshot.encode_snapshot(self._state)
 
     @property
     def cold(self) -> bool:
-        """True if the store was unavailable at the start, so that every series must be computed again."""
+        """Return whether the store was unavailable at the start, so that every series must be computed again."""
         return self._state.cold
 
     def queue_stored(self, stored: list[Series], splits: list[Split], clock_us: int, position: int) -> None:
@@ -114,7 +114,7 @@ class AnalyticsStage(Stage):
         return self.recompute_queue.due(self._state.clock_us)
 
     def recompute(self, series: Series, bars: pa.RecordBatch) -> Iterator[Output]:
-        """Make a series' state from its whole history (`Engine.rebuild`) and yield the changed values as records.
+        """Make a series' state from its whole history (`Engine.rebuild`) and yield its new values as records.
 
         The caller must exhaust the iterator; until then the state is incomplete.
         """
@@ -131,7 +131,7 @@ class AnalyticsStage(Stage):
                 yield Output(schemas.ANALYTICS, records.encode(header, values))
 
     def keep_label(self) -> str | None:
-        """Return the UTC day of the log's clock. None before the first record and for times outside 1970 to 2255."""
+        """Return the UTC date of the log's clock. None before the first record and for times outside 1970 to 2255."""
         clock_us = self._state.clock_us
         return iso(clock_us)[:10] if _MIN_LABEL_US <= clock_us <= _MAX_LABEL_US else None
 

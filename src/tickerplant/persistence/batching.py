@@ -35,7 +35,7 @@ FORMING_EVERY_US: Final = SECOND_US
 """Minimum time between two writes of forming rows."""
 FIRST_US: Final = -70 * 365 * DAY_US
 LAST_US: Final = 230 * 365 * DAY_US
-"""Range of accepted times, 1900 to 2200. A row outside it would create a separate table partition."""
+"""Range of accepted times, about 1900 to 2200. A row outside it would create a separate table partition."""
 OFFSET: Final = "_offset"
 """Column of a pending row: the offset of its record."""
 
@@ -65,15 +65,17 @@ class WriteBatch:
     values: list[pa.Table] = field(default_factory=list)
     """One table per set of columns. A closed and a forming state of one key may both be present."""
     splits: list[tuple[pa.Table, int]] = field(default_factory=list)
+    """(rows, version of their record)."""
     dividends: list[tuple[pa.Table, int]] = field(default_factory=list)
-    """(rows, version of their record), as in `splits`."""
+    """(rows, version of their record)."""
     answers: list[tuple[pa.Table, int]] = field(default_factory=list)
+    """(rows, version of their record)."""
     interval_overs: list[records.Record] = field(default_factory=list)
     feeds: list[records.FeedState] = field(default_factory=list)
     differences: list[tuple[records.Differences, int]] = field(default_factory=list)
-    """(record, number of bars that differ between two sources); only the number is stored."""
+    """(record, count of bars that differ between two sources); only the count is stored."""
     alerts: list[tuple[pa.Table, int]] = field(default_factory=list)
-    """(rows, `sent_at_us` of their record); that is the time at which they fired."""
+    """(rows, `sent_at_us` of their record). The alerts fired at that time."""
     dead: list[tuple[records.Record, int]] = field(default_factory=list)
     """(dead letter, offset of its record)."""
     sources: tuple[str, ...] | None = None
@@ -83,7 +85,7 @@ class WriteBatch:
 
     @property
     def rows(self) -> int:
-        """Return the number of rows to write."""
+        """Return the count of rows to write."""
         tables = [self.ticks, self.bars, *self.values, *(t for t, _ in self.splits), *(t for t, _ in self.dividends)]
         rows = sum(int(t.num_rows) for t in tables if t is not None)
         rows += sum(int(table.num_rows) for table, _ in self.alerts)
@@ -127,7 +129,7 @@ class PartitionBuffer:
         return self._formed_us + FORMING_EVERY_US
 
     def add(self, consumed: ConsumedRecord) -> None:
-        """Add one record. An unreadable record only advances the position: aggregation has written its dead letter."""
+        """Add one record. An unreadable record only advances the position; another service appends its dead letter."""
         old = consumed.offset < self._position
         try:
             record = records.decode(consumed.value)
@@ -151,7 +153,9 @@ class PartitionBuffer:
         self._cause = max(self._cause, cause)
 
     def flush(self, now_us: int, *, last: bool = False) -> WriteBatch | None:
-        """Return and remove the due rows; None if there are none. All rows are due if `last` is true.
+        """Return and remove the due rows, or None if no row is due and no record was added.
+
+        All rows are due if `last` is true.
 
         `now_us` is a monotonic clock. The next WriteBatch expects that this one was applied.
         """

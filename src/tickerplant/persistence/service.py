@@ -56,12 +56,12 @@ from tickerplant.store.session import Session
 GROUP: Final = "persistence"
 TOPICS: Final = (schemas.RAW, schemas.OHLCV, schemas.ANALYTICS, schemas.ALERTS, schemas.STATUS, schemas.DEADLETTER)
 LANES: Final = 2
-"""Number of writing connections. Two give 60 % more throughput than one on two cores; more compete for the cores."""
+"""Writing connections. Two give 60 % more throughput than one on two cores; more compete for the cores."""
 MAX_TICKS: Final = 50_000
 """Maximum ticks per transaction: a larger COPY is not faster and needs more memory. One partition may exceed it."""
 MAX_BUFFERED_BYTES: Final = 32 * 1024 * 1024
-"""Maximum bytes of buffered records: about 700,000 ticks, half a second of a lane's throughput. Above it the reader
-pauses; the log keeps the records."""
+"""Maximum bytes of buffered records: about 700,000 ticks. Above this size the reader pauses; the log keeps the
+records."""
 REST_FACTOR: Final = 3.0
 MAX_REST_S: Final = 0.1
 """Rest of a lane after a small transaction: `REST_FACTOR` times its duration, at most `MAX_REST_S`. Records that arrive
@@ -87,14 +87,14 @@ class PersistenceCounters:
     rows: int = 0
     transactions: int = 0
     unreadable: int = 0
-    """Number of unreadable records. Aggregation has written their dead letters."""
+    """Count of unreadable records, and of stored or logged orders of sources that are invalid."""
     out_of_range: int = 0
-    """Number of rows omitted because their time is outside the accepted range."""
+    """Count of rows omitted because their time is outside the accepted range."""
     restarts: int = 0
-    """Number of times that the log or the database was unavailable."""
+    """Count of restarts after an outage or error of the log or the database."""
     conflicts: int = 0
     differences: int = 0
-    """Number of bars that differ between two sources."""
+    """Count of bars that differ between two sources."""
 
 
 class Metrics(Protocol):
@@ -201,7 +201,7 @@ class _StoreSession:
             self._thread.shutdown(wait=False)
 
     def _readable(self, orders: Mapping[int, tuple[str, ...]]) -> dict[int, tuple[str, ...]]:
-        """Return the valid orders of sources. Another version may have stored an order that this one cannot parse."""
+        """Return the valid orders of sources. A newer version may have stored an order that is invalid here."""
         found = {}
         for partition, sources in orders.items():
             try:
@@ -345,7 +345,7 @@ class _StoreSession:
         return batches
 
     async def _apply_all(self, session: Session, lane: _Lane, batches: list[WriteBatch]) -> None:
-        """Apply batches. Batches with a position conflict are dropped, and the others are retried."""
+        """Apply batches. Drop the batches with a position conflict, and apply the others again."""
         while batches:
             began = time.monotonic()
             try:
@@ -396,7 +396,7 @@ class _StoreSession:
             else:
                 abandoned = True
                 log.error(
-                    "another process keeps applying this partition; it is no longer written here",
+                    "another process keeps applying this partition; this process no longer writes it",
                     partition=tp,
                     error=str(conflict),
                 )
@@ -422,7 +422,7 @@ class _StoreSession:
         return tp in self._lanes[tp.partition % LANES].buffers
 
     async def _commit_on_stop(self, reader: Reader, store: Store) -> None:
-        """Flush the database, then commit all applied positions of the group. For a clean stop."""
+        """Flush the database, then commit all applied positions of the group, before a clean stop."""
         await store.flush_wal()
         commits = {tp: at for tp, at in {**self._durable, **self._applied}.items() if self._owns(tp)}
 

@@ -17,8 +17,8 @@ from tickerplant.store.session import Session, translate_errors
 FEW_ROWS: Final = 32
 """Maximum rows of an INSERT from arrays.
 
-A COPY into a staging table and an INSERT from this table are faster for more rows. They cost one more round trip.
-Arrays cost some microseconds per row.
+A COPY into a staging table and an INSERT from this table are faster for more rows. They cost one more round trip, and
+arrays some microseconds per row.
 """
 
 _COPY_HEAD: Final = 19
@@ -44,7 +44,7 @@ def quoted(names: Sequence[str], prefix: str = "") -> str:
 
 
 def plain(table: pa.Table | pa.RecordBatch) -> pa.RecordBatch:
-    """Return the rows as one batch of PostgreSQL's types: without dictionaries and unsigned integers."""
+    """Return the rows as one batch of types that PostgreSQL has, with zero bytes in texts replaced by U+FFFD."""
     columns, fields = [], []
     for name in table.schema.names:
         column = table.column(name)
@@ -66,7 +66,7 @@ def _has_zero(characters: pa.Buffer | None) -> bool:
 
 
 async def copy(session: Session, relation: str, batch: pa.RecordBatch) -> None:
-    """Copy a plain batch into a table by binary COPY, or by INSERT if the server has no COPY."""
+    """Copy a plain batch into a table by binary COPY, or by INSERT if the session must not use COPY."""
     if not batch.num_rows:
         return
     names = batch.schema.names

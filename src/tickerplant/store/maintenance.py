@@ -1,8 +1,8 @@
 """Scheduled jobs: retention, roll-ups, and the comparison of roll-ups with bars; the status of each job.
 
-TimescaleDB's own scheduler runs the policies and the retention of hypertables. The plant adds `compare` and the
-retention of tables that are not hypertables. The plant runs all jobs on plain PostgreSQL. Every job is safe to repeat
-and to interrupt. Only one process at a time runs jobs.
+The plant runs all jobs on plain PostgreSQL. On TimescaleDB, the extension's scheduler runs the roll-ups and the
+retention of hypertables. The plant then runs `compare` and the retention of the other tables. Every job is safe to
+repeat and to interrupt. Only one process at a time runs jobs.
 """
 
 from __future__ import annotations
@@ -28,13 +28,17 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 LOCK_WAIT: Final = "2s"
-"""Maximum wait for a partition's readers before the partition is dropped. New readers queue behind the drop. After the
-wait, the partition is left for the next run."""
+"""Maximum wait for a partition's readers before the partition is dropped. New readers queue behind the drop. After this
+wait, the partition remains until the next run."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
-    """Status of a scheduled job. `error` is empty if the last run succeeded; `detail` describes that run."""
+    """Status of a scheduled job.
+
+    `error` is the reason if the last run failed, else empty. `detail` describes a successful last run of the plant's
+    own jobs, else empty.
+    """
 
     name: str
     last_run_at: dt.datetime | None
@@ -48,7 +52,7 @@ class JobStatus:
 async def run_due(store: Store, now: dt.datetime) -> list[str]:
     """Run the plant's due jobs and return their names; [] while another process runs them.
 
-    A job that fails is recorded as failed, and the others still run.
+    A job that fails is recorded as failed, and the other due jobs still run.
     """
     done: list[str] = []
     async with store.session() as session:
@@ -151,7 +155,12 @@ def _time_or_none(value: Any) -> dt.datetime | None:
 
 
 async def retention(session: Session, now: dt.datetime) -> str:
-    """Drop expired rows, by the later of their time and their arrival; return a description of the dropped rows."""
+    """Drop expired rows, and return a text that lists the dropped partitions and the count of those in use.
+
+    Rows of market data expire by the later of their time and their arrival. Rows of `dead_letters`, `alert_firings`,
+    `alert_webhooks` and `ohlcv_5m_rollup` expire by a single time: when they were sent, fired or finished, or their
+    own.
+    """
     rules = await session.rows("SELECT relation, keep FROM retention WHERE keep IS NOT NULL ORDER BY relation")
     dropped: list[str] = []
     busy = 0
@@ -175,14 +184,15 @@ async def retention(session: Session, now: dt.datetime) -> str:
             names, held = await _drop_partitions(session, relation, before)
             dropped += names
             busy += held
-    left = f"; {busy} in use, retried in the next run" if busy else ""
+    left = f"; {busy} in use; the next run will retry" if busy else ""
     return f"dropped {', '.join(dropped) if dropped else 'nothing'}{left}"
 
 
 async def _delete_answers(session: Session, keep: dt.timedelta, now: dt.datetime) -> None:
     """Delete answers about bars past retention, by the later of the end of their range and their arrival.
 
-    An answer remains while bars of its range exist. Otherwise bars without trades would be requested again.
+    An answer remains while bars of its range exist. If it were deleted before them, bars without trades would be
+    requested again.
     """
     for relation in (INTRADAY, HISTORICAL):
         await session.execute(
@@ -213,7 +223,7 @@ async def _drop_partitions(session: Session, relation: str, before: dt.datetime)
                     "DELETE FROM arrivals WHERE relation = $1 AND starts_at = $2", relation, row["starts_at"]
                 )
         except StoreError as error:
-            log.warning("partition in use; dropped in a later run", partition=name, error=str(error))
+            log.warning("partition in use; a later run will drop it", partition=name, error=str(error))
             busy += 1
         else:
             dropped.append(name)
@@ -291,7 +301,7 @@ async def _roll_up(session: Session, relation: str, rollup: str, bucket_us: int,
 
 
 async def compare(session: Session, now: dt.datetime) -> str:
-    """Return a text with the number of complete 5m bars of the last day that differ from the roll-up of their ticks.
+    """Return a text with the count of complete 5m bars of the last day that differ from the roll-up of their ticks.
 
     A difference is not an error: the roll-up ignores cancels, corrections and sessions. `rebuild` repairs a wrong bar
     through the log.

@@ -61,7 +61,8 @@ def _year_us(years: Int64Array) -> Int64Array:
 async def ensure_partitions(session: Session, relation: str, times: Int64Array) -> None:
     """Create the missing partitions for these times. Call it outside a transaction.
 
-    Other connections can then use the partitions at once. Existing partitions are cached. Does nothing on TimescaleDB.
+    Other connections can then use the partitions at once. The session caches the existing partitions. Does nothing on
+    TimescaleDB.
     """
     if session.timescale or not len(times):
         return

@@ -166,7 +166,7 @@ class Store:
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[ReadSession]:
-        """Open one REPEATABLE READ READ ONLY transaction: its rows and positions are a consistent copy of the log."""
+        """Open one REPEATABLE READ READ ONLY transaction: all reads return the same rows and positions."""
         async with self.session() as session:
             with translate_errors():
                 transaction = session.connection.transaction(isolation="repeatable_read", readonly=True)

@@ -21,7 +21,7 @@ _CLOSED: Final = pa.array([schemas.FINAL, schemas.WITHDRAWN])
 
 
 def codes(column: Any) -> Int64Array:
-    """Return equal numbers for equal texts of a column (Array or ChunkedArray, dictionary or not): int64[rows]."""
+    """Return a code for each row of a text column (Array or ChunkedArray), equal for equal texts: int64[rows]."""
     if isinstance(column, pa.ChunkedArray):
         column = column.unify_dictionaries() if pa.types.is_dictionary(column.type) else column
         column = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
@@ -77,7 +77,7 @@ def newest_by_key(table: pa.Table, *ranks: npt.NDArray[Any]) -> pa.Table:
 
 
 def groups_by_key(first: pa.Table, second: pa.Table) -> tuple[Int64Array, Int64Array]:
-    """Return a number per row of both tables; rows with equal keys have equal numbers."""
+    """Return a group number for each row of both tables, equal for equal keys."""
     both = [
         pa.chunked_array([*_plain(first, name).chunks, *_plain(second, name).chunks]) for name in ("symbol", "interval")
     ]

@@ -53,13 +53,13 @@ def _text(error: BaseException) -> str:
 
 @dataclass(slots=True)
 class SchemaCache:
-    """Cached facts about the schema of the database. A stale entry causes one failure, after which `clear` runs."""
+    """Cached facts about the schema of the database. A stale entry fails writes until the store is reopened."""
 
     partitions: set[tuple[str, int]] = field(default_factory=set)
     columns: set[str] = field(default_factory=set)
 
     def clear(self) -> None:
-        """Empty the cache. Called after a failed write."""
+        """Empty the cache. Called when a store is opened, and after a migration."""
         self.partitions.clear()
         self.columns.clear()
 
@@ -104,7 +104,7 @@ class Session:
                 yield
 
     async def execute(self, sql: str, *arguments: Any) -> int:
-        """Run one statement and return the number of changed rows."""
+        """Run one statement and return the count of changed rows."""
         with translate_errors():
             tag = await self.connection.execute(sql, *arguments)
         count = str(tag).rsplit(" ", 1)[-1]

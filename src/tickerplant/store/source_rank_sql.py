@@ -24,9 +24,9 @@ class SourceRanks:
 
 
 def scopes_of(bars: pa.Table, order: SourceOrder) -> tuple[Int64Array, list[tuple[int, ...]]]:
-    """Return the scope number of each bar, and the scopes: the entries of the order that match the bar.
+    """Return the index of each bar's scope, and the scopes: the entries of the order that match the bar.
 
-    Patterns are matched once for each (symbol, interval), and not at all if no entry names either.
+    Patterns are matched once for each (symbol, interval), and not at all if all entries match every pair.
     """
     everywhere = all(entry.symbol == "*" and entry.interval == "*" for entry in order.entries)
     if everywhere or not bars.num_rows:

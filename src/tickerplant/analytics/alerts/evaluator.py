@@ -2,17 +2,17 @@
 
 A `WatchEngine` computes the operands of the rules. It receives only the bars of the watched (symbol, interval) pairs.
 It runs the same code as the indicators of the settings, so values, revisions and nulls are equal. A rule therefore
-needs no indicator in the settings. A batch of bars costs nothing if there are no rules.
+needs no indicator in the settings. A batch of bars is skipped if there are no rules.
 
-All rules of an interval are compared at once (`RuleTable`). Python code runs only for rules whose truth changed. Rules
-are evaluated one by one if a batch contains many bars of one symbol (a revision, a replay). `RuleState` decides which
-bars fire.
+All rules of an interval are compared at once (`RuleTable`). Python code runs only for rules whose truth changed or
+whose bar is not new. Rules are evaluated one by one if a batch contains many bars of one symbol (a revision, a replay).
+`RuleState` decides which bars fire.
 
 These bars update the rules' states but fire nothing:
 
 - bars marked `history`, and bars that ended before the rule was created. Bars of a file are exempt from the second
   condition, because files are replayed to see which rules fire;
-- bars of a `stale` series: some of its retained bars precede a split, and it has not been computed again since.
+- bars of a `stale` series: some of its retained bars precede a split, and the series has not been computed again since.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ class AlertEvaluator:
         self.watch = WatchEngine(rules, splits)
         self.rule_states: dict[str, RuleState] = {}
         self.stale: set[Series] = set()
-        """Series that have not been computed again since their last split."""
+        """Series that retain bars from before their last split and have not been computed again since."""
         self._tables: dict[str, RuleTable] | None = {}
         self._watched: dict[str, Counter[str]] = {}
         self._lookup: tuple[pa.Array, list[str], BoolArray] | None = None
 
     def apply_rules(self, rules: Rules) -> None:
-        """Replace the settings."""
+        """Replace the rules of the plant (the settings)."""
         self.watch.apply_rules(rules)
 
     # Rules

@@ -123,7 +123,7 @@ class Operand:
 
     @property
     def column(self) -> str:
-        """The name of the value column; "" for a number."""
+        """Return the name of the value column; "" for a number."""
         return "" if self.indicator is None else self.indicator.columns[self.output]
 
 
@@ -139,8 +139,8 @@ def operand_of(text: str) -> Operand:
     call, output = (found.group(1), (found.group(2) or "").lower()) if found is not None else (text, "")
     indicator = parse(call)
     if output not in indicator.OUTPUTS:
-        named = ", ".join(f"{indicator}.{name}" for name in indicator.OUTPUTS if name) or "one, without a name"
-        raise BadInput(f"{text!r}: the outputs of {indicator} are {named}")
+        named = ", ".join(f"{indicator}.{name}" for name in indicator.OUTPUTS if name) or str(indicator)
+        raise BadInput(f"{text!r} is not an output of {indicator}; use {named}")
     full = f"{indicator}.{output}" if output else str(indicator)
     return Operand(full, indicator, indicator.OUTPUTS.index(output))
 
@@ -164,5 +164,5 @@ def check_rule(rule: Rule) -> Rule:
     rule = alerts.check(rule)
     left, right = operand_of(rule.left), operand_of(rule.right)
     if left.text == right.text:
-        raise BadInput(f"both operands are {left.text}")
+        raise BadInput(f"both operands are {left.text}; use two different operands")
     return msgspec.structs.replace(rule, left=left.text, right=right.text)

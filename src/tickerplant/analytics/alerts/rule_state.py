@@ -43,7 +43,8 @@ class RuleState(msgspec.Struct):
     last_old_us: int = msgspec.field(default=NEVER_US, name="old_us")
     """Time of the newest bar that ended before the rule was created. This bar and earlier bars are old."""
     fires_after_us: int = msgspec.field(default=NEVER_US, name="since_us")
-    """Time after which bars may fire: the newest bar at the start, a dropped firing, or the oldest transition."""
+    """Time after which bars may fire: the latest of the newest bar at the start, dropped firings and the oldest
+    transition."""
     last_us: int = NEVER_US
     """Time of the newest closed bar that exists."""
     max_closed_us: int = msgspec.field(default=NEVER_US, name="ended_us")
@@ -54,7 +55,7 @@ class RuleState(msgspec.Struct):
     transitions: list[tuple[int, int]] = msgspec.field(default_factory=list, name="spans")
     """(time, truth) of each closed bar whose truth differs from that of the closed bar before it."""
     fired: list[tuple[int, int]] = []
-    """(time, number of firings) of the bars that fired, in order of time."""
+    """(time, count of firings) of the bars that fired, in order of time."""
     completed: bool = msgspec.field(default=False, name="done")
     """True after a rule with `once` has fired."""
 
@@ -63,11 +64,11 @@ class RuleState(msgspec.Struct):
 
     @property
     def live(self) -> bool:
-        """True while the rule may still fire."""
+        """Return whether the rule may still fire."""
         return self.rule.active and not self.completed
 
     def start_after(self, time_us: int, truth: int) -> None:
-        """Start after the closed bar of this time. A crossing rule uses the bar's truth as that of its earlier bar."""
+        """Start after the closed bar of this time. A crossing rule compares its first bar with this truth."""
         self.fires_after_us = self.last_us = self.max_closed_us = self.observed_us = time_us
         if self._needs_crossing and truth != UNKNOWN:
             self.truth = truth
@@ -75,7 +76,7 @@ class RuleState(msgspec.Struct):
 
     @property
     def closed_truth(self) -> int:
-        """The truth of the newest closed bar; `UNKNOWN` if there is none."""
+        """Return the truth of the newest closed bar; `UNKNOWN` if there is none."""
         return self.transitions[-1][1] if self.transitions else UNKNOWN
 
     def observe_forming(self, time_us: int, truth: int, *, fire: int = NEW_BARS) -> list[Firing]:
@@ -152,7 +153,7 @@ class RuleState(msgspec.Struct):
 
     @property
     def _needs_crossing(self) -> bool:
-        """True if the rule fires only after a bar that was false: the operators `crosses_above` and `crosses_below`."""
+        """Return whether the rule fires only after a bar that was false (`crosses_above` and `crosses_below`)."""
         return self.rule.operator in (CROSSES_ABOVE, CROSSES_BELOW)
 
     def _fires(self, before: int) -> bool:

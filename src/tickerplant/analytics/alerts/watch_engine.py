@@ -29,7 +29,7 @@ class WatchEngine(Engine):
     def wanted_indicators(self, rules: Rules) -> tuple[Mapping[Interval, Sequence[Indicator]], frozenset[Indicator]]:
         """Return the indicators of the rules by interval, and those of rules on forming bars.
 
-        Their order does not depend on the order in which rules were added.
+        The order of the indicators does not depend on the order in which rules were added.
         """
         planned = {
             intervals.parse(name): sorted(used, key=str) for name, used in sorted(self.closed.items()) if used.total()

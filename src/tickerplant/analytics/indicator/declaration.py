@@ -9,8 +9,8 @@ apply the same operations in the same order. `run` is optional: the default call
 indicator of the last few bars subclasses `window.Windowed`. An indicator whose state depends on all bars since the
 first one subclasses `recursive.Recursive`. Both bases implement `step` and `run` from one formula.
 
-`step` receives its symbols in one of two forms. The general form is an array of rows with an array of bar numbers. The
-other form is a slice of rows with one bar number, for symbols that close together with equally many bars. Reading the
+`step` receives its symbols in one of two forms. The general form is an array of rows with an array of bar counts. The
+other form is a slice of rows with one bar count, for symbols that close together with equally many bars. Reading the
 state through a slice returns a view: read everything, compute, then write. Never return a view of the state.
 
 `block` determines how the engine returns to an earlier bar, so that a revision gives the same values as a batch over
@@ -37,7 +37,7 @@ from tickerplant.core.times import Float64Array, Int64Array
 RowIndex: TypeAlias = Int64Array | slice
 """The symbols' rows in the state."""
 Count: TypeAlias = Int64Array | int
-"""Number of bars before this one: an array of one number per symbol for an array of rows, one number for a slice."""
+"""Count of bars before this one: an array of one count per symbol for an array of rows, one count for a slice."""
 
 BAR_INPUTS: Final = ("open", "high", "low", "close", "volume", "vwap", "session")
 """Columns of a bar that an indicator may declare as inputs.
@@ -105,10 +105,10 @@ class Indicator(ABC):
     """The supported variants of seeding and smoothing, the default first."""
 
     warmup: int
-    """Number of the first bar, from 1, for which every output has a value."""
+    """Ordinal of the first bar at which every output has a value, counted from 1."""
     warmups: tuple[int, ...] = ()
-    """Number of the first bar with a value, from 1, for each output in the order of OUTPUTS. `declare` sets `warmups`
-    instead of `warmup` if the outputs start at different bars."""
+    """Ordinal of the first bar with a value, counted from 1, for each output in the order of OUTPUTS. `declare` sets
+    `warmups` instead of `warmup` if the outputs start at different bars."""
     width: int
     block: int = 0
 
@@ -124,7 +124,7 @@ class Indicator(ABC):
         )
         self.dialect = dialect or self.DIALECTS[0]
         if self.dialect not in self.DIALECTS:
-            raise BadInput(f"{self.NAME} has no dialect {self.dialect!r}; known are {', '.join(self.DIALECTS)}")
+            raise BadInput(f"{self.NAME} has no dialect {self.dialect!r}; use one of: {', '.join(self.DIALECTS)}")
         self._text, self._columns = self._named()
         self.declare()
         if self.warmups:
@@ -156,7 +156,7 @@ class Indicator(ABC):
     ) -> tuple[Float64Array, ...]:
         """Process one bar of each symbol in `rows` and return the outputs: for each an array with one value per symbol.
 
-        `index` is each symbol's number of bars before this one. If `keep` is False, the state must not change: the bar
+        `index` is each symbol's count of bars before this one. If `keep` is False, the state must not change: the bar
         is forming, and the outputs are its values so far. Outputs during the warm-up are ignored, but must not cause a
         warning.
         """
@@ -164,7 +164,7 @@ class Indicator(ABC):
     def run(self, state: Float64Array, index: int, inputs: tuple[Float64Array, ...]) -> Run:
         """Process many bars of one symbol and return their outputs and states.
 
-        `state` is float64[width] and is updated in place. `index` is the number of bars before the first one here.
+        `state` is float64[width] and is updated in place. `index` is the count of bars before the first one here.
         """
         bars = len(inputs[0])
         outputs = np.empty((len(self.OUTPUTS), bars))
@@ -181,7 +181,7 @@ class Indicator(ABC):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The names of the output columns: `sma_20`, `bbands_20_2_upper`. A decimal point is written as p.
+        """Return the names of the output columns: `sma_20`, `bbands_20_2_upper`. A decimal point is written as p.
 
         A dialect other than the default precedes the output: `macd_12_26_9_tradingview_line`.
         """

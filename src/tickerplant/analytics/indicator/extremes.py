@@ -41,7 +41,7 @@ class BlockExtreme:
 
     @property
     def width(self) -> int:
-        """Number of floats of state per symbol."""
+        """Return the count of state floats per symbol."""
         return self.n + 1
 
     @property
@@ -122,7 +122,7 @@ class BlockRange:
 
     @property
     def width(self) -> int:
-        """Number of floats of state per symbol."""
+        """Return the count of state floats per symbol."""
         return 2 * (self.n + 1)
 
     def step(

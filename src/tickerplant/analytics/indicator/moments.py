@@ -7,8 +7,9 @@ leaves the window.
 
 Terms are differences from a bar of the same sum: a head's first bar, a tail's last bar. Therefore sum(d²) <= n · sum((x
 − mean)²): the subtraction in the squared deviations loses at most a factor n of precision, for any prices. Equal prices
-give differences of zero: their mean is exactly the price and their deviation exactly 0. Head and tail are combined
-after Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances" (1979).
+give differences of zero: their mean is exactly the price and their deviation exactly 0. Head and tail are combined by
+the method of Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances"
+(1979).
 
 The state has `width` floats. [0, n) contains the block's prices so far, followed by the tail sums of the previous
 block. Then follow the head's first price, the head's sum, and the previous block's last price. If `squares` is
@@ -33,7 +34,7 @@ _BY_COLUMN: Final = 64
 
 @cache
 def _tables(n: int) -> tuple[Float64Array, Float64Array, Float64Array, Float64Array]:
-    """Return four tables, indexed by the number of bars in the head.
+    """Return four tables, indexed by the count of bars in the head.
 
     They contain 1 / the head's bars, 1 / the tail's bars, the tail's share of n, and the weight of the gap.
     """
@@ -61,7 +62,7 @@ class BlockMoments:
 
     @property
     def width(self) -> int:
-        """Number of floats of state per symbol."""
+        """Return the count of state floats per symbol."""
         return 2 * self.n + 4 if self.squares else self.n + 3
 
     def step(

@@ -35,7 +35,7 @@ class Recursion(Protocol):
 
     @property
     def width(self) -> int:
-        """Number of floats of state."""
+        """Return the count of state floats."""
         ...
 
     def step(self, before: tuple[Float64Array, ...], index: Count, *x: Float64Array) -> tuple[Float64Array, ...]:
@@ -54,7 +54,7 @@ class Past(Protocol):
     """A formula's access to earlier bars. `start` is the first bar of the series; earlier values are ignored."""
 
     index: Count
-    """The number of earlier bars: per symbol in `step`, per bar in `run`."""
+    """Count of earlier bars: per symbol in `step`, per bar in `run`."""
 
     def last(self, x: Float64Array) -> Float64Array:
         """Return the value of `x` one bar ago; 0 in the first bar."""

@@ -41,7 +41,7 @@ def parse(text: str) -> Indicator:
     """Parse `NAME(parameter,…)`. Case and blanks are ignored.
 
     Omitted parameters have their defaults; a suffix `@dialect` selects a dialect. Raises BadInput with the cause: the
-    form, the name, the number of parameters, a parameter's bounds, or the dialect.
+    form, the name, the count of parameters, a parameter's bounds, or the dialect.
 
     >>> parse("bbands( 20, 2 )").columns[:3]
     ('bbands_20_2_upper', 'bbands_20_2_middle', 'bbands_20_2_lower')
@@ -54,7 +54,7 @@ def parse(text: str) -> Indicator:
     name, inside, dialect = call.group(1).upper(), call.group(2) or "", (call.group(3) or "").lower()
     kind = INDICATORS.get(name)
     if kind is None:
-        raise BadInput(f"unknown indicator {name!r}; known are {', '.join(INDICATORS)}")
+        raise BadInput(f"unknown indicator {name!r}; use one of {', '.join(INDICATORS)}")
     words = [word.strip() for word in inside.split(",")] if inside.strip() else []
     for word in words:
         if not _NUMBER.match(word):

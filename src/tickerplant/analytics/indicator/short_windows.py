@@ -25,7 +25,7 @@ class ShortMean:
 
     @property
     def width(self) -> int:
-        """Number of floats of state per symbol."""
+        """Return the count of state floats per symbol."""
         return self.n - 1
 
     def step(self, state: Float64Array, rows: RowIndex, x: Float64Array, *, keep: bool) -> Float64Array:
@@ -58,7 +58,7 @@ class Delay:
 
     @property
     def width(self) -> int:
-        """Number of floats of state per symbol."""
+        """Return the count of state floats per symbol."""
         return self.n
 
     def step(self, state: Float64Array, rows: RowIndex, index: Count, x: Float64Array, *, keep: bool) -> Float64Array:

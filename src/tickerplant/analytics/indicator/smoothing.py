@@ -1,7 +1,7 @@
 """Running averages and sums: exponential, Wilder's, and the plain sum.
 
 The state of each is one float: first 0, then the sum of the values during the seed, then the average or sum itself.
-`index` is the number of earlier values. It is negative while the smoothed series has not started; values are then
+`index` is the count of earlier values. It is negative while the smoothed series has not started; values are then
 ignored. `step` processes one value of each of many symbols, `run` many values of one symbol, with the same operations
 in the same order.
 """
@@ -23,7 +23,7 @@ Value = TypeVar("Value", float, Float64Array)
 
 @dataclass(frozen=True, slots=True)
 class Smoothing(ABC):
-    """A recursion seeded with the mean of the first `seed` values. Value number `seed`, from 1, is the first result."""
+    """A recursion whose first result follows from the first `seed` values, by default as their mean."""
 
     seed: int
 
@@ -35,7 +35,7 @@ class Smoothing(ABC):
     def follow_all(self, before: float, x: list[float]) -> list[float]:
         """Return the results after the last result `before`, one per value.
 
-        They equal repeated calls of `follow`. Plain floats are 4 times as fast as such calls.
+        The results equal those of repeated calls of `follow`. Plain floats are 4 times as fast as such calls.
         """
 
     def begin(self, total: Value) -> Value:
@@ -67,7 +67,7 @@ class Smoothing(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Exponential(Smoothing):
-    """The exponential moving average: before + `k` · (x - before)."""
+    """The exponential moving average: before + `k` · (x − before)."""
 
     k: float
 
@@ -91,7 +91,7 @@ def exponential(period: int) -> Exponential:
 
 @dataclass(frozen=True, slots=True)
 class Wilder(Smoothing):
-    """Wilder's average over the period `seed`: (before · (seed - 1) + x) · `share`, where `share` is 1 / seed.
+    """Wilder's average over the period `seed`: (before · (seed − 1) + x) · `share`, where `share` is 1 / seed.
 
     It multiplies by `share`, as the RSI of TA-Lib 0.8 does. A division by `seed` would give other last bits, which
     change STOCHRSI while the price is unchanged.
@@ -120,7 +120,7 @@ def wilder(period: int) -> Wilder:
 
 @dataclass(frozen=True, slots=True)
 class WilderHeld(Wilder):
-    """Wilder's average of values. An undefined value (NaN) leaves it unchanged, and counts as 0 in the seed."""
+    """Wilder's average. An undefined value (NaN) leaves the average unchanged, and counts as 0 in the seed."""
 
     def step(self, before: Float64Array, index: Count, x: Float64Array) -> Float64Array:
         """Process one value of each symbol and return the new state."""
@@ -138,7 +138,7 @@ class WilderHeld(Wilder):
 
 @dataclass(frozen=True, slots=True)
 class WilderSum(Smoothing):
-    """Wilder's sum over `period` values: before - before / period + x, seeded with the sum of the first `seed`."""
+    """Wilder's sum over `period` values: before − before / period + x, seeded with the sum of the first `seed`."""
 
     period: int
 

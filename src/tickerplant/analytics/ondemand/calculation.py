@@ -31,19 +31,19 @@ class Calculation(Protocol):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The columns of bars that `run` needs, in this order."""
+        """Return the columns of bars that `run` needs, in this order."""
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The names of the output columns."""
+        """Return the names of the output columns."""
 
     @property
     def warmups(self) -> tuple[int, ...]:
-        """The number of the first bar with a value, from 1, for each output."""
+        """Return the ordinal of the first bar with a value, counted from 1, for each output."""
 
     @property
     def memory(self) -> int | None:
-        """Number of earlier bars that determine a bar's value; None if all bars do."""
+        """Return the count of earlier bars that determine a bar's value; None if all bars do."""
 
     def run(self, inputs: tuple[Float64Array, ...]) -> Float64Array:
         """Return float64[outputs, bars] over one symbol's bars in order of time; NaN for no value.
@@ -63,22 +63,25 @@ class DeclaredIndicator:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The columns of bars that it reads."""
+        """Return the columns of bars that `run` needs."""
         return (self.series,) if self.series else self.indicator.INPUTS
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The names of the output columns."""
+        """Return the names of the output columns."""
         return tuple(f"{name}_{self.series}" if self.series else name for name in self.indicator.columns)
 
     @property
     def warmups(self) -> tuple[int, ...]:
-        """The number of the first bar with a value, from 1, for each output."""
+        """Return the ordinal of the first bar with a value, counted from 1, for each output."""
         return self.indicator.warmups
 
     @property
     def memory(self) -> int | None:
-        """Number of earlier bars needed: two blocks, because reading may start inside a block. None for a recursion."""
+        """Return the count of earlier bars that determine a bar's value; None for a recursion.
+
+        It is two blocks, because reading may start inside a block.
+        """
         block = self.indicator.block
         return max(2 * block, self.indicator.warmup - 1) if block else None
 
@@ -122,7 +125,7 @@ def parse_calculation(text: str | Indicator) -> Calculation:
 
 
 def choose(name: str, named: Mapping[str, str], ordered: Sequence[str] = ()) -> Calculation:
-    """Return the indicator with this name and these parameters. Raises UnknownIndicator and BadInput."""
+    """Return the indicator with that name. Raises UnknownIndicator, or BadInput for an invalid parameter."""
     plugins.load()
     plain = name.strip().upper()
     kind = INDICATORS.get(plain)

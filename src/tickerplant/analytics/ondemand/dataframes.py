@@ -57,7 +57,7 @@ class Frame:
         return np.ascontiguousarray(found)
 
     def series(self) -> list[Int64Array]:
-        """Return the row numbers of each series, in order of time, or in row order if there are no times.
+        """Return the row indices of each series, in order of time, or in row order if there are no times.
 
         Raises BadInput if a series has two bars with the same time, or a time is missing.
         """
@@ -83,11 +83,11 @@ class Frame:
         """Return the times in microseconds since 1970. Raises BadInput if the bars have no times, or other values."""
         values = self._times()
         if values is None:
-            raise BadInput("the bars have no times")
+            raise BadInput("the bars have no times; add a column `time`")
         try:
             found: Int64Array = values.astype("datetime64[us]").astype(np.int64)
         except (TypeError, ValueError):
-            raise BadInput("the times are neither timestamps nor microseconds since 1970") from None
+            raise BadInput("the times have an unsupported type; use timestamps, or microseconds since 1970") from None
         return found
 
     def _order_of_times(self) -> Int64Array | None:
@@ -98,7 +98,7 @@ class Frame:
         try:
             rank: Int64Array = np.unique(values, return_inverse=True)[1].astype(np.int64)
         except TypeError:
-            raise BadInput("the times cannot be sorted: they have different types") from None
+            raise BadInput("the times cannot be sorted: they have different types; use one type") from None
         return rank
 
     def _times(self) -> np.ndarray[Any, Any] | None:
@@ -111,7 +111,7 @@ class Frame:
             return None
         if isinstance(column, pa.Array | pa.ChunkedArray):
             if column.null_count:
-                raise BadInput("a time is missing")
+                raise BadInput("a time is missing; remove the bars without a time")
             values: np.ndarray[Any, Any] = column.to_numpy(zero_copy_only=False)
         elif getattr(getattr(column, "dtype", None), "tz", None) is not None:  # pandas' timestamps with a zone
             values = np.asarray(getattr(column, "dt", column).tz_convert(None))
@@ -121,7 +121,7 @@ class Frame:
             raise BadInput(f"the times have the shape {values.shape}; expected one for each of the {self.rows} bars")
         missing = np.isnat(values) if values.dtype.kind in "mM" else values != values
         if np.any(missing):
-            raise BadInput("a time is missing")
+            raise BadInput("a time is missing; remove the bars without a time")
         return values
 
 
@@ -144,7 +144,7 @@ def read_frame(data: Any) -> Frame:
     if not isinstance(data, Mapping):
         data = {"close": data}
     if not data:
-        raise BadInput("there are no columns")
+        raise BadInput("there are no columns; pass at least one, such as `close`")
     first = next(iter(data.values()))
     rows = len(first) if hasattr(first, "__len__") else -1
     if rows < 0 or isinstance(first, str):

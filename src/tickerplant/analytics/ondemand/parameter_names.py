@@ -17,7 +17,7 @@ class DuplicateName(BadInput):
     """A parameter was given twice, possibly under two of its names."""
 
     def __init__(self, indicator: str, name: str) -> None:
-        super().__init__(f"{indicator}: {name} is given twice")
+        super().__init__(f"{indicator}: {name} is given twice; give one value")
 
 
 def match_name(given: str, known: Sequence[str], indicator: str, *, also: Sequence[str] = ()) -> str:
@@ -36,13 +36,13 @@ def match_name(given: str, known: Sequence[str], indicator: str, *, also: Sequen
             if len(found) == 1:
                 return found[0]
     names = ", ".join([*known, *also]) or "none"
-    raise BadInput(f"{indicator} has no parameter {given[:64]!r}; known are {names}")
+    raise BadInput(f"{indicator} has no parameter {given[:64]!r}; the parameters are {names}")
 
 
 def series_type(text: str) -> str:
     """Return the column of bars that `series_type` selects. Raises BadInput."""
     if text.lower() not in SERIES_TYPES:
-        raise BadInput(f"{SERIES_TYPE} is {text[:64]!r}; valid are {', '.join(SERIES_TYPES)}")
+        raise BadInput(f"{SERIES_TYPE} is {text[:64]!r}; use one of {', '.join(SERIES_TYPES)}")
     return text.lower()
 
 

@@ -31,15 +31,15 @@ from tickerplant.core.rules import Rules
 from tickerplant.core.times import FOREVER_US, BoolArray, times_of
 
 MAX_BARS: Final = 200_000
-"""Maximum bars before the requested ones that are read: two years of minutes of an exchange with regular hours."""
+"""Maximum number of earlier bars to read: two years of minutes of an exchange with regular hours."""
 PAGE: Final = 5_000
 """Maximum bars per read, so that no read needs much memory or blocks other reads for long."""
 COLUMNS: Final = ("time", *PRICES, "volume", "vwap", "state")
 """The columns of bars that are read."""
 
 ReadBars: TypeAlias = Callable[[int | None, int | None, int], Awaitable[pa.Table]]
-"""A function from (start_us, end_us, count) to bars of one symbol and interval, in order of time. If the start is None,
-they are the newest bars before the end."""
+"""Function (start_us, end_us, count) that returns at most `count` bars of one symbol and interval, in ascending order
+of time. If `start_us` is None, it returns the newest bars before `end_us`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class InputBars:
 
     @property
     def computed_from_us(self) -> int | None:
-        """The time of the first bar; None if there are no bars."""
+        """Return the time of the first bar; None if there are no bars."""
         return int(times_of(self.bars.column("time"))[0]) if self.bars.num_rows else None
 
 
@@ -154,9 +154,9 @@ def _one(column: pa.ChunkedArray) -> pa.DictionaryArray:
 
 
 def remaining(inputs: InputBars, calculations: Sequence[Calculation], beyond: int = 0) -> dict[str, int]:
-    """Return the columns without a value at the last bar, and the number of bars that each still needs.
+    """Return, for each column without a value at the last bar, the count of bars that the column still needs.
 
-    `beyond` is the number of bars at the end that are ignored. {} if there are no bars.
+    `beyond` is the count of bars at the end that are ignored. {} if no column needs more bars, or there are no bars.
     """
     bars = inputs.bars.slice(0, inputs.bars.num_rows - beyond)
     if not bars.num_rows:
@@ -186,7 +186,7 @@ class OnDemand:
         }
 
     def choose(self, name: str, parameters: Mapping[str, str]) -> Calculation:
-        """Return the indicator with that name. Raises UnknownIndicator, and BadInput for parameters."""
+        """Return the indicator with that name. Raises UnknownIndicator, or BadInput for an invalid parameter."""
         return choose(name, parameters)
 
     async def gather(self, read_bars: ReadBars, chosen: Calculation, request: BarRequest) -> InputBars:
@@ -198,11 +198,14 @@ class OnDemand:
         return values(inputs, [chosen], self._rules)
 
     def remaining(self, inputs: InputBars, chosen: Calculation, beyond: int) -> dict[str, int]:
-        """Return the number of bars that columns without a value still need, as `remaining` does."""
+        """Return the count of bars that each column without a value still needs, as the function `remaining` does."""
         return remaining(inputs, [chosen], beyond)
 
     def warmups(self, interval: Interval) -> Mapping[str, int]:
-        """Return the number of the first bar with a value, from 1, for each column of the stream."""
+        """Return the ordinal (counted from 1) of the first bar with a value, by column that the stream computes.
+
+        {} if the stream computes no indicator in this interval.
+        """
         return self._sets.get(interval.name, {})
 
     def listing(self) -> list[dict[str, Any]]:

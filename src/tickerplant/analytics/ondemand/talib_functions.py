@@ -3,8 +3,8 @@
 TA-Lib is imported on the first use of one of its functions.
 
 `WINDOWED` lists the functions whose value depends only on the bars of their lookback. All others are computed from the
-first bar on: functions with an unstable period, sums, and functions that return the number of a bar. They
-include functions of exponential averages, which TA-Lib does not mark as unstable.
+first bar on: functions with an unstable period, sums, and functions that return the index of a bar. They include
+functions of exponential averages, which TA-Lib does not mark as unstable.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class TalibFunction:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The names of the output columns: `apo_12_26_1`, `stoch_5_3_0_3_0_slowk`."""
+        """Return the names of the output columns: `apo_12_26_1`, `stoch_5_3_0_3_0_slowk`."""
         values = (plain(value).replace(".", "p").replace("-", "m") for _, value in self.parameters)
         stem = "_".join([self.stem, *values])
         names = (f"{stem}_{output}" if len(self.outputs) > 1 else stem for output in self.outputs)
@@ -62,12 +62,15 @@ class TalibFunction:
 
     @property
     def warmups(self) -> tuple[int, ...]:
-        """The number of the first bar with a value, from 1. All outputs of a TA-Lib function start together."""
+        """Return the ordinal of the first bar with a value, counted from 1, for each output.
+
+        All outputs of a TA-Lib function start together.
+        """
         return (self.lookback + 1,) * len(self.outputs)
 
     @property
     def memory(self) -> int | None:
-        """Number of earlier bars that determine a bar's value; None if all bars do."""
+        """Return the count of earlier bars that determine a bar's value; None if all bars do."""
         return self.lookback if self.windowed else None
 
     def run(self, inputs: tuple[Float64Array, ...]) -> Float64Array:
@@ -180,7 +183,7 @@ def _value(name: str, key: str, text: str | None, default: float | int) -> float
         )
         raise BadInput(f"{name}: {key} is {text[:64]!r}{words}") from None
     if not np.isfinite(value) or abs(value) > 1e9:
-        raise BadInput(f"{name}: {key} is {text[:64]!r}, which is out of range")
+        raise BadInput(f"{name}: {key} is {text[:64]!r}, which is out of range; use a number within ±1e9")
     if isinstance(default, int):
         if value != int(value):
             raise BadInput(f"{name}: {key} is {value:g}, it must be a whole number")
@@ -190,7 +193,7 @@ def _value(name: str, key: str, text: str | None, default: float | int) -> float
 
 @cache
 def _averages() -> dict[str, int]:
-    """Return TA-Lib's numbers of moving averages by their names: `sma`, `ema`, …"""
+    """Return TA-Lib's code of each kind of moving average, by name: `sma`, `ema`, …"""
     kinds = vars(type(_talib().MA_Type))
     return {key.lower(): value for key, value in kinds.items() if isinstance(value, int) and not key.startswith("_")}
 

@@ -119,7 +119,7 @@ class Engine:
 
     @property
     def symbol_array(self) -> pa.Array:
-        """The symbols in row order, as an Arrow array."""
+        """Return the symbols in row order, as an Arrow array."""
         return self._symbol_array
 
     def add_symbols(self, symbols: Sequence[str]) -> None:
@@ -193,15 +193,15 @@ class Engine:
         return rows[codes]
 
     def drain_rejected(self) -> list[RejectedBar]:
-        """Return the bars rejected since the last call."""
+        """Return the earliest rejected bar of each series and record since the last call."""
         rejected, self._rejected = self._rejected, []
         return rejected
 
     def rebuild(self, series: Series, batch: pa.RecordBatch, start_us: int) -> Iterator[IntervalValues]:
         """Replace all state of a series by its whole history; yield the values from `start_us` on.
 
-        `batch` contains its final bars that have prices, as traded, in order of time. The newest bars are retained.
-        Versions are 0; the caller sets them.
+        `batch` contains the final bars of the series that have prices, as traded, in order of time. The newest bars are
+        retained. Versions are 0; the caller sets them.
         """
         engine = self.interval_engines[series.interval]
         [row] = self.rows_of([series.symbol])

@@ -41,7 +41,7 @@ class IndicatorState:
         self.checkpoints = grow_array(self.checkpoints, capacity)
 
     def resize(self, depth: int, count: Int64Array) -> None:
-        """Resize the checkpoints for another depth of history. `count` is every symbol's number of bars."""
+        """Resize the checkpoints for another depth of history. `count` is every symbol's count of bars."""
         former, before = self.checkpoints, self._slots
         self._slots = 0 if self.indicator.block else depth // CHECKPOINT_BARS + 2
         if self._slots == before:
@@ -54,7 +54,8 @@ class IndicatorState:
     def step(self, rows: RowIndex, count: Count, inputs: Inputs, *, keep: bool) -> list[Float64Array]:
         """Process one bar of each symbol in `rows` and return the outputs, NaN during the warm-up.
 
-        `count` is the number of earlier bars. A slice of rows requires one count, and equal starts (`same_start`).
+        `count` is each symbol's count of earlier bars. A slice of rows requires one count, and equal starts
+        (`same_start`).
         """
         if isinstance(rows, slice):
             return self._step_slice(rows, int(count) - int(self.start[rows.start]), inputs, keep=keep)

@@ -21,7 +21,7 @@ SESSION_BARS: Final = 64
 """Minimum bars per session that can be revised: a quarter of a year of daily bars. An intraday session counts as a
 whole day."""
 ACTIVITY_BARS: Final = 1440
-"""Number of activity bars that count as one session: the minutes of a day, so that both need the same memory."""
+"""Activity bars that count as one session: the minutes of a day, so that both need the same memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +163,7 @@ class IntervalEngine:
         return [self._close_symbol(rows.take(part)) for part in np.split(order, bounds)]
 
     def _row_index(self, symbols: Int64Array) -> tuple[RowIndex, Count]:
-        """Return the symbols' index into the states, and their bar counts: a slice and one number if possible."""
+        """Return the symbols' index into the states, and their bar counts: a slice and one count if possible."""
         first, count = int(symbols[0]), len(symbols)
         if int(symbols[-1]) == first + count - 1 and (np.diff(symbols) == 1).all():
             counts = self.history.count[first : first + count]
@@ -217,7 +217,7 @@ class IntervalEngine:
     def revise(self, rows: BarRows) -> tuple[Chunk | None, int]:
         """Apply bars of one symbol at or before its newest bar, in order of time. A row without prices removes its bar.
 
-        Returns the changed values, from the first different bar on, with the version of the revision, and the number of
+        Returns the changed values, from the first different bar on, with the version of the revision, and the count of
         rows older than memory. Rows older than memory are not applied and change no value.
         """
         row, history = int(rows.symbols[0]), self.history

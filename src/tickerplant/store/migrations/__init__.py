@@ -39,7 +39,7 @@ class Migration:
 
 @dataclass(frozen=True, slots=True)
 class MigrationStatus:
-    """Applied and pending migrations of a database; `pending` is empty if it matches this code."""
+    """Applied and pending migrations of a database; `pending` is empty if the database matches this code."""
 
     flavour: str
     applied: tuple[str, ...]

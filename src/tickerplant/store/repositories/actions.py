@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Actions:
-    """Splits and dividends, through one database session. The tables contain the newest row of each source."""
+    """Splits and dividends, through one database session. A newer row replaces a row of the same key and source."""
 
     def __init__(self, session: Session) -> None:
         self._session = session

@@ -104,11 +104,11 @@ class AlertRules:
         )
 
     async def set_webhook(self, name: str, webhook: str | None) -> None:
-        """Set the address of a rule's webhooks, or remove it. The change includes pending webhooks."""
+        """Set the address of a rule's webhooks, also of pending ones; None removes the address."""
         await self._session.execute("UPDATE alerts SET webhook = $2, changed_at = now() WHERE id = $1", name, webhook)
 
     async def set_secret(self, name: str, secret: str | None) -> None:
-        """Set the secret that signs a rule's webhooks, or remove it."""
+        """Set the secret that signs a rule's webhooks; None removes the secret."""
         await self._session.execute("UPDATE alerts SET secret = $2, changed_at = now() WHERE id = $1", name, secret)
 
     async def remove(self, name: str) -> bool:
@@ -130,7 +130,7 @@ class AlertRules:
         return [UnloggedRule(_rule(row), row["removed"]) for row in rows]
 
     async def mark_logged(self, logged: Sequence[UnloggedRule]) -> None:
-        """Mark revisions as logged, and delete removed rules."""
+        """Mark revisions as logged, and delete the rules whose removal is logged."""
         names, revisions = [one.rule.id for one in logged], [one.rule.revision for one in logged]
         given = "(SELECT * FROM unnest($1::text[], $2::integer[])) AS s (id, revision)"
         await self._session.execute(
@@ -162,7 +162,7 @@ class Firings:
     async def read(
         self, rule: str | None, symbol: str | None, start_us: int | None, end_us: int | None, limit: int
     ) -> list[dict[str, Any]]:
-        """Return the last `limit` alerts fired in `[start_us, end_us)`, newest first, with their webhook's state."""
+        """Return the last `limit` alerts fired in `[start_us, end_us)`, newest first, with their webhooks' states."""
         columns = ", ".join(f'f."{name}"' for name in _FIRING)
         rows = await self._session.rows(
             f"""SELECT {columns}, f.fired_at, w.state AS webhook, w.attempts AS webhook_attempts,
@@ -189,7 +189,7 @@ class Outbox:
     async def put(self, alerts: Sequence[tuple[str, str, str]]) -> int:
         """Queue (alert_id, rule_id, body) for rules with a webhook; a queued alert is unchanged.
 
-        Returns the number of new webhooks.
+        Returns the count of new webhooks.
         """
         ids, rules, bodies = zip(*alerts, strict=True)
         return await self._session.execute(
@@ -203,7 +203,8 @@ class Outbox:
     async def claim(self, most: int, each: int, busy: Sequence[str], lease_s: float) -> list[PendingWebhook]:
         """Claim up to `most` due webhooks, at most `each` per receiver, none for the receivers `busy`.
 
-        A claim ends after `lease_s` seconds, in case its owner dies. Concurrent calls claim different webhooks.
+        A claim ends after `lease_s` seconds, so that another call can claim the webhook if the owner dies. Concurrent
+        calls claim different webhooks.
         """
         rows = await self._session.rows(
             """WITH due AS (
@@ -248,9 +249,9 @@ class Outbox:
         return None if found is None else float(found)
 
     async def counts(self) -> dict[str, float]:
-        """Return the number of `pending` webhooks and the seconds since the oldest was queued (`oldest_s`, 0 if none).
+        """Return the count of `pending` webhooks and the seconds since the oldest was queued (`oldest_s`, 0 if none).
 
-        `failed` is the number of webhooks that failed permanently in the last 24 hours.
+        `failed` is the count of webhooks that failed permanently in the last 24 hours.
         """
         [row] = await self._session.rows(
             """SELECT (SELECT count(*) FROM alert_webhooks WHERE state = 'pending') AS pending,

@@ -52,7 +52,7 @@ class Analytics:
             return
         for name in missing:
             if not _NAME.match(name) or name in _OWN:
-                raise StoreError(f"{name!r} is no valid column name: use [a-z0-9_], at most 63 characters")
+                raise StoreError(f"{name!r} is not a valid column name: use [a-z][a-z0-9_]*, at most 63 characters")
         if set(missing) - await self._columns():
             async with self._session.transaction():
                 await self._session.execute("SELECT pg_advisory_xact_lock($1, $2)", LOCK, LOCK_COLUMNS)
@@ -79,13 +79,13 @@ class Analytics:
                 await ensure_partitions(self._session, relation, times_of(part.column("time")))
 
     async def upsert(self, values: pa.Table, partition: int) -> int:
-        """Apply values of one log partition in a transaction; return the number of changed rows.
+        """Apply values of one log partition in a transaction; return the count of changed rows.
 
-        The newest version wins. Among equal versions the later row wins: a recomputed range carries the newest cause.
-        Values of forming bars are written to `realtime_analytics` and remain there when the bar closes. Values of final
-        bars are written to the table of their interval. `withdrawn` deletes older rows from all tables. A row of a
-        closed bar is complete: columns that are not in `values` become null, because their indicators are no longer
-        computed. A row of a forming bar keeps its other columns.
+        The newest version wins. Among equal versions the later row wins, because a recomputed range has the version of
+        the newest cause. Values of forming bars are written to `realtime_analytics` and remain there when the bar
+        closes. Values of final bars are written to the table of their interval. A `withdrawn` row deletes older rows
+        from all tables. A row of a closed bar is complete: columns that are not in `values` become null, because their
+        indicators are no longer computed. A row of a forming bar keeps its other columns.
         """
         states = values.column("state").cast(pa.utf8())
         forming = newest_by_key(filter_rows(values, pc.equal(states, schemas.FORMING)))
@@ -178,7 +178,7 @@ class RealtimeAnalytics:
         self._analytics = Analytics(session)
 
     async def read(self, symbol: str) -> pa.Table:
-        """Return the newest values of the forming bar of each interval of a symbol, like `Analytics.read`."""
+        """Return for each interval of a symbol the values of its newest forming bar, like `Analytics.read`."""
         schema = await self._analytics.schema(None)
         rows = await self._session.rows(
             f'SELECT DISTINCT ON ("interval") {selected(schema)} FROM "{REALTIME}" WHERE symbol = $1'

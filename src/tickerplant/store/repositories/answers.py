@@ -80,7 +80,7 @@ class VendorAnswers:
         self._session = session
 
     async def put(self, answers: pa.Table, version: int) -> None:
-        """Store the answers (`schemas.ANSWERS`) of one record, in a transaction. Its later rows win.
+        """Store the answers (`schemas.ANSWERS`) of one record, in a transaction. Later rows of the record win.
 
         The rows replace older answers for their ranges, of any source. Applying them twice changes nothing.
         """

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tickerplant.store.session import Session
 
 MAX_PAYLOAD_BYTES: Final = 64 * 1024
-"""Maximum stored bytes of an unreadable payload. The log contains the whole payload."""
+"""Maximum stored bytes of an unreadable payload. The dead letter in the log contains up to `MAX_DEAD_PAYLOAD_BYTES`."""
 
 COVERAGE: Final = pa.schema(
     [
@@ -47,8 +47,8 @@ FEEDS: Final = pa.schema(
         pa.field("sent_at", TIMESTAMP, nullable=False),
     ]
 )
-"""Columns of a feed's state in a log partition. `unsupported` is the number of unusable ticks and bars. `differences`
-is the number of bars that differ from those of another source. These and `late_ticks` are totals since the store was
+"""Columns of a feed's state in a log partition. `unsupported` is the count of unusable ticks and bars. `differences` is
+the count of bars that differ from those of another source. Both and `late_ticks` are totals since the store was
 created.
 """
 EXCLUSION_COUNTS: Final = pa.schema(
@@ -155,7 +155,7 @@ class Coverage:
         partition: int,
         differences: Sequence[tuple[records.Differences, int]] = (),
     ) -> None:
-        """Store feed states in order, in a transaction that applies them once.
+        """Store feed states in order, in the transaction that advances the position, so that each count is added once.
 
         The states `late` and `unsupported`, and `differences` (record, count), add to a feed's counters. They leave its
         state unchanged.
@@ -265,7 +265,7 @@ class Coverage:
     async def counts(
         self, symbols: Sequence[str], interval: str, start_us: int, end_us: int
     ) -> dict[str, tuple[Int64Array, Int64Array]]:
-        """Return by symbol the number of complete final bars per UTC day of `[start_us, end_us)`: (days, counts).
+        """Return by symbol the count of complete final bars per UTC day of `[start_us, end_us)`: (days, counts).
 
         Days are 00:00 UTC, ascending; days without a bar are omitted.
         """
@@ -319,7 +319,7 @@ class Coverage:
         return table_of(rows, FEEDS)
 
     async def exclusion_counts(self) -> pa.Table:
-        """Return the numbers of late, unusable and differing ticks and bars by feed (`EXCLUSION_COUNTS`)."""
+        """Return the counts of late, unusable and differing ticks and bars by feed (`EXCLUSION_COUNTS`)."""
         rows = await self._session.rows(
             """SELECT feed, sum(late_ticks)::bigint, sum(unsupported)::bigint, sum(differences)::bigint
                FROM feeds GROUP BY feed HAVING sum(late_ticks + unsupported + differences) > 0 ORDER BY feed"""

@@ -1,9 +1,10 @@
 """Status of every expected bar of many symbols: stored, or the reason why it is missing.
 
 Inputs are stored bars, vendors' answers and three facts about feeds. A completed interval of a feed lists the expected
-symbols without trades. A live feed records every minute while it is up, so a gap in its minutes means that it was down.
-A feed in state `down` has been down since that record. A feed belongs to a symbol if it lists the symbol as silent. It
-also belongs to the symbol if it is the source of a bar in the range, or of the last bar before the range.
+symbols without trades. A live feed records every minute of a session while the feed is up, so a gap in these minutes
+means that the feed was down. A feed in state `down` has been down since that record. A feed belongs to a symbol if it
+lists the symbol as silent. It also belongs to the symbol if it is the source of a bar in the range, or of the last bar
+before the range.
 """
 
 from __future__ import annotations

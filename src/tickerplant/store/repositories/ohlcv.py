@@ -75,7 +75,7 @@ class Ohlcv:
             await ensure_partitions(self._session, relation, times_of(part.column("time")))
 
     async def upsert(self, bars: pa.Table, partition: int, *, sources: SourceOrder = DEFAULT_ORDER) -> int:
-        """Apply published bars of one log partition in a transaction; return the number of changed rows.
+        """Apply published bars of one log partition in a transaction; return the count of changed rows.
 
         `bars` has the schema `schemas.BARS`. The newest version of a key wins. A `withdrawn` bar deletes older rows:
         the bar and its values. Bars marked `history` compete with stored rows of older versions by rank: complete

@@ -71,7 +71,7 @@ class RowReader:
     ) -> pa.Table:
         """Return the newest `limit` rows of each symbol before a time, sorted by (symbol, time).
 
-        Each symbol needs one index range. `interval` is None for a table without intervals.
+        The query reads one index range per symbol. `interval` is None for a table without intervals.
         """
         by_arrival = self.in_order_of_arrival and not self.session.timescale
         place, newest, ascending = (", t.ctid AS place", ", t.ctid DESC", ", b.place") if by_arrival else ("", "", "")

@@ -8,9 +8,9 @@ of the folder. If root owns the folder, the user is `nobody`, which then owns on
 may be unable to reach the folder or the Python environment (below `/root`, which is 0700). The server then keeps one
 capability: CAP_DAC_READ_SEARCH, or CAP_DAC_OVERRIDE in containers that lack the former. No parent folder is changed.
 
-Lifetime: until `stop`, or until the plant dies. The kernel sends the server SIGINT (fast shutdown) when the thread that
-started it ends, and that thread ends with the process. A new plant waits for an orphan that is still shutting down. A
-server that dies by itself is restarted.
+Lifetime: the server runs until `stop`, or until the plant dies. The kernel sends the server SIGINT (fast shutdown) when
+the thread that started it ends, and that thread ends with the process. A new plant waits for an orphan that is still
+shutting down. A server that dies by itself is restarted.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ SETTINGS: Final = {
     "log_timezone": "UTC",
 }
 """Settings of the server. A crash may lose the rows of the last fraction of a second, together with their positions.
-The log still contains the records. fsync and full_page_writes remain on: a replay cannot repair a torn page. One log
-file per day of the week."""
+The log still contains the records. fsync and full_page_writes remain on: a replay cannot repair a torn page. The server
+writes one log file per day of the week."""
 
 
 class EmbeddedPostgres:

@@ -1,9 +1,9 @@
-"""Average directional index, +DI and -DI.
+"""Average directional index, +DI and −DI.
 
-Formula: +DI and -DI are Wilder's sums of the up and down movements, in percent of Wilder's sum of the true ranges. The
-ADX is Wilder's average of 100 · |+DI - -DI| / (+DI + -DI).
+Formula: +DI and −DI are Wilder's sums of the up and down movements, in percent of Wilder's sum of the true ranges. The
+ADX is Wilder's average of 100 · |+DI − (−DI)| / (+DI + (−DI)).
 
-Warm-up: 2 · period bars for the ADX, period + 1 for +DI and -DI.
+Warm-up: 2 · period bars for the ADX, period + 1 for +DI and −DI.
 
 Source: TA-Lib ADX, PLUS_DI, MINUS_DI; J. Welles Wilder, New Concepts in Technical Trading Systems (1978).
 """
@@ -20,13 +20,13 @@ from tickerplant.analytics.indicator.smoothing import WilderHeld, WilderSum
 from tickerplant.analytics.indicator.volatility.atr import true_range
 from tickerplant.core.times import Float64Array
 
-_MIN_DI_SUM: Final = 1e-14  # TA-Lib's epsilon: +DI and -DI count as 0 if their sum is smaller
+_MIN_DI_SUM: Final = 1e-14  # TA-Lib's epsilon: +DI and −DI count as 0 if their sum is smaller
 
 
 class ADX(Recursive):
-    """Average directional index (ADX), 0 to 100, and the directional indicators +DI and -DI.
+    """Average directional index (ADX), 0 to 100, and the directional indicators +DI and −DI.
 
-    The ADX is unchanged while +DI and -DI are both 0. In the dialect `talib` the sums are seeded with period - 1 bars;
+    The ADX is unchanged while +DI and −DI are both 0. In the dialect `talib` the sums are seeded with period − 1 bars;
     in `wilder` and `tradingview`, as in the book, with `period` bars.
     """
 
@@ -49,7 +49,7 @@ class ADX(Recursive):
         self.width = 7
 
     def formula(self, past: Past, *inputs: Float64Array) -> tuple[Float64Array, ...]:
-        """Return ADX, +DI and -DI, each 0 to 100."""
+        """Return ADX, +DI and −DI, each 0 to 100."""
         high, low, _ = inputs
         up, down = high - past.last(high), past.last(low) - low
         ranges = past.smooth(self._sum, true_range(past, *inputs), start=1)

@@ -16,7 +16,7 @@ from tickerplant.core.times import Float64Array
 
 
 class DEMA(Recursive):
-    """Double exponential moving average: 2 · EMA - EMA of the EMA. It lags less than an EMA."""
+    """Double exponential moving average: 2 · EMA − EMA of the EMA. It lags less than an EMA."""
 
     NAME = "DEMA"
     PARAMETERS = (period(20),)

@@ -56,7 +56,7 @@ class SAR(Recursive):
 
 @dataclass(frozen=True, slots=True)
 class _Stop:
-    """The state: shown value, side (1 long, -1 short), next bar's stop, extreme price, and share.
+    """The state: shown value, side (1 long, −1 short), next bar's stop, extreme price, and share.
 
     Stop and extreme price of a short position are negated, so that one formula covers both sides.
     """

@@ -19,7 +19,7 @@ class SMA(Indicator):
 
     NAME = "SMA"
     PARAMETERS = (period(20),)
-    SOURCE = "TA-Lib SMA; summed without drift (see moments)"
+    SOURCE = "TA-Lib SMA; summed without drift"
 
     def declare(self) -> None:
         """Set warm-up and state size from the period."""

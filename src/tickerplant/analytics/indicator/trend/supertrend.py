@@ -24,7 +24,7 @@ from tickerplant.core.times import Float64Array
 
 
 class SUPERTREND(Recursive):
-    """Supertrend: a line below the price in an uptrend (direction 1), above the price in a downtrend (direction -1).
+    """Supertrend: a line below the price in an uptrend (direction 1), above the price in a downtrend (direction −1).
 
     The first trend is down, as in TradingView, where the direction has the opposite sign. The dialects are those of
     ATR.
@@ -44,7 +44,7 @@ class SUPERTREND(Recursive):
         self.width = 2 + _BANDS.width
 
     def formula(self, past: Past, *inputs: Float64Array) -> tuple[Float64Array, ...]:
-        """Return the line, in units of price, and the direction: 1 up, -1 down."""
+        """Return the line, in units of price, and the direction: 1 up, −1 down."""
         high, low, close = inputs
         distance = self.values[1] * past.smooth(self._average, true_range(past, *inputs), self._start)
         middle = (high + low) / 2.0

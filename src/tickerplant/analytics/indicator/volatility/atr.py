@@ -21,7 +21,7 @@ class ATR(Recursive):
     """Average true range: Wilder's average of the bar's range including the last close, in units of price.
 
     In the dialect `talib` the first bar has no true range, because it has no last close. In `tradingview` its true
-    range is high - low, so the average starts one bar earlier.
+    range is high − low, so the average starts one bar earlier.
     """
 
     NAME = "ATR"
@@ -47,7 +47,7 @@ def first_range_index(dialect: str) -> int:
 
 
 def true_range(past: Past, high: Float64Array, low: Float64Array, close: Float64Array) -> Float64Array:
-    """Return the largest of high - low, |high - last close| and |low - last close|; high - low for the first bar.
+    """Return the largest of high − low, |high − last close| and |low − last close|; high − low for the first bar.
 
     Uses one float of the state.
     """

@@ -21,7 +21,7 @@ class STDDEV(Indicator):
 
     NAME = "STDDEV"
     PARAMETERS = (period(20),)
-    SOURCE = "TA-Lib STDDEV with nbdev 1; summed without drift (see moments)"
+    SOURCE = "TA-Lib STDDEV with nbdev 1; summed without drift"
 
     def declare(self) -> None:
         """Set warm-up and state size from the period."""

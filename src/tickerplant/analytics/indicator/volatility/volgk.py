@@ -1,4 +1,4 @@
-"""Realised volatility after Garman and Klass.
+"""Realised volatility by the Garman–Klass estimator.
 
 Formula: √(per_year · mean of ½ ln(high/low)² − (2 ln 2 − 1) ln(close/open)²) over `period` bars.
 
@@ -20,9 +20,10 @@ _BODY: Final = float(2.0 * np.log(2.0) - 1.0)
 
 
 class VOLGK(BarVolatility):
-    """Realised volatility after Garman and Klass, from ranges and bodies, as a fraction per year.
+    """Realised volatility by the Garman–Klass estimator, from ranges and bodies, as a fraction per year.
 
-    It assumes no drift and no gaps between bars. A ratio with a price that is not positive has a logarithm of 0.
+    The estimator assumes no drift and no gaps between bars. A ratio with a price that is not positive has a logarithm
+    of 0.
     """
 
     NAME = "VOLGK"
@@ -32,7 +33,7 @@ class VOLGK(BarVolatility):
     )
 
     def variance(self, inputs: tuple[Float64Array, ...]) -> Float64Array:
-        """Return the variance of each bar's log price after Garman and Klass."""
+        """Return the variance of each bar's log price by the Garman–Klass estimator."""
         opened, high, low, close = inputs
         reach, body = log_ratio(high, low), log_ratio(close, opened)
         return 0.5 * (reach * reach) - _BODY * (body * body)

@@ -1,4 +1,4 @@
-"""Realised volatility after Parkinson.
+"""Realised volatility by Parkinson's estimator.
 
 Formula: √(per_year · mean of ln(high / low)² / (4 ln 2)) over `period` bars.
 
@@ -20,9 +20,9 @@ _SCALE: Final = float(1.0 / (4.0 * np.log(2.0)))
 
 
 class VOLPARKINSON(BarVolatility):
-    """Realised volatility after Parkinson, from ranges, as a fraction per year.
+    """Realised volatility by Parkinson's estimator, from ranges, as a fraction per year.
 
-    It assumes no drift and no gaps between bars. A bar with a price that is not positive has a range of 0.
+    The estimator assumes no drift and no gaps between bars. A bar with a price that is not positive has a range of 0.
     """
 
     NAME = "VOLPARKINSON"
@@ -30,7 +30,7 @@ class VOLPARKINSON(BarVolatility):
     SOURCE = "M. Parkinson, The Extreme Value Method for Estimating the Variance of the Rate of Return (1980)"
 
     def variance(self, inputs: tuple[Float64Array, ...]) -> Float64Array:
-        """Return the variance of each bar's log price after Parkinson."""
+        """Return the variance of each bar's log price by Parkinson's estimator."""
         high, low = inputs
         reach = log_ratio(high, low)
         return reach * reach * _SCALE

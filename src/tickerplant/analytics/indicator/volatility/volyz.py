@@ -1,8 +1,8 @@
-"""Realised volatility after Yang and Zhang.
+"""Realised volatility by the Yang–Zhang estimator.
 
 Formula: √(per_year · (Vo + k · Vc + (1 − k) · Vrs)) over `period` = n bars. Vo and Vc are the sample variances of
 ln(open / last close) and ln(close / open). Vrs is the mean of ln(high/close) ln(high/open) + ln(low/close)
-ln(low/open), after Rogers and Satchell. k = 0.34 / (1.34 + (n + 1) / (n − 1)).
+ln(low/open), the Rogers–Satchell estimator. k = 0.34 / (1.34 + (n + 1) / (n − 1)).
 
 Warm-up: period + 1 bars.
 
@@ -20,9 +20,9 @@ from tickerplant.core.times import Float64Array
 
 
 class VOLYZ(Indicator):
-    """Realised volatility after Yang and Zhang, from gaps, bodies and ranges, as a fraction per year.
+    """Realised volatility by the Yang–Zhang estimator, from gaps, bodies and ranges, as a fraction per year.
 
-    It is independent of drift. A ratio with a price that is not positive has a logarithm of 0.
+    The estimator is independent of drift. A ratio with a price that is not positive has a logarithm of 0.
     """
 
     NAME = "VOLYZ"

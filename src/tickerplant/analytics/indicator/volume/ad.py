@@ -22,7 +22,7 @@ _SUM: Final = Sum()
 
 
 class AD(Recursive):
-    """Accumulation/distribution line: the sum of volume · ((close - low) - (high - close)) / (high - low).
+    """Accumulation/distribution line: the sum of volume · ((close − low) − (high − close)) / (high − low).
 
     A bar with high = low adds 0. The sum starts at the first bar, so only its changes are meaningful, not its level.
     """

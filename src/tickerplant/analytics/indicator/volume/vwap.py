@@ -4,7 +4,8 @@ Formula: Σ price · volume / Σ volume over the session's bars so far. The pric
 
 Warm-up: 1 bar.
 
-Source: S. Berkowitz, D. Logue, E. Noser, The Total Cost of Transactions on the NYSE (1988); updated after West (1979).
+Source: S. Berkowitz, D. Logue, E. Noser, The Total Cost of Transactions on the NYSE (1988); updated by West's method
+(1979).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from tickerplant.core.times import Float64Array
 class VWAP(Recursive):
     """Volume-weighted average price of the session so far. It restarts with each session.
 
-    It is exactly the average over the session's trades if the bars contain their own vwap, as bars made of ticks do. A
+    The value is the average over the session's trades if the bars contain their own vwap, as bars made of ticks do. A
     bar without a vwap counts with its typical price (high + low + close) / 3. Until a session has volume, the value is
     the newest bar's price.
     """
@@ -32,7 +33,8 @@ class VWAP(Recursive):
     PARAMETERS = ()
     INPUTS = ("vwap", "volume", "session")
     SOURCE = (
-        "S. Berkowitz, D. Logue, E. Noser, The Total Cost of Transactions on the NYSE (1988); summed after West (1979)"
+        "S. Berkowitz, D. Logue, E. Noser, The Total Cost of Transactions on the NYSE (1988); "
+        "summed by West's method (1979)"
     )
 
     def declare(self) -> None:
