@@ -301,7 +301,7 @@ def test_without_rules_bars_are_not_processed() -> None:
         (rule("close", "above", "5"), "crosses_above, crosses_below"),
         (rule("close", "greater", "FOO(3)"), "unknown indicator"),
         (rule("BBANDS(20,2)", "greater", "5"), r"BBANDS\(20,2\).upper"),
-        (rule("RSI(14).upper", "greater", "5"), "use RSI(14)"),
+        (rule("RSI(14).upper", "greater", "5"), r"use RSI\(14\)"),
         (rule("close", "greater", "close"), "both operands are"),
         (rule("rsi(14)", "greater", "RSI( 14 )"), "both operands are"),
         (rule("close", "percent_change", "SMA(3)"), "a percentage other than 0"),
