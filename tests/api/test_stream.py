@@ -94,6 +94,28 @@ async def test_a_snapshot_has_stored_bars_by_activity(log: EventLog, store: Memo
                 ]
 
 
+async def test_a_resume_from_the_log_does_not_repeat_records_that_the_tail_reads_later(
+    log: EventLog, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slow the tail down, so that the catch-up reads 100 records from the log before the hub applies them."""
+    monkeypatch.setattr("tickerplant.api.service.Hub", partial(Hub, ring_records=50))
+    monkeypatch.setattr("tickerplant.api.websockets.tail.PACE_S", 1.0)
+    with serving(log, store) as (client, address, _):
+        position = client.get("/v1/status").json()["end"]
+        for n in range(100):
+            ticks(log, [(T0 + n, "AAPL", float(n))])
+        async with connect(address) as first:
+            await send(first, action="subscribe", symbols=["*"], channels=["ticks"], since=position)
+            assert await prices(first, 100) == [float(n) for n in range(100)]
+        for n in range(100, 200):
+            ticks(log, [(T0 + n, "AAPL", float(n))])
+        async with connect(address) as socket:
+            await send(socket, action="subscribe", symbols=["*"], channels=["ticks"], since=position)
+            assert await prices(socket, 200) == [float(n) for n in range(200)]
+            ticks(log, [(T0 + 200, "AAPL", 200.0)])
+            assert await prices(socket, 1) == [200.0]
+
+
 @pytest.mark.parametrize("behind", [5, 300])
 async def test_since_resumes_without_gap_or_repeat(
     log: EventLog, store: MemoryStore, behind: int, monkeypatch: pytest.MonkeyPatch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import signal
@@ -28,10 +29,15 @@ SYMBOLS = ("AAPL", "MSFT")
 @pytest.fixture(scope="module")
 def vendor() -> Iterator[dict[str, Any]]:
     """Run a sandbox process and yield its address. The sandbox lists the requests that it received."""
+    # The clock begins yesterday at 15:00 UTC: a new day, which adds a missing daily bar, cannot begin during a test.
+    start = dt.datetime.combine(dt.datetime.now(dt.UTC) - dt.timedelta(days=1), dt.time(15), dt.UTC)
     process = subprocess.Popen(
-        [sys.executable, "-m", "tickerplant.sandbox", "--names", ",".join(SYMBOLS), "--rate", "10"],
+        [
+            sys.executable, "-m", "tickerplant.sandbox", "--names", ",".join(SYMBOLS), "--rate", "10",
+            "--start", start.isoformat(),
+        ],
         stdout=subprocess.PIPE,
-    )
+    )  # fmt: skip
     assert process.stdout is not None
     yield json.loads(process.stdout.readline())
     process.send_signal(signal.SIGTERM)

@@ -61,6 +61,8 @@ CATCH_UP_S: Final = 120.0
 CHUNK_BYTES: Final = 1024 * 1024
 TAIL_WAIT_S: Final = 10.0
 """Maximum seconds to wait for the tail to reach a `since` position that the store has already reached."""
+TAIL_POLL_S: Final = 0.02
+"""Seconds between two checks of the tail's positions."""
 
 logger = logging.getLogger(__name__)
 
@@ -307,10 +309,10 @@ class Connection:
                 outbox.put(frame.text, counted=False)
             for record in chunk:
                 positions[record.source] = record.offset + 1
-            if all(positions[source] >= hub.positions.get(source, 0) for source in positions):
-                hub.subscribe(outbox, subscription)
-                return
-            if not chunk:  # only records without rows are left, so the client misses nothing
+            if hub.is_behind(positions):  # the log was read beyond the tail, which would send these records again
+                await asyncio.sleep(TAIL_POLL_S)
+            elif not chunk or all(positions[source] >= hub.positions.get(source, 0) for source in positions):
+                # Without a chunk only records without rows are left, so the client misses nothing.
                 hub.subscribe(outbox, subscription)
                 return
             await self._drain()
@@ -333,10 +335,10 @@ class Connection:
                 if offset > end:
                     raise Resync(f"the position is after the end of {topic}, so it belongs to another log")
         deadline = time.monotonic() + TAIL_WAIT_S
-        while any(hub.positions[source] < offset for source, offset in positions.items()):
+        while hub.is_behind(positions):
             if time.monotonic() > deadline:
                 raise Resync("the stream is behind that position; try again later")
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(TAIL_POLL_S)
         return positions
 
     async def _from_log(self, wanted: Filter, positions: dict[TopicPartition, int], deadline: float) -> None:

@@ -161,6 +161,10 @@ class Hub:
                 return None
         return [record for record in self._ring if record.offset >= positions.get(record.source, record.offset)]
 
+    def is_behind(self, positions: Mapping[TopicPartition, int]) -> bool:
+        """Return whether records before these positions are not applied yet."""
+        return any(self.positions.get(source, 0) < offset for source, offset in positions.items())
+
     def seed(self, records: Iterable[StreamRecord]) -> None:
         """Add rows from the store to the newest state. Rows older than the present state change nothing."""
         for record in records:
