@@ -84,5 +84,5 @@ def test_private_addresses_are_refused_if_the_setting_forbids_them(log: EventLog
             fire(log, add_rule(dsn, name, address), T0)
         errors = "SELECT error FROM alert_webhooks WHERE error <> ''"
         until(lambda: len(query(dsn, errors)) == 2)
-        assert all("no public address" in error for (error,) in query(dsn, errors))
+        assert all("not a public address" in error for (error,) in query(dsn, errors))
         assert got == []
