@@ -256,7 +256,7 @@ class BarAggregator:
                 self._outcome.closed.setdefault(len(INTERVALS) + number, []).append(rows)
 
     def _add_auction(self, feed: FeedState, ticks: TickColumns, offset: int, version: int) -> None:
-        """Store closing auction trades after the close, by session. They are parts of the daily bar."""
+        """Store, by session, the closing auction trades that arrive after the close: parts of the daily bar."""
         state = self.state
         ticks = ticks.where((ticks.flags & TickFlag.CLOSING_AUCTION) != 0)
         sessions = auction_sessions(state, ticks)

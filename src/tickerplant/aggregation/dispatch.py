@@ -20,7 +20,7 @@ from tickerplant.core.times import FOREVER_US, NEVER_US
 from tickerplant.core.version import make_version
 
 _MAX_REASONS: Final = 100
-"""Maximum number of distinct reasons. The column `reason` of published bars is a dictionary with int8 indices."""
+"""Maximum count of distinct reasons. The column `reason` of published bars is a dictionary with int8 indices."""
 
 
 class Dispatcher:

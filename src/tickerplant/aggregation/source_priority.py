@@ -2,7 +2,8 @@
 
 A closed minute of a feed is *pending* while a live feed of a better source has not reached the minute's end. Only a
 feed that is expected to deliver the symbol counts. The wait ends when that feed reaches the minute's end, goes down or
-ends. It lasts at most `rules.source_priority_wait_us` of log time. Feeds of equal rank do not wait for each other.
+ends. The wait lasts at most `rules.source_priority_wait_us` of log time. Feeds of equal rank do not wait for each
+other.
 """
 
 from __future__ import annotations

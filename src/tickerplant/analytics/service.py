@@ -42,8 +42,9 @@ from tickerplant.log.processor import SNAPSHOT_RECORDS, Bootstrap, Processor
 
 GROUP: Final = "analytics"
 RECOMPUTE_BARS: Final = 100_000
-"""Maximum stored bars that are computed again between two batches; a single series may exceed it. They delay live
-bars by some 0.15 s with the default indicators, several times the cost of the snapshot that commits with them."""
+"""Maximum stored bars that are computed again between two batches; a single series may exceed it. Their computation
+delays live bars by some 0.15 s with the default indicators, several times the cost of the snapshot that commits with
+them."""
 RECOMPUTE_SERIES: Final = 64
 MAX_OVERLAY_RECORDS: Final = 500
 """Maximum records between the store's position and that of the state when series are computed again. They are read

@@ -1,15 +1,15 @@
 """The pure stage of one partition: records in, records out, around the engine.
 
-The outputs of one step are closed values, then forming values, then fired alerts. They carry the `sent_at_us`, `feed`
+The outputs of one step are closed values, then forming values, then fired alerts. They contain the `sent_at_us`, `feed`
 and `cause` of the record that caused them. `Mark` and `End` records are passed on unchanged, so that a reader of
 `market.analytics` can follow the progress.
 
 If memory is too short to correct a series, the series is queued (`recompute_queue`) and computed from stored history
-between two records. `due` returns the series that may be computed, and `recompute` computes one. Its values carry the
+between two records. `due` returns the series that may be computed, and `recompute` computes one. The values contain the
 newest cause of the applied records. Nothing newer has been published for these bars, and a later value wins.
 
 A state that was made from the store (`begin`) already contains all records before `known_to`. The stage only determines
-which series those records changed. It publishes these series from its state when it reaches `known_to`.
+which series those records changed. When the stage reaches `known_to`, it publishes these series from its state.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ class StoreMismatch(StoreError):
 
 
 class MigrationError(StoreError):
-    """These migrations do not apply to the database's schema."""
+    """The database's schema does not fit the migrations of this code, or a table is missing."""
 
 
 class FolderHeld(TickerplantError):

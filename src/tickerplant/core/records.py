@@ -2,7 +2,8 @@
 
 | topic | writer | kinds |
 |---|---|---|
-| `market.prices.raw` | feeds, in every partition | `Start`, `Mark`, `Down`, `End`, `Settings`, `Rebuild` |
+| `market.prices.raw` | feeds, in every partition | `Start`, `Mark`, `Down`, `End` |
+| | app and users' commands, in every partition | `Settings`, `Rebuild` |
 | | feeds, in partitions with rows | `Ticks`, `VendorBars`, `Splits`, `Dividends`, `Answers` |
 | | API and CLI | `AlertRule` in the symbol's partition; a removal in every partition |
 | `market.prices.ohlcv` | aggregation | `Bars`; it forwards `Mark`, `End`, `Splits`, `Settings`, `AlertRule` in order |

@@ -56,7 +56,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """True if daily bars include extended hours."""
 
     revision_window_sessions: int = msgspec.field(default=1, name="memory_sessions")
-    """Number of sessions whose closed bars stay in memory, so that late ticks revise them."""
+    """Sessions whose closed bars stay in memory, so that late ticks revise them."""
 
     activity_bars: Mapping[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
     """Intervals of activity (`100t`, `10000v`, `1000000d`) by pattern of symbols. The first match applies."""

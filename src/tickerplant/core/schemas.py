@@ -83,7 +83,7 @@ TICKS: Final = pa.schema(
         pa.field("received_at", TIMESTAMP, nullable=False),
     ]
 )
-"""Prints, one row each. Where the vendor sends none, `size` is 0 or `trade_id` is null."""
+"""Prints, one row each. A size that the vendor does not send is 0; such a trade id is null."""
 
 VENDOR_BARS: Final = pa.schema(
     [
@@ -101,7 +101,7 @@ VENDOR_BARS: Final = pa.schema(
         pa.field("complete", pa.bool_(), nullable=False),
     ]
 )
-"""Finished bars of a vendor or a file. Prices are as traded: a vendor's adjustments are reversed before. `time` is the
+"""Finished bars of a vendor or a file. Prices are as traded: the vendor's adjustments have been reversed. `time` is the
 start."""
 
 SPLITS: Final = pa.schema(

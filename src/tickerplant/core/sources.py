@@ -71,5 +71,5 @@ class SourceOrder:
         return tuple(at for at, entry in enumerate(self.entries) if entry.applies_to(symbol, interval))
 
     def rank(self, scope: Sequence[int], source: str, kind: str) -> int:
-        """Return the rank of a source's bars of a kind: 0 is best; the number of entries if none matches."""
+        """Return the rank of a source's bars of a kind: 0 is best; the count of entries if none matches."""
         return next((at for at in scope if self.entries[at].matches(source, kind)), len(self.entries))

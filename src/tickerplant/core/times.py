@@ -20,7 +20,7 @@ DAY_US: Final = 24 * HOUR_US
 WEEK_US: Final = 7 * DAY_US
 
 NEVER_US: Final = -(1 << 62)
-"""A time before all others; as a watermark, there is none yet. Subtracting a lateness does not overflow int64."""
+"""A time before all others, also for a watermark that is not known yet. Subtracting a lateness does not overflow."""
 FOREVER_US: Final = 1 << 62
 """A time after all others: an open end, or no upper bound."""
 

@@ -69,7 +69,7 @@ def _kafka(bootstrap: str, options: Mapping[str, str], config: Mapping[str, str]
 
     replication = options.get("replication", "1")
     if not replication.isdigit() or not int(replication):
-        raise ConfigError(f"replication={replication} in the event log's address is no number of replicas; use 1 or 3")
+        raise ConfigError(f"replication={replication} in the event log's address is not a replica count; use 1 or 3")
     for broker in bootstrap.split(","):
         host, _, port = broker.rpartition(":")
         if not host or not port.isdigit():

@@ -149,8 +149,8 @@ class Writer(Protocol):
     def transaction(self) -> AbstractContextManager[Transaction]:
         """Begin a transaction. Leaving the block commits it; an exception in the block aborts it. Only one may be open.
 
-        The commit raises Fenced if another process owns the name or the partitions: stop. It raises LogUnavailable if
-        it is not known whether the transaction was written: resume from the last commit.
+        The commit raises Fenced if another process owns the name or the partitions: stop. The commit raises
+        LogUnavailable if it is unknown whether the transaction was written: resume from the last commit.
         """
         ...
 
@@ -205,13 +205,16 @@ class EventLog(Protocol):
     def read_range(self, source: TopicPartition, begin: int, end: int) -> Iterator[ConsumedRecord]:
         """Yield the committed, retained records of one partition in `[begin, end)`, in order.
 
-        It does not wait for new records and holds back no retention. Memory is bounded for a range of any length.
+        The call does not wait for new records and holds back no retention. Memory is bounded for a range of any length.
         Raises LogUnavailable.
         """
         ...
 
     def writer(self, name: str) -> Writer:
-        """Return a new writer with this name. An earlier writer of the name is fenced, its transaction aborted."""
+        """Return a new writer with this name.
+
+        The new writer fences an earlier writer of the name and aborts that writer's open transaction.
+        """
         ...
 
     def get_state(self, topic: str, partition: int, key: str) -> bytes | None:

@@ -53,7 +53,7 @@ def _text(error: BaseException) -> str:
 
 @dataclass(slots=True)
 class SchemaCache:
-    """Cached facts about the schema of the database. A stale entry fails writes until the store is reopened."""
+    """Cached facts about the schema of the database. Writes fail after a stale entry until the store is reopened."""
 
     partitions: set[tuple[str, int]] = field(default_factory=set)
     columns: set[str] = field(default_factory=set)

@@ -25,7 +25,7 @@ from tickerplant.analytics.indicator.ring_index import read, write
 from tickerplant.core.times import Float64Array
 
 _BY_COLUMN: Final = 64
-"""Number of symbols below which `accumulate` along columns is faster than one call per row."""
+"""Count of symbols below which `accumulate` along columns is faster than one call per row."""
 
 
 @dataclass(frozen=True, slots=True)

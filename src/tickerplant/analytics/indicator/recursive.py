@@ -70,7 +70,7 @@ class Past(Protocol):
 
 
 class Recursive(Indicator):
-    """A formula over `Past`. `declare` sets `width` to the number of floats that its requests use."""
+    """A formula over `Past`. `declare` sets `width` to the count of floats that its requests use."""
 
     @abstractmethod
     def formula(self, past: Past, *inputs: Float64Array) -> tuple[Float64Array, ...]:

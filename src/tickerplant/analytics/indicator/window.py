@@ -3,7 +3,7 @@
 The state is a ring of the last `length` bars of each input, or of the series that `kept` derives from the inputs. A
 formula reads bars through `At`: `at(i, lag)` is input `i`, in the order of `INPUTS`, `lag` bars ago. A formula consists
 of elementwise operations and processes the lags in order. Many symbols at one bar and many bars of one symbol therefore
-give the same bits. Nothing is subtracted from a running sum. The cost of a step is proportional to the number of lags.
+give the same bits. Nothing is subtracted from a running sum. The cost of a step is proportional to the count of lags.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Windowed(Indicator):
     """A pure function of the last `length` bars, the current one included. `declare` calls `looks_back`."""
 
     KEPT: ClassVar[int] = 0
-    """Number of series that `kept` returns; 0 if `kept` is not overridden."""
+    """Count of series that `kept` returns; 0 if `kept` is not overridden."""
 
     length: int
 
@@ -39,7 +39,7 @@ class Windowed(Indicator):
         """Return one array per output. Must not modify the arrays of `at`, nor warn for missing bars (zeros)."""
 
     def looks_back(self, bars: int) -> None:
-        """Set warm-up and state size for a formula that reads this number of bars, the current one included."""
+        """Set warm-up and state size for a formula that reads `bars` bars, the current one included."""
         self.length = self.warmup = self.block = bars
         self.width = bars * (self.KEPT or len(self.INPUTS))
 

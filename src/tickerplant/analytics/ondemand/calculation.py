@@ -80,7 +80,7 @@ class DeclaredIndicator:
     def memory(self) -> int | None:
         """Return the count of earlier bars that determine a bar's value; None for a recursion.
 
-        It is two blocks, because reading may start inside a block.
+        The count is two blocks, because reading may start inside a block.
         """
         block = self.indicator.block
         return max(2 * block, self.indicator.warmup - 1) if block else None

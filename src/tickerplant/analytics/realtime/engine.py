@@ -4,9 +4,9 @@ Effect of a bar:
 
 - final, later than all bars of its symbol: every indicator processes it. Its values are `final`, with its version;
 - final or withdrawn, not later: a revision. Values are recomputed from that bar on and equal a batch over the revised
-  bars. They are published with the version of the revision (the newest version wins). The row of a withdrawn bar is
-  `withdrawn`;
-- a revision older than memory: no values. It is counted (`EngineCounters.beyond_memory`) and rejected
+  bars. The values are published with the version of the revision (the newest version wins). The row of a withdrawn bar
+  is `withdrawn`;
+- a revision older than memory: no values. The revision is counted (`EngineCounters.beyond_memory`) and rejected
   (`drain_rejected`), so that the series is computed again from stored history. Only a withdrawal is published at once;
 - marked `history` and not later than all bars of its symbol: also rejected, because source priority is decided in
   the store;

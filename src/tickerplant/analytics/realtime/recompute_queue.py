@@ -26,8 +26,8 @@ from tickerplant.analytics.realtime.series import Series
 from tickerplant.core.times import MINUTE_US
 
 HISTORY_WAIT_US: Final = MINUTE_US
-"""Log time after which a feed without new history counts as inactive. It exceeds the wait for a vendor's per-minute
-quota. If an answer arrives after that, the series is computed twice."""
+"""Log time after which a feed without new history counts as inactive. The time exceeds the wait for a vendor's
+per-minute quota. If an answer arrives later, the series is computed twice."""
 
 
 @dataclass(slots=True)

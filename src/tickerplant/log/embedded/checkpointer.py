@@ -4,8 +4,8 @@ SQLite before 3.51.3 can damage a file when a checkpoint of a fully moved -wal s
 Two rules prevent this:
 
 1. A lock elects one checkpointer on the machine.
-2. It checkpoints beside writers only if a commit followed its last checkpoint. Then the -wal is not fully moved and
-   cannot be reset. Otherwise it checkpoints under the writers' lock.
+2. The checkpointer checkpoints beside writers only if a commit followed its last checkpoint. Then the -wal is not fully
+   moved and cannot be reset. Otherwise it checkpoints under the writers' lock.
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ _CHUNK_RECORDS, _CHUNK_BYTES = 256, 8 << 20
 class EmbeddedLog:
     """The event log in the file `path`, created if missing. All processes and threads of one machine may share it.
 
-    It needs a local file system: SQLite's -wal and the locks do not work on a network. A write that waits for other
-    writers longer than `patience_s` raises LogUnavailable. Raises LogError if `path` is another kind of file, and
+    The log needs a local file system: SQLite's -wal and the locks do not work on a network. A write that waits for
+    other writers longer than `patience_s` raises LogUnavailable. Raises LogError if `path` is another kind of file, and
     ConfigError if its folder cannot be created.
     """
 

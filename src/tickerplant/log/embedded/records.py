@@ -98,7 +98,7 @@ def droppable(connection: sqlite3.Connection, partition_id: int, before_us: int)
 
 
 def drop(connection: sqlite3.Connection, partition_id: int, range_: Bounds) -> int:
-    """Drop a bounded number of records from the start of a range; return their count. SQLite reuses their pages."""
+    """Drop some of the first records of a range, within bounds; return their count. SQLite reuses their pages."""
     sizes = connection.execute(
         'SELECT length(value) FROM records WHERE partition_id = ? AND "offset" >= ? AND "offset" < ? '
         'ORDER BY "offset" LIMIT ?',

@@ -1,11 +1,12 @@
 """Wake-ups: a datagram socket for each reader, to which every committing writer sends.
 
-A wake-up reaches a sleeping reader in 0.1 to 0.2 ms, and costs nothing while no writer commits. It is not guaranteed: a
-writer that is killed between its commit and the notification sends none. Readers therefore also poll slowly.
+A wake-up reaches a sleeping reader in 0.1 to 0.2 ms, and costs nothing while no writer commits. A wake-up is not
+guaranteed: a writer that is killed between its commit and the notification sends none. Readers therefore also poll
+slowly.
 
 An awake reader in the notifier's own process gets a flag instead of a datagram. Sending a datagram releases the
-interpreter's lock, which the woken thread then holds for a while. With six readers, this wait took half of a writer's
-time. Readers without a group serve live streams, so they are notified first.
+interpreter's lock, which the woken thread then holds for a while. This wait took half of a writer's time with six
+readers. Readers without a group serve live streams, so they are notified first.
 """
 
 from __future__ import annotations

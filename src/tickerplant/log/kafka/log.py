@@ -42,7 +42,7 @@ class KafkaLog:
     `config` configures every client of librdkafka (TLS, SASL). All topics, groups and writers' names begin with
     `topic_prefix`. A call that waits for brokers longer than `patience_s` raises LogUnavailable. The brokers notice a
     dead member after `session_timeout_s`. Brokers of replicated topics must fetch messages of 33 MB from each other.
-    They may exceed their setting `replica.fetch.max.bytes` for a single larger message.
+    The brokers may exceed their setting `replica.fetch.max.bytes` for a single larger message.
     """
 
     def __init__(

@@ -23,7 +23,8 @@ _SLICE_S = 0.1
 class KafkaReader:
     """A reader for one thread at a time. Only `wake` may be called from other threads.
 
-    The consumer prefetches at most 64 MB, and fetches no more until the next poll.
+    The consumer stops fetching at 8 MB of prefetched records, which one response of at most 64 MB may exceed. Then it
+    fetches no more until the next poll.
     """
 
     def __init__(

@@ -157,8 +157,8 @@ class Coverage:
     ) -> None:
         """Store feed states in order, in the transaction that advances the position, so that each count is added once.
 
-        The states `late` and `unsupported`, and `differences` (record, count), add to a feed's counters. They leave its
-        state unchanged.
+        The states `late` and `unsupported`, and `differences` (record, count), add to a feed's counters. The feed's
+        state remains unchanged.
         """
         updates: dict[str, _FeedUpdate] = {}
         for state in states:
@@ -286,9 +286,9 @@ class Coverage:
     ) -> dict[str, Int64Array]:
         """Return by symbol the ascending starts of intervals in the range without trades in any covering feed.
 
-        A covering feed was up for the whole interval. It lists expected symbols without trades. A symbol that it does
-        not list counts as traded, even if the feed never contains it. Symbols without such an interval are omitted. All
-        symbols belong to the given log partition.
+        A covering feed was up for the whole interval. The feed lists the expected symbols without trades. A symbol that
+        the feed does not list counts as traded, even if the feed never contains that symbol. Symbols without such an
+        interval are omitted. All symbols belong to the given log partition.
         """
         # The query returns one row per feed (number 0) and one per listed symbol. They are counted here, because the
         # database would sort them or write them to disk.

@@ -79,8 +79,8 @@ class Ohlcv:
 
         `bars` has the schema `schemas.BARS`. The newest version of a key wins. A `withdrawn` bar deletes older rows:
         the bar and its values. Bars marked `history` compete with stored rows of older versions by rank: complete
-        first, then by the order of `sources` for their symbol and interval. They have the kind `bars` in that order.
-        Stored rows may have the kind `ticks` (`core.reasons`).
+        first, then by the order of `sources` for their symbol and interval. Bars marked `history` have the kind `bars`
+        in that order. Stored rows may have the kind `ticks` (`core.reasons`).
         """
         history = bars.column("history")
         competing = best_by_rank(filter_rows(bars, history), sources)

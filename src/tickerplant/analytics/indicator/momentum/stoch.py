@@ -35,7 +35,7 @@ class STOCH(Indicator):
     """Stochastic oscillator: the position of the close in the range of the last `fastk` bars, 0 to 100, smoothed twice.
 
     The position in a range of zero height is 0. In the dialect `metatrader`, `k` is the sum of close − lowest divided
-    by the sum of the ranges, each over `slowk` bars. It is 100 if the ranges are 0.
+    by the sum of the ranges, each over `slowk` bars. `k` is 100 if the ranges are 0.
     """
 
     NAME = "STOCH"

@@ -24,8 +24,8 @@ class BBANDS(Indicator):
     """Bollinger Bands: the mean of the last `period` closes, ± `deviations` population standard deviations.
 
     `percent_b` is the position of the close: 0 at the lower band, 1 at the upper band, and 0.5 if the bands have no
-    width. `bandwidth` is (upper − lower) / middle. It is 0 if the middle is 0, which can happen with spreads but not
-    with prices.
+    width. `bandwidth` is (upper − lower) / middle. `bandwidth` is 0 if the middle is 0, which can happen with spreads
+    but not with prices.
     """
 
     NAME = "BBANDS"
