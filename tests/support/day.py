@@ -2,8 +2,8 @@
 
 `Day` contains the parameters: symbols, start, speed, quotas, faults. `run` starts the sandbox and the plant by user
 commands. It waits until the day is over and the plant reports no fetchable gap. The returned `Verdict` compares the
-stored bars with the sandbox's market. It lists the coverage of each gap and the requests to vendors. It does not depend
-on durations.
+stored bars with the sandbox's market. It lists the coverage of each gap and the requests to vendors. The verdict does
+not depend on durations.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Assignment of tests to workers of `pytest -n`, and their order.
 
-A file's tests stay on one worker, because they share its fixtures. These do not:
+A file's tests stay on one worker, because they share its fixtures. These tests do not:
 
 - Tests on Kafka are two groups, of `tests/chaos` and of the rest, so that two brokers serve a whole run.
 - The files of `SEPARATE_FILES` share little and run longer than a worker's fair share: each test is a group.
@@ -28,7 +28,7 @@ SEPARATE_FILES: Final = (
     "tests/aggregation/test_laws.py", "tests/aggregation/test_rebuild.py", "tests/market_data/backfill/test_manager.py",
 )  # fmt: skip
 COMPUTING: Final = 1
-"""Index, among four workers, of the one that takes from the back."""
+"""Index, among four workers, of the worker that takes from the back."""
 _KAFKA: Final = re.compile("kafka|broker", re.IGNORECASE)
 
 

@@ -156,7 +156,7 @@ class KafkaBroker:
         """Start the broker if it is not running, wait until it answers, and return `bootstrap`. Blocks about 4 s.
 
         1. Get the jars. 2. Choose ports and store them in `data_dir`. 3. Format the folder if it is new. 4. Start the
-        JVM and write its pid. 5. Start the watchdog that kills it when this process ends. 6. Wait for an answer.
+        JVM and write its pid. 5. Start the watchdog that kills the JVM when this process ends. 6. Wait for an answer.
         """
         if self.pid is not None:
             return self.bootstrap
@@ -273,7 +273,7 @@ class KafkaBroker:
                 if time.monotonic() > deadline:
                     os.kill(pid, signal.SIGKILL)
                 time.sleep(0.02)
-        if self._watchdog is not None:  # not earlier: until here the end of this process must kill the broker
+        if self._watchdog is not None:  # not earlier: until this line the end of this process must kill the broker
             self._watchdog.kill()
             self._watchdog.communicate()
             self._watchdog = None

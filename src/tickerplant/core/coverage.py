@@ -150,7 +150,7 @@ class Statuses:
 
 
 def share(counts: Mapping[str, int]) -> float | None:
-    """Return the fraction of due bars that are stored or had no trades; None if no bar is due yet."""
+    """Return the fraction of due bars that are stored and complete, or had no trades; None if no bar is due yet."""
     due = sum(counts.values()) - counts[PENDING]
     return round((counts[HAVE] + counts[NO_TRADE]) / due, 6) if due else None
 

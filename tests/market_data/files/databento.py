@@ -63,7 +63,7 @@ def bar(
     at: int = 0, open_: float = 1.1, instrument: int = 38, *, rtype: dbn.RType = dbn.RType.OHLCV_1M, step_s: int = 60,
     volume: int = 1_000, publisher: int = 2, ns: int = OPEN_NS,
 ) -> dbn.OHLCVMsg:  # fmt: skip
-    """Return the bar number `at` of a series that starts at `ns`."""
+    """Return the bar with index `at` of a series that starts at `ns`."""
     low, open_px, close, high = (round((open_ + more) * 1e9) for more in (-0.1, 0, 0.05, 0.2))
     return dbn.OHLCVMsg(
         rtype, publisher, instrument, ns + at * step_s * 10**9, open_px, high, low, close, volume

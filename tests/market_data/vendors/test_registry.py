@@ -124,7 +124,7 @@ def test_the_error_for_a_broken_plug_in_names_its_package_and_the_cause(packages
 def test_the_error_for_a_vendor_in_two_packages_names_both(packages: Path) -> None:
     install(packages, "acme-one", {"acme": "acme_one:provider"})
     install(packages, "acme-two", {"acme": "acme_two:provider"})
-    assert refusal("acme") == "the vendor 'acme' is in several packages: acme-one, acme-two"
+    assert refusal("acme") == "the vendor 'acme' is in several packages: acme-one, acme-two; uninstall all but one"
 
 
 def test_only_the_used_vendor_is_imported(packages: Path) -> None:

@@ -36,7 +36,7 @@ PART_US: Final = 60 * DAY_US
 RESCAN_US: Final = 15 * MINUTE_US
 """Length of the range that every round scans again: a bar becomes incomplete if its feed declares an outage later."""
 SCAN_S: Final = 5.0
-"""Maximum time that one round spends on ranges that are not scanned yet."""
+"""Time after which a round starts no further scan of a range that is not scanned yet."""
 _INTERVAL_RANK: Final = {"1d": 0, "1m": 1}
 _SYMBOLS: Final = 100
 """Maximum number of symbols of one query."""
@@ -232,8 +232,8 @@ class GapIndex:
     def task(self, series: Series, now_us: int, *, fill_gaps: bool) -> Task | None:
         """Return the next task of the series; None if it has none.
 
-        History is requested only when all of it is scanned. A page that ends at the scanned part costs as much as a
-        full page.
+        History is requested only when all parts of the series are scanned. A page that ends at the scanned part costs
+        as much as a full page.
         """
         before_us = self.before_us(series, now_us)
         task = next_task(series, now_us, before_us, now_us - GAP_FILL_US, fill_gaps=fill_gaps)

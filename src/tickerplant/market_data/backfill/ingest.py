@@ -96,7 +96,8 @@ class AnswerIngestor:
     async def ingest(self, writer: FeedWriter, store: Store, answer: Answer) -> None:
         """Append the missing bars of an answer and its verdicts on the gaps, then update the series.
 
-        Raises the errors of the log and the store. The log then contains either all or nothing of the answer.
+        Raises the errors of the log and the store. The log may then contain a part of the bars. Verdicts are appended
+        with the last bars, so the bars that are still missing are requested again.
         """
         newest = self._newest_by_market(answer.bars)
         vendor, result = answer.choice.name, _Result()
@@ -253,7 +254,7 @@ class AnswerIngestor:
         if cut:
             old = bars.slice(0, cut)
             await self._publisher.append_history(writer, self._symbols(), old, request.start_us, AnswerRecords())
-        # The claimed range is the range that was answered for all symbols without an invalid bar.
+        # The claimed range was answered for all symbols. If a bar is invalid, no range is claimed.
         start_us = max(recent_us, *(one.start_us for one in answered))
         end_us = min(one.end_us for one in answered)
         valid = start_us < end_us and not any(one.invalid is not None and len(one.invalid) for one in answered)

@@ -3,18 +3,20 @@
 No plan is stored. Each round plans from the store: expected bars, less stored bars, less answered ranges. A round
 starts only after the store has applied every record of `market.prices.raw`, so nothing is requested twice. The manager
 appends an empty round to every partition as a barrier, and waits until the store has applied it. After a kill, the
-barrier also covers the records of the killed process. The request in flight is repeated; its credits are spent twice.
+barrier also covers the records of the killed process. The request that was in flight is sent again; its credits are
+spent twice.
 
 A round does, in this order:
 
 1. append a barrier, and wait for the store,
 2. scan the last minutes, the gaps of streams, the users' orders, and some of the history,
 3. send requests, the most valuable first, until none is possible, a stream reports a gap, or the round is long enough.
-   The scheduler debits and stores each request before it is sent. Its bars, splits and answers are one transaction,
+   The scheduler debits and stores each request before it is sent. The last bars of an answer, its splits and its
+   verdicts are one transaction,
 4. end the feed's round, so that the indicators of older bars are recomputed once.
 
-The manager waits for a minute of its clock between rounds. Requests for recent gaps are less frequent if credits are
-few. A page of one bar costs as much as a page of thousands.
+After a round without requests, the manager waits for up to a minute of its clock. Requests for recent gaps are less
+frequent if credits are few. A page of one bar costs as much as a page of thousands.
 """
 
 from __future__ import annotations

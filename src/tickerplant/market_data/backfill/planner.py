@@ -43,7 +43,7 @@ class Task:
 
     @property
     def rank(self) -> tuple[int, int, int]:
-        """Return the order of tasks, lowest first: recent gaps, then orders, then history.
+        """Return the rank of the task, lowest first: recent gaps, then orders, then history.
 
         Within orders and within history, daily bars (few bars, long charts) precede minutes. Newer bars precede older
         bars.

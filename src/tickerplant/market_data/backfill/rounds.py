@@ -19,7 +19,7 @@ from tickerplant.market_data.vendors.rate_limits import Purpose
 from tickerplant.market_data.vendors.scheduler import Blocked, Choice, RequestScheduler
 
 IDLE_S: Final = 60.0
-"""Pause between rounds, and the shortest time between two requests for recent gaps."""
+"""Pause after a round without requests, and the shortest time between two requests for recent gaps."""
 IDLE_MAX_S: Final = 1_800.0
 """Longest time between two requests for recent gaps, if credits are few."""
 _ROUND_S: Final = 60.0

@@ -96,6 +96,6 @@ class BackfillPlan:
 
     @property
     def all_symbols(self) -> list[str]:
-        """Return the symbols of the `order` if it names some, else those of the plan; each once."""
+        """Return the symbols of the `order` if it names some, else those of the plan without repeats."""
         ordered = self.order.symbols if self.order is not None else ()
         return list(ordered or dict.fromkeys(self.symbols))

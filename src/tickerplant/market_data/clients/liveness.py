@@ -100,7 +100,7 @@ class PriceLiveness:
     def allowed_s(self, markets: OpenMarkets) -> float:
         """Return the allowed seconds without a price, doubled for each connection in a row without a price.
 
-        Infinite if no calendar is open.
+        The doubled time is at most LONGEST_S. Infinite if no calendar is open.
         """
         if not any(markets):
             return math.inf

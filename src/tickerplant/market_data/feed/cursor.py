@@ -67,7 +67,9 @@ def decode(data: bytes | None, feed: str) -> Cursor:
     except msgspec.MsgspecError as error:
         raise SnapshotRefused(f"the cursor of feed {feed} cannot be read: {error}") from error
     if cursor.format != FORMAT:
-        raise SnapshotRefused(f"the cursor of feed {feed} has format {cursor.format}, this code reads {FORMAT}")
+        raise SnapshotRefused(
+            f"the cursor of feed {feed} has format {cursor.format}; this version reads format {FORMAT}"
+        )
     return cursor
 
 

@@ -23,7 +23,7 @@ EARLIEST_BAR_US: Final = -5_364_662_400_000_000  # 1800-01-01: the oldest daily 
 LATEST_US: Final = 7_258_118_400_000_000  # 2200-01-01: a file may be simulated, but a year 20121 is an error
 
 Reasons = dict[int, str]
-"""Reason why a row is invalid, by row number."""
+"""Reason why a row is invalid, by row index."""
 
 
 def check_ticks(batch: pa.RecordBatch, latest_us: int = FOREVER_US) -> Reasons:

@@ -118,7 +118,7 @@ class BarFolder:
     ) -> tuple[Mapping[str, FoundBars], list[IndexedFile]]:
         """Return the bars in `[start_us, end_us)` by symbol, and the files that cannot be read.
 
-        Symbols without bars are omitted.
+        Symbols without a file of bars in the range are omitted.
         """
         wanted: dict[str, list[IndexedFile]] = {}
         for path in sorted(self._files):

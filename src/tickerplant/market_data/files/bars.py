@@ -36,9 +36,9 @@ def read_bars(path: Path, options: ReadOptions) -> FileBars:
     """Return the bars of a CSV, Parquet or DBN file.
 
     `options.symbol` selects a symbol of the file's column. If there is no such column, it names the symbol; the default
-    is the file's name. Times without a zone are in `options.tz` (default UTC). Bars without an interval are labelled 1d
-    if all start at midnight UTC, otherwise 1m; their real length is not checked. Raises BadInput for a file that cannot
-    be read, and for ticks.
+    is the file's name, or `FILE` if that is not a symbol. Times without a zone are in `options.tz` (default UTC). Bars
+    without an interval are labelled 1d if all start at midnight UTC, otherwise 1m; their real length is not checked.
+    Raises BadInput for a file that cannot be read, and for ticks.
     """
     file = open_file(path)
     layout = detect_layout(file.header, line=file.header_number)

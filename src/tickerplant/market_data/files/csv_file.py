@@ -47,7 +47,7 @@ class CsvFile:
             if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
                 raise BadInput(f"{path.name} is UTF-16 text; save it as UTF-8")
             if _BINARY.search(head):
-                raise BadInput(f"{path.name} is neither a CSV nor a Parquet file")
+                raise BadInput(f"{path.name} is neither a CSV nor a Parquet file; use CSV, Parquet or DBN")
             line, number = self._first_line()
         except _CUT_SHORT as error:
             raise BadInput(f"{path.name} is damaged: {_reason(error)}", line=1) from error

@@ -163,7 +163,7 @@ class DbnFile:
         if (instruments != only).any():
             other = int(instruments[np.argmax(instruments != only)])
             raise BadInput(f"{self.path.name} has no symbols in its metadata, and several instruments: "
-                           f"{only}, {other}")  # fmt: skip
+                           f"{only}, {other}; request the file with symbols")  # fmt: skip
         return only
 
     def _block(self, records: npt.NDArray[Any], number: int, wanted: Sequence[str]) -> Block:

@@ -78,7 +78,7 @@ def detect_layout(header: Sequence[str], *, line: int | None = None) -> FileLayo
         normalised.setdefault(re.sub(r"[^a-z0-9]", "", name.lower()), name)
     if len(set(header)) != len(header):
         twice = sorted({name for name in header if list(header).count(name) > 1})
-        raise BadInput(f"two columns have the same name: {', '.join(twice)}", line=line)
+        raise BadInput(f"two columns have the same name: {', '.join(twice)}; rename one of them", line=line)
     if header and all(re.fullmatch(r"[-+]?[\d.:/T Z-]+", name) for name in header):
         raise BadInput("the first line contains numbers; it must contain the names of the columns", line=line)
     is_bars = all(_find(normalised, name) for name in ("open", "high", "low", "close"))

@@ -84,7 +84,8 @@ class ReplayProgress:
 class ReplaySummary:
     """The result of a replay. `ends`: the last offset of the file in each partition of `market.prices.raw`.
 
-    `already`: an earlier replay has completed this file, and nothing was appended. `stopped`: the replay was stopped;
+    `already`: an earlier replay has completed this file, and nothing was appended; `ends` are then the topic's last
+    records. `stopped`: the replay was stopped;
     the same call resumes it. `ticks`, `bars` and `dead` count all runs of this feed; `rows_read` and `seconds` count
     this run. `unknown_conditions`: number of rows with each unknown code; they count as ordinary trades.
     """
@@ -261,9 +262,9 @@ class _Run:
             newest = max(newest, int(times.max()) if len(times) else newest)
         first = min(least, default=FOREVER_US)
         if not rows:
-            raise BadInput(f"{self.file.path.name} has a header but no rows", line=self._line_after_header())
+            raise BadInput(f"{self.file.path.name} has a header but no rows; add rows", line=self._line_after_header())
         if first == FOREVER_US:
-            raise BadInput(f"no row of {self.file.path.name} has a valid time")
+            raise BadInput(f"no row of {self.file.path.name} has a valid time; use ISO 8601 or Unix times")
         min_later = np.minimum.accumulate(np.array([*least[1:], newest], np.int64)[::-1])[::-1]
         return _Scan(reader.symbols, rows, first, newest, min_later.tolist())
 

@@ -56,7 +56,7 @@ class Rows:
 
 
 class RowReader:
-    """Reads the blocks of one file in order. Raises BadInput for missing options, and if no row can be read.
+    """Reads the blocks of one file in order. Raises BadInput for missing or superfluous options and unknown times.
 
     `unit`: `line`, `row` or `record`. `header`: line number of the header. `conditions` and `corrections` count the
     unknown codes of these columns over all blocks.

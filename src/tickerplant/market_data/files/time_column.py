@@ -100,7 +100,7 @@ class TimeColumn:
     def read(self, column: pa.Array, codes: npt.NDArray[np.int32]) -> tuple[Int64Array, Reasons]:
         """Return the time of each row in microseconds UTC, and the reasons of the invalid rows, whose times are 0.
 
-        `codes`: the symbol number of each row.
+        `codes`: the symbol code of each row.
         """
         reasons: Reasons = {}
         if self.form == EPOCH:

@@ -310,4 +310,4 @@ def _read(stored: bytes, kind: type[T], format_: int, what: str) -> T:
             return msgspec.msgpack.decode(stored, type=kind)
     except msgspec.MsgspecError as error:
         raise SnapshotRefused(f"{what} cannot be read: {error}") from error
-    raise SnapshotRefused(f"{what} has format {version}, this code reads {format_}")
+    raise SnapshotRefused(f"{what} has format {version}; this version reads format {format_}")

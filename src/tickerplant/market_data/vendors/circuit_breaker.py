@@ -16,7 +16,7 @@ FAILURES: Final = 3
 """Number of failures in a row that open the breaker. The network may cause one or two (a request and its repeat)."""
 PAUSE_US: Final = 30 * SECOND_US
 PAUSE_MAX_US: Final = 15 * MINUTE_US
-"""Longest pause: a recovered vendor is used again within 15 minutes; an outage of a day costs 100 requests."""
+"""Longest pause: a recovered vendor is used again within 15 minutes; an outage of a day costs about 100 requests."""
 BAD_KEY_PAUSE_US: Final = 6 * 60 * MINUTE_US
 
 CLOSED, OPEN, HALF_OPEN = "closed", "open", "half-open"

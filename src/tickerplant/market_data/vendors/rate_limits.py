@@ -351,5 +351,5 @@ def _decoded(stored: bytes | None) -> _State:
     except msgspec.MsgspecError as error:
         raise SnapshotRefused(f"a vendor's rate limits cannot be read: {error}") from error
     if state.format != FORMAT:
-        raise SnapshotRefused(f"a vendor's rate limits have format {state.format}, this code reads {FORMAT}")
+        raise SnapshotRefused(f"a vendor's rate limits have format {state.format}; this version reads format {FORMAT}")
     return state

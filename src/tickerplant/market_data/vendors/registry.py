@@ -30,7 +30,9 @@ def factory(name: str) -> Callable[[ProviderContext], Provider]:
     if not found:
         raise ConfigError(f"there is no vendor {name!r}; known are {', '.join(names()) or 'none'}")
     if len(found) > 1:
-        raise ConfigError(f"the vendor {name!r} is in several packages: {_packages(found.values())}")
+        raise ConfigError(
+            f"the vendor {name!r} is in several packages: {_packages(found.values())}; uninstall all but one"
+        )
     entry = next(iter(found.values()))
     try:
         loaded = entry.load()

@@ -58,8 +58,8 @@ WAIT_US: Final = {Purpose.HISTORY: 60 * SECOND_US, Purpose.GAP_FILL: 5 * SECOND_
 """Longest wait for a vendor's credits before another vendor is asked. A minute's credits return within a minute, and
 a history should have one source. A gap in live data must be filled sooner."""
 _REAL_FLIGHT_S: Final = 25.0
-"""Longest time of a request by the machine's clock, at any speed of the clock. Clients use a timeout of 10 s, and
-some send two HTTP requests for one request."""
+"""Minimum time that a request may take by the machine's clock, at any speed of the clock. Clients use timeouts of at
+least 10 s, and some send two HTTP requests for one request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class RequestScheduler:
     """Chooses a vendor for each request and sends the request.
 
     `save` and `stored`: see `state_store`; only one process may use them. `jitter` returns numbers in [0, 1). Raises
-    SnapshotRefused for a stored state of a newer version.
+    SnapshotRefused for a stored state of another format.
 
     Belongs to one event loop. Requests queue at their vendor without a bound: callers limit the number of requests that
     they make at once.
@@ -172,9 +172,9 @@ class RequestScheduler:
     async def bars(self, choice: Choice, request: BarsRequest, purpose: Purpose) -> BarsAnswer:
         """Send one request for bars.
 
-        Raises VendorError if the request fails. Raises QuotaSpent if the credits were spent after the choice,
-        BadRequest if the cost exceeds the quota, and LogError if the debit cannot be stored. These three errors are
-        raised before the request is sent.
+        Raises VendorError if the request fails. Before the request is sent, raises QuotaSpent if the credits were
+        spent after the choice, VendorDown if the circuit breaker is open, BadRequest if the cost exceeds the quota, and
+        LogError if the debit cannot be stored.
         """
         account, cost = self._accounts[choice.name], choice.provider.cost(request)
         return await self._request(account, cost, purpose, request, partial(account.provider.bars, request))
@@ -299,7 +299,8 @@ class RequestScheduler:
     def needs_comparison(self, name: str, symbol: str, interval: str) -> bool:
         """Return True if a vendor's bars must be compared with others' before they are used.
 
-        A comparison is needed once a day for each vendor except the first in the order that offers these bars.
+        The first vendor in the order that offers these bars needs none. Another vendor needs one if its last
+        comparison is no longer valid.
         """
         now = self._clock.now_us()
         order = self._in_order(kind_of(interval))

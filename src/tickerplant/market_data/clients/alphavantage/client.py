@@ -130,7 +130,7 @@ class AlphaVantageProvider:
     def _page(self, request: BarsRequest, now_us: int) -> tuple[dict[str, str], int, int]:
         """Return the parameters of the request, and the range that its answer covers.
 
-        If the range has several months, both are of the last month.
+        If the range has several months, both refer to the last month.
         """
         begin, end = request.start_us, request.end_us
         if request.interval == "1d":

@@ -195,7 +195,7 @@ def _times(texts: list[str], zone: str | None) -> Int64Array:
     try:
         ZoneInfo(zone)
     except (KeyError, ValueError, OSError):
-        raise BadInput(f"no time zone {zone[:60]!r}") from None
+        raise BadInput(f"the answer has the unknown time zone {zone[:60]!r} instead of an IANA name") from None
     return times_of(pc.assume_timezone(naive, zone, ambiguous="earliest", nonexistent="earliest"))
 
 

@@ -69,7 +69,7 @@ class CcxtProvider:
         self.offer = _offer(self._exchange, markets)
 
     def cost(self, request: BarsRequest) -> int:
-        """Return 1: there is no quota, ccxt paces the requests."""
+        """Return 1: there is no quota; ccxt paces the requests."""
         return 1
 
     async def bars(self, request: BarsRequest) -> BarsAnswer:

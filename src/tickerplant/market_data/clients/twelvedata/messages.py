@@ -265,7 +265,7 @@ def vendor_interval(interval: str) -> str:
     """Return the vendor's name of an interval. Raises BadInput if it has none."""
     name = INTERVAL_NAMES.get(intervals.parse(interval).name)
     if name is None:
-        raise BadInput(f"Twelve Data has no interval {interval}")
+        raise BadInput(f"Twelve Data has no interval {interval}; use one of {', '.join(INTERVAL_NAMES)}")
     return name
 
 

@@ -1,7 +1,7 @@
 """Yahoo as a provider, through yfinance: bars with their splits and dividends. No key is used.
 
 yfinance is written for one user in a notebook: its session, cookies, caches and the switch for exceptions are global.
-All our calls therefore run one after the other in their own thread. Each provider has its own data object (session,
+All our calls therefore run one at a time, in a thread of each provider. Each provider has its own data object (session,
 cookie and crumb), and the switch is reset after each call. Other code that uses yfinance in this process may notice the
 switch during a call. It may also notice the folder of the caches, unless it imported yfinance first.
 """
