@@ -162,7 +162,7 @@ class Hub:
         return [record for record in self._ring if record.offset >= positions.get(record.source, record.offset)]
 
     def is_behind(self, positions: Mapping[TopicPartition, int]) -> bool:
-        """Return whether records before these positions are not applied yet."""
+        """Return True if records before these positions are not applied yet."""
         return any(self.positions.get(source, 0) < offset for source, offset in positions.items())
 
     def seed(self, records: Iterable[StreamRecord]) -> None:
