@@ -31,11 +31,18 @@ NOW = 1_790_000_000_000_000
         ("do=429&vendor=reuters", "no vendor"),
         ("do=late&by=soon", "must be numbers, not soon"),
         ("do=cancel", "can report a cancelled trade"),
+        ("do=split&symbol=AAPL&ratio=1.5", "ratio=1.5 is no split ratio; write .* 2 or 3:2"),
+        ("do=split&symbol=AAPL&ratio=3:0", "ratio=3:0 is no split ratio"),
     ],
 )
 def test_an_invalid_fault_is_refused_with_the_reason(text: str, words: str) -> None:
     with pytest.raises(BadInput, match=words):
         parse_fault(text)
+
+
+@pytest.mark.parametrize(("options", "ratio"), [("", (2, 1)), ("&ratio=4", (4, 1)), ("&ratio=3:2", (3, 2))])
+def test_a_split_has_a_whole_or_a_fractional_ratio(options: str, ratio: tuple[int, int]) -> None:
+    assert parse_fault(f"do=split&symbol=AAPL{options}").ratio() == ratio
 
 
 def test_a_fault_applies_to_its_vendor_for_its_duration() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import random
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -43,7 +44,8 @@ LASTING: Final[Mapping[str, Mapping[str, tuple[str, ...] | None]]] = {
     "skew": {"by": None},
 }
 """Options of the faults that last for `seconds`, in the format of `ONCE`."""
-_DEFAULTS: Final = {"by": 1.0, "share": 0.1, "status": 503.0, "ratio": 2.0}
+_DEFAULTS: Final = {"by": 1.0, "share": 0.1, "status": 503.0}
+_RATIO: Final = re.compile(r"([1-9][0-9]{0,5})(?::([1-9][0-9]{0,5}))?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,12 @@ class Fault:
         """Return an option with a fixed set of values; the default is the first value."""
         allowed = (ONCE | LASTING)[self.do][name] or ("",)  # type: ignore[operator]
         return self.options.get(name, allowed[0])
+
+    def ratio(self) -> tuple[int, int]:
+        """Return numerator and denominator of a split; 2:1 by default."""
+        found = _RATIO.fullmatch(self.options.get("ratio", "2"))
+        assert found is not None, "checked by `parse_fault`"
+        return int(found[1]), int(found[2] or 1)
 
     def affects(self, vendor: str) -> bool:
         """Return True if the fault affects the vendor."""
@@ -86,6 +94,8 @@ def parse_fault(query: str | Mapping[str, str]) -> Fault:
             float(text)
     except ValueError:
         raise BadInput(f"the options {', '.join(numbers)} must be numbers, not {', '.join(numbers.values())}") from None
+    if not _RATIO.fullmatch(values.get("ratio", "2")):
+        raise BadInput(f"ratio={values['ratio']} is no split ratio; write new shares for old, such as 2 or 3:2")
     seconds = float(values.pop("seconds", DEFAULT_SECONDS))
     for name, value in values.items():
         allowed = options.get(name, ())

@@ -195,11 +195,8 @@ class RequestRouter:
         """Apply a fault. The server applies it to open connections."""
         self.faults.apply(fault, now_us)
         if fault.do == "split":
-            numerator, _, denominator = fault.options.get("ratio", "2").partition(":")
             tomorrow = datetime_of(now_us + DAY_US).date()
-            self.market.add(
-                ScheduledSplit(fault.options.get("symbol", ""), tomorrow, int(numerator), int(denominator or 1))
-            )
+            self.market.add(ScheduledSplit(fault.options.get("symbol", ""), tomorrow, *fault.ratio()))
 
     def control(self, request: Request, now_us: int, streams: Mapping[str, Any]) -> Response:
         """Respond to `/sandbox/...`, except to requests that apply a fault. `streams`: counters of the streams."""
