@@ -204,7 +204,7 @@ def test_the_error_for_an_unsupported_snapshot_contains_both_formats(event_log: 
     feed(event_log, range(60))
     run_until_read(event_log, processor(event_log))
     feed(event_log, range(60, 62))
-    with pytest.raises(SnapshotRefused, match=r"format 1\.1, this code reads 1\.2"):
+    with pytest.raises(SnapshotRefused, match=r"format 1\.1; this code reads 1\.2"):
         run_until_read(event_log, processor(event_log, Factory(2)))
 
 

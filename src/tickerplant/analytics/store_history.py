@@ -73,7 +73,9 @@ class StorePartition:
             bound = connection.run(lambda _: session.bound_to())
             identity = self._log.identity()
             if bound is not None and (bound.log_id, bound.generation) != (identity.log_id, identity.generation):
-                raise StoreMismatch(f"the store follows log {bound.log_id}, and this is log {identity.log_id}")
+                raise StoreMismatch(
+                    f"the store follows log {bound.log_id}, and this is log {identity.log_id}; use its own store"
+                )
             positions = connection.run(lambda _: session.positions())
             position = positions.get((schemas.OHLCV, self._partition), 0)
             partitions = self._log.partitions(schemas.OHLCV)

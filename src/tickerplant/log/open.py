@@ -73,7 +73,7 @@ def _kafka(bootstrap: str, options: Mapping[str, str], config: Mapping[str, str]
     for broker in bootstrap.split(","):
         host, _, port = broker.rpartition(":")
         if not host or not port.isdigit():
-            raise ConfigError(f"{broker!r} in the event log's address is not host:port")
+            raise ConfigError(f"{broker!r} in the event log's address is not host:port; write it like broker:9092")
     return KafkaLog(
         bootstrap,
         config=config,

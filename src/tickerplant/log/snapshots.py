@@ -53,7 +53,7 @@ def check(snapshot: Snapshot, name: str, partition: int, number: int) -> Snapsho
     if (snapshot.envelope, snapshot.format) != (ENVELOPE_VERSION, number):
         raise SnapshotRefused(
             f"the snapshot of {name}, partition {partition}, has format {snapshot.envelope}."
-            f"{snapshot.format}, this code reads {ENVELOPE_VERSION}.{number}: run the version that wrote it"
+            f"{snapshot.format}; this code reads {ENVELOPE_VERSION}.{number}: run the version that wrote it"
         )
     return snapshot
 

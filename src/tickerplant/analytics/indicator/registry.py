@@ -58,7 +58,7 @@ def parse(text: str) -> Indicator:
     words = [word.strip() for word in inside.split(",")] if inside.strip() else []
     for word in words:
         if not _NUMBER.match(word):
-            raise BadInput(f"{text!r}: {word!r} is not a number")
+            raise BadInput(f"{text!r}: {word!r} is not a number; write numbers, as in RSI(14)")
     return kind(*(float(word) for word in words), dialect=dialect)
 
 

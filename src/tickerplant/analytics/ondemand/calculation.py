@@ -112,11 +112,11 @@ def parse_calculation(text: str | Indicator) -> Calculation:
     for word in inside.split(",") if inside.strip() else []:
         key, equals, value = (part.strip() for part in word.partition("="))
         if not equals and named:
-            raise BadInput(f"{text!r}: {key!r} has no name, but follows named parameters")
+            raise BadInput(f"{text!r}: {key!r} has no name, but follows named parameters; name it too")
         if not equals:
             ordered.append(key)
         elif key in named:
-            raise BadInput(f"{text!r} contains {key} twice")
+            raise BadInput(f"{text!r} contains {key} twice; give one value")
         else:
             named[key] = value
     if dialect:
@@ -162,7 +162,7 @@ def _declared(kind: type[Indicator], named: Mapping[str, str], ordered: Sequence
         elif parameter.default is not None:
             numbers.append(parameter.default)
         else:
-            raise BadInput(f"{kind.NAME} takes ({', '.join(known)}); {parameter.name} has no default")
+            raise BadInput(f"{kind.NAME} takes ({', '.join(known)}); {parameter.name} has no default: give a value")
     return DeclaredIndicator(kind(*numbers, dialect=dialect), "" if series == "close" else series)
 
 

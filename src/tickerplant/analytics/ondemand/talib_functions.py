@@ -134,7 +134,7 @@ def choose(requested: str, named: Mapping[str, str], ordered: Sequence[str] = ()
     """
     name = name_of(requested)
     if name is None:
-        raise BadInput(f"TA-Lib has no function {requested!r}")
+        raise BadInput(f"TA-Lib has no function {requested!r}; see `tickerplant indicators`")
     about = describe(name)
     known = list(about.parameters)
     if len(ordered) > len(known):
@@ -156,7 +156,7 @@ def choose(requested: str, named: Mapping[str, str], ordered: Sequence[str] = ()
     lookback = _abstract(name, dict(values)).lookback
     if lookback < 0:
         given = ", ".join(f"{key}={value:g}" for key, value in values)
-        raise BadInput(f"{requested} cannot be computed with {given}: TA-Lib refuses a value")
+        raise BadInput(f"{requested} cannot be computed with {given}: TA-Lib refuses a value; try the defaults")
     columns = tuple(column for of in inputs.values() for column in ((of,) if isinstance(of, str) else of))
     other = "_".join(inputs[key] for key in free.values()) if inputs != about.inputs else ""  # type: ignore[misc]
     windowed = _is_windowed(about, dict(values))
@@ -186,7 +186,7 @@ def _value(name: str, key: str, text: str | None, default: float | int) -> float
         raise BadInput(f"{name}: {key} is {text[:64]!r}, which is out of range; use a number within ±1e9")
     if isinstance(default, int):
         if value != int(value):
-            raise BadInput(f"{name}: {key} is {value:g}, it must be a whole number")
+            raise BadInput(f"{name}: {key} is {value:g}; it must be a whole number")
         return int(value)
     return value
 

@@ -65,7 +65,7 @@ def translate_errors(path: Path) -> Iterator[None]:
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise LogUnavailable(f"the event log {path} is locked by another program: {error}") from error
         if code == sqlite3.SQLITE_FULL:
-            raise LogUnavailable(f"no space left for the event log {path}: {error}") from error
+            raise LogUnavailable(f"no space left for the event log {path}; free some: {error}") from error
         if code == sqlite3.SQLITE_NOTADB:
             raise LogError(f"{path} is not an event log, not even an SQLite file; nothing was changed") from error
         if code == sqlite3.SQLITE_CORRUPT:

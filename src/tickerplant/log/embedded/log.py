@@ -97,7 +97,7 @@ class EmbeddedLog:
                 elif row[0] != partitions:
                     raise LogError(
                         f"topic {spec.name} has {row[0]} partitions, not {partitions}; "
-                        "the number is fixed when a topic is created"
+                        f"the number is fixed when a topic is created: use {row[0]}"
                     )
                 connection.execute(
                     "UPDATE topics SET retention_us = ? WHERE name = ? AND retention_us IS NOT NULL",

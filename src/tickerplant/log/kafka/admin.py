@@ -107,7 +107,7 @@ class Admin:
             if existing != partitions:
                 raise LogError(
                     f"topic {topic} has {existing} partitions, not {partitions}; "
-                    "the number is fixed when a topic is created"
+                    f"the number is fixed when a topic is created: use {existing}"
                 ) from None
             return False
         except TimeoutError as error:

@@ -106,7 +106,9 @@ async def advance(
             tp[0], tp[1], log_id, generation, new, cause,
         )  # fmt: skip
         if not inserted:
-            raise PositionConflict(f"another process applies {tp[0]}/{tp[1]} to this store", frozenset([tp]))
+            raise PositionConflict(
+                f"another process applies {tp[0]}/{tp[1]} to this store; this writer stops there", frozenset([tp])
+            )
         return
     await advance_all(session, Log(log_id, generation), [Advance(tp[0], tp[1], expected, new, cause, new)])
 

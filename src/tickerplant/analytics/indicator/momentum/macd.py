@@ -34,7 +34,7 @@ class MACD(Recursive):
         """Set warm-up and state size from the periods. Raises BadInput unless fast < slow."""
         fast, slow, signal = (int(value) for value in self.values)
         if fast >= slow:
-            raise BadInput(f"MACD: fast is {fast}, it must be less than slow, which is {slow}")
+            raise BadInput(f"MACD: fast is {fast}; it must be less than slow, which is {slow}")
         self._fast, self._slow, self._signal = exponential(fast), exponential(slow), exponential(signal)
         self._start = slow - fast if self.dialect == TALIB else 0
         due = slow + signal - 1

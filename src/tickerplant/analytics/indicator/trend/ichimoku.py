@@ -57,7 +57,7 @@ class ICHIMOKU(Indicator):
         """Set warm-up and state size from the periods. Raises BadInput unless tenkan <= kijun <= senkou."""
         tenkan, kijun, senkou, displacement = (int(value) for value in self.values)
         if not tenkan <= kijun <= senkou:
-            raise BadInput(f"ICHIMOKU: tenkan {tenkan}, kijun {kijun} and senkou {senkou} must not fall")
+            raise BadInput(f"ICHIMOKU: tenkan {tenkan}, kijun {kijun} and senkou {senkou} must be in ascending order")
         if self.dialect == TRADINGVIEW:
             displacement = max(displacement - 1, 0)
         self.warmup = senkou + displacement

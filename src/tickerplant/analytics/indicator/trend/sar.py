@@ -42,7 +42,7 @@ class SAR(Recursive):
         """Set warm-up and state size. Raises BadInput for an acceleration above the maximum."""
         acceleration, maximum = self.values
         if acceleration > maximum:
-            raise BadInput(f"SAR: acceleration is {acceleration:g}, it must not exceed maximum, which is {maximum:g}")
+            raise BadInput(f"SAR: acceleration is {acceleration:g}; it must not exceed maximum, which is {maximum:g}")
         self._stop = _Stop(acceleration, maximum)
         self.warmup = 2
         self.width = self._stop.width + 2
