@@ -49,6 +49,15 @@ def test_a_session_has_the_published_open_and_close(name: str, session: str, ope
     assert known.session_of(np.array([inside[0], inside[1] - 1])).tolist() == [at(session)] * 2
 
 
+def test_holidays_weekends_and_times_within_a_day_are_no_sessions() -> None:
+    # Thanksgiving is 2025-11-27; no schedule includes 1700 or 2400.
+    dates = times(
+        "1700-01-03", "2025-11-26", "2025-11-27", "2025-11-28", "2025-11-28T14:30", "2025-11-29", "2400-01-03"
+    )
+    assert calendar("XNYS").is_session(dates).tolist() == [False, True, False, True, False, False, False]
+    assert calendar("24/7").is_session(dates).tolist() == [True, True, True, True, False, True, True]
+
+
 # New York (NYSE Group, Holidays & Trading Hours): 9:30 a.m. to 4:00 p.m. Eastern Time. The close is at 1:00 p.m. on the
 # day after Thanksgiving, on Christmas Eve and on 2025-07-03. Electronic trading is from 4:00 a.m. to 8:00 p.m., and to
 # 5:00 p.m. on days of an early close. Eastern Time is UTC-5; it is UTC-4 from the second Sunday of March (2025-03-09)

@@ -27,7 +27,7 @@ from tickerplant.aggregation.state import State
 from tickerplant.core import records
 from tickerplant.core.errors import ConfigError, UnreadableRecord
 from tickerplant.core.interval import M5
-from tickerplant.core.sessions import NO_SESSION, Calendar
+from tickerplant.core.sessions import NO_SESSION
 from tickerplant.core.streams import ConsumedRecord, History
 from tickerplant.core.times import DAY_US, HOUR_US, BoolArray
 
@@ -159,8 +159,10 @@ class _Range:
         # Also dates without a session in the present calendar: a daily bar of such a date must be withdrawn.
         first, last = max(requested.from_us, start_us), min(requested.to_us, end_us) - 1
         dates = np.arange(first - first % DAY_US, last + 1, DAY_US)
-        days = [day for day in dates.tolist() if not any(_is_session(known, day) for known in state.calendars)]
-        self._sessions = np.unique(np.concatenate([*sessions, np.array(days, dtype=np.int64)]))
+        closed = np.ones(len(dates), dtype=np.bool_)
+        for known in state.calendars:
+            closed &= ~known.is_session(dates)
+        self._sessions = np.unique(np.concatenate([*sessions, dates[closed]]))
 
     def has(self, interval: int, rows: Rows) -> BoolArray:
         """Return a mask of the rows of an interval (code) that are in the range."""
@@ -175,11 +177,3 @@ class _Range:
         if interval == DAYS:
             return bool(np.isin(start, self._sessions))
         return start + INTERVALS[interval].us > self._start and start < self._end
-
-
-def _is_session(known: Calendar, day: int) -> bool:
-    try:
-        known.open_of(np.array([day]))
-    except ValueError:
-        return False
-    return True

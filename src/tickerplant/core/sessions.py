@@ -46,6 +46,10 @@ class Calendar(Protocol):
         """Return whether each time is in regular hours."""
         ...
 
+    def is_session(self, dates: Int64Array) -> BoolArray:
+        """Return whether each time is the key of a session: 00:00 UTC of its date."""
+        ...
+
     def open_of(self, sessions: Int64Array) -> Int64Array:
         """Return the open of each session. Raises ValueError for a date without a session."""
         ...
@@ -82,6 +86,10 @@ class AlwaysOpen:
     def is_regular(self, times: Int64Array) -> BoolArray:
         """Return True for each time."""
         return np.ones(len(times), dtype=np.bool_)
+
+    def is_session(self, dates: Int64Array) -> BoolArray:
+        """Return whether each time is 00:00 UTC of a day."""
+        return np.asarray(dates % DAY_US == 0)
 
     def open_of(self, sessions: Int64Array) -> Int64Array:
         """Return 00:00 UTC of each session."""
@@ -143,6 +151,11 @@ class ExchangeCalendar:
         regular: BoolArray = (at >= 0) & (times < self._closes[at])
         regular &= ~((times >= self._break_starts[at]) & (times < self._break_ends[at]))
         return regular
+
+    def is_session(self, dates: Int64Array) -> BoolArray:
+        """Return whether each time is the key of a session."""
+        at = np.minimum(np.searchsorted(self._dates, dates), len(self._dates) - 1)
+        return np.asarray(self._dates[at] == dates)
 
     def open_of(self, sessions: Int64Array) -> Int64Array:
         """Return the open of each session."""
