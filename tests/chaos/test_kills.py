@@ -241,7 +241,7 @@ def parts(request: pytest.FixtureRequest, tmp_path: Path) -> Parts:
 def test_the_whole_plant_is_killed_at_each_named_point(parts: Parts, undisturbed: Tables) -> None:
     not_reached: list[str] = []
     with explained(parts):
-        for point in POINTS if THOROUGH else POINTS[parts.on_kafka :: 3]:
+        for point in POINTS if THOROUGH else POINTS[parts.on_kafka :: 4]:
             parts.begin_plant(speed=pace(REPLAY_S), fault=_fault(point))
             codes = parts.wait_for_a_death(PATIENCE.seconds(120))
             if -signal.SIGKILL not in codes.values():
@@ -344,7 +344,7 @@ def test_the_database_is_killed_while_the_plant_works(tmp_path: Path, undisturbe
     with explained(parts):
         parts.begin_plant(speed=pace(20))
         killed: int | None = None
-        for _ in range(3):
+        for _ in range(3 if THOROUGH else 2):
             killed = _postgres(parts.plant, other_than=killed)
             parts.wait_for_work(parts.committed())
             os.kill(killed, signal.SIGKILL)

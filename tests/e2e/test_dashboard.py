@@ -45,7 +45,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Plant]
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     folder = tmp_path_factory.mktemp("plant")
-    plant = Plant(folder / "data", env={"TICKERPLANT_API__KEY": KEY, "TICKERPLANT_SANDBOX__RATE": "10"})
+    plant = Plant(
+        folder / "data",
+        env={
+            "TICKERPLANT_API__KEY": KEY,
+            "TICKERPLANT_SANDBOX__RATE": "10",
+            "TICKERPLANT_HISTORY": "1d:400,5m:5,1m:1",  # the default fetches years of minutes beside the browser
+        },
+    )
     process = plant.start("up", "--port", str(port), output=folder / "output")
     base = f"http://127.0.0.1:{port}"
     try:
