@@ -10,12 +10,24 @@ from tickerplant.core.symbols import check_symbol, partition_of, partitions_of
 from tickerplant.core.version import MAX_OFFSET, make_version, split_version
 
 
-@pytest.mark.parametrize("text", ["AAPL", "BRK.B", "EUR/USD", "^GSPC", "RY:TSX", "ES=F", "2330.TW", "BTC-USD"])
-def test_common_symbols_are_valid(text: str) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("AAPL", "BRK.B", "EUR/USD", "^GSPC", "RY:TSX", "ES=F", "2330.TW", "BTC-USD"),
+        *("M&M.NS", "$SPX", "ES1!", "@ES#", "BRK/B", "贵州茅台", "СБЕР", "É", "A|B"),
+    ],
+)
+def test_a_symbol_has_any_printable_characters(text: str) -> None:
     assert check_symbol(f" {text.lower()} ") == text
 
 
-@pytest.mark.parametrize("text", ["", " ", "A B", "x" * 33, "A\nB", "é", ".A", "A;DROP"])
+def test_two_spellings_of_one_letter_are_one_symbol() -> None:
+    assert check_symbol("e\u0301") == check_symbol("\u00e9") == "\u00c9"
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", "A B", "x" * 33, "A\nB", "A,B", "'A'", 'A"', "A`", "*", "*A", "A\u00a0B", "A\u200bB", "A\x00"]
+)
 def test_other_text_is_rejected(text: str) -> None:
     with pytest.raises(BadInput, match="is not a symbol"):
         check_symbol(text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import unicodedata
 import zlib
 from collections.abc import Sequence
 
@@ -12,19 +12,20 @@ import numpy.typing as npt
 from tickerplant.core.errors import BadInput
 
 MAX_SYMBOL_CHARS = 32
-_SYMBOL = re.compile(r"[A-Z0-9^][A-Z0-9.\-/:=^_]{0,31}\Z")
+_EXCLUDED = frozenset("\"'`,")
 
 
 def check_symbol(text: str) -> str:
-    """Return the symbol in canonical form, trimmed and upper case: `AAPL`, `BRK.B`, `EUR/USD`, `^GSPC`, `RY:TSX`.
+    """Return the symbol in canonical form, trimmed and upper case: `AAPL`, `BRK.B`, `EUR/USD`, `M&M.NS`, `RY:TSX`.
 
-    Raises BadInput, with the reason, for any other text.
+    A symbol has printable characters of any script. Raises BadInput, with the reason, for any other text.
     """
-    symbol = text.strip().upper()
-    if not _SYMBOL.match(symbol):
+    symbol = unicodedata.normalize("NFC", text.strip().upper())
+    valid = 0 < len(symbol) <= MAX_SYMBOL_CHARS and symbol.isprintable() and not _EXCLUDED.intersection(symbol)
+    if not valid or " " in symbol or symbol.startswith("*"):  # the other kinds of space are not printable
         raise BadInput(
-            f"{text!r} is not a symbol: use 1 to {MAX_SYMBOL_CHARS} of A-Z 0-9 . - / : = ^ _, "
-            "starting with a letter, a digit or ^"
+            f"{text!r} is not a symbol: use 1 to {MAX_SYMBOL_CHARS} printable characters without space, quote or "
+            "comma; a first * means all symbols"
         )
     return symbol
 

@@ -202,7 +202,7 @@ async def test_options_replace_what_a_file_lacks(
         ("a.csv", "", "is empty"),
         ("a.parquet", b"PAR1nonsense", "is not a Parquet file"),
         ("a.dbn", b"DBN\x03", "ends inside its metadata"),
-        ("a.csv", HEAD + "x,AAPL,1m,1,1,1,1,1,1,1\n", "not a time in a supported form"),
+        ("a.csv", HEAD + "x,AAPL,1m,1,1,1,1,1,1,1\n", "line 2: 'x' is not a time"),
         ("a.csv", HEAD + rows(count=1).replace("101.0", "x"), "none of its 1 rows can be read"),
     ],
 )

@@ -15,13 +15,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tickerplant.analytics.indicator.declaration import BAR_INPUTS
+from tickerplant.core.clock_column import ClockColumn
+from tickerplant.core.column_names import NAMES, find, normalise, with_clock
 from tickerplant.core.errors import BadInput
+from tickerplant.core.time_values import DATE, LOCAL, NUMBER, OFFSET, UTC, TimeValues, is_text, order_of, parse_times
 from tickerplant.core.times import Float64Array, Int64Array
 
 Columns = dict[str, Float64Array]
 SERIES_KEYS: Final = ("symbol", "interval")
 """The columns that identify a series."""
-TIME: Final = "time"
+TIME, CLOCK = "time", "clock"
 _READ: Final = frozenset({*BAR_INPUTS, *SERIES_KEYS, TIME})
 
 
@@ -29,7 +32,8 @@ _READ: Final = frozenset({*BAR_INPUTS, *SERIES_KEYS, TIME})
 class Frame:
     """Bars by column. `to_caller` converts float64 columns, NaN for no value, into the caller's kind of container.
 
-    `names` maps lower-case names to the caller's names. `times` is an index that is used if there is no column `time`.
+    `names` maps lower-case names and roles to the caller's names. `times` is an index that is used if there is no
+    column with times.
     """
 
     rows: int
@@ -84,45 +88,80 @@ class Frame:
         values = self._times()
         if values is None:
             raise BadInput("the bars have no times; add a column `time`")
-        try:
-            found: Int64Array = values.astype("datetime64[us]").astype(np.int64)
-        except (TypeError, ValueError):
-            raise BadInput("the times have an unsupported type; use timestamps, or microseconds since 1970") from None
-        return found
+        if values.reasons:
+            raise BadInput(f"row {min(values.reasons)} (from 0): {values.reasons[min(values.reasons)]}")
+        return values.us
 
     def _order_of_times(self) -> Int64Array | None:
-        """Return the rank of each row's time; None without times."""
+        """Return a number for each row that increases with its time; None without times.
+
+        Numbers that are no times, such as 0, 1, 2, order the rows by themselves.
+        """
         values = self._times()
         if values is None:
             return None
-        try:
-            rank: Int64Array = np.unique(values, return_inverse=True)[1].astype(np.int64)
-        except TypeError:
-            raise BadInput("the times cannot be sorted: they have different types; use one type") from None
-        return rank
+        if not values.reasons:
+            return values.us
+        sequence = self._sequence()
+        if sequence is None or len(values.reasons) < self.rows:
+            raise BadInput(f"row {min(values.reasons)} (from 0): {values.reasons[min(values.reasons)]}")
+        return np.unique(sequence, return_inverse=True)[1].astype(np.int64)
 
-    def _times(self) -> np.ndarray[Any, Any] | None:
-        """Return the times as a NumPy array, in UTC if they have a zone; None if there are none.
+    def _sequence(self) -> Float64Array | None:
+        """Return the times as plain numbers; None if they are not numbers."""
+        column = self._arrow_times()
+        if column is None or not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+            return None
+        found: Float64Array = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+        return found
 
-        Raises BadInput if a time is missing.
+    def _times(self) -> TimeValues | None:
+        """Return the parsed times; None if there are none.
+
+        Raises BadInput if a time is missing, and if only some times have an offset.
         """
+        column = self._arrow_times()
+        if column is None:
+            return None
+        if len(column) != self.rows:
+            raise BadInput(f"there are {len(column)} times; expected one for each of the {self.rows} bars")
+        if column.null_count:
+            raise BadInput("a time is missing; remove the bars without a time")
+        order, ambiguous = order_of(column)
+        if ambiguous is not None:
+            raise BadInput(f"the order of day and month in {ambiguous} is ambiguous; pass timestamps or ISO 8601")
+        values = parse_times(column, order)
+        zoned = np.isin(values.kind, (NUMBER, UTC, OFFSET))
+        plain = np.isin(values.kind, (LOCAL, DATE))
+        if zoned.any() and plain.any():
+            first = int(np.argmax(plain))
+            raise BadInput(
+                f"row {first} (from 0): the time {column[first].as_py()} has no zone, but other times have one"
+            )
+        return values
+
+    def _arrow_times(self) -> pa.Array | None:
+        """Return the times as an Arrow array, a date and its clock joined; None if there are none."""
         column = self.column(self.names[TIME]) if TIME in self.names else self.times
         if column is None:
             return None
-        if isinstance(column, pa.Array | pa.ChunkedArray):
-            if column.null_count:
-                raise BadInput("a time is missing; remove the bars without a time")
-            values: np.ndarray[Any, Any] = column.to_numpy(zero_copy_only=False)
-        elif getattr(getattr(column, "dtype", None), "tz", None) is not None:  # pandas' timestamps with a zone
-            values = np.asarray(getattr(column, "dt", column).tz_convert(None))
-        else:
-            values = np.asarray(column)
-        if values.shape != (self.rows,):
-            raise BadInput(f"the times have the shape {values.shape}; expected one for each of the {self.rows} bars")
-        missing = np.isnat(values) if values.dtype.kind in "mM" else values != values
-        if np.any(missing):
-            raise BadInput("a time is missing; remove the bars without a time")
-        return values
+        times = _arrow(column)
+        if CLOCK not in self.names:
+            return times
+        return ClockColumn(str(self.names[CLOCK])).join(times, _arrow(self.column(self.names[CLOCK])))
+
+
+def _arrow(column: Any) -> pa.Array:
+    """Return any column as an Arrow array. Raises BadInput if its values have different types."""
+    if isinstance(column, pa.ChunkedArray):
+        return column.combine_chunks()
+    if isinstance(column, pa.Array):
+        return column
+    try:
+        found = pa.array(column, from_pandas=True)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise BadInput(f"the times have different types ({error}); use one type") from None
+    return found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
 
 
 def read_frame(data: Any) -> Frame:
@@ -166,7 +205,7 @@ def _of_pandas(data: Any) -> Frame:
     def to_caller(columns: Columns) -> Any:
         return pandas.DataFrame(columns, index=frame.index)
 
-    timed = isinstance(frame.index, pandas.DatetimeIndex)
+    timed = isinstance(frame.index, pandas.DatetimeIndex) or _has_times(frame.index)
     if frame.index.nlevels > 1:
         raise BadInput(
             f"the frame's index has several levels ({', '.join(map(str, frame.index.names))}); pass "
@@ -175,6 +214,16 @@ def _of_pandas(data: Any) -> Frame:
     if frame.columns.nlevels > 1:
         raise BadInput("the frame's columns have several levels; pass one symbol, or symbols in a column `symbol`")
     return Frame(len(frame), _names(frame.columns), frame.__getitem__, to_caller, frame.index if timed else None)
+
+
+def _has_times(index: Any) -> bool:
+    """Return True if an index without time type has the name of a time, or contains texts that are all times."""
+    if normalise(str(index.name or "")) in NAMES[TIME]:
+        return True
+    if not len(index) or not isinstance(index[0], str):
+        return False
+    column = _arrow(index)
+    return is_text(column.type) and not parse_times(column, order_of(column)[0]).reasons
 
 
 def _of_polars(data: Any) -> Frame:
@@ -190,13 +239,29 @@ def _of_polars(data: Any) -> Frame:
 
 
 def _names(names: Any) -> dict[str, str]:
-    """Return the columns by lower-case name. Raises BadInput if two names of a needed column differ only in case."""
+    """Return the columns by lower-case name, and by role under the names that files use too.
+
+    Raises BadInput if two names of a needed column differ only in case.
+    """
     found: dict[str, str] = {}
     for name in names:
         plain = str(name).lower()
         if plain in found and plain in _READ:
             raise BadInput(f"there are the columns {found[plain]!r} and {name!r}; pass a single {plain!r}")
         found.setdefault(plain, name)
+    named: dict[str, Any] = {}
+    for name in names:
+        named.setdefault(normalise(str(name)), name)
+    roles = {role: find(named, role) for role in NAMES if role in _READ and role not in found}
+    roles["close"] = found.get("close") or roles.get("close") or find(named, "price")
+    found.update({role: name for role, name in roles.items() if name is not None})
+    if TIME in found:
+        taken = {found[role] for role in _READ if role in found}
+        others = {plain: str(name) for plain, name in named.items() if name not in taken}
+        time, clock = with_clock(str(found[TIME]), others)
+        found[TIME] = named[normalise(time)]
+        if clock is not None:
+            found[CLOCK] = named[normalise(clock)]
     return found
 
 

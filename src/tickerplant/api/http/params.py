@@ -14,6 +14,7 @@ from tickerplant.core import interval as intervals
 from tickerplant.core.errors import BadInput
 from tickerplant.core.interval import Interval
 from tickerplant.core.symbols import check_symbol
+from tickerplant.core.time_column import parse_instant
 from tickerplant.core.times import DAY_US, datetime_of, micros_of
 
 DEFAULT_LIMIT: Final = 1_000
@@ -21,7 +22,6 @@ MAX_LIMIT: Final = 50_000
 MAX_SKIP: Final = 200_000
 """Maximum rows of one instant that pages can skip; each page reads the skipped rows again."""
 ACTIVITY_NAMES: Final = "bars by activity (100t trades, 10000v volume, 1000000d turnover)"
-_NUMBER = re.compile(r"-?\d{1,19}(\.\d+)?\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,41 +49,25 @@ def parse_zone(name: str) -> zoneinfo.ZoneInfo:
 def parse_time(text: str, zone: dt.tzinfo, name: str) -> int:
     """Return a time in µs UTC. `name` is the parameter's name in errors. Raises BadInput.
 
-    Accepts ISO 8601, a date, or a number since 1970 (seconds, milliseconds or microseconds, by its size). A time
-    without an offset is in `zone`. A local time that a clock change skips or repeats has the offset from
-    before the change.
+    Accepts all times of `core.time_values`: ISO 8601, a date (also `20260309`), or a number since 1970 (seconds,
+    milliseconds, microseconds or nanoseconds, by its size). A time without an offset is in `zone`. A local time that a
+    clock change skips or repeats has the offset from before the change.
 
     >>> parse_time("2026-03-09", dt.UTC, "start") == parse_time("1773014400", dt.UTC, "start")
     True
     """
     text = text.strip()
-    if _NUMBER.match(text):
-        value = float(text) if "." in text else int(text)
-        size = abs(value)
-        # 1e11 is the year 5138 in seconds and 1973 in milliseconds; 1e14 separates milliseconds from microseconds.
-        scale = 1_000_000 if size < 1e11 else 1_000 if size < 1e14 else 1
-        return _check_years(round(value * scale), text, name)
+    # A blank before an offset was a plus sign: clients must encode it in a URL.
+    plain = re.sub(r"(\d{2}:\d{2}\S*) (\d{2}:?\d{2})\Z", r"\1+\2", text)
     try:
-        moment = dt.datetime.fromisoformat(text.replace(" ", "+") if re.search(r" \d{2}:?\d{2}\Z", text) else text)
-    except ValueError:
+        return parse_instant(plain, zone)
+    except BadInput as error:
         raise BadInput(
-            f"`{name}` {text!r} is not a time; use ISO 8601 (2026-03-09T09:30:00, 2026-03-09T14:30:00Z), a date "
-            "(2026-03-09), or seconds, milliseconds or microseconds since 1970"
+            f"`{name}` {error}; use ISO 8601 (2026-03-09T09:30:00, 2026-03-09T14:30:00Z), a "
+            "date (2026-03-09), or seconds, milliseconds or microseconds since 1970"
         ) from None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=zone)
-    try:
-        return _check_years(micros_of(moment), text, name)
     except OverflowError:
         raise BadInput(f"`{name}` {text!r} is outside the years 1 to 9999") from None
-
-
-def _check_years(us: int, text: str, name: str) -> int:
-    try:
-        datetime_of(us)
-    except OverflowError:
-        raise BadInput(f"`{name}` {text!r} is outside the years 1 to 9999") from None
-    return us
 
 
 def parse_range(

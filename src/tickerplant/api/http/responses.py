@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, TypeAlias
+from urllib.parse import quote
 
 import pyarrow as pa
 from fastapi import Response
@@ -50,11 +52,17 @@ def csv_response(
     Headers contain the position, the next page's parameters (`X-Next`, `following`), and each field of `extra`. Fields
     that are None or {} are omitted.
     """
-    headers = {HEADER: position.json(), "Content-Disposition": f'inline; filename="{name.replace("/", "-")}.csv"'}
+    headers = {HEADER: position.json(), "Content-Disposition": _disposition(f"{name.replace('/', '-')}.csv")}
     for field, value in {"next": following, **(extra or {})}.items():
         if value is not None and value != {}:
             headers[f"X-{field.replace('_', '-').title()}"] = formats.encode(value).decode()
     return Response(body, media_type="text/csv; charset=utf-8", headers=headers)
+
+
+def _disposition(name: str) -> str:
+    """Return the header that names a file. A header is ASCII, so other names are added in the form of RFC 6266."""
+    plain = re.sub(r"[^A-Za-z0-9.\-:=^_]", "_", name)
+    return f'inline; filename="{plain}"' + ("" if plain == name else f"; filename*=UTF-8''{quote(name, safe='')}")
 
 
 async def read_page(

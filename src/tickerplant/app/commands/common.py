@@ -70,6 +70,24 @@ WITHOUT_DATA: Final = ("config_",)
 
 STORED_INTERVALS = "1m, 5m, 1d, or an activity interval: 100t (trades), 10000v (volume), 1000000d (turnover)."
 
+DateOrderOption = Annotated[
+    str | None,
+    typer.Option("--date-order", help="Order of dates such as 03/04/2024: mdy or dmy.", metavar="mdy|dmy"),
+]
+ColumnOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column", metavar="ROLE=NAME", help="Column of a role, e.g. close=Settle or clock=Hora. Repeatable."
+    ),
+]
+DecimalOption = Annotated[
+    str | None,
+    typer.Option("--decimal", help="Decimal mark of numbers such as 1,234.", metavar="point|comma"),
+]
+StrictOption = Annotated[
+    bool, typer.Option("--strict", help="Refuse a file whose reading requires a choice between two readings.")
+]
+
 START_HELP = "Start of the range, inclusive; UTC if it has no time zone."
 END_HELP = "End of the range, exclusive."
 
@@ -178,7 +196,7 @@ def cell(value: Any) -> str:
 
 
 def time_option(text: str | None, name: str) -> int | None:
-    """Return a time option such as `2012-06-21` or `2012-06-21T13:30:00Z` in µs; UTC if it has no zone.
+    """Return a time option such as `2012-06-21`, `2012-06-21T13:30:00Z` or `1340285400` in µs; UTC without a zone.
 
     None stays None.
 
@@ -186,15 +204,16 @@ def time_option(text: str | None, name: str) -> int | None:
     """
     import datetime as dt
 
-    from tickerplant.core.times import micros_of
+    from tickerplant.core.time_column import parse_instant
 
     if text is None:
         return None
     try:
-        moment = dt.datetime.fromisoformat(text)
-    except ValueError:
-        raise BadInput(f"{name} {text!r} is not a time; write it as 2012-06-21 or 2012-06-21T13:30:00Z") from None
-    return micros_of(moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC))
+        return parse_instant(text, dt.UTC)
+    except BadInput as error:
+        raise BadInput(f"{name} {error}; write 2012-06-21 or 2012-06-21T13:30:00Z") from None
+    except OverflowError:
+        raise BadInput(f"{name} {text!r} is outside the years 1 to 9999") from None
 
 
 def time_range(

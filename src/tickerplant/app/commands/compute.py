@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from tickerplant.app.commands.common import cell, emit, notify, table, time_range
+from tickerplant.app.commands.common import (
+    ColumnOption,
+    DateOrderOption,
+    DecimalOption,
+    StrictOption,
+    cell,
+    emit,
+    notify,
+    table,
+    time_range,
+)
 from tickerplant.core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -18,6 +28,7 @@ if TYPE_CHECKING:
 
     from tickerplant.analytics.ondemand.calculation import Calculation
     from tickerplant.app.config.settings import Loaded
+    from tickerplant.market_data.files.bars import FileBars
 
 PRICE_ROWS, INDICATOR_ROWS = 14, 8
 SHOWN_BELOW: Final = 5
@@ -27,7 +38,7 @@ _FEW_BROKEN: Final = 3
 
 def compute(
     loaded: Loaded,
-    file: Annotated[Path, typer.Argument(help="File of bars: CSV (also .gz), Parquet or DBN.")],
+    file: Annotated[Path, typer.Argument(help="File of bars or closes: CSV (also .gz), Parquet or DBN.")],
     indicator: Annotated[
         list[str], typer.Option("--indicator", help="RSI(14), BBANDS(20,2), or a function of TA-Lib. Repeatable.")
     ],
@@ -37,10 +48,10 @@ def compute(
     ] = None,
     interval: Annotated[str | None, typer.Option("--interval", help="Interval of the bars in the file.")] = None,
     tz: Annotated[str | None, typer.Option("--tz", help="Time zone of times without one; default UTC.")] = None,
-    date_order: Annotated[
-        str | None,
-        typer.Option("--date-order", help="Order of dates such as 03/04/2024: mdy or dmy.", metavar="mdy|dmy"),
-    ] = None,
+    date_order: DateOrderOption = None,
+    column: ColumnOption = None,
+    decimal: DecimalOption = None,
+    strict: StrictOption = False,
     start: Annotated[
         str | None,
         typer.Option("--start", help="Start of the printed range, inclusive; earlier bars enter the calculation."),
@@ -58,11 +69,12 @@ def compute(
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
-    """Compute indicators over a file of bars, with the same code as the stream. Needs no plant.
+    """Compute indicators over a file of bars or closes, with the same code as the stream. Needs no plant.
 
     Draws charts on a terminal if the file has one symbol; otherwise prints only a table.
     """
     from tickerplant.app.wiring import files, on_demand
+    from tickerplant.market_data.files.options import ReadOptions
 
     if draw + csv + json > 1:
         raise BadInput("--draw, --csv and --json exclude each other; use one of them")
@@ -70,8 +82,9 @@ def compute(
         raise BadInput(f"there is no file {file}")
     start_us, end_us = time_range(start, end, ("--start", "--end"))
     chosen = on_demand.calculations(indicator)
-    found = files.file_bars(file, symbol=symbol, interval=interval, tz=tz, date_order=date_order)
-    _notify_broken(file.name, [row.reason for row in found.broken])
+    options = ReadOptions(symbol, interval, tz, date_order, columns=files.column_options(column), decimal=decimal)
+    found = files.file_bars(file, options, strict=strict)
+    _notify(file.name, found)
     shown = on_demand.computed(loaded.settings, found.bars, chosen, start_us, end_us, last)
     if not shown.num_rows:
         notify(f"{file.name} has no bars in this range")
@@ -85,19 +98,23 @@ def compute(
     _print(shown, symbols, csv=csv, json=json)
 
 
-def _notify_broken(name: str, reasons: list[str]) -> None:
-    """Print the first reasons why rows cannot be read, and the number of further rows."""
-    for reason in reasons[:_FEW_BROKEN]:
-        notify(reason)
-    if len(reasons) > _FEW_BROKEN:
-        notify(f"{name}: {len(reasons) - _FEW_BROKEN:,} more rows cannot be read")
+def _notify(name: str, found: FileBars) -> None:
+    """Print the choices between readings, the first reasons of unreadable rows, and the number of further rows."""
+    for choice in found.choices:
+        notify(f"{name}: {choice}")
+    for row in found.broken[:_FEW_BROKEN]:
+        notify(row.reason)
+    if len(found.broken) > _FEW_BROKEN:
+        notify(f"{name}: {len(found.broken) - _FEW_BROKEN:,} more rows cannot be read")
 
 
 def charts(bars: pa.Table, chosen: list[Calculation], symbol: str) -> list[str]:
     """Return the lines of a chart of the close, and of one or more charts for each indicator."""
     from tickerplant.app.terminal.price_chart import group_by_axis, panel
 
-    times = [moment.strftime("%Y-%m-%d %H:%M").removesuffix(" 00:00") for moment in bars.column("time").to_pylist()]
+    times = [str(number) for number in range(1, bars.num_rows + 1)]
+    if "time" in bars.schema.names:
+        times = [moment.strftime("%Y-%m-%d %H:%M").removesuffix(" 00:00") for moment in bars.column("time").to_pylist()]
     width = shutil.get_terminal_size((100, 24)).columns
     lines = panel(f"{symbol} close", {"close": bars.column("close").to_numpy()}, times, width=width, height=PRICE_ROWS)
     for each in chosen:
@@ -112,7 +129,7 @@ def _print(shown: pa.Table, symbols: list[str], *, csv: bool, json: bool) -> Non
 
     names = [name for name in shown.schema.names if name != "symbol" or len(symbols) > 1 or json]
     rows = shown.select(names).to_pylist()
-    for row in rows:
+    for row in rows if "time" in names else ():
         row["time"] = iso(row["time"])
     if json:
         for row in rows:

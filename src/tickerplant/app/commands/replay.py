@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from tickerplant.app.commands.common import emit, notify
+from tickerplant.app.commands.common import ColumnOption, DateOrderOption, DecimalOption, StrictOption, emit, notify
 from tickerplant.app.commands.feeding import plant_to_feed, wait_until_stored
 from tickerplant.core.errors import BadInput, LogUnavailable, TickerplantError
 
@@ -35,12 +35,9 @@ def replay(
     symbol: Annotated[str | None, typer.Option("--symbol", help="Symbol, if the file has no symbol column.")] = None,
     interval: Annotated[str | None, typer.Option("--interval", help="Interval of the bars in the file.")] = None,
     tz: Annotated[
-        str | None, typer.Option("--tz", help="Time zone of times without one, e.g. America/New_York; default UTC.")
+        str | None, typer.Option("--tz", help="Time zone of times without one, e.g. America/New_York.")
     ] = None,
-    date_order: Annotated[
-        str | None,
-        typer.Option("--date-order", help="Order of dates such as 03/04/2024: mdy or dmy.", metavar="mdy|dmy"),
-    ] = None,
+    date_order: DateOrderOption = None,
     speed: Annotated[
         float | None, typer.Option("--speed", min=0.001, help="Multiple of real time; default: as fast as possible.")
     ] = None,
@@ -53,6 +50,9 @@ def replay(
             metavar="cta|utp|polygon",
         ),
     ] = None,
+    column: ColumnOption = None,
+    decimal: DecimalOption = None,
+    strict: StrictOption = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until everything is in the tables.")] = True,
     s_partitions: Annotated[
         int | None,
@@ -78,6 +78,9 @@ def replay(
         speed=speed,
         source=source,
         conditions=conditions,
+        columns=column,
+        decimal=decimal,
+        strict=strict,
     )
     stop, began = threading.Event(), time.monotonic()
     with signals(stop), ProgressBars((READ, STORED), quiet=json) as progress:

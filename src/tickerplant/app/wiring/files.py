@@ -3,42 +3,48 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tickerplant.core.errors import BadInput
 
 if TYPE_CHECKING:
     from tickerplant.log.port import EventLog
     from tickerplant.market_data.files.bars import FileBars
+    from tickerplant.market_data.files.options import ReadOptions
     from tickerplant.market_data.files.replay import ReplayOptions, ReplayProgress, ReplaySummary
 
 
-def replay_options(
-    *,
-    symbol: str | None,
-    interval: str | None,
-    tz: str | None,
-    date_order: str | None,
-    speed: float | None,
-    source: str | None,
-    conditions: str | None,
-) -> ReplayOptions:
-    """Return the options of a replay. Raises BadInput for a date order or conditions that do not exist."""
+def replay_options(*, columns: Sequence[str] | None, **options: Any) -> ReplayOptions:
+    """Return the options of a replay; an option of None has its default. Raises BadInput for values that do not exist.
+
+    `columns`: texts such as `close=Settle`. `options`: the other fields of `ReplayOptions`.
+    """
     from tickerplant.market_data.files.conditions import table_named
     from tickerplant.market_data.files.replay import ReplayOptions
 
-    check_date_order(date_order)
-    return ReplayOptions(
-        symbol=symbol,
-        interval=interval,
-        tz=tz,
-        date_order=date_order,
-        speed=speed,
-        source=source or "file",
-        conditions=table_named(conditions).name if conditions else None,
-    )
+    given = {name: value for name, value in options.items() if value is not None}
+    check_date_order(given.get("date_order"))
+    check_decimal(given.get("decimal"))
+    if "conditions" in given:
+        given["conditions"] = table_named(given["conditions"]).name
+    return ReplayOptions(columns=column_options(columns), **given)
+
+
+def column_options(texts: Sequence[str] | None) -> tuple[tuple[str, str], ...]:
+    """Return the pairs of role and column of `--column ROLE=NAME`. Raises BadInput for another text."""
+    pairs = [text.partition("=") for text in texts or ()]
+    for text, (role, mark, name) in zip(texts or (), pairs, strict=True):
+        if not (role.strip() and mark and name.strip()):
+            raise BadInput(f"--column {text!r}: write ROLE=NAME, as in --column 'volume=Volume BTC'")
+    return tuple((role.strip().lower(), name.strip()) for role, _, name in pairs)
+
+
+def check_decimal(text: str | None) -> None:
+    """Raise BadInput unless the value of --decimal is None, point or comma."""
+    if text not in (None, "point", "comma"):
+        raise BadInput(f"--decimal {text!r}: use point (1,234.5) or comma (1.234,5)")
 
 
 def check_date_order(text: str | None) -> None:
@@ -61,12 +67,13 @@ def replay(
     return run(log, file, options, progress=progress, stop=stop)
 
 
-def file_bars(
-    file: Path, *, symbol: str | None, interval: str | None, tz: str | None, date_order: str | None
-) -> FileBars:
-    """Return all bars of a file. Raises BadInput if the file cannot be read."""
+def file_bars(file: Path, options: ReadOptions, *, strict: bool = False) -> FileBars:
+    """Return all bars of a file. Raises BadInput if the file cannot be read. `strict`: refuse choices."""
     from tickerplant.market_data.files.bars import read_bars
-    from tickerplant.market_data.files.options import ReadOptions
 
-    check_date_order(date_order)
-    return read_bars(file, ReadOptions(symbol, interval, tz, date_order))
+    check_date_order(options.date_order)
+    check_decimal(options.decimal)
+    found = read_bars(file, options)
+    if strict and found.choices:
+        raise BadInput(f"{file.name}: --strict: {'; '.join(found.choices)}")
+    return found

@@ -11,6 +11,7 @@ import numpy as np
 from tickerplant.app.config.settings import Settings
 from tickerplant.app.wiring.rows import plain
 from tickerplant.app.wiring.store import BarSelection, with_store
+from tickerplant.core.errors import BadInput
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -54,10 +55,10 @@ def computed(
     end_us: int | None,
     last: int | None,
 ) -> pa.Table:
-    """Return bars of a file with indicator values, by symbol and time.
+    """Return bars or closes of a file with indicator values, by symbol and time. Closes without times keep their order.
 
     All bars enter the calculation. The result contains the bars in `[start_us, end_us)`, at most the newest `last`
-    of each symbol.
+    of each symbol. Raises BadInput for a range over closes without times.
     """
     import pyarrow as pa
 
@@ -66,20 +67,26 @@ def computed(
     from tickerplant.analytics.ondemand.query import with_sessions
     from tickerplant.core.times import times_of
 
-    shown = bars.select(["time", "symbol", "open", "high", "low", "close", "volume"])
-    if any("session" in each.inputs for each in chosen):
+    has_times = "time" in bars.schema.names
+    if not has_times and (start_us is not None or end_us is not None):
+        raise BadInput("the file has no times, so no range can be chosen: omit --start and --end")
+    known = ("time", "symbol", "open", "high", "low", "close", "volume")
+    shown = bars.select([name for name in known if name in bars.schema.names])
+    if has_times and any("session" in each.inputs for each in chosen):
         bars = with_sessions(bars, settings.rules.rules())
-    shown = shown.set_column(1, "symbol", shown.column("symbol").cast(pa.utf8()))
+    at = shown.schema.get_field_index("symbol")
+    shown = shown.set_column(at, "symbol", shown.column("symbol").cast(pa.utf8()))
     for name, values in compute_columns(read_frame(bars), chosen).items():
         shown = shown.append_column(name, pa.array(values, mask=np.isnan(values)))
-    shown = shown.sort_by([("symbol", "ascending"), ("time", "ascending")])
-    times = times_of(shown.column("time"))
-    keep = np.ones(len(times), dtype=np.bool_)
-    if start_us is not None:
-        keep &= times >= start_us
-    if end_us is not None:
-        keep &= times < end_us
-    shown = shown.take(np.flatnonzero(keep))
+    if has_times:
+        shown = shown.sort_by([("symbol", "ascending"), ("time", "ascending")])
+        times = times_of(shown.column("time"))
+        keep = np.ones(len(times), dtype=np.bool_)
+        if start_us is not None:
+            keep &= times >= start_us
+        if end_us is not None:
+            keep &= times < end_us
+        shown = shown.take(np.flatnonzero(keep))
     if last is None or not shown.num_rows:
         return shown
     codes = shown.column("symbol").combine_chunks().dictionary_encode().indices.to_numpy()

@@ -24,10 +24,12 @@ from tickerplant.core.schemas import SMALL_TEXT, VENDOR_BARS
 from tickerplant.core.symbols import check_symbol
 from tickerplant.core.times import DAY_US, Int64Array, times_of, timestamps
 from tickerplant.market_data.clients.columns import repeated
-from tickerplant.market_data.files.layout import BARS, FileLayout, detect_layout
+from tickerplant.market_data.files.file_layout import layout_of
+from tickerplant.market_data.files.layout import BARS, FileLayout
 from tickerplant.market_data.files.open_file import DataFile, open_file
 from tickerplant.market_data.files.options import INTERVALS, ReadOptions
 from tickerplant.market_data.files.row_reader import RowReader
+from tickerplant.market_data.files.written_times import written_clock
 
 SUFFIXES: Final = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".dbn")
 COMPRESSED_SUFFIXES: Final = (".gz", ".zst")
@@ -53,13 +55,12 @@ class BarSpan:
 class IndexedFile:
     """The index of one file: the spans by symbol and interval, or the reason why it cannot be read.
 
-    `blocks`: the first and the last time of each block. `guessed`: the interval, if it follows from the times.
+    `blocks`: the first and the last time of each block.
     """
 
     path: Path
     signature: tuple[int, int]
     options: ReadOptions = field(default_factory=ReadOptions)
-    guessed: str | None = None
     series: dict[tuple[str, str], BarSpan] = field(default_factory=dict)
     blocks: list[tuple[int, int]] = field(default_factory=list)
     rows: int = 0
@@ -165,30 +166,33 @@ class BarFolder:
         """Read a whole file, and index its spans."""
         try:
             file = open_file(indexed.path)
-            layout = detect_layout(file.header, line=file.header_number)
+            layout = self._layout(indexed, file)
             if layout.kind != BARS:
-                raise BadInput("it has ticks; only files of bars are read here. Import ticks with `tickerplant replay`")
+                raise BadInput(
+                    f"it has {layout.kind}; only files of bars are read here. Import ticks with `tickerplant replay`"
+                )
             indexed.options = options_of(indexed.path.name, layout, self._options)
+            if indexed.options.interval is None and "interval" not in layout.columns:
+                indexed.options = replace(
+                    indexed.options, interval=_interval_of(*written_clock(file, layout, indexed.options))
+                )
             self._scan(indexed, file, layout)
         except (BadInput, OSError) as error:
             self._set_error(indexed, str(error))
 
     def _scan(self, indexed: IndexedFile, file: DataFile, layout: FileLayout) -> None:
-        unknown = indexed.options.interval is None and "interval" not in layout.columns
-        if unknown:
-            indexed.options = replace(indexed.options, interval=intervals.M1.name)
         reader = RowReader.of(file, layout, indexed.options)
         spans: dict[tuple[str, str], tuple[int, int, int]] = {}
-        step_us = 0
+        first_reason = ""
         for block in file.blocks(layout.used_columns):
             rows = reader.read(block)
             indexed.broken += len(rows.dead)
+            first_reason = first_reason or (rows.dead[0].reason if rows.dead else "")
             indexed.rows += rows.batch.num_rows
             times = rows.times
             indexed.blocks.append((int(times.min()), int(times.max())) if len(times) else (0, -1))
             if not len(times):
                 continue
-            step_us = int(np.gcd.reduce(np.append(times % DAY_US, step_us))) if unknown else 0
             table = pa.Table.from_batches([rows.batch.select(["symbol", "interval", "time"])])
             spans_of = table.group_by(["symbol", "interval"]).aggregate(
                 [("time", "min"), ("time", "max"), ("time", "count")]
@@ -199,10 +203,7 @@ class BarFolder:
                 a, b, n = spans.get(key, (first, last, 0))
                 spans[key] = (min(a, first), max(b, last), n + count)
         if not indexed.rows:
-            raise BadInput(f"none of its {indexed.broken} rows can be read")
-        if unknown:
-            indexed.guessed = _interval_of(step_us, indexed.rows)
-            spans = {(symbol, indexed.guessed): span for (symbol, _), span in spans.items()}
+            raise BadInput(f"none of its {indexed.broken} rows can be read; {first_reason}")
         indexed.series = {
             (symbol, name): BarSpan(a, b + intervals.parse(name).us, n) for (symbol, name), (a, b, n) in spans.items()
         }
@@ -210,6 +211,10 @@ class BarFolder:
     def _set_error(self, indexed: IndexedFile, error: str) -> None:
         indexed.series, indexed.error = {}, error
         self._cache.pop(indexed.path, None)
+
+    def _layout(self, indexed: IndexedFile, file: DataFile) -> FileLayout:
+        named = replace(self._options, symbol=self._options.symbol or symbol_in(indexed.path.name))
+        return layout_of(file, named, is_bars=_interval_in(indexed.path.name) is not None)
 
     # Bars ------------------------------------------------------------------------------------------------------------
 
@@ -239,7 +244,7 @@ class BarFolder:
         if (stat.st_mtime_ns, stat.st_size) != indexed.signature:
             raise BadInput("the file is being written; it will be read again later")
         file = open_file(indexed.path)
-        layout = detect_layout(file.header, line=file.header_number)
+        layout = self._layout(indexed, file)
         reader = RowReader.of(file, layout, indexed.options)
         for at, block in enumerate(file.blocks(layout.used_columns)):
             # If a zone is set, no block is skipped: the hour that occurs twice depends on all earlier rows.
@@ -247,12 +252,7 @@ class BarFolder:
                 least, newest = indexed.blocks[at] if at < len(indexed.blocks) else (start_us, end_us)
                 if least >= end_us or newest < start_us:
                     continue
-            batch = reader.read(block).batch
-            if indexed.guessed is not None:
-                index = batch.schema.get_field_index("interval")
-                column = repeated(indexed.guessed, batch.num_rows, SMALL_TEXT)
-                batch = batch.set_column(index, batch.schema.field(index), column)
-            yield pa.Table.from_batches([batch])
+            yield pa.Table.from_batches([reader.read(block).batch])
 
 
 def options_of(name: str, layout: FileLayout, options: ReadOptions) -> ReadOptions:
@@ -261,20 +261,27 @@ def options_of(name: str, layout: FileLayout, options: ReadOptions) -> ReadOptio
     `AAPL.csv` has bars of AAPL, and `BRK.B_1d.parquet` has daily bars of BRK.B. Raises BadInput if nothing names the
     symbol.
     """
-    has_symbols, has_intervals = "symbol" in layout.columns, "interval" in layout.columns
-    base = _without_suffixes(name)
-    stem, _, last = base.replace("_", " ").rpartition(" ")
-    length = _interval_named(last) if stem else None
-    if length is not None:
-        base = base[: -len(last) - 1]
     symbol = None
-    if not has_symbols:
+    if "symbol" not in layout.columns:
         try:
-            symbol = check_symbol(base)
+            symbol = layout.symbol or check_symbol(symbol_in(name))
         except BadInput as error:
             raise BadInput(f"no column has the symbol, and its name is not a symbol: {error}") from None
-    interval = None if has_intervals else length or options.interval
+    interval = None if "interval" in layout.columns else _interval_in(name) or options.interval
     return replace(options, symbol=symbol, interval=interval)
+
+
+def symbol_in(name: str) -> str:
+    """Return the part of a file's name that is the symbol, unchecked: BTC-USD of `BTC-USD_5m.csv.gz`."""
+    base = _without_suffixes(name)
+    stem, _, last = base.replace("_", " ").rpartition(" ")
+    return base[: -len(last) - 1] if stem and _interval_named(last) else base
+
+
+def _interval_in(name: str) -> str | None:
+    """Return the interval in a file's name; None if there is none."""
+    stem, _, last = _without_suffixes(name).replace("_", " ").rpartition(" ")
+    return _interval_named(last) if stem else None
 
 
 def _without_suffixes(name: str) -> str:

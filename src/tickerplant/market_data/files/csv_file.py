@@ -6,7 +6,6 @@ exact after a broken line. Quoted values may contain delimiters but no line ends
 
 from __future__ import annotations
 
-import csv
 import gzip
 import io
 import re
@@ -23,10 +22,10 @@ import pyarrow.csv
 from tickerplant.core.errors import BadInput
 from tickerplant.core.times import Int64Array
 from tickerplant.market_data.files.block import Block, BrokenRow
+from tickerplant.market_data.files.csv_head import HEAD_LINES, read_head
 
 BLOCK_BYTES: Final = 1 << 20
 _MAX_LINE_BYTES: Final = 1 << 20
-_DELIMITERS: Final = ",;\t|"
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _BINARY: Final = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 _HEAD_BYTES: Final = 1024
@@ -35,7 +34,7 @@ _CUT_SHORT: Final = (EOFError, OSError, zlib.error)
 
 
 class CsvFile:
-    """A CSV file. Rows are numbered by line; the header is the first line that is not empty."""
+    """A CSV file. Rows are numbered by line."""
 
     unit: Final = "line"
 
@@ -48,17 +47,14 @@ class CsvFile:
                 raise BadInput(f"{path.name} is UTF-16 text; save it as UTF-8")
             if _BINARY.search(head):
                 raise BadInput(f"{path.name} is neither a CSV nor a Parquet file; use CSV, Parquet or DBN")
-            line, number = self._first_line()
+            lines = self._first_lines()
         except _CUT_SHORT as error:
             raise BadInput(f"{path.name} is damaged: {_reason(error)}", line=1) from error
-        if b"\r" in line:
+        number, line = next(((at, line) for at, line in enumerate(lines, 1) if line.strip()), (1, ""))
+        if "\r" in line:
             raise BadInput(f"the lines of {path.name} end in CR only; save the file with LF or CRLF", line=number)
-        text = line.decode("utf-8", "replace")
-        self.delimiter = max(_DELIMITERS, key=text.count)
-        self.header = [name.strip() for name in next(csv.reader([text], delimiter=self.delimiter))]
-        self.header_number = number
-        # A column without a name (an index, for example) is given a name, so that a note can name it.
-        self.header = [name or f"column {at + 1}" for at, name in enumerate(self.header)]
+        self.head = read_head(lines, path.name)
+        self.delimiter, self.header, self.header_number = self.head.delimiter, self.head.header, self.head.line
 
     def blocks(self, wanted: Sequence[str]) -> Iterator[Block]:
         """Yield the blocks from the start of the file. Raises BadInput when the rest of the file cannot be read."""
@@ -88,9 +84,9 @@ class CsvFile:
 
     def _parse(self, chunk: bytes, number: int, wanted: Sequence[str]) -> Block:
         if number == 1:
-            for _ in range(self.header_number):
+            for _ in range(self.head.skipped):
                 chunk = chunk[chunk.find(b"\n") + 1 :] if b"\n" in chunk else b""
-            number += self.header_number
+            number += self.head.skipped
         filled, lines = _filled_lines(chunk)
         numbers = filled + number
         end = number + lines
@@ -139,13 +135,17 @@ class CsvFile:
         columns = {name: _single_array(table[name]) for name in wanted}
         return Block(columns, numbers, end, broken)
 
-    def _first_line(self) -> tuple[bytes, int]:
+    def _first_lines(self) -> list[str]:
+        """Return the first lines as text, without line ends."""
         with self._open() as stream:
-            for number, line in enumerate(iter(lambda: stream.readline(_MAX_LINE_BYTES), b""), 1):
-                line = line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
-                if line.strip():
-                    return line.rstrip(b"\r\n"), number
-        raise BadInput(f"{self.path.name} is empty", line=1)
+            lines = [stream.readline(_MAX_LINE_BYTES)]
+            while lines[-1] and len(lines) < HEAD_LINES:
+                try:
+                    lines.append(stream.readline(_MAX_LINE_BYTES))
+                except _CUT_SHORT:  # the rows before the damage are read
+                    break
+        lines[0] = lines[0].removeprefix(_BYTE_ORDER_MARK)
+        return [line.rstrip(b"\r\n").decode("utf-8", "replace") for line in lines]
 
     def _open(self) -> io.BufferedReader:
         with self.path.open("rb") as stream:

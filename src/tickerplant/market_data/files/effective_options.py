@@ -6,14 +6,16 @@ An option that repeats a fact of the file has no effect. Most effects follow fro
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tickerplant.core.errors import BadInput
 from tickerplant.market_data.files import conditions
-from tickerplant.market_data.files.layout import FileLayout
+from tickerplant.market_data.files.file_layout import layout_of
+from tickerplant.market_data.files.layout import BARS, FileLayout
 from tickerplant.market_data.files.open_file import DataFile
 from tickerplant.market_data.files.options import DEFAULT_SOURCE, ReadOptions
 from tickerplant.market_data.files.row_reader import RowReader
@@ -22,19 +24,23 @@ from tickerplant.market_data.files.time_column import canonical_zone
 
 @dataclass(frozen=True, slots=True)
 class EffectiveOptions:
-    """The options with an effect, each in one spelling.
+    """The options with an effect, each in one spelling, and a note for the user about each option without effect.
 
-    `notes`: sentences for the user about `--tz`, `--date-order` and `--source`, for those that have no effect.
+    `choices`: notes about choices between two readings. `changes`: names of the rules by which rows differ from those
+    of the first version of the program, which are part of the feed's name.
     """
 
     options: ReadOptions
     notes: tuple[str, ...]
+    choices: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
 
 
 def effective_options(file: DataFile, layout: FileLayout, options: ReadOptions) -> EffectiveOptions:
     """Return the options that change the rows of this file. Raises BadInput as the reading of rows does."""
     reader = RowReader.of(file, layout, options)
-    for block in file.blocks(reader.scan_columns()):
+    for block in file.blocks(layout.used_columns):
+        reader.detect_numbers(block)
         reader.scan(block)
         if reader.times is not None:
             break
@@ -43,16 +49,46 @@ def effective_options(file: DataFile, layout: FileLayout, options: ReadOptions) 
     order = options.date_order if times is not None and times.takes_order else None
     if options.tz and not tz:
         notes.append("--tz has no effect: no time in the file needs a zone")
-    if options.date_order and times is not None and not times.is_slashed:
+    if options.date_order and times is not None and not times.is_ordered:
         notes.append("--date-order has no effect: no date has slashes or dots")
+    if options.decimal and not reader.takes_decimal:
+        notes.append("--decimal has no effect: the numbers show it")
     source = options.source
     if "source" in layout.columns and source != DEFAULT_SOURCE and not _has_gaps(file, layout.columns["source"]):
         source = DEFAULT_SOURCE
         notes.append("--source has no effect: each row of the file has a source")
     table = options.conditions if options.conditions and _table_matters(file, layout, options.conditions) else None
-    return EffectiveOptions(
-        ReadOptions(reader.given_symbol, reader.given_interval, tz, order, source, table), tuple(notes)
+    effective = ReadOptions(
+        reader.given_symbol,
+        reader.given_interval,
+        tz,
+        order,
+        source,
+        table,
+        _columns_with_effect(file, layout, options),
+        options.decimal if reader.takes_decimal else None,
     )
+    choices = (*layout.choices, *reader.choices)
+    return EffectiveOptions(effective, tuple(notes), choices, _changes(layout, reader))
+
+
+def _changes(layout: FileLayout, reader: RowReader) -> tuple[str, ...]:
+    """Return the rules by which the rows differ from those of the first version, so that a file is read once more."""
+    differs = reader.times is not None and reader.times.differs
+    return tuple(name for name, holds in (("times", differs), ("columns", layout.is_new)) if holds)
+
+
+def _columns_with_effect(file: DataFile, layout: FileLayout, options: ReadOptions) -> tuple[tuple[str, str], ...]:
+    """Return the given columns that the layout without them does not have, sorted."""
+    if not options.columns:
+        return ()
+    try:
+        without = layout_of(file, replace(options, columns=()), is_bars=layout.kind == BARS)
+        known = {} if without.kind != layout.kind else {**without.columns, "clock": without.clock}
+    except BadInput:
+        known = {}
+    found = {**layout.columns, "clock": layout.clock}
+    return tuple(sorted((role, str(found[role])) for role, _ in options.columns if found.get(role) != known.get(role)))
 
 
 def _has_gaps(file: DataFile, name: str) -> bool:

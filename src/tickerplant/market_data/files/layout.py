@@ -1,56 +1,51 @@
-"""The layout of a file: the role of each column, by the names that vendors, exchanges and data frames use. Pure."""
+"""The layout of a file: the role of each column, by the names of `core.column_names`. Pure."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from tickerplant.core.column_names import NAMES, UTC_NAMES, by_name, find, normalise, with_clock
 from tickerplant.core.errors import BadInput
 
-TICKS, BARS = "ticks", "bars"
+TICKS, BARS, CLOSES = "ticks", "bars", "closes"
+"""Kinds of files. CLOSES have a close only; indicators can be computed over them."""
 
-_NAMES: Final[Mapping[str, Sequence[str]]] = {
-    "time": (
-        "time", "timestamp", "datetime", "ts", "t", "tradetime", "transacttime", "eventtime", "tsevent", "opentime",
-        "gmttime", "timeutc", "datetimeutc", "timestampms", "unix", "epoch", "barstart", "start", "dateandtime", "date",
-    ),
-    "symbol": ("symbol", "ticker", "sym", "instrument", "pair"),
-    "interval": ("interval", "timeframe", "resolution", "bar", "barsize"),
-    "price": ("price", "last", "lastprice", "tradeprice", "px", "p"),
-    "size": ("size", "quantity", "qty", "volume", "vol", "lastsize", "tradesize", "amount", "q", "v"),
-    "trade_id": ("tradeid", "id", "aggtradeid", "tid"),
-    "flags": ("flags",),
-    "conditions": (
-        "conditions", "condition", "saleconditions", "salecondition", "tradeconditions", "tradecondition", "conds",
-        "cond", "trscond",
-    ),
-    "tape": ("tape",),
-    "correction": ("correction", "tradecorrection", "tradecorrectionindicator", "trcorr", "corr"),
-    "source": ("source", "vendor"),
-    "open": ("open", "o", "openprice"),
-    "high": ("high", "h", "highprice"),
-    "low": ("low", "l", "lowprice"),
-    "close": ("close", "c", "closeprice", "closelast"),
-    "volume": ("volume", "vol", "v", "basevolume", "volumebase"),
-    "vwap": ("vwap", "vw", "averageprice"),
-    "trades": ("trades", "n", "tradecount", "numberoftrades", "count", "transactions"),
-}  # fmt: skip
 _OF_TICKS: Final = (
     "time", "symbol", "price", "size", "trade_id", "flags", "conditions", "tape", "correction", "source",
 )  # fmt: skip
 _OF_BARS: Final = (
     "time", "symbol", "interval", "open", "high", "low", "close", "volume", "vwap", "trades", "source",
 )  # fmt: skip
-_DATE, _CLOCK = "date", "time"
+_PRICES: Final = ("open", "high", "low", "close")
+_ONLY_TICKS: Final = ("price", "size", "trade_id", "flags", "conditions", "tape", "correction")
+_ONLY_BARS: Final = ("interval", *_PRICES, "volume", "vwap", "trades")
+_MARKS_OF_TICKS: Final = ("trade_id", "conditions", "correction", "tape")
+_SIZES: Final = ("size", "quantity", "qty", "lastsize", "tradesize")
+_SETTLEMENTS: Final = ("settle", "settlement", "settleprice", "settlementprice")
+_OURS: Final = ("source", "tradeid", "flags")
+"""Columns of the plant's own files. In other files `flags` has the bits of another system."""
+_ASSET_VOLUME: Final = re.compile(
+    r"(?:volume|vol)[\s_\-.(]+([a-z0-9]{2,10})\)?|([a-z0-9]{2,10})[\s_\-]+(?:volume|vol)", re.IGNORECASE
+)
+_NO_ASSETS: Final = frozenset(
+    ("quote", "base", "taker", "avg", "average", "buy", "sell", "day", "total", "adj", "adjusted", "tick", "change",
+     "traded", "ask", "bid", "pre", "post", "cum", "weighted", "asset", "open", "close")
+)  # fmt: skip
+_DATABENTO: Final = ("rtype", "publisherid", "instrumentid")
 
 
 @dataclass(frozen=True, slots=True)
 class FileLayout:
     """The layout: `columns` maps roles to the file's column names; `clock` is a separate column with the time of day.
 
-    `ignored`: columns that are not used. `notes`: assumptions, for the user.
+    `ignored`: columns that are not used. `notes`: facts for the user. `choices`: notes about a choice between readings,
+    which --strict refuses. `zone`: the zone in the name of the time's column. `databento`: the names of Databento's
+    columns by their normalised names; {} for other files. `assets`: volumes by the name of their asset, while none of
+    them is chosen. `symbol`: the symbol above the header, or None. `is_new`: the first version of the program read
+    other columns of such a file.
     """
 
     kind: str
@@ -58,58 +53,183 @@ class FileLayout:
     clock: str | None = None
     ignored: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    choices: tuple[str, ...] = ()
+    zone: str | None = None
+    databento: Mapping[str, str] = field(default_factory=dict)
+    assets: Mapping[str, str] = field(default_factory=dict)
+    symbol: str | None = None
+    is_new: bool = False
 
     @property
     def used_columns(self) -> list[str]:
         """Return the names of the columns that are read."""
-        return [*self.columns.values(), *([self.clock] if self.clock else [])]
+        names = [*self.columns.values(), *([self.clock] if self.clock else []), *self.databento.values()]
+        return list(dict.fromkeys(names))
 
 
-def detect_layout(header: Sequence[str], *, line: int | None = None) -> FileLayout:
+def detect_layout(
+    header: Sequence[str],
+    *,
+    line: int | None = None,
+    columns: Iterable[tuple[str, str]] = (),
+    is_bars: bool = False,
+) -> FileLayout:
     """Return the layout of a header.
 
-    Raises BadInput, which lists the missing and the found columns, if a column is missing.
+    `columns`: the user's columns by role, which precede the known names. `is_bars`: the user has given an interval.
+    Raises BadInput if a column is missing, or if the columns have two readings; the message names both.
 
     >>> detect_layout(["Date", "Open", "High", "Low", "Close", "Volume"]).kind
     'bars'
     """
-    normalised: dict[str, str] = {}
-    for name in header:
-        normalised.setdefault(re.sub(r"[^a-z0-9]", "", name.lower()), name)
+    _check_header(header, line)
+    named = by_name(header)
+    given = _given(columns, named, header, line)
+    found = {role: column for role in NAMES if (column := given.get(role) or find(named, role)) is not None}
+    kind, choices = _kind(named, found, given, is_bars=is_bars, line=line)
+    roles, notes = _roles(kind, found, given), []
+    closes_at_price = kind != TICKS and "close" not in roles and "price" in found
+    if closes_at_price:
+        roles["close"] = found["price"]
+    if "flags" in roles and "flags" not in given and not all(name in named for name in _OURS):
+        flags = roles.pop("flags")
+        notes.append(
+            f"the column {flags} has another system's bits; if they are the plant's, set --column flags={flags}"
+        )
+    clock = _clock(roles, named, given)
+    if kind != CLOSES:
+        _check_columns(kind, roles, header, line)
+    assets = {} if "volume" in roles or kind != BARS else _asset_volumes(header)
+    databento: dict[str, str] = {name: named[name] for name in (*_DATABENTO, "action") if name in named}
+    if not all(name in databento for name in _DATABENTO):
+        databento = {}
+    amount = {BARS: "volume", TICKS: "size"}.get(kind)
+    if amount is not None and amount not in roles and not assets:
+        notes.append(f"no column for {amount}: 0 is used")
+    used = {*roles.values(), clock, *databento.values(), *assets.values()}
+    ignored = tuple(name for name in header if name not in used)
+    if ignored:
+        notes.append(f"columns not used: {', '.join(ignored)}")
+    zone = "UTC" if normalise(roles.get("time", "")) in UTC_NAMES else None
+    is_new = closes_at_price or (clock is not None and normalise(clock) != "time")
+    return FileLayout(kind, roles, clock, ignored, tuple(notes), tuple(choices), zone, databento, assets, is_new=is_new)
+
+
+def _check_header(header: Sequence[str], line: int | None) -> None:
     if len(set(header)) != len(header):
         twice = sorted({name for name in header if list(header).count(name) > 1})
         raise BadInput(f"two columns have the same name: {', '.join(twice)}; rename one of them", line=line)
     if header and all(re.fullmatch(r"[-+]?[\d.:/T Z-]+", name) for name in header):
         raise BadInput("the first line contains numbers; it must contain the names of the columns", line=line)
-    is_bars = all(_find(normalised, name) for name in ("open", "high", "low", "close"))
-    columns: dict[str, str] = {}
-    for role in _OF_BARS if is_bars else _OF_TICKS:
-        found = _find(normalised, role)
-        if found is not None and found not in columns.values():
-            columns[role] = found
-    if "conditions" not in columns:
-        columns.pop("tape", None)  # it only selects the table of conditions
-    clock = None
-    if columns.get("time") == normalised.get(_CLOCK) and _DATE in normalised and _CLOCK in normalised:
-        columns["time"], clock = normalised[_DATE], normalised[_CLOCK]
-    required = ("time", "open", "high", "low", "close") if is_bars else ("time", "price")
-    missing = [role for role in required if role not in columns]
-    if missing:
+
+
+def _given(
+    columns: Iterable[tuple[str, str]], named: Mapping[str, str], header: Sequence[str], line: int | None
+) -> dict[str, str]:
+    """Return the user's columns by role, with the file's spelling. Raises BadInput for an unknown role or column."""
+    given: dict[str, str] = {}
+    for role, name in columns:
+        if role not in NAMES:
+            raise BadInput(f"--column {role}={name}: there is no role {role!r}; the roles are {', '.join(NAMES)}")
+        column = name if name in header else named.get(normalise(name))
+        if column is None:
+            raise BadInput(
+                f"--column {role}={name}: the file has no column {name!r}; it has {', '.join(header)}", line=line
+            )
+        given[role] = column
+    return given
+
+
+def _kind(
+    named: Mapping[str, str], found: Mapping[str, str], given: Mapping[str, str], *, is_bars: bool, line: int | None
+) -> tuple[str, list[str]]:
+    """Return the kind of a file, and the choices that it implies. Raises BadInput if two kinds are possible."""
+    by_user_bars = is_bars or any(role in given for role in _ONLY_BARS)
+    by_user_ticks = any(role in given for role in _ONLY_TICKS)
+    price = found.get("price")
+    if not all(role in found for role in ("open", "high", "low")):
+        return (CLOSES if "close" in found and price is None else TICKS), []
+    settlement = next((named[name] for name in _SETTLEMENTS if name in named), None)
+    if "close" in found:
+        if price is None or by_user_bars or "interval" in found:
+            return BARS, []
+        if by_user_ticks:
+            return TICKS, []
+        raise _two_readings(f"bars that close at {found['close']}", "close", found["close"], price, line)
+    if price is None:
+        return BARS, []  # the missing close is reported
+    if settlement is not None and "close" not in given and not by_user_ticks:
         raise BadInput(
-            f"no column for {' and '.join(missing)}: ticks need time, symbol, price and size, bars need time, symbol, "
-            f"interval, open, high, low, close and volume; found {', '.join(header) or 'nothing'}",
+            f"the close can be {price} or {settlement}; set --column close={price} or --column close={settlement}",
             line=line,
         )
-    notes = []
-    amount = "volume" if is_bars else "size"
-    if amount not in columns:
-        notes.append(f"no column for {amount}: 0 is used")
-    used = {*columns.values(), clock}
-    ignored = tuple(name for name in header if name not in used)
-    if ignored:
-        notes.append(f"columns not used: {', '.join(ignored)}")
-    return FileLayout(BARS if is_bars else TICKS, columns, clock, ignored, tuple(notes))
+    if by_user_ticks and not by_user_bars:
+        return TICKS, []
+    of_ticks = [role for role in _MARKS_OF_TICKS if role in found] or [name for name in _SIZES if name in named]
+    if of_ticks and not by_user_bars:
+        raise _two_readings(f"bars that close at {price}", "close", price, price, line)
+    return BARS, [f"the column {price} is the close of the bars"]
 
 
-def _find(normalised: Mapping[str, str], role: str) -> str | None:
-    return next((normalised[name] for name in _NAMES[role] if name in normalised), None)
+def _two_readings(bars: str, role: str, close: str, price: str, line: int | None) -> BadInput:
+    return BadInput(
+        f"the columns have two readings: {bars} (set --column {role}={close}), or ticks with the price {price} (set "
+        f"--column price={price})",
+        line=line,
+    )
+
+
+def _roles(kind: str, found: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
+    """Return the columns by role. A column has one role; the user's roles precede."""
+    roles: dict[str, str] = {}
+    taken = set(given.values())
+    for role in _OF_TICKS if kind == TICKS else _OF_BARS:
+        column = found.get(role)
+        if column is not None and (role in given or column not in taken):
+            roles[role] = column
+            taken.add(column)
+    if "conditions" not in roles:
+        roles.pop("tape", None)  # it only selects the table of conditions
+    return roles
+
+
+def _clock(roles: dict[str, str], named: Mapping[str, str], given: Mapping[str, str]) -> str | None:
+    """Return the column with the time of day, if the date is in another column; `time` becomes the date's column."""
+    if "clock" in given or "time" not in roles:
+        return given.get("clock")
+    others = {name: column for name, column in named.items() if column not in roles.values()}
+    time, clock = with_clock(roles["time"], others)
+    if "time" in given and time != given["time"]:
+        return None
+    roles["time"] = time
+    return clock
+
+
+def _check_columns(kind: str, roles: Mapping[str, str], header: Sequence[str], line: int | None) -> None:
+    missing = [role for role in (("time", *_PRICES) if kind == BARS else ("time", "price")) if role not in roles]
+    if not missing:
+        return
+    names = [normalise(name) for name in header]
+    if kind == TICKS and any("bid" in name for name in names) and any("ask" in name for name in names):
+        raise BadInput(
+            "the file has quotes (bid and ask) and no trades; bars are made of trades. Set --column price=NAME to read "
+            "one of the columns as the price",
+            line=line,
+        )
+    raise BadInput(
+        f"no column for {' and '.join(missing)}: ticks need time, symbol, price and size, bars need time, symbol, "
+        f"interval, open, high, low, close and volume; found {', '.join(header) or 'nothing'}. Set --column ROLE=NAME "
+        "for a column of another name",
+        line=line,
+    )
+
+
+def _asset_volumes(header: Sequence[str]) -> dict[str, str]:
+    """Return the columns that are named after an asset, such as `Volume BTC`, by asset."""
+    found: dict[str, str] = {}
+    for name in header:
+        match = _ASSET_VOLUME.fullmatch(name.strip())
+        asset = (match[1] or match[2]).upper() if match else ""
+        if asset and asset.lower() not in _NO_ASSETS:
+            found.setdefault(asset, name)
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from tickerplant.core import interval as intervals
 
@@ -16,9 +16,10 @@ INTERVAL_NAMES: Final = ", ".join(interval.name for interval in INTERVALS)
 
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
-    """The user's options. The name of a file's feed contains a hash of this object as JSON: never rename the fields.
+    """The user's options. The name of a file's feed contains a hash of `encoded`: never rename the fields.
 
     `tz` is an IANA name, `date_order` is `mdy` or `dmy`, and `conditions` names a table of `conditions.TABLES`.
+    `columns` are pairs of a role and the name of its column, and `decimal` is `point` or `comma`.
     """
 
     symbol: str | None = None
@@ -27,3 +28,18 @@ class ReadOptions:
     date_order: str | None = None
     source: str = DEFAULT_SOURCE
     conditions: str | None = None
+    columns: tuple[tuple[str, str], ...] = ()
+    decimal: str | None = None
+
+    @property
+    def encoded(self) -> dict[str, Any]:
+        """The options for the hash: the fields of the first version, and later fields only if they are set."""
+        later = {"columns": self.columns, "decimal": self.decimal}
+        return {
+            "symbol": self.symbol,
+            "interval": self.interval,
+            "tz": self.tz,
+            "date_order": self.date_order,
+            "source": self.source,
+            "conditions": self.conditions,
+        } | {name: value for name, value in later.items() if value}

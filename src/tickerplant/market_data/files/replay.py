@@ -29,8 +29,9 @@ from tickerplant.log.port import EventLog, at_positions
 from tickerplant.market_data.feed import cursor as feed_cursor
 from tickerplant.market_data.feed.dead_letters import DeadRow
 from tickerplant.market_data.feed.writer import FeedWriter, now_us
-from tickerplant.market_data.files.effective_options import effective_options
-from tickerplant.market_data.files.layout import BARS, FileLayout, detect_layout
+from tickerplant.market_data.files.effective_options import EffectiveOptions, effective_options
+from tickerplant.market_data.files.file_layout import layout_of
+from tickerplant.market_data.files.layout import BARS, CLOSES, FileLayout
 from tickerplant.market_data.files.open_file import DataFile, open_file
 from tickerplant.market_data.files.options import DEFAULT_SOURCE, ReadOptions
 from tickerplant.market_data.files.row_reader import RowReader, Rows
@@ -53,7 +54,8 @@ class ReplayOptions:
     `symbol`, `interval`, `tz` (IANA) and `date_order` (`mdy`, `dmy`) apply if the file does not contain them. `speed`
     is a multiple of real time; None is full speed. `whole`: the first and the last interval count as complete, although
     the file begins and ends inside them. `conditions`: a table of `conditions.TABLES`; None selects the table by the
-    tape of each trade, or the table of both tapes.
+    tape of each trade, or the table of both tapes. `columns`: pairs of a role and the name of its column, for columns
+    of other names. `decimal`: `point` or `comma`. `strict`: refuse a file whose reading requires a choice.
     """
 
     symbol: str | None = None
@@ -64,11 +66,23 @@ class ReplayOptions:
     speed: float | None = None
     whole: bool = True
     conditions: str | None = None
+    columns: tuple[tuple[str, str], ...] = ()
+    decimal: str | None = None
+    strict: bool = False
 
     @property
     def read_options(self) -> ReadOptions:
         """Return the options that change the rows."""
-        return ReadOptions(self.symbol, self.interval, self.tz, self.date_order, self.source, self.conditions)
+        return ReadOptions(
+            self.symbol,
+            self.interval,
+            self.tz,
+            self.date_order,
+            self.source,
+            self.conditions,
+            self.columns,
+            self.decimal,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +133,11 @@ class _Scan:
     min_later_us: list[int]  # for each block, the least time in the blocks after it
 
 
-def feed_name(path: Path, options: ReadOptions, *, whole: bool) -> str:
-    """Return the name of the file's feed: a hash of its content, and a hash of the options with an effect."""
+def feed_name(path: Path, effective: EffectiveOptions, *, whole: bool) -> str:
+    """Return the name of the file's feed: a hash of its content, and a hash of what determines its rows."""
     with path.open("rb") as stream:
         content = hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=10)).hexdigest()
-    encoded = msgspec.json.encode([options, whole])
+    encoded = msgspec.json.encode([effective.options.encoded, whole, *effective.changes])
     return f"{FILE_FEED}{content}-{hashlib.blake2b(encoded, digest_size=4).hexdigest()}"
 
 
@@ -148,10 +162,18 @@ def replay(
     if options.speed is not None and not options.speed > 0:
         raise BadInput(f"the speed must be above 0, not {options.speed}")
     file = open_file(path)
-    layout = detect_layout(file.header, line=file.header_number)
+    layout = layout_of(file, options.read_options)
+    if layout.kind == CLOSES:
+        raise BadInput(
+            f"{path.name} has a close and no open, high and low: it is neither a file of bars nor of ticks. Set "
+            f"--column price={layout.columns['close']} if each row is a trade",
+            line=file.header_number,
+        )
     effective = effective_options(file, layout, options.read_options)
-    feed = feed_name(path, effective.options, whole=options.whole)
-    summary = ReplaySummary(feed, layout.kind, notes=(*layout.notes, *effective.notes))
+    if options.strict and effective.choices:
+        raise BadInput(f"--strict: {'; '.join(effective.choices)}", line=file.header_number)
+    feed = feed_name(path, effective, whole=options.whole)
+    summary = ReplaySummary(feed, layout.kind, notes=(*effective.choices, *layout.notes, *effective.notes))
     with FeedWriter(log, summary.feed, hold_bytes=0 if options.speed else TRANSACTION_BYTES, clock=clock) as writer:
         if writer.cursor.state == feed_cursor.ENDED:
             summary.already = True
@@ -264,7 +286,10 @@ class _Run:
         if not rows:
             raise BadInput(f"{self.file.path.name} has a header but no rows; add rows", line=self._line_after_header())
         if first == FOREVER_US:
-            raise BadInput(f"no row of {self.file.path.name} has a valid time; use ISO 8601 or Unix times")
+            raise BadInput(
+                f"no row of {self.file.path.name} has a valid time; {reader.first_reason or 'all are out of range'}; "
+                "use ISO 8601 or Unix times"
+            )
         min_later = np.minimum.accumulate(np.array([*least[1:], newest], np.int64)[::-1])[::-1]
         return _Scan(reader.symbols, rows, first, newest, min_later.tolist())
 

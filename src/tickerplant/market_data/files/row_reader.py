@@ -16,13 +16,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tickerplant.core import interval as intervals
+from tickerplant.core.clock_column import ClockColumn
+from tickerplant.core.column_names import normalise
 from tickerplant.core.errors import BadInput
 from tickerplant.core.flags import KNOWN_BITS, TickFlag
 from tickerplant.core.interval import Interval
 from tickerplant.core.schemas import SMALL_TEXT, TEXT, TICKS, VENDOR_BARS
 from tickerplant.core.sessions import calendar
 from tickerplant.core.symbols import check_symbol
-from tickerplant.core.times import DAY_US, WEEK_US, Float64Array, Int64Array, timestamps
+from tickerplant.core.time_column import TimeColumn, check_zone
+from tickerplant.core.time_values import INVALID
+from tickerplant.core.times import DAY_US, WEEK_US, BoolArray, Float64Array, Int64Array, timestamps
 from tickerplant.market_data.feed.validation import (
     EARLIEST_BAR_US,
     EARLIEST_TICK_US,
@@ -33,15 +37,19 @@ from tickerplant.market_data.feed.validation import (
 )
 from tickerplant.market_data.files import conditions
 from tickerplant.market_data.files.block import Block, BrokenRow
+from tickerplant.market_data.files.databento_text import RECORD_TYPES, DatabentoRecords, fixed_prices
 from tickerplant.market_data.files.layout import BARS, FileLayout
+from tickerplant.market_data.files.numbers import NumberFormat
 from tickerplant.market_data.files.open_file import DataFile
 from tickerplant.market_data.files.options import INTERVAL_NAMES, INTERVALS, ReadOptions
-from tickerplant.market_data.files.time_column import TimeColumn
 
 Int32Array = npt.NDArray[np.int32]
 
 _EXCHANGE = "XNYS"
 """Name of the calendar whose regular hours the tapes' conditions use."""
+_PRICES = ("open", "high", "low", "close", "price")
+_NUMBERS = (*_PRICES, "volume", "size", "vwap", "trades")
+"""Roles whose texts show the format of a file's numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +67,7 @@ class RowReader:
     """Reads the blocks of one file in order. Raises BadInput for missing or superfluous options and unknown times.
 
     `unit`: `line`, `row` or `record`. `header`: line number of the header. `conditions` and `corrections` count the
-    unknown codes of these columns over all blocks.
+    unknown codes of these columns over all blocks. `first_reason`: why the first unreadable row of `scan` is invalid.
     """
 
     def __init__(
@@ -71,10 +79,14 @@ class RowReader:
         self._layout = layout
         self._options = options
         self._times: TimeColumn | None = None
+        self._clock = ClockColumn(layout.clock) if layout.clock else None
+        self._numbers = NumberFormat(options.decimal)
+        self._databento = DatabentoRecords(name, layout) if layout.databento else None
+        self.first_reason: str | None = None
         self._symbol_codes: dict[str, int] = {}
         self.conditions, self.corrections = conditions.ConditionDecoder(), conditions.ConditionDecoder()
         self._table = conditions.table_named(options.conditions) if options.conditions else conditions.EITHER_TAPE
-        self._given_symbol = check_symbol(options.symbol) if options.symbol else None
+        self._given_symbol = _one_symbol(options.symbol, layout.symbol)
         self._given_interval = intervals.parse(options.interval) if options.interval else None
         if self._given_interval is not None and self._given_interval.is_activity:
             raise BadInput(f"bars of {self._given_interval} are aggregated from ticks; a file cannot supply them")
@@ -106,6 +118,16 @@ class RowReader:
         return self._times
 
     @property
+    def choices(self) -> list[str]:
+        """Return notes about choices that the first rows show, for the user."""
+        return [self._numbers.choice] if self._numbers.choice else []
+
+    @property
+    def takes_decimal(self) -> bool:
+        """Return True if the given decimal mark has an effect."""
+        return self._numbers.is_given
+
+    @property
     def given_symbol(self) -> str | None:
         """Return the symbol of the options, in normal form; None if not given."""
         return self._given_symbol
@@ -125,6 +147,10 @@ class RowReader:
         times, _, _, reasons = self._time_and_symbol(block)
         good = is_plausible(times, EARLIEST_BAR_US if self.kind == BARS else EARLIEST_TICK_US)
         good[list(reasons)] = False
+        if self.first_reason is None and (reasons or block.broken):
+            found = {int(block.numbers[row]): reason for row, reason in reasons.items()}
+            found.update({row.number: row.reason for row in block.broken})
+            self.first_reason = f"{self._unit} {min(found)}: {found[min(found)]}"
         return times[good]
 
     def scan_columns(self) -> list[str]:
@@ -133,8 +159,19 @@ class RowReader:
         names = [self._layout.columns[role] for role in roles if role in self._layout.columns]
         return [*names, *([self._layout.clock] if self._layout.clock else [])]
 
+    def written(self, block: Block) -> Int64Array:
+        """Return the clock as written in each valid row, in microseconds. No zone is needed."""
+        column = self._time_column(block)
+        if not len(column):
+            return np.empty(0, np.int64)
+        values = self._new_times(block).parse(column)
+        found: Int64Array = values.written()[values.kind != INVALID]
+        return found
+
     def read(self, block: Block) -> Rows:
         """Return the rows of a block in the schema of the log."""
+        block = self._databento.select(block) if self._databento is not None else block
+        self.detect_numbers(block)
         times, symbols, grid, reasons = self._time_and_symbol(block)
         batch = (
             self._bars(block, times, symbols, grid, reasons)
@@ -159,26 +196,32 @@ class RowReader:
         rows = len(block.numbers)
         symbols, codes = self._symbols(block, rows, reasons)
         grid = self._intervals(block, rows, reasons) if self.kind == BARS else None
-        column = block.columns[self._layout.columns["time"]]
-        if self._layout.clock:
-            column = pc.binary_join_element_wise(column.cast(pa.utf8()), block.columns[self._layout.clock], " ")
+        column = self._time_column(block)
         if not rows:
             return np.empty(0, np.int64), symbols, grid, reasons
         if self._times is None:
-            self._times = TimeColumn(
-                column,
-                tz=self._options.tz,
-                date_order=self._options.date_order,
-                daily=grid is not None and all(intervals.parse(g).us >= DAY_US for g in grid.dictionary.to_pylist()),
-                line=int(block.numbers[0]) if self._unit == "line" else None,
-            )
-        times, unread = self._times.read(column, codes)
+            self._times = self._new_times(block)
+        times, unread = self._times.read(column, codes, _daily(grid, rows))
         for row, reason in unread.items():
             reasons.setdefault(row, reason)
         if grid is not None and "1w" in grid.dictionary.to_pylist():
             weekly = pc.equal(grid.cast(pa.utf8()), "1w").to_numpy(zero_copy_only=False)
             times = np.where(weekly, Interval(WEEK_US, "1w").floor(times), times)
         return times, symbols, grid, reasons
+
+    def _time_column(self, block: Block) -> pa.Array:
+        column = block.columns[self._layout.columns["time"]]
+        if self._clock is not None and self._layout.clock:
+            column = self._clock.join(column, block.columns[self._layout.clock])
+        return column
+
+    def _new_times(self, block: Block) -> TimeColumn:
+        return TimeColumn(
+            tz=check_zone(self._options.tz) if self._options.tz else None,
+            date_order=self._options.date_order,
+            implied_tz=self._layout.zone,
+            line=int(block.numbers[0]) if self._unit == "line" else None,
+        )
 
     def _symbols(self, block: Block, rows: int, reasons: Reasons) -> tuple[pa.Array, Int32Array]:
         name = self._layout.columns.get("symbol")
@@ -223,7 +266,7 @@ class RowReader:
         names: list[str] = []
         for at, text in enumerate(column.dictionary.to_pylist()):
             try:
-                found = intervals.parse((text or "").strip())
+                found = intervals.parse(self._interval_named((text or "").strip()))
                 if found not in INTERVALS and not found.is_activity:
                     raise BadInput(f"a file may have bars of {INTERVAL_NAMES}, not of {found}")
                 names.append(found.name)
@@ -235,6 +278,20 @@ class RowReader:
         index_of = np.array([unique.index(p) for p in names] or [0], np.int8)
         local = index_of[column.indices.fill_null(0).to_numpy(zero_copy_only=False)]
         return pa.DictionaryArray.from_arrays(pa.array(local, pa.int8()), pa.array(unique))
+
+    def _interval_named(self, text: str) -> str:
+        """Return the name of an interval. Databento writes a record type, and Finam and Stooq write minutes."""
+        column = self._layout.columns["interval"]
+        if column == self._layout.databento.get("rtype"):
+            return RECORD_TYPES.get(text, text)
+        return f"{text}m" if normalise(column) == "per" and text.isdigit() else text
+
+    def detect_numbers(self, block: Block) -> None:
+        """Decide the format of the numbers from the first block. Raises BadInput if it has two readings."""
+        names = [self._layout.columns[role] for role in _NUMBERS if role in self._layout.columns]
+        line = int(block.numbers[0]) if self._unit == "line" and len(block.numbers) else None
+        if len(block.numbers):
+            self._numbers.detect((block.columns[name] for name in names), line)
 
     def _ticks(self, block: Block, times: Int64Array, symbols: pa.Array, reasons: Reasons) -> pa.RecordBatch:
         rows = len(times)
@@ -310,22 +367,22 @@ class RowReader:
             assert absent is not None
             return np.full(len(block.numbers), absent)
         column = block.columns[name]
-        if not pa.types.is_string(column.type) and not pa.types.is_large_string(column.type):
+        is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+        if self._layout.databento and role in _PRICES and (pa.types.is_integer(column.type) or is_text):
+            fixed = fixed_prices(column)
+            if fixed is not None:
+                for row in np.flatnonzero(np.isnan(fixed)).tolist():
+                    reasons.setdefault(row, f"the {role} is missing")
+                return np.nan_to_num(fixed)
+        if not is_text:
             return self._typed_floats(column, role, reasons, absent)
-        try:
-            result: Float64Array = pc.cast(column, pa.float64()).to_numpy(zero_copy_only=False)
-            return result
-        except pa.ArrowInvalid:
-            pass
-        texts = pc.utf8_trim_whitespace(column).to_pylist()
-        values = np.full(len(texts), np.nan if absent is None else absent)
-        for row, text in enumerate(texts):
-            if text or absent is None:
-                number = _number(text)
-                if number is None:
-                    reasons.setdefault(row, f"{role} {text!r} is not a number" if text else f"the {role} is missing")
-                    number = 0.0
-                values[row] = number
+        values, missing, invalid = self._numbers.read(column)
+        for row in np.flatnonzero(invalid).tolist():
+            reasons.setdefault(row, f"{role} {column[row].as_py()!r} is not a number")
+        if absent is not None:
+            return np.where(missing, absent, values)
+        for row in np.flatnonzero(missing).tolist():
+            reasons.setdefault(row, f"the {role} is missing")
         return values
 
     def _typed_floats(self, column: pa.Array, role: str, reasons: Reasons, absent: float | None) -> Float64Array:
@@ -356,8 +413,19 @@ class RowReader:
         ]
 
 
-def _number(text: str) -> float | None:
-    try:
-        return float(text) if "_" not in text else None
-    except ValueError:
-        return None
+def _daily(grid: pa.Array | None, rows: int) -> BoolArray:
+    """Return a mask of the rows whose times are dates of sessions."""
+    if grid is None:
+        return np.zeros(rows, np.bool_)
+    by_code = np.array([not intervals.parse(name).is_activity and intervals.parse(name).us >= DAY_US
+                        for name in grid.dictionary.to_pylist()])  # fmt: skip
+    result: BoolArray = by_code[grid.indices.to_numpy(zero_copy_only=False)]
+    return result
+
+
+def _one_symbol(given: str | None, of_file: str | None) -> str | None:
+    """Return the symbol of the options or of the file's head. Raises BadInput if they differ."""
+    symbols = [check_symbol(symbol) for symbol in (given, of_file) if symbol]
+    if len(set(symbols)) > 1:
+        raise BadInput(f"the header contains the symbol {symbols[1]}, not {symbols[0]}: omit --symbol")
+    return symbols[0] if symbols else None

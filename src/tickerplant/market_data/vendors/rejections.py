@@ -39,7 +39,7 @@ LATE_US: Final = {"1d": 36 * HOUR_US}
 LATE_OTHERS_US: Final = 30 * MINUTE_US
 """Longest delay of a vendor's bars: plans are delayed by 15 minutes, and daily bars arrive in the night. A younger
 bar may still arrive: it is neither 'not traded' nor a rejection."""
-_MARK: Final = re.compile(r"[^A-Z0-9]")
+_MARK: Final = re.compile(r"[\W_]")
 
 
 class Rejection(msgspec.Struct, array_like=True, frozen=True):

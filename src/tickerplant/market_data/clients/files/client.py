@@ -13,9 +13,10 @@ import structlog
 
 from tickerplant.core import interval as intervals
 from tickerplant.core.errors import BadInput, ConfigError
+from tickerplant.core.time_column import check_zone
 from tickerplant.market_data.files.bar_folder import BarFolder, FoundBars, IndexedFile
+from tickerplant.market_data.files.numbers import DECIMALS
 from tickerplant.market_data.files.options import INTERVAL_NAMES, INTERVALS, ReadOptions
-from tickerplant.market_data.files.time_column import check_zone
 from tickerplant.market_data.vendors.errors import (
     BadRequest,
     NoData,
@@ -41,14 +42,15 @@ MAX_SYMBOLS: Final = 20
 """Maximum number of symbols of a request: a million bars, 100 MB. A file of many symbols is thus read less often."""
 _SCAN_EVERY_S: Final = 5.0
 """Minimum time between two scans of the folder for new or changed files."""
-_OPTIONS: Final = ("path", "interval", "tz", "date_order")
+_OPTIONS: Final = ("path", "interval", "tz", "date_order", "columns", "decimal")
 
 
 def provider(context: ProviderContext) -> FilesProvider:
     """Return the provider.
 
     Option `path`: a folder or a file of CSV, Parquet or DBN. Options `interval` (1m, 5m, 1d), `tz` and `date_order`
-    (mdy, dmy): values for files without their own. Raises ConfigError for other options, and if the path does not
+    (mdy, dmy): values for files without their own. Option `columns`: `close=Settle, clock=Hora`, for columns of other
+    names. Option `decimal`: `point` or `comma`. Raises ConfigError for other options, and if the path does not
     exist.
     """
     unknown = sorted(set(context.options) - set(_OPTIONS))
@@ -144,10 +146,27 @@ def _folder_arguments(context: ProviderContext) -> tuple[Path, ReadOptions]:
             raise BadInput(f"bars of {INTERVAL_NAMES} are stored, not of {length}")
         if order not in (None, "mdy", "dmy"):
             raise BadInput(f"a date_order is mdy or dmy, not {order!r}")
+        if options.get("decimal") not in (None, *DECIMALS):
+            raise BadInput(f"a decimal is {' or '.join(DECIMALS)}, not {options['decimal']!r}")
+        columns = _columns(options.get("columns", ""))
         tz = check_zone(options["tz"]) if options.get("tz") else None
     except BadInput as error:
         raise ConfigError(f"the vendor {context.name}: {error}") from None
-    return path, ReadOptions(interval=length.name if length is not None else None, tz=tz, date_order=order)
+    return path, ReadOptions(
+        interval=length.name if length is not None else None,
+        tz=tz,
+        date_order=order,
+        columns=columns,
+        decimal=options.get("decimal"),
+    )
+
+
+def _columns(text: str) -> tuple[tuple[str, str], ...]:
+    """Return the pairs of role and column of the option `columns`. Raises BadInput for another text."""
+    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+    if not all(role.strip() and name.strip() for role, _, name in pairs):
+        raise BadInput(f"columns are pairs such as close=Settle, separated by commas, not {text!r}")
+    return tuple((role.strip().lower(), name.strip()) for role, _, name in pairs)
 
 
 def _as_option(reason: str) -> str:
@@ -156,4 +175,5 @@ def _as_option(reason: str) -> str:
     >>> _as_option("set it with --date-order")
     'set it with the option date_order'
     """
+    reason = reason.replace("--column ", "--columns ")
     return re.sub(r"--([a-z]+)(?:-([a-z]+))?", lambda m: "the option " + "_".join(filter(None, m.groups())), reason)

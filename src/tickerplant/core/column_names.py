@@ -1,0 +1,97 @@
+"""The roles of columns, by the names that vendors, exchanges and data frames use. Pure.
+
+Files and the library use the same names. A name is compared without case and without marks: `Open Price` equals
+`open_price`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+NAMES: Final[Mapping[str, Sequence[str]]] = {
+    "time": (
+        "time", "timestamp", "datetime", "ts", "t", "tradetime", "transacttime", "eventtime", "tsevent", "opentime",
+        "gmttime", "localtime", "timeutc", "datetimeutc", "timegmt", "datetimegmt", "timestamputc", "timestampms",
+        "unix", "unixtime", "unixtimestamp", "epoch", "siptimestamp", "participanttimestamp", "windowstart",
+        "barstart", "barstarttime", "start", "starttime", "begin", "dateandtime", "datetimestamp", "timem", "date",
+        "tradedate", "tradingday", "tradingdate", "day", "caldt", "datadate",
+    ),
+    "clock": (
+        "time", "clock", "timem", "timeofday", "tradetime", "hhmmss", "hhmm", "hour", "hours", "tod", "clocktime",
+        "localtime", "exchtime", "exchangetime", "bartime",
+    ),
+    "symbol": ("symbol", "ticker", "sym", "symroot", "instrument", "pair", "tic", "rawsymbol"),
+    "interval": ("interval", "timeframe", "resolution", "bar", "barsize", "per"),
+    "price": ("price", "last", "lastprice", "tradeprice", "px", "p", "latest", "lasttrade"),
+    "size": (
+        "size", "quantity", "qty", "volume", "vol", "lastsize", "tradesize", "amount", "q", "v", "tradevolume",
+        "lastvolume",
+    ),
+    "trade_id": ("tradeid", "id", "aggtradeid", "tid"),
+    "flags": ("flags",),
+    "conditions": (
+        "conditions", "condition", "saleconditions", "salecondition", "tradeconditions", "tradecondition", "conds",
+        "cond", "trscond",
+    ),
+    "tape": ("tape",),
+    "correction": ("correction", "tradecorrection", "tradecorrectionindicator", "trcorr", "corr"),
+    "source": ("source", "vendor"),
+    "open": ("open", "o", "openprice", "priceopen", "openingprice"),
+    "high": ("high", "h", "highprice", "pricehigh"),
+    "low": ("low", "l", "lowprice", "pricelow"),
+    "close": ("close", "c", "closeprice", "closelast", "priceclose", "closingprice"),
+    "volume": (
+        "volume", "vol", "v", "basevolume", "volumebase", "shares", "sharevolume", "tradedvolume", "totalvolume",
+        "realvolume",
+    ),
+    "vwap": ("vwap", "vw", "averageprice", "weightedaverage"),
+    "trades": ("trades", "n", "tradecount", "numberoftrades", "count", "transactions", "numtrades"),
+}  # fmt: skip
+"""Normalised names by role, the preferred name first."""
+
+UTC_NAMES: Final = frozenset(
+    ("gmttime", "timeutc", "datetimeutc", "timegmt", "datetimegmt", "timestamputc", "utctime", "opentimeutc")
+)
+"""Names of times that are in UTC."""
+
+DATE_NAMES: Final = frozenset(("date", "tradedate", "tradingday", "tradingdate", "day", "caldt", "datadate"))
+"""Names of dates. A column with a clock completes them."""
+
+
+def normalise(name: str) -> str:
+    """Return a column's name for comparison: lower case, letters and digits only.
+
+    >>> normalise("<Open Price>")
+    'openprice'
+    """
+    return re.sub(r"[\W_]", "", name.lower())
+
+
+def by_name(header: Iterable[str]) -> dict[str, str]:
+    """Return the columns by normalised name; of equal names the first."""
+    found: dict[str, str] = {}
+    for name in header:
+        found.setdefault(normalise(name), name)
+    return found
+
+
+def find(columns: Mapping[str, str], role: str) -> str | None:
+    """Return the column of a role, or None. `columns`: the result of `by_name`."""
+    return next((columns[name] for name in NAMES[role] if name in columns), None)
+
+
+def with_clock(time: str, others: Mapping[str, str]) -> tuple[str, str | None]:
+    """Return the column of the date and that of the time of day; the given column and None if it has both.
+
+    `time`: the column found for the time. `others`: the columns without a role, by normalised name.
+
+    >>> with_clock("Time", {"date": "Date"}), with_clock("Date", {"timem": "TIME_M"}), with_clock("Date", {})
+    (('Date', 'Time'), ('Date', 'TIME_M'), ('Date', None))
+    """
+    name = normalise(time)
+    if name in DATE_NAMES:
+        return time, next((others[clock] for clock in NAMES["clock"] if clock in others), None)
+    date = next((others[date] for date in NAMES["time"] if date in DATE_NAMES and date in others), None)
+    return (date, time) if name in NAMES["clock"] and date is not None else (time, None)

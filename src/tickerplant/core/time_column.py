@@ -1,0 +1,231 @@
+"""A column of times given by a user, converted to microseconds UTC block by block. Pure.
+
+`time_values` parses each value. This module applies what the values do not contain: the zone of times without one, the
+order of day and month, and whether a bar's time is an instant or the date of a session.
+
+**Instants.** A time without offset is local to the given zone. An hour occurs twice when clocks are set back: a
+symbol's times are in summer time until they decrease, then in winter time. A time that the clocks skip is invalid. A
+date alone is midnight, if other values of the column have a clock.
+
+**Dates of sessions** (bars of a day or longer). The date is the date that is written, in the value's own offset or
+zone. An instant in UTC or since 1970 at midnight UTC is that date. At another time of day the date depends on the
+exchange: the given zone decides.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import zoneinfo
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tickerplant.core.errors import BadInput
+from tickerplant.core.time_values import (
+    DATE,
+    INVALID,
+    LOCAL,
+    NUMBER,
+    OFFSET,
+    UTC,
+    Reasons,
+    TimeValues,
+    is_text,
+    local_times,
+    order_of,
+    parse_times,
+)
+from tickerplant.core.times import DAY_US, HOUR_US, BoolArray, Int64Array, datetime_of, micros_of, times_of
+
+_SAME_DATE_US: Final = 11 * HOUR_US
+"""Time of day in UTC before which all exchanges have the date of UTC. Midnight in New Zealand is 11:00 UTC."""
+
+
+class TimeColumn:
+    """Converts a column block by block, in order.
+
+    `tz`: the user's zone. `implied_tz`: the zone that the column's name contains. `line`: line of the first value, for
+    errors. After the first block: `is_ordered`: dates have the order of day and month. `takes_zone`, `takes_order`: the
+    user's zone and order have an effect. `differs`: the first version of the program read other times, because dates
+    of sessions differ from the dates in UTC, or because numbers are dates. The state is the last time of each symbol in
+    an hour that occurs twice.
+    """
+
+    def __init__(
+        self,
+        *,
+        tz: str | None = None,
+        date_order: str | None = None,
+        implied_tz: str | None = None,
+        line: int | None = None,
+    ) -> None:
+        self._given = tz
+        self._tz = tz or implied_tz
+        self._order = date_order
+        self._line = line
+        self._first = True
+        self._has_clock = False
+        self.is_ordered = self.takes_order = self.takes_zone = self.differs = False
+        self.notes: list[str] = []
+        self._last_local: dict[int, int] = {}
+        self._folded: dict[int, bool] = {}
+
+    def read(self, column: pa.Array, codes: npt.NDArray[np.int32], daily: BoolArray) -> tuple[Int64Array, Reasons]:
+        """Return the time of each row in microseconds UTC, and the reasons of the invalid rows, whose times are 0.
+
+        `codes`: the symbol code of each row. `daily`: a mask of the rows whose times are dates of sessions.
+        """
+        values = self.parse(column)
+        reasons = dict(values.reasons)
+        valid = values.kind != INVALID
+        us = np.where(valid, values.us, 0)
+        instants = valid & ~daily
+        if instants.any():
+            self._check_instants(values, instants, column, reasons)
+            local = instants & ((values.kind == LOCAL) | (values.kind == DATE))
+            if local.any() and self._tz is not None:
+                self.takes_zone |= self._given is not None
+                us = np.where(local, self._to_utc(values.us, local, codes, reasons), us)
+        if (valid & daily).any():
+            us = np.where(daily, self._dates(values, valid & daily, column, reasons), us)
+        self.differs |= not _is_text(column) and bool((values.kind[valid] == DATE).any()) and not _is_date(column)
+        self._first = False
+        if reasons:
+            us = us.copy()
+            us[list(reasons)] = 0
+        return us, reasons
+
+    def parse(self, column: pa.Array) -> TimeValues:
+        """Return the parsed values of a block. Raises BadInput for dates whose order of day and month is unknown."""
+        if self._first:
+            shown, ambiguous = order_of(column)
+            self.is_ordered = shown is not None or ambiguous is not None
+            if ambiguous is not None and self._order is None:
+                raise BadInput(
+                    f"the order of day and month in {ambiguous} is ambiguous; set it with --date-order",
+                    line=self._line,
+                )
+            self.takes_order = self.is_ordered and self._order is not None and self._order != shown
+            self._order = (self._order or shown) if self.is_ordered else None
+        return parse_times(column, self._order)
+
+    # Instants ----------------------------------------------------------------------------------------------------
+
+    def _check_instants(self, values: TimeValues, instants: BoolArray, column: pa.Array, reasons: Reasons) -> None:
+        """Reject dates without a clock, and clocks without a zone: the first block as a whole, later ones by row."""
+        dates = instants & (values.kind == DATE)
+        self._has_clock |= bool((instants & ~dates).any())
+        if not self._has_clock:
+            example = column[int(np.argmax(dates))].as_py()
+            raise BadInput(
+                f"all times are dates without a time of day, such as {example}: ticks and intraday bars need one. If "
+                "another column has it, set --column clock=NAME; daily bars need --interval 1d",
+                line=self._line,
+            )
+        local = instants & ((values.kind == LOCAL) | dates)
+        if self._tz is not None or not local.any():
+            return
+        example = column[int(np.argmax(local))].as_py()
+        if self._first:
+            raise BadInput(
+                f"the time {example} has no zone; set it with --tz, to America/New_York for example", line=self._line
+            )
+        for row in np.flatnonzero(local).tolist():
+            reasons[row] = f"the time {column[row].as_py()} has no zone; set it with --tz"
+
+    def _to_utc(self, us: Int64Array, wanted: BoolArray, codes: npt.NDArray[np.int32], reasons: Reasons) -> Int64Array:
+        assert self._tz is not None
+        local = np.where(wanted, us, 0)
+        naive = pa.array(local).view(pa.timestamp("us"))
+        first = times_of(pc.assume_timezone(naive, self._tz, ambiguous="earliest", nonexistent="earliest"))
+        second = times_of(pc.assume_timezone(naive, self._tz, ambiguous="latest", nonexistent="latest"))
+        twice = (first != second) & wanted
+        if not twice.any():
+            return first
+        result = first.copy()
+        skipped = twice & (local_times(first, self._tz) != local)
+        for row in np.flatnonzero(skipped).tolist():
+            reasons[row] = f"this local time does not exist in {self._tz}: the clocks skip it"
+        for row in np.flatnonzero(twice & ~skipped).tolist():
+            code, at = int(codes[row]), int(local[row])
+            last = self._last_local.get(code)
+            if last is None or abs(at - last) > DAY_US:
+                self._folded[code] = False
+            elif at < last:
+                self._folded[code] = True
+            self._last_local[code] = at
+            if self._folded[code]:
+                result[row] = second[row]
+        return result
+
+    # Dates of sessions -------------------------------------------------------------------------------------------
+
+    def _dates(self, values: TimeValues, daily: BoolArray, column: pa.Array, reasons: Reasons) -> Int64Array:
+        """Return the date of each row's session, at 00:00 UTC."""
+        written = values.us
+        if (values.kind == OFFSET).any():
+            written = np.where(values.kind == OFFSET, values.written(), values.us)
+        dates = written - written % DAY_US
+        undated = daily & ((values.kind == NUMBER) | (values.kind == UTC)) & (values.us != dates)
+        if undated.any() and self._given is not None:
+            self.takes_zone = True
+            shown = local_times(np.where(undated, values.us, 0), self._given)
+            dates = np.where(undated, shown - shown % DAY_US, dates)
+        elif undated.any():
+            # The date of an early time in UTC is the same at every exchange. A number shows no zone.
+            open_ = undated & ((values.kind == NUMBER) | (values.us - dates >= _SAME_DATE_US))
+            for row in np.flatnonzero(open_).tolist():
+                reasons[row] = (
+                    f"the time {column[row].as_py()} is not midnight UTC ({_shown(int(values.us[row]))}), so the date "
+                    "of its session depends on the exchange; set its zone with --tz"
+                )
+        self.differs |= bool((daily & (dates != values.us - values.us % DAY_US)).any())
+        return dates
+
+
+def _is_text(column: pa.Array) -> bool:
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    return is_text(kind)
+
+
+def _is_date(column: pa.Array) -> bool:
+    return bool(pa.types.is_date(column.type))
+
+
+def _shown(us: int) -> str:
+    return datetime_of(us).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def check_zone(name: str) -> str:
+    """Return the name of an existing time zone. Raises BadInput for other names."""
+    try:
+        zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        raise BadInput(f"unknown time zone {name!r}; use a name like UTC or America/New_York") from None
+    return name
+
+
+def parse_instant(text: str, zone: dt.tzinfo) -> int:
+    """Return one time in microseconds UTC. A date is its midnight, and a time without an offset is in `zone`.
+
+    A local time that a clock change skips or repeats has the offset from before the change. Raises BadInput, whose
+    message begins with the text, and OverflowError outside the years 1 to 9999.
+
+    >>> parse_instant("20120621", dt.UTC) == parse_instant("1340236800", dt.UTC) == 1_340_236_800_000_000
+    True
+    """
+    column = pa.array([text])
+    _, ambiguous = order_of(column)
+    if ambiguous is not None:
+        raise BadInput(f"{text!r} is not a time: the order of day and month is ambiguous; write the year first")
+    values = parse_times(column, order_of(column)[0])
+    if values.reasons:
+        _, reason, detail = values.reasons[0].partition(" is not a time")
+        raise BadInput(f"{text!r} is not a time{detail if reason else ''}")
+    us = int(values.us[0])
+    if values.kind[0] in (LOCAL, DATE):
+        return micros_of(datetime_of(us).replace(tzinfo=zone))
+    return us

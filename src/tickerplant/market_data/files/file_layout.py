@@ -1,0 +1,109 @@
+"""The layout of an opened file: that of its header, with what the head of the file and its first rows add."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tickerplant.core.column_names import normalise
+from tickerplant.core.errors import BadInput
+from tickerplant.market_data.files.csv_file import CsvFile
+from tickerplant.market_data.files.layout import BARS, FileLayout, detect_layout
+from tickerplant.market_data.files.open_file import DataFile
+from tickerplant.market_data.files.options import ReadOptions
+
+_ROWS: Final = 100
+"""Number of first rows that show the symbol and the turnover."""
+
+
+def layout_of(file: DataFile, options: ReadOptions, *, is_bars: bool = False) -> FileLayout:
+    """Return the layout of a file. `is_bars`: the file is one of bars by another fact than an interval.
+
+    Raises BadInput if columns are missing, if they have two readings, and for a symbol that contradicts the file.
+    """
+    layout = detect_layout(
+        file.header,
+        line=file.header_number,
+        columns=options.columns,
+        is_bars=is_bars or options.interval is not None,
+    )
+    if isinstance(file, CsvFile):
+        head = file.head
+        layout = replace(
+            layout,
+            symbol=head.symbol if "symbol" not in layout.columns else None,
+            notes=(*head.notes, *layout.notes),
+            choices=(*head.choices, *layout.choices),
+        )
+    if layout.databento and layout.kind == BARS and "interval" not in layout.columns:
+        layout = replace(layout, columns={**layout.columns, "interval": layout.databento["rtype"]})
+    if layout.assets:
+        layout = _with_volume(file, layout, _symbol_of(file, layout, options))
+    return layout
+
+
+def _with_volume(file: DataFile, layout: FileLayout, symbol: str | None) -> FileLayout:
+    """Return the layout with the volume of the symbol's base asset: `Volume BTC` of `BTC/USDT`.
+
+    Raises BadInput if neither the symbol nor the turnover of the first rows shows which column that is.
+    """
+    plain = normalise(symbol or "").upper()
+    names = list(layout.assets.values())
+    of_base = [column for asset, column in layout.assets.items() if plain.startswith(asset)]
+    if len(of_base) != 1:
+        of_base = names if len(names) == 1 and not symbol else _of_base(file, layout)
+    if len(of_base) != 1:
+        raise BadInput(
+            f"no column is known to be the volume of {symbol or 'the symbol'} in its own units: {', '.join(names)}; "
+            f"set --column 'volume={names[0]}' if it is",
+            line=file.header_number,
+        )
+    ignored = (*layout.ignored, *(column for column in names if column not in of_base))
+    notes = tuple(note for note in layout.notes if not note.startswith("columns not used"))
+    return replace(
+        layout,
+        columns={**layout.columns, "volume": of_base[0]},
+        assets={},
+        ignored=ignored,
+        notes=(*notes, f"columns not used: {', '.join(ignored)}") if ignored else notes,
+        choices=(*layout.choices, f"the column {of_base[0]} is the volume"),
+        is_new=True,
+    )
+
+
+def _of_base(file: DataFile, layout: FileLayout) -> list[str]:
+    """Return the columns whose product with a price between low and high is another column, in the first rows."""
+    names = list(layout.assets.values())
+    low, high = layout.columns["low"], layout.columns["high"]
+    block = next(iter(file.blocks([*names, low, high])), None)
+    if block is None:
+        return []
+    values = {}
+    for name in (*names, low, high):
+        try:
+            values[name] = pc.cast(block.columns[name].slice(0, _ROWS), pa.float64()).to_numpy(zero_copy_only=False)
+        except pa.ArrowInvalid:
+            return []
+    found = []
+    for base in names:
+        for quote in names:
+            traded = (values[base] > 0) & (values[quote] > 0)
+            least, most = values[base] * values[low] * 0.999, values[base] * values[high] * 1.001
+            if base != quote and traded.any() and ((values[quote] >= least) & (values[quote] <= most))[traded].all():
+                found.append(base)
+    return found
+
+
+def _symbol_of(file: DataFile, layout: FileLayout, options: ReadOptions) -> str | None:
+    """Return the symbol of the first row that has one, or the given symbol, or None."""
+    name = layout.columns.get("symbol")
+    if name is None:
+        return options.symbol or layout.symbol
+    for block in file.blocks([name]):
+        texts = [text for text in block.columns[name].slice(0, _ROWS).cast(pa.utf8()).to_pylist() if text]
+        if texts:
+            return str(texts[0])
+    return None

@@ -1,0 +1,121 @@
+"""Numbers of a text file: decimal points and commas, thousands, currency signs, and K, M, B. Pure, column-wise.
+
+The first block decides for the whole file whether a comma is a decimal mark or separates thousands. `1,5` and `1.234,5`
+show a decimal comma; `1.5` and `1,234.5` show a point. A file that has only numbers such as `1,234` has two readings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tickerplant.core.errors import BadInput
+from tickerplant.core.time_values import is_text
+from tickerplant.core.times import BoolArray, Float64Array
+
+POINT, COMMA = "point", "comma"
+DECIMALS: Final = (POINT, COMMA)
+
+_SIGNS: Final = r"^[-+]?[$€£¥]?"
+_SCALE: Final = r"[KMBTkmbt]?$"
+_SHOWS_COMMA: Final = _SIGNS + r"(\d*,(\d{1,2}|\d{4,})|\d{1,3}([.'\s]\d{3})+,\d+|0,\d+|\d{1,3}(\.\d{3}){2,})" + _SCALE
+_SHOWS_POINT: Final = _SIGNS + r"(\d*\.(\d{1,2}|\d{4,})|\d{1,3}([,'\s]\d{3})+\.\d+|0\.\d+|\d{1,3}(,\d{3}){2,})" + _SCALE
+_EITHER: Final = _SIGNS + r"\d{1,3},\d{3}" + _SCALE
+_SCALES: Final = (("K", 1e3), ("M", 1e6), ("B", 1e9), ("T", 1e12))
+_ABSENT: Final = r"^(-|–|—|N/?A|nan|null|None)$"
+
+
+class NumberFormat:
+    """The format of a file's numbers. `decimal`: `point` or `comma`, from the options or from the first block.
+
+    `is_given`: the option has an effect. `choice`: a note about a format that follows from the values, or None.
+    """
+
+    def __init__(self, decimal: str | None = None) -> None:
+        self._given = decimal
+        self.decimal: str | None = None
+        self.is_given = False
+        self.choice: str | None = None
+
+    def detect(self, columns: Iterable[pa.Array], line: int | None = None) -> None:
+        """Decide the format from columns of the first block. Raises BadInput if the values have two readings."""
+        if self.decimal is not None:
+            return
+        comma = point = False
+        either: str | None = None
+        texts_of = [column for column in columns if _is_text(column)]
+        for column in texts_of if not all(map(_casts, texts_of)) else ():
+            texts = pc.utf8_trim_whitespace(column.cast(pa.utf8())).drop_null()
+            comma |= bool(pc.any(pc.match_substring_regex(texts, _SHOWS_COMMA)).as_py())
+            point |= bool(pc.any(pc.match_substring_regex(texts, _SHOWS_POINT)).as_py())
+            ambiguous = texts.filter(pc.match_substring_regex(texts, _EITHER))
+            either = either or (ambiguous[0].as_py() if len(ambiguous) else None)
+        shown = COMMA if comma and not point else POINT
+        unknown = either is not None and not comma and not point
+        if unknown and self._given is None:
+            raise BadInput(
+                f"{either} has two readings: with a decimal comma (set --decimal comma), or with thousands (set "
+                "--decimal point)",
+                line=line,
+            )
+        self.is_given = self._given is not None and (unknown or self._given != shown)
+        self.decimal = self._given or shown
+        if self.decimal == COMMA and self._given is None:
+            self.choice = "numbers are read with a decimal comma"
+
+    def read(self, column: pa.Array) -> tuple[Float64Array, BoolArray, BoolArray]:
+        """Return the values (0 where invalid or missing), and masks of the missing and of the invalid ones."""
+        texts = column.cast(pa.utf8())
+        if self.decimal != COMMA and _casts(texts):
+            values = pc.cast(texts, pa.float64())
+            missing = values.is_null().to_numpy(zero_copy_only=False)
+            return values.fill_null(0.0).to_numpy(zero_copy_only=False), missing, np.zeros(len(texts), np.bool_)
+        texts = pc.utf8_trim_whitespace(texts).fill_null("")
+        missing = pc.or_(pc.equal(texts, ""), pc.match_substring_regex(texts, _ABSENT)).to_numpy(zero_copy_only=False)
+        plain = pc.replace_substring_regex(texts, r"^([-+]?)[$€£¥]\s?", r"\1")
+        scale = np.ones(len(texts))
+        for sign, factor in _SCALES:
+            marked = pc.match_substring_regex(plain, rf"(?i)\d{sign}$").to_numpy(zero_copy_only=False)
+            scale[marked] = factor
+        plain = pc.replace_substring_regex(plain, r"(\d)[KMBTkmbt]$", r"\1")
+        mark, point = (r"[.'’\s]", ",") if self.decimal == COMMA else (r"[,'’\s]", r"\.")
+        grouped = pc.match_substring_regex(plain, rf"^[-+]?\d{{1,3}}(?:{mark}\d{{3}})+(?:{point}\d*)?$")
+        plain = pc.if_else(grouped, pc.replace_substring_regex(plain, mark, ""), plain)
+        if self.decimal == COMMA:
+            foreign = pc.match_substring_regex(plain, r"\.")
+            plain = pc.if_else(foreign, pa.scalar("x"), pc.replace_substring(plain, ",", "."))
+        values, invalid = _floats(pc.if_else(pa.array(missing), pa.scalar("0"), plain))
+        return np.where(missing | invalid, 0.0, values * scale), missing, invalid
+
+
+def _is_text(column: pa.Array) -> bool:
+    return is_text(column.type)
+
+
+def _casts(texts: pa.Array) -> bool:
+    try:
+        pc.cast(texts, pa.float64())
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _floats(texts: pa.Array) -> tuple[Float64Array, BoolArray]:
+    """Return texts as float64 and a mask of the invalid ones; value by value only if the cast fails."""
+    invalid = np.zeros(len(texts), np.bool_)
+    try:
+        whole: Float64Array = pc.cast(texts, pa.float64()).to_numpy(zero_copy_only=False)
+        return whole, invalid
+    except pa.ArrowInvalid:
+        pass
+    values = np.zeros(len(texts))
+    for row, text in enumerate(texts.to_pylist()):
+        try:
+            values[row] = float(text) if "_" not in text else np.nan
+        except ValueError:
+            invalid[row] = True
+    return values, invalid
