@@ -236,6 +236,19 @@ def test_rows_outside_the_accepted_years_are_omitted_and_counted() -> None:
     assert (work.ticks.num_rows, work.out_of_range) == (3, 2)
 
 
+def test_ticks_carry_the_version_of_their_record_and_their_row_in_it() -> None:
+    one = buffer(RAW)
+    odd = pa.concat_tables([ticks(2, start_us=253_000_000_000_000_000), ticks(2)])
+    for offset, table in ((4, odd), (6, ticks(3))):
+        one.add(record(RAW, offset, records.Ticks(sent_at_us=1, watermark_us=2), table))
+    work = one.flush(0)
+    assert work is not None
+    assert work.ticks is not None
+    four, six = make_version(1, 4), make_version(1, 6)
+    assert work.ticks.column("version").to_pylist() == [four, four, six, six, six]
+    assert work.ticks.column("row").to_pylist() == [2, 3, 0, 1, 2], "an omitted row has a number, too"
+
+
 @pytest.mark.parametrize("name", sorted(samples()))
 def test_every_kind_of_record_is_accepted_on_every_topic(name: str) -> None:
     sample = samples()[name]

@@ -1,10 +1,7 @@
-"""Every TimescaleDB statement of the store, on a real TimescaleDB (one session, no COPY, jobs run by hand)."""
+"""Every TimescaleDB statement of the store, on a real TimescaleDB (by default: one session, no COPY, jobs by hand)."""
 
 import datetime as dt
-import itertools
-from collections.abc import AsyncIterator, Iterator
 
-import asyncpg
 import pytest
 
 from tests.store.rows import MINUTE_US, OPEN_US, bars, ticks, values
@@ -16,7 +13,6 @@ from tests.store.test_coverage import put as put_answer
 from tests.store.test_interval_status import partitions, state, statuses_of
 from tests.store.test_prices import put as put_ticks
 from tests.store.writes import write_bars, write_intervals
-from tests.support.timescale import TimescaleServer
 from tickerplant.core.sources import SourceOrder
 from tickerplant.store import Store
 from tickerplant.store.maintenance import jobs_status, retention, run_due
@@ -25,34 +21,6 @@ from tickerplant.store.repositories.alerts import Firings, Outbox
 from tickerplant.store.repositories.analytics import Analytics
 
 pytestmark = [pytest.mark.timescale]
-
-NUMBERS = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[TimescaleServer]:
-    with TimescaleServer() as server:
-        yield server
-
-
-@pytest.fixture
-async def timescale(server: TimescaleServer) -> AsyncIterator[Store]:
-    """Yield a store whose tables are in a schema of its own, because the server has only one database."""
-    name = f"t{next(NUMBERS)}"
-
-    async def enter(connection: asyncpg.Connection) -> None:
-        await connection.execute(f"SET search_path = {name}, public")
-
-    connection = await asyncpg.connect(server.dsn, **server.connect_args)
-    await connection.execute(f"CREATE EXTENSION IF NOT EXISTS timescaledb; CREATE SCHEMA {name}")
-    await connection.close()
-    options = server.connect_args | {"setup": enter}
-    store = await Store.open(server.dsn, max_size=1, copies=False, connect_args=options)
-    await migrate(store)
-    yield store
-    async with store.session() as session:
-        await session.execute(f"DROP SCHEMA {name} CASCADE")
-    await store.close()
 
 
 async def job(store: Store, condition: str) -> int:

@@ -29,6 +29,7 @@ from tickerplant.core.sources import SourceOrder
 from tickerplant.core.times import DAY_US, NEVER_US, SECOND_US, times_of
 from tickerplant.core.version import make_version
 from tickerplant.log.port import ConsumedRecord, TopicPartition
+from tickerplant.store.repositories.prices import with_arrival
 from tickerplant.store.row_selection import filter_rows, is_closed, newest_by_key, not_newer
 
 FORMING_EVERY_US: Final = SECOND_US
@@ -61,6 +62,7 @@ class WriteBatch:
     source: TopicPartition
     change: PositionChange
     ticks: pa.Table | None = None
+    """Ticks with the columns of their arrival (`store.repositories.prices.ARRIVAL`)."""
     bars: pa.Table | None = None
     values: list[pa.Table] = field(default_factory=list)
     """One table per set of columns. A closed and a forming state of one key may both be present."""
@@ -185,7 +187,7 @@ class PartitionBuffer:
         batch = record.batch.replace_schema_metadata(None)
         match header:
             case records.Ticks():
-                batch = self._in_range(batch)
+                batch = self._in_range(with_arrival(batch, make_version(self._generation, offset)))
                 self._ticks.append(batch)
                 self.buffered_ticks += batch.num_rows
             case records.Bars():

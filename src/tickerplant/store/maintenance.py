@@ -235,10 +235,10 @@ async def _drop_partitions(session: Session, relation: str, before: dt.datetime)
 
 _FROM_TICKS: Final = """
     SELECT to_timestamp(floor(date_part('epoch', time) / 300) * 300), symbol, source,
-        (array_agg(price ORDER BY time) FILTER (WHERE flags & 1 = 0))[1],
+        (array_agg(price ORDER BY time, version, "row") FILTER (WHERE flags & 1 = 0))[1],
         max(price) FILTER (WHERE flags & 1 = 0),
         min(price) FILTER (WHERE flags & 1 = 0),
-        (array_agg(price ORDER BY time DESC) FILTER (WHERE flags & 1 = 0))[1],
+        (array_agg(price ORDER BY time DESC, version DESC, "row" DESC) FILTER (WHERE flags & 1 = 0))[1],
         coalesce(sum(size) FILTER (WHERE flags & 2 = 0), 0),
         count(*)
     FROM realtime_prices WHERE time >= $1 AND time < $2 AND flags & 12 = 0 GROUP BY 1, 2, 3

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from tickerplant.core import schemas
@@ -19,6 +20,18 @@ if TYPE_CHECKING:
     from tickerplant.store.session import Session
 
 RELATION: Final = "realtime_prices"
+ARRIVAL: Final = pa.schema(
+    [pa.field("version", pa.int64(), nullable=False), pa.field("row", pa.int32(), nullable=False)]
+)
+"""Columns that order ticks by arrival: the version of the raw record (`core.version`), and the row within it."""
+
+
+def with_arrival(ticks: pa.RecordBatch, version: int) -> pa.RecordBatch:
+    """Return the ticks of one raw record with the columns `ARRIVAL`."""
+    count = ticks.num_rows
+    arrival: list[npt.NDArray[np.generic]] = [np.full(count, version), np.arange(count, dtype=np.int32)]
+    columns = [*ticks.columns, *(pa.array(column, kind) for column, kind in zip(arrival, ARRIVAL.types, strict=True))]
+    return pa.RecordBatch.from_arrays(columns, schema=pa.schema([*ticks.schema, *ARRIVAL]))
 
 
 def sorted_ticks(table: pa.Table) -> pa.Table:
@@ -41,14 +54,18 @@ class Prices:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._rows = RowReader(session, RELATION, schemas.TICKS, in_order_of_arrival=True)
+        self._rows = RowReader(session, RELATION, schemas.TICKS, arrival=tuple(ARRIVAL.names))
 
     async def prepare(self, ticks: pa.Table) -> None:
         """Create missing partitions for these ticks, before the transaction."""
         await ensure_partitions(self._session, RELATION, times_of(ticks.column("time")))
 
     async def append(self, ticks: pa.Table, partition: int) -> None:
-        """Copy ticks (`schemas.TICKS`, preferably sorted) of one log partition, inside a transaction."""
+        """Copy ticks of one log partition, preferably sorted, inside a transaction.
+
+        The columns are `schemas.TICKS` and `ARRIVAL`. Ticks of equal times without `ARRIVAL` have no defined order on
+        TimescaleDB.
+        """
         if self._session.direct_compress:
             await self._session.script("SET LOCAL timescaledb.enable_direct_compress_copy = on")
         await copy(self._session, RELATION, plain(ticks))

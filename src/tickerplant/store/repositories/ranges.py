@@ -21,14 +21,23 @@ if TYPE_CHECKING:
 class RowReader:
     """Reads rows of one table as Arrow tables with `schema`.
 
-    Rows of one instant keep the order of writing if `in_order_of_arrival` is set. `ctid` has that order in a table
-    without deletes. Compressed chunks have no `ctid`, but keep the order.
+    `arrival` names the columns that order rows of one instant, most significant first. Rows without a known arrival
+    have equal values there. Plain PostgreSQL then reads them in the order of writing, that of `ctid` in a table
+    without deletes.
     """
 
     session: Session
     relation: str
     schema: pa.Schema
-    in_order_of_arrival: bool = False
+    arrival: tuple[str, ...] = ()
+
+    @property
+    def _tie_breakers(self) -> tuple[str, ...]:
+        """Return the expressions that order rows of one instant."""
+        if not self.arrival:
+            return ()
+        columns = tuple(f'"{name}"' for name in self.arrival)
+        return columns if self.session.timescale else (*columns, "ctid")
 
     async def read_range(
         self,
@@ -51,9 +60,8 @@ class RowReader:
                 arguments.append(datetime_of(bound))
                 conditions.append(f'"time" {comparison} ${len(arguments)}')
         backward = newest_first or (start_us is None and limit is not None)
-        direction, tail = "DESC" if backward else "ASC", ""
-        if self.in_order_of_arrival and not self.session.timescale:
-            tail = f", ctid {direction}"
+        direction = "DESC" if backward else "ASC"
+        tail = "".join(f", {name} {direction}" for name in self._tie_breakers)
         if limit is not None:
             arguments.append(limit)
             tail += f" LIMIT ${len(arguments)}"
@@ -73,12 +81,14 @@ class RowReader:
 
         The query reads one index range per symbol. `interval` is None for a table without intervals.
         """
-        by_arrival = self.in_order_of_arrival and not self.session.timescale
-        place, newest, ascending = (", t.ctid AS place", ", t.ctid DESC", ", b.place") if by_arrival else ("", "", "")
+        ties = self._tie_breakers
+        places = "".join(f", t.{name} AS place{i}" for i, name in enumerate(ties))
+        newest = "".join(f", t.{name} DESC" for name in ties)
+        ascending = "".join(f", b.place{i}" for i in range(len(ties)))
         of_interval = 't."interval" = $4 AND ' if interval is not None else ""
         rows = await self.session.rows(
             f"""SELECT {selected(self.schema, "b.")} FROM unnest($1::text[]) AS s (symbol), LATERAL (
-                    SELECT {quoted(self.schema.names)}{place} FROM "{self.relation}" AS t
+                    SELECT {quoted(self.schema.names)}{places} FROM "{self.relation}" AS t
                     WHERE t.symbol = s.symbol AND {of_interval}t."time" < $2 AND {condition}
                     ORDER BY t."time" DESC{newest} LIMIT $3
                 ) AS b ORDER BY b.symbol, b."time"{ascending}""",

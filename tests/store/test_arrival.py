@@ -1,0 +1,164 @@
+"""Ticks of one instant are read in the order of arrival, so that bars made of them equal the published bars."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from tests.aggregation import plant
+from tests.store.rows import MINUTE_US, OPEN_US, ticks
+from tests.store.test_prices import put
+from tickerplant.core import schemas
+from tickerplant.core.flags import TickFlag
+from tickerplant.core.times import SECOND_US, times_of
+from tickerplant.core.version import make_version
+from tickerplant.log.port import ConsumedRecord, TopicPartition
+from tickerplant.persistence.batching import PartitionBuffer
+from tickerplant.persistence.write_batch import apply
+from tickerplant.store import Store
+from tickerplant.store.repositories.positions import Log, begin
+from tickerplant.store.repositories.prices import with_arrival
+
+Pause = Callable[[Store], Awaitable[None]]
+FLAGS = (0, 0, 0, 0, TickFlag.NO_OHLC, TickFlag.NO_VOLUME, TickFlag.NO_OHLC | TickFlag.NO_VOLUME)
+MINUTES = 4
+
+
+async def compress(store: Store) -> None:
+    """Compress every chunk of ticks. A chunk that is compressed already is compressed again."""
+    async with store.session() as session:
+        await session.rows("SELECT compress_chunk(c) FROM show_chunks('realtime_prices') AS c")
+        state = "SELECT bool_and(is_compressed) FROM timescaledb_information.chunks WHERE hypertable_name = $1"
+        assert await session.value(state, "realtime_prices")
+
+
+async def nothing(store: Store) -> None:
+    """Leave the rows as they were written."""
+
+
+def _record(offset: int, table: pa.Table) -> pa.Table:
+    [batch] = table.combine_chunks().to_batches()
+    return pa.Table.from_batches([with_arrival(batch, make_version(1, offset))])
+
+
+async def check_order(store: Store, pause: Pause) -> None:
+    """Write three records of one instant, the last first, and check the order of every kind of read."""
+    parts = [ticks(40, symbols=2, step_us=0, seed=seed) for seed in (1, 2, 3)]
+    for offset in (2, 0, 1):
+        await put(store, _record(offset, parts[offset]).take(pa.array(np.arange(40)[::-1])))
+        await pause(store)
+    for symbol in ("S0000", "S0001"):
+        wanted = [row["price"] for part in parts for row in part.to_pylist() if row["symbol"] == symbol]
+        async with store.read() as session:
+            read = [
+                (await session.prices.read(symbol)).column("price").to_pylist(),
+                (await session.prices.read(symbol, newest_first=True)).column("price").to_pylist()[::-1],
+            ]
+            assert read == [wanted, wanted]
+            newest = await session.prices.newest_of_each([symbol], limit=50)
+            assert newest.column("price").to_pylist() == wanted[-50:]
+            first = await session.prices.read(symbol, OPEN_US, limit=5)
+            assert first.column("price").to_pylist() == wanted[:5]
+
+
+async def test_ticks_of_one_instant_are_read_in_the_order_of_arrival(store: Store) -> None:
+    await check_order(store, nothing)
+
+
+@pytest.mark.timescale
+@pytest.mark.parametrize("pause", [nothing, compress])
+async def test_ticks_of_one_instant_keep_the_order_of_arrival_on_timescaledb(timescale: Store, pause: Pause) -> None:
+    await check_order(timescale, pause)
+
+
+def feed_records(seed: int) -> list[bytes]:
+    """Return the raw records of one tick feed: whole seconds, flags, late ticks, cancels and corrections."""
+    random = np.random.default_rng(seed)
+    sent: list[tuple[Any, ...]] = []
+    values = [plant.start("a", OPEN_US - MINUTE_US, ["A", "B"], live=False)]
+    for number in range(40):
+        newest = OPEN_US + number * MINUTE_US * MINUTES // 40
+        rows: list[tuple[Any, ...]] = []
+        for _ in range(int(random.integers(1, 12))):
+            late = int(random.integers(0, 90)) if random.random() < 0.2 else int(random.integers(0, 3))
+            time = max(OPEN_US, (newest // SECOND_US - late) * SECOND_US)
+            flags = int(random.choice(FLAGS))
+            price, size = float(random.integers(90, 110)), float(random.integers(1, 9))
+            rows.append((time, str(random.choice(["A", "B"])), price, size, flags, f"t{len(sent) + len(rows)}"))
+        if sent and random.random() < 0.4:
+            old = sent[int(random.integers(len(sent)))]
+            kind = TickFlag.CANCEL if random.random() < 0.5 else TickFlag.CORRECTION
+            rows.append((*old[:2], 1000.0 if kind == TickFlag.CANCEL else 120.0 + number, 7.0, int(kind), old[5]))
+        sent += [row for row in rows if not row[4] & (TickFlag.CANCEL | TickFlag.CORRECTION)]
+        values += [plant.ticks(rows, newest), plant.mark(newest)]
+    return [*values, plant.end()]
+
+
+def aggregated(rows: list[dict[str, Any]]) -> dict[int, tuple[Any, ...]]:
+    """Return (open, high, low, close, volume, trades) by minute, one tick after the other."""
+    changes = [row for row in rows if row["flags"] & (TickFlag.CANCEL | TickFlag.CORRECTION)]
+    found: dict[int, list[dict[str, Any]]] = {}
+    for row in rows:
+        if row in changes:
+            continue
+        mine = [c for c in changes if (c["time"], c["trade_id"]) == (row["time"], row["trade_id"])]
+        if any(change["flags"] & TickFlag.CANCEL for change in mine):
+            continue
+        changed = {name: mine[-1][name] for name in ("price", "size")} if mine else {}
+        found.setdefault(row["time"] // MINUTE_US * MINUTE_US, []).append(row | changed)
+    bars = {}
+    for minute, kept in found.items():
+        prices = [row["price"] for row in kept if not row["flags"] & TickFlag.NO_OHLC]
+        sizes = [row["size"] for row in kept if not row["flags"] & TickFlag.NO_VOLUME]
+        of_prices = (prices[0], max(prices), min(prices), prices[-1]) if prices else (None,) * 4
+        bars[minute] = (*of_prices, math.fsum(sizes), len(sizes))
+    return bars
+
+
+async def check_bars(store: Store, pause: Pause, seed: int) -> None:
+    """Run the records through aggregation and persistence, and compare stored bars with bars of stored ticks."""
+    raw = feed_records(seed)
+    published = [out for step in plant.run(raw) for out in step if out.topic == schemas.OHLCV]
+    log, sources = Log("x", 1), [TopicPartition(topic, 0) for topic in (schemas.RAW, schemas.OHLCV)]
+    async with store.session() as session:
+        await begin(session, log, sources)
+        half = [len(raw) // 2, len(raw)]
+        raws, outs = PartitionBuffer(sources[0], 1, 0), PartitionBuffer(sources[1], 1, 0)
+        for begin_at, end in zip([0, *half], half, strict=False):
+            for offset in range(begin_at, end):
+                raws.add(ConsumedRecord(schemas.RAW, 0, offset, 0, raw[offset]))
+            await apply(session, log, [batch for batch in [raws.flush(0, last=True)] if batch is not None], {})
+        for offset, out in enumerate(published):
+            outs.add(ConsumedRecord(schemas.OHLCV, 0, offset, 0, bytes(out.value)))
+        await apply(session, log, [batch for batch in [outs.flush(0, last=True)] if batch is not None], {})
+    await pause(store)
+    async with store.read() as reading:
+        for symbol in ("A", "B"):
+            read = await reading.prices.read(symbol)
+            rows = [row | {"time": us} for row, us in zip(read.to_pylist(), times_of(read.column("time")).tolist(),
+                                                          strict=True)]  # fmt: skip
+            table = await reading.ohlcv.read(symbol, "1m")
+            assert pc.all(pc.equal(table.column("state").cast(pa.utf8()), "final")).as_py()
+            names = ("open", "high", "low", "close", "volume", "trades")
+            bars = {
+                time: tuple(bar[name] for name in names)
+                for time, bar in zip(times_of(table.column("time")).tolist(), table.to_pylist(), strict=True)
+            }
+            assert bars == aggregated(rows)
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_bars_of_stored_ticks_equal_the_published_minutes(store: Store, seed: int) -> None:
+    await check_bars(store, nothing, seed)
+
+
+@pytest.mark.timescale
+@pytest.mark.parametrize("pause", [nothing, compress])
+async def test_bars_of_compressed_ticks_equal_the_published_minutes(timescale: Store, pause: Pause) -> None:
+    await check_bars(timescale, pause, 7)
