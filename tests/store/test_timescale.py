@@ -51,7 +51,7 @@ async def test_tables_are_hypertables_with_compression_and_policies(timescale: S
             "intraday_analytics": True,
             "daily_analytics": True,
             "realtime_analytics": False,
-            "coverage": False,
+            "coverage": True,
         }
         policies = await session.rows(
             """SELECT hypertable_name AS name, config->>'compress_after' AS after FROM timescaledb_information.jobs
@@ -63,6 +63,7 @@ async def test_tables_are_hypertables_with_compression_and_policies(timescale: S
             "historical_ohlcv": "7 days",
             "intraday_analytics": "7 days",
             "daily_analytics": "30 days",
+            "coverage": "7 days",
         }
         indexes = await session.rows("SELECT indexdef FROM pg_indexes WHERE tablename = 'realtime_prices'")
         assert ["(symbol, " in row["indexdef"] for row in indexes] == [True]

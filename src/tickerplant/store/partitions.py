@@ -1,4 +1,6 @@
-"""Table partitions of plain PostgreSQL: created on demand before rows are written, dropped whole by retention.
+"""Table partitions of plain PostgreSQL, and chunks of TimescaleDB: created on demand before rows are written.
+
+Retention drops them whole. On TimescaleDB, the function `tickerplant_make_chunks` decides which chunks are created.
 
 There is no default partition: its rows would have to move when their partition is created. A partition is created as a
 separate table and attached. Attaching does not block readers and writers of other partitions; CREATE … PARTITION OF
@@ -61,12 +63,19 @@ def _year_us(years: Int64Array) -> Int64Array:
 async def ensure_partitions(session: Session, relation: str, times: Int64Array) -> None:
     """Create the missing partitions for these times. Call it outside a transaction.
 
-    Other connections can then use the partitions at once. The session caches the existing partitions. Does nothing on
-    TimescaleDB.
+    Other connections can then use the partitions at once. The session caches the existing partitions.
     """
-    if session.timescale or not len(times):
+    if not len(times):
         return
     known = session.known.partitions
+    if session.timescale:
+        days = {(relation, int(day)) for day in np.unique(times - times % DAY_US)} - known
+        if days:
+            await session.execute(
+                "SELECT tickerplant_make_chunks($1, $2)", relation, [datetime_of(day) for _, day in sorted(days)]
+            )
+            known |= days
+        return
     needed = {(relation, int(start)) for start in np.unique(starts(relation, times))} - known
     for key in sorted(needed):
         await _make(session, relation, key[1])

@@ -110,12 +110,15 @@ class Session:
         count = str(tag).rsplit(" ", 1)[-1]
         return int(count) if count.isdecimal() else 0
 
-    async def script(self, sql: str) -> None:
-        """Run several statements without arguments. A text with comments only is skipped."""
+    async def script(self, sql: str, timeout_s: float | None = None) -> None:
+        """Run several statements without arguments. A text with comments only is skipped.
+
+        `timeout_s` replaces the timeout of statements; None keeps it.
+        """
         if all(not line.strip() or line.startswith("--") for line in sql.splitlines()):
             return
         with translate_errors():
-            await self.connection.execute(sql)
+            await self.connection.execute(sql, timeout=timeout_s)
 
     async def value(self, sql: str, *arguments: Any) -> Any:
         """Return the first column of the first row; None if there is no row."""

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from tickerplant.core.errors import MigrationError
 from tickerplant.store.session import LOCK, LOCK_MIGRATIONS, POSTGRESQL, TIMESCALEDB, Session, flavour_of
@@ -20,6 +20,8 @@ from tickerplant.store.session import LOCK, LOCK_MIGRATIONS, POSTGRESQL, TIMESCA
 if TYPE_CHECKING:
     from tickerplant.store.pool import Store
 
+MIGRATION_S: Final = 86_400.0
+"""Timeout of a migration in seconds. Some copy the rows of a table."""
 _NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql\Z")
 
 
@@ -119,7 +121,7 @@ async def _migrate(session: Session, store: Store) -> list[str]:
         if migration.number in applied:
             continue
         async with session.transaction():
-            await session.script(render(migration.text, flavour))
+            await session.script(render(migration.text, flavour), MIGRATION_S)
             await session.execute(
                 "INSERT INTO schema_migrations (number, name, checksum, flavour) VALUES ($1, $2, $3, $4)",
                 migration.number,
