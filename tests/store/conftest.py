@@ -73,7 +73,13 @@ async def _in_database() -> AsyncIterator[Store]:
     name = f"t{os.getpid()}_{next(_NUMBERS)}"
     connection = await asyncpg.connect(REAL_DSN)
     await connection.execute(f"CREATE DATABASE {name}")
-    store = await Store.open(urlsplit(REAL_DSN)._replace(path=f"/{name}").geturl())
+    dsn = urlsplit(REAL_DSN)._replace(path=f"/{name}").geturl()
+    own = await asyncpg.connect(dsn)
+    # Tests run jobs by hand. The scheduler would run the same jobs beside them.
+    await own.execute("CREATE EXTENSION timescaledb")
+    await own.execute("SELECT _timescaledb_functions.stop_background_workers()")
+    await own.close()
+    store = await Store.open(dsn)
     yield store
     await store.close()
     await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")

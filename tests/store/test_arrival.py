@@ -19,7 +19,7 @@ from tickerplant.core.flags import TickFlag
 from tickerplant.core.times import SECOND_US, times_of
 from tickerplant.core.version import make_version
 from tickerplant.log.port import ConsumedRecord, TopicPartition
-from tickerplant.persistence.batching import PartitionBuffer
+from tickerplant.persistence.batching import PartitionBuffer, WriteBatch
 from tickerplant.persistence.write_batch import apply
 from tickerplant.store import Store
 from tickerplant.store.repositories.positions import Log, begin
@@ -27,7 +27,6 @@ from tickerplant.store.repositories.prices import with_arrival
 
 Pause = Callable[[Store], Awaitable[None]]
 FLAGS = (0, 0, 0, 0, TickFlag.NO_OHLC, TickFlag.NO_VOLUME, TickFlag.NO_OHLC | TickFlag.NO_VOLUME)
-MINUTES = 4
 
 
 async def compress(store: Store) -> None:
@@ -77,13 +76,14 @@ async def test_ticks_of_one_instant_keep_the_order_of_arrival_on_timescaledb(tim
     await check_order(timescale, pause)
 
 
-def feed_records(seed: int) -> list[bytes]:
-    """Return the raw records of one tick feed: whole seconds, flags, late ticks, cancels and corrections."""
+def feed_records(seed: int, minutes: int, *, corrective: bool) -> list[bytes]:
+    """Return the raw records of one tick feed: whole seconds, flags, late ticks, and cancels and corrections."""
     random = np.random.default_rng(seed)
     sent: list[tuple[Any, ...]] = []
     values = [plant.start("a", OPEN_US - MINUTE_US, ["A", "B"], live=False)]
-    for number in range(40):
-        newest = OPEN_US + number * MINUTE_US * MINUTES // 40
+    count = 10 * minutes
+    for number in range(count):
+        newest = OPEN_US + number * MINUTE_US * minutes // count
         rows: list[tuple[Any, ...]] = []
         for _ in range(int(random.integers(1, 12))):
             late = int(random.integers(0, 90)) if random.random() < 0.2 else int(random.integers(0, 3))
@@ -91,7 +91,7 @@ def feed_records(seed: int) -> list[bytes]:
             flags = int(random.choice(FLAGS))
             price, size = float(random.integers(90, 110)), float(random.integers(1, 9))
             rows.append((time, str(random.choice(["A", "B"])), price, size, flags, f"t{len(sent) + len(rows)}"))
-        if sent and random.random() < 0.4:
+        if corrective and sent and random.random() < 0.4:
             old = sent[int(random.integers(len(sent)))]
             kind = TickFlag.CANCEL if random.random() < 0.5 else TickFlag.CORRECTION
             rows.append((*old[:2], 1000.0 if kind == TickFlag.CANCEL else 120.0 + number, 7.0, int(kind), old[5]))
@@ -121,22 +121,30 @@ def aggregated(rows: list[dict[str, Any]]) -> dict[int, tuple[Any, ...]]:
     return bars
 
 
-async def check_bars(store: Store, pause: Pause, seed: int) -> None:
-    """Run the records through aggregation and persistence, and compare stored bars with bars of stored ticks."""
-    raw = feed_records(seed)
+async def store_feed(store: Store, seed: int, *, minutes: int = 4, corrective: bool = True) -> None:
+    """Run records of a tick feed through aggregation and persistence."""
+    raw = feed_records(seed, minutes, corrective=corrective)
     published = [out for step in plant.run(raw) for out in step if out.topic == schemas.OHLCV]
     log, sources = Log("x", 1), [TopicPartition(topic, 0) for topic in (schemas.RAW, schemas.OHLCV)]
+    buffers = [PartitionBuffer(source, 1, 0) for source in sources]
     async with store.session() as session:
         await begin(session, log, sources)
-        half = [len(raw) // 2, len(raw)]
-        raws, outs = PartitionBuffer(sources[0], 1, 0), PartitionBuffer(sources[1], 1, 0)
-        for begin_at, end in zip([0, *half], half, strict=False):
-            for offset in range(begin_at, end):
-                raws.add(ConsumedRecord(schemas.RAW, 0, offset, 0, raw[offset]))
-            await apply(session, log, [batch for batch in [raws.flush(0, last=True)] if batch is not None], {})
+        for offset, value in enumerate(raw):
+            buffers[0].add(ConsumedRecord(schemas.RAW, 0, offset, 0, value))
+            if offset == len(raw) // 2:
+                await apply(session, log, _flushed(buffers), {})
         for offset, out in enumerate(published):
-            outs.add(ConsumedRecord(schemas.OHLCV, 0, offset, 0, bytes(out.value)))
-        await apply(session, log, [batch for batch in [outs.flush(0, last=True)] if batch is not None], {})
+            buffers[1].add(ConsumedRecord(schemas.OHLCV, 0, offset, 0, bytes(out.value)))
+        await apply(session, log, _flushed(buffers), {})
+
+
+def _flushed(buffers: list[PartitionBuffer]) -> list[WriteBatch]:
+    return [batch for buffer in buffers if (batch := buffer.flush(0, last=True)) is not None]
+
+
+async def check_bars(store: Store, pause: Pause, seed: int) -> None:
+    """Compare stored bars with bars made of stored ticks."""
+    await store_feed(store, seed)
     await pause(store)
     async with store.read() as reading:
         for symbol in ("A", "B"):

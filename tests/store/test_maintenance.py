@@ -88,6 +88,7 @@ async def test_the_comparison_counts_differences_and_names_one(store: Store) -> 
     table = ticks(300, start_us=start_us, step_us=1_000_000)
     prices, sizes = table.column("price").to_pylist(), table.column("size").to_pylist()
     good = {"open": prices[0], "high": max(prices), "low": min(prices), "close": prices[-1], "volume": sum(sizes)}
+    good |= {"trades": 300, "reason": "ticks"}
     await put_ticks(store, table)
     await put_bars(store, bars({"symbol": "S0000", "interval": "5m", **good}))
     soon = datetime_of(OPEN_US) + dt.timedelta(hours=1)

@@ -8,6 +8,7 @@ from tests.store.rows import MINUTE_US, OPEN_US, bars, ticks, values
 from tests.store.test_alerts import alerts, log_revisions
 from tests.store.test_alerts import kept as kept_rule
 from tests.store.test_bars import closes, put, put_values
+from tests.store.test_compression import MAX_AGE_DAYS
 from tests.store.test_coverage import answer, assert_many_symbols, assert_silent_intervals
 from tests.store.test_coverage import put as put_answer
 from tests.store.test_interval_status import partitions, state, statuses_of
@@ -15,12 +16,13 @@ from tests.store.test_prices import put as put_ticks
 from tests.store.writes import write_bars, write_intervals
 from tickerplant.core.sources import SourceOrder
 from tickerplant.store import Store
-from tickerplant.store.maintenance import jobs_status, retention, run_due
+from tickerplant.store.maintenance import jobs_status, retention, run_due, run_job
 from tickerplant.store.migrations import migrate, status
 from tickerplant.store.repositories.alerts import Firings, Outbox
 from tickerplant.store.repositories.analytics import Analytics
 
 pytestmark = [pytest.mark.timescale]
+NOW = dt.datetime.now(dt.UTC)
 
 
 async def job(store: Store, condition: str) -> int:
@@ -57,7 +59,9 @@ async def test_tables_are_hypertables_with_compression_and_policies(timescale: S
             """SELECT hypertable_name AS name, config->>'compress_after' AS after FROM timescaledb_information.jobs
                WHERE proc_name IN ('policy_compression', 'policy_columnstore')"""
         )
-        assert {row["name"]: row["after"] for row in policies} == {
+        assert {
+            row["name"]: row["after"] for row in policies if row["name"] in MAX_AGE_DAYS | {"realtime_prices": 1}
+        } == {
             "realtime_prices": "1 day",
             "intraday_ohlcv": "3 days",
             "historical_ohlcv": "7 days",
@@ -104,16 +108,16 @@ async def test_continuous_aggregates_follow_ticks_and_bars(timescale: Store) -> 
     await put_ticks(timescale, ticks(1200, step_us=1_000_000))
     await put(timescale, bars(*({"minute": i, "price": float(i)} for i in (3, 1, 2))))
     await put(timescale, bars({"interval": "100t", "time_us": OPEN_US + 17, "price": 99.0}))  # not a minute bar
-    await run(timescale, "proc_name = 'policy_refresh_continuous_aggregate' AND schedule_interval = '5 minutes'")
-    await run(timescale, "proc_name = 'policy_refresh_continuous_aggregate' AND schedule_interval = '1 hour'")
     async with timescale.session() as session:
+        assert await run_job(session, "rollup_5m", NOW)
+        assert await run_job(session, "rollup_1d", NOW)
         rows = await session.rows("SELECT * FROM ohlcv_5m_rollup ORDER BY time")
         assert [row["trades"] for row in rows] == [300] * 4
         [day] = await session.rows("SELECT * FROM ohlcv_1d_rollup")
     assert (day["open"], day["high"], day["low"], day["close"], day["volume"], day["trades"]) == (1, 3, 1, 3, 30, 9)
     await put_ticks(timescale, ticks(10, start_us=OPEN_US + 11 * MINUTE_US))
-    await run(timescale, "proc_name = 'policy_refresh_continuous_aggregate' AND schedule_interval = '5 minutes'")
     async with timescale.session() as session:
+        assert await run_job(session, "rollup_5m", NOW)
         rows = await session.rows("SELECT trades FROM ohlcv_5m_rollup ORDER BY time")
     assert [row["trades"] for row in rows] == [300, 300, 310, 300]
 
@@ -134,7 +138,7 @@ async def test_retention_counts_from_the_later_of_time_and_arrival(timescale: St
 
 
 async def test_the_status_of_all_jobs_is_reported(timescale: Store) -> None:
-    assert await run_due(timescale, dt.datetime.now(dt.UTC)) == ["retention", "compare"]
+    assert await run_due(timescale, dt.datetime.now(dt.UTC)) == ["rollup_5m", "rollup_1d", "retention", "compare"]
     await run(timescale, "proc_name = 'tickerplant_retention'")
     found = {job.name: job for job in await jobs_status(timescale)}
     assert {"compare", "retention", "tickerplant_retention"} <= set(found)

@@ -1,8 +1,8 @@
 """Scheduled jobs: retention, roll-ups, and the comparison of roll-ups with bars; the status of each job.
 
-The plant runs all jobs on plain PostgreSQL. On TimescaleDB, the extension's scheduler runs the roll-ups and the
-retention of hypertables. The plant then runs `compare` and the retention of the other tables. Every job is safe to
-repeat and to interrupt. Only one process at a time runs jobs.
+The plant runs all jobs on plain PostgreSQL. On TimescaleDB, the extension's scheduler runs the compression and the
+retention of hypertables, and the plant runs the other jobs. Every job is safe to repeat and to interrupt. Only one
+process at a time runs jobs.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 
 from tickerplant.core.errors import StoreError
-from tickerplant.core.times import DAY_US, MINUTE_US, datetime_of, micros_of
+from tickerplant.core.times import datetime_of, micros_of
+from tickerplant.store.comparison import compare
 from tickerplant.store.partitions import end, name_of
 from tickerplant.store.repositories.ohlcv import HISTORICAL, INTRADAY
+from tickerplant.store.rollups import ROLLUP_5M, drop_expired_rollups, rollup_1d, rollup_5m
 from tickerplant.store.row_selection import DAILY
 from tickerplant.store.session import LOCK, LOCK_JOBS
 
@@ -174,12 +176,12 @@ async def retention(session: Session, now: dt.datetime) -> str:
             await session.execute("DELETE FROM alert_firings WHERE fired_at < $1", before)
         elif relation == "alert_webhooks":
             await session.execute("DELETE FROM alert_webhooks WHERE finished_at < $1", before)
+        elif relation == ROLLUP_5M:
+            await drop_expired_rollups(session, before)
         elif session.timescale:
             continue  # TimescaleDB's own job drops these rows
         elif relation == "realtime_analytics":
             await session.execute('DELETE FROM realtime_analytics WHERE greatest("time", updated_at) < $1', before)
-        elif relation == "ohlcv_5m_rollup":
-            await session.execute('DELETE FROM ohlcv_5m_rollup WHERE "time" < $1', before)
         else:
             names, held = await _drop_partitions(session, relation, before)
             dropped += names
@@ -231,107 +233,9 @@ async def _drop_partitions(session: Session, relation: str, before: dt.datetime)
     return dropped, busy
 
 
-# Roll-ups on plain PostgreSQL
-
-_FROM_TICKS: Final = """
-    SELECT to_timestamp(floor(date_part('epoch', time) / 300) * 300), symbol, source,
-        (array_agg(price ORDER BY time, version, "row") FILTER (WHERE flags & 1 = 0))[1],
-        max(price) FILTER (WHERE flags & 1 = 0),
-        min(price) FILTER (WHERE flags & 1 = 0),
-        (array_agg(price ORDER BY time DESC, version DESC, "row" DESC) FILTER (WHERE flags & 1 = 0))[1],
-        coalesce(sum(size) FILTER (WHERE flags & 2 = 0), 0),
-        count(*)
-    FROM realtime_prices WHERE time >= $1 AND time < $2 AND flags & 12 = 0 GROUP BY 1, 2, 3
-"""
-_FROM_BARS: Final = """
-    SELECT date_trunc('day', time, 'UTC'), symbol, source,
-        (array_agg(open ORDER BY time) FILTER (WHERE open IS NOT NULL))[1],
-        max(high), min(low),
-        (array_agg(close ORDER BY time DESC) FILTER (WHERE close IS NOT NULL))[1],
-        sum(volume), sum(trades)::bigint
-    FROM intraday_ohlcv WHERE interval = '1m' AND state = 'final' AND time >= $1 AND time < $2 GROUP BY 1, 2, 3
-"""
-
-
-async def _rollup_5m(session: Session, now: dt.datetime) -> str:
-    return await _roll_up(session, "realtime_prices", "ohlcv_5m_rollup", 5 * MINUTE_US, _FROM_TICKS)
-
-
-async def _rollup_1d(session: Session, now: dt.datetime) -> str:
-    return await _roll_up(session, "intraday_ohlcv", "ohlcv_1d_rollup", DAY_US, _FROM_BARS)
-
-
-async def _roll_up(session: Session, relation: str, rollup: str, bucket_us: int, select: str) -> str:
-    """Recompute outdated buckets, per partition, from the first bucket with new rows to the end of the partition.
-
-    1. Claim: dirty ranges become claimed. Writers mark ranges as dirty in their own transactions, so all marks visible
-       now belong to committed rows. Later rows set a new mark.
-    2. Recompute and replace, in one transaction with the removal of the claim. After a failure the claim remains for
-       the next run.
-    """
-    await session.execute(
-        """UPDATE arrivals SET claimed_from = least(claimed_from, dirty_from), dirty_from = NULL
-           WHERE relation = $1 AND dirty_from IS NOT NULL""",
-        relation,
-    )
-    claims = await session.rows(
-        """SELECT starts_at, min(claimed_from) AS claimed_from FROM arrivals WHERE relation = $1 AND claimed_from IS
-        NOT NULL
-           GROUP BY starts_at ORDER BY starts_at""",
-        relation,
-    )
-    rows = 0
-    for claim in claims:
-        from_time = datetime_of(micros_of(claim["claimed_from"]) // bucket_us * bucket_us)
-        to_time = datetime_of(end(relation, micros_of(claim["starts_at"])))
-        async with session.transaction():
-            await session.execute(f'DELETE FROM {rollup} WHERE "time" >= $1 AND "time" < $2', from_time, to_time)
-            rows += await session.execute(f"INSERT INTO {rollup} {select}", from_time, to_time)
-            await session.execute(
-                """UPDATE arrivals SET claimed_from = NULL
-                   WHERE relation = $1 AND starts_at = $2 AND claimed_from >= $3""",
-                relation,
-                claim["starts_at"],
-                claim["claimed_from"],
-            )
-    return f"{rows} rows in {len(claims)} partitions"
-
-
-# Comparison of bars and roll-ups
-
-
-async def compare(session: Session, now: dt.datetime) -> str:
-    """Return a text with the count of complete 5m bars of the last day that differ from the roll-up of their ticks.
-
-    A difference is not an error: the roll-up ignores cancels, corrections and sessions. `rebuild` repairs a wrong bar
-    through the log.
-    """
-    row = (
-        await session.rows(
-            """WITH both_sides AS (
-                   SELECT b.symbol, b.time, NOT (
-                       b.high IS NOT DISTINCT FROM r.high AND b.low IS NOT DISTINCT FROM r.low
-                       AND b.open IS NOT DISTINCT FROM r.open AND b.close IS NOT DISTINCT FROM r.close
-                       AND abs(b.volume - r.volume) <= 1e-9 * greatest(abs(b.volume), abs(r.volume))) AS differs
-                   FROM intraday_ohlcv b
-                   JOIN ohlcv_5m_rollup r ON r.symbol = b.symbol AND r.time = b.time AND r.source = b.source
-                   WHERE b.interval = '5m' AND b.state = 'final' AND b.complete AND b.time >= $1 AND b.time < $2
-                       AND r.time >= $1 AND r.time < $2
-               )
-               SELECT count(*) AS bars, count(*) FILTER (WHERE differs) AS differing,
-                   min(symbol || ' ' || time::text) FILTER (WHERE differs) AS example
-               FROM both_sides""",
-            now - dt.timedelta(days=1),
-            now - dt.timedelta(minutes=10),  # the roll-up lags by at most five minutes
-        )
-    )[0]
-    example = f", e.g. {row['example']}" if row["differing"] else ""
-    return f"{row['differing']} of {row['bars']} 5m bars differ from the roll-up of their ticks{example}"
-
-
 _JOBS: Final[dict[str, Callable[[Session, dt.datetime], Awaitable[str]]]] = {
     "retention": retention,
-    "rollup_5m": _rollup_5m,
-    "rollup_1d": _rollup_1d,
+    "rollup_5m": rollup_5m,
+    "rollup_1d": rollup_1d,
     "compare": compare,
 }

@@ -105,23 +105,27 @@ async def _make(session: Session, relation: str, start_us: int) -> None:
 async def record_arrivals(session: Session, relation: str, partition: int, times: Int64Array) -> None:
     """Record in the open transaction that rows of these times arrived now, from this partition of the log.
 
-    Retention counts from this arrival. The arrival also marks roll-ups as outdated. Each log partition has its own row,
-    so that two connections never wait for each other.
+    Retention counts from this arrival. The arrival also marks roll-ups as outdated, and bars and ticks as changed since
+    the last comparison. Each log partition has its own row, so that two connections never wait for each other.
     """
-    if session.timescale or not len(times):
+    if not len(times):
         return
     begins = starts(relation, times)
     unique, which = np.unique(begins, return_inverse=True)
     earliest = np.full(len(unique), np.iinfo(np.int64).max)
     np.minimum.at(earliest, which.reshape(-1), times)
+    ends = [datetime_of(end(relation, int(us))) for us in unique]
+    column, given = (", ends_at", ", s.ends_at") if session.timescale else ("", "")
     await session.execute(
-        """INSERT INTO arrivals AS a (relation, starts_at, partition, dirty_from)
-           SELECT $1, s.starts_at, $2, s.dirty_from FROM unnest($3::timestamptz[], $4::timestamptz[]) AS s
-           (starts_at, dirty_from)
+        f"""INSERT INTO arrivals AS a (relation, starts_at, partition, dirty_from, changed_from{column})
+           SELECT $1, s.starts_at, $2, s.dirty_from, s.dirty_from{given}
+           FROM unnest($3::timestamptz[], $4::timestamptz[], $5::timestamptz[]) AS s (starts_at, dirty_from, ends_at)
            ON CONFLICT (relation, starts_at, partition)
-           DO UPDATE SET arrived_at = now(), dirty_from = least(a.dirty_from, excluded.dirty_from)""",
+           DO UPDATE SET arrived_at = now(), dirty_from = least(a.dirty_from, excluded.dirty_from),
+               changed_from = least(a.changed_from, excluded.changed_from)""",
         relation,
         partition,
         [datetime_of(int(us)) for us in unique],
         [datetime_of(int(us)) for us in earliest],
+        ends,
     )
