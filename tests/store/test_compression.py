@@ -1,4 +1,4 @@
-"""TimescaleDB compresses rows soon after their age, in few chunks, whatever the order in which they arrive."""
+"""TimescaleDB compresses rows soon after their age, in few chunks, in every order of arrival."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import pytest
 from tests.store.rows import OPEN_US, ticks
 from tickerplant.core.errors import StoreError, StoreUnavailable
 from tickerplant.store import Store
-from tickerplant.store.repositories.prices import Prices, sorted_ticks
+from tickerplant.store.repositories.prices import DENSE_TICKS, Prices, sorted_ticks, split_dense
 
 DAY_US = 86_400_000_000
 
@@ -57,6 +57,19 @@ def test_sorting_is_stable() -> None:
         wanted = table.filter(pa.array(mask)).column("price").to_pylist()
         mask = [name == symbol for name in done.column("symbol").to_pylist()]
         assert done.filter(pa.array(mask)).column("price").to_pylist() == wanted
+
+
+def test_only_symbols_with_many_ticks_in_a_commit_are_compressed_by_copy() -> None:
+    few = ticks(3 * (DENSE_TICKS - 1), symbols=3)
+    names = [f"S{i % 3:04d}" for i in range(few.num_rows)]
+    few = few.set_column(1, few.schema.field("symbol"), pa.array(names).dictionary_encode())
+    many = ticks(DENSE_TICKS, seed=2)
+    many = many.set_column(1, many.schema.field("symbol"), pa.array(["MANY"] * DENSE_TICKS).dictionary_encode())
+    both = pa.concat_tables([few.slice(0, 50), many, few.slice(50)]).unify_dictionaries()
+    dense, sparse = split_dense(both)
+    assert dense.to_pylist() == many.to_pylist()
+    assert sparse.to_pylist() == few.to_pylist()
+    assert split_dense(few)[0].num_rows == split_dense(many)[1].num_rows == 0
 
 
 async def test_concurrent_writers_create_the_same_partitions(store: Store) -> None:

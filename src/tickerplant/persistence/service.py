@@ -27,9 +27,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, Protocol
 
 import structlog
@@ -76,6 +77,8 @@ MAX_CONFLICTS: Final = 3
 HEALTHY_S: Final = 10.0
 _BACKOFF_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
+OpenStore = Callable[[], Awaitable[Store]]
+
 log = structlog.get_logger(__name__)
 
 
@@ -108,10 +111,18 @@ class Metrics(Protocol):
 class Persistence:
     """The service. It may run in its own thread and event loop."""
 
-    def __init__(self, log: EventLog, dsn: str, *, instance: str = "0", metrics: Metrics | None = None) -> None:
+    def __init__(
+        self,
+        log: EventLog,
+        dsn: str,
+        *,
+        instance: str = "0",
+        metrics: Metrics | None = None,
+        direct_compress: bool = True,
+    ) -> None:
         self.counts = PersistenceCounters()
         self._log = log
-        self._dsn = dsn
+        self._open = partial(Store.open, dsn, min_size=1, max_size=LANES + 2, direct_compress=direct_compress)
         self._member = f"{GROUP}-{instance}"
         self._metrics = metrics
 
@@ -124,7 +135,7 @@ class Persistence:
         attempt = 0
         while not stop.is_set():
             began = time.monotonic()
-            session = _StoreSession(self._log, self._dsn, self._member, self.counts, self._metrics)
+            session = _StoreSession(self._log, self._open, self._member, self.counts, self._metrics)
             try:
                 await session.run(stop)
                 return
@@ -154,12 +165,17 @@ class _StoreSession:
     """Work between two outages of the log or the database. Owns all state in memory."""
 
     def __init__(
-        self, event_log: EventLog, dsn: str, member: str, counts: PersistenceCounters, metrics: Metrics | None
+        self,
+        event_log: EventLog,
+        open_store: OpenStore,
+        member: str,
+        counts: PersistenceCounters,
+        metrics: Metrics | None,
     ) -> None:
         identity = event_log.identity()
         self._identity = Log(identity.log_id, identity.generation)
         self._log = event_log
-        self._dsn = dsn
+        self._open_store = open_store
         self._member = member
         self._counts = counts
         self._metrics = metrics
@@ -177,7 +193,7 @@ class _StoreSession:
         """Read and write until `stop` is set. Raises the error that ended the session."""
         loop = asyncio.get_running_loop()
         try:
-            store = await Store.open(self._dsn, min_size=1, max_size=LANES + 2)
+            store = await self._open_store()
             try:
                 identity = self._identity
                 await store.check_log(

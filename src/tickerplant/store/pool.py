@@ -61,9 +61,9 @@ class ReadSession:
 class Store:
     """A pool of connections to one database, created by `open`. Safe for all tasks of one event loop."""
 
-    def __init__(self, pool: Any, *, copies: bool) -> None:
+    def __init__(self, pool: Any, *, copies: bool, direct_compress: bool = True) -> None:
         self._pool = pool
-        self.database = Database(copies=copies)
+        self.database = Database(copies=copies, may_compress=direct_compress)
 
     @property
     def flavour(self) -> str:
@@ -78,9 +78,12 @@ class Store:
         min_size: int = 1,
         max_size: int = 8,
         copies: bool = True,
+        direct_compress: bool = True,
         connect_args: Mapping[str, Any] | None = None,
     ) -> Store:
         """Connect and return the store. `copies` allows COPY; `connect_args` are passed to the driver.
+
+        `direct_compress` allows COPY to write compressed chunks of TimescaleDB.
 
         Raises StoreUnavailable if the database is unavailable, StoreError if it refuses the login.
         """
@@ -92,7 +95,7 @@ class Store:
         }
         with translate_errors():
             pool = await asyncpg.create_pool(dsn, min_size=min_size, max_size=max_size, **options)
-        store = cls(pool, copies=copies)
+        store = cls(pool, copies=copies, direct_compress=direct_compress)
         try:
             await store.detect_flavour()
         except BaseException:
@@ -109,9 +112,8 @@ class Store:
             if self.database.flavour == TIMESCALEDB:
                 await session.value("SELECT count(*) FROM timescaledb_information.hypertables")
                 name = "timescaledb.enable_direct_compress_copy"
-                self.database.direct_compress = (
-                    await session.value("SELECT current_setting($1, true)", name) is not None
-                )
+                exists = await session.value("SELECT current_setting($1, true)", name) is not None
+                self.database.direct_compress = exists and self.database.may_compress and self.database.copies
 
     async def close(self) -> None:
         """Close all connections; wait at most 5 seconds for those in use. May be called twice."""

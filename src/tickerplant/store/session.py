@@ -72,8 +72,10 @@ class Database:
     """True if the server supports COPY."""
     flavour: str = ""
     """`TIMESCALEDB` or `POSTGRESQL`; "" before detection."""
+    may_compress: bool = True
+    """False if COPY must not write compressed chunks."""
     direct_compress: bool = False
-    """True if COPY can write compressed chunks."""
+    """True if COPY can write compressed chunks, and may."""
     known: SchemaCache = field(default_factory=SchemaCache)
 
 

@@ -72,6 +72,11 @@ class Settings(BaseSettings):
         default=SecretStr(EMBEDDED),
         description="The database: `embedded:` (PostgreSQL in the data folder) or `postgresql://user:password@host/name`.",
     )
+    direct_compress: bool = Field(
+        default=True,
+        description="On TimescaleDB, write ticks as compressed rows if one transaction has 100 or more of a symbol; "
+        "`false`: never.",
+    )
     partitions: int = Field(
         default=4,
         ge=1,

@@ -115,7 +115,10 @@ async def run_persistence(
         def applied(self, counts: PersistenceCounters, seconds: float) -> None:
             record(counts)
 
-    await Persistence(log, dsn, instance=settings.instance, metrics=Metrics()).run(stop)
+    persistence = Persistence(
+        log, dsn, instance=settings.instance, metrics=Metrics(), direct_compress=settings.direct_compress
+    )
+    await persistence.run(stop)
 
 
 async def run_api(
