@@ -21,7 +21,10 @@ from tickerplant.core.version import make_version
 from tickerplant.log.port import ConsumedRecord, TopicPartition
 from tickerplant.persistence.batching import PartitionBuffer, WriteBatch
 from tickerplant.persistence.write_batch import apply
-from tickerplant.store import Store
+from tickerplant.store import Store, migrations
+from tickerplant.store.copy_protocol import copy, plain
+from tickerplant.store.migrations import all_migrations, migrate
+from tickerplant.store.partitions import ensure_partitions
 from tickerplant.store.repositories.positions import Log, begin
 from tickerplant.store.repositories.prices import with_arrival
 
@@ -74,6 +77,44 @@ async def test_ticks_of_one_instant_are_read_in_the_order_of_arrival(store: Stor
 @pytest.mark.parametrize("pause", [nothing, compress])
 async def test_ticks_of_one_instant_keep_the_order_of_arrival_on_timescaledb(timescale: Store, pause: Pause) -> None:
     await check_order(timescale, pause)
+
+
+async def check_older_ticks(store: Store, pause: Pause, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Migrate a store with ticks without an arrival: they precede those that arrive later."""
+    every = all_migrations()
+    with monkeypatch.context() as patch:
+        patch.setattr(migrations, "all_migrations", lambda: [m for m in every if m.number <= 7])
+        await migrate(store)
+        old = ticks(20, step_us=0, seed=1)
+        async with store.session() as session:
+            if store.flavour == "postgresql":
+                await ensure_partitions(session, "realtime_prices", times_of(old.column("time")))
+            await copy(session, "realtime_prices", plain(old))
+        await pause(store)
+    assert len(await migrate(store)) == len([m for m in every if m.number > 7])
+    new = ticks(20, step_us=0, seed=2)
+    await put(store, _record(5, new))
+    await pause(store)
+    async with store.read() as session:
+        prices = (await session.prices.read("S0000")).column("price").to_pylist()
+    assert sorted(prices[:20]) == sorted(old.column("price").to_pylist())
+    assert prices[20:] == new.column("price").to_pylist()
+    if store.flavour == "postgresql":
+        assert prices[:20] == old.column("price").to_pylist()
+
+
+async def test_ticks_of_an_older_store_keep_their_order(empty_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = await Store.open(empty_dsn, max_size=2)
+    await check_older_ticks(store, nothing, monkeypatch)
+    await store.close()
+
+
+@pytest.mark.timescale
+@pytest.mark.parametrize("pause", [nothing, compress])
+async def test_ticks_of_an_older_timescaledb_precede_later_ones(
+    empty_timescale: Store, pause: Pause, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await check_older_ticks(empty_timescale, pause, monkeypatch)
 
 
 def feed_records(seed: int, minutes: int, *, corrective: bool) -> list[bytes]:
