@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from tickerplant.store.session import Session
 
 ROLLUP_5M: Final = "ohlcv_5m_rollup"
+ROLLUP_1D: Final = "ohlcv_1d_rollup"
+COMPRESS_AFTER: Final = {ROLLUP_5M: dt.timedelta(days=10), ROLLUP_1D: dt.timedelta(days=100)}
+"""Age from which chunks of a continuous aggregate are compressed. Their ticks and 1m bars rarely change then."""
 _COLUMNS: Final = "time, symbol, source, open, high, low, close, volume, trades"
 _FROM_TICKS: Final = """
     SELECT to_timestamp(floor(date_part('epoch', time) / 300) * 300), symbol, source,
@@ -49,9 +52,12 @@ async def rollup_5m(session: Session, now: dt.datetime) -> str:
 
 
 async def rollup_1d(session: Session, now: dt.datetime) -> str:
-    """Roll up the 1m bars that arrived since the last run; return a description."""
-    insert = f"INSERT INTO ohlcv_1d_rollup ({_COLUMNS}) {_FROM_BARS}"
-    return await _roll_up(session, "intraday_ohlcv", "ohlcv_1d_rollup", DAY_US, insert)
+    """Roll up the 1m bars that arrived since the last run, and compress old roll-ups; return a description."""
+    insert = f"INSERT INTO {ROLLUP_1D} ({_COLUMNS}) {_FROM_BARS}"
+    result = await _roll_up(session, "intraday_ohlcv", ROLLUP_1D, DAY_US, insert)
+    if session.timescale:
+        await _compress(session, now)
+    return result
 
 
 async def _roll_up(session: Session, relation: str, rollup: str, bucket_us: int, insert: str) -> str:
@@ -101,6 +107,13 @@ async def _record_rollup(session: Session, rollup: str, starts_at: dt.datetime, 
            ON CONFLICT (relation, starts_at, partition) DO UPDATE SET arrived_at = now()""",
         rollup, starts_at, ends_at,
     )  # fmt: skip
+
+
+async def _compress(session: Session, now: dt.datetime) -> None:
+    """Compress old chunks of both continuous aggregates. Refreshed rows of compressed chunks are compressed again."""
+    for rollup, after in COMPRESS_AFTER.items():
+        old = f"show_chunks('{rollup}', older_than => $1::timestamptz)"
+        await session.rows(f"SELECT compress_chunk(c, true) FROM {old} AS c", now - after)
 
 
 async def drop_expired_rollups(session: Session, before: dt.datetime) -> None:
