@@ -49,7 +49,7 @@ def test_an_arrow_stream_without_a_header_is_unreadable() -> None:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, schemas.SYMBOLS) as stream:
         stream.write_batch(SAMPLES["start"].batch)
-    with pytest.raises(UnreadableRecord, match="without a tickerplant header"):
+    with pytest.raises(UnreadableRecord, match="but without a tickerplant header"):
         records.decode(sink.getvalue())
 
 

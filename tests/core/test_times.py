@@ -20,6 +20,11 @@ def test_microseconds_and_datetimes_convert_exactly() -> None:
         micros_of(MOMENT.replace(tzinfo=None))
 
 
+def test_the_former_argument_of_iso_works_with_a_warning() -> None:
+    with pytest.warns(DeprecationWarning, match="argument us of iso is now time"):
+        assert iso(us=MOMENT_US) == "2012-06-21T13:30:00Z"  # type: ignore[call-arg]
+
+
 def test_iso_writes_utc_as_z_and_other_zones_as_offsets() -> None:
     assert iso(MOMENT_US) == iso(MOMENT) == "2012-06-21T13:30:00Z"
     assert iso(MOMENT.astimezone(ZoneInfo("America/New_York"))) == "2012-06-21T09:30:00-04:00"

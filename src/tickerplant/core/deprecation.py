@@ -1,10 +1,13 @@
-"""Old names of a module that still work for one version, with a warning."""
+"""Old names of modules and arguments that still work for one version, with a warning."""
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar, cast
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def renamed(module: str, current: Mapping[str, tuple[str, Any]]) -> Callable[[str], Any]:
@@ -22,3 +25,23 @@ def renamed(module: str, current: Mapping[str, tuple[str, Any]]) -> Callable[[st
         return value
 
     return __getattr__
+
+
+def renamed_arguments(**current: str) -> Callable[[F], F]:
+    """Return a decorator for a function. `current` maps each old keyword to the new one.
+
+    Each use of an old keyword emits a DeprecationWarning that contains the new name.
+    """
+
+    def decorate(function: F) -> F:
+        @functools.wraps(function)
+        def wrapper(*arguments: Any, **keywords: Any) -> Any:
+            for old in current.keys() & keywords.keys():
+                text = f"the argument {old} of {function.__name__} is now {current[old]}; the old name will be removed"
+                warnings.warn(text, DeprecationWarning, stacklevel=2)
+                keywords[current[old]] = keywords.pop(old)
+            return function(*arguments, **keywords)
+
+        return cast(F, wrapper)
+
+    return decorate

@@ -278,7 +278,7 @@ def decode(data: Any) -> Record:
     except StopIteration:
         raise UnreadableRecord("the Arrow stream has no record batch") from None
     except Exception as error:  # Arrow raises a dozen kinds of errors for broken bytes
-        raise UnreadableRecord(f"not an Arrow IPC stream: {type(error).__name__}: {error}") from error
+        raise UnreadableRecord(f"no Arrow IPC stream: {type(error).__name__}: {error}") from error
     try:
         _check(type(header), batch)
     except (pa.ArrowException, UnicodeDecodeError) as error:
@@ -293,21 +293,21 @@ def _check(kind: type[Header], batch: pa.RecordBatch) -> None:
         raise UnreadableRecord(f"{kind.__name__} has {batch.num_columns} columns, not {len(expected)}")
     for want, have in zip(expected, batch.schema, strict=False):
         if want.name != have.name or want.type != have.type:
-            raise UnreadableRecord(f"column {have.name}: {have.type} instead of {want.name}: {want.type}")
+            raise UnreadableRecord(f"column {have.name}: {have.type} where {want.name}: {want.type} should be")
     batch.validate(full=True)
 
 
 def _read_header(schema: pa.Schema) -> Header:
     text = (schema.metadata or {}).get(METADATA_KEY)
     if text is None:
-        raise UnreadableRecord("an Arrow stream without a tickerplant header")
+        raise UnreadableRecord("an Arrow stream, but without a tickerplant header")
     try:
         version = msgspec.json.decode(text, type=_VersionOnly).v
         if version > VERSION:
             raise UnreadableRecord(f"record version {version} is newer than this code, which reads up to {VERSION}")
         return _decoder.decode(text)
     except msgspec.MsgspecError as error:
-        raise UnreadableRecord(f"invalid header: {error}") from error
+        raise UnreadableRecord(f"header cannot be read: {error}") from error
 
 
 class _VersionOnly(msgspec.Struct):
@@ -322,4 +322,4 @@ def header_of(data: Any) -> Header:
     except UnreadableRecord:
         raise
     except Exception as error:
-        raise UnreadableRecord(f"not an Arrow IPC stream: {type(error).__name__}: {error}") from error
+        raise UnreadableRecord(f"no Arrow IPC stream: {type(error).__name__}: {error}") from error

@@ -78,7 +78,7 @@ def rules_from(values: Mapping[str, Any]) -> Rules:
     try:
         return msgspec.convert(dict(values), Rules)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"invalid rules: {error}") from error
+        raise ConfigError(f"rules cannot be read: {error}") from error
 
 
 def values_of(rules: Rules) -> dict[str, Any]:

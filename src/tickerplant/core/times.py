@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tickerplant.core.deprecation import renamed
+from tickerplant.core.deprecation import renamed, renamed_arguments
 from tickerplant.core.errors import BadInput
 
 MILLISECOND_US: Final = 1_000
@@ -46,6 +46,7 @@ def datetime_of(us: int) -> dt.datetime:
     return _EPOCH + us * _MICROSECOND
 
 
+@renamed_arguments(us="time")
 def iso(time: int | dt.datetime) -> str:
     """Return a time as ISO 8601. Microseconds since 1970 are written in UTC, a datetime in its own zone.
 

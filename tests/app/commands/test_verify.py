@@ -33,7 +33,7 @@ SENT = at("2026-01-05T00:00")
 MINUTES = 12
 DAYS = 3
 DAY_RECORDS = MINUTES + 1  # one tick record per minute, and a mark
-RAW_0, OHLCV_0 = TopicPartition(RAW, 0), TopicPartition(OHLCV, 0)
+RAW_0, OHLCV_0, DEAD_0 = (TopicPartition(topic, 0) for topic in (RAW, OHLCV, DEADLETTER))
 
 
 def day(number: int) -> list[bytes]:
@@ -232,6 +232,21 @@ def test_a_changed_value_is_shown_with_its_row_and_column(plant: Plant) -> None:
     assert "DIFFERS" in shown.out
     assert f"raw offset {found['raw_offset']}" in shown.out
     assert "equal" in shown.out, "the other partition is compared too"
+
+
+def test_a_dead_letter_with_the_reason_of_another_version_is_equal_and_one_with_another_payload_is_not(
+    plant: Plant,
+) -> None:
+    with opened(plant) as log:
+        (dead,) = log.read_range(DEAD_0, 0, log.offsets(DEADLETTER)[DEAD_0][1])
+        record = records.decode(bytes(dead.value))
+    (row,) = record.batch.to_pylist()
+    for name, value, equal in (("reason", "no record: first bytes 'rubb'", True), ("payload", b"rubble", False)):
+        changed = pa.RecordBatch.from_pylist([{**row, name: value}], schema=record.batch.schema)
+        replace_record(plant, DEADLETTER, dead.offset, records.encode(record.header, changed))
+        result = invoke(plant, "verify", "--json")
+        assert all(line["equal"] for line in objects(result)) is equal
+        assert result.code == (0 if equal else 1)
 
 
 def test_additional_and_missing_records_are_found(plant: Plant) -> None:
